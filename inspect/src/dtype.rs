@@ -1,0 +1,167 @@
+//! Element types: plain ones as PyTorch names them, GGML's block types, and the ternary packings.
+
+use std::fmt;
+
+use crate::ggml::GgmlType;
+
+/// What one element of a tensor is, or how a block of elements is packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)] // the variants are the field's own names
+pub enum DType {
+    F64,
+    F32,
+    F16,
+    BF16,
+    F8E4M3FN,
+    F8E5M2,
+    F8E4M3FNUZ,
+    F8E5M2FNUZ,
+    F8E8M0FNU,
+    I64,
+    I32,
+    I16,
+    I8,
+    U64,
+    U32,
+    U16,
+    U8,
+    Bool,
+    /// Pairs of `float16`.
+    C32,
+    /// Pairs of `float32`.
+    C64,
+    /// Pairs of `float64`.
+    C128,
+    /// PyTorch's quantized signed bytes; scale and zero point are in [`crate::TensorInfo::quantizer`].
+    QI8,
+    /// PyTorch's quantized unsigned bytes.
+    QU8,
+    /// PyTorch's quantized 32-bit integers.
+    QI32,
+    /// One of GGML's block formats.
+    Ggml(GgmlType),
+    /// Four ternary values a byte, shown as the matrix they stand for.
+    Ternary(TernaryPacking),
+}
+
+/// The layouts of 2-bit ternary weights outside GGUF. In all of them a code is value + 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TernaryPacking {
+    /// Row-major, first value in bits 7-6, tail padded with code 1; `L_shape` and `L_scale` stand beside it.
+    I2s,
+    /// The bits of [`TernaryPacking::I2s`] in SafeTensors, shape in a `__metadata__` tensor, scale lost.
+    I2sUnscaled,
+    /// Hugging Face BitNet: row r at packed row r % P, bits 2 * (r / P), with P = ceil(rows / 4).
+    HfBitnet,
+}
+
+impl DType {
+    /// The name PyTorch (without `torch.`), GGML or this suite gives the type.
+    pub fn name(self) -> &'static str {
+        match self {
+            DType::F64 => "float64",
+            DType::F32 => "float32",
+            DType::F16 => "float16",
+            DType::BF16 => "bfloat16",
+            DType::F8E4M3FN => "float8_e4m3fn",
+            DType::F8E5M2 => "float8_e5m2",
+            DType::F8E4M3FNUZ => "float8_e4m3fnuz",
+            DType::F8E5M2FNUZ => "float8_e5m2fnuz",
+            DType::F8E8M0FNU => "float8_e8m0fnu",
+            DType::I64 => "int64",
+            DType::I32 => "int32",
+            DType::I16 => "int16",
+            DType::I8 => "int8",
+            DType::U64 => "uint64",
+            DType::U32 => "uint32",
+            DType::U16 => "uint16",
+            DType::U8 => "uint8",
+            DType::Bool => "bool",
+            DType::C32 => "complex32",
+            DType::C64 => "complex64",
+            DType::C128 => "complex128",
+            DType::QI8 => "qint8",
+            DType::QU8 => "quint8",
+            DType::QI32 => "qint32",
+            DType::Ggml(ggml) => ggml.name(),
+            DType::Ternary(TernaryPacking::I2s) => "i2s",
+            DType::Ternary(TernaryPacking::I2sUnscaled) => "i2s_unscaled",
+            DType::Ternary(TernaryPacking::HfBitnet) => "hf_bitnet",
+        }
+    }
+
+    /// Bytes of one element, or `None` where elements are packed in blocks.
+    pub fn element_size(self) -> Option<usize> {
+        Some(match self {
+            DType::F64 | DType::I64 | DType::U64 | DType::C64 => 8,
+            DType::F32 | DType::I32 | DType::U32 | DType::C32 | DType::QI32 => 4,
+            DType::F16 | DType::BF16 | DType::I16 | DType::U16 => 2,
+            DType::F8E4M3FN
+            | DType::F8E5M2
+            | DType::F8E4M3FNUZ
+            | DType::F8E5M2FNUZ
+            | DType::F8E8M0FNU
+            | DType::I8
+            | DType::U8
+            | DType::Bool
+            | DType::QI8
+            | DType::QU8 => 1,
+            DType::C128 => 16,
+            DType::Ggml(_) | DType::Ternary(_) => return None,
+        })
+    }
+
+    /// Bytes of the words whose order a byte swap reverses (a complex number is two words).
+    pub(crate) fn word_size(self) -> usize {
+        match self {
+            DType::C32 => 2,
+            DType::C64 => 4,
+            DType::C128 => 8,
+            other => other.element_size().unwrap_or(1),
+        }
+    }
+
+    /// Bytes that `rows` rows of `cols` elements take when stored contiguously; `None` on overflow or where
+    /// `cols` does not fill whole blocks.
+    pub fn bytes_for(self, shape: &[usize]) -> Option<u64> {
+        let numel = shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d as u64))?;
+        match self {
+            DType::Ggml(ggml) => ggml.bytes_for(shape),
+            DType::Ternary(TernaryPacking::HfBitnet) => {
+                let (rows, cols) = (*shape.first()? as u64, *shape.get(1)? as u64);
+                rows.div_ceil(4).checked_mul(cols)
+            }
+            DType::Ternary(_) => Some(numel.div_ceil(4)),
+            plain => numel.checked_mul(plain.element_size()? as u64),
+        }
+    }
+
+    /// Whether the type holds real floating-point numbers, one an element.
+    pub fn is_float(self) -> bool {
+        use DType::*;
+        matches!(
+            self,
+            F64 | F32 | F16 | BF16 | F8E4M3FN | F8E5M2 | F8E4M3FNUZ | F8E5M2FNUZ | F8E8M0FNU
+        )
+    }
+
+    /// Whether elements are complex numbers.
+    pub fn is_complex(self) -> bool {
+        matches!(self, DType::C32 | DType::C64 | DType::C128)
+    }
+
+    /// Whether the packing can only hold -1, 0 and +1 times a scale.
+    pub fn is_ternary(self) -> bool {
+        match self {
+            DType::Ternary(_) => true,
+            DType::Ggml(ggml) => ggml.is_ternary(),
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for DType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}

@@ -1,0 +1,104 @@
+//! The one error type of this crate: which file, what is wrong with it, where, and what to try.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// Why an operation failed, for callers that act on it (exit codes, continuing with the next file).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The operating system refused: missing file, no permission, read failure.
+    Io,
+    /// The bytes are not a checkpoint in any known format.
+    Unrecognised,
+    /// The format is known and its bytes contradict themselves or end too early.
+    Damaged,
+    /// The bytes are well-formed and use something this crate does not read.
+    Unsupported,
+    /// A name was asked for that the checkpoint does not hold.
+    NotFound,
+}
+
+/// What went wrong, in which file and tensor, at which byte, and the next thing to try.
+#[derive(Clone, Debug, thiserror::Error)]
+pub struct Error {
+    /// What class of failure this is.
+    pub kind: ErrorKind,
+    /// What is wrong, as a phrase that follows the file's name.
+    pub what: String,
+    /// The file, once known.
+    pub path: Option<PathBuf>,
+    /// The tensor concerned, if one is.
+    pub tensor: Option<String>,
+    /// Byte offset in the file (or in the pickle, when `what` says so).
+    pub offset: Option<u64>,
+    /// What the user can do next.
+    pub hint: Option<String>,
+}
+
+/// A result with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// An error of `kind`, described by `what`.
+    pub fn new(kind: ErrorKind, what: impl Into<String>) -> Self {
+        Error { kind, what: what.into(), path: None, tensor: None, offset: None, hint: None }
+    }
+
+    /// The bytes contradict themselves or end too early.
+    pub fn damaged(what: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Damaged, what)
+    }
+
+    /// Well-formed, and not read by this crate.
+    pub fn unsupported(what: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Unsupported, what)
+    }
+
+    /// An operating-system error on `path`.
+    pub fn io(path: &Path, error: &std::io::Error) -> Self {
+        Self::new(ErrorKind::Io, error.to_string()).in_file(path)
+    }
+
+    /// Adds the byte offset.
+    pub fn at(mut self, offset: u64) -> Self {
+        self.offset.get_or_insert(offset);
+        self
+    }
+
+    /// Adds the file.
+    pub fn in_file(mut self, path: &Path) -> Self {
+        self.path.get_or_insert_with(|| path.to_path_buf());
+        self
+    }
+
+    /// Adds the tensor.
+    pub fn in_tensor(mut self, name: &str) -> Self {
+        self.tensor.get_or_insert_with(|| name.to_string());
+        self
+    }
+
+    /// Adds what to try next.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint.get_or_insert_with(|| hint.into());
+        self
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(path) = &self.path {
+            write!(f, "{}: ", path.display())?;
+        }
+        if let Some(tensor) = &self.tensor {
+            write!(f, "tensor `{}`: ", tensor.escape_debug())?;
+        }
+        f.write_str(&self.what)?;
+        if let Some(offset) = self.offset {
+            write!(f, " (at byte {offset})")?;
+        }
+        if let Some(hint) = &self.hint {
+            write!(f, "; {hint}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,153 @@
+//! Plain, serializable records of what was read and measured. Verdicts, gates and reports are made from these
+//! alone, so a cached record is as good as the file. Their JSON form is the documented schema of
+//! `ckpt inspect --format json`; fields are only ever added.
+
+use serde::{Deserialize, Serialize};
+
+use crate::verdict::Verdict;
+
+/// One checkpoint: what it is, what its tensors measure, and how it was judged.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CheckpointRecord {
+    /// The path as the user gave it.
+    pub path: String,
+    /// Container format, such as `pytorch-zip`, `safetensors`, `gguf-v3`.
+    pub format: String,
+    /// Which network this is and how that is known.
+    pub model: ModelRecord,
+    /// Training step, when the file or its name tells it.
+    pub step: Option<u64>,
+    /// Where the step was found: a metadata path such as `training_state.step`, or `file name`.
+    pub step_source: Option<String>,
+    /// Size of the file or files in bytes.
+    pub file_bytes: u64,
+    /// Elements of all weights, shared storage counted once.
+    pub parameters: u64,
+    /// The worst verdict among the tensors; `None` before judging or when nothing could be judged.
+    pub verdict: Option<Verdict>,
+    /// Why, worst first, in words.
+    pub reasons: Vec<String>,
+    /// Every tensor in file order.
+    pub tensors: Vec<TensorRecord>,
+    /// Config, optimizer settings and other plain values of the file. Long arrays are summarised.
+    pub metadata: serde_json::Map<String, serde_json::Value>,
+    /// `module.name` of every global that the pickle names. None was imported or called.
+    pub globals: Vec<String>,
+    /// Things the user should know: damage, guesses, lost scales.
+    pub warnings: Vec<String>,
+}
+
+/// Which network a checkpoint holds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ModelRecord {
+    /// `bitnet-student`, a Hugging Face or GGUF architecture name, or `unknown`.
+    pub architecture: String,
+    /// Its configuration as far as known.
+    pub config: serde_json::Map<String, serde_json::Value>,
+    /// What was assumed because neither names, shapes nor metadata tell it.
+    pub assumed: Vec<String>,
+}
+
+/// What a tensor is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Group {
+    /// Parameters and buffers of a state dict.
+    Weights,
+    /// Moments and counters of an optimizer.
+    Optimizer,
+    /// Anything else: random-number states, indices, packing helpers.
+    #[default]
+    Other,
+}
+
+/// One tensor.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TensorRecord {
+    /// Path in the object, keys and indices joined by dots.
+    pub name: String,
+    /// Element type or packing, see [`crate::DType::name`].
+    pub dtype: String,
+    /// Logical shape (of the matrix a packed tensor stands for).
+    pub shape: Vec<u64>,
+    /// Strides in elements; row-major ones for packed tensors.
+    pub strides: Vec<u64>,
+    /// What it is for.
+    pub group: Group,
+    /// Bytes its elements take, without what else its storage holds.
+    pub bytes: u64,
+    /// Names of other tensors on the same storage (tied weights and views), at most 16.
+    pub shared_with: Vec<String>,
+    /// SHA-256 of the contiguous little-endian elements, when asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// Measurements; `None` with `--no-stats`, for complex and bool tensors' moments, or if the bytes are missing.
+    pub stats: Option<Stats>,
+    /// Occupancy after absmean quantization, for matrices that a BitLinear uses or that are packed ternary.
+    pub ternary: Option<Ternary>,
+    /// Why the bytes cannot be read, when they cannot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damage: Option<String>,
+    /// How it was judged; `None` for tensors whose health is not judged.
+    pub verdict: Option<Verdict>,
+    /// Why it is not healthy, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Measurements of a tensor's elements. Moments are over finite elements, accumulated in f64.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Stats {
+    /// Elements, finite or not.
+    pub count: u64,
+    /// Arithmetic mean; `None` without a finite element.
+    pub mean: Option<f64>,
+    /// Unbiased standard deviation (divisor n - 1), as `torch.std`; `None` below two finite elements.
+    pub std: Option<f64>,
+    /// Smallest finite element.
+    pub min: Option<f64>,
+    /// Largest finite element.
+    pub max: Option<f64>,
+    /// Mean of |w|.
+    pub abs_mean: Option<f64>,
+    /// Largest finite |w|.
+    pub abs_max: Option<f64>,
+    /// Elements equal to 0 (of either sign).
+    pub zeros: u64,
+    /// Elements that are not a number.
+    pub nan: u64,
+    /// Infinite elements.
+    pub inf: u64,
+    /// Log-magnitude histogram; `None` when it was not asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub histogram: Option<Histogram>,
+}
+
+/// Counts of nonzero finite elements by magnitude: bin `i` holds 2^(first+i) <= |w| < 2^(first+i+1).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Histogram {
+    /// Exponent of the first bin; values of `f32` subnormal size share the bin of 2^-127.
+    pub first: i32,
+    /// Counts, without leading or trailing empty bins.
+    pub counts: Vec<u64>,
+}
+
+/// A matrix after absmean quantization Wq = clamp(round(W / (mean|W| + eps)), -1, 1)
+/// (BitNet b1.58, <https://arxiv.org/abs/2402.17764>), or as packed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Ternary {
+    /// Share of -1, 0 to 1.
+    pub neg: f64,
+    /// Share of 0.
+    pub zero: f64,
+    /// Share of +1.
+    pub pos: f64,
+    /// Shannon entropy of the three shares in bits, at most log2(3) = 1.585.
+    pub entropy_bits: f64,
+    /// mean|W| + eps, or the packing's scale (mean of block scales); `None` where the packing lost it.
+    pub scale: Option<f64>,
+    /// Rows that are all zero after quantization (outputs that never fire).
+    pub dead_rows: u64,
+    /// Columns that are all zero after quantization (inputs that are ignored).
+    pub dead_cols: u64,
+}

@@ -1,0 +1,179 @@
+//! Health verdicts, made from measurements alone. The levels are DESIGN's, from runs that died:
+//! std 4.5e-5 was barely alive, 6.2e-6 dying, 5.1e-7 dead.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::record::{CheckpointRecord, Group, TensorRecord};
+
+/// How healthy a tensor or checkpoint is, from best to worst.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Weights have the size of trained weights.
+    Healthy,
+    /// Barely alive: far below a trained size, still different from noise.
+    Weak,
+    /// About to vanish.
+    Dying,
+    /// Collapsed: constant, zero, or too small to matter.
+    Dead,
+    /// NaN, infinity, or bytes that are missing or damaged.
+    Corrupt,
+}
+
+impl Verdict {
+    /// All verdicts from best to worst.
+    pub const ALL: [Verdict; 5] =
+        [Verdict::Healthy, Verdict::Weak, Verdict::Dying, Verdict::Dead, Verdict::Corrupt];
+
+    /// The lower-case word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Verdict::Healthy => "healthy",
+            Verdict::Weak => "weak",
+            Verdict::Dying => "dying",
+            Verdict::Dead => "dead",
+            Verdict::Corrupt => "corrupt",
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl std::str::FromStr for Verdict {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        Verdict::ALL
+            .into_iter()
+            .find(|v| v.name() == s)
+            .ok_or_else(|| format!("`{s}` is not a verdict: healthy, weak, dying, dead or corrupt"))
+    }
+}
+
+/// Lower bounds of std for each level.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Levels {
+    /// At or above: healthy.
+    pub healthy: f64,
+    /// At or above: weak; below `healthy`.
+    pub weak: f64,
+    /// At or above: dying; below it: dead.
+    pub dying: f64,
+}
+
+impl Default for Levels {
+    fn default() -> Self {
+        Levels { healthy: 1e-3, weak: 1e-5, dying: 1e-6 }
+    }
+}
+
+impl Levels {
+    /// The verdict on a standard deviation.
+    pub fn judge(&self, std: f64) -> Verdict {
+        if std >= self.healthy {
+            Verdict::Healthy
+        } else if std >= self.weak {
+            Verdict::Weak
+        } else if std >= self.dying {
+            Verdict::Dying
+        } else {
+            Verdict::Dead
+        }
+    }
+}
+
+/// Everything a verdict depends on besides the measurements.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Thresholds {
+    /// Levels of std for matrices that a BitLinear uses.
+    pub projection: Levels,
+    /// Levels of std * sqrt(fan_in) for other weight matrices, whose natural size is 1 / sqrt(fan_in).
+    pub relative: Levels,
+    /// Share of zeros after quantization at or above which a ternary matrix is dead.
+    pub dead_zero_share: f64,
+}
+
+impl Default for Thresholds {
+    fn default() -> Self {
+        Thresholds {
+            projection: Levels::default(),
+            relative: Levels { healthy: 3e-2, weak: 3e-4, dying: 3e-5 },
+            dead_zero_share: 0.999,
+        }
+    }
+}
+
+/// Judges one tensor. `None` for a verdict where health is not judged: optimizer state, other tensors, vectors
+/// that hold only finite numbers, and whatever was not measured.
+pub fn judge_tensor(tensor: &TensorRecord, thresholds: &Thresholds) -> (Option<Verdict>, Option<String>) {
+    let bad = |verdict, reason: String| (Some(verdict), Some(reason));
+    if let Some(damage) = &tensor.damage {
+        return bad(Verdict::Corrupt, damage.clone());
+    }
+    let Some(stats) = &tensor.stats else { return (None, None) };
+    if tensor.group == Group::Other {
+        return (None, None);
+    }
+    if stats.nan + stats.inf > 0 {
+        let kind = match (stats.nan, stats.inf) {
+            (n, 0) => format!("{n} of {} values are NaN", stats.count),
+            (0, n) => format!("{n} of {} values are infinite", stats.count),
+            (n, i) => format!("{n} of {} values are NaN and {i} infinite", stats.count),
+        };
+        return bad(Verdict::Corrupt, kind);
+    }
+    let dims = tensor.shape.iter().filter(|&&d| d > 1).count();
+    if tensor.group != Group::Weights || tensor.shape.len() < 2 || dims == 0 || stats.count < 2 {
+        return (None, None);
+    }
+    let (Some(std), Some(min), Some(max)) = (stats.std, stats.min, stats.max) else { return (None, None) };
+    if min == max {
+        return bad(Verdict::Dead, format!("every value is {min}"));
+    }
+    if let Some(ternary) = &tensor.ternary {
+        if ternary.zero >= thresholds.dead_zero_share {
+            return bad(
+                Verdict::Dead,
+                format!("{:.2} % of its ternary values are zero", 100.0 * ternary.zero),
+            );
+        }
+        return match thresholds.projection.judge(std) {
+            Verdict::Healthy => (Some(Verdict::Healthy), None),
+            worse => bad(worse, format!("std {std:.1e}")),
+        };
+    }
+    let fan_in: u64 = tensor.shape[1..].iter().product();
+    let relative = std * (fan_in as f64).sqrt();
+    match thresholds.relative.judge(relative) {
+        Verdict::Healthy => (Some(Verdict::Healthy), None),
+        worse => bad(worse, format!("std {std:.1e}, {relative:.1e} of 1/sqrt(fan_in)")),
+    }
+}
+
+/// Judges every tensor and the whole: fills `verdict`, `reasons` and the tensors' `verdict` and `reason`.
+pub fn judge(record: &mut CheckpointRecord, thresholds: &Thresholds) {
+    for tensor in &mut record.tensors {
+        (tensor.verdict, tensor.reason) = judge_tensor(tensor, thresholds);
+    }
+    record.verdict = record.tensors.iter().filter_map(|t| t.verdict).max();
+    let mut worst: Vec<&TensorRecord> =
+        record.tensors.iter().filter(|t| t.verdict.is_some_and(|v| v > Verdict::Healthy)).collect();
+    worst.sort_by_key(|t| std::cmp::Reverse(t.verdict));
+    const NAMED: usize = 8;
+    record.reasons = worst
+        .iter()
+        .take(NAMED)
+        .map(|t| format!("{} is {}: {}", t.name, t.verdict.unwrap(), t.reason.as_deref().unwrap_or("?")))
+        .collect();
+    if worst.len() > NAMED {
+        record.reasons.push(format!("and {} more tensors below healthy", worst.len() - NAMED));
+    }
+}

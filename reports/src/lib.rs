@@ -1,0 +1,1 @@
+//! Reports on checkpoints from their measurements, and the gate.

@@ -1,0 +1,2 @@
+//! `ckpt`: checkpoint forensics on the command line.
+fn main() {}
