@@ -139,10 +139,7 @@ impl DType {
     /// Whether the type holds real floating-point numbers, one an element.
     pub fn is_float(self) -> bool {
         use DType::*;
-        matches!(
-            self,
-            F64 | F32 | F16 | BF16 | F8E4M3FN | F8E5M2 | F8E4M3FNUZ | F8E5M2FNUZ | F8E8M0FNU
-        )
+        matches!(self, F64 | F32 | F16 | BF16 | F8E4M3FN | F8E5M2 | F8E4M3FNUZ | F8E5M2FNUZ | F8E8M0FNU)
     }
 
     /// Whether elements are complex numbers.

@@ -1,12 +1,51 @@
 //! Open any neural-network checkpoint without executing it, describe it, measure it, judge it.
+//!
+//! ```no_run
+//! let checkpoint = ckpt_inspect::open("model.pt".as_ref())?;
+//! for tensor in &checkpoint.tensors {
+//!     println!("{} {} {:?}", tensor.name, tensor.dtype, tensor.shape);
+//! }
+//! let mut record = ckpt_inspect::describe(&checkpoint, Default::default(), &|_| ());
+//! ckpt_inspect::judge(&mut record, &Default::default());
+//! println!("{:?}", record.verdict);
+//! # Ok::<(), ckpt_inspect::Error>(())
+//! ```
 
+mod cache;
+mod checkpoint;
+mod describe;
 mod dtype;
 mod error;
+mod folder;
 pub mod ggml;
+pub mod gguf;
+pub mod measure;
+pub mod metadata;
+mod model;
+mod names;
+mod open;
+pub mod pickle;
 pub mod record;
+mod safetensors;
+mod step;
+mod storage;
+mod tensor;
+mod ternary;
+mod torch;
+mod torch_legacy;
+mod torch_tar;
+mod torch_zip;
 mod verdict;
 
+pub use cache::Cache;
+pub use checkpoint::{Checkpoint, Element, Format, lookup};
+pub use describe::{Options, describe};
 pub use dtype::{DType, TernaryPacking};
 pub use error::{Error, ErrorKind, Result};
+pub use model::{Model, StudentConfig};
+pub use names::without_state_dict;
+pub use open::{find, open, recognises};
 pub use record::{CheckpointRecord, Group, TensorRecord};
+pub use step::from_path as step_from_path;
+pub use tensor::{Quantizer, Sparse, TensorInfo, contiguous_strides};
 pub use verdict::{Levels, Thresholds, Verdict, judge, judge_tensor};

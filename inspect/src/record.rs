@@ -23,6 +23,9 @@ pub struct CheckpointRecord {
     pub file_bytes: u64,
     /// Elements of all weights, shared storage counted once.
     pub parameters: u64,
+    /// Whether the container is cut short or any tensor's bytes are missing or damaged.
+    #[serde(default)]
+    pub damaged: bool,
     /// The worst verdict among the tensors; `None` before judging or when nothing could be judged.
     pub verdict: Option<Verdict>,
     /// Why, worst first, in words.

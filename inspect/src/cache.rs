@@ -1,0 +1,128 @@
+//! A folder of records by the files they were made from, so that what has not changed is not measured again.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::CheckpointRecord;
+
+/// Raised whenever a measurement changes its meaning.
+const SCHEMA: u32 = 1;
+
+/// Records kept in a folder, one file each.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    folder: PathBuf,
+}
+
+/// A file as it was when it was measured.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Stamp {
+    path: PathBuf,
+    bytes: u64,
+    modified_ns: u128,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    schema: u32,
+    program: String,
+    files: Vec<Stamp>,
+    record: CheckpointRecord,
+}
+
+impl Cache {
+    /// A cache in `folder`, which is made when the first record is kept.
+    pub fn new(folder: PathBuf) -> Self {
+        Cache { folder }
+    }
+
+    /// The record of `path` made with `options`, if the files it was made from are unchanged (size and
+    /// modification time).
+    pub fn get(&self, path: &Path, options: &str) -> Option<CheckpointRecord> {
+        let bytes = std::fs::read(self.entry(path, options)?).ok()?;
+        let entry: Entry = serde_json::from_slice(&bytes).ok()?;
+        let current = entry.schema == SCHEMA
+            && entry.program == env!("CARGO_PKG_VERSION")
+            && entry.files.iter().all(|old| stamp(&old.path).is_some_and(|now| now == *old));
+        let mut record = current.then_some(entry.record)?;
+        record.path = path.display().to_string();
+        Some(record)
+    }
+
+    /// Keeps `record`, made from `files`.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn put<'f>(
+        &self,
+        path: &Path,
+        options: &str,
+        files: impl Iterator<Item = &'f Path>,
+        record: &CheckpointRecord,
+    ) -> std::io::Result<()> {
+        let mut stamps: Vec<Stamp> = files.filter_map(stamp).collect();
+        // New shards, a new config.json: a folder's own time tells.
+        let folder = if path.is_dir() { Some(path) } else { None };
+        stamps.extend(folder.and_then(stamp));
+        let Some(target) = self.entry(path, options) else { return Ok(()) };
+        std::fs::create_dir_all(&self.folder)?;
+        let entry = Entry {
+            schema: SCHEMA,
+            program: env!("CARGO_PKG_VERSION").into(),
+            files: stamps,
+            record: record.clone(),
+        };
+        let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
+        file.write_all(&serde_json::to_vec(&entry)?)?;
+        file.persist(target)?;
+        Ok(())
+    }
+
+    /// Removes the records used longest ago until `bytes` remain.
+    ///
+    /// # Errors
+    /// When the folder cannot be listed.
+    pub fn prune(&self, bytes: u64) -> std::io::Result<()> {
+        let mut entries = Vec::new();
+        for entry in std::fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            let metadata = entry.metadata()?;
+            entries.push((metadata.modified()?, metadata.len(), entry.path()));
+        }
+        entries.sort_by_key(|(modified, ..)| std::cmp::Reverse(*modified));
+        let mut kept = 0;
+        for (_, len, path) in entries {
+            kept += len;
+            if kept > bytes {
+                std::fs::remove_file(path)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(&self, path: &Path, options: &str) -> Option<PathBuf> {
+        let canonical = path.canonicalize().ok()?;
+        let mut hash = Sha256::new();
+        hash.update(canonical.as_os_str().as_encoded_bytes());
+        hash.update([0]);
+        hash.update(options);
+        Some(self.folder.join(format!("{}.json", hex(&hash.finalize()[..16]))))
+    }
+}
+
+fn stamp(path: &Path) -> Option<Stamp> {
+    let canonical = path.canonicalize().ok()?;
+    let metadata = std::fs::metadata(&canonical).ok()?;
+    let modified_ns = metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?.as_nanos();
+    let bytes = if metadata.is_dir() { 0 } else { metadata.len() };
+    Some(Stamp { path: canonical, bytes, modified_ns })
+}
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}

@@ -1,0 +1,330 @@
+//! From an opened checkpoint to its record: every tensor described and, if asked, measured.
+
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+
+use crate::cache::hex;
+use crate::checkpoint::Checkpoint;
+use crate::measure::{Elements, Plan, TernaryRule, measure};
+use crate::record::{CheckpointRecord, Stats, TensorRecord, Ternary};
+use crate::tensor::{Quantizer, TensorInfo};
+use crate::{DType, Error, Result, metadata, ternary};
+
+/// What a record is to contain beyond the header's facts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Statistics and ternary occupancy, which read every byte.
+    pub stats: bool,
+    /// Log-magnitude histograms, part of the statistics.
+    pub histogram: bool,
+    /// SHA-256 of every tensor's contiguous little-endian bytes.
+    pub sha256: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { stats: true, histogram: true, sha256: false }
+    }
+}
+
+/// Other names listed per tensor that shares its storage.
+const SHARED_NAMES: usize = 16;
+
+/// Describes and measures `checkpoint`, in parallel over its tensors. `progress` is told of bytes as they are done.
+/// Verdicts are left to [`crate::judge`].
+pub fn describe(
+    checkpoint: &Checkpoint,
+    options: Options,
+    progress: &(dyn Fn(u64) + Sync),
+) -> CheckpointRecord {
+    let sharing = checkpoint.sharing(SHARED_NAMES);
+    let tensors: Vec<TensorRecord> = checkpoint
+        .tensors
+        .par_iter()
+        .zip(sharing)
+        .map(|(tensor, shared)| {
+            let record = describe_tensor(checkpoint, tensor, &shared, options);
+            progress(record.bytes);
+            record
+        })
+        .collect();
+    let mut warnings = checkpoint.warnings.clone();
+    warnings.extend(checkpoint.damage.iter().map(|d| format!("damaged: {d}")));
+    CheckpointRecord {
+        path: checkpoint.path.display().to_string(),
+        format: checkpoint.format.name(),
+        model: checkpoint.model.record(),
+        step: checkpoint.step.as_ref().map(|(step, _)| *step),
+        step_source: checkpoint.step.as_ref().map(|(_, source)| source.clone()),
+        file_bytes: checkpoint.file_bytes(),
+        parameters: checkpoint.parameters(),
+        damaged: checkpoint.is_damaged(),
+        verdict: None,
+        reasons: Vec::new(),
+        tensors,
+        metadata: match metadata::to_json(&checkpoint.metadata) {
+            serde_json::Value::Object(map) => map,
+            serde_json::Value::Null => Default::default(),
+            other => [("value".to_string(), other)].into_iter().collect(),
+        },
+        globals: checkpoint.globals.clone(),
+        warnings,
+    }
+}
+
+fn describe_tensor(
+    checkpoint: &Checkpoint,
+    tensor: &TensorInfo,
+    shared: &[&str],
+    options: Options,
+) -> TensorRecord {
+    let sizes = |dims: &[usize]| dims.iter().map(|&d| d as u64).collect();
+    let mut record = TensorRecord {
+        name: tensor.name.clone(),
+        dtype: tensor.dtype.name().into(),
+        shape: sizes(&tensor.shape),
+        strides: sizes(&tensor.strides),
+        group: tensor.group,
+        bytes: stored_bytes(tensor),
+        shared_with: shared.iter().map(|s| s.to_string()).collect(),
+        damage: tensor.damage.clone(),
+        ..TensorRecord::default()
+    };
+    if tensor.damage.is_some() {
+        return record;
+    }
+    if options.sha256 {
+        match checkpoint.tensor_bytes(tensor) {
+            Ok(bytes) => record.sha256 = Some(hex(&Sha256::digest(&bytes))),
+            Err(error) => record.damage = Some(error.what),
+        }
+    }
+    if options.stats && !tensor.dtype.is_complex() {
+        match checkpoint.measure(tensor, options.histogram) {
+            Ok((stats, ternary)) => {
+                record.stats = Some(stats);
+                record.ternary = ternary;
+            }
+            Err(error) if error.kind == crate::ErrorKind::Damaged => record.damage = Some(error.what),
+            Err(_) => {}
+        }
+    }
+    record
+}
+
+fn stored_bytes(tensor: &TensorInfo) -> u64 {
+    match &tensor.sparse {
+        Some(sparse) => sparse.indices.iter().chain([&sparse.values]).map(stored_bytes).sum(),
+        None => tensor.byte_len().unwrap_or(0),
+    }
+}
+
+impl Checkpoint {
+    /// Statistics of `tensor`, and its ternary occupancy if it is packed or a BitLinear uses it.
+    ///
+    /// # Errors
+    /// `Damaged` when its bytes cannot be read, `Unsupported` for complex elements and block formats that are
+    /// named but not decoded.
+    pub fn measure(&self, tensor: &TensorInfo, histogram: bool) -> Result<(Stats, Option<Ternary>)> {
+        self.measure_inner(tensor, histogram).map_err(|e| e.in_tensor(&tensor.name).in_file(&self.path))
+    }
+
+    fn measure_inner(&self, tensor: &TensorInfo, histogram: bool) -> Result<(Stats, Option<Ternary>)> {
+        let cols = matrix_cols(&tensor.shape);
+        let student = self.model.student.as_ref();
+        let rule = if tensor.dtype.is_ternary() {
+            Some(TernaryRule::Codes)
+        } else {
+            self.model.is_ternary(tensor).then(|| TernaryRule::Absmean {
+                eps: student.map_or(1e-5, |s| s.quantization_eps),
+                per_row: student.is_some_and(|s| s.bitlinear_per_channel),
+            })
+        };
+        let plan = Plan { cols, ternary: rule, histogram };
+        if let Some(sparse) = &tensor.sparse {
+            let (mut stats, _) = self.measure_inner(&sparse.values, histogram)?;
+            add_zeros(&mut stats, tensor.numel().saturating_sub(sparse.values.numel()));
+            return Ok((stats, None));
+        }
+        let bytes = self.tensor_bytes(tensor)?;
+        let measured = match tensor.dtype {
+            DType::Ternary(packing) => {
+                let scale = tensor.scale.unwrap_or(1.0);
+                let read = |start: usize, out: &mut [f32]| {
+                    let mut codes = [0i8; 1024];
+                    for (i, chunk) in out.chunks_mut(codes.len()).enumerate() {
+                        let codes = &mut codes[..chunk.len()];
+                        ternary::decode(packing, &bytes, &tensor.shape, start + i * 1024, codes);
+                        chunk.iter_mut().zip(codes).for_each(|(v, &mut c)| *v = f32::from(c) * scale);
+                    }
+                };
+                measure(&Elements::Decoded32 { len: numel(tensor)?, granule: 1, read: &read }, &plan)
+            }
+            DType::Ggml(ggml) => {
+                if !ggml.decodes() {
+                    return Err(Error::unsupported(format!("{ggml} blocks are named and not decoded")));
+                }
+                let decoder = ggml.decoder(&bytes, numel(tensor)?)?;
+                let read = |start: usize, out: &mut [f32]| decoder.read(start, out);
+                let granule = ggml.block_elements();
+                measure(&Elements::Decoded32 { len: numel(tensor)?, granule, read: &read }, &plan)
+            }
+            DType::QI8 | DType::QU8 | DType::QI32 => {
+                let real = self.dequantizer(tensor, &bytes)?;
+                let read = |start: usize, out: &mut [f64]| {
+                    out.iter_mut().enumerate().for_each(|(i, v)| *v = real(start + i));
+                };
+                measure(&Elements::Decoded64 { len: numel(tensor)?, granule: 1, read: &read }, &plan)
+            }
+            dtype => measure(&Elements::Plain { dtype, bytes: &bytes }, &plan),
+        };
+        let mut ternary = measured.ternary;
+        if let (Some(ternary), DType::Ternary(_)) = (&mut ternary, tensor.dtype) {
+            ternary.scale = tensor.scale.map(f64::from);
+        }
+        if let (Some(ternary), DType::Ggml(_)) = (&mut ternary, tensor.dtype) {
+            // Every nonzero value of a ternary block format is its block's scale.
+            let nonzero = 1.0 - ternary.zero;
+            ternary.scale = measured.stats.abs_mean.filter(|_| nonzero > 0.0).map(|m| m / nonzero);
+        }
+        Ok((measured.stats, ternary))
+    }
+
+    /// Elements as real numbers in f32, row-major: packed and quantized ones decoded, sparse ones spread out.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::tensor_bytes`]; `Unsupported` for complex numbers, block formats that are not decoded,
+    /// and sparse tensors too large to spread out.
+    pub fn values(&self, tensor: &TensorInfo) -> Result<Vec<f32>> {
+        self.values_inner(tensor).map_err(|e| e.in_tensor(&tensor.name).in_file(&self.path))
+    }
+
+    fn values_inner(&self, tensor: &TensorInfo) -> Result<Vec<f32>> {
+        if let Some(sparse) = &tensor.sparse {
+            return Err(Error::unsupported(format!(
+                "a sparse tensor ({}) has no dense values here",
+                sparse.layout
+            )));
+        }
+        let bytes = self.tensor_bytes(tensor)?;
+        let n = numel(tensor)?;
+        Ok(match tensor.dtype {
+            DType::Ternary(packing) => {
+                let mut codes = vec![0i8; n];
+                ternary::decode(packing, &bytes, &tensor.shape, 0, &mut codes);
+                let scale = tensor.scale.unwrap_or(1.0);
+                codes.into_iter().map(|c| f32::from(c) * scale).collect()
+            }
+            DType::Ggml(ggml) => {
+                if !ggml.decodes() {
+                    return Err(Error::unsupported(format!("{ggml} blocks are named and not decoded")));
+                }
+                let mut out = vec![0.0; n];
+                ggml.decoder(&bytes, n)?.read(0, &mut out);
+                out
+            }
+            DType::QI8 | DType::QU8 | DType::QI32 => {
+                let real = self.dequantizer(tensor, &bytes)?;
+                (0..n).map(|i| real(i) as f32).collect()
+            }
+            dtype => crate::measure::to_f32(dtype, &bytes)
+                .ok_or_else(|| Error::unsupported(format!("{dtype} elements are not real numbers")))?,
+        })
+    }
+
+    /// The codes -1, 0, +1 of a packed ternary matrix, row-major; `None` for any other tensor.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::tensor_bytes`].
+    pub fn ternary_codes(&self, tensor: &TensorInfo) -> Result<Option<Vec<i8>>> {
+        if !tensor.dtype.is_ternary() {
+            return Ok(None);
+        }
+        let bytes = self.tensor_bytes(tensor)?;
+        let mut codes = vec![0i8; numel(tensor)?];
+        match tensor.dtype {
+            DType::Ternary(packing) => ternary::decode(packing, &bytes, &tensor.shape, 0, &mut codes),
+            DType::Ggml(ggml) => ggml.ternary_codes(&bytes, &mut codes)?,
+            _ => return Ok(None),
+        }
+        Ok(Some(codes))
+    }
+
+    /// How element `i` of a quantized tensor becomes a real number.
+    fn dequantizer<'b>(
+        &self,
+        tensor: &'b TensorInfo,
+        bytes: &'b [u8],
+    ) -> Result<Box<dyn Fn(usize) -> f64 + Sync + 'b>> {
+        let dtype = tensor.dtype;
+        let integer = move |i: usize| -> f64 {
+            match dtype {
+                DType::QI8 => f64::from(bytes[i] as i8),
+                DType::QU8 => f64::from(bytes[i]),
+                _ => f64::from(i32::from_le_bytes(bytes[4 * i..4 * i + 4].try_into().expect("four bytes"))),
+            }
+        };
+        match &tensor.quantizer {
+            None => Ok(Box::new(integer)),
+            Some(Quantizer::PerTensor { scale, zero_point }) => {
+                let (scale, zero) = (*scale, *zero_point as f64);
+                Ok(Box::new(move |i| (integer(i) - zero) * scale))
+            }
+            Some(Quantizer::PerChannel { scales, zero_points, axis }) => {
+                let inner: usize = tensor.shape.get(axis + 1..).unwrap_or(&[]).iter().product();
+                let channels = *tensor
+                    .shape
+                    .get(*axis)
+                    .ok_or_else(|| Error::damaged("its channel axis is not there"))?;
+                let scales = self.small_f64(scales)?;
+                let zeros = self.small_f64(zero_points)?;
+                if scales.len() != channels || zeros.len() != channels {
+                    return Err(Error::damaged("its scales do not match its channels"));
+                }
+                Ok(Box::new(move |i| {
+                    let channel = i / inner.max(1) % channels.max(1);
+                    (integer(i) - zeros[channel]) * scales[channel]
+                }))
+            }
+        }
+    }
+
+    fn small_f64(&self, tensor: &TensorInfo) -> Result<Vec<f64>> {
+        match tensor.dtype {
+            DType::F64 => Ok(self.view::<f64>(tensor)?.iter().copied().collect()),
+            DType::I64 => Ok(self.view::<i64>(tensor)?.iter().map(|&n| n as f64).collect()),
+            _ => Ok(self.values_inner(tensor)?.into_iter().map(f64::from).collect()),
+        }
+    }
+}
+
+fn numel(tensor: &TensorInfo) -> Result<usize> {
+    usize::try_from(tensor.numel())
+        .map_err(|_| Error::unsupported("more elements than this machine can address"))
+}
+
+/// Row length of a matrix: what multiplies one output. Convolutions and their kin count as [out, in...].
+fn matrix_cols(shape: &[usize]) -> Option<usize> {
+    (shape.len() >= 2).then(|| shape[1..].iter().product()).filter(|&cols| cols > 0)
+}
+
+/// Folds `more` zeros into the statistics of a sparse tensor's listed values.
+fn add_zeros(stats: &mut Stats, more: u64) {
+    if more == 0 {
+        return;
+    }
+    let finite = (stats.count - stats.nan - stats.inf) as f64;
+    let added = more as f64;
+    let total = finite + added;
+    let mean = stats.mean.unwrap_or(0.0);
+    let sum_of_squares =
+        stats.std.map_or(0.0, |s| s * s * (finite - 1.0)) + mean * mean * finite * added / total;
+    stats.count += more;
+    stats.zeros += more;
+    stats.mean = Some(mean * finite / total);
+    stats.std = (total >= 2.0).then(|| (sum_of_squares / (total - 1.0)).sqrt());
+    stats.min = Some(stats.min.unwrap_or(0.0).min(0.0));
+    stats.max = Some(stats.max.unwrap_or(0.0).max(0.0));
+    stats.abs_mean = Some(stats.abs_mean.unwrap_or(0.0) * finite / total);
+    stats.abs_max = Some(stats.abs_max.unwrap_or(0.0));
+}

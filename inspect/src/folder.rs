@@ -1,0 +1,226 @@
+//! Folders and sharded sets: which files make one checkpoint, and which checkpoints a folder holds.
+//!
+//! Conventions: Hugging Face's `*.safetensors.index.json` and `pytorch_model.bin.index.json` with a `weight_map`,
+//! shards `NAME-00001-of-0000N.EXT` (SafeTensors, PyTorch and GGUF splits), config.json and trainer_state.json beside.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use serde_pickle::Value;
+
+use crate::metadata::{as_u64, from_json};
+use crate::open::recognises;
+use crate::{Error, ErrorKind, Result};
+
+/// How deep folders are searched for checkpoints.
+const DEEPEST: usize = 6;
+/// JSON beside a checkpoint is read up to this size.
+const MAX_JSON: u64 = 256 << 20;
+
+/// The files that make one checkpoint.
+#[derive(Debug, Default)]
+pub(crate) struct Set {
+    pub files: Vec<PathBuf>,
+    /// Names that the index promises.
+    pub weight_map: Option<BTreeSet<String>>,
+    pub config: Option<Value>,
+    pub trainer_step: Option<u64>,
+    /// What of the set is not there.
+    pub missing: Option<String>,
+}
+
+/// The set that `path` (a file, a shard, an index, or a folder) belongs to.
+pub(crate) fn set_of(path: &Path) -> Result<Set> {
+    let metadata = std::fs::metadata(path).map_err(|e| Error::io(path, &e))?;
+    let folder = if metadata.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
+    let mut set = if metadata.is_dir() {
+        folder_set(path)?
+    } else if is_index(path) {
+        index_set(path)?
+    } else {
+        file_set(path)
+    };
+    let alone = !metadata.is_dir() && set.files.len() == 1;
+    // A config beside a lone file is that file's only if Hugging Face would load the two together.
+    if !alone || is_canonical(path) {
+        set.config = read_json(&folder.join("config.json")).map(from_json);
+        set.trainer_step = read_json(&folder.join("trainer_state.json"))
+            .and_then(|state| state.get("global_step").cloned())
+            .and_then(|step| as_u64(&from_json(step)));
+    }
+    Ok(set)
+}
+
+fn is_index(path: &Path) -> bool {
+    name(path).ends_with(".index.json")
+}
+
+fn is_canonical(path: &Path) -> bool {
+    matches!(
+        name(path).as_str(),
+        "model.safetensors"
+            | "pytorch_model.bin"
+            | "adapter_model.safetensors"
+            | "diffusion_pytorch_model.safetensors"
+    )
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+fn read_json(path: &Path) -> Option<serde_json::Value> {
+    let len = std::fs::metadata(path).ok()?.len();
+    (len <= MAX_JSON).then(|| serde_json::from_slice(&std::fs::read(path).ok()?).ok()).flatten()
+}
+
+/// `base-00002-of-00005.ext` as (base, number, count, ext).
+fn shard_parts(name: &str) -> Option<(&str, usize, usize, &str)> {
+    let of = name.rfind("-of-")?;
+    let digits = name[of + 4..].len() - name[of + 4..].trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let start = name[..of].rfind('-')?;
+    let number = name[start + 1..of].parse().ok()?;
+    let count = name[of + 4..of + 4 + digits].parse().ok()?;
+    (digits >= 4 && name[start + 1..of].len() == digits).then_some((
+        &name[..start],
+        number,
+        count,
+        &name[of + 4 + digits..],
+    ))
+}
+
+/// A shard brings its whole set along.
+fn file_set(path: &Path) -> Set {
+    let file = name(path);
+    let Some((base, number, count, ext)) = shard_parts(&file) else {
+        return Set { files: vec![path.to_path_buf()], ..Set::default() };
+    };
+    let width = file.len() - base.len() - ext.len() - "-of-".len() - 1;
+    let shard = |i: usize| path.with_file_name(format!("{base}-{i:0w$}-of-{count:0w$}{ext}", w = width / 2));
+    if number == 0 || number > count || count > 100_000 {
+        return Set { files: vec![path.to_path_buf()], ..Set::default() };
+    }
+    let (there, gone): (Vec<PathBuf>, Vec<PathBuf>) = (1..=count).map(shard).partition(|p| p.exists());
+    let missing = (!gone.is_empty()).then(|| {
+        let names: Vec<String> = gone.iter().take(3).map(|p| name(p)).collect();
+        let more = if gone.len() > 3 { " and more" } else { "" };
+        format!("{} of {count} shards are missing: {}{more}", gone.len(), names.join(", "))
+    });
+    let weight_map = index_beside(path, base, ext).and_then(|(_, map)| map);
+    Set { files: there, missing, weight_map: weight_map.map(|m| m.into_keys().collect()), ..Set::default() }
+}
+
+type WeightMap = BTreeMap<String, String>;
+
+fn index_beside(path: &Path, base: &str, ext: &str) -> Option<(PathBuf, Option<WeightMap>)> {
+    let index = path.with_file_name(format!("{base}{ext}.index.json"));
+    let map = weight_map(&index);
+    index.exists().then_some((index, map))
+}
+
+fn weight_map(index: &Path) -> Option<WeightMap> {
+    serde_json::from_value(read_json(index)?.get("weight_map")?.clone()).ok()
+}
+
+fn index_set(path: &Path) -> Result<Set> {
+    let map = weight_map(path).ok_or_else(|| {
+        Error::new(ErrorKind::Damaged, "is not a shard index: it has no `weight_map` of names to files")
+            .in_file(path)
+    })?;
+    let shards: BTreeSet<&String> = map.values().collect();
+    let mut files = Vec::new();
+    let mut gone = Vec::new();
+    for shard in shards {
+        // A name with folders in it could point anywhere.
+        if Path::new(shard).components().count() != 1 || shard.starts_with("..") {
+            return Err(Error::new(
+                ErrorKind::Damaged,
+                format!("names a shard outside its folder: `{}`", shard.escape_debug()),
+            )
+            .in_file(path));
+        }
+        let file = path.with_file_name(shard);
+        if file.exists() { files.push(file) } else { gone.push(shard.escape_debug().to_string()) }
+    }
+    if files.is_empty() {
+        return Err(Error::new(ErrorKind::Io, "none of the shards it names is there").in_file(path));
+    }
+    let missing = (!gone.is_empty()).then(|| format!("shards are missing: {}", gone.join(", ")));
+    Ok(Set { files, missing, weight_map: Some(map.into_keys().collect()), ..Set::default() })
+}
+
+/// The one checkpoint of a folder.
+fn folder_set(folder: &Path) -> Result<Set> {
+    match find_in(folder)?.as_slice() {
+        [one] if one.is_dir() => folder_set(one),
+        [one] if is_index(one) => index_set(one),
+        [one] => Ok(file_set(one)),
+        [] => Err(Error::new(ErrorKind::Unrecognised, "is a folder without a checkpoint").in_file(folder)),
+        many => {
+            Err(Error::new(ErrorKind::Unrecognised, format!("is a folder of {} checkpoints", many.len()))
+                .in_file(folder)
+                .hint(format!("name one of them, such as {}", many[0].display())))
+        }
+    }
+}
+
+/// Checkpoints directly in `folder`: an index stands for its shards, the first shard for its set, and files that
+/// Hugging Face's trainer puts beside a model (optimizer.pt, scheduler.pt, rng_state.pth) are not checkpoints.
+fn find_in(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files: Vec<PathBuf> = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(|e| Error::io(folder, &e))? {
+        let path = entry.map_err(|e| Error::io(folder, &e))?.path();
+        if !name(&path).starts_with('.') && path.is_file() && (is_index(&path) || recognises(&path)) {
+            files.push(path);
+        }
+    }
+    files.sort();
+    let mut covered: BTreeSet<String> = BTreeSet::new();
+    for index in files.iter().filter(|f| is_index(f)) {
+        covered.extend(weight_map(index).into_iter().flat_map(WeightMap::into_values));
+    }
+    let has_model = files.iter().any(|f| is_canonical(f) || is_index(f));
+    let beside = |n: &str| {
+        has_model
+            && (n.starts_with("optimizer.")
+                || n.starts_with("scheduler.")
+                || n.starts_with("rng_state")
+                || n == "training_args.bin")
+    };
+    let mut sets: BTreeSet<(String, usize)> = BTreeSet::new();
+    files.retain(|file| {
+        let n = name(file);
+        if covered.contains(&n) || beside(&n) || (is_index(file) && weight_map(file).is_none()) {
+            return false;
+        }
+        match shard_parts(&n) {
+            Some((base, _, count, _)) => sets.insert((base.to_string(), count)),
+            None => true,
+        }
+    });
+    Ok(files)
+}
+
+/// All checkpoints below `path`, in name order. A folder that holds one model in Hugging Face's layout is one.
+pub(crate) fn find(path: &Path, depth: usize) -> Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_path_buf()]);
+    }
+    let own = find_in(path)?;
+    if own.len() == 1 && (is_canonical(&own[0]) || is_index(&own[0])) {
+        return Ok(vec![path.to_path_buf()]);
+    }
+    let mut found = own;
+    if depth < DEEPEST {
+        let mut folders: Vec<PathBuf> = std::fs::read_dir(path)
+            .map_err(|e| Error::io(path, &e))?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|p| !name(p).starts_with('.') && p.is_dir() && !p.is_symlink())
+            .collect();
+        folders.sort();
+        for folder in folders {
+            found.extend(find(&folder, depth + 1)?);
+        }
+    }
+    Ok(found)
+}

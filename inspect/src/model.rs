@@ -1,0 +1,258 @@
+//! Which network a checkpoint holds: the BitNet student model from names and shapes, else what config.json or GGUF
+//! keys say, else unknown. Whatever had to be assumed is said.
+
+use serde::{Deserialize, Serialize};
+use serde_pickle::Value;
+
+use crate::checkpoint::lookup;
+use crate::names::without_state_dict;
+use crate::record::ModelRecord;
+use crate::tensor::TensorInfo;
+use crate::{DType, Group};
+
+/// Configuration of the student model. Defaults are the "125m" preset's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct StudentConfig {
+    pub vocab_size: usize,
+    pub hidden_dim: usize,
+    pub num_layers: usize,
+    pub num_heads: usize,
+    pub num_kv_heads: usize,
+    pub head_dim: usize,
+    pub mlp_hidden_dim: usize,
+    pub max_seq_len: usize,
+    pub rope_base: f64,
+    pub use_bitlinear_ffn: bool,
+    pub use_bitlinear_attn: bool,
+    pub bitlinear_per_channel: bool,
+    pub quantization_eps: f64,
+    pub norm_eps: f64,
+    pub tie_word_embeddings: bool,
+    pub use_qk_norm: bool,
+    pub attn_logit_soft_cap: Option<f64>,
+    pub final_logit_soft_cap: Option<f64>,
+}
+
+/// What is known of the network.
+#[derive(Clone, Debug, Default)]
+pub struct Model {
+    /// `bitnet-student`, an architecture named by config.json or GGUF, or `unknown`.
+    pub architecture: String,
+    /// The student's configuration, when it is one.
+    pub student: Option<StudentConfig>,
+    /// The configuration that a file beside or inside the checkpoint gives.
+    pub config: Option<Value>,
+    /// Sentences on what was assumed.
+    pub assumed: Vec<String>,
+}
+
+impl Model {
+    /// Recognises the network from its tensors, the checkpoint's plain values, and config.json if there is one.
+    pub(crate) fn recognise(tensors: &[TensorInfo], metadata: &Value, hf_config: Option<&Value>) -> Model {
+        if let Some(Value::String(architecture)) = lookup_gguf(metadata, "general.architecture") {
+            return Model { architecture: architecture.clone(), ..Model::default() };
+        }
+        if let Some(config) = hf_config {
+            let first = lookup(config, "architectures").and_then(|a| lookup_first(a));
+            let name = first.or_else(|| lookup(config, "model_type").and_then(text));
+            if let Some(name) = name {
+                return Model {
+                    architecture: name.to_string(),
+                    config: Some(config.clone()),
+                    ..Model::default()
+                };
+            }
+        }
+        if let Some(model) = student(tensors, metadata) {
+            return model;
+        }
+        Model { architecture: "unknown".into(), ..Model::default() }
+    }
+
+    /// Whether a BitLinear uses the matrix `tensor`, so that it is judged by its ternary form.
+    pub fn is_ternary(&self, tensor: &TensorInfo) -> bool {
+        if tensor.dtype.is_ternary() {
+            return true;
+        }
+        if tensor.group != Group::Weights || tensor.shape.len() != 2 || !tensor.dtype.is_float() {
+            return false;
+        }
+        let Some(layer) = tensor.name.strip_suffix("_proj.weight") else { return false };
+        if let Some(student) = &self.student {
+            let attention = layer.contains("self_attn.");
+            return if attention { student.use_bitlinear_attn } else { student.use_bitlinear_ffn };
+        }
+        let method =
+            self.config.as_ref().and_then(|c| lookup(c, "quantization_config.quant_method")).and_then(text);
+        self.architecture.to_ascii_lowercase().contains("bitnet") || method == Some("bitnet")
+    }
+
+    /// The plain record of it.
+    pub fn record(&self) -> ModelRecord {
+        let config = match (&self.student, &self.config) {
+            (Some(student), _) => serde_json::to_value(student).ok(),
+            (None, Some(config)) => Some(crate::metadata::to_json(config)),
+            (None, None) => None,
+        };
+        ModelRecord {
+            architecture: self.architecture.clone(),
+            config: match config {
+                Some(serde_json::Value::Object(map)) => map,
+                _ => Default::default(),
+            },
+            assumed: self.assumed.clone(),
+        }
+    }
+}
+
+fn text(value: &Value) -> Option<&str> {
+    match value {
+        Value::String(s) => Some(s),
+        _ => None,
+    }
+}
+
+fn lookup_first(value: &Value) -> Option<&str> {
+    match value {
+        Value::List(items) => items.first().and_then(text),
+        _ => None,
+    }
+}
+
+/// GGUF keys hold dots, so they are not paths.
+fn lookup_gguf<'v>(metadata: &'v Value, key: &str) -> Option<&'v Value> {
+    match metadata {
+        Value::Dict(entries) => entries.get(&serde_pickle::HashableValue::String(key.into())),
+        _ => None,
+    }
+}
+
+/// The config a trainer may have put beside the weights. Older ones have two switches instead of `use_bitlinear`.
+#[derive(Debug, Default, Deserialize)]
+struct GivenConfig {
+    num_heads: Option<usize>,
+    max_seq_len: Option<usize>,
+    rope_base: Option<f64>,
+    use_bitlinear: Option<bool>,
+    use_bitlinear_ffn: Option<bool>,
+    use_bitlinear_attn: Option<bool>,
+    bitlinear_per_channel: Option<bool>,
+    quantization_eps: Option<f64>,
+    norm_eps: Option<f64>,
+    head_dim: Option<usize>,
+    #[serde(default, deserialize_with = "present")]
+    attn_logit_soft_cap: Option<Option<f64>>,
+    #[serde(default, deserialize_with = "present")]
+    final_logit_soft_cap: Option<Option<f64>>,
+}
+
+/// Keeps "null" (no cap) apart from "not said".
+fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Option<f64>>, D::Error> {
+    Option::<f64>::deserialize(deserializer).map(Some)
+}
+
+fn student(tensors: &[TensorInfo], metadata: &Value) -> Option<Model> {
+    let find = |wanted: &str| {
+        tensors.iter().find(|t| {
+            t.group == Group::Weights
+                && (without_state_dict(&t.name) == wanted || t.name.strip_prefix("model.") == Some(wanted))
+        })
+    };
+    let matrix = |name: &str| match find(name)?.shape.as_slice() {
+        &[rows, cols] => Some((rows, cols)),
+        _ => None,
+    };
+    // Names that begin with `model.` are Hugging Face's unless the trainer's own config stands beside them.
+    let given_model = lookup(metadata, "config.model").or_else(|| lookup(metadata, "config"));
+    let hf_style = tensors.iter().any(|t| t.name == "model.embed_tokens.weight");
+    if hf_style && given_model.is_none_or(|c| lookup(c, "hidden_dim").is_none()) {
+        return None;
+    }
+    let (vocab_size, hidden_dim) = matrix("embed_tokens.weight")?;
+    let (q_rows, _) = matrix("layers.0.self_attn.q_proj.weight")?;
+    let (kv_rows, _) = matrix("layers.0.self_attn.k_proj.weight")?;
+    let (mlp_hidden_dim, _) = matrix("layers.0.mlp.gate_proj.weight")?;
+    let num_layers = (0..tensors.len())
+        .take_while(|n| find(&format!("layers.{n}.mlp.gate_proj.weight")).is_some())
+        .count();
+
+    let given: GivenConfig =
+        given_model.and_then(|c| serde_pickle::from_value(c.clone()).ok()).unwrap_or_default();
+    let mut assumed = Vec::new();
+    let qk_norm = find("layers.0.self_attn.q_norm.weight");
+    let head_dim = match (qk_norm.map(|t| t.shape.as_slice()), given.head_dim, given.num_heads) {
+        (Some(&[dim]), _, _) if dim > 0 => dim,
+        (_, Some(dim), _) if dim > 0 => dim,
+        (_, _, Some(heads)) if heads > 0 && q_rows % heads == 0 => q_rows / heads,
+        _ => {
+            assumed.push("head_dim 64".to_string());
+            64
+        }
+    };
+    let mut or_default = |name: &str, given: Option<f64>, default: f64| {
+        given.unwrap_or_else(|| {
+            assumed.push(format!("{name} {default}"));
+            default
+        })
+    };
+    let max_seq_len = or_default("max_seq_len", given.max_seq_len.map(|n| n as f64), 2048.0) as usize;
+    let rope_base = or_default("rope_base", given.rope_base, 1e6);
+    let quantization_eps = or_default("quantization_eps", given.quantization_eps, 1e-8);
+    let norm_eps = or_default("norm_eps", given.norm_eps, 1e-6);
+    let mut cap = |name: &str, given: Option<Option<f64>>, default: f64| {
+        given.unwrap_or_else(|| {
+            assumed.push(format!("{name} {default}"));
+            Some(default)
+        })
+    };
+    let attn_logit_soft_cap = cap("attn_logit_soft_cap", given.attn_logit_soft_cap, 50.0);
+    let final_logit_soft_cap = cap("final_logit_soft_cap", given.final_logit_soft_cap, 30.0);
+    let packed = |name: &str| find(name).is_some_and(|t| matches!(t.dtype, DType::Ternary(_)));
+    let mut bitlinear = |switch: Option<bool>, name: &str, example: &str| {
+        switch.or(given.use_bitlinear).unwrap_or_else(|| {
+            if !packed(example) {
+                assumed.push(format!("{name} true"));
+            }
+            true
+        })
+    };
+    let use_bitlinear_ffn =
+        bitlinear(given.use_bitlinear_ffn, "use_bitlinear_ffn", "layers.0.mlp.gate_proj.weight");
+    let use_bitlinear_attn =
+        bitlinear(given.use_bitlinear_attn, "use_bitlinear_attn", "layers.0.self_attn.q_proj.weight");
+    let head = find("lm_head.weight");
+    let embedding = find("embed_tokens.weight");
+    let same_place =
+        |a: &TensorInfo, b: &TensorInfo| a.storage == b.storage && a.byte_offset == b.byte_offset;
+    let config = StudentConfig {
+        vocab_size,
+        hidden_dim,
+        num_layers,
+        num_heads: q_rows / head_dim,
+        num_kv_heads: kv_rows / head_dim,
+        head_dim,
+        mlp_hidden_dim,
+        max_seq_len,
+        rope_base,
+        use_bitlinear_ffn,
+        use_bitlinear_attn,
+        bitlinear_per_channel: given.bitlinear_per_channel.unwrap_or(false),
+        quantization_eps,
+        norm_eps,
+        tie_word_embeddings: head.is_none_or(|h| embedding.is_some_and(|e| same_place(h, e))),
+        use_qk_norm: qk_norm.is_some(),
+        attn_logit_soft_cap,
+        final_logit_soft_cap,
+    };
+    let assumed = match assumed.as_slice() {
+        [] => Vec::new(),
+        list => vec![format!("not told by names, shapes or config, so assumed: {}", list.join(", "))],
+    };
+    Some(Model {
+        architecture: "bitnet-student".into(),
+        student: Some(config),
+        config: given_model.cloned(),
+        assumed,
+    })
+}

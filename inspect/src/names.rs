@@ -1,0 +1,90 @@
+//! What a tensor is for, told from its path.
+
+use crate::tensor::TensorInfo;
+use crate::{DType, Group};
+
+/// Keys under which trainers keep a state dict.
+const STATE_DICTS: [&str; 16] = [
+    "model_state_dict",
+    "state_dict",
+    "model_state",
+    "model",
+    "module",
+    "net",
+    "network",
+    "weights",
+    "params",
+    "generator",
+    "discriminator",
+    "ema",
+    "ema_state_dict",
+    "model_ema",
+    "teacher",
+    "student",
+];
+
+/// Last parts of names that optimizers give their state.
+const OPTIMIZER_STATE: [&str; 12] = [
+    "exp_avg",
+    "exp_avg_sq",
+    "max_exp_avg_sq",
+    "momentum_buffer",
+    "square_avg",
+    "grad_avg",
+    "acc_delta",
+    "exp_inf",
+    "exp_avg_sq_row",
+    "exp_avg_sq_col",
+    "sum",
+    "prev",
+];
+
+/// Integer buffers that belong to a module.
+const INTEGER_BUFFERS: [&str; 4] =
+    ["num_batches_tracked", "position_ids", "relative_position_index", "attn_mask"];
+
+/// `name` without the key that holds the state dict: `model_state_dict.layers.0.w` is `layers.0.w`.
+/// The `model.` of Hugging Face names is part of the name and stays.
+pub fn without_state_dict(name: &str) -> &str {
+    match name.split_once('.') {
+        Some((first, rest)) if first != "model" && STATE_DICTS.contains(&first) => rest,
+        _ => name,
+    }
+}
+
+/// What `tensor` is for, from its path and type.
+pub(crate) fn group(tensor: &TensorInfo) -> Group {
+    let parts: Vec<&str> = tensor.name.split('.').collect();
+    let last = parts.last().copied().unwrap_or("");
+    let lower = parts[0].to_ascii_lowercase();
+    let nested = parts.len() > 1;
+    let is_optimizer_key = |key: &str| {
+        let key = key.to_ascii_lowercase();
+        key.starts_with("optim")
+            || key.starts_with("opt_state")
+            || key.ends_with("optimizer")
+            || key.ends_with("optimizer_state_dict")
+    };
+    if parts[..parts.len() - 1].iter().take(3).any(|key| is_optimizer_key(key))
+        || (nested && parts[0] == "state" && OPTIMIZER_STATE.contains(&last))
+        || (OPTIMIZER_STATE[..4].contains(&last) && nested)
+    {
+        return Group::Optimizer;
+    }
+    if lower.contains("rng")
+        || lower.contains("scheduler")
+        || lower.contains("random")
+        || lower == "training_state"
+    {
+        return Group::Other;
+    }
+    let in_state_dict = nested && STATE_DICTS.contains(&parts[0]);
+    let belongs = tensor.dtype.is_float()
+        || tensor.dtype.is_complex()
+        || tensor.dtype.element_size().is_none()
+        || matches!(tensor.dtype, DType::QI8 | DType::QU8 | DType::QI32)
+        || in_state_dict
+        || INTEGER_BUFFERS.contains(&last)
+        || (tensor.shape.len() >= 2 && last.contains("weight"));
+    if belongs { Group::Weights } else { Group::Other }
+}

@@ -1,0 +1,679 @@
+//! The pickle machine: reads any pickle of protocols 0 to 5 into a graph of values. It imports nothing and calls
+//! nothing: what a pickle would call becomes an [`Object`] node that names the callable.
+//!
+//! Opcodes are those of CPython's `Lib/pickletools.py`. Every opcode adds at most one node and strings borrow from
+//! the input, so the graph's size is proportional to the input's. Nothing here recurses; who walks the graph must
+//! expect cycles and any depth.
+
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+
+use crate::{Error, Result};
+
+/// Index of a node in its [`Pickle`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Id(u32);
+
+/// A value of the pickle. Containers hold the ids of their elements.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)] // named after the Python types
+pub enum Node<'a> {
+    None,
+    Bool(bool),
+    Int(i64),
+    /// An integer beyond 64 bits: little-endian two's complement.
+    BigInt(Cow<'a, [u8]>),
+    Float(f64),
+    Str(Cow<'a, str>),
+    Bytes(Cow<'a, [u8]>),
+    Tuple(Vec<Id>),
+    List(Vec<Id>),
+    Dict(Vec<(Id, Id)>),
+    Set(Vec<Id>),
+    /// A name that Python would import.
+    Global(Box<Global<'a>>),
+    /// Something Python would construct by a call.
+    Object(Box<Object>),
+    /// A persistent id: in PyTorch files, a storage.
+    Persistent(Id),
+    /// An out-of-band buffer (protocol 5), which is not in the file.
+    Buffer,
+}
+
+/// `module.name`, never imported.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub struct Global<'a> {
+    pub module: Cow<'a, str>,
+    pub name: Cow<'a, str>,
+}
+
+/// An instance that Python would make by calling `callable`, with everything the pickle then puts into it.
+#[derive(Clone, Debug)]
+pub struct Object {
+    /// What would be called, usually a [`Node::Global`].
+    pub callable: Id,
+    /// Positional arguments, usually a [`Node::Tuple`].
+    pub args: Id,
+    /// Keyword arguments (NEWOBJ_EX).
+    pub kwargs: Option<Id>,
+    /// What BUILD hands to `__setstate__` or `__dict__`.
+    pub state: Vec<Id>,
+    /// What APPEND, APPENDS and ADDITEMS add.
+    pub items: Vec<Id>,
+    /// What SETITEM and SETITEMS add.
+    pub entries: Vec<(Id, Id)>,
+}
+
+/// One pickle, read.
+#[derive(Debug)]
+pub struct Pickle<'a> {
+    nodes: Vec<Node<'a>>,
+    /// The value the pickle stands for.
+    pub root: Id,
+    /// Every distinct global, in order of appearance.
+    pub globals: Vec<Global<'a>>,
+    /// Bytes read, up to and including STOP: the next pickle of a stream starts here.
+    pub len: usize,
+}
+
+impl<'a> Pickle<'a> {
+    /// Reads the pickle at the start of `input`.
+    ///
+    /// # Errors
+    /// `Damaged` with the offset in the pickle where an opcode is unknown, an argument runs past the end, or the
+    /// stack does not hold what an opcode needs.
+    pub fn parse(input: &'a [u8]) -> Result<Self> {
+        Machine::new(input).run()
+    }
+
+    /// The node `id`.
+    pub fn node(&self, id: Id) -> &Node<'a> {
+        &self.nodes[id.0 as usize]
+    }
+
+    /// Number of nodes: the measure for budgets of those who walk the graph.
+    pub fn node_count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// The string `id` is, if it is one.
+    pub fn str(&self, id: Id) -> Option<&str> {
+        match self.node(id) {
+            Node::Str(s) => Some(s),
+            _ => None,
+        }
+    }
+
+    /// The integer `id` is, if it is one that fits.
+    pub fn int(&self, id: Id) -> Option<i64> {
+        match *self.node(id) {
+            Node::Int(i) => Some(i),
+            Node::Bool(b) => Some(b.into()),
+            _ => None,
+        }
+    }
+
+    /// The elements of a tuple or list.
+    pub fn sequence(&self, id: Id) -> Option<&[Id]> {
+        match self.node(id) {
+            Node::Tuple(items) | Node::List(items) => Some(items),
+            _ => None,
+        }
+    }
+
+    /// `(module, name)` of a global.
+    pub fn global(&self, id: Id) -> Option<(&str, &str)> {
+        match self.node(id) {
+            Node::Global(g) => Some((&g.module, &g.name)),
+            _ => None,
+        }
+    }
+}
+
+const NONE: Id = Id(0);
+const FALSE: Id = Id(1);
+const TRUE: Id = Id(2);
+const EMPTY_TUPLE: Id = Id(3);
+
+struct Machine<'a> {
+    input: &'a [u8],
+    at: usize,
+    nodes: Vec<Node<'a>>,
+    stack: Vec<Id>,
+    marks: Vec<usize>,
+    memo: HashMap<u64, Id>,
+    globals: Vec<Global<'a>>,
+    known_globals: HashSet<Global<'a>>,
+}
+
+impl<'a> Machine<'a> {
+    fn new(input: &'a [u8]) -> Self {
+        let nodes = vec![Node::None, Node::Bool(false), Node::Bool(true), Node::Tuple(Vec::new())];
+        Machine {
+            input,
+            at: 0,
+            nodes,
+            stack: Vec::new(),
+            marks: Vec::new(),
+            memo: HashMap::new(),
+            globals: Vec::new(),
+            known_globals: HashSet::new(),
+        }
+    }
+
+    fn run(mut self) -> Result<Pickle<'a>> {
+        loop {
+            let start = self.at;
+            let opcode = self
+                .byte()
+                .map_err(|_| Error::damaged("the pickle ends without a STOP opcode").at(start as u64))?;
+            if opcode == b'.' {
+                let root = self.pop().map_err(|e| e.at(start as u64))?;
+                let len = self.at;
+                return Ok(Pickle { nodes: self.nodes, root, globals: self.globals, len });
+            }
+            self.step(opcode).map_err(|e| e.at(start as u64))?;
+        }
+    }
+
+    #[rustfmt::skip]
+    fn step(&mut self, opcode: u8) -> Result<()> {
+        match opcode {
+            // Protocol 0: arguments are lines of text.
+            b'(' => self.marks.push(self.stack.len()),
+            b'0' => self.pop_or_mark()?,
+            b'1' => { self.pop_to_mark()?; }
+            b'2' => { let top = self.top()?; self.stack.push(top); }
+            b'F' => { let v = self.decimal_float()?; self.push(Node::Float(v))?; }
+            b'I' => self.int_line()?,
+            b'L' => self.long_line()?,
+            b'N' => self.stack.push(NONE),
+            b'P' => { let s = lossy(self.line()?); let id = self.add(Node::Str(s))?; self.push(Node::Persistent(id))?; }
+            b'R' => { let args = self.pop()?; let callable = self.pop()?; self.object(callable, args, None)?; }
+            b'S' => { let line = self.line()?; let s = unescape_string(line)?; self.push(Node::Str(s))?; }
+            b'V' => { let s = unescape_unicode(self.line()?); self.push(Node::Str(s))?; }
+            b'a' => { let item = self.pop()?; self.extend(&[item])?; }
+            b'b' => self.build()?,
+            b'c' => { let module = lossy(self.line()?); let name = lossy(self.line()?); self.global(module, name)?; }
+            b'd' => { let items = self.pop_to_mark()?; let pairs = pairs(&items)?; self.push(Node::Dict(pairs))?; }
+            b'g' => { let key = self.memo_key_line()?; self.get(key)?; }
+            b'i' => self.inst()?,
+            b'l' => { let items = self.pop_to_mark()?; self.push(Node::List(items))?; }
+            b'p' => { let key = self.memo_key_line()?; self.put(key)?; }
+            b's' => { let value = self.pop()?; let key = self.pop()?; self.set(vec![(key, value)])?; }
+            b't' => { let items = self.pop_to_mark()?; self.push(Node::Tuple(items))?; }
+            // Protocol 1: binary arguments.
+            b')' => self.stack.push(EMPTY_TUPLE),
+            b']' => self.push(Node::List(Vec::new()))?,
+            b'}' => self.push(Node::Dict(Vec::new()))?,
+            b'G' => { let v = f64::from_be_bytes(self.array()?); self.push(Node::Float(v))?; }
+            b'J' => { let v = i32::from_le_bytes(self.array()?); self.push(Node::Int(v.into()))?; }
+            b'K' => { let v = self.byte()?; self.push(Node::Int(v.into()))?; }
+            b'M' => { let v = u16::from_le_bytes(self.array()?); self.push(Node::Int(v.into()))?; }
+            b'Q' => { let id = self.pop()?; self.push(Node::Persistent(id))?; }
+            b'T' => { let n = i32::from_le_bytes(self.array()?); let n = size(n.into())?; self.old_string(n)?; }
+            b'U' => { let n = self.byte()?; self.old_string(n.into())?; }
+            b'X' => { let n = u32::from_le_bytes(self.array()?); self.string(n.into())?; }
+            b'e' => { let items = self.pop_to_mark()?; self.extend(&items)?; }
+            b'h' => { let key = self.byte()?; self.get(key.into())?; }
+            b'j' => { let key = u32::from_le_bytes(self.array()?); self.get(key.into())?; }
+            b'o' => self.obj()?,
+            b'q' => { let key = self.byte()?; self.put(key.into())?; }
+            b'r' => { let key = u32::from_le_bytes(self.array()?); self.put(key.into())?; }
+            b'u' => { let items = self.pop_to_mark()?; let pairs = pairs(&items)?; self.set(pairs)?; }
+            // Protocol 2.
+            0x80 => self.proto()?,
+            0x81 => { let args = self.pop()?; let class = self.pop()?; self.object(class, args, None)?; }
+            0x82 => { let code = self.byte()?; self.extension(code.into())?; }
+            0x83 => { let code = u16::from_le_bytes(self.array()?); self.extension(code.into())?; }
+            0x84 => { let code = u32::from_le_bytes(self.array()?); self.extension(code)?; }
+            0x85 => self.tuple(1)?,
+            0x86 => self.tuple(2)?,
+            0x87 => self.tuple(3)?,
+            0x88 => self.stack.push(TRUE),
+            0x89 => self.stack.push(FALSE),
+            0x8a => { let n = self.byte()?; self.long(n.into())?; }
+            0x8b => { let n = i32::from_le_bytes(self.array()?); let n = size(n.into())?; self.long(n)?; }
+            // Protocol 3.
+            b'B' => { let n = u32::from_le_bytes(self.array()?); self.bytes(n.into())?; }
+            b'C' => { let n = self.byte()?; self.bytes(n.into())?; }
+            // Protocol 4.
+            0x8c => { let n = self.byte()?; self.string(n.into())?; }
+            0x8d => { let n = u64::from_le_bytes(self.array()?); self.string(n)?; }
+            0x8e | 0x96 => { let n = u64::from_le_bytes(self.array()?); self.bytes(n)?; }
+            0x8f => self.push(Node::Set(Vec::new()))?,
+            0x90 => { let items = self.pop_to_mark()?; self.extend(&items)?; }
+            0x91 => { let items = self.pop_to_mark()?; self.push(Node::Set(items))?; }
+            0x92 => {
+                let kwargs = self.pop()?; let args = self.pop()?; let class = self.pop()?;
+                self.object(class, args, Some(kwargs))?;
+            }
+            0x93 => self.stack_global()?,
+            0x94 => { let key = self.memo.len() as u64; self.put(key)?; }
+            0x95 => self.frame()?,
+            // Protocol 5 (0x96, BYTEARRAY8, is above).
+            0x97 => self.push(Node::Buffer)?,
+            0x98 => { self.top()?; }
+            other => return Err(Error::damaged(format!("unknown pickle opcode {other:#04x}"))
+                .hint("the file is not a pickle, or is damaged here")),
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, n: u64) -> Result<&'a [u8]> {
+        let rest = &self.input[self.at..];
+        if n > rest.len() as u64 {
+            return Err(Error::damaged(format!(
+                "a pickle opcode announces {n} bytes and {} are left",
+                rest.len()
+            )));
+        }
+        self.at += n as usize;
+        Ok(&rest[..n as usize])
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
+        Ok(self.take(N as u64)?.try_into().expect("take returns as many bytes as asked for"))
+    }
+
+    fn byte(&mut self) -> Result<u8> {
+        Ok(self.array::<1>()?[0])
+    }
+
+    fn line(&mut self) -> Result<&'a [u8]> {
+        let rest = &self.input[self.at..];
+        let end = rest
+            .iter()
+            .position(|&b| b == b'\n')
+            .ok_or_else(|| Error::damaged("a text argument of a pickle opcode has no end of line"))?;
+        self.at += end + 1;
+        Ok(&rest[..end])
+    }
+
+    fn add(&mut self, node: Node<'a>) -> Result<Id> {
+        let id = u32::try_from(self.nodes.len())
+            .map_err(|_| Error::unsupported("the pickle has more than 2^32 values"))?;
+        self.nodes.push(node);
+        Ok(Id(id))
+    }
+
+    fn push(&mut self, node: Node<'a>) -> Result<()> {
+        let id = self.add(node)?;
+        self.stack.push(id);
+        Ok(())
+    }
+
+    /// The lowest stack position that may be popped: what lies under a mark is out of reach.
+    fn floor(&self) -> usize {
+        self.marks.last().copied().unwrap_or(0)
+    }
+
+    fn pop(&mut self) -> Result<Id> {
+        if self.stack.len() <= self.floor() {
+            return Err(underflow());
+        }
+        Ok(self.stack.pop().expect("longer than its floor"))
+    }
+
+    fn pop_or_mark(&mut self) -> Result<()> {
+        if self.stack.len() == self.floor() && self.marks.pop().is_some() {
+            return Ok(());
+        }
+        self.pop().map(drop)
+    }
+
+    fn top(&self) -> Result<Id> {
+        if self.stack.len() <= self.floor() {
+            return Err(underflow());
+        }
+        Ok(self.stack[self.stack.len() - 1])
+    }
+
+    fn pop_to_mark(&mut self) -> Result<Vec<Id>> {
+        let mark = self
+            .marks
+            .pop()
+            .ok_or_else(|| Error::damaged("a pickle opcode needs a MARK and there is none"))?;
+        Ok(self.stack.split_off(mark))
+    }
+
+    fn tuple(&mut self, n: usize) -> Result<()> {
+        if self.stack.len() < self.floor() + n {
+            return Err(underflow());
+        }
+        let items = self.stack.split_off(self.stack.len() - n);
+        self.push(Node::Tuple(items))
+    }
+
+    fn get(&mut self, key: u64) -> Result<()> {
+        let id = *self
+            .memo
+            .get(&key)
+            .ok_or_else(|| Error::damaged(format!("the pickle's memo has no entry {key}")))?;
+        self.stack.push(id);
+        Ok(())
+    }
+
+    fn put(&mut self, key: u64) -> Result<()> {
+        let top = self.top()?;
+        self.memo.insert(key, top);
+        Ok(())
+    }
+
+    fn memo_key_line(&mut self) -> Result<u64> {
+        let line = self.line()?;
+        parse_ascii(line).ok_or_else(|| Error::damaged("a memo index of the pickle is not a number"))
+    }
+
+    fn extend(&mut self, items: &[Id]) -> Result<()> {
+        let target = self.top()?;
+        match &mut self.nodes[target.0 as usize] {
+            Node::List(list) | Node::Set(list) => list.extend_from_slice(items),
+            Node::Object(object) => object.items.extend_from_slice(items),
+            _ => return Err(Error::damaged("the pickle appends to something that is not a list")),
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, pairs: Vec<(Id, Id)>) -> Result<()> {
+        let target = self.top()?;
+        match &mut self.nodes[target.0 as usize] {
+            Node::Dict(entries) if entries.is_empty() => *entries = pairs,
+            Node::Dict(entries) => entries.extend(pairs),
+            Node::Object(object) => object.entries.extend(pairs),
+            _ => return Err(Error::damaged("the pickle sets an item of something that is not a dict")),
+        }
+        Ok(())
+    }
+
+    fn build(&mut self) -> Result<()> {
+        let state = self.pop()?;
+        let target = self.top()?;
+        match &mut self.nodes[target.0 as usize] {
+            Node::Object(object) => object.state.push(state),
+            // A class or function with attributes set on it: the attributes are kept nowhere in Python's value.
+            Node::Global(_) | Node::Persistent(_) => {}
+            _ => return Err(Error::damaged("the pickle gives a state to something that has none")),
+        }
+        Ok(())
+    }
+
+    fn object(&mut self, callable: Id, args: Id, kwargs: Option<Id>) -> Result<()> {
+        let object =
+            Object { callable, args, kwargs, state: Vec::new(), items: Vec::new(), entries: Vec::new() };
+        self.push(Node::Object(Box::new(object)))
+    }
+
+    fn inst(&mut self) -> Result<()> {
+        let args = self.pop_to_mark()?;
+        let module = lossy(self.line()?);
+        let name = lossy(self.line()?);
+        let args = self.add(Node::Tuple(args))?;
+        self.global(module, name)?;
+        let callable = self.pop()?;
+        self.object(callable, args, None)
+    }
+
+    fn obj(&mut self) -> Result<()> {
+        let mut args = self.pop_to_mark()?;
+        if args.is_empty() {
+            return Err(underflow());
+        }
+        let callable = args.remove(0);
+        let args = self.add(Node::Tuple(args))?;
+        self.object(callable, args, None)
+    }
+
+    fn global(&mut self, module: Cow<'a, str>, name: Cow<'a, str>) -> Result<()> {
+        let global = Global { module, name };
+        if self.known_globals.insert(global.clone()) {
+            self.globals.push(global.clone());
+        }
+        self.push(Node::Global(Box::new(global)))
+    }
+
+    fn stack_global(&mut self) -> Result<()> {
+        let name = self.pop()?;
+        let module = self.pop()?;
+        match (&self.nodes[module.0 as usize], &self.nodes[name.0 as usize]) {
+            (Node::Str(module), Node::Str(name)) => {
+                let (module, name) = (module.clone(), name.clone());
+                self.global(module, name)
+            }
+            _ => Err(Error::damaged("STACK_GLOBAL of the pickle is given something that is not a name")),
+        }
+    }
+
+    fn extension(&mut self, code: u32) -> Result<()> {
+        self.global("copyreg".into(), format!("_inverted_registry[{code}]").into())
+    }
+
+    fn proto(&mut self) -> Result<()> {
+        match self.byte()? {
+            0..=5 => Ok(()),
+            other => Err(Error::unsupported(format!("pickle protocol {other}; 0 to 5 are known"))),
+        }
+    }
+
+    fn frame(&mut self) -> Result<()> {
+        let len = u64::from_le_bytes(self.array()?);
+        let left = (self.input.len() - self.at) as u64;
+        if len > left {
+            return Err(Error::damaged(format!("a pickle frame announces {len} bytes and {left} are left")));
+        }
+        Ok(())
+    }
+
+    fn string(&mut self, n: u64) -> Result<()> {
+        let bytes = self.take(n)?;
+        self.push(Node::Str(lossy(bytes)))
+    }
+
+    /// A `str` of Python 2: text in most files, raw bytes in some (numpy arrays); latin-1 keeps both.
+    fn old_string(&mut self, n: u64) -> Result<()> {
+        let bytes = self.take(n)?;
+        self.push(match std::str::from_utf8(bytes) {
+            Ok(s) => Node::Str(Cow::Borrowed(s)),
+            Err(_) => Node::Bytes(Cow::Borrowed(bytes)),
+        })
+    }
+
+    fn bytes(&mut self, n: u64) -> Result<()> {
+        let bytes = self.take(n)?;
+        self.push(Node::Bytes(Cow::Borrowed(bytes)))
+    }
+
+    fn long(&mut self, n: u64) -> Result<()> {
+        let bytes = self.take(n)?;
+        self.push(long_node(Cow::Borrowed(bytes)))
+    }
+
+    fn int_line(&mut self) -> Result<()> {
+        match self.line()? {
+            b"00" => self.stack.push(FALSE),
+            b"01" => self.stack.push(TRUE),
+            line => return self.decimal_int(line),
+        }
+        Ok(())
+    }
+
+    fn long_line(&mut self) -> Result<()> {
+        let line = self.line()?;
+        self.decimal_int(line.strip_suffix(b"L").unwrap_or(line))
+    }
+
+    fn decimal_int(&mut self, digits: &'a [u8]) -> Result<()> {
+        let node = if let Some(small) = parse_ascii(digits) {
+            Node::Int(small)
+        } else {
+            long_node(Cow::Owned(big_decimal(digits)?))
+        };
+        self.push(node)
+    }
+
+    fn decimal_float(&mut self) -> Result<f64> {
+        let line = self.line()?;
+        parse_ascii(line).ok_or_else(|| Error::damaged("a FLOAT of the pickle is not a number"))
+    }
+}
+
+fn underflow() -> Error {
+    Error::damaged("a pickle opcode needs a value and the stack is empty")
+}
+
+fn size(n: i64) -> Result<u64> {
+    u64::try_from(n).map_err(|_| Error::damaged(format!("a pickle opcode announces {n} bytes")))
+}
+
+fn pairs(items: &[Id]) -> Result<Vec<(Id, Id)>> {
+    if !items.len().is_multiple_of(2) {
+        return Err(Error::damaged("the pickle sets items with a key that has no value"));
+    }
+    Ok(items.chunks_exact(2).map(|kv| (kv[0], kv[1])).collect())
+}
+
+fn parse_ascii<T: std::str::FromStr>(line: &[u8]) -> Option<T> {
+    std::str::from_utf8(line).ok()?.trim().parse().ok()
+}
+
+/// Text as Python wrote it; lone surrogates, which UTF-8 has no place for, become replacement characters.
+fn lossy(bytes: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(bytes)
+}
+
+fn long_node(bytes: Cow<'_, [u8]>) -> Node<'_> {
+    if bytes.len() <= 8 {
+        let fill = if bytes.last().is_some_and(|b| b & 0x80 != 0) { 0xff } else { 0 };
+        let mut word = [fill; 8];
+        word[..bytes.len()].copy_from_slice(&bytes);
+        Node::Int(i64::from_le_bytes(word))
+    } else {
+        Node::BigInt(bytes)
+    }
+}
+
+/// Decimal digits as little-endian two's complement. Like CPython, no more than 4300 of them: the conversion is
+/// quadratic.
+fn big_decimal(digits: &[u8]) -> Result<Vec<u8>> {
+    let digits = digits.trim_ascii();
+    let (negative, digits) = match digits.strip_prefix(b"-") {
+        Some(rest) => (true, rest),
+        None => (false, digits),
+    };
+    if digits.is_empty() || digits.len() > 4300 || !digits.iter().all(u8::is_ascii_digit) {
+        return Err(Error::damaged("an integer of the pickle is not a number of at most 4300 digits"));
+    }
+    let mut bytes: Vec<u8> = Vec::new();
+    for digit in digits {
+        let mut carry = u16::from(digit - b'0');
+        for byte in &mut bytes {
+            let v = u16::from(*byte) * 10 + carry;
+            *byte = v as u8;
+            carry = v >> 8;
+        }
+        if carry > 0 {
+            bytes.push(carry as u8);
+        }
+    }
+    bytes.push(0);
+    if negative {
+        let mut carry = true;
+        for byte in &mut bytes {
+            let (v, overflow) = (!*byte).overflowing_add(carry.into());
+            *byte = v;
+            carry = overflow;
+        }
+    }
+    Ok(bytes)
+}
+
+/// The argument of STRING: a quoted literal with Python 2's escapes.
+fn unescape_string(line: &[u8]) -> Result<Cow<'_, str>> {
+    let line = line.trim_ascii();
+    let quoted = match line {
+        [b'\'', inner @ .., b'\''] | [b'"', inner @ .., b'"'] => inner,
+        _ => return Err(Error::damaged("a STRING of the pickle is not quoted")),
+    };
+    if !quoted.contains(&b'\\') {
+        return Ok(lossy(quoted));
+    }
+    let mut out = Vec::with_capacity(quoted.len());
+    let mut rest = quoted;
+    while let [first, tail @ ..] = rest {
+        rest = tail;
+        if *first != b'\\' {
+            out.push(*first);
+            continue;
+        }
+        let Some((&escape, tail)) = rest.split_first() else { break };
+        rest = tail;
+        match escape {
+            b'n' => out.push(b'\n'),
+            b'r' => out.push(b'\r'),
+            b't' => out.push(b'\t'),
+            b'a' => out.push(7),
+            b'b' => out.push(8),
+            b'f' => out.push(12),
+            b'v' => out.push(11),
+            b'\\' | b'\'' | b'"' => out.push(escape),
+            b'x' => match rest.get(..2).and_then(hex) {
+                Some(code) => {
+                    out.push(code as u8);
+                    rest = &rest[2..];
+                }
+                None => out.extend(b"\\x"),
+            },
+            b'0'..=b'7' => {
+                let mut code = u32::from(escape - b'0');
+                for _ in 0..2 {
+                    let Some((&d @ b'0'..=b'7', tail)) = rest.split_first() else { break };
+                    code = code * 8 + u32::from(d - b'0');
+                    rest = tail;
+                }
+                out.push(code as u8);
+            }
+            other => out.extend([b'\\', other]),
+        }
+    }
+    Ok(Cow::Owned(match String::from_utf8(out) {
+        Ok(s) => s,
+        Err(e) => e.into_bytes().iter().map(|&b| char::from(b)).collect(),
+    }))
+}
+
+/// The argument of UNICODE: Python's raw-unicode-escape, latin-1 with \uXXXX and \UXXXXXXXX.
+fn unescape_unicode(line: &[u8]) -> Cow<'_, str> {
+    if line.is_ascii() && !line.contains(&b'\\') {
+        return lossy(line);
+    }
+    let mut units: Vec<u16> = Vec::with_capacity(line.len());
+    let mut rest = line;
+    while let [first, tail @ ..] = rest {
+        let digits = match tail.first() {
+            Some(b'u') if *first == b'\\' => 4,
+            Some(b'U') if *first == b'\\' => 8,
+            _ => 0,
+        };
+        let code = tail.get(1..1 + digits).filter(|d| !d.is_empty()).and_then(hex).and_then(|code| {
+            // A surrogate has no char and is passed on as a unit, to meet its other half.
+            u16::try_from(code).map(Ok).or_else(|_| char::from_u32(code).map(Err).ok_or(())).ok()
+        });
+        match code {
+            Some(Ok(unit)) => units.push(unit),
+            Some(Err(wide)) => units.extend_from_slice(wide.encode_utf16(&mut [0; 2])),
+            None => {
+                units.push(u16::from(*first));
+                rest = tail;
+                continue;
+            }
+        }
+        rest = &tail[1 + digits..];
+    }
+    Cow::Owned(String::from_utf16_lossy(&units))
+}
+
+fn hex(digits: &[u8]) -> Option<u32> {
+    let all_hex = digits.iter().all(u8::is_ascii_hexdigit);
+    all_hex.then(|| u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()).flatten()
+}

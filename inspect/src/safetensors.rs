@@ -1,0 +1,129 @@
+//! SafeTensors: u64 header length, JSON header, data (<https://huggingface.co/docs/safetensors>).
+//!
+//! The header's entries are parsed by the `safetensors` crate's types one at a time: its own whole-file reader
+//! refuses files that are cut short, and files whose `__metadata__` is a tensor, which one ternary packer writes.
+
+use safetensors::tensor::{Dtype, TensorInfo as Entry};
+use serde_pickle::{HashableValue, Value};
+
+use crate::checkpoint::{Contents, Format};
+use crate::storage::{Source, Storage, slice};
+use crate::tensor::TensorInfo;
+use crate::{DType, Error, Result};
+
+/// The format's own limit on the header.
+const MAX_HEADER: u64 = 100_000_000;
+
+pub(crate) fn recognises(bytes: &[u8]) -> bool {
+    let Some(length) = slice(bytes, 0, 8) else { return false };
+    let length = u64::from_le_bytes(length.try_into().expect("eight bytes"));
+    (2..=MAX_HEADER).contains(&length) && bytes[8..].trim_ascii_start().first() == Some(&b'{')
+}
+
+pub(crate) fn read(source: &Source, file: usize) -> Result<Contents> {
+    let bytes = source.bytes();
+    let length = u64::from_le_bytes(slice(bytes, 0, 8).unwrap_or(&[0; 8]).try_into().expect("eight bytes"));
+    let header = slice(bytes, 8, length).ok_or_else(|| {
+        Error::damaged(format!(
+            "the header takes {length} bytes and {} are there",
+            bytes.len().saturating_sub(8)
+        ))
+        .at(8)
+        .hint("the file was cut short; download or copy it again")
+    })?;
+    let header: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(header)
+        .map_err(|e| Error::damaged(format!("the header is not valid JSON: {e}")).at(8))?;
+    let data = 8 + length;
+    let available = bytes.len() as u64 - data;
+
+    let mut contents = Contents::new(Format::SafeTensors);
+    let mut end = 0;
+    for (name, entry) in header {
+        if name == "__metadata__" && entry.get("dtype").is_none() {
+            contents.metadata = crate::metadata::from_json(entry);
+            continue;
+        }
+        let entry: Entry = match serde_json::from_value(entry) {
+            Ok(entry) => entry,
+            Err(error) => {
+                let name = name.escape_debug();
+                contents.warnings.push(format!("the header's entry `{name}` is not a tensor: {error}"));
+                continue;
+            }
+        };
+        let Some(dtype) = dtype(entry.dtype) else {
+            contents.warnings.push(format!(
+                "`{}` has sub-byte elements of type {:?}, which are not listed",
+                name.escape_debug(),
+                entry.dtype
+            ));
+            continue;
+        };
+        let (start, stop) = (entry.data_offsets.0 as u64, entry.data_offsets.1 as u64);
+        let index = contents.storages.len();
+        let mut tensor = TensorInfo::contiguous(name, dtype, entry.shape, index, 0);
+        let len = stop.saturating_sub(start);
+        if tensor.byte_len() != Some(len) || start > stop {
+            tensor.damage =
+                Some(format!("its data_offsets {start}..{stop} do not match its shape and dtype"));
+        } else if stop > available {
+            tensor.damage = Some(format!(
+                "the file is cut short: its data ends at byte {} of {}",
+                data.saturating_add(stop),
+                bytes.len()
+            ));
+        }
+        end = end.max(stop);
+        contents.storages.push(match tensor.damage {
+            None => Storage::mapped(file, data + start, len),
+            Some(_) => Storage::missing("its bytes are not in the file", len),
+        });
+        contents.tensors.push(tensor);
+    }
+    if end > available {
+        contents.damage = Some(format!(
+            "the file is cut short: its header describes {} bytes and {} are there",
+            data.saturating_add(end),
+            bytes.len()
+        ));
+    } else if end < available {
+        contents.warnings.push(format!("{} bytes follow the last tensor", available - end));
+    }
+    contents.tensors.sort_by_key(|t| match &contents.storages[t.storage.unwrap_or(0)].place {
+        crate::storage::Place::Mapped { offset, .. } => *offset,
+        _ => u64::MAX,
+    });
+    Ok(contents)
+}
+
+/// JSON that a tensor's bytes hold, as the ternary packer stores its shapes in a tensor named `__metadata__`.
+pub(crate) fn json_of(bytes: &[u8]) -> Option<Value> {
+    let value = crate::metadata::from_json(serde_json::from_slice(bytes).ok()?);
+    matches!(&value, Value::Dict(d) if d.keys().all(|k| matches!(k, HashableValue::String(_))))
+        .then_some(value)
+}
+
+fn dtype(dtype: Dtype) -> Option<DType> {
+    Some(match dtype {
+        Dtype::BOOL => DType::Bool,
+        Dtype::U8 => DType::U8,
+        Dtype::I8 => DType::I8,
+        Dtype::F8_E5M2 => DType::F8E5M2,
+        Dtype::F8_E4M3 => DType::F8E4M3FN,
+        Dtype::F8_E8M0 => DType::F8E8M0FNU,
+        Dtype::F8_E4M3FNUZ => DType::F8E4M3FNUZ,
+        Dtype::F8_E5M2FNUZ => DType::F8E5M2FNUZ,
+        Dtype::I16 => DType::I16,
+        Dtype::U16 => DType::U16,
+        Dtype::F16 => DType::F16,
+        Dtype::BF16 => DType::BF16,
+        Dtype::I32 => DType::I32,
+        Dtype::U32 => DType::U32,
+        Dtype::F32 => DType::F32,
+        Dtype::C64 => DType::C64,
+        Dtype::F64 => DType::F64,
+        Dtype::I64 => DType::I64,
+        Dtype::U64 => DType::U64,
+        _ => return None,
+    })
+}

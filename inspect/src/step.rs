@@ -1,0 +1,127 @@
+//! The training step: from the file's own values, else from the file's or folder's name.
+
+use std::path::Path;
+
+use serde_pickle::Value;
+
+use crate::checkpoint::lookup;
+use crate::metadata::as_u64;
+
+/// Where trainers write the step, most specific first.
+const KEYS: [&str; 14] = [
+    "step",
+    "global_step",
+    "training_state.step",
+    "training_state.global_step",
+    "trainer_state.global_step",
+    "trainer_state.step",
+    "state.global_step",
+    "state.step",
+    "iteration",
+    "iter_num",
+    "num_updates",
+    "train_step",
+    "metadata.step",
+    "iter",
+];
+
+/// Words that a step number stands beside in file names.
+const WORDS: [&str; 7] = ["step", "steps", "checkpoint", "ckpt", "iter", "iteration", "global_step"];
+
+/// The step in `metadata` and the key it was found under.
+pub(crate) fn from_metadata(metadata: &Value) -> Option<(u64, String)> {
+    KEYS.iter().find_map(|key| {
+        let step = lookup(metadata, key).and_then(as_u64)?;
+        Some((step, key.to_string()))
+    })
+}
+
+/// The step that a path names: `step-00500.pt`, `run-2000steps.pt`, `checkpoint-1800/`, `epoch=3-step=700.ckpt`.
+/// The file's own name counts before its folder's.
+pub fn from_path(path: &Path) -> Option<u64> {
+    let file = path.file_name()?.to_str()?;
+    from_name(file).or_else(|| {
+        let folder = path.parent()?.file_name()?.to_str()?;
+        // A folder's bare "step…" may be the run's; only the trainer's own folder names count.
+        ["checkpoint-", "checkpoint_", "step-", "step_", "global_step", "iter_"]
+            .iter()
+            .any(|prefix| folder.starts_with(prefix))
+            .then(|| from_name(folder))
+            .flatten()
+    })
+}
+
+fn from_name(name: &str) -> Option<u64> {
+    let lower = name.to_ascii_lowercase();
+    let bytes = lower.as_bytes();
+    let mut best: Option<(usize, u64)> = None;
+    let mut at = 0;
+    while at < bytes.len() {
+        if !bytes[at].is_ascii_digit() {
+            at += 1;
+            continue;
+        }
+        let end = at + bytes[at..].iter().take_while(|b| b.is_ascii_digit()).count();
+        let number: Option<u64> = lower[at..end].parse().ok();
+        let before = word_before(&lower[..at]);
+        let after = word_after(&lower[end..]);
+        // A unit right after the digits binds closest ("2000steps"); "step" before binds closer than "checkpoint".
+        let rank = match (WORDS.iter().position(|w| *w == before), after) {
+            (_, "step" | "steps" | "iter" | "iters") => Some(0),
+            (Some(0 | 1 | 6), _) => Some(1),
+            (Some(_), _) => Some(2),
+            _ => None,
+        };
+        if let (Some(rank), Some(number)) = (rank, number)
+            && best.is_none_or(|(r, _)| rank < r)
+        {
+            best = Some((rank, number));
+        }
+        at = end;
+    }
+    best.map(|(_, number)| number)
+}
+
+/// The word that ends right before, one separator allowed.
+fn word_before(text: &str) -> &str {
+    let text = text.strip_suffix(['-', '_', '=', ' ', '.']).unwrap_or(text);
+    let start = text.rfind(|c: char| !c.is_ascii_alphabetic() && c != '_').map_or(0, |i| i + 1);
+    let word = &text[start..];
+    if word == "global_step" { word } else { word.rsplit('_').next().unwrap_or(word) }
+}
+
+/// The word that starts right after, one separator allowed.
+fn word_after(text: &str) -> &str {
+    let text = text.strip_prefix(['-', '_', ' ']).unwrap_or(text);
+    let end = text.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(text.len());
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_trainers() {
+        for (path, step) in [
+            ("run/step-00500.pt", Some(500)),
+            ("distillix-v04-2000steps.pt", Some(2000)),
+            ("out/checkpoint-1800/model.safetensors", Some(1800)),
+            ("out/checkpoint-1800", Some(1800)),
+            ("epoch=3-step=700.ckpt", Some(700)),
+            ("model_500steps.pt", Some(500)),
+            ("ckpt_500_step_1200.pt", Some(1200)),
+            ("iter_0004000/model.pt", Some(4000)),
+            ("global_step1000/mp_rank_00_model_states.pt", Some(1000)),
+            ("llama-7b.gguf", None),
+            ("model-00001-of-00002.safetensors", None),
+            ("epoch_12.pt", None),
+            ("step-99999999999999999999999.pt", None),
+            ("v2.pt", None),
+            ("checkpoint.pt", None),
+            ("checkpoint_4000.pt", Some(4000)),
+        ] {
+            assert_eq!(from_path(Path::new(path)), step, "{path}");
+        }
+    }
+}

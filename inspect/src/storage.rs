@@ -1,0 +1,134 @@
+//! Where bytes are: mapped files, and the storages in them.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::{Error, Result};
+
+/// A file, mapped read-only.
+#[derive(Debug)]
+pub(crate) struct Source {
+    pub path: PathBuf,
+    map: Option<memmap2::Mmap>,
+}
+
+impl Source {
+    pub fn open(path: &Path) -> Result<Self> {
+        let io = |e: std::io::Error| Error::io(path, &e);
+        let file = File::open(path).map_err(io)?;
+        let metadata = file.metadata().map_err(io)?;
+        if !metadata.is_file() {
+            return Err(Error::new(crate::ErrorKind::Io, "is not a regular file").in_file(path));
+        }
+        let map = if metadata.len() == 0 {
+            None
+        } else {
+            // SAFETY: the map is read-only and private. If another process cuts the file short while it is
+            // mapped, touching the lost pages ends this process with SIGBUS; nothing is corrupted.
+            Some(unsafe { memmap2::Mmap::map(&file) }.map_err(io)?)
+        };
+        Ok(Source { path: path.to_path_buf(), map })
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        self.map.as_deref().unwrap_or(&[])
+    }
+}
+
+/// A run of bytes that tensors are views of.
+#[derive(Clone, Debug)]
+pub(crate) struct Storage {
+    pub place: Place,
+    /// Bytes it holds once decoded.
+    pub len: u64,
+    /// CRC-32 of its decoded bytes, where the container records one.
+    pub crc32: Option<u32>,
+    /// Words of this many bytes are to be reversed (big-endian files); 1 for none.
+    pub swap: usize,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
+    /// `len` bytes at `offset` of file `file`.
+    Mapped { file: usize, offset: u64 },
+    /// A raw deflate stream.
+    Deflated { file: usize, offset: u64, compressed: u64 },
+    /// Bytes that were inside the pickle.
+    Inline(Arc<[u8]>),
+    /// Not in the file; why.
+    Missing(String),
+}
+
+/// Deflate cannot expand further than this (RFC 1951: 258 bytes from 2 bits, and block overhead).
+const DEFLATE_RATIO: u64 = 1032;
+
+impl Storage {
+    pub fn mapped(file: usize, offset: u64, len: u64) -> Self {
+        Storage { place: Place::Mapped { file, offset }, len, crc32: None, swap: 1 }
+    }
+
+    pub fn missing(why: impl Into<String>, len: u64) -> Self {
+        Storage { place: Place::Missing(why.into()), len, crc32: None, swap: 1 }
+    }
+
+    /// The decoded bytes as they are in the file (not yet swapped).
+    pub fn bytes<'a>(&'a self, files: &'a [Source]) -> Result<Cow<'a, [u8]>> {
+        match &self.place {
+            Place::Mapped { file, offset } => {
+                let all = files[*file].bytes();
+                slice(all, *offset, self.len).map(Cow::Borrowed).ok_or_else(|| {
+                    Error::damaged(format!("{} bytes of storage are beyond the end of the file", self.len))
+                        .at(*offset)
+                        .in_file(&files[*file].path)
+                })
+            }
+            Place::Deflated { file, offset, compressed } => {
+                let source = &files[*file];
+                let packed = slice(source.bytes(), *offset, *compressed).ok_or_else(|| {
+                    Error::damaged("a compressed storage is beyond the end of the file").at(*offset)
+                });
+                packed
+                    .and_then(|packed| inflate(packed, self.len).map_err(|e| e.at(*offset)))
+                    .map(Cow::Owned)
+                    .map_err(|e| e.in_file(&source.path))
+            }
+            Place::Inline(bytes) => Ok(Cow::Borrowed(bytes)),
+            Place::Missing(why) => Err(Error::damaged(why.clone())),
+        }
+    }
+}
+
+/// `len` bytes of `all` from `offset`, if they are there.
+pub(crate) fn slice(all: &[u8], offset: u64, len: u64) -> Option<&[u8]> {
+    let end = offset.checked_add(len)?;
+    all.get(usize::try_from(offset).ok()?..usize::try_from(end).ok()?)
+}
+
+/// Inflates a raw deflate stream that must hold exactly `len` bytes.
+pub(crate) fn inflate(packed: &[u8], len: u64) -> Result<Vec<u8>> {
+    if len / DEFLATE_RATIO > packed.len() as u64 + 1 {
+        return Err(Error::damaged(format!(
+            "{} compressed bytes cannot hold the {len} announced",
+            packed.len()
+        )));
+    }
+    let mut out = Vec::new();
+    flate2::read::DeflateDecoder::new(packed)
+        .take(len + 1)
+        .read_to_end(&mut out)
+        .map_err(|e| Error::damaged(format!("the compressed data is damaged: {e}")))?;
+    if out.len() as u64 != len {
+        return Err(Error::damaged(format!("the compressed data does not hold the {len} bytes announced")));
+    }
+    Ok(out)
+}
+
+/// Reverses every word of `width` bytes.
+pub(crate) fn swap_words(bytes: &mut [u8], width: usize) {
+    if width > 1 {
+        bytes.chunks_exact_mut(width).for_each(<[u8]>::reverse);
+    }
+}

@@ -1,0 +1,848 @@
+//! What PyTorch puts into a pickle: tensors, parameters, modules, and the plain values around them. Shared by the
+//! zip, legacy and tar containers, which differ only in where a storage's bytes are.
+//!
+//! The constructors are those of `torch/_utils.py`; here they are recognised by name and their arguments read.
+//! The graph is hostile: it may hold cycles, be as deep as the file is long, and share parts so that its paths
+//! are exponentially many. Depth, visits and the total length of names are bounded.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use serde_pickle::{HashableValue, Value};
+
+use crate::pickle::{Id, Node, Object, Pickle};
+use crate::tensor::{Quantizer, Sparse, TensorInfo, contiguous_strides, numel};
+use crate::{DType, Error, Group, Result};
+
+/// How deep containers may nest.
+const MAX_DEPTH: usize = 256;
+
+/// A storage that tensors refer to; the container says where its bytes are.
+#[derive(Clone, Debug)]
+pub(crate) struct StorageRef {
+    pub key: String,
+    /// Its element type; `U8` for untyped storages.
+    pub dtype: DType,
+    /// Bytes it must hold.
+    pub bytes: u64,
+    /// For views of the legacy format: key of the whole storage, and first element there.
+    pub view_of: Option<(String, u64)>,
+    /// Bytes that were in the pickle itself (numpy arrays).
+    pub inline: Option<Vec<u8>>,
+}
+
+/// What one pickle of PyTorch holds.
+#[derive(Debug)]
+pub(crate) struct TorchObject {
+    /// Tensors; their `storage` indexes `storages`.
+    pub tensors: Vec<TensorInfo>,
+    pub storages: Vec<StorageRef>,
+    pub metadata: Value,
+    pub warnings: Vec<String>,
+}
+
+/// Finds the tensors and the plain values in `pickle`.
+pub(crate) fn interpret(pickle: &Pickle<'_>) -> TorchObject {
+    interpret_with(pickle, &|_| None)
+}
+
+/// As [`interpret`], for containers that name tensors by persistent ids (the tar form): `known` gives them.
+pub(crate) fn interpret_with(
+    pickle: &Pickle<'_>,
+    known: &dyn Fn(Id) -> Option<(TensorInfo, StorageRef)>,
+) -> TorchObject {
+    let mut walker = Walker {
+        pickle,
+        known,
+        tensors: Vec::new(),
+        storages: Vec::new(),
+        storage_keys: HashMap::new(),
+        path: HashSet::new(),
+        warnings: Vec::new(),
+        visits_left: pickle.node_count().saturating_mul(8).saturating_add(4096),
+        name_bytes_left: pickle.len.saturating_mul(16).saturating_add(1 << 20),
+        cut: false,
+    };
+    let metadata = walker.walk(pickle.root, None, 0).unwrap_or(Value::None);
+    if walker.cut {
+        walker.warnings.push(
+            "the object nests or repeats itself beyond what its size explains; the listing was cut there"
+                .into(),
+        );
+    }
+    TorchObject { tensors: walker.tensors, storages: walker.storages, metadata, warnings: walker.warnings }
+}
+
+struct Walker<'p, 'a> {
+    pickle: &'p Pickle<'a>,
+    known: &'p dyn Fn(Id) -> Option<(TensorInfo, StorageRef)>,
+    tensors: Vec<TensorInfo>,
+    storages: Vec<StorageRef>,
+    storage_keys: HashMap<String, usize>,
+    /// Containers between the root and here: meeting one again is a cycle.
+    path: HashSet<Id>,
+    warnings: Vec<String>,
+    visits_left: usize,
+    name_bytes_left: usize,
+    cut: bool,
+}
+
+impl Walker<'_, '_> {
+    /// Walks `id`, collecting tensors under `name`, and gives the plain value that remains; `None` for a tensor.
+    fn walk(&mut self, id: Id, name: Option<&str>, depth: usize) -> Option<Value> {
+        if depth > MAX_DEPTH || self.visits_left == 0 {
+            self.cut = true;
+            return None;
+        }
+        self.visits_left -= 1;
+        let pickle = self.pickle;
+        match pickle.node(id) {
+            Node::None => Some(Value::None),
+            Node::Bool(b) => Some(Value::Bool(*b)),
+            Node::Int(i) => Some(Value::I64(*i)),
+            Node::BigInt(bytes) => Some(match <[u8; 9]>::try_from(&bytes[..]) {
+                // An unsigned 64-bit number takes a ninth byte for its sign.
+                Ok([low @ .., 0]) => Value::String(u64::from_le_bytes(low).to_string()),
+                _ => Value::String(format!("an integer of {} bytes", bytes.len())),
+            }),
+            Node::Float(f) => Some(Value::F64(*f)),
+            Node::Str(s) => Some(Value::String(s.to_string())),
+            Node::Bytes(b) => Some(Value::Bytes(b.to_vec())),
+            Node::Global(g) => Some(Value::String(dotted(&g.module, &g.name))),
+            Node::Buffer => Some(Value::String("an out-of-band buffer".into())),
+            Node::Persistent(pid) => self.bare_storage(*pid, name),
+            Node::Tuple(items) | Node::List(items) | Node::Set(items) => {
+                self.inside(id, |w| w.walk_items(items, name, depth)).map(Value::List)
+            }
+            Node::Dict(entries) => self.inside(id, |w| w.walk_entries(entries, name, depth)).map(Value::Dict),
+            Node::Object(object) => self.inside(id, |w| Some(w.walk_object(object, name, depth))).flatten(),
+        }
+    }
+
+    /// Runs `visit` unless `id` is being visited already.
+    fn inside<T>(&mut self, id: Id, visit: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
+        if !self.path.insert(id) {
+            return None;
+        }
+        let result = visit(self);
+        self.path.remove(&id);
+        result
+    }
+
+    fn child_name(&mut self, parent: Option<&str>, key: &str) -> Option<String> {
+        let name = match parent {
+            None => key.to_string(),
+            Some(parent) => format!("{parent}.{key}"),
+        };
+        match self.name_bytes_left.checked_sub(name.len()) {
+            Some(left) => {
+                self.name_bytes_left = left;
+                Some(name)
+            }
+            None => {
+                self.name_bytes_left = 0;
+                self.cut = true;
+                None
+            }
+        }
+    }
+
+    fn walk_items(&mut self, items: &[Id], name: Option<&str>, depth: usize) -> Option<Vec<Value>> {
+        let mut values = Vec::new();
+        for (i, &item) in items.iter().enumerate() {
+            let leaf = self.is_leaf(item);
+            let child = if leaf { None } else { Some(self.child_name(name, &i.to_string())?) };
+            values.extend(self.walk(item, child.as_deref().or(name), depth + 1));
+        }
+        Some(values)
+    }
+
+    fn walk_entries(
+        &mut self,
+        entries: &[(Id, Id)],
+        name: Option<&str>,
+        depth: usize,
+    ) -> Option<BTreeMap<HashableValue, Value>> {
+        let mut values = BTreeMap::new();
+        for &(key, value) in entries {
+            let (text, hashable) = self.key(key);
+            let child = self.child_name(name, &text)?;
+            if let Some(value) = self.walk(value, Some(&child), depth + 1) {
+                values.insert(hashable, value);
+            }
+        }
+        Some(values)
+    }
+
+    /// Whether `id` holds nothing that could need a name.
+    fn is_leaf(&self, id: Id) -> bool {
+        use Node::*;
+        matches!(
+            self.pickle.node(id),
+            None | Bool(_) | Int(_) | BigInt(_) | Float(_) | Str(_) | Bytes(_) | Global(_) | Buffer
+        )
+    }
+
+    fn key(&self, id: Id) -> (String, HashableValue) {
+        let text = match self.pickle.node(id) {
+            Node::Str(s) => s.to_string(),
+            Node::Int(i) => return (i.to_string(), HashableValue::I64(*i)),
+            Node::Bool(b) => return (if *b { "True" } else { "False" }.into(), HashableValue::Bool(*b)),
+            Node::None => return ("None".into(), HashableValue::None),
+            Node::Float(f) => return (format!("{f:?}"), HashableValue::F64(*f)),
+            Node::Bytes(b) => String::from_utf8_lossy(b).into_owned(),
+            Node::Global(g) => dotted(&g.module, &g.name),
+            Node::Tuple(items) => {
+                let parts: Vec<String> = items
+                    .iter()
+                    .take(8)
+                    .map(|&item| match self.pickle.node(item) {
+                        Node::Str(s) => s.to_string(),
+                        Node::Int(i) => i.to_string(),
+                        _ => "?".into(),
+                    })
+                    .collect();
+                format!("({})", parts.join(", "))
+            }
+            _ => "?".into(),
+        };
+        (text.clone(), HashableValue::String(text))
+    }
+
+    fn walk_object(&mut self, object: &Object, name: Option<&str>, depth: usize) -> Option<Value> {
+        let pickle = self.pickle;
+        let callable = pickle.global(object.callable);
+        let (module, function) = callable.unwrap_or(("", ""));
+        let args = pickle.sequence(object.args).unwrap_or(&[]);
+        match (module, function) {
+            ("torch._utils" | "torch._tensor", f) if f.starts_with("_rebuild") => {
+                return self.rebuild(f, args, name, depth);
+            }
+            ("collections", "OrderedDict" | "defaultdict" | "Counter")
+            | ("builtins" | "__builtin__", "dict") => {
+                let mut entries = Vec::new();
+                // Python 2 hands the pairs over as an argument.
+                for &arg in args {
+                    for &pair in pickle.sequence(arg).unwrap_or(&[]) {
+                        if let Some(&[key, value]) = pickle.sequence(pair) {
+                            entries.push((key, value));
+                        }
+                    }
+                }
+                entries.extend_from_slice(&object.entries);
+                return self.walk_entries(&entries, name, depth).map(Value::Dict);
+            }
+            ("builtins" | "__builtin__", "set" | "frozenset" | "list" | "tuple") | ("torch", "Size") => {
+                let items = args.first().and_then(|&a| pickle.sequence(a)).unwrap_or(&[]);
+                return self.walk_items(items, name, depth).map(Value::List);
+            }
+            ("torch", "device" | "Device") | ("torch.serialization", "_get_layout") => {
+                let first = args.first().and_then(|&a| self.pickle.str(a)).unwrap_or(function);
+                return Some(Value::String(first.to_string()));
+            }
+            ("pathlib" | "pathlib._local", "PosixPath" | "WindowsPath" | "PurePosixPath" | "Path") => {
+                let parts: Vec<&str> = args.iter().filter_map(|&a| self.pickle.str(a)).collect();
+                return Some(Value::String(parts.join("/").replace("//", "/")));
+            }
+            ("_codecs", "encode") => {
+                if let Some(bytes) = self.latin1(object) {
+                    return Some(Value::Bytes(bytes));
+                }
+            }
+            (m, "_reconstruct") if m.starts_with("numpy") => {
+                if let Some(array) = self.numpy(object) {
+                    return Some(array.to_value());
+                }
+            }
+            (m, "scalar") if m.starts_with("numpy") => {
+                if let Some(value) = self.numpy_scalar(args) {
+                    return Some(value);
+                }
+            }
+            _ => {}
+        }
+        self.walk_instance(object, callable.map(|(m, f)| dotted(m, f)), args, name, depth)
+    }
+
+    /// An instance of any class: its state's entries are its children, as attributes are in Python.
+    fn walk_instance(
+        &mut self,
+        object: &Object,
+        class: Option<String>,
+        args: &[Id],
+        name: Option<&str>,
+        depth: usize,
+    ) -> Option<Value> {
+        let mut fields = BTreeMap::new();
+        if let Some(class) = class {
+            fields.insert(HashableValue::String("__class__".into()), Value::String(class));
+        }
+        // `copyreg._reconstructor(class, base, state)` and `functools.partial` keep the class among the arguments.
+        if !args.is_empty() {
+            let child = self.child_name(name, "args")?;
+            let values = self.walk_items(args, Some(&child), depth)?;
+            fields.insert(HashableValue::String("args".into()), Value::List(values));
+        }
+        let pickle = self.pickle;
+        for state in object.state.iter().chain(&object.kwargs) {
+            // With __slots__ the state is a pair: attributes, slots.
+            let parts = match pickle.node(*state) {
+                Node::Tuple(parts) if parts.len() == 2 => parts,
+                _ => std::slice::from_ref(state),
+            };
+            for &part in parts {
+                match pickle.node(part) {
+                    Node::Dict(entries) => {
+                        fields.append(&mut self.walk_entries(entries, name, depth)?);
+                    }
+                    Node::None => {}
+                    _ => {
+                        let child = self.child_name(name, "state")?;
+                        if let Some(value) = self.walk(part, Some(&child), depth + 1) {
+                            fields.insert(HashableValue::String("state".into()), value);
+                        }
+                    }
+                }
+            }
+        }
+        fields.append(&mut self.walk_entries(&object.entries, name, depth)?);
+        if !object.items.is_empty() {
+            let values = self.walk_items(&object.items, name, depth)?;
+            fields.insert(HashableValue::String("items".into()), Value::List(values));
+        }
+        Some(Value::Dict(fields))
+    }
+
+    /// A call of one of PyTorch's `_rebuild…` functions.
+    fn rebuild(&mut self, function: &str, args: &[Id], name: Option<&str>, depth: usize) -> Option<Value> {
+        if matches!(function, "_rebuild_parameter" | "_rebuild_parameter_with_state") {
+            let before = self.tensors.len();
+            let value = args.first().and_then(|&data| self.walk(data, name, depth + 1));
+            if let (Some(tensor), Some(&grad)) = (self.tensors.get_mut(before), args.get(1)) {
+                tensor.requires_grad = matches!(self.pickle.node(grad), Node::Bool(true));
+            }
+            if let Some(&state) = args.get(3) {
+                self.walk(state, name, depth + 1);
+            }
+            return value;
+        }
+        if matches!(function, "_rebuild_from_type" | "_rebuild_from_type_v2") {
+            // (function, class, its arguments, state): a subclass of Tensor.
+            let inner = args.first().and_then(|&f| self.pickle.global(f)).map(|(_, f)| f.to_string());
+            let inner_args = args.get(2).and_then(|&a| self.pickle.sequence(a)).map(<[Id]>::to_vec);
+            let value = match (inner, inner_args) {
+                (Some(f), Some(a)) => self.rebuild(&f, &a, name, depth + 1),
+                _ => None,
+            };
+            if let Some(&state) = args.get(3) {
+                self.walk(state, name, depth + 1);
+            }
+            return value;
+        }
+        if matches!(function, "_rebuild_device_tensor_from_cpu_tensor") {
+            return args.first().and_then(|&data| self.walk(data, name, depth + 1));
+        }
+        match self.tensor(function, args) {
+            Ok(mut tensor) => {
+                tensor.name = name.unwrap_or("").to_string();
+                self.tensors.push(tensor);
+                None
+            }
+            Err(error) => {
+                let name = name.unwrap_or("").escape_debug().to_string();
+                self.warnings.push(format!("`{name}` is made by {function} and cannot be shown: {error}"));
+                Some(Value::String(format!("a tensor made by {function}: {error}")))
+            }
+        }
+    }
+
+    /// The tensor that `function` would build from `args`; its name is still empty.
+    fn tensor(&mut self, function: &str, args: &[Id]) -> Result<TensorInfo> {
+        let args = Args { pickle: self.pickle, ids: args };
+        match function {
+            "_rebuild_tensor" | "_rebuild_tensor_v2" => {
+                let mut tensor = self.strided(&args, None)?;
+                tensor.requires_grad =
+                    args.get(4).is_ok_and(|id| matches!(self.pickle.node(id), Node::Bool(true)));
+                Ok(tensor)
+            }
+            "_rebuild_tensor_v3" => {
+                let dtype = args.dtype(6)?;
+                let mut tensor = self.strided(&args, Some(dtype))?;
+                tensor.requires_grad =
+                    args.get(4).is_ok_and(|id| matches!(self.pickle.node(id), Node::Bool(true)));
+                Ok(tensor)
+            }
+            "_rebuild_qtensor" => {
+                let mut tensor = self.strided(&args, None)?;
+                tensor.quantizer = Some(self.quantizer(args.get(4)?)?);
+                Ok(tensor)
+            }
+            "_rebuild_sparse_tensor" | "_rebuild_sparse_csr_tensor" => self.sparse(&args),
+            "_rebuild_nested_tensor" => {
+                let mut buffer = self.inner(args.get(0)?)?;
+                buffer.damage = None;
+                Ok(buffer)
+            }
+            "_rebuild_device_tensor_from_numpy" => {
+                let Node::Object(object) = self.pickle.node(args.get(0)?) else {
+                    return Err(Error::damaged("its numpy array is something else"));
+                };
+                let array =
+                    self.numpy(object).ok_or_else(|| Error::damaged("its numpy array cannot be read"))?;
+                let dtype = args.dtype(1).unwrap_or(array.dtype);
+                let shape = array.shape.clone();
+                let strides = array.strides();
+                let storage = self.add_storage(StorageRef {
+                    key: format!("numpy array {}", self.storages.len()),
+                    dtype: array.dtype,
+                    bytes: array.bytes.len() as u64,
+                    view_of: None,
+                    inline: Some(array.bytes),
+                });
+                let mut tensor = TensorInfo::contiguous(String::new(), dtype, shape, storage, 0);
+                tensor.strides = strides;
+                if dtype.element_size() != array.dtype.element_size() {
+                    tensor.dtype = array.dtype;
+                }
+                Ok(tensor)
+            }
+            "_rebuild_meta_tensor_no_storage" => Ok(no_storage(
+                args.dtype(0)?,
+                args.shape(1)?,
+                args.shape(2).ok(),
+                "is a meta tensor: saved without data",
+            )),
+            "_rebuild_wrapper_subclass" => Ok(no_storage(
+                args.dtype(1)?,
+                args.shape(2)?,
+                args.shape(3).ok(),
+                "is a wrapper subclass: saved without data of its own",
+            )),
+            _ => Err(Error::unsupported(format!("{function} is not a known constructor"))),
+        }
+    }
+
+    /// (storage, offset, size, stride, …), the arguments that all strided tensors begin with.
+    fn strided(&mut self, args: &Args<'_, '_>, dtype: Option<DType>) -> Result<TensorInfo> {
+        let storage = self.storage(args.get(0)?)?;
+        let dtype = dtype.unwrap_or(self.storages[storage].dtype);
+        let offset = args.usize(1)?;
+        let shape = args.shape(2)?;
+        let strides = args.shape(3)?;
+        if strides.len() != shape.len() {
+            return Err(Error::damaged(format!("{} strides for {} dimensions", strides.len(), shape.len())));
+        }
+        numel(&shape).ok_or_else(|| Error::damaged("the product of its shape overflows"))?;
+        let byte_offset = (offset as u64)
+            .checked_mul(dtype.element_size().unwrap_or(1) as u64)
+            .ok_or_else(|| Error::damaged("its offset overflows"))?;
+        let mut tensor = TensorInfo::contiguous(String::new(), dtype, shape, storage, byte_offset);
+        tensor.strides = strides;
+        Ok(tensor)
+    }
+
+    /// The tensor that the node `id` stands for, kept out of the list.
+    fn inner(&mut self, id: Id) -> Result<TensorInfo> {
+        let Node::Object(object) = self.pickle.node(id) else {
+            return Err(Error::damaged("a part of it is not a tensor"));
+        };
+        let object = object.clone();
+        let function = self.pickle.global(object.callable).map(|(_, f)| f.to_string()).unwrap_or_default();
+        let args = self.pickle.sequence(object.args).unwrap_or(&[]).to_vec();
+        match function.as_str() {
+            "_rebuild_tensor" | "_rebuild_tensor_v2" | "_rebuild_tensor_v3" => self.tensor(&function, &args),
+            _ => Err(Error::unsupported("a part of it is not a plain tensor")),
+        }
+    }
+
+    fn quantizer(&mut self, id: Id) -> Result<Quantizer> {
+        let parts =
+            self.pickle.sequence(id).ok_or_else(|| Error::damaged("its quantizer is not a tuple"))?.to_vec();
+        let args = Args { pickle: self.pickle, ids: &parts };
+        let scheme = self.pickle.global(args.get(0)?).map(|(_, s)| s.to_string()).unwrap_or_default();
+        match scheme.as_str() {
+            "per_tensor_affine" => {
+                Ok(Quantizer::PerTensor { scale: args.float(1)?, zero_point: args.int(2)? })
+            }
+            "per_channel_affine" | "per_channel_affine_float_qparams" => Ok(Quantizer::PerChannel {
+                scales: Box::new(self.inner(args.get(1)?)?),
+                zero_points: Box::new(self.inner(args.get(2)?)?),
+                axis: args.usize(3)?,
+            }),
+            other => Err(Error::unsupported(format!("quantization scheme `{other}`"))),
+        }
+    }
+
+    fn sparse(&mut self, args: &Args<'_, '_>) -> Result<TensorInfo> {
+        let layout = match self.pickle.node(args.get(0)?) {
+            Node::Object(object) => {
+                let inner = self.pickle.sequence(object.args).and_then(|a| a.first().copied());
+                inner.and_then(|id| self.pickle.str(id)).unwrap_or("?").to_string()
+            }
+            Node::Global(g) => dotted(&g.module, &g.name),
+            _ => return Err(Error::damaged("its layout is not named")),
+        };
+        let parts = self
+            .pickle
+            .sequence(args.get(1)?)
+            .ok_or_else(|| Error::damaged("its parts are not a tuple"))?
+            .to_vec();
+        let parts = Args { pickle: self.pickle, ids: &parts };
+        let coo = layout.ends_with("sparse_coo");
+        let index_count = if coo { 1 } else { 2 };
+        let mut indices = Vec::new();
+        for i in 0..index_count {
+            indices.push(self.inner(parts.get(i)?)?);
+        }
+        let values = self.inner(parts.get(index_count)?)?;
+        let shape = parts.shape(index_count + 1)?;
+        numel(&shape).ok_or_else(|| Error::damaged("the product of its shape overflows"))?;
+        let mut tensor = no_storage(values.dtype, shape, None, "");
+        tensor.damage = None;
+        tensor.sparse = Some(Box::new(Sparse { layout, indices, values }));
+        Ok(tensor)
+    }
+
+    /// A storage saved by itself: shown as the vector it is.
+    fn bare_storage(&mut self, pid: Id, name: Option<&str>) -> Option<Value> {
+        if let Some((mut tensor, storage)) = (self.known)(pid) {
+            tensor.storage = Some(self.add_storage(storage));
+            tensor.name = name.unwrap_or("").to_string();
+            self.tensors.push(tensor);
+            return None;
+        }
+        match self.storage_from_pid(pid) {
+            Ok(index) => {
+                let StorageRef { dtype, bytes, .. } = self.storages[index];
+                let len = bytes / dtype.element_size().unwrap_or(1) as u64;
+                let name = name.unwrap_or("").to_string();
+                self.tensors.push(TensorInfo::contiguous(name, dtype, vec![len as usize], index, 0));
+                None
+            }
+            Err(error) => Some(Value::String(format!("a persistent id: {error}"))),
+        }
+    }
+
+    fn storage(&mut self, id: Id) -> Result<usize> {
+        match self.pickle.node(id) {
+            Node::Persistent(pid) => {
+                let pid = *pid;
+                self.storage_from_pid(pid)
+            }
+            // TypedStorage(wrap_storage=…, dtype=…): the storage is among its state or arguments.
+            Node::Object(_) => {
+                Err(Error::unsupported("its storage is pickled inside the object, not beside it"))
+            }
+            _ => Err(Error::damaged("its storage is not a persistent id")),
+        }
+    }
+
+    /// `('storage', torch.FloatStorage, '0', 'cpu', numel[, view])`.
+    fn storage_from_pid(&mut self, pid: Id) -> Result<usize> {
+        let parts = self
+            .pickle
+            .sequence(pid)
+            .ok_or_else(|| Error::damaged("its storage's persistent id is not a tuple"))?
+            .to_vec();
+        let args = Args { pickle: self.pickle, ids: &parts };
+        if self.pickle.str(args.get(0)?) != Some("storage") {
+            return Err(Error::damaged("its persistent id does not say `storage`"));
+        }
+        let (_, class) = self
+            .pickle
+            .global(args.get(1)?)
+            .ok_or_else(|| Error::damaged("its storage's class is not a global"))?;
+        let dtype = storage_dtype(class)
+            .ok_or_else(|| Error::unsupported(format!("storage class `{}`", class.escape_debug())))?;
+        let key = match self.pickle.node(args.get(2)?) {
+            Node::Str(s) => s.to_string(),
+            Node::Int(i) => i.to_string(),
+            _ => return Err(Error::damaged("its storage's key is not a string")),
+        };
+        let size = dtype.element_size().unwrap_or(1) as u64;
+        let count = args.usize(4)? as u64;
+        let bytes = count.checked_mul(size).ok_or_else(|| Error::damaged("its storage's size overflows"))?;
+        let mut storage = StorageRef { key, dtype, bytes, view_of: None, inline: None };
+        if let Some(view) = args.get(5).ok().and_then(|v| self.pickle.sequence(v)) {
+            let view = view.to_vec();
+            let view = Args { pickle: self.pickle, ids: &view };
+            let view_key = match self.pickle.node(view.get(0)?) {
+                Node::Str(s) => s.to_string(),
+                Node::Int(i) => i.to_string(),
+                _ => return Err(Error::damaged("the key of its storage's view is not a string")),
+            };
+            storage.bytes = (view.usize(2)? as u64)
+                .checked_mul(size)
+                .ok_or_else(|| Error::damaged("its view's size overflows"))?;
+            storage.view_of = Some((std::mem::replace(&mut storage.key, view_key), view.usize(1)? as u64));
+        }
+        Ok(self.add_storage(storage))
+    }
+
+    fn add_storage(&mut self, storage: StorageRef) -> usize {
+        // A key names one storage; a second class for it would be a lie, kept apart so that bounds hold for both.
+        let identity = format!("{}\u{0}{}\u{0}{}", storage.key, storage.dtype, storage.bytes);
+        let next = self.storages.len();
+        let index = *self.storage_keys.entry(identity).or_insert(next);
+        if index == next {
+            self.storages.push(storage);
+        }
+        index
+    }
+
+    fn latin1(&self, object: &Object) -> Option<Vec<u8>> {
+        let &[text, encoding] = self.pickle.sequence(object.args)? else { return None };
+        if !matches!(self.pickle.str(encoding)?, "latin1" | "latin-1" | "iso-8859-1") {
+            return None;
+        }
+        self.pickle.str(text)?.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect()
+    }
+
+    fn byte_string(&self, id: Id) -> Option<Vec<u8>> {
+        match self.pickle.node(id) {
+            Node::Bytes(bytes) => Some(bytes.to_vec()),
+            Node::Str(s) => s.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect(),
+            Node::Object(object) => self.latin1(object),
+            _ => None,
+        }
+    }
+
+    /// `numpy.core.multiarray._reconstruct(…)` with the state (version, shape, dtype, is_fortran, bytes).
+    fn numpy(&self, object: &Object) -> Option<NumpyArray> {
+        let state = self.pickle.sequence(*object.state.last()?)?;
+        let &[.., shape, dtype, fortran, bytes] = state else { return None };
+        let (dtype, big_endian) = self.numpy_dtype(dtype)?;
+        let args = Args { pickle: self.pickle, ids: state };
+        let shape = args.shape_of(shape).ok()?;
+        let mut bytes = self.byte_string(bytes)?;
+        if dtype.bytes_for(&shape)? != bytes.len() as u64 {
+            return None;
+        }
+        if big_endian {
+            crate::storage::swap_words(&mut bytes, dtype.word_size());
+        }
+        let fortran = matches!(self.pickle.node(fortran), Node::Bool(true));
+        Some(NumpyArray { dtype, shape, fortran, bytes })
+    }
+
+    /// `numpy.dtype('f4', False, True)` with the state (3, '<', …).
+    fn numpy_dtype(&self, id: Id) -> Option<(DType, bool)> {
+        let Node::Object(object) = self.pickle.node(id) else { return None };
+        let code = self.pickle.str(*self.pickle.sequence(object.args)?.first()?)?;
+        let order = object.state.last().and_then(|&s| self.pickle.sequence(s)).and_then(|s| s.get(1));
+        let big = order.and_then(|&o| self.pickle.str(o)) == Some(">");
+        Some((numpy_code(code.trim_start_matches(['<', '>', '=', '|']))?, big))
+    }
+
+    fn numpy_scalar(&self, args: &[Id]) -> Option<Value> {
+        let &[dtype, bytes] = args else { return None };
+        let (dtype, big_endian) = self.numpy_dtype(dtype)?;
+        let mut bytes = self.byte_string(bytes)?;
+        if dtype.element_size()? != bytes.len() {
+            return None;
+        }
+        if big_endian {
+            crate::storage::swap_words(&mut bytes, dtype.word_size());
+        }
+        let array = NumpyArray { dtype, shape: Vec::new(), fortran: false, bytes };
+        array.elements()?.pop()
+    }
+}
+
+/// Positional arguments, read with errors that say which one is wrong.
+struct Args<'p, 'a> {
+    pickle: &'p Pickle<'a>,
+    ids: &'p [Id],
+}
+
+impl Args<'_, '_> {
+    fn get(&self, i: usize) -> Result<Id> {
+        self.ids.get(i).copied().ok_or_else(|| Error::damaged(format!("argument {i} is missing")))
+    }
+
+    fn int(&self, i: usize) -> Result<i64> {
+        self.pickle.int(self.get(i)?).ok_or_else(|| Error::damaged(format!("argument {i} is not an integer")))
+    }
+
+    fn usize(&self, i: usize) -> Result<usize> {
+        usize::try_from(self.int(i)?).map_err(|_| Error::damaged(format!("argument {i} is negative")))
+    }
+
+    fn float(&self, i: usize) -> Result<f64> {
+        match *self.pickle.node(self.get(i)?) {
+            Node::Float(f) => Ok(f),
+            Node::Int(i) => Ok(i as f64),
+            _ => Err(Error::damaged(format!("argument {i} is not a number"))),
+        }
+    }
+
+    fn shape(&self, i: usize) -> Result<Vec<usize>> {
+        self.shape_of(self.get(i)?).map_err(|e| Error::damaged(format!("argument {i} {}", e.what)))
+    }
+
+    /// A tuple of sizes, bare or as `torch.Size((…))`.
+    fn shape_of(&self, id: Id) -> Result<Vec<usize>> {
+        let id = match self.pickle.node(id) {
+            Node::Object(object) => {
+                self.pickle.sequence(object.args).and_then(|a| a.first().copied()).unwrap_or(id)
+            }
+            _ => id,
+        };
+        let sizes = self.pickle.sequence(id).ok_or_else(|| Error::damaged("is not a tuple of sizes"))?;
+        if sizes.len() > 64 {
+            return Err(Error::damaged(format!("has {} dimensions; PyTorch stops at 64", sizes.len())));
+        }
+        sizes
+            .iter()
+            .map(|&s| self.pickle.int(s).and_then(|n| usize::try_from(n).ok()))
+            .collect::<Option<_>>()
+            .ok_or_else(|| Error::damaged("holds something that is not a size"))
+    }
+
+    fn dtype(&self, i: usize) -> Result<DType> {
+        match self.pickle.global(self.get(i)?) {
+            Some(("torch", name)) => torch_dtype(name)
+                .ok_or_else(|| Error::unsupported(format!("dtype `{}`", name.escape_debug()))),
+            _ => Err(Error::damaged(format!("argument {i} is not a dtype"))),
+        }
+    }
+}
+
+fn no_storage(dtype: DType, shape: Vec<usize>, strides: Option<Vec<usize>>, why: &str) -> TensorInfo {
+    let strides = strides.filter(|s| s.len() == shape.len()).unwrap_or_else(|| contiguous_strides(&shape));
+    TensorInfo {
+        strides,
+        storage: None,
+        damage: Some(why.to_string()),
+        group: Group::Other,
+        ..TensorInfo::contiguous(String::new(), dtype, shape, 0, 0)
+    }
+}
+
+fn dotted(module: &str, name: &str) -> String {
+    format!("{module}.{name}")
+}
+
+/// The element type of `torch.FloatStorage` and its kin, `U8` for untyped ones.
+pub(crate) fn storage_dtype(class: &str) -> Option<DType> {
+    Some(match class.strip_prefix("Cuda").unwrap_or(class) {
+        "DoubleStorage" => DType::F64,
+        "FloatStorage" => DType::F32,
+        "HalfStorage" => DType::F16,
+        "BFloat16Storage" => DType::BF16,
+        "LongStorage" => DType::I64,
+        "IntStorage" => DType::I32,
+        "ShortStorage" => DType::I16,
+        "CharStorage" => DType::I8,
+        "ByteStorage" | "UntypedStorage" | "_UntypedStorage" => DType::U8,
+        "BoolStorage" => DType::Bool,
+        "ComplexFloatStorage" => DType::C64,
+        "ComplexDoubleStorage" => DType::C128,
+        "QInt8Storage" => DType::QI8,
+        "QUInt8Storage" => DType::QU8,
+        "QInt32Storage" => DType::QI32,
+        _ => return None,
+    })
+}
+
+/// A dtype by the name of its `torch` attribute.
+pub(crate) fn torch_dtype(name: &str) -> Option<DType> {
+    use DType::*;
+    const ALL: [DType; 24] = [
+        F64, F32, F16, BF16, F8E4M3FN, F8E5M2, F8E4M3FNUZ, F8E5M2FNUZ, F8E8M0FNU, I64, I32, I16, I8, U64,
+        U32, U16, U8, Bool, C32, C64, C128, QI8, QU8, QI32,
+    ];
+    let alias = match name {
+        "double" => "float64",
+        "float" => "float32",
+        "half" => "float16",
+        "long" => "int64",
+        "int" => "int32",
+        "short" => "int16",
+        "cfloat" => "complex64",
+        "cdouble" => "complex128",
+        "chalf" => "complex32",
+        other => other,
+    };
+    ALL.into_iter().find(|d| d.name() == alias)
+}
+
+fn numpy_code(code: &str) -> Option<DType> {
+    Some(match code {
+        "f8" => DType::F64,
+        "f4" => DType::F32,
+        "f2" => DType::F16,
+        "i8" => DType::I64,
+        "i4" => DType::I32,
+        "i2" => DType::I16,
+        "i1" => DType::I8,
+        "u8" => DType::U64,
+        "u4" => DType::U32,
+        "u2" => DType::U16,
+        "u1" => DType::U8,
+        "b1" => DType::Bool,
+        "c8" => DType::C64,
+        "c16" => DType::C128,
+        _ => return None,
+    })
+}
+
+struct NumpyArray {
+    dtype: DType,
+    shape: Vec<usize>,
+    fortran: bool,
+    bytes: Vec<u8>,
+}
+
+impl NumpyArray {
+    fn strides(&self) -> Vec<usize> {
+        if !self.fortran {
+            return contiguous_strides(&self.shape);
+        }
+        let reversed: Vec<usize> = self.shape.iter().rev().copied().collect();
+        contiguous_strides(&reversed).into_iter().rev().collect()
+    }
+
+    /// Small arrays whole, large ones described.
+    fn to_value(&self) -> Value {
+        const SHOWN: u64 = 64;
+        let describe = || {
+            let shape: Vec<String> = self.shape.iter().map(usize::to_string).collect();
+            Value::String(format!("a numpy array of {} [{}]", self.dtype, shape.join(", ")))
+        };
+        if self.shape.len() > 1 || numel(&self.shape).is_none_or(|n| n > SHOWN) {
+            return describe();
+        }
+        match self.elements() {
+            Some(mut elements) if self.shape.is_empty() => elements.pop().unwrap_or_else(describe),
+            Some(elements) => Value::List(elements),
+            None => describe(),
+        }
+    }
+
+    fn elements(&self) -> Option<Vec<Value>> {
+        let size = self.dtype.element_size()?;
+        self.bytes.chunks_exact(size).map(|word| scalar(self.dtype, word)).collect()
+    }
+}
+
+/// One little-endian element as a plain value.
+pub(crate) fn scalar(dtype: DType, word: &[u8]) -> Option<Value> {
+    let mut wide = [0u8; 8];
+    wide.get_mut(..word.len())?.copy_from_slice(word);
+    let bits = u64::from_le_bytes(wide);
+    Some(match dtype {
+        DType::F64 => Value::F64(f64::from_bits(bits)),
+        DType::F32 => Value::F64(f32::from_bits(bits as u32).into()),
+        DType::F16 => Value::F64(half::f16::from_bits(bits as u16).into()),
+        DType::BF16 => Value::F64(half::bf16::from_bits(bits as u16).into()),
+        DType::I64 => Value::I64(bits as i64),
+        DType::I32 => Value::I64((bits as i32).into()),
+        DType::I16 => Value::I64((bits as i16).into()),
+        DType::I8 => Value::I64((bits as i8).into()),
+        DType::U64 => i64::try_from(bits).map_or_else(|_| Value::String(bits.to_string()), Value::I64),
+        DType::U32 | DType::U16 | DType::U8 => Value::I64(bits as i64),
+        DType::Bool => Value::Bool(bits != 0),
+        _ => return None,
+    })
+}

@@ -1,0 +1,138 @@
+//! PyTorch's format before 1.6: pickles back to back (magic number, protocol version, system info, the object, the
+//! list of storage keys), then each storage as an i64 element count and its raw elements, little-endian on every
+//! machine (`_legacy_save` in `torch/serialization.py`, `THPStorage_writeFileRaw`). Bare pickles, which some tools write, are read here too.
+
+use std::collections::HashMap;
+
+use crate::checkpoint::{Contents, Format};
+use crate::pickle::{Node, Pickle};
+use crate::storage::{Place, Source, Storage};
+use crate::torch::interpret;
+use crate::{Error, Result};
+
+/// 0x1950a86a20f9469cfc6c as the pickle's LONG1 argument.
+const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
+
+pub(crate) fn recognises(bytes: &[u8]) -> bool {
+    // Protocols 0 and 1 have no header and write the magic number in decimal.
+    bytes.starts_with(b"L119547037146038801333356L\n")
+        || bytes
+            .get(..32.min(bytes.len()))
+            .is_some_and(|head| head.first() == Some(&0x80) && head.windows(MAGIC.len()).any(|w| w == MAGIC))
+}
+
+/// Whether `bytes` could be a bare pickle: protocol 2 to 5 says so in its first byte.
+pub(crate) fn recognises_bare(bytes: &[u8]) -> bool {
+    matches!(bytes, [0x80, 2..=5, ..])
+}
+
+pub(crate) fn read_bare(source: &Source) -> Result<Contents> {
+    let pickle = Pickle::parse(source.bytes())?;
+    let mut contents = Contents::new(Format::Pickle);
+    contents.add_globals(&pickle);
+    let object = interpret(&pickle);
+    for storage in &object.storages {
+        contents.storages.push(match &storage.inline {
+            Some(bytes) => inline(bytes),
+            None => Storage::missing("a bare pickle holds no storages", storage.bytes),
+        });
+    }
+    contents.tensors = object.tensors;
+    contents.metadata = object.metadata;
+    contents.warnings = object.warnings;
+    Ok(contents)
+}
+
+fn inline(bytes: &[u8]) -> Storage {
+    Storage { place: Place::Inline(bytes.into()), len: bytes.len() as u64, crc32: None, swap: 1 }
+}
+
+pub(crate) fn read(source: &Source, file: usize) -> Result<Contents> {
+    let bytes = source.bytes();
+    let mut at = 0;
+    let mut next = |what: &str| -> Result<Pickle<'_>> {
+        let pickle = Pickle::parse(&bytes[at..]).map_err(|e| {
+            let offset = at as u64 + e.offset.unwrap_or(0);
+            Error { what: format!("{what}: {}", e.what), offset: Some(offset), ..e }
+        })?;
+        at += pickle.len;
+        Ok(pickle)
+    };
+    next("the magic number")?;
+    let protocol = next("the protocol version")?;
+    if protocol.int(protocol.root) != Some(1001) {
+        return Err(Error::unsupported("a legacy PyTorch file whose protocol version is not 1001"));
+    }
+    next("the system info")?;
+    let object_pickle = next("the object")?;
+    let mut contents = Contents::new(Format::TorchLegacy);
+    contents.add_globals(&object_pickle);
+    let object = interpret(&object_pickle);
+
+    // The element sizes, which place the storages, are told by the object's persistent ids.
+    let mut word_sizes: HashMap<&str, usize> = HashMap::new();
+    for storage in &object.storages {
+        let key = storage.view_of.as_ref().map_or(&storage.key, |(root, _)| root);
+        word_sizes.insert(key, storage.dtype.element_size().unwrap_or(1));
+    }
+    let mut places: HashMap<String, (u64, u64)> = HashMap::new();
+    match next("the list of storage keys") {
+        Ok(keys) => {
+            let mut position = at as u64;
+            for &key in keys.sequence(keys.root).unwrap_or(&[]) {
+                let key = match keys.node(key) {
+                    Node::Str(s) => s.to_string(),
+                    Node::Int(i) => i.to_string(),
+                    _ => String::new(),
+                };
+                let Some(&size) = word_sizes.get(key.as_str()) else {
+                    contents.damage = Some(format!(
+                        "nothing tells the size of storage `{}`; it and those after it are lost",
+                        key.escape_debug()
+                    ));
+                    break;
+                };
+                let Some(head) = crate::storage::slice(bytes, position, 8) else {
+                    contents.damage = Some("the file is cut short within its storages".into());
+                    break;
+                };
+                let count = u64::from_le_bytes(head.try_into().expect("eight bytes"));
+                let start = position + 8;
+                let left = bytes.len() as u64 - start;
+                let Some(len) = count.checked_mul(size as u64).filter(|&len| len <= left) else {
+                    contents.damage =
+                        Some(format!("the file is cut short: storage `{}` is not whole", key.escape_debug()));
+                    places.insert(key, (start, left));
+                    break;
+                };
+                places.insert(key, (start, len));
+                position = start + len;
+            }
+        }
+        Err(error) => contents.damage = Some(format!("the storages cannot be located: {error}")),
+    }
+
+    for storage in &object.storages {
+        let (key, first) = match &storage.view_of {
+            Some((root, first)) => (root, *first),
+            None => (&storage.key, 0),
+        };
+        let size = storage.dtype.element_size().unwrap_or(1) as u64;
+        let placed = match (&storage.inline, places.get(key)) {
+            (Some(bytes), _) => inline(bytes),
+            (None, Some(&(start, len))) => {
+                let skip = first.saturating_mul(size).min(len);
+                Storage::mapped(file, start + skip, (len - skip).min(storage.bytes))
+            }
+            (None, None) => Storage::missing(
+                format!("its storage `{}` is not in what is left of the file", key.escape_debug()),
+                storage.bytes,
+            ),
+        };
+        contents.storages.push(placed);
+    }
+    contents.tensors = object.tensors;
+    contents.metadata = object.metadata;
+    contents.warnings.extend(object.warnings);
+    Ok(contents)
+}
