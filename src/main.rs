@@ -1,2 +1,108 @@
-//! `ckpt`: checkpoint forensics on the command line.
-fn main() {}
+//! `ckpt`: checkpoint forensics on the command line. This file maps subcommands to their modules, one file each.
+
+mod gate;
+mod inspect;
+mod load;
+mod report;
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+/// Look inside checkpoints (.pt, .safetensors, .gguf), judge whether they are alive, gate and report on them.
+///
+/// Nothing in a checkpoint is ever executed.
+#[derive(Parser)]
+#[command(name = "ckpt", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    color: terminal::ColorArgs,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Inspect(inspect::Args),
+    Gate(gate::Args),
+    Report(report::Args),
+    /// Print a shell's completion script.
+    Completions {
+        /// The shell to complete for.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Exit codes: what scripts and CI systems act on.
+pub mod exit {
+    /// Fine.
+    pub const FINE: u8 = 0;
+    /// The gate or a verification says no.
+    pub const REFUSED: u8 = 1;
+    /// Wrong usage.
+    pub const USAGE: u8 = 2;
+    /// A file cannot be read or is damaged.
+    pub const UNREADABLE: u8 = 3;
+    /// An output cannot be written.
+    pub const UNWRITABLE: u8 = 4;
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { exit::USAGE } else { exit::FINE };
+            let _ = error.print();
+            return code.into();
+        }
+    };
+    cli.color.apply();
+    let result = match cli.command {
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Gate(args) => gate::run(&args),
+        Command::Report(args) => report::run(&args),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "ckpt", &mut std::io::stdout());
+            Ok(exit::FINE)
+        }
+    };
+    match result {
+        Ok(code) => code.into(),
+        Err(failure) => {
+            terminal::error(&failure.message);
+            failure.code.into()
+        }
+    }
+}
+
+/// Why a command stopped, and the exit code that says so.
+#[derive(Debug)]
+pub struct Failure {
+    /// For the user, complete with what to try.
+    pub message: String,
+    /// One of [`exit`].
+    pub code: u8,
+}
+
+impl Failure {
+    /// Wrong usage.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Failure { message: message.into(), code: exit::USAGE }
+    }
+
+    /// An output cannot be written.
+    pub fn unwritable(message: impl Into<String>) -> Self {
+        Failure { message: message.into(), code: exit::UNWRITABLE }
+    }
+}
+
+impl From<ckpt_inspect::Error> for Failure {
+    fn from(error: ckpt_inspect::Error) -> Self {
+        let code = match error.kind {
+            ckpt_inspect::ErrorKind::NotFound => exit::USAGE,
+            _ => exit::UNREADABLE,
+        };
+        Failure { message: error.to_string(), code }
+    }
+}

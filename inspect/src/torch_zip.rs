@@ -7,7 +7,6 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::io::Cursor;
 
 use serde_pickle::{HashableValue, Value};
 
@@ -175,24 +174,103 @@ fn content<'a>(bytes: &'a [u8], entry: &Entry) -> Result<Cow<'a, [u8]>> {
     inflate(raw, entry.len).map(Cow::Owned).map_err(|e| e.at(entry.offset))
 }
 
-fn central_directory(bytes: &[u8]) -> Result<Vec<Entry>, String> {
-    let mut archive = zip::ZipArchive::new(Cursor::new(bytes)).map_err(|e| e.to_string())?;
-    let mut entries = Vec::with_capacity(archive.len());
-    for i in 0..archive.len() {
-        let entry = archive.by_index_raw(i).map_err(|e| e.to_string())?;
-        let offset = entry.data_start().ok_or("an entry has no data")?;
-        let whole = offset.checked_add(entry.compressed_size()).is_some_and(|end| end <= bytes.len() as u64);
+/// Entries by the central directory at the file's end (APPNOTE.TXT 4.3.12 to 4.3.16).
+fn central_directory(bytes: &[u8]) -> Result<Vec<Entry>, &'static str> {
+    let tail = bytes.len().saturating_sub(END_RECORD + usize::from(u16::MAX));
+    let end = (tail..bytes.len())
+        .rev()
+        .find(|&at| {
+            let comment = word(bytes, at + 20, 2);
+            bytes[at..].starts_with(b"PK\x05\x06")
+                && comment.is_some_and(|n| at + END_RECORD + n as usize <= bytes.len())
+        })
+        .ok_or("there is none")?;
+    let (mut count, mut size, mut start, mut after) = (
+        word(bytes, end + 10, 2).ok_or(CUT)?,
+        word(bytes, end + 12, 4).ok_or(CUT)?,
+        word(bytes, end + 16, 4).ok_or(CUT)?,
+        end,
+    );
+    let locator = end.checked_sub(20).filter(|&at| bytes[at..].starts_with(b"PK\x06\x07"));
+    if let Some(locator) = locator {
+        // Its offset is right unless bytes were put before the archive; then the record lies right before it.
+        let recorded = word(bytes, locator + 8, 8).and_then(|at| usize::try_from(at).ok());
+        let record = [recorded, locator.checked_sub(56)]
+            .into_iter()
+            .flatten()
+            .find(|&at| bytes.get(at..).is_some_and(|b| b.starts_with(b"PK\x06\x06")))
+            .ok_or("its zip64 record is not where it should be")?;
+        count = word(bytes, record + 32, 8).ok_or(CUT)?;
+        size = word(bytes, record + 40, 8).ok_or(CUT)?;
+        start = word(bytes, record + 48, 8).ok_or(CUT)?;
+        after = record;
+    }
+    // Bytes put before the archive shift every offset by the same amount.
+    let actual = (after as u64).checked_sub(size).ok_or("its size is larger than the file")?;
+    let shift = actual.checked_sub(start).ok_or("its offset lies behind it")?;
+    let mut at = actual as usize;
+    let mut entries = Vec::new();
+    for _ in 0..count {
+        let header =
+            bytes.get(at..after).filter(|h| h.starts_with(CENTRAL_HEADER)).ok_or("an entry is damaged")?;
+        let (name_len, extra_len, comment_len) = (
+            word(header, 28, 2).ok_or(CUT)? as usize,
+            word(header, 30, 2).ok_or(CUT)? as usize,
+            word(header, 32, 2).ok_or(CUT)? as usize,
+        );
+        let name = header.get(46..46 + name_len).ok_or(CUT)?;
+        let extra = header.get(46 + name_len..46 + name_len + extra_len).ok_or(CUT)?;
+        let mut sizes = [
+            word(header, 24, 4).ok_or(CUT)?,
+            word(header, 20, 4).ok_or(CUT)?,
+            word(header, 42, 4).ok_or(CUT)?,
+        ];
+        widen(extra, &mut sizes);
+        let [len, compressed, local] = sizes;
+        let local =
+            local.checked_add(shift).and_then(|at| usize::try_from(at).ok()).ok_or("an offset overflows")?;
+        if !bytes.get(local..).is_some_and(|b| b.starts_with(LOCAL_HEADER)) {
+            return Err("an entry points to no local header");
+        }
+        let skip = word(bytes, local + 26, 2).zip(word(bytes, local + 28, 2)).ok_or(CUT)?;
+        let offset = local as u64 + 30 + skip.0 + skip.1;
+        let left = (bytes.len() as u64).saturating_sub(offset);
         entries.push(Entry {
-            name: entry.name().map_err(|e| e.to_string())?.into_owned(),
-            deflated: entry.compression() != zip::CompressionMethod::Stored,
+            name: String::from_utf8_lossy(name).into_owned(),
+            deflated: word(header, 10, 2) != Some(0),
             offset,
-            compressed: entry.compressed_size().min((bytes.len() as u64).saturating_sub(offset)),
-            len: entry.size(),
-            crc32: Some(entry.crc32()),
-            whole,
+            compressed: compressed.min(left),
+            len,
+            crc32: word(header, 16, 4).map(|crc| crc as u32),
+            whole: compressed <= left,
         });
+        at += 46 + name_len + extra_len + comment_len;
     }
     Ok(entries)
+}
+
+const END_RECORD: usize = 22;
+const CUT: &str = "it is cut short";
+
+/// A little-endian word of `width` bytes.
+fn word(bytes: &[u8], at: usize, width: usize) -> Option<u64> {
+    let mut wide = [0; 8];
+    wide[..width].copy_from_slice(bytes.get(at..at.checked_add(width)?)?);
+    Some(u64::from_le_bytes(wide))
+}
+
+/// Replaces sizes of 2^32 - 1 by those of the zip64 extra field, which holds only these, in this order.
+fn widen(mut extra: &[u8], sizes: &mut [u64]) {
+    while let Some((id, size)) = word(extra, 0, 2).zip(word(extra, 2, 2)) {
+        let Some(field) = extra.get(4..4 + size as usize) else { break };
+        if id == 1 {
+            let wide = sizes.iter_mut().filter(|size| **size == u64::from(u32::MAX));
+            for (i, size) in wide.enumerate() {
+                *size = word(field, 8 * i, 8).unwrap_or(*size);
+            }
+        }
+        extra = &extra[4 + size as usize..];
+    }
 }
 
 /// Entries by their local headers (APPNOTE.TXT 4.3.7), in file order.
@@ -216,24 +294,14 @@ fn walk_local_headers(bytes: &[u8]) -> Vec<Entry> {
 
 /// The entry whose local header is at `at`, and where the next header is expected.
 fn local_entry(bytes: &[u8], at: usize) -> Option<(Entry, usize)> {
-    let u16_at = |o: usize| Some(u16::from_le_bytes(bytes.get(o..o + 2)?.try_into().ok()?));
-    let u32_at = |o: usize| Some(u32::from_le_bytes(bytes.get(o..o + 4)?.try_into().ok()?));
-    let u64_at = |o: usize| Some(u64::from_le_bytes(bytes.get(o..o + 8)?.try_into().ok()?));
-    let (flags, method, crc) = (u16_at(at + 6)?, u16_at(at + 8)?, u32_at(at + 14)?);
-    let (mut compressed, mut len) = (u64::from(u32_at(at + 18)?), u64::from(u32_at(at + 22)?));
-    let name_end = at + 30 + usize::from(u16_at(at + 26)?);
-    let start = name_end + usize::from(u16_at(at + 28)?);
+    let header = |offset: usize, width: usize| word(bytes, at + offset, width);
+    let (flags, method, crc) = (header(6, 2)?, header(8, 2)?, header(14, 4)? as u32);
+    let name_end = at + 30 + header(26, 2)? as usize;
+    let start = name_end + header(28, 2)? as usize;
     let name = String::from_utf8_lossy(bytes.get(at + 30..name_end)?).into_owned();
-    let mut extra = bytes.get(name_end..start)?;
-    while let [a, b, c, d, rest @ ..] = extra {
-        let size = usize::from(u16::from_le_bytes([*c, *d]));
-        let Some(field) = rest.get(..size) else { break };
-        if u16::from_le_bytes([*a, *b]) == 1 && field.len() >= 16 && len == u64::from(u32::MAX) {
-            len = u64::from_le_bytes(field[..8].try_into().ok()?);
-            compressed = u64::from_le_bytes(field[8..16].try_into().ok()?);
-        }
-        extra = &rest[size..];
-    }
+    let mut sizes = [header(22, 4)?, header(18, 4)?];
+    widen(bytes.get(name_end..start)?, &mut sizes);
+    let [len, compressed] = sizes;
     let left = (bytes.len() - start) as u64;
     let mut entry = Entry {
         name,
@@ -252,11 +320,11 @@ fn local_entry(bytes: &[u8], at: usize) -> Option<(Entry, usize)> {
         let end = loop {
             let Some(found) = find(bytes, from, DATA_DESCRIPTOR) else { break None };
             let distance = (found - start) as u64;
-            if u32_at(found + 8).map(u64::from) == Some(distance) && u64_at(found + 8) != Some(distance) {
-                break Some((found, u64::from(u32_at(found + 12)?), 16));
+            if word(bytes, found + 8, 4) == Some(distance) && word(bytes, found + 8, 8) != Some(distance) {
+                break Some((found, word(bytes, found + 12, 4)?, 16));
             }
-            if u64_at(found + 8) == Some(distance) {
-                break Some((found, u64_at(found + 16)?, 24));
+            if word(bytes, found + 8, 8) == Some(distance) {
+                break Some((found, word(bytes, found + 16, 8)?, 24));
             }
             from = found + 1;
         };
@@ -264,7 +332,7 @@ fn local_entry(bytes: &[u8], at: usize) -> Option<(Entry, usize)> {
             Some((found, uncompressed, descriptor)) => {
                 entry.compressed = (found - start) as u64;
                 entry.len = uncompressed;
-                entry.crc32 = u32_at(found + 4);
+                entry.crc32 = word(bytes, found + 4, 4).map(|crc| crc as u32);
                 next = (found + descriptor).min(bytes.len());
             }
             None => {

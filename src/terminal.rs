@@ -1,0 +1,289 @@
+//! All output for people goes through here: colours, tables, progress, errors, and files that appear whole.
+
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+
+use anstyle::{AnsiColor, Style};
+use ckpt_inspect::Verdict;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::Failure;
+
+/// When to use colours.
+#[derive(clap::Args)]
+pub struct ColorArgs {
+    /// When to use colours; NO_COLOR is respected.
+    #[arg(long, global = true, default_value = "auto", value_name = "WHEN")]
+    color: When,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum When {
+    Auto,
+    Always,
+    Never,
+}
+
+impl ColorArgs {
+    /// Applies the choice to everything printed from here on.
+    pub fn apply(&self) {
+        match self.color {
+            When::Auto => {}
+            When::Always => anstream::ColorChoice::Always.write_global(),
+            When::Never => anstream::ColorChoice::Never.write_global(),
+        }
+    }
+}
+
+/// Prints `text`, colours as the terminal wants them. A closed pipe ends the program quietly.
+pub fn print(text: &str) -> Result<(), Failure> {
+    let mut out = anstream::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::unwritable(format!("standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Prints an error.
+pub fn error(message: &str) {
+    let style = Style::new().fg_color(Some(AnsiColor::Red.into())).bold();
+    let _ = writeln!(anstream::stderr(), "{style}error{style:#}: {message}");
+}
+
+/// Prints a note that is not an error.
+pub fn note(message: &str) {
+    let _ = writeln!(anstream::stderr(), "{message}");
+}
+
+/// Columns of the terminal; without one, lines are as long as they need to be.
+pub fn width() -> usize {
+    match terminal_size::terminal_size() {
+        Some((width, _)) if std::io::stdout().is_terminal() => usize::from(width.0).max(40),
+        _ => usize::MAX,
+    }
+}
+
+/// `text` that a file chose, safe to print: control characters escaped.
+pub fn escape(text: &str) -> String {
+    let hostile = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}')
+    };
+    if !text.contains(hostile) {
+        return text.to_string();
+    }
+    text.chars().fold(String::new(), |mut out, c| {
+        if hostile(c) {
+            let _ = write!(out, "{}", c.escape_unicode());
+        } else {
+            out.push(c);
+        }
+        out
+    })
+}
+
+/// `text` in `style`.
+pub fn paint(style: Style, text: &str) -> String {
+    format!("{style}{text}{style:#}")
+}
+
+/// Emphasised.
+pub fn bold(text: &str) -> String {
+    paint(Style::new().bold(), text)
+}
+
+/// In the background.
+pub fn dim(text: &str) -> String {
+    paint(Style::new().dimmed(), text)
+}
+
+/// The colour of a verdict, in the terminal's 16.
+pub fn verdict_style(verdict: Option<Verdict>) -> Style {
+    let color = match verdict {
+        Some(Verdict::Healthy) => AnsiColor::Green,
+        Some(Verdict::Weak) => AnsiColor::Yellow,
+        Some(Verdict::Dying) => AnsiColor::Magenta,
+        Some(Verdict::Dead | Verdict::Corrupt) => AnsiColor::Red,
+        None => return Style::new().dimmed(),
+    };
+    Style::new().fg_color(Some(color.into()))
+}
+
+/// A table of left- or right-aligned columns; the first one names the row.
+pub struct Table {
+    rows: Vec<Vec<(String, Style)>>,
+    right: Vec<bool>,
+    /// Columns to leave out when the terminal is narrow, first to go first.
+    expendable: Vec<usize>,
+}
+
+/// The naming column keeps this many characters as long as there are columns to leave out.
+const NAME_WIDTH: usize = 44;
+
+impl Table {
+    /// A table of these columns, right-aligned where `true`. `expendable` headings are left out, in that order, when
+    /// the terminal is narrow.
+    pub fn new(columns: &[(&str, bool)], expendable: &[&str]) -> Self {
+        let underlined = Style::new().underline();
+        let position = |name: &&str| columns.iter().position(|(heading, _)| heading == name);
+        Table {
+            rows: vec![columns.iter().map(|(heading, _)| (heading.to_string(), underlined)).collect()],
+            right: columns.iter().map(|(_, right)| *right).collect(),
+            expendable: expendable.iter().filter_map(position).collect(),
+        }
+    }
+
+    /// Adds a row.
+    pub fn row(&mut self, cells: Vec<(String, Style)>) {
+        self.rows.push(cells);
+    }
+
+    /// The table in lines of at most `width` characters, as far as leaving out and shortening reach.
+    pub fn render(&self, width: usize) -> String {
+        let widest = |c: usize| {
+            self.rows
+                .iter()
+                .filter_map(|row| row.get(c))
+                .map(|(text, _)| text.chars().count())
+                .max()
+                .unwrap_or(0)
+        };
+        let mut columns: Vec<usize> = (0..self.right.len()).collect();
+        let others = |columns: &[usize]| columns[1..].iter().map(|&c| widest(c) + 2).sum::<usize>();
+        for gone in &self.expendable {
+            if widest(0).min(NAME_WIDTH) + others(&columns) > width {
+                columns.retain(|c| c != gone);
+            }
+        }
+        let name_width = widest(0).min(width.saturating_sub(others(&columns)).max(16));
+        let mut out = String::new();
+        for row in &self.rows {
+            let mut line = String::new();
+            for (position, &column) in columns.iter().enumerate() {
+                let Some((text, style)) = row.get(column) else { continue };
+                let cell_width = if position == 0 { name_width } else { widest(column) };
+                let text = shorten(text, cell_width);
+                let gap = " ".repeat(cell_width - text.chars().count());
+                let painted = if text.is_empty() { String::new() } else { paint(*style, &text) };
+                if position > 0 {
+                    line.push_str("  ");
+                }
+                line += &if self.right[column] { gap + &painted } else { painted + &gap };
+            }
+            out.push_str(line.trim_end());
+            out.push('\n');
+        }
+        out
+    }
+}
+
+/// `text` in at most `width` characters, cut in the middle: names differ at both ends.
+pub fn shorten(text: &str, width: usize) -> String {
+    let count = text.chars().count();
+    if count <= width {
+        return text.to_string();
+    }
+    let keep = width.saturating_sub(1);
+    let head: String = text.chars().take(keep / 2).collect();
+    let tail: String = text.chars().skip(count - (keep - keep / 2)).collect();
+    format!("{head}…{tail}")
+}
+
+/// 1234567 as `1.2 MB`.
+pub fn bytes(n: u64) -> String {
+    scaled(n, &["B", "kB", "MB", "GB", "TB", "PB"])
+}
+
+/// 1234567 as `1.2 M`.
+pub fn count(n: u64) -> String {
+    scaled(n, &["", "k", "M", "G", "T", "P"]).trim_end().to_string()
+}
+
+fn scaled(n: u64, units: &[&str]) -> String {
+    let mut value = n as f64;
+    let mut unit = 0;
+    while value >= 999.5 && unit + 1 < units.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    let digits = match value {
+        _ if unit == 0 => 0,
+        v if v >= 99.95 => 0,
+        v if v >= 9.995 => 1,
+        _ => 2,
+    };
+    format!("{value:.digits$} {}", units[unit])
+}
+
+/// Measured numbers, three significant digits.
+pub fn number(value: Option<f64>) -> String {
+    match value {
+        None => "-".into(),
+        Some(0.0) => "0".into(),
+        Some(v) if (1e-2..1e5).contains(&v.abs()) => {
+            let digits = (2 - v.abs().log10().floor() as i32).clamp(0, 4) as usize;
+            format!("{v:.digits$}")
+        }
+        Some(v) => format!("{v:.1e}"),
+    }
+}
+
+/// Progress over files, on standard error and only on a terminal.
+pub struct Progress(ProgressBar);
+
+/// A bar over `files` files of `bytes` bytes altogether.
+pub fn progress(bytes: u64, files: usize) -> Progress {
+    // Small work is over before a bar could be read.
+    if !std::io::stderr().is_terminal() || bytes < 64 << 20 {
+        return Progress(ProgressBar::hidden());
+    }
+    let bar = ProgressBar::new(bytes);
+    let template = format!(
+        "measuring {files} checkpoints {{wide_bar}} {{bytes}}/{{total_bytes}} {{bytes_per_sec}} {{eta}}"
+    );
+    if let Ok(style) = ProgressStyle::with_template(&template) {
+        bar.set_style(style);
+    }
+    Progress(bar)
+}
+
+impl Progress {
+    /// `bytes` more are done.
+    pub fn done(&self, bytes: u64) {
+        self.0.inc(bytes);
+    }
+
+    /// Takes the bar away.
+    pub fn clear(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// Writes `contents` to `path` whole or not at all: a temporary file beside it, synced, then renamed.
+pub fn write_file(path: &Path, contents: &[u8], force: bool) -> Result<(), Failure> {
+    let cannot =
+        |e: std::io::Error| Failure::unwritable(format!("{}: cannot be written: {e}", path.display()));
+    let folder = match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    if path.exists() && !force {
+        return Err(Failure::unwritable(format!("{} exists; --force replaces it", path.display())));
+    }
+    let mut file = tempfile::Builder::new().prefix(".ckpt-").tempfile_in(folder).map_err(cannot)?;
+    file.write_all(contents).and_then(|()| file.as_file().sync_all()).map_err(cannot)?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let _ = file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644));
+    }
+    let persisted = if force {
+        file.persist(path).map(drop).map_err(|e| e.error)
+    } else {
+        file.persist_noclobber(path).map(drop).map_err(|e| e.error)
+    };
+    persisted.map_err(cannot)
+}
