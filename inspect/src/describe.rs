@@ -174,7 +174,7 @@ impl Checkpoint {
                 let read = |start: usize, out: &mut [f64]| {
                     out.iter_mut().enumerate().for_each(|(i, v)| *v = real(start + i));
                 };
-                measure(&Elements::Decoded64 { len: numel(tensor)?, granule: 1, read: &read }, &plan)
+                measure(&Elements::Decoded64 { len: numel(tensor)?, read: &read }, &plan)
             }
             dtype => measure(&Elements::Plain { dtype, bytes: &bytes }, &plan),
         };

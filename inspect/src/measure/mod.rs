@@ -1,0 +1,462 @@
+//! Measures the elements of a tensor: exact moments, extremes, special values, a log-magnitude histogram, and ternary
+//! occupancy. Elements are taken in blocks that stay in the first-level cache while everything about them is
+//! computed, so each byte crosses memory once; large tensors are divided among threads, always in the same way, so
+//! results do not depend on how many there are.
+//!
+//! Moments: sums in f64 per block, with a second look at a block whose mean dwarfs its spread, and blocks joined by
+//! the update of Chan, Golub and LeVeque (1983, <https://doi.org/10.1080/00031305.1983.10483115>).
+
+mod float8;
+mod kernel;
+mod ternary;
+mod wide;
+
+use rayon::prelude::*;
+
+use crate::DType;
+use crate::record::{Histogram, Stats, Ternary};
+use kernel::Line;
+
+/// Elements per block: 16 kB of f32.
+pub(crate) const BLOCK: usize = 4096;
+/// Elements per unit of parallel work, at least.
+const CHUNK: usize = 1 << 18;
+
+/// Where elements come from. Bytes are little-endian and need not be aligned.
+#[derive(Clone, Copy)]
+pub enum Elements<'a> {
+    /// Contiguous elements of a plain real dtype (or bool, as 0 and 1).
+    Plain {
+        /// Their type.
+        dtype: DType,
+        /// Their bytes.
+        bytes: &'a [u8],
+    },
+    /// Elements that `read(start, out)` decodes to f32. Starts are multiples of `granule`.
+    Decoded32 {
+        /// How many.
+        len: usize,
+        /// Elements per block of the encoding.
+        granule: usize,
+        /// Fills `out` with the elements from `start`.
+        read: &'a (dyn Fn(usize, &mut [f32]) + Sync),
+    },
+    /// Elements that `read(start, out)` decodes to f64.
+    Decoded64 {
+        /// How many.
+        len: usize,
+        /// Fills `out` with the elements from `start`.
+        read: &'a (dyn Fn(usize, &mut [f64]) + Sync),
+    },
+}
+
+/// How a matrix becomes ternary.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum TernaryRule {
+    /// clamp(round(W / (mean|W| + eps)), -1, 1), rounding half to even, in f32 as PyTorch computes it: zero where
+    /// |W / scale| <= 0.5.
+    Absmean {
+        /// Added to mean|W|.
+        eps: f64,
+        /// One scale a row instead of one for the matrix.
+        per_row: bool,
+    },
+    /// The signs of the values are the codes: packed tensors.
+    Codes,
+}
+
+/// What to measure besides the moments.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Plan {
+    /// Row length, for a matrix.
+    pub cols: Option<usize>,
+    /// Ternary occupancy, for a matrix.
+    pub ternary: Option<TernaryRule>,
+    /// The log-magnitude histogram.
+    pub histogram: bool,
+}
+
+/// What was measured.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Measured {
+    /// Of all elements.
+    pub stats: Stats,
+    /// When the plan asked for it and there are rows and columns. `scale` is for the caller under
+    /// [`TernaryRule::Codes`].
+    pub ternary: Option<Ternary>,
+}
+
+/// Measures `elements` as `plan` says.
+pub fn measure(elements: &Elements<'_>, plan: &Plan) -> Measured {
+    let reader = match *elements {
+        Elements::Plain { dtype, bytes } => match Reader::of(dtype, bytes) {
+            Some(reader) => reader,
+            None => return wide::measure_plain(dtype, bytes, plan),
+        },
+        Elements::Decoded32 { len, granule, read } => Reader::Decoded { len, granule: granule.max(1), read },
+        Elements::Decoded64 { len, read } => return wide::measure(len, read, plan),
+    };
+    let cols = plan.cols.filter(|&cols| cols > 0 && reader.len() > 0 && reader.len().is_multiple_of(cols));
+    let rule = plan.ternary.zip(cols);
+    let line = rule.and_then(|(rule, _)| ternary::first_line(&reader, rule));
+    let scan = Scan { reader: &reader, cols, line, histogram: plan.histogram };
+    let tally = scan.run();
+    let ternary = rule.map(|(rule, cols)| ternary::resolve(&reader, rule, cols, line, &tally));
+    Measured { stats: tally.stats(plan.histogram), ternary }
+}
+
+/// Every element of a plain real dtype as f32; `None` for complex and packed ones.
+pub(crate) fn to_f32(dtype: DType, bytes: &[u8]) -> Option<Vec<f32>> {
+    if let Some(reader) = Reader::of(dtype, bytes) {
+        let mut out = vec![0.0; reader.len()];
+        for (i, chunk) in out.chunks_mut(BLOCK).enumerate() {
+            reader.fill(i * BLOCK, chunk);
+        }
+        return Some(out);
+    }
+    wide::to_f64(dtype, bytes).map(|values| values.into_iter().map(|x| x as f32).collect())
+}
+
+/// Elements that are exactly f32 values.
+enum Reader<'a> {
+    Aligned(&'a [f32]),
+    Bytes32(&'a [u8]),
+    F16(&'a [u8]),
+    Bf16(&'a [u8]),
+    Table { bytes: &'a [u8], table: &'static [f32; 256] },
+    Decoded { len: usize, granule: usize, read: &'a (dyn Fn(usize, &mut [f32]) + Sync) },
+}
+
+impl<'a> Reader<'a> {
+    fn of(dtype: DType, bytes: &'a [u8]) -> Option<Self> {
+        Some(match dtype {
+            DType::F32 => match bytemuck::try_cast_slice(bytes) {
+                Ok(elements) if cfg!(target_endian = "little") => Reader::Aligned(elements),
+                _ => Reader::Bytes32(bytes),
+            },
+            DType::F16 => Reader::F16(bytes),
+            DType::BF16 => Reader::Bf16(bytes),
+            other => Reader::Table { bytes, table: float8::table(other)? },
+        })
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Reader::Aligned(elements) => elements.len(),
+            Reader::Bytes32(bytes) => bytes.len() / 4,
+            Reader::F16(bytes) | Reader::Bf16(bytes) => bytes.len() / 2,
+            Reader::Table { bytes, .. } => bytes.len(),
+            Reader::Decoded { len, .. } => *len,
+        }
+    }
+
+    fn granule(&self) -> usize {
+        match self {
+            Reader::Decoded { granule, .. } => *granule,
+            _ => 1,
+        }
+    }
+
+    /// The elements `start..start + buffer.len()`, borrowed where they lie ready.
+    fn block<'b>(&'b self, start: usize, buffer: &'b mut [f32]) -> &'b [f32] {
+        if let Reader::Aligned(elements) = self {
+            return &elements[start..start + buffer.len()];
+        }
+        self.fill(start, buffer);
+        buffer
+    }
+
+    fn fill(&self, start: usize, out: &mut [f32]) {
+        match self {
+            Reader::Aligned(elements) => out.copy_from_slice(&elements[start..start + out.len()]),
+            Reader::Bytes32(bytes) => {
+                for (slot, word) in out.iter_mut().zip(bytes[4 * start..].as_chunks::<4>().0) {
+                    *slot = f32::from_le_bytes(*word);
+                }
+            }
+            Reader::F16(bytes) => {
+                use half::slice::HalfFloatSliceExt;
+                let mut words = [half::f16::ZERO; 256];
+                for (i, part) in out.chunks_mut(256).enumerate() {
+                    let words = &mut words[..part.len()];
+                    let at = 2 * (start + 256 * i);
+                    for (word, raw) in words.iter_mut().zip(bytes[at..].as_chunks::<2>().0) {
+                        *word = half::f16::from_le_bytes(*raw);
+                    }
+                    words.convert_to_f32_slice(part);
+                }
+            }
+            Reader::Bf16(bytes) => {
+                for (slot, word) in out.iter_mut().zip(bytes[2 * start..].as_chunks::<2>().0) {
+                    *slot = f32::from_bits(u32::from(u16::from_le_bytes(*word)) << 16);
+                }
+            }
+            Reader::Table { bytes, table } => {
+                for (slot, &byte) in out.iter_mut().zip(&bytes[start..]) {
+                    *slot = table[usize::from(byte)];
+                }
+            }
+            Reader::Decoded { read, .. } => read(start, out),
+        }
+    }
+}
+
+/// One pass over all elements.
+struct Scan<'r, 'a> {
+    reader: &'r Reader<'a>,
+    cols: Option<usize>,
+    line: Option<Line>,
+    histogram: bool,
+}
+
+/// What a pass has seen so far.
+#[derive(Debug)]
+struct Tally {
+    count: u64,
+    nan: u64,
+    inf: u64,
+    moments: Moments,
+    bins: Box<[u64; 256]>,
+    above: u64,
+    below: u64,
+    /// Elements near the ternary line, to be counted once it is known.
+    near: Vec<f32>,
+    /// Rows in which no element lay beyond the line.
+    quiet_rows: Vec<usize>,
+    /// Columns in which some element lay beyond the line; empty without a line.
+    live_cols: Vec<bool>,
+    cols_left: usize,
+}
+
+/// Moments of finite elements.
+#[derive(Clone, Copy, Debug)]
+struct Moments {
+    count: f64,
+    sum: f64,
+    /// Sum of squared differences from the mean.
+    m2: f64,
+    abs: f64,
+    min: f64,
+    max: f64,
+    zeros: u64,
+}
+
+impl Moments {
+    const EMPTY: Moments = Moments {
+        count: 0.0,
+        sum: 0.0,
+        m2: 0.0,
+        abs: 0.0,
+        min: f64::INFINITY,
+        max: f64::NEG_INFINITY,
+        zeros: 0,
+    };
+
+    fn join(&mut self, other: &Moments) {
+        if other.count == 0.0 {
+            return;
+        }
+        if self.count > 0.0 {
+            let delta = other.sum / other.count - self.sum / self.count;
+            self.m2 += delta * delta * (self.count * other.count / (self.count + other.count));
+        }
+        self.m2 += other.m2;
+        self.count += other.count;
+        self.sum += other.sum;
+        self.abs += other.abs;
+        self.min = self.min.min(other.min);
+        self.max = self.max.max(other.max);
+        self.zeros += other.zeros;
+    }
+
+    /// The record of these moments.
+    fn stats(&self, count: u64, nan: u64, inf: u64) -> Stats {
+        let some = |value: f64| (self.count > 0.0).then_some(value);
+        Stats {
+            count,
+            mean: some(self.sum / self.count),
+            std: (self.count >= 2.0).then(|| (self.m2 / (self.count - 1.0)).sqrt()),
+            min: some(self.min),
+            max: some(self.max),
+            abs_mean: some(self.abs / self.count),
+            abs_max: some(self.max.abs().max(self.min.abs())),
+            zeros: self.zeros,
+            nan,
+            inf,
+            histogram: None,
+        }
+    }
+}
+
+impl Tally {
+    fn new(live_cols: usize) -> Self {
+        Tally {
+            count: 0,
+            nan: 0,
+            inf: 0,
+            moments: Moments::EMPTY,
+            bins: Box::new([0; 256]),
+            above: 0,
+            below: 0,
+            near: Vec::new(),
+            quiet_rows: Vec::new(),
+            live_cols: vec![false; live_cols],
+            cols_left: live_cols,
+        }
+    }
+
+    fn join(mut self, mut other: Tally) -> Tally {
+        self.count += other.count;
+        self.nan += other.nan;
+        self.inf += other.inf;
+        self.moments.join(&other.moments);
+        self.bins.iter_mut().zip(other.bins.iter()).for_each(|(a, b)| *a += b);
+        self.above += other.above;
+        self.below += other.below;
+        self.near.append(&mut other.near);
+        self.quiet_rows.append(&mut other.quiet_rows);
+        self.live_cols.iter_mut().zip(&other.live_cols).for_each(|(a, &b)| *a |= b);
+        self
+    }
+
+    fn stats(&self, histogram: bool) -> Stats {
+        let mut stats = self.moments.stats(self.count, self.nan, self.inf);
+        if histogram {
+            let mut bins = *self.bins;
+            // Exponent field 0 is zeros and subnormals, 255 is NaN and infinity.
+            bins[0] -= self.moments.zeros;
+            stats.histogram = Some(trimmed(&bins[..255], -127));
+        }
+        stats
+    }
+}
+
+/// `bins` without empty ones at the ends; the first one is the octave of 2^`first`.
+fn trimmed(bins: &[u64], first: i32) -> Histogram {
+    let Some(start) = bins.iter().position(|&n| n > 0) else { return Histogram::default() };
+    let end = bins.iter().rposition(|&n| n > 0).unwrap_or(start);
+    Histogram { first: first + start as i32, counts: bins[start..=end].to_vec() }
+}
+
+impl Scan<'_, '_> {
+    fn run(&self) -> Tally {
+        let len = self.reader.len();
+        let live_cols = if self.line.is_some() { self.cols.unwrap_or(0) } else { 0 };
+        let unit = chunk_len(self.cols.filter(|_| live_cols > 0), self.reader.granule());
+        (0..len.div_ceil(unit))
+            .into_par_iter()
+            .map(|i| self.chunk(i * unit, len.min((i + 1) * unit), live_cols))
+            .collect::<Vec<_>>()
+            .into_iter()
+            .fold(Tally::new(live_cols), Tally::join)
+    }
+
+    fn chunk(&self, start: usize, end: usize, live_cols: usize) -> Tally {
+        let mut tally = Tally::new(live_cols);
+        let mut buffer = [0.0f32; BLOCK];
+        let mut row_is_live = false;
+        let step = BLOCK / self.reader.granule().min(BLOCK) * self.reader.granule().min(BLOCK);
+        let mut at = start;
+        while at < end {
+            let n = step.min(end - at);
+            let block = self.reader.block(at, &mut buffer[..n]);
+            self.block(block, &mut tally);
+            if let (Some(line), true) = (self.line, live_cols > 0) {
+                rows_and_cols(block, at, live_cols, line, &mut row_is_live, &mut tally);
+            }
+            at += n;
+        }
+        tally
+    }
+
+    fn block(&self, block: &[f32], tally: &mut Tally) {
+        let near_before = tally.near.len();
+        let mut sums = kernel::sums(block, self.line, &mut tally.near);
+        tally.count += block.len() as u64;
+        if self.histogram {
+            kernel::exponents(block, &mut tally.bins);
+        }
+        if sums.squares.is_finite() {
+            tally.moments.join(&moments(block, &sums));
+            (tally.above, tally.below) = (tally.above + sums.above, tally.below + sums.below);
+            return;
+        }
+        // NaN or infinity: measure the finite elements alone. An infinite weight still has a ternary code.
+        tally.near.truncate(near_before);
+        tally.nan += block.iter().filter(|x| x.is_nan()).count() as u64;
+        tally.inf += block.iter().filter(|x| x.is_infinite()).count() as u64;
+        let finite: Vec<f32> = block.iter().copied().filter(|x| x.is_finite()).collect();
+        sums = kernel::sums(&finite, self.line, &mut tally.near);
+        tally.moments.join(&moments(&finite, &sums));
+        if let Some(line) = self.line {
+            tally.above += sums.above + block.iter().filter(|x| x.is_infinite() && **x > line.at).count() as u64;
+            tally.below += sums.below + block.iter().filter(|x| x.is_infinite() && **x < -line.at).count() as u64;
+        }
+    }
+}
+
+/// Elements per unit of parallel work: whole rows and whole blocks of the encoding.
+fn chunk_len(cols: Option<usize>, granule: usize) -> usize {
+    let unit = match cols {
+        // Rows of a block-quantized matrix are whole blocks, so a multiple of rows is one of blocks.
+        Some(cols) if cols % granule == 0 => cols,
+        Some(cols) => cols.saturating_mul(granule),
+        None => granule,
+    };
+    unit.saturating_mul(CHUNK.div_ceil(unit))
+}
+
+/// Moments of a block from its sums, recomputed about the mean where the mean dwarfs the spread: there the
+/// difference of two large sums would lose what it is to tell.
+fn moments(block: &[f32], sums: &kernel::Sums) -> Moments {
+    const DWARFED: f64 = 1e4;
+    let n = block.len() as f64;
+    let mut m2 = if block.is_empty() { 0.0 } else { sums.squares - sums.sum * (sums.sum / n) };
+    if sums.squares > DWARFED * m2 {
+        let mean = sums.sum / n;
+        let (mut squares, mut rest) = (0.0, 0.0);
+        for &x in block {
+            let d = f64::from(x) - mean;
+            squares += d * d;
+            rest += d;
+        }
+        m2 = squares - rest * rest / n;
+    }
+    Moments {
+        count: n,
+        sum: sums.sum,
+        m2: m2.max(0.0),
+        abs: sums.abs,
+        min: sums.min.into(),
+        max: sums.max.into(),
+        zeros: sums.zeros,
+    }
+}
+
+/// Notes which rows stay quiet and which columns come alive. In a healthy matrix every column is alive after a few
+/// rows, and every row after a few elements.
+fn rows_and_cols(block: &[f32], start: usize, cols: usize, line: Line, live: &mut bool, tally: &mut Tally) {
+    let beyond = line.at + line.margin.max(0.0);
+    let loud = |x: &f32| x.abs() > beyond;
+    let mut at = 0;
+    while at < block.len() {
+        let col = (start + at) % cols;
+        let row = &block[at..block.len().min(at + cols - col)];
+        if col == 0 {
+            *live = false;
+        }
+        *live = *live || row.iter().any(loud);
+        if tally.cols_left > 0 {
+            for (x, live_col) in row.iter().zip(&mut tally.live_cols[col..]) {
+                if !*live_col && loud(x) {
+                    *live_col = true;
+                    tally.cols_left -= 1;
+                }
+            }
+        }
+        at += row.len();
+        if col + row.len() == cols && !*live {
+            tally.quiet_rows.push((start + at - 1) / cols);
+        }
+    }
+}
