@@ -90,11 +90,12 @@ fn word_before(text: &str) -> &str {
     if word == "global_step" { word } else { word.rsplit('_').next().unwrap_or(word) }
 }
 
-/// The word that starts right after, one separator allowed.
+/// The word that starts right after, one separator allowed, unless a number follows it: then it is that one's.
 fn word_after(text: &str) -> &str {
     let text = text.strip_prefix(['-', '_', ' ']).unwrap_or(text);
     let end = text.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(text.len());
-    &text[..end]
+    let rest = text[end..].trim_start_matches(['-', '_', '=', ' ']);
+    if rest.starts_with(|c: char| c.is_ascii_digit()) { "" } else { &text[..end] }
 }
 
 #[cfg(test)]

@@ -43,7 +43,9 @@ fn normal(n: usize, mean: f64, std: f64) -> Vec<f32> {
         ((state >> 11) as f64 + 0.5) / (1u64 << 53) as f64
     };
     (0..n)
-        .map(|_| (mean + std * (-2.0 * uniform().ln()).sqrt() * (std::f64::consts::TAU * uniform()).cos()) as f32)
+        .map(|_| {
+            (mean + std * (-2.0 * uniform().ln()).sqrt() * (std::f64::consts::TAU * uniform()).cos()) as f32
+        })
         .collect()
 }
 
@@ -88,8 +90,11 @@ fn codes(values: &[f32], scale: f32) -> (usize, usize) {
 }
 
 fn check_ternary(values: &[f32], cols: usize) {
-    let plan =
-        Plan { cols: Some(cols), ternary: Some(TernaryRule::Absmean { eps: 1e-8, per_row: false }), histogram: false };
+    let plan = Plan {
+        cols: Some(cols),
+        ternary: Some(TernaryRule::Absmean { eps: 1e-8, per_row: false }),
+        histogram: false,
+    };
     let ternary = plain(DType::F32, &bytes_of(values), plan).ternary.unwrap();
     let mean = values.iter().map(|v| f64::from(v.abs())).sum::<f64>() / values.len() as f64;
     let scale = mean as f32 + 1e-8;
@@ -124,7 +129,11 @@ fn ternary_occupancy_of_large_matrices() {
 fn exact_halves_round_to_even() {
     // mean|W| is 1 up to eps, which f32 drops: the half is a zero, the next number is not.
     let values = [0.5f32, -0.5, 1.5, -1.5, 0.5f32.next_up(), -(0.5f32.next_down()), 2.0, 1.5 - f32::EPSILON];
-    let plan = Plan { cols: Some(4), ternary: Some(TernaryRule::Absmean { eps: 0.0, per_row: false }), histogram: false };
+    let plan = Plan {
+        cols: Some(4),
+        ternary: Some(TernaryRule::Absmean { eps: 0.0, per_row: false }),
+        histogram: false,
+    };
     let mean = values.iter().map(|v| f64::from(v.abs())).sum::<f64>() / 8.0;
     let ternary = plain(DType::F32, &bytes_of(&values), plan).ternary.unwrap();
     let (neg, pos) = codes(&values, mean as f32);
@@ -134,9 +143,16 @@ fn exact_halves_round_to_even() {
 #[test]
 fn scales_per_row() {
     let mut values = normal(64 * 100, 0.0, 1.0);
-    values.chunks_mut(100).enumerate().for_each(|(r, row)| row.iter_mut().for_each(|v| *v *= 10f32.powi(r as i32 % 9 - 4)));
+    values
+        .chunks_mut(100)
+        .enumerate()
+        .for_each(|(r, row)| row.iter_mut().for_each(|v| *v *= 10f32.powi(r as i32 % 9 - 4)));
     values[..100].fill(0.0);
-    let plan = Plan { cols: Some(100), ternary: Some(TernaryRule::Absmean { eps: 1e-8, per_row: true }), histogram: false };
+    let plan = Plan {
+        cols: Some(100),
+        ternary: Some(TernaryRule::Absmean { eps: 1e-8, per_row: true }),
+        histogram: false,
+    };
     let ternary = plain(DType::F32, &bytes_of(&values), plan).ternary.unwrap();
     let (mut neg, mut pos) = (0, 0);
     for row in values.chunks(100) {

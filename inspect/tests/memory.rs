@@ -67,8 +67,14 @@ fn one_megabyte_never_takes_hundreds() {
         ("instances", pickle([b"N".to_vec(), repeat(b")\x81", MB)].concat())),
         ("appended to one list", pickle([b"]".to_vec(), repeat(b"Na", MB)].concat())),
         ("doubling", pickle(doubling(MB / 16))),
-        ("a string of 2^60 bytes", pickle([b"\x8d".to_vec(), (1u64 << 60).to_le_bytes().to_vec(), vec![0; MB]].concat())),
-        ("a frame of 2^60 bytes", pickle([b"\x95".to_vec(), (1u64 << 60).to_le_bytes().to_vec(), vec![0; MB]].concat())),
+        (
+            "a string of 2^60 bytes",
+            pickle([b"\x8d".to_vec(), (1u64 << 60).to_le_bytes().to_vec(), vec![0; MB]].concat()),
+        ),
+        (
+            "a frame of 2^60 bytes",
+            pickle([b"\x95".to_vec(), (1u64 << 60).to_le_bytes().to_vec(), vec![0; MB]].concat()),
+        ),
         ("a GGUF of 2^60 tensors", gguf_with_counts(1 << 60, 0)),
         ("a GGUF of 2^60 keys", gguf_with_counts(0, 1 << 60)),
         ("a SafeTensors header of 2^60 bytes", safetensors("{}", 1 << 60)),

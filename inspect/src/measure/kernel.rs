@@ -174,7 +174,8 @@ mod avx2 {
                 let high = _mm256_packus_epi32(word(2), word(3));
                 _mm256_packus_epi16(low, high)
             };
-            let top = chunks.clone().fold(_mm256_setzero_si256(), |top, chunk| _mm256_max_epu8(top, fields(chunk)));
+            let top =
+                chunks.clone().fold(_mm256_setzero_si256(), |top, chunk| _mm256_max_epu8(top, fields(chunk)));
             let largest = lanes_u8(top).into_iter().max().unwrap_or(0);
             let first = (largest as usize + 1).saturating_sub(OCTAVES);
             let mut counts = [_mm256_setzero_si256(); OCTAVES];
@@ -251,7 +252,8 @@ mod tests {
             (state >> 40) as f32 / (1 << 23) as f32 - 1.0
         };
         for len in [0, 1, 15, 16, 17, 31, 32, 33, 100, 4095, 4096, 9001] {
-            let block: Vec<f32> = (0..len).map(|i| if i % 7 == 0 { 0.0 } else { random() * random().powi(9) }).collect();
+            let block: Vec<f32> =
+                (0..len).map(|i| if i % 7 == 0 { 0.0 } else { random() * random().powi(9) }).collect();
             let line = Line { at: 0.1, margin: 0.02 };
             for line in [None, Some(line)] {
                 let (mut near_a, mut near_b) = (Vec::new(), Vec::new());

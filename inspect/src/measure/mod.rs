@@ -389,8 +389,10 @@ impl Scan<'_, '_> {
         sums = kernel::sums(&finite, self.line, &mut tally.near);
         tally.moments.join(&moments(&finite, &sums));
         if let Some(line) = self.line {
-            tally.above += sums.above + block.iter().filter(|x| x.is_infinite() && **x > line.at).count() as u64;
-            tally.below += sums.below + block.iter().filter(|x| x.is_infinite() && **x < -line.at).count() as u64;
+            tally.above +=
+                sums.above + block.iter().filter(|x| x.is_infinite() && **x > line.at).count() as u64;
+            tally.below +=
+                sums.below + block.iter().filter(|x| x.is_infinite() && **x < -line.at).count() as u64;
         }
     }
 }

@@ -90,7 +90,8 @@ pub(super) fn resolve(
         above = above - u64::from(*x > line.at) + u64::from(*x > final_line);
         below = below - u64::from(*x < -line.at) + u64::from(*x < -final_line);
     }
-    let dead_rows = tally.quiet_rows.iter().filter(|&&row| row_is_dead(reader, row, cols, final_line)).count();
+    let dead_rows =
+        tally.quiet_rows.iter().filter(|&&row| row_is_dead(reader, row, cols, final_line)).count();
     let quiet_cols = tally.live_cols.iter().filter(|live| !**live).count();
     let dead_cols = if quiet_cols == 0 { 0 } else { dead_columns(reader, cols, final_line) };
     record(above, below, tally.count - tally.nan, scale, dead_rows as u64, dead_cols)
@@ -101,7 +102,8 @@ fn record(above: u64, below: u64, total: u64, scale: Option<f64>, dead_rows: u64
     let (neg, pos) = (share(below), share(above));
     let zero = share(total.saturating_sub(above + below));
     // + 0.0 turns the -0 of an empty sum into 0.
-    let entropy_bits = [neg, zero, pos].iter().filter(|p| **p > 0.0).map(|p| -p * p.log2()).sum::<f64>() + 0.0;
+    let entropy_bits =
+        [neg, zero, pos].iter().filter(|p| **p > 0.0).map(|p| -p * p.log2()).sum::<f64>() + 0.0;
     Ternary { neg, zero, pos, entropy_bits, scale, dead_rows, dead_cols }
 }
 
