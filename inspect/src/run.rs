@@ -142,7 +142,7 @@ impl Run {
     /// Sorts `records` into runs: by folder and by the names and shapes of their matrices. Records must have been
     /// judged with `thresholds`.
     pub fn group(records: Vec<CheckpointRecord>, thresholds: &Thresholds) -> Vec<Run> {
-        let mut runs: BTreeMap<(PathBuf, Vec<(String, Vec<u64>)>), Vec<CheckpointRecord>> = BTreeMap::new();
+        let mut runs: BTreeMap<(PathBuf, Network), Vec<CheckpointRecord>> = BTreeMap::new();
         for record in records {
             runs.entry((folder(Path::new(&record.path)), matrices(&record))).or_default().push(record);
         }
@@ -261,9 +261,11 @@ fn folder(path: &Path) -> PathBuf {
     }
 }
 
-/// What tells one network from another.
-fn matrices(record: &CheckpointRecord) -> Vec<(String, Vec<u64>)> {
-    let mut all: Vec<(String, Vec<u64>)> = record
+/// What tells one network from another: names and shapes of its matrices, sorted.
+type Network = Vec<(String, Vec<u64>)>;
+
+fn matrices(record: &CheckpointRecord) -> Network {
+    let mut all: Network = record
         .tensors
         .iter()
         .filter(|t| t.group == Group::Weights && t.shape.len() >= 2)
