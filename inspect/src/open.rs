@@ -156,8 +156,7 @@ fn unrecognised(bytes: &[u8]) -> Error {
 
 fn read_gguf(source: &Source, file: usize) -> Result<Contents> {
     let header = gguf::Header::parse(source.bytes())?;
-    let mut contents =
-        Contents::new(Format::Gguf { version: header.version, big_endian: header.big_endian });
+    let mut contents = Contents::new(Format::Gguf { version: header.version, big_endian: header.big_endian });
     let keys = header.keys.iter();
     contents.metadata = Value::Dict(
         keys.map(|(key, value)| {
@@ -187,8 +186,7 @@ fn read_gguf(source: &Source, file: usize) -> Result<Contents> {
         let mut info = TensorInfo::contiguous(tensor.name.into_owned(), dtype, tensor.shape, index, 0);
         if is_i2s && tensor.damage.is_none() {
             let tail = slice(source.bytes(), tensor.offset + packed, 4).and_then(|b| b.try_into().ok());
-            info.scale =
-                tail.map(if header.big_endian { f32::from_be_bytes } else { f32::from_le_bytes });
+            info.scale = tail.map(if header.big_endian { f32::from_be_bytes } else { f32::from_le_bytes });
         }
         info.damage = tensor.damage;
         contents.tensors.push(info);

@@ -124,8 +124,8 @@ fn small_floats(checkpoint: &Checkpoint, at: usize) -> Option<Vec<f32>> {
     }
 }
 
-/// Decodes values `start..start + out.len()` (row-major over `shape`) of a packed matrix to -1, 0, +1. The fourth
-/// code, which no packer writes, decodes to 2.
+/// Decodes values `start..start + out.len()` (row-major over `shape`) of a packed matrix to -1, 0, +1. Code 3,
+/// which [`check_codes`] refuses, decodes to 2.
 pub(crate) fn decode(packing: TernaryPacking, packed: &[u8], shape: &[usize], start: usize, out: &mut [i8]) {
     let value = |byte: u8, shift: usize| ((byte >> shift) & 3) as i8 - 1;
     match packing {
@@ -185,12 +185,12 @@ fn decode_lanes<const LANES: usize>(packed: &[u8], start: usize, out: &mut [i8])
 
 /// Refuses packed bytes with the code 3, which no packer writes.
 pub(crate) fn check_codes(packed: &[u8]) -> Result<()> {
-    match packed.iter().position(|&byte| byte & (byte >> 1) & 0x55 != 0) {
-        None => Ok(()),
-        Some(at) => Err(Error::damaged(format!(
-            "byte {at} of its packed values has the code 3, which stands for nothing"
-        ))),
+    let code_3_bits = |byte: u8| byte & (byte >> 1) & 0x55;
+    if packed.iter().fold(0, |found, &byte| found | code_3_bits(byte)) == 0 {
+        return Ok(());
     }
+    let at = packed.iter().position(|&byte| code_3_bits(byte) != 0).unwrap_or(0);
+    Err(Error::damaged(format!("byte {at} of its packed values has the code 3, which stands for nothing")))
 }
 
 /// Decides which layout the I2_S tensors of a GGUF checkpoint have: the one given, else ARM's where rows do not fill

@@ -108,8 +108,12 @@ impl<'a> Header<'a> {
         let version = if cursor.big_endian { version.swap_bytes() } else { version };
         if !(OLDEST_VERSION..=VERSION).contains(&version) {
             let hint = match version {
-                1 => "version 1 is from 2023 and llama.cpp no longer reads it; convert the original model again",
-                _ => "versions 2 and 3 are read; if the program that wrote it is not newer, the file is damaged",
+                1 => {
+                    "version 1 is from 2023 and llama.cpp no longer reads it; convert the original model again"
+                }
+                _ => {
+                    "versions 2 and 3 are read; if the program that wrote it is not newer, the file is damaged"
+                }
             };
             return Err(Error::unsupported(format!("is GGUF version {version}")).at(4).hint(hint));
         }
@@ -137,7 +141,9 @@ impl<'a> Header<'a> {
         }
         let unknown_place = match (header.read_alignment(), &header.damage) {
             (Err(error), _) => Some(error.to_string()),
-            (Ok(()), Some(_)) => Some("the header ends before the data, so its place is not known".to_string()),
+            (Ok(()), Some(_)) => {
+                Some("the header ends before the data, so its place is not known".to_string())
+            }
             (Ok(()), None) => None,
         };
         if header.damage.is_none() {
@@ -427,9 +433,9 @@ impl Repeats {
 /// A name for a message: control characters escaped, and never long.
 fn quoted(name: &str) -> String {
     const LONGEST: usize = 80;
-    let end = name.floor_char_boundary(LONGEST);
-    let more = if end < name.len() { "…" } else { "" };
-    format!("{}{more}", name[..end].escape_debug())
+    let start: String = name.chars().take(LONGEST).collect();
+    let more = if start.len() < name.len() { "…" } else { "" };
+    format!("{}{more}", start.escape_debug())
 }
 
 /// Says in which of the header's entries `error` happened.

@@ -28,9 +28,7 @@ pub enum ValueType {
 impl ValueType {
     const ALL: [ValueType; 13] = {
         use ValueType::*;
-        [
-            Uint8, Int8, Uint16, Int16, Uint32, Int32, Float32, Bool, String, Array, Uint64, Int64, Float64,
-        ]
+        [Uint8, Int8, Uint16, Int16, Uint32, Int32, Float32, Bool, String, Array, Uint64, Int64, Float64]
     };
 
     /// The type of a number.
@@ -206,9 +204,13 @@ impl<'a> Array<'a> {
     }
 
     /// How many elements it has.
-    #[allow(clippy::len_without_is_empty)] // nobody asks
     pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
     }
 
     /// Its elements in order.
