@@ -19,6 +19,10 @@ fn fixtures() -> Vec<(String, Vec<u8>)> {
         .map(|p| (p.file_name().unwrap().to_string_lossy().into_owned(), std::fs::read(p).unwrap()))
         .filter(|(_, bytes)| bytes.len() < 20_000)
         .collect();
+    for name in ["every_type.gguf", "big_endian.gguf"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name);
+        all.push((name.into(), std::fs::read(path).unwrap()));
+    }
     all.push(("small.safetensors".into(), safetensors()));
     all.push(("tar.pt".into(), tar()));
     all
@@ -124,6 +128,23 @@ proptest! {
         }
         if let Some(cut) = cut {
             bytes.truncate(cut.index(bytes.len()));
+        }
+        examine(&bytes);
+    }
+
+    #[test]
+    fn any_mutation_of_a_gguf_header_returns(
+        file in 0..2usize,
+        flips in prop::collection::vec((0..1900usize, any::<u8>()), 1..6),
+        big in prop::option::of((0..1900usize, any::<u64>())),
+    ) {
+        let name = ["every_type.gguf", "big_endian.gguf"][file];
+        let (_, mut bytes) = fixtures().into_iter().find(|(n, _)| n == name).unwrap();
+        for (at, value) in flips {
+            bytes[at] = value;
+        }
+        if let Some((at, value)) = big {
+            bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
         }
         examine(&bytes);
     }
