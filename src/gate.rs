@@ -150,7 +150,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         for (path, record) in records(&files, &options)? {
             checked.push(match record {
                 Ok(record) => gate::check(&record, &policy, baseline.as_ref()),
-                Err(error) => gate::unreadable(path.display().to_string(), &error.to_string()),
+                Err(error) => gate::unreadable(path.display().to_string(), &reason(error, &path)),
             });
         }
     }
@@ -259,9 +259,15 @@ fn baseline(path: &Path, options: &LoadOptions) -> Result<Result<CheckpointRecor
             broken("it is damaged, so nothing can be compared with it")
         }
         Some((_, Ok(record))) => Ok(Ok(record)),
-        Some((_, Err(error))) => broken(&error.to_string()),
+        Some((_, Err(error))) => broken(&reason(error, one)),
         None => broken("no checkpoint"),
     }
+}
+
+/// What is wrong with `path`, without saying again which file it is.
+fn reason(mut error: ckpt_inspect::Error, path: &Path) -> String {
+    error.path = error.path.filter(|named| named != path);
+    error.to_string()
 }
 
 fn render(outcome: &Outcome, format: Format) -> Result<String, Failure> {
@@ -310,12 +316,13 @@ fn checkpoint(checked: &Checked, width: usize) -> String {
     if checked.judged > 0 {
         facts.push(format!("{} of {} tensors healthy", checked.healthy, checked.judged));
     }
-    let mut out = format!(
-        "{} {}  {}\n",
-        terminal::paint(style(checked.status).bold(), &status),
-        terminal::escape(&checked.path),
-        terminal::dim(&facts.join(", "))
-    );
+    let mut out =
+        terminal::paint(style(checked.status).bold(), &status) + " " + &terminal::escape(&checked.path);
+    if !facts.is_empty() {
+        out += "  ";
+        out += &terminal::dim(&facts.join(", "));
+    }
+    out.push('\n');
     let mut groups: Vec<(Option<&str>, Vec<&Finding>)> = Vec::new();
     for finding in &checked.findings {
         let tensor = finding.tensor.as_deref();

@@ -1,12 +1,11 @@
 //! The gate: checkpoints held against a [`Policy`] and, if one is given, against a baseline. It reads records alone.
 
-use std::collections::HashMap;
-
 use ckpt_inspect::{
     CheckpointRecord, Group, Levels, TensorRecord, Verdict, judge_tensor, without_state_dict,
 };
 use serde::Serialize;
 
+use crate::baseline::Comparison;
 use crate::policy::{Policy, Scope, TensorRules};
 use crate::printable;
 
@@ -150,7 +149,7 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn new(rule: Rule, message: impl AsRef<str>) -> Self {
+    pub(crate) fn new(rule: Rule, message: impl AsRef<str>) -> Self {
         Finding {
             rule,
             severity: rule.severity(),
@@ -161,12 +160,12 @@ impl Finding {
         }
     }
 
-    fn on(mut self, tensor: &TensorRecord) -> Self {
+    pub(crate) fn on(mut self, tensor: &TensorRecord) -> Self {
         self.tensor = Some(tensor.name.clone());
         self
     }
 
-    fn against(mut self, measured: Option<f64>, limit: Option<f64>) -> Self {
+    pub(crate) fn against(mut self, measured: Option<f64>, limit: Option<f64>) -> Self {
         (self.measured, self.limit) = (measured.filter(|m| m.is_finite()), limit);
         self
     }
@@ -232,14 +231,11 @@ impl Outcome {
     pub fn headline(&self) -> String {
         let all = self.checkpoints.len();
         let plural = if all == 1 { "checkpoint" } else { "checkpoints" };
-        let parts: Vec<String> = [Status::Refused, Status::Unreadable]
-            .into_iter()
-            .filter(|&status| self.count(status) > 0)
-            .map(|status| format!("{} {}", self.count(status), status.name()))
-            .collect();
-        match parts.as_slice() {
-            [] => format!("{all} {plural} passed"),
-            parts => format!("of {all} {plural}, {}", parts.join(" and ")),
+        match (self.count(Status::Refused), self.count(Status::Unreadable)) {
+            (0, 0) => format!("{all} {plural} passed"),
+            (refused, 0) => format!("{refused} of {all} {plural} refused"),
+            (0, unreadable) => format!("{unreadable} of {all} {plural} unreadable"),
+            (refused, unreadable) => format!("{refused} of {all} {plural} refused, {unreadable} unreadable"),
         }
     }
 }
@@ -313,17 +309,17 @@ pub fn check(record: &CheckpointRecord, policy: &Policy, baseline: Option<&Check
 }
 
 /// A tensor with its verdict under the policy's thresholds.
-struct Judged<'r> {
-    tensor: &'r TensorRecord,
-    rules: TensorRules,
-    verdict: Option<Verdict>,
-    reason: String,
+pub(crate) struct Judged<'r> {
+    pub tensor: &'r TensorRecord,
+    pub rules: TensorRules,
+    pub verdict: Option<Verdict>,
+    pub reason: String,
     /// Whether its health decides: a weight matrix of the policy's scope.
-    in_scope: bool,
+    pub in_scope: bool,
 }
 
 /// Every tensor that the policy does not ignore.
-fn judge_all<'r>(record: &'r CheckpointRecord, policy: &Policy) -> Vec<Judged<'r>> {
+pub(crate) fn judge_all<'r>(record: &'r CheckpointRecord, policy: &Policy) -> Vec<Judged<'r>> {
     let considered = || record.tensors.iter().filter(|t| !policy.ignores(&t.name));
     let all = policy.scope == Scope::Matrices || !considered().any(is_projection);
     considered()
@@ -337,7 +333,7 @@ fn judge_all<'r>(record: &'r CheckpointRecord, policy: &Policy) -> Vec<Judged<'r
         .collect()
 }
 
-fn is_matrix(tensor: &TensorRecord) -> bool {
+pub(crate) fn is_matrix(tensor: &TensorRecord) -> bool {
     tensor.group == Group::Weights && tensor.shape.len() >= 2
 }
 
@@ -353,13 +349,11 @@ fn whole(checked: &mut Checked, record: &CheckpointRecord, judged: &[Judged<'_>]
     if record.damaged {
         let container = record.warnings.iter().find_map(|w| w.strip_prefix("damaged: "));
         let tensors = record.tensors.iter().filter(|t| t.damage.is_some()).count();
-        findings.push(Finding::new(
-            Rule::DamagedFile,
-            match container {
-                Some(what) => format!("damaged: {what}; {tensors} tensors lost bytes"),
-                None => format!("damaged: {tensors} of {} tensors", record.tensors.len()),
-            },
-        ));
+        let message = match container {
+            Some(what) => format!("{what}; {tensors} tensors lost bytes"),
+            None => format!("bytes of {tensors} of {} tensors are missing or wrong", record.tensors.len()),
+        };
+        findings.push(Finding::new(Rule::DamagedFile, message));
     }
     let wrong_step = |required: u64, words: &str| {
         let message = match record.step {
@@ -385,11 +379,12 @@ fn whole(checked: &mut Checked, record: &CheckpointRecord, judged: &[Judged<'_>]
         .collect();
     if let Some(first) = unmeasured.first() {
         let message = format!(
-            "{} weight matrices were not measured, the first of type {}",
+            "{} weight matrices were not measured, such as {} ({})",
             unmeasured.len(),
+            first.name,
             first.dtype
         );
-        findings.push(Finding::new(Rule::NotMeasured, message).on(first));
+        findings.push(Finding::new(Rule::NotMeasured, message));
     }
     if checked.judged == 0 && !record.damaged {
         let message = match record.tensors.len() {
@@ -456,7 +451,7 @@ fn single(judged: &Judged<'_>, policy: &Policy) -> Option<Finding> {
         {
             format!("dead from {:.2} %", 100.0 * limit)
         }
-        Some(limit) => format!("{} begins at {limit:.1e}", rules.allow),
+        Some(limit) => format!("{} begins at {limit:e}", rules.allow),
         None => format!("{} is allowed", rules.allow),
     };
     let message = format!("{verdict}: {}; {bound}", judged.reason);
@@ -488,114 +483,4 @@ fn measured(judged: &Judged<'_>) -> (Option<f64>, Option<f64>) {
     }
     let fan_in: u64 = tensor.shape[1..].iter().fold(1, |n, &d| n.saturating_mul(d));
     (std.map(|s| s * (fan_in as f64).sqrt()), begins(&judged.rules.thresholds.relative))
-}
-
-/// A baseline's weights by name, and which of them the candidate still has.
-struct Comparison<'b> {
-    weights: Vec<(Judged<'b>, bool)>,
-    by_name: HashMap<&'b str, usize>,
-    /// By the name without its state dict's key; `None` where several weights would have it.
-    by_short_name: HashMap<&'b str, Option<usize>>,
-}
-
-impl<'b> Comparison<'b> {
-    fn new(baseline: &'b CheckpointRecord, policy: &Policy) -> Self {
-        let weights: Vec<(Judged<'b>, bool)> = judge_all(baseline, policy)
-            .into_iter()
-            .filter(|j| j.tensor.group == Group::Weights)
-            .map(|j| (j, false))
-            .collect();
-        let mut by_name = HashMap::new();
-        let mut by_short_name = HashMap::new();
-        for (i, (judged, _)) in weights.iter().enumerate() {
-            let name: &'b str = &judged.tensor.name;
-            by_name.insert(name, i);
-            by_short_name.entry(without_state_dict(name)).and_modify(|at| *at = None).or_insert(Some(i));
-        }
-        Comparison { weights, by_name, by_short_name }
-    }
-
-    /// Compares one tensor with its counterpart, if it has one.
-    fn compare(&mut self, now: &Judged<'_>, policy: &Policy, findings: &mut Vec<Finding>) {
-        let name = now.tensor.name.as_str();
-        let short = || self.by_short_name.get(without_state_dict(name)).copied().flatten();
-        let Some(at) = self.by_name.get(name).copied().or_else(short) else { return };
-        if now.tensor.group != Group::Weights {
-            return;
-        }
-        let (then, seen) = &mut self.weights[at];
-        *seen = true;
-        if now.tensor.shape != then.tensor.shape {
-            let message = format!("shape {:?}; {:?} in the baseline", now.tensor.shape, then.tensor.shape);
-            findings.push(Finding::new(Rule::ShapeChanged, message).on(now.tensor));
-            return;
-        }
-        findings.extend(shrunk(now, then));
-        findings.extend(newly_dead(now, then, policy.baseline.max_new_dead));
-        if let (Some(is), Some(was)) = (now.verdict, then.verdict)
-            && is > was
-            && is != Verdict::Corrupt
-            && !policy.baseline.allow_worse
-        {
-            let message = format!("{is}; {was} in the baseline");
-            findings.push(Finding::new(Rule::VerdictWorse, message).on(now.tensor));
-        }
-    }
-
-    /// What the candidate no longer has.
-    fn vanished(&self, policy: &Policy, findings: &mut Vec<Finding>) {
-        if policy.baseline.allow_missing || self.weights.is_empty() {
-            return;
-        }
-        let gone: Vec<&Judged<'_>> =
-            self.weights.iter().filter(|(_, seen)| !seen).map(|(judged, _)| judged).collect();
-        if gone.len() == self.weights.len() {
-            let message =
-                format!("none of the baseline's {} weights is here: is it the same model?", gone.len());
-            findings.push(Finding::new(Rule::TensorVanished, message));
-            return;
-        }
-        findings.extend(
-            gone.iter()
-                .map(|j| Finding::new(Rule::TensorVanished, "in the baseline and not here").on(j.tensor)),
-        );
-    }
-}
-
-/// Whether the std of a matrix fell by more than its rules allow. A packing that lost its scale has no std to compare.
-fn shrunk(now: &Judged<'_>, then: &Judged<'_>) -> Option<Finding> {
-    let std = |j: &Judged<'_>| {
-        let scaled = j.tensor.ternary.as_ref().is_none_or(|t| t.scale.is_some());
-        j.verdict.filter(|&v| v != Verdict::Corrupt && is_matrix(j.tensor) && scaled)?;
-        j.tensor.stats.as_ref()?.std
-    };
-    let (is, was) = (std(now)?, std(then)?);
-    let limit = now.rules.max_shrink;
-    if was <= is * limit {
-        return None;
-    }
-    let factor = was / is;
-    let message =
-        format!("std fell from {was:.1e} to {is:.1e}, by a factor of {factor:.3}; at most {limit} allowed");
-    Some(Finding::new(Rule::StdShrunk, message).on(now.tensor).against(Some(factor), Some(limit)))
-}
-
-/// Whether more rows or columns are dead than before, beyond a share of all.
-fn newly_dead(now: &Judged<'_>, then: &Judged<'_>, share: f64) -> Vec<Finding> {
-    let (Some(is), Some(was)) = (&now.tensor.ternary, &then.tensor.ternary) else { return Vec::new() };
-    let rows = now.tensor.shape.first().copied().unwrap_or(0);
-    let cols = now.tensor.shape.iter().skip(1).fold(1u64, |n, &d| n.saturating_mul(d));
-    [("rows", rows, is.dead_rows, was.dead_rows), ("columns", cols, is.dead_cols, was.dead_cols)]
-        .into_iter()
-        .filter_map(|(what, all, is, was)| {
-            let (died, limit) = (is.saturating_sub(was) as f64, share * all as f64);
-            let message = format!(
-                "{is} of {all} {what} are dead, {was} in the baseline; at most {} more allowed",
-                limit.floor()
-            );
-            (died > limit).then(|| {
-                Finding::new(Rule::NewlyDead, message).on(now.tensor).against(Some(died), Some(limit))
-            })
-        })
-        .collect()
 }

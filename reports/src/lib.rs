@@ -1,5 +1,6 @@
 //! Reports on checkpoints from their measurements, and the gate.
 
+mod baseline;
 pub mod gate;
 pub mod github;
 pub mod junit;
