@@ -183,7 +183,7 @@ fn writable(outputs: &[(Format, &Path)], force: bool) -> Result<(), Failure> {
             return Err(Failure::usage(format!("{}: two reports cannot be the same file", file.display())));
         }
         if file.exists() && !force {
-            return Err(Failure::unwritable(format!("{} exists; --force replaces it", file.display())));
+            return Err(Failure::exists(file));
         }
     }
     Ok(())

@@ -6,6 +6,7 @@ use ckpt_inspect::{CheckpointRecord, Group, Verdict, without_state_dict};
 
 use crate::gate::{Finding, Judged, Rule, is_matrix, judge_all};
 use crate::policy::Policy;
+use crate::text::number;
 
 /// A baseline's weights by name, and which of them the candidate still has.
 pub(crate) struct Comparison<'b> {
@@ -94,21 +95,11 @@ fn shrunk(now: &Judged<'_>, then: &Judged<'_>) -> Option<Finding> {
     let factor = was / is;
     let message = format!(
         "std fell from {} to {}, by a factor of {}; at most {limit} allowed",
-        number(was),
-        number(is),
-        number(factor)
+        number(Some(was)),
+        number(Some(is)),
+        number(Some(factor))
     );
     Some(Finding::new(Rule::StdShrunk, message).on(now.tensor).against(Some(factor), Some(limit)))
-}
-
-/// Three significant digits.
-fn number(value: f64) -> String {
-    if (1e-2..1e6).contains(&value) {
-        let digits = (2.0 - value.log10().floor()).clamp(0.0, 4.0) as usize;
-        format!("{value:.digits$}")
-    } else {
-        format!("{value:.2e}")
-    }
 }
 
 /// Whether more rows or columns are dead than before, beyond a share of all.

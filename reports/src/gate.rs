@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::baseline::Comparison;
 use crate::policy::{Policy, Scope, TensorRules};
 use crate::printable;
+use crate::text::plural;
 
 /// How a check ended, from best to worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -229,13 +230,12 @@ impl Outcome {
 
     /// One sentence, such as `1 of 3 checkpoints refused`.
     pub fn headline(&self) -> String {
-        let all = self.checkpoints.len();
-        let plural = if all == 1 { "checkpoint" } else { "checkpoints" };
+        let all = plural(self.checkpoints.len(), "checkpoint");
         match (self.count(Status::Refused), self.count(Status::Unreadable)) {
-            (0, 0) => format!("{all} {plural} passed"),
-            (refused, 0) => format!("{refused} of {all} {plural} refused"),
-            (0, unreadable) => format!("{unreadable} of {all} {plural} unreadable"),
-            (refused, unreadable) => format!("{refused} of {all} {plural} refused, {unreadable} unreadable"),
+            (0, 0) => format!("{all} passed"),
+            (refused, 0) => format!("{refused} of {all} refused"),
+            (0, unreadable) => format!("{unreadable} of {all} unreadable"),
+            (refused, unreadable) => format!("{refused} of {all} refused, {unreadable} unreadable"),
         }
     }
 }
@@ -350,7 +350,7 @@ fn whole(checked: &mut Checked, record: &CheckpointRecord, judged: &[Judged<'_>]
         let container = record.warnings.iter().find_map(|w| w.strip_prefix("damaged: "));
         let tensors = record.tensors.iter().filter(|t| t.damage.is_some()).count();
         let message = match container {
-            Some(what) => format!("{what}; {tensors} tensors lost bytes"),
+            Some(what) => format!("{what}; {} lost bytes", plural(tensors, "tensor")),
             None => format!("bytes of {tensors} of {} tensors are missing or wrong", record.tensors.len()),
         };
         findings.push(Finding::new(Rule::DamagedFile, message));
@@ -378,19 +378,15 @@ fn whole(checked: &mut Checked, record: &CheckpointRecord, judged: &[Judged<'_>]
         .filter(|t| is_matrix(t) && t.stats.is_none() && t.damage.is_none())
         .collect();
     if let Some(first) = unmeasured.first() {
-        let message = format!(
-            "{} weight matrices were not measured, such as {} ({})",
-            unmeasured.len(),
-            first.name,
-            first.dtype
-        );
+        let count = plural(unmeasured.len(), "weight matrix");
+        let message = format!("not measured: {count}, such as {} ({})", first.name, first.dtype);
         findings.push(Finding::new(Rule::NotMeasured, message));
     }
     if checked.judged == 0 && !record.damaged {
         let message = match record.tensors.len() {
             0 => "it holds no tensors".to_string(),
-            n if judged.is_empty() => format!("all of its {n} tensors are ignored"),
-            n => format!("none of its {n} tensors is a weight matrix that can be judged"),
+            _ if judged.is_empty() => "all of its tensors are ignored".to_string(),
+            _ => "none of its tensors is a weight matrix that can be judged".to_string(),
         };
         findings.push(Finding::new(Rule::NothingJudged, message));
     }
@@ -405,7 +401,7 @@ fn whole(checked: &mut Checked, record: &CheckpointRecord, judged: &[Judged<'_>]
                 .collect();
             let more = if checked.dead > 8 { ", …" } else { "" };
             let message =
-                format!("{} dead tensors, at most {most} allowed: {}{more}", checked.dead, names.join(", "));
+                format!("{} dead, at most {most} allowed: {}{more}", checked.dead, names.join(", "));
             findings.push(
                 Finding::new(Rule::TooManyDead, message)
                     .against(Some(checked.dead as f64), Some(most as f64)),
