@@ -1,6 +1,5 @@
 //! All output for people goes through here: colours, tables, progress, errors, and files that appear whole.
 
-use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 
@@ -67,23 +66,14 @@ pub fn width() -> usize {
     }
 }
 
-/// `text` that a file chose, safe to print: control characters escaped.
+/// `text` that a file chose, safe to print: control characters escaped, and so is what a CI system would take for a
+/// command in a log (a leading `::`, and `##` as in `##[error]` and `##vso[`).
 pub fn escape(text: &str) -> String {
-    let hostile = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}')
-    };
-    if !text.contains(hostile) {
-        return text.to_string();
+    let text = ckpt_reports::printable(text).replace("##", "#\\u{23}");
+    match text.trim_start().strip_prefix("::") {
+        Some(rest) => format!("\\u{{3a}}:{rest}"),
+        None => text,
     }
-    text.chars().fold(String::new(), |mut out, c| {
-        if hostile(c) {
-            let _ = write!(out, "{}", c.escape_unicode());
-        } else {
-            out.push(c);
-        }
-        out
-    })
 }
 
 /// `text` in `style`.

@@ -2,12 +2,20 @@
 
 #![deny(missing_docs)]
 
+mod baseline;
 mod chart;
 mod csv;
+pub mod gate;
+pub mod github;
 mod headline;
 mod html;
 mod json;
+pub mod junit;
+mod location;
 mod markdown;
+pub mod policy;
+mod printable;
+pub mod sarif;
 pub mod text;
 
 use ckpt_inspect::run::Run;
@@ -17,6 +25,8 @@ pub use headline::{Headline, headline};
 pub use html::html;
 pub use json::json;
 pub use markdown::markdown;
+pub use policy::{Policy, PolicyError};
+pub use printable::printable;
 
 /// What a report is made from.
 #[derive(Clone, Debug)]
