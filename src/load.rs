@@ -117,7 +117,7 @@ fn load(path: &Path, options: &LoadOptions, cache: Option<&Cache>) -> Result<Che
             let record = ckpt_inspect::describe(&checkpoint, options.describe, &|_| ());
             if let Some(cache) = cache {
                 // A full or read-only cache folder costs time next time, nothing else.
-                let _ = cache.put(path, &key, checkpoint.files(), &record);
+                let _ = cache.put(path, &key, &checkpoint, &record);
             }
             record
         }

@@ -1,6 +1,5 @@
 //! All output for people goes through here: colours, tables, progress, errors, and files that appear whole.
 
-use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 
@@ -50,7 +49,8 @@ pub fn print(text: &str) -> Result<(), Failure> {
 /// Prints an error.
 pub fn error(message: &str) {
     let style = Style::new().fg_color(Some(AnsiColor::Red.into())).bold();
-    let _ = writeln!(anstream::stderr(), "{style}error{style:#}: {message}");
+    let lines: Vec<String> = message.lines().map(escape).collect();
+    let _ = writeln!(anstream::stderr(), "{style}error{style:#}: {}", lines.join("\n"));
 }
 
 /// Prints a note that is not an error.
@@ -66,23 +66,9 @@ pub fn width() -> usize {
     }
 }
 
-/// `text` that a file chose, safe to print: control characters escaped.
+/// `text` that a file chose, safe to print: control and invisible characters escaped.
 pub fn escape(text: &str) -> String {
-    let hostile = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}')
-    };
-    if !text.contains(hostile) {
-        return text.to_string();
-    }
-    text.chars().fold(String::new(), |mut out, c| {
-        if hostile(c) {
-            let _ = write!(out, "{}", c.escape_unicode());
-        } else {
-            out.push(c);
-        }
-        out
-    })
+    ckpt_inspect::printable(text).into_owned()
 }
 
 /// `text` in `style`.

@@ -96,7 +96,8 @@ fn describe_tensor(
     if options.sha256 {
         match checkpoint.tensor_bytes(tensor) {
             Ok(bytes) => record.sha256 = Some(hex(&Sha256::digest(&bytes))),
-            Err(error) => record.damage = Some(error.what),
+            Err(error) if error.kind == crate::ErrorKind::Damaged => record.damage = Some(error.what),
+            Err(_) => {}
         }
     }
     if options.stats && !tensor.dtype.is_complex() {
@@ -276,11 +277,11 @@ impl Checkpoint {
                     .shape
                     .get(*axis)
                     .ok_or_else(|| Error::damaged("its channel axis is not there"))?;
-                let scales = self.small_f64(scales)?;
-                let zeros = self.small_f64(zero_points)?;
-                if scales.len() != channels || zeros.len() != channels {
+                if [scales, zero_points].iter().any(|t| t.numel() != channels as u64) {
                     return Err(Error::damaged("its scales do not match its channels"));
                 }
+                let scales = self.small_f64(scales)?;
+                let zeros = self.small_f64(zero_points)?;
                 Ok(Box::new(move |i| {
                     let channel = i / inner.max(1) % channels.max(1);
                     (integer(i) - zeros[channel]) * scales[channel]
@@ -290,9 +291,11 @@ impl Checkpoint {
     }
 
     fn small_f64(&self, tensor: &TensorInfo) -> Result<Vec<f64>> {
+        let bytes = self.tensor_bytes(tensor)?;
+        let words = bytes.as_chunks::<8>().0.iter();
         match tensor.dtype {
-            DType::F64 => Ok(self.view::<f64>(tensor)?.iter().copied().collect()),
-            DType::I64 => Ok(self.view::<i64>(tensor)?.iter().map(|&n| n as f64).collect()),
+            DType::F64 => Ok(words.map(|&word| f64::from_le_bytes(word)).collect()),
+            DType::I64 => Ok(words.map(|&word| i64::from_le_bytes(word) as f64).collect()),
             _ => Ok(self.values_inner(tensor)?.into_iter().map(f64::from).collect()),
         }
     }

@@ -10,6 +10,8 @@ use serde_pickle::Value;
 
 use crate::metadata::{as_u64, from_json};
 use crate::open::recognises;
+use crate::storage::Stamp;
+use crate::torch_zip::DCP_HINT;
 use crate::{Error, ErrorKind, Result};
 
 /// How deep folders are searched for checkpoints.
@@ -27,6 +29,10 @@ pub(crate) struct Set {
     pub trainer_step: Option<u64>,
     /// What of the set is not there.
     pub missing: Option<String>,
+    /// What else the user should know.
+    pub warnings: Vec<String>,
+    /// What was looked at besides `files`, there or not.
+    pub beside: Vec<Stamp>,
 }
 
 /// The set that `path` (a file, a shard, an index, or a folder) belongs to.
@@ -41,8 +47,13 @@ pub(crate) fn set_of(path: &Path) -> Result<Set> {
         file_set(path)
     };
     let alone = !metadata.is_dir() && set.files.len() == 1;
+    if metadata.is_dir() {
+        // Files that come or go.
+        set.beside.push(Stamp::of(path));
+    }
     // A config beside a lone file is that file's only if Hugging Face would load the two together.
     if !alone || is_canonical(path) {
+        set.beside.extend(["config.json", "trainer_state.json"].map(|name| Stamp::of(&folder.join(name))));
         set.config = read_json(&folder.join("config.json")).map(from_json);
         set.trainer_step = read_json(&folder.join("trainer_state.json"))
             .and_then(|state| state.get("global_step").cloned())
@@ -89,6 +100,12 @@ fn shard_parts(name: &str) -> Option<(&str, usize, usize, &str)> {
     ))
 }
 
+/// Whether the file `shard` is named as one of those that the index `index` joins.
+fn is_shard_of(shard: &str, index: &str) -> bool {
+    shard_parts(shard)
+        .is_some_and(|(base, .., ext)| index.strip_suffix(".index.json") == Some(&format!("{base}{ext}")))
+}
+
 /// A shard brings its whole set along.
 fn file_set(path: &Path) -> Set {
     let file = name(path);
@@ -101,22 +118,18 @@ fn file_set(path: &Path) -> Set {
         return Set { files: vec![path.to_path_buf()], ..Set::default() };
     }
     let (there, gone): (Vec<PathBuf>, Vec<PathBuf>) = (1..=count).map(shard).partition(|p| p.exists());
+    let index = path.with_file_name(format!("{base}{ext}.index.json"));
+    let beside = gone.iter().chain([&index]).map(|p| Stamp::of(p)).collect();
     let missing = (!gone.is_empty()).then(|| {
         let names: Vec<String> = gone.iter().take(3).map(|p| name(p)).collect();
         let more = if gone.len() > 3 { " and more" } else { "" };
         format!("{} of {count} shards are missing: {}{more}", gone.len(), names.join(", "))
     });
-    let weight_map = index_beside(path, base, ext).and_then(|(_, map)| map);
-    Set { files: there, missing, weight_map: weight_map.map(|m| m.into_keys().collect()), ..Set::default() }
+    let weight_map = weight_map(&index).map(|m| m.into_keys().collect());
+    Set { files: there, missing, weight_map, beside, ..Set::default() }
 }
 
 type WeightMap = BTreeMap<String, String>;
-
-fn index_beside(path: &Path, base: &str, ext: &str) -> Option<(PathBuf, Option<WeightMap>)> {
-    let index = path.with_file_name(format!("{base}{ext}.index.json"));
-    let map = weight_map(&index);
-    index.exists().then_some((index, map))
-}
 
 fn weight_map(index: &Path) -> Option<WeightMap> {
     serde_json::from_value(read_json(index)?.get("weight_map")?.clone()).ok()
@@ -130,9 +143,10 @@ fn index_set(path: &Path) -> Result<Set> {
     let shards: BTreeSet<&String> = map.values().collect();
     let mut files = Vec::new();
     let mut gone = Vec::new();
-    for shard in shards {
+    let mut beside = vec![Stamp::of(path)];
+    for shard in &shards {
         // A name with folders in it could point anywhere.
-        if Path::new(shard).components().count() != 1 || shard.starts_with("..") {
+        if Path::new(shard).file_name() != Some(shard.as_ref()) {
             return Err(Error::new(
                 ErrorKind::Damaged,
                 format!("names a shard outside its folder: `{}`", shard.escape_debug()),
@@ -140,17 +154,38 @@ fn index_set(path: &Path) -> Result<Set> {
             .in_file(path));
         }
         let file = path.with_file_name(shard);
-        if file.exists() { files.push(file) } else { gone.push(shard.escape_debug().to_string()) }
+        if file.exists() {
+            files.push(file);
+        } else {
+            beside.push(Stamp::of(&file));
+            gone.push(shard.as_str());
+        }
     }
     if files.is_empty() {
         return Err(Error::new(ErrorKind::Io, "none of the shards it names is there").in_file(path));
     }
     let missing = (!gone.is_empty()).then(|| format!("shards are missing: {}", gone.join(", ")));
-    Ok(Set { files, missing, weight_map: Some(map.into_keys().collect()), ..Set::default() })
+    let folder = path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new("."));
+    let extra: Vec<String> = std::fs::read_dir(folder)
+        .map_err(|e| Error::io(folder, &e))?
+        .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
+        .filter(|n| is_shard_of(n, &name(path)) && !shards.contains(n))
+        .collect();
+    let warnings = match extra.len() {
+        0 => Vec::new(),
+        n => vec![format!("{n} files look like shards and are not in the index: {}", extra.join(", "))],
+    };
+    beside.push(Stamp::of(folder));
+    let weight_map = Some(map.into_keys().collect());
+    Ok(Set { files, missing, weight_map, warnings, beside, ..Set::default() })
 }
 
 /// The one checkpoint of a folder.
 fn folder_set(folder: &Path) -> Result<Set> {
+    if is_distributed(folder) {
+        let what = "is a distributed checkpoint (.distcp files with their .metadata), which is not read";
+        return Err(Error::unsupported(what).in_file(folder).hint(DCP_HINT));
+    }
     match find_in(folder)?.as_slice() {
         [one] if one.is_dir() => folder_set(one),
         [one] if is_index(one) => index_set(one),
@@ -162,6 +197,14 @@ fn folder_set(folder: &Path) -> Result<Set> {
                 .hint(format!("name one of them, such as {}", many[0].display())))
         }
     }
+}
+
+/// Whether `folder` is what `torch.distributed.checkpoint` writes.
+fn is_distributed(folder: &Path) -> bool {
+    let distcp =
+        |entry: std::io::Result<std::fs::DirEntry>| entry.is_ok_and(|e| name(&e.path()).ends_with(".distcp"));
+    folder.join(".metadata").is_file()
+        && std::fs::read_dir(folder).is_ok_and(|mut entries| entries.any(distcp))
 }
 
 /// Checkpoints directly in `folder`: an index stands for its shards, the first shard for its set, and files that
@@ -176,8 +219,12 @@ fn find_in(folder: &Path) -> Result<Vec<PathBuf>> {
     }
     files.sort();
     let mut covered: BTreeSet<String> = BTreeSet::new();
+    let mut indices = Vec::new();
     for index in files.iter().filter(|f| is_index(f)) {
-        covered.extend(weight_map(index).into_iter().flat_map(WeightMap::into_values));
+        if let Some(map) = weight_map(index) {
+            covered.extend(map.into_values());
+            indices.push(name(index));
+        }
     }
     let has_model = files.iter().any(|f| is_canonical(f) || is_index(f));
     let beside = |n: &str| {
@@ -190,7 +237,11 @@ fn find_in(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut sets: BTreeSet<(String, usize)> = BTreeSet::new();
     files.retain(|file| {
         let n = name(file);
-        if covered.contains(&n) || beside(&n) || (is_index(file) && weight_map(file).is_none()) {
+        if covered.contains(&n)
+            || indices.iter().any(|index| is_shard_of(&n, index))
+            || beside(&n)
+            || (is_index(file) && weight_map(file).is_none())
+        {
             return false;
         }
         match shard_parts(&n) {
@@ -204,6 +255,9 @@ fn find_in(folder: &Path) -> Result<Vec<PathBuf>> {
 /// All checkpoints below `path`, in name order. A folder that holds one model in Hugging Face's layout is one.
 pub(crate) fn find(path: &Path, depth: usize) -> Result<Vec<PathBuf>> {
     if !path.is_dir() {
+        return Ok(vec![path.to_path_buf()]);
+    }
+    if is_distributed(path) {
         return Ok(vec![path.to_path_buf()]);
     }
     let own = find_in(path)?;
