@@ -48,6 +48,11 @@ pub fn describe(
             record
         })
         .collect();
+    // Some damage shows only when the bytes are read.
+    let found_damaged = tensors
+        .iter()
+        .zip(&checkpoint.tensors)
+        .any(|(found, told)| found.damage.is_some() && told.damage.is_none());
     let mut warnings = checkpoint.warnings.clone();
     warnings.extend(checkpoint.damage.iter().map(|d| format!("damaged: {d}")));
     CheckpointRecord {
@@ -58,7 +63,7 @@ pub fn describe(
         step_source: checkpoint.step.as_ref().map(|(_, source)| source.clone()),
         file_bytes: checkpoint.file_bytes(),
         parameters: checkpoint.parameters(),
-        damaged: checkpoint.is_damaged(),
+        damaged: checkpoint.is_damaged() || found_damaged,
         verdict: None,
         reasons: Vec::new(),
         tensors,
@@ -150,6 +155,12 @@ impl Checkpoint {
         let bytes = self.tensor_bytes(tensor)?;
         let measured = match tensor.dtype {
             DType::Ternary(packing) => {
+                let wrong = ternary::invalid_codes(&bytes);
+                if wrong > 0 {
+                    return Err(Error::damaged(format!(
+                        "{wrong} of its codes are 3, which stands for nothing"
+                    )));
+                }
                 let scale = tensor.scale.unwrap_or(1.0);
                 let read = |start: usize, out: &mut [f32]| {
                     let mut codes = [0i8; 1024];

@@ -135,6 +135,11 @@ fn small_floats(checkpoint: &Checkpoint, at: usize) -> Option<Vec<f32>> {
     }
 }
 
+/// How many of the 2-bit codes are 3, which no packer writes.
+pub(crate) fn invalid_codes(packed: &[u8]) -> u64 {
+    packed.iter().map(|&byte| u64::from((byte & byte >> 1 & 0x55).count_ones())).sum()
+}
+
 /// Decodes values `start..start + out.len()` (row-major over `shape`) of a packed matrix to -1, 0, +1. The fourth
 /// code, which no packer writes, decodes to 2.
 pub(crate) fn decode(packing: TernaryPacking, packed: &[u8], shape: &[usize], start: usize, out: &mut [i8]) {
