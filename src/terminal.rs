@@ -71,6 +71,37 @@ pub fn escape(text: &str) -> String {
     ckpt_inspect::printable(text).into_owned()
 }
 
+/// Columns that labels of a summary take.
+const LABELS: usize = 14;
+
+/// A line of a summary: a label, and `text`, which a file may have chosen, escaped and wrapped beside it.
+pub fn labelled(label: &str, style: Style, text: &str) -> String {
+    let body = wrapped(text, LABELS, style);
+    format!("  {label:<width$}{}", &body[LABELS..], width = LABELS - 2)
+}
+
+/// `text`, which a file may have chosen, escaped and broken between words to the terminal's width, each line `indent`
+/// columns in.
+pub fn wrapped(text: &str, indent: usize, style: Style) -> String {
+    let room = width().saturating_sub(indent).max(20);
+    let mut lines: Vec<String> = Vec::new();
+    for word in escape(text).split(' ') {
+        match lines.last_mut() {
+            Some(line) if columns(line) + 1 + columns(word) <= room => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_string()),
+        }
+    }
+    lines.iter().map(|line| format!("{}{}\n", " ".repeat(indent), paint(style, line))).collect()
+}
+
+/// Columns that `text` takes on a terminal.
+fn columns(text: &str) -> usize {
+    unicode_width::UnicodeWidthStr::width(text)
+}
+
 /// `text` in `style`.
 pub fn paint(style: Style, text: &str) -> String {
     format!("{style}{text}{style:#}")
@@ -108,6 +139,8 @@ pub struct Table {
 
 /// The naming column keeps this many characters as long as there are columns to leave out.
 const NAME_WIDTH: usize = 44;
+/// And never less than this many.
+const SHORTEST_NAME: usize = 16;
 
 impl Table {
     /// A table of these columns, right-aligned where `true`. `expendable` headings are left out, in that order, when
@@ -133,7 +166,7 @@ impl Table {
             self.rows
                 .iter()
                 .filter_map(|row| row.get(c))
-                .map(|(text, _)| text.chars().count())
+                .map(|(text, _)| self::columns(text))
                 .max()
                 .unwrap_or(0)
         };
@@ -144,7 +177,11 @@ impl Table {
                 columns.retain(|c| c != gone);
             }
         }
-        let name_width = widest(0).min(width.saturating_sub(others(&columns)).max(16));
+        // Narrower still: the columns before the last one go, from the right.
+        while columns.len() > 2 && widest(0).min(SHORTEST_NAME) + others(&columns) > width {
+            columns.remove(columns.len() - 2);
+        }
+        let name_width = widest(0).min(width.saturating_sub(others(&columns)).max(SHORTEST_NAME));
         let mut out = String::new();
         for row in &self.rows {
             let mut line = String::new();
@@ -152,7 +189,7 @@ impl Table {
                 let Some((text, style)) = row.get(column) else { continue };
                 let cell_width = if position == 0 { name_width } else { widest(column) };
                 let text = shorten(text, cell_width);
-                let gap = " ".repeat(cell_width - text.chars().count());
+                let gap = " ".repeat(cell_width.saturating_sub(self::columns(&text)));
                 let painted = if text.is_empty() { String::new() } else { paint(*style, &text) };
                 if position > 0 {
                     line.push_str("  ");
@@ -166,16 +203,22 @@ impl Table {
     }
 }
 
-/// `text` in at most `width` characters, cut in the middle: names differ at both ends.
+/// `text` in at most `width` columns, cut in the middle: names differ at both ends.
 pub fn shorten(text: &str, width: usize) -> String {
-    let count = text.chars().count();
-    if count <= width {
+    if columns(text) <= width {
         return text.to_string();
     }
     let keep = width.saturating_sub(1);
-    let head: String = text.chars().take(keep / 2).collect();
-    let tail: String = text.chars().skip(count - (keep - keep / 2)).collect();
-    format!("{head}…{tail}")
+    let fits = |room: usize| {
+        let mut used = 0;
+        move |c: &char| {
+            used += unicode_width::UnicodeWidthChar::width(*c).unwrap_or(0);
+            used <= room
+        }
+    };
+    let head: String = text.chars().take_while(fits(keep / 2)).collect();
+    let tail: Vec<char> = text.chars().rev().take_while(fits(keep - keep / 2)).collect();
+    format!("{head}…{}", tail.into_iter().rev().collect::<String>())
 }
 
 /// 1234567 as `1.2 MB`.

@@ -188,7 +188,10 @@ impl Checkpoint {
             .iter()
             .filter(|t| {
                 t.group == Group::Weights
-                    && (t.dtype.is_float() || t.dtype.is_complex() || t.dtype.element_size().is_none())
+                    && (t.dtype.is_float()
+                        || t.dtype.is_complex()
+                        || matches!(t.dtype, DType::QI8 | DType::QU8 | DType::QI32)
+                        || t.dtype.element_size().is_none())
             })
             // An expanded tensor has no more parameters than its storage has elements.
             .map(|t| (t, t.span().unwrap_or(0).min(t.numel())))
