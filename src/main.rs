@@ -91,6 +91,11 @@ impl Failure {
         Failure { message: message.into(), code: exit::USAGE }
     }
 
+    /// An output is there already.
+    pub fn exists(path: &std::path::Path) -> Self {
+        Failure::unwritable(format!("{} exists; --force replaces it", path.display()))
+    }
+
     /// An output cannot be written.
     pub fn unwritable(message: impl Into<String>) -> Self {
         Failure { message: message.into(), code: exit::UNWRITABLE }

@@ -1,6 +1,112 @@
-//! TEMP
+//! `ckpt report`: one page for any number of checkpoints and runs.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+use ckpt_inspect::run::Run;
+use ckpt_reports::{Report, headline};
+
+use crate::load::{LoadOptions, records};
+use crate::{Failure, exit, terminal};
+
+/// Write a report on checkpoints and runs: which layers died, when, and how std went over steps.
+///
+/// The HTML page is self-contained. Checkpoints of one folder are a run, ordered by step. Exit code 3 when a file
+/// cannot be read or is damaged; the report is written all the same, and says so.
 #[derive(clap::Args)]
-pub struct Args {}
-pub fn run(_: &Args) -> Result<u8, crate::Failure> {
-    Ok(0)
+pub struct Args {
+    /// Files, folders or glob patterns.
+    #[arg(required = true)]
+    paths: Vec<PathBuf>,
+    /// Where to write; standard output when not given.
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Output format; by default the output file's extension says it, else html.
+    #[arg(long)]
+    format: Option<Format>,
+    /// Heading of the report.
+    #[arg(long, default_value = "Checkpoint report")]
+    title: String,
+    /// Replace an existing file.
+    #[arg(long)]
+    force: bool,
+    /// Measure again even when a file has not changed.
+    #[arg(long)]
+    no_cache: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+enum Format {
+    Html,
+    Json,
+    Csv,
+    Md,
+}
+
+impl Format {
+    fn of(path: &std::path::Path) -> Option<Format> {
+        Some(match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
+            "html" | "htm" => Format::Html,
+            "json" => Format::Json,
+            "csv" => Format::Csv,
+            "md" | "markdown" => Format::Md,
+            _ => return None,
+        })
+    }
+}
+
+/// Runs the subcommand.
+pub fn run(args: &Args) -> Result<u8, Failure> {
+    let format = args.format.or(args.output.as_deref().and_then(Format::of)).unwrap_or(Format::Html);
+    if args.output.is_none() && format == Format::Html && std::io::stdout().is_terminal() {
+        return Err(Failure::usage("name the page to write: -o report.html (or choose --format md)"));
+    }
+    if let Some(output) = args.output.as_deref().filter(|o| o.exists() && !args.force) {
+        return Err(Failure::exists(output));
+    }
+    let options = LoadOptions { cache: !args.no_cache, ..LoadOptions::default() };
+    let mut code = exit::FINE;
+    let mut readable = Vec::new();
+    let mut unreadable = Vec::new();
+    for (path, record) in records(&args.paths, &options)? {
+        match record {
+            Ok(record) => {
+                if record.damaged {
+                    code = exit::UNREADABLE;
+                }
+                readable.push(record);
+            }
+            Err(error) => {
+                code = exit::UNREADABLE;
+                terminal::error(&error.to_string());
+                unreadable.push((path.display().to_string(), error.to_string()));
+            }
+        }
+    }
+    let runs = Run::group(readable, &options.thresholds);
+    let report = Report { title: args.title.clone(), runs, unreadable };
+    let text = match format {
+        Format::Html => ckpt_reports::html(&report),
+        Format::Json => ckpt_reports::json(&report),
+        Format::Csv => ckpt_reports::csv(&report),
+        Format::Md => Ok(ckpt_reports::markdown(&report)),
+    };
+    let text = text.map_err(|e| Failure::unwritable(e.to_string()))?;
+    let Some(output) = &args.output else {
+        terminal::print(&text)?;
+        return Ok(code);
+    };
+    terminal::write_file(output, text.as_bytes(), args.force)?;
+    for run in &report.runs {
+        let words = headline(run);
+        let style = terminal::verdict_style(words.verdict).bold();
+        let first = words.sentences.first().map(|s| terminal::escape(s)).unwrap_or_default();
+        terminal::note(&format!(
+            "{}: {}. {first}",
+            terminal::escape(&run.name),
+            terminal::paint(style, &words.title)
+        ));
+    }
+    terminal::note(&format!("wrote {}", output.display()));
+    Ok(code)
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anstyle::{AnsiColor, Style};
 use ckpt_inspect::Verdict;
+pub use ckpt_reports::text::{bytes, count, number};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::Failure;
@@ -221,45 +222,6 @@ pub fn shorten(text: &str, width: usize) -> String {
     format!("{head}…{}", tail.into_iter().rev().collect::<String>())
 }
 
-/// 1234567 as `1.2 MB`.
-pub fn bytes(n: u64) -> String {
-    scaled(n, &["B", "kB", "MB", "GB", "TB", "PB"])
-}
-
-/// 1234567 as `1.2 M`.
-pub fn count(n: u64) -> String {
-    scaled(n, &["", "k", "M", "G", "T", "P"]).trim_end().to_string()
-}
-
-fn scaled(n: u64, units: &[&str]) -> String {
-    let mut value = n as f64;
-    let mut unit = 0;
-    while value >= 999.5 && unit + 1 < units.len() {
-        value /= 1000.0;
-        unit += 1;
-    }
-    let digits = match value {
-        _ if unit == 0 => 0,
-        v if v >= 99.95 => 0,
-        v if v >= 9.995 => 1,
-        _ => 2,
-    };
-    format!("{value:.digits$} {}", units[unit])
-}
-
-/// Measured numbers, three significant digits.
-pub fn number(value: Option<f64>) -> String {
-    match value {
-        None => "-".into(),
-        Some(0.0) => "0".into(),
-        Some(v) if (1e-2..1e5).contains(&v.abs()) => {
-            let digits = (2 - v.abs().log10().floor() as i32).clamp(0, 4) as usize;
-            format!("{v:.digits$}")
-        }
-        Some(v) => format!("{v:.1e}"),
-    }
-}
-
 /// Progress over files, on standard error and only on a terminal.
 pub struct Progress(ProgressBar);
 
@@ -300,7 +262,7 @@ pub fn write_file(path: &Path, contents: &[u8], force: bool) -> Result<(), Failu
         _ => Path::new("."),
     };
     if path.exists() && !force {
-        return Err(Failure::unwritable(format!("{} exists; --force replaces it", path.display())));
+        return Err(Failure::exists(path));
     }
     let mut file = tempfile::Builder::new().prefix(".ckpt-").tempfile_in(folder).map_err(cannot)?;
     file.write_all(contents).and_then(|()| file.as_file().sync_all()).map_err(cannot)?;

@@ -26,6 +26,7 @@ mod names;
 mod open;
 pub mod pickle;
 pub mod record;
+pub mod run;
 mod safetensors;
 mod step;
 mod storage;

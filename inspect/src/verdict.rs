@@ -111,6 +111,12 @@ impl Default for Thresholds {
     }
 }
 
+/// std * sqrt(fan_in): about 1 for the usual initializations, whatever the layer's size.
+pub(crate) fn relative_std(tensor: &TensorRecord) -> Option<f64> {
+    let fan_in: u64 = tensor.shape.get(1..)?.iter().product();
+    Some(tensor.stats.as_ref()?.std? * (fan_in as f64).sqrt())
+}
+
 /// Judges one tensor. `None` for a verdict where health is not judged: optimizer state, other tensors, vectors
 /// that hold only finite numbers, and whatever was not measured.
 pub fn judge_tensor(tensor: &TensorRecord, thresholds: &Thresholds) -> (Option<Verdict>, Option<String>) {
@@ -150,8 +156,7 @@ pub fn judge_tensor(tensor: &TensorRecord, thresholds: &Thresholds) -> (Option<V
             worse => bad(worse, format!("std {std:.1e}")),
         };
     }
-    let fan_in: u64 = tensor.shape[1..].iter().product();
-    let relative = std * (fan_in as f64).sqrt();
+    let relative = relative_std(tensor).unwrap_or(std);
     match thresholds.relative.judge(relative) {
         Verdict::Healthy => (Some(Verdict::Healthy), None),
         worse => bad(worse, format!("std {std:.1e}, {relative:.1e} of 1/sqrt(fan_in)")),

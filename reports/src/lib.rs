@@ -1,1 +1,41 @@
-//! Reports on checkpoints from their measurements, and the gate.
+//! Reports on checkpoints, and the gate, all made from records alone.
+
+#![deny(missing_docs)]
+
+mod chart;
+mod csv;
+mod headline;
+mod html;
+mod json;
+mod markdown;
+pub mod text;
+
+use ckpt_inspect::run::Run;
+
+pub use csv::csv;
+pub use headline::{Headline, headline};
+pub use html::html;
+pub use json::json;
+pub use markdown::markdown;
+
+/// What a report is made from.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Heading of the page.
+    pub title: String,
+    /// The runs.
+    pub runs: Vec<Run>,
+    /// Checkpoints that could not be read, and why.
+    pub unreadable: Vec<(String, String)>,
+}
+
+/// Why a report could not be made.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// plotters refused.
+    #[error("the chart cannot be drawn: {0}")]
+    Chart(String),
+    /// A value has no place in the format.
+    #[error("the report cannot be written as {0}")]
+    Format(String),
+}

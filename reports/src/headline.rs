@@ -1,0 +1,168 @@
+//! What a run's records say, in words: how it ends, which layers are affected, since when, and where it is heading.
+
+use ckpt_inspect::Verdict;
+use ckpt_inspect::run::{Layer, Run};
+
+use crate::text::plural;
+
+/// The verdict on a run in words.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Headline {
+    /// Of the last checkpoint.
+    pub verdict: Option<Verdict>,
+    /// One or two words.
+    pub title: String,
+    /// What the title rests on, most important first.
+    pub sentences: Vec<String>,
+}
+
+/// The words for `run`.
+pub fn headline(run: &Run) -> Headline {
+    let Some(last) = run.checkpoints.last() else {
+        return Headline { verdict: None, title: "Empty".into(), sentences: Vec::new() };
+    };
+    let at = |i: usize| match run.checkpoints[i].step {
+        Some(step) => format!("step {step}"),
+        None => run.checkpoints[i].path.clone(),
+    };
+    let end = run.checkpoints.len() - 1;
+    let judged: Vec<usize> = (0..run.layers.len()).filter(|&l| run.layers[l].judged.is_some()).collect();
+    let verdict_at_end = |l: usize| run.tensor(l, end).and_then(|t| t.verdict);
+    let mut below: Vec<usize> =
+        (0..run.layers.len()).filter(|&l| verdict_at_end(l).is_some_and(|v| v > Verdict::Healthy)).collect();
+    let measure = |l: usize| run.layers[l].measure(run.tensor(l, end)?);
+    below.sort_by(|&a, &b| {
+        let value = |l| measure(l).unwrap_or(0.0);
+        verdict_at_end(b).cmp(&verdict_at_end(a)).then(value(a).total_cmp(&value(b)))
+    });
+    let declining = |l: &usize| run.layers[*l].decline.is_some_and(|d| Some(d.to) == last.step);
+
+    let mut sentences = Vec::new();
+    let title = match last.verdict {
+        None => "Not judged",
+        Some(Verdict::Healthy) if heading_down(run).is_some() => "Healthy, and shrinking",
+        Some(Verdict::Healthy) => "Healthy",
+        Some(Verdict::Weak) if below.iter().any(declining) => "Collapsing",
+        Some(Verdict::Weak) => "Weak",
+        Some(Verdict::Dying) => "Dying",
+        Some(Verdict::Dead) => "Dead",
+        Some(Verdict::Corrupt) => "Corrupt",
+    };
+    let place = at(end);
+    match below.as_slice() {
+        [] if judged.is_empty() => sentences.push("No weight matrix could be judged.".into()),
+        [] if judged.len() == 1 => sentences.push(format!("Its one matrix is healthy at {place}.")),
+        [] => sentences.push(format!("All {} are healthy at {place}.", plural(judged.len(), "matrix"))),
+        [worst, ..] => {
+            let counts: Vec<String> = Verdict::ALL
+                .iter()
+                .rev()
+                .map(|v| (v, below.iter().filter(|&&l| verdict_at_end(l) == Some(*v)).count()))
+                .filter(|(_, n)| *n > 0)
+                .map(|(v, n)| format!("{n} {v}"))
+                .collect();
+            let total = judged.len().max(below.len());
+            let verb = if below.len() == 1 { "is" } else { "are" };
+            let reason = run.tensor(*worst, end).and_then(|t| t.reason.clone()).unwrap_or_default();
+            sentences.push(format!(
+                "At {place}, {} of {} {verb} below healthy ({}): {}. The worst is {}: {reason}.",
+                below.len(),
+                plural(total, "matrix"),
+                counts.join(", "),
+                patterns(below.iter().map(|&l| &run.layers[l])),
+                run.layers[*worst].name,
+            ));
+        }
+    }
+    if run.checkpoints.len() > 1 {
+        sentences.extend(when(run, &at));
+        let slowest = below.iter().copied().find(|l| declining(l)).or_else(|| heading_down(run));
+        sentences.extend(slowest.and_then(|l| where_to(&run.layers[l])));
+        sentences.extend(last_healthy(run));
+    }
+    Headline { verdict: last.verdict, title: title.into(), sentences }
+}
+
+/// Which layers fell below healthy first, and when.
+fn when(run: &Run, at: &dyn Fn(usize) -> String) -> Option<String> {
+    let first = |layer: &Layer| layer.crossings.first().filter(|c| c.verdict == Verdict::Weak).copied();
+    let earliest = run.layers.iter().filter_map(first).min_by_key(|c| c.checkpoint)?;
+    let those = run.layers.iter().filter(|l| first(l).is_some_and(|c| c.checkpoint == earliest.checkpoint));
+    let before = match earliest.after {
+        Some(step) => format!("; step {step} was still healthy"),
+        None => "; no earlier checkpoint shows it healthy".into(),
+    };
+    Some(format!("First below healthy, at {}: {}{before}.", at(earliest.checkpoint), patterns(those)))
+}
+
+/// How fast `layer` shrinks, and when it is dead at that rate.
+fn where_to(layer: &Layer) -> Option<String> {
+    let decline = layer.decline?;
+    let levels = layer.judged?.levels;
+    let (word, level) = match decline.std {
+        std if std >= levels.healthy => ("below healthy", levels.healthy),
+        _ => ("dead", levels.dying),
+    };
+    let when = match decline.reaches(level) {
+        step if decline.std < level => format!("it was {word} from about step {step:.0}"),
+        step => {
+            format!("at that rate it is {word} (below {}) about step {step:.0}", format_args!("{level:e}"))
+        }
+    };
+    Some(format!(
+        "{} has halved every {:.0} steps since step {}; {when}.",
+        layer.name,
+        decline.half_life(),
+        decline.from
+    ))
+}
+
+/// The healthy layer that, at its present rate, is the first to fall below healthy, if that is before the run has
+/// taken as many steps again.
+fn heading_down(run: &Run) -> Option<usize> {
+    let end = run.checkpoints.last()?.step?;
+    let soon = |layer: &Layer| {
+        let decline = layer.decline.filter(|d| d.to == end)?;
+        let healthy = layer.judged?.levels.healthy;
+        let step = decline.reaches(healthy);
+        (decline.std >= healthy && step < 2.0 * end as f64).then_some(step)
+    };
+    (0..run.layers.len())
+        .filter_map(|l| Some((l, soon(&run.layers[l])?)))
+        .min_by(|a, b| a.1.total_cmp(&b.1))
+        .map(|(l, _)| l)
+}
+
+/// The checkpoint to go back to.
+fn last_healthy(run: &Run) -> Option<String> {
+    let last = run.checkpoints.last()?;
+    if last.verdict == Some(Verdict::Healthy) {
+        return None;
+    }
+    Some(match run.checkpoints.iter().rev().find(|c| c.verdict == Some(Verdict::Healthy)) {
+        Some(good) => format!("The last healthy checkpoint is {}.", good.path),
+        None => "No checkpoint of this run is healthy.".into(),
+    })
+}
+
+/// `layers.*.mlp.gate_proj.weight ×12, lm_head.weight`, at most six patterns.
+fn patterns<'r>(layers: impl Iterator<Item = &'r Layer>) -> String {
+    const NAMED: usize = 6;
+    let mut counts: Vec<(&str, &str, usize)> = Vec::new();
+    for layer in layers {
+        match counts.iter_mut().find(|(pattern, ..)| *pattern == layer.pattern) {
+            Some((.., n)) => *n += 1,
+            None => counts.push((&layer.pattern, &layer.name, 1)),
+        }
+    }
+    let mut words: Vec<String> = counts
+        .iter()
+        .take(NAMED)
+        .map(|(pattern, name, n)| if *n == 1 { name.to_string() } else { format!("{pattern} ×{n}") })
+        .collect();
+    let more: usize = counts.iter().skip(NAMED).map(|(.., n)| n).sum();
+    if more > 0 {
+        words.push(format!("and {more} more"));
+    }
+    words.join(", ")
+}

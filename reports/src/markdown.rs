@@ -1,0 +1,102 @@
+//! The report for pull requests: headline, checkpoints, and the layers below healthy, in GitHub's Markdown.
+
+use ckpt_inspect::Verdict;
+use ckpt_inspect::run::Run;
+
+use crate::Report;
+use crate::headline::headline;
+use crate::text::number;
+
+/// Rows of a table; a comment on a pull request has room for 65 536 characters.
+const ROWS: usize = 60;
+
+/// The report as Markdown.
+pub fn markdown(report: &Report) -> String {
+    let mut out = format!("# {}\n", escape(&report.title));
+    for (_, why) in &report.unreadable {
+        out += &format!("\n> **Unreadable:** {}\n", escape(why));
+    }
+    for run in &report.runs {
+        section(run, &mut out);
+    }
+    out
+}
+
+fn mark(verdict: Option<Verdict>) -> &'static str {
+    match verdict {
+        Some(Verdict::Healthy) => "🟢 healthy",
+        Some(Verdict::Weak) => "🟡 weak",
+        Some(Verdict::Dying) => "🟠 dying",
+        Some(Verdict::Dead) => "🔴 dead",
+        Some(Verdict::Corrupt) => "❌ corrupt",
+        None => "not judged",
+    }
+}
+
+fn section(run: &Run, out: &mut String) {
+    let words = headline(run);
+    *out += &format!("\n## {}: {}\n\n", code(&run.name), words.title);
+    for sentence in &words.sentences {
+        *out += &format!("{}\n", escape(sentence));
+    }
+    *out += "\n| step | checkpoint | verdict | below healthy |\n| ---: | --- | --- | ---: |\n";
+    // The last ones are those that matter.
+    let skipped = run.checkpoints.len().saturating_sub(ROWS);
+    for checkpoint in &run.checkpoints[skipped..] {
+        let step = checkpoint.step.map_or("?".into(), |s| s.to_string());
+        let below =
+            checkpoint.tensors.iter().filter(|t| t.verdict.is_some_and(|v| v > Verdict::Healthy)).count();
+        *out +=
+            &format!("| {step} | {} | {} | {below} |\n", code(&checkpoint.path), mark(checkpoint.verdict));
+    }
+    if skipped > 0 {
+        *out += &format!("\n{skipped} earlier checkpoints are not listed.\n");
+    }
+    let end = run.checkpoints.len() - 1;
+    let below: Vec<usize> = (0..run.layers.len())
+        .filter(|&l| run.tensor(l, end).is_some_and(|t| t.verdict.is_some_and(|v| v > Verdict::Healthy)))
+        .collect();
+    if below.is_empty() {
+        return;
+    }
+    *out +=
+        "\n| layer | std | verdict | below healthy at | halves every |\n| --- | ---: | --- | ---: | ---: |\n";
+    for &l in below.iter().take(ROWS) {
+        let (layer, tensor) = (&run.layers[l], run.tensor(l, end));
+        let std = tensor.and_then(|t| t.stats.as_ref()).and_then(|s| s.std);
+        let since = layer.crossings.first().and_then(|c| c.step).map_or("-".into(), |s| format!("step {s}"));
+        let half = layer.decline.map_or("-".into(), |d| format!("{:.0} steps", d.half_life()));
+        let verdict = mark(tensor.and_then(|t| t.verdict));
+        *out += &format!("| {} | {} | {verdict} | {since} | {half} |\n", code(&layer.name), number(std));
+    }
+    if below.len() > ROWS {
+        *out += &format!("\n{} more layers are below healthy.\n", below.len() - ROWS);
+    }
+}
+
+/// `text` as a code span, which a table cell ends at `|` and a backtick would end.
+fn code(text: &str) -> String {
+    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    format!("`{}`", text.replace('`', "'").replace('|', "\\|"))
+}
+
+/// `text` with everything that Markdown or HTML would act on escaped.
+fn escape(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        match c {
+            '\\' | '`' | '*' | '_' | '[' | ']' | '#' | '|' | '~' => {
+                out.push('\\');
+                out.push(c);
+            }
+            '<' => out += "&lt;",
+            '>' => out += "&gt;",
+            '&' => out += "&amp;",
+            // A name behind @ would be notified.
+            '@' => out += "@\u{200b}",
+            c if c.is_control() => out.push(' '),
+            c => out.push(c),
+        }
+    }
+    out
+}

@@ -1,0 +1,254 @@
+//! The report page in a real Chromium, driven through WebDriver as a reader would: sorted, filtered, a histogram
+//! opened, on a phone, in the dark. Needs `chromedriver` and `chromium`; without them the tests say that they skip,
+//! or fail where CKPT_REQUIRE_BROWSER=1.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::{Value, json};
+
+/// A browser session; both programs end with it.
+struct Browser {
+    driver: Child,
+    session: String,
+    _profile: tempfile::TempDir,
+}
+
+impl Browser {
+    /// Opens a browser, or explains why the test is skipped.
+    fn open() -> Option<Browser> {
+        let profile = tempfile::tempdir().unwrap();
+        let started =
+            Command::new("chromedriver").arg("--port=0").stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+        let mut driver = match started {
+            Ok(driver) => driver,
+            Err(error) if std::env::var_os("CKPT_REQUIRE_BROWSER").is_some_and(|v| v == "1") => {
+                panic!("chromedriver is required and does not start: {error}")
+            }
+            Err(_) => {
+                eprintln!("skipped: there is no chromedriver (CKPT_REQUIRE_BROWSER=1 makes this a failure)");
+                return None;
+            }
+        };
+        let port = BufReader::new(driver.stdout.take().unwrap())
+            .lines()
+            .map_while(Result::ok)
+            .find_map(|line| {
+                line.split("successfully on port ").nth(1)?.trim_end_matches('.').parse::<u16>().ok()
+            })
+            .expect("chromedriver says its port");
+        let arguments = [
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            &format!("--user-data-dir={}", profile.path().display()),
+        ]
+        .map(String::from);
+        let capabilities = json!({"capabilities": {"alwaysMatch": {
+            "goog:chromeOptions": {"args": arguments},
+            "goog:loggingPrefs": {"browser": "ALL"},
+        }}});
+        let base = format!("http://127.0.0.1:{port}/session");
+        let answer: Value =
+            ureq::post(&base).send_json(capabilities).unwrap().body_mut().read_json().unwrap();
+        let session = format!("{base}/{}", answer["value"]["sessionId"].as_str().unwrap());
+        Some(Browser { driver, session, _profile: profile })
+    }
+
+    fn post(&self, command: &str, body: Value) -> Value {
+        let url = format!("{}/{command}", self.session);
+        let answer: Value = ureq::post(url).send_json(body).unwrap().body_mut().read_json().unwrap();
+        answer["value"].clone()
+    }
+
+    fn get(&self, command: &str) -> Value {
+        let url = format!("{}/{command}", self.session);
+        let answer: Value = ureq::get(url).call().unwrap().body_mut().read_json().unwrap();
+        answer["value"].clone()
+    }
+
+    fn visit(&self, page: &Path) {
+        self.post("url", json!({"url": format!("file://{}", page.display())}));
+    }
+
+    fn run(&self, script: &str) -> Value {
+        self.post("execute/sync", json!({"script": script, "args": []}))
+    }
+
+    fn element(&self, css: &str) -> String {
+        let found = self.post("element", json!({"using": "css selector", "value": css}));
+        found.as_object().unwrap().values().next().unwrap().as_str().unwrap().to_string()
+    }
+
+    fn click(&self, css: &str) {
+        self.post(&format!("element/{}/click", self.element(css)), json!({}));
+    }
+
+    fn type_into(&self, css: &str, text: &str) {
+        self.post(&format!("element/{}/value", self.element(css)), json!({"text": text}));
+    }
+
+    fn media(&self, features: Value) {
+        let body = json!({"cmd": "Emulation.setEmulatedMedia", "params": {"features": features}});
+        self.post("goog/cdp/execute", body);
+    }
+
+    fn size(&self, width: u32, height: u32) {
+        let params = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600});
+        let body = json!({"cmd": "Emulation.setDeviceMetricsOverride", "params": params});
+        self.post("goog/cdp/execute", body);
+    }
+
+    /// What the page complained about: errors, and whatever its policy blocked.
+    fn complaints(&self) -> Vec<Value> {
+        self.post("se/log", json!({"type": "browser"})).as_array().cloned().unwrap_or_default()
+    }
+
+    /// Names of the visible rows of the table of tensors.
+    fn names(&self) -> Vec<String> {
+        let rows = self.run(
+            "return [...document.querySelectorAll('.tensors tbody tr[data-layer]')].filter(r => !r.hidden).map(r => r.cells[0].textContent)",
+        );
+        rows.as_array().unwrap().iter().map(|name| name.as_str().unwrap().to_string()).collect()
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        let _ = ureq::delete(&self.session).call();
+        let _ = self.driver.kill();
+        let _ = self.driver.wait();
+    }
+}
+
+fn report(folder: &Path, paths: &[&Path]) -> PathBuf {
+    let page = folder.join("report.html");
+    let status = Command::new(env!("CARGO_BIN_EXE_ckpt"))
+        .arg("report")
+        .args(paths)
+        .arg("-o")
+        .arg(&page)
+        .env("XDG_CACHE_HOME", folder)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success());
+    page
+}
+
+#[test]
+fn a_reader_sorts_filters_and_opens_a_histogram() {
+    let Some(browser) = Browser::open() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    browser.size(1200, 900);
+    browser.visit(&report(folder.path(), &[Path::new("tests/fixtures/collapse-run")]));
+    assert_eq!(browser.run("return document.querySelector('h2').textContent.trim()"), "◐ Collapsing");
+
+    assert_eq!(browser.names().len(), 24);
+    browser.type_into(".filter", "gate_proj");
+    assert_eq!(browser.names(), ["layers.0.mlp.gate_proj.weight", "layers.1.mlp.gate_proj.weight"]);
+    assert_eq!(browser.run("return document.querySelector('.shown').textContent"), "2 of 24 tensors");
+    browser.run(
+        "const f = document.querySelector('.filter'); f.value = ''; f.dispatchEvent(new Event('input'))",
+    );
+    browser.run(
+        "const v = document.querySelector('.verdict'); v.value = 'below'; v.dispatchEvent(new Event('change'))",
+    );
+    assert_eq!(browser.names().len(), 6);
+
+    let std_last = ".tensors thead th:nth-child(5)";
+    browser.click(&format!("{std_last} button"));
+    let ascending = browser.names();
+    assert_eq!(ascending[0], "layers.1.mlp.gate_proj.weight");
+    assert_eq!(
+        browser.get(&format!("element/{}/attribute/aria-sort", browser.element(std_last))),
+        "ascending"
+    );
+    browser.click(&format!("{std_last} button"));
+    assert_eq!(browser.names(), ascending.into_iter().rev().collect::<Vec<_>>());
+    assert_eq!(browser.names()[0], "layers.0.mlp.down_proj.weight");
+
+    browser.click(".tensors tbody tr:not([hidden]) button.open");
+    let bars = browser.run("return document.querySelectorAll('.detail rect').length");
+    assert!(bars.as_u64().unwrap() > 5, "{bars}");
+    assert_eq!(
+        browser.run("return document.querySelector('.detail label + span').textContent"),
+        " step 4000"
+    );
+    browser.run(
+        "const s = document.querySelector('.detail input'); s.value = 0; s.dispatchEvent(new Event('input'))",
+    );
+    assert_eq!(browser.run("return document.querySelector('.detail label + span').textContent"), " step 0");
+    let std = browser.run("return document.querySelectorAll('.detail dd')[1].textContent");
+    assert_eq!(std, "0.0513", "std of layers.0.mlp.down_proj.weight at step 0");
+    browser.click("button.open[aria-expanded=true]");
+    assert_eq!(browser.run("return document.querySelectorAll('.detail').length"), 0);
+
+    // By keyboard alone: the first heading's button takes focus and acts on Enter.
+    browser.run("document.querySelector('.tensors thead button').focus()");
+    let focused = browser.get("element/active");
+    let focused = focused.as_object().unwrap().values().next().unwrap().as_str().unwrap().to_string();
+    browser.post(&format!("element/{focused}/value"), json!({"text": "\u{e007}"}));
+    assert_eq!(browser.names()[0], "layers.0.mlp.down_proj.weight");
+    assert_eq!(browser.complaints(), Vec::<Value>::new());
+}
+
+#[test]
+fn a_phone_and_the_dark() {
+    let Some(browser) = Browser::open() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let runs = [Path::new("tests/fixtures/collapse-run"), Path::new("tests/fixtures/healthy-run")];
+    browser.size(360, 740);
+    browser.visit(&report(folder.path(), &runs));
+    let overflow =
+        browser.run("return document.documentElement.scrollWidth - document.documentElement.clientWidth");
+    assert_eq!(overflow, 0, "the page itself must not scroll sideways");
+    let paper = "return getComputedStyle(document.body).backgroundColor";
+    browser.media(json!([{"name": "prefers-color-scheme", "value": "light"}]));
+    let light = browser.run(paper);
+    browser.media(json!([{"name": "prefers-color-scheme", "value": "dark"}]));
+    assert_ne!(browser.run(paper), light);
+    // Text that says a verdict has at least the contrast that WCAG asks of small text, in both schemes.
+    let contrast = r#"
+        const parse = c => c.match(/[\d.]+/g).slice(0, 3).map(v => { v /= 255; return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; });
+        const light = c => { const [r, g, b] = parse(c); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+        return Math.min(...[...document.querySelectorAll('.badge, .heat td, p, th, td')].map(e => {
+            let at = e; while (at && getComputedStyle(at).backgroundColor === 'rgba(0, 0, 0, 0)') at = at.parentElement;
+            const [a, b] = [light(getComputedStyle(e).color), light(getComputedStyle(at || document.body).backgroundColor)];
+            return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+        }))"#;
+    for scheme in ["light", "dark"] {
+        browser.media(json!([{"name": "prefers-color-scheme", "value": scheme}]));
+        let least = browser.run(contrast).as_f64().unwrap();
+        assert!(least >= 4.5, "{scheme}: contrast {least}");
+    }
+    assert_eq!(browser.complaints(), Vec::<Value>::new());
+}
+
+#[test]
+fn hostile_names_stay_text() {
+    let Some(browser) = Browser::open() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let name = r#"</script><img src=x onerror="document.title='owned'"><svg onload=alert(1)>"#;
+    let header = json!({
+        "__metadata__": {"loss": "<b>0</b>", "step": "3"},
+        (name): {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]},
+    })
+    .to_string();
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend_from_slice(header.as_bytes());
+    bytes.extend([0; 16]);
+    let file = folder.path().join("<i>model.safetensors");
+    std::fs::write(&file, bytes).unwrap();
+    browser.visit(&report(folder.path(), &[&file]));
+    assert_eq!(browser.run("return document.title"), "Checkpoint report");
+    assert_eq!(browser.run("return document.querySelectorAll('img, i, b, svg[onload]').length"), 0);
+    assert_eq!(browser.names(), [name]);
+    assert_eq!(browser.complaints(), Vec::<Value>::new());
+}
