@@ -619,20 +619,30 @@ fn draw(histogram: &Histogram) -> String {
 /// The first values of the first rows.
 fn preview(checkpoint: &Checkpoint, record: &TensorRecord) -> String {
     const ROWS: usize = 4;
+    const COLS: usize = 8;
     const CELL: usize = 11;
-    let shown = (terminal::width().saturating_sub(4) / CELL).clamp(1, 8);
+    let shown = (terminal::width().saturating_sub(4) / CELL).clamp(1, COLS);
     let Some(tensor) = checkpoint.tensors.first().filter(|t| t.numel() > 0 && record.damage.is_none()) else {
         return String::new();
     };
-    let Ok(values) = checkpoint.values(tensor) else { return String::new() };
-    let cols = tensor.shape.last().copied().unwrap_or(1);
+    let rows = tensor.numel() / tensor.shape.last().map_or(1, |&cols| cols as u64);
+    let width = tensor.shape.last().copied().unwrap_or(1);
+    let mut corner = tensor.clone();
+    if tensor.dtype.element_size().is_some() && tensor.quantizer.is_none() && tensor.sparse.is_none() {
+        // The first values only, whatever the tensor's size.
+        for (i, size) in corner.shape.iter_mut().rev().enumerate() {
+            *size = (*size).min([COLS + 1, ROWS + 1].get(i).copied().unwrap_or(1));
+        }
+    }
+    let Ok(values) = checkpoint.values(&corner) else { return String::new() };
+    let cols = corner.shape.last().copied().unwrap_or(1);
     let mut out = String::from("  values\n");
     for row in values.chunks(cols).take(ROWS) {
         let cells: Vec<String> =
             row.iter().take(shown).map(|&v| format!("{:>10}", terminal::number(Some(v.into())))).collect();
-        out += &format!("  {}{}\n", cells.join(" "), if cols > shown { " …" } else { "" });
+        out += &format!("  {}{}\n", cells.join(" "), if width > shown { " …" } else { "" });
     }
-    if values.len() / cols.max(1) > ROWS {
+    if rows > ROWS as u64 {
         out += "  …\n";
     }
     out

@@ -12,6 +12,9 @@ use crate::{Failure, terminal};
 /// Room for records in the cache folder; the ones written longest ago go first.
 const CACHE_BYTES: u64 = 1 << 30;
 
+/// A checkpoint's path and its record, or the error that kept it from being read.
+pub type Loaded = (PathBuf, Result<CheckpointRecord, Error>);
+
 /// How checkpoints are to be loaded.
 #[derive(Clone, Copy, Debug)]
 pub struct LoadOptions {
@@ -78,10 +81,7 @@ fn below(path: &Path) -> Result<Vec<PathBuf>, Failure> {
 
 /// The records of `paths`, each with the error that kept it from being read, if one did. A progress bar shows on a
 /// terminal's standard error.
-pub fn records(
-    paths: &[PathBuf],
-    options: &LoadOptions,
-) -> Result<Vec<(PathBuf, Result<CheckpointRecord, Error>)>, Failure> {
+pub fn records(paths: &[PathBuf], options: &LoadOptions) -> Result<Vec<Loaded>, Failure> {
     let paths = expand(paths)?;
     let cache = options.cache.then(cache).flatten();
     let bytes: u64 = paths.iter().filter_map(|p| std::fs::metadata(p).ok()).map(|m| m.len()).sum();

@@ -1,7 +1,7 @@
 //! An opened checkpoint: its tensors, its plain values, and the way to their bytes.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use ndarray::{ArrayViewD, CowArray, IxDyn, ShapeBuilder};
@@ -68,13 +68,14 @@ impl Contents {
     }
 
     pub fn add_globals(&mut self, pickle: &Pickle<'_>) {
-        for global in &pickle.globals {
-            let name = format!("{}.{}", global.module, global.name);
-            if !self.globals.contains(&name) {
-                self.globals.push(name);
-            }
-        }
+        add_new(&mut self.globals, pickle.globals.iter().map(|g| format!("{}.{}", g.module, g.name)));
     }
+}
+
+/// Adds those of `more` that are not in `list` yet.
+pub(crate) fn add_new(list: &mut Vec<String>, more: impl IntoIterator<Item = String>) {
+    let mut known: HashSet<String> = list.iter().cloned().collect();
+    list.extend(more.into_iter().filter(|name| known.insert(name.clone())));
 }
 
 /// A checkpoint: one file, or a sharded set opened as one.

@@ -29,6 +29,8 @@ impl Default for Options {
 
 /// Other names listed per tensor that shares its storage.
 const SHARED_NAMES: usize = 16;
+/// Warnings that a record repeats: a hostile file can cause one at every turn.
+const WARNINGS: usize = 50;
 
 /// Describes and measures `checkpoint`, in parallel over its tensors. `progress` is told of bytes as they are done.
 /// Verdicts are left to [`crate::judge`].
@@ -53,7 +55,11 @@ pub fn describe(
         .iter()
         .zip(&checkpoint.tensors)
         .any(|(found, told)| found.damage.is_some() && told.damage.is_none());
-    let mut warnings = checkpoint.warnings.clone();
+    let mut warnings: Vec<String> = checkpoint.warnings.iter().take(WARNINGS).cloned().collect();
+    let more = checkpoint.warnings.len() - warnings.len();
+    if more > 0 {
+        warnings.push(format!("and {more} more warnings"));
+    }
     warnings.extend(checkpoint.damage.iter().map(|d| format!("damaged: {d}")));
     CheckpointRecord {
         path: checkpoint.path.display().to_string(),

@@ -4,20 +4,26 @@
 //! shards `NAME-00001-of-0000N.EXT` (SafeTensors, PyTorch and GGUF splits), config.json and trainer_state.json beside.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_pickle::Value;
 
-use crate::metadata::{as_u64, from_json};
+use crate::metadata::from_json;
 use crate::open::recognises;
+use crate::step::from_name;
 use crate::storage::Stamp;
 use crate::torch_zip::DCP_HINT;
 use crate::{Error, ErrorKind, Result};
 
 /// How deep folders are searched for checkpoints.
 const DEEPEST: usize = 6;
-/// JSON beside a checkpoint is read up to this size.
-const MAX_JSON: u64 = 256 << 20;
+/// An index or trainer_state.json, which are read for single keys, may be this large.
+const MAX_INDEX: u64 = 256 << 20;
+/// config.json, which is kept whole, may be this large.
+const MAX_CONFIG: u64 = 8 << 20;
 
 /// The files that make one checkpoint.
 #[derive(Debug, Default)]
@@ -54,10 +60,9 @@ pub(crate) fn set_of(path: &Path) -> Result<Set> {
     // A config beside a lone file is that file's only if Hugging Face would load the two together.
     if !alone || is_canonical(path) {
         set.beside.extend(["config.json", "trainer_state.json"].map(|name| Stamp::of(&folder.join(name))));
-        set.config = read_json(&folder.join("config.json")).map(from_json);
-        set.trainer_step = read_json(&folder.join("trainer_state.json"))
-            .and_then(|state| state.get("global_step").cloned())
-            .and_then(|step| as_u64(&from_json(step)));
+        set.config = read_json(&folder.join("config.json"), MAX_CONFIG).map(from_json);
+        let state: Option<TrainerState> = read_json(&folder.join("trainer_state.json"), MAX_INDEX);
+        set.trainer_step = state.map(|state| state.global_step);
     }
     Ok(set)
 }
@@ -80,9 +85,21 @@ fn name(path: &Path) -> String {
     path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-fn read_json(path: &Path) -> Option<serde_json::Value> {
-    let len = std::fs::metadata(path).ok()?.len();
-    (len <= MAX_JSON).then(|| serde_json::from_slice(&std::fs::read(path).ok()?).ok()).flatten()
+fn read_json<T: DeserializeOwned>(path: &Path, most: u64) -> Option<T> {
+    let metadata = std::fs::metadata(path).ok().filter(|m| m.is_file() && m.len() <= most)?;
+    let mut text = Vec::new();
+    std::fs::File::open(path).ok()?.take(metadata.len()).read_to_end(&mut text).ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
+#[derive(Deserialize)]
+struct TrainerState {
+    global_step: u64,
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: WeightMap,
 }
 
 /// `base-00002-of-00005.ext` as (base, number, count, ext).
@@ -132,7 +149,7 @@ fn file_set(path: &Path) -> Set {
 type WeightMap = BTreeMap<String, String>;
 
 fn weight_map(index: &Path) -> Option<WeightMap> {
-    serde_json::from_value(read_json(index)?.get("weight_map")?.clone()).ok()
+    read_json(index, MAX_INDEX).map(|Index { weight_map }| weight_map)
 }
 
 fn index_set(path: &Path) -> Result<Set> {
@@ -252,7 +269,8 @@ fn find_in(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// All checkpoints below `path`, in name order. A folder that holds one model in Hugging Face's layout is one.
+/// All checkpoints below `path`, in name order. A folder that holds one model in Hugging Face's layout is one, and so
+/// is each folder in it that is named after a step.
 pub(crate) fn find(path: &Path, depth: usize) -> Result<Vec<PathBuf>> {
     if !path.is_dir() {
         return Ok(vec![path.to_path_buf()]);
@@ -260,16 +278,18 @@ pub(crate) fn find(path: &Path, depth: usize) -> Result<Vec<PathBuf>> {
     if is_distributed(path) {
         return Ok(vec![path.to_path_buf()]);
     }
-    let own = find_in(path)?;
-    if own.len() == 1 && (is_canonical(&own[0]) || is_index(&own[0])) {
-        return Ok(vec![path.to_path_buf()]);
+    let mut found = find_in(path)?;
+    let model = matches!(found.as_slice(), [one] if is_canonical(one) || is_index(one));
+    if model {
+        found = vec![path.to_path_buf()];
     }
-    let mut found = own;
     if depth < DEEPEST {
         let mut folders: Vec<PathBuf> = std::fs::read_dir(path)
             .map_err(|e| Error::io(path, &e))?
             .filter_map(|entry| Some(entry.ok()?.path()))
             .filter(|p| !name(p).starts_with('.') && p.is_dir() && !p.is_symlink())
+            // Beside a finished model lie the checkpoints of its training, and other forms of itself.
+            .filter(|p| !model || from_name(&name(p)).is_some())
             .collect();
         folders.sort();
         for folder in folders {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_pickle::{HashableValue, Value};
 
-use crate::checkpoint::{Checkpoint, Contents, Format};
+use crate::checkpoint::{Checkpoint, Contents, Format, add_new};
 use crate::folder::{self, Set};
 use crate::model::Model;
 use crate::storage::{Place, Source, Stamp, Storage};
@@ -185,11 +185,7 @@ fn join(checkpoint: &mut Checkpoint, source: Source, contents: Contents, number:
             checkpoint.tensors.push(tensor);
         }
     }
-    for global in contents.globals {
-        if !checkpoint.globals.contains(&global) {
-            checkpoint.globals.push(global);
-        }
-    }
+    add_new(&mut checkpoint.globals, contents.globals);
     if let (Value::Dict(all), Value::Dict(more)) = (&mut checkpoint.metadata, contents.metadata) {
         for (key, value) in more {
             all.entry(key).or_insert(value);

@@ -63,7 +63,8 @@ pub fn from_path(path: &Path) -> Option<u64> {
     })
 }
 
-fn from_name(name: &str) -> Option<u64> {
+/// The step that a file's or folder's name tells.
+pub(crate) fn from_name(name: &str) -> Option<u64> {
     let lower = name.to_ascii_lowercase();
     let bytes = lower.as_bytes();
     let mut best: Option<(usize, u64)> = None;

@@ -19,6 +19,10 @@ fn fixtures() -> Vec<(String, Vec<u8>)> {
         .map(|p| (p.file_name().unwrap().to_string_lossy().into_owned(), std::fs::read(p).unwrap()))
         .filter(|(_, bytes)| bytes.len() < 20_000)
         .collect();
+    let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    for name in ["special.pt", "pickled-p2.pkl", "pickled-p4.pkl", "arrays-p2.pkl", "arrays-p5.pkl"] {
+        all.push((name.into(), std::fs::read(made.join(name)).unwrap()));
+    }
     all.push(("small.safetensors".into(), safetensors()));
     all.push(("tar.pt".into(), tar()));
     all

@@ -64,7 +64,8 @@ fn folder_index_and_any_shard_open_the_whole_set() {
 
 #[test]
 fn a_missing_or_broken_shard_is_damage_and_the_others_are_read() {
-    let broken: [(&str, &dyn Fn(&Path)); 4] = [
+    type Break<'a> = &'a dyn Fn(&Path);
+    let broken: [(&str, Break<'_>); 4] = [
         ("missing", &|p| std::fs::remove_file(p).unwrap()),
         ("error", &|p| std::fs::write(p, "<html>404</html>").unwrap()),
         ("Git LFS", &|p| std::fs::write(p, "version https://git-lfs.github.com/spec/v1\n").unwrap()),
@@ -182,4 +183,20 @@ fn a_distributed_checkpoint_is_recognised_and_not_guessed_at() {
 #[test]
 fn a_step_is_named_by_the_folder_also_when_the_path_does_not_say_it() {
     assert_eq!(step_from_path(Path::new("out/checkpoint-1800/./model.safetensors")), Some(1800));
+}
+
+#[test]
+fn a_finished_model_and_the_checkpoints_of_its_training_are_all_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = safetensors(&[("a", 1.0)]);
+    for place in ["", "checkpoint-200", "checkpoint-1000", "original", "runs/step-5"] {
+        std::fs::create_dir_all(folder.path().join(place)).unwrap();
+        std::fs::write(folder.path().join(place).join("model.safetensors"), &weights).unwrap();
+    }
+    let found = find(folder.path()).unwrap();
+    let names: Vec<_> =
+        found.iter().map(|p| p.strip_prefix(folder.path()).unwrap().to_str().unwrap()).collect();
+    assert_eq!(names, ["", "checkpoint-1000", "checkpoint-200"]);
+    let steps: Vec<Option<u64>> = found.iter().map(|p| open(p).unwrap().step.map(|(step, _)| step)).collect();
+    assert_eq!(steps[1..], [Some(1000), Some(200)]);
 }
