@@ -50,7 +50,8 @@ pub fn print(text: &str) -> Result<(), Failure> {
 /// Prints an error.
 pub fn error(message: &str) {
     let style = Style::new().fg_color(Some(AnsiColor::Red.into())).bold();
-    let _ = writeln!(anstream::stderr(), "{style}error{style:#}: {message}");
+    let lines: Vec<String> = message.lines().map(escape).collect();
+    let _ = writeln!(anstream::stderr(), "{style}error{style:#}: {}", lines.join("\n"));
 }
 
 /// Prints a note that is not an error.
@@ -66,14 +67,45 @@ pub fn width() -> usize {
     }
 }
 
-/// `text` that a file chose, safe to print: control characters escaped, and so is what a CI system would take for a
-/// command in a log (a leading `::`, and `##` as in `##[error]` and `##vso[`).
+/// `text` that a file chose, safe to print: control and invisible characters escaped, and so is what a CI system would
+/// take for a command in a log (a leading `::`, and `##` as in `##[error]` and `##vso[`).
 pub fn escape(text: &str) -> String {
-    let text = ckpt_reports::printable(text).replace("##", "#\\u{23}");
+    let text = ckpt_inspect::printable(text).replace("##", "#\\u{23}");
     match text.trim_start().strip_prefix("::") {
         Some(rest) => format!("\\u{{3a}}:{rest}"),
         None => text,
     }
+}
+
+/// Columns that labels of a summary take.
+const LABELS: usize = 14;
+
+/// A line of a summary: a label, and `text`, which a file may have chosen, escaped and wrapped beside it.
+pub fn labelled(label: &str, style: Style, text: &str) -> String {
+    let body = wrapped(text, LABELS, style);
+    format!("  {label:<width$}{}", &body[LABELS..], width = LABELS - 2)
+}
+
+/// `text`, which a file may have chosen, escaped and broken between words to the terminal's width, each line `indent`
+/// columns in.
+pub fn wrapped(text: &str, indent: usize, style: Style) -> String {
+    let room = width().saturating_sub(indent).max(20);
+    let mut lines: Vec<String> = Vec::new();
+    for word in escape(text).split(' ') {
+        match lines.last_mut() {
+            Some(line) if columns(line) + 1 + columns(word) <= room => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_string()),
+        }
+    }
+    lines.iter().map(|line| format!("{}{}\n", " ".repeat(indent), paint(style, line))).collect()
+}
+
+/// Columns that `text` takes on a terminal.
+fn columns(text: &str) -> usize {
+    unicode_width::UnicodeWidthStr::width(text)
 }
 
 /// `text` in `style`.
@@ -113,6 +145,8 @@ pub struct Table {
 
 /// The naming column keeps this many characters as long as there are columns to leave out.
 const NAME_WIDTH: usize = 44;
+/// And never less than this many.
+const SHORTEST_NAME: usize = 16;
 
 impl Table {
     /// A table of these columns, right-aligned where `true`. `expendable` headings are left out, in that order, when
@@ -138,7 +172,7 @@ impl Table {
             self.rows
                 .iter()
                 .filter_map(|row| row.get(c))
-                .map(|(text, _)| text.chars().count())
+                .map(|(text, _)| self::columns(text))
                 .max()
                 .unwrap_or(0)
         };
@@ -149,7 +183,11 @@ impl Table {
                 columns.retain(|c| c != gone);
             }
         }
-        let name_width = widest(0).min(width.saturating_sub(others(&columns)).max(16));
+        // Narrower still: the columns before the last one go, from the right.
+        while columns.len() > 2 && widest(0).min(SHORTEST_NAME) + others(&columns) > width {
+            columns.remove(columns.len() - 2);
+        }
+        let name_width = widest(0).min(width.saturating_sub(others(&columns)).max(SHORTEST_NAME));
         let mut out = String::new();
         for row in &self.rows {
             let mut line = String::new();
@@ -157,7 +195,7 @@ impl Table {
                 let Some((text, style)) = row.get(column) else { continue };
                 let cell_width = if position == 0 { name_width } else { widest(column) };
                 let text = shorten(text, cell_width);
-                let gap = " ".repeat(cell_width - text.chars().count());
+                let gap = " ".repeat(cell_width.saturating_sub(self::columns(&text)));
                 let painted = if text.is_empty() { String::new() } else { paint(*style, &text) };
                 if position > 0 {
                     line.push_str("  ");
@@ -171,16 +209,22 @@ impl Table {
     }
 }
 
-/// `text` in at most `width` characters, cut in the middle: names differ at both ends.
+/// `text` in at most `width` columns, cut in the middle: names differ at both ends.
 pub fn shorten(text: &str, width: usize) -> String {
-    let count = text.chars().count();
-    if count <= width {
+    if columns(text) <= width {
         return text.to_string();
     }
     let keep = width.saturating_sub(1);
-    let head: String = text.chars().take(keep / 2).collect();
-    let tail: String = text.chars().skip(count - (keep - keep / 2)).collect();
-    format!("{head}…{tail}")
+    let fits = |room: usize| {
+        let mut used = 0;
+        move |c: &char| {
+            used += unicode_width::UnicodeWidthChar::width(*c).unwrap_or(0);
+            used <= room
+        }
+    };
+    let head: String = text.chars().take_while(fits(keep / 2)).collect();
+    let tail: Vec<char> = text.chars().rev().take_while(fits(keep - keep / 2)).collect();
+    format!("{head}…{}", tail.into_iter().rev().collect::<String>())
 }
 
 /// Progress over files, on standard error and only on a terminal.

@@ -14,7 +14,6 @@ pub mod junit;
 mod location;
 mod markdown;
 pub mod policy;
-mod printable;
 pub mod sarif;
 pub mod text;
 
@@ -26,7 +25,6 @@ pub use html::html;
 pub use json::json;
 pub use markdown::markdown;
 pub use policy::{Policy, PolicyError};
-pub use printable::printable;
 
 /// What a report is made from.
 #[derive(Clone, Debug)]
