@@ -12,9 +12,6 @@ use crate::{Failure, terminal};
 /// Room for records in the cache folder; the ones written longest ago go first.
 const CACHE_BYTES: u64 = 1 << 30;
 
-/// A checkpoint's path and its record, or the error that kept it from being read.
-pub type Loaded = (PathBuf, Result<CheckpointRecord, Error>);
-
 /// How checkpoints are to be loaded.
 #[derive(Clone, Copy, Debug)]
 pub struct LoadOptions {
@@ -78,6 +75,9 @@ fn below(path: &Path) -> Result<Vec<PathBuf>, Failure> {
     }
     Ok(found)
 }
+
+/// A path with its record, or with the error that kept it from being read.
+pub type Loaded = (PathBuf, Result<CheckpointRecord, Error>);
 
 /// The records of `paths`, each with the error that kept it from being read, if one did. A progress bar shows on a
 /// terminal's standard error.

@@ -67,9 +67,14 @@ pub fn width() -> usize {
     }
 }
 
-/// `text` that a file chose, safe to print: control and invisible characters escaped.
+/// `text` that a file chose, safe to print: control characters escaped, and so is what a CI system would take for a
+/// command in a log (a leading `::`, and `##` as in `##[error]` and `##vso[`).
 pub fn escape(text: &str) -> String {
-    ckpt_inspect::printable(text).into_owned()
+    let text = ckpt_inspect::printable(text).replace("##", "#\\u{23}");
+    match text.trim_start().strip_prefix("::") {
+        Some(rest) => format!("\\u{{3a}}:{rest}"),
+        None => text,
+    }
 }
 
 /// Columns that labels of a summary take.

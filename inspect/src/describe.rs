@@ -161,12 +161,7 @@ impl Checkpoint {
         let bytes = self.tensor_bytes(tensor)?;
         let measured = match tensor.dtype {
             DType::Ternary(packing) => {
-                let wrong = ternary::invalid_codes(&bytes);
-                if wrong > 0 {
-                    return Err(Error::damaged(format!(
-                        "{wrong} of its codes are 3, which stands for nothing"
-                    )));
-                }
+                ternary::check_codes(&bytes)?;
                 let scale = tensor.scale.unwrap_or(1.0);
                 let read = |start: usize, out: &mut [f32]| {
                     let mut codes = [0i8; 1024];
@@ -179,9 +174,6 @@ impl Checkpoint {
                 measure(&Elements::Decoded32 { len: numel(tensor)?, granule: 1, read: &read }, &plan)
             }
             DType::Ggml(ggml) => {
-                if !ggml.decodes() {
-                    return Err(Error::unsupported(format!("{ggml} blocks are named and not decoded")));
-                }
                 let decoder = ggml.decoder(&bytes, numel(tensor)?)?;
                 let read = |start: usize, out: &mut [f32]| decoder.read(start, out);
                 let granule = ggml.block_elements();
@@ -228,15 +220,13 @@ impl Checkpoint {
         let n = numel(tensor)?;
         Ok(match tensor.dtype {
             DType::Ternary(packing) => {
+                ternary::check_codes(&bytes)?;
                 let mut codes = vec![0i8; n];
                 ternary::decode(packing, &bytes, &tensor.shape, 0, &mut codes);
                 let scale = tensor.scale.unwrap_or(1.0);
                 codes.into_iter().map(|c| f32::from(c) * scale).collect()
             }
             DType::Ggml(ggml) => {
-                if !ggml.decodes() {
-                    return Err(Error::unsupported(format!("{ggml} blocks are named and not decoded")));
-                }
                 let mut out = vec![0.0; n];
                 ggml.decoder(&bytes, n)?.read(0, &mut out);
                 out
@@ -261,7 +251,10 @@ impl Checkpoint {
         let bytes = self.tensor_bytes(tensor)?;
         let mut codes = vec![0i8; numel(tensor)?];
         match tensor.dtype {
-            DType::Ternary(packing) => ternary::decode(packing, &bytes, &tensor.shape, 0, &mut codes),
+            DType::Ternary(packing) => {
+                ternary::check_codes(&bytes)?;
+                ternary::decode(packing, &bytes, &tensor.shape, 0, &mut codes);
+            }
             DType::Ggml(ggml) => ggml.ternary_codes(&bytes, &mut codes)?,
             _ => return Ok(None),
         }

@@ -1,16 +1,19 @@
 //! Opens a path: recognises the container by its first bytes, joins sharded sets, and completes what single
 //! readers cannot know (groups, packings, model, step).
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use serde_pickle::{HashableValue, Value};
 
 use crate::checkpoint::{Checkpoint, Contents, Format, add_new};
 use crate::folder::{self, Set};
+use crate::metadata::as_u64;
 use crate::model::Model;
-use crate::storage::{Place, Source, Stamp, Storage};
-use crate::{Error, Result};
-use crate::{gguf, names, safetensors, step, ternary, torch_legacy, torch_tar, torch_zip};
+use crate::storage::{Place, Source, Stamp, Storage, slice};
+use crate::tensor::TensorInfo;
+use crate::{DType, Error, Result, TernaryPacking};
+use crate::{ggml, gguf, names, safetensors, step, ternary, torch_legacy, torch_tar, torch_zip};
 
 /// Opens the checkpoint at `path`: a file, one shard or the index of a sharded set, or a folder that holds one
 /// checkpoint.
@@ -19,6 +22,59 @@ use crate::{gguf, names, safetensors, step, ternary, torch_legacy, torch_tar, to
 /// `Io` when a file cannot be read, `Unrecognised` when its bytes are no known container, `Damaged` when nothing
 /// in it can be listed. A container that can be listed in part opens, with [`Checkpoint::damage`] set.
 pub fn open(path: &Path) -> Result<Checkpoint> {
+    open_with(path, &OpenOptions::default())
+}
+
+/// What a checkpoint cannot tell of itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OpenOptions {
+    /// Which layout I2_S tensors of GGUF files have. Without it the tensors' rows tell, or else x86 is assumed and a
+    /// warning says so.
+    pub i2s_layout: Option<I2sLayout>,
+}
+
+/// The layouts of bitnet.cpp's I2_S type, by the build that wrote them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum I2sLayout {
+    /// [`TernaryPacking::BitnetX86`].
+    X86,
+    /// [`TernaryPacking::BitnetArm`].
+    Arm,
+    /// [`TernaryPacking::BitnetRows`].
+    Rows,
+}
+
+impl I2sLayout {
+    /// The packing it is.
+    pub fn packing(self) -> TernaryPacking {
+        match self {
+            I2sLayout::X86 => TernaryPacking::BitnetX86,
+            I2sLayout::Arm => TernaryPacking::BitnetArm,
+            I2sLayout::Rows => TernaryPacking::BitnetRows,
+        }
+    }
+}
+
+impl std::str::FromStr for I2sLayout {
+    type Err = Error;
+
+    /// `x86`, `arm` or `rows`.
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "x86" => Ok(I2sLayout::X86),
+            "arm" => Ok(I2sLayout::Arm),
+            "rows" => Ok(I2sLayout::Rows),
+            _ => Err(Error::unsupported(format!("`{}` is no I2_S layout", name.escape_debug()))
+                .hint("there are x86, arm and rows")),
+        }
+    }
+}
+
+/// [`open`], told what the checkpoint cannot tell.
+///
+/// # Errors
+/// Those of [`open`].
+pub fn open_with(path: &Path, options: &OpenOptions) -> Result<Checkpoint> {
     let set = folder::set_of(path)?;
     let mut checkpoint: Option<Checkpoint> = None;
     let mut unreadable: Vec<Error> = Vec::new();
@@ -47,7 +103,7 @@ pub fn open(path: &Path) -> Result<Checkpoint> {
         add_damage(&mut checkpoint, error.to_string());
     }
     checkpoint.beside = set.beside.iter().cloned().chain(unread).collect();
-    complete(&mut checkpoint, &set);
+    complete(&mut checkpoint, &set, options);
     Ok(checkpoint)
 }
 
@@ -120,35 +176,66 @@ fn unrecognised(bytes: &[u8]) -> Error {
 
 fn read_gguf(source: &Source, file: usize) -> Result<Contents> {
     let header = gguf::Header::parse(source.bytes())?;
-    let format = Format::Gguf { version: header.version, big_endian: header.big_endian };
-    let mut contents = Contents::new(format);
-    let mut keys = std::collections::BTreeMap::new();
-    for (key, value) in &header.keys {
-        keys.insert(HashableValue::String(key.to_string()), value.to_plain(usize::MAX));
-    }
-    contents.metadata = Value::Dict(keys);
+    let mut contents = Contents::new(Format::Gguf { version: header.version, big_endian: header.big_endian });
+    let keys = header.keys.iter();
+    contents.metadata = Value::Dict(
+        keys.map(|(key, value)| {
+            (HashableValue::String(key.to_string()), value.to_plain(gguf::LONGEST_PLAIN))
+        })
+        .collect(),
+    );
+    let mut storages: HashMap<(u64, u64), usize> = HashMap::new();
     for tensor in header.tensors {
-        let index = contents.storages.len();
-        let mut storage = Storage::mapped(file, tensor.offset, tensor.bytes);
-        if header.big_endian {
-            storage.swap = 2;
+        let dtype = tensor.ggml.dtype();
+        let is_i2s = dtype == DType::Ternary(TernaryPacking::BitnetX86);
+        let packed = if is_i2s { tensor.bytes.saturating_sub(ggml::I2_S_TAIL) } else { tensor.bytes };
+        let mut new_storage = || {
+            contents.storages.push(match &tensor.damage {
+                Some(damage) => Storage::missing(damage.clone(), packed),
+                None => Storage {
+                    swap: if header.big_endian { 2 } else { 1 },
+                    ..Storage::mapped(file, tensor.offset, packed)
+                },
+            });
+            contents.storages.len() - 1
+        };
+        let index = match tensor.damage {
+            None => *storages.entry((tensor.offset, packed)).or_insert_with(new_storage),
+            Some(_) => new_storage(),
+        };
+        let mut info = TensorInfo::contiguous(tensor.name.into_owned(), dtype, tensor.shape, index, 0);
+        if is_i2s && tensor.damage.is_none() {
+            let tail = slice(source.bytes(), tensor.offset + packed, 4).and_then(|b| b.try_into().ok());
+            info.scale = tail.map(if header.big_endian { f32::from_be_bytes } else { f32::from_le_bytes });
         }
-        if let Some(damage) = &tensor.damage {
-            storage = Storage::missing(damage.clone(), tensor.bytes);
-        }
-        contents.storages.push(storage);
-        let mut info =
-            crate::TensorInfo::contiguous(tensor.name.to_string(), tensor.dtype, tensor.shape, index, 0);
         info.damage = tensor.damage;
         contents.tensors.push(info);
     }
     contents.warnings = header.warnings;
-    let cut = contents.tensors.iter().filter(|t| t.damage.is_some()).count();
-    if cut > 0 {
-        contents.damage =
-            Some(format!("{cut} of {} tensors are not whole in the file", contents.tensors.len()));
+    contents.damage = header.damage;
+    let lost = contents.tensors.iter().filter(|t| t.damage.is_some()).count();
+    if lost > 0 && contents.damage.is_none() {
+        contents.damage = Some(format!("{lost} of {} tensors cannot be read", contents.tensors.len()));
     }
     Ok(contents)
+}
+
+/// What a GGUF checkpoint lacks of the splits and tensors that its `split.` keys promise.
+fn missing_splits(checkpoint: &Checkpoint) -> Option<String> {
+    let key = |name: &str| {
+        let Value::Dict(entries) = &checkpoint.metadata else { return None };
+        as_u64(entries.get(&HashableValue::String(name.into()))?)
+    };
+    let (Format::Gguf { .. }, Some(count)) = (checkpoint.format, key("split.count")) else { return None };
+    let (files, tensors) = (checkpoint.files.len() as u64, checkpoint.tensors.len() as u64);
+    if count > files {
+        return Some(format!(
+            "it is split {} of {count}, and the others are not beside it under names that end in -0000N-of-{count:05}",
+            key("split.no").map_or_else(|| "one".into(), |n| n.saturating_add(1).to_string())
+        ));
+    }
+    let promised = key("split.tensors.count")?;
+    (promised > tensors).then(|| format!("the splits hold {tensors} of {promised} tensors"))
 }
 
 fn begin(path: &Path, source: Source, contents: Contents) -> Checkpoint {
@@ -207,10 +294,13 @@ fn add_damage(checkpoint: &mut Checkpoint, more: String) {
     }
 }
 
-fn complete(checkpoint: &mut Checkpoint, set: &Set) {
+fn complete(checkpoint: &mut Checkpoint, set: &Set, options: &OpenOptions) {
     if let Some(missing) = &set.missing {
         add_damage(checkpoint, missing.clone());
+    } else if let Some(missing) = missing_splits(checkpoint) {
+        add_damage(checkpoint, missing);
     }
+    ternary::settle_i2s(checkpoint, options.i2s_layout);
     for tensor in &mut checkpoint.tensors {
         tensor.group = names::group(tensor);
         check(tensor, &checkpoint.storages);
@@ -247,7 +337,7 @@ fn complete(checkpoint: &mut Checkpoint, set: &Set) {
 }
 
 /// Marks a tensor that does not lie within its storage, and those that share its fate.
-fn check(tensor: &mut crate::TensorInfo, storages: &[Storage]) {
+fn check(tensor: &mut TensorInfo, storages: &[Storage]) {
     if tensor.damage.is_some() {
         return;
     }

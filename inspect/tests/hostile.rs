@@ -20,7 +20,15 @@ fn fixtures() -> Vec<(String, Vec<u8>)> {
         .filter(|(_, bytes)| bytes.len() < 20_000)
         .collect();
     let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
-    for name in ["special.pt", "pickled-p2.pkl", "pickled-p4.pkl", "arrays-p2.pkl", "arrays-p5.pkl"] {
+    for name in [
+        "special.pt",
+        "pickled-p2.pkl",
+        "pickled-p4.pkl",
+        "arrays-p2.pkl",
+        "arrays-p5.pkl",
+        "every_type.gguf",
+        "big_endian.gguf",
+    ] {
         all.push((name.into(), std::fs::read(made.join(name)).unwrap()));
     }
     all.push(("small.safetensors".into(), safetensors()));
@@ -128,6 +136,23 @@ proptest! {
         }
         if let Some(cut) = cut {
             bytes.truncate(cut.index(bytes.len()));
+        }
+        examine(&bytes);
+    }
+
+    #[test]
+    fn any_mutation_of_a_gguf_header_returns(
+        file in 0..2usize,
+        flips in prop::collection::vec((0..1900usize, any::<u8>()), 1..6),
+        big in prop::option::of((0..1900usize, any::<u64>())),
+    ) {
+        let name = ["every_type.gguf", "big_endian.gguf"][file];
+        let (_, mut bytes) = fixtures().into_iter().find(|(n, _)| n == name).unwrap();
+        for (at, value) in flips {
+            bytes[at] = value;
+        }
+        if let Some((at, value)) = big {
+            bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
         }
         examine(&bytes);
     }
