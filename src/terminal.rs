@@ -147,6 +147,8 @@ pub struct Table {
 const NAME_WIDTH: usize = 44;
 /// And never less than this many.
 const SHORTEST_NAME: usize = 16;
+/// Without a terminal's width to keep to, names are shown whole, and rows are aligned up to this many.
+const LONGEST_PADDED: usize = 120;
 
 impl Table {
     /// A table of these columns, right-aligned where `true`. `expendable` headings are left out, in that order, when
@@ -168,14 +170,11 @@ impl Table {
 
     /// The table in lines of at most `width` characters, as far as leaving out and shortening reach.
     pub fn render(&self, width: usize) -> String {
-        let widest = |c: usize| {
-            self.rows
-                .iter()
-                .filter_map(|row| row.get(c))
-                .map(|(text, _)| self::columns(text))
-                .max()
-                .unwrap_or(0)
-        };
+        let widths: Vec<usize> = (0..self.right.len())
+            .map(|c| self.rows.iter().filter_map(|row| row.get(c)).map(|(text, _)| self::columns(text)).max())
+            .map(Option::unwrap_or_default)
+            .collect();
+        let widest = |c: usize| widths[c];
         let mut columns: Vec<usize> = (0..self.right.len()).collect();
         let others = |columns: &[usize]| columns[1..].iter().map(|&c| widest(c) + 2).sum::<usize>();
         for gone in &self.expendable {
@@ -187,14 +186,20 @@ impl Table {
         while columns.len() > 2 && widest(0).min(SHORTEST_NAME) + others(&columns) > width {
             columns.remove(columns.len() - 2);
         }
+        let shortens = width < usize::MAX;
         let name_width = widest(0).min(width.saturating_sub(others(&columns)).max(SHORTEST_NAME));
         let mut out = String::new();
         for row in &self.rows {
             let mut line = String::new();
             for (position, &column) in columns.iter().enumerate() {
                 let Some((text, style)) = row.get(column) else { continue };
-                let cell_width = if position == 0 { name_width } else { widest(column) };
-                let text = shorten(text, cell_width);
+                let cell_width = match position {
+                    0 if shortens => name_width,
+                    // One long name does not push every row aside.
+                    0 => name_width.min(LONGEST_PADDED),
+                    _ => widest(column),
+                };
+                let text = if shortens { shorten(text, cell_width) } else { text.clone() };
                 let gap = " ".repeat(cell_width.saturating_sub(self::columns(&text)));
                 let painted = if text.is_empty() { String::new() } else { paint(*style, &text) };
                 if position > 0 {

@@ -355,6 +355,30 @@ fn names_that_a_file_chose_cannot_steer_the_terminal() {
 }
 
 #[test]
+fn ten_thousand_tensors_and_a_name_of_a_hundred_kilobytes_are_no_trouble() {
+    let mut header = serde_json::Map::new();
+    let entry =
+        |i: usize| serde_json::json!({"dtype": "F32", "shape": [1], "data_offsets": [4 * i, 4 * i + 4]});
+    for i in 0..10_000 {
+        header.insert(format!("layers.{i}.w"), entry(i));
+    }
+    header.insert("x".repeat(100_000), entry(10_000));
+    let header = Value::Object(header).to_string();
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.bytes());
+    bytes.resize(bytes.len() + 4 * 10_001, 0);
+    let ckpt = Ckpt::new();
+    let file = ckpt.file("many.safetensors", &bytes);
+    let started = std::time::Instant::now();
+    let folded = ckpt.exits(0, &[file.to_str().unwrap()]);
+    assert!(folded.contains("layers.{0..9999}.w  "), "{}", &folded[..400]);
+    let all = ckpt.exits(0, &[file.to_str().unwrap(), "--all"]);
+    assert_eq!(all.matches("\nlayers.").count(), 10_000);
+    assert!(all.contains(&"x".repeat(100_000)) && all.len() < 3_000_000, "{} bytes", all.len());
+    assert!(started.elapsed().as_secs() < 10, "{:?}", started.elapsed());
+}
+
+#[test]
 fn colours_are_for_terminals() {
     let ckpt = Ckpt::new();
     assert!(!ckpt.exits(0, &[COLLAPSED]).contains('\u{1b}'));

@@ -204,5 +204,5 @@ fn a_code_that_stands_for_nothing_is_damage() {
     judge(&mut record, &Default::default());
     assert!(record.damaged);
     assert_eq!(record.verdict, Some(Verdict::Corrupt));
-    assert!(record.reasons[0].contains("1 of its codes"), "{:?}", record.reasons);
+    assert!(record.reasons[0].contains("byte 2 of its packed values has the code 3"), "{:?}", record.reasons);
 }
