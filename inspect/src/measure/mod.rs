@@ -11,14 +11,18 @@ mod kernel;
 mod ternary;
 mod wide;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use rayon::prelude::*;
 
 use crate::DType;
 use crate::record::{Histogram, Stats, Ternary};
 use kernel::{Line, Octaves, Sums};
 
-/// Elements per block: 16 kB of f32.
+/// Elements per block that is decoded before it is looked at: 16 kB of f32.
 pub(crate) const BLOCK: usize = 4096;
+/// Elements per block that is looked at where it lies.
+const BORROWED_BLOCK: usize = 1 << 14;
 /// Elements per unit of parallel work, at least.
 const CHUNK: usize = 1 << 18;
 
@@ -99,7 +103,8 @@ pub fn measure(elements: &Elements<'_>, plan: &Plan) -> Measured {
     let cols = plan.cols.filter(|&cols| cols > 0 && reader.len() > 0 && reader.len().is_multiple_of(cols));
     let rule = plan.ternary.zip(cols);
     let line = rule.and_then(|(rule, _)| ternary::first_line(&reader, rule));
-    let scan = Scan { reader: &reader, cols, line, histogram: plan.histogram };
+    let scan =
+        Scan { reader: &reader, cols, line, histogram: plan.histogram, cols_live: AtomicBool::new(false) };
     let tally = scan.run();
     let ternary = rule.map(|(rule, cols)| ternary::resolve(&reader, rule, cols, line, &tally));
     Measured { stats: tally.stats(plan.histogram), ternary }
@@ -207,6 +212,8 @@ struct Scan<'r, 'a> {
     cols: Option<usize>,
     line: Option<Line>,
     histogram: bool,
+    /// Whether some chunk has seen every column come alive, so that others need not look.
+    cols_live: AtomicBool,
 }
 
 /// What a pass has seen so far.
@@ -221,13 +228,14 @@ struct Tally {
     below: u64,
     /// Elements near the ternary line, to be counted once it is known.
     near: Vec<f32>,
+    /// The same of chunks that were joined.
+    near_joined: Vec<Vec<f32>>,
     /// So many elements were near the line that setting them aside was given up.
     crowded: bool,
     /// Rows in which no element lay beyond the line.
     quiet_rows: Vec<usize>,
     /// Columns in which some element lay beyond the line; empty without a line.
     live_cols: Vec<bool>,
-    cols_left: usize,
 }
 
 /// Moments of finite elements.
@@ -301,10 +309,10 @@ impl Tally {
             above: 0,
             below: 0,
             near: Vec::new(),
+            near_joined: Vec::new(),
             crowded: false,
             quiet_rows: Vec::new(),
             live_cols: vec![false; live_cols],
-            cols_left: live_cols,
         }
     }
 
@@ -316,7 +324,7 @@ impl Tally {
         self.octaves.bins.iter_mut().zip(other.octaves.bins.iter()).for_each(|(a, b)| *a += b);
         self.above += other.above;
         self.below += other.below;
-        self.near.append(&mut other.near);
+        self.near_joined.push(other.near);
         self.crowded |= other.crowded;
         self.quiet_rows.append(&mut other.quiet_rows);
         self.live_cols.iter_mut().zip(&other.live_cols).for_each(|(a, &b)| *a |= b);
@@ -359,20 +367,27 @@ impl Scan<'_, '_> {
         let mut tally = Tally::new(live_cols);
         let mut buffer = [0.0f32; BLOCK];
         let mut row_is_live = false;
-        let step = BLOCK / self.reader.granule().min(BLOCK) * self.reader.granule().min(BLOCK);
+        let step = match self.reader {
+            Reader::Aligned(_) => BORROWED_BLOCK,
+            other => BLOCK / other.granule().min(BLOCK) * other.granule().min(BLOCK),
+        };
         let mut at = start;
         while at < end {
             let n = step.min(end - at);
-            let block = self.reader.block(at, &mut buffer[..n]);
+            let block = match self.reader {
+                Reader::Aligned(elements) => &elements[at..at + n],
+                other => other.block(at, &mut buffer[..n]),
+            };
             if at == start && self.histogram {
-                tally.octaves.expect(block.iter().fold(0.0, |largest, x| x.abs().max(largest)));
+                tally.octaves.expect_like(&block[..n.min(BLOCK)]);
             }
             self.block(block, &mut tally);
             if let (Some(line), false) = (self.line, tally.crowded) {
-                rows_and_cols(block, at, live_cols, line, &mut row_is_live, &mut tally);
+                self.rows_and_cols(block, at, line, &mut row_is_live, &mut tally);
             }
             at += n;
         }
+        tally.near.shrink_to_fit();
         tally
     }
 
@@ -400,6 +415,29 @@ impl Scan<'_, '_> {
         tally.octaves.expect(sums.max.max(-sums.min));
         (tally.above, tally.below) = (tally.above + sums.above, tally.below + sums.below);
         tally.crowded |= tally.near.len() as u64 > BLOCK as u64 + tally.count / 8;
+    }
+
+    /// Notes which rows stay quiet and which columns come alive. In a healthy matrix every column is alive after a
+    /// few rows, and every row after a few elements.
+    fn rows_and_cols(&self, block: &[f32], start: usize, line: Line, live: &mut bool, tally: &mut Tally) {
+        let cols = tally.live_cols.len();
+        for (row, col, piece) in row_pieces(block, start, cols) {
+            if col == 0 {
+                *live = false;
+            }
+            *live = *live || piece.iter().any(|x| line.is_beyond(*x));
+            if !self.cols_live.load(Ordering::Relaxed) {
+                for (x, live_col) in piece.iter().zip(&mut tally.live_cols[col..]) {
+                    *live_col |= line.is_beyond(*x);
+                }
+                if tally.live_cols.iter().all(|live| *live) {
+                    self.cols_live.store(true, Ordering::Relaxed);
+                }
+            }
+            if col + piece.len() == cols && !*live {
+                tally.quiet_rows.push(row);
+            }
+        }
     }
 }
 
@@ -441,26 +479,6 @@ fn moments(block: &[f32], sums: &Sums) -> Moments {
         min: sums.min.into(),
         max: sums.max.into(),
         zeros: sums.zeros,
-    }
-}
-
-/// Notes which rows stay quiet and which columns come alive. In a healthy matrix every column is alive after a few
-/// rows, and every row after a few elements.
-fn rows_and_cols(block: &[f32], start: usize, cols: usize, line: Line, live: &mut bool, tally: &mut Tally) {
-    for (row, col, piece) in row_pieces(block, start, cols) {
-        if col == 0 {
-            *live = false;
-        }
-        *live = *live || piece.iter().any(|x| line.is_beyond(*x));
-        if tally.cols_left > 0 {
-            for (x, live_col) in piece.iter().zip(&mut tally.live_cols[col..]) {
-                *live_col |= line.is_beyond(*x);
-            }
-            tally.cols_left = tally.live_cols.iter().filter(|live| !**live).count();
-        }
-        if col + piece.len() == cols && !*live {
-            tally.quiet_rows.push(row);
-        }
     }
 }
 

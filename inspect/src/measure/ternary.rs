@@ -4,13 +4,13 @@
 
 use rayon::prelude::*;
 
-use super::{BLOCK, Line, Reader, Tally, TernaryRule, chunk_len, kernel, row_pieces};
+use super::{BLOCK, Line, Reader, Tally, TernaryRule, chunk_len, row_pieces};
 use crate::record::Ternary;
 
 /// Places that the sample which draws the line looks at.
-const RUNS: usize = 64;
-/// Elements read at each.
-const RUN: usize = 64;
+const RUNS: usize = 512;
+/// Elements read at each: a line of the cache.
+const RUN: usize = 16;
 
 /// The line for the first pass; `None` where each row has its own.
 pub(super) fn first_line(reader: &Reader<'_>, rule: TernaryRule) -> Option<Line> {
@@ -38,9 +38,12 @@ fn sample(reader: &Reader<'_>) -> Option<(f64, f64)> {
         let at = (reader.len() / run) * i / runs * run;
         let room = buffer.len().min(reader.len() - at);
         let block = reader.block(at, &mut buffer[..room]);
-        let sums = kernel::scan(block, None, None, &mut Vec::new());
-        if sums.squares.is_finite() {
-            let mean = sums.abs / block.len() as f64;
+        let mut lanes = [0.0; 4];
+        for chunk in block.chunks(4) {
+            chunk.iter().zip(&mut lanes).for_each(|(x, lane)| *lane += f64::from(x.abs()));
+        }
+        let mean = lanes.iter().sum::<f64>() / block.len() as f64;
+        if mean.is_finite() {
             n += 1.0;
             sum += mean;
             squares += mean * mean;
@@ -96,8 +99,11 @@ pub(super) fn resolve(
     if tally.crowded || quiet || !line.is_some_and(seen) {
         return second_pass(reader, cols, final_line, scale);
     }
-    let above = tally.above + tally.near.iter().filter(|x| **x > final_line).count() as u64;
-    let below = tally.below + tally.near.iter().filter(|x| **x < -final_line).count() as u64;
+    let (mut above, mut below) = (tally.above, tally.below);
+    for chunk in tally.near_joined.iter().flat_map(|near| near.chunks(1 << 12)) {
+        above += u64::from(chunk.iter().map(|x| u32::from(*x > final_line)).sum::<u32>());
+        below += u64::from(chunk.iter().map(|x| u32::from(*x < -final_line)).sum::<u32>());
+    }
     let dead_rows =
         tally.quiet_rows.iter().filter(|&&row| row_is_dead(reader, row, cols, final_line)).count();
     let quiet_cols = tally.live_cols.iter().filter(|live| !**live).count();

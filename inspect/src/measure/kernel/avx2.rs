@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Line, Octaves, Sums, portable, set_aside};
+use super::{Line, Octaves, SPARE, Sums, portable, set_aside};
 
 pub(super) fn is_available() -> bool {
     is_x86_feature_detected!("avx2")
@@ -50,6 +50,9 @@ fn groups<const TERNARY: bool, const HISTOGRAM: bool>(
     let under_low = _mm256_set1_epi16(line.low as i16 - 1);
     let high = _mm256_set1_epi16(line.high as i16);
     for part in groups.chunks(Counter::GROUPS) {
+        near.reserve(if TERNARY { 64 * part.len() + SPARE } else { 0 });
+        let spare = near.spare_capacity_mut();
+        let mut aside = 0;
         for group in part {
             let p = group.as_ptr();
             for sixteenth in 0..16 {
@@ -93,9 +96,11 @@ fn groups<const TERNARY: bool, const HISTOGRAM: bool>(
             if TERNARY {
                 above += u64::from((beyond & !negative).count_ones());
                 below += u64::from((beyond & negative).count_ones());
-                set_aside(group, set & !beyond, near);
+                aside += set_aside(group, set & !beyond, &mut spare[aside..]);
             }
         }
+        // SAFETY: so many elements of the spare capacity were written.
+        unsafe { near.set_len(near.len() + aside) };
         if HISTOGRAM {
             counter.flush();
         }

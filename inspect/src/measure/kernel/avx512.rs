@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Line, Octaves, Sums, portable, set_aside};
+use super::{Line, Octaves, SPARE, Sums, portable, set_aside};
 
 pub(super) fn is_available() -> bool {
     is_x86_feature_detected!("avx512f")
@@ -56,6 +56,9 @@ fn groups<const TERNARY: bool, const HISTOGRAM: bool>(
     let high = _mm512_set1_epi16(line.high as i16);
     let negative_high = _mm512_set1_epi16((line.high | 0x8000) as i16);
     for part in groups.chunks(Counter::GROUPS) {
+        near.reserve(if TERNARY { 64 * part.len() + SPARE } else { 0 });
+        let spare = near.spare_capacity_mut();
+        let mut aside = 0;
         for group in part {
             let p = group.as_ptr();
             for eighth in 0..8 {
@@ -88,12 +91,14 @@ fn groups<const TERNARY: bool, const HISTOGRAM: bool>(
                 let (over, under, from) = (join(over), join(under), join(from));
                 above += u64::from(over.count_ones());
                 below += u64::from(under.count_ones());
-                set_aside(group, from & !(over | under), near);
+                aside += set_aside(group, from & !(over | under), &mut spare[aside..]);
             }
             if HISTOGRAM && let Some(octaves) = &mut octaves {
                 counter.add(halves, &mut octaves.bins);
             }
         }
+        // SAFETY: so many elements of the spare capacity were written.
+        unsafe { near.set_len(near.len() + aside) };
         if HISTOGRAM {
             counter.flush();
         }
@@ -190,18 +195,21 @@ impl Counter {
     }
 
     /// Adds what was flushed to `bins`.
-    #[target_feature(enable = "avx512f")]
+    #[target_feature(enable = "avx512f,avx512dq")]
     fn finish(self, bins: &mut [u64; 256]) {
         for (half, words) in self.words.into_iter().enumerate() {
             for (odd, words) in words.into_iter().enumerate() {
-                let mut lanes = [0u16; 32];
-                // SAFETY: `lanes` has room for the register's 32 lanes.
-                unsafe { _mm512_storeu_si512(lanes.as_mut_ptr().cast(), words) };
-                for pair in 0..4 {
-                    let count: u64 = lanes.iter().skip(pair).step_by(4).map(|&n| u64::from(n)).sum();
-                    let octave = usize::from(self.first) + 8 * half + 2 * pair + odd;
-                    if count > 0 {
-                        bins[octave] += count;
+                // In 32 bits, words of equal place in the upper and the lower half of every 8 bytes, and then over all 8.
+                let low = _mm512_and_si512(words, _mm512_set1_epi32(0xffff));
+                let high = _mm512_srli_epi32::<16>(words);
+                for (place, words) in [low, high].into_iter().enumerate() {
+                    let quads = [
+                        _mm512_and_si512(words, _mm512_set1_epi64(0xffff_ffff)),
+                        _mm512_srli_epi64::<32>(words),
+                    ];
+                    for (quad, counts) in quads.into_iter().enumerate() {
+                        let octave = usize::from(self.first) + 8 * half + 4 * quad + 2 * place + odd;
+                        bins[octave] += _mm512_reduce_add_epi64(counts) as u64;
                     }
                 }
             }

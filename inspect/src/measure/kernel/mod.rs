@@ -7,6 +7,9 @@ mod avx2;
 mod avx512;
 mod portable;
 
+#[cfg(target_arch = "x86_64")]
+use std::mem::MaybeUninit;
+
 /// Sums over one block. With a NaN or infinity in it, `squares` is not finite and only `above` and `below` mean
 /// anything.
 #[derive(Clone, Copy, Debug)]
@@ -82,6 +85,12 @@ impl Octaves {
         Octaves { bins: Box::new([0; 256]), first: 0 }
     }
 
+    /// Prepares for elements of magnitudes like those in `block`.
+    pub fn expect_like(&mut self, block: &[f32]) {
+        let largest = block.iter().fold(0, |largest: u32, x| largest.max(x.abs().to_bits()));
+        self.expect(f32::from_bits(largest));
+    }
+
     /// Prepares for elements of magnitudes up to about `largest`.
     pub fn expect(&mut self, largest: f32) {
         let field = (largest.abs().to_bits() >> 23) as usize;
@@ -110,28 +119,28 @@ pub(super) fn scan(
     portable::scan(block, line, octaves, near)
 }
 
-/// Appends the elements of `group` whose bit in `mask` is set. A few are written whether they are wanted or not: how
-/// many there are is chance, and a branch on it would be mispredicted most of the time.
+/// Room that [`set_aside`] needs beyond what it is asked to write.
+#[cfg(target_arch = "x86_64")]
+const SPARE: usize = 4;
+
+/// Writes the elements of `group` whose bit in `mask` is set to the start of `spare`; returns how many. The first few
+/// are written whether they are wanted or not: how many are is chance, and a branch on it would be mispredicted.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn set_aside(group: &[f32; 64], mut mask: u64, near: &mut Vec<f32>) {
-    const AT_ONCE: usize = 4;
-    near.reserve(64);
+fn set_aside(group: &[f32; 64], mut mask: u64, spare: &mut [MaybeUninit<f32>]) -> usize {
     let wanted = mask.count_ones() as usize;
-    let spare = &mut near.spare_capacity_mut()[..64];
-    for slot in &mut spare[..AT_ONCE] {
+    let (few, more) = spare.split_at_mut(SPARE);
+    for slot in few {
         slot.write(group[mask.trailing_zeros() as usize % 64]);
         mask &= mask.wrapping_sub(1);
     }
-    for slot in &mut spare[AT_ONCE..] {
-        if mask == 0 {
-            break;
+    if wanted > SPARE {
+        for slot in &mut more[..wanted - SPARE] {
+            slot.write(group[mask.trailing_zeros() as usize % 64]);
+            mask &= mask.wrapping_sub(1);
         }
-        slot.write(group[mask.trailing_zeros() as usize]);
-        mask &= mask - 1;
     }
-    // SAFETY: 64 elements of spare capacity were there, and `wanted`, at most 64, were written.
-    unsafe { near.set_len(near.len() + wanted) };
+    wanted
 }
 
 #[cfg(test)]
