@@ -121,7 +121,7 @@ pub(super) fn scan(
 
 /// Room that [`set_aside`] needs beyond what it is asked to write.
 #[cfg(target_arch = "x86_64")]
-const SPARE: usize = 4;
+const SPARE: usize = 3;
 
 /// Writes the elements of `group` whose bit in `mask` is set to the start of `spare`; returns how many. The first few
 /// are written whether they are wanted or not: how many are is chance, and a branch on it would be mispredicted.
