@@ -9,7 +9,7 @@ use ckpt_reports::gate::{self, Checked, Finding, Outcome, Severity, Status};
 use ckpt_reports::policy::{Pattern, check_factor, check_share};
 use ckpt_reports::{Policy, github, junit, sarif};
 
-use crate::load::{LoadOptions, expand, records};
+use crate::load::{LoadArgs, LoadOptions, expand, records};
 use crate::{Failure, exit, terminal};
 
 /// Refuse checkpoints that are not good enough: for CI, pre-commit hooks and scripts.
@@ -23,9 +23,6 @@ pub struct Args {
     /// Files, folders or glob patterns.
     #[arg(required = true)]
     paths: Vec<PathBuf>,
-    /// The policy file [default: ./ckpt.toml, if there is one].
-    #[arg(long, value_name = "FILE")]
-    policy: Option<PathBuf>,
     /// The worst verdict that a tensor may have.
     #[arg(long, value_name = "VERDICT")]
     allow: Option<Allow>,
@@ -57,9 +54,6 @@ pub struct Args {
     /// cache.
     #[arg(long)]
     no_checksum: bool,
-    /// Measure again even when the file has not changed.
-    #[arg(long)]
-    no_cache: bool,
     /// Output format.
     #[arg(long, default_value = "human")]
     format: Format,
@@ -72,6 +66,8 @@ pub struct Args {
     /// Replace output files that exist.
     #[arg(long)]
     force: bool,
+    #[command(flatten)]
+    load: LoadArgs,
 }
 
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
@@ -120,12 +116,9 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         .collect();
     writable(&outputs, args.force)?;
     let policy = policy(args)?;
-    let options = LoadOptions {
-        describe: Options { histogram: false, ..Options::default() },
-        checksum: !args.no_checksum,
-        cache: !args.no_cache,
-        thresholds: policy.thresholds,
-    };
+    let describe = Options { histogram: false, ..Options::default() };
+    let options = args.load.options(describe, policy.thresholds);
+    let options = LoadOptions { checksum: !args.no_checksum, ..options };
     let mut checked = Vec::new();
     let baseline = args.baseline.as_deref().map(|path| baseline(path, &options)).transpose()?;
     let baseline = match baseline {
@@ -189,39 +182,9 @@ fn writable(outputs: &[(Format, &Path)], force: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A policy file of this size is not one.
-const MAX_POLICY: u64 = 1 << 20;
-
 /// The policy of the file, with the options over it.
 fn policy(args: &Args) -> Result<Policy, Failure> {
-    let default = Path::new("ckpt.toml");
-    let file = match &args.policy {
-        Some(file) => Some(file.as_path()),
-        None => Some(default).filter(|file| file.is_file()),
-    };
-    let mut policy = match file {
-        None => Policy::default(),
-        Some(file) => {
-            let cannot = |what: String| {
-                let lines: Vec<String> = what.lines().map(terminal::escape).collect();
-                Failure::usage(format!(
-                    "{}: {}",
-                    terminal::escape(&file.display().to_string()),
-                    lines.join("\n")
-                ))
-            };
-            let len = std::fs::metadata(file).map_err(|e| cannot(e.to_string()))?.len();
-            if len > MAX_POLICY {
-                return Err(cannot(format!("{} is too large for a policy", terminal::bytes(len))));
-            }
-            let text = std::fs::read_to_string(file).map_err(|e| cannot(e.to_string()))?;
-            let policy = Policy::from_toml(&text).map_err(|e| cannot(e.to_string()))?;
-            if args.policy.is_none() {
-                terminal::note("policy from ckpt.toml");
-            }
-            policy
-        }
-    };
+    let mut policy = args.load.policy()?;
     let allow = args.allow.map(|allow| match allow {
         Allow::Healthy => Verdict::Healthy,
         Allow::Weak => Verdict::Weak,

@@ -6,7 +6,7 @@ use anstyle::Style;
 use ckpt_inspect::record::{Group, Histogram, Stats};
 use ckpt_inspect::{Checkpoint, CheckpointRecord, Options, TensorRecord, Verdict, without_state_dict};
 
-use crate::load::{LoadOptions, records};
+use crate::load::{LoadArgs, LoadOptions, records};
 use crate::terminal::{self, Table};
 use crate::{Failure, exit};
 
@@ -43,12 +43,11 @@ pub struct Args {
     /// SHA-256 of each tensor's contiguous little-endian bytes.
     #[arg(long)]
     sha256: bool,
-    /// Measure again even when the file has not changed.
-    #[arg(long)]
-    no_cache: bool,
     /// Output format.
     #[arg(long, default_value = "human")]
     format: Format,
+    #[command(flatten)]
+    load: LoadArgs,
 }
 
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
@@ -80,12 +79,9 @@ enum Format {
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<u8, Failure> {
     let matcher = args.filter.as_deref().map(Matcher::new).transpose()?;
-    let options = LoadOptions {
-        describe: Options { stats: !args.no_stats, histogram: !args.no_stats, sha256: args.sha256 },
-        checksum: args.checksum,
-        cache: !args.no_cache,
-        ..LoadOptions::default()
-    };
+    let describe = Options { stats: !args.no_stats, histogram: !args.no_stats, sha256: args.sha256 };
+    let options = args.load.options(describe, args.load.policy()?.thresholds);
+    let options = LoadOptions { checksum: args.checksum, ..options };
     if let Some(name) = &args.tensor {
         return one_tensor(args, name, &options);
     }
@@ -517,7 +513,7 @@ fn examine(
     args: &Args,
     options: &LoadOptions,
 ) -> Result<(Checkpoint, CheckpointRecord), Failure> {
-    let mut checkpoint = ckpt_inspect::open(path)?;
+    let mut checkpoint = ckpt_inspect::open_with(path, &options.open)?;
     if args.checksum {
         checkpoint.verify_checksums();
     }

@@ -67,8 +67,8 @@ pub fn width() -> usize {
     }
 }
 
-/// `text` that a file chose, safe to print: control characters escaped, and so is what a CI system would take for a
-/// command in a log (a leading `::`, and `##` as in `##[error]` and `##vso[`).
+/// `text` that a file chose, safe to print: control and invisible characters escaped, and so is what a CI system would
+/// take for a command in a log (a leading `::`, and `##` as in `##[error]` and `##vso[`).
 pub fn escape(text: &str) -> String {
     let text = ckpt_inspect::printable(text).replace("##", "#\\u{23}");
     match text.trim_start().strip_prefix("::") {

@@ -282,7 +282,12 @@ impl Checkpoint {
                 Ok(Box::new(move |i| (integer(i) - zero) * scale))
             }
             Some(Quantizer::PerChannel { scales, zero_points, axis }) => {
-                let inner: usize = tensor.shape.get(axis + 1..).unwrap_or(&[]).iter().product();
+                let inner = tensor
+                    .shape
+                    .get(axis + 1..)
+                    .unwrap_or(&[])
+                    .iter()
+                    .fold(1usize, |n, &d| n.saturating_mul(d));
                 let channels = *tensor
                     .shape
                     .get(*axis)
@@ -318,7 +323,8 @@ fn numel(tensor: &TensorInfo) -> Result<usize> {
 
 /// Row length of a matrix: what multiplies one output. Convolutions and their kin count as [out, in...].
 fn matrix_cols(shape: &[usize]) -> Option<usize> {
-    (shape.len() >= 2).then(|| shape[1..].iter().product()).filter(|&cols| cols > 0)
+    let cols = shape.get(1..)?.iter().try_fold(1usize, |n, &d| n.checked_mul(d))?;
+    (shape.len() >= 2 && cols > 0).then_some(cols)
 }
 
 /// Folds `more` zeros into the statistics of a sparse tensor's listed values.

@@ -1,13 +1,12 @@
 //! The gate: checkpoints held against a [`Policy`] and, if one is given, against a baseline. It reads records alone.
 
 use ckpt_inspect::{
-    CheckpointRecord, Group, Levels, TensorRecord, Verdict, judge_tensor, without_state_dict,
+    CheckpointRecord, Group, Levels, TensorRecord, Verdict, judge_tensor, printable, without_state_dict,
 };
 use serde::Serialize;
 
 use crate::baseline::Comparison;
 use crate::policy::{Policy, Scope, TensorRules};
-use crate::printable;
 use crate::text::plural;
 
 /// How a check ended, from best to worst.
@@ -155,7 +154,7 @@ impl Finding {
             rule,
             severity: rule.severity(),
             tensor: None,
-            message: printable(message.as_ref()),
+            message: printable(message.as_ref()).into_owned(),
             measured: None,
             limit: None,
         }
