@@ -1,6 +1,5 @@
 //! The one error type of this crate: which file, what is wrong with it, where, and what to try.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -85,23 +84,23 @@ impl Error {
     }
 }
 
-/// `text` that a file chose, safe to show: characters that steer a terminal, are invisible or reorder what stands
-/// around them, and those that XML forbids, are written as `\u{…}`.
-pub fn printable(text: &str) -> Cow<'_, str> {
+/// `text` that a file chose, safe to show in one line: characters that steer a terminal, are invisible, reorder what
+/// stands around them, or are forbidden in XML are written as `\u{…}`.
+pub fn printable(text: &str) -> String {
     let hostile = |c: char| {
         c.is_control()
             || matches!(c,
                 '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-                | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{fffe}' | '\u{ffff}' | '\u{e0000}'..='\u{e007f}')
+                | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{fffe}'..='\u{ffff}' | '\u{e0000}'..='\u{e007f}')
     };
     if !text.contains(hostile) {
-        return Cow::Borrowed(text);
+        return text.to_string();
     }
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         if hostile(c) { out.extend(c.escape_unicode()) } else { out.push(c) }
     }
-    Cow::Owned(out)
+    out
 }
 
 /// One line, safe to print whatever the file holds (see [`printable`]).
@@ -131,7 +130,8 @@ mod tests {
     #[test]
     fn controls_become_visible_and_the_rest_stays() {
         assert_eq!(printable("layers.0.mlp"), "layers.0.mlp");
-        assert_eq!(printable("größe 🦀"), "größe 🦀");
+        assert_eq!(printable("größe 🦀 層"), "größe 🦀 層");
         assert_eq!(printable("a\n\u{1b}[31mb\u{202e}c\u{ffff}"), "a\\u{a}\\u{1b}[31mb\\u{202e}c\\u{ffff}");
+        assert_eq!(printable("in\u{200b}visible\u{2028}"), "in\\u{200b}visible\\u{2028}");
     }
 }

@@ -21,13 +21,13 @@ fn fixtures() -> Vec<(String, Vec<u8>)> {
         .collect();
     let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
     for name in [
-        "every_type.gguf",
-        "big_endian.gguf",
         "special.pt",
         "pickled-p2.pkl",
         "pickled-p4.pkl",
         "arrays-p2.pkl",
         "arrays-p5.pkl",
+        "every_type.gguf",
+        "big_endian.gguf",
     ] {
         all.push((name.into(), std::fs::read(made.join(name)).unwrap()));
     }

@@ -154,7 +154,7 @@ impl Finding {
             rule,
             severity: rule.severity(),
             tensor: None,
-            message: printable(message.as_ref()).into_owned(),
+            message: printable(message.as_ref()),
             measured: None,
             limit: None,
         }

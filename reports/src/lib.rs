@@ -19,6 +19,7 @@ pub mod text;
 
 use ckpt_inspect::run::Run;
 
+pub use ckpt_inspect::printable;
 pub use csv::csv;
 pub use headline::{Headline, headline};
 pub use html::html;
