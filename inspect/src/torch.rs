@@ -864,9 +864,9 @@ pub(crate) fn storage_dtype(class: &str) -> Option<DType> {
 /// A dtype by the name of its `torch` attribute.
 pub(crate) fn torch_dtype(name: &str) -> Option<DType> {
     use DType::*;
-    const ALL: [DType; 24] = [
+    const ALL: [DType; 25] = [
         F64, F32, F16, BF16, F8E4M3FN, F8E5M2, F8E4M3FNUZ, F8E5M2FNUZ, F8E8M0FNU, I64, I32, I16, I8, U64,
-        U32, U16, U8, Bool, C32, C64, C128, QI8, QU8, QI32,
+        U32, U16, U8, Bool, C32, C64, C128, QI8, QU8, QI32, F4E2M1X2,
     ];
     let alias = match name {
         "double" => "float64",
