@@ -278,7 +278,7 @@ fn tensors(shown: &Shown, args: &Args) -> String {
         if members.is_empty() {
             continue;
         }
-        let bytes: u64 = members.iter().map(|t| t.bytes).sum();
+        let bytes = total(&members);
         let plural = if members.len() == 1 { "tensor" } else { "tensors" };
         let prefix = common_prefix(&members);
         let place = match prefix.strip_suffix('.') {
@@ -360,6 +360,11 @@ fn fold<'r>(members: &[&'r TensorRecord]) -> Vec<Row<'r>> {
         .collect()
 }
 
+/// Bytes of all; what a damaged header claims may be beyond counting.
+fn total(members: &[&TensorRecord]) -> u64 {
+    members.iter().fold(0, |sum, t| sum.saturating_add(t.bytes))
+}
+
 fn is_number(part: &str) -> bool {
     !part.is_empty() && part.len() < 10 && part.bytes().all(|b| b.is_ascii_digit())
 }
@@ -407,7 +412,7 @@ fn table(rows: &[Row<'_>], args: &Args, prefix: &str) -> String {
             "count" => row.members.len().to_string(),
             "dtype" => first.dtype.clone(),
             "shape" => shapes(&row.members),
-            "size" => terminal::bytes(row.members.iter().map(|t| t.bytes).sum()),
+            "size" => terminal::bytes(total(&row.members)),
             "mean" => range(&row.members, |t| t.stats.as_ref()?.mean),
             "std" => range(&row.members, |t| t.stats.as_ref()?.std),
             "zero" => range(&row.members, zero_share),
@@ -475,11 +480,16 @@ fn range(members: &[&TensorRecord], value: impl Fn(&TensorRecord) -> Option<f64>
 
 fn one_tensor(args: &Args, name: &str, options: &LoadOptions) -> Result<u8, Failure> {
     let paths = crate::load::expand(&args.paths)?;
+    let alone = paths.len() == 1;
     let mut text = String::new();
     let mut code = exit::FINE;
     let mut found = Vec::new();
-    for path in &paths {
-        match examine(path, name, args, options) {
+    for path in paths {
+        let examined = match path {
+            Ok(path) => examine(&path, name, args, options),
+            Err((_, error)) => Err(error.into()),
+        };
+        match examined {
             Ok((checkpoint, record)) => {
                 if record.tensors[0].damage.is_some() {
                     code = exit::UNREADABLE;
@@ -497,8 +507,8 @@ fn one_tensor(args: &Args, name: &str, options: &LoadOptions) -> Result<u8, Fail
     }
     if args.format == Format::Json {
         text = match found.as_slice() {
-            [] if paths.len() == 1 => String::new(),
-            [one] if paths.len() == 1 => json(one)?,
+            [] if alone => String::new(),
+            [one] if alone => json(one)?,
             many => json(many)?,
         };
     }

@@ -92,7 +92,7 @@ impl Failure {
         Failure { message: message.into(), code: exit::USAGE }
     }
 
-    /// An output is there already.
+    /// An output is there already; nothing was written.
     pub fn exists(path: &std::path::Path) -> Self {
         Failure::unwritable(format!("{} exists; --force replaces it", path.display()))
     }
