@@ -120,9 +120,10 @@ impl Moments {
 /// The upper halves of elements 0-31 and of 32-63, each packed in pairs of registers, lane by lane.
 #[target_feature(enable = "avx2")]
 fn upper_halves(group: &[f32; 64]) -> [[__m256i; 2]; 2] {
-    // SAFETY: a group has 64 elements.
+    let (eighths, _) = group.as_chunks::<8>();
     let upper = |eighth: usize| {
-        _mm256_srai_epi32::<16>(unsafe { _mm256_loadu_si256(group.as_ptr().add(8 * eighth).cast()) })
+        // SAFETY: an eighth of a group has 8 elements.
+        _mm256_srai_epi32::<16>(unsafe { _mm256_loadu_si256(eighths[eighth].as_ptr().cast()) })
     };
     let pair = |eighth| _mm256_packs_epi32(upper(eighth), upper(eighth + 1));
     [[pair(0), pair(2)], [pair(4), pair(6)]]
