@@ -1,5 +1,8 @@
 //! `ckpt`: checkpoint forensics on the command line. This file maps subcommands to their modules, one file each.
 
+mod diff;
+mod filter;
+mod fold;
 mod gate;
 mod inspect;
 mod load;
@@ -25,6 +28,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Inspect(inspect::Args),
+    Diff(diff::Args),
     Gate(gate::Args),
     Report(report::Args),
     /// Print a shell's completion script.
@@ -38,7 +42,7 @@ enum Command {
 pub mod exit {
     /// Fine.
     pub const FINE: u8 = 0;
-    /// The gate or a verification says no.
+    /// The gate or a verification says no; two checkpoints differ.
     pub const REFUSED: u8 = 1;
     /// Wrong usage.
     pub const USAGE: u8 = 2;
@@ -60,6 +64,7 @@ fn main() -> ExitCode {
     cli.color.apply();
     let result = match cli.command {
         Command::Inspect(args) => inspect::run(&args),
+        Command::Diff(args) => diff::run(&args),
         Command::Gate(args) => gate::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Completions { shell } => {
