@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anstyle::Style;
 use ckpt_inspect::diff::{Diff, Options, Side, Status, TensorDiff, ValueChange, diff};
-use ckpt_inspect::{Group, TensorInfo, Verdict};
+use ckpt_inspect::{Group, I2sLayout, OpenOptions, TensorInfo, Verdict};
 
 use crate::filter::Matcher;
 use crate::terminal::{self, Table};
@@ -36,6 +36,9 @@ pub struct Args {
     /// Only values count: dtypes, config and other plain values may differ.
     #[arg(long)]
     values_only: bool,
+    /// Layout of a GGUF file's I2_S tensors, which the file does not tell: x86, arm or rows.
+    #[arg(long, value_name = "LAYOUT")]
+    i2s_layout: Option<I2sLayout>,
     /// Output format.
     #[arg(long, default_value = "human")]
     format: Format,
@@ -57,7 +60,9 @@ fn tolerance(text: &str) -> Result<f64, String> {
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<u8, Failure> {
     let matcher = args.filter.as_deref().map(Matcher::new).transpose()?;
-    let (a, b) = (ckpt_inspect::open(&args.a)?, ckpt_inspect::open(&args.b)?);
+    let open = OpenOptions { i2s_layout: args.i2s_layout };
+    let a = ckpt_inspect::open_with(&args.a, &open)?;
+    let b = ckpt_inspect::open_with(&args.b, &open)?;
     let select = |t: &TensorInfo| {
         matcher.as_ref().is_none_or(|m| m.matches(&t.name)) && args.group.is_none_or(|g| g.is(t.group))
     };

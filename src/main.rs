@@ -1,5 +1,6 @@
 //! `ckpt`: checkpoint forensics on the command line. This file maps subcommands to their modules, one file each.
 
+mod browse;
 mod diff;
 mod filter;
 mod fold;
@@ -28,6 +29,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Inspect(inspect::Args),
+    Browse(browse::Args),
     Diff(diff::Args),
     Gate(gate::Args),
     Report(report::Args),
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
     cli.color.apply();
     let result = match cli.command {
         Command::Inspect(args) => inspect::run(&args),
+        Command::Browse(args) => browse::run(&args),
         Command::Diff(args) => diff::run(&args),
         Command::Gate(args) => gate::run(&args),
         Command::Report(args) => report::run(&args),

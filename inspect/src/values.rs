@@ -35,6 +35,7 @@ impl<'a> Values<'a> {
         let mut values = Values { len, granule: 1, read: Box::new(|_, _| ()) };
         match tensor.dtype {
             DType::Ternary(packing) => {
+                ternary::check_codes(bytes)?;
                 let factor = f64::from(tensor.scale.unwrap_or(1.0));
                 values.read = Box::new(move |start, out| {
                     let mut codes = [0i8; 1024];
