@@ -200,3 +200,258 @@ fn drawing(state: &State) -> Buffer {
     view::draw(state, &mut screen);
     screen
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crossterm::event::{KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
+    use ratatui::style::Color;
+    use state::Cover;
+
+    /// A browser of fixtures in which everything was measured.
+    struct Desk {
+        state: State,
+        workers: Workers,
+    }
+
+    impl Desk {
+        fn new(paths: &[&str], size: (u16, u16)) -> Desk {
+            let options = load::LoadOptions {
+                describe: ckpt_inspect::Options::default(),
+                checksum: false,
+                cache: false,
+                thresholds: ckpt_inspect::Thresholds::default(),
+                open: ckpt_inspect::OpenOptions::default(),
+            };
+            let paths: Vec<PathBuf> = paths.iter().map(|p| format!("tests/fixtures/{p}").into()).collect();
+            let paths = load::expand(&paths).unwrap();
+            let workers = Workers::new(options);
+            let mut state = State::new(paths, size, true, options.thresholds);
+            for at in 0..state.files.len() {
+                state.update(worker::opened(at, workers.open(&state.files[at].path)));
+                for message in workers.measure_all(at, &state) {
+                    state.update(message);
+                }
+            }
+            let mut desk = Desk { state, workers };
+            desk.settle(Vec::new());
+            desk
+        }
+
+        fn settle(&mut self, mut todo: Vec<Command>) -> Vec<Command> {
+            todo.extend(self.state.settle());
+            for command in &todo {
+                if let Some(message) = self.workers.answer(&self.state, command) {
+                    self.state.update(message);
+                }
+            }
+            self.state.settle();
+            todo
+        }
+
+        fn press(&mut self, keys: &str) -> Vec<Command> {
+            let mut all = Vec::new();
+            for key in keys::parse(keys) {
+                let todo = self.state.update(Message::Input(Event::Key(key)));
+                all.extend(self.settle(todo));
+            }
+            all
+        }
+
+        fn mouse(&mut self, kind: MouseEventKind, column: u16, row: u16) {
+            let mouse = MouseEvent { kind, column, row, modifiers: KeyModifiers::NONE };
+            let todo = self.state.update(Message::Input(Event::Mouse(mouse)));
+            self.settle(todo);
+        }
+
+        fn click(&mut self, column: u16, row: u16) {
+            self.mouse(MouseEventKind::Down(MouseButton::Left), column, row);
+        }
+
+        fn text(&self) -> String {
+            svg::text(&drawing(&self.state))
+        }
+
+        /// First line that shows `text`.
+        fn line(&self, text: &str) -> u16 {
+            let screen = self.text();
+            screen.lines().position(|l| l.contains(text)).unwrap_or_else(|| panic!("{text}\n{screen}")) as u16
+        }
+    }
+
+    const RUN: &[&str] = &["collapse-run"];
+
+    #[test]
+    fn screens() {
+        for (name, size, keys) in [
+            ("tree", (120, 40), "] ] ] ] ] ] ] ]"),
+            ("tree", (80, 24), "] ] ] ] ] ] ] ]"),
+            ("tree", (40, 12), "] ] ] ] ] ] ] ]"),
+            ("tensor", (120, 40), "] ] ] ] /l1gate enter"),
+            ("tensor", (80, 24), "] ] ] ] /l1gate enter enter pgdn"),
+            ("tensor", (40, 12), "] ] ] ] /l1gate enter enter pgdn pgdn"),
+            ("sorted", (80, 24), "t w s s s s s"),
+            ("search", (80, 24), "/qproj"),
+            ("metadata", (80, 24), "m"),
+            ("files", (80, 24), "f down space down space"),
+            ("files", (40, 12), "f"),
+            ("two-files", (80, 24), "f down down space G space d"),
+            ("two-tensors", (80, 24), "/gate enter space space d"),
+            ("help", (80, 24), "?"),
+            ("help", (40, 12), "? pgdn"),
+        ] {
+            let mut desk = Desk::new(RUN, size);
+            desk.press(keys);
+            let mut settings = insta::Settings::clone_current();
+            settings.set_snapshot_path("browse/snapshots");
+            settings.set_prepend_module_to_snapshot(false);
+            settings.set_omit_expression(true);
+            settings.bind(|| {
+                insta::assert_snapshot!(format!("{name}-{}x{}", size.0, size.1), desk.text());
+            });
+        }
+    }
+
+    #[test]
+    fn without_colours_nothing_is_coloured_and_nothing_else_changes() {
+        for keys in ["", "] ] ] ] ] ] ] /gate enter", "m", "f space", "?"] {
+            let mut desk = Desk::new(RUN, (120, 40));
+            desk.press(keys);
+            let colourful = drawing(&desk.state);
+            desk.state.colors = false;
+            let plain = drawing(&desk.state);
+            let uncoloured =
+                |cell: &ratatui::buffer::Cell| cell.fg == Color::Reset && cell.bg == Color::Reset;
+            assert!(plain.content.iter().all(uncoloured), "{keys}");
+            assert_eq!(svg::text(&colourful), svg::text(&plain));
+            let sixteen = |color: Color| !matches!(color, Color::Rgb(..) | Color::Indexed(16..));
+            assert!(colourful.content.iter().all(|cell| sixteen(cell.fg) && sixteen(cell.bg)), "{keys}");
+        }
+    }
+
+    #[test]
+    fn folding_searching_filtering_and_sorting() {
+        let mut desk = Desk::new(RUN, (80, 24));
+        desk.press("z");
+        assert_eq!(desk.state.rows.len(), 2);
+        desk.press("Z");
+        assert!(desk.state.rows.len() > 39);
+        desk.press("left left left g enter");
+        assert_eq!(desk.state.rows[0].label, "model_state_dict");
+        desk.press("G t v");
+        assert_eq!(desk.state.rows.len(), 0, "nothing is below healthy at step 0");
+        assert!(desk.text().contains("nothing matches; Esc ends search and filters"));
+        desk.press("] ] ] ] ] ] ] ]");
+        assert_eq!(desk.state.rows.len(), 6, "the six matrices of the MLPs are weak at step 4000");
+        desk.press("s s s s s");
+        let stds: Vec<f64> = desk.state.rows.iter().map(|r| r.std.unwrap()).collect();
+        assert!(stds.is_sorted(), "{stds:?}");
+        desk.press("S esc w w");
+        assert!(desk.state.rows.iter().all(|r| r.label.starts_with("optimizer_state_dict")));
+        desk.press("esc / nothing-like-it");
+        assert_eq!(desk.state.rows.len(), 0);
+        desk.press("esc t");
+        assert!(desk.state.order.query.is_empty());
+    }
+
+    #[test]
+    fn the_mouse_selects_folds_sorts_steps_and_scrolls() {
+        let mut desk = Desk::new(RUN, (120, 40));
+        let layers = desk.line("▾ layers");
+        desk.click(8, layers);
+        assert!(desk.text().contains("▸ layers"));
+        desk.click(8, layers);
+        let gate = desk.line("gate_proj.weight");
+        desk.click(12, gate);
+        assert_eq!(desk.state.tensor().unwrap().1.name, "model_state_dict.layers.0.mlp.gate_proj.weight");
+        let (start, len) = layout::track(&desk.state);
+        desk.click(start + len - 1, 1);
+        assert_eq!(desk.state.file().known().unwrap().step, Some(4000));
+        let columns = layout::columns(&desk.state);
+        let std = columns.iter().find(|(c, ..)| *c == layout::Column::Std).unwrap();
+        desk.click(std.1 + 2, 2);
+        assert_eq!(desk.state.order.sort, tree::Sort::Std);
+        desk.click(std.1 + 2, 2);
+        assert!(desk.state.order.reversed);
+        for _ in 0..5 {
+            desk.mouse(MouseEventKind::ScrollDown, 100, 20);
+        }
+        assert!(desk.state.detail_scroll > 0);
+        let (.., files) = *layout::tabs(&desk.state).last().unwrap();
+        desk.click(files + 2, 0);
+        assert_eq!(desk.state.view, state::View::Files);
+        desk.click(5, 5);
+        desk.click(5, 5);
+        assert_eq!(desk.state.current, 2);
+    }
+
+    #[test]
+    fn names_are_copied_and_two_tensors_compared_over_steps() {
+        let mut desk = Desk::new(RUN, (80, 24));
+        desk.press("] ] /l0 space gate enter");
+        let copied = desk.press("y");
+        assert_eq!(copied, [Command::Copy("model_state_dict.layers.0.mlp.gate_proj.weight".into())]);
+        desk.press("space g ] ] ] ] ] ] d");
+        assert_eq!(desk.state.cover, Cover::Diff);
+        let text = desk.text();
+        // As numpy has it: tests/fixtures/diff.
+        assert!(text.contains("cosine      0.995151"), "{text}");
+        assert!(text.contains("agree       98.27 %"), "{text}");
+        desk.press("esc");
+        assert_eq!(desk.state.cover, Cover::None);
+    }
+
+    #[test]
+    fn what_arrives_late_is_shown_when_it_arrives() {
+        let mut desk = Desk::new(RUN, (120, 40));
+        let whole = desk.state.files[0].known().unwrap().clone();
+        let mut header = whole.clone();
+        header.verdict = None;
+        for tensor in &mut header.tensors {
+            (tensor.stats, tensor.ternary, tensor.verdict) = (None, None, None);
+        }
+        let record = Ok(Box::new(header));
+        desk.state.update(Message::Opened { file: 0, record, complete: false });
+        desk.settle(Vec::new());
+        assert!(desk.text().contains("…") && desk.text().contains("measuring"));
+        for (i, tensor) in whole.tensors.iter().enumerate() {
+            desk.state.update(Message::Measured { file: 0, tensor: i, record: Box::new(tensor.clone()) });
+        }
+        desk.state.update(Message::Complete { file: 0 });
+        desk.settle(Vec::new());
+        assert!(!desk.text().contains("measuring"));
+        assert_eq!(desk.state.files[0].known().unwrap().verdict, whole.verdict);
+    }
+
+    /// Any keys, clicks and sizes, on names that a file chose to be unkind.
+    #[test]
+    fn nothing_panics_and_no_control_character_is_drawn() {
+        let formats = ["formats/unicode.pt", "formats/truncated.pt", "formats/bitflip.pt", "formats/evil.pt"];
+        let more =
+            ["formats/dtypes_float.pt", "formats/dtypes_int.pt", "formats/sparse.pt", "formats/quantized.pt"];
+        let last = ["formats/tensor_root.pt", "formats/views.pt", "packed/nano-healthy-2000-i2s.pt"];
+        let mut desk = Desk::new(&[&formats[..], &more[..], &last[..], RUN].concat(), (80, 24));
+        let mut seed = 7u64;
+        let mut random = |below: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) % below
+        };
+        let names = "up down left right enter esc tab pgup pgdn home end space g G z Z / s S t v w [ ] d y m f 1 2 3 ? \
+                     a . _ backspace ctrl-u";
+        let names: Vec<&str> = names.split_whitespace().collect();
+        for _ in 0..3000 {
+            match random(12) {
+                0 => {
+                    let size = (1 + random(130) as u16, 1 + random(45) as u16);
+                    desk.state.update(Message::Input(Event::Resize(size.0, size.1)));
+                    desk.settle(Vec::new());
+                }
+                1 => desk.click(random(130) as u16, random(45) as u16),
+                2 => desk.mouse(MouseEventKind::ScrollDown, random(130) as u16, random(45) as u16),
+                _ => drop(desk.press(names[random(names.len() as u64) as usize])),
+            }
+            let text = desk.text();
+            assert!(!text.chars().any(|c| c != '\n' && c.is_control()), "{text:?}");
+        }
+    }
+}

@@ -32,7 +32,7 @@ pub fn areas(state: &State) -> Areas {
     let slider = state.run().len() > 1;
     let top = 1 + u16::from(slider);
     let body = Rect::new(0, top.min(height), width, height.saturating_sub(top + 1));
-    let detail_width = if state.view == View::Tensors && width >= SIDE_BY_SIDE { width * 9 / 20 } else { 0 };
+    let detail_width = if state.view == View::Tensors && width >= SIDE_BY_SIDE { width * 2 / 5 } else { 0 };
     let left = width - detail_width;
     Areas {
         header: line(0),

@@ -2,13 +2,14 @@
 
 use ckpt_inspect::diff::{Diff, Status, TensorDiff};
 use ckpt_inspect::record::Ternary;
-use ckpt_inspect::{TensorRecord, without_state_dict};
+use ckpt_inspect::{TensorRecord, Verdict, without_state_dict};
 use ratatui::text::{Line, Span};
 
 use super::chart;
 use super::keys;
 use super::state::{Found, Mark, State};
 use super::theme::Theme;
+use super::tree::{Kind, Row};
 use crate::terminal::{bytes, escape, number};
 
 /// `text` behind a label.
@@ -20,18 +21,65 @@ fn title(theme: Theme, text: impl Into<String>) -> Line<'static> {
     Line::styled(text.into(), theme.bold())
 }
 
-/// `text` in pieces of at most `width` characters.
+/// `text` in lines of at most `width` characters, broken between words where words are shorter than that.
 fn wrapped(text: &str, width: usize) -> Vec<String> {
-    let chars: Vec<char> = text.chars().collect();
-    chars.chunks(width.max(8)).map(|piece| piece.iter().collect()).collect()
+    let width = width.max(8);
+    let mut lines = vec![String::new()];
+    let mut used = 0;
+    for word in text.split_inclusive(' ') {
+        let mut rest: Vec<char> = word.chars().collect();
+        if used > 0 && used + word.trim_end().chars().count() > width {
+            lines.push(String::new());
+            used = 0;
+        }
+        while used + rest.len() > width && rest.len() > 1 {
+            let head: String = rest.drain(..(width - used).min(rest.len())).collect();
+            lines.last_mut().expect("there is a line").push_str(&head);
+            lines.push(String::new());
+            used = 0;
+        }
+        used += rest.len();
+        lines.last_mut().expect("there is a line").extend(rest);
+    }
+    lines.iter().map(|line| line.trim_end().to_string()).collect()
 }
 
 /// What the detail pane shows, `width` characters wide: the tensor under the cursor, or the file.
 pub fn detail(state: &State, width: usize) -> Vec<Line<'static>> {
     match state.tensor() {
         Some((at, tensor)) => one_tensor(state, at, tensor, width),
-        None => file(state, width),
+        None => {
+            let mut lines = module(state, width);
+            lines.extend(file(state, width));
+            lines
+        }
     }
+}
+
+/// How the tensors of the module under the cursor were judged.
+fn module(state: &State, width: usize) -> Vec<Line<'static>> {
+    let theme = Theme { colors: state.colors };
+    let Some(Row { kind: Kind::Module { path, .. }, count, bytes: size, .. }) = state.rows.get(state.list.at)
+    else {
+        return Vec::new();
+    };
+    let mut lines: Vec<Line> =
+        wrapped(&escape(shown_name(path)), width).into_iter().map(|piece| title(theme, piece)).collect();
+    lines.push(fact(theme, "tensors", format!("{count}, {}", bytes(*size))));
+    let prefix = format!("{path}.");
+    let tensors = state.file().known().map_or(&[][..], |r| &r.tensors);
+    for verdict in Verdict::ALL {
+        let inside = tensors.iter().filter(|t| t.verdict == Some(verdict) && t.name.starts_with(&prefix));
+        let judged = inside.count();
+        if judged > 0 {
+            lines.push(Line::from(vec![
+                Span::styled(format!("{:<11} ", verdict.name()), theme.verdict(Some(verdict))),
+                Span::raw(judged.to_string()),
+            ]));
+        }
+    }
+    lines.push(Line::default());
+    lines
 }
 
 fn file(state: &State, width: usize) -> Vec<Line<'static>> {
@@ -355,7 +403,9 @@ fn two_files(diff: &Diff, theme: Theme, lines: &mut Vec<Line<'static>>) {
     let mut changed: Vec<&TensorDiff> = diff.tensors.iter().filter(|t| t.status != Status::Same).collect();
     let relative =
         |t: &TensorDiff| t.values.as_ref().and_then(|v| v.relative_change).unwrap_or(f64::INFINITY);
-    changed.sort_by(|a, b| relative(b).total_cmp(&relative(a)));
+    // Weights first, and what changed most.
+    let group = |t: &TensorDiff| t.a.as_ref().or(t.b.as_ref()).map(|side| side.group);
+    changed.sort_by(|a, b| group(a).cmp(&group(b)).then(relative(b).total_cmp(&relative(a))));
     for tensor in changed {
         let values = tensor.values.as_ref();
         let cosine = values.and_then(|v| v.cosine).map_or("-".into(), |c| format!("{c:.4}"));
@@ -377,16 +427,31 @@ fn two_files(diff: &Diff, theme: Theme, lines: &mut Vec<Line<'static>>) {
 pub fn help(state: &State) -> Vec<Line<'static>> {
     let theme = Theme { colors: state.colors };
     let mut lines = vec![title(theme, "keys")];
+    let room = usize::from(state.size.0).saturating_sub(17);
     for (keys, words) in keys::help() {
-        lines.push(Line::from(vec![Span::styled(format!("{keys:<14} "), theme.accent()), Span::raw(words)]));
+        for (i, piece) in wrapped(words, room).into_iter().enumerate() {
+            let keys = if i == 0 { keys } else { "" };
+            lines.push(Line::from(vec![
+                Span::styled(format!("{keys:<14} "), theme.accent()),
+                Span::raw(piece),
+            ]));
+        }
     }
     lines.push(Line::default());
     lines.push(title(theme, "mouse"));
-    lines.push(Line::raw("click a row, a column to sort, a step; the wheel scrolls"));
+    lines.extend(
+        wrapped("click a row, a column to sort, a step; the wheel scrolls", room + 15)
+            .into_iter()
+            .map(Line::raw),
+    );
     lines.push(Line::default());
     lines.push(title(theme, "ternary map"));
-    lines.push(Line::raw("one character an element: + 1, - -1, · 0"));
-    lines.push(Line::raw("many: ░▒▓█ a quarter to all are not 0, blank: dead"));
-    lines.push(Line::raw("colours: yellow more +1, blue more -1"));
+    for words in [
+        "one character an element: + for 1, - for -1, · for 0",
+        "one for many: ░ ▒ ▓ █ up to a quarter, … all are not 0; blank: all are 0",
+        "yellow: more +1 than -1; blue: more -1",
+    ] {
+        lines.extend(wrapped(words, room + 15).into_iter().map(Line::raw));
+    }
     lines
 }

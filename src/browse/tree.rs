@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 
-use ckpt_inspect::{CheckpointRecord, Group, TensorRecord, Verdict};
+use ckpt_inspect::{CheckpointRecord, Group, TensorRecord, Verdict, without_state_dict};
 use nucleo_matcher::pattern::{CaseMatching, Normalization, Pattern};
 use nucleo_matcher::{Matcher, Utf32Str};
 
@@ -169,9 +169,10 @@ pub fn rows(
             order.verdict.keeps(t.verdict) && order.group.is_none_or(|group| t.group == group)
         });
     let mut rows: Vec<Row> = if !order.query.is_empty() {
-        search(kept, &order.query, matcher)
+        search(kept, &order.query, &flat_names(record), matcher)
     } else if order.flat {
-        kept.map(|(i, t)| tensor_row(i, t, t.name.clone(), 0)).collect()
+        let names = flat_names(record);
+        kept.map(|(i, t)| tensor_row(i, t, names[i].to_string(), 0)).collect()
     } else {
         let tree = Tree::new(kept);
         let mut rows = Vec::new();
@@ -189,17 +190,33 @@ fn sort(rows: &mut [Row], tensors: &[TensorRecord], order: &Order) {
     }
 }
 
+/// What tensors are called in a list without modules: not by the state dict's key, unless it is all that tells two
+/// apart.
+fn flat_names(record: &CheckpointRecord) -> Vec<&str> {
+    let mut times: HashMap<&str, usize> = HashMap::new();
+    for tensor in &record.tensors {
+        *times.entry(without_state_dict(&tensor.name)).or_default() += 1;
+    }
+    let is_shared = |t: &TensorRecord| times[without_state_dict(&t.name)] > 1;
+    record
+        .tensors
+        .iter()
+        .map(|t| if is_shared(t) { t.name.as_str() } else { without_state_dict(&t.name) })
+        .collect()
+}
+
 fn search<'t>(
     tensors: impl Iterator<Item = (usize, &'t TensorRecord)>,
     query: &str,
+    names: &[&str],
     matcher: &mut Matcher,
 ) -> Vec<Row> {
     let pattern = Pattern::parse(query, CaseMatching::Smart, Normalization::Smart);
     let mut buffer = Vec::new();
     let mut found: Vec<(u32, Row)> = tensors
         .filter_map(|(i, t)| {
-            let mut row = tensor_row(i, t, t.name.clone(), 0);
-            let score = pattern.indices(Utf32Str::new(&t.name, &mut buffer), matcher, &mut row.hits)?;
+            let mut row = tensor_row(i, t, names[i].to_string(), 0);
+            let score = pattern.indices(Utf32Str::new(names[i], &mut buffer), matcher, &mut row.hits)?;
             row.hits.sort_unstable();
             Some((score, row))
         })
@@ -407,6 +424,7 @@ mod tests {
         let search = Order { query: "l2gate".into(), ..Order::default() };
         assert_eq!(labels(&names, &search, &HashSet::new()), ["layers.2.mlp.gate_proj"]);
         let sorted = Order { sort: Sort::Name, flat: true, ..Order::default() };
-        assert_eq!(labels(&names, &sorted, &HashSet::new())[0], "layers.2.mlp.gate_proj");
+        let by_name = labels(&names, &sorted, &HashSet::new());
+        assert_eq!(by_name, ["embed", "layers.2.mlp.gate_proj", "layers.10.mlp.gate_proj"]);
     }
 }

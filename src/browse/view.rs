@@ -72,7 +72,7 @@ impl Drawing<'_> {
         let state = self.state;
         self.fill(area, self.theme.bar());
         let tabs = layout::tabs(state);
-        let end = tabs.first().map_or(area.width, |(_, _, x)| x.saturating_sub(1));
+        let end = tabs.first().map_or(area.width, |(_, _, x)| x.saturating_sub(2));
         let file = state.file();
         let path = escape(&file.path.display().to_string());
         let mut facts = Vec::new();
@@ -150,10 +150,10 @@ impl Drawing<'_> {
             }
         }
         if lines.len() > shown + from && area.height > 0 {
-            let more = format!("↓ {} more", lines.len() - shown - from);
+            let more = format!(" ↓ {} more ", lines.len() - shown - from);
             let width = more.width() as u16;
-            let x = area.right().saturating_sub(width + 1);
-            self.put(x, area.bottom() - 1, width, &more, self.theme.dim());
+            let x = area.right().saturating_sub(width);
+            self.put(x, area.bottom() - 1, width, &more, Style::reset().patch(self.theme.bar()));
         }
     }
 
@@ -361,7 +361,7 @@ impl Drawing<'_> {
                 " "
             };
             self.put(0, y, 1, glyph, self.theme.accent());
-            let path = fitted(&escape(&file.path.display().to_string()), name_width - 1);
+            let path = fitted(&escape(&file.path.display().to_string()), name_width.saturating_sub(1));
             self.put(2, y, name_width.saturating_sub(1), &path, Style::new());
             let x = name_width + 2;
             match &file.record {
