@@ -54,7 +54,7 @@ const MOST_NORMS: usize = 1 << 20;
 /// Parts that a large tensor is surveyed in, each with norms and a map of its own.
 const PARTS: usize = 16;
 /// Rows and columns of the corner.
-const CORNER: (usize, usize) = (64, 32);
+const CORNER: (usize, usize) = (32, 32);
 
 impl Cell {
     /// Both cells as one.

@@ -18,8 +18,11 @@ pub(crate) struct Values<'a> {
     pub len: usize,
     /// Elements per block of the encoding.
     granule: usize,
-    read: Box<dyn Fn(usize, &mut [f64]) + Sync + 'a>,
+    read: Box<Read<'a>>,
 }
+
+/// Fills a slice with the elements from an index on.
+type Read<'a> = dyn Fn(usize, &mut [f64]) + Sync + 'a;
 
 impl<'a> Values<'a> {
     /// The elements of `tensor`, whose bytes are `bytes`.

@@ -1,6 +1,7 @@
 //! The threads that read files: one opens and measures, the file shown first; one answers what the user asks for.
 //! Both stop when they are cancelled, between tensors and within comparisons.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Sender};
@@ -29,7 +30,7 @@ pub struct Workers {
     /// The file to measure before the others.
     preferred: Arc<AtomicUsize>,
     /// Checkpoints that are open, by path. Their bytes are mapped, not read.
-    open: Arc<Mutex<Vec<(PathBuf, Arc<Checkpoint>)>>>,
+    open: Arc<Mutex<HashMap<PathBuf, Arc<Checkpoint>>>>,
     questions: Arc<Mutex<Option<Sender<Question>>>>,
 }
 
@@ -95,12 +96,12 @@ impl Workers {
 
     fn checkpoint(&self, path: &Path) -> Result<Arc<Checkpoint>, String> {
         let list = || self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, checkpoint)) = list().iter().find(|(open, _)| open == path) {
+        if let Some(checkpoint) = list().get(path) {
             return Ok(checkpoint.clone());
         }
         let checkpoint = ckpt_inspect::open_with(path, &self.options.open).map_err(|e| e.to_string())?;
         let checkpoint = Arc::new(checkpoint);
-        list().push((path.to_path_buf(), checkpoint.clone()));
+        list().insert(path.to_path_buf(), checkpoint.clone());
         Ok(checkpoint)
     }
 
