@@ -3,7 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use ckpt_inspect::{Cache, CheckpointRecord, Error, ErrorKind, I2sLayout, OpenOptions, Options, Thresholds};
+use ckpt_inspect::{
+    Cache, Checkpoint, CheckpointRecord, Error, ErrorKind, I2sLayout, OpenOptions, Options, Thresholds,
+};
 use ckpt_reports::Policy;
 use etcetera::BaseStrategy;
 use rayon::prelude::*;
@@ -160,7 +162,7 @@ fn load(
 ) -> Result<CheckpointRecord, Error> {
     // Header listings are as fast as the cache, and a damaged checksum must be seen in the file itself.
     let cache = cache.filter(|_| options.describe.stats && !options.checksum);
-    let key = format!("{:?} {:?}", options.describe, options.open);
+    let key = key(options);
     let mut record = match cache.and_then(|c| c.get(path, &key)) {
         Some(record) => {
             progress.done(record.file_bytes);
@@ -181,6 +183,26 @@ fn load(
     };
     ckpt_inspect::judge(&mut record, &options.thresholds);
     Ok(record)
+}
+
+/// The judged record of `path`, if the cache has one and may be asked.
+pub fn cached(path: &Path, options: &LoadOptions) -> Option<CheckpointRecord> {
+    let mut record = options.cache.then(cache).flatten()?.get(path, &key(options))?;
+    ckpt_inspect::judge(&mut record, &options.thresholds);
+    Some(record)
+}
+
+/// Keeps the whole `record` of `checkpoint`, if the cache may be used.
+pub fn keep(checkpoint: &Checkpoint, record: &CheckpointRecord, options: &LoadOptions) {
+    if let Some(cache) = options.cache.then(cache).flatten() {
+        // A full or read-only cache folder costs time next time, nothing else.
+        let _ = cache.put(&checkpoint.path, &key(options), checkpoint, record);
+    }
+}
+
+/// What tells records of the same file apart.
+fn key(options: &LoadOptions) -> String {
+    format!("{:?} {:?}", options.describe, options.open)
 }
 
 fn cache() -> Option<Cache> {

@@ -1,5 +1,9 @@
 //! `ckpt`: checkpoint forensics on the command line. This file maps subcommands to their modules, one file each.
 
+mod browse;
+mod diff;
+mod filter;
+mod fold;
 mod gate;
 mod inspect;
 mod load;
@@ -25,6 +29,8 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Inspect(inspect::Args),
+    Browse(browse::Args),
+    Diff(diff::Args),
     Gate(gate::Args),
     Report(report::Args),
     /// Print a shell's completion script.
@@ -38,7 +44,7 @@ enum Command {
 pub mod exit {
     /// Fine.
     pub const FINE: u8 = 0;
-    /// The gate or a verification says no.
+    /// The gate or a verification says no; two checkpoints differ.
     pub const REFUSED: u8 = 1;
     /// Wrong usage.
     pub const USAGE: u8 = 2;
@@ -60,6 +66,8 @@ fn main() -> ExitCode {
     cli.color.apply();
     let result = match cli.command {
         Command::Inspect(args) => inspect::run(&args),
+        Command::Browse(args) => browse::run(&args),
+        Command::Diff(args) => diff::run(&args),
         Command::Gate(args) => gate::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Completions { shell } => {

@@ -265,7 +265,7 @@ impl Checkpoint {
     }
 
     /// How element `i` of a quantized tensor becomes a real number.
-    fn dequantizer<'b>(
+    pub(crate) fn dequantizer<'b>(
         &self,
         tensor: &'b TensorInfo,
         bytes: &'b [u8],

@@ -14,6 +14,7 @@
 mod cache;
 mod checkpoint;
 mod describe;
+pub mod diff;
 mod dtype;
 mod error;
 mod folder;
@@ -30,12 +31,14 @@ pub mod run;
 mod safetensors;
 mod step;
 mod storage;
+pub mod survey;
 mod tensor;
 mod ternary;
 mod torch;
 mod torch_legacy;
 mod torch_tar;
 mod torch_zip;
+mod values;
 mod verdict;
 
 pub use cache::Cache;
