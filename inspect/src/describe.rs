@@ -163,7 +163,7 @@ impl Checkpoint {
             DType::Ternary(packing) => {
                 ternary::check_codes(&bytes)?;
                 let scale = tensor.scale.unwrap_or(1.0);
-                let read = |start: usize, out: &mut [f32]| {
+                let decode = |start: usize, out: &mut [f32], scale: f32| {
                     let mut codes = [0i8; 1024];
                     for (i, chunk) in out.chunks_mut(codes.len()).enumerate() {
                         let codes = &mut codes[..chunk.len()];
@@ -171,7 +171,17 @@ impl Checkpoint {
                         chunk.iter_mut().zip(codes).for_each(|(v, &mut c)| *v = f32::from(c) * scale);
                     }
                 };
-                measure(&Elements::Decoded32 { len: numel(tensor)?, granule: 1, read: &read }, &plan)
+                let read = |start: usize, out: &mut [f32]| decode(start, out, scale);
+                let len = numel(tensor)?;
+                let mut measured = measure(&Elements::Decoded32 { len, granule: 1, read: &read }, &plan);
+                // The signs of the values are the codes only under a positive scale.
+                if !(scale > 0.0 && scale.is_finite()) {
+                    let read = |start: usize, out: &mut [f32]| decode(start, out, 1.0);
+                    let plan = Plan { histogram: false, ..plan };
+                    measured.ternary =
+                        measure(&Elements::Decoded32 { len, granule: 1, read: &read }, &plan).ternary;
+                }
+                measured
             }
             DType::Ggml(ggml) => {
                 let decoder = ggml.decoder(&bytes, numel(tensor)?)?;
