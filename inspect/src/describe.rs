@@ -1,5 +1,7 @@
 //! From an opened checkpoint to its record: every tensor described and, if asked, measured.
 
+use std::collections::HashMap;
+
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
@@ -40,16 +42,24 @@ pub fn describe(
     progress: &(dyn Fn(u64) + Sync),
 ) -> CheckpointRecord {
     let sharing = checkpoint.sharing(SHARED_NAMES);
-    let tensors: Vec<TensorRecord> = checkpoint
+    let first = first_alike(checkpoint);
+    let mut tensors: Vec<TensorRecord> = checkpoint
         .tensors
         .par_iter()
         .zip(sharing)
-        .map(|(tensor, shared)| {
+        .enumerate()
+        .map(|(i, (tensor, shared))| {
+            let unread = Options { stats: false, sha256: false, ..options };
+            let options = if first[i] == i { options } else { unread };
             let record = describe_tensor(checkpoint, tensor, &shared, options);
             progress(record.bytes);
             record
         })
         .collect();
+    for (i, &first) in first.iter().enumerate().filter(|(i, first)| i != *first) {
+        let TensorRecord { sha256, stats, ternary, damage, .. } = tensors[first].clone();
+        tensors[i] = TensorRecord { sha256, stats, ternary, damage, ..std::mem::take(&mut tensors[i]) };
+    }
     // Some damage shows only when the bytes are read.
     let found_damaged = tensors
         .iter()
@@ -81,6 +91,19 @@ pub fn describe(
         globals: checkpoint.globals.clone(),
         warnings,
     }
+}
+
+/// For every tensor the first one that is the same region, read in the same way: tied weights are measured once.
+fn first_alike(checkpoint: &Checkpoint) -> Vec<usize> {
+    let mut known = HashMap::new();
+    let place = |(i, tensor): (usize, &TensorInfo)| {
+        let plain = tensor.quantizer.is_none() && tensor.sparse.is_none() && tensor.damage.is_none();
+        let Some(storage) = tensor.storage.filter(|_| plain) else { return i };
+        let region = (storage, tensor.byte_offset, tensor.shape.clone(), tensor.strides.clone());
+        let reading = (tensor.dtype, tensor.scale.map(f32::to_bits), checkpoint.model.is_ternary(tensor));
+        *known.entry((region, reading)).or_insert(i)
+    };
+    checkpoint.tensors.iter().enumerate().map(place).collect()
 }
 
 fn describe_tensor(
