@@ -9,6 +9,7 @@ use crate::cache::hex;
 use crate::checkpoint::Checkpoint;
 use crate::measure::{Elements, Plan, TernaryRule, measure};
 use crate::record::{CheckpointRecord, Stats, TensorRecord, Ternary};
+use crate::storage::Place;
 use crate::tensor::{Quantizer, TensorInfo};
 use crate::{DType, Error, Result, metadata, ternary};
 
@@ -34,6 +35,11 @@ const SHARED_NAMES: usize = 16;
 /// Warnings that a record repeats: a hostile file can cause one at every turn.
 const WARNINGS: usize = 50;
 
+/// All tensors together may be read this many times the files' size,
+const MAX_REREAD: u64 = 64;
+/// and this many bytes more.
+const FREE_READ: u64 = 512 << 20;
+
 /// Describes and measures `checkpoint`, in parallel over its tensors. `progress` is told of bytes as they are done.
 /// Verdicts are left to [`crate::judge`].
 pub fn describe(
@@ -43,6 +49,8 @@ pub fn describe(
 ) -> CheckpointRecord {
     let sharing = checkpoint.sharing(SHARED_NAMES);
     let first = first_alike(checkpoint);
+    let affordable = affordable(checkpoint, &first);
+    let left_out = affordable.iter().filter(|a| !**a).count();
     let mut tensors: Vec<TensorRecord> = checkpoint
         .tensors
         .par_iter()
@@ -50,7 +58,7 @@ pub fn describe(
         .enumerate()
         .map(|(i, (tensor, shared))| {
             let unread = Options { stats: false, sha256: false, ..options };
-            let options = if first[i] == i { options } else { unread };
+            let options = if first[i] == i && affordable[i] { options } else { unread };
             let record = describe_tensor(checkpoint, tensor, &shared, options);
             progress(record.bytes);
             record
@@ -69,6 +77,11 @@ pub fn describe(
     let more = checkpoint.warnings.len() - warnings.len();
     if more > 0 {
         warnings.push(format!("and {more} more warnings"));
+    }
+    if left_out > 0 && (options.stats || options.sha256) {
+        warnings.push(format!(
+            "{left_out} tensors were not measured: the file's tensors are views that repeat its bytes out of proportion"
+        ));
     }
     warnings.extend(checkpoint.damage.iter().map(|d| format!("damaged: {d}")));
     CheckpointRecord {
@@ -91,6 +104,31 @@ pub fn describe(
         globals: checkpoint.globals.clone(),
         warnings,
     }
+}
+
+/// Which tensors may be read so that all reading stays in proportion to the files: views may overlap, and each view
+/// of a deflated storage inflates it.
+fn affordable(checkpoint: &Checkpoint, first: &[usize]) -> Vec<bool> {
+    let mut left = checkpoint.file_bytes().saturating_mul(MAX_REREAD).saturating_add(FREE_READ);
+    let mut affordable = vec![true; first.len()];
+    for (i, tensor) in checkpoint.tensors.iter().enumerate().filter(|(i, _)| first[*i] == *i) {
+        let inflated: u64 = tensor
+            .storages()
+            .map(|s| &checkpoint.storages[s])
+            .filter(|s| matches!(s.place, Place::Deflated { .. }))
+            .fold(0, |sum, s| sum.saturating_add(s.len));
+        let outside = |s: usize| tensor.check_bounds(checkpoint.storages[s].len).is_err();
+        if tensor.storages().next().is_none() || tensor.storage.is_some_and(outside) {
+            // Nothing will be read.
+            continue;
+        }
+        match left.checked_sub(stored_bytes(tensor).saturating_add(inflated)) {
+            Some(rest) => left = rest,
+            None => affordable[i] = tensor.damage.is_some(),
+        }
+    }
+    // What is like an unread tensor is unread too, and counted so.
+    first.iter().map(|&i| affordable[i]).collect()
 }
 
 /// For every tensor the first one that is the same region, read in the same way: tied weights are measured once.
