@@ -433,14 +433,16 @@ impl Scan<'_, '_> {
     /// few rows, and every row after a few elements.
     fn rows_and_cols(&self, block: &[f32], start: usize, line: Line, live: &mut bool, tally: &mut Tally) {
         let cols = tally.live_cols.len();
+        // What is not a number has no code; its bits would lie beyond any line.
+        let lives = |x: &f32| line.is_beyond(*x) && !x.is_nan();
         for (row, col, piece) in row_pieces(block, start, cols) {
             if col == 0 {
                 *live = false;
             }
-            *live = *live || piece.iter().any(|x| line.is_beyond(*x));
+            *live = *live || piece.iter().any(lives);
             if !self.cols_live.load(Ordering::Relaxed) {
                 for (x, live_col) in piece.iter().zip(&mut tally.live_cols[col..]) {
-                    *live_col |= line.is_beyond(*x);
+                    *live_col |= lives(x);
                 }
                 if tally.live_cols.iter().all(|live| *live) {
                     self.cols_live.store(true, Ordering::Relaxed);
