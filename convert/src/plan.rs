@@ -652,7 +652,7 @@ fn helpers(source: &Checkpoint) -> HashSet<usize> {
         .filter_map(|t| t.name.strip_suffix(".weight"))
         .collect();
     let is_helper = |t: &TensorInfo| {
-        let layer = ["_shape", "_scale", ".weight_scale"].iter().find_map(|s| t.name.strip_suffix(s));
+        let layer = [".weight_scale", "_scale", "_shape"].iter().find_map(|s| t.name.strip_suffix(s));
         layer.is_some_and(|layer| packed.contains(layer)) || (t.name == "__metadata__" && !packed.is_empty())
     };
     source.tensors.iter().enumerate().filter(|(_, t)| is_helper(t)).map(|(i, _)| i).collect()
