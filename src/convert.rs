@@ -57,7 +57,7 @@ pub struct Args {
     /// safetensors, hf: shards of at most this size, such as 5GB; the output is a folder.
     #[arg(long, value_name = "SIZE", value_parser = size)]
     max_shard_size: Option<u64>,
-    /// Refuse a checkpoint whose weights are collapsing, dead or corrupt.
+    /// Refuse a checkpoint that is worse than healthy.
     #[arg(long)]
     strict: bool,
     /// Convert a collapsed checkpoint even so.
@@ -294,11 +294,11 @@ fn one(args: &Args, path: &Path, output: &Path, signal: &Signal) -> Result<u8, F
     Ok(if report.agrees() { exit::FINE } else { exit::REFUSED })
 }
 
-/// Warns about a checkpoint whose weights have collapsed; under --strict it is refused.
+/// Warns about a checkpoint that the gate would refuse; under --strict it is not converted.
 fn check_health(args: &Args, path: &Path) -> Result<(), Failure> {
     let measured = load::records(&[path.to_path_buf()], &LoadOptions::default())?;
     let Some((_, Ok(record))) = measured.into_iter().next() else { return Ok(()) };
-    let Some(verdict) = record.verdict.filter(|v| *v > Verdict::Weak) else { return Ok(()) };
+    let Some(verdict) = record.verdict.filter(|v| *v > Verdict::Healthy) else { return Ok(()) };
     let reason = record.reasons.first().map(|r| format!(" ({})", terminal::escape(r))).unwrap_or_default();
     let message = format!("{} is {verdict}{reason}", path.display());
     if args.strict && !args.allow_collapsed {

@@ -174,7 +174,7 @@ impl Writer<'_> {
                 }
                 let size = blob.dtype.element_size().unwrap_or(1);
                 let piece = |start: usize, n: usize, out: &mut Vec<u8>| -> Result<Losses> {
-                    if tensor.dtype == DType::F64 && blob.dtype != DType::F32 {
+                    if tensor.dtype == DType::F64 && elements.rotary.is_none() {
                         return Ok(narrow_f64(&bytes[8 * start..8 * (start + n)], blob.dtype, out));
                     }
                     let values = Decoded::new(self.source, elements, &bytes)?;
@@ -300,10 +300,20 @@ pub(crate) fn narrow(values: &[f32], dtype: DType, out: &mut Vec<u8>) -> Losses 
     losses
 }
 
-/// f64 to 16 bits in one rounding; by way of the nearest f32 it would be two.
+/// f64 to a narrower type in one rounding; to 16 bits by way of the nearest f32 it would be two.
 pub(crate) fn narrow_f64(bytes: &[u8], dtype: DType, out: &mut Vec<u8>) -> Losses {
     let words = bytes.as_chunks::<8>().0.iter();
     let values: Vec<f64> = words.map(|&word| f64::from_le_bytes(word)).collect();
+    if dtype == DType::F32 {
+        let mut losses = Losses::default();
+        for value in values {
+            let single = value as f32;
+            losses.overflowed += u64::from(single.is_infinite() && value.is_finite());
+            losses.flushed += u64::from(single == 0.0 && value != 0.0);
+            out.extend(single.to_le_bytes());
+        }
+        return losses;
+    }
     let odd: Vec<f32> = values.iter().map(|&value| to_odd(value)).collect();
     narrow(&odd, dtype, out)
 }

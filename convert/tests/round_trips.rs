@@ -136,6 +136,11 @@ fn narrower_types_round_once_and_losses_are_counted() {
     assert!(d[3].is_nan() && d[4] == f32::INFINITY);
     assert_eq!(values("s"), [65_504.0, f32::INFINITY, 2f32.powi(-24), -0.0, -0.0, f32::NEG_INFINITY]);
     assert_eq!(notes, ["values beyond the range of float16, in 2 of 2 tensors: 2 became infinite, 2 became zero"]);
+    let (source, to) = (folder.path().join("huge.safetensors"), folder.path().join("single.pt"));
+    let raw: Vec<u8> = [1e300f64, 1e-300, 0.1].iter().flat_map(|v| v.to_le_bytes()).collect();
+    safetensors_file(&source, &[("d", "F64", vec![3])], &raw);
+    let notes = convert(&source, &Options { dtype: Some(DType::F32), ..Options::new(Target::Torch) }, &to);
+    assert_eq!(notes, ["values beyond the range of float32, in 1 of 1 tensors: 1 became infinite, 1 became zero"]);
 }
 
 #[test]
