@@ -76,12 +76,12 @@ fn below(path: &Path) -> Result<Vec<PathBuf>, Failure> {
     Ok(found)
 }
 
+/// A checkpoint's path, and its record or the error that kept it from being read.
+pub type Loaded = (PathBuf, Result<CheckpointRecord, Error>);
+
 /// The records of `paths`, each with the error that kept it from being read, if one did. A progress bar shows on a
 /// terminal's standard error.
-pub fn records(
-    paths: &[PathBuf],
-    options: &LoadOptions,
-) -> Result<Vec<(PathBuf, Result<CheckpointRecord, Error>)>, Failure> {
+pub fn records(paths: &[PathBuf], options: &LoadOptions) -> Result<Vec<Loaded>, Failure> {
     let paths = expand(paths)?;
     let cache = options.cache.then(cache).flatten();
     let bytes: u64 = paths.iter().filter_map(|p| std::fs::metadata(p).ok()).map(|m| m.len()).sum();

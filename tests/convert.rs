@@ -68,7 +68,10 @@ fn sparse_file(path: &Path, mib: usize) {
     let mut header = serde_json::Map::new();
     for i in 0..mib {
         let offsets = [i << 20, (i + 1) << 20];
-        header.insert(format!("w{i}"), serde_json::json!({"dtype": "F32", "shape": [1 << 18], "data_offsets": offsets}));
+        header.insert(
+            format!("w{i}"),
+            serde_json::json!({"dtype": "F32", "shape": [1 << 18], "data_offsets": offsets}),
+        );
     }
     let header = serde_json::Value::Object(header).to_string();
     let mut file = File::create(path).unwrap();
@@ -118,10 +121,13 @@ fn a_whole_run_goes_into_a_folder() {
     assert!(!err(&output).contains("step-00000.pt is"), "and no other: {}", err(&output));
 
     // One that cannot be converted does not keep the others from it, and shows in the exit code.
-    let output = place.run(&["convert", path(&fixture("formats")), "--to", "safetensors", "--out-dir", "formats"]);
+    let output =
+        place.run(&["convert", path(&fixture("formats")), "--to", "safetensors", "--out-dir", "formats"]);
     code(&output, 3);
     assert!(err(&output).contains("truncated.pt") && err(&output).contains("complex128"), "{}", err(&output));
-    assert!(place.at("formats/whole.safetensors").exists() && !place.at("formats/truncated.safetensors").exists());
+    assert!(
+        place.at("formats/whole.safetensors").exists() && !place.at("formats/truncated.safetensors").exists()
+    );
 }
 
 #[test]
@@ -142,7 +148,9 @@ fn an_existing_output_is_replaced_only_with_force() {
     code(&place.run(&hf), 0);
     code(&place.run(&hf), 4);
     code(&place.run(&[&hf[..], &["--force", "--max-shard-size", "300kB"]].concat()), 0);
-    assert!(place.at("hf/model.safetensors.index.json").exists() && !place.at("hf/model.safetensors").exists());
+    assert!(
+        place.at("hf/model.safetensors.index.json").exists() && !place.at("hf/model.safetensors").exists()
+    );
     std::fs::write(place.at("hf/thesis.tex"), "precious").unwrap();
     let output = place.run(&[&hf[..], &["--force"]].concat());
     code(&output, 4);
@@ -204,7 +212,9 @@ fn verify_tells_and_exits_by_what_it_finds() {
     assert_eq!(report["agrees"], true);
     assert_eq!(report["tensors"].as_array().unwrap().len(), 24);
     let first = &report["tensors"][0];
-    for key in ["name", "other", "dtypes", "rule", "agrees", "elements", "differing", "first", "worst", "detail"] {
+    for key in
+        ["name", "other", "dtypes", "rule", "agrees", "elements", "differing", "first", "worst", "detail"]
+    {
         assert!(first.get(key).is_some(), "{key}");
     }
     let output = place.run(&["verify", path(&a), path(&fixture("formats/whole.pt")), "--format", "json"]);
@@ -244,7 +254,8 @@ fn a_full_disk_is_seen_before_the_first_byte() {
     let place = Place::new();
     let disk = place.at("disk");
     std::fs::create_dir(&disk).unwrap();
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "tmpfs", path(&disk)]).output();
+    let mounted =
+        Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "tmpfs", path(&disk)]).output();
     if !mounted.is_ok_and(|m| m.status.success()) {
         eprintln!("skipped: a small tmpfs cannot be mounted here");
         return;

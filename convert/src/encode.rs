@@ -126,6 +126,9 @@ pub(crate) struct Writer<'w> {
     pub crc: bool,
 }
 
+/// Appends the bytes of some units, given the first and how many.
+type Piece<'p> = dyn Fn(usize, usize, &mut Vec<u8>) -> Result<Losses> + Sync + 'p;
+
 /// What was written of one blob.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Written {
@@ -227,7 +230,7 @@ impl Writer<'_> {
         len: usize,
         step: usize,
         size: usize,
-        piece: &(dyn Fn(usize, usize, &mut Vec<u8>) -> Result<Losses> + Sync),
+        piece: &Piece<'_>,
         output: &OutputFile,
         offset: u64,
     ) -> Result<Written> {

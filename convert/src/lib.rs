@@ -12,14 +12,17 @@
 //! # Ok::<(), ckpt_convert::Error>(())
 //! ```
 
+mod build;
 mod encode;
 mod error;
 mod hf;
 pub mod names;
 mod output;
 mod pickle;
+mod plain;
 mod plan;
 mod safetensors;
+mod sharing;
 mod sparse;
 mod ternary;
 mod torch;
