@@ -299,7 +299,9 @@ fn precision(dtype: DType) -> (u32, usize) {
         DType::F8E8M0FNU => 1,
         _ => 24,
     };
-    (bits, dtype.element_size().unwrap_or(4))
+    // Packed and quantized elements are read as f32.
+    let size = if dtype.is_float() { dtype.element_size() } else { None };
+    (bits, size.unwrap_or(4))
 }
 
 fn rounded(a: &Side<'_>, b: &Side<'_>, agreement: &mut Agreement) -> Result<()> {
