@@ -9,7 +9,7 @@ use ckpt_convert::{Control, Options, Plan, Target};
 use ckpt_inspect::{DType, Verdict};
 use globset::{Glob, GlobMatcher};
 
-use crate::load::{self, LoadOptions};
+use crate::load::{self, LoadArgs, LoadOptions};
 use crate::terminal;
 use crate::verify;
 use crate::{Failure, exit};
@@ -66,6 +66,8 @@ pub struct Args {
     /// Do not read the output back.
     #[arg(long)]
     no_verify: bool,
+    #[command(flatten)]
+    load: LoadArgs,
 }
 
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
@@ -193,10 +195,11 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     args.options(Target::Torch)?;
     let paths = load::expand(&args.paths)?;
     let outputs = outputs(args, &paths)?;
+    let load = args.load.options(ckpt_inspect::Options::default(), args.load.policy()?.thresholds);
     let signal = Signal::listen()?;
     let mut code = exit::FINE;
     for (path, output) in paths.iter().zip(&outputs) {
-        match one(args, path, output, &signal) {
+        match one(args, &load, path, output, &signal) {
             Ok(one) => code = code.max(one),
             Err(failure) if paths.len() > 1 && !signal.arrived() => {
                 // One file of a run that cannot be converted does not keep the others from it.
@@ -263,19 +266,19 @@ fn common_folder(paths: &[PathBuf]) -> PathBuf {
     })
 }
 
-fn one(args: &Args, path: &Path, output: &Path, signal: &Signal) -> Result<u8, Failure> {
+fn one(args: &Args, load: &LoadOptions, path: &Path, output: &Path, signal: &Signal) -> Result<u8, Failure> {
     let (target, _) = args.target(args.output.as_deref());
     let options = args.options(target)?;
     if !args.force && output.symlink_metadata().is_ok() && !output.is_dir() {
         return Err(Failure::exists(output));
     }
-    let source = ckpt_inspect::open(path)?;
+    let source = ckpt_inspect::open_with(path, &load.open)?;
     source
         .warnings
         .iter()
         .for_each(|w| terminal::warning(&format!("{}: {}", path.display(), terminal::escape(w))));
     let mut plan = Plan::new(&source, &options)?;
-    check_health(args, path)?;
+    check_health(args, load, path)?;
     let progress = terminal::progress(plan.bytes(), "converting");
     let control = Control { progress: &|bytes| progress.done(bytes), stop: &signal.flag };
     let written = ckpt_convert::write(&mut plan, &options, output, control);
@@ -304,8 +307,8 @@ fn one(args: &Args, path: &Path, output: &Path, signal: &Signal) -> Result<u8, F
 }
 
 /// Warns about a checkpoint that the gate would refuse; under --strict it is not converted.
-fn check_health(args: &Args, path: &Path) -> Result<(), Failure> {
-    let measured = load::records(&[path.to_path_buf()], &LoadOptions::default())?;
+fn check_health(args: &Args, load: &LoadOptions, path: &Path) -> Result<(), Failure> {
+    let measured = load::records(&[path.to_path_buf()], load)?;
     let Some((_, Ok(record))) = measured.into_iter().next() else { return Ok(()) };
     let Some(verdict) = record.verdict.filter(|v| *v > Verdict::Healthy) else { return Ok(()) };
     let reason = record.reasons.first().map(|r| format!(" ({})", terminal::escape(r))).unwrap_or_default();

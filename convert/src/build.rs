@@ -214,7 +214,8 @@ impl<'c, 'o> Builder<'c, 'o> {
     /// The stored type of a tensor that is not packed.
     fn dtype(&self, tensor: &TensorInfo, name: &str) -> Result<DType> {
         let quantized = matches!(tensor.dtype, DType::QI8 | DType::QU8 | DType::QI32);
-        let real = tensor.dtype.is_float() || tensor.dtype.element_size().is_none() || quantized;
+        let packed = matches!(tensor.dtype, DType::Ggml(_) | DType::Ternary(_));
+        let real = tensor.dtype.is_float() || packed || quantized;
         let bare = without_state_dict(name);
         let chosen =
             self.options.dtypes.iter().find(|(glob, _)| glob.is_match(bare)).map(|(_, dtype)| *dtype);
@@ -224,9 +225,13 @@ impl<'c, 'o> Builder<'c, 'o> {
         };
         let own = if tensor.dtype.is_float() || !real { tensor.dtype } else { DType::F32 };
         let dtype = plain.unwrap_or(own);
-        if !self.options.target.is_torch() && ckpt_inspect::safetensors::dtype_of(dtype).is_none() {
+        let (holds, holder, instead) = match self.options.target.is_torch() {
+            true => (ckpt_inspect::torch::has_dtype(dtype), "PyTorch", "safetensors"),
+            false => (ckpt_inspect::safetensors::dtype_of(dtype).is_some(), "SafeTensors", "pt"),
+        };
+        if !holds {
             return Err(Error::Target(format!(
-                "tensor `{}` has elements of type {dtype}, which SafeTensors cannot hold; write it with --to pt",
+                "tensor `{}` has elements of type {dtype}, which {holder} cannot hold; write it with --to {instead}",
                 tensor.name.escape_debug()
             )));
         }

@@ -141,7 +141,6 @@ pub(crate) fn pack(
                 }
             }
         }
-        #[allow(unreachable_patterns)]
         other => unreachable!("{other:?} is not written"),
     }
 }

@@ -226,7 +226,7 @@ fn compare(a: &Checkpoint, elements: &Elements, b: &Checkpoint, other: &TensorIn
 
 fn rule(a: DType, b: DType) -> Option<Rule> {
     let quantized = |d| matches!(d, DType::QI8 | DType::QU8 | DType::QI32);
-    let real = |d: DType| d.is_float() || quantized(d) || d.element_size().is_none();
+    let real = |d: DType| d.is_float() || quantized(d) || matches!(d, DType::Ggml(_) | DType::Ternary(_));
     if a.is_ternary() || b.is_ternary() {
         return (real(a) && real(b)).then_some(Rule::Ternary);
     }

@@ -17,6 +17,14 @@ pub enum DType {
     F8E4M3FNUZ,
     F8E5M2FNUZ,
     F8E8M0FNU,
+    /// Two 4-bit floats a byte, an element each.
+    F4E2M1,
+    /// 6-bit floats packed without gaps.
+    F6E2M3,
+    /// 6-bit floats packed without gaps.
+    F6E3M2,
+    /// PyTorch's element of two 4-bit floats.
+    F4E2M1X2,
     I64,
     I32,
     I16,
@@ -44,7 +52,8 @@ pub enum DType {
     Ternary(TernaryPacking),
 }
 
-/// The layouts of 2-bit ternary weights outside GGUF. In all of them a code is value + 1.
+/// The layouts of 2-bit ternary weights with one scale a matrix. In all of them a code is value + 1, and code 3 stands
+/// for nothing. The last three are the I2_S type of bitnet.cpp's GGUF files, which do not say which one they hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TernaryPacking {
     /// Row-major, first value in bits 7-6, tail padded with code 1; `L_shape` and `L_scale` stand beside it.
@@ -53,6 +62,14 @@ pub enum TernaryPacking {
     I2sUnscaled,
     /// Hugging Face BitNet: row r at packed row r % P, bits 2 * (r / P), with P = ceil(rows / 4).
     HfBitnet,
+    /// I2_S of x86 builds: per 128 values 32 bytes, byte i holding values i, 32 + i, 64 + i, 96 + i in bits 7-6, 5-4,
+    /// 3-2, 1-0.
+    BitnetX86,
+    /// I2_S of ARM builds: per 64 values 16 bytes, byte i holding values i, 16 + i, 32 + i, 48 + i.
+    BitnetArm,
+    /// I2_S of x86 builds that multiply four rows at a time: byte c of row group g holds column c of rows 4g to
+    /// 4g + 3, the first in bits 7-6.
+    BitnetRows,
 }
 
 impl DType {
@@ -68,6 +85,10 @@ impl DType {
             DType::F8E4M3FNUZ => "float8_e4m3fnuz",
             DType::F8E5M2FNUZ => "float8_e5m2fnuz",
             DType::F8E8M0FNU => "float8_e8m0fnu",
+            DType::F4E2M1 => "float4_e2m1fn",
+            DType::F6E2M3 => "float6_e2m3fn",
+            DType::F6E3M2 => "float6_e3m2fn",
+            DType::F4E2M1X2 => "float4_e2m1fn_x2",
             DType::I64 => "int64",
             DType::I32 => "int32",
             DType::I16 => "int16",
@@ -87,6 +108,9 @@ impl DType {
             DType::Ternary(TernaryPacking::I2s) => "i2s",
             DType::Ternary(TernaryPacking::I2sUnscaled) => "i2s_unscaled",
             DType::Ternary(TernaryPacking::HfBitnet) => "hf_bitnet",
+            DType::Ternary(TernaryPacking::BitnetX86) => "i2_s",
+            DType::Ternary(TernaryPacking::BitnetArm) => "i2_s_arm",
+            DType::Ternary(TernaryPacking::BitnetRows) => "i2_s_rows",
         }
     }
 
@@ -101,13 +125,16 @@ impl DType {
             | DType::F8E4M3FNUZ
             | DType::F8E5M2FNUZ
             | DType::F8E8M0FNU
+            | DType::F4E2M1X2
             | DType::I8
             | DType::U8
             | DType::Bool
             | DType::QI8
             | DType::QU8 => 1,
             DType::C128 => 16,
-            DType::Ggml(_) | DType::Ternary(_) => return None,
+            DType::F4E2M1 | DType::F6E2M3 | DType::F6E3M2 | DType::Ggml(_) | DType::Ternary(_) => {
+                return None;
+            }
         })
     }
 
@@ -121,17 +148,24 @@ impl DType {
         }
     }
 
-    /// Bytes that `rows` rows of `cols` elements take when stored contiguously; `None` on overflow or where
-    /// `cols` does not fill whole blocks.
+    /// Bytes that a contiguous tensor of `shape` takes; `None` on overflow or where its rows do not fill whole blocks.
     pub fn bytes_for(self, shape: &[usize]) -> Option<u64> {
         let numel = shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d as u64))?;
         match self {
             DType::Ggml(ggml) => ggml.bytes_for(shape),
+            DType::F4E2M1 => numel.is_multiple_of(2).then_some(numel / 2),
+            DType::F6E2M3 | DType::F6E3M2 => numel.is_multiple_of(4).then_some(numel / 4 * 3),
             DType::Ternary(TernaryPacking::HfBitnet) => {
                 let (rows, cols) = (*shape.first()? as u64, *shape.get(1)? as u64);
                 rows.div_ceil(4).checked_mul(cols)
             }
-            DType::Ternary(_) => Some(numel.div_ceil(4)),
+            DType::Ternary(TernaryPacking::BitnetX86) => numel.is_multiple_of(128).then_some(numel / 4),
+            DType::Ternary(TernaryPacking::BitnetArm) => numel.is_multiple_of(64).then_some(numel / 4),
+            DType::Ternary(TernaryPacking::BitnetRows) => {
+                let rows = numel.checked_div(*shape.last()? as u64).unwrap_or(0);
+                rows.is_multiple_of(4).then_some(numel / 4)
+            }
+            DType::Ternary(TernaryPacking::I2s | TernaryPacking::I2sUnscaled) => Some(numel.div_ceil(4)),
             plain => numel.checked_mul(plain.element_size()? as u64),
         }
     }
@@ -140,6 +174,11 @@ impl DType {
     pub fn is_float(self) -> bool {
         use DType::*;
         matches!(self, F64 | F32 | F16 | BF16 | F8E4M3FN | F8E5M2 | F8E4M3FNUZ | F8E5M2FNUZ | F8E8M0FNU)
+    }
+
+    /// Whether elements are smaller than a byte: listed and copied, not decoded.
+    pub fn is_sub_byte(self) -> bool {
+        matches!(self, DType::F4E2M1 | DType::F6E2M3 | DType::F6E3M2 | DType::F4E2M1X2)
     }
 
     /// Whether elements are complex numbers.

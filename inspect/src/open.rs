@@ -1,16 +1,19 @@
 //! Opens a path: recognises the container by its first bytes, joins sharded sets, and completes what single
 //! readers cannot know (groups, packings, model, step).
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use serde_pickle::{HashableValue, Value};
 
-use crate::checkpoint::{Checkpoint, Contents, Format};
+use crate::checkpoint::{Checkpoint, Contents, Format, add_new};
 use crate::folder::{self, Set};
+use crate::metadata::as_u64;
 use crate::model::Model;
-use crate::storage::{Place, Source, Storage};
-use crate::{Error, Result};
-use crate::{gguf, names, safetensors, step, ternary, torch_legacy, torch_tar, torch_zip};
+use crate::storage::{Place, Source, Stamp, Storage, slice};
+use crate::tensor::TensorInfo;
+use crate::{DType, Error, Result, TernaryPacking};
+use crate::{ggml, gguf, names, safetensors, step, ternary, torch_legacy, torch_tar, torch_zip};
 
 /// Opens the checkpoint at `path`: a file, one shard or the index of a sharded set, or a folder that holds one
 /// checkpoint.
@@ -19,28 +22,88 @@ use crate::{gguf, names, safetensors, step, ternary, torch_legacy, torch_tar, to
 /// `Io` when a file cannot be read, `Unrecognised` when its bytes are no known container, `Damaged` when nothing
 /// in it can be listed. A container that can be listed in part opens, with [`Checkpoint::damage`] set.
 pub fn open(path: &Path) -> Result<Checkpoint> {
-    let set = folder::set_of(path)?;
-    let mut checkpoint: Option<Checkpoint> = None;
-    for (number, file) in set.files.iter().enumerate() {
-        let source = match Source::open(file) {
-            Ok(source) => source,
-            // A set with a missing shard is damaged, not unreadable.
-            Err(error) if set.files.len() > 1 && checkpoint.is_some() => {
-                checkpoint.iter_mut().for_each(|c| add_damage(c, error.to_string()));
-                continue;
-            }
-            Err(error) => return Err(error),
-        };
-        let at = checkpoint.as_ref().map_or(0, |c| c.files.len());
-        let contents = read(&source, at).map_err(|e| e.in_file(file))?;
-        match &mut checkpoint {
-            None => checkpoint = Some(begin(path, source, contents)),
-            Some(checkpoint) => join(checkpoint, source, contents, number),
+    open_with(path, &OpenOptions::default())
+}
+
+/// What a checkpoint cannot tell of itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OpenOptions {
+    /// Which layout I2_S tensors of GGUF files have. Without it the tensors' rows tell, or else x86 is assumed and a
+    /// warning says so.
+    pub i2s_layout: Option<I2sLayout>,
+}
+
+/// The layouts of bitnet.cpp's I2_S type, by the build that wrote them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum I2sLayout {
+    /// [`TernaryPacking::BitnetX86`].
+    X86,
+    /// [`TernaryPacking::BitnetArm`].
+    Arm,
+    /// [`TernaryPacking::BitnetRows`].
+    Rows,
+}
+
+impl I2sLayout {
+    /// The packing it is.
+    pub fn packing(self) -> TernaryPacking {
+        match self {
+            I2sLayout::X86 => TernaryPacking::BitnetX86,
+            I2sLayout::Arm => TernaryPacking::BitnetArm,
+            I2sLayout::Rows => TernaryPacking::BitnetRows,
         }
     }
-    let mut checkpoint = checkpoint
-        .ok_or_else(|| Error::new(crate::ErrorKind::Unrecognised, "holds no checkpoint").in_file(path))?;
-    complete(&mut checkpoint, &set);
+}
+
+impl std::str::FromStr for I2sLayout {
+    type Err = Error;
+
+    /// `x86`, `arm` or `rows`.
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "x86" => Ok(I2sLayout::X86),
+            "arm" => Ok(I2sLayout::Arm),
+            "rows" => Ok(I2sLayout::Rows),
+            _ => Err(Error::unsupported(format!("`{}` is no I2_S layout", name.escape_debug()))
+                .hint("there are x86, arm and rows")),
+        }
+    }
+}
+
+/// [`open`], told what the checkpoint cannot tell.
+///
+/// # Errors
+/// Those of [`open`].
+pub fn open_with(path: &Path, options: &OpenOptions) -> Result<Checkpoint> {
+    let set = folder::set_of(path)?;
+    let mut checkpoint: Option<Checkpoint> = None;
+    let mut unreadable: Vec<Error> = Vec::new();
+    let mut unread: Vec<Stamp> = Vec::new();
+    for (number, file) in set.files.iter().enumerate() {
+        let at = checkpoint.as_ref().map_or(0, |c| c.files.len());
+        let opened = Source::open(file).and_then(|source| match read(&source, at) {
+            Ok(contents) => Ok((source, contents)),
+            Err(error) => Err(error.in_file(file)),
+        });
+        match (opened, &mut checkpoint) {
+            (Ok((source, contents)), None) => checkpoint = Some(begin(path, source, contents)),
+            (Ok((source, contents)), Some(checkpoint)) => join(checkpoint, source, contents, number),
+            (Err(error), _) => {
+                unread.push(Stamp::of(file));
+                unreadable.push(error);
+            }
+        }
+    }
+    let Some(mut checkpoint) = checkpoint else {
+        let nothing = || Error::new(crate::ErrorKind::Unrecognised, "holds no checkpoint").in_file(path);
+        return Err(unreadable.into_iter().next().unwrap_or_else(nothing));
+    };
+    // A set whose other shards can be read is damaged, not unreadable.
+    for error in unreadable {
+        add_damage(&mut checkpoint, error.to_string());
+    }
+    checkpoint.beside = set.beside.iter().cloned().chain(unread).collect();
+    complete(&mut checkpoint, &set, options);
     Ok(checkpoint)
 }
 
@@ -71,11 +134,24 @@ fn read(source: &Source, file: usize) -> Result<Contents> {
     } else if torch_tar::recognises(bytes) {
         torch_tar::read(source, file)
     } else if torch_legacy::recognises_bare(bytes) {
-        torch_legacy::read_bare(source)
+        torch_legacy::read_bare(source, file)
+    } else if torch_zip::recognises_prefixed(bytes) {
+        torch_zip::read(source, file)
     } else {
         Err(unrecognised(bytes))
     }
 }
+
+/// First bytes of files that are mistaken for checkpoints, what they are, and what to do.
+const OTHERS: [(&[u8], &str, &str); 7] = [
+    (b"\x89HDF", "is an HDF5 (Keras) file, which is not read", "save the weights as SafeTensors"),
+    (b"\x1f\x8b", "is compressed with gzip", "decompress it first (gunzip)"),
+    (b"\x28\xb5\x2f\xfd", "is compressed with Zstandard", "decompress it first (unzstd)"),
+    (b"\xfd7zXZ", "is compressed with xz", "decompress it first (unxz)"),
+    (b"BZh", "is compressed with bzip2", "decompress it first (bunzip2)"),
+    (b"\x93NUMPY", "is a single NumPy array (.npy), which is not read", "save it as SafeTensors"),
+    (b"{", "is JSON, not a checkpoint", "a shard index ends in .index.json and holds a `weight_map`"),
+];
 
 fn unrecognised(bytes: &[u8]) -> Error {
     let error = |what: &str| Error::new(crate::ErrorKind::Unrecognised, what);
@@ -88,11 +164,16 @@ fn unrecognised(bytes: &[u8]) -> Error {
     if bytes.starts_with(b"version https://git-lfs") {
         return error("is a Git LFS pointer, not the checkpoint itself").hint("fetch it with `git lfs pull`");
     }
-    if bytes.starts_with(b"\x89HDF") {
-        return error("is an HDF5 (Keras) file, which is not read");
-    }
     if bytes.trim_ascii_start().starts_with(b"<") {
         return error("is HTML or XML, not a checkpoint").hint("the download was probably an error page");
+    }
+    if let Some((_, what, hint)) = OTHERS.iter().find(|(magic, ..)| bytes.starts_with(magic)) {
+        return error(what).hint(*hint);
+    }
+    if let Some(head) = bytes.get(..9).filter(|head| head[8] == b'{') {
+        let length = u64::from_le_bytes(head[..8].try_into().expect("eight bytes"));
+        return error("would be a SafeTensors file, if its header's length were possible")
+            .hint(format!("its first eight bytes say {length}, and at most 100 MB are allowed"));
     }
     error("is not a PyTorch, SafeTensors or GGUF file")
         .hint("these are recognised by content; the file's extension does not matter")
@@ -100,35 +181,66 @@ fn unrecognised(bytes: &[u8]) -> Error {
 
 fn read_gguf(source: &Source, file: usize) -> Result<Contents> {
     let header = gguf::Header::parse(source.bytes())?;
-    let format = Format::Gguf { version: header.version, big_endian: header.big_endian };
-    let mut contents = Contents::new(format);
-    let mut keys = std::collections::BTreeMap::new();
-    for (key, value) in &header.keys {
-        keys.insert(HashableValue::String(key.to_string()), value.to_plain(usize::MAX));
-    }
-    contents.metadata = Value::Dict(keys);
+    let mut contents = Contents::new(Format::Gguf { version: header.version, big_endian: header.big_endian });
+    let keys = header.keys.iter();
+    contents.metadata = Value::Dict(
+        keys.map(|(key, value)| {
+            (HashableValue::String(key.to_string()), value.to_plain(gguf::LONGEST_PLAIN))
+        })
+        .collect(),
+    );
+    let mut storages: HashMap<(u64, u64), usize> = HashMap::new();
     for tensor in header.tensors {
-        let index = contents.storages.len();
-        let mut storage = Storage::mapped(file, tensor.offset, tensor.bytes);
-        if header.big_endian {
-            storage.swap = 2;
+        let dtype = tensor.ggml.dtype();
+        let is_i2s = dtype == DType::Ternary(TernaryPacking::BitnetX86);
+        let packed = if is_i2s { tensor.bytes.saturating_sub(ggml::I2_S_TAIL) } else { tensor.bytes };
+        let mut new_storage = || {
+            contents.storages.push(match &tensor.damage {
+                Some(damage) => Storage::missing(damage.clone(), packed),
+                None => Storage {
+                    swap: if header.big_endian { 2 } else { 1 },
+                    ..Storage::mapped(file, tensor.offset, packed)
+                },
+            });
+            contents.storages.len() - 1
+        };
+        let index = match tensor.damage {
+            None => *storages.entry((tensor.offset, packed)).or_insert_with(new_storage),
+            Some(_) => new_storage(),
+        };
+        let mut info = TensorInfo::contiguous(tensor.name.into_owned(), dtype, tensor.shape, index, 0);
+        if is_i2s && tensor.damage.is_none() {
+            let tail = slice(source.bytes(), tensor.offset + packed, 4).and_then(|b| b.try_into().ok());
+            info.scale = tail.map(if header.big_endian { f32::from_be_bytes } else { f32::from_le_bytes });
         }
-        if let Some(damage) = &tensor.damage {
-            storage = Storage::missing(damage.clone(), tensor.bytes);
-        }
-        contents.storages.push(storage);
-        let mut info =
-            crate::TensorInfo::contiguous(tensor.name.to_string(), tensor.dtype, tensor.shape, index, 0);
         info.damage = tensor.damage;
         contents.tensors.push(info);
     }
     contents.warnings = header.warnings;
-    let cut = contents.tensors.iter().filter(|t| t.damage.is_some()).count();
-    if cut > 0 {
-        contents.damage =
-            Some(format!("{cut} of {} tensors are not whole in the file", contents.tensors.len()));
+    contents.damage = header.damage;
+    let lost = contents.tensors.iter().filter(|t| t.damage.is_some()).count();
+    if lost > 0 && contents.damage.is_none() {
+        contents.damage = Some(format!("{lost} of {} tensors cannot be read", contents.tensors.len()));
     }
     Ok(contents)
+}
+
+/// What a GGUF checkpoint lacks of the splits and tensors that its `split.` keys promise.
+fn missing_splits(checkpoint: &Checkpoint) -> Option<String> {
+    let key = |name: &str| {
+        let Value::Dict(entries) = &checkpoint.metadata else { return None };
+        as_u64(entries.get(&HashableValue::String(name.into()))?)
+    };
+    let (Format::Gguf { .. }, Some(count)) = (checkpoint.format, key("split.count")) else { return None };
+    let (files, tensors) = (checkpoint.files.len() as u64, checkpoint.tensors.len() as u64);
+    if count > files {
+        return Some(format!(
+            "it is split {} of {count}, and the others are not beside it under names that end in -0000N-of-{count:05}",
+            key("split.no").map_or_else(|| "one".into(), |n| n.saturating_add(1).to_string())
+        ));
+    }
+    let promised = key("split.tensors.count")?;
+    (promised > tensors).then(|| format!("the splits hold {tensors} of {promised} tensors"))
 }
 
 fn begin(path: &Path, source: Source, contents: Contents) -> Checkpoint {
@@ -143,6 +255,7 @@ fn begin(path: &Path, source: Source, contents: Contents) -> Checkpoint {
         model: Model::default(),
         step: None,
         files: vec![source],
+        beside: Vec::new(),
         storages: contents.storages,
     }
 }
@@ -164,11 +277,7 @@ fn join(checkpoint: &mut Checkpoint, source: Source, contents: Contents, number:
             checkpoint.tensors.push(tensor);
         }
     }
-    for global in contents.globals {
-        if !checkpoint.globals.contains(&global) {
-            checkpoint.globals.push(global);
-        }
-    }
+    add_new(&mut checkpoint.globals, contents.globals);
     if let (Value::Dict(all), Value::Dict(more)) = (&mut checkpoint.metadata, contents.metadata) {
         for (key, value) in more {
             all.entry(key).or_insert(value);
@@ -190,25 +299,33 @@ fn add_damage(checkpoint: &mut Checkpoint, more: String) {
     }
 }
 
-fn complete(checkpoint: &mut Checkpoint, set: &Set) {
+fn complete(checkpoint: &mut Checkpoint, set: &Set, options: &OpenOptions) {
     if let Some(missing) = &set.missing {
         add_damage(checkpoint, missing.clone());
+    } else if let Some(missing) = missing_splits(checkpoint) {
+        add_damage(checkpoint, missing);
     }
+    ternary::settle_i2s(checkpoint, options.i2s_layout);
     for tensor in &mut checkpoint.tensors {
         tensor.group = names::group(tensor);
         check(tensor, &checkpoint.storages);
     }
+    checkpoint.warnings.extend(set.warnings.iter().cloned());
     if let Some(index) = &set.weight_map {
         let known: std::collections::HashSet<&str> =
             checkpoint.tensors.iter().map(|t| t.name.as_str()).collect();
         let lost: Vec<&String> = index.iter().filter(|n| !known.contains(n.as_str())).collect();
         if let Some(first) = lost.first() {
             let what = format!(
-                "{} tensors of the index are in no shard, such as `{}`",
+                "of the tensors in the index, {} are in no shard, such as `{}`",
                 lost.len(),
                 first.escape_debug()
             );
             add_damage(checkpoint, what);
+        }
+        let unlisted = checkpoint.tensors.iter().filter(|t| !index.contains(&t.name)).count();
+        if unlisted > 0 {
+            checkpoint.warnings.push(format!("{unlisted} tensors of the shards are not in the index"));
         }
     }
     let config = set.config.as_ref();
@@ -216,6 +333,7 @@ fn complete(checkpoint: &mut Checkpoint, set: &Set) {
     ternary::recognise(checkpoint, quantization.as_ref());
     checkpoint.model = Model::recognise(&checkpoint.tensors, &checkpoint.metadata, config);
     checkpoint.step = step::from_metadata(&checkpoint.metadata)
+        .or_else(|| step::from_tensors(checkpoint))
         .or_else(|| set.trainer_step.map(|s| (s, "trainer_state.json".to_string())))
         .or_else(|| step::from_path(&checkpoint.path).map(|s| (s, "file name".to_string())));
     if let (Value::Dict(all), Some(config)) = (&mut checkpoint.metadata, config) {
@@ -224,7 +342,7 @@ fn complete(checkpoint: &mut Checkpoint, set: &Set) {
 }
 
 /// Marks a tensor that does not lie within its storage, and those that share its fate.
-fn check(tensor: &mut crate::TensorInfo, storages: &[Storage]) {
+fn check(tensor: &mut TensorInfo, storages: &[Storage]) {
     if tensor.damage.is_some() {
         return;
     }
@@ -245,10 +363,16 @@ fn check(tensor: &mut crate::TensorInfo, storages: &[Storage]) {
     }
 }
 
-/// Checkpoints below `path`: itself, or for a folder all that it holds, in name order.
+/// Checkpoints below `path`: itself, or for a folder all that it holds, in name order. Files that are named like
+/// checkpoints and do not begin like one are among them, so that none is passed over: opening them tells why.
 ///
 /// # Errors
 /// `Io` when a folder cannot be listed.
 pub fn find(path: &Path) -> Result<Vec<PathBuf>> {
     folder::find(path, 0)
+}
+
+/// What tells that two paths lead to the same checkpoint: a file by any of its names, a sharded set by any shard.
+pub fn identity(path: &Path) -> PathBuf {
+    folder::identity(path)
 }

@@ -1,5 +1,5 @@
-//! The 2-bit ternary packings outside GGUF: recognised by the tensors that stand beside them, and decoded.
-//! In all of them a code is value + 1, so a zero byte is four times -1.
+//! The 2-bit ternary packings: those outside GGUF recognised by the tensors that stand beside them, I2_S told apart by
+//! its rows, all decoded. In all of them a code is value + 1, so a zero byte is four times -1.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,7 @@ use serde_pickle::Value;
 use crate::checkpoint::{Checkpoint, lookup};
 use crate::metadata::as_u64;
 use crate::tensor::{TensorInfo, contiguous_strides, numel};
-use crate::{DType, Group, TernaryPacking};
+use crate::{DType, Error, Group, I2sLayout, Result, TernaryPacking};
 
 /// Finds packed matrices among the tensors of `checkpoint` and gives them their logical dtype, shape and scale.
 /// `quantization` is `quantization_config` of a Hugging Face config.json, if there is one.
@@ -17,6 +17,8 @@ pub(crate) fn recognise(checkpoint: &mut Checkpoint, quantization: Option<&Value
         checkpoint.tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect();
     let shapes = packer_shapes(checkpoint, &index);
     let mut hf_scales_guessed = false;
+    let method = quantization.and_then(|q| lookup(q, "quant_method"));
+    let may_be_bitnet = method.is_none_or(|m| matches!(m, Value::String(m) if m == "bitnet"));
     for i in 0..checkpoint.tensors.len() {
         let tensor = &checkpoint.tensors[i];
         let Some(layer) = tensor.name.strip_suffix(".weight") else { continue };
@@ -41,16 +43,25 @@ pub(crate) fn recognise(checkpoint: &mut Checkpoint, quantization: Option<&Value
         } else if let Some(shape) = shapes.get(&format!("{layer}.weight_shape")) {
             let shape = shape.clone();
             become_packed(&mut checkpoint.tensors[i], TernaryPacking::I2sUnscaled, shape, None);
-        } else if let (&[packed_rows, cols], Some(scale_at)) = (tensor.shape.as_slice(), at(".weight_scale"))
+        } else if let (&[packed_rows, cols], Some(scale_at), true) =
+            (tensor.shape.as_slice(), at(".weight_scale"), may_be_bitnet)
         {
             let Some(rows) = packed_rows.checked_mul(4) else { continue };
-            let scale = small_floats(checkpoint, scale_at).and_then(|s| s.first().copied());
+            // Other schemes pack into bytes too; only this one has a single scale a matrix.
+            let Some(scale) = small_floats(checkpoint, scale_at).and_then(|s| s.first().copied()) else {
+                continue;
+            };
             let class = quantization.and_then(|q| lookup(q, "linear_class"));
             let multiplies = matches!(class, Some(Value::String(class)) if class == "autobitlinear");
-            hf_scales_guessed |= class.is_none();
-            let factor = scale.map(|s| if multiplies { s } else { 1.0 / s });
+            hf_scales_guessed |= quantization.is_none();
+            let factor = if multiplies { scale } else { 1.0 / scale };
             checkpoint.tensors[scale_at].group = Group::Other;
-            become_packed(&mut checkpoint.tensors[i], TernaryPacking::HfBitnet, vec![rows, cols], factor);
+            become_packed(
+                &mut checkpoint.tensors[i],
+                TernaryPacking::HfBitnet,
+                vec![rows, cols],
+                Some(factor),
+            );
         }
     }
     let unscaled =
@@ -124,14 +135,30 @@ fn small_floats(checkpoint: &Checkpoint, at: usize) -> Option<Vec<f32>> {
     }
 }
 
-/// Decodes values `start..start + out.len()` (row-major over `shape`) of a packed matrix to -1, 0, +1. The fourth
-/// code, which no packer writes, decodes to 2.
+/// Decodes values `start..start + out.len()` (row-major over `shape`) of a packed matrix to -1, 0, +1. Code 3,
+/// which [`check_codes`] refuses, decodes to 2.
 pub(crate) fn decode(packing: TernaryPacking, packed: &[u8], shape: &[usize], start: usize, out: &mut [i8]) {
     let value = |byte: u8, shift: usize| ((byte >> shift) & 3) as i8 - 1;
     match packing {
         TernaryPacking::I2s | TernaryPacking::I2sUnscaled => {
             for (i, slot) in (start..).zip(out) {
                 *slot = value(packed[i / 4], 6 - 2 * (i % 4));
+            }
+        }
+        TernaryPacking::BitnetX86 => decode_lanes::<32>(packed, start, out),
+        TernaryPacking::BitnetArm => decode_lanes::<16>(packed, start, out),
+        TernaryPacking::BitnetRows => {
+            let cols = *shape.last().unwrap_or(&1);
+            let mut done = 0;
+            while done < out.len() {
+                let (row, col) = ((start + done) / cols, (start + done) % cols);
+                let n = (cols - col).min(out.len() - done);
+                let line = (row / 4) * cols + col;
+                let shift = 6 - 2 * (row % 4);
+                for (slot, &byte) in out[done..done + n].iter_mut().zip(&packed[line..line + n]) {
+                    *slot = value(byte, shift);
+                }
+                done += n;
             }
         }
         TernaryPacking::HfBitnet => {
@@ -150,4 +177,54 @@ pub(crate) fn decode(packing: TernaryPacking, packed: &[u8], shape: &[usize], st
             }
         }
     }
+}
+
+/// Decodes blocks of `LANES` bytes, byte i of which holds values i, LANES + i, 2 * LANES + i and 3 * LANES + i from its
+/// high bits to its low ones.
+fn decode_lanes<const LANES: usize>(packed: &[u8], start: usize, out: &mut [i8]) {
+    let mut done = 0;
+    while done < out.len() {
+        let at = start + done;
+        let (block, lane, byte) = (at / (4 * LANES), at / LANES % 4, at % LANES);
+        let n = (LANES - byte).min(out.len() - done);
+        let bytes = &packed[block * LANES + byte..][..n];
+        let shift = 6 - 2 * lane;
+        out[done..done + n].iter_mut().zip(bytes).for_each(|(out, b)| *out = ((b >> shift) & 3) as i8 - 1);
+        done += n;
+    }
+}
+
+/// Refuses packed bytes with the code 3, which no packer writes.
+pub(crate) fn check_codes(packed: &[u8]) -> Result<()> {
+    let code_3_bits = |byte: u8| byte & (byte >> 1) & 0x55;
+    if packed.iter().fold(0, |found, &byte| found | code_3_bits(byte)) == 0 {
+        return Ok(());
+    }
+    let at = packed.iter().position(|&byte| code_3_bits(byte) != 0).unwrap_or(0);
+    Err(Error::damaged(format!("byte {at} of its packed values has the code 3, which stands for nothing")))
+}
+
+/// Decides which layout the I2_S tensors of a GGUF checkpoint have: the one given, else ARM's where rows do not fill
+/// x86 blocks, else x86's, which is an assumption and said.
+pub(crate) fn settle_i2s(checkpoint: &mut Checkpoint, given: Option<I2sLayout>) {
+    let is_i2s = |t: &&mut TensorInfo| t.dtype == DType::Ternary(TernaryPacking::BitnetX86);
+    let mut tensors: Vec<&mut TensorInfo> = checkpoint.tensors.iter_mut().filter(is_i2s).collect();
+    if tensors.is_empty() {
+        return;
+    }
+    let only_arm = |t: &&mut TensorInfo| {
+        t.shape.last().is_some_and(|row| row.is_multiple_of(64) && !row.is_multiple_of(128))
+    };
+    let layout = match given {
+        Some(layout) => layout,
+        None if tensors.iter().any(only_arm) => I2sLayout::Arm,
+        None => {
+            checkpoint.warnings.push(
+                "I2_S does not say which build of bitnet.cpp wrote it; assumed the x86 layout (`--i2s-layout x86`), others are `arm` and `rows`"
+                    .into(),
+            );
+            I2sLayout::X86
+        }
+    };
+    tensors.iter_mut().for_each(|t| t.dtype = DType::Ternary(layout.packing()));
 }

@@ -19,6 +19,18 @@ fn fixtures() -> Vec<(String, Vec<u8>)> {
         .map(|p| (p.file_name().unwrap().to_string_lossy().into_owned(), std::fs::read(p).unwrap()))
         .filter(|(_, bytes)| bytes.len() < 20_000)
         .collect();
+    let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    for name in [
+        "special.pt",
+        "pickled-p2.pkl",
+        "pickled-p4.pkl",
+        "arrays-p2.pkl",
+        "arrays-p5.pkl",
+        "every_type.gguf",
+        "big_endian.gguf",
+    ] {
+        all.push((name.into(), std::fs::read(made.join(name)).unwrap()));
+    }
     all.push(("small.safetensors".into(), safetensors()));
     all.push(("tar.pt".into(), tar()));
     all
@@ -129,6 +141,23 @@ proptest! {
     }
 
     #[test]
+    fn any_mutation_of_a_gguf_header_returns(
+        file in 0..2usize,
+        flips in prop::collection::vec((0..1900usize, any::<u8>()), 1..6),
+        big in prop::option::of((0..1900usize, any::<u64>())),
+    ) {
+        let name = ["every_type.gguf", "big_endian.gguf"][file];
+        let (_, mut bytes) = fixtures().into_iter().find(|(n, _)| n == name).unwrap();
+        for (at, value) in flips {
+            bytes[at] = value;
+        }
+        if let Some((at, value)) = big {
+            bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
+        }
+        examine(&bytes);
+    }
+
+    #[test]
     fn any_bytes_are_a_pickle_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
         let _ = Pickle::parse(&bytes);
     }
@@ -144,4 +173,14 @@ proptest! {
         bytes.push(b'.');
         examine(&bytes);
     }
+}
+
+/// No elements, and a row length beyond any machine.
+#[test]
+fn empty_tensors_of_immense_rows() {
+    let header =
+        br#"{"a":{"dtype":"F32","shape":[0,4294967296,4294967296,4294967296],"data_offsets":[0,0]}}"#;
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend_from_slice(header);
+    assert!(examine(&bytes));
 }

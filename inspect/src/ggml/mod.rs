@@ -1,0 +1,337 @@
+//! GGML's tensor types: numbers, names and block sizes as `ggml.h` and `ggml-common.h` of llama.cpp define them
+//! (<https://github.com/ggml-org/llama.cpp/tree/master/ggml>), and decoders for those in everyday use. The blocks
+//! themselves are in [`blocks`], for readers and writers alike.
+
+pub mod blocks;
+
+use std::fmt;
+
+use crate::tensor::numel;
+use crate::{DType, Error, Result, TernaryPacking};
+use blocks::Block;
+
+/// A tensor type of GGML by its number in a GGUF file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct GgmlType(pub u32);
+
+/// What is known of one type.
+struct Facts {
+    name: &'static str,
+    /// Elements per block; 0 where the size is not known.
+    elements: usize,
+    /// Bytes per block.
+    bytes: usize,
+    /// Words of a block that a big-endian machine reads in its own order: (offset, width, how many).
+    words: &'static [(usize, usize, usize)],
+}
+
+macro_rules! types {
+    ($($name:ident = $number:literal: $elements:literal, $bytes:literal, [$($words:expr),*];)*) => {
+        #[allow(missing_docs)] // GGML's own names
+        impl GgmlType {
+            $(pub const $name: GgmlType = GgmlType($number);)*
+        }
+
+        fn facts(ggml: GgmlType) -> Option<Facts> {
+            Some(match ggml.0 {
+                $($number => Facts {
+                    name: stringify!($name),
+                    elements: $elements,
+                    bytes: $bytes,
+                    words: &[$($words),*],
+                },)*
+                _ => return None,
+            })
+        }
+    };
+}
+
+// Numbers 4, 5 and 31 to 33 were given up by llama.cpp. It never wrote 36 to 38 to a file, where bitnet.cpp has its
+// own types; bitnet.cpp's TL2 (39) is MXFP4 in llama.cpp.
+types! {
+    F32 = 0: 1, 4, [(0, 4, 1)];
+    F16 = 1: 1, 2, [(0, 2, 1)];
+    Q4_0 = 2: 32, 18, [(0, 2, 1)];
+    Q4_1 = 3: 32, 20, [(0, 2, 2)];
+    Q4_2 = 4: 16, 10, [(0, 2, 1)];
+    Q4_3 = 5: 16, 12, [(0, 2, 2)];
+    Q5_0 = 6: 32, 22, [(0, 2, 1), (2, 4, 1)];
+    Q5_1 = 7: 32, 24, [(0, 2, 2), (4, 4, 1)];
+    Q8_0 = 8: 32, 34, [(0, 2, 1)];
+    Q8_1 = 9: 32, 36, [(0, 2, 2)];
+    Q2_K = 10: 256, 84, [(80, 2, 2)];
+    Q3_K = 11: 256, 110, [(108, 2, 1)];
+    Q4_K = 12: 256, 144, [(0, 2, 2)];
+    Q5_K = 13: 256, 176, [(0, 2, 2)];
+    Q6_K = 14: 256, 210, [(208, 2, 1)];
+    Q8_K = 15: 256, 292, [(0, 4, 1), (260, 2, 16)];
+    IQ2_XXS = 16: 256, 66, [(0, 2, 1), (2, 4, 16)];
+    IQ2_XS = 17: 256, 74, [(0, 2, 33)];
+    IQ3_XXS = 18: 256, 98, [(0, 2, 1), (66, 4, 8)];
+    IQ1_S = 19: 256, 50, [(0, 2, 1), (34, 2, 8)];
+    IQ4_NL = 20: 32, 18, [(0, 2, 1)];
+    IQ3_S = 21: 256, 110, [(0, 2, 1)];
+    IQ2_S = 22: 256, 82, [(0, 2, 1)];
+    IQ4_XS = 23: 256, 136, [(0, 2, 2)];
+    I8 = 24: 1, 1, [];
+    I16 = 25: 1, 2, [(0, 2, 1)];
+    I32 = 26: 1, 4, [(0, 4, 1)];
+    I64 = 27: 1, 8, [(0, 8, 1)];
+    F64 = 28: 1, 8, [(0, 8, 1)];
+    IQ1_M = 29: 256, 56, [(48, 2, 4)];
+    BF16 = 30: 1, 2, [(0, 2, 1)];
+    Q4_0_4_4 = 31: 32, 18, [(0, 2, 1)];
+    Q4_0_4_8 = 32: 32, 18, [(0, 2, 1)];
+    Q4_0_8_8 = 33: 32, 18, [(0, 2, 1)];
+    TQ1_0 = 34: 256, 54, [(52, 2, 1)];
+    TQ2_0 = 35: 256, 66, [(64, 2, 1)];
+    I2_S = 36: 4, 1, [];
+    I8_S = 37: 1, 1, [];
+    TL1 = 38: 4, 1, [];
+    MXFP4 = 39: 32, 17, [];
+    NVFP4 = 40: 64, 36, [];
+    Q1_0 = 41: 128, 18, [(0, 2, 1)];
+}
+
+/// Bytes after the packed values of an I2_S or TL1 tensor; the first four are an f32 scale.
+pub const I2_S_TAIL: u64 = 32;
+
+/// Evaluates `$run::<ELEMENTS, Block>` for the block type of `$ggml`, `$otherwise` for types that are not decoded.
+macro_rules! with_block {
+    ($ggml:expr, $run:ident, $otherwise:expr) => {
+        match $ggml {
+            GgmlType::Q4_0 => $run::<32, blocks::Q4_0>,
+            GgmlType::Q4_1 => $run::<32, blocks::Q4_1>,
+            GgmlType::Q5_0 => $run::<32, blocks::Q5_0>,
+            GgmlType::Q5_1 => $run::<32, blocks::Q5_1>,
+            GgmlType::Q8_0 => $run::<32, blocks::Q8_0>,
+            GgmlType::Q2_K => $run::<256, blocks::Q2K>,
+            GgmlType::Q3_K => $run::<256, blocks::Q3K>,
+            GgmlType::Q4_K => $run::<256, blocks::Q4K>,
+            GgmlType::Q5_K => $run::<256, blocks::Q5K>,
+            GgmlType::Q6_K => $run::<256, blocks::Q6K>,
+            GgmlType::Q8_K => $run::<256, blocks::Q8K>,
+            GgmlType::TQ1_0 => $run::<256, blocks::Tq1_0>,
+            GgmlType::TQ2_0 => $run::<256, blocks::Tq2_0>,
+            _ => $otherwise,
+        }
+    };
+}
+
+/// Decodes whole blocks; what is left over on either side stays as it is.
+fn decode_blocks<const N: usize, B: Block<N>>(bytes: &[u8], out: &mut [f32]) {
+    let whole = bytes.len() / size_of::<B>() * size_of::<B>();
+    let blocks: &[B] = bytemuck::cast_slice(&bytes[..whole]);
+    blocks.iter().zip(out.as_chunks_mut::<N>().0).for_each(|(block, out)| block.decode(out));
+}
+
+type DecodeBlocks = fn(&[u8], &mut [f32]);
+
+impl GgmlType {
+    /// GGML's own name, such as `Q4_K`; `unknown` for a number that has none.
+    pub fn name(self) -> &'static str {
+        facts(self).map_or("unknown", |f| f.name)
+    }
+
+    /// Whether the number stands for a type at all.
+    pub fn is_known(self) -> bool {
+        facts(self).is_some()
+    }
+
+    /// Elements per block; 1 for plain types and unknown ones.
+    pub fn block_elements(self) -> usize {
+        facts(self).map_or(1, |f| f.elements)
+    }
+
+    /// Bytes per block; `None` for an unknown type.
+    pub fn block_bytes(self) -> Option<usize> {
+        facts(self).map(|f| f.bytes)
+    }
+
+    /// Bytes of a contiguous tensor of `shape` (row-major, so the last dimension is GGML's first). `None` on overflow,
+    /// for an unknown type, and where a row does not fill whole blocks.
+    pub fn bytes_for(self, shape: &[usize]) -> Option<u64> {
+        let facts = facts(self)?;
+        let numel = numel(shape)?;
+        let packed_whole = matches!(self, GgmlType::I2_S | GgmlType::TL1);
+        let run = if packed_whole { numel } else { shape.last().map_or(1, |&row| row as u64) };
+        let elements = facts.elements as u64;
+        if !run.is_multiple_of(elements) {
+            return None;
+        }
+        let bytes = (numel / elements).checked_mul(facts.bytes as u64)?;
+        bytes.checked_add(if packed_whole { I2_S_TAIL } else { 0 })
+    }
+
+    /// The type as tensors carry it: plain types are their [`DType`], I2_S is a [`TernaryPacking`] (bitnet.cpp's x86
+    /// layout, as far as the number tells), the rest stay GGML's.
+    pub fn dtype(self) -> DType {
+        match self {
+            GgmlType::F32 => DType::F32,
+            GgmlType::F16 => DType::F16,
+            GgmlType::BF16 => DType::BF16,
+            GgmlType::F64 => DType::F64,
+            GgmlType::I8 => DType::I8,
+            GgmlType::I16 => DType::I16,
+            GgmlType::I32 => DType::I32,
+            GgmlType::I64 => DType::I64,
+            GgmlType::I2_S => DType::Ternary(TernaryPacking::BitnetX86),
+            block => DType::Ggml(block),
+        }
+    }
+
+    /// Whether every value is -1, 0 or +1 times a scale.
+    pub fn is_ternary(self) -> bool {
+        matches!(self, GgmlType::TQ1_0 | GgmlType::TQ2_0 | GgmlType::I2_S | GgmlType::TL1)
+    }
+
+    /// Whether [`GgmlType::decoder`] decodes its blocks.
+    pub fn decodes(self) -> bool {
+        self.decode_blocks().is_some()
+    }
+
+    fn decode_blocks(self) -> Option<DecodeBlocks> {
+        Some(with_block!(self, decode_blocks, return None))
+    }
+
+    /// A decoder of the first `len` elements that `bytes` hold, little-endian and contiguous.
+    ///
+    /// # Errors
+    /// `Unsupported` for a type whose blocks are not decoded; `Damaged` when `bytes` are too few, or `len` elements
+    /// are not whole blocks.
+    pub fn decoder(self, bytes: &[u8], len: usize) -> Result<Decoder<'_>> {
+        let (Some(run), Some(facts)) = (self.decode_blocks(), facts(self)) else {
+            return Err(Error::unsupported(format!("{self} blocks are named and not decoded")));
+        };
+        let needed = (len / facts.elements).checked_mul(facts.bytes);
+        match needed.and_then(|n| bytes.get(..n)) {
+            Some(bytes) if len.is_multiple_of(facts.elements) => {
+                Ok(Decoder { bytes, len, elements: facts.elements, size: facts.bytes, run })
+            }
+            _ => Err(Error::damaged(format!("{} bytes do not hold {len} elements of {self}", bytes.len()))),
+        }
+    }
+
+    /// The codes -1, 0, +1 of TQ1_0 or TQ2_0 blocks, one for each of `out`.
+    ///
+    /// # Errors
+    /// `Unsupported` for any other type; `Damaged` when `bytes` do not hold as many, or one is the fourth code of
+    /// TQ2_0, which stands for nothing.
+    pub fn ternary_codes(self, bytes: &[u8], out: &mut [i8]) -> Result<()> {
+        fn run<B: blocks::TernaryBlock>(bytes: &[u8], out: &mut [i8]) -> bool {
+            let whole = bytes.len() / size_of::<B>() * size_of::<B>();
+            let blocks: &[B] = bytemuck::cast_slice(&bytes[..whole]);
+            let (chunks, rest) = out.as_chunks_mut();
+            if blocks.len() < chunks.len() || !rest.is_empty() {
+                return false;
+            }
+            blocks.iter().zip(chunks).for_each(|(block, out)| block.codes(out));
+            true
+        }
+        let filled = match self {
+            GgmlType::TQ1_0 => run::<blocks::Tq1_0>(bytes, out),
+            GgmlType::TQ2_0 => run::<blocks::Tq2_0>(bytes, out),
+            _ => return Err(Error::unsupported(format!("{self} has no ternary codes"))),
+        };
+        if !filled {
+            return Err(Error::damaged(format!("{} bytes do not hold {} codes", bytes.len(), out.len())));
+        }
+        match out.iter().position(|&code| code > 1) {
+            None => Ok(()),
+            Some(at) => Err(Error::damaged(format!("element {at} has the code 3, which stands for nothing"))),
+        }
+    }
+
+    /// Turns blocks as a big-endian machine writes them into little-endian ones: scales and other words are reversed,
+    /// packed bytes stay. Where gguf-py converts a type, this is its convention; for the others a word is what GGML
+    /// reads in the machine's own order.
+    pub fn to_little_endian(self, bytes: &mut [u8]) {
+        let Some(facts) = facts(self).filter(|f| !f.words.is_empty()) else { return };
+        for block in bytes.chunks_exact_mut(facts.bytes) {
+            for &(offset, width, count) in facts.words {
+                block[offset..offset + width * count].chunks_exact_mut(width).for_each(<[u8]>::reverse);
+            }
+        }
+    }
+}
+
+impl fmt::Display for GgmlType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_known() { f.pad(self.name()) } else { write!(f, "type {}", self.0) }
+    }
+}
+
+/// Gives the elements of a block-quantized tensor as f32.
+#[derive(Clone, Copy)]
+pub struct Decoder<'a> {
+    bytes: &'a [u8],
+    len: usize,
+    elements: usize,
+    size: usize,
+    run: DecodeBlocks,
+}
+
+impl Decoder<'_> {
+    /// Fills `out` with the elements from `start`. Whole blocks are written in place.
+    ///
+    /// # Panics
+    /// When `start + out.len()` is more than the decoder's elements.
+    pub fn read(&self, start: usize, out: &mut [f32]) {
+        assert!(out.len() <= self.len && start <= self.len - out.len(), "elements out of range");
+        let (mut at, mut out) = (start, out);
+        while !out.is_empty() {
+            let (block, within) = (at / self.elements, at % self.elements);
+            let bytes = &self.bytes[block * self.size..];
+            let n = if within == 0 && out.len() >= self.elements {
+                let n = out.len() / self.elements * self.elements;
+                (self.run)(&bytes[..n / self.elements * self.size], &mut out[..n]);
+                n
+            } else {
+                let n = out.len().min(self.elements - within);
+                let mut whole = [0.0; blocks::LARGEST];
+                (self.run)(&bytes[..self.size], &mut whole[..self.elements]);
+                out[..n].copy_from_slice(&whole[within..within + n]);
+                n
+            };
+            at += n;
+            out = &mut out[n..];
+        }
+    }
+}
+
+impl fmt::Debug for Decoder<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Decoder").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<const N: usize, B: Block<N>>() -> (usize, usize) {
+        (N, size_of::<B>())
+    }
+
+    #[test]
+    fn blocks_have_the_sizes_of_the_table() {
+        for number in 0..64 {
+            let ggml = GgmlType(number);
+            let of_block: fn() -> (usize, usize) = with_block!(ggml, size, continue);
+            assert_eq!(of_block(), (ggml.block_elements(), ggml.block_bytes().unwrap()), "{ggml}");
+        }
+    }
+
+    #[test]
+    fn words_lie_within_their_block_and_apart() {
+        for number in 0..64 {
+            let Some(facts) = facts(GgmlType(number)) else { continue };
+            let mut end = 0;
+            for &(offset, width, count) in facts.words {
+                assert!(offset >= end, "{}", facts.name);
+                end = offset + width * count;
+            }
+            assert!(end <= facts.bytes, "{}", facts.name);
+        }
+    }
+}
