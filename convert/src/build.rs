@@ -457,7 +457,7 @@ fn helpers(source: &Checkpoint) -> HashSet<usize> {
 }
 
 /// Interleaved query and key rows of llama-architecture GGUF files, when they are to go under other names.
-fn rotary(source: &Checkpoint, tensor: &TensorInfo, style: Option<Style>) -> Option<Rotary> {
+pub(crate) fn rotary(source: &Checkpoint, tensor: &TensorInfo, style: Option<Style>) -> Option<Rotary> {
     let llama = matches!(source.format, Format::Gguf { .. }) && source.model.architecture == "llama";
     let query = tensor.name.ends_with(".attn_q.weight");
     if !llama || style == Some(Style::Gguf) || !(query || tensor.name.ends_with(".attn_k.weight")) {
