@@ -68,7 +68,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     };
     let bytes =
         a.tensors.iter().chain(&b.tensors).filter(|t| select(t)).filter_map(TensorInfo::byte_len).sum();
-    let progress = terminal::progress(bytes, 2);
+    let progress = terminal::progress(bytes, "comparing");
     let watch = |bytes: u64| {
         progress.done(bytes);
         true

@@ -135,7 +135,10 @@ pub fn records(paths: &[PathBuf], options: &LoadOptions) -> Result<Vec<Loaded>, 
     let found = expand(paths)?;
     let cache = options.cache.then(cache).flatten();
     let len = |path: &PathBuf| std::fs::metadata(path).map_or(0, |m| m.len());
-    let progress = terminal::progress(found.iter().flatten().map(len).sum(), found.len());
+    let progress = terminal::progress(
+        found.iter().flatten().map(len).sum(),
+        &format!("measuring {} checkpoints", found.len()),
+    );
     let loaded = found
         .into_par_iter()
         .map(|found| match found {

@@ -1,6 +1,7 @@
 //! `ckpt`: checkpoint forensics on the command line. This file maps subcommands to their modules, one file each.
 
 mod browse;
+mod convert;
 mod diff;
 mod filter;
 mod fold;
@@ -9,6 +10,7 @@ mod inspect;
 mod load;
 mod report;
 mod terminal;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -33,6 +35,8 @@ enum Command {
     Diff(diff::Args),
     Gate(gate::Args),
     Report(report::Args),
+    Convert(convert::Args),
+    Verify(verify::Args),
     /// Print a shell's completion script.
     Completions {
         /// The shell to complete for.
@@ -54,7 +58,24 @@ pub mod exit {
     pub const UNWRITABLE: u8 = 4;
 }
 
+/// Where another process cuts a mapped file short while it is read, the system ends this one with SIGBUS. This says
+/// why, with the exit code of a file that cannot be read.
+#[cfg(unix)]
+fn explain_lost_pages() {
+    const WHY: &[u8] =
+        b"error: a file became shorter while it was read; try again when nothing writes to it any more\n";
+    let explain = || {
+        // SAFETY: `WHY` is that many bytes, and write may be called in a signal handler.
+        unsafe { libc::write(libc::STDERR_FILENO, WHY.as_ptr().cast(), WHY.len()) };
+        signal_hook::low_level::exit(exit::UNREADABLE.into());
+    };
+    // SAFETY: the handler does nothing but write and _exit, which are async-signal-safe.
+    let _ = unsafe { signal_hook::low_level::register(signal_hook::consts::SIGBUS, explain) };
+}
+
 fn main() -> ExitCode {
+    #[cfg(unix)]
+    explain_lost_pages();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -70,6 +91,8 @@ fn main() -> ExitCode {
         Command::Diff(args) => diff::run(&args),
         Command::Gate(args) => gate::run(&args),
         Command::Report(args) => report::run(&args),
+        Command::Convert(args) => convert::run(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "ckpt", &mut script);

@@ -340,7 +340,7 @@ impl Checkpoint {
         &self,
         tensor: &'b TensorInfo,
         bytes: &'b [u8],
-    ) -> Result<Box<dyn Fn(usize) -> f64 + Sync + 'b>> {
+    ) -> Result<Box<dyn Fn(usize) -> f64 + Send + Sync + 'b>> {
         let dtype = tensor.dtype;
         let integer = move |i: usize| -> f64 {
             match dtype {
