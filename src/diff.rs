@@ -232,6 +232,7 @@ fn range(members: &[&TensorDiff], get: fn(&TensorDiff) -> Option<f64>, show: fn(
     match values.as_slice() {
         [] => "-".into(),
         _ if low == high => low,
+        _ if high.starts_with('<') => high,
         _ => format!("{}..{high}", low.trim_end_matches(" %")),
     }
 }

@@ -186,6 +186,8 @@ pub struct State {
     pub size: (u16, u16),
     pub colors: bool,
     unfolded: Option<HashSet<String>>,
+    /// Every module of the files shown so far.
+    seen_modules: HashSet<String>,
     toggled_values: HashSet<String>,
     selected: Option<String>,
     dirty: bool,
@@ -222,6 +224,7 @@ impl State {
             size,
             colors,
             unfolded: None,
+            seen_modules: HashSet::new(),
             toggled_values: HashSet::new(),
             selected: None,
             dirty: true,
@@ -312,8 +315,9 @@ impl State {
             for (i, tensor) in record.tensors.iter().enumerate() {
                 file.by_name.entry(without_state_dict(&tensor.name).to_string()).or_insert(i);
             }
-            if self.unfolded.is_none() {
+            if at == self.current && self.unfolded.is_none() {
                 self.unfolded = Some(tree::first_unfolded(record));
+                self.seen_modules = tree::all_modules(record);
             }
         }
         file.complete = complete;
@@ -707,6 +711,15 @@ impl State {
         self.current = file;
         self.file_list.at = file;
         self.dirty = true;
+        // Another network has other modules; those of the same one stay as the user left them.
+        let new = self.file().known().map(|r| (tree::first_unfolded(r), tree::all_modules(r)));
+        if let Some((first, all)) = new {
+            let unfolded = self.unfolded.get_or_insert_default();
+            if !self.seen_modules.is_superset(&all) {
+                unfolded.extend(first.into_iter().filter(|path| !self.seen_modules.contains(path)));
+                self.seen_modules.extend(all);
+            }
+        }
         if !self.files[file].complete {
             commands.push(Command::Measure(file));
         }
