@@ -73,7 +73,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         progress.done(bytes);
         true
     };
-    let options = Options { select: &select, tolerance: args.tolerance, ..Options::default() };
+    let options = Options { canonical: &canonical, select: &select, tolerance: args.tolerance };
     let mut found = diff(&a, &b, options, &watch).unwrap_or_default();
     progress.clear();
     if args.values_only {
@@ -93,6 +93,11 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     } else {
         exit::FINE
     })
+}
+
+/// What a tensor is called in any format, so that a checkpoint is matched with its copy in another one.
+pub fn canonical(name: &str) -> String {
+    ckpt_convert::names::canonical(name).into_owned()
 }
 
 fn json(diff: &Diff, all: bool) -> Result<String, Failure> {

@@ -243,6 +243,23 @@ fn names_of_another_format_are_matched_through_a_mapping() {
     assert!(diff(&a, &b, Options::default(), &|_| false).is_none(), "stopped");
 }
 
+/// A copy with the names of another format is matched with what it was made from.
+#[test]
+fn a_checkpoint_is_the_same_as_its_converted_copy() {
+    let folder = tempfile::tempdir().unwrap();
+    let original = "tests/fixtures/healthy-run/step-02000.pt";
+    let copy = folder.path().join("copy.safetensors");
+    let copy = copy.to_str().unwrap();
+    let convert = ckpt(&["convert", original, "--to", "safetensors", "--names", "hf", "-o", copy]);
+    assert!(convert.status.success(), "{}", String::from_utf8_lossy(&convert.stderr));
+    let (found, code) = json(&[original, copy, "--group", "weights", "--values-only", "--all"]);
+    assert_eq!(code, 0, "{found}");
+    let tensors = found["tensors"].as_array().unwrap();
+    assert_eq!(tensors.len(), 24);
+    let gate = tensors.iter().find(|t| t["name"] == "layers.0.mlp.gate_proj.weight").unwrap();
+    assert_eq!(gate["b"]["name"], "model.layers.0.mlp.gate_proj.weight");
+}
+
 #[test]
 fn damaged_and_missing_files_cost_exit_code_3() {
     let (found, code) = json(&["tests/fixtures/formats/truncated.pt", "tests/fixtures/formats/whole.pt"]);

@@ -65,7 +65,7 @@ pub enum Status {
 /// One tensor of either checkpoint.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TensorDiff {
-    /// The name both sides agree on: without the key of the state dict, as the mapping gives it.
+    /// Its name without the key of the state dict; where the two sides' differ, the name that the mapping gives both.
     pub name: String,
     /// How it differs.
     pub status: Status,
@@ -285,8 +285,13 @@ fn pairs<'t>(a: &'t Checkpoint, b: &'t Checkpoint, options: Options<'_>) -> Vec<
             partner[i] = Some(*at);
         }
     }
-    let matched = left.iter().zip(partner).map(|(t, at)| (short(t), Some(*t), at.map(|at| right[at])));
-    let alone = right.iter().zip(taken).filter(|(_, taken)| !taken).map(|(t, _)| (short(t), None, Some(*t)));
+    let own = |t: &TensorInfo| without_state_dict(&t.name).to_string();
+    let both = |a: &TensorInfo, b: &TensorInfo| if own(a) == own(b) { own(a) } else { short(a) };
+    let matched = left.iter().zip(partner).map(|(t, at)| match at.map(|at| right[at]) {
+        Some(other) => (both(t, other), Some(*t), Some(other)),
+        None => (own(t), Some(*t), None),
+    });
+    let alone = right.iter().zip(taken).filter(|(_, taken)| !taken).map(|(t, _)| (own(t), None, Some(*t)));
     matched.chain(alone).collect()
 }
 
@@ -586,8 +591,8 @@ fn codes(
     let (mut a, mut b) = (vec![0.0; block], vec![0.0; block]);
     for start in range.clone().step_by(block) {
         let n = block.min(range.end - start);
-        x.read(start, &mut a[..n]);
-        y.read(start, &mut b[..n]);
+        x.read_for_codes(start, &mut a[..n]);
+        y.read_for_codes(start, &mut b[..n]);
         for (i, (&a, &b)) in a[..n].iter().zip(&b[..n]).enumerate() {
             let (from, to) = (left.code(start + i, a), right.code(start + i, b));
             diff.silenced += u64::from(from != 0 && to == 0);

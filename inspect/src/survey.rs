@@ -118,7 +118,10 @@ fn survey_inner(checkpoint: &Checkpoint, tensor: &TensorInfo) -> Result<Survey> 
         let mut map = vec![Cell::default(); map_rows * map_cols];
         let (mut row, mut col) = (range.start / cols, range.start % cols);
         let mut line = cell_of(row, rows, map_rows) * map_cols;
-        blocks(&values, range, block, |i, x| {
+        // What the codes are told from, of the block that is visited.
+        let mut signs = vec![0.0; block];
+        let mut signs_from = usize::MAX;
+        blocks(&values, range.clone(), block, |i, x| {
             let place = col_cells.get(col).copied().unwrap_or_else(|| cell_of(col, cols, map_cols));
             let cell = &mut map[line + place];
             cell.count += 1;
@@ -132,7 +135,12 @@ fn survey_inner(checkpoint: &Checkpoint, tensor: &TensorInfo) -> Result<Survey> 
                 cell.abs += x.abs();
             }
             if let Some(codes) = &codes {
-                let code = codes.code(i, x);
+                let start = i - (i - range.start) % block;
+                if start != signs_from {
+                    values.read_for_codes(start, &mut signs[..block.min(range.end - start)]);
+                    signs_from = start;
+                }
+                let code = codes.code(i, signs[i - start]);
                 cell.neg += u64::from(code < 0);
                 cell.pos += u64::from(code > 0);
             }

@@ -19,6 +19,8 @@ pub(crate) struct Values<'a> {
     /// Elements per block of the encoding.
     granule: usize,
     read: Box<Read<'a>>,
+    /// For packed matrices with one scale: the codes, whatever the scale.
+    codes: Option<Box<Read<'a>>>,
 }
 
 /// Fills a slice with the elements from an index on.
@@ -35,19 +37,21 @@ impl<'a> Values<'a> {
         }
         let len = usize::try_from(tensor.numel())
             .map_err(|_| Error::unsupported("more elements than this machine can address"))?;
-        let mut values = Values { len, granule: 1, read: Box::new(|_, _| ()) };
+        let mut values = Values { len, granule: 1, read: Box::new(|_, _| ()), codes: None };
         match tensor.dtype {
             DType::Ternary(packing) => {
                 ternary::check_codes(bytes)?;
                 let factor = f64::from(tensor.scale.unwrap_or(1.0));
-                values.read = Box::new(move |start, out| {
+                let decode = move |start: usize, out: &mut [f64], factor: f64| {
                     let mut codes = [0i8; 1024];
                     for (i, part) in out.chunks_mut(codes.len()).enumerate() {
                         let codes = &mut codes[..part.len()];
                         ternary::decode(packing, bytes, &tensor.shape, start + i * 1024, codes);
                         part.iter_mut().zip(codes).for_each(|(slot, c)| *slot = f64::from(*c) * factor);
                     }
-                });
+                };
+                values.read = Box::new(move |start, out| decode(start, out, factor));
+                values.codes = Some(Box::new(move |start, out| decode(start, out, 1.0)));
             }
             DType::Ggml(ggml) => {
                 let decoder = ggml.decoder(bytes, len)?;
@@ -63,6 +67,9 @@ impl<'a> Values<'a> {
                 values.read = Box::new(move |start, out| {
                     out.iter_mut().zip(start..).for_each(|(slot, i)| *slot = real(i));
                 });
+            }
+            dtype if dtype.is_sub_byte() => {
+                return Err(Error::unsupported(format!("{dtype} elements are named and not decoded")));
             }
             dtype => {
                 let (real, parts) = match dtype {
@@ -84,6 +91,12 @@ impl<'a> Values<'a> {
     /// unless it reaches the end.
     pub fn read(&self, start: usize, out: &mut [f64]) {
         (self.read)(start, out);
+    }
+
+    /// Reads what [`Codes`] are told from: the elements, or for packed matrices the codes themselves, which a scale
+    /// that is not positive would hide.
+    pub fn read_for_codes(&self, start: usize, out: &mut [f64]) {
+        self.codes.as_ref().unwrap_or(&self.read)(start, out);
     }
 
     /// Elements per block to read at once, for tensors of these encodings.

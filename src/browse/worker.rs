@@ -232,7 +232,8 @@ impl Workers {
             return Ok(Some(Found::Tensors(diff_tensors((&in_a, x), (&in_b, y), 0.0))));
         }
         let watch = |_| !self.cancelled.load(Ordering::Relaxed);
-        Ok(diff::diff(&in_a, &in_b, diff::Options::default(), &watch).map(Found::Files))
+        let options = diff::Options { canonical: &crate::diff::canonical, ..diff::Options::default() };
+        Ok(diff::diff(&in_a, &in_b, options, &watch).map(Found::Files))
     }
 }
 
