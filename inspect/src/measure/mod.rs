@@ -17,6 +17,8 @@ use crate::DType;
 use crate::record::{Histogram, Stats, Ternary};
 use kernel::Line;
 
+pub use ternary::{absmean_scale, zero_line};
+
 /// Elements per block: 16 kB of f32.
 pub(crate) const BLOCK: usize = 4096;
 /// Elements per unit of parallel work, at least.

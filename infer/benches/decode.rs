@@ -1,0 +1,2 @@
+//! Decode and prefill speed.
+fn main() {}
