@@ -1,2 +1,178 @@
-//! Decode and prefill speed.
-fn main() {}
+//! Speed of a student model of 100 M random parameters, with int8 tables: loading, decoding and prefill over threads,
+//! beside the machine's limit. Each decoded token reads every weight once, so the limit is the read bandwidth over
+//! the bytes of weights; it is measured on as many bytes, read over and over by as many threads.
+//!
+//! `cargo bench -p ckpt-infer --bench decode`
+
+use std::borrow::Cow;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use ckpt_infer::{
+    Cache, Kernel, KvType, LoadOptions, Logits, Model, Pool, Runner, Sequence, TableType, WhenFull,
+};
+
+const VOCAB: usize = 32_000;
+const HIDDEN: usize = 768;
+const LAYERS: usize = 12;
+const MLP: usize = 2048;
+const HEAD_DIM: usize = 64;
+const HEADS: usize = 12;
+const KV_HEADS: usize = 4;
+
+const PROMPT: usize = 512;
+const DECODED: usize = 128;
+const REPEATS: usize = 7;
+
+/// A tensor of normal-like random numbers, made when it is written.
+struct Random(Vec<usize>);
+
+impl safetensors::View for Random {
+    fn dtype(&self) -> safetensors::Dtype {
+        safetensors::Dtype::F32
+    }
+    fn shape(&self) -> &[usize] {
+        &self.0
+    }
+    fn data(&self) -> Cow<'_, [u8]> {
+        let mut state = self.data_len() as u64 | 1;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            // The sum of four 16-bit uniforms, about 0, with standard deviation 0.02; norms are about 1.
+            let sum: u64 = (0..4).map(|i| state >> (16 * i) & 0xffff).sum();
+            let x = (sum as f32 - 131_070.0) / 37_837.0 * 0.02;
+            if self.0.len() == 1 { 1.0 + x } else { x }
+        };
+        Cow::Owned((0..self.data_len() / 4).flat_map(|_| next().to_le_bytes()).collect())
+    }
+    fn data_len(&self) -> usize {
+        4 * self.0.iter().product::<usize>()
+    }
+}
+
+fn write_model(path: &Path) {
+    let mut tensors = vec![
+        ("embed_tokens.weight".to_string(), Random(vec![VOCAB, HIDDEN])),
+        ("norm.weight".to_string(), Random(vec![HIDDEN])),
+    ];
+    for layer in 0..LAYERS {
+        for (name, shape) in [
+            ("input_layernorm", vec![HIDDEN]),
+            ("self_attn.q_proj", vec![HEADS * HEAD_DIM, HIDDEN]),
+            ("self_attn.k_proj", vec![KV_HEADS * HEAD_DIM, HIDDEN]),
+            ("self_attn.v_proj", vec![KV_HEADS * HEAD_DIM, HIDDEN]),
+            ("self_attn.o_proj", vec![HIDDEN, HEADS * HEAD_DIM]),
+            ("self_attn.q_norm", vec![HEAD_DIM]),
+            ("self_attn.k_norm", vec![HEAD_DIM]),
+            ("post_attention_layernorm", vec![HIDDEN]),
+            ("mlp.gate_proj", vec![MLP, HIDDEN]),
+            ("mlp.up_proj", vec![MLP, HIDDEN]),
+            ("mlp.down_proj", vec![HIDDEN, MLP]),
+        ] {
+            tensors.push((format!("layers.{layer}.{name}.weight"), Random(shape)));
+        }
+    }
+    safetensors::serialize_to_file(tensors, None, path).expect("room for 400 MB");
+}
+
+fn median(mut times: Vec<Duration>) -> f64 {
+    times.sort();
+    times[times.len() / 2].as_secs_f64()
+}
+
+/// Bytes a second when `threads` threads read `bytes` bytes over and over.
+fn bandwidth(threads: usize, bytes: usize) -> f64 {
+    let memory: Vec<u64> = (0..bytes as u64 / 8).collect();
+    let passes = (1 << 30) / bytes + 1;
+    let read = || {
+        let start = Instant::now();
+        std::thread::scope(|scope| {
+            for part in memory.chunks(memory.len().div_ceil(threads)) {
+                scope.spawn(move || {
+                    for _ in 0..passes {
+                        let sum = std::hint::black_box(part).iter().fold(0u64, |sum, x| sum.wrapping_add(*x));
+                        std::hint::black_box(sum);
+                    }
+                });
+            }
+        });
+        start.elapsed()
+    };
+    (bytes * passes) as f64 / median((0..REPEATS).map(|_| read()).collect())
+}
+
+struct Speed {
+    load: f64,
+    prefill: f64,
+    decode: f64,
+    bytes_per_token: usize,
+}
+
+fn measure(path: &Path, threads: usize, tables: TableType, kernel: Kernel) -> Speed {
+    let pool = Pool::new(threads);
+    let options = LoadOptions { tables: Some(tables), kernel: Some(kernel), ..LoadOptions::default() };
+    let load = || {
+        let start = Instant::now();
+        let model = Model::open(path, &options, &pool).expect("the model just written");
+        (start.elapsed(), model)
+    };
+    let load_time = median((0..REPEATS).map(|_| load().0).collect());
+    let model = load().1;
+    let mut runner = Runner::new(&model, &pool);
+    let prompt: Vec<u32> = (0..PROMPT as u32).map(|i| i * 7919 % VOCAB as u32).collect();
+    let (mut prefill, mut decode) = (Vec::new(), Vec::new());
+    for _ in 0..REPEATS {
+        let mut cache = Cache::new(model.config(), KvType::F32, WhenFull::Stop);
+        let start = Instant::now();
+        runner.forward(&mut [Sequence { ids: &prompt, cache: &mut cache, logits: Logits::Last }]).expect("room");
+        prefill.push(start.elapsed());
+        let mut cache = Cache::new(model.config(), KvType::F32, WhenFull::Stop);
+        let start = Instant::now();
+        for i in 0..DECODED as u32 {
+            let sequence = Sequence { ids: &[i * 31], cache: &mut cache, logits: Logits::Last };
+            runner.forward(&mut [sequence]).expect("room");
+        }
+        decode.push(start.elapsed());
+    }
+    Speed {
+        load: load_time,
+        prefill: PROMPT as f64 / median(prefill),
+        decode: DECODED as f64 / median(decode),
+        bytes_per_token: model.bytes_per_token(),
+    }
+}
+
+fn main() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("model.safetensors");
+    write_model(&path);
+    println!("| kernel | tables | threads | load ms | prefill tokens/s | decode tokens/s | limit tokens/s | share |");
+    println!("| --- | --- | --: | --: | --: | --: | --: | --: |");
+    let most = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut threads: Vec<usize> = std::iter::successors(Some(1), |n| Some(n * 2)).take_while(|n| *n < most).collect();
+    threads.push(most);
+    for (nth, kernel) in Kernel::available().into_iter().enumerate() {
+        if kernel.name() == "portable" {
+            continue;
+        }
+        for tables in [TableType::Int8, TableType::F32] {
+            if nth > 0 && tables == TableType::F32 {
+                continue;
+            }
+            for &threads in &threads {
+                let speed = measure(&path, threads, tables, kernel);
+                let limit = bandwidth(threads, speed.bytes_per_token) / speed.bytes_per_token as f64;
+                println!(
+                    "| {} | {tables:?} | {threads} | {:.0} | {:.0} | {:.0} | {limit:.0} | {:.2} |",
+                    kernel.name(),
+                    1e3 * speed.load,
+                    speed.prefill,
+                    speed.decode,
+                    speed.decode / limit
+                );
+            }
+        }
+    }
+}
