@@ -167,7 +167,7 @@ impl<'a> Loader<'a> {
             TableType::F16 => Matrix::F16(Dense::new(self.pool, shape, |i, out| {
                 out.iter_mut().zip(row(i)).for_each(|(out, &x)| *out = Element::of(x));
             })),
-            TableType::Int8 => Matrix::Int8(Bytes::quantize(self.pool, shape, |i, out| out.copy_from_slice(row(i)))),
+            TableType::Int8 => Matrix::Int8(Bytes::quantize(self.kernel, self.pool, shape, |i, out| out.copy_from_slice(row(i)))),
         })
     }
 

@@ -232,7 +232,11 @@ unsafe fn ternary_many<const M: usize>(tile: &[Block], x: [*const i8; M]) -> [[i
             }
         }
     }
-    sums.map(|sum| lanes(sum))
+    let mut out = [[0; LANES]; M];
+    for m in 0..M {
+        out[m] = lanes(sums[m]);
+    }
+    out
 }
 
 /// # Safety
@@ -263,5 +267,9 @@ unsafe fn bytes<const M: usize>(tile: &[Block], x: [*const u8; M]) -> [[i32; LAN
             }
         }
     }
-    std::array::from_fn(|m| lanes(_mm512_add_epi32(even[m], odd[m])))
+    let mut out = [[0; LANES]; M];
+    for m in 0..M {
+        out[m] = lanes(_mm512_add_epi32(even[m], odd[m]));
+    }
+    out
 }

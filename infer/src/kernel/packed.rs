@@ -5,6 +5,8 @@
 //! added across lanes, and the activations of a block are broadcast. Columns beyond the last meet activations of
 //! zero, rows beyond the last are not written.
 
+use std::sync::{Mutex, PoisonError};
+
 use half::{bf16, f16};
 
 use super::float::{Element, abs_max, vectors, vectors_mut};
@@ -112,10 +114,16 @@ impl Activation {
             self.low.resize(self.x.len());
             self.int16_scale = largest / 32767.0;
             let inverse = if largest > 0.0 { 32767.0 / largest } else { 0.0 };
-            for ((&x, high), low) in self.x.iter().zip(self.high.iter_mut()).zip(self.low.iter_mut()) {
-                let q = (x * inverse).round_ties_even().clamp(-32767.0, 32767.0) as i32;
-                *high = ((q >> 8) + 128) as u8;
-                *low = q as u8;
+            let inverse = s.splat(inverse);
+            let ends = vectors_mut(&mut self.high).iter_mut().zip(vectors_mut(&mut self.low));
+            for (x, (high, low)) in vectors(&self.x).iter().zip(ends) {
+                let mut rounded = [0.0; LANES];
+                s.store(s.round(s.mul(s.load(x), inverse)), &mut rounded);
+                for i in 0..LANES {
+                    let q = rounded[i] as i32;
+                    high[i] = ((q >> 8) + 128) as u8;
+                    low[i] = q as u8;
+                }
             }
         }
     }
@@ -220,37 +228,57 @@ impl Work for PackRow<'_> {
 
 impl Bytes {
     /// Rounds each row to int8 with scale max|w| / 127. `row(i, out)` gives row i.
-    pub fn quantize(pool: &Pool, (rows, cols): (usize, usize), row: impl Fn(usize, &mut [f32]) + Sync) -> Self {
+    pub fn quantize(
+        kernel: Kernel,
+        pool: &Pool,
+        (rows, cols): (usize, usize),
+        row: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> Self {
         let tile_blocks = cols.div_ceil(4);
         let tiles = rows.div_ceil(LANES);
         let mut blocks = zeroed_blocks(tiles * tile_blocks);
-        let mut of_rows = vec![(0.0f32, 0i32); tiles * LANES];
-        // Each task writes one tile's blocks; scales and sums come back by value.
-        let parts: Vec<std::sync::Mutex<[(f32, i32); LANES]>> =
-            (0..tiles).map(|_| std::sync::Mutex::new([(0.0, 0); LANES])).collect();
+        // Blocks are written in place, a tile a task; scales and sums come back by value.
+        let of_tiles: Vec<Mutex<[(f32, i32); LANES]>> = (0..tiles).map(|_| Mutex::default()).collect();
         pool.blocks(&mut blocks, tile_blocks, &cuts(0..tiles, 1), &[0, tile_blocks], |tile, _, mut out| {
-            let mut values = vec![0.0; cols];
+            let mut values = vec![0.0; cols.next_multiple_of(LANES)];
             let mut of_tile = [(0.0, 0); LANES];
             for (lane, of_row) in of_tile.iter_mut().enumerate().take(rows - tile * LANES) {
-                row(tile * LANES + lane, &mut values);
-                let largest = values.iter().fold(0.0f32, |a, b| a.max(b.abs()));
-                let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-                of_row.0 = largest / 127.0;
-                for (values, block) in values.chunks(4).zip(out.row(0)) {
-                    for (w, byte) in values.iter().zip(&mut block.0[4 * lane..]) {
-                        let q = (w * inverse).round_ties_even().clamp(-127.0, 127.0) as i8;
-                        of_row.1 += i32::from(q);
-                        *byte = q as u8;
-                    }
-                }
+                row(tile * LANES + lane, &mut values[..cols]);
+                *of_row = kernel.run(QuantizeRow { row: &values, lane, tile: out.row(0) });
             }
-            *parts[tile].lock().unwrap_or_else(std::sync::PoisonError::into_inner) = of_tile;
+            *of_tiles[tile].lock().unwrap_or_else(PoisonError::into_inner) = of_tile;
         });
-        for (of_tile, part) in of_rows.chunks_mut(LANES).zip(parts) {
-            of_tile.copy_from_slice(&part.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner));
-        }
-        let (scales, sums) = of_rows.into_iter().unzip();
+        let of_rows = of_tiles.into_iter().flat_map(|t| t.into_inner().unwrap_or_else(PoisonError::into_inner));
+        let (scales, sums) = of_rows.unzip();
         Bytes { blocks, scales, sums, rows, cols }
+    }
+}
+
+/// Writes one row's bytes into its lane of a tile; returns the row's scale and the sum of its bytes.
+struct QuantizeRow<'a> {
+    /// Padded with zeros.
+    row: &'a [f32],
+    lane: usize,
+    tile: &'a mut [Block],
+}
+
+impl Work for QuantizeRow<'_> {
+    type Output = (f32, i32);
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> (f32, i32) {
+        let largest = abs_max(s, self.row);
+        let inverse = s.splat(if largest > 0.0 { 127.0 / largest } else { 0.0 });
+        let (least, most) = (s.splat(-127.0), s.splat(127.0));
+        let mut sum = 0;
+        for (w, blocks) in vectors(self.row).iter().zip(self.tile.chunks_mut(4)) {
+            let mut bytes = [0; LANES];
+            s.store_i8(s.max(s.min(s.mul(s.load(w), inverse), most), least), &mut bytes);
+            for (four, block) in bytes.as_chunks::<4>().0.iter().zip(blocks) {
+                block.0[4 * self.lane..][..4].copy_from_slice(&four.map(|b| b as u8));
+                sum += four.iter().map(|&b| i32::from(b)).sum::<i32>();
+            }
+        }
+        (largest / 127.0, sum)
     }
 }
 
@@ -794,7 +822,7 @@ mod tests {
                 Matrix::BF16(Dense::new(&pool, shape, |r, out| {
                     out.iter_mut().zip(row(r)).for_each(|(out, &x)| *out = bf16::of(x));
                 })),
-                Matrix::Int8(Bytes::quantize(&pool, shape, |r, out| out.copy_from_slice(row(r)))),
+                Matrix::Int8(Bytes::quantize(Kernel::best(), &pool, shape, |r, out| out.copy_from_slice(row(r)))),
             ];
             for (matrix, step) in matrices.iter().zip([0.0, 5e-4, 4e-3, 4e-3]) {
                 let mut stored = vec![0.0; cols];
