@@ -1,8 +1,10 @@
 //! `ckpt`: checkpoint forensics on the command line. This file maps subcommands to their modules, one file each.
 
 mod gate;
+mod infer;
 mod inspect;
 mod load;
+mod model;
 mod report;
 mod terminal;
 
@@ -27,6 +29,7 @@ enum Command {
     Inspect(inspect::Args),
     Gate(gate::Args),
     Report(report::Args),
+    Infer(infer::Args),
     /// Print a shell's completion script.
     Completions {
         /// The shell to complete for.
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(&args),
         Command::Gate(args) => gate::run(&args),
         Command::Report(args) => report::run(&args),
+        Command::Infer(args) => infer::run(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "ckpt", &mut std::io::stdout());
             Ok(exit::FINE)
@@ -73,6 +77,19 @@ fn main() -> ExitCode {
             terminal::error(&failure.message);
             failure.code.into()
         }
+    }
+}
+
+impl From<ckpt_infer::Error> for Failure {
+    fn from(error: ckpt_infer::Error) -> Self {
+        use ckpt_infer::Error;
+        let code = match error {
+            Error::Checkpoint(error) => return error.into(),
+            Error::Unsupported { .. } | Error::Inconsistent { .. } | Error::PromptCache { .. } => exit::UNREADABLE,
+            Error::Token { .. } | Error::ContextFull { .. } | Error::Usage(_) => exit::USAGE,
+            Error::Write { .. } => exit::UNWRITABLE,
+        };
+        Failure { message: error.to_string(), code }
     }
 }
 

@@ -24,6 +24,7 @@ compile_error!("weights are copied as the little-endian elements that checkpoint
 mod attention;
 mod cache;
 mod config;
+mod dump;
 mod error;
 mod generate;
 mod kernel;
@@ -36,6 +37,7 @@ mod sample;
 
 pub use cache::{Cache, KvType, WhenFull};
 pub use config::{Config, RopePairing, RopeScaling, Settings};
+pub use dump::logits_file;
 pub use error::{Error, Result};
 pub use generate::{Generator, Outcome, Reason, Stop, Token};
 pub use kernel::Kernel;
