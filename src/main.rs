@@ -6,8 +6,10 @@ mod diff;
 mod filter;
 mod fold;
 mod gate;
+mod infer;
 mod inspect;
 mod load;
+mod model;
 mod report;
 mod terminal;
 mod verify;
@@ -37,6 +39,7 @@ enum Command {
     Report(report::Args),
     Convert(convert::Args),
     Verify(verify::Args),
+    Infer(infer::Args),
     /// Print a shell's completion script.
     Completions {
         /// The shell to complete for.
@@ -93,6 +96,7 @@ fn main() -> ExitCode {
         Command::Report(args) => report::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Infer(args) => infer::run(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "ckpt", &mut script);
@@ -105,6 +109,21 @@ fn main() -> ExitCode {
             terminal::error(&failure.message);
             failure.code.into()
         }
+    }
+}
+
+impl From<ckpt_infer::Error> for Failure {
+    fn from(error: ckpt_infer::Error) -> Self {
+        use ckpt_infer::Error;
+        let code = match error {
+            Error::Checkpoint(error) => return error.into(),
+            Error::Unsupported { .. } | Error::Inconsistent { .. } | Error::PromptCache { .. } => {
+                exit::UNREADABLE
+            }
+            Error::Token { .. } | Error::ContextFull { .. } | Error::Usage(_) => exit::USAGE,
+            Error::Write { .. } => exit::UNWRITABLE,
+        };
+        Failure { message: error.to_string(), code }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::checkpoint::Checkpoint;
 use crate::measure::{Elements, Plan, TernaryRule, measure};
 use crate::record::{CheckpointRecord, Stats, TensorRecord, Ternary};
 use crate::storage::Place;
-use crate::tensor::{Quantizer, TensorInfo};
+use crate::tensor::{Quantizer, Sparse, TensorInfo};
 use crate::{DType, Error, Result, metadata, ternary};
 
 /// What a record is to contain beyond the header's facts.
@@ -215,6 +215,11 @@ impl Checkpoint {
         };
         let plan = Plan { cols, ternary: rule, histogram };
         if let Some(sparse) = &tensor.sparse {
+            if sparse.layout.ends_with("sparse_coo") && self.lists_twice(tensor, sparse)? {
+                return Err(Error::unsupported(
+                    "elements listed more than once, which are to be added up first",
+                ));
+            }
             let (mut stats, _) = self.measure_inner(&sparse.values, histogram)?;
             add_zeros(&mut stats, tensor.numel().saturating_sub(sparse.values.numel()));
             return Ok((stats, None));
@@ -377,6 +382,26 @@ impl Checkpoint {
                 }))
             }
         }
+    }
+
+    /// Whether a COO tensor lists an element more than once (it is not coalesced). Takes eight bytes per listed
+    /// element, as its indices do.
+    fn lists_twice(&self, tensor: &TensorInfo, sparse: &Sparse) -> Result<bool> {
+        let Some(indices) = sparse.indices.first() else { return Ok(false) };
+        let indices = self.view::<i64>(indices)?;
+        let &[dims, listed] = indices.shape() else {
+            return Err(Error::damaged("its indices are no matrix"));
+        };
+        let sizes =
+            tensor.shape.get(..dims).ok_or_else(|| Error::damaged("it has more indices than dimensions"))?;
+        let mut places = vec![0i64; listed];
+        for (row, &size) in indices.outer_iter().zip(sizes) {
+            for (place, &index) in places.iter_mut().zip(row) {
+                *place = place.wrapping_mul(size as i64).wrapping_add(index);
+            }
+        }
+        places.sort_unstable();
+        Ok(places.windows(2).any(|pair| pair[0] == pair[1]))
     }
 
     fn small_f64(&self, tensor: &TensorInfo) -> Result<Vec<f64>> {

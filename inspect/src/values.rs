@@ -4,7 +4,7 @@
 use rayon::prelude::*;
 
 use crate::checkpoint::Checkpoint;
-use crate::measure::{BLOCK, read_f64, scale, zero_line};
+use crate::measure::{BLOCK, absmean_scale, read_f64, zero_line};
 use crate::tensor::TensorInfo;
 use crate::{DType, Error, Result, ternary};
 
@@ -149,7 +149,7 @@ impl Codes {
         }
         let student = checkpoint.model.student.as_ref();
         let eps = student.map_or(USUAL_EPS, |s| s.quantization_eps);
-        let line = |sum: f64, n: u64| zero_line(scale(if n > 0 { sum / n as f64 } else { 0.0 }, eps));
+        let line = |sum: f64, n: u64| zero_line(absmean_scale(if n > 0 { sum / n as f64 } else { 0.0 }, eps));
         let cols: usize = tensor.shape.get(1..).unwrap_or(&[]).iter().product();
         if !student.is_some_and(|s| s.bitlinear_per_channel) || cols == 0 {
             return Codes::Line(line(abs.0, abs.1));

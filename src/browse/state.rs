@@ -310,14 +310,15 @@ impl State {
     }
 
     fn opened(&mut self, at: usize, record: Result<Box<CheckpointRecord>, String>, complete: bool) {
+        if let Ok(record) = record.as_ref()
+            && at == self.current
+        {
+            self.unfold_new(tree::first_unfolded(record), tree::all_modules(record));
+        }
         let file = &mut self.files[at];
         if let Ok(record) = &record {
             for (i, tensor) in record.tensors.iter().enumerate() {
                 file.by_name.entry(without_state_dict(&tensor.name).to_string()).or_insert(i);
-            }
-            if at == self.current && self.unfolded.is_none() {
-                self.unfolded = Some(tree::first_unfolded(record));
-                self.seen_modules = tree::all_modules(record);
             }
         }
         file.complete = complete;
@@ -704,6 +705,13 @@ impl State {
         self.show(next, commands);
     }
 
+    /// Another network has other modules; those of the same one stay as the user left them.
+    fn unfold_new(&mut self, first: HashSet<String>, all: HashSet<String>) {
+        let unfolded = self.unfolded.get_or_insert_default();
+        unfolded.extend(first.into_iter().filter(|path| !self.seen_modules.contains(path)));
+        self.seen_modules.extend(all);
+    }
+
     fn show(&mut self, file: usize, commands: &mut Vec<Command>) {
         if file == self.current {
             return;
@@ -711,14 +719,9 @@ impl State {
         self.current = file;
         self.file_list.at = file;
         self.dirty = true;
-        // Another network has other modules; those of the same one stay as the user left them.
         let new = self.file().known().map(|r| (tree::first_unfolded(r), tree::all_modules(r)));
         if let Some((first, all)) = new {
-            let unfolded = self.unfolded.get_or_insert_default();
-            if !self.seen_modules.is_superset(&all) {
-                unfolded.extend(first.into_iter().filter(|path| !self.seen_modules.contains(path)));
-                self.seen_modules.extend(all);
-            }
+            self.unfold_new(first, all);
         }
         if !self.files[file].complete {
             commands.push(Command::Measure(file));

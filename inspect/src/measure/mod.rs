@@ -18,7 +18,7 @@ use rayon::prelude::*;
 use crate::DType;
 use crate::record::{Histogram, Stats, Ternary};
 use kernel::{Line, Octaves, Sums};
-pub(crate) use ternary::{scale, zero_line};
+pub use ternary::{absmean_scale, zero_line};
 
 /// Elements per block that is decoded before it is looked at: 16 kB of f32.
 pub(crate) const BLOCK: usize = 4096;
