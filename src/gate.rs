@@ -9,7 +9,7 @@ use ckpt_reports::gate::{self, Checked, Finding, Outcome, Severity, Status};
 use ckpt_reports::policy::{Pattern, check_factor, check_share};
 use ckpt_reports::{Policy, github, junit, sarif};
 
-use crate::load::{LoadOptions, expand, records};
+use crate::load::{LoadArgs, LoadOptions, records};
 use crate::{Failure, exit, terminal};
 
 /// Refuse checkpoints that are not good enough: for CI, pre-commit hooks and scripts.
@@ -23,9 +23,6 @@ pub struct Args {
     /// Files, folders or glob patterns.
     #[arg(required = true)]
     paths: Vec<PathBuf>,
-    /// The policy file [default: ./ckpt.toml, if there is one].
-    #[arg(long, value_name = "FILE")]
-    policy: Option<PathBuf>,
     /// The worst verdict that a tensor may have.
     #[arg(long, value_name = "VERDICT")]
     allow: Option<Allow>,
@@ -57,9 +54,6 @@ pub struct Args {
     /// cache.
     #[arg(long)]
     no_checksum: bool,
-    /// Measure again even when the file has not changed.
-    #[arg(long)]
-    no_cache: bool,
     /// Output format.
     #[arg(long, default_value = "human")]
     format: Format,
@@ -72,6 +66,8 @@ pub struct Args {
     /// Replace output files that exist.
     #[arg(long)]
     force: bool,
+    #[command(flatten)]
+    load: LoadArgs,
 }
 
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
@@ -120,12 +116,9 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         .collect();
     writable(&outputs, args.force)?;
     let policy = policy(args)?;
-    let options = LoadOptions {
-        describe: Options { histogram: false, ..Options::default() },
-        checksum: !args.no_checksum,
-        cache: !args.no_cache,
-        thresholds: policy.thresholds,
-    };
+    let describe = Options { histogram: false, ..Options::default() };
+    let options = args.load.options(describe, policy.thresholds);
+    let options = LoadOptions { checksum: !args.no_checksum, ..options };
     let mut checked = Vec::new();
     let baseline = args.baseline.as_deref().map(|path| baseline(path, &options)).transpose()?;
     let baseline = match baseline {
@@ -136,23 +129,11 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         }
         None => None,
     };
-    let mut files = Vec::new();
-    for path in &args.paths {
-        match expand(std::slice::from_ref(path)) {
-            Ok(found) => files.extend(found),
-            Err(failure) if failure.code == exit::UNREADABLE => {
-                checked.push(gate::unreadable(path.display().to_string(), &failure.message));
-            }
-            Err(failure) => return Err(failure),
-        }
-    }
-    if !files.is_empty() {
-        for (path, record) in records(&files, &options)? {
-            checked.push(match record {
-                Ok(record) => gate::check(&record, &policy, baseline.as_ref()),
-                Err(error) => gate::unreadable(path.display().to_string(), &reason(error, &path)),
-            });
-        }
+    for (path, record) in records(&args.paths, &options)? {
+        checked.push(match record {
+            Ok(record) => gate::check(&record, &policy, baseline.as_ref()),
+            Err(error) => gate::unreadable(path.display().to_string(), &reason(error, &path)),
+        });
     }
     let outcome = Outcome::new(policy, baseline.map(|b| b.path), checked);
     if args.output.is_none() {
@@ -182,46 +163,14 @@ fn writable(outputs: &[(Format, &Path)], force: bool) -> Result<(), Failure> {
         if !seen.insert(file) {
             return Err(Failure::usage(format!("{}: two reports cannot be the same file", file.display())));
         }
-        if file.exists() && !force {
-            return Err(Failure::exists(file));
-        }
+        terminal::may_write(file, force)?;
     }
     Ok(())
 }
 
-/// A policy file of this size is not one.
-const MAX_POLICY: u64 = 1 << 20;
-
 /// The policy of the file, with the options over it.
 fn policy(args: &Args) -> Result<Policy, Failure> {
-    let default = Path::new("ckpt.toml");
-    let file = match &args.policy {
-        Some(file) => Some(file.as_path()),
-        None => Some(default).filter(|file| file.is_file()),
-    };
-    let mut policy = match file {
-        None => Policy::default(),
-        Some(file) => {
-            let cannot = |what: String| {
-                let lines: Vec<String> = what.lines().map(terminal::escape).collect();
-                Failure::usage(format!(
-                    "{}: {}",
-                    terminal::escape(&file.display().to_string()),
-                    lines.join("\n")
-                ))
-            };
-            let len = std::fs::metadata(file).map_err(|e| cannot(e.to_string()))?.len();
-            if len > MAX_POLICY {
-                return Err(cannot(format!("{} is too large for a policy", terminal::bytes(len))));
-            }
-            let text = std::fs::read_to_string(file).map_err(|e| cannot(e.to_string()))?;
-            let policy = Policy::from_toml(&text).map_err(|e| cannot(e.to_string()))?;
-            if args.policy.is_none() {
-                terminal::note("policy from ckpt.toml");
-            }
-            policy
-        }
-    };
+    let mut policy = args.load.policy()?;
     let allow = args.allow.map(|allow| match allow {
         Allow::Healthy => Verdict::Healthy,
         Allow::Weak => Verdict::Weak,
@@ -245,21 +194,17 @@ fn policy(args: &Args) -> Result<Policy, Failure> {
 fn baseline(path: &Path, options: &LoadOptions) -> Result<Result<CheckpointRecord, Checked>, Failure> {
     let broken =
         |why: &str| Ok(Err(gate::unreadable(path.display().to_string(), &format!("as the baseline: {why}"))));
-    let found = match expand(&[path.to_path_buf()]) {
-        Ok(found) => found,
-        Err(failure) if failure.code == exit::UNREADABLE => return broken(&failure.message),
-        Err(failure) => return Err(failure),
-    };
-    let [one] = found.as_slice() else {
-        let message = format!("--baseline {}: {} checkpoints; name one", path.display(), found.len());
+    let mut loaded = records(&[path.to_path_buf()], options)?;
+    if loaded.len() != 1 {
+        let message = format!("--baseline {}: {} checkpoints; name one", path.display(), loaded.len());
         return Err(Failure::usage(message));
-    };
-    match records(std::slice::from_ref(one), options)?.pop() {
+    }
+    match loaded.pop() {
         Some((_, Ok(record))) if record.damaged => {
             broken("it is damaged, so nothing can be compared with it")
         }
         Some((_, Ok(record))) => Ok(Ok(record)),
-        Some((_, Err(error))) => broken(&reason(error, one)),
+        Some((one, Err(error))) => broken(&reason(error, &one)),
         None => broken("no checkpoint"),
     }
 }

@@ -184,7 +184,11 @@ fn summary(prompt: usize, prefill: Duration, outcome: &Outcome) -> String {
     let mut line = format!("prompt {prompt} tokens, {:.0} tokens/s", rate(prompt, prefill));
     if outcome.ids.len() > 1 {
         // The first token came with the prompt.
-        line += &format!("; generated {}, {:.0} tokens/s", outcome.ids.len(), rate(outcome.ids.len() - 1, outcome.decode));
+        line += &format!(
+            "; generated {}, {:.0} tokens/s",
+            outcome.ids.len(),
+            rate(outcome.ids.len() - 1, outcome.decode)
+        );
     }
     if outcome.reason == Reason::ContextFull {
         line += "; the context is full (--slide goes on)";

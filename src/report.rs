@@ -3,10 +3,11 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
+use ckpt_inspect::Options;
 use ckpt_inspect::run::Run;
 use ckpt_reports::{Report, headline};
 
-use crate::load::{LoadOptions, records};
+use crate::load::{LoadArgs, records};
 use crate::{Failure, exit, terminal};
 
 /// Write a report on checkpoints and runs: which layers died, when, and how std went over steps.
@@ -30,9 +31,8 @@ pub struct Args {
     /// Replace an existing file.
     #[arg(long)]
     force: bool,
-    /// Measure again even when a file has not changed.
-    #[arg(long)]
-    no_cache: bool,
+    #[command(flatten)]
+    load: LoadArgs,
 }
 
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
@@ -57,14 +57,23 @@ impl Format {
 
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<u8, Failure> {
-    let format = args.format.or(args.output.as_deref().and_then(Format::of)).unwrap_or(Format::Html);
+    let format = match (args.format, &args.output) {
+        (Some(format), _) => format,
+        (None, Some(output)) => Format::of(output).ok_or_else(|| {
+            let output = output.display();
+            Failure::usage(format!(
+                "{output}: its extension tells no format; add --format html, json, csv or md"
+            ))
+        })?,
+        (None, None) => Format::Html,
+    };
     if args.output.is_none() && format == Format::Html && std::io::stdout().is_terminal() {
         return Err(Failure::usage("name the page to write: -o report.html (or choose --format md)"));
     }
-    if let Some(output) = args.output.as_deref().filter(|o| o.exists() && !args.force) {
-        return Err(Failure::exists(output));
+    if let Some(output) = &args.output {
+        terminal::may_write(output, args.force)?;
     }
-    let options = LoadOptions { cache: !args.no_cache, ..LoadOptions::default() };
+    let options = args.load.options(Options::default(), args.load.policy()?.thresholds);
     let mut code = exit::FINE;
     let mut readable = Vec::new();
     let mut unreadable = Vec::new();
@@ -97,7 +106,8 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         return Ok(code);
     };
     terminal::write_file(output, text.as_bytes(), args.force)?;
-    for run in &report.runs {
+    const TOLD: usize = 10;
+    for run in report.runs.iter().take(TOLD) {
         let words = headline(run);
         let style = terminal::verdict_style(words.verdict).bold();
         let first = words.sentences.first().map(|s| terminal::escape(s)).unwrap_or_default();
@@ -106,6 +116,9 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
             terminal::escape(&run.name),
             terminal::paint(style, &words.title)
         ));
+    }
+    if report.runs.len() > TOLD {
+        terminal::note(&format!("and {} more runs", report.runs.len() - TOLD));
     }
     terminal::note(&format!("wrote {}", output.display()));
     Ok(code)

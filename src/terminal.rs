@@ -50,7 +50,14 @@ pub fn print(text: &str) -> Result<(), Failure> {
 /// Prints an error.
 pub fn error(message: &str) {
     let style = Style::new().fg_color(Some(AnsiColor::Red.into())).bold();
-    let _ = writeln!(anstream::stderr(), "{style}error{style:#}: {message}");
+    let lines: Vec<String> = message.lines().map(escape).collect();
+    let _ = writeln!(anstream::stderr(), "{style}error{style:#}: {}", lines.join("\n"));
+}
+
+/// Prints a warning.
+pub fn warning(message: &str) {
+    let style = Style::new().fg_color(Some(AnsiColor::Yellow.into())).bold();
+    let _ = writeln!(anstream::stderr(), "{style}warning{style:#}: {message}");
 }
 
 /// Prints a note that is not an error.
@@ -66,14 +73,45 @@ pub fn width() -> usize {
     }
 }
 
-/// `text` that a file chose, safe to print: control characters escaped, and so is what a CI system would take for a
-/// command in a log (a leading `::`, and `##` as in `##[error]` and `##vso[`).
+/// `text` that a file chose, safe to print: control and invisible characters escaped, and so is what a CI system would
+/// take for a command in a log (a leading `::`, and `##` as in `##[error]` and `##vso[`).
 pub fn escape(text: &str) -> String {
-    let text = ckpt_reports::printable(text).replace("##", "#\\u{23}");
+    let text = ckpt_inspect::printable(text).replace("##", "#\\u{23}");
     match text.trim_start().strip_prefix("::") {
         Some(rest) => format!("\\u{{3a}}:{rest}"),
         None => text,
     }
+}
+
+/// Columns that labels of a summary take.
+const LABELS: usize = 14;
+
+/// A line of a summary: a label, and `text`, which a file may have chosen, escaped and wrapped beside it.
+pub fn labelled(label: &str, style: Style, text: &str) -> String {
+    let body = wrapped(text, LABELS, style);
+    format!("  {label:<width$}{}", &body[LABELS..], width = LABELS - 2)
+}
+
+/// `text`, which a file may have chosen, escaped and broken between words to the terminal's width, each line `indent`
+/// columns in.
+pub fn wrapped(text: &str, indent: usize, style: Style) -> String {
+    let room = width().saturating_sub(indent).max(20);
+    let mut lines: Vec<String> = Vec::new();
+    for word in escape(text).split(' ') {
+        match lines.last_mut() {
+            Some(line) if columns(line) + 1 + columns(word) <= room => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_string()),
+        }
+    }
+    lines.iter().map(|line| format!("{}{}\n", " ".repeat(indent), paint(style, line))).collect()
+}
+
+/// Columns that `text` takes on a terminal.
+fn columns(text: &str) -> usize {
+    unicode_width::UnicodeWidthStr::width(text)
 }
 
 /// `text` in `style`.
@@ -113,6 +151,10 @@ pub struct Table {
 
 /// The naming column keeps this many characters as long as there are columns to leave out.
 const NAME_WIDTH: usize = 44;
+/// And never less than this many.
+const SHORTEST_NAME: usize = 16;
+/// Without a terminal's width to keep to, names are shown whole, and rows are aligned up to this many.
+const LONGEST_PADDED: usize = 120;
 
 impl Table {
     /// A table of these columns, right-aligned where `true`. `expendable` headings are left out, in that order, when
@@ -134,14 +176,11 @@ impl Table {
 
     /// The table in lines of at most `width` characters, as far as leaving out and shortening reach.
     pub fn render(&self, width: usize) -> String {
-        let widest = |c: usize| {
-            self.rows
-                .iter()
-                .filter_map(|row| row.get(c))
-                .map(|(text, _)| text.chars().count())
-                .max()
-                .unwrap_or(0)
-        };
+        let widths: Vec<usize> = (0..self.right.len())
+            .map(|c| self.rows.iter().filter_map(|row| row.get(c)).map(|(text, _)| self::columns(text)).max())
+            .map(Option::unwrap_or_default)
+            .collect();
+        let widest = |c: usize| widths[c];
         let mut columns: Vec<usize> = (0..self.right.len()).collect();
         let others = |columns: &[usize]| columns[1..].iter().map(|&c| widest(c) + 2).sum::<usize>();
         for gone in &self.expendable {
@@ -149,15 +188,25 @@ impl Table {
                 columns.retain(|c| c != gone);
             }
         }
-        let name_width = widest(0).min(width.saturating_sub(others(&columns)).max(16));
+        // Narrower still: the columns before the last one go, from the right.
+        while columns.len() > 2 && widest(0).min(SHORTEST_NAME) + others(&columns) > width {
+            columns.remove(columns.len() - 2);
+        }
+        let shortens = width < usize::MAX;
+        let name_width = widest(0).min(width.saturating_sub(others(&columns)).max(SHORTEST_NAME));
         let mut out = String::new();
         for row in &self.rows {
             let mut line = String::new();
             for (position, &column) in columns.iter().enumerate() {
                 let Some((text, style)) = row.get(column) else { continue };
-                let cell_width = if position == 0 { name_width } else { widest(column) };
-                let text = shorten(text, cell_width);
-                let gap = " ".repeat(cell_width - text.chars().count());
+                let cell_width = match position {
+                    0 if shortens => name_width,
+                    // One long name does not push every row aside.
+                    0 => name_width.min(LONGEST_PADDED),
+                    _ => widest(column),
+                };
+                let text = if shortens { shorten(text, cell_width) } else { text.clone() };
+                let gap = " ".repeat(cell_width.saturating_sub(self::columns(&text)));
                 let painted = if text.is_empty() { String::new() } else { paint(*style, &text) };
                 if position > 0 {
                     line.push_str("  ");
@@ -171,31 +220,35 @@ impl Table {
     }
 }
 
-/// `text` in at most `width` characters, cut in the middle: names differ at both ends.
+/// `text` in at most `width` columns, cut in the middle: names differ at both ends.
 pub fn shorten(text: &str, width: usize) -> String {
-    let count = text.chars().count();
-    if count <= width {
+    if columns(text) <= width {
         return text.to_string();
     }
     let keep = width.saturating_sub(1);
-    let head: String = text.chars().take(keep / 2).collect();
-    let tail: String = text.chars().skip(count - (keep - keep / 2)).collect();
-    format!("{head}…{tail}")
+    let fits = |room: usize| {
+        let mut used = 0;
+        move |c: &char| {
+            used += unicode_width::UnicodeWidthChar::width(*c).unwrap_or(0);
+            used <= room
+        }
+    };
+    let head: String = text.chars().take_while(fits(keep / 2)).collect();
+    let tail: Vec<char> = text.chars().rev().take_while(fits(keep - keep / 2)).collect();
+    format!("{head}…{}", tail.into_iter().rev().collect::<String>())
 }
 
-/// Progress over files, on standard error and only on a terminal.
+/// Progress over bytes, on standard error and only on a terminal.
 pub struct Progress(ProgressBar);
 
-/// A bar over `files` files of `bytes` bytes altogether.
-pub fn progress(bytes: u64, files: usize) -> Progress {
+/// A bar over `bytes` bytes of what is being done.
+pub fn progress(bytes: u64, doing: &str) -> Progress {
     // Small work is over before a bar could be read.
     if !std::io::stderr().is_terminal() || bytes < 64 << 20 {
         return Progress(ProgressBar::hidden());
     }
     let bar = ProgressBar::new(bytes);
-    let template = format!(
-        "measuring {files} checkpoints {{wide_bar}} {{bytes}}/{{total_bytes}} {{bytes_per_sec}} {{eta}}"
-    );
+    let template = format!("{doing} {{wide_bar}} {{bytes}}/{{total_bytes}} {{bytes_per_sec}} {{eta}}");
     if let Ok(style) = ProgressStyle::with_template(&template) {
         bar.set_style(style);
     }
@@ -214,23 +267,32 @@ impl Progress {
     }
 }
 
-/// Writes `contents` to `path` whole or not at all: a temporary file beside it, synced, then renamed.
+/// Writes `contents` to `path` whole or not at all: a temporary file beside it, synced, then renamed. A link is
+/// followed, an existing file's mode is kept, and what is no file (a pipe, a device) is written to.
 pub fn write_file(path: &Path, contents: &[u8], force: bool) -> Result<(), Failure> {
+    may_write(path, force)?;
+    let path = &path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
     let cannot =
         |e: std::io::Error| Failure::unwritable(format!("{}: cannot be written: {e}", path.display()));
+    let existing = std::fs::metadata(path).ok();
+    if existing.as_ref().is_some_and(|m| !m.is_file()) {
+        let open = std::fs::File::options().write(true).open(path);
+        return open.and_then(|mut file| file.write_all(contents)).map_err(cannot);
+    }
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
     };
-    if path.exists() && !force {
-        return Err(Failure::exists(path));
+    if !folder.is_dir() {
+        return Err(Failure::unwritable(format!("{}: its folder is not there", path.display())));
     }
     let mut file = tempfile::Builder::new().prefix(".ckpt-").tempfile_in(folder).map_err(cannot)?;
     file.write_all(contents).and_then(|()| file.as_file().sync_all()).map_err(cannot)?;
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
-        let _ = file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644));
+        let mode = existing.map_or(0o644, |m| m.permissions().mode());
+        let _ = file.as_file().set_permissions(std::fs::Permissions::from_mode(mode));
     }
     let persisted = if force {
         file.persist(path).map(drop).map_err(|e| e.error)
@@ -238,4 +300,12 @@ pub fn write_file(path: &Path, contents: &[u8], force: bool) -> Result<(), Failu
         file.persist_noclobber(path).map(drop).map_err(|e| e.error)
     };
     persisted.map_err(cannot)
+}
+
+/// Whether an output may go to `path`: an existing file needs `force`; a pipe or device takes what it is given.
+pub fn may_write(path: &Path, force: bool) -> Result<(), Failure> {
+    if path.is_dir() {
+        return Err(Failure::unwritable(format!("{} is a folder", path.display())));
+    }
+    if path.is_file() && !force { Err(Failure::exists(path)) } else { Ok(()) }
 }

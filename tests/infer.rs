@@ -16,7 +16,8 @@ fn text(bytes: &[u8]) -> &str {
 
 /// The 16 prompt ids and 24 greedy ones of a case, joined by commas.
 fn greedy(case: &str) -> (String, String) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/logits/{case}.safetensors"));
+    let path =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/logits/{case}.safetensors"));
     let file = ckpt_inspect::open(&path).unwrap();
     let view = file.view::<i32>(file.tensor("greedy").unwrap()).unwrap();
     let ids: Vec<String> = view.iter().map(i32::to_string).collect();
@@ -47,7 +48,11 @@ fn what_is_assumed_is_said() {
     let said = run(&[]).stderr;
     assert!(text(&said).contains("rope_base 1000000") && text(&said).contains("attn_logit_soft_cap 50"));
     let said = run(&["--rope-base", "1e6", "--attn-cap", "50"]).stderr;
-    assert!(text(&said).contains("assumed") && !text(&said).contains("rope_base") && !text(&said).contains("attn"));
+    assert!(
+        text(&said).contains("assumed")
+            && !text(&said).contains("rope_base")
+            && !text(&said).contains("attn")
+    );
     assert!(!text(&ckpt(&["infer", HEALTHY, "--ids", "1", "-n", "1"]).stderr).contains("assumed"));
 }
 
@@ -113,7 +118,8 @@ fn a_prompt_cache_changes_nothing_but_the_time() {
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().join("prompt.cache");
     let (prompt, want) = greedy("healthy-2000");
-    let run = || ckpt(&["infer", HEALTHY, "--ids", &prompt, "-n", "24", "--prompt-cache", cache.to_str().unwrap()]);
+    let run =
+        || ckpt(&["infer", HEALTHY, "--ids", &prompt, "-n", "24", "--prompt-cache", cache.to_str().unwrap()]);
     let first = run();
     assert_eq!(text(&first.stdout).trim_end(), want);
     assert!(text(&first.stderr).contains("prompt 16 tokens"));

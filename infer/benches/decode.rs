@@ -127,7 +127,11 @@ fn measure(path: &Path, threads: usize, tables: TableType, kernel: Kernel) -> Be
         best.load = best.load.min(seconds(load));
         best.prefill = best.prefill.min(seconds(|| forward(&mut whole, &prompt)));
         best.limit = best.limit.min(read(&memory, threads));
-        let decode = seconds(|| (0..DECODED as u32).for_each(|i| { forward(&mut stepped, &[i * 31]); }));
+        let decode = seconds(|| {
+            (0..DECODED as u32).for_each(|i| {
+                forward(&mut stepped, &[i * 31]);
+            })
+        });
         best.token = best.token.min(decode / DECODED as f64);
     }
     best
@@ -137,10 +141,13 @@ fn main() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("model.safetensors");
     write_model(&path);
-    println!("| kernel | tables | threads | load ms | prefill tokens/s | decode tokens/s | limit tokens/s | share |");
+    println!(
+        "| kernel | tables | threads | load ms | prefill tokens/s | decode tokens/s | limit tokens/s | share |"
+    );
     println!("| --- | --- | --: | --: | --: | --: | --: | --: |");
     let most = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut threads: Vec<usize> = std::iter::successors(Some(1), |n| Some(n * 2)).take_while(|n| *n < most).collect();
+    let mut threads: Vec<usize> =
+        std::iter::successors(Some(1), |n| Some(n * 2)).take_while(|n| *n < most).collect();
     threads.push(most);
     for (nth, kernel) in Kernel::available().into_iter().enumerate() {
         if kernel.name() == "portable" {

@@ -99,12 +99,13 @@ impl<E: Element> Attend<'_, E> {
         scores: &mut [f32],
     ) {
         let dim = self.pages.head_dim;
-        let queries: [&[f32]; M] = std::array::from_fn(|m| &self.queries[(first + m) * self.pages.value_dim..][..dim]);
+        let queries: [&[f32]; M] =
+            std::array::from_fn(|m| &self.queries[(first + m) * self.pages.value_dim..][..dim]);
         let mut sums = [[s.splat(0.0); VECTORS]; M];
         for (d, keys) in keys.as_chunks::<PAGE>().0.iter().enumerate().take(dim) {
             let mut k = [s.splat(0.0); VECTORS];
-            for v in 0..VECTORS {
-                k[v] = E::load(s, &vectors(keys)[v]);
+            for (k, keys) in k.iter_mut().zip(vectors(keys)) {
+                *k = E::load(s, keys);
             }
             for m in 0..M {
                 let q = s.splat(queries[m][d]);
@@ -159,10 +160,10 @@ impl<E: Element> Attend<'_, E> {
                 }
             }
         }
-        for m in 0..M {
+        for (m, sums) in sums.into_iter().enumerate() {
             let out = vectors_mut(&mut self.out[(first + m) * dim + at..][..C * LANES]);
-            for c in 0..C {
-                s.store(sums[m][c], &mut out[c]);
+            for (sum, out) in sums.into_iter().zip(out) {
+                s.store(sum, out);
             }
         }
     }

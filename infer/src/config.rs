@@ -138,7 +138,9 @@ impl Config {
         }
         let matrix = |role: Role| match names.get(role).map(|t| t.shape.as_slice()) {
             Some(&[rows, cols]) if (1..=LARGEST).contains(&cols) && rows >= 1 => Ok((rows, cols)),
-            Some(shape) => Err(inconsistent(format!("{role:?} has shape {shape:?}, which no matrix here may have"))),
+            Some(shape) => {
+                Err(inconsistent(format!("{role:?} has shape {shape:?}, which no matrix here may have")))
+            }
             None => Err(inconsistent(format!("{role:?} is missing"))),
         };
         let (vocab_size, hidden_dim) = matrix(Role::Embedding)?;
@@ -162,7 +164,11 @@ impl Config {
         let divides = head_dim >= 2 && q_rows.is_multiple_of(head_dim) && kv_rows.is_multiple_of(head_dim);
         let (num_heads, num_kv_heads) = match divides {
             true => (q_rows / head_dim, kv_rows / head_dim),
-            false => return Err(inconsistent(format!("{q_rows} and {kv_rows} rows of Q and K are no heads of {head_dim}"))),
+            false => {
+                return Err(inconsistent(format!(
+                    "{q_rows} and {kv_rows} rows of Q and K are no heads of {head_dim}"
+                )));
+            }
         };
         if head_dim % 2 != 0 || !num_heads.is_multiple_of(num_kv_heads) {
             return Err(inconsistent(format!(
@@ -192,8 +198,20 @@ impl Config {
             false => 1e-8,
         };
         let caps = (
-            or_assume_cap(a, "attn_logit_soft_cap", flags.attn_logit_soft_cap, given.attn_logit_soft_cap, cap(50.0)),
-            or_assume_cap(a, "final_logit_soft_cap", flags.final_logit_soft_cap, given.final_logit_soft_cap, cap(30.0)),
+            or_assume_cap(
+                a,
+                "attn_logit_soft_cap",
+                flags.attn_logit_soft_cap,
+                given.attn_logit_soft_cap,
+                cap(50.0),
+            ),
+            or_assume_cap(
+                a,
+                "final_logit_soft_cap",
+                flags.final_logit_soft_cap,
+                given.final_logit_soft_cap,
+                cap(30.0),
+            ),
         );
         let place = |t: &TensorInfo| (t.storage, t.byte_offset);
         let tied = match (names.get(Role::Head), names.get(Role::Embedding)) {
@@ -218,7 +236,10 @@ impl Config {
             },
             use_bitlinear_ffn,
             use_bitlinear_attn,
-            bitlinear_per_channel: flags.bitlinear_per_channel.or(given.bitlinear_per_channel).unwrap_or(false),
+            bitlinear_per_channel: flags
+                .bitlinear_per_channel
+                .or(given.bitlinear_per_channel)
+                .unwrap_or(false),
             quantization_eps,
             norm_eps,
             tie_word_embeddings: tied,
@@ -229,7 +250,9 @@ impl Config {
         config.check().map_err(inconsistent)?;
         let assumed = match assumed.as_slice() {
             [] => Vec::new(),
-            list => vec![format!("not told by names, shapes, config or flags, so assumed: {}", list.join(", "))],
+            list => {
+                vec![format!("not told by names, shapes, config or flags, so assumed: {}", list.join(", "))]
+            }
         };
         Ok((config, assumed))
     }
@@ -249,7 +272,12 @@ impl Config {
         match self.rope_scaling {
             RopeScaling::None => Ok(()),
             RopeScaling::Linear { factor } => positive("rope_scaling.factor", factor),
-            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
+            RopeScaling::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_max_position_embeddings,
+            } => {
                 positive("rope_scaling.factor", factor)?;
                 positive("rope_scaling.low_freq_factor", low_freq_factor)?;
                 positive("rope_scaling.high_freq_factor", high_freq_factor - low_freq_factor)?;
@@ -260,7 +288,13 @@ impl Config {
 }
 
 /// A flag, else what is given, else the default, which is noted.
-fn or_assume<T: Display>(assumed: &mut Vec<String>, name: &str, flag: Option<T>, given: Option<T>, default: T) -> T {
+fn or_assume<T: Display>(
+    assumed: &mut Vec<String>,
+    name: &str,
+    flag: Option<T>,
+    given: Option<T>,
+    default: T,
+) -> T {
     flag.or(given).unwrap_or_else(|| {
         assumed.push(format!("{name} {default}"));
         default
@@ -387,7 +421,8 @@ struct ScalingFile {
 
 impl ScalingFile {
     fn scaling(self) -> Result<RopeScaling, String> {
-        let need = |name: &str, value: Option<f64>| value.ok_or_else(|| format!("has rope_scaling without {name}"));
+        let need =
+            |name: &str, value: Option<f64>| value.ok_or_else(|| format!("has rope_scaling without {name}"));
         match self.rope_type.as_deref() {
             None | Some("default" | "none") => Ok(RopeScaling::None),
             Some("linear") => Ok(RopeScaling::Linear { factor: need("factor", self.factor)? }),

@@ -66,7 +66,12 @@ pub struct Generator<'g, 'm> {
 
 impl<'g, 'm> Generator<'g, 'm> {
     /// A generator that continues what `cache` holds.
-    pub fn new(runner: &'g mut Runner<'m>, cache: &'g mut Cache, options: &SampleOptions, stop: Stop) -> Self {
+    pub fn new(
+        runner: &'g mut Runner<'m>,
+        cache: &'g mut Cache,
+        options: &SampleOptions,
+        stop: Stop,
+    ) -> Self {
         let mut sampler = Sampler::new(options);
         cache.ids().iter().for_each(|&id| sampler.accept(id));
         Generator { runner, cache, sampler, stop }
@@ -95,7 +100,11 @@ impl<'g, 'm> Generator<'g, 'm> {
     ///
     /// # Errors
     /// None besides those of a broken invariant: generated tokens are in the vocabulary, and room is looked at first.
-    pub fn after(&mut self, mut logits: Vec<f32>, on_token: &mut dyn FnMut(&Token) -> bool) -> Result<Outcome> {
+    pub fn after(
+        &mut self,
+        mut logits: Vec<f32>,
+        on_token: &mut dyn FnMut(&Token) -> bool,
+    ) -> Result<Outcome> {
         let mut outcome = Outcome {
             ids: Vec::new(),
             reason: Reason::MaxTokens,

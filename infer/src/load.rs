@@ -48,7 +48,8 @@ impl Model {
         let names = Names::of(checkpoint);
         let (config, mut assumed) = Config::of(checkpoint, &names, &options.settings)?;
         let kernel = options.kernel.unwrap_or_else(Kernel::best);
-        let loader = Loader { checkpoint, names: &names, config: &config, tables: options.tables, kernel, pool };
+        let loader =
+            Loader { checkpoint, names: &names, config: &config, tables: options.tables, kernel, pool };
         let embedding = loader.table(Role::Embedding)?;
         let head = if config.tie_word_embeddings { None } else { Some(loader.table(Role::Head)?) };
         let layers = (0..config.num_layers).map(|n| loader.layer(n)).collect::<Result<Vec<_>>>()?;
@@ -75,7 +76,8 @@ impl<'a> Loader<'a> {
     fn layer(&self, n: usize) -> Result<Layer> {
         let c = self.config;
         let (q_rows, kv_rows) = (c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim);
-        let attention = |part, rows, cols| self.matrix(Role::Layer(n, part), (rows, cols), c.use_bitlinear_attn);
+        let attention =
+            |part, rows, cols| self.matrix(Role::Layer(n, part), (rows, cols), c.use_bitlinear_attn);
         let ffn = |part, rows, cols| self.matrix(Role::Layer(n, part), (rows, cols), c.use_bitlinear_ffn);
         let norm = |part, len| self.vector(Role::Layer(n, part), len);
         let head_norm = |part| if c.use_qk_norm { norm(part, c.head_dim).map(Some) } else { Ok(None) };
@@ -104,7 +106,9 @@ impl<'a> Loader<'a> {
         let tensor = self.names.get(role).ok_or_else(|| inconsistent(format!("{role:?} is missing")))?;
         if tensor.shape != shape {
             let (name, found) = (tensor.name.escape_debug(), &tensor.shape);
-            return Err(inconsistent(format!("tensor `{name}` has shape {found:?} where the model needs {shape:?}")));
+            return Err(inconsistent(format!(
+                "tensor `{name}` has shape {found:?} where the model needs {shape:?}"
+            )));
         }
         Ok(tensor)
     }
@@ -129,7 +133,14 @@ impl<'a> Loader<'a> {
         if bitlinear {
             let (eps, per_row) = (self.config.quantization_eps, self.config.bitlinear_per_channel);
             let weights = self.floats(tensor)?;
-            return Ok(Matrix::Ternary(Ternary::absmean(self.kernel, self.pool, &weights, shape, eps, per_row)));
+            return Ok(Matrix::Ternary(Ternary::absmean(
+                self.kernel,
+                self.pool,
+                &weights,
+                shape,
+                eps,
+                per_row,
+            )));
         }
         self.plain(tensor, shape)
     }
@@ -167,7 +178,9 @@ impl<'a> Loader<'a> {
             TableType::F16 => Matrix::F16(Dense::new(self.pool, shape, |i, out| {
                 out.iter_mut().zip(row(i)).for_each(|(out, &x)| *out = Element::of(x));
             })),
-            TableType::Int8 => Matrix::Int8(Bytes::quantize(self.kernel, self.pool, shape, |i, out| out.copy_from_slice(row(i)))),
+            TableType::Int8 => Matrix::Int8(Bytes::quantize(self.kernel, self.pool, shape, |i, out| {
+                out.copy_from_slice(row(i))
+            })),
         })
     }
 
@@ -178,7 +191,9 @@ impl<'a> Loader<'a> {
             DType::BF16 => Matrix::BF16(self.copied(tensor, shape)?),
             _ => {
                 let values = self.floats(tensor)?;
-                Matrix::F32(Dense::new(self.pool, shape, |i, out| out.copy_from_slice(&values[i * shape.1..][..shape.1])))
+                Matrix::F32(Dense::new(self.pool, shape, |i, out| {
+                    out.copy_from_slice(&values[i * shape.1..][..shape.1])
+                }))
             }
         })
     }

@@ -5,7 +5,7 @@ use serde_json::to_vec;
 use sha2::{Digest, Sha256};
 
 use crate::attention::Attend;
-use crate::cache::{Cache, Pages, Paged, with_pages};
+use crate::cache::{Cache, Paged, Pages, with_pages};
 use crate::config::Config;
 use crate::kernel::float::{Element, rms_norm, swiglu};
 use crate::kernel::packed::{Activation, Forms, Matrix, Output, Stack};
@@ -294,10 +294,8 @@ impl<'m> Runner<'m> {
         let (config, x) = (&self.model.config, &self.x);
         let width = config.hidden_dim.next_multiple_of(LANES);
         let eps = config.norm_eps as f32;
-        prepare(self.model, self.pool, &mut self.activations[..n], config.hidden_dim, forms, |row| From::Norm {
-            x: &x[row * width..][..width],
-            weight,
-            eps,
+        prepare(self.model, self.pool, &mut self.activations[..n], config.hidden_dim, forms, |row| {
+            From::Norm { x: &x[row * width..][..width], weight, eps }
         });
     }
 
@@ -339,7 +337,8 @@ impl<'m> Runner<'m> {
     fn remember(&self, pieces: &mut [Piece<'_>], layer: usize, weights: &Layer) {
         let mut row = 0;
         for piece in pieces {
-            let work = Remember { runner: self, row, n: piece.ids.len(), layer, k_norm: weights.k_norm.as_deref() };
+            let work =
+                Remember { runner: self, row, n: piece.ids.len(), layer, k_norm: weights.k_norm.as_deref() };
             let start = piece.cache.len() - piece.ids.len();
             with_pages!(&mut piece.cache.pages, pages => self.model.kernel.run(work.of(start, pages)));
             row += piece.ids.len();

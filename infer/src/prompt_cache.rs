@@ -24,7 +24,9 @@ impl Cache {
     /// `Usage` when positions have been forgotten by sliding; `Write`.
     pub fn save(&self, path: &Path, model: &Model) -> Result<()> {
         if self.start() > 0 {
-            return Err(Error::Usage("a window that has slid cannot be saved: its prompt is no longer there"));
+            return Err(Error::Usage(
+                "a window that has slid cannot be saved: its prompt is no longer there",
+            ));
         }
         let cannot = |error| Error::Write { path: path.to_path_buf(), error };
         let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
@@ -172,7 +174,12 @@ impl View for Saved<'_> {
 }
 
 /// Keys or values of one layer as [heads, positions, head_dim].
-fn stored<E: Element>(pages: &Paged<E>, layer: usize, value: bool, [heads, positions, dim]: [usize; 3]) -> Vec<u8> {
+fn stored<E: Element>(
+    pages: &Paged<E>,
+    layer: usize,
+    value: bool,
+    [heads, positions, dim]: [usize; 3],
+) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(heads * positions * dim * size_of::<E>());
     for head in 0..heads {
         for position in 0..positions {

@@ -51,7 +51,8 @@ fn the_end_of_the_context_is_told_before_anything_runs() {
     let outcome = runner.forward(&mut [Sequence { ids: &six, cache: &mut cache, logits: Logits::Last }]);
     assert!(matches!(outcome, Err(Error::ContextFull { wanted: 21, limit: 20 })), "{outcome:?}");
     assert_eq!((cache.len(), cache.room()), (15, 5));
-    let outcome = runner.forward(&mut [Sequence { ids: &[5, 1024], cache: &mut cache, logits: Logits::Last }]);
+    let outcome =
+        runner.forward(&mut [Sequence { ids: &[5, 1024], cache: &mut cache, logits: Logits::Last }]);
     assert!(matches!(outcome, Err(Error::Token { id: 1024, vocab_size: 1024 })), "{outcome:?}");
     assert_eq!(cache.len(), 15);
     run(&mut runner, &mut cache, &six[..5]);
@@ -151,7 +152,9 @@ fn a_saved_cache_goes_on_where_it_was() {
     let settings = Settings { rope_base: Some(5e5), ..Settings::default() };
     let other = Model::open(&healthy(), &LoadOptions { settings, ..LoadOptions::default() }, &pool).unwrap();
     assert!(refused(Cache::restore(&path, &other, KvType::F16, WhenFull::Stop)).contains("another model"));
-    assert!(refused(Cache::restore(&healthy(), &model, KvType::F32, WhenFull::Stop)).contains("is not a prompt"));
+    assert!(
+        refused(Cache::restore(&healthy(), &model, KvType::F32, WhenFull::Stop)).contains("is not a prompt")
+    );
     let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
     assert_eq!(left.len(), 1, "temporary files are gone");
 }

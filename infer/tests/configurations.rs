@@ -137,7 +137,9 @@ fn networks_that_are_not_run_say_why() {
     assert!(refused("GPT2LMHeadModel", r#""head_dim": 32"#).contains("is a GPT2LMHeadModel"));
     assert!(refused("LlamaForCausalLM", r#""hidden_act": "gelu""#).contains("gelu"));
     assert!(refused("LlamaForCausalLM", r#""rope_scaling": {"type": "yarn", "factor": 4}"#).contains("yarn"));
-    assert!(refused("LlamaForCausalLM", r#""quantization_config": {"quant_method": "gptq"}"#).contains("gptq"));
+    assert!(
+        refused("LlamaForCausalLM", r#""quantization_config": {"quant_method": "gptq"}"#).contains("gptq")
+    );
 }
 
 #[test]
@@ -160,5 +162,8 @@ fn contradictions_are_told() {
     let folder = tempfile::tempdir().unwrap();
     hugging_face(folder.path(), "Qwen3ForCausalLM", Dtype::F32, "layers.1.mlp.down", r#""head_dim": 32"#);
     let outcome = Model::open(folder.path(), &LoadOptions::default(), &pool);
-    assert!(matches!(&outcome, Err(Error::Inconsistent { what, .. }) if what.contains("Down")), "{outcome:?}");
+    assert!(
+        matches!(&outcome, Err(Error::Inconsistent { what, .. }) if what.contains("Down")),
+        "{outcome:?}"
+    );
 }

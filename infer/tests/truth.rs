@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use ckpt_infer::{
-    Cache, Generator, Kernel, KvType, LoadOptions, Logits, Model, Pool, Runner, SampleOptions, Sequence, Settings,
-    Stop, TableType, WhenFull,
+    Cache, Generator, Kernel, KvType, LoadOptions, Logits, Model, Pool, Runner, SampleOptions, Sequence,
+    Settings, Stop, TableType, WhenFull,
 };
 
 /// Largest difference of a logit.
@@ -89,7 +89,10 @@ fn logits_agree_with_pytorch() {
                         let want = &truth.logits[(s * truth.positions.len() + i) * vocab..][..vocab];
                         let off = largest_difference(&logits[position * vocab..][..vocab], want);
                         let kernel = kernel.name();
-                        assert!(off <= BOUND, "{kernel} {file} as {name}, sequence {s}, position {position}: {off}");
+                        assert!(
+                            off <= BOUND,
+                            "{kernel} {file} as {name}, sequence {s}, position {position}: {off}"
+                        );
                     }
                 }
             }
@@ -142,7 +145,11 @@ fn token_by_token_is_prefill_is_batch() {
                 Sequence { ids: &truth.ids[0], cache: &mut first, logits: Logits::All },
                 Sequence { ids: &truth.ids[1], cache: &mut second, logits: Logits::All },
             ];
-            assert!(runner.forward(&mut batch).unwrap() == whole.concat(), "{} {file} as {name}", kernel.name());
+            assert!(
+                runner.forward(&mut batch).unwrap() == whole.concat(),
+                "{} {file} as {name}",
+                kernel.name()
+            );
         }
     }
 }
@@ -161,7 +168,8 @@ fn narrower_storage_stays_close() {
     let off = largest_difference(Runner::new(&model, &pool).forward(&mut [sequence]).unwrap(), &want);
     assert!(off > 0.0 && off < 0.02, "f16 keys and values: {off}");
     for (tables, bound) in [(TableType::F32, 0.0), (TableType::F16, 0.02), (TableType::Int8, 0.3)] {
-        let model = Model::open(&path, &LoadOptions { tables: Some(tables), ..exact.clone() }, &pool).unwrap();
+        let model =
+            Model::open(&path, &LoadOptions { tables: Some(tables), ..exact.clone() }, &pool).unwrap();
         let off = largest_difference(&prefill(&model, &pool, &truth.ids[0]), &want);
         assert!(off <= bound, "{tables:?}: {off}");
     }

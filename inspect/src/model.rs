@@ -1,6 +1,8 @@
 //! Which network a checkpoint holds: the BitNet student model from names and shapes, else what config.json or GGUF
 //! keys say, else unknown. Whatever had to be assumed is said.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 use serde_pickle::Value;
 
@@ -52,6 +54,12 @@ impl Model {
     pub(crate) fn recognise(tensors: &[TensorInfo], metadata: &Value, hf_config: Option<&Value>) -> Model {
         if let Some(Value::String(architecture)) = lookup_gguf(metadata, "general.architecture") {
             return Model { architecture: architecture.clone(), ..Model::default() };
+        }
+        // A trainer's own config says more than the config.json that a conversion put beside the weights.
+        let own =
+            hf_config.filter(|_| given_config(metadata).is_some()).and_then(|_| student(tensors, metadata));
+        if let Some(model) = own {
+            return model;
         }
         if let Some(config) = hf_config {
             let first = lookup(config, "architectures").and_then(|a| lookup_first(a));
@@ -147,18 +155,24 @@ struct GivenConfig {
     final_logit_soft_cap: Option<Option<f64>>,
 }
 
+/// The student's config among the plain values, where a trainer put it.
+fn given_config(metadata: &Value) -> Option<&Value> {
+    let config = lookup(metadata, "config.model").or_else(|| lookup(metadata, "config"))?;
+    lookup(config, "hidden_dim").map(|_| config)
+}
+
 /// Keeps "null" (no cap) apart from "not said".
 fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Option<f64>>, D::Error> {
     Option::<f64>::deserialize(deserializer).map(Some)
 }
 
 fn student(tensors: &[TensorInfo], metadata: &Value) -> Option<Model> {
-    let find = |wanted: &str| {
-        tensors.iter().find(|t| {
-            t.group == Group::Weights
-                && (without_state_dict(&t.name) == wanted || t.name.strip_prefix("model.") == Some(wanted))
-        })
-    };
+    let mut by_name: HashMap<&str, &TensorInfo> = HashMap::new();
+    for tensor in tensors.iter().filter(|t| t.group == Group::Weights) {
+        let short = without_state_dict(&tensor.name);
+        by_name.entry(short.strip_prefix("model.").unwrap_or(short)).or_insert(tensor);
+    }
+    let find = |wanted: &str| by_name.get(wanted).copied();
     let matrix = |name: &str| match find(name)?.shape.as_slice() {
         &[rows, cols] => Some((rows, cols)),
         _ => None,
@@ -166,7 +180,7 @@ fn student(tensors: &[TensorInfo], metadata: &Value) -> Option<Model> {
     // Names that begin with `model.` are Hugging Face's unless the trainer's own config stands beside them.
     let given_model = lookup(metadata, "config.model").or_else(|| lookup(metadata, "config"));
     let hf_style = tensors.iter().any(|t| t.name == "model.embed_tokens.weight");
-    if hf_style && given_model.is_none_or(|c| lookup(c, "hidden_dim").is_none()) {
+    if hf_style && given_config(metadata).is_none() {
         return None;
     }
     let (vocab_size, hidden_dim) = matrix("embed_tokens.weight")?;
@@ -177,8 +191,15 @@ fn student(tensors: &[TensorInfo], metadata: &Value) -> Option<Model> {
         .take_while(|n| find(&format!("layers.{n}.mlp.gate_proj.weight")).is_some())
         .count();
 
-    let given: GivenConfig =
-        given_model.and_then(|c| serde_pickle::from_value(c.clone()).ok()).unwrap_or_default();
+    let mut said = Vec::new();
+    let mut given = GivenConfig::default();
+    match given_model.map(|config| serde_pickle::from_value(config.clone())) {
+        Some(Ok(config)) => given = config,
+        Some(Err(error)) => {
+            said.push(format!("the checkpoint's config is not understood and not used: {error}"))
+        }
+        None => {}
+    }
     let mut assumed = Vec::new();
     let qk_norm = find("layers.0.self_attn.q_norm.weight");
     let head_dim = match (qk_norm.map(|t| t.shape.as_slice()), given.head_dim, given.num_heads) {
@@ -192,7 +213,8 @@ fn student(tensors: &[TensorInfo], metadata: &Value) -> Option<Model> {
     };
     let mut or_default = |name: &str, given: Option<f64>, default: f64| {
         given.unwrap_or_else(|| {
-            assumed.push(format!("{name} {default}"));
+            let small = default < 1e-3;
+            assumed.push(if small { format!("{name} {default:e}") } else { format!("{name} {default}") });
             default
         })
     };
@@ -245,14 +267,13 @@ fn student(tensors: &[TensorInfo], metadata: &Value) -> Option<Model> {
         attn_logit_soft_cap,
         final_logit_soft_cap,
     };
-    let assumed = match assumed.as_slice() {
-        [] => Vec::new(),
-        list => vec![format!("not told by names, shapes or config, so assumed: {}", list.join(", "))],
-    };
+    if !assumed.is_empty() {
+        said.push(format!("not told by names, shapes or config, so assumed: {}", assumed.join(", ")));
+    }
     Some(Model {
         architecture: "bitnet-student".into(),
         student: Some(config),
         config: given_model.cloned(),
-        assumed,
+        assumed: said,
     })
 }

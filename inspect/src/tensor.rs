@@ -111,7 +111,7 @@ impl TensorInfo {
     }
 
     /// Elements between the first and the last one, both counted; 0 when empty.
-    pub(crate) fn span(&self) -> Option<u64> {
+    pub fn span(&self) -> Option<u64> {
         if self.numel() == 0 {
             return Some(0);
         }
@@ -146,6 +146,16 @@ impl TensorInfo {
             scales.shift_storages(by);
             zero_points.shift_storages(by);
         }
+    }
+
+    /// Indices of all storages its elements depend on: its own, its parts', its scales'.
+    pub(crate) fn storages(&self) -> impl Iterator<Item = usize> {
+        let sparse = self.sparse.iter().flat_map(|s| s.indices.iter().chain([&s.values]));
+        let scales = match &self.quantizer {
+            Some(Quantizer::PerChannel { scales, zero_points, .. }) => Some([&**scales, &**zero_points]),
+            _ => None,
+        };
+        self.storage.into_iter().chain(sparse.chain(scales.into_iter().flatten()).filter_map(|t| t.storage))
     }
 
     /// Whether an element is there more than once, with stride 0: as `Tensor.expand` makes it.

@@ -3,18 +3,30 @@
 //!
 //! The constructors are those of `torch/_utils.py`; here they are recognised by name and their arguments read.
 //! The graph is hostile: it may hold cycles, be as deep as the file is long, and share parts so that its paths
-//! are exponentially many. Depth, visits and the total length of names are bounded.
+//! are exponentially many. Depth and visits are bounded, and one budget pays for everything that is copied.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
+use num_bigint::BigInt;
 use serde_pickle::{HashableValue, Value};
 
 use crate::pickle::{Id, Node, Object, Pickle};
+use crate::storage::{Place, Storage, slice};
 use crate::tensor::{Quantizer, Sparse, TensorInfo, contiguous_strides, numel};
-use crate::{DType, Error, Group, Result};
+use crate::{DType, Error, Group, Result, torch_legacy};
 
 /// How deep containers may nest.
 const MAX_DEPTH: usize = 256;
+/// Characters of a name from the file that a message quotes.
+const QUOTED: usize = 80;
+/// Warnings kept of one pickle.
+const MAX_WARNINGS: usize = 64;
+/// Bytes of a storage's key: PyTorch's are decimal numbers.
+const MAX_KEY: usize = 256;
+/// What the entry of one tensor or storage is charged, in bytes.
+const ENTRY: usize = 256;
 
 /// A storage that tensors refer to; the container says where its bytes are.
 #[derive(Clone, Debug)]
@@ -26,8 +38,36 @@ pub(crate) struct StorageRef {
     pub bytes: u64,
     /// For views of the legacy format: key of the whole storage, and first element there.
     pub view_of: Option<(String, u64)>,
-    /// Bytes that were in the pickle itself (numpy arrays).
-    pub inline: Option<Vec<u8>>,
+    /// Bytes that are in the pickle itself (numpy arrays, tensors that `pickle.dump` wrote).
+    pub inline: Option<Inline>,
+}
+
+/// Bytes of a storage within a pickle.
+#[derive(Clone, Debug)]
+pub(crate) struct Inline {
+    bytes: InlineBytes,
+    big_endian: bool,
+}
+
+#[derive(Clone, Debug)]
+enum InlineBytes {
+    /// First byte, counted from the pickle's.
+    At(u64),
+    /// Written as text, which had to be decoded.
+    Decoded(Arc<[u8]>),
+}
+
+impl StorageRef {
+    /// The storage, if its bytes are in `pickle`, which is at `mapped` (file, offset) unless it was compressed.
+    pub fn inline(&self, pickle: &[u8], mapped: Option<(usize, u64)>) -> Option<Storage> {
+        let Inline { bytes, big_endian } = self.inline.as_ref()?;
+        let place = match (bytes, mapped) {
+            (InlineBytes::Decoded(bytes), _) => Place::Inline(bytes.clone()),
+            (InlineBytes::At(at), Some((file, base))) => Place::Mapped { file, offset: base + at },
+            (InlineBytes::At(at), None) => Place::Inline(slice(pickle, *at, self.bytes)?.into()),
+        };
+        Some(Storage { place, len: self.bytes, crc32: None, swap: if *big_endian { 2 } else { 1 } })
+    }
 }
 
 /// What one pickle of PyTorch holds.
@@ -56,13 +96,29 @@ pub(crate) fn interpret_with(
         tensors: Vec::new(),
         storages: Vec::new(),
         storage_keys: HashMap::new(),
+        arrays: Vec::new(),
         path: HashSet::new(),
+        embedded: HashMap::new(),
         warnings: Vec::new(),
-        visits_left: pickle.node_count().saturating_mul(8).saturating_add(4096),
-        name_bytes_left: pickle.len.saturating_mul(16).saturating_add(1 << 20),
+        // An element of a container takes at least one byte of the pickle.
+        visits_left: pickle.len.saturating_mul(2).saturating_add(4096),
+        // A tensor's entry takes at least 70 bytes of the pickle, names are repeated by all that is below them.
+        bytes_left: pickle.len.saturating_mul(16).saturating_add(1 << 20),
+        more_warnings: 0,
         cut: false,
     };
     let metadata = walker.walk(pickle.root, None, 0).unwrap_or(Value::None);
+    if walker.more_warnings > 0 {
+        walker.warnings.push(format!("and {} more of its objects cannot be shown", walker.more_warnings));
+    }
+    // Beside tensors, arrays are random-number states and histories; alone, they are the weights.
+    if walker.tensors.is_empty() {
+        for (mut tensor, storage) in std::mem::take(&mut walker.arrays) {
+            let Ok(index) = walker.add_storage(storage) else { break };
+            tensor.storage = Some(index);
+            walker.tensors.push(tensor);
+        }
+    }
     if walker.cut {
         walker.warnings.push(
             "the object nests or repeats itself beyond what its size explains; the listing was cut there"
@@ -78,18 +134,25 @@ struct Walker<'p, 'a> {
     tensors: Vec<TensorInfo>,
     storages: Vec<StorageRef>,
     storage_keys: HashMap<String, usize>,
+    /// Numpy arrays met on the way.
+    arrays: Vec<(TensorInfo, StorageRef)>,
     /// Containers between the root and here: meeting one again is a cycle.
     path: HashSet<Id>,
+    /// Storages that were read from byte strings.
+    embedded: HashMap<Id, usize>,
     warnings: Vec<String>,
     visits_left: usize,
-    name_bytes_left: usize,
+    /// Bytes that may still be copied or built.
+    bytes_left: usize,
+    /// Warnings that were not kept.
+    more_warnings: usize,
     cut: bool,
 }
 
-impl Walker<'_, '_> {
+impl<'p> Walker<'p, '_> {
     /// Walks `id`, collecting tensors under `name`, and gives the plain value that remains; `None` for a tensor.
     fn walk(&mut self, id: Id, name: Option<&str>, depth: usize) -> Option<Value> {
-        if depth > MAX_DEPTH || self.visits_left == 0 {
+        if depth > MAX_DEPTH || self.spent() {
             self.cut = true;
             return None;
         }
@@ -99,15 +162,18 @@ impl Walker<'_, '_> {
             Node::None => Some(Value::None),
             Node::Bool(b) => Some(Value::Bool(*b)),
             Node::Int(i) => Some(Value::I64(*i)),
-            Node::BigInt(bytes) => Some(match <[u8; 9]>::try_from(&bytes[..]) {
-                // An unsigned 64-bit number takes a ninth byte for its sign.
-                Ok([low @ .., 0]) => Value::String(u64::from_le_bytes(low).to_string()),
-                _ => Value::String(format!("an integer of {} bytes", bytes.len())),
-            }),
+            // Writing an integer in decimal takes the square of its length.
+            Node::BigInt(bytes) if bytes.len() > 256 => {
+                let text = format!("an integer of {} bytes", bytes.len());
+                self.afford(text.len()).then_some(Value::String(text))
+            }
+            Node::BigInt(bytes) => {
+                self.afford(4 * bytes.len()).then(|| Value::Int(BigInt::from_signed_bytes_le(bytes)))
+            }
             Node::Float(f) => Some(Value::F64(*f)),
-            Node::Str(s) => Some(Value::String(s.to_string())),
-            Node::Bytes(b) => Some(Value::Bytes(b.to_vec())),
-            Node::Global(g) => Some(Value::String(dotted(&g.module, &g.name))),
+            Node::Str(s) => self.afford(s.len()).then(|| Value::String(s.to_string())),
+            Node::Bytes(b) => self.afford(b.len()).then(|| Value::Bytes(b.to_vec())),
+            Node::Global(g) => self.afford_dotted(&g.module, &g.name).map(Value::String),
             Node::Buffer => Some(Value::String("an out-of-band buffer".into())),
             Node::Persistent(pid) => self.bare_storage(*pid, name),
             Node::Tuple(items) | Node::List(items) | Node::Set(items) => {
@@ -128,27 +194,66 @@ impl Walker<'_, '_> {
         result
     }
 
+    /// Whether nothing more can be built.
+    fn spent(&self) -> bool {
+        self.visits_left == 0 || self.bytes_left == 0
+    }
+
+    /// Whether a copy of `bytes` more is in proportion to the pickle: a string may be referred to from many places.
+    /// The first that is not ends the listing.
+    fn afford(&mut self, bytes: usize) -> bool {
+        match self.bytes_left.checked_sub(bytes) {
+            Some(left) => self.bytes_left = left,
+            None => (self.bytes_left, self.cut) = (0, true),
+        }
+        !self.spent()
+    }
+
+    fn afford_dotted(&mut self, module: &str, name: &str) -> Option<String> {
+        self.afford(module.len() + name.len() + 1).then(|| dotted(module, name))
+    }
+
+    /// As [`Walker::afford`], for what an error can report.
+    fn pay(&mut self, bytes: usize) -> Result<()> {
+        if self.afford(bytes) {
+            return Ok(());
+        }
+        Err(Error::unsupported("it repeats parts of the pickle beyond what its size explains"))
+    }
+
     fn child_name(&mut self, parent: Option<&str>, key: &str) -> Option<String> {
-        let name = match parent {
+        let length = parent.map_or(0, |p| p.len() + 1) + key.len();
+        self.afford(length).then(|| match parent {
             None => key.to_string(),
             Some(parent) => format!("{parent}.{key}"),
-        };
-        match self.name_bytes_left.checked_sub(name.len()) {
-            Some(left) => {
-                self.name_bytes_left = left;
-                Some(name)
-            }
-            None => {
-                self.name_bytes_left = 0;
-                self.cut = true;
-                None
-            }
+        })
+    }
+
+    fn warn(&mut self, warning: impl FnOnce() -> String) {
+        if self.warnings.len() < MAX_WARNINGS {
+            self.warnings.push(warning());
+        } else {
+            self.more_warnings += 1;
+        }
+    }
+
+    /// Lists `tensor` under `name`.
+    fn list(&mut self, mut tensor: TensorInfo, name: Option<&str>) {
+        let name = name.unwrap_or("");
+        let entry = ENTRY + name.len() + 16 * tensor.shape.len();
+        if self.afford(entry) {
+            tensor.name = name.to_string();
+            self.tensors.push(tensor);
         }
     }
 
     fn walk_items(&mut self, items: &[Id], name: Option<&str>, depth: usize) -> Option<Vec<Value>> {
         let mut values = Vec::new();
         for (i, &item) in items.iter().enumerate() {
+            if self.spent() {
+                self.cut = true;
+                break;
+            }
             let leaf = self.is_leaf(item);
             let child = if leaf { None } else { Some(self.child_name(name, &i.to_string())?) };
             values.extend(self.walk(item, child.as_deref().or(name), depth + 1));
@@ -164,9 +269,16 @@ impl Walker<'_, '_> {
     ) -> Option<BTreeMap<HashableValue, Value>> {
         let mut values = BTreeMap::new();
         for &(key, value) in entries {
+            if self.spent() {
+                self.cut = true;
+                break;
+            }
             let (text, hashable) = self.key(key);
-            let child = self.child_name(name, &text)?;
-            if let Some(value) = self.walk(value, Some(&child), depth + 1) {
+            if !self.afford(text.len()) {
+                break;
+            }
+            let child = if self.is_leaf(value) { None } else { Some(self.child_name(name, &text)?) };
+            if let Some(value) = self.walk(value, child.as_deref().or(name), depth + 1) {
                 values.insert(hashable, value);
             }
         }
@@ -222,7 +334,16 @@ impl Walker<'_, '_> {
                 let mut entries = Vec::new();
                 // Python 2 hands the pairs over as an argument.
                 for &arg in args {
-                    for &pair in pickle.sequence(arg).unwrap_or(&[]) {
+                    let listed = pickle.sequence(arg).unwrap_or(&[]);
+                    if let Node::Dict(pairs) = pickle.node(arg)
+                        && self.afford(pairs.len().saturating_mul(16))
+                    {
+                        entries.extend_from_slice(pairs);
+                    }
+                    if !self.afford(listed.len().saturating_mul(16)) {
+                        break;
+                    }
+                    for &pair in listed {
                         if let Some(&[key, value]) = pickle.sequence(pair) {
                             entries.push((key, value));
                         }
@@ -236,21 +357,40 @@ impl Walker<'_, '_> {
                 return self.walk_items(items, name, depth).map(Value::List);
             }
             ("torch", "device" | "Device") | ("torch.serialization", "_get_layout") => {
-                let first = args.first().and_then(|&a| self.pickle.str(a)).unwrap_or(function);
-                return Some(Value::String(first.to_string()));
+                let first = args.first().and_then(|&a| pickle.str(a)).unwrap_or(function);
+                let index = args.get(1).and_then(|&a| pickle.int(a));
+                return self
+                    .afford(first.len() + 20)
+                    .then(|| Value::String(index.map_or(first.into(), |i| format!("{first}:{i}"))));
             }
             ("pathlib" | "pathlib._local", "PosixPath" | "WindowsPath" | "PurePosixPath" | "Path") => {
                 let parts: Vec<&str> = args.iter().filter_map(|&a| self.pickle.str(a)).collect();
-                return Some(Value::String(parts.join("/").replace("//", "/")));
+                let length = parts.iter().fold(0usize, |n, part| n.saturating_add(part.len() + 1));
+                return self.afford(length).then(|| Value::String(parts.join("/").replace("//", "/")));
             }
             ("_codecs", "encode") => {
                 if let Some(bytes) = self.latin1(object) {
                     return Some(Value::Bytes(bytes));
                 }
             }
-            (m, "_reconstruct") if m.starts_with("numpy") => {
+            ("builtins" | "__builtin__", "bytearray" | "bytes") => {
+                let bytes = args.first().map_or(Some(Cow::Borrowed(&[][..])), |&a| self.byte_string(a));
+                if let Some(bytes) = bytes {
+                    return self.afford(bytes.len()).then(|| Value::Bytes(bytes.into_owned()));
+                }
+            }
+            (m, "_reconstruct" | "_frombuffer") if m.starts_with("numpy") => {
                 if let Some(array) = self.numpy(object) {
-                    return Some(array.to_value());
+                    let name = name.unwrap_or("");
+                    let copied = array.bytes.len().saturating_add(16 * array.shape.len());
+                    if !self.afford(copied.saturating_add(4 * ENTRY + name.len())) {
+                        return None;
+                    }
+                    let value = array.to_value();
+                    let (mut tensor, storage) = self.array_tensor(array);
+                    tensor.name = name.to_string();
+                    self.arrays.push((tensor, storage));
+                    return Some(value);
                 }
             }
             (m, "scalar") if m.starts_with("numpy") => {
@@ -260,7 +400,11 @@ impl Walker<'_, '_> {
             }
             _ => {}
         }
-        self.walk_instance(object, callable.map(|(m, f)| dotted(m, f)), args, name, depth)
+        let class = match callable {
+            Some((module, class)) => Some(self.afford_dotted(module, class)?),
+            None => None,
+        };
+        self.walk_instance(object, class, args, name, depth)
     }
 
     /// An instance of any class: its state's entries are its children, as attributes are in Python.
@@ -314,6 +458,10 @@ impl Walker<'_, '_> {
 
     /// A call of one of PyTorch's `_rebuild…` functions.
     fn rebuild(&mut self, function: &str, args: &[Id], name: Option<&str>, depth: usize) -> Option<Value> {
+        if depth > MAX_DEPTH {
+            self.cut = true;
+            return None;
+        }
         if matches!(function, "_rebuild_parameter" | "_rebuild_parameter_with_state") {
             let before = self.tensors.len();
             let value = args.first().and_then(|&data| self.walk(data, name, depth + 1));
@@ -327,10 +475,11 @@ impl Walker<'_, '_> {
         }
         if matches!(function, "_rebuild_from_type" | "_rebuild_from_type_v2") {
             // (function, class, its arguments, state): a subclass of Tensor.
-            let inner = args.first().and_then(|&f| self.pickle.global(f)).map(|(_, f)| f.to_string());
-            let inner_args = args.get(2).and_then(|&a| self.pickle.sequence(a)).map(<[Id]>::to_vec);
+            let pickle = self.pickle;
+            let inner = args.first().and_then(|&f| pickle.global(f)).map(|(_, f)| f);
+            let inner_args = args.get(2).and_then(|&a| pickle.sequence(a));
             let value = match (inner, inner_args) {
-                (Some(f), Some(a)) => self.rebuild(&f, &a, name, depth + 1),
+                (Some(f), Some(a)) => self.rebuild(f, a, name, depth + 1),
                 _ => None,
             };
             if let Some(&state) = args.get(3) {
@@ -341,16 +490,28 @@ impl Walker<'_, '_> {
         if matches!(function, "_rebuild_device_tensor_from_cpu_tensor") {
             return args.first().and_then(|&data| self.walk(data, name, depth + 1));
         }
+        // A jagged tensor's values and offsets are in the state that follows.
+        if function == "_rebuild_njt" {
+            return None;
+        }
         match self.tensor(function, args) {
-            Ok(mut tensor) => {
-                tensor.name = name.unwrap_or("").to_string();
-                self.tensors.push(tensor);
+            Ok(tensor) => {
+                self.list(tensor, name);
                 None
             }
             Err(error) => {
-                let name = name.unwrap_or("").escape_debug().to_string();
-                self.warnings.push(format!("`{name}` is made by {function} and cannot be shown: {error}"));
-                Some(Value::String(format!("a tensor made by {function}: {error}")))
+                let (name, function) = (name.unwrap_or(""), quoted(function));
+                self.warn(|| {
+                    format!("`{}` is made by {function} and cannot be shown: {error}", quoted(name))
+                });
+                let value = format!("a tensor made by {function}: {error}");
+                if !self.afford(value.len()) {
+                    return None;
+                }
+                // What it was to be made of may still hold tensors.
+                let child = self.child_name(Some(name), "args")?;
+                self.walk_items(args, Some(&child), depth);
+                Some(Value::String(value))
             }
         }
     }
@@ -378,47 +539,36 @@ impl Walker<'_, '_> {
                 Ok(tensor)
             }
             "_rebuild_sparse_tensor" | "_rebuild_sparse_csr_tensor" => self.sparse(&args),
-            "_rebuild_nested_tensor" => {
-                let mut buffer = self.inner(args.get(0)?)?;
-                buffer.damage = None;
-                Ok(buffer)
-            }
+            // Its elements one after another; what else makes it ragged is not shown.
+            "_rebuild_nested_tensor" => self.inner(args.get(0)?),
             "_rebuild_device_tensor_from_numpy" => {
                 let Node::Object(object) = self.pickle.node(args.get(0)?) else {
                     return Err(Error::damaged("its numpy array is something else"));
                 };
                 let array =
                     self.numpy(object).ok_or_else(|| Error::damaged("its numpy array cannot be read"))?;
-                let dtype = args.dtype(1).unwrap_or(array.dtype);
-                let shape = array.shape.clone();
-                let strides = array.strides();
-                let storage = self.add_storage(StorageRef {
-                    key: format!("numpy array {}", self.storages.len()),
-                    dtype: array.dtype,
-                    bytes: array.bytes.len() as u64,
-                    view_of: None,
-                    inline: Some(array.bytes),
-                });
-                let mut tensor = TensorInfo::contiguous(String::new(), dtype, shape, storage, 0);
-                tensor.strides = strides;
-                if dtype.element_size() != array.dtype.element_size() {
-                    tensor.dtype = array.dtype;
+                self.pay(array.bytes.len())?;
+                let (mut tensor, storage) = self.array_tensor(array);
+                // The array stands in for a type that numpy lacks; its elements are as many bytes.
+                if let Ok(dtype) = args.dtype(1)
+                    && dtype.element_size() == tensor.dtype.element_size()
+                {
+                    tensor.dtype = dtype;
                 }
+                tensor.storage = Some(self.add_storage(storage)?);
                 Ok(tensor)
             }
             "_rebuild_meta_tensor_no_storage" => Ok(no_storage(
                 args.dtype(0)?,
                 args.shape(1)?,
                 args.shape(2).ok(),
-                "is a meta tensor: saved without data",
+                Some("is a meta tensor: saved without data"),
             )),
-            "_rebuild_wrapper_subclass" => Ok(no_storage(
-                args.dtype(1)?,
-                args.shape(2)?,
-                args.shape(3).ok(),
-                "is a wrapper subclass: saved without data of its own",
-            )),
-            _ => Err(Error::unsupported(format!("{function} is not a known constructor"))),
+            // Its data are in the tensors it wraps, which follow among its attributes.
+            "_rebuild_wrapper_subclass" => {
+                Ok(no_storage(args.dtype(1)?, args.shape(2)?, args.shape(3).ok(), None))
+            }
+            _ => Err(Error::unsupported(format!("{} is not a known constructor", quoted(function)))),
         }
     }
 
@@ -443,24 +593,24 @@ impl Walker<'_, '_> {
 
     /// The tensor that the node `id` stands for, kept out of the list.
     fn inner(&mut self, id: Id) -> Result<TensorInfo> {
-        let Node::Object(object) = self.pickle.node(id) else {
+        let pickle = self.pickle;
+        let Node::Object(object) = pickle.node(id) else {
             return Err(Error::damaged("a part of it is not a tensor"));
         };
-        let object = object.clone();
-        let function = self.pickle.global(object.callable).map(|(_, f)| f.to_string()).unwrap_or_default();
-        let args = self.pickle.sequence(object.args).unwrap_or(&[]).to_vec();
-        match function.as_str() {
-            "_rebuild_tensor" | "_rebuild_tensor_v2" | "_rebuild_tensor_v3" => self.tensor(&function, &args),
+        self.pay(ENTRY)?;
+        let function = pickle.global(object.callable).map_or("", |(_, f)| f);
+        let args = pickle.sequence(object.args).unwrap_or(&[]);
+        match function {
+            "_rebuild_tensor" | "_rebuild_tensor_v2" | "_rebuild_tensor_v3" => self.tensor(function, args),
             _ => Err(Error::unsupported("a part of it is not a plain tensor")),
         }
     }
 
     fn quantizer(&mut self, id: Id) -> Result<Quantizer> {
-        let parts =
-            self.pickle.sequence(id).ok_or_else(|| Error::damaged("its quantizer is not a tuple"))?.to_vec();
-        let args = Args { pickle: self.pickle, ids: &parts };
-        let scheme = self.pickle.global(args.get(0)?).map(|(_, s)| s.to_string()).unwrap_or_default();
-        match scheme.as_str() {
+        let pickle = self.pickle;
+        let parts = pickle.sequence(id).ok_or_else(|| Error::damaged("its quantizer is not a tuple"))?;
+        let args = Args { pickle, ids: parts };
+        match pickle.global(args.get(0)?).map_or("", |(_, scheme)| scheme) {
             "per_tensor_affine" => {
                 Ok(Quantizer::PerTensor { scale: args.float(1)?, zero_point: args.int(2)? })
             }
@@ -469,7 +619,7 @@ impl Walker<'_, '_> {
                 zero_points: Box::new(self.inner(args.get(2)?)?),
                 axis: args.usize(3)?,
             }),
-            other => Err(Error::unsupported(format!("quantization scheme `{other}`"))),
+            other => Err(Error::unsupported(format!("quantization scheme `{}`", quoted(other)))),
         }
     }
 
@@ -477,17 +627,15 @@ impl Walker<'_, '_> {
         let layout = match self.pickle.node(args.get(0)?) {
             Node::Object(object) => {
                 let inner = self.pickle.sequence(object.args).and_then(|a| a.first().copied());
-                inner.and_then(|id| self.pickle.str(id)).unwrap_or("?").to_string()
+                quoted(inner.and_then(|id| self.pickle.str(id)).unwrap_or("?"))
             }
-            Node::Global(g) => dotted(&g.module, &g.name),
+            Node::Global(g) => dotted(&quoted(&g.module), &quoted(&g.name)),
             _ => return Err(Error::damaged("its layout is not named")),
         };
-        let parts = self
-            .pickle
-            .sequence(args.get(1)?)
-            .ok_or_else(|| Error::damaged("its parts are not a tuple"))?
-            .to_vec();
-        let parts = Args { pickle: self.pickle, ids: &parts };
+        let pickle = self.pickle;
+        let parts =
+            pickle.sequence(args.get(1)?).ok_or_else(|| Error::damaged("its parts are not a tuple"))?;
+        let parts = Args { pickle, ids: parts };
         let coo = layout.ends_with("sparse_coo");
         let index_count = if coo { 1 } else { 2 };
         let mut indices = Vec::new();
@@ -497,8 +645,7 @@ impl Walker<'_, '_> {
         let values = self.inner(parts.get(index_count)?)?;
         let shape = parts.shape(index_count + 1)?;
         numel(&shape).ok_or_else(|| Error::damaged("the product of its shape overflows"))?;
-        let mut tensor = no_storage(values.dtype, shape, None, "");
-        tensor.damage = None;
+        let mut tensor = no_storage(values.dtype, shape, None, None);
         tensor.sparse = Some(Box::new(Sparse { layout, indices, values }));
         Ok(tensor)
     }
@@ -506,20 +653,21 @@ impl Walker<'_, '_> {
     /// A storage saved by itself: shown as the vector it is.
     fn bare_storage(&mut self, pid: Id, name: Option<&str>) -> Option<Value> {
         if let Some((mut tensor, storage)) = (self.known)(pid) {
-            tensor.storage = Some(self.add_storage(storage));
-            tensor.name = name.unwrap_or("").to_string();
-            self.tensors.push(tensor);
+            tensor.storage = Some(self.add_storage(storage).ok()?);
+            self.list(tensor, name);
             return None;
         }
         match self.storage_from_pid(pid) {
             Ok(index) => {
                 let StorageRef { dtype, bytes, .. } = self.storages[index];
                 let len = bytes / dtype.element_size().unwrap_or(1) as u64;
-                let name = name.unwrap_or("").to_string();
-                self.tensors.push(TensorInfo::contiguous(name, dtype, vec![len as usize], index, 0));
+                self.list(TensorInfo::contiguous(String::new(), dtype, vec![len as usize], index, 0), name);
                 None
             }
-            Err(error) => Some(Value::String(format!("a persistent id: {error}"))),
+            Err(error) => {
+                let text = format!("a persistent id: {error}");
+                self.afford(text.len()).then_some(Value::String(text))
+            }
         }
     }
 
@@ -529,100 +677,135 @@ impl Walker<'_, '_> {
                 let pid = *pid;
                 self.storage_from_pid(pid)
             }
-            // TypedStorage(wrap_storage=…, dtype=…): the storage is among its state or arguments.
-            Node::Object(_) => {
-                Err(Error::unsupported("its storage is pickled inside the object, not beside it"))
+            // As `pickle.dump` writes a tensor: its storage is a file of its own, in a byte string.
+            Node::Object(object) => {
+                let args = self.pickle.sequence(object.args).unwrap_or(&[]);
+                match (self.pickle.global(object.callable), args) {
+                    (Some(("torch.storage", "_load_from_bytes")), &[bytes]) => self.embedded(bytes),
+                    _ => Err(Error::unsupported("its storage is neither in the file nor in the pickle")),
+                }
             }
             _ => Err(Error::damaged("its storage is not a persistent id")),
         }
     }
 
+    /// A storage that was saved in the legacy format into the byte string `id`.
+    fn embedded(&mut self, id: Id) -> Result<usize> {
+        if let Some(&index) = self.embedded.get(&id) {
+            return Ok(index);
+        }
+        let key = format!("in the pickle, {}", id.index());
+        let bytes = self.byte_string(id).ok_or_else(|| Error::damaged("its storage is not a byte string"))?;
+        let (dtype, at, len) = torch_legacy::lone_storage(&bytes)?;
+        let inline = self.inline(match bytes {
+            Cow::Borrowed(bytes) => Cow::Borrowed(&bytes[at..at + len]),
+            Cow::Owned(bytes) => Cow::Owned(bytes[at..at + len].to_vec()),
+        });
+        self.pay(len)?;
+        let bytes = len as u64;
+        let storage = StorageRef { key, dtype, bytes, view_of: None, inline: Some(inline) };
+        let index = self.add_storage(storage)?;
+        self.embedded.insert(id, index);
+        Ok(index)
+    }
+
+    fn inline(&self, bytes: Cow<'p, [u8]>) -> Inline {
+        let at = match &bytes {
+            Cow::Borrowed(bytes) => self.pickle.offset_of(bytes),
+            Cow::Owned(_) => None,
+        };
+        let bytes = at.map_or_else(|| InlineBytes::Decoded(bytes.into()), InlineBytes::At);
+        Inline { bytes, big_endian: false }
+    }
+
+    /// A numpy array as the tensor that `torch.from_numpy` would make of it, without a name.
+    fn array_tensor(&self, array: NumpyArray<'p>) -> (TensorInfo, StorageRef) {
+        let strides = array.strides();
+        let mut tensor = TensorInfo::contiguous(String::new(), array.dtype, array.shape, 0, 0);
+        tensor.strides = strides;
+        let bytes = array.bytes.len() as u64;
+        let inline = Inline { big_endian: array.big_endian, ..self.inline(array.bytes) };
+        let key = format!("array {} {}", self.storages.len(), self.arrays.len());
+        (tensor, StorageRef { key, dtype: array.dtype, bytes, view_of: None, inline: Some(inline) })
+    }
+
     /// `('storage', torch.FloatStorage, '0', 'cpu', numel[, view])`.
     fn storage_from_pid(&mut self, pid: Id) -> Result<usize> {
-        let parts = self
-            .pickle
-            .sequence(pid)
-            .ok_or_else(|| Error::damaged("its storage's persistent id is not a tuple"))?
-            .to_vec();
-        let args = Args { pickle: self.pickle, ids: &parts };
-        if self.pickle.str(args.get(0)?) != Some("storage") {
-            return Err(Error::damaged("its persistent id does not say `storage`"));
-        }
-        let (_, class) = self
-            .pickle
-            .global(args.get(1)?)
-            .ok_or_else(|| Error::damaged("its storage's class is not a global"))?;
-        let dtype = storage_dtype(class)
-            .ok_or_else(|| Error::unsupported(format!("storage class `{}`", class.escape_debug())))?;
-        let key = match self.pickle.node(args.get(2)?) {
-            Node::Str(s) => s.to_string(),
-            Node::Int(i) => i.to_string(),
-            _ => return Err(Error::damaged("its storage's key is not a string")),
-        };
+        let (key, dtype, count, view) = persistent_storage(self.pickle, pid)?;
         let size = dtype.element_size().unwrap_or(1) as u64;
-        let count = args.usize(4)? as u64;
         let bytes = count.checked_mul(size).ok_or_else(|| Error::damaged("its storage's size overflows"))?;
         let mut storage = StorageRef { key, dtype, bytes, view_of: None, inline: None };
-        if let Some(view) = args.get(5).ok().and_then(|v| self.pickle.sequence(v)) {
-            let view = view.to_vec();
-            let view = Args { pickle: self.pickle, ids: &view };
-            let view_key = match self.pickle.node(view.get(0)?) {
-                Node::Str(s) => s.to_string(),
-                Node::Int(i) => i.to_string(),
-                _ => return Err(Error::damaged("the key of its storage's view is not a string")),
-            };
+        if let Some(view) = view {
+            let view = Args { pickle: self.pickle, ids: view };
+            let view_key = storage_key(self.pickle, view.get(0)?)?;
             storage.bytes = (view.usize(2)? as u64)
                 .checked_mul(size)
                 .ok_or_else(|| Error::damaged("its view's size overflows"))?;
             storage.view_of = Some((std::mem::replace(&mut storage.key, view_key), view.usize(1)? as u64));
         }
-        Ok(self.add_storage(storage))
+        self.add_storage(storage)
     }
 
-    fn add_storage(&mut self, storage: StorageRef) -> usize {
+    fn add_storage(&mut self, storage: StorageRef) -> Result<usize> {
         // A key names one storage; a second class for it would be a lie, kept apart so that bounds hold for both.
         let identity = format!("{}\u{0}{}\u{0}{}", storage.key, storage.dtype, storage.bytes);
         let next = self.storages.len();
-        let index = *self.storage_keys.entry(identity).or_insert(next);
-        if index == next {
-            self.storages.push(storage);
+        if let Some(&index) = self.storage_keys.get(&identity) {
+            return Ok(index);
         }
-        index
+        self.pay(ENTRY + 2 * identity.len())?;
+        self.storage_keys.insert(identity, next);
+        self.storages.push(storage);
+        Ok(next)
     }
 
-    fn latin1(&self, object: &Object) -> Option<Vec<u8>> {
+    fn latin1(&mut self, object: &Object) -> Option<Vec<u8>> {
         let &[text, encoding] = self.pickle.sequence(object.args)? else { return None };
         if !matches!(self.pickle.str(encoding)?, "latin1" | "latin-1" | "iso-8859-1") {
             return None;
         }
-        self.pickle.str(text)?.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect()
+        let text = self.pickle.str(text)?;
+        if !self.afford(text.len()) {
+            return None;
+        }
+        text.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect()
     }
 
-    fn byte_string(&self, id: Id) -> Option<Vec<u8>> {
-        match self.pickle.node(id) {
-            Node::Bytes(bytes) => Some(bytes.to_vec()),
-            Node::Str(s) => s.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect(),
-            Node::Object(object) => self.latin1(object),
+    fn byte_string(&mut self, id: Id) -> Option<Cow<'p, [u8]>> {
+        let pickle = self.pickle;
+        match pickle.node(id) {
+            Node::Bytes(bytes) => Some(Cow::Borrowed(bytes)),
+            Node::Str(s) if !self.afford(s.len()) => None,
+            // What Python 2 wrote as `str` and happens to be UTF-8.
+            Node::Str(Cow::Borrowed(s)) if s.is_ascii() => Some(Cow::Borrowed(s.as_bytes())),
+            Node::Str(s) => {
+                s.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect::<Option<_>>().map(Cow::Owned)
+            }
+            Node::Object(object) => self.latin1(object).map(Cow::Owned),
             _ => None,
         }
     }
 
-    /// `numpy.core.multiarray._reconstruct(…)` with the state (version, shape, dtype, is_fortran, bytes).
-    fn numpy(&self, object: &Object) -> Option<NumpyArray> {
-        let state = self.pickle.sequence(*object.state.last()?)?;
-        let &[.., shape, dtype, fortran, bytes] = state else { return None };
+    /// `numpy.core.multiarray._reconstruct(…)` with the state (version, shape, dtype, is_fortran, bytes), or
+    /// `numpy.core.numeric._frombuffer(bytes, dtype, shape, order)` of protocol 5.
+    fn numpy(&mut self, object: &Object) -> Option<NumpyArray<'p>> {
+        let pickle = self.pickle;
+        let [shape, dtype, bytes, fortran] = match (pickle.sequence(object.args)?, object.state.last()) {
+            (&[bytes, dtype, shape, order], None) => [shape, dtype, bytes, order],
+            (_, Some(&state)) => {
+                let &[.., shape, dtype, fortran, bytes] = pickle.sequence(state)? else { return None };
+                [shape, dtype, bytes, fortran]
+            }
+            _ => return None,
+        };
         let (dtype, big_endian) = self.numpy_dtype(dtype)?;
-        let args = Args { pickle: self.pickle, ids: state };
-        let shape = args.shape_of(shape).ok()?;
-        let mut bytes = self.byte_string(bytes)?;
+        let shape = Args { pickle, ids: &[] }.shape_of(shape).ok()?;
+        let bytes = self.byte_string(bytes)?;
         if dtype.bytes_for(&shape)? != bytes.len() as u64 {
             return None;
         }
-        if big_endian {
-            crate::storage::swap_words(&mut bytes, dtype.word_size());
-        }
-        let fortran = matches!(self.pickle.node(fortran), Node::Bool(true));
-        Some(NumpyArray { dtype, shape, fortran, bytes })
+        let fortran = matches!(pickle.node(fortran), Node::Bool(true)) || pickle.str(fortran) == Some("F");
+        Some(NumpyArray { dtype, shape, fortran, big_endian, bytes })
     }
 
     /// `numpy.dtype('f4', False, True)` with the state (3, '<', …).
@@ -634,19 +817,53 @@ impl Walker<'_, '_> {
         Some((numpy_code(code.trim_start_matches(['<', '>', '=', '|']))?, big))
     }
 
-    fn numpy_scalar(&self, args: &[Id]) -> Option<Value> {
+    fn numpy_scalar(&mut self, args: &[Id]) -> Option<Value> {
         let &[dtype, bytes] = args else { return None };
         let (dtype, big_endian) = self.numpy_dtype(dtype)?;
-        let mut bytes = self.byte_string(bytes)?;
+        let bytes = self.byte_string(bytes)?;
         if dtype.element_size()? != bytes.len() {
             return None;
         }
-        if big_endian {
-            crate::storage::swap_words(&mut bytes, dtype.word_size());
-        }
-        let array = NumpyArray { dtype, shape: Vec::new(), fortran: false, bytes };
-        array.elements()?.pop()
+        NumpyArray { dtype, shape: Vec::new(), fortran: false, big_endian, bytes }.elements()?.pop()
     }
+}
+
+/// (key, element type, elements, view) of `('storage', torch.FloatStorage, '0', 'cpu', numel[, view])`.
+pub(crate) fn persistent_storage<'p>(
+    pickle: &'p Pickle<'_>,
+    pid: Id,
+) -> Result<(String, DType, u64, Option<&'p [Id]>)> {
+    let parts =
+        pickle.sequence(pid).ok_or_else(|| Error::damaged("its storage's persistent id is not a tuple"))?;
+    let args = Args { pickle, ids: parts };
+    if pickle.str(args.get(0)?) != Some("storage") {
+        return Err(Error::damaged("its persistent id does not say `storage`"));
+    }
+    let (_, class) =
+        pickle.global(args.get(1)?).ok_or_else(|| Error::damaged("its storage's class is not a global"))?;
+    let dtype = storage_dtype(class)
+        .ok_or_else(|| Error::unsupported(format!("storage class `{}`", quoted(class))))?;
+    let key = storage_key(pickle, args.get(2)?)?;
+    let view = args.get(5).ok().and_then(|v| pickle.sequence(v));
+    Ok((key, dtype, args.usize(4)? as u64, view))
+}
+
+fn storage_key(pickle: &Pickle<'_>, id: Id) -> Result<String> {
+    match pickle.node(id) {
+        Node::Str(s) if s.len() > MAX_KEY => {
+            Err(Error::unsupported(format!("a storage key of {} bytes", s.len())))
+        }
+        Node::Str(s) => Ok(s.to_string()),
+        Node::Int(i) => Ok(i.to_string()),
+        _ => Err(Error::damaged("its storage's key is not a string")),
+    }
+}
+
+/// The beginning of a name from the file, on one line.
+fn quoted(name: &str) -> String {
+    let mut rest = name.chars();
+    let start: String = rest.by_ref().take(QUOTED).flat_map(char::escape_debug).collect();
+    if rest.next().is_some() { start + "…" } else { start }
 }
 
 /// Positional arguments, read with errors that say which one is wrong.
@@ -701,19 +918,20 @@ impl Args<'_, '_> {
 
     fn dtype(&self, i: usize) -> Result<DType> {
         match self.pickle.global(self.get(i)?) {
-            Some(("torch", name)) => torch_dtype(name)
-                .ok_or_else(|| Error::unsupported(format!("dtype `{}`", name.escape_debug()))),
+            Some(("torch", name)) => {
+                torch_dtype(name).ok_or_else(|| Error::unsupported(format!("dtype `{}`", quoted(name))))
+            }
             _ => Err(Error::damaged(format!("argument {i} is not a dtype"))),
         }
     }
 }
 
-fn no_storage(dtype: DType, shape: Vec<usize>, strides: Option<Vec<usize>>, why: &str) -> TensorInfo {
+fn no_storage(dtype: DType, shape: Vec<usize>, strides: Option<Vec<usize>>, why: Option<&str>) -> TensorInfo {
     let strides = strides.filter(|s| s.len() == shape.len()).unwrap_or_else(|| contiguous_strides(&shape));
     TensorInfo {
         strides,
         storage: None,
-        damage: Some(why.to_string()),
+        damage: why.map(str::to_string),
         group: Group::Other,
         ..TensorInfo::contiguous(String::new(), dtype, shape, 0, 0)
     }
@@ -723,35 +941,56 @@ fn dotted(module: &str, name: &str) -> String {
     format!("{module}.{name}")
 }
 
+/// PyTorch's typed storages: `torch.FloatStorage` and its kin.
+const STORAGES: [(&str, DType); 15] = [
+    ("DoubleStorage", DType::F64),
+    ("FloatStorage", DType::F32),
+    ("HalfStorage", DType::F16),
+    ("BFloat16Storage", DType::BF16),
+    ("LongStorage", DType::I64),
+    ("IntStorage", DType::I32),
+    ("ShortStorage", DType::I16),
+    ("CharStorage", DType::I8),
+    ("ByteStorage", DType::U8),
+    ("BoolStorage", DType::Bool),
+    ("ComplexFloatStorage", DType::C64),
+    ("ComplexDoubleStorage", DType::C128),
+    ("QInt8Storage", DType::QI8),
+    ("QUInt8Storage", DType::QU8),
+    ("QInt32Storage", DType::QI32),
+];
+
 /// The element type of `torch.FloatStorage` and its kin, `U8` for untyped ones.
 pub(crate) fn storage_dtype(class: &str) -> Option<DType> {
-    Some(match class.strip_prefix("Cuda").unwrap_or(class) {
-        "DoubleStorage" => DType::F64,
-        "FloatStorage" => DType::F32,
-        "HalfStorage" => DType::F16,
-        "BFloat16Storage" => DType::BF16,
-        "LongStorage" => DType::I64,
-        "IntStorage" => DType::I32,
-        "ShortStorage" => DType::I16,
-        "CharStorage" => DType::I8,
-        "ByteStorage" | "UntypedStorage" | "_UntypedStorage" => DType::U8,
-        "BoolStorage" => DType::Bool,
-        "ComplexFloatStorage" => DType::C64,
-        "ComplexDoubleStorage" => DType::C128,
-        "QInt8Storage" => DType::QI8,
-        "QUInt8Storage" => DType::QU8,
-        "QInt32Storage" => DType::QI32,
-        _ => return None,
-    })
+    let class = class.strip_prefix("Cuda").unwrap_or(class);
+    if matches!(class, "UntypedStorage" | "_UntypedStorage") {
+        return Some(DType::U8);
+    }
+    STORAGES.iter().find(|(name, _)| *name == class).map(|(_, dtype)| *dtype)
+}
+
+/// The class in `torch` of a typed storage of `dtype`; `None` for types younger than typed storages, whose tensors
+/// PyTorch writes with `_rebuild_tensor_v3` on an `UntypedStorage`.
+pub fn storage_class(dtype: DType) -> Option<&'static str> {
+    STORAGES.iter().find(|(_, d)| *d == dtype).map(|(name, _)| *name)
+}
+
+/// The dtypes that have a `torch` attribute of their [`DType::name`].
+const DTYPES: [DType; 25] = {
+    use DType::*;
+    [
+        F64, F32, F16, BF16, F8E4M3FN, F8E5M2, F8E4M3FNUZ, F8E5M2FNUZ, F8E8M0FNU, I64, I32, I16, I8, U64,
+        U32, U16, U8, Bool, C32, C64, C128, QI8, QU8, QI32, F4E2M1X2,
+    ]
+};
+
+/// Whether `dtype` is a dtype of PyTorch's, with [`DType::name`] as its name there.
+pub fn has_dtype(dtype: DType) -> bool {
+    DTYPES.contains(&dtype)
 }
 
 /// A dtype by the name of its `torch` attribute.
 pub(crate) fn torch_dtype(name: &str) -> Option<DType> {
-    use DType::*;
-    const ALL: [DType; 24] = [
-        F64, F32, F16, BF16, F8E4M3FN, F8E5M2, F8E4M3FNUZ, F8E5M2FNUZ, F8E8M0FNU, I64, I32, I16, I8, U64,
-        U32, U16, U8, Bool, C32, C64, C128, QI8, QU8, QI32,
-    ];
     let alias = match name {
         "double" => "float64",
         "float" => "float32",
@@ -764,7 +1003,7 @@ pub(crate) fn torch_dtype(name: &str) -> Option<DType> {
         "chalf" => "complex32",
         other => other,
     };
-    ALL.into_iter().find(|d| d.name() == alias)
+    DTYPES.into_iter().find(|d| d.name() == alias)
 }
 
 fn numpy_code(code: &str) -> Option<DType> {
@@ -787,14 +1026,15 @@ fn numpy_code(code: &str) -> Option<DType> {
     })
 }
 
-struct NumpyArray {
+struct NumpyArray<'p> {
     dtype: DType,
     shape: Vec<usize>,
     fortran: bool,
-    bytes: Vec<u8>,
+    big_endian: bool,
+    bytes: Cow<'p, [u8]>,
 }
 
-impl NumpyArray {
+impl NumpyArray<'_> {
     fn strides(&self) -> Vec<usize> {
         if !self.fortran {
             return contiguous_strides(&self.shape);
@@ -822,7 +1062,11 @@ impl NumpyArray {
 
     fn elements(&self) -> Option<Vec<Value>> {
         let size = self.dtype.element_size()?;
-        self.bytes.chunks_exact(size).map(|word| scalar(self.dtype, word)).collect()
+        let mut bytes = Cow::Borrowed(&self.bytes[..]);
+        if self.big_endian {
+            crate::storage::swap_words(bytes.to_mut(), self.dtype.word_size());
+        }
+        bytes.chunks_exact(size).map(|word| scalar(self.dtype, word)).collect()
     }
 }
 

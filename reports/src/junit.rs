@@ -1,9 +1,9 @@
 //! JUnit XML, as Jenkins and GitLab read it: a suite per checkpoint, a case per rule it was held against.
 
+use ckpt_inspect::printable;
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 
 use crate::gate::{Checked, Finding, Outcome, Rule, Severity};
-use crate::printable;
 
 /// The outcome as JUnit XML.
 pub fn xml(outcome: &Outcome) -> String {

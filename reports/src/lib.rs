@@ -14,19 +14,18 @@ pub mod junit;
 mod location;
 mod markdown;
 pub mod policy;
-mod printable;
 pub mod sarif;
 pub mod text;
 
 use ckpt_inspect::run::Run;
 
+pub use ckpt_inspect::printable;
 pub use csv::csv;
 pub use headline::{Headline, headline};
 pub use html::html;
 pub use json::json;
 pub use markdown::markdown;
 pub use policy::{Policy, PolicyError};
-pub use printable::printable;
 
 /// What a report is made from.
 #[derive(Clone, Debug)]

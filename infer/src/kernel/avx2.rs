@@ -4,8 +4,8 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::simd::{LANES, Simd, Work};
 use super::Block;
+use super::simd::{LANES, Simd, Work};
 
 /// The processor has AVX2, FMA and F16C.
 #[derive(Clone, Copy, Debug)]

@@ -4,8 +4,8 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::simd::{LANES, Simd, Work};
 use super::Block;
+use super::simd::{LANES, Simd, Work};
 
 /// The processor has AVX-512 F, BW, DQ, VL and VNNI, and with them AVX2, FMA and F16C.
 #[derive(Clone, Copy, Debug)]
@@ -139,7 +139,11 @@ impl Simd for Avx512 {
         }
         // SAFETY: the token, and every row of activations has 16 bytes a block.
         unsafe {
-            if M == 1 { [ternary_one(tile, x[0].as_ptr()); M] } else { ternary_many(tile, x.map(<[i8]>::as_ptr)) }
+            if M == 1 {
+                [ternary_one(tile, x[0].as_ptr()); M]
+            } else {
+                ternary_many(tile, x.map(<[i8]>::as_ptr))
+            }
         }
     }
 
@@ -189,10 +193,12 @@ unsafe fn ternary_one(tile: &[Block], x: *const i8) -> [i32; LANES] {
         // SAFETY: a block is 64 bytes, and the caller's promise.
         unsafe {
             let x = x.add(2 * LANES * b);
-            let (w, v) = (_mm512_load_si512(pair[0].0.as_ptr().cast()), _mm512_load_si512(pair[1].0.as_ptr().cast()));
+            let (w, v) =
+                (_mm512_load_si512(pair[0].0.as_ptr().cast()), _mm512_load_si512(pair[1].0.as_ptr().cast()));
             for p in 0..4 {
                 even[p] = _mm512_dpbusd_epi32(even[p], _mm512_and_si512(w, mask[p]), four(x.add(4 * p)));
-                odd[p] = _mm512_dpbusd_epi32(odd[p], _mm512_and_si512(v, mask[p]), four(x.add(LANES + 4 * p)));
+                odd[p] =
+                    _mm512_dpbusd_epi32(odd[p], _mm512_and_si512(v, mask[p]), four(x.add(LANES + 4 * p)));
             }
         }
     }
@@ -250,7 +256,8 @@ unsafe fn bytes<const M: usize>(tile: &[Block], x: [*const u8; M]) -> [[i32; LAN
     for (b, pair) in pairs.iter().enumerate() {
         // SAFETY: a block is 64 bytes, and the caller's promise.
         unsafe {
-            let (w, v) = (_mm512_load_si512(pair[0].0.as_ptr().cast()), _mm512_load_si512(pair[1].0.as_ptr().cast()));
+            let (w, v) =
+                (_mm512_load_si512(pair[0].0.as_ptr().cast()), _mm512_load_si512(pair[1].0.as_ptr().cast()));
             for m in 0..M {
                 let x = x[m].add(8 * b);
                 even[m] = _mm512_dpbusd_epi32(even[m], four(x.cast()), w);

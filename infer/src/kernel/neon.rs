@@ -5,8 +5,8 @@ use std::arch::aarch64::*;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use super::simd::{LANES, Simd, Work};
 use super::Block;
+use super::simd::{LANES, Simd, Work};
 
 /// The processor has NEON, as every 64-bit ARM has.
 #[derive(Clone, Copy, Debug)]

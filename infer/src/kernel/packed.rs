@@ -9,11 +9,11 @@ use std::sync::{Mutex, PoisonError};
 
 use half::{bf16, f16};
 
+use super::Kernel;
 use super::float::{Element, abs_max, vectors, vectors_mut};
 use super::memory::{Aligned, Block};
 use super::pool::{self, Pool, cuts};
 use super::simd::{LANES, Simd, Work};
-use super::Kernel;
 
 /// Rows that one task packs at a time.
 const PACK_ROWS: usize = 64;
@@ -248,7 +248,8 @@ impl Bytes {
             }
             *of_tiles[tile].lock().unwrap_or_else(PoisonError::into_inner) = of_tile;
         });
-        let of_rows = of_tiles.into_iter().flat_map(|t| t.into_inner().unwrap_or_else(PoisonError::into_inner));
+        let of_rows =
+            of_tiles.into_iter().flat_map(|t| t.into_inner().unwrap_or_else(PoisonError::into_inner));
         let (scales, sums) = of_rows.unzip();
         Bytes { blocks, scales, sums, rows, cols }
     }
@@ -435,7 +436,13 @@ impl Stack {
     }
 
     /// Products of all tokens with stacked matrices, divided among the pool's threads.
-    pub fn multiply(parts: &[&Matrix], kernel: Kernel, pool: &Pool, tokens: &[Activation], output: Output<'_>) {
+    pub fn multiply(
+        parts: &[&Matrix],
+        kernel: Kernel,
+        pool: &Pool,
+        tokens: &[Activation],
+        output: Output<'_>,
+    ) {
         let total: usize = parts.iter().map(|part| part.rows()).sum();
         let down = cuts(0..tokens.len(), TASK_TOKENS);
         let tasks = match pool.threads() {
@@ -497,7 +504,7 @@ macro_rules! by_tokens {
     ($tokens:expr, [$($m:literal),*], |$t:ident, $M:ident| $body:expr) => {{
         let mut $t = 0;
         $(
-            while $t + $m <= $tokens {
+            while $tokens - $t >= $m {
                 const $M: usize = $m;
                 $body;
                 $t += $m;

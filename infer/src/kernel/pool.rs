@@ -43,7 +43,7 @@ struct Shared {
 struct Ticket(u64);
 
 impl Ticket {
-    fn new(tasks: usize) -> u64 {
+    fn before_the_first(tasks: usize) -> u64 {
         // The headroom is for late claims, one a thread.
         assert!(tasks < (1 << 31), "fewer than 2^31 tasks a region");
         (tasks as u64) << 32
@@ -93,7 +93,7 @@ impl Pool {
         let job = Job { task, panic: Mutex::new(None) };
         shared.done.store(0, Ordering::Relaxed);
         shared.job.store((&raw const job).cast_mut().cast(), Ordering::Relaxed);
-        shared.ticket.store(Ticket::new(tasks), Ordering::SeqCst);
+        shared.ticket.store(Ticket::before_the_first(tasks), Ordering::SeqCst);
         if shared.sleepers.load(Ordering::SeqCst) > 0 {
             let _stop = shared.stop.lock().unwrap_or_else(PoisonError::into_inner);
             shared.wake.notify_all();
@@ -124,14 +124,18 @@ impl Pool {
     ) {
         assert!(rows.is_sorted() && cols.is_sorted(), "boundaries ascend");
         assert!(cols.last().is_none_or(|&last| last <= width), "columns lie within the width");
-        assert!(rows.last().is_none_or(|&last| last <= out.len() / width.max(1)), "rows lie within the output");
+        assert!(
+            rows.last().is_none_or(|&last| last <= out.len() / width.max(1)),
+            "rows lie within the output"
+        );
         let (down, across) = (rows.len().saturating_sub(1), cols.len().saturating_sub(1));
         let base = SendPtr(out.as_mut_ptr());
         self.run(down * across, &|i| {
             let (row, col) = (&rows[i / across..][..2], &cols[i % across..][..2]);
             // SAFETY: the block starts within `out`.
             let data = unsafe { base.get().add(row[0] * width + col[0]) };
-            let block = Block { data, width, rows: row[1] - row[0], cols: col[1] - col[0], borrow: PhantomData };
+            let block =
+                Block { data, width, rows: row[1] - row[0], cols: col[1] - col[0], borrow: PhantomData };
             task(row[0], col[0], block);
         });
     }
@@ -267,7 +271,10 @@ mod tests {
                 pool.run(tasks, &|i| {
                     counts[i].fetch_add(1, Ordering::Relaxed);
                 });
-                assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1), "{threads} threads, round {round}");
+                assert!(
+                    counts.iter().all(|c| c.load(Ordering::Relaxed) == 1),
+                    "{threads} threads, round {round}"
+                );
             }
         }
     }

@@ -2,8 +2,8 @@
 
 use half::{bf16, f16};
 
-use super::simd::{LANES, Simd, Work};
 use super::Block;
+use super::simd::{LANES, Simd, Work};
 
 /// No special instructions.
 #[derive(Clone, Copy, Debug)]

@@ -1,0 +1,212 @@
+//! What is to be written: every output tensor with its name, type and shape, and the blobs of bytes they lie in, whose
+//! sizes are known before the first one is written.
+
+use ckpt_inspect::{Checkpoint, DType, Format, TensorInfo, TernaryPacking, contiguous_strides};
+use globset::GlobMatcher;
+use serde_pickle::Value;
+
+use crate::Result;
+use crate::encode::Rotary;
+use crate::names::Style;
+use crate::ternary::Grid;
+
+/// What to write, and how tensors go into it.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The container and packing.
+    pub target: Target,
+    /// Type of all floating-point weights; their own when not given. Packed and quantized ones become float32.
+    pub dtype: Option<DType>,
+    /// Types of the weights that a pattern matches, by the names in the output; the first match counts.
+    pub dtypes: Vec<(GlobMatcher, DType)>,
+    /// The key of the state dict to convert, such as `ema_state_dict`.
+    pub root: Option<String>,
+    /// Whether optimizer state, schedulers and random states come along. PyTorch output only.
+    pub keep_optimizer: bool,
+    /// Naming; by default the target's own.
+    pub names: Option<Style>,
+    /// The matrices to pack, by the names in the output; by default those that a BitLinear uses.
+    pub ternary: Option<GlobMatcher>,
+    /// SafeTensors: begin a new shard beyond this many bytes of tensors.
+    pub max_shard_bytes: Option<u64>,
+    /// Whether to replace what is there.
+    pub force: bool,
+}
+
+impl Options {
+    /// Everything as it is, into `target`.
+    pub fn new(target: Target) -> Self {
+        Options {
+            target,
+            dtype: None,
+            dtypes: Vec::new(),
+            root: None,
+            keep_optimizer: false,
+            names: None,
+            ternary: None,
+            max_shard_bytes: None,
+            force: false,
+        }
+    }
+}
+
+/// Containers and packings that are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// PyTorch's zip.
+    Torch,
+    /// The seed's i2s form in PyTorch's zip: `L.weight`, `L_shape`, `L_scale`.
+    I2s,
+    /// The ternary packer's SafeTensors form: `L.weight`, shapes in a `__metadata__` tensor, no scale.
+    I2sSafeTensors,
+    /// SafeTensors, one file or a folder of shards.
+    SafeTensors,
+    /// A Hugging Face model folder.
+    Hf {
+        /// Whether BitLinear matrices are packed as Hugging Face's BitNet integration does.
+        packed: bool,
+    },
+}
+
+impl Target {
+    pub(crate) fn is_torch(self) -> bool {
+        matches!(self, Target::Torch | Target::I2s)
+    }
+
+    pub(crate) fn packing(self) -> Option<TernaryPacking> {
+        match self {
+            Target::I2s => Some(TernaryPacking::I2s),
+            Target::I2sSafeTensors => Some(TernaryPacking::I2sUnscaled),
+            Target::Hf { packed: true } => Some(TernaryPacking::HfBitnet),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn style(self, source: &Checkpoint) -> Option<Style> {
+        match self {
+            Target::I2s | Target::I2sSafeTensors => Some(Style::Student),
+            Target::Hf { .. } => Some(Style::Hf),
+            // GGUF's names are of use to GGUF readers alone.
+            Target::Torch | Target::SafeTensors => {
+                matches!(source.format, Format::Gguf { .. }).then_some(Style::Hf)
+            }
+        }
+    }
+}
+
+/// A run of bytes of the output.
+#[derive(Clone, Debug)]
+pub struct Blob {
+    /// Its element type as stored: `U8` for packed codes.
+    pub dtype: DType,
+    /// Its length.
+    pub bytes: u64,
+    /// What the bytes are.
+    pub content: Content,
+}
+
+/// Where the bytes of a blob come from.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// They are here.
+    Bytes(Vec<u8>),
+    /// A source tensor's elements, converted to the blob's type.
+    Elements(Elements),
+    /// The ternary codes of a source matrix, packed.
+    Codes {
+        /// The matrix.
+        elements: Elements,
+        /// The bits.
+        packing: TernaryPacking,
+        /// How values become codes.
+        grid: Grid,
+    },
+}
+
+/// Elements of the source in the order they are written in.
+#[derive(Clone, Debug)]
+pub struct Elements {
+    /// The tensor, or a run of the storage that several tensors share.
+    pub tensor: TensorInfo,
+    /// Set where GGUF interleaved the rows.
+    pub rotary: Option<Rotary>,
+    dense: Option<Box<TensorInfo>>,
+}
+
+impl Elements {
+    /// The elements of `tensor`.
+    pub fn new(tensor: TensorInfo, rotary: Option<Rotary>) -> Self {
+        let dense = tensor.sparse.is_some().then(|| {
+            let strides = contiguous_strides(&tensor.shape);
+            Box::new(TensorInfo { sparse: None, strides, ..tensor.clone() })
+        });
+        Elements { tensor, rotary, dense }
+    }
+
+    /// The tensor once a sparse one is spread out.
+    pub fn dense(&self) -> &TensorInfo {
+        self.dense.as_deref().unwrap_or(&self.tensor)
+    }
+}
+
+/// A tensor of the output.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// Its full name there.
+    pub name: String,
+    /// Element type as stored.
+    pub dtype: DType,
+    /// Shape as stored.
+    pub shape: Vec<usize>,
+    /// Strides on the blob, in elements.
+    pub strides: Vec<usize>,
+    /// Index of the blob.
+    pub blob: usize,
+    /// First byte on the blob.
+    pub offset: u64,
+}
+
+/// A source tensor and the name under which the output holds what it says.
+#[derive(Clone, Debug)]
+pub struct Pair {
+    /// The source tensor's elements in the output's order.
+    pub elements: Elements,
+    /// The output tensor.
+    pub name: String,
+}
+
+/// Everything that a writer needs, and what the user is to be told.
+#[derive(Debug)]
+pub struct Plan<'c> {
+    /// Where elements come from.
+    pub source: &'c Checkpoint,
+    /// What is being written.
+    pub target: Target,
+    /// The bytes.
+    pub blobs: Vec<Blob>,
+    /// The tensors on them, in source order.
+    pub tensors: Vec<Output>,
+    /// Names left out because the tensor is the very same as another, with that one's name.
+    pub tied: Vec<(String, String)>,
+    /// Plain values to keep, by key.
+    pub metadata: Value,
+    /// What verification compares.
+    pub pairs: Vec<Pair>,
+    /// What the output does not say any more.
+    pub notes: Vec<String>,
+}
+
+impl<'c> Plan<'c> {
+    /// Plans the conversion of `source`.
+    ///
+    /// # Errors
+    /// `Read` when tensors are damaged, `Target` when the target cannot hold what was asked for.
+    pub fn new(source: &'c Checkpoint, options: &Options) -> Result<Self> {
+        crate::build::plan(source, options)
+    }
+
+    /// Bytes of all blobs.
+    pub fn bytes(&self) -> u64 {
+        self.blobs.iter().map(|b| b.bytes).sum()
+    }
+}
