@@ -75,7 +75,7 @@ impl Sampler {
         }
     }
 
-    /// The next token after `logits` [vocab_size]. NaN counts as impossible; among logits that are all impossible the
+    /// The next token after `logits`, `[vocab_size]`. NaN counts as impossible; among logits that are all impossible the
     /// first token is chosen.
     pub fn sample(&mut self, logits: &[f32]) -> u32 {
         let penalty = self.options.repetition_penalty;

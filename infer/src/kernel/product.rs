@@ -306,7 +306,7 @@ impl Product<'_, '_> {
     }
 }
 
-/// Dot products of R rows with M tokens: element [m][r].
+/// Dot products of R rows with M tokens: element `[m][r]`.
 #[inline(always)]
 fn dots<S: Simd, E: Element, const R: usize, const M: usize>(
     s: S,
