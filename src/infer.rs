@@ -70,11 +70,11 @@ struct Sampling {
 
 fn at_least_zero(text: &str) -> Result<f32, String> {
     let number = text.parse::<f32>().ok().filter(|x| *x >= 0.0 && x.is_finite());
-    number.ok_or_else(|| "a number not below 0".to_string())
+    number.ok_or_else(|| "a number not below 0 is needed".to_string())
 }
 
 fn above_zero(text: &str) -> Result<f32, String> {
-    at_least_zero(text).ok().filter(|x| *x > 0.0).ok_or_else(|| "a number above 0".to_string())
+    at_least_zero(text).ok().filter(|x| *x > 0.0).ok_or_else(|| "a number above 0 is needed".to_string())
 }
 
 impl Sampling {

@@ -52,7 +52,7 @@ struct SettingsArgs {
     #[arg(long, value_name = "N")]
     max_seq_len: Option<usize>,
     /// Base of the rotary frequencies.
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", value_parser = positive)]
     rope_base: Option<f64>,
     /// Stretch of rotary positions: `none`, or the factor of linear scaling.
     #[arg(long, value_name = "FACTOR", value_parser = rope_scaling)]
@@ -67,10 +67,10 @@ struct SettingsArgs {
     #[arg(long, value_name = "BOOL")]
     bitlinear_per_channel: Option<bool>,
     /// Added to mean|W| and max|x|.
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", value_parser = positive)]
     quantization_eps: Option<f64>,
     /// Added to the mean square in norms.
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", value_parser = positive)]
     norm_eps: Option<f64>,
     /// Soft cap of attention scores, or `none`.
     #[arg(long, value_name = "CAP", value_parser = cap)]
@@ -87,17 +87,19 @@ struct Cap(Option<f64>);
 fn cap(text: &str) -> Result<Cap, String> {
     match text {
         "none" => Ok(Cap(None)),
-        number => number.parse().map(|cap| Cap(Some(cap))).map_err(|_| "a number or `none`".to_string()),
+        number => positive(number).map(|cap| Cap(Some(cap))),
     }
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|x| *x > 0.0 && x.is_finite());
+    number.ok_or_else(|| "a number above 0 is needed".to_string())
 }
 
 fn rope_scaling(text: &str) -> Result<RopeScaling, String> {
     match text {
         "none" => Ok(RopeScaling::None),
-        number => {
-            let factor = number.parse().map_err(|_| "a number or `none`".to_string())?;
-            Ok(RopeScaling::Linear { factor })
-        }
+        number => positive(number).map(|factor| RopeScaling::Linear { factor }),
     }
 }
 

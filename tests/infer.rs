@@ -140,7 +140,8 @@ fn exit_codes_tell_what_went_wrong() {
         (&["infer", HEALTHY, "--ids", "1,2,3", "--max-seq-len", "2"], 2, "do not fit a context of 2"),
         (&["infer", nothing.to_str().unwrap(), "--ids", "1"], 3, "none.pt"),
         (&["infer", "tests/fixtures/formats/tied.pt", "--ids", "1"], 3, "is not recognised as a model"),
-        (&["infer", HEALTHY, "--ids", "1", "--attn-cap=-1"], 3, "soft cap is -1"),
+        (&["infer", HEALTHY, "--ids", "1", "--attn-cap=-1"], 2, "a number above 0"),
+        (&["infer", HEALTHY, "--ids", "1", "--max-seq-len", "0"], 3, "max_seq_len"),
     ] {
         let output = ckpt(args);
         let stderr = text(&output.stderr);

@@ -104,8 +104,8 @@ impl<E: Element> Attend<'_, E> {
         let mut sums = [[s.splat(0.0); VECTORS]; M];
         for (d, keys) in keys.as_chunks::<PAGE>().0.iter().enumerate().take(dim) {
             let mut k = [s.splat(0.0); VECTORS];
-            for (slot, vector) in k.iter_mut().zip(vectors(keys)) {
-                *slot = E::load(s, vector);
+            for (k, keys) in k.iter_mut().zip(vectors(keys)) {
+                *k = E::load(s, keys);
             }
             for m in 0..M {
                 let q = s.splat(queries[m][d]);
@@ -160,10 +160,10 @@ impl<E: Element> Attend<'_, E> {
                 }
             }
         }
-        for (m, sums) in sums.iter().enumerate() {
+        for (m, sums) in sums.into_iter().enumerate() {
             let out = vectors_mut(&mut self.out[(first + m) * dim + at..][..C * LANES]);
-            for (&sum, slot) in sums.iter().zip(out) {
-                s.store(sum, slot);
+            for (sum, out) in sums.into_iter().zip(out) {
+                s.store(sum, out);
             }
         }
     }

@@ -6,8 +6,9 @@ use ckpt_inspect::{Checkpoint, DType, TensorInfo, TernaryPacking};
 
 use crate::config::{Config, Settings};
 use crate::kernel::float::Element;
-use crate::kernel::packed::{Bytes, Dense, Matrix, Stack, Ternary};
+use crate::kernel::packed::{Bytes, Dense, Matrix, Ternary};
 use crate::kernel::pool::Pool;
+use crate::kernel::product::Stack;
 use crate::kernel::simd::LANES;
 use crate::kernel::{Aligned, Kernel};
 use crate::model::{Layer, Model};

@@ -8,8 +8,9 @@ use crate::attention::Attend;
 use crate::cache::{Cache, Paged, Pages, with_pages};
 use crate::config::Config;
 use crate::kernel::float::{Element, rms_norm, swiglu};
-use crate::kernel::packed::{Activation, Forms, Matrix, Output, Stack};
+use crate::kernel::packed::Matrix;
 use crate::kernel::pool::{Block, Pool, cuts};
+use crate::kernel::product::{Activation, Forms, Output, Stack};
 use crate::kernel::simd::{LANES, Simd, Work};
 use crate::kernel::{Aligned, Kernel};
 use crate::rope::{Angles, Rope};
@@ -32,7 +33,7 @@ pub struct Model {
     /// [vocab_size, hidden_dim]; `None` when it is the embedding.
     pub(crate) head: Option<Matrix>,
     pub(crate) layers: Vec<Layer>,
-    /// [hidden_dim], padded
+    /// `[hidden_dim]`, padded
     pub(crate) norm: Aligned<f32>,
     pub(crate) rope: Rope,
 }
@@ -40,17 +41,17 @@ pub struct Model {
 /// One block's weights.
 #[derive(Debug)]
 pub(crate) struct Layer {
-    /// [hidden_dim], padded
+    /// `[hidden_dim]`, padded
     pub attention_norm: Aligned<f32>,
     /// [(num_heads + 2 * num_kv_heads) * head_dim, hidden_dim]
     pub qkv: Stack,
-    /// [head_dim], padded
+    /// `[head_dim]`, padded
     pub q_norm: Option<Aligned<f32>>,
-    /// [head_dim], padded
+    /// `[head_dim]`, padded
     pub k_norm: Option<Aligned<f32>>,
     /// [hidden_dim, num_heads * head_dim]
     pub o: Stack,
-    /// [hidden_dim], padded
+    /// `[hidden_dim]`, padded
     pub ffn_norm: Aligned<f32>,
     /// [2 * mlp_hidden_dim, hidden_dim]
     pub gate_up: Stack,

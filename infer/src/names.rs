@@ -78,6 +78,8 @@ impl<'a> Names<'a> {
                 Some(role) => {
                     roles.entry(role).or_insert(tensor);
                 }
+                // A buffer of older Llama files, computed from the base.
+                None if name.ends_with("rotary_emb.inv_freq") => {}
                 None if name.starts_with("layers.") || name.starts_with("blk.") => unused.push(tensor),
                 None => {}
             }

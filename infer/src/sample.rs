@@ -75,8 +75,8 @@ impl Sampler {
         }
     }
 
-    /// The next token after `logits`, one per id of the vocabulary. NaN counts as impossible; among logits that are all
-    /// impossible the first token is chosen.
+    /// The next token after `logits`, `[vocab_size]`. NaN counts as impossible; among logits that are all impossible the
+    /// first token is chosen.
     pub fn sample(&mut self, logits: &[f32]) -> u32 {
         let penalty = self.options.repetition_penalty;
         let mut penalized = std::mem::take(&mut self.logits);

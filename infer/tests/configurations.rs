@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use ckpt_infer::{
     Cache, Error, Kernel, KvType, LoadOptions, Logits, Model, Pool, Runner, Sequence, Settings, WhenFull,
 };
+use proptest::prelude::*;
 use safetensors::{Dtype, View};
 
 fn data(name: &str) -> PathBuf {
@@ -121,6 +122,29 @@ fn hugging_face_models_run() {
     assert_eq!((config.head_dim, config.rope_base, config.use_qk_norm), (32, 5000.0, false));
     assert!(!config.use_bitlinear_ffn && config.final_logit_soft_cap.is_none());
     assert!(logits(&model, &pool, &ids).iter().all(|x| x.is_finite()));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    /// Whatever happens to a model's file, it runs or says what is wrong.
+    #[test]
+    fn damaged_models_run_or_are_refused(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)) {
+        let mut bytes = std::fs::read(data("per_channel.pt")).unwrap();
+        for (at, byte) in changes {
+            // The pickle, which names, shapes and configures, is what is near the beginning.
+            let range = if byte & 3 == 0 { bytes.len() } else { 4000 };
+            let at = at.index(range);
+            bytes[at] = byte;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.pt");
+        std::fs::write(&path, &bytes).unwrap();
+        let pool = Pool::new(1);
+        if let Ok(model) = Model::open(&path, &LoadOptions::default(), &pool) {
+            prop_assert_eq!(logits(&model, &pool, &[0]).len(), model.config().vocab_size);
+        }
+    }
 }
 
 #[test]

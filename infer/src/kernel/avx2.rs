@@ -67,10 +67,7 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn load_bf16(self, x: &[bf16; LANES]) -> Self::F {
         let p = x.as_ptr().cast::<__m128i>();
-        has!([0, 1].map(|i| {
-            let words = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.add(i)));
-            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words))
-        }))
+        has!([widen_bf16(_mm_loadu_si128(p)), widen_bf16(_mm_loadu_si128(p.add(1)))])
     }
     #[inline(always)]
     fn store(self, x: Self::F, out: &mut [f32; LANES]) {
@@ -109,60 +106,89 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn round(self, x: Self::F) -> Self::F {
-        has!(x.map(|x| _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x)))
+        const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+        has!([_mm256_round_ps::<NEAREST>(x[0]), _mm256_round_ps::<NEAREST>(x[1])])
     }
     #[inline(always)]
     fn exp2i(self, n: Self::F) -> Self::F {
-        has!(n.map(|n| {
-            let biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
-            _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
-        }))
+        has!([exp2i(n[0]), exp2i(n[1])])
     }
     #[inline(always)]
     fn unless_below(self, x: Self::F, bound: Self::F, value: Self::F) -> Self::F {
-        has!([0, 1].map(|i| _mm256_and_ps(_mm256_cmp_ps::<_CMP_NLT_UQ>(x[i], bound[i]), value[i])))
+        both!(unless_below(x, bound, value))
     }
     #[inline(always)]
     fn abs(self, x: Self::F) -> Self::F {
-        has!(x.map(|x| _mm256_andnot_ps(_mm256_set1_ps(-0.0), x)))
+        let sign = [has!(_mm256_set1_ps(-0.0)); 2];
+        both!(_mm256_andnot_ps(sign, x))
     }
     #[inline(always)]
     fn store_i8(self, x: Self::F, out: &mut [i8; LANES]) {
-        has!({
-            let [a, b] = x.map(|x| _mm256_cvtps_epi32(x));
-            // Packing works within 128-bit halves; the permutation puts the quarters back in order.
-            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(a, b));
-            let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
-            _mm_storeu_si128(out.as_mut_ptr().cast(), bytes);
-        });
+        let words = both!(_mm256_cvtps_epi32(x));
+        has!(_mm_storeu_si128(out.as_mut_ptr().cast(), bytes_of(words)));
     }
     #[inline(always)]
     fn codes(self, w: Self::F, line: f32) -> [u32; 4] {
         has!({
-            let [a, b] = w.map(|w| {
-                let above = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_GT_OQ>(w, _mm256_set1_ps(line)));
-                let below = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_LT_OQ>(w, _mm256_set1_ps(-line)));
-                _mm256_add_epi32(_mm256_sub_epi32(_mm256_set1_epi32(1), above), below)
-            });
-            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(a, b));
-            let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
             let mut out = [0u32; 4];
-            _mm_storeu_si128(out.as_mut_ptr().cast(), bytes);
+            _mm_storeu_si128(out.as_mut_ptr().cast(), bytes_of([codes(w[0], line), codes(w[1], line)]));
             out
         })
     }
 
     #[inline(always)]
     fn ternary<const M: usize>(self, tile: &[Block], x: [&[i8]; M]) -> [[i32; LANES]; M] {
-        // SAFETY: the token.
-        std::array::from_fn(|m| unsafe { ternary(tile, x[m]) })
+        let mut sums = [[0; LANES]; M];
+        for m in 0..M {
+            sums[m] = has!(ternary(tile, x[m]));
+        }
+        sums
     }
 
     #[inline(always)]
     fn bytes<const M: usize>(self, tile: &[Block], x: [&[u8]; M]) -> [[i32; LANES]; M] {
-        // SAFETY: the token.
-        std::array::from_fn(|m| unsafe { bytes(tile, x[m]) })
+        let mut sums = [[0; LANES]; M];
+        for m in 0..M {
+            sums[m] = has!(bytes(tile, x[m]));
+        }
+        sums
     }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn widen_bf16(x: __m128i) -> __m256 {
+    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(x)))
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn exp2i(n: __m256) -> __m256 {
+    let biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+    _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn unless_below(x: __m256, bound: __m256, value: __m256) -> __m256 {
+    _mm256_and_ps(_mm256_cmp_ps::<_CMP_NLT_UQ>(x, bound), value)
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn codes(w: __m256, line: f32) -> __m256i {
+    // Comparisons give all ones, which is -1.
+    let above = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_GT_OQ>(w, _mm256_set1_ps(line)));
+    let below = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_LT_OQ>(w, _mm256_set1_ps(-line)));
+    _mm256_add_epi32(_mm256_sub_epi32(_mm256_set1_epi32(1), above), below)
+}
+
+/// Sixteen words as bytes. Packing works within 128-bit halves; the permutation puts the quarters back in order.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn bytes_of(words: [__m256i; 2]) -> __m128i {
+    let halves = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(words[0], words[1]));
+    _mm_packs_epi16(_mm256_castsi256_si128(halves), _mm256_extracti128_si256::<1>(halves))
 }
 
 /// Blocks whose pair sums fit i16: at most 4 planes * 2 codes of 2 * 128 = 2048 a block, and 15 * 2048 < 2^15.

@@ -12,6 +12,7 @@ mod neon;
 pub mod packed;
 pub mod pool;
 mod portable;
+pub mod product;
 pub mod simd;
 
 pub use memory::{Aligned, Block};

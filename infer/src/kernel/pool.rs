@@ -43,7 +43,7 @@ struct Shared {
 struct Ticket(u64);
 
 impl Ticket {
-    fn start(tasks: usize) -> u64 {
+    fn before_the_first(tasks: usize) -> u64 {
         // The headroom is for late claims, one a thread.
         assert!(tasks < (1 << 31), "fewer than 2^31 tasks a region");
         (tasks as u64) << 32
@@ -93,7 +93,7 @@ impl Pool {
         let job = Job { task, panic: Mutex::new(None) };
         shared.done.store(0, Ordering::Relaxed);
         shared.job.store((&raw const job).cast_mut().cast(), Ordering::Relaxed);
-        shared.ticket.store(Ticket::start(tasks), Ordering::SeqCst);
+        shared.ticket.store(Ticket::before_the_first(tasks), Ordering::SeqCst);
         if shared.sleepers.load(Ordering::SeqCst) > 0 {
             let _stop = shared.stop.lock().unwrap_or_else(PoisonError::into_inner);
             shared.wake.notify_all();

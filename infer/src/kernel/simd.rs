@@ -64,11 +64,11 @@ pub trait Simd: Copy + Send + Sync {
     /// 4p + i.
     fn codes(self, w: Self::F, line: f32) -> [u32; 4];
 
-    /// Sums of code times activation over one tile of a [`super::Ternary`] matrix, for M tokens. Element [m][r] is
+    /// Sums of code times activation over one tile of a [`super::packed::Ternary`] matrix, for M tokens. Element `[m][r]` is
     /// of token m and row r. `x[m]` holds 16 activations a block.
     fn ternary<const M: usize>(self, tile: &[super::Block], x: [&[i8]; M]) -> [[i32; LANES]; M];
 
-    /// Sums of int8 weight times activation over one tile of a [`super::Bytes`] matrix, for M rows of unsigned
+    /// Sums of int8 weight times activation over one tile of a [`super::packed::Bytes`] matrix, for M rows of unsigned
     /// activations. `x[m]` holds 4 activations a block.
     fn bytes<const M: usize>(self, tile: &[super::Block], x: [&[u8]; M]) -> [[i32; LANES]; M];
 
