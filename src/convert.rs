@@ -213,7 +213,10 @@ fn outputs(args: &Args, paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     let (_, extension) = args.target(args.output.as_deref());
     if let Some(output) = &args.output {
         if paths.len() > 1 {
-            return Err(Failure::usage(format!("{} checkpoints go into a folder: --out-dir DIR", paths.len())));
+            return Err(Failure::usage(format!(
+                "{} checkpoints go into a folder: --out-dir DIR",
+                paths.len()
+            )));
         }
         return Ok(vec![output.clone()]);
     }
@@ -223,7 +226,9 @@ fn outputs(args: &Args, paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
         extension => path.with_extension(extension),
     };
     let Some(folder) = &args.out_dir else {
-        return Err(Failure::usage("name the output: -o PATH, or --out-dir DIR for any number of checkpoints"));
+        return Err(Failure::usage(
+            "name the output: -o PATH, or --out-dir DIR for any number of checkpoints",
+        ));
     };
     let root = common_folder(paths);
     let mut outputs = Vec::new();
@@ -263,7 +268,10 @@ fn one(args: &Args, path: &Path, output: &Path, signal: &Signal) -> Result<u8, F
         return Err(Failure::exists(output));
     }
     let source = ckpt_inspect::open(path)?;
-    source.warnings.iter().for_each(|w| terminal::warning(&format!("{}: {}", path.display(), terminal::escape(w))));
+    source
+        .warnings
+        .iter()
+        .for_each(|w| terminal::warning(&format!("{}: {}", path.display(), terminal::escape(w))));
     check_health(args, path, &source)?;
     let mut plan = Plan::new(&source, &options)?;
     let progress = terminal::progress(plan.bytes(), "converting");

@@ -23,6 +23,7 @@ pub mod quant;
 mod safetensors;
 mod sparse;
 mod ternary;
+pub mod tokenizer;
 mod torch;
 mod verify;
 mod write;

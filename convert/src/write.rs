@@ -59,8 +59,11 @@ pub fn write(plan: &mut Plan<'_>, options: &Options, path: &Path, control: Contr
     }
     for (dtype, sum, tensors) in by_dtype {
         let lost = [(sum.overflowed, "infinite"), (sum.flushed, "zero")];
-        let lost: Vec<String> =
-            lost.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} values became {what}")).collect();
+        let lost: Vec<String> = lost
+            .iter()
+            .filter(|(n, _)| *n > 0)
+            .map(|(n, what)| format!("{n} values became {what}"))
+            .collect();
         plan.notes.push(format!("{dtype} cannot hold them: {} in {tensors} tensors", lost.join(", ")));
     }
     Ok(Written { bytes, losses })
