@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use ckpt_convert::names::Style;
 use ckpt_convert::{Control, Options, Plan, Target};
-use ckpt_inspect::{Checkpoint, DType, Verdict};
+use ckpt_inspect::{DType, Verdict};
 use globset::{Glob, GlobMatcher};
 
 use crate::load::{self, LoadOptions};
@@ -190,6 +190,7 @@ fn size(text: &str) -> Result<u64, String> {
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<u8, Failure> {
     args.check()?;
+    args.options(Target::Torch)?;
     let paths = load::expand(&args.paths)?;
     let outputs = outputs(args, &paths)?;
     let signal = Signal::listen()?;
@@ -197,7 +198,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     for (path, output) in paths.iter().zip(&outputs) {
         match one(args, path, output, &signal) {
             Ok(one) => code = code.max(one),
-            Err(failure) if paths.len() > 1 && failure.code != exit::USAGE && !signal.arrived() => {
+            Err(failure) if paths.len() > 1 && !signal.arrived() => {
                 // One file of a run that cannot be converted does not keep the others from it.
                 terminal::error(&failure.message);
                 code = code.max(failure.code);
@@ -213,10 +214,7 @@ fn outputs(args: &Args, paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     let (_, extension) = args.target(args.output.as_deref());
     if let Some(output) = &args.output {
         if paths.len() > 1 {
-            return Err(Failure::usage(format!(
-                "{} checkpoints go into a folder: --out-dir DIR",
-                paths.len()
-            )));
+            return Err(Failure::usage(format!("{} checkpoints go into a folder: --out-dir DIR", paths.len())));
         }
         return Ok(vec![output.clone()]);
     }
@@ -226,9 +224,7 @@ fn outputs(args: &Args, paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
         extension => path.with_extension(extension),
     };
     let Some(folder) = &args.out_dir else {
-        return Err(Failure::usage(
-            "name the output: -o PATH, or --out-dir DIR for any number of checkpoints",
-        ));
+        return Err(Failure::usage("name the output: -o PATH, or --out-dir DIR for any number of checkpoints"));
     };
     let root = common_folder(paths);
     let mut outputs = Vec::new();
@@ -268,12 +264,9 @@ fn one(args: &Args, path: &Path, output: &Path, signal: &Signal) -> Result<u8, F
         return Err(Failure::exists(output));
     }
     let source = ckpt_inspect::open(path)?;
-    source
-        .warnings
-        .iter()
-        .for_each(|w| terminal::warning(&format!("{}: {}", path.display(), terminal::escape(w))));
-    check_health(args, path, &source)?;
+    source.warnings.iter().for_each(|w| terminal::warning(&format!("{}: {}", path.display(), terminal::escape(w))));
     let mut plan = Plan::new(&source, &options)?;
+    check_health(args, path)?;
     let progress = terminal::progress(plan.bytes(), "converting");
     let control = Control { progress: &|bytes| progress.done(bytes), stop: &signal.flag };
     let written = ckpt_convert::write(&mut plan, &options, output, control);
@@ -283,11 +276,11 @@ fn one(args: &Args, path: &Path, output: &Path, signal: &Signal) -> Result<u8, F
         terminal::warning(&format!("{}: {}", path.display(), terminal::escape(note)));
     }
     let wrote = format!(
-        "{} → {} ({}, {} tensors)",
+        "{} → {} ({}, {})",
         path.display(),
         output.display(),
         terminal::bytes(written.bytes),
-        plan.tensors.len()
+        verify::tensors(plan.tensors.len())
     );
     if args.no_verify {
         terminal::print(&format!("{wrote}; not verified\n"))?;
@@ -302,11 +295,10 @@ fn one(args: &Args, path: &Path, output: &Path, signal: &Signal) -> Result<u8, F
 }
 
 /// Warns about a checkpoint whose weights have collapsed; under --strict it is refused.
-fn check_health(args: &Args, path: &Path, source: &Checkpoint) -> Result<(), Failure> {
+fn check_health(args: &Args, path: &Path) -> Result<(), Failure> {
     let measured = load::records(&[path.to_path_buf()], &LoadOptions::default())?;
     let Some((_, Ok(record))) = measured.into_iter().next() else { return Ok(()) };
-    let collapsed = record.verdict.filter(|v| *v > Verdict::Weak);
-    let Some(verdict) = collapsed.filter(|_| !source.tensors.is_empty()) else { return Ok(()) };
+    let Some(verdict) = record.verdict.filter(|v| *v > Verdict::Weak) else { return Ok(()) };
     let reason = record.reasons.first().map(|r| format!(" ({})", terminal::escape(r))).unwrap_or_default();
     let message = format!("{} is {verdict}{reason}", path.display());
     if args.strict && !args.allow_collapsed {

@@ -67,7 +67,7 @@ pub fn sentence(report: &Report) -> String {
     let agreeing = if kinds.is_empty() { "none agrees".to_string() } else { kinds.join(", ") };
     let total = report.tensors.len();
     if report.agrees() {
-        return format!("verified: {total} tensors, {agreeing}");
+        return format!("verified: {}, {agreeing}", tensors(total));
     }
     let bad = [
         (report.failures().count(), "differ"),
@@ -77,6 +77,11 @@ pub fn sentence(report: &Report) -> String {
     let bad: Vec<String> =
         bad.iter().filter(|(n, _)| *n > 0).map(|(n, words)| format!("{n} {words}")).collect();
     format!("not the same: {}; of {total} compared, {agreeing}", bad.join(", "))
+}
+
+/// `1 tensor`, `2 tensors`.
+pub fn tensors(n: usize) -> String {
+    format!("{n} tensor{}", if n == 1 { "" } else { "s" })
 }
 
 /// Rows on tensors that do not agree, or on all.

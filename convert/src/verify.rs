@@ -306,10 +306,7 @@ fn rounded(a: &Side<'_>, b: &Side<'_>, agreement: &mut Agreement) -> Result<()> 
     let a_is_wide = (ranks.0.1, ranks.0.0) >= (ranks.1.1, ranks.1.0);
     let (wide, thin) = if a_is_wide { (a, b) } else { (b, a) };
     let thin_type = match thin.dtype() {
-        quantized @ (DType::QI8 | DType::QU8 | DType::QI32) => {
-            let _ = quantized;
-            DType::F32
-        }
+        DType::QI8 | DType::QU8 | DType::QI32 => DType::F32,
         other => other,
     };
     let narrows = matches!(thin_type, DType::F16 | DType::BF16);
@@ -401,15 +398,20 @@ fn ternary(a: &Side<'_>, b: &Side<'_>, agreement: &mut Agreement) -> Result<()> 
         found
     });
     agreement.worst = None;
+    /// Four units in the last place of an f32.
+    const LAST_BITS: f64 = 4.0 * f32::EPSILON as f64;
     match (grid_a.scale, grid_b.scale) {
         (Some(x), Some(y)) => {
             let (x, y) = (f64::from(x), f64::from(y));
             let absmean = if grid_a.exact && grid_b.exact { 0.0 } else { f64::from(NEAR) };
             let tolerance = (scale_tolerance(a) + scale_tolerance(b)).max(absmean);
             agreement.worst = Some((x - y).abs());
-            if (x - y).abs() > tolerance * x.abs().max(y.abs()) && !all_zero(&ours, grid_a) {
+            let off = (x - y).abs() / x.abs().max(y.abs());
+            if off > tolerance.max(LAST_BITS) && !all_zero(&ours, grid_a) {
                 agreement.agrees = false;
                 agreement.detail = Some(format!("scale {x:e} is not {y:e}"));
+            } else if off > tolerance {
+                agreement.detail = Some("scales differ in their last bits, as mean|W| does when summed otherwise".into());
             } else if !(grid_a.exact && grid_b.exact) {
                 agreement.detail =
                     Some("ternary form compared; the float weights are not in the other".into());

@@ -59,12 +59,13 @@ pub fn write(plan: &mut Plan<'_>, options: &Options, path: &Path, control: Contr
     }
     for (dtype, sum, tensors) in by_dtype {
         let lost = [(sum.overflowed, "infinite"), (sum.flushed, "zero")];
-        let lost: Vec<String> = lost
-            .iter()
-            .filter(|(n, _)| *n > 0)
-            .map(|(n, what)| format!("{n} values became {what}"))
-            .collect();
-        plan.notes.push(format!("{dtype} cannot hold them: {} in {tensors} tensors", lost.join(", ")));
+        let lost: Vec<String> =
+            lost.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} became {what}")).collect();
+        plan.notes.push(format!(
+            "values beyond the range of {dtype}, in {tensors} of {} tensors: {}",
+            plan.tensors.len(),
+            lost.join(", ")
+        ));
     }
     Ok(Written { bytes, losses })
 }

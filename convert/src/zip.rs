@@ -153,3 +153,58 @@ fn zip64_extra(wide: &[u64]) -> Vec<u8> {
     wide.iter().for_each(|n| out.extend(n.to_le_bytes()));
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn word(bytes: &[u8], at: usize, width: usize) -> u64 {
+        bytes[at..at + width].iter().rev().fold(0, |n, &b| n << 8 | u64::from(b))
+    }
+
+    #[test]
+    fn beyond_four_gibibytes_sizes_and_offsets_are_wide() {
+        let large = 5u64 << 30;
+        let entries = [("m/data.pkl", 100), ("m/data/0", large), ("m/data/1", 7), ("m/version", 2)];
+        let layout = Layout::new(entries.map(|(name, len)| (name.to_string(), len)));
+        for i in 0..4 {
+            assert!(layout.data(i).is_multiple_of(ALIGNMENT));
+            let (at, header) = layout.local_header(i, 0xdead_beef);
+            assert_eq!(at + header.len() as u64, layout.data(i), "data follows its header");
+        }
+        assert!(layout.data(2) >= layout.data(1) + large);
+
+        let (_, header) = layout.local_header(1, 0xdead_beef);
+        assert_eq!((word(&header, 18, 4), word(&header, 22, 4)), (WIDE, WIDE));
+        let extra = 30 + "m/data/0".len();
+        assert_eq!((word(&header, extra, 2), word(&header, extra + 2, 2)), (u64::from(ZIP64_EXTRA), 16));
+        assert_eq!((word(&header, extra + 4, 8), word(&header, extra + 12, 8)), (large, large));
+        let (_, header) = layout.local_header(2, 1);
+        assert_eq!(word(&header, 18, 4), 7, "a small entry stays narrow");
+
+        let (at, directory) = layout.central_directory(&[1, 2, 3, 4]);
+        assert_eq!(layout.len(), at + directory.len() as u64);
+        let third = directory.windows(8).position(|w| w == b"m/data/1").unwrap();
+        assert_eq!(word(&directory, third - 4, 4), WIDE, "its offset is in the zip64 field");
+        assert_eq!(word(&directory, third + 8, 4), 8 << 16 | u64::from(ZIP64_EXTRA));
+        assert_eq!(word(&directory, third + 12, 8), layout.local_header(2, 0).0);
+        let end = directory.len() - 22;
+        assert_eq!(&directory[end..end + 4], END);
+        assert_eq!(word(&directory, end + 16, 4), WIDE);
+        let locator = end - 20;
+        assert_eq!(&directory[locator..locator + 4], ZIP64_LOCATOR);
+        let record = (word(&directory, locator + 8, 8) - at) as usize;
+        assert_eq!(&directory[record..record + 4], ZIP64_END);
+        assert_eq!(word(&directory, record + 48, 8), at);
+        assert_eq!(word(&directory, record + 32, 8), 4);
+    }
+
+    #[test]
+    fn more_entries_than_sixteen_bits_count() {
+        let layout = Layout::new((0..70_000).map(|i| (format!("m/data/{i}"), 1)));
+        let (_, directory) = layout.central_directory(&vec![0; 70_000]);
+        let end = directory.len() - 22;
+        assert_eq!(word(&directory, end + 10, 2), u64::from(u16::MAX));
+        assert_eq!(word(&directory, end - 20 - 56 + 32, 8), 70_000);
+    }
+}
