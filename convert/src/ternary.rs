@@ -48,6 +48,14 @@ impl Grid {
         })
     }
 
+    /// The largest magnitude whose code is 0.
+    pub fn line(&self) -> f32 {
+        match self.scale {
+            Some(scale) if !self.exact => ckpt_inspect::measure::zero_line(scale),
+            _ => 0.0,
+        }
+    }
+
     /// The code of `value`. A value exactly halfway rounds to the even code, which is 0.
     pub fn code(&self, value: f32) -> i8 {
         let live = match self.scale {

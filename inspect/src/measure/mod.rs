@@ -15,6 +15,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
 
+pub use ternary::zero_line;
+
 use crate::DType;
 use crate::record::{Histogram, Stats, Ternary};
 use kernel::{Line, Octaves, Sums};
