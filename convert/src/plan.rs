@@ -665,8 +665,8 @@ impl<'c, 'o> Builder<'c, 'o> {
             .bytes_for(&shape)
             .ok_or_else(|| ReadError::damaged("its size overflows").in_tensor(&tensor.name))?;
         let same = tensor.dtype == c.dtype && quant != Quant::I2S && tensor.scale.is_none();
-        let unit_scale =
-            settings.exact_scales && quant.is_ternary() && quant != Quant::I2S && c.grid.is_some();
+        let beside = settings.exact_scales || has_scale_beside(tensor);
+        let unit_scale = beside && matches!(quant, Quant::Tq1_0 | Quant::Tq2_0) && c.grid.is_some();
         let scale = c.grid.and_then(|g| g.scale).unwrap_or(1.0).abs();
         let content = match quant.is_packed() && !(same && c.grid.is_none()) {
             true => Content::Blocks { elements, quant, unit_scale },

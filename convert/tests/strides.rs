@@ -83,7 +83,7 @@ proptest! {
                 .collect();
             for (m, view) in views.iter().enumerate() {
                 let name = format!("s{n}.v{m}");
-                let bytes = view.places().iter().flat_map(|p| raw[p * size..(p + 1) * size].to_vec()).collect();
+                let bytes: Vec<u8> = view.places().iter().flat_map(|p| raw[p * size..(p + 1) * size].to_vec()).collect();
                 wanted.push((name.clone(), dtype, view.shape.clone(), bytes));
                 plan.tensors.push(Output {
                     name,
