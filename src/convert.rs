@@ -76,7 +76,7 @@ pub struct Args {
     /// beside the source.
     #[arg(long, value_name = "PATH")]
     tokenizer: Option<PathBuf>,
-    /// Refuse a checkpoint whose weights are collapsing, dead or corrupt.
+    /// Refuse a checkpoint that is worse than healthy.
     #[arg(long)]
     strict: bool,
     /// Convert a collapsed checkpoint even so.
@@ -242,10 +242,11 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     args.options(Target::Torch)?;
     let paths = load::expand(&args.paths)?;
     let outputs = outputs(args, &paths)?;
+    let load = args.load.options(ckpt_inspect::Options::default(), args.load.policy()?.thresholds);
     let signal = Signal::listen()?;
     let mut code = exit::FINE;
     for (path, output) in paths.iter().zip(&outputs) {
-        match one(args, path, output, &signal) {
+        match one(args, &load, path, output, &signal) {
             Ok(one) => code = code.max(one),
             Err(failure) if paths.len() > 1 && !signal.arrived() => {
                 // One file of a run that cannot be converted does not keep the others from it.
@@ -271,6 +272,7 @@ fn outputs(args: &Args, paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
         return Ok(vec![output.clone()]);
     }
     let named = |path: &Path| match extension {
+        "" if path.is_dir() => path.to_path_buf(),
         "" => path.with_extension(""),
         extension if path.is_dir() => PathBuf::from(format!("{}.{extension}", path.display())),
         extension => path.with_extension(extension),
@@ -311,20 +313,19 @@ fn common_folder(paths: &[PathBuf]) -> PathBuf {
     })
 }
 
-fn one(args: &Args, path: &Path, output: &Path, signal: &Signal) -> Result<u8, Failure> {
+fn one(args: &Args, load: &LoadOptions, path: &Path, output: &Path, signal: &Signal) -> Result<u8, Failure> {
     let (target, _) = args.target(args.output.as_deref());
     let options = args.options(target)?;
     if !args.force && output.symlink_metadata().is_ok() && !output.is_dir() {
         return Err(Failure::exists(output));
     }
-    let reading = args.load.options(ckpt_inspect::Options::default(), args.load.policy()?.thresholds);
-    let source = ckpt_inspect::open_with(path, &reading.open)?;
+    let source = ckpt_inspect::open_with(path, &load.open)?;
     source
         .warnings
         .iter()
         .for_each(|w| terminal::warning(&format!("{}: {}", path.display(), terminal::escape(w))));
     let mut plan = Plan::new(&source, &options)?;
-    check_health(args, path, &reading)?;
+    check_health(args, load, path)?;
     let progress = terminal::progress(plan.bytes(), "converting");
     let control = Control { progress: &|bytes| progress.done(bytes), stop: &signal.flag };
     let written = ckpt_convert::write(&mut plan, &options, output, control);
@@ -352,11 +353,11 @@ fn one(args: &Args, path: &Path, output: &Path, signal: &Signal) -> Result<u8, F
     Ok(if report.agrees() { exit::FINE } else { exit::REFUSED })
 }
 
-/// Warns about a checkpoint whose weights have collapsed; under --strict it is refused.
-fn check_health(args: &Args, path: &Path, reading: &LoadOptions) -> Result<(), Failure> {
-    let measured = load::records(&[path.to_path_buf()], reading)?;
+/// Warns about a checkpoint that the gate would refuse; under --strict it is not converted.
+fn check_health(args: &Args, load: &LoadOptions, path: &Path) -> Result<(), Failure> {
+    let measured = load::records(&[path.to_path_buf()], load)?;
     let Some((_, Ok(record))) = measured.into_iter().next() else { return Ok(()) };
-    let Some(verdict) = record.verdict.filter(|v| *v > Verdict::Weak) else { return Ok(()) };
+    let Some(verdict) = record.verdict.filter(|v| *v > Verdict::Healthy) else { return Ok(()) };
     let reason = record.reasons.first().map(|r| format!(" ({})", terminal::escape(r))).unwrap_or_default();
     let message = format!("{} is {verdict}{reason}", path.display());
     if args.strict && !args.allow_collapsed {

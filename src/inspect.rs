@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anstyle::Style;
 use ckpt_inspect::record::{Group, Histogram, Stats};
-use ckpt_inspect::{Checkpoint, CheckpointRecord, Options, TensorRecord, Verdict, without_state_dict};
+use ckpt_inspect::{Checkpoint, CheckpointRecord, DType, Options, TensorRecord, Verdict, without_state_dict};
 
 use crate::load::{LoadArgs, LoadOptions, records};
 use crate::terminal::{self, Table};
@@ -603,11 +603,20 @@ fn share(part: u64, stats: &Stats) -> String {
 
 fn draw(histogram: &Histogram) -> String {
     let most = histogram.counts.iter().copied().max().unwrap_or(0).max(1);
+    let room = terminal::width().saturating_sub(26).clamp(8, 40);
     let mut out = String::from("  |w| by powers of two\n");
+    let mut empty = 0;
     for (i, &count) in histogram.counts.iter().enumerate() {
+        empty = if count == 0 { empty + 1 } else { 0 };
+        if empty == 2 {
+            out += "          ⋮\n";
+        }
+        if count == 0 {
+            continue;
+        }
         let low = (f64::from(histogram.first) + i as f64).exp2();
-        let width = (40.0 * count as f64 / most as f64).ceil() as usize;
-        out += &format!("  {:>9} {:<40} {count}\n", terminal::number(Some(low)), "█".repeat(width));
+        let width = (room as f64 * count as f64 / most as f64).ceil() as usize;
+        out += &format!("  {:>9} {:<room$} {count}\n", terminal::number(Some(low)), "█".repeat(width));
     }
     out
 }
@@ -630,12 +639,22 @@ fn preview(checkpoint: &Checkpoint, record: &TensorRecord) -> String {
             *size = (*size).min([COLS + 1, ROWS + 1].get(i).copied().unwrap_or(1));
         }
     }
-    let Ok(values) = checkpoint.values(&corner) else { return String::new() };
+    // f64 has values that f32 has not.
+    let values: Vec<f64> = match tensor.dtype {
+        DType::F64 if tensor.sparse.is_none() => match checkpoint.view::<f64>(&corner) {
+            Ok(view) => view.iter().copied().collect(),
+            Err(_) => return String::new(),
+        },
+        _ => match checkpoint.values(&corner) {
+            Ok(values) => values.into_iter().map(f64::from).collect(),
+            Err(_) => return String::new(),
+        },
+    };
     let cols = corner.shape.last().copied().unwrap_or(1);
     let mut out = String::from("  values\n");
     for row in values.chunks(cols).take(ROWS) {
         let cells: Vec<String> =
-            row.iter().take(shown).map(|&v| format!("{:>10}", terminal::number(Some(v.into())))).collect();
+            row.iter().take(shown).map(|&v| format!("{:>10}", terminal::number(Some(v)))).collect();
         out += &format!("  {}{}\n", cells.join(" "), if width > shown { " …" } else { "" });
     }
     if rows > ROWS as u64 {

@@ -267,8 +267,10 @@ impl Progress {
     }
 }
 
-/// Writes `contents` to `path` whole or not at all: a temporary file beside it, synced, then renamed.
+/// Writes `contents` to `path` whole or not at all: a temporary file beside it, synced, then renamed. A link is
+/// followed, an existing file's mode is kept, and what is no file (a pipe, a device) is written to.
 pub fn write_file(path: &Path, contents: &[u8], force: bool) -> Result<(), Failure> {
+    let path = &path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
     let cannot =
         |e: std::io::Error| Failure::unwritable(format!("{}: cannot be written: {e}", path.display()));
     let folder = match path.parent() {

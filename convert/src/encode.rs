@@ -144,6 +144,9 @@ pub(crate) struct Writer<'w> {
     pub crc: bool,
 }
 
+/// Appends the bytes of some units, given the first and how many.
+type Piece<'p> = dyn Fn(usize, usize, &mut Vec<u8>) -> Result<Losses> + Sync + 'p;
+
 /// What was written of one blob.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Written {
@@ -193,7 +196,7 @@ impl Writer<'_> {
                 }
                 let size = blob.dtype.element_size().unwrap_or(1);
                 let piece = |start: usize, n: usize, out: &mut Vec<u8>| -> Result<Losses> {
-                    if tensor.dtype == DType::F64 && blob.dtype != DType::F32 && as_it_is {
+                    if tensor.dtype == DType::F64 && as_it_is {
                         return Ok(narrow_f64(&bytes[8 * start..8 * (start + n)], blob.dtype, out));
                     }
                     let values = Decoded::new(self.source, elements, &bytes)?;
@@ -287,7 +290,7 @@ impl Writer<'_> {
         len: usize,
         step: usize,
         size: usize,
-        piece: &(dyn Fn(usize, usize, &mut Vec<u8>) -> Result<Losses> + Sync),
+        piece: &Piece<'_>,
         output: &OutputFile,
         offset: u64,
     ) -> Result<Written> {
@@ -360,24 +363,33 @@ pub(crate) fn narrow(values: &[f32], dtype: DType, out: &mut Vec<u8>) -> Losses 
     losses
 }
 
-/// f64 to 16 bits in one rounding; by way of f32 it would be two.
+/// f64 to a narrower type in one rounding; to 16 bits by way of the nearest f32 it would be two.
 pub(crate) fn narrow_f64(bytes: &[u8], dtype: DType, out: &mut Vec<u8>) -> Losses {
-    let mut losses = Losses::default();
-    for word in bytes.as_chunks::<8>().0 {
-        let value = f64::from_le_bytes(*word);
-        let (word, infinite, zero) = match dtype {
-            DType::F16 => {
-                let w = f16::from_f64(value);
-                (w.to_le_bytes(), w.is_infinite(), w.to_bits() << 1 == 0)
-            }
-            _ => {
-                let w = bf16::from_f64(value);
-                (w.to_le_bytes(), w.is_infinite(), w.to_bits() << 1 == 0)
-            }
-        };
-        losses.overflowed += u64::from(infinite && value.is_finite());
-        losses.flushed += u64::from(zero && value != 0.0);
-        out.extend(word);
+    let words = bytes.as_chunks::<8>().0.iter();
+    let values: Vec<f64> = words.map(|&word| f64::from_le_bytes(word)).collect();
+    if dtype == DType::F32 {
+        let mut losses = Losses::default();
+        for value in values {
+            let single = value as f32;
+            losses.overflowed += u64::from(single.is_infinite() && value.is_finite());
+            losses.flushed += u64::from(single == 0.0 && value != 0.0);
+            out.extend(single.to_le_bytes());
+        }
+        return losses;
     }
-    losses
+    let odd: Vec<f32> = values.iter().map(|&value| to_odd(value)).collect();
+    narrow(&odd, dtype, out)
+}
+
+/// `value` rounded to odd: towards zero, with the last bit set where that was not exact. A second rounding, to at
+/// least two bits fewer, then gives what a single one would (Boldo and Melquiond, 2008,
+/// <https://doi.org/10.1109/TC.2007.70819>).
+fn to_odd(value: f64) -> f32 {
+    let near = value as f32;
+    if near.is_nan() || f64::from(near) == value {
+        return near;
+    }
+    let beyond = f64::from(near).abs() > value.abs();
+    let towards_zero = if beyond { near.to_bits() - 1 } else { near.to_bits() };
+    f32::from_bits(towards_zero | 1)
 }

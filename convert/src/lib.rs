@@ -12,6 +12,7 @@
 //! # Ok::<(), ckpt_convert::Error>(())
 //! ```
 
+mod build;
 mod encode;
 mod error;
 mod gguf;
@@ -19,9 +20,11 @@ mod hf;
 pub mod names;
 mod output;
 mod pickle;
+mod plain;
 mod plan;
 pub mod quant;
 mod safetensors;
+mod sharing;
 mod sparse;
 mod ternary;
 pub mod tokenizer;

@@ -149,7 +149,6 @@ pub(crate) fn pack(
                 }
             }
         }
-        #[allow(unreachable_patterns)]
         other => unreachable!("{other:?} is not written"),
     }
 }

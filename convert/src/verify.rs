@@ -14,7 +14,8 @@ use serde::Serialize;
 use crate::Result;
 use crate::encode::{Decoded, bytes, narrow, narrow_f64};
 use crate::names;
-use crate::plan::{Elements, Plan, tied_names};
+use crate::plan::{Elements, Plan};
+use crate::sharing::tied_names;
 use crate::ternary::Grid;
 
 /// Elements compared in one go: whole blocks of every format.
@@ -227,7 +228,7 @@ fn compare(a: &Checkpoint, elements: &Elements, b: &Checkpoint, other: &TensorIn
 
 fn rule(a: DType, b: DType) -> Option<Rule> {
     let quantized = |d| matches!(d, DType::QI8 | DType::QU8 | DType::QI32);
-    let real = |d: DType| d.is_float() || quantized(d) || d.element_size().is_none();
+    let real = |d: DType| d.is_float() || quantized(d) || matches!(d, DType::Ggml(_) | DType::Ternary(_));
     if a.is_ternary() || b.is_ternary() {
         return (real(a) && real(b)).then_some(Rule::Ternary);
     }
@@ -300,7 +301,9 @@ fn precision(dtype: DType) -> (u32, usize) {
         DType::F8E8M0FNU => 1,
         _ => 24,
     };
-    (bits, dtype.element_size().unwrap_or(4))
+    // Packed and quantized elements are read as f32.
+    let size = if dtype.is_float() { dtype.element_size() } else { None };
+    (bits, size.unwrap_or(4))
 }
 
 fn rounded(a: &Side<'_>, b: &Side<'_>, agreement: &mut Agreement) -> Result<()> {
@@ -483,7 +486,7 @@ fn blocks(a: &Side<'_>, b: &Side<'_>, agreement: &mut Agreement) -> Result<()> {
                 let error = (f64::from(*x) - f64::from(*y)).abs();
                 found.worst = found.worst.max(error);
                 // An f16 scale below 2^-24 is gone.
-                if !(error <= share * largest + 2f64.powi(-24)) {
+                if error.is_nan() || error > share * largest + 2f64.powi(-24) {
                     found.differs(start + j * block + i);
                 }
             }

@@ -186,6 +186,9 @@ impl Checkpoint {
                 };
                 measure(&Elements::Decoded64 { len: numel(tensor)?, read: &read }, &plan)
             }
+            dtype if dtype.is_sub_byte() => {
+                return Err(Error::unsupported(format!("{dtype} elements are named and not decoded")));
+            }
             dtype => measure(&Elements::Plain { dtype, bytes: &bytes }, &plan),
         };
         let mut ternary = measured.ternary;

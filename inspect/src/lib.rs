@@ -46,7 +46,7 @@ pub use dtype::{DType, TernaryPacking};
 pub use error::{Error, ErrorKind, Result, printable};
 pub use model::{Model, StudentConfig};
 pub use names::without_state_dict;
-pub use open::{I2sLayout, OpenOptions, find, open, open_with, recognises};
+pub use open::{I2sLayout, OpenOptions, find, identity, open, open_with, recognises};
 pub use pieces::Pieces;
 pub use record::{CheckpointRecord, Group, TensorRecord};
 pub use step::from_path as step_from_path;

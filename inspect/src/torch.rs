@@ -874,13 +874,18 @@ pub fn storage_class(dtype: DType) -> Option<&'static str> {
 }
 
 /// The dtypes that have a `torch` attribute of their [`DType::name`].
-const DTYPES: [DType; 24] = {
+const DTYPES: [DType; 25] = {
     use DType::*;
     [
         F64, F32, F16, BF16, F8E4M3FN, F8E5M2, F8E4M3FNUZ, F8E5M2FNUZ, F8E8M0FNU, I64, I32, I16, I8, U64,
-        U32, U16, U8, Bool, C32, C64, C128, QI8, QU8, QI32,
+        U32, U16, U8, Bool, C32, C64, C128, QI8, QU8, QI32, F4E2M1X2,
     ]
 };
+
+/// Whether `dtype` is a dtype of PyTorch's, with [`DType::name`] as its name there.
+pub fn has_dtype(dtype: DType) -> bool {
+    DTYPES.contains(&dtype)
+}
 
 /// A dtype by the name of its `torch` attribute.
 pub(crate) fn torch_dtype(name: &str) -> Option<DType> {

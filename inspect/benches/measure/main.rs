@@ -25,6 +25,8 @@ const LISTINGS: usize = 7;
 const MEASUREMENTS: usize = 21;
 /// PyTorch measures in one of so many turns: it is slow, and its time varies less.
 const PYTORCH_EVERY: usize = 3;
+/// Seconds after which it is asked no more: where another process wants its cores, it waits for them many times.
+const PYTORCH_ENOUGH: f64 = 60.0;
 
 fn main() -> Result<()> {
     // `cargo test --benches` runs every benchmark without this flag, only to see it start.
@@ -94,7 +96,9 @@ fn measure(path: &Path, pytorch: &mut Option<PyTorch>) -> Result<()> {
         limit.push(seconds(|| sum(&checkpoint))?);
         full.push(seconds(|| Ok(black_box(describe(&checkpoint, with, &|_| ()))))?);
         plain.push(seconds(|| Ok(black_box(describe(&checkpoint, without, &|_| ()))))?);
-        if let Some(pytorch) = pytorch.as_mut().filter(|_| turn.is_multiple_of(PYTORCH_EVERY)) {
+        let enough = theirs.iter().chain(&theirs_tuned).sum::<f64>() > PYTORCH_ENOUGH;
+        let its_turn = turn.is_multiple_of(PYTORCH_EVERY) && !enough;
+        if let Some(pytorch) = pytorch.as_mut().filter(|_| its_turn) {
             theirs_tuned.push(pytorch.measure("tuned")?);
             theirs.push(pytorch.measure("plain")?);
             full_beside.extend(full.last());
@@ -127,17 +131,22 @@ fn measure(path: &Path, pytorch: &mut Option<PyTorch>) -> Result<()> {
     Ok(())
 }
 
-/// What memory allows: every byte read once and added up.
+/// What memory allows: every byte read once and added up, in parallel over tensors and within large ones.
 fn sum(checkpoint: &Checkpoint) -> Result<u64> {
     const PIECE: usize = 1 << 17;
-    let mut total = 0u64;
-    for tensor in &checkpoint.tensors {
-        let bytes = checkpoint.tensor_bytes(tensor)?;
-        let words: &[u64] = bytemuck::try_cast_slice(&bytes).map_err(|e| e.to_string())?;
-        let sum = |piece: &[u64]| piece.iter().fold(0u64, |sum, &word| sum.wrapping_add(word));
-        total = total.wrapping_add(words.par_chunks(PIECE).map(sum).reduce(|| 0, u64::wrapping_add));
-    }
-    Ok(black_box(total))
+    let storages = checkpoint
+        .tensors
+        .iter()
+        .map(|t| checkpoint.tensor_bytes(t))
+        .collect::<std::result::Result<Vec<_>, _>>()?;
+    let words = storages
+        .iter()
+        .map(|bytes| bytemuck::try_cast_slice(bytes).map_err(|e| e.to_string()))
+        .collect::<std::result::Result<Vec<&[u64]>, _>>()?;
+    let sum = |piece: &[u64]| piece.iter().fold(0u64, |sum, &word| sum.wrapping_add(word));
+    Ok(black_box(
+        words.par_iter().flat_map(|words| words.par_chunks(PIECE)).map(sum).reduce(|| 0, u64::wrapping_add),
+    ))
 }
 
 /// Fails where PyTorch measured something else than `record` says.

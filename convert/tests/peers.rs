@@ -1,0 +1,54 @@
+//! PyTorch, numpy and safetensors read what was written here. Needs a Python that has them, named by
+//! CKPT_PEERS_PYTHON; without one the test says that it skips, or fails where CKPT_REQUIRE_PEERS=1.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use ckpt_convert::{Control, Options, Plan, Target, write};
+use ckpt_inspect::{DType, open};
+
+#[test]
+fn others_read_the_same() {
+    let Some(python) = std::env::var_os("CKPT_PEERS_PYTHON") else {
+        let required = std::env::var_os("CKPT_REQUIRE_PEERS").is_some_and(|v| v == "1");
+        assert!(!required, "CKPT_PEERS_PYTHON must name a Python with torch, numpy and safetensors");
+        eprintln!("skipped: CKPT_PEERS_PYTHON names no Python with torch, numpy and safetensors");
+        return;
+    };
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
+    let written = tempfile::tempdir().unwrap();
+    let convert = |source: PathBuf, options: Options, name: &str| {
+        let checkpoint = open(&source).unwrap();
+        let mut plan = Plan::new(&checkpoint, &options).unwrap();
+        let stop = Default::default();
+        let control = Control { progress: &|_| (), stop: &stop };
+        write(&mut plan, &options, &written.path().join(name), control).unwrap();
+    };
+    let pt = || Options::new(Target::Torch);
+    for (options, name) in [
+        (Options { keep_optimizer: true, ..pt() }, "full.pt"),
+        (pt(), "lean.pt"),
+        (Options { dtype: Some(DType::F16), ..pt() }, "half.pt"),
+        (Options { dtype: Some(DType::BF16), ..pt() }, "brain.pt"),
+        (Options::new(Target::SafeTensors), "flat.safetensors"),
+        (Options { max_shard_bytes: Some(200_000), ..Options::new(Target::Hf { packed: false }) }, "hf"),
+        (Options::new(Target::Hf { packed: true }), "hf-packed"),
+        (Options::new(Target::I2s), "i2s.pt"),
+        (Options::new(Target::I2sSafeTensors), "packed.safetensors"),
+    ] {
+        convert(fixtures.join("healthy-run/step-02000.pt"), options, name);
+    }
+    std::fs::create_dir(written.path().join("formats")).unwrap();
+    for entry in std::fs::read_dir(fixtures.join("formats")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "pt") && !path.ends_with("truncated.pt") {
+            let name = format!("formats/{}", path.file_name().unwrap().to_str().unwrap());
+            convert(path, pt(), &name);
+        }
+    }
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/peers.py");
+    let output = Command::new(python).arg(script).arg(&fixtures).arg(written.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("all read the same"), "{said}");
+}
