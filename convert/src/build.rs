@@ -593,7 +593,7 @@ fn grid(source: &Checkpoint, tensor: &TensorInfo, eps: f64) -> Result<Grid> {
 }
 
 /// The order of query and key rows, where one side is a GGUF file of architecture `llama` and the other is not.
-fn rotary(source: &Checkpoint, tensor: &TensorInfo, style: Option<Style>) -> Option<Rotary> {
+pub(crate) fn rotary(source: &Checkpoint, tensor: &TensorInfo, style: Option<Style>) -> Option<Rotary> {
     let from_gguf = matches!(source.format, Format::Gguf { .. });
     if from_gguf == (style == Some(Style::Gguf)) {
         return None;

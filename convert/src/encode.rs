@@ -190,13 +190,12 @@ impl Writer<'_> {
             Content::Elements(elements) => {
                 let tensor = &elements.tensor;
                 let bytes = bytes(self.source, tensor)?;
-                let as_it_is = elements.rotary.is_none() && elements.grid.is_none();
-                if tensor.dtype == blob.dtype && as_it_is {
+                if tensor.dtype == blob.dtype && elements.is_source() {
                     return self.copy(&bytes, output, offset);
                 }
                 let size = blob.dtype.element_size().unwrap_or(1);
                 let piece = |start: usize, n: usize, out: &mut Vec<u8>| -> Result<Losses> {
-                    if tensor.dtype == DType::F64 && as_it_is {
+                    if tensor.dtype == DType::F64 && elements.is_source() {
                         return Ok(narrow_f64(&bytes[8 * start..8 * (start + n)], blob.dtype, out));
                     }
                     let values = Decoded::new(self.source, elements, &bytes)?;

@@ -165,6 +165,11 @@ impl Elements {
         Elements { tensor, rotary, grid: None, dense }
     }
 
+    /// Whether they are the tensor's own in its own order.
+    pub(crate) fn is_source(&self) -> bool {
+        self.rotary.is_none() && self.grid.is_none()
+    }
+
     /// The tensor once a sparse one is spread out.
     pub fn dense(&self) -> &TensorInfo {
         self.dense.as_deref().unwrap_or(&self.tensor)

@@ -6,14 +6,15 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use ckpt_inspect::{
-    Checkpoint, DType, Error as ReadError, Group, Result as ReadResult, TensorInfo, TernaryPacking,
+    Checkpoint, DType, Error as ReadError, Format, Group, Result as ReadResult, TensorInfo, TernaryPacking,
 };
 use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::Result;
+use crate::build::rotary;
 use crate::encode::{Decoded, bytes, narrow, narrow_f64};
-use crate::names;
+use crate::names::{self, Style};
 use crate::plan::{Elements, Plan};
 use crate::sharing::tied_names;
 use crate::ternary::Grid;
@@ -94,6 +95,20 @@ pub fn verify(a: &Checkpoint, b: &Checkpoint) -> Result<Report> {
         let tied = (key == "lm_head.weight").then_some("embed_tokens.weight");
         map.get(key).or_else(|| map.get(tied?)).copied()
     };
+    let (style_a, style_b) = (style(a), style(b));
+    // Each side's rows in the order of Hugging Face's, unless both are GGUF's.
+    let pair = |i: usize, j: usize| {
+        let (ours, theirs) = (&a.tensors[i], &b.tensors[j]);
+        let out_of_gguf = |c: &Checkpoint, tensor: &TensorInfo, style| match c.format {
+            Format::Gguf { .. } => rotary(c, tensor, style),
+            _ => None,
+        };
+        let (ours, theirs) = (
+            Elements::new(ours.clone(), out_of_gguf(a, ours, style_b)),
+            Elements::new(theirs.clone(), out_of_gguf(b, theirs, style_a)),
+        );
+        compare(a, &ours, b, &theirs)
+    };
     let position: HashMap<&str, usize> = theirs.iter().map(|(key, i)| (key.as_str(), *i)).collect();
     let (in_a, in_b): (HashMap<_, _>, HashMap<_, _>) =
         (ours.iter().cloned().collect(), theirs.iter().cloned().collect());
@@ -102,22 +117,22 @@ pub fn verify(a: &Checkpoint, b: &Checkpoint) -> Result<Report> {
             report.missing.push(key.clone());
             continue;
         };
-        let elements = Elements::new(a.tensors[*i].clone(), None);
-        report.tensors.push(compare(a, &elements, b, &b.tensors[j])?);
+        report.tensors.push(pair(*i, j)?);
     }
     for (key, j) in &theirs {
         if position.get(key.as_str()) != Some(j) || in_a.contains_key(key) {
             continue;
         }
         match find(&in_a, key) {
-            Some(i) => {
-                let elements = Elements::new(a.tensors[i].clone(), None);
-                report.tensors.push(compare(a, &elements, b, &b.tensors[*j])?);
-            }
+            Some(i) => report.tensors.push(pair(i, *j)?),
             None => report.extra.push(key.clone()),
         }
     }
     Ok(report)
+}
+
+fn style(checkpoint: &Checkpoint) -> Option<Style> {
+    names::style_of(checkpoint.tensors.iter().map(|t| t.name.as_str()))
 }
 
 /// The weights of `checkpoint` by the names that all styles share, those it says are tied included. Where several
@@ -159,7 +174,10 @@ pub fn verify_written(plan: &Plan<'_>, path: &Path) -> Result<Report> {
     for pair in &plan.pairs {
         let name = tied.get(pair.name.as_str()).copied().unwrap_or(&pair.name);
         match index.get(name) {
-            Some(tensor) => report.tensors.push(compare(plan.source, &pair.elements, &written, tensor)?),
+            Some(&tensor) => {
+                let theirs = Elements::new(tensor.clone(), None);
+                report.tensors.push(compare(plan.source, &pair.elements, &written, &theirs)?);
+            }
             None => report.missing.push(pair.name.clone()),
         }
     }
@@ -189,9 +207,9 @@ impl<'s> Side<'s> {
     }
 }
 
-/// Compares a source tensor with the tensor `other` of `b`.
-fn compare(a: &Checkpoint, elements: &Elements, b: &Checkpoint, other: &TensorInfo) -> Result<Agreement> {
-    let theirs = Elements::new(other.clone(), None);
+/// Compares elements of `a` with elements of `b`.
+fn compare(a: &Checkpoint, elements: &Elements, b: &Checkpoint, theirs: &Elements) -> Result<Agreement> {
+    let other = &theirs.tensor;
     let (tensor, same_shape) = (&elements.tensor, elements.tensor.shape == other.shape);
     let rule = rule(tensor.dtype, other.dtype);
     let mut agreement = Agreement {
@@ -214,10 +232,14 @@ fn compare(a: &Checkpoint, elements: &Elements, b: &Checkpoint, other: &TensorIn
         agreement.detail = Some("the types have no values in common".into());
         return Ok(agreement);
     };
-    let (a, b) = (Side::new(a, elements)?, Side::new(b, &theirs)?);
+    let (a, b) = (Side::new(a, elements)?, Side::new(b, theirs)?);
     match rule {
-        Rule::Identical if elements.rotary.is_none() && elements.grid.is_none() => {
-            identical(&a, &b, &mut agreement)
+        Rule::Identical if elements.is_source() && theirs.is_source() => {
+            identical(&a, &b, &mut agreement);
+            // How far apart they are takes decoding.
+            if !agreement.agrees && tensor.dtype.is_float() {
+                rounded(&a, &b, &mut agreement)?;
+            }
         }
         Rule::Identical | Rule::Rounded => rounded(&a, &b, &mut agreement)?,
         Rule::Ternary => ternary(&a, &b, &mut agreement)?,
@@ -266,7 +288,7 @@ fn in_pieces(len: usize, agreement: &mut Agreement, piece: impl Fn(usize, usize)
     agreement.differing = found.iter().map(|f| f.differing).sum();
     agreement.first = found.iter().find_map(|f| f.first);
     let worst = found.iter().map(|f| f.worst).fold(0.0, f64::max);
-    agreement.worst = (agreement.rule != Rule::Identical).then_some(worst);
+    agreement.worst = Some(worst);
     agreement.agrees = agreement.differing == 0;
 }
 
@@ -287,6 +309,9 @@ fn identical(a: &Side<'_>, b: &Side<'_>, agreement: &mut Agreement) {
             agreement.agrees = a.bytes == b.bytes;
             agreement.differing = u64::from(!agreement.agrees);
         }
+    }
+    if !agreement.agrees {
+        agreement.worst = None;
     }
 }
 

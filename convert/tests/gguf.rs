@@ -292,6 +292,8 @@ fn llama_rows_are_interleaved_and_come_back() {
     for (ours_row, theirs_row) in [(0, 0), (1, 64), (2, 1), (127, 127), (128, 128), (129, 192)] {
         assert_eq!(ours[ours_row * 512..][..512], theirs[theirs_row * 512..][..512], "{ours_row}");
     }
+    let report = verify(&source, &written).unwrap();
+    assert!(report.failures().next().is_none(), "{report:?}");
     let back = tempfile::tempdir().unwrap();
     let options = Options::new(Target::SafeTensors);
     let mut plan = Plan::new(&written, &options).unwrap();
