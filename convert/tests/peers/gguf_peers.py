@@ -35,7 +35,7 @@ def name_in_gguf(name):
 def ternary(w, eps=1e-8):
     """The form that BitLinear multiplies with."""
     scale = np.float32(np.abs(w.astype(np.float64)).mean()) + np.float32(eps)
-    return (np.clip(np.round(w / scale), -1, 1) * scale).astype(np.float32)
+    return (np.clip(np.round(w / scale), -1, 1) * scale + 0.0).astype(np.float32)  # + 0.0 makes -0 a 0
 
 
 def load(path):
