@@ -339,27 +339,52 @@ fn check_codes(values: &[f32], tensor: &TensorInfo) -> Result<(), ReadError> {
 
 /// Appends `values` rounded to `dtype` (half to even, as IEEE 754 and PyTorch do).
 pub(crate) fn narrow(values: &[f32], dtype: DType, out: &mut Vec<u8>) -> Losses {
-    let mut losses = Losses::default();
-    let mut count = |before: f32, after_infinite: bool, after_zero: bool| {
-        losses.overflowed += u64::from(after_infinite && before.is_finite());
-        losses.flushed += u64::from(after_zero && before != 0.0);
-    };
     match dtype {
         DType::F16 => {
             let mut words = vec![f16::ZERO; values.len()];
             words.convert_from_f32_slice(values);
-            out.extend(words.iter().flat_map(|w| w.to_le_bytes()));
-            values.iter().zip(&words).for_each(|(v, w)| count(*v, w.is_infinite(), w.to_bits() << 1 == 0));
+            append(words.iter().map(|w| w.to_le_bytes()), out);
+            losses::<{ f16::INFINITY.to_bits() }>(values, words.reinterpret_cast())
         }
         DType::BF16 => {
-            let words: Vec<bf16> = values.iter().map(|v| bf16::from_f32(*v)).collect();
-            out.extend(words.iter().flat_map(|w| w.to_le_bytes()));
-            values.iter().zip(&words).for_each(|(v, w)| count(*v, w.is_infinite(), w.to_bits() << 1 == 0));
+            let mut words = vec![bf16::ZERO; values.len()];
+            words.convert_from_f32_slice(values);
+            append(words.iter().map(|w| w.to_le_bytes()), out);
+            losses::<{ bf16::INFINITY.to_bits() }>(values, words.reinterpret_cast())
         }
-        DType::F64 => out.extend(values.iter().flat_map(|v| f64::from(*v).to_le_bytes())),
-        _ => out.extend(values.iter().flat_map(|v| v.to_le_bytes())),
+        DType::F64 => {
+            append(values.iter().map(|v| f64::from(*v).to_le_bytes()), out);
+            Losses::default()
+        }
+        _ => {
+            append(values.iter().map(|v| v.to_le_bytes()), out);
+            Losses::default()
+        }
     }
-    losses
+}
+
+/// Appends the bytes of `words`.
+fn append<const N: usize>(words: impl ExactSizeIterator<Item = [u8; N]>, out: &mut Vec<u8>) {
+    let start = out.len();
+    out.resize(start + N * words.len(), 0);
+    out[start..].as_chunks_mut::<N>().0.iter_mut().zip(words).for_each(|(slot, word)| *slot = word);
+}
+
+/// What `values` lost on the way to 16-bit floats, whose infinity has the bits `INFINITY`.
+fn losses<const INFINITY: u16>(values: &[f32], words: &[u16]) -> Losses {
+    let (mut overflowed, mut flushed) = (0u64, 0u64);
+    // Counters of a few elements fit the vector lanes that compare them.
+    for (values, words) in values.chunks(1024).zip(words.chunks(1024)) {
+        let (mut over, mut zero) = (0u32, 0u32);
+        for (value, word) in values.iter().zip(words) {
+            let magnitude = word & 0x7fff;
+            over += u32::from((magnitude == INFINITY) & (value.abs() < f32::INFINITY));
+            zero += u32::from((magnitude == 0) & (*value != 0.0));
+        }
+        overflowed += u64::from(over);
+        flushed += u64::from(zero);
+    }
+    Losses { overflowed, flushed }
 }
 
 /// f64 to a narrower type in one rounding; to 16 bits by way of the nearest f32 it would be two.

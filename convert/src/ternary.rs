@@ -88,7 +88,12 @@ struct Seen {
 
 impl Seen {
     fn of(values: &[f32]) -> Seen {
-        let sum = values.iter().map(|x| f64::from(x.abs())).sum();
+        let (chunks, rest) = values.as_chunks::<16>();
+        let mut lanes = [0.0; 16];
+        for chunk in chunks {
+            lanes.iter_mut().zip(chunk).for_each(|(lane, x)| *lane += f64::from(x.abs()));
+        }
+        let sum = lanes.iter().sum::<f64>() + rest.iter().map(|x| f64::from(x.abs())).sum::<f64>();
         let magnitude = match values.iter().find(|x| **x != 0.0) {
             None => Magnitude::Zero,
             Some(first) if values.iter().all(|x| *x == 0.0 || x.abs() == first.abs()) => {

@@ -185,6 +185,16 @@ pub(super) fn read(bytes: &[u8], beside: &Beside) -> Result<Vocabulary, ReadErro
     add(&mut vocabulary, beside)?;
     let roles = roles.map(|(role, id)| (role, id.filter(|id| is_special(&vocabulary, *id))));
     beside.settle(&mut vocabulary, &roles);
+    if !unigram && !charsmap.is_empty() {
+        vocabulary.warnings.push(
+            "it normalizes text, which llama.cpp does not for this kind: text that is not in that form gets other ids".into(),
+        );
+    }
+    if unigram && vocabulary.tokens.iter().any(|t| t.kind == TokenType::Byte) {
+        vocabulary.warnings.push(
+            "it has tokens for bytes, which llama.cpp does not fall back to for this kind: characters without a token become unknown".into(),
+        );
+    }
     // Without a word from Hugging Face's files, SentencePiece's users put the beginning there and no end.
     vocabulary.add("bos", !unigram);
     vocabulary.add("eos", unigram);
