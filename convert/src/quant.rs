@@ -390,7 +390,7 @@ impl Pack<256> for Tq2_0 {
 #[inline(always)]
 fn five_digits(digits: [u8; 5]) -> u8 {
     let number = digits.into_iter().fold(0, |number, digit| 3 * number + digit);
-    ((u16::from(number) * 256 + 242) / 243) as u8
+    (u16::from(number) * 256).div_ceil(243) as u8
 }
 
 impl Pack<256> for Tq1_0 {

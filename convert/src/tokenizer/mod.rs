@@ -66,7 +66,7 @@ impl Token {
     }
 }
 
-/// The tokens with a role, in the order of [`ROLE_KEYS`].
+/// What a token is there for, beside text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // their usual names
 pub enum Role {
@@ -79,7 +79,7 @@ pub enum Role {
     Mask,
 }
 
-/// Each role with its name in Hugging Face's files and its key in GGUF (one of which is spelt so).
+/// Each role, in order, with its name in Hugging Face's files and its key in GGUF (one of which is spelt so).
 const ROLE_KEYS: [(Role, &str, &str); 7] = [
     (Role::Bos, "bos", "tokenizer.ggml.bos_token_id"),
     (Role::Eos, "eos", "tokenizer.ggml.eos_token_id"),
