@@ -55,12 +55,12 @@ fn sample(reader: &Reader<'_>) -> Option<(f64, f64)> {
 }
 
 /// mean|W| + eps as PyTorch has it, in f32.
-fn scale(mean: f64, eps: f64) -> f32 {
+pub(crate) fn scale(mean: f64, eps: f64) -> f32 {
     mean as f32 + eps as f32
 }
 
 /// The largest |w| that rounds to zero: w / scale, in f32, is at most one half.
-fn zero_line(scale: f32) -> f32 {
+pub(crate) fn zero_line(scale: f32) -> f32 {
     let mut line = 0.5 * scale;
     while line.next_up() / scale <= 0.5 {
         line = line.next_up();
