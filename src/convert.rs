@@ -240,11 +240,24 @@ fn size(text: &str) -> Result<u64, String> {
 pub fn run(args: &Args) -> Result<u8, Failure> {
     args.check()?;
     args.options(Target::Torch)?;
-    let paths = load::expand(&args.paths)?;
+    let mut code = exit::FINE;
+    let mut paths = Vec::new();
+    for found in load::expand(&args.paths)? {
+        match found {
+            Ok(path) => paths.push(path),
+            Err((_, error)) => {
+                let failure = Failure::from(error);
+                terminal::error(&failure.message);
+                code = code.max(failure.code);
+            }
+        }
+    }
+    if paths.is_empty() {
+        return Ok(code);
+    }
     let outputs = outputs(args, &paths)?;
     let load = args.load.options(ckpt_inspect::Options::default(), args.load.policy()?.thresholds);
     let signal = Signal::listen()?;
-    let mut code = exit::FINE;
     for (path, output) in paths.iter().zip(&outputs) {
         match one(args, &load, path, output, &signal) {
             Ok(one) => code = code.max(one),

@@ -1,6 +1,10 @@
 //! `ckpt`: checkpoint forensics on the command line. This file maps subcommands to their modules, one file each.
 
+mod browse;
 mod convert;
+mod diff;
+mod filter;
+mod fold;
 mod gate;
 mod inspect;
 mod load;
@@ -27,6 +31,8 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Inspect(inspect::Args),
+    Browse(browse::Args),
+    Diff(diff::Args),
     Gate(gate::Args),
     Report(report::Args),
     Convert(convert::Args),
@@ -42,7 +48,7 @@ enum Command {
 pub mod exit {
     /// Fine.
     pub const FINE: u8 = 0;
-    /// The gate or a verification says no.
+    /// The gate or a verification says no; two checkpoints differ.
     pub const REFUSED: u8 = 1;
     /// Wrong usage.
     pub const USAGE: u8 = 2;
@@ -52,7 +58,24 @@ pub mod exit {
     pub const UNWRITABLE: u8 = 4;
 }
 
+/// Where another process cuts a mapped file short while it is read, the system ends this one with SIGBUS. This says
+/// why, with the exit code of a file that cannot be read.
+#[cfg(unix)]
+fn explain_lost_pages() {
+    const WHY: &[u8] =
+        b"error: a file became shorter while it was read; try again when nothing writes to it any more\n";
+    let explain = || {
+        // SAFETY: `WHY` is that many bytes, and write may be called in a signal handler.
+        unsafe { libc::write(libc::STDERR_FILENO, WHY.as_ptr().cast(), WHY.len()) };
+        signal_hook::low_level::exit(exit::UNREADABLE.into());
+    };
+    // SAFETY: the handler does nothing but write and _exit, which are async-signal-safe.
+    let _ = unsafe { signal_hook::low_level::register(signal_hook::consts::SIGBUS, explain) };
+}
+
 fn main() -> ExitCode {
+    #[cfg(unix)]
+    explain_lost_pages();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -64,6 +87,8 @@ fn main() -> ExitCode {
     cli.color.apply();
     let result = match cli.command {
         Command::Inspect(args) => inspect::run(&args),
+        Command::Browse(args) => browse::run(&args),
+        Command::Diff(args) => diff::run(&args),
         Command::Gate(args) => gate::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Convert(args) => convert::run(&args),
@@ -98,7 +123,7 @@ impl Failure {
         Failure { message: message.into(), code: exit::USAGE }
     }
 
-    /// An output is there already.
+    /// An output is there already; nothing was written.
     pub fn exists(path: &std::path::Path) -> Self {
         Failure::unwritable(format!("{} exists; --force replaces it", path.display()))
     }

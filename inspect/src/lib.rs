@@ -14,6 +14,7 @@
 mod cache;
 mod checkpoint;
 mod describe;
+pub mod diff;
 mod dtype;
 mod error;
 mod folder;
@@ -31,12 +32,14 @@ pub mod run;
 pub mod safetensors;
 mod step;
 mod storage;
+pub mod survey;
 mod tensor;
 mod ternary;
 pub mod torch;
 mod torch_legacy;
 mod torch_tar;
 pub mod torch_zip;
+mod values;
 mod verdict;
 
 pub use cache::Cache;

@@ -217,7 +217,13 @@ pub(crate) fn settle_i2s(checkpoint: &mut Checkpoint, given: Option<I2sLayout>) 
     };
     let layout = match given {
         Some(layout) => layout,
-        None if tensors.iter().any(only_arm) => I2sLayout::Arm,
+        None if tensors.iter().any(only_arm) => {
+            checkpoint.warnings.push(
+                "its I2_S rows do not fill blocks of 128, so they are read in the layout of ARM builds (`--i2s-layout` says otherwise)"
+                    .into(),
+            );
+            I2sLayout::Arm
+        }
         None => {
             checkpoint.warnings.push(
                 "I2_S does not say which build of bitnet.cpp wrote it; assumed the x86 layout (`--i2s-layout x86`), others are `arm` and `rows`"

@@ -135,7 +135,8 @@ pub(crate) fn relative_std(tensor: &TensorRecord) -> Option<f64> {
 }
 
 /// Judges one tensor. `None` for a verdict where health is not judged: optimizer state, other tensors, vectors
-/// that hold only finite numbers, and whatever was not measured.
+/// that hold only finite numbers, and whatever was not measured. Ternary codes whose scale is lost are judged dead
+/// or, with that reason, not at all.
 pub fn judge_tensor(tensor: &TensorRecord, thresholds: &Thresholds) -> (Option<Verdict>, Option<String>) {
     let bad = |verdict, reason: String| (Some(verdict), Some(reason));
     if let Some(damage) = &tensor.damage {
@@ -171,6 +172,10 @@ pub fn judge_tensor(tensor: &TensorRecord, thresholds: &Thresholds) -> (Option<V
                 Verdict::Dead,
                 format!("{:.2} % of its ternary values are zero", 100.0 * ternary.zero),
             );
+        }
+        // Codes without their scale: how large they are is not known.
+        if ternary.scale.is_none() {
+            return (None, Some("its scale is lost".into()));
         }
         return match thresholds.projection.judge(std) {
             Verdict::Healthy => (Some(Verdict::Healthy), None),

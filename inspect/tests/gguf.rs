@@ -539,7 +539,7 @@ fn i2_s_layout_is_told_by_rows_or_assumed_aloud() {
     let tensor = checkpoint.tensor("w").unwrap();
     assert_eq!(tensor.dtype.name(), "i2_s_arm", "x86 blocks do not fill rows of 192");
     assert_eq!(checkpoint.ternary_codes(tensor).unwrap().unwrap(), codes);
-    assert_eq!(checkpoint.warnings, [""; 0]);
+    assert!(checkpoint.warnings[0].contains("layout of ARM builds"), "{:?}", checkpoint.warnings);
 
     let checkpoint = i2s_file(4, 256, I2sLayout::X86, false).0.open();
     assert_eq!(checkpoint.tensor("w").unwrap().dtype.name(), "i2_s");

@@ -55,7 +55,7 @@ fn sample(reader: &Reader<'_>) -> Option<(f64, f64)> {
 }
 
 /// mean|W| + eps as PyTorch has it, in f32.
-fn scale(mean: f64, eps: f64) -> f32 {
+pub(crate) fn scale(mean: f64, eps: f64) -> f32 {
     mean as f32 + eps as f32
 }
 
