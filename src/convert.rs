@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use ckpt_convert::names::Style;
-use ckpt_convert::{Control, Options, Plan, Target};
+use ckpt_convert::quant::Quant;
+use ckpt_convert::{Control, Gguf, Options, Plan, Target};
 use ckpt_inspect::{DType, Verdict};
 use globset::{Glob, GlobMatcher};
 
@@ -17,7 +18,7 @@ use crate::{Failure, exit};
 /// Convert checkpoints, and verify what was written by reading it back.
 ///
 /// Weights only, unless --keep-optimizer. fp32, f16 and bf16 write PyTorch files, or SafeTensors where -o ends in
-/// .safetensors. An output appears whole or not at all; an existing one is replaced only with --force. Exit code 1
+/// .safetensors. gguf writes what llama.cpp loads. An output appears whole or not at all; an existing one is replaced only with --force. Exit code 1
 /// when the copy does not say the same.
 #[derive(clap::Args)]
 pub struct Args {
@@ -48,15 +49,33 @@ pub struct Args {
     /// Names of the tensors; by default those that the format's readers expect.
     #[arg(long)]
     names: Option<Names>,
-    /// The matrices that i2s and --packed pack; by default those that a BitLinear uses.
+    /// The matrices that i2s, gguf and --packed make ternary, by the names in the output; by default those that a
+    /// BitLinear uses.
     #[arg(long, value_name = "GLOB")]
     ternary: Option<String>,
     /// hf: pack ternary matrices as Hugging Face's BitNet does.
     #[arg(long)]
     packed: bool,
-    /// safetensors, hf: shards of at most this size, such as 5GB; the output is a folder.
-    #[arg(long, value_name = "SIZE", value_parser = size)]
+    /// safetensors, hf, gguf: files of at most this size, such as 5GB; the output is a folder.
+    #[arg(long, visible_alias = "split-max-size", value_name = "SIZE", value_parser = size)]
     max_shard_size: Option<u64>,
+    /// gguf: type of the matrices in layers: f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q2_k to q6_k, tq1_0, tq2_0 or
+    /// i2_s. By default tq2_0 for ternary models, what it was for GGUF sources, else f16.
+    #[arg(long, value_name = "TYPE")]
+    quant: Option<Quant>,
+    /// gguf: type of the embedding and the output head; by default that of --quant if plain, else q8_0.
+    #[arg(long, value_name = "TYPE")]
+    embed: Option<Quant>,
+    /// gguf: scales of tq1_0 and tq2_0 matrices in f32, in tensors beside them that llama.cpp multiplies by.
+    #[arg(long)]
+    exact_scales: bool,
+    /// gguf: keep the float weights of ternary layers, which only a runner that rounds them itself computes right with.
+    #[arg(long)]
+    latent: bool,
+    /// gguf: the tokenizer to embed: a tokenizer.json, a tokenizer.model, a GGUF file or a folder; by default the one
+    /// beside the source.
+    #[arg(long, value_name = "PATH")]
+    tokenizer: Option<PathBuf>,
     /// Refuse a checkpoint that is worse than healthy.
     #[arg(long)]
     strict: bool,
@@ -88,6 +107,8 @@ enum To {
     Hf,
     /// PyTorch, types as they are.
     Pt,
+    /// GGUF, for llama.cpp and its kin.
+    Gguf,
 }
 
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
@@ -105,6 +126,10 @@ impl Args {
         match self.to {
             To::Safetensors => (Target::SafeTensors, if sharded { "" } else { "safetensors" }),
             To::Hf => (Target::Hf { packed: self.packed }, ""),
+            To::Gguf => {
+                let Args { quant, embed, exact_scales, latent, .. } = *self;
+                (Target::Gguf(Gguf { quant, embed, exact_scales, latent }), if sharded { "" } else { "gguf" })
+            }
             To::I2s if safetensors => (Target::I2sSafeTensors, "safetensors"),
             To::I2s => (Target::I2s, "pt"),
             To::Fp32 | To::F16 | To::Bf16 if safetensors => (Target::SafeTensors, "safetensors"),
@@ -120,7 +145,11 @@ impl Args {
                 To::Bf16 => Some(DType::BF16),
                 _ => None,
             },
-            dtypes: self.dtypes.iter().map(|text| pattern(text)).collect::<Result<_, _>>()?,
+            dtypes: self
+                .dtypes
+                .iter()
+                .map(|text| pattern(text, self.to == To::Gguf))
+                .collect::<Result<_, _>>()?,
             root: self.root.clone(),
             keep_optimizer: self.keep_optimizer,
             names: self.names.map(|names| match names {
@@ -130,21 +159,35 @@ impl Args {
             }),
             ternary: self.ternary.as_deref().map(glob).transpose()?,
             max_shard_bytes: self.max_shard_size,
+            tokenizer: self.tokenizer.clone(),
             force: self.force,
             ..Options::new(target)
         })
     }
 
     fn check(&self) -> Result<(), Failure> {
-        let folders = matches!(self.to, To::Safetensors | To::Hf);
+        let folders = matches!(self.to, To::Safetensors | To::Hf | To::Gguf);
         if self.max_shard_size.is_some() && !folders {
-            return Err(Failure::usage("--max-shard-size goes with --to safetensors or hf"));
+            return Err(Failure::usage("--max-shard-size goes with --to safetensors, hf or gguf"));
+        }
+        let of_gguf = [
+            (self.quant.is_some(), "--quant"),
+            (self.embed.is_some(), "--embed"),
+            (self.exact_scales, "--exact-scales"),
+            (self.latent, "--latent"),
+            (self.tokenizer.is_some(), "--tokenizer"),
+        ];
+        if let Some((_, flag)) = of_gguf.iter().find(|(given, _)| *given && self.to != To::Gguf) {
+            return Err(Failure::usage(format!("{flag} goes with --to gguf")));
+        }
+        if self.names.is_some() && self.to == To::Gguf {
+            return Err(Failure::usage("GGUF files have names of their own: leave out --names"));
         }
         if self.packed && self.to != To::Hf {
             return Err(Failure::usage("--packed goes with --to hf; --to i2s packs on its own"));
         }
-        if self.ternary.is_some() && !self.packed && self.to != To::I2s {
-            return Err(Failure::usage("--ternary goes with --to i2s or --to hf --packed"));
+        if self.ternary.is_some() && !self.packed && !matches!(self.to, To::I2s | To::Gguf) {
+            return Err(Failure::usage("--ternary goes with --to i2s, --to gguf or --to hf --packed"));
         }
         Ok(())
     }
@@ -154,7 +197,7 @@ fn glob(text: &str) -> Result<GlobMatcher, Failure> {
     Glob::new(text).map(|g| g.compile_matcher()).map_err(|e| Failure::usage(e.to_string()))
 }
 
-fn pattern(text: &str) -> Result<(GlobMatcher, DType), Failure> {
+fn pattern(text: &str, gguf: bool) -> Result<(GlobMatcher, DType), Failure> {
     let (pattern, name) = text
         .rsplit_once('=')
         .ok_or_else(|| Failure::usage(format!("`{text}` is not GLOB=TYPE, such as 'embed*=f16'")))?;
@@ -163,7 +206,11 @@ fn pattern(text: &str) -> Result<(GlobMatcher, DType), Failure> {
         "f32" | "fp32" | "float32" => DType::F32,
         "f16" | "fp16" | "float16" => DType::F16,
         "bf16" | "bfloat16" => DType::BF16,
-        other => return Err(Failure::usage(format!("`{other}` is not one of f64, f32, f16, bf16"))),
+        other => match other.parse::<Quant>() {
+            Ok(quant) if gguf => quant.dtype(),
+            Err(message) if gguf => return Err(Failure::usage(message)),
+            _ => return Err(Failure::usage(format!("`{other}` is not one of f64, f32, f16, bf16"))),
+        },
     };
     Ok((glob(pattern)?, dtype))
 }

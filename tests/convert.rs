@@ -184,7 +184,7 @@ fn wrong_usage_is_told_with_what_to_do() {
         (vec!["--to", "pt", "-o", "x.pt", "--dtype", "a=int4"], "one of f64, f32, f16, bf16"),
         (vec!["--to", "pt", "-o", "x.pt", "--packed"], "--to hf"),
         (vec!["--to", "pt", "-o", "x.pt", "--root", "ema"], "model_state_dict"),
-        (vec!["--to", "pt", "-o", "x.pt", "--max-shard-size", "1GB"], "safetensors or hf"),
+        (vec!["--to", "pt", "-o", "x.pt", "--max-shard-size", "1GB"], "safetensors, hf or gguf"),
         (vec!["--to", "safetensors", "-o", "x.safetensors", "--max-shard-size", "1GB"], "folder"),
         (vec!["--to", "safetensors", "-o", "x", "--max-shard-size", "1XB"], "5GB"),
         (vec!["--to", "i2s", "-o", "x.pt"], "--ternary"),

@@ -9,9 +9,11 @@ use ckpt_inspect::{
 use serde_pickle::{HashableValue, Value};
 
 use crate::encode::{Decoded, Rotary, bytes};
+use crate::gguf::{self, Gguf};
 use crate::names::{self, Style};
 use crate::plain::{carried, is_training_state, key_text, told};
 use crate::plan::{Blob, Content, Elements, Options, Output, Pair, Plan, Target};
+use crate::quant::Quant;
 use crate::sharing::{Place, shared_runs, tied_names};
 use crate::ternary::{self, Grid};
 use crate::{Error, Result};
@@ -60,6 +62,13 @@ struct Chosen {
     name: String,
     dtype: DType,
     grid: Option<Grid>,
+}
+
+impl Chosen {
+    /// The type in GGUF output.
+    fn quant(&self) -> Quant {
+        Quant::of(self.dtype).unwrap_or(Quant::F32)
+    }
 }
 
 struct Builder<'c, 'o> {
@@ -133,7 +142,7 @@ impl<'c, 'o> Builder<'c, 'o> {
         let helpers = helpers(source);
         let mut chosen = Vec::new();
         let mut names: HashMap<String, &str> = HashMap::new();
-        let mut without_data = Vec::new();
+        let (mut without_data, mut without_name) = (Vec::new(), Vec::new());
         for (index, tensor) in source.tensors.iter().enumerate() {
             let inner = match &options.root {
                 Some(root) => tensor.name.strip_prefix(root.as_str()).and_then(|n| n.strip_prefix('.')),
@@ -156,6 +165,10 @@ impl<'c, 'o> Builder<'c, 'o> {
                     .hint("a damaged checkpoint is not converted")
                     .into());
             }
+            if self.is_foreign(inner) {
+                without_name.push(tensor.name.as_str());
+                continue;
+            }
             let name = if training { inner.to_string() } else { self.name(inner) };
             if let Some(other) = names.insert(name.clone(), &tensor.name) {
                 return Err(Error::Target(format!(
@@ -176,14 +189,20 @@ impl<'c, 'o> Builder<'c, 'o> {
         if let (Some(root), true) = (&options.root, chosen.is_empty()) {
             return Err(self.no_root(root));
         }
-        if let Some(first) = without_data.first() {
-            self.plan.notes.push(format!(
-                "{} tensors were saved without data and are left out, such as `{}`",
-                without_data.len(),
-                first.escape_debug()
-            ));
+        let why = [(without_data, "were saved without data"), (without_name, "have no name in GGUF")];
+        for (left_out, why) in why {
+            if let Some(first) = left_out.first() {
+                self.plan.notes.push(format!(
+                    "{} tensors {why} and are left out, such as `{}`",
+                    left_out.len(),
+                    first.escape_debug()
+                ));
+            }
         }
-        self.settle_grids(&mut chosen)?;
+        match options.target {
+            Target::Gguf(settings) => self.settle_quants(settings, &mut chosen)?,
+            _ => self.settle_grids(&mut chosen)?,
+        }
         Ok(chosen)
     }
 
@@ -197,6 +216,13 @@ impl<'c, 'o> Builder<'c, 'o> {
             root.escape_debug(),
             keys.join(", ")
         ))
+    }
+
+    /// Whether GGUF has no place for a tensor: neither a name that its readers know, nor one it had in GGUF before.
+    fn is_foreign(&self, inner: &str) -> bool {
+        let from_gguf = matches!(self.plan.source.format, Format::Gguf { .. });
+        let known = names::translate(without_state_dict(inner), Style::Gguf).is_some();
+        matches!(self.options.target, Target::Gguf(_)) && !from_gguf && !known
     }
 
     fn name(&self, inner: &str) -> String {
@@ -225,6 +251,16 @@ impl<'c, 'o> Builder<'c, 'o> {
         };
         let own = if tensor.dtype.is_float() || !real { tensor.dtype } else { DType::F32 };
         let dtype = plain.unwrap_or(own);
+        if matches!(self.options.target, Target::Gguf(_)) {
+            if real {
+                // The rules of GGUF decide.
+                return Ok(dtype);
+            }
+            return Err(Error::Target(format!(
+                "tensor `{}` has elements of type {dtype}; weights in GGUF are real numbers",
+                tensor.name.escape_debug()
+            )));
+        }
         let (holds, holder, instead) = match self.options.target.is_torch() {
             true => (ckpt_inspect::torch::has_dtype(dtype), "PyTorch", "safetensors"),
             false => (ckpt_inspect::safetensors::dtype_of(dtype).is_some(), "SafeTensors", "pt"),
@@ -265,16 +301,7 @@ impl<'c, 'o> Builder<'c, 'o> {
             if !packable(c) || !ternary::fits(packing, &tensor.shape) {
                 continue;
             }
-            c.grid = Some(match tensor.dtype {
-                DType::Ternary(_) => Grid { scale: tensor.scale, exact: true },
-                _ => {
-                    let elements = Elements::new(tensor.clone(), None);
-                    let bytes = bytes(source, &elements.tensor)?;
-                    let values = Decoded::new(source, &elements, &bytes)?;
-                    Grid::measure(&values, eps)
-                        .map_err(|e| e.in_tensor(&tensor.name).in_file(&source.path))?
-                }
-            });
+            c.grid = Some(grid(source, tensor, eps)?);
         }
         let packed: Vec<&Chosen> = chosen.iter().filter(|c| c.grid.is_some()).collect();
         if packed.is_empty() {
@@ -307,6 +334,48 @@ impl<'c, 'o> Builder<'c, 'o> {
         Ok(())
     }
 
+    /// Decides the types of GGUF output, and which matrices are written in their ternary form.
+    fn settle_quants(&mut self, settings: Gguf, chosen: &mut [Chosen]) -> Result<()> {
+        let (source, options) = (self.plan.source, self.options);
+        let eps = source.model.student.as_ref().map_or(1e-8, |s| s.quantization_eps);
+        let is_ternary = |name: &str, tensor: &TensorInfo| {
+            let wanted = match &options.ternary {
+                Some(glob) => glob.is_match(name),
+                None => source.model.is_ternary(tensor),
+            };
+            wanted && tensor.shape.len() == 2 && !gguf::is_outer(name)
+        };
+        let any = chosen.iter().any(|c| is_ternary(&c.name, &source.tensors[c.index]));
+        let rules = gguf::Rules::new(settings, source, any)?;
+        let mut told = gguf::Told::default();
+        for c in chosen.iter_mut() {
+            let tensor = &source.tensors[c.index];
+            let ternary = is_ternary(&c.name, tensor);
+            let asked = options.dtypes.iter().find(|(glob, _)| glob.is_match(&c.name));
+            let asked = asked.map(|(_, dtype)| *dtype).or(options.dtype);
+            let asked = asked
+                .map(|dtype| Quant::of(dtype).ok_or(dtype))
+                .transpose()
+                .map_err(|dtype| Error::Target(format!("GGUF weights are not written as {dtype}")))?;
+            let quant = rules.quant(&c.name, tensor, ternary, asked, &mut told);
+            c.dtype = quant.dtype();
+            let packed = matches!(tensor.dtype, DType::Ternary(_));
+            // A matrix whose scale stood beside it keeps it there.
+            let beside = settings.exact_scales || has_scale_beside(tensor);
+            let needs_scale = quant == Quant::I2S || (beside && quant.is_ternary());
+            // Blocks that are ternary already keep their scales.
+            let has_blocks = matches!(tensor.dtype, DType::Ggml(_)) && tensor.dtype.is_ternary();
+            let rounds = ternary && !settings.latent && !has_blocks && !packed;
+            if (quant.is_ternary() && (packed || needs_scale)) || rounds {
+                let grid = grid(source, tensor, eps)?;
+                told.grid(&c.name, quant, grid, beside);
+                c.grid = Some(grid);
+            }
+        }
+        self.plan.notes.extend(told.notes(source));
+        Ok(())
+    }
+
     fn add(&mut self, chosen: Vec<Chosen>) -> Result<()> {
         let lost = chosen.iter().filter(|c| {
             let tensor = &self.plan.source.tensors[c.index];
@@ -328,7 +397,12 @@ impl<'c, 'o> Builder<'c, 'o> {
         let mut shapes = serde_json::Map::new();
         for c in chosen {
             let tensor = &self.plan.source.tensors[c.index];
-            let elements = Elements::new(tensor.clone(), rotary(self.plan.source, tensor, self.style));
+            let mut elements = Elements::new(tensor.clone(), rotary(self.plan.source, tensor, self.style));
+            if let Target::Gguf(settings) = self.options.target {
+                elements.grid = c.grid;
+                self.add_gguf(c, elements, settings, &mut identical)?;
+                continue;
+            }
             self.plan.pairs.push(Pair { elements: elements.clone(), name: c.name.clone() });
             if let Some(grid) = c.grid {
                 self.add_packed(c.name, elements, grid, &mut shapes);
@@ -374,10 +448,55 @@ impl<'c, 'o> Builder<'c, 'o> {
                 .ok_or_else(|| ReadError::damaged("its size overflows").in_tensor(&tensor.name))?;
             self.add_whole(c.name, c.dtype, tensor.shape.clone(), bytes, Content::Elements(elements));
         }
+        if let (Target::Gguf(_), Some(factors)) = (self.options.target, gguf::rope_factors(self.plan.source))
+        {
+            let bytes: Vec<u8> = factors.iter().flat_map(|x| x.to_le_bytes()).collect();
+            let (shape, len) = (vec![factors.len()], bytes.len() as u64);
+            self.add_whole("rope_freqs.weight".into(), DType::F32, shape, len, Content::Bytes(bytes));
+        }
         if self.options.target == Target::I2sSafeTensors {
             let text = serde_json::Value::Object(shapes).to_string().into_bytes();
             let shape = vec![text.len()];
             self.add_whole("__metadata__".into(), DType::U8, shape, text.len() as u64, Content::Bytes(text));
+        }
+        Ok(())
+    }
+
+    /// A tensor of a GGUF file, and its scale where that stands beside it.
+    fn add_gguf(
+        &mut self,
+        c: Chosen,
+        elements: Elements,
+        settings: Gguf,
+        identical: &mut HashMap<Place, String>,
+    ) -> Result<()> {
+        let (tensor, quant) = (&elements.tensor, c.quant());
+        self.plan.pairs.push(Pair { elements: elements.clone(), name: c.name.clone() });
+        if let Some(place) = Place::of(tensor, c.dtype) {
+            if let Some(other) = identical.get(&place) {
+                self.plan.tied.push((c.name, other.clone()));
+                return Ok(());
+            }
+            identical.insert(place, c.name.clone());
+        }
+        let shape = tensor.shape.clone();
+        let bytes = quant
+            .ggml()
+            .bytes_for(&shape)
+            .ok_or_else(|| ReadError::damaged("its size overflows").in_tensor(&tensor.name))?;
+        let same = tensor.dtype == c.dtype && quant != Quant::I2S && tensor.scale.is_none();
+        let beside = settings.exact_scales || has_scale_beside(tensor);
+        let unit_scale = beside && matches!(quant, Quant::Tq1_0 | Quant::Tq2_0) && c.grid.is_some();
+        let scale = c.grid.and_then(|g| g.scale).unwrap_or(1.0).abs();
+        let content = match quant.is_packed() && !(same && c.grid.is_none()) {
+            true => Content::Blocks { elements, quant, unit_scale },
+            false => Content::Elements(elements),
+        };
+        let layer = c.name.strip_suffix(".weight").unwrap_or(&c.name).to_string();
+        self.add_whole(c.name, c.dtype, shape, bytes, content);
+        if unit_scale {
+            let name = format!("{layer}.scale");
+            self.add_whole(name, DType::F32, vec![1], 4, Content::Bytes(scale.to_le_bytes().to_vec()));
         }
         Ok(())
     }
@@ -446,29 +565,56 @@ fn helpers(source: &Checkpoint) -> HashSet<usize> {
     let packed: HashSet<&str> = source
         .tensors
         .iter()
-        .filter(|t| matches!(t.dtype, DType::Ternary(_)))
+        .filter(|t| matches!(t.dtype, DType::Ternary(_)) || has_scale_beside(t))
         .filter_map(|t| t.name.strip_suffix(".weight"))
         .collect();
     let is_helper = |t: &TensorInfo| {
-        let layer = [".weight_scale", "_scale", "_shape"].iter().find_map(|s| t.name.strip_suffix(s));
+        let layer =
+            [".weight_scale", "_scale", "_shape", ".scale"].iter().find_map(|s| t.name.strip_suffix(s));
         layer.is_some_and(|layer| packed.contains(layer)) || (t.name == "__metadata__" && !packed.is_empty())
     };
     source.tensors.iter().enumerate().filter(|(_, t)| is_helper(t)).map(|(i, _)| i).collect()
 }
 
-/// Interleaved query and key rows of llama-architecture GGUF files, when they are to go under other names.
+/// Whether a tensor of its own says what GGML's blocks are multiplied by.
+fn has_scale_beside(tensor: &TensorInfo) -> bool {
+    matches!(tensor.dtype, DType::Ggml(_)) && tensor.scale.is_some()
+}
+
+/// How the ternary form of a source matrix comes about.
+fn grid(source: &Checkpoint, tensor: &TensorInfo, eps: f64) -> Result<Grid> {
+    if matches!(tensor.dtype, DType::Ternary(_)) {
+        return Ok(Grid { scale: tensor.scale, exact: true });
+    }
+    let elements = Elements::new(tensor.clone(), None);
+    let bytes = bytes(source, &elements.tensor)?;
+    let values = Decoded::new(source, &elements, &bytes)?;
+    Ok(Grid::measure(&values, eps).map_err(|e| e.in_tensor(&tensor.name).in_file(&source.path))?)
+}
+
+/// The order of query and key rows, where one side is a GGUF file of architecture `llama` and the other is not.
 pub(crate) fn rotary(source: &Checkpoint, tensor: &TensorInfo, style: Option<Style>) -> Option<Rotary> {
-    let llama = matches!(source.format, Format::Gguf { .. }) && source.model.architecture == "llama";
-    let query = tensor.name.ends_with(".attn_q.weight");
-    if !llama || style == Some(Style::Gguf) || !(query || tensor.name.ends_with(".attn_k.weight")) {
+    let from_gguf = matches!(source.format, Format::Gguf { .. });
+    if from_gguf == (style == Some(Style::Gguf)) {
         return None;
     }
-    let Value::Dict(keys) = &source.metadata else { return None };
-    let number =
-        |key: &str| keys.get(&HashableValue::String(key.into())).and_then(ckpt_inspect::metadata::as_u64);
-    let heads = number("llama.attention.head_count")?;
-    let heads = if query { heads } else { number("llama.attention.head_count_kv").unwrap_or(heads) };
+    let name = names::canonical(&tensor.name);
+    let (module, _) = name.rsplit_once('.')?;
+    let query = module.ends_with(".self_attn.q_proj");
+    if !query && !module.ends_with(".self_attn.k_proj") {
+        return None;
+    }
+    let (heads, kv_heads) = if from_gguf {
+        let Value::Dict(keys) = &source.metadata else { return None };
+        let number =
+            |key: &str| keys.get(&HashableValue::String(key.into())).and_then(ckpt_inspect::metadata::as_u64);
+        let heads = number("llama.attention.head_count").filter(|_| source.model.architecture == "llama")?;
+        (heads, number("llama.attention.head_count_kv").unwrap_or(heads))
+    } else {
+        gguf::interleaved_heads(source)?
+    };
+    let heads = if query { heads } else { kv_heads };
     let rows = *tensor.shape.first()? as u64;
     let fits = heads > 0 && rows.is_multiple_of(2 * heads);
-    fits.then(|| Rotary { head_dim: (rows / heads) as usize })
+    fits.then(|| Rotary { head_dim: (rows / heads) as usize, interleave: !from_gguf })
 }

@@ -1,13 +1,17 @@
 //! What is to be written: every output tensor with its name, type and shape, and the blobs of bytes they lie in, whose
 //! sizes are known before the first one is written.
 
+use std::path::PathBuf;
+
 use ckpt_inspect::{Checkpoint, DType, Format, TensorInfo, TernaryPacking, contiguous_strides};
 use globset::GlobMatcher;
 use serde_pickle::Value;
 
 use crate::Result;
 use crate::encode::Rotary;
+use crate::gguf::Gguf;
 use crate::names::Style;
+use crate::quant::Quant;
 use crate::ternary::Grid;
 
 /// What to write, and how tensors go into it.
@@ -27,8 +31,11 @@ pub struct Options {
     pub names: Option<Style>,
     /// The matrices to pack, by the names in the output; by default those that a BitLinear uses.
     pub ternary: Option<GlobMatcher>,
-    /// SafeTensors: begin a new shard beyond this many bytes of tensors.
+    /// SafeTensors and GGUF: begin a new file beyond this many bytes of tensors.
     pub max_shard_bytes: Option<u64>,
+    /// GGUF: the tokenizer to embed, see [`crate::tokenizer::Vocabulary::read`]; by default the one that lies beside
+    /// the source, or is in it.
+    pub tokenizer: Option<PathBuf>,
     /// Whether to replace what is there.
     pub force: bool,
 }
@@ -45,6 +52,7 @@ impl Options {
             names: None,
             ternary: None,
             max_shard_bytes: None,
+            tokenizer: None,
             force: false,
         }
     }
@@ -66,6 +74,8 @@ pub enum Target {
         /// Whether BitLinear matrices are packed as Hugging Face's BitNet integration does.
         packed: bool,
     },
+    /// GGUF, one file or a split set.
+    Gguf(Gguf),
 }
 
 impl Target {
@@ -86,6 +96,7 @@ impl Target {
         match self {
             Target::I2s | Target::I2sSafeTensors => Some(Style::Student),
             Target::Hf { .. } => Some(Style::Hf),
+            Target::Gguf(_) => Some(Style::Gguf),
             // GGUF's names are of use to GGUF readers alone.
             Target::Torch | Target::SafeTensors => {
                 matches!(source.format, Format::Gguf { .. }).then_some(Style::Hf)
@@ -121,6 +132,15 @@ pub enum Content {
         /// How values become codes.
         grid: Grid,
     },
+    /// A source tensor's elements in GGML's blocks.
+    Blocks {
+        /// The tensor.
+        elements: Elements,
+        /// The blocks' type.
+        quant: Quant,
+        /// Whether the scale of ternary blocks is 1, and the matrix's own stands beside it.
+        unit_scale: bool,
+    },
 }
 
 /// Elements of the source in the order they are written in.
@@ -128,8 +148,10 @@ pub enum Content {
 pub struct Elements {
     /// The tensor, or a run of the storage that several tensors share.
     pub tensor: TensorInfo,
-    /// Set where GGUF interleaved the rows.
+    /// Set where the rows are to be put in another order.
     pub rotary: Option<Rotary>,
+    /// Set where what is written is the ternary form of the values.
+    pub grid: Option<Grid>,
     dense: Option<Box<TensorInfo>>,
 }
 
@@ -140,7 +162,12 @@ impl Elements {
             let strides = contiguous_strides(&tensor.shape);
             Box::new(TensorInfo { sparse: None, strides, ..tensor.clone() })
         });
-        Elements { tensor, rotary, dense }
+        Elements { tensor, rotary, grid: None, dense }
+    }
+
+    /// Whether they are the tensor's own in its own order.
+    pub(crate) fn is_source(&self) -> bool {
+        self.rotary.is_none() && self.grid.is_none()
     }
 
     /// The tensor once a sparse one is spread out.

@@ -1,18 +1,19 @@
-//! PyTorch, numpy and safetensors read what was written here. Needs a Python that has them, named by
+//! PyTorch, numpy, safetensors and gguf read what was written here. Needs a Python that has them, named by
 //! CKPT_PEERS_PYTHON; without one the test says that it skips, or fails where CKPT_REQUIRE_PEERS=1.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use ckpt_convert::{Control, Options, Plan, Target, write};
+use ckpt_convert::quant::Quant;
+use ckpt_convert::{Control, Gguf, Options, Plan, Target, write};
 use ckpt_inspect::{DType, open};
 
 #[test]
 fn others_read_the_same() {
     let Some(python) = std::env::var_os("CKPT_PEERS_PYTHON") else {
         let required = std::env::var_os("CKPT_REQUIRE_PEERS").is_some_and(|v| v == "1");
-        assert!(!required, "CKPT_PEERS_PYTHON must name a Python with torch, numpy and safetensors");
-        eprintln!("skipped: CKPT_PEERS_PYTHON names no Python with torch, numpy and safetensors");
+        assert!(!required, "CKPT_PEERS_PYTHON must name a Python with torch, numpy, safetensors and gguf");
+        eprintln!("skipped: CKPT_PEERS_PYTHON names no Python with torch, numpy, safetensors and gguf");
         return;
     };
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
@@ -38,6 +39,15 @@ fn others_read_the_same() {
     ] {
         convert(fixtures.join("healthy-run/step-02000.pt"), options, name);
     }
+    for quant in Quant::all().filter(|q| *q != Quant::I2S) {
+        let settings = Gguf { quant: Some(quant), embed: Some(quant), ..Gguf::default() };
+        let student = fixtures.join("healthy-run/step-02000.pt");
+        convert(student, Options::new(Target::Gguf(settings)), &format!("{quant}.gguf"));
+    }
+    let gguf = Options::new(Target::Gguf(Gguf { latent: true, ..Gguf::default() }));
+    let student = || fixtures.join("healthy-run/step-02000.pt");
+    convert(student(), gguf.clone(), "latent.gguf");
+    convert(student(), Options { max_shard_bytes: Some(100_000), ..gguf }, "split-gguf");
     std::fs::create_dir(written.path().join("formats")).unwrap();
     for entry in std::fs::read_dir(fixtures.join("formats")).unwrap() {
         let path = entry.unwrap().path();
@@ -46,9 +56,11 @@ fn others_read_the_same() {
             convert(path, pt(), &name);
         }
     }
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/peers.py");
-    let output = Command::new(python).arg(script).arg(&fixtures).arg(written.path()).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
-    assert!(said.contains("all read the same"), "{said}");
+    for (script, word) in [("peers.py", "all read the same"), ("gguf_peers.py", "gguf reads the same")] {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers").join(script);
+        let output = Command::new(&python).arg(script).arg(&fixtures).arg(written.path()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        assert!(said.contains(word), "{said}");
+    }
 }

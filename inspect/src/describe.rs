@@ -250,7 +250,7 @@ impl Checkpoint {
                 measured
             }
             DType::Ggml(ggml) => {
-                let decoder = ggml.decoder(&bytes, numel(tensor)?)?;
+                let decoder = ggml.decoder(&bytes, numel(tensor)?)?.scaled(tensor.scale.unwrap_or(1.0));
                 let read = |start: usize, out: &mut [f32]| decoder.read(start, out);
                 let granule = ggml.block_elements();
                 measure(&Elements::Decoded32 { len: numel(tensor)?, granule, read: &read }, &plan)
@@ -307,7 +307,7 @@ impl Checkpoint {
             }
             DType::Ggml(ggml) => {
                 let mut out = vec![0.0; n];
-                ggml.decoder(&bytes, n)?.read(0, &mut out);
+                ggml.decoder(&bytes, n)?.scaled(tensor.scale.unwrap_or(1.0)).read(0, &mut out);
                 out
             }
             DType::QI8 | DType::QU8 | DType::QI32 => {

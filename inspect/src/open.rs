@@ -331,6 +331,7 @@ fn complete(checkpoint: &mut Checkpoint, set: &Set, options: &OpenOptions) {
     let config = set.config.as_ref();
     let quantization = config.and_then(|c| crate::checkpoint::lookup(c, "quantization_config")).cloned();
     ternary::recognise(checkpoint, quantization.as_ref());
+    ternary::apply_scales(checkpoint);
     checkpoint.model = Model::recognise(&checkpoint.tensors, &checkpoint.metadata, config);
     checkpoint.step = step::from_metadata(&checkpoint.metadata)
         .or_else(|| step::from_tensors(checkpoint))

@@ -59,7 +59,7 @@ pub fn absmean_scale(mean: f64, eps: f64) -> f32 {
     mean as f32 + eps as f32
 }
 
-/// The largest |w| that rounds to zero: w / scale, in f32, is at most one half.
+/// The largest |w| that the absmean rule rounds to zero: w / scale, in f32, is at most one half.
 pub fn zero_line(scale: f32) -> f32 {
     let mut line = 0.5 * scale;
     while line.next_up() / scale <= 0.5 {
