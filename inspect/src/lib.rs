@@ -39,6 +39,7 @@ pub mod torch;
 mod torch_legacy;
 mod torch_tar;
 pub mod torch_zip;
+pub mod trend;
 mod values;
 mod verdict;
 
