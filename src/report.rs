@@ -4,10 +4,11 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use ckpt_inspect::Options;
+use ckpt_inspect::cause::{self, Given};
 use ckpt_inspect::run::Run;
 use ckpt_reports::{Report, headline};
 
-use crate::load::{LoadArgs, records};
+use crate::load::{LoadArgs, pairs, records};
 use crate::{Failure, exit, terminal};
 
 /// Write a report on checkpoints and runs: which layers died, when, and how std went over steps.
@@ -31,8 +32,36 @@ pub struct Args {
     /// Replace an existing file.
     #[arg(long)]
     force: bool,
+    /// Say in the terminal what each run died of, with the evidence, and what to do. With -o, the report is written
+    /// besides.
+    #[arg(long, conflicts_with = "format")]
+    explain: bool,
+    #[command(flatten)]
+    given: GivenArgs,
     #[command(flatten)]
     load: LoadArgs,
+}
+
+/// What the user knows of the run's optimizer.
+#[derive(clap::Args)]
+#[command(next_help_heading = "The optimizer, where the files do not say or are wrong")]
+struct GivenArgs {
+    /// Learning rate.
+    #[arg(long, value_name = "X", value_parser = not_negative)]
+    lr: Option<f64>,
+    /// Weight decay.
+    #[arg(long, value_name = "X", value_parser = not_negative)]
+    weight_decay: Option<f64>,
+    /// Steps, as the checkpoints count them, per step of the optimizer: micro-batches where gradients are accumulated.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    accum: Option<u64>,
+}
+
+fn not_negative(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value.is_finite() && value >= 0.0 => Ok(value),
+        _ => Err("not a number of 0 or more".into()),
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
@@ -93,7 +122,11 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         }
     }
     let runs = Run::group(readable, &options.thresholds);
-    let report = Report { title: args.title.clone(), runs, unreadable };
+    let given =
+        Given { lr: args.given.lr, weight_decay: args.given.weight_decay, accumulation: args.given.accum };
+    let explain = |run: &Run| cause::explain(run, &pairs(run, &options), &given);
+    let explanations = runs.iter().map(explain).collect();
+    let report = Report { title: args.title.clone(), runs, explanations, unreadable };
     let text = match format {
         Format::Html => ckpt_reports::html(&report),
         Format::Json => ckpt_reports::json(&report),

@@ -229,13 +229,29 @@ impl Run {
 
     /// The tensor of layer `layer` in checkpoint `checkpoint`.
     pub fn tensor(&self, layer: usize, checkpoint: usize) -> Option<&TensorRecord> {
-        self.checkpoints[checkpoint].tensors.get(self.layers[layer].at[checkpoint]?)
+        self.checkpoints[checkpoint].tensors.get(self.index(layer, checkpoint)?)
+    }
+
+    /// The index of layer `layer` among the tensors of checkpoint `checkpoint`.
+    pub fn index(&self, layer: usize, checkpoint: usize) -> Option<usize> {
+        self.layers[layer].at[checkpoint]
     }
 
     /// Whether every checkpoint's step is known and no two are the same, so that things can be shown over steps.
     pub fn has_steps(&self) -> bool {
         let steps: Vec<Option<u64>> = self.checkpoints.iter().map(|c| c.step).collect();
         steps.iter().all(Option::is_some) && steps.windows(2).all(|w| w[0] < w[1])
+    }
+
+    /// The step at which layer `layer`, healthy at the last checkpoint, falls below healthy at its present rate, if that
+    /// is before the run has taken as many steps again.
+    pub fn falls_soon(&self, layer: usize) -> Option<f64> {
+        let end = self.checkpoints.last()?.step?;
+        let layer = &self.layers[layer];
+        let decline = layer.decline.filter(|d| d.to == end)?;
+        let healthy = layer.judged?.levels.healthy;
+        let step = decline.reaches(healthy);
+        (decline.std >= healthy && step < 2.0 * end as f64).then_some(step)
     }
 
     /// The worst verdict on the last checkpoint.

@@ -17,6 +17,7 @@ pub mod policy;
 pub mod sarif;
 pub mod text;
 
+use ckpt_inspect::cause::Explanation;
 use ckpt_inspect::run::Run;
 
 pub use ckpt_inspect::printable;
@@ -34,6 +35,8 @@ pub struct Report {
     pub title: String,
     /// The runs.
     pub runs: Vec<Run>,
+    /// What became of each run, in the same order.
+    pub explanations: Vec<Explanation>,
     /// Checkpoints that could not be read, and why.
     pub unreadable: Vec<(String, String)>,
 }
