@@ -3,9 +3,11 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
+use anstyle::Style;
 use ckpt_inspect::Options;
-use ckpt_inspect::cause::{self, Given};
+use ckpt_inspect::cause::{self, Explanation, Given};
 use ckpt_inspect::run::Run;
+use ckpt_reports::cause::findings;
 use ckpt_reports::{Report, headline};
 
 use crate::load::{LoadArgs, pairs, records};
@@ -96,7 +98,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         })?,
         (None, None) => Format::Html,
     };
-    if args.output.is_none() && format == Format::Html && std::io::stdout().is_terminal() {
+    if args.output.is_none() && format == Format::Html && !args.explain && std::io::stdout().is_terminal() {
         return Err(Failure::usage("name the page to write: -o report.html (or choose --format md)"));
     }
     if let Some(output) = &args.output {
@@ -127,6 +129,14 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     let explain = |run: &Run| cause::explain(run, &pairs(run, &options), &given);
     let explanations = runs.iter().map(explain).collect();
     let report = Report { title: args.title.clone(), runs, explanations, unreadable };
+    if args.explain {
+        for (run, explanation) in report.runs.iter().zip(&report.explanations) {
+            terminal::print(&explained(run, explanation))?;
+        }
+        if args.output.is_none() {
+            return Ok(code);
+        }
+    }
     let text = match format {
         Format::Html => ckpt_reports::html(&report),
         Format::Json => ckpt_reports::json(&report),
@@ -156,3 +166,33 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     terminal::note(&format!("wrote {}", output.display()));
     Ok(code)
 }
+
+/// What became of `run`, for a terminal.
+fn explained(run: &Run, explanation: &Explanation) -> String {
+    let plain = Style::new();
+    let words = headline(run);
+    let style = terminal::verdict_style(words.verdict).bold();
+    let mut out = format!("{}: {}\n", terminal::escape(&run.name), terminal::paint(style, &words.title));
+    let findings = findings(run, explanation);
+    if findings.is_empty() {
+        out += &terminal::wrapped(&words.sentences.join(" "), 2, plain);
+        out += &terminal::wrapped("Nothing to explain.", 2, plain);
+    }
+    for finding in &findings {
+        out += &format!("\n  {}\n", terminal::bold(&finding.title));
+        out += &terminal::wrapped(&finding.sentence, 2, plain);
+        out.push('\n');
+        for (heading, text) in &finding.evidence {
+            out += &terminal::labelled_in(heading, EVIDENCE, plain, text);
+        }
+        for (i, advice) in finding.advice.iter().enumerate() {
+            let label = if i == 0 { "what to do" } else { "" };
+            out += &terminal::labelled_in(label, EVIDENCE, plain, advice);
+        }
+    }
+    out.push('\n');
+    out
+}
+
+/// Columns that headings of evidence take.
+const EVIDENCE: usize = 18;

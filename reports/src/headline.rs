@@ -139,7 +139,7 @@ fn last_healthy(run: &Run) -> Option<String> {
 }
 
 /// `layers.*.mlp.gate_proj.weight ×12, lm_head.weight`, at most six patterns.
-fn patterns<'r>(layers: impl Iterator<Item = &'r Layer>) -> String {
+pub(crate) fn patterns<'r>(layers: impl Iterator<Item = &'r Layer>) -> String {
     const NAMED: usize = 6;
     let mut counts: Vec<(&str, &str, usize)> = Vec::new();
     for layer in layers {

@@ -15,6 +15,8 @@ use crate::headline::headline;
 use crate::text::{bytes, count, plural, shape};
 use crate::{Error, Report};
 
+mod cause;
+
 const STYLE: &str = include_str!("html/page.css");
 const SCRIPT: &str = include_str!("html/page.js");
 /// Columns of a heatmap; more checkpoints share columns, which then show the worst.
@@ -29,7 +31,7 @@ const LEVELS: [Verdict; 3] = [Verdict::Weak, Verdict::Dying, Verdict::Dead];
 /// When a chart cannot be drawn.
 pub fn html(report: &Report) -> Result<String, Error> {
     let sections: Vec<Markup> =
-        report.runs.iter().enumerate().map(|(i, run)| section(i, run)).collect::<Result<_, _>>()?;
+        (0..report.runs.len()).map(|i| section(i, report)).collect::<Result<_, _>>()?;
     let several = report.runs.len() > 1;
     let page = html! {
         (DOCTYPE)
@@ -117,18 +119,20 @@ fn unreadable(report: &Report) -> Markup {
     html! {
         section.card.alert aria-labelledby="unreadable" {
             h2 #unreadable { (plural(report.unreadable.len(), "checkpoint")) " could not be read" }
-            ul { @for (_, why) in &report.unreadable { li { (why) } } }
+            ul { @for (_, why) in &report.unreadable { li { (why) @if let Some(cause) = cause::of_unreadable(why) { " (cause: " (cause) ")" } } } }
         }
     }
 }
 
-fn section(i: usize, run: &Run) -> Result<Markup, Error> {
+fn section(i: usize, report: &Report) -> Result<Markup, Error> {
+    let run = &report.runs[i];
     let words = headline(run);
     let patterns = patterns(run);
     let kinds = |pattern: &str| patterns.iter().position(|p| *p == pattern).unwrap_or(0);
     let chart = std_over_steps(run, false, &kinds)?;
     let relative = std_over_steps(run, true, &kinds)?;
     let verdict = words.verdict.map_or("none", Verdict::name);
+    let causes = cause::panel(i, run, &report.explanations[i])?;
     Ok(html! {
         section.run id={ "run" (i) } aria-labelledby={ "title" (i) } {
             div class={ "headline v-" (verdict) } {
@@ -136,6 +140,7 @@ fn section(i: usize, run: &Run) -> Result<Markup, Error> {
                 h2 id={ "title" (i) } { span aria-hidden="true" { (glyph(words.verdict)) } " " (words.title) }
                 @for sentence in &words.sentences { p { (sentence) } }
             }
+            (causes)
             @if chart.is_some() || relative.is_some() {
                 div.card {
                     h3 { "Standard deviation over steps" }

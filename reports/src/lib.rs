@@ -3,8 +3,10 @@
 #![deny(missing_docs)]
 
 mod baseline;
+pub mod cause;
 mod chart;
 mod csv;
+mod decline;
 pub mod gate;
 pub mod github;
 mod headline;
