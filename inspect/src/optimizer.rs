@@ -184,7 +184,9 @@ pub(crate) fn training(checkpoint: &Checkpoint) -> Option<TrainingRecord> {
             for (tensor, number) in driven {
                 group.tensors.push(tensor as u32);
                 let of_number = number.and_then(|n| moments.get(&optimizer.state_key(n)));
-                group.moments.push(of_number.map(|m| m.iter().map(|&i| i as u32).collect()).unwrap_or_default());
+                group
+                    .moments
+                    .push(of_number.map(|m| m.iter().map(|&i| i as u32).collect()).unwrap_or_default());
             }
         }
         record.optimizer_steps = record.optimizer_steps.max(optimizer.steps(&numbers));
@@ -216,17 +218,15 @@ pub(crate) fn training(checkpoint: &Checkpoint) -> Option<TrainingRecord> {
 fn state_dicts<'v>(value: &'v Value, path: &str, depth: usize, found: &mut Vec<(String, &'v [Value])>) {
     let below = |key: &str| if path.is_empty() { key.to_string() } else { format!("{path}.{key}") };
     match value {
-        Value::Dict(entries) => {
-            match entries.get(&HashableValue::String("param_groups".into())) {
-                Some(Value::List(groups) | Value::Tuple(groups)) => found.push((path.to_string(), groups)),
-                _ if depth < DEEPEST => {
-                    for (key, value) in entries {
-                        state_dicts(value, &below(&key_text(key)), depth + 1, found);
-                    }
+        Value::Dict(entries) => match entries.get(&HashableValue::String("param_groups".into())) {
+            Some(Value::List(groups) | Value::Tuple(groups)) => found.push((path.to_string(), groups)),
+            _ if depth < DEEPEST => {
+                for (key, value) in entries {
+                    state_dicts(value, &below(&key_text(key)), depth + 1, found);
                 }
-                _ => {}
             }
-        }
+            _ => {}
+        },
         Value::List(items) | Value::Tuple(items) if depth < DEEPEST && items.len() <= 64 => {
             for (i, value) in items.iter().enumerate() {
                 state_dicts(value, &below(&i.to_string()), depth + 1, found);
@@ -347,7 +347,8 @@ impl StateDict<'_> {
             _ => None,
         });
         let called = self.path.rsplit('.').next().unwrap_or("").to_ascii_lowercase();
-        let named = |word: &str| called.contains(word) || configured.as_ref().is_some_and(|c| c.contains(word));
+        let named =
+            |word: &str| called.contains(word) || configured.as_ref().is_some_and(|c| c.contains(word));
         if ["ns_iters", "ns_steps", "ns_coefficients"].iter().any(|k| has(k))
             || (has("momentum") && called.contains("muon"))
         {
@@ -378,7 +379,10 @@ impl StateDict<'_> {
                     .or_else(|| entries.get(&HashableValue::String(number.to_string()))),
                 _ => None,
             });
-            let steps = self.number(&format!("{}.step", self.state_key(*number)), plain.and_then(|s| lookup(s, "step")))?;
+            let steps = self.number(
+                &format!("{}.step", self.state_key(*number)),
+                plain.and_then(|s| lookup(s, "step")),
+            )?;
             (steps >= 0.0 && steps.fract() == 0.0).then_some(steps as u64)
         };
         groups.iter().flat_map(|g| &g.numbers).filter_map(step).max()
@@ -409,7 +413,8 @@ impl StateDict<'_> {
             };
             return groups.iter().map(named).collect();
         }
-        let known = |g: &Numbers<'_>| !g.numbers.is_empty() && g.numbers.iter().all(|n| self.shape(*n).is_some());
+        let known =
+            |g: &Numbers<'_>| !g.numbers.is_empty() && g.numbers.iter().all(|n| self.shape(*n).is_some());
         if groups.iter().all(known) {
             return groups.iter().map(|g| self.by_shapes(parameters, &g.numbers)).collect();
         }
@@ -499,7 +504,12 @@ mod tests {
         assert!((decoupled_rate(0.02, 0.1).unwrap() - 2.002_002_67e-3).abs() < 1e-11);
         assert_eq!(decoupled_rate(0.02, 0.0), Some(0.0));
         assert_eq!(decoupled_rate(2.0, 0.6), None);
-        let group = ParamGroup { kind: Kind::AdamL2, lr: Some(0.1), weight_decay: Some(0.1), ..ParamGroup::default() };
+        let group = ParamGroup {
+            kind: Kind::AdamL2,
+            lr: Some(0.1),
+            weight_decay: Some(0.1),
+            ..ParamGroup::default()
+        };
         assert_eq!(group.decay_rate(), None, "coupled decay is divided by the second moment");
     }
 }

@@ -39,8 +39,7 @@ impl Line {
         let (mut n, mut levels, mut sum) = (0, 0, (0.0, 0.0));
         let centred = |points: &[(f64, f64)]| {
             let n = points.len() as f64;
-            let mean =
-                points.iter().fold((0.0, 0.0), |sum, p| (sum.0 + p.0, sum.1 + p.1));
+            let mean = points.iter().fold((0.0, 0.0), |sum, p| (sum.0 + p.0, sum.1 + p.1));
             (mean.0 / n, mean.1 / n)
         };
         let mut means = Vec::new();
@@ -239,9 +238,11 @@ mod tests {
         let groups: Vec<Vec<(f64, f64)>> = serde_json::from_value(case["groups"].clone()).unwrap();
         let groups: Vec<&[(f64, f64)]> = groups.iter().map(Vec::as_slice).collect();
         let line = Line::pooled(&groups).unwrap();
-        for (found, key) in
-            [(line.slope, "slope"), (line.error.unwrap(), "stderr"), (line.half_width().unwrap(), "half_width")]
-        {
+        for (found, key) in [
+            (line.slope, "slope"),
+            (line.error.unwrap(), "stderr"),
+            (line.half_width().unwrap(), "half_width"),
+        ] {
             let wanted = case[key].as_f64().unwrap();
             assert!((found / wanted - 1.0).abs() < 1e-9, "{key}: {found}, not {wanted}");
         }

@@ -74,13 +74,21 @@ fn finding(run: &Run, explanation: &Explanation, cause: Cause, layers: &[&LayerC
             )
         }
         (Cause::ZeroBucket, _) => {
-            format!("Nearly all values of {count} ({those}) fell into the ternary zero bucket and stay there.")
+            format!(
+                "Nearly all values of {count} ({those}) fell into the ternary zero bucket and stay there."
+            )
         }
-        (Cause::Exploding, _) => format!("Values grew without bound or are not numbers in {count} ({those})."),
-        (Cause::Overwritten, _) => format!("Values were replaced in {count} ({those}): training does not do that."),
+        (Cause::Exploding, _) => {
+            format!("Values grew without bound or are not numbers in {count} ({those}).")
+        }
+        (Cause::Overwritten, _) => {
+            format!("Values were replaced in {count} ({those}): training does not do that.")
+        }
         (Cause::Truncated, _) => format!("The file ends before the bytes of {count} ({those})."),
         (Cause::ScaleLost, _) => {
-            format!("Packing lost the scale of {count} ({those}): the ternary codes are there, their size is not.")
+            format!(
+                "Packing lost the scale of {count} ({those}): the ternary codes are there, their size is not."
+            )
         }
         (Cause::NeverTrained, _) => format!("Training never changed {count} ({those})."),
         (Cause::WeightDecay | Cause::Unknown, _) => {
@@ -91,7 +99,8 @@ fn finding(run: &Run, explanation: &Explanation, cause: Cause, layers: &[&LayerC
     if cause == Cause::WeightDecay {
         evidence.extend(rates(layers));
     } else {
-        let whose = if layers.len() > 1 { format!("{}: ", run.layers[example.layer].name) } else { String::new() };
+        let whose =
+            if layers.len() > 1 { format!("{}: ", run.layers[example.layer].name) } else { String::new() };
         evidence.push(("what was found", format!("{whose}{}.", example.reason)));
     }
     evidence.extend(direction(layers));
@@ -156,7 +165,8 @@ fn rates(layers: &[&LayerCause]) -> Vec<(&'static str, String)> {
     let Some(first) = decays.first() else { return Vec::new() };
     let all = |value: fn(&Decay) -> Option<f64>| decays.iter().filter_map(move |d| value(d));
     let widest = all(|d| d.interval).fold(0.0, f64::max);
-    let interval = if widest > 0.0 { format!(" (95 % intervals within ±{widest:.1e})") } else { String::new() };
+    let interval =
+        if widest > 0.0 { format!(" (95 % intervals within ±{widest:.1e})") } else { String::new() };
     let straight = all(|d| Some(d.r2)).fold(1.0, f64::min);
     let begin = decays.iter().map(|d| d.from).min().unwrap_or(0);
     let end = decays.iter().map(|d| d.to).max().unwrap_or(0);
@@ -212,7 +222,10 @@ fn push(layers: &[&LayerCause]) -> Option<(&'static str, String)> {
     let first = found.first()?;
     let at = first.step.map_or(String::new(), |s| format!(" at step {s}"));
     let about = if first.at_most { "at most" } else { "about" };
-    Some(("gradients", format!("the optimizer's step{at} is {about} {} of what the decay takes.", number(Some(largest)))))
+    Some((
+        "gradients",
+        format!("the optimizer's step{at} is {about} {} of what the decay takes.", number(Some(largest))),
+    ))
 }
 
 fn zeros(layers: &[&LayerCause], cause: Cause) -> Option<(&'static str, String)> {
@@ -224,7 +237,14 @@ fn zeros(layers: &[&LayerCause], cause: Cause) -> Option<(&'static str, String)>
     let percent = |of: fn(&ckpt_inspect::cause::Occupancy) -> f64| {
         range(found.iter().map(move |o| 100.0 * of(o)), 0, false) + " %"
     };
-    Some(("zeros", format!("ternary codes that are zero: {} at first, {} at last.", percent(|o| o.first), percent(|o| o.last))))
+    Some((
+        "zeros",
+        format!(
+            "ternary codes that are zero: {} at first, {} at last.",
+            percent(|o| o.first),
+            percent(|o| o.last)
+        ),
+    ))
 }
 
 /// The checkpoint to go back to, and the setting to change.
@@ -274,7 +294,9 @@ fn no_rescaling(explanation: &Explanation) -> Option<String> {
     let fallen = prognosis.fallen_agreement?;
     let percent = |v: f64| format!("{:.1} %", 100.0 * v);
     let others = match prognosis.other_agreement {
-        Some(other) => format!(", of the other matrices' {}: the network has gone on without them", percent(other)),
+        Some(other) => {
+            format!(", of the other matrices' {}: the network has gone on without them", percent(other))
+        }
         None => String::new(),
     };
     Some(format!(
@@ -290,14 +312,24 @@ fn advice(cause: Cause, explanation: &Explanation) -> Vec<String> {
         Cause::ZeroBucket => {
             "Less weight decay alone does not free them: values below half of mean |W| are zero whatever their scale. A lower learning rate for these matrices, or a polarizer that pushes small weights outwards, does."
         }
-        Cause::Exploding => "Lower the learning rate or clip gradients before the first step named above, and look for a bad batch there.",
-        Cause::Overwritten => "Take these weights from another copy of the file or an earlier checkpoint: what was there is gone.",
-        Cause::Truncated => "Copy or download the file again; a save that was interrupted has to be made again from memory or an earlier checkpoint.",
-        Cause::ScaleLost => "Pack again from the original with a form that keeps scales; nothing in this copy tells them.",
+        Cause::Exploding => {
+            "Lower the learning rate or clip gradients before the first step named above, and look for a bad batch there."
+        }
+        Cause::Overwritten => {
+            "Take these weights from another copy of the file or an earlier checkpoint: what was there is gone."
+        }
+        Cause::Truncated => {
+            "Copy or download the file again; a save that was interrupted has to be made again from memory or an earlier checkpoint."
+        }
+        Cause::ScaleLost => {
+            "Pack again from the original with a form that keeps scales; nothing in this copy tells them."
+        }
         Cause::NeverTrained => {
             "If it is not meant to be frozen: check that it is in one of the optimizer's groups, requires a gradient, and is used in the forward pass."
         }
-        Cause::Unknown if decays => "Give what the files lack (--lr, --weight-decay, --accum) or more checkpoints of the run.",
+        Cause::Unknown if decays => {
+            "Give what the files lack (--lr, --weight-decay, --accum) or more checkpoints of the run."
+        }
         Cause::Unknown => "More checkpoints of the run, or the optimizer's state, would say more.",
     };
     vec![text.to_string()]
@@ -313,7 +345,10 @@ mod tests {
         assert_eq!(steps(2780.0), "2780");
         assert_eq!(steps(34_657.0), "34\u{202f}657");
         assert_eq!(steps(1_234_567.0), "1\u{202f}234\u{202f}567");
-        assert_eq!((short(0.1 / 100.0), short(0.02), short(1e-7)), ("0.001".into(), "0.02".into(), "1e-7".into()));
+        assert_eq!(
+            (short(0.1 / 100.0), short(0.02), short(1e-7)),
+            ("0.001".into(), "0.02".into(), "1e-7".into())
+        );
         assert_eq!((floor(0.99997, 4), floor(1.0, 4)), ("0.9999".into(), "1.0000".into()));
         assert_eq!(range([2.0071e-3, 2.0142e-3].into_iter(), 2, true), "2.01e-3");
         assert_eq!(range([1.0, 2.0].into_iter(), 1, false), "1.0 to 2.0");

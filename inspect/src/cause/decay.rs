@@ -214,12 +214,10 @@ pub(super) fn decay(run: &Run, layer: usize, given: &Given) -> Option<Decay> {
     let agrees = |(accumulation, _): &&(f64, AccumulationSource)| (ratio(*accumulation) - 1.0).abs() <= SAME;
     let (accumulation, source) = *candidates.iter().find(agrees).unwrap_or(&candidates[0]);
     let highest = by_time.iter().map(|p| p.1).fold(f64::NEG_INFINITY, f64::max);
-    let whole_fall = highest - by_time[last].1;
-    let consistent: f64 = stretches
-        .iter()
-        .filter(|s| s.1 <= last && (-s.2.slope * accumulation - 1.0).abs() <= CONSISTENT)
-        .map(|s| s.3)
-        .sum();
+    let lowest = by_time[last..].iter().map(|p| p.1).fold(f64::INFINITY, f64::min);
+    let whole_fall = highest - lowest;
+    let consistent: f64 =
+        stretches.iter().filter(|s| (-s.2.slope * accumulation - 1.0).abs() <= CONSISTENT).map(|s| s.3).sum();
     found.predicted = Some(mean / accumulation);
     found.ratio = Some(ratio(accumulation));
     found.ratio_interval = line.half_width().map(|w| w * accumulation);

@@ -243,8 +243,7 @@ fn suspicion(run: &Run, layer: usize, last: &TensorRecord) -> Option<Suspicion> 
 
 /// Whether the matrix is stored as ternary codes. A matrix that a BitLinear quantizes as it runs has a real dtype.
 fn is_packed(tensor: &TensorRecord) -> bool {
-    tensor.ternary.is_some()
-        && !["float", "bfloat"].iter().any(|kind| tensor.dtype.starts_with(kind))
+    tensor.ternary.is_some() && !["float", "bfloat"].iter().any(|kind| tensor.dtype.starts_with(kind))
 }
 
 fn exploded(run: &Run, layer: usize, last: &TensorRecord) -> bool {
@@ -257,8 +256,10 @@ fn exploded(run: &Run, layer: usize, last: &TensorRecord) -> bool {
 /// Whether every measurement of the weight is the same in all checkpoints, of which there are two at different steps.
 fn unchanged(run: &Run, layer: usize) -> bool {
     let plain = |s: &Stats| (s.count, s.mean, s.std, s.min, s.max, s.abs_mean, s.zeros);
+    let measures =
+        |t: &TensorRecord| Some((plain(t.stats.as_ref()?), t.ternary.as_ref().map(|t| (t.neg, t.pos))));
     let mut measured = (0..run.checkpoints.len())
-        .filter_map(|c| Some((run.checkpoints[c].step?, plain(run.tensor(layer, c)?.stats.as_ref()?))));
+        .filter_map(|c| Some((run.checkpoints[c].step?, measures(run.tensor(layer, c)?)?)));
     let Some((first_step, first)) = measured.next() else { return false };
     let mut last_step = first_step;
     for (step, stats) in measured {

@@ -90,7 +90,12 @@ pub fn pairs_needed(run: &Run) -> Vec<PairRequest> {
         if chain.last() != Some(&last) {
             chain.push(last);
         }
-        requests.extend(chain.windows(2).map(|w| PairRequest { from: w[0], to: w[1], link: true, names: moving.clone() }));
+        requests.extend(chain.windows(2).map(|w| PairRequest {
+            from: w[0],
+            to: w[1],
+            link: true,
+            names: moving.clone(),
+        }));
         if let Some(healthy) = last_healthy(run).filter(|&h| h < last) {
             let ternary = |l: &usize| run.tensor(*l, last).is_some_and(|t| t.ternary.is_some());
             let names = (0..run.layers.len()).filter(ternary).map(|l| run.layers[l].name.clone()).collect();

@@ -58,7 +58,10 @@ pub(super) fn prognosis(run: &Run, layers: &[LayerCause], pairs: &[Pair]) -> Opt
         .filter(|_| shrunk)
         .and_then(|resume| (0..=resume).rev().find(comfortable).filter(|c| *c < resume));
     let last = run.checkpoints.len() - 1;
-    let since = pairs.iter().filter(|p| Some(p.from) == resume && p.to == last).max_by_key(|p| p.record.tensors.len());
+    let since = pairs
+        .iter()
+        .filter(|p| Some(p.from) == resume && p.to == last)
+        .max_by_key(|p| p.record.tensors.len());
     let agreement = |wanted: bool| {
         let is_fallen = |name: &str| fallen.iter().any(|l| run.layers[l.layer].name == name);
         let tensors = since?.record.tensors.iter().filter(|t| is_fallen(&t.name) == wanted);

@@ -1,9 +1,7 @@
 //! The rules that decide on a cause. Each names the evidence that it rests on.
 
 use super::decay::{SAME, accumulation_hint, decay};
-use super::{
-    Cause, Decay, Direction, Given, LayerCause, Occupancy, Pair, Push, Suspicion, last_healthy,
-};
+use super::{Cause, Decay, Direction, Given, LayerCause, Occupancy, Pair, Push, Suspicion, last_healthy};
 use crate::optimizer::{Kind, ParamGroup};
 use crate::record::{Stats, TensorRecord};
 use crate::run::Run;
@@ -29,7 +27,13 @@ pub(super) fn is_truncation(text: &str) -> bool {
         .any(|words| text.contains(words))
 }
 
-pub(super) fn decide(run: &Run, layer: usize, suspicion: Suspicion, pairs: &[Pair], given: &Given) -> LayerCause {
+pub(super) fn decide(
+    run: &Run,
+    layer: usize,
+    suspicion: Suspicion,
+    pairs: &[Pair],
+    given: &Given,
+) -> LayerCause {
     let end = run.checkpoints.len() - 1;
     let facts = Facts { run, layer, end, pairs };
     let decay = match suspicion {
@@ -86,7 +90,9 @@ impl Facts<'_> {
         match (is_truncation(damage), file) {
             (true, Some(file)) => (Cause::Truncated, format!("{damage}; {file}")),
             (true, None) => (Cause::Truncated, damage.to_string()),
-            (false, _) => unknown(format!("{damage}: its bytes contradict themselves, and the file is not cut short")),
+            (false, _) => {
+                unknown(format!("{damage}: its bytes contradict themselves, and the file is not cut short"))
+            }
         }
     }
 
@@ -108,11 +114,14 @@ impl Facts<'_> {
             self.pairs.iter().find(|p| p.from == first && p.to == last).and_then(|p| p.tensor(name));
         let span = format!("from {} to {}", self.place(first), self.place(last));
         match compared {
-            Some(tensor) if tensor.unchanged => {
-                (Cause::NeverTrained, format!("every value is the same {span}: cosine 1, std as at the beginning"))
-            }
+            Some(tensor) if tensor.unchanged => (
+                Cause::NeverTrained,
+                format!("every value is the same {span}: cosine 1, std as at the beginning"),
+            ),
             Some(_) => unknown(format!("its measurements are the same {span}, and its values are not")),
-            None => unknown(format!("its measurements are the same {span}; the values could not be compared")),
+            None => {
+                unknown(format!("its measurements are the same {span}; the values could not be compared"))
+            }
         }
     }
 
@@ -133,12 +142,14 @@ impl Facts<'_> {
         let bad = |t: &TensorRecord| t.stats.as_ref().is_some_and(|s| s.nan + s.inf > 0);
         let last = self.last();
         let stats = last.stats.clone().unwrap_or_default();
-        let sizes: Vec<f64> = (0..=self.end).filter_map(|c| relative_std(self.at(c)?)).filter(|s| *s > 0.0).collect();
+        let sizes: Vec<f64> =
+            (0..=self.end).filter_map(|c| relative_std(self.at(c)?)).filter(|s| *s > 0.0).collect();
         let least = sizes.iter().copied().fold(f64::INFINITY, f64::min);
         let most = sizes.iter().copied().fold(0.0, f64::max);
         let grown = most >= super::GROWN * least && most >= super::EXPLODED;
         if !bad(last) {
-            let reason = format!("its std grew {:.1e} times and is {most:.1e} of 1/sqrt(fan_in)", most / least);
+            let reason =
+                format!("its std grew {:.1e} times and is {most:.1e} of 1/sqrt(fan_in)", most / least);
             return (Cause::Exploding, reason);
         }
         let first = (0..=self.end).find(|&c| self.at(c).is_some_and(bad)).unwrap_or(self.end);
@@ -148,7 +159,12 @@ impl Facts<'_> {
         let others = judged.iter().filter(|t| bad(t)).count();
         let moments = self.moments(self.end);
         let moments_bad = moments.iter().any(|m| bad(m));
-        let what = format!("{} of {} values are not finite, first at {}", stats.nan + stats.inf, stats.count, self.place(first));
+        let what = format!(
+            "{} of {} values are not finite, first at {}",
+            stats.nan + stats.inf,
+            stats.count,
+            self.place(first)
+        );
         if share >= MANY || grown || moments_bad {
             let mut why = what;
             if grown {
@@ -209,12 +225,13 @@ impl Facts<'_> {
     fn flow(&self) -> Option<(f64, f64)> {
         let name = &self.run.layers[self.layer].name;
         let mut seen = false;
-        let sum = self.pairs.iter().filter(|p| p.link).filter_map(|p| p.tensor(name)).fold((0.0, 0.0), |sum, t| {
-            let Some(codes) = t.codes.as_ref().filter(|c| c.count > 0) else { return sum };
-            seen = true;
-            let share = |n: u64| n as f64 / codes.count as f64;
-            (sum.0 + share(codes.silenced), sum.1 + share(codes.woken))
-        });
+        let sum =
+            self.pairs.iter().filter(|p| p.link).filter_map(|p| p.tensor(name)).fold((0.0, 0.0), |sum, t| {
+                let Some(codes) = t.codes.as_ref().filter(|c| c.count > 0) else { return sum };
+                seen = true;
+                let share = |n: u64| n as f64 / codes.count as f64;
+                (sum.0 + share(codes.silenced), sum.1 + share(codes.woken))
+            });
         seen.then_some(sum)
     }
 
@@ -222,7 +239,8 @@ impl Facts<'_> {
         let last = self.last();
         let value = last.stats.as_ref().and_then(|s| s.min).unwrap_or(0.0);
         let varied = |s: &Stats| s.min != s.max;
-        let before = (0..self.end).rev().find(|&c| self.at(c).and_then(|t| t.stats.as_ref()).is_some_and(varied));
+        let before =
+            (0..self.end).rev().find(|&c| self.at(c).and_then(|t| t.stats.as_ref()).is_some_and(varied));
         let packed_zero = super::is_packed(last) && last.ternary.as_ref().is_some_and(|t| t.neg == 1.0);
         if packed_zero {
             return (
@@ -234,14 +252,20 @@ impl Facts<'_> {
         if let Some(before) = before {
             let was = self.at(before).and_then(|t| t.verdict);
             let std = self.at(before).and_then(|t| t.stats.as_ref()?.std).unwrap_or(0.0);
-            let change = format!("std {std:.1e} at {}, every value {value} at {}", self.place(before), self.place(self.end));
+            let change = format!(
+                "std {std:.1e} at {}, every value {value} at {}",
+                self.place(before),
+                self.place(self.end)
+            );
             if was <= Some(Verdict::Weak) {
                 return (Cause::Overwritten, format!("{change}{zeros}"));
             }
             let (cause, why) = self.shrunk(decay, direction);
             return match cause {
                 Cause::WeightDecay => (cause, format!("{why}; then it became {value} throughout")),
-                _ => unknown(format!("{change}; it was nearly gone before, and what took it there is not known: {why}")),
+                _ => unknown(format!(
+                    "{change}; it was nearly gone before, and what took it there is not known: {why}"
+                )),
             };
         }
         let moments = self.moments(self.end);
@@ -249,11 +273,16 @@ impl Facts<'_> {
         if moments.iter().any(|m| m.stats.as_ref().is_some_and(|s| s.zeros < s.count)) {
             return (
                 Cause::Overwritten,
-                format!("every value is {value}, and the optimizer's moments show gradients that would have changed them one by one{zeros}"),
+                format!(
+                    "every value is {value}, and the optimizer's moments show gradients that would have changed them one by one{zeros}"
+                ),
             );
         }
         if !moments.is_empty() && moments.iter().all(|m| still(&m)) {
-            return (Cause::NeverTrained, format!("every value is {value}, and no gradient ever reached the optimizer's moments"));
+            return (
+                Cause::NeverTrained,
+                format!("every value is {value}, and no gradient ever reached the optimizer's moments"),
+            );
         }
         if self.run.has_steps() && (0..=self.end).filter(|&c| self.at(c).is_some()).count() > 1 {
             return (Cause::NeverTrained, format!("every value is {value} in all checkpoints"));
@@ -271,7 +300,8 @@ impl Facts<'_> {
                 _ => "the checkpoints' steps are not known, so there is no rate".to_string(),
             });
         };
-        let course = format!("std fell by {:.3e} per step from step {} to step {}", decay.rate, decay.from, decay.to);
+        let course =
+            format!("std fell by {:.3e} per step from step {} to step {}", decay.rate, decay.from, decay.to);
         let line = decay.points >= 3 && decay.r2 >= STRAIGHT;
         let turned = direction.filter(|d| d.median < KEPT);
         let kept = direction.filter(|d| d.median >= KEPT);
@@ -287,7 +317,9 @@ impl Facts<'_> {
                     "{course}, {shape}; Adam adds its weight decay to the gradient, so lr × weight decay is not its rate, and no other is predicted"
                 ),
                 _ if decay.lr_to.is_some() && decay.weight_decay.is_some() => {
-                    format!("{course}, {shape}; with this learning rate and weight decay its optimizer has no steady rate")
+                    format!(
+                        "{course}, {shape}; with this learning rate and weight decay its optimizer has no steady rate"
+                    )
                 }
                 _ => format!(
                     "{course}, {shape}; whether weight decay did it cannot be told without learning rate and weight decay, which the files do not hold: give --lr and --weight-decay"
@@ -295,16 +327,22 @@ impl Facts<'_> {
             });
         };
         if predicted == 0.0 {
-            return unknown(format!("{course}, {shape}; but learning rate times weight decay was 0 all along"));
+            return unknown(format!(
+                "{course}, {shape}; but learning rate times weight decay was 0 all along"
+            ));
         }
         let ratio = decay.ratio.unwrap_or(0.0);
         let share = decay.share.unwrap_or(0.0);
         if (ratio - 1.0).abs() > SAME {
             let hint = match accumulation_hint(decay) {
-                Some(n) => format!("; the rates would agree if {n} steps were one of the optimizer: check, and give --accum {n}"),
+                Some(n) => format!(
+                    "; the rates would agree if {n} steps were one of the optimizer: check, and give --accum {n}"
+                ),
                 None => String::new(),
             };
-            return unknown(format!("{course}, {ratio:.3} times the {predicted:.3e} that weight decay alone takes{hint}"));
+            return unknown(format!(
+                "{course}, {ratio:.3} times the {predicted:.3e} that weight decay alone takes{hint}"
+            ));
         }
         let agrees = format!("{course}, {ratio:.3} times the {predicted:.3e} that weight decay alone takes");
         if let Some(turned) = turned {
@@ -314,10 +352,16 @@ impl Facts<'_> {
             ));
         }
         if kept.is_none() && !line {
-            return unknown(format!("{agrees}, but over {} points, and its direction could not be compared", decay.points));
+            return unknown(format!(
+                "{agrees}, but over {} points, and its direction could not be compared",
+                decay.points
+            ));
         }
         if share < ACCOUNTED {
-            return unknown(format!("{agrees}, which accounts for only {:.0} % of its whole fall", 100.0 * share));
+            return unknown(format!(
+                "{agrees}, which accounts for only {:.0} % of its whole fall",
+                100.0 * share
+            ));
         }
         (Cause::WeightDecay, format!("{agrees}, {shape}"))
     }
@@ -339,7 +383,8 @@ impl Facts<'_> {
     }
 
     fn occupancy(&self) -> Option<Occupancy> {
-        let shares: Vec<f64> = (0..=self.end).filter_map(|c| Some(self.at(c)?.ternary.as_ref()?.zero)).collect();
+        let shares: Vec<f64> =
+            (0..=self.end).filter_map(|c| Some(self.at(c)?.ternary.as_ref()?.zero)).collect();
         if shares.len() < 2 {
             return None;
         }
@@ -384,7 +429,8 @@ impl Facts<'_> {
     fn survival(&self) -> Option<f64> {
         let healthy = last_healthy(self.run)?;
         let name = &self.run.layers[self.layer].name;
-        let pair = self.pairs.iter().find(|p| p.from == healthy && p.to == self.end && p.tensor(name).is_some())?;
+        let pair =
+            self.pairs.iter().find(|p| p.from == healthy && p.to == self.end && p.tensor(name).is_some())?;
         Some(pair.tensor(name)?.codes.as_ref()?.agreement())
     }
 }

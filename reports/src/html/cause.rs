@@ -17,7 +17,9 @@ pub fn panel(i: usize, run: &Run, explanation: &Explanation) -> Result<Markup, E
     }
     let charts: Vec<Option<String>> = found
         .iter()
-        .map(|f| explanation.layers.iter().find(|l| l.layer == f.example).map_or(Ok(None), |l| decline(run, l)))
+        .map(|f| {
+            explanation.layers.iter().find(|l| l.layer == f.example).map_or(Ok(None), |l| decline(run, l))
+        })
         .collect::<Result<_, _>>()?;
     Ok(html! {
         section.card.cause aria-labelledby={ "cause" (i) } {
