@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anstyle::Style;
 use ckpt_inspect::Options;
-use ckpt_inspect::cause::{self, Explanation, Given};
+use ckpt_inspect::cause::{self, Cause, Explanation, Given};
 use ckpt_inspect::run::Run;
 use ckpt_reports::cause::findings;
 use ckpt_reports::{Report, headline};
@@ -133,6 +133,9 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         for (run, explanation) in report.runs.iter().zip(&report.explanations) {
             terminal::print(&explained(run, explanation))?;
         }
+        for (path, why) in &report.unreadable {
+            terminal::print(&format!("{}: {}\n", terminal::escape(path), Cause::of_unreadable(why).name()))?;
+        }
         if args.output.is_none() {
             return Ok(code);
         }
@@ -181,6 +184,7 @@ fn explained(run: &Run, explanation: &Explanation) -> String {
     for finding in &findings {
         out += &format!("\n  {}\n", terminal::bold(&finding.title));
         out += &terminal::wrapped(&finding.sentence, 2, plain);
+        out += &terminal::wrapped(&finding.those, 2, Style::new().dimmed());
         out.push('\n');
         for (heading, text) in &finding.evidence {
             out += &terminal::labelled_in(heading, EVIDENCE, plain, text);

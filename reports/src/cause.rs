@@ -15,6 +15,8 @@ pub struct Finding {
     pub title: String,
     /// What happened, in one sentence.
     pub sentence: String,
+    /// The weights that it happened to.
+    pub those: String,
     /// What shows it, each with a heading of one or two words.
     pub evidence: Vec<(&'static str, String)>,
     /// What to do, most important first.
@@ -68,31 +70,25 @@ fn finding(run: &Run, explanation: &Explanation, cause: Cause, layers: &[&LayerC
         (Cause::WeightDecay, Some(decay)) => {
             let goes = if layers.len() == 1 { "its std halves" } else { "their std halves" };
             format!(
-                "Weight decay shrinks {count} ({those}): {goes} every {} steps, as fast as {} makes it when gradients no longer move a weight.",
+                "Weight decay shrinks {count}: {goes} every {} steps, just as fast as {} alone makes it.",
                 steps(decay.half_life),
                 product(decay)
             )
         }
         (Cause::ZeroBucket, _) => {
-            format!(
-                "Nearly all values of {count} ({those}) fell into the ternary zero bucket and stay there."
-            )
+            format!("Nearly all values of {count} fell into the ternary zero bucket and stay there.")
         }
-        (Cause::Exploding, _) => {
-            format!("Values grew without bound or are not numbers in {count} ({those}).")
-        }
+        (Cause::Exploding, _) => format!("Values of {count} grew without bound or are not numbers."),
         (Cause::Overwritten, _) => {
-            format!("Values were replaced in {count} ({those}): training does not do that.")
+            format!("Values of {count} were replaced by something that training does not make.")
         }
-        (Cause::Truncated, _) => format!("The file ends before the bytes of {count} ({those})."),
+        (Cause::Truncated, _) => format!("The file ends before the bytes of {count}."),
         (Cause::ScaleLost, _) => {
-            format!(
-                "Packing lost the scale of {count} ({those}): the ternary codes are there, their size is not."
-            )
+            format!("Packing lost the scale of {count}: the ternary codes are there, their size is not.")
         }
-        (Cause::NeverTrained, _) => format!("Training never changed {count} ({those})."),
+        (Cause::NeverTrained, _) => format!("Training never changed {count}."),
         (Cause::WeightDecay | Cause::Unknown, _) => {
-            format!("What became of {count} ({those}) cannot be told from these files.")
+            format!("What became of {count} cannot be told from these files.")
         }
     };
     let mut evidence = Vec::new();
@@ -110,6 +106,7 @@ fn finding(run: &Run, explanation: &Explanation, cause: Cause, layers: &[&LayerC
         cause,
         title,
         sentence,
+        those,
         evidence,
         advice: advice(cause, explanation),
         example: example.layer,
@@ -255,13 +252,23 @@ fn resume(run: &Run, explanation: &Explanation) -> Vec<String> {
     let end = run.checkpoints.len() - 1;
     match (prognosis.resume, prognosis.comfortable) {
         (Some(resume), _) if resume == end => {}
-        (Some(resume), None) => advice.push(format!("Resume from {}, the last healthy checkpoint.", path(resume))),
-        (Some(resume), Some(comfortable)) => advice.push(format!(
-            "Resume from {}, the last healthy checkpoint. By then the decline was well under way: {} is the last one in which each of these weights had a std of 0.01 or more.",
-            path(resume),
-            path(comfortable)
-        )),
-        (None, _) => advice.push("No checkpoint of this run is healthy, so there is none here to resume from.".into()),
+        (Some(resume), None) => {
+            advice.push(format!("Resume from {}, the last healthy checkpoint.", path(resume)))
+        }
+        (Some(resume), Some(comfortable)) => {
+            let by_then = match run.checkpoints[resume].step {
+                Some(step) => format!("by step {step}"),
+                None => "by then".to_string(),
+            };
+            advice.push(format!(
+                "Resume from {}, the last healthy checkpoint, or rather from {}, the last one in which each of these weights had a std of 0.01 or more: {by_then} the decline was well under way.",
+                path(resume),
+                path(comfortable)
+            ));
+        }
+        (None, _) => {
+            advice.push("No checkpoint of this run is healthy, so there is none here to resume from.".into())
+        }
     }
     for change in &prognosis.changes {
         let restored = if change.setting.contains("param_groups") {
@@ -292,7 +299,7 @@ fn short(value: f64) -> String {
 fn no_rescaling(explanation: &Explanation) -> Option<String> {
     let prognosis = explanation.prognosis.as_ref()?;
     let fallen = prognosis.fallen_agreement?;
-    let percent = |v: f64| format!("{:.1} %", 100.0 * v);
+    let percent = |v: f64| format!("{:.1}\u{a0}%", 100.0 * v);
     let others = match prognosis.other_agreement {
         Some(other) => {
             format!(", of the other matrices' {}: the network has gone on without them", percent(other))

@@ -1,6 +1,6 @@
 //! The report for machines: runs with what became of each layer, and the records themselves by path.
 
-use ckpt_inspect::cause::{Explanation, LayerCause};
+use ckpt_inspect::cause::{Cause, Explanation, LayerCause};
 use ckpt_inspect::run::{Run, Segment};
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ pub fn json(report: &Report) -> Result<String, Error> {
     let value = json!({
         "title": report.title,
         "runs": report.runs.iter().zip(&report.explanations).map(|(r, e)| run(r, e)).collect::<Vec<_>>(),
-        "unreadable": report.unreadable.iter().map(|(path, why)| json!({"path": path, "error": why})).collect::<Vec<_>>(),
+        "unreadable": report.unreadable.iter().map(|(path, why)| json!({"path": path, "error": why, "cause": Cause::of_unreadable(why)})).collect::<Vec<_>>(),
     });
     serde_json::to_string_pretty(&value)
         .map(|text| text + "\n")

@@ -42,7 +42,8 @@ fn section(run: &Run, explanation: &Explanation, out: &mut String) {
         *out += &format!("{}\n", escape(sentence));
     }
     for finding in findings(run, explanation) {
-        *out += &format!("\n### {}\n\n{}\n\n", finding.title, escape(&finding.sentence));
+        let (sentence, those) = (escape(&finding.sentence), escape(&finding.those));
+        *out += &format!("\n### {}\n\n{sentence}\n{those}.\n\n", finding.title);
         for (heading, text) in &finding.evidence {
             *out += &format!("- {heading}: {}\n", escape(text));
         }

@@ -1,5 +1,6 @@
 //! The panel on what a run died of: one sentence, one plot, what to do; the numbers of every layer on demand.
 
+use ckpt_inspect::Verdict;
 use ckpt_inspect::cause::{Cause, Explanation, LayerCause};
 use ckpt_inspect::run::Run;
 use maud::{Markup, PreEscaped, html};
@@ -21,9 +22,10 @@ pub fn panel(i: usize, run: &Run, explanation: &Explanation) -> Result<Markup, E
             explanation.layers.iter().find(|l| l.layer == f.example).map_or(Ok(None), |l| decline(run, l))
         })
         .collect::<Result<_, _>>()?;
+    let below = run.verdict() > Some(Verdict::Healthy);
     Ok(html! {
         section.card.cause aria-labelledby={ "cause" (i) } {
-            h3 id={ "cause" (i) } { "Cause of death" }
+            h3 id={ "cause" (i) } { @if below { "Cause of death" } @else { "What is happening" } }
             @for (finding, chart) in found.iter().zip(&charts) { (one(run, finding, chart.as_deref())) }
             (numbers(run, explanation))
         }
@@ -40,26 +42,27 @@ fn one(run: &Run, finding: &Finding, chart: Option<&str>) -> Markup {
         div.finding {
             h4 { (finding.title) }
             p.said { (finding.sentence) }
+            p.muted { (finding.those) }
             div.beside {
                 @if let Some(svg) = chart {
                     figure {
                         div.scroll tabindex="0" role="group" aria-label="Chart of the decline" { (PreEscaped(svg)) }
                         figcaption.muted {
                             (name(&run.layers[finding.example].name)) ": "
-                            span.key.measured aria-hidden="true" { "●" } " measured"
-                            @if svg.contains("predicted") { ", " span.key.alone aria-hidden="true" { "╌" } " weight decay alone" }
+                            span.measured aria-hidden="true" { "●" } " measured"
+                            @if svg.contains("class=\"predicted\"") { ", " span.alone aria-hidden="true" { "╌╌" } " weight decay alone" }
                         }
                     }
                 }
-                div.shown-by {
-                    @if !finding.advice.is_empty() {
+                @if !finding.advice.is_empty() {
+                    div.todo {
                         h5 { "What to do" }
                         ol { @for advice in &finding.advice { li { (advice) } } }
                     }
-                    h5 { "What shows it" }
-                    dl { @for (heading, text) in &finding.evidence { dt { (heading) } dd { (text) } } }
                 }
             }
+            h5 { "What shows it" }
+            dl.shown-by { @for (heading, text) in &finding.evidence { dt { (heading) } dd { (text) } } }
         }
     }
 }
