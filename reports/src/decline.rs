@@ -62,7 +62,7 @@ pub fn decline(run: &Run, cause: &LayerCause) -> Result<Option<String>, Error> {
             chart.draw_series(LineSeries::new(line, style)).map_err(|e| failed(&e))?;
         }
         let stride = series.len().div_ceil(MOST_DOTS);
-        let shown = |i: &usize| i % stride == 0 || i + 1 == series.len();
+        let shown = |i: &usize| i.is_multiple_of(stride) || i + 1 == series.len();
         for (step, std) in (0..series.len()).filter(shown).map(|i| series[i]) {
             let style = keys.color("dot measured", format!("step {step}: {}", number(Some(std)))).filled();
             let dot = Circle::new((step as f64, std), 4, style);

@@ -258,7 +258,7 @@ pub(super) fn accumulation_hint(decay: &Decay) -> Option<u64> {
     let whole = wanted.round();
     let usual = (1.0..=16.0).contains(&whole) || (whole as u64).is_power_of_two();
     let fits = (wanted / whole - 1.0).abs() <= SAME / 2.0 && whole != decay.accumulation;
-    (fits && usual && whole >= 1.0 && whole <= 1024.0).then_some(whole as u64)
+    (fits && usual && (1.0..=1024.0).contains(&whole)).then_some(whole as u64)
 }
 
 /// The half-life, in counted steps, that weight decay `weight_decay` would give at the last learning rate.

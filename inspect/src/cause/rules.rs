@@ -278,7 +278,7 @@ impl Facts<'_> {
                 ),
             );
         }
-        if !moments.is_empty() && moments.iter().all(|m| still(&m)) {
+        if !moments.is_empty() && moments.iter().all(still) {
             return (
                 Cause::NeverTrained,
                 format!("every value is {value}, and no gradient ever reached the optimizer's moments"),
