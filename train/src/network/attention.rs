@@ -117,8 +117,8 @@ impl Attention<'_> {
                 }
                 let highest = math::max(row);
                 row.iter_mut().for_each(|s| *s = math::exp(*s - highest));
-                let inverse = 1.0 / math::sum(row);
-                row.iter_mut().for_each(|s| *s *= inverse);
+                let total = math::sum(row);
+                row.iter_mut().for_each(|s| *s /= total);
                 beyond.fill(0.0);
             }
         });

@@ -12,7 +12,7 @@ mod bitlinear;
 mod head;
 mod layer;
 pub(crate) mod math;
-mod matmul;
+pub(crate) mod matmul;
 mod norm;
 
 use std::ops::Range;

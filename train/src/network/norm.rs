@@ -2,18 +2,18 @@
 
 use super::math;
 
-/// `1 / sqrt(mean(x^2) + eps)`.
+/// `sqrt(mean(x^2) + eps)`.
 #[inline(always)]
-pub(super) fn inverse_rms(x: &[f32], eps: f32) -> f32 {
-    1.0 / (math::dot(x, x) / x.len() as f32 + eps).sqrt()
+fn rms(x: &[f32], eps: f32) -> f32 {
+    (math::dot(x, x) / x.len() as f32 + eps).sqrt()
 }
 
 /// The normalized row to `y`.
 #[inline(always)]
 pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
-    let inverse = inverse_rms(x, eps);
+    let rms = rms(x, eps);
     for ((y, &x), &w) in y.iter_mut().zip(x).zip(weight) {
-        *y = x * inverse * w;
+        *y = x / rms * w;
     }
 }
 
@@ -28,7 +28,7 @@ pub(super) fn rms_norm_backward(
     dx: &mut [f32],
     dw: &mut [f32],
 ) {
-    let inverse = inverse_rms(x, eps);
+    let inverse = 1.0 / rms(x, eps);
     for ((dw, &dy), &x) in dw.iter_mut().zip(dy).zip(x) {
         *dw += dy * x * inverse;
     }

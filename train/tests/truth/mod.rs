@@ -42,6 +42,7 @@ pub fn series(run: &str, what: &str) -> Vec<f64> {
 
 impl Truth {
     /// The largest relative distance |a - b| / |b| of any parameter from `run`'s, and its name.
+    #[allow(dead_code)]
     pub fn worst(&self, run: &str, values: &[&[f32]]) -> (f64, String) {
         let distance = |(i, values): (usize, &&[f32])| {
             let name = &self.init.0[i].name;
@@ -55,6 +56,21 @@ impl Truth {
     }
 }
 
+impl Truth {
+    /// The sampled elements of `values`, and `run`'s, of all parameters one after the other.
+    #[allow(dead_code)]
+    pub fn sampled(&self, run: &str, values: &[&[f32]]) -> (Vec<f32>, Vec<f32>) {
+        let (mut got, mut all) = (Vec::new(), Vec::new());
+        for (parameter, values) in self.init.0.iter().zip(values) {
+            let info = self.tensors.tensor(&format!("{run}.{}", parameter.name)).unwrap();
+            let step = if values.len() <= 2048 { 1 } else { 8 };
+            got.extend(values.iter().step_by(step));
+            all.extend(self.tensors.values(info).unwrap());
+        }
+        (got, all)
+    }
+}
+
 /// |got - want| / |want|.
 pub fn relative(got: impl Iterator<Item = f32>, want: &[f32]) -> f64 {
     let (mut difference, mut norm) = (0.0, 0.0);
@@ -65,6 +81,7 @@ pub fn relative(got: impl Iterator<Item = f32>, want: &[f32]) -> f64 {
     if difference.is_nan() { f64::INFINITY } else { (difference / norm).sqrt() }
 }
 
+#[allow(dead_code)]
 pub fn slices(gradients: &Gradients) -> Vec<&[f32]> {
     gradients.iter().map(Vec::as_slice).collect()
 }
