@@ -86,8 +86,8 @@ fn compare(what: &str, estimator: Estimator, loss: &Loss, change: impl FnOnce(&m
         assert!((got_loss - want_loss).abs() < 2e-5, "{what}: {got_loss} {want_loss}");
         for ((got, want), parameter) in got.iter().zip(&want).zip(&parameters.0) {
             let distance = relative(got.iter().copied(), want);
-            // A level that rounds the other way in one of them moves a gradient by some 1e-4.
-            assert!(distance < 2e-3, "{what}: {}: {distance}", parameter.name);
+            // A level that rounds the other way in one of them moves a gradient by some 1e-3.
+            assert!(distance < 5e-3, "{what}: {}: {distance}", parameter.name);
         }
     }
 }
