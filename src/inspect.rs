@@ -6,7 +6,7 @@ use anstyle::Style;
 use ckpt_inspect::record::{Group, Histogram, Stats};
 use ckpt_inspect::{Checkpoint, CheckpointRecord, Options, TensorRecord, Verdict, without_state_dict};
 
-use crate::load::{LoadOptions, records};
+use crate::load::{LoadArgs, LoadOptions, records};
 use crate::terminal::{self, Table};
 use crate::{Failure, exit};
 
@@ -43,12 +43,11 @@ pub struct Args {
     /// SHA-256 of each tensor's contiguous little-endian bytes.
     #[arg(long)]
     sha256: bool,
-    /// Measure again even when the file has not changed.
-    #[arg(long)]
-    no_cache: bool,
     /// Output format.
     #[arg(long, default_value = "human")]
     format: Format,
+    #[command(flatten)]
+    load: LoadArgs,
 }
 
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
@@ -80,25 +79,27 @@ enum Format {
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<u8, Failure> {
     let matcher = args.filter.as_deref().map(Matcher::new).transpose()?;
-    let options = LoadOptions {
-        describe: Options { stats: !args.no_stats, histogram: !args.no_stats, sha256: args.sha256 },
-        checksum: args.checksum,
-        cache: !args.no_cache,
-        ..LoadOptions::default()
-    };
+    let describe = Options { stats: !args.no_stats, histogram: !args.no_stats, sha256: args.sha256 };
+    let options = args.load.options(describe, args.load.policy()?.thresholds);
+    let options = LoadOptions { checksum: args.checksum, ..options };
     if let Some(name) = &args.tensor {
         return one_tensor(args, name, &options);
     }
     let mut code = exit::FINE;
     let mut shown = Vec::new();
-    for (_, record) in records(&args.paths, &options)? {
+    let loaded = records(&args.paths, &options)?;
+    let alone = loaded.len() == 1;
+    for (_, record) in loaded {
         match record {
             Ok(mut record) => {
                 if record.damaged {
                     code = exit::UNREADABLE;
                 }
+                let summary =
+                    if args.format == Format::Human { summary(&record, args) } else { String::new() };
+                let held = record.tensors.len();
                 select(&mut record.tensors, args, matcher.as_ref());
-                shown.push(record);
+                shown.push(Shown { summary, held, record });
             }
             Err(error) => {
                 terminal::error(&error.to_string());
@@ -107,17 +108,24 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         }
     }
     let text = match (args.format, shown.as_slice()) {
-        (_, []) => String::new(),
-        (Format::Json, [one]) if args.paths.len() == 1 => json(one)?,
-        (Format::Json, many) => json(many)?,
-        (Format::Human, [one]) => summary(one) + &tensors(one, args),
-        (Format::Human, many) if args.all => {
-            many.iter().map(|r| summary(r) + &tensors(r, args)).collect::<Vec<_>>().join("\n")
+        (Format::Json, []) if alone => String::new(),
+        (Format::Json, [one]) if alone => json(&one.record)?,
+        (Format::Json, many) => json(&many.iter().map(|s| &s.record).collect::<Vec<_>>())?,
+        (Format::Human, []) => String::new(),
+        (Format::Human, many) if alone || args.all => {
+            many.iter().map(|s| s.summary.clone() + &tensors(s, args)).collect::<Vec<_>>().join("\n")
         }
         (Format::Human, many) => overview(many),
     };
     terminal::print(&text)?;
     Ok(code)
+}
+
+/// A record whose tensors are those to be shown, and what was told of it before the others were left out.
+struct Shown {
+    summary: String,
+    held: usize,
+    record: CheckpointRecord,
 }
 
 fn json<T: serde::Serialize + ?Sized>(value: &T) -> Result<String, Failure> {
@@ -174,7 +182,7 @@ fn select(tensors: &mut Vec<TensorRecord>, args: &Args, matcher: Option<&Matcher
 }
 
 /// One line per checkpoint.
-fn overview(records: &[CheckpointRecord]) -> String {
+fn overview(shown: &[Shown]) -> String {
     let columns = [
         ("checkpoint", false),
         ("format", false),
@@ -184,7 +192,7 @@ fn overview(records: &[CheckpointRecord]) -> String {
         ("verdict", false),
     ];
     let mut table = Table::new(&columns, &["format", "size", "parameters"]);
-    for record in records {
+    for Shown { record, .. } in shown {
         let verdict = record.verdict;
         let plain = |text: String| (text, Style::new());
         table.row(vec![
@@ -201,38 +209,40 @@ fn overview(records: &[CheckpointRecord]) -> String {
         + "\n"
 }
 
-fn summary(record: &CheckpointRecord) -> String {
+/// What the file is, the verdict on it and why. All its tensors are to be in `record`, whatever rows are shown.
+fn summary(record: &CheckpointRecord, args: &Args) -> String {
+    let why_not_judged = match &record.tensors {
+        none if none.is_empty() => "it holds no tensors",
+        _ if args.no_stats => "--no-stats reads the header only",
+        _ => "it has no weight matrices that can be measured",
+    };
     let mut out = terminal::bold(&terminal::escape(&record.path)) + "\n";
-    let mut line = |label: &str, text: &str| out += &format!("  {label:<11} {text}\n");
-    line("format", &format!("{}, {}", record.format, terminal::bytes(record.file_bytes)));
-    line("model", &model(record));
+    let plain = Style::new();
+    let mut line = |label: &str, style: Style, text: &str| out += &terminal::labelled(label, style, text);
+    let files = if record.damaged { " (damaged)" } else { "" };
+    line("format", plain, &format!("{}, {}{files}", record.format, terminal::bytes(record.file_bytes)));
+    line("model", plain, &model(record));
     for assumed in &record.model.assumed {
-        line("", &terminal::dim(assumed));
+        line("", plain.dimmed(), assumed);
     }
     if let Some(step) = record.step {
-        let source = record.step_source.as_deref().unwrap_or("?");
-        line("step", &format!("{step} {}", terminal::dim(&format!("(from {})", terminal::escape(source)))));
+        line("step", plain, &format!("{step}, from {}", record.step_source.as_deref().unwrap_or("?")));
     }
     for key in ["loss", "epoch"] {
         if let Some(value) = record.metadata.get(key).filter(|v| v.is_number()) {
-            line(key, &value.to_string());
+            let short = value.as_f64().filter(|_| value.is_f64()).map(|v| terminal::number(Some(v)));
+            line(key, plain, &short.unwrap_or(value.to_string()));
         }
     }
-    let judged = record.tensors.iter().any(|t| t.stats.is_some() || t.damage.is_some());
     match record.verdict {
-        Some(verdict) => {
-            let style = terminal::verdict_style(Some(verdict)).bold();
-            line("verdict", &terminal::paint(style, verdict.name()));
-        }
-        None if judged => line("verdict", &terminal::dim("not judged: no weight matrices")),
-        None => line("verdict", &terminal::dim("not judged: header only")),
+        Some(verdict) => line("verdict", terminal::verdict_style(Some(verdict)).bold(), verdict.name()),
+        None => line("verdict", plain.dimmed(), &format!("not judged: {why_not_judged}")),
     }
     for reason in &record.reasons {
-        line("", &terminal::escape(reason));
+        line("", plain, reason);
     }
-    let warning = terminal::verdict_style(Some(Verdict::Weak));
     for text in &record.warnings {
-        line("warning", &terminal::paint(warning, &terminal::escape(text)));
+        line("warning", terminal::verdict_style(Some(Verdict::Weak)), text);
     }
     out
 }
@@ -258,7 +268,8 @@ fn model(record: &CheckpointRecord) -> String {
     parts.join(", ")
 }
 
-fn tensors(record: &CheckpointRecord, args: &Args) -> String {
+fn tensors(shown: &Shown, args: &Args) -> String {
+    let Shown { record, held, .. } = shown;
     let mut out = String::new();
     for (group, title) in
         [(Group::Weights, "weights"), (Group::Optimizer, "optimizer"), (Group::Other, "other tensors")]
@@ -283,11 +294,32 @@ fn tensors(record: &CheckpointRecord, args: &Args) -> String {
             fold(&members)
         };
         out += &table(&rows, args, &prefix);
+        out += &shared(&members);
     }
-    if record.tensors.is_empty() {
-        out += "\nno tensors match\n";
+    if record.tensors.is_empty() && *held > 0 {
+        out += &format!("\nnone of the {held} tensors match\n");
     }
     out
+}
+
+/// Which of `members` lie on the same storage as others: tied weights and views.
+fn shared(members: &[&TensorRecord]) -> String {
+    const SHOWN: usize = 4;
+    let mut told: std::collections::HashSet<&str> = Default::default();
+    let mut lines = Vec::new();
+    for tensor in members.iter().filter(|t| !t.shared_with.is_empty()) {
+        if told.insert(&tensor.name) {
+            told.extend(tensor.shared_with.iter().map(String::as_str));
+            let others: Vec<&str> = tensor.shared_with.iter().map(String::as_str).collect();
+            lines.push(format!("{} shares its storage with {}", tensor.name, others.join(", ")));
+        }
+    }
+    let more = lines.len().saturating_sub(SHOWN);
+    lines.truncate(SHOWN);
+    if more > 0 {
+        lines.push(format!("and {more} more share theirs"));
+    }
+    lines.iter().map(|line| terminal::wrapped(line, 0, Style::new().dimmed())).collect()
 }
 
 /// One line: tensors whose names differ in numbers only.
@@ -355,7 +387,10 @@ fn table(rows: &[Row<'_>], args: &Args, prefix: &str) -> String {
         columns.insert(1, ("count", true));
     }
     if !args.no_stats {
-        columns.extend([("mean", true), ("std", true), ("zero", true), ("verdict", false)]);
+        columns.extend([("mean", true), ("std", true), ("zero", true)]);
+    }
+    if rows.iter().flat_map(|row| &row.members).any(|t| t.verdict.is_some()) {
+        columns.push(("verdict", false));
     }
     if args.sha256 {
         columns.push(("sha256", false));
@@ -395,12 +430,14 @@ fn table(rows: &[Row<'_>], args: &Args, prefix: &str) -> String {
     table.render(terminal::width())
 }
 
-/// `model_state_dict.` when all names begin so.
+/// `model_state_dict.` when all names begin so; for optimizers the first key, whatever it is.
 fn common_prefix(members: &[&TensorRecord]) -> String {
-    let first = members.first().map_or("", |t| t.name.as_str());
-    let short = without_state_dict(first);
-    let prefix = &first[..first.len() - short.len()];
-    if members.iter().all(|t| t.name.starts_with(prefix)) { prefix.to_string() } else { String::new() }
+    let Some(first) = members.first() else { return String::new() };
+    let prefix = match first.name.split_once('.') {
+        Some((key, _)) if first.group == Group::Optimizer => format!("{key}."),
+        _ => first.name[..first.name.len() - without_state_dict(&first.name).len()].to_string(),
+    };
+    if members.iter().all(|t| t.name.starts_with(&prefix)) { prefix } else { String::new() }
 }
 
 fn zero_share(tensor: &TensorRecord) -> Option<f64> {
@@ -442,31 +479,50 @@ fn one_tensor(args: &Args, name: &str, options: &LoadOptions) -> Result<u8, Fail
     let mut code = exit::FINE;
     let mut found = Vec::new();
     for path in &paths {
-        let mut checkpoint = ckpt_inspect::open(path)?;
-        if args.checksum {
-            checkpoint.verify_checksums();
+        match examine(path, name, args, options) {
+            Ok((checkpoint, record)) => {
+                if record.tensors[0].damage.is_some() {
+                    code = exit::UNREADABLE;
+                }
+                if args.format == Format::Human {
+                    text += &detail(&checkpoint, &record.tensors[0]);
+                }
+                found.push(record);
+            }
+            Err(failure) => {
+                terminal::error(&failure.message);
+                code = code.max(failure.code);
+            }
         }
-        let wanted = full_name(&checkpoint, name);
-        checkpoint.tensor(&wanted)?;
-        checkpoint.tensors.retain(|t| t.name == wanted);
-        let mut record = ckpt_inspect::describe(&checkpoint, options.describe, &|_| ());
-        ckpt_inspect::judge(&mut record, &options.thresholds);
-        if record.tensors[0].damage.is_some() {
-            code = exit::UNREADABLE;
-        }
-        if args.format == Format::Human {
-            text += &detail(&checkpoint, &record.tensors[0]);
-        }
-        found.push(record);
     }
     if args.format == Format::Json {
         text = match found.as_slice() {
-            [one] => json(one)?,
+            [] if paths.len() == 1 => String::new(),
+            [one] if paths.len() == 1 => json(one)?,
             many => json(many)?,
         };
     }
     terminal::print(&text)?;
     Ok(code)
+}
+
+/// The checkpoint at `path` and its record, both with the tensor `name` alone.
+fn examine(
+    path: &std::path::Path,
+    name: &str,
+    args: &Args,
+    options: &LoadOptions,
+) -> Result<(Checkpoint, CheckpointRecord), Failure> {
+    let mut checkpoint = ckpt_inspect::open_with(path, &options.open)?;
+    if args.checksum {
+        checkpoint.verify_checksums();
+    }
+    let wanted = full_name(&checkpoint, name);
+    checkpoint.tensor(&wanted)?;
+    checkpoint.tensors.retain(|t| t.name == wanted);
+    let mut record = ckpt_inspect::describe(&checkpoint, options.describe, &|_| ());
+    ckpt_inspect::judge(&mut record, &options.thresholds);
+    Ok((checkpoint, record))
 }
 
 /// The tensor's full name, when `name` lacks the state dict's key and only one tensor fits.
@@ -492,28 +548,23 @@ fn detail(checkpoint: &Checkpoint, tensor: &TensorRecord) -> String {
         terminal::bold(&terminal::escape(&tensor.name)),
         terminal::dim(&terminal::escape(&checkpoint.path.display().to_string()))
     );
-    let mut line = |label: &str, text: String| out += &format!("  {label:<11} {text}\n");
+    let mut line = |label: &str, text: String| out += &terminal::labelled(label, Style::new(), &text);
     line("dtype", tensor.dtype.clone());
     line("shape", shape(&tensor.shape));
     line("strides", shape(&tensor.strides));
     line("size", terminal::bytes(tensor.bytes));
     if !tensor.shared_with.is_empty() {
-        line("shares with", terminal::escape(&tensor.shared_with.join(", ")));
+        line("shares with", tensor.shared_with.join(", "));
     }
     if let Some(sha256) = &tensor.sha256 {
         line("sha256", sha256.clone());
     }
-    if let Some(damage) = &tensor.damage {
-        line(
-            "damaged",
-            terminal::paint(terminal::verdict_style(Some(Verdict::Corrupt)), &terminal::escape(damage)),
-        );
-    }
     if let Some(verdict) = tensor.verdict {
-        let reason =
-            tensor.reason.as_deref().map(|r| format!(": {}", terminal::escape(r))).unwrap_or_default();
-        line("verdict", terminal::paint(terminal::verdict_style(Some(verdict)), verdict.name()) + &reason);
+        let reason = tensor.reason.as_deref().map(|r| format!(": {r}")).unwrap_or_default();
+        let style = terminal::verdict_style(Some(verdict));
+        out += &terminal::labelled("verdict", style, &format!("{verdict}{reason}"));
     }
+    let mut line = |label: &str, text: String| out += &terminal::labelled(label, Style::new(), &text);
     if let Some(stats) = &tensor.stats {
         for (label, value) in [
             ("mean", stats.mean),
@@ -565,18 +616,29 @@ fn draw(histogram: &Histogram) -> String {
 fn preview(checkpoint: &Checkpoint, record: &TensorRecord) -> String {
     const ROWS: usize = 4;
     const COLS: usize = 8;
+    const CELL: usize = 11;
+    let shown = (terminal::width().saturating_sub(4) / CELL).clamp(1, COLS);
     let Some(tensor) = checkpoint.tensors.first().filter(|t| t.numel() > 0 && record.damage.is_none()) else {
         return String::new();
     };
-    let Ok(values) = checkpoint.values(tensor) else { return String::new() };
-    let cols = tensor.shape.last().copied().unwrap_or(1);
+    let rows = tensor.numel() / tensor.shape.last().map_or(1, |&cols| cols as u64);
+    let width = tensor.shape.last().copied().unwrap_or(1);
+    let mut corner = tensor.clone();
+    if tensor.dtype.element_size().is_some() && tensor.quantizer.is_none() && tensor.sparse.is_none() {
+        // The first values only, whatever the tensor's size.
+        for (i, size) in corner.shape.iter_mut().rev().enumerate() {
+            *size = (*size).min([COLS + 1, ROWS + 1].get(i).copied().unwrap_or(1));
+        }
+    }
+    let Ok(values) = checkpoint.values(&corner) else { return String::new() };
+    let cols = corner.shape.last().copied().unwrap_or(1);
     let mut out = String::from("  values\n");
     for row in values.chunks(cols).take(ROWS) {
         let cells: Vec<String> =
-            row.iter().take(COLS).map(|&v| format!("{:>10}", terminal::number(Some(v.into())))).collect();
-        out += &format!("  {}{}\n", cells.join(" "), if cols > COLS { " …" } else { "" });
+            row.iter().take(shown).map(|&v| format!("{:>10}", terminal::number(Some(v.into())))).collect();
+        out += &format!("  {}{}\n", cells.join(" "), if width > shown { " …" } else { "" });
     }
-    if values.len() / cols.max(1) > ROWS {
+    if rows > ROWS as u64 {
         out += "  …\n";
     }
     out

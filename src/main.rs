@@ -63,8 +63,9 @@ fn main() -> ExitCode {
         Command::Gate(args) => gate::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "ckpt", &mut std::io::stdout());
-            Ok(exit::FINE)
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "ckpt", &mut script);
+            terminal::print(&String::from_utf8_lossy(&script)).map(|()| exit::FINE)
         }
     };
     match result {

@@ -3,10 +3,11 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
+use ckpt_inspect::Options;
 use ckpt_inspect::run::Run;
 use ckpt_reports::{Report, headline};
 
-use crate::load::{LoadOptions, records};
+use crate::load::{LoadArgs, records};
 use crate::{Failure, exit, terminal};
 
 /// Write a report on checkpoints and runs: which layers died, when, and how std went over steps.
@@ -30,9 +31,8 @@ pub struct Args {
     /// Replace an existing file.
     #[arg(long)]
     force: bool,
-    /// Measure again even when a file has not changed.
-    #[arg(long)]
-    no_cache: bool,
+    #[command(flatten)]
+    load: LoadArgs,
 }
 
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
@@ -64,7 +64,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     if let Some(output) = args.output.as_deref().filter(|o| o.exists() && !args.force) {
         return Err(Failure::exists(output));
     }
-    let options = LoadOptions { cache: !args.no_cache, ..LoadOptions::default() };
+    let options = args.load.options(Options::default(), args.load.policy()?.thresholds);
     let mut code = exit::FINE;
     let mut readable = Vec::new();
     let mut unreadable = Vec::new();

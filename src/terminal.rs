@@ -1,6 +1,5 @@
 //! All output for people goes through here: colours, tables, progress, errors, and files that appear whole.
 
-use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 
@@ -51,7 +50,8 @@ pub fn print(text: &str) -> Result<(), Failure> {
 /// Prints an error.
 pub fn error(message: &str) {
     let style = Style::new().fg_color(Some(AnsiColor::Red.into())).bold();
-    let _ = writeln!(anstream::stderr(), "{style}error{style:#}: {message}");
+    let lines: Vec<String> = message.lines().map(escape).collect();
+    let _ = writeln!(anstream::stderr(), "{style}error{style:#}: {}", lines.join("\n"));
 }
 
 /// Prints a note that is not an error.
@@ -67,23 +67,45 @@ pub fn width() -> usize {
     }
 }
 
-/// `text` that a file chose, safe to print: control characters escaped.
+/// `text` that a file chose, safe to print: control and invisible characters escaped, and so is what a CI system would
+/// take for a command in a log (a leading `::`, and `##` as in `##[error]` and `##vso[`).
 pub fn escape(text: &str) -> String {
-    let hostile = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}')
-    };
-    if !text.contains(hostile) {
-        return text.to_string();
+    let text = ckpt_inspect::printable(text).replace("##", "#\\u{23}");
+    match text.trim_start().strip_prefix("::") {
+        Some(rest) => format!("\\u{{3a}}:{rest}"),
+        None => text,
     }
-    text.chars().fold(String::new(), |mut out, c| {
-        if hostile(c) {
-            let _ = write!(out, "{}", c.escape_unicode());
-        } else {
-            out.push(c);
+}
+
+/// Columns that labels of a summary take.
+const LABELS: usize = 14;
+
+/// A line of a summary: a label, and `text`, which a file may have chosen, escaped and wrapped beside it.
+pub fn labelled(label: &str, style: Style, text: &str) -> String {
+    let body = wrapped(text, LABELS, style);
+    format!("  {label:<width$}{}", &body[LABELS..], width = LABELS - 2)
+}
+
+/// `text`, which a file may have chosen, escaped and broken between words to the terminal's width, each line `indent`
+/// columns in.
+pub fn wrapped(text: &str, indent: usize, style: Style) -> String {
+    let room = width().saturating_sub(indent).max(20);
+    let mut lines: Vec<String> = Vec::new();
+    for word in escape(text).split(' ') {
+        match lines.last_mut() {
+            Some(line) if columns(line) + 1 + columns(word) <= room => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_string()),
         }
-        out
-    })
+    }
+    lines.iter().map(|line| format!("{}{}\n", " ".repeat(indent), paint(style, line))).collect()
+}
+
+/// Columns that `text` takes on a terminal.
+fn columns(text: &str) -> usize {
+    unicode_width::UnicodeWidthStr::width(text)
 }
 
 /// `text` in `style`.
@@ -123,6 +145,10 @@ pub struct Table {
 
 /// The naming column keeps this many characters as long as there are columns to leave out.
 const NAME_WIDTH: usize = 44;
+/// And never less than this many.
+const SHORTEST_NAME: usize = 16;
+/// Without a terminal's width to keep to, names are shown whole, and rows are aligned up to this many.
+const LONGEST_PADDED: usize = 120;
 
 impl Table {
     /// A table of these columns, right-aligned where `true`. `expendable` headings are left out, in that order, when
@@ -144,14 +170,11 @@ impl Table {
 
     /// The table in lines of at most `width` characters, as far as leaving out and shortening reach.
     pub fn render(&self, width: usize) -> String {
-        let widest = |c: usize| {
-            self.rows
-                .iter()
-                .filter_map(|row| row.get(c))
-                .map(|(text, _)| text.chars().count())
-                .max()
-                .unwrap_or(0)
-        };
+        let widths: Vec<usize> = (0..self.right.len())
+            .map(|c| self.rows.iter().filter_map(|row| row.get(c)).map(|(text, _)| self::columns(text)).max())
+            .map(Option::unwrap_or_default)
+            .collect();
+        let widest = |c: usize| widths[c];
         let mut columns: Vec<usize> = (0..self.right.len()).collect();
         let others = |columns: &[usize]| columns[1..].iter().map(|&c| widest(c) + 2).sum::<usize>();
         for gone in &self.expendable {
@@ -159,15 +182,25 @@ impl Table {
                 columns.retain(|c| c != gone);
             }
         }
-        let name_width = widest(0).min(width.saturating_sub(others(&columns)).max(16));
+        // Narrower still: the columns before the last one go, from the right.
+        while columns.len() > 2 && widest(0).min(SHORTEST_NAME) + others(&columns) > width {
+            columns.remove(columns.len() - 2);
+        }
+        let shortens = width < usize::MAX;
+        let name_width = widest(0).min(width.saturating_sub(others(&columns)).max(SHORTEST_NAME));
         let mut out = String::new();
         for row in &self.rows {
             let mut line = String::new();
             for (position, &column) in columns.iter().enumerate() {
                 let Some((text, style)) = row.get(column) else { continue };
-                let cell_width = if position == 0 { name_width } else { widest(column) };
-                let text = shorten(text, cell_width);
-                let gap = " ".repeat(cell_width - text.chars().count());
+                let cell_width = match position {
+                    0 if shortens => name_width,
+                    // One long name does not push every row aside.
+                    0 => name_width.min(LONGEST_PADDED),
+                    _ => widest(column),
+                };
+                let text = if shortens { shorten(text, cell_width) } else { text.clone() };
+                let gap = " ".repeat(cell_width.saturating_sub(self::columns(&text)));
                 let painted = if text.is_empty() { String::new() } else { paint(*style, &text) };
                 if position > 0 {
                     line.push_str("  ");
@@ -181,16 +214,22 @@ impl Table {
     }
 }
 
-/// `text` in at most `width` characters, cut in the middle: names differ at both ends.
+/// `text` in at most `width` columns, cut in the middle: names differ at both ends.
 pub fn shorten(text: &str, width: usize) -> String {
-    let count = text.chars().count();
-    if count <= width {
+    if columns(text) <= width {
         return text.to_string();
     }
     let keep = width.saturating_sub(1);
-    let head: String = text.chars().take(keep / 2).collect();
-    let tail: String = text.chars().skip(count - (keep - keep / 2)).collect();
-    format!("{head}…{tail}")
+    let fits = |room: usize| {
+        let mut used = 0;
+        move |c: &char| {
+            used += unicode_width::UnicodeWidthChar::width(*c).unwrap_or(0);
+            used <= room
+        }
+    };
+    let head: String = text.chars().take_while(fits(keep / 2)).collect();
+    let tail: Vec<char> = text.chars().rev().take_while(fits(keep - keep / 2)).collect();
+    format!("{head}…{}", tail.into_iter().rev().collect::<String>())
 }
 
 /// Progress over files, on standard error and only on a terminal.

@@ -2,28 +2,20 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::CheckpointRecord;
+use crate::storage::Stamp;
+use crate::{Checkpoint, CheckpointRecord};
 
 /// Raised whenever a measurement changes its meaning.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 
 /// Records kept in a folder, one file each.
 #[derive(Clone, Debug)]
 pub struct Cache {
     folder: PathBuf,
-}
-
-/// A file as it was when it was measured.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Stamp {
-    path: PathBuf,
-    bytes: u64,
-    modified_ns: u128,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -41,39 +33,35 @@ impl Cache {
     }
 
     /// The record of `path` made with `options`, if the files it was made from are unchanged (size and
-    /// modification time).
+    /// modification time) and those it lacked are still missing.
     pub fn get(&self, path: &Path, options: &str) -> Option<CheckpointRecord> {
         let bytes = std::fs::read(self.entry(path, options)?).ok()?;
         let entry: Entry = serde_json::from_slice(&bytes).ok()?;
         let current = entry.schema == SCHEMA
             && entry.program == env!("CARGO_PKG_VERSION")
-            && entry.files.iter().all(|old| stamp(&old.path).is_some_and(|now| now == *old));
+            && entry.files.iter().all(Stamp::is_current);
         let mut record = current.then_some(entry.record)?;
         record.path = path.display().to_string();
         Some(record)
     }
 
-    /// Keeps `record`, made from `files`.
+    /// Keeps `record`, made from `checkpoint`, which was opened by `path`.
     ///
     /// # Errors
     /// When the folder cannot be written.
-    pub fn put<'f>(
+    pub fn put(
         &self,
         path: &Path,
         options: &str,
-        files: impl Iterator<Item = &'f Path>,
+        checkpoint: &Checkpoint,
         record: &CheckpointRecord,
     ) -> std::io::Result<()> {
-        let mut stamps: Vec<Stamp> = files.filter_map(stamp).collect();
-        // New shards, a new config.json: a folder's own time tells.
-        let folder = if path.is_dir() { Some(path) } else { None };
-        stamps.extend(folder.and_then(stamp));
         let Some(target) = self.entry(path, options) else { return Ok(()) };
         std::fs::create_dir_all(&self.folder)?;
         let entry = Entry {
             schema: SCHEMA,
             program: env!("CARGO_PKG_VERSION").into(),
-            files: stamps,
+            files: checkpoint.stamps().collect(),
             record: record.clone(),
         };
         let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
@@ -82,7 +70,7 @@ impl Cache {
         Ok(())
     }
 
-    /// Removes the records used longest ago until `bytes` remain.
+    /// Removes the records made longest ago until `bytes` remain.
     ///
     /// # Errors
     /// When the folder cannot be listed.
@@ -105,21 +93,15 @@ impl Cache {
     }
 
     fn entry(&self, path: &Path, options: &str) -> Option<PathBuf> {
-        let canonical = path.canonicalize().ok()?;
         let mut hash = Sha256::new();
-        hash.update(canonical.as_os_str().as_encoded_bytes());
-        hash.update([0]);
+        // Both the name, which may tell the step, and the file that it leads to.
+        for path in [std::path::absolute(path).ok()?, path.canonicalize().ok()?] {
+            hash.update(path.as_os_str().as_encoded_bytes());
+            hash.update([0]);
+        }
         hash.update(options);
         Some(self.folder.join(format!("{}.json", hex(&hash.finalize()[..16]))))
     }
-}
-
-fn stamp(path: &Path) -> Option<Stamp> {
-    let canonical = path.canonicalize().ok()?;
-    let metadata = std::fs::metadata(&canonical).ok()?;
-    let modified_ns = metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?.as_nanos();
-    let bytes = if metadata.is_dir() { 0 } else { metadata.len() };
-    Some(Stamp { path: canonical, bytes, modified_ns })
 }
 
 /// Lower-case hexadecimal.

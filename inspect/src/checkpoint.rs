@@ -1,7 +1,7 @@
 //! An opened checkpoint: its tensors, its plain values, and the way to their bytes.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use ndarray::{ArrayViewD, CowArray, IxDyn, ShapeBuilder};
@@ -9,7 +9,7 @@ use serde_pickle::{HashableValue, Value};
 
 use crate::model::Model;
 use crate::pickle::Pickle;
-use crate::storage::{Source, Storage, swap_words};
+use crate::storage::{Source, Stamp, Storage, swap_words};
 use crate::tensor::TensorInfo;
 use crate::{DType, Error, ErrorKind, Group, Result};
 
@@ -68,13 +68,14 @@ impl Contents {
     }
 
     pub fn add_globals(&mut self, pickle: &Pickle<'_>) {
-        for global in &pickle.globals {
-            let name = format!("{}.{}", global.module, global.name);
-            if !self.globals.contains(&name) {
-                self.globals.push(name);
-            }
-        }
+        add_new(&mut self.globals, pickle.globals.iter().map(|g| format!("{}.{}", g.module, g.name)));
     }
+}
+
+/// Adds those of `more` that are not in `list` yet.
+pub(crate) fn add_new(list: &mut Vec<String>, more: impl IntoIterator<Item = String>) {
+    let mut known: HashSet<String> = list.iter().cloned().collect();
+    list.extend(more.into_iter().filter(|name| known.insert(name.clone())));
 }
 
 /// A checkpoint: one file, or a sharded set opened as one.
@@ -100,6 +101,8 @@ pub struct Checkpoint {
     /// Training step and where it was found.
     pub step: Option<(u64, String)>,
     pub(crate) files: Vec<Source>,
+    /// What else was looked at to open it: config.json and its kin, shards that are missing.
+    pub(crate) beside: Vec<Stamp>,
     pub(crate) storages: Vec<Storage>,
 }
 
@@ -174,6 +177,11 @@ impl Checkpoint {
         self.files.iter().map(|f| f.path.as_path())
     }
 
+    /// Everything that its record depends on.
+    pub(crate) fn stamps(&self) -> impl Iterator<Item = Stamp> {
+        self.files.iter().map(|f| f.stamp.clone()).chain(self.beside.iter().cloned())
+    }
+
     /// Elements of all weights; each storage's region counted once, however many names it has.
     pub fn parameters(&self) -> u64 {
         let mut seen = std::collections::HashSet::new();
@@ -181,10 +189,15 @@ impl Checkpoint {
             .iter()
             .filter(|t| {
                 t.group == Group::Weights
-                    && (t.dtype.is_float() || t.dtype.is_complex() || t.dtype.element_size().is_none())
+                    && (t.dtype.is_float()
+                        || t.dtype.is_complex()
+                        || matches!(t.dtype, DType::QI8 | DType::QU8 | DType::QI32)
+                        || t.dtype.element_size().is_none())
             })
-            .filter(|t| t.storage.is_none() || seen.insert((t.storage, t.byte_offset, t.shape.clone())))
-            .map(TensorInfo::numel)
+            // An expanded tensor has no more parameters than its storage has elements.
+            .map(|t| (t, t.span().unwrap_or(0).min(t.numel())))
+            .filter(|(t, n)| t.storage.is_none() || seen.insert((t.storage, t.byte_offset, *n)))
+            .map(|(_, n)| n)
             .fold(0, u64::saturating_add)
     }
 
@@ -230,7 +243,7 @@ impl Checkpoint {
         }
         let len = tensor.byte_len().ok_or_else(|| Error::damaged("its size overflows"))?;
         let Some(storage) = tensor.storage else {
-            return Err(Error::damaged("it was saved without data"));
+            return Err(Error::unsupported("it was saved without data of its own"));
         };
         if len == 0 {
             return Ok(Cow::Borrowed(&[]));
@@ -339,7 +352,8 @@ impl Checkpoint {
             .collect();
         let mut names = Vec::new();
         for tensor in &mut self.tensors {
-            if let Some(why) = tensor.storage.and_then(|s| bad[s].clone()) {
+            let why = tensor.storages().find_map(|s| bad[s].clone());
+            if let Some(why) = why {
                 tensor.damage.get_or_insert(why);
                 names.push(tensor.name.clone());
             }
@@ -349,7 +363,8 @@ impl Checkpoint {
 
     /// Whether the container or any tensor's bytes are damaged. A meta tensor, saved without data, is not damage.
     pub fn is_damaged(&self) -> bool {
-        self.damage.is_some() || self.tensors.iter().any(|t| t.damage.is_some() && t.storage.is_some())
+        self.damage.is_some()
+            || self.tensors.iter().any(|t| t.damage.is_some() && t.storages().next().is_some())
     }
 
     /// The plain value at a dotted path such as `config.training.muon_lr`.

@@ -29,6 +29,8 @@ impl Default for Options {
 
 /// Other names listed per tensor that shares its storage.
 const SHARED_NAMES: usize = 16;
+/// Warnings that a record repeats: a hostile file can cause one at every turn.
+const WARNINGS: usize = 50;
 
 /// Describes and measures `checkpoint`, in parallel over its tensors. `progress` is told of bytes as they are done.
 /// Verdicts are left to [`crate::judge`].
@@ -48,7 +50,16 @@ pub fn describe(
             record
         })
         .collect();
-    let mut warnings = checkpoint.warnings.clone();
+    // Some damage shows only when the bytes are read.
+    let found_damaged = tensors
+        .iter()
+        .zip(&checkpoint.tensors)
+        .any(|(found, told)| found.damage.is_some() && told.damage.is_none());
+    let mut warnings: Vec<String> = checkpoint.warnings.iter().take(WARNINGS).cloned().collect();
+    let more = checkpoint.warnings.len() - warnings.len();
+    if more > 0 {
+        warnings.push(format!("and {more} more warnings"));
+    }
     warnings.extend(checkpoint.damage.iter().map(|d| format!("damaged: {d}")));
     CheckpointRecord {
         path: checkpoint.path.display().to_string(),
@@ -58,7 +69,7 @@ pub fn describe(
         step_source: checkpoint.step.as_ref().map(|(_, source)| source.clone()),
         file_bytes: checkpoint.file_bytes(),
         parameters: checkpoint.parameters(),
-        damaged: checkpoint.is_damaged(),
+        damaged: checkpoint.is_damaged() || found_damaged,
         verdict: None,
         reasons: Vec::new(),
         tensors,
@@ -96,7 +107,8 @@ fn describe_tensor(
     if options.sha256 {
         match checkpoint.tensor_bytes(tensor) {
             Ok(bytes) => record.sha256 = Some(hex(&Sha256::digest(&bytes))),
-            Err(error) => record.damage = Some(error.what),
+            Err(error) if error.kind == crate::ErrorKind::Damaged => record.damage = Some(error.what),
+            Err(_) => {}
         }
     }
     if options.stats && !tensor.dtype.is_complex() {
@@ -270,16 +282,21 @@ impl Checkpoint {
                 Ok(Box::new(move |i| (integer(i) - zero) * scale))
             }
             Some(Quantizer::PerChannel { scales, zero_points, axis }) => {
-                let inner: usize = tensor.shape.get(axis + 1..).unwrap_or(&[]).iter().product();
+                let inner = tensor
+                    .shape
+                    .get(axis + 1..)
+                    .unwrap_or(&[])
+                    .iter()
+                    .fold(1usize, |n, &d| n.saturating_mul(d));
                 let channels = *tensor
                     .shape
                     .get(*axis)
                     .ok_or_else(|| Error::damaged("its channel axis is not there"))?;
-                let scales = self.small_f64(scales)?;
-                let zeros = self.small_f64(zero_points)?;
-                if scales.len() != channels || zeros.len() != channels {
+                if [scales, zero_points].iter().any(|t| t.numel() != channels as u64) {
                     return Err(Error::damaged("its scales do not match its channels"));
                 }
+                let scales = self.small_f64(scales)?;
+                let zeros = self.small_f64(zero_points)?;
                 Ok(Box::new(move |i| {
                     let channel = i / inner.max(1) % channels.max(1);
                     (integer(i) - zeros[channel]) * scales[channel]
@@ -289,9 +306,11 @@ impl Checkpoint {
     }
 
     fn small_f64(&self, tensor: &TensorInfo) -> Result<Vec<f64>> {
+        let bytes = self.tensor_bytes(tensor)?;
+        let words = bytes.as_chunks::<8>().0.iter();
         match tensor.dtype {
-            DType::F64 => Ok(self.view::<f64>(tensor)?.iter().copied().collect()),
-            DType::I64 => Ok(self.view::<i64>(tensor)?.iter().map(|&n| n as f64).collect()),
+            DType::F64 => Ok(words.map(|&word| f64::from_le_bytes(word)).collect()),
+            DType::I64 => Ok(words.map(|&word| i64::from_le_bytes(word) as f64).collect()),
             _ => Ok(self.values_inner(tensor)?.into_iter().map(f64::from).collect()),
         }
     }
@@ -304,7 +323,8 @@ fn numel(tensor: &TensorInfo) -> Result<usize> {
 
 /// Row length of a matrix: what multiplies one output. Convolutions and their kin count as [out, in...].
 fn matrix_cols(shape: &[usize]) -> Option<usize> {
-    (shape.len() >= 2).then(|| shape[1..].iter().product()).filter(|&cols| cols > 0)
+    let cols = shape.get(1..)?.iter().try_fold(1usize, |n, &d| n.checked_mul(d))?;
+    (shape.len() >= 2 && cols > 0).then_some(cols)
 }
 
 /// Folds `more` zeros into the statistics of a sparse tensor's listed values.

@@ -84,21 +84,54 @@ impl Error {
     }
 }
 
+/// `text` that a file chose, safe to show in one line: characters that steer a terminal, are invisible, reorder what
+/// stands around them, or are forbidden in XML are written as `\u{…}`.
+pub fn printable(text: &str) -> String {
+    let hostile = |c: char| {
+        c.is_control()
+            || matches!(c,
+                '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{fffe}'..='\u{ffff}' | '\u{e0000}'..='\u{e007f}')
+    };
+    if !text.contains(hostile) {
+        return text.to_string();
+    }
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if hostile(c) { out.extend(c.escape_unicode()) } else { out.push(c) }
+    }
+    out
+}
+
+/// One line, safe to print whatever the file holds (see [`printable`]).
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(path) = &self.path {
-            write!(f, "{}: ", path.display())?;
+            write!(f, "{}: ", printable(&path.to_string_lossy()))?;
         }
         if let Some(tensor) = &self.tensor {
-            write!(f, "tensor `{}`: ", tensor.escape_debug())?;
+            write!(f, "tensor `{}`: ", printable(tensor))?;
         }
-        f.write_str(&self.what)?;
+        f.write_str(&printable(&self.what))?;
         if let Some(offset) = self.offset {
             write!(f, " (at byte {offset})")?;
         }
         if let Some(hint) = &self.hint {
-            write!(f, "; {hint}")?;
+            write!(f, "; {}", printable(hint))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::printable;
+
+    #[test]
+    fn controls_become_visible_and_the_rest_stays() {
+        assert_eq!(printable("layers.0.mlp"), "layers.0.mlp");
+        assert_eq!(printable("größe 🦀 層"), "größe 🦀 層");
+        assert_eq!(printable("a\n\u{1b}[31mb\u{202e}c\u{ffff}"), "a\\u{a}\\u{1b}[31mb\\u{202e}c\\u{ffff}");
+        assert_eq!(printable("in\u{200b}visible\u{2028}"), "in\\u{200b}visible\\u{2028}");
     }
 }

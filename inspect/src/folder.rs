@@ -4,18 +4,26 @@
 //! shards `NAME-00001-of-0000N.EXT` (SafeTensors, PyTorch and GGUF splits), config.json and trainer_state.json beside.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_pickle::Value;
 
-use crate::metadata::{as_u64, from_json};
+use crate::metadata::from_json;
 use crate::open::recognises;
+use crate::step::from_name;
+use crate::storage::Stamp;
+use crate::torch_zip::DCP_HINT;
 use crate::{Error, ErrorKind, Result};
 
 /// How deep folders are searched for checkpoints.
 const DEEPEST: usize = 6;
-/// JSON beside a checkpoint is read up to this size.
-const MAX_JSON: u64 = 256 << 20;
+/// An index or trainer_state.json, which are read for single keys, may be this large.
+const MAX_INDEX: u64 = 256 << 20;
+/// config.json, which is kept whole, may be this large.
+const MAX_CONFIG: u64 = 8 << 20;
 
 /// The files that make one checkpoint.
 #[derive(Debug, Default)]
@@ -27,6 +35,10 @@ pub(crate) struct Set {
     pub trainer_step: Option<u64>,
     /// What of the set is not there.
     pub missing: Option<String>,
+    /// What else the user should know.
+    pub warnings: Vec<String>,
+    /// What was looked at besides `files`, there or not.
+    pub beside: Vec<Stamp>,
 }
 
 /// The set that `path` (a file, a shard, an index, or a folder) belongs to.
@@ -41,12 +53,16 @@ pub(crate) fn set_of(path: &Path) -> Result<Set> {
         file_set(path)
     };
     let alone = !metadata.is_dir() && set.files.len() == 1;
+    if metadata.is_dir() {
+        // Files that come or go.
+        set.beside.push(Stamp::of(path));
+    }
     // A config beside a lone file is that file's only if Hugging Face would load the two together.
     if !alone || is_canonical(path) {
-        set.config = read_json(&folder.join("config.json")).map(from_json);
-        set.trainer_step = read_json(&folder.join("trainer_state.json"))
-            .and_then(|state| state.get("global_step").cloned())
-            .and_then(|step| as_u64(&from_json(step)));
+        set.beside.extend(["config.json", "trainer_state.json"].map(|name| Stamp::of(&folder.join(name))));
+        set.config = read_json(&folder.join("config.json"), MAX_CONFIG).map(from_json);
+        let state: Option<TrainerState> = read_json(&folder.join("trainer_state.json"), MAX_INDEX);
+        set.trainer_step = state.map(|state| state.global_step);
     }
     Ok(set)
 }
@@ -69,9 +85,21 @@ fn name(path: &Path) -> String {
     path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-fn read_json(path: &Path) -> Option<serde_json::Value> {
-    let len = std::fs::metadata(path).ok()?.len();
-    (len <= MAX_JSON).then(|| serde_json::from_slice(&std::fs::read(path).ok()?).ok()).flatten()
+fn read_json<T: DeserializeOwned>(path: &Path, most: u64) -> Option<T> {
+    let metadata = std::fs::metadata(path).ok().filter(|m| m.is_file() && m.len() <= most)?;
+    let mut text = Vec::new();
+    std::fs::File::open(path).ok()?.take(metadata.len()).read_to_end(&mut text).ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
+#[derive(Deserialize)]
+struct TrainerState {
+    global_step: u64,
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: WeightMap,
 }
 
 /// `base-00002-of-00005.ext` as (base, number, count, ext).
@@ -89,6 +117,12 @@ fn shard_parts(name: &str) -> Option<(&str, usize, usize, &str)> {
     ))
 }
 
+/// Whether the file `shard` is named as one of those that the index `index` joins.
+fn is_shard_of(shard: &str, index: &str) -> bool {
+    shard_parts(shard)
+        .is_some_and(|(base, .., ext)| index.strip_suffix(".index.json") == Some(&format!("{base}{ext}")))
+}
+
 /// A shard brings its whole set along.
 fn file_set(path: &Path) -> Set {
     let file = name(path);
@@ -101,25 +135,21 @@ fn file_set(path: &Path) -> Set {
         return Set { files: vec![path.to_path_buf()], ..Set::default() };
     }
     let (there, gone): (Vec<PathBuf>, Vec<PathBuf>) = (1..=count).map(shard).partition(|p| p.exists());
+    let index = path.with_file_name(format!("{base}{ext}.index.json"));
+    let beside = gone.iter().chain([&index]).map(|p| Stamp::of(p)).collect();
     let missing = (!gone.is_empty()).then(|| {
         let names: Vec<String> = gone.iter().take(3).map(|p| name(p)).collect();
         let more = if gone.len() > 3 { " and more" } else { "" };
         format!("{} of {count} shards are missing: {}{more}", gone.len(), names.join(", "))
     });
-    let weight_map = index_beside(path, base, ext).and_then(|(_, map)| map);
-    Set { files: there, missing, weight_map: weight_map.map(|m| m.into_keys().collect()), ..Set::default() }
+    let weight_map = weight_map(&index).map(|m| m.into_keys().collect());
+    Set { files: there, missing, weight_map, beside, ..Set::default() }
 }
 
 type WeightMap = BTreeMap<String, String>;
 
-fn index_beside(path: &Path, base: &str, ext: &str) -> Option<(PathBuf, Option<WeightMap>)> {
-    let index = path.with_file_name(format!("{base}{ext}.index.json"));
-    let map = weight_map(&index);
-    index.exists().then_some((index, map))
-}
-
 fn weight_map(index: &Path) -> Option<WeightMap> {
-    serde_json::from_value(read_json(index)?.get("weight_map")?.clone()).ok()
+    read_json(index, MAX_INDEX).map(|Index { weight_map }| weight_map)
 }
 
 fn index_set(path: &Path) -> Result<Set> {
@@ -130,9 +160,10 @@ fn index_set(path: &Path) -> Result<Set> {
     let shards: BTreeSet<&String> = map.values().collect();
     let mut files = Vec::new();
     let mut gone = Vec::new();
-    for shard in shards {
+    let mut beside = vec![Stamp::of(path)];
+    for shard in &shards {
         // A name with folders in it could point anywhere.
-        if Path::new(shard).components().count() != 1 || shard.starts_with("..") {
+        if Path::new(shard).file_name() != Some(shard.as_ref()) {
             return Err(Error::new(
                 ErrorKind::Damaged,
                 format!("names a shard outside its folder: `{}`", shard.escape_debug()),
@@ -140,17 +171,38 @@ fn index_set(path: &Path) -> Result<Set> {
             .in_file(path));
         }
         let file = path.with_file_name(shard);
-        if file.exists() { files.push(file) } else { gone.push(shard.escape_debug().to_string()) }
+        if file.exists() {
+            files.push(file);
+        } else {
+            beside.push(Stamp::of(&file));
+            gone.push(shard.as_str());
+        }
     }
     if files.is_empty() {
         return Err(Error::new(ErrorKind::Io, "none of the shards it names is there").in_file(path));
     }
     let missing = (!gone.is_empty()).then(|| format!("shards are missing: {}", gone.join(", ")));
-    Ok(Set { files, missing, weight_map: Some(map.into_keys().collect()), ..Set::default() })
+    let folder = path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new("."));
+    let extra: Vec<String> = std::fs::read_dir(folder)
+        .map_err(|e| Error::io(folder, &e))?
+        .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
+        .filter(|n| is_shard_of(n, &name(path)) && !shards.contains(n))
+        .collect();
+    let warnings = match extra.len() {
+        0 => Vec::new(),
+        n => vec![format!("{n} files look like shards and are not in the index: {}", extra.join(", "))],
+    };
+    beside.push(Stamp::of(folder));
+    let weight_map = Some(map.into_keys().collect());
+    Ok(Set { files, missing, weight_map, warnings, beside, ..Set::default() })
 }
 
 /// The one checkpoint of a folder.
 fn folder_set(folder: &Path) -> Result<Set> {
+    if is_distributed(folder) {
+        let what = "is a distributed checkpoint (.distcp files with their .metadata), which is not read";
+        return Err(Error::unsupported(what).in_file(folder).hint(DCP_HINT));
+    }
     match find_in(folder)?.as_slice() {
         [one] if one.is_dir() => folder_set(one),
         [one] if is_index(one) => index_set(one),
@@ -162,6 +214,14 @@ fn folder_set(folder: &Path) -> Result<Set> {
                 .hint(format!("name one of them, such as {}", many[0].display())))
         }
     }
+}
+
+/// Whether `folder` is what `torch.distributed.checkpoint` writes.
+fn is_distributed(folder: &Path) -> bool {
+    let distcp =
+        |entry: std::io::Result<std::fs::DirEntry>| entry.is_ok_and(|e| name(&e.path()).ends_with(".distcp"));
+    folder.join(".metadata").is_file()
+        && std::fs::read_dir(folder).is_ok_and(|mut entries| entries.any(distcp))
 }
 
 /// Checkpoints directly in `folder`: an index stands for its shards, the first shard for its set, and files that
@@ -176,8 +236,12 @@ fn find_in(folder: &Path) -> Result<Vec<PathBuf>> {
     }
     files.sort();
     let mut covered: BTreeSet<String> = BTreeSet::new();
+    let mut indices = Vec::new();
     for index in files.iter().filter(|f| is_index(f)) {
-        covered.extend(weight_map(index).into_iter().flat_map(WeightMap::into_values));
+        if let Some(map) = weight_map(index) {
+            covered.extend(map.into_values());
+            indices.push(name(index));
+        }
     }
     let has_model = files.iter().any(|f| is_canonical(f) || is_index(f));
     let beside = |n: &str| {
@@ -190,7 +254,11 @@ fn find_in(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut sets: BTreeSet<(String, usize)> = BTreeSet::new();
     files.retain(|file| {
         let n = name(file);
-        if covered.contains(&n) || beside(&n) || (is_index(file) && weight_map(file).is_none()) {
+        if covered.contains(&n)
+            || indices.iter().any(|index| is_shard_of(&n, index))
+            || beside(&n)
+            || (is_index(file) && weight_map(file).is_none())
+        {
             return false;
         }
         match shard_parts(&n) {
@@ -201,21 +269,27 @@ fn find_in(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// All checkpoints below `path`, in name order. A folder that holds one model in Hugging Face's layout is one.
+/// All checkpoints below `path`, in name order. A folder that holds one model in Hugging Face's layout is one, and so
+/// is each folder in it that is named after a step.
 pub(crate) fn find(path: &Path, depth: usize) -> Result<Vec<PathBuf>> {
     if !path.is_dir() {
         return Ok(vec![path.to_path_buf()]);
     }
-    let own = find_in(path)?;
-    if own.len() == 1 && (is_canonical(&own[0]) || is_index(&own[0])) {
+    if is_distributed(path) {
         return Ok(vec![path.to_path_buf()]);
     }
-    let mut found = own;
+    let mut found = find_in(path)?;
+    let model = matches!(found.as_slice(), [one] if is_canonical(one) || is_index(one));
+    if model {
+        found = vec![path.to_path_buf()];
+    }
     if depth < DEEPEST {
         let mut folders: Vec<PathBuf> = std::fs::read_dir(path)
             .map_err(|e| Error::io(path, &e))?
             .filter_map(|entry| Some(entry.ok()?.path()))
             .filter(|p| !name(p).starts_with('.') && p.is_dir() && !p.is_symlink())
+            // Beside a finished model lie the checkpoints of its training, and other forms of itself.
+            .filter(|p| !model || from_name(&name(p)).is_some())
             .collect();
         folders.sort();
         for folder in folders {

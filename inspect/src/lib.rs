@@ -42,7 +42,7 @@ pub use cache::Cache;
 pub use checkpoint::{Checkpoint, Element, Format, lookup};
 pub use describe::{Options, describe};
 pub use dtype::{DType, TernaryPacking};
-pub use error::{Error, ErrorKind, Result};
+pub use error::{Error, ErrorKind, Result, printable};
 pub use model::{Model, StudentConfig};
 pub use names::without_state_dict;
 pub use open::{I2sLayout, OpenOptions, find, open, open_with, recognises};

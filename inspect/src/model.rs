@@ -1,6 +1,8 @@
 //! Which network a checkpoint holds: the BitNet student model from names and shapes, else what config.json or GGUF
 //! keys say, else unknown. Whatever had to be assumed is said.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 use serde_pickle::Value;
 
@@ -153,12 +155,12 @@ fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<O
 }
 
 fn student(tensors: &[TensorInfo], metadata: &Value) -> Option<Model> {
-    let find = |wanted: &str| {
-        tensors.iter().find(|t| {
-            t.group == Group::Weights
-                && (without_state_dict(&t.name) == wanted || t.name.strip_prefix("model.") == Some(wanted))
-        })
-    };
+    let mut by_name: HashMap<&str, &TensorInfo> = HashMap::new();
+    for tensor in tensors.iter().filter(|t| t.group == Group::Weights) {
+        let short = without_state_dict(&tensor.name);
+        by_name.entry(short.strip_prefix("model.").unwrap_or(short)).or_insert(tensor);
+    }
+    let find = |wanted: &str| by_name.get(wanted).copied();
     let matrix = |name: &str| match find(name)?.shape.as_slice() {
         &[rows, cols] => Some((rows, cols)),
         _ => None,
@@ -177,8 +179,15 @@ fn student(tensors: &[TensorInfo], metadata: &Value) -> Option<Model> {
         .take_while(|n| find(&format!("layers.{n}.mlp.gate_proj.weight")).is_some())
         .count();
 
-    let given: GivenConfig =
-        given_model.and_then(|c| serde_pickle::from_value(c.clone()).ok()).unwrap_or_default();
+    let mut said = Vec::new();
+    let mut given = GivenConfig::default();
+    match given_model.map(|config| serde_pickle::from_value(config.clone())) {
+        Some(Ok(config)) => given = config,
+        Some(Err(error)) => {
+            said.push(format!("the checkpoint's config is not understood and not used: {error}"))
+        }
+        None => {}
+    }
     let mut assumed = Vec::new();
     let qk_norm = find("layers.0.self_attn.q_norm.weight");
     let head_dim = match (qk_norm.map(|t| t.shape.as_slice()), given.head_dim, given.num_heads) {
@@ -192,7 +201,8 @@ fn student(tensors: &[TensorInfo], metadata: &Value) -> Option<Model> {
     };
     let mut or_default = |name: &str, given: Option<f64>, default: f64| {
         given.unwrap_or_else(|| {
-            assumed.push(format!("{name} {default}"));
+            let small = default < 1e-3;
+            assumed.push(if small { format!("{name} {default:e}") } else { format!("{name} {default}") });
             default
         })
     };
@@ -245,14 +255,13 @@ fn student(tensors: &[TensorInfo], metadata: &Value) -> Option<Model> {
         attn_logit_soft_cap,
         final_logit_soft_cap,
     };
-    let assumed = match assumed.as_slice() {
-        [] => Vec::new(),
-        list => vec![format!("not told by names, shapes or config, so assumed: {}", list.join(", "))],
-    };
+    if !assumed.is_empty() {
+        said.push(format!("not told by names, shapes or config, so assumed: {}", assumed.join(", ")));
+    }
     Some(Model {
         architecture: "bitnet-student".into(),
         student: Some(config),
         config: given_model.cloned(),
-        assumed,
+        assumed: said,
     })
 }

@@ -66,7 +66,7 @@ pub(crate) fn group(tensor: &TensorInfo) -> Group {
             || key.ends_with("optimizer_state_dict")
     };
     if parts[..parts.len() - 1].iter().take(3).any(|key| is_optimizer_key(key))
-        || (nested && parts[0] == "state" && OPTIMIZER_STATE.contains(&last))
+        || (nested && parts[0] == "state" && (last == "step" || OPTIMIZER_STATE.contains(&last)))
         || (OPTIMIZER_STATE[..4].contains(&last) && nested)
     {
         return Group::Optimizer;

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use serde_pickle::{HashableValue, Value};
 
-use crate::checkpoint::{Checkpoint, Contents, Format};
+use crate::checkpoint::{Checkpoint, Contents, Format, add_new};
 use crate::folder::{self, Set};
 use crate::metadata::as_u64;
 use crate::model::Model;
-use crate::storage::{Place, Source, Storage, slice};
+use crate::storage::{Place, Source, Stamp, Storage, slice};
 use crate::tensor::TensorInfo;
 use crate::{DType, Error, Result, TernaryPacking};
 use crate::{ggml, gguf, names, safetensors, step, ternary, torch_legacy, torch_tar, torch_zip};
@@ -77,25 +77,32 @@ impl std::str::FromStr for I2sLayout {
 pub fn open_with(path: &Path, options: &OpenOptions) -> Result<Checkpoint> {
     let set = folder::set_of(path)?;
     let mut checkpoint: Option<Checkpoint> = None;
+    let mut unreadable: Vec<Error> = Vec::new();
+    let mut unread: Vec<Stamp> = Vec::new();
     for (number, file) in set.files.iter().enumerate() {
-        let source = match Source::open(file) {
-            Ok(source) => source,
-            // A set with a missing shard is damaged, not unreadable.
-            Err(error) if set.files.len() > 1 && checkpoint.is_some() => {
-                checkpoint.iter_mut().for_each(|c| add_damage(c, error.to_string()));
-                continue;
-            }
-            Err(error) => return Err(error),
-        };
         let at = checkpoint.as_ref().map_or(0, |c| c.files.len());
-        let contents = read(&source, at).map_err(|e| e.in_file(file))?;
-        match &mut checkpoint {
-            None => checkpoint = Some(begin(path, source, contents)),
-            Some(checkpoint) => join(checkpoint, source, contents, number),
+        let opened = Source::open(file).and_then(|source| match read(&source, at) {
+            Ok(contents) => Ok((source, contents)),
+            Err(error) => Err(error.in_file(file)),
+        });
+        match (opened, &mut checkpoint) {
+            (Ok((source, contents)), None) => checkpoint = Some(begin(path, source, contents)),
+            (Ok((source, contents)), Some(checkpoint)) => join(checkpoint, source, contents, number),
+            (Err(error), _) => {
+                unread.push(Stamp::of(file));
+                unreadable.push(error);
+            }
         }
     }
-    let mut checkpoint = checkpoint
-        .ok_or_else(|| Error::new(crate::ErrorKind::Unrecognised, "holds no checkpoint").in_file(path))?;
+    let Some(mut checkpoint) = checkpoint else {
+        let nothing = || Error::new(crate::ErrorKind::Unrecognised, "holds no checkpoint").in_file(path);
+        return Err(unreadable.into_iter().next().unwrap_or_else(nothing));
+    };
+    // A set whose other shards can be read is damaged, not unreadable.
+    for error in unreadable {
+        add_damage(&mut checkpoint, error.to_string());
+    }
+    checkpoint.beside = set.beside.iter().cloned().chain(unread).collect();
     complete(&mut checkpoint, &set, options);
     Ok(checkpoint)
 }
@@ -127,11 +134,24 @@ fn read(source: &Source, file: usize) -> Result<Contents> {
     } else if torch_tar::recognises(bytes) {
         torch_tar::read(source, file)
     } else if torch_legacy::recognises_bare(bytes) {
-        torch_legacy::read_bare(source)
+        torch_legacy::read_bare(source, file)
+    } else if torch_zip::recognises_prefixed(bytes) {
+        torch_zip::read(source, file)
     } else {
         Err(unrecognised(bytes))
     }
 }
+
+/// First bytes of files that are mistaken for checkpoints, what they are, and what to do.
+const OTHERS: [(&[u8], &str, &str); 7] = [
+    (b"\x89HDF", "is an HDF5 (Keras) file, which is not read", "save the weights as SafeTensors"),
+    (b"\x1f\x8b", "is compressed with gzip", "decompress it first (gunzip)"),
+    (b"\x28\xb5\x2f\xfd", "is compressed with Zstandard", "decompress it first (unzstd)"),
+    (b"\xfd7zXZ", "is compressed with xz", "decompress it first (unxz)"),
+    (b"BZh", "is compressed with bzip2", "decompress it first (bunzip2)"),
+    (b"\x93NUMPY", "is a single NumPy array (.npy), which is not read", "save it as SafeTensors"),
+    (b"{", "is JSON, not a checkpoint", "a shard index ends in .index.json and holds a `weight_map`"),
+];
 
 fn unrecognised(bytes: &[u8]) -> Error {
     let error = |what: &str| Error::new(crate::ErrorKind::Unrecognised, what);
@@ -144,11 +164,11 @@ fn unrecognised(bytes: &[u8]) -> Error {
     if bytes.starts_with(b"version https://git-lfs") {
         return error("is a Git LFS pointer, not the checkpoint itself").hint("fetch it with `git lfs pull`");
     }
-    if bytes.starts_with(b"\x89HDF") {
-        return error("is an HDF5 (Keras) file, which is not read");
-    }
     if bytes.trim_ascii_start().starts_with(b"<") {
         return error("is HTML or XML, not a checkpoint").hint("the download was probably an error page");
+    }
+    if let Some((_, what, hint)) = OTHERS.iter().find(|(magic, ..)| bytes.starts_with(magic)) {
+        return error(what).hint(*hint);
     }
     error("is not a PyTorch, SafeTensors or GGUF file")
         .hint("these are recognised by content; the file's extension does not matter")
@@ -230,6 +250,7 @@ fn begin(path: &Path, source: Source, contents: Contents) -> Checkpoint {
         model: Model::default(),
         step: None,
         files: vec![source],
+        beside: Vec::new(),
         storages: contents.storages,
     }
 }
@@ -251,11 +272,7 @@ fn join(checkpoint: &mut Checkpoint, source: Source, contents: Contents, number:
             checkpoint.tensors.push(tensor);
         }
     }
-    for global in contents.globals {
-        if !checkpoint.globals.contains(&global) {
-            checkpoint.globals.push(global);
-        }
-    }
+    add_new(&mut checkpoint.globals, contents.globals);
     if let (Value::Dict(all), Value::Dict(more)) = (&mut checkpoint.metadata, contents.metadata) {
         for (key, value) in more {
             all.entry(key).or_insert(value);
@@ -288,6 +305,7 @@ fn complete(checkpoint: &mut Checkpoint, set: &Set, options: &OpenOptions) {
         tensor.group = names::group(tensor);
         check(tensor, &checkpoint.storages);
     }
+    checkpoint.warnings.extend(set.warnings.iter().cloned());
     if let Some(index) = &set.weight_map {
         let known: std::collections::HashSet<&str> =
             checkpoint.tensors.iter().map(|t| t.name.as_str()).collect();
@@ -300,12 +318,17 @@ fn complete(checkpoint: &mut Checkpoint, set: &Set, options: &OpenOptions) {
             );
             add_damage(checkpoint, what);
         }
+        let unlisted = checkpoint.tensors.iter().filter(|t| !index.contains(&t.name)).count();
+        if unlisted > 0 {
+            checkpoint.warnings.push(format!("{unlisted} tensors of the shards are not in the index"));
+        }
     }
     let config = set.config.as_ref();
     let quantization = config.and_then(|c| crate::checkpoint::lookup(c, "quantization_config")).cloned();
     ternary::recognise(checkpoint, quantization.as_ref());
     checkpoint.model = Model::recognise(&checkpoint.tensors, &checkpoint.metadata, config);
     checkpoint.step = step::from_metadata(&checkpoint.metadata)
+        .or_else(|| step::from_tensors(checkpoint))
         .or_else(|| set.trainer_step.map(|s| (s, "trainer_state.json".to_string())))
         .or_else(|| step::from_path(&checkpoint.path).map(|s| (s, "file name".to_string())));
     if let (Value::Dict(all), Some(config)) = (&mut checkpoint.metadata, config) {

@@ -14,6 +14,13 @@ use crate::{Error, Result};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Id(u32);
 
+impl Id {
+    /// Its number, by which nodes were made.
+    pub fn index(self) -> u32 {
+        self.0
+    }
+}
+
 /// A value of the pickle. Containers hold the ids of their elements.
 #[derive(Clone, Debug)]
 #[allow(missing_docs)] // named after the Python types
@@ -68,6 +75,7 @@ pub struct Object {
 /// One pickle, read.
 #[derive(Debug)]
 pub struct Pickle<'a> {
+    input: &'a [u8],
     nodes: Vec<Node<'a>>,
     /// The value the pickle stands for.
     pub root: Id,
@@ -95,6 +103,13 @@ impl<'a> Pickle<'a> {
     /// Number of nodes: the measure for budgets of those who walk the graph.
     pub fn node_count(&self) -> usize {
         self.nodes.len()
+    }
+
+    /// Where `part`, a slice of a node's bytes, begins in the input; `None` if it was not borrowed from there.
+    pub fn offset_of(&self, part: &[u8]) -> Option<u64> {
+        let range = self.input.as_ptr_range();
+        let inside = range.start <= part.as_ptr() && part.as_ptr_range().end <= range.end;
+        inside.then(|| (part.as_ptr().addr() - range.start.addr()) as u64)
     }
 
     /// The string `id` is, if it is one.
@@ -171,7 +186,7 @@ impl<'a> Machine<'a> {
             if opcode == b'.' {
                 let root = self.pop().map_err(|e| e.at(start as u64))?;
                 let len = self.at;
-                return Ok(Pickle { nodes: self.nodes, root, globals: self.globals, len });
+                return Ok(Pickle { input: self.input, nodes: self.nodes, root, globals: self.globals, len });
             }
             self.step(opcode).map_err(|e| e.at(start as u64))?;
         }
@@ -470,7 +485,7 @@ impl<'a> Machine<'a> {
         self.push(Node::Str(lossy(bytes)))
     }
 
-    /// A `str` of Python 2: text in most files, raw bytes in some (numpy arrays); latin-1 keeps both.
+    /// A `str` of Python 2: text in most files, raw bytes in some (numpy arrays).
     fn old_string(&mut self, n: u64) -> Result<()> {
         let bytes = self.take(n)?;
         self.push(match std::str::from_utf8(bytes) {

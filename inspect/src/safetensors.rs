@@ -38,6 +38,7 @@ pub(crate) fn read(source: &Source, file: usize) -> Result<Contents> {
 
     let mut contents = Contents::new(Format::SafeTensors);
     let mut end = 0;
+    let mut ranges = Vec::new();
     for (name, entry) in header {
         if name == "__metadata__" && entry.get("dtype").is_none() {
             contents.metadata = crate::metadata::from_json(entry);
@@ -74,6 +75,7 @@ pub(crate) fn read(source: &Source, file: usize) -> Result<Contents> {
             ));
         }
         end = end.max(stop);
+        ranges.push((start, stop));
         contents.storages.push(match tensor.damage {
             None => Storage::mapped(file, data + start, len),
             Some(_) => Storage::missing("its bytes are not in the file", len),
@@ -89,10 +91,13 @@ pub(crate) fn read(source: &Source, file: usize) -> Result<Contents> {
     } else if end < available {
         contents.warnings.push(format!("{} bytes follow the last tensor", available - end));
     }
-    contents.tensors.sort_by_key(|t| match &contents.storages[t.storage.unwrap_or(0)].place {
-        crate::storage::Place::Mapped { offset, .. } => *offset,
-        _ => u64::MAX,
-    });
+    contents.tensors.sort_by_key(|t| t.storage.map(|s| ranges[s]));
+    // The format allows neither; readers that trust it would take one tensor's bytes for another's.
+    ranges.sort_unstable();
+    let overlaps = ranges.windows(2).filter(|pair| pair[1].0 < pair[0].1 && pair[1].0 < pair[1].1).count();
+    if overlaps > 0 {
+        contents.warnings.push(format!("the data of {overlaps} tensors overlap those of others"));
+    }
     Ok(contents)
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_pickle::Value;
 
-use crate::checkpoint::lookup;
+use crate::checkpoint::{Checkpoint, lookup};
 use crate::metadata::as_u64;
 
 /// Where trainers write the step, most specific first.
@@ -36,9 +36,21 @@ pub(crate) fn from_metadata(metadata: &Value) -> Option<(u64, String)> {
     })
 }
 
+/// The step that a tensor of one element holds: some trainers save it so.
+pub(crate) fn from_tensors(checkpoint: &Checkpoint) -> Option<(u64, String)> {
+    KEYS.iter().find_map(|key| {
+        let tensor = checkpoint.tensors.iter().find(|t| t.name == *key && t.numel() == 1)?;
+        let bytes = checkpoint.tensor_bytes(tensor).ok()?;
+        let step = crate::torch::scalar(tensor.dtype, &bytes).and_then(|value| as_u64(&value))?;
+        Some((step, key.to_string()))
+    })
+}
+
 /// The step that a path names: `step-00500.pt`, `run-2000steps.pt`, `checkpoint-1800/`, `epoch=3-step=700.ckpt`.
 /// The file's own name counts before its folder's.
 pub fn from_path(path: &Path) -> Option<u64> {
+    // `model.pt` and `.` are in a folder too.
+    let path = std::path::absolute(path).ok()?;
     let file = path.file_name()?.to_str()?;
     from_name(file).or_else(|| {
         let folder = path.parent()?.file_name()?.to_str()?;
@@ -51,7 +63,8 @@ pub fn from_path(path: &Path) -> Option<u64> {
     })
 }
 
-fn from_name(name: &str) -> Option<u64> {
+/// The step that a file's or folder's name tells.
+pub(crate) fn from_name(name: &str) -> Option<u64> {
     let lower = name.to_ascii_lowercase();
     let bytes = lower.as_bytes();
     let mut best: Option<(usize, u64)> = None;

@@ -5,6 +5,9 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
@@ -12,17 +15,52 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub(crate) struct Source {
     pub path: PathBuf,
+    /// The file as it was when it was opened.
+    pub stamp: Stamp,
     map: Option<memmap2::Mmap>,
+}
+
+/// A file at one moment, as far as telling a later change needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Stamp {
+    path: PathBuf,
+    /// Size and modification time in nanoseconds; `None` when it is not there.
+    state: Option<(u64, u128)>,
+}
+
+impl Stamp {
+    /// What is at `path` now.
+    pub fn of(path: &Path) -> Self {
+        Self::new(path, std::fs::metadata(path).ok().as_ref())
+    }
+
+    fn new(path: &Path, metadata: Option<&std::fs::Metadata>) -> Self {
+        let state = metadata.and_then(|m| {
+            let modified = m.modified().ok()?.duration_since(UNIX_EPOCH).ok()?.as_nanos();
+            Some((if m.is_dir() { 0 } else { m.len() }, modified))
+        });
+        // The file itself, so that a link that is turned elsewhere does not count as unchanged.
+        let path = path.canonicalize().or_else(|_| std::path::absolute(path));
+        Stamp { path: path.unwrap_or_default(), state }
+    }
+
+    /// Whether the file is still as it was.
+    pub fn is_current(&self) -> bool {
+        Self::of(&self.path) == *self
+    }
 }
 
 impl Source {
     pub fn open(path: &Path) -> Result<Self> {
         let io = |e: std::io::Error| Error::io(path, &e);
+        // Opening a pipe would wait for its writer.
+        if !std::fs::metadata(path).map_err(io)?.is_file() {
+            return Err(Error::new(crate::ErrorKind::Io, "is not a regular file")
+                .in_file(path)
+                .hint("checkpoints are mapped, so a pipe or device is to be copied to a file first"));
+        }
         let file = File::open(path).map_err(io)?;
         let metadata = file.metadata().map_err(io)?;
-        if !metadata.is_file() {
-            return Err(Error::new(crate::ErrorKind::Io, "is not a regular file").in_file(path));
-        }
         let map = if metadata.len() == 0 {
             None
         } else {
@@ -30,7 +68,7 @@ impl Source {
             // mapped, touching the lost pages ends this process with SIGBUS; nothing is corrupted.
             Some(unsafe { memmap2::Mmap::map(&file) }.map_err(io)?)
         };
-        Ok(Source { path: path.to_path_buf(), map })
+        Ok(Source { path: path.to_path_buf(), stamp: Stamp::new(path, Some(&metadata)), map })
     }
 
     pub fn bytes(&self) -> &[u8] {
@@ -46,7 +84,7 @@ pub(crate) struct Storage {
     pub len: u64,
     /// CRC-32 of its decoded bytes, where the container records one.
     pub crc32: Option<u32>,
-    /// Words of this many bytes are to be reversed (big-endian files); 1 for none.
+    /// Above 1 when the words of its tensors are big-endian.
     pub swap: usize,
 }
 

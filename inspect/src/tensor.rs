@@ -148,6 +148,16 @@ impl TensorInfo {
         }
     }
 
+    /// Indices of all storages its elements depend on: its own, its parts', its scales'.
+    pub(crate) fn storages(&self) -> impl Iterator<Item = usize> {
+        let sparse = self.sparse.iter().flat_map(|s| s.indices.iter().chain([&s.values]));
+        let scales = match &self.quantizer {
+            Some(Quantizer::PerChannel { scales, zero_points, .. }) => Some([&**scales, &**zero_points]),
+            _ => None,
+        };
+        self.storage.into_iter().chain(sparse.chain(scales.into_iter().flatten()).filter_map(|t| t.storage))
+    }
+
     /// Whether an element is there more than once, with stride 0: as `Tensor.expand` makes it.
     pub fn is_expanded(&self) -> bool {
         self.shape.iter().zip(&self.strides).any(|(&size, &stride)| size > 1 && stride == 0)

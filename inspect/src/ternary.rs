@@ -17,6 +17,8 @@ pub(crate) fn recognise(checkpoint: &mut Checkpoint, quantization: Option<&Value
         checkpoint.tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect();
     let shapes = packer_shapes(checkpoint, &index);
     let mut hf_scales_guessed = false;
+    let method = quantization.and_then(|q| lookup(q, "quant_method"));
+    let may_be_bitnet = method.is_none_or(|m| matches!(m, Value::String(m) if m == "bitnet"));
     for i in 0..checkpoint.tensors.len() {
         let tensor = &checkpoint.tensors[i];
         let Some(layer) = tensor.name.strip_suffix(".weight") else { continue };
@@ -41,16 +43,25 @@ pub(crate) fn recognise(checkpoint: &mut Checkpoint, quantization: Option<&Value
         } else if let Some(shape) = shapes.get(&format!("{layer}.weight_shape")) {
             let shape = shape.clone();
             become_packed(&mut checkpoint.tensors[i], TernaryPacking::I2sUnscaled, shape, None);
-        } else if let (&[packed_rows, cols], Some(scale_at)) = (tensor.shape.as_slice(), at(".weight_scale"))
+        } else if let (&[packed_rows, cols], Some(scale_at), true) =
+            (tensor.shape.as_slice(), at(".weight_scale"), may_be_bitnet)
         {
             let Some(rows) = packed_rows.checked_mul(4) else { continue };
-            let scale = small_floats(checkpoint, scale_at).and_then(|s| s.first().copied());
+            // Other schemes pack into bytes too; only this one has a single scale a matrix.
+            let Some(scale) = small_floats(checkpoint, scale_at).and_then(|s| s.first().copied()) else {
+                continue;
+            };
             let class = quantization.and_then(|q| lookup(q, "linear_class"));
             let multiplies = matches!(class, Some(Value::String(class)) if class == "autobitlinear");
-            hf_scales_guessed |= class.is_none();
-            let factor = scale.map(|s| if multiplies { s } else { 1.0 / s });
+            hf_scales_guessed |= quantization.is_none();
+            let factor = if multiplies { scale } else { 1.0 / scale };
             checkpoint.tensors[scale_at].group = Group::Other;
-            become_packed(&mut checkpoint.tensors[i], TernaryPacking::HfBitnet, vec![rows, cols], factor);
+            become_packed(
+                &mut checkpoint.tensors[i],
+                TernaryPacking::HfBitnet,
+                vec![rows, cols],
+                Some(factor),
+            );
         }
     }
     let unscaled =

@@ -5,13 +5,17 @@
 //! The graph is hostile: it may hold cycles, be as deep as the file is long, and share parts so that its paths
 //! are exponentially many. Depth, visits and the total length of names are bounded.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
+use num_bigint::BigInt;
 use serde_pickle::{HashableValue, Value};
 
 use crate::pickle::{Id, Node, Object, Pickle};
+use crate::storage::{Place, Storage, slice};
 use crate::tensor::{Quantizer, Sparse, TensorInfo, contiguous_strides, numel};
-use crate::{DType, Error, Group, Result};
+use crate::{DType, Error, Group, Result, torch_legacy};
 
 /// How deep containers may nest.
 const MAX_DEPTH: usize = 256;
@@ -26,8 +30,36 @@ pub(crate) struct StorageRef {
     pub bytes: u64,
     /// For views of the legacy format: key of the whole storage, and first element there.
     pub view_of: Option<(String, u64)>,
-    /// Bytes that were in the pickle itself (numpy arrays).
-    pub inline: Option<Vec<u8>>,
+    /// Bytes that are in the pickle itself (numpy arrays, tensors that `pickle.dump` wrote).
+    pub inline: Option<Inline>,
+}
+
+/// Bytes of a storage within a pickle.
+#[derive(Clone, Debug)]
+pub(crate) struct Inline {
+    bytes: InlineBytes,
+    big_endian: bool,
+}
+
+#[derive(Clone, Debug)]
+enum InlineBytes {
+    /// First byte, counted from the pickle's.
+    At(u64),
+    /// Written as text, which had to be decoded.
+    Decoded(Arc<[u8]>),
+}
+
+impl StorageRef {
+    /// The storage, if its bytes are in `pickle`, which is at `mapped` (file, offset) unless it was compressed.
+    pub fn inline(&self, pickle: &[u8], mapped: Option<(usize, u64)>) -> Option<Storage> {
+        let Inline { bytes, big_endian } = self.inline.as_ref()?;
+        let place = match (bytes, mapped) {
+            (InlineBytes::Decoded(bytes), _) => Place::Inline(bytes.clone()),
+            (InlineBytes::At(at), Some((file, base))) => Place::Mapped { file, offset: base + at },
+            (InlineBytes::At(at), None) => Place::Inline(slice(pickle, *at, self.bytes)?.into()),
+        };
+        Some(Storage { place, len: self.bytes, crc32: None, swap: if *big_endian { 2 } else { 1 } })
+    }
 }
 
 /// What one pickle of PyTorch holds.
@@ -56,13 +88,23 @@ pub(crate) fn interpret_with(
         tensors: Vec::new(),
         storages: Vec::new(),
         storage_keys: HashMap::new(),
+        arrays: Vec::new(),
         path: HashSet::new(),
         warnings: Vec::new(),
-        visits_left: pickle.node_count().saturating_mul(8).saturating_add(4096),
+        // An element of a container takes at least one byte of the pickle.
+        visits_left: pickle.len.saturating_mul(2).saturating_add(4096),
         name_bytes_left: pickle.len.saturating_mul(16).saturating_add(1 << 20),
+        value_bytes_left: pickle.len.saturating_mul(4).saturating_add(1 << 20),
         cut: false,
     };
     let metadata = walker.walk(pickle.root, None, 0).unwrap_or(Value::None);
+    // Beside tensors, arrays are random-number states and histories; alone, they are the weights.
+    if walker.tensors.is_empty() {
+        for (mut tensor, storage) in std::mem::take(&mut walker.arrays) {
+            tensor.storage = Some(walker.add_storage(storage));
+            walker.tensors.push(tensor);
+        }
+    }
     if walker.cut {
         walker.warnings.push(
             "the object nests or repeats itself beyond what its size explains; the listing was cut there"
@@ -78,15 +120,18 @@ struct Walker<'p, 'a> {
     tensors: Vec<TensorInfo>,
     storages: Vec<StorageRef>,
     storage_keys: HashMap<String, usize>,
+    /// Numpy arrays met on the way.
+    arrays: Vec<(TensorInfo, StorageRef)>,
     /// Containers between the root and here: meeting one again is a cycle.
     path: HashSet<Id>,
     warnings: Vec<String>,
     visits_left: usize,
     name_bytes_left: usize,
+    value_bytes_left: usize,
     cut: bool,
 }
 
-impl Walker<'_, '_> {
+impl<'p> Walker<'p, '_> {
     /// Walks `id`, collecting tensors under `name`, and gives the plain value that remains; `None` for a tensor.
     fn walk(&mut self, id: Id, name: Option<&str>, depth: usize) -> Option<Value> {
         if depth > MAX_DEPTH || self.visits_left == 0 {
@@ -99,14 +144,14 @@ impl Walker<'_, '_> {
             Node::None => Some(Value::None),
             Node::Bool(b) => Some(Value::Bool(*b)),
             Node::Int(i) => Some(Value::I64(*i)),
-            Node::BigInt(bytes) => Some(match <[u8; 9]>::try_from(&bytes[..]) {
-                // An unsigned 64-bit number takes a ninth byte for its sign.
-                Ok([low @ .., 0]) => Value::String(u64::from_le_bytes(low).to_string()),
-                _ => Value::String(format!("an integer of {} bytes", bytes.len())),
-            }),
+            // Writing an integer in decimal takes the square of its length.
+            Node::BigInt(bytes) if bytes.len() > 256 => {
+                Some(Value::String(format!("an integer of {} bytes", bytes.len())))
+            }
+            Node::BigInt(bytes) => Some(Value::Int(BigInt::from_signed_bytes_le(bytes))),
             Node::Float(f) => Some(Value::F64(*f)),
-            Node::Str(s) => Some(Value::String(s.to_string())),
-            Node::Bytes(b) => Some(Value::Bytes(b.to_vec())),
+            Node::Str(s) => self.afford(s.len()).then(|| Value::String(s.to_string())),
+            Node::Bytes(b) => self.afford(b.len()).then(|| Value::Bytes(b.to_vec())),
             Node::Global(g) => Some(Value::String(dotted(&g.module, &g.name))),
             Node::Buffer => Some(Value::String("an out-of-band buffer".into())),
             Node::Persistent(pid) => self.bare_storage(*pid, name),
@@ -126,6 +171,15 @@ impl Walker<'_, '_> {
         let result = visit(self);
         self.path.remove(&id);
         result
+    }
+
+    /// Whether a copy of `bytes` more is in proportion to the pickle: a string may be referred to from many places.
+    fn afford(&mut self, bytes: usize) -> bool {
+        match self.value_bytes_left.checked_sub(bytes) {
+            Some(left) => self.value_bytes_left = left,
+            None => self.cut = true,
+        }
+        !self.cut
     }
 
     fn child_name(&mut self, parent: Option<&str>, key: &str) -> Option<String> {
@@ -165,8 +219,12 @@ impl Walker<'_, '_> {
         let mut values = BTreeMap::new();
         for &(key, value) in entries {
             let (text, hashable) = self.key(key);
-            let child = self.child_name(name, &text)?;
-            if let Some(value) = self.walk(value, Some(&child), depth + 1) {
+            let child = if self.is_leaf(value) {
+                self.afford(text.len()).then_some(None)?
+            } else {
+                Some(self.child_name(name, &text)?)
+            };
+            if let Some(value) = self.walk(value, child.as_deref().or(name), depth + 1) {
                 values.insert(hashable, value);
             }
         }
@@ -222,6 +280,9 @@ impl Walker<'_, '_> {
                 let mut entries = Vec::new();
                 // Python 2 hands the pairs over as an argument.
                 for &arg in args {
+                    if let Node::Dict(pairs) = pickle.node(arg) {
+                        entries.extend_from_slice(pairs);
+                    }
                     for &pair in pickle.sequence(arg).unwrap_or(&[]) {
                         if let Some(&[key, value]) = pickle.sequence(pair) {
                             entries.push((key, value));
@@ -236,8 +297,9 @@ impl Walker<'_, '_> {
                 return self.walk_items(items, name, depth).map(Value::List);
             }
             ("torch", "device" | "Device") | ("torch.serialization", "_get_layout") => {
-                let first = args.first().and_then(|&a| self.pickle.str(a)).unwrap_or(function);
-                return Some(Value::String(first.to_string()));
+                let first = args.first().and_then(|&a| pickle.str(a)).unwrap_or(function);
+                let index = args.get(1).and_then(|&a| pickle.int(a));
+                return Some(Value::String(index.map_or(first.into(), |i| format!("{first}:{i}"))));
             }
             ("pathlib" | "pathlib._local", "PosixPath" | "WindowsPath" | "PurePosixPath" | "Path") => {
                 let parts: Vec<&str> = args.iter().filter_map(|&a| self.pickle.str(a)).collect();
@@ -245,12 +307,22 @@ impl Walker<'_, '_> {
             }
             ("_codecs", "encode") => {
                 if let Some(bytes) = self.latin1(object) {
-                    return Some(Value::Bytes(bytes));
+                    return self.afford(bytes.len()).then_some(Value::Bytes(bytes));
                 }
             }
-            (m, "_reconstruct") if m.starts_with("numpy") => {
+            ("builtins" | "__builtin__", "bytearray" | "bytes") => {
+                let bytes = args.first().map_or(Some(Cow::Borrowed(&[][..])), |&a| self.byte_string(a));
+                if let Some(bytes) = bytes {
+                    return self.afford(bytes.len()).then(|| Value::Bytes(bytes.into_owned()));
+                }
+            }
+            (m, "_reconstruct" | "_frombuffer") if m.starts_with("numpy") => {
                 if let Some(array) = self.numpy(object) {
-                    return Some(array.to_value());
+                    let value = array.to_value();
+                    let (mut tensor, storage) = self.array_tensor(array);
+                    tensor.name = name.unwrap_or("").to_string();
+                    self.arrays.push((tensor, storage));
+                    return Some(value);
                 }
             }
             (m, "scalar") if m.starts_with("numpy") => {
@@ -314,6 +386,10 @@ impl Walker<'_, '_> {
 
     /// A call of one of PyTorch's `_rebuild…` functions.
     fn rebuild(&mut self, function: &str, args: &[Id], name: Option<&str>, depth: usize) -> Option<Value> {
+        if depth > MAX_DEPTH {
+            self.cut = true;
+            return None;
+        }
         if matches!(function, "_rebuild_parameter" | "_rebuild_parameter_with_state") {
             let before = self.tensors.len();
             let value = args.first().and_then(|&data| self.walk(data, name, depth + 1));
@@ -341,6 +417,10 @@ impl Walker<'_, '_> {
         if matches!(function, "_rebuild_device_tensor_from_cpu_tensor") {
             return args.first().and_then(|&data| self.walk(data, name, depth + 1));
         }
+        // A jagged tensor's values and offsets are in the state that follows.
+        if function == "_rebuild_njt" {
+            return None;
+        }
         match self.tensor(function, args) {
             Ok(mut tensor) => {
                 tensor.name = name.unwrap_or("").to_string();
@@ -348,8 +428,11 @@ impl Walker<'_, '_> {
                 None
             }
             Err(error) => {
-                let name = name.unwrap_or("").escape_debug().to_string();
+                let name = name.unwrap_or("");
                 self.warnings.push(format!("`{name}` is made by {function} and cannot be shown: {error}"));
+                // What it was to be made of may still hold tensors.
+                let child = self.child_name(Some(name), "args")?;
+                self.walk_items(args, Some(&child), depth);
                 Some(Value::String(format!("a tensor made by {function}: {error}")))
             }
         }
@@ -378,46 +461,34 @@ impl Walker<'_, '_> {
                 Ok(tensor)
             }
             "_rebuild_sparse_tensor" | "_rebuild_sparse_csr_tensor" => self.sparse(&args),
-            "_rebuild_nested_tensor" => {
-                let mut buffer = self.inner(args.get(0)?)?;
-                buffer.damage = None;
-                Ok(buffer)
-            }
+            // Its elements one after another; what else makes it ragged is not shown.
+            "_rebuild_nested_tensor" => self.inner(args.get(0)?),
             "_rebuild_device_tensor_from_numpy" => {
                 let Node::Object(object) = self.pickle.node(args.get(0)?) else {
                     return Err(Error::damaged("its numpy array is something else"));
                 };
                 let array =
                     self.numpy(object).ok_or_else(|| Error::damaged("its numpy array cannot be read"))?;
-                let dtype = args.dtype(1).unwrap_or(array.dtype);
-                let shape = array.shape.clone();
-                let strides = array.strides();
-                let storage = self.add_storage(StorageRef {
-                    key: format!("numpy array {}", self.storages.len()),
-                    dtype: array.dtype,
-                    bytes: array.bytes.len() as u64,
-                    view_of: None,
-                    inline: Some(array.bytes),
-                });
-                let mut tensor = TensorInfo::contiguous(String::new(), dtype, shape, storage, 0);
-                tensor.strides = strides;
-                if dtype.element_size() != array.dtype.element_size() {
-                    tensor.dtype = array.dtype;
+                let (mut tensor, storage) = self.array_tensor(array);
+                // The array stands in for a type that numpy lacks; its elements are as many bytes.
+                if let Ok(dtype) = args.dtype(1)
+                    && dtype.element_size() == tensor.dtype.element_size()
+                {
+                    tensor.dtype = dtype;
                 }
+                tensor.storage = Some(self.add_storage(storage));
                 Ok(tensor)
             }
             "_rebuild_meta_tensor_no_storage" => Ok(no_storage(
                 args.dtype(0)?,
                 args.shape(1)?,
                 args.shape(2).ok(),
-                "is a meta tensor: saved without data",
+                Some("is a meta tensor: saved without data"),
             )),
-            "_rebuild_wrapper_subclass" => Ok(no_storage(
-                args.dtype(1)?,
-                args.shape(2)?,
-                args.shape(3).ok(),
-                "is a wrapper subclass: saved without data of its own",
-            )),
+            // Its data are in the tensors it wraps, which follow among its attributes.
+            "_rebuild_wrapper_subclass" => {
+                Ok(no_storage(args.dtype(1)?, args.shape(2)?, args.shape(3).ok(), None))
+            }
             _ => Err(Error::unsupported(format!("{function} is not a known constructor"))),
         }
     }
@@ -497,8 +568,7 @@ impl Walker<'_, '_> {
         let values = self.inner(parts.get(index_count)?)?;
         let shape = parts.shape(index_count + 1)?;
         numel(&shape).ok_or_else(|| Error::damaged("the product of its shape overflows"))?;
-        let mut tensor = no_storage(values.dtype, shape, None, "");
-        tensor.damage = None;
+        let mut tensor = no_storage(values.dtype, shape, None, None);
         tensor.sparse = Some(Box::new(Sparse { layout, indices, values }));
         Ok(tensor)
     }
@@ -529,41 +599,59 @@ impl Walker<'_, '_> {
                 let pid = *pid;
                 self.storage_from_pid(pid)
             }
-            // TypedStorage(wrap_storage=…, dtype=…): the storage is among its state or arguments.
-            Node::Object(_) => {
-                Err(Error::unsupported("its storage is pickled inside the object, not beside it"))
+            // As `pickle.dump` writes a tensor: its storage is a file of its own, in a byte string.
+            Node::Object(object) => {
+                let args = self.pickle.sequence(object.args).unwrap_or(&[]);
+                match (self.pickle.global(object.callable), args) {
+                    (Some(("torch.storage", "_load_from_bytes")), &[bytes]) => self.embedded(bytes),
+                    _ => Err(Error::unsupported("its storage is neither in the file nor in the pickle")),
+                }
             }
             _ => Err(Error::damaged("its storage is not a persistent id")),
         }
     }
 
+    /// A storage that was saved in the legacy format into the byte string `id`.
+    fn embedded(&mut self, id: Id) -> Result<usize> {
+        let key = format!("in the pickle, {}", id.index());
+        let bytes = self.byte_string(id).ok_or_else(|| Error::damaged("its storage is not a byte string"))?;
+        let (dtype, at, len) = torch_legacy::lone_storage(&bytes)?;
+        let inline = self.inline(match bytes {
+            Cow::Borrowed(bytes) => Cow::Borrowed(&bytes[at..at + len]),
+            Cow::Owned(bytes) => Cow::Owned(bytes[at..at + len].to_vec()),
+        });
+        let bytes = len as u64;
+        let storage = StorageRef { key, dtype, bytes, view_of: None, inline: Some(inline) };
+        Ok(self.add_storage(storage))
+    }
+
+    fn inline(&self, bytes: Cow<'p, [u8]>) -> Inline {
+        let at = match &bytes {
+            Cow::Borrowed(bytes) => self.pickle.offset_of(bytes),
+            Cow::Owned(_) => None,
+        };
+        let bytes = at.map_or_else(|| InlineBytes::Decoded(bytes.into()), InlineBytes::At);
+        Inline { bytes, big_endian: false }
+    }
+
+    /// A numpy array as the tensor that `torch.from_numpy` would make of it, without a name.
+    fn array_tensor(&self, array: NumpyArray<'p>) -> (TensorInfo, StorageRef) {
+        let strides = array.strides();
+        let mut tensor = TensorInfo::contiguous(String::new(), array.dtype, array.shape, 0, 0);
+        tensor.strides = strides;
+        let bytes = array.bytes.len() as u64;
+        let inline = Inline { big_endian: array.big_endian, ..self.inline(array.bytes) };
+        let key = format!("array {} {}", self.storages.len(), self.arrays.len());
+        (tensor, StorageRef { key, dtype: array.dtype, bytes, view_of: None, inline: Some(inline) })
+    }
+
     /// `('storage', torch.FloatStorage, '0', 'cpu', numel[, view])`.
     fn storage_from_pid(&mut self, pid: Id) -> Result<usize> {
-        let parts = self
-            .pickle
-            .sequence(pid)
-            .ok_or_else(|| Error::damaged("its storage's persistent id is not a tuple"))?
-            .to_vec();
-        let args = Args { pickle: self.pickle, ids: &parts };
-        if self.pickle.str(args.get(0)?) != Some("storage") {
-            return Err(Error::damaged("its persistent id does not say `storage`"));
-        }
-        let (_, class) = self
-            .pickle
-            .global(args.get(1)?)
-            .ok_or_else(|| Error::damaged("its storage's class is not a global"))?;
-        let dtype = storage_dtype(class)
-            .ok_or_else(|| Error::unsupported(format!("storage class `{}`", class.escape_debug())))?;
-        let key = match self.pickle.node(args.get(2)?) {
-            Node::Str(s) => s.to_string(),
-            Node::Int(i) => i.to_string(),
-            _ => return Err(Error::damaged("its storage's key is not a string")),
-        };
+        let (key, dtype, count, view) = persistent_storage(self.pickle, pid)?;
         let size = dtype.element_size().unwrap_or(1) as u64;
-        let count = args.usize(4)? as u64;
         let bytes = count.checked_mul(size).ok_or_else(|| Error::damaged("its storage's size overflows"))?;
         let mut storage = StorageRef { key, dtype, bytes, view_of: None, inline: None };
-        if let Some(view) = args.get(5).ok().and_then(|v| self.pickle.sequence(v)) {
+        if let Some(view) = view {
             let view = view.to_vec();
             let view = Args { pickle: self.pickle, ids: &view };
             let view_key = match self.pickle.node(view.get(0)?) {
@@ -598,31 +686,40 @@ impl Walker<'_, '_> {
         self.pickle.str(text)?.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect()
     }
 
-    fn byte_string(&self, id: Id) -> Option<Vec<u8>> {
-        match self.pickle.node(id) {
-            Node::Bytes(bytes) => Some(bytes.to_vec()),
-            Node::Str(s) => s.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect(),
-            Node::Object(object) => self.latin1(object),
+    fn byte_string(&self, id: Id) -> Option<Cow<'p, [u8]>> {
+        let pickle = self.pickle;
+        match pickle.node(id) {
+            Node::Bytes(bytes) => Some(Cow::Borrowed(bytes)),
+            // What Python 2 wrote as `str` and happens to be UTF-8.
+            Node::Str(Cow::Borrowed(s)) if s.is_ascii() => Some(Cow::Borrowed(s.as_bytes())),
+            Node::Str(s) => {
+                s.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect::<Option<_>>().map(Cow::Owned)
+            }
+            Node::Object(object) => self.latin1(object).map(Cow::Owned),
             _ => None,
         }
     }
 
-    /// `numpy.core.multiarray._reconstruct(…)` with the state (version, shape, dtype, is_fortran, bytes).
-    fn numpy(&self, object: &Object) -> Option<NumpyArray> {
-        let state = self.pickle.sequence(*object.state.last()?)?;
-        let &[.., shape, dtype, fortran, bytes] = state else { return None };
+    /// `numpy.core.multiarray._reconstruct(…)` with the state (version, shape, dtype, is_fortran, bytes), or
+    /// `numpy.core.numeric._frombuffer(bytes, dtype, shape, order)` of protocol 5.
+    fn numpy(&self, object: &Object) -> Option<NumpyArray<'p>> {
+        let pickle = self.pickle;
+        let [shape, dtype, bytes, fortran] = match (pickle.sequence(object.args)?, object.state.last()) {
+            (&[bytes, dtype, shape, order], None) => [shape, dtype, bytes, order],
+            (_, Some(&state)) => {
+                let &[.., shape, dtype, fortran, bytes] = pickle.sequence(state)? else { return None };
+                [shape, dtype, bytes, fortran]
+            }
+            _ => return None,
+        };
         let (dtype, big_endian) = self.numpy_dtype(dtype)?;
-        let args = Args { pickle: self.pickle, ids: state };
-        let shape = args.shape_of(shape).ok()?;
-        let mut bytes = self.byte_string(bytes)?;
+        let shape = Args { pickle, ids: &[] }.shape_of(shape).ok()?;
+        let bytes = self.byte_string(bytes)?;
         if dtype.bytes_for(&shape)? != bytes.len() as u64 {
             return None;
         }
-        if big_endian {
-            crate::storage::swap_words(&mut bytes, dtype.word_size());
-        }
-        let fortran = matches!(self.pickle.node(fortran), Node::Bool(true));
-        Some(NumpyArray { dtype, shape, fortran, bytes })
+        let fortran = matches!(pickle.node(fortran), Node::Bool(true)) || pickle.str(fortran) == Some("F");
+        Some(NumpyArray { dtype, shape, fortran, big_endian, bytes })
     }
 
     /// `numpy.dtype('f4', False, True)` with the state (3, '<', …).
@@ -637,16 +734,35 @@ impl Walker<'_, '_> {
     fn numpy_scalar(&self, args: &[Id]) -> Option<Value> {
         let &[dtype, bytes] = args else { return None };
         let (dtype, big_endian) = self.numpy_dtype(dtype)?;
-        let mut bytes = self.byte_string(bytes)?;
+        let bytes = self.byte_string(bytes)?;
         if dtype.element_size()? != bytes.len() {
             return None;
         }
-        if big_endian {
-            crate::storage::swap_words(&mut bytes, dtype.word_size());
-        }
-        let array = NumpyArray { dtype, shape: Vec::new(), fortran: false, bytes };
-        array.elements()?.pop()
+        NumpyArray { dtype, shape: Vec::new(), fortran: false, big_endian, bytes }.elements()?.pop()
     }
+}
+
+/// (key, element type, elements, view) of `('storage', torch.FloatStorage, '0', 'cpu', numel[, view])`.
+pub(crate) fn persistent_storage<'p>(
+    pickle: &'p Pickle<'_>,
+    pid: Id,
+) -> Result<(String, DType, u64, Option<&'p [Id]>)> {
+    let parts =
+        pickle.sequence(pid).ok_or_else(|| Error::damaged("its storage's persistent id is not a tuple"))?;
+    let args = Args { pickle, ids: parts };
+    if pickle.str(args.get(0)?) != Some("storage") {
+        return Err(Error::damaged("its persistent id does not say `storage`"));
+    }
+    let (_, class) =
+        pickle.global(args.get(1)?).ok_or_else(|| Error::damaged("its storage's class is not a global"))?;
+    let dtype = storage_dtype(class).ok_or_else(|| Error::unsupported(format!("storage class `{class}`")))?;
+    let key = match pickle.node(args.get(2)?) {
+        Node::Str(s) => s.to_string(),
+        Node::Int(i) => i.to_string(),
+        _ => return Err(Error::damaged("its storage's key is not a string")),
+    };
+    let view = args.get(5).ok().and_then(|v| pickle.sequence(v));
+    Ok((key, dtype, args.usize(4)? as u64, view))
 }
 
 /// Positional arguments, read with errors that say which one is wrong.
@@ -708,12 +824,12 @@ impl Args<'_, '_> {
     }
 }
 
-fn no_storage(dtype: DType, shape: Vec<usize>, strides: Option<Vec<usize>>, why: &str) -> TensorInfo {
+fn no_storage(dtype: DType, shape: Vec<usize>, strides: Option<Vec<usize>>, why: Option<&str>) -> TensorInfo {
     let strides = strides.filter(|s| s.len() == shape.len()).unwrap_or_else(|| contiguous_strides(&shape));
     TensorInfo {
         strides,
         storage: None,
-        damage: Some(why.to_string()),
+        damage: why.map(str::to_string),
         group: Group::Other,
         ..TensorInfo::contiguous(String::new(), dtype, shape, 0, 0)
     }
@@ -787,14 +903,15 @@ fn numpy_code(code: &str) -> Option<DType> {
     })
 }
 
-struct NumpyArray {
+struct NumpyArray<'p> {
     dtype: DType,
     shape: Vec<usize>,
     fortran: bool,
-    bytes: Vec<u8>,
+    big_endian: bool,
+    bytes: Cow<'p, [u8]>,
 }
 
-impl NumpyArray {
+impl NumpyArray<'_> {
     fn strides(&self) -> Vec<usize> {
         if !self.fortran {
             return contiguous_strides(&self.shape);
@@ -822,7 +939,11 @@ impl NumpyArray {
 
     fn elements(&self) -> Option<Vec<Value>> {
         let size = self.dtype.element_size()?;
-        self.bytes.chunks_exact(size).map(|word| scalar(self.dtype, word)).collect()
+        let mut bytes = Cow::Borrowed(&self.bytes[..]);
+        if self.big_endian {
+            crate::storage::swap_words(bytes.to_mut(), self.dtype.word_size());
+        }
+        bytes.chunks_exact(size).map(|word| scalar(self.dtype, word)).collect()
     }
 }
 

@@ -6,9 +6,9 @@ use std::collections::HashMap;
 
 use crate::checkpoint::{Contents, Format};
 use crate::pickle::{Node, Pickle};
-use crate::storage::{Place, Source, Storage};
-use crate::torch::interpret;
-use crate::{Error, Result};
+use crate::storage::{Source, Storage, slice};
+use crate::torch::{interpret, persistent_storage};
+use crate::{DType, Error, Result};
 
 /// 0x1950a86a20f9469cfc6c as the pickle's LONG1 argument.
 const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
@@ -26,25 +26,49 @@ pub(crate) fn recognises_bare(bytes: &[u8]) -> bool {
     matches!(bytes, [0x80, 2..=5, ..])
 }
 
-pub(crate) fn read_bare(source: &Source) -> Result<Contents> {
+/// A file that holds nothing but one storage: its element type, and where its bytes are in `bytes` (first, count).
+pub(crate) fn lone_storage(bytes: &[u8]) -> Result<(DType, usize, usize)> {
+    let broken = || Error::damaged("the storage inside its byte string is not in PyTorch's legacy format");
+    if !recognises(bytes) {
+        return Err(broken());
+    }
+    let mut at = 0;
+    let mut next = || {
+        let pickle = Pickle::parse(&bytes[at..])?;
+        at += pickle.len;
+        Ok::<_, Error>(pickle)
+    };
+    for _ in ["magic number", "protocol version", "system info"] {
+        next()?;
+    }
+    let object = next()?;
+    let Node::Persistent(pid) = *object.node(object.root) else { return Err(broken()) };
+    let (_, dtype, ..) = persistent_storage(&object, pid)?;
+    next()?;
+    let start = at + 8;
+    let count = slice(bytes, at as u64, 8).ok_or_else(broken)?;
+    let count = u64::from_le_bytes(count.try_into().expect("eight bytes"));
+    let len = count.checked_mul(dtype.element_size().unwrap_or(1) as u64).ok_or_else(broken)?;
+    slice(bytes, start as u64, len).ok_or_else(broken)?;
+    Ok((dtype, start, len as usize))
+}
+
+pub(crate) fn read_bare(source: &Source, file: usize) -> Result<Contents> {
     let pickle = Pickle::parse(source.bytes())?;
     let mut contents = Contents::new(Format::Pickle);
     contents.add_globals(&pickle);
     let object = interpret(&pickle);
     for storage in &object.storages {
-        contents.storages.push(match &storage.inline {
-            Some(bytes) => inline(bytes),
-            None => Storage::missing("a bare pickle holds no storages", storage.bytes),
-        });
+        contents.storages.push(
+            storage
+                .inline(source.bytes(), Some((file, 0)))
+                .unwrap_or_else(|| Storage::missing("a bare pickle holds no storages", storage.bytes)),
+        );
     }
     contents.tensors = object.tensors;
     contents.metadata = object.metadata;
     contents.warnings = object.warnings;
     Ok(contents)
-}
-
-fn inline(bytes: &[u8]) -> Storage {
-    Storage { place: Place::Inline(bytes.into()), len: bytes.len() as u64, crc32: None, swap: 1 }
 }
 
 pub(crate) fn read(source: &Source, file: usize) -> Result<Contents> {
@@ -58,13 +82,14 @@ pub(crate) fn read(source: &Source, file: usize) -> Result<Contents> {
         at += pickle.len;
         Ok(pickle)
     };
-    next("the magic number")?;
+    let magic = next("the magic number")?;
     let protocol = next("the protocol version")?;
     if protocol.int(protocol.root) != Some(1001) {
         return Err(Error::unsupported("a legacy PyTorch file whose protocol version is not 1001"));
     }
-    next("the system info")?;
+    let system = next("the system info")?;
     let object_pickle = next("the object")?;
+    let object_at = magic.len + protocol.len + system.len;
     let mut contents = Contents::new(Format::TorchLegacy);
     contents.add_globals(&object_pickle);
     let object = interpret(&object_pickle);
@@ -118,17 +143,18 @@ pub(crate) fn read(source: &Source, file: usize) -> Result<Contents> {
             None => (&storage.key, 0),
         };
         let size = storage.dtype.element_size().unwrap_or(1) as u64;
-        let placed = match (&storage.inline, places.get(key)) {
-            (Some(bytes), _) => inline(bytes),
-            (None, Some(&(start, len))) => {
-                let skip = first.saturating_mul(size).min(len);
-                Storage::mapped(file, start + skip, (len - skip).min(storage.bytes))
-            }
-            (None, None) => Storage::missing(
-                format!("its storage `{}` is not in what is left of the file", key.escape_debug()),
-                storage.bytes,
-            ),
-        };
+        let placed =
+            match (storage.inline(&bytes[object_at..], Some((file, object_at as u64))), places.get(key)) {
+                (Some(inline), _) => inline,
+                (None, Some(&(start, len))) => {
+                    let skip = first.saturating_mul(size).min(len);
+                    Storage::mapped(file, start + skip, (len - skip).min(storage.bytes))
+                }
+                (None, None) => Storage::missing(
+                    format!("its storage `{}` is not in what is left of the file", key.escape_debug()),
+                    storage.bytes,
+                ),
+            };
         contents.storages.push(placed);
     }
     contents.tensors = object.tensors;

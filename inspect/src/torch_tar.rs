@@ -73,16 +73,18 @@ pub(crate) fn read(source: &Source, file: usize) -> Result<Contents> {
     };
     let mut contents = Contents::new(Format::TorchTar);
     contents.add_globals(&pickle);
-    let object = interpret_with(&pickle, &known);
-    for storage in &object.storages {
-        contents.storages.push(match runs.get(&storage.key) {
-            Some(run) => Storage::mapped(file, run.offset, run.len),
-            None => Storage::missing("its storage is not in the file", storage.bytes),
+    let listed = interpret_with(&pickle, &known);
+    for storage in &listed.storages {
+        let inline = storage.inline(object, Some((file, pickle_at)));
+        contents.storages.push(match (inline, runs.get(&storage.key)) {
+            (Some(inline), _) => inline,
+            (None, Some(run)) => Storage::mapped(file, run.offset, run.len),
+            (None, None) => Storage::missing("its storage is not in the file", storage.bytes),
         });
     }
-    contents.tensors = object.tensors;
-    contents.metadata = object.metadata;
-    contents.warnings.extend(object.warnings);
+    contents.tensors = listed.tensors;
+    contents.metadata = listed.metadata;
+    contents.warnings.extend(listed.warnings);
     Ok(contents)
 }
 

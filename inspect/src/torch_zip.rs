@@ -13,7 +13,7 @@ use serde_pickle::{HashableValue, Value};
 use crate::checkpoint::{Contents, Format};
 use crate::pickle::Pickle;
 use crate::storage::{Place, Source, Storage, inflate, slice};
-use crate::torch::{TorchObject, interpret};
+use crate::torch::{StorageRef, TorchObject, interpret};
 use crate::{Error, Result};
 
 const LOCAL_HEADER: &[u8; 4] = b"PK\x03\x04";
@@ -23,13 +23,41 @@ const CENTRAL_HEADER: &[u8; 4] = b"PK\x01\x02";
 /// their weights, and what is built from one is proportional to it.
 const PICKLE_ALLOWANCE: u64 = 8 << 20;
 
+/// How a distributed checkpoint becomes one that is read.
+pub(crate) const DCP_HINT: &str =
+    "convert its folder: python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER OUT.pt";
+
+/// Whether `bytes` are an archive that something was put before.
+pub(crate) fn recognises_prefixed(bytes: &[u8]) -> bool {
+    matches!(central_directory(bytes), Ok(Directory::Of(entries)) if entries.iter().any(|e| e.name.ends_with("data.pkl")))
+}
+
 pub(crate) fn recognises(bytes: &[u8]) -> bool {
     bytes.starts_with(LOCAL_HEADER) || bytes.starts_with(b"PK\x05\x06")
 }
 
+/// How an entry is compressed (APPNOTE.TXT 4.4.5).
+#[derive(Clone, Copy, PartialEq)]
+enum Method {
+    Stored,
+    Deflated,
+    /// Not read. PyTorch writes none of these.
+    Other(u64),
+}
+
+impl Method {
+    fn of(number: u64) -> Self {
+        match number {
+            0 => Method::Stored,
+            8 => Method::Deflated,
+            other => Method::Other(other),
+        }
+    }
+}
+
 struct Entry {
     name: String,
-    deflated: bool,
+    method: Method,
     offset: u64,
     /// Bytes in the file, no more than there are.
     compressed: u64,
@@ -42,7 +70,10 @@ struct Entry {
 pub(crate) fn read(source: &Source, file: usize) -> Result<Contents> {
     let bytes = source.bytes();
     let (entries, damage) = match central_directory(bytes) {
-        Ok(entries) => (entries, None),
+        Ok(Directory::Of(entries)) => (entries, None),
+        Ok(Directory::Several) => {
+            return Err(Error::unsupported("holds several zip archives one after another, as the parts of a distributed checkpoint (.distcp) do").hint(DCP_HINT));
+        }
         Err(reason) => {
             let entries = walk_local_headers(bytes);
             let why = format!(
@@ -83,7 +114,8 @@ pub(crate) fn read(source: &Source, file: usize) -> Result<Contents> {
     })?;
     contents.add_globals(&pickle);
     let object = interpret(&pickle);
-    add(&mut contents, object, &by_name, &format!("{prefix}data/"), file, big_endian);
+    let places = Places { entries: &by_name, folder: format!("{prefix}data/"), file, big_endian };
+    places.add(&mut contents, object, &data, main);
 
     if let Some(entry) = by_name.get(format!("{prefix}constants.pkl").as_str()) {
         let data = content(bytes, entry)?;
@@ -96,7 +128,8 @@ pub(crate) fn read(source: &Source, file: usize) -> Result<Contents> {
             }
             let metadata = std::mem::replace(&mut object.metadata, Value::None);
             let plain = std::mem::replace(&mut contents.metadata, Value::None);
-            add(&mut contents, object, &by_name, &format!("{prefix}constants/"), file, big_endian);
+            let places = Places { folder: format!("{prefix}constants/"), ..places };
+            places.add(&mut contents, object, &data, entry);
             contents.metadata = plain;
             if let (Value::Dict(all), Value::List(items)) = (&mut contents.metadata, &metadata)
                 && !items.is_empty()
@@ -110,59 +143,73 @@ pub(crate) fn read(source: &Source, file: usize) -> Result<Contents> {
     Ok(contents)
 }
 
-fn add(
-    contents: &mut Contents,
-    object: TorchObject,
-    entries: &HashMap<&str, &Entry>,
-    folder: &str,
+/// Where the storages of one pickle are.
+struct Places<'e> {
+    entries: &'e HashMap<&'e str, &'e Entry>,
+    folder: String,
     file: usize,
     big_endian: bool,
-) {
-    let first = contents.storages.len();
-    for storage in &object.storages {
-        let placed = match (&storage.inline, entries.get(format!("{folder}{}", storage.key).as_str())) {
-            (Some(bytes), _) => Storage {
-                place: Place::Inline(bytes.as_slice().into()),
-                len: bytes.len() as u64,
-                crc32: None,
-                swap: 1,
-            },
-            (None, None) => {
-                Storage::missing(format!("its storage `{}` is not in the file", storage.key), storage.bytes)
-            }
-            (None, Some(entry)) if entry.deflated && !entry.whole => Storage::missing(
-                format!("its compressed storage `{}` is cut short", storage.key),
-                storage.bytes,
-            ),
-            (None, Some(entry)) if entry.deflated => Storage {
-                place: Place::Deflated { file, offset: entry.offset, compressed: entry.compressed },
-                len: entry.len,
-                crc32: entry.crc32,
-                swap: if big_endian { storage.dtype.word_size() } else { 1 },
-            },
-            (None, Some(entry)) => Storage {
+}
+
+impl Places<'_> {
+    /// Adds `object`, which was read from `pickle`, the content of entry `from`.
+    fn add(&self, contents: &mut Contents, object: TorchObject, pickle: &[u8], from: &Entry) {
+        let first = contents.storages.len();
+        let mapped = (from.method == Method::Stored).then_some((self.file, from.offset));
+        for storage in &object.storages {
+            let placed = storage.inline(pickle, mapped).unwrap_or_else(|| self.place(storage));
+            contents.storages.push(placed);
+        }
+        for mut tensor in object.tensors {
+            tensor.shift_storages(first);
+            contents.tensors.push(tensor);
+        }
+        contents.metadata = object.metadata;
+        contents.warnings.extend(object.warnings);
+    }
+
+    fn place(&self, storage: &StorageRef) -> Storage {
+        let (file, key) = (self.file, &storage.key);
+        let missing = |why: String| Storage::missing(why, storage.bytes);
+        let Some(entry) = self.entries.get(format!("{}{key}", self.folder).as_str()) else {
+            return missing(format!("its storage `{key}` is not in the file"));
+        };
+        // Which words to reverse is for each tensor to say: an untyped storage does not know.
+        let swap = if self.big_endian { 2 } else { 1 };
+        match entry.method {
+            Method::Stored => Storage {
                 place: Place::Mapped { file, offset: entry.offset },
                 len: entry.compressed,
                 crc32: entry.crc32.filter(|_| entry.whole),
-                swap: if big_endian { storage.dtype.word_size() } else { 1 },
+                swap,
             },
-        };
-        contents.storages.push(placed);
+            Method::Deflated if !entry.whole => {
+                missing(format!("its compressed storage `{key}` is cut short"))
+            }
+            Method::Deflated => Storage {
+                place: Place::Deflated { file, offset: entry.offset, compressed: entry.compressed },
+                len: entry.len,
+                crc32: entry.crc32,
+                swap,
+            },
+            Method::Other(number) => missing(format!(
+                "its storage `{key}` is compressed by zip method {number}; only stored and deflated are read"
+            )),
+        }
     }
-    for mut tensor in object.tensors {
-        tensor.shift_storages(first);
-        contents.tensors.push(tensor);
-    }
-    contents.metadata = object.metadata;
-    contents.warnings.extend(object.warnings);
 }
 
 fn content<'a>(bytes: &'a [u8], entry: &Entry) -> Result<Cow<'a, [u8]>> {
     let raw = slice(bytes, entry.offset, entry.compressed)
         .filter(|_| entry.whole)
         .ok_or_else(|| Error::damaged(format!("the entry `{}` is cut short", entry.name)).at(entry.offset))?;
-    if !entry.deflated {
-        return Ok(Cow::Borrowed(raw));
+    match entry.method {
+        Method::Stored => return Ok(Cow::Borrowed(raw)),
+        Method::Deflated => {}
+        Method::Other(number) => {
+            let what = format!("the entry `{}` is compressed by zip method {number}", entry.name);
+            return Err(Error::unsupported(what).at(entry.offset).hint("save it again with torch.save"));
+        }
     }
     if entry.len > bytes.len() as u64 + PICKLE_ALLOWANCE {
         return Err(Error::unsupported(format!(
@@ -175,7 +222,7 @@ fn content<'a>(bytes: &'a [u8], entry: &Entry) -> Result<Cow<'a, [u8]>> {
 }
 
 /// Entries by the central directory at the file's end (APPNOTE.TXT 4.3.12 to 4.3.16).
-fn central_directory(bytes: &[u8]) -> Result<Vec<Entry>, &'static str> {
+fn central_directory(bytes: &[u8]) -> Result<Directory, &'static str> {
     let tail = bytes.len().saturating_sub(END_RECORD + usize::from(u16::MAX));
     let end = (tail..bytes.len())
         .rev()
@@ -209,6 +256,9 @@ fn central_directory(bytes: &[u8]) -> Result<Vec<Entry>, &'static str> {
     let actual = (after as u64).checked_sub(size).ok_or("its size is larger than the file")?;
     let shift = actual.checked_sub(start).ok_or("its offset lies behind it")?;
     let mut at = actual as usize;
+    if shift > 0 && bytes.starts_with(LOCAL_HEADER) {
+        return Ok(Directory::Several);
+    }
     let mut entries = Vec::new();
     for _ in 0..count {
         let header =
@@ -237,7 +287,7 @@ fn central_directory(bytes: &[u8]) -> Result<Vec<Entry>, &'static str> {
         let left = (bytes.len() as u64).saturating_sub(offset);
         entries.push(Entry {
             name: String::from_utf8_lossy(name).into_owned(),
-            deflated: word(header, 10, 2) != Some(0),
+            method: Method::of(word(header, 10, 2).ok_or(CUT)?),
             offset,
             compressed: compressed.min(left),
             len,
@@ -246,7 +296,15 @@ fn central_directory(bytes: &[u8]) -> Result<Vec<Entry>, &'static str> {
         });
         at += 46 + name_len + extra_len + comment_len;
     }
-    Ok(entries)
+    Ok(Directory::Of(entries))
+}
+
+/// What the central directory at the end of a file tells.
+enum Directory {
+    /// The entries of the one archive.
+    Of(Vec<Entry>),
+    /// Other archives stand before this one.
+    Several,
 }
 
 const END_RECORD: usize = 22;
@@ -305,7 +363,7 @@ fn local_entry(bytes: &[u8], at: usize) -> Option<(Entry, usize)> {
     let left = (bytes.len() - start) as u64;
     let mut entry = Entry {
         name,
-        deflated: method != 0,
+        method: Method::of(method),
         offset: start as u64,
         compressed: compressed.min(left),
         len,

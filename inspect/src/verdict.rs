@@ -113,7 +113,7 @@ impl Default for Thresholds {
 
 /// std * sqrt(fan_in): about 1 for the usual initializations, whatever the layer's size.
 pub(crate) fn relative_std(tensor: &TensorRecord) -> Option<f64> {
-    let fan_in: u64 = tensor.shape.get(1..)?.iter().product();
+    let fan_in = tensor.shape.get(1..)?.iter().fold(1u64, |n, &d| n.saturating_mul(d));
     Some(tensor.stats.as_ref()?.std? * (fan_in as f64).sqrt())
 }
 

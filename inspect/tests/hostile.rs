@@ -19,9 +19,17 @@ fn fixtures() -> Vec<(String, Vec<u8>)> {
         .map(|p| (p.file_name().unwrap().to_string_lossy().into_owned(), std::fs::read(p).unwrap()))
         .filter(|(_, bytes)| bytes.len() < 20_000)
         .collect();
-    for name in ["every_type.gguf", "big_endian.gguf"] {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name);
-        all.push((name.into(), std::fs::read(path).unwrap()));
+    let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    for name in [
+        "special.pt",
+        "pickled-p2.pkl",
+        "pickled-p4.pkl",
+        "arrays-p2.pkl",
+        "arrays-p5.pkl",
+        "every_type.gguf",
+        "big_endian.gguf",
+    ] {
+        all.push((name.into(), std::fs::read(made.join(name)).unwrap()));
     }
     all.push(("small.safetensors".into(), safetensors()));
     all.push(("tar.pt".into(), tar()));
@@ -165,4 +173,14 @@ proptest! {
         bytes.push(b'.');
         examine(&bytes);
     }
+}
+
+/// No elements, and a row length beyond any machine.
+#[test]
+fn empty_tensors_of_immense_rows() {
+    let header =
+        br#"{"a":{"dtype":"F32","shape":[0,4294967296,4294967296,4294967296],"data_offsets":[0,0]}}"#;
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend_from_slice(header);
+    assert!(examine(&bytes));
 }

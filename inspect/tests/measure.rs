@@ -126,6 +126,53 @@ fn ternary_occupancy_of_large_matrices() {
 }
 
 #[test]
+fn ternary_occupancy_where_the_estimate_is_no_help() {
+    // Four of five weights lie exactly at half of mean|W|: too many to set aside.
+    let crowded: Vec<f32> = (0..768 * 700).map(|i| if i % 5 == 0 { -0.06 } else { 0.01 }).collect();
+    check_ternary(&crowded, 768);
+    // Rows of one element, and one row.
+    let values = normal(600_000, 0.0, 0.02);
+    check_ternary(&values, 1);
+    check_ternary(&values, values.len());
+    // Nearly every row dead.
+    let sparse: Vec<f32> = (0..300 * 1000).map(|i| if i / 300 % 50 == 0 { 1.0 } else { 1e-4 }).collect();
+    check_ternary(&sparse, 300);
+    // All below eps.
+    check_ternary(&normal(4096, 0.0, 1e-42), 64);
+}
+
+#[test]
+fn codes_are_signs_however_small_the_scale() {
+    for scale in [1.0f32, 1e-30, 1e-42, f32::from_bits(1)] {
+        let values: Vec<f32> = (0..3000).map(|i| scale * [-1.0, 0.0, 1.0, 1.0][i % 4]).collect();
+        let plan = Plan { cols: Some(60), ternary: Some(TernaryRule::Codes), histogram: true };
+        let ternary = plain(DType::F32, &bytes_of(&values), plan).ternary.unwrap();
+        assert_eq!((ternary.neg, ternary.zero, ternary.pos), (0.25, 0.25, 0.5), "{scale:e}");
+        // Columns 1, 5, 9, ... hold zeros alone.
+        assert_eq!((ternary.dead_rows, ternary.dead_cols), (0, 15), "{scale:e}");
+    }
+}
+
+#[test]
+fn infinite_weights_have_codes_and_nan_has_none() {
+    let mut values = normal(768 * 400, 0.0, 0.02);
+    let plan = Plan {
+        cols: Some(768),
+        ternary: Some(TernaryRule::Absmean { eps: 1e-8, per_row: false }),
+        histogram: true,
+    };
+    (values[70], values[9000], values[200_000]) = (f32::INFINITY, f32::NEG_INFINITY, f32::NAN);
+    let measured = plain(DType::F32, &bytes_of(&values), plan);
+    let finite: Vec<f32> = values.iter().copied().filter(|v| v.is_finite()).collect();
+    let mean = finite.iter().map(|v| f64::from(v.abs())).sum::<f64>() / finite.len() as f64;
+    let (neg, pos) = codes(&finite, mean as f32 + 1e-8);
+    let total = (values.len() - 1) as f64;
+    let ternary = measured.ternary.unwrap();
+    assert_eq!((ternary.neg, ternary.pos), ((neg + 1) as f64 / total, (pos + 1) as f64 / total));
+    assert_eq!((measured.stats.nan, measured.stats.inf), (1, 2));
+}
+
+#[test]
 fn exact_halves_round_to_even() {
     // mean|W| is 1 up to eps, which f32 drops: the half is a zero, the next number is not.
     let values = [0.5f32, -0.5, 1.5, -1.5, 0.5f32.next_up(), -(0.5f32.next_down()), 2.0, 1.5 - f32::EPSILON];

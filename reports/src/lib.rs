@@ -2,21 +2,30 @@
 
 #![deny(missing_docs)]
 
+mod baseline;
 mod chart;
 mod csv;
+pub mod gate;
+pub mod github;
 mod headline;
 mod html;
 mod json;
+pub mod junit;
+mod location;
 mod markdown;
+pub mod policy;
+pub mod sarif;
 pub mod text;
 
 use ckpt_inspect::run::Run;
 
+pub use ckpt_inspect::printable;
 pub use csv::csv;
 pub use headline::{Headline, headline};
 pub use html::html;
 pub use json::json;
 pub use markdown::markdown;
+pub use policy::{Policy, PolicyError};
 
 /// What a report is made from.
 #[derive(Clone, Debug)]

@@ -11,14 +11,18 @@ mod kernel;
 mod ternary;
 mod wide;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use rayon::prelude::*;
 
 use crate::DType;
 use crate::record::{Histogram, Stats, Ternary};
-use kernel::Line;
+use kernel::{Line, Octaves, Sums};
 
-/// Elements per block: 16 kB of f32.
+/// Elements per block that is decoded before it is looked at: 16 kB of f32.
 pub(crate) const BLOCK: usize = 4096;
+/// Elements per block that is looked at where it lies.
+const BORROWED_BLOCK: usize = 1 << 14;
 /// Elements per unit of parallel work, at least.
 const CHUNK: usize = 1 << 18;
 
@@ -99,7 +103,8 @@ pub fn measure(elements: &Elements<'_>, plan: &Plan) -> Measured {
     let cols = plan.cols.filter(|&cols| cols > 0 && reader.len() > 0 && reader.len().is_multiple_of(cols));
     let rule = plan.ternary.zip(cols);
     let line = rule.and_then(|(rule, _)| ternary::first_line(&reader, rule));
-    let scan = Scan { reader: &reader, cols, line, histogram: plan.histogram };
+    let scan =
+        Scan { reader: &reader, cols, line, histogram: plan.histogram, cols_live: AtomicBool::new(false) };
     let tally = scan.run();
     let ternary = rule.map(|(rule, cols)| ternary::resolve(&reader, rule, cols, line, &tally));
     Measured { stats: tally.stats(plan.histogram), ternary }
@@ -207,6 +212,8 @@ struct Scan<'r, 'a> {
     cols: Option<usize>,
     line: Option<Line>,
     histogram: bool,
+    /// Whether some chunk has seen every column come alive, so that others need not look.
+    cols_live: AtomicBool,
 }
 
 /// What a pass has seen so far.
@@ -216,16 +223,19 @@ struct Tally {
     nan: u64,
     inf: u64,
     moments: Moments,
-    bins: Box<[u64; 256]>,
+    octaves: Octaves,
     above: u64,
     below: u64,
     /// Elements near the ternary line, to be counted once it is known.
     near: Vec<f32>,
+    /// The same of chunks that were joined.
+    near_joined: Vec<Vec<f32>>,
+    /// So many elements were near the line that setting them aside was given up.
+    crowded: bool,
     /// Rows in which no element lay beyond the line.
     quiet_rows: Vec<usize>,
     /// Columns in which some element lay beyond the line; empty without a line.
     live_cols: Vec<bool>,
-    cols_left: usize,
 }
 
 /// Moments of finite elements.
@@ -295,13 +305,14 @@ impl Tally {
             nan: 0,
             inf: 0,
             moments: Moments::EMPTY,
-            bins: Box::new([0; 256]),
+            octaves: Octaves::new(),
             above: 0,
             below: 0,
             near: Vec::new(),
+            near_joined: Vec::new(),
+            crowded: false,
             quiet_rows: Vec::new(),
             live_cols: vec![false; live_cols],
-            cols_left: live_cols,
         }
     }
 
@@ -310,10 +321,11 @@ impl Tally {
         self.nan += other.nan;
         self.inf += other.inf;
         self.moments.join(&other.moments);
-        self.bins.iter_mut().zip(other.bins.iter()).for_each(|(a, b)| *a += b);
+        self.octaves.bins.iter_mut().zip(other.octaves.bins.iter()).for_each(|(a, b)| *a += b);
         self.above += other.above;
         self.below += other.below;
-        self.near.append(&mut other.near);
+        self.near_joined.push(other.near);
+        self.crowded |= other.crowded;
         self.quiet_rows.append(&mut other.quiet_rows);
         self.live_cols.iter_mut().zip(&other.live_cols).for_each(|(a, &b)| *a |= b);
         self
@@ -322,7 +334,7 @@ impl Tally {
     fn stats(&self, histogram: bool) -> Stats {
         let mut stats = self.moments.stats(self.count, self.nan, self.inf);
         if histogram {
-            let mut bins = *self.bins;
+            let mut bins = *self.octaves.bins;
             // Exponent field 0 is zeros and subnormals, 255 is NaN and infinity.
             bins[0] -= self.moments.zeros;
             stats.histogram = Some(trimmed(&bins[..255], -127));
@@ -355,44 +367,76 @@ impl Scan<'_, '_> {
         let mut tally = Tally::new(live_cols);
         let mut buffer = [0.0f32; BLOCK];
         let mut row_is_live = false;
-        let step = BLOCK / self.reader.granule().min(BLOCK) * self.reader.granule().min(BLOCK);
+        let step = match self.reader {
+            Reader::Aligned(_) => BORROWED_BLOCK,
+            other => BLOCK / other.granule().min(BLOCK) * other.granule().min(BLOCK),
+        };
         let mut at = start;
         while at < end {
             let n = step.min(end - at);
-            let block = self.reader.block(at, &mut buffer[..n]);
+            let block = match self.reader {
+                Reader::Aligned(elements) => &elements[at..at + n],
+                other => other.block(at, &mut buffer[..n]),
+            };
+            if at == start && self.histogram {
+                tally.octaves.expect_like(&block[..n.min(BLOCK)]);
+            }
             self.block(block, &mut tally);
-            if let (Some(line), true) = (self.line, live_cols > 0) {
-                rows_and_cols(block, at, live_cols, line, &mut row_is_live, &mut tally);
+            if let (Some(line), false) = (self.line, tally.crowded) {
+                self.rows_and_cols(block, at, line, &mut row_is_live, &mut tally);
             }
             at += n;
         }
+        tally.near.shrink_to_fit();
         tally
     }
 
     fn block(&self, block: &[f32], tally: &mut Tally) {
+        let line = self.line.filter(|_| !tally.crowded);
         let near_before = tally.near.len();
-        let mut sums = kernel::sums(block, self.line, &mut tally.near);
+        let octaves = self.histogram.then_some(&mut tally.octaves);
+        let mut sums = kernel::scan(block, line, octaves, &mut tally.near);
         tally.count += block.len() as u64;
-        if self.histogram {
-            kernel::exponents(block, &mut tally.bins);
-        }
         if sums.squares.is_finite() {
             tally.moments.join(&moments(block, &sums));
-            (tally.above, tally.below) = (tally.above + sums.above, tally.below + sums.below);
-            return;
+        } else {
+            // NaN or infinity: measure the finite elements alone. An infinite weight still has a ternary code.
+            tally.near.truncate(near_before);
+            let finite: Vec<f32> = block.iter().copied().filter(|x| x.is_finite()).collect();
+            sums = kernel::scan(&finite, line, None, &mut tally.near);
+            tally.moments.join(&moments(&finite, &sums));
+            tally.nan += block.iter().filter(|x| x.is_nan()).count() as u64;
+            for x in block.iter().filter(|x| x.is_infinite()) {
+                tally.inf += 1;
+                sums.above += u64::from(*x > 0.0);
+                sums.below += u64::from(*x < 0.0);
+            }
         }
-        // NaN or infinity: measure the finite elements alone. An infinite weight still has a ternary code.
-        tally.near.truncate(near_before);
-        tally.nan += block.iter().filter(|x| x.is_nan()).count() as u64;
-        tally.inf += block.iter().filter(|x| x.is_infinite()).count() as u64;
-        let finite: Vec<f32> = block.iter().copied().filter(|x| x.is_finite()).collect();
-        sums = kernel::sums(&finite, self.line, &mut tally.near);
-        tally.moments.join(&moments(&finite, &sums));
-        if let Some(line) = self.line {
-            tally.above +=
-                sums.above + block.iter().filter(|x| x.is_infinite() && **x > line.at).count() as u64;
-            tally.below +=
-                sums.below + block.iter().filter(|x| x.is_infinite() && **x < -line.at).count() as u64;
+        tally.octaves.expect(sums.max.max(-sums.min));
+        (tally.above, tally.below) = (tally.above + sums.above, tally.below + sums.below);
+        tally.crowded |= tally.near.len() as u64 > BLOCK as u64 + tally.count / 8;
+    }
+
+    /// Notes which rows stay quiet and which columns come alive. In a healthy matrix every column is alive after a
+    /// few rows, and every row after a few elements.
+    fn rows_and_cols(&self, block: &[f32], start: usize, line: Line, live: &mut bool, tally: &mut Tally) {
+        let cols = tally.live_cols.len();
+        for (row, col, piece) in row_pieces(block, start, cols) {
+            if col == 0 {
+                *live = false;
+            }
+            *live = *live || piece.iter().any(|x| line.is_beyond(*x));
+            if !self.cols_live.load(Ordering::Relaxed) {
+                for (x, live_col) in piece.iter().zip(&mut tally.live_cols[col..]) {
+                    *live_col |= line.is_beyond(*x);
+                }
+                if tally.live_cols.iter().all(|live| *live) {
+                    self.cols_live.store(true, Ordering::Relaxed);
+                }
+            }
+            if col + piece.len() == cols && !*live {
+                tally.quiet_rows.push(row);
+            }
         }
     }
 }
@@ -410,18 +454,21 @@ fn chunk_len(cols: Option<usize>, granule: usize) -> usize {
 
 /// Moments of a block from its sums, recomputed about the mean where the mean dwarfs the spread: there the
 /// difference of two large sums would lose what it is to tell.
-fn moments(block: &[f32], sums: &kernel::Sums) -> Moments {
+fn moments(block: &[f32], sums: &Sums) -> Moments {
     const DWARFED: f64 = 1e4;
     let n = block.len() as f64;
     let mut m2 = if block.is_empty() { 0.0 } else { sums.squares - sums.sum * (sums.sum / n) };
     if sums.squares > DWARFED * m2 {
         let mean = sums.sum / n;
-        let (mut squares, mut rest) = (0.0, 0.0);
-        for &x in block {
-            let d = f64::from(x) - mean;
-            squares += d * d;
-            rest += d;
+        let (mut squares, mut rest) = ([0.0; 8], [0.0; 8]);
+        for chunk in block.chunks(8) {
+            for ((&x, squares), rest) in chunk.iter().zip(&mut squares).zip(&mut rest) {
+                let d = f64::from(x) - mean;
+                *squares += d * d;
+                *rest += d;
+            }
         }
+        let (squares, rest) = (squares.iter().sum::<f64>(), rest.iter().sum::<f64>());
         m2 = squares - rest * rest / n;
     }
     Moments {
@@ -435,30 +482,13 @@ fn moments(block: &[f32], sums: &kernel::Sums) -> Moments {
     }
 }
 
-/// Notes which rows stay quiet and which columns come alive. In a healthy matrix every column is alive after a few
-/// rows, and every row after a few elements.
-fn rows_and_cols(block: &[f32], start: usize, cols: usize, line: Line, live: &mut bool, tally: &mut Tally) {
-    let beyond = line.at + line.margin.max(0.0);
-    let loud = |x: &f32| x.abs() > beyond;
-    let mut at = 0;
-    while at < block.len() {
-        let col = (start + at) % cols;
-        let row = &block[at..block.len().min(at + cols - col)];
-        if col == 0 {
-            *live = false;
-        }
-        *live = *live || row.iter().any(loud);
-        if tally.cols_left > 0 {
-            for (x, live_col) in row.iter().zip(&mut tally.live_cols[col..]) {
-                if !*live_col && loud(x) {
-                    *live_col = true;
-                    tally.cols_left -= 1;
-                }
-            }
-        }
-        at += row.len();
-        if col + row.len() == cols && !*live {
-            tally.quiet_rows.push((start + at - 1) / cols);
-        }
-    }
+/// The rows in a block that begins at element `start`, whole or cut at its ends: row, first column, elements.
+fn row_pieces(block: &[f32], start: usize, cols: usize) -> impl Iterator<Item = (usize, usize, &[f32])> {
+    let (mut row, mut col, mut rest) = (start / cols, start % cols, block);
+    std::iter::from_fn(move || {
+        let (piece, after) = rest.split_at(rest.len().min(cols - col));
+        let found = (!piece.is_empty()).then_some((row, col, piece));
+        (row, col, rest) = (row + 1, 0, after);
+        found
+    })
 }

@@ -2,25 +2,27 @@
 //! known at the end: so the line is first estimated from a sample, elements close to it are set aside and counted
 //! at the end, and only if the estimate was off is there a second pass.
 
-use super::{BLOCK, Line, Reader, Tally, TernaryRule};
+use rayon::prelude::*;
+
+use super::{BLOCK, Line, Reader, Tally, TernaryRule, chunk_len, row_pieces};
 use crate::record::Ternary;
 
-/// Elements in the sample that places the line.
-const SAMPLE: usize = 1 << 15;
-/// Elements read at each place of the sample.
-const RUN: usize = 64;
+/// Places that the sample which draws the line looks at.
+const RUNS: usize = 512;
+/// Elements read at each: a line of the cache.
+const RUN: usize = 16;
 
 /// The line for the first pass; `None` where each row has its own.
 pub(super) fn first_line(reader: &Reader<'_>, rule: TernaryRule) -> Option<Line> {
     match rule {
-        // Codes are told by their sign alone: nothing is near.
-        TernaryRule::Codes => Some(Line { at: 0.0, margin: -1.0 }),
+        TernaryRule::Codes => Some(Line::SIGN),
         TernaryRule::Absmean { per_row: true, .. } => None,
         TernaryRule::Absmean { eps, per_row: false } => {
             let (mean, error) = sample(reader)?;
             let at = zero_line(scale(mean, eps));
-            // Five standard errors, and never narrower than rounding could move the line.
-            Some(Line { at, margin: at * (5.0 * error).clamp(1e-5, 0.1) as f32 })
+            // Four standard errors: one matrix in 16 000 needs a second pass.
+            let margin = at * (4.0 * error).min(0.1) as f32;
+            (at - margin >= f32::MIN_POSITIVE).then(|| Line::around(at, margin))
         }
     }
 }
@@ -29,14 +31,18 @@ pub(super) fn first_line(reader: &Reader<'_>, rule: TernaryRule) -> Option<Line>
 /// found.
 fn sample(reader: &Reader<'_>) -> Option<(f64, f64)> {
     let run = RUN.next_multiple_of(reader.granule());
-    let runs = (SAMPLE / run).clamp(1, (reader.len() / run).max(1));
+    let runs = RUNS.min(reader.len() / run).max(1);
     let mut buffer = vec![0.0f32; run.min(reader.len())];
     let (mut n, mut sum, mut squares) = (0.0, 0.0, 0.0);
     for i in 0..runs {
         let at = (reader.len() / run) * i / runs * run;
         let room = buffer.len().min(reader.len() - at);
         let block = reader.block(at, &mut buffer[..room]);
-        let mean = block.iter().map(|x| f64::from(x.abs())).sum::<f64>() / block.len() as f64;
+        let mut lanes = [0.0; 4];
+        for chunk in block.chunks(4) {
+            chunk.iter().zip(&mut lanes).for_each(|(x, lane)| *lane += f64::from(x.abs()));
+        }
+        let mean = lanes.iter().sum::<f64>() / block.len() as f64;
         if mean.is_finite() {
             n += 1.0;
             sum += mean;
@@ -82,13 +88,21 @@ pub(super) fn resolve(
             (zero_line(scale), Some(f64::from(scale)))
         }
     };
-    let settled = line.filter(|line| (final_line - line.at).abs() <= line.margin.max(0.0));
-    let Some(line) = settled else { return second_pass(reader, cols, final_line, scale) };
-    // What lay near was counted against the estimated line; count it again against the true one.
+    let seen = |line: Line| match rule {
+        TernaryRule::Codes => {
+            let largest = tally.moments.max.max(-tally.moments.min);
+            largest <= 0.0 || largest >= f32::MIN_POSITIVE.into()
+        }
+        TernaryRule::Absmean { .. } => line.encloses(final_line),
+    };
+    let quiet = tally.quiet_rows.len() > reader.len() / cols / 8;
+    if tally.crowded || quiet || !line.is_some_and(seen) {
+        return second_pass(reader, cols, final_line, scale);
+    }
     let (mut above, mut below) = (tally.above, tally.below);
-    for x in &tally.near {
-        above = above - u64::from(*x > line.at) + u64::from(*x > final_line);
-        below = below - u64::from(*x < -line.at) + u64::from(*x < -final_line);
+    for chunk in tally.near_joined.iter().flat_map(|near| near.chunks(1 << 12)) {
+        above += u64::from(chunk.iter().map(|x| u32::from(*x > final_line)).sum::<u32>());
+        below += u64::from(chunk.iter().map(|x| u32::from(*x < -final_line)).sum::<u32>());
     }
     let dead_rows =
         tally.quiet_rows.iter().filter(|&&row| row_is_dead(reader, row, cols, final_line)).count();
@@ -130,69 +144,85 @@ fn row_is_dead(reader: &Reader<'_>, row: usize, cols: usize, line: f32) -> bool 
 }
 
 fn dead_columns(reader: &Reader<'_>, cols: usize, line: f32) -> u64 {
-    let mut live = vec![false; cols];
-    blocks(reader, 0, reader.len(), |at, block| {
-        let mut col = at % cols;
-        for x in block {
-            live[col] |= x.abs() > line;
-            col = if col + 1 == cols { 0 } else { col + 1 };
-        }
-    });
-    live.iter().filter(|live| !**live).count() as u64
+    count(reader, cols, |_| line).dead_cols()
 }
 
 /// Counts everything against a line that the estimate missed.
 fn second_pass(reader: &Reader<'_>, cols: usize, line: f32, scale: Option<f64>) -> Ternary {
-    let (mut above, mut below, mut nan) = (0, 0, 0);
-    let mut dead_rows = 0;
-    let mut row_lives = false;
-    blocks(reader, 0, reader.len(), |at, block| {
-        for (i, x) in block.iter().enumerate() {
-            if (at + i).is_multiple_of(cols) {
-                row_lives = false;
-            }
-            above += u64::from(*x > line);
-            below += u64::from(*x < -line);
-            nan += u64::from(x.is_nan());
-            row_lives |= x.abs() > line;
-            if (at + i + 1).is_multiple_of(cols) && !row_lives {
-                dead_rows += 1;
-            }
-        }
-    });
-    let total = reader.len() as u64 - nan;
-    record(above, below, total, scale, dead_rows, dead_columns(reader, cols, line))
+    count(reader, cols, |_| line).record(reader.len(), scale)
 }
 
 /// Each row against its own scale; the reported scale is the mean of the rows'.
 fn by_row(reader: &Reader<'_>, cols: usize, eps: f64) -> Ternary {
     let rows = reader.len() / cols;
-    let (mut above, mut below, mut nan, mut dead_rows, mut scales) = (0, 0, 0, 0, 0.0);
-    let mut live = vec![false; cols];
-    for row in 0..rows {
-        let (start, end) = (row * cols, (row + 1) * cols);
+    let row_scale = |row: usize| {
         let (mut sum, mut finite) = (0.0, 0u64);
-        blocks(reader, start, end, |_, block| {
+        blocks(reader, row * cols, (row + 1) * cols, |_, block| {
             sum += block.iter().filter(|x| x.is_finite()).map(|x| f64::from(x.abs())).sum::<f64>();
             finite += block.iter().filter(|x| x.is_finite()).count() as u64;
         });
-        let scale = scale(if finite > 0 { sum / finite as f64 } else { 0.0 }, eps);
-        let line = zero_line(scale);
+        scale(if finite > 0 { sum / finite as f64 } else { 0.0 }, eps)
+    };
+    let scales: Vec<f32> = (0..rows).into_par_iter().map(row_scale).collect();
+    let lines: Vec<f32> = scales.iter().map(|&scale| zero_line(scale)).collect();
+    let mean = scales.iter().map(|&scale| f64::from(scale)).sum::<f64>() / rows as f64;
+    count(reader, cols, |row| lines[row]).record(reader.len(), (rows > 0).then_some(mean))
+}
+
+/// Codes of a whole matrix, or of some rows.
+#[derive(Default)]
+struct Codes {
+    above: u64,
+    below: u64,
+    nan: u64,
+    dead_rows: u64,
+    live_cols: Vec<bool>,
+}
+
+impl Codes {
+    fn join(mut self, other: Codes) -> Codes {
+        if self.live_cols.is_empty() {
+            return other;
+        }
+        self.above += other.above;
+        self.below += other.below;
+        self.nan += other.nan;
+        self.dead_rows += other.dead_rows;
+        self.live_cols.iter_mut().zip(&other.live_cols).for_each(|(a, &b)| *a |= b);
+        self
+    }
+
+    fn dead_cols(&self) -> u64 {
+        self.live_cols.iter().filter(|live| !**live).count() as u64
+    }
+
+    fn record(&self, len: usize, scale: Option<f64>) -> Ternary {
+        record(self.above, self.below, len as u64 - self.nan, scale, self.dead_rows, self.dead_cols())
+    }
+}
+
+/// Counts every code, given the line of each row.
+fn count(reader: &Reader<'_>, cols: usize, line: impl Fn(usize) -> f32 + Sync) -> Codes {
+    let unit = chunk_len(Some(cols), reader.granule());
+    let chunk = |i: usize| {
+        let mut codes = Codes { live_cols: vec![false; cols], ..Codes::default() };
         let mut row_lives = false;
-        blocks(reader, start, end, |at, block| {
-            for (i, x) in block.iter().enumerate() {
-                above += u64::from(*x > line);
-                below += u64::from(*x < -line);
-                nan += u64::from(x.is_nan());
-                let lives = x.abs() > line;
-                row_lives |= lives;
-                live[(at + i) % cols] |= lives;
+        blocks(reader, i * unit, reader.len().min((i + 1) * unit), |at, block| {
+            for (row, col, piece) in row_pieces(block, at, cols) {
+                let line = line(row);
+                let above = piece.iter().filter(|x| **x > line).count() as u64;
+                let below = piece.iter().filter(|x| **x < -line).count() as u64;
+                codes.above += above;
+                codes.below += below;
+                codes.nan += piece.iter().filter(|x| x.is_nan()).count() as u64;
+                for (x, live) in piece.iter().zip(&mut codes.live_cols[col..]) {
+                    *live |= x.abs() > line;
+                }
+                row_lives = (row_lives && col > 0) || above + below > 0;
+                codes.dead_rows += u64::from(col + piece.len() == cols && !row_lives);
             }
         });
-        dead_rows += u64::from(!row_lives);
-        scales += f64::from(scale);
-    }
-    let dead_cols = live.iter().filter(|live| !**live).count() as u64;
-    let scale = (rows > 0).then(|| scales / rows as f64);
-    record(above, below, reader.len() as u64 - nan, scale, dead_rows, dead_cols)
+        codes
+    };
+    (0..reader.len().div_ceil(unit)).into_par_iter().map(chunk).reduce(Codes::default, Codes::join)
 }

@@ -1,0 +1,273 @@
+//! Containers as other tools write them, files that are no checkpoints, and things that are not even files.
+
+use std::io::{Cursor, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ckpt_inspect::{Checkpoint, DType, ErrorKind, Options, describe, find, open};
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, ZipArchive, ZipWriter};
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/formats").join(name)
+}
+
+/// The entries of a fixture, in order.
+fn entries(name: &str) -> Vec<(String, Vec<u8>)> {
+    let mut archive = ZipArchive::new(std::fs::File::open(fixture(name)).unwrap()).unwrap();
+    (0..archive.len())
+        .map(|i| {
+            let mut entry = archive.by_index(i).unwrap();
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content).unwrap();
+            (entry.name().unwrap().into_owned(), content)
+        })
+        .collect()
+}
+
+fn zip(entries: &[(String, Vec<u8>)], options: SimpleFileOptions, comment: &str) -> Vec<u8> {
+    let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
+    for (name, content) in entries {
+        writer.start_file(name.as_str(), options).unwrap();
+        writer.write_all(content).unwrap();
+    }
+    writer.set_comment(comment).unwrap();
+    writer.finish().unwrap().into_inner()
+}
+
+fn stored() -> SimpleFileOptions {
+    SimpleFileOptions::default().compression_method(CompressionMethod::Stored)
+}
+
+fn open_bytes(bytes: &[u8]) -> (tempfile::TempDir, ckpt_inspect::Result<Checkpoint>) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file");
+    std::fs::write(&path, bytes).unwrap();
+    let opened = open(&path);
+    (folder, opened)
+}
+
+/// Names and hashes of all tensors.
+fn content(checkpoint: &Checkpoint) -> Vec<(String, String)> {
+    let record = describe(checkpoint, Options { sha256: true, stats: false, histogram: false }, &|_| ());
+    record.tensors.into_iter().map(|t| (t.name, t.sha256.unwrap())).collect()
+}
+
+#[test]
+fn zips_of_every_make_hold_the_same_tensors() {
+    let original = content(&open(&fixture("whole.pt")).unwrap());
+    let entries = entries("whole.pt");
+    let plain = zip(&entries, stored(), "");
+    let mut streamed = ZipWriter::new_stream(Vec::new());
+    for (name, content) in &entries {
+        streamed.start_file(name.as_str(), stored()).unwrap();
+        streamed.write_all(content).unwrap();
+    }
+    let cases = [
+        ("rewritten", plain.clone()),
+        ("64-bit sizes", zip(&entries, stored().large_file(true), "")),
+        ("deflated", zip(&entries, stored().compression_method(CompressionMethod::Deflated), "")),
+        ("deflated, 64-bit sizes", {
+            zip(&entries, stored().compression_method(CompressionMethod::Deflated).large_file(true), "")
+        }),
+        ("with a comment", zip(&entries, stored(), "saved by hand PK\u{5}\u{6} and annotated")),
+        ("behind a prefix", [b"#!/bin/sh\nexit 0\n".to_vec(), plain].concat()),
+        ("sizes after the data", streamed.finish().unwrap().into_inner()),
+    ];
+    for (what, bytes) in cases {
+        let (_folder, opened) = open_bytes(&bytes);
+        let mut checkpoint = opened.unwrap_or_else(|e| panic!("{what}: {e}"));
+        assert_eq!(content(&checkpoint), original, "{what}");
+        assert_eq!(checkpoint.damage, None, "{what}");
+        assert_eq!(checkpoint.verify_checksums(), [""; 0], "{what}");
+    }
+}
+
+#[test]
+fn without_a_central_directory_the_local_headers_tell() {
+    let original = content(&open(&fixture("whole.pt")).unwrap());
+    let entries = entries("whole.pt");
+    let mut streamed = ZipWriter::new_stream(Vec::new());
+    for (name, content) in &entries {
+        streamed.start_file(name.as_str(), stored()).unwrap();
+        streamed.write_all(content).unwrap();
+    }
+    let streamed = streamed.finish().unwrap().into_inner();
+    for (what, bytes) in [
+        ("plain", zip(&entries, stored(), "")),
+        ("64-bit sizes", zip(&entries, stored().large_file(true), "")),
+        ("sizes after the data", streamed),
+    ] {
+        let directory = bytes.windows(4).position(|w| w == b"PK\x01\x02").unwrap();
+        let (_folder, opened) = open_bytes(&bytes[..directory]);
+        let checkpoint = opened.unwrap_or_else(|e| panic!("{what}: {e}"));
+        assert!(checkpoint.is_damaged(), "{what}");
+        assert_eq!(content(&checkpoint), original, "{what}");
+    }
+}
+
+#[test]
+fn a_big_endian_archive_reads_as_the_same_numbers() {
+    for name in ["dtypes_float.pt", "dtypes_int.pt"] {
+        let checkpoint = open(&fixture(name)).unwrap();
+        let mut entries = entries(name);
+        for (entry, content) in &mut entries {
+            if entry.ends_with("/byteorder") {
+                *content = b"big".to_vec();
+            }
+            // Storages are numbered as their tensors come.
+            let Some((_, key)) = entry.split_once("/data/") else { continue };
+            let tensor = &checkpoint.tensors[key.parse::<usize>().unwrap()];
+            let size = tensor.dtype.element_size().unwrap();
+            let word = if tensor.dtype.is_complex() { size / 2 } else { size };
+            content.chunks_exact_mut(word).for_each(<[u8]>::reverse);
+        }
+        assert!(entries.iter().any(|(n, _)| n.ends_with("/byteorder")), "{name} says its byte order");
+        let (_folder, opened) = open_bytes(&zip(&entries, stored(), ""));
+        let mut swapped = opened.unwrap();
+        assert_eq!(content(&swapped), content(&checkpoint), "{name}");
+        assert_eq!(swapped.verify_checksums(), [""; 0], "checksums are of the bytes as they are in the file");
+        for tensor in swapped.tensors.iter().filter(|t| t.dtype == DType::F32) {
+            let there = checkpoint.tensor(&tensor.name).unwrap();
+            assert_eq!(swapped.view::<f32>(tensor).unwrap(), checkpoint.view::<f32>(there).unwrap());
+        }
+    }
+}
+
+#[test]
+fn a_compression_method_that_is_not_read_is_named() {
+    let entries = entries("whole.pt");
+    let bytes = zip(&entries, stored(), "");
+    // The method is at offset 10 of a central header, whose name is at 46.
+    let patch = |entry_end: &str| {
+        let mut bytes = bytes.clone();
+        let mut at = bytes.windows(4).position(|w| w == b"PK\x01\x02").unwrap();
+        while bytes[at..].starts_with(b"PK\x01\x02") {
+            let length = |i: usize| usize::from(u16::from_le_bytes([bytes[at + i], bytes[at + i + 1]]));
+            let (name, rest) = (length(28), length(30) + length(32));
+            if bytes[at + 46..at + 46 + name].ends_with(entry_end.as_bytes()) {
+                bytes[at + 10] = 93;
+            }
+            at += 46 + name + rest;
+        }
+        bytes
+    };
+    let (_folder, opened) = open_bytes(&patch("data.pkl"));
+    let error = opened.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unsupported);
+    assert!(error.to_string().contains("zip method 93"), "{error}");
+    let (_folder, opened) = open_bytes(&patch("data/0"));
+    let checkpoint = opened.unwrap();
+    let damaged: Vec<&String> = checkpoint.tensors.iter().filter_map(|t| t.damage.as_ref()).collect();
+    assert_eq!(damaged.len(), 1);
+    assert!(damaged[0].contains("zip method 93"));
+}
+
+#[test]
+fn files_that_are_no_checkpoints_are_told_for_what_they_are() {
+    for (bytes, what) in [
+        (&b""[..], "is empty"),
+        (&[0; 4096], "only zero bytes"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 4\n", "git lfs pull"),
+        (b"<!DOCTYPE html><html><body>404</body></html>", "error page"),
+        (b"{\"error\": \"Repository not found\"}", "JSON"),
+        (b"\x1f\x8b\x08\0\0\0\0\0", "gzip"),
+        (b"\x93NUMPY\x01\0v\0{'descr'", "NumPy"),
+        (b"hello, this is text and no checkpoint at all", "not a PyTorch"),
+        (b"PK\x05\x06\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", "not a PyTorch checkpoint"),
+    ] {
+        let (_folder, opened) = open_bytes(bytes);
+        let error = opened.unwrap_err();
+        assert!(matches!(error.kind, ErrorKind::Unrecognised | ErrorKind::Unsupported), "{error}");
+        assert!(error.to_string().contains(what), "{error}");
+    }
+}
+
+#[test]
+fn what_steers_a_terminal_does_not_get_through_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("evil\u{1b}[2Jname\u{202e}.pt");
+    std::fs::write(&path, b"").unwrap();
+    let text = open(&path).unwrap_err().to_string();
+    assert!(!text.contains(['\u{1b}', '\u{202e}']) && text.contains("\\u{1b}[2Jname\\u{202e}"), "{text}");
+}
+
+#[cfg(unix)]
+#[test]
+fn pipes_devices_and_loops_of_links_are_errors_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe.pt");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let link = folder.path().join("loop.pt");
+    std::os::unix::fs::symlink(&link, &link).unwrap();
+    std::os::unix::fs::symlink(folder.path(), folder.path().join("inside")).unwrap();
+    let dangling = folder.path().join("dangling.pt");
+    std::os::unix::fs::symlink("nowhere", &dangling).unwrap();
+    for path in [pipe, "/dev/zero".into(), link, dangling, folder.path().join("absent")] {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let opened = path.clone();
+        std::thread::spawn(move || sender.send(open(&opened).map(drop)));
+        let result = receiver.recv_timeout(Duration::from_secs(20));
+        let error =
+            result.unwrap_or_else(|_| panic!("{} keeps the reader waiting", path.display())).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Io, "{error}");
+        assert!(error.to_string().contains(&*path.file_name().unwrap().to_string_lossy()), "{error}");
+    }
+    assert_eq!(find(folder.path()).unwrap(), [""; 0].map(PathBuf::from), "none of these is a checkpoint");
+    assert_eq!(open(folder.path()).unwrap_err().kind, ErrorKind::Unrecognised);
+}
+
+/// The form PyTorch 0.1 wrote: storages with a view on one, tensors with strides and offsets.
+#[test]
+fn the_tar_form_with_views_and_many_types() {
+    let int = |n: i32| {
+        let mut pickle = b"\x80\x02J".to_vec();
+        pickle.extend(n.to_le_bytes());
+        pickle.push(b'.');
+        pickle
+    };
+    let storage = |key: i32, class: &str, count: i64, raw: &[u8]| {
+        let mut bytes = format!("\u{2}I{key}\nU\u{3}cpuctorch\n{class}\n\u{7}.").into_bytes();
+        // Built as text, then given the opcodes above ASCII: PROTO and TUPLE3.
+        bytes.insert(0, 0x80);
+        let end = bytes.len() - 2;
+        bytes[end] = 0x87;
+        bytes.extend(count.to_le_bytes());
+        bytes.extend(raw);
+        bytes
+    };
+    let mut storages = int(2);
+    let floats: Vec<u8> = (0..6).flat_map(|i| (i as f32).to_le_bytes()).collect();
+    storages.extend(storage(1, "FloatStorage", 6, &floats));
+    storages.extend(storage(2, "LongStorage", 1, &7i64.to_le_bytes()));
+    // One view: storage 3 is elements 2..6 of storage 1.
+    storages.extend(b"\x80\x02](K\x03K\x01K\x02K\x04ta.");
+    let tensor = |key: u8, storage: u8, class: &str, sizes: &[i64], strides: &[i64], offset: i64| {
+        let mut bytes = vec![0x80, 2, b'K', key, b'K', storage];
+        bytes.extend(format!("ctorch\n{class}\n").bytes());
+        bytes.extend([0x87, b'.']);
+        bytes.extend((sizes.len() as i64).to_le_bytes());
+        for number in sizes.iter().chain(strides).chain([&offset]) {
+            bytes.extend(number.to_le_bytes());
+        }
+        bytes
+    };
+    let mut tensors = int(3);
+    tensors.extend(tensor(10, 1, "FloatTensor", &[3, 2], &[1, 3], 0));
+    tensors.extend(tensor(11, 3, "FloatTensor", &[3], &[1], 1));
+    tensors.extend(tensor(12, 2, "LongTensor", &[1], &[1], 0));
+    let object = b"\x80\x02}(U\x01tK\x0aQU\x01vK\x0bQU\x01nK\x0cQu.".to_vec();
+    let mut archive = tar::Builder::new(Vec::new());
+    for (name, content) in [("storages", storages), ("tensors", tensors), ("pickle", object)] {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, name, content.as_slice()).unwrap();
+    }
+    let (_folder, opened) = open_bytes(&archive.into_inner().unwrap());
+    let checkpoint = opened.unwrap();
+    let values = |name: &str| checkpoint.values(checkpoint.tensor(name).unwrap()).unwrap();
+    assert_eq!(values("t"), [0.0, 3.0, 1.0, 4.0, 2.0, 5.0], "a transposed view");
+    assert_eq!(values("v"), [3.0, 4.0, 5.0], "a view on a view");
+    assert_eq!(values("n"), [7.0]);
+}

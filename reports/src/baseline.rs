@@ -1,0 +1,123 @@
+//! A checkpoint against the one it must not be worse than.
+
+use std::collections::HashMap;
+
+use ckpt_inspect::{CheckpointRecord, Group, Verdict, without_state_dict};
+
+use crate::gate::{Finding, Judged, Rule, is_matrix, judge_all};
+use crate::policy::Policy;
+use crate::text::number;
+
+/// A baseline's weights by name, and which of them the candidate still has.
+pub(crate) struct Comparison<'b> {
+    weights: Vec<(Judged<'b>, bool)>,
+    by_name: HashMap<&'b str, usize>,
+    /// By the name without its state dict's key; `None` where several weights would have it.
+    by_short_name: HashMap<&'b str, Option<usize>>,
+}
+
+impl<'b> Comparison<'b> {
+    pub fn new(baseline: &'b CheckpointRecord, policy: &Policy) -> Self {
+        let weights: Vec<(Judged<'b>, bool)> = judge_all(baseline, policy)
+            .into_iter()
+            .filter(|j| j.tensor.group == Group::Weights)
+            .map(|j| (j, false))
+            .collect();
+        let mut by_name = HashMap::new();
+        let mut by_short_name = HashMap::new();
+        for (i, (judged, _)) in weights.iter().enumerate() {
+            let name: &'b str = &judged.tensor.name;
+            by_name.insert(name, i);
+            by_short_name.entry(without_state_dict(name)).and_modify(|at| *at = None).or_insert(Some(i));
+        }
+        Comparison { weights, by_name, by_short_name }
+    }
+
+    /// Compares one tensor with its counterpart, if it has one.
+    pub fn compare(&mut self, now: &Judged<'_>, policy: &Policy, findings: &mut Vec<Finding>) {
+        let name = now.tensor.name.as_str();
+        let short = || self.by_short_name.get(without_state_dict(name)).copied().flatten();
+        let Some(at) = self.by_name.get(name).copied().or_else(short) else { return };
+        if now.tensor.group != Group::Weights {
+            return;
+        }
+        let (then, seen) = &mut self.weights[at];
+        *seen = true;
+        if now.tensor.shape != then.tensor.shape {
+            let message = format!("shape {:?}; {:?} in the baseline", now.tensor.shape, then.tensor.shape);
+            findings.push(Finding::new(Rule::ShapeChanged, message).on(now.tensor));
+            return;
+        }
+        findings.extend(shrunk(now, then));
+        findings.extend(newly_dead(now, then, policy.baseline.max_new_dead));
+        if let (Some(is), Some(was)) = (now.verdict, then.verdict)
+            && is > was
+            && is != Verdict::Corrupt
+            && !policy.baseline.allow_worse
+        {
+            let message = format!("{is}; {was} in the baseline");
+            findings.push(Finding::new(Rule::VerdictWorse, message).on(now.tensor));
+        }
+    }
+
+    /// What the candidate no longer has.
+    pub fn vanished(&self, policy: &Policy, findings: &mut Vec<Finding>) {
+        if policy.baseline.allow_missing || self.weights.is_empty() {
+            return;
+        }
+        let gone: Vec<&Judged<'_>> =
+            self.weights.iter().filter(|(_, seen)| !seen).map(|(judged, _)| judged).collect();
+        if gone.len() == self.weights.len() {
+            let message =
+                format!("none of the baseline's {} weights is here: is it the same model?", gone.len());
+            findings.push(Finding::new(Rule::TensorVanished, message));
+            return;
+        }
+        findings.extend(
+            gone.iter()
+                .map(|j| Finding::new(Rule::TensorVanished, "in the baseline and not here").on(j.tensor)),
+        );
+    }
+}
+
+/// Whether the std of a matrix fell by more than its rules allow. A packing that lost its scale has no std to compare.
+fn shrunk(now: &Judged<'_>, then: &Judged<'_>) -> Option<Finding> {
+    let std = |j: &Judged<'_>| {
+        let scaled = j.tensor.ternary.as_ref().is_none_or(|t| t.scale.is_some());
+        j.verdict.filter(|&v| v != Verdict::Corrupt && is_matrix(j.tensor) && scaled)?;
+        j.tensor.stats.as_ref()?.std
+    };
+    let (is, was) = (std(now)?, std(then)?);
+    let limit = now.rules.max_shrink;
+    if was <= is * limit {
+        return None;
+    }
+    let factor = was / is;
+    let message = format!(
+        "std fell from {} to {}, by a factor of {}; at most {limit} allowed",
+        number(Some(was)),
+        number(Some(is)),
+        number(Some(factor))
+    );
+    Some(Finding::new(Rule::StdShrunk, message).on(now.tensor).against(Some(factor), Some(limit)))
+}
+
+/// Whether more rows or columns are dead than before, beyond a share of all.
+fn newly_dead(now: &Judged<'_>, then: &Judged<'_>, share: f64) -> Vec<Finding> {
+    let (Some(is), Some(was)) = (&now.tensor.ternary, &then.tensor.ternary) else { return Vec::new() };
+    let rows = now.tensor.shape.first().copied().unwrap_or(0);
+    let cols = now.tensor.shape.iter().skip(1).fold(1u64, |n, &d| n.saturating_mul(d));
+    [("rows", rows, is.dead_rows, was.dead_rows), ("columns", cols, is.dead_cols, was.dead_cols)]
+        .into_iter()
+        .filter_map(|(what, all, is, was)| {
+            let (died, limit) = (is.saturating_sub(was) as f64, share * all as f64);
+            let message = format!(
+                "{is} of {all} {what} are dead, {was} in the baseline; at most {} more allowed",
+                limit.floor()
+            );
+            (died > limit).then(|| {
+                Finding::new(Rule::NewlyDead, message).on(now.tensor).against(Some(died), Some(limit))
+            })
+        })
+        .collect()
+}

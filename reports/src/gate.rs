@@ -1,0 +1,481 @@
+//! The gate: checkpoints held against a [`Policy`] and, if one is given, against a baseline. It reads records alone.
+
+use ckpt_inspect::{
+    CheckpointRecord, Group, Levels, TensorRecord, Verdict, judge_tensor, printable, without_state_dict,
+};
+use serde::Serialize;
+
+use crate::baseline::Comparison;
+use crate::policy::{Policy, Scope, TensorRules};
+use crate::text::plural;
+
+/// How a check ended, from best to worst.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Nothing forbids it.
+    Passed,
+    /// It was read, and is not good enough.
+    Refused,
+    /// It could not be read, or not whole.
+    Unreadable,
+}
+
+impl Status {
+    /// The lower-case word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Status::Passed => "passed",
+            Status::Refused => "refused",
+            Status::Unreadable => "unreadable",
+        }
+    }
+}
+
+/// Whether a finding refuses a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// It does not pass.
+    Error,
+    /// It may pass; something could not be checked.
+    Warning,
+}
+
+/// What can be found. Identifiers are stable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs)]
+pub enum Rule {
+    UnreadableFile,
+    DamagedFile,
+    WrongStep,
+    NothingJudged,
+    NotMeasured,
+    CorruptTensor,
+    CorruptOptimizer,
+    UnhealthyTensor,
+    TooManyDead,
+    TooFewHealthy,
+    TensorVanished,
+    ShapeChanged,
+    StdShrunk,
+    NewlyDead,
+    VerdictWorse,
+}
+
+impl Rule {
+    /// Every rule, file-level ones first.
+    pub const ALL: [Rule; 15] = [
+        Rule::UnreadableFile,
+        Rule::DamagedFile,
+        Rule::WrongStep,
+        Rule::NothingJudged,
+        Rule::NotMeasured,
+        Rule::CorruptTensor,
+        Rule::CorruptOptimizer,
+        Rule::UnhealthyTensor,
+        Rule::TooManyDead,
+        Rule::TooFewHealthy,
+        Rule::TensorVanished,
+        Rule::ShapeChanged,
+        Rule::StdShrunk,
+        Rule::NewlyDead,
+        Rule::VerdictWorse,
+    ];
+
+    /// The identifier, such as `unhealthy-tensor`, and what it refuses in one sentence.
+    fn row(self) -> (&'static str, &'static str) {
+        match self {
+            Rule::UnreadableFile => ("unreadable-file", "The file cannot be opened as a checkpoint."),
+            Rule::DamagedFile => {
+                ("damaged-file", "The file is cut short, or bytes differ from their recorded checksum.")
+            }
+            Rule::WrongStep => ("wrong-step", "The checkpoint is not of the required training step."),
+            Rule::NothingJudged => ("nothing-judged", "No weight matrix could be judged."),
+            Rule::NotMeasured => ("not-measured", "Weight matrices are of a type that is not measured."),
+            Rule::CorruptTensor => {
+                ("corrupt-tensor", "A tensor holds NaN or infinity, or its bytes are missing or damaged.")
+            }
+            Rule::CorruptOptimizer => {
+                ("corrupt-optimizer", "The optimizer's state holds NaN or infinity, or is missing bytes.")
+            }
+            Rule::UnhealthyTensor => ("unhealthy-tensor", "A weight matrix is worse than allowed."),
+            Rule::TooManyDead => ("too-many-dead", "More weight matrices are dead than allowed."),
+            Rule::TooFewHealthy => ("too-few-healthy", "Fewer weight matrices are healthy than required."),
+            Rule::TensorVanished => ("tensor-vanished", "A weight of the baseline is not there."),
+            Rule::ShapeChanged => ("shape-changed", "A weight has another shape than in the baseline."),
+            Rule::StdShrunk => {
+                ("std-shrunk", "The standard deviation of a weight matrix fell too far below the baseline's.")
+            }
+            Rule::NewlyDead => {
+                ("newly-dead", "Rows or columns of a ternary matrix died that were alive in the baseline.")
+            }
+            Rule::VerdictWorse => ("verdict-worse", "A weight matrix is judged worse than in the baseline."),
+        }
+    }
+
+    /// The identifier, such as `unhealthy-tensor`.
+    pub fn id(self) -> &'static str {
+        self.row().0
+    }
+
+    /// What it refuses, in one sentence.
+    pub fn summary(self) -> &'static str {
+        self.row().1
+    }
+
+    /// Whether its findings refuse a checkpoint.
+    pub fn severity(self) -> Severity {
+        if self == Rule::NotMeasured { Severity::Warning } else { Severity::Error }
+    }
+}
+
+/// One thing that was found.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Finding {
+    /// Which rule.
+    pub rule: Rule,
+    /// Whether it refuses the checkpoint.
+    pub severity: Severity,
+    /// The tensor concerned, by its name in the file, whatever that holds; `None` for the checkpoint as a whole.
+    pub tensor: Option<String>,
+    /// What is wrong, without the tensor's name, in one printable line.
+    pub message: String,
+    /// What was measured, in the unit the message names.
+    pub measured: Option<f64>,
+    /// The bound it missed, in the same unit.
+    pub limit: Option<f64>,
+}
+
+impl Finding {
+    pub(crate) fn new(rule: Rule, message: impl AsRef<str>) -> Self {
+        Finding {
+            rule,
+            severity: rule.severity(),
+            tensor: None,
+            message: printable(message.as_ref()),
+            measured: None,
+            limit: None,
+        }
+    }
+
+    pub(crate) fn on(mut self, tensor: &TensorRecord) -> Self {
+        self.tensor = Some(tensor.name.clone());
+        self
+    }
+
+    pub(crate) fn against(mut self, measured: Option<f64>, limit: Option<f64>) -> Self {
+        (self.measured, self.limit) = (measured.filter(|m| m.is_finite()), limit);
+        self
+    }
+
+    /// Tensor and message in one printable line.
+    pub fn line(&self) -> String {
+        match &self.tensor {
+            Some(tensor) => format!("{}: {}", printable(tensor), self.message),
+            None => self.message.clone(),
+        }
+    }
+}
+
+/// One checkpoint held against the policy.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Checked {
+    /// Its path as the user gave it.
+    pub path: String,
+    /// How it ended.
+    pub status: Status,
+    /// Its training step.
+    pub step: Option<u64>,
+    /// The worst verdict among the judged tensors and whatever is corrupt.
+    pub verdict: Option<Verdict>,
+    /// How many tensors were judged.
+    pub judged: u64,
+    /// How many of them are healthy.
+    pub healthy: u64,
+    /// How many of them are dead.
+    pub dead: u64,
+    /// The rules that it was held against.
+    pub checks: Vec<Rule>,
+    /// What was found: first the checkpoint as a whole, then tensor by tensor in file order.
+    pub findings: Vec<Finding>,
+}
+
+/// What the gate says about all checkpoints together.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Outcome {
+    /// The worst of the checkpoints'.
+    pub status: Status,
+    /// The policy they were held against.
+    pub policy: Policy,
+    /// The path of the baseline they were compared with.
+    pub baseline: Option<String>,
+    /// Each checkpoint, in the order given.
+    pub checkpoints: Vec<Checked>,
+}
+
+impl Outcome {
+    /// The outcome of `checkpoints`; without any, nothing has passed.
+    pub fn new(policy: Policy, baseline: Option<String>, checkpoints: Vec<Checked>) -> Self {
+        let status = checkpoints.iter().map(|c| c.status).max().unwrap_or(Status::Unreadable);
+        Outcome { status, policy, baseline, checkpoints }
+    }
+
+    /// How many checkpoints ended in `status`.
+    pub fn count(&self, status: Status) -> usize {
+        self.checkpoints.iter().filter(|c| c.status == status).count()
+    }
+
+    /// One sentence, such as `1 of 3 checkpoints refused`.
+    pub fn headline(&self) -> String {
+        let all = plural(self.checkpoints.len(), "checkpoint");
+        match (self.count(Status::Refused), self.count(Status::Unreadable)) {
+            (0, 0) => format!("{all} passed"),
+            (refused, 0) => format!("{refused} of {all} refused"),
+            (0, unreadable) => format!("{unreadable} of {all} unreadable"),
+            (refused, unreadable) => format!("{refused} of {all} refused, {unreadable} unreadable"),
+        }
+    }
+}
+
+/// A checkpoint that could not be opened, and why. It never passes.
+pub fn unreadable(path: impl Into<String>, error: &str) -> Checked {
+    Checked {
+        path: path.into(),
+        status: Status::Unreadable,
+        step: None,
+        verdict: None,
+        judged: 0,
+        healthy: 0,
+        dead: 0,
+        checks: vec![Rule::UnreadableFile],
+        findings: vec![Finding::new(Rule::UnreadableFile, error)],
+    }
+}
+
+/// Holds `record` against `policy`, and against `baseline` where there is one. Verdicts in the record are not used:
+/// they are made again with the policy's thresholds.
+pub fn check(record: &CheckpointRecord, policy: &Policy, baseline: Option<&CheckpointRecord>) -> Checked {
+    let judged = judge_all(record, policy);
+    let matrices: Vec<&Judged> = judged.iter().filter(|j| j.in_scope).collect();
+    let count = |verdict| matrices.iter().filter(|j| j.verdict == Some(verdict)).count() as u64;
+    let mut checked = Checked {
+        path: record.path.clone(),
+        status: Status::Passed,
+        step: record.step,
+        verdict: judged
+            .iter()
+            .filter(|j| j.in_scope || j.verdict == Some(Verdict::Corrupt))
+            .filter_map(|j| j.verdict)
+            .max(),
+        judged: matrices.len() as u64,
+        healthy: count(Verdict::Healthy),
+        dead: count(Verdict::Dead),
+        checks: vec![
+            Rule::UnreadableFile,
+            Rule::DamagedFile,
+            Rule::NothingJudged,
+            Rule::NotMeasured,
+            Rule::CorruptTensor,
+            Rule::CorruptOptimizer,
+            Rule::UnhealthyTensor,
+        ],
+        findings: Vec::new(),
+    };
+    whole(&mut checked, record, &judged, policy);
+    let mut comparison = baseline.map(|baseline| Comparison::new(baseline, policy));
+    if comparison.is_some() {
+        checked.checks.extend([Rule::TensorVanished, Rule::ShapeChanged, Rule::StdShrunk]);
+        checked.checks.extend([Rule::NewlyDead, Rule::VerdictWorse]);
+    }
+    for judged in &judged {
+        checked.findings.extend(single(judged, policy));
+        if let Some(comparison) = &mut comparison {
+            comparison.compare(judged, policy, &mut checked.findings);
+        }
+    }
+    if let Some(comparison) = comparison {
+        comparison.vanished(policy, &mut checked.findings);
+    }
+    let refused = checked.findings.iter().any(|f| f.severity == Severity::Error);
+    checked.status = match (record.damaged, refused) {
+        (true, _) => Status::Unreadable,
+        (false, true) => Status::Refused,
+        (false, false) => Status::Passed,
+    };
+    checked
+}
+
+/// A tensor with its verdict under the policy's thresholds.
+pub(crate) struct Judged<'r> {
+    pub tensor: &'r TensorRecord,
+    pub rules: TensorRules,
+    pub verdict: Option<Verdict>,
+    pub reason: String,
+    /// Whether its health decides: a weight matrix of the policy's scope.
+    pub in_scope: bool,
+}
+
+/// Every tensor that the policy does not ignore.
+pub(crate) fn judge_all<'r>(record: &'r CheckpointRecord, policy: &Policy) -> Vec<Judged<'r>> {
+    let considered = || record.tensors.iter().filter(|t| !policy.ignores(&t.name));
+    let all = policy.scope == Scope::Matrices || !considered().any(is_projection);
+    considered()
+        .map(|tensor| {
+            let rules = policy.rules(&tensor.name);
+            let (verdict, reason) = judge_tensor(tensor, &rules.thresholds);
+            let in_scope =
+                verdict.is_some() && is_matrix(tensor) && (all || rules.named || is_projection(tensor));
+            Judged { tensor, rules, verdict, reason: reason.unwrap_or_default(), in_scope }
+        })
+        .collect()
+}
+
+pub(crate) fn is_matrix(tensor: &TensorRecord) -> bool {
+    tensor.group == Group::Weights && tensor.shape.len() >= 2
+}
+
+/// A matrix that a BitLinear uses, a packed ternary one, or one named `*_proj`.
+fn is_projection(tensor: &TensorRecord) -> bool {
+    let named = || tensor.name.rsplit('.').nth(1).is_some_and(|module| module.ends_with("_proj"));
+    is_matrix(tensor) && (tensor.ternary.is_some() || named())
+}
+
+/// Findings about the checkpoint as a whole.
+fn whole(checked: &mut Checked, record: &CheckpointRecord, judged: &[Judged<'_>], policy: &Policy) {
+    let findings = &mut checked.findings;
+    if record.damaged {
+        let container = record.warnings.iter().find_map(|w| w.strip_prefix("damaged: "));
+        let tensors = record.tensors.iter().filter(|t| t.damage.is_some()).count();
+        let message = match container {
+            Some(what) => format!("{what}; {} lost bytes", plural(tensors, "tensor")),
+            None => format!("bytes of {tensors} of {} tensors are missing or wrong", record.tensors.len()),
+        };
+        findings.push(Finding::new(Rule::DamagedFile, message));
+    }
+    let wrong_step = |required: u64, words: &str| {
+        let message = match record.step {
+            Some(step) => format!("step {step}; {words} {required} is required"),
+            None => format!("neither the file nor its name tells its step; {words} {required} is required"),
+        };
+        let step = record.step.map(|s| s as f64);
+        Finding::new(Rule::WrongStep, message).against(step, Some(required as f64))
+    };
+    if let Some(required) = policy.require_step.filter(|&r| record.step != Some(r)) {
+        findings.push(wrong_step(required, "step"));
+    }
+    if let Some(least) = policy.min_step.filter(|&least| record.step.is_none_or(|step| step < least)) {
+        findings.push(wrong_step(least, "at least step"));
+    }
+    if policy.require_step.is_some() || policy.min_step.is_some() {
+        checked.checks.push(Rule::WrongStep);
+    }
+    let unmeasured: Vec<&TensorRecord> = judged
+        .iter()
+        .map(|j| j.tensor)
+        .filter(|t| is_matrix(t) && t.stats.is_none() && t.damage.is_none())
+        .collect();
+    if let Some(first) = unmeasured.first() {
+        let count = plural(unmeasured.len(), "weight matrix");
+        let message = format!("not measured: {count}, such as {} ({})", first.name, first.dtype);
+        findings.push(Finding::new(Rule::NotMeasured, message));
+    }
+    if checked.judged == 0 && !record.damaged {
+        let message = match record.tensors.len() {
+            0 => "it holds no tensors".to_string(),
+            _ if judged.is_empty() => "all of its tensors are ignored".to_string(),
+            _ => "none of its tensors is a weight matrix that can be judged".to_string(),
+        };
+        findings.push(Finding::new(Rule::NothingJudged, message));
+    }
+    if let Some(most) = policy.max_dead {
+        checked.checks.push(Rule::TooManyDead);
+        if checked.dead > most {
+            let names: Vec<&str> = judged
+                .iter()
+                .filter(|j| j.in_scope && j.verdict == Some(Verdict::Dead))
+                .map(|j| without_state_dict(&j.tensor.name))
+                .take(8)
+                .collect();
+            let more = if checked.dead > 8 { ", …" } else { "" };
+            let message =
+                format!("{} dead, at most {most} allowed: {}{more}", checked.dead, names.join(", "));
+            findings.push(
+                Finding::new(Rule::TooManyDead, message)
+                    .against(Some(checked.dead as f64), Some(most as f64)),
+            );
+        }
+    }
+    if let Some(least) = policy.min_healthy {
+        checked.checks.push(Rule::TooFewHealthy);
+        let share = checked.healthy as f64 / checked.judged.max(1) as f64;
+        if checked.judged > 0 && share < least {
+            let message = format!(
+                "{} of {} tensors are healthy ({:.1} %), {:.1} % required",
+                checked.healthy,
+                checked.judged,
+                100.0 * share,
+                100.0 * least
+            );
+            findings.push(Finding::new(Rule::TooFewHealthy, message).against(Some(share), Some(least)));
+        }
+    }
+}
+
+/// What is wrong with one tensor by itself.
+fn single(judged: &Judged<'_>, policy: &Policy) -> Option<Finding> {
+    let (tensor, rules) = (judged.tensor, &judged.rules);
+    let verdict = judged.verdict?;
+    if verdict == Verdict::Corrupt {
+        let rule = match tensor.group {
+            Group::Optimizer => Rule::CorruptOptimizer,
+            _ => Rule::CorruptTensor,
+        };
+        let bad = tensor.stats.as_ref().map(|s| (s.nan + s.inf) as f64);
+        return Some(Finding::new(rule, &judged.reason).on(tensor).against(bad, bad.map(|_| 0.0)));
+    }
+    let counted = verdict == Verdict::Dead && policy.max_dead.is_some();
+    if !judged.in_scope || verdict <= rules.allow || counted {
+        return None;
+    }
+    let (measured, limit) = measured(judged);
+    let bound = match limit {
+        Some(limit)
+            if verdict == Verdict::Dead && Some(limit) == measured_zero_share(judged).map(|z| z.1) =>
+        {
+            format!("dead from {:.2} %", 100.0 * limit)
+        }
+        Some(limit) => format!("{} begins at {limit:e}", rules.allow),
+        None => format!("{} is allowed", rules.allow),
+    };
+    let message = format!("{verdict}: {}; {bound}", judged.reason);
+    Some(Finding::new(Rule::UnhealthyTensor, message).on(tensor).against(measured, limit))
+}
+
+/// The share of zeros and its bound, where that is what killed the tensor.
+fn measured_zero_share(judged: &Judged<'_>) -> Option<(f64, f64)> {
+    let (ternary, stats) = (judged.tensor.ternary.as_ref()?, judged.tensor.stats.as_ref()?);
+    let bound = judged.rules.thresholds.dead_zero_share;
+    (stats.min != stats.max && ternary.zero >= bound).then_some((ternary.zero, bound))
+}
+
+/// What decided a verdict, and where the worst allowed one begins.
+fn measured(judged: &Judged<'_>) -> (Option<f64>, Option<f64>) {
+    if let Some((zero, bound)) = measured_zero_share(judged) {
+        return (Some(zero), Some(bound));
+    }
+    let tensor = judged.tensor;
+    let begins = |levels: &Levels| match judged.rules.allow {
+        Verdict::Healthy => Some(levels.healthy),
+        Verdict::Weak => Some(levels.weak),
+        Verdict::Dying => Some(levels.dying),
+        Verdict::Dead | Verdict::Corrupt => None,
+    };
+    let std = tensor.stats.as_ref().and_then(|s| s.std);
+    if tensor.ternary.is_some() {
+        return (std, begins(&judged.rules.thresholds.projection));
+    }
+    let fan_in: u64 = tensor.shape[1..].iter().fold(1, |n, &d| n.saturating_mul(d));
+    (std.map(|s| s * (fan_in as f64).sqrt()), begins(&judged.rules.thresholds.relative))
+}

@@ -1,0 +1,47 @@
+//! GitHub's workflow commands: what a step prints to have findings shown on its run and on the files.
+//! <https://docs.github.com/en/actions/reference/workflows-and-actions/workflow-commands>
+
+use std::path::Path;
+
+use crate::gate::{Outcome, Rule, Severity};
+use crate::location::relative_path;
+
+/// Lines listed in one annotation.
+const LISTED: usize = 20;
+
+/// One annotation per checkpoint and rule (GitHub shows ten errors per step), then the headline. `root` is the top of
+/// the repository; paths below it are shown relative to it.
+pub fn commands(outcome: &Outcome, root: Option<&Path>) -> String {
+    let mut out = String::new();
+    for checked in &outcome.checkpoints {
+        for rule in Rule::ALL {
+            let found: Vec<String> =
+                checked.findings.iter().filter(|f| f.rule == rule).map(|f| f.line()).collect();
+            if found.is_empty() {
+                continue;
+            }
+            let mut lines = found.iter().take(LISTED).map(String::as_str).collect::<Vec<_>>().join("\n");
+            if found.len() > LISTED {
+                lines += &format!("\nand {} more", found.len() - LISTED);
+            }
+            let command = match rule.severity() {
+                Severity::Error => "error",
+                Severity::Warning => "warning",
+            };
+            let file = property(&relative_path(&checked.path, root));
+            let title = property(&format!("ckpt gate: {}", rule.id()));
+            out += &format!("::{command} file={file},title={title}::{}\n", data(&lines));
+        }
+    }
+    out + "ckpt gate: " + &outcome.headline() + "\n"
+}
+
+/// The message of a command: `%` and line ends have meaning there.
+fn data(text: &str) -> String {
+    text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
+}
+
+/// A property of a command: colon and comma have meaning there too.
+fn property(text: &str) -> String {
+    data(text).replace(':', "%3A").replace(',', "%2C")
+}

@@ -1,0 +1,44 @@
+//! JUnit XML, as Jenkins and GitLab read it: a suite per checkpoint, a case per rule it was held against.
+
+use ckpt_inspect::printable;
+use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
+
+use crate::gate::{Checked, Finding, Outcome, Rule, Severity};
+
+/// The outcome as JUnit XML.
+pub fn xml(outcome: &Outcome) -> String {
+    let mut report = Report::new("ckpt gate");
+    for checked in &outcome.checkpoints {
+        report.add_test_suite(suite(checked));
+    }
+    report.to_string().expect("writing XML to memory does not fail")
+}
+
+fn suite(checked: &Checked) -> TestSuite {
+    let path = printable(&checked.path);
+    let mut suite = TestSuite::new(&path);
+    for rule in Rule::ALL.into_iter().filter(|rule| checked.checks.contains(rule)) {
+        let found: Vec<&Finding> = checked.findings.iter().filter(|f| f.rule == rule).collect();
+        let errors = found.iter().any(|f| f.severity == Severity::Error);
+        let lines: Vec<String> = found.iter().map(|f| f.line()).collect();
+        let status = match (lines.as_slice(), errors) {
+            (lines @ [first, ..], true) => {
+                let unreadable = matches!(rule, Rule::UnreadableFile | Rule::DamagedFile);
+                let kind = if unreadable { NonSuccessKind::Error } else { NonSuccessKind::Failure };
+                let more = lines.len() - 1;
+                let message = if more > 0 { format!("{first} (and {more} more)") } else { first.clone() };
+                let mut status = TestCaseStatus::non_success(kind);
+                status.set_type(rule.id()).set_message(message).set_description(lines.join("\n"));
+                status
+            }
+            _ => TestCaseStatus::success(),
+        };
+        let mut case = TestCase::new(rule.id(), status);
+        case.set_classname(&path);
+        if !errors && !lines.is_empty() {
+            case.set_system_out(lines.join("\n"));
+        }
+        suite.add_test_case(case);
+    }
+    suite
+}

@@ -1,0 +1,358 @@
+//! `ckpt gate` as a user and a CI system meet it: the real binary on real checkpoints.
+
+mod ci;
+mod formats;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+
+const HEALTHY: &str = "tests/fixtures/healthy-run/step-02000.pt";
+const COLLAPSED: &str = "tests/fixtures/collapse-run/step-04000.pt";
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn fixture(path: &str) -> String {
+    root().join(path).display().to_string()
+}
+
+fn command(folder: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ckpt"));
+    command
+        .arg("gate")
+        .args(args)
+        .current_dir(folder)
+        .env("XDG_CACHE_HOME", std::env::temp_dir().join("ckpt-test"));
+    command
+}
+
+/// Runs in `folder`.
+fn gate_in(folder: &Path, args: &[&str]) -> Output {
+    command(folder, args).output().unwrap()
+}
+
+/// Runs at the top of the repository.
+fn gate(args: &[&str]) -> Output {
+    gate_in(&root(), args)
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn json_of(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Tensors that `rule` found in the first checkpoint.
+fn found(outcome: &Value, rule: &str) -> Vec<String> {
+    let findings = outcome["checkpoints"][0]["findings"].as_array().unwrap();
+    let named = findings.iter().filter(|f| f["rule"] == rule);
+    named
+        .map(|f| f["tensor"].as_str().unwrap_or("").trim_start_matches("model_state_dict.").to_string())
+        .collect()
+}
+
+/// A SafeTensors file of F32 tensors.
+fn safetensors(path: &Path, tensors: &[(&str, &[u64], Vec<f32>)]) {
+    let mut header = serde_json::Map::new();
+    let mut data = Vec::new();
+    for (name, shape, values) in tensors {
+        let start = data.len();
+        data.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+        let entry = json!({"dtype": "F32", "shape": shape, "data_offsets": [start, data.len()]});
+        header.insert(name.to_string(), entry);
+    }
+    let header = serde_json::to_vec(&header).unwrap();
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header);
+    bytes.extend(data);
+    std::fs::write(path, bytes).unwrap();
+}
+
+/// Values of a size, without structure that matters.
+fn values(n: usize, size: f32) -> Vec<f32> {
+    (0..n).map(|i| size * ((i * 37 % 101) as f32 / 50.0 - 1.0)).collect()
+}
+
+#[test]
+fn a_healthy_run_passes() {
+    let output = gate(&["tests/fixtures/healthy-run"]);
+    assert_eq!(code(&output), 0, "{}", stdout(&output));
+    assert!(stdout(&output).ends_with("3 checkpoints passed\n"));
+    assert_eq!(stderr(&output), "");
+}
+
+#[test]
+fn the_collapsed_run_is_refused_from_step_2500_on() {
+    let output = gate(&["tests/fixtures/collapse-run", "--format", "json"]);
+    assert_eq!(code(&output), 1);
+    let outcome = json_of(&output);
+    assert_eq!(outcome["status"], "refused");
+    for checkpoint in outcome["checkpoints"].as_array().unwrap() {
+        let refused = checkpoint["step"].as_u64().unwrap() >= 2500;
+        assert_eq!(
+            checkpoint["status"],
+            if refused { "refused" } else { "passed" },
+            "{}",
+            checkpoint["path"]
+        );
+    }
+    let outcome = json_of(&gate(&[COLLAPSED, "--format", "json"]));
+    let mlp = |layer: u8| ["gate", "up", "down"].map(|p| format!("layers.{layer}.mlp.{p}_proj.weight"));
+    assert_eq!(found(&outcome, "unhealthy-tensor"), [mlp(0), mlp(1)].concat());
+    let finding = &outcome["checkpoints"][0]["findings"][0];
+    assert_eq!((&finding["severity"], &finding["limit"]), (&json!("error"), &json!(1e-3)));
+    // The corpus' own measurement of this tensor.
+    assert!((finding["measured"].as_f64().unwrap() / 4.1e-5 - 1.0).abs() < 0.01);
+}
+
+#[test]
+fn options_relax_and_tighten() {
+    for (args, expected) in [
+        (vec!["--allow", "weak"], 0),
+        (vec!["--allow", "healthy"], 1),
+        (vec!["--ignore", "*.mlp.*"], 0),
+        (vec!["--ignore", "layers.0.mlp.*"], 1),
+        (vec!["--ignore", "*"], 1),
+        (vec!["--min-healthy", "0.5"], 0),
+        (vec!["--min-healthy", "0.6"], 1),
+        (vec!["--min-healthy", "0.5", "--allow", "healthy"], 1),
+        (vec!["--allow", "weak", "--require-step", "4000"], 0),
+        (vec!["--allow", "weak", "--require-step", "3999"], 1),
+        (vec!["--allow", "weak", "--min-step", "3999"], 0),
+        (vec!["--allow", "weak", "--min-step", "4001"], 1),
+    ] {
+        let output = gate(&[args.as_slice(), &[COLLAPSED]].concat());
+        assert_eq!(code(&output), expected, "{args:?}\n{}", stdout(&output));
+    }
+}
+
+#[test]
+fn dead_tensors_can_be_counted_instead() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("m.safetensors");
+    let zeros = || vec![0.0; 64];
+    safetensors(
+        &file,
+        &[
+            ("a.weight", &[8, 8], values(64, 0.3)),
+            ("b.weight", &[8, 8], zeros()),
+            ("c.weight", &[8, 8], zeros()),
+        ],
+    );
+    for (args, expected, rule) in [
+        (&["--allow", "dying"][..], 1, "unhealthy-tensor"),
+        (&["--allow", "dead"], 0, ""),
+        (&["--max-dead", "2"], 0, ""),
+        (&["--max-dead", "1"], 1, "too-many-dead"),
+        (&["--max-dead", "1", "--allow", "dead"], 1, "too-many-dead"),
+    ] {
+        let output = gate_in(folder.path(), &[args, &["m.safetensors", "--format", "json"]].concat());
+        assert_eq!(code(&output), expected, "{args:?}");
+        let outcome = json_of(&output);
+        let rules: Vec<&str> = outcome["checkpoints"][0]["findings"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|f| f["rule"].as_str())
+            .collect();
+        assert!(if rule.is_empty() { rules.is_empty() } else { rules.contains(&rule) }, "{args:?} {rules:?}");
+    }
+}
+
+#[test]
+fn nan_is_refused_wherever_it_is_and_whatever_is_allowed() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut bad = values(8, 1e-3);
+    bad[3] = f32::NAN;
+    safetensors(
+        &folder.path().join("m.safetensors"),
+        &[
+            ("layers.0.mlp.up_proj.weight", &[8, 8], values(64, 0.3)),
+            ("norm.weight", &[8], bad.clone()),
+            ("optimizer.state.0.exp_avg", &[8], bad),
+        ],
+    );
+    let output = gate_in(folder.path(), &["m.safetensors", "--allow", "dead", "--format", "json"]);
+    assert_eq!(code(&output), 1);
+    let outcome = json_of(&output);
+    assert_eq!(found(&outcome, "corrupt-tensor"), ["norm.weight"]);
+    assert_eq!(found(&outcome, "corrupt-optimizer"), ["optimizer.state.0.exp_avg"]);
+    let ignored = ["m.safetensors", "--ignore", "norm.weight", "--ignore", "optimizer.*"];
+    assert_eq!(code(&gate_in(folder.path(), &ignored)), 0);
+}
+
+#[test]
+fn what_cannot_be_read_never_passes() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("text.pt"), "not a checkpoint").unwrap();
+    std::fs::create_dir(folder.path().join("empty")).unwrap();
+    let healthy = fixture(HEALTHY);
+    let truncated = fixture("tests/fixtures/formats/truncated.pt");
+    let flipped = fixture("tests/fixtures/formats/bitflip.pt");
+    let collapsed = fixture(COLLAPSED);
+    for bad in ["missing.pt", "text.pt", "empty", "none-*.pt", &truncated, &flipped] {
+        for args in [&[bad, "--allow", "dead"][..], &[&healthy, bad], &[&collapsed, bad]] {
+            let output = gate_in(folder.path(), &[args, &["--format", "json"]].concat());
+            assert_eq!(code(&output), 3, "{args:?}");
+            let outcome = json_of(&output);
+            assert_eq!(outcome["status"], "unreadable");
+            let statuses =
+                outcome["checkpoints"].as_array().unwrap().iter().map(|c| c["status"].as_str().unwrap());
+            assert_eq!(statuses.filter(|s| *s == "unreadable").count(), 1);
+        }
+        let output = gate_in(folder.path(), &[&healthy, "--baseline", bad]);
+        assert_eq!(code(&output), 3, "{bad}");
+        assert!(stdout(&output).contains("as the baseline"), "{}", stdout(&output));
+    }
+    let output = gate_in(folder.path(), &[&flipped, "--no-checksum"]);
+    assert_eq!(code(&output), 0, "without checksums a flipped bit that leaves the numbers sane is not seen");
+}
+
+#[test]
+fn a_baseline_refuses_what_got_worse() {
+    let args = [COLLAPSED, "--allow", "weak", "--baseline", HEALTHY, "--format", "json"];
+    let output = gate(&args);
+    assert_eq!(code(&output), 1);
+    let outcome = json_of(&output);
+    assert_eq!(outcome["baseline"], HEALTHY);
+    assert_eq!(found(&outcome, "verdict-worse").len(), 6);
+    assert!(found(&outcome, "std-shrunk").contains(&"layers.1.mlp.down_proj.weight".to_string()));
+    assert_eq!(
+        found(&outcome, "newly-dead"),
+        ["layers.0.mlp.gate_proj.weight", "layers.1.self_attn.k_proj.weight"]
+    );
+    let relaxed = json_of(&gate(&[&args[..], &["--max-shrink", "3", "--max-new-dead", "0.05"]].concat()));
+    assert_eq!(found(&relaxed, "std-shrunk"), found(&relaxed, "verdict-worse"));
+    assert_eq!(found(&relaxed, "newly-dead"), [""; 0]);
+
+    let back = gate(&[HEALTHY, "--baseline", COLLAPSED, "--max-new-dead", "1"]);
+    assert_eq!(code(&back), 0, "growing is no regression: {}", stdout(&back));
+    let itself = gate(&[COLLAPSED, "--allow", "weak", "--baseline", COLLAPSED]);
+    assert_eq!(code(&itself), 0, "{}", stdout(&itself));
+    let many = gate(&[HEALTHY, "--baseline", "tests/fixtures/healthy-run"]);
+    assert_eq!(code(&many), 2);
+    assert!(stderr(&many).contains("3 checkpoints"), "{}", stderr(&many));
+}
+
+#[test]
+fn vanished_and_reshaped_weights_are_regressions() {
+    let folder = tempfile::tempdir().unwrap();
+    let old = folder.path().join("old.safetensors");
+    let new = folder.path().join("new.safetensors");
+    let matrix = || values(64, 0.3);
+    safetensors(
+        &old,
+        &[
+            ("state_dict.a.weight", &[8, 8], matrix()),
+            ("state_dict.b.weight", &[8, 8], matrix()),
+            ("state_dict.c.weight", &[8, 8], matrix()),
+        ],
+    );
+    safetensors(&new, &[("a.weight", &[8, 8], matrix()), ("b.weight", &[4, 16], matrix())]);
+    let args = ["new.safetensors", "--baseline", "old.safetensors", "--format", "json"];
+    let outcome = json_of(&gate_in(folder.path(), &args));
+    assert_eq!(found(&outcome, "shape-changed"), ["b.weight"]);
+    assert_eq!(found(&outcome, "tensor-vanished"), ["state_dict.c.weight"]);
+    assert_eq!(outcome["status"], "refused");
+
+    std::fs::write(folder.path().join("ckpt.toml"), "[gate.baseline]\nallow_missing = true\n").unwrap();
+    let outcome = json_of(&gate_in(folder.path(), &args));
+    assert_eq!(found(&outcome, "tensor-vanished"), [""; 0]);
+
+    std::fs::remove_file(folder.path().join("ckpt.toml")).unwrap();
+    safetensors(&new, &[("x.weight", &[8, 8], matrix())]);
+    let outcome = json_of(&gate_in(folder.path(), &args));
+    assert_eq!(outcome["checkpoints"][0]["findings"].as_array().unwrap().len(), 1, "one finding says it all");
+}
+
+#[test]
+fn the_policy_file_is_read_and_options_win_over_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let collapsed = fixture(COLLAPSED);
+    std::fs::write(folder.path().join("ckpt.toml"), "[gate]\nallow = \"weak\"\n").unwrap();
+    let output = gate_in(folder.path(), &[&collapsed]);
+    assert_eq!((code(&output), stderr(&output).as_str()), (0, "policy from ckpt.toml\n"));
+    assert_eq!(code(&gate_in(folder.path(), &[&collapsed, "--allow", "healthy"])), 1);
+
+    let other =
+        "[[gate.tensors]]\npattern = '*.mlp.*_proj.weight'\nhealthy = 1e-5\nweak = 1e-6\ndying = 1e-7\n";
+    std::fs::write(folder.path().join("other.toml"), other).unwrap();
+    let output = gate_in(folder.path(), &[&collapsed, "--policy", "other.toml"]);
+    assert_eq!((code(&output), stderr(&output).as_str()), (0, ""));
+
+    let embedding = "[gate]\nallow = 'weak'\n[[gate.tensors]]\npattern = 'embed_tokens.weight'\nallow='healthy'\nhealthy=9\n";
+    std::fs::write(folder.path().join("other.toml"), embedding).unwrap();
+    let output = gate_in(folder.path(), &[&collapsed, "--policy", "other.toml", "--format", "json"]);
+    assert_eq!(found(&json_of(&output), "unhealthy-tensor"), ["embed_tokens.weight"]);
+}
+
+#[test]
+fn a_policy_that_cannot_be_used_is_wrong_usage() {
+    let folder = tempfile::tempdir().unwrap();
+    let healthy = fixture(HEALTHY);
+    for (text, says) in [
+        ("[gate]\nalow = 'weak'\n", ["line 2", "alow"]),
+        ("[gate]\nmin_healthy = 2\n", ["line 2", "0 to 1"]),
+        ("[gate]\nallow = \"corrupt\"\n", ["line 2", "never pass"]),
+        ("[gate\n", ["line 1", "TOML"]),
+    ] {
+        std::fs::write(folder.path().join("ckpt.toml"), text).unwrap();
+        let output = gate_in(folder.path(), &[&healthy]);
+        assert_eq!(code(&output), 2, "{text}");
+        assert!(says.iter().all(|s| stderr(&output).contains(s)), "{text}\n{}", stderr(&output));
+        assert!(stdout(&output).is_empty());
+    }
+    std::fs::remove_file(folder.path().join("ckpt.toml")).unwrap();
+    for args in [
+        &["--policy", "missing.toml"][..],
+        &["--min-healthy", "1.5"],
+        &["--max-shrink", "0.5"],
+        &["--ignore", "a["],
+        &["--also", "junit"],
+        &["--also", "pdf=x"],
+        &["--also", "junit=x", "-o", "x"],
+    ] {
+        let output = gate_in(folder.path(), &[args, &[&healthy]].concat());
+        assert_eq!(code(&output), 2, "{args:?} {}", stderr(&output));
+    }
+}
+
+#[test]
+fn reports_are_written_whole_and_not_over_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let collapsed = fixture(COLLAPSED);
+    let args =
+        ["--format", "json", "-o", "gate.json", "--also", "junit=gate.xml", "--also", "human=gate.txt"];
+    let output = gate_in(folder.path(), &[&args[..], &[&collapsed]].concat());
+    assert_eq!(code(&output), 1);
+    assert_eq!((stdout(&output).as_str(), stderr(&output).as_str()), ("", "1 of 1 checkpoint refused\n"));
+    let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+    let outcome: Value = serde_json::from_str(&read("gate.json")).unwrap();
+    assert_eq!(outcome["status"], "refused");
+    assert!(read("gate.xml").starts_with("<?xml"));
+    assert!(
+        read("gate.txt").contains("unhealthy-tensor  weak: std 4.1e-5")
+            && !read("gate.txt").contains('\u{1b}')
+    );
+
+    std::fs::write(folder.path().join("gate.xml"), "mine").unwrap();
+    let output = gate_in(folder.path(), &[&collapsed, "--also", "junit=gate.xml"]);
+    assert_eq!((code(&output), read("gate.xml").as_str()), (4, "mine"));
+    let output = gate_in(folder.path(), &[&collapsed, "--also", "junit=gate.xml", "--force"]);
+    assert_eq!(code(&output), 1);
+    assert!(read("gate.xml").starts_with("<?xml"));
+    assert_eq!(code(&gate_in(folder.path(), &[&collapsed, "-o", "no/such/folder.txt"])), 4);
+}
