@@ -127,7 +127,7 @@ pub fn records(paths: &[PathBuf], options: &LoadOptions) -> Result<Vec<Loaded>, 
     let paths = expand(paths)?;
     let cache = options.cache.then(cache).flatten();
     let bytes: u64 = paths.iter().filter_map(|p| std::fs::metadata(p).ok()).map(|m| m.len()).sum();
-    let progress = terminal::progress(bytes, paths.len());
+    let progress = terminal::progress(bytes, &format!("measuring {} checkpoints", paths.len()));
     let loaded = paths
         .into_par_iter()
         .map(|path| {

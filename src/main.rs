@@ -1,10 +1,12 @@
 //! `ckpt`: checkpoint forensics on the command line. This file maps subcommands to their modules, one file each.
 
+mod convert;
 mod gate;
 mod inspect;
 mod load;
 mod report;
 mod terminal;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -27,6 +29,8 @@ enum Command {
     Inspect(inspect::Args),
     Gate(gate::Args),
     Report(report::Args),
+    Convert(convert::Args),
+    Verify(verify::Args),
     /// Print a shell's completion script.
     Completions {
         /// The shell to complete for.
@@ -62,6 +66,8 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(&args),
         Command::Gate(args) => gate::run(&args),
         Command::Report(args) => report::run(&args),
+        Command::Convert(args) => convert::run(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "ckpt", &mut script);

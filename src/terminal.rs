@@ -54,6 +54,12 @@ pub fn error(message: &str) {
     let _ = writeln!(anstream::stderr(), "{style}error{style:#}: {}", lines.join("\n"));
 }
 
+/// Prints a warning.
+pub fn warning(message: &str) {
+    let style = Style::new().fg_color(Some(AnsiColor::Yellow.into())).bold();
+    let _ = writeln!(anstream::stderr(), "{style}warning{style:#}: {message}");
+}
+
 /// Prints a note that is not an error.
 pub fn note(message: &str) {
     let _ = writeln!(anstream::stderr(), "{message}");
@@ -232,19 +238,17 @@ pub fn shorten(text: &str, width: usize) -> String {
     format!("{head}…{}", tail.into_iter().rev().collect::<String>())
 }
 
-/// Progress over files, on standard error and only on a terminal.
+/// Progress over bytes, on standard error and only on a terminal.
 pub struct Progress(ProgressBar);
 
-/// A bar over `files` files of `bytes` bytes altogether.
-pub fn progress(bytes: u64, files: usize) -> Progress {
+/// A bar over `bytes` bytes of what is being done.
+pub fn progress(bytes: u64, doing: &str) -> Progress {
     // Small work is over before a bar could be read.
     if !std::io::stderr().is_terminal() || bytes < 64 << 20 {
         return Progress(ProgressBar::hidden());
     }
     let bar = ProgressBar::new(bytes);
-    let template = format!(
-        "measuring {files} checkpoints {{wide_bar}} {{bytes}}/{{total_bytes}} {{bytes_per_sec}} {{eta}}"
-    );
+    let template = format!("{doing} {{wide_bar}} {{bytes}}/{{total_bytes}} {{bytes_per_sec}} {{eta}}");
     if let Ok(style) = ProgressStyle::with_template(&template) {
         bar.set_style(style);
     }

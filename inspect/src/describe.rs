@@ -262,11 +262,11 @@ impl Checkpoint {
     }
 
     /// How element `i` of a quantized tensor becomes a real number.
-    fn dequantizer<'b>(
+    pub(crate) fn dequantizer<'b>(
         &self,
         tensor: &'b TensorInfo,
         bytes: &'b [u8],
-    ) -> Result<Box<dyn Fn(usize) -> f64 + Sync + 'b>> {
+    ) -> Result<Box<dyn Fn(usize) -> f64 + Send + Sync + 'b>> {
         let dtype = tensor.dtype;
         let integer = move |i: usize| -> f64 {
             match dtype {

@@ -55,6 +55,11 @@ impl Model {
         if let Some(Value::String(architecture)) = lookup_gguf(metadata, "general.architecture") {
             return Model { architecture: architecture.clone(), ..Model::default() };
         }
+        // A trainer's own config says more than the config.json that a conversion put beside the weights.
+        let own = hf_config.filter(|_| given_config(metadata).is_some()).and_then(|_| student(tensors, metadata));
+        if let Some(model) = own {
+            return model;
+        }
         if let Some(config) = hf_config {
             let first = lookup(config, "architectures").and_then(|a| lookup_first(a));
             let name = first.or_else(|| lookup(config, "model_type").and_then(text));
@@ -149,6 +154,12 @@ struct GivenConfig {
     final_logit_soft_cap: Option<Option<f64>>,
 }
 
+/// The student's config among the plain values, where a trainer put it.
+fn given_config(metadata: &Value) -> Option<&Value> {
+    let config = lookup(metadata, "config.model").or_else(|| lookup(metadata, "config"))?;
+    lookup(config, "hidden_dim").map(|_| config)
+}
+
 /// Keeps "null" (no cap) apart from "not said".
 fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Option<f64>>, D::Error> {
     Option::<f64>::deserialize(deserializer).map(Some)
@@ -168,7 +179,7 @@ fn student(tensors: &[TensorInfo], metadata: &Value) -> Option<Model> {
     // Names that begin with `model.` are Hugging Face's unless the trainer's own config stands beside them.
     let given_model = lookup(metadata, "config.model").or_else(|| lookup(metadata, "config"));
     let hf_style = tensors.iter().any(|t| t.name == "model.embed_tokens.weight");
-    if hf_style && given_model.is_none_or(|c| lookup(c, "hidden_dim").is_none()) {
+    if hf_style && given_config(metadata).is_none() {
         return None;
     }
     let (vocab_size, hidden_dim) = matrix("embed_tokens.weight")?;

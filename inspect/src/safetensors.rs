@@ -11,8 +11,8 @@ use crate::storage::{Source, Storage, slice};
 use crate::tensor::TensorInfo;
 use crate::{DType, Error, Result};
 
-/// The format's own limit on the header.
-const MAX_HEADER: u64 = 100_000_000;
+/// The format's own limit on the header, in bytes.
+pub const MAX_HEADER: u64 = 100_000_000;
 
 pub(crate) fn recognises(bytes: &[u8]) -> bool {
     let Some(length) = slice(bytes, 0, 8) else { return false };
@@ -41,7 +41,7 @@ pub(crate) fn read(source: &Source, file: usize) -> Result<Contents> {
     let mut ranges = Vec::new();
     for (name, entry) in header {
         if name == "__metadata__" && entry.get("dtype").is_none() {
-            contents.metadata = crate::metadata::from_json(entry);
+            contents.metadata = nested(crate::metadata::from_json(entry));
             continue;
         }
         let entry: Entry = match serde_json::from_value(entry) {
@@ -101,6 +101,18 @@ pub(crate) fn read(source: &Source, file: usize) -> Result<Contents> {
     Ok(contents)
 }
 
+/// `__metadata__` holds strings alone, so a config is put there as JSON text; such texts become the values they say.
+fn nested(metadata: Value) -> Value {
+    let Value::Dict(entries) = metadata else { return metadata };
+    let parse = |value| match value {
+        Value::String(text) if text.starts_with(['{', '[']) => {
+            serde_json::from_str(&text).map_or(Value::String(text), crate::metadata::from_json)
+        }
+        other => other,
+    };
+    Value::Dict(entries.into_iter().map(|(key, value)| (key, parse(value))).collect())
+}
+
 /// JSON that a tensor's bytes hold, as the ternary packer stores its shapes in a tensor named `__metadata__`.
 pub(crate) fn json_of(bytes: &[u8]) -> Option<Value> {
     let value = crate::metadata::from_json(serde_json::from_slice(bytes).ok()?);
@@ -108,27 +120,34 @@ pub(crate) fn json_of(bytes: &[u8]) -> Option<Value> {
         .then_some(value)
 }
 
+/// The format's types that are read and written, and what they are here.
+const DTYPES: [(Dtype, DType); 19] = [
+    (Dtype::BOOL, DType::Bool),
+    (Dtype::U8, DType::U8),
+    (Dtype::I8, DType::I8),
+    (Dtype::F8_E5M2, DType::F8E5M2),
+    (Dtype::F8_E4M3, DType::F8E4M3FN),
+    (Dtype::F8_E8M0, DType::F8E8M0FNU),
+    (Dtype::F8_E4M3FNUZ, DType::F8E4M3FNUZ),
+    (Dtype::F8_E5M2FNUZ, DType::F8E5M2FNUZ),
+    (Dtype::I16, DType::I16),
+    (Dtype::U16, DType::U16),
+    (Dtype::F16, DType::F16),
+    (Dtype::BF16, DType::BF16),
+    (Dtype::I32, DType::I32),
+    (Dtype::U32, DType::U32),
+    (Dtype::F32, DType::F32),
+    (Dtype::C64, DType::C64),
+    (Dtype::F64, DType::F64),
+    (Dtype::I64, DType::I64),
+    (Dtype::U64, DType::U64),
+];
+
 fn dtype(dtype: Dtype) -> Option<DType> {
-    Some(match dtype {
-        Dtype::BOOL => DType::Bool,
-        Dtype::U8 => DType::U8,
-        Dtype::I8 => DType::I8,
-        Dtype::F8_E5M2 => DType::F8E5M2,
-        Dtype::F8_E4M3 => DType::F8E4M3FN,
-        Dtype::F8_E8M0 => DType::F8E8M0FNU,
-        Dtype::F8_E4M3FNUZ => DType::F8E4M3FNUZ,
-        Dtype::F8_E5M2FNUZ => DType::F8E5M2FNUZ,
-        Dtype::I16 => DType::I16,
-        Dtype::U16 => DType::U16,
-        Dtype::F16 => DType::F16,
-        Dtype::BF16 => DType::BF16,
-        Dtype::I32 => DType::I32,
-        Dtype::U32 => DType::U32,
-        Dtype::F32 => DType::F32,
-        Dtype::C64 => DType::C64,
-        Dtype::F64 => DType::F64,
-        Dtype::I64 => DType::I64,
-        Dtype::U64 => DType::U64,
-        _ => return None,
-    })
+    DTYPES.iter().find(|(theirs, _)| *theirs == dtype).map(|(_, ours)| *ours)
+}
+
+/// The format's type for elements of `dtype`, if it has one.
+pub fn dtype_of(dtype: DType) -> Option<Dtype> {
+    DTYPES.iter().find(|(_, ours)| *ours == dtype).map(|(theirs, _)| *theirs)
 }

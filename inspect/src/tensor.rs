@@ -111,7 +111,7 @@ impl TensorInfo {
     }
 
     /// Elements between the first and the last one, both counted; 0 when empty.
-    pub(crate) fn span(&self) -> Option<u64> {
+    pub fn span(&self) -> Option<u64> {
         if self.numel() == 0 {
             return Some(0);
         }

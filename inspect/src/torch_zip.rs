@@ -16,9 +16,19 @@ use crate::storage::{Place, Source, Storage, inflate, slice};
 use crate::torch::{StorageRef, TorchObject, interpret};
 use crate::{Error, Result};
 
-const LOCAL_HEADER: &[u8; 4] = b"PK\x03\x04";
+/// Signature of a local file header (APPNOTE.TXT 4.3.7).
+pub const LOCAL_HEADER: &[u8; 4] = b"PK\x03\x04";
 const DATA_DESCRIPTOR: &[u8; 4] = b"PK\x07\x08";
-const CENTRAL_HEADER: &[u8; 4] = b"PK\x01\x02";
+/// Signature of a central directory header (4.3.12).
+pub const CENTRAL_HEADER: &[u8; 4] = b"PK\x01\x02";
+/// Signature of the zip64 end of central directory record (4.3.14).
+pub const ZIP64_END: &[u8; 4] = b"PK\x06\x06";
+/// Signature of the zip64 end of central directory locator (4.3.15).
+pub const ZIP64_LOCATOR: &[u8; 4] = b"PK\x06\x07";
+/// Signature of the end of central directory record (4.3.16).
+pub const END: &[u8; 4] = b"PK\x05\x06";
+/// Id of the zip64 extended information extra field (4.5.3).
+pub const ZIP64_EXTRA: u16 = 1;
 /// An inflated pickle may be this much larger than its file: pickles of real checkpoints are far smaller than
 /// their weights, and what is built from one is proportional to it.
 const PICKLE_ALLOWANCE: u64 = 8 << 20;
@@ -33,7 +43,7 @@ pub(crate) fn recognises_prefixed(bytes: &[u8]) -> bool {
 }
 
 pub(crate) fn recognises(bytes: &[u8]) -> bool {
-    bytes.starts_with(LOCAL_HEADER) || bytes.starts_with(b"PK\x05\x06")
+    bytes.starts_with(LOCAL_HEADER) || bytes.starts_with(END)
 }
 
 /// How an entry is compressed (APPNOTE.TXT 4.4.5).
@@ -228,7 +238,7 @@ fn central_directory(bytes: &[u8]) -> Result<Directory, &'static str> {
         .rev()
         .find(|&at| {
             let comment = word(bytes, at + 20, 2);
-            bytes[at..].starts_with(b"PK\x05\x06")
+            bytes[at..].starts_with(END)
                 && comment.is_some_and(|n| at + END_RECORD + n as usize <= bytes.len())
         })
         .ok_or("there is none")?;
@@ -238,14 +248,14 @@ fn central_directory(bytes: &[u8]) -> Result<Directory, &'static str> {
         word(bytes, end + 16, 4).ok_or(CUT)?,
         end,
     );
-    let locator = end.checked_sub(20).filter(|&at| bytes[at..].starts_with(b"PK\x06\x07"));
+    let locator = end.checked_sub(20).filter(|&at| bytes[at..].starts_with(ZIP64_LOCATOR));
     if let Some(locator) = locator {
         // Its offset is right unless bytes were put before the archive; then the record lies right before it.
         let recorded = word(bytes, locator + 8, 8).and_then(|at| usize::try_from(at).ok());
         let record = [recorded, locator.checked_sub(56)]
             .into_iter()
             .flatten()
-            .find(|&at| bytes.get(at..).is_some_and(|b| b.starts_with(b"PK\x06\x06")))
+            .find(|&at| bytes.get(at..).is_some_and(|b| b.starts_with(ZIP64_END)))
             .ok_or("its zip64 record is not where it should be")?;
         count = word(bytes, record + 32, 8).ok_or(CUT)?;
         size = word(bytes, record + 40, 8).ok_or(CUT)?;
@@ -321,7 +331,7 @@ fn word(bytes: &[u8], at: usize, width: usize) -> Option<u64> {
 fn widen(mut extra: &[u8], sizes: &mut [u64]) {
     while let Some((id, size)) = word(extra, 0, 2).zip(word(extra, 2, 2)) {
         let Some(field) = extra.get(4..4 + size as usize) else { break };
-        if id == 1 {
+        if id == u64::from(ZIP64_EXTRA) {
             let wide = sizes.iter_mut().filter(|size| **size == u64::from(u32::MAX));
             for (i, size) in wide.enumerate() {
                 *size = word(field, 8 * i, 8).unwrap_or(*size);

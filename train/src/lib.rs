@@ -5,7 +5,6 @@ mod composite;
 mod error;
 mod loss;
 mod network;
-mod object;
 pub mod optim;
 mod parameters;
 mod presets;
@@ -17,8 +16,13 @@ pub use composite::Composite;
 pub use error::{Error, Result};
 pub use loss::Loss;
 pub use network::{Estimator, Network};
-pub use object::Object;
 pub use parameters::{Gradients, Parameter, Parameters, Role};
 pub use presets::{PRESETS, preset};
 pub use random::Random;
 pub use schedule::{Schedule, clip, global_norm};
+
+/// A plain dict with text keys.
+fn plain<'k>(entries: impl IntoIterator<Item = (&'k str, serde_pickle::Value)>) -> serde_pickle::Value {
+    let entry = |(key, value): (&'k str, _)| (serde_pickle::HashableValue::String(key.into()), value);
+    serde_pickle::Value::Dict(entries.into_iter().map(entry).collect())
+}

@@ -122,6 +122,25 @@ pub(crate) fn to_f32(dtype: DType, bytes: &[u8]) -> Option<Vec<f32>> {
     wide::to_f64(dtype, bytes).map(|values| values.into_iter().map(|x| x as f32).collect())
 }
 
+/// Fills a buffer with the elements from an index on.
+pub(crate) type Read<'a> = Box<dyn Fn(usize, &mut [f32]) + Send + Sync + 'a>;
+
+/// Elements of a plain real dtype as f32, a piece at a time; `None` for complex and packed ones.
+pub(crate) fn reader<'a>(dtype: DType, bytes: &'a [u8]) -> Option<Read<'a>> {
+    if let Some(reader) = Reader::of(dtype, bytes) {
+        return Some(Box::new(move |start, out| reader.fill(start, out)));
+    }
+    let decode = wide::decoder(dtype)?;
+    Some(Box::new(move |start, out| {
+        let mut wide = [0.0f64; 256];
+        for (i, part) in out.chunks_mut(wide.len()).enumerate() {
+            let wide = &mut wide[..part.len()];
+            decode(bytes, start + 256 * i, wide);
+            part.iter_mut().zip(wide).for_each(|(v, &mut x)| *v = x as f32);
+        }
+    }))
+}
+
 /// Elements that are exactly f32 values.
 enum Reader<'a> {
     Aligned(&'a [f32]),

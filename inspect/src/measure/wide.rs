@@ -17,7 +17,7 @@ pub(super) fn to_f64(dtype: DType, bytes: &[u8]) -> Option<Vec<f64>> {
     Some(out)
 }
 
-type Decode = fn(&[u8], usize, &mut [f64]);
+pub(super) type Decode = fn(&[u8], usize, &mut [f64]);
 
 macro_rules! integers {
     ($type:ty) => {
@@ -30,7 +30,7 @@ macro_rules! integers {
     };
 }
 
-fn decoder(dtype: DType) -> Option<Decode> {
+pub(super) fn decoder(dtype: DType) -> Option<Decode> {
     Some(match dtype {
         DType::F64 => integers!(f64),
         DType::I64 => integers!(i64),

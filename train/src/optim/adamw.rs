@@ -7,7 +7,7 @@ use serde_pickle::Value;
 
 use super::{Groups, Optimizer, PART, buffers};
 use crate::network::math;
-use crate::object::Object;
+use ckpt_convert::Object;
 use crate::{Gradients, Parameters, Result};
 
 /// `w *= 1 - lr wd`; `m += (g - m)(1 - b1)`; `v = b2 v + (1 - b2) g^2`;

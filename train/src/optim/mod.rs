@@ -12,7 +12,8 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_pickle::{HashableValue, Value};
 
-use crate::object::{Object, plain};
+use ckpt_convert::Object;
+use crate::plain;
 use crate::{Error, Gradients, Parameter, Parameters, Result, Role};
 pub use adamw::AdamW;
 pub use muon::{Form, Muon, orthogonalize};

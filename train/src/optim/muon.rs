@@ -8,7 +8,7 @@ use serde_pickle::Value;
 use super::{AdamW, Groups, Optimizer, buffers};
 use crate::network::math;
 use crate::network::matmul::{Matrix, MatrixMut, matmul};
-use crate::object::Object;
+use ckpt_convert::Object;
 use crate::{Gradients, Parameters, Result};
 
 /// Newton-Schulz iterations.

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_pickle::Value;
 
 use super::{Optimizer, PART};
-use crate::object::{Object, plain};
+use ckpt_convert::Object;
+use crate::plain;
 use crate::{Error, Gradients, Parameter, Parameters, Random, Result, Role};
 
 /// The energy whose slope a weight follows.

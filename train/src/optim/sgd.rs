@@ -5,7 +5,7 @@ use serde_pickle::Value;
 
 use super::{Groups, Optimizer, buffers, each_part};
 use crate::network::math;
-use crate::object::Object;
+use ckpt_convert::Object;
 use crate::{Gradients, Parameters, Result};
 
 /// `w *= 1 - lr wd`; `b = momentum b + g`; `w -= lr b`. The first buffer is the gradient, as in `torch.optim.SGD`.

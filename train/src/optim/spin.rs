@@ -4,7 +4,7 @@ use ckpt_inspect::Checkpoint;
 use serde_pickle::Value;
 
 use super::{Groups, Optimizer, PART, buffers, each_part};
-use crate::object::Object;
+use ckpt_convert::Object;
 use crate::{Gradients, Parameters, Random, Result};
 
 /// `b = m b + (1 - m) sign(g)`; `d = sign(b)`; `w -= lr d`; where then `|w| < threshold`:

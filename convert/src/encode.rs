@@ -1,0 +1,322 @@
+//! The bytes of planned tensors: read piece by piece, converted, and handed to whoever writes them, in parallel.
+
+use std::borrow::Cow;
+use std::ops::AddAssign;
+
+use ckpt_inspect::{Checkpoint, DType, Error as ReadError, Pieces, TensorInfo};
+use crc32fast::Hasher;
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+use crate::output::{Control, OutputFile};
+use crate::plan::{Blob, Content, Elements};
+use crate::{Result, sparse, ternary};
+
+/// Bytes written in one go where they lie ready.
+const COPIED: usize = 1 << 20;
+/// Elements converted in one go.
+const CONVERTED: usize = 1 << 16;
+/// What a tensor may allocate and still be worked on beside others. Larger ones take turns.
+const SMALL: u64 = 1 << 20;
+
+/// Values that the narrower type could not hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// Finite values that became infinite.
+    pub overflowed: u64,
+    /// Nonzero values that became zero.
+    pub flushed: u64,
+}
+
+impl AddAssign for Losses {
+    fn add_assign(&mut self, other: Losses) {
+        self.overflowed += other.overflowed;
+        self.flushed += other.flushed;
+    }
+}
+
+/// The contiguous bytes of `tensor`; a sparse one spread out.
+pub(crate) fn bytes<'c>(source: &'c Checkpoint, tensor: &'c TensorInfo) -> Result<Cow<'c, [u8]>, ReadError> {
+    match &tensor.sparse {
+        Some(sparse) => sparse::spread(source, tensor, sparse).map(Cow::Owned),
+        None => source.tensor_bytes(tensor),
+    }
+}
+
+/// What [`bytes`] allocates.
+fn allocated(source: &Checkpoint, tensor: &TensorInfo) -> u64 {
+    match &tensor.sparse {
+        Some(_) => tensor.byte_len().unwrap_or(0),
+        None => source.copied_bytes(tensor),
+    }
+}
+
+/// A tensor's values in the order they are to be written.
+pub(crate) struct Decoded<'b> {
+    pieces: Pieces<'b>,
+    cols: usize,
+    rotary: Option<Rotary>,
+}
+
+impl<'b> Decoded<'b> {
+    /// The values of `elements`, whose bytes are `bytes`.
+    pub fn new(
+        source: &'b Checkpoint,
+        elements: &'b Elements,
+        bytes: &'b [u8],
+    ) -> Result<Decoded<'b>, ReadError> {
+        let cols = elements.tensor.shape.iter().skip(1).product();
+        let pieces = source.pieces(elements.dense(), bytes)?;
+        Ok(Decoded { pieces, cols, rotary: elements.rotary })
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.pieces.len
+    }
+
+    /// Fills `out` with the values from `start`.
+    pub fn read(&self, start: usize, out: &mut [f32]) {
+        let Some(rotary) = self.rotary else { return self.read_aligned(start, out) };
+        let mut done = 0;
+        while done < out.len() {
+            let (row, col) = ((start + done) / self.cols, (start + done) % self.cols);
+            let n = (self.cols - col).min(out.len() - done);
+            self.read_aligned(rotary.source_row(row) * self.cols + col, &mut out[done..done + n]);
+            done += n;
+        }
+    }
+
+    /// Block formats are read from the beginning of a block.
+    fn read_aligned(&self, start: usize, out: &mut [f32]) {
+        let skip = start % self.pieces.granule;
+        if skip == 0 {
+            return self.pieces.read(start, out);
+        }
+        let mut whole = vec![0.0; out.len() + skip];
+        self.pieces.read(start - skip, &mut whole);
+        out.copy_from_slice(&whole[skip..]);
+    }
+}
+
+/// The order of query and key rows in GGUF files of architecture `llama`: converters interleave the halves of each
+/// head, so that llama.cpp can rotate neighbouring pairs (`permute` in its convert_hf_to_gguf.py).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rotary {
+    /// Rows of one head.
+    pub head_dim: usize,
+}
+
+impl Rotary {
+    /// Where row `row` of the rotate-half order is in the interleaved one.
+    fn source_row(self, row: usize) -> usize {
+        let (head, within) = (row / self.head_dim, row % self.head_dim);
+        let half = self.head_dim / 2;
+        head * self.head_dim + 2 * (within % half) + within / half
+    }
+}
+
+/// Where blobs go, and what is to be known of them afterwards.
+pub(crate) struct Writer<'w> {
+    pub source: &'w Checkpoint,
+    pub blobs: &'w [Blob],
+    pub control: Control<'w>,
+    /// Whether checksums are wanted.
+    pub crc: bool,
+}
+
+/// What was written of one blob.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Written {
+    pub losses: Losses,
+    /// CRC-32 of its bytes, if wanted.
+    pub crc: u32,
+}
+
+impl Writer<'_> {
+    /// Writes blobs to their offsets of `output`: those that need little memory beside each other, the rest in turn.
+    /// Gives what became of each, in the order of `places`.
+    pub fn write(&self, output: &OutputFile, places: &[(usize, u64)]) -> Result<Vec<Written>> {
+        let heavy = |blob: &Blob| self.allocated(blob) > SMALL;
+        let mut written = places
+            .par_iter()
+            .map(|&(blob, offset)| match &self.blobs[blob] {
+                blob if heavy(blob) => Ok(Written::default()),
+                blob => self.write_blob(blob, output, offset),
+            })
+            .collect::<Result<Vec<_>>>()?;
+        for (written, &(blob, offset)) in written.iter_mut().zip(places) {
+            if heavy(&self.blobs[blob]) {
+                *written = self.write_blob(&self.blobs[blob], output, offset)?;
+            }
+        }
+        Ok(written)
+    }
+
+    fn allocated(&self, blob: &Blob) -> u64 {
+        match &blob.content {
+            Content::Bytes(_) => 0,
+            Content::Elements(elements) | Content::Codes { elements, .. } => {
+                allocated(self.source, &elements.tensor)
+            }
+        }
+    }
+
+    fn write_blob(&self, blob: &Blob, output: &OutputFile, offset: u64) -> Result<Written> {
+        match &blob.content {
+            Content::Bytes(bytes) => self.copy(bytes, output, offset),
+            Content::Elements(elements) => {
+                let tensor = &elements.tensor;
+                let bytes = bytes(self.source, tensor)?;
+                if tensor.dtype == blob.dtype && elements.rotary.is_none() {
+                    return self.copy(&bytes, output, offset);
+                }
+                let size = blob.dtype.element_size().unwrap_or(1);
+                let piece = |start: usize, n: usize, out: &mut Vec<u8>| -> Result<Losses> {
+                    if tensor.dtype == DType::F64 && blob.dtype != DType::F32 {
+                        return Ok(narrow_f64(&bytes[8 * start..8 * (start + n)], blob.dtype, out));
+                    }
+                    let values = Decoded::new(self.source, elements, &bytes)?;
+                    let mut buffer = vec![0.0; n];
+                    values.read(start, &mut buffer);
+                    if tensor.dtype.is_ternary() {
+                        check_codes(&buffer, tensor)?;
+                    }
+                    Ok(narrow(&buffer, blob.dtype, out))
+                };
+                let numel = tensor.numel() as usize;
+                self.convert(numel, CONVERTED, size, &piece, output, offset)
+            }
+            Content::Codes { elements, packing, grid } => {
+                let bytes = bytes(self.source, &elements.tensor)?;
+                let values = Decoded::new(self.source, elements, &bytes)?;
+                let shape = &elements.tensor.shape;
+                let piece = |start: usize, n: usize, out: &mut Vec<u8>| -> Result<Losses> {
+                    out.resize(n, 0);
+                    let mut buffer = vec![0.0f32; 4 * n];
+                    let mut wrong = Ok(());
+                    ternary::pack(*packing, shape, start, out, &mut |at, codes| {
+                        let values_here = &mut buffer[..codes.len()];
+                        values.read(at, values_here);
+                        if elements.tensor.dtype.is_ternary() && wrong.is_ok() {
+                            wrong = check_codes(values_here, &elements.tensor);
+                        }
+                        codes.iter_mut().zip(values_here).for_each(|(code, v)| *code = grid.code(*v));
+                    });
+                    wrong?;
+                    Ok(Losses::default())
+                };
+                self.convert(blob.bytes as usize, CONVERTED / 4, 1, &piece, output, offset)
+            }
+        }
+    }
+
+    fn copy(&self, bytes: &[u8], output: &OutputFile, offset: u64) -> Result<Written> {
+        let hashers = bytes
+            .par_chunks(COPIED)
+            .enumerate()
+            .map(|(i, chunk)| self.put(chunk, output, offset + (i * COPIED) as u64))
+            .collect::<Result<Vec<Hasher>>>()?;
+        Ok(Written { losses: Losses::default(), crc: combine(hashers) })
+    }
+
+    /// Converts `len` units, `step` at a time, that `piece` makes into bytes of `size` a unit.
+    fn convert(
+        &self,
+        len: usize,
+        step: usize,
+        size: usize,
+        piece: &(dyn Fn(usize, usize, &mut Vec<u8>) -> Result<Losses> + Sync),
+        output: &OutputFile,
+        offset: u64,
+    ) -> Result<Written> {
+        let pieces = (0..len.div_ceil(step))
+            .into_par_iter()
+            .map(|i| {
+                let start = i * step;
+                let mut out = Vec::new();
+                let losses = piece(start, step.min(len - start), &mut out)?;
+                Ok((losses, self.put(&out, output, offset + (start * size) as u64)?))
+            })
+            .collect::<Result<Vec<(Losses, Hasher)>>>()?;
+        let mut losses = Losses::default();
+        pieces.iter().for_each(|(more, _)| losses += *more);
+        Ok(Written { losses, crc: combine(pieces.into_iter().map(|(_, hasher)| hasher)) })
+    }
+
+    fn put(&self, bytes: &[u8], output: &OutputFile, offset: u64) -> Result<Hasher> {
+        self.control.check(output.path())?;
+        output.write_at(offset, bytes)?;
+        let mut hasher = Hasher::new();
+        if self.crc {
+            hasher.update(bytes);
+        }
+        (self.control.progress)(bytes.len() as u64);
+        Ok(hasher)
+    }
+}
+
+/// The CRC-32 of pieces that follow each other.
+fn combine(pieces: impl IntoIterator<Item = Hasher>) -> u32 {
+    let mut whole = Hasher::new();
+    pieces.into_iter().for_each(|piece| whole.combine(&piece));
+    whole.finalize()
+}
+
+/// Code 3, which no packer writes, reads as twice the scale.
+fn check_codes(values: &[f32], tensor: &TensorInfo) -> Result<(), ReadError> {
+    let limit = tensor.scale.unwrap_or(1.0).abs();
+    let packed = matches!(tensor.dtype, DType::Ternary(_));
+    if packed && limit.is_finite() && values.iter().any(|v| v.abs() > limit) {
+        return Err(ReadError::damaged("packed values have the code 3, which stands for nothing")
+            .in_tensor(&tensor.name));
+    }
+    Ok(())
+}
+
+/// Appends `values` rounded to `dtype` (half to even, as IEEE 754 and PyTorch do).
+pub(crate) fn narrow(values: &[f32], dtype: DType, out: &mut Vec<u8>) -> Losses {
+    let mut losses = Losses::default();
+    let mut count = |before: f32, after_infinite: bool, after_zero: bool| {
+        losses.overflowed += u64::from(after_infinite && before.is_finite());
+        losses.flushed += u64::from(after_zero && before != 0.0);
+    };
+    match dtype {
+        DType::F16 => {
+            let mut words = vec![f16::ZERO; values.len()];
+            words.convert_from_f32_slice(values);
+            out.extend(words.iter().flat_map(|w| w.to_le_bytes()));
+            values.iter().zip(&words).for_each(|(v, w)| count(*v, w.is_infinite(), w.to_bits() << 1 == 0));
+        }
+        DType::BF16 => {
+            let words: Vec<bf16> = values.iter().map(|v| bf16::from_f32(*v)).collect();
+            out.extend(words.iter().flat_map(|w| w.to_le_bytes()));
+            values.iter().zip(&words).for_each(|(v, w)| count(*v, w.is_infinite(), w.to_bits() << 1 == 0));
+        }
+        DType::F64 => out.extend(values.iter().flat_map(|v| f64::from(*v).to_le_bytes())),
+        _ => out.extend(values.iter().flat_map(|v| v.to_le_bytes())),
+    }
+    losses
+}
+
+/// f64 to 16 bits in one rounding; by way of the nearest f32 it would be two.
+pub(crate) fn narrow_f64(bytes: &[u8], dtype: DType, out: &mut Vec<u8>) -> Losses {
+    let words = bytes.as_chunks::<8>().0.iter();
+    let values: Vec<f64> = words.map(|&word| f64::from_le_bytes(word)).collect();
+    let odd: Vec<f32> = values.iter().map(|&value| to_odd(value)).collect();
+    narrow(&odd, dtype, out)
+}
+
+/// `value` rounded to odd: towards zero, with the last bit set where that was not exact. A second rounding, to at
+/// least two bits fewer, then gives what a single one would (Boldo and Melquiond, 2008,
+/// <https://doi.org/10.1109/TC.2007.70819>).
+fn to_odd(value: f64) -> f32 {
+    let near = value as f32;
+    if near.is_nan() || f64::from(near) == value {
+        return near;
+    }
+    let beyond = f64::from(near).abs() > value.abs();
+    let towards_zero = if beyond { near.to_bits() - 1 } else { near.to_bits() };
+    f32::from_bits(towards_zero | 1)
+}

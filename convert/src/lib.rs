@@ -1,0 +1,38 @@
+//! Write checkpoints as PyTorch, SafeTensors, Hugging Face and packed ternary files, and verify what was written.
+//!
+//! ```no_run
+//! use ckpt_convert::{Control, Options, Plan, Target, verify_written, write};
+//!
+//! let source = ckpt_inspect::open("model.pt".as_ref())?;
+//! let options = Options::new(Target::SafeTensors);
+//! let mut plan = Plan::new(&source, &options)?;
+//! let stop = Default::default();
+//! write(&mut plan, &options, "model.safetensors".as_ref(), Control { progress: &|_| (), stop: &stop })?;
+//! assert!(verify_written(&plan, "model.safetensors".as_ref())?.agrees());
+//! # Ok::<(), ckpt_convert::Error>(())
+//! ```
+
+mod encode;
+mod error;
+mod hf;
+pub mod names;
+mod output;
+mod pickle;
+mod plan;
+mod safetensors;
+mod save;
+mod sparse;
+mod ternary;
+mod torch;
+mod verify;
+mod write;
+mod zip;
+
+pub use encode::{Losses, Rotary};
+pub use error::{Error, Result};
+pub use output::{Control, OutputFile, StagedFile, StagedFolder};
+pub use plan::{Blob, Content, Elements, Options, Output, Pair, Plan, Target};
+pub use save::{Object, save};
+pub use ternary::Grid;
+pub use verify::{Agreement, Report, Rule, verify, verify_written};
+pub use write::{Written, write};

@@ -1,0 +1,262 @@
+//! Files and folders that appear whole or not at all: written under a temporary name in the same folder, synced,
+//! then renamed. What is not committed is removed.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::{Error, Result};
+
+/// Temporary names begin like this: out of the way of globs, and known to belong to an unfinished conversion.
+const TEMPORARY: &str = ".ckpt-";
+
+/// How a caller watches and stops the work.
+#[derive(Clone, Copy)]
+pub struct Control<'c> {
+    /// Told of bytes as they are written.
+    pub progress: &'c (dyn Fn(u64) + Sync),
+    /// Set by the caller to stop: what was written so far is removed.
+    pub stop: &'c AtomicBool,
+}
+
+impl Control<'_> {
+    pub(crate) fn check(&self, path: &Path) -> Result<()> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(Error::Stopped { path: path.to_path_buf() });
+        }
+        Ok(())
+    }
+}
+
+/// A file of known length being written, from any thread at any offset.
+#[derive(Debug)]
+pub struct OutputFile {
+    file: File,
+    /// The name it will have, for errors.
+    path: PathBuf,
+}
+
+impl OutputFile {
+    fn new(file: File, path: PathBuf, len: u64) -> Result<Self> {
+        let reserved = match fs4::FileExt::allocate(&file, len) {
+            // Some file systems cannot reserve room; then a full disk shows while writing.
+            Err(e) if e.kind() == io::ErrorKind::Unsupported => Ok(()),
+            other => other,
+        };
+        reserved.and_then(|()| file.set_len(len)).map_err(|e| Error::write(&path, e))?;
+        Ok(OutputFile { file, path })
+    }
+
+    /// Writes `bytes` at `offset`.
+    ///
+    /// # Errors
+    /// `Write`: the disk is full, or a limit was met.
+    pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        write_all_at(&self.file, bytes, offset).map_err(|e| Error::write(&self.path, e))
+    }
+
+    /// The name it will have.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.file.sync_all().map_err(|e| Error::write(&self.path, e))
+    }
+}
+
+#[cfg(unix)]
+fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
+}
+
+#[cfg(windows)]
+fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let n = std::os::windows::fs::FileExt::seek_write(file, bytes, offset)?;
+        if n == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        bytes = &bytes[n..];
+        offset += n as u64;
+    }
+    Ok(())
+}
+
+/// One file that will be renamed to its name.
+#[derive(Debug)]
+pub struct StagedFile {
+    output: OutputFile,
+    temporary: tempfile::TempPath,
+    force: bool,
+}
+
+impl StagedFile {
+    /// Begins a file of `len` bytes that will be `path`.
+    ///
+    /// # Errors
+    /// `Exists` unless `force`, `NoSpace`, or `Write`.
+    pub fn create(path: &Path, len: u64, force: bool) -> Result<Self> {
+        if path.symlink_metadata().is_ok() && (!force || path.is_dir()) {
+            return Err(Error::Exists { path: path.to_path_buf() });
+        }
+        let folder = folder_of(path);
+        check_space(path, folder, len)?;
+        let io = |e| Error::write(path, e);
+        let file = builder(0o666).tempfile_in(folder).map_err(io)?;
+        let (file, temporary) = file.into_parts();
+        let output = OutputFile::new(file, path.to_path_buf(), len)?;
+        Ok(StagedFile { output, temporary, force })
+    }
+
+    /// What to write to.
+    pub fn output(&self) -> &OutputFile {
+        &self.output
+    }
+
+    /// Gives the finished file its name.
+    ///
+    /// # Errors
+    /// `Exists` when another process made one meanwhile, or `Write`.
+    pub fn commit(self) -> Result<()> {
+        self.output.sync()?;
+        let path = self.output.path.clone();
+        let persisted = match self.force {
+            true => self.temporary.persist(&path),
+            false => self.temporary.persist_noclobber(&path),
+        };
+        persisted.map_err(|e| match e.error.kind() {
+            io::ErrorKind::AlreadyExists => Error::Exists { path: path.clone() },
+            _ => Error::write(&path, e.error),
+        })?;
+        sync_folder(folder_of(&path));
+        Ok(())
+    }
+}
+
+/// A folder that will be renamed to its name.
+#[derive(Debug)]
+pub struct StagedFolder {
+    temporary: tempfile::TempDir,
+    path: PathBuf,
+    force: bool,
+}
+
+impl StagedFolder {
+    /// Begins a folder that will be `path` and hold about `len` bytes. With `force` it replaces an existing one, if that
+    /// holds nothing but what `ours` says a conversion writes.
+    ///
+    /// # Errors
+    /// `Exists`, `Foreign`, `NoSpace`, or `Write`.
+    pub fn create(path: &Path, len: u64, force: bool, ours: &dyn Fn(&str) -> bool) -> Result<Self> {
+        let empty = std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+        if path.symlink_metadata().is_ok() && !empty {
+            if !force || !path.is_dir() || path.is_symlink() {
+                return Err(Error::Exists { path: path.to_path_buf() });
+            }
+            for entry in std::fs::read_dir(path).map_err(|e| Error::write(path, e))? {
+                let entry = entry.map_err(|e| Error::write(path, e))?;
+                let name = entry.file_name().to_string_lossy().into_owned();
+                if !ours(&name) || entry.path().is_dir() {
+                    return Err(Error::Foreign { path: path.to_path_buf(), entry: name });
+                }
+            }
+        }
+        let parent = folder_of(path);
+        check_space(path, parent, len)?;
+        let temporary = builder(0o777).tempdir_in(parent).map_err(|e| Error::write(path, e))?;
+        Ok(StagedFolder { temporary, path: path.to_path_buf(), force })
+    }
+
+    /// A file of `len` bytes in the folder.
+    ///
+    /// # Errors
+    /// `Write`.
+    pub fn file(&self, name: &str, len: u64) -> Result<OutputFile> {
+        let path = self.path.join(name);
+        let file = File::options().write(true).create_new(true).open(self.temporary.path().join(name));
+        OutputFile::new(file.map_err(|e| Error::write(&path, e))?, path, len)
+    }
+
+    /// A file of these bytes in the folder.
+    ///
+    /// # Errors
+    /// `Write`.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let file = self.file(name, bytes.len() as u64)?;
+        file.write_at(0, bytes)?;
+        file.sync()
+    }
+
+    /// Gives the finished folder its name; `files` are what [`StagedFolder::file`] began.
+    ///
+    /// # Errors
+    /// `Exists` when another process made one meanwhile, or `Write`.
+    pub fn commit(self, files: &[OutputFile]) -> Result<()> {
+        files.iter().try_for_each(OutputFile::sync)?;
+        sync_folder(self.temporary.path());
+        let (path, parent) = (&self.path, folder_of(&self.path));
+        let io = |e: io::Error| match e.kind() {
+            io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty => {
+                Error::Exists { path: path.to_path_buf() }
+            }
+            _ => Error::write(path, e),
+        };
+        // An existing folder is moved aside, so that at no time a mixture stands under the name.
+        let aside = match self.force && path.exists() {
+            true => {
+                let aside = builder(0o777).tempdir_in(parent).map_err(io)?;
+                std::fs::rename(path, aside.path().join("replaced")).map_err(io)?;
+                Some(aside)
+            }
+            false => None,
+        };
+        if let Err(error) = std::fs::rename(self.temporary.path(), path) {
+            if let Some(aside) = &aside {
+                std::fs::rename(aside.path().join("replaced"), path).map_err(io)?;
+            }
+            return Err(io(error));
+        }
+        // It has left its temporary name: there is nothing to remove.
+        let _ = self.temporary.keep();
+        sync_folder(parent);
+        Ok(())
+    }
+}
+
+fn builder(mode: u32) -> tempfile::Builder<'static, 'static> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(TEMPORARY);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        // As `open` and `mkdir` would, less the umask; the library's own default is private.
+        builder.permissions(std::fs::Permissions::from_mode(mode));
+    }
+    #[cfg(not(unix))]
+    let _ = mode;
+    builder
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    }
+}
+
+fn check_space(path: &Path, folder: &Path, needed: u64) -> Result<()> {
+    let available = fs4::available_space(folder).map_err(|e| Error::write(path, e))?;
+    if available < needed {
+        return Err(Error::NoSpace { path: path.to_path_buf(), needed, available });
+    }
+    Ok(())
+}
+
+/// Makes a rename in `folder` durable. File systems that cannot sync a folder do without.
+fn sync_folder(folder: &Path) {
+    if let Ok(folder) = File::open(folder) {
+        let _ = folder.sync_all();
+    }
+}

@@ -1,0 +1,192 @@
+//! SafeTensors: header length, JSON header padded to 8 bytes, data. Tensors are laid by element size, largest first, as
+//! the safetensors library lays them, so that every one is aligned; in source order within a size.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use ckpt_inspect::safetensors::{MAX_HEADER, dtype_of};
+use serde_json::{Map, json};
+use serde_pickle::{HashableValue, Value};
+
+use crate::encode::{Writer, Written};
+use crate::output::{Control, OutputFile, StagedFile, StagedFolder};
+use crate::plan::{Plan, Target};
+use crate::{Error, Result};
+
+/// A plain value as JSON, whole. What JSON has no word for becomes text.
+pub(crate) fn to_json(value: &Value) -> serde_json::Value {
+    let text = |key: &HashableValue| match key {
+        HashableValue::String(text) => text.clone(),
+        HashableValue::I64(i) => i.to_string(),
+        other => other.to_string(),
+    };
+    match value {
+        Value::None => json!(null),
+        Value::Bool(b) => json!(b),
+        Value::I64(i) => json!(i),
+        Value::F64(f) if f.is_finite() => json!(f),
+        Value::F64(f) => json!(f.to_string()),
+        Value::Int(i) => json!(i.to_string()),
+        Value::String(s) => json!(s),
+        Value::Bytes(bytes) => json!(bytes),
+        Value::List(items) | Value::Tuple(items) => items.iter().map(to_json).collect(),
+        Value::Set(items) | Value::FrozenSet(items) => items.iter().map(|i| json!(text(i))).collect(),
+        Value::Dict(entries) => {
+            serde_json::Value::Object(entries.iter().map(|(key, value)| (text(key), to_json(value))).collect())
+        }
+    }
+}
+
+/// The header's `__metadata__`: plain values as text, nested ones as JSON text. `format` is what Hugging Face's
+/// loaders ask for.
+fn metadata(plan: &Plan<'_>) -> BTreeMap<String, String> {
+    let mut all = BTreeMap::new();
+    if let Value::Dict(entries) = &plan.metadata {
+        for (key, value) in entries {
+            let HashableValue::String(key) = key else { continue };
+            let text = match value {
+                Value::String(text) => text.clone(),
+                other => to_json(other).to_string(),
+            };
+            all.insert(key.clone(), text);
+        }
+    }
+    all.extend(plan.tied.iter().cloned());
+    all.insert("format".into(), "pt".into());
+    all
+}
+
+/// One file's tensors, and where they go.
+struct File {
+    header: Vec<u8>,
+    /// Blobs and their offsets in the file.
+    places: Vec<(usize, u64)>,
+    len: u64,
+}
+
+impl File {
+    fn new(plan: &Plan<'_>, mut tensors: Vec<usize>, path: &Path) -> Result<File> {
+        let size = |&i: &usize| std::cmp::Reverse(plan.tensors[i].dtype.element_size());
+        tensors.sort_by_key(size);
+        let mut entries = Map::new();
+        if plan.target != Target::I2sSafeTensors {
+            entries.insert("__metadata__".into(), json!(metadata(plan)));
+        }
+        let mut places = Vec::new();
+        let mut end = 0;
+        for i in tensors {
+            let tensor = &plan.tensors[i];
+            let start = end;
+            end += plan.blobs[tensor.blob].bytes;
+            let entry = json!({
+                "dtype": dtype_of(tensor.dtype),
+                "shape": tensor.shape,
+                "data_offsets": [start, end],
+            });
+            entries.insert(tensor.name.clone(), entry);
+            places.push((tensor.blob, start));
+        }
+        let mut header = serde_json::Value::Object(entries).to_string().into_bytes();
+        header.resize(header.len().next_multiple_of(8), b' ');
+        let length = header.len() as u64;
+        if length > MAX_HEADER {
+            return Err(Error::Target(format!(
+                "{}: its names and metadata take {length} bytes, more than the {MAX_HEADER} that a header may have; use --max-shard-size",
+                path.display()
+            )));
+        }
+        header.splice(..0, length.to_le_bytes());
+        let data = header.len() as u64;
+        places.iter_mut().for_each(|(_, offset)| *offset += data);
+        Ok(File { header, places, len: data + end })
+    }
+
+    fn write(&self, plan: &Plan<'_>, output: &OutputFile, control: Control<'_>) -> Result<Vec<Written>> {
+        output.write_at(0, &self.header)?;
+        let writer = Writer { source: plan.source, blobs: &plan.blobs, control, crc: false };
+        writer.write(output, &self.places)
+    }
+}
+
+/// Writes `plan` to the file `path`.
+pub(crate) fn write(plan: &Plan<'_>, path: &Path, force: bool, control: Control<'_>) -> Result<(u64, Vec<Written>)> {
+    let file = File::new(plan, (0..plan.tensors.len()).collect(), path)?;
+    let staged = StagedFile::create(path, file.len, force)?;
+    let written = in_blob_order(plan, &[&file], file.write(plan, staged.output(), control)?);
+    control.check(path)?;
+    staged.commit()?;
+    Ok((file.len, written))
+}
+
+/// Writes `plan` into the folder `path`: `model.safetensors`, or shards of at most `limit` bytes of tensors and their
+/// index (a single larger tensor is a shard of its own), and `beside`, other files by name.
+pub(crate) fn write_folder(
+    plan: &Plan<'_>,
+    path: &Path,
+    limit: Option<u64>,
+    beside: &[(String, Vec<u8>)],
+    force: bool,
+    control: Control<'_>,
+) -> Result<(u64, Vec<Written>)> {
+    let mut shards: Vec<Vec<usize>> = vec![Vec::new()];
+    let mut filled = 0;
+    for (i, tensor) in plan.tensors.iter().enumerate() {
+        let bytes = plan.blobs[tensor.blob].bytes;
+        if let (Some(last), true) = (shards.last(), limit.is_some_and(|limit| filled + bytes > limit))
+            && !last.is_empty()
+        {
+            shards.push(Vec::new());
+            filled = 0;
+        }
+        filled += bytes;
+        shards.last_mut().expect("there is a first shard").push(i);
+    }
+    let count = shards.len();
+    let name = |shard: usize| match count {
+        1 => "model.safetensors".to_string(),
+        _ => format!("model-{:05}-of-{count:05}.safetensors", shard + 1),
+    };
+    let mut weight_map = BTreeMap::new();
+    for (shard, tensors) in shards.iter().enumerate() {
+        weight_map.extend(tensors.iter().map(|&i| (plan.tensors[i].name.clone(), name(shard))));
+    }
+    let files: Vec<File> = shards.into_iter().map(|s| File::new(plan, s, path)).collect::<Result<_>>()?;
+    let mut beside = beside.to_vec();
+    if count > 1 {
+        let index = json!({"metadata": {"total_size": plan.bytes()}, "weight_map": weight_map});
+        let text = format!("{index:#}\n").into_bytes();
+        beside.push(("model.safetensors.index.json".into(), text));
+    }
+    let total =
+        files.iter().map(|f| f.len).sum::<u64>() + beside.iter().map(|(_, b)| b.len() as u64).sum::<u64>();
+    let staged = StagedFolder::create(path, total, force, &is_ours)?;
+    let mut outputs = Vec::new();
+    let mut written = Vec::new();
+    for (shard, file) in files.iter().enumerate() {
+        let output = staged.file(&name(shard), file.len)?;
+        written.extend(file.write(plan, &output, control)?);
+        outputs.push(output);
+    }
+    for (name, bytes) in &beside {
+        staged.write(name, bytes)?;
+    }
+    control.check(path)?;
+    staged.commit(&outputs)?;
+    let files: Vec<&File> = files.iter().collect();
+    Ok((total, in_blob_order(plan, &files, written)))
+}
+
+fn in_blob_order(plan: &Plan<'_>, files: &[&File], written: Vec<Written>) -> Vec<Written> {
+    let mut ordered = vec![Written::default(); plan.blobs.len()];
+    let places = files.iter().flat_map(|f| &f.places);
+    places.zip(written).for_each(|((blob, _), w)| ordered[*blob] = w);
+    ordered
+}
+
+/// Whether a conversion to a folder may have written a file of this name.
+fn is_ours(name: &str) -> bool {
+    name.ends_with(".safetensors")
+        || name == "model.safetensors.index.json"
+        || name == "config.json"
+        || crate::hf::BESIDE.contains(&name)
+}

@@ -1,0 +1,147 @@
+//! Making a matrix ternary, and packing ternary codes. The packings' bits are described at
+//! [`ckpt_inspect::TernaryPacking`].
+
+use ckpt_inspect::{Error as ReadError, TernaryPacking};
+use rayon::prelude::*;
+
+use crate::encode::Decoded;
+
+/// Elements looked at in one go.
+const PIECE: usize = 1 << 16;
+
+/// How the values of a matrix become codes -1, 0, +1, and what a code stands for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Grid {
+    /// What codes are multiplied by; `None` where only signs are known.
+    pub scale: Option<f32>,
+    /// Whether every value is a code times the scale already, so that nothing is lost.
+    pub exact: bool,
+}
+
+impl Grid {
+    /// The grid of a matrix: its own where all nonzero magnitudes are the same, else the absmean rule's, which
+    /// BitLinear applies in every forward pass: scale = mean|W| + eps, code = clamp(round(W / scale), -1, 1). The
+    /// mean is taken in f64 and rounded to f32.
+    ///
+    /// # Errors
+    /// `Damaged` when a value is NaN or infinite.
+    pub(crate) fn measure(values: &Decoded<'_>, eps: f64) -> Result<Grid, ReadError> {
+        let pieces: Vec<Seen> = (0..values.len().div_ceil(PIECE))
+            .into_par_iter()
+            .map(|i| {
+                let mut buffer = vec![0.0f32; PIECE.min(values.len() - i * PIECE)];
+                values.read(i * PIECE, &mut buffer);
+                Seen::of(&buffer)
+            })
+            .collect();
+        let seen = pieces.into_iter().fold(Seen::default(), Seen::join);
+        if !seen.sum.is_finite() {
+            return Err(ReadError::damaged("holds NaN or infinity, which have no ternary code"));
+        }
+        Ok(match seen.magnitude {
+            Magnitude::One(scale) => Grid { scale: Some(scale), exact: true },
+            Magnitude::Zero => Grid { scale: Some(eps as f32), exact: true },
+            Magnitude::Many => {
+                let mean = seen.sum / values.len() as f64;
+                Grid { scale: Some(mean as f32 + eps as f32), exact: false }
+            }
+        })
+    }
+
+    /// The code of `value`. A value exactly halfway rounds to the even code, which is 0.
+    pub fn code(&self, value: f32) -> i8 {
+        let live = match self.scale {
+            Some(scale) if !self.exact => (value / scale).abs() > 0.5,
+            _ => value != 0.0,
+        };
+        match live {
+            true if value > 0.0 => 1,
+            true => -1,
+            false => 0,
+        }
+    }
+}
+
+/// Whether the nonzero values seen so far have one magnitude.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+enum Magnitude {
+    #[default]
+    Zero,
+    One(f32),
+    Many,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    /// Of magnitudes.
+    sum: f64,
+    magnitude: Magnitude,
+}
+
+impl Seen {
+    fn of(values: &[f32]) -> Seen {
+        let sum = values.iter().map(|x| f64::from(x.abs())).sum();
+        let magnitude = match values.iter().find(|x| **x != 0.0) {
+            None => Magnitude::Zero,
+            Some(first) if values.iter().all(|x| *x == 0.0 || x.abs() == first.abs()) => {
+                Magnitude::One(first.abs())
+            }
+            Some(_) => Magnitude::Many,
+        };
+        Seen { sum, magnitude }
+    }
+
+    fn join(self, other: Seen) -> Seen {
+        let magnitude = match (self.magnitude, other.magnitude) {
+            (Magnitude::Zero, other) => other,
+            (own, Magnitude::Zero) => own,
+            (Magnitude::One(a), Magnitude::One(b)) if a == b => self.magnitude,
+            _ => Magnitude::Many,
+        };
+        Seen { sum: self.sum + other.sum, magnitude }
+    }
+}
+
+/// The rows, other than whole multiples of four, that Hugging Face's packing has no place for.
+pub fn fits(packing: TernaryPacking, shape: &[usize]) -> bool {
+    packing != TernaryPacking::HfBitnet || matches!(shape, [rows, _] if rows.is_multiple_of(4))
+}
+
+/// Packed bytes `start..start + out.len()` of a matrix whose value at row-major index i is `code(i)`. `line` reads the
+/// codes of consecutive values.
+///
+/// # Panics
+/// For packings other than i2s and Hugging Face's, which this crate does not write.
+pub(crate) fn pack(
+    packing: TernaryPacking,
+    shape: &[usize],
+    start: usize,
+    out: &mut [u8],
+    line: &mut dyn FnMut(usize, &mut [i8]),
+) {
+    let numel: usize = shape.iter().product();
+    match packing {
+        TernaryPacking::I2s | TernaryPacking::I2sUnscaled => {
+            let mut codes = vec![0i8; 4 * out.len()];
+            let n = codes.len().min(numel - 4 * start);
+            line(4 * start, &mut codes[..n]);
+            for (byte, four) in out.iter_mut().zip(codes.as_chunks::<4>().0) {
+                *byte = four.iter().fold(0, |byte, &code| byte << 2 | (code + 1) as u8);
+            }
+        }
+        TernaryPacking::HfBitnet => {
+            let stride = numel / 4;
+            let mut codes = vec![0i8; out.len()];
+            out.fill(0);
+            // Values of one byte are a quarter of the matrix apart.
+            for quarter in 0..4 {
+                line(quarter * stride + start, &mut codes);
+                for (byte, &code) in out.iter_mut().zip(&codes) {
+                    *byte |= ((code + 1) as u8) << (2 * quarter);
+                }
+            }
+        }
+        #[allow(unreachable_patterns)]
+        other => unreachable!("{other:?} is not written"),
+    }
+}

@@ -1,0 +1,171 @@
+//! PyTorch's zip: `data.pkl` first, so that a file cut short still says what it held, then `byteorder`, one entry per
+//! storage, `version` and `.data/serialization_id`.
+
+use std::path::Path;
+
+use serde_pickle::{HashableValue, Value};
+
+use crate::Result;
+use crate::encode::{Writer, Written};
+use crate::output::{Control, OutputFile, StagedFile};
+use crate::pickle::{Pickler, TensorRef};
+use crate::plan::Plan;
+use crate::zip::Layout;
+
+/// The version of the container that every PyTorch since 1.6 reads.
+const VERSION: &[u8] = b"3\n";
+const BYTEORDER: &[u8] = b"little";
+/// Digits of the serialization id.
+const ID_LEN: usize = 40;
+
+/// Writes `plan` to `path`.
+pub(crate) fn write(plan: &Plan<'_>, path: &Path, force: bool, control: Control<'_>) -> Result<(u64, Vec<Written>)> {
+    let sizes: Vec<u64> = plan.blobs.iter().map(|b| b.bytes).collect();
+    let writer = Writer { source: plan.source, blobs: &plan.blobs, control, crc: true };
+    archive(path, force, &pickle(plan), &sizes, |output, places| {
+        let places: Vec<(usize, u64)> = places.iter().copied().enumerate().collect();
+        let written = writer.write(output, &places)?;
+        control.check(path)?;
+        Ok((written.iter().map(|w| w.crc).collect(), written))
+    })
+}
+
+/// Writes an archive of `pickle` and storages of these sizes. `storages` writes them at the places it is given, and
+/// returns their CRC-32s with its own result.
+pub(crate) fn archive<T>(
+    path: &Path,
+    force: bool,
+    pickle: &[u8],
+    sizes: &[u64],
+    storages: impl FnOnce(&OutputFile, &[u64]) -> Result<(Vec<u32>, T)>,
+) -> Result<(u64, T)> {
+    // Before the storages come data.pkl and byteorder.
+    const FIRST: usize = 2;
+    let folder = path.file_stem().and_then(|s| s.to_str()).filter(|s| s.len() < 256).unwrap_or("archive");
+    let named = |name: &str, len: usize| (format!("{folder}/{name}"), len as u64);
+    let mut entries = vec![named("data.pkl", pickle.len()), named("byteorder", BYTEORDER.len())];
+    entries.extend(sizes.iter().enumerate().map(|(i, &bytes)| (format!("{folder}/data/{i}"), bytes)));
+    entries.extend([named("version", VERSION.len()), named(".data/serialization_id", ID_LEN)]);
+    let count = entries.len();
+    let layout = Layout::new(entries);
+
+    let staged = StagedFile::create(path, layout.len(), force)?;
+    let output = staged.output();
+    let places: Vec<u64> = (0..sizes.len()).map(|i| layout.data(FIRST + i)).collect();
+    let (storage_crcs, result) = storages(output, &places)?;
+
+    let all: Vec<u8> = storage_crcs.iter().flat_map(|crc| crc.to_le_bytes()).collect();
+    let id = format!("{:020}{:020}", crc32fast::hash(pickle), crc32fast::hash(&all));
+    let small = [(0, pickle), (1, BYTEORDER), (count - 2, VERSION), (count - 1, id.as_bytes())];
+    let mut crcs: Vec<u32> = vec![0; count];
+    crcs[FIRST..count - 2].copy_from_slice(&storage_crcs);
+    for (entry, bytes) in small {
+        output.write_at(layout.data(entry), bytes)?;
+        crcs[entry] = crc32fast::hash(bytes);
+    }
+    for (entry, &crc) in crcs.iter().enumerate() {
+        let (at, header) = layout.local_header(entry, crc);
+        output.write_at(at, &header)?;
+    }
+    let (at, directory) = layout.central_directory(&crcs);
+    output.write_at(at, &directory)?;
+    staged.commit()?;
+    Ok((layout.len(), result))
+}
+
+/// The object that is saved: the plan's plain values with its tensors among them.
+enum Object {
+    Plain(Value),
+    Dict(Vec<(HashableValue, Object)>),
+    List(Vec<Object>),
+    /// Index among the plan's tensors.
+    Tensor(usize),
+}
+
+impl Object {
+    fn of(value: &Value) -> Object {
+        match value {
+            Value::Dict(entries) => {
+                Object::Dict(entries.iter().map(|(key, value)| (key.clone(), Object::of(value))).collect())
+            }
+            Value::List(items) => Object::List(items.iter().map(Object::of).collect()),
+            other => Object::Plain(other.clone()),
+        }
+    }
+
+    /// Puts tensor `index` at the path `name`, whose keys may hold dots themselves: as deep as containers lead, and
+    /// under what is left of the path there. Lists have lost the tensors they held; they come back in order.
+    fn insert(&mut self, name: &str, index: usize) {
+        match self {
+            Object::Dict(entries) => {
+                for (key, value) in entries.iter_mut() {
+                    let inner = after_key(name, key).filter(|_| matches!(value, Object::Dict(_) | Object::List(_)));
+                    if let Some(inner) = inner {
+                        return value.insert(inner, index);
+                    }
+                }
+                entries.push((HashableValue::String(name.into()), Object::Tensor(index)));
+            }
+            Object::List(items) => {
+                let (first, rest) = name.split_once('.').unwrap_or((name, ""));
+                let at = first.parse::<usize>().map_or(items.len(), |at| at.min(items.len()));
+                match items.get_mut(at) {
+                    Some(inner @ (Object::Dict(_) | Object::List(_))) if !rest.is_empty() => inner.insert(rest, index),
+                    _ => items.insert(at, Object::Tensor(index)),
+                }
+            }
+            other => *other = Object::Tensor(index),
+        }
+    }
+
+    fn write(&self, plan: &Plan<'_>, pickler: &mut Pickler) {
+        match self {
+            Object::Plain(value) => pickler.value(value),
+            Object::Dict(entries) => {
+                pickler.begin_dict();
+                for (key, value) in entries {
+                    pickler.key(key);
+                    value.write(plan, pickler);
+                }
+                pickler.end_dict();
+            }
+            Object::List(items) => {
+                pickler.begin_list();
+                items.iter().for_each(|item| item.write(plan, pickler));
+                pickler.end_list();
+            }
+            Object::Tensor(index) => {
+                let tensor = &plan.tensors[*index];
+                let size = tensor.dtype.element_size().unwrap_or(1) as u64;
+                pickler.tensor(&TensorRef {
+                    key: tensor.blob,
+                    dtype: tensor.dtype,
+                    numel: plan.blobs[tensor.blob].bytes / size,
+                    offset: tensor.offset / size,
+                    shape: &tensor.shape,
+                    strides: &tensor.strides,
+                });
+            }
+        }
+    }
+}
+
+/// What follows `key` and its dot in `name`.
+fn after_key<'n>(name: &'n str, key: &HashableValue) -> Option<&'n str> {
+    let rest = match key {
+        HashableValue::String(text) => name.strip_prefix(text.as_str()),
+        HashableValue::I64(i) => name.strip_prefix(i.to_string().as_str()),
+        _ => None,
+    };
+    rest?.strip_prefix('.')
+}
+
+fn pickle(plan: &Plan<'_>) -> Vec<u8> {
+    let mut root = Object::of(&plan.metadata);
+    for (index, tensor) in plan.tensors.iter().enumerate() {
+        root.insert(&tensor.name, index);
+    }
+    let mut pickler = Pickler::new();
+    root.write(plan, &mut pickler);
+    pickler.finish()
+}

@@ -1,0 +1,477 @@
+//! Whether two checkpoints say the same: tensor by tensor, as exactly as both element types allow. What is exact must
+//! agree to the bit; only block formats have a tolerance, which is the error their own grid implies.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::path::Path;
+
+use ckpt_inspect::{Checkpoint, DType, Error as ReadError, Group, Result as ReadResult, TensorInfo, TernaryPacking};
+use rayon::prelude::*;
+use serde::Serialize;
+
+use crate::Result;
+use crate::encode::{Decoded, bytes, narrow, narrow_f64};
+use crate::names;
+use crate::plan::{Elements, Plan, tied_names};
+use crate::ternary::Grid;
+
+/// Elements compared in one go: whole blocks of every format.
+const PIECE: usize = 1 << 16;
+
+/// By which rule two tensors are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Rule {
+    /// The same elements, to the bit.
+    Identical,
+    /// The narrower type holds exactly what the wider one rounds to.
+    Rounded,
+    /// The same ternary codes and scale.
+    Ternary,
+    /// Within what a block's step allows.
+    Blocks,
+}
+
+/// How one pair of tensors compares.
+#[derive(Clone, Debug, Serialize)]
+pub struct Agreement {
+    /// Its name in the first checkpoint.
+    pub name: String,
+    /// Its name in the second.
+    pub other: String,
+    /// Types of both.
+    pub dtypes: [String; 2],
+    /// The rule that they are held to.
+    pub rule: Rule,
+    /// Whether they agree by it.
+    pub agrees: bool,
+    /// Elements compared.
+    pub elements: u64,
+    /// Elements that break the rule.
+    pub differing: u64,
+    /// Row-major index of the first of them.
+    pub first: Option<u64>,
+    /// Largest difference of two values, where values are compared.
+    pub worst: Option<f64>,
+    /// What else there is to say.
+    pub detail: Option<String>,
+}
+
+/// How two checkpoints compare.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    /// Every pair that was compared.
+    pub tensors: Vec<Agreement>,
+    /// Weights of the first checkpoint that the second lacks.
+    pub missing: Vec<String>,
+    /// Weights of the second checkpoint that the first lacks.
+    pub extra: Vec<String>,
+}
+
+impl Report {
+    /// Whether every tensor is there and agrees.
+    pub fn agrees(&self) -> bool {
+        self.missing.is_empty() && self.extra.is_empty() && self.tensors.iter().all(|t| t.agrees)
+    }
+
+    /// The pairs that do not agree.
+    pub fn failures(&self) -> impl Iterator<Item = &Agreement> {
+        self.tensors.iter().filter(|t| !t.agrees)
+    }
+}
+
+/// Compares the weights of `a` with those of `b`, under whatever names.
+///
+/// # Errors
+/// When a tensor cannot be read.
+pub fn verify(a: &Checkpoint, b: &Checkpoint) -> Result<Report> {
+    let (ours, theirs) = (weights(a), weights(b));
+    let mut report = Report::default();
+    let find = |map: &HashMap<String, usize>, key: &str| {
+        let tied = (key == "lm_head.weight").then_some("embed_tokens.weight");
+        map.get(key).or_else(|| map.get(tied?)).copied()
+    };
+    let position: HashMap<&str, usize> = theirs.iter().map(|(key, i)| (key.as_str(), *i)).collect();
+    let (in_a, in_b): (HashMap<_, _>, HashMap<_, _>) =
+        (ours.iter().cloned().collect(), theirs.iter().cloned().collect());
+    for (key, i) in &ours {
+        let Some(j) = find(&in_b, key) else {
+            report.missing.push(key.clone());
+            continue;
+        };
+        let elements = Elements::new(a.tensors[*i].clone(), None);
+        report.tensors.push(compare(a, &elements, b, &b.tensors[j])?);
+    }
+    for (key, j) in &theirs {
+        if position.get(key.as_str()) != Some(j) || in_a.contains_key(key) {
+            continue;
+        }
+        match find(&in_a, key) {
+            Some(i) => {
+                let elements = Elements::new(a.tensors[i].clone(), None);
+                report.tensors.push(compare(a, &elements, b, &b.tensors[*j])?);
+            }
+            None => report.extra.push(key.clone()),
+        }
+    }
+    Ok(report)
+}
+
+/// The weights of `checkpoint` by the names that all styles share, those it says are tied included. Where several
+/// state dicts make a name ambiguous, full names stand.
+fn weights(checkpoint: &Checkpoint) -> Vec<(String, usize)> {
+    let mut all: Vec<(String, usize)> = checkpoint
+        .tensors
+        .iter()
+        .enumerate()
+        .filter(|(_, t)| t.group == Group::Weights && t.name != "__metadata__" && (t.storage.is_some() || t.sparse.is_some()))
+        .map(|(i, t)| (t.name.clone(), i))
+        .collect();
+    all.extend(tied_names(checkpoint));
+    let mut uses: HashMap<String, usize> = HashMap::new();
+    for (name, _) in &all {
+        *uses.entry(names::canonical(name).into_owned()).or_default() += 1;
+    }
+    all.into_iter()
+        .map(|(name, i)| {
+            let key = names::canonical(&name).into_owned();
+            (if uses[&key] == 1 { key } else { name }, i)
+        })
+        .collect()
+}
+
+/// Reads back what was written from `plan` to `path` and compares it with the plan's source.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn verify_written(plan: &Plan<'_>, path: &Path) -> Result<Report> {
+    let written = ckpt_inspect::open(path)?;
+    let index: HashMap<&str, &TensorInfo> = written.tensors.iter().map(|t| (t.name.as_str(), t)).collect();
+    let tied: HashMap<&str, &str> = plan.tied.iter().map(|(n, kept)| (n.as_str(), kept.as_str())).collect();
+    let mut report = Report::default();
+    for pair in &plan.pairs {
+        let name = tied.get(pair.name.as_str()).copied().unwrap_or(&pair.name);
+        match index.get(name) {
+            Some(tensor) => report.tensors.push(compare(plan.source, &pair.elements, &written, tensor)?),
+            None => report.missing.push(pair.name.clone()),
+        }
+    }
+    let wanted: std::collections::HashSet<&str> = plan.tensors.iter().map(|t| t.name.as_str()).collect();
+    report.extra.extend(index.keys().filter(|n| !wanted.contains(*n)).map(|n| n.to_string()));
+    Ok(report)
+}
+
+/// One side of a comparison, its bytes at hand.
+struct Side<'s> {
+    checkpoint: &'s Checkpoint,
+    elements: &'s Elements,
+    bytes: Cow<'s, [u8]>,
+}
+
+impl<'s> Side<'s> {
+    fn new(checkpoint: &'s Checkpoint, elements: &'s Elements) -> ReadResult<Self> {
+        Ok(Side { checkpoint, elements, bytes: bytes(checkpoint, &elements.tensor)? })
+    }
+
+    fn dtype(&self) -> DType {
+        self.elements.tensor.dtype
+    }
+
+    fn decoded(&self) -> ReadResult<Decoded<'_>> {
+        Decoded::new(self.checkpoint, self.elements, &self.bytes)
+    }
+}
+
+/// Compares a source tensor with the tensor `other` of `b`.
+fn compare(a: &Checkpoint, elements: &Elements, b: &Checkpoint, other: &TensorInfo) -> Result<Agreement> {
+    let theirs = Elements::new(other.clone(), None);
+    let (tensor, same_shape) = (&elements.tensor, elements.tensor.shape == other.shape);
+    let rule = rule(tensor.dtype, other.dtype);
+    let mut agreement = Agreement {
+        name: tensor.name.clone(),
+        other: other.name.clone(),
+        dtypes: [tensor.dtype.name().into(), other.dtype.name().into()],
+        rule: rule.unwrap_or(Rule::Identical),
+        agrees: false,
+        elements: tensor.numel(),
+        differing: 0,
+        first: None,
+        worst: None,
+        detail: None,
+    };
+    if !same_shape {
+        agreement.detail = Some(format!("shape {:?} is not {:?}", tensor.shape, other.shape));
+        return Ok(agreement);
+    }
+    let Some(rule) = rule else {
+        agreement.detail = Some("the types have no values in common".into());
+        return Ok(agreement);
+    };
+    let (a, b) = (Side::new(a, elements)?, Side::new(b, &theirs)?);
+    match rule {
+        Rule::Identical if elements.rotary.is_none() => identical(&a, &b, &mut agreement),
+        Rule::Identical | Rule::Rounded => rounded(&a, &b, &mut agreement)?,
+        Rule::Ternary => ternary(&a, &b, &mut agreement)?,
+        Rule::Blocks => blocks(&a, &b, &mut agreement)?,
+    }
+    Ok(agreement)
+}
+
+fn rule(a: DType, b: DType) -> Option<Rule> {
+    let quantized = |d| matches!(d, DType::QI8 | DType::QU8 | DType::QI32);
+    let real = |d: DType| d.is_float() || quantized(d) || d.element_size().is_none();
+    if a.is_ternary() || b.is_ternary() {
+        return (real(a) && real(b)).then_some(Rule::Ternary);
+    }
+    let blocks = |d: DType| matches!(d, DType::Ggml(_));
+    if a == b && !quantized(a) {
+        return Some(Rule::Identical);
+    }
+    if blocks(a) || blocks(b) {
+        return (real(a) && real(b)).then_some(Rule::Blocks);
+    }
+    (real(a) && real(b)).then_some(Rule::Rounded)
+}
+
+/// What a piece of a comparison found.
+#[derive(Clone, Copy, Default)]
+struct Found {
+    differing: u64,
+    first: Option<u64>,
+    worst: f64,
+}
+
+impl Found {
+    fn differs(&mut self, at: usize) {
+        self.differing += 1;
+        self.first.get_or_insert(at as u64);
+    }
+}
+
+/// Runs `piece(start, count)` over `len` elements and puts the outcome into `agreement`.
+fn in_pieces(len: usize, agreement: &mut Agreement, piece: impl Fn(usize, usize) -> Found + Sync) {
+    let found: Vec<Found> = (0..len.div_ceil(PIECE))
+        .into_par_iter()
+        .map(|i| piece(i * PIECE, PIECE.min(len - i * PIECE)))
+        .collect();
+    agreement.differing = found.iter().map(|f| f.differing).sum();
+    agreement.first = found.iter().find_map(|f| f.first);
+    let worst = found.iter().map(|f| f.worst).fold(0.0, f64::max);
+    agreement.worst = (agreement.rule != Rule::Identical).then_some(worst);
+    agreement.agrees = agreement.differing == 0;
+}
+
+fn identical(a: &Side<'_>, b: &Side<'_>, agreement: &mut Agreement) {
+    let len = a.elements.tensor.numel() as usize;
+    match a.dtype().element_size() {
+        Some(size) => in_pieces(len, agreement, |start, n| {
+            let range = start * size..(start + n) * size;
+            let (ours, theirs) = (&a.bytes[range.clone()], &b.bytes[range]);
+            let mut found = Found::default();
+            if ours != theirs {
+                let pairs = ours.chunks_exact(size).zip(theirs.chunks_exact(size)).enumerate();
+                pairs.filter(|(_, (x, y))| x != y).for_each(|(i, _)| found.differs(start + i));
+            }
+            found
+        }),
+        None => {
+            agreement.agrees = a.bytes == b.bytes;
+            agreement.differing = u64::from(!agreement.agrees);
+        }
+    }
+}
+
+/// Bits of a type's significand, and the bytes it takes.
+fn precision(dtype: DType) -> (u32, usize) {
+    let bits = match dtype {
+        DType::F64 => 53,
+        DType::F16 => 11,
+        DType::BF16 => 8,
+        DType::F8E4M3FN | DType::F8E4M3FNUZ => 4,
+        DType::F8E5M2 | DType::F8E5M2FNUZ => 3,
+        DType::F8E8M0FNU => 1,
+        _ => 24,
+    };
+    (bits, dtype.element_size().unwrap_or(4))
+}
+
+fn rounded(a: &Side<'_>, b: &Side<'_>, agreement: &mut Agreement) -> Result<()> {
+    let ranks = (precision(a.dtype()), precision(b.dtype()));
+    let a_is_wide = (ranks.0.1, ranks.0.0) >= (ranks.1.1, ranks.1.0);
+    let (wide, thin) = if a_is_wide { (a, b) } else { (b, a) };
+    let thin_type = match thin.dtype() {
+        DType::QI8 | DType::QU8 | DType::QI32 => DType::F32,
+        other => other,
+    };
+    let narrows = matches!(thin_type, DType::F16 | DType::BF16);
+    let (wides, thins) = (wide.decoded()?, thin.decoded()?);
+    in_pieces(wides.len(), agreement, |start, n| {
+        let mut found = Found::default();
+        let (mut large, mut small) = (vec![0.0f32; n], vec![0.0f32; n]);
+        wides.read(start, &mut large);
+        thins.read(start, &mut small);
+        let mut as_thin = Vec::new();
+        if narrows {
+            match (wide.dtype(), wide.elements.rotary) {
+                (DType::F64, None) => narrow_f64(&wide.bytes[8 * start..8 * (start + n)], thin_type, &mut as_thin),
+                _ => narrow(&large, thin_type, &mut as_thin),
+            };
+        }
+        for i in 0..n {
+            let (x, y) = (large[i], small[i]);
+            let rounded = match (thin_type, narrows) {
+                (DType::F16, true) => half::f16::from_le_bytes([as_thin[2 * i], as_thin[2 * i + 1]]).to_f32(),
+                (_, true) => half::bf16::from_le_bytes([as_thin[2 * i], as_thin[2 * i + 1]]).to_f32(),
+                _ => x,
+            };
+            if x.is_finite() && y.is_finite() {
+                found.worst = found.worst.max((f64::from(x) - f64::from(y)).abs());
+            }
+            if rounded.to_bits() != y.to_bits() && !(rounded.is_nan() && y.is_nan()) {
+                found.differs(start + i);
+            }
+        }
+        found
+    });
+    Ok(())
+}
+
+/// How far a scale may be off: exactly nothing but for what its place rounds to.
+fn scale_tolerance(side: &Side<'_>) -> f64 {
+    match side.dtype() {
+        // Stored as a reciprocal in some files.
+        DType::Ternary(TernaryPacking::HfBitnet) => f64::from(f32::EPSILON),
+        DType::Ternary(_) => 0.0,
+        // A block's scale is an f16.
+        DType::Ggml(_) => 2f64.powi(-11),
+        other => match precision(other).0 {
+            24.. => 0.0,
+            bits => 2f64.powi(-(bits as i32)),
+        },
+    }
+}
+
+fn ternary(a: &Side<'_>, b: &Side<'_>, agreement: &mut Agreement) -> Result<()> {
+    let eps = |side: &Side<'_>| side.checkpoint.model.student.as_ref().map_or(1e-8, |s| s.quantization_eps);
+    let grid = |side: &Side<'_>, values: &Decoded<'_>| match side.dtype() {
+        DType::Ternary(_) => Ok(Grid { scale: side.elements.tensor.scale, exact: true }),
+        _ => Grid::measure(values, eps(side)).map_err(|e| e.in_tensor(&side.elements.tensor.name)),
+    };
+    // The code of a packed matrix is its value at scale 1.
+    let unit = |side: &Side<'_>| {
+        let mut elements = side.elements.clone();
+        if matches!(elements.tensor.dtype, DType::Ternary(_)) {
+            elements.tensor.scale = Some(1.0);
+        }
+        elements
+    };
+    let (unit_a, unit_b) = (unit(a), unit(b));
+    let (ours, theirs) = (
+        Decoded::new(a.checkpoint, &unit_a, &a.bytes)?,
+        Decoded::new(b.checkpoint, &unit_b, &b.bytes)?,
+    );
+    let (grid_a, grid_b) = (grid(a, &ours)?, grid(b, &theirs)?);
+    // Another's mean|W| may be summed in another order; a value that close to the line may fall on either side.
+    const NEAR: f32 = 1e-5;
+    let near = |grid: Grid, x: f32| {
+        !grid.exact && grid.scale.is_some_and(|scale| ((x / scale).abs() - 0.5).abs() < NEAR)
+    };
+    let invalid = |side: &Side<'_>, x: f32| matches!(side.dtype(), DType::Ternary(_)) && x.abs() > 1.0;
+    in_pieces(ours.len(), agreement, |start, n| {
+        let mut found = Found::default();
+        let (mut x, mut y) = (vec![0.0f32; n], vec![0.0f32; n]);
+        ours.read(start, &mut x);
+        theirs.read(start, &mut y);
+        for (i, (&x, &y)) in x.iter().zip(&y).enumerate() {
+            let wrong = invalid(a, x) || invalid(b, y);
+            let same = grid_a.code(x) == grid_b.code(y) || near(grid_a, x) || near(grid_b, y);
+            if wrong || !same {
+                found.differs(start + i);
+            }
+        }
+        found
+    });
+    agreement.worst = None;
+    /// Four units in the last place of an f32.
+    const LAST_BITS: f64 = 4.0 * f32::EPSILON as f64;
+    match (grid_a.scale, grid_b.scale) {
+        (Some(x), Some(y)) => {
+            let (x, y) = (f64::from(x), f64::from(y));
+            let absmean = if grid_a.exact && grid_b.exact { 0.0 } else { f64::from(NEAR) };
+            let tolerance = (scale_tolerance(a) + scale_tolerance(b)).max(absmean);
+            agreement.worst = Some((x - y).abs());
+            let off = (x - y).abs() / x.abs().max(y.abs());
+            if off > tolerance.max(LAST_BITS) && !all_zero(&ours, grid_a) {
+                agreement.agrees = false;
+                agreement.detail = Some(format!("scale {x:e} is not {y:e}"));
+            } else if off > tolerance {
+                agreement.detail = Some("scales differ in their last bits, as mean|W| does when summed otherwise".into());
+            } else if !(grid_a.exact && grid_b.exact) {
+                agreement.detail = Some("ternary form compared; the float weights are not in the other".into());
+            }
+        }
+        _ => agreement.detail = Some("codes compared; a scale is not there".into()),
+    }
+    Ok(())
+}
+
+fn all_zero(values: &Decoded<'_>, grid: Grid) -> bool {
+    (0..values.len().div_ceil(PIECE)).into_par_iter().all(|i| {
+        let mut piece = vec![0.0f32; PIECE.min(values.len() - i * PIECE)];
+        values.read(i * PIECE, &mut piece);
+        piece.iter().all(|x| grid.code(*x) == 0)
+    })
+}
+
+/// The largest error of a block format, as a share of the block's largest magnitude, and the elements of a block: half a
+/// step of its grid, and for the K formats what the coarser grid of their sub-blocks' scales adds.
+fn block_bound(name: &str) -> Option<(usize, f64)> {
+    Some(match name {
+        "Q8_0" | "Q8_1" => (32, 0.5 / 127.0),
+        // One end of a symmetric grid lies a whole step inside.
+        "Q4_0" => (32, 1.0 / 8.0),
+        "Q5_0" => (32, 1.0 / 16.0),
+        "Q4_1" => (32, 1.0 / 15.0),
+        "Q5_1" => (32, 1.0 / 31.0),
+        "Q8_K" => (256, 1.0 / 127.0),
+        "Q6_K" => (256, 1.0 / 24.0),
+        "Q5_K" => (256, 1.0 / 10.0),
+        "Q4_K" => (256, 1.0 / 6.0),
+        "Q3_K" => (256, 1.0 / 3.0),
+        "Q2_K" => (256, 1.0 / 2.0),
+        _ => return None,
+    })
+}
+
+fn blocks(a: &Side<'_>, b: &Side<'_>, agreement: &mut Agreement) -> Result<()> {
+    let bound = |side: &Side<'_>| match side.dtype() {
+        DType::Ggml(ggml) => block_bound(ggml.name()).ok_or_else(|| {
+            ReadError::unsupported(format!("there is no bound on the error of {ggml} blocks"))
+                .in_tensor(&side.elements.tensor.name)
+        }),
+        other => Ok((1, 2f64.powi(-(precision(other).0 as i32)))),
+    };
+    let ((n_a, share_a), (n_b, share_b)) = (bound(a)?, bound(b)?);
+    // Block scales are f16.
+    let (block, share) = (n_a.max(n_b), share_a + share_b + 2f64.powi(-10));
+    let (ours, theirs) = (a.decoded()?, b.decoded()?);
+    in_pieces(ours.len(), agreement, |start, n| {
+        let mut found = Found::default();
+        let (mut x, mut y) = (vec![0.0f32; n], vec![0.0f32; n]);
+        ours.read(start, &mut x);
+        theirs.read(start, &mut y);
+        for (j, (x, y)) in x.chunks(block).zip(y.chunks(block)).enumerate() {
+            let largest = x.iter().chain(y).map(|v| f64::from(v.abs())).fold(0.0, f64::max);
+            for (i, (x, y)) in x.iter().zip(y).enumerate() {
+                let error = (f64::from(*x) - f64::from(*y)).abs();
+                found.worst = found.worst.max(error);
+                // An f16 scale below 2^-24 is gone.
+                if !(error <= share * largest + 2f64.powi(-24)) {
+                    found.differs(start + j * block + i);
+                }
+            }
+        }
+        found
+    });
+    Ok(())
+}

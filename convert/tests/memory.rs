@@ -1,0 +1,92 @@
+//! Conversion streams: what is allocated stays below 64 MiB and the largest tensor, whatever the checkpoint's size.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+
+use ckpt_convert::{Blob, Content, Control, Elements, Options, Output, Plan, Target, verify_written, write};
+use ckpt_inspect::{DType, open};
+use peak_alloc::PeakAlloc;
+
+#[global_allocator]
+static ALLOCATOR: PeakAlloc = PeakAlloc;
+
+const MIB: usize = 1 << 20;
+
+/// Layers of 8 MiB, one of 32 MiB: 288 MiB of float32 that take no room on disk.
+fn source(path: &Path) {
+    let mut header = serde_json::Map::new();
+    let mut at = 0;
+    for i in 0..33 {
+        let rows = if i == 0 { 4096 } else { 1024 };
+        let end = at + rows * 2048 * 4;
+        let name = format!("layers.{i}.mlp.up_proj.weight");
+        header.insert(name, serde_json::json!({"dtype": "F32", "shape": [rows, 2048], "data_offsets": [at, end]}));
+        at = end;
+    }
+    let header = serde_json::Value::Object(header).to_string();
+    let mut file = File::create(path).unwrap();
+    file.write_all(&(header.len() as u64).to_le_bytes()).unwrap();
+    file.write_all(header.as_bytes()).unwrap();
+    file.set_len((8 + header.len() + at) as u64).unwrap();
+}
+
+fn peak(mut work: impl FnMut()) -> usize {
+    let before = ALLOCATOR.current_usage();
+    ALLOCATOR.reset_peak_usage();
+    work();
+    (ALLOCATOR.peak_usage() - before) / MIB
+}
+
+#[test]
+fn memory_is_bounded() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("source.safetensors");
+    source(&path);
+    let stop = Default::default();
+    let control = Control { progress: &|_| (), stop: &stop };
+    let checkpoint = open(&path).unwrap();
+    let run = |checkpoint: &ckpt_inspect::Checkpoint, options: &Options, name: &str| {
+        let to = folder.path().join(name);
+        let used = peak(|| {
+            let mut plan = Plan::new(checkpoint, options).unwrap();
+            write(&mut plan, options, &to, control).unwrap();
+            assert!(verify_written(&plan, &to).unwrap().agrees());
+        });
+        std::fs::remove_file(&to).unwrap();
+        used
+    };
+    let ternary = Some(globset::Glob::new("*_proj.weight").unwrap().compile_matcher());
+    for (options, name) in [
+        (Options::new(Target::SafeTensors), "copy.safetensors"),
+        (Options::new(Target::Torch), "copy.pt"),
+        (Options { dtype: Some(DType::F16), ..Options::new(Target::SafeTensors) }, "half.safetensors"),
+        (Options { ternary, ..Options::new(Target::I2s) }, "i2s.pt"),
+    ] {
+        let used = run(&checkpoint, &options, name);
+        assert!(used < 64, "{name}: {used} MiB, though everything can be read where it is mapped");
+    }
+
+    // The same matrices transposed have to be copied to be laid out: one at a time.
+    let transposed = folder.path().join("transposed.pt");
+    let mut plan = Plan::new(&checkpoint, &Options::new(Target::Torch)).unwrap();
+    (plan.blobs, plan.tensors) = Default::default();
+    for tensor in &checkpoint.tensors {
+        let content = Content::Elements(Elements::new(tensor.clone(), None));
+        plan.blobs.push(Blob { dtype: tensor.dtype, bytes: tensor.byte_len().unwrap(), content });
+        plan.tensors.push(Output {
+            name: tensor.name.clone(),
+            dtype: tensor.dtype,
+            shape: tensor.shape.iter().rev().copied().collect(),
+            strides: tensor.strides.iter().rev().copied().collect(),
+            blob: plan.blobs.len() - 1,
+            offset: 0,
+        });
+    }
+    write(&mut plan, &Options::new(Target::Torch), &transposed, control).unwrap();
+    let checkpoint = open(&transposed).unwrap();
+    assert!(!checkpoint.tensors[0].is_contiguous());
+    let options = Options { dtype: Some(DType::BF16), ..Options::new(Target::SafeTensors) };
+    let used = run(&checkpoint, &options, "laid-out.safetensors");
+    assert!((32..64 + 32).contains(&used), "{used} MiB");
+}

@@ -1,0 +1,379 @@
+//! Everything the fixtures hold, through every writer and back, compared to the bit where the types allow it.
+
+use std::path::{Path, PathBuf};
+
+use ckpt_convert::names::Style;
+use ckpt_convert::{Control, Options, Plan, Report, Rule, Target, verify, verify_written, write};
+use ckpt_inspect::{Checkpoint, DType, Group, TensorInfo, TernaryPacking, open};
+use globset::Glob;
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name)
+}
+
+/// Every fixture that is whole.
+fn whole_fixtures() -> Vec<PathBuf> {
+    let mut all: Vec<PathBuf> = ["formats", "healthy-run", "packed"]
+        .iter()
+        .flat_map(|folder| std::fs::read_dir(fixture(folder)).unwrap())
+        .map(|entry| entry.unwrap().path())
+        .filter(|p| p.extension().is_some_and(|e| e == "pt") && !p.ends_with("truncated.pt"))
+        .collect();
+    all.sort();
+    assert!(all.len() > 20);
+    all
+}
+
+/// Converts, verifies, and gives the notes.
+fn convert(source: &Path, options: &Options, to: &Path) -> Vec<String> {
+    let checkpoint = open(source).unwrap();
+    let mut plan = Plan::new(&checkpoint, options).unwrap_or_else(|e| panic!("{}: {e}", source.display()));
+    let stop = Default::default();
+    write(&mut plan, options, to, Control { progress: &|_| (), stop: &stop })
+        .unwrap_or_else(|e| panic!("{}: {e}", source.display()));
+    let report = verify_written(&plan, to).unwrap();
+    assert!(report.agrees(), "{}: {report:#?}", source.display());
+    plan.notes
+}
+
+fn verified(a: &Path, b: &Path) -> Report {
+    verify(&open(a).unwrap(), &open(b).unwrap()).unwrap()
+}
+
+fn bytes(checkpoint: &Checkpoint, name: &str) -> Vec<u8> {
+    checkpoint.tensor_bytes(checkpoint.tensor(name).unwrap()).unwrap().into_owned()
+}
+
+fn plain(tensor: &&TensorInfo) -> bool {
+    tensor.sparse.is_none() && tensor.quantizer.is_none() && tensor.dtype.element_size().is_some()
+}
+
+#[test]
+fn pytorch_output_keeps_names_bytes_and_plain_values() {
+    let folder = tempfile::tempdir().unwrap();
+    // Packed matrices are decoded, so what says how they are packed goes too.
+    for source in whole_fixtures().into_iter().filter(|p| !p.starts_with(fixture("packed"))) {
+        let to = folder.path().join(source.file_name().unwrap());
+        let options = Options { keep_optimizer: true, ..Options::new(Target::Torch) };
+        convert(&source, &options, &to);
+        let (before, after) = (open(&source).unwrap(), open(&to).unwrap());
+        for tensor in before.tensors.iter().filter(plain) {
+            let copy = after.tensor(&tensor.name).unwrap();
+            assert_eq!((copy.dtype, &copy.shape), (tensor.dtype, &tensor.shape), "{}", tensor.name);
+            assert_eq!(bytes(&after, &tensor.name), *before.tensor_bytes(tensor).unwrap(), "{}", tensor.name);
+        }
+        assert_eq!(after.tensors.len(), before.tensors.len(), "{}", source.display());
+        assert_eq!(after.metadata, before.metadata, "{}", source.display());
+        assert_eq!(open(&to).unwrap().verify_checksums(), [""; 0]);
+        assert_eq!(after.step.map(|s| s.0), before.step.map(|s| s.0));
+    }
+}
+
+#[test]
+fn safetensors_and_back() {
+    let folder = tempfile::tempdir().unwrap();
+    for source in whole_fixtures().iter().filter(|p| !p.ends_with("dtypes_float.pt")) {
+        let name = source.file_stem().unwrap();
+        let there = folder.path().join(name).with_extension("safetensors");
+        let back = folder.path().join(name).with_extension("pt");
+        convert(source, &Options::new(Target::SafeTensors), &there);
+        convert(&there, &Options::new(Target::Torch), &back);
+        let report = verified(source, &back);
+        assert!(report.agrees(), "{}: {report:#?}", source.display());
+        let (before, after) = (open(source).unwrap(), open(&back).unwrap());
+        let counted = before.tensors.iter().all(|t| t.quantizer.is_none());
+        assert!(!counted || after.parameters() == before.parameters(), "{}", source.display());
+        assert_eq!(after.model.student, before.model.student, "{}", source.display());
+    }
+}
+
+#[test]
+fn complex128_goes_to_pytorch_only() {
+    let checkpoint = open(&fixture("formats/dtypes_float.pt")).unwrap();
+    let error = Plan::new(&checkpoint, &Options::new(Target::SafeTensors)).unwrap_err().to_string();
+    assert!(error.contains("complex128") && error.contains("--to pt"), "{error}");
+}
+
+#[test]
+fn tied_weights_stay_tied() {
+    let folder = tempfile::tempdir().unwrap();
+    let (half, flat, back) = ("half.pt", "flat.safetensors", "back.pt");
+    let [half, flat, back] = [half, flat, back].map(|n| folder.path().join(n));
+    let source = fixture("formats/tied.pt");
+    convert(&source, &Options { dtype: Some(DType::F16), ..Options::new(Target::Torch) }, &half);
+    convert(&source, &Options::new(Target::SafeTensors), &flat);
+    convert(&flat, &Options::new(Target::Torch), &back);
+    let shared = open(&source).unwrap();
+    let sharing = |path: &Path| {
+        let checkpoint = open(path).unwrap();
+        let embed = checkpoint.tensors.iter().position(|t| t.name.ends_with("embed.weight")).unwrap();
+        let mut names: Vec<String> = checkpoint.sharing(16)[embed].iter().map(|s| s.to_string()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(sharing(&source), ["alias", "lm_head.weight"]);
+    assert_eq!(sharing(&half), ["alias", "lm_head.weight"]);
+    // A view of half the matrix has no word in SafeTensors: it is written out.
+    assert_eq!(sharing(&back), ["lm_head.weight"]);
+    assert!(open(&flat).unwrap().tensors.len() < shared.tensors.len(), "written once");
+}
+
+#[test]
+fn narrower_types_round_once_and_losses_are_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, to) = (folder.path().join("wide.safetensors"), folder.path().join("narrow.pt"));
+    // 1 + 2^-11 + 2^-40 lies above the midpoint of two f16; rounded to f32 first it would be the midpoint itself.
+    let doubles = [1.0 + 2f64.powi(-11) + 2f64.powi(-40), 70_000.0, 1e-30, f64::NAN, f64::INFINITY];
+    let singles = [65_519.9f32, 65_520.0, 3e-8, -2e-8, -0.0, f32::NEG_INFINITY];
+    let raw: Vec<u8> = doubles.iter().flat_map(|v| v.to_le_bytes()).chain(singles.iter().flat_map(|v| v.to_le_bytes())).collect();
+    safetensors_file(&source, &[("d", "F64", vec![5]), ("s", "F32", vec![6])], &raw);
+    let options = Options { dtype: Some(DType::F16), ..Options::new(Target::Torch) };
+    let notes = convert(&source, &options, &to);
+    let after = open(&to).unwrap();
+    let values = |name: &str| after.values(after.tensor(name).unwrap()).unwrap();
+    let d = values("d");
+    assert_eq!(d[..3], [1.0 + 2f32.powi(-10), f32::INFINITY, 0.0]);
+    assert!(d[3].is_nan() && d[4] == f32::INFINITY);
+    assert_eq!(values("s"), [65_504.0, f32::INFINITY, 2f32.powi(-24), -0.0, -0.0, f32::NEG_INFINITY]);
+    assert_eq!(notes, ["values beyond the range of float16, in 2 of 2 tensors: 2 became infinite, 2 became zero"]);
+}
+
+#[test]
+fn i2s_equals_the_seeds_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let to = folder.path().join("i2s.pt");
+    let notes = convert(&fixture("healthy-run/step-02000.pt"), &Options::new(Target::I2s), &to);
+    assert!(notes.iter().any(|n| n.starts_with("14 matrices are rounded")), "{notes:?}");
+    let (ours, seeds) = (open(&to).unwrap(), open(&fixture("packed/nano-healthy-2000-i2s.pt")).unwrap());
+    assert_eq!(ours.tensors.len(), seeds.tensors.len());
+    for theirs in &seeds.tensors {
+        let own = ours.tensor(&theirs.name).unwrap();
+        assert_eq!((own.dtype, &own.shape), (theirs.dtype, &theirs.shape), "{}", theirs.name);
+        let (a, b) = (bytes(&ours, &own.name), bytes(&seeds, &own.name));
+        if own.name.ends_with("_scale") {
+            // PyTorch sums |W| in f32, in an order that depends on the processor; here it is summed in f64.
+            let bits = |raw: &[u8]| u32::from_le_bytes(raw.try_into().unwrap());
+            assert!(bits(&a).abs_diff(bits(&b)) <= 1, "{}", own.name);
+        } else {
+            assert_eq!(a, b, "{}", own.name);
+        }
+    }
+    assert_eq!(ours.meta("packed").unwrap().to_string(), seeds.meta("packed").unwrap().to_string());
+    assert!(verified(&to, &fixture("packed/nano-healthy-2000-i2s.pt")).agrees());
+}
+
+#[test]
+fn packed_forms_carry_codes_and_scales_between_them_exactly() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let seeds = fixture("packed/nano-healthy-2000-i2s.pt");
+    convert(&seeds, &Options { dtype: Some(DType::F32), ..Options::new(Target::Torch) }, &at("floats.pt"));
+    convert(&seeds, &Options::new(Target::Hf { packed: true }), &at("hf"));
+    convert(&at("floats.pt"), &Options::new(Target::I2s), &at("again.pt"));
+    convert(&at("hf"), &Options::new(Target::I2s), &at("from-hf.pt"));
+    convert(&at("hf"), &Options::new(Target::SafeTensors), &at("flat.safetensors"));
+    // A flat file says nothing of the model.
+    let ternary = Some(Glob::new("*_proj.weight").unwrap().compile_matcher());
+    convert(&at("flat.safetensors"), &Options { ternary, ..Options::new(Target::I2s) }, &at("from-flat.pt"));
+    let first = open(&seeds).unwrap();
+    for name in ["again.pt", "from-hf.pt", "from-flat.pt"] {
+        let copy = open(&at(name)).unwrap();
+        for tensor in &first.tensors {
+            assert_eq!(bytes(&copy, &tensor.name), bytes(&first, &tensor.name), "{name}: {}", tensor.name);
+        }
+    }
+    let hf = open(&at("hf")).unwrap();
+    let gate = hf.tensor("model.layers.0.mlp.gate_proj.weight").unwrap();
+    assert_eq!(gate.dtype, DType::Ternary(TernaryPacking::HfBitnet));
+    assert_eq!(gate.shape, [128, 64]);
+}
+
+#[test]
+fn the_packers_form_keeps_codes_and_says_that_scales_are_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let to = folder.path().join("packed.safetensors");
+    let notes = convert(&fixture("packed/nano-healthy-2000-i2s.pt"), &Options::new(Target::I2sSafeTensors), &to);
+    assert!(notes.iter().any(|n| n.contains("scales of all packed matrices are lost")), "{notes:?}");
+    let (before, after) = (open(&fixture("packed/nano-healthy-2000-i2s.pt")).unwrap(), open(&to).unwrap());
+    let name = "layers.0.mlp.gate_proj.weight";
+    assert_eq!(after.tensor(name).unwrap().dtype, DType::Ternary(TernaryPacking::I2sUnscaled));
+    assert_eq!(bytes(&after, name), bytes(&before, &format!("model_state_dict.{name}")));
+    let back = folder.path().join("back.pt");
+    let notes = convert(&to, &Options::new(Target::I2s), &back);
+    assert!(notes.iter().any(|n| n.contains("1 is written")), "{notes:?}");
+}
+
+#[test]
+fn a_hugging_face_folder_is_complete_and_split_where_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("source");
+    std::fs::create_dir(&model).unwrap();
+    std::fs::copy(fixture("healthy-run/step-02000.pt"), model.join("model.pt")).unwrap();
+    std::fs::write(model.join("tokenizer.json"), "{\"version\":\"1.0\"}").unwrap();
+    let to = folder.path().join("hf");
+    let options = Options { max_shard_bytes: Some(200_000), ..Options::new(Target::Hf { packed: false }) };
+    let notes = convert(&model.join("model.pt"), &options, &to);
+    assert!(notes.iter().any(|n| n.contains("soft caps (attention scores at 50, final logits at 30)")), "{notes:?}");
+    assert!(notes.iter().any(|n| n.contains("BitLinear")), "{notes:?}");
+    let mut files: Vec<String> = std::fs::read_dir(&to)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().to_string_lossy().into_owned())
+        .collect();
+    files.sort();
+    assert_eq!(
+        files,
+        [
+            "config.json",
+            "model-00001-of-00003.safetensors",
+            "model-00002-of-00003.safetensors",
+            "model-00003-of-00003.safetensors",
+            "model.safetensors.index.json",
+            "tokenizer.json"
+        ]
+    );
+    let config: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(to.join("config.json")).unwrap()).unwrap();
+    assert_eq!(config["architectures"][0], "Qwen3ForCausalLM");
+    let wanted = [
+        ("vocab_size", 1024),
+        ("hidden_size", 64),
+        ("intermediate_size", 128),
+        ("num_hidden_layers", 2),
+        ("num_attention_heads", 2),
+        ("num_key_value_heads", 1),
+        ("head_dim", 32),
+        ("max_position_embeddings", 128),
+    ];
+    for (key, value) in wanted {
+        assert_eq!(config[key], value, "{key}");
+    }
+    let hf = open(&to).unwrap();
+    assert!(hf.tensors.iter().all(|t| t.name.starts_with("model.")));
+    assert_eq!(hf.damage, None);
+    assert!(hf.model.student.is_some(), "the trainer's config came along");
+    // And back under the student's names.
+    let back = folder.path().join("back.pt");
+    convert(&to, &Options { names: Some(Style::Student), ..Options::new(Target::Torch) }, &back);
+    let back = open(&back).unwrap();
+    assert!(back.tensor("model_state_dict.layers.1.mlp.down_proj.weight").is_ok());
+    assert!(back.meta("config.model.hidden_dim").is_some());
+}
+
+#[test]
+fn weights_only_unless_told_otherwise() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = fixture("healthy-run/step-02000.pt");
+    let (lean, full) = (folder.path().join("lean.pt"), folder.path().join("full.pt"));
+    convert(&source, &Options::new(Target::Torch), &lean);
+    convert(&source, &Options { keep_optimizer: true, ..Options::new(Target::Torch) }, &full);
+    let (lean, full, source) = (open(&lean).unwrap(), open(&full).unwrap(), open(&source).unwrap());
+    assert!(lean.tensors.iter().all(|t| t.group == Group::Weights));
+    assert!(lean.meta("optimizer_state_dict").is_none() && lean.meta("config.model").is_some());
+    assert_eq!(full.metadata, source.metadata);
+    assert_eq!(full.tensors.len(), source.tensors.len());
+    for target in [Target::SafeTensors, Target::Hf { packed: false }] {
+        let options = Options { keep_optimizer: true, ..Options::new(target) };
+        assert!(matches!(Plan::new(&source, &options), Err(ckpt_convert::Error::Target(_))));
+    }
+}
+
+#[test]
+fn types_by_pattern_and_a_state_dict_by_its_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let to = folder.path().join("mixed.safetensors");
+    let glob = |text: &str| Glob::new(text).unwrap().compile_matcher();
+    let options = Options {
+        dtype: Some(DType::BF16),
+        dtypes: vec![(glob("embed*"), DType::F16), (glob("*norm.weight"), DType::F32)],
+        root: Some("model_state_dict".into()),
+        ..Options::new(Target::SafeTensors)
+    };
+    convert(&fixture("healthy-run/step-02000.pt"), &options, &to);
+    let after = open(&to).unwrap();
+    assert_eq!(after.tensor("embed_tokens.weight").unwrap().dtype, DType::F16);
+    assert_eq!(after.tensor("layers.1.self_attn.k_norm.weight").unwrap().dtype, DType::F32);
+    assert_eq!(after.tensor("layers.1.self_attn.k_proj.weight").unwrap().dtype, DType::BF16);
+    let source = open(&fixture("healthy-run/step-02000.pt")).unwrap();
+    let error = Plan::new(&source, &Options { root: Some("ema".into()), ..options }).unwrap_err().to_string();
+    assert!(error.contains("`ema.`") && error.contains("model_state_dict"), "{error}");
+}
+
+#[test]
+fn values_that_are_ternary_already_keep_their_scale_to_the_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, to) = (folder.path().join("t.safetensors"), folder.path().join("t.pt"));
+    let scale = 0.031_415_927f32;
+    // 5 x 7 does not fill its last byte.
+    let codes: Vec<i8> = (0..35).map(|i| [0, 1, -1, 1, 0, 0, -1][i * i % 7]).collect();
+    let raw: Vec<u8> = codes.iter().flat_map(|&c| (f32::from(c) * scale).to_le_bytes()).collect();
+    safetensors_file(&source, &[("l.weight", "F32", vec![5, 7])], &raw);
+    let ternary = Some(Glob::new("*.weight").unwrap().compile_matcher());
+    let notes = convert(&source, &Options { ternary, ..Options::new(Target::I2s) }, &to);
+    assert_eq!(notes, [""; 0], "nothing is lost");
+    let after = open(&to).unwrap();
+    let tensor = after.tensor("model_state_dict.l.weight").unwrap();
+    assert_eq!(tensor.scale, Some(scale));
+    assert_eq!(after.ternary_codes(tensor).unwrap().unwrap(), codes);
+    assert_eq!(bytes(&after, &tensor.name).last().unwrap() & 3, 1, "the tail is padded with code 1");
+    let none = Plan::new(&open(&source).unwrap(), &Options::new(Target::I2s)).unwrap_err().to_string();
+    assert!(none.contains("--ternary"), "{none}");
+}
+
+#[test]
+fn verification_sees_what_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = fixture("healthy-run/step-02000.pt");
+    let copy = folder.path().join("copy.safetensors");
+    let packed = folder.path().join("packed.pt");
+    convert(&source, &Options { dtype: Some(DType::F16), ..Options::new(Target::SafeTensors) }, &copy);
+    convert(&source, &Options::new(Target::I2s), &packed);
+    assert!(verified(&source, &copy).tensors.iter().all(|t| t.agrees && t.rule == Rule::Rounded));
+    let flip = |path: &Path, name: &str| {
+        let offset = {
+            let checkpoint = open(path).unwrap();
+            let found = bytes(&checkpoint, name);
+            let raw = std::fs::read(path).unwrap();
+            raw.windows(found.len()).position(|w| w == found).unwrap()
+        };
+        let mut raw = std::fs::read(path).unwrap();
+        raw[offset] ^= 1;
+        std::fs::write(path, raw).unwrap();
+    };
+    flip(&copy, "layers.0.mlp.up_proj.weight");
+    flip(&packed, "model_state_dict.layers.1.mlp.up_proj_scale");
+    flip(&packed, "model_state_dict.layers.1.mlp.down_proj.weight");
+    let failed = |report: &Report| -> Vec<(String, Option<u64>)> {
+        report.failures().map(|t| (t.other.clone(), t.first)).collect()
+    };
+    let report = verified(&source, &copy);
+    assert_eq!(failed(&report), [("layers.0.mlp.up_proj.weight".into(), Some(0))]);
+    // One bit of a code: the first byte's last value, element 3. One bit of a scale is within what mean|W| leaves
+    // open against floats, and shows against the packed original.
+    let report = verified(&source, &packed);
+    assert_eq!(failed(&report), [("model_state_dict.layers.1.mlp.down_proj.weight".into(), Some(3))]);
+    let other = open(&fixture("healthy-run/step-01000.pt")).unwrap();
+    let report = verify(&open(&source).unwrap(), &other).unwrap();
+    assert!(report.failures().count() > 20);
+    let report = verify(&open(&fixture("formats/whole.pt")).unwrap(), &other).unwrap();
+    assert_eq!((report.missing.len(), report.extra.len(), report.tensors.len()), (6, 24, 0));
+    assert!(!report.agrees());
+}
+
+/// A SafeTensors file of these tensors (name, dtype, shape), whose bytes follow each other in `raw`.
+fn safetensors_file(path: &Path, tensors: &[(&str, &str, Vec<usize>)], raw: &[u8]) {
+    let mut header = serde_json::Map::new();
+    let mut at = 0;
+    for (name, dtype, shape) in tensors {
+        let size: usize = dtype.trim_start_matches(|c: char| !c.is_ascii_digit()).parse::<usize>().unwrap() / 8;
+        let end = at + shape.iter().product::<usize>() * size;
+        let entry = serde_json::json!({"dtype": dtype, "shape": shape, "data_offsets": [at, end]});
+        header.insert(name.to_string(), entry);
+        at = end;
+    }
+    assert_eq!(at, raw.len());
+    let header = serde_json::Value::Object(header).to_string();
+    let mut out = (header.len() as u64).to_le_bytes().to_vec();
+    out.extend(header.into_bytes());
+    out.extend(raw);
+    std::fs::write(path, out).unwrap();
+}

@@ -1,0 +1,361 @@
+//! `ckpt convert`: checkpoints into other formats, verified.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use ckpt_convert::names::Style;
+use ckpt_convert::{Control, Options, Plan, Target};
+use ckpt_inspect::{DType, Verdict};
+use globset::{Glob, GlobMatcher};
+
+use crate::load::{self, LoadOptions};
+use crate::terminal;
+use crate::verify;
+use crate::{Failure, exit};
+
+/// Convert checkpoints, and verify what was written by reading it back.
+///
+/// Weights only, unless --keep-optimizer. fp32, f16 and bf16 write PyTorch files, or SafeTensors where -o ends in
+/// .safetensors. An output appears whole or not at all; an existing one is replaced only with --force. Exit code 1
+/// when the copy does not say the same.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Files, folders or glob patterns.
+    #[arg(required = true)]
+    paths: Vec<PathBuf>,
+    /// What to write.
+    #[arg(long, value_name = "FORMAT")]
+    to: To,
+    /// Where to write one checkpoint.
+    #[arg(short, long, value_name = "PATH")]
+    output: Option<PathBuf>,
+    /// Folder for any number of checkpoints, laid out as they are where they come from.
+    #[arg(long, value_name = "DIR", conflicts_with = "output")]
+    out_dir: Option<PathBuf>,
+    /// Replace existing outputs.
+    #[arg(long)]
+    force: bool,
+    /// The state dict to convert, by its key.
+    #[arg(long, value_name = "KEY")]
+    root: Option<String>,
+    /// Keep optimizer state, schedulers and random states (PyTorch to PyTorch).
+    #[arg(long)]
+    keep_optimizer: bool,
+    /// Type of the weights that a pattern matches, such as 'embed*=f16'; the first match counts.
+    #[arg(long = "dtype", value_name = "GLOB=TYPE")]
+    dtypes: Vec<String>,
+    /// Names of the tensors; by default those that the format's readers expect.
+    #[arg(long)]
+    names: Option<Names>,
+    /// The matrices that i2s and --packed pack; by default those that a BitLinear uses.
+    #[arg(long, value_name = "GLOB")]
+    ternary: Option<String>,
+    /// hf: pack ternary matrices as Hugging Face's BitNet does.
+    #[arg(long)]
+    packed: bool,
+    /// safetensors, hf: shards of at most this size, such as 5GB; the output is a folder.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    max_shard_size: Option<u64>,
+    /// Refuse a checkpoint whose weights are collapsing, dead or corrupt.
+    #[arg(long)]
+    strict: bool,
+    /// Convert a collapsed checkpoint even so.
+    #[arg(long)]
+    allow_collapsed: bool,
+    /// Do not read the output back.
+    #[arg(long)]
+    no_verify: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+enum To {
+    /// All floating-point weights as float32.
+    #[value(alias = "f32")]
+    Fp32,
+    /// All floating-point weights as float16.
+    #[value(alias = "fp16")]
+    F16,
+    /// All floating-point weights as bfloat16.
+    Bf16,
+    /// Packed ternary, four values a byte; -o FILE.safetensors writes the packer's form.
+    I2s,
+    /// SafeTensors, types as they are.
+    Safetensors,
+    /// A Hugging Face model folder, types as they are.
+    Hf,
+    /// PyTorch, types as they are.
+    Pt,
+}
+
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+enum Names {
+    Student,
+    Hf,
+    Gguf,
+}
+
+impl Args {
+    /// What is written to `output`, and the extension it has where none is given.
+    fn target(&self, output: Option<&Path>) -> (Target, &'static str) {
+        let safetensors = output.is_some_and(|o| o.extension().is_some_and(|e| e == "safetensors"));
+        let sharded = self.max_shard_size.is_some();
+        match self.to {
+            To::Safetensors => (Target::SafeTensors, if sharded { "" } else { "safetensors" }),
+            To::Hf => (Target::Hf { packed: self.packed }, ""),
+            To::I2s if safetensors => (Target::I2sSafeTensors, "safetensors"),
+            To::I2s => (Target::I2s, "pt"),
+            To::Fp32 | To::F16 | To::Bf16 if safetensors => (Target::SafeTensors, "safetensors"),
+            To::Pt | To::Fp32 | To::F16 | To::Bf16 => (Target::Torch, "pt"),
+        }
+    }
+
+    fn options(&self, target: Target) -> Result<Options, Failure> {
+        Ok(Options {
+            dtype: match self.to {
+                To::Fp32 => Some(DType::F32),
+                To::F16 => Some(DType::F16),
+                To::Bf16 => Some(DType::BF16),
+                _ => None,
+            },
+            dtypes: self.dtypes.iter().map(|text| pattern(text)).collect::<Result<_, _>>()?,
+            root: self.root.clone(),
+            keep_optimizer: self.keep_optimizer,
+            names: self.names.map(|names| match names {
+                Names::Student => Style::Student,
+                Names::Hf => Style::Hf,
+                Names::Gguf => Style::Gguf,
+            }),
+            ternary: self.ternary.as_deref().map(glob).transpose()?,
+            max_shard_bytes: self.max_shard_size,
+            force: self.force,
+            ..Options::new(target)
+        })
+    }
+
+    fn check(&self) -> Result<(), Failure> {
+        let folders = matches!(self.to, To::Safetensors | To::Hf);
+        if self.max_shard_size.is_some() && !folders {
+            return Err(Failure::usage("--max-shard-size goes with --to safetensors or hf"));
+        }
+        if self.packed && self.to != To::Hf {
+            return Err(Failure::usage("--packed goes with --to hf; --to i2s packs on its own"));
+        }
+        if self.ternary.is_some() && !self.packed && self.to != To::I2s {
+            return Err(Failure::usage("--ternary goes with --to i2s or --to hf --packed"));
+        }
+        Ok(())
+    }
+}
+
+fn glob(text: &str) -> Result<GlobMatcher, Failure> {
+    Glob::new(text).map(|g| g.compile_matcher()).map_err(|e| Failure::usage(e.to_string()))
+}
+
+fn pattern(text: &str) -> Result<(GlobMatcher, DType), Failure> {
+    let (pattern, name) = text
+        .rsplit_once('=')
+        .ok_or_else(|| Failure::usage(format!("`{text}` is not GLOB=TYPE, such as 'embed*=f16'")))?;
+    let dtype = match name.to_ascii_lowercase().as_str() {
+        "f64" | "fp64" | "float64" => DType::F64,
+        "f32" | "fp32" | "float32" => DType::F32,
+        "f16" | "fp16" | "float16" => DType::F16,
+        "bf16" | "bfloat16" => DType::BF16,
+        other => return Err(Failure::usage(format!("`{other}` is not one of f64, f32, f16, bf16"))),
+    };
+    Ok((glob(pattern)?, dtype))
+}
+
+/// `5GB` in bytes; units are powers of ten, those with an i powers of two.
+fn size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kb" => 1_000,
+        "m" | "mb" => 1_000_000,
+        "g" | "gb" => 1_000_000_000,
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        _ => return Err("not a size such as 5GB or 500MiB".into()),
+    };
+    let number: f64 = digits.trim().parse().map_err(|_| "not a size such as 5GB or 500MiB".to_string())?;
+    let bytes = number * unit as f64;
+    if !(1.0..1e18).contains(&bytes) {
+        return Err("out of range".into());
+    }
+    Ok(bytes as u64)
+}
+
+/// Runs the subcommand.
+pub fn run(args: &Args) -> Result<u8, Failure> {
+    args.check()?;
+    args.options(Target::Torch)?;
+    let paths = load::expand(&args.paths)?;
+    let outputs = outputs(args, &paths)?;
+    let signal = Signal::listen()?;
+    let mut code = exit::FINE;
+    for (path, output) in paths.iter().zip(&outputs) {
+        match one(args, path, output, &signal) {
+            Ok(one) => code = code.max(one),
+            Err(failure) if paths.len() > 1 && !signal.arrived() => {
+                // One file of a run that cannot be converted does not keep the others from it.
+                terminal::error(&failure.message);
+                code = code.max(failure.code);
+            }
+            Err(failure) => return Err(signal.explain(failure)),
+        }
+    }
+    Ok(code)
+}
+
+/// Where each of `paths` goes.
+fn outputs(args: &Args, paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
+    let (_, extension) = args.target(args.output.as_deref());
+    if let Some(output) = &args.output {
+        if paths.len() > 1 {
+            return Err(Failure::usage(format!("{} checkpoints go into a folder: --out-dir DIR", paths.len())));
+        }
+        return Ok(vec![output.clone()]);
+    }
+    let named = |path: &Path| match extension {
+        "" => path.with_extension(""),
+        extension if path.is_dir() => PathBuf::from(format!("{}.{extension}", path.display())),
+        extension => path.with_extension(extension),
+    };
+    let Some(folder) = &args.out_dir else {
+        return Err(Failure::usage("name the output: -o PATH, or --out-dir DIR for any number of checkpoints"));
+    };
+    let root = common_folder(paths);
+    let mut outputs = Vec::new();
+    for path in paths {
+        let relative = path.strip_prefix(&root).ok().filter(|p| *p != Path::new(""));
+        let relative = relative.or(path.file_name().map(Path::new)).unwrap_or(Path::new("model"));
+        let output = folder.join(named(relative));
+        if outputs.contains(&output) {
+            return Err(Failure::usage(format!(
+                "two of the checkpoints would become {}; convert them one by one",
+                output.display()
+            )));
+        }
+        outputs.push(output);
+    }
+    for output in &outputs {
+        let parent = output.parent().unwrap_or(folder);
+        std::fs::create_dir_all(parent)
+            .map_err(|e| Failure::unwritable(format!("{}: cannot be made: {e}", parent.display())))?;
+    }
+    Ok(outputs)
+}
+
+/// The folder that all `paths` lie in.
+fn common_folder(paths: &[PathBuf]) -> PathBuf {
+    let mut folders = paths.iter().map(|p| p.parent().unwrap_or(Path::new("")));
+    let first = folders.next().unwrap_or(Path::new("")).to_path_buf();
+    folders.fold(first, |common, folder| {
+        common.ancestors().find(|c| folder.starts_with(c)).unwrap_or(Path::new("")).to_path_buf()
+    })
+}
+
+fn one(args: &Args, path: &Path, output: &Path, signal: &Signal) -> Result<u8, Failure> {
+    let (target, _) = args.target(args.output.as_deref());
+    let options = args.options(target)?;
+    if !args.force && output.symlink_metadata().is_ok() && !output.is_dir() {
+        return Err(Failure::exists(output));
+    }
+    let source = ckpt_inspect::open(path)?;
+    source.warnings.iter().for_each(|w| terminal::warning(&format!("{}: {}", path.display(), terminal::escape(w))));
+    let mut plan = Plan::new(&source, &options)?;
+    check_health(args, path)?;
+    let progress = terminal::progress(plan.bytes(), "converting");
+    let control = Control { progress: &|bytes| progress.done(bytes), stop: &signal.flag };
+    let written = ckpt_convert::write(&mut plan, &options, output, control);
+    progress.clear();
+    let written = written?;
+    for note in &plan.notes {
+        terminal::warning(&format!("{}: {}", path.display(), terminal::escape(note)));
+    }
+    let wrote = format!(
+        "{} → {} ({}, {})",
+        path.display(),
+        output.display(),
+        terminal::bytes(written.bytes),
+        verify::tensors(plan.tensors.len())
+    );
+    if args.no_verify {
+        terminal::print(&format!("{wrote}; not verified\n"))?;
+        return Ok(exit::FINE);
+    }
+    let report = ckpt_convert::verify_written(&plan, output)?;
+    if !report.agrees() {
+        terminal::print(&verify::details(&report, false))?;
+    }
+    terminal::print(&format!("{wrote}; {}\n", verify::sentence(&report)))?;
+    Ok(if report.agrees() { exit::FINE } else { exit::REFUSED })
+}
+
+/// Warns about a checkpoint whose weights have collapsed; under --strict it is refused.
+fn check_health(args: &Args, path: &Path) -> Result<(), Failure> {
+    let measured = load::records(&[path.to_path_buf()], &LoadOptions::default())?;
+    let Some((_, Ok(record))) = measured.into_iter().next() else { return Ok(()) };
+    let Some(verdict) = record.verdict.filter(|v| *v > Verdict::Weak) else { return Ok(()) };
+    let reason = record.reasons.first().map(|r| format!(" ({})", terminal::escape(r))).unwrap_or_default();
+    let message = format!("{} is {verdict}{reason}", path.display());
+    if args.strict && !args.allow_collapsed {
+        return Err(Failure {
+            message: format!("{message}; --strict does not convert it without --allow-collapsed"),
+            code: exit::REFUSED,
+        });
+    }
+    terminal::warning(&format!("{message}: the copy will be, too"));
+    Ok(())
+}
+
+impl From<ckpt_convert::Error> for Failure {
+    fn from(error: ckpt_convert::Error) -> Self {
+        use ckpt_convert::Error;
+        match error {
+            Error::Read(error) => error.into(),
+            Error::Target(message) => Failure::usage(message),
+            other => Failure::unwritable(other.to_string()),
+        }
+    }
+}
+
+/// Ctrl-C and its kin: noted, so that the work can stop and remove what it has begun. A second one ends the program.
+struct Signal {
+    flag: Arc<AtomicBool>,
+    number: Arc<AtomicUsize>,
+}
+
+impl Signal {
+    fn listen() -> Result<Self, Failure> {
+        let signal = Signal { flag: Arc::default(), number: Arc::default() };
+        #[cfg(unix)]
+        {
+            use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+            use signal_hook::flag;
+            let cannot = |e: std::io::Error| Failure::unwritable(format!("signals cannot be caught: {e}"));
+            for number in [SIGINT, SIGTERM, SIGHUP] {
+                flag::register_conditional_default(number, signal.flag.clone()).map_err(cannot)?;
+                flag::register_usize(number, signal.number.clone(), number as usize).map_err(cannot)?;
+                flag::register(number, signal.flag.clone()).map_err(cannot)?;
+            }
+            // A size limit then shows as an error of the write, instead of ending the program.
+            flag::register(SIGXFSZ, Arc::default()).map_err(cannot)?;
+        }
+        Ok(signal)
+    }
+
+    fn arrived(&self) -> bool {
+        self.flag.load(Ordering::Relaxed)
+    }
+
+    /// A stop that a signal asked for ends as the signal would have ended the program: 128 + its number.
+    fn explain(&self, failure: Failure) -> Failure {
+        match self.number.load(Ordering::Relaxed) {
+            0 => failure,
+            number => Failure { code: (128 + number) as u8, ..failure },
+        }
+    }
+}

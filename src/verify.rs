@@ -1,0 +1,126 @@
+//! `ckpt verify`: whether two checkpoints say the same.
+
+use std::path::PathBuf;
+
+use anstyle::Style;
+use ckpt_convert::{Agreement, Report, Rule};
+
+use crate::terminal::{self, Table};
+use crate::{Failure, exit};
+
+/// Compare the weights of two checkpoints, whatever their formats and names.
+///
+/// Equal types must agree to the bit, a narrower type with the rounding of the wider one, packed ternary matrices in
+/// code and scale, block formats within what their steps allow. Exit code 1 when they do not agree.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The first checkpoint.
+    a: PathBuf,
+    /// The second checkpoint.
+    b: PathBuf,
+    /// Every tensor, not only those that do not agree.
+    #[arg(long)]
+    all: bool,
+    /// Output format.
+    #[arg(long, default_value = "human")]
+    format: Format,
+}
+
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+enum Format {
+    Human,
+    Json,
+}
+
+/// Runs the subcommand.
+pub fn run(args: &Args) -> Result<u8, Failure> {
+    let (a, b) = (ckpt_inspect::open(&args.a)?, ckpt_inspect::open(&args.b)?);
+    let report = ckpt_convert::verify(&a, &b)?;
+    let text = match args.format {
+        Format::Json => json(&report)?,
+        Format::Human => details(&report, args.all) + &sentence(&report) + "\n",
+    };
+    terminal::print(&text)?;
+    Ok(if report.agrees() { exit::FINE } else { exit::REFUSED })
+}
+
+fn json(report: &Report) -> Result<String, Failure> {
+    let mut value = serde_json::to_value(report).map_err(|e| Failure::unwritable(e.to_string()))?;
+    value["agrees"] = report.agrees().into();
+    Ok(format!("{value:#}\n"))
+}
+
+/// The outcome in one line.
+pub fn sentence(report: &Report) -> String {
+    let count = |rule: Rule| report.tensors.iter().filter(|t| t.agrees && t.rule == rule).count();
+    let kinds = [
+        (Rule::Identical, "bit-equal"),
+        (Rule::Rounded, "equal as rounded"),
+        (Rule::Ternary, "ternary-equal"),
+        (Rule::Blocks, "within their blocks' steps"),
+    ];
+    let kinds: Vec<String> = kinds
+        .into_iter()
+        .filter(|(rule, _)| count(*rule) > 0)
+        .map(|(rule, words)| format!("{} {words}", count(rule)))
+        .collect();
+    let agreeing = if kinds.is_empty() { "none agrees".to_string() } else { kinds.join(", ") };
+    let total = report.tensors.len();
+    if report.agrees() {
+        return format!("verified: {}, {agreeing}", tensors(total));
+    }
+    let bad = [
+        (report.failures().count(), "differ"),
+        (report.missing.len(), "missing"),
+        (report.extra.len(), "not in the first"),
+    ];
+    let bad: Vec<String> =
+        bad.iter().filter(|(n, _)| *n > 0).map(|(n, words)| format!("{n} {words}")).collect();
+    format!("not the same: {}; of {total} compared, {agreeing}", bad.join(", "))
+}
+
+/// `1 tensor`, `2 tensors`.
+pub fn tensors(n: usize) -> String {
+    format!("{n} tensor{}", if n == 1 { "" } else { "s" })
+}
+
+/// Rows on tensors that do not agree, or on all.
+pub fn details(report: &Report, all: bool) -> String {
+    let chosen: Vec<&Agreement> = report.tensors.iter().filter(|t| all || !t.agrees).collect();
+    let mut out = String::new();
+    if !chosen.is_empty() {
+        let columns = [("tensor", false), ("types", false), ("outcome", false), ("largest difference", true)];
+        let mut table = Table::new(&columns, &["types"]);
+        for tensor in chosen {
+            let style = match tensor.agrees {
+                true => Style::new(),
+                false => terminal::verdict_style(Some(ckpt_inspect::Verdict::Dead)),
+            };
+            let plain = |text: String| (text, Style::new());
+            table.row(vec![
+                plain(terminal::escape(&tensor.name)),
+                plain(tensor.dtypes.join(" → ")),
+                (outcome(tensor), style),
+                plain(terminal::number(tensor.worst)),
+            ]);
+        }
+        out += &table.render(terminal::width());
+    }
+    for (names, words) in [(&report.missing, "missing"), (&report.extra, "not in the first")] {
+        for name in names {
+            out += &format!("{words}: {}\n", terminal::escape(name));
+        }
+    }
+    out
+}
+
+fn outcome(tensor: &Agreement) -> String {
+    let detail = tensor.detail.as_deref().map(|d| format!(": {d}")).unwrap_or_default();
+    if tensor.agrees {
+        return format!("agrees{detail}");
+    }
+    match tensor.first {
+        Some(first) => format!("{} of {} differ, first at {first}{detail}", tensor.differing, tensor.elements),
+        None => format!("differs{detail}"),
+    }
+}
