@@ -38,6 +38,12 @@ pub enum Error {
     /// The checkpoint to start from has layers that have collapsed.
     #[error("{0}")]
     Collapsed(String),
+    /// A checkpoint cannot be written.
+    #[error(transparent)]
+    Save(#[from] ckpt_convert::Error),
+    /// A run cannot go on: losses or gradients stay NaN or infinite, or a layer has collapsed and the run was to stop.
+    #[error("{0}")]
+    Stopped(String),
     /// A tensor operation of the composite model failed.
     #[error("tensor operation: {0}")]
     Tensor(#[from] candle_core::Error),

@@ -7,8 +7,8 @@ use serde_pickle::Value;
 
 use super::{Groups, Optimizer, PART, buffers};
 use crate::network::math;
-use ckpt_convert::Object;
 use crate::{Gradients, Parameters, Result};
+use ckpt_convert::Object;
 
 /// `w *= 1 - lr wd`; `m += (g - m)(1 - b1)`; `v = b2 v + (1 - b2) g^2`;
 /// `w -= lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps)`.

@@ -12,10 +12,10 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_pickle::{HashableValue, Value};
 
-use ckpt_convert::Object;
 use crate::plain;
 use crate::{Error, Gradients, Parameter, Parameters, Result, Role};
 pub use adamw::AdamW;
+use ckpt_convert::Object;
 pub use muon::{Form, Muon, orthogonalize};
 pub use polarize::{Polarized, Polarizer, Target, Well};
 pub use sgd::Sgd;

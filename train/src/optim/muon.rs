@@ -8,8 +8,8 @@ use serde_pickle::Value;
 use super::{AdamW, Groups, Optimizer, buffers};
 use crate::network::math;
 use crate::network::matmul::{Matrix, MatrixMut, matmul};
-use ckpt_convert::Object;
 use crate::{Gradients, Parameters, Result};
+use ckpt_convert::Object;
 
 /// Newton-Schulz iterations.
 const ITERATIONS: usize = 5;

@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 use serde_pickle::Value;
 
 use super::{Optimizer, PART};
-use ckpt_convert::Object;
 use crate::plain;
 use crate::{Error, Gradients, Parameter, Parameters, Random, Result, Role};
+use ckpt_convert::Object;
 
 /// The energy whose slope a weight follows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,8 +5,8 @@ use serde_pickle::Value;
 
 use super::{Groups, Optimizer, buffers, each_part};
 use crate::network::math;
-use ckpt_convert::Object;
 use crate::{Gradients, Parameters, Result};
+use ckpt_convert::Object;
 
 /// `w *= 1 - lr wd`; `b = momentum b + g`; `w -= lr b`. The first buffer is the gradient, as in `torch.optim.SGD`.
 pub struct Sgd {

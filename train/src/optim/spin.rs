@@ -4,8 +4,8 @@ use ckpt_inspect::Checkpoint;
 use serde_pickle::Value;
 
 use super::{Groups, Optimizer, PART, buffers, each_part};
-use ckpt_convert::Object;
 use crate::{Gradients, Parameters, Random, Result};
+use ckpt_convert::Object;
 
 /// `b = m b + (1 - m) sign(g)`; `d = sign(b)`; `w -= lr d`; where then `|w| < threshold`:
 /// `w += (-d, or a random sign if d = 0) lr tunnel`. Weight decay, if any, is decoupled and comes first.
