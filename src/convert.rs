@@ -1,8 +1,6 @@
 //! `ckpt convert`: checkpoints into other formats, verified.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use ckpt_convert::names::Style;
 use ckpt_convert::{Control, Options, Plan, Target};
@@ -10,6 +8,7 @@ use ckpt_inspect::{DType, Verdict};
 use globset::{Glob, GlobMatcher};
 
 use crate::load::{self, LoadOptions};
+use crate::signal::Signal;
 use crate::terminal;
 use crate::verify;
 use crate::{Failure, exit};
@@ -214,7 +213,10 @@ fn outputs(args: &Args, paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     let (_, extension) = args.target(args.output.as_deref());
     if let Some(output) = &args.output {
         if paths.len() > 1 {
-            return Err(Failure::usage(format!("{} checkpoints go into a folder: --out-dir DIR", paths.len())));
+            return Err(Failure::usage(format!(
+                "{} checkpoints go into a folder: --out-dir DIR",
+                paths.len()
+            )));
         }
         return Ok(vec![output.clone()]);
     }
@@ -224,7 +226,9 @@ fn outputs(args: &Args, paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
         extension => path.with_extension(extension),
     };
     let Some(folder) = &args.out_dir else {
-        return Err(Failure::usage("name the output: -o PATH, or --out-dir DIR for any number of checkpoints"));
+        return Err(Failure::usage(
+            "name the output: -o PATH, or --out-dir DIR for any number of checkpoints",
+        ));
     };
     let root = common_folder(paths);
     let mut outputs = Vec::new();
@@ -264,7 +268,10 @@ fn one(args: &Args, path: &Path, output: &Path, signal: &Signal) -> Result<u8, F
         return Err(Failure::exists(output));
     }
     let source = ckpt_inspect::open(path)?;
-    source.warnings.iter().for_each(|w| terminal::warning(&format!("{}: {}", path.display(), terminal::escape(w))));
+    source
+        .warnings
+        .iter()
+        .for_each(|w| terminal::warning(&format!("{}: {}", path.display(), terminal::escape(w))));
     let mut plan = Plan::new(&source, &options)?;
     check_health(args, path)?;
     let progress = terminal::progress(plan.bytes(), "converting");
@@ -318,44 +325,6 @@ impl From<ckpt_convert::Error> for Failure {
             Error::Read(error) => error.into(),
             Error::Target(message) => Failure::usage(message),
             other => Failure::unwritable(other.to_string()),
-        }
-    }
-}
-
-/// Ctrl-C and its kin: noted, so that the work can stop and remove what it has begun. A second one ends the program.
-struct Signal {
-    flag: Arc<AtomicBool>,
-    number: Arc<AtomicUsize>,
-}
-
-impl Signal {
-    fn listen() -> Result<Self, Failure> {
-        let signal = Signal { flag: Arc::default(), number: Arc::default() };
-        #[cfg(unix)]
-        {
-            use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
-            use signal_hook::flag;
-            let cannot = |e: std::io::Error| Failure::unwritable(format!("signals cannot be caught: {e}"));
-            for number in [SIGINT, SIGTERM, SIGHUP] {
-                flag::register_conditional_default(number, signal.flag.clone()).map_err(cannot)?;
-                flag::register_usize(number, signal.number.clone(), number as usize).map_err(cannot)?;
-                flag::register(number, signal.flag.clone()).map_err(cannot)?;
-            }
-            // A size limit then shows as an error of the write, instead of ending the program.
-            flag::register(SIGXFSZ, Arc::default()).map_err(cannot)?;
-        }
-        Ok(signal)
-    }
-
-    fn arrived(&self) -> bool {
-        self.flag.load(Ordering::Relaxed)
-    }
-
-    /// A stop that a signal asked for ends as the signal would have ended the program: 128 + its number.
-    fn explain(&self, failure: Failure) -> Failure {
-        match self.number.load(Ordering::Relaxed) {
-            0 => failure,
-            number => Failure { code: (128 + number) as u8, ..failure },
         }
     }
 }

@@ -78,6 +78,18 @@ pub struct LoadOptions {
     pub open: OpenOptions,
 }
 
+impl Default for LoadOptions {
+    fn default() -> Self {
+        LoadOptions {
+            describe: Options::default(),
+            checksum: false,
+            cache: true,
+            thresholds: Thresholds::default(),
+            open: OpenOptions::default(),
+        }
+    }
+}
+
 /// Every checkpoint that `paths` (files, folders, glob patterns) stand for, in order, without repetition.
 pub fn expand(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     let mut found = Vec::new();

@@ -5,7 +5,9 @@ mod gate;
 mod inspect;
 mod load;
 mod report;
+mod signal;
 mod terminal;
+mod train;
 mod verify;
 
 use std::process::ExitCode;
@@ -31,6 +33,7 @@ enum Command {
     Report(report::Args),
     Convert(convert::Args),
     Verify(verify::Args),
+    Train(Box<train::Args>),
     /// Print a shell's completion script.
     Completions {
         /// The shell to complete for.
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Command::Report(args) => report::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Train(args) => train::run(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "ckpt", &mut script);

@@ -120,7 +120,9 @@ fn outcome(tensor: &Agreement) -> String {
         return format!("agrees{detail}");
     }
     match tensor.first {
-        Some(first) => format!("{} of {} differ, first at {first}{detail}", tensor.differing, tensor.elements),
+        Some(first) => {
+            format!("{} of {} differ, first at {first}{detail}", tensor.differing, tensor.elements)
+        }
         None => format!("differs{detail}"),
     }
 }

@@ -123,13 +123,11 @@ fn of_student(student: &StudentConfig) -> Map<String, Json> {
 /// What the student does and these architectures do not.
 fn unsaid(student: &StudentConfig, target: Target) -> Vec<String> {
     let mut notes = Vec::new();
-    let caps: Vec<String> = [
-        ("attention scores", student.attn_logit_soft_cap),
-        ("final logits", student.final_logit_soft_cap),
-    ]
-    .into_iter()
-    .filter_map(|(what, cap)| Some(format!("{what} at {}", cap?)))
-    .collect();
+    let caps: Vec<String> =
+        [("attention scores", student.attn_logit_soft_cap), ("final logits", student.final_logit_soft_cap)]
+            .into_iter()
+            .filter_map(|(what, cap)| Some(format!("{what} at {}", cap?)))
+            .collect();
     if !caps.is_empty() {
         notes.push(format!(
             "config.json has no word for the soft caps ({}); transformers will not apply them",

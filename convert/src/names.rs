@@ -117,8 +117,14 @@ mod tests {
                 assert_eq!(canonical(&format!("model_state_dict.{theirs}")), name.as_str(), "{theirs}");
             }
         }
-        assert_eq!(translate("layers.0.self_attn.q_proj.weight", Style::Gguf).unwrap(), "blk.0.attn_q.weight");
-        assert_eq!(translate("blk.0.attn_q.weight", Style::Hf).unwrap(), "model.layers.0.self_attn.q_proj.weight");
+        assert_eq!(
+            translate("layers.0.self_attn.q_proj.weight", Style::Gguf).unwrap(),
+            "blk.0.attn_q.weight"
+        );
+        assert_eq!(
+            translate("blk.0.attn_q.weight", Style::Hf).unwrap(),
+            "model.layers.0.self_attn.q_proj.weight"
+        );
         assert_eq!(translate("output.weight", Style::Hf).unwrap(), "lm_head.weight");
     }
 

@@ -248,7 +248,9 @@ impl<'c, 'o> Builder<'c, 'o> {
     fn new(source: &'c Checkpoint, options: &'o Options) -> Result<Self> {
         let target = options.target;
         if options.keep_optimizer && !target.is_torch() {
-            return Err(Error::Target("only PyTorch output (--to pt, fp32, f16, bf16, i2s) holds optimizer state".into()));
+            return Err(Error::Target(
+                "only PyTorch output (--to pt, fp32, f16, bf16, i2s) holds optimizer state".into(),
+            ));
         }
         let pickled = !matches!(source.format, Format::SafeTensors | Format::Gguf { .. });
         let has_key = source.tensors.iter().any(|t| without_state_dict(&t.name) != t.name);
@@ -256,7 +258,9 @@ impl<'c, 'o> Builder<'c, 'o> {
         let nested =
             pickled && target.is_torch() && options.root.is_none() && (has_key || target == Target::Torch);
         if options.keep_optimizer && !nested {
-            return Err(Error::Target("--keep-optimizer needs a PyTorch source, whole: without --root".into()));
+            return Err(Error::Target(
+                "--keep-optimizer needs a PyTorch source, whole: without --root".into(),
+            ));
         }
         let mut metadata = match (nested, pickled, &source.metadata) {
             (true, _, Value::Dict(entries)) if !options.keep_optimizer => {
@@ -384,7 +388,8 @@ impl<'c, 'o> Builder<'c, 'o> {
         let quantized = matches!(tensor.dtype, DType::QI8 | DType::QU8 | DType::QI32);
         let real = tensor.dtype.is_float() || tensor.dtype.element_size().is_none() || quantized;
         let bare = without_state_dict(name);
-        let chosen = self.options.dtypes.iter().find(|(glob, _)| glob.is_match(bare)).map(|(_, dtype)| *dtype);
+        let chosen =
+            self.options.dtypes.iter().find(|(glob, _)| glob.is_match(bare)).map(|(_, dtype)| *dtype);
         let plain = match real {
             true => chosen.or(self.options.dtype),
             false => None,
@@ -414,7 +419,8 @@ impl<'c, 'o> Builder<'c, 'o> {
             };
             wanted && tensor.shape.len() == 2 && c.name.ends_with(".weight") && tensor.group == Group::Weights
         };
-        let misfits = chosen.iter().filter(|c| packable(c) && !ternary::fits(packing, &source.tensors[c.index].shape));
+        let misfits =
+            chosen.iter().filter(|c| packable(c) && !ternary::fits(packing, &source.tensors[c.index].shape));
         let misfits = misfits.count();
         if misfits > 0 {
             self.plan.notes.push(format!(
@@ -432,7 +438,8 @@ impl<'c, 'o> Builder<'c, 'o> {
                     let elements = Elements::new(tensor.clone(), None);
                     let bytes = bytes(source, &elements.tensor)?;
                     let values = Decoded::new(source, &elements, &bytes)?;
-                    Grid::measure(&values, eps).map_err(|e| e.in_tensor(&tensor.name).in_file(&source.path))?
+                    Grid::measure(&values, eps)
+                        .map_err(|e| e.in_tensor(&tensor.name).in_file(&source.path))?
                 }
             });
         }
@@ -451,14 +458,18 @@ impl<'c, 'o> Builder<'c, 'o> {
             ));
         }
         if student.is_some_and(|s| s.bitlinear_per_channel) {
-            self.plan.notes.push("the model scales each row on its own; the packed form has one scale a matrix".into());
+            self.plan
+                .notes
+                .push("the model scales each row on its own; the packed form has one scale a matrix".into());
         }
         let unscaled = packed.iter().filter(|c| c.grid.is_some_and(|g| g.scale.is_none())).count();
         if unscaled > 0 {
             self.plan.notes.push(format!("{unscaled} source matrices have no scale: 1 is written for it"));
         }
         if packing == TernaryPacking::I2sUnscaled {
-            self.plan.notes.push("this form keeps codes only: the scales of all packed matrices are lost".into());
+            self.plan
+                .notes
+                .push("this form keeps codes only: the scales of all packed matrices are lost".into());
         }
         Ok(())
     }
@@ -566,7 +577,13 @@ impl<'c, 'o> Builder<'c, 'o> {
         self.add_whole(name.clone(), DType::U8, stored, bytes as u64, content);
         match packing {
             TernaryPacking::HfBitnet => {
-                self.add_whole(format!("{layer}.weight_scale"), DType::F32, vec![1], 4, Content::Bytes(scale));
+                self.add_whole(
+                    format!("{layer}.weight_scale"),
+                    DType::F32,
+                    vec![1],
+                    4,
+                    Content::Bytes(scale),
+                );
             }
             TernaryPacking::I2sUnscaled => {
                 shapes.insert(format!("{name}_shape"), serde_json::json!(shape));
@@ -574,7 +591,13 @@ impl<'c, 'o> Builder<'c, 'o> {
             _ => {
                 let sizes: Vec<u8> = shape.iter().flat_map(|&d| (d as i64).to_le_bytes()).collect();
                 let rank = vec![shape.len()];
-                self.add_whole(format!("{layer}_shape"), DType::I64, rank, sizes.len() as u64, Content::Bytes(sizes));
+                self.add_whole(
+                    format!("{layer}_shape"),
+                    DType::I64,
+                    rank,
+                    sizes.len() as u64,
+                    Content::Bytes(sizes),
+                );
                 self.add_whole(format!("{layer}_scale"), DType::F32, Vec::new(), 4, Content::Bytes(scale));
             }
         }
@@ -666,7 +689,8 @@ fn rotary(source: &Checkpoint, tensor: &TensorInfo, style: Option<Style>) -> Opt
         return None;
     }
     let Value::Dict(keys) = &source.metadata else { return None };
-    let number = |key: &str| keys.get(&HashableValue::String(key.into())).and_then(ckpt_inspect::metadata::as_u64);
+    let number =
+        |key: &str| keys.get(&HashableValue::String(key.into())).and_then(ckpt_inspect::metadata::as_u64);
     let heads = number("llama.attention.head_count")?;
     let heads = if query { heads } else { number("llama.attention.head_count_kv").unwrap_or(heads) };
     let rows = *tensor.shape.first()? as u64;
@@ -677,8 +701,13 @@ fn rotary(source: &Checkpoint, tensor: &TensorInfo, style: Option<Style>) -> Opt
 /// Whether a checkpoint's key holds what only training needs.
 fn is_training_state(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
-    key.contains("optim") || key.contains("scheduler") || key.contains("rng") || key.contains("random")
-        || key == "training_state" || key == "scaler" || key.starts_with("grad_scaler")
+    key.contains("optim")
+        || key.contains("scheduler")
+        || key.contains("rng")
+        || key.contains("random")
+        || key == "training_state"
+        || key == "scaler"
+        || key.starts_with("grad_scaler")
 }
 
 fn key_text(key: &HashableValue) -> String {
@@ -698,7 +727,9 @@ fn told(entries: &BTreeMap<HashableValue, Value>) -> BTreeMap<HashableValue, Val
     };
     entries
         .iter()
-        .filter(|(key, value)| !empty(value) && !is_training_state(&key_text(key)) && key_text(key) != "packed")
+        .filter(|(key, value)| {
+            !empty(value) && !is_training_state(&key_text(key)) && key_text(key) != "packed"
+        })
         .map(|(key, value)| (key.clone(), value.clone()))
         .collect()
 }
@@ -748,4 +779,3 @@ pub(crate) fn tied_names(source: &Checkpoint) -> Vec<(String, usize)> {
         })
         .collect()
 }
-

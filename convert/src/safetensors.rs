@@ -31,9 +31,9 @@ pub(crate) fn to_json(value: &Value) -> serde_json::Value {
         Value::Bytes(bytes) => json!(bytes),
         Value::List(items) | Value::Tuple(items) => items.iter().map(to_json).collect(),
         Value::Set(items) | Value::FrozenSet(items) => items.iter().map(|i| json!(text(i))).collect(),
-        Value::Dict(entries) => {
-            serde_json::Value::Object(entries.iter().map(|(key, value)| (text(key), to_json(value))).collect())
-        }
+        Value::Dict(entries) => serde_json::Value::Object(
+            entries.iter().map(|(key, value)| (text(key), to_json(value))).collect(),
+        ),
     }
 }
 
@@ -109,7 +109,12 @@ impl File {
 }
 
 /// Writes `plan` to the file `path`.
-pub(crate) fn write(plan: &Plan<'_>, path: &Path, force: bool, control: Control<'_>) -> Result<(u64, Vec<Written>)> {
+pub(crate) fn write(
+    plan: &Plan<'_>,
+    path: &Path,
+    force: bool,
+    control: Control<'_>,
+) -> Result<(u64, Vec<Written>)> {
     let file = File::new(plan, (0..plan.tensors.len()).collect(), path)?;
     let staged = StagedFile::create(path, file.len, force)?;
     let written = in_blob_order(plan, &[&file], file.write(plan, staged.output(), control)?);

@@ -65,9 +65,10 @@ fn spread_inner(source: &Checkpoint, tensor: &TensorInfo, sparse: &Sparse) -> Re
             }
             for (line, run) in starts.windows(2).enumerate() {
                 for nth in run[0]..run[1] {
-                    let at = *plain.get(nth).filter(|at| **at < across).ok_or_else(|| {
-                        Error::damaged("an index of it is out of range")
-                    })?;
+                    let at = *plain
+                        .get(nth)
+                        .filter(|at| **at < across)
+                        .ok_or_else(|| Error::damaged("an index of it is out of range"))?;
                     put(if by_row { line * cols + at } else { at * cols + line }, nth)?;
                 }
             }

@@ -19,7 +19,12 @@ const BYTEORDER: &[u8] = b"little";
 const ID_LEN: usize = 40;
 
 /// Writes `plan` to `path`.
-pub(crate) fn write(plan: &Plan<'_>, path: &Path, force: bool, control: Control<'_>) -> Result<(u64, Vec<Written>)> {
+pub(crate) fn write(
+    plan: &Plan<'_>,
+    path: &Path,
+    force: bool,
+    control: Control<'_>,
+) -> Result<(u64, Vec<Written>)> {
     let sizes: Vec<u64> = plan.blobs.iter().map(|b| b.bytes).collect();
     let writer = Writer { source: plan.source, blobs: &plan.blobs, control, crc: true };
     archive(path, force, &pickle(plan), &sizes, |output, places| {
@@ -99,7 +104,8 @@ impl Object {
         match self {
             Object::Dict(entries) => {
                 for (key, value) in entries.iter_mut() {
-                    let inner = after_key(name, key).filter(|_| matches!(value, Object::Dict(_) | Object::List(_)));
+                    let inner =
+                        after_key(name, key).filter(|_| matches!(value, Object::Dict(_) | Object::List(_)));
                     if let Some(inner) = inner {
                         return value.insert(inner, index);
                     }
@@ -110,7 +116,9 @@ impl Object {
                 let (first, rest) = name.split_once('.').unwrap_or((name, ""));
                 let at = first.parse::<usize>().map_or(items.len(), |at| at.min(items.len()));
                 match items.get_mut(at) {
-                    Some(inner @ (Object::Dict(_) | Object::List(_))) if !rest.is_empty() => inner.insert(rest, index),
+                    Some(inner @ (Object::Dict(_) | Object::List(_))) if !rest.is_empty() => {
+                        inner.insert(rest, index)
+                    }
                     _ => items.insert(at, Object::Tensor(index)),
                 }
             }

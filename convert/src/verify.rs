@@ -5,7 +5,9 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 
-use ckpt_inspect::{Checkpoint, DType, Error as ReadError, Group, Result as ReadResult, TensorInfo, TernaryPacking};
+use ckpt_inspect::{
+    Checkpoint, DType, Error as ReadError, Group, Result as ReadResult, TensorInfo, TernaryPacking,
+};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -124,7 +126,11 @@ fn weights(checkpoint: &Checkpoint) -> Vec<(String, usize)> {
         .tensors
         .iter()
         .enumerate()
-        .filter(|(_, t)| t.group == Group::Weights && t.name != "__metadata__" && (t.storage.is_some() || t.sparse.is_some()))
+        .filter(|(_, t)| {
+            t.group == Group::Weights
+                && t.name != "__metadata__"
+                && (t.storage.is_some() || t.sparse.is_some())
+        })
         .map(|(i, t)| (t.name.clone(), i))
         .collect();
     all.extend(tied_names(checkpoint));
@@ -313,7 +319,9 @@ fn rounded(a: &Side<'_>, b: &Side<'_>, agreement: &mut Agreement) -> Result<()> 
         let mut as_thin = Vec::new();
         if narrows {
             match (wide.dtype(), wide.elements.rotary) {
-                (DType::F64, None) => narrow_f64(&wide.bytes[8 * start..8 * (start + n)], thin_type, &mut as_thin),
+                (DType::F64, None) => {
+                    narrow_f64(&wide.bytes[8 * start..8 * (start + n)], thin_type, &mut as_thin)
+                }
                 _ => narrow(&large, thin_type, &mut as_thin),
             };
         }
@@ -366,10 +374,8 @@ fn ternary(a: &Side<'_>, b: &Side<'_>, agreement: &mut Agreement) -> Result<()> 
         elements
     };
     let (unit_a, unit_b) = (unit(a), unit(b));
-    let (ours, theirs) = (
-        Decoded::new(a.checkpoint, &unit_a, &a.bytes)?,
-        Decoded::new(b.checkpoint, &unit_b, &b.bytes)?,
-    );
+    let (ours, theirs) =
+        (Decoded::new(a.checkpoint, &unit_a, &a.bytes)?, Decoded::new(b.checkpoint, &unit_b, &b.bytes)?);
     let (grid_a, grid_b) = (grid(a, &ours)?, grid(b, &theirs)?);
     // Another's mean|W| may be summed in another order; a value that close to the line may fall on either side.
     const NEAR: f32 = 1e-5;
@@ -405,9 +411,11 @@ fn ternary(a: &Side<'_>, b: &Side<'_>, agreement: &mut Agreement) -> Result<()> 
                 agreement.agrees = false;
                 agreement.detail = Some(format!("scale {x:e} is not {y:e}"));
             } else if off > tolerance {
-                agreement.detail = Some("scales differ in their last bits, as mean|W| does when summed otherwise".into());
+                agreement.detail =
+                    Some("scales differ in their last bits, as mean|W| does when summed otherwise".into());
             } else if !(grid_a.exact && grid_b.exact) {
-                agreement.detail = Some("ternary form compared; the float weights are not in the other".into());
+                agreement.detail =
+                    Some("ternary form compared; the float weights are not in the other".into());
             }
         }
         _ => agreement.detail = Some("codes compared; a scale is not there".into()),

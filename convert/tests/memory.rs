@@ -21,7 +21,10 @@ fn source(path: &Path) {
         let rows = if i == 0 { 4096 } else { 1024 };
         let end = at + rows * 2048 * 4;
         let name = format!("layers.{i}.mlp.up_proj.weight");
-        header.insert(name, serde_json::json!({"dtype": "F32", "shape": [rows, 2048], "data_offsets": [at, end]}));
+        header.insert(
+            name,
+            serde_json::json!({"dtype": "F32", "shape": [rows, 2048], "data_offsets": [at, end]}),
+        );
         at = end;
     }
     let header = serde_json::Value::Object(header).to_string();

@@ -125,7 +125,11 @@ fn narrower_types_round_once_and_losses_are_counted() {
     // 1 + 2^-11 + 2^-40 lies above the midpoint of two f16; rounded to f32 first it would be the midpoint itself.
     let doubles = [1.0 + 2f64.powi(-11) + 2f64.powi(-40), 70_000.0, 1e-30, f64::NAN, f64::INFINITY];
     let singles = [65_519.9f32, 65_520.0, 3e-8, -2e-8, -0.0, f32::NEG_INFINITY];
-    let raw: Vec<u8> = doubles.iter().flat_map(|v| v.to_le_bytes()).chain(singles.iter().flat_map(|v| v.to_le_bytes())).collect();
+    let raw: Vec<u8> = doubles
+        .iter()
+        .flat_map(|v| v.to_le_bytes())
+        .chain(singles.iter().flat_map(|v| v.to_le_bytes()))
+        .collect();
     safetensors_file(&source, &[("d", "F64", vec![5]), ("s", "F32", vec![6])], &raw);
     let options = Options { dtype: Some(DType::F16), ..Options::new(Target::Torch) };
     let notes = convert(&source, &options, &to);
@@ -135,7 +139,10 @@ fn narrower_types_round_once_and_losses_are_counted() {
     assert_eq!(d[..3], [1.0 + 2f32.powi(-10), f32::INFINITY, 0.0]);
     assert!(d[3].is_nan() && d[4] == f32::INFINITY);
     assert_eq!(values("s"), [65_504.0, f32::INFINITY, 2f32.powi(-24), -0.0, -0.0, f32::NEG_INFINITY]);
-    assert_eq!(notes, ["values beyond the range of float16, in 2 of 2 tensors: 2 became infinite, 2 became zero"]);
+    assert_eq!(
+        notes,
+        ["values beyond the range of float16, in 2 of 2 tensors: 2 became infinite, 2 became zero"]
+    );
 }
 
 #[test]
@@ -192,7 +199,8 @@ fn packed_forms_carry_codes_and_scales_between_them_exactly() {
 fn the_packers_form_keeps_codes_and_says_that_scales_are_lost() {
     let folder = tempfile::tempdir().unwrap();
     let to = folder.path().join("packed.safetensors");
-    let notes = convert(&fixture("packed/nano-healthy-2000-i2s.pt"), &Options::new(Target::I2sSafeTensors), &to);
+    let notes =
+        convert(&fixture("packed/nano-healthy-2000-i2s.pt"), &Options::new(Target::I2sSafeTensors), &to);
     assert!(notes.iter().any(|n| n.contains("scales of all packed matrices are lost")), "{notes:?}");
     let (before, after) = (open(&fixture("packed/nano-healthy-2000-i2s.pt")).unwrap(), open(&to).unwrap());
     let name = "layers.0.mlp.gate_proj.weight";
@@ -213,7 +221,10 @@ fn a_hugging_face_folder_is_complete_and_split_where_asked() {
     let to = folder.path().join("hf");
     let options = Options { max_shard_bytes: Some(200_000), ..Options::new(Target::Hf { packed: false }) };
     let notes = convert(&model.join("model.pt"), &options, &to);
-    assert!(notes.iter().any(|n| n.contains("soft caps (attention scores at 50, final logits at 30)")), "{notes:?}");
+    assert!(
+        notes.iter().any(|n| n.contains("soft caps (attention scores at 50, final logits at 30)")),
+        "{notes:?}"
+    );
     assert!(notes.iter().any(|n| n.contains("BitLinear")), "{notes:?}");
     let mut files: Vec<String> = std::fs::read_dir(&to)
         .unwrap()
@@ -364,7 +375,8 @@ fn safetensors_file(path: &Path, tensors: &[(&str, &str, Vec<usize>)], raw: &[u8
     let mut header = serde_json::Map::new();
     let mut at = 0;
     for (name, dtype, shape) in tensors {
-        let size: usize = dtype.trim_start_matches(|c: char| !c.is_ascii_digit()).parse::<usize>().unwrap() / 8;
+        let size: usize =
+            dtype.trim_start_matches(|c: char| !c.is_ascii_digit()).parse::<usize>().unwrap() / 8;
         let end = at + shape.iter().product::<usize>() * size;
         let entry = serde_json::json!({"dtype": dtype, "shape": shape, "data_offsets": [at, end]});
         header.insert(name.to_string(), entry);

@@ -7,8 +7,20 @@ use proptest::prelude::*;
 use serde_pickle::Value;
 
 const DTYPES: [DType; 14] = [
-    DType::F64, DType::F32, DType::F16, DType::BF16, DType::F8E4M3FN, DType::I64, DType::I32, DType::I16, DType::I8,
-    DType::U16, DType::U8, DType::Bool, DType::C64, DType::U64,
+    DType::F64,
+    DType::F32,
+    DType::F16,
+    DType::BF16,
+    DType::F8E4M3FN,
+    DType::I64,
+    DType::I32,
+    DType::I16,
+    DType::I8,
+    DType::U16,
+    DType::U8,
+    DType::Bool,
+    DType::C64,
+    DType::U64,
 ];
 
 #[derive(Clone, Debug)]
@@ -22,7 +34,8 @@ impl View {
     /// Elements up to the last one.
     fn reach(&self) -> usize {
         let empty = self.shape.contains(&0);
-        let span = self.shape.iter().zip(&self.strides).map(|(&n, &s)| n.saturating_sub(1) * s).sum::<usize>();
+        let span =
+            self.shape.iter().zip(&self.strides).map(|(&n, &s)| n.saturating_sub(1) * s).sum::<usize>();
         self.offset + if empty { 0 } else { span + 1 }
     }
 

@@ -56,7 +56,8 @@ impl Model {
             return Model { architecture: architecture.clone(), ..Model::default() };
         }
         // A trainer's own config says more than the config.json that a conversion put beside the weights.
-        let own = hf_config.filter(|_| given_config(metadata).is_some()).and_then(|_| student(tensors, metadata));
+        let own =
+            hf_config.filter(|_| given_config(metadata).is_some()).and_then(|_| student(tensors, metadata));
         if let Some(model) = own {
             return model;
         }

@@ -35,7 +35,10 @@ impl Checkpoint {
 
     fn pieces_inner<'b>(&'b self, tensor: &'b TensorInfo, bytes: &'b [u8]) -> Result<Pieces<'b>> {
         if let Some(sparse) = &tensor.sparse {
-            return Err(Error::unsupported(format!("a sparse tensor ({}) has no dense values", sparse.layout)));
+            return Err(Error::unsupported(format!(
+                "a sparse tensor ({}) has no dense values",
+                sparse.layout
+            )));
         }
         if tensor.byte_len() != Some(bytes.len() as u64) {
             return Err(Error::damaged("its bytes do not fill its shape"));
