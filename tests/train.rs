@@ -54,7 +54,8 @@ fn a_new_model_from_a_file() {
     let sizes = "vocab_size = 1024\nhidden_dim = 32\nnum_layers = 1\nnum_heads = 2\nnum_kv_heads = 1\nhead_dim = 16\nmlp_hidden_dim = 64\n";
     std::fs::write(&model, sizes).unwrap();
     let start = ["--init", model.to_str().unwrap(), "--data", DATA, "--steps", "3"];
-    let output = train(&folder.path().join("run"), &[&start[..], &["--ternary-weight-decay", "0.1"]].concat());
+    let output =
+        train(&folder.path().join("run"), &[&start[..], &["--ternary-weight-decay", "0.1"]].concat());
     assert!(output.status.success(), "{}", text(&output));
     assert!(text(&output).contains("halves them every 23105 steps"), "{}", text(&output));
     std::fs::write(&model, "hidden_size = 32\n").unwrap();

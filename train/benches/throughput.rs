@@ -37,12 +37,14 @@ fn main() {
 fn measure(config: &StudentConfig, rows: usize, len: usize, steps: u64) {
     let mut parameters = Parameters::init(config, 0).expect("the configuration is sound");
     let mut network = Network::new(config, &parameters, Estimator::default());
-    let mut optimizer =
-        Settings { name: "adamw".into(), ..Settings::default() }.build(&parameters, 0).expect("settings are sound");
+    let mut optimizer = Settings { name: "adamw".into(), ..Settings::default() }
+        .build(&parameters, 0)
+        .expect("settings are sound");
     let mut random = Random::new(&[1]);
     let sequences: Vec<Vec<u32>> =
         (0..rows).map(|_| (0..=len).map(|_| random.below(config.vocab_size) as u32).collect()).collect();
-    let batch = Batch::next_token(&sequences.iter().map(Vec::as_slice).collect::<Vec<_>>()).expect("sequences fit");
+    let batch =
+        Batch::next_token(&sequences.iter().map(Vec::as_slice).collect::<Vec<_>>()).expect("sequences fit");
     let mut gradients = parameters.zeros();
     let mut times = Vec::new();
     let (mut network_seconds, mut loss) = (0.0, 0.0);

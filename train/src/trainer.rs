@@ -207,7 +207,8 @@ impl Trainer {
     fn with(config: StudentConfig, parameters: Parameters, settings: &Settings) -> Result<Self> {
         if settings.accumulate == 0
             || !(0.0..=1.0).contains(&settings.label_smoothing)
-            || !(settings.clip >= 0.0)
+            || settings.clip.is_nan()
+            || settings.clip < 0.0
         {
             return Err(Error::settings(
                 "accumulate must be above 0, label smoothing from 0 to 1, clip at least 0",

@@ -88,7 +88,11 @@ fn resuming_is_not_having_stopped() {
         first.extend(run(&mut second, &place.join("halves")));
         assert_eq!(losses, first, "{name}");
         for (a, b) in straight.parameters().0.iter().zip(&second.parameters().0) {
-            assert!(a.values.iter().zip(&b.values).all(|(a, b)| a.to_bits() == b.to_bits()), "{name} {}", a.name);
+            assert!(
+                a.values.iter().zip(&b.values).all(|(a, b)| a.to_bits() == b.to_bits()),
+                "{name} {}",
+                a.name
+            );
         }
         let file = |run: &str| std::fs::read(place.join(run).join("step-002010.pt")).unwrap();
         assert!(file("straight") == file("halves"), "{name}: the checkpoints are the same bytes");
@@ -117,10 +121,8 @@ fn a_run_learns_and_its_folder_tells() {
     let losses: Vec<f64> = run(&mut start(&settings), &place).into_iter().map(f64::from_bits).collect();
     let mean = |l: &[f64]| l.iter().sum::<f64>() / l.len() as f64;
     assert!(mean(&losses[50..]) < 0.7 * mean(&losses[..5]), "{losses:?}");
-    let mut names: Vec<String> = std::fs::read_dir(&place)
-        .unwrap()
-        .map(|e| e.unwrap().file_name().into_string().unwrap())
-        .collect();
+    let mut names: Vec<String> =
+        std::fs::read_dir(&place).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     assert_eq!(names, ["best.pt", "metrics.jsonl", "step-002050.pt", "step-002060.pt"]);
     let metrics = std::fs::read_to_string(place.join("metrics.jsonl")).unwrap();
@@ -184,7 +186,9 @@ fn a_collapsed_checkpoint_is_refused_and_a_healthy_one_named() {
         }
         other => panic!("{:?}", other.err()),
     }
-    assert!(Trainer::resume(&checkpoint, &settings, ResumeOptions { allow_collapsed: true, ..options }).is_ok());
+    assert!(
+        Trainer::resume(&checkpoint, &settings, ResumeOptions { allow_collapsed: true, ..options }).is_ok()
+    );
 }
 
 #[test]
@@ -246,6 +250,7 @@ fn pytorch_loads_checkpoint_and_optimizer() {
     }
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/train.py");
     let output = std::process::Command::new(python).arg(script).arg(folder.path()).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    let text =
+        String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}");
 }

@@ -242,7 +242,7 @@ fn ids_of(path: &Path) -> Result<Kind> {
         })?,
     };
     // Ids above 2^24 would not survive f32, and no vocabulary has them.
-    let id = |value: f32| (value >= 0.0 && value < 16_777_216.0).then_some(value as u32);
+    let id = |value: f32| (0.0..16_777_216.0).contains(&value).then_some(value as u32);
     let ids: Option<Vec<u32>> = checkpoint.values(tensor)?.into_iter().map(id).collect();
     let ids =
         ids.ok_or_else(|| Error::data(path, format!("`{}` holds a value that is no token id", tensor.name)))?;

@@ -502,7 +502,7 @@ impl Layer {
         }
 
         // q, k, v_proj: from d_groups to d_qkv by token and the gradient of their input.
-        let (d_groups, input) = (&*d_groups, &*input);
+        let d_groups = &*d_groups;
         let d_input: Vec<Vec<f32>> = (
             d_qkv.par_chunks_mut(block * s.qkv),
             input.par_chunks(block * s.hidden),

@@ -2,6 +2,9 @@
 //! and of each parameter's first gradient and weights after 20 steps every element, or every eighth when there are more
 //! than 2048; `truth.json` the losses and gradient norms.
 
+// Each test uses a part of this.
+#![allow(dead_code)]
+
 use std::path::PathBuf;
 
 use ckpt_inspect::{Checkpoint, StudentConfig};
@@ -33,7 +36,6 @@ pub fn truth() -> Truth {
 }
 
 /// Losses, or gradient norms, of a run.
-#[allow(dead_code)]
 pub fn series(run: &str, what: &str) -> Vec<f64> {
     let text = std::fs::read_to_string(fixture("trajectories/truth.json")).unwrap();
     let json: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -42,7 +44,6 @@ pub fn series(run: &str, what: &str) -> Vec<f64> {
 
 impl Truth {
     /// The largest relative distance |a - b| / |b| of any parameter from `run`'s, and its name.
-    #[allow(dead_code)]
     pub fn worst(&self, run: &str, values: &[&[f32]]) -> (f64, String) {
         let distance = |(i, values): (usize, &&[f32])| {
             let name = &self.init.0[i].name;
@@ -58,7 +59,6 @@ impl Truth {
 
 impl Truth {
     /// The sampled elements of `values`, and `run`'s, of all parameters one after the other.
-    #[allow(dead_code)]
     pub fn sampled(&self, run: &str, values: &[&[f32]]) -> (Vec<f32>, Vec<f32>) {
         let (mut got, mut all) = (Vec::new(), Vec::new());
         for (parameter, values) in self.init.0.iter().zip(values) {
@@ -81,7 +81,6 @@ pub fn relative(got: impl Iterator<Item = f32>, want: &[f32]) -> f64 {
     if difference.is_nan() { f64::INFINITY } else { (difference / norm).sqrt() }
 }
 
-#[allow(dead_code)]
 pub fn slices(gradients: &Gradients) -> Vec<&[f32]> {
     gradients.iter().map(Vec::as_slice).collect()
 }
