@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use ckpt_convert::names::Style;
-use ckpt_convert::{Control, Options, Plan, Target};
+use ckpt_convert::quant::Quant;
+use ckpt_convert::{Control, Gguf, Options, Plan, Target};
 use ckpt_inspect::{DType, Verdict};
 use globset::{Glob, GlobMatcher};
 
-use crate::load::{self, LoadOptions};
+use crate::load::{self, LoadArgs, LoadOptions};
 use crate::signal::Signal;
 use crate::terminal;
 use crate::verify;
@@ -16,7 +17,7 @@ use crate::{Failure, exit};
 /// Convert checkpoints, and verify what was written by reading it back.
 ///
 /// Weights only, unless --keep-optimizer. fp32, f16 and bf16 write PyTorch files, or SafeTensors where -o ends in
-/// .safetensors. An output appears whole or not at all; an existing one is replaced only with --force. Exit code 1
+/// .safetensors. gguf writes what llama.cpp loads. An output appears whole or not at all; an existing one is replaced only with --force. Exit code 1
 /// when the copy does not say the same.
 #[derive(clap::Args)]
 pub struct Args {
@@ -47,16 +48,34 @@ pub struct Args {
     /// Names of the tensors; by default those that the format's readers expect.
     #[arg(long)]
     names: Option<Names>,
-    /// The matrices that i2s and --packed pack; by default those that a BitLinear uses.
+    /// The matrices that i2s, gguf and --packed make ternary, by the names in the output; by default those that a
+    /// BitLinear uses.
     #[arg(long, value_name = "GLOB")]
     ternary: Option<String>,
     /// hf: pack ternary matrices as Hugging Face's BitNet does.
     #[arg(long)]
     packed: bool,
-    /// safetensors, hf: shards of at most this size, such as 5GB; the output is a folder.
-    #[arg(long, value_name = "SIZE", value_parser = size)]
+    /// safetensors, hf, gguf: files of at most this size, such as 5GB; the output is a folder.
+    #[arg(long, visible_alias = "split-max-size", value_name = "SIZE", value_parser = size)]
     max_shard_size: Option<u64>,
-    /// Refuse a checkpoint whose weights are collapsing, dead or corrupt.
+    /// gguf: type of the matrices in layers: f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q2_k to q6_k, tq1_0, tq2_0 or
+    /// i2_s. By default tq2_0 for ternary models, what it was for GGUF sources, else f16.
+    #[arg(long, value_name = "TYPE")]
+    quant: Option<Quant>,
+    /// gguf: type of the embedding and the output head; by default that of --quant if plain, else q8_0.
+    #[arg(long, value_name = "TYPE")]
+    embed: Option<Quant>,
+    /// gguf: scales of tq1_0 and tq2_0 matrices in f32, in tensors beside them that llama.cpp multiplies by.
+    #[arg(long)]
+    exact_scales: bool,
+    /// gguf: keep the float weights of ternary layers, which only a runner that rounds them itself computes right with.
+    #[arg(long)]
+    latent: bool,
+    /// gguf: the tokenizer to embed: a tokenizer.json, a tokenizer.model, a GGUF file or a folder; by default the one
+    /// beside the source.
+    #[arg(long, value_name = "PATH")]
+    tokenizer: Option<PathBuf>,
+    /// Refuse a checkpoint that is worse than healthy.
     #[arg(long)]
     strict: bool,
     /// Convert a collapsed checkpoint even so.
@@ -65,6 +84,8 @@ pub struct Args {
     /// Do not read the output back.
     #[arg(long)]
     no_verify: bool,
+    #[command(flatten)]
+    load: LoadArgs,
 }
 
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
@@ -85,6 +106,8 @@ enum To {
     Hf,
     /// PyTorch, types as they are.
     Pt,
+    /// GGUF, for llama.cpp and its kin.
+    Gguf,
 }
 
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
@@ -102,6 +125,10 @@ impl Args {
         match self.to {
             To::Safetensors => (Target::SafeTensors, if sharded { "" } else { "safetensors" }),
             To::Hf => (Target::Hf { packed: self.packed }, ""),
+            To::Gguf => {
+                let Args { quant, embed, exact_scales, latent, .. } = *self;
+                (Target::Gguf(Gguf { quant, embed, exact_scales, latent }), if sharded { "" } else { "gguf" })
+            }
             To::I2s if safetensors => (Target::I2sSafeTensors, "safetensors"),
             To::I2s => (Target::I2s, "pt"),
             To::Fp32 | To::F16 | To::Bf16 if safetensors => (Target::SafeTensors, "safetensors"),
@@ -117,7 +144,11 @@ impl Args {
                 To::Bf16 => Some(DType::BF16),
                 _ => None,
             },
-            dtypes: self.dtypes.iter().map(|text| pattern(text)).collect::<Result<_, _>>()?,
+            dtypes: self
+                .dtypes
+                .iter()
+                .map(|text| pattern(text, self.to == To::Gguf))
+                .collect::<Result<_, _>>()?,
             root: self.root.clone(),
             keep_optimizer: self.keep_optimizer,
             names: self.names.map(|names| match names {
@@ -127,21 +158,35 @@ impl Args {
             }),
             ternary: self.ternary.as_deref().map(glob).transpose()?,
             max_shard_bytes: self.max_shard_size,
+            tokenizer: self.tokenizer.clone(),
             force: self.force,
             ..Options::new(target)
         })
     }
 
     fn check(&self) -> Result<(), Failure> {
-        let folders = matches!(self.to, To::Safetensors | To::Hf);
+        let folders = matches!(self.to, To::Safetensors | To::Hf | To::Gguf);
         if self.max_shard_size.is_some() && !folders {
-            return Err(Failure::usage("--max-shard-size goes with --to safetensors or hf"));
+            return Err(Failure::usage("--max-shard-size goes with --to safetensors, hf or gguf"));
+        }
+        let of_gguf = [
+            (self.quant.is_some(), "--quant"),
+            (self.embed.is_some(), "--embed"),
+            (self.exact_scales, "--exact-scales"),
+            (self.latent, "--latent"),
+            (self.tokenizer.is_some(), "--tokenizer"),
+        ];
+        if let Some((_, flag)) = of_gguf.iter().find(|(given, _)| *given && self.to != To::Gguf) {
+            return Err(Failure::usage(format!("{flag} goes with --to gguf")));
+        }
+        if self.names.is_some() && self.to == To::Gguf {
+            return Err(Failure::usage("GGUF files have names of their own: leave out --names"));
         }
         if self.packed && self.to != To::Hf {
             return Err(Failure::usage("--packed goes with --to hf; --to i2s packs on its own"));
         }
-        if self.ternary.is_some() && !self.packed && self.to != To::I2s {
-            return Err(Failure::usage("--ternary goes with --to i2s or --to hf --packed"));
+        if self.ternary.is_some() && !self.packed && !matches!(self.to, To::I2s | To::Gguf) {
+            return Err(Failure::usage("--ternary goes with --to i2s, --to gguf or --to hf --packed"));
         }
         Ok(())
     }
@@ -151,7 +196,7 @@ fn glob(text: &str) -> Result<GlobMatcher, Failure> {
     Glob::new(text).map(|g| g.compile_matcher()).map_err(|e| Failure::usage(e.to_string()))
 }
 
-fn pattern(text: &str) -> Result<(GlobMatcher, DType), Failure> {
+fn pattern(text: &str, gguf: bool) -> Result<(GlobMatcher, DType), Failure> {
     let (pattern, name) = text
         .rsplit_once('=')
         .ok_or_else(|| Failure::usage(format!("`{text}` is not GLOB=TYPE, such as 'embed*=f16'")))?;
@@ -160,7 +205,11 @@ fn pattern(text: &str) -> Result<(GlobMatcher, DType), Failure> {
         "f32" | "fp32" | "float32" => DType::F32,
         "f16" | "fp16" | "float16" => DType::F16,
         "bf16" | "bfloat16" => DType::BF16,
-        other => return Err(Failure::usage(format!("`{other}` is not one of f64, f32, f16, bf16"))),
+        other => match other.parse::<Quant>() {
+            Ok(quant) if gguf => quant.dtype(),
+            Err(message) if gguf => return Err(Failure::usage(message)),
+            _ => return Err(Failure::usage(format!("`{other}` is not one of f64, f32, f16, bf16"))),
+        },
     };
     Ok((glob(pattern)?, dtype))
 }
@@ -190,12 +239,26 @@ fn size(text: &str) -> Result<u64, String> {
 pub fn run(args: &Args) -> Result<u8, Failure> {
     args.check()?;
     args.options(Target::Torch)?;
-    let paths = load::expand(&args.paths)?;
-    let outputs = outputs(args, &paths)?;
-    let signal = Signal::listen()?;
     let mut code = exit::FINE;
+    let mut paths = Vec::new();
+    for found in load::expand(&args.paths)? {
+        match found {
+            Ok(path) => paths.push(path),
+            Err((_, error)) => {
+                let failure = Failure::from(error);
+                terminal::error(&failure.message);
+                code = code.max(failure.code);
+            }
+        }
+    }
+    if paths.is_empty() {
+        return Ok(code);
+    }
+    let outputs = outputs(args, &paths)?;
+    let load = args.load.options(ckpt_inspect::Options::default(), args.load.policy()?.thresholds);
+    let signal = Signal::listen()?;
     for (path, output) in paths.iter().zip(&outputs) {
-        match one(args, path, output, &signal) {
+        match one(args, &load, path, output, &signal) {
             Ok(one) => code = code.max(one),
             Err(failure) if paths.len() > 1 && !signal.arrived() => {
                 // One file of a run that cannot be converted does not keep the others from it.
@@ -221,6 +284,7 @@ fn outputs(args: &Args, paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
         return Ok(vec![output.clone()]);
     }
     let named = |path: &Path| match extension {
+        "" if path.is_dir() => path.to_path_buf(),
         "" => path.with_extension(""),
         extension if path.is_dir() => PathBuf::from(format!("{}.{extension}", path.display())),
         extension => path.with_extension(extension),
@@ -261,19 +325,19 @@ fn common_folder(paths: &[PathBuf]) -> PathBuf {
     })
 }
 
-fn one(args: &Args, path: &Path, output: &Path, signal: &Signal) -> Result<u8, Failure> {
+fn one(args: &Args, load: &LoadOptions, path: &Path, output: &Path, signal: &Signal) -> Result<u8, Failure> {
     let (target, _) = args.target(args.output.as_deref());
     let options = args.options(target)?;
     if !args.force && output.symlink_metadata().is_ok() && !output.is_dir() {
         return Err(Failure::exists(output));
     }
-    let source = ckpt_inspect::open(path)?;
+    let source = ckpt_inspect::open_with(path, &load.open)?;
     source
         .warnings
         .iter()
         .for_each(|w| terminal::warning(&format!("{}: {}", path.display(), terminal::escape(w))));
     let mut plan = Plan::new(&source, &options)?;
-    check_health(args, path)?;
+    check_health(args, load, path)?;
     let progress = terminal::progress(plan.bytes(), "converting");
     let control = Control { progress: &|bytes| progress.done(bytes), stop: &signal.flag };
     let written = ckpt_convert::write(&mut plan, &options, output, control);
@@ -301,11 +365,11 @@ fn one(args: &Args, path: &Path, output: &Path, signal: &Signal) -> Result<u8, F
     Ok(if report.agrees() { exit::FINE } else { exit::REFUSED })
 }
 
-/// Warns about a checkpoint whose weights have collapsed; under --strict it is refused.
-fn check_health(args: &Args, path: &Path) -> Result<(), Failure> {
-    let measured = load::records(&[path.to_path_buf()], &LoadOptions::default())?;
+/// Warns about a checkpoint that the gate would refuse; under --strict it is not converted.
+fn check_health(args: &Args, load: &LoadOptions, path: &Path) -> Result<(), Failure> {
+    let measured = load::records(&[path.to_path_buf()], load)?;
     let Some((_, Ok(record))) = measured.into_iter().next() else { return Ok(()) };
-    let Some(verdict) = record.verdict.filter(|v| *v > Verdict::Weak) else { return Ok(()) };
+    let Some(verdict) = record.verdict.filter(|v| *v > Verdict::Healthy) else { return Ok(()) };
     let reason = record.reasons.first().map(|r| format!(" ({})", terminal::escape(r))).unwrap_or_default();
     let message = format!("{} is {verdict}{reason}", path.display());
     if args.strict && !args.allow_collapsed {

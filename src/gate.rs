@@ -9,7 +9,7 @@ use ckpt_reports::gate::{self, Checked, Finding, Outcome, Severity, Status};
 use ckpt_reports::policy::{Pattern, check_factor, check_share};
 use ckpt_reports::{Policy, github, junit, sarif};
 
-use crate::load::{LoadArgs, LoadOptions, expand, records};
+use crate::load::{LoadArgs, LoadOptions, records};
 use crate::{Failure, exit, terminal};
 
 /// Refuse checkpoints that are not good enough: for CI, pre-commit hooks and scripts.
@@ -129,23 +129,11 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         }
         None => None,
     };
-    let mut files = Vec::new();
-    for path in &args.paths {
-        match expand(std::slice::from_ref(path)) {
-            Ok(found) => files.extend(found),
-            Err(failure) if failure.code == exit::UNREADABLE => {
-                checked.push(gate::unreadable(path.display().to_string(), &failure.message));
-            }
-            Err(failure) => return Err(failure),
-        }
-    }
-    if !files.is_empty() {
-        for (path, record) in records(&files, &options)? {
-            checked.push(match record {
-                Ok(record) => gate::check(&record, &policy, baseline.as_ref()),
-                Err(error) => gate::unreadable(path.display().to_string(), &reason(error, &path)),
-            });
-        }
+    for (path, record) in records(&args.paths, &options)? {
+        checked.push(match record {
+            Ok(record) => gate::check(&record, &policy, baseline.as_ref()),
+            Err(error) => gate::unreadable(path.display().to_string(), &reason(error, &path)),
+        });
     }
     let outcome = Outcome::new(policy, baseline.map(|b| b.path), checked);
     if args.output.is_none() {
@@ -175,9 +163,7 @@ fn writable(outputs: &[(Format, &Path)], force: bool) -> Result<(), Failure> {
         if !seen.insert(file) {
             return Err(Failure::usage(format!("{}: two reports cannot be the same file", file.display())));
         }
-        if file.exists() && !force {
-            return Err(Failure::exists(file));
-        }
+        terminal::may_write(file, force)?;
     }
     Ok(())
 }
@@ -208,21 +194,17 @@ fn policy(args: &Args) -> Result<Policy, Failure> {
 fn baseline(path: &Path, options: &LoadOptions) -> Result<Result<CheckpointRecord, Checked>, Failure> {
     let broken =
         |why: &str| Ok(Err(gate::unreadable(path.display().to_string(), &format!("as the baseline: {why}"))));
-    let found = match expand(&[path.to_path_buf()]) {
-        Ok(found) => found,
-        Err(failure) if failure.code == exit::UNREADABLE => return broken(&failure.message),
-        Err(failure) => return Err(failure),
-    };
-    let [one] = found.as_slice() else {
-        let message = format!("--baseline {}: {} checkpoints; name one", path.display(), found.len());
+    let mut loaded = records(&[path.to_path_buf()], options)?;
+    if loaded.len() != 1 {
+        let message = format!("--baseline {}: {} checkpoints; name one", path.display(), loaded.len());
         return Err(Failure::usage(message));
-    };
-    match records(std::slice::from_ref(one), options)?.pop() {
+    }
+    match loaded.pop() {
         Some((_, Ok(record))) if record.damaged => {
             broken("it is damaged, so nothing can be compared with it")
         }
         Some((_, Ok(record))) => Ok(Ok(record)),
-        Some((_, Err(error))) => broken(&reason(error, one)),
+        Some((one, Err(error))) => broken(&reason(error, &one)),
         None => broken("no checkpoint"),
     }
 }

@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use anstyle::Style;
 use ckpt_inspect::record::{Group, Histogram, Stats};
-use ckpt_inspect::{Checkpoint, CheckpointRecord, Options, TensorRecord, Verdict, without_state_dict};
+use ckpt_inspect::{Checkpoint, CheckpointRecord, DType, Options, TensorRecord, Verdict, without_state_dict};
 
+use crate::filter::Matcher;
+use crate::fold;
 use crate::load::{LoadArgs, LoadOptions, records};
 use crate::terminal::{self, Table};
 use crate::{Failure, exit};
@@ -51,10 +53,24 @@ pub struct Args {
 }
 
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
-enum GroupArg {
+pub enum GroupArg {
+    /// Parameters and buffers.
     Weights,
+    /// Moments and counters of an optimizer.
     Optimizer,
+    /// Anything else.
     Other,
+}
+
+impl GroupArg {
+    /// Whether `group` is meant.
+    pub fn is(self, group: Group) -> bool {
+        match self {
+            GroupArg::Weights => group == Group::Weights,
+            GroupArg::Optimizer => group == Group::Optimizer,
+            GroupArg::Other => group == Group::Other,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
@@ -134,43 +150,9 @@ fn json<T: serde::Serialize + ?Sized>(value: &T) -> Result<String, Failure> {
         .map_err(|e| Failure::unwritable(format!("standard output: {e}")))
 }
 
-enum Matcher {
-    Glob(globset::GlobMatcher),
-    Regex(regex::Regex),
-}
-
-impl Matcher {
-    fn new(pattern: &str) -> Result<Self, Failure> {
-        let regex = pattern.strip_prefix('/').and_then(|p| p.strip_suffix('/')).filter(|p| !p.is_empty());
-        match regex {
-            Some(regex) => {
-                regex::Regex::new(regex).map(Matcher::Regex).map_err(|e| Failure::usage(e.to_string()))
-            }
-            None => globset::Glob::new(pattern)
-                .map(|glob| Matcher::Glob(glob.compile_matcher()))
-                .map_err(|e| Failure::usage(format!("--filter: {e}"))),
-        }
-    }
-
-    /// Matches the full name or the name without its state dict's key.
-    fn matches(&self, name: &str) -> bool {
-        let one = |name: &str| match self {
-            Matcher::Glob(glob) => glob.is_match(name),
-            Matcher::Regex(regex) => regex.is_match(name),
-        };
-        one(name) || one(without_state_dict(name))
-    }
-}
-
 fn select(tensors: &mut Vec<TensorRecord>, args: &Args, matcher: Option<&Matcher>) {
-    tensors.retain(|t| {
-        matcher.is_none_or(|m| m.matches(&t.name))
-            && args.group.is_none_or(|g| match g {
-                GroupArg::Weights => t.group == Group::Weights,
-                GroupArg::Optimizer => t.group == Group::Optimizer,
-                GroupArg::Other => t.group == Group::Other,
-            })
-    });
+    tensors
+        .retain(|t| matcher.is_none_or(|m| m.matches(&t.name)) && args.group.is_none_or(|g| g.is(t.group)));
     let std = |t: &TensorRecord| t.stats.as_ref().and_then(|s| s.std).unwrap_or(f64::INFINITY);
     match args.sort {
         Sort::File => {}
@@ -278,7 +260,7 @@ fn tensors(shown: &Shown, args: &Args) -> String {
         if members.is_empty() {
             continue;
         }
-        let bytes: u64 = members.iter().map(|t| t.bytes).sum();
+        let bytes = total(&members);
         let plural = if members.len() == 1 { "tensor" } else { "tensors" };
         let prefix = common_prefix(&members);
         let place = match prefix.strip_suffix('.') {
@@ -335,50 +317,15 @@ impl<'r> Row<'r> {
 }
 
 fn fold<'r>(members: &[&'r TensorRecord]) -> Vec<Row<'r>> {
-    let pattern = |name: &str| -> Vec<String> {
-        name.split('.').map(|part| if is_number(part) { "#".into() } else { part.to_string() }).collect()
-    };
-    let mut order: Vec<(Vec<String>, &str)> = Vec::new();
-    let mut folded: std::collections::HashMap<(Vec<String>, &str), Vec<&'r TensorRecord>> =
-        Default::default();
-    for &tensor in members {
-        let key = (pattern(&tensor.name), tensor.dtype.as_str());
-        if !folded.contains_key(&key) {
-            order.push(key.clone());
-        }
-        folded.entry(key).or_default().push(tensor);
-    }
-    order
+    fold::fold(members, |t| (t.name.as_str(), t.dtype.as_str()))
         .into_iter()
-        .map(|key| {
-            let members = folded.remove(&key).unwrap_or_default();
-            let parts: Vec<Vec<&str>> = members.iter().map(|t| t.name.split('.').collect()).collect();
-            let name: Vec<String> =
-                (0..key.0.len()).map(|i| span(&parts.iter().map(|p| p[i]).collect::<Vec<_>>())).collect();
-            Row::new(name.join("."), members)
-        })
+        .map(|(name, members)| Row::new(name, members.into_iter().copied().collect()))
         .collect()
 }
 
-fn is_number(part: &str) -> bool {
-    !part.is_empty() && part.len() < 10 && part.bytes().all(|b| b.is_ascii_digit())
-}
-
-/// `{0..11}` for a run of numbers, `{0,2,5}` with gaps, the text itself when all are equal.
-fn span(parts: &[&str]) -> String {
-    if parts.iter().all(|p| *p == parts[0]) {
-        return parts[0].to_string();
-    }
-    let mut numbers: Vec<u64> = parts.iter().filter_map(|p| p.parse().ok()).collect();
-    numbers.sort_unstable();
-    numbers.dedup();
-    let (first, last) = (numbers[0], numbers[numbers.len() - 1]);
-    if last - first + 1 == numbers.len() as u64 || numbers.len() > 4 {
-        format!("{{{first}..{last}}}")
-    } else {
-        let list: Vec<String> = numbers.iter().map(u64::to_string).collect();
-        format!("{{{}}}", list.join(","))
-    }
+/// Bytes of all; what a damaged header claims may be beyond counting.
+fn total(members: &[&TensorRecord]) -> u64 {
+    members.iter().fold(0, |sum, t| sum.saturating_add(t.bytes))
 }
 
 fn table(rows: &[Row<'_>], args: &Args, prefix: &str) -> String {
@@ -407,7 +354,7 @@ fn table(rows: &[Row<'_>], args: &Args, prefix: &str) -> String {
             "count" => row.members.len().to_string(),
             "dtype" => first.dtype.clone(),
             "shape" => shapes(&row.members),
-            "size" => terminal::bytes(row.members.iter().map(|t| t.bytes).sum()),
+            "size" => terminal::bytes(total(&row.members)),
             "mean" => range(&row.members, |t| t.stats.as_ref()?.mean),
             "std" => range(&row.members, |t| t.stats.as_ref()?.std),
             "zero" => range(&row.members, zero_share),
@@ -475,11 +422,16 @@ fn range(members: &[&TensorRecord], value: impl Fn(&TensorRecord) -> Option<f64>
 
 fn one_tensor(args: &Args, name: &str, options: &LoadOptions) -> Result<u8, Failure> {
     let paths = crate::load::expand(&args.paths)?;
+    let alone = paths.len() == 1;
     let mut text = String::new();
     let mut code = exit::FINE;
     let mut found = Vec::new();
-    for path in &paths {
-        match examine(path, name, args, options) {
+    for path in paths {
+        let examined = match path {
+            Ok(path) => examine(&path, name, args, options),
+            Err((_, error)) => Err(error.into()),
+        };
+        match examined {
             Ok((checkpoint, record)) => {
                 if record.tensors[0].damage.is_some() {
                     code = exit::UNREADABLE;
@@ -497,8 +449,8 @@ fn one_tensor(args: &Args, name: &str, options: &LoadOptions) -> Result<u8, Fail
     }
     if args.format == Format::Json {
         text = match found.as_slice() {
-            [] if paths.len() == 1 => String::new(),
-            [one] if paths.len() == 1 => json(one)?,
+            [] if alone => String::new(),
+            [one] if alone => json(one)?,
             many => json(many)?,
         };
     }
@@ -603,11 +555,20 @@ fn share(part: u64, stats: &Stats) -> String {
 
 fn draw(histogram: &Histogram) -> String {
     let most = histogram.counts.iter().copied().max().unwrap_or(0).max(1);
+    let room = terminal::width().saturating_sub(26).clamp(8, 40);
     let mut out = String::from("  |w| by powers of two\n");
+    let mut empty = 0;
     for (i, &count) in histogram.counts.iter().enumerate() {
+        empty = if count == 0 { empty + 1 } else { 0 };
+        if empty == 2 {
+            out += "          ⋮\n";
+        }
+        if count == 0 {
+            continue;
+        }
         let low = (f64::from(histogram.first) + i as f64).exp2();
-        let width = (40.0 * count as f64 / most as f64).ceil() as usize;
-        out += &format!("  {:>9} {:<40} {count}\n", terminal::number(Some(low)), "█".repeat(width));
+        let width = (room as f64 * count as f64 / most as f64).ceil() as usize;
+        out += &format!("  {:>9} {:<room$} {count}\n", terminal::number(Some(low)), "█".repeat(width));
     }
     out
 }
@@ -630,12 +591,22 @@ fn preview(checkpoint: &Checkpoint, record: &TensorRecord) -> String {
             *size = (*size).min([COLS + 1, ROWS + 1].get(i).copied().unwrap_or(1));
         }
     }
-    let Ok(values) = checkpoint.values(&corner) else { return String::new() };
+    // f64 has values that f32 has not.
+    let values: Vec<f64> = match tensor.dtype {
+        DType::F64 if tensor.sparse.is_none() => match checkpoint.view::<f64>(&corner) {
+            Ok(view) => view.iter().copied().collect(),
+            Err(_) => return String::new(),
+        },
+        _ => match checkpoint.values(&corner) {
+            Ok(values) => values.into_iter().map(f64::from).collect(),
+            Err(_) => return String::new(),
+        },
+    };
     let cols = corner.shape.last().copied().unwrap_or(1);
     let mut out = String::from("  values\n");
     for row in values.chunks(cols).take(ROWS) {
         let cells: Vec<String> =
-            row.iter().take(shown).map(|&v| format!("{:>10}", terminal::number(Some(v.into())))).collect();
+            row.iter().take(shown).map(|&v| format!("{:>10}", terminal::number(Some(v)))).collect();
         out += &format!("  {}{}\n", cells.join(" "), if width > shown { " …" } else { "" });
     }
     if rows > ROWS as u64 {

@@ -3,7 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use ckpt_inspect::{Cache, CheckpointRecord, Error, I2sLayout, OpenOptions, Options, Thresholds};
+use ckpt_inspect::{
+    Cache, Checkpoint, CheckpointRecord, Error, ErrorKind, I2sLayout, OpenOptions, Options, Thresholds,
+};
 use ckpt_reports::Policy;
 use etcetera::BaseStrategy;
 use rayon::prelude::*;
@@ -20,6 +22,7 @@ const MAX_POLICY: u64 = 1 << 20;
 #[derive(clap::Args)]
 pub struct LoadArgs {
     /// Policy file whose thresholds verdicts follow; by default ckpt.toml of the working directory, if there is one.
+    /// Exceptions by name are the gate's alone.
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
     /// Layout of a GGUF file's I2_S tensors, which the file does not tell: x86, arm or rows.
@@ -78,75 +81,72 @@ pub struct LoadOptions {
     pub open: OpenOptions,
 }
 
-impl Default for LoadOptions {
-    fn default() -> Self {
-        LoadOptions {
-            describe: Options::default(),
-            checksum: false,
-            cache: true,
-            thresholds: Thresholds::default(),
-            open: OpenOptions::default(),
-        }
-    }
-}
+/// A checkpoint's path, or an argument that led to none and why.
+pub type Found = Result<PathBuf, (PathBuf, Error)>;
 
 /// Every checkpoint that `paths` (files, folders, glob patterns) stand for, in order, without repetition.
-pub fn expand(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
-    let mut found = Vec::new();
+///
+/// # Errors
+/// A pattern that is none is wrong usage.
+pub fn expand(paths: &[PathBuf]) -> Result<Vec<Found>, Failure> {
+    let mut found: Vec<Found> = Vec::new();
     for path in paths {
         let text = path.to_string_lossy();
         if path.exists() || !text.contains(['*', '?', '[']) {
-            found.extend(below(path)?);
+            below(path, &mut found);
             continue;
         }
         let matches = glob::glob(&text).map_err(|e| Failure::usage(format!("{text}: {e}")))?;
         let before = found.len();
         for path in matches.filter_map(Result::ok) {
-            found.extend(below(&path)?);
+            below(&path, &mut found);
         }
         if found.len() == before {
-            return Err(Failure {
-                message: format!("{text}: no file matches this pattern"),
-                code: crate::exit::UNREADABLE,
-            });
+            let error = Error::new(ErrorKind::Io, "no file matches this pattern").in_file(path);
+            found.push(Err((path.clone(), error)));
         }
     }
     let mut seen = std::collections::HashSet::new();
-    found.retain(|path| seen.insert(path.clone()));
+    found.retain(|found| match found {
+        Ok(path) => seen.insert(ckpt_inspect::identity(path)),
+        Err(_) => true,
+    });
     Ok(found)
 }
 
-fn below(path: &Path) -> Result<Vec<PathBuf>, Failure> {
-    let found = ckpt_inspect::find(path)?;
-    if found.is_empty() {
-        return Err(Failure {
-            message: format!(
-                "{}: no checkpoint in this folder; files are recognised by their content",
-                path.display()
-            ),
-            code: crate::exit::UNREADABLE,
-        });
+fn below(path: &Path, found: &mut Vec<Found>) {
+    match ckpt_inspect::find(path) {
+        Ok(paths) if paths.is_empty() => {
+            let error = Error::new(ErrorKind::Unrecognised, "no checkpoint in this folder");
+            let hint = "files are recognised by their content";
+            found.push(Err((path.to_path_buf(), error.in_file(path).hint(hint))));
+        }
+        Ok(paths) => found.extend(paths.into_iter().map(Ok)),
+        Err(error) => found.push(Err((path.to_path_buf(), error))),
     }
-    Ok(found)
 }
 
-/// A path with its record, or with the error that kept it from being read.
+/// A checkpoint's path and its record, or the error that kept it from being read.
 pub type Loaded = (PathBuf, Result<CheckpointRecord, Error>);
 
 /// The records of `paths`, each with the error that kept it from being read, if one did. A progress bar shows on a
 /// terminal's standard error.
 pub fn records(paths: &[PathBuf], options: &LoadOptions) -> Result<Vec<Loaded>, Failure> {
-    let paths = expand(paths)?;
+    let found = expand(paths)?;
     let cache = options.cache.then(cache).flatten();
-    let bytes: u64 = paths.iter().filter_map(|p| std::fs::metadata(p).ok()).map(|m| m.len()).sum();
-    let progress = terminal::progress(bytes, &format!("measuring {} checkpoints", paths.len()));
-    let loaded = paths
+    let len = |path: &PathBuf| std::fs::metadata(path).map_or(0, |m| m.len());
+    let progress = terminal::progress(
+        found.iter().flatten().map(len).sum(),
+        &format!("measuring {} checkpoints", found.len()),
+    );
+    let loaded = found
         .into_par_iter()
-        .map(|path| {
-            let len = std::fs::metadata(&path).map_or(0, |m| m.len());
-            let record = load(&path, options, cache.as_ref());
-            progress.done(len);
-            (path, record)
+        .map(|found| match found {
+            Ok(path) => {
+                let record = load(&path, options, cache.as_ref(), &progress);
+                (path, record)
+            }
+            Err((path, error)) => (path, Err(error)),
         })
         .collect();
     progress.clear();
@@ -157,18 +157,26 @@ pub fn records(paths: &[PathBuf], options: &LoadOptions) -> Result<Vec<Loaded>, 
     Ok(loaded)
 }
 
-fn load(path: &Path, options: &LoadOptions, cache: Option<&Cache>) -> Result<CheckpointRecord, Error> {
+fn load(
+    path: &Path,
+    options: &LoadOptions,
+    cache: Option<&Cache>,
+    progress: &terminal::Progress,
+) -> Result<CheckpointRecord, Error> {
     // Header listings are as fast as the cache, and a damaged checksum must be seen in the file itself.
     let cache = cache.filter(|_| options.describe.stats && !options.checksum);
-    let key = format!("{:?} {:?}", options.describe, options.open);
+    let key = key(options);
     let mut record = match cache.and_then(|c| c.get(path, &key)) {
-        Some(record) => record,
+        Some(record) => {
+            progress.done(record.file_bytes);
+            record
+        }
         None => {
             let mut checkpoint = ckpt_inspect::open_with(path, &options.open)?;
             if options.checksum {
                 checkpoint.verify_checksums();
             }
-            let record = ckpt_inspect::describe(&checkpoint, options.describe, &|_| ());
+            let record = ckpt_inspect::describe(&checkpoint, options.describe, &|bytes| progress.done(bytes));
             if let Some(cache) = cache {
                 // A full or read-only cache folder costs time next time, nothing else.
                 let _ = cache.put(path, &key, &checkpoint, &record);
@@ -178,6 +186,26 @@ fn load(path: &Path, options: &LoadOptions, cache: Option<&Cache>) -> Result<Che
     };
     ckpt_inspect::judge(&mut record, &options.thresholds);
     Ok(record)
+}
+
+/// The judged record of `path`, if the cache has one and may be asked.
+pub fn cached(path: &Path, options: &LoadOptions) -> Option<CheckpointRecord> {
+    let mut record = options.cache.then(cache).flatten()?.get(path, &key(options))?;
+    ckpt_inspect::judge(&mut record, &options.thresholds);
+    Some(record)
+}
+
+/// Keeps the whole `record` of `checkpoint`, if the cache may be used.
+pub fn keep(checkpoint: &Checkpoint, record: &CheckpointRecord, options: &LoadOptions) {
+    if let Some(cache) = options.cache.then(cache).flatten() {
+        // A full or read-only cache folder costs time next time, nothing else.
+        let _ = cache.put(&checkpoint.path, &key(options), checkpoint, record);
+    }
+}
+
+/// What tells records of the same file apart.
+fn key(options: &LoadOptions) -> String {
+    format!("{:?} {:?}", options.describe, options.open)
 }
 
 fn cache() -> Option<Cache> {

@@ -1,9 +1,15 @@
 //! `ckpt`: checkpoint forensics on the command line. This file maps subcommands to their modules, one file each.
 
+mod browse;
 mod convert;
+mod diff;
+mod filter;
+mod fold;
 mod gate;
+mod infer;
 mod inspect;
 mod load;
+mod model;
 mod report;
 mod signal;
 mod terminal;
@@ -29,10 +35,13 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Inspect(inspect::Args),
+    Browse(browse::Args),
+    Diff(diff::Args),
     Gate(gate::Args),
     Report(report::Args),
     Convert(convert::Args),
     Verify(verify::Args),
+    Infer(infer::Args),
     Train(Box<train::Args>),
     /// Print a shell's completion script.
     Completions {
@@ -45,7 +54,7 @@ enum Command {
 pub mod exit {
     /// Fine.
     pub const FINE: u8 = 0;
-    /// The gate or a verification says no.
+    /// The gate or a verification says no; two checkpoints differ.
     pub const REFUSED: u8 = 1;
     /// Wrong usage.
     pub const USAGE: u8 = 2;
@@ -55,7 +64,24 @@ pub mod exit {
     pub const UNWRITABLE: u8 = 4;
 }
 
+/// Where another process cuts a mapped file short while it is read, the system ends this one with SIGBUS. This says
+/// why, with the exit code of a file that cannot be read.
+#[cfg(unix)]
+fn explain_lost_pages() {
+    const WHY: &[u8] =
+        b"error: a file became shorter while it was read; try again when nothing writes to it any more\n";
+    let explain = || {
+        // SAFETY: `WHY` is that many bytes, and write may be called in a signal handler.
+        unsafe { libc::write(libc::STDERR_FILENO, WHY.as_ptr().cast(), WHY.len()) };
+        signal_hook::low_level::exit(exit::UNREADABLE.into());
+    };
+    // SAFETY: the handler does nothing but write and _exit, which are async-signal-safe.
+    let _ = unsafe { signal_hook::low_level::register(signal_hook::consts::SIGBUS, explain) };
+}
+
 fn main() -> ExitCode {
+    #[cfg(unix)]
+    explain_lost_pages();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -67,10 +93,13 @@ fn main() -> ExitCode {
     cli.color.apply();
     let result = match cli.command {
         Command::Inspect(args) => inspect::run(&args),
+        Command::Browse(args) => browse::run(&args),
+        Command::Diff(args) => diff::run(&args),
         Command::Gate(args) => gate::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Infer(args) => infer::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -84,6 +113,21 @@ fn main() -> ExitCode {
             terminal::error(&failure.message);
             failure.code.into()
         }
+    }
+}
+
+impl From<ckpt_infer::Error> for Failure {
+    fn from(error: ckpt_infer::Error) -> Self {
+        use ckpt_infer::Error;
+        let code = match error {
+            Error::Checkpoint(error) => return error.into(),
+            Error::Unsupported { .. } | Error::Inconsistent { .. } | Error::PromptCache { .. } => {
+                exit::UNREADABLE
+            }
+            Error::Token { .. } | Error::ContextFull { .. } | Error::Usage(_) => exit::USAGE,
+            Error::Write { .. } => exit::UNWRITABLE,
+        };
+        Failure { message: error.to_string(), code }
     }
 }
 
@@ -102,7 +146,7 @@ impl Failure {
         Failure { message: message.into(), code: exit::USAGE }
     }
 
-    /// An output is there already.
+    /// An output is there already; nothing was written.
     pub fn exists(path: &std::path::Path) -> Self {
         Failure::unwritable(format!("{} exists; --force replaces it", path.display()))
     }

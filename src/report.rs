@@ -57,12 +57,21 @@ impl Format {
 
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<u8, Failure> {
-    let format = args.format.or(args.output.as_deref().and_then(Format::of)).unwrap_or(Format::Html);
+    let format = match (args.format, &args.output) {
+        (Some(format), _) => format,
+        (None, Some(output)) => Format::of(output).ok_or_else(|| {
+            let output = output.display();
+            Failure::usage(format!(
+                "{output}: its extension tells no format; add --format html, json, csv or md"
+            ))
+        })?,
+        (None, None) => Format::Html,
+    };
     if args.output.is_none() && format == Format::Html && std::io::stdout().is_terminal() {
         return Err(Failure::usage("name the page to write: -o report.html (or choose --format md)"));
     }
-    if let Some(output) = args.output.as_deref().filter(|o| o.exists() && !args.force) {
-        return Err(Failure::exists(output));
+    if let Some(output) = &args.output {
+        terminal::may_write(output, args.force)?;
     }
     let options = args.load.options(Options::default(), args.load.policy()?.thresholds);
     let mut code = exit::FINE;
@@ -97,7 +106,8 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         return Ok(code);
     };
     terminal::write_file(output, text.as_bytes(), args.force)?;
-    for run in &report.runs {
+    const TOLD: usize = 10;
+    for run in report.runs.iter().take(TOLD) {
         let words = headline(run);
         let style = terminal::verdict_style(words.verdict).bold();
         let first = words.sentences.first().map(|s| terminal::escape(s)).unwrap_or_default();
@@ -106,6 +116,9 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
             terminal::escape(&run.name),
             terminal::paint(style, &words.title)
         ));
+    }
+    if report.runs.len() > TOLD {
+        terminal::note(&format!("and {} more runs", report.runs.len() - TOLD));
     }
     terminal::note(&format!("wrote {}", output.display()));
     Ok(code)

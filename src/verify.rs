@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anstyle::Style;
 use ckpt_convert::{Agreement, Report, Rule};
+use ckpt_inspect::{I2sLayout, OpenOptions};
 
 use crate::terminal::{self, Table};
 use crate::{Failure, exit};
@@ -21,6 +22,9 @@ pub struct Args {
     /// Every tensor, not only those that do not agree.
     #[arg(long)]
     all: bool,
+    /// Layout of a GGUF file's I2_S tensors, which the file does not tell: x86, arm or rows.
+    #[arg(long, value_name = "LAYOUT")]
+    i2s_layout: Option<I2sLayout>,
     /// Output format.
     #[arg(long, default_value = "human")]
     format: Format,
@@ -34,7 +38,8 @@ enum Format {
 
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<u8, Failure> {
-    let (a, b) = (ckpt_inspect::open(&args.a)?, ckpt_inspect::open(&args.b)?);
+    let options = OpenOptions { i2s_layout: args.i2s_layout };
+    let (a, b) = (ckpt_inspect::open_with(&args.a, &options)?, ckpt_inspect::open_with(&args.b, &options)?);
     let report = ckpt_convert::verify(&a, &b)?;
     let text = match args.format {
         Format::Json => json(&report)?,

@@ -2,7 +2,7 @@
 //! opened, on a phone, in the dark. Needs `chromedriver` and `chromium`; without them the tests say that they skip,
 //! or fail where CKPT_REQUIRE_BROWSER=1.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -15,6 +15,14 @@ struct Browser {
     _profile: tempfile::TempDir,
 }
 
+/// Says why a test is skipped, past the test runner's capture, or fails where a browser is required.
+fn skip(why: &str) -> Option<Browser> {
+    let required = std::env::var_os("CKPT_REQUIRE_BROWSER").is_some_and(|v| v == "1");
+    assert!(!required, "a browser is required: {why}");
+    let _ = writeln!(std::io::stderr(), "skipped: {why} (CKPT_REQUIRE_BROWSER=1 makes this a failure)");
+    None
+}
+
 impl Browser {
     /// Opens a browser, or explains why the test is skipped.
     fn open() -> Option<Browser> {
@@ -23,13 +31,7 @@ impl Browser {
             Command::new("chromedriver").arg("--port=0").stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
         let mut driver = match started {
             Ok(driver) => driver,
-            Err(error) if std::env::var_os("CKPT_REQUIRE_BROWSER").is_some_and(|v| v == "1") => {
-                panic!("chromedriver is required and does not start: {error}")
-            }
-            Err(_) => {
-                eprintln!("skipped: there is no chromedriver (CKPT_REQUIRE_BROWSER=1 makes this a failure)");
-                return None;
-            }
+            Err(error) => return skip(&format!("chromedriver does not start: {error}")),
         };
         let port = BufReader::new(driver.stdout.take().unwrap())
             .lines()
@@ -54,8 +56,13 @@ impl Browser {
             "goog:loggingPrefs": {"browser": "ALL"},
         }}});
         let base = format!("http://127.0.0.1:{port}/session");
-        let answer: Value =
-            ureq::post(&base).send_json(capabilities).unwrap().body_mut().read_json().unwrap();
+        let answer: Value = match ureq::post(&base).send_json(capabilities) {
+            Ok(mut answer) => answer.body_mut().read_json().unwrap(),
+            Err(error) => {
+                let _ = driver.kill();
+                return skip(&format!("chromedriver cannot start Chromium: {error}"));
+            }
+        };
         let session = format!("{base}/{}", answer["value"]["sessionId"].as_str().unwrap());
         Some(Browser { driver, session, _profile: profile })
     }

@@ -153,6 +153,22 @@ fn an_existing_page_needs_force() {
     let replaced = ckpt(folder.path(), &[&arguments[..], &["--force"]].concat());
     assert_eq!(replaced.status.code(), Some(0));
     assert!(std::fs::read_to_string(&page).unwrap().starts_with("<!DOCTYPE html>"));
+    let link = folder.path().join("link.html");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        symlink(&page, &link).unwrap();
+        std::fs::set_permissions(&page, std::fs::Permissions::from_mode(0o600)).unwrap();
+        std::fs::write(&page, "old").unwrap();
+        let arguments = ["report", HEALTHY, "-o", link.to_str().unwrap(), "--force"];
+        assert_eq!(ckpt(folder.path(), &arguments).status.code(), Some(0));
+        assert!(link.is_symlink(), "a link is followed");
+        assert!(std::fs::read_to_string(&page).unwrap().starts_with("<!DOCTYPE html>"));
+        assert_eq!(std::fs::metadata(&page).unwrap().permissions().mode() & 0o777, 0o600);
+        let pipe = ckpt(folder.path(), &["report", HEALTHY, "-o", "/dev/stdout", "--format", "html"]);
+        assert_eq!(pipe.status.code(), Some(0), "{}", String::from_utf8_lossy(&pipe.stderr));
+        assert!(pipe.stdout.starts_with(b"<!DOCTYPE html>"), "a pipe is written to");
+    }
     let unwritable = ckpt(folder.path(), &["report", HEALTHY, "-o", "/no/such/folder/report.html"]);
     assert_eq!(unwritable.status.code(), Some(4));
 }

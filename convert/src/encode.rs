@@ -11,6 +11,8 @@ use rayon::prelude::*;
 
 use crate::output::{Control, OutputFile};
 use crate::plan::{Blob, Content, Elements};
+use crate::quant::{self, Codes, Quant};
+use crate::ternary::Grid;
 use crate::{Result, sparse, ternary};
 
 /// Bytes written in one go where they lie ready.
@@ -57,6 +59,7 @@ pub(crate) struct Decoded<'b> {
     pieces: Pieces<'b>,
     cols: usize,
     rotary: Option<Rotary>,
+    grid: Option<Grid>,
 }
 
 impl<'b> Decoded<'b> {
@@ -68,7 +71,7 @@ impl<'b> Decoded<'b> {
     ) -> Result<Decoded<'b>, ReadError> {
         let cols = elements.tensor.shape.iter().skip(1).product();
         let pieces = source.pieces(elements.dense(), bytes)?;
-        Ok(Decoded { pieces, cols, rotary: elements.rotary })
+        Ok(Decoded { pieces, cols, rotary: elements.rotary, grid: elements.grid })
     }
 
     /// How many there are.
@@ -76,8 +79,17 @@ impl<'b> Decoded<'b> {
         self.pieces.len
     }
 
-    /// Fills `out` with the values from `start`.
+    /// Fills `out` with the values from `start`, in their ternary form where that is what is written.
     pub fn read(&self, start: usize, out: &mut [f32]) {
+        self.read_latent(start, out);
+        if let Some(grid) = self.grid {
+            let (line, scale) = (grid.line(), grid.scale.unwrap_or(1.0));
+            out.iter_mut().for_each(|x| *x = if x.abs() > line { scale.copysign(*x) } else { 0.0 });
+        }
+    }
+
+    /// Fills `out` with the values from `start` as the source has them.
+    pub fn read_latent(&self, start: usize, out: &mut [f32]) {
         let Some(rotary) = self.rotary else { return self.read_aligned(start, out) };
         let mut done = 0;
         while done < out.len() {
@@ -100,20 +112,26 @@ impl<'b> Decoded<'b> {
     }
 }
 
-/// The order of query and key rows in GGUF files of architecture `llama`: converters interleave the halves of each
-/// head, so that llama.cpp can rotate neighbouring pairs (`permute` in its convert_hf_to_gguf.py).
+/// The order of query and key rows in GGUF files of architecture `llama`: the halves of each head are interleaved, so
+/// that llama.cpp can rotate neighbouring pairs (`permute` in its convert_hf_to_gguf.py).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rotary {
     /// Rows of one head.
     pub head_dim: usize,
+    /// Whether rows are put into that order; else they are brought out of it.
+    pub interleave: bool,
 }
 
 impl Rotary {
-    /// Where row `row` of the rotate-half order is in the interleaved one.
+    /// Where row `row` of the output is in the source.
     fn source_row(self, row: usize) -> usize {
         let (head, within) = (row / self.head_dim, row % self.head_dim);
         let half = self.head_dim / 2;
-        head * self.head_dim + 2 * (within % half) + within / half
+        let within = match self.interleave {
+            true => half * (within % 2) + within / 2,
+            false => 2 * (within % half) + within / half,
+        };
+        head * self.head_dim + within
     }
 }
 
@@ -125,6 +143,9 @@ pub(crate) struct Writer<'w> {
     /// Whether checksums are wanted.
     pub crc: bool,
 }
+
+/// Appends the bytes of some units, given the first and how many.
+type Piece<'p> = dyn Fn(usize, usize, &mut Vec<u8>) -> Result<Losses> + Sync + 'p;
 
 /// What was written of one blob.
 #[derive(Clone, Debug, Default)]
@@ -157,9 +178,9 @@ impl Writer<'_> {
     fn allocated(&self, blob: &Blob) -> u64 {
         match &blob.content {
             Content::Bytes(_) => 0,
-            Content::Elements(elements) | Content::Codes { elements, .. } => {
-                allocated(self.source, &elements.tensor)
-            }
+            Content::Elements(elements)
+            | Content::Codes { elements, .. }
+            | Content::Blocks { elements, .. } => allocated(self.source, &elements.tensor),
         }
     }
 
@@ -169,12 +190,12 @@ impl Writer<'_> {
             Content::Elements(elements) => {
                 let tensor = &elements.tensor;
                 let bytes = bytes(self.source, tensor)?;
-                if tensor.dtype == blob.dtype && elements.rotary.is_none() {
+                if tensor.dtype == blob.dtype && elements.is_source() {
                     return self.copy(&bytes, output, offset);
                 }
                 let size = blob.dtype.element_size().unwrap_or(1);
                 let piece = |start: usize, n: usize, out: &mut Vec<u8>| -> Result<Losses> {
-                    if tensor.dtype == DType::F64 && blob.dtype != DType::F32 {
+                    if tensor.dtype == DType::F64 && elements.is_source() {
                         return Ok(narrow_f64(&bytes[8 * start..8 * (start + n)], blob.dtype, out));
                     }
                     let values = Decoded::new(self.source, elements, &bytes)?;
@@ -209,7 +230,48 @@ impl Writer<'_> {
                 };
                 self.convert(blob.bytes as usize, CONVERTED / 4, 1, &piece, output, offset)
             }
+            Content::Blocks { elements, quant, unit_scale } => {
+                self.write_blocks(elements, *quant, *unit_scale, output, offset)
+            }
         }
+    }
+
+    fn write_blocks(
+        &self,
+        elements: &Elements,
+        quant: Quant,
+        unit_scale: bool,
+        output: &OutputFile,
+        offset: u64,
+    ) -> Result<Written> {
+        let tensor = &elements.tensor;
+        let bytes = bytes(self.source, tensor)?;
+        let values = Decoded::new(self.source, elements, &bytes)?;
+        let scale = elements.grid.and_then(|g| g.scale).unwrap_or(1.0).abs();
+        let codes = match elements.grid {
+            Some(grid) => Codes::Whole { line: grid.line(), scale: if unit_scale { 1.0 } else { scale } },
+            None => Codes::ByBlock,
+        };
+        let piece = |start: usize, n: usize, out: &mut Vec<u8>| -> Result<Losses> {
+            let mut buffer = vec![0.0f32; n * quant.block()];
+            match quant.is_ternary() {
+                true => values.read_latent(start * quant.block(), &mut buffer),
+                false => values.read(start * quant.block(), &mut buffer),
+            }
+            if tensor.dtype.is_ternary() {
+                check_codes(&buffer, tensor)?;
+            }
+            quant::encode(quant, codes, &buffer, out)?;
+            Ok(Losses::default())
+        };
+        let blocks = values.len() / quant.block();
+        let step = CONVERTED / quant.block();
+        let written = self.convert(blocks, step, quant.block_bytes(), &piece, output, offset)?;
+        if quant == Quant::I2S {
+            let tail = offset + (blocks * quant.block_bytes()) as u64;
+            self.put(&quant::i2_s_tail(scale), output, tail)?;
+        }
+        Ok(written)
     }
 
     fn copy(&self, bytes: &[u8], output: &OutputFile, offset: u64) -> Result<Written> {
@@ -227,7 +289,7 @@ impl Writer<'_> {
         len: usize,
         step: usize,
         size: usize,
-        piece: &(dyn Fn(usize, usize, &mut Vec<u8>) -> Result<Losses> + Sync),
+        piece: &Piece<'_>,
         output: &OutputFile,
         offset: u64,
     ) -> Result<Written> {
@@ -277,33 +339,68 @@ fn check_codes(values: &[f32], tensor: &TensorInfo) -> Result<(), ReadError> {
 
 /// Appends `values` rounded to `dtype` (half to even, as IEEE 754 and PyTorch do).
 pub(crate) fn narrow(values: &[f32], dtype: DType, out: &mut Vec<u8>) -> Losses {
-    let mut losses = Losses::default();
-    let mut count = |before: f32, after_infinite: bool, after_zero: bool| {
-        losses.overflowed += u64::from(after_infinite && before.is_finite());
-        losses.flushed += u64::from(after_zero && before != 0.0);
-    };
     match dtype {
         DType::F16 => {
             let mut words = vec![f16::ZERO; values.len()];
             words.convert_from_f32_slice(values);
-            out.extend(words.iter().flat_map(|w| w.to_le_bytes()));
-            values.iter().zip(&words).for_each(|(v, w)| count(*v, w.is_infinite(), w.to_bits() << 1 == 0));
+            append(words.iter().map(|w| w.to_le_bytes()), out);
+            losses::<{ f16::INFINITY.to_bits() }>(values, words.reinterpret_cast())
         }
         DType::BF16 => {
-            let words: Vec<bf16> = values.iter().map(|v| bf16::from_f32(*v)).collect();
-            out.extend(words.iter().flat_map(|w| w.to_le_bytes()));
-            values.iter().zip(&words).for_each(|(v, w)| count(*v, w.is_infinite(), w.to_bits() << 1 == 0));
+            let mut words = vec![bf16::ZERO; values.len()];
+            words.convert_from_f32_slice(values);
+            append(words.iter().map(|w| w.to_le_bytes()), out);
+            losses::<{ bf16::INFINITY.to_bits() }>(values, words.reinterpret_cast())
         }
-        DType::F64 => out.extend(values.iter().flat_map(|v| f64::from(*v).to_le_bytes())),
-        _ => out.extend(values.iter().flat_map(|v| v.to_le_bytes())),
+        DType::F64 => {
+            append(values.iter().map(|v| f64::from(*v).to_le_bytes()), out);
+            Losses::default()
+        }
+        _ => {
+            append(values.iter().map(|v| v.to_le_bytes()), out);
+            Losses::default()
+        }
     }
-    losses
 }
 
-/// f64 to 16 bits in one rounding; by way of the nearest f32 it would be two.
+/// Appends the bytes of `words`.
+fn append<const N: usize>(words: impl ExactSizeIterator<Item = [u8; N]>, out: &mut Vec<u8>) {
+    let start = out.len();
+    out.resize(start + N * words.len(), 0);
+    out[start..].as_chunks_mut::<N>().0.iter_mut().zip(words).for_each(|(slot, word)| *slot = word);
+}
+
+/// What `values` lost on the way to 16-bit floats, whose infinity has the bits `INFINITY`.
+fn losses<const INFINITY: u16>(values: &[f32], words: &[u16]) -> Losses {
+    let (mut overflowed, mut flushed) = (0u64, 0u64);
+    // Counters of a few elements fit the vector lanes that compare them.
+    for (values, words) in values.chunks(1024).zip(words.chunks(1024)) {
+        let (mut over, mut zero) = (0u32, 0u32);
+        for (value, word) in values.iter().zip(words) {
+            let magnitude = word & 0x7fff;
+            over += u32::from((magnitude == INFINITY) & (value.abs() < f32::INFINITY));
+            zero += u32::from((magnitude == 0) & (*value != 0.0));
+        }
+        overflowed += u64::from(over);
+        flushed += u64::from(zero);
+    }
+    Losses { overflowed, flushed }
+}
+
+/// f64 to a narrower type in one rounding; to 16 bits by way of the nearest f32 it would be two.
 pub(crate) fn narrow_f64(bytes: &[u8], dtype: DType, out: &mut Vec<u8>) -> Losses {
     let words = bytes.as_chunks::<8>().0.iter();
     let values: Vec<f64> = words.map(|&word| f64::from_le_bytes(word)).collect();
+    if dtype == DType::F32 {
+        let mut losses = Losses::default();
+        for value in values {
+            let single = value as f32;
+            losses.overflowed += u64::from(single.is_infinite() && value.is_finite());
+            losses.flushed += u64::from(single == 0.0 && value != 0.0);
+            out.extend(single.to_le_bytes());
+        }
+        return losses;
+    }
     let odd: Vec<f32> = values.iter().map(|&value| to_odd(value)).collect();
     narrow(&odd, dtype, out)
 }

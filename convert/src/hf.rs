@@ -154,6 +154,11 @@ fn of_gguf(source: &Checkpoint) -> Option<Map<String, Json>> {
     };
     let key = |name: &str| keys.get(&HashableValue::String(format!("{architecture}.{name}")));
     let integer = |name: &str| key(name).and_then(ckpt_inspect::metadata::as_u64);
+    // An f32 in the file: its own shortest digits, not those of the f64 it became.
+    let number = |name: &str| {
+        let wide = ckpt_inspect::metadata::as_f64(key(name)?)?;
+        (wide as f32).to_string().parse::<f64>().ok()
+    };
     let embedding = source.tensors.iter().find(|t| t.name == "token_embd.weight")?;
     let (hidden, heads) = (integer("embedding_length")?, integer("attention.head_count")?);
     let untied = source.tensors.iter().any(|t| t.name == "output.weight");
@@ -168,8 +173,8 @@ fn of_gguf(source: &Checkpoint) -> Option<Map<String, Json>> {
         "num_key_value_heads": integer("attention.head_count_kv").unwrap_or(heads),
         "head_dim": integer("attention.key_length").or_else(|| hidden.checked_div(heads))?,
         "max_position_embeddings": integer("context_length")?,
-        "rope_theta": key("rope.freq_base").and_then(ckpt_inspect::metadata::as_f64).unwrap_or(10_000.0),
-        "rms_norm_eps": key("attention.layer_norm_rms_epsilon").and_then(ckpt_inspect::metadata::as_f64)?,
+        "rope_theta": number("rope.freq_base").unwrap_or(10_000.0),
+        "rms_norm_eps": number("attention.layer_norm_rms_epsilon")?,
         "tie_word_embeddings": !untied,
         "hidden_act": "silu",
     });

@@ -1,4 +1,4 @@
-//! Write checkpoints as PyTorch, SafeTensors, Hugging Face and packed ternary files, and verify what was written.
+//! Write checkpoints as PyTorch, SafeTensors, GGUF, Hugging Face and packed ternary files, and verify what was written.
 //!
 //! ```no_run
 //! use ckpt_convert::{Control, Options, Plan, Target, verify_written, write};
@@ -12,17 +12,23 @@
 //! # Ok::<(), ckpt_convert::Error>(())
 //! ```
 
+mod build;
 mod encode;
 mod error;
+mod gguf;
 mod hf;
 pub mod names;
 mod output;
 mod pickle;
+mod plain;
 mod plan;
+pub mod quant;
 mod safetensors;
 mod save;
+mod sharing;
 mod sparse;
 mod ternary;
+pub mod tokenizer;
 mod torch;
 mod verify;
 mod write;
@@ -30,6 +36,7 @@ mod zip;
 
 pub use encode::{Losses, Rotary};
 pub use error::{Error, Result};
+pub use gguf::Gguf;
 pub use output::{Control, OutputFile, StagedFile, StagedFolder};
 pub use plan::{Blob, Content, Elements, Options, Output, Pair, Plan, Target};
 pub use save::{Object, save};

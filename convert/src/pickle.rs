@@ -69,7 +69,11 @@ impl Pickler {
             Value::Bool(true) => self.out.push(0x88),
             Value::Bool(false) => self.out.push(0x89),
             Value::I64(i) => self.int(*i),
-            Value::Int(big) => self.long(&big.to_signed_bytes_le()),
+            Value::Int(big) => match big.to_signed_bytes_le() {
+                bytes if bytes.len() < 256 => self.long(&bytes),
+                // LONG4 is not among what the restricted unpickler reads.
+                _ => self.str(&big.to_string()),
+            },
             Value::F64(f) => {
                 self.out.push(b'G');
                 self.out.extend(f.to_be_bytes());
@@ -178,15 +182,9 @@ impl Pickler {
         }
     }
 
-    /// An integer as little-endian two's complement.
+    /// An integer as little-endian two's complement of at most 255 bytes.
     fn long(&mut self, bytes: &[u8]) {
-        match u8::try_from(bytes.len()) {
-            Ok(n) => self.out.extend([0x8a, n]),
-            Err(_) => {
-                self.out.push(0x8b);
-                self.out.extend((bytes.len() as u32).to_le_bytes());
-            }
-        }
+        self.out.extend([0x8a, bytes.len() as u8]);
         self.out.extend(bytes);
     }
 }

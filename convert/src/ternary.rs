@@ -48,6 +48,14 @@ impl Grid {
         })
     }
 
+    /// The largest magnitude whose code is 0.
+    pub fn line(&self) -> f32 {
+        match self.scale {
+            Some(scale) if !self.exact => ckpt_inspect::measure::zero_line(scale),
+            _ => 0.0,
+        }
+    }
+
     /// The code of `value`. A value exactly halfway rounds to the even code, which is 0.
     pub fn code(&self, value: f32) -> i8 {
         let live = match self.scale {
@@ -80,7 +88,12 @@ struct Seen {
 
 impl Seen {
     fn of(values: &[f32]) -> Seen {
-        let sum = values.iter().map(|x| f64::from(x.abs())).sum();
+        let (chunks, rest) = values.as_chunks::<16>();
+        let mut lanes = [0.0; 16];
+        for chunk in chunks {
+            lanes.iter_mut().zip(chunk).for_each(|(lane, x)| *lane += f64::from(x.abs()));
+        }
+        let sum = lanes.iter().sum::<f64>() + rest.iter().map(|x| f64::from(x.abs())).sum::<f64>();
         let magnitude = match values.iter().find(|x| **x != 0.0) {
             None => Magnitude::Zero,
             Some(first) if values.iter().all(|x| *x == 0.0 || x.abs() == first.abs()) => {
@@ -141,7 +154,6 @@ pub(crate) fn pack(
                 }
             }
         }
-        #[allow(unreachable_patterns)]
         other => unreachable!("{other:?} is not written"),
     }
 }

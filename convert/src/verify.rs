@@ -6,15 +6,17 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use ckpt_inspect::{
-    Checkpoint, DType, Error as ReadError, Group, Result as ReadResult, TensorInfo, TernaryPacking,
+    Checkpoint, DType, Error as ReadError, Format, Group, Result as ReadResult, TensorInfo, TernaryPacking,
 };
 use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::Result;
+use crate::build::rotary;
 use crate::encode::{Decoded, bytes, narrow, narrow_f64};
-use crate::names;
-use crate::plan::{Elements, Plan, tied_names};
+use crate::names::{self, Style};
+use crate::plan::{Elements, Plan};
+use crate::sharing::tied_names;
 use crate::ternary::Grid;
 
 /// Elements compared in one go: whole blocks of every format.
@@ -93,6 +95,20 @@ pub fn verify(a: &Checkpoint, b: &Checkpoint) -> Result<Report> {
         let tied = (key == "lm_head.weight").then_some("embed_tokens.weight");
         map.get(key).or_else(|| map.get(tied?)).copied()
     };
+    let (style_a, style_b) = (style(a), style(b));
+    // Each side's rows in the order of Hugging Face's, unless both are GGUF's.
+    let pair = |i: usize, j: usize| {
+        let (ours, theirs) = (&a.tensors[i], &b.tensors[j]);
+        let out_of_gguf = |c: &Checkpoint, tensor: &TensorInfo, style| match c.format {
+            Format::Gguf { .. } => rotary(c, tensor, style),
+            _ => None,
+        };
+        let (ours, theirs) = (
+            Elements::new(ours.clone(), out_of_gguf(a, ours, style_b)),
+            Elements::new(theirs.clone(), out_of_gguf(b, theirs, style_a)),
+        );
+        compare(a, &ours, b, &theirs)
+    };
     let position: HashMap<&str, usize> = theirs.iter().map(|(key, i)| (key.as_str(), *i)).collect();
     let (in_a, in_b): (HashMap<_, _>, HashMap<_, _>) =
         (ours.iter().cloned().collect(), theirs.iter().cloned().collect());
@@ -101,22 +117,22 @@ pub fn verify(a: &Checkpoint, b: &Checkpoint) -> Result<Report> {
             report.missing.push(key.clone());
             continue;
         };
-        let elements = Elements::new(a.tensors[*i].clone(), None);
-        report.tensors.push(compare(a, &elements, b, &b.tensors[j])?);
+        report.tensors.push(pair(*i, j)?);
     }
     for (key, j) in &theirs {
         if position.get(key.as_str()) != Some(j) || in_a.contains_key(key) {
             continue;
         }
         match find(&in_a, key) {
-            Some(i) => {
-                let elements = Elements::new(a.tensors[i].clone(), None);
-                report.tensors.push(compare(a, &elements, b, &b.tensors[*j])?);
-            }
+            Some(i) => report.tensors.push(pair(i, *j)?),
             None => report.extra.push(key.clone()),
         }
     }
     Ok(report)
+}
+
+fn style(checkpoint: &Checkpoint) -> Option<Style> {
+    names::style_of(checkpoint.tensors.iter().map(|t| t.name.as_str()))
 }
 
 /// The weights of `checkpoint` by the names that all styles share, those it says are tied included. Where several
@@ -158,7 +174,10 @@ pub fn verify_written(plan: &Plan<'_>, path: &Path) -> Result<Report> {
     for pair in &plan.pairs {
         let name = tied.get(pair.name.as_str()).copied().unwrap_or(&pair.name);
         match index.get(name) {
-            Some(tensor) => report.tensors.push(compare(plan.source, &pair.elements, &written, tensor)?),
+            Some(&tensor) => {
+                let theirs = Elements::new(tensor.clone(), None);
+                report.tensors.push(compare(plan.source, &pair.elements, &written, &theirs)?);
+            }
             None => report.missing.push(pair.name.clone()),
         }
     }
@@ -188,9 +207,9 @@ impl<'s> Side<'s> {
     }
 }
 
-/// Compares a source tensor with the tensor `other` of `b`.
-fn compare(a: &Checkpoint, elements: &Elements, b: &Checkpoint, other: &TensorInfo) -> Result<Agreement> {
-    let theirs = Elements::new(other.clone(), None);
+/// Compares elements of `a` with elements of `b`.
+fn compare(a: &Checkpoint, elements: &Elements, b: &Checkpoint, theirs: &Elements) -> Result<Agreement> {
+    let other = &theirs.tensor;
     let (tensor, same_shape) = (&elements.tensor, elements.tensor.shape == other.shape);
     let rule = rule(tensor.dtype, other.dtype);
     let mut agreement = Agreement {
@@ -213,9 +232,15 @@ fn compare(a: &Checkpoint, elements: &Elements, b: &Checkpoint, other: &TensorIn
         agreement.detail = Some("the types have no values in common".into());
         return Ok(agreement);
     };
-    let (a, b) = (Side::new(a, elements)?, Side::new(b, &theirs)?);
+    let (a, b) = (Side::new(a, elements)?, Side::new(b, theirs)?);
     match rule {
-        Rule::Identical if elements.rotary.is_none() => identical(&a, &b, &mut agreement),
+        Rule::Identical if elements.is_source() && theirs.is_source() => {
+            identical(&a, &b, &mut agreement);
+            // How far apart they are takes decoding.
+            if !agreement.agrees && tensor.dtype.is_float() {
+                rounded(&a, &b, &mut agreement)?;
+            }
+        }
         Rule::Identical | Rule::Rounded => rounded(&a, &b, &mut agreement)?,
         Rule::Ternary => ternary(&a, &b, &mut agreement)?,
         Rule::Blocks => blocks(&a, &b, &mut agreement)?,
@@ -225,7 +250,7 @@ fn compare(a: &Checkpoint, elements: &Elements, b: &Checkpoint, other: &TensorIn
 
 fn rule(a: DType, b: DType) -> Option<Rule> {
     let quantized = |d| matches!(d, DType::QI8 | DType::QU8 | DType::QI32);
-    let real = |d: DType| d.is_float() || quantized(d) || d.element_size().is_none();
+    let real = |d: DType| d.is_float() || quantized(d) || matches!(d, DType::Ggml(_) | DType::Ternary(_));
     if a.is_ternary() || b.is_ternary() {
         return (real(a) && real(b)).then_some(Rule::Ternary);
     }
@@ -263,7 +288,7 @@ fn in_pieces(len: usize, agreement: &mut Agreement, piece: impl Fn(usize, usize)
     agreement.differing = found.iter().map(|f| f.differing).sum();
     agreement.first = found.iter().find_map(|f| f.first);
     let worst = found.iter().map(|f| f.worst).fold(0.0, f64::max);
-    agreement.worst = (agreement.rule != Rule::Identical).then_some(worst);
+    agreement.worst = Some(worst);
     agreement.agrees = agreement.differing == 0;
 }
 
@@ -285,6 +310,9 @@ fn identical(a: &Side<'_>, b: &Side<'_>, agreement: &mut Agreement) {
             agreement.differing = u64::from(!agreement.agrees);
         }
     }
+    if !agreement.agrees {
+        agreement.worst = None;
+    }
 }
 
 /// Bits of a type's significand, and the bytes it takes.
@@ -298,7 +326,9 @@ fn precision(dtype: DType) -> (u32, usize) {
         DType::F8E8M0FNU => 1,
         _ => 24,
     };
-    (bits, dtype.element_size().unwrap_or(4))
+    // Packed and quantized elements are read as f32.
+    let size = if dtype.is_float() { dtype.element_size() } else { None };
+    (bits, size.unwrap_or(4))
 }
 
 fn rounded(a: &Side<'_>, b: &Side<'_>, agreement: &mut Agreement) -> Result<()> {
@@ -318,8 +348,8 @@ fn rounded(a: &Side<'_>, b: &Side<'_>, agreement: &mut Agreement) -> Result<()> 
         thins.read(start, &mut small);
         let mut as_thin = Vec::new();
         if narrows {
-            match (wide.dtype(), wide.elements.rotary) {
-                (DType::F64, None) => {
+            match (wide.dtype(), wide.elements.rotary, wide.elements.grid) {
+                (DType::F64, None, None) => {
                     narrow_f64(&wide.bytes[8 * start..8 * (start + n)], thin_type, &mut as_thin)
                 }
                 _ => narrow(&large, thin_type, &mut as_thin),
@@ -342,6 +372,11 @@ fn rounded(a: &Side<'_>, b: &Side<'_>, agreement: &mut Agreement) -> Result<()> 
         found
     });
     Ok(())
+}
+
+/// Whether a ternary matrix of this type has its scale from 16-bit floats.
+fn has_half_scale(dtype: DType) -> bool {
+    matches!(dtype, DType::F16 | DType::Ggml(_))
 }
 
 /// How far a scale may be off: exactly nothing but for what its place rounds to.
@@ -406,7 +441,9 @@ fn ternary(a: &Side<'_>, b: &Side<'_>, agreement: &mut Agreement) -> Result<()> 
             let absmean = if grid_a.exact && grid_b.exact { 0.0 } else { f64::from(NEAR) };
             let tolerance = (scale_tolerance(a) + scale_tolerance(b)).max(absmean);
             agreement.worst = Some((x - y).abs());
-            let off = (x - y).abs() / x.abs().max(y.abs());
+            // Where an f16 is subnormal its steps are 2^-24, whatever the scale.
+            let halves = [a, b].into_iter().filter(|side| has_half_scale(side.dtype())).count();
+            let off = ((x - y).abs() - halves as f64 * 2f64.powi(-25)).max(0.0) / x.abs().max(y.abs());
             if off > tolerance.max(LAST_BITS) && !all_zero(&ours, grid_a) {
                 agreement.agrees = false;
                 agreement.detail = Some(format!("scale {x:e} is not {y:e}"));
@@ -474,7 +511,7 @@ fn blocks(a: &Side<'_>, b: &Side<'_>, agreement: &mut Agreement) -> Result<()> {
                 let error = (f64::from(*x) - f64::from(*y)).abs();
                 found.worst = found.worst.max(error);
                 // An f16 scale below 2^-24 is gone.
-                if !(error <= share * largest + 2f64.powi(-24)) {
+                if error.is_nan() || error > share * largest + 2f64.powi(-24) {
                     found.differs(start + j * block + i);
                 }
             }

@@ -7,7 +7,7 @@ use ckpt_inspect::DType;
 use crate::encode::Losses;
 use crate::output::Control;
 use crate::plan::{Options, Plan, Target};
-use crate::{Error, Result, hf, safetensors, torch};
+use crate::{Error, Result, gguf, hf, safetensors, torch};
 
 /// What was written.
 #[derive(Clone, Debug)]
@@ -24,11 +24,11 @@ pub struct Written {
 /// # Errors
 /// Those of reading the source; `Exists`, `Foreign`, `NoSpace`, `Write` and `Stopped`, which leave `path` as it was.
 pub fn write(plan: &mut Plan<'_>, options: &Options, path: &Path, control: Control<'_>) -> Result<Written> {
-    let file_name = path.extension().is_some_and(|e| e == "safetensors");
+    let file_name = path.extension().is_some_and(|e| e == "safetensors" || e == "gguf");
     let folder = matches!(plan.target, Target::Hf { .. }) || options.max_shard_bytes.is_some();
     if folder && file_name {
         return Err(Error::Target(format!(
-            "{}: a Hugging Face model or a sharded set is a folder; name one",
+            "{}: a Hugging Face model, or a set of several files, is a folder; name one",
             path.display()
         )));
     }
@@ -40,6 +40,7 @@ pub fn write(plan: &mut Plan<'_>, options: &Options, path: &Path, control: Contr
         Target::SafeTensors | Target::I2sSafeTensors => {
             safetensors::write_folder(plan, path, options.max_shard_bytes, &[], options.force, control)?
         }
+        Target::Gguf(_) => gguf::write(plan, options, path, control)?,
         Target::Hf { .. } => {
             let beside = hf::beside(plan)?;
             safetensors::write_folder(plan, path, options.max_shard_bytes, &beside, options.force, control)?

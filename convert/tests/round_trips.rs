@@ -81,7 +81,7 @@ fn safetensors_and_back() {
         let report = verified(source, &back);
         assert!(report.agrees(), "{}: {report:#?}", source.display());
         let (before, after) = (open(source).unwrap(), open(&back).unwrap());
-        let counted = before.tensors.iter().all(|t| t.quantizer.is_none());
+        let counted = before.tensors.iter().all(|t| t.quantizer.is_none() && !t.is_expanded());
         assert!(!counted || after.parameters() == before.parameters(), "{}", source.display());
         assert_eq!(after.model.student, before.model.student, "{}", source.display());
     }
@@ -142,6 +142,14 @@ fn narrower_types_round_once_and_losses_are_counted() {
     assert_eq!(
         notes,
         ["values beyond the range of float16, in 2 of 2 tensors: 2 became infinite, 2 became zero"]
+    );
+    let (source, to) = (folder.path().join("huge.safetensors"), folder.path().join("single.pt"));
+    let raw: Vec<u8> = [1e300f64, 1e-300, 0.1].iter().flat_map(|v| v.to_le_bytes()).collect();
+    safetensors_file(&source, &[("d", "F64", vec![3])], &raw);
+    let notes = convert(&source, &Options { dtype: Some(DType::F32), ..Options::new(Target::Torch) }, &to);
+    assert_eq!(
+        notes,
+        ["values beyond the range of float32, in 1 of 1 tensors: 1 became infinite, 1 became zero"]
     );
 }
 
@@ -313,7 +321,7 @@ fn types_by_pattern_and_a_state_dict_by_its_key() {
 fn values_that_are_ternary_already_keep_their_scale_to_the_bit() {
     let folder = tempfile::tempdir().unwrap();
     let (source, to) = (folder.path().join("t.safetensors"), folder.path().join("t.pt"));
-    let scale = 0.031_415_927f32;
+    let scale = 0.031_4f32;
     // 5 x 7 does not fill its last byte.
     let codes: Vec<i8> = (0..35).map(|i| [0, 1, -1, 1, 0, 0, -1][i * i % 7]).collect();
     let raw: Vec<u8> = codes.iter().flat_map(|&c| (f32::from(c) * scale).to_le_bytes()).collect();
@@ -328,6 +336,65 @@ fn values_that_are_ternary_already_keep_their_scale_to_the_bit() {
     assert_eq!(bytes(&after, &tensor.name).last().unwrap() & 3, 1, "the tail is padded with code 1");
     let none = Plan::new(&open(&source).unwrap(), &Options::new(Target::I2s)).unwrap_err().to_string();
     assert!(none.contains("--ternary"), "{none}");
+}
+
+/// tests/data/llama_gguf.py made both files: the GGUF with gguf-py, its query and key rows interleaved.
+#[test]
+fn gguf_becomes_what_it_was_made_from() {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    let (gguf, original) = (data.join("llama.gguf"), data.join("llama.safetensors"));
+    let folder = tempfile::tempdir().unwrap();
+    let to = folder.path().join("hf");
+    convert(&gguf, &Options::new(Target::Hf { packed: false }), &to);
+    let rules = |report: &Report| {
+        let count = |rule| report.tensors.iter().filter(|t| t.rule == rule).count();
+        [Rule::Identical, Rule::Rounded, Rule::Ternary, Rule::Blocks].map(count)
+    };
+    let report = verified(&gguf, &original);
+    assert!(report.agrees(), "{report:#?}");
+    assert_eq!(rules(&report), [4, 2, 1, 5]);
+    assert!(verified(&original, &gguf).agrees() && verified(&gguf, &to).agrees());
+    // Keys are stored as float32: row for row those of the original.
+    let (hf, original) = (open(&to).unwrap(), open(&original).unwrap());
+    let keys = "model.layers.0.self_attn.k_proj.weight";
+    assert_eq!(bytes(&hf, keys), bytes(&original, keys));
+    let config: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(to.join("config.json")).unwrap()).unwrap();
+    assert_eq!(
+        (&config["architectures"][0], &config["rms_norm_eps"]),
+        (&"LlamaForCausalLM".into(), &1e-5.into())
+    );
+    assert_eq!(config["tie_word_embeddings"], false);
+
+    // A block that is off by more than its step is seen.
+    let broken = folder.path().join("broken.gguf");
+    let mut raw = std::fs::read(&gguf).unwrap();
+    let blocks = bytes(&open(&gguf).unwrap(), "blk.0.attn_q.weight");
+    let at = raw.windows(blocks.len()).position(|w| w == blocks).unwrap();
+    raw[at + 2] ^= 0x40;
+    std::fs::write(&broken, raw).unwrap();
+    let report = verified(&broken, &folder.path().join("hf"));
+    assert_eq!(report.failures().map(|t| t.differing).collect::<Vec<_>>(), [1]);
+}
+
+#[test]
+fn names_that_a_format_cannot_tell_apart_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, pt) = (folder.path().join("s.safetensors"), folder.path().join("s.pt"));
+    // A float matrix beside a tensor that is called what its packed form would need.
+    safetensors_file(&source, &[("l.weight", "F32", vec![1, 4]), ("l_scale", "F32", vec![1])], &[0; 20]);
+    let ternary = Some(Glob::new("l.weight").unwrap().compile_matcher());
+    let checkpoint = open(&source).unwrap();
+    let error =
+        Plan::new(&checkpoint, &Options { ternary, ..Options::new(Target::I2s) }).unwrap_err().to_string();
+    assert!(error.contains("l_scale"), "{error}");
+    let mut plan = Plan::new(&checkpoint, &Options::new(Target::Torch)).unwrap();
+    plan.tensors[0].name = "__metadata__".into();
+    let stop = Default::default();
+    write(&mut plan, &Options::new(Target::Torch), &pt, Control { progress: &|_| (), stop: &stop }).unwrap();
+    let checkpoint = open(&pt).unwrap();
+    let error = Plan::new(&checkpoint, &Options::new(Target::SafeTensors)).unwrap_err().to_string();
+    assert!(error.contains("__metadata__"), "{error}");
 }
 
 #[test]

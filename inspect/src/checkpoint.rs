@@ -313,11 +313,10 @@ impl Checkpoint {
                 && let Ok(elements) = bytemuck::try_cast_slice::<u8, T>(run)
             {
                 let shape = IxDyn(&tensor.shape).strides(IxDyn(&tensor.strides));
-                // SAFETY: `run` holds `span` elements, aligned for T, and every index within shape and strides
-                // lies below the span (check_bounds); elements may be reached twice, which a shared view allows;
-                // the map outlives the view, which borrows from `self`.
-                let view: ArrayViewD<'_, T> = unsafe { ArrayViewD::from_shape_ptr(shape, elements.as_ptr()) };
-                return Ok(CowArray::from(view));
+                // Refused for strides that ndarray has no view of; those are copied below.
+                if let Ok(view) = ArrayViewD::from_shape(shape, elements) {
+                    return Ok(CowArray::from(view));
+                }
             }
         }
         let bytes = self.tensor_bytes_inner(tensor)?;

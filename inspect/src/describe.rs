@@ -1,5 +1,7 @@
 //! From an opened checkpoint to its record: every tensor described and, if asked, measured.
 
+use std::collections::HashMap;
+
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
@@ -7,7 +9,8 @@ use crate::cache::hex;
 use crate::checkpoint::Checkpoint;
 use crate::measure::{Elements, Plan, TernaryRule, measure};
 use crate::record::{CheckpointRecord, Stats, TensorRecord, Ternary};
-use crate::tensor::{Quantizer, TensorInfo};
+use crate::storage::Place;
+use crate::tensor::{Quantizer, Sparse, TensorInfo};
 use crate::{DType, Error, Result, metadata, ternary};
 
 /// What a record is to contain beyond the header's facts.
@@ -32,6 +35,11 @@ const SHARED_NAMES: usize = 16;
 /// Warnings that a record repeats: a hostile file can cause one at every turn.
 const WARNINGS: usize = 50;
 
+/// All tensors together may be read this many times the files' size,
+const MAX_REREAD: u64 = 64;
+/// and this many bytes more.
+const FREE_READ: u64 = 512 << 20;
+
 /// Describes and measures `checkpoint`, in parallel over its tensors. `progress` is told of bytes as they are done.
 /// Verdicts are left to [`crate::judge`].
 pub fn describe(
@@ -40,16 +48,26 @@ pub fn describe(
     progress: &(dyn Fn(u64) + Sync),
 ) -> CheckpointRecord {
     let sharing = checkpoint.sharing(SHARED_NAMES);
-    let tensors: Vec<TensorRecord> = checkpoint
+    let first = first_alike(checkpoint);
+    let affordable = affordable(checkpoint, &first);
+    let left_out = affordable.iter().filter(|a| !**a).count();
+    let mut tensors: Vec<TensorRecord> = checkpoint
         .tensors
         .par_iter()
         .zip(sharing)
-        .map(|(tensor, shared)| {
+        .enumerate()
+        .map(|(i, (tensor, shared))| {
+            let unread = Options { stats: false, sha256: false, ..options };
+            let options = if first[i] == i && affordable[i] { options } else { unread };
             let record = describe_tensor(checkpoint, tensor, &shared, options);
             progress(record.bytes);
             record
         })
         .collect();
+    for (i, &first) in first.iter().enumerate().filter(|(i, first)| i != *first) {
+        let TensorRecord { sha256, stats, ternary, damage, .. } = tensors[first].clone();
+        tensors[i] = TensorRecord { sha256, stats, ternary, damage, ..std::mem::take(&mut tensors[i]) };
+    }
     // Some damage shows only when the bytes are read.
     let found_damaged = tensors
         .iter()
@@ -59,6 +77,11 @@ pub fn describe(
     let more = checkpoint.warnings.len() - warnings.len();
     if more > 0 {
         warnings.push(format!("and {more} more warnings"));
+    }
+    if left_out > 0 && (options.stats || options.sha256) {
+        warnings.push(format!(
+            "{left_out} tensors were not measured: the file's tensors are views that repeat its bytes out of proportion"
+        ));
     }
     warnings.extend(checkpoint.damage.iter().map(|d| format!("damaged: {d}")));
     CheckpointRecord {
@@ -81,6 +104,44 @@ pub fn describe(
         globals: checkpoint.globals.clone(),
         warnings,
     }
+}
+
+/// Which tensors may be read so that all reading stays in proportion to the files: views may overlap, and each view
+/// of a deflated storage inflates it.
+fn affordable(checkpoint: &Checkpoint, first: &[usize]) -> Vec<bool> {
+    let mut left = checkpoint.file_bytes().saturating_mul(MAX_REREAD).saturating_add(FREE_READ);
+    let mut affordable = vec![true; first.len()];
+    for (i, tensor) in checkpoint.tensors.iter().enumerate().filter(|(i, _)| first[*i] == *i) {
+        let inflated: u64 = tensor
+            .storages()
+            .map(|s| &checkpoint.storages[s])
+            .filter(|s| matches!(s.place, Place::Deflated { .. }))
+            .fold(0, |sum, s| sum.saturating_add(s.len));
+        let outside = |s: usize| tensor.check_bounds(checkpoint.storages[s].len).is_err();
+        if tensor.storages().next().is_none() || tensor.storage.is_some_and(outside) {
+            // Nothing will be read.
+            continue;
+        }
+        match left.checked_sub(stored_bytes(tensor).saturating_add(inflated)) {
+            Some(rest) => left = rest,
+            None => affordable[i] = tensor.damage.is_some(),
+        }
+    }
+    // What is like an unread tensor is unread too, and counted so.
+    first.iter().map(|&i| affordable[i]).collect()
+}
+
+/// For every tensor the first one that is the same region, read in the same way: tied weights are measured once.
+fn first_alike(checkpoint: &Checkpoint) -> Vec<usize> {
+    let mut known = HashMap::new();
+    let place = |(i, tensor): (usize, &TensorInfo)| {
+        let plain = tensor.quantizer.is_none() && tensor.sparse.is_none() && tensor.damage.is_none();
+        let Some(storage) = tensor.storage.filter(|_| plain) else { return i };
+        let region = (storage, tensor.byte_offset, tensor.shape.clone(), tensor.strides.clone());
+        let reading = (tensor.dtype, tensor.scale.map(f32::to_bits), checkpoint.model.is_ternary(tensor));
+        *known.entry((region, reading)).or_insert(i)
+    };
+    checkpoint.tensors.iter().enumerate().map(place).collect()
 }
 
 fn describe_tensor(
@@ -154,6 +215,11 @@ impl Checkpoint {
         };
         let plan = Plan { cols, ternary: rule, histogram };
         if let Some(sparse) = &tensor.sparse {
+            if sparse.layout.ends_with("sparse_coo") && self.lists_twice(tensor, sparse)? {
+                return Err(Error::unsupported(
+                    "elements listed more than once, which are to be added up first",
+                ));
+            }
             let (mut stats, _) = self.measure_inner(&sparse.values, histogram)?;
             add_zeros(&mut stats, tensor.numel().saturating_sub(sparse.values.numel()));
             return Ok((stats, None));
@@ -163,7 +229,7 @@ impl Checkpoint {
             DType::Ternary(packing) => {
                 ternary::check_codes(&bytes)?;
                 let scale = tensor.scale.unwrap_or(1.0);
-                let read = |start: usize, out: &mut [f32]| {
+                let decode = |start: usize, out: &mut [f32], scale: f32| {
                     let mut codes = [0i8; 1024];
                     for (i, chunk) in out.chunks_mut(codes.len()).enumerate() {
                         let codes = &mut codes[..chunk.len()];
@@ -171,10 +237,20 @@ impl Checkpoint {
                         chunk.iter_mut().zip(codes).for_each(|(v, &mut c)| *v = f32::from(c) * scale);
                     }
                 };
-                measure(&Elements::Decoded32 { len: numel(tensor)?, granule: 1, read: &read }, &plan)
+                let read = |start: usize, out: &mut [f32]| decode(start, out, scale);
+                let len = numel(tensor)?;
+                let mut measured = measure(&Elements::Decoded32 { len, granule: 1, read: &read }, &plan);
+                // The signs of the values are the codes only under a positive scale.
+                if !(scale > 0.0 && scale.is_finite()) {
+                    let read = |start: usize, out: &mut [f32]| decode(start, out, 1.0);
+                    let plan = Plan { histogram: false, ..plan };
+                    measured.ternary =
+                        measure(&Elements::Decoded32 { len, granule: 1, read: &read }, &plan).ternary;
+                }
+                measured
             }
             DType::Ggml(ggml) => {
-                let decoder = ggml.decoder(&bytes, numel(tensor)?)?;
+                let decoder = ggml.decoder(&bytes, numel(tensor)?)?.scaled(tensor.scale.unwrap_or(1.0));
                 let read = |start: usize, out: &mut [f32]| decoder.read(start, out);
                 let granule = ggml.block_elements();
                 measure(&Elements::Decoded32 { len: numel(tensor)?, granule, read: &read }, &plan)
@@ -185,6 +261,9 @@ impl Checkpoint {
                     out.iter_mut().enumerate().for_each(|(i, v)| *v = real(start + i));
                 };
                 measure(&Elements::Decoded64 { len: numel(tensor)?, read: &read }, &plan)
+            }
+            dtype if dtype.is_sub_byte() => {
+                return Err(Error::unsupported(format!("{dtype} elements are named and not decoded")));
             }
             dtype => measure(&Elements::Plain { dtype, bytes: &bytes }, &plan),
         };
@@ -228,7 +307,7 @@ impl Checkpoint {
             }
             DType::Ggml(ggml) => {
                 let mut out = vec![0.0; n];
-                ggml.decoder(&bytes, n)?.read(0, &mut out);
+                ggml.decoder(&bytes, n)?.scaled(tensor.scale.unwrap_or(1.0)).read(0, &mut out);
                 out
             }
             DType::QI8 | DType::QU8 | DType::QI32 => {
@@ -303,6 +382,26 @@ impl Checkpoint {
                 }))
             }
         }
+    }
+
+    /// Whether a COO tensor lists an element more than once (it is not coalesced). Takes eight bytes per listed
+    /// element, as its indices do.
+    fn lists_twice(&self, tensor: &TensorInfo, sparse: &Sparse) -> Result<bool> {
+        let Some(indices) = sparse.indices.first() else { return Ok(false) };
+        let indices = self.view::<i64>(indices)?;
+        let &[dims, listed] = indices.shape() else {
+            return Err(Error::damaged("its indices are no matrix"));
+        };
+        let sizes =
+            tensor.shape.get(..dims).ok_or_else(|| Error::damaged("it has more indices than dimensions"))?;
+        let mut places = vec![0i64; listed];
+        for (row, &size) in indices.outer_iter().zip(sizes) {
+            for (place, &index) in places.iter_mut().zip(row) {
+                *place = place.wrapping_mul(size as i64).wrapping_add(index);
+            }
+        }
+        places.sort_unstable();
+        Ok(places.windows(2).any(|pair| pair[0] == pair[1]))
     }
 
     fn small_f64(&self, tensor: &TensorInfo) -> Result<Vec<f64>> {

@@ -17,6 +17,14 @@ pub enum DType {
     F8E4M3FNUZ,
     F8E5M2FNUZ,
     F8E8M0FNU,
+    /// Two 4-bit floats a byte, an element each.
+    F4E2M1,
+    /// 6-bit floats packed without gaps.
+    F6E2M3,
+    /// 6-bit floats packed without gaps.
+    F6E3M2,
+    /// PyTorch's element of two 4-bit floats.
+    F4E2M1X2,
     I64,
     I32,
     I16,
@@ -77,6 +85,10 @@ impl DType {
             DType::F8E4M3FNUZ => "float8_e4m3fnuz",
             DType::F8E5M2FNUZ => "float8_e5m2fnuz",
             DType::F8E8M0FNU => "float8_e8m0fnu",
+            DType::F4E2M1 => "float4_e2m1fn",
+            DType::F6E2M3 => "float6_e2m3fn",
+            DType::F6E3M2 => "float6_e3m2fn",
+            DType::F4E2M1X2 => "float4_e2m1fn_x2",
             DType::I64 => "int64",
             DType::I32 => "int32",
             DType::I16 => "int16",
@@ -113,13 +125,16 @@ impl DType {
             | DType::F8E4M3FNUZ
             | DType::F8E5M2FNUZ
             | DType::F8E8M0FNU
+            | DType::F4E2M1X2
             | DType::I8
             | DType::U8
             | DType::Bool
             | DType::QI8
             | DType::QU8 => 1,
             DType::C128 => 16,
-            DType::Ggml(_) | DType::Ternary(_) => return None,
+            DType::F4E2M1 | DType::F6E2M3 | DType::F6E3M2 | DType::Ggml(_) | DType::Ternary(_) => {
+                return None;
+            }
         })
     }
 
@@ -138,6 +153,8 @@ impl DType {
         let numel = shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d as u64))?;
         match self {
             DType::Ggml(ggml) => ggml.bytes_for(shape),
+            DType::F4E2M1 => numel.is_multiple_of(2).then_some(numel / 2),
+            DType::F6E2M3 | DType::F6E3M2 => numel.is_multiple_of(4).then_some(numel / 4 * 3),
             DType::Ternary(TernaryPacking::HfBitnet) => {
                 let (rows, cols) = (*shape.first()? as u64, *shape.get(1)? as u64);
                 rows.div_ceil(4).checked_mul(cols)
@@ -157,6 +174,11 @@ impl DType {
     pub fn is_float(self) -> bool {
         use DType::*;
         matches!(self, F64 | F32 | F16 | BF16 | F8E4M3FN | F8E5M2 | F8E4M3FNUZ | F8E5M2FNUZ | F8E8M0FNU)
+    }
+
+    /// Whether elements are smaller than a byte: listed and copied, not decoded.
+    pub fn is_sub_byte(self) -> bool {
+        matches!(self, DType::F4E2M1 | DType::F6E2M3 | DType::F6E3M2 | DType::F4E2M1X2)
     }
 
     /// Whether elements are complex numbers.

@@ -60,7 +60,12 @@ pub(crate) fn set_of(path: &Path) -> Result<Set> {
     // A config beside a lone file is that file's only if Hugging Face would load the two together.
     if !alone || is_canonical(path) {
         set.beside.extend(["config.json", "trainer_state.json"].map(|name| Stamp::of(&folder.join(name))));
-        set.config = read_json(&folder.join("config.json"), MAX_CONFIG).map(from_json);
+        let config = folder.join("config.json");
+        set.config = read_json(&config, MAX_CONFIG).map(from_json);
+        if set.config.is_none() && config.is_file() {
+            set.warnings
+                .push("the config.json beside it is not JSON that can be read, and was not used".into());
+        }
         let state: Option<TrainerState> = read_json(&folder.join("trainer_state.json"), MAX_INDEX);
         set.trainer_step = state.map(|state| state.global_step);
     }
@@ -140,7 +145,7 @@ fn file_set(path: &Path) -> Set {
     let missing = (!gone.is_empty()).then(|| {
         let names: Vec<String> = gone.iter().take(3).map(|p| name(p)).collect();
         let more = if gone.len() > 3 { " and more" } else { "" };
-        format!("{} of {count} shards are missing: {}{more}", gone.len(), names.join(", "))
+        format!("{} of {count} shards missing: {}{more}", gone.len(), names.join(", "))
     });
     let weight_map = weight_map(&index).map(|m| m.into_keys().collect());
     Set { files: there, missing, weight_map, beside, ..Set::default() }
@@ -181,7 +186,8 @@ fn index_set(path: &Path) -> Result<Set> {
     if files.is_empty() {
         return Err(Error::new(ErrorKind::Io, "none of the shards it names is there").in_file(path));
     }
-    let missing = (!gone.is_empty()).then(|| format!("shards are missing: {}", gone.join(", ")));
+    let missing = (!gone.is_empty())
+        .then(|| format!("{} of {} shards missing: {}", gone.len(), shards.len(), gone.join(", ")));
     let folder = path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new("."));
     let extra: Vec<String> = std::fs::read_dir(folder)
         .map_err(|e| Error::io(folder, &e))?
@@ -234,7 +240,7 @@ fn find_in(folder: &Path) -> Result<Vec<PathBuf>> {
             files.push(path);
         }
     }
-    files.sort();
+    sort(&mut files);
     let mut covered: BTreeSet<String> = BTreeSet::new();
     let mut indices = Vec::new();
     for index in files.iter().filter(|f| is_index(f)) {
@@ -257,7 +263,7 @@ fn find_in(folder: &Path) -> Result<Vec<PathBuf>> {
         if covered.contains(&n)
             || indices.iter().any(|index| is_shard_of(&n, index))
             || beside(&n)
-            || (is_index(file) && weight_map(file).is_none())
+            || (is_index(file) && !names_shards(&n) && weight_map(file).is_none())
         {
             return false;
         }
@@ -269,7 +275,57 @@ fn find_in(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// All checkpoints below `path`, in name order. A folder that holds one model in Hugging Face's layout is one, and so
+/// Whether an index of this name should hold a `weight_map`; others may be indices of something else.
+fn names_shards(index: &str) -> bool {
+    index.ends_with(".safetensors.index.json") || index.ends_with(".bin.index.json")
+}
+
+/// Files directly in `folder` that are named like checkpoints and do not begin like one: empty, overwritten, pointers
+/// of Git LFS, links that lead nowhere. Opening them tells what is wrong.
+fn spoilt_in(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(|e| Error::io(folder, &e))? {
+        let path = entry.map_err(|e| Error::io(folder, &e))?.path();
+        let extension = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+        let named = matches!(extension.as_str(), "pt" | "pth" | "ckpt" | "safetensors" | "gguf");
+        let there = path.is_file() || (path.is_symlink() && !path.exists());
+        if named && there && !name(&path).starts_with('.') && !recognises(&path) {
+            files.push(path);
+        }
+    }
+    Ok(files)
+}
+
+/// By name, numbers in it by their size.
+fn sort(paths: &mut [PathBuf]) {
+    paths.sort_by_cached_key(|path| {
+        let name = name(path);
+        let mut parts: Vec<(String, u128)> = Vec::new();
+        let mut rest = name.as_str();
+        while !rest.is_empty() {
+            let digits = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+            let (text, from) = rest.split_at(digits);
+            let end = from.find(|c: char| !c.is_ascii_digit()).unwrap_or(from.len());
+            parts.push((text.to_string(), from[..end].parse().unwrap_or(u128::MAX)));
+            rest = &from[end..];
+        }
+        (parts, name)
+    });
+}
+
+/// What `path` is a part of: itself with every link followed, or for a shard or an index the set's index, whether that
+/// is there or not. Two paths of the same identity are the same checkpoint.
+pub(crate) fn identity(path: &Path) -> PathBuf {
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    let own = name(&path);
+    match shard_parts(&own).filter(|_| path.is_file()) {
+        Some((base, .., ext)) if ext.ends_with(".gguf") => path.with_file_name(format!("{base}{ext}")),
+        Some((base, .., ext)) => path.with_file_name(format!("{base}{ext}.index.json")),
+        None => path,
+    }
+}
+
+/// All checkpoints below `path`, in name order, and files that should be some. A folder that holds one model in Hugging Face's layout is one, and so
 /// is each folder in it that is named after a step.
 pub(crate) fn find(path: &Path, depth: usize) -> Result<Vec<PathBuf>> {
     if !path.is_dir() {
@@ -283,6 +339,11 @@ pub(crate) fn find(path: &Path, depth: usize) -> Result<Vec<PathBuf>> {
     if model {
         found = vec![path.to_path_buf()];
     }
+    let spoilt = spoilt_in(path)?;
+    if !spoilt.is_empty() {
+        found.extend(spoilt);
+        sort(&mut found);
+    }
     if depth < DEEPEST {
         let mut folders: Vec<PathBuf> = std::fs::read_dir(path)
             .map_err(|e| Error::io(path, &e))?
@@ -291,7 +352,7 @@ pub(crate) fn find(path: &Path, depth: usize) -> Result<Vec<PathBuf>> {
             // Beside a finished model lie the checkpoints of its training, and other forms of itself.
             .filter(|p| !model || from_name(&name(p)).is_some())
             .collect();
-        folders.sort();
+        sort(&mut folders);
         for folder in folders {
             found.extend(find(&folder, depth + 1)?);
         }

@@ -69,7 +69,7 @@ fn convert(value: &Value, depth: usize) -> serde_json::Value {
     }
 }
 
-fn key_text(key: &HashableValue) -> String {
+pub(crate) fn key_text(key: &HashableValue) -> String {
     match key {
         HashableValue::String(s) => s.clone(),
         HashableValue::I64(i) => i.to_string(),

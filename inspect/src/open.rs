@@ -170,6 +170,11 @@ fn unrecognised(bytes: &[u8]) -> Error {
     if let Some((_, what, hint)) = OTHERS.iter().find(|(magic, ..)| bytes.starts_with(magic)) {
         return error(what).hint(*hint);
     }
+    if let Some(head) = bytes.get(..9).filter(|head| head[8] == b'{') {
+        let length = u64::from_le_bytes(head[..8].try_into().expect("eight bytes"));
+        return error("would be a SafeTensors file, if its header's length were possible")
+            .hint(format!("its first eight bytes say {length}, and at most 100 MB are allowed"));
+    }
     error("is not a PyTorch, SafeTensors or GGUF file")
         .hint("these are recognised by content; the file's extension does not matter")
 }
@@ -312,7 +317,7 @@ fn complete(checkpoint: &mut Checkpoint, set: &Set, options: &OpenOptions) {
         let lost: Vec<&String> = index.iter().filter(|n| !known.contains(n.as_str())).collect();
         if let Some(first) = lost.first() {
             let what = format!(
-                "{} tensors of the index are in no shard, such as `{}`",
+                "of the tensors in the index, {} are in no shard, such as `{}`",
                 lost.len(),
                 first.escape_debug()
             );
@@ -326,6 +331,7 @@ fn complete(checkpoint: &mut Checkpoint, set: &Set, options: &OpenOptions) {
     let config = set.config.as_ref();
     let quantization = config.and_then(|c| crate::checkpoint::lookup(c, "quantization_config")).cloned();
     ternary::recognise(checkpoint, quantization.as_ref());
+    ternary::apply_scales(checkpoint);
     checkpoint.model = Model::recognise(&checkpoint.tensors, &checkpoint.metadata, config);
     checkpoint.step = step::from_metadata(&checkpoint.metadata)
         .or_else(|| step::from_tensors(checkpoint))
@@ -358,10 +364,16 @@ fn check(tensor: &mut TensorInfo, storages: &[Storage]) {
     }
 }
 
-/// Checkpoints below `path`: itself, or for a folder all that it holds, in name order.
+/// Checkpoints below `path`: itself, or for a folder all that it holds, in name order. Files that are named like
+/// checkpoints and do not begin like one are among them, so that none is passed over: opening them tells why.
 ///
 /// # Errors
 /// `Io` when a folder cannot be listed.
 pub fn find(path: &Path) -> Result<Vec<PathBuf>> {
     folder::find(path, 0)
+}
+
+/// What tells that two paths lead to the same checkpoint: a file by any of its names, a sharded set by any shard.
+pub fn identity(path: &Path) -> PathBuf {
+    folder::identity(path)
 }

@@ -160,6 +160,8 @@ struct Machine<'a> {
     memo: HashMap<u64, Id>,
     globals: Vec<Global<'a>>,
     known_globals: HashSet<Global<'a>>,
+    /// What the names of globals may still take: one memoized string may be part of many.
+    global_bytes_left: usize,
 }
 
 impl<'a> Machine<'a> {
@@ -174,6 +176,7 @@ impl<'a> Machine<'a> {
             memo: HashMap::new(),
             globals: Vec::new(),
             known_globals: HashSet::new(),
+            global_bytes_left: input.len().saturating_mul(16).saturating_add(1 << 20),
         }
     }
 
@@ -441,6 +444,10 @@ impl<'a> Machine<'a> {
     }
 
     fn global(&mut self, module: Cow<'a, str>, name: Cow<'a, str>) -> Result<()> {
+        self.global_bytes_left =
+            self.global_bytes_left.checked_sub(module.len() + name.len()).ok_or_else(|| {
+                Error::unsupported("the names of its globals repeat beyond what the pickle's size explains")
+            })?;
         let global = Global { module, name };
         if self.known_globals.insert(global.clone()) {
             self.globals.push(global.clone());

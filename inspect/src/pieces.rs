@@ -62,7 +62,7 @@ impl Checkpoint {
                 if !ggml.decodes() {
                     return Err(Error::unsupported(format!("{ggml} blocks are named and not decoded")));
                 }
-                let decoder = ggml.decoder(bytes, len)?;
+                let decoder = ggml.decoder(bytes, len)?.scaled(tensor.scale.unwrap_or(1.0));
                 granule = ggml.block_elements();
                 Box::new(move |start, out| decoder.read(start, out))
             }

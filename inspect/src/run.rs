@@ -241,7 +241,8 @@ impl Run {
             Some(found >= verdict && found != Verdict::Corrupt)
         };
         let checkpoint = (0..self.checkpoints.len()).find(|&i| level(i) == Some(true))?;
-        let after = (0..checkpoint).rev().find(|&i| level(i) == Some(false));
+        let above = |i: usize| self.tensor(layer, i).and_then(|t| t.verdict).is_some_and(|v| v < verdict);
+        let after = (0..checkpoint).rev().find(|&i| above(i));
         Some(Crossing {
             verdict,
             checkpoint,

@@ -3,7 +3,10 @@
 //! The header's entries are parsed by the `safetensors` crate's types one at a time: its own whole-file reader
 //! refuses files that are cut short, and files whose `__metadata__` is a tensor, which one ternary packer writes.
 
+use std::collections::HashSet;
+
 use safetensors::tensor::{Dtype, TensorInfo as Entry};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_pickle::{HashableValue, Value};
 
 use crate::checkpoint::{Contents, Format};
@@ -31,7 +34,7 @@ pub(crate) fn read(source: &Source, file: usize) -> Result<Contents> {
         .at(8)
         .hint("the file was cut short; download or copy it again")
     })?;
-    let header: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(header)
+    let Entries(header) = serde_json::from_slice(header)
         .map_err(|e| Error::damaged(format!("the header is not valid JSON: {e}")).at(8))?;
     let data = 8 + length;
     let available = bytes.len() as u64 - data;
@@ -39,25 +42,28 @@ pub(crate) fn read(source: &Source, file: usize) -> Result<Contents> {
     let mut contents = Contents::new(Format::SafeTensors);
     let mut end = 0;
     let mut ranges = Vec::new();
+    let mut damage: Vec<String> = Vec::new();
+    let mut names: HashSet<String> = HashSet::new();
     for (name, entry) in header {
         if name == "__metadata__" && entry.get("dtype").is_none() {
             contents.metadata = nested(crate::metadata::from_json(entry));
+            continue;
+        }
+        if !names.insert(name.clone()) {
+            damage.push(format!("the header names `{}` twice; the first one counts", name.escape_debug()));
             continue;
         }
         let entry: Entry = match serde_json::from_value(entry) {
             Ok(entry) => entry,
             Err(error) => {
                 let name = name.escape_debug();
-                contents.warnings.push(format!("the header's entry `{name}` is not a tensor: {error}"));
+                damage.push(format!("the header's entry `{name}` is not a tensor: {error}"));
                 continue;
             }
         };
         let Some(dtype) = dtype(entry.dtype) else {
-            contents.warnings.push(format!(
-                "`{}` has sub-byte elements of type {:?}, which are not listed",
-                name.escape_debug(),
-                entry.dtype
-            ));
+            let name = name.escape_debug();
+            damage.push(format!("the header's entry `{name}` has elements of unknown type {}", entry.dtype));
             continue;
         };
         let (start, stop) = (entry.data_offsets.0 as u64, entry.data_offsets.1 as u64);
@@ -83,7 +89,7 @@ pub(crate) fn read(source: &Source, file: usize) -> Result<Contents> {
         contents.tensors.push(tensor);
     }
     if end > available {
-        contents.damage = Some(format!(
+        damage.push(format!(
             "the file is cut short: its header describes {} bytes and {} are there",
             data.saturating_add(end),
             bytes.len()
@@ -96,8 +102,24 @@ pub(crate) fn read(source: &Source, file: usize) -> Result<Contents> {
     ranges.sort_unstable();
     let overlaps = ranges.windows(2).filter(|pair| pair[1].0 < pair[0].1 && pair[1].0 < pair[1].1).count();
     if overlaps > 0 {
-        contents.warnings.push(format!("the data of {overlaps} tensors overlap those of others"));
+        damage.push(format!("the data of {overlaps} tensors overlap those of others"));
     }
+    let mut reached = 0;
+    let mut gap = 0;
+    for &(start, stop) in &ranges {
+        gap += start.saturating_sub(reached);
+        reached = reached.max(stop);
+    }
+    if gap > 0 {
+        contents.warnings.push(format!("{gap} bytes between its tensors belong to none"));
+    }
+    const TOLD: usize = 8;
+    if damage.len() > TOLD {
+        let more = damage.len() - TOLD;
+        damage.truncate(TOLD);
+        damage.push(format!("and {more} more such faults"));
+    }
+    contents.damage = (!damage.is_empty()).then(|| damage.join("; "));
     Ok(contents)
 }
 
@@ -113,6 +135,31 @@ fn nested(metadata: Value) -> Value {
     Value::Dict(entries.into_iter().map(|(key, value)| (key, parse(value))).collect())
 }
 
+/// The header's entries in their order, also those of a name that is there twice.
+struct Entries(Vec<(String, serde_json::Value)>);
+
+impl<'de> Deserialize<'de> for Entries {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct InOrder;
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Entries;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object of tensors")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Entries, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Entries(entries))
+            }
+        }
+        deserializer.deserialize_map(InOrder)
+    }
+}
+
 /// JSON that a tensor's bytes hold, as the ternary packer stores its shapes in a tensor named `__metadata__`.
 pub(crate) fn json_of(bytes: &[u8]) -> Option<Value> {
     let value = crate::metadata::from_json(serde_json::from_slice(bytes).ok()?);
@@ -121,7 +168,7 @@ pub(crate) fn json_of(bytes: &[u8]) -> Option<Value> {
 }
 
 /// The format's types that are read and written, and what they are here.
-const DTYPES: [(Dtype, DType); 19] = [
+const DTYPES: [(Dtype, DType); 22] = [
     (Dtype::BOOL, DType::Bool),
     (Dtype::U8, DType::U8),
     (Dtype::I8, DType::I8),
@@ -141,6 +188,9 @@ const DTYPES: [(Dtype, DType); 19] = [
     (Dtype::F64, DType::F64),
     (Dtype::I64, DType::I64),
     (Dtype::U64, DType::U64),
+    (Dtype::F4, DType::F4E2M1),
+    (Dtype::F6_E2M3, DType::F6E2M3),
+    (Dtype::F6_E3M2, DType::F6E3M2),
 ];
 
 fn dtype(dtype: Dtype) -> Option<DType> {

@@ -103,6 +103,11 @@ pub(crate) enum Place {
 /// Deflate cannot expand further than this (RFC 1951: 258 bytes from 2 bits, and block overhead).
 const DEFLATE_RATIO: u64 = 1032;
 
+/// A deflated storage may be this large whatever its compressed size,
+const FREE_INFLATION: u64 = 256 << 20;
+/// and beyond that this many times its compressed size: weights hardly compress.
+const MAX_INFLATION: u64 = 64;
+
 impl Storage {
     pub fn mapped(file: usize, offset: u64, len: u64) -> Self {
         Storage { place: Place::Mapped { file, offset }, len, crc32: None, swap: 1 }
@@ -125,6 +130,15 @@ impl Storage {
             }
             Place::Deflated { file, offset, compressed } => {
                 let source = &files[*file];
+                if self.len > FREE_INFLATION && self.len / MAX_INFLATION > *compressed {
+                    return Err(Error::unsupported(format!(
+                        "its {compressed} compressed bytes inflate to {}, out of proportion",
+                        self.len
+                    ))
+                    .at(*offset)
+                    .in_file(&source.path)
+                    .hint("unpack the archive and zip it again without compression"));
+                }
                 let packed = slice(source.bytes(), *offset, *compressed).ok_or_else(|| {
                     Error::damaged("a compressed storage is beyond the end of the file").at(*offset)
                 });

@@ -22,7 +22,8 @@ pub struct TensorInfo {
     pub group: Group,
     /// Whether it is a parameter that gradients reach.
     pub requires_grad: bool,
-    /// For ternary packings with one scale: what the codes -1, 0, +1 are multiplied by.
+    /// For ternary packings with one scale: what the codes -1, 0, +1 are multiplied by. For GGML's blocks: what their
+    /// elements are multiplied by besides, when a tensor beside them says so.
     pub scale: Option<f32>,
     /// How a quantized integer becomes a real number.
     pub quantizer: Option<Quantizer>,

@@ -8,7 +8,7 @@ use serde_pickle::Value;
 use crate::checkpoint::{Checkpoint, lookup};
 use crate::metadata::as_u64;
 use crate::tensor::{TensorInfo, contiguous_strides, numel};
-use crate::{DType, Error, Group, I2sLayout, Result, TernaryPacking};
+use crate::{DType, Error, Format, Group, I2sLayout, Result, TernaryPacking};
 
 /// Finds packed matrices among the tensors of `checkpoint` and gives them their logical dtype, shape and scale.
 /// `quantization` is `quantization_config` of a Hugging Face config.json, if there is one.
@@ -217,7 +217,13 @@ pub(crate) fn settle_i2s(checkpoint: &mut Checkpoint, given: Option<I2sLayout>) 
     };
     let layout = match given {
         Some(layout) => layout,
-        None if tensors.iter().any(only_arm) => I2sLayout::Arm,
+        None if tensors.iter().any(only_arm) => {
+            checkpoint.warnings.push(
+                "its I2_S rows do not fill blocks of 128, so they are read in the layout of ARM builds (`--i2s-layout` says otherwise)"
+                    .into(),
+            );
+            I2sLayout::Arm
+        }
         None => {
             checkpoint.warnings.push(
                 "I2_S does not say which build of bitnet.cpp wrote it; assumed the x86 layout (`--i2s-layout x86`), others are `arm` and `rows`"
@@ -227,4 +233,28 @@ pub(crate) fn settle_i2s(checkpoint: &mut Checkpoint, given: Option<I2sLayout>) 
         }
     };
     tensors.iter_mut().for_each(|t| t.dtype = DType::Ternary(layout.packing()));
+}
+
+/// Gives the block-quantized matrices of a GGUF checkpoint the scale that stands beside them: llama.cpp multiplies what
+/// comes out of `L.weight` by the one number in `L.scale`.
+pub(crate) fn apply_scales(checkpoint: &mut Checkpoint) {
+    if !matches!(checkpoint.format, Format::Gguf { .. }) {
+        return;
+    }
+    let index: HashMap<String, usize> = checkpoint
+        .tensors
+        .iter()
+        .enumerate()
+        .filter_map(|(i, t)| Some((t.name.strip_suffix(".scale")?.to_string(), i)))
+        .collect();
+    for i in 0..checkpoint.tensors.len() {
+        let tensor = &checkpoint.tensors[i];
+        let blocks = matches!(tensor.dtype, DType::Ggml(_));
+        let at = tensor.name.strip_suffix(".weight").and_then(|layer| index.get(layer)).copied();
+        let Some(at) = at.filter(|_| blocks) else { continue };
+        if let Some(&[scale]) = small_floats(checkpoint, at).as_deref() {
+            checkpoint.tensors[i].scale = Some(scale);
+            checkpoint.tensors[at].group = Group::Other;
+        }
+    }
 }

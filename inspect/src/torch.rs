@@ -3,7 +3,7 @@
 //!
 //! The constructors are those of `torch/_utils.py`; here they are recognised by name and their arguments read.
 //! The graph is hostile: it may hold cycles, be as deep as the file is long, and share parts so that its paths
-//! are exponentially many. Depth, visits and the total length of names are bounded.
+//! are exponentially many. Depth and visits are bounded, and one budget pays for everything that is copied.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -19,6 +19,14 @@ use crate::{DType, Error, Group, Result, torch_legacy};
 
 /// How deep containers may nest.
 const MAX_DEPTH: usize = 256;
+/// Characters of a name from the file that a message quotes.
+const QUOTED: usize = 80;
+/// Warnings kept of one pickle.
+const MAX_WARNINGS: usize = 64;
+/// Bytes of a storage's key: PyTorch's are decimal numbers.
+const MAX_KEY: usize = 256;
+/// What the entry of one tensor or storage is charged, in bytes.
+const ENTRY: usize = 256;
 
 /// A storage that tensors refer to; the container says where its bytes are.
 #[derive(Clone, Debug)]
@@ -90,18 +98,24 @@ pub(crate) fn interpret_with(
         storage_keys: HashMap::new(),
         arrays: Vec::new(),
         path: HashSet::new(),
+        embedded: HashMap::new(),
         warnings: Vec::new(),
         // An element of a container takes at least one byte of the pickle.
         visits_left: pickle.len.saturating_mul(2).saturating_add(4096),
-        name_bytes_left: pickle.len.saturating_mul(16).saturating_add(1 << 20),
-        value_bytes_left: pickle.len.saturating_mul(4).saturating_add(1 << 20),
+        // A tensor's entry takes at least 70 bytes of the pickle, names are repeated by all that is below them.
+        bytes_left: pickle.len.saturating_mul(16).saturating_add(1 << 20),
+        more_warnings: 0,
         cut: false,
     };
     let metadata = walker.walk(pickle.root, None, 0).unwrap_or(Value::None);
+    if walker.more_warnings > 0 {
+        walker.warnings.push(format!("and {} more of its objects cannot be shown", walker.more_warnings));
+    }
     // Beside tensors, arrays are random-number states and histories; alone, they are the weights.
     if walker.tensors.is_empty() {
         for (mut tensor, storage) in std::mem::take(&mut walker.arrays) {
-            tensor.storage = Some(walker.add_storage(storage));
+            let Ok(index) = walker.add_storage(storage) else { break };
+            tensor.storage = Some(index);
             walker.tensors.push(tensor);
         }
     }
@@ -124,17 +138,21 @@ struct Walker<'p, 'a> {
     arrays: Vec<(TensorInfo, StorageRef)>,
     /// Containers between the root and here: meeting one again is a cycle.
     path: HashSet<Id>,
+    /// Storages that were read from byte strings.
+    embedded: HashMap<Id, usize>,
     warnings: Vec<String>,
     visits_left: usize,
-    name_bytes_left: usize,
-    value_bytes_left: usize,
+    /// Bytes that may still be copied or built.
+    bytes_left: usize,
+    /// Warnings that were not kept.
+    more_warnings: usize,
     cut: bool,
 }
 
 impl<'p> Walker<'p, '_> {
     /// Walks `id`, collecting tensors under `name`, and gives the plain value that remains; `None` for a tensor.
     fn walk(&mut self, id: Id, name: Option<&str>, depth: usize) -> Option<Value> {
-        if depth > MAX_DEPTH || self.visits_left == 0 {
+        if depth > MAX_DEPTH || self.spent() {
             self.cut = true;
             return None;
         }
@@ -146,13 +164,16 @@ impl<'p> Walker<'p, '_> {
             Node::Int(i) => Some(Value::I64(*i)),
             // Writing an integer in decimal takes the square of its length.
             Node::BigInt(bytes) if bytes.len() > 256 => {
-                Some(Value::String(format!("an integer of {} bytes", bytes.len())))
+                let text = format!("an integer of {} bytes", bytes.len());
+                self.afford(text.len()).then_some(Value::String(text))
             }
-            Node::BigInt(bytes) => Some(Value::Int(BigInt::from_signed_bytes_le(bytes))),
+            Node::BigInt(bytes) => {
+                self.afford(4 * bytes.len()).then(|| Value::Int(BigInt::from_signed_bytes_le(bytes)))
+            }
             Node::Float(f) => Some(Value::F64(*f)),
             Node::Str(s) => self.afford(s.len()).then(|| Value::String(s.to_string())),
             Node::Bytes(b) => self.afford(b.len()).then(|| Value::Bytes(b.to_vec())),
-            Node::Global(g) => Some(Value::String(dotted(&g.module, &g.name))),
+            Node::Global(g) => self.afford_dotted(&g.module, &g.name).map(Value::String),
             Node::Buffer => Some(Value::String("an out-of-band buffer".into())),
             Node::Persistent(pid) => self.bare_storage(*pid, name),
             Node::Tuple(items) | Node::List(items) | Node::Set(items) => {
@@ -173,36 +194,66 @@ impl<'p> Walker<'p, '_> {
         result
     }
 
+    /// Whether nothing more can be built.
+    fn spent(&self) -> bool {
+        self.visits_left == 0 || self.bytes_left == 0
+    }
+
     /// Whether a copy of `bytes` more is in proportion to the pickle: a string may be referred to from many places.
+    /// The first that is not ends the listing.
     fn afford(&mut self, bytes: usize) -> bool {
-        match self.value_bytes_left.checked_sub(bytes) {
-            Some(left) => self.value_bytes_left = left,
-            None => self.cut = true,
+        match self.bytes_left.checked_sub(bytes) {
+            Some(left) => self.bytes_left = left,
+            None => (self.bytes_left, self.cut) = (0, true),
         }
-        !self.cut
+        !self.spent()
+    }
+
+    fn afford_dotted(&mut self, module: &str, name: &str) -> Option<String> {
+        self.afford(module.len() + name.len() + 1).then(|| dotted(module, name))
+    }
+
+    /// As [`Walker::afford`], for what an error can report.
+    fn pay(&mut self, bytes: usize) -> Result<()> {
+        if self.afford(bytes) {
+            return Ok(());
+        }
+        Err(Error::unsupported("it repeats parts of the pickle beyond what its size explains"))
     }
 
     fn child_name(&mut self, parent: Option<&str>, key: &str) -> Option<String> {
-        let name = match parent {
+        let length = parent.map_or(0, |p| p.len() + 1) + key.len();
+        self.afford(length).then(|| match parent {
             None => key.to_string(),
             Some(parent) => format!("{parent}.{key}"),
-        };
-        match self.name_bytes_left.checked_sub(name.len()) {
-            Some(left) => {
-                self.name_bytes_left = left;
-                Some(name)
-            }
-            None => {
-                self.name_bytes_left = 0;
-                self.cut = true;
-                None
-            }
+        })
+    }
+
+    fn warn(&mut self, warning: impl FnOnce() -> String) {
+        if self.warnings.len() < MAX_WARNINGS {
+            self.warnings.push(warning());
+        } else {
+            self.more_warnings += 1;
+        }
+    }
+
+    /// Lists `tensor` under `name`.
+    fn list(&mut self, mut tensor: TensorInfo, name: Option<&str>) {
+        let name = name.unwrap_or("");
+        let entry = ENTRY + name.len() + 16 * tensor.shape.len();
+        if self.afford(entry) {
+            tensor.name = name.to_string();
+            self.tensors.push(tensor);
         }
     }
 
     fn walk_items(&mut self, items: &[Id], name: Option<&str>, depth: usize) -> Option<Vec<Value>> {
         let mut values = Vec::new();
         for (i, &item) in items.iter().enumerate() {
+            if self.spent() {
+                self.cut = true;
+                break;
+            }
             let leaf = self.is_leaf(item);
             let child = if leaf { None } else { Some(self.child_name(name, &i.to_string())?) };
             values.extend(self.walk(item, child.as_deref().or(name), depth + 1));
@@ -218,12 +269,15 @@ impl<'p> Walker<'p, '_> {
     ) -> Option<BTreeMap<HashableValue, Value>> {
         let mut values = BTreeMap::new();
         for &(key, value) in entries {
+            if self.spent() {
+                self.cut = true;
+                break;
+            }
             let (text, hashable) = self.key(key);
-            let child = if self.is_leaf(value) {
-                self.afford(text.len()).then_some(None)?
-            } else {
-                Some(self.child_name(name, &text)?)
-            };
+            if !self.afford(text.len()) {
+                break;
+            }
+            let child = if self.is_leaf(value) { None } else { Some(self.child_name(name, &text)?) };
             if let Some(value) = self.walk(value, child.as_deref().or(name), depth + 1) {
                 values.insert(hashable, value);
             }
@@ -280,10 +334,16 @@ impl<'p> Walker<'p, '_> {
                 let mut entries = Vec::new();
                 // Python 2 hands the pairs over as an argument.
                 for &arg in args {
-                    if let Node::Dict(pairs) = pickle.node(arg) {
+                    let listed = pickle.sequence(arg).unwrap_or(&[]);
+                    if let Node::Dict(pairs) = pickle.node(arg)
+                        && self.afford(pairs.len().saturating_mul(16))
+                    {
                         entries.extend_from_slice(pairs);
                     }
-                    for &pair in pickle.sequence(arg).unwrap_or(&[]) {
+                    if !self.afford(listed.len().saturating_mul(16)) {
+                        break;
+                    }
+                    for &pair in listed {
                         if let Some(&[key, value]) = pickle.sequence(pair) {
                             entries.push((key, value));
                         }
@@ -299,15 +359,18 @@ impl<'p> Walker<'p, '_> {
             ("torch", "device" | "Device") | ("torch.serialization", "_get_layout") => {
                 let first = args.first().and_then(|&a| pickle.str(a)).unwrap_or(function);
                 let index = args.get(1).and_then(|&a| pickle.int(a));
-                return Some(Value::String(index.map_or(first.into(), |i| format!("{first}:{i}"))));
+                return self
+                    .afford(first.len() + 20)
+                    .then(|| Value::String(index.map_or(first.into(), |i| format!("{first}:{i}"))));
             }
             ("pathlib" | "pathlib._local", "PosixPath" | "WindowsPath" | "PurePosixPath" | "Path") => {
                 let parts: Vec<&str> = args.iter().filter_map(|&a| self.pickle.str(a)).collect();
-                return Some(Value::String(parts.join("/").replace("//", "/")));
+                let length = parts.iter().fold(0usize, |n, part| n.saturating_add(part.len() + 1));
+                return self.afford(length).then(|| Value::String(parts.join("/").replace("//", "/")));
             }
             ("_codecs", "encode") => {
                 if let Some(bytes) = self.latin1(object) {
-                    return self.afford(bytes.len()).then_some(Value::Bytes(bytes));
+                    return Some(Value::Bytes(bytes));
                 }
             }
             ("builtins" | "__builtin__", "bytearray" | "bytes") => {
@@ -318,9 +381,14 @@ impl<'p> Walker<'p, '_> {
             }
             (m, "_reconstruct" | "_frombuffer") if m.starts_with("numpy") => {
                 if let Some(array) = self.numpy(object) {
+                    let name = name.unwrap_or("");
+                    let copied = array.bytes.len().saturating_add(16 * array.shape.len());
+                    if !self.afford(copied.saturating_add(4 * ENTRY + name.len())) {
+                        return None;
+                    }
                     let value = array.to_value();
                     let (mut tensor, storage) = self.array_tensor(array);
-                    tensor.name = name.unwrap_or("").to_string();
+                    tensor.name = name.to_string();
                     self.arrays.push((tensor, storage));
                     return Some(value);
                 }
@@ -332,7 +400,11 @@ impl<'p> Walker<'p, '_> {
             }
             _ => {}
         }
-        self.walk_instance(object, callable.map(|(m, f)| dotted(m, f)), args, name, depth)
+        let class = match callable {
+            Some((module, class)) => Some(self.afford_dotted(module, class)?),
+            None => None,
+        };
+        self.walk_instance(object, class, args, name, depth)
     }
 
     /// An instance of any class: its state's entries are its children, as attributes are in Python.
@@ -403,10 +475,11 @@ impl<'p> Walker<'p, '_> {
         }
         if matches!(function, "_rebuild_from_type" | "_rebuild_from_type_v2") {
             // (function, class, its arguments, state): a subclass of Tensor.
-            let inner = args.first().and_then(|&f| self.pickle.global(f)).map(|(_, f)| f.to_string());
-            let inner_args = args.get(2).and_then(|&a| self.pickle.sequence(a)).map(<[Id]>::to_vec);
+            let pickle = self.pickle;
+            let inner = args.first().and_then(|&f| pickle.global(f)).map(|(_, f)| f);
+            let inner_args = args.get(2).and_then(|&a| pickle.sequence(a));
             let value = match (inner, inner_args) {
-                (Some(f), Some(a)) => self.rebuild(&f, &a, name, depth + 1),
+                (Some(f), Some(a)) => self.rebuild(f, a, name, depth + 1),
                 _ => None,
             };
             if let Some(&state) = args.get(3) {
@@ -422,18 +495,23 @@ impl<'p> Walker<'p, '_> {
             return None;
         }
         match self.tensor(function, args) {
-            Ok(mut tensor) => {
-                tensor.name = name.unwrap_or("").to_string();
-                self.tensors.push(tensor);
+            Ok(tensor) => {
+                self.list(tensor, name);
                 None
             }
             Err(error) => {
-                let name = name.unwrap_or("");
-                self.warnings.push(format!("`{name}` is made by {function} and cannot be shown: {error}"));
+                let (name, function) = (name.unwrap_or(""), quoted(function));
+                self.warn(|| {
+                    format!("`{}` is made by {function} and cannot be shown: {error}", quoted(name))
+                });
+                let value = format!("a tensor made by {function}: {error}");
+                if !self.afford(value.len()) {
+                    return None;
+                }
                 // What it was to be made of may still hold tensors.
                 let child = self.child_name(Some(name), "args")?;
                 self.walk_items(args, Some(&child), depth);
-                Some(Value::String(format!("a tensor made by {function}: {error}")))
+                Some(Value::String(value))
             }
         }
     }
@@ -469,6 +547,7 @@ impl<'p> Walker<'p, '_> {
                 };
                 let array =
                     self.numpy(object).ok_or_else(|| Error::damaged("its numpy array cannot be read"))?;
+                self.pay(array.bytes.len())?;
                 let (mut tensor, storage) = self.array_tensor(array);
                 // The array stands in for a type that numpy lacks; its elements are as many bytes.
                 if let Ok(dtype) = args.dtype(1)
@@ -476,7 +555,7 @@ impl<'p> Walker<'p, '_> {
                 {
                     tensor.dtype = dtype;
                 }
-                tensor.storage = Some(self.add_storage(storage));
+                tensor.storage = Some(self.add_storage(storage)?);
                 Ok(tensor)
             }
             "_rebuild_meta_tensor_no_storage" => Ok(no_storage(
@@ -489,7 +568,7 @@ impl<'p> Walker<'p, '_> {
             "_rebuild_wrapper_subclass" => {
                 Ok(no_storage(args.dtype(1)?, args.shape(2)?, args.shape(3).ok(), None))
             }
-            _ => Err(Error::unsupported(format!("{function} is not a known constructor"))),
+            _ => Err(Error::unsupported(format!("{} is not a known constructor", quoted(function)))),
         }
     }
 
@@ -514,24 +593,24 @@ impl<'p> Walker<'p, '_> {
 
     /// The tensor that the node `id` stands for, kept out of the list.
     fn inner(&mut self, id: Id) -> Result<TensorInfo> {
-        let Node::Object(object) = self.pickle.node(id) else {
+        let pickle = self.pickle;
+        let Node::Object(object) = pickle.node(id) else {
             return Err(Error::damaged("a part of it is not a tensor"));
         };
-        let object = object.clone();
-        let function = self.pickle.global(object.callable).map(|(_, f)| f.to_string()).unwrap_or_default();
-        let args = self.pickle.sequence(object.args).unwrap_or(&[]).to_vec();
-        match function.as_str() {
-            "_rebuild_tensor" | "_rebuild_tensor_v2" | "_rebuild_tensor_v3" => self.tensor(&function, &args),
+        self.pay(ENTRY)?;
+        let function = pickle.global(object.callable).map_or("", |(_, f)| f);
+        let args = pickle.sequence(object.args).unwrap_or(&[]);
+        match function {
+            "_rebuild_tensor" | "_rebuild_tensor_v2" | "_rebuild_tensor_v3" => self.tensor(function, args),
             _ => Err(Error::unsupported("a part of it is not a plain tensor")),
         }
     }
 
     fn quantizer(&mut self, id: Id) -> Result<Quantizer> {
-        let parts =
-            self.pickle.sequence(id).ok_or_else(|| Error::damaged("its quantizer is not a tuple"))?.to_vec();
-        let args = Args { pickle: self.pickle, ids: &parts };
-        let scheme = self.pickle.global(args.get(0)?).map(|(_, s)| s.to_string()).unwrap_or_default();
-        match scheme.as_str() {
+        let pickle = self.pickle;
+        let parts = pickle.sequence(id).ok_or_else(|| Error::damaged("its quantizer is not a tuple"))?;
+        let args = Args { pickle, ids: parts };
+        match pickle.global(args.get(0)?).map_or("", |(_, scheme)| scheme) {
             "per_tensor_affine" => {
                 Ok(Quantizer::PerTensor { scale: args.float(1)?, zero_point: args.int(2)? })
             }
@@ -540,7 +619,7 @@ impl<'p> Walker<'p, '_> {
                 zero_points: Box::new(self.inner(args.get(2)?)?),
                 axis: args.usize(3)?,
             }),
-            other => Err(Error::unsupported(format!("quantization scheme `{other}`"))),
+            other => Err(Error::unsupported(format!("quantization scheme `{}`", quoted(other)))),
         }
     }
 
@@ -548,17 +627,15 @@ impl<'p> Walker<'p, '_> {
         let layout = match self.pickle.node(args.get(0)?) {
             Node::Object(object) => {
                 let inner = self.pickle.sequence(object.args).and_then(|a| a.first().copied());
-                inner.and_then(|id| self.pickle.str(id)).unwrap_or("?").to_string()
+                quoted(inner.and_then(|id| self.pickle.str(id)).unwrap_or("?"))
             }
-            Node::Global(g) => dotted(&g.module, &g.name),
+            Node::Global(g) => dotted(&quoted(&g.module), &quoted(&g.name)),
             _ => return Err(Error::damaged("its layout is not named")),
         };
-        let parts = self
-            .pickle
-            .sequence(args.get(1)?)
-            .ok_or_else(|| Error::damaged("its parts are not a tuple"))?
-            .to_vec();
-        let parts = Args { pickle: self.pickle, ids: &parts };
+        let pickle = self.pickle;
+        let parts =
+            pickle.sequence(args.get(1)?).ok_or_else(|| Error::damaged("its parts are not a tuple"))?;
+        let parts = Args { pickle, ids: parts };
         let coo = layout.ends_with("sparse_coo");
         let index_count = if coo { 1 } else { 2 };
         let mut indices = Vec::new();
@@ -576,20 +653,21 @@ impl<'p> Walker<'p, '_> {
     /// A storage saved by itself: shown as the vector it is.
     fn bare_storage(&mut self, pid: Id, name: Option<&str>) -> Option<Value> {
         if let Some((mut tensor, storage)) = (self.known)(pid) {
-            tensor.storage = Some(self.add_storage(storage));
-            tensor.name = name.unwrap_or("").to_string();
-            self.tensors.push(tensor);
+            tensor.storage = Some(self.add_storage(storage).ok()?);
+            self.list(tensor, name);
             return None;
         }
         match self.storage_from_pid(pid) {
             Ok(index) => {
                 let StorageRef { dtype, bytes, .. } = self.storages[index];
                 let len = bytes / dtype.element_size().unwrap_or(1) as u64;
-                let name = name.unwrap_or("").to_string();
-                self.tensors.push(TensorInfo::contiguous(name, dtype, vec![len as usize], index, 0));
+                self.list(TensorInfo::contiguous(String::new(), dtype, vec![len as usize], index, 0), name);
                 None
             }
-            Err(error) => Some(Value::String(format!("a persistent id: {error}"))),
+            Err(error) => {
+                let text = format!("a persistent id: {error}");
+                self.afford(text.len()).then_some(Value::String(text))
+            }
         }
     }
 
@@ -613,6 +691,9 @@ impl<'p> Walker<'p, '_> {
 
     /// A storage that was saved in the legacy format into the byte string `id`.
     fn embedded(&mut self, id: Id) -> Result<usize> {
+        if let Some(&index) = self.embedded.get(&id) {
+            return Ok(index);
+        }
         let key = format!("in the pickle, {}", id.index());
         let bytes = self.byte_string(id).ok_or_else(|| Error::damaged("its storage is not a byte string"))?;
         let (dtype, at, len) = torch_legacy::lone_storage(&bytes)?;
@@ -620,9 +701,12 @@ impl<'p> Walker<'p, '_> {
             Cow::Borrowed(bytes) => Cow::Borrowed(&bytes[at..at + len]),
             Cow::Owned(bytes) => Cow::Owned(bytes[at..at + len].to_vec()),
         });
+        self.pay(len)?;
         let bytes = len as u64;
         let storage = StorageRef { key, dtype, bytes, view_of: None, inline: Some(inline) };
-        Ok(self.add_storage(storage))
+        let index = self.add_storage(storage)?;
+        self.embedded.insert(id, index);
+        Ok(index)
     }
 
     fn inline(&self, bytes: Cow<'p, [u8]>) -> Inline {
@@ -652,44 +736,46 @@ impl<'p> Walker<'p, '_> {
         let bytes = count.checked_mul(size).ok_or_else(|| Error::damaged("its storage's size overflows"))?;
         let mut storage = StorageRef { key, dtype, bytes, view_of: None, inline: None };
         if let Some(view) = view {
-            let view = view.to_vec();
-            let view = Args { pickle: self.pickle, ids: &view };
-            let view_key = match self.pickle.node(view.get(0)?) {
-                Node::Str(s) => s.to_string(),
-                Node::Int(i) => i.to_string(),
-                _ => return Err(Error::damaged("the key of its storage's view is not a string")),
-            };
+            let view = Args { pickle: self.pickle, ids: view };
+            let view_key = storage_key(self.pickle, view.get(0)?)?;
             storage.bytes = (view.usize(2)? as u64)
                 .checked_mul(size)
                 .ok_or_else(|| Error::damaged("its view's size overflows"))?;
             storage.view_of = Some((std::mem::replace(&mut storage.key, view_key), view.usize(1)? as u64));
         }
-        Ok(self.add_storage(storage))
+        self.add_storage(storage)
     }
 
-    fn add_storage(&mut self, storage: StorageRef) -> usize {
+    fn add_storage(&mut self, storage: StorageRef) -> Result<usize> {
         // A key names one storage; a second class for it would be a lie, kept apart so that bounds hold for both.
         let identity = format!("{}\u{0}{}\u{0}{}", storage.key, storage.dtype, storage.bytes);
         let next = self.storages.len();
-        let index = *self.storage_keys.entry(identity).or_insert(next);
-        if index == next {
-            self.storages.push(storage);
+        if let Some(&index) = self.storage_keys.get(&identity) {
+            return Ok(index);
         }
-        index
+        self.pay(ENTRY + 2 * identity.len())?;
+        self.storage_keys.insert(identity, next);
+        self.storages.push(storage);
+        Ok(next)
     }
 
-    fn latin1(&self, object: &Object) -> Option<Vec<u8>> {
+    fn latin1(&mut self, object: &Object) -> Option<Vec<u8>> {
         let &[text, encoding] = self.pickle.sequence(object.args)? else { return None };
         if !matches!(self.pickle.str(encoding)?, "latin1" | "latin-1" | "iso-8859-1") {
             return None;
         }
-        self.pickle.str(text)?.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect()
+        let text = self.pickle.str(text)?;
+        if !self.afford(text.len()) {
+            return None;
+        }
+        text.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect()
     }
 
-    fn byte_string(&self, id: Id) -> Option<Cow<'p, [u8]>> {
+    fn byte_string(&mut self, id: Id) -> Option<Cow<'p, [u8]>> {
         let pickle = self.pickle;
         match pickle.node(id) {
             Node::Bytes(bytes) => Some(Cow::Borrowed(bytes)),
+            Node::Str(s) if !self.afford(s.len()) => None,
             // What Python 2 wrote as `str` and happens to be UTF-8.
             Node::Str(Cow::Borrowed(s)) if s.is_ascii() => Some(Cow::Borrowed(s.as_bytes())),
             Node::Str(s) => {
@@ -702,7 +788,7 @@ impl<'p> Walker<'p, '_> {
 
     /// `numpy.core.multiarray._reconstruct(…)` with the state (version, shape, dtype, is_fortran, bytes), or
     /// `numpy.core.numeric._frombuffer(bytes, dtype, shape, order)` of protocol 5.
-    fn numpy(&self, object: &Object) -> Option<NumpyArray<'p>> {
+    fn numpy(&mut self, object: &Object) -> Option<NumpyArray<'p>> {
         let pickle = self.pickle;
         let [shape, dtype, bytes, fortran] = match (pickle.sequence(object.args)?, object.state.last()) {
             (&[bytes, dtype, shape, order], None) => [shape, dtype, bytes, order],
@@ -731,7 +817,7 @@ impl<'p> Walker<'p, '_> {
         Some((numpy_code(code.trim_start_matches(['<', '>', '=', '|']))?, big))
     }
 
-    fn numpy_scalar(&self, args: &[Id]) -> Option<Value> {
+    fn numpy_scalar(&mut self, args: &[Id]) -> Option<Value> {
         let &[dtype, bytes] = args else { return None };
         let (dtype, big_endian) = self.numpy_dtype(dtype)?;
         let bytes = self.byte_string(bytes)?;
@@ -755,14 +841,29 @@ pub(crate) fn persistent_storage<'p>(
     }
     let (_, class) =
         pickle.global(args.get(1)?).ok_or_else(|| Error::damaged("its storage's class is not a global"))?;
-    let dtype = storage_dtype(class).ok_or_else(|| Error::unsupported(format!("storage class `{class}`")))?;
-    let key = match pickle.node(args.get(2)?) {
-        Node::Str(s) => s.to_string(),
-        Node::Int(i) => i.to_string(),
-        _ => return Err(Error::damaged("its storage's key is not a string")),
-    };
+    let dtype = storage_dtype(class)
+        .ok_or_else(|| Error::unsupported(format!("storage class `{}`", quoted(class))))?;
+    let key = storage_key(pickle, args.get(2)?)?;
     let view = args.get(5).ok().and_then(|v| pickle.sequence(v));
     Ok((key, dtype, args.usize(4)? as u64, view))
+}
+
+fn storage_key(pickle: &Pickle<'_>, id: Id) -> Result<String> {
+    match pickle.node(id) {
+        Node::Str(s) if s.len() > MAX_KEY => {
+            Err(Error::unsupported(format!("a storage key of {} bytes", s.len())))
+        }
+        Node::Str(s) => Ok(s.to_string()),
+        Node::Int(i) => Ok(i.to_string()),
+        _ => Err(Error::damaged("its storage's key is not a string")),
+    }
+}
+
+/// The beginning of a name from the file, on one line.
+fn quoted(name: &str) -> String {
+    let mut rest = name.chars();
+    let start: String = rest.by_ref().take(QUOTED).flat_map(char::escape_debug).collect();
+    if rest.next().is_some() { start + "…" } else { start }
 }
 
 /// Positional arguments, read with errors that say which one is wrong.
@@ -817,8 +918,9 @@ impl Args<'_, '_> {
 
     fn dtype(&self, i: usize) -> Result<DType> {
         match self.pickle.global(self.get(i)?) {
-            Some(("torch", name)) => torch_dtype(name)
-                .ok_or_else(|| Error::unsupported(format!("dtype `{}`", name.escape_debug()))),
+            Some(("torch", name)) => {
+                torch_dtype(name).ok_or_else(|| Error::unsupported(format!("dtype `{}`", quoted(name))))
+            }
             _ => Err(Error::damaged(format!("argument {i} is not a dtype"))),
         }
     }
@@ -874,13 +976,18 @@ pub fn storage_class(dtype: DType) -> Option<&'static str> {
 }
 
 /// The dtypes that have a `torch` attribute of their [`DType::name`].
-const DTYPES: [DType; 24] = {
+const DTYPES: [DType; 25] = {
     use DType::*;
     [
         F64, F32, F16, BF16, F8E4M3FN, F8E5M2, F8E4M3FNUZ, F8E5M2FNUZ, F8E8M0FNU, I64, I32, I16, I8, U64,
-        U32, U16, U8, Bool, C32, C64, C128, QI8, QU8, QI32,
+        U32, U16, U8, Bool, C32, C64, C128, QI8, QU8, QI32, F4E2M1X2,
     ]
 };
+
+/// Whether `dtype` is a dtype of PyTorch's, with [`DType::name`] as its name there.
+pub fn has_dtype(dtype: DType) -> bool {
+    DTYPES.contains(&dtype)
+}
 
 /// A dtype by the name of its `torch` attribute.
 pub(crate) fn torch_dtype(name: &str) -> Option<DType> {

@@ -111,6 +111,23 @@ impl Default for Thresholds {
     }
 }
 
+fn plural(values: u64) -> String {
+    if values == 1 { "1 value".into() } else { format!("{values} values") }
+}
+
+/// The shortest decimal that is the same number, as f32 where it is one.
+fn short(value: f64) -> String {
+    let narrow = value as f32;
+    let plain = value == 0.0 || (1e-4..1e6).contains(&value.abs());
+    match (f64::from(narrow) == value, plain) {
+        (_, true) if value == 0.0 => "0".into(),
+        (true, true) => narrow.to_string(),
+        (true, false) => format!("{narrow:e}"),
+        (false, true) => value.to_string(),
+        (false, false) => format!("{value:e}"),
+    }
+}
+
 /// std * sqrt(fan_in): about 1 for the usual initializations, whatever the layer's size.
 pub(crate) fn relative_std(tensor: &TensorRecord) -> Option<f64> {
     let fan_in = tensor.shape.get(1..)?.iter().fold(1u64, |n, &d| n.saturating_mul(d));
@@ -118,7 +135,8 @@ pub(crate) fn relative_std(tensor: &TensorRecord) -> Option<f64> {
 }
 
 /// Judges one tensor. `None` for a verdict where health is not judged: optimizer state, other tensors, vectors
-/// that hold only finite numbers, and whatever was not measured.
+/// that hold only finite numbers, and whatever was not measured. Ternary codes whose scale is lost are judged dead
+/// or, with that reason, not at all.
 pub fn judge_tensor(tensor: &TensorRecord, thresholds: &Thresholds) -> (Option<Verdict>, Option<String>) {
     let bad = |verdict, reason: String| (Some(verdict), Some(reason));
     if let Some(damage) = &tensor.damage {
@@ -130,11 +148,15 @@ pub fn judge_tensor(tensor: &TensorRecord, thresholds: &Thresholds) -> (Option<V
     }
     if stats.nan + stats.inf > 0 {
         let kind = match (stats.nan, stats.inf) {
-            (n, 0) => format!("{n} of {} values are NaN", stats.count),
-            (0, n) => format!("{n} of {} values are infinite", stats.count),
-            (n, i) => format!("{n} of {} values are NaN and {i} infinite", stats.count),
+            (n, 0) => format!("{n} of {} NaN", plural(stats.count)),
+            (0, n) => format!("{n} of {} infinite", plural(stats.count)),
+            (n, i) => format!("{n} of {} NaN, {i} infinite", plural(stats.count)),
         };
         return bad(Verdict::Corrupt, kind);
+    }
+    // Codes of an int8 layer, masks, indices: their spread says nothing.
+    if ["int", "uint", "bool"].iter().any(|kind| tensor.dtype.starts_with(kind)) {
+        return (None, None);
     }
     let dims = tensor.shape.iter().filter(|&&d| d > 1).count();
     if tensor.group != Group::Weights || tensor.shape.len() < 2 || dims == 0 || stats.count < 2 {
@@ -142,7 +164,7 @@ pub fn judge_tensor(tensor: &TensorRecord, thresholds: &Thresholds) -> (Option<V
     }
     let (Some(std), Some(min), Some(max)) = (stats.std, stats.min, stats.max) else { return (None, None) };
     if min == max {
-        return bad(Verdict::Dead, format!("every value is {min}"));
+        return bad(Verdict::Dead, format!("every value is {}", short(min)));
     }
     if let Some(ternary) = &tensor.ternary {
         if ternary.zero >= thresholds.dead_zero_share {
@@ -150,6 +172,10 @@ pub fn judge_tensor(tensor: &TensorRecord, thresholds: &Thresholds) -> (Option<V
                 Verdict::Dead,
                 format!("{:.2} % of its ternary values are zero", 100.0 * ternary.zero),
             );
+        }
+        // Codes without their scale: how large they are is not known.
+        if ternary.scale.is_none() {
+            return (None, Some("its scale is lost".into()));
         }
         return match thresholds.projection.judge(std) {
             Verdict::Healthy => (Some(Verdict::Healthy), None),

@@ -1,12 +1,20 @@
 //! Any bytes at all give a checkpoint or a typed error: mutations of every fixture, and pickles made of random opcodes.
 
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use ckpt_inspect::pickle::Pickle;
-use ckpt_inspect::{Options, describe, judge, open};
+use ckpt_inspect::{Options, describe, find, judge, open};
 use proptest::prelude::*;
 
-fn fixtures() -> Vec<(String, Vec<u8>)> {
+type Files = Vec<(String, Vec<u8>)>;
+
+fn fixtures() -> &'static Files {
+    static FIXTURES: LazyLock<Files> = LazyLock::new(read_fixtures);
+    &FIXTURES
+}
+
+fn read_fixtures() -> Files {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/formats");
     let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
         .unwrap()
@@ -17,8 +25,10 @@ fn fixtures() -> Vec<(String, Vec<u8>)> {
     let mut all: Vec<(String, Vec<u8>)> = files
         .iter()
         .map(|p| (p.file_name().unwrap().to_string_lossy().into_owned(), std::fs::read(p).unwrap()))
-        .filter(|(_, bytes)| bytes.len() < 20_000)
         .collect();
+    let packed =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/packed/nano-healthy-2000-i2s.pt");
+    all.push(("packed.pt".into(), std::fs::read(packed).unwrap()));
     let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
     for name in [
         "special.pt",
@@ -66,12 +76,47 @@ fn tar() -> Vec<u8> {
     archive.into_inner().unwrap()
 }
 
+/// A Hugging Face BitNet model in two shards.
+fn bitnet_set() -> Files {
+    let shard = |header: &str, data: &[u8]| {
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.as_bytes());
+        bytes.extend(data);
+        bytes
+    };
+    let config = r#"{"architectures":["BitNetForCausalLM"],"model_type":"bitnet","quantization_config":{"quant_method":"bitnet","linear_class":"autobitlinear"}}"#;
+    let index = r#"{"metadata":{"total_size":20},"weight_map":{"l.weight":"model-00001-of-00002.safetensors","l.weight_scale":"model-00001-of-00002.safetensors","n.weight":"model-00002-of-00002.safetensors"}}"#;
+    let first = r#"{"l.weight":{"dtype":"U8","shape":[1,4],"data_offsets":[0,4]},"l.weight_scale":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}"#;
+    let second = r#"{"n.weight":{"dtype":"BF16","shape":[4],"data_offsets":[0,8]}}"#;
+    vec![
+        ("config.json".into(), config.into()),
+        ("model.safetensors.index.json".into(), index.into()),
+        ("model-00001-of-00002.safetensors".into(), shard(first, &[0x55, 0x99, 0x26, 0x12, 0, 0, 0, 0x3f])),
+        ("model-00002-of-00002.safetensors".into(), shard(second, &[1, 0x3f, 2, 0x3f, 3, 0x3f, 4, 0x3f])),
+    ]
+}
+
+#[test]
+fn the_sharded_set_itself_opens() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, bytes) in bitnet_set() {
+        std::fs::write(folder.path().join(name), bytes).unwrap();
+    }
+    let checkpoint = open(folder.path()).unwrap();
+    assert!(!checkpoint.is_damaged(), "{:?}", checkpoint.damage);
+    assert_eq!(checkpoint.tensor("l.weight").unwrap().dtype.name(), "hf_bitnet");
+}
+
 /// Opens, describes and judges `bytes`; whatever they are, this returns.
 fn examine(bytes: &[u8]) -> bool {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("mutated.pt");
     std::fs::write(&path, bytes).unwrap();
-    match open(&path) {
+    examine_at(&path)
+}
+
+fn examine_at(path: &Path) -> bool {
+    match open(path) {
         Ok(mut checkpoint) => {
             checkpoint.verify_checksums();
             let mut record = describe(&checkpoint, Options { sha256: true, ..Options::default() }, &|_| ());
@@ -89,7 +134,7 @@ fn examine(bytes: &[u8]) -> bool {
 #[test]
 fn the_fixtures_themselves_open() {
     for (name, bytes) in fixtures() {
-        assert!(examine(&bytes), "{name}");
+        assert!(examine(bytes), "{name}");
     }
 }
 
@@ -124,8 +169,7 @@ proptest! {
         splice in prop::option::of((any::<prop::sample::Index>(), prop::collection::vec(any::<u8>(), 0..12))),
         cut in prop::option::of(any::<prop::sample::Index>()),
     ) {
-        let files = fixtures();
-        let mut bytes = file.get(&files).1.clone();
+        let mut bytes = file.get(fixtures()).1.clone();
         for (at, value) in flips {
             let at = at.index(bytes.len());
             bytes[at] = value;
@@ -141,13 +185,42 @@ proptest! {
     }
 
     #[test]
+    fn any_mutation_of_a_sharded_set_returns(
+        file in any::<prop::sample::Index>(),
+        flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+        gone in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        let mut files = bitnet_set();
+        let count = files.len();
+        let bytes = &mut files[file.index(count)].1;
+        for (at, value) in flips {
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        if let Some(gone) = gone {
+            files.remove(gone.index(count));
+        }
+        let folder = tempfile::tempdir().unwrap();
+        for (name, bytes) in files {
+            std::fs::write(folder.path().join(name), bytes).unwrap();
+        }
+        for path in find(folder.path()).unwrap() {
+            examine_at(&path);
+        }
+    }
+
+    #[test]
     fn any_mutation_of_a_gguf_header_returns(
         file in 0..2usize,
         flips in prop::collection::vec((0..1900usize, any::<u8>()), 1..6),
         big in prop::option::of((0..1900usize, any::<u64>())),
     ) {
         let name = ["every_type.gguf", "big_endian.gguf"][file];
-        let (_, mut bytes) = fixtures().into_iter().find(|(n, _)| n == name).unwrap();
+        let (_, mut bytes) = fixtures().iter().find(|(n, _)| n == name).cloned().unwrap();
         for (at, value) in flips {
             bytes[at] = value;
         }

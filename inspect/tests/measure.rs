@@ -172,6 +172,25 @@ fn infinite_weights_have_codes_and_nan_has_none() {
     assert_eq!((measured.stats.nan, measured.stats.inf), (1, 2));
 }
 
+/// A row and a column in which only NaN stands out are dead, in one pass as in two.
+#[test]
+fn nan_keeps_no_row_alive() {
+    let (cols, row, col) = (64, 3, 5);
+    let mut values = normal(cols * 100, 0.0, 0.02);
+    for (i, v) in values.iter_mut().enumerate() {
+        if i / cols == row || i % cols == col {
+            *v = 0.0;
+        }
+    }
+    values[row * cols + col] = f32::NAN;
+    for per_row in [false, true] {
+        let ternary = Some(TernaryRule::Absmean { eps: 1e-8, per_row });
+        let plan = Plan { cols: Some(cols), ternary, histogram: false };
+        let ternary = plain(DType::F32, &bytes_of(&values), plan).ternary.unwrap();
+        assert_eq!((ternary.dead_rows, ternary.dead_cols), (1, 1), "per row: {per_row}");
+    }
+}
+
 #[test]
 fn exact_halves_round_to_even() {
     // mean|W| is 1 up to eps, which f32 drops: the half is a zero, the next number is not.

@@ -56,6 +56,71 @@ fn one_key_many_times() -> Vec<u8> {
     body
 }
 
+/// A string of half the size in memo 0, and in the rest a list of as many `unit`, which refers to it, as fit.
+fn one_string_as(before: &[u8], unit: &[u8]) -> Vec<u8> {
+    let mut body = b"X".to_vec();
+    body.extend((MB as u32 / 2).to_le_bytes());
+    body.extend(vec![b'a'; MB / 2]);
+    body.extend(b"q\x000");
+    body.extend(before);
+    body.extend(b"](");
+    body.extend(repeat(unit, MB / 2));
+    body.push(b'e');
+    body
+}
+
+/// Every role that a string can have but that of a value or a key.
+fn strings_in_roles() -> Vec<(&'static str, Vec<u8>)> {
+    let call = |function: &str| [b"c", function.as_bytes(), b"\nq\x010"].concat();
+    let pid = b"ctorch\nFloatStorage\nq\x020X\x07\0\0\0storageq\x030";
+    vec![
+        ("one global many times", one_string_as(b"h\0h\0\x93q\x010", b"h\x01")),
+        ("globals of one module", one_string_as(b"", b"h\0h\0\x93")),
+        ("one class many times", one_string_as(b"h\0h\0\x93q\x010", b"h\x01)R")),
+        ("devices", one_string_as(&call("torch\ndevice"), b"h\x01h\0\x85R")),
+        ("paths", one_string_as(&call("pathlib\nPosixPath"), b"h\x01h\0h\0\x86R")),
+        (
+            "unknown constructors",
+            one_string_as(
+                &[b"X\x0c\0\0\0torch._utilsX\x09\0\0\0_rebuild_\x93q\x010".as_slice()].concat(),
+                b"h\x01h\0\x85R",
+            ),
+        ),
+        ("storage keys", one_string_as(pid, b"(h\x03h\x02h\0NJ\x01\x02\x03\x04tQ")),
+        (
+            "storage classes",
+            one_string_as(&[pid.as_slice(), b"h\0h\0\x93q\x040"].concat(), b"(h\x03h\x04h\0NK\x01tQ"),
+        ),
+        (
+            "byte strings as text",
+            one_string_as(&[call("_codecs\nencode"), b"X\x06\0\0\0latin1q\x020".to_vec()].concat(), b"h\x01h\0h\x02\x86R"),
+        ),
+        (
+            "one array as text many times",
+            one_string_as(
+                &[
+                    call("numpy\ndtype"),
+                    b"X\x02\0\0\0u1q\x020h\x01h\x02\x85Rq\x030".to_vec(),
+                    b"cnumpy.core.numeric\n_frombuffer\n(h\0h\x03J\0\0\x08\0\x85X\x01\0\0\0CtRq\x040".to_vec(),
+                ]
+                .concat(),
+                b"h\x04",
+            ),
+        ),
+        (
+            "one tensor many times",
+            one_string_as(
+                b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000NK\x01tQK\0))\x89}tRq\x010",
+                b"h\x01",
+            ),
+        ),
+        (
+            "one dict many times in one call",
+            [b"ccollections\nOrderedDict\n(}q\0(".to_vec(), repeat(b"K\x01N", MB / 2), b"u".to_vec(), repeat(b"h\0", MB / 2), b"tR".to_vec()].concat(),
+        ),
+    ]
+}
+
 /// A tensor subclass made from a tensor subclass made from …
 fn subclasses(levels: usize) -> Vec<u8> {
     let mut body = b"ctorch._tensor\n_rebuild_from_type_v2\nq\0".to_vec();
@@ -161,7 +226,7 @@ fn safetensors(header: &str, announced: u64) -> Vec<u8> {
 #[test]
 fn one_megabyte_never_takes_hundreds() {
     let expanded = r#"{"w":{"dtype":"F32","shape":[1099511627776,1099511627776],"data_offsets":[0,4]}}"#;
-    let inputs: Vec<(&str, Vec<u8>)> = vec![
+    let mut inputs: Vec<(&str, Vec<u8>)> = vec![
         ("nothing but None", pickle(repeat(b"N", MB))),
         ("marks", pickle(repeat(b"(", MB))),
         ("empty lists", pickle(repeat(b"]", MB))),
@@ -207,6 +272,10 @@ fn one_megabyte_never_takes_hundreds() {
         ("a SafeTensors tensor of 2^82 bytes", safetensors(expanded, expanded.len() as u64)),
         ("deep JSON", safetensors(&String::from_utf8(deep(b"[", b"]", MB / 2)).unwrap(), MB as u64)),
     ];
+    let roles: Vec<&str> = strings_in_roles().iter().map(|(what, _)| *what).collect();
+    for (what, body) in strings_in_roles() {
+        inputs.push((what, torch_zip(&pickle(body))));
+    }
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("input");
     for (what, bytes) in inputs {
@@ -217,6 +286,8 @@ fn one_megabyte_never_takes_hundreds() {
         ALLOCATOR.reset_peak_usage();
         match open(&path) {
             Ok(checkpoint) => drop(describe(&checkpoint, Options::default(), &|_| ())),
+            Err(error) if what == "globals of one module" => assert!(error.to_string().contains("repeat")),
+            Err(error) if roles.contains(&what) => panic!("{what}: {error}"),
             Err(error) => assert!(!what.starts_with("a GGUF of") || what.contains("2^60"), "{what}: {error}"),
         }
         assert!(started.elapsed().as_secs() < 20, "{what}: {:?}", started.elapsed());

@@ -124,3 +124,14 @@ fn a_bit_flipped_in_a_part_of_a_sparse_or_quantized_tensor_is_found() {
         assert!(checkpoint.is_damaged());
     }
 }
+
+/// PyTorch adds up what an uncoalesced tensor lists twice; here it is not measured, and never measured wrong.
+#[test]
+fn an_uncoalesced_sparse_tensor_is_not_measured() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/uncoalesced.pt");
+    let record = ckpt_inspect::describe(&ckpt_inspect::open(&path).unwrap(), Default::default(), &|_| ());
+    let stats = |name: &str| record.tensors.iter().find(|t| t.name == name).unwrap().stats.clone();
+    assert_eq!(stats("twice"), None);
+    let once = stats("once").unwrap();
+    assert_eq!((once.count, once.zeros, once.max, once.min), (4, 2, Some(3.0), Some(-0.5)));
+}

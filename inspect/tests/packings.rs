@@ -96,7 +96,9 @@ fn a_zero_byte_is_four_times_minus_one_and_a_constant_is_dead() {
     judge(&mut record, &Default::default());
     let verdict = |name: &str| record.tensors.iter().find(|t| t.name == name).unwrap().verdict;
     assert_eq!(verdict("a.weight"), Some(Verdict::Dead));
-    assert_eq!(verdict("b.weight"), Some(Verdict::Healthy));
+    assert_eq!(verdict("b.weight"), None, "codes do not tell how large the weights are");
+    let b = record.tensors.iter().find(|t| t.name == "b.weight").unwrap();
+    assert_eq!(b.reason.as_deref(), Some("its scale is lost"));
     let ternary = record.tensors.iter().find(|t| t.name == "b.weight").unwrap().ternary.clone().unwrap();
     assert_eq!(ternary.scale, None, "a lost scale is not made up");
 }
@@ -131,8 +133,12 @@ fn pack(codes: &[i8], rows: usize, cols: usize) -> Vec<u8> {
 }
 
 fn bitnet(config: Option<&str>) -> (tempfile::TempDir, Checkpoint, Vec<i8>) {
+    bitnet_scaled(config, 4.0)
+}
+
+fn bitnet_scaled(config: Option<&str>, scale: f32) -> (tempfile::TempDir, Checkpoint, Vec<i8>) {
     let codes: Vec<i8> = (0..8 * 5).map(|i: i32| ((i * 7 + i / 3) % 3 - 1) as i8).collect();
-    let scale = half::bf16::from_f32(4.0).to_le_bytes().to_vec();
+    let scale = half::bf16::from_f32(scale).to_le_bytes().to_vec();
     let name = "model.layers.0.mlp.gate_proj.weight";
     let scale_name = "model.layers.0.mlp.gate_proj.weight_scale";
     let (folder, checkpoint) = model(
@@ -172,6 +178,20 @@ fn hugging_face_bitnet_and_how_its_scale_applies() {
         "{:?}",
         checkpoint.warnings
     );
+}
+
+#[test]
+fn occupancy_is_that_of_the_codes_whatever_the_scale() {
+    let config = r#"{"quantization_config":{"quant_method":"bitnet","linear_class":"autobitlinear","quantization_mode":"offline"}}"#;
+    for scale in [4.0, 0.0, -4.0] {
+        let (_folder, checkpoint, codes) = bitnet_scaled(Some(config), scale);
+        let tensor = checkpoint.tensor("model.layers.0.mlp.gate_proj.weight").unwrap();
+        assert_eq!(tensor.scale, Some(scale));
+        let (_, ternary) = checkpoint.measure(tensor, true).unwrap();
+        let ternary = ternary.unwrap();
+        let share = |code: i8| codes.iter().filter(|&&c| c == code).count() as f64 / codes.len() as f64;
+        assert_eq!((ternary.neg, ternary.zero, ternary.pos), (share(-1), share(0), share(1)), "{scale}");
+    }
 }
 
 #[test]

@@ -196,7 +196,7 @@ fn a_finished_model_and_the_checkpoints_of_its_training_are_all_found() {
     let found = find(folder.path()).unwrap();
     let names: Vec<_> =
         found.iter().map(|p| p.strip_prefix(folder.path()).unwrap().to_str().unwrap()).collect();
-    assert_eq!(names, ["", "checkpoint-1000", "checkpoint-200"]);
+    assert_eq!(names, ["", "checkpoint-200", "checkpoint-1000"]);
     let steps: Vec<Option<u64>> = found.iter().map(|p| open(p).unwrap().step.map(|(step, _)| step)).collect();
-    assert_eq!(steps[1..], [Some(1000), Some(200)]);
+    assert_eq!(steps[1..], [Some(200), Some(1000)]);
 }

@@ -65,7 +65,8 @@ fn fields(tensor: &TensorRecord) -> Vec<String> {
     let group = serde_json::to_value(tensor.group).ok();
     let group = group.as_ref().and_then(|g| g.as_str()).unwrap_or_default().to_string();
     let mut line = vec![plain(&tensor.name), tensor.dtype.clone(), shape.join("x"), group];
-    let real = |v: Option<f64>| v.map(|v| v.to_string()).unwrap_or_default();
+    // Debug writes extremes with an exponent, where Display has hundreds of digits.
+    let real = |v: Option<f64>| v.map(|v| format!("{v:?}")).unwrap_or_default();
     match &tensor.stats {
         Some(s) => {
             line.push(s.count.to_string());

@@ -342,6 +342,12 @@ fn is_projection(tensor: &TensorRecord) -> bool {
     is_matrix(tensor) && (tensor.ternary.is_some() || named())
 }
 
+/// Whether a ternary matrix could not be judged because only its codes are there.
+fn scale_is_lost(judged: &Judged<'_>) -> bool {
+    let lost = judged.tensor.ternary.as_ref().is_some_and(|t| t.scale.is_none());
+    lost && judged.verdict.is_none() && is_matrix(judged.tensor)
+}
+
 /// Findings about the checkpoint as a whole.
 fn whole(checked: &mut Checked, record: &CheckpointRecord, judged: &[Judged<'_>], policy: &Policy) {
     let findings = &mut checked.findings;
@@ -379,6 +385,12 @@ fn whole(checked: &mut Checked, record: &CheckpointRecord, judged: &[Judged<'_>]
     if let Some(first) = unmeasured.first() {
         let count = plural(unmeasured.len(), "weight matrix");
         let message = format!("not measured: {count}, such as {} ({})", first.name, first.dtype);
+        findings.push(Finding::new(Rule::NotMeasured, message));
+    }
+    let lost: Vec<&Judged<'_>> = judged.iter().filter(|j| scale_is_lost(j)).collect();
+    if let Some(first) = lost.first() {
+        let count = plural(lost.len(), "ternary matrix");
+        let message = format!("scale lost, so only told dead or not: {count}, such as {}", first.tensor.name);
         findings.push(Finding::new(Rule::NotMeasured, message));
     }
     if checked.judged == 0 && !record.damaged {

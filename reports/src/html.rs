@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::chart::{KINDS, std_over_steps};
 use crate::headline::headline;
-use crate::text::{bytes, count, number, plural, shape};
+use crate::text::{bytes, count, plural, shape};
 use crate::{Error, Report};
 
 const STYLE: &str = include_str!("html/page.css");
@@ -50,6 +50,9 @@ pub fn html(report: &Report) -> Result<String, Error> {
                     p.muted {
                         (plural(report.runs.len(), "run")) ", "
                         (plural(report.runs.iter().map(|r| r.checkpoints.len()).sum(), "checkpoint"))
+                    }
+                    @if histogram_stride(report) > 1 {
+                        p.muted { "Of each tensor, histograms are kept for one in " (histogram_stride(report)) " checkpoints." }
                     }
                     @if several { (contents(report)) }
                 }
@@ -182,6 +185,10 @@ fn columns(run: &Run) -> Vec<std::ops::Range<usize>> {
     let n = run.checkpoints.len();
     let columns = n.min(HEATMAP_COLUMNS);
     (0..columns).map(|c| c * n / columns..(c + 1) * n / columns).collect()
+}
+
+fn number(value: Option<f64>) -> String {
+    value.map_or("–".into(), |v| crate::text::number(Some(v)))
 }
 
 fn step(checkpoint: &CheckpointRecord) -> String {
@@ -419,10 +426,15 @@ fn explained() -> Markup {
     }
 }
 
+/// Histograms are embedded for every so manyth checkpoint.
+fn histogram_stride(report: &Report) -> usize {
+    let cells: usize = report.runs.iter().map(|r| r.checkpoints.len() * r.layers.len()).sum();
+    cells.div_ceil(HISTOGRAMS).max(1)
+}
+
 /// Measurements that the script shows on demand.
 fn embedded(report: &Report) -> String {
-    let cells: usize = report.runs.iter().map(|r| r.checkpoints.len() * r.layers.len()).sum();
-    let stride = cells.div_ceil(HISTOGRAMS).max(1);
+    let stride = histogram_stride(report);
     let runs: Vec<Value> = report
         .runs
         .iter()

@@ -221,6 +221,79 @@ fn what_cannot_be_read_never_passes() {
     assert_eq!(code(&output), 0, "without checksums a flipped bit that leaves the numbers sane is not seen");
 }
 
+/// Files named like checkpoints that are none must not be passed over because a folder was given.
+#[test]
+fn nothing_in_a_folder_is_passed_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    std::fs::create_dir(&run).unwrap();
+    let good = run.join("step-2.pt");
+    std::fs::copy(root().join("tests/fixtures/healthy-run/step-02000.pt"), &good).unwrap();
+    let path = run.to_str().unwrap();
+    assert_eq!(code(&gate_in(folder.path(), &[path])), 0);
+    for (name, bytes, why) in [
+        ("step-1.pt", &b""[..], "is empty"),
+        ("step-3.pt", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        ("step-4.safetensors", &[0; 64], "only zero bytes"),
+        ("model.safetensors.index.json", b"{\"weight_map\": {", "not a shard index"),
+    ] {
+        let spoilt = run.join(name);
+        std::fs::write(&spoilt, bytes).unwrap();
+        let output = gate_in(folder.path(), &[path]);
+        assert_eq!(code(&output), 3, "{name}: {}", stdout(&output));
+        assert!(stdout(&output).contains(why), "{name}: {}", stdout(&output));
+        std::fs::remove_file(spoilt).unwrap();
+    }
+    let glob = format!("{path}/*.gguf");
+    let output = gate_in(folder.path(), &[path, &glob]);
+    assert_eq!(code(&output), 3);
+    assert!(stdout(&output).contains("passed") && stdout(&output).contains("no file matches"));
+}
+
+/// A header that contradicts itself is damage, whatever the rest of it says.
+#[test]
+fn a_safetensors_header_must_agree_with_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let q = r#""a.q_proj.weight":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]}"#;
+    let check = |other: &str, status: i32, word: &str| {
+        let header = format!("{{{q},{other}}}");
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.as_bytes());
+        bytes.extend([1.0f32, -2.0, 0.5, 1.5].iter().flat_map(|v| v.to_le_bytes()));
+        bytes.extend([0; 16]);
+        let path = folder.path().join("model.safetensors");
+        std::fs::write(&path, bytes).unwrap();
+        let output = gate_in(folder.path(), &[path.to_str().unwrap()]);
+        assert_eq!(code(&output), status, "{other}: {}", stdout(&output));
+        assert!(stdout(&output).contains(word), "{other}: {}", stdout(&output));
+    };
+    check(r#""b":{"dtype":"F32","shape":[-4,4],"data_offsets":[16,32]}"#, 3, "is not a tensor");
+    check(r#""b":{"dtype":"F32","shape":[4]}"#, 3, "is not a tensor");
+    check(r#""b":{"dtype":"F32","shape":[4],"data_offsets":[8,24]}"#, 3, "overlap");
+    check(&q.replace("[0,16]", "[16,32]"), 3, "twice");
+    check(r#""b.k_proj.weight":{"dtype":"F4","shape":[4,8],"data_offsets":[16,32]}"#, 0, "not-measured");
+}
+
+#[test]
+fn integers_are_not_judged() {
+    let folder = tempfile::tempdir().unwrap();
+    let header = concat!(
+        r#"{"model.mask.weight":{"dtype":"BOOL","shape":[4,4],"data_offsets":[0,16]},"#,
+        r#""model.ids":{"dtype":"I64","shape":[1,2],"data_offsets":[16,32]},"#,
+        r#""model.a.weight":{"dtype":"F32","shape":[2,2],"data_offsets":[32,48]}}"#
+    );
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.as_bytes());
+    bytes.extend([1; 16]);
+    bytes.extend([0; 16]);
+    bytes.extend([1.0f32, -2.0, 0.5, 1.5].iter().flat_map(|v| v.to_le_bytes()));
+    let path = folder.path().join("model.safetensors");
+    std::fs::write(&path, bytes).unwrap();
+    let output = gate_in(folder.path(), &[path.to_str().unwrap()]);
+    assert_eq!(code(&output), 0);
+    assert!(stdout(&output).contains("1 of 1 tensors healthy"), "{}", stdout(&output));
+}
+
 #[test]
 fn a_baseline_refuses_what_got_worse() {
     let args = [COLLAPSED, "--allow", "weak", "--baseline", HEALTHY, "--format", "json"];

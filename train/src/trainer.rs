@@ -182,6 +182,7 @@ impl Trainer {
         let number = |name: &str| checkpoint.meta(&format!("training_state.{name}"));
         let state_step = number("step").and_then(as_u64);
         trainer.step = state_step.or(checkpoint.step.as_ref().map(|s| s.0)).unwrap_or(0);
+        trainer.check_steps()?;
         trainer.tokens = number("total_tokens").and_then(as_u64).unwrap_or(0);
         trainer.skipped = number("skipped").and_then(as_u64).unwrap_or(0);
         trainer.best_loss = number("best_loss").and_then(as_f64).filter(|l| l.is_finite());
@@ -247,6 +248,16 @@ impl Trainer {
         })
     }
 
+    fn check_steps(&self) -> Result<()> {
+        match self.step < self.settings.steps {
+            true => Ok(()),
+            false => Err(Error::settings(format!(
+                "the model is at step {} already; --steps is the step to stop at",
+                self.step
+            ))),
+        }
+    }
+
     /// Steps taken so far.
     pub fn step(&self) -> u64 {
         self.step
@@ -277,12 +288,7 @@ impl Trainer {
         for warning in std::mem::take(&mut self.warnings) {
             watch(Event::Warning(warning));
         }
-        if self.step >= self.settings.steps {
-            return Err(Error::settings(format!(
-                "the model is at step {} already; --steps is the step to stop at",
-                self.step
-            )));
-        }
+        self.check_steps()?;
         let validation = match self.settings.validate_every {
             0 => Vec::new(),
             _ => Stream::validation(&self.settings.data, self.settings.seed)?,

@@ -206,7 +206,7 @@ impl GgmlType {
         let needed = (len / facts.elements).checked_mul(facts.bytes);
         match needed.and_then(|n| bytes.get(..n)) {
             Some(bytes) if len.is_multiple_of(facts.elements) => {
-                Ok(Decoder { bytes, len, elements: facts.elements, size: facts.bytes, run })
+                Ok(Decoder { bytes, len, elements: facts.elements, size: facts.bytes, run, scale: 1.0 })
             }
             _ => Err(Error::damaged(format!("{} bytes do not hold {len} elements of {self}", bytes.len()))),
         }
@@ -269,14 +269,27 @@ pub struct Decoder<'a> {
     elements: usize,
     size: usize,
     run: DecodeBlocks,
+    scale: f32,
 }
 
 impl Decoder<'_> {
+    /// The decoder of elements that are `scale` times as large: what a tensor of its own beside this one says.
+    pub fn scaled(self, scale: f32) -> Self {
+        Decoder { scale: self.scale * scale, ..self }
+    }
+
     /// Fills `out` with the elements from `start`. Whole blocks are written in place.
     ///
     /// # Panics
     /// When `start + out.len()` is more than the decoder's elements.
     pub fn read(&self, start: usize, out: &mut [f32]) {
+        self.read_blocks(start, out);
+        if self.scale != 1.0 {
+            out.iter_mut().for_each(|x| *x *= self.scale);
+        }
+    }
+
+    fn read_blocks(&self, start: usize, out: &mut [f32]) {
         assert!(out.len() <= self.len && start <= self.len - out.len(), "elements out of range");
         let (mut at, mut out) = (start, out);
         while !out.is_empty() {

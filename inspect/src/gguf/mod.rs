@@ -15,11 +15,13 @@
 //! values are views of the file, arrays are checked once and read when asked for.
 
 mod value;
+mod write;
 
 use std::borrow::Cow;
 use std::collections::HashSet;
 
 pub use value::{Array, Value, ValueType};
+pub use write::{Encode, Entry as OutputEntry, Keys, Layout};
 
 use crate::checkpoint::Checkpoint;
 use crate::ggml::GgmlType;

@@ -18,6 +18,7 @@ use rayon::prelude::*;
 use crate::DType;
 use crate::record::{Histogram, Stats, Ternary};
 use kernel::{Line, Octaves, Sums};
+pub use ternary::{absmean_scale, zero_line};
 
 /// Elements per block that is decoded before it is looked at: 16 kB of f32.
 pub(crate) const BLOCK: usize = 4096;
@@ -120,6 +121,17 @@ pub(crate) fn to_f32(dtype: DType, bytes: &[u8]) -> Option<Vec<f32>> {
         return Some(out);
     }
     wide::to_f64(dtype, bytes).map(|values| values.into_iter().map(|x| x as f32).collect())
+}
+
+/// Reads elements `start..start + out.len()` of a plain real dtype as f64; `false` for complex and packed ones.
+pub(crate) fn read_f64(dtype: DType, bytes: &[u8], start: usize, out: &mut [f64]) -> bool {
+    let Some(reader) = Reader::of(dtype, bytes) else { return wide::read_f64(dtype, bytes, start, out) };
+    let mut buffer = [0.0; BLOCK];
+    for (i, part) in out.chunks_mut(BLOCK).enumerate() {
+        let block = reader.block(start + i * BLOCK, &mut buffer[..part.len()]);
+        part.iter_mut().zip(block).for_each(|(slot, &x)| *slot = x.into());
+    }
+    true
 }
 
 /// Fills a buffer with the elements from an index on.
@@ -440,14 +452,16 @@ impl Scan<'_, '_> {
     /// few rows, and every row after a few elements.
     fn rows_and_cols(&self, block: &[f32], start: usize, line: Line, live: &mut bool, tally: &mut Tally) {
         let cols = tally.live_cols.len();
+        // What is not a number has no code; its bits would lie beyond any line.
+        let lives = |x: &f32| line.is_beyond(*x) && !x.is_nan();
         for (row, col, piece) in row_pieces(block, start, cols) {
             if col == 0 {
                 *live = false;
             }
-            *live = *live || piece.iter().any(|x| line.is_beyond(*x));
+            *live = *live || piece.iter().any(lives);
             if !self.cols_live.load(Ordering::Relaxed) {
                 for (x, live_col) in piece.iter().zip(&mut tally.live_cols[col..]) {
-                    *live_col |= line.is_beyond(*x);
+                    *live_col |= lives(x);
                 }
                 if tally.live_cols.iter().all(|live| *live) {
                     self.cols_live.store(true, Ordering::Relaxed);

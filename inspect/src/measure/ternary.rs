@@ -19,7 +19,7 @@ pub(super) fn first_line(reader: &Reader<'_>, rule: TernaryRule) -> Option<Line>
         TernaryRule::Absmean { per_row: true, .. } => None,
         TernaryRule::Absmean { eps, per_row: false } => {
             let (mean, error) = sample(reader)?;
-            let at = zero_line(scale(mean, eps));
+            let at = zero_line(absmean_scale(mean, eps));
             // Four standard errors: one matrix in 16 000 needs a second pass.
             let margin = at * (4.0 * error).min(0.1) as f32;
             (at - margin >= f32::MIN_POSITIVE).then(|| Line::around(at, margin))
@@ -54,13 +54,13 @@ fn sample(reader: &Reader<'_>) -> Option<(f64, f64)> {
     (n > 0.0 && mean > 0.0).then(|| (mean, variance.sqrt() / mean))
 }
 
-/// mean|W| + eps as PyTorch has it, in f32.
-fn scale(mean: f64, eps: f64) -> f32 {
+/// mean|W| + eps as PyTorch has it, in f32: what a BitLinear divides its weights by.
+pub fn absmean_scale(mean: f64, eps: f64) -> f32 {
     mean as f32 + eps as f32
 }
 
-/// The largest |w| that rounds to zero: w / scale, in f32, is at most one half.
-fn zero_line(scale: f32) -> f32 {
+/// The largest |w| that the absmean rule rounds to zero: w / scale, in f32, is at most one half.
+pub fn zero_line(scale: f32) -> f32 {
     let mut line = 0.5 * scale;
     while line.next_up() / scale <= 0.5 {
         line = line.next_up();
@@ -84,7 +84,7 @@ pub(super) fn resolve(
         TernaryRule::Codes => (0.0, None),
         TernaryRule::Absmean { per_row: true, eps } => return by_row(reader, cols, eps),
         TernaryRule::Absmean { per_row: false, eps } => {
-            let scale = scale(if count > 0.0 { tally.moments.abs / count } else { 0.0 }, eps);
+            let scale = absmean_scale(if count > 0.0 { tally.moments.abs / count } else { 0.0 }, eps);
             (zero_line(scale), Some(f64::from(scale)))
         }
     };
@@ -161,7 +161,7 @@ fn by_row(reader: &Reader<'_>, cols: usize, eps: f64) -> Ternary {
             sum += block.iter().filter(|x| x.is_finite()).map(|x| f64::from(x.abs())).sum::<f64>();
             finite += block.iter().filter(|x| x.is_finite()).count() as u64;
         });
-        scale(if finite > 0 { sum / finite as f64 } else { 0.0 }, eps)
+        absmean_scale(if finite > 0 { sum / finite as f64 } else { 0.0 }, eps)
     };
     let scales: Vec<f32> = (0..rows).into_par_iter().map(row_scale).collect();
     let lines: Vec<f32> = scales.iter().map(|&scale| zero_line(scale)).collect();

@@ -17,6 +17,13 @@ pub(super) fn to_f64(dtype: DType, bytes: &[u8]) -> Option<Vec<f64>> {
     Some(out)
 }
 
+/// Reads elements `start..start + out.len()` of a dtype that needs f64; `false` for any other.
+pub(super) fn read_f64(dtype: DType, bytes: &[u8], start: usize, out: &mut [f64]) -> bool {
+    let Some(decode) = decoder(dtype) else { return false };
+    decode(bytes, start, out);
+    true
+}
+
 pub(super) type Decode = fn(&[u8], usize, &mut [f64]);
 
 macro_rules! integers {

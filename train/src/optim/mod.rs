@@ -274,7 +274,11 @@ impl Groups {
             ))
         };
         let Some(Value::List(groups)) = checkpoint.meta(&format!("{key}.param_groups")) else {
-            return Err(foreign(format!("has no {key}.param_groups")));
+            let muon = checkpoint.meta(&format!("{key}.muon")).is_some();
+            return Err(foreign(match muon {
+                true => "its optimizer state is muon-adamw's".into(),
+                false => format!("has no {key}.param_groups"),
+            }));
         };
         let list = |group: &Value, name: &str| match ckpt_inspect::lookup(group, name) {
             Some(Value::List(items)) => items.clone(),

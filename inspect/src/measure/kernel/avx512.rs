@@ -4,10 +4,8 @@
 
 use std::arch::x86_64::*;
 
-use super::{Line, Octaves, SPARE, Sums, portable, set_aside};
+use super::{AHEAD, Line, Octaves, SPARE, Sums, portable, set_aside};
 
-/// Elements by which memory is asked ahead: the processor's own guesses end with each page.
-const AHEAD: usize = 2048;
 /// Groups of 64 elements in a part.
 const PART: usize = 31;
 

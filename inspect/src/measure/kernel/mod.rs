@@ -119,6 +119,9 @@ pub(super) fn scan(
     portable::scan(block, line, octaves, near)
 }
 
+/// Elements by which memory is asked ahead: the processor's own guesses end with each page.
+#[cfg(target_arch = "x86_64")]
+const AHEAD: usize = 2048;
 /// Room that [`set_aside`] needs beyond what it is asked to write.
 #[cfg(target_arch = "x86_64")]
 const SPARE: usize = 3;

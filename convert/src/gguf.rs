@@ -1,0 +1,534 @@
+//! GGUF files as llama.cpp loads them: which type each tensor gets, the keys that describe the model, one file or a
+//! split set. The header's bytes are written by [`ckpt_inspect::gguf::Layout`].
+//!
+//! Keys are those of `gguf-py/gguf/constants.py` in llama.cpp. The student's own (`ckpt.…`, and the soft caps under
+//! architectures that have none) are for this suite's runner; others pass over them.
+
+use std::f64::consts::TAU;
+use std::path::Path;
+
+use ckpt_inspect::gguf::{ALIGNMENT_KEY, Keys, Layout, OutputEntry};
+use ckpt_inspect::{Checkpoint, DType, Format, StudentConfig, TensorInfo};
+use half::f16;
+use serde_json::Value as Json;
+
+use crate::encode::{Writer, Written};
+use crate::output::{Control, OutputFile, StagedFile, StagedFolder};
+use crate::plan::{Options, Plan};
+use crate::quant::Quant;
+use crate::safetensors::to_json;
+use crate::ternary::Grid;
+use crate::tokenizer::Vocabulary;
+use crate::{Error, Result};
+
+/// How weights go into a GGUF file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gguf {
+    /// Type of the matrices in layers. By default TQ2_0 for a ternary model, the tensor's own for a GGUF source, else
+    /// F16.
+    pub quant: Option<Quant>,
+    /// Type of the embedding and the output head. By default `quant` where that is a plain type, else Q8_0.
+    pub embed: Option<Quant>,
+    /// TQ1_0 and TQ2_0 blocks of scale 1, beside each matrix a tensor `.scale` with its own in f32: llama.cpp multiplies
+    /// by it, in every architecture (`llama_model_base::load_tensors`).
+    pub exact_scales: bool,
+    /// Keep the float weights of ternary layers. Only a runner that makes them ternary itself computes the same then.
+    pub latent: bool,
+}
+
+/// Whether a tensor by this GGUF name is the embedding or the output head.
+pub(crate) fn is_outer(name: &str) -> bool {
+    matches!(name, "token_embd.weight" | "output.weight")
+}
+
+/// Which type a tensor gets.
+pub(crate) struct Rules {
+    /// `None` where a GGUF tensor keeps its own.
+    quant: Option<Quant>,
+    fallback: Quant,
+    settings: Gguf,
+}
+
+impl Rules {
+    /// The rules for a source in which there are ternary matrices, or not.
+    pub fn new(settings: Gguf, source: &Checkpoint, any_ternary: bool) -> Result<Self> {
+        let ternary = settings.quant.is_some_and(Quant::is_ternary);
+        let keeps_types = matches!(source.format, Format::Gguf { .. });
+        let quant = match settings.quant {
+            None if keeps_types => None,
+            None if any_ternary && !settings.latent => Some(Quant::Tq2_0),
+            None => Some(Quant::F16),
+            other => other,
+        };
+        let refused = if settings.latent && ternary {
+            "float weights do not go into ternary blocks; leave out --latent, or choose another --quant"
+        } else if ternary && !any_ternary {
+            "no matrix in it is known to be ternary; choose them with --ternary '*attn*' or another --quant"
+        } else if settings.exact_scales && !quant.is_some_and(|q| matches!(q, Quant::Tq1_0 | Quant::Tq2_0)) {
+            "--exact-scales goes with --quant tq1_0 and tq2_0; i2_s and f32 scales are exact already"
+        } else {
+            return Ok(Rules { quant, fallback: Quant::F16, settings });
+        };
+        Err(Error::Target(refused.into()))
+    }
+
+    /// The type of `tensor`, called `name` there; `asked` is what a pattern wants.
+    pub fn quant(
+        &self,
+        name: &str,
+        tensor: &TensorInfo,
+        ternary: bool,
+        asked: Option<Quant>,
+        told: &mut Told,
+    ) -> Quant {
+        // llama.cpp computes with norms and biases in F32.
+        if tensor.shape.len() < 2 {
+            return Quant::F32;
+        }
+        let own = match tensor.dtype {
+            // Whatever its layout was, it becomes that of x86 builds.
+            DType::Ternary(_) => Some(Quant::I2S),
+            dtype => Quant::of(dtype),
+        };
+        let own = own.filter(|_| self.quant.is_none());
+        let main = self.quant.unwrap_or(self.fallback);
+        let of_rule = if is_outer(name) {
+            let plain = !main.is_packed();
+            self.settings.embed.or(own).unwrap_or(if plain { main } else { Quant::Q8_0 })
+        } else if let Some(own) = own {
+            own
+        } else if main.is_ternary() && !ternary {
+            told.not_ternary += 1;
+            self.fallback
+        } else {
+            main
+        };
+        let quant = asked.unwrap_or(of_rule);
+        if quant.fits(&tensor.shape) {
+            return quant;
+        }
+        told.misfits.push((name.to_string(), quant));
+        self.fallback
+    }
+}
+
+/// What is to be told of the types.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    misfits: Vec<(String, Quant)>,
+    not_ternary: usize,
+    rounded: usize,
+    unscaled: usize,
+    inexact: Vec<(String, f32)>,
+}
+
+impl Told {
+    /// Notes how a matrix is made ternary.
+    pub fn grid(&mut self, name: &str, quant: Quant, grid: Grid, exact_scales: bool) {
+        self.rounded += usize::from(!grid.exact);
+        let Some(scale) = grid.scale else {
+            self.unscaled += 1;
+            return;
+        };
+        let stored = match quant {
+            Quant::F32 | Quant::BF16 | Quant::I2S => return,
+            Quant::Tq1_0 | Quant::Tq2_0 if exact_scales => return,
+            Quant::Q8_0 => scale / 127.0,
+            _ => scale,
+        };
+        let back = f16::from_f32(stored).to_f32();
+        if (back - stored).abs() > stored.abs() * 2f32.powi(-11) {
+            self.inexact.push((name.to_string(), scale));
+        }
+    }
+
+    /// It, in sentences.
+    pub fn notes(self, source: &Checkpoint) -> Vec<String> {
+        let mut notes = Vec::new();
+        if let Some((name, quant)) = self.misfits.first() {
+            notes.push(format!(
+                "{} tensors are written as f16: their rows are no multiple of the {} elements of a {quant} block, such as `{name}`",
+                self.misfits.len(),
+                quant.block()
+            ));
+        }
+        if self.not_ternary > 0 {
+            notes.push(format!(
+                "{} matrices are written as f16: no BitLinear uses them, so they are not ternary",
+                self.not_ternary
+            ));
+        }
+        if self.rounded > 0 {
+            let bit = match source.model.student {
+                Some(_) => ", as BitLinear rounds them in every forward pass",
+                None => "",
+            };
+            notes.push(format!(
+                "{} matrices are rounded to -1, 0, +1 times mean|W|{bit}; the float weights cannot be had back",
+                self.rounded
+            ));
+        }
+        if self.unscaled > 0 {
+            notes.push(format!("{} source matrices have no scale: 1 is written for it", self.unscaled));
+        }
+        if let Some((name, scale)) = self.inexact.first() {
+            notes.push(format!(
+                "{} matrices have scales that f16 holds badly or not at all, such as {scale:e} of `{name}`; --exact-scales (tq1_0, tq2_0) or --quant i2_s keeps them",
+                self.inexact.len()
+            ));
+        }
+        if source.model.student.as_ref().is_some_and(|s| s.bitlinear_per_channel) && self.rounded > 0 {
+            notes.push("the model scales each row on its own; one scale a matrix is written".into());
+        }
+        notes
+    }
+}
+
+/// The dimensions and constants of a model that keys tell.
+struct Description {
+    /// llama.cpp's word for it.
+    architecture: &'static str,
+    layers: u64,
+    context: u64,
+    width: u64,
+    mlp_width: u64,
+    heads: u64,
+    kv_heads: u64,
+    head_dim: u64,
+    norm_eps: f64,
+    rope_base: f64,
+    rope_scaling: Json,
+}
+
+impl Description {
+    fn of(source: &Checkpoint) -> Result<Self> {
+        if let Some(student) = &source.model.student {
+            return Ok(Self::of_student(student));
+        }
+        let unknown = |what: &str| {
+            Error::Target(format!(
+                "{}: {what}; GGUF files name one (the student model's, Llama's, Mistral's, Qwen2's and Qwen3's are written)",
+                source.path.display()
+            ))
+        };
+        let config = source.model.config.as_ref().map(to_json);
+        let config = config.ok_or_else(|| unknown("no model is recognised in it"))?;
+        let architecture = match source.model.architecture.as_str() {
+            "LlamaForCausalLM" | "MistralForCausalLM" | "llama" | "mistral" => "llama",
+            "Qwen2ForCausalLM" | "qwen2" => "qwen2",
+            "Qwen3ForCausalLM" | "qwen3" => "qwen3",
+            other => return Err(unknown(&format!("its model is {}", other.escape_debug()))),
+        };
+        let number = |key: &str| config.get(key).and_then(Json::as_u64);
+        let needed = |key: &str| number(key).ok_or_else(|| unknown(&format!("its config.json has no {key}")));
+        let float = |key: &str| config.get(key).and_then(Json::as_f64);
+        let (width, heads) = (needed("hidden_size")?, needed("num_attention_heads")?);
+        // transformers 5 moved what is of the rotary embedding into one object.
+        let rope = config.get("rope_parameters").or_else(|| config.get("rope_scaling"));
+        let rope = rope.cloned().unwrap_or(Json::Null);
+        let head_dim = number("head_dim").or_else(|| width.checked_div(heads));
+        Ok(Description {
+            architecture,
+            layers: needed("num_hidden_layers")?,
+            context: needed("max_position_embeddings")?,
+            width,
+            mlp_width: needed("intermediate_size")?,
+            heads,
+            kv_heads: number("num_key_value_heads").unwrap_or(heads),
+            head_dim: head_dim.ok_or_else(|| unknown("its config.json has no heads"))?,
+            norm_eps: float("rms_norm_eps").ok_or_else(|| unknown("its config.json has no rms_norm_eps"))?,
+            rope_base: float("rope_theta").or_else(|| rope.get("rope_theta")?.as_f64()).unwrap_or(10_000.0),
+            rope_scaling: rope,
+        })
+    }
+
+    fn of_student(student: &StudentConfig) -> Self {
+        Description {
+            architecture: if student.use_qk_norm { "qwen3" } else { "llama" },
+            layers: student.num_layers as u64,
+            context: student.max_seq_len as u64,
+            width: student.hidden_dim as u64,
+            mlp_width: student.mlp_hidden_dim as u64,
+            heads: student.num_heads as u64,
+            kv_heads: student.num_kv_heads as u64,
+            head_dim: student.head_dim as u64,
+            norm_eps: student.norm_eps,
+            rope_base: student.rope_base,
+            rope_scaling: Json::Null,
+        }
+    }
+
+    fn scaling(&self, key: &str) -> Option<f64> {
+        self.rope_scaling.get(key)?.as_f64()
+    }
+
+    fn scaling_kind(&self) -> &str {
+        let kind = self.rope_scaling.get("rope_type").or_else(|| self.rope_scaling.get("type"));
+        kind.and_then(Json::as_str).unwrap_or("default")
+    }
+
+    fn keys(&self, notes: &mut Vec<String>) -> Keys {
+        let mut keys = Keys::default();
+        keys.set("general.architecture", self.architecture);
+        let name = |key: &str| format!("{}.{key}", self.architecture);
+        let mut count = |key: &str, n: u64| keys.set(&name(key), &u32::try_from(n).unwrap_or(u32::MAX));
+        count("block_count", self.layers);
+        count("context_length", self.context);
+        count("embedding_length", self.width);
+        count("feed_forward_length", self.mlp_width);
+        count("attention.head_count", self.heads);
+        count("attention.head_count_kv", self.kv_heads);
+        count("attention.key_length", self.head_dim);
+        count("attention.value_length", self.head_dim);
+        count("rope.dimension_count", self.head_dim);
+        keys.set(&name("attention.layer_norm_rms_epsilon"), &(self.norm_eps as f32));
+        keys.set(&name("rope.freq_base"), &(self.rope_base as f32));
+        match self.scaling_kind() {
+            // Llama 3's are in the tensor `rope_freqs`.
+            "default" | "llama3" => {}
+            kind @ ("linear" | "yarn") => {
+                keys.set(&name("rope.scaling.type"), kind);
+                keys.set(&name("rope.scaling.factor"), &(self.scaling("factor").unwrap_or(1.0) as f32));
+                if let Some(original) = self.scaling("original_max_position_embeddings") {
+                    keys.set(&name("rope.scaling.original_context_length"), &(original as u32));
+                }
+            }
+            other => notes.push(format!(
+                "its rotary embedding is scaled by `{}`, for which no key is written: long texts will go wrong",
+                other.escape_debug()
+            )),
+        }
+        keys
+    }
+}
+
+/// Query and key-value heads, where the output's architecture is `llama`, whose rows are interleaved.
+pub(crate) fn interleaved_heads(source: &Checkpoint) -> Option<(u64, u64)> {
+    let description = Description::of(source).ok().filter(|d| d.architecture == "llama")?;
+    Some((description.heads, description.kv_heads))
+}
+
+/// What Llama 3 divides each rotary frequency by, one for two elements of a head: 1 for short waves, `factor` for long
+/// ones, and a smooth way between (`_compute_llama3_parameters` of transformers; `rope_freqs` in llama.cpp).
+pub(crate) fn rope_factors(source: &Checkpoint) -> Option<Vec<f32>> {
+    const LARGEST_HEAD: u64 = 1 << 16;
+    let d = Description::of(source)
+        .ok()
+        .filter(|d| d.scaling_kind() == "llama3" && d.head_dim <= LARGEST_HEAD)?;
+    let (factor, original) = (d.scaling("factor")?, d.scaling("original_max_position_embeddings")?);
+    let low = d.scaling("low_freq_factor").unwrap_or(1.0);
+    let high = d.scaling("high_freq_factor").unwrap_or(4.0);
+    let of_pair = |pair: u64| {
+        let wave = TAU * d.rope_base.powf(2.0 * pair as f64 / d.head_dim as f64);
+        if wave < original / high {
+            1.0
+        } else if wave > original / low {
+            factor
+        } else {
+            let smooth = (original / wave - low) / (high - low);
+            1.0 / ((1.0 - smooth) / factor + smooth)
+        }
+    };
+    Some((0..d.head_dim / 2).map(|pair| of_pair(pair) as f32).collect())
+}
+
+/// Keys of a GGUF source that say nothing true of a file written from it.
+fn is_of_the_file(key: &str) -> bool {
+    key.starts_with("split.")
+        || matches!(key, ALIGNMENT_KEY | "general.file_type" | "general.quantization_version")
+}
+
+/// All keys of the file, and what else is to be told.
+fn keys(plan: &mut Plan<'_>, options: &Options) -> Result<Keys> {
+    let source = plan.source;
+    let mut keys = match source.gguf_header() {
+        Some(header) => {
+            let mut keys = Keys::default();
+            for (key, value) in header?.keys.iter().filter(|(key, _)| !is_of_the_file(key)) {
+                keys.copy(key, value);
+            }
+            keys
+        }
+        None => described(plan)?,
+    };
+    if let Some(kind) = main_type(plan).and_then(Quant::file_type) {
+        keys.set("general.file_type", &kind);
+    }
+    // The version of the block formats since 2023 (`GGML_QNT_VERSION`).
+    keys.set("general.quantization_version", &2u32);
+    let rows =
+        plan.tensors.iter().find(|t| t.name == "token_embd.weight").and_then(|t| t.shape.first().copied());
+    let vocabulary = match &options.tokenizer {
+        Some(path) => Some(Vocabulary::read(path)?),
+        None if keys.contains("tokenizer.ggml.tokens") => return Ok(keys),
+        None => Vocabulary::in_folder(match source.path.is_dir() {
+            true => &source.path,
+            false => source.path.parent().unwrap_or(Path::new("")),
+        })?,
+    };
+    match vocabulary {
+        Some(mut vocabulary) => {
+            if let Some(rows) = rows {
+                vocabulary.fit(rows)?;
+            }
+            plan.notes.extend(vocabulary.warnings.iter().map(|w| format!("tokenizer: {w}")));
+            keys.extend(vocabulary.to_keys());
+        }
+        None => {
+            keys.set("tokenizer.ggml.model", "none");
+            plan.notes.push(
+                "no tokenizer lies beside the source, so the file takes and gives ids only; name one with --tokenizer"
+                    .into(),
+            );
+        }
+    }
+    Ok(keys)
+}
+
+/// The keys of a model that does not come from GGUF.
+fn described(plan: &mut Plan<'_>) -> Result<Keys> {
+    let source = plan.source;
+    let description = Description::of(source)?;
+    let mut keys = description.keys(&mut plan.notes);
+    let architecture = description.architecture;
+    if let Some(name) = source.path.file_stem() {
+        keys.set("general.name", name.to_string_lossy().as_ref());
+    }
+    let embedding = plan.tensors.iter().find(|t| t.name == "token_embd.weight");
+    if let Some(rows) = embedding.and_then(|t| t.shape.first()) {
+        keys.set(&format!("{architecture}.vocab_size"), &(*rows as u32));
+    }
+    let Some(student) = &source.model.student else { return Ok(keys) };
+    let caps = [
+        ("attn_logit_softcapping", "attention scores", student.attn_logit_soft_cap),
+        ("final_logit_softcapping", "final logits", student.final_logit_soft_cap),
+    ];
+    let mut unheard = Vec::new();
+    for (key, what, cap) in caps {
+        if let Some(cap) = cap {
+            keys.set(&format!("{architecture}.{key}"), &(cap as f32));
+            unheard.push(format!("{what} at {cap}"));
+        }
+    }
+    if !unheard.is_empty() {
+        plan.notes.push(format!(
+            "the soft caps ({}) are in the file for `ckpt infer`; llama.cpp does not apply them in {architecture} models",
+            unheard.join(", ")
+        ));
+    }
+    if student.use_bitlinear_ffn || student.use_bitlinear_attn {
+        keys.set("ckpt.use_bitlinear_ffn", &student.use_bitlinear_ffn);
+        keys.set("ckpt.use_bitlinear_attn", &student.use_bitlinear_attn);
+        keys.set("ckpt.quantization_eps", &(student.quantization_eps as f32));
+        plan.notes.push("BitLinear rounds activations to 8 bits for each token; other runners round them their own way or not at all".into());
+    }
+    plan.notes.extend(source.model.assumed.iter().cloned());
+    Ok(keys)
+}
+
+/// The type of most of the matrices' bytes.
+fn main_type(plan: &Plan<'_>) -> Option<Quant> {
+    let layers = |t: &&crate::plan::Output| t.shape.len() > 1 && !is_outer(&t.name);
+    let elements = |quant: &Quant| {
+        let own = plan.tensors.iter().filter(layers).filter(|t| t.dtype == quant.dtype());
+        own.map(|t| t.shape.iter().product::<usize>()).sum::<usize>()
+    };
+    Quant::all().max_by_key(elements).filter(|q| elements(q) > 0)
+}
+
+/// One file's header and tensors.
+struct File {
+    layout: Layout,
+    /// Blobs and their offsets in the file.
+    places: Vec<(usize, u64)>,
+}
+
+impl File {
+    fn new(plan: &Plan<'_>, keys: &Keys, tensors: &[usize]) -> Result<File> {
+        let entries: Vec<OutputEntry> = tensors
+            .iter()
+            .map(|&i| {
+                let tensor = &plan.tensors[i];
+                let quant = Quant::of(tensor.dtype).ok_or_else(|| {
+                    Error::Target(format!("`{}` cannot be written as {}", tensor.name, tensor.dtype))
+                })?;
+                Ok(OutputEntry { name: tensor.name.clone(), ggml: quant.ggml(), shape: tensor.shape.clone() })
+            })
+            .collect::<Result<_>>()?;
+        let layout = Layout::new(keys, &entries).ok_or_else(|| {
+            Error::Target("a tensor has more than four dimensions, which is all that GGUF has".into())
+        })?;
+        let blobs = tensors.iter().map(|&i| plan.tensors[i].blob);
+        let places = blobs.zip(layout.offsets.iter().copied()).collect();
+        Ok(File { layout, places })
+    }
+
+    fn write(&self, plan: &Plan<'_>, output: &OutputFile, control: Control<'_>) -> Result<Vec<Written>> {
+        output.write_at(0, &self.layout.header)?;
+        Writer { source: plan.source, blobs: &plan.blobs, control, crc: false }.write(output, &self.places)
+    }
+}
+
+/// Writes `plan` to the file `path`; with a limit for one file, to the folder `path`, as llama.cpp names and reads split
+/// sets: all keys in the first file, in each its number and how many files and tensors there are.
+pub(crate) fn write(
+    plan: &mut Plan<'_>,
+    options: &Options,
+    path: &Path,
+    control: Control<'_>,
+) -> Result<(u64, Vec<Written>)> {
+    let keys = keys(plan, options)?;
+    let mut ordered = vec![Written::default(); plan.blobs.len()];
+    let Some(limit) = options.max_shard_bytes else {
+        let all: Vec<usize> = (0..plan.tensors.len()).collect();
+        let file = File::new(plan, &keys, &all)?;
+        let staged = StagedFile::create(path, file.layout.len, options.force)?;
+        let written = file.write(plan, staged.output(), control)?;
+        file.places.iter().zip(written).for_each(|((blob, _), written)| ordered[*blob] = written);
+        control.check(path)?;
+        staged.commit()?;
+        return Ok((file.layout.len, ordered));
+    };
+    let mut parts: Vec<Vec<usize>> = vec![Vec::new()];
+    let mut filled = 0u64;
+    for (i, tensor) in plan.tensors.iter().enumerate() {
+        let bytes = plan.blobs[tensor.blob].bytes;
+        let last = parts.last_mut().expect("there is a first part");
+        if filled > 0 && filled.saturating_add(bytes) > limit {
+            parts.push(vec![i]);
+            filled = bytes;
+        } else {
+            last.push(i);
+            filled += bytes;
+        }
+    }
+    let count = u16::try_from(parts.len()).map_err(|_| {
+        Error::Target(format!("{} files are more than a split set may have; allow larger ones", parts.len()))
+    })?;
+    let mut files = Vec::new();
+    for (number, tensors) in (0..count).zip(&parts) {
+        let mut own = if number == 0 { keys.clone() } else { Keys::default() };
+        if count > 1 {
+            own.set("split.no", &number);
+            own.set("split.count", &count);
+            own.set("split.tensors.count", &(plan.tensors.len() as i32));
+        }
+        let name = match count {
+            1 => "model.gguf".to_string(),
+            _ => format!("model-{:05}-of-{count:05}.gguf", number + 1),
+        };
+        files.push((name, File::new(plan, &own, tensors)?));
+    }
+    let total = files.iter().map(|(_, f)| f.layout.len).sum();
+    let staged = StagedFolder::create(path, total, options.force, &|name| name.ends_with(".gguf"))?;
+    let mut outputs = Vec::new();
+    for (name, file) in &files {
+        let output = staged.file(name, file.layout.len)?;
+        let written = file.write(plan, &output, control)?;
+        file.places.iter().zip(written).for_each(|((blob, _), written)| ordered[*blob] = written);
+        outputs.push(output);
+    }
+    control.check(path)?;
+    staged.commit(&outputs)?;
+    Ok((total, ordered))
+}

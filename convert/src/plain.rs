@@ -1,0 +1,73 @@
+//! Which plain values of a checkpoint go along: its config and step, not its schedulers.
+
+use std::collections::{BTreeMap, HashSet};
+
+use ckpt_inspect::{Checkpoint, Format};
+use serde_pickle::{HashableValue, Value};
+
+/// Whether a checkpoint's key holds what only training needs.
+pub(crate) fn is_training_state(key: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    key.contains("optim")
+        || key.contains("scheduler")
+        || key.contains("rng")
+        || key.contains("random")
+        || key == "training_state"
+        || key == "scaler"
+        || key.starts_with("grad_scaler")
+}
+
+/// A key as text.
+pub(crate) fn key_text(key: &HashableValue) -> String {
+    match key {
+        HashableValue::String(text) => text.clone(),
+        HashableValue::I64(i) => i.to_string(),
+        other => other.to_string(),
+    }
+}
+
+/// What a PyTorch object says beside its tensors and its training state.
+pub(crate) fn told(entries: &BTreeMap<HashableValue, Value>) -> BTreeMap<HashableValue, Value> {
+    let empty = |value: &Value| match value {
+        Value::Dict(inner) => inner.is_empty(),
+        Value::List(inner) => inner.is_empty(),
+        _ => false,
+    };
+    entries
+        .iter()
+        .filter(|(key, value)| {
+            !empty(value) && !is_training_state(&key_text(key)) && key_text(key) != "packed"
+        })
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
+}
+
+/// The plain values of SafeTensors and GGUF files that mean something elsewhere. Their numbers are text there.
+pub(crate) fn carried(
+    source: &Checkpoint,
+    entries: &BTreeMap<HashableValue, Value>,
+) -> BTreeMap<HashableValue, Value> {
+    if matches!(source.format, Format::Gguf { .. }) {
+        return BTreeMap::new();
+    }
+    let tied: HashSet<&str> = source.tensors.iter().map(|t| t.name.as_str()).collect();
+    let number = |text: &str| match (text.parse::<i64>(), text.parse::<f64>()) {
+        (Ok(n), _) => Some(Value::I64(n)),
+        (_, Ok(x)) if text.contains(['.', 'e']) => Some(Value::F64(x)),
+        _ => None,
+    };
+    entries
+        .iter()
+        .filter(|(key, value)| {
+            let names_a_tensor = matches!(value, Value::String(text) if tied.contains(text.as_str()));
+            !names_a_tensor && !matches!(key_text(key).as_str(), "format" | "config.json")
+        })
+        .map(|(key, value)| {
+            let value = match value {
+                Value::String(text) => number(text).unwrap_or_else(|| value.clone()),
+                other => other.clone(),
+            };
+            (key.clone(), value)
+        })
+        .collect()
+}

@@ -1,0 +1,152 @@
+//! The files beside a tokenizer that say which of its tokens have a role: tokenizer_config.json,
+//! special_tokens_map.json, config.json, generation_config.json, added_tokens.json, chat_template.jinja.
+
+use std::path::Path;
+
+use ckpt_inspect::Error as ReadError;
+use serde_json::Value as Json;
+
+use super::{ROLE_KEYS, Role, Token, TokenType, Vocabulary, read_file};
+
+/// What those files hold; null where one is missing.
+pub(super) struct Beside {
+    tokenizer_config: Json,
+    special_tokens: Json,
+    config: Json,
+    generation: Json,
+    added: Json,
+    template: Option<String>,
+}
+
+/// A token that a file adds to the vocabulary.
+pub(super) struct Added {
+    pub id: u64,
+    pub text: String,
+    pub special: bool,
+}
+
+impl Beside {
+    /// Reads them from `folder`.
+    pub fn read(folder: &Path) -> Result<Self, ReadError> {
+        let file = |name: &str| -> Result<Option<Vec<u8>>, ReadError> {
+            let path = folder.join(name);
+            if path.is_file() { read_file(&path).map(Some) } else { Ok(None) }
+        };
+        let json = |name: &str| -> Result<Json, ReadError> {
+            let Some(bytes) = file(name)? else { return Ok(Json::Null) };
+            serde_json::from_slice(&bytes)
+                .map_err(|e| ReadError::damaged(format!("is no JSON: {e}")).in_file(&folder.join(name)))
+        };
+        let template = file("chat_template.jinja")?;
+        Ok(Beside {
+            tokenizer_config: json("tokenizer_config.json")?,
+            special_tokens: json("special_tokens_map.json")?,
+            config: json("config.json")?,
+            generation: json("generation_config.json")?,
+            added: json("added_tokens.json")?,
+            template: template.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
+        })
+    }
+
+    /// The text of the token with a role.
+    fn text(&self, role: &str) -> Option<&str> {
+        let key = format!("{role}_token");
+        [&self.tokenizer_config, &self.special_tokens].into_iter().find_map(|file| {
+            let entry = file.get(&key)?;
+            entry.as_str().or_else(|| entry.get("content")?.as_str())
+        })
+    }
+
+    /// The id of the token with a role; of several the first.
+    fn id(&self, role: &str) -> Option<u64> {
+        let key = format!("{role}_token_id");
+        [&self.config, &self.generation].into_iter().find_map(|file| {
+            let entry = file.get(&key)?;
+            entry.as_u64().or_else(|| entry.get(0)?.as_u64())
+        })
+    }
+
+    /// A switch of tokenizer_config.json.
+    pub fn switch(&self, key: &str) -> Option<bool> {
+        self.tokenizer_config.get(key)?.as_bool()
+    }
+
+    /// Tokens that added_tokens.json and tokenizer_config.json add to those of a tokenizer.model.
+    pub fn added(&self) -> Vec<Added> {
+        let plain = self.added.as_object().into_iter().flatten();
+        let plain = plain
+            .filter_map(|(text, id)| Some(Added { id: id.as_u64()?, text: text.clone(), special: false }));
+        let told = self.tokenizer_config.get("added_tokens_decoder").and_then(Json::as_object);
+        let told = told.into_iter().flatten().filter_map(|(id, token)| {
+            let special = token.get("special").and_then(Json::as_bool).unwrap_or(false);
+            Some(Added { id: id.parse().ok()?, text: token.get("content")?.as_str()?.to_string(), special })
+        });
+        plain.chain(told).collect()
+    }
+
+    /// Gives roles to the tokens of `vocabulary`: as these files say, else as its `own` file does, else to those with a
+    /// usual text, which is said.
+    pub fn settle(&self, vocabulary: &mut Vocabulary, own: &[(Role, Option<u64>)]) {
+        const USUAL: [(Role, &[&str]); 4] = [
+            (Role::Bos, &["<s>", "<|begin_of_text|>", "<bos>", "[BOS]", "<|startoftext|>", "<|endoftext|>"]),
+            (Role::Eos, &["</s>", "<|end_of_text|>", "<eos>", "[EOS]", "<|endoftext|>", "<|im_end|>"]),
+            (Role::Unk, &["<unk>", "[UNK]"]),
+            (Role::Pad, &["<pad>", "[PAD]", "<|pad|>"]),
+        ];
+        let find = |vocabulary: &Vocabulary, text: &str| {
+            let listed = vocabulary.tokens.iter().position(|t| {
+                t.text == text.as_bytes() && !matches!(t.kind, TokenType::Normal | TokenType::Byte)
+            });
+            let listed = listed.or_else(|| vocabulary.tokens.iter().position(|t| t.text == text.as_bytes()));
+            listed.map(|id| id as u64)
+        };
+        for (role, name, _) in ROLE_KEYS {
+            let id = self.text(name).and_then(|text| find(vocabulary, text)).or_else(|| self.id(name));
+            vocabulary.give(role, id);
+            if let Some(add) = self.switch(&format!("add_{name}_token")) {
+                vocabulary.add(name, add);
+            }
+        }
+        own.iter().for_each(|(role, id)| vocabulary.give(*role, *id));
+        let mut guessed = Vec::new();
+        for (role, texts) in USUAL {
+            let special = |id: &u64| {
+                let kind = vocabulary.tokens[*id as usize].kind;
+                matches!(kind, TokenType::Control | TokenType::Unknown | TokenType::UserDefined)
+            };
+            let found = texts.iter().find_map(|text| find(vocabulary, text).filter(special));
+            if let (Some(id), None) = (found, vocabulary.role(role)) {
+                let Token { text, .. } = &vocabulary.tokens[id as usize];
+                guessed.push(format!("{} {}", ROLE_KEYS[role as usize].1, String::from_utf8_lossy(text)));
+                vocabulary.give(role, Some(id));
+            }
+        }
+        if !guessed.is_empty() {
+            vocabulary.warnings.push(format!(
+                "no file beside the tokenizer says which tokens have a role; by their usual texts: {}",
+                guessed.join(", ")
+            ));
+        }
+        for (role, what) in [(Role::Bos, "begins"), (Role::Eos, "ends")] {
+            if vocabulary.role(role).is_none() {
+                vocabulary.warnings.push(format!(
+                    "nothing says which token {what} a text; llama.cpp will take one of its own choice"
+                ));
+            }
+        }
+        if let Some(template) = self.chat_template() {
+            vocabulary.keys.set("tokenizer.chat_template", template);
+        }
+    }
+
+    fn chat_template(&self) -> Option<&str> {
+        let told = self.tokenizer_config.get("chat_template");
+        let by_name = || {
+            let named = |wanted: &str| {
+                told?.as_array()?.iter().find(|t| t.get("name").and_then(Json::as_str) == Some(wanted))
+            };
+            named("default")?.get("template")?.as_str()
+        };
+        self.template.as_deref().or_else(|| told?.as_str()).or_else(by_name)
+    }
+}

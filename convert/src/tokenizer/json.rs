@@ -1,0 +1,282 @@
+//! tokenizer.json of Hugging Face's tokenizers library: byte-level BPE (GPT-2 and after), and BPE on characters with
+//! byte fallback (Llama 2 and its kin), whose merges llama.cpp follows by scores.
+
+use std::collections::HashMap;
+
+use ckpt_inspect::Error as ReadError;
+use ckpt_inspect::gguf::Keys;
+use serde::Deserialize;
+use serde_json::Value as Json;
+
+use super::beside::Beside;
+use super::{LOW_SCORE, Role, Token, TokenType, Vocabulary, by_id, pretokenizer};
+
+#[derive(Deserialize)]
+struct File {
+    #[serde(default)]
+    added_tokens: Vec<AddedToken>,
+    #[serde(default)]
+    normalizer: Json,
+    #[serde(default)]
+    pre_tokenizer: Json,
+    #[serde(default)]
+    post_processor: Json,
+    #[serde(default)]
+    decoder: Json,
+    model: Json,
+}
+
+#[derive(Deserialize)]
+struct AddedToken {
+    id: u64,
+    content: String,
+    #[serde(default)]
+    special: bool,
+}
+
+#[derive(Deserialize)]
+struct Bpe {
+    vocab: HashMap<String, u64>,
+    merges: Vec<Merge>,
+    #[serde(default)]
+    unk_token: Option<String>,
+    #[serde(default)]
+    byte_fallback: bool,
+    #[serde(default)]
+    ignore_merges: Option<bool>,
+    #[serde(default)]
+    continuing_subword_prefix: Option<String>,
+    #[serde(default)]
+    end_of_word_suffix: Option<String>,
+}
+
+/// Older files join a pair with a space.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Merge {
+    Joined(String),
+    Pair(String, String),
+}
+
+impl Merge {
+    fn pair(&self) -> Option<(&str, &str)> {
+        match self {
+            Merge::Joined(text) => text.split_once(' '),
+            Merge::Pair(left, right) => Some((left, right)),
+        }
+    }
+}
+
+/// The steps of a component that may be a sequence of others, listed under `parts`.
+pub(super) fn steps<'j>(component: &'j Json, parts: &str) -> Vec<&'j Json> {
+    match component.get(parts).and_then(Json::as_array) {
+        Some(inner) => inner.iter().flat_map(|step| steps(step, parts)).collect(),
+        None if component.is_null() => Vec::new(),
+        None => vec![component],
+    }
+}
+
+pub(super) fn kind(step: &Json) -> &str {
+    step.get("type").and_then(Json::as_str).unwrap_or("")
+}
+
+/// Reads a tokenizer.json.
+pub(super) fn read(bytes: &[u8], beside: &Beside) -> Result<Vocabulary, ReadError> {
+    let wrong = |e: serde_json::Error| ReadError::damaged(format!("is no tokenizer.json: {e}"));
+    let file: File = serde_json::from_slice(bytes).map_err(wrong)?;
+    let name = kind(&file.model);
+    if !matches!(name, "BPE" | "") {
+        return Err(ReadError::unsupported(format!("its model is {name}; BPE is converted"))
+            .hint("a tokenizer.model of SentencePiece holds unigram models too"));
+    }
+    let bpe: Bpe = Deserialize::deserialize(&file.model).map_err(wrong)?;
+    let affix = [&bpe.continuing_subword_prefix, &bpe.end_of_word_suffix];
+    if affix.into_iter().flatten().any(|text| !text.is_empty()) {
+        return Err(ReadError::unsupported(
+            "it marks the insides or ends of words, which no GGUF tokenizer does",
+        ));
+    }
+    let pairs: Vec<(&str, &str)> = bpe
+        .merges
+        .iter()
+        .map(Merge::pair)
+        .collect::<Option<_>>()
+        .ok_or_else(|| ReadError::damaged("one of its merges is no pair of tokens"))?;
+    let decoders = steps(&file.decoder, "decoders");
+    let byte_level = |steps: &[&Json]| steps.iter().any(|step| kind(step) == "ByteLevel");
+    if byte_level(&steps(&file.pre_tokenizer, "pretokenizers"))
+        || (!bpe.byte_fallback && byte_level(&decoders))
+    {
+        byte_level_bpe(&file, &bpe, &pairs, beside)
+    } else if bpe.byte_fallback {
+        character_bpe(&file, &bpe, &pairs, beside)
+    } else {
+        Err(ReadError::unsupported(
+            "its BPE is neither byte-level nor has it byte fallback, so llama.cpp has no like of it",
+        ))
+    }
+}
+
+fn byte_level_bpe(
+    file: &File,
+    bpe: &Bpe,
+    pairs: &[(&str, &str)],
+    beside: &Beside,
+) -> Result<Vocabulary, ReadError> {
+    let normal = bpe.vocab.iter().map(|(text, id)| (*id, Token::new(text.as_str(), 0.0, TokenType::Normal)));
+    let added = file.added_tokens.iter().map(|token| {
+        let kind = if token.special { TokenType::Control } else { TokenType::UserDefined };
+        (token.id, Token::new(token.content.as_str(), 0.0, kind))
+    });
+    let tokens = by_id(normal.chain(added))?;
+    let (pre, mut warnings) = pretokenizer::name(&file.pre_tokenizer, bpe.ignore_merges);
+    // llama.cpp normalizes nothing here. NFC changes only text that is not in that form already.
+    let changed = steps(&file.normalizer, "normalizers").into_iter().map(kind).filter(|k| *k != "NFC");
+    let changed: Vec<&str> = changed.collect();
+    if !changed.is_empty() {
+        warnings.push(format!("its normalizer ({}) has no like in llama.cpp", changed.join(", ")));
+    }
+    // A space would end the left token; byte-level vocabularies have Ġ for it.
+    let merge =
+        |(left, right): &(&str, &str)| format!("{} {}", left.replace(' ', "Ġ"), right.replace(' ', "Ġ"));
+    let mut vocabulary = Vocabulary {
+        model: "gpt2".into(),
+        pre: Some(pre.into()),
+        tokens,
+        scored: false,
+        merges: Some(pairs.iter().map(merge).collect()),
+        roles: Vec::new(),
+        keys: Keys::default(),
+        warnings,
+    };
+    settle(file, bpe, beside, &mut vocabulary);
+    Ok(vocabulary)
+}
+
+/// llama.cpp merges the pair whose token has the highest score, so a token's score is the negative of the first merge
+/// that makes it. Llama 2's own scores are in the same order.
+fn character_bpe(
+    file: &File,
+    bpe: &Bpe,
+    pairs: &[(&str, &str)],
+    beside: &Beside,
+) -> Result<Vocabulary, ReadError> {
+    let mut scores: HashMap<String, f32> = HashMap::new();
+    for (left, right) in pairs {
+        let score = -(scores.len() as f32);
+        scores.entry(format!("{left}{right}")).or_insert(score);
+    }
+    let low = LOW_SCORE.min(-(scores.len() as f32));
+    let kind_of = |text: &str| {
+        let byte = text.strip_prefix("<0x").and_then(|t| t.strip_suffix('>'));
+        if bpe.unk_token.as_deref() == Some(text) {
+            TokenType::Unknown
+        } else if byte.is_some_and(|hex| hex.len() == 2 && u8::from_str_radix(hex, 16).is_ok()) {
+            TokenType::Byte
+        } else {
+            TokenType::Normal
+        }
+    };
+    let normal = bpe.vocab.iter().map(|(text, id)| {
+        let score = scores.get(text).copied().unwrap_or(low);
+        (*id, Token::new(text.as_str(), score, kind_of(text)))
+    });
+    let mut tokens = by_id(normal)?;
+    let extra = file.added_tokens.iter().map(|token| {
+        let kind = match kind_of(&token.content) {
+            TokenType::Normal if token.special => TokenType::Control,
+            TokenType::Normal => TokenType::UserDefined,
+            other => other,
+        };
+        (token.id, Token::new(token.content.as_str(), low, kind))
+    });
+    let own = std::mem::take(&mut tokens).into_iter().enumerate().map(|(id, token)| (id as u64, token));
+    // What the vocabulary left out is no token that an added one could contradict.
+    let own = own.filter(|(_, token)| token.kind != TokenType::Unused);
+    tokens = by_id(own.chain(extra))?;
+    let mut keys = Keys::default();
+    let (prefix, mut warnings) = space_prefix(file);
+    keys.set("tokenizer.ggml.add_space_prefix", &prefix);
+    if bpe.vocab.len() < 256 || (0..=255u8).any(|byte| !bpe.vocab.contains_key(&format!("<0x{byte:02X}>"))) {
+        warnings.push(
+            "it has not all 256 byte tokens; llama.cpp refuses text that needs the missing ones".into(),
+        );
+    }
+    let mut vocabulary = Vocabulary {
+        model: "llama".into(),
+        pre: Some("default".into()),
+        tokens,
+        scored: true,
+        merges: None,
+        roles: Vec::new(),
+        keys,
+        warnings,
+    };
+    settle(file, bpe, beside, &mut vocabulary);
+    Ok(vocabulary)
+}
+
+/// Whether a space is put before text: by a normalizer, or by the pre-tokenizer that replaced it.
+fn space_prefix(file: &File) -> (bool, Vec<String>) {
+    let mut prefix = false;
+    let mut other = Vec::new();
+    for step in steps(&file.normalizer, "normalizers") {
+        match kind(step) {
+            "Prepend" => prefix |= step.get("prepend").and_then(Json::as_str) == Some("▁"),
+            "Replace" => {}
+            unknown => other.push(unknown),
+        }
+    }
+    for step in steps(&file.pre_tokenizer, "pretokenizers") {
+        match kind(step) {
+            "Metaspace" => {
+                let scheme = step.get("prepend_scheme").and_then(Json::as_str);
+                let older = step.get("add_prefix_space").and_then(Json::as_bool);
+                prefix |= scheme.map_or(older.unwrap_or(true), |s| s != "never");
+            }
+            unknown => other.push(unknown),
+        }
+    }
+    let warning =
+        format!("its steps {} have no like in llama.cpp's SentencePiece tokenizer", other.join(", "));
+    (prefix, if other.is_empty() { Vec::new() } else { vec![warning] })
+}
+
+/// Roles of tokens, and what is put around text: as the post-processor's template has it, else nothing.
+fn settle(file: &File, bpe: &Bpe, beside: &Beside, vocabulary: &mut Vocabulary) {
+    let id_of = |text: &str| {
+        let added = file.added_tokens.iter().find(|t| t.content == text).map(|t| t.id);
+        added.or_else(|| bpe.vocab.get(text).copied())
+    };
+    let (mut first, mut last) = (None, None);
+    let mut told = false;
+    for step in steps(&file.post_processor, "processors") {
+        match kind(step) {
+            "TemplateProcessing" => {
+                told = true;
+                let template = step.get("single").and_then(Json::as_array).map_or(&[][..], Vec::as_slice);
+                let special = |item: Option<&Json>| id_of(item?.get("SpecialToken")?.get("id")?.as_str()?);
+                if template.len() > 1 {
+                    (first, last) = (special(template.first()), special(template.last()));
+                }
+            }
+            "RobertaProcessing" | "BertProcessing" => {
+                told = true;
+                let token = |key: &str| id_of(step.get(key)?.get(0)?.as_str()?);
+                (first, last) = (token("cls"), token("sep"));
+            }
+            _ => {}
+        }
+    }
+    // Without a template this library puts nothing around text, whatever tokenizer_config.json says of it.
+    let byte_level = vocabulary.model == "gpt2";
+    if told || byte_level {
+        vocabulary.add("bos", first.is_some());
+        vocabulary.add("eos", last.is_some());
+    }
+    vocabulary.give(Role::Bos, first);
+    vocabulary.give(Role::Eos, last);
+    beside.settle(vocabulary, &[(Role::Unk, bpe.unk_token.as_deref().and_then(id_of))]);
+    vocabulary.add("bos", false);
+    vocabulary.add("eos", false);
+}

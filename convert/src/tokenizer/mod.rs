@@ -1,0 +1,306 @@
+//! Vocabularies as GGUF keys say them: read from tokenizer.json, SentencePiece's tokenizer.model or another GGUF file,
+//! so that llama.cpp gives the same ids to the same text. Its loader (`llama_vocab::impl::load`) says what the keys mean.
+
+mod beside;
+mod json;
+mod pretokenizer;
+mod sentencepiece;
+
+use std::path::Path;
+
+use ckpt_inspect::Error as ReadError;
+use ckpt_inspect::gguf::{self, Header, Keys, ValueType};
+
+use crate::{Error, Result};
+use beside::Beside;
+
+/// Larger files are no tokenizer's. The largest in use take about 40 MB.
+const LARGEST_FILE: u64 = 128 << 20;
+/// Ids without a token are filled up, this many at most.
+const MOST_GAPS: usize = 1 << 16;
+/// The score of a token that no merge makes, below that of every token that one makes.
+const LOW_SCORE: f32 = -10_000.0;
+
+/// What a token is for, as `tokenizer.ggml.token_type` numbers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+#[allow(missing_docs)] // the format's own names
+pub enum TokenType {
+    Normal = 1,
+    Unknown = 2,
+    Control = 3,
+    UserDefined = 4,
+    Unused = 5,
+    Byte = 6,
+}
+
+impl TokenType {
+    fn from_number(number: i64) -> Option<Self> {
+        use TokenType::*;
+        [Normal, Unknown, Control, UserDefined, Unused, Byte]
+            .into_iter()
+            .find(|t| i64::from(*t as i32) == number)
+    }
+}
+
+/// One entry of a vocabulary.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Token {
+    /// Its text; bytes, since those of SentencePiece need not be UTF-8.
+    pub text: Vec<u8>,
+    /// Which merge comes first: the one that makes the token with the highest score. Of no meaning where
+    /// [`Vocabulary::merges`] are listed.
+    pub score: f32,
+    /// What it is for.
+    pub kind: TokenType,
+}
+
+impl Token {
+    fn new(text: impl Into<Vec<u8>>, score: f32, kind: TokenType) -> Self {
+        Token { text: text.into(), score, kind }
+    }
+
+    /// What fills an id that has no token.
+    fn padding(id: usize) -> Self {
+        Token::new(format!("[PAD{id}]"), LOW_SCORE, TokenType::Unused)
+    }
+}
+
+/// What a token is there for, beside text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // their usual names
+pub enum Role {
+    Bos,
+    Eos,
+    Unk,
+    Sep,
+    Pad,
+    Cls,
+    Mask,
+}
+
+/// Each role, in order, with its name in Hugging Face's files and its key in GGUF (one of which is spelt so).
+const ROLE_KEYS: [(Role, &str, &str); 7] = [
+    (Role::Bos, "bos", "tokenizer.ggml.bos_token_id"),
+    (Role::Eos, "eos", "tokenizer.ggml.eos_token_id"),
+    (Role::Unk, "unk", "tokenizer.ggml.unknown_token_id"),
+    (Role::Sep, "sep", "tokenizer.ggml.seperator_token_id"),
+    (Role::Pad, "pad", "tokenizer.ggml.padding_token_id"),
+    (Role::Cls, "cls", "tokenizer.ggml.cls_token_id"),
+    (Role::Mask, "mask", "tokenizer.ggml.mask_token_id"),
+];
+
+/// A vocabulary, and how text is cut into its tokens.
+#[derive(Clone, Debug)]
+pub struct Vocabulary {
+    /// `gpt2` (byte-level BPE), `llama` (SentencePiece BPE) or `t5` (SentencePiece unigram); another file's own word.
+    pub model: String,
+    /// The pre-tokenizer, by llama.cpp's name.
+    pub pre: Option<String>,
+    /// Tokens by id.
+    pub tokens: Vec<Token>,
+    /// Whether scores mean something.
+    pub scored: bool,
+    /// Pairs to merge, the first one first, as `left right`.
+    pub merges: Option<Vec<String>>,
+    /// Tokens with a role.
+    pub roles: Vec<(Role, u32)>,
+    /// What is not said above: switches, the chat template, keys of another file.
+    pub keys: Keys,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+impl Vocabulary {
+    /// Reads the tokenizer at `path`: a tokenizer.json, a tokenizer.model, a GGUF file, told by their contents, or a
+    /// folder that holds one. Files that stand beside it in its folder say which tokens have a role.
+    ///
+    /// # Errors
+    /// `Io`, `Damaged`, `Unsupported` (of [`ckpt_inspect::ErrorKind`]) in [`Error::Read`].
+    pub fn read(path: &Path) -> Result<Self> {
+        if path.is_dir() {
+            return Self::in_folder(path)?.ok_or_else(|| {
+                Error::Target(format!("{}: holds neither tokenizer.json nor tokenizer.model", path.display()))
+            });
+        }
+        let bytes = read_file(path)?;
+        let beside = Beside::read(path.parent().unwrap_or(Path::new("")))?;
+        let vocabulary = if bytes.starts_with(&gguf::MAGIC) {
+            of_gguf(&bytes)
+        } else if bytes.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{') {
+            json::read(&bytes, &beside)
+        } else {
+            sentencepiece::read(&bytes, &beside)
+        };
+        Ok(vocabulary.map_err(|e| e.in_file(path))?)
+    }
+
+    /// The tokenizer in `folder`, if it holds one. Of both kinds tokenizer.model is taken for what has scores, and
+    /// tokenizer.json for byte-level BPE, beside which a tokenizer.model is of another kind.
+    ///
+    /// # Errors
+    /// Those of [`Vocabulary::read`].
+    pub fn in_folder(folder: &Path) -> Result<Option<Self>> {
+        let (json, model) = (folder.join("tokenizer.json"), folder.join("tokenizer.model"));
+        if json.is_file() {
+            let vocabulary = Self::read(&json);
+            if !model.is_file() || vocabulary.as_ref().is_ok_and(|v| !v.scored) {
+                return vocabulary.map(Some);
+            }
+        }
+        if model.is_file() { Self::read(&model).map(Some) } else { Ok(None) }
+    }
+
+    /// Makes as many tokens as the embedding has rows.
+    ///
+    /// # Errors
+    /// `Target` when there are more.
+    pub fn fit(&mut self, rows: usize) -> Result<()> {
+        let count = self.tokens.len();
+        if count > rows {
+            return Err(Error::Target(format!(
+                "the tokenizer has {count} tokens and the embedding {rows} rows: it is another model's; name the right one with --tokenizer"
+            )));
+        }
+        if count < rows {
+            self.warnings.push(format!(
+                "the tokenizer has {count} tokens and the embedding {rows} rows; the rest are called [PAD{count}] and so on"
+            ));
+            self.tokens.extend((count..rows).map(Token::padding));
+        }
+        Ok(())
+    }
+
+    /// The keys that say it.
+    pub fn to_keys(&self) -> Keys {
+        let mut keys = Keys::default();
+        keys.set("tokenizer.ggml.model", self.model.as_str());
+        if let Some(pre) = &self.pre {
+            keys.set("tokenizer.ggml.pre", pre.as_str());
+        }
+        keys.set_array("tokenizer.ggml.tokens", self.tokens.iter().map(|t| t.text.as_slice()));
+        if self.scored {
+            keys.set_array("tokenizer.ggml.scores", self.tokens.iter().map(|t| t.score));
+        }
+        keys.set_array("tokenizer.ggml.token_type", self.tokens.iter().map(|t| t.kind as i32));
+        if let Some(merges) = &self.merges {
+            keys.set_array("tokenizer.ggml.merges", merges.iter().map(String::as_str));
+        }
+        for (role, id) in &self.roles {
+            keys.set(ROLE_KEYS[*role as usize].2, id);
+        }
+        keys.extend(self.keys.clone());
+        keys
+    }
+
+    /// The id of the token with a role.
+    pub fn role(&self, role: Role) -> Option<u32> {
+        self.roles.iter().find(|(r, _)| *r == role).map(|(_, id)| *id)
+    }
+
+    /// Gives `role` to a token, unless it has one or the id is out of range.
+    fn give(&mut self, role: Role, id: Option<u64>) {
+        let id = id.filter(|id| (*id as usize) < self.tokens.len());
+        if let (Some(id), None) = (id, self.role(role)) {
+            self.roles.push((role, id as u32));
+        }
+    }
+
+    /// Sets what to put around text, unless it is set already.
+    fn add(&mut self, role: &str, add: bool) {
+        let key = format!("tokenizer.ggml.add_{role}_token");
+        if !self.keys.contains(&key) {
+            self.keys.set(&key, &add);
+        }
+    }
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>, ReadError> {
+    let io = |e: std::io::Error| ReadError::io(path, &e);
+    let len = std::fs::metadata(path).map_err(io)?.len();
+    if len > LARGEST_FILE {
+        return Err(ReadError::unsupported(format!("{len} bytes are too many for a tokenizer")).in_file(path));
+    }
+    std::fs::read(path).map_err(io)
+}
+
+/// Puts tokens, in any order, at their ids.
+fn by_id(entries: impl IntoIterator<Item = (u64, Token)>) -> Result<Vec<Token>, ReadError> {
+    let entries: Vec<(u64, Token)> = entries.into_iter().collect();
+    let end = entries.iter().map(|(id, _)| id.saturating_add(1)).max().unwrap_or(0);
+    let limit = entries.len() + MOST_GAPS;
+    let len = usize::try_from(end).ok().filter(|len| *len <= limit).ok_or_else(|| {
+        ReadError::damaged(format!("{} tokens have ids up to {}", entries.len(), end.saturating_sub(1)))
+    })?;
+    let mut tokens: Vec<Option<Token>> = vec![None; len];
+    for (id, token) in entries {
+        let place = &mut tokens[id as usize];
+        if let Some(other) = place.as_ref().filter(|other| other.text != token.text) {
+            let text = |token: &Token| String::from_utf8_lossy(&token.text).escape_debug().to_string();
+            return Err(ReadError::damaged(format!(
+                "`{}` and `{}` have the same id, {id}",
+                text(other),
+                text(&token)
+            )));
+        }
+        *place = Some(token);
+    }
+    Ok(tokens
+        .into_iter()
+        .enumerate()
+        .map(|(id, token)| token.unwrap_or_else(|| Token::padding(id)))
+        .collect())
+}
+
+/// The vocabulary of another GGUF file, its keys as they are.
+fn of_gguf(bytes: &[u8]) -> Result<Vocabulary, ReadError> {
+    let header = Header::parse(bytes)?;
+    if let Some(damage) = &header.damage {
+        return Err(ReadError::damaged(damage.clone()));
+    }
+    let text = |key: &str| header.get(key).and_then(|v| v.as_str()).map(str::to_string);
+    let (Some(model), Some(texts)) = (text("tokenizer.ggml.model"), header.strings("tokenizer.ggml.tokens"))
+    else {
+        return Err(ReadError::unsupported("has no `tokenizer.ggml.model` and `tokenizer.ggml.tokens`"));
+    };
+    let mut tokens: Vec<Token> = texts.map(|text| Token::new(text, LOW_SCORE, TokenType::Normal)).collect();
+    let scores = header.floats("tokenizer.ggml.scores");
+    let types = header.integers("tokenizer.ggml.token_type");
+    let lengths = [scores.as_ref().map(Vec::len), types.as_ref().map(Vec::len)];
+    if lengths.iter().flatten().any(|len| *len != tokens.len()) {
+        return Err(ReadError::damaged(format!("{} tokens have {lengths:?} scores and types", tokens.len())));
+    }
+    for (token, score) in tokens.iter_mut().zip(scores.iter().flatten()) {
+        token.score = *score;
+    }
+    for (token, kind) in tokens.iter_mut().zip(types.iter().flatten()) {
+        token.kind = TokenType::from_number(*kind).unwrap_or(TokenType::Normal);
+    }
+    let own = [
+        "tokenizer.ggml.model",
+        "tokenizer.ggml.pre",
+        "tokenizer.ggml.tokens",
+        "tokenizer.ggml.scores",
+        "tokenizer.ggml.token_type",
+    ];
+    let mut keys = Keys::default();
+    for (key, value) in &header.keys {
+        if key.starts_with("tokenizer.") && !own.contains(&key.as_ref()) {
+            keys.copy(key, value);
+        }
+    }
+    let merges = header.get("tokenizer.ggml.merges").and_then(|v| v.as_array());
+    if merges.is_some_and(|m| m.element_type() != ValueType::String) {
+        return Err(ReadError::damaged("`tokenizer.ggml.merges` are no strings"));
+    }
+    Ok(Vocabulary {
+        model,
+        pre: text("tokenizer.ggml.pre"),
+        tokens,
+        scored: scores.is_some(),
+        merges: None,
+        roles: Vec::new(),
+        keys,
+        warnings: Vec::new(),
+    })
+}

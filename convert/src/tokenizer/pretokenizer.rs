@@ -1,0 +1,144 @@
+//! llama.cpp knows pre-tokenizers by name. Its own converter tells them by the hash of what a tokenizer makes of a test
+//! text; here they are told by what tokenizer.json says they do, which is the same for every vocabulary trained with one.
+//!
+//! The patterns are those that tokenizer.json files have, as `llm_tokenizer_bpe` of llama.cpp notes beside its own.
+
+use serde_json::Value as Json;
+
+use super::json::{kind, steps};
+
+/// One step of a pre-tokenizer.
+#[derive(Debug, PartialEq)]
+enum Step<'j> {
+    /// Splits by a pattern.
+    Split(&'j str),
+    /// GPT-2's pattern, which the byte-level step brings along.
+    Gpt2,
+    /// Every digit by itself.
+    Digits,
+    /// Runs of digits.
+    DigitRuns,
+    /// Punctuation, contiguous.
+    Punctuation,
+}
+
+const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN35: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const DEEPSEEK3: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##;
+const BAILING: &str = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+";
+/// GPT-2's pattern, where it is written out.
+const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+
+/// llama.cpp's name for `pre_tokenizer`, and what the user should know. `ignore_merges` says that a word which is a
+/// token needs no merges, a part of the pre-tokenizer's name in llama.cpp.
+pub(super) fn name(pre_tokenizer: &Json, ignore_merges: Option<bool>) -> (&'static str, Vec<String>) {
+    let whole_words = ignore_merges.unwrap_or(false);
+    let found = listed(pre_tokenizer).and_then(|(steps, prefix)| {
+        let name = match steps.as_slice() {
+            [Step::Gpt2] | [Step::Split(GPT2)] => ("gpt-2", false),
+            [Step::Digits, Step::Gpt2] | [Step::Digits, Step::Split(GPT2)] => ("smollm", false),
+            [Step::Punctuation, Step::Gpt2, Step::Split(r"[0-9][0-9][0-9]")] => ("falcon", false),
+            [Step::Split(LLAMA3)] if whole_words => ("llama-bpe", true),
+            [Step::Split(LLAMA3)] => ("smaug-bpe", false),
+            [Step::Split(QWEN2)] => ("qwen2", false),
+            [Step::Split(QWEN35)] => ("qwen35", false),
+            [Step::Split(TEKKEN)] => ("tekken", true),
+            [Step::Split(GPT4O)] => ("gpt-4o", false),
+            [Step::Split(r"\p{N}{1,3}"), Step::Split("[一-龥぀-ゟ゠-ヿ]+"), Step::Split(DEEPSEEK3)] => {
+                ("deepseek-v3", false)
+            }
+            [Step::Split(BAILING)] => ("bailingmoe", false),
+            _ => return None,
+        };
+        Some((name, prefix))
+    });
+    let Some(((name, ignores), prefix)) = found else {
+        return (
+            "default",
+            vec!["its pre-tokenizer is none that llama.cpp is known to have: `default` is written, and other ids may come out than in training".into()],
+        );
+    };
+    let mut warnings = Vec::new();
+    if ignores != whole_words {
+        let how =
+            if whole_words { "takes words that are tokens whole" } else { "builds every word by merges" };
+        warnings.push(format!("it {how}, which llama.cpp's `{name}` does not"));
+    }
+    if prefix {
+        warnings.push("it puts a space before text, which llama.cpp does not for this kind".into());
+    }
+    (name, warnings)
+}
+
+/// The steps, and whether a space is put before text; `None` where one is not known.
+fn listed(pre_tokenizer: &Json) -> Option<(Vec<Step<'_>>, bool)> {
+    let (mut found, mut prefix) = (Vec::new(), false);
+    for step in steps(pre_tokenizer, "pretokenizers") {
+        let flag = |key: &str, default| step.get(key).and_then(Json::as_bool).unwrap_or(default);
+        match kind(step) {
+            "ByteLevel" => {
+                prefix |= flag("add_prefix_space", true);
+                if flag("use_regex", true) {
+                    found.push(Step::Gpt2);
+                }
+            }
+            "Split" => {
+                let pattern = step.get("pattern")?;
+                let isolated = step.get("behavior").and_then(Json::as_str) == Some("Isolated");
+                let removed_rest =
+                    step.get("behavior").and_then(Json::as_str) == Some("Removed") && flag("invert", false);
+                let expression = pattern.get("Regex").and_then(Json::as_str)?;
+                if !(isolated || removed_rest) {
+                    return None;
+                }
+                found.push(Step::Split(expression));
+            }
+            "Digits" if flag("individual_digits", false) => found.push(Step::Digits),
+            "Digits" => found.push(Step::DigitRuns),
+            "Punctuation" => found.push(Step::Punctuation),
+            _ => return None,
+        }
+    }
+    Some((found, prefix))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn named(pre_tokenizer: &Json, ignore_merges: Option<bool>) -> (&'static str, usize) {
+        let (name, warnings) = name(pre_tokenizer, ignore_merges);
+        (name, warnings.len())
+    }
+
+    #[test]
+    fn pre_tokenizers_are_told_by_what_they_do() {
+        let byte_level =
+            |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "use_regex": regex});
+        let split = |pattern: &str| {
+            let split = json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
+            json!({"type": "Sequence", "pretokenizers": [split, byte_level(false)]})
+        };
+        assert_eq!(named(&byte_level(true), None), ("gpt-2", 0));
+        assert_eq!(named(&json!({"type": "ByteLevel"}), None), ("gpt-2", 1), "a space is put before text");
+        assert_eq!(named(&split(LLAMA3), Some(true)), ("llama-bpe", 0));
+        assert_eq!(named(&split(LLAMA3), Some(false)), ("smaug-bpe", 0));
+        assert_eq!(named(&split(QWEN2), Some(false)), ("qwen2", 0));
+        assert_eq!(named(&split(QWEN2), Some(true)), ("qwen2", 1));
+        assert_eq!(named(&split(GPT4O), None), ("gpt-4o", 0));
+        let digits = json!({"type": "Digits", "individual_digits": true});
+        let sequence = json!({"type": "Sequence", "pretokenizers": [digits, byte_level(true)]});
+        assert_eq!(named(&sequence, None), ("smollm", 0));
+        assert_eq!(named(&split(r"\w+"), None), ("default", 1));
+        assert_eq!(named(&json!({"type": "Whitespace"}), None), ("default", 1));
+        assert_eq!(named(&Json::Null, None), ("default", 1));
+        let deep =
+            (0..500).fold(byte_level(true), |inner, _| json!({"type": "Sequence", "pretokenizers": [inner]}));
+        assert_eq!(named(&deep, None), ("gpt-2", 0));
+    }
+}

@@ -1,0 +1,232 @@
+//! SentencePiece's tokenizer.model: a protocol buffer of `sentencepiece_model.proto`
+//! (<https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto>), of which these fields count:
+//!
+//! ```text
+//! ModelProto       1: repeated SentencePiece, 2: TrainerSpec, 3: NormalizerSpec
+//! SentencePiece    1: piece, 2: score (float), 3: type (1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte)
+//! TrainerSpec      3: model_type (1 unigram, 2 BPE), 40: unk_id, 41: bos_id, 42: eos_id, 43: pad_id
+//! NormalizerSpec   2: precompiled_charsmap, 3: add_dummy_prefix, 4: remove_extra_whitespaces
+//! ```
+
+use ckpt_inspect::Error as ReadError;
+use ckpt_inspect::gguf::Keys;
+
+use super::beside::Beside;
+use super::{LOW_SCORE, Role, Token, TokenType, Vocabulary, by_id};
+
+/// A field of a message.
+enum Field<'a> {
+    Varint(u64),
+    Bytes(&'a [u8]),
+    Fixed32([u8; 4]),
+    Fixed64,
+}
+
+impl<'a> Field<'a> {
+    fn bytes(self) -> Option<&'a [u8]> {
+        match self {
+            Field::Bytes(bytes) => Some(bytes),
+            _ => None,
+        }
+    }
+
+    fn number(self) -> Option<u64> {
+        match self {
+            Field::Varint(n) => Some(n),
+            _ => None,
+        }
+    }
+}
+
+/// The fields of a message, in order, by number.
+struct Message<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    /// Where the message begins in the file.
+    origin: usize,
+}
+
+impl<'a> Message<'a> {
+    fn new(bytes: &'a [u8], origin: usize) -> Self {
+        Message { bytes, at: 0, origin }
+    }
+
+    fn error(&self, what: &str) -> ReadError {
+        ReadError::damaged(format!("is no SentencePiece model: {what}"))
+            .at((self.origin + self.at) as u64)
+            .hint("a tokenizer is a tokenizer.json, a tokenizer.model of SentencePiece, or a GGUF file")
+    }
+
+    fn varint(&mut self) -> Result<u64, ReadError> {
+        let mut value = 0u64;
+        for shift in (0..70).step_by(7) {
+            let byte = *self.bytes.get(self.at).ok_or_else(|| self.error("it ends within a number"))?;
+            self.at += 1;
+            value |= u64::from(byte & 127).checked_shl(shift).unwrap_or(0);
+            if byte < 128 {
+                return Ok(value);
+            }
+        }
+        Err(self.error("a number has more than ten bytes"))
+    }
+
+    fn take(&mut self, len: u64) -> Result<&'a [u8], ReadError> {
+        let left = &self.bytes[self.at..];
+        let taken = usize::try_from(len).ok().and_then(|len| left.get(..len));
+        let taken = taken.ok_or_else(|| self.error("a field reaches beyond its message"))?;
+        self.at += taken.len();
+        Ok(taken)
+    }
+
+    /// Number, place in the file and value of the next field.
+    fn next(&mut self) -> Result<Option<(u64, usize, Field<'a>)>, ReadError> {
+        if self.at == self.bytes.len() {
+            return Ok(None);
+        }
+        let key = self.varint()?;
+        let field = match key & 7 {
+            0 => Field::Varint(self.varint()?),
+            1 => {
+                self.take(8)?;
+                Field::Fixed64
+            }
+            2 => {
+                let len = self.varint()?;
+                Field::Bytes(self.take(len)?)
+            }
+            5 => Field::Fixed32(self.take(4)?.try_into().expect("four bytes")),
+            _ => return Err(self.error("a field has an unknown encoding")),
+        };
+        let len = if let Field::Bytes(bytes) = &field { bytes.len() } else { 0 };
+        Ok(Some((key >> 3, self.origin + self.at - len, field)))
+    }
+}
+
+fn piece(bytes: &[u8], origin: usize) -> Result<Token, ReadError> {
+    let mut message = Message::new(bytes, origin);
+    let mut token = Token::new("", 0.0, TokenType::Normal);
+    while let Some((number, _, field)) = message.next()? {
+        match (number, field) {
+            (1, Field::Bytes(text)) => token.text = text.to_vec(),
+            (2, Field::Fixed32(score)) => token.score = f32::from_le_bytes(score),
+            (3, Field::Varint(kind)) => {
+                let kind = i64::try_from(kind).ok().and_then(TokenType::from_number);
+                token.kind = kind.ok_or_else(|| message.error("a piece has an unknown type"))?;
+            }
+            _ => {}
+        }
+    }
+    Ok(token)
+}
+
+/// Reads a tokenizer.model.
+pub(super) fn read(bytes: &[u8], beside: &Beside) -> Result<Vocabulary, ReadError> {
+    let mut message = Message::new(bytes, 0);
+    let mut tokens = Vec::new();
+    let mut unigram = true;
+    // The defaults of sentencepiece_model.proto.
+    let mut roles = [(Role::Unk, Some(0)), (Role::Bos, Some(1)), (Role::Eos, Some(2)), (Role::Pad, None)];
+    let (mut prefix, mut remove, mut charsmap) = (true, true, &[][..]);
+    while let Some((number, origin, field)) = message.next()? {
+        let Some(bytes) = field.bytes() else { continue };
+        match number {
+            1 => tokens.push(piece(bytes, origin)?),
+            2 => {
+                let mut trainer = Message::new(bytes, origin);
+                while let Some((number, _, field)) = trainer.next()? {
+                    match (number, field.number()) {
+                        (3, Some(kind @ (1 | 2))) => unigram = kind == 1,
+                        (3, _) => {
+                            return Err(ReadError::unsupported(
+                                "its model is of words or characters; BPE and unigram are converted",
+                            ));
+                        }
+                        // -1, an id that there is not, is a number out of range here.
+                        (40..=43, Some(id)) => roles[number as usize - 40].1 = Some(id),
+                        _ => {}
+                    }
+                }
+            }
+            3 => {
+                let mut normalizer = Message::new(bytes, origin);
+                while let Some((number, _, field)) = normalizer.next()? {
+                    match (number, field) {
+                        (2, Field::Bytes(map)) => charsmap = map,
+                        (3, Field::Varint(on)) => prefix = on != 0,
+                        (4, Field::Varint(on)) => remove = on != 0,
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    if tokens.is_empty() {
+        return Err(message.error("it lists no pieces"));
+    }
+    let mut keys = Keys::default();
+    keys.set("tokenizer.ggml.add_space_prefix", &prefix);
+    if unigram {
+        keys.set("tokenizer.ggml.remove_extra_whitespaces", &remove);
+        if !charsmap.is_empty() {
+            keys.set_array("tokenizer.ggml.precompiled_charsmap", charsmap.iter().copied());
+        }
+    }
+    let mut vocabulary = Vocabulary {
+        model: if unigram { "t5" } else { "llama" }.into(),
+        pre: Some("default".into()),
+        tokens,
+        scored: true,
+        merges: None,
+        roles: Vec::new(),
+        keys,
+        warnings: Vec::new(),
+    };
+    add(&mut vocabulary, beside)?;
+    let roles = roles.map(|(role, id)| (role, id.filter(|id| is_special(&vocabulary, *id))));
+    beside.settle(&mut vocabulary, &roles);
+    if !unigram && !charsmap.is_empty() {
+        vocabulary.warnings.push(
+            "it normalizes text, which llama.cpp does not for this kind: text that is not in that form gets other ids".into(),
+        );
+    }
+    if unigram && vocabulary.tokens.iter().any(|t| t.kind == TokenType::Byte) {
+        vocabulary.warnings.push(
+            "it has tokens for bytes, which llama.cpp does not fall back to for this kind: characters without a token become unknown".into(),
+        );
+    }
+    // Without a word from Hugging Face's files, SentencePiece's users put the beginning there and no end.
+    vocabulary.add("bos", !unigram);
+    vocabulary.add("eos", unigram);
+    Ok(vocabulary)
+}
+
+fn is_special(vocabulary: &Vocabulary, id: u64) -> bool {
+    let token = usize::try_from(id).ok().and_then(|id| vocabulary.tokens.get(id));
+    token.is_some_and(|t| matches!(t.kind, TokenType::Unknown | TokenType::Control))
+}
+
+/// Tokens that other files add, or call otherwise.
+fn add(vocabulary: &mut Vocabulary, beside: &Beside) -> Result<(), ReadError> {
+    let mut extra = Vec::new();
+    for added in beside.added() {
+        let kind = if added.special { TokenType::Control } else { TokenType::UserDefined };
+        // llama.cpp finds added tokens in text that has its spaces still.
+        let text = if added.special { added.text } else { added.text.replace('▁', " ") };
+        let known = usize::try_from(added.id).ok().and_then(|id| vocabulary.tokens.get_mut(id));
+        match known {
+            Some(token) if matches!(token.kind, TokenType::Unknown | TokenType::Byte) => {}
+            Some(token) => *token = Token::new(text, LOW_SCORE, kind),
+            None => extra.push((added.id, Token::new(text, LOW_SCORE, kind))),
+        }
+    }
+    // The last word on an id counts, as with those the model has itself.
+    let mut last = std::collections::BTreeMap::new();
+    extra.into_iter().for_each(|(id, token)| {
+        last.insert(id, token);
+    });
+    let own = std::mem::take(&mut vocabulary.tokens);
+    let own = own.into_iter().enumerate().map(|(id, token)| (id as u64, token));
+    vocabulary.tokens = by_id(own.chain(last))?;
+    Ok(())
+}

@@ -1,0 +1,418 @@
+//! GGUF files from checkpoints: types by rule, values and keys read back, split sets, exact scales, repairs.
+
+use std::path::{Path, PathBuf};
+
+use ckpt_convert::quant::Quant;
+use ckpt_convert::{Control, Error, Gguf, Options, Plan, Target, verify, verify_written, write};
+use ckpt_inspect::ggml::GgmlType;
+use ckpt_inspect::gguf::{Header, Keys, Layout, OutputEntry};
+use ckpt_inspect::{Checkpoint, DType, Format, metadata, open};
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name)
+}
+
+const HEALTHY: &str = "healthy-run/step-02000.pt";
+
+/// `source` written with `options`, its notes, and whether it says the same.
+struct Converted {
+    folder: tempfile::TempDir,
+    notes: Vec<String>,
+    agrees: bool,
+}
+
+impl Converted {
+    fn new(source: &Path, options: &Options) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let name = if options.max_shard_bytes.is_some() { "model" } else { "model.gguf" };
+        let checkpoint = open(source).unwrap();
+        let mut plan = Plan::new(&checkpoint, options).unwrap();
+        let stop = Default::default();
+        let path = folder.path().join(name);
+        write(&mut plan, options, &path, Control { progress: &|_| (), stop: &stop }).unwrap();
+        let report = verify_written(&plan, &path).unwrap();
+        let failures: Vec<_> = report.failures().collect();
+        assert!(report.extra.is_empty() && report.missing.is_empty(), "{report:?}");
+        eprintln!("{failures:?}");
+        let (notes, agrees) = (plan.notes.clone(), report.agrees());
+        Converted { folder, notes, agrees }
+    }
+
+    fn path(&self) -> PathBuf {
+        let file = self.folder.path().join("model.gguf");
+        if file.exists() { file } else { self.folder.path().join("model") }
+    }
+
+    fn open(&self) -> Checkpoint {
+        let checkpoint = open(&self.path()).unwrap();
+        assert!(!checkpoint.is_damaged(), "{:?}", checkpoint.damage);
+        checkpoint
+    }
+
+    fn told(&self, what: &str) -> bool {
+        self.notes.iter().any(|note| note.contains(what))
+    }
+}
+
+fn options(settings: Gguf) -> Options {
+    Options::new(Target::Gguf(settings))
+}
+
+fn with(quant: Quant) -> Options {
+    options(Gguf { quant: Some(quant), ..Gguf::default() })
+}
+
+fn plan_error(source: &Path, options: &Options) -> String {
+    match Plan::new(&open(source).unwrap(), options) {
+        Err(Error::Target(message)) => message,
+        other => panic!("{:?}", other.map(|_| ())),
+    }
+}
+
+/// A SafeTensors model of F32 tensors in a folder with a config.json; elements count up from small numbers.
+fn hugging_face(config: &serde_json::Value, tensors: &[(&str, &[usize])]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
+    for (name, shape) in tensors {
+        let start = data.len();
+        let numel: usize = shape.iter().product();
+        data.extend((0..numel).flat_map(|i| ((i % 251) as f32 / 256.0 - 0.4).to_le_bytes()));
+        header.insert(
+            name.to_string(),
+            serde_json::json!({"dtype": "F32", "shape": shape, "data_offsets": [start, data.len()]}),
+        );
+    }
+    let header = serde_json::Value::Object(header).to_string();
+    let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat();
+    std::fs::write(folder.path().join("model.safetensors"), file).unwrap();
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    folder
+}
+
+fn llama_config() -> serde_json::Value {
+    serde_json::json!({
+        "architectures": ["LlamaForCausalLM"], "hidden_size": 512, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "num_hidden_layers": 1, "intermediate_size": 256,
+        "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "rope_theta": 500000.0,
+        "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+                         "high_freq_factor": 4.0, "original_max_position_embeddings": 8192},
+    })
+}
+
+const LLAMA: [(&str, &[usize]); 6] = [
+    ("model.embed_tokens.weight", &[40, 512]),
+    ("model.layers.0.self_attn.q_proj.weight", &[512, 512]),
+    ("model.layers.0.self_attn.k_proj.weight", &[256, 512]),
+    ("model.layers.0.mlp.down_proj.weight", &[512, 256]),
+    ("model.layers.0.input_layernorm.weight", &[512]),
+    ("model.layers.0.self_attn.rotary_emb.inv_freq", &[64]),
+];
+
+#[test]
+fn every_type_says_the_same() {
+    let llama = hugging_face(&llama_config(), &LLAMA);
+    for quant in Quant::all().filter(|q| !q.is_ternary()) {
+        let converted = Converted::new(llama.path(), &with(quant));
+        assert!(converted.agrees, "{quant}");
+        let written = converted.open();
+        let down = written.tensor("blk.0.ffn_down.weight").unwrap();
+        assert_eq!((down.dtype, down.shape.as_slice()), (quant.dtype(), [512, 256].as_slice()));
+        assert_eq!(written.tensor("blk.0.attn_norm.weight").unwrap().dtype, DType::F32);
+        let embed = if quant.is_packed() { Quant::Q8_0 } else { quant };
+        assert_eq!(written.tensor("token_embd.weight").unwrap().dtype, embed.dtype());
+        assert!(converted.told("inv_freq"));
+    }
+}
+
+#[test]
+fn the_student_becomes_qwen3() {
+    let converted = Converted::new(&fixture(HEALTHY), &with(Quant::F16));
+    assert!(converted.agrees);
+    let written = converted.open();
+    assert_eq!(written.format, Format::Gguf { version: 3, big_endian: false });
+    assert_eq!(written.warnings, [""; 0]);
+    let json = metadata::to_json(&written.metadata);
+    let head_dim = written.tensor("blk.0.attn_q_norm.weight").unwrap().shape[0];
+    let told = serde_json::json!({
+        "general.architecture": "qwen3",
+        "general.file_type": 1,
+        "qwen3.block_count": 2,
+        "qwen3.embedding_length": 64,
+        "qwen3.attention.key_length": head_dim,
+        "qwen3.vocab_size": 1024,
+        "qwen3.attn_logit_softcapping": 50.0,
+        "qwen3.final_logit_softcapping": 30.0,
+        "ckpt.use_bitlinear_ffn": true,
+        "tokenizer.ggml.model": "none",
+    });
+    for (key, value) in told.as_object().unwrap() {
+        assert_eq!(json[key], *value, "{key}: {json}");
+    }
+    for what in ["soft caps", "BitLinear", "no tokenizer", "rounded to -1, 0, +1"] {
+        assert!(converted.told(what), "{what}: {:?}", converted.notes);
+    }
+    // What is written is what BitLinear multiplies with.
+    let source = open(&fixture(HEALTHY)).unwrap();
+    let packed = open(&fixture("packed/nano-healthy-2000-i2s.pt")).unwrap();
+    let find = |c: &Checkpoint, name: &str| c.tensors.iter().position(|t| t.name.ends_with(name)).unwrap();
+    let codes = packed.ternary_codes(&packed.tensors[find(&packed, "layers.1.mlp.gate_proj.weight")]);
+    let values = written.values(written.tensor("blk.1.ffn_gate.weight").unwrap()).unwrap();
+    let signs: Vec<i8> = values.iter().map(|v| if *v == 0.0 { 0 } else { v.signum() as i8 }).collect();
+    assert_eq!(signs, codes.unwrap().unwrap());
+    let latent = Converted::new(
+        &fixture(HEALTHY),
+        &options(Gguf { quant: Some(Quant::F32), latent: true, ..Gguf::default() }),
+    );
+    let latent = latent.open();
+    assert!(verify(&source, &latent).unwrap().agrees());
+    assert!(!verify(&source, &written).unwrap().agrees(), "the float weights are not there");
+}
+
+#[test]
+fn rows_that_blocks_do_not_fill_are_f16_aloud() {
+    let converted = Converted::new(&fixture(HEALTHY), &options(Gguf::default()));
+    assert!(converted.agrees);
+    assert!(converted.told("no multiple of the 256 elements of a tq2_0 block"), "{:?}", converted.notes);
+    assert_eq!(converted.open().tensor("blk.0.attn_q.weight").unwrap().dtype, DType::F16);
+}
+
+/// A one-layer student of width 256, whose gate is ternary times a tiny scale, as a PyTorch file.
+fn student(folder: &Path, scale: f32) -> PathBuf {
+    let tensors: [(&str, &[usize]); 14] = [
+        ("embed_tokens.weight", &[40, 256]),
+        ("layers.0.self_attn.q_proj.weight", &[256, 256]),
+        ("layers.0.self_attn.k_proj.weight", &[128, 256]),
+        ("layers.0.self_attn.v_proj.weight", &[128, 256]),
+        ("layers.0.self_attn.o_proj.weight", &[256, 256]),
+        ("layers.0.self_attn.q_norm.weight", &[64]),
+        ("layers.0.self_attn.k_norm.weight", &[64]),
+        ("layers.0.mlp.gate_proj.weight", &[256, 256]),
+        ("layers.0.mlp.up_proj.weight", &[256, 256]),
+        ("layers.0.mlp.down_proj.weight", &[256, 256]),
+        ("layers.0.input_layernorm.weight", &[256]),
+        ("layers.0.post_attention_layernorm.weight", &[256]),
+        ("norm.weight", &[256]),
+        ("lm_head.weight", &[40, 256]),
+    ];
+    let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
+    for (name, shape) in tensors {
+        let start = data.len();
+        let value = |i: usize| match name.contains("gate_proj") {
+            true => scale * ((i * i / 3 % 3) as f32 - 1.0),
+            false => (i * i % 509) as f32 / 512.0 - 0.5,
+        };
+        data.extend((0..shape.iter().product()).flat_map(|i| value(i).to_le_bytes()));
+        let entry = serde_json::json!({"dtype": "F32", "shape": shape, "data_offsets": [start, data.len()]});
+        header.insert(name.into(), entry);
+    }
+    let header = serde_json::Value::Object(header).to_string();
+    let path = folder.join("student.safetensors");
+    std::fs::write(&path, [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat())
+        .unwrap();
+    path
+}
+
+#[test]
+fn ternary_types_hold_codes_and_scales() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = student(folder.path(), 0.031);
+    for quant in [Quant::Tq1_0, Quant::Tq2_0, Quant::I2S, Quant::Q8_0, Quant::F32, Quant::BF16] {
+        let converted = Converted::new(&source, &with(quant));
+        assert!(converted.agrees, "{quant}");
+        let written = converted.open();
+        assert_eq!(written.tensor("blk.0.attn_q.weight").unwrap().dtype, quant.dtype());
+        assert_eq!(
+            written.tensor("output.weight").unwrap().dtype,
+            if quant.is_packed() { DType::Ggml(GgmlType::Q8_0) } else { quant.dtype() }
+        );
+        let gate = written.values(written.tensor("blk.0.ffn_gate.weight").unwrap()).unwrap();
+        let largest = gate.iter().fold(0.0f32, |a, b| a.max(b.abs()));
+        assert!((largest / 0.031 - 1.0).abs() < 2f32.powi(if quant == Quant::BF16 { -8 } else { -11 }));
+        // And from there to every other ternary type, and back to PyTorch's i2s.
+        for next in [Quant::Tq1_0, Quant::Tq2_0, Quant::I2S] {
+            let again = Converted::new(
+                &converted.path(),
+                &Options {
+                    ternary: Some(
+                        globset::Glob::new("blk.*_{q,k,v,output,gate,up,down}.weight")
+                            .unwrap()
+                            .compile_matcher(),
+                    ),
+                    ..with(next)
+                },
+            );
+            assert!(again.agrees, "{quant} to {next}");
+            let values = again.open();
+            let same =
+                values.ternary_codes(values.tensor("blk.0.ffn_gate.weight").unwrap()).unwrap().unwrap();
+            let signs = gate.iter().map(|v| if *v == 0.0 { 0 } else { v.signum() as i8 });
+            assert!(signs.eq(same.into_iter()), "{quant} to {next}");
+        }
+    }
+}
+
+#[test]
+fn a_scale_that_f16_loses_is_told_and_can_stand_beside() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = student(folder.path(), 5e-8);
+    let lost = Converted::new(&source, &with(Quant::Tq2_0));
+    assert!(lost.told("scales that f16 holds badly"), "{:?}", lost.notes);
+    let source_far_gone = student(folder.path(), 1e-9);
+    assert!(!Converted::new(&source_far_gone, &with(Quant::Tq2_0)).agrees, "the gate became zero");
+
+    let exact = Gguf { quant: Some(Quant::Tq2_0), exact_scales: true, ..Gguf::default() };
+    let converted = Converted::new(&source_far_gone, &options(exact));
+    assert!(converted.agrees && !converted.told("f16 holds badly"), "{:?}", converted.notes);
+    let written = converted.open();
+    let gate = written.tensor("blk.0.ffn_gate.weight").unwrap();
+    assert_eq!(gate.scale, Some(1e-9));
+    assert_eq!(written.values(gate).unwrap().iter().fold(0.0f32, |a, b| a.max(*b)), 1e-9);
+    let (stats, ternary) = written.measure(gate, false).unwrap();
+    assert_eq!((stats.max, ternary.unwrap().scale.map(|s| s as f32)), (Some(f64::from(1e-9f32)), Some(1e-9)));
+    // It stays there when written again, in another ternary type too.
+    for quant in [None, Some(Quant::Tq1_0)] {
+        let again = Converted::new(&converted.path(), &options(Gguf { quant, ..Gguf::default() }));
+        assert!(again.agrees);
+        assert_eq!(again.open().tensor("blk.0.ffn_gate.weight").unwrap().scale, Some(1e-9), "{quant:?}");
+    }
+    let flat = Converted::new(&converted.path(), &with(Quant::F32));
+    assert!(flat.agrees);
+    assert!(flat.open().tensor("blk.0.ffn_gate.scale").is_err(), "it went into the values");
+}
+
+#[test]
+fn llama_rows_are_interleaved_and_come_back() {
+    let llama = hugging_face(&llama_config(), &LLAMA);
+    let converted = Converted::new(llama.path(), &with(Quant::F32));
+    assert!(converted.agrees);
+    let (source, written) = (open(llama.path()).unwrap(), converted.open());
+    let theirs = source.values(source.tensor("model.layers.0.self_attn.k_proj.weight").unwrap()).unwrap();
+    let ours = written.values(written.tensor("blk.0.attn_k.weight").unwrap()).unwrap();
+    // Two heads of 128 rows: row 2i of a head is row i of its first half, row 2i + 1 row i of its second.
+    for (ours_row, theirs_row) in [(0, 0), (1, 64), (2, 1), (127, 127), (128, 128), (129, 192)] {
+        assert_eq!(ours[ours_row * 512..][..512], theirs[theirs_row * 512..][..512], "{ours_row}");
+    }
+    let report = verify(&source, &written).unwrap();
+    assert!(report.failures().next().is_none(), "{report:?}");
+    let back = tempfile::tempdir().unwrap();
+    let options = Options::new(Target::SafeTensors);
+    let mut plan = Plan::new(&written, &options).unwrap();
+    let stop = Default::default();
+    let path = back.path().join("back.safetensors");
+    write(&mut plan, &options, &path, Control { progress: &|_| (), stop: &stop }).unwrap();
+    let back = open(&path).unwrap();
+    let again = back.values(back.tensor("model.layers.0.self_attn.k_proj.weight").unwrap()).unwrap();
+    assert_eq!(again, theirs);
+    let factors = written.values(written.tensor("rope_freqs.weight").unwrap()).unwrap();
+    assert_eq!((factors.len(), factors[0], factors[63]), (64, 1.0, 8.0));
+}
+
+#[test]
+fn split_sets_open_as_one() {
+    let split = Options { max_shard_bytes: Some(60_000), ..with(Quant::F16) };
+    let converted = Converted::new(&fixture(HEALTHY), &split);
+    assert!(converted.agrees);
+    let mut names: Vec<String> = std::fs::read_dir(converted.path())
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    let count = names.len();
+    assert!(count > 2, "{names:?}");
+    assert_eq!(names[0], format!("model-00001-of-{count:05}.gguf"));
+    let bytes: Vec<Vec<u8>> =
+        names.iter().map(|n| std::fs::read(converted.path().join(n)).unwrap()).collect();
+    let headers: Vec<Header<'_>> = bytes.iter().map(|b| Header::parse(b).unwrap()).collect();
+    let tensors: usize = headers.iter().map(|h| h.tensors.len()).sum();
+    for (number, header) in headers.iter().enumerate() {
+        let key = |key: &str| header.get(key).and_then(|v| v.as_i64());
+        assert_eq!(key("split.no"), Some(number as i64));
+        assert_eq!(key("split.count"), Some(count as i64));
+        assert_eq!(key("split.tensors.count"), Some(tensors as i64));
+        assert_eq!(header.get("general.architecture").is_some(), number == 0);
+    }
+    let whole = Converted::new(&converted.path(), &options(Gguf::default()));
+    assert!(whole.agrees && verify(&whole.open(), &converted.open()).unwrap().agrees());
+    assert!(metadata::to_json(&whole.open().metadata).get("split.no").is_none());
+}
+
+/// The seed's exporter wrote sizes in PyTorch's order, norms as F16 and no tokenizer.
+#[test]
+fn a_file_written_the_wrong_way_round_is_repaired() {
+    let mut keys = Keys::default();
+    keys.set("general.architecture", "qwen3");
+    keys.set("qwen3.embedding_length", &256u32);
+    keys.set("general.name", "old");
+    let tensors: [(&str, &[usize]); 3] = [
+        ("token_embd.weight", &[40, 256]),
+        ("blk.0.attn_k.weight", &[64, 256]),
+        ("blk.0.attn_norm.weight", &[256]),
+    ];
+    let turned: Vec<OutputEntry> = tensors
+        .iter()
+        .map(|(name, shape)| OutputEntry {
+            name: name.to_string(),
+            ggml: GgmlType::F16,
+            shape: shape.iter().rev().copied().collect(),
+        })
+        .collect();
+    let layout = Layout::new(&keys, &turned).unwrap();
+    let mut bytes = layout.header.clone();
+    bytes.resize(layout.len as usize, 0x2c);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("old.gguf");
+    std::fs::write(&path, &bytes).unwrap();
+    let old = open(&path).unwrap();
+    assert!(old.warnings.iter().any(|w| w.contains("PyTorch's order")), "{:?}", old.warnings);
+    let repaired = Converted::new(&path, &options(Gguf::default()));
+    assert!(repaired.agrees);
+    let new = repaired.open();
+    assert_eq!(new.warnings, [""; 0]);
+    assert_eq!(new.tensor("token_embd.weight").unwrap().shape, [40, 256]);
+    assert_eq!(new.tensor("blk.0.attn_k.weight").unwrap().dtype, DType::F16, "its own type");
+    assert_eq!(new.tensor("blk.0.attn_norm.weight").unwrap().dtype, DType::F32);
+    assert_eq!(metadata::to_json(&new.metadata)["general.name"], "old");
+}
+
+#[test]
+fn what_cannot_be_is_refused() {
+    let llama = hugging_face(&llama_config(), &LLAMA);
+    let gguf = Gguf::default();
+    let refused = |gguf: Gguf| plan_error(llama.path(), &options(gguf));
+    assert!(refused(Gguf { quant: Some(Quant::Tq2_0), ..gguf }).contains("--ternary"));
+    assert!(refused(Gguf { exact_scales: true, ..gguf }).contains("tq1_0"));
+    assert!(refused(Gguf { quant: Some(Quant::I2S), latent: true, ..gguf }).contains("--latent"));
+    let mut config = llama_config();
+    config["architectures"] = serde_json::json!(["GemmaForCausalLM"]);
+    let gemma = hugging_face(&config, &LLAMA);
+    let checkpoint = open(gemma.path()).unwrap();
+    let mut plan = Plan::new(&checkpoint, &options(gguf)).unwrap();
+    let stop = Default::default();
+    let path = gemma.path().join("out.gguf");
+    let error =
+        write(&mut plan, &options(gguf), &path, Control { progress: &|_| (), stop: &stop }).unwrap_err();
+    assert!(error.to_string().contains("GemmaForCausalLM"), "{error}");
+    assert!(!path.exists());
+}
+
+#[test]
+fn patterns_choose_types() {
+    let llama = hugging_face(&llama_config(), &LLAMA);
+    let glob = |text: &str| globset::Glob::new(text).unwrap().compile_matcher();
+    let chosen = Options {
+        dtypes: vec![
+            (glob("blk.*.ffn_*"), Quant::Q6K.dtype()),
+            (glob("token_embd*"), Quant::Q4_0.dtype()),
+            (glob("*norm*"), DType::F16),
+        ],
+        ..with(Quant::Q8_0)
+    };
+    let converted = Converted::new(llama.path(), &chosen);
+    assert!(converted.agrees);
+    let written = converted.open();
+    let dtype = |name: &str| written.tensor(name).unwrap().dtype.name();
+    assert_eq!(dtype("blk.0.ffn_down.weight"), "Q6_K");
+    assert_eq!(dtype("token_embd.weight"), "Q4_0");
+    assert_eq!(dtype("blk.0.attn_q.weight"), "Q8_0");
+    assert_eq!(dtype("blk.0.attn_norm.weight"), "float32", "norms are computed with in F32");
+}

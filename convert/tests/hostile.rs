@@ -1,0 +1,63 @@
+//! Damaged sources: whatever a fixture is changed into, converting it works or says why not, and never leaves a file
+//! that does not say the same.
+
+use std::path::{Path, PathBuf};
+
+use ckpt_convert::{Control, Error, Options, Plan, Target, verify_written, write};
+use ckpt_inspect::{DType, open};
+use proptest::prelude::*;
+
+const FIXTURES: [&str; 8] = [
+    "formats/views.pt",
+    "formats/tied.pt",
+    "formats/sparse.pt",
+    "formats/quantized.pt",
+    "formats/training.pt",
+    "formats/legacy.pt",
+    "formats/dtypes_int.pt",
+    "formats/deflated.pt",
+];
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_changed_fixture_converts_or_says_why_not(
+        which in 0..FIXTURES.len(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        target in 0..4usize,
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        let (source, to) = (folder.path().join("source"), folder.path().join("to"));
+        let mut bytes = std::fs::read(fixture(FIXTURES[which])).unwrap();
+        // Most of the pickle, and what stands before it, lies in the first bytes.
+        let reach = bytes.len().min(4096);
+        for (at, byte) in &changes {
+            bytes[at.index(reach)] = *byte;
+        }
+        std::fs::write(&source, bytes).unwrap();
+        let Ok(checkpoint) = open(&source) else { return Ok(()) };
+        let ternary = Some(globset::Glob::new("*").unwrap().compile_matcher());
+        let options = match target {
+            0 => Options::new(Target::Torch),
+            1 => Options::new(Target::SafeTensors),
+            2 => Options { dtype: Some(DType::F16), keep_optimizer: true, ..Options::new(Target::Torch) },
+            _ => Options { ternary, ..Options::new(Target::I2s) },
+        };
+        let Ok(mut plan) = Plan::new(&checkpoint, &options) else { return Ok(()) };
+        let stop = Default::default();
+        match write(&mut plan, &options, &to, Control { progress: &|_| (), stop: &stop }) {
+            Ok(_) => prop_assert!(verify_written(&plan, &to).is_ok_and(|report| report.agrees())),
+            Err(error) => {
+                let foreseen = matches!(error, Error::Read(_) | Error::Target(_) | Error::NoSpace { .. } | Error::Write { .. });
+                prop_assert!(foreseen, "{error}");
+                let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+                prop_assert_eq!(left, ["source"]);
+            }
+        }
+    }
+}

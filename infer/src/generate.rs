@@ -1,0 +1,155 @@
+//! The generation loop: prompt, then one token after the other until something says stop.
+
+use std::time::{Duration, Instant};
+
+use crate::cache::Cache;
+use crate::model::{Logits, Runner, Sequence};
+use crate::sample::{SampleOptions, Sampler, log_softmax};
+use crate::{Error, Result};
+
+/// When generation ends, besides the end of the context.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Stop {
+    /// After so many tokens.
+    pub max_tokens: usize,
+    /// After one of these tokens, which is still reported.
+    pub ids: Vec<u32>,
+    /// With each token, give its logarithmic probability and so many alternatives; `None` for neither.
+    pub logprobs: Option<usize>,
+}
+
+/// A generated token.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Token {
+    /// Its id.
+    pub id: u32,
+    /// Natural logarithm of its probability under the model, before sampling options.
+    pub logprob: Option<f32>,
+    /// The most likely tokens with their logarithmic probabilities, best first.
+    pub top: Vec<(u32, f32)>,
+}
+
+/// Why generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// As many tokens as asked for.
+    MaxTokens,
+    /// One of the stop tokens.
+    StopToken,
+    /// The callback said so.
+    Callback,
+    /// No position is left.
+    ContextFull,
+}
+
+/// What came of a generation.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The generated tokens. The last one has not gone through the model: the cache ends before it.
+    pub ids: Vec<u32>,
+    /// Why it ended.
+    pub reason: Reason,
+    /// Time until the prompt's logits were there.
+    pub prefill: Duration,
+    /// Time for all tokens after the first.
+    pub decode: Duration,
+}
+
+/// Generates tokens for one sequence.
+#[derive(Debug)]
+pub struct Generator<'g, 'm> {
+    runner: &'g mut Runner<'m>,
+    cache: &'g mut Cache,
+    sampler: Sampler,
+    stop: Stop,
+}
+
+impl<'g, 'm> Generator<'g, 'm> {
+    /// A generator that continues what `cache` holds.
+    pub fn new(
+        runner: &'g mut Runner<'m>,
+        cache: &'g mut Cache,
+        options: &SampleOptions,
+        stop: Stop,
+    ) -> Self {
+        let mut sampler = Sampler::new(options);
+        cache.ids().iter().for_each(|&id| sampler.accept(id));
+        Generator { runner, cache, sampler, stop }
+    }
+
+    /// Runs `prompt`, then generates. `on_token` sees each token as it comes, and ends the generation by returning
+    /// false.
+    ///
+    /// # Errors
+    /// `Usage` when the prompt is empty; `Token` and `ContextFull` of the prompt. A context that fills up later is
+    /// [`Reason::ContextFull`].
+    pub fn run(&mut self, prompt: &[u32], on_token: &mut dyn FnMut(&Token) -> bool) -> Result<Outcome> {
+        if prompt.is_empty() {
+            return Err(Error::Usage("the prompt is empty"));
+        }
+        let start = Instant::now();
+        let sequence = Sequence { ids: prompt, cache: self.cache, logits: Logits::Last };
+        let logits = self.runner.forward(&mut [sequence])?.to_vec();
+        prompt.iter().for_each(|&id| self.sampler.accept(id));
+        let mut outcome = self.after(logits, on_token)?;
+        outcome.prefill = start.elapsed().saturating_sub(outcome.decode);
+        Ok(outcome)
+    }
+
+    /// Generates from the logits of the cache's last token.
+    ///
+    /// # Errors
+    /// None besides those of a broken invariant: generated tokens are in the vocabulary, and room is looked at first.
+    pub fn after(
+        &mut self,
+        mut logits: Vec<f32>,
+        on_token: &mut dyn FnMut(&Token) -> bool,
+    ) -> Result<Outcome> {
+        let mut outcome = Outcome {
+            ids: Vec::new(),
+            reason: Reason::MaxTokens,
+            prefill: Duration::ZERO,
+            decode: Duration::ZERO,
+        };
+        let mut since = None;
+        while outcome.ids.len() < self.stop.max_tokens {
+            if let Some(&last) = outcome.ids.last() {
+                if self.cache.room() == 0 {
+                    outcome.reason = Reason::ContextFull;
+                    break;
+                }
+                let sequence = Sequence { ids: &[last], cache: self.cache, logits: Logits::Last };
+                logits.clear();
+                logits.extend_from_slice(self.runner.forward(&mut [sequence])?);
+            }
+            let id = self.sampler.sample(&logits);
+            self.sampler.accept(id);
+            outcome.ids.push(id);
+            since.get_or_insert_with(Instant::now);
+            let go_on = on_token(&self.token(id, &logits));
+            if self.stop.ids.contains(&id) {
+                outcome.reason = Reason::StopToken;
+                break;
+            }
+            if !go_on {
+                outcome.reason = Reason::Callback;
+                break;
+            }
+        }
+        outcome.decode = since.map_or(Duration::ZERO, |since| since.elapsed());
+        Ok(outcome)
+    }
+
+    fn token(&self, id: u32, logits: &[f32]) -> Token {
+        let Some(n) = self.stop.logprobs else { return Token { id, logprob: None, top: Vec::new() } };
+        let logs = log_softmax(logits);
+        let mut top: Vec<(u32, f32)> = (0..).zip(logs.iter().copied()).collect();
+        let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+        if n > 0 && n < top.len() {
+            top.select_nth_unstable_by(n - 1, order);
+        }
+        top.truncate(n);
+        top.sort_by(order);
+        Token { id, logprob: logs.get(id as usize).copied(), top }
+    }
+}

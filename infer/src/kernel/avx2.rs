@@ -1,0 +1,253 @@
+//! AVX2, FMA and F16C: a vector is two registers.
+
+use std::arch::x86_64::*;
+
+use half::{bf16, f16};
+
+use super::Block;
+use super::simd::{LANES, Simd, Work};
+
+/// The processor has AVX2, FMA and F16C.
+#[derive(Clone, Copy, Debug)]
+pub struct Avx2(());
+
+impl Avx2 {
+    /// The token, where the processor has the instructions.
+    pub fn new() -> Option<Self> {
+        (std::is_x86_feature_detected!("avx2")
+            && std::is_x86_feature_detected!("fma")
+            && std::is_x86_feature_detected!("f16c"))
+        .then_some(Avx2(()))
+    }
+}
+
+/// An intrinsic under a token.
+macro_rules! has {
+    ($intrinsic:expr) => {
+        // SAFETY: a token exists only where the processor has the instructions, and pointers come from references
+        // to arrays of the size that is read or written.
+        unsafe { $intrinsic }
+    };
+}
+
+/// The same intrinsic on both registers of a vector.
+macro_rules! both {
+    ($intrinsic:ident($($x:expr),*)) => {
+        has!([$intrinsic($($x[0]),*), $intrinsic($($x[1]),*)])
+    };
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn enabled<W: Work>(token: Avx2, work: W) -> W::Output {
+    work.run(token)
+}
+
+impl Simd for Avx2 {
+    type F = [__m256; 2];
+    const WIDE: bool = false;
+
+    #[inline(always)]
+    fn run<W: Work>(self, work: W) -> W::Output {
+        has!(enabled(self, work))
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::F {
+        [has!(_mm256_set1_ps(x)); 2]
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> Self::F {
+        has!([_mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(x.as_ptr().add(8))])
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[f16; LANES]) -> Self::F {
+        let p = x.as_ptr().cast::<__m128i>();
+        has!([_mm256_cvtph_ps(_mm_loadu_si128(p)), _mm256_cvtph_ps(_mm_loadu_si128(p.add(1)))])
+    }
+    #[inline(always)]
+    fn load_bf16(self, x: &[bf16; LANES]) -> Self::F {
+        let p = x.as_ptr().cast::<__m128i>();
+        has!([widen_bf16(_mm_loadu_si128(p)), widen_bf16(_mm_loadu_si128(p.add(1)))])
+    }
+    #[inline(always)]
+    fn store(self, x: Self::F, out: &mut [f32; LANES]) {
+        has!({
+            _mm256_storeu_ps(out.as_mut_ptr(), x[0]);
+            _mm256_storeu_ps(out.as_mut_ptr().add(8), x[1]);
+        });
+    }
+    #[inline(always)]
+    fn add(self, a: Self::F, b: Self::F) -> Self::F {
+        both!(_mm256_add_ps(a, b))
+    }
+    #[inline(always)]
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F {
+        both!(_mm256_sub_ps(a, b))
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F {
+        both!(_mm256_mul_ps(a, b))
+    }
+    #[inline(always)]
+    fn div(self, a: Self::F, b: Self::F) -> Self::F {
+        both!(_mm256_div_ps(a, b))
+    }
+    #[inline(always)]
+    fn max(self, a: Self::F, b: Self::F) -> Self::F {
+        both!(_mm256_max_ps(a, b))
+    }
+    #[inline(always)]
+    fn min(self, a: Self::F, b: Self::F) -> Self::F {
+        both!(_mm256_min_ps(a, b))
+    }
+    #[inline(always)]
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        both!(_mm256_fmadd_ps(a, b, c))
+    }
+    #[inline(always)]
+    fn round(self, x: Self::F) -> Self::F {
+        const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+        has!([_mm256_round_ps::<NEAREST>(x[0]), _mm256_round_ps::<NEAREST>(x[1])])
+    }
+    #[inline(always)]
+    fn exp2i(self, n: Self::F) -> Self::F {
+        has!([exp2i(n[0]), exp2i(n[1])])
+    }
+    #[inline(always)]
+    fn unless_below(self, x: Self::F, bound: Self::F, value: Self::F) -> Self::F {
+        both!(unless_below(x, bound, value))
+    }
+    #[inline(always)]
+    fn abs(self, x: Self::F) -> Self::F {
+        let sign = [has!(_mm256_set1_ps(-0.0)); 2];
+        both!(_mm256_andnot_ps(sign, x))
+    }
+    #[inline(always)]
+    fn store_i8(self, x: Self::F, out: &mut [i8; LANES]) {
+        let words = both!(_mm256_cvtps_epi32(x));
+        has!(_mm_storeu_si128(out.as_mut_ptr().cast(), bytes_of(words)));
+    }
+    #[inline(always)]
+    fn codes(self, w: Self::F, line: f32) -> [u32; 4] {
+        has!({
+            let mut out = [0u32; 4];
+            _mm_storeu_si128(out.as_mut_ptr().cast(), bytes_of([codes(w[0], line), codes(w[1], line)]));
+            out
+        })
+    }
+
+    #[inline(always)]
+    fn ternary<const M: usize>(self, tile: &[Block], x: [&[i8]; M]) -> [[i32; LANES]; M] {
+        let mut sums = [[0; LANES]; M];
+        for m in 0..M {
+            sums[m] = has!(ternary(tile, x[m]));
+        }
+        sums
+    }
+
+    #[inline(always)]
+    fn bytes<const M: usize>(self, tile: &[Block], x: [&[u8]; M]) -> [[i32; LANES]; M] {
+        let mut sums = [[0; LANES]; M];
+        for m in 0..M {
+            sums[m] = has!(bytes(tile, x[m]));
+        }
+        sums
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn widen_bf16(x: __m128i) -> __m256 {
+    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(x)))
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn exp2i(n: __m256) -> __m256 {
+    let biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+    _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn unless_below(x: __m256, bound: __m256, value: __m256) -> __m256 {
+    _mm256_and_ps(_mm256_cmp_ps::<_CMP_NLT_UQ>(x, bound), value)
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn codes(w: __m256, line: f32) -> __m256i {
+    // Comparisons give all ones, which is -1.
+    let above = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_GT_OQ>(w, _mm256_set1_ps(line)));
+    let below = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_LT_OQ>(w, _mm256_set1_ps(-line)));
+    _mm256_add_epi32(_mm256_sub_epi32(_mm256_set1_epi32(1), above), below)
+}
+
+/// Sixteen words as bytes. Packing works within 128-bit halves; the permutation puts the quarters back in order.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn bytes_of(words: [__m256i; 2]) -> __m128i {
+    let halves = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(words[0], words[1]));
+    _mm_packs_epi16(_mm256_castsi256_si128(halves), _mm256_extracti128_si256::<1>(halves))
+}
+
+/// Blocks whose pair sums fit i16: at most 4 planes * 2 codes of 2 * 128 = 2048 a block, and 15 * 2048 < 2^15.
+const FITS_I16: usize = 15;
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn ternary(tile: &[Block], x: &[i8]) -> [i32; LANES] {
+    let three = _mm256_set1_epi8(3);
+    let ones = _mm256_set1_epi16(1);
+    let mut sums = [_mm256_setzero_si256(); 2];
+    for (blocks, x) in tile.chunks(FITS_I16).zip(x.chunks(LANES * FITS_I16)) {
+        let mut pairs = [_mm256_setzero_si256(); 2];
+        for (block, x) in blocks.iter().zip(x.as_chunks::<LANES>().0) {
+            for (half, pairs) in pairs.iter_mut().enumerate() {
+                // SAFETY: a block is 64 bytes.
+                let w = unsafe { _mm256_load_si256(block.0.as_ptr().add(32 * half).cast()) };
+                let planes =
+                    [w, _mm256_srli_epi32::<2>(w), _mm256_srli_epi32::<4>(w), _mm256_srli_epi32::<6>(w)];
+                for (plane, x) in planes.into_iter().zip(x.as_chunks::<4>().0) {
+                    let x = _mm256_set1_epi32(i32::from_ne_bytes(x.map(|x| x as u8)));
+                    let products = _mm256_maddubs_epi16(_mm256_and_si256(plane, three), x);
+                    *pairs = _mm256_add_epi16(*pairs, products);
+                }
+            }
+        }
+        for (sum, pairs) in sums.iter_mut().zip(pairs) {
+            *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pairs, ones));
+        }
+    }
+    lanes(sums)
+}
+
+/// Products are summed in 16-bit pairs, which hold 2 * 255 * 128 in 32 bits: nothing saturates.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn bytes(tile: &[Block], x: &[u8]) -> [i32; LANES] {
+    let mut sums = [_mm256_setzero_si256(); 4];
+    for (block, x) in tile.iter().zip(x.as_chunks::<4>().0) {
+        let x = _mm256_cvtepu8_epi16(_mm_set1_epi32(i32::from_ne_bytes(*x)));
+        for (quarter, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: a block is 64 bytes.
+            let w = unsafe { _mm_load_si128(block.0.as_ptr().add(16 * quarter).cast()) };
+            *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(_mm256_cvtepi8_epi16(w), x));
+        }
+    }
+    // Each sum holds two halves of each of four rows: adding neighbours leaves rows 0 1 4 5 2 3 6 7.
+    let rows = |a, b| _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_hadd_epi32(a, b));
+    lanes([rows(sums[0], sums[1]), rows(sums[2], sums[3])])
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn lanes(x: [__m256i; 2]) -> [i32; LANES] {
+    let mut out = [0; LANES];
+    // SAFETY: `out` has room for sixteen lanes.
+    unsafe {
+        _mm256_storeu_si256(out.as_mut_ptr().cast(), x[0]);
+        _mm256_storeu_si256(out.as_mut_ptr().add(8).cast(), x[1]);
+    }
+    out
+}

@@ -1,0 +1,48 @@
+//! Run ternary and plain transformer checkpoints: weights packed for the processor at hand, a paged KV cache, sampling.
+//!
+//! ```no_run
+//! use ckpt_infer::{Cache, Generator, KvType, LoadOptions, Model, Pool, Runner, SampleOptions, Stop, WhenFull};
+//!
+//! let pool = Pool::new(2);
+//! let checkpoint = ckpt_inspect::open("model.pt".as_ref())?;
+//! let model = Model::load(&checkpoint, &LoadOptions::default(), &pool)?;
+//! let mut runner = Runner::new(&model, &pool);
+//! let mut cache = Cache::new(model.config(), KvType::F32, WhenFull::Stop);
+//! let stop = Stop { max_tokens: 32, ..Stop::default() };
+//! let mut generator = Generator::new(&mut runner, &mut cache, &SampleOptions::default(), stop);
+//! let outcome = generator.run(&[1, 2, 3], &mut |token| {
+//!     println!("{}", token.id);
+//!     true
+//! })?;
+//! println!("{:?}", outcome.reason);
+//! # Ok::<(), ckpt_infer::Error>(())
+//! ```
+
+#[cfg(target_endian = "big")]
+compile_error!("weights are copied as the little-endian elements that checkpoints hold");
+
+mod attention;
+mod cache;
+mod config;
+mod dump;
+mod error;
+mod generate;
+mod kernel;
+mod load;
+mod model;
+mod names;
+mod prompt_cache;
+mod rope;
+mod sample;
+
+pub use cache::{Cache, KvType, WhenFull};
+pub use config::{Config, RopePairing, RopeScaling, Settings};
+pub use dump::logits_file;
+pub use error::{Error, Result};
+pub use generate::{Generator, Outcome, Reason, Stop, Token};
+pub use kernel::Kernel;
+pub use kernel::pool::Pool;
+pub use load::{LoadOptions, TableType};
+pub use model::{Logits, Model, Runner, Sequence};
+pub use names::{Names, Part, Role};
+pub use sample::{SampleOptions, Sampler, log_softmax};

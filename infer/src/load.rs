@@ -1,0 +1,220 @@
+//! From a checkpoint to a model: tensors found by their part, checked against each other, and packed for the kernels.
+
+use std::borrow::Cow;
+
+use ckpt_inspect::{Checkpoint, DType, TensorInfo, TernaryPacking};
+
+use crate::config::{Config, Settings};
+use crate::kernel::float::Element;
+use crate::kernel::packed::{Bytes, Dense, Matrix, Ternary};
+use crate::kernel::pool::Pool;
+use crate::kernel::product::Stack;
+use crate::kernel::simd::LANES;
+use crate::kernel::{Aligned, Kernel};
+use crate::model::{Layer, Model};
+use crate::names::{Names, Part, Role};
+use crate::rope::Rope;
+use crate::{Error, Result};
+
+/// What the embedding and the head are kept as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TableType {
+    /// f32.
+    F32,
+    /// f16.
+    F16,
+    /// int8 with a scale for each row. Hidden states meet it with 16 bits, so the weights' rounding is all there is.
+    Int8,
+}
+
+/// How a model is to be loaded.
+#[derive(Clone, Debug, Default)]
+pub struct LoadOptions {
+    /// What is to override the checkpoint's configuration.
+    pub settings: Settings,
+    /// What to keep the embedding and the head as; the file's own type when `None`.
+    pub tables: Option<TableType>,
+    /// The instruction set to run with; the processor's best when `None`.
+    pub kernel: Option<Kernel>,
+}
+
+impl Model {
+    /// Loads the model of `checkpoint`. Matrices of BitLinear layers are made ternary and packed, on the threads of
+    /// `pool`; the checkpoint is no longer needed afterwards.
+    ///
+    /// # Errors
+    /// Those of the checkpoint's tensors; `Unsupported` for networks that are not run; `Inconsistent` when tensors
+    /// are missing or do not fit each other.
+    pub fn load(checkpoint: &Checkpoint, options: &LoadOptions, pool: &Pool) -> Result<Model> {
+        let names = Names::of(checkpoint);
+        let (config, mut assumed) = Config::of(checkpoint, &names, &options.settings)?;
+        let kernel = options.kernel.unwrap_or_else(Kernel::best);
+        let loader =
+            Loader { checkpoint, names: &names, config: &config, tables: options.tables, kernel, pool };
+        let embedding = loader.table(Role::Embedding)?;
+        let head = if config.tie_word_embeddings { None } else { Some(loader.table(Role::Head)?) };
+        let layers = (0..config.num_layers).map(|n| loader.layer(n)).collect::<Result<Vec<_>>>()?;
+        let norm = loader.vector(Role::FinalNorm, config.hidden_dim)?;
+        let factors = names.get(Role::RopeFactors).map(|t| checkpoint.values(t)).transpose()?;
+        let rope = Rope::new(&config, factors.as_deref());
+        if loader.scale_is_lost() {
+            assumed.push("the packed matrices' scales are lost; 1 is used, so outputs mean little".into());
+        }
+        Ok(Model { config, assumed, kernel, embedding, head, layers, norm, rope })
+    }
+}
+
+struct Loader<'a> {
+    checkpoint: &'a Checkpoint,
+    names: &'a Names<'a>,
+    config: &'a Config,
+    tables: Option<TableType>,
+    kernel: Kernel,
+    pool: &'a Pool,
+}
+
+impl<'a> Loader<'a> {
+    fn layer(&self, n: usize) -> Result<Layer> {
+        let c = self.config;
+        let (q_rows, kv_rows) = (c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim);
+        let attention =
+            |part, rows, cols| self.matrix(Role::Layer(n, part), (rows, cols), c.use_bitlinear_attn);
+        let ffn = |part, rows, cols| self.matrix(Role::Layer(n, part), (rows, cols), c.use_bitlinear_ffn);
+        let norm = |part, len| self.vector(Role::Layer(n, part), len);
+        let head_norm = |part| if c.use_qk_norm { norm(part, c.head_dim).map(Some) } else { Ok(None) };
+        Ok(Layer {
+            attention_norm: norm(Part::AttentionNorm, c.hidden_dim)?,
+            qkv: Stack::new(vec![
+                attention(Part::Q, q_rows, c.hidden_dim)?,
+                attention(Part::K, kv_rows, c.hidden_dim)?,
+                attention(Part::V, kv_rows, c.hidden_dim)?,
+            ]),
+            q_norm: head_norm(Part::QNorm)?,
+            k_norm: head_norm(Part::KNorm)?,
+            o: Stack::new(vec![attention(Part::O, c.hidden_dim, q_rows)?]),
+            ffn_norm: norm(Part::FfnNorm, c.hidden_dim)?,
+            gate_up: Stack::new(vec![
+                ffn(Part::Gate, c.mlp_hidden_dim, c.hidden_dim)?,
+                ffn(Part::Up, c.mlp_hidden_dim, c.hidden_dim)?,
+            ]),
+            down: Stack::new(vec![ffn(Part::Down, c.hidden_dim, c.mlp_hidden_dim)?]),
+        })
+    }
+
+    /// The tensor of `role`, which must have this shape.
+    fn tensor(&self, role: Role, shape: &[usize]) -> Result<&'a TensorInfo> {
+        let inconsistent = |what| Error::Inconsistent { path: self.checkpoint.path.clone(), what };
+        let tensor = self.names.get(role).ok_or_else(|| inconsistent(format!("{role:?} is missing")))?;
+        if tensor.shape != shape {
+            let (name, found) = (tensor.name.escape_debug(), &tensor.shape);
+            return Err(inconsistent(format!(
+                "tensor `{name}` has shape {found:?} where the model needs {shape:?}"
+            )));
+        }
+        Ok(tensor)
+    }
+
+    /// A weight vector, padded with zeros.
+    fn vector(&self, role: Role, len: usize) -> Result<Aligned<f32>> {
+        let values = self.checkpoint.values(self.tensor(role, &[len])?)?;
+        let mut padded = Aligned::zeroed(len.next_multiple_of(LANES));
+        padded[..len].copy_from_slice(&values);
+        Ok(padded)
+    }
+
+    /// A projection [rows, cols]: packed tensors as they are, floats ternarized for a BitLinear, else as they are.
+    fn matrix(&self, role: Role, shape: (usize, usize), bitlinear: bool) -> Result<Matrix> {
+        let tensor = self.tensor(role, &[shape.0, shape.1])?;
+        if tensor.dtype.is_ternary()
+            && let Some(scale) = self.single_scale(tensor)?
+            && let Some(codes) = self.checkpoint.ternary_codes(tensor)?
+        {
+            return Ok(Matrix::Ternary(Ternary::from_codes(&codes, shape, vec![scale; shape.0])));
+        }
+        if bitlinear {
+            let (eps, per_row) = (self.config.quantization_eps, self.config.bitlinear_per_channel);
+            let weights = self.floats(tensor)?;
+            return Ok(Matrix::Ternary(Ternary::absmean(
+                self.kernel,
+                self.pool,
+                &weights,
+                shape,
+                eps,
+                per_row,
+            )));
+        }
+        self.plain(tensor, shape)
+    }
+
+    /// What all codes of a packed tensor are multiplied by; `None` where its blocks have scales of their own.
+    fn single_scale(&self, tensor: &TensorInfo) -> Result<Option<f32>> {
+        if let DType::Ternary(_) = tensor.dtype {
+            return Ok(Some(tensor.scale.unwrap_or(1.0)));
+        }
+        let values = self.checkpoint.values(tensor)?;
+        let mut scale = 0.0;
+        for value in values.into_iter().map(f32::abs).filter(|&v| v != 0.0) {
+            if scale != 0.0 && value != scale {
+                return Ok(None);
+            }
+            scale = value;
+        }
+        Ok(Some(scale))
+    }
+
+    fn scale_is_lost(&self) -> bool {
+        let lost = DType::Ternary(TernaryPacking::I2sUnscaled);
+        self.checkpoint.tensors.iter().any(|t| t.dtype == lost)
+    }
+
+    /// The embedding or the head [vocab_size, hidden_dim].
+    fn table(&self, role: Role) -> Result<Matrix> {
+        let shape = (self.config.vocab_size, self.config.hidden_dim);
+        let tensor = self.tensor(role, &[shape.0, shape.1])?;
+        let Some(wanted) = self.tables else { return self.plain(tensor, shape) };
+        let values = self.floats(tensor)?;
+        let row = |i: usize| &values[i * shape.1..][..shape.1];
+        Ok(match wanted {
+            TableType::F32 => Matrix::F32(Dense::new(self.pool, shape, |i, out| out.copy_from_slice(row(i)))),
+            TableType::F16 => Matrix::F16(Dense::new(self.pool, shape, |i, out| {
+                out.iter_mut().zip(row(i)).for_each(|(out, &x)| *out = Element::of(x));
+            })),
+            TableType::Int8 => Matrix::Int8(Bytes::quantize(self.kernel, self.pool, shape, |i, out| {
+                out.copy_from_slice(row(i))
+            })),
+        })
+    }
+
+    /// A matrix of floats, f16 and bf16 kept as they are and everything else as f32.
+    fn plain(&self, tensor: &TensorInfo, shape: (usize, usize)) -> Result<Matrix> {
+        Ok(match tensor.dtype {
+            DType::F16 => Matrix::F16(self.copied(tensor, shape)?),
+            DType::BF16 => Matrix::BF16(self.copied(tensor, shape)?),
+            _ => {
+                let values = self.floats(tensor)?;
+                Matrix::F32(Dense::new(self.pool, shape, |i, out| {
+                    out.copy_from_slice(&values[i * shape.1..][..shape.1])
+                }))
+            }
+        })
+    }
+
+    fn copied<E: Element>(&self, tensor: &TensorInfo, shape: (usize, usize)) -> Result<Dense<E>> {
+        let bytes = self.checkpoint.tensor_bytes(tensor)?;
+        let row = shape.1 * size_of::<E>();
+        Ok(Dense::new(self.pool, shape, |i, out| {
+            bytemuck::cast_slice_mut::<E, u8>(out).copy_from_slice(&bytes[i * row..][..row]);
+        }))
+    }
+
+    /// Elements in f32, row-major: borrowed from the file where they lie ready.
+    fn floats(&self, tensor: &'a TensorInfo) -> Result<Cow<'a, [f32]>> {
+        if tensor.dtype == DType::F32
+            && let Cow::Borrowed(bytes) = self.checkpoint.tensor_bytes(tensor)?
+            && let Ok(floats) = bytemuck::try_cast_slice(bytes)
+        {
+            return Ok(Cow::Borrowed(floats));
+        }
+        Ok(Cow::Owned(self.checkpoint.values(tensor)?))
+    }
+}

@@ -1,0 +1,547 @@
+//! The model and its forward pass. One block is: x += o(attention(norm x)), x += down(silu(gate) * up).
+
+use ckpt_inspect::Checkpoint;
+use serde_json::to_vec;
+use sha2::{Digest, Sha256};
+
+use crate::attention::Attend;
+use crate::cache::{Cache, Paged, Pages, with_pages};
+use crate::config::Config;
+use crate::kernel::float::{Element, rms_norm, swiglu};
+use crate::kernel::packed::Matrix;
+use crate::kernel::pool::{Block, Pool, cuts};
+use crate::kernel::product::{Activation, Forms, Output, Stack};
+use crate::kernel::simd::{LANES, Simd, Work};
+use crate::kernel::{Aligned, Kernel};
+use crate::rope::{Angles, Rope};
+use crate::{Error, Result};
+
+/// Tokens that go through the model together at most.
+const STEP: usize = 256;
+/// Tokens whose norms, and whose attention, one task computes.
+const NORM_TOKENS: usize = 16;
+const ATTENTION_TOKENS: usize = 8;
+
+/// A loaded model, ready to run. Weights only: sequences live in [`Cache`]s, working memory in [`Runner`]s.
+#[derive(Debug)]
+pub struct Model {
+    pub(crate) config: Config,
+    pub(crate) assumed: Vec<String>,
+    pub(crate) kernel: Kernel,
+    /// [vocab_size, hidden_dim]
+    pub(crate) embedding: Matrix,
+    /// [vocab_size, hidden_dim]; `None` when it is the embedding.
+    pub(crate) head: Option<Matrix>,
+    pub(crate) layers: Vec<Layer>,
+    /// `[hidden_dim]`, padded
+    pub(crate) norm: Aligned<f32>,
+    pub(crate) rope: Rope,
+}
+
+/// One block's weights.
+#[derive(Debug)]
+pub(crate) struct Layer {
+    /// `[hidden_dim]`, padded
+    pub attention_norm: Aligned<f32>,
+    /// [(num_heads + 2 * num_kv_heads) * head_dim, hidden_dim]
+    pub qkv: Stack,
+    /// `[head_dim]`, padded
+    pub q_norm: Option<Aligned<f32>>,
+    /// `[head_dim]`, padded
+    pub k_norm: Option<Aligned<f32>>,
+    /// [hidden_dim, num_heads * head_dim]
+    pub o: Stack,
+    /// `[hidden_dim]`, padded
+    pub ffn_norm: Aligned<f32>,
+    /// [2 * mlp_hidden_dim, hidden_dim]
+    pub gate_up: Stack,
+    /// [hidden_dim, mlp_hidden_dim]
+    pub down: Stack,
+}
+
+impl Model {
+    /// What it computes.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Sentences on what had to be assumed.
+    pub fn assumed(&self) -> &[String] {
+        &self.assumed
+    }
+
+    /// The instruction set that it is packed for.
+    pub fn kernel(&self) -> Kernel {
+        self.kernel
+    }
+
+    /// Bytes of weights that one decoded token reads: all matrices, and of the embedding one row unless it is the
+    /// head.
+    pub fn bytes_per_token(&self) -> usize {
+        let layer = |l: &Layer| [&l.qkv, &l.o, &l.gate_up, &l.down].map(Stack::bytes).iter().sum::<usize>();
+        self.layers.iter().map(layer).sum::<usize>() + self.head().bytes()
+    }
+
+    /// A fingerprint of configuration and weights as they are run, for files that belong to a model.
+    pub fn fingerprint(&self) -> String {
+        let mut hash = Sha256::new();
+        hash.update(to_vec(&self.config).unwrap_or_default());
+        let mut matrix = |m: &Matrix| m.parts().iter().for_each(|part| hash.update(part));
+        matrix(&self.embedding);
+        self.head.iter().for_each(&mut matrix);
+        for layer in &self.layers {
+            let stacks = [&layer.qkv, &layer.o, &layer.gate_up, &layer.down];
+            stacks.into_iter().flat_map(Stack::parts).for_each(&mut matrix);
+        }
+        let mut vector = |v: &Aligned<f32>| hash.update(bytemuck::cast_slice::<f32, u8>(v));
+        for layer in &self.layers {
+            [&layer.attention_norm, &layer.ffn_norm].into_iter().for_each(&mut vector);
+            [&layer.q_norm, &layer.k_norm].into_iter().flatten().for_each(&mut vector);
+        }
+        vector(&self.norm);
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn head(&self) -> &Matrix {
+        self.head.as_ref().unwrap_or(&self.embedding)
+    }
+
+    /// Opens and loads in one go.
+    ///
+    /// # Errors
+    /// Those of [`ckpt_inspect::open`] and [`Model::load`].
+    pub fn open(path: &std::path::Path, options: &crate::LoadOptions, pool: &Pool) -> Result<Model> {
+        let checkpoint: Checkpoint = ckpt_inspect::open(path)?;
+        Model::load(&checkpoint, options, pool)
+    }
+}
+
+/// Which positions' logits are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Logits {
+    /// None: the tokens only go into the cache.
+    None,
+    /// The last token's.
+    Last,
+    /// Every token's.
+    All,
+}
+
+/// Tokens that continue one sequence.
+#[derive(Debug)]
+pub struct Sequence<'a> {
+    /// The tokens.
+    pub ids: &'a [u32],
+    /// What came before them; they are added to it.
+    pub cache: &'a mut Cache,
+    /// Which of their logits are wanted.
+    pub logits: Logits,
+}
+
+/// Runs a model: its working memory, and the threads it uses.
+#[derive(Debug)]
+pub struct Runner<'m> {
+    model: &'m Model,
+    pool: &'m Pool,
+    /// Residual stream [tokens, hidden_dim padded].
+    x: Aligned<f32>,
+    /// Outputs of fused projections [tokens, …padded].
+    wide: Aligned<f32>,
+    /// Attention's results [tokens, num_heads * head_dim padded].
+    mixed: Aligned<f32>,
+    activations: Vec<Activation>,
+    angles: Vec<Angles>,
+    logits: Vec<f32>,
+}
+
+/// Part of a sequence that goes through the model in one step.
+struct Piece<'s> {
+    cache: &'s mut Cache,
+    ids: &'s [u32],
+    /// Tokens whose logits are wanted: the last ones.
+    logits: usize,
+}
+
+impl<'m> Runner<'m> {
+    /// A runner for `model` on the threads of `pool`.
+    pub fn new(model: &'m Model, pool: &'m Pool) -> Self {
+        Runner {
+            model,
+            pool,
+            x: Aligned::zeroed(0),
+            wide: Aligned::zeroed(0),
+            mixed: Aligned::zeroed(0),
+            activations: Vec::new(),
+            angles: Vec::new(),
+            logits: Vec::new(),
+        }
+    }
+
+    /// The model.
+    pub fn model(&self) -> &'m Model {
+        self.model
+    }
+
+    /// Runs the sequences' tokens through the model, and returns the wanted logits [rows, vocab_size], in the order of
+    /// sequences and tokens. A sequence's logits do not depend on the others, nor on how its tokens are divided among
+    /// calls.
+    ///
+    /// # Errors
+    /// `Token` and `ContextFull`, before anything is computed.
+    pub fn forward(&mut self, sequences: &mut [Sequence<'_>]) -> Result<&[f32]> {
+        let vocab_size = self.model.config.vocab_size;
+        for sequence in sequences.iter() {
+            if let Some(&id) = sequence.ids.iter().find(|&&id| id as usize >= vocab_size) {
+                return Err(Error::Token { id, vocab_size });
+            }
+            sequence.cache.check_room(sequence.ids.len())?;
+        }
+        self.logits.clear();
+        let mut pieces: Vec<Piece<'_>> = Vec::new();
+        let mut room = STEP;
+        for sequence in sequences {
+            let mut ids = sequence.ids;
+            while !ids.is_empty() {
+                let (now, later) = ids.split_at(ids.len().min(room));
+                let logits = match sequence.logits {
+                    Logits::All => now.len(),
+                    Logits::Last if later.is_empty() => 1,
+                    Logits::Last | Logits::None => 0,
+                };
+                room -= now.len();
+                ids = later;
+                if room > 0 {
+                    pieces.push(Piece { cache: sequence.cache, ids: now, logits });
+                    break;
+                }
+                let mut step = std::mem::take(&mut pieces);
+                step.push(Piece { cache: &mut *sequence.cache, ids: now, logits });
+                self.step(&mut step)?;
+                room = STEP;
+            }
+        }
+        self.step(&mut pieces)?;
+        Ok(&self.logits)
+    }
+
+    fn step(&mut self, pieces: &mut [Piece<'_>]) -> Result<()> {
+        let Model { config, kernel, embedding, layers, norm, rope, .. } = self.model;
+        let n: usize = pieces.iter().map(|p| p.ids.len()).sum();
+        if n == 0 {
+            return Ok(());
+        }
+        self.activations.resize_with(n.max(self.activations.len()), Activation::default);
+        self.angles.resize_with(n.max(self.angles.len()), Angles::default);
+        let width = config.hidden_dim.next_multiple_of(LANES);
+        self.x.resize(n * width);
+        self.x.fill(0.0);
+        let (mut rows, mut boundaries) = (0..n, vec![0]);
+        for piece in pieces.iter_mut() {
+            let start = piece.cache.len();
+            piece.cache.extend(piece.ids)?;
+            for ((i, &id), row) in piece.ids.iter().enumerate().zip(&mut rows) {
+                embedding.row(id as usize, &mut self.x[row * width..][..config.hidden_dim]);
+                rope.angles(start + i, &mut self.angles[row]);
+                if i > 0 && i % ATTENTION_TOKENS == 0 {
+                    boundaries.push(row);
+                }
+            }
+            boundaries.push(rows.start);
+        }
+        for (number, layer) in layers.iter().enumerate() {
+            self.normalize(n, &layer.attention_norm, layer.qkv.forms());
+            self.project(n, &layer.qkv);
+            self.remember(pieces, number, layer);
+            self.attend(pieces, &boundaries, number, layer);
+            self.take_mixed(n, layer.o.forms());
+            self.add(n, &layer.o);
+
+            self.normalize(n, &layer.ffn_norm, layer.gate_up.forms());
+            self.project(n, &layer.gate_up);
+            self.gate(n, layer.down.forms());
+            self.add(n, &layer.down);
+        }
+        let wanted = pieces.iter().map(|p| p.logits).sum::<usize>();
+        if wanted == 0 {
+            return Ok(());
+        }
+        let mut rows = Vec::with_capacity(wanted);
+        let mut end = 0;
+        for piece in pieces.iter() {
+            end += piece.ids.len();
+            rows.extend(end - piece.logits..end);
+        }
+        let head = self.model.head();
+        for (&row, activation) in rows.iter().zip(&mut self.activations) {
+            let x = &self.x[row * width..][..width];
+            kernel.run(Prepare {
+                from: From::Norm { x, weight: norm, eps: config.norm_eps as f32 },
+                width: config.hidden_dim,
+                forms: head.forms(),
+                eps: config.quantization_eps as f32,
+                to: activation,
+            });
+        }
+        let old = self.logits.len();
+        self.logits.resize(old + wanted * config.vocab_size, 0.0);
+        let cap = config.final_logit_soft_cap.map(|cap| cap as f32);
+        let output = Output { out: &mut self.logits[old..], width: config.vocab_size, add: false, cap };
+        Stack::multiply(&[head], *kernel, self.pool, &self.activations[..wanted], output);
+        Ok(())
+    }
+
+    /// Activations = norm(x), in the forms asked for.
+    fn normalize(&mut self, n: usize, weight: &[f32], forms: Forms) {
+        let (config, x) = (&self.model.config, &self.x);
+        let width = config.hidden_dim.next_multiple_of(LANES);
+        let eps = config.norm_eps as f32;
+        prepare(self.model, self.pool, &mut self.activations[..n], config.hidden_dim, forms, |row| {
+            From::Norm { x: &x[row * width..][..width], weight, eps }
+        });
+    }
+
+    /// Activations = attention's results, in the forms asked for.
+    fn take_mixed(&mut self, n: usize, forms: Forms) {
+        let dim = self.model.config.num_heads * self.model.config.head_dim;
+        let mixed = &self.mixed;
+        prepare(self.model, self.pool, &mut self.activations[..n], dim, forms, |row| {
+            From::Copy(&mixed[row * dim..][..dim])
+        });
+    }
+
+    /// Activations = silu(gate) * up, in the forms asked for.
+    fn gate(&mut self, n: usize, forms: Forms) {
+        let dim = self.model.config.mlp_hidden_dim;
+        let wide = &self.wide;
+        prepare(self.model, self.pool, &mut self.activations[..n], dim, forms, |row| {
+            let (gate, up) = wide[row * 2 * dim..][..2 * dim].split_at(dim);
+            From::Gated { gate, up }
+        });
+    }
+
+    /// wide = activations . weights
+    fn project(&mut self, n: usize, weights: &Stack) {
+        let width = weights.rows();
+        self.wide.resize(n * width);
+        let output = Output { out: &mut self.wide, width, add: false, cap: None };
+        Stack::multiply(&weights.parts(), self.model.kernel, self.pool, &self.activations[..n], output);
+    }
+
+    /// x += activations . weights
+    fn add(&mut self, n: usize, weights: &Stack) {
+        let width = self.model.config.hidden_dim.next_multiple_of(LANES);
+        let output = Output { out: &mut self.x, width, add: true, cap: None };
+        Stack::multiply(&weights.parts(), self.model.kernel, self.pool, &self.activations[..n], output);
+    }
+
+    /// Normalizes and rotates the new keys, and stores them and the values.
+    fn remember(&self, pieces: &mut [Piece<'_>], layer: usize, weights: &Layer) {
+        let mut row = 0;
+        for piece in pieces {
+            let work =
+                Remember { runner: self, row, n: piece.ids.len(), layer, k_norm: weights.k_norm.as_deref() };
+            let start = piece.cache.len() - piece.ids.len();
+            with_pages!(&mut piece.cache.pages, pages => self.model.kernel.run(work.of(start, pages)));
+            row += piece.ids.len();
+        }
+    }
+
+    /// mixed = attention of all queries, one task for some of a sequence's tokens and one KV head.
+    fn attend(&mut self, pieces: &[Piece<'_>], boundaries: &[usize], layer: usize, weights: &Layer) {
+        let config = &self.model.config;
+        let mut mixed = std::mem::take(&mut self.mixed);
+        let width = config.num_heads * config.head_dim;
+        mixed.resize(self.x.len() / config.hidden_dim.next_multiple_of(LANES) * width);
+        let group = width / config.num_kv_heads;
+        let starts: Vec<usize> = pieces
+            .iter()
+            .scan(0, |end, piece| {
+                *end += piece.ids.len();
+                Some(*end - piece.ids.len())
+            })
+            .collect();
+        self.pool.blocks(&mut mixed, width, boundaries, &cuts(0..width, group), |row, col, out| {
+            let number = starts.partition_point(|&start| start <= row) - 1;
+            let (piece, in_piece) = (&pieces[number], row - starts[number]);
+            let position = piece.cache.len() - piece.ids.len() + in_piece;
+            let work = Mix {
+                runner: self,
+                row,
+                position,
+                window: piece.cache.window(),
+                layer,
+                head: col / group,
+                q_norm: weights.q_norm.as_deref(),
+                out,
+            };
+            let kernel = self.model.kernel;
+            with_pages!(&piece.cache.pages, pages => kernel.run((work, pages)));
+        });
+        self.mixed = mixed;
+    }
+}
+
+/// What an activation is made from.
+enum From<'a> {
+    Norm { x: &'a [f32], weight: &'a [f32], eps: f32 },
+    Gated { gate: &'a [f32], up: &'a [f32] },
+    Copy(&'a [f32]),
+}
+
+/// Fills one activation and quantizes it.
+struct Prepare<'a> {
+    from: From<'a>,
+    width: usize,
+    forms: Forms,
+    eps: f32,
+    to: &'a mut Activation,
+}
+
+impl Work for Prepare<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        self.to.resize(self.width);
+        match self.from {
+            From::Norm { x, weight, eps } => rms_norm(s, x, weight, self.width, eps, &mut self.to.x),
+            From::Gated { gate, up } => swiglu(s, gate, up, &mut self.to.x[..self.width]),
+            From::Copy(x) => self.to.x[..self.width].copy_from_slice(x),
+        }
+        self.to.quantize(s, self.forms, self.eps);
+    }
+}
+
+fn prepare<'a>(
+    model: &Model,
+    pool: &Pool,
+    activations: &mut [Activation],
+    width: usize,
+    forms: Forms,
+    from: impl Fn(usize) -> From<'a> + Sync,
+) {
+    let rows = cuts(0..activations.len(), NORM_TOKENS);
+    let eps = model.config.quantization_eps as f32;
+    pool.blocks(activations, 1, &rows, &[0, 1], |first, _, mut block| {
+        for i in 0..block.rows() {
+            let to = &mut block.row(i)[0];
+            model.kernel.run(Prepare { from: from(first + i), width, forms, eps, to });
+        }
+    });
+}
+
+/// Stores the keys and values of one piece's tokens.
+struct Remember<'a> {
+    runner: &'a Runner<'a>,
+    row: usize,
+    n: usize,
+    layer: usize,
+    k_norm: Option<&'a [f32]>,
+}
+
+struct RememberIn<'a, E> {
+    what: Remember<'a>,
+    start: usize,
+    pages: &'a mut Paged<E>,
+}
+
+impl<'a> Remember<'a> {
+    fn of<E>(self, start: usize, pages: &'a mut Paged<E>) -> RememberIn<'a, E> {
+        RememberIn { what: self, start, pages }
+    }
+}
+
+impl<E: Element> Work for RememberIn<'_, E> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Remember { runner, row, n, layer, k_norm } = self.what;
+        let (config, rope) = (&runner.model.config, &runner.model.rope);
+        let (q_rows, kv_rows) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
+        let mut key = vec![0.0; self.pages.value_dim];
+        for i in 0..n {
+            let qkv = &runner.wide[(row + i) * (q_rows + 2 * kv_rows)..][..q_rows + 2 * kv_rows];
+            let (keys, values) = qkv[q_rows..].split_at(kv_rows);
+            let heads = keys.chunks_exact(config.head_dim).zip(values.chunks_exact(config.head_dim));
+            for (head, (k, v)) in heads.enumerate() {
+                head_vector(s, config, rope, k, k_norm, &runner.angles[row + i], &mut key);
+                self.pages.put(self.start + i, layer, head, &key[..config.head_dim], v);
+            }
+        }
+    }
+}
+
+/// One head's query or key: normalized and rotated, into `out` padded to whole vectors.
+#[inline(always)]
+fn head_vector<S: Simd>(
+    s: S,
+    config: &Config,
+    rope: &Rope,
+    x: &[f32],
+    norm: Option<&[f32]>,
+    angles: &Angles,
+    out: &mut [f32],
+) {
+    out[..x.len()].copy_from_slice(x);
+    out[x.len()..].fill(0.0);
+    if let Some(weight) = norm {
+        normalize_in_place(s, out, weight, x.len(), config.norm_eps as f32);
+    }
+    rope.rotate(&mut out[..x.len()], angles);
+}
+
+#[inline(always)]
+fn normalize_in_place<S: Simd>(s: S, x: &mut [f32], weight: &[f32], width: usize, eps: f32) {
+    let scale = s.splat(crate::kernel::float::rms_scale(s, x, width, eps));
+    for (x, w) in crate::kernel::float::vectors_mut(x).iter_mut().zip(crate::kernel::float::vectors(weight)) {
+        s.store(s.mul(s.mul(s.load(x), scale), s.load(w)), x);
+    }
+}
+
+/// Attention of some of one sequence's tokens, with one KV head.
+struct Mix<'a, 'b> {
+    runner: &'a Runner<'a>,
+    row: usize,
+    position: usize,
+    window: usize,
+    layer: usize,
+    head: usize,
+    q_norm: Option<&'a [f32]>,
+    out: Block<'b, f32>,
+}
+
+impl<E: Element> Work for (Mix<'_, '_>, &Paged<E>) {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let (mut mix, pages) = self;
+        let (runner, config) = (mix.runner, &mix.runner.model.config);
+        let (dim, padded) = (config.head_dim, pages.value_dim);
+        let group = config.num_heads / config.num_kv_heads;
+        let width = (config.num_heads + 2 * config.num_kv_heads) * dim;
+        let n = mix.out.rows() * group;
+        let mut queries = vec![0.0; 2 * n * padded];
+        let (queries, out) = queries.split_at_mut(n * padded);
+        let mut positions = Vec::with_capacity(n);
+        for (i, query) in queries.chunks_exact_mut(padded).enumerate() {
+            let (token, head) = (i / group, mix.head * group + i % group);
+            let x = &runner.wide[(mix.row + token) * width + head * dim..][..dim];
+            head_vector(s, config, &runner.model.rope, x, mix.q_norm, &runner.angles[mix.row + token], query);
+            positions.push(mix.position + token);
+        }
+        let attend = Attend {
+            pages,
+            layer: mix.layer,
+            head: mix.head,
+            queries,
+            positions: &positions,
+            window: mix.window,
+            scale: 1.0 / (dim as f32).sqrt(),
+            cap: config.attn_logit_soft_cap.map(|cap| cap as f32),
+            out: &mut *out,
+        };
+        attend.run(s);
+        for (i, mixed) in out.chunks_exact(padded).enumerate() {
+            mix.out.row(i / group)[i % group * dim..][..dim].copy_from_slice(&mixed[..dim]);
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Unusual configurations against an independent implementation in PyTorch (`data/reference.py`): odd sizes, per-channel
+//! scales, BitLinear in one half of the block, no QK norm, an untied head, stretched rotary positions. And the same
+//! weights under Hugging Face's names.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use ckpt_infer::{
+    Cache, Error, Kernel, KvType, LoadOptions, Logits, Model, Pool, Runner, Sequence, Settings, WhenFull,
+};
+use proptest::prelude::*;
+use safetensors::{Dtype, View};
+
+fn data(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
+}
+
+fn healthy() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/healthy-run/step-02000.pt")
+}
+
+fn logits(model: &Model, pool: &Pool, ids: &[u32]) -> Vec<f32> {
+    let mut cache = Cache::new(model.config(), KvType::F32, WhenFull::Stop);
+    let sequence = Sequence { ids, cache: &mut cache, logits: Logits::All };
+    Runner::new(model, pool).forward(&mut [sequence]).unwrap().to_vec()
+}
+
+fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, |a, b| if b > a || b.is_nan() { b } else { a })
+}
+
+#[test]
+fn unusual_configurations_agree_with_pytorch() {
+    for name in ["per_channel", "ffn_only", "attn_only"] {
+        let truth = ckpt_inspect::open(&data(&format!("{name}.safetensors"))).unwrap();
+        let ids: Vec<u32> =
+            truth.view::<i32>(truth.tensor("ids").unwrap()).unwrap().iter().map(|&id| id as u32).collect();
+        let want = truth.values(truth.tensor("logits").unwrap()).unwrap();
+        for kernel in Kernel::available() {
+            for threads in [1, 3] {
+                let pool = Pool::new(threads);
+                let options = LoadOptions { kernel: Some(kernel), ..LoadOptions::default() };
+                let model = Model::open(&data(&format!("{name}.pt")), &options, &pool).unwrap();
+                assert_eq!(model.assumed(), [""; 0]);
+                let off = largest_difference(&logits(&model, &pool, &ids), &want);
+                assert!(off <= 2e-4, "{name} on {}: {off}", kernel.name());
+            }
+        }
+    }
+}
+
+/// A tensor for a SafeTensors file.
+struct Owned(Dtype, Vec<usize>, Vec<u8>);
+
+impl View for Owned {
+    fn dtype(&self) -> Dtype {
+        self.0
+    }
+    fn shape(&self) -> &[usize] {
+        &self.1
+    }
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(&self.2)
+    }
+    fn data_len(&self) -> usize {
+        self.2.len()
+    }
+}
+
+/// The healthy model's weights as a Hugging Face folder of `architecture`.
+fn hugging_face(folder: &Path, architecture: &str, dtype: Dtype, leave_out: &str, config: &str) {
+    let checkpoint = ckpt_inspect::open(&healthy()).unwrap();
+    let weights = checkpoint.tensors.iter().filter(|t| t.name.starts_with("model_state_dict."));
+    let tensors: HashMap<String, Owned> = weights
+        .filter(|t| !t.name.contains(leave_out))
+        .map(|t| {
+            let values = checkpoint.values(t).unwrap();
+            let bytes = match dtype {
+                Dtype::F16 => values.iter().flat_map(|&x| half::f16::from_f32(x).to_le_bytes()).collect(),
+                Dtype::BF16 => values.iter().flat_map(|&x| half::bf16::from_f32(x).to_le_bytes()).collect(),
+                _ => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            };
+            (t.name.replace("model_state_dict.", "model."), Owned(dtype, t.shape.clone(), bytes))
+        })
+        .collect();
+    safetensors::serialize_to_file(tensors, None, &folder.join("model.safetensors")).unwrap();
+    let common = r#""hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 2,
+        "intermediate_size": 128, "vocab_size": 1024, "max_position_embeddings": 128, "rms_norm_eps": 1e-6"#;
+    let config = format!(r#"{{"architectures": ["{architecture}"], {common}, {config}}}"#);
+    std::fs::write(folder.join("config.json"), config).unwrap();
+}
+
+#[test]
+fn hugging_face_models_run() {
+    let pool = Pool::new(2);
+    let ids: Vec<u32> = (0..40).map(|i| i * 37 % 1024).collect();
+    let float = Settings {
+        use_bitlinear_attn: Some(false),
+        use_bitlinear_ffn: Some(false),
+        attn_logit_soft_cap: Some(None),
+        final_logit_soft_cap: Some(None),
+        ..Settings::default()
+    };
+    let options = LoadOptions { settings: float, ..LoadOptions::default() };
+    let want = logits(&Model::open(&healthy(), &options, &pool).unwrap(), &pool, &ids);
+    let qwen = r#""rope_theta": 1000000, "head_dim": 32"#;
+    for (dtype, bound) in [(Dtype::F32, 0.0), (Dtype::F16, 0.03), (Dtype::BF16, 0.25)] {
+        let folder = tempfile::tempdir().unwrap();
+        hugging_face(folder.path(), "Qwen3ForCausalLM", dtype, "optimizer", qwen);
+        let model = Model::open(folder.path(), &LoadOptions::default(), &pool).unwrap();
+        let off = largest_difference(&logits(&model, &pool, &ids), &want);
+        assert!(off <= bound, "{dtype:?}: {off}");
+    }
+    // Without QK norms it is a Llama, with the base in the newer place.
+    let folder = tempfile::tempdir().unwrap();
+    let llama = r#""rope_parameters": {"rope_type": "default", "rope_theta": 5000.0}"#;
+    hugging_face(folder.path(), "LlamaForCausalLM", Dtype::F32, "_norm", llama);
+    let model = Model::open(folder.path(), &LoadOptions::default(), &pool).unwrap();
+    let config = model.config();
+    assert_eq!((config.head_dim, config.rope_base, config.use_qk_norm), (32, 5000.0, false));
+    assert!(!config.use_bitlinear_ffn && config.final_logit_soft_cap.is_none());
+    assert!(logits(&model, &pool, &ids).iter().all(|x| x.is_finite()));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    /// Whatever happens to a model's file, it runs or says what is wrong.
+    #[test]
+    fn damaged_models_run_or_are_refused(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)) {
+        let mut bytes = std::fs::read(data("per_channel.pt")).unwrap();
+        for (at, byte) in changes {
+            // The pickle, which names, shapes and configures, is what is near the beginning.
+            let range = if byte & 3 == 0 { bytes.len() } else { 4000 };
+            let at = at.index(range);
+            bytes[at] = byte;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.pt");
+        std::fs::write(&path, &bytes).unwrap();
+        let pool = Pool::new(1);
+        if let Ok(model) = Model::open(&path, &LoadOptions::default(), &pool) {
+            prop_assert_eq!(logits(&model, &pool, &[0]).len(), model.config().vocab_size);
+        }
+    }
+}
+
+#[test]
+fn networks_that_are_not_run_say_why() {
+    let pool = Pool::new(1);
+    let refused = |architecture: &str, config: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        hugging_face(folder.path(), architecture, Dtype::F32, "optimizer", config);
+        match Model::open(folder.path(), &LoadOptions::default(), &pool) {
+            Err(error @ Error::Unsupported { .. }) => error.to_string(),
+            other => panic!("{architecture} {config}: {other:?}"),
+        }
+    };
+    assert!(refused("GPT2LMHeadModel", r#""head_dim": 32"#).contains("is a GPT2LMHeadModel"));
+    assert!(refused("LlamaForCausalLM", r#""hidden_act": "gelu""#).contains("gelu"));
+    assert!(refused("LlamaForCausalLM", r#""rope_scaling": {"type": "yarn", "factor": 4}"#).contains("yarn"));
+    assert!(
+        refused("LlamaForCausalLM", r#""quantization_config": {"quant_method": "gptq"}"#).contains("gptq")
+    );
+}
+
+#[test]
+fn contradictions_are_told() {
+    let pool = Pool::new(1);
+    let with = |settings| Model::open(&healthy(), &LoadOptions { settings, ..LoadOptions::default() }, &pool);
+    for settings in [
+        Settings { rope_base: Some(f64::NAN), ..Settings::default() },
+        Settings { max_seq_len: Some(0), ..Settings::default() },
+        Settings { norm_eps: Some(-1.0), ..Settings::default() },
+        Settings { attn_logit_soft_cap: Some(Some(0.0)), ..Settings::default() },
+    ] {
+        let outcome = with(settings.clone());
+        assert!(matches!(outcome, Err(Error::Inconsistent { .. })), "{settings:?}: {outcome:?}");
+    }
+    // A head's size is told by the QK norm; a flag cannot change it.
+    let model = with(Settings { head_dim: Some(7), ..Settings::default() }).unwrap();
+    assert_eq!(model.config().head_dim, 32);
+    // One layer's matrix of the wrong shape.
+    let folder = tempfile::tempdir().unwrap();
+    hugging_face(folder.path(), "Qwen3ForCausalLM", Dtype::F32, "layers.1.mlp.down", r#""head_dim": 32"#);
+    let outcome = Model::open(folder.path(), &LoadOptions::default(), &pool);
+    assert!(
+        matches!(&outcome, Err(Error::Inconsistent { what, .. }) if what.contains("Down")),
+        "{outcome:?}"
+    );
+}

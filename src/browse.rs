@@ -1,0 +1,477 @@
+//! `ckpt browse`: look around in checkpoints, in the terminal. One loop feeds messages to plain state; drawing is a
+//! function of that state; files are read by threads of their own.
+
+mod chart;
+mod keys;
+mod layout;
+mod pages;
+mod screen;
+mod state;
+mod svg;
+mod theme;
+mod tree;
+mod values;
+mod view;
+mod worker;
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use crossterm::event::Event;
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+
+use crate::load::LoadArgs;
+use crate::{Failure, exit, load, terminal};
+use screen::Screen;
+use state::{Command, Message, State};
+use worker::Workers;
+
+/// Look around in checkpoints: modules and tensors, histograms, ternary maps, norms, values, metadata, runs over steps.
+///
+/// Statistics are measured in the background. Press ? for the keys.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Files, folders or glob patterns.
+    #[arg(required = true)]
+    paths: Vec<PathBuf>,
+    /// Write what the screen would show to a file (.svg or .txt) instead of showing it.
+    #[arg(long, value_name = "FILE")]
+    snapshot: Option<PathBuf>,
+    /// Size of the snapshot in characters.
+    #[arg(long, value_name = "WIDTHxHEIGHT", default_value = "100x30", value_parser = size, requires = "snapshot")]
+    size: (u16, u16),
+    /// Keys pressed before the snapshot is taken, such as "down down enter" or "/gate enter"; `esc` is a key, other
+    /// words are typed.
+    #[arg(long, value_name = "KEYS", default_value = "", requires = "snapshot")]
+    keys: String,
+    /// Replace an existing snapshot.
+    #[arg(long, requires = "snapshot")]
+    force: bool,
+    #[command(flatten)]
+    load: LoadArgs,
+}
+
+fn size(text: &str) -> Result<(u16, u16), String> {
+    let part = |text: &str| text.parse::<u16>().ok().filter(|n| (1..=500).contains(n));
+    text.split_once('x')
+        .and_then(|(width, height)| Some((part(width)?, part(height)?)))
+        .ok_or_else(|| "width and height from 1 to 500, such as 100x30".into())
+}
+
+/// What can be shown. An argument that leads nowhere is told before the screen is taken.
+fn found(found: Vec<load::Found>) -> Result<Vec<PathBuf>, Failure> {
+    let mut paths = Vec::new();
+    for found in found {
+        match found {
+            Ok(path) => paths.push(path),
+            Err((_, error)) => return Err(error.into()),
+        }
+    }
+    Ok(paths)
+}
+
+/// Runs the subcommand.
+pub fn run(args: &Args) -> Result<u8, Failure> {
+    if args.snapshot.is_none() && !(std::io::stdout().is_terminal() && std::io::stdin().is_terminal()) {
+        return Err(Failure::usage(
+            "browse needs a terminal; `ckpt inspect` prints, and --snapshot FILE.svg draws a screen",
+        ));
+    }
+    let options = args.load.options(ckpt_inspect::Options::default(), args.load.policy()?.thresholds);
+    let paths = found(load::expand(&args.paths)?)?;
+    let colors = anstream::AutoStream::choice(&std::io::stdout()) != anstream::ColorChoice::Never;
+    match &args.snapshot {
+        Some(file) => {
+            let state = State::new(paths, args.size, colors || is_svg(file), options.thresholds);
+            snapshot(args, file, state, Workers::new(options))
+        }
+        None => {
+            let state = State::new(paths, (80, 24), colors, options.thresholds);
+            browse(state, Workers::new(options))
+        }
+    }
+}
+
+/// The event loop.
+fn browse(mut state: State, workers: Workers) -> Result<u8, Failure> {
+    let broken = |e: std::io::Error| Failure::unwritable(format!("the terminal: {e}"));
+    // The first file is opened before anything is shown: a header takes no time, and the first frame has something
+    // to say. A file that cannot be read is better told on the command line.
+    let opened = workers.open(&state.files[0].path);
+    if let (1, Err(error)) = (state.files.len(), &opened) {
+        return Err(Failure { message: error.clone(), code: exit::UNREADABLE });
+    }
+    let mut screen = Screen::enter().map_err(broken)?;
+    state.size = screen.size().map_err(broken)?;
+    state.update(worker::opened(0, opened));
+    let mut todo = state.settle();
+    screen.draw(&state).map_err(broken)?;
+    let (sender, messages) = mpsc::channel();
+    workers.start(state.files.iter().map(|f| f.path.clone()).collect(), sender.clone());
+    screen::listen(sender);
+    let mut drawn = Instant::now();
+    let mut stale = false;
+    loop {
+        for command in std::mem::take(&mut todo) {
+            match command {
+                Command::Quit => {
+                    workers.cancel();
+                    screen.leave();
+                    screen::obey_signal();
+                    return Ok(exit::FINE);
+                }
+                Command::Suspend => {
+                    screen.suspend().map_err(broken)?;
+                    state.size = screen.size().map_err(broken)?;
+                }
+                Command::Copy(text) => screen.copy(&text).map_err(broken)?,
+                Command::Measure(file) => workers.prefer(file),
+                command => workers.ask(&state, command),
+            }
+        }
+        let Some((batch, urgent)) = next(&messages, stale.then_some(drawn)) else { continue };
+        for message in batch {
+            todo.extend(state.update(message));
+        }
+        todo.extend(state.settle());
+        stale = !urgent && drawn.elapsed() < FRAME;
+        if !stale {
+            screen.draw(&state).map_err(broken)?;
+            drawn = Instant::now();
+        }
+    }
+}
+
+/// What the background brings is drawn at most this often; what the user does, at once.
+const FRAME: Duration = Duration::from_millis(40);
+
+/// The messages that are there, at least one unless a frame is due (drawn last at `stale`), and whether the user is
+/// waiting for what comes of them.
+fn next(messages: &Receiver<Message>, stale: Option<Instant>) -> Option<(Vec<Message>, bool)> {
+    let first = match stale {
+        None => messages.recv().unwrap_or(Message::Leave),
+        Some(drawn) => match messages.recv_timeout(FRAME.saturating_sub(drawn.elapsed())) {
+            Ok(message) => message,
+            Err(RecvTimeoutError::Timeout) => return Some((Vec::new(), true)),
+            Err(RecvTimeoutError::Disconnected) => Message::Leave,
+        },
+    };
+    let mut batch = vec![first];
+    batch.extend(messages.try_iter().take(1000));
+    let urgent = |m: &Message| !matches!(m, Message::Measured { .. } | Message::Opened { .. });
+    let is_urgent = batch.iter().any(urgent);
+    Some((batch, is_urgent))
+}
+
+/// Everything measured, the keys pressed, and the screen drawn to a file.
+fn snapshot(args: &Args, file: &std::path::Path, mut state: State, workers: Workers) -> Result<u8, Failure> {
+    if file.exists() && !args.force {
+        return Err(Failure::exists(file));
+    }
+    let is_text = file.extension().is_some_and(|e| e.eq_ignore_ascii_case("txt"));
+    if !is_text && !is_svg(file) {
+        return Err(Failure::usage("a snapshot's name ends in .svg or .txt"));
+    }
+    for at in 0..state.files.len() {
+        let opened = workers.open(&state.files[at].path);
+        state.update(worker::opened(at, opened));
+        for message in workers.measure_all(at, &state) {
+            state.update(message);
+        }
+    }
+    for key in [None].into_iter().chain(keys::parse(&args.keys).into_iter().map(Some)) {
+        let mut todo = match key {
+            Some(key) => state.update(Message::Input(Event::Key(key))),
+            None => Vec::new(),
+        };
+        todo.extend(state.settle());
+        for command in todo {
+            if let Some(message) = workers.answer(&state, &command) {
+                state.update(message);
+            }
+        }
+        state.settle();
+    }
+    let screen = drawing(&state);
+    let text = if is_text { svg::text(&screen) } else { svg::svg(&screen) };
+    terminal::write_file(file, text.as_bytes(), args.force)?;
+    Ok(exit::FINE)
+}
+
+fn is_svg(file: &std::path::Path) -> bool {
+    file.extension().is_some_and(|e| e.eq_ignore_ascii_case("svg"))
+}
+
+/// `state` drawn at its size.
+fn drawing(state: &State) -> Buffer {
+    let (width, height) = state.size;
+    let mut screen = Buffer::empty(Rect::new(0, 0, width, height));
+    view::draw(state, &mut screen);
+    screen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crossterm::event::{KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
+    use ratatui::style::Color;
+    use state::Cover;
+
+    /// A browser of fixtures in which everything was measured.
+    struct Desk {
+        state: State,
+        workers: Workers,
+    }
+
+    impl Desk {
+        fn new(paths: &[&str], size: (u16, u16)) -> Desk {
+            let options = load::LoadOptions {
+                describe: ckpt_inspect::Options::default(),
+                checksum: false,
+                cache: false,
+                thresholds: ckpt_inspect::Thresholds::default(),
+                open: ckpt_inspect::OpenOptions::default(),
+            };
+            let paths: Vec<PathBuf> = paths.iter().map(|p| format!("tests/fixtures/{p}").into()).collect();
+            let paths = found(load::expand(&paths).unwrap()).unwrap();
+            let workers = Workers::new(options);
+            let mut state = State::new(paths, size, true, options.thresholds);
+            for at in 0..state.files.len() {
+                state.update(worker::opened(at, workers.open(&state.files[at].path)));
+                for message in workers.measure_all(at, &state) {
+                    state.update(message);
+                }
+            }
+            let mut desk = Desk { state, workers };
+            desk.settle(Vec::new());
+            desk
+        }
+
+        fn settle(&mut self, mut todo: Vec<Command>) -> Vec<Command> {
+            todo.extend(self.state.settle());
+            for command in &todo {
+                if let Some(message) = self.workers.answer(&self.state, command) {
+                    self.state.update(message);
+                }
+            }
+            self.state.settle();
+            todo
+        }
+
+        fn press(&mut self, keys: &str) -> Vec<Command> {
+            let mut all = Vec::new();
+            for key in keys::parse(keys) {
+                let todo = self.state.update(Message::Input(Event::Key(key)));
+                all.extend(self.settle(todo));
+            }
+            all
+        }
+
+        fn mouse(&mut self, kind: MouseEventKind, column: u16, row: u16) {
+            let mouse = MouseEvent { kind, column, row, modifiers: KeyModifiers::NONE };
+            let todo = self.state.update(Message::Input(Event::Mouse(mouse)));
+            self.settle(todo);
+        }
+
+        fn click(&mut self, column: u16, row: u16) {
+            self.mouse(MouseEventKind::Down(MouseButton::Left), column, row);
+        }
+
+        fn text(&self) -> String {
+            svg::text(&drawing(&self.state))
+        }
+
+        /// First line that shows `text`.
+        fn line(&self, text: &str) -> u16 {
+            let screen = self.text();
+            screen.lines().position(|l| l.contains(text)).unwrap_or_else(|| panic!("{text}\n{screen}")) as u16
+        }
+    }
+
+    const RUN: &[&str] = &["collapse-run"];
+
+    #[test]
+    fn screens() {
+        for (name, size, keys) in [
+            ("tree", (120, 40), "] ] ] ] ] ] ] ]"),
+            ("tree", (80, 24), "] ] ] ] ] ] ] ]"),
+            ("tree", (40, 12), "] ] ] ] ] ] ] ]"),
+            ("tensor", (120, 40), "] ] ] ] /l1gate enter"),
+            ("tensor", (80, 24), "] ] ] ] /l1gate enter enter pgdn"),
+            ("tensor", (40, 12), "] ] ] ] /l1gate enter enter pgdn pgdn"),
+            ("sorted", (80, 24), "t w s s s s s"),
+            ("search", (80, 24), "/qproj"),
+            ("metadata", (80, 24), "m"),
+            ("files", (80, 24), "f down space down space"),
+            ("files", (40, 12), "f"),
+            ("two-files", (80, 24), "f down down space G space d"),
+            ("two-tensors", (80, 24), "/gate enter space space d"),
+            ("help", (80, 24), "?"),
+            ("help", (40, 12), "? pgdn"),
+        ] {
+            let mut desk = Desk::new(RUN, size);
+            desk.press(keys);
+            let mut settings = insta::Settings::clone_current();
+            settings.set_snapshot_path("browse/snapshots");
+            settings.set_prepend_module_to_snapshot(false);
+            settings.set_omit_expression(true);
+            settings.bind(|| {
+                insta::assert_snapshot!(format!("{name}-{}x{}", size.0, size.1), desk.text());
+            });
+        }
+    }
+
+    #[test]
+    fn without_colours_nothing_is_coloured_and_nothing_else_changes() {
+        for keys in ["", "] ] ] ] ] ] ] /gate enter", "m", "f space", "?"] {
+            let mut desk = Desk::new(RUN, (120, 40));
+            desk.press(keys);
+            let colourful = drawing(&desk.state);
+            desk.state.colors = false;
+            let plain = drawing(&desk.state);
+            let uncoloured =
+                |cell: &ratatui::buffer::Cell| cell.fg == Color::Reset && cell.bg == Color::Reset;
+            assert!(plain.content.iter().all(uncoloured), "{keys}");
+            assert_eq!(svg::text(&colourful), svg::text(&plain));
+            let sixteen = |color: Color| !matches!(color, Color::Rgb(..) | Color::Indexed(16..));
+            assert!(colourful.content.iter().all(|cell| sixteen(cell.fg) && sixteen(cell.bg)), "{keys}");
+        }
+    }
+
+    #[test]
+    fn folding_searching_filtering_and_sorting() {
+        let mut desk = Desk::new(RUN, (80, 24));
+        desk.press("z");
+        assert_eq!(desk.state.rows.len(), 2);
+        desk.press("Z");
+        assert!(desk.state.rows.len() > 39);
+        desk.press("left left left g enter");
+        assert_eq!(desk.state.rows[0].label, "model_state_dict");
+        desk.press("G t v");
+        assert_eq!(desk.state.rows.len(), 0, "nothing is below healthy at step 0");
+        assert!(desk.text().contains("nothing matches; Esc ends search and filters"));
+        desk.press("] ] ] ] ] ] ] ]");
+        assert_eq!(desk.state.rows.len(), 6, "the six matrices of the MLPs are weak at step 4000");
+        desk.press("s s s s s");
+        let stds: Vec<f64> = desk.state.rows.iter().map(|r| r.std.unwrap()).collect();
+        assert!(stds.is_sorted(), "{stds:?}");
+        desk.press("S esc w w");
+        assert!(desk.state.rows.iter().all(|r| r.label.starts_with("optimizer_state_dict")));
+        desk.press("esc / nothing-like-it");
+        assert_eq!(desk.state.rows.len(), 0);
+        desk.press("esc t");
+        assert!(desk.state.order.query.is_empty());
+    }
+
+    /// Modules stay folded from step to step.
+    #[test]
+    fn folding_lasts_over_the_steps_of_a_run() {
+        let mut desk = Desk::new(&["collapse-run"], (80, 24));
+        desk.press("g z ]");
+        assert_eq!(desk.state.rows.len(), 2);
+    }
+
+    #[test]
+    fn the_mouse_selects_folds_sorts_steps_and_scrolls() {
+        let mut desk = Desk::new(RUN, (120, 40));
+        let layers = desk.line("▾ layers");
+        desk.click(8, layers);
+        assert!(desk.text().contains("▸ layers"));
+        desk.click(8, layers);
+        let gate = desk.line("gate_proj.weight");
+        desk.click(12, gate);
+        assert_eq!(desk.state.tensor().unwrap().1.name, "model_state_dict.layers.0.mlp.gate_proj.weight");
+        let (start, len) = layout::track(&desk.state);
+        desk.click(start + len - 1, 1);
+        assert_eq!(desk.state.file().known().unwrap().step, Some(4000));
+        let columns = layout::columns(&desk.state);
+        let std = columns.iter().find(|(c, ..)| *c == layout::Column::Std).unwrap();
+        desk.click(std.1 + 2, 2);
+        assert_eq!(desk.state.order.sort, tree::Sort::Std);
+        desk.click(std.1 + 2, 2);
+        assert!(desk.state.order.reversed);
+        for _ in 0..5 {
+            desk.mouse(MouseEventKind::ScrollDown, 100, 20);
+        }
+        assert!(desk.state.detail_scroll > 0);
+        let (.., files) = *layout::tabs(&desk.state).last().unwrap();
+        desk.click(files + 2, 0);
+        assert_eq!(desk.state.view, state::View::Files);
+        desk.click(5, 5);
+        desk.click(5, 5);
+        assert_eq!(desk.state.current, 2);
+    }
+
+    #[test]
+    fn names_are_copied_and_two_tensors_compared_over_steps() {
+        let mut desk = Desk::new(RUN, (80, 24));
+        desk.press("] ] /l0 space gate enter");
+        let copied = desk.press("y");
+        assert_eq!(copied, [Command::Copy("model_state_dict.layers.0.mlp.gate_proj.weight".into())]);
+        desk.press("space g ] ] ] ] ] ] d");
+        assert_eq!(desk.state.cover, Cover::Diff);
+        let text = desk.text();
+        // As numpy has it: tests/fixtures/diff.
+        assert!(text.contains("cosine      0.995151"), "{text}");
+        assert!(text.contains("agree       98.27 %"), "{text}");
+        desk.press("esc");
+        assert_eq!(desk.state.cover, Cover::None);
+    }
+
+    #[test]
+    fn what_arrives_late_is_shown_when_it_arrives() {
+        let mut desk = Desk::new(RUN, (120, 40));
+        let whole = desk.state.files[0].known().unwrap().clone();
+        let mut header = whole.clone();
+        header.verdict = None;
+        for tensor in &mut header.tensors {
+            (tensor.stats, tensor.ternary, tensor.verdict) = (None, None, None);
+        }
+        let record = Ok(Box::new(header));
+        desk.state.update(Message::Opened { file: 0, record, complete: false });
+        desk.settle(Vec::new());
+        assert!(desk.text().contains("…") && desk.text().contains("measuring"));
+        for (i, tensor) in whole.tensors.iter().enumerate() {
+            desk.state.update(Message::Measured { file: 0, tensor: i, record: Box::new(tensor.clone()) });
+        }
+        desk.state.update(Message::Complete { file: 0 });
+        desk.settle(Vec::new());
+        assert!(!desk.text().contains("measuring"));
+        assert_eq!(desk.state.files[0].known().unwrap().verdict, whole.verdict);
+    }
+
+    /// Any keys, clicks and sizes, on names that a file chose to be unkind.
+    #[test]
+    fn nothing_panics_and_no_control_character_is_drawn() {
+        let formats = ["formats/unicode.pt", "formats/truncated.pt", "formats/bitflip.pt", "formats/evil.pt"];
+        let more =
+            ["formats/dtypes_float.pt", "formats/dtypes_int.pt", "formats/sparse.pt", "formats/quantized.pt"];
+        let last = ["formats/tensor_root.pt", "formats/views.pt", "packed/nano-healthy-2000-i2s.pt"];
+        let mut desk = Desk::new(&[&formats[..], &more[..], &last[..], RUN].concat(), (80, 24));
+        let mut seed = 7u64;
+        let mut random = |below: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) % below
+        };
+        let names = "up down left right enter esc tab pgup pgdn home end space g G z Z / s S t v w [ ] d y m f 1 2 3 ? \
+                     a . _ backspace ctrl-u";
+        let names: Vec<&str> = names.split_whitespace().collect();
+        for _ in 0..3000 {
+            match random(12) {
+                0 => {
+                    let size = (1 + random(130) as u16, 1 + random(45) as u16);
+                    desk.state.update(Message::Input(Event::Resize(size.0, size.1)));
+                    desk.settle(Vec::new());
+                }
+                1 => desk.click(random(130) as u16, random(45) as u16),
+                2 => desk.mouse(MouseEventKind::ScrollDown, random(130) as u16, random(45) as u16),
+                _ => drop(desk.press(names[random(names.len() as u64) as usize])),
+            }
+            let text = desk.text();
+            assert!(!text.chars().any(|c| c != '\n' && c.is_control()), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! The terminal: taken over, drawn to, listened to, and given back as it was, whatever happens.
+
+use std::io::{self, Stdout, Write};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::mpsc::Sender;
+
+use crossterm::clipboard::CopyToClipboard;
+use crossterm::event::{DisableMouseCapture, EnableMouseCapture};
+use crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode};
+use crossterm::{cursor, execute};
+use ratatui::Terminal;
+use ratatui::backend::CrosstermBackend;
+
+use super::state::{Message, State};
+use super::view;
+
+/// Whether the terminal is ours at the moment.
+static TAKEN: AtomicBool = AtomicBool::new(false);
+/// The signal that asked to leave, 0 for none.
+static SIGNAL: AtomicI32 = AtomicI32::new(0);
+
+/// The terminal, until it is dropped.
+pub struct Screen {
+    terminal: Terminal<CrosstermBackend<Stdout>>,
+}
+
+impl Screen {
+    /// Takes the terminal over. From here on a panic, on any thread, gives it back before it is told.
+    pub fn enter() -> io::Result<Self> {
+        let tell = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            let was_taken = give_back();
+            tell(panic);
+            // A thread's panic would leave the rest running, without a screen.
+            if was_taken && std::thread::current().name() != Some("main") {
+                std::process::exit(101);
+            }
+        }));
+        take()?;
+        Ok(Screen { terminal: Terminal::new(CrosstermBackend::new(io::stdout()))? })
+    }
+
+    /// Columns and lines.
+    pub fn size(&self) -> io::Result<(u16, u16)> {
+        self.terminal.size().map(|size| (size.width, size.height))
+    }
+
+    /// Shows `state`.
+    pub fn draw(&mut self, state: &State) -> io::Result<()> {
+        self.terminal.draw(|frame| view::draw(state, frame.buffer_mut())).map(drop)
+    }
+
+    /// Puts `text` on the clipboard of the user's own machine, if the terminal does that (OSC 52).
+    pub fn copy(&mut self, text: &str) -> io::Result<()> {
+        execute!(io::stdout(), CopyToClipboard::to_clipboard_from(text))
+    }
+
+    /// Stops the program as the shell's job control does, until it is continued.
+    pub fn suspend(&mut self) -> io::Result<()> {
+        #[cfg(unix)]
+        {
+            give_back();
+            signal_hook::low_level::emulate_default_handler(signal_hook::consts::SIGTSTP)?;
+            take()?;
+            self.terminal.clear()?;
+        }
+        Ok(())
+    }
+
+    /// Gives the terminal back.
+    pub fn leave(self) {}
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        give_back();
+    }
+}
+
+fn take() -> io::Result<()> {
+    TAKEN.store(true, Ordering::SeqCst);
+    let taken = enable_raw_mode()
+        .and_then(|()| execute!(io::stdout(), EnterAlternateScreen, EnableMouseCapture, cursor::Hide));
+    if taken.is_err() {
+        give_back();
+    }
+    taken
+}
+
+/// Gives the terminal back, once; whether it was ours. There is no one to tell of an error here.
+fn give_back() -> bool {
+    let was_taken = TAKEN.swap(false, Ordering::SeqCst);
+    if was_taken {
+        let _ = execute!(io::stdout(), DisableMouseCapture, LeaveAlternateScreen, cursor::Show);
+        let _ = io::stdout().flush();
+        let _ = disable_raw_mode();
+    }
+    was_taken
+}
+
+/// Sends what the user does, and what signals ask for, to `messages`.
+pub fn listen(messages: Sender<Message>) {
+    #[cfg(unix)]
+    {
+        use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+        let messages = messages.clone();
+        if let Ok(mut signals) = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM]) {
+            std::thread::spawn(move || {
+                for signal in signals.forever() {
+                    SIGNAL.store(signal, Ordering::SeqCst);
+                    let _ = messages.send(Message::Leave);
+                }
+            });
+        }
+    }
+    std::thread::spawn(move || {
+        while let Ok(event) = crossterm::event::read() {
+            if messages.send(Message::Input(event)).is_err() {
+                return;
+            }
+        }
+        // The terminal is gone.
+        let _ = messages.send(Message::Leave);
+    });
+}
+
+/// Ends the program as the signal that asked for it would have, so that its parent is told the truth.
+pub fn obey_signal() {
+    #[cfg(unix)]
+    if let signal @ 1.. = SIGNAL.load(Ordering::SeqCst) {
+        let _ = signal_hook::low_level::emulate_default_handler(signal);
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::io::Read;
+
+    use portable_pty::{CommandBuilder, PtySize, native_pty_system};
+
+    /// Run by the test below, in a terminal of its own.
+    #[test]
+    #[ignore = "takes over the terminal"]
+    fn takes_the_terminal_and_panics() {
+        let screen = super::Screen::enter().unwrap();
+        std::thread::spawn(|| panic!("so be it")).join().unwrap_err();
+        drop(screen);
+    }
+
+    #[test]
+    fn a_panic_gives_the_terminal_back_before_it_is_told() {
+        let pty = native_pty_system().openpty(PtySize { rows: 24, cols: 80, ..PtySize::default() }).unwrap();
+        let mut command = CommandBuilder::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "browse::screen::tests::takes_the_terminal_and_panics"]);
+        command.args(["--ignored", "--nocapture"]);
+        let mut child = pty.slave.spawn_command(command).unwrap();
+        let mut reader = pty.master.try_clone_reader().unwrap();
+        drop(pty.slave);
+        let mut bytes = Vec::new();
+        // Ends with an error when the last writer is gone.
+        let _ = reader.read_to_end(&mut bytes);
+        assert_eq!(child.wait().unwrap().exit_code(), 101);
+        let text = String::from_utf8_lossy(&bytes);
+        let at = |what: &str| text.find(what).unwrap_or_else(|| panic!("{what:?} is not in {text:?}"));
+        assert!(at("\x1b[?1049h") < at("\x1b[?1049l"), "{text:?}");
+        assert!(at("\x1b[?1049l") < at("so be it"), "{text:?}");
+        assert!(at("\x1b[?25h") < at("so be it"), "{text:?}");
+        assert!(at("\x1b[?1000l") < at("so be it"), "{text:?}");
+    }
+}

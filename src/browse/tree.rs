@@ -1,0 +1,430 @@
+//! The rows of the tensor list: modules that fold, or a flat list; filtered, searched and sorted.
+
+use std::cmp::Ordering;
+use std::collections::{HashMap, HashSet};
+
+use ckpt_inspect::{CheckpointRecord, Group, TensorRecord, Verdict, without_state_dict};
+use nucleo_matcher::pattern::{CaseMatching, Normalization, Pattern};
+use nucleo_matcher::{Matcher, Utf32Str};
+
+/// Deeper names are one part from there on: a name is a file's choice, and so is its depth.
+const DEEPEST: usize = 24;
+/// Rows that may be unfolded at first.
+const FIRST_ROWS: usize = 24;
+
+/// A line of the list.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// Modules around it.
+    pub depth: usize,
+    /// What is shown, as the file has it.
+    pub label: String,
+    /// What it stands for.
+    pub kind: Kind,
+    /// Tensors.
+    pub count: usize,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// The worst verdict among them.
+    pub verdict: Option<Verdict>,
+    /// The smallest std among those that are judged, or the tensor's own.
+    pub std: Option<f64>,
+    /// Characters of the label that the search matched.
+    pub hits: Vec<u32>,
+}
+
+/// What a row stands for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Kind {
+    /// The tensors whose names begin with `path`.
+    Module { path: String, open: bool },
+    /// The tensor of this index in the record.
+    Tensor(usize),
+}
+
+/// Order of the rows. Modules are ordered among their siblings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sort {
+    #[default]
+    File,
+    Name,
+    Shape,
+    Dtype,
+    Size,
+    Std,
+    Verdict,
+}
+
+impl Sort {
+    /// The next one, as a key cycles through them.
+    pub fn next(self) -> Sort {
+        const ALL: [Sort; 7] =
+            [Sort::File, Sort::Name, Sort::Shape, Sort::Dtype, Sort::Size, Sort::Std, Sort::Verdict];
+        let at = ALL.iter().position(|s| *s == self).unwrap_or(0);
+        ALL[(at + 1) % ALL.len()]
+    }
+
+    /// The column's heading.
+    pub fn name(self) -> &'static str {
+        match self {
+            Sort::File => "file order",
+            Sort::Name => "name",
+            Sort::Shape => "shape",
+            Sort::Dtype => "dtype",
+            Sort::Size => "size",
+            Sort::Std => "std",
+            Sort::Verdict => "verdict",
+        }
+    }
+
+    /// Largest shapes and sizes, smallest std and worst verdicts come first.
+    fn compare(self, tensors: &[TensorRecord], a: &Row, b: &Row) -> Ordering {
+        let one = |row: &Row| match row.kind {
+            Kind::Tensor(i) => Some(&tensors[i]),
+            Kind::Module { .. } => None,
+        };
+        let numel = |row: &Row| one(row).map(|t| t.shape.iter().fold(1, |n: u64, &d| n.saturating_mul(d)));
+        match self {
+            Sort::File => Ordering::Equal,
+            Sort::Name => natural(&a.label).cmp(&natural(&b.label)),
+            Sort::Shape => numel(b).cmp(&numel(a)),
+            Sort::Dtype => one(a).map(|t| &t.dtype).cmp(&one(b).map(|t| &t.dtype)),
+            Sort::Size => b.bytes.cmp(&a.bytes),
+            Sort::Std => {
+                let std = |row: &Row| row.std.unwrap_or(f64::INFINITY);
+                std(a).total_cmp(&std(b))
+            }
+            Sort::Verdict => b.verdict.cmp(&a.verdict),
+        }
+    }
+}
+
+/// Numbers in names by value: layer 2 before layer 10.
+fn natural(name: &str) -> Vec<(u64, &str)> {
+    name.split('.').map(|part| (part.parse().unwrap_or(u64::MAX), part)).collect()
+}
+
+/// Which verdicts are shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum VerdictFilter {
+    #[default]
+    All,
+    BelowHealthy,
+    Only(Verdict),
+}
+
+impl VerdictFilter {
+    /// The next one, as a key cycles through them.
+    pub fn next(self) -> Self {
+        match self {
+            VerdictFilter::All => VerdictFilter::BelowHealthy,
+            VerdictFilter::BelowHealthy => VerdictFilter::Only(Verdict::Healthy),
+            VerdictFilter::Only(verdict) => {
+                let at = Verdict::ALL.iter().position(|v| *v == verdict).unwrap_or(0);
+                Verdict::ALL.get(at + 1).map_or(VerdictFilter::All, |v| VerdictFilter::Only(*v))
+            }
+        }
+    }
+
+    /// What it shows, in words; empty for everything.
+    pub fn name(self) -> &'static str {
+        match self {
+            VerdictFilter::All => "",
+            VerdictFilter::BelowHealthy => "below healthy",
+            VerdictFilter::Only(verdict) => verdict.name(),
+        }
+    }
+
+    fn keeps(self, verdict: Option<Verdict>) -> bool {
+        match self {
+            VerdictFilter::All => true,
+            VerdictFilter::BelowHealthy => verdict.is_some_and(|v| v > Verdict::Healthy),
+            VerdictFilter::Only(only) => verdict == Some(only),
+        }
+    }
+}
+
+/// How the list is to be made.
+#[derive(Clone, Debug, Default)]
+pub struct Order {
+    pub sort: Sort,
+    pub reversed: bool,
+    /// Tensors alone, without modules.
+    pub flat: bool,
+    pub query: String,
+    pub verdict: VerdictFilter,
+    pub group: Option<Group>,
+}
+
+/// The list of `record`'s tensors. Modules whose path is in `unfolded` show what is in them; while a search is on, the
+/// list is flat and the best matches come first.
+pub fn rows(
+    record: &CheckpointRecord,
+    order: &Order,
+    unfolded: &HashSet<String>,
+    matcher: &mut Matcher,
+) -> Vec<Row> {
+    let kept =
+        record.tensors.iter().enumerate().filter(|(_, t)| {
+            order.verdict.keeps(t.verdict) && order.group.is_none_or(|group| t.group == group)
+        });
+    let mut rows: Vec<Row> = if !order.query.is_empty() {
+        search(kept, &order.query, &flat_names(record), matcher)
+    } else if order.flat {
+        let names = flat_names(record);
+        kept.map(|(i, t)| tensor_row(i, t, names[i].to_string(), 0)).collect()
+    } else {
+        let tree = Tree::new(kept);
+        let mut rows = Vec::new();
+        tree.list(0, 0, &record.tensors, order, unfolded, &mut rows);
+        return rows;
+    };
+    sort(&mut rows, &record.tensors, order);
+    rows
+}
+
+fn sort(rows: &mut [Row], tensors: &[TensorRecord], order: &Order) {
+    rows.sort_by(|a, b| order.sort.compare(tensors, a, b));
+    if order.reversed {
+        rows.reverse();
+    }
+}
+
+/// What tensors are called in a list without modules: not by the state dict's key, unless it is all that tells two
+/// apart.
+fn flat_names(record: &CheckpointRecord) -> Vec<&str> {
+    let mut times: HashMap<&str, usize> = HashMap::new();
+    for tensor in &record.tensors {
+        *times.entry(without_state_dict(&tensor.name)).or_default() += 1;
+    }
+    let is_shared = |t: &TensorRecord| times[without_state_dict(&t.name)] > 1;
+    record
+        .tensors
+        .iter()
+        .map(|t| if is_shared(t) { t.name.as_str() } else { without_state_dict(&t.name) })
+        .collect()
+}
+
+fn search<'t>(
+    tensors: impl Iterator<Item = (usize, &'t TensorRecord)>,
+    query: &str,
+    names: &[&str],
+    matcher: &mut Matcher,
+) -> Vec<Row> {
+    let pattern = Pattern::parse(query, CaseMatching::Smart, Normalization::Smart);
+    let mut buffer = Vec::new();
+    let mut found: Vec<(u32, Row)> = tensors
+        .filter_map(|(i, t)| {
+            let mut row = tensor_row(i, t, names[i].to_string(), 0);
+            let score = pattern.indices(Utf32Str::new(names[i], &mut buffer), matcher, &mut row.hits)?;
+            row.hits.sort_unstable();
+            Some((score, row))
+        })
+        .collect();
+    found.sort_by_key(|(score, _)| std::cmp::Reverse(*score));
+    found.into_iter().map(|(_, row)| row).collect()
+}
+
+fn tensor_row(i: usize, tensor: &TensorRecord, label: String, depth: usize) -> Row {
+    Row {
+        depth,
+        label,
+        kind: Kind::Tensor(i),
+        count: 1,
+        bytes: tensor.bytes,
+        verdict: tensor.verdict,
+        std: tensor.stats.as_ref().and_then(|s| s.std),
+        hits: Vec::new(),
+    }
+}
+
+#[derive(Default)]
+struct Node<'t> {
+    part: &'t str,
+    path: &'t str,
+    children: Vec<usize>,
+    index: HashMap<&'t str, usize>,
+    tensor: Option<usize>,
+    count: usize,
+    bytes: u64,
+    verdict: Option<Verdict>,
+    std: Option<f64>,
+}
+
+struct Tree<'t> {
+    nodes: Vec<Node<'t>>,
+}
+
+impl<'t> Tree<'t> {
+    fn new(tensors: impl Iterator<Item = (usize, &'t TensorRecord)>) -> Self {
+        let mut tree = Tree { nodes: vec![Node::default()] };
+        for (i, tensor) in tensors {
+            tree.add(i, tensor);
+        }
+        tree
+    }
+
+    fn add(&mut self, i: usize, tensor: &'t TensorRecord) {
+        let name = tensor.name.as_str();
+        let judged = tensor.verdict.and(tensor.stats.as_ref()).and_then(|s| s.std);
+        let parts: Vec<&str> = name.splitn(DEEPEST, '.').collect();
+        let (leaf, modules) = parts.split_last().unwrap_or((&"", &[]));
+        let (mut at, mut end) = (0, 0);
+        for part in modules.iter().map(Some).chain([None]) {
+            let node = &mut self.nodes[at];
+            node.count += 1;
+            node.bytes += tensor.bytes;
+            node.verdict = node.verdict.max(tensor.verdict);
+            node.std = match (node.std, judged) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            };
+            let Some(part) = part else { break };
+            end += part.len() + usize::from(end > 0 || at > 0);
+            at = match node.index.get(part) {
+                Some(&child) => child,
+                None => {
+                    let child = self.nodes.len();
+                    self.nodes[at].children.push(child);
+                    self.nodes[at].index.insert(part, child);
+                    self.nodes.push(Node { part, path: &name[..end], ..Node::default() });
+                    child
+                }
+            };
+        }
+        let child = self.nodes.len();
+        self.nodes[at].children.push(child);
+        self.nodes.push(Node { part: leaf, path: name, tensor: Some(i), ..Node::default() });
+    }
+
+    /// Adds the rows below `node`.
+    fn list(
+        &self,
+        node: usize,
+        depth: usize,
+        tensors: &[TensorRecord],
+        order: &Order,
+        unfolded: &HashSet<String>,
+        rows: &mut Vec<Row>,
+    ) {
+        let mut children: Vec<(Row, usize)> = Vec::with_capacity(self.nodes[node].children.len());
+        for &child in &self.nodes[node].children {
+            // A module that holds one thing only is shown with it.
+            let (mut at, mut label) = (child, self.nodes[child].part.to_string());
+            while let ([only], None) = (self.nodes[at].children.as_slice(), self.nodes[at].tensor) {
+                at = *only;
+                label = format!("{label}.{}", self.nodes[at].part);
+            }
+            let found = &self.nodes[at];
+            let row = match found.tensor {
+                Some(i) => tensor_row(i, &tensors[i], label, depth),
+                None => Row {
+                    depth,
+                    label,
+                    kind: Kind::Module { path: found.path.into(), open: unfolded.contains(found.path) },
+                    count: found.count,
+                    bytes: found.bytes,
+                    verdict: found.verdict,
+                    std: found.std,
+                    hits: Vec::new(),
+                },
+            };
+            children.push((row, at));
+        }
+        children.sort_by(|(a, _), (b, _)| order.sort.compare(tensors, a, b));
+        if order.reversed {
+            children.reverse();
+        }
+        for (row, at) in children {
+            let open = matches!(row.kind, Kind::Module { open: true, .. });
+            rows.push(row);
+            if open {
+                self.list(at, depth + 1, tensors, order, unfolded, rows);
+            }
+        }
+    }
+}
+
+/// The modules to unfold at first: outermost ones first, weights before the rest, as long as few rows come of it.
+pub fn first_unfolded(record: &CheckpointRecord) -> HashSet<String> {
+    let tree = Tree::new(record.tensors.iter().enumerate());
+    let mut unfolded = HashSet::new();
+    let mut visible = tree.nodes[0].children.len();
+    let mut queue: std::collections::VecDeque<usize> = [0].into();
+    let holds_weights = |at: usize| {
+        let mut at = at;
+        while let Some(&first) = tree.nodes[at].children.first() {
+            at = first;
+        }
+        tree.nodes[at].tensor.is_some_and(|i| record.tensors[i].group == Group::Weights)
+    };
+    while let Some(at) = queue.pop_front() {
+        let node = &tree.nodes[at];
+        let shows = if node.children.len() == 1 { 0 } else { node.children.len() };
+        if at != 0 {
+            if visible + shows > FIRST_ROWS || !holds_weights(at) {
+                continue;
+            }
+            visible += shows;
+            unfolded.insert(node.path.to_string());
+        }
+        queue.extend(node.children.iter().filter(|&&c| tree.nodes[c].tensor.is_none()));
+    }
+    unfolded
+}
+
+/// The path of every module.
+pub fn all_modules(record: &CheckpointRecord) -> HashSet<String> {
+    let tree = Tree::new(record.tensors.iter().enumerate());
+    tree.nodes.iter().skip(1).filter(|n| n.tensor.is_none()).map(|n| n.path.to_string()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(names: &[&str]) -> CheckpointRecord {
+        let tensor = |name: &&str| TensorRecord { name: name.to_string(), ..TensorRecord::default() };
+        CheckpointRecord { tensors: names.iter().map(tensor).collect(), ..CheckpointRecord::default() }
+    }
+
+    fn labels(names: &[&str], order: &Order, unfolded: &HashSet<String>) -> Vec<String> {
+        rows(&record(names), order, unfolded, &mut Matcher::default())
+            .into_iter()
+            .map(|row| format!("{}{}", " ".repeat(row.depth), row.label))
+            .collect()
+    }
+
+    #[test]
+    fn modules_that_hold_one_thing_are_shown_with_it() {
+        let names =
+            ["m.layers.0.a.weight", "m.layers.0.b.weight", "m.layers.1.a.weight", "m.norm.weight", "step"];
+        let record = record(&names);
+        assert_eq!(labels(&names, &Order::default(), &HashSet::new()), ["m", "step"]);
+        assert_eq!(
+            labels(&names, &Order::default(), &all_modules(&record)),
+            ["m", " layers", "  0", "   a.weight", "   b.weight", "  1.a.weight", " norm.weight", "step"]
+        );
+    }
+
+    /// A name may be the beginning of another, empty, or all dots.
+    #[test]
+    fn strange_names_have_rows() {
+        let names = ["a", "a.b", "", "...", "a", ".x"];
+        let unfolded = all_modules(&record(&names));
+        let shown = labels(&names, &Order::default(), &unfolded);
+        assert_eq!(shown.len(), 7, "{shown:?}");
+        let deep = vec!["x"; 100_000].join(".");
+        assert_eq!(labels(&[&deep, "y"], &Order::default(), &HashSet::new()).len(), 2);
+    }
+
+    #[test]
+    fn search_finds_scattered_letters_and_numbers_sort_by_value() {
+        let names = ["layers.10.mlp.gate_proj", "layers.2.mlp.gate_proj", "embed"];
+        let search = Order { query: "l2gate".into(), ..Order::default() };
+        assert_eq!(labels(&names, &search, &HashSet::new()), ["layers.2.mlp.gate_proj"]);
+        let sorted = Order { sort: Sort::Name, flat: true, ..Order::default() };
+        let by_name = labels(&names, &sorted, &HashSet::new());
+        assert_eq!(by_name, ["embed", "layers.2.mlp.gate_proj", "layers.10.mlp.gate_proj"]);
+    }
+}

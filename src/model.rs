@@ -1,0 +1,157 @@
+//! Flags that say which model to run and how, shared by the commands that run one.
+
+use std::path::PathBuf;
+
+use ckpt_infer::{Cache, KvType, LoadOptions, Model, Pool, RopeScaling, Settings, TableType, WhenFull};
+
+use crate::{Failure, terminal};
+
+/// A model, and what to override of its configuration.
+#[derive(clap::Args)]
+pub struct ModelArgs {
+    /// Checkpoint to run: the student model, or a plain Llama, Mistral or Qwen3.
+    pub model: PathBuf,
+    /// Threads; all processors by default.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+    /// Type of cached keys and values.
+    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    kv: Kv,
+    /// Type to keep the embedding and the head in; the file's by default.
+    #[arg(long, value_name = "TYPE")]
+    embeddings: Option<Table>,
+    /// Forget the oldest positions when the context is full, instead of stopping.
+    #[arg(long)]
+    slide: bool,
+    #[command(flatten, next_help_heading = "Overriding the checkpoint's configuration")]
+    settings: SettingsArgs,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Kv {
+    F32,
+    F16,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Table {
+    F32,
+    F16,
+    Int8,
+}
+
+#[derive(clap::Args)]
+struct SettingsArgs {
+    /// Elements of a head.
+    #[arg(long, value_name = "N")]
+    head_dim: Option<usize>,
+    /// Query heads.
+    #[arg(long, value_name = "N")]
+    num_heads: Option<usize>,
+    /// Positions that attention sees.
+    #[arg(long, value_name = "N")]
+    max_seq_len: Option<usize>,
+    /// Base of the rotary frequencies.
+    #[arg(long, value_name = "X", value_parser = positive)]
+    rope_base: Option<f64>,
+    /// Stretch of rotary positions: `none`, or the factor of linear scaling.
+    #[arg(long, value_name = "FACTOR", value_parser = rope_scaling)]
+    rope_scaling: Option<RopeScaling>,
+    /// Whether attention's projections are BitLinear.
+    #[arg(long, value_name = "BOOL")]
+    bitlinear_attn: Option<bool>,
+    /// Whether the feed-forward projections are BitLinear.
+    #[arg(long, value_name = "BOOL")]
+    bitlinear_ffn: Option<bool>,
+    /// Whether a BitLinear has a scale for each output.
+    #[arg(long, value_name = "BOOL")]
+    bitlinear_per_channel: Option<bool>,
+    /// Added to mean|W| and max|x|.
+    #[arg(long, value_name = "X", value_parser = positive)]
+    quantization_eps: Option<f64>,
+    /// Added to the mean square in norms.
+    #[arg(long, value_name = "X", value_parser = positive)]
+    norm_eps: Option<f64>,
+    /// Soft cap of attention scores, or `none`.
+    #[arg(long, value_name = "CAP", value_parser = cap)]
+    attn_cap: Option<Cap>,
+    /// Soft cap of logits, or `none`.
+    #[arg(long, value_name = "CAP", value_parser = cap)]
+    final_cap: Option<Cap>,
+}
+
+/// A soft cap, or that there is none.
+#[derive(Clone, Copy)]
+struct Cap(Option<f64>);
+
+fn cap(text: &str) -> Result<Cap, String> {
+    match text {
+        "none" => Ok(Cap(None)),
+        number => positive(number).map(|cap| Cap(Some(cap))),
+    }
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|x| *x > 0.0 && x.is_finite());
+    number.ok_or_else(|| "a number above 0 is needed".to_string())
+}
+
+fn rope_scaling(text: &str) -> Result<RopeScaling, String> {
+    match text {
+        "none" => Ok(RopeScaling::None),
+        number => positive(number).map(|factor| RopeScaling::Linear { factor }),
+    }
+}
+
+impl ModelArgs {
+    /// The threads to run on.
+    pub fn pool(&self) -> Pool {
+        let all = || std::thread::available_parallelism().map_or(1, usize::from);
+        Pool::new(self.threads.map_or_else(all, usize::from))
+    }
+
+    /// The model, loaded; notes tell what was assumed.
+    pub fn load(&self, pool: &Pool) -> Result<Model, Failure> {
+        let flags = &self.settings;
+        let settings = Settings {
+            head_dim: flags.head_dim,
+            num_heads: flags.num_heads,
+            max_seq_len: flags.max_seq_len,
+            rope_base: flags.rope_base,
+            rope_scaling: flags.rope_scaling,
+            use_bitlinear_attn: flags.bitlinear_attn,
+            use_bitlinear_ffn: flags.bitlinear_ffn,
+            bitlinear_per_channel: flags.bitlinear_per_channel,
+            quantization_eps: flags.quantization_eps,
+            norm_eps: flags.norm_eps,
+            attn_logit_soft_cap: flags.attn_cap.map(|cap| cap.0),
+            final_logit_soft_cap: flags.final_cap.map(|cap| cap.0),
+        };
+        let tables = self.embeddings.map(|table| match table {
+            Table::F32 => TableType::F32,
+            Table::F16 => TableType::F16,
+            Table::Int8 => TableType::Int8,
+        });
+        let model = Model::open(&self.model, &LoadOptions { settings, tables, kernel: None }, pool)?;
+        model.assumed().iter().for_each(|sentence| terminal::note(sentence));
+        Ok(model)
+    }
+
+    /// The type of cached keys and values.
+    pub fn kv(&self) -> KvType {
+        match self.kv {
+            Kv::F32 => KvType::F32,
+            Kv::F16 => KvType::F16,
+        }
+    }
+
+    /// What to do when the context is full.
+    pub fn when_full(&self) -> WhenFull {
+        if self.slide { WhenFull::Slide } else { WhenFull::Stop }
+    }
+
+    /// An empty cache.
+    pub fn cache(&self, model: &Model) -> Cache {
+        Cache::new(model.config(), self.kv(), self.when_full())
+    }
+}

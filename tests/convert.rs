@@ -1,0 +1,317 @@
+//! `ckpt convert` and `ckpt verify` as a user runs them: outputs that are whole or not there, exit codes, what is said.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+/// A folder to write into, and a cache of its own beside it.
+struct Place {
+    folder: tempfile::TempDir,
+    cache: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        Place { folder: tempfile::tempdir().unwrap(), cache: tempfile::tempdir().unwrap() }
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ckpt"));
+        command.env("XDG_CACHE_HOME", self.cache.path()).current_dir(self.folder.path());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.command().args(args).output().unwrap()
+    }
+
+    /// Names in the folder, temporary ones included.
+    fn files(&self) -> Vec<String> {
+        let mut names: Vec<String> = std::fs::read_dir(self.folder.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[track_caller]
+fn code(output: &Output, wanted: i32) {
+    assert_eq!(output.status.code(), Some(wanted), "{}{}", out(output), err(output));
+}
+
+/// A SafeTensors file of `mib` MiB of zeros in 1 MiB tensors, which takes no room on disk.
+fn sparse_file(path: &Path, mib: usize) {
+    let mut header = serde_json::Map::new();
+    for i in 0..mib {
+        let offsets = [i << 20, (i + 1) << 20];
+        header.insert(
+            format!("w{i}"),
+            serde_json::json!({"dtype": "F32", "shape": [1 << 18], "data_offsets": offsets}),
+        );
+    }
+    let header = serde_json::Value::Object(header).to_string();
+    let mut file = File::create(path).unwrap();
+    file.write_all(&(header.len() as u64).to_le_bytes()).unwrap();
+    file.write_all(header.as_bytes()).unwrap();
+    file.set_len((8 + header.len() + (mib << 20)) as u64).unwrap();
+}
+
+#[test]
+fn every_target_says_what_was_written_and_verifies() {
+    let place = Place::new();
+    let source = fixture("healthy-run/step-02000.pt");
+    for (to, name, wanted) in [
+        ("fp32", "a.pt", "24 bit-equal"),
+        ("f16", "b.pt", "24 equal as rounded"),
+        ("bf16", "c.safetensors", "24 equal as rounded"),
+        ("i2s", "d.pt", "10 bit-equal, 14 ternary-equal"),
+        ("i2s", "e.safetensors", "10 bit-equal, 14 ternary-equal"),
+        ("safetensors", "f.safetensors", "24 bit-equal"),
+        ("hf", "g", "24 bit-equal"),
+        ("pt", "h.pt", "24 bit-equal"),
+    ] {
+        let output = place.run(&["convert", path(&source), "--to", to, "-o", name]);
+        code(&output, 0);
+        assert_eq!(out(&output).lines().count(), 1, "one line");
+        assert!(out(&output).contains(&format!("verified: 24 tensors, {wanted}")), "{to}: {}", out(&output));
+        code(&place.run(&["verify", path(&source), name]), 0);
+    }
+    code(&place.run(&["convert", path(&source), "--to", "hf", "--packed", "-o", "i"]), 0);
+    code(&place.run(&["verify", "i", "d.pt"]), 0);
+    let inspected = place.run(&["inspect", "e.safetensors", "--no-stats"]);
+    assert!(out(&inspected).contains("i2s_unscaled"), "{}", out(&inspected));
+    assert!(place.files().iter().all(|f| !f.starts_with(".ckpt-")), "{:?}", place.files());
+}
+
+#[test]
+fn a_whole_run_goes_into_a_folder() {
+    let place = Place::new();
+    let run = fixture("collapse-run");
+    let output = place.run(&["convert", path(&run), "--to", "bf16", "--out-dir", "out/run", "--no-verify"]);
+    code(&output, 0);
+    assert_eq!(out(&output).lines().count(), 9);
+    let written = std::fs::read_dir(place.at("out/run")).unwrap().count();
+    assert_eq!(written, 9);
+    assert!(place.at("out/run/step-04000.pt").exists());
+    assert!(err(&output).contains("step-04000.pt is weak ("), "a collapsed one is told: {}", err(&output));
+    assert!(!err(&output).contains("step-00000.pt is"), "and no other: {}", err(&output));
+
+    // One that cannot be converted does not keep the others from it, and shows in the exit code.
+    let output =
+        place.run(&["convert", path(&fixture("formats")), "--to", "safetensors", "--out-dir", "formats"]);
+    code(&output, 3);
+    assert!(err(&output).contains("truncated.pt") && err(&output).contains("complex128"), "{}", err(&output));
+    assert!(
+        place.at("formats/whole.safetensors").exists() && !place.at("formats/truncated.safetensors").exists()
+    );
+}
+
+#[test]
+fn an_existing_output_is_replaced_only_with_force() {
+    let place = Place::new();
+    let source = fixture("formats/whole.pt");
+    std::fs::write(place.at("out.pt"), "precious").unwrap();
+    let output = place.run(&["convert", path(&source), "--to", "pt", "-o", "out.pt"]);
+    code(&output, 4);
+    assert!(err(&output).contains("--force"), "{}", err(&output));
+    assert_eq!(std::fs::read(place.at("out.pt")).unwrap(), b"precious");
+    code(&place.run(&["convert", path(&source), "--to", "pt", "-o", "out.pt", "--force"]), 0);
+    code(&place.run(&["verify", path(&source), "out.pt"]), 0);
+
+    // A folder is replaced when it holds a conversion, and never when it holds anything else.
+    let student = fixture("healthy-run/step-02000.pt");
+    let hf = ["convert", path(&student), "--to", "hf", "-o", "hf"];
+    code(&place.run(&hf), 0);
+    code(&place.run(&hf), 4);
+    code(&place.run(&[&hf[..], &["--force", "--max-shard-size", "300kB"]].concat()), 0);
+    assert!(
+        place.at("hf/model.safetensors.index.json").exists() && !place.at("hf/model.safetensors").exists()
+    );
+    std::fs::write(place.at("hf/thesis.tex"), "precious").unwrap();
+    let output = place.run(&[&hf[..], &["--force"]].concat());
+    code(&output, 4);
+    assert!(err(&output).contains("thesis.tex"), "{}", err(&output));
+    assert_eq!(std::fs::read(place.at("hf/thesis.tex")).unwrap(), b"precious");
+    assert_eq!(place.files(), ["hf", "out.pt"]);
+}
+
+#[test]
+fn a_collapsed_checkpoint_is_refused_under_strict() {
+    let place = Place::new();
+    let dead = fixture("collapse-run/step-04000.pt");
+    let strict = ["convert", path(&dead), "--to", "f16", "-o", "dead.pt", "--strict"];
+    let output = place.run(&strict);
+    code(&output, 1);
+    assert!(err(&output).contains("--allow-collapsed"), "{}", err(&output));
+    assert_eq!(place.files(), [""; 0]);
+    code(&place.run(&[&strict[..], &["--allow-collapsed"]].concat()), 0);
+    let healthy = fixture("healthy-run/step-02000.pt");
+    code(&place.run(&["convert", path(&healthy), "--to", "f16", "-o", "well.pt", "--strict"]), 0);
+}
+
+#[test]
+fn wrong_usage_is_told_with_what_to_do() {
+    let place = Place::new();
+    let source = fixture("formats/whole.pt");
+    let source = path(&source);
+    for (args, wanted) in [
+        (vec!["--to", "pt"], "-o PATH"),
+        (vec!["--to", "pt", "-o", "x.pt", "--dtype", "embed"], "GLOB=TYPE"),
+        (vec!["--to", "pt", "-o", "x.pt", "--dtype", "a=int4"], "one of f64, f32, f16, bf16"),
+        (vec!["--to", "pt", "-o", "x.pt", "--packed"], "--to hf"),
+        (vec!["--to", "pt", "-o", "x.pt", "--root", "ema"], "model_state_dict"),
+        (vec!["--to", "pt", "-o", "x.pt", "--max-shard-size", "1GB"], "safetensors, hf or gguf"),
+        (vec!["--to", "safetensors", "-o", "x.safetensors", "--max-shard-size", "1GB"], "folder"),
+        (vec!["--to", "safetensors", "-o", "x", "--max-shard-size", "1XB"], "5GB"),
+        (vec!["--to", "i2s", "-o", "x.pt"], "--ternary"),
+        (vec!["--to", "hf", "-o", "x"], "no model is recognised"),
+        (vec!["--to", "safetensors", "-o", "x.safetensors", "--keep-optimizer"], "PyTorch"),
+    ] {
+        let output = place.run(&[&["convert", source][..], &args[..]].concat());
+        code(&output, 2);
+        assert!(err(&output).contains(wanted), "{args:?}: {}", err(&output));
+    }
+    code(&place.run(&["convert", "nothing.pt", "--to", "pt", "-o", "x.pt"]), 3);
+    assert_eq!(place.files(), [""; 0]);
+}
+
+#[test]
+fn verify_tells_and_exits_by_what_it_finds() {
+    let place = Place::new();
+    let (a, b) = (fixture("healthy-run/step-01000.pt"), fixture("healthy-run/step-02000.pt"));
+    let output = place.run(&["verify", path(&a), path(&b)]);
+    code(&output, 1);
+    assert!(out(&output).contains("not the same") && out(&output).contains("mlp.gate_proj.weight"));
+    let output = place.run(&["verify", path(&a), path(&a), "--format", "json"]);
+    code(&output, 0);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["agrees"], true);
+    assert_eq!(report["tensors"].as_array().unwrap().len(), 24);
+    let first = &report["tensors"][0];
+    for key in
+        ["name", "other", "dtypes", "rule", "agrees", "elements", "differing", "first", "worst", "detail"]
+    {
+        assert!(first.get(key).is_some(), "{key}");
+    }
+    let output = place.run(&["verify", path(&a), path(&fixture("formats/whole.pt")), "--format", "json"]);
+    code(&output, 1);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["missing"].as_array().unwrap().len(), 24);
+    code(&place.run(&["verify", path(&a), "nothing.pt"]), 3);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_size_limit_leaves_nothing() {
+    let place = Place::new();
+    let source = fixture("healthy-run/step-02000.pt");
+    for to in ["pt", "safetensors", "hf"] {
+        let script = format!(
+            "ulimit -f 200; exec {} convert {} --to {to} -o out.{to}",
+            env!("CARGO_BIN_EXE_ckpt"),
+            path(&source)
+        );
+        let output = Command::new("sh")
+            .args(["-c", &script])
+            .env("XDG_CACHE_HOME", place.cache.path())
+            .current_dir(place.folder.path())
+            .output()
+            .unwrap();
+        code(&output, 4);
+        assert!(err(&output).contains("cannot be written"), "{}", err(&output));
+        assert_eq!(place.files(), [""; 0], "{to}");
+    }
+}
+
+/// Needs the right to mount; says that it skips without.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_seen_before_the_first_byte() {
+    let place = Place::new();
+    let disk = place.at("disk");
+    std::fs::create_dir(&disk).unwrap();
+    let mounted =
+        Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "tmpfs", path(&disk)]).output();
+    if !mounted.is_ok_and(|m| m.status.success()) {
+        eprintln!("skipped: a small tmpfs cannot be mounted here");
+        return;
+    }
+    let source = fixture("healthy-run/step-02000.pt");
+    let output = place.run(&["convert", path(&source), "--to", "safetensors", "-o", "disk/out.safetensors"]);
+    let left = std::fs::read_dir(&disk).unwrap().count();
+    let unmounted = Command::new("umount").arg(&disk).status().unwrap();
+    code(&output, 4);
+    assert!(err(&output).contains("has 262144 left"), "{}", err(&output));
+    assert_eq!(left, 0);
+    assert!(unmounted.success());
+}
+
+/// Starts a conversion long enough to be interrupted, waits for its temporary file, and sends it a signal.
+#[cfg(unix)]
+fn interrupted(place: &Place, signal: &str) -> Output {
+    sparse_file(&place.at("in.safetensors"), 1024);
+    let child = place
+        .command()
+        .args(["convert", "in.safetensors", "--to", "f16", "-o", "out.pt"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let start = Instant::now();
+    while !place.files().iter().any(|f| f.starts_with(".ckpt-")) {
+        assert!(start.elapsed() < Duration::from_secs(60), "no temporary file appeared");
+        assert!(!place.at("out.pt").exists(), "it was done before it could be interrupted");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let sent = Command::new("sh").args(["-c", &format!("kill -{signal} {}", child.id())]).status().unwrap();
+    assert!(sent.success());
+    child.wait_with_output().unwrap()
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_conversion_removes_what_it_began() {
+    for (signal, number) in [("INT", 2), ("TERM", 15)] {
+        let place = Place::new();
+        let output = interrupted(&place, signal);
+        code(&output, 128 + number);
+        assert!(err(&output).contains("stopped; nothing was written to out.pt"), "{}", err(&output));
+        assert_eq!(place.files(), ["in.safetensors"]);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_killed_conversion_leaves_nothing_under_the_final_name() {
+    let place = Place::new();
+    let output = interrupted(&place, "KILL");
+    assert_eq!(output.status.code(), None);
+    assert!(!place.at("out.pt").exists());
+    // What is left does not stand in the way, nor is it taken for a checkpoint.
+    sparse_file(&place.at("in.safetensors"), 2);
+    code(&place.run(&["convert", "in.safetensors", "--to", "f16", "-o", "out.pt"]), 0);
+}

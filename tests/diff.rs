@@ -1,0 +1,273 @@
+//! `ckpt diff` through the real binary and through the library, against numpy's and hand-made truth.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use ckpt_inspect::diff::{Options, Status, diff};
+use serde_json::{Value, json};
+
+const BEFORE: &str = "tests/fixtures/collapse-run/step-02000.pt";
+const AFTER: &str = "tests/fixtures/collapse-run/step-04000.pt";
+
+fn ckpt(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ckpt"))
+        .args(arguments)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap()
+}
+
+/// The JSON of a comparison and its exit code.
+fn json(arguments: &[&str]) -> (Value, i32) {
+    let output = ckpt(&[&["diff", "--format", "json"], arguments].concat());
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    (
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {text}")),
+        output.status.code().unwrap(),
+    )
+}
+
+/// A SafeTensors file of these tensors: name, dtype, shape, bytes.
+fn safetensors(path: &Path, tensors: &[(&str, &str, &[usize], Vec<u8>)], metadata: Value) -> PathBuf {
+    let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
+    header.insert("__metadata__".into(), metadata);
+    for (name, dtype, shape, bytes) in tensors {
+        let start = data.len();
+        data.extend_from_slice(bytes);
+        header.insert(
+            name.to_string(),
+            json!({"dtype": dtype, "shape": shape, "data_offsets": [start, data.len()]}),
+        );
+    }
+    let header = serde_json::to_vec(&header).unwrap();
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend(header);
+    file.extend(data);
+    std::fs::write(path, file).unwrap();
+    path.to_path_buf()
+}
+
+fn f32s(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+fn f64s(values: &[f64]) -> Vec<u8> {
+    values.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+fn i64s(values: &[i64]) -> Vec<u8> {
+    values.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+#[track_caller]
+fn assert_close(found: &Value, wanted: &Value, what: &str) {
+    let (found, wanted) = (found.as_f64().unwrap(), wanted.as_f64().unwrap());
+    assert!((found - wanted).abs() <= 1e-9 * wanted.abs(), "{what}: {found} for {wanted}");
+}
+
+#[test]
+fn agrees_with_numpy() {
+    let truth: Value = serde_json::from_str(include_str!("fixtures/diff/collapse.json")).unwrap();
+    let (found, code) = json(&[BEFORE, AFTER, "--group", "weights"]);
+    assert_eq!(code, 1);
+    let tensors = found["tensors"].as_array().unwrap();
+    assert_eq!(tensors.len(), truth.as_object().unwrap().len());
+    let mut matrices = 0;
+    for tensor in tensors {
+        let name = tensor["name"].as_str().unwrap();
+        let (values, wanted) = (&tensor["values"], &truth[name]);
+        assert_eq!(tensor["status"], "changed");
+        for key in ["norm_a", "norm_b", "norm_change", "relative_change", "cosine", "max_difference"] {
+            assert_close(&values[key], &wanted[key], &format!("{name} {key}"));
+        }
+        assert_eq!((&values["equal"], &values["max_at"]), (&wanted["equal"], &wanted["max_at"]), "{name}");
+        if let Some(codes) = wanted["codes"].as_object() {
+            let count = |key: &str| codes[key].as_u64().unwrap();
+            for key in codes.keys() {
+                assert_eq!(tensor["ternary"][key], codes[key], "{name} {key}");
+            }
+            let all = count("silenced") + count("woken") + count("reversed");
+            assert_eq!(tensor["ternary"]["flipped"], all, "{name}");
+            matrices += 1;
+        }
+    }
+    assert_eq!(matrices, 14);
+    assert_eq!(found["metadata"][1], json!({"path": "step", "a": 2000, "b": 4000}));
+}
+
+/// Averaged over its matrices, the run at step 4000 agrees with step 1000 on 0.67 of the codes.
+#[test]
+fn the_collapsed_run_keeps_two_thirds_of_its_codes() {
+    let truth: Value = serde_json::from_str(include_str!("fixtures/diff/collapse.json")).unwrap();
+    let (found, _) = json(&["tests/fixtures/collapse-run/step-01000.pt", AFTER, "--filter", "*_proj.weight"]);
+    let tensors = found["tensors"].as_array().unwrap();
+    let mut sum = 0.0;
+    for tensor in tensors {
+        let name = tensor["name"].as_str().unwrap();
+        assert_close(&tensor["ternary"]["agreement"], &truth[name]["agreement_of_1000"], name);
+        sum += tensor["ternary"]["agreement"].as_f64().unwrap();
+    }
+    assert!((sum / tensors.len() as f64 - 0.67).abs() < 0.005, "{sum}");
+}
+
+#[test]
+fn a_copy_is_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("copy.pt");
+    std::fs::copy(BEFORE, &copy).unwrap();
+    let (found, code) = json(&[BEFORE, copy.to_str().unwrap()]);
+    assert_eq!((code, &found["tensors"], &found["metadata"]), (0, &json!([]), &json!([])));
+    assert!(found["same"].as_u64().unwrap() > 60);
+    let (found, _) = json(&[BEFORE, copy.to_str().unwrap(), "--all"]);
+    assert_eq!(found["tensors"].as_array().unwrap().len() as u64, found["same"].as_u64().unwrap());
+}
+
+#[test]
+fn optimizer_settings_are_told_from_other_values() {
+    let pair = ["tests/fixtures/collapse-run/step-00000.pt", "tests/fixtures/healthy-run/step-00000.pt"];
+    let (found, code) = json(&pair);
+    assert_eq!(code, 1);
+    let changed = &found["settings"][0];
+    assert!(changed["path"].as_str().unwrap().ends_with("param_groups.0.weight_decay"), "{found}");
+    assert_eq!((&changed["a"], &changed["b"]), (&json!(0.1), &json!(0.0)));
+    assert_eq!(found["tensors"], json!([]), "both runs have the same start");
+    let (_, code) = json(&[pair[0], pair[1], "--values-only"]);
+    assert_eq!(code, 0);
+    let text = String::from_utf8(ckpt(&["diff", pair[0], pair[1]]).stdout).unwrap();
+    assert!(text.contains("optimizer settings"), "{text}");
+}
+
+#[test]
+fn added_removed_reshaped_retyped_and_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let a = safetensors(
+        &path("a.safetensors"),
+        &[
+            ("same", "F32", &[2], f32s(&[1.0, 2.0])),
+            ("wider", "F32", &[2], f32s(&[0.5, -0.25])),
+            ("reshaped", "F32", &[2, 3], f32s(&[0.0; 6])),
+            ("gone", "F32", &[1], f32s(&[0.0])),
+            ("large", "I64", &[2], i64s(&[1 << 60, 7])),
+            ("broken", "F32", &[4], f32s(&[1.0, f32::NAN, f32::INFINITY, 3.0])),
+            ("nearly", "F32", &[3], f32s(&[1.0, 0.0, -1.0])),
+            ("complex", "C64", &[1], f32s(&[3.0, 4.0])),
+            ("zero", "F32", &[2], f32s(&[0.0, 0.0])),
+        ],
+        json!({"author": "one", "kept": "x"}),
+    );
+    let b = safetensors(
+        &path("b.safetensors"),
+        &[
+            ("same", "F32", &[2], f32s(&[1.0, 2.0])),
+            ("wider", "F64", &[2], f64s(&[0.5, -0.25])),
+            ("reshaped", "F32", &[3, 2], f32s(&[0.0; 6])),
+            ("new", "F32", &[1], f32s(&[0.0])),
+            ("large", "I64", &[2], i64s(&[(1 << 60) + 1, 7])),
+            ("broken", "F32", &[4], f32s(&[1.0, f32::NAN, 2.0, 4.0])),
+            ("nearly", "F32", &[3], f32s(&[1.0, 1e-7, -1.0])),
+            ("complex", "C64", &[1], f32s(&[3.0, 5.0])),
+            ("zero", "F32", &[2], f32s(&[-0.0, 0.0])),
+        ],
+        json!({"author": "two", "kept": "x"}),
+    );
+    let (a, b) = (a.to_str().unwrap(), b.to_str().unwrap());
+    let (found, code) = json(&[a, b, "--all"]);
+    assert_eq!(code, 1);
+    let one =
+        |name: &str| found["tensors"].as_array().unwrap().iter().find(|t| t["name"] == name).unwrap().clone();
+    for (name, status) in [
+        ("same", "same"),
+        ("wider", "retyped"),
+        ("reshaped", "reshaped"),
+        ("gone", "removed"),
+        ("new", "added"),
+        ("large", "changed"),
+        ("broken", "changed"),
+        ("nearly", "changed"),
+        ("complex", "changed"),
+        // Minus zero is zero.
+        ("zero", "same"),
+    ] {
+        assert_eq!(one(name)["status"], status, "{name}");
+    }
+    assert_eq!(one("large")["values"]["equal"], 1);
+    let broken = &one("broken")["values"];
+    assert_eq!(
+        (&broken["equal"], &broken["nonfinite"], &broken["norm_change"]),
+        (&json!(2), &json!(2), &json!(1.0))
+    );
+    let complex = &one("complex")["values"];
+    assert_eq!(
+        (&complex["norm_a"], &complex["norm_change"], &complex["max_at"]),
+        (&json!(5.0), &json!(1.0), &json!([0]))
+    );
+    assert_eq!(found["metadata"], json!([{"path": "author", "a": "one", "b": "two"}]));
+    let (loose, code) =
+        json(&[a, b, "--all", "--tolerance", "1e-6", "--filter", "{same,nearly,wider}", "--values-only"]);
+    assert_eq!(code, 0, "{loose}");
+    let (_, code) = json(&[a, b, "--tolerance", "1", "--filter", "broken", "--values-only"]);
+    assert_eq!(code, 1, "infinity is within no tolerance");
+}
+
+#[test]
+fn a_packed_copy_has_the_same_codes_in_another_dtype() {
+    let pair = ["tests/fixtures/healthy-run/step-02000.pt", "tests/fixtures/packed/nano-healthy-2000-i2s.pt"];
+    let (found, _) = json(&[pair[0], pair[1], "--group", "weights"]);
+    let tensors = found["tensors"].as_array().unwrap();
+    let packed: Vec<&Value> = tensors.iter().filter(|t| t["b"]["dtype"] == "i2s").collect();
+    assert_eq!(packed.len(), 14);
+    for tensor in packed {
+        assert_eq!(
+            (&tensor["status"], &tensor["ternary"]["flipped"]),
+            (&json!("changed"), &json!(0)),
+            "{tensor}"
+        );
+    }
+}
+
+#[test]
+fn names_of_another_format_are_matched_through_a_mapping() {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = f32s(&[1.0, 2.0]);
+    let torch = [("layers.0.mlp.gate_proj.weight", "F32", &[2usize][..], weights.clone())];
+    let llama = [("blk.0.ffn_gate.weight", "F32", &[2usize][..], weights)];
+    let a = safetensors(&folder.path().join("a.safetensors"), &torch, json!({}));
+    let b = safetensors(&folder.path().join("b.safetensors"), &llama, json!({}));
+    let (a, b) = (ckpt_inspect::open(&a).unwrap(), ckpt_inspect::open(&b).unwrap());
+    let unmapped = diff(&a, &b, Options::default(), &|_| true).unwrap();
+    assert_eq!((unmapped.count(Status::Removed), unmapped.count(Status::Added)), (1, 1));
+    let canonical = |name: &str| name.replace("blk.", "layers.").replace("ffn_gate", "mlp.gate_proj");
+    let mapped = diff(&a, &b, Options { canonical: &canonical, ..Options::default() }, &|_| true).unwrap();
+    assert!(!mapped.is_different(), "{mapped:?}");
+    assert!(diff(&a, &b, Options::default(), &|_| false).is_none(), "stopped");
+}
+
+/// A copy with the names of another format is matched with what it was made from.
+#[test]
+fn a_checkpoint_is_the_same_as_its_converted_copy() {
+    let folder = tempfile::tempdir().unwrap();
+    let original = "tests/fixtures/healthy-run/step-02000.pt";
+    let copy = folder.path().join("copy.safetensors");
+    let copy = copy.to_str().unwrap();
+    let convert = ckpt(&["convert", original, "--to", "safetensors", "--names", "hf", "-o", copy]);
+    assert!(convert.status.success(), "{}", String::from_utf8_lossy(&convert.stderr));
+    let (found, code) = json(&[original, copy, "--group", "weights", "--values-only", "--all"]);
+    assert_eq!(code, 0, "{found}");
+    let tensors = found["tensors"].as_array().unwrap();
+    assert_eq!(tensors.len(), 24);
+    let gate = tensors.iter().find(|t| t["name"] == "layers.0.mlp.gate_proj.weight").unwrap();
+    assert_eq!(gate["b"]["name"], "model.layers.0.mlp.gate_proj.weight");
+}
+
+#[test]
+fn damaged_and_missing_files_cost_exit_code_3() {
+    let (found, code) = json(&["tests/fixtures/formats/truncated.pt", "tests/fixtures/formats/whole.pt"]);
+    assert_eq!(code, 3);
+    let lost = found["tensors"].as_array().unwrap().iter().filter(|t| t["status"] == "unreadable").count();
+    assert_eq!(lost, 3);
+    let output = ckpt(&["diff", BEFORE, "tests/fixtures/no-such-file.pt"]);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no-such-file.pt"));
+    assert_eq!(ckpt(&["diff", BEFORE, AFTER, "--tolerance", "-1"]).status.code(), Some(2));
+}
