@@ -1,8 +1,6 @@
 //! `ckpt convert`: checkpoints into other formats, verified.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use ckpt_convert::names::Style;
 use ckpt_convert::quant::Quant;
@@ -11,6 +9,7 @@ use ckpt_inspect::{DType, Verdict};
 use globset::{Glob, GlobMatcher};
 
 use crate::load::{self, LoadArgs, LoadOptions};
+use crate::signal::Signal;
 use crate::terminal;
 use crate::verify;
 use crate::{Failure, exit};
@@ -390,44 +389,6 @@ impl From<ckpt_convert::Error> for Failure {
             Error::Read(error) => error.into(),
             Error::Target(message) => Failure::usage(message),
             other => Failure::unwritable(other.to_string()),
-        }
-    }
-}
-
-/// Ctrl-C and its kin: noted, so that the work can stop and remove what it has begun. A second one ends the program.
-struct Signal {
-    flag: Arc<AtomicBool>,
-    number: Arc<AtomicUsize>,
-}
-
-impl Signal {
-    fn listen() -> Result<Self, Failure> {
-        let signal = Signal { flag: Arc::default(), number: Arc::default() };
-        #[cfg(unix)]
-        {
-            use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
-            use signal_hook::flag;
-            let cannot = |e: std::io::Error| Failure::unwritable(format!("signals cannot be caught: {e}"));
-            for number in [SIGINT, SIGTERM, SIGHUP] {
-                flag::register_conditional_default(number, signal.flag.clone()).map_err(cannot)?;
-                flag::register_usize(number, signal.number.clone(), number as usize).map_err(cannot)?;
-                flag::register(number, signal.flag.clone()).map_err(cannot)?;
-            }
-            // A size limit then shows as an error of the write, instead of ending the program.
-            flag::register(SIGXFSZ, Arc::default()).map_err(cannot)?;
-        }
-        Ok(signal)
-    }
-
-    fn arrived(&self) -> bool {
-        self.flag.load(Ordering::Relaxed)
-    }
-
-    /// A stop that a signal asked for ends as the signal would have ended the program: 128 + its number.
-    fn explain(&self, failure: Failure) -> Failure {
-        match self.number.load(Ordering::Relaxed) {
-            0 => failure,
-            number => Failure { code: (128 + number) as u8, ..failure },
         }
     }
 }

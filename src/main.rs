@@ -11,7 +11,9 @@ mod inspect;
 mod load;
 mod model;
 mod report;
+mod signal;
 mod terminal;
+mod train;
 mod verify;
 
 use std::process::ExitCode;
@@ -40,6 +42,7 @@ enum Command {
     Convert(convert::Args),
     Verify(verify::Args),
     Infer(infer::Args),
+    Train(Box<train::Args>),
     /// Print a shell's completion script.
     Completions {
         /// The shell to complete for.
@@ -97,6 +100,7 @@ fn main() -> ExitCode {
         Command::Convert(args) => convert::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Infer(args) => infer::run(&args),
+        Command::Train(args) => train::run(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "ckpt", &mut script);

@@ -260,7 +260,30 @@ pub fn progress(bytes: u64, doing: &str) -> Progress {
     Progress(bar)
 }
 
+/// A bar over the steps of a run, of which `done` are taken, that tells a message beside it.
+pub fn steps(done: u64, all: u64) -> Progress {
+    if !std::io::stderr().is_terminal() {
+        return Progress(ProgressBar::hidden());
+    }
+    let bar = ProgressBar::new(all).with_position(done);
+    if let Ok(style) = ProgressStyle::with_template("{pos}/{len} {wide_bar} {msg} {eta}") {
+        bar.set_style(style);
+    }
+    Progress(bar)
+}
+
 impl Progress {
+    /// Moves to `position` with `message` beside the bar.
+    pub fn at(&self, position: u64, message: String) {
+        self.0.set_position(position);
+        self.0.set_message(message);
+    }
+
+    /// Prints a note without disturbing the bar.
+    pub fn note(&self, message: &str) {
+        self.0.suspend(|| note(message));
+    }
+
     /// `bytes` more are done.
     pub fn done(&self, bytes: u64) {
         self.0.inc(bytes);

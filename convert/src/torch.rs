@@ -7,7 +7,7 @@ use serde_pickle::{HashableValue, Value};
 
 use crate::Result;
 use crate::encode::{Writer, Written};
-use crate::output::{Control, StagedFile};
+use crate::output::{Control, OutputFile, StagedFile};
 use crate::pickle::{Pickler, TensorRef};
 use crate::plan::Plan;
 use crate::zip::Layout;
@@ -25,28 +25,45 @@ pub(crate) fn write(
     force: bool,
     control: Control<'_>,
 ) -> Result<(u64, Vec<Written>)> {
-    let pickle = pickle(plan);
+    let sizes: Vec<u64> = plan.blobs.iter().map(|b| b.bytes).collect();
+    let writer = Writer { source: plan.source, blobs: &plan.blobs, control, crc: true };
+    archive(path, force, &pickle(plan), &sizes, |output, places| {
+        let places: Vec<(usize, u64)> = places.iter().copied().enumerate().collect();
+        let written = writer.write(output, &places)?;
+        control.check(path)?;
+        Ok((written.iter().map(|w| w.crc).collect(), written))
+    })
+}
+
+/// Writes an archive of `pickle` and storages of these sizes. `storages` writes them at the places it is given, and
+/// returns their CRC-32s with its own result.
+pub(crate) fn archive<T>(
+    path: &Path,
+    force: bool,
+    pickle: &[u8],
+    sizes: &[u64],
+    storages: impl FnOnce(&OutputFile, &[u64]) -> Result<(Vec<u32>, T)>,
+) -> Result<(u64, T)> {
     // Before the storages come data.pkl and byteorder.
     const FIRST: usize = 2;
     let folder = path.file_stem().and_then(|s| s.to_str()).filter(|s| s.len() < 256).unwrap_or("archive");
     let named = |name: &str, len: usize| (format!("{folder}/{name}"), len as u64);
     let mut entries = vec![named("data.pkl", pickle.len()), named("byteorder", BYTEORDER.len())];
-    entries.extend(plan.blobs.iter().enumerate().map(|(i, b)| (format!("{folder}/data/{i}"), b.bytes)));
+    entries.extend(sizes.iter().enumerate().map(|(i, &bytes)| (format!("{folder}/data/{i}"), bytes)));
     entries.extend([named("version", VERSION.len()), named(".data/serialization_id", ID_LEN)]);
     let count = entries.len();
     let layout = Layout::new(entries);
 
     let staged = StagedFile::create(path, layout.len(), force)?;
     let output = staged.output();
-    let places: Vec<(usize, u64)> = (0..plan.blobs.len()).map(|i| (i, layout.data(FIRST + i))).collect();
-    let writer = Writer { source: plan.source, blobs: &plan.blobs, control, crc: true };
-    let written = writer.write(output, &places)?;
+    let places: Vec<u64> = (0..sizes.len()).map(|i| layout.data(FIRST + i)).collect();
+    let (storage_crcs, result) = storages(output, &places)?;
 
-    let storages: Vec<u8> = written.iter().flat_map(|w| w.crc.to_le_bytes()).collect();
-    let id = format!("{:020}{:020}", crc32fast::hash(&pickle), crc32fast::hash(&storages));
-    let small = [(0, pickle.as_slice()), (1, BYTEORDER), (count - 2, VERSION), (count - 1, id.as_bytes())];
+    let all: Vec<u8> = storage_crcs.iter().flat_map(|crc| crc.to_le_bytes()).collect();
+    let id = format!("{:020}{:020}", crc32fast::hash(pickle), crc32fast::hash(&all));
+    let small = [(0, pickle), (1, BYTEORDER), (count - 2, VERSION), (count - 1, id.as_bytes())];
     let mut crcs: Vec<u32> = vec![0; count];
-    crcs[FIRST..count - 2].iter_mut().zip(&written).for_each(|(crc, w)| *crc = w.crc);
+    crcs[FIRST..count - 2].copy_from_slice(&storage_crcs);
     for (entry, bytes) in small {
         output.write_at(layout.data(entry), bytes)?;
         crcs[entry] = crc32fast::hash(bytes);
@@ -57,9 +74,8 @@ pub(crate) fn write(
     }
     let (at, directory) = layout.central_directory(&crcs);
     output.write_at(at, &directory)?;
-    control.check(path)?;
     staged.commit()?;
-    Ok((layout.len(), written))
+    Ok((layout.len(), result))
 }
 
 /// The object that is saved: the plan's plain values with its tensors among them.

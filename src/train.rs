@@ -1,0 +1,324 @@
+//! `ckpt train`: a student model trained or resumed, its layers watched while it learns.
+
+use std::path::{Path, PathBuf};
+
+use ckpt_inspect::StudentConfig;
+use ckpt_train::optim::{Target, Well};
+use ckpt_train::{Error, Event, Outcome, PRESETS, ResumeOptions, RunFolder, Settings, Trainer, preset};
+
+use crate::signal::Signal;
+use crate::{Failure, exit, terminal};
+
+/// Train a student model, or resume one, with optimizers that keep ternary weights alive.
+///
+/// Settings come from --config, and flags win. The run folder holds config.toml, metrics.jsonl, a checkpoint every
+/// --save-every steps in PyTorch's layout, and best.pt by validation loss. Ctrl-C and SIGTERM save before they stop;
+/// resuming goes on as if the run had not stopped. Exit code 1 when the run refuses or stops because of its weights.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Checkpoint to go on from.
+    #[arg(long, value_name = "CKPT", required_unless_present = "init", conflicts_with = "init")]
+    resume: Option<PathBuf>,
+    /// Start anew: 50m, 125m, 300m, 500m, or a TOML or JSON file with a model's configuration.
+    #[arg(long, value_name = "PRESET|FILE")]
+    init: Option<String>,
+    /// TOML file with the run's settings, as a run writes it to its folder.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Data: text, JSONL, or token ids (.npy, .safetensors).
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    data: Vec<PathBuf>,
+    /// Data to validate on; by default a part of --data is held out.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    validation: Vec<PathBuf>,
+    /// The tokenizer.json that text is encoded with; by default the one beside the checkpoint, if there is one.
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
+    /// Folder of the run.
+    #[arg(short, long, value_name = "DIR", default_value = "run")]
+    output: PathBuf,
+    /// The step to stop at, counted from the model's beginning.
+    #[arg(long, value_name = "N")]
+    steps: Option<u64>,
+    /// adamw, muon, muon-adamw (the seed's form), sgd or spin; polarized- in front adds the polarizer.
+    #[arg(long, value_name = "NAME")]
+    optimizer: Option<String>,
+    /// Learning rate.
+    #[arg(long, value_name = "RATE")]
+    lr: Option<f64>,
+    /// Steps of linear warm-up from 0.
+    #[arg(long, value_name = "N")]
+    warmup: Option<u64>,
+    /// After the warm-up, a cosine that ends at --steps.
+    #[arg(long)]
+    cosine: bool,
+    /// Decoupled weight decay of parameters that no BitLinear uses.
+    #[arg(long, value_name = "RATE")]
+    weight_decay: Option<f64>,
+    /// Decoupled weight decay of ternary weights; 0 unless given, because it shrinks them to nothing.
+    #[arg(long, value_name = "RATE")]
+    ternary_weight_decay: Option<f64>,
+    /// The polarizer's well.
+    #[arg(long, value_name = "WELL")]
+    well: Option<WellArg>,
+    /// How large the polarizer keeps weights, absolutely.
+    #[arg(long, value_name = "SIZE", conflicts_with = "relative_target")]
+    target_scale: Option<f64>,
+    /// How large the polarizer keeps weights, as a share of each layer's mean|w| at the start.
+    #[arg(long, value_name = "SHARE")]
+    relative_target: Option<f64>,
+    /// How fast the polarizer is.
+    #[arg(long, value_name = "STRENGTH")]
+    polarization_strength: Option<f64>,
+    /// Sequences in a batch.
+    #[arg(long, value_name = "N")]
+    batch: Option<usize>,
+    /// Positions in a sequence.
+    #[arg(long, value_name = "N")]
+    length: Option<usize>,
+    /// Batches whose gradients are averaged for one step.
+    #[arg(long, value_name = "N")]
+    accumulate: Option<u64>,
+    /// Largest global norm of the gradients; 0 for no limit.
+    #[arg(long, value_name = "NORM")]
+    clip: Option<f64>,
+    /// Label smoothing of the loss.
+    #[arg(long, value_name = "SHARE")]
+    label_smoothing: Option<f64>,
+    /// Hold the scales of a BitLinear constant in the backward pass.
+    #[arg(long)]
+    detached_scales: bool,
+    /// Take sequences in their order; nothing is held out.
+    #[arg(long)]
+    no_shuffle: bool,
+    /// Share of documents held out for validation.
+    #[arg(long, value_name = "SHARE")]
+    holdout: Option<f64>,
+    /// Names all random draws.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Steps between checkpoints; 0 for one at the end.
+    #[arg(long, value_name = "N")]
+    save_every: Option<u64>,
+    /// Checkpoints to keep; 0 for all.
+    #[arg(long, value_name = "N")]
+    keep_last: Option<usize>,
+    /// Steps between validations; 0 for none.
+    #[arg(long, value_name = "N")]
+    validate_every: Option<u64>,
+    /// Steps between measurements of the weights; 0 for none.
+    #[arg(long, value_name = "N")]
+    health_every: Option<u64>,
+    /// Stop when a layer falls below healthy.
+    #[arg(long)]
+    stop_on_collapse: bool,
+    /// Go on from a checkpoint whose layers have collapsed.
+    #[arg(long)]
+    allow_collapsed: bool,
+    /// Leave the checkpoint's optimizer state behind.
+    #[arg(long)]
+    reset_optimizer: bool,
+    /// Begin the data anew.
+    #[arg(long)]
+    restart_data: bool,
+    /// Threads; all processors unless given. Results do not depend on it.
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum WellArg {
+    OneSided,
+    TwoSided,
+    SeedStep,
+    SeedOptimizer,
+}
+
+/// A configuration is text that a person wrote.
+const MAX_CONFIG: u64 = 1 << 20;
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Checkpoint(error) => error.into(),
+            other => {
+                let code = match &other {
+                    Error::Settings(_) => exit::USAGE,
+                    Error::Collapsed(_) | Error::Stopped(_) | Error::Tensor(_) => exit::REFUSED,
+                    Error::Data { .. } | Error::Read { .. } => exit::UNREADABLE,
+                    _ => exit::UNWRITABLE,
+                };
+                Failure { message: other.to_string(), code }
+            }
+        }
+    }
+}
+
+/// Runs the subcommand.
+pub fn run(args: &Args) -> Result<u8, Failure> {
+    let settings = args.settings()?;
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(args.threads.unwrap_or(0))
+        .build()
+        .map_err(|e| Failure::usage(format!("threads cannot be started: {e}")))?;
+    let signal = Signal::listen()?;
+    pool.install(|| train(args, &settings, &signal))
+}
+
+fn train(args: &Args, settings: &Settings, signal: &Signal) -> Result<u8, Failure> {
+    let mut trainer = match (&args.resume, &args.init) {
+        (Some(path), _) => {
+            let options = ResumeOptions {
+                allow_collapsed: args.allow_collapsed,
+                reset_optimizer: args.reset_optimizer,
+                restart_data: args.restart_data,
+            };
+            Trainer::resume(&ckpt_inspect::open(path)?, settings, options)?
+        }
+        (None, init) => Trainer::new(&model(init.as_deref().unwrap_or_default())?, settings)?,
+    };
+    let mut folder = RunFolder::open(&args.output)?;
+    let text = toml::to_string(settings).map_err(|e| Failure::usage(format!("settings: {e}")))?;
+    folder.config(&text)?;
+    terminal::note(&format!(
+        "{} parameters from step {} to {} with {}, into {}",
+        terminal::count(trainer.parameters().count() as u64),
+        trainer.step(),
+        settings.steps,
+        settings.optimizer.name,
+        args.output.display()
+    ));
+    let bar = terminal::steps(trainer.step(), settings.steps);
+    let mut health = String::new();
+    let outcome = trainer.run(&mut folder, &signal.flag, &mut |event| match event {
+        Event::Step { step, loss, factor, tokens, seconds, .. } => {
+            let speed = terminal::count((tokens as f64 / seconds) as u64);
+            bar.at(step, format!("loss {loss:.3}, {speed} tokens/s, lr x {factor:.3}{health}"));
+        }
+        Event::Validation { step, loss, best } => {
+            let best = if best { ", the best so far" } else { "" };
+            bar.note(&format!("step {step}: validation loss {loss:.4}{best}"));
+        }
+        Event::Health(_, measured) => {
+            if let Some(lowest) = measured.lowest() {
+                let std = lowest.std.unwrap_or(f64::NAN);
+                health = format!(", std >= {std:.1e}, zeros <= {:.0} %", 100.0 * measured.most_zeros());
+            }
+        }
+        Event::Saved(path) => bar.note(&format!("wrote {}", path.display())),
+        Event::Warning(text) => bar.note(&format!("warning: {}", terminal::escape(&text))),
+    });
+    bar.clear();
+    match outcome? {
+        Outcome::Finished => Ok(exit::FINE),
+        Outcome::Interrupted => {
+            terminal::note(&format!("stopped at step {}; --resume goes on from there", trainer.step()));
+            Ok(signal.code().unwrap_or(exit::FINE))
+        }
+    }
+}
+
+fn read_config(path: &Path) -> Result<String, Failure> {
+    let cannot = |what: String| Failure::usage(format!("{}: {what}", path.display()));
+    let len = std::fs::metadata(path).map_err(|e| cannot(e.to_string()))?.len();
+    if len > MAX_CONFIG {
+        return Err(cannot(format!("{} is too large for a configuration", terminal::bytes(len))));
+    }
+    std::fs::read_to_string(path).map_err(|e| cannot(e.to_string()))
+}
+
+/// The configuration that `--init` names: a preset's, or a file's over the 125m preset's.
+fn model(init: &str) -> Result<StudentConfig, Failure> {
+    if let Some(config) = preset(init) {
+        return Ok(config);
+    }
+    let path = Path::new(init);
+    if !path.is_file() {
+        return Err(Failure::usage(format!(
+            "--init {}: is neither a file nor one of {}",
+            terminal::escape(init),
+            PRESETS.join(", ")
+        )));
+    }
+    let cannot = |what: String| Failure::usage(format!("{}: {}", path.display(), terminal::escape(&what)));
+    let text = read_config(path)?;
+    let given: serde_json::Value = match path.extension().is_some_and(|e| e == "toml") {
+        true => toml::from_str(&text).map_err(|e| cannot(e.to_string()))?,
+        false => serde_json::from_str(&text).map_err(|e| cannot(e.to_string()))?,
+    };
+    let serde_json::Value::Object(given) = given else {
+        return Err(cannot("is no table of settings".into()));
+    };
+    let mut all = serde_json::to_value(preset("125m")).map_err(|e| cannot(e.to_string()))?;
+    for (key, value) in given {
+        match all.get_mut(&key) {
+            Some(slot) => *slot = value,
+            None => return Err(cannot(format!("a model has no `{key}`"))),
+        }
+    }
+    serde_json::from_value(all).map_err(|e| cannot(e.to_string()))
+}
+
+impl Args {
+    /// The settings of the file, with the flags over them.
+    fn settings(&self) -> Result<Settings, Failure> {
+        let mut s = match &self.config {
+            None => Settings::default(),
+            Some(path) => toml::from_str(&read_config(path)?)
+                .map_err(|e| Failure::usage(format!("{}: {}", path.display(), e.to_string().trim_end())))?,
+        };
+        fn set<T>(slot: &mut T, flag: Option<T>) {
+            if let Some(value) = flag {
+                *slot = value;
+            }
+        }
+        if !self.data.is_empty() {
+            s.data.files.clone_from(&self.data);
+        }
+        if !self.validation.is_empty() {
+            s.data.validation.clone_from(&self.validation);
+        }
+        let beside = self.resume.as_deref().and_then(Path::parent).map(|p| p.join("tokenizer.json"));
+        s.data.tokenizer = self.tokenizer.clone().or(s.data.tokenizer).or(beside.filter(|p| p.is_file()));
+        set(&mut s.steps, self.steps);
+        set(&mut s.optimizer.name, self.optimizer.clone());
+        s.optimizer.lr = self.lr.or(s.optimizer.lr);
+        set(&mut s.optimizer.weight_decay, self.weight_decay);
+        set(&mut s.optimizer.ternary_weight_decay, self.ternary_weight_decay);
+        let polarizer = &mut s.optimizer.polarizer;
+        set(
+            &mut polarizer.well,
+            self.well.map(|well| match well {
+                WellArg::OneSided => Well::OneSided,
+                WellArg::TwoSided => Well::TwoSided,
+                WellArg::SeedStep => Well::SeedStep,
+                WellArg::SeedOptimizer => Well::SeedOptimizer,
+            }),
+        );
+        set(&mut polarizer.target, self.target_scale.map(Target::Absolute));
+        set(&mut polarizer.target, self.relative_target.map(Target::Relative));
+        polarizer.strength = self.polarization_strength.or(polarizer.strength);
+        set(&mut s.schedule.warmup, self.warmup);
+        if self.cosine {
+            s.schedule.cosine_steps = Some(s.steps);
+        }
+        set(&mut s.data.batch, self.batch);
+        set(&mut s.data.length, self.length);
+        set(&mut s.data.holdout, self.holdout);
+        if self.no_shuffle {
+            s.data.shuffle = false;
+            s.data.holdout = self.holdout.unwrap_or(0.0);
+        }
+        set(&mut s.accumulate, self.accumulate);
+        set(&mut s.clip, self.clip);
+        set(&mut s.label_smoothing, self.label_smoothing);
+        s.detached_scales |= self.detached_scales;
+        set(&mut s.seed, self.seed);
+        set(&mut s.save_every, self.save_every);
+        set(&mut s.keep_last, self.keep_last);
+        set(&mut s.validate_every, self.validate_every);
+        set(&mut s.health_every, self.health_every);
+        s.stop_on_collapse |= self.stop_on_collapse;
+        Ok(s)
+    }
+}

@@ -1,0 +1,114 @@
+//! `ckpt train` through the real binary.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+const HEALTHY: &str = "tests/fixtures/healthy-run/step-02000.pt";
+const DATA: &str = "tests/fixtures/trajectories/truth.safetensors";
+
+fn train(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ckpt"))
+        .arg("train")
+        .args(arguments)
+        .arg("-o")
+        .arg(folder)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap()
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn a_run_and_its_second_half() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, half) = (folder.path().join("whole"), folder.path().join("half"));
+    let start = ["--resume", HEALTHY, "--reset-optimizer", "--data", DATA, "--batch", "4", "--no-shuffle"];
+    let run = |folder: &Path, more: &[&str]| {
+        let output = train(folder, &[&start, more].concat());
+        assert!(output.status.success(), "{}", text(&output));
+        text(&output)
+    };
+    let said = run(&whole, &["--steps", "2006", "--threads", "2"]);
+    assert!(said.contains("from step 2000 to 2006 with polarized-adamw"), "{said}");
+    run(&half, &["--steps", "2003", "--threads", "1"]);
+    let config = half.join("config.toml");
+    let from = half.join("step-002003.pt");
+    let output = train(
+        &half,
+        &["--resume", from.to_str().unwrap(), "--config", config.to_str().unwrap(), "--steps", "2006"],
+    );
+    assert!(output.status.success(), "{}", text(&output));
+    let checkpoint = |run: &Path| std::fs::read(run.join("step-002006.pt")).unwrap();
+    assert!(checkpoint(&whole) == checkpoint(&half), "the halves make the whole, to the byte");
+    let metrics = std::fs::read_to_string(half.join("metrics.jsonl")).unwrap();
+    assert_eq!(metrics.lines().filter(|l| l.contains("\"loss\"")).count(), 6);
+}
+
+#[test]
+fn a_new_model_from_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model.toml");
+    let sizes = "vocab_size = 1024\nhidden_dim = 32\nnum_layers = 1\nnum_heads = 2\nnum_kv_heads = 1\nhead_dim = 16\nmlp_hidden_dim = 64\n";
+    std::fs::write(&model, sizes).unwrap();
+    let start = ["--init", model.to_str().unwrap(), "--data", DATA, "--steps", "3"];
+    let output =
+        train(&folder.path().join("run"), &[&start[..], &["--ternary-weight-decay", "0.1"]].concat());
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(text(&output).contains("halves them every 23105 steps"), "{}", text(&output));
+    std::fs::write(&model, "hidden_size = 32\n").unwrap();
+    let output = train(&folder.path().join("other"), &start);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output).contains("hidden_size"), "{}", text(&output));
+}
+
+#[test]
+fn refusals_say_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = |code: i32, arguments: &[&str], word: &str| {
+        let output = train(folder.path(), arguments);
+        assert_eq!(output.status.code(), Some(code), "{}", text(&output));
+        assert!(text(&output).contains(word), "{word}: {}", text(&output));
+    };
+    let collapsed = "tests/fixtures/collapse-run/step-04000.pt";
+    refused(1, &["--resume", collapsed, "--data", DATA, "--steps", "4001"], "step-02000.pt");
+    refused(2, &["--resume", HEALTHY, "--data", DATA, "--steps", "9"], "step 2000 already");
+    refused(2, &["--resume", HEALTHY, "--steps", "2001"], "--data");
+    refused(2, &["--data", DATA], "--resume");
+    refused(2, &["--init", "9b", "--data", DATA], "125m");
+    refused(2, &["--resume", HEALTHY, "--data", DATA, "--optimizer", "adam"], "adamw");
+    refused(3, &["--resume", "README.md", "--data", DATA], "README.md");
+    refused(3, &["--resume", HEALTHY, "--reset-optimizer", "--data", "no.npy", "--steps", "2001"], "no.npy");
+}
+
+/// SIGTERM finishes the step at hand and saves.
+#[cfg(unix)]
+#[test]
+fn a_signal_saves_before_it_stops() {
+    let folder = tempfile::tempdir().unwrap();
+    let child = Command::new(env!("CARGO_BIN_EXE_ckpt"))
+        .args(["train", "--resume", HEALTHY, "--reset-optimizer", "--data", DATA, "--steps", "100000000"])
+        .args(["--validate-every", "0", "-o"])
+        .arg(folder.path())
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let metrics = folder.path().join("metrics.jsonl");
+    for _ in 0..600 {
+        if std::fs::metadata(&metrics).is_ok_and(|m| m.len() > 0) {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(128 + 15), "{}", text(&output));
+    let saved: Vec<_> = ckpt_inspect::find(folder.path()).unwrap();
+    assert_eq!(saved.len(), 1, "{}", text(&output));
+    let checkpoint = ckpt_inspect::open(&saved[0]).unwrap();
+    assert!(!checkpoint.is_damaged() && checkpoint.step.unwrap().0 > 2000);
+}

@@ -1,0 +1,64 @@
+//! Token ids as a training step takes them.
+
+use crate::{Error, Result};
+
+/// The target that the loss ignores, as PyTorch's cross entropy has it.
+pub const IGNORE: i32 = -100;
+
+/// Sequences of one length: what goes in, and what is to come out at each position.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// How many sequences.
+    pub rows: usize,
+    /// Positions in each.
+    pub len: usize,
+    /// Token ids `[rows, len]`.
+    pub ids: Vec<u32>,
+    /// The token after each position, or [`IGNORE`], `[rows, len]`.
+    pub targets: Vec<i32>,
+}
+
+impl Batch {
+    /// The batch in which every token of `sequences` (each of `len + 1` ids) is predicted from those before it.
+    ///
+    /// # Errors
+    /// `Settings` when the sequences are empty, shorter than 2, or of different lengths.
+    pub fn next_token(sequences: &[&[u32]]) -> Result<Batch> {
+        let full = sequences.first().map_or(0, |s| s.len());
+        if full < 2 || sequences.iter().any(|s| s.len() != full) {
+            return Err(Error::settings("a batch needs sequences of one length, of at least 2 tokens"));
+        }
+        Ok(Batch {
+            rows: sequences.len(),
+            len: full - 1,
+            ids: sequences.iter().flat_map(|s| &s[..full - 1]).copied().collect(),
+            targets: sequences.iter().flat_map(|s| &s[1..]).map(|&id| id as i32).collect(),
+        })
+    }
+
+    /// Positions whose prediction counts.
+    pub fn counted(&self) -> usize {
+        self.targets.iter().filter(|&&t| t != IGNORE).count()
+    }
+
+    /// Checks shapes, and that every id and target lies below `vocab`.
+    ///
+    /// # Errors
+    /// `Settings`, naming the id.
+    pub fn check(&self, vocab: usize) -> Result<()> {
+        let positions = self.rows.checked_mul(self.len);
+        if positions != Some(self.ids.len()) || positions != Some(self.targets.len()) || positions == Some(0)
+        {
+            return Err(Error::settings("a batch's ids and targets do not fill its shape"));
+        }
+        let high = self.ids.iter().map(|&id| i64::from(id)).max().unwrap_or(0);
+        let is_bad = |t: &&i32| **t != IGNORE && usize::try_from(**t).map_or(true, |t| t >= vocab);
+        let bad = (high >= vocab as i64).then_some(high);
+        match bad.or_else(|| self.targets.iter().find(is_bad).map(|&t| t.into())) {
+            Some(id) => Err(Error::settings(format!(
+                "token id {id} in the data, and the model's vocabulary has {vocab}; was it made with another tokenizer?"
+            ))),
+            None => Ok(()),
+        }
+    }
+}

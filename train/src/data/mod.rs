@@ -1,0 +1,343 @@
+//! Training data: files become documents, documents are packed to sequences of one length, sequences go through a
+//! shuffle buffer into batches. Where a stream is can be saved, and it goes on from there as if it had not stopped.
+
+mod documents;
+mod npy;
+
+use std::borrow::Cow;
+use std::path::PathBuf;
+
+use ckpt_convert::Object;
+use ckpt_inspect::Checkpoint;
+use ckpt_inspect::metadata::as_u64;
+use serde::{Deserialize, Serialize};
+use serde_pickle::Value;
+
+use crate::batch::{Batch, IGNORE};
+use crate::{Error, Random, Result, plain};
+use documents::{Document, Documents, Encoder};
+
+/// What is trained on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Files: text, JSONL (`text`, `prompt` and `response` or `responses`, or `messages`), or ready-made token ids
+    /// (`.npy`, `.safetensors`; sequences x length, or one stream).
+    pub files: Vec<PathBuf>,
+    /// Files to validate on; a part of `files` is held out when there are none.
+    pub validation: Vec<PathBuf>,
+    /// A `tokenizer.json`.
+    pub tokenizer: Option<PathBuf>,
+    /// Positions in a sequence. Ready-made sequences keep their own length.
+    pub length: usize,
+    /// Sequences in a batch.
+    pub batch: usize,
+    /// Whether sequences are shuffled.
+    pub shuffle: bool,
+    /// Sequences in the shuffle buffer.
+    pub buffer: usize,
+    /// Share of documents that is held out for validation.
+    pub holdout: f64,
+    /// Batches to validate on, at most.
+    pub validation_batches: usize,
+    /// Whether prompts are only read, not learnt.
+    pub mask_prompts: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            files: Vec::new(),
+            validation: Vec::new(),
+            tokenizer: None,
+            length: 128,
+            batch: 16,
+            shuffle: true,
+            buffer: 1024,
+            holdout: 0.01,
+            validation_batches: 16,
+            mask_prompts: true,
+        }
+    }
+}
+
+/// A token, and whether it is to be learnt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Token {
+    id: u32,
+    learn: bool,
+}
+
+/// The tokens of one sequence, one more than it has positions.
+type Window = Vec<Token>;
+
+/// Bad lines that are kept to be shown.
+const SHOWN: usize = 5;
+/// Documents without a sequence among them before a stream is given up.
+const MAX_FRUITLESS: u64 = 1 << 22;
+
+/// Batches of training data, without end.
+pub struct Stream {
+    settings: Settings,
+    encoder: Encoder,
+    seed: u64,
+    open: Option<Documents>,
+    file: usize,
+    /// Times that all files were read.
+    pub epoch: u64,
+    /// Sequences handed out; names the next random draw.
+    drawn: u64,
+    pending: Vec<Token>,
+    buffer: Vec<Window>,
+    /// Whether a pass is over and its last sequences are still to be handed out.
+    emptying: bool,
+    /// Lines that were no documents.
+    pub bad: u64,
+    /// The first of them, and why.
+    pub shown: Vec<String>,
+    /// Whether this stream is of the held-out documents.
+    held_out: bool,
+}
+
+impl Stream {
+    /// The stream from its beginning. `seed` decides what is held out and in which order sequences come.
+    ///
+    /// # Errors
+    /// `Settings` for sizes of zero or no files; `Data` and `Read` for a tokenizer that cannot be read.
+    pub fn new(settings: &Settings, seed: u64) -> Result<Self> {
+        if settings.files.is_empty() {
+            return Err(Error::settings("name the data to train on (--data FILE)"));
+        }
+        if settings.length == 0 || settings.batch == 0 || !(0.0..1.0).contains(&settings.holdout) {
+            return Err(Error::settings(
+                "length and batch must be above 0, and the held-out share from 0 to below 1",
+            ));
+        }
+        Ok(Stream {
+            encoder: Encoder::new(settings.tokenizer.as_deref(), settings.mask_prompts)?,
+            settings: settings.clone(),
+            seed,
+            open: None,
+            file: 0,
+            epoch: 0,
+            drawn: 0,
+            pending: Vec::new(),
+            buffer: Vec::new(),
+            emptying: false,
+            bad: 0,
+            shown: Vec::new(),
+            held_out: false,
+        })
+    }
+
+    /// The next batch.
+    ///
+    /// # Errors
+    /// `Read` and `Data` for files that cannot be read, `Settings` when a whole pass yields no sequence.
+    pub fn batch(&mut self) -> Result<Batch> {
+        let mut windows = Vec::with_capacity(self.settings.batch);
+        while windows.len() < self.settings.batch {
+            windows.push(self.draw()?);
+        }
+        batch_of(&windows)
+    }
+
+    /// The batches to validate on: of `settings.validation`, else of the held-out documents of one pass. They are the
+    /// same each time.
+    ///
+    /// # Errors
+    /// Those of [`Stream::new`] and [`Stream::batch`].
+    pub fn validation(settings: &Settings, seed: u64) -> Result<Vec<Batch>> {
+        let mut own = Settings { shuffle: false, ..settings.clone() };
+        if settings.validation.is_empty() {
+            if settings.holdout == 0.0 {
+                return Ok(Vec::new());
+            }
+        } else {
+            own.files.clone_from(&settings.validation);
+            own.holdout = 0.0;
+        }
+        let mut stream = Stream::new(&own, seed)?;
+        stream.held_out = settings.validation.is_empty();
+        let mut windows = Vec::new();
+        let wanted = settings.validation_batches.saturating_mul(settings.batch);
+        while windows.len() < wanted && stream.epoch == 0 && stream.read()? {
+            windows.append(&mut stream.buffer);
+        }
+        windows.truncate(wanted);
+        // A last batch may be smaller.
+        windows.chunks(settings.batch).map(batch_of).collect()
+    }
+
+    fn draw(&mut self) -> Result<Window> {
+        let wanted = if self.settings.shuffle { self.settings.buffer.max(1) } else { 1 };
+        let (mut fruitless, start) = (0, self.epoch);
+        // At the end of a pass the buffer empties before the next one begins: a pass hands out each sequence once.
+        while self.buffer.is_empty() || (self.buffer.len() < wanted && !self.emptying) {
+            self.emptying = !self.read()?;
+            fruitless = if self.buffer.is_empty() { fruitless + 1 } else { 0 };
+            if self.epoch > start + 1 && self.buffer.is_empty() || fruitless > MAX_FRUITLESS {
+                return Err(Error::settings(format!(
+                    "the data holds no sequence of {} tokens to train on{}",
+                    self.settings.length + 1,
+                    self.shown.first().map(|s| format!("; {s}")).unwrap_or_default()
+                )));
+            }
+        }
+        let at = match self.settings.shuffle {
+            true => Random::new(&[self.seed, 1, self.drawn]).below(self.buffer.len()),
+            false => 0,
+        };
+        self.drawn += 1;
+        // The order of the rest is kept, so that it does not depend on what was drawn in which way.
+        Ok(self.buffer.remove(at))
+    }
+
+    /// Reads one document into the buffer; at the end of all files begins again. False when a pass is over.
+    fn read(&mut self) -> Result<bool> {
+        let path = &self.settings.files[self.file];
+        let documents = match &mut self.open {
+            Some(open) => open,
+            None => self.open.insert(Documents::open(path, 0)?),
+        };
+        let offset = documents.offset;
+        let Some(document) = documents.next(&self.encoder)? else {
+            self.open = None;
+            self.file += 1;
+            if self.file < self.settings.files.len() {
+                return Ok(true);
+            }
+            self.file = 0;
+            self.epoch += 1;
+            return Ok(false);
+        };
+        let share = Random::new(&[self.seed, 2, self.file as u64, offset]).uniform();
+        if (share < self.settings.holdout) != self.held_out {
+            return Ok(true);
+        }
+        match document {
+            Document::Bad(why) => {
+                self.bad += 1;
+                if self.shown.len() < SHOWN {
+                    self.shown.push(format!("{}: the line at byte {offset} {why}", path.display()));
+                }
+            }
+            Document::Window(window) if window.len() < 2 => {
+                return Err(Error::data(path, "holds sequences of less than 2 tokens"));
+            }
+            Document::Window(window) => self.buffer.push(window),
+            Document::Tokens(tokens) => {
+                self.pending.extend(tokens);
+                // The last token of a sequence is the first of the next: each is predicted once.
+                let length = self.settings.length;
+                let mut start = 0;
+                while self.pending.len() - start > length {
+                    self.buffer.push(self.pending[start..=start + length].to_vec());
+                    start += length;
+                }
+                self.pending.drain(..start);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Where the stream is.
+    pub fn state(&self) -> Object<'static> {
+        let number = |n: u64| Value::I64(n as i64);
+        let offset = self.open.as_ref().map_or(0, |d| d.offset);
+        let lengths: Vec<i32> = self.buffer.iter().map(|w| w.len() as i32).collect();
+        let integers =
+            |values: Vec<i32>| Object::Integers { shape: vec![values.len()], values: Cow::Owned(values) };
+        let place = plain([
+            ("epoch", number(self.epoch)),
+            ("file", number(self.file as u64)),
+            ("open", Value::Bool(self.open.is_some())),
+            ("emptying", Value::Bool(self.emptying)),
+            ("offset", number(offset)),
+            ("drawn", number(self.drawn)),
+            ("bad", number(self.bad)),
+        ]);
+        Object::dict([
+            ("place", Object::Plain(place)),
+            ("pending", integers(encode(&self.pending))),
+            ("buffer", integers(self.buffer.iter().flat_map(|w| encode(w)).collect())),
+            ("buffer_lengths", integers(lengths)),
+        ])
+    }
+
+    /// Goes to where `checkpoint` says, under `key`; false when it says nothing.
+    ///
+    /// # Errors
+    /// `Settings` when the place is not one in these files; the checkpoint's and the files' own.
+    pub fn restore(&mut self, checkpoint: &Checkpoint, key: &str) -> Result<bool> {
+        if checkpoint.meta(&format!("{key}.place")).is_none() {
+            return Ok(false);
+        }
+        let foreign = || {
+            Error::settings(format!(
+                "{}: its place in the data is not one in these files; --restart-data begins them anew",
+                checkpoint.path.display()
+            ))
+        };
+        let number =
+            |name: &str| checkpoint.meta(&format!("{key}.place.{name}")).and_then(as_u64).ok_or_else(foreign);
+        let tokens = |name: &str| -> Result<Vec<i32>> {
+            let tensor = checkpoint.tensor(&format!("{key}.{name}"))?;
+            Ok(checkpoint.view::<i32>(tensor)?.iter().copied().collect())
+        };
+        self.epoch = number("epoch")?;
+        self.file = number("file")? as usize;
+        self.drawn = number("drawn")?;
+        self.bad = number("bad")?;
+        let path = self.settings.files.get(self.file).ok_or_else(foreign)?;
+        let flag =
+            |name: &str| matches!(checkpoint.meta(&format!("{key}.place.{name}")), Some(Value::Bool(true)));
+        self.emptying = flag("emptying");
+        let offset = number("offset")?;
+        self.open = flag("open").then(|| Documents::open(path, offset)).transpose()?;
+        self.pending = decode(&tokens("pending")?);
+        let all = decode(&tokens("buffer")?);
+        let mut rest = all.as_slice();
+        self.buffer.clear();
+        for length in tokens("buffer_lengths")? {
+            let (window, next) = rest.split_at_checked(length.max(0) as usize).ok_or_else(foreign)?;
+            self.buffer.push(window.to_vec());
+            rest = next;
+        }
+        Ok(true)
+    }
+}
+
+/// Tokens as integers: those that are not learnt below zero.
+fn encode(tokens: &[Token]) -> Vec<i32> {
+    tokens.iter().map(|t| if t.learn { t.id as i32 } else { -(t.id as i32) - 1 }).collect()
+}
+
+fn decode(values: &[i32]) -> Vec<Token> {
+    values
+        .iter()
+        .map(
+            |&v| {
+                if v >= 0 {
+                    Token { id: v as u32, learn: true }
+                } else {
+                    Token { id: !v as u32, learn: false }
+                }
+            },
+        )
+        .collect()
+}
+
+fn batch_of(windows: &[Window]) -> Result<Batch> {
+    let len = windows.first().map_or(0, Vec::len);
+    if windows.iter().any(|w| w.len() != len) {
+        return Err(Error::settings("ready-made sequences of different lengths cannot share a batch"));
+    }
+    let target = |t: &Token| if t.learn { t.id as i32 } else { IGNORE };
+    Ok(Batch {
+        rows: windows.len(),
+        len: len - 1,
+        ids: windows.iter().flat_map(|w| w[..len - 1].iter().map(|t| t.id)).collect(),
+        targets: windows.iter().flat_map(|w| w[1..].iter().map(target)).collect(),
+    })
+}

@@ -1,0 +1,145 @@
+//! Token ids in NumPy's `.npy` form (<https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>): read in
+//! rows as they are needed.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Result};
+
+const MAGIC: &[u8] = b"\x93NUMPY";
+/// A header is one line of text.
+const MAX_HEADER: u32 = 1 << 16;
+
+/// An array of token ids in C order, as rows.
+#[derive(Debug)]
+pub(super) struct Npy {
+    path: PathBuf,
+    file: File,
+    /// Where elements begin.
+    start: u64,
+    kind: Kind,
+    pub rows: u64,
+    /// Elements in a row; all but the first dimension of an array of two or more are rows of the last.
+    pub cols: usize,
+    /// Whether the array has one dimension.
+    pub flat: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    U8,
+    U16,
+    I16,
+    U32,
+    I32,
+    I64,
+}
+
+impl Kind {
+    fn of(descr: &str) -> Option<Kind> {
+        Some(match descr {
+            "|u1" => Kind::U8,
+            "<u2" => Kind::U16,
+            "<i2" => Kind::I16,
+            "<u4" => Kind::U32,
+            "<i4" => Kind::I32,
+            "<i8" | "<u8" => Kind::I64,
+            _ => return None,
+        })
+    }
+
+    fn size(self) -> usize {
+        match self {
+            Kind::U8 => 1,
+            Kind::U16 | Kind::I16 => 2,
+            Kind::U32 | Kind::I32 => 4,
+            Kind::I64 => 8,
+        }
+    }
+
+    fn decode(self, b: &[u8]) -> Option<u32> {
+        match self {
+            Kind::U8 => Some(b[0].into()),
+            Kind::U16 => Some(u16::from_le_bytes([b[0], b[1]]).into()),
+            Kind::I16 => u32::try_from(i16::from_le_bytes([b[0], b[1]])).ok(),
+            Kind::U32 => Some(u32::from_le_bytes([b[0], b[1], b[2], b[3]])),
+            Kind::I32 => u32::try_from(i32::from_le_bytes([b[0], b[1], b[2], b[3]])).ok(),
+            Kind::I64 => u32::try_from(i64::from_le_bytes(b.try_into().ok()?)).ok(),
+        }
+    }
+}
+
+impl Npy {
+    pub fn open(path: &Path) -> Result<Self> {
+        let io = |e| Error::read(path, e);
+        let bad = |what: &str| Error::data(path, what);
+        let mut file = File::open(path).map_err(io)?;
+        let mut head = [0; 8];
+        file.read_exact(&mut head).map_err(io)?;
+        if !head.starts_with(MAGIC) {
+            return Err(bad("is not a .npy file"));
+        }
+        let (header_len, prefix) = match head[6] {
+            1 => {
+                let mut len = [0; 2];
+                file.read_exact(&mut len).map_err(io)?;
+                (u32::from(u16::from_le_bytes(len)), 10)
+            }
+            2 | 3 => {
+                let mut len = [0; 4];
+                file.read_exact(&mut len).map_err(io)?;
+                (u32::from_le_bytes(len), 12)
+            }
+            _ => return Err(bad("is a .npy file of an unknown version")),
+        };
+        if header_len > MAX_HEADER {
+            return Err(bad("has a header that is too long"));
+        }
+        let mut header = vec![0; header_len as usize];
+        file.read_exact(&mut header).map_err(io)?;
+        let header = String::from_utf8_lossy(&header);
+        let field = |name: &str| {
+            let (_, rest) = header.split_once(&format!("'{name}':"))?;
+            Some(rest.trim_start())
+        };
+        let descr = field("descr").and_then(|f| f.strip_prefix('\'')?.split_once('\'')).map(|(d, _)| d);
+        let kind = descr.and_then(Kind::of).ok_or_else(|| {
+            bad("does not hold integers that can be token ids; save it as int32, int64, uint16 or uint32")
+        })?;
+        if field("fortran_order").is_none_or(|f| !f.starts_with("False")) {
+            return Err(bad("is in Fortran order; save numpy.ascontiguousarray of it"));
+        }
+        let dims: Option<Vec<u64>> =
+            field("shape").and_then(|f| f.strip_prefix('(')?.split_once(')')).and_then(|(s, _)| {
+                s.split(',').map(str::trim).filter(|d| !d.is_empty()).map(|d| d.parse().ok()).collect()
+            });
+        let dims = dims.ok_or_else(|| bad("has no shape that can be read"))?;
+        let flat = dims.len() == 1;
+        let cols = if flat { 1 } else { *dims.last().ok_or_else(|| bad("is a scalar"))? };
+        let rows = dims[..dims.len() - usize::from(!flat)].iter().try_fold(1u64, |n, &d| n.checked_mul(d));
+        let bytes = rows.and_then(|r| r.checked_mul(cols)?.checked_mul(kind.size() as u64));
+        let start = u64::from(header_len) + prefix;
+        let available = file.metadata().map_err(io)?.len().saturating_sub(start);
+        match (rows, bytes) {
+            (Some(rows), Some(bytes)) if bytes <= available => {
+                Ok(Npy { path: path.to_path_buf(), file, start, kind, rows, cols: cols as usize, flat })
+            }
+            _ => Err(bad("is shorter than its shape says")),
+        }
+    }
+
+    /// The ids of `count` rows from `first`.
+    pub fn read(&mut self, first: u64, count: usize) -> Result<Vec<u32>> {
+        let io = |e| Error::read(&self.path, e);
+        let size = self.kind.size();
+        let at = self.start + first * (self.cols * size) as u64;
+        self.file.seek(SeekFrom::Start(at)).map_err(io)?;
+        let mut bytes = vec![0; count * self.cols * size];
+        self.file.read_exact(&mut bytes).map_err(io)?;
+        let ids: Option<Vec<u32>> = bytes.chunks_exact(size).map(|b| self.kind.decode(b)).collect();
+        ids.ok_or_else(|| {
+            Error::data(&self.path, format!("rows from {first} hold a value that is no token id"))
+        })
+    }
+}

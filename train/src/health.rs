@@ -1,0 +1,74 @@
+//! The measurements of `inspect` on weights that are being trained.
+
+use ckpt_inspect::measure::{Elements, Plan, TernaryRule, measure};
+use ckpt_inspect::{DType, Group, StudentConfig, TensorRecord, Thresholds, Verdict, judge_tensor};
+use rayon::prelude::*;
+use serde::Serialize;
+
+use crate::{Parameter, Parameters};
+
+/// One ternary matrix, measured.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Measured {
+    /// Its name.
+    pub name: String,
+    /// Unbiased standard deviation; `None` when not finite.
+    pub std: Option<f64>,
+    /// Share of zeros after quantization.
+    pub zero: f64,
+    /// The verdict of `ckpt inspect`.
+    pub verdict: Verdict,
+}
+
+/// All ternary matrices of a model.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Health {
+    /// In model order.
+    pub layers: Vec<Measured>,
+}
+
+impl Health {
+    /// Measures and judges every ternary matrix.
+    pub fn of(parameters: &Parameters, config: &StudentConfig, thresholds: &Thresholds) -> Health {
+        let layers = parameters.0.par_iter().filter(|p| p.ternary);
+        Health { layers: layers.map(|p| measured(p, config, thresholds)).collect() }
+    }
+
+    /// The matrix with the lowest std.
+    pub fn lowest(&self) -> Option<&Measured> {
+        self.layers.iter().min_by(|a, b| a.std.unwrap_or(0.0).total_cmp(&b.std.unwrap_or(0.0)))
+    }
+
+    /// The largest share of zeros of any matrix.
+    pub fn most_zeros(&self) -> f64 {
+        self.layers.iter().fold(0.0, |most, l| most.max(l.zero))
+    }
+
+    /// Matrices that are not healthy, worst first.
+    pub fn unhealthy(&self) -> Vec<&Measured> {
+        let mut all: Vec<&Measured> = self.layers.iter().filter(|l| l.verdict > Verdict::Healthy).collect();
+        all.sort_by_key(|l| std::cmp::Reverse(l.verdict));
+        all
+    }
+}
+
+fn measured(parameter: &Parameter, config: &StudentConfig, thresholds: &Thresholds) -> Measured {
+    let rule = TernaryRule::Absmean { eps: config.quantization_eps, per_row: config.bitlinear_per_channel };
+    let plan = Plan { cols: parameter.shape.get(1).copied(), ternary: Some(rule), histogram: false };
+    let bytes = bytemuck::cast_slice(&parameter.values);
+    let measured = measure(&Elements::Plain { dtype: DType::F32, bytes }, &plan);
+    let record = TensorRecord {
+        name: parameter.name.clone(),
+        shape: parameter.shape.iter().map(|&d| d as u64).collect(),
+        group: Group::Weights,
+        stats: Some(measured.stats),
+        ternary: measured.ternary,
+        ..TensorRecord::default()
+    };
+    Measured {
+        std: record.stats.as_ref().and_then(|s| s.std),
+        zero: record.ternary.as_ref().map_or(0.0, |t| t.zero),
+        verdict: judge_tensor(&record, thresholds).0.unwrap_or(Verdict::Healthy),
+        name: record.name,
+    }
+}

@@ -1,0 +1,35 @@
+//! Train and resume ternary (BitNet b1.58) student models.
+
+mod batch;
+mod composite;
+pub mod data;
+mod error;
+mod health;
+mod loss;
+mod network;
+pub mod optim;
+mod parameters;
+mod presets;
+mod random;
+mod run;
+mod schedule;
+mod trainer;
+
+pub use batch::{Batch, IGNORE};
+pub use composite::Composite;
+pub use error::{Error, Result};
+pub use health::{Health, Measured};
+pub use loss::Loss;
+pub use network::{Estimator, Network};
+pub use parameters::{Gradients, Parameter, Parameters, Role};
+pub use presets::{PRESETS, preset};
+pub use random::Random;
+pub use run::RunFolder;
+pub use schedule::{Schedule, clip, global_norm};
+pub use trainer::{Event, Outcome, ResumeOptions, Settings, Trainer};
+
+/// A plain dict with text keys.
+fn plain<'k>(entries: impl IntoIterator<Item = (&'k str, serde_pickle::Value)>) -> serde_pickle::Value {
+    let entry = |(key, value): (&'k str, _)| (serde_pickle::HashableValue::String(key.into()), value);
+    serde_pickle::Value::Dict(entries.into_iter().map(entry).collect())
+}

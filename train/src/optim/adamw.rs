@@ -1,0 +1,95 @@
+//! AdamW (Loshchilov and Hutter 2019, <https://arxiv.org/abs/1711.05101>), in the order of operations of
+//! `torch.optim.AdamW`.
+
+use ckpt_inspect::Checkpoint;
+use rayon::prelude::*;
+use serde_pickle::Value;
+
+use super::{Groups, Optimizer, PART, buffers};
+use crate::network::math;
+use crate::{Gradients, Parameters, Result};
+use ckpt_convert::Object;
+
+/// `w *= 1 - lr wd`; `m += (g - m)(1 - b1)`; `v = b2 v + (1 - b2) g^2`;
+/// `w -= lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps)`.
+pub struct AdamW {
+    groups: Groups,
+    betas: (f64, f64),
+    eps: f64,
+    /// Steps taken.
+    taken: u64,
+    exp_avg: Vec<Vec<f32>>,
+    exp_avg_sq: Vec<Vec<f32>>,
+}
+
+impl AdamW {
+    pub(super) fn new(groups: Groups, parameters: &Parameters, betas: (f64, f64), eps: f64) -> Self {
+        let (exp_avg, exp_avg_sq) = (buffers(&groups, parameters), buffers(&groups, parameters));
+        AdamW { groups, betas, eps, taken: 0, exp_avg, exp_avg_sq }
+    }
+}
+
+impl Optimizer for AdamW {
+    fn step(&mut self, parameters: &mut Parameters, gradients: &Gradients, factor: f64, _step: u64) {
+        self.taken += 1;
+        let rates = self.groups.rates(parameters);
+        let t = self.taken.min(i32::MAX as u64) as i32;
+        let (b1, b2) = self.betas;
+        let correction = 1.0 - b1.powi(t);
+        let root = (1.0 - b2.powi(t)).sqrt() as f32;
+        let (keep1, b2, keep2, eps) = ((1.0 - b1) as f32, b2 as f32, (1.0 - b2) as f32, self.eps as f32);
+        let moments = self.exp_avg.par_iter_mut().zip(&mut self.exp_avg_sq);
+        let all = parameters.0.par_iter_mut().zip(gradients).zip(moments).zip(&rates);
+        all.for_each(|(((parameter, gradient), (m, v)), rates)| {
+            let Some((lr, weight_decay)) = *rates else { return };
+            let lr = lr * factor;
+            let (size, decay) = ((lr / correction) as f32, (1.0 - lr * weight_decay) as f32);
+            let weights = parameter.values.par_chunks_mut(PART).zip(gradient.par_chunks(PART));
+            let moments = m.par_chunks_mut(PART).zip(v.par_chunks_mut(PART));
+            weights.zip(moments).for_each(|((w, g), (m, v))| {
+                math::simd(|| {
+                    for (((w, &g), m), v) in w.iter_mut().zip(g).zip(m).zip(v) {
+                        *w *= decay;
+                        *m += (g - *m) * keep1;
+                        *v = *v * b2 + g * g * keep2;
+                        *w -= size * (*m / (v.sqrt() / root + eps));
+                    }
+                });
+            });
+        });
+    }
+
+    fn state<'a>(&'a self, parameters: &Parameters, factor: f64) -> Object<'a> {
+        let flag = |name, value| (name, Value::Bool(value));
+        let options = [
+            ("betas", Value::Tuple(vec![Value::F64(self.betas.0), Value::F64(self.betas.1)])),
+            ("eps", Value::F64(self.eps)),
+            flag("amsgrad", false),
+            flag("maximize", false),
+            ("foreach", Value::None),
+            flag("capturable", false),
+            flag("differentiable", false),
+            ("fused", Value::None),
+            flag("decoupled_weight_decay", true),
+        ];
+        self.groups.state(parameters, factor, &options, |at| {
+            let shape = &parameters.0[at].shape;
+            Object::dict([
+                ("step", Object::scalar(self.taken as f32)),
+                ("exp_avg", Object::floats(shape, &self.exp_avg[at])),
+                ("exp_avg_sq", Object::floats(shape, &self.exp_avg_sq[at])),
+            ])
+        })
+    }
+
+    fn load(&mut self, checkpoint: &Checkpoint, key: &str, parameters: &Parameters) -> Result<()> {
+        let Self { groups, exp_avg, exp_avg_sq, taken, .. } = self;
+        groups.load(checkpoint, key, parameters, "exp_avg", |at, values| exp_avg[at] = values)?;
+        groups.load(checkpoint, key, parameters, "exp_avg_sq", |at, values| exp_avg_sq[at] = values)?;
+        groups.load(checkpoint, key, parameters, "step", |_, step| *taken = (*taken).max(step[0] as u64))
+    }
+
+    fn ternary_decay(&self, parameters: &Parameters) -> Vec<(f64, f64)> {
+        self.groups.ternary_decay(parameters)
+    }
+}

@@ -1,0 +1,164 @@
+//! Muon (Jordan 2024, <https://kellerjordan.github.io/posts/muon/>): momentum, orthogonalized by Newton-Schulz
+//! iterations; AdamW takes the parameters that are left. In the seed's form and in today's usual one.
+
+use ckpt_inspect::Checkpoint;
+use rayon::prelude::*;
+use serde_pickle::Value;
+
+use super::{AdamW, Groups, Optimizer, buffers};
+use crate::network::math;
+use crate::network::matmul::{Matrix, MatrixMut, matmul};
+use crate::{Gradients, Parameters, Result};
+use ckpt_convert::Object;
+
+/// Newton-Schulz iterations.
+const ITERATIONS: usize = 5;
+
+/// Which iteration, and what is made of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// The seed's: `X(1.5 I - 0.5 X'X)`, times the norm it had; `w -= lr NS(g + m NS(b))`; all matrices.
+    Cubic,
+    /// Today's: `a X + (b A + c A^2) X`, `A = XX'`, (a, b, c) = (3.4445, -4.7750, 2.0315);
+    /// `w -= lr sqrt(max(1, rows / cols)) NS(g + m b)`; hidden matrices.
+    Quintic,
+}
+
+/// `w *= 1 - lr wd`; `b = m b + g`; then as [`Form`] says.
+pub struct Muon {
+    groups: Groups,
+    momentum: f64,
+    form: Form,
+    buffers: Vec<Vec<f32>>,
+    rest: AdamW,
+}
+
+impl Muon {
+    pub(super) fn new(
+        groups: Groups,
+        parameters: &Parameters,
+        momentum: f64,
+        form: Form,
+        rest: AdamW,
+    ) -> Self {
+        let buffers = buffers(&groups, parameters);
+        Muon { groups, momentum, form, buffers, rest }
+    }
+}
+
+/// Rows of a product per unit of work.
+const ROWS: usize = 128;
+
+/// `out = alpha * a . b` (`+ out` if `add`), `a` row-major `[rows, inner]`; blocks of rows in parallel.
+fn product(out: &mut [f32], a: &[f32], inner: usize, b: Matrix<'_>, cols: usize, alpha: f32, add: bool) {
+    let blocks = out.par_chunks_mut(ROWS * cols).zip(a.par_chunks(ROWS * inner));
+    blocks.for_each(|(out, a)| {
+        let rows = out.len() / cols;
+        matmul(MatrixMut::new(out, rows, cols), Matrix::new(a, rows, inner), b, alpha, add);
+    });
+}
+
+/// `x' x`, `[cols, cols]`.
+fn gram(x: &[f32], rows: usize, cols: usize) -> Vec<f32> {
+    let mut out = vec![0.0; cols * cols];
+    out.par_chunks_mut(ROWS * cols).enumerate().for_each(|(i, out)| {
+        let height = out.len() / cols;
+        let part = Matrix::strided(&x[i * ROWS..], rows, height, cols).t();
+        matmul(MatrixMut::new(out, height, cols), part, Matrix::new(x, rows, cols), 1.0, false);
+    });
+    out
+}
+
+fn transposed(x: &[f32], rows: usize, cols: usize) -> Vec<f32> {
+    let mut out = vec![0.0; x.len()];
+    for (r, row) in x.chunks(cols).enumerate() {
+        row.iter().enumerate().for_each(|(c, &value)| out[c * rows + r] = value);
+    }
+    out
+}
+
+fn frobenius(x: &[f32]) -> f32 {
+    let squares = |part: &[f32]| f64::from(math::simd(|| math::dot(part, part)));
+    x.chunks(4096).map(squares).sum::<f64>().sqrt() as f32
+}
+
+/// Turns `matrix` (`[rows, cols]`) towards the nearest matrix whose singular values are all equal, as `form` says: 1, or
+/// with [`Form::Cubic`] the norm that it had.
+pub fn orthogonalize(matrix: &mut Vec<f32>, rows: usize, cols: usize, form: Form) {
+    // The Gram matrix of the shorter side; both give the same result.
+    let tall = rows >= cols;
+    let (height, width) = if tall { (rows, cols) } else { (cols, rows) };
+    let mut x = if tall { std::mem::take(matrix) } else { transposed(matrix, rows, cols) };
+    let norm = frobenius(&x);
+    x.iter_mut().for_each(|x| *x /= norm + 1e-7);
+    let mut next = vec![0.0; x.len()];
+    for _ in 0..ITERATIONS {
+        let mut gram = gram(&x, height, width);
+        let (keep, factor) = match form {
+            Form::Cubic => (1.5, -0.5),
+            Form::Quintic => {
+                let mut square = gram.clone();
+                product(&mut square, &gram, width, Matrix::new(&gram, width, width), width, 2.0315, false);
+                gram.iter_mut().zip(&square).for_each(|(a, s)| *a = *a * -4.775 + s);
+                (3.4445, 1.0)
+            }
+        };
+        next.iter_mut().zip(&x).for_each(|(next, &x)| *next = keep * x);
+        product(&mut next, &x, width, Matrix::new(&gram, width, width), width, factor, true);
+        std::mem::swap(&mut x, &mut next);
+    }
+    if form == Form::Cubic {
+        x.iter_mut().for_each(|x| *x *= norm);
+    }
+    *matrix = if tall { x } else { transposed(&x, cols, rows) };
+}
+
+impl Optimizer for Muon {
+    fn step(&mut self, parameters: &mut Parameters, gradients: &Gradients, factor: f64, step: u64) {
+        let rates = self.groups.rates(parameters);
+        let (momentum, form) = (self.momentum as f32, self.form);
+        let all = parameters.0.par_iter_mut().zip(gradients).zip(&mut self.buffers).zip(&rates);
+        all.for_each(|(((parameter, g), buffer), rates)| {
+            let (Some((lr, weight_decay)), Some((rows, cols))) = (*rates, parameter.matrix()) else { return };
+            let lr = lr * factor;
+            let mut size = lr as f32;
+            buffer.iter_mut().zip(g).for_each(|(b, &g)| *b = momentum * *b + g);
+            let mut update = buffer.clone();
+            match form {
+                Form::Cubic => orthogonalize(&mut update, rows, cols, form),
+                Form::Quintic => size *= (rows as f32 / cols as f32).max(1.0).sqrt(),
+            }
+            update.iter_mut().zip(g).for_each(|(u, &g)| *u = g + momentum * *u);
+            orthogonalize(&mut update, rows, cols, form);
+            let decay = (1.0 - lr * weight_decay) as f32;
+            parameter.values.iter_mut().zip(&update).for_each(|(w, &u)| *w = *w * decay - size * u);
+        });
+        self.rest.step(parameters, gradients, factor, step);
+    }
+
+    fn state<'a>(&'a self, parameters: &Parameters, factor: f64) -> Object<'a> {
+        let options = [
+            ("momentum", Value::F64(self.momentum)),
+            ("nesterov", Value::Bool(true)),
+            ("ns_iters", Value::I64(ITERATIONS as i64)),
+        ];
+        let muon = self.groups.state(parameters, factor, &options, |at| {
+            let buffer = Object::floats(&parameters.0[at].shape, &self.buffers[at]);
+            Object::dict([("momentum_buffer", buffer)])
+        });
+        Object::dict([("muon", muon), ("adamw", self.rest.state(parameters, factor))])
+    }
+
+    fn load(&mut self, checkpoint: &Checkpoint, key: &str, parameters: &Parameters) -> Result<()> {
+        let Self { groups, buffers, rest, .. } = self;
+        let muon = format!("{key}.muon");
+        groups.load(checkpoint, &muon, parameters, "momentum_buffer", |at, values| buffers[at] = values)?;
+        rest.load(checkpoint, &format!("{key}.adamw"), parameters)
+    }
+
+    fn ternary_decay(&self, parameters: &Parameters) -> Vec<(f64, f64)> {
+        let mut all = self.groups.ternary_decay(parameters);
+        all.extend(self.rest.ternary_decay(parameters));
+        all
+    }
+}

@@ -1,0 +1,178 @@
+//! The polarizer: after any optimizer's step it pushes ternary weights away from zero, so that their scale cannot vanish.
+
+use ckpt_inspect::Checkpoint;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use serde_pickle::Value;
+
+use super::{Optimizer, PART};
+use crate::plain;
+use crate::{Error, Gradients, Parameter, Parameters, Random, Result, Role};
+use ckpt_convert::Object;
+
+/// The energy whose slope a weight follows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Well {
+    /// Repulsion from zero alone: where `|w| < target`, `w += sign(w) 2 strength (target - |w|)`.
+    #[default]
+    OneSided,
+    /// `E = strength (|w| - target)^2` on both sides. It draws every weight to +-target: the layer loses its zeros.
+    TwoSided,
+    /// The seed's polarized step: on gate, up and down, where `1e-9 < |w| < target / 2`, `w += sign(w) strength`.
+    SeedStep,
+    /// The seed's PolarizedOptimizer: where `|w| < target / 2`, `w += sign(w) 2 strength`; up to `target`,
+    /// `w += sign(w) (target - |w|) strength`. With its defaults a dead weight is thrown to twenty times the target.
+    SeedOptimizer,
+}
+
+/// How large a weight is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Target {
+    /// This large.
+    Absolute(f64),
+    /// This share of the layer's mean|w| when training began or was resumed from elsewhere. Below one half, what was a
+    /// zero stays one.
+    Relative(f64),
+}
+
+/// How weights are polarized.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Polarizer {
+    /// The energy.
+    pub well: Well,
+    /// Its minimum.
+    pub target: Target,
+    /// How fast; 0.05 for the wells, 0.01 and 0.1 for the seed's two forms when not given.
+    pub strength: Option<f64>,
+}
+
+impl Default for Polarizer {
+    fn default() -> Self {
+        Polarizer { well: Well::default(), target: Target::Relative(0.25), strength: None }
+    }
+}
+
+impl Polarizer {
+    fn strength(&self) -> f64 {
+        self.strength.unwrap_or(match self.well {
+            Well::OneSided | Well::TwoSided => 0.05,
+            Well::SeedStep => 1e-2,
+            Well::SeedOptimizer => 0.1,
+        })
+    }
+
+    /// Whether `parameter` is polarized.
+    fn applies(&self, parameter: &Parameter) -> bool {
+        match self.well {
+            Well::SeedStep => parameter.role == Role::Mlp,
+            Well::SeedOptimizer => matches!(parameter.role, Role::Mlp | Role::Attention),
+            Well::OneSided | Well::TwoSided => parameter.ternary,
+        }
+    }
+
+    /// The weight `w` after a push; `random` gives the sign of a weight at exactly zero.
+    fn push(&self, w: f32, target: f32, strength: f32, random: impl FnOnce() -> f32) -> f32 {
+        let size = w.abs();
+        let by = match self.well {
+            Well::OneSided if size < target => 2.0 * strength * (target - size),
+            Well::TwoSided => 2.0 * strength * (target - size),
+            Well::SeedStep if size > 1e-9 && size < target / 2.0 => strength,
+            Well::SeedOptimizer if size < target / 2.0 => 2.0 * strength,
+            Well::SeedOptimizer if size < target => (target - size) * strength,
+            _ => return w,
+        };
+        w + by * if w == 0.0 { random() } else { w.signum() }
+    }
+}
+
+/// Any optimizer, with the polarizer after each of its steps.
+pub struct Polarized {
+    base: Box<dyn Optimizer>,
+    polarizer: Polarizer,
+    /// Target of each parameter that is polarized.
+    targets: Vec<Option<f32>>,
+    seed: u64,
+}
+
+impl Polarized {
+    pub(super) fn new(
+        base: Box<dyn Optimizer>,
+        polarizer: Polarizer,
+        parameters: &Parameters,
+        seed: u64,
+    ) -> Result<Self> {
+        let (strength, well) = (polarizer.strength(), polarizer.well);
+        let steep = matches!(well, Well::OneSided | Well::TwoSided) && 2.0 * strength > 1.0;
+        if !(strength.is_finite() && strength >= 0.0) || steep {
+            return Err(Error::settings(format!(
+                "polarization strength {strength}: the wells are stable from 0 to 0.5, where one step reaches the target"
+            )));
+        }
+        let (Target::Absolute(size) | Target::Relative(size)) = polarizer.target;
+        if !(size.is_finite() && size >= 0.0) {
+            return Err(Error::settings(format!("polarization target {size} is not a number of at least 0")));
+        }
+        let target = |p: &Parameter| match polarizer.target {
+            _ if !polarizer.applies(p) => None,
+            Target::Absolute(size) => Some(size as f32),
+            Target::Relative(share) => {
+                let sum: f64 = p.values.iter().map(|w| f64::from(w.abs())).sum();
+                Some((share * sum / p.values.len() as f64) as f32)
+            }
+        };
+        let targets = parameters.0.iter().map(target).collect();
+        Ok(Polarized { base, polarizer, targets, seed })
+    }
+}
+
+impl Optimizer for Polarized {
+    fn step(&mut self, parameters: &mut Parameters, gradients: &Gradients, factor: f64, step: u64) {
+        self.base.step(parameters, gradients, factor, step);
+        let (polarizer, seed) = (&self.polarizer, self.seed);
+        let strength = polarizer.strength() as f32;
+        parameters.0.par_iter_mut().zip(&self.targets).enumerate().for_each(|(at, (parameter, target))| {
+            let Some(target) = *target else { return };
+            parameter.values.par_chunks_mut(PART).enumerate().for_each(|(part, weights)| {
+                for (i, w) in weights.iter_mut().enumerate() {
+                    let key = [seed, step, at as u64, (part * PART + i) as u64];
+                    *w = polarizer.push(*w, target, strength, || Random::new(&key).sign());
+                }
+            });
+        });
+    }
+
+    /// The base optimizer's, so that it loads anywhere, with `polarizer` beside it.
+    fn state<'a>(&'a self, parameters: &Parameters, factor: f64) -> Object<'a> {
+        let mut state = self.base.state(parameters, factor);
+        if let Object::Dict(entries) = &mut state {
+            let named = parameters.0.iter().zip(&self.targets);
+            let targets = named.filter_map(|(p, t)| Some((p.name.as_str(), Value::F64(f64::from((*t)?)))));
+            let polarizer = plain([("targets", plain(targets))]);
+            entries.push((serde_pickle::HashableValue::String("polarizer".into()), Object::Plain(polarizer)));
+        }
+        state
+    }
+
+    fn load(&mut self, checkpoint: &Checkpoint, key: &str, parameters: &Parameters) -> Result<()> {
+        self.base.load(checkpoint, key, parameters)?;
+        let Some(Value::Dict(saved)) = checkpoint.meta(&format!("{key}.polarizer.targets")) else {
+            return Ok(());
+        };
+        if matches!(self.polarizer.target, Target::Relative(_)) {
+            for (target, parameter) in self.targets.iter_mut().zip(&parameters.0) {
+                let name = serde_pickle::HashableValue::String(parameter.name.clone());
+                if let (Some(target), Some(Value::F64(saved))) = (target, saved.get(&name)) {
+                    *target = *saved as f32;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn ternary_decay(&self, parameters: &Parameters) -> Vec<(f64, f64)> {
+        self.base.ternary_decay(parameters)
+    }
+}

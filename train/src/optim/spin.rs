@@ -1,0 +1,87 @@
+//! BitNetSpinSolver: sign descent with momentum of signs, in which weights near zero tunnel to the other side.
+
+use ckpt_inspect::Checkpoint;
+use serde_pickle::Value;
+
+use super::{Groups, Optimizer, PART, buffers, each_part};
+use crate::{Gradients, Parameters, Random, Result};
+use ckpt_convert::Object;
+
+/// `b = m b + (1 - m) sign(g)`; `d = sign(b)`; `w -= lr d`; where then `|w| < threshold`:
+/// `w += (-d, or a random sign if d = 0) lr tunnel`. Weight decay, if any, is decoupled and comes first.
+pub struct Spin {
+    groups: Groups,
+    momentum: f64,
+    threshold: f64,
+    tunnel: f64,
+    seed: u64,
+    buffers: Vec<Vec<f32>>,
+}
+
+impl Spin {
+    pub(super) fn new(
+        groups: Groups,
+        parameters: &Parameters,
+        momentum: f64,
+        (threshold, tunnel): (f64, f64),
+        seed: u64,
+    ) -> Self {
+        let buffers = buffers(&groups, parameters);
+        Spin { groups, momentum, threshold, tunnel, seed, buffers }
+    }
+}
+
+/// -1, 0 or +1, as `torch.sign`.
+fn sign(x: f32) -> f32 {
+    if x == 0.0 { 0.0 } else { x.signum() }
+}
+
+impl Optimizer for Spin {
+    fn step(&mut self, parameters: &mut Parameters, gradients: &Gradients, factor: f64, step: u64) {
+        let rates = self.groups.rates(parameters);
+        let (momentum, threshold) = (self.momentum as f32, self.threshold as f32);
+        let (tunnel, seed) = (self.tunnel as f32, self.seed);
+        each_part(
+            parameters,
+            gradients,
+            &mut self.buffers,
+            &rates,
+            |w, g, b, (lr, weight_decay), (at, part)| {
+                let (lr, decay) = ((lr * factor) as f32, (1.0 - lr * factor * weight_decay) as f32);
+                for (i, ((w, &g), b)) in w.iter_mut().zip(g).zip(b).enumerate() {
+                    *b = momentum * *b + (1.0 - momentum) * sign(g);
+                    let d = sign(*b);
+                    *w = *w * decay - lr * d;
+                    if w.abs() < threshold {
+                        let away = match d {
+                            0.0 => Random::new(&[seed, step, at as u64, (part * PART + i) as u64]).sign(),
+                            d => -d,
+                        };
+                        *w += away * lr * tunnel;
+                    }
+                }
+            },
+        );
+    }
+
+    fn state<'a>(&'a self, parameters: &Parameters, factor: f64) -> Object<'a> {
+        let options = [
+            ("momentum", Value::F64(self.momentum)),
+            ("hysteresis_threshold", Value::F64(self.threshold)),
+            ("tunnel_strength", Value::F64(self.tunnel)),
+        ];
+        self.groups.state(parameters, factor, &options, |at| {
+            let buffer = Object::floats(&parameters.0[at].shape, &self.buffers[at]);
+            Object::dict([("momentum_buffer", buffer)])
+        })
+    }
+
+    fn load(&mut self, checkpoint: &Checkpoint, key: &str, parameters: &Parameters) -> Result<()> {
+        let Self { groups, buffers, .. } = self;
+        groups.load(checkpoint, key, parameters, "momentum_buffer", |at, values| buffers[at] = values)
+    }
+
+    fn ternary_decay(&self, parameters: &Parameters) -> Vec<(f64, f64)> {
+        self.groups.ternary_decay(parameters)
+    }
+}

@@ -1,0 +1,207 @@
+//! The student model's parameters: names, shapes and roles in the order in which PyTorch numbers them, their f32
+//! values, and where these come from.
+
+use ckpt_inspect::{Checkpoint, Group, StudentConfig, without_state_dict};
+
+use crate::random::Random;
+use crate::{Error, Result};
+
+/// What a parameter does in the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Token embedding `[vocab, hidden]`, also the output head when tied.
+    Embedding,
+    /// Scale of an RMSNorm.
+    Norm,
+    /// `{q,k,v,o}_proj`, `[out, in]`.
+    Attention,
+    /// `{gate,up,down}_proj`, `[out, in]`.
+    Mlp,
+    /// Untied output head `[vocab, hidden]`.
+    Head,
+}
+
+/// One parameter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parameter {
+    /// Its name in the state dict.
+    pub name: String,
+    /// Its shape, row-major.
+    pub shape: Vec<usize>,
+    /// What it does.
+    pub role: Role,
+    /// Whether a BitLinear quantizes it to -1, 0, +1 in the forward pass.
+    pub ternary: bool,
+    /// Its elements.
+    pub values: Vec<f32>,
+}
+
+impl Parameter {
+    /// Rows and columns, for a matrix.
+    pub fn matrix(&self) -> Option<(usize, usize)> {
+        match *self.shape.as_slice() {
+            [rows, cols] => Some((rows, cols)),
+            _ => None,
+        }
+    }
+}
+
+/// All parameters of a student model, in model order. Gradients and optimizer state are kept in lists of the same
+/// order and lengths.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parameters(pub Vec<Parameter>);
+
+/// One gradient per parameter, in the order and of the lengths of [`Parameters`].
+pub type Gradients = Vec<Vec<f32>>;
+
+/// Standard deviation of a newly drawn embedding.
+const EMBEDDING_STD: f32 = 0.02;
+/// Elements a model may have: far above what a CPU can train, far below what would overflow.
+const MAX_ELEMENTS: u64 = 1 << 36;
+
+impl Parameters {
+    /// Names, shapes and roles of a model of this configuration; values are left empty.
+    fn layout(config: &StudentConfig) -> Result<Vec<Parameter>> {
+        check(config)?;
+        let c = config;
+        let (q, kv) = (c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim);
+        let mut list = Vec::new();
+        let mut add = |name: String, shape: &[usize], role: Role| {
+            let ternary = match role {
+                Role::Attention => c.use_bitlinear_attn,
+                Role::Mlp => c.use_bitlinear_ffn,
+                _ => false,
+            };
+            list.push(Parameter { name, shape: shape.to_vec(), role, ternary, values: Vec::new() });
+        };
+        add("embed_tokens.weight".into(), &[c.vocab_size, c.hidden_dim], Role::Embedding);
+        for n in 0..c.num_layers {
+            let mut layer = |name: &str, shape: &[usize], role| {
+                add(format!("layers.{n}.{name}.weight"), shape, role);
+            };
+            layer("input_layernorm", &[c.hidden_dim], Role::Norm);
+            layer("self_attn.q_proj", &[q, c.hidden_dim], Role::Attention);
+            layer("self_attn.k_proj", &[kv, c.hidden_dim], Role::Attention);
+            layer("self_attn.v_proj", &[kv, c.hidden_dim], Role::Attention);
+            layer("self_attn.o_proj", &[c.hidden_dim, q], Role::Attention);
+            if c.use_qk_norm {
+                layer("self_attn.q_norm", &[c.head_dim], Role::Norm);
+                layer("self_attn.k_norm", &[c.head_dim], Role::Norm);
+            }
+            layer("post_attention_layernorm", &[c.hidden_dim], Role::Norm);
+            layer("mlp.gate_proj", &[c.mlp_hidden_dim, c.hidden_dim], Role::Mlp);
+            layer("mlp.up_proj", &[c.mlp_hidden_dim, c.hidden_dim], Role::Mlp);
+            layer("mlp.down_proj", &[c.hidden_dim, c.mlp_hidden_dim], Role::Mlp);
+        }
+        add("norm.weight".into(), &[c.hidden_dim], Role::Norm);
+        if !c.tie_word_embeddings {
+            add("lm_head.weight".into(), &[c.vocab_size, c.hidden_dim], Role::Head);
+        }
+        Ok(list)
+    }
+
+    /// A new model: embedding and head from a normal distribution of std 0.02, projections uniform within
+    /// 1/sqrt(fan_in) (as `torch.nn.Linear` starts), norms 1. The same seed gives the same values.
+    ///
+    /// # Errors
+    /// `Settings` when the configuration contradicts itself.
+    pub fn init(config: &StudentConfig, seed: u64) -> Result<Self> {
+        let mut list = Self::layout(config)?;
+        for (i, parameter) in list.iter_mut().enumerate() {
+            let count = parameter.shape.iter().product();
+            let mut random = Random::new(&[seed, i as u64]);
+            parameter.values = match (parameter.role, parameter.matrix()) {
+                (Role::Attention | Role::Mlp, Some((_, fan_in))) => {
+                    let bound = 1.0 / (fan_in as f64).sqrt();
+                    (0..count).map(|_| (bound * (2.0 * random.uniform() - 1.0)) as f32).collect()
+                }
+                (Role::Embedding | Role::Head, _) => {
+                    (0..count).map(|_| EMBEDDING_STD * random.normal()).collect()
+                }
+                _ => vec![1.0; count],
+            };
+        }
+        Ok(Parameters(list))
+    }
+
+    /// The values that `checkpoint` holds for a model of this configuration, whatever their dtype there.
+    ///
+    /// # Errors
+    /// `Settings` for a tensor that is missing or has another shape; the checkpoint's own errors.
+    pub fn load(config: &StudentConfig, checkpoint: &Checkpoint) -> Result<Self> {
+        let mut list = Self::layout(config)?;
+        for parameter in &mut list {
+            let is_it = |name: &str| {
+                without_state_dict(name) == parameter.name
+                    || name.strip_prefix("model.") == Some(&parameter.name)
+            };
+            let found = checkpoint.tensors.iter().find(|t| t.group == Group::Weights && is_it(&t.name));
+            let Some(tensor) = found else {
+                return Err(Error::settings(format!(
+                    "{}: has no tensor `{}`, which a model of this configuration needs",
+                    checkpoint.path.display(),
+                    parameter.name
+                )));
+            };
+            if tensor.shape != parameter.shape {
+                return Err(Error::settings(format!(
+                    "{}: tensor `{}` has shape {:?}, and the configuration asks for {:?}",
+                    checkpoint.path.display(),
+                    tensor.name.escape_debug(),
+                    tensor.shape,
+                    parameter.shape
+                )));
+            }
+            parameter.values = checkpoint.values(tensor)?;
+        }
+        Ok(Parameters(list))
+    }
+
+    /// Zeros of the same lengths.
+    pub fn zeros(&self) -> Gradients {
+        self.0.iter().map(|p| vec![0.0; p.values.len()]).collect()
+    }
+
+    /// Elements of all parameters.
+    pub fn count(&self) -> usize {
+        self.0.iter().map(|p| p.values.len()).sum()
+    }
+
+    /// Index of the parameter called `name`.
+    pub fn position(&self, name: &str) -> Option<usize> {
+        self.0.iter().position(|p| p.name == name)
+    }
+}
+
+fn check(c: &StudentConfig) -> Result<()> {
+    let sizes =
+        [c.vocab_size, c.hidden_dim, c.num_layers, c.num_heads, c.num_kv_heads, c.head_dim, c.mlp_hidden_dim];
+    if sizes.contains(&0) {
+        return Err(Error::settings("a model needs sizes above 0 everywhere"));
+    }
+    if !c.num_heads.is_multiple_of(c.num_kv_heads) {
+        return Err(Error::settings(format!(
+            "{} query heads cannot share {} key heads evenly",
+            c.num_heads, c.num_kv_heads
+        )));
+    }
+    if !c.head_dim.is_multiple_of(2) {
+        return Err(Error::settings(format!(
+            "head_dim {} is odd, and rotary embedding turns pairs",
+            c.head_dim
+        )));
+    }
+    let product = |dims: &[usize]| dims.iter().try_fold(1u64, |n, &d| n.checked_mul(d as u64));
+    let elements = || {
+        let heads = product(&[c.num_heads + 2 * c.num_kv_heads, c.head_dim])?;
+        let layer = heads.checked_add(product(&[c.num_heads, c.head_dim])?)?;
+        let layer = layer.checked_add(product(&[3, c.mlp_hidden_dim])?)?.checked_mul(c.hidden_dim as u64)?;
+        product(&[2, c.vocab_size, c.hidden_dim])?.checked_add(layer.checked_mul(c.num_layers as u64)?)
+    };
+    match elements() {
+        Some(n) if n <= MAX_ELEMENTS => Ok(()),
+        _ => {
+            Err(Error::settings("a model of this configuration has more parameters than can be trained here"))
+        }
+    }
+}

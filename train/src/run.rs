@@ -1,0 +1,108 @@
+//! A run's folder: its settings, its metrics, its checkpoints.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::{Error, Result};
+
+/// The folder that a run writes to: `config.toml`, `metrics.jsonl` (one JSON object a line), `step-N.pt`, `best.pt`.
+#[derive(Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+    metrics: File,
+}
+
+/// Bytes at the end of a metrics file in which an unfinished line is looked for.
+const TAIL: u64 = 1 << 16;
+
+impl RunFolder {
+    /// Makes the folder, or goes on in it.
+    ///
+    /// # Errors
+    /// `Write`.
+    pub fn open(path: &Path) -> Result<Self> {
+        std::fs::create_dir_all(path).map_err(|e| Error::write(path, e))?;
+        let metrics = path.join("metrics.jsonl");
+        end_last_line(&metrics).map_err(|e| Error::write(&metrics, e))?;
+        let file = File::options().create(true).append(true).open(&metrics);
+        Ok(RunFolder { path: path.to_path_buf(), metrics: file.map_err(|e| Error::write(&metrics, e))? })
+    }
+
+    /// Writes the run's settings, whole or not at all.
+    ///
+    /// # Errors
+    /// `Write`.
+    pub fn config(&self, toml: &str) -> Result<()> {
+        let path = self.path.join("config.toml");
+        let io = |e| Error::write(&path, e);
+        let mut file = tempfile::Builder::new().prefix(".ckpt-").tempfile_in(&self.path).map_err(io)?;
+        file.write_all(toml.as_bytes()).and_then(|()| file.as_file().sync_all()).map_err(io)?;
+        file.persist(&path).map_err(|e| io(e.error))?;
+        Ok(())
+    }
+
+    /// Adds a line to the metrics.
+    ///
+    /// # Errors
+    /// `Write`.
+    pub fn metric(&mut self, entry: &impl Serialize) -> Result<()> {
+        let io = |e: std::io::Error| Error::write(&self.path.join("metrics.jsonl"), e);
+        let mut line = serde_json::to_vec(entry).map_err(|e| io(e.into()))?;
+        line.push(b'\n');
+        self.metrics.write_all(&line).map_err(io)
+    }
+
+    /// Where the checkpoint of `step` goes.
+    pub fn checkpoint(&self, step: u64) -> PathBuf {
+        self.path.join(format!("step-{step:06}.pt"))
+    }
+
+    /// Where the best checkpoint by validation loss goes.
+    pub fn best(&self) -> PathBuf {
+        self.path.join("best.pt")
+    }
+
+    /// Where the batch goes that made a run stop.
+    pub fn bad_batch(&self, step: u64) -> PathBuf {
+        self.path.join(format!("bad-batch-{step:06}.pt"))
+    }
+
+    /// Removes all but the last `keep` checkpoints up to `step`; those of later steps, from a run that went further, stay.
+    ///
+    /// # Errors
+    /// `Write` when the folder cannot be listed or a file not removed.
+    pub fn prune(&self, keep: usize, step: u64) -> Result<()> {
+        let io = |e| Error::write(&self.path, e);
+        let mut steps: Vec<u64> = std::fs::read_dir(&self.path)
+            .map_err(io)?
+            .filter_map(|entry| {
+                let name = entry.ok()?.file_name();
+                name.to_str()?.strip_prefix("step-")?.strip_suffix(".pt")?.parse().ok()
+            })
+            .filter(|&s: &u64| s <= step)
+            .collect();
+        steps.sort_unstable();
+        let surplus = steps.len().saturating_sub(keep);
+        for &old in &steps[..surplus] {
+            std::fs::remove_file(self.checkpoint(old)).map_err(io)?;
+        }
+        Ok(())
+    }
+}
+
+/// Ends a line that a killed run left unfinished, so that the next one is a line of its own.
+fn end_last_line(path: &Path) -> std::io::Result<()> {
+    use std::io::{Read, Seek, SeekFrom};
+    let Ok(mut file) = File::options().read(true).append(true).open(path) else { return Ok(()) };
+    let len = file.metadata()?.len();
+    file.seek(SeekFrom::Start(len.saturating_sub(TAIL)))?;
+    let mut tail = Vec::new();
+    file.read_to_end(&mut tail)?;
+    if tail.last().is_some_and(|&b| b != b'\n') {
+        file.write_all(b"\n")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,587 @@
+//! The training loop: steps, validation, health, checkpoints; stopped at any step and resumed as if it had not been.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use ckpt_convert::{Object, save};
+use ckpt_inspect::metadata::{as_f64, as_u64};
+use ckpt_inspect::{Checkpoint, StudentConfig, Thresholds, Verdict};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use serde_pickle::Value;
+
+use crate::data::{self, Stream};
+use crate::optim::{self, Optimizer};
+use crate::run::RunFolder;
+use crate::{
+    Batch, Error, Estimator, Gradients, Health, Loss, Network, Parameters, Result, Schedule, clip,
+    global_norm, plain,
+};
+
+/// Everything that decides what a run does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// The step to stop at, counted from the model's beginning.
+    pub steps: u64,
+    /// Batches whose gradients are averaged for one step.
+    pub accumulate: u64,
+    /// Largest global norm of the gradients; 0 for no limit.
+    pub clip: f64,
+    /// Label smoothing of the loss.
+    pub label_smoothing: f64,
+    /// Whether scales are held constant in the backward pass of a BitLinear.
+    pub detached_scales: bool,
+    /// Names all random draws.
+    pub seed: u64,
+    /// Steps between checkpoints; 0 for one at the end.
+    pub save_every: u64,
+    /// Checkpoints to keep; 0 for all.
+    pub keep_last: usize,
+    /// Steps between validations; 0 for none.
+    pub validate_every: u64,
+    /// Steps between measurements of the weights; 0 for none.
+    pub health_every: u64,
+    /// Whether to stop when a layer falls below healthy.
+    pub stop_on_collapse: bool,
+    /// Steps in a row that NaN or infinity may spoil before the run stops.
+    pub max_skipped: u64,
+    /// Below which std a layer is unhealthy.
+    pub thresholds: Thresholds,
+    /// The learning rate over steps.
+    pub schedule: Schedule,
+    /// The optimizer.
+    pub optimizer: optim::Settings,
+    /// The data.
+    pub data: data::Settings,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            steps: 1000,
+            accumulate: 1,
+            clip: 1.0,
+            label_smoothing: 0.0,
+            detached_scales: false,
+            seed: 0,
+            save_every: 500,
+            keep_last: 0,
+            validate_every: 250,
+            health_every: 50,
+            stop_on_collapse: false,
+            max_skipped: 5,
+            thresholds: Thresholds::default(),
+            schedule: Schedule::default(),
+            optimizer: optim::Settings::default(),
+            data: data::Settings::default(),
+        }
+    }
+}
+
+/// What a checkpoint's own state may be replaced by.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ResumeOptions {
+    /// Start although layers have collapsed.
+    pub allow_collapsed: bool,
+    /// Leave the optimizer's state behind.
+    pub reset_optimizer: bool,
+    /// Begin the data anew.
+    pub restart_data: bool,
+}
+
+/// What happens during a run, for whoever watches.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A step was taken.
+    Step {
+        /// Steps taken so far.
+        step: u64,
+        /// Mean loss of its batches.
+        loss: f64,
+        /// Global norm of its gradients before clipping.
+        norm: f64,
+        /// Factor of the schedule.
+        factor: f64,
+        /// Tokens it saw.
+        tokens: u64,
+        /// How long it took.
+        seconds: f64,
+    },
+    /// The held-out loss was measured.
+    Validation {
+        /// Steps taken so far.
+        step: u64,
+        /// Mean loss.
+        loss: f64,
+        /// Whether it is the lowest so far.
+        best: bool,
+    },
+    /// The weights were measured.
+    Health(u64, &'a Health),
+    /// A checkpoint was written.
+    Saved(&'a Path),
+    /// Something the user should know.
+    Warning(String),
+}
+
+/// Why a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All steps were taken.
+    Finished,
+    /// The caller asked to stop; a checkpoint was written.
+    Interrupted,
+}
+
+/// A run.
+pub struct Trainer {
+    settings: Settings,
+    config: StudentConfig,
+    parameters: Parameters,
+    network: Network,
+    optimizer: Box<dyn Optimizer>,
+    loss: Loss,
+    stream: Stream,
+    step: u64,
+    tokens: u64,
+    skipped: u64,
+    best_loss: Option<f64>,
+    last_loss: Option<f64>,
+    warnings: Vec<String>,
+}
+
+impl Trainer {
+    /// A new model's run.
+    ///
+    /// # Errors
+    /// `Settings`; `Read` and `Data` for the data.
+    pub fn new(config: &StudentConfig, settings: &Settings) -> Result<Self> {
+        let parameters = Parameters::init(config, settings.seed)?;
+        Self::with(config.clone(), parameters, settings)
+    }
+
+    /// Goes on from `checkpoint`: with its weights, and as far as it has them the optimizer's state, the step, and the
+    /// place in the data.
+    ///
+    /// # Errors
+    /// `Collapsed` when its layers have, unless allowed; `Settings` when it is no student model or its state is of
+    /// another optimizer; the checkpoint's own.
+    pub fn resume(checkpoint: &Checkpoint, settings: &Settings, options: ResumeOptions) -> Result<Self> {
+        let path = checkpoint.path.display();
+        let config = checkpoint.model.student.clone().ok_or_else(|| {
+            Error::settings(format!("{path}: holds no student model, and no other model can be trained"))
+        })?;
+        let parameters = Parameters::load(&config, checkpoint)?;
+        if !options.allow_collapsed {
+            refuse_collapsed(checkpoint, &config, &parameters, &settings.thresholds)?;
+        }
+        let mut trainer = Self::with(config, parameters, settings)?;
+        trainer.warnings.extend(checkpoint.model.assumed.iter().map(|a| format!("{path}: {a}")));
+        let number = |name: &str| checkpoint.meta(&format!("training_state.{name}"));
+        let state_step = number("step").and_then(as_u64);
+        trainer.step = state_step.or(checkpoint.step.as_ref().map(|s| s.0)).unwrap_or(0);
+        trainer.check_steps()?;
+        trainer.tokens = number("total_tokens").and_then(as_u64).unwrap_or(0);
+        trainer.skipped = number("skipped").and_then(as_u64).unwrap_or(0);
+        trainer.best_loss = number("best_loss").and_then(as_f64).filter(|l| l.is_finite());
+        const STATE: &str = "optimizer_state_dict";
+        if options.reset_optimizer {
+            trainer.warnings.push("the optimizer starts without its state, as asked".into());
+        } else if checkpoint.meta(STATE).is_some() {
+            trainer.optimizer.load(checkpoint, STATE, &trainer.parameters)?;
+        } else {
+            trainer.warnings.push(format!("{path}: holds no optimizer state, so moments start at zero"));
+        }
+        if !options.restart_data
+            && !trainer.stream.restore(checkpoint, "training_state.data")?
+            && trainer.step > 0
+        {
+            trainer
+                .warnings
+                .push(format!("{path}: does not say where in the data it was, so the data begins anew"));
+        }
+        Ok(trainer)
+    }
+
+    fn with(config: StudentConfig, parameters: Parameters, settings: &Settings) -> Result<Self> {
+        if settings.accumulate == 0
+            || !(0.0..=1.0).contains(&settings.label_smoothing)
+            || settings.clip.is_nan()
+            || settings.clip < 0.0
+        {
+            return Err(Error::settings(
+                "accumulate must be above 0, label smoothing from 0 to 1, clip at least 0",
+            ));
+        }
+        let length = settings.data.length;
+        if length > config.max_seq_len {
+            return Err(Error::settings(format!(
+                "sequences of {length} positions, and the model was made for at most {}",
+                config.max_seq_len
+            )));
+        }
+        let estimator = if settings.detached_scales { Estimator::Detached } else { Estimator::ThroughScales };
+        let optimizer = settings.optimizer.build(&parameters, settings.seed)?;
+        let mut warnings = Vec::new();
+        for (lr, weight_decay) in optimizer.ternary_decay(&parameters) {
+            warnings.push(format!(
+                "weight decay {weight_decay} at learning rate {lr} shrinks ternary weights: on its own it halves them every {:.0} steps (ln 2 / (lr * weight decay)), and absmean quantization hides that from the loss",
+                optim::half_life(lr, weight_decay)
+            ));
+        }
+        Ok(Trainer {
+            network: Network::new(&config, &parameters, estimator),
+            optimizer,
+            loss: Loss { label_smoothing: settings.label_smoothing },
+            stream: Stream::new(&settings.data, settings.seed)?,
+            settings: settings.clone(),
+            config,
+            parameters,
+            step: 0,
+            tokens: 0,
+            skipped: 0,
+            best_loss: None,
+            last_loss: None,
+            warnings,
+        })
+    }
+
+    fn check_steps(&self) -> Result<()> {
+        match self.step < self.settings.steps {
+            true => Ok(()),
+            false => Err(Error::settings(format!(
+                "the model is at step {} already; --steps is the step to stop at",
+                self.step
+            ))),
+        }
+    }
+
+    /// Steps taken so far.
+    pub fn step(&self) -> u64 {
+        self.step
+    }
+
+    /// The model's configuration.
+    pub fn config(&self) -> &StudentConfig {
+        &self.config
+    }
+
+    /// The weights as they are.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// Trains to the last step, or until `stop` is set: then the step at hand is finished and saved. Everything that
+    /// happens is told to `watch` and written to `folder`.
+    ///
+    /// # Errors
+    /// `Stopped` when NaN spoils step after step (the batch is saved) or a layer collapses and the settings say to stop;
+    /// errors of data and of writing.
+    pub fn run(
+        &mut self,
+        folder: &mut RunFolder,
+        stop: &AtomicBool,
+        watch: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Outcome> {
+        for warning in std::mem::take(&mut self.warnings) {
+            watch(Event::Warning(warning));
+        }
+        self.check_steps()?;
+        let validation = match self.settings.validate_every {
+            0 => Vec::new(),
+            _ => Stream::validation(&self.settings.data, self.settings.seed)?,
+        };
+        let mut gradients = self.parameters.zeros();
+        let (mut spoiled, mut told_bad, mut saved_at) = (0, 0, None);
+        while self.step < self.settings.steps {
+            if stop.load(Ordering::Relaxed) {
+                if saved_at != Some(self.step) {
+                    self.save(folder, watch)?;
+                }
+                return Ok(Outcome::Interrupted);
+            }
+            let started = Instant::now();
+            let mut batches = Vec::new();
+            for _ in 0..self.settings.accumulate {
+                batches.push(self.stream.batch()?);
+            }
+            if self.stream.bad > told_bad {
+                told_bad = self.stream.bad;
+                let shown = std::mem::take(&mut self.stream.shown);
+                watch(Event::Warning(format!(
+                    "{told_bad} bad lines so far were left out; {}",
+                    shown.join("; ")
+                )));
+            }
+            let (loss, norm) = self.gradients(&batches, &mut gradients)?;
+            let factor = self.settings.schedule.factor(self.step);
+            if loss.is_finite() && norm.is_finite() {
+                spoiled = 0;
+                if self.settings.clip > 0.0 {
+                    clip(&mut gradients, norm, self.settings.clip);
+                }
+                self.optimizer.step(&mut self.parameters, &gradients, factor, self.step);
+                self.last_loss = Some(loss);
+            } else {
+                spoiled += 1;
+                self.skipped += 1;
+                watch(Event::Warning(format!(
+                    "step {}: loss {loss}, gradient norm {norm}; the step is skipped ({} so far)",
+                    self.step + 1,
+                    self.skipped
+                )));
+                if spoiled >= self.settings.max_skipped {
+                    return Err(self.give_up(folder, &batches, spoiled));
+                }
+            }
+            self.step += 1;
+            let tokens: u64 = batches.iter().map(|b| b.ids.len() as u64).sum();
+            self.tokens += tokens;
+            let seconds = started.elapsed().as_secs_f64();
+            folder.metric(&json!({
+                "step": self.step, "loss": finite(loss), "grad_norm": finite(norm), "lr_factor": factor,
+                "tokens": self.tokens, "tokens_per_second": tokens as f64 / seconds, "epoch": self.stream.epoch,
+            }))?;
+            watch(Event::Step { step: self.step, loss, norm, factor, tokens, seconds });
+            saved_at = self.after_step(folder, &validation, watch)?.then_some(self.step);
+        }
+        if saved_at != Some(self.step) {
+            self.save(folder, watch)?;
+        }
+        Ok(Outcome::Finished)
+    }
+
+    /// Mean loss of `batches`, its gradients, and their norm.
+    fn gradients(&mut self, batches: &[Batch], gradients: &mut Gradients) -> Result<(f64, f64)> {
+        gradients.iter_mut().for_each(|g| g.fill(0.0));
+        self.network.refresh(&self.parameters);
+        let weight = 1.0 / batches.len() as f32;
+        let mut total = 0.0;
+        for batch in batches {
+            total += self.network.accumulate(&self.parameters, batch, &self.loss, weight, gradients)?;
+        }
+        self.network.finish(&self.parameters, gradients);
+        Ok((total / batches.len() as f64, global_norm(gradients)))
+    }
+
+    /// Validates, measures and saves, where it is time to. Whether it saved.
+    fn after_step(
+        &mut self,
+        folder: &mut RunFolder,
+        validation: &[Batch],
+        watch: &mut dyn FnMut(Event<'_>),
+    ) -> Result<bool> {
+        let (step, last) = (self.step, self.step == self.settings.steps);
+        let due = |every: u64| every > 0 && (step.is_multiple_of(every) || last);
+        if due(self.settings.validate_every) && !validation.is_empty() {
+            let mut total = 0.0;
+            for batch in validation {
+                total += self.network.loss(&self.parameters, batch, &self.loss)?;
+            }
+            let loss = total / validation.len() as f64;
+            let best = loss.is_finite() && self.best_loss.is_none_or(|b| loss < b);
+            folder.metric(&json!({ "step": step, "validation_loss": finite(loss) }))?;
+            watch(Event::Validation { step, loss, best });
+            if best {
+                self.best_loss = Some(loss);
+                save(&self.object(), &folder.best(), true)?;
+            }
+        }
+        let mut collapsed = None;
+        if due(self.settings.health_every) {
+            let health = Health::of(&self.parameters, &self.config, &self.settings.thresholds);
+            folder.metric(&json!({ "step": step, "health": health.layers }))?;
+            watch(Event::Health(step, &health));
+            let unhealthy = health.unhealthy();
+            if let Some(worst) = unhealthy.first() {
+                let std = worst.std.map_or("none".into(), |s| format!("{s:.1e}"));
+                let what = format!(
+                    "step {step}: {} of {} ternary matrices are unhealthy; {} is {} (std {std}, {:.1} % zeros)",
+                    unhealthy.len(),
+                    health.layers.len(),
+                    worst.name,
+                    worst.verdict,
+                    100.0 * worst.zero
+                );
+                watch(Event::Warning(what.clone()));
+                collapsed = Some(what);
+            }
+        }
+        let save_now = due(self.settings.save_every) || last;
+        if save_now {
+            self.save(folder, watch)?;
+        }
+        match collapsed.filter(|_| self.settings.stop_on_collapse) {
+            Some(what) => {
+                if !save_now {
+                    self.save(folder, watch)?;
+                }
+                Err(Error::Stopped(what))
+            }
+            None => Ok(save_now),
+        }
+    }
+
+    fn save(&self, folder: &RunFolder, watch: &mut dyn FnMut(Event<'_>)) -> Result<()> {
+        let path = folder.checkpoint(self.step);
+        save(&self.object(), &path, true)?;
+        if self.settings.keep_last > 0 {
+            folder.prune(self.settings.keep_last, self.step)?;
+        }
+        watch(Event::Saved(&path));
+        Ok(())
+    }
+
+    fn give_up(&self, folder: &RunFolder, batches: &[Batch], spoiled: u64) -> Error {
+        let path: PathBuf = folder.bad_batch(self.step + 1);
+        let ids: Vec<i32> = batches.iter().flat_map(|b| b.ids.iter().map(|&id| id as i32)).collect();
+        let targets: Vec<i32> = batches.iter().flat_map(|b| b.targets.iter().copied()).collect();
+        let (rows, len) = (batches.iter().map(|b| b.rows).sum(), batches[0].len);
+        let integers = |values: Vec<i32>| Object::Integers { shape: vec![rows, len], values: values.into() };
+        let object = Object::dict([("ids", integers(ids)), ("targets", integers(targets))]);
+        match save(&object, &path, true) {
+            Ok(()) => Error::Stopped(format!(
+                "{spoiled} steps in a row gave NaN or infinity; the last batch is in {}. Lower the learning rate, or look for NaN in the weights with `ckpt inspect`",
+                path.display()
+            )),
+            Err(error) => error.into(),
+        }
+    }
+
+    /// The checkpoint: the seed trainer's layout, with the place in the data beside the step.
+    fn object(&self) -> Object<'_> {
+        let named = self.parameters.0.iter().map(|p| (p.name.as_str(), Object::floats(&p.shape, &p.values)));
+        let factor = self.settings.schedule.factor(self.step);
+        let number = |n: u64| Value::I64(n as i64);
+        let state = [
+            ("step", number(self.step)),
+            ("epoch", number(self.stream.epoch)),
+            ("best_loss", Value::F64(self.best_loss.unwrap_or(f64::INFINITY))),
+            ("total_tokens", number(self.tokens)),
+            ("skipped", number(self.skipped)),
+            ("seed", number(self.settings.seed)),
+        ];
+        let state = state.into_iter().map(|(name, value)| (name, Object::Plain(value)));
+        let config =
+            plain([("model", model_config(&self.config)), ("training", training_config(&self.settings))]);
+        Object::dict([
+            ("model_state_dict", Object::dict(named)),
+            ("optimizer_state_dict", self.optimizer.state(&self.parameters, factor)),
+            ("scheduler_state_dict", Object::Plain(plain([("last_epoch", number(self.step))]))),
+            ("training_state", Object::dict(state.chain([("data", self.stream.state())]))),
+            ("step", Object::Plain(number(self.step))),
+            ("loss", Object::Plain(self.last_loss.map_or(Value::None, Value::F64))),
+            ("config", Object::Plain(config)),
+        ])
+    }
+}
+
+fn finite(x: f64) -> serde_json::Value {
+    if x.is_finite() { json!(x) } else { json!(x.to_string()) }
+}
+
+/// The configuration under the seed's names.
+fn model_config(c: &StudentConfig) -> Value {
+    let number = |n: usize| Value::I64(n as i64);
+    let cap = |cap: Option<f64>| cap.map_or(Value::None, Value::F64);
+    let mut entries = vec![
+        ("vocab_size", number(c.vocab_size)),
+        ("hidden_dim", number(c.hidden_dim)),
+        ("num_layers", number(c.num_layers)),
+        ("num_heads", number(c.num_heads)),
+        ("num_kv_heads", number(c.num_kv_heads)),
+        ("head_dim", number(c.head_dim)),
+        ("mlp_hidden_dim", number(c.mlp_hidden_dim)),
+        ("max_seq_len", number(c.max_seq_len)),
+        ("dropout", Value::F64(0.0)),
+        ("rope_base", Value::F64(c.rope_base)),
+        ("rope_scaling", Value::None),
+        ("bitlinear_per_channel", Value::Bool(c.bitlinear_per_channel)),
+        ("quantization_eps", Value::F64(c.quantization_eps)),
+        ("norm_eps", Value::F64(c.norm_eps)),
+        ("tie_word_embeddings", Value::Bool(c.tie_word_embeddings)),
+        ("use_qk_norm", Value::Bool(c.use_qk_norm)),
+        ("attn_logit_soft_cap", cap(c.attn_logit_soft_cap)),
+        ("final_logit_soft_cap", cap(c.final_logit_soft_cap)),
+    ];
+    match c.use_bitlinear_ffn == c.use_bitlinear_attn {
+        true => entries.push(("use_bitlinear", Value::Bool(c.use_bitlinear_ffn))),
+        false => entries.extend([
+            ("use_bitlinear_ffn", Value::Bool(c.use_bitlinear_ffn)),
+            ("use_bitlinear_attn", Value::Bool(c.use_bitlinear_attn)),
+        ]),
+    }
+    plain(entries)
+}
+
+/// What `ckpt report` compares a decline with, under the seed's names.
+fn training_config(settings: &Settings) -> Value {
+    let o = &settings.optimizer;
+    let mut entries = vec![
+        ("optimizer", Value::String(o.name.clone())),
+        ("weight_decay", Value::F64(o.weight_decay)),
+        ("ternary_weight_decay", Value::F64(o.ternary_weight_decay)),
+        ("gradient_accumulation_steps", Value::I64(settings.accumulate as i64)),
+    ];
+    if let Some(lr) = o.lr {
+        entries.push((if o.name.contains("muon") { "muon_lr" } else { "learning_rate" }, Value::F64(lr)));
+    }
+    plain(entries)
+}
+
+/// Checkpoints of a folder that are looked at for a healthy one, newest first.
+const LOOKED_AT: usize = 64;
+
+fn refuse_collapsed(
+    checkpoint: &Checkpoint,
+    config: &StudentConfig,
+    parameters: &Parameters,
+    thresholds: &Thresholds,
+) -> Result<()> {
+    let health = Health::of(parameters, config, thresholds);
+    let unhealthy = health.unhealthy();
+    let Some(worst) = unhealthy.first() else { return Ok(()) };
+    let std = worst.std.map_or("none".into(), |s| format!("{s:.1e}"));
+    let what = format!(
+        "{}: {} of {} ternary matrices have collapsed; {} is {} (std {std})",
+        checkpoint.path.display(),
+        unhealthy.len(),
+        health.layers.len(),
+        worst.name,
+        worst.verdict
+    );
+    Err(Error::Collapsed(match last_healthy(checkpoint, thresholds) {
+        Some(path) => format!(
+            "{what}. The last healthy one is {}; --allow-collapsed goes on regardless",
+            path.display()
+        ),
+        None => format!(
+            "{what}. No other checkpoint in its folder is healthy; --allow-collapsed goes on regardless"
+        ),
+    }))
+}
+
+/// The healthy checkpoint of the latest step in the folder of `checkpoint`.
+fn last_healthy(checkpoint: &Checkpoint, thresholds: &Thresholds) -> Option<PathBuf> {
+    let folder = match checkpoint.path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    let mut others: Vec<(u64, PathBuf)> = ckpt_inspect::find(folder)
+        .ok()?
+        .into_iter()
+        .filter(|path| *path != checkpoint.path)
+        .filter_map(|path| Some((ckpt_inspect::step_from_path(&path)?, path)))
+        .collect();
+    others.sort_by_key(|(step, _)| std::cmp::Reverse(*step));
+    let healthy = |path: &Path| {
+        let checkpoint = ckpt_inspect::open(path).ok()?;
+        let config = checkpoint.model.student.clone()?;
+        let parameters = Parameters::load(&config, &checkpoint).ok()?;
+        let health = Health::of(&parameters, &config, thresholds);
+        Some(health.layers.iter().all(|l| l.verdict == Verdict::Healthy))
+    };
+    others.into_iter().take(LOOKED_AT).map(|(_, path)| path).find(|path| healthy(path) == Some(true))
+}

@@ -1,0 +1,210 @@
+//! Data: every form of it, packing, masks, order, and bad lines.
+
+mod truth;
+
+use std::path::{Path, PathBuf};
+
+use ckpt_train::data::{Settings, Stream};
+
+/// A tokenizer of single bytes: `a` is 97 … and `</s>` is 256.
+fn tokenizer(folder: &Path) -> PathBuf {
+    let path = folder.join("tokenizer.json");
+    // Byte-level BPE writes printable bytes as themselves, space as Ġ and newline as Ċ.
+    let mut vocab: serde_json::Map<String, serde_json::Value> =
+        (33u8..127).map(|b| (char::from(b).to_string(), b.into())).collect();
+    vocab.insert("Ġ".into(), 32.into());
+    vocab.insert("Ċ".into(), 10.into());
+    let end = serde_json::json!({ "id": 256, "content": "</s>", "single_word": false, "lstrip": false,
+        "rstrip": false, "normalized": false, "special": true });
+    vocab.insert("</s>".into(), 256.into());
+    let json = serde_json::json!({
+        "version": "1.0", "added_tokens": [end],
+        "pre_tokenizer": { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true },
+        "model": { "type": "BPE", "vocab": vocab, "merges": [] }
+    });
+    std::fs::write(&path, json.to_string()).unwrap();
+    path
+}
+
+fn in_order(folder: &Path, file: &str, contents: &[u8], length: usize) -> Settings {
+    let path = folder.join(file);
+    std::fs::write(&path, contents).unwrap();
+    Settings {
+        files: vec![path],
+        tokenizer: Some(tokenizer(folder)),
+        length,
+        batch: 1,
+        shuffle: false,
+        holdout: 0.0,
+        ..Settings::default()
+    }
+}
+
+/// Ids and targets of the first `n` batches as text, `_` for what is ignored and `$` for the end.
+fn shown(settings: &Settings, n: usize) -> Vec<(String, String)> {
+    let mut stream = Stream::new(settings, 0).unwrap();
+    let text = |id: i64| match id {
+        256 => '$',
+        -100 => '_',
+        id => char::from(id as u8),
+    };
+    (0..n)
+        .map(|_| {
+            let batch = stream.batch().unwrap();
+            let ids = batch.ids.iter().map(|&id| text(id.into())).collect();
+            (ids, batch.targets.iter().map(|&t| text(t.into())).collect())
+        })
+        .collect()
+}
+
+fn pairs(all: &[(&str, &str)]) -> Vec<(String, String)> {
+    all.iter().map(|(a, b)| (a.to_string(), b.to_string())).collect()
+}
+
+#[test]
+fn text_is_packed_and_every_token_predicted_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = in_order(folder.path(), "a.txt", b"hello there\nyou\n", 5);
+    let got = shown(&settings, 4);
+    assert_eq!(got[..3], pairs(&[("hello", "ello "), (" ther", "there"), ("e\nyou", "\nyou\n")]));
+    // The text's end, and the next pass.
+    assert_eq!(got[3], ("\n$hel".into(), "$hell".into()));
+}
+
+#[test]
+fn prompts_are_masked() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines = br#"{"prompt": "ab", "response": "cd"}
+{"prompt": "p", "responses": {"one": "q", "two": {"response": "r"}}}
+{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]}
+{"text": "xyz"}
+"#;
+    let mut settings = in_order(folder.path(), "a.jsonl", lines, 19);
+    let all = "abcd$pq$pr$hi\nyo$xyz$";
+    assert_eq!(shown(&settings, 1), pairs(&[(&all[..19], "_cd$_q$_r$___yo$xyz"[..].trim_end())]));
+    settings.mask_prompts = false;
+    assert_eq!(shown(&settings, 1), pairs(&[(&all[..19], &all[1..20])]));
+}
+
+#[test]
+fn bad_lines_are_counted_and_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines = b"{\"text\": \"good\"}\nnot json\n{\"other\": 1}\n\xff\xfe\n\n{\"text\": \"day\"}\n";
+    let settings = in_order(folder.path(), "a.jsonl", lines, 6);
+    let mut stream = Stream::new(&settings, 0).unwrap();
+    assert_eq!(
+        stream.batch().unwrap().ids,
+        b"good\x00d"[..].iter().map(|&b| if b == 0 { 256 } else { b.into() }).collect::<Vec<u32>>()
+    );
+    assert_eq!(stream.bad, 3);
+    assert!(stream.shown[0].contains("a.jsonl: the line at byte 17"), "{:?}", stream.shown);
+    let nothing = in_order(folder.path(), "b.jsonl", b"[]\n", 6);
+    let error = Stream::new(&nothing, 0).unwrap().batch().unwrap_err().to_string();
+    assert!(error.contains("no sequence"), "{error}");
+}
+
+#[test]
+fn shuffled_passes_hand_out_every_sequence_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let ids: Vec<u8> = (0..40).flat_map(|i| [65 + i, 1, 2]).collect();
+    for buffer in [1, 7, 1000] {
+        let file = npy("|u1", "(40, 3)", &ids);
+        let settings = Settings { shuffle: true, buffer, ..in_order(folder.path(), "a.npy", &file, 2) };
+        let mut passes: Vec<Vec<u32>> = Vec::new();
+        let mut stream = Stream::new(&settings, 9).unwrap();
+        for _ in 0..2 {
+            passes.push((0..40).map(|_| stream.batch().unwrap().ids[0]).collect());
+        }
+        let sorted = |pass: &[u32]| {
+            let mut pass = pass.to_vec();
+            pass.sort_unstable();
+            pass
+        };
+        assert_eq!(sorted(&passes[0]), (65..105).collect::<Vec<_>>(), "buffer {buffer}");
+        assert_eq!(sorted(&passes[1]), sorted(&passes[0]));
+        // A buffer of one is no shuffle.
+        assert_eq!(passes[0] != sorted(&passes[0]) && passes[0] != passes[1], buffer > 1);
+    }
+}
+
+#[test]
+fn held_out_documents_are_not_trained_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines: String = (0..60).map(|i| format!("{{\"text\": \"{}\"}}\n", char::from(b'0' + i))).collect();
+    let mut settings = in_order(folder.path(), "a.jsonl", lines.as_bytes(), 2);
+    settings.holdout = 0.3;
+    let ids = |batches: Vec<ckpt_train::Batch>| {
+        batches
+            .into_iter()
+            .flat_map(|b| b.ids)
+            .filter(|&id| id != 256)
+            .collect::<std::collections::BTreeSet<u32>>()
+    };
+    let held_out = ids(Stream::validation(&settings, 3).unwrap());
+    let mut stream = Stream::new(&settings, 3).unwrap();
+    let trained = ids((0..120).map(|_| stream.batch().unwrap()).collect());
+    assert!(held_out.len() >= 8 && trained.len() >= 30, "{held_out:?} {trained:?}");
+    assert!(held_out.is_disjoint(&trained));
+    let own = Settings { validation: settings.files.clone(), ..settings };
+    assert!(ids(Stream::validation(&own, 3).unwrap()).len() > 12);
+}
+
+#[test]
+fn ready_made_ids_keep_their_order() {
+    let truth = truth::truth();
+    let settings = Settings {
+        files: vec![truth::fixture("trajectories/truth.safetensors")],
+        batch: 4,
+        shuffle: false,
+        holdout: 0.0,
+        ..Settings::default()
+    };
+    // The fixture's only integer tensor is `batches`, 20 x 4 x 64.
+    let mut stream = Stream::new(&settings, 0).unwrap();
+    for batch in truth.batches.iter().chain(&truth.batches[..1]) {
+        assert_eq!(stream.batch().unwrap(), *batch);
+    }
+}
+
+fn npy(descr: &str, shape: &str, data: &[u8]) -> Vec<u8> {
+    let header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}\n");
+    let mut bytes = b"\x93NUMPY\x02\x00".to_vec();
+    bytes.extend((header.len() as u32).to_le_bytes());
+    bytes.extend(header.bytes());
+    bytes.extend(data);
+    bytes
+}
+
+#[test]
+fn npy_arrays() {
+    let folder = tempfile::tempdir().unwrap();
+    let read = |bytes: &[u8], length: usize| {
+        let mut settings = in_order(folder.path(), "a.npy", bytes, length);
+        settings.tokenizer = None;
+        Stream::new(&settings, 0).unwrap().batch().map(|b| b.ids).map_err(|e| e.to_string())
+    };
+    let words = |values: &[i64]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+    assert_eq!(read(&npy("<i8", "(2, 3)", &words(&[1, 2, 3, 4, 5, 6])), 9).unwrap(), [1, 2]);
+    assert_eq!(read(&npy("|u1", "(5,)", &[9, 8, 7, 6, 5]), 4).unwrap(), [9, 8, 7, 6]);
+    for (bytes, what) in [
+        (npy("<f4", "(2,)", &[0; 8]), "integers"),
+        (npy("<i8", "(2, 3)", &[0; 40]), "shorter"),
+        (npy("<i8", "(99999999999, 99999999999)", &[0; 40]), "shorter"),
+        (npy("<i8", "()", &[0; 8]), "scalar"),
+        (npy("<i8", "(1, 3)", &words(&[1, -2, 3])), "no token id"),
+        (b"\x93NUMPY\x01\x00\xff".to_vec(), "read"),
+        (b"PK".to_vec(), "read"),
+    ] {
+        let error = read(&bytes, 2).unwrap_err();
+        assert!(error.contains(what), "{what}: {error}");
+    }
+}
+
+#[test]
+fn text_without_a_tokenizer_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = Settings { tokenizer: None, ..in_order(folder.path(), "a.txt", b"text", 2) };
+    let error = Stream::new(&settings, 0).unwrap().batch().unwrap_err().to_string();
+    assert!(error.contains("--tokenizer"), "{error}");
+    assert!(Stream::new(&Settings::default(), 0).is_err());
+}
