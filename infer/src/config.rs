@@ -495,15 +495,19 @@ fn hugging_face(config: &Value) -> Result<Settings, String> {
 }
 
 fn gguf(metadata: &Value, architecture: &str) -> Result<Settings, String> {
-    let get = |key: &str| match metadata {
-        Value::Dict(entries) => entries.get(&HashableValue::String(format!("{architecture}.{key}"))),
+    let own = |key: String| match metadata {
+        Value::Dict(entries) => entries.get(&HashableValue::String(key)),
         _ => None,
     };
-    let number = |key: &str| match get(key) {
+    let get = |key: &str| own(format!("{architecture}.{key}"));
+    let as_number = |value: Option<&Value>| match value {
         Some(&Value::I64(n)) => Some(n as f64),
         Some(&Value::F64(x)) => Some(x),
         _ => None,
     };
+    let number = |key: &str| as_number(get(key));
+    // Keys of this suite's converter; in files of others no layer is a BitLinear unless its tensors are packed.
+    let yes = |key: &str| Some(matches!(own(format!("ckpt.{key}")), Some(&Value::Bool(true))));
     let size = |key: &str| number(key).filter(|&n| n >= 0.0).map(|n| n as usize);
     let scaling = match get("rope.scaling.type") {
         None => None,
@@ -526,10 +530,10 @@ fn gguf(metadata: &Value, architecture: &str) -> Result<Settings, String> {
         max_seq_len: size("context_length"),
         rope_base: number("rope.freq_base"),
         rope_scaling: scaling,
-        use_bitlinear_ffn: Some(false),
-        use_bitlinear_attn: Some(false),
-        bitlinear_per_channel: None,
-        quantization_eps: None,
+        use_bitlinear_ffn: yes("use_bitlinear_ffn"),
+        use_bitlinear_attn: yes("use_bitlinear_attn"),
+        bitlinear_per_channel: yes("bitlinear_per_channel"),
+        quantization_eps: as_number(own("ckpt.quantization_eps".into())),
         norm_eps: number("attention.layer_norm_rms_epsilon"),
         attn_logit_soft_cap: number("attn_logit_softcapping").map(Some),
         final_logit_soft_cap: number("final_logit_softcapping").map(Some),

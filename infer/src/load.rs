@@ -131,6 +131,13 @@ impl<'a> Loader<'a> {
         {
             return Ok(Matrix::Ternary(Ternary::from_codes(&codes, shape, vec![scale; shape.0])));
         }
+        if bitlinear && self.holds_codes() {
+            // Codes times their scale, in whatever type: they are not to be rounded a second time.
+            let Some(scale) = self.single_scale(tensor)? else { return self.plain(tensor, shape) };
+            let values = self.floats(tensor)?;
+            let codes: Vec<i8> = values.iter().map(|&w| i8::from(w > 0.0) - i8::from(w < 0.0)).collect();
+            return Ok(Matrix::Ternary(Ternary::from_codes(&codes, shape, vec![scale; shape.0])));
+        }
         if bitlinear {
             let (eps, per_row) = (self.config.quantization_eps, self.config.bitlinear_per_channel);
             let weights = self.floats(tensor)?;
@@ -147,19 +154,26 @@ impl<'a> Loader<'a> {
     }
 
     /// What all codes of a packed tensor are multiplied by; `None` where its blocks have scales of their own.
-    fn single_scale(&self, tensor: &TensorInfo) -> Result<Option<f32>> {
+    fn single_scale(&self, tensor: &'a TensorInfo) -> Result<Option<f32>> {
         if let DType::Ternary(_) = tensor.dtype {
             return Ok(Some(tensor.scale.unwrap_or(1.0)));
         }
-        let values = self.checkpoint.values(tensor)?;
+        let values = self.floats(tensor)?;
         let mut scale = 0.0;
-        for value in values.into_iter().map(f32::abs).filter(|&v| v != 0.0) {
+        for value in values.iter().map(|w| w.abs()).filter(|&v| v != 0.0) {
             if scale != 0.0 && value != scale {
                 return Ok(None);
             }
             scale = value;
         }
         Ok(Some(scale))
+    }
+
+    /// Whether the file says that its BitLinear layers' matrices are ternary already.
+    fn holds_codes(&self) -> bool {
+        use serde_pickle::{HashableValue, Value};
+        let Value::Dict(keys) = &self.checkpoint.metadata else { return false };
+        keys.get(&HashableValue::String("ckpt.latent".into())) == Some(&Value::Bool(false))
     }
 
     fn scale_is_lost(&self) -> bool {
