@@ -46,6 +46,7 @@ enum Table {
     F32,
     F16,
     Int8,
+    Q6,
 }
 
 #[derive(clap::Args)]
@@ -177,6 +178,7 @@ impl RunArgs {
             Table::F32 => TableType::F32,
             Table::F16 => TableType::F16,
             Table::Int8 => TableType::Int8,
+            Table::Q6 => TableType::Q6,
         });
         LoadOptions { settings, tables, kernel: None }
     }

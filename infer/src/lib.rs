@@ -36,6 +36,7 @@ mod model;
 mod names;
 mod prompt_cache;
 mod rope;
+mod rows;
 mod sample;
 
 pub use cache::{Cache, KvType, WhenFull};
