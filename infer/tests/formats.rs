@@ -70,7 +70,10 @@ fn student(folder: &Path) -> PathBuf {
         (name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap())
     });
     let path = folder.join("student.safetensors");
-    safetensors::serialize_to_file(views, None::<HashMap<String, String>>, &path).unwrap();
+    let config =
+        r#"{"model": {"hidden_dim": 256, "head_dim": 64, "max_seq_len": 128, "use_bitlinear": true}}"#;
+    let metadata = HashMap::from([("config".to_string(), config.to_string())]);
+    safetensors::serialize_to_file(views, Some(metadata), &path).unwrap();
     path
 }
 

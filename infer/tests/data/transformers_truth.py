@@ -6,6 +6,7 @@ float16 already) `rounded_loss` and `kl`, the divergence of its predictions from
 Run with torch, transformers and safetensors installed; the seed makes it repeat itself.
 """
 
+import copy
 import os
 
 import torch
@@ -32,13 +33,14 @@ for number, (name, (architecture, config, dtype)) in enumerate(CASES.items()):
         for parameter_name, parameter in model.named_parameters():
             if "norm" in parameter_name:
                 parameter.add_(0.2 * torch.randn_like(parameter))
-    # Weights of the type that is saved, computed with in float32.
-    model = model.to(dtype)
     folder = os.path.join(HERE, "transformers", name)
-    model.save_pretrained(folder)
+    copy.deepcopy(model).to(dtype).save_pretrained(folder)
+    # Weights as they are saved, computed with in float32. Rotary frequencies were never rounded.
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype).float()
     ids = torch.randint(config.vocab_size, (1, 30))
     with torch.no_grad():
-        exact = model.float()(ids, labels=ids)
+        exact = model(ids, labels=ids)
         for table in {model.model.embed_tokens, model.lm_head}:
             table.weight.copy_(table.weight.half().float())
         rounded = model(ids, labels=ids)
