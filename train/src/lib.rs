@@ -13,6 +13,7 @@ mod presets;
 mod random;
 mod run;
 mod schedule;
+mod tensorboard;
 mod trainer;
 
 pub use batch::{Batch, IGNORE};

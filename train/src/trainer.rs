@@ -191,18 +191,42 @@ impl Trainer {
             trainer.warnings.push("the optimizer starts without its state, as asked".into());
         } else if checkpoint.meta(STATE).is_some() {
             trainer.optimizer.load(checkpoint, STATE, &trainer.parameters)?;
+            trainer.note_rates(checkpoint, STATE);
         } else {
             trainer.warnings.push(format!("{path}: holds no optimizer state, so moments start at zero"));
         }
-        if !options.restart_data
-            && !trainer.stream.restore(checkpoint, "training_state.data")?
-            && trainer.step > 0
-        {
-            trainer
-                .warnings
-                .push(format!("{path}: does not say where in the data it was, so the data begins anew"));
+        let restored =
+            !options.restart_data && trainer.stream.restore(checkpoint, "training_state.data")?;
+        if !restored {
+            trainer.stream.begin_at(number("epoch").and_then(as_u64).unwrap_or(0));
+            if !options.restart_data && trainer.step > 0 {
+                trainer
+                    .warnings
+                    .push(format!("{path}: does not say where in the data it was, so a pass over it begins"));
+            }
         }
         Ok(trainer)
+    }
+
+    /// Tells of learning rates that the checkpoint's optimizer had and this run's has not.
+    fn note_rates(&mut self, checkpoint: &Checkpoint, key: &str) {
+        let ours = self.settings.optimizer.rates();
+        for (part, ours) in ours {
+            let groups = checkpoint.meta(&format!("{key}{part}.param_groups"));
+            let Some(Value::List(groups)) = groups else { continue };
+            let rate = |group: &Value| {
+                ckpt_inspect::lookup(group, "initial_lr")
+                    .or_else(|| ckpt_inspect::lookup(group, "lr"))
+                    .and_then(as_f64)
+            };
+            let Some(theirs) = groups.first().and_then(rate) else { continue };
+            if (theirs - ours).abs() > 1e-6 * ours.abs() {
+                self.warnings.push(format!(
+                    "{}: was trained at a learning rate of {theirs}, and this run goes on at {ours} (--lr)",
+                    checkpoint.path.display()
+                ));
+            }
+        }
     }
 
     fn with(config: StudentConfig, parameters: Parameters, settings: &Settings) -> Result<Self> {

@@ -174,6 +174,12 @@ impl Stream {
         Ok(stream)
     }
 
+    /// Begins with pass `epoch`.
+    pub fn begin_at(&mut self, epoch: u64) {
+        self.epoch = epoch;
+        self.begin_pass();
+    }
+
     /// Chooses the order of the files.
     fn begin_pass(&mut self) {
         self.order = (0..self.settings.files.len()).collect();
