@@ -1,11 +1,11 @@
 //! `ckpt report`: one page for any number of checkpoints and runs.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ckpt_inspect::Options;
 use ckpt_inspect::run::Run;
-use ckpt_reports::{Report, headline};
+use ckpt_reports::{Report, Training, headline};
 
 use crate::load::{LoadArgs, records};
 use crate::{Failure, exit, terminal};
@@ -55,6 +55,13 @@ impl Format {
     }
 }
 
+/// The metrics beside a run's checkpoints, if a trainer left some there that can be read.
+fn training(run: &Run) -> Option<Training> {
+    let folder = Path::new(&run.checkpoints.first()?.path).parent()?;
+    let file = std::fs::File::open(folder.join("metrics.jsonl")).ok()?;
+    Training::read(std::io::BufReader::new(file)).ok()?
+}
+
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<u8, Failure> {
     let format = match (args.format, &args.output) {
@@ -93,7 +100,8 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         }
     }
     let runs = Run::group(readable, &options.thresholds);
-    let report = Report { title: args.title.clone(), runs, unreadable };
+    let training = runs.iter().enumerate().filter_map(|(i, run)| Some((i, training(run)?))).collect();
+    let report = Report { title: args.title.clone(), runs, training, unreadable };
     let text = match format {
         Format::Html => ckpt_reports::html(&report),
         Format::Json => ckpt_reports::json(&report),

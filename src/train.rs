@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use ckpt_inspect::StudentConfig;
+use ckpt_train::distill::Teacher;
 use ckpt_train::optim::{Target, Well};
 use ckpt_train::{Error, Event, Outcome, PRESETS, ResumeOptions, RunFolder, Settings, Trainer, preset};
 
@@ -85,6 +86,21 @@ pub struct Args {
     /// Label smoothing of the loss.
     #[arg(long, value_name = "SHARE")]
     label_smoothing: Option<f64>,
+    /// Focal weighting: what is known already counts less by (1 - p)^GAMMA.
+    #[arg(long, value_name = "GAMMA")]
+    focal: Option<f64>,
+    /// Checkpoint to learn from, and how much it counts beside others; any that `ckpt infer` runs.
+    #[arg(long = "teacher", value_name = "CKPT[=WEIGHT]")]
+    teachers: Vec<String>,
+    /// Stored logits to learn from: SafeTensors with `logits` and `indices`, one file for each of --data.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    teacher_logits: Vec<PathBuf>,
+    /// Share of the teachers in the loss.
+    #[arg(long, value_name = "SHARE")]
+    alpha: Option<f64>,
+    /// Temperature at which student and teachers are compared.
+    #[arg(long, value_name = "T")]
+    temperature: Option<f64>,
     /// Hold the scales of a BitLinear constant in the backward pass.
     #[arg(long)]
     detached_scales: bool,
@@ -147,6 +163,7 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match error {
             Error::Checkpoint(error) => error.into(),
+            Error::Teacher(error) => error.into(),
             other => {
                 let code = match &other {
                     Error::Settings(_) => exit::USAGE,
@@ -265,6 +282,13 @@ fn model(init: &str) -> Result<StudentConfig, Failure> {
     serde_json::from_value(all).map_err(|e| cannot(e.to_string()))
 }
 
+/// A teacher by its flag: a path, or a path, `=` and a weight.
+fn teacher(text: &str) -> Teacher {
+    let weighted = text.rsplit_once('=').and_then(|(path, weight)| Some((path, weight.parse().ok()?)));
+    let (path, weight) = weighted.unwrap_or((text, 1.0));
+    Teacher { path: path.into(), weight }
+}
+
 /// The data files that `paths` and patterns stand for, each once.
 fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     let mut all = Vec::new();
@@ -280,8 +304,8 @@ fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
             all.push(path.clone());
             continue;
         }
-        let matches =
-            glob::glob(&text).map_err(|e| Failure::usage(format!("{}: is no pattern: {e}", path.display())))?;
+        let matches = glob::glob(&text)
+            .map_err(|e| Failure::usage(format!("{}: is no pattern: {e}", path.display())))?;
         let before = all.len();
         all.extend(matches.filter_map(Result::ok).filter(|p| p.is_file()));
         if all.len() == before {
@@ -347,7 +371,16 @@ impl Args {
         }
         set(&mut s.accumulate, self.accumulate);
         set(&mut s.clip, self.clip);
-        set(&mut s.label_smoothing, self.label_smoothing);
+        set(&mut s.loss.label_smoothing, self.label_smoothing);
+        set(&mut s.loss.focal, self.focal);
+        set(&mut s.loss.alpha, self.alpha);
+        set(&mut s.loss.temperature, self.temperature);
+        if !self.teachers.is_empty() {
+            s.distill.teachers = self.teachers.iter().map(|text| teacher(text)).collect();
+        }
+        if !self.teacher_logits.is_empty() {
+            s.distill.logits.clone_from(&self.teacher_logits);
+        }
         s.detached_scales |= self.detached_scales;
         set(&mut s.seed, self.seed);
         set(&mut s.save_every, self.save_every);

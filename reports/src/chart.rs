@@ -12,7 +12,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use crate::Error;
 use crate::text::number;
 
-const WIDTH: u32 = 960;
+pub(crate) const WIDTH: u32 = 960;
 /// Classes `k0` to `k7` of lines; patterns beyond share them.
 pub const KINDS: usize = 8;
 /// More points than this are drawn as lines without dots.
@@ -22,13 +22,13 @@ const MOST_POINTS: usize = 800;
 
 /// Keys that stand for classes and titles.
 #[derive(Default)]
-struct Keys(Vec<(String, String)>);
+pub(crate) struct Keys(Vec<(String, String)>);
 
 /// Colours from here on are keys.
 const FIRST_KEY: u32 = 0x10_0000;
 
 impl Keys {
-    fn color(&mut self, class: impl Into<String>, title: impl Into<String>) -> RGBColor {
+    pub fn color(&mut self, class: impl Into<String>, title: impl Into<String>) -> RGBColor {
         let key = FIRST_KEY + self.0.len() as u32;
         self.0.push((class.into(), title.into()));
         let [_, r, g, b] = key.to_be_bytes();
@@ -36,7 +36,7 @@ impl Keys {
     }
 
     /// `svg` with classes and titles for key colours.
-    fn resolve(&self, svg: &str) -> String {
+    pub fn resolve(&self, svg: &str) -> String {
         let mut out = String::with_capacity(svg.len());
         for line in svg.lines() {
             let key = line.find("=\"#").and_then(|at| {
@@ -186,8 +186,13 @@ pub fn std_over_steps(
     let what = if relative { "Relative standard deviation" } else { "Standard deviation" };
     let label =
         format!("{what} of {} matrices over steps. The table of tensors has the values.", lines.len());
-    let size = format!("width=\"{}\" height=\"{}\"", size.0, size.1);
-    Ok(Some(svg.replacen(&size, &format!("class=\"chart\" role=\"img\" aria-label=\"{label}\""), 1)))
+    Ok(Some(sized(&svg, size.1, &label)))
+}
+
+/// `svg` in the page's width, with a label.
+pub(crate) fn sized(svg: &str, height: u32, label: &str) -> String {
+    let size = format!("width=\"{WIDTH}\" height=\"{height}\"");
+    svg.replacen(&size, &format!("class=\"chart\" role=\"img\" aria-label=\"{label}\""), 1)
 }
 
 /// `points`, or of very many the lowest and highest of each slice.

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::chart::{KINDS, std_over_steps};
 use crate::headline::headline;
 use crate::text::{bytes, count, plural, shape};
-use crate::{Error, Report};
+use crate::{Error, Report, Training};
 
 const STYLE: &str = include_str!("html/page.css");
 const SCRIPT: &str = include_str!("html/page.js");
@@ -28,8 +28,12 @@ const LEVELS: [Verdict; 3] = [Verdict::Weak, Verdict::Dying, Verdict::Dead];
 /// # Errors
 /// When a chart cannot be drawn.
 pub fn html(report: &Report) -> Result<String, Error> {
-    let sections: Vec<Markup> =
-        report.runs.iter().enumerate().map(|(i, run)| section(i, run)).collect::<Result<_, _>>()?;
+    let sections: Vec<Markup> = report
+        .runs
+        .iter()
+        .enumerate()
+        .map(|(i, run)| section(i, run, report.training.get(&i)))
+        .collect::<Result<_, _>>()?;
     let several = report.runs.len() > 1;
     let page = html! {
         (DOCTYPE)
@@ -122,7 +126,8 @@ fn unreadable(report: &Report) -> Markup {
     }
 }
 
-fn section(i: usize, run: &Run) -> Result<Markup, Error> {
+fn section(i: usize, run: &Run, training: Option<&Training>) -> Result<Markup, Error> {
+    let training = training.map(trained).transpose()?;
     let words = headline(run);
     let patterns = patterns(run);
     let kinds = |pattern: &str| patterns.iter().position(|p| *p == pattern).unwrap_or(0);
@@ -136,6 +141,7 @@ fn section(i: usize, run: &Run) -> Result<Markup, Error> {
                 h2 id={ "title" (i) } { span aria-hidden="true" { (glyph(words.verdict)) } " " (words.title) }
                 @for sentence in &words.sentences { p { (sentence) } }
             }
+            @if let Some(training) = training { (training) }
             @if chart.is_some() || relative.is_some() {
                 div.card {
                     h3 { "Standard deviation over steps" }
@@ -151,6 +157,29 @@ fn section(i: usize, run: &Run) -> Result<Markup, Error> {
             (crossings(run))
             (checkpoints(run))
             (tensors(i, run))
+        }
+    })
+}
+
+/// Loss and health over the steps of a run's training.
+fn trained(training: &Training) -> Result<Markup, Error> {
+    let charts = [training.loss_chart()?, training.health_chart()?];
+    let kinds = ["training loss", "validation loss", "lowest std of any ternary matrix"];
+    let (last, best) = (training.loss.last(), training.best());
+    Ok(html! {
+        div.card {
+            h3 { "Training" }
+            p {
+                @if let Some((step, loss)) = last { "Loss " (number(Some(*loss))) " at step " (step) ". " }
+                @if let Some((step, loss)) = best { "Lowest validation loss " (number(Some(loss))) ", at step " (step) ". " }
+                @if let Some((step, std)) = training.lowest_std.last() { "Lowest std of any ternary matrix " (number(Some(*std))) " at step " (step) "." }
+            }
+            ul.legend aria-label="Lines" {
+                @for (k, kind) in kinds.iter().enumerate() {
+                    li { svg.swatch aria-hidden="true" viewBox="0 0 28 8" { line class={ "line k" (k) } x1="0" y1="4" x2="28" y2="4"; } " " (kind) }
+                }
+            }
+            @for svg in charts.iter().flatten() { div.scroll tabindex="0" role="group" aria-label="Chart of training" { (PreEscaped(svg)) } }
         }
     })
 }

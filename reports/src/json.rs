@@ -4,7 +4,7 @@ use ckpt_inspect::run::Run;
 use serde_json::{Value, json};
 
 use crate::headline::headline;
-use crate::{Error, Report};
+use crate::{Error, Report, Training};
 
 /// The report as one JSON object: `{title, runs: [{name, verdict, title, sentences, checkpoints, layers}],
 /// unreadable}`. A checkpoint there has `{path, step, format, verdict, reasons, damaged}`; a layer has `{name, shape,
@@ -15,7 +15,7 @@ use crate::{Error, Report};
 pub fn json(report: &Report) -> Result<String, Error> {
     let value = json!({
         "title": report.title,
-        "runs": report.runs.iter().map(run).collect::<Vec<_>>(),
+        "runs": report.runs.iter().enumerate().map(|(i, r)| run(r, report.training.get(&i))).collect::<Vec<_>>(),
         "unreadable": report.unreadable.iter().map(|(path, why)| json!({"path": path, "error": why})).collect::<Vec<_>>(),
     });
     serde_json::to_string_pretty(&value)
@@ -23,7 +23,7 @@ pub fn json(report: &Report) -> Result<String, Error> {
         .map_err(|e| Error::Format(format!("JSON: {e}")))
 }
 
-fn run(run: &Run) -> Value {
+fn run(run: &Run, training: Option<&Training>) -> Value {
     let words = headline(run);
     let checkpoints: Vec<Value> = run
         .checkpoints
@@ -62,5 +62,9 @@ fn run(run: &Run) -> Value {
     json!({
         "name": run.name, "verdict": words.verdict, "title": words.title, "sentences": words.sentences,
         "checkpoints": checkpoints, "layers": layers,
+        "training": training.map(|t| json!({
+            "loss": t.loss.last(), "best_validation_loss": t.best(), "validation_loss": t.validation,
+            "lowest_std": t.lowest_std, "most_zeros": t.most_zeros,
+        })),
     })
 }

@@ -16,6 +16,7 @@ mod markdown;
 pub mod policy;
 pub mod sarif;
 pub mod text;
+mod training;
 
 use ckpt_inspect::run::Run;
 
@@ -26,6 +27,7 @@ pub use html::html;
 pub use json::json;
 pub use markdown::markdown;
 pub use policy::{Policy, PolicyError};
+pub use training::Training;
 
 /// What a report is made from.
 #[derive(Clone, Debug)]
@@ -34,6 +36,8 @@ pub struct Report {
     pub title: String,
     /// The runs.
     pub runs: Vec<Run>,
+    /// Metrics of a run's training, by the run's index.
+    pub training: std::collections::BTreeMap<usize, Training>,
     /// Checkpoints that could not be read, and why.
     pub unreadable: Vec<(String, String)>,
 }

@@ -341,7 +341,10 @@ fn middles_are_to_be_filled_in() {
             assert!(original.ends_with(suffix), "{ids:?}");
         }
     }
-    assert!((2..9).contains(&rearranged) && (1..rearranged).contains(&suffix_first), "{rearranged} {suffix_first}");
+    assert!(
+        (2..9).contains(&rearranged) && (1..rearranged).contains(&suffix_first),
+        "{rearranged} {suffix_first}"
+    );
     let validation = Settings { validation: settings.files.clone(), ..settings.clone() };
     assert!(Stream::validation(&validation, 5).unwrap().iter().all(|b| b.ids.iter().all(|&id| id < 256)));
     settings.fill_in_rate = 0.5;

@@ -5,11 +5,11 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use super::Token;
 use super::encoder::{Encoder, NO_TOKENIZER};
 use super::npy::Npy;
 use super::parquet::Parquet;
 use super::shard::{Place, Recorder, Shard};
-use super::Token;
 use crate::{Error, Result};
 
 /// Text is tokenized in pieces of about this many bytes, cut at ends of lines.

@@ -122,8 +122,7 @@ impl Encoder {
             return Ok(out);
         }
         let text = field("text").or(field("content"));
-        let text =
-            text.ok_or("has none of text, content, messages, or prompt with response or responses")?;
+        let text = text.ok_or("has none of text, content, messages, or prompt with response or responses")?;
         self.text(text, true, &mut out)?;
         self.end(&mut out);
         Ok(out)

@@ -29,7 +29,8 @@ impl Parquet {
     }
 
     fn open_unguarded(path: &Path, first: u64) -> Result<Self> {
-        let damaged = |e: ParquetError| Error::data(path, format!("is no Parquet file that can be read: {e}"));
+        let damaged =
+            |e: ParquetError| Error::data(path, format!("is no Parquet file that can be read: {e}"));
         let open = || File::open(path).map_err(|e| Error::read(path, e));
         let whole = SerializedFileReader::new(open()?).map_err(damaged)?;
         let columns = columns(path, &whole)?;
@@ -41,7 +42,8 @@ impl Parquet {
             }
             (skipped, before) = (skipped + 1, before + rows);
         }
-        let from = ReadOptionsBuilder::new().with_predicate(Box::new(move |_, group| group >= skipped)).build();
+        let from =
+            ReadOptionsBuilder::new().with_predicate(Box::new(move |_, group| group >= skipped)).build();
         let reader = SerializedFileReader::new_with_options(open()?, from).map_err(damaged)?;
         let rows = RowIter::from_file_into(Box::new(reader)).project(Some(columns)).map_err(damaged)?;
         let mut parquet = Parquet { path: path.to_path_buf(), rows };

@@ -137,9 +137,11 @@ impl Settings {
             "adamw" => Box::new(adamw(self.lr.unwrap_or(ADAMW_LR), &all)),
             "muon" => Box::new(muon(Form::Quintic, &hidden)),
             "muon-adamw" => Box::new(muon(Form::Cubic, &matrix)),
-            "sgd" => {
-                Box::new(Sgd::new(groups(self.lr.unwrap_or(SGD_LR)), parameters, self.momentum.unwrap_or(0.0)))
-            }
+            "sgd" => Box::new(Sgd::new(
+                groups(self.lr.unwrap_or(SGD_LR)),
+                parameters,
+                self.momentum.unwrap_or(0.0),
+            )),
             "spin" => Box::new(Spin::new(
                 groups(self.lr.unwrap_or(SPIN_LR)),
                 parameters,
