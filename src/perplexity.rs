@@ -35,7 +35,9 @@ pub fn run(
     let most = model.config().max_seq_len;
     let context = args.context.unwrap_or(most);
     if !(1..=most).contains(&context) {
-        return Err(Failure::usage(format!("--context {context} does not fit the model's context of {most}")));
+        return Err(Failure::usage(format!(
+            "--context {context} does not fit the model's context of {most}"
+        )));
     }
     let windows = Windows { context, stride: args.stride.unwrap_or(context.div_ceil(2)) };
     let start = Instant::now();

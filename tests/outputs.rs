@@ -121,7 +121,11 @@ fn wrong_input_is_told() {
         (&["infer", HEALTHY, "--perplexity", HEALTHY], 2, "token ids are needed"),
         (&["infer", HEALTHY, "--perplexity", "tests/fixtures/logits/none.safetensors"], 3, "none"),
         (&["infer", HEALTHY, "--perplexity", IDS, "--stride", "0"], 2, "stride"),
-        (&["infer", HEALTHY, "--perplexity", IDS, "--context", "500"], 2, "does not fit the model's context of 128"),
+        (
+            &["infer", HEALTHY, "--perplexity", IDS, "--context", "500"],
+            2,
+            "does not fit the model's context of 128",
+        ),
         (&["infer", HEALTHY, "--perplexity", IDS, "--ids", "1"], 2, "cannot be used with"),
         (&["verify", HEALTHY, PACKED, "--prompts", IDS], 2, "--outputs"),
         (
