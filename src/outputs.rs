@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use ckpt_infer::Pool;
 use ckpt_infer::compare::{self, Comparison, Windows};
 use serde_json::{Value, json};
 
@@ -58,7 +57,7 @@ pub fn run(args: &OutputArgs, (a, b): (&Path, &Path), as_json: bool) -> Result<u
         None => compare::drawn(&first, &pool, DRAWN.0, DRAWN.1.min(context))?,
     };
     let windows = Windows { context, stride: context.div_ceil(2) };
-    let comparison = compared(&first, &second, &pool, &prompts, windows)?;
+    let comparison = compare::compare(&first, &second, &pool, &prompts, windows)?;
     let failures = args.failures(&comparison);
     let text = match as_json {
         true => format!("{:#}\n", record(&comparison, prompts.len(), &failures)),
@@ -66,16 +65,6 @@ pub fn run(args: &OutputArgs, (a, b): (&Path, &Path), as_json: bool) -> Result<u
     };
     terminal::print(&text)?;
     Ok(if failures.is_empty() { exit::FINE } else { exit::REFUSED })
-}
-
-fn compared(
-    a: &ckpt_infer::Model,
-    b: &ckpt_infer::Model,
-    pool: &Pool,
-    prompts: &[Vec<u32>],
-    windows: Windows,
-) -> Result<Comparison, Failure> {
-    Ok(compare::compare(a, b, pool, prompts, windows)?)
 }
 
 impl OutputArgs {

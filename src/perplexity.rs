@@ -32,7 +32,13 @@ pub fn run(
     as_json: bool,
 ) -> Result<u8, Failure> {
     let sequences = sequences::read(path)?;
-    let context = args.context.unwrap_or(model.config().max_seq_len);
+    let most = model.config().max_seq_len;
+    let context = args.context.unwrap_or(most);
+    if !(1..=most).contains(&context) {
+        return Err(Failure::usage(format!(
+            "--context {context} does not fit the model's context of {most}"
+        )));
+    }
     let windows = Windows { context, stride: args.stride.unwrap_or(context.div_ceil(2)) };
     let start = Instant::now();
     let likelihood = compare::likelihood(&mut Runner::new(model, pool), pool, &sequences, windows)?;
