@@ -178,11 +178,9 @@ impl Stored {
         let (rows, positions, k) = (rows.unwrap_or(usize::MAX), *positions, *k);
         let indices = find("indices");
         match &indices {
-            None if k != vocab => {
-                Err(bad(format!(
-                    "has {k} logits a position for a vocabulary of {vocab}, and no `indices` that say which"
-                )))
-            }
+            None if k != vocab => Err(bad(format!(
+                "has {k} logits a position for a vocabulary of {vocab}, and no `indices` that say which"
+            ))),
             Some(indices) if indices.shape != logits.shape || k == 0 => {
                 Err(bad("`indices` and `logits` differ in shape, or are empty".into()))
             }
