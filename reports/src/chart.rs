@@ -35,8 +35,16 @@ impl Keys {
         RGBColor(r, g, b)
     }
 
+    /// The SVG of this size that was drawn with these keys, with classes and titles for key colours, and `label` for
+    /// those who do not see it.
+    pub fn finish(&self, svg: &str, size: (u32, u32), class: &str, label: &str) -> String {
+        let drawn = format!("width=\"{}\" height=\"{}\"", size.0, size.1);
+        let named = format!("class=\"{class}\" role=\"img\" aria-label=\"{}\"", escape(label));
+        self.resolve(svg).replacen(&drawn, &named, 1)
+    }
+
     /// `svg` with classes and titles for key colours.
-    pub fn resolve(&self, svg: &str) -> String {
+    fn resolve(&self, svg: &str) -> String {
         let mut out = String::with_capacity(svg.len());
         for line in svg.lines() {
             let key = line.find("=\"#").and_then(|at| {
@@ -182,17 +190,10 @@ pub fn std_over_steps(
         }
         area.present().map_err(|e| failed(&e))?;
     }
-    let svg = keys.resolve(&svg);
     let what = if relative { "Relative standard deviation" } else { "Standard deviation" };
     let label =
         format!("{what} of {} matrices over steps. The table of tensors has the values.", lines.len());
-    Ok(Some(sized(&svg, size.1, &label)))
-}
-
-/// `svg` in the page's width, with a label.
-pub(crate) fn sized(svg: &str, height: u32, label: &str) -> String {
-    let size = format!("width=\"{WIDTH}\" height=\"{height}\"");
-    svg.replacen(&size, &format!("class=\"chart\" role=\"img\" aria-label=\"{label}\""), 1)
+    Ok(Some(keys.finish(&svg, size, "chart", &label)))
 }
 
 /// `points`, or of very many the lowest and highest of each slice.

@@ -7,7 +7,7 @@ use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::prelude::*;
 
 use crate::Error;
-use crate::chart::{Keys, WIDTH, sized};
+use crate::chart::{Keys, WIDTH};
 use crate::text::number;
 
 /// A value over steps.
@@ -186,7 +186,7 @@ where
         area.present().map_err(|e| failed(&e))?;
     }
     let names: Vec<&str> = lines.iter().map(|l| l.1.as_str()).collect();
-    Ok(sized(&keys.resolve(&svg), height, &format!("{} over steps", names.join(", "))))
+    Ok(keys.finish(&svg, (WIDTH, height), "chart", &format!("{} over steps", names.join(", "))))
 }
 
 #[cfg(test)]
