@@ -95,6 +95,8 @@ pub struct ResumeOptions {
     pub reset_optimizer: bool,
     /// Begin the data anew.
     pub restart_data: bool,
+    /// Whether projections are BitLinear; what the checkpoint says, or its format stands for, when not given.
+    pub bitlinear: Option<bool>,
 }
 
 /// What happens during a run, for whoever watches.
@@ -176,7 +178,7 @@ impl Trainer {
     /// another optimizer; the checkpoint's own.
     pub fn resume(checkpoint: &Checkpoint, settings: &Settings, options: ResumeOptions) -> Result<Self> {
         let path = checkpoint.path.display();
-        let (config, assumed) = start::configuration(checkpoint)?;
+        let (config, assumed) = start::configuration(checkpoint, options.bitlinear)?;
         let parameters = Parameters::load(&config, checkpoint)?;
         if !options.allow_collapsed {
             start::refuse_collapsed(checkpoint, &config, &parameters, &settings.thresholds)?;
