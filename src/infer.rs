@@ -7,6 +7,7 @@ use ckpt_infer::{Cache, Generator, Logits, Outcome, Reason, Runner, SampleOption
 use serde_json::json;
 
 use crate::model::ModelArgs;
+use crate::perplexity::{self, PerplexityArgs};
 use crate::{Failure, exit, terminal};
 
 /// Run a model: continue a prompt, or dump its logits.
@@ -18,7 +19,7 @@ pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
     /// The prompt as token ids.
-    #[arg(long, value_name = "IDS", value_delimiter = ',', required = true)]
+    #[arg(long, value_name = "IDS", value_delimiter = ',', required_unless_present = "perplexity")]
     ids: Vec<u32>,
     /// Tokens to generate at most.
     #[arg(short = 'n', long, value_name = "N", default_value_t = 64)]
@@ -43,6 +44,8 @@ pub struct Args {
     logprobs: Option<usize>,
     #[command(flatten, next_help_heading = "Choosing tokens")]
     sampling: Sampling,
+    #[command(flatten, next_help_heading = "Perplexity")]
+    perplexity: PerplexityArgs,
 }
 
 /// How tokens are chosen.
@@ -98,6 +101,9 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     }
     let pool = args.model.pool();
     let model = args.model.load(&pool)?;
+    if let Some(path) = &args.perplexity.perplexity {
+        return perplexity::run(&args.perplexity, path, &model, &pool, args.json);
+    }
     let mut cache = match &args.prompt_cache {
         Some(path) if path.exists() => Cache::restore(path, &model, args.model.kv(), args.model.when_full())?,
         _ => args.model.cache(&model),

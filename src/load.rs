@@ -240,6 +240,11 @@ fn key(options: &LoadOptions) -> String {
 }
 
 fn cache() -> Option<Cache> {
+    cache_folder("records").map(Cache::new)
+}
+
+/// The folder called `name` in the user's cache folder.
+pub fn cache_folder(name: &str) -> Option<PathBuf> {
     let base = etcetera::choose_base_strategy().ok()?.cache_dir();
-    Some(Cache::new(base.join("ckpt").join("records")))
+    Some(base.join("ckpt").join(name))
 }

@@ -1,5 +1,6 @@
 //! `ckpt`: checkpoint forensics on the command line. This file maps subcommands to their modules, one file each.
 
+mod bench;
 mod browse;
 mod convert;
 mod diff;
@@ -10,7 +11,10 @@ mod infer;
 mod inspect;
 mod load;
 mod model;
+mod outputs;
+mod perplexity;
 mod report;
+mod sequences;
 mod signal;
 mod terminal;
 mod train;
@@ -42,6 +46,7 @@ enum Command {
     Convert(convert::Args),
     Verify(verify::Args),
     Infer(infer::Args),
+    Bench(bench::Args),
     Train(Box<train::Args>),
     /// Print a shell's completion script.
     Completions {
@@ -100,6 +105,7 @@ fn main() -> ExitCode {
         Command::Convert(args) => convert::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Infer(args) => infer::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -121,9 +127,10 @@ impl From<ckpt_infer::Error> for Failure {
         use ckpt_infer::Error;
         let code = match error {
             Error::Checkpoint(error) => return error.into(),
-            Error::Unsupported { .. } | Error::Inconsistent { .. } | Error::PromptCache { .. } => {
-                exit::UNREADABLE
-            }
+            Error::Unsupported { .. }
+            | Error::Inconsistent { .. }
+            | Error::PromptCache { .. }
+            | Error::Input { .. } => exit::UNREADABLE,
             Error::Token { .. } | Error::ContextFull { .. } | Error::Usage(_) => exit::USAGE,
             Error::Write { .. } => exit::UNWRITABLE,
         };

@@ -1,14 +1,14 @@
 //! `ckpt report`: one page for any number of checkpoints and runs.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anstyle::Style;
 use ckpt_inspect::Options;
 use ckpt_inspect::cause::{self, Cause, Explanation, Given};
 use ckpt_inspect::run::Run;
 use ckpt_reports::cause::findings;
-use ckpt_reports::{Report, headline};
+use ckpt_reports::{Report, Training, headline};
 
 use crate::load::{LoadArgs, pairs, records};
 use crate::{Failure, exit, terminal};
@@ -86,6 +86,13 @@ impl Format {
     }
 }
 
+/// The metrics beside a run's checkpoints, if a trainer left some there that can be read.
+fn training(run: &Run) -> Option<Training> {
+    let folder = Path::new(&run.checkpoints.first()?.path).parent()?;
+    let file = std::fs::File::open(folder.join("metrics.jsonl")).ok()?;
+    Training::read(std::io::BufReader::new(file)).ok()?
+}
+
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<u8, Failure> {
     let format = match (args.format, &args.output) {
@@ -127,8 +134,9 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     let given =
         Given { lr: args.given.lr, weight_decay: args.given.weight_decay, accumulation: args.given.accum };
     let explain = |run: &Run| cause::explain(run, &pairs(run, &options), &given);
+    let training = runs.iter().enumerate().filter_map(|(i, run)| Some((i, training(run)?))).collect();
     let explanations = runs.iter().map(explain).collect();
-    let report = Report { title: args.title.clone(), runs, explanations, unreadable };
+    let report = Report { title: args.title.clone(), runs, explanations, training, unreadable };
     if args.explain {
         for (run, explanation) in report.runs.iter().zip(&report.explanations) {
             terminal::print(&explained(run, explanation))?;

@@ -341,15 +341,19 @@ fn is_of_the_file(key: &str) -> bool {
 /// All keys of the file, and what else is to be told.
 fn keys(plan: &mut Plan<'_>, options: &Options) -> Result<Keys> {
     let source = plan.source;
+    let latent = matches!(&options.target, crate::Target::Gguf(settings) if settings.latent);
     let mut keys = match source.gguf_header() {
         Some(header) => {
             let mut keys = Keys::default();
             for (key, value) in header?.keys.iter().filter(|(key, _)| !is_of_the_file(key)) {
                 keys.copy(key, value);
             }
+            if keys.contains("ckpt.latent") && options.ternary.is_some() && !latent {
+                keys.set("ckpt.latent", &false);
+            }
             keys
         }
-        None => described(plan)?,
+        None => described(plan, latent)?,
     };
     if let Some(kind) = main_type(plan).and_then(Quant::file_type) {
         keys.set("general.file_type", &kind);
@@ -386,7 +390,7 @@ fn keys(plan: &mut Plan<'_>, options: &Options) -> Result<Keys> {
 }
 
 /// The keys of a model that does not come from GGUF.
-fn described(plan: &mut Plan<'_>) -> Result<Keys> {
+fn described(plan: &mut Plan<'_>, latent: bool) -> Result<Keys> {
     let source = plan.source;
     let description = Description::of(source)?;
     let mut keys = description.keys(&mut plan.notes);
@@ -420,6 +424,10 @@ fn described(plan: &mut Plan<'_>) -> Result<Keys> {
         keys.set("ckpt.use_bitlinear_ffn", &student.use_bitlinear_ffn);
         keys.set("ckpt.use_bitlinear_attn", &student.use_bitlinear_attn);
         keys.set("ckpt.quantization_eps", &(student.quantization_eps as f32));
+        keys.set("ckpt.latent", &latent);
+        if latent {
+            keys.set("ckpt.bitlinear_per_channel", &student.bitlinear_per_channel);
+        }
         plan.notes.push("BitLinear rounds activations to 8 bits for each token; other runners round them their own way or not at all".into());
     }
     plan.notes.extend(source.model.assumed.iter().cloned());

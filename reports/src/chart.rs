@@ -12,7 +12,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use crate::Error;
 use crate::text::number;
 
-const WIDTH: u32 = 960;
+pub(crate) const WIDTH: u32 = 960;
 /// Classes `k0` to `k7` of lines; patterns beyond share them.
 pub const KINDS: usize = 8;
 /// More points than this are drawn as lines without dots.

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::chart::{KINDS, std_over_steps};
 use crate::headline::headline;
 use crate::text::{bytes, count, plural, shape};
-use crate::{Error, Report};
+use crate::{Error, Report, Training};
 
 mod cause;
 
@@ -126,6 +126,7 @@ fn unreadable(report: &Report) -> Markup {
 
 fn section(i: usize, report: &Report) -> Result<Markup, Error> {
     let run = &report.runs[i];
+    let training = report.training.get(&i).map(trained).transpose()?;
     let words = headline(run);
     let patterns = patterns(run);
     let kinds = |pattern: &str| patterns.iter().position(|p| *p == pattern).unwrap_or(0);
@@ -141,6 +142,7 @@ fn section(i: usize, report: &Report) -> Result<Markup, Error> {
                 @for sentence in &words.sentences { p { (sentence) } }
             }
             (causes)
+            @if let Some(training) = training { (training) }
             @if chart.is_some() || relative.is_some() {
                 div.card {
                     h3 { "Standard deviation over steps" }
@@ -156,6 +158,29 @@ fn section(i: usize, report: &Report) -> Result<Markup, Error> {
             (crossings(run))
             (checkpoints(run))
             (tensors(i, run))
+        }
+    })
+}
+
+/// Loss and health over the steps of a run's training.
+fn trained(training: &Training) -> Result<Markup, Error> {
+    let charts = [training.loss_chart()?, training.health_chart()?];
+    let kinds = ["training loss", "validation loss", "lowest std of any ternary matrix"];
+    let (last, best) = (training.loss.last(), training.best());
+    Ok(html! {
+        div.card {
+            h3 { "Training" }
+            p {
+                @if let Some((step, loss)) = last { "Loss " (number(Some(*loss))) " at step " (step) ". " }
+                @if let Some((step, loss)) = best { "Lowest validation loss " (number(Some(loss))) ", at step " (step) ". " }
+                @if let Some((step, std)) = training.lowest_std.last() { "Lowest std of any ternary matrix " (number(Some(*std))) " at step " (step) "." }
+            }
+            ul.legend aria-label="Lines" {
+                @for (k, kind) in kinds.iter().enumerate() {
+                    li { svg.swatch aria-hidden="true" viewBox="0 0 28 8" { line class={ "line k" (k) } x1="0" y1="4" x2="28" y2="4"; } " " (kind) }
+                }
+            }
+            @for svg in charts.iter().flatten() { div.scroll tabindex="0" role="group" aria-label="Chart of training" { (PreEscaped(svg)) } }
         }
     })
 }

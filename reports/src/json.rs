@@ -5,7 +5,7 @@ use ckpt_inspect::run::{Run, Segment};
 use serde_json::{Value, json};
 
 use crate::headline::headline;
-use crate::{Error, Report};
+use crate::{Error, Report, Training};
 
 /// The report as one JSON object: `{title, runs: [{name, verdict, title, sentences, checkpoints, layers}],
 /// unreadable}`. A checkpoint there has `{path, step, format, verdict, reasons, damaged}`; a layer has `{name, shape,
@@ -17,7 +17,7 @@ use crate::{Error, Report};
 pub fn json(report: &Report) -> Result<String, Error> {
     let value = json!({
         "title": report.title,
-        "runs": report.runs.iter().zip(&report.explanations).map(|(r, e)| run(r, e)).collect::<Vec<_>>(),
+        "runs": report.runs.iter().zip(&report.explanations).enumerate().map(|(i, (r, e))| run(r, e, report.training.get(&i))).collect::<Vec<_>>(),
         "unreadable": report.unreadable.iter().map(|(path, why)| json!({"path": path, "error": why, "cause": Cause::of_unreadable(why)})).collect::<Vec<_>>(),
     });
     serde_json::to_string_pretty(&value)
@@ -29,7 +29,7 @@ fn segment(s: &Segment) -> Value {
     json!({"rate": s.rate, "interval": s.interval, "r2": s.r2, "points": s.points, "from": s.from, "to": s.to})
 }
 
-fn run(run: &Run, explanation: &Explanation) -> Value {
+fn run(run: &Run, explanation: &Explanation, training: Option<&Training>) -> Value {
     let words = headline(run);
     let checkpoints: Vec<Value> = run
         .checkpoints
@@ -73,6 +73,10 @@ fn run(run: &Run, explanation: &Explanation) -> Value {
         "name": run.name, "verdict": words.verdict, "title": words.title, "sentences": words.sentences,
         "checkpoints": checkpoints, "layers": layers, "causes": causes(run, explanation),
         "group_declines": explanation.groups, "prognosis": prognosis(run, explanation),
+        "training": training.map(|t| json!({
+            "loss": t.loss.last(), "best_validation_loss": t.best(), "validation_loss": t.validation,
+            "lowest_std": t.lowest_std, "most_zeros": t.most_zeros,
+        })),
     })
 }
 

@@ -18,6 +18,7 @@ mod markdown;
 pub mod policy;
 pub mod sarif;
 pub mod text;
+mod training;
 
 use ckpt_inspect::cause::Explanation;
 use ckpt_inspect::run::Run;
@@ -29,6 +30,7 @@ pub use html::html;
 pub use json::json;
 pub use markdown::markdown;
 pub use policy::{Policy, PolicyError};
+pub use training::Training;
 
 /// What a report is made from.
 #[derive(Clone, Debug)]
@@ -39,6 +41,8 @@ pub struct Report {
     pub runs: Vec<Run>,
     /// What became of each run, in the same order.
     pub explanations: Vec<Explanation>,
+    /// Metrics of a run's training, by the run's index.
+    pub training: std::collections::BTreeMap<usize, Training>,
     /// Checkpoints that could not be read, and why.
     pub unreadable: Vec<(String, String)>,
 }

@@ -124,6 +124,12 @@ fn a_run_learns_and_its_folder_tells() {
     let mut names: Vec<String> =
         std::fs::read_dir(&place).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
+    let events = names.remove(1);
+    assert!(events.starts_with("events.out.tfevents."), "{events}");
+    let events = std::fs::read(place.join(events)).unwrap();
+    for tag in ["loss", "validation_loss", "health/std/layers.0.self_attn.q_proj.weight"] {
+        assert!(events.windows(tag.len()).any(|w| w == tag.as_bytes()), "{tag}");
+    }
     assert_eq!(names, ["best.pt", "metrics.jsonl", "step-002050.pt", "step-002060.pt"]);
     let metrics = std::fs::read_to_string(place.join("metrics.jsonl")).unwrap();
     let lines: Vec<serde_json::Value> = metrics.lines().map(|l| serde_json::from_str(l).unwrap()).collect();

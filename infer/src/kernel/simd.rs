@@ -72,6 +72,10 @@ pub trait Simd: Copy + Send + Sync {
     /// activations. `x[m]` holds 4 activations a block.
     fn bytes<const M: usize>(self, tile: &[super::Block], x: [&[u8]; M]) -> [[i32; LANES]; M];
 
+    /// Sums of value times scale times activation over one tile of a [`super::six::Six`] matrix, for M tokens: the sum of
+    /// each group's integers is exact, and the groups are added in order.
+    fn six<const M: usize>(self, tile: &[super::Block], x: [super::six::Halves<'_>; M]) -> [[f32; LANES]; M];
+
     /// The sum of all lanes: halves added to halves.
     #[inline(always)]
     fn sum(self, x: Self::F) -> f32 {
