@@ -10,6 +10,7 @@ mod infer;
 mod inspect;
 mod load;
 mod model;
+mod recover;
 mod report;
 mod signal;
 mod terminal;
@@ -41,6 +42,7 @@ enum Command {
     Report(report::Args),
     Convert(convert::Args),
     Verify(verify::Args),
+    Recover(recover::Args),
     Infer(infer::Args),
     Train(Box<train::Args>),
     /// Print a shell's completion script.
@@ -99,6 +101,7 @@ fn main() -> ExitCode {
         Command::Report(args) => report::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Recover(args) => recover::run(&args),
         Command::Infer(args) => infer::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Completions { shell } => {
