@@ -242,7 +242,10 @@ pub(crate) fn central_directory(bytes: &[u8]) -> Result<Directory, &'static str>
     let shift = actual.checked_sub(start).ok_or("its offset lies behind it")?;
     let mut at = actual as usize;
     if shift > 0 && bytes.starts_with(LOCAL_HEADER) {
-        return Ok(Directory::Several);
+        return match memmem::find(&bytes[..at], END) {
+            Some(_) => Ok(Directory::Several),
+            None => Err("it is not where it says that it is"),
+        };
     }
     let mut entries = Vec::new();
     for _ in 0..count {
