@@ -31,6 +31,7 @@ pub mod record;
 pub mod run;
 pub mod safetensors;
 pub mod salvage;
+pub mod scan;
 mod step;
 mod storage;
 pub mod survey;

@@ -33,7 +33,7 @@ const CENTRAL_RECORD: usize = 46;
 /// Flag of an encrypted entry (4.4.4, bit 0).
 pub(crate) const ENCRYPTED: u16 = 1;
 /// Flag of an entry whose sizes and CRC-32 follow its data (4.4.4, bit 3).
-const SIZES_FOLLOW: u16 = 1 << 3;
+pub(crate) const SIZES_FOLLOW: u16 = 1 << 3;
 /// An inflated entry that is read whole may be this much larger than its file: pickles of real checkpoints are far
 /// smaller than their weights, and what is built from one is proportional to it.
 const INFLATED_ALLOWANCE: u64 = 8 << 20;
@@ -77,6 +77,8 @@ pub(crate) struct Entry {
     pub whole: bool,
     /// Why its bytes are not to be trusted, when nothing can vouch for them.
     pub doubt: Option<&'static str>,
+    /// What the system that wrote it says of the file (4.4.15): in the upper half, Unix's mode.
+    pub attributes: u32,
 }
 
 /// What the central directory at the end of a file tells.
@@ -108,6 +110,7 @@ struct Record<'a> {
     crc32: u32,
     compressed: u64,
     len: u64,
+    attributes: u32,
     /// Recorded place of the local header.
     local: u64,
     /// Bytes of the header itself.
@@ -129,6 +132,7 @@ impl<'a> Record<'a> {
             flags: word(header, 8, 2)? as u16,
             method: Method::of(word(header, 10, 2)?),
             crc32: word(header, 16, 4)? as u32,
+            attributes: word(header, 38, 4)? as u32,
             compressed,
             len,
             local,
@@ -150,6 +154,7 @@ impl<'a> Record<'a> {
             crc32: Some(self.crc32),
             whole: self.compressed <= left,
             doubt: None,
+            attributes: self.attributes,
         }
     }
 }
@@ -396,6 +401,7 @@ fn local_entry(
         crc32: Some(local.crc32),
         whole: local.compressed <= left,
         doubt: None,
+        attributes: 0,
     };
     let mut next = local.data + entry.compressed;
     if local.sizes_follow() {

@@ -20,6 +20,11 @@ pub use trace::{Seen, Trace};
 pub struct Id(u32);
 
 impl Id {
+    /// The node made as number `index`.
+    pub(crate) fn at(index: usize) -> Self {
+        Id(index as u32)
+    }
+
     /// Its number, by which nodes were made.
     pub fn index(self) -> u32 {
         self.0
