@@ -13,6 +13,7 @@ mod load;
 mod model;
 mod outputs;
 mod perplexity;
+mod recover;
 mod report;
 mod sequences;
 mod signal;
@@ -45,6 +46,7 @@ enum Command {
     Report(report::Args),
     Convert(convert::Args),
     Verify(verify::Args),
+    Recover(recover::Args),
     Infer(infer::Args),
     Bench(bench::Args),
     Train(Box<train::Args>),
@@ -104,6 +106,7 @@ fn main() -> ExitCode {
         Command::Report(args) => report::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Recover(args) => recover::run(&args),
         Command::Infer(args) => infer::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Train(args) => train::run(&args),

@@ -32,6 +32,8 @@ mod pieces;
 pub mod record;
 pub mod run;
 pub mod safetensors;
+pub mod salvage;
+pub mod scan;
 mod step;
 mod storage;
 pub mod survey;
@@ -44,6 +46,7 @@ pub mod torch_zip;
 pub mod trend;
 mod values;
 mod verdict;
+pub mod zip;
 
 pub use cache::Cache;
 pub use checkpoint::{Checkpoint, Element, Format, lookup};
