@@ -1,11 +1,14 @@
 //! `ckpt`: checkpoint forensics on the command line. This file maps subcommands to their modules, one file each.
 
 mod browse;
+mod chat;
 mod convert;
+mod diagnose;
 mod diff;
 mod filter;
 mod fold;
 mod gate;
+mod generate;
 mod infer;
 mod inspect;
 mod load;
@@ -42,6 +45,8 @@ enum Command {
     Convert(convert::Args),
     Verify(verify::Args),
     Infer(infer::Args),
+    Chat(chat::Args),
+    Diagnose(diagnose::Args),
     Train(Box<train::Args>),
     /// Print a shell's completion script.
     Completions {
@@ -100,6 +105,8 @@ fn main() -> ExitCode {
         Command::Convert(args) => convert::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Infer(args) => infer::run(&args),
+        Command::Chat(args) => chat::run(&args),
+        Command::Diagnose(args) => diagnose::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -121,9 +128,10 @@ impl From<ckpt_infer::Error> for Failure {
         use ckpt_infer::Error;
         let code = match error {
             Error::Checkpoint(error) => return error.into(),
-            Error::Unsupported { .. } | Error::Inconsistent { .. } | Error::PromptCache { .. } => {
-                exit::UNREADABLE
-            }
+            Error::Unsupported { .. }
+            | Error::Inconsistent { .. }
+            | Error::PromptCache { .. }
+            | Error::Tokenizer { .. } => exit::UNREADABLE,
             Error::Token { .. } | Error::ContextFull { .. } | Error::Usage(_) => exit::USAGE,
             Error::Write { .. } => exit::UNWRITABLE,
         };

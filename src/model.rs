@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use ckpt_infer::{Cache, KvType, LoadOptions, Model, Pool, RopeScaling, Settings, TableType, WhenFull};
+use ckpt_inspect::Checkpoint;
 
 use crate::{Failure, terminal};
 
@@ -110,8 +111,8 @@ impl ModelArgs {
         Pool::new(self.threads.map_or_else(all, usize::from))
     }
 
-    /// The model, loaded; notes tell what was assumed.
-    pub fn load(&self, pool: &Pool) -> Result<Model, Failure> {
+    /// The checkpoint, and its model, loaded; notes tell what was assumed.
+    pub fn open(&self, pool: &Pool) -> Result<(Checkpoint, Model), Failure> {
         let flags = &self.settings;
         let settings = Settings {
             head_dim: flags.head_dim,
@@ -132,9 +133,10 @@ impl ModelArgs {
             Table::F16 => TableType::F16,
             Table::Int8 => TableType::Int8,
         });
-        let model = Model::open(&self.model, &LoadOptions { settings, tables, kernel: None }, pool)?;
+        let checkpoint = ckpt_inspect::open(&self.model)?;
+        let model = Model::load(&checkpoint, &LoadOptions { settings, tables, kernel: None }, pool)?;
         model.assumed().iter().for_each(|sentence| terminal::note(sentence));
-        Ok(model)
+        Ok((checkpoint, model))
     }
 
     /// The type of cached keys and values.
