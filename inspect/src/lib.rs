@@ -42,7 +42,7 @@ mod ternary;
 pub mod torch;
 mod torch_legacy;
 mod torch_tar;
-pub mod torch_zip;
+mod torch_zip;
 pub mod trend;
 mod values;
 mod verdict;
