@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::generate::{Sampling, TokenizerArgs, Writer, prefill};
 use crate::model::ModelArgs;
+use crate::perplexity::{self, PerplexityArgs};
 use crate::signal::Signal;
 use crate::{Failure, exit, terminal};
 
@@ -72,6 +73,8 @@ pub struct Args {
     logprobs: Option<usize>,
     #[command(flatten, next_help_heading = "Choosing tokens")]
     sampling: Sampling,
+    #[command(flatten, next_help_heading = "Perplexity")]
+    perplexity: PerplexityArgs,
 }
 
 /// What came out.
@@ -92,9 +95,14 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     if let Some(path) = args.dump_logits.as_ref().filter(|path| path.exists() && !args.force) {
         return Err(Failure::exists(path));
     }
-    let text = if args.ids.is_some() { String::new() } else { prompt(args)? };
+    let perplexed = args.perplexity.perplexity.as_ref();
+    let text = if args.ids.is_some() || perplexed.is_some() { String::new() } else { prompt(args)? };
     let pool = args.model.pool();
     let (checkpoint, model) = args.model.open(&pool)?;
+    if let Some(path) = perplexed {
+        let tokenizer = || args.tokenizer.open(&checkpoint, &model);
+        return perplexity::run(&args.perplexity, path, &model, &pool, tokenizer, args.json);
+    }
     let (tokenizer, ids) = match &args.ids {
         Some(ids) => (None, ids.clone()),
         None => {

@@ -1,5 +1,6 @@
 //! `ckpt`: checkpoint forensics on the command line. This file maps subcommands to their modules, one file each.
 
+mod bench;
 mod browse;
 mod chat;
 mod convert;
@@ -13,7 +14,11 @@ mod infer;
 mod inspect;
 mod load;
 mod model;
+mod outputs;
+mod perplexity;
+mod recover;
 mod report;
+mod sequences;
 mod signal;
 mod terminal;
 mod train;
@@ -44,7 +49,9 @@ enum Command {
     Report(report::Args),
     Convert(convert::Args),
     Verify(verify::Args),
+    Recover(recover::Args),
     Infer(infer::Args),
+    Bench(bench::Args),
     Chat(chat::Args),
     Diagnose(diagnose::Args),
     Train(Box<train::Args>),
@@ -104,7 +111,9 @@ fn main() -> ExitCode {
         Command::Report(args) => report::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Recover(args) => recover::run(&args),
         Command::Infer(args) => infer::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Chat(args) => chat::run(&args),
         Command::Diagnose(args) => diagnose::run(&args),
         Command::Train(args) => train::run(&args),
@@ -131,6 +140,7 @@ impl From<ckpt_infer::Error> for Failure {
             Error::Unsupported { .. }
             | Error::Inconsistent { .. }
             | Error::PromptCache { .. }
+            | Error::Input { .. }
             | Error::Tokenizer { .. } => exit::UNREADABLE,
             Error::Token { .. } | Error::ContextFull { .. } | Error::Usage(_) => exit::USAGE,
             Error::Write { .. } => exit::UNWRITABLE,

@@ -106,8 +106,13 @@ const LABELS: usize = 14;
 
 /// A line of a summary: a label, and `text`, which a file may have chosen, escaped and wrapped beside it.
 pub fn labelled(label: &str, style: Style, text: &str) -> String {
-    let body = wrapped(text, LABELS, style);
-    format!("  {label:<width$}{}", &body[LABELS..], width = LABELS - 2)
+    labelled_in(label, LABELS, style, text)
+}
+
+/// A line of a summary whose labels take `columns` columns.
+pub fn labelled_in(label: &str, columns: usize, style: Style, text: &str) -> String {
+    let body = wrapped(text, columns, style);
+    format!("  {label:<width$}{}", &body[columns..], width = columns - 2)
 }
 
 /// `text`, which a file may have chosen, escaped and broken between words to the terminal's width, each line `indent`

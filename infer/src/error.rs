@@ -51,6 +51,14 @@ pub enum Error {
     /// A call that makes no sense, such as an empty prompt.
     #[error("{0}")]
     Usage(&'static str),
+    /// A file of token ids or text cannot be used.
+    #[error("{}: {what}", path.display())]
+    Input {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
     /// A file that a KV cache was to be restored from belongs to something else or is damaged.
     #[error("{}: {what}", path.display())]
     PromptCache {

@@ -23,19 +23,23 @@
 compile_error!("weights are copied as the little-endian elements that checkpoints hold");
 
 mod attention;
+pub mod bench;
 mod cache;
+pub mod compare;
 mod config;
 mod conversation;
 mod diagnose;
 mod dump;
 mod error;
 mod generate;
+mod ids;
 mod kernel;
 mod load;
 mod model;
 mod names;
 mod prompt_cache;
 mod rope;
+mod rows;
 mod sample;
 mod stop_text;
 mod template;
@@ -51,6 +55,7 @@ pub use diagnose::{
 pub use dump::logits_file;
 pub use error::{Error, Result};
 pub use generate::{Generator, Outcome, Reason, Stop, Token};
+pub use ids::{holds_ids, read_ids};
 pub use kernel::Kernel;
 pub use kernel::pool::Pool;
 pub use load::{LoadOptions, TableType};
