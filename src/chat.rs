@@ -199,6 +199,7 @@ impl Talk<'_, '_> {
         let Some(logits) = prefill(&mut self.runner, &mut self.cache, prompt, Logits::Last, &self.signal)?
         else {
             self.conversation.withdraw();
+            terminal::note("stopped");
             return Ok(true);
         };
         let template = self.conversation.template().stops().iter().map(|stop| stop.to_string());
