@@ -97,6 +97,9 @@ impl Scanner<'_> {
         if after > 0 {
             let message = format!("{after} bytes follow the end of the archive");
             self.find(Rule::AppendedBytes, place, Some(central.end), message);
+            if let (Some(inner), Some(rest)) = (place.inside("after the archive"), slice(bytes, central.end, after)) {
+                self.dispatch(rest, "", &inner);
+            }
         }
         let mut order: Vec<&Entry> = central.entries.iter().collect();
         order.sort_by_key(|e| e.header);

@@ -87,6 +87,8 @@ rules! {
         "The pickle imports by a number that only the loading program's registry explains."
     ChangedClass "changed-class" Unknown
         "Unpickling sets attributes of a class or function that it imports."
+    Expansion "expansion" Unknown
+        "The object unfolds to immensely many values: whoever walks it runs out of time or memory."
     BrokenPickle "broken-pickle" Unknown
         "The pickle ends in an error; everything before that point is executed all the same."
     StrayProtocol "stray-protocol" Unknown
