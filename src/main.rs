@@ -12,6 +12,7 @@ mod load;
 mod model;
 mod recover;
 mod report;
+mod scan;
 mod signal;
 mod terminal;
 mod train;
@@ -43,6 +44,7 @@ enum Command {
     Convert(convert::Args),
     Verify(verify::Args),
     Recover(recover::Args),
+    Scan(scan::Args),
     Infer(infer::Args),
     Train(Box<train::Args>),
     /// Print a shell's completion script.
@@ -102,6 +104,7 @@ fn main() -> ExitCode {
         Command::Convert(args) => convert::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Recover(args) => recover::run(&args),
+        Command::Scan(args) => scan::run(&args),
         Command::Infer(args) => infer::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Completions { shell } => {

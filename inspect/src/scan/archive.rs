@@ -97,7 +97,9 @@ impl Scanner<'_> {
         if after > 0 {
             let message = format!("{after} bytes follow the end of the archive");
             self.find(Rule::AppendedBytes, place, Some(central.end), message);
-            if let (Some(inner), Some(rest)) = (place.inside("after the archive"), slice(bytes, central.end, after)) {
+            if let (Some(inner), Some(rest)) =
+                (place.inside("after the archive"), slice(bytes, central.end, after))
+            {
                 self.dispatch(rest, "", &inner);
             }
         }
