@@ -18,6 +18,7 @@ mod outputs;
 mod perplexity;
 mod recover;
 mod report;
+mod scan;
 mod sequences;
 mod signal;
 mod terminal;
@@ -50,6 +51,7 @@ enum Command {
     Convert(convert::Args),
     Verify(verify::Args),
     Recover(recover::Args),
+    Scan(scan::Args),
     Infer(infer::Args),
     Bench(bench::Args),
     Chat(chat::Args),
@@ -112,6 +114,7 @@ fn main() -> ExitCode {
         Command::Convert(args) => convert::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Recover(args) => recover::run(&args),
+        Command::Scan(args) => scan::run(&args),
         Command::Infer(args) => infer::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Chat(args) => chat::run(&args),

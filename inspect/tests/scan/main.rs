@@ -4,6 +4,7 @@ mod files;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
 
 use ckpt_inspect::scan::{Options, Pattern, Rule, Scan, Severity, files as files_below, scan};
 use proptest::prelude::*;
@@ -169,7 +170,7 @@ fn no_fixture_but_the_malicious_one_is_suspected() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 800, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_mutation_returns(
@@ -177,8 +178,8 @@ proptest! {
         flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..10),
         cut in prop::option::of(any::<prop::sample::Index>()),
     ) {
-        let files = files::all();
-        let file = file.get(&files);
+        static FILES: LazyLock<Vec<files::File>> = LazyLock::new(files::all);
+        let file = file.get(&FILES);
         let mut bytes = file.bytes.clone();
         for (at, value) in flips {
             let at = at.index(bytes.len());

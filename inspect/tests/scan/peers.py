@@ -45,5 +45,8 @@ def fickling(path):
     return "no answer" if any(result.errors for result in results) or not results else "clean"
 
 
+# Both print as they go.
+out, sys.stdout = sys.stdout, sys.stderr
 folder = Path(sys.argv[1])
-print(json.dumps({p.name: {"picklescan": picklescan(p), "fickling": fickling(p)} for p in sorted(folder.iterdir())}))
+verdicts = {p.name: {"picklescan": picklescan(p), "fickling": fickling(p)} for p in sorted(folder.iterdir())}
+json.dump(verdicts, out)
