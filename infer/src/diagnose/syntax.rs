@@ -81,7 +81,7 @@ pub(super) fn nodes(root: Node<'_>) -> impl Iterator<Item = Node<'_>> {
 fn first_error(tree: &Tree) -> Option<Node<'_>> {
     let root = tree.root_node();
     let lacks_block = |node: Node<'_>| {
-        let last = node.child(node.child_count().saturating_sub(1) as u32);
+        let last = node.child(node.child_count().saturating_sub(1));
         node.kind() == "block" && node.child_count() == 0
             || last.is_some_and(|last| last.kind() == ":" && node.kind() != "slice")
     };
