@@ -2,17 +2,21 @@
 
 mod bench;
 mod browse;
+mod chat;
 mod convert;
+mod diagnose;
 mod diff;
 mod filter;
 mod fold;
 mod gate;
+mod generate;
 mod infer;
 mod inspect;
 mod load;
 mod model;
 mod outputs;
 mod perplexity;
+mod recover;
 mod report;
 mod sequences;
 mod signal;
@@ -45,8 +49,11 @@ enum Command {
     Report(report::Args),
     Convert(convert::Args),
     Verify(verify::Args),
+    Recover(recover::Args),
     Infer(infer::Args),
     Bench(bench::Args),
+    Chat(chat::Args),
+    Diagnose(diagnose::Args),
     Train(Box<train::Args>),
     /// Print a shell's completion script.
     Completions {
@@ -104,8 +111,11 @@ fn main() -> ExitCode {
         Command::Report(args) => report::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Recover(args) => recover::run(&args),
         Command::Infer(args) => infer::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Chat(args) => chat::run(&args),
+        Command::Diagnose(args) => diagnose::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -130,7 +140,8 @@ impl From<ckpt_infer::Error> for Failure {
             Error::Unsupported { .. }
             | Error::Inconsistent { .. }
             | Error::PromptCache { .. }
-            | Error::Input { .. } => exit::UNREADABLE,
+            | Error::Input { .. }
+            | Error::Tokenizer { .. } => exit::UNREADABLE,
             Error::Token { .. } | Error::ContextFull { .. } | Error::Usage(_) => exit::USAGE,
             Error::Write { .. } => exit::UNWRITABLE,
         };

@@ -49,7 +49,7 @@ fn perplexity_is_that_of_pytorch() {
 
 #[test]
 fn equal_models_are_verified() {
-    let output = ckpt(&["verify", HEALTHY, PACKED, "--outputs", "--max-difference", "0"]);
+    let output = ckpt(&["verify", HEALTHY, PACKED, "--outputs", "--max-difference", "0.01"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let said = text(&output.stdout);
     assert!(
@@ -58,10 +58,14 @@ fn equal_models_are_verified() {
     );
     let record = json(&ckpt(&["verify", HEALTHY, PACKED, "--outputs", "--prompts", IDS, "--format", "json"]));
     assert_eq!((&record["agrees"], &record["positions"]), (&true.into(), &96.into()));
-    for (key, value) in [("kl", 0.0), ("largest_difference", 0.0), ("top1_agreement", 1.0)] {
-        assert_eq!(record[key], value, "{key}");
+    // Scales that PyTorch summed in another order may differ in their last place, which now and then tips a rounding.
+    for (key, most) in [("kl", 1e-6), ("largest_kl", 1e-5), ("largest_difference", 0.01)] {
+        assert!(record[key].as_f64().unwrap() <= most, "{key}: {record:#}");
     }
-    assert_eq!(record["perplexity"][0], record["perplexity"][1]);
+    assert_eq!(record["top1_agreement"], 1.0);
+    let own = json(&ckpt(&["verify", HEALTHY, HEALTHY, "--outputs", "--prompts", IDS, "--format", "json"]));
+    assert_eq!((&own["largest_difference"], &own["kl"]), (&0.0.into(), &0.0.into()));
+    assert_eq!(own["perplexity"][0], own["perplexity"][1]);
 }
 
 #[test]
@@ -114,10 +118,14 @@ fn wrong_input_is_told() {
         (&["infer", HEALTHY, "--perplexity", &empty], 3, "holds no token ids"),
         (&["infer", HEALTHY, "--perplexity", &one], 2, "at least two tokens"),
         (&["infer", HEALTHY, "--perplexity", "none.ids"], 3, "cannot be read"),
-        (&["infer", HEALTHY, "--perplexity", HEALTHY], 2, "token ids are needed"),
+        (&["infer", HEALTHY, "--perplexity", HEALTHY], 2, "is neither UTF-8 text"),
         (&["infer", HEALTHY, "--perplexity", "tests/fixtures/logits/none.safetensors"], 3, "none"),
         (&["infer", HEALTHY, "--perplexity", IDS, "--stride", "0"], 2, "stride"),
-        (&["infer", HEALTHY, "--perplexity", IDS, "--context", "500"], 2, "do not fit a context of 128"),
+        (
+            &["infer", HEALTHY, "--perplexity", IDS, "--context", "500"],
+            2,
+            "does not fit the model's context of 128",
+        ),
         (&["infer", HEALTHY, "--perplexity", IDS, "--ids", "1"], 2, "cannot be used with"),
         (&["verify", HEALTHY, PACKED, "--prompts", IDS], 2, "--outputs"),
         (

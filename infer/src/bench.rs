@@ -15,6 +15,8 @@ use crate::model::{Logits, Model, Runner, Sequence};
 const WARM_UP: usize = 4;
 /// Bytes that a measurement of bandwidth reads at least.
 const READ: usize = 1 << 28;
+/// Bytes of memory that it is measured on at most.
+const MOST: usize = 1 << 30;
 /// Bytes that one task of it reads.
 const PART: usize = 1 << 18;
 
@@ -96,21 +98,26 @@ pub fn decode(runner: &mut Runner<'_>, kv: KvType, context: usize, n: usize) -> 
 #[derive(Debug)]
 pub struct Memory {
     words: Aligned<u64>,
+    /// How many times `words` are as many bytes as the model's.
+    times: f64,
     kernel: Kernel,
 }
 
 impl Memory {
-    /// As many bytes as one token's weights of `model`, to be read with the instructions it runs with.
+    /// As many bytes as one token's weights of `model`, or a GiB that stands for more, to be read with the instructions
+    /// it runs with.
     pub fn like(model: &Model) -> Self {
-        let mut words = Aligned::zeroed(model.bytes_per_token().div_ceil(8));
+        let bytes = model.bytes_per_token().max(8);
+        let mut words = Aligned::zeroed(bytes.min(MOST).div_ceil(8));
+        let times = bytes as f64 / (8 * words.len()) as f64;
         // Pages that were never written are all one page of zeros.
         (1..).zip(words.iter_mut()).for_each(|(i, word)| *word = i);
-        Memory { words, kernel: model.kernel() }
+        Memory { words, times, kernel: model.kernel() }
     }
 
-    /// Seconds to read all of it once, on the threads of `pool`, again and again.
+    /// Seconds to read all of the model's bytes once, on the threads of `pool`, where they are read again and again.
     pub fn read(&self, pool: &Pool) -> f64 {
-        let passes = READ / (8 * self.words.len()).max(1) + 1;
+        let passes = READ / (8 * self.words.len()) + 1;
         let parts: Vec<&[u64]> = self.words.chunks(PART / 8).collect();
         let shares = cuts(0..parts.len(), parts.len().div_ceil(pool.threads()));
         let start = Instant::now();
@@ -121,7 +128,7 @@ impl Memory {
                 }
             });
         }
-        start.elapsed().as_secs_f64() / passes as f64
+        self.times * start.elapsed().as_secs_f64() / passes as f64
     }
 }
 

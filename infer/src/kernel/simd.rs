@@ -81,12 +81,9 @@ pub trait Simd: Copy + Send + Sync {
     fn sum(self, x: Self::F) -> f32 {
         let mut lanes = [0.0; LANES];
         self.store(x, &mut lanes);
-        for width in [8, 4, 2, 1] {
-            for i in 0..width {
-                lanes[i] += lanes[i + width];
-            }
-        }
-        lanes[0]
+        let eight: [f32; 8] = std::array::from_fn(|i| lanes[i] + lanes[i + 8]);
+        let four: [f32; 4] = std::array::from_fn(|i| eight[i] + eight[i + 4]);
+        (four[0] + four[2]) + (four[1] + four[3])
     }
 
     /// The largest lane.

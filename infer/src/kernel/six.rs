@@ -75,7 +75,7 @@ impl Six {
             for lane in 0..LANES.min(rows - tile * LANES) {
                 row(tile * LANES + lane, &mut values[..cols]);
                 for (values, span) in values.chunks_exact(SPAN_COLS).zip(out.row(0).chunks_exact_mut(SPAN)) {
-                    pack(values, scale, lane, span);
+                    kernel.run(Pack { values, scale, lane, span });
                 }
             }
         });
@@ -111,19 +111,42 @@ impl Work for AbsMax<'_> {
 }
 
 /// Packs 64 columns of one row into its lane of a span.
-fn pack(values: &[f32], scale: f32, lane: usize, span: &mut [Block]) {
-    for (group, values) in values.chunks_exact(GROUP).enumerate() {
-        let largest = values.iter().fold(0.0f32, |most, w| most.max(w.abs()));
-        let relative = f16::from_f32(if scale > 0.0 { largest / MOST / scale } else { 0.0 });
-        span[0].0[32 * group + 2 * lane..][..2].copy_from_slice(&relative.to_le_bytes());
-        let step = relative.to_f32() * scale;
-        let inverse = if step > 0.0 { 1.0 / step } else { 0.0 };
-        for (i, w) in values.iter().enumerate() {
-            let code = ((w * inverse).round_ties_even().clamp(-32.0, MOST) + 32.0) as u8;
-            let c = GROUP * group + i;
-            let (blocks, c) = (&mut span[1 + 3 * (c / 16)..][..3], c % 16);
-            blocks[c / 8].0[4 * lane + c % 4] |= (code & 15) << (4 * (c / 4 % 2));
-            blocks[2].0[4 * lane + c % 4] |= code >> 4 << (2 * (c / 4));
+struct Pack<'a> {
+    values: &'a [f32],
+    scale: f32,
+    lane: usize,
+    span: &'a mut [Block],
+}
+
+impl Work for Pack<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Pack { values, scale, lane, span } = self;
+        for (group, values) in values.chunks_exact(GROUP).enumerate() {
+            let largest = abs_max(s, values);
+            let relative = f16::from_f32(if scale > 0.0 { largest / MOST / scale } else { 0.0 });
+            span[0].0[32 * group + 2 * lane..][..2].copy_from_slice(&relative.to_le_bytes());
+            let step = relative.to_f32() * scale;
+            let inverse = s.splat(if step > 0.0 { 1.0 / step } else { 0.0 });
+            for (sixteen, values) in vectors(values).iter().enumerate() {
+                let mut codes = [0; LANES];
+                let within = s.max(s.min(s.mul(s.load(values), inverse), s.splat(MOST)), s.splat(-32.0));
+                s.store_i8(within, &mut codes);
+                let fours = codes.as_chunks::<4>().0;
+                let [a, b, c, d] =
+                    std::array::from_fn(|p| u32::from_le_bytes(fours[p].map(|code| (code + 32) as u8)));
+                let (low, high) = (0x0f0f_0f0f, 0x0303_0303);
+                let words = [
+                    a & low | (b & low) << 4,
+                    c & low | (d & low) << 4,
+                    a >> 4 & high | (b >> 4 & high) << 2 | (c >> 4 & high) << 4 | (d >> 4 & high) << 6,
+                ];
+                let blocks = &mut span[1 + 3 * (2 * group + sixteen)..][..3];
+                for (block, word) in blocks.iter_mut().zip(words) {
+                    block.0[4 * lane..][..4].copy_from_slice(&word.to_le_bytes());
+                }
+            }
         }
     }
 }
