@@ -26,6 +26,7 @@ pub mod quant;
 mod safetensors;
 mod save;
 mod sharing;
+mod simd;
 mod sparse;
 mod ternary;
 pub mod tokenizer;
@@ -34,6 +35,7 @@ mod verify;
 mod write;
 mod zip;
 
+pub use build::row_order;
 pub use encode::{Losses, Rotary};
 pub use error::{Error, Result};
 pub use gguf::Gguf;

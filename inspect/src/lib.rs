@@ -12,6 +12,7 @@
 //! ```
 
 mod cache;
+pub mod cause;
 mod checkpoint;
 mod describe;
 pub mod diff;
@@ -25,6 +26,7 @@ pub mod metadata;
 mod model;
 mod names;
 mod open;
+pub mod optimizer;
 pub mod pickle;
 mod pieces;
 pub mod record;
@@ -41,6 +43,7 @@ pub mod torch;
 mod torch_legacy;
 mod torch_tar;
 mod torch_zip;
+pub mod trend;
 mod values;
 mod verdict;
 pub mod zip;

@@ -298,7 +298,7 @@ impl Findings {
 impl Scanner<'_> {
     fn finish(self, path: &Path, format: String) -> Scan {
         let Findings { mut list, dropped, .. } = self.findings;
-        list.sort_by(|a, b| b.severity.cmp(&a.severity));
+        list.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
         if dropped > 0 {
             list.push(Finding {
                 rule: Rule::Damaged,
