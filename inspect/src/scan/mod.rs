@@ -121,6 +121,8 @@ rules! {
         "Entries of the archive overlap."
     EncryptedEntry "encrypted-entry" Unknown
         "An entry is marked as encrypted, which makes some readers pass it over; PyTorch does not look at the mark."
+    SeveralArchives "several-archives" Note
+        "Archives stand one after another, as in the parts of a distributed checkpoint; each was scanned."
     PrependedBytes "prepended-bytes" Unknown
         "Bytes stand before the archive: the file is something else to other readers."
     AppendedBytes "appended-bytes" Unknown

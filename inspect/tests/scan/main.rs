@@ -221,7 +221,7 @@ fn whatever_other_scanners_find_is_found() {
         let scan = scan(&folder.path().join(file.name), &Options::default()).unwrap();
         let ours = scan.severity().filter(|s| *s > Severity::Note).map_or("clean", Severity::name);
         let [picklescan, fickling] =
-            ["picklescan", "fickling"].map(|p| peers[file.name][p].as_str().unwrap());
+            ["picklescan", "fickling"].map(|p| peers["verdicts"][file.name][p].as_str().unwrap());
         let caught = |verdict: &str| !matches!(verdict, "clean" | "no answer");
         if file.malicious && (caught(picklescan) || caught(fickling)) {
             assert!(caught(ours), "{} is missed: picklescan {picklescan}, fickling {fickling}", file.name);
@@ -231,8 +231,10 @@ fn whatever_other_scanners_find_is_found() {
         table += &format!("| `{}` | {kind}{about} | {ours} | {picklescan} | {fickling} |\n", file.name);
     }
     let page = std::fs::read_to_string(root().join("docs/scan.md")).unwrap();
-    let shown = page.replace("\r\n", "\n");
-    if !shown.contains(&table) {
+    let named = |name: &str| format!("{name} {}", peers["versions"][name].as_str().unwrap());
+    // Of other versions the table says nothing.
+    let measured = ["picklescan", "fickling"].iter().all(|name| page.contains(&named(name)));
+    if measured && !page.contains(&table) {
         let made = root().join("target/scan-table.md");
         std::fs::write(&made, &table).unwrap();
         panic!("docs/scan.md does not hold the table that was measured: it is in {}", made.display());

@@ -1,5 +1,6 @@
 """What picklescan and fickling say of every file in a folder, as JSON. Neither unpickles anything to scan it."""
 
+import importlib.metadata
 import json
 import logging
 import sys
@@ -49,4 +50,5 @@ def fickling(path):
 out, sys.stdout = sys.stdout, sys.stderr
 folder = Path(sys.argv[1])
 verdicts = {p.name: {"picklescan": picklescan(p), "fickling": fickling(p)} for p in sorted(folder.iterdir())}
-json.dump(verdicts, out)
+versions = {name: importlib.metadata.version(name) for name in ("picklescan", "fickling")}
+json.dump({"versions": versions, "verdicts": verdicts}, out)
