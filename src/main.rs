@@ -1,16 +1,25 @@
 //! `ckpt`: checkpoint forensics on the command line. This file maps subcommands to their modules, one file each.
 
+mod bench;
 mod browse;
+mod chat;
 mod convert;
+mod diagnose;
 mod diff;
 mod filter;
 mod fold;
 mod gate;
+mod generate;
 mod infer;
 mod inspect;
 mod load;
 mod model;
+mod outputs;
+mod perplexity;
+mod recover;
 mod report;
+mod scan;
+mod sequences;
 mod signal;
 mod terminal;
 mod train;
@@ -43,7 +52,12 @@ enum Command {
     Report(report::Args),
     Convert(convert::Args),
     Verify(verify::Args),
+    Recover(recover::Args),
+    Scan(scan::Args),
     Infer(infer::Args),
+    Bench(bench::Args),
+    Chat(chat::Args),
+    Diagnose(diagnose::Args),
     Train(Box<train::Args>),
     /// Print a shell's completion script.
     Completions {
@@ -109,7 +123,12 @@ fn main() -> ExitCode {
         Command::Report(args) => report::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Recover(args) => recover::run(&args),
+        Command::Scan(args) => scan::run(&args),
         Command::Infer(args) => infer::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Chat(args) => chat::run(&args),
+        Command::Diagnose(args) => diagnose::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -131,9 +150,11 @@ impl From<ckpt_infer::Error> for Failure {
         use ckpt_infer::Error;
         let code = match error {
             Error::Checkpoint(error) => return error.into(),
-            Error::Unsupported { .. } | Error::Inconsistent { .. } | Error::PromptCache { .. } => {
-                exit::UNREADABLE
-            }
+            Error::Unsupported { .. }
+            | Error::Inconsistent { .. }
+            | Error::PromptCache { .. }
+            | Error::Input { .. }
+            | Error::Tokenizer { .. } => exit::UNREADABLE,
             Error::Token { .. } | Error::ContextFull { .. } | Error::Usage(_) => exit::USAGE,
             Error::Write { .. } => exit::UNWRITABLE,
         };

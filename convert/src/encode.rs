@@ -57,6 +57,8 @@ fn allocated(source: &Checkpoint, tensor: &TensorInfo) -> u64 {
 /// A tensor's values in the order they are to be written.
 pub(crate) struct Decoded<'b> {
     pieces: Pieces<'b>,
+    /// The values where they lie in memory as they are.
+    plain: Option<&'b [f32]>,
     cols: usize,
     rotary: Option<Rotary>,
     grid: Option<Grid>,
@@ -71,7 +73,36 @@ impl<'b> Decoded<'b> {
     ) -> Result<Decoded<'b>, ReadError> {
         let cols = elements.tensor.shape.iter().skip(1).product();
         let pieces = source.pieces(elements.dense(), bytes)?;
-        Ok(Decoded { pieces, cols, rotary: elements.rotary, grid: elements.grid })
+        let is_plain = cfg!(target_endian = "little")
+            && elements.tensor.dtype == DType::F32
+            && elements.rotary.is_none();
+        let plain =
+            bytemuck::try_cast_slice(bytes).ok().filter(|p: &&[f32]| is_plain && p.len() == pieces.len);
+        Ok(Decoded { pieces, plain, cols, rotary: elements.rotary, grid: elements.grid })
+    }
+
+    /// Values `start..start + n` as they are written, in `buffer` if they do not lie ready.
+    pub fn get<'v>(&'v self, start: usize, n: usize, buffer: &'v mut Vec<f32>) -> &'v [f32] {
+        match (self.plain, self.grid) {
+            (Some(plain), None) => &plain[start..start + n],
+            _ => {
+                buffer.resize(n, 0.0);
+                self.read(start, buffer);
+                buffer
+            }
+        }
+    }
+
+    /// Values `start..start + n` as the source has them, in `buffer` if they do not lie ready.
+    pub fn get_latent<'v>(&'v self, start: usize, n: usize, buffer: &'v mut Vec<f32>) -> &'v [f32] {
+        match self.plain {
+            Some(plain) => &plain[start..start + n],
+            None => {
+                buffer.resize(n, 0.0);
+                self.read_latent(start, buffer);
+                buffer
+            }
+        }
     }
 
     /// How many there are.
@@ -159,6 +190,10 @@ impl Writer<'_> {
     /// Writes blobs to their offsets of `output`: those that need little memory beside each other, the rest in turn.
     /// Gives what became of each, in the order of `places`.
     pub fn write(&self, output: &OutputFile, places: &[(usize, u64)]) -> Result<Vec<Written>> {
+        output.flushing(|| self.write_all(output, places))
+    }
+
+    fn write_all(&self, output: &OutputFile, places: &[(usize, u64)]) -> Result<Vec<Written>> {
         let heavy = |blob: &Blob| self.allocated(blob) > SMALL;
         let mut written = places
             .par_iter()
@@ -198,13 +233,13 @@ impl Writer<'_> {
                     if tensor.dtype == DType::F64 && elements.is_source() {
                         return Ok(narrow_f64(&bytes[8 * start..8 * (start + n)], blob.dtype, out));
                     }
-                    let values = Decoded::new(self.source, elements, &bytes)?;
-                    let mut buffer = vec![0.0; n];
-                    values.read(start, &mut buffer);
+                    let decoded = Decoded::new(self.source, elements, &bytes)?;
+                    let mut buffer = Vec::new();
+                    let values = decoded.get(start, n, &mut buffer);
                     if tensor.dtype.is_ternary() {
-                        check_codes(&buffer, tensor)?;
+                        check_codes(values, tensor)?;
                     }
-                    Ok(narrow(&buffer, blob.dtype, out))
+                    Ok(narrow(values, blob.dtype, out))
                 };
                 let numel = tensor.numel() as usize;
                 self.convert(numel, CONVERTED, size, &piece, output, offset)
@@ -253,16 +288,20 @@ impl Writer<'_> {
             None => Codes::ByBlock,
         };
         let piece = |start: usize, n: usize, out: &mut Vec<u8>| -> Result<Losses> {
-            let mut buffer = vec![0.0f32; n * quant.block()];
-            match quant.is_ternary() {
-                true => values.read_latent(start * quant.block(), &mut buffer),
-                false => values.read(start * quant.block(), &mut buffer),
-            }
+            let mut buffer = Vec::new();
+            let (start, n) = (start * quant.block(), n * quant.block());
+            let values = match quant.is_ternary() {
+                true => values.get_latent(start, n, &mut buffer),
+                false => values.get(start, n, &mut buffer),
+            };
             if tensor.dtype.is_ternary() {
-                check_codes(&buffer, tensor)?;
+                check_codes(values, tensor)?;
             }
-            quant::encode(quant, codes, &buffer, out)?;
-            Ok(Losses::default())
+            quant::encode(quant, codes, values, out)?;
+            if quant.is_ternary() {
+                return Ok(Losses::default());
+            }
+            quant::losses(quant, values, out)
         };
         let blocks = values.len() / quant.block();
         let step = CONVERTED / quant.block();
@@ -340,18 +379,8 @@ fn check_codes(values: &[f32], tensor: &TensorInfo) -> Result<(), ReadError> {
 /// Appends `values` rounded to `dtype` (half to even, as IEEE 754 and PyTorch do).
 pub(crate) fn narrow(values: &[f32], dtype: DType, out: &mut Vec<u8>) -> Losses {
     match dtype {
-        DType::F16 => {
-            let mut words = vec![f16::ZERO; values.len()];
-            words.convert_from_f32_slice(values);
-            append(words.iter().map(|w| w.to_le_bytes()), out);
-            losses::<{ f16::INFINITY.to_bits() }>(values, words.reinterpret_cast())
-        }
-        DType::BF16 => {
-            let mut words = vec![bf16::ZERO; values.len()];
-            words.convert_from_f32_slice(values);
-            append(words.iter().map(|w| w.to_le_bytes()), out);
-            losses::<{ bf16::INFINITY.to_bits() }>(values, words.reinterpret_cast())
-        }
+        DType::F16 => narrow_pieces::<f16, { f16::INFINITY.to_bits() }>(values, out),
+        DType::BF16 => narrow_pieces::<bf16, { bf16::INFINITY.to_bits() }>(values, out),
         DType::F64 => {
             append(values.iter().map(|v| f64::from(*v).to_le_bytes()), out);
             Losses::default()
@@ -370,21 +399,31 @@ fn append<const N: usize>(words: impl ExactSizeIterator<Item = [u8; N]>, out: &m
     out[start..].as_chunks_mut::<N>().0.iter_mut().zip(words).for_each(|(slot, word)| *slot = word);
 }
 
-/// What `values` lost on the way to 16-bit floats, whose infinity has the bits `INFINITY`.
-fn losses<const INFINITY: u16>(values: &[f32], words: &[u16]) -> Losses {
-    let (mut overflowed, mut flushed) = (0u64, 0u64);
-    // Counters of a few elements fit the vector lanes that compare them.
-    for (values, words) in values.chunks(1024).zip(words.chunks(1024)) {
+/// Appends `values` rounded to a type of 16 bits whose infinity has the bits `INFINITY`.
+fn narrow_pieces<W: bytemuck::Pod, const INFINITY: u16>(values: &[f32], out: &mut Vec<u8>) -> Losses
+where
+    [W]: HalfFloatSliceExt,
+{
+    // So few that they stay in the nearest cache, and that their counts fit the vector lanes that compare them.
+    const PIECE: usize = 1024;
+    let mut words = [W::zeroed(); PIECE];
+    let mut losses = Losses::default();
+    out.reserve(2 * values.len());
+    for values in values.chunks(PIECE) {
+        let words = &mut words[..values.len()];
+        words.convert_from_f32_slice(values);
+        let words: &mut [u16] = bytemuck::cast_slice_mut(words);
         let (mut over, mut zero) = (0u32, 0u32);
-        for (value, word) in values.iter().zip(words) {
+        for (value, word) in values.iter().zip(&*words) {
             let magnitude = word & 0x7fff;
             over += u32::from((magnitude == INFINITY) & (value.abs() < f32::INFINITY));
             zero += u32::from((magnitude == 0) & (*value != 0.0));
         }
-        overflowed += u64::from(over);
-        flushed += u64::from(zero);
+        losses += Losses { overflowed: over.into(), flushed: zero.into() };
+        words.iter_mut().for_each(|word| *word = word.to_le());
+        out.extend_from_slice(bytemuck::cast_slice(words));
     }
-    Losses { overflowed, flushed }
+    losses
 }
 
 /// f64 to a narrower type in one rounding; to 16 bits by way of the nearest f32 it would be two.

@@ -26,6 +26,7 @@ pub mod quant;
 mod safetensors;
 mod save;
 mod sharing;
+mod simd;
 mod sparse;
 mod ternary;
 pub mod tokenizer;

@@ -6,6 +6,7 @@
 //! differ from llama.cpp's and mean nearly the same.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use bytemuck::Pod;
@@ -16,6 +17,8 @@ use ckpt_inspect::ggml::blocks::{Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Tq1_0, Tq2_0};
 use ckpt_inspect::ggml::{GgmlType, I2_S_TAIL};
 use half::f16;
 
+use crate::encode::Losses;
+use crate::simd::with_avx2;
 use crate::{Error, Result};
 
 /// Types of GGUF tensors that are written.
@@ -189,6 +192,29 @@ pub fn encode(quant: Quant, codes: Codes, values: &[f32], out: &mut Vec<u8>) -> 
     Ok(())
 }
 
+/// Values lost to the f16 scale and minimum of their block: too small for it, so that the block says nothing but zeros,
+/// or too large.
+pub(crate) fn losses(quant: Quant, values: &[f32], blocks: &[u8]) -> Result<Losses> {
+    // Between these any scale is representable.
+    const SAFE: RangeInclusive<f32> = 1.0 / 1024.0..=1024.0;
+    let nonzero = |values: &[f32]| values.iter().filter(|x| **x != 0.0).count() as u64;
+    let mut back = vec![0.0; quant.block()];
+    let mut losses = Losses::default();
+    for (values, block) in values.chunks(quant.block()).zip(blocks.chunks(quant.block_bytes())) {
+        let largest = values.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+        if largest == 0.0 || SAFE.contains(&largest) {
+            continue;
+        }
+        quant.ggml().decoder(block, values.len())?.read(0, &mut back);
+        if nonzero(&back) == 0 {
+            losses.flushed += nonzero(values);
+        }
+        let overflowed = values.iter().zip(&back).filter(|(x, y)| x.is_finite() && !y.is_finite());
+        losses.overflowed += overflowed.count() as u64;
+    }
+    Ok(losses)
+}
+
 /// What follows the packed values of an I2_S tensor.
 pub fn i2_s_tail(scale: f32) -> [u8; I2_S_TAIL as usize] {
     let mut tail = [0; I2_S_TAIL as usize];
@@ -212,34 +238,15 @@ fn k_blocks(quant: Quant, values: &[f32]) -> Result<Vec<u8>> {
         .map_err(|e: candle_core::Error| Error::Target(format!("{quant} blocks could not be made: {e}")))
 }
 
-/// Runs a kernel compiled once for any processor and once for AVX2, whichever is there. Floating-point operations are
-/// the same one by one, so results are the same bits.
-macro_rules! with_avx2 {
-    ($name:ident<const $n:ident: usize, $t:ident: $bound:path>($($arg:ident: $type:ty),*) = $portable:ident) => {
-        fn $name<const $n: usize, $t: $bound>($($arg: $type),*) {
-            #[cfg(target_arch = "x86_64")]
-            {
-                #[target_feature(enable = "avx2")]
-                fn avx2<const $n: usize, $t: $bound>($($arg: $type),*) {
-                    $portable::<$n, $t>($($arg),*)
-                }
-                if std::is_x86_feature_detected!("avx2") {
-                    // SAFETY: the processor has AVX2.
-                    return unsafe { avx2::<$n, $t>($($arg),*) };
-                }
-            }
-            $portable::<$n, $t>($($arg),*)
-        }
-    };
-}
-
 with_avx2!(blocks<const N: usize, B: Encode<N>>(values: &[f32], out: &mut [u8]) = portable_blocks);
 with_avx2!(ternary_blocks<const N: usize, B: Pack<N>>(codes: Codes, values: &[f32], out: &mut [u8]) = portable_ternary);
 
 #[inline(always)]
 fn portable_blocks<const N: usize, B: Encode<N>>(values: &[f32], out: &mut [u8]) {
     let out: &mut [B] = bytemuck::cast_slice_mut(out);
-    values.as_chunks::<N>().0.iter().zip(out).for_each(|(values, out)| *out = B::encode(values));
+    for (values, out) in values.as_chunks::<N>().0.iter().zip(out) {
+        *out = B::encode(values);
+    }
 }
 
 #[inline(always)]
@@ -275,12 +282,16 @@ fn inverse(d: f32) -> f32 {
 fn largest<const N: usize>(values: &[f32; N]) -> f32 {
     let mut lanes = [0.0f32; 16];
     for chunk in values.as_chunks::<16>().0 {
-        for (lane, value) in lanes.iter_mut().zip(chunk) {
-            let value = value.abs();
-            *lane = if value > *lane { value } else { *lane };
+        for i in 0..16 {
+            let value = chunk[i].abs();
+            lanes[i] = if value > lanes[i] { value } else { lanes[i] };
         }
     }
-    lanes.into_iter().fold(0.0, |a, b| if b > a { b } else { a })
+    let mut most = 0.0;
+    for lane in lanes {
+        most = if lane > most { lane } else { most };
+    }
+    most
 }
 
 /// The first value of the largest magnitude, with its sign.
@@ -311,9 +322,20 @@ impl Encode<32> for Q8_0 {
     fn encode(values: &[f32; 32]) -> Self {
         let d = largest(values) / 127.0;
         let factor = inverse(d);
-        Q8_0 { d: half(d), qs: values.map(|x| (x * factor).round() as i8) }
+        let mut qs = [0; 32];
+        for i in 0..32 {
+            // Halves round away from zero: adding what is next below a half and cutting does so, and nothing else.
+            let q = (values[i] * factor).clamp(-127.0, 127.0);
+            let whole = (q + JUST_BELOW_HALF.copysign(q)).trunc();
+            // Here the last bits of an f32 are those of the integer it holds.
+            qs[i] = (whole + 1.5 * (1 << 23) as f32).to_bits() as i8;
+        }
+        Q8_0 { d: half(d), qs }
     }
 }
+
+/// The largest f32 below 0.5.
+const JUST_BELOW_HALF: f32 = 0.5f32.next_down();
 
 /// Quants 0 to `most` of values times `factor` plus `shift`, cut to integers.
 #[inline(always)]

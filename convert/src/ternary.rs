@@ -1,10 +1,12 @@
 //! Making a matrix ternary, and packing ternary codes. The packings' bits are described at
 //! [`ckpt_inspect::TernaryPacking`].
 
+use ckpt_inspect::measure::{absmean_scale, zero_line};
 use ckpt_inspect::{Error as ReadError, TernaryPacking};
 use rayon::prelude::*;
 
 use crate::encode::Decoded;
+use crate::simd::with_avx2;
 
 /// Elements looked at in one go.
 const PIECE: usize = 1 << 16;
@@ -21,7 +23,7 @@ pub struct Grid {
 impl Grid {
     /// The grid of a matrix: its own where all nonzero magnitudes are the same, else the absmean rule's, which
     /// BitLinear applies in every forward pass: scale = mean|W| + eps, code = clamp(round(W / scale), -1, 1). The
-    /// mean is taken in f64 and rounded to f32.
+    /// scale is [`absmean_scale`], as wherever this suite makes weights ternary.
     ///
     /// # Errors
     /// `Damaged` when a value is NaN or infinite.
@@ -29,9 +31,8 @@ impl Grid {
         let pieces: Vec<Seen> = (0..values.len().div_ceil(PIECE))
             .into_par_iter()
             .map(|i| {
-                let mut buffer = vec![0.0f32; PIECE.min(values.len() - i * PIECE)];
-                values.read(i * PIECE, &mut buffer);
-                Seen::of(&buffer)
+                let n = PIECE.min(values.len() - i * PIECE);
+                Seen::of(values.get(i * PIECE, n, &mut Vec::new()))
             })
             .collect();
         let seen = pieces.into_iter().fold(Seen::default(), Seen::join);
@@ -43,7 +44,7 @@ impl Grid {
             Magnitude::Zero => Grid { scale: Some(eps as f32), exact: true },
             Magnitude::Many => {
                 let mean = seen.sum / values.len() as f64;
-                Grid { scale: Some(mean as f32 + eps as f32), exact: false }
+                Grid { scale: Some(absmean_scale(mean, eps)), exact: false }
             }
         })
     }
@@ -51,7 +52,7 @@ impl Grid {
     /// The largest magnitude whose code is 0.
     pub fn line(&self) -> f32 {
         match self.scale {
-            Some(scale) if !self.exact => ckpt_inspect::measure::zero_line(scale),
+            Some(scale) if !self.exact => zero_line(scale),
             _ => 0.0,
         }
     }
@@ -88,15 +89,11 @@ struct Seen {
 
 impl Seen {
     fn of(values: &[f32]) -> Seen {
-        let (chunks, rest) = values.as_chunks::<16>();
-        let mut lanes = [0.0; 16];
-        for chunk in chunks {
-            lanes.iter_mut().zip(chunk).for_each(|(lane, x)| *lane += f64::from(x.abs()));
-        }
-        let sum = lanes.iter().sum::<f64>() + rest.iter().map(|x| f64::from(x.abs())).sum::<f64>();
+        let sum = sum_of_magnitudes(values);
         let magnitude = match values.iter().find(|x| **x != 0.0) {
             None => Magnitude::Zero,
-            Some(first) if values.iter().all(|x| *x == 0.0 || x.abs() == first.abs()) => {
+            // Most matrices say otherwise at once.
+            Some(first) if values.chunks(1024).all(|v| have_one_magnitude(v, first.abs())) => {
                 Magnitude::One(first.abs())
             }
             Some(_) => Magnitude::Many,
@@ -113,6 +110,32 @@ impl Seen {
         };
         Seen { sum: self.sum + other.sum, magnitude }
     }
+}
+
+with_avx2!(have_one_magnitude(values: &[f32], magnitude: f32) -> bool = portable_magnitude);
+
+/// Whether all are zero or of this magnitude.
+#[inline(always)]
+fn portable_magnitude(values: &[f32], magnitude: f32) -> bool {
+    let mut other = 0u32;
+    for x in values {
+        other |= u32::from((*x != 0.0) & (x.abs() != magnitude));
+    }
+    other == 0
+}
+
+with_avx2!(sum_of_magnitudes(values: &[f32]) -> f64 = portable_sum);
+
+#[inline(always)]
+fn portable_sum(values: &[f32]) -> f64 {
+    let (chunks, rest) = values.as_chunks::<32>();
+    let mut lanes = [0.0; 32];
+    for chunk in chunks {
+        for i in 0..32 {
+            lanes[i] += f64::from(chunk[i].abs());
+        }
+    }
+    lanes.iter().sum::<f64>() + rest.iter().map(|x| f64::from(x.abs())).sum::<f64>()
 }
 
 /// The rows, other than whole multiples of four, that Hugging Face's packing has no place for.

@@ -1,0 +1,199 @@
+//! Converting a checkpoint of 100 M parameters in f32, against `cp`, gguf-py, llama.cpp's quantizer and PyTorch doing
+//! the same. `docs/benchmarks.md` tells how to run it and what the figures mean.
+//!
+//! Everything that is compared takes turns, from a file in the page cache to a file that is on the disk, and ratios are
+//! medians over the turns: a machine that is busy with something else slows neighbours in time alike.
+
+#[path = "../../../inspect/benches/measure/checkpoint.rs"]
+mod checkpoint;
+
+use std::env;
+use std::error::Error;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Instant;
+
+use ckpt_convert::quant::Quant;
+use ckpt_convert::{Control, Gguf, Options, Plan, Target, verify_written, write};
+use ckpt_inspect::DType;
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+const TURNS: usize = 9;
+
+fn main() -> Result<()> {
+    // `cargo test --benches` runs every benchmark without this flag, only to see it start.
+    if !env::args().any(|arg| arg == "--bench") {
+        return Ok(());
+    }
+    let threads = match env::var("CKPT_BENCH_THREADS") {
+        Ok(threads) => threads.parse()?,
+        Err(_) => std::thread::available_parallelism()?.get(),
+    };
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
+    let turns = env::var("CKPT_BENCH_TURNS").ok().and_then(|n| n.parse().ok()).unwrap_or(TURNS);
+    let folder = tempfile::tempdir()?;
+    let source = folder.path().join("student-125m.pt");
+    let parameters = checkpoint::write(&source)?;
+    let mib = std::fs::metadata(&source)?.len() >> 20;
+    println!("{:.1} M parameters in f32, {mib} MiB, {threads} threads", parameters as f64 / 1e6);
+    let mut peers = Vec::new();
+    for variable in ["CKPT_BENCH_PYTHON", "CKPT_BENCH_LLAMA_PYTHON"] {
+        let python = env::var(variable).unwrap_or_else(|_| "python3".into());
+        match Peer::start(&python, threads) {
+            Ok(peer) if !peer.jobs.is_empty() => {
+                println!("{}", peer.versions);
+                peers.push(peer);
+            }
+            _ => println!("{variable} names no Python with torch and gguf, or with llama_cpp"),
+        }
+    }
+    let floats = folder.path().join("f32.gguf");
+    let gguf = |quant, embed, latent| {
+        Target::Gguf(Gguf { quant: Some(quant), embed: Some(embed), exact_scales: false, latent })
+    };
+    convert(&source, &Options::new(gguf(Quant::F32, Quant::F32, true)), &floats, false)?;
+    println!(
+        "\n{:<26}{:>10}{:>14}{:>12}{:>10}   beside",
+        "", "written", "and verified", "beside it", "ratio"
+    );
+    let half = Options { dtype: Some(DType::F16), ..Options::new(gguf(Quant::F16, Quant::F16, true)) };
+    let ternary = || Options::new(gguf(Quant::Tq2_0, Quant::Q8_0, false));
+    let python = |job| move |peers: &mut [Peer], from: &Path, to: &Path| Peer::run(peers, job, from, to);
+    row(&mut peers, turns, "SafeTensors", &source, &Options::new(Target::SafeTensors), "cp", &source, cp)?;
+    row(&mut peers, turns, "GGUF F16", &source, &half, "gguf-py's writer", &source, python("f16"))?;
+    let name = "gguf.quants";
+    row(&mut peers, turns, "GGUF TQ2_0", &source, &ternary(), name, &source, python("tq2_0"))?;
+    let name = "llama.cpp, from F32 GGUF";
+    row(&mut peers, turns, "GGUF TQ2_0", &source, &ternary(), name, &floats, python("quantize"))?;
+    let i2s = Options::new(Target::I2s);
+    row(&mut peers, turns, "i2s", &source, &i2s, "PyTorch, the seed's formula", &source, python("i2s"))
+}
+
+/// Times conversions of `source` and what `theirs` makes of `from`, in turns.
+#[allow(clippy::too_many_arguments)] // a table's row
+fn row(
+    peers: &mut [Peer],
+    turns: usize,
+    name: &str,
+    source: &Path,
+    options: &Options,
+    beside: &str,
+    from: &Path,
+    mut theirs: impl FnMut(&mut [Peer], &Path, &Path) -> Result<Option<f64>>,
+) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (mut written, mut verified, mut other) = (Vec::new(), Vec::new(), Vec::new());
+    for turn in 0..=turns {
+        let at = |name: &str| folder.path().join(name);
+        let one = seconds(|| convert(source, options, &at("written"), false))?;
+        let both = seconds(|| convert(source, options, &at("verified"), true))?;
+        let their = theirs(peers, from, &at("theirs"))?;
+        for entry in std::fs::read_dir(folder.path())? {
+            std::fs::remove_file(entry?.path())?;
+        }
+        // The first turn maps and loads what the others find there.
+        if turn > 0 {
+            written.push(one);
+            verified.push(both);
+            other.extend(their);
+        }
+    }
+    let ms = |times: &[f64]| match times {
+        [] => "–".into(),
+        times => format!("{:.0} ms", 1e3 * median(times.to_vec())),
+    };
+    let ratio = match other.is_empty() {
+        true => "–".into(),
+        false => format!("{:.2}", median(other.iter().zip(&written).map(|(a, b)| a / b).collect())),
+    };
+    println!("{name:<26}{:>10}{:>14}{:>12}{ratio:>10}   {beside}", ms(&written), ms(&verified), ms(&other));
+    Ok(())
+}
+
+fn convert(source: &Path, options: &Options, output: &Path, verified: bool) -> Result<()> {
+    let source = ckpt_inspect::open(source)?;
+    let mut plan = Plan::new(&source, options)?;
+    let stop = Default::default();
+    write(&mut plan, options, output, Control { progress: &|_| (), stop: &stop })?;
+    if verified && !verify_written(&plan, output)?.agrees() {
+        return Err("what was written is something else".into());
+    }
+    Ok(())
+}
+
+fn cp(_: &mut [Peer], from: &Path, to: &Path) -> Result<Option<f64>> {
+    let start = Instant::now();
+    let status = Command::new("cp").arg(from).arg(to).status()?;
+    std::fs::File::open(to)?.sync_all()?;
+    Ok(status.success().then(|| start.elapsed().as_secs_f64()))
+}
+
+/// A Python that does what it is told and says how long it took.
+struct Peer {
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+    child: Child,
+    versions: String,
+    jobs: Vec<String>,
+}
+
+impl Peer {
+    fn start(python: &str, threads: usize) -> Result<Peer> {
+        let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("benches/convert/peers.py");
+        let mut child = Command::new(python)
+            .arg(script)
+            .arg(threads.to_string())
+            .env("OMP_NUM_THREADS", threads.to_string())
+            .env("OPENBLAS_NUM_THREADS", threads.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err("its pipes are gone".into());
+        };
+        let mut peer =
+            Peer { stdin, stdout: BufReader::new(stdout), child, versions: String::new(), jobs: Vec::new() };
+        peer.versions = peer.line()?;
+        peer.jobs = peer.line()?.split(' ').filter(|job| !job.is_empty()).map(String::from).collect();
+        Ok(peer)
+    }
+
+    /// Seconds that `job` takes the first of `peers` that knows it.
+    fn run(peers: &mut [Peer], job: &str, from: &Path, to: &Path) -> Result<Option<f64>> {
+        let Some(peer) = peers.iter_mut().find(|p| p.jobs.iter().any(|known| known == job)) else {
+            return Ok(None);
+        };
+        writeln!(peer.stdin, "{job}\t{}\t{}", from.display(), to.display())?;
+        Ok(Some(peer.line()?.parse()?))
+    }
+
+    fn line(&mut self) -> Result<String> {
+        let mut line = String::new();
+        if self.stdout.read_line(&mut line)? == 0 {
+            return Err(format!("Python ended without a word: {}", self.child.wait()?).into());
+        }
+        Ok(line.trim_end().to_string())
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn seconds(what: impl FnOnce() -> Result<()>) -> Result<f64> {
+    let start = Instant::now();
+    what()?;
+    Ok(start.elapsed().as_secs_f64())
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let (low, high) = (values[(values.len() - 1) / 2], values[values.len() / 2]);
+    (low + high) / 2.0
+}

@@ -1,0 +1,24 @@
+//! Kernels compiled for the processor that is there.
+
+/// Runs a kernel compiled once for any processor and once for AVX2, whichever is there. Floating-point operations are
+/// the same one by one, so results are the same bits. The kernel must be `#[inline(always)]`.
+macro_rules! with_avx2 {
+    ($name:ident$(<const $n:ident: usize, $t:ident: $bound:path>)?($($arg:ident: $type:ty),*) $(-> $out:ty)? = $portable:ident) => {
+        fn $name$(<const $n: usize, $t: $bound>)?($($arg: $type),*) $(-> $out)? {
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2")]
+                fn avx2$(<const $n: usize, $t: $bound>)?($($arg: $type),*) $(-> $out)? {
+                    $portable$(::<$n, $t>)?($($arg),*)
+                }
+                if std::is_x86_feature_detected!("avx2") {
+                    // SAFETY: the processor has AVX2.
+                    return unsafe { avx2$(::<$n, $t>)?($($arg),*) };
+                }
+            }
+            $portable$(::<$n, $t>)?($($arg),*)
+        }
+    };
+}
+
+pub(crate) use with_avx2;
