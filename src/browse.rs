@@ -26,9 +26,9 @@ use ratatui::layout::Rect;
 
 use crate::load::LoadArgs;
 use crate::{Failure, exit, load, terminal};
-use screen::Screen;
 #[cfg(unix)]
 pub use screen::give_back_at_once;
+use screen::{Listener, Screen};
 use state::{Command, Message, State};
 use worker::Workers;
 
@@ -108,6 +108,7 @@ fn browse(mut state: State, workers: Workers) -> Result<u8, Failure> {
     if let (1, Err(error)) = (state.files.len(), &opened) {
         return Err(Failure { message: error.clone(), code: exit::UNREADABLE });
     }
+    let listener = Listener::new();
     let mut screen = Screen::enter().map_err(broken)?;
     state.size = screen.size().map_err(broken)?;
     state.update(worker::opened(0, opened));
@@ -115,7 +116,7 @@ fn browse(mut state: State, workers: Workers) -> Result<u8, Failure> {
     screen.draw(&state).map_err(broken)?;
     let (sender, messages) = mpsc::channel();
     workers.start(state.files.iter().map(|f| f.path.clone()).collect(), sender.clone());
-    screen::listen(sender);
+    listener.listen(sender);
     let mut drawn = Instant::now();
     let mut stale = false;
     loop {

@@ -119,13 +119,29 @@ pub fn give_back_at_once() {
     let _ = rustix::termios::tcsetattr(rustix::stdio::stdin(), now, before);
 }
 
-/// Sends what the user does, and what signals ask for, to `messages`.
-pub fn listen(messages: Sender<Message>) {
+/// Takes note of the signals that ask to leave, from before the terminal is taken over.
+pub struct Listener {
     #[cfg(unix)]
-    {
-        use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
-        let messages = messages.clone();
-        if let Ok(mut signals) = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM]) {
+    signals: Option<signal_hook::iterator::Signals>,
+}
+
+impl Listener {
+    /// From here on such a signal waits to be heard, instead of ending the program at once.
+    pub fn new() -> Self {
+        Listener {
+            #[cfg(unix)]
+            signals: {
+                use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+                signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM]).ok()
+            },
+        }
+    }
+
+    /// Sends what the user does, and what signals ask for, to `messages`.
+    pub fn listen(self, messages: Sender<Message>) {
+        #[cfg(unix)]
+        if let Some(mut signals) = self.signals {
+            let messages = messages.clone();
             std::thread::spawn(move || {
                 for signal in signals.forever() {
                     SIGNAL.store(signal, Ordering::SeqCst);
@@ -133,16 +149,16 @@ pub fn listen(messages: Sender<Message>) {
                 }
             });
         }
-    }
-    std::thread::spawn(move || {
-        while let Ok(event) = crossterm::event::read() {
-            if messages.send(Message::Input(event)).is_err() {
-                return;
+        std::thread::spawn(move || {
+            while let Ok(event) = crossterm::event::read() {
+                if messages.send(Message::Input(event)).is_err() {
+                    return;
+                }
             }
-        }
-        // The terminal is gone.
-        let _ = messages.send(Message::Leave);
-    });
+            // The terminal is gone.
+            let _ = messages.send(Message::Leave);
+        });
+    }
 }
 
 /// Ends the program as the signal that asked for it would have, so that its parent is told the truth.
