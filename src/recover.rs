@@ -65,6 +65,18 @@ fn filler(text: &str) -> Result<Filler, String> {
 pub fn run(args: &Args) -> Result<u8, Failure> {
     if let Some(output) = &args.output {
         terminal::may_write(output, args.force)?;
+        let same =
+            |path: &Path| output.canonicalize().is_ok_and(|o| path.canonicalize().is_ok_and(|p| p == o));
+        let others = args.fill.iter().filter_map(|filler| match filler {
+            Filler::From(path) => Some(path.as_path()),
+            Filler::With(_) => None,
+        });
+        if others.chain([args.path.as_path()]).any(same) {
+            return Err(Failure::usage(format!(
+                "{} is what is read from, and all there is of what is lost; write to another file",
+                output.display()
+            )));
+        }
     }
     let options = OpenOptions { i2s_layout: args.i2s_layout };
     let mut salvage = salvage(&args.path, &options)?;

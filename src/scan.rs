@@ -112,6 +112,11 @@ type Found = Result<PathBuf, (PathBuf, ckpt_inspect::Error)>;
 fn expand(paths: &[PathBuf]) -> Result<Vec<Found>, Failure> {
     let mut found: Vec<Found> = Vec::new();
     let mut add = |path: &Path| match files(path) {
+        Ok(paths) if paths.is_empty() => {
+            let what = "holds no file that a loader could be given";
+            let error = ckpt_inspect::Error::new(ckpt_inspect::ErrorKind::Unrecognised, what);
+            found.push(Err((path.to_path_buf(), error)));
+        }
         Ok(paths) => found.extend(paths.into_iter().map(Ok)),
         Err(error) => found.push(Err((path.to_path_buf(), error))),
     };

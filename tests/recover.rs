@@ -117,6 +117,11 @@ fn nothing_is_overwritten_or_half_written() {
     recover(4, &[TRUNCATED, "-o", out.to_str().unwrap()]);
     assert_eq!(std::fs::read(&out).unwrap(), b"mine");
 
+    let same = folder.path("same.pt");
+    std::fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join(TRUNCATED), &same).unwrap();
+    let same = same.to_str().unwrap();
+    recover(2, &[same, "-o", same, "--force"]);
+
     let cut = folder.path("cut.pt");
     let bytes = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(WHOLE)).unwrap();
     // Only the pickle is there: every tensor is known, and none is whole.

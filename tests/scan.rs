@@ -68,6 +68,12 @@ fn exit_codes() {
     exits(3, &["Cargo.toml"]);
     exits(3, &["not/there.pt"]);
     exits(3, &["not/*.pt"]);
+    let empty = tempfile::tempdir().unwrap();
+    exits(3, &[empty.path().to_str().unwrap()]);
+    // Of a folder only what a loader could be given counts, and text called .bin is no pickle.
+    std::fs::write(empty.path().join("vocab.bin"), "hello world").unwrap();
+    std::fs::write(empty.path().join("README.md"), "cos and sin").unwrap();
+    exits(0, &[empty.path().to_str().unwrap()]);
     exits(2, &[EVIL, "--allow", "*"]);
     exits(2, &[]);
     // What the user vouches for does not count.

@@ -37,6 +37,8 @@ pub(crate) const SIZES_FOLLOW: u16 = 1 << 3;
 /// An inflated entry that is read whole may be this much larger than its file: pickles of real checkpoints are far
 /// smaller than their weights, and what is built from one is proportional to it.
 const INFLATED_ALLOWANCE: u64 = 8 << 20;
+/// Entries looked for in an archive without a directory.
+const MOST_ENTRIES: usize = 1 << 22;
 const CUT: &str = "it is cut short";
 
 /// How an entry is compressed (4.4.5).
@@ -343,7 +345,7 @@ fn has_its_checksum(bytes: &[u8], entry: &Entry) -> bool {
 fn walk_local_headers(bytes: &[u8]) -> Vec<Entry> {
     // A descriptor tells how long the data before it is, and so where that begins.
     let mut descriptors: HashMap<u64, (u64, u64)> = HashMap::new();
-    for at in memmem::find_iter(bytes, DATA_DESCRIPTOR).map(|at| at as u64) {
+    for at in memmem::find_iter(bytes, DATA_DESCRIPTOR).map(|at| at as u64).take(MOST_ENTRIES) {
         for width in [8, 4] {
             let size = word(bytes, at as usize + 8, width);
             if let Some(start) = size.and_then(|size| at.checked_sub(size)) {

@@ -236,6 +236,11 @@ impl Scanner<'_> {
         if !entry.whole {
             self.damaged(place, "the entry is cut short".into());
         }
+        // Entries that overlap are read as often as they are named.
+        if !self.afford(entry.compressed) {
+            return self.out_of_budget(place);
+        }
+        self.spend(entry.compressed);
         let decoded = match entry.method {
             Method::Stored => std::borrow::Cow::Borrowed(raw),
             Method::Deflated => {

@@ -18,8 +18,12 @@ const FREE_WORK: u64 = 256 << 20;
 const MOST_WORK: u64 = 16;
 
 /// Names of files that are unpickled, or are archives of such.
-const PICKLED: [&str; 12] =
-    ["pkl", "pickle", "pt", "pth", "bin", "ckpt", "joblib", "dat", "data", "npy", "npz", "p"];
+const PICKLED: [&str; 15] = [
+    "pkl", "pickle", "pk", "pckl", "p", "pt", "pth", "bin", "ckpt", "joblib", "sav", "dat", "data", "npy",
+    "npz",
+];
+/// Up to this size anything is tried as a pickle without a header, whatever its name.
+const TRIED: usize = 16 << 20;
 
 /// First bytes of containers that are not looked into.
 const OPAQUE: [(&[u8], &str); 6] = [
@@ -135,6 +139,8 @@ impl<'o> Scanner<'o> {
                 None if bytes.is_empty() => {
                     return Err(Error::new(ErrorKind::Unrecognised, "is empty"));
                 }
+                // What is called like a pickle and ends at its first byte does nothing.
+                None if pickled => "no pickle",
                 None => {
                     return Err(Error::new(
                         ErrorKind::Unrecognised,
@@ -225,7 +231,7 @@ impl<'o> Scanner<'o> {
             self.find(Rule::OpaqueContent, place, None, format!("{what}, which is not looked into"));
             return Some("opaque");
         }
-        if matches!(bytes, [0x80, 0..=5, ..]) || (pickled && !bytes.is_empty()) {
+        if matches!(bytes, [0x80, 0..=5, ..]) || (!bytes.is_empty() && (pickled || bytes.len() <= TRIED)) {
             return self.bare(bytes, pickled, place);
         }
         None
@@ -236,8 +242,14 @@ impl<'o> Scanner<'o> {
         let trace = crate::pickle::Trace::new(bytes);
         let does_something = !trace.seen.imports.is_empty() || !trace.seen.calls.is_empty();
         let headed = matches!(bytes, [0x80, 2..=5, ..]);
-        // Text that happens to be called .data or .bin ends at its first letters.
-        if !headed && !does_something && (trace.error.is_some() || !pickled) {
+        let whole = trace.error.is_none();
+        // Text called .data or .bin ends at its first letters; under another name only a whole pickle that imports
+        // something is one.
+        let is_one = match pickled {
+            true => headed || does_something || whole,
+            false => headed || (does_something && whole && bytes[trace.pickle.len..].trim_ascii().is_empty()),
+        };
+        if !is_one {
             return None;
         }
         let by_chance = !pickled && !headed;

@@ -153,11 +153,11 @@ impl Scanner<'_> {
             let Node::Global(g) = pickle.node(id) else { continue };
             let (module, name) = (g.module.as_ref(), g.name.as_ref());
             let global = format!("{module}.{name}");
-            let use_ = called.get(&(g.module.clone(), g.name.clone())).map(|&id| match pickle.node(id) {
+            let usage = called.get(&(g.module.clone(), g.name.clone())).map(|&id| match pickle.node(id) {
                 Node::Object(object) => format!("would call {}", call(pickle, object)),
                 _ => String::new(),
             });
-            let what = use_.unwrap_or_else(|| format!("would import {}", cut(&global)));
+            let what = usage.unwrap_or_else(|| format!("would import {}", cut(&global)));
             let (rule, message) = match self.class(module, name, place) {
                 Class::Harmless => {
                     self.harmless(global);

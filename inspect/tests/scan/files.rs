@@ -172,26 +172,36 @@ fn tar(entries: &[(&str, &[u8], Option<&str>)]) -> Vec<u8> {
     archive.into_inner().unwrap()
 }
 
-/// An array as joblib pickles it: the wrapper, its state, one byte that says how many align, and the elements.
+/// An array of numbers as joblib pickles it: the wrapper, its state, one byte that says how many align, the elements.
 fn joblib(elements: &[u8]) -> Vec<u8> {
+    let mut out = joblib_array("f8", elements.len() / 8);
+    out.extend([3, 0xff, 0xff, 0xff]);
+    out.extend(elements);
+    out.extend(b"s");
+    out
+}
+
+/// An array of objects as joblib pickles it: the objects are the pickle `objects`.
+fn joblib_objects(objects: &[u8]) -> Vec<u8> {
+    [&joblib_array("O8", 1)[..], objects, b"s"].concat()
+}
+
+fn joblib_array(dtype: &str, elements: usize) -> Vec<u8> {
     let mut out = b"\x80\x04}".to_vec();
     out.extend(text("weights"));
     out.extend([text("joblib.numpy_pickle"), text("NumpyArrayWrapper")].concat());
     out.extend(b"\x93)\x81}(");
     out.extend([text("subclass"), text("numpy"), text("ndarray"), vec![0x93]].concat());
-    out.extend([&text("shape")[..], b"K", &[(elements.len() / 8) as u8], b"\x85"].concat());
+    out.extend([&text("shape")[..], b"K", &[elements as u8], b"\x85"].concat());
     out.extend([text("order"), text("C")].concat());
     out.extend([text("dtype"), text("numpy"), text("dtype"), vec![0x93]].concat());
     out.extend(
-        [&text("f8")[..], b"\x89\x88\x87R(K\x03", &text("<"), b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb"]
+        [&text(dtype)[..], b"\x89\x88\x87R(K\x03", &text("<"), b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb"]
             .concat(),
     );
     out.extend([&text("allow_mmap")[..], b"\x88"].concat());
     out.extend([&text("numpy_array_alignment_bytes")[..], b"K\x10"].concat());
     out.extend(b"ub");
-    out.extend([3, 0xff, 0xff, 0xff]);
-    out.extend(elements);
-    out.extend(b"s");
     out
 }
 
@@ -494,6 +504,11 @@ fn broken() -> Vec<File> {
             "after an array of joblib's",
             [joblib(&[0x2e; 40]), payload(), b"0.".to_vec()].concat(),
         ),
+        bad(
+            "joblib-objects.pkl",
+            "in an array of objects of joblib's",
+            [joblib_objects(&evil()), b".".to_vec()].concat(),
+        ),
         bad("objects.npy", "a NumPy array of objects", npy("|O", &evil())),
         bad("compressed.pkl.gz", "compressed with gzip", gzip(&evil())),
         bad("compressed.joblib", "compressed with zlib", zlib(&evil())),
@@ -671,10 +686,12 @@ fn benign() -> Vec<File> {
         good("ordered.pkl", "an OrderedDict and a defaultdict of lists", p2(&[&b"]"[..], &global("collections", "OrderedDict"), b")Ra", &global("collections", "defaultdict"), &global("__builtin__", "list"), b"\x85Ra"].concat())),
         good("array.pkl", "a NumPy array", p2(&[&global("numpy.core.multiarray", "_reconstruct")[..], &global("numpy", "ndarray"), b"K\0\x85U\x01b\x87R(K\x01K\x01\x85", &global("numpy", "dtype"), b"U\x02f8K\0K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb\x89U\x080123.567tb"].concat())),
         good("joblib-array.pkl", "an array of joblib's whose bytes look like opcodes", [joblib(b"cos\nsystem\n(S'id'\ntR.0123456789abcdefghi"), b".".to_vec()].concat()),
+        good("joblib-objects-plain.pkl", "an array of objects of joblib's", [joblib_objects(&p2(b"}")), b".".to_vec()].concat()),
         good("array.npy", "a NumPy array of numbers", npy("<f8", &[0x80, 2, b'c', b'o', b's', 10, 1, 2])),
         good("array.npz", "arrays in .npz", zip(&[entry("a.npy", npy("<f8", &[0; 8]))])),
         good("state-dict.pt", "a state dict", torch(state_dict(), &[])),
         good("storage-by-chance.pt", "a storage that begins like a pickle", zip(&[entry("m/data.pkl", state_dict()), entry("m/data/0", *b"\x80\x04c\x01\x02\n\x03\n..")])),
+        good("parts-plain.distcp", "archives one after another, as distributed checkpoints have them", [torch(state_dict(), &[]), torch(state_dict(), &[])].concat()),
         good("commented.zip", "text files in a zip", zip(&[entry("README.md", *b"cos\nsystem\n"), entry("config.json", *b"{}")])),
         good("legacy.pt", "a legacy file", [&legacy(MAGIC, &p2(b"}"), &p2(b"}U\x01ac__builtin__\nset\n]\x85Rs"))[..], &[1, 2, 3]].concat()),
         good("nested-legacy-file.pkl", "_load_from_bytes on a harmless legacy file", rebuilt),
