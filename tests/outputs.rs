@@ -133,7 +133,7 @@ fn wrong_input_is_told() {
             2,
             "vocabularies of different sizes",
         ),
-        (&["verify", HEALTHY, PACKED, "--outputs", "--max-kl", "-1"], 2, "not below 0"),
+        (&["verify", HEALTHY, PACKED, "--outputs", "--max-kl=-1"], 2, "not below 0"),
         (&["bench", HEALTHY, "--prompt", "500"], 2, "do not fit the model's context of 128"),
         (&["bench", HEALTHY, "--threads", "0"], 2, "0"),
         (&["bench", "none.pt"], 2, "none.pt"),
