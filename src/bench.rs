@@ -129,7 +129,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
 fn measure(args: &Args, pools: &[Pool]) -> Result<Record, Failure> {
     let kv = KvType::from(args.kv);
     let (first, rest) = pools.split_first().ok_or_else(|| Failure::usage("a number of threads is needed"))?;
-    let model = args.run.load(&args.model, first)?;
+    let (_, model) = args.run.open(&args.model, first)?;
     let fits = model.config().max_seq_len;
     let needed = args.context.iter().map(|n| n + args.tokens).chain(args.prompt.iter().copied());
     if let Some(tokens) = needed.max().filter(|&tokens| tokens > fits) {

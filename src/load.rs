@@ -248,3 +248,11 @@ pub fn cache_folder(name: &str) -> Option<PathBuf> {
     let base = etcetera::choose_base_strategy().ok()?.cache_dir();
     Some(base.join("ckpt").join(name))
 }
+
+/// Removes what was kept longest ago in the cache folder called `name`, until `bytes` remain.
+pub fn prune(name: &str, bytes: u64) {
+    if let Some(folder) = cache_folder(name) {
+        // A cache that cannot be pruned is no reason to fail.
+        let _ = Cache::new(folder).prune(bytes);
+    }
+}

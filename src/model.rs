@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use ckpt_infer::{Cache, KvType, LoadOptions, Model, Pool, RopeScaling, Settings, TableType, WhenFull};
+use ckpt_inspect::Checkpoint;
 
 use crate::{Failure, terminal};
 
@@ -118,9 +119,9 @@ impl ModelArgs {
         pool(self.threads)
     }
 
-    /// The model, loaded; notes tell what was assumed.
-    pub fn load(&self, pool: &Pool) -> Result<Model, Failure> {
-        self.run.load(&self.model, pool)
+    /// The checkpoint, and its model, loaded; notes tell what was assumed.
+    pub fn open(&self, pool: &Pool) -> Result<(Checkpoint, Model), Failure> {
+        self.run.open(&self.model, pool)
     }
 
     /// The type of cached keys and values.
@@ -150,11 +151,12 @@ pub fn processors() -> usize {
 }
 
 impl RunArgs {
-    /// A model, loaded; notes tell what was assumed.
-    pub fn load(&self, path: &Path, pool: &Pool) -> Result<Model, Failure> {
-        let model = Model::open(path, &self.options(), pool)?;
+    /// A checkpoint, and its model, loaded; notes tell what was assumed.
+    pub fn open(&self, path: &Path, pool: &Pool) -> Result<(Checkpoint, Model), Failure> {
+        let checkpoint = ckpt_inspect::open(path)?;
+        let model = Model::load(&checkpoint, &self.options(), pool)?;
         model.assumed().iter().for_each(|sentence| terminal::note(sentence));
-        Ok(model)
+        Ok((checkpoint, model))
     }
 
     /// How models are to be loaded.

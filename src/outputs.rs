@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use ckpt_infer::compare::{self, Comparison, Windows};
 use serde_json::{Value, json};
 
+use crate::generate::TokenizerArgs;
 use crate::model::{RunArgs, pool};
 use crate::terminal;
 use crate::{Failure, exit, sequences};
@@ -18,10 +19,12 @@ pub struct OutputArgs {
     /// Compare what the models compute instead of their weights.
     #[arg(long)]
     pub outputs: bool,
-    /// With --outputs, token ids to run on: .safetensors, or lists in .jsonl or .ids. By default sequences that the
-    /// first model draws itself.
+    /// With --outputs, a text to run on, in the first model's tokens, or token ids: .safetensors, or lists in .jsonl or
+    /// .ids. By default sequences that the first model draws itself.
     #[arg(long, value_name = "FILE", requires = "outputs")]
     prompts: Option<PathBuf>,
+    #[command(flatten)]
+    tokenizer: TokenizerArgs,
     /// With --outputs, the largest mean Kullback-Leibler divergence of predictions, in nats.
     #[arg(long, value_name = "X", default_value_t = 0.01, value_parser = limit)]
     max_kl: f64,
@@ -49,8 +52,10 @@ fn limit(text: &str) -> Result<f64, String> {
 /// Runs both models and judges what they say.
 pub fn run(args: &OutputArgs, (a, b): (&Path, &Path), as_json: bool) -> Result<u8, Failure> {
     let pool = pool(args.threads);
-    let prompts = args.prompts.as_deref().map(sequences::read).transpose()?;
-    let (first, second) = (args.run.load(a, &pool)?, args.run.load(b, &pool)?);
+    let (checkpoint, first) = args.run.open(a, &pool)?;
+    let tokenizer = || args.tokenizer.open(&checkpoint, &first);
+    let prompts = args.prompts.as_deref().map(|path| sequences::read(path, tokenizer)).transpose()?;
+    let (_, second) = args.run.open(b, &pool)?;
     let context = first.config().max_seq_len.min(second.config().max_seq_len);
     let prompts = match prompts {
         Some(prompts) => prompts,

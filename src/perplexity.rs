@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use ckpt_infer::compare::{self, Windows};
-use ckpt_infer::{Model, Pool, Runner};
+use ckpt_infer::{Model, Pool, Runner, Tokenizer};
 use serde_json::json;
 
 use crate::{Failure, exit, sequences, terminal};
@@ -12,8 +12,9 @@ use crate::{Failure, exit, sequences, terminal};
 /// What to predict, and from how much.
 #[derive(clap::Args)]
 pub struct PerplexityArgs {
-    /// Print the perplexity of token ids instead of continuing them: .safetensors, or lists in .jsonl or .ids.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["ids", "dump_logits", "prompt_cache", "logprobs"])]
+    /// Print the perplexity of a text instead of continuing one, or of token ids: .safetensors, or lists in .jsonl or
+    /// .ids.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "suffix", "ids", "dump_logits", "prompt_cache", "logprobs"])]
     pub perplexity: Option<PathBuf>,
     /// With --perplexity, tokens that are predicted from at most; the model's context by default.
     #[arg(long, value_name = "N", requires = "perplexity")]
@@ -29,9 +30,10 @@ pub fn run(
     path: &std::path::Path,
     model: &Model,
     pool: &Pool,
+    tokenizer: impl FnOnce() -> Result<Tokenizer, Failure>,
     as_json: bool,
 ) -> Result<u8, Failure> {
-    let sequences = sequences::read(path)?;
+    let sequences = sequences::read(path, tokenizer)?;
     let most = model.config().max_seq_len;
     let context = args.context.unwrap_or(most);
     if !(1..=most).contains(&context) {

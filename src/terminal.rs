@@ -47,6 +47,24 @@ pub fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
+/// Prints what a model wrote: as it is, but for control characters on a terminal, which are shown as escapes. False when
+/// nobody reads it any more.
+pub fn print_model_text(text: &str) -> Result<bool, Failure> {
+    let mut out = std::io::stdout().lock();
+    let harmless = |c: char| !c.is_control() || matches!(c, '\n' | '\t');
+    let shown = if out.is_terminal() && !text.chars().all(harmless) {
+        let show = |c: char| if harmless(c) { c.to_string() } else { c.escape_unicode().to_string() };
+        text.chars().map(show).collect()
+    } else {
+        text.to_string()
+    };
+    match out.write_all(shown.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::unwritable(format!("standard output: {error}"))),
+    }
+}
+
 /// Prints an error.
 pub fn error(message: &str) {
     let style = Style::new().fg_color(Some(AnsiColor::Red.into())).bold();

@@ -38,6 +38,9 @@ pub struct Args {
     /// Folder of the run.
     #[arg(short, long, value_name = "DIR", default_value = "run")]
     output: PathBuf,
+    /// Write into the folder of another run.
+    #[arg(long)]
+    force: bool,
     /// The step to stop at, counted from the model's beginning.
     #[arg(long, value_name = "N")]
     steps: Option<u64>,
@@ -143,6 +146,9 @@ pub struct Args {
     /// Begin the data anew.
     #[arg(long)]
     restart_data: bool,
+    /// Whether the checkpoint's projections are BitLinear, where its format cannot say (GGUF).
+    #[arg(long, value_name = "BOOL", requires = "resume")]
+    bitlinear: Option<bool>,
     /// Threads; all processors unless given. Results do not depend on it.
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -156,6 +162,8 @@ enum WellArg {
     SeedOptimizer,
 }
 
+/// Room for tokens in the cache folder; those kept longest ago go first.
+const TOKEN_CACHE: u64 = 4 << 30;
 /// A configuration is text that a person wrote.
 const MAX_CONFIG: u64 = 1 << 20;
 
@@ -195,11 +203,13 @@ fn train(args: &Args, settings: &Settings, signal: &Signal) -> Result<u8, Failur
                 allow_collapsed: args.allow_collapsed,
                 reset_optimizer: args.reset_optimizer,
                 restart_data: args.restart_data,
+                bitlinear: args.bitlinear,
             };
             Trainer::resume(&ckpt_inspect::open(path)?, settings, options)?
         }
         (None, init) => Trainer::new(&model(init.as_deref().unwrap_or_default())?, settings)?,
     };
+    args.may_go_into_folder()?;
     let mut folder = RunFolder::open(&args.output)?;
     let text = toml::to_string(settings).map_err(|e| Failure::usage(format!("settings: {e}")))?;
     folder.config(&text)?;
@@ -232,6 +242,7 @@ fn train(args: &Args, settings: &Settings, signal: &Signal) -> Result<u8, Failur
         Event::Warning(text) => bar.note(&format!("warning: {}", terminal::escape(&text))),
     });
     bar.clear();
+    load::prune("tokens", TOKEN_CACHE);
     match outcome? {
         Outcome::Finished => Ok(exit::FINE),
         Outcome::Interrupted => {
@@ -318,6 +329,20 @@ fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
 }
 
 impl Args {
+    /// A run goes into a folder of its own, or on in the one that its checkpoint lies in.
+    fn may_go_into_folder(&self) -> Result<(), Failure> {
+        let whole = |path: &Path| std::fs::canonicalize(path).ok();
+        let from = self.resume.as_deref().and_then(whole);
+        let same = from.is_some_and(|from| from.parent().map(Path::to_path_buf) == whole(&self.output));
+        match self.force || same || !self.output.join("metrics.jsonl").exists() {
+            true => Ok(()),
+            false => Err(Failure::unwritable(format!(
+                "{}: holds another run; choose a folder with -o, or --force to write into it",
+                self.output.display()
+            ))),
+        }
+    }
+
     /// The settings of the file, with the flags over them.
     fn settings(&self) -> Result<Settings, Failure> {
         let mut s = match &self.config {

@@ -114,7 +114,7 @@ fn explained_in_the_terminal() {
     let folder = tempfile::tempdir().unwrap();
     let text = report(folder.path(), &[COLLAPSE, HEALTHY, "--explain"]);
     for words in [
-        "Weight decay shrinks 6 weights: their std halves every 344 steps, just as fast as learning rate 0.02 × weight decay 0.1 alone makes it.",
+        "Weight decay shrinks 6 weights: their std halves every 344 steps, as fast as learning rate 0.02 × weight decay 0.1 alone makes it.",
         "2.002e-3 per step",
         "it shrinks, it does not learn",
         "Resume from tests/fixtures/collapse-run/step-02000.pt",

@@ -118,7 +118,17 @@ fn a_report_shows_loss_and_health_of_a_run() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run");
     let start = ["--resume", HEALTHY, "--reset-optimizer", "--data", DATA, "--batch", "4", "--steps", "2012"];
-    let often = ["--validate-every", "4", "--health-every", "3", "--save-every", "6", "--no-token-cache"];
+    let often = [
+        "--holdout",
+        "0.2",
+        "--validate-every",
+        "4",
+        "--health-every",
+        "3",
+        "--save-every",
+        "6",
+        "--no-token-cache",
+    ];
     let output = train(&run, &[&start[..], &often].concat());
     assert!(output.status.success(), "{}", text(&output));
     let page = folder.path().join("page.html");
@@ -140,7 +150,7 @@ fn a_report_shows_loss_and_health_of_a_run() {
     let training = &json["runs"][0]["training"];
     assert_eq!(
         (training["loss"][0].as_u64(), training["lowest_std"].as_array().unwrap().len()),
-        (Some(2012), 4)
+        (Some(2012), 5)
     );
 }
 
@@ -159,6 +169,10 @@ fn teachers_and_patterns_of_files() {
         assert_eq!(output.status.code(), Some(2), "{}", text(&output));
         assert!(text(&output).contains(word), "{}", text(&output));
     };
+    let output =
+        train(&place, &["--resume", HEALTHY, "--reset-optimizer", "--data", DATA, "--steps", "2003"]);
+    assert_eq!(output.status.code(), Some(4), "{}", text(&output));
+    assert!(text(&output).contains("--force"), "{}", text(&output));
     refused("src", "src/**/*.py");
     refused("src/*.none", "no file matches");
 }
@@ -169,21 +183,8 @@ fn copies_in_other_formats_are_resumed() {
     let folder = tempfile::tempdir().unwrap();
     let losses = |from: &str, name: &str| {
         let run = folder.path().join(name);
-        let output = train(
-            &run,
-            &[
-                "--resume",
-                from,
-                "--reset-optimizer",
-                "--no-shuffle",
-                "--data",
-                DATA,
-                "--batch",
-                "4",
-                "--steps",
-                "2002",
-            ],
-        );
+        let start = ["--resume", from, "--reset-optimizer", "--bitlinear", "true", "--steps", "2002"];
+        let output = train(&run, &[&start[..], &["--no-shuffle", "--data", DATA, "--batch", "4"]].concat());
         assert!(output.status.success(), "{from}: {}", text(&output));
         let metrics = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
         let lines = metrics.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap());

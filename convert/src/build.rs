@@ -64,13 +64,6 @@ struct Chosen {
     grid: Option<Grid>,
 }
 
-impl Chosen {
-    /// The type in GGUF output.
-    fn quant(&self) -> Quant {
-        Quant::of(self.dtype).unwrap_or(Quant::F32)
-    }
-}
-
 struct Builder<'c, 'o> {
     plan: Plan<'c>,
     options: &'o Options,
@@ -122,7 +115,8 @@ impl<'c, 'o> Builder<'c, 'o> {
                 entries.insert(packed, Value::Bool(true));
             }
         }
-        let style = options.names.or(target.style(source));
+        let unknown = matches!(target, Target::Gguf(_)) && gguf::is_unknown(source);
+        let style = options.names.or(target.style(source)).filter(|_| !unknown);
         let plan = Plan {
             source,
             target,
@@ -222,7 +216,8 @@ impl<'c, 'o> Builder<'c, 'o> {
     fn is_foreign(&self, inner: &str) -> bool {
         let from_gguf = matches!(self.plan.source.format, Format::Gguf { .. });
         let known = names::translate(without_state_dict(inner), Style::Gguf).is_some();
-        matches!(self.options.target, Target::Gguf(_)) && !from_gguf && !known
+        let nameless = !from_gguf && !known && !gguf::is_unknown(self.plan.source);
+        matches!(self.options.target, Target::Gguf(_)) && nameless
     }
 
     fn name(&self, inner: &str) -> String {
@@ -252,12 +247,12 @@ impl<'c, 'o> Builder<'c, 'o> {
         let own = if tensor.dtype.is_float() || !real { tensor.dtype } else { DType::F32 };
         let dtype = plain.unwrap_or(own);
         if matches!(self.options.target, Target::Gguf(_)) {
-            if real {
-                // The rules of GGUF decide.
+            // The rules of GGUF decide on real numbers.
+            if real || gguf::ggml_of(dtype).is_some() {
                 return Ok(dtype);
             }
             return Err(Error::Target(format!(
-                "tensor `{}` has elements of type {dtype}; weights in GGUF are real numbers",
+                "tensor `{}` has elements of type {dtype}, which GGUF cannot hold; write it with --to pt",
                 tensor.name.escape_debug()
             )));
         }
@@ -347,12 +342,18 @@ impl<'c, 'o> Builder<'c, 'o> {
         };
         let any = chosen.iter().any(|c| is_ternary(&c.name, &source.tensors[c.index]));
         let rules = gguf::Rules::new(settings, source, any)?;
+        let unknown = gguf::is_unknown(source);
         let mut told = gguf::Told::default();
         for c in chosen.iter_mut() {
             let tensor = &source.tensors[c.index];
             let ternary = is_ternary(&c.name, tensor);
             let asked = options.dtypes.iter().find(|(glob, _)| glob.is_match(&c.name));
             let asked = asked.map(|(_, dtype)| *dtype).or(options.dtype);
+            let plain = gguf::ggml_of(c.dtype).is_some() && c.dtype.element_size().is_some();
+            let keeps = rules.keeps_types() && asked.is_none() && (unknown || c.dtype == DType::F64);
+            if plain && (keeps || !c.dtype.is_float()) {
+                continue;
+            }
             let asked = asked
                 .map(|dtype| Quant::of(dtype).ok_or(dtype))
                 .transpose()
@@ -470,27 +471,34 @@ impl<'c, 'o> Builder<'c, 'o> {
         settings: Gguf,
         identical: &mut HashMap<Place, String>,
     ) -> Result<()> {
-        let (tensor, quant) = (&elements.tensor, c.quant());
+        let (tensor, quant) = (&elements.tensor, Quant::of(c.dtype));
         self.plan.pairs.push(Pair { elements: elements.clone(), name: c.name.clone() });
         if let Some(place) = Place::of(tensor, c.dtype) {
-            if let Some(other) = identical.get(&place) {
-                self.plan.tied.push((c.name, other.clone()));
-                return Ok(());
+            // Readers know of one pair that may be one tensor.
+            match identical.get(&place) {
+                Some(other) if c.name == "output.weight" && other == "token_embd.weight" => {
+                    self.plan.tied.push((c.name, other.clone()));
+                    return Ok(());
+                }
+                Some(_) => {}
+                None => {
+                    identical.insert(place, c.name.clone());
+                }
             }
-            identical.insert(place, c.name.clone());
         }
         let shape = tensor.shape.clone();
-        let bytes = quant
-            .ggml()
-            .bytes_for(&shape)
+        let bytes = gguf::ggml_of(c.dtype)
+            .and_then(|ggml| ggml.bytes_for(&shape))
             .ok_or_else(|| ReadError::damaged("its size overflows").in_tensor(&tensor.name))?;
-        let same = tensor.dtype == c.dtype && quant != Quant::I2S && tensor.scale.is_none();
+        let same = tensor.dtype == c.dtype && quant != Some(Quant::I2S) && tensor.scale.is_none();
         let beside = settings.exact_scales || has_scale_beside(tensor);
-        let unit_scale = beside && matches!(quant, Quant::Tq1_0 | Quant::Tq2_0) && c.grid.is_some();
+        let unit_scale = beside && matches!(quant, Some(Quant::Tq1_0 | Quant::Tq2_0)) && c.grid.is_some();
         let scale = c.grid.and_then(|g| g.scale).unwrap_or(1.0).abs();
-        let content = match quant.is_packed() && !(same && c.grid.is_none()) {
-            true => Content::Blocks { elements, quant, unit_scale },
-            false => Content::Elements(elements),
+        let content = match quant {
+            Some(quant) if quant.is_packed() && !(same && c.grid.is_none()) => {
+                Content::Blocks { elements, quant, unit_scale }
+            }
+            _ => Content::Elements(elements),
         };
         let layer = c.name.strip_suffix(".weight").unwrap_or(&c.name).to_string();
         self.add_whole(c.name, c.dtype, shape, bytes, content);
@@ -582,7 +590,7 @@ fn has_scale_beside(tensor: &TensorInfo) -> bool {
 }
 
 /// How the ternary form of a source matrix comes about.
-fn grid(source: &Checkpoint, tensor: &TensorInfo, eps: f64) -> Result<Grid> {
+pub(crate) fn grid(source: &Checkpoint, tensor: &TensorInfo, eps: f64) -> Result<Grid> {
     if matches!(tensor.dtype, DType::Ternary(_)) {
         return Ok(Grid { scale: tensor.scale, exact: true });
     }
@@ -590,6 +598,12 @@ fn grid(source: &Checkpoint, tensor: &TensorInfo, eps: f64) -> Result<Grid> {
     let bytes = bytes(source, &elements.tensor)?;
     let values = Decoded::new(source, &elements, &bytes)?;
     Ok(Grid::measure(&values, eps).map_err(|e| e.in_tensor(&tensor.name).in_file(&source.path))?)
+}
+
+/// The order of query and key rows in PyTorch's terms, for those of a GGUF file of architecture `llama`: where each is
+/// in the file. `None` for all other tensors.
+pub fn row_order(source: &Checkpoint, tensor: &TensorInfo) -> Option<Rotary> {
+    matches!(source.format, Format::Gguf { .. }).then(|| rotary(source, tensor, None))?
 }
 
 /// The order of query and key rows, where one side is a GGUF file of architecture `llama` and the other is not.

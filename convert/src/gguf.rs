@@ -7,6 +7,7 @@
 use std::f64::consts::TAU;
 use std::path::Path;
 
+use ckpt_inspect::ggml::GgmlType;
 use ckpt_inspect::gguf::{ALIGNMENT_KEY, Keys, Layout, OutputEntry};
 use ckpt_inspect::{Checkpoint, DType, Format, StudentConfig, TensorInfo};
 use half::f16;
@@ -24,8 +25,8 @@ use crate::{Error, Result};
 /// How weights go into a GGUF file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Gguf {
-    /// Type of the matrices in layers. By default TQ2_0 for a ternary model, the tensor's own for a GGUF source, else
-    /// F16.
+    /// Type of the matrices in layers. By default TQ2_0 for a ternary model, the tensor's own for a GGUF source and where no
+    /// model is recognised, else F16.
     pub quant: Option<Quant>,
     /// Type of the embedding and the output head. By default `quant` where that is a plain type, else Q8_0.
     pub embed: Option<Quant>,
@@ -36,6 +37,19 @@ pub struct Gguf {
     pub latent: bool,
 }
 
+/// GGML's type for elements of this type.
+pub(crate) fn ggml_of(dtype: DType) -> Option<GgmlType> {
+    const PLAIN: [GgmlType; 5] = [GgmlType::F64, GgmlType::I8, GgmlType::I16, GgmlType::I32, GgmlType::I64];
+    Quant::of(dtype).map(Quant::ggml).or_else(|| PLAIN.into_iter().find(|ggml| ggml.dtype() == dtype))
+}
+
+/// Whether no model is recognised in `source`: its tensors go into the file as they are called and typed.
+pub(crate) fn is_unknown(source: &Checkpoint) -> bool {
+    let model = &source.model;
+    let unknown = model.config.is_none() || model.architecture == "unknown";
+    model.student.is_none() && unknown && !matches!(source.format, Format::Gguf { .. })
+}
+
 /// Whether a tensor by this GGUF name is the embedding or the output head.
 pub(crate) fn is_outer(name: &str) -> bool {
     matches!(name, "token_embd.weight" | "output.weight")
@@ -43,7 +57,7 @@ pub(crate) fn is_outer(name: &str) -> bool {
 
 /// Which type a tensor gets.
 pub(crate) struct Rules {
-    /// `None` where a GGUF tensor keeps its own.
+    /// `None` where a tensor keeps its own.
     quant: Option<Quant>,
     fallback: Quant,
     settings: Gguf,
@@ -53,7 +67,7 @@ impl Rules {
     /// The rules for a source in which there are ternary matrices, or not.
     pub fn new(settings: Gguf, source: &Checkpoint, any_ternary: bool) -> Result<Self> {
         let ternary = settings.quant.is_some_and(Quant::is_ternary);
-        let keeps_types = matches!(source.format, Format::Gguf { .. });
+        let keeps_types = matches!(source.format, Format::Gguf { .. }) || is_unknown(source);
         let quant = match settings.quant {
             None if keeps_types => None,
             None if any_ternary && !settings.latent => Some(Quant::Tq2_0),
@@ -70,6 +84,11 @@ impl Rules {
             return Ok(Rules { quant, fallback: Quant::F16, settings });
         };
         Err(Error::Target(refused.into()))
+    }
+
+    /// Whether a tensor for which nothing is asked keeps its own type.
+    pub fn keeps_types(&self) -> bool {
+        self.quant.is_none()
     }
 
     /// The type of `tensor`, called `name` there; `asked` is what a pattern wants.
@@ -364,7 +383,7 @@ fn keys(plan: &mut Plan<'_>, options: &Options) -> Result<Keys> {
         plan.tensors.iter().find(|t| t.name == "token_embd.weight").and_then(|t| t.shape.first().copied());
     let vocabulary = match &options.tokenizer {
         Some(path) => Some(Vocabulary::read(path)?),
-        None if keys.contains("tokenizer.ggml.tokens") => return Ok(keys),
+        None if keys.contains("tokenizer.ggml.tokens") || is_unknown(source) => return Ok(keys),
         None => Vocabulary::in_folder(match source.path.is_dir() {
             true => &source.path,
             false => source.path.parent().unwrap_or(Path::new("")),
@@ -392,6 +411,15 @@ fn keys(plan: &mut Plan<'_>, options: &Options) -> Result<Keys> {
 /// The keys of a model that does not come from GGUF.
 fn described(plan: &mut Plan<'_>, latent: bool) -> Result<Keys> {
     let source = plan.source;
+    if is_unknown(source) {
+        let mut keys = Keys::default();
+        keys.set("general.architecture", "unknown");
+        plan.notes.push(
+            "no model is recognised in it: tensors keep their names and types, the file says architecture `unknown`, and no runner loads it"
+                .into(),
+        );
+        return Ok(keys);
+    }
     let description = Description::of(source)?;
     let mut keys = description.keys(&mut plan.notes);
     let architecture = description.architecture;
@@ -457,10 +485,10 @@ impl File {
             .iter()
             .map(|&i| {
                 let tensor = &plan.tensors[i];
-                let quant = Quant::of(tensor.dtype).ok_or_else(|| {
+                let ggml = ggml_of(tensor.dtype).ok_or_else(|| {
                     Error::Target(format!("`{}` cannot be written as {}", tensor.name, tensor.dtype))
                 })?;
-                Ok(OutputEntry { name: tensor.name.clone(), ggml: quant.ggml(), shape: tensor.shape.clone() })
+                Ok(OutputEntry { name: tensor.name.clone(), ggml, shape: tensor.shape.clone() })
             })
             .collect::<Result<_>>()?;
         let layout = Layout::new(keys, &entries).ok_or_else(|| {

@@ -28,19 +28,10 @@ const MAX_BESIDE: u64 = 256 << 20;
 
 /// config.json and the files beside the source, by name. Adds to the plan's notes what config.json cannot say.
 pub(crate) fn beside(plan: &mut Plan<'_>) -> Result<Vec<(String, Vec<u8>)>> {
-    let mut config = config(plan)?;
-    if plan.target == (Target::Hf { packed: true }) {
-        // `autobitlinear` multiplies a layer's output by its weight_scale, so the scale is kept to the last bit;
-        // `bitlinear` divides by it.
-        config.insert(
-            "quantization_config".into(),
-            json!({"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "offline"}),
-        );
-    } else {
-        config.remove("quantization_config");
+    let mut files = Vec::new();
+    if let Some(config) = config(plan)? {
+        files.push(("config.json".to_string(), config_file(plan, config)));
     }
-    config.insert("torch_dtype".into(), json!(main_dtype(plan).name()));
-    let mut files = vec![("config.json".to_string(), format!("{:#}\n", Json::Object(config)).into_bytes())];
     let source = &plan.source.path;
     let folder = if source.is_dir() { source.as_path() } else { source.parent().unwrap_or(Path::new("")) };
     for name in BESIDE {
@@ -59,6 +50,21 @@ pub(crate) fn beside(plan: &mut Plan<'_>) -> Result<Vec<(String, Vec<u8>)>> {
     Ok(files)
 }
 
+fn config_file(plan: &Plan<'_>, mut config: Map<String, Json>) -> Vec<u8> {
+    if plan.target == (Target::Hf { packed: true }) {
+        // `autobitlinear` multiplies a layer's output by its weight_scale, so the scale is kept to the last bit;
+        // `bitlinear` divides by it.
+        config.insert(
+            "quantization_config".into(),
+            json!({"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "offline"}),
+        );
+    } else {
+        config.remove("quantization_config");
+    }
+    config.insert("torch_dtype".into(), json!(main_dtype(plan).name()));
+    format!("{:#}\n", Json::Object(config)).into_bytes()
+}
+
 /// The type of most of the floating-point weights.
 fn main_dtype(plan: &Plan<'_>) -> DType {
     let mut sizes: BTreeMap<&str, (u64, DType)> = BTreeMap::new();
@@ -68,24 +74,32 @@ fn main_dtype(plan: &Plan<'_>) -> DType {
     sizes.into_values().max_by_key(|(bytes, _)| *bytes).map_or(DType::F32, |(_, dtype)| dtype)
 }
 
-fn config(plan: &mut Plan<'_>) -> Result<Map<String, Json>> {
+/// What config.json says; `None` where no model is recognised, which is told.
+fn config(plan: &mut Plan<'_>) -> Result<Option<Map<String, Json>>> {
     let source = plan.source;
     if let Some(student) = &source.model.student {
         plan.notes.extend(unsaid(student, plan.target));
         if source.model.assumed.iter().any(|a| !a.is_empty()) {
             plan.notes.extend(source.model.assumed.iter().cloned());
         }
-        return Ok(of_student(student));
+        return Ok(Some(of_student(student)));
     }
     if let Some(Json::Object(config)) = source.model.config.as_ref().map(to_json) {
-        return Ok(config);
+        return Ok(Some(config));
     }
-    of_gguf(source).ok_or_else(|| {
-        Error::Target(format!(
-            "{}: no model is recognised in it, so there is no config.json to write; --to safetensors writes the weights alone",
+    let config = of_gguf(source);
+    if config.is_none() && plan.target == (Target::Hf { packed: true }) {
+        return Err(Error::Target(format!(
+            "{}: no model is recognised in it, so there is no config.json to say how it is packed; leave out --packed",
             source.path.display()
-        ))
-    })
+        )));
+    }
+    if config.is_none() {
+        let what =
+            "no model is recognised in it, so the folder has no config.json: put the model's own there";
+        plan.notes.push(what.into());
+    }
+    Ok(config)
 }
 
 /// The student in the words of Qwen3 (per-head norm of queries and keys), or of Llama without that norm.

@@ -244,7 +244,9 @@ with_avx2!(ternary_blocks<const N: usize, B: Pack<N>>(codes: Codes, values: &[f3
 #[inline(always)]
 fn portable_blocks<const N: usize, B: Encode<N>>(values: &[f32], out: &mut [u8]) {
     let out: &mut [B] = bytemuck::cast_slice_mut(out);
-    values.as_chunks::<N>().0.iter().zip(out).for_each(|(values, out)| *out = B::encode(values));
+    for (values, out) in values.as_chunks::<N>().0.iter().zip(out) {
+        *out = B::encode(values);
+    }
 }
 
 #[inline(always)]
@@ -280,12 +282,16 @@ fn inverse(d: f32) -> f32 {
 fn largest<const N: usize>(values: &[f32; N]) -> f32 {
     let mut lanes = [0.0f32; 16];
     for chunk in values.as_chunks::<16>().0 {
-        for (lane, value) in lanes.iter_mut().zip(chunk) {
-            let value = value.abs();
-            *lane = if value > *lane { value } else { *lane };
+        for i in 0..16 {
+            let value = chunk[i].abs();
+            lanes[i] = if value > lanes[i] { value } else { lanes[i] };
         }
     }
-    lanes.into_iter().fold(0.0, |a, b| if b > a { b } else { a })
+    let mut most = 0.0;
+    for lane in lanes {
+        most = if lane > most { lane } else { most };
+    }
+    most
 }
 
 /// The first value of the largest magnitude, with its sign.
@@ -318,9 +324,11 @@ impl Encode<32> for Q8_0 {
         let factor = inverse(d);
         let mut qs = [0; 32];
         for i in 0..32 {
-            // Half of the step rounds away from zero; adding what is next below a half does so in one instruction.
+            // Halves round away from zero: adding what is next below a half and cutting does so, and nothing else.
             let q = (values[i] * factor).clamp(-127.0, 127.0);
-            qs[i] = (q + JUST_BELOW_HALF.copysign(q)) as i32 as i8;
+            let whole = (q + JUST_BELOW_HALF.copysign(q)).trunc();
+            // Here the last bits of an f32 are those of the integer it holds.
+            qs[i] = (whole + 1.5 * (1 << 23) as f32).to_bits() as i8;
         }
         Q8_0 { d: half(d), qs }
     }

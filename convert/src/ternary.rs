@@ -92,7 +92,8 @@ impl Seen {
         let sum = sum_of_magnitudes(values);
         let magnitude = match values.iter().find(|x| **x != 0.0) {
             None => Magnitude::Zero,
-            Some(first) if values.iter().all(|x| *x == 0.0 || x.abs() == first.abs()) => {
+            // Most matrices say otherwise at once.
+            Some(first) if values.chunks(1024).all(|v| have_one_magnitude(v, first.abs())) => {
                 Magnitude::One(first.abs())
             }
             Some(_) => Magnitude::Many,
@@ -109,6 +110,18 @@ impl Seen {
         };
         Seen { sum: self.sum + other.sum, magnitude }
     }
+}
+
+with_avx2!(have_one_magnitude(values: &[f32], magnitude: f32) -> bool = portable_magnitude);
+
+/// Whether all are zero or of this magnitude.
+#[inline(always)]
+fn portable_magnitude(values: &[f32], magnitude: f32) -> bool {
+    let mut other = 0u32;
+    for x in values {
+        other |= u32::from((*x != 0.0) & (x.abs() != magnitude));
+    }
+    other == 0
 }
 
 with_avx2!(sum_of_magnitudes(values: &[f32]) -> f64 = portable_sum);

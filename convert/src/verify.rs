@@ -12,9 +12,10 @@ use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
 use rayon::prelude::*;
 use serde::Serialize;
+use serde_pickle::{HashableValue, Value};
 
 use crate::Result;
-use crate::build::rotary;
+use crate::build::{grid, rotary};
 use crate::encode::{Decoded, bytes, narrow, narrow_f64};
 use crate::names::{self, Style};
 use crate::plan::{Elements, Plan};
@@ -22,6 +23,7 @@ use crate::sharing::tied_names;
 use crate::simd::with_avx2;
 use crate::ternary::Grid;
 
+const TERNARY_FORM: &str = "ternary form compared; the float weights are not in the other";
 /// Elements compared in one go: whole blocks of every format.
 const PIECE: usize = 1 << 16;
 
@@ -106,10 +108,10 @@ pub fn verify(a: &Checkpoint, b: &Checkpoint) -> Result<Report> {
             Format::Gguf { .. } => rotary(c, tensor, style),
             _ => None,
         };
-        let (ours, theirs) = (
-            Elements::new(ours.clone(), out_of_gguf(a, ours, style_b)),
-            Elements::new(theirs.clone(), out_of_gguf(b, theirs, style_a)),
-        );
+        let mut ours = Elements::new(ours.clone(), out_of_gguf(a, ours, style_b));
+        let mut theirs = Elements::new(theirs.clone(), out_of_gguf(b, theirs, style_a));
+        ours.grid = ternary_form(a, &ours.tensor, b)?;
+        theirs.grid = ternary_form(b, &theirs.tensor, a)?;
         compare(a, &ours, b, &theirs)
     };
     let position: HashMap<&str, usize> = theirs.iter().map(|(key, i)| (key.as_str(), *i)).collect();
@@ -132,6 +134,25 @@ pub fn verify(a: &Checkpoint, b: &Checkpoint) -> Result<Report> {
         }
     }
     Ok(report)
+}
+
+/// How a BitLinear's float matrix becomes ternary, where `other` says that it holds such matrices so.
+fn ternary_form(checkpoint: &Checkpoint, tensor: &TensorInfo, other: &Checkpoint) -> Result<Option<Grid>> {
+    let key = HashableValue::String("ckpt.latent".into());
+    let holds_codes = |c: &Checkpoint| match &c.metadata {
+        Value::Dict(keys) => keys.get(&key) == Some(&Value::Bool(false)),
+        _ => false,
+    };
+    let latent = tensor.dtype.is_float() && checkpoint.model.is_ternary(tensor) && !holds_codes(checkpoint);
+    match latent && holds_codes(other) {
+        true => Ok(Some(grid(checkpoint, tensor, eps(checkpoint))?)),
+        false => Ok(None),
+    }
+}
+
+/// What BitLinear adds to mean|W|.
+fn eps(checkpoint: &Checkpoint) -> f64 {
+    checkpoint.model.student.as_ref().map_or(1e-8, |s| s.quantization_eps)
 }
 
 fn style(checkpoint: &Checkpoint) -> Option<Style> {
@@ -213,7 +234,10 @@ impl<'s> Side<'s> {
 /// Compares elements of `a` with elements of `b`.
 fn compare(a: &Checkpoint, elements: &Elements, b: &Checkpoint, theirs: &Elements) -> Result<Agreement> {
     let other = &theirs.tensor;
-    let (tensor, same_shape) = (&elements.tensor, elements.tensor.shape == other.shape);
+    let tensor = &elements.tensor;
+    // GGUF has no tensor without dimensions.
+    let of_one = |shape: &[usize]| matches!(shape, [] | [1]);
+    let same_shape = tensor.shape == other.shape || (of_one(&tensor.shape) && of_one(&other.shape));
     let rule = rule(tensor.dtype, other.dtype);
     let mut agreement = Agreement {
         name: tensor.name.clone(),
@@ -247,6 +271,10 @@ fn compare(a: &Checkpoint, elements: &Elements, b: &Checkpoint, theirs: &Element
         Rule::Identical | Rule::Rounded => rounded(&a, &b, &mut agreement)?,
         Rule::Ternary => ternary(&a, &b, &mut agreement)?,
         Rule::Blocks => blocks(&a, &b, &mut agreement)?,
+    }
+    let rounds = |e: &Elements| e.grid.is_some_and(|grid| !grid.exact);
+    if rounds(elements) || rounds(theirs) {
+        agreement.detail.get_or_insert_with(|| TERNARY_FORM.into());
     }
     Ok(agreement)
 }
@@ -386,6 +414,44 @@ fn widen(bytes: &[u8], dtype: DType) -> Vec<f32> {
 with_avx2!(largest_difference(x: &[f32], y: &[f32]) -> f64 = portable_difference);
 with_avx2!(any_differs(x: &[f32], y: &[f32]) -> bool = portable_differs);
 
+with_avx2!(same_codes(x: &[f32], line_x: (f32, f32), y: &[f32], line_y: (f32, f32)) -> bool = portable_codes);
+
+/// Whether all codes are the same, and no value is beyond its limit. Each line: the largest magnitude whose code is 0,
+/// and the limit.
+#[inline(always)]
+fn portable_codes(
+    x: &[f32],
+    (line_x, limit_x): (f32, f32),
+    y: &[f32],
+    (line_y, limit_y): (f32, f32),
+) -> bool {
+    let mut wrong = 0u32;
+    for (&x, &y) in x.iter().zip(y) {
+        let (up, down) = ((x > line_x) ^ (y > line_y), (x < -line_x) ^ (y < -line_y));
+        let within = (x.abs() <= limit_x) & (y.abs() <= limit_y);
+        wrong |= u32::from(up | down | !within);
+    }
+    wrong == 0
+}
+
+with_avx2!(all_within(x: &[f32], y: &[f32], share: f64, absolute: f64) -> bool = portable_within);
+
+/// Whether no two values are further apart than a share of the largest magnitude and something more.
+#[inline(always)]
+fn portable_within(x: &[f32], y: &[f32], share: f64, absolute: f64) -> bool {
+    let mut largest = 0.0f32;
+    for (x, y) in x.iter().zip(y) {
+        let larger = if x.abs() > y.abs() { x.abs() } else { y.abs() };
+        largest = if larger > largest { larger } else { largest };
+    }
+    let limit = share * f64::from(largest) + absolute;
+    let mut wrong = 0u32;
+    for (x, y) in x.iter().zip(y) {
+        wrong |= u32::from((f64::from(*x) - f64::from(*y)).abs() <= limit) ^ 1;
+    }
+    wrong == 0
+}
+
 /// The largest difference of two values where both are finite.
 #[inline(always)]
 fn portable_difference(x: &[f32], y: &[f32]) -> f64 {
@@ -431,10 +497,9 @@ fn scale_tolerance(side: &Side<'_>) -> f64 {
 }
 
 fn ternary(a: &Side<'_>, b: &Side<'_>, agreement: &mut Agreement) -> Result<()> {
-    let eps = |side: &Side<'_>| side.checkpoint.model.student.as_ref().map_or(1e-8, |s| s.quantization_eps);
     let grid = |side: &Side<'_>, values: &Decoded<'_>| match side.dtype() {
         DType::Ternary(_) => Ok(Grid { scale: side.elements.tensor.scale, exact: true }),
-        _ => Grid::measure(values, eps(side)).map_err(|e| e.in_tensor(&side.elements.tensor.name)),
+        _ => Grid::measure(values, eps(side.checkpoint)).map_err(|e| e.in_tensor(&side.elements.tensor.name)),
     };
     // The code of a packed matrix is its value at scale 1.
     let unit = |side: &Side<'_>| {
@@ -453,13 +518,21 @@ fn ternary(a: &Side<'_>, b: &Side<'_>, agreement: &mut Agreement) -> Result<()> 
     let near = |grid: Grid, x: f32| {
         !grid.exact && grid.scale.is_some_and(|scale| ((x / scale).abs() - 0.5).abs() < NEAR)
     };
+    // Beyond these a value is no code of a packed matrix.
+    let limit = |side: &Side<'_>| match side.dtype() {
+        DType::Ternary(_) => 1.0,
+        _ => f32::INFINITY,
+    };
+    let lines = ((grid_a.line(), limit(a)), (grid_b.line(), limit(b)));
     let invalid = |side: &Side<'_>, x: f32| matches!(side.dtype(), DType::Ternary(_)) && x.abs() > 1.0;
     in_pieces(ours.len(), agreement, |start, n| {
         let mut found = Found::default();
-        let (mut x, mut y) = (vec![0.0f32; n], vec![0.0f32; n]);
-        ours.read(start, &mut x);
-        theirs.read(start, &mut y);
-        for (i, (&x, &y)) in x.iter().zip(&y).enumerate() {
+        let (mut x, mut y) = (Vec::new(), Vec::new());
+        let (x, y) = (ours.get(start, n, &mut x), theirs.get(start, n, &mut y));
+        if same_codes(x, lines.0, y, lines.1) {
+            return found;
+        }
+        for (i, (&x, &y)) in x.iter().zip(y).enumerate() {
             let wrong = invalid(a, x) || invalid(b, y);
             let same = grid_a.code(x) == grid_b.code(y) || near(grid_a, x) || near(grid_b, y);
             if wrong || !same {
@@ -487,8 +560,7 @@ fn ternary(a: &Side<'_>, b: &Side<'_>, agreement: &mut Agreement) -> Result<()> 
                 agreement.detail =
                     Some("scales differ in their last bits, as mean|W| does when summed otherwise".into());
             } else if !(grid_a.exact && grid_b.exact) {
-                agreement.detail =
-                    Some("ternary form compared; the float weights are not in the other".into());
+                agreement.detail = Some(TERNARY_FORM.into());
             }
         }
         _ => agreement.detail = Some("codes compared; a scale is not there".into()),
@@ -561,6 +633,9 @@ fn blocks(a: &Side<'_>, b: &Side<'_>, agreement: &mut Agreement) -> Result<()> {
         let (x, y) = (ours.get(start, n, &mut x), theirs.get(start, n, &mut y));
         let mut found = Found { worst: largest_difference(x, y), ..Found::default() };
         for (j, (x, y)) in x.chunks(block).zip(y.chunks(block)).enumerate() {
+            if all_within(x, y, share, absolute) {
+                continue;
+            }
             let largest = x.iter().chain(y).map(|v| f64::from(v.abs())).fold(0.0, f64::max);
             for (i, (x, y)) in x.iter().zip(y).enumerate() {
                 let error = (f64::from(*x) - f64::from(*y)).abs();

@@ -69,6 +69,20 @@ fn k_blocks_are_as_near_as_their_bits_allow() {
     assert_eq!(encoded(Quant::Q6K, Codes::ByBlock, values).len(), 2 * GgmlType::Q6_K.block_bytes().unwrap());
 }
 
+/// The bytes of the K types are candle's; these are the CRC-32s of what candle 0.11 makes of the same values.
+#[test]
+fn k_blocks_have_the_bytes_they_had() {
+    let golden = [
+        (Quant::Q2K, 1_671_983_157),
+        (Quant::Q3K, 4_050_556_762),
+        (Quant::Q4K, 1_851_498_069),
+        (Quant::Q5K, 89_422_865),
+        (Quant::Q6K, 2_924_666_074),
+    ];
+    let found = golden.map(|(q, _)| (q, crc32fast::hash(&encoded(q, Codes::ByBlock, &values()))));
+    assert_eq!(found, golden);
+}
+
 #[test]
 fn zeros_and_what_is_not_finite_are_encoded_without_harm() {
     for quant in Quant::all().filter(|q| q.is_packed()) {

@@ -1,5 +1,7 @@
-//! PyTorch, numpy, safetensors and gguf read what was written here. Needs a Python that has them, named by
+//! PyTorch, numpy, safetensors, gguf and tokenizers read what was written here. Needs a Python that has them, named by
 //! CKPT_PEERS_PYTHON; without one the test says that it skips, or fails where CKPT_REQUIRE_PEERS=1.
+
+mod student;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,8 +14,13 @@ use ckpt_inspect::{DType, open};
 fn others_read_the_same() {
     let Some(python) = std::env::var_os("CKPT_PEERS_PYTHON") else {
         let required = std::env::var_os("CKPT_REQUIRE_PEERS").is_some_and(|v| v == "1");
-        assert!(!required, "CKPT_PEERS_PYTHON must name a Python with torch, numpy, safetensors and gguf");
-        eprintln!("skipped: CKPT_PEERS_PYTHON names no Python with torch, numpy, safetensors and gguf");
+        assert!(
+            !required,
+            "CKPT_PEERS_PYTHON must name a Python with torch, numpy, safetensors, gguf and tokenizers"
+        );
+        eprintln!(
+            "skipped: CKPT_PEERS_PYTHON names no Python with torch, numpy, safetensors, gguf and tokenizers"
+        );
         return;
     };
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
@@ -39,13 +46,25 @@ fn others_read_the_same() {
     ] {
         convert(fixtures.join("healthy-run/step-02000.pt"), options, name);
     }
+    let student = || written.path().join("student.pt");
+    student::write(&student());
     for quant in Quant::all().filter(|q| *q != Quant::I2S) {
         let settings = Gguf { quant: Some(quant), embed: Some(quant), ..Gguf::default() };
-        let student = fixtures.join("healthy-run/step-02000.pt");
-        convert(student, Options::new(Target::Gguf(settings)), &format!("{quant}.gguf"));
+        convert(student(), Options::new(Target::Gguf(settings)), &format!("{quant}.gguf"));
+        // What the blocks say to this suite.
+        let floats = Options { dtype: Some(DType::F32), ..pt() };
+        convert(written.path().join(format!("{quant}.gguf")), floats, &format!("{quant}.decoded.pt"));
     }
+    // A tokenizer beside the source goes where the weights go.
+    let model = written.path().join("model");
+    std::fs::create_dir(&model).unwrap();
+    std::fs::copy(fixtures.join("healthy-run/step-02000.pt"), model.join("model.pt")).unwrap();
+    std::fs::copy(fixtures.join("tokenizer.json"), model.join("tokenizer.json")).unwrap();
+    convert(model.join("model.pt"), Options::new(Target::Hf { packed: false }), "hf-tokenizer");
+    convert(model.join("model.pt"), Options::new(Target::Gguf(Gguf::default())), "model/tokenizer.gguf");
+    let unknown = Options::new(Target::Gguf(Gguf::default()));
+    convert(fixtures.join("formats/views.pt"), unknown, "model/views.gguf");
     let gguf = Options::new(Target::Gguf(Gguf { latent: true, ..Gguf::default() }));
-    let student = || fixtures.join("healthy-run/step-02000.pt");
     convert(student(), gguf.clone(), "latent.gguf");
     convert(student(), Options { max_shard_bytes: Some(100_000), ..gguf }, "split-gguf");
     std::fs::create_dir(written.path().join("formats")).unwrap();

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use ckpt_convert::names::Style;
-use ckpt_convert::{Control, Options, Plan, Report, Rule, Target, verify, verify_written, write};
+use ckpt_convert::quant::Quant;
+use ckpt_convert::{Control, Gguf, Options, Plan, Report, Rule, Target, verify, verify_written, write};
 use ckpt_inspect::{Checkpoint, DType, Group, TensorInfo, TernaryPacking, open};
 use globset::Glob;
 
@@ -85,6 +86,39 @@ fn safetensors_and_back() {
         assert!(!counted || after.parameters() == before.parameters(), "{}", source.display());
         assert_eq!(after.model.student, before.model.student, "{}", source.display());
     }
+}
+
+#[test]
+fn gguf_and_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut refused = Vec::new();
+    for source in whole_fixtures() {
+        let name = source.file_stem().unwrap();
+        let there = folder.path().join(name).with_extension("gguf");
+        let back = folder.path().join(name).with_extension("pt");
+        let settings =
+            Gguf { embed: Some(Quant::F32), quant: Some(Quant::F32), latent: true, ..Gguf::default() };
+        let model = open(&source).unwrap().model.student.is_some();
+        let settings = if model { settings } else { Gguf::default() };
+        let options = Options::new(Target::Gguf(settings));
+        if let Err(error) = Plan::new(&open(&source).unwrap(), &options) {
+            refused.push((source, error.to_string()));
+            continue;
+        }
+        let notes = convert(&source, &options, &there);
+        assert_eq!(notes.iter().any(|n| n.contains("architecture `unknown`")), !model, "{notes:?}");
+        convert(&there, &Options::new(Target::Torch), &back);
+        let report = verified(&source, &back);
+        assert!(report.agrees(), "{}: {report:#?}", source.display());
+    }
+    let what: Vec<&str> =
+        refused.iter().map(|(path, _)| path.file_name().unwrap().to_str().unwrap()).collect();
+    assert_eq!(
+        what,
+        ["dtypes_float.pt", "dtypes_int.pt"],
+        "complex numbers, bytes and bools have no type there"
+    );
+    assert!(refused.iter().all(|(_, why)| why.contains("--to pt")), "{refused:?}");
 }
 
 #[test]

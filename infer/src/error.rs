@@ -24,6 +24,14 @@ pub enum Error {
         /// What does not fit what.
         what: String,
     },
+    /// A tokenizer cannot be read or used.
+    #[error("{}: {what}", path.display())]
+    Tokenizer {
+        /// The tokenizer's file.
+        path: PathBuf,
+        /// What is wrong with it, or missing in it.
+        what: String,
+    },
     /// A token id is not in the vocabulary.
     #[error("token id {id} is outside the vocabulary of {vocab_size}")]
     Token {

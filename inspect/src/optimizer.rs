@@ -52,7 +52,7 @@ pub struct ParamGroup {
     /// with the gradient.
     #[serde(default)]
     pub keeps_size: bool,
-    /// Weights that it certainly drives, as indices of the record's tensors.
+    /// Weights that it certainly drives, as indices of the record's tensors, rising.
     pub tensors: Vec<u32>,
     /// For each of `tensors`, in the same order, the indices of its moments among the record's tensors.
     pub moments: Vec<Vec<u32>>,
@@ -72,6 +72,8 @@ pub enum Kind {
     AdamEither,
     /// Stochastic gradient descent, with or without momentum.
     Sgd,
+    /// SGD whose weight decay is decoupled: SGDW (<https://arxiv.org/abs/1711.05101>).
+    Sgdw,
     /// Muon: momentum, orthogonalised; decoupled weight decay.
     Muon,
     /// Lion: the sign of the momentum; decoupled weight decay.
@@ -89,6 +91,7 @@ impl Kind {
             Kind::AdamL2 => "Adam with L2",
             Kind::AdamEither => "Adam or AdamW",
             Kind::Sgd => "SGD",
+            Kind::Sgdw => "SGD with decoupled weight decay",
             Kind::Muon => "Muon",
             Kind::Lion => "Lion",
             Kind::Unknown => "an optimizer not known here",
@@ -146,14 +149,17 @@ fn sgd_rate(lr: f64, weight_decay: f64, momentum: f64, dampening: f64, nesterov:
 impl TrainingRecord {
     /// The group that drives tensor `index` of the record.
     pub fn group_of(&self, index: usize) -> Option<&ParamGroup> {
-        self.groups.iter().find(|g| g.tensors.iter().any(|&t| t as usize == index))
+        Some(self.find(index)?.0)
     }
 
     /// The moments of tensor `index`, as indices of the record's tensors.
     pub fn moments_of(&self, index: usize) -> &[u32] {
-        let group = self.group_of(index);
-        let at = group.and_then(|g| Some((g, g.tensors.iter().position(|&t| t as usize == index)?)));
-        at.and_then(|(group, at)| group.moments.get(at)).map_or(&[], Vec::as_slice)
+        self.find(index).and_then(|(group, at)| group.moments.get(at)).map_or(&[], Vec::as_slice)
+    }
+
+    fn find(&self, index: usize) -> Option<(&ParamGroup, usize)> {
+        let index = u32::try_from(index).ok()?;
+        self.groups.iter().find_map(|g| Some((g, g.tensors.binary_search(&index).ok()?)))
     }
 }
 
@@ -180,7 +186,8 @@ pub(crate) fn training(checkpoint: &Checkpoint) -> Option<TrainingRecord> {
             numbers.push(Numbers::of(group));
         }
         let driven = optimizer.assign(&parameters, &numbers);
-        for (group, driven) in own.iter_mut().zip(driven) {
+        for (group, mut driven) in own.iter_mut().zip(driven) {
+            driven.sort_unstable();
             for (tensor, number) in driven {
                 group.tensors.push(tensor as u32);
                 let of_number = number.and_then(|n| moments.get(&optimizer.state_key(n)));
@@ -210,7 +217,8 @@ pub(crate) fn training(checkpoint: &Checkpoint) -> Option<TrainingRecord> {
     .filter(|n| n.fract() == 0.0 && (1.0..1e6).contains(n))
     .map(|n| n as u64);
     record.config_lr = setting(&["muon_lr", "learning_rate", "lr", "max_lr"]);
-    record.config_weight_decay = setting(&["muon_weight_decay", "weight_decay", "wd"]);
+    record.config_weight_decay =
+        setting(&["muon_weight_decay", "ternary_weight_decay", "weight_decay", "wd"]);
     (record != TrainingRecord::default()).then_some(record)
 }
 
@@ -331,21 +339,28 @@ impl StateDict<'_> {
             momentum: number("momentum"),
             dampening: number("dampening"),
             nesterov: matches!(lookup(group, "nesterov"), Some(Value::Bool(true))),
-            keeps_size: lookup(group, "ns_iters").is_some(),
+            // `ckpt train` has both forms, and calls the usual one `muon`.
+            keeps_size: lookup(group, "ns_iters").is_some()
+                && !self.configured().is_some_and(|name| matches!(name.as_str(), "muon" | "polarized-muon")),
             path,
             tensors: Vec::new(),
             moments: Vec::new(),
         }
     }
 
+    /// What the config calls the optimizer, in lower case.
+    fn configured(&self) -> Option<String> {
+        let config = ["config.training.optimizer", "config.optimizer", "args.optim", "config.training.optim"];
+        config.iter().find_map(|p| match lookup(&self.checkpoint.metadata, p) {
+            Some(Value::String(name)) => Some(name.to_ascii_lowercase()),
+            _ => None,
+        })
+    }
+
     /// By the settings that only one of them has, then by what the file calls it.
     fn kind(&self, group: &Value) -> Kind {
         let has = |key: &str| lookup(group, key).is_some();
-        let config = ["config.training.optimizer", "config.optimizer", "args.optim", "config.training.optim"];
-        let configured = config.iter().find_map(|p| match lookup(&self.checkpoint.metadata, p) {
-            Some(Value::String(name)) => Some(name.to_ascii_lowercase()),
-            _ => None,
-        });
+        let configured = self.configured();
         let called = self.path.rsplit('.').next().unwrap_or("").to_ascii_lowercase();
         let named =
             |word: &str| called.contains(word) || configured.as_ref().is_some_and(|c| c.contains(word));
@@ -363,7 +378,10 @@ impl StateDict<'_> {
         } else if has("betas") && !has("eps") && named("lion") {
             Kind::Lion
         } else if has("momentum") && has("dampening") {
-            Kind::Sgd
+            match lookup(group, "decoupled_weight_decay") {
+                Some(Value::Bool(true)) => Kind::Sgdw,
+                _ => Kind::Sgd,
+            }
         } else {
             Kind::Unknown
         }
@@ -475,7 +493,7 @@ mod tests {
             (0.1, 5e-4, 0.9, 0.0, false),
             (0.05, 1e-3, 0.9, 0.5, false),
             (0.1, 5e-4, 0.9, 0.0, true),
-            (0.01, 0.1, 0.95, 0.0, true),
+            (0.01, 0.02, 0.95, 0.0, true),
         ] {
             let (mut w, mut buf) = (1.0f64, 0.0);
             let mut marks = Vec::new();
@@ -496,7 +514,7 @@ mod tests {
             let rate = sgd_rate(lr, wd, m, d, nesterov).unwrap();
             assert!((rate / measured - 1.0).abs() < 1e-6, "{lr} {wd} {m} {d} {nesterov}: {rate}, {measured}");
         }
-        assert_eq!(sgd_rate(10.0, 1.0, 0.9, 0.0, false), None, "oscillates");
+        assert_eq!(sgd_rate(0.01, 0.1, 0.95, 0.0, true), None, "its eigenvalues are complex: it oscillates");
     }
 
     #[test]

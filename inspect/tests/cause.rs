@@ -463,3 +463,28 @@ fn long_runs_are_compared_in_strides() {
     assert!(chain.windows(2).all(|w| w[0].to == w[1].from), "an unbroken chain");
     assert_eq!((chain[0].from, chain[chain.len() - 1].to), (0, 999));
 }
+
+/// Block scales of zero hide the codes of a GGUF tensor behind zeros; the codes are still there.
+#[test]
+fn block_scales_of_zero_are_a_lost_scale() {
+    let source = "tests/data/every_type.gguf";
+    let mut file = std::fs::read(source).unwrap();
+    let checkpoint = open(Path::new(source)).unwrap();
+    let tensor = checkpoint.tensors.iter().find(|t| t.dtype.name().eq_ignore_ascii_case("tq2_0")).unwrap();
+    let bytes = checkpoint.tensor_bytes(tensor).unwrap().into_owned();
+    let at = file.windows(bytes.len()).position(|w| w == bytes).unwrap();
+    // 64 bytes of codes, then the scale as f16.
+    file[at..at + bytes.len()].chunks_mut(66).for_each(|block| block[64..].fill(0));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("unscaled.gguf");
+    std::fs::write(&path, file).unwrap();
+    let mut record = describe(&open(&path).unwrap(), Options::default(), &|_| ());
+    judge(&mut record, &Thresholds::default());
+    let found = record.tensors.iter().position(|t| t.name == tensor.name).unwrap();
+    let ternary = record.tensors[found].ternary.as_ref().unwrap();
+    assert!(ternary.zero < 0.9 && ternary.scale == Some(0.0), "{ternary:?}");
+    let run = Run::group(vec![record], &Thresholds::default()).remove(0);
+    let layers = explain(&run, &[], &Given::default()).layers;
+    let lost = layers.iter().find(|l| run.layers[l.layer].name == tensor.name).unwrap();
+    assert_eq!(lost.cause, Cause::ScaleLost, "{}", lost.reason);
+}

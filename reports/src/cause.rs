@@ -70,7 +70,7 @@ fn finding(run: &Run, explanation: &Explanation, cause: Cause, layers: &[&LayerC
         (Cause::WeightDecay, Some(decay)) => {
             let goes = if layers.len() == 1 { "its std halves" } else { "their std halves" };
             format!(
-                "Weight decay shrinks {count}: {goes} every {} steps, just as fast as {} alone makes it.",
+                "Weight decay shrinks {count}: {goes} every {} steps, as fast as {} alone makes it.",
                 steps(decay.half_life),
                 product(decay)
             )
@@ -221,7 +221,7 @@ fn push(layers: &[&LayerCause]) -> Option<(&'static str, String)> {
     let about = if first.at_most { "at most" } else { "about" };
     Some((
         "gradients",
-        format!("the optimizer's step{at} is {about} {} of what the decay takes.", number(Some(largest))),
+        format!("the optimizer's step{at} is {about} {} times what the decay takes.", number(Some(largest))),
     ))
 }
 
@@ -317,7 +317,7 @@ fn advice(cause: Cause, explanation: &Explanation) -> Vec<String> {
     let text = match cause {
         Cause::WeightDecay => return Vec::new(),
         Cause::ZeroBucket => {
-            "Less weight decay alone does not free them: values below half of mean |W| are zero whatever their scale. A lower learning rate for these matrices, or a polarizer that pushes small weights outwards, does."
+            "Less weight decay alone does not free them: values below half of mean |W| are zero whatever their scale. A lower learning rate for these matrices may; a polarizer (`ckpt train --optimizer polarized-adamw`) pushes small weights outwards."
         }
         Cause::Exploding => {
             "Lower the learning rate or clip gradients before the first step named above, and look for a bad batch there."
@@ -326,7 +326,7 @@ fn advice(cause: Cause, explanation: &Explanation) -> Vec<String> {
             "Take these weights from another copy of the file or an earlier checkpoint: what was there is gone."
         }
         Cause::Truncated => {
-            "Copy or download the file again; a save that was interrupted has to be made again from memory or an earlier checkpoint."
+            "Copy or download the file again. Where that is no better, `ckpt recover` writes out what is intact, and fills the holes from an earlier checkpoint."
         }
         Cause::ScaleLost => {
             "Pack again from the original with a form that keeps scales; nothing in this copy tells them."

@@ -8,13 +8,22 @@ use ckpt_inspect::{Checkpoint, StudentConfig, Thresholds, Verdict};
 use crate::{Error, Health, Parameters, Result};
 
 /// The configuration of the model in `checkpoint`, and sentences on what was assumed: the student's, or that of another
-/// format's model that computes the same.
+/// format's model that computes the same. `bitlinear` says whether its projections are BitLinear where the format
+/// does not.
 ///
 /// # Errors
 /// `Settings` for a network that cannot be trained here.
-pub(crate) fn configuration(checkpoint: &Checkpoint) -> Result<(StudentConfig, Vec<String>)> {
+pub(crate) fn configuration(
+    checkpoint: &Checkpoint,
+    bitlinear: Option<bool>,
+) -> Result<(StudentConfig, Vec<String>)> {
     let path = checkpoint.path.display();
-    let run = Config::of(checkpoint, &Names::of(checkpoint), &ckpt_infer::Settings::default());
+    let flags = ckpt_infer::Settings {
+        use_bitlinear_attn: bitlinear,
+        use_bitlinear_ffn: bitlinear,
+        ..ckpt_infer::Settings::default()
+    };
+    let run = Config::of(checkpoint, &Names::of(checkpoint), &flags);
     if let Ok((Config { rope_scaling: scaling, rope_pairing: pairing, .. }, _)) = &run
         && (*scaling != RopeScaling::None || *pairing != RopePairing::Halves)
     {
@@ -23,7 +32,10 @@ pub(crate) fn configuration(checkpoint: &Checkpoint) -> Result<(StudentConfig, V
         )));
     }
     if let Some(student) = &checkpoint.model.student {
-        return Ok((student.clone(), checkpoint.model.assumed.clone()));
+        let mut student = student.clone();
+        student.use_bitlinear_attn = bitlinear.unwrap_or(student.use_bitlinear_attn);
+        student.use_bitlinear_ffn = bitlinear.unwrap_or(student.use_bitlinear_ffn);
+        return Ok((student, checkpoint.model.assumed.clone()));
     }
     let (c, assumed) =
         run.map_err(|e| Error::settings(format!("{path}: holds no model that can be trained: {e}")))?;

@@ -17,7 +17,7 @@ impl Events {
     /// Begins a file in `folder`, named after the time as TensorBoard expects.
     pub fn create(folder: &Path) -> std::io::Result<Self> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let name = format!("events.out.tfevents.{}.{}.ckpt", now.as_secs(), now.subsec_nanos());
+        let name = format!("events.out.tfevents.{}.{}", now.as_secs(), now.subsec_nanos());
         let mut file = File::create_new(folder.join(name))?;
         file.write_all(&record(&version(now.as_secs_f64())))?;
         Ok(Events(file))

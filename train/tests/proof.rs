@@ -53,8 +53,8 @@ fn the_seeds_recipe_collapses_and_the_polarized_one_stays() {
     };
     let (seed_loss, collapsed) = train(seed, &folder.path().join("seed"));
     let (loss, healthy) = train(optim::Settings::default(), &folder.path().join("polarized"));
-    assert!(collapsed.layers.iter().all(|l| l.std.is_some_and(|s| s < 5e-3)), "{:?}", collapsed.lowest());
-    assert!(collapsed.unhealthy().len() > 3, "{:?}", collapsed.lowest());
+    let gone = collapsed.unhealthy();
+    assert!(gone.iter().any(|l| l.name.contains("gate_proj")), "{gone:?}");
     assert!(healthy.layers.iter().all(|l| l.verdict == Verdict::Healthy), "{:?}", healthy.unhealthy());
     assert!(loss <= seed_loss, "{loss} {seed_loss}");
 }

@@ -7,6 +7,8 @@ mod pair;
 mod prognosis;
 mod rules;
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 
 pub use decay::{AccumulationSource, Decay};
@@ -285,19 +287,17 @@ pub fn explain(run: &Run, pairs: &[Pair], given: &Given) -> Explanation {
 
 /// The common rate of every pattern, over the steps that all its declining layers share.
 fn groups(run: &Run, layers: &[LayerCause]) -> Vec<GroupDecline> {
-    let mut patterns: Vec<&str> = Vec::new();
-    for layer in layers.iter().filter(|l| l.decay.is_some()) {
-        let pattern = run.layers[layer.layer].pattern.as_str();
-        if !patterns.contains(&pattern) {
-            patterns.push(pattern);
-        }
+    let mut patterns: Vec<(&str, Vec<(usize, &Decay)>)> = Vec::new();
+    let mut index: HashMap<&str, usize> = HashMap::new();
+    for (layer, decay) in layers.iter().filter_map(|l| Some((l.layer, l.decay.as_ref()?))) {
+        let pattern = run.layers[layer].pattern.as_str();
+        let at = *index.entry(pattern).or_insert_with(|| {
+            patterns.push((pattern, Vec::new()));
+            patterns.len() - 1
+        });
+        patterns[at].1.push((layer, decay));
     }
-    let group = |pattern: &str| {
-        let declines: Vec<(usize, &Decay)> = layers
-            .iter()
-            .filter(|l| run.layers[l.layer].pattern == pattern)
-            .filter_map(|l| Some((l.layer, l.decay.as_ref()?)))
-            .collect();
+    let group = |(pattern, declines): (&str, Vec<(usize, &Decay)>)| {
         let from = declines.iter().map(|(_, d)| d.from).max()?;
         let to = declines.iter().map(|(_, d)| d.to).min()?;
         let courses: Vec<Vec<(f64, f64)>> = declines

@@ -1,17 +1,19 @@
 //! Two checkpoints of a run, matrix by matrix: whether a weight kept its direction, and how its ternary codes moved.
 
+use std::collections::HashMap;
+
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::Suspicion;
-use crate::diff::{CodeDiff, Status, diff_tensors};
+use crate::diff::{self, CodeDiff, Status, diff_tensors};
 use crate::run::Run;
 use crate::{Checkpoint, Group, Verdict, without_state_dict};
 
 /// Weights of one checkpoint beside those of a later one.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PairRecord {
-    /// The matrices that were asked for and that both have.
+    /// The matrices that were asked for and that both have, by name.
     pub tensors: Vec<PairTensor>,
 }
 
@@ -44,7 +46,8 @@ pub struct Pair {
 impl Pair {
     /// What was found of the matrix `name`.
     pub fn tensor(&self, name: &str) -> Option<&PairTensor> {
-        self.record.tensors.iter().find(|t| t.name == name)
+        let tensors = &self.record.tensors;
+        tensors.get(tensors.binary_search_by(|t| t.name.as_str().cmp(name)).ok()?)
     }
 }
 
@@ -116,17 +119,19 @@ pub fn last_healthy(run: &Run) -> Option<usize> {
 /// Compares the matrices called `names` (without the state dict's key) of `a` with those of `b`, in parallel. One that
 /// either lacks, or whose values cannot be read, is left out.
 pub fn compare(a: &Checkpoint, b: &Checkpoint, names: &[String]) -> PairRecord {
-    let find = |checkpoint: &'_ Checkpoint, name: &str| {
-        checkpoint
-            .tensors
-            .iter()
-            .position(|t| t.group == Group::Weights && without_state_dict(&t.name) == name)
+    let index = |checkpoint: &Checkpoint| {
+        let mut index: HashMap<String, usize> = HashMap::new();
+        for (i, tensor) in checkpoint.tensors.iter().enumerate().filter(|(_, t)| t.group == Group::Weights) {
+            index.entry(without_state_dict(&tensor.name).to_string()).or_insert(i);
+        }
+        index
     };
-    let tensors = names
+    let (in_a, in_b) = (index(a), index(b));
+    let mut tensors: Vec<PairTensor> = names
         .par_iter()
         .filter_map(|name| {
-            let (left, right) = (&a.tensors[find(a, name)?], &b.tensors[find(b, name)?]);
-            let diff = diff_tensors((a, left), (b, right), 0.0);
+            let (left, right) = (&a.tensors[*in_a.get(name)?], &b.tensors[*in_b.get(name)?]);
+            let diff = diff_tensors((a, left), (b, right), diff::Options::default());
             let unchanged = match diff.status {
                 Status::Same => true,
                 Status::Retyped | Status::Changed => false,
@@ -139,5 +144,6 @@ pub fn compare(a: &Checkpoint, b: &Checkpoint, names: &[String]) -> PairRecord {
             Some(PairTensor { name: name.clone(), unchanged, cosine, codes: diff.ternary })
         })
         .collect();
+    tensors.sort_by(|a, b| a.name.cmp(&b.name));
     PairRecord { tensors }
 }

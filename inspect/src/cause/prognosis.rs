@@ -1,5 +1,7 @@
 //! What is left of a run that fell, where to resume it, and what to change.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::decay::half_life;
@@ -62,8 +64,9 @@ pub(super) fn prognosis(run: &Run, layers: &[LayerCause], pairs: &[Pair]) -> Opt
         .iter()
         .filter(|p| Some(p.from) == resume && p.to == last)
         .max_by_key(|p| p.record.tensors.len());
+    let names: HashSet<&str> = fallen.iter().map(|l| run.layers[l.layer].name.as_str()).collect();
     let agreement = |wanted: bool| {
-        let is_fallen = |name: &str| fallen.iter().any(|l| run.layers[l.layer].name == name);
+        let is_fallen = |name: &str| names.contains(name);
         let tensors = since?.record.tensors.iter().filter(|t| is_fallen(&t.name) == wanted);
         let counted = tensors.filter_map(|t| t.codes.as_ref());
         let sum = counted.fold((0, 0), |sum, c| (sum.0 + c.count, sum.1 + c.flipped));

@@ -414,7 +414,7 @@ impl Facts<'_> {
                 let second = named("exp_avg_sq")?.mean?.max(0.0).sqrt() + 1e-8;
                 (rms(named("exp_avg")?)? / second, false)
             }
-            Kind::Sgd => (rms(named("momentum_buffer")?)?, false),
+            Kind::Sgd | Kind::Sgdw => (rms(named("momentum_buffer")?)?, false),
             Kind::Muon if self.group(checkpoint).is_some_and(|g| g.keeps_size) => {
                 let shape = &self.at(checkpoint)?.shape;
                 let rank = shape.first()?.min(shape.get(1)?);

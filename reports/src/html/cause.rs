@@ -112,7 +112,7 @@ fn row(run: &Run, l: &LayerCause, rate: &dyn Fn(f64, Option<f64>) -> String) -> 
     html! {
         tr {
             th scope="row" { (name(&layer.name)) }
-            td { (l.cause.name()) }
+            td.cause-name { (l.cause.name()) }
             td.num { (or_dash(decay.map(|d| rate(d.rate, d.interval)))) }
             td.num { (or_dash(decay.and_then(|d| d.predicted).map(|p| format!("{p:.3e}")))) }
             td.num { (or_dash(decay.and_then(|d| d.ratio).map(|r| format!("{r:.3}")))) }
@@ -120,7 +120,7 @@ fn row(run: &Run, l: &LayerCause, rate: &dyn Fn(f64, Option<f64>) -> String) -> 
             td.num { (if changes.is_empty() { "–".to_string() } else { changes.join(", ") }) }
             td.num { (or_dash(l.direction.map(|d| format!("{:.4}", d.median)))) }
             td.num { (or_dash(l.survival.map(|s| format!("{:.1} %", 100.0 * s)))) }
-            td { (l.reason) }
+            td.why { (l.reason) }
         }
     }
 }
