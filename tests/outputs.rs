@@ -136,7 +136,7 @@ fn wrong_input_is_told() {
         (&["verify", HEALTHY, PACKED, "--outputs", "--max-kl=-1"], 2, "not below 0"),
         (&["bench", HEALTHY, "--prompt", "500"], 2, "do not fit the model's context of 128"),
         (&["bench", HEALTHY, "--threads", "0"], 2, "0"),
-        (&["bench", "none.pt"], 2, "none.pt"),
+        (&["bench", "none.pt"], 3, "none.pt"),
     ] {
         let output = ckpt(args);
         let stderr = text(&output.stderr);
