@@ -18,6 +18,7 @@ mod outputs;
 mod perplexity;
 mod recover;
 mod report;
+mod scan;
 mod sequences;
 mod signal;
 mod terminal;
@@ -25,6 +26,8 @@ mod train;
 mod verify;
 
 use std::process::ExitCode;
+#[cfg(unix)]
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{CommandFactory, Parser, Subcommand};
 
@@ -50,6 +53,7 @@ enum Command {
     Convert(convert::Args),
     Verify(verify::Args),
     Recover(recover::Args),
+    Scan(scan::Args),
     Infer(infer::Args),
     Bench(bench::Args),
     Chat(chat::Args),
@@ -77,17 +81,25 @@ pub mod exit {
 }
 
 /// Where another process cuts a mapped file short while it is read, the system ends this one with SIGBUS. This says
-/// why, with the exit code of a file that cannot be read.
+/// why, with the exit code of a file that cannot be read, and gives a terminal back that was taken over.
 #[cfg(unix)]
 fn explain_lost_pages() {
     const WHY: &[u8] =
         b"error: a file became shorter while it was read; try again when nothing writes to it any more\n";
+    static BEGUN: AtomicBool = AtomicBool::new(false);
     let explain = || {
-        // SAFETY: `WHY` is that many bytes, and write may be called in a signal handler.
-        unsafe { libc::write(libc::STDERR_FILENO, WHY.as_ptr().cast(), WHY.len()) };
+        // Threads that read the same file get here together: the first one ends them all.
+        while BEGUN.swap(true, Ordering::SeqCst) {
+            std::hint::spin_loop();
+        }
+        browse::give_back_at_once();
+        let _ = rustix::io::write(rustix::stdio::stderr(), WHY);
         signal_hook::low_level::exit(exit::UNREADABLE.into());
     };
-    // SAFETY: the handler does nothing but write and _exit, which are async-signal-safe.
+    // SAFETY: no other thread runs yet that could set a handler at the same time. The standard library's would come
+    // before this one, and let the next thread's signal end the program with its default action.
+    unsafe { libc::signal(libc::SIGBUS, libc::SIG_DFL) };
+    // SAFETY: the handler does nothing but load atomics, write, tcsetattr and _exit, which are async-signal-safe.
     let _ = unsafe { signal_hook::low_level::register(signal_hook::consts::SIGBUS, explain) };
 }
 
@@ -112,6 +124,7 @@ fn main() -> ExitCode {
         Command::Convert(args) => convert::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Recover(args) => recover::run(&args),
+        Command::Scan(args) => scan::run(&args),
         Command::Infer(args) => infer::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Chat(args) => chat::run(&args),

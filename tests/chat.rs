@@ -66,6 +66,16 @@ impl Session {
         }
     }
 
+    /// Waits until so many more bytes were shown, whatever they are.
+    #[track_caller]
+    fn wait_for_more(&self, bytes: usize) {
+        let begun = Instant::now();
+        while self.shown.lock().unwrap().len() < bytes {
+            assert!(begun.elapsed() < PATIENCE, "shows no more:\n{}", self.shown.lock().unwrap());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     #[track_caller]
     fn end(&mut self) -> u32 {
         let begun = Instant::now();
@@ -96,8 +106,8 @@ fn ctrl_c_stops_the_answer_and_not_the_program() {
     session.wait_for("> ");
     for _ in 0..2 {
         session.press("# # # # # # #\r");
-        session.wait_for("#  #  #");
-        session.wait_for("#  #  #");
+        session.wait_for("\x1b[?2004l");
+        session.wait_for_more(200);
         session.press("\x03");
         session.wait_for("stopped");
         session.wait_for("> ");

@@ -93,6 +93,7 @@ fn every_target_says_what_was_written_and_verifies() {
         ("safetensors", "f.safetensors", "24 bit-equal"),
         ("hf", "g", "24 bit-equal"),
         ("pt", "h.pt", "24 bit-equal"),
+        ("gguf", "j.gguf", "9 bit-equal, 14 equal as rounded, 1 within their blocks' steps"),
     ] {
         let output = place.run(&["convert", path(&source), "--to", to, "-o", name]);
         code(&output, 0);
@@ -188,7 +189,7 @@ fn wrong_usage_is_told_with_what_to_do() {
         (vec!["--to", "safetensors", "-o", "x.safetensors", "--max-shard-size", "1GB"], "folder"),
         (vec!["--to", "safetensors", "-o", "x", "--max-shard-size", "1XB"], "5GB"),
         (vec!["--to", "i2s", "-o", "x.pt"], "--ternary"),
-        (vec!["--to", "hf", "--packed", "--ternary", "*w", "-o", "x"], "no model is recognised"),
+        (vec!["--to", "hf", "--packed", "--ternary", "*w", "-o", "x"], "--ternary '*_proj.weight'"),
         (vec!["--to", "safetensors", "-o", "x.safetensors", "--keep-optimizer"], "PyTorch"),
     ] {
         let output = place.run(&[&["convert", source][..], &args[..]].concat());
@@ -229,9 +230,9 @@ fn verify_tells_and_exits_by_what_it_finds() {
 fn a_size_limit_leaves_nothing() {
     let place = Place::new();
     let source = fixture("healthy-run/step-02000.pt");
-    for to in ["pt", "safetensors", "hf"] {
+    for to in ["pt", "safetensors", "hf", "fp32", "gguf --latent --quant f32"] {
         let script = format!(
-            "ulimit -f 200; exec {} convert {} --to {to} -o out.{to}",
+            "ulimit -f 200; exec {} convert {} --to {to} -o out",
             env!("CARGO_BIN_EXE_ckpt"),
             path(&source)
         );

@@ -150,7 +150,7 @@ fn a_report_shows_loss_and_health_of_a_run() {
     let training = &json["runs"][0]["training"];
     assert_eq!(
         (training["loss"][0].as_u64(), training["lowest_std"].as_array().unwrap().len()),
-        (Some(2012), 4)
+        (Some(2012), 5)
     );
 }
 

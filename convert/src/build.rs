@@ -115,7 +115,8 @@ impl<'c, 'o> Builder<'c, 'o> {
                 entries.insert(packed, Value::Bool(true));
             }
         }
-        let style = options.names.or(target.style(source));
+        let unknown = matches!(target, Target::Gguf(_)) && gguf::is_unknown(source);
+        let style = options.names.or(target.style(source)).filter(|_| !unknown);
         let plan = Plan {
             source,
             target,
@@ -341,16 +342,18 @@ impl<'c, 'o> Builder<'c, 'o> {
         };
         let any = chosen.iter().any(|c| is_ternary(&c.name, &source.tensors[c.index]));
         let rules = gguf::Rules::new(settings, source, any)?;
+        let unknown = gguf::is_unknown(source);
         let mut told = gguf::Told::default();
         for c in chosen.iter_mut() {
             let tensor = &source.tensors[c.index];
-            let integer = gguf::ggml_of(c.dtype).is_some() && Quant::of(c.dtype).is_none();
-            if integer && (rules.keeps_types() || !c.dtype.is_float()) {
-                continue;
-            }
             let ternary = is_ternary(&c.name, tensor);
             let asked = options.dtypes.iter().find(|(glob, _)| glob.is_match(&c.name));
             let asked = asked.map(|(_, dtype)| *dtype).or(options.dtype);
+            let plain = gguf::ggml_of(c.dtype).is_some() && c.dtype.element_size().is_some();
+            let keeps = rules.keeps_types() && asked.is_none() && (unknown || c.dtype == DType::F64);
+            if plain && (keeps || !c.dtype.is_float()) {
+                continue;
+            }
             let asked = asked
                 .map(|dtype| Quant::of(dtype).ok_or(dtype))
                 .transpose()
@@ -471,11 +474,17 @@ impl<'c, 'o> Builder<'c, 'o> {
         let (tensor, quant) = (&elements.tensor, Quant::of(c.dtype));
         self.plan.pairs.push(Pair { elements: elements.clone(), name: c.name.clone() });
         if let Some(place) = Place::of(tensor, c.dtype) {
-            if let Some(other) = identical.get(&place) {
-                self.plan.tied.push((c.name, other.clone()));
-                return Ok(());
+            // Readers know of one pair that may be one tensor.
+            match identical.get(&place) {
+                Some(other) if c.name == "output.weight" && other == "token_embd.weight" => {
+                    self.plan.tied.push((c.name, other.clone()));
+                    return Ok(());
+                }
+                Some(_) => {}
+                None => {
+                    identical.insert(place, c.name.clone());
+                }
             }
-            identical.insert(place, c.name.clone());
         }
         let shape = tensor.shape.clone();
         let bytes = gguf::ggml_of(c.dtype)
@@ -581,7 +590,7 @@ fn has_scale_beside(tensor: &TensorInfo) -> bool {
 }
 
 /// How the ternary form of a source matrix comes about.
-fn grid(source: &Checkpoint, tensor: &TensorInfo, eps: f64) -> Result<Grid> {
+pub(crate) fn grid(source: &Checkpoint, tensor: &TensorInfo, eps: f64) -> Result<Grid> {
     if matches!(tensor.dtype, DType::Ternary(_)) {
         return Ok(Grid { scale: tensor.scale, exact: true });
     }
@@ -589,6 +598,12 @@ fn grid(source: &Checkpoint, tensor: &TensorInfo, eps: f64) -> Result<Grid> {
     let bytes = bytes(source, &elements.tensor)?;
     let values = Decoded::new(source, &elements, &bytes)?;
     Ok(Grid::measure(&values, eps).map_err(|e| e.in_tensor(&tensor.name).in_file(&source.path))?)
+}
+
+/// The order of query and key rows in PyTorch's terms, for those of a GGUF file of architecture `llama`: where each is
+/// in the file. `None` for all other tensors.
+pub fn row_order(source: &Checkpoint, tensor: &TensorInfo) -> Option<Rotary> {
+    matches!(source.format, Format::Gguf { .. }).then(|| rotary(source, tensor, None))?
 }
 
 /// The order of query and key rows, where one side is a GGUF file of architecture `llama` and the other is not.

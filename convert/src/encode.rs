@@ -155,7 +155,7 @@ pub struct Rotary {
 
 impl Rotary {
     /// Where row `row` of the output is in the source.
-    fn source_row(self, row: usize) -> usize {
+    pub fn source_row(self, row: usize) -> usize {
         let (head, within) = (row / self.head_dim, row % self.head_dim);
         let half = self.head_dim / 2;
         let within = match self.interleave {
@@ -190,6 +190,10 @@ impl Writer<'_> {
     /// Writes blobs to their offsets of `output`: those that need little memory beside each other, the rest in turn.
     /// Gives what became of each, in the order of `places`.
     pub fn write(&self, output: &OutputFile, places: &[(usize, u64)]) -> Result<Vec<Written>> {
+        output.flushing(|| self.write_all(output, places))
+    }
+
+    fn write_all(&self, output: &OutputFile, places: &[(usize, u64)]) -> Result<Vec<Written>> {
         let heavy = |blob: &Blob| self.allocated(blob) > SMALL;
         let mut written = places
             .par_iter()

@@ -35,6 +35,7 @@ mod verify;
 mod write;
 mod zip;
 
+pub use build::row_order;
 pub use encode::{Losses, Rotary};
 pub use error::{Error, Result};
 pub use gguf::Gguf;

@@ -4,7 +4,9 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::{Error, Result};
 
@@ -35,6 +37,11 @@ pub struct OutputFile {
     file: File,
     /// The name it will have, for errors.
     path: PathBuf,
+    len: u64,
+    /// Bytes handed to the operating system.
+    written: AtomicU64,
+    /// What it said when it could not bring them to the disk. It says so once.
+    lost: OnceLock<io::Error>,
 }
 
 impl OutputFile {
@@ -45,7 +52,7 @@ impl OutputFile {
             other => other,
         };
         reserved.and_then(|()| file.set_len(len)).map_err(|e| Error::write(&path, e))?;
-        Ok(OutputFile { file, path })
+        Ok(OutputFile { file, path, len, written: AtomicU64::new(0), lost: OnceLock::new() })
     }
 
     /// Writes `bytes` at `offset`.
@@ -53,7 +60,43 @@ impl OutputFile {
     /// # Errors
     /// `Write`: the disk is full, or a limit was met.
     pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        write_all_at(&self.file, bytes, offset).map_err(|e| Error::write(&self.path, e))
+        write_all_at(&self.file, bytes, offset).map_err(|e| Error::write(&self.path, e))?;
+        self.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Does `work` while a thread brings to the disk what it has written, so that little is left to wait for.
+    pub(crate) fn flushing<T>(&self, work: impl FnOnce() -> T) -> T {
+        /// Bytes that are worth a trip.
+        const ENOUGH: u64 = 8 << 20;
+        struct Ends<'e>(&'e AtomicBool);
+        impl Drop for Ends<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        if self.len < 2 * ENOUGH {
+            return work();
+        }
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut flushed = 0;
+                while !done.load(Ordering::Relaxed) {
+                    let written = self.written.load(Ordering::Relaxed);
+                    if written < flushed + ENOUGH {
+                        std::thread::sleep(Duration::from_millis(1));
+                    } else if let Err(error) = self.file.sync_data() {
+                        let _ = self.lost.set(error);
+                        break;
+                    } else {
+                        flushed = written;
+                    }
+                }
+            });
+            let _ends = Ends(&done);
+            work()
+        })
     }
 
     /// The name it will have.
@@ -62,7 +105,9 @@ impl OutputFile {
     }
 
     fn sync(&self) -> Result<()> {
-        self.file.sync_all().map_err(|e| Error::write(&self.path, e))
+        let synced = self.file.sync_all();
+        let lost = self.lost.get().map(|e| io::Error::new(e.kind(), e.to_string()));
+        lost.map_or(synced, Err).map_err(|e| Error::write(&self.path, e))
     }
 }
 

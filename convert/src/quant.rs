@@ -324,9 +324,11 @@ impl Encode<32> for Q8_0 {
         let factor = inverse(d);
         let mut qs = [0; 32];
         for i in 0..32 {
-            // Half of the step rounds away from zero; adding what is next below a half does so in one instruction.
+            // Halves round away from zero: adding what is next below a half and cutting does so, and nothing else.
             let q = (values[i] * factor).clamp(-127.0, 127.0);
-            qs[i] = (q + JUST_BELOW_HALF.copysign(q)) as i32 as i8;
+            let whole = (q + JUST_BELOW_HALF.copysign(q)).trunc();
+            // Here the last bits of an f32 are those of the integer it holds.
+            qs[i] = (whole + 1.5 * (1 << 23) as f32).to_bits() as i8;
         }
         Q8_0 { d: half(d), qs }
     }

@@ -12,9 +12,10 @@ use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
 use rayon::prelude::*;
 use serde::Serialize;
+use serde_pickle::{HashableValue, Value};
 
 use crate::Result;
-use crate::build::rotary;
+use crate::build::{grid, rotary};
 use crate::encode::{Decoded, bytes, narrow, narrow_f64};
 use crate::names::{self, Style};
 use crate::plan::{Elements, Plan};
@@ -22,6 +23,7 @@ use crate::sharing::tied_names;
 use crate::simd::with_avx2;
 use crate::ternary::Grid;
 
+const TERNARY_FORM: &str = "ternary form compared; the float weights are not in the other";
 /// Elements compared in one go: whole blocks of every format.
 const PIECE: usize = 1 << 16;
 
@@ -106,10 +108,10 @@ pub fn verify(a: &Checkpoint, b: &Checkpoint) -> Result<Report> {
             Format::Gguf { .. } => rotary(c, tensor, style),
             _ => None,
         };
-        let (ours, theirs) = (
-            Elements::new(ours.clone(), out_of_gguf(a, ours, style_b)),
-            Elements::new(theirs.clone(), out_of_gguf(b, theirs, style_a)),
-        );
+        let mut ours = Elements::new(ours.clone(), out_of_gguf(a, ours, style_b));
+        let mut theirs = Elements::new(theirs.clone(), out_of_gguf(b, theirs, style_a));
+        ours.grid = ternary_form(a, &ours.tensor, b)?;
+        theirs.grid = ternary_form(b, &theirs.tensor, a)?;
         compare(a, &ours, b, &theirs)
     };
     let position: HashMap<&str, usize> = theirs.iter().map(|(key, i)| (key.as_str(), *i)).collect();
@@ -132,6 +134,25 @@ pub fn verify(a: &Checkpoint, b: &Checkpoint) -> Result<Report> {
         }
     }
     Ok(report)
+}
+
+/// How a BitLinear's float matrix becomes ternary, where `other` says that it holds such matrices so.
+fn ternary_form(checkpoint: &Checkpoint, tensor: &TensorInfo, other: &Checkpoint) -> Result<Option<Grid>> {
+    let key = HashableValue::String("ckpt.latent".into());
+    let holds_codes = |c: &Checkpoint| match &c.metadata {
+        Value::Dict(keys) => keys.get(&key) == Some(&Value::Bool(false)),
+        _ => false,
+    };
+    let latent = tensor.dtype.is_float() && checkpoint.model.is_ternary(tensor) && !holds_codes(checkpoint);
+    match latent && holds_codes(other) {
+        true => Ok(Some(grid(checkpoint, tensor, eps(checkpoint))?)),
+        false => Ok(None),
+    }
+}
+
+/// What BitLinear adds to mean|W|.
+fn eps(checkpoint: &Checkpoint) -> f64 {
+    checkpoint.model.student.as_ref().map_or(1e-8, |s| s.quantization_eps)
 }
 
 fn style(checkpoint: &Checkpoint) -> Option<Style> {
@@ -250,6 +271,10 @@ fn compare(a: &Checkpoint, elements: &Elements, b: &Checkpoint, theirs: &Element
         Rule::Identical | Rule::Rounded => rounded(&a, &b, &mut agreement)?,
         Rule::Ternary => ternary(&a, &b, &mut agreement)?,
         Rule::Blocks => blocks(&a, &b, &mut agreement)?,
+    }
+    let rounds = |e: &Elements| e.grid.is_some_and(|grid| !grid.exact);
+    if rounds(elements) || rounds(theirs) {
+        agreement.detail.get_or_insert_with(|| TERNARY_FORM.into());
     }
     Ok(agreement)
 }
@@ -472,10 +497,9 @@ fn scale_tolerance(side: &Side<'_>) -> f64 {
 }
 
 fn ternary(a: &Side<'_>, b: &Side<'_>, agreement: &mut Agreement) -> Result<()> {
-    let eps = |side: &Side<'_>| side.checkpoint.model.student.as_ref().map_or(1e-8, |s| s.quantization_eps);
     let grid = |side: &Side<'_>, values: &Decoded<'_>| match side.dtype() {
         DType::Ternary(_) => Ok(Grid { scale: side.elements.tensor.scale, exact: true }),
-        _ => Grid::measure(values, eps(side)).map_err(|e| e.in_tensor(&side.elements.tensor.name)),
+        _ => Grid::measure(values, eps(side.checkpoint)).map_err(|e| e.in_tensor(&side.elements.tensor.name)),
     };
     // The code of a packed matrix is its value at scale 1.
     let unit = |side: &Side<'_>| {
@@ -536,8 +560,7 @@ fn ternary(a: &Side<'_>, b: &Side<'_>, agreement: &mut Agreement) -> Result<()> 
                 agreement.detail =
                     Some("scales differ in their last bits, as mean|W| does when summed otherwise".into());
             } else if !(grid_a.exact && grid_b.exact) {
-                agreement.detail =
-                    Some("ternary form compared; the float weights are not in the other".into());
+                agreement.detail = Some(TERNARY_FORM.into());
             }
         }
         _ => agreement.detail = Some("codes compared; a scale is not there".into()),

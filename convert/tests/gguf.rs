@@ -165,7 +165,13 @@ fn the_student_becomes_qwen3() {
     );
     let latent = latent.open();
     assert!(verify(&source, &latent).unwrap().agrees());
-    assert!(!verify(&source, &written).unwrap().agrees(), "the float weights are not there");
+    let report = verify(&source, &written).unwrap();
+    assert!(report.agrees());
+    let told = |t: &&ckpt_convert::Agreement| t.detail.as_ref().is_some_and(|d| d.contains("ternary form"));
+    assert_eq!(report.tensors.iter().filter(told).count(), 14, "the float weights are not there");
+    // The same codes and another scale are not the same.
+    let other = open(&fixture("healthy-run/step-01000.pt")).unwrap();
+    assert!(!verify(&other, &written).unwrap().agrees());
 }
 
 #[test]

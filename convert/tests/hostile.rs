@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ckpt_convert::{Control, Error, Options, Plan, Target, verify_written, write};
+use ckpt_convert::{Control, Error, Gguf, Options, Plan, Target, verify_written, write};
 use ckpt_inspect::{DType, open};
 use proptest::prelude::*;
 
@@ -29,7 +29,7 @@ proptest! {
     fn a_changed_fixture_converts_or_says_why_not(
         which in 0..FIXTURES.len(),
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
-        target in 0..4usize,
+        target in 0..5usize,
     ) {
         let folder = tempfile::tempdir().unwrap();
         let (source, to) = (folder.path().join("source"), folder.path().join("to"));
@@ -46,7 +46,8 @@ proptest! {
             0 => Options::new(Target::Torch),
             1 => Options::new(Target::SafeTensors),
             2 => Options { dtype: Some(DType::F16), keep_optimizer: true, ..Options::new(Target::Torch) },
-            _ => Options { ternary, ..Options::new(Target::I2s) },
+            3 => Options { ternary, ..Options::new(Target::I2s) },
+            _ => Options::new(Target::Gguf(Gguf::default())),
         };
         let Ok(mut plan) = Plan::new(&checkpoint, &options) else { return Ok(()) };
         let stop = Default::default();

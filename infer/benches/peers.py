@@ -1,6 +1,6 @@
 """Speed of a student model of 100 M random parameters beside llama.cpp and PyTorch, in one run on one machine.
 
-    peers.py CKPT [--threads 1,2] [--rounds 5] [--keep FOLDER]
+    peers.py CKPT [--threads 1,2] [--rounds 5] [--keep FOLDER] [--busy]
 
 CKPT is the built command. Needs torch and llama-cpp-python (which builds llama.cpp, about ten minutes); where they are not
 in this Python, CKPT_PEERS_PYTHON and CKPT_LLAMA_PYTHON name Pythons that have them.
@@ -9,13 +9,16 @@ in this Python, CKPT_PEERS_PYTHON and CKPT_LLAMA_PYTHON name Pythons that have t
 2. The same checkpoint as a training program runs it in PyTorch, without a KV cache, and in ckpt: 256 new tokens.
 3. Time from the start of a process to its first token, with the file in the page cache and without.
 
-The programs take turns, and each figure is the best of the turns: what else the machine does only makes it worse.
+The programs take turns, and each figure is the best of the turns: what else the machine does only makes it worse. Where it
+does much, --busy measures the processor's time that one thread takes instead of the time that passes: 1 and 2 with one thread,
+of ckpt as the difference between processes that compute more and less.
 Prints tables in Markdown.
 """
 
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -55,9 +58,11 @@ def make(path):
     torch.save({"model_state_dict": w, "config": {"model": c}}, path)
 
 
-def llama(path, threads, repeat):
-    """Best seconds of llama.cpp for the prompt and for a decoded token."""
+def llama(path, threads, repeat, busy):
+    """Best speeds of llama.cpp for the prompt and for decoding."""
     import llama_cpp as lib
+
+    clock = time.process_time if busy else time.perf_counter
 
     lib.llama_backend_init()
     silent = lib.llama_log_callback(lambda *_: None)
@@ -80,24 +85,25 @@ def llama(path, threads, repeat):
             lib.llama_memory_clear(lib.llama_get_memory(context), True)
             if start:
                 run(ids[:start])
-                begin = time.perf_counter()
+                begin = clock()
                 for i in range(n):
                     run(ids[start + i : start + i + 1])
-                times.append((time.perf_counter() - begin) / n)
+                times.append((clock() - begin) / n)
             else:
-                begin = time.perf_counter()
+                begin = clock()
                 run(ids[:n])
-                times.append(time.perf_counter() - begin)
+                times.append(clock() - begin)
     print(json.dumps({"prefill": PROMPT / min(prefill), "decode": 1 / min(token)}))
 
 
-def seed(path, threads):
+def seed(path, threads, new, busy):
     """Tokens a second of PyTorch as a training program generates: the whole text through the model for each token."""
     import math
 
     import torch
     import torch.nn.functional as F
 
+    clock = time.process_time if busy else time.perf_counter
     torch.set_num_threads(threads)
     c = SIZES
     w = torch.load(path, weights_only=True)["model_state_dict"]
@@ -139,16 +145,51 @@ def seed(path, threads):
     ids, times = some_ids(CONTEXT), []
     with torch.no_grad():
         forward(ids)
-        for _ in range(NEW):
-            begin = time.perf_counter()
+        for _ in range(new):
+            begin = clock()
             ids.append(int(forward(ids)[-1].argmax()))
-            times.append(time.perf_counter() - begin)
-    print(json.dumps({"all": NEW / sum(times), "first": 64 / sum(times[:64]), "ids": ids[CONTEXT:]}))
+            times.append(clock() - begin)
+    print(json.dumps({"all": new / sum(times), "first": 64 / sum(times[:64]), "ids": ids[CONTEXT:]}))
 
 
 def child(python, *arguments):
     output = subprocess.run([python, __file__, *map(str, arguments)], check=True, stdout=subprocess.PIPE)
     return json.loads(output.stdout.splitlines()[-1]) if output.stdout.strip() else None
+
+
+def processor_seconds(*command):
+    """User and system time of a process."""
+    spent = lambda: sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+    before = spent()
+    subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return spent() - before
+
+
+def busy(ckpt, rounds, pt, gguf, torch_python, llama_python):
+    """Tables of speeds per second of processor time, one thread each."""
+    def start(path, prompt, new, *flags):
+        ids = ",".join(map(str, some_ids(prompt)))
+        return processor_seconds(ckpt, "infer", path, "--ids", ids, "-n", new, "--threads", 1, *flags)
+
+    def ours(path, *flags):
+        first, more, long = (min(start(path, prompt, new, *flags) for _ in range(3)) for prompt, new in
+                             [(CONTEXT, 1), (CONTEXT, 1 + 2 * DECODED), (CONTEXT + PROMPT, 1)])
+        return {"prefill": PROMPT / (long - first), "decode": 2 * DECODED / (more - first), "start": first}
+
+    turns = [(child(llama_python, "llama", gguf, 1, 3, 1), ours(gguf, "--embeddings", "int8")) for _ in range(rounds)]
+    best = lambda side, what: max(turn[side][what] for turn in turns)
+    print("| tokens per second of one thread's processor time | llama.cpp | ckpt | ratio |\n| --- | ---: | ---: | ---: |")
+    for what, name in [("prefill", f"prefill of {PROMPT}"), ("decode", "decode")]:
+        a, b = best(0, what), best(1, what)
+        ratio = statistics.median(turn[1][what] / turn[0][what] for turn in turns)
+        print(f"| {name} | {a:.0f} | {b:.0f} | {b / a:.2f} (turns: {ratio:.2f}) |", flush=True)
+    print(f"\nA process until its first token: {1e3 * min(turn[1]['start'] for turn in turns):.0f} ms of processor time.\n")
+    theirs = child(torch_python, "seed", pt, 1, 64, 1)
+    print("| decode from the float checkpoint | tokens/s | PyTorch's time over it |\n| --- | ---: | ---: |")
+    print(f"| PyTorch, no KV cache, 64 tokens | {theirs['all']:.2f} | |")
+    for tables in ["f32", "int8", "q6"]:
+        speed = max(ours(pt, "--embeddings", tables)["decode"] for _ in range(rounds))
+        print(f"| ckpt --embeddings {tables} | {speed:.0f} | {speed / theirs['all']:.0f} |", flush=True)
 
 
 def main():
@@ -157,6 +198,7 @@ def main():
     parser.add_argument("--threads", default=f"1,{os.cpu_count()}")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--keep", help="folder to keep the model in")
+    parser.add_argument("--busy", action="store_true", help="measure processor time of one thread")
     arguments = parser.parse_args()
     ckpt, rounds = arguments.ckpt, arguments.rounds
     threads = list(dict.fromkeys(int(n) for n in arguments.threads.split(",")))
@@ -180,12 +222,15 @@ def main():
             return {"prefill": speed("prefill"), "decode": speed("decode"), "limit": record["limit"],
                     "load": record["load_seconds"]}
 
+        if arguments.busy:
+            return busy(ckpt, rounds, pt, gguf, torch_python, llama_python)
+
         print("| threads | | llama.cpp tokens/s | ckpt tokens/s | ratio | share of the limit |")
         print("| ---: | --- | ---: | ---: | ---: | ---: |")
         for n in threads:
             ours, theirs = [], []
             for _ in range(rounds):
-                theirs.append(child(llama_python, "llama", gguf, n, 3))
+                theirs.append(child(llama_python, "llama", gguf, n, 3, 0))
                 ours.append(bench(n))
             best = lambda records, what: max(record[what] for record in records)
             limit = best(ours, "limit")
@@ -197,7 +242,7 @@ def main():
             print(f"\nload {1e3 * min(r['load'] for r in ours):.0f} ms, limit {limit:.0f} tokens/s\n", flush=True)
 
         most = max(threads)
-        theirs = child(torch_python, "seed", pt, most)
+        theirs = child(torch_python, "seed", pt, most, NEW, 0)
         prompt = ",".join(map(str, some_ids(CONTEXT)))
         command = [ckpt, "infer", pt, "--ids", prompt, "-n", NEW + 1, "--threads", most, "--json"]
         runs = []

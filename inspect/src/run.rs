@@ -153,7 +153,7 @@ impl Run {
     pub fn group(records: Vec<CheckpointRecord>, thresholds: &Thresholds) -> Vec<Run> {
         let mut runs: BTreeMap<(PathBuf, Network), Vec<CheckpointRecord>> = BTreeMap::new();
         for record in records {
-            runs.entry((folder(Path::new(&record.path)), matrices(&record))).or_default().push(record);
+            runs.entry((folder(Path::new(&record.path)), network(&record))).or_default().push(record);
         }
         let mut named: BTreeMap<PathBuf, usize> = BTreeMap::new();
         for (folder, _) in runs.keys() {
@@ -302,10 +302,11 @@ fn folder(path: &Path) -> PathBuf {
     }
 }
 
-/// What tells one network from another: names and shapes of its matrices, sorted.
-type Network = Vec<(String, Vec<u64>)>;
+/// What tells one network from another: names, without the key of the state dict, and shapes of its matrices, sorted.
+pub type Network = Vec<(String, Vec<u64>)>;
 
-fn matrices(record: &CheckpointRecord) -> Network {
+/// The network that `record` is a checkpoint of; empty when it has no matrices.
+pub fn network(record: &CheckpointRecord) -> Network {
     let mut all: Network = record
         .tensors
         .iter()

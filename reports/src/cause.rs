@@ -326,7 +326,7 @@ fn advice(cause: Cause, explanation: &Explanation) -> Vec<String> {
             "Take these weights from another copy of the file or an earlier checkpoint: what was there is gone."
         }
         Cause::Truncated => {
-            "Copy or download the file again; a save that was interrupted has to be made again from memory or an earlier checkpoint."
+            "Copy or download the file again. Where that is no better, `ckpt recover` writes out what is intact, and fills the holes from an earlier checkpoint."
         }
         Cause::ScaleLost => {
             "Pack again from the original with a form that keeps scales; nothing in this copy tells them."

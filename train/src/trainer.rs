@@ -191,7 +191,6 @@ impl Trainer {
         trainer.check_steps()?;
         trainer.tokens = number("total_tokens").and_then(as_u64).unwrap_or(0);
         trainer.skipped = number("skipped").and_then(as_u64).unwrap_or(0);
-        trainer.best_loss = number("best_loss").and_then(as_f64).filter(|l| l.is_finite());
         const STATE: &str = "optimizer_state_dict";
         if options.reset_optimizer {
             trainer.warnings.push("the optimizer starts without its state, as asked".into());
@@ -202,7 +201,10 @@ impl Trainer {
             trainer.warnings.push(format!("{path}: holds no optimizer state, so moments start at zero"));
         }
         let restored = !options.restart_data && trainer.stream.restore(checkpoint, "training_state.data")?;
-        if !restored {
+        if restored {
+            trainer.best_loss = number("best_loss").and_then(as_f64).filter(|l| l.is_finite());
+        } else {
+            // A loss on other data is no measure for this run's.
             trainer.stream.begin_at(number("epoch").and_then(as_u64).unwrap_or(0));
             if !options.restart_data && trainer.step > 0 {
                 trainer

@@ -1,13 +1,17 @@
-"""Compares what llama.cpp makes of GGUF files that ckpt wrote with what it makes of their source's float32 weights.
+"""Compares what llama.cpp makes of GGUF files that ckpt wrote with what `ckpt infer` makes of the same files, and with the
+source computed in float64.
 
     with_llama_cpp.py SOURCE.pt TOKENIZER.json CKPT
 
-Run on demand: needs llama-cpp-python (which builds llama.cpp, about ten minutes), torch, numpy and tokenizers. SOURCE is a
+Run on demand: needs llama-cpp-python (which builds llama.cpp, about ten minutes), torch, numpy,
+safetensors and tokenizers. SOURCE is a
 student checkpoint beside nothing, TOKENIZER its tokenizer.json, CKPT the built command.
 
 1. Tokenization: for a list of texts llama.cpp gives the ids that the tokenizers library gives.
 2. Logits: the student without caps and activation rounding, computed here in float64 from the ternary weights, against
-   llama.cpp's for files of each type. Greedy continuations are compared too.
+   llama.cpp's for files of each type; and `ckpt infer`'s on the same file, without the caps that llama.cpp has no word for,
+   against llama.cpp's. Plain types run there without activation rounding too; packed ones have BitLinear's, one scale a token,
+   where llama.cpp has one for 256 elements. Greedy tokens are compared at every position.
 Prints a table and exits nonzero when ids differ or logits are further apart than the type explains.
 """
 
@@ -19,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from llama_cpp import Llama
+from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
 source, tokenizer_json, ckpt = map(Path, sys.argv[1:4])
@@ -95,7 +100,26 @@ prompt = tokenizer.encode(TEXTS[0] + TEXTS[9] + TEXTS[6], add_special_tokens=Fal
 wanted = reference(state, config, prompt)
 spread = wanted.std()
 failed = False
+
+
+def our_logits(path, packed, folder):
+    """Logits of ckpt infer."""
+    dumped = Path(folder) / "logits.safetensors"
+    command = [str(ckpt), "infer", str(path), "--ids", ",".join(map(str, prompt)), "--dump-logits", str(dumped)]
+    command += ["--attn-cap", "none", "--final-cap", "none"]
+    if not packed:
+        command += ["--bitlinear-attn", "false", "--bitlinear-ffn", "false"]
+    subprocess.run(command, check=True, capture_output=True)
+    return load_file(dumped)["logits"].astype(np.float64)
+
+
+def apart(a, b):
+    """Largest difference in standard deviations, and the share of positions with the same greedy token."""
+    return np.abs(a - b).max() / spread, (a.argmax(-1) == b.argmax(-1)).mean()
+
+
 print(f"{len(prompt)} tokens; largest difference of logits over their standard deviation, greedy tokens that agree")
+print(f"{'':24} {'llama.cpp, float64':>20} {'llama.cpp, ckpt infer':>24}")
 for name, flags, allowed in CASES:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.gguf"
@@ -110,9 +134,9 @@ for name, flags, allowed in CASES:
                 failed = True
         llama.eval(prompt)
         got = np.array(llama.scores[: len(prompt)], dtype=np.float64)
-        error = np.abs(got - wanted).max() / spread
-        agree = (got.argmax(-1) == wanted.argmax(-1)).mean()
-        print(f"{name:24} {error:.2e}  {agree:6.1%}")
-        failed |= bool(error > allowed)
+        error, agree = apart(got, wanted)
+        beside, together = apart(got, our_logits(path, name.startswith("tq"), folder))
+        print(f"{name:24} {error:>12.2e} {agree:>7.1%} {beside:>16.2e} {together:>7.1%}")
+        failed |= bool(error > allowed or beside > max(allowed, 0.1 if name.startswith("tq") else 0))
         del llama
 sys.exit(int(failed))

@@ -77,12 +77,16 @@ pub(super) fn nodes(root: Node<'_>) -> impl Iterator<Item = Node<'_>> {
     })
 }
 
+/// The grammar takes a header at the end of the text for a statement with an empty block; Python does not.
 fn first_error(tree: &Tree) -> Option<Node<'_>> {
     let root = tree.root_node();
-    if !root.has_error() {
-        return None;
-    }
-    nodes(root).find(|node| node.is_error() || node.is_missing()).or(Some(root))
+    let lacks_block = |node: Node<'_>| {
+        let last = node.child(node.child_count().saturating_sub(1));
+        node.kind() == "block" && node.child_count() == 0
+            || last.is_some_and(|last| last.kind() == ":" && node.kind() != "slice")
+    };
+    let wrong = |node: &Node<'_>| node.is_error() || node.is_missing() || lacks_block(*node);
+    nodes(root).find(wrong).or(root.has_error().then_some(root))
 }
 
 /// Whether `node` is a statement of the completion, which begins at byte `given`: begun there, or ended there without being

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::Suspicion;
-use crate::diff::{CodeDiff, Status, diff_tensors};
+use crate::diff::{self, CodeDiff, Status, diff_tensors};
 use crate::run::Run;
 use crate::{Checkpoint, Group, Verdict, without_state_dict};
 
@@ -131,7 +131,7 @@ pub fn compare(a: &Checkpoint, b: &Checkpoint, names: &[String]) -> PairRecord {
         .par_iter()
         .filter_map(|name| {
             let (left, right) = (&a.tensors[*in_a.get(name)?], &b.tensors[*in_b.get(name)?]);
-            let diff = diff_tensors((a, left), (b, right), 0.0);
+            let diff = diff_tensors((a, left), (b, right), diff::Options::default());
             let unchanged = match diff.status {
                 Status::Same => true,
                 Status::Retyped | Status::Changed => false,

@@ -14,7 +14,13 @@ pub struct Seen {
     pub builds: Vec<(u64, Id)>,
     /// PROTO opcodes that are not the first opcode, which no pickler writes.
     pub stray_protos: Vec<u64>,
+    /// Pickles of their own that stand within this one, as joblib writes arrays of objects: first byte and length.
+    pub inner: Vec<(u64, u64)>,
+    depth: usize,
 }
+
+/// Pickles within pickles that are told apart.
+const DEEPEST: usize = 8;
 
 /// What a pickle does, opcode by opcode, as far as Python would get.
 #[derive(Debug)]
@@ -31,8 +37,12 @@ impl<'a> Trace<'a> {
     /// Follows the pickle at the start of `input` for as long as Python's unpickler would: what only this machine
     /// cannot represent (items appended to an instance, a number beyond its range) does not end it.
     pub fn new(input: &'a [u8]) -> Self {
+        Self::at_depth(input, 0)
+    }
+
+    fn at_depth(input: &'a [u8], depth: usize) -> Self {
         let mut machine = Machine::new(input);
-        machine.seen = Some(Seen::default());
+        machine.seen = Some(Seen { depth, ..Seen::default() });
         let result = loop {
             let start = machine.at;
             let step = match machine.byte() {
@@ -54,16 +64,37 @@ impl<'a> Trace<'a> {
     }
 }
 
+/// What follows joblib's description of an array.
+enum JoblibArray {
+    /// So many bytes.
+    Numbers(usize),
+    /// A pickle.
+    Objects,
+}
+
 impl Machine<'_> {
     /// joblib writes an array's bytes into the pickle, after the state of the object that describes it: a byte that
-    /// tells how many more align them, when its state says so, then the elements (`joblib/numpy_pickle.py`).
+    /// tells how many more align them, when its state says so, then the elements; objects are a pickle of their own
+    /// (`joblib/numpy_pickle.py`).
     pub(super) fn skip_joblib_array(&mut self, wrapper: Id) {
-        if let Some(len) = self.joblib_array(wrapper) {
-            self.at = self.at.saturating_add(len).min(self.input.len());
-        }
+        let len = match self.joblib_array(wrapper) {
+            Some(JoblibArray::Numbers(len)) => len,
+            Some(JoblibArray::Objects) => {
+                let depth = self.seen.as_ref().map_or(0, |seen| seen.depth);
+                if depth == DEEPEST {
+                    return;
+                }
+                let len = Trace::at_depth(&self.input[self.at..], depth + 1).pickle.len;
+                let at = self.at as u64;
+                self.note(|seen, _| seen.inner.push((at, len as u64)));
+                len
+            }
+            None => return,
+        };
+        self.at = self.at.saturating_add(len).min(self.input.len());
     }
 
-    fn joblib_array(&self, wrapper: Id) -> Option<usize> {
+    fn joblib_array(&self, wrapper: Id) -> Option<JoblibArray> {
         let node = |id: Id| &self.nodes[id.0 as usize];
         let Node::Object(object) = node(wrapper) else { return None };
         let Node::Global(class) = node(object.callable) else { return None };
@@ -82,9 +113,8 @@ impl Machine<'_> {
         let Node::Tuple(args) = node(dtype.args) else { return None };
         let Node::Str(code) = node(*args.first()?) else { return None };
         let digits = code.trim_start_matches(|c: char| !c.is_ascii_digit());
-        // Objects follow as a pickle of their own.
         if code.contains('O') {
-            return None;
+            return Some(JoblibArray::Objects);
         }
         let elements = shape.iter().try_fold(1usize, |n, &size| match node(size) {
             Node::Int(size) => n.checked_mul(usize::try_from(*size).ok()?),
@@ -93,8 +123,10 @@ impl Machine<'_> {
         let width = if code.contains('U') { 4 } else { 1 };
         let bytes = elements.checked_mul(width)?.checked_mul(digits.parse().ok()?)?;
         match field("numpy_array_alignment_bytes") {
-            Some(Node::Int(_)) => bytes.checked_add(1 + usize::from(*self.input.get(self.at)?)),
-            _ => Some(bytes),
+            Some(Node::Int(_)) => {
+                bytes.checked_add(1 + usize::from(*self.input.get(self.at)?)).map(JoblibArray::Numbers)
+            }
+            _ => Some(JoblibArray::Numbers(bytes)),
         }
     }
 }

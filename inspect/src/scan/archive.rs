@@ -24,6 +24,17 @@ impl Scanner<'_> {
                 entries
             }
             Ok(Directory::Several) => {
+                let parts = self.parts(bytes, place);
+                if parts.len() > 1 {
+                    let message = format!("{} archives, one after another", parts.len());
+                    self.find(Rule::SeveralArchives, place, None, message);
+                    for (number, part) in parts.into_iter().enumerate() {
+                        if let Some(inner) = place.inside(&format!("archive {}", number + 1)) {
+                            self.zip(part, &inner);
+                        }
+                    }
+                    return "zip";
+                }
                 let entries = zip::salvage(bytes);
                 let message = format!("{} entries of several archives, one after another", entries.len());
                 self.find(Rule::PrependedBytes, place, None, message);
@@ -56,6 +67,27 @@ impl Scanner<'_> {
             (true, false) => "pytorch-zip",
             _ => "zip",
         }
+    }
+
+    /// The archives that `bytes` are one after another; none when they are not, from the first byte to the last.
+    fn parts<'b>(&mut self, bytes: &'b [u8], place: &Place) -> Vec<&'b [u8]> {
+        let (mut parts, mut start) = (Vec::new(), 0);
+        for at in memchr::memmem::find_iter(bytes, zip::END) {
+            let comment = zip::word(bytes, at + 20, 2).unwrap_or(0) as usize;
+            let end = at + zip::END_RECORD + comment;
+            let Some(part) = bytes.get(start..end) else { continue };
+            // Looking for its directory may read all of it.
+            if !self.afford(part.len() as u64) {
+                self.out_of_budget(place);
+                return Vec::new();
+            }
+            self.spend(part.len() as u64 / 8 + 64);
+            if matches!(zip::central_directory(part), Ok(Directory::Of(central)) if central.prefix == 0) {
+                parts.push(part);
+                start = end;
+            }
+        }
+        if start == bytes.len() { parts } else { Vec::new() }
     }
 
     /// What the names of all entries tell. Gives whether it is an archive of PyTorch's.
@@ -97,6 +129,11 @@ impl Scanner<'_> {
         if after > 0 {
             let message = format!("{after} bytes follow the end of the archive");
             self.find(Rule::AppendedBytes, place, Some(central.end), message);
+            if let (Some(inner), Some(rest)) =
+                (place.inside("after the archive"), slice(bytes, central.end, after))
+            {
+                self.dispatch(rest, "", &inner);
+            }
         }
         let mut order: Vec<&Entry> = central.entries.iter().collect();
         order.sort_by_key(|e| e.header);

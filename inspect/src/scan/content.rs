@@ -190,7 +190,7 @@ impl<'o> Scanner<'o> {
     }
 
     /// Looks into `bytes` as what they are, and tells what that is; `None` when they are nothing that is loaded.
-    fn dispatch(&mut self, bytes: &[u8], name: &str, place: &Place) -> Option<&'static str> {
+    pub fn dispatch(&mut self, bytes: &[u8], name: &str, place: &Place) -> Option<&'static str> {
         let pickled = PICKLED.contains(&extension(name).as_str());
         if bytes.starts_with(LOCAL_HEADER) || bytes.starts_with(zip::END) {
             return Some(self.zip(bytes, place));

@@ -87,6 +87,8 @@ rules! {
         "The pickle imports by a number that only the loading program's registry explains."
     ChangedClass "changed-class" Unknown
         "Unpickling sets attributes of a class or function that it imports."
+    Expansion "expansion" Unknown
+        "The object unfolds to immensely many values: whoever walks it runs out of time or memory."
     BrokenPickle "broken-pickle" Unknown
         "The pickle ends in an error; everything before that point is executed all the same."
     StrayProtocol "stray-protocol" Unknown
@@ -119,6 +121,8 @@ rules! {
         "Entries of the archive overlap."
     EncryptedEntry "encrypted-entry" Unknown
         "An entry is marked as encrypted, which makes some readers pass it over; PyTorch does not look at the mark."
+    SeveralArchives "several-archives" Note
+        "Archives stand one after another, as in the parts of a distributed checkpoint; each was scanned."
     PrependedBytes "prepended-bytes" Unknown
         "Bytes stand before the archive: the file is something else to other readers."
     AppendedBytes "appended-bytes" Unknown

@@ -55,7 +55,7 @@ impl Scanner<'_> {
                 let message = "a pickle lies where none belongs".to_string();
                 self.find(Rule::HiddenPickle, place, Some(at as u64), message);
             }
-            self.report(&trace, place, at as u64);
+            self.report(bytes, &trace, place, at as u64);
             at += trace.pickle.len;
             if !finished {
                 return true;
@@ -101,8 +101,20 @@ impl Scanner<'_> {
         Some(trace)
     }
 
-    fn report(&mut self, trace: &Trace<'_>, place: &Place, base: u64) {
+    fn report(&mut self, bytes: &[u8], trace: &Trace<'_>, place: &Place, base: u64) {
         self.imports(trace, place, base);
+        for &(offset, len) in &trace.seen.inner {
+            let inner = crate::storage::slice(bytes, base + offset, len);
+            if let (Some(inner), Some(place)) =
+                (inner, place.inside(&format!("objects at {}", base + offset)))
+            {
+                self.pickles(inner, &place, Stream::Pickles);
+            }
+        }
+        if let Some(values) = unfolded(&trace.pickle) {
+            let message = format!("its {} values unfold to {values}", trace.pickle.node_count());
+            self.find(Rule::Expansion, place, Some(base), message);
+        }
         for &offset in &trace.seen.stray_protos {
             let message = "a PROTO opcode within the pickle".to_string();
             self.find(Rule::StrayProtocol, place, Some(base + offset), message);
@@ -129,6 +141,8 @@ impl Scanner<'_> {
                     called.entry((g.module.clone(), g.name.clone())).or_insert(id);
                     self.arguments(pickle, object, place, base + offset);
                 }
+                // The legacy form refers to classes so: ('module', class, file, source).
+                Node::Persistent(pid) if is_class(pickle, *pid) => {}
                 _ => {
                     let message = format!("calls what it computes: {}", call(pickle, object));
                     self.find(Rule::ComputedCall, place, Some(base + offset), message);
@@ -237,6 +251,33 @@ impl Scanner<'_> {
             self.pickles(bytes, &inner, Stream::Chance);
         }
     }
+}
+
+/// How many values the pickle is when every reference counts as a copy, where that is out of all proportion.
+fn unfolded(pickle: &Pickle<'_>) -> Option<String> {
+    const HARMLESS: f64 = 1e9;
+    let mut sizes: Vec<f64> = Vec::with_capacity(pickle.node_count());
+    for index in 0..pickle.node_count() {
+        // What was made later than its container, as in cycles, is no part of an explosion.
+        let size = |id: &Id| sizes.get(id.index() as usize).copied().unwrap_or(1.0);
+        let inner: f64 = match pickle.node(Id::at(index)) {
+            Node::Tuple(items) | Node::List(items) | Node::Set(items) => items.iter().map(size).sum(),
+            Node::Dict(entries) => entries.iter().map(|(key, value)| size(key) + size(value)).sum(),
+            Node::Object(object) => {
+                size(&object.args) + object.state.iter().chain(&object.items).map(size).sum::<f64>()
+            }
+            _ => 0.0,
+        };
+        sizes.push(1.0 + inner);
+    }
+    let most = sizes.into_iter().fold(0.0, f64::max);
+    (most > HARMLESS && most > 1000.0 * pickle.node_count() as f64).then(|| format!("{most:.1e}"))
+}
+
+/// Whether a persistent id stands for a class that the pickle imports.
+fn is_class(pickle: &Pickle<'_>, id: Id) -> bool {
+    let parts = pickle.sequence(id).unwrap_or(&[]);
+    matches!(parts, &[kind, class, ..] if pickle.str(kind) == Some("module") && pickle.global(class).is_some())
 }
 
 /// The byte string that `id` is: written as such, or by way of a latin-1 string.
