@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use anstyle::Style;
-use ckpt_infer::{Check, DiagnoseOptions, Diagnosis, Model, Pool, Tokenizer};
-use ckpt_inspect::{CheckpointRecord, Options, Verdict};
+use ckpt_infer::diagnose::{self, Check, Diagnosis};
+use ckpt_infer::{Model, Pool, Tokenizer};
+use ckpt_inspect::{CheckpointRecord, Verdict};
 use ckpt_reports::junit::{self, Case};
 
 use crate::generate::TokenizerArgs;
@@ -51,13 +52,13 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     let pool = args.model.pool();
     let (checkpoint, model) = args.model.open(&pool)?;
     let tokenizer = args.tokenizer.open(&checkpoint, &model)?;
-    let describe = Options { histogram: false, ..Options::default() };
+    let describe = ckpt_inspect::Options { histogram: false, ..Default::default() };
     let mut record = ckpt_inspect::describe(&checkpoint, describe, &|_| ());
     ckpt_inspect::judge(&mut record, &thresholds);
     let signal = Signal::listen()?;
-    let options = DiagnoseOptions { max_tokens: args.max_tokens };
+    let options = diagnose::Options { max_tokens: args.max_tokens };
     let diagnosis =
-        ckpt_infer::diagnose(&model, &pool, &tokenizer, &record, &options, &mut |_, _| !signal.arrived());
+        diagnose::diagnose(&model, &pool, &tokenizer, &record, &options, &mut |_, _| !signal.arrived());
     let diagnosis = diagnosis.map_err(|e| signal.explain(e.into()))?;
     let text = match args.format {
         Format::Human => human(&diagnosis, args.all),
@@ -86,7 +87,7 @@ fn diagnosed(path: &Path, tokenizer: Option<&Path>, record: &CheckpointRecord) -
     let model = Model::load(&checkpoint, &Default::default(), &pool)?;
     let tokenizer = TokenizerArgs { tokenizer: tokenizer.map(Path::to_path_buf) };
     let tokenizer: Tokenizer = tokenizer.open(&checkpoint, &model)?;
-    Ok(ckpt_infer::diagnose(&model, &pool, &tokenizer, record, &DiagnoseOptions::default(), &mut |_, _| {
+    Ok(diagnose::diagnose(&model, &pool, &tokenizer, record, &diagnose::Options::default(), &mut |_, _| {
         true
     })?)
 }

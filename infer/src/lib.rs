@@ -28,7 +28,7 @@ mod cache;
 pub mod compare;
 mod config;
 mod conversation;
-mod diagnose;
+pub mod diagnose;
 mod dump;
 mod error;
 mod generate;
@@ -49,9 +49,6 @@ pub use cache::{Cache, KvType, WhenFull};
 pub use ckpt_convert::tokenizer::Role as TokenRole;
 pub use config::{Config, RopePairing, RopeScaling, Settings};
 pub use conversation::Conversation;
-pub use diagnose::{
-    Check, DiagnoseOptions, Diagnosis, LOGIC_PROMPT, Measures, SYNTAX_PROMPTS, Step, diagnose,
-};
 pub use dump::logits_file;
 pub use error::{Error, Result};
 pub use generate::{Generator, Outcome, Reason, Stop, Token};

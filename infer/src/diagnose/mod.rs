@@ -79,14 +79,14 @@ pub struct Check {
 
 /// How a diagnosis is made.
 #[derive(Clone, Debug)]
-pub struct DiagnoseOptions {
+pub struct Options {
     /// Tokens of a completion at most.
     pub max_tokens: usize,
 }
 
-impl Default for DiagnoseOptions {
+impl Default for Options {
     fn default() -> Self {
-        DiagnoseOptions { max_tokens: 64 }
+        Options { max_tokens: 64 }
     }
 }
 
@@ -101,7 +101,7 @@ pub fn diagnose(
     pool: &Pool,
     tokenizer: &Tokenizer,
     record: &CheckpointRecord,
-    options: &DiagnoseOptions,
+    options: &Options,
     go_on: &mut dyn FnMut(usize, usize) -> bool,
 ) -> Result<Diagnosis> {
     let mut writer = Completer { runner: Runner::new(model, pool), model, tokenizer, options };
@@ -147,7 +147,7 @@ struct Completer<'d, 'm> {
     runner: Runner<'m>,
     model: &'m Model,
     tokenizer: &'d Tokenizer,
-    options: &'d DiagnoseOptions,
+    options: &'d Options,
 }
 
 impl Completer<'_, '_> {
