@@ -12,7 +12,9 @@
 //! # Ok::<(), ckpt_convert::Error>(())
 //! ```
 
+mod bound;
 mod build;
+mod compare;
 mod encode;
 mod error;
 mod gguf;
@@ -27,6 +29,7 @@ mod safetensors;
 mod save;
 mod sharing;
 mod simd;
+mod source;
 mod sparse;
 mod ternary;
 pub mod tokenizer;

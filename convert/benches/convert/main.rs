@@ -2,7 +2,8 @@
 //! the same. `docs/benchmarks.md` tells how to run it and what the figures mean.
 //!
 //! Everything that is compared takes turns, from a file in the page cache to a file that is on the disk, and ratios are
-//! medians over the turns: a machine that is busy with something else slows neighbours in time alike.
+//! medians over the turns: a machine that is busy with something else slows neighbours in time alike. Processor time, which
+//! that does not touch, stands beside.
 
 #[path = "../../../inspect/benches/measure/checkpoint.rs"]
 mod checkpoint;
@@ -81,14 +82,14 @@ fn row(
     options: &Options,
     beside: &str,
     from: &Path,
-    mut theirs: impl FnMut(&mut [Peer], &Path, &Path) -> Result<Option<f64>>,
+    mut theirs: impl FnMut(&mut [Peer], &Path, &Path) -> Result<Option<Taken>>,
 ) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let (mut written, mut verified, mut other) = (Vec::new(), Vec::new(), Vec::new());
     for turn in 0..=turns {
         let at = |name: &str| folder.path().join(name);
-        let one = seconds(|| convert(source, options, &at("written"), false))?;
-        let both = seconds(|| convert(source, options, &at("verified"), true))?;
+        let one = Taken::by(|| convert(source, options, &at("written"), false))?;
+        let both = Taken::by(|| convert(source, options, &at("verified"), true))?;
         let their = theirs(peers, from, &at("theirs"))?;
         for entry in std::fs::read_dir(folder.path())? {
             std::fs::remove_file(entry?.path())?;
@@ -100,16 +101,47 @@ fn row(
             other.extend(their);
         }
     }
-    let ms = |times: &[f64]| match times {
+    let ms = |times: &[Taken], of: fn(&Taken) -> f64| match times {
         [] => "–".into(),
-        times => format!("{:.0} ms", 1e3 * median(times.to_vec())),
+        times => format!("{:.0} ms", 1e3 * median(times.iter().map(of).collect())),
     };
-    let ratio = match other.is_empty() {
-        true => "–".into(),
-        false => format!("{:.2}", median(other.iter().zip(&written).map(|(a, b)| a / b).collect())),
+    let ratio = |of: fn(&Taken) -> f64| match other.as_slice() {
+        [] => "–".into(),
+        other => format!("{:.2}", median(other.iter().zip(&written).map(|(a, b)| of(a) / of(b)).collect())),
     };
-    println!("{name:<26}{:>10}{:>14}{:>12}{ratio:>10}   {beside}", ms(&written), ms(&verified), ms(&other));
+    let wall: fn(&Taken) -> f64 = |t| t.seconds;
+    let cpu: fn(&Taken) -> f64 = |t| t.cpu;
+    println!(
+        "{name:<14}{:>10}{:>10}{:>14}{:>12}{:>10}{:>8}{:>8}   {beside}",
+        ms(&written, wall),
+        ms(&written, cpu),
+        ms(&verified, wall),
+        ms(&other, wall),
+        ms(&other, cpu),
+        ratio(wall),
+        ratio(cpu)
+    );
     Ok(())
+}
+
+/// Seconds that something took, and those that processors spent on it.
+struct Taken {
+    seconds: f64,
+    cpu: f64,
+}
+
+impl Taken {
+    fn by(what: impl FnOnce() -> Result<()>) -> Result<Taken> {
+        let (start, busy) = (Instant::now(), cpu_seconds());
+        what()?;
+        Ok(Taken { seconds: start.elapsed().as_secs_f64(), cpu: cpu_seconds() - busy })
+    }
+}
+
+/// Seconds that processors have spent on this process.
+fn cpu_seconds() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
 }
 
 fn convert(source: &Path, options: &Options, output: &Path, verified: bool) -> Result<()> {
@@ -123,11 +155,12 @@ fn convert(source: &Path, options: &Options, output: &Path, verified: bool) -> R
     Ok(())
 }
 
-fn cp(_: &mut [Peer], from: &Path, to: &Path) -> Result<Option<f64>> {
+fn cp(_: &mut [Peer], from: &Path, to: &Path) -> Result<Option<Taken>> {
     let start = Instant::now();
     let status = Command::new("cp").arg(from).arg(to).status()?;
     std::fs::File::open(to)?.sync_all()?;
-    Ok(status.success().then(|| start.elapsed().as_secs_f64()))
+    // Its processor time is another process's.
+    Ok(status.success().then(|| Taken { seconds: start.elapsed().as_secs_f64(), cpu: f64::NAN }))
 }
 
 /// A Python that does what it is told and says how long it took.
@@ -161,13 +194,15 @@ impl Peer {
         Ok(peer)
     }
 
-    /// Seconds that `job` takes the first of `peers` that knows it.
-    fn run(peers: &mut [Peer], job: &str, from: &Path, to: &Path) -> Result<Option<f64>> {
+    /// What `job` takes the first of `peers` that knows it.
+    fn run(peers: &mut [Peer], job: &str, from: &Path, to: &Path) -> Result<Option<Taken>> {
         let Some(peer) = peers.iter_mut().find(|p| p.jobs.iter().any(|known| known == job)) else {
             return Ok(None);
         };
         writeln!(peer.stdin, "{job}\t{}\t{}", from.display(), to.display())?;
-        Ok(Some(peer.line()?.parse()?))
+        let line = peer.line()?;
+        let (seconds, cpu) = line.split_once(' ').ok_or("Python did not answer with two numbers")?;
+        Ok(Some(Taken { seconds: seconds.parse()?, cpu: cpu.parse()? }))
     }
 
     fn line(&mut self) -> Result<String> {
@@ -184,12 +219,6 @@ impl Drop for Peer {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn seconds(what: impl FnOnce() -> Result<()>) -> Result<f64> {
-    let start = Instant::now();
-    what()?;
-    Ok(start.elapsed().as_secs_f64())
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

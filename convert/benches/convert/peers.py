@@ -1,5 +1,5 @@
 """Does what ckpt convert does, with Python's libraries and llama.cpp. Reads jobs from stdin, one a line,
-`JOB SOURCE OUTPUT`, and answers each with the seconds it took, until the output is on the disk.
+`JOB SOURCE OUTPUT`, and answers each with the seconds it took, until the output is on the disk, and those of processors.
 
     peers.py THREADS
 """
@@ -99,8 +99,8 @@ print(", ".join(said), flush=True)
 print(" ".join(JOBS), flush=True)
 for line in sys.stdin:
     job, source, output = line.rstrip("\n").split("\t")
-    start = time.perf_counter()
+    start, busy = time.perf_counter(), time.process_time()
     JOBS[job](source, output)
     with open(output, "rb+") as file:
         os.fsync(file.fileno())
-    print(time.perf_counter() - start, flush=True)
+    print(time.perf_counter() - start, time.process_time() - busy, flush=True)
