@@ -2,6 +2,7 @@
 //! function of that state; files are read by threads of their own.
 
 mod chart;
+mod glyphs;
 mod keys;
 mod layout;
 mod pages;
@@ -26,6 +27,8 @@ use ratatui::layout::Rect;
 use crate::load::LoadArgs;
 use crate::{Failure, exit, load, terminal};
 use screen::Screen;
+#[cfg(unix)]
+pub use screen::give_back_at_once;
 use state::{Command, Message, State};
 use worker::Workers;
 
@@ -89,7 +92,8 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
             snapshot(args, file, state, Workers::new(options))
         }
         None => {
-            let state = State::new(paths, (80, 24), colors, options.thresholds);
+            let mut state = State::new(paths, (80, 24), colors, options.thresholds);
+            state.console = std::env::var_os("TERM").is_some_and(|term| term == "linux");
             browse(state, Workers::new(options))
         }
     }
@@ -219,6 +223,7 @@ mod tests {
     use crossterm::event::{KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
     use ratatui::style::Color;
     use state::Cover;
+    use tree::Kind;
 
     /// A browser of fixtures in which everything was measured.
     struct Desk {
@@ -305,6 +310,7 @@ mod tests {
             ("sorted", (80, 24), "t w s s s s s"),
             ("search", (80, 24), "/qproj"),
             ("metadata", (80, 24), "m"),
+            ("value", (40, 12), "m down enter"),
             ("files", (80, 24), "f down space down space"),
             ("files", (40, 12), "f"),
             ("two-files", (80, 24), "f down down space G space d"),
@@ -341,6 +347,36 @@ mod tests {
         }
     }
 
+    /// What console fonts have of code page 437, beside ASCII.
+    #[test]
+    fn the_console_is_drawn_what_its_font_has() {
+        let mut desk = Desk::new(RUN, (120, 40));
+        desk.state.console = true;
+        for keys in ["] ] ] ] ] ] ]", "/gate enter", "space f space", "m", "?"] {
+            desk.press(keys);
+            let text = desk.text();
+            let missing: Vec<char> =
+                text.chars().filter(|c| !c.is_ascii() && !"░▒▓█▄│─┼║·±←↑→↓".contains(*c)).collect();
+            assert!(missing.is_empty(), "{missing:?}\n{text}");
+        }
+    }
+
+    /// A value too long for its line is read, and copied, in full.
+    #[test]
+    fn a_plain_value_is_read_in_full() {
+        let mut desk = Desk::new(&["formats/truncated.pt"], (60, 24));
+        desk.press("m");
+        let why = |row: &values::ValueRow| row.path == "why.0";
+        desk.state.value_list.at = desk.state.values.iter().position(why).unwrap();
+        desk.press("enter");
+        let text = desk.text().split_whitespace().collect::<Vec<_>>().join(" ");
+        let value = desk.state.values[desk.state.value_list.at].text.clone();
+        assert!(value.len() > 60 && text.contains(&value), "{text}");
+        assert_eq!(desk.press("y"), [Command::Copy(value)]);
+        desk.press("enter");
+        assert_eq!(desk.press("y"), [Command::Copy("why.0".into())]);
+    }
+
     #[test]
     fn folding_searching_filtering_and_sorting() {
         let mut desk = Desk::new(RUN, (80, 24));
@@ -366,11 +402,34 @@ mod tests {
         assert!(desk.state.order.query.is_empty());
     }
 
-    /// Modules stay folded from step to step.
+    /// Modules stay folded from step to step, and one that is folded in one network is not in another that has a
+    /// module of the same path.
     #[test]
-    fn folding_lasts_over_the_steps_of_a_run() {
-        let mut desk = Desk::new(&["collapse-run"], (80, 24));
-        desk.press("g z ]");
+    fn folding_lasts_over_the_steps_of_a_run_and_is_no_other_networks() {
+        let mut desk = Desk::new(&["collapse-run", "formats/whole.pt"], (80, 24));
+        let is_open = |desk: &Desk, wanted: &str| {
+            let modules = desk.state.rows.iter().filter_map(|row| match &row.kind {
+                Kind::Module { path, open } => Some((path.as_str(), *open)),
+                Kind::Tensor(_) => None,
+            });
+            modules.filter(|(path, _)| *path == wanted).map(|(_, open)| open).next()
+        };
+        let layers = "model_state_dict.layers";
+        let line = desk.line("▾ layers");
+        desk.click(8, line);
+        assert_eq!(is_open(&desk, layers), Some(false));
+        desk.press("]");
+        assert_eq!(is_open(&desk, layers), Some(false), "the next step");
+        desk.press("f G enter");
+        assert_eq!(is_open(&desk, layers), Some(true), "another network\n{}", desk.text());
+        desk.press("z");
+        assert_eq!(is_open(&desk, layers), Some(false));
+        desk.press("f g enter");
+        assert_eq!(is_open(&desk, "model_state_dict"), Some(true));
+        assert_eq!(is_open(&desk, layers), Some(false), "as it was left");
+        desk.press("Z ] ]");
+        assert_eq!(is_open(&desk, &format!("{layers}.1.mlp")), Some(true));
+        desk.press("z ]");
         assert_eq!(desk.state.rows.len(), 2);
     }
 
@@ -450,7 +509,9 @@ mod tests {
         let more =
             ["formats/dtypes_float.pt", "formats/dtypes_int.pt", "formats/sparse.pt", "formats/quantized.pt"];
         let last = ["formats/tensor_root.pt", "formats/views.pt", "packed/nano-healthy-2000-i2s.pt"];
-        let mut desk = Desk::new(&[&formats[..], &more[..], &last[..], RUN].concat(), (80, 24));
+        let unreadable = ["formats/expected.json"];
+        let mut desk = Desk::new(&[&unreadable[..], &formats, &more, &last, RUN].concat(), (80, 24));
+        desk.press("Z z right enter space d");
         let mut seed = 7u64;
         let mut random = |below: u64| {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

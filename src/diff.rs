@@ -1,10 +1,11 @@
 //! `ckpt diff`: what differs between two checkpoints.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anstyle::Style;
-use ckpt_inspect::diff::{Diff, Options, Side, Status, TensorDiff, ValueChange, diff};
-use ckpt_inspect::{Group, I2sLayout, OpenOptions, TensorInfo, Verdict};
+use ckpt_inspect::diff::{Diff, Options, RowOrder, Side, Status, TensorDiff, ValueChange, diff};
+use ckpt_inspect::{Checkpoint, Group, I2sLayout, OpenOptions, TensorInfo, Verdict};
 
 use crate::filter::Matcher;
 use crate::terminal::{self, Table};
@@ -73,7 +74,8 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         progress.done(bytes);
         true
     };
-    let options = Options { canonical: &canonical, select: &select, tolerance: args.tolerance };
+    let options =
+        Options { canonical: &canonical, rows: &rows_in_order, select: &select, tolerance: args.tolerance };
     let mut found = diff(&a, &b, options, &watch).unwrap_or_default();
     progress.clear();
     if args.values_only {
@@ -98,6 +100,12 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
 /// What a tensor is called in any format, so that a checkpoint is matched with its copy in another one.
 pub fn canonical(name: &str) -> String {
     ckpt_convert::names::canonical(name).into_owned()
+}
+
+/// The order in which rows of `tensor` are compared, where its format has another.
+pub fn rows_in_order(checkpoint: &Checkpoint, tensor: &TensorInfo) -> Option<RowOrder> {
+    let rotary = ckpt_convert::row_order(checkpoint, tensor)?;
+    Some(Arc::new(move |row| rotary.source_row(row)))
 }
 
 fn json(diff: &Diff, all: bool) -> Result<String, Failure> {

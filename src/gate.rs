@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use anstyle::Style;
 use ckpt_inspect::{CheckpointRecord, Options, Verdict, without_state_dict};
-use ckpt_reports::gate::{self, Checked, Finding, Outcome, Severity, Status};
+use ckpt_reports::gate::{self, Checked, Finding, Outcome, Rule, Severity, Status};
 use ckpt_reports::policy::{Pattern, check_factor, check_share};
 use ckpt_reports::{Policy, github, junit, sarif};
 
 use crate::load::{LoadArgs, LoadOptions, records};
-use crate::{Failure, exit, terminal};
+use crate::{Failure, diagnose, exit, terminal};
 
 /// Refuse checkpoints that are not good enough: for CI, pre-commit hooks and scripts.
 ///
@@ -50,6 +50,13 @@ pub struct Args {
     /// Share of a ternary matrix's rows or columns that may have died since the baseline [default: 0].
     #[arg(long, value_name = "0..1", value_parser = share)]
     max_new_dead: Option<f64>,
+    /// Run each model too, and refuse those that fail `ckpt diagnose`'s syntax or logic step. Its third step is what the
+    /// gate does anyway.
+    #[arg(long)]
+    diagnose: bool,
+    /// With --diagnose, the models' tokenizer; by default the one beside each checkpoint.
+    #[arg(long, value_name = "FILE", requires = "diagnose")]
+    tokenizer: Option<PathBuf>,
     /// Do not compare storages with the CRC-32 that the file records. Unchanged files are then answered from the
     /// cache.
     #[arg(long)]
@@ -131,7 +138,14 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     };
     for (path, record) in records(&args.paths, &options)? {
         checked.push(match record {
-            Ok(record) => gate::check(&record, &policy, baseline.as_ref()),
+            Ok(record) => {
+                let mut checked = gate::check(&record, &policy, baseline.as_ref());
+                if args.diagnose {
+                    let found = diagnose::findings(&path, args.tokenizer.as_deref(), &record);
+                    checked.add(Rule::FailedDiagnosis, &found);
+                }
+                checked
+            }
             Err(error) => gate::unreadable(path.display().to_string(), &reason(error, &path)),
         });
     }

@@ -1,31 +1,61 @@
 //! `ckpt infer`: run a model on a prompt.
 
+use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use ckpt_infer::{Cache, Generator, Logits, Outcome, Reason, Runner, SampleOptions, Sequence, Stop, Token};
-use serde_json::json;
+use ckpt_infer::{
+    Cache, Generator, Logits, Model, Outcome, Reason, Runner, SampleOptions, Specials, Stop, Token, Tokenizer,
+};
+use serde_json::{Value, json};
 
+use crate::generate::{Sampling, TokenizerArgs, Writer, prefill};
 use crate::model::ModelArgs;
+use crate::perplexity::{self, PerplexityArgs};
+use crate::signal::Signal;
 use crate::{Failure, exit, terminal};
+
+/// Prompts are bounded before they are read.
+const LONGEST_PROMPT: u64 = 64 << 20;
 
 /// Run a model: continue a prompt, or dump its logits.
 ///
-/// The checkpoint's weights run as they are: BitLinear layers with ternary weights and int8 activations, exactly as
-/// they were trained. What the checkpoint does not tell is assumed and said; flags override it.
+/// The prompt is -p's text, --ids' tokens, or standard input. The checkpoint's weights run as they are: BitLinear layers
+/// with ternary weights and int8 activations, exactly as they were trained. What the checkpoint does not tell is assumed
+/// and said; flags override it.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// The prompt as token ids.
-    #[arg(long, value_name = "IDS", value_delimiter = ',', required = true)]
-    ids: Vec<u32>,
+    /// The text to continue; `-` for standard input, whose last line break does not count.
+    #[arg(short, long, value_name = "TEXT")]
+    prompt: Option<String>,
+    /// What follows the text to be written, for a model with fill-in-the-middle tokens.
+    #[arg(long, value_name = "TEXT", conflicts_with = "ids")]
+    suffix: Option<String>,
+    /// The prompt as token ids; ids are printed too.
+    #[arg(long, value_name = "IDS", value_delimiter = ',', conflicts_with_all = ["prompt", "tokenizer", "stop"])]
+    ids: Option<Vec<u32>>,
+    #[command(flatten)]
+    tokenizer: TokenizerArgs,
+    /// Special tokens such as `<s>` in the prompt mean what they say, instead of being text.
+    #[arg(long, conflicts_with = "ids")]
+    parse_special: bool,
+    /// Show special tokens in what is written.
+    #[arg(long, conflicts_with = "ids")]
+    show_special: bool,
     /// Tokens to generate at most.
     #[arg(short = 'n', long, value_name = "N", default_value_t = 64)]
     max_tokens: usize,
+    /// End before this text; may be given several times.
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
     /// End after this token id; may be given several times.
     #[arg(long, value_name = "ID")]
     stop_id: Vec<u32>,
+    /// Go on after the tokens that end a text.
+    #[arg(long)]
+    ignore_eos: bool,
     /// Write the prompt's logits, [positions, vocabulary], to a SafeTensors file.
     #[arg(long, value_name = "FILE")]
     dump_logits: Option<PathBuf>,
@@ -35,7 +65,7 @@ pub struct Args {
     /// Replace an existing file of logits.
     #[arg(long)]
     force: bool,
-    /// Print one JSON object instead of ids as they come.
+    /// Print one JSON object instead of text as it comes.
     #[arg(long)]
     json: bool,
     /// With --json, logarithmic probabilities of each token and of so many alternatives.
@@ -43,52 +73,21 @@ pub struct Args {
     logprobs: Option<usize>,
     #[command(flatten, next_help_heading = "Choosing tokens")]
     sampling: Sampling,
+    #[command(flatten, next_help_heading = "Perplexity")]
+    perplexity: PerplexityArgs,
 }
 
-/// How tokens are chosen.
-#[derive(clap::Args)]
-struct Sampling {
-    /// 0 takes the most likely token; above, tokens are drawn, the more freely the higher.
-    #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = at_least_zero)]
-    temperature: f32,
-    /// Only the K most likely tokens; 0 for all.
-    #[arg(long, value_name = "K", default_value_t = 0)]
-    top_k: usize,
-    /// Only the most likely tokens that reach probability P together.
-    #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = at_least_zero)]
-    top_p: f32,
-    /// Only tokens at least P times as likely as the most likely one.
-    #[arg(long, value_name = "P", default_value_t = 0.0, value_parser = at_least_zero)]
-    min_p: f32,
-    /// Penalty of tokens that occurred already; 1 for none.
-    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = above_zero)]
-    repetition_penalty: f32,
-    /// Repeats a draw; random by default, and told with --json.
-    #[arg(long, value_name = "N")]
-    seed: Option<u64>,
-}
-
-fn at_least_zero(text: &str) -> Result<f32, String> {
-    let number = text.parse::<f32>().ok().filter(|x| *x >= 0.0 && x.is_finite());
-    number.ok_or_else(|| "a number not below 0 is needed".to_string())
-}
-
-fn above_zero(text: &str) -> Result<f32, String> {
-    at_least_zero(text).ok().filter(|x| *x > 0.0).ok_or_else(|| "a number above 0 is needed".to_string())
-}
-
-impl Sampling {
-    fn options(&self) -> SampleOptions {
-        let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos() as u64);
-        SampleOptions {
-            temperature: self.temperature,
-            top_k: self.top_k,
-            top_p: self.top_p,
-            min_p: self.min_p,
-            repetition_penalty: self.repetition_penalty,
-            seed: self.seed.unwrap_or_else(now),
-        }
-    }
+/// What came out.
+struct Done<'r> {
+    model: &'r Model,
+    tokenizer: Option<&'r Tokenizer>,
+    prompt: &'r [u32],
+    options: &'r SampleOptions,
+    tokens: Vec<Token>,
+    text: String,
+    outcome: Outcome,
+    reason: &'static str,
+    prefill: Duration,
 }
 
 /// Runs the subcommand.
@@ -96,75 +95,177 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     if let Some(path) = args.dump_logits.as_ref().filter(|path| path.exists() && !args.force) {
         return Err(Failure::exists(path));
     }
+    let perplexed = args.perplexity.perplexity.as_ref();
+    let text = if args.ids.is_some() || perplexed.is_some() { String::new() } else { prompt(args)? };
     let pool = args.model.pool();
-    let model = args.model.load(&pool)?;
+    let (checkpoint, model) = args.model.open(&pool)?;
+    if let Some(path) = perplexed {
+        let tokenizer = || args.tokenizer.open(&checkpoint, &model);
+        return perplexity::run(&args.perplexity, path, &model, &pool, tokenizer, args.json);
+    }
+    let (tokenizer, ids) = match &args.ids {
+        Some(ids) => (None, ids.clone()),
+        None => {
+            let tokenizer = args.tokenizer.open(&checkpoint, &model)?;
+            let ids = tokens(args, &tokenizer, &text)?;
+            (Some(tokenizer), ids)
+        }
+    };
+    if ids.is_empty() {
+        return Err(Failure::usage(
+            "the prompt is empty; give text with -p or standard input, or tokens with --ids",
+        ));
+    }
+    let signal = Signal::listen()?;
     let mut cache = match &args.prompt_cache {
         Some(path) if path.exists() => Cache::restore(path, &model, args.model.kv(), args.model.when_full())?,
         _ => args.model.cache(&model),
     };
-    let reused = cache.keep_common_prefix(&args.ids)?;
+    let reused = cache.keep_common_prefix(&ids)?;
     let mut runner = Runner::new(&model, &pool);
 
     let start = Instant::now();
     let wanted = if args.dump_logits.is_some() { Logits::All } else { Logits::Last };
-    let sequence = Sequence { ids: &args.ids[reused..], cache: &mut cache, logits: wanted };
-    let logits = runner.forward(&mut [sequence])?;
+    let logits = prefill(&mut runner, &mut cache, &ids[reused..], wanted, &signal)?;
     let prefill = start.elapsed();
+    let Some(logits) = logits else { return Ok(signal.code().unwrap_or(exit::FINE)) };
     let vocab_size = model.config().vocab_size;
     if let Some(path) = &args.dump_logits {
-        terminal::write_file(path, &ckpt_infer::logits_file(logits, vocab_size), args.force)?;
+        terminal::write_file(path, &ckpt_infer::logits_file(&logits, vocab_size), args.force)?;
     }
     let last = logits[logits.len() - vocab_size..].to_vec();
-    if let Some(path) = args.prompt_cache.as_ref().filter(|_| reused + 1 < args.ids.len()) {
+    if let Some(path) = args.prompt_cache.as_ref().filter(|_| reused + 1 < ids.len()) {
         cache.save(path, &model)?;
     }
 
-    let options = args.sampling.options();
-    let stop = Stop { max_tokens: args.max_tokens, ids: args.stop_id.clone(), logprobs: args.logprobs };
-    let mut tokens: Vec<Token> = Vec::new();
-    let mut printed = Ok(());
-    let outcome = Generator::new(&mut runner, &mut cache, &options, stop).after(last, &mut |token| {
-        if !args.json {
-            let separator = if tokens.is_empty() { "" } else { "," };
-            printed = terminal::print(&format!("{separator}{}", token.id));
-        }
-        tokens.push(token.clone());
-        printed.is_ok()
-    })?;
-    printed?;
-    if args.json {
-        terminal::print(&format!("{:#}\n", record(args, &model, &options, &tokens, &outcome, prefill)))?;
-    } else {
-        terminal::print("\n")?;
-        terminal::note(&summary(args.ids.len() - reused, prefill, &outcome));
+    let options = args.sampling.options(SampleOptions::default());
+    let mut ends = args.stop_id.clone();
+    if !args.ignore_eos {
+        ends.extend(tokenizer.iter().flat_map(Tokenizer::stops));
     }
-    Ok(exit::FINE)
+    let stop = Stop { max_tokens: args.max_tokens, ids: ends, logprobs: args.logprobs };
+    let mut writer = tokenizer.as_ref().map(|t| Writer::new(t, &ids, args.show_special, &args.stop));
+    let mut tokens: Vec<Token> = Vec::new();
+    let mut printed = Ok(true);
+    let outcome = Generator::new(&mut runner, &mut cache, &options, stop).after(last, &mut |token| {
+        let piece = match &mut writer {
+            Some(writer) => writer.push(token.id),
+            None if tokens.is_empty() => token.id.to_string(),
+            None => format!(",{}", token.id),
+        };
+        tokens.push(token.clone());
+        if !args.json {
+            printed = terminal::print_model_text(&piece);
+        }
+        matches!(printed, Ok(true)) && !writer.as_ref().is_some_and(|w| w.stopped) && !signal.arrived()
+    })?;
+    let mut more = printed?;
+    let held = writer.as_mut().map_or(String::new(), Writer::finish);
+    if more && !args.json {
+        let ended = writer.as_ref().is_some_and(|w| w.text.ends_with('\n'));
+        more = terminal::print_model_text(&(held + if ended { "" } else { "\n" }))?;
+    }
+    let stopped = writer.as_ref().is_some_and(|w| w.stopped);
+    let done = Done {
+        reason: if stopped { "stop-text" } else { reason(outcome.reason) },
+        text: writer.map_or(String::new(), |writer| writer.text),
+        tokenizer: tokenizer.as_ref(),
+        model: &model,
+        prompt: &ids,
+        options: &options,
+        tokens,
+        outcome,
+        prefill,
+    };
+    if args.json {
+        terminal::print(&format!("{:#}\n", record(args, &done)))?;
+    } else if more {
+        terminal::note(&summary(ids.len() - reused, &done));
+    }
+    Ok(signal.code().unwrap_or(exit::FINE))
 }
 
-fn record(
-    args: &Args,
-    model: &ckpt_infer::Model,
-    options: &SampleOptions,
-    tokens: &[Token],
-    outcome: &Outcome,
-    prefill: Duration,
-) -> serde_json::Value {
+/// The prompt's text, from the command line or standard input.
+fn prompt(args: &Args) -> Result<String, Failure> {
+    match args.prompt.as_deref() {
+        Some("-") => {}
+        Some(text) => return Ok(text.to_string()),
+        None if std::io::stdin().is_terminal() => {
+            return Err(Failure::usage(
+                "there is no prompt; give text with -p, tokens with --ids, or pipe text in",
+            ));
+        }
+        None => {}
+    }
+    let cannot = |what: String| Failure::usage(format!("standard input: {what}"));
+    let mut bytes = Vec::new();
+    let read = std::io::stdin().lock().take(LONGEST_PROMPT + 1).read_to_end(&mut bytes);
+    read.map_err(|e| cannot(e.to_string()))?;
+    if bytes.len() as u64 > LONGEST_PROMPT {
+        return Err(cannot(format!("more than {} are no prompt", terminal::bytes(LONGEST_PROMPT))));
+    }
+    let mut text = String::from_utf8(bytes).map_err(|e| {
+        cannot(format!(
+            "is no UTF-8 at byte {}; convert it, for example with iconv",
+            e.utf8_error().valid_up_to()
+        ))
+    })?;
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+    Ok(text)
+}
+
+/// The prompt's tokens.
+fn tokens(args: &Args, tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, Failure> {
+    let specials = if args.parse_special { Specials::Parsed } else { Specials::AsText };
+    let Some(suffix) = &args.suffix else { return Ok(tokenizer.prompt(text, specials)?) };
+    let fim = tokenizer.fim().ok_or_else(|| {
+        Failure::usage(format!(
+            "{}: has no fill-in-the-middle tokens, so --suffix says nothing to this model",
+            tokenizer.path().display()
+        ))
+    })?;
+    let (before, after) = (tokenizer.encode(text, specials)?, tokenizer.encode(suffix, specials)?);
+    let parts = [tokenizer.begin(), &[fim.prefix], &before, &[fim.suffix], &after, &[fim.middle]];
+    Ok(parts.concat())
+}
+
+fn record(args: &Args, done: &Done<'_>) -> Value {
     let mut record = json!({
-        "prompt": args.ids,
-        "ids": outcome.ids,
-        "reason": reason(outcome.reason),
-        "seed": options.seed,
-        "prefill_seconds": prefill.as_secs_f64(),
-        "decode_seconds": outcome.decode.as_secs_f64(),
-        "kernel": model.kernel().name(),
-        "assumed": model.assumed(),
+        "prompt": done.prompt,
+        "ids": done.outcome.ids,
+        "reason": done.reason,
+        "seed": done.options.seed,
+        "prefill_seconds": done.prefill.as_secs_f64(),
+        "decode_seconds": done.outcome.decode.as_secs_f64(),
+        "kernel": done.model.kernel().name(),
+        "assumed": done.model.assumed(),
     });
+    if let Some(tokenizer) = done.tokenizer {
+        record["text"] = done.text.as_str().into();
+        record["tokenizer"] = tokenizer.path().to_string_lossy().into();
+    }
     if args.logprobs.is_some() {
-        let of = |(id, logprob): &(u32, f32)| json!({ "id": id, "logprob": logprob });
-        record["logprobs"] = tokens
-            .iter()
-            .map(|t| json!({ "id": t.id, "logprob": t.logprob, "top": t.top.iter().map(of).collect::<Vec<_>>() }))
-            .collect();
+        let of = |id: u32, logprob: Option<f32>| {
+            let mut entry = json!({ "id": id, "logprob": logprob });
+            if let Some(tokenizer) = done.tokenizer {
+                entry["token"] = tokenizer.bytes(id).map_or_else(
+                    || tokenizer.token(id).unwrap_or_default().into(),
+                    |bytes| String::from_utf8_lossy(bytes).into(),
+                );
+            }
+            entry
+        };
+        let token = |token: &Token| {
+            let mut entry = of(token.id, token.logprob);
+            entry["top"] = token.top.iter().map(|(id, logprob)| of(*id, Some(*logprob))).collect();
+            entry
+        };
+        record["logprobs"] = done.tokens.iter().map(token).collect();
     }
     record
 }
@@ -179,9 +280,10 @@ fn reason(reason: Reason) -> &'static str {
 }
 
 /// Tokens a second, and why it ended where that is not obvious.
-fn summary(prompt: usize, prefill: Duration, outcome: &Outcome) -> String {
+fn summary(prompt: usize, done: &Done<'_>) -> String {
     let rate = |n: usize, time: Duration| n as f64 / time.as_secs_f64().max(1e-9);
-    let mut line = format!("prompt {prompt} tokens, {:.0} tokens/s", rate(prompt, prefill));
+    let outcome = &done.outcome;
+    let mut line = format!("prompt {prompt} tokens, {:.0} tokens/s", rate(prompt, done.prefill));
     if outcome.ids.len() > 1 {
         // The first token came with the prompt.
         line += &format!(
@@ -190,8 +292,10 @@ fn summary(prompt: usize, prefill: Duration, outcome: &Outcome) -> String {
             rate(outcome.ids.len() - 1, outcome.decode)
         );
     }
-    if outcome.reason == Reason::ContextFull {
-        line += "; the context is full (--slide goes on)";
+    match outcome.reason {
+        Reason::ContextFull => line += "; the context is full (--slide goes on)",
+        Reason::Callback if done.reason == "interrupted" => line += "; interrupted",
+        _ => {}
     }
     line
 }

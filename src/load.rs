@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use ckpt_inspect::cause::{self, Pair, PairRequest};
+use ckpt_inspect::run::Run;
 use ckpt_inspect::{
     Cache, Checkpoint, CheckpointRecord, Error, ErrorKind, I2sLayout, OpenOptions, Options, Thresholds,
 };
@@ -157,6 +159,35 @@ pub fn records(paths: &[PathBuf], options: &LoadOptions) -> Result<Vec<Loaded>, 
     Ok(loaded)
 }
 
+/// The pairs of checkpoints of `run` whose weights must be compared to explain it, from the cache where neither has
+/// changed. One that can no longer be opened is left out: the explanation then says what it lacks.
+pub fn pairs(run: &Run, options: &LoadOptions) -> Vec<Pair> {
+    let requests = cause::pairs_needed(run);
+    let cache = options.cache.then(cache).flatten();
+    let bytes = |r: &PairRequest| run.checkpoints[r.from].file_bytes + run.checkpoints[r.to].file_bytes;
+    let progress =
+        terminal::progress(requests.iter().map(bytes).sum(), &format!("comparing {} pairs", requests.len()));
+    let compare = |request: &PairRequest| {
+        let paths = [request.from, request.to].map(|c| Path::new(&run.checkpoints[c].path));
+        let key = format!("pair {:?} {:?}", request.names, options.open);
+        let record = cache.as_ref().and_then(|c| c.get_pair(paths, &key)).or_else(|| {
+            let a = ckpt_inspect::open_with(paths[0], &options.open).ok()?;
+            let b = ckpt_inspect::open_with(paths[1], &options.open).ok()?;
+            let record = cause::compare(&a, &b, &request.names);
+            if let Some(cache) = &cache {
+                // A full or read-only cache folder costs time next time, nothing else.
+                let _ = cache.put_pair(paths, &key, [&a, &b], &record);
+            }
+            Some(record)
+        })?;
+        progress.done(bytes(request));
+        Some(Pair { from: request.from, to: request.to, link: request.link, record })
+    };
+    let pairs = requests.par_iter().filter_map(compare).collect();
+    progress.clear();
+    pairs
+}
+
 fn load(
     path: &Path,
     options: &LoadOptions,
@@ -209,6 +240,19 @@ fn key(options: &LoadOptions) -> String {
 }
 
 fn cache() -> Option<Cache> {
+    cache_folder("records").map(Cache::new)
+}
+
+/// The folder called `name` in the user's cache folder.
+pub fn cache_folder(name: &str) -> Option<PathBuf> {
     let base = etcetera::choose_base_strategy().ok()?.cache_dir();
-    Some(Cache::new(base.join("ckpt").join("records")))
+    Some(base.join("ckpt").join(name))
+}
+
+/// Removes what was kept longest ago in the cache folder called `name`, until `bytes` remain.
+pub fn prune(name: &str, bytes: u64) {
+    if let Some(folder) = cache_folder(name) {
+        // A cache that cannot be pruned is no reason to fail.
+        let _ = Cache::new(folder).prune(bytes);
+    }
 }

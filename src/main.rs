@@ -1,22 +1,33 @@
 //! `ckpt`: checkpoint forensics on the command line. This file maps subcommands to their modules, one file each.
 
+mod bench;
 mod browse;
+mod chat;
 mod convert;
+mod diagnose;
 mod diff;
 mod filter;
 mod fold;
 mod gate;
+mod generate;
 mod infer;
 mod inspect;
 mod load;
 mod model;
+mod outputs;
+mod perplexity;
+mod recover;
 mod report;
+mod scan;
+mod sequences;
 mod signal;
 mod terminal;
 mod train;
 mod verify;
 
 use std::process::ExitCode;
+#[cfg(unix)]
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{CommandFactory, Parser, Subcommand};
 
@@ -41,7 +52,12 @@ enum Command {
     Report(report::Args),
     Convert(convert::Args),
     Verify(verify::Args),
+    Recover(recover::Args),
+    Scan(scan::Args),
     Infer(infer::Args),
+    Bench(bench::Args),
+    Chat(chat::Args),
+    Diagnose(diagnose::Args),
     Train(Box<train::Args>),
     /// Print a shell's completion script.
     Completions {
@@ -65,17 +81,25 @@ pub mod exit {
 }
 
 /// Where another process cuts a mapped file short while it is read, the system ends this one with SIGBUS. This says
-/// why, with the exit code of a file that cannot be read.
+/// why, with the exit code of a file that cannot be read, and gives a terminal back that was taken over.
 #[cfg(unix)]
 fn explain_lost_pages() {
     const WHY: &[u8] =
         b"error: a file became shorter while it was read; try again when nothing writes to it any more\n";
+    static BEGUN: AtomicBool = AtomicBool::new(false);
     let explain = || {
-        // SAFETY: `WHY` is that many bytes, and write may be called in a signal handler.
-        unsafe { libc::write(libc::STDERR_FILENO, WHY.as_ptr().cast(), WHY.len()) };
+        // Threads that read the same file get here together: the first one ends them all.
+        while BEGUN.swap(true, Ordering::SeqCst) {
+            std::hint::spin_loop();
+        }
+        browse::give_back_at_once();
+        let _ = rustix::io::write(rustix::stdio::stderr(), WHY);
         signal_hook::low_level::exit(exit::UNREADABLE.into());
     };
-    // SAFETY: the handler does nothing but write and _exit, which are async-signal-safe.
+    // SAFETY: no other thread runs yet that could set a handler at the same time. The standard library's would come
+    // before this one, and let the next thread's signal end the program with its default action.
+    unsafe { libc::signal(libc::SIGBUS, libc::SIG_DFL) };
+    // SAFETY: the handler does nothing but load atomics, write, tcsetattr and _exit, which are async-signal-safe.
     let _ = unsafe { signal_hook::low_level::register(signal_hook::consts::SIGBUS, explain) };
 }
 
@@ -99,7 +123,12 @@ fn main() -> ExitCode {
         Command::Report(args) => report::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Recover(args) => recover::run(&args),
+        Command::Scan(args) => scan::run(&args),
         Command::Infer(args) => infer::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Chat(args) => chat::run(&args),
+        Command::Diagnose(args) => diagnose::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -121,9 +150,11 @@ impl From<ckpt_infer::Error> for Failure {
         use ckpt_infer::Error;
         let code = match error {
             Error::Checkpoint(error) => return error.into(),
-            Error::Unsupported { .. } | Error::Inconsistent { .. } | Error::PromptCache { .. } => {
-                exit::UNREADABLE
-            }
+            Error::Unsupported { .. }
+            | Error::Inconsistent { .. }
+            | Error::PromptCache { .. }
+            | Error::Input { .. }
+            | Error::Tokenizer { .. } => exit::UNREADABLE,
             Error::Token { .. } | Error::ContextFull { .. } | Error::Usage(_) => exit::USAGE,
             Error::Write { .. } => exit::UNWRITABLE,
         };

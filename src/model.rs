@@ -1,8 +1,9 @@
 //! Flags that say which model to run and how, shared by the commands that run one.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ckpt_infer::{Cache, KvType, LoadOptions, Model, Pool, RopeScaling, Settings, TableType, WhenFull};
+use ckpt_inspect::Checkpoint;
 
 use crate::{Failure, terminal};
 
@@ -17,18 +18,26 @@ pub struct ModelArgs {
     /// Type of cached keys and values.
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     kv: Kv,
-    /// Type to keep the embedding and the head in; the file's by default.
-    #[arg(long, value_name = "TYPE")]
-    embeddings: Option<Table>,
     /// Forget the oldest positions when the context is full, instead of stopping.
     #[arg(long)]
     slide: bool,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+/// How a model runs, whichever it is.
+#[derive(clap::Args)]
+pub struct RunArgs {
+    /// Type to keep the embedding and the head in; the file's by default.
+    #[arg(long, value_name = "TYPE")]
+    embeddings: Option<Table>,
     #[command(flatten, next_help_heading = "Overriding the checkpoint's configuration")]
     settings: SettingsArgs,
 }
 
+/// Type of cached keys and values.
 #[derive(Clone, Copy, clap::ValueEnum)]
-enum Kv {
+pub enum Kv {
     F32,
     F16,
 }
@@ -38,6 +47,7 @@ enum Table {
     F32,
     F16,
     Int8,
+    Q6,
 }
 
 #[derive(clap::Args)]
@@ -106,12 +116,51 @@ fn rope_scaling(text: &str) -> Result<RopeScaling, String> {
 impl ModelArgs {
     /// The threads to run on.
     pub fn pool(&self) -> Pool {
-        let all = || std::thread::available_parallelism().map_or(1, usize::from);
-        Pool::new(self.threads.map_or_else(all, usize::from))
+        pool(self.threads)
     }
 
-    /// The model, loaded; notes tell what was assumed.
-    pub fn load(&self, pool: &Pool) -> Result<Model, Failure> {
+    /// The checkpoint, and its model, loaded; notes tell what was assumed.
+    pub fn open(&self, pool: &Pool) -> Result<(Checkpoint, Model), Failure> {
+        self.run.open(&self.model, pool)
+    }
+
+    /// The type of cached keys and values.
+    pub fn kv(&self) -> KvType {
+        self.kv.into()
+    }
+
+    /// What to do when the context is full.
+    pub fn when_full(&self) -> WhenFull {
+        if self.slide { WhenFull::Slide } else { WhenFull::Stop }
+    }
+
+    /// An empty cache.
+    pub fn cache(&self, model: &Model) -> Cache {
+        Cache::new(model.config(), self.kv(), self.when_full())
+    }
+}
+
+/// So many threads, or all processors.
+pub fn pool(threads: Option<u16>) -> Pool {
+    Pool::new(threads.map_or_else(processors, usize::from))
+}
+
+/// Processors that this process may use.
+pub fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+impl RunArgs {
+    /// A checkpoint, and its model, loaded; notes tell what was assumed.
+    pub fn open(&self, path: &Path, pool: &Pool) -> Result<(Checkpoint, Model), Failure> {
+        let checkpoint = ckpt_inspect::open(path)?;
+        let model = Model::load(&checkpoint, &self.options(), pool)?;
+        model.assumed().iter().for_each(|sentence| terminal::note(sentence));
+        Ok((checkpoint, model))
+    }
+
+    /// How models are to be loaded.
+    pub fn options(&self) -> LoadOptions {
         let flags = &self.settings;
         let settings = Settings {
             head_dim: flags.head_dim,
@@ -131,27 +180,17 @@ impl ModelArgs {
             Table::F32 => TableType::F32,
             Table::F16 => TableType::F16,
             Table::Int8 => TableType::Int8,
+            Table::Q6 => TableType::Q6,
         });
-        let model = Model::open(&self.model, &LoadOptions { settings, tables, kernel: None }, pool)?;
-        model.assumed().iter().for_each(|sentence| terminal::note(sentence));
-        Ok(model)
+        LoadOptions { settings, tables, kernel: None }
     }
+}
 
-    /// The type of cached keys and values.
-    pub fn kv(&self) -> KvType {
-        match self.kv {
+impl From<Kv> for KvType {
+    fn from(kv: Kv) -> KvType {
+        match kv {
             Kv::F32 => KvType::F32,
             Kv::F16 => KvType::F16,
         }
-    }
-
-    /// What to do when the context is full.
-    pub fn when_full(&self) -> WhenFull {
-        if self.slide { WhenFull::Slide } else { WhenFull::Stop }
-    }
-
-    /// An empty cache.
-    pub fn cache(&self, model: &Model) -> Cache {
-        Cache::new(model.config(), self.kv(), self.when_full())
     }
 }

@@ -32,6 +32,15 @@ impl Signal {
         Ok(signal)
     }
 
+    /// Listens for Ctrl-C alone, which then never ends the program; whoever acts on it clears the flag.
+    pub fn listen_for_interrupts() -> Result<Self, Failure> {
+        let signal = Signal { flag: Arc::default(), number: Arc::default() };
+        #[cfg(unix)]
+        signal_hook::flag::register(signal_hook::consts::SIGINT, signal.flag.clone())
+            .map_err(|e| Failure::unwritable(format!("signals cannot be caught: {e}")))?;
+        Ok(signal)
+    }
+
     /// Whether a signal has arrived.
     pub fn arrived(&self) -> bool {
         self.flag.load(Ordering::Relaxed)

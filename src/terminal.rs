@@ -47,6 +47,24 @@ pub fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
+/// Prints what a model wrote: as it is, but for control characters on a terminal, which are shown as escapes. False when
+/// nobody reads it any more.
+pub fn print_model_text(text: &str) -> Result<bool, Failure> {
+    let mut out = std::io::stdout().lock();
+    let harmless = |c: char| !c.is_control() || matches!(c, '\n' | '\t');
+    let shown = if out.is_terminal() && !text.chars().all(harmless) {
+        let show = |c: char| if harmless(c) { c.to_string() } else { c.escape_unicode().to_string() };
+        text.chars().map(show).collect()
+    } else {
+        text.to_string()
+    };
+    match out.write_all(shown.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::unwritable(format!("standard output: {error}"))),
+    }
+}
+
 /// Prints an error.
 pub fn error(message: &str) {
     let style = Style::new().fg_color(Some(AnsiColor::Red.into())).bold();
@@ -88,8 +106,13 @@ const LABELS: usize = 14;
 
 /// A line of a summary: a label, and `text`, which a file may have chosen, escaped and wrapped beside it.
 pub fn labelled(label: &str, style: Style, text: &str) -> String {
-    let body = wrapped(text, LABELS, style);
-    format!("  {label:<width$}{}", &body[LABELS..], width = LABELS - 2)
+    labelled_in(label, LABELS, style, text)
+}
+
+/// A line of a summary whose labels take `columns` columns.
+pub fn labelled_in(label: &str, columns: usize, style: Style, text: &str) -> String {
+    let body = wrapped(text, columns, style);
+    format!("  {label:<width$}{}", &body[columns..], width = columns - 2)
 }
 
 /// `text`, which a file may have chosen, escaped and broken between words to the terminal's width, each line `indent`

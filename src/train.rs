@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use ckpt_inspect::StudentConfig;
+use ckpt_train::distill::Teacher;
 use ckpt_train::optim::{Target, Well};
 use ckpt_train::{Error, Event, Outcome, PRESETS, ResumeOptions, RunFolder, Settings, Trainer, preset};
 
 use crate::signal::Signal;
-use crate::{Failure, exit, terminal};
+use crate::{Failure, exit, load, terminal};
 
 /// Train a student model, or resume one, with optimizers that keep ternary weights alive.
 ///
@@ -25,7 +26,7 @@ pub struct Args {
     /// TOML file with the run's settings, as a run writes it to its folder.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Data: text, JSONL, or token ids (.npy, .safetensors).
+    /// Data: text, JSONL, Parquet, or token ids (.npy, .safetensors); glob patterns such as 'src/**/*.py' too.
     #[arg(long, value_name = "FILE", num_args = 1..)]
     data: Vec<PathBuf>,
     /// Data to validate on; by default a part of --data is held out.
@@ -37,6 +38,9 @@ pub struct Args {
     /// Folder of the run.
     #[arg(short, long, value_name = "DIR", default_value = "run")]
     output: PathBuf,
+    /// Write into the folder of another run.
+    #[arg(long)]
+    force: bool,
     /// The step to stop at, counted from the model's beginning.
     #[arg(long, value_name = "N")]
     steps: Option<u64>,
@@ -85,6 +89,21 @@ pub struct Args {
     /// Label smoothing of the loss.
     #[arg(long, value_name = "SHARE")]
     label_smoothing: Option<f64>,
+    /// Focal weighting: what is known already counts less by (1 - p)^GAMMA.
+    #[arg(long, value_name = "GAMMA")]
+    focal: Option<f64>,
+    /// Checkpoint to learn from, and how much it counts beside others; any that `ckpt infer` runs.
+    #[arg(long = "teacher", value_name = "CKPT[=WEIGHT]")]
+    teachers: Vec<String>,
+    /// Stored logits to learn from: SafeTensors with `logits` and `indices`, one file for each of --data.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    teacher_logits: Vec<PathBuf>,
+    /// Share of the teachers in the loss.
+    #[arg(long, value_name = "SHARE")]
+    alpha: Option<f64>,
+    /// Temperature at which student and teachers are compared.
+    #[arg(long, value_name = "T")]
+    temperature: Option<f64>,
     /// Hold the scales of a BitLinear constant in the backward pass.
     #[arg(long)]
     detached_scales: bool,
@@ -94,6 +113,12 @@ pub struct Args {
     /// Share of documents held out for validation.
     #[arg(long, value_name = "SHARE")]
     holdout: Option<f64>,
+    /// Share of documents rearranged to prefix, suffix, middle, so that the model learns to fill in.
+    #[arg(long, value_name = "SHARE")]
+    fim_rate: Option<f64>,
+    /// Neither read nor keep tokens in the user's cache folder.
+    #[arg(long)]
+    no_token_cache: bool,
     /// Names all random draws.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -121,6 +146,9 @@ pub struct Args {
     /// Begin the data anew.
     #[arg(long)]
     restart_data: bool,
+    /// Whether the checkpoint's projections are BitLinear, where its format cannot say (GGUF).
+    #[arg(long, value_name = "BOOL", requires = "resume")]
+    bitlinear: Option<bool>,
     /// Threads; all processors unless given. Results do not depend on it.
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -134,6 +162,8 @@ enum WellArg {
     SeedOptimizer,
 }
 
+/// Room for tokens in the cache folder; those kept longest ago go first.
+const TOKEN_CACHE: u64 = 4 << 30;
 /// A configuration is text that a person wrote.
 const MAX_CONFIG: u64 = 1 << 20;
 
@@ -141,6 +171,7 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match error {
             Error::Checkpoint(error) => error.into(),
+            Error::Teacher(error) => error.into(),
             other => {
                 let code = match &other {
                     Error::Settings(_) => exit::USAGE,
@@ -172,11 +203,13 @@ fn train(args: &Args, settings: &Settings, signal: &Signal) -> Result<u8, Failur
                 allow_collapsed: args.allow_collapsed,
                 reset_optimizer: args.reset_optimizer,
                 restart_data: args.restart_data,
+                bitlinear: args.bitlinear,
             };
             Trainer::resume(&ckpt_inspect::open(path)?, settings, options)?
         }
         (None, init) => Trainer::new(&model(init.as_deref().unwrap_or_default())?, settings)?,
     };
+    args.may_go_into_folder()?;
     let mut folder = RunFolder::open(&args.output)?;
     let text = toml::to_string(settings).map_err(|e| Failure::usage(format!("settings: {e}")))?;
     folder.config(&text)?;
@@ -209,6 +242,7 @@ fn train(args: &Args, settings: &Settings, signal: &Signal) -> Result<u8, Failur
         Event::Warning(text) => bar.note(&format!("warning: {}", terminal::escape(&text))),
     });
     bar.clear();
+    load::prune("tokens", TOKEN_CACHE);
     match outcome? {
         Outcome::Finished => Ok(exit::FINE),
         Outcome::Interrupted => {
@@ -259,7 +293,56 @@ fn model(init: &str) -> Result<StudentConfig, Failure> {
     serde_json::from_value(all).map_err(|e| cannot(e.to_string()))
 }
 
+/// A teacher by its flag: a path, or a path, `=` and a weight.
+fn teacher(text: &str) -> Teacher {
+    let weighted = text.rsplit_once('=').and_then(|(path, weight)| Some((path, weight.parse().ok()?)));
+    let (path, weight) = weighted.unwrap_or((text, 1.0));
+    Teacher { path: path.into(), weight }
+}
+
+/// The data files that `paths` and patterns stand for, each once.
+fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
+    let mut all = Vec::new();
+    for path in paths {
+        let text = path.to_string_lossy();
+        if path.is_dir() {
+            return Err(Failure::usage(format!(
+                "{0}: is a folder; name its files, such as '{0}/**/*.py'",
+                path.display()
+            )));
+        }
+        if path.exists() || !text.contains(['*', '?', '[']) {
+            all.push(path.clone());
+            continue;
+        }
+        let matches = glob::glob(&text)
+            .map_err(|e| Failure::usage(format!("{}: is no pattern: {e}", path.display())))?;
+        let before = all.len();
+        all.extend(matches.filter_map(Result::ok).filter(|p| p.is_file()));
+        if all.len() == before {
+            return Err(Failure::usage(format!("{}: no file matches", path.display())));
+        }
+    }
+    let mut seen = std::collections::HashSet::new();
+    all.retain(|path| seen.insert(path.clone()));
+    Ok(all)
+}
+
 impl Args {
+    /// A run goes into a folder of its own, or on in the one that its checkpoint lies in.
+    fn may_go_into_folder(&self) -> Result<(), Failure> {
+        let whole = |path: &Path| std::fs::canonicalize(path).ok();
+        let from = self.resume.as_deref().and_then(whole);
+        let same = from.is_some_and(|from| from.parent().map(Path::to_path_buf) == whole(&self.output));
+        match self.force || same || !self.output.join("metrics.jsonl").exists() {
+            true => Ok(()),
+            false => Err(Failure::unwritable(format!(
+                "{}: holds another run; choose a folder with -o, or --force to write into it",
+                self.output.display()
+            ))),
+        }
+    }
+
     /// The settings of the file, with the flags over them.
     fn settings(&self) -> Result<Settings, Failure> {
         let mut s = match &self.config {
@@ -273,11 +356,13 @@ impl Args {
             }
         }
         if !self.data.is_empty() {
-            s.data.files.clone_from(&self.data);
+            s.data.files = files(&self.data)?;
         }
         if !self.validation.is_empty() {
-            s.data.validation.clone_from(&self.validation);
+            s.data.validation = files(&self.validation)?;
         }
+        s.data.token_cache = (!self.no_token_cache).then(|| load::cache_folder("tokens")).flatten();
+        set(&mut s.data.fill_in_rate, self.fim_rate);
         let beside = self.resume.as_deref().and_then(Path::parent).map(|p| p.join("tokenizer.json"));
         s.data.tokenizer = self.tokenizer.clone().or(s.data.tokenizer).or(beside.filter(|p| p.is_file()));
         set(&mut s.steps, self.steps);
@@ -311,7 +396,16 @@ impl Args {
         }
         set(&mut s.accumulate, self.accumulate);
         set(&mut s.clip, self.clip);
-        set(&mut s.label_smoothing, self.label_smoothing);
+        set(&mut s.loss.label_smoothing, self.label_smoothing);
+        set(&mut s.loss.focal, self.focal);
+        set(&mut s.loss.alpha, self.alpha);
+        set(&mut s.loss.temperature, self.temperature);
+        if !self.teachers.is_empty() {
+            s.distill.teachers = self.teachers.iter().map(|text| teacher(text)).collect();
+        }
+        if !self.teacher_logits.is_empty() {
+            s.distill.logits.clone_from(&self.teacher_logits);
+        }
         s.detached_scales |= self.detached_scales;
         set(&mut s.seed, self.seed);
         set(&mut s.save_every, self.save_every);

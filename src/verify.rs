@@ -6,10 +6,11 @@ use anstyle::Style;
 use ckpt_convert::{Agreement, Report, Rule};
 use ckpt_inspect::{I2sLayout, OpenOptions};
 
+use crate::outputs::{self, OutputArgs};
 use crate::terminal::{self, Table};
 use crate::{Failure, exit};
 
-/// Compare the weights of two checkpoints, whatever their formats and names.
+/// Compare the weights of two checkpoints, whatever their formats and names, or with --outputs what they compute.
 ///
 /// Equal types must agree to the bit, a narrower type with the rounding of the wider one, packed ternary matrices in
 /// code and scale, block formats within what their steps allow. Exit code 1 when they do not agree.
@@ -28,6 +29,8 @@ pub struct Args {
     /// Output format.
     #[arg(long, default_value = "human")]
     format: Format,
+    #[command(flatten, next_help_heading = "Comparing outputs")]
+    outputs: OutputArgs,
 }
 
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
@@ -38,6 +41,9 @@ enum Format {
 
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<u8, Failure> {
+    if args.outputs.outputs {
+        return outputs::run(&args.outputs, (&args.a, &args.b), args.format == Format::Json);
+    }
     let options = OpenOptions { i2s_layout: args.i2s_layout };
     let (a, b) = (ckpt_inspect::open_with(&args.a, &options)?, ckpt_inspect::open_with(&args.b, &options)?);
     let report = ckpt_convert::verify(&a, &b)?;

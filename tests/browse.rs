@@ -157,7 +157,7 @@ fn opens_folds_searches_shows_detail_resizes_and_quits() {
     session.press("\x1b");
     session.wait_for("only /l1mlpgate");
     session.press("?");
-    session.wait_for("copy the name to the clipboard");
+    session.wait_for("copy the name, the value in full");
     session.press("q");
     assert_eq!(session.end().exit_code(), 0);
     session.assert_restored();
@@ -242,6 +242,19 @@ fn a_large_file_is_listed_at_once_and_left_at_once() {
     session.press("q");
     assert_eq!(session.end().exit_code(), 0);
     assert!(left.elapsed() < Duration::from_secs(5), "{:?}", left.elapsed());
+    session.assert_restored();
+}
+
+/// Pages of a mapped file that are gone cost a SIGBUS, in the midst of anything.
+#[test]
+fn a_file_cut_short_while_it_is_measured_gives_the_terminal_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = large(folder.path(), 256);
+    let mut session = Session::start(&[path.to_str().unwrap()], 100, 30, &[]);
+    session.wait_for("measuring");
+    std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(4096).unwrap();
+    assert_eq!(session.end().exit_code(), 3);
+    session.wait_for("a file became shorter while it was read");
     session.assert_restored();
 }
 

@@ -135,6 +135,16 @@ fn optimizer_settings_are_told_from_other_values() {
     assert_eq!(code, 0);
     let text = String::from_utf8(ckpt(&["diff", pair[0], pair[1]]).stdout).unwrap();
     assert!(text.contains("optimizer settings"), "{text}");
+    // Against a copy without optimizer: its settings are gone, and no more is said of where its tensors were.
+    let folder = tempfile::tempdir().unwrap();
+    let copy = convert(Path::new(pair[1]), &folder.path().join("copy.pt"), &["--to", "pt"]);
+    let (found, code) = json(&[pair[1], copy.to_str().unwrap()]);
+    assert_eq!(code, 1);
+    let settings = found["settings"].as_array().unwrap();
+    let paths: Vec<&str> = settings.iter().map(|s| s["path"].as_str().unwrap()).collect();
+    assert_eq!(paths, ["optimizer_state_dict.adamw.param_groups", "optimizer_state_dict.muon.param_groups"]);
+    assert_eq!((&settings[1]["a"][0]["lr"], &settings[1]["b"]), (&json!(0.02), &Value::Null));
+    assert!(!found["metadata"].to_string().contains("state_dict"), "{}", found["metadata"]);
 }
 
 #[test]
@@ -258,6 +268,154 @@ fn a_checkpoint_is_the_same_as_its_converted_copy() {
     assert_eq!(tensors.len(), 24);
     let gate = tensors.iter().find(|t| t["name"] == "layers.0.mlp.gate_proj.weight").unwrap();
     assert_eq!(gate["b"]["name"], "model.layers.0.mlp.gate_proj.weight");
+}
+
+/// A one-layer student of width 256, so that rows fill a block of every type of GGUF, as a PyTorch file. Its head is
+/// its own, and its keys are no square.
+fn student(folder: &Path) -> PathBuf {
+    let shapes: [(&str, &[usize]); 14] = [
+        ("embed_tokens.weight", &[40, 256]),
+        ("layers.0.self_attn.q_proj.weight", &[256, 256]),
+        ("layers.0.self_attn.k_proj.weight", &[128, 256]),
+        ("layers.0.self_attn.v_proj.weight", &[128, 256]),
+        ("layers.0.self_attn.o_proj.weight", &[256, 256]),
+        ("layers.0.self_attn.q_norm.weight", &[64]),
+        ("layers.0.self_attn.k_norm.weight", &[64]),
+        ("layers.0.mlp.gate_proj.weight", &[512, 256]),
+        ("layers.0.mlp.up_proj.weight", &[512, 256]),
+        ("layers.0.mlp.down_proj.weight", &[256, 512]),
+        ("layers.0.input_layernorm.weight", &[256]),
+        ("layers.0.post_attention_layernorm.weight", &[256]),
+        ("norm.weight", &[256]),
+        ("lm_head.weight", &[40, 256]),
+    ];
+    let mut seed = 1u64;
+    let mut random = || {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        LARGEST * ((seed >> 40) as f32 / (1u32 << 23) as f32 - 1.0)
+    };
+    let tensors = shapes.map(|(name, shape)| {
+        let values: Vec<f32> = (0..shape.iter().product::<usize>()).map(|_| random()).collect();
+        (name, "F32", shape, f32s(&values))
+    });
+    let source = safetensors(&folder.join("student.safetensors"), &tensors, json!({}));
+    convert(&source, &folder.join("student.pt"), &["--to", "pt"])
+}
+
+/// Weights of the student are spread evenly between plus and minus this.
+const LARGEST: f32 = 0.04;
+
+fn convert(source: &Path, output: &Path, options: &[&str]) -> PathBuf {
+    let paths = [source.to_str().unwrap(), "-o", output.to_str().unwrap()];
+    let done = ckpt(&[&["convert"], &paths[..], options].concat());
+    assert!(done.status.success(), "{options:?}: {}", String::from_utf8_lossy(&done.stderr));
+    output.to_path_buf()
+}
+
+/// Whatever a GGUF file packs its matrices in, each is found under its other name, with its dimensions in PyTorch's
+/// order, and differs by what the type rounds away.
+#[test]
+fn a_checkpoint_against_its_gguf_differs_by_rounding_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let pt = student(folder.path());
+    // The largest error of an element: the rounding of its value, or half a step of the block's largest and the
+    // rounding of the step to f16.
+    let largest = f64::from(LARGEST);
+    let f16 = largest / 2048.0;
+    let q8_0 = largest * (0.5 / 127.0 + 1.0 / 2048.0);
+    for (quant, dtype, latent, error) in [
+        ("f32", "float32", true, Some(0.0)),
+        ("f16", "float16", true, Some(f16)),
+        ("q8_0", "Q8_0", true, Some(q8_0)),
+        ("f16", "float16", false, None),
+        ("q8_0", "Q8_0", false, None),
+        ("tq2_0", "TQ2_0", false, None),
+        ("tq1_0", "TQ1_0", false, None),
+    ] {
+        let output = folder.path().join(format!("{quant}-{latent}.gguf"));
+        let options = ["--to", "gguf", "--quant", quant, "--latent"];
+        let gguf = convert(&pt, &output, &options[..4 + usize::from(latent)]);
+        let (found, code) = json(&[pt.to_str().unwrap(), gguf.to_str().unwrap(), "--values-only", "--all"]);
+        assert_eq!(code, i32::from(error != Some(0.0)), "{quant}");
+        let tensors = found["tensors"].as_array().unwrap();
+        assert_eq!(tensors.len(), 14, "{quant}: {found}");
+        for tensor in tensors {
+            let name = tensor["name"].as_str().unwrap();
+            let (a, b) = (&tensor["a"], &tensor["b"]);
+            assert_eq!(a["name"], name, "{quant}");
+            assert_eq!(a["shape"], b["shape"], "{quant} {name}");
+            let (values, codes) = (&tensor["values"], &tensor["ternary"]);
+            let difference = values["max_difference"].as_f64().unwrap_or(0.0);
+            if name.contains("norm") || error == Some(0.0) {
+                assert_eq!(
+                    (&tensor["status"], &b["dtype"]),
+                    (&json!("same"), &json!("float32")),
+                    "{quant} {name}"
+                );
+            } else if let Some(error) = error {
+                assert_eq!((&tensor["status"], &b["dtype"]), (&json!("changed"), &json!(dtype)), "{name}");
+                assert!(difference > 0.0 && difference <= error, "{quant} {name}: {difference}");
+            } else if name.contains("_proj") {
+                assert_eq!(b["dtype"], dtype, "{name}");
+                // A ternary form has the codes of the weights, and their mean magnitude, half of the largest, as
+                // its scale: a weight near zero or the largest is off by that much.
+                assert_eq!((&tensor["status"], &codes["flipped"]), (&json!("changed"), &json!(0)), "{quant}");
+                assert!((difference / (largest / 2.0) - 1.0).abs() < 0.01, "{quant} {name}: {difference}");
+            }
+        }
+        let gate = tensors.iter().find(|t| t["name"] == "layers.0.mlp.gate_proj.weight").unwrap();
+        assert_eq!(
+            (&gate["b"]["name"], &gate["b"]["shape"]),
+            (&json!("blk.0.ffn_gate.weight"), &json!([512, 256]))
+        );
+        let head = tensors.iter().find(|t| t["name"] == "lm_head.weight").unwrap();
+        assert_eq!(head["b"]["name"], "output.weight");
+    }
+}
+
+/// llama.cpp's `llama` wants the halves of each head interleaved: rows are compared as PyTorch has them.
+#[test]
+fn rows_of_queries_and_keys_are_compared_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model");
+    std::fs::create_dir(&model).unwrap();
+    let config = json!({
+        "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "num_hidden_layers": 1, "intermediate_size": 96, "vocab_size": 40,
+        "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+    });
+    std::fs::write(model.join("config.json"), config.to_string()).unwrap();
+    let shapes: [(&str, &[usize]); 4] = [
+        ("model.embed_tokens.weight", &[40, 64]),
+        ("model.layers.0.self_attn.q_proj.weight", &[64, 64]),
+        ("model.layers.0.self_attn.k_proj.weight", &[32, 64]),
+        ("model.layers.0.mlp.down_proj.weight", &[64, 96]),
+    ];
+    let tensors = shapes.map(|(name, shape)| {
+        let numel = shape.iter().product::<usize>();
+        (name, "F32", shape, f32s(&(0..numel).map(|i| i as f32).collect::<Vec<_>>()))
+    });
+    safetensors(&model.join("model.safetensors"), &tensors, json!({}));
+    let model = model.to_str().unwrap();
+    let plain = folder.path().join("f32.gguf");
+    let plain = convert(Path::new(model), &plain, &["--to", "gguf", "--quant", "f32"]);
+    let written = ckpt_inspect::open(&plain).unwrap();
+    let source = ckpt_inspect::open(Path::new(model)).unwrap();
+    let keys = |c: &ckpt_inspect::Checkpoint, name: &str| c.values(c.tensor(name).unwrap()).unwrap();
+    let (theirs, ours) = (keys(&written, "blk.0.attn_k.weight"), keys(&source, shapes[2].0));
+    // Heads of 16 rows: row 1 in the file is row 8.
+    assert_eq!(theirs[64..128], ours[8 * 64..9 * 64]);
+    let plain = plain.to_str().unwrap();
+    let (found, code) = json(&[model, plain, "--values-only", "--all"]);
+    assert_eq!(code, 0, "{found}");
+    assert_eq!(found["tensors"].as_array().unwrap().len(), 4);
+    // From a file to another of the same order.
+    let packed =
+        convert(Path::new(model), &folder.path().join("q8.gguf"), &["--to", "gguf", "--quant", "q8_0"]);
+    let (found, _) = json(&[plain, packed.to_str().unwrap(), "--filter", "*attn_k*"]);
+    let values = &found["tensors"][0]["values"];
+    assert!(values["relative_change"].as_f64().unwrap() < 0.01, "{found}");
+    assert_eq!(values["max_at"].as_array().unwrap().len(), 2);
 }
 
 #[test]

@@ -130,6 +130,141 @@ fn a_prompt_cache_changes_nothing_but_the_time() {
     assert_eq!(run().status.code(), Some(3));
 }
 
+/// The text of a run, without its last line break.
+fn continued(args: &[&str]) -> String {
+    let output = ckpt(&[&["infer", HEALTHY], args].concat());
+    assert_eq!(output.status.code(), Some(0), "{args:?}: {}", text(&output.stderr));
+    text(&output.stdout).strip_suffix('\n').unwrap().to_string()
+}
+
+#[test]
+fn text_goes_on_as_its_tokens_do() {
+    let tokenizer = tokenizers::Tokenizer::from_file(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/fixtures/tokenizer.json"
+    ))
+    .unwrap();
+    let (prompt, want) = greedy("healthy-2000");
+    let text_of = |ids: &str| {
+        let ids: Vec<u32> = ids.split(',').map(|id| id.parse().unwrap()).collect();
+        tokenizer.decode(&ids, true).unwrap()
+    };
+    let (prompt, want) = (text_of(&prompt), text_of(&want));
+    assert_eq!(continued(&["-p", &prompt, "-n", "24"]), want.trim_end_matches('\n'));
+    let explicit = ["-p", &prompt, "-n", "24", "--tokenizer", "tests/fixtures"];
+    assert_eq!(continued(&explicit), want.trim_end_matches('\n'));
+
+    let stop = want.chars().skip(4).take(3).collect::<String>();
+    let cut = &want[..want.find(&stop).unwrap()];
+    assert_eq!(continued(&["-p", &prompt, "-n", "24", "--stop", &stop]), cut.trim_end_matches('\n'));
+    let output =
+        ckpt(&["infer", HEALTHY, "-p", &prompt, "-n", "24", "--stop", &stop, "--json", "--logprobs", "1"]);
+    let record: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((record["text"].as_str(), record["reason"].as_str()), (Some(cut), Some("stop-text")));
+    let token = &record["logprobs"][0];
+    assert_eq!(token["token"], text_of(&token["id"].to_string()));
+    assert_eq!(token["top"][0]["token"], token["token"]);
+}
+
+#[test]
+fn standard_input_is_a_prompt() {
+    use std::io::Write;
+    let run = |args: &[&str], input: &[u8]| {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_ckpt"))
+            .args([&["infer", HEALTHY, "-n", "8"], args].concat())
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input).unwrap();
+        child.wait_with_output().unwrap()
+    };
+    let want = continued(&["-p", "import os", "-n", "8"]);
+    for (args, input) in
+        [(&[][..], &b"import os\n"[..]), (&["-p", "-"], b"import os\r\n"), (&[], b"import os")]
+    {
+        assert_eq!(text(&run(args, input).stdout).strip_suffix('\n'), Some(want.as_str()), "{args:?}");
+    }
+    let output = run(&[], b"a\xff");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("UTF-8 at byte 1"));
+}
+
+#[test]
+fn special_tokens_mean_something_only_where_asked() {
+    let ids = |args: &[&str]| {
+        let output = ckpt(&[&["infer", HEALTHY, "--json", "-n", "1", "-p", "<s>a"], args].concat());
+        let record: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        record["prompt"].as_array().unwrap().len()
+    };
+    assert_eq!((ids(&["--parse-special"]), ids(&[])), (2, 4));
+    let output = ckpt(&["infer", HEALTHY, "-p", "a", "--suffix", "b"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("no fill-in-the-middle tokens"));
+}
+
+#[test]
+fn holes_are_filled_with_the_tokens_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizer.json");
+    let file = std::fs::read_to_string(path).unwrap();
+    // Three tokens of the vocabulary become the special ones.
+    let mut file: serde_json::Value = serde_json::from_str(&file).unwrap();
+    let mut special = file["added_tokens"][2].clone();
+    let merges = file["model"]["merges"].as_array_mut().unwrap();
+    merges.truncate(merges.len() - 3);
+    for (id, content) in [(1021, "<|fim_prefix|>"), (1022, "<|fim_suffix|>"), (1023, "<|fim_middle|>")] {
+        let vocab = file["model"]["vocab"].as_object_mut().unwrap();
+        vocab.retain(|_, old| *old != id);
+        vocab.insert(content.into(), id.into());
+        (special["id"], special["content"]) = (id.into(), content.into());
+        file["added_tokens"].as_array_mut().unwrap().push(special.clone());
+    }
+    std::fs::write(folder.path().join("tokenizer.json"), file.to_string()).unwrap();
+    let named = ["--tokenizer", folder.path().to_str().unwrap()];
+    let args = ["infer", HEALTHY, "-p", "a", "--suffix", "b", "-n", "0", "--json"];
+    let output = ckpt(&[&args[..], &named].concat());
+    let record: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let prompt: Vec<u64> =
+        record["prompt"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect();
+    assert_eq!((prompt.len(), prompt[0], prompt[2], prompt[4]), (5, 1021, 1022, 1023), "{prompt:?}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_reader_that_leaves_is_no_error() {
+    let command = format!(
+        "{} infer {HEALTHY} -p '#' -n 100000 --slide --ignore-eos | head -c 10; echo \" ${{PIPESTATUS[0]}}\"",
+        env!("CARGO_BIN_EXE_ckpt")
+    );
+    let output = Command::new("bash").args(["-c", &command]).current_dir(env!("CARGO_MANIFEST_DIR")).output();
+    let output = output.unwrap();
+    assert!(text(&output.stdout).ends_with(" 0\n"), "{}", text(&output.stdout));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_signal_ends_it_with_what_was_there() {
+    use std::io::Read;
+    let mut child = Command::new(env!("CARGO_BIN_EXE_ckpt"))
+        .args(["infer", HEALTHY, "-p", "#", "-n", "1000000", "--slide", "--ignore-eos"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = [0; 4];
+    child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+    // SAFETY: the child is ours and has not been waited for.
+    unsafe { libc::kill(child.id() as i32, libc::SIGINT) };
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    assert!(text(&output.stderr).contains("interrupted"));
+    assert!(output.stdout.ends_with(b"\n"));
+}
+
 #[test]
 fn exit_codes_tell_what_went_wrong() {
     let nothing: PathBuf = tempfile::tempdir().unwrap().path().join("none.pt");
@@ -137,6 +272,15 @@ fn exit_codes_tell_what_went_wrong() {
         (&["infer", HEALTHY, "--ids", "1,1024"][..], 2, "outside the vocabulary of 1024"),
         (&["infer", HEALTHY, "--ids", "x"], 2, "invalid value"),
         (&["infer", HEALTHY], 2, "--ids"),
+        (&["infer", HEALTHY, "-p", ""], 2, "prompt is empty"),
+        (&["infer", HEALTHY, "-p", "a", "--ids", "1"], 2, "cannot be used with"),
+        (&["infer", HEALTHY, "-p", "a", "--tokenizer", "Cargo.toml"], 3, "Cargo.toml"),
+        (&["infer", HEALTHY, "-p", "a", "--tokenizer", "src"], 3, "holds neither"),
+        (
+            &["infer", "tests/fixtures/trajectories/init.pt", "-p", "a", "--tokenizer", "nowhere"],
+            3,
+            "nowhere",
+        ),
         (&["infer", HEALTHY, "--ids", "1,2,3", "--max-seq-len", "2"], 2, "do not fit a context of 2"),
         (&["infer", nothing.to_str().unwrap(), "--ids", "1"], 3, "none.pt"),
         (&["infer", "tests/fixtures/formats/tied.pt", "--ids", "1"], 3, "is not recognised as a model"),

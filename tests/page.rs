@@ -259,3 +259,34 @@ fn hostile_names_stay_text() {
     assert_eq!(browser.names(), [name]);
     assert_eq!(browser.complaints(), Vec::<Value>::new());
 }
+
+#[test]
+fn the_cause_of_death_is_seen_at_a_glance() {
+    let Some(browser) = Browser::open() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    browser.size(1200, 1000);
+    browser.visit(&report(folder.path(), &[Path::new("tests/fixtures/collapse-run")]));
+    let bottom = |css: &str| {
+        let script = format!("return document.querySelector('{css}').getBoundingClientRect().bottom");
+        browser.run(&script).as_f64().unwrap()
+    };
+    // Without scrolling: the sentence, the plot, and what to do.
+    for seen in [".cause .said", ".cause svg.small", ".cause ol"] {
+        assert!(bottom(seen) < 1000.0, "{seen} ends at {}", bottom(seen));
+    }
+    assert_eq!(browser.run("return document.querySelector('.cause h4').textContent"), "Weight decay");
+    assert_eq!(browser.run("return document.querySelectorAll('.cause svg .measured').length"), 9);
+    // The predicted line runs through the measured dots, within two pixels of the drawing.
+    let off = browser.run(
+        r#"const svg = document.querySelector('.cause svg.small');
+        const dots = [...svg.querySelectorAll('circle.measured')].map(c => [+c.getAttribute('cx'), +c.getAttribute('cy')]);
+        const line = svg.querySelector('polyline.predicted').getAttribute('points').trim().split(/\s+/).map(p => p.split(',').map(Number));
+        return Math.max(...line.map(([x, y]) => Math.min(...dots.map(([cx, cy]) => Math.hypot(cx - x, cy - y)))))"#,
+    );
+    assert!(off.as_f64().unwrap() <= 2.0, "{off}");
+    assert_eq!(browser.run("return document.querySelector('.cause details').open"), false);
+    browser.click(".cause summary");
+    let rows = "return document.querySelectorAll('.cause details table:last-of-type tbody tr').length";
+    assert!(browser.run(rows).as_u64().unwrap() >= 6);
+    assert_eq!(browser.complaints(), Vec::<Value>::new());
+}

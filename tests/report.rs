@@ -112,7 +112,7 @@ fn markdown_for_a_pull_request() {
     let text = report(&[COLLAPSE, "--format", "md"]);
     assert!(text.contains("## `tests/fixtures/collapse-run`: Collapsing"));
     assert!(
-        text.contains("| `layers.1.mlp.gate_proj.weight` | 2.0e-5 | 🟡 weak | step 2500 | 340 steps |"),
+        text.contains("| `layers.1.mlp.gate_proj.weight` | 2.0e-5 | 🟡 weak | step 2500 | 344 steps |"),
         "{text}"
     );
 }

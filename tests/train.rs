@@ -112,3 +112,99 @@ fn a_signal_saves_before_it_stops() {
     let checkpoint = ckpt_inspect::open(&saved[0]).unwrap();
     assert!(!checkpoint.is_damaged() && checkpoint.step.unwrap().0 > 2000);
 }
+
+#[test]
+fn a_report_shows_loss_and_health_of_a_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let start = ["--resume", HEALTHY, "--reset-optimizer", "--data", DATA, "--batch", "4", "--steps", "2012"];
+    let often = [
+        "--holdout",
+        "0.2",
+        "--validate-every",
+        "4",
+        "--health-every",
+        "3",
+        "--save-every",
+        "6",
+        "--no-token-cache",
+    ];
+    let output = train(&run, &[&start[..], &often].concat());
+    assert!(output.status.success(), "{}", text(&output));
+    let page = folder.path().join("page.html");
+    let report = |page: &Path| {
+        let output = Command::new(env!("CARGO_BIN_EXE_ckpt"))
+            .args(["report", "--no-cache", "-o"])
+            .args([page, &run])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", text(&output));
+        std::fs::read_to_string(page).unwrap()
+    };
+    let html = report(&page);
+    for word in ["training loss", "validation loss, step 2008", "lowest std of any ternary matrix over steps"]
+    {
+        assert!(html.contains(word), "{word}");
+    }
+    let json: serde_json::Value = serde_json::from_str(&report(&folder.path().join("page.json"))).unwrap();
+    let training = &json["runs"][0]["training"];
+    assert_eq!(
+        (training["loss"][0].as_u64(), training["lowest_std"].as_array().unwrap().len()),
+        (Some(2012), 5)
+    );
+}
+
+#[test]
+fn teachers_and_patterns_of_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("run");
+    let start = ["--resume", HEALTHY, "--reset-optimizer", "--steps", "2002", "--batch", "4", "--teacher"];
+    let output =
+        train(&place, &[&start[..], &[&format!("{HEALTHY}=2"), "--alpha", "0.9", "--data", DATA]].concat());
+    assert!(output.status.success(), "{}", text(&output));
+    let config = std::fs::read_to_string(place.join("config.toml")).unwrap();
+    assert!(config.contains("weight = 2.0") && config.contains("alpha = 0.9"), "{config}");
+    let refused = |data: &str, word: &str| {
+        let output = train(&place, &["--resume", HEALTHY, "--reset-optimizer", "--data", data]);
+        assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+        assert!(text(&output).contains(word), "{}", text(&output));
+    };
+    let output =
+        train(&place, &["--resume", HEALTHY, "--reset-optimizer", "--data", DATA, "--steps", "2003"]);
+    assert_eq!(output.status.code(), Some(4), "{}", text(&output));
+    assert!(text(&output).contains("--force"), "{}", text(&output));
+    refused("src", "src/**/*.py");
+    refused("src/*.none", "no file matches");
+}
+
+/// A copy in another format goes on as its original does.
+#[test]
+fn copies_in_other_formats_are_resumed() {
+    let folder = tempfile::tempdir().unwrap();
+    let losses = |from: &str, name: &str| {
+        let run = folder.path().join(name);
+        let start = ["--resume", from, "--reset-optimizer", "--bitlinear", "true", "--steps", "2002"];
+        let output = train(&run, &[&start[..], &["--no-shuffle", "--data", DATA, "--batch", "4"]].concat());
+        assert!(output.status.success(), "{from}: {}", text(&output));
+        let metrics = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+        let lines = metrics.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap());
+        lines.filter_map(|l| l["loss"].as_f64()).take(2).collect::<Vec<f64>>()
+    };
+    let original = losses(HEALTHY, "original");
+    for (name, to) in [
+        ("model-step-2000.safetensors", &["--to", "safetensors"][..]),
+        ("hf-step-2000", &["--to", "hf"]),
+        ("model-step-2000.gguf", &["--to", "gguf", "--quant", "f32", "--embed", "f32", "--latent"]),
+    ] {
+        let copy = folder.path().join(name);
+        let output = Command::new(env!("CARGO_BIN_EXE_ckpt"))
+            .args(["convert", HEALTHY, "-o"])
+            .arg(&copy)
+            .args(to)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", text(&output));
+        assert_eq!(losses(copy.to_str().unwrap(), &format!("run-{name}")), original, "{name}");
+    }
+}

@@ -155,7 +155,7 @@ pub struct Rotary {
 
 impl Rotary {
     /// Where row `row` of the output is in the source.
-    fn source_row(self, row: usize) -> usize {
+    pub fn source_row(self, row: usize) -> usize {
         let (head, within) = (row / self.head_dim, row % self.head_dim);
         let half = self.head_dim / 2;
         let within = match self.interleave {

@@ -44,6 +44,7 @@ pub use gguf::Gguf;
 pub use output::{Control, OutputFile, StagedFile, StagedFolder};
 pub use plan::{Blob, Content, Elements, Options, Output, Pair, Plan, Target};
 pub use save::{Object, save};
+pub use source::row_order;
 pub use ternary::Grid;
 pub use verify::{Agreement, Report, Rule, verify, verify_written};
 pub use write::{Written, write};

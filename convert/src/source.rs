@@ -43,6 +43,12 @@ pub(crate) fn grid(source: &Checkpoint, tensor: &TensorInfo, eps: f64) -> Result
     Ok(Grid::measure(&values, eps).map_err(|e| e.in_tensor(&tensor.name).in_file(&source.path))?)
 }
 
+/// The order of query and key rows in PyTorch's terms, for those of a GGUF file of architecture `llama`: where each is
+/// in the file. `None` for all other tensors.
+pub fn row_order(source: &Checkpoint, tensor: &TensorInfo) -> Option<Rotary> {
+    matches!(source.format, Format::Gguf { .. }).then(|| rotary(source, tensor, None))?
+}
+
 /// The order of query and key rows, where one side is a GGUF file of architecture `llama` and the other is not.
 pub(crate) fn rotary(source: &Checkpoint, tensor: &TensorInfo, style: Option<Style>) -> Option<Rotary> {
     let from_gguf = matches!(source.format, Format::Gguf { .. });

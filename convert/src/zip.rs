@@ -2,7 +2,7 @@
 //! bits do not suffice. Where everything goes is known before a byte is written; checksums are filled in afterwards.
 //! Numbers in parentheses are sections of APPNOTE.TXT.
 
-use ckpt_inspect::torch_zip::{CENTRAL_HEADER, END, LOCAL_HEADER, ZIP64_END, ZIP64_EXTRA, ZIP64_LOCATOR};
+use ckpt_inspect::zip::{CENTRAL_HEADER, END, LOCAL_HEADER, ZIP64_END, ZIP64_EXTRA, ZIP64_LOCATOR};
 
 /// Storages begin at multiples of this many bytes, so that they can be used where they are mapped
 /// (`kFieldAlignment` of caffe2/serialize/inline_container.cc).

@@ -1,4 +1,4 @@
-//! Speed of a student model of 100 M random parameters, with int8 tables: loading, decoding and prefill over threads,
+//! Speed of a student model of 100 M random parameters, over instruction sets: loading, decoding and prefill over threads,
 //! beside the machine's limit. Each decoded token reads every weight once, so the limit is the read bandwidth over
 //! the bytes of weights; it is measured on as many bytes, read over and over by as many threads.
 //!
@@ -6,11 +6,9 @@
 
 use std::borrow::Cow;
 use std::path::Path;
-use std::time::Instant;
 
-use ckpt_infer::{
-    Cache, Kernel, KvType, LoadOptions, Logits, Model, Pool, Runner, Sequence, TableType, WhenFull,
-};
+use ckpt_infer::bench::{self, Memory, Times};
+use ckpt_infer::{Kernel, KvType, LoadOptions, Model, Pool, Runner, TableType};
 
 const VOCAB: usize = 32_000;
 const HIDDEN: usize = 768;
@@ -78,33 +76,6 @@ fn write_model(path: &Path) {
     safetensors::serialize_to_file(tensors, None, path).expect("room for 400 MB");
 }
 
-/// Seconds to read `memory` once with `threads` threads, over some passes.
-fn read(memory: &[u64], threads: usize) -> f64 {
-    let passes = (1 << 29) / (8 * memory.len()) + 1;
-    let start = Instant::now();
-    std::thread::scope(|scope| {
-        for part in memory.chunks(memory.len().div_ceil(threads)) {
-            scope.spawn(move || {
-                for _ in 0..passes {
-                    // Sixteen sums at a time, so that no addition waits for the one before.
-                    let mut sums = [0u64; 16];
-                    for words in std::hint::black_box(part).as_chunks::<16>().0 {
-                        sums.iter_mut().zip(words).for_each(|(sum, word)| *sum = sum.wrapping_add(*word));
-                    }
-                    std::hint::black_box(sums);
-                }
-            });
-        }
-    });
-    start.elapsed().as_secs_f64() / passes as f64
-}
-
-fn seconds<T>(work: impl FnOnce() -> T) -> f64 {
-    let start = Instant::now();
-    std::hint::black_box(work());
-    start.elapsed().as_secs_f64()
-}
-
 /// Best times in seconds: loading, one prompt, one token, and reading as many bytes as a token's weights.
 struct Best {
     load: f64,
@@ -116,29 +87,18 @@ struct Best {
 fn measure(path: &Path, threads: usize, tables: TableType, kernel: Kernel) -> Best {
     let pool = Pool::new(threads);
     let options = LoadOptions { tables: Some(tables), kernel: Some(kernel), ..LoadOptions::default() };
-    let load = || Model::open(path, &options, &pool).expect("the model just written");
-    let model = load();
-    let memory: Vec<u64> = (0..model.bytes_per_token() as u64 / 8).collect();
+    let open = || Model::open(path, &options, &pool).expect("the model just written");
+    let model = open();
+    let memory = Memory::like(&model);
     let mut runner = Runner::new(&model, &pool);
-    let prompt: Vec<u32> = (0..PROMPT as u32).map(|i| i * 7919 % VOCAB as u32).collect();
-    let mut forward = |cache: &mut Cache, ids: &[u32]| {
-        runner.forward(&mut [Sequence { ids, cache, logits: Logits::Last }]).expect("room")[0]
-    };
-    let mut best = Best { load: f64::MAX, prefill: f64::MAX, token: f64::MAX, limit: f64::MAX };
+    let [mut load, mut prefill, mut token, mut limit] = [(); 4].map(|()| Times::default());
     for _ in 0..REPEATS {
-        let cache = || Cache::new(model.config(), KvType::F32, WhenFull::Stop);
-        let (mut whole, mut stepped) = (cache(), cache());
-        best.load = best.load.min(seconds(load));
-        best.prefill = best.prefill.min(seconds(|| forward(&mut whole, &prompt)));
-        best.limit = best.limit.min(read(&memory, threads));
-        let decode = seconds(|| {
-            (0..DECODED as u32).for_each(|i| {
-                forward(&mut stepped, &[i * 31]);
-            })
-        });
-        best.token = best.token.min(decode / DECODED as f64);
+        load.time(open);
+        prefill.push(bench::prefill(&mut runner, KvType::F32, PROMPT).expect("room"));
+        limit.push(memory.read(&pool));
+        token.push(bench::decode(&mut runner, KvType::F32, 1, DECODED).expect("room").0);
     }
-    best
+    Best { load: load.best(), prefill: prefill.best(), token: token.best(), limit: limit.best() }
 }
 
 fn main() {
@@ -157,8 +117,8 @@ fn main() {
         if kernel.name() == "portable" {
             continue;
         }
-        for tables in [TableType::Int8, TableType::F32] {
-            if nth > 0 && tables == TableType::F32 {
+        for tables in [TableType::Int8, TableType::Q6, TableType::F32] {
+            if nth > 0 && tables != TableType::Int8 {
                 continue;
             }
             for &threads in &threads {

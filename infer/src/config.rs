@@ -3,7 +3,7 @@
 
 use std::fmt::Display;
 
-use ckpt_inspect::{Checkpoint, TensorInfo};
+use ckpt_inspect::{Checkpoint, DType, TensorInfo};
 use serde::{Deserialize, Serialize};
 use serde_pickle::{HashableValue, Value};
 
@@ -128,7 +128,7 @@ impl Config {
         let unsupported = |what: String| Error::Unsupported { path: path(), what };
         let inconsistent = |what: String| Error::Inconsistent { path: path(), what };
         let architecture = checkpoint.model.architecture.clone();
-        let source = Source::of(checkpoint).map_err(unsupported)?;
+        let source = Source::of(checkpoint, names).map_err(unsupported)?;
         let given = source.settings(checkpoint).map_err(unsupported)?;
         if let Some(tensor) = names.unused.first() {
             return Err(unsupported(format!(
@@ -175,7 +175,7 @@ impl Config {
                 "{num_heads} query heads of {head_dim} do not share {num_kv_heads} KV heads"
             )));
         }
-        let student = matches!(source, Source::Student);
+        let student = matches!(source, Source::Student | Source::SeedGguf(_));
         let default = |student_value: f64, other: f64| if student { student_value } else { other };
         let cap = |value: f64| if student { Some(value) } else { None };
         let a = &mut assumed;
@@ -322,16 +322,21 @@ enum Source<'a> {
     Student,
     HuggingFace,
     Gguf(&'a str),
+    /// The seed's exporter wrote norms as F16, as nobody else does, and nothing on what the student computes.
+    SeedGguf(&'a str),
 }
 
 impl<'a> Source<'a> {
-    fn of(checkpoint: &'a Checkpoint) -> Result<Self, String> {
+    fn of(checkpoint: &'a Checkpoint, names: &Names<'_>) -> Result<Self, String> {
         let model = &checkpoint.model;
         let name = model.architecture.as_str();
         if model.student.is_some() {
             Ok(Source::Student)
         } else if matches!(checkpoint.format, ckpt_inspect::Format::Gguf { .. }) && GGUF.contains(&name) {
-            Ok(Source::Gguf(name))
+            match names.get(Role::FinalNorm).is_some_and(|t| t.dtype == DType::F16) {
+                true => Ok(Source::SeedGguf(name)),
+                false => Ok(Source::Gguf(name)),
+            }
         } else if model.config.is_some() && HUGGING_FACE.contains(&name) {
             Ok(Source::HuggingFace)
         } else if name == "unknown" {
@@ -355,6 +360,11 @@ impl<'a> Source<'a> {
                 None => Ok(Settings::default()),
             },
             Source::Gguf(architecture) => gguf(&checkpoint.metadata, architecture),
+            Source::SeedGguf(architecture) => Ok(Settings {
+                use_bitlinear_ffn: None,
+                use_bitlinear_attn: None,
+                ..gguf(&checkpoint.metadata, architecture)?
+            }),
         }
     }
 }
@@ -454,6 +464,9 @@ struct HuggingFaceFile {
     rope_theta: Option<f64>,
     rope_scaling: Option<ScalingFile>,
     rope_parameters: Option<ScalingFile>,
+    sliding_window: Option<usize>,
+    use_sliding_window: Option<bool>,
+    layer_types: Option<Vec<String>>,
     rms_norm_eps: Option<f64>,
     hidden_act: Option<String>,
     quantization_config: Option<QuantizationFile>,
@@ -474,13 +487,20 @@ fn hugging_face(config: &Value) -> Result<Settings, String> {
         Some("bitnet") => true,
         Some(other) => return Err(format!("is quantized by `{}`, which is not run", other.escape_debug())),
     };
+    let window = file.sliding_window.filter(|_| file.use_sliding_window != Some(false));
+    let types = file.layer_types.unwrap_or_default();
+    if window.is_some() && types.windows(2).any(|pair| pair[0] != pair[1]) {
+        return Err("has layers that see windows of different lengths, which are not run".into());
+    }
+    let window = window.filter(|_| types.first().is_none_or(|kind| kind == "sliding_attention"));
     let scaling = file.rope_parameters.or(file.rope_scaling);
     let theta = scaling.as_ref().and_then(|s| s.rope_theta);
     let by_heads = file.hidden_size.zip(file.num_attention_heads.filter(|&n| n > 0)).map(|(d, n)| d / n);
     Ok(Settings {
         head_dim: file.head_dim.or(by_heads),
         num_heads: file.num_attention_heads,
-        max_seq_len: file.max_position_embeddings,
+        // A window that slides is what is seen at most.
+        max_seq_len: file.max_position_embeddings.into_iter().chain(window).min(),
         rope_base: file.rope_theta.or(theta),
         rope_scaling: scaling.map(ScalingFile::scaling).transpose()?,
         use_bitlinear_ffn: Some(bitnet),

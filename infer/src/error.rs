@@ -24,6 +24,14 @@ pub enum Error {
         /// What does not fit what.
         what: String,
     },
+    /// A tokenizer cannot be read or used.
+    #[error("{}: {what}", path.display())]
+    Tokenizer {
+        /// The tokenizer's file.
+        path: PathBuf,
+        /// What is wrong with it, or missing in it.
+        what: String,
+    },
     /// A token id is not in the vocabulary.
     #[error("token id {id} is outside the vocabulary of {vocab_size}")]
     Token {
@@ -43,6 +51,14 @@ pub enum Error {
     /// A call that makes no sense, such as an empty prompt.
     #[error("{0}")]
     Usage(&'static str),
+    /// A file of token ids or text cannot be used.
+    #[error("{}: {what}", path.display())]
+    Input {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
     /// A file that a KV cache was to be restored from belongs to something else or is damaged.
     #[error("{}: {what}", path.display())]
     PromptCache {

@@ -1,4 +1,5 @@
-//! Run ternary and plain transformer checkpoints: weights packed for the processor at hand, a paged KV cache, sampling.
+//! Run ternary and plain transformer checkpoints: weights packed for the processor at hand, a paged KV cache, sampling,
+//! tokenizers.
 //!
 //! ```no_run
 //! use ckpt_infer::{Cache, Generator, KvType, LoadOptions, Model, Pool, Runner, SampleOptions, Stop, WhenFull};
@@ -22,27 +23,45 @@
 compile_error!("weights are copied as the little-endian elements that checkpoints hold");
 
 mod attention;
+pub mod bench;
 mod cache;
+pub mod compare;
 mod config;
+mod conversation;
+mod diagnose;
 mod dump;
 mod error;
 mod generate;
+mod ids;
 mod kernel;
 mod load;
 mod model;
 mod names;
 mod prompt_cache;
 mod rope;
+mod rows;
 mod sample;
+mod stop_text;
+mod template;
+mod tokenizer;
 
 pub use cache::{Cache, KvType, WhenFull};
+pub use ckpt_convert::tokenizer::Role as TokenRole;
 pub use config::{Config, RopePairing, RopeScaling, Settings};
+pub use conversation::Conversation;
+pub use diagnose::{
+    Check, DiagnoseOptions, Diagnosis, LOGIC_PROMPT, Measures, SYNTAX_PROMPTS, Step, diagnose,
+};
 pub use dump::logits_file;
 pub use error::{Error, Result};
 pub use generate::{Generator, Outcome, Reason, Stop, Token};
+pub use ids::{holds_ids, read_ids};
 pub use kernel::Kernel;
 pub use kernel::pool::Pool;
 pub use load::{LoadOptions, TableType};
 pub use model::{Logits, Model, Runner, Sequence};
 pub use names::{Names, Part, Role};
 pub use sample::{SampleOptions, Sampler, log_softmax};
+pub use stop_text::StopText;
+pub use template::{Message, Template};
+pub use tokenizer::{FimTokens, Specials, TextStream, Tokenizer};

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use ckpt_inspect::{Checkpoint, DType, TensorInfo, TernaryPacking};
+use half::f16;
 
 use crate::config::{Config, Settings};
 use crate::kernel::float::Element;
@@ -10,10 +11,12 @@ use crate::kernel::packed::{Bytes, Dense, Matrix, Ternary};
 use crate::kernel::pool::Pool;
 use crate::kernel::product::Stack;
 use crate::kernel::simd::LANES;
+use crate::kernel::six::Six;
 use crate::kernel::{Aligned, Kernel};
 use crate::model::{Layer, Model};
 use crate::names::{Names, Part, Role};
 use crate::rope::Rope;
+use crate::rows::Rows;
 use crate::{Error, Result};
 
 /// What the embedding and the head are kept as.
@@ -25,6 +28,8 @@ pub enum TableType {
     F16,
     /// int8 with a scale for each row. Hidden states meet it with 16 bits, so the weights' rounding is all there is.
     Int8,
+    /// Six bits with a scale for each row and 32 columns, 6.5 bits a weight. Hidden states meet it with 16 bits.
+    Q6,
 }
 
 /// How a model is to be loaded.
@@ -122,25 +127,32 @@ impl<'a> Loader<'a> {
         Ok(padded)
     }
 
-    /// A projection [rows, cols]: packed tensors as they are, floats ternarized for a BitLinear, else as they are.
+    /// A projection [rows, cols]: ternary tensors as they are, floats ternarized for a BitLinear, else as they are.
     fn matrix(&self, role: Role, shape: (usize, usize), bitlinear: bool) -> Result<Matrix> {
         let tensor = self.tensor(role, &[shape.0, shape.1])?;
-        if tensor.dtype.is_ternary()
-            && let Some(scale) = self.single_scale(tensor)?
+        if let DType::Ternary(_) = tensor.dtype
             && let Some(codes) = self.checkpoint.ternary_codes(tensor)?
         {
-            return Ok(Matrix::Ternary(Ternary::from_codes(&codes, shape, vec![scale; shape.0])));
+            let row = |i: usize, out: &mut [f32]| {
+                out.iter_mut().zip(&codes[i * shape.1..]).for_each(|(out, &code)| *out = code.into());
+            };
+            return Ok(self.signs(shape, tensor.scale.unwrap_or(1.0), row));
         }
-        if bitlinear && self.holds_codes() {
-            // Codes times their scale, in whatever type: they are not to be rounded a second time.
-            let Some(scale) = self.single_scale(tensor)? else { return self.plain(tensor, shape) };
-            let values = self.floats(tensor)?;
-            let codes: Vec<i8> = values.iter().map(|&w| i8::from(w > 0.0) - i8::from(w < 0.0)).collect();
-            return Ok(Matrix::Ternary(Ternary::from_codes(&codes, shape, vec![scale; shape.0])));
+        // Codes times their scale, in whatever type, are not to be rounded a second time.
+        if tensor.dtype.is_ternary() || bitlinear && self.holds_codes() {
+            let rows = Rows::of(self.checkpoint, tensor, shape)?;
+            return match rows.magnitude(self.kernel, self.pool) {
+                Some(scale) => Ok(self.signs(shape, scale, |i, out| rows.read(i, out))),
+                None => self.plain(tensor, shape),
+            };
         }
         if bitlinear {
             let (eps, per_row) = (self.config.quantization_eps, self.config.bitlinear_per_channel);
-            let weights = self.floats(tensor)?;
+            let rows = Rows::of(self.checkpoint, tensor, shape)?;
+            let weights = match rows.whole() {
+                Some(weights) => Cow::Borrowed(weights),
+                None => Cow::Owned(self.checkpoint.values(tensor)?),
+            };
             return Ok(Matrix::Ternary(Ternary::absmean(
                 self.kernel,
                 self.pool,
@@ -153,20 +165,8 @@ impl<'a> Loader<'a> {
         self.plain(tensor, shape)
     }
 
-    /// What all codes of a packed tensor are multiplied by; `None` where its blocks have scales of their own.
-    fn single_scale(&self, tensor: &'a TensorInfo) -> Result<Option<f32>> {
-        if let DType::Ternary(_) = tensor.dtype {
-            return Ok(Some(tensor.scale.unwrap_or(1.0)));
-        }
-        let values = self.floats(tensor)?;
-        let mut scale = 0.0;
-        for value in values.iter().map(|w| w.abs()).filter(|&v| v != 0.0) {
-            if scale != 0.0 && value != scale {
-                return Ok(None);
-            }
-            scale = value;
-        }
-        Ok(Some(scale))
+    fn signs(&self, shape: (usize, usize), scale: f32, row: impl Fn(usize, &mut [f32]) + Sync) -> Matrix {
+        Matrix::Ternary(Ternary::of_signs(self.kernel, self.pool, shape, vec![scale; shape.0], row))
     }
 
     /// Whether the file says that its BitLinear layers' matrices are ternary already.
@@ -186,16 +186,17 @@ impl<'a> Loader<'a> {
         let shape = (self.config.vocab_size, self.config.hidden_dim);
         let tensor = self.tensor(role, &[shape.0, shape.1])?;
         let Some(wanted) = self.tables else { return self.plain(tensor, shape) };
-        let values = self.floats(tensor)?;
-        let row = |i: usize| &values[i * shape.1..][..shape.1];
+        let rows = Rows::of(self.checkpoint, tensor, shape)?;
+        let read = |i: usize, out: &mut [f32]| rows.read(i, out);
         Ok(match wanted {
-            TableType::F32 => Matrix::F32(Dense::new(self.pool, shape, |i, out| out.copy_from_slice(row(i)))),
-            TableType::F16 => Matrix::F16(Dense::new(self.pool, shape, |i, out| {
-                out.iter_mut().zip(row(i)).for_each(|(out, &x)| *out = Element::of(x));
+            TableType::F32 => Matrix::F32(Dense::new(self.pool, shape, read)),
+            TableType::F16 => Matrix::F16(Dense::new(self.pool, shape, |i, out: &mut [f16]| {
+                let mut row = vec![0.0; shape.1];
+                rows.read(i, &mut row);
+                out.iter_mut().zip(row).for_each(|(out, x)| *out = f16::of(x));
             })),
-            TableType::Int8 => Matrix::Int8(Bytes::quantize(self.kernel, self.pool, shape, |i, out| {
-                out.copy_from_slice(row(i))
-            })),
+            TableType::Int8 => Matrix::Int8(Bytes::quantize(self.kernel, self.pool, shape, read)),
+            TableType::Q6 => Matrix::Six(Six::quantize(self.kernel, self.pool, shape, read)),
         })
     }
 
@@ -205,10 +206,8 @@ impl<'a> Loader<'a> {
             DType::F16 => Matrix::F16(self.copied(tensor, shape)?),
             DType::BF16 => Matrix::BF16(self.copied(tensor, shape)?),
             _ => {
-                let values = self.floats(tensor)?;
-                Matrix::F32(Dense::new(self.pool, shape, |i, out| {
-                    out.copy_from_slice(&values[i * shape.1..][..shape.1])
-                }))
+                let rows = Rows::of(self.checkpoint, tensor, shape)?;
+                Matrix::F32(Dense::new(self.pool, shape, |i, out| rows.read(i, out)))
             }
         })
     }
@@ -219,16 +218,5 @@ impl<'a> Loader<'a> {
         Ok(Dense::new(self.pool, shape, |i, out| {
             bytemuck::cast_slice_mut::<E, u8>(out).copy_from_slice(&bytes[i * row..][..row]);
         }))
-    }
-
-    /// Elements in f32, row-major: borrowed from the file where they lie ready.
-    fn floats(&self, tensor: &'a TensorInfo) -> Result<Cow<'a, [f32]>> {
-        if tensor.dtype == DType::F32
-            && let Cow::Borrowed(bytes) = self.checkpoint.tensor_bytes(tensor)?
-            && let Ok(floats) = bytemuck::try_cast_slice(bytes)
-        {
-            return Ok(Cow::Borrowed(floats));
-        }
-        Ok(Cow::Owned(self.checkpoint.values(tensor)?))
     }
 }

@@ -82,6 +82,16 @@ impl Model {
         self.layers.iter().map(layer).sum::<usize>() + self.head().bytes()
     }
 
+    /// Bytes of all weights as they are kept.
+    pub fn bytes(&self) -> usize {
+        let outer = if self.head.is_some() { self.embedding.bytes() } else { 0 };
+        let vectors = |l: &Layer| {
+            let heads = [&l.q_norm, &l.k_norm].into_iter().flatten().map(|v| v.len()).sum::<usize>();
+            4 * (l.attention_norm.len() + l.ffn_norm.len() + heads)
+        };
+        self.bytes_per_token() + outer + self.layers.iter().map(vectors).sum::<usize>() + 4 * self.norm.len()
+    }
+
     /// A fingerprint of configuration and weights as they are run, for files that belong to a model.
     pub fn fingerprint(&self) -> String {
         let mut hash = Sha256::new();

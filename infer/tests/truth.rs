@@ -167,7 +167,9 @@ fn narrower_storage_stays_close() {
     let sequence = Sequence { ids: &truth.ids[0], cache: &mut cache, logits: Logits::All };
     let off = largest_difference(Runner::new(&model, &pool).forward(&mut [sequence]).unwrap(), &want);
     assert!(off > 0.0 && off < 0.02, "f16 keys and values: {off}");
-    for (tables, bound) in [(TableType::F32, 0.0), (TableType::F16, 0.02), (TableType::Int8, 0.3)] {
+    for (tables, bound) in
+        [(TableType::F32, 0.0), (TableType::F16, 0.02), (TableType::Int8, 0.3), (TableType::Q6, 1.0)]
+    {
         let model =
             Model::open(&path, &LoadOptions { tables: Some(tables), ..exact.clone() }, &pool).unwrap();
         let off = largest_difference(&prefill(&model, &pool, &truth.ids[0]), &want);

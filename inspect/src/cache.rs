@@ -3,14 +3,16 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::cause::PairRecord;
 use crate::storage::Stamp;
 use crate::{Checkpoint, CheckpointRecord};
 
 /// Raised whenever a measurement changes its meaning.
-const SCHEMA: u32 = 2;
+const SCHEMA: u32 = 3;
 
 /// Records kept in a folder, one file each.
 #[derive(Clone, Debug)]
@@ -19,11 +21,11 @@ pub struct Cache {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Entry {
+struct Entry<T> {
     schema: u32,
     program: String,
     files: Vec<Stamp>,
-    record: CheckpointRecord,
+    record: T,
 }
 
 impl Cache {
@@ -35,12 +37,7 @@ impl Cache {
     /// The record of `path` made with `options`, if the files it was made from are unchanged (size and
     /// modification time) and those it lacked are still missing.
     pub fn get(&self, path: &Path, options: &str) -> Option<CheckpointRecord> {
-        let bytes = std::fs::read(self.entry(path, options)?).ok()?;
-        let entry: Entry = serde_json::from_slice(&bytes).ok()?;
-        let current = entry.schema == SCHEMA
-            && entry.program == env!("CARGO_PKG_VERSION")
-            && entry.files.iter().all(Stamp::is_current);
-        let mut record = current.then_some(entry.record)?;
+        let mut record: CheckpointRecord = self.read(&self.entry(&[path], options)?)?;
         record.path = path.display().to_string();
         Some(record)
     }
@@ -56,14 +53,41 @@ impl Cache {
         checkpoint: &Checkpoint,
         record: &CheckpointRecord,
     ) -> std::io::Result<()> {
-        let Some(target) = self.entry(path, options) else { return Ok(()) };
+        let Some(target) = self.entry(&[path], options) else { return Ok(()) };
+        self.write(&target, checkpoint.stamps().collect(), record)
+    }
+
+    /// What [`Cache::put_pair`] kept of `paths`, if none of the files has changed.
+    pub fn get_pair(&self, paths: [&Path; 2], options: &str) -> Option<PairRecord> {
+        self.read(&self.entry(&paths, options)?)
+    }
+
+    /// Keeps `record`, made from two checkpoints, which were opened by `paths`.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn put_pair(
+        &self,
+        paths: [&Path; 2],
+        options: &str,
+        checkpoints: [&Checkpoint; 2],
+        record: &PairRecord,
+    ) -> std::io::Result<()> {
+        let Some(target) = self.entry(&paths, options) else { return Ok(()) };
+        self.write(&target, checkpoints.iter().flat_map(|c| c.stamps()).collect(), record)
+    }
+
+    fn read<T: DeserializeOwned>(&self, entry: &Path) -> Option<T> {
+        let entry: Entry<T> = serde_json::from_slice(&std::fs::read(entry).ok()?).ok()?;
+        let current = entry.schema == SCHEMA
+            && entry.program == env!("CARGO_PKG_VERSION")
+            && entry.files.iter().all(Stamp::is_current);
+        current.then_some(entry.record)
+    }
+
+    fn write<T: Serialize>(&self, target: &Path, files: Vec<Stamp>, record: &T) -> std::io::Result<()> {
         std::fs::create_dir_all(&self.folder)?;
-        let entry = Entry {
-            schema: SCHEMA,
-            program: env!("CARGO_PKG_VERSION").into(),
-            files: checkpoint.stamps().collect(),
-            record: record.clone(),
-        };
+        let entry = Entry { schema: SCHEMA, program: env!("CARGO_PKG_VERSION").into(), files, record };
         let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
         file.write_all(&serde_json::to_vec(&entry)?)?;
         file.persist(target)?;
@@ -92,12 +116,14 @@ impl Cache {
         Ok(())
     }
 
-    fn entry(&self, path: &Path, options: &str) -> Option<PathBuf> {
+    fn entry(&self, paths: &[&Path], options: &str) -> Option<PathBuf> {
         let mut hash = Sha256::new();
-        // Both the name, which may tell the step, and the file that it leads to.
-        for path in [std::path::absolute(path).ok()?, path.canonicalize().ok()?] {
-            hash.update(path.as_os_str().as_encoded_bytes());
-            hash.update([0]);
+        for path in paths {
+            // Both the name, which may tell the step, and the file that it leads to.
+            for path in [std::path::absolute(path).ok()?, path.canonicalize().ok()?] {
+                hash.update(path.as_os_str().as_encoded_bytes());
+                hash.update([0]);
+            }
         }
         hash.update(options);
         Some(self.folder.join(format!("{}.json", hex(&hash.finalize()[..16]))))

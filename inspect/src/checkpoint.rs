@@ -52,6 +52,8 @@ pub(crate) struct Contents {
     pub globals: Vec<String>,
     pub warnings: Vec<String>,
     pub damage: Option<String>,
+    /// Whether what names and places the tensors differs from its checksum.
+    pub listing_damaged: bool,
 }
 
 impl Contents {
@@ -64,6 +66,7 @@ impl Contents {
             globals: Vec::new(),
             warnings: Vec::new(),
             damage: None,
+            listing_damaged: false,
         }
     }
 
@@ -104,6 +107,10 @@ pub struct Checkpoint {
     /// What else was looked at to open it: config.json and its kin, shards that are missing.
     pub(crate) beside: Vec<Stamp>,
     pub(crate) storages: Vec<Storage>,
+    /// Names that an index promises and no shard holds.
+    pub(crate) absent: Vec<String>,
+    /// Whether what names and places the tensors differs from its checksum.
+    pub(crate) listing_damaged: bool,
 }
 
 /// Rust types that tensors can be viewed as.

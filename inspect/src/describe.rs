@@ -96,6 +96,7 @@ pub fn describe(
         verdict: None,
         reasons: Vec::new(),
         tensors,
+        training: crate::optimizer::training(checkpoint),
         metadata: match metadata::to_json(&checkpoint.metadata) {
             serde_json::Value::Object(map) => map,
             serde_json::Value::Null => Default::default(),
@@ -275,6 +276,19 @@ impl Checkpoint {
             // Every nonzero value of a ternary block format is its block's scale.
             let nonzero = 1.0 - ternary.zero;
             ternary.scale = measured.stats.abs_mean.filter(|_| nonzero > 0.0).map(|m| m / nonzero);
+            // Scales that are all zero hide codes that need not be.
+            if nonzero == 0.0
+                && let Some(codes) = self.ternary_codes(tensor)?
+                && codes.iter().any(|&code| code != 0)
+            {
+                let read = |start: usize, out: &mut [f32]| {
+                    out.iter_mut().zip(&codes[start..]).for_each(|(v, &code)| *v = code.into());
+                };
+                let plan = Plan { histogram: false, ..plan };
+                let elements = Elements::Decoded32 { len: codes.len(), granule: 1, read: &read };
+                let hidden = measure(&elements, &plan).ternary;
+                *ternary = hidden.map(|t| Ternary { scale: Some(0.0), ..t }).unwrap_or_default();
+            }
         }
         Ok((measured.stats, ternary))
     }

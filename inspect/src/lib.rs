@@ -12,6 +12,7 @@
 //! ```
 
 mod cache;
+pub mod cause;
 mod checkpoint;
 mod describe;
 pub mod diff;
@@ -25,11 +26,14 @@ pub mod metadata;
 mod model;
 mod names;
 mod open;
+pub mod optimizer;
 pub mod pickle;
 mod pieces;
 pub mod record;
 pub mod run;
 pub mod safetensors;
+pub mod salvage;
+pub mod scan;
 mod step;
 mod storage;
 pub mod survey;
@@ -38,9 +42,11 @@ mod ternary;
 pub mod torch;
 mod torch_legacy;
 mod torch_tar;
-pub mod torch_zip;
+mod torch_zip;
+pub mod trend;
 mod values;
 mod verdict;
+pub mod zip;
 
 pub use cache::Cache;
 pub use checkpoint::{Checkpoint, Element, Format, lookup};

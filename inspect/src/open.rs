@@ -135,7 +135,7 @@ fn read(source: &Source, file: usize) -> Result<Contents> {
         torch_tar::read(source, file)
     } else if torch_legacy::recognises_bare(bytes) {
         torch_legacy::read_bare(source, file)
-    } else if torch_zip::recognises_prefixed(bytes) {
+    } else if torch_zip::recognises_later(bytes) {
         torch_zip::read(source, file)
     } else {
         Err(unrecognised(bytes))
@@ -196,7 +196,13 @@ fn read_gguf(source: &Source, file: usize) -> Result<Contents> {
         let packed = if is_i2s { tensor.bytes.saturating_sub(ggml::I2_S_TAIL) } else { tensor.bytes };
         let mut new_storage = || {
             contents.storages.push(match &tensor.damage {
-                Some(damage) => Storage::missing(damage.clone(), packed),
+                Some(damage) => {
+                    let (file_len, end) = (source.bytes().len() as u64, tensor.offset.saturating_add(packed));
+                    match tensor.offset < file_len && end > file_len {
+                        true => Storage::mapped(file, tensor.offset, file_len - tensor.offset),
+                        false => Storage::lost(damage.clone(), packed, file, tensor.offset),
+                    }
+                }
                 None => Storage {
                     swap: if header.big_endian { 2 } else { 1 },
                     ..Storage::mapped(file, tensor.offset, packed)
@@ -257,6 +263,8 @@ fn begin(path: &Path, source: Source, contents: Contents) -> Checkpoint {
         files: vec![source],
         beside: Vec::new(),
         storages: contents.storages,
+        absent: Vec::new(),
+        listing_damaged: contents.listing_damaged,
     }
 }
 
@@ -284,6 +292,7 @@ fn join(checkpoint: &mut Checkpoint, source: Source, contents: Contents, number:
         }
     }
     checkpoint.warnings.extend(contents.warnings);
+    checkpoint.listing_damaged |= contents.listing_damaged;
     if let Some(damage) = contents.damage {
         add_damage(checkpoint, format!("shard {}: {damage}", number + 1));
     }
@@ -322,6 +331,7 @@ fn complete(checkpoint: &mut Checkpoint, set: &Set, options: &OpenOptions) {
                 first.escape_debug()
             );
             add_damage(checkpoint, what);
+            checkpoint.absent = lost.into_iter().cloned().collect();
         }
         let unlisted = checkpoint.tensors.iter().filter(|t| !index.contains(&t.name)).count();
         if unlisted > 0 {
@@ -357,7 +367,7 @@ fn check(tensor: &mut TensorInfo, storages: &[Storage]) {
         return;
     }
     let Some(storage) = tensor.storage.and_then(|s| storages.get(s)) else { return };
-    if let Place::Missing(why) = &storage.place {
+    if let Place::Missing { why, .. } = &storage.place {
         tensor.damage = Some(why.clone());
     } else if let Err(error) = tensor.check_bounds(storage.len) {
         tensor.damage = Some(error.what);

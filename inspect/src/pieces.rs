@@ -85,6 +85,7 @@ impl Checkpoint {
         let own = part.byte_len().unwrap_or(0);
         match &storage.place {
             Place::Deflated { .. } => storage.len.saturating_add(own),
+            Place::Filled { .. } => storage.len,
             _ if storage.swap > 1 || !part.is_contiguous() => own,
             _ => 0,
         }

@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::optimizer::TrainingRecord;
 use crate::verdict::Verdict;
 
 /// One checkpoint: what it is, what its tensors measure, and how it was judged.
@@ -32,6 +33,9 @@ pub struct CheckpointRecord {
     pub reasons: Vec<String>,
     /// Every tensor in file order.
     pub tensors: Vec<TensorRecord>,
+    /// How training was set: learning rates, weight decay, and which weights they concern.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training: Option<TrainingRecord>,
     /// Config, optimizer settings and other plain values of the file. Long arrays are summarised.
     pub metadata: serde_json::Map<String, serde_json::Value>,
     /// `module.name` of every global that the pickle names. None was imported or called.

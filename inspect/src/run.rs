@@ -4,11 +4,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::names::without_state_dict;
 use crate::record::{CheckpointRecord, Group, TensorRecord};
 use crate::step_from_path;
+use crate::trend::{self, Line};
 use crate::verdict::{Levels, Thresholds, Verdict, relative_std};
 
 /// Checkpoints of one network from one folder, ordered by step.
@@ -35,8 +37,10 @@ pub struct Layer {
     pub judged: Option<Judged>,
     /// First checkpoint at or below each level: weak, dying, dead.
     pub crossings: Vec<Crossing>,
-    /// The steady decline that its last checkpoints show, if they do.
-    pub decline: Option<Decline>,
+    /// How ln std went over steps, for tensors that are judged: a new segment where the slope changed.
+    pub segments: Vec<Segment>,
+    /// The last segment, if it falls by a fifth at least over three checkpoints or more.
+    pub decline: Option<Segment>,
 }
 
 /// By which scale a matrix is judged.
@@ -59,24 +63,33 @@ pub struct Crossing {
     pub step: Option<u64>,
     /// The step of the checkpoint before, when the level was still better.
     pub after: Option<u64>,
+    /// Where ln std, interpolated between the two, crossed the level.
+    #[serde(default)]
+    pub at: Option<f64>,
 }
 
-/// An exponential decline of std, fitted to the last checkpoints: std(t) = std(from) * exp(-rate * (t - from)), as
-/// decoupled weight decay alone makes it.
+/// A stretch of the run over which ln std follows one straight line: std(t) = std * exp(-rate * (t - to)), as decoupled
+/// weight decay alone makes it fall.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Decline {
-    /// Fall of ln std per step.
+pub struct Segment {
+    /// Fall of ln std per step; negative where std grows.
     pub rate: f64,
-    /// First step of the fit.
+    /// Half the width of the rate's 95 % confidence interval; `None` below three points.
+    pub interval: Option<f64>,
+    /// Share of the variance of ln std that the line explains.
+    pub r2: f64,
+    /// Measurements that the line was fitted to.
+    pub points: u64,
+    /// First step.
     pub from: u64,
-    /// Last step of the fit.
+    /// Last step.
     pub to: u64,
-    /// std of the fit at `to`.
+    /// std of the line at `to`.
     pub std: f64,
 }
 
-impl Decline {
-    /// Steps in which std halves: ln 2 / rate.
+impl Segment {
+    /// Steps in which std halves: ln 2 / rate; negative where std grows.
     pub fn half_life(&self) -> f64 {
         std::f64::consts::LN_2 / self.rate
     }
@@ -86,46 +99,42 @@ impl Decline {
         self.to as f64 + (self.std / level).ln() / self.rate
     }
 
-    /// The line through the last of `points` (step, std), as far back as the rate between neighbours stays the same
-    /// within a tenth; least squares on ln std. `None` below three points, or when they do not fall by a fifth.
-    pub fn fit(points: &[(u64, f64)]) -> Option<Decline> {
-        const SAME: f64 = 0.1;
-        const LEAST_FALL: f64 = 0.2;
-        let logs: Vec<(f64, f64)> =
-            points.iter().filter(|(_, std)| *std > 0.0).map(|&(t, std)| (t as f64, std.ln())).collect();
-        let slope = |i: usize| (logs[i - 1].1 - logs[i].1) / (logs[i].0 - logs[i - 1].0);
-        let last = logs.len().checked_sub(1)?;
-        let mut first = last;
-        let mut rate = 0.0;
-        while first > 0 {
-            let next = slope(first);
-            if !next.is_finite() || next <= 0.0 || (first < last && (next / rate - 1.0).abs() > SAME) {
-                break;
-            }
-            first -= 1;
-            rate = least_squares(&logs[first..]).0;
-        }
-        let (rate, end) = least_squares(&logs[first..]);
-        let fall = logs[first].1 - logs[last].1;
-        (last - first >= 2 && rate > 0.0 && fall > LEAST_FALL).then(|| Decline {
-            rate,
-            from: logs[first].0 as u64,
-            to: logs[last].0 as u64,
-            std: end.exp(),
-        })
+    /// Fall of ln std from `from` to `to`.
+    pub fn fall(&self) -> f64 {
+        self.rate * self.to.abs_diff(self.from) as f64
     }
-}
 
-/// Fall per unit of x, and the line's value at the last x.
-fn least_squares(points: &[(f64, f64)]) -> (f64, f64) {
-    let n = points.len() as f64;
-    let (mean_x, mean_y) =
-        (points.iter().map(|p| p.0).sum::<f64>() / n, points.iter().map(|p| p.1).sum::<f64>() / n);
-    let xx: f64 = points.iter().map(|p| (p.0 - mean_x).powi(2)).sum();
-    let xy: f64 = points.iter().map(|p| (p.0 - mean_x) * (p.1 - mean_y)).sum();
-    let slope = if xx > 0.0 { xy / xx } else { 0.0 };
-    let last_x = points.last().map_or(0.0, |p| p.0);
-    (-slope, mean_y + slope * (last_x - mean_x))
+    /// The stretches of `points` (step, std), in order, each beginning where the one before ends (see
+    /// [`trend::pieces`]). Points without positive std, and those whose step is not greater than the one before, are
+    /// left out.
+    pub fn fit(points: &[(u64, f64)]) -> Vec<Segment> {
+        let mut logs: Vec<(f64, f64)> = Vec::with_capacity(points.len());
+        for &(step, std) in points.iter().filter(|(_, std)| *std > 0.0 && std.is_finite()) {
+            if logs.last().is_none_or(|last| (step as f64) > last.0) {
+                logs.push((step as f64, std.ln()));
+            }
+        }
+        let segment = |piece: std::ops::RangeInclusive<usize>| {
+            let (from, to) = (logs[*piece.start()].0, logs[*piece.end()].0);
+            let line = Line::fit(&logs[piece])?;
+            Some(Segment {
+                rate: -line.slope,
+                interval: line.half_width(),
+                r2: line.r2,
+                points: line.points,
+                from: from as u64,
+                to: to as u64,
+                std: line.at(to).exp(),
+            })
+        };
+        trend::pieces(&logs).into_iter().filter_map(segment).collect()
+    }
+
+    /// Whether this is a decline: three points or more, over which std falls by a fifth at least.
+    fn is_decline(&self) -> bool {
+        const LEAST_FALL: f64 = 0.2;
+        self.points >= 3 && self.rate > 0.0 && self.fall() > LEAST_FALL
+    }
 }
 
 impl Layer {
@@ -144,7 +153,7 @@ impl Run {
     pub fn group(records: Vec<CheckpointRecord>, thresholds: &Thresholds) -> Vec<Run> {
         let mut runs: BTreeMap<(PathBuf, Network), Vec<CheckpointRecord>> = BTreeMap::new();
         for record in records {
-            runs.entry((folder(Path::new(&record.path)), matrices(&record))).or_default().push(record);
+            runs.entry((folder(Path::new(&record.path)), network(&record))).or_default().push(record);
         }
         let mut named: BTreeMap<PathBuf, usize> = BTreeMap::new();
         for (folder, _) in runs.keys() {
@@ -186,6 +195,7 @@ impl Run {
                         at: vec![None; checkpoints.len()],
                         judged: None,
                         crossings: Vec::new(),
+                        segments: Vec::new(),
                         decline: None,
                     });
                     layers.len() - 1
@@ -199,19 +209,32 @@ impl Run {
             }
         }
         let mut run = Run { name, checkpoints, layers };
-        for i in 0..run.layers.len() {
-            let crossings =
-                [Verdict::Weak, Verdict::Dying, Verdict::Dead].map(|verdict| run.crossing(i, verdict));
-            let decline = Decline::fit(&run.series(i));
-            run.layers[i].crossings = crossings.into_iter().flatten().collect();
-            run.layers[i].decline = decline.filter(|_| run.layers[i].judged.is_some());
+        let courses: Vec<(Vec<Crossing>, Vec<Segment>)> = (0..run.layers.len())
+            .into_par_iter()
+            .map(|i| {
+                let crossings =
+                    [Verdict::Weak, Verdict::Dying, Verdict::Dead].map(|verdict| run.crossing(i, verdict));
+                let judged = run.layers[i].judged.is_some();
+                let segments = if judged { Segment::fit(&run.series(i)) } else { Vec::new() };
+                (crossings.into_iter().flatten().collect(), segments)
+            })
+            .collect();
+        for (layer, (crossings, segments)) in run.layers.iter_mut().zip(courses) {
+            layer.crossings = crossings;
+            layer.decline = segments.last().copied().filter(Segment::is_decline);
+            layer.segments = segments;
         }
         run
     }
 
     /// The tensor of layer `layer` in checkpoint `checkpoint`.
     pub fn tensor(&self, layer: usize, checkpoint: usize) -> Option<&TensorRecord> {
-        self.checkpoints[checkpoint].tensors.get(self.layers[layer].at[checkpoint]?)
+        self.checkpoints[checkpoint].tensors.get(self.index(layer, checkpoint)?)
+    }
+
+    /// The index of layer `layer` among the tensors of checkpoint `checkpoint`.
+    pub fn index(&self, layer: usize, checkpoint: usize) -> Option<usize> {
+        self.layers[layer].at[checkpoint]
     }
 
     /// Whether every checkpoint's step is known and no two are the same, so that things can be shown over steps.
@@ -220,13 +243,24 @@ impl Run {
         steps.iter().all(Option::is_some) && steps.windows(2).all(|w| w[0] < w[1])
     }
 
+    /// The step at which layer `layer`, healthy at the last checkpoint, falls below healthy at its present rate, if that
+    /// is before the run has taken as many steps again.
+    pub fn falls_soon(&self, layer: usize) -> Option<f64> {
+        let end = self.checkpoints.last()?.step?;
+        let layer = &self.layers[layer];
+        let decline = layer.decline.filter(|d| d.to == end)?;
+        let healthy = layer.judged?.levels.healthy;
+        let step = decline.reaches(healthy);
+        (decline.std >= healthy && step < 2.0 * end as f64).then_some(step)
+    }
+
     /// The worst verdict on the last checkpoint.
     pub fn verdict(&self) -> Option<Verdict> {
         self.checkpoints.last()?.verdict
     }
 
     /// Step and judged measure of layer `layer`, where both are known.
-    fn series(&self, layer: usize) -> Vec<(u64, f64)> {
+    pub fn series(&self, layer: usize) -> Vec<(u64, f64)> {
         (0..self.checkpoints.len())
             .filter_map(|i| {
                 let step = self.checkpoints[i].step?;
@@ -243,12 +277,18 @@ impl Run {
         let checkpoint = (0..self.checkpoints.len()).find(|&i| level(i) == Some(true))?;
         let above = |i: usize| self.tensor(layer, i).and_then(|t| t.verdict).is_some_and(|v| v < verdict);
         let after = (0..checkpoint).rev().find(|&i| above(i));
-        Some(Crossing {
-            verdict,
-            checkpoint,
-            step: self.checkpoints[checkpoint].step,
-            after: after.and_then(|i| self.checkpoints[i].step),
-        })
+        let step = self.checkpoints[checkpoint].step;
+        let after_step = after.and_then(|i| self.checkpoints[i].step);
+        let measure = |i: usize| self.layers[layer].measure(self.tensor(layer, i)?);
+        let at = || {
+            let level = self.layers[layer].judged?.levels.bound(verdict)?;
+            let (from, to) = (after_step? as f64, step? as f64);
+            let (high, low) = (measure(after?)?, measure(checkpoint)?);
+            // A matrix may be dead of something else than its std.
+            let crossed = low > 0.0 && low < level && level <= high;
+            crossed.then(|| from + (to - from) * (high / level).ln() / (high / low).ln())
+        };
+        Some(Crossing { verdict, checkpoint, step, after: after_step, at: at() })
     }
 }
 
@@ -262,10 +302,11 @@ fn folder(path: &Path) -> PathBuf {
     }
 }
 
-/// What tells one network from another: names and shapes of its matrices, sorted.
-type Network = Vec<(String, Vec<u64>)>;
+/// What tells one network from another: names, without the key of the state dict, and shapes of its matrices, sorted.
+pub type Network = Vec<(String, Vec<u64>)>;
 
-fn matrices(record: &CheckpointRecord) -> Network {
+/// The network that `record` is a checkpoint of; empty when it has no matrices.
+pub fn network(record: &CheckpointRecord) -> Network {
     let mut all: Network = record
         .tensors
         .iter()
@@ -304,16 +345,20 @@ mod tests {
         let decay = |t: u64| (t, 0.02 * (-2.5e-4 * t as f64).exp());
         let mut points = vec![(0, 0.5), (1000, 0.3)];
         points.extend((2..9).map(|i| decay(1000 * i)));
-        let fit = Decline::fit(&points).unwrap();
-        assert_eq!((fit.from, fit.to), (2000, 8000));
+        let fit = *Segment::fit(&points).last().unwrap();
+        assert_eq!((fit.from, fit.to, fit.points), (2000, 8000, 7));
         assert!((fit.rate / 2.5e-4 - 1.0).abs() < 1e-9);
         assert!((fit.half_life() - 2772.6).abs() < 0.1);
         assert!((fit.reaches(decay(20_000).1) - 20_000.0).abs() < 1e-3);
-        assert_eq!(Decline::fit(&points[..2]), None);
-        let steady: Vec<(u64, f64)> = (0..9).map(|i| (i, 0.02)).collect();
-        assert_eq!(Decline::fit(&steady), None);
+        assert!((fit.fall() - 1.5).abs() < 1e-9);
+        assert!(fit.is_decline());
+        let last = |points: &[(u64, f64)]| Segment::fit(points).last().copied();
+        let declines = |points: &[(u64, f64)]| last(points).is_some_and(|s| s.is_decline());
+        assert!(!declines(&points[..2]));
+        assert!(!declines(&(0..9).map(|i| (i, 0.02)).collect::<Vec<_>>()));
         let growing: Vec<(u64, f64)> = (0..9).map(|i| (i, 0.02 * (i + 1) as f64)).collect();
-        assert_eq!(Decline::fit(&growing), None);
-        assert_eq!(Decline::fit(&[(5, 0.3), (5, 0.2), (5, 0.1)]), None);
+        assert!(!declines(&growing) && last(&growing).unwrap().rate < 0.0);
+        assert_eq!(last(&[(5, 0.3), (5, 0.2), (5, 0.1)]), None);
+        assert_eq!(last(&[(5, 0.0), (6, f64::NAN), (7, 0.1)]), None);
     }
 }

@@ -84,7 +84,10 @@ pub(crate) fn read(source: &Source, file: usize) -> Result<Contents> {
         ranges.push((start, stop));
         contents.storages.push(match tensor.damage {
             None => Storage::mapped(file, data + start, len),
-            Some(_) => Storage::missing("its bytes are not in the file", len),
+            Some(_) if start < available && available < stop => {
+                Storage::mapped(file, data + start, available - start)
+            }
+            Some(_) => Storage::lost("its bytes are not in the file", len, file, data.saturating_add(start)),
         });
         contents.tensors.push(tensor);
     }

@@ -96,8 +96,14 @@ pub(crate) enum Place {
     Deflated { file: usize, offset: u64, compressed: u64 },
     /// Bytes that were inside the pickle.
     Inline(Arc<[u8]>),
-    /// Not in the file; why.
-    Missing(String),
+    /// Not in the file, or not to be trusted.
+    Missing {
+        why: String,
+        /// The file and the first byte there, where the bytes are or would be.
+        at: Option<(usize, u64)>,
+    },
+    /// Made up: `kept` bytes at `offset` of file `file`, and `pattern` over and over.
+    Filled { file: usize, offset: u64, kept: u64, pattern: Vec<u8> },
 }
 
 /// Deflate cannot expand further than this (RFC 1951: 258 bytes from 2 bits, and block overhead).
@@ -114,7 +120,17 @@ impl Storage {
     }
 
     pub fn missing(why: impl Into<String>, len: u64) -> Self {
-        Storage { place: Place::Missing(why.into()), len, crc32: None, swap: 1 }
+        Storage { place: Place::Missing { why: why.into(), at: None }, len, crc32: None, swap: 1 }
+    }
+
+    /// A missing storage whose first byte is, or would be, at `offset` of file `file`.
+    pub fn lost(why: impl Into<String>, len: u64, file: usize, offset: u64) -> Self {
+        Storage {
+            place: Place::Missing { why: why.into(), at: Some((file, offset)) },
+            len,
+            crc32: None,
+            swap: 1,
+        }
     }
 
     /// The decoded bytes as they are in the file (not yet swapped).
@@ -148,7 +164,25 @@ impl Storage {
                     .map_err(|e| e.in_file(&source.path))
             }
             Place::Inline(bytes) => Ok(Cow::Borrowed(bytes)),
-            Place::Missing(why) => Err(Error::damaged(why.clone())),
+            Place::Missing { why, .. } => Err(Error::damaged(why.clone())),
+            Place::Filled { file, offset, kept, pattern } => {
+                let kept = slice(files[*file].bytes(), *offset, *kept)
+                    .ok_or_else(|| Error::damaged("what is kept of it is beyond the end of the file"))?;
+                let mut bytes = Vec::new();
+                bytes.try_reserve_exact(self.len as usize).map_err(|_| {
+                    Error::unsupported(format!("{} bytes to fill are more than there is memory", self.len))
+                })?;
+                bytes.extend_from_slice(kept);
+                // The pattern is in step with the tensor's first byte.
+                bytes.extend(
+                    pattern
+                        .iter()
+                        .cycle()
+                        .skip(kept.len() % pattern.len().max(1))
+                        .take(self.len as usize - kept.len()),
+                );
+                Ok(Cow::Owned(bytes))
+            }
         }
     }
 }

@@ -96,11 +96,16 @@ pub(crate) fn read(source: &Source, file: usize) -> Result<Contents> {
 
     // The element sizes, which place the storages, are told by the object's persistent ids.
     let mut word_sizes: HashMap<&str, usize> = HashMap::new();
+    let mut announced: HashMap<String, u64> = HashMap::new();
     for storage in &object.storages {
         let key = storage.view_of.as_ref().map_or(&storage.key, |(root, _)| root);
         word_sizes.insert(key, storage.dtype.element_size().unwrap_or(1));
+        if storage.view_of.is_none() {
+            announced.insert(key.clone(), storage.bytes);
+        }
     }
     let mut places: HashMap<String, (u64, u64)> = HashMap::new();
+    let mut gone: HashMap<String, u64> = HashMap::new();
     match next("the list of storage keys") {
         Ok(keys) => {
             let mut position = at as u64;
@@ -117,18 +122,34 @@ pub(crate) fn read(source: &Source, file: usize) -> Result<Contents> {
                     ));
                     break;
                 };
-                let Some(head) = crate::storage::slice(bytes, position, 8) else {
-                    contents.damage = Some("the file is cut short within its storages".into());
-                    break;
+                let Some(head) = slice(bytes, position, 8) else {
+                    contents.damage.get_or_insert("the file is cut short within its storages".into());
+                    // Its own persistent id tells where the next one would be.
+                    gone.insert(key.clone(), position.saturating_add(8));
+                    position =
+                        position.saturating_add(8).saturating_add(announced.get(&key).copied().unwrap_or(0));
+                    continue;
                 };
                 let count = u64::from_le_bytes(head.try_into().expect("eight bytes"));
                 let start = position + 8;
                 let left = bytes.len() as u64 - start;
-                let Some(len) = count.checked_mul(size as u64).filter(|&len| len <= left) else {
-                    contents.damage =
-                        Some(format!("the file is cut short: storage `{}` is not whole", key.escape_debug()));
+                let counted = count.checked_mul(size as u64);
+                let expected = announced.get(&key).copied();
+                if expected.is_some() && counted != expected {
+                    contents.damage.get_or_insert(format!(
+                        "storage `{}` says that it has {count} elements, and the object another number, which counts",
+                        key.escape_debug()
+                    ));
+                }
+                let Some(len) = expected.or(counted).filter(|&len| len <= left) else {
+                    contents.damage.get_or_insert_with(|| {
+                        format!("the file is cut short: storage `{}` is not whole", key.escape_debug())
+                    });
+                    position = start
+                        .saturating_add(announced.get(&key).copied().unwrap_or(left))
+                        .max(bytes.len() as u64);
                     places.insert(key, (start, left));
-                    break;
+                    continue;
                 };
                 places.insert(key, (start, len));
                 position = start + len;
@@ -150,10 +171,17 @@ pub(crate) fn read(source: &Source, file: usize) -> Result<Contents> {
                     let skip = first.saturating_mul(size).min(len);
                     Storage::mapped(file, start + skip, (len - skip).min(storage.bytes))
                 }
-                (None, None) => Storage::missing(
-                    format!("its storage `{}` is not in what is left of the file", key.escape_debug()),
-                    storage.bytes,
-                ),
+                (None, None) => {
+                    let why =
+                        format!("its storage `{}` is not in what is left of the file", key.escape_debug());
+                    match gone.get(key) {
+                        Some(&start) => {
+                            let start = start.saturating_add(first.saturating_mul(size));
+                            Storage::lost(why, storage.bytes, file, start)
+                        }
+                        None => Storage::missing(why, storage.bytes),
+                    }
+                }
             };
         contents.storages.push(placed);
     }

@@ -87,6 +87,24 @@ impl<'a> Values<'a> {
         Ok(values)
     }
 
+    /// The same elements with rows of `cols` in another order: row `r` is row `source(r)` of these. Rows must be whole
+    /// blocks of the encoding.
+    pub fn with_rows(self, cols: usize, source: impl Fn(usize) -> usize + Clone + Sync + 'a) -> Self {
+        let reorder = |read: Box<Read<'a>>| -> Box<Read<'a>> {
+            let source = source.clone();
+            Box::new(move |start, out| {
+                let mut done = 0;
+                while done < out.len() {
+                    let (row, col) = ((start + done) / cols, (start + done) % cols);
+                    let n = (cols - col).min(out.len() - done);
+                    read(source(row) * cols + col, &mut out[done..done + n]);
+                    done += n;
+                }
+            })
+        };
+        Values { read: reorder(self.read), codes: self.codes.map(reorder), ..self }
+    }
+
     /// Reads elements `start..start + out.len()`; `start` must be a multiple of the granule, and so must the length
     /// unless it reaches the end.
     pub fn read(&self, start: usize, out: &mut [f64]) {

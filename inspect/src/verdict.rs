@@ -75,6 +75,16 @@ impl Default for Levels {
 }
 
 impl Levels {
+    /// The value below which a tensor is of this verdict; `None` for healthy and corrupt.
+    pub fn bound(&self, verdict: Verdict) -> Option<f64> {
+        match verdict {
+            Verdict::Weak => Some(self.healthy),
+            Verdict::Dying => Some(self.weak),
+            Verdict::Dead => Some(self.dying),
+            Verdict::Healthy | Verdict::Corrupt => None,
+        }
+    }
+
     /// The verdict on a standard deviation.
     pub fn judge(&self, std: f64) -> Verdict {
         if std >= self.healthy {

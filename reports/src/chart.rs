@@ -12,7 +12,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use crate::Error;
 use crate::text::number;
 
-const WIDTH: u32 = 960;
+pub(crate) const WIDTH: u32 = 960;
 /// Classes `k0` to `k7` of lines; patterns beyond share them.
 pub const KINDS: usize = 8;
 /// More points than this are drawn as lines without dots.
@@ -22,17 +22,25 @@ const MOST_POINTS: usize = 800;
 
 /// Keys that stand for classes and titles.
 #[derive(Default)]
-struct Keys(Vec<(String, String)>);
+pub(crate) struct Keys(Vec<(String, String)>);
 
 /// Colours from here on are keys.
 const FIRST_KEY: u32 = 0x10_0000;
 
 impl Keys {
-    fn color(&mut self, class: impl Into<String>, title: impl Into<String>) -> RGBColor {
+    pub fn color(&mut self, class: impl Into<String>, title: impl Into<String>) -> RGBColor {
         let key = FIRST_KEY + self.0.len() as u32;
         self.0.push((class.into(), title.into()));
         let [_, r, g, b] = key.to_be_bytes();
         RGBColor(r, g, b)
+    }
+
+    /// The SVG of this size that was drawn with these keys, with classes and titles for key colours, and `label` for
+    /// those who do not see it.
+    pub fn finish(&self, svg: &str, size: (u32, u32), class: &str, label: &str) -> String {
+        let drawn = format!("width=\"{}\" height=\"{}\"", size.0, size.1);
+        let named = format!("class=\"{class}\" role=\"img\" aria-label=\"{}\"", escape(label));
+        self.resolve(svg).replacen(&drawn, &named, 1)
     }
 
     /// `svg` with classes and titles for key colours.
@@ -182,12 +190,10 @@ pub fn std_over_steps(
         }
         area.present().map_err(|e| failed(&e))?;
     }
-    let svg = keys.resolve(&svg);
     let what = if relative { "Relative standard deviation" } else { "Standard deviation" };
     let label =
         format!("{what} of {} matrices over steps. The table of tensors has the values.", lines.len());
-    let size = format!("width=\"{}\" height=\"{}\"", size.0, size.1);
-    Ok(Some(svg.replacen(&size, &format!("class=\"chart\" role=\"img\" aria-label=\"{label}\""), 1)))
+    Ok(Some(keys.finish(&svg, size, "chart", &label)))
 }
 
 /// `points`, or of very many the lowest and highest of each slice.

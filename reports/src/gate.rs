@@ -62,11 +62,12 @@ pub enum Rule {
     StdShrunk,
     NewlyDead,
     VerdictWorse,
+    FailedDiagnosis,
 }
 
 impl Rule {
     /// Every rule, file-level ones first.
-    pub const ALL: [Rule; 15] = [
+    pub const ALL: [Rule; 16] = [
         Rule::UnreadableFile,
         Rule::DamagedFile,
         Rule::WrongStep,
@@ -82,6 +83,7 @@ impl Rule {
         Rule::StdShrunk,
         Rule::NewlyDead,
         Rule::VerdictWorse,
+        Rule::FailedDiagnosis,
     ];
 
     /// The identifier, such as `unhealthy-tensor`, and what it refuses in one sentence.
@@ -112,6 +114,9 @@ impl Rule {
                 ("newly-dead", "Rows or columns of a ternary matrix died that were alive in the baseline.")
             }
             Rule::VerdictWorse => ("verdict-worse", "A weight matrix is judged worse than in the baseline."),
+            Rule::FailedDiagnosis => {
+                ("failed-diagnosis", "The model fails a step of the diagnosis, or cannot be run.")
+            }
         }
     }
 
@@ -200,6 +205,17 @@ pub struct Checked {
     pub checks: Vec<Rule>,
     /// What was found: first the checkpoint as a whole, then tensor by tensor in file order.
     pub findings: Vec<Finding>,
+}
+
+impl Checked {
+    /// Adds that it was held against `rule` too, and what was found of it.
+    pub fn add(&mut self, rule: Rule, messages: &[String]) {
+        self.checks.push(rule);
+        if rule.severity() == Severity::Error && !messages.is_empty() {
+            self.status = self.status.max(Status::Refused);
+        }
+        self.findings.extend(messages.iter().map(|message| Finding::new(rule, message)));
+    }
 }
 
 /// What the gate says about all checkpoints together.

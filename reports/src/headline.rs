@@ -120,15 +120,8 @@ fn where_to(layer: &Layer) -> Option<String> {
 /// The healthy layer that, at its present rate, is the first to fall below healthy, if that is before the run has
 /// taken as many steps again.
 fn heading_down(run: &Run) -> Option<usize> {
-    let end = run.checkpoints.last()?.step?;
-    let soon = |layer: &Layer| {
-        let decline = layer.decline.filter(|d| d.to == end)?;
-        let healthy = layer.judged?.levels.healthy;
-        let step = decline.reaches(healthy);
-        (decline.std >= healthy && step < 2.0 * end as f64).then_some(step)
-    };
     (0..run.layers.len())
-        .filter_map(|l| Some((l, soon(&run.layers[l])?)))
+        .filter_map(|l| Some((l, run.falls_soon(l)?)))
         .min_by(|a, b| a.1.total_cmp(&b.1))
         .map(|(l, _)| l)
 }
@@ -146,7 +139,7 @@ fn last_healthy(run: &Run) -> Option<String> {
 }
 
 /// `layers.*.mlp.gate_proj.weight ×12, lm_head.weight`, at most six patterns.
-fn patterns<'r>(layers: impl Iterator<Item = &'r Layer>) -> String {
+pub(crate) fn patterns<'r>(layers: impl Iterator<Item = &'r Layer>) -> String {
     const NAMED: usize = 6;
     let mut counts: Vec<(&str, &str, usize)> = Vec::new();
     for layer in layers {

@@ -13,7 +13,9 @@ use sha2::{Digest, Sha256};
 use crate::chart::{KINDS, std_over_steps};
 use crate::headline::headline;
 use crate::text::{bytes, count, plural, shape};
-use crate::{Error, Report};
+use crate::{Error, Report, Training};
+
+mod cause;
 
 const STYLE: &str = include_str!("html/page.css");
 const SCRIPT: &str = include_str!("html/page.js");
@@ -29,7 +31,7 @@ const LEVELS: [Verdict; 3] = [Verdict::Weak, Verdict::Dying, Verdict::Dead];
 /// When a chart cannot be drawn.
 pub fn html(report: &Report) -> Result<String, Error> {
     let sections: Vec<Markup> =
-        report.runs.iter().enumerate().map(|(i, run)| section(i, run)).collect::<Result<_, _>>()?;
+        (0..report.runs.len()).map(|i| section(i, report)).collect::<Result<_, _>>()?;
     let several = report.runs.len() > 1;
     let page = html! {
         (DOCTYPE)
@@ -117,18 +119,21 @@ fn unreadable(report: &Report) -> Markup {
     html! {
         section.card.alert aria-labelledby="unreadable" {
             h2 #unreadable { (plural(report.unreadable.len(), "checkpoint")) " could not be read" }
-            ul { @for (_, why) in &report.unreadable { li { (why) } } }
+            ul { @for (_, why) in &report.unreadable { li { (why) @if let Some(cause) = cause::of_unreadable(why) { " (cause: " (cause) ")" } } } }
         }
     }
 }
 
-fn section(i: usize, run: &Run) -> Result<Markup, Error> {
+fn section(i: usize, report: &Report) -> Result<Markup, Error> {
+    let run = &report.runs[i];
+    let training = report.training.get(&i).map(trained).transpose()?;
     let words = headline(run);
     let patterns = patterns(run);
     let kinds = |pattern: &str| patterns.iter().position(|p| *p == pattern).unwrap_or(0);
     let chart = std_over_steps(run, false, &kinds)?;
     let relative = std_over_steps(run, true, &kinds)?;
     let verdict = words.verdict.map_or("none", Verdict::name);
+    let causes = cause::panel(i, run, &report.explanations[i])?;
     Ok(html! {
         section.run id={ "run" (i) } aria-labelledby={ "title" (i) } {
             div class={ "headline v-" (verdict) } {
@@ -136,6 +141,8 @@ fn section(i: usize, run: &Run) -> Result<Markup, Error> {
                 h2 id={ "title" (i) } { span aria-hidden="true" { (glyph(words.verdict)) } " " (words.title) }
                 @for sentence in &words.sentences { p { (sentence) } }
             }
+            (causes)
+            @if let Some(training) = training { (training) }
             @if chart.is_some() || relative.is_some() {
                 div.card {
                     h3 { "Standard deviation over steps" }
@@ -151,6 +158,29 @@ fn section(i: usize, run: &Run) -> Result<Markup, Error> {
             (crossings(run))
             (checkpoints(run))
             (tensors(i, run))
+        }
+    })
+}
+
+/// Loss and health over the steps of a run's training.
+fn trained(training: &Training) -> Result<Markup, Error> {
+    let charts = [training.loss_chart()?, training.health_chart()?];
+    let kinds = ["training loss", "validation loss", "lowest std of any ternary matrix"];
+    let (last, best) = (training.loss.last(), training.best());
+    Ok(html! {
+        div.card {
+            h3 { "Training" }
+            p {
+                @if let Some((step, loss)) = last { "Loss " (number(Some(*loss))) " at step " (step) ". " }
+                @if let Some((step, loss)) = best { "Lowest validation loss " (number(Some(loss))) ", at step " (step) ". " }
+                @if let Some((step, std)) = training.lowest_std.last() { "Lowest std of any ternary matrix " (number(Some(*std))) " at step " (step) "." }
+            }
+            ul.legend aria-label="Lines" {
+                @for (k, kind) in kinds.iter().enumerate() {
+                    li { svg.swatch aria-hidden="true" viewBox="0 0 28 8" { line class={ "line k" (k) } x1="0" y1="4" x2="28" y2="4"; } " " (kind) }
+                }
+            }
+            @for svg in charts.iter().flatten() { div.scroll tabindex="0" role="group" aria-label="Chart of training" { (PreEscaped(svg)) } }
         }
     })
 }
@@ -245,11 +275,28 @@ fn heatmap(i: usize, run: &Run) -> Markup {
     }
 }
 
+/// Where the layer crossed into `verdict`: interpolated between checkpoints where that can be, else the first one there.
 fn crossing(run: &Run, layer: &Layer, verdict: Verdict) -> Option<(u64, Markup)> {
     let crossing = layer.crossings.iter().find(|c| c.verdict == verdict)?;
     let at = crossing.step.unwrap_or(crossing.checkpoint as u64);
-    let title = crossing.after.map(|s| format!("the checkpoint before, step {s}, was above"));
-    Some((at, html! { span title=[title] { (step(&run.checkpoints[crossing.checkpoint])) } }))
+    let first = step(&run.checkpoints[crossing.checkpoint]);
+    let (text, title) = match (crossing.at, crossing.after) {
+        (Some(at), Some(after)) => {
+            (format!("≈ {at:.0}"), Some(format!("first seen at step {first}; step {after} was above")))
+        }
+        (_, Some(after)) => (first, Some(format!("the checkpoint before, step {after}, was above"))),
+        (_, None) => (first, None),
+    };
+    Some((at, html! { span title=[title] { (text) } }))
+}
+
+/// Where the layer will cross into `verdict` at the rate of its last segment.
+fn expected(run: &Run, layer: &Layer, verdict: Verdict) -> Option<Markup> {
+    let decline = layer.decline.filter(|d| Some(d.to) == run.checkpoints.last().and_then(|c| c.step))?;
+    let step = decline.reaches(layer.judged?.levels.bound(verdict)?);
+    (step > decline.to as f64).then(
+        || html! { span.muted title="not yet: where its present rate leads" { "→ " (format!("{step:.0}")) } },
+    )
 }
 
 /// The layers that crossed a threshold, and when.
@@ -260,36 +307,26 @@ fn crossings(run: &Run) -> Markup {
     }
     html! {
         div.card {
-            h3 { "First step below each threshold" }
+            h3 { "When each threshold was crossed" }
             div.scroll tabindex="0" role="group" aria-label="Thresholds" {
                 table.data {
                     thead { tr {
                         th scope="col" { "layer" }
                         @for level in LEVELS { th.num scope="col" { (level) } }
                         th.num scope="col" { "halves every" }
-                        th.num scope="col" { "dead about" }
                     } }
                     tbody {
                         @for layer in crossed {
                             tr {
                                 th scope="row" { (name(&layer.name)) }
-                                @for level in LEVELS { td.num { @match crossing(run, layer, level) { Some((_, cell)) => (cell), None => "–" } } }
+                                @for level in LEVELS { td.num { @match crossing(run, layer, level).map(|c| c.1).or_else(|| expected(run, layer, level)) { Some(cell) => (cell), None => "–" } } }
                                 td.num { @match layer.decline { Some(d) => { (format!("{:.0} steps", d.half_life())) } None => "–" } }
-                                td.num { (dead_about(layer)) }
                             }
                         }
                     }
                 }
             }
         }
-    }
-}
-
-fn dead_about(layer: &Layer) -> String {
-    let levels = layer.judged.map(|j| j.levels);
-    match layer.decline.zip(levels) {
-        Some((decline, levels)) => format!("step {:.0}", decline.reaches(levels.dying).max(0.0)),
-        None => "–".into(),
     }
 }
 
@@ -421,6 +458,7 @@ fn explained() -> Markup {
                 dt { "corrupt" } dd { "NaN or infinite elements, or bytes that are missing or damaged." }
                 dt { "zero, entropy, dead rows, dead columns" } dd { "After ternary (absmean) quantization: the share of zeros, Shannon entropy of the shares of −1, 0 and +1 (at most 1.585 bits), and rows and columns that are all zero. For other tensors, zero is the share of elements that are 0." }
                 dt { "halves every" } dd { "From a least-squares line through ln std of the last checkpoints, as far back as the decline is steady. Decoupled weight decay alone makes such a line." }
+                dt { "≈ and →" } dd { "A step at which a threshold was crossed, interpolated between checkpoints; one at which it will be, at the present rate." }
             }
         }
     }

@@ -1,29 +1,35 @@
 //! The report for machines: runs with what became of each layer, and the records themselves by path.
 
-use ckpt_inspect::run::Run;
+use ckpt_inspect::cause::{Cause, Explanation, LayerCause};
+use ckpt_inspect::run::{Run, Segment};
 use serde_json::{Value, json};
 
 use crate::headline::headline;
-use crate::{Error, Report};
+use crate::{Error, Report, Training};
 
 /// The report as one JSON object: `{title, runs: [{name, verdict, title, sentences, checkpoints, layers}],
 /// unreadable}`. A checkpoint there has `{path, step, format, verdict, reasons, damaged}`; a layer has `{name, shape,
-/// dtype, relative, std, verdicts, first_below, decline}` with one `std` and verdict per checkpoint.
+/// dtype, relative, std, verdicts, first_below, segments, decline}` with one `std` and verdict per checkpoint. docs/report.md
+/// has all of it.
 ///
 /// # Errors
 /// None in practice: every number is finite or null.
 pub fn json(report: &Report) -> Result<String, Error> {
     let value = json!({
         "title": report.title,
-        "runs": report.runs.iter().map(run).collect::<Vec<_>>(),
-        "unreadable": report.unreadable.iter().map(|(path, why)| json!({"path": path, "error": why})).collect::<Vec<_>>(),
+        "runs": report.runs.iter().zip(&report.explanations).enumerate().map(|(i, (r, e))| run(r, e, report.training.get(&i))).collect::<Vec<_>>(),
+        "unreadable": report.unreadable.iter().map(|(path, why)| json!({"path": path, "error": why, "cause": Cause::of_unreadable(why)})).collect::<Vec<_>>(),
     });
     serde_json::to_string_pretty(&value)
         .map(|text| text + "\n")
         .map_err(|e| Error::Format(format!("JSON: {e}")))
 }
 
-fn run(run: &Run) -> Value {
+fn segment(s: &Segment) -> Value {
+    json!({"rate": s.rate, "interval": s.interval, "r2": s.r2, "points": s.points, "from": s.from, "to": s.to})
+}
+
+fn run(run: &Run, explanation: &Explanation, training: Option<&Training>) -> Value {
     let words = headline(run);
     let checkpoints: Vec<Value> = run
         .checkpoints
@@ -52,8 +58,12 @@ fn run(run: &Run) -> Value {
                 "std": each(&|t| json!(t.stats.as_ref().and_then(|s| s.std))),
                 "verdicts": each(&|t| json!(t.verdict)),
                 "first_below": layer.crossings,
+                "segments": layer.segments.iter().map(segment).collect::<Vec<_>>(),
                 "decline": layer.decline.map(|d| json!({
-                    "rate": d.rate, "half_life": d.half_life(), "from": d.from, "to": d.to,
+                    "rate": d.rate, "interval": d.interval, "r2": d.r2, "points": d.points,
+                    "half_life": d.half_life(), "from": d.from, "to": d.to,
+                    "weak_at": layer.judged.map(|j| d.reaches(j.levels.healthy)),
+                    "dying_at": layer.judged.map(|j| d.reaches(j.levels.weak)),
                     "dead_at": layer.judged.map(|j| d.reaches(j.levels.dying)),
                 })),
             })
@@ -61,6 +71,33 @@ fn run(run: &Run) -> Value {
         .collect();
     json!({
         "name": run.name, "verdict": words.verdict, "title": words.title, "sentences": words.sentences,
-        "checkpoints": checkpoints, "layers": layers,
+        "checkpoints": checkpoints, "layers": layers, "causes": causes(run, explanation),
+        "group_declines": explanation.groups, "prognosis": prognosis(run, explanation),
+        "training": training.map(|t| json!({
+            "loss": t.loss.last(), "best_validation_loss": t.best(), "validation_loss": t.validation,
+            "lowest_std": t.lowest_std, "most_zeros": t.most_zeros,
+        })),
+    })
+}
+
+/// What became of each weight that something became of, by its name.
+fn causes(run: &Run, explanation: &Explanation) -> Vec<Value> {
+    let one = |cause: &LayerCause| {
+        json!({
+            "layer": run.layers[cause.layer].name, "cause": cause.cause, "reason": cause.reason,
+            "decay": cause.decay, "direction": cause.direction, "occupancy": cause.occupancy,
+            "push": cause.push, "code_agreement": cause.survival,
+        })
+    };
+    explanation.layers.iter().map(one).collect()
+}
+
+fn prognosis(run: &Run, explanation: &Explanation) -> Value {
+    let Some(prognosis) = &explanation.prognosis else { return Value::Null };
+    let path = |c: Option<usize>| c.map(|c| &run.checkpoints[c].path);
+    json!({
+        "resume": path(prognosis.resume), "comfortable": path(prognosis.comfortable),
+        "fallen_code_agreement": prognosis.fallen_agreement, "other_code_agreement": prognosis.other_agreement,
+        "changes": prognosis.changes,
     })
 }

@@ -14,6 +14,45 @@ pub fn xml(outcome: &Outcome) -> String {
     report.to_string().expect("writing XML to memory does not fail")
 }
 
+/// A case of another command's report.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Case {
+    /// Its name.
+    pub name: String,
+    /// Why it failed, in one line, when it did.
+    pub failure: Option<String>,
+    /// What it is based on.
+    pub details: String,
+}
+
+/// A report of `title` with a suite of cases for each name.
+pub fn report(title: &str, suites: &[(String, Vec<Case>)]) -> String {
+    let mut report = Report::new(title);
+    let lines = |text: &str| text.lines().map(printable).collect::<Vec<_>>().join("\n");
+    for (name, cases) in suites {
+        let name = printable(name);
+        let mut suite = TestSuite::new(&name);
+        for case in cases {
+            let status = match &case.failure {
+                Some(why) => {
+                    let mut status = TestCaseStatus::non_success(NonSuccessKind::Failure);
+                    status.set_message(printable(why)).set_description(lines(&case.details));
+                    status
+                }
+                None => TestCaseStatus::success(),
+            };
+            let mut written = TestCase::new(printable(&case.name), status);
+            written.set_classname(&name);
+            if case.failure.is_none() && !case.details.is_empty() {
+                written.set_system_out(lines(&case.details));
+            }
+            suite.add_test_case(written);
+        }
+        report.add_test_suite(suite);
+    }
+    report.to_string().expect("writing XML to memory does not fail")
+}
+
 fn suite(checked: &Checked) -> TestSuite {
     let path = printable(&checked.path);
     let mut suite = TestSuite::new(&path);

@@ -3,8 +3,10 @@
 #![deny(missing_docs)]
 
 mod baseline;
+pub mod cause;
 mod chart;
 mod csv;
+mod decline;
 pub mod gate;
 pub mod github;
 mod headline;
@@ -16,7 +18,9 @@ mod markdown;
 pub mod policy;
 pub mod sarif;
 pub mod text;
+mod training;
 
+use ckpt_inspect::cause::Explanation;
 use ckpt_inspect::run::Run;
 
 pub use ckpt_inspect::printable;
@@ -26,6 +30,7 @@ pub use html::html;
 pub use json::json;
 pub use markdown::markdown;
 pub use policy::{Policy, PolicyError};
+pub use training::Training;
 
 /// What a report is made from.
 #[derive(Clone, Debug)]
@@ -34,6 +39,10 @@ pub struct Report {
     pub title: String,
     /// The runs.
     pub runs: Vec<Run>,
+    /// What became of each run, in the same order.
+    pub explanations: Vec<Explanation>,
+    /// Metrics of a run's training, by the run's index.
+    pub training: std::collections::BTreeMap<usize, Training>,
     /// Checkpoints that could not be read, and why.
     pub unreadable: Vec<(String, String)>,
 }

@@ -1,9 +1,11 @@
 //! The report for pull requests: headline, checkpoints, and the layers below healthy, in GitHub's Markdown.
 
 use ckpt_inspect::Verdict;
+use ckpt_inspect::cause::Explanation;
 use ckpt_inspect::run::Run;
 
 use crate::Report;
+use crate::cause::findings;
 use crate::headline::headline;
 use crate::text::number;
 
@@ -16,8 +18,8 @@ pub fn markdown(report: &Report) -> String {
     for (_, why) in &report.unreadable {
         out += &format!("\n> **Unreadable:** {}\n", escape(why));
     }
-    for run in &report.runs {
-        section(run, &mut out);
+    for (run, explanation) in report.runs.iter().zip(&report.explanations) {
+        section(run, explanation, &mut out);
     }
     out
 }
@@ -33,11 +35,24 @@ fn mark(verdict: Option<Verdict>) -> &'static str {
     }
 }
 
-fn section(run: &Run, out: &mut String) {
+fn section(run: &Run, explanation: &Explanation, out: &mut String) {
     let words = headline(run);
     *out += &format!("\n## {}: {}\n\n", code(&run.name), words.title);
     for sentence in &words.sentences {
         *out += &format!("{}\n", escape(sentence));
+    }
+    for finding in findings(run, explanation) {
+        let (sentence, those) = (escape(&finding.sentence), escape(&finding.those));
+        *out += &format!("\n### {}\n\n{sentence}\n{those}.\n\n", finding.title);
+        for (heading, text) in &finding.evidence {
+            *out += &format!("- {heading}: {}\n", escape(text));
+        }
+        if !finding.advice.is_empty() {
+            *out += "\nWhat to do:\n\n";
+            for (i, advice) in finding.advice.iter().enumerate() {
+                *out += &format!("{}. {}\n", i + 1, escape(advice));
+            }
+        }
     }
     *out += "\n| step | checkpoint | verdict | below healthy |\n| ---: | --- | --- | ---: |\n";
     // The last ones are those that matter.

@@ -11,6 +11,8 @@ use serde_sarif::sarif::{
     Run, Sarif, Tool, ToolComponent,
 };
 
+use ckpt_inspect::scan;
+
 use crate::gate::{Checked, Finding, Outcome, Rule, Severity};
 use crate::location::uri;
 
@@ -25,11 +27,63 @@ pub fn log(outcome: &Outcome, root: Option<&Path>) -> String {
         .iter()
         .flat_map(|checked| checked.findings.iter().map(move |finding| result(checked, finding, root)))
         .collect();
-    let driver = ToolComponent::builder()
-        .name("ckpt gate")
-        .version(env!("CARGO_PKG_VERSION"))
-        .rules(Rule::ALL.map(descriptor).to_vec())
-        .build();
+    document("ckpt gate", Rule::ALL.map(descriptor).to_vec(), results)
+}
+
+/// What scans found, as a SARIF log; `root` as for [`log`]. Files that could not be scanned are results of the rule
+/// `damaged`.
+pub fn scan_log(scans: &[scan::Scan], root: Option<&Path>) -> String {
+    let rules = scan::Rule::ALL.iter().map(|rule| {
+        ReportingDescriptor::builder()
+            .id(rule.id())
+            .short_description(MultiformatMessageString::builder().text(rule.summary()).build())
+            .default_configuration(
+                ReportingConfiguration::builder().level(json!(scan_level(rule.severity()))).build(),
+            )
+            .build()
+    });
+    let results = scans
+        .iter()
+        .flat_map(|scan| scan.findings.iter().map(move |finding| scan_result(&scan.path, finding, root)));
+    document("ckpt scan", rules.collect(), results.collect())
+}
+
+fn scan_level(severity: scan::Severity) -> ResultLevel {
+    match severity {
+        scan::Severity::Dangerous => ResultLevel::Error,
+        scan::Severity::Unknown => ResultLevel::Warning,
+        scan::Severity::Note => ResultLevel::Note,
+    }
+}
+
+fn scan_result(path: &str, finding: &scan::Finding, root: Option<&Path>) -> SarifResult {
+    let mut location = location(path, root);
+    if !finding.member.is_empty() {
+        let logical = LogicalLocation::builder().fully_qualified_name(&finding.member).kind("member").build();
+        location.logical_locations = Some(vec![logical]);
+    }
+    let place = match (finding.member.as_str(), finding.offset) {
+        ("", None) => String::new(),
+        ("", Some(offset)) => format!("offset {offset}: "),
+        (member, None) => format!("{member}: "),
+        (member, Some(offset)) => format!("{member}, offset {offset}: "),
+    };
+    let index = scan::Rule::ALL.iter().position(|&rule| rule == finding.rule).unwrap_or_default();
+    let what = finding.global.as_deref().unwrap_or_default();
+    let fingerprint = format!("{}:{}:{what}", finding.rule.id(), finding.member);
+    SarifResult::builder()
+        .rule_id(finding.rule.id())
+        .rule_index(index as i64)
+        .level(scan_level(finding.severity))
+        .message(Message::builder().text(message(&(place + &finding.message))).build())
+        .locations(vec![location])
+        .partial_fingerprints(BTreeMap::from([("ruleMemberAndImport/v1".to_string(), fingerprint)]))
+        .build()
+}
+
+/// The log of one run of `tool`.
+fn document(tool: &str, rules: Vec<ReportingDescriptor>, results: Vec<SarifResult>) -> String {
+    let driver = ToolComponent::builder().name(tool).version(env!("CARGO_PKG_VERSION")).rules(rules).build();
     let run = Run::builder().tool(Tool::builder().driver(driver).build()).results(results).build();
     let log = Sarif::builder().schema(SCHEMA).version(json!("2.1.0")).runs(vec![run]).build();
     serde_json::to_string_pretty(&log).expect("a log's keys are strings") + "\n"
@@ -47,8 +101,9 @@ fn descriptor(rule: Rule) -> ReportingDescriptor {
         .build()
 }
 
-fn result(checked: &Checked, finding: &Finding, root: Option<&Path>) -> SarifResult {
-    let uri = uri(&checked.path, root);
+/// Where a file is.
+fn location(path: &str, root: Option<&Path>) -> Location {
+    let uri = uri(path, root);
     let mut place = ArtifactLocation::builder().uri(uri.clone()).build();
     if !uri.starts_with("file:") {
         place.uri_base_id = Some("%SRCROOT%".into());
@@ -58,7 +113,11 @@ fn result(checked: &Checked, finding: &Finding, root: Option<&Path>) -> SarifRes
         .artifact_location(place)
         .region(Region::builder().start_line(1).build())
         .build();
-    let mut location = Location::builder().physical_location(physical).build();
+    Location::builder().physical_location(physical).build()
+}
+
+fn result(checked: &Checked, finding: &Finding, root: Option<&Path>) -> SarifResult {
+    let mut location = location(&checked.path, root);
     if let Some(tensor) = &finding.tensor {
         let logical = LogicalLocation::builder().fully_qualified_name(tensor).kind("member").build();
         location.logical_locations = Some(vec![logical]);

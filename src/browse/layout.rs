@@ -154,6 +154,7 @@ pub fn cover_lines(state: &State) -> usize {
     match state.cover {
         Cover::Help => pages::help(state).len(),
         Cover::Diff => pages::comparison(state).len(),
+        Cover::Value => pages::value(state).len(),
         _ => 0,
     }
 }

@@ -17,12 +17,18 @@ fn fact(theme: Theme, label: &str, text: impl Into<String>) -> Line<'static> {
     Line::from(vec![Span::styled(format!("{label:<11} "), theme.dim()), Span::raw(text.into())])
 }
 
+/// `text` behind a label, in lines of at most `width` characters.
+fn long_fact(theme: Theme, label: &str, text: &str, width: usize) -> Vec<Line<'static>> {
+    let pieces = wrapped(text, width.saturating_sub(12)).into_iter().enumerate();
+    pieces.map(|(i, piece)| fact(theme, if i == 0 { label } else { "" }, piece)).collect()
+}
+
 fn title(theme: Theme, text: impl Into<String>) -> Line<'static> {
     Line::styled(text.into(), theme.bold())
 }
 
 /// `text` in lines of at most `width` characters, broken between words where words are shorter than that.
-fn wrapped(text: &str, width: usize) -> Vec<String> {
+pub fn wrapped(text: &str, width: usize) -> Vec<String> {
     let width = width.max(8);
     let mut lines = vec![String::new()];
     let mut used = 0;
@@ -303,13 +309,32 @@ pub fn comparison(state: &State) -> Vec<Line<'static>> {
             format!("{name}  in {}", escape(&path(*file)))
         }
     };
-    let mut lines =
-        vec![fact(theme, "A", words(&comparison.a)), fact(theme, "B", words(&comparison.b)), Line::default()];
+    let width = usize::from(state.size.0).saturating_sub(2);
+    let mut lines = long_fact(theme, "A", &words(&comparison.a), width);
+    lines.extend(long_fact(theme, "B", &words(&comparison.b), width));
+    lines.push(Line::default());
     match &comparison.found {
-        Err(error) => lines.push(Line::styled(escape(error), theme.warning())),
+        Err(error) => {
+            lines
+                .extend(wrapped(&escape(error), width).into_iter().map(|p| Line::styled(p, theme.warning())));
+        }
         Ok(Found::Tensors(diff)) => two_tensors(diff, theme, &mut lines),
         Ok(Found::Files(diff)) => two_files(diff, theme, &mut lines),
     }
+    lines
+}
+
+/// The plain value under the cursor, whole.
+pub fn value(state: &State) -> Vec<Line<'static>> {
+    let theme = Theme { colors: state.colors };
+    let Some(row) = state.values.get(state.value_list.at) else { return Vec::new() };
+    let width = usize::from(state.size.0).saturating_sub(2);
+    let mut lines: Vec<Line> =
+        wrapped(&escape(&row.path), width).into_iter().map(|piece| title(theme, piece)).collect();
+    lines.push(Line::default());
+    // Lines of the value are lines here.
+    let texts = row.text.split('\n').flat_map(|line| wrapped(&escape(line), width));
+    lines.extend(texts.map(Line::raw));
     lines
 }
 

@@ -1,6 +1,8 @@
 //! The terminal: taken over, drawn to, listened to, and given back as it was, whatever happens.
 
 use std::io::{self, Stdout, Write};
+#[cfg(unix)]
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::mpsc::Sender;
 
@@ -16,6 +18,9 @@ use super::view;
 
 /// Whether the terminal is ours at the moment.
 static TAKEN: AtomicBool = AtomicBool::new(false);
+/// How the terminal was before it was ours.
+#[cfg(unix)]
+static BEFORE: OnceLock<rustix::termios::Termios> = OnceLock::new();
 /// The signal that asked to leave, 0 for none.
 static SIGNAL: AtomicI32 = AtomicI32::new(0);
 
@@ -78,6 +83,10 @@ impl Drop for Screen {
 }
 
 fn take() -> io::Result<()> {
+    #[cfg(unix)]
+    if let Ok(before) = rustix::termios::tcgetattr(rustix::stdio::stdin()) {
+        let _ = BEFORE.set(before);
+    }
     TAKEN.store(true, Ordering::SeqCst);
     let taken = enable_raw_mode()
         .and_then(|()| execute!(io::stdout(), EnterAlternateScreen, EnableMouseCapture, cursor::Hide));
@@ -96,6 +105,18 @@ fn give_back() -> bool {
         let _ = disable_raw_mode();
     }
     was_taken
+}
+
+/// Gives the terminal back, if it ever was ours, from within a signal handler, after which the program must end:
+/// nothing here locks, allocates or waits.
+#[cfg(unix)]
+pub fn give_back_at_once() {
+    /// What [`give_back`] writes.
+    const LEAVE: &[u8] = b"\x1b[?1006l\x1b[?1015l\x1b[?1003l\x1b[?1002l\x1b[?1000l\x1b[?1049l\x1b[?25h";
+    let Some(before) = BEFORE.get() else { return };
+    let _ = rustix::io::write(rustix::stdio::stdout(), LEAVE);
+    let now = rustix::termios::OptionalActions::Now;
+    let _ = rustix::termios::tcsetattr(rustix::stdio::stdin(), now, before);
 }
 
 /// Sends what the user does, and what signals ask for, to `messages`.

@@ -1,6 +1,11 @@
 //! All that the browser knows, and how messages change it. Nothing here draws, reads files or waits: what is to be
 //! done outside is returned as commands.
 
+mod actions;
+mod cursor;
+mod folding;
+mod mouse;
+
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
@@ -10,13 +15,13 @@ use ckpt_inspect::survey::Survey;
 use ckpt_inspect::{
     CheckpointRecord, Group, TensorRecord, Thresholds, judge, judge_tensor, without_state_dict,
 };
-use crossterm::event::{Event, KeyCode, KeyEvent, KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
-use nucleo_matcher::Matcher;
+use crossterm::event::Event;
 
-use super::keys::{self, Action};
-use super::layout::{self, Column};
-use super::tree::{self, Kind, Order, Row, Sort};
+use super::layout;
+use super::tree::{self, Kind, Order, Row};
 use super::values::{self, ValueRow};
+use cursor::Cursor;
+use folding::Foldings;
 
 /// What happened.
 pub enum Message {
@@ -85,12 +90,14 @@ pub struct File {
     pub done: u64,
     /// Tensors by name without the state dict's key.
     by_name: HashMap<String, usize>,
+    /// Number of its network, once the header was read.
+    network: Option<usize>,
 }
 
 impl File {
     /// A file that was not looked at yet.
     pub fn new(path: PathBuf) -> Self {
-        File { path, record: None, complete: false, done: 0, by_name: HashMap::new() }
+        File { path, record: None, complete: false, done: 0, by_name: HashMap::new(), network: None }
     }
 
     /// Its record, once the header was read.
@@ -125,37 +132,8 @@ pub enum Cover {
     Detail,
     Diff,
     Help,
-}
-
-/// The line that keys act on, and the first one shown.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Cursor {
-    pub at: usize,
-    pub offset: usize,
-}
-
-impl Cursor {
-    /// Keeps it within `len` lines, of which `height` are shown.
-    fn settle(&mut self, len: usize, height: usize) {
-        self.at = self.at.min(len.saturating_sub(1));
-        let height = height.max(1);
-        self.offset = self.offset.min(self.at).max((self.at + 1).saturating_sub(height));
-        self.offset = self.offset.min(len.saturating_sub(height));
-    }
-
-    fn go(&mut self, action: Action, len: usize, page: usize) {
-        let page = page.saturating_sub(1).max(1);
-        self.at = match action {
-            Action::Up => self.at.saturating_sub(1),
-            Action::Down => self.at + 1,
-            Action::PageUp => self.at.saturating_sub(page),
-            Action::PageDown => self.at + page,
-            Action::Top => 0,
-            Action::Bottom => len,
-            _ => self.at,
-        }
-        .min(len.saturating_sub(1));
-    }
+    /// A plain value, whole.
+    Value,
 }
 
 /// The whole of it.
@@ -185,15 +163,14 @@ pub struct State {
     pub message: Option<String>,
     pub size: (u16, u16),
     pub colors: bool,
-    unfolded: Option<HashSet<String>>,
-    /// Every module of the files shown so far.
-    seen_modules: HashSet<String>,
+    /// Whether the terminal is the Linux console, whose font has few characters.
+    pub console: bool,
+    foldings: Foldings,
     toggled_values: HashSet<String>,
     selected: Option<String>,
     dirty: bool,
     wanted: Option<(usize, usize)>,
     thresholds: Thresholds,
-    matcher: Matcher,
 }
 
 impl State {
@@ -223,14 +200,13 @@ impl State {
             message: None,
             size,
             colors,
-            unfolded: None,
-            seen_modules: HashSet::new(),
+            console: false,
+            foldings: Foldings::default(),
             toggled_values: HashSet::new(),
             selected: None,
             dirty: true,
             wanted: None,
             thresholds,
-            matcher: Matcher::default(),
         }
     }
 
@@ -310,13 +286,9 @@ impl State {
     }
 
     fn opened(&mut self, at: usize, record: Result<Box<CheckpointRecord>, String>, complete: bool) {
-        if let Ok(record) = record.as_ref()
-            && at == self.current
-        {
-            self.unfold_new(tree::first_unfolded(record), tree::all_modules(record));
-        }
         let file = &mut self.files[at];
         if let Ok(record) = &record {
+            file.network = Some(self.foldings.meet(record));
             for (i, tensor) in record.tensors.iter().enumerate() {
                 file.by_name.entry(without_state_dict(&tensor.name).to_string()).or_insert(i);
             }
@@ -369,13 +341,11 @@ impl State {
     }
 
     fn list_tensors(&mut self) {
-        let empty = HashSet::new();
-        let unfolded = self.unfolded.as_ref().unwrap_or(&empty);
-        let rows = match self.files[self.current].known() {
-            Some(record) => tree::rows(record, &self.order, unfolded, &mut self.matcher),
-            None => Vec::new(),
+        let file = &self.files[self.current];
+        self.rows = match (file.known(), file.network) {
+            (Some(record), Some(network)) => tree::rows(record, &self.order, self.foldings.unfolded(network)),
+            _ => Vec::new(),
         };
-        self.rows = rows;
         let again =
             self.selected.as_ref().and_then(|key| self.rows.iter().position(|r| self.key_of(r) == *key));
         if let Some(at) = again {
@@ -390,328 +360,6 @@ impl State {
         };
     }
 
-    fn input(&mut self, event: Event, commands: &mut Vec<Command>) {
-        match event {
-            Event::Resize(width, height) => self.size = (width, height),
-            Event::Key(key) if keys::is_press(&key) => {
-                self.message = None;
-                if self.searching {
-                    self.type_query(key, commands);
-                } else if let Some(action) = keys::action(&key) {
-                    self.act(action, commands);
-                }
-            }
-            Event::Mouse(mouse) => self.mouse(mouse, commands),
-            _ => {}
-        }
-    }
-
-    fn type_query(&mut self, key: KeyEvent, commands: &mut Vec<Command>) {
-        let control = key.modifiers.contains(KeyModifiers::CONTROL);
-        match key.code {
-            KeyCode::Char('c') if control => return commands.push(Command::Quit),
-            KeyCode::Char('u') if control => self.order.query.clear(),
-            KeyCode::Char(c) if !control => self.order.query.push(c),
-            KeyCode::Backspace if self.order.query.is_empty() => self.searching = false,
-            KeyCode::Backspace => drop(self.order.query.pop()),
-            KeyCode::Enter => self.searching = false,
-            KeyCode::Esc => {
-                self.order.query.clear();
-                self.searching = false;
-            }
-            KeyCode::Up | KeyCode::Down | KeyCode::PageUp | KeyCode::PageDown => {
-                return keys::action(&key).into_iter().for_each(|action| self.act(action, commands));
-            }
-            _ => return,
-        }
-        // The best match is wanted, not what was selected before.
-        if !matches!(key.code, KeyCode::Enter | KeyCode::Esc) {
-            self.selected = None;
-            self.list = Cursor::default();
-        }
-        self.dirty = true;
-    }
-
-    fn act(&mut self, action: Action, commands: &mut Vec<Command>) {
-        match action {
-            Action::Quit => return commands.push(Command::Quit),
-            Action::Suspend => return commands.push(Command::Suspend),
-            Action::Help => {
-                self.cover = if self.cover == Cover::Help { Cover::None } else { Cover::Help };
-                self.cover_scroll = 0;
-                return;
-            }
-            Action::Earlier => return self.step(-1, commands),
-            Action::Later => return self.step(1, commands),
-            Action::Escape => return self.escape(),
-            Action::Tensors | Action::Metadata | Action::Files => {
-                self.cover = Cover::None;
-                self.focus_detail = false;
-                self.view = match action {
-                    Action::Tensors => View::Tensors,
-                    Action::Metadata => View::Metadata,
-                    _ => View::Files,
-                };
-                return;
-            }
-            Action::Copy => return self.copy(commands),
-            Action::Diff => return self.compare(commands),
-            _ => {}
-        }
-        match (self.cover, self.view) {
-            (Cover::Help | Cover::Diff, _) => {
-                let lines = layout::cover_lines(self);
-                let page = usize::from(layout::areas(self).body.height);
-                scroll(&mut self.cover_scroll, action, lines, page);
-            }
-            (Cover::Detail, _) => {
-                if matches!(action, Action::Enter | Action::Out) {
-                    self.cover = Cover::None;
-                } else {
-                    self.scroll_detail(action);
-                }
-            }
-            (Cover::None, View::Tensors) if self.focus_detail => match action {
-                Action::Focus | Action::Out => self.focus_detail = false,
-                action => self.scroll_detail(action),
-            },
-            (Cover::None, View::Tensors) => self.act_on_tensors(action),
-            (Cover::None, View::Metadata) => self.act_on_values(action),
-            (Cover::None, View::Files) => self.act_on_files(action, commands),
-        }
-    }
-
-    fn scroll_detail(&mut self, action: Action) {
-        let lines = layout::detail_lines(self);
-        let areas = layout::areas(self);
-        let area = if self.cover == Cover::Detail { areas.body } else { areas.detail.unwrap_or(areas.body) };
-        scroll(&mut self.detail_scroll, action, lines, usize::from(area.height));
-    }
-
-    fn escape(&mut self) {
-        if self.cover != Cover::None {
-            self.cover = Cover::None;
-        } else if self.focus_detail {
-            self.focus_detail = false;
-        } else if self.view != View::Tensors {
-            self.view = View::Tensors;
-        } else if !self.order.query.is_empty() {
-            self.order.query.clear();
-            self.dirty = true;
-        } else if self.order.group.is_some() || self.order.verdict != tree::VerdictFilter::All {
-            self.order.group = None;
-            self.order.verdict = tree::VerdictFilter::All;
-            self.dirty = true;
-        } else {
-            self.marks.clear();
-        }
-    }
-
-    fn act_on_tensors(&mut self, action: Action) {
-        let page = usize::from(layout::areas(self).list.height);
-        self.list.go(action, self.rows.len(), page);
-        let row = self.rows.get(self.list.at).cloned();
-        match (action, row) {
-            (Action::In | Action::Enter, Some(Row { kind: Kind::Module { path, open }, .. })) => {
-                if !open || action == Action::Enter {
-                    self.fold(&path, open);
-                } else {
-                    self.list.at += 1;
-                }
-            }
-            (Action::In, Some(_)) if layout::areas(self).detail.is_some() => self.focus_detail = true,
-            (Action::In | Action::Enter, Some(_)) => {
-                self.cover = Cover::Detail;
-                self.detail_scroll = 0;
-            }
-            (Action::Focus, Some(Row { kind: Kind::Tensor(_), .. })) => {
-                if layout::areas(self).detail.is_some() {
-                    self.focus_detail = true;
-                } else {
-                    self.cover = Cover::Detail;
-                }
-            }
-            (Action::Out, Some(Row { kind: Kind::Module { path, open: true }, .. })) => {
-                self.fold(&path, true)
-            }
-            (Action::Out, Some(row)) => {
-                let parent = self.rows[..self.list.at].iter().rposition(|r| r.depth < row.depth);
-                self.list.at = parent.unwrap_or(self.list.at);
-            }
-            (Action::FoldAll, _) => {
-                self.unfolded = Some(HashSet::new());
-                self.dirty = true;
-            }
-            (Action::UnfoldAll, _) => {
-                self.unfolded = self.file().known().map(tree::all_modules);
-                self.dirty = true;
-            }
-            (Action::Mark, Some(Row { kind: Kind::Tensor(tensor), .. })) => {
-                self.mark(Mark::Tensor { file: self.current, tensor });
-                self.list.at = (self.list.at + 1).min(self.rows.len() - 1);
-            }
-            (Action::Mark, Some(_)) => self.message = Some("modules cannot be marked, tensors can".into()),
-            _ => self.reorder(action),
-        }
-    }
-
-    fn fold(&mut self, path: &str, open: bool) {
-        let unfolded = self.unfolded.get_or_insert_default();
-        if open {
-            unfolded.remove(path);
-        } else {
-            unfolded.insert(path.to_string());
-        }
-        self.dirty = true;
-        self.selected = Some(format!("{path}."));
-    }
-
-    fn reorder(&mut self, action: Action) {
-        let order = &mut self.order;
-        match action {
-            Action::Search => {
-                self.searching = true;
-                return;
-            }
-            Action::Sort => {
-                (order.sort, order.reversed) = (order.sort.next(), false);
-                self.message = Some(format!("sorted by {}", order.sort.name()));
-            }
-            Action::Reverse => order.reversed = !order.reversed,
-            Action::Flat => order.flat = !order.flat,
-            Action::Verdicts => {
-                order.verdict = order.verdict.next();
-                let name = order.verdict.name();
-                self.message = Some(format!("verdicts: {}", if name.is_empty() { "all" } else { name }));
-            }
-            Action::Groups => {
-                order.group = match order.group {
-                    None => Some(Group::Weights),
-                    Some(Group::Weights) => Some(Group::Optimizer),
-                    Some(Group::Optimizer) => Some(Group::Other),
-                    Some(Group::Other) => None,
-                };
-                self.message = Some(format!("tensors: {}", group_name(order.group).unwrap_or("all")));
-            }
-            _ => return,
-        }
-        self.dirty = true;
-    }
-
-    fn sort_by(&mut self, column: Sort) {
-        if self.order.sort == column {
-            self.order.reversed = !self.order.reversed;
-        } else {
-            (self.order.sort, self.order.reversed) = (column, false);
-        }
-        self.dirty = true;
-    }
-
-    fn mark(&mut self, mark: Mark) {
-        if let Some(at) = self.marks.iter().position(|m| *m == mark) {
-            self.marks.remove(at);
-            return;
-        }
-        // Two are compared; a third one takes the place of the first.
-        if self.marks.len() == 2 {
-            self.marks.remove(0);
-        }
-        self.marks.push(mark);
-    }
-
-    fn compare(&mut self, commands: &mut Vec<Command>) {
-        let here = match self.view {
-            View::Files => Some(Mark::File(self.file_list.at)),
-            _ => self.tensor().map(|(tensor, _)| Mark::Tensor { file: self.current, tensor }),
-        };
-        let is_file = |mark: &Mark| matches!(mark, Mark::File(_));
-        let (a, b) = match (self.marks.as_slice(), here) {
-            ([a, b], _) if is_file(a) == is_file(b) => (a.clone(), b.clone()),
-            ([.., a], Some(b)) if is_file(a) == is_file(&b) && *a != b => (a.clone(), b),
-            ([], Some(Mark::File(b))) if b != self.current => (Mark::File(self.current), Mark::File(b)),
-            _ => {
-                self.message = Some("mark two tensors or two files with Space, then d compares them".into());
-                return;
-            }
-        };
-        self.comparison = None;
-        self.comparing = true;
-        self.cover = Cover::Diff;
-        self.cover_scroll = 0;
-        commands.push(Command::Compare(a, b));
-    }
-
-    fn copy(&mut self, commands: &mut Vec<Command>) {
-        let text = match self.view {
-            View::Tensors => match self.rows.get(self.list.at).map(|row| &row.kind) {
-                Some(Kind::Module { path, .. }) => Some(path.clone()),
-                _ => self.tensor().map(|(_, t)| t.name.clone()),
-            },
-            View::Metadata => self.values.get(self.value_list.at).map(|v| v.path.clone()),
-            View::Files => self.files.get(self.file_list.at).map(|f| f.path.display().to_string()),
-        };
-        if let Some(text) = text {
-            self.message = Some(format!("copied {text}"));
-            commands.push(Command::Copy(text));
-        }
-    }
-
-    fn act_on_values(&mut self, action: Action) {
-        let page = usize::from(layout::areas(self).list.height);
-        self.value_list.go(action, self.values.len(), page);
-        let Some(row) = self.values.get(self.value_list.at).cloned() else { return };
-        match (action, row.open) {
-            (Action::Enter, Some(_)) | (Action::In, Some(false)) | (Action::Out, Some(true)) => {
-                if !self.toggled_values.remove(&row.path) {
-                    self.toggled_values.insert(row.path);
-                }
-                self.dirty = true;
-            }
-            (Action::In, Some(true)) => self.value_list.at += 1,
-            (Action::Out, _) => {
-                let parent = self.values[..self.value_list.at].iter().rposition(|v| v.depth < row.depth);
-                self.value_list.at = parent.unwrap_or(self.value_list.at);
-            }
-            _ => {}
-        }
-    }
-
-    fn act_on_files(&mut self, action: Action, commands: &mut Vec<Command>) {
-        let page = usize::from(layout::areas(self).list.height);
-        self.file_list.go(action, self.files.len(), page);
-        match action {
-            Action::Enter | Action::In => {
-                self.show(self.file_list.at, commands);
-                self.view = View::Tensors;
-            }
-            Action::Mark => {
-                self.mark(Mark::File(self.file_list.at));
-                self.file_list.at += 1;
-            }
-            _ => {}
-        }
-    }
-
-    /// Goes to the checkpoint `by` places later in the run.
-    fn step(&mut self, by: isize, commands: &mut Vec<Command>) {
-        let run = self.run();
-        let at = run.iter().position(|&f| f == self.current).unwrap_or(0);
-        let Some(&next) = at.checked_add_signed(by).and_then(|at| run.get(at)) else {
-            self.message = Some(
-                if by < 0 { "this is the first checkpoint" } else { "this is the last checkpoint" }.into(),
-            );
-            return;
-        };
-        self.show(next, commands);
-    }
-
-    /// Another network has other modules; those of the same one stay as the user left them.
-    fn unfold_new(&mut self, first: HashSet<String>, all: HashSet<String>) {
-        let unfolded = self.unfolded.get_or_insert_default();
-        unfolded.extend(first.into_iter().filter(|path| !self.seen_modules.contains(path)));
-        self.seen_modules.extend(all);
-    }
-
     fn show(&mut self, file: usize, commands: &mut Vec<Command>) {
         if file == self.current {
             return;
@@ -719,80 +367,8 @@ impl State {
         self.current = file;
         self.file_list.at = file;
         self.dirty = true;
-        let new = self.file().known().map(|r| (tree::first_unfolded(r), tree::all_modules(r)));
-        if let Some((first, all)) = new {
-            self.unfold_new(first, all);
-        }
         if !self.files[file].complete {
             commands.push(Command::Measure(file));
-        }
-    }
-
-    fn mouse(&mut self, mouse: MouseEvent, commands: &mut Vec<Command>) {
-        let areas = layout::areas(self);
-        let place = ratatui::layout::Position::new(mouse.column, mouse.row);
-        let over_detail = areas.detail.is_some_and(|d| d.contains(place)) || self.cover == Cover::Detail;
-        let wheel = match mouse.kind {
-            MouseEventKind::ScrollUp => Some(Action::Up),
-            MouseEventKind::ScrollDown => Some(Action::Down),
-            _ => None,
-        };
-        if let Some(action) = wheel {
-            for _ in 0..3 {
-                if over_detail && self.cover != Cover::Help && self.cover != Cover::Diff {
-                    self.scroll_detail(action);
-                } else {
-                    let focus = std::mem::take(&mut self.focus_detail);
-                    self.act(action, commands);
-                    self.focus_detail = focus;
-                }
-            }
-            return;
-        }
-        if mouse.kind != MouseEventKind::Down(MouseButton::Left) {
-            return;
-        }
-        self.message = None;
-        if areas.header.contains(place) {
-            if let Some(action) = layout::tab_at(self, mouse.column) {
-                self.act(action, commands);
-            }
-        } else if areas.slider.is_some_and(|s| s.contains(place)) {
-            if let Some(file) = layout::slider_file(self, mouse.column) {
-                self.show(file, commands);
-            }
-        } else if self.cover != Cover::None {
-            self.cover = Cover::None;
-        } else if areas.heading.contains(place) && self.view == View::Tensors {
-            match layout::column_at(self, mouse.column) {
-                Some(Column::Name) => self.sort_by(Sort::Name),
-                Some(Column::Shape) => self.sort_by(Sort::Shape),
-                Some(Column::Dtype) => self.sort_by(Sort::Dtype),
-                Some(Column::Size) => self.sort_by(Sort::Size),
-                Some(Column::Std | Column::Trend) => self.sort_by(Sort::Std),
-                Some(Column::Verdict) => self.sort_by(Sort::Verdict),
-                None => {}
-            }
-        } else if areas.list.contains(place) {
-            self.focus_detail = false;
-            let line = usize::from(mouse.row - areas.list.y);
-            let (cursor, len) = match self.view {
-                View::Tensors => (&mut self.list, self.rows.len()),
-                View::Metadata => (&mut self.value_list, self.values.len()),
-                View::Files => (&mut self.file_list, self.files.len()),
-            };
-            let at = cursor.offset + line;
-            if at >= len {
-                return;
-            }
-            let again = cursor.at == at;
-            cursor.at = at;
-            let is_module = self.view == View::Tensors && matches!(self.rows[at].kind, Kind::Module { .. });
-            if again || is_module {
-                self.act(Action::Enter, commands);
-            }
-        } else if over_detail {
-            self.focus_detail = true;
         }
     }
 }
@@ -804,10 +380,4 @@ pub fn group_name(group: Option<Group>) -> Option<&'static str> {
         Group::Optimizer => "optimizer",
         Group::Other => "other",
     })
-}
-
-fn scroll(at: &mut usize, action: Action, lines: usize, page: usize) {
-    let mut cursor = Cursor { at: *at, offset: 0 };
-    cursor.go(action, lines.saturating_sub(page.saturating_sub(1)).max(1), page);
-    *at = cursor.at;
 }

@@ -4,8 +4,7 @@ use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 
 use ckpt_inspect::{CheckpointRecord, Group, TensorRecord, Verdict, without_state_dict};
-use nucleo_matcher::pattern::{CaseMatching, Normalization, Pattern};
-use nucleo_matcher::{Matcher, Utf32Str};
+use frizbee::{Config, Matcher};
 
 /// Deeper names are one part from there on: a name is a file's choice, and so is its depth.
 const DEEPEST: usize = 24;
@@ -29,8 +28,8 @@ pub struct Row {
     pub verdict: Option<Verdict>,
     /// The smallest std among those that are judged, or the tensor's own.
     pub std: Option<f64>,
-    /// Characters of the label that the search matched.
-    pub hits: Vec<u32>,
+    /// Characters of the label that the search matched, in order.
+    pub hits: Vec<usize>,
 }
 
 /// What a row stands for.
@@ -158,18 +157,13 @@ pub struct Order {
 
 /// The list of `record`'s tensors. Modules whose path is in `unfolded` show what is in them; while a search is on, the
 /// list is flat and the best matches come first.
-pub fn rows(
-    record: &CheckpointRecord,
-    order: &Order,
-    unfolded: &HashSet<String>,
-    matcher: &mut Matcher,
-) -> Vec<Row> {
+pub fn rows(record: &CheckpointRecord, order: &Order, unfolded: &HashSet<String>) -> Vec<Row> {
     let kept =
         record.tensors.iter().enumerate().filter(|(_, t)| {
             order.verdict.keeps(t.verdict) && order.group.is_none_or(|group| t.group == group)
         });
     let mut rows: Vec<Row> = if !order.query.is_empty() {
-        search(kept, &order.query, &flat_names(record), matcher)
+        search(kept, &order.query, &flat_names(record))
     } else if order.flat {
         let names = flat_names(record);
         kept.map(|(i, t)| tensor_row(i, t, names[i].to_string(), 0)).collect()
@@ -209,20 +203,22 @@ fn search<'t>(
     tensors: impl Iterator<Item = (usize, &'t TensorRecord)>,
     query: &str,
     names: &[&str],
-    matcher: &mut Matcher,
 ) -> Vec<Row> {
-    let pattern = Pattern::parse(query, CaseMatching::Smart, Normalization::Smart);
-    let mut buffer = Vec::new();
-    let mut found: Vec<(u32, Row)> = tensors
-        .filter_map(|(i, t)| {
-            let mut row = tensor_row(i, t, names[i].to_string(), 0);
-            let score = pattern.indices(Utf32Str::new(names[i], &mut buffer), matcher, &mut row.hits)?;
-            row.hits.sort_unstable();
-            Some((score, row))
+    let tensors: Vec<(usize, &TensorRecord)> = tensors.collect();
+    let kept: Vec<&str> = tensors.iter().map(|&(i, _)| names[i]).collect();
+    Matcher::from_query(query, &Config::default())
+        .match_list_indices(&kept)
+        .into_iter()
+        .map(|found| {
+            let (i, tensor) = tensors[found.index as usize];
+            let mut row = tensor_row(i, tensor, names[i].to_string(), 0);
+            // Matches are told by bytes.
+            let is_hit = |byte: usize| found.indices.contains(&(byte as u32));
+            let characters = names[i].char_indices().enumerate();
+            row.hits = characters.filter(|(_, (byte, _))| is_hit(*byte)).map(|(at, _)| at).collect();
+            row
         })
-        .collect();
-    found.sort_by_key(|(score, _)| std::cmp::Reverse(*score));
-    found.into_iter().map(|(_, row)| row).collect()
+        .collect()
 }
 
 fn tensor_row(i: usize, tensor: &TensorRecord, label: String, depth: usize) -> Row {
@@ -389,7 +385,7 @@ mod tests {
     }
 
     fn labels(names: &[&str], order: &Order, unfolded: &HashSet<String>) -> Vec<String> {
-        rows(&record(names), order, unfolded, &mut Matcher::default())
+        rows(&record(names), order, unfolded)
             .into_iter()
             .map(|row| format!("{}{}", " ".repeat(row.depth), row.label))
             .collect()

@@ -8,6 +8,7 @@ use ratatui::text::Line;
 use unicode_width::UnicodeWidthStr;
 
 use super::chart;
+use super::glyphs;
 use super::layout::{self, Areas, Column};
 use super::pages;
 use super::state::{Cover, Mark, State, View, group_name};
@@ -27,6 +28,7 @@ pub fn draw(state: &State, screen: &mut Buffer) {
     match state.cover {
         Cover::Help => view.page(areas.body, &pages::help(state), state.cover_scroll),
         Cover::Diff => view.page(areas.body, &pages::comparison(state), state.cover_scroll),
+        Cover::Value => view.page(areas.body, &pages::value(state), state.cover_scroll),
         Cover::Detail => {
             let lines = pages::detail(state, usize::from(areas.body.width));
             view.page(areas.body, &lines, state.detail_scroll);
@@ -34,6 +36,9 @@ pub fn draw(state: &State, screen: &mut Buffer) {
         Cover::None => view.lists(&areas),
     }
     view.footer(areas.footer);
+    if state.console {
+        glyphs::of_the_console(screen);
+    }
 }
 
 struct Drawing<'s> {
@@ -215,7 +220,11 @@ impl Drawing<'_> {
                 }
                 Some(Ok(_)) => "nothing matches; Esc ends search and filters".into(),
             };
-            self.put(1, areas.list.y, areas.list.width.saturating_sub(1), &text, self.theme.dim());
+            let width = areas.list.width.saturating_sub(2);
+            let lines = pages::wrapped(&text, usize::from(width));
+            for (y, line) in (areas.list.y..areas.list.bottom()).zip(lines) {
+                self.put(1, y, width, &line, self.theme.dim());
+            }
             return;
         }
         let rows = state.rows.iter().enumerate().skip(state.list.offset);
@@ -305,7 +314,7 @@ impl Drawing<'_> {
         // Places of matches are characters of the name: shown where the name is whole and has no escapes.
         if cut == row.label {
             for &hit in &row.hits {
-                let before: String = cut.chars().take(hit as usize).collect();
+                let before: String = cut.chars().take(hit).collect();
                 let place = Rect::new(x + before.width() as u16, y, 1, 1);
                 self.fill(place.intersection(Rect::new(x, y, room, 1)), self.theme.accent());
             }
@@ -441,12 +450,13 @@ impl Drawing<'_> {
         }
         let hints: &[&str] = match (state.cover, state.view) {
             (Cover::Help | Cover::Diff, _) => &["Esc back", "↑↓ scroll", "q quit"],
+            (Cover::Value, _) => &["Esc back", "↑↓ scroll", "y copy the value", "q quit"],
             (Cover::Detail, _) => &["Esc back", "↑↓ scroll", "[ ] step", "q quit"],
             (_, View::Tensors) if state.focus_detail => &["↑↓ scroll", "Tab back", "q quit"],
             (_, View::Tensors) => {
                 &["? help", "/ search", "Enter open", "s sort", "v verdict", "Space mark", "d diff", "q quit"]
             }
-            (_, View::Metadata) => &["Esc back", "Enter fold", "y copy", "q quit"],
+            (_, View::Metadata) => &["Esc back", "Enter fold, read", "y copy the key", "q quit"],
             (_, View::Files) => &["Esc back", "Enter open", "Space mark", "d diff", "q quit"],
         };
         let mut text = String::new();

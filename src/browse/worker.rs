@@ -225,14 +225,18 @@ impl Workers {
     /// `None` when it was cancelled.
     fn compare(&self, a: (&Mark, &Path), b: (&Mark, &Path)) -> Result<Option<Found>, String> {
         let (in_a, in_b) = (self.checkpoint(a.1)?, self.checkpoint(b.1)?);
+        let options = diff::Options {
+            canonical: &crate::diff::canonical,
+            rows: &crate::diff::rows_in_order,
+            ..diff::Options::default()
+        };
         if let (Mark::Tensor { tensor: x, .. }, Mark::Tensor { tensor: y, .. }) = (a.0, b.0) {
             let (Some(x), Some(y)) = (in_a.tensors.get(*x), in_b.tensors.get(*y)) else {
                 return Err("the file has changed".into());
             };
-            return Ok(Some(Found::Tensors(diff_tensors((&in_a, x), (&in_b, y), 0.0))));
+            return Ok(Some(Found::Tensors(diff_tensors((&in_a, x), (&in_b, y), options))));
         }
         let watch = |_| !self.cancelled.load(Ordering::Relaxed);
-        let options = diff::Options { canonical: &crate::diff::canonical, ..diff::Options::default() };
         Ok(diff::diff(&in_a, &in_b, options, &watch).map(Found::Files))
     }
 }

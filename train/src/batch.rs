@@ -16,6 +16,8 @@ pub struct Batch {
     pub ids: Vec<u32>,
     /// The token after each position, or [`IGNORE`], `[rows, len]`.
     pub targets: Vec<i32>,
+    /// Where ready-made sequences come from: index of the file and row, one a sequence.
+    pub sources: Vec<Option<(usize, usize)>>,
 }
 
 impl Batch {
@@ -33,6 +35,7 @@ impl Batch {
             len: full - 1,
             ids: sequences.iter().flat_map(|s| &s[..full - 1]).copied().collect(),
             targets: sequences.iter().flat_map(|s| &s[1..]).map(|&id| id as i32).collect(),
+            sources: vec![None; sequences.len()],
         })
     }
 

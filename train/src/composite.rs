@@ -161,7 +161,11 @@ impl Composite {
         let counts = Tensor::from_vec(counts, positions, device)?;
         let smoothing = loss.label_smoothing;
         let chosen = log_probs.gather(&target, 1)?.squeeze(1)?;
-        let each = ((chosen * (1.0 - smoothing))? + (log_probs.mean(D::Minus1)? * smoothing)?)?;
+        let entropy = ((&chosen * (1.0 - smoothing))? + (log_probs.mean(D::Minus1)? * smoothing)?)?;
+        let each = match loss.focal {
+            0.0 => entropy,
+            gamma => (entropy * chosen.exp()?.affine(-1.0, 1.0)?.powf(gamma)?)?,
+        };
         let counted = batch.counted().max(1) as f64;
         let mean = ((each * counts)?.sum_all()? / -counted)?;
         let store = mean.backward()?;

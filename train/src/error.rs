@@ -44,6 +44,9 @@ pub enum Error {
     /// A run cannot go on: losses or gradients stay NaN or infinite, or a layer has collapsed and the run was to stop.
     #[error("{0}")]
     Stopped(String),
+    /// A teacher cannot be loaded or run.
+    #[error("teacher: {0}")]
+    Teacher(#[from] ckpt_infer::Error),
     /// A tensor operation of the composite model failed.
     #[error("tensor operation: {0}")]
     Tensor(#[from] candle_core::Error),

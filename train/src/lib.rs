@@ -3,8 +3,10 @@
 mod batch;
 mod composite;
 pub mod data;
+pub mod distill;
 mod error;
 mod health;
+mod layout;
 mod loss;
 mod network;
 pub mod optim;
@@ -13,6 +15,8 @@ mod presets;
 mod random;
 mod run;
 mod schedule;
+mod start;
+mod tensorboard;
 mod trainer;
 
 pub use batch::{Batch, IGNORE};

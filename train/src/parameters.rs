@@ -1,7 +1,10 @@
 //! The student model's parameters: names, shapes and roles in the order in which PyTorch numbers them, their f32
 //! values, and where these come from.
 
-use ckpt_inspect::{Checkpoint, Group, StudentConfig, without_state_dict};
+use std::collections::HashMap;
+
+use ckpt_convert::names::canonical;
+use ckpt_inspect::{Checkpoint, Group, StudentConfig};
 
 use crate::random::Random;
 use crate::{Error, Result};
@@ -130,13 +133,13 @@ impl Parameters {
     /// `Settings` for a tensor that is missing or has another shape; the checkpoint's own errors.
     pub fn load(config: &StudentConfig, checkpoint: &Checkpoint) -> Result<Self> {
         let mut list = Self::layout(config)?;
+        // The first tensor of a name counts: a state dict's, before its moving average's.
+        let mut by_name = HashMap::new();
+        for tensor in checkpoint.tensors.iter().filter(|t| t.group == Group::Weights) {
+            by_name.entry(canonical(&tensor.name)).or_insert(tensor);
+        }
         for parameter in &mut list {
-            let is_it = |name: &str| {
-                without_state_dict(name) == parameter.name
-                    || name.strip_prefix("model.") == Some(&parameter.name)
-            };
-            let found = checkpoint.tensors.iter().find(|t| t.group == Group::Weights && is_it(&t.name));
-            let Some(tensor) = found else {
+            let Some(tensor) = by_name.get(parameter.name.as_str()) else {
                 return Err(Error::settings(format!(
                     "{}: has no tensor `{}`, which a model of this configuration needs",
                     checkpoint.path.display(),

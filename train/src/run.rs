@@ -4,15 +4,18 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde_json::Value;
 
+use crate::tensorboard::Events;
 use crate::{Error, Result};
 
-/// The folder that a run writes to: `config.toml`, `metrics.jsonl` (one JSON object a line), `step-N.pt`, `best.pt`.
+/// The folder that a run writes to: `config.toml`, `metrics.jsonl` (one JSON object a line), TensorBoard's event files,
+/// `step-N.pt`, `best.pt`.
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
     metrics: File,
+    events: Events,
 }
 
 /// Bytes at the end of a metrics file in which an unfinished line is looked for.
@@ -28,7 +31,11 @@ impl RunFolder {
         let metrics = path.join("metrics.jsonl");
         end_last_line(&metrics).map_err(|e| Error::write(&metrics, e))?;
         let file = File::options().create(true).append(true).open(&metrics);
-        Ok(RunFolder { path: path.to_path_buf(), metrics: file.map_err(|e| Error::write(&metrics, e))? })
+        Ok(RunFolder {
+            path: path.to_path_buf(),
+            metrics: file.map_err(|e| Error::write(&metrics, e))?,
+            events: Events::create(path).map_err(|e| Error::write(path, e))?,
+        })
     }
 
     /// Writes the run's settings, whole or not at all.
@@ -44,15 +51,19 @@ impl RunFolder {
         Ok(())
     }
 
-    /// Adds a line to the metrics.
+    /// Adds a line to the metrics, and its numbers to TensorBoard's: `entry` is an object with the `step`; of objects
+    /// with a `name` in its lists, as of `health`, each number is a scalar of its own.
     ///
     /// # Errors
     /// `Write`.
-    pub fn metric(&mut self, entry: &impl Serialize) -> Result<()> {
+    pub fn metric(&mut self, entry: &Value) -> Result<()> {
         let io = |e: std::io::Error| Error::write(&self.path.join("metrics.jsonl"), e);
         let mut line = serde_json::to_vec(entry).map_err(|e| io(e.into()))?;
         line.push(b'\n');
-        self.metrics.write_all(&line).map_err(io)
+        self.metrics.write_all(&line).map_err(io)?;
+        let (step, scalars) = scalars(entry);
+        let values: Vec<(&str, f64)> = scalars.iter().map(|(tag, value)| (tag.as_str(), *value)).collect();
+        self.events.scalars(step, &values).map_err(|e| Error::write(&self.path, e))
     }
 
     /// Where the checkpoint of `step` goes.
@@ -91,6 +102,25 @@ impl RunFolder {
         }
         Ok(())
     }
+}
+
+/// The step of an entry, and its numbers by tag.
+fn scalars(entry: &Value) -> (u64, Vec<(String, f64)>) {
+    let step = entry.get("step").and_then(Value::as_u64).unwrap_or(0);
+    let mut all = Vec::new();
+    for (key, value) in entry.as_object().into_iter().flatten().filter(|(key, _)| *key != "step") {
+        match value {
+            Value::Array(items) => {
+                for item in items {
+                    let name = item.get("name").and_then(Value::as_str).unwrap_or_default();
+                    let numbers = item.as_object().into_iter().flatten();
+                    all.extend(numbers.filter_map(|(k, v)| Some((format!("{key}/{k}/{name}"), v.as_f64()?))));
+                }
+            }
+            value => all.extend(value.as_f64().map(|v| (key.clone(), v))),
+        }
+    }
+    (step, all)
 }
 
 /// Ends a line that a killed run left unfinished, so that the next one is a line of its own.

@@ -6,14 +6,17 @@ use std::time::Instant;
 
 use ckpt_convert::{Object, save};
 use ckpt_inspect::metadata::{as_f64, as_u64};
-use ckpt_inspect::{Checkpoint, StudentConfig, Thresholds, Verdict};
+use ckpt_inspect::{Checkpoint, StudentConfig, Thresholds};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_pickle::Value;
 
 use crate::data::{self, Stream};
+use crate::distill::{self, Teachers};
+use crate::layout;
 use crate::optim::{self, Optimizer};
 use crate::run::RunFolder;
+use crate::start;
 use crate::{
     Batch, Error, Estimator, Gradients, Health, Loss, Network, Parameters, Result, Schedule, clip,
     global_norm, plain,
@@ -29,8 +32,6 @@ pub struct Settings {
     pub accumulate: u64,
     /// Largest global norm of the gradients; 0 for no limit.
     pub clip: f64,
-    /// Label smoothing of the loss.
-    pub label_smoothing: f64,
     /// Whether scales are held constant in the backward pass of a BitLinear.
     pub detached_scales: bool,
     /// Names all random draws.
@@ -51,10 +52,14 @@ pub struct Settings {
     pub thresholds: Thresholds,
     /// The learning rate over steps.
     pub schedule: Schedule,
+    /// What is minimised.
+    pub loss: Loss,
     /// The optimizer.
     pub optimizer: optim::Settings,
     /// The data.
     pub data: data::Settings,
+    /// Who teaches.
+    pub distill: distill::Settings,
 }
 
 impl Default for Settings {
@@ -63,7 +68,6 @@ impl Default for Settings {
             steps: 1000,
             accumulate: 1,
             clip: 1.0,
-            label_smoothing: 0.0,
             detached_scales: false,
             seed: 0,
             save_every: 500,
@@ -74,8 +78,10 @@ impl Default for Settings {
             max_skipped: 5,
             thresholds: Thresholds::default(),
             schedule: Schedule::default(),
+            loss: Loss::default(),
             optimizer: optim::Settings::default(),
             data: data::Settings::default(),
+            distill: distill::Settings::default(),
         }
     }
 }
@@ -89,6 +95,8 @@ pub struct ResumeOptions {
     pub reset_optimizer: bool,
     /// Begin the data anew.
     pub restart_data: bool,
+    /// Whether projections are BitLinear; what the checkpoint says, or its format stands for, when not given.
+    pub bitlinear: Option<bool>,
 }
 
 /// What happens during a run, for whoever watches.
@@ -142,7 +150,7 @@ pub struct Trainer {
     parameters: Parameters,
     network: Network,
     optimizer: Box<dyn Optimizer>,
-    loss: Loss,
+    teachers: Option<Teachers>,
     stream: Stream,
     step: u64,
     tokens: u64,
@@ -170,49 +178,72 @@ impl Trainer {
     /// another optimizer; the checkpoint's own.
     pub fn resume(checkpoint: &Checkpoint, settings: &Settings, options: ResumeOptions) -> Result<Self> {
         let path = checkpoint.path.display();
-        let config = checkpoint.model.student.clone().ok_or_else(|| {
-            Error::settings(format!("{path}: holds no student model, and no other model can be trained"))
-        })?;
+        let (config, assumed) = start::configuration(checkpoint, options.bitlinear)?;
         let parameters = Parameters::load(&config, checkpoint)?;
         if !options.allow_collapsed {
-            refuse_collapsed(checkpoint, &config, &parameters, &settings.thresholds)?;
+            start::refuse_collapsed(checkpoint, &config, &parameters, &settings.thresholds)?;
         }
         let mut trainer = Self::with(config, parameters, settings)?;
-        trainer.warnings.extend(checkpoint.model.assumed.iter().map(|a| format!("{path}: {a}")));
+        trainer.warnings.extend(assumed.iter().map(|a| format!("{path}: {a}")));
         let number = |name: &str| checkpoint.meta(&format!("training_state.{name}"));
         let state_step = number("step").and_then(as_u64);
         trainer.step = state_step.or(checkpoint.step.as_ref().map(|s| s.0)).unwrap_or(0);
         trainer.check_steps()?;
         trainer.tokens = number("total_tokens").and_then(as_u64).unwrap_or(0);
         trainer.skipped = number("skipped").and_then(as_u64).unwrap_or(0);
-        trainer.best_loss = number("best_loss").and_then(as_f64).filter(|l| l.is_finite());
         const STATE: &str = "optimizer_state_dict";
         if options.reset_optimizer {
             trainer.warnings.push("the optimizer starts without its state, as asked".into());
         } else if checkpoint.meta(STATE).is_some() {
             trainer.optimizer.load(checkpoint, STATE, &trainer.parameters)?;
+            trainer.note_rates(checkpoint, STATE);
         } else {
             trainer.warnings.push(format!("{path}: holds no optimizer state, so moments start at zero"));
         }
-        if !options.restart_data
-            && !trainer.stream.restore(checkpoint, "training_state.data")?
-            && trainer.step > 0
-        {
-            trainer
-                .warnings
-                .push(format!("{path}: does not say where in the data it was, so the data begins anew"));
+        let restored = !options.restart_data && trainer.stream.restore(checkpoint, "training_state.data")?;
+        if restored {
+            trainer.best_loss = number("best_loss").and_then(as_f64).filter(|l| l.is_finite());
+        } else {
+            // A loss on other data is no measure for this run's.
+            trainer.stream.begin_at(number("epoch").and_then(as_u64).unwrap_or(0));
+            if !options.restart_data && trainer.step > 0 {
+                trainer
+                    .warnings
+                    .push(format!("{path}: does not say where in the data it was, so a pass over it begins"));
+            }
         }
         Ok(trainer)
     }
 
+    /// Tells of learning rates that the checkpoint's optimizer had and this run's has not.
+    fn note_rates(&mut self, checkpoint: &Checkpoint, key: &str) {
+        let ours = self.settings.optimizer.rates();
+        for (part, ours) in ours {
+            let groups = checkpoint.meta(&format!("{key}{part}.param_groups"));
+            let Some(Value::List(groups)) = groups else { continue };
+            let rate = |group: &Value| {
+                ckpt_inspect::lookup(group, "initial_lr")
+                    .or_else(|| ckpt_inspect::lookup(group, "lr"))
+                    .and_then(as_f64)
+            };
+            let Some(theirs) = groups.first().and_then(rate) else { continue };
+            if (theirs - ours).abs() > 1e-6 * ours.abs() {
+                self.warnings.push(format!(
+                    "{}: was trained at a learning rate of {theirs}, and this run goes on at {ours} (--lr)",
+                    checkpoint.path.display()
+                ));
+            }
+        }
+    }
+
     fn with(config: StudentConfig, parameters: Parameters, settings: &Settings) -> Result<Self> {
         if settings.accumulate == 0
-            || !(0.0..=1.0).contains(&settings.label_smoothing)
+            || !settings.loss.is_sound()
             || settings.clip.is_nan()
             || settings.clip < 0.0
         {
             return Err(Error::settings(
-                "accumulate must be above 0, label smoothing from 0 to 1, clip at least 0",
+                "accumulate and temperature must be above 0, label smoothing and alpha from 0 to 1, focal and clip at least 0",
             ));
         }
         let length = settings.data.length;
@@ -224,6 +255,12 @@ impl Trainer {
         }
         let estimator = if settings.detached_scales { Estimator::Detached } else { Estimator::ThroughScales };
         let optimizer = settings.optimizer.build(&parameters, settings.seed)?;
+        let teachers = Teachers::load(
+            &settings.distill,
+            config.vocab_size,
+            settings.data.files.len(),
+            settings.loss.temperature,
+        )?;
         let mut warnings = Vec::new();
         for (lr, weight_decay) in optimizer.ternary_decay(&parameters) {
             warnings.push(format!(
@@ -234,7 +271,7 @@ impl Trainer {
         Ok(Trainer {
             network: Network::new(&config, &parameters, estimator),
             optimizer,
-            loss: Loss { label_smoothing: settings.label_smoothing },
+            teachers,
             stream: Stream::new(&settings.data, settings.seed)?,
             settings: settings.clone(),
             config,
@@ -360,7 +397,15 @@ impl Trainer {
         let weight = 1.0 / batches.len() as f32;
         let mut total = 0.0;
         for batch in batches {
-            total += self.network.accumulate(&self.parameters, batch, &self.loss, weight, gradients)?;
+            let targets = self.teachers.as_ref().map(|t| t.targets(batch)).transpose()?;
+            total += self.network.accumulate_distilled(
+                &self.parameters,
+                batch,
+                &self.settings.loss,
+                targets.as_ref(),
+                weight,
+                gradients,
+            )?;
         }
         self.network.finish(&self.parameters, gradients);
         Ok((total / batches.len() as f64, global_norm(gradients)))
@@ -378,7 +423,7 @@ impl Trainer {
         if due(self.settings.validate_every) && !validation.is_empty() {
             let mut total = 0.0;
             for batch in validation {
-                total += self.network.loss(&self.parameters, batch, &self.loss)?;
+                total += self.network.loss(&self.parameters, batch, &Loss::default())?;
             }
             let loss = total / validation.len() as f64;
             let best = loss.is_finite() && self.best_loss.is_none_or(|b| loss < b);
@@ -464,8 +509,10 @@ impl Trainer {
             ("seed", number(self.settings.seed)),
         ];
         let state = state.into_iter().map(|(name, value)| (name, Object::Plain(value)));
-        let config =
-            plain([("model", model_config(&self.config)), ("training", training_config(&self.settings))]);
+        let config = plain([
+            ("model", layout::model_config(&self.config)),
+            ("training", layout::training_config(&self.settings)),
+        ]);
         Object::dict([
             ("model_state_dict", Object::dict(named)),
             ("optimizer_state_dict", self.optimizer.state(&self.parameters, factor)),
@@ -480,108 +527,4 @@ impl Trainer {
 
 fn finite(x: f64) -> serde_json::Value {
     if x.is_finite() { json!(x) } else { json!(x.to_string()) }
-}
-
-/// The configuration under the seed's names.
-fn model_config(c: &StudentConfig) -> Value {
-    let number = |n: usize| Value::I64(n as i64);
-    let cap = |cap: Option<f64>| cap.map_or(Value::None, Value::F64);
-    let mut entries = vec![
-        ("vocab_size", number(c.vocab_size)),
-        ("hidden_dim", number(c.hidden_dim)),
-        ("num_layers", number(c.num_layers)),
-        ("num_heads", number(c.num_heads)),
-        ("num_kv_heads", number(c.num_kv_heads)),
-        ("head_dim", number(c.head_dim)),
-        ("mlp_hidden_dim", number(c.mlp_hidden_dim)),
-        ("max_seq_len", number(c.max_seq_len)),
-        ("dropout", Value::F64(0.0)),
-        ("rope_base", Value::F64(c.rope_base)),
-        ("rope_scaling", Value::None),
-        ("bitlinear_per_channel", Value::Bool(c.bitlinear_per_channel)),
-        ("quantization_eps", Value::F64(c.quantization_eps)),
-        ("norm_eps", Value::F64(c.norm_eps)),
-        ("tie_word_embeddings", Value::Bool(c.tie_word_embeddings)),
-        ("use_qk_norm", Value::Bool(c.use_qk_norm)),
-        ("attn_logit_soft_cap", cap(c.attn_logit_soft_cap)),
-        ("final_logit_soft_cap", cap(c.final_logit_soft_cap)),
-    ];
-    match c.use_bitlinear_ffn == c.use_bitlinear_attn {
-        true => entries.push(("use_bitlinear", Value::Bool(c.use_bitlinear_ffn))),
-        false => entries.extend([
-            ("use_bitlinear_ffn", Value::Bool(c.use_bitlinear_ffn)),
-            ("use_bitlinear_attn", Value::Bool(c.use_bitlinear_attn)),
-        ]),
-    }
-    plain(entries)
-}
-
-/// What `ckpt report` compares a decline with, under the seed's names.
-fn training_config(settings: &Settings) -> Value {
-    let o = &settings.optimizer;
-    let mut entries = vec![
-        ("optimizer", Value::String(o.name.clone())),
-        ("weight_decay", Value::F64(o.weight_decay)),
-        ("ternary_weight_decay", Value::F64(o.ternary_weight_decay)),
-        ("gradient_accumulation_steps", Value::I64(settings.accumulate as i64)),
-    ];
-    if let Some(lr) = o.lr {
-        entries.push((if o.name.contains("muon") { "muon_lr" } else { "learning_rate" }, Value::F64(lr)));
-    }
-    plain(entries)
-}
-
-/// Checkpoints of a folder that are looked at for a healthy one, newest first.
-const LOOKED_AT: usize = 64;
-
-fn refuse_collapsed(
-    checkpoint: &Checkpoint,
-    config: &StudentConfig,
-    parameters: &Parameters,
-    thresholds: &Thresholds,
-) -> Result<()> {
-    let health = Health::of(parameters, config, thresholds);
-    let unhealthy = health.unhealthy();
-    let Some(worst) = unhealthy.first() else { return Ok(()) };
-    let std = worst.std.map_or("none".into(), |s| format!("{s:.1e}"));
-    let what = format!(
-        "{}: {} of {} ternary matrices have collapsed; {} is {} (std {std})",
-        checkpoint.path.display(),
-        unhealthy.len(),
-        health.layers.len(),
-        worst.name,
-        worst.verdict
-    );
-    Err(Error::Collapsed(match last_healthy(checkpoint, thresholds) {
-        Some(path) => format!(
-            "{what}. The last healthy one is {}; --allow-collapsed goes on regardless",
-            path.display()
-        ),
-        None => format!(
-            "{what}. No other checkpoint in its folder is healthy; --allow-collapsed goes on regardless"
-        ),
-    }))
-}
-
-/// The healthy checkpoint of the latest step in the folder of `checkpoint`.
-fn last_healthy(checkpoint: &Checkpoint, thresholds: &Thresholds) -> Option<PathBuf> {
-    let folder = match checkpoint.path.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
-    let mut others: Vec<(u64, PathBuf)> = ckpt_inspect::find(folder)
-        .ok()?
-        .into_iter()
-        .filter(|path| *path != checkpoint.path)
-        .filter_map(|path| Some((ckpt_inspect::step_from_path(&path)?, path)))
-        .collect();
-    others.sort_by_key(|(step, _)| std::cmp::Reverse(*step));
-    let healthy = |path: &Path| {
-        let checkpoint = ckpt_inspect::open(path).ok()?;
-        let config = checkpoint.model.student.clone()?;
-        let parameters = Parameters::load(&config, &checkpoint).ok()?;
-        let health = Health::of(&parameters, &config, thresholds);
-        Some(health.layers.iter().all(|l| l.verdict == Verdict::Healthy))
-    };
-    others.into_iter().take(LOOKED_AT).map(|(_, path)| path).find(|path| healthy(path) == Some(true))
 }

@@ -2,29 +2,10 @@
 
 mod truth;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use ckpt_train::data::{Settings, Stream};
-
-/// A tokenizer of single bytes: `a` is 97 … and `</s>` is 256.
-fn tokenizer(folder: &Path) -> PathBuf {
-    let path = folder.join("tokenizer.json");
-    // Byte-level BPE writes printable bytes as themselves, space as Ġ and newline as Ċ.
-    let mut vocab: serde_json::Map<String, serde_json::Value> =
-        (33u8..127).map(|b| (char::from(b).to_string(), b.into())).collect();
-    vocab.insert("Ġ".into(), 32.into());
-    vocab.insert("Ċ".into(), 10.into());
-    let end = serde_json::json!({ "id": 256, "content": "</s>", "single_word": false, "lstrip": false,
-        "rstrip": false, "normalized": false, "special": true });
-    vocab.insert("</s>".into(), 256.into());
-    let json = serde_json::json!({
-        "version": "1.0", "added_tokens": [end],
-        "pre_tokenizer": { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true },
-        "model": { "type": "BPE", "vocab": vocab, "merges": [] }
-    });
-    std::fs::write(&path, json.to_string()).unwrap();
-    path
-}
+use truth::tokenizer;
 
 fn in_order(folder: &Path, file: &str, contents: &[u8], length: usize) -> Settings {
     let path = folder.join(file);
@@ -45,6 +26,9 @@ fn shown(settings: &Settings, n: usize) -> Vec<(String, String)> {
     let mut stream = Stream::new(settings, 0).unwrap();
     let text = |id: i64| match id {
         256 => '$',
+        257 => '<',
+        258 => '|',
+        259 => '>',
         -100 => '_',
         id => char::from(id as u8),
     };
@@ -161,8 +145,9 @@ fn ready_made_ids_keep_their_order() {
     };
     // The fixture's only integer tensor is `batches`, 20 x 4 x 64.
     let mut stream = Stream::new(&settings, 0).unwrap();
-    for batch in truth.batches.iter().chain(&truth.batches[..1]) {
-        assert_eq!(stream.batch().unwrap(), *batch);
+    for (i, batch) in truth.batches.iter().chain(&truth.batches[..1]).enumerate() {
+        let sources = (0..4).map(|row| Some((0, (4 * i + row) % 80))).collect();
+        assert_eq!(stream.batch().unwrap(), ckpt_train::Batch { sources, ..batch.clone() });
     }
 }
 
@@ -207,4 +192,166 @@ fn text_without_a_tokenizer_says_so() {
     let error = Stream::new(&settings, 0).unwrap().batch().unwrap_err().to_string();
     assert!(error.contains("--tokenizer"), "{error}");
     assert!(Stream::new(&Settings::default(), 0).is_err());
+}
+
+/// The text of the first `n` batches.
+fn read(settings: &Settings, n: usize) -> String {
+    shown(settings, n).into_iter().map(|(ids, _)| ids).collect()
+}
+
+#[test]
+fn parquet_rows_are_records() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |file: &str, length: usize| Settings {
+        files: vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(file)],
+        ..in_order(folder.path(), "unused.txt", b"", length)
+    };
+    let good: String = (0..20).filter(|i| i % 7 != 3).map(|i| format!("row{i:02}$")).collect();
+    assert_eq!(read(&at("text.parquet", 101), 1), good[..101]);
+    assert_eq!(read(&at("chat.parquet", 20), 1), "hi\nyo0$hi\nyo1$hi\nyo2$"[..20]);
+    // The row without an answer is bad.
+    assert_eq!(read(&at("answers.parquet", 8), 1), "ab$ac$bd");
+    let mut stream = Stream::new(&at("answers.parquet", 12), 0).unwrap();
+    stream.batch().unwrap();
+    assert_eq!(stream.bad, 1);
+    assert!(stream.shown[0].contains("answers.parquet: the row 2"), "{:?}", stream.shown);
+}
+
+#[test]
+fn damaged_parquet_files_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/text.parquet")).unwrap();
+    let (mut refused, mut random) = (0, ckpt_train::Random::new(&[7]));
+    for round in 0..300 {
+        let mut bytes = whole.clone();
+        match round % 3 {
+            0 => bytes.truncate(random.below(whole.len())),
+            _ => (0..1 + round % 4).for_each(|_| {
+                let at = random.below(whole.len());
+                bytes[at] = random.next_u64() as u8;
+            }),
+        }
+        let settings = in_order(folder.path(), "a.parquet", &bytes, 40);
+        let mut stream = Stream::new(&settings, 0).unwrap();
+        refused += i32::from((0..8).any(|_| stream.batch().is_err()));
+    }
+    assert!(refused > 100, "{refused}");
+}
+
+#[test]
+fn tokens_are_kept_and_are_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines: String = (0..50)
+        .map(|i| match i % 9 {
+            4 => "no json\n".to_string(),
+            5 => format!("{{\"prompt\": \"p{i}\", \"response\": \"r{i}\"}}\n"),
+            _ => format!("{{\"text\": \"number {i}\"}}\n"),
+        })
+        .collect();
+    let plain = Settings { holdout: 0.2, ..in_order(folder.path(), "a.jsonl", lines.as_bytes(), 10) };
+    let cache = folder.path().join("cache");
+    let cached = Settings { token_cache: Some(cache.clone()), ..plain.clone() };
+    let kept = || std::fs::read_dir(&cache).map_or(Vec::new(), |d| d.map(|e| e.unwrap().path()).collect());
+    let batches = |settings: &Settings| {
+        let mut stream = Stream::new(settings, 1).unwrap();
+        ((0..60).map(|_| stream.batch().unwrap()).collect::<Vec<_>>(), stream.bad, stream.shown)
+    };
+    let (truth, held_out) = (batches(&plain), Stream::validation(&plain, 1).unwrap());
+    assert!(held_out.len() > 2);
+    assert!(truth.1 > 4);
+    assert_eq!(batches(&cached), truth);
+    let [shard] = &kept()[..] else { panic!("{:?}", kept()) };
+    // A file that is read from its tokens alone: what it says now is not looked at.
+    let data = &plain.files[0];
+    let time = std::fs::metadata(data).unwrap().modified().unwrap();
+    std::fs::write(data, "x".repeat(lines.len())).unwrap();
+    std::fs::File::options().write(true).open(data).unwrap().set_modified(time).unwrap();
+    assert_eq!(batches(&cached), truth);
+    assert_eq!(Stream::validation(&cached, 1).unwrap(), held_out);
+    // A damaged shard is passed over, and one of a changed file is not its.
+    std::fs::write(data, &lines).unwrap();
+    std::fs::File::options().write(true).open(data).unwrap().set_modified(time).unwrap();
+    let bytes = std::fs::read(shard).unwrap();
+    for cut in [0, 20, 41, 300, bytes.len() - 13] {
+        std::fs::write(shard, &bytes[..cut]).unwrap();
+        assert_eq!(batches(&cached), truth, "cut at {cut}");
+    }
+    std::fs::write(data, b"{\"text\": \"other\"}\n").unwrap();
+    let other = Settings { holdout: 0.0, length: 4, ..cached.clone() };
+    assert_eq!(read(&other, 2), "other$ot");
+    let unmasked = Settings { mask_prompts: false, ..other };
+    assert_eq!(read(&unmasked, 2), "other$ot");
+    assert_eq!(kept().len(), 3, "a pass that ends keeps its tokens: {:?}", kept());
+}
+
+#[test]
+fn middles_are_to_be_filled_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let text: String = (0..400).map(|i| char::from(b'a' + (i % 26) as u8)).collect();
+    let mut settings = in_order(folder.path(), "a.txt", text.as_bytes(), 39);
+    settings.fill_in_rate = 0.5;
+    let mut stream = Stream::new(&settings, 5).unwrap();
+    let (mut rearranged, mut suffix_first) = (0, 0);
+    for n in 0..10 {
+        let batch = stream.batch().unwrap();
+        assert_eq!((batch.len, batch.targets.len()), (39, 39));
+        let original: Vec<i32> = (0..40).map(|i| text.as_bytes()[39 * n + i].into()).collect();
+        let mut ids: Vec<i32> = batch.ids.iter().map(|&id| id as i32).collect();
+        ids.push(*batch.targets.last().unwrap());
+        if ids == original {
+            continue;
+        }
+        rearranged += 1;
+        assert_eq!(ids[0], 257);
+        let mark = |id: i32| ids.iter().position(|&i| i == id);
+        // What is cut off at the end is of the middle; put together again, the rest is the original's beginning and end.
+        let (suf, mid) = (mark(259).unwrap(), mark(258).unwrap_or(ids.len()));
+        assert!(suf < mid);
+        let suffix = &ids[suf + 1..mid];
+        let begin = if suf == 1 {
+            suffix_first += 1;
+            ids[(mid + 1).min(ids.len())..].to_vec()
+        } else {
+            [&ids[1..suf], &ids[(mid + 1).min(ids.len())..]].concat()
+        };
+        assert!(original.starts_with(&begin), "{ids:?}");
+        if mid < ids.len() {
+            assert!(original.ends_with(suffix), "{ids:?}");
+        }
+    }
+    assert!(
+        (2..9).contains(&rearranged) && (1..rearranged).contains(&suffix_first),
+        "{rearranged} {suffix_first}"
+    );
+    let validation = Settings { validation: settings.files.clone(), ..settings.clone() };
+    assert!(Stream::validation(&validation, 5).unwrap().iter().all(|b| b.ids.iter().all(|&id| id < 256)));
+    settings.fill_in_rate = 0.5;
+    let other = std::fs::read_to_string(settings.tokenizer.as_ref().unwrap()).unwrap().replace("fim_", "f");
+    std::fs::write(settings.tokenizer.as_ref().unwrap(), other).unwrap();
+    let error = Stream::new(&settings, 5).err().unwrap().to_string();
+    assert!(error.contains("fim_prefix"), "{error}");
+}
+
+#[test]
+fn files_are_shuffled_anew_each_pass() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = in_order(folder.path(), "unused.txt", b"", 2);
+    settings.files = (0..20)
+        .map(|i| {
+            let path = folder.path().join(format!("{i}.npy"));
+            std::fs::write(&path, npy("|u1", "(1, 3)", &[i, i, i])).unwrap();
+            path
+        })
+        .collect();
+    (settings.shuffle, settings.buffer) = (true, 1);
+    let mut stream = Stream::new(&settings, 0).unwrap();
+    let mut pass = || (0..20).map(|_| stream.batch().unwrap().ids[0]).collect::<Vec<_>>();
+    let (first, second) = (pass(), pass());
+    let sorted = |mut pass: Vec<u32>| {
+        pass.sort_unstable();
+        pass
+    };
+    assert_ne!(first, second);
+    assert_eq!(sorted(first.clone()), (0..20).collect::<Vec<_>>());
+    assert_eq!(sorted(second), sorted(first));
 }

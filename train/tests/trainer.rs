@@ -99,6 +99,47 @@ fn resuming_is_not_having_stopped() {
     }
 }
 
+/// Many files in another order each pass, kept tokens, middles to fill in: stopped at every step, a run is the same.
+#[test]
+fn resuming_goes_on_in_the_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let ids = write_ids(folder.path(), 1, 2);
+    let mut all = settings(&ids, 2012);
+    all.data.tokenizer = Some(truth::tokenizer(folder.path()));
+    all.data.files = (0..5)
+        .map(|i| {
+            let path = folder.path().join(format!("{i}.jsonl"));
+            let line =
+                |n: usize| format!("{{\"text\": \"{}\"}}\n", "number and name ".repeat(1 + (n * i) % 4));
+            std::fs::write(&path, (0..9).map(line).collect::<String>()).unwrap();
+            path
+        })
+        .collect();
+    (all.data.length, all.data.fill_in_rate, all.data.batch, all.validate_every) = (23, 0.5, 9, 0);
+    all.data.token_cache = Some(folder.path().join("tokens"));
+    let straight = run(&mut start(&all), &folder.path().join("straight"));
+    let place = folder.path().join("pieces");
+    let mut pieces = run(&mut start(&Settings { steps: 2001, ..all.clone() }), &place);
+    for step in 2001..2012 {
+        let to_next = Settings { steps: step + 1, ..all.clone() };
+        pieces.extend(run(&mut resume(&place.join(format!("step-{step:06}.pt")), &to_next), &place));
+    }
+    assert_eq!(pieces, straight);
+    let end = resume_epoch(&place.join("step-002012.pt"));
+    assert!(end > 1, "the data was read {end} times");
+    // Other files are not gone on in.
+    all.data.files.pop();
+    all.steps = 2020;
+    let checkpoint = ckpt_inspect::open(&place.join("step-002012.pt")).unwrap();
+    let error = Trainer::resume(&checkpoint, &all, ResumeOptions::default()).err().unwrap().to_string();
+    assert!(error.contains("--restart-data"), "{error}");
+}
+
+fn resume_epoch(path: &Path) -> u64 {
+    let checkpoint = ckpt_inspect::open(path).unwrap();
+    checkpoint.meta("training_state.epoch").and_then(ckpt_inspect::metadata::as_u64).unwrap()
+}
+
 #[test]
 fn threads_do_not_change_a_bit() {
     let folder = tempfile::tempdir().unwrap();
@@ -124,6 +165,12 @@ fn a_run_learns_and_its_folder_tells() {
     let mut names: Vec<String> =
         std::fs::read_dir(&place).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
+    let events = names.remove(1);
+    assert!(events.starts_with("events.out.tfevents."), "{events}");
+    let events = std::fs::read(place.join(events)).unwrap();
+    for tag in ["loss", "validation_loss", "health/std/layers.0.self_attn.q_proj.weight"] {
+        assert!(events.windows(tag.len()).any(|w| w == tag.as_bytes()), "{tag}");
+    }
     assert_eq!(names, ["best.pt", "metrics.jsonl", "step-002050.pt", "step-002060.pt"]);
     let metrics = std::fs::read_to_string(place.join("metrics.jsonl")).unwrap();
     let lines: Vec<serde_json::Value> = metrics.lines().map(|l| serde_json::from_str(l).unwrap()).collect();

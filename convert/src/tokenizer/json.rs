@@ -146,6 +146,8 @@ fn byte_level_bpe(
         scored: false,
         merges: Some(pairs.iter().map(merge).collect()),
         roles: Vec::new(),
+        charsmap: Vec::new(),
+        trims: false,
         keys: Keys::default(),
         warnings,
     };
@@ -209,6 +211,8 @@ fn character_bpe(
         scored: true,
         merges: None,
         roles: Vec::new(),
+        charsmap: Vec::new(),
+        trims: false,
         keys,
         warnings,
     };

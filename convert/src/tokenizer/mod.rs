@@ -13,6 +13,7 @@ use ckpt_inspect::gguf::{self, Header, Keys, ValueType};
 
 use crate::{Error, Result};
 use beside::Beside;
+pub use pretokenizer::{PreTokenizer, pre_tokenizer};
 
 /// Larger files are no tokenizer's. The largest in use take about 40 MB.
 const LARGEST_FILE: u64 = 128 << 20;
@@ -56,7 +57,8 @@ pub struct Token {
 }
 
 impl Token {
-    fn new(text: impl Into<Vec<u8>>, score: f32, kind: TokenType) -> Self {
+    /// A token.
+    pub fn new(text: impl Into<Vec<u8>>, score: f32, kind: TokenType) -> Self {
         Token { text: text.into(), score, kind }
     }
 
@@ -90,6 +92,19 @@ const ROLE_KEYS: [(Role, &str, &str); 7] = [
     (Role::Mask, "mask", "tokenizer.ggml.mask_token_id"),
 ];
 
+const MERGES_KEY: &str = "tokenizer.ggml.merges";
+const CHARSMAP_KEY: &str = "tokenizer.ggml.precompiled_charsmap";
+const TRIMS_KEY: &str = "tokenizer.ggml.remove_extra_whitespaces";
+/// Keys that fields of [`Vocabulary`] say.
+const OWN_KEYS: [&str; 6] = [
+    "tokenizer.ggml.model",
+    "tokenizer.ggml.pre",
+    "tokenizer.ggml.tokens",
+    "tokenizer.ggml.scores",
+    "tokenizer.ggml.token_type",
+    MERGES_KEY,
+];
+
 /// A vocabulary, and how text is cut into its tokens.
 #[derive(Clone, Debug)]
 pub struct Vocabulary {
@@ -105,6 +120,10 @@ pub struct Vocabulary {
     pub merges: Option<Vec<String>>,
     /// Tokens with a role.
     pub roles: Vec<(Role, u32)>,
+    /// SentencePiece's `precompiled_charsmap`, which says how text is normalized; empty for as it is.
+    pub charsmap: Vec<u8>,
+    /// Whether SentencePiece drops spaces around text and all but one of those between words.
+    pub trims: bool,
     /// What is not said above: switches, the chat template, keys of another file.
     pub keys: Keys,
     /// What the user should know.
@@ -126,7 +145,7 @@ impl Vocabulary {
         let bytes = read_file(path)?;
         let beside = Beside::read(path.parent().unwrap_or(Path::new("")))?;
         let vocabulary = if bytes.starts_with(&gguf::MAGIC) {
-            of_gguf(&bytes)
+            Header::parse(&bytes).and_then(|header| Self::of_header(&header))
         } else if bytes.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{') {
             json::read(&bytes, &beside)
         } else {
@@ -149,6 +168,102 @@ impl Vocabulary {
             }
         }
         if model.is_file() { Self::read(&model).map(Some) } else { Ok(None) }
+    }
+
+    /// The vocabulary of a GGUF file.
+    ///
+    /// # Errors
+    /// `Unsupported` when it has none, `Damaged`.
+    pub fn of_header(header: &Header<'_>) -> Result<Self, ReadError> {
+        if let Some(damage) = &header.damage {
+            return Err(ReadError::damaged(damage.clone()));
+        }
+        let text = |key: &str| header.get(key).and_then(|v| v.as_str()).map(str::to_string);
+        let (Some(model), Some(texts)) =
+            (text("tokenizer.ggml.model"), header.strings("tokenizer.ggml.tokens"))
+        else {
+            return Err(ReadError::unsupported("has no `tokenizer.ggml.model` and `tokenizer.ggml.tokens`"));
+        };
+        let mut tokens: Vec<Token> =
+            texts.map(|text| Token::new(text, LOW_SCORE, TokenType::Normal)).collect();
+        let scores = header.floats("tokenizer.ggml.scores");
+        let types = header.integers("tokenizer.ggml.token_type");
+        let lengths = [scores.as_ref().map(Vec::len), types.as_ref().map(Vec::len)];
+        if lengths.iter().flatten().any(|len| *len != tokens.len()) {
+            return Err(ReadError::damaged(format!(
+                "{} tokens have {lengths:?} scores and types",
+                tokens.len()
+            )));
+        }
+        for (token, score) in tokens.iter_mut().zip(scores.iter().flatten()) {
+            token.score = *score;
+        }
+        for (token, kind) in tokens.iter_mut().zip(types.iter().flatten()) {
+            token.kind = TokenType::from_number(*kind).unwrap_or(TokenType::Normal);
+        }
+        let merges = match header.get(MERGES_KEY) {
+            None => None,
+            Some(merges) => {
+                let strings = merges.as_array().filter(|m| m.element_type() == ValueType::String);
+                let merges = strings.and_then(|m| m.iter().map(|v| v.as_str().map(str::to_string)).collect());
+                let wrong = || ReadError::damaged(format!("`{MERGES_KEY}` are no strings"));
+                Some(merges.ok_or_else(wrong)?)
+            }
+        };
+        let mut keys = Keys::default();
+        for (key, value) in &header.keys {
+            if key.starts_with("tokenizer.") && !OWN_KEYS.contains(&key.as_ref()) {
+                keys.copy(key, value);
+            }
+        }
+        let charsmap = keys.get(CHARSMAP_KEY).and_then(|v| v.as_array());
+        let charsmap = charsmap.map(|a| a.iter().filter_map(|v| v.as_i64()).map(|byte| byte as u8).collect());
+        let mut vocabulary = Vocabulary {
+            model,
+            pre: text("tokenizer.ggml.pre"),
+            tokens,
+            scored: scores.is_some(),
+            merges,
+            roles: Vec::new(),
+            charsmap: charsmap.unwrap_or_default(),
+            trims: keys.get(TRIMS_KEY).and_then(|v| v.as_bool()).unwrap_or(false),
+            keys,
+            warnings: Vec::new(),
+        };
+        for (role, _, key) in ROLE_KEYS {
+            let id = vocabulary.keys.get(key).and_then(|v| v.as_i64());
+            vocabulary.give(role, id.and_then(|id| id.try_into().ok()));
+            if vocabulary.role(role).is_some() {
+                vocabulary.keys.remove(key);
+            }
+        }
+        Ok(vocabulary)
+    }
+
+    /// The vocabulary of a tokenizer of `model`'s kind that lies in `folder`, whose other files say which of its tokens,
+    /// given with their ids in any order, have a role.
+    ///
+    /// # Errors
+    /// `Damaged` when ids contradict each other or leave large gaps, or when a file of the folder is no JSON; `Io`.
+    pub fn listed(
+        model: &str,
+        tokens: impl IntoIterator<Item = (u64, Token)>,
+        folder: &Path,
+    ) -> Result<Self, ReadError> {
+        let mut vocabulary = Vocabulary {
+            model: model.into(),
+            pre: None,
+            tokens: by_id(tokens)?,
+            scored: false,
+            merges: None,
+            roles: Vec::new(),
+            charsmap: Vec::new(),
+            trims: false,
+            keys: Keys::default(),
+            warnings: Vec::new(),
+        };
+        Beside::read(folder)?.settle(&mut vocabulary, &[]);
+        Ok(vocabulary)
     }
 
     /// Makes as many tokens as the embedding has rows.
@@ -184,7 +299,7 @@ impl Vocabulary {
         }
         keys.set_array("tokenizer.ggml.token_type", self.tokens.iter().map(|t| t.kind as i32));
         if let Some(merges) = &self.merges {
-            keys.set_array("tokenizer.ggml.merges", merges.iter().map(String::as_str));
+            keys.set_array(MERGES_KEY, merges.iter().map(String::as_str));
         }
         for (role, id) in &self.roles {
             keys.set(ROLE_KEYS[*role as usize].2, id);
@@ -250,57 +365,4 @@ fn by_id(entries: impl IntoIterator<Item = (u64, Token)>) -> Result<Vec<Token>, 
         .enumerate()
         .map(|(id, token)| token.unwrap_or_else(|| Token::padding(id)))
         .collect())
-}
-
-/// The vocabulary of another GGUF file, its keys as they are.
-fn of_gguf(bytes: &[u8]) -> Result<Vocabulary, ReadError> {
-    let header = Header::parse(bytes)?;
-    if let Some(damage) = &header.damage {
-        return Err(ReadError::damaged(damage.clone()));
-    }
-    let text = |key: &str| header.get(key).and_then(|v| v.as_str()).map(str::to_string);
-    let (Some(model), Some(texts)) = (text("tokenizer.ggml.model"), header.strings("tokenizer.ggml.tokens"))
-    else {
-        return Err(ReadError::unsupported("has no `tokenizer.ggml.model` and `tokenizer.ggml.tokens`"));
-    };
-    let mut tokens: Vec<Token> = texts.map(|text| Token::new(text, LOW_SCORE, TokenType::Normal)).collect();
-    let scores = header.floats("tokenizer.ggml.scores");
-    let types = header.integers("tokenizer.ggml.token_type");
-    let lengths = [scores.as_ref().map(Vec::len), types.as_ref().map(Vec::len)];
-    if lengths.iter().flatten().any(|len| *len != tokens.len()) {
-        return Err(ReadError::damaged(format!("{} tokens have {lengths:?} scores and types", tokens.len())));
-    }
-    for (token, score) in tokens.iter_mut().zip(scores.iter().flatten()) {
-        token.score = *score;
-    }
-    for (token, kind) in tokens.iter_mut().zip(types.iter().flatten()) {
-        token.kind = TokenType::from_number(*kind).unwrap_or(TokenType::Normal);
-    }
-    let own = [
-        "tokenizer.ggml.model",
-        "tokenizer.ggml.pre",
-        "tokenizer.ggml.tokens",
-        "tokenizer.ggml.scores",
-        "tokenizer.ggml.token_type",
-    ];
-    let mut keys = Keys::default();
-    for (key, value) in &header.keys {
-        if key.starts_with("tokenizer.") && !own.contains(&key.as_ref()) {
-            keys.copy(key, value);
-        }
-    }
-    let merges = header.get("tokenizer.ggml.merges").and_then(|v| v.as_array());
-    if merges.is_some_and(|m| m.element_type() != ValueType::String) {
-        return Err(ReadError::damaged("`tokenizer.ggml.merges` are no strings"));
-    }
-    Ok(Vocabulary {
-        model,
-        pre: text("tokenizer.ggml.pre"),
-        tokens,
-        scored: scores.is_some(),
-        merges: None,
-        roles: Vec::new(),
-        keys,
-        warnings: Vec::new(),
-    })
 }

@@ -1,6 +1,8 @@
 //! llama.cpp knows pre-tokenizers by name. Its own converter tells them by the hash of what a tokenizer makes of a test
 //! text; here they are told by what tokenizer.json says they do, which is the same for every vocabulary trained with one.
 //!
+//! The other way, a GGUF file's name gives the patterns that its text is split by.
+//!
 //! The patterns are those that tokenizer.json files have, as `llm_tokenizer_bpe` of llama.cpp notes beside its own.
 
 use serde_json::Value as Json;
@@ -32,6 +34,54 @@ const BAILING: &str = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?
 /// GPT-2's pattern, where it is written out.
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 
+const DIGIT: &str = r"\p{N}";
+const DIGITS3: &str = r"\p{N}{1,3}";
+const CJK: &str = "[一-龥぀-ゟ゠-ヿ]+";
+const ASCII3: &str = r"[0-9][0-9][0-9]";
+const SEED_CODER: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+";
+const BLOOM: &str = r" ?[^(\s|.,!?…。，、।۔،)]+";
+
+/// How byte-level text is split before it is merged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PreTokenizer {
+    /// Each splits what the ones before it left into what it matches and what lies between.
+    pub patterns: &'static [&'static str],
+    /// Whether a piece that is a token is taken as it is, however it would be merged.
+    pub whole_words: bool,
+}
+
+/// What llama.cpp's name (`tokenizer.ggml.pre`) stands for, as `llama_vocab::impl::load` has it; `None` for a name that
+/// is not known here.
+pub fn pre_tokenizer(name: &str) -> Option<PreTokenizer> {
+    let (patterns, whole_words): (&[&str], bool) = match name {
+        "default" => (&[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", ASCII3], false),
+        "gpt-2" | "phi-2" | "jina-es" | "jina-de" | "gigachat" | "jina-v2-es" | "jina-v2-de" | "a.x-4.0"
+        | "mellum" | "modern-bert" | "jina-v1-en" | "jina-v2-code" | "roberta-bpe" | "mpt" | "olmo"
+        | "jais" | "trillion" | "granite-docling" | "exaone4" => (&[GPT2], false),
+        "starcoder" | "refact" | "command-r" | "smollm" | "codeshell" | "exaone" | "minerva-7b"
+        | "mellum2" => (&[DIGIT, GPT2], false),
+        "falcon" => (&[r"[\p{P}\$\+<=>\^~\|`]+", GPT2, ASCII3], false),
+        "llama3" | "llama-v3" | "llama-bpe" | "falcon3" | "falcon-h1" | "pixtral" | "midm-2.0" | "lfm2"
+        | "jina-v5-nano" | "glm4" | "glm5" => (&[LLAMA3], true),
+        "smaug-bpe" | "dbrx" | "chatglm-bpe" => (&[LLAMA3], false),
+        "qwen2" | "deepseek-r1-qwen" | "kormo" | "f2llmv2" | "stablelm2" | "hunyuan" | "solar-open"
+        | "megrez" | "grok-2" => (&[QWEN2], false),
+        "qwen35" => (&[QWEN35], false),
+        "tekken" => (&[TEKKEN], true),
+        "gpt-4o" | "llama4" | "kanana2" | "talkie" | "minimax-m2" => (&[GPT4O], false),
+        "deepseek-v3" | "hunyuan-dense" | "joyai-llm" | "hy_v4" => (&[DIGITS3, CJK, DEEPSEEK3], false),
+        "deepseek-coder" => {
+            (&["[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-\u{d7ff}]+", DIGIT], false)
+        }
+        "bailingmoe" | "bailingmoe2" | "llada-moe" => (&[BAILING], false),
+        "seed-coder" => (&[SEED_CODER], false),
+        "poro-chat" | "bloom" | "gpt3-finnish" => (&[BLOOM], false),
+        "viking" => (&[BLOOM, DIGIT], false),
+        _ => return None,
+    };
+    Some(PreTokenizer { patterns, whole_words })
+}
+
 /// llama.cpp's name for `pre_tokenizer`, and what the user should know. `ignore_merges` says that a word which is a
 /// token needs no merges, a part of the pre-tokenizer's name in llama.cpp.
 pub(super) fn name(pre_tokenizer: &Json, ignore_merges: Option<bool>) -> (&'static str, Vec<String>) {
@@ -40,16 +90,14 @@ pub(super) fn name(pre_tokenizer: &Json, ignore_merges: Option<bool>) -> (&'stat
         let name = match steps.as_slice() {
             [Step::Gpt2] | [Step::Split(GPT2)] => ("gpt-2", false),
             [Step::Digits, Step::Gpt2] | [Step::Digits, Step::Split(GPT2)] => ("smollm", false),
-            [Step::Punctuation, Step::Gpt2, Step::Split(r"[0-9][0-9][0-9]")] => ("falcon", false),
+            [Step::Punctuation, Step::Gpt2, Step::Split(ASCII3)] => ("falcon", false),
             [Step::Split(LLAMA3)] if whole_words => ("llama-bpe", true),
             [Step::Split(LLAMA3)] => ("smaug-bpe", false),
             [Step::Split(QWEN2)] => ("qwen2", false),
             [Step::Split(QWEN35)] => ("qwen35", false),
             [Step::Split(TEKKEN)] => ("tekken", true),
             [Step::Split(GPT4O)] => ("gpt-4o", false),
-            [Step::Split(r"\p{N}{1,3}"), Step::Split("[一-龥぀-ゟ゠-ヿ]+"), Step::Split(DEEPSEEK3)] => {
-                ("deepseek-v3", false)
-            }
+            [Step::Split(DIGITS3), Step::Split(CJK), Step::Split(DEEPSEEK3)] => ("deepseek-v3", false),
             [Step::Split(BAILING)] => ("bailingmoe", false),
             _ => return None,
         };

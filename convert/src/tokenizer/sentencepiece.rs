@@ -12,7 +12,7 @@ use ckpt_inspect::Error as ReadError;
 use ckpt_inspect::gguf::Keys;
 
 use super::beside::Beside;
-use super::{LOW_SCORE, Role, Token, TokenType, Vocabulary, by_id};
+use super::{CHARSMAP_KEY, LOW_SCORE, Role, TRIMS_KEY, Token, TokenType, Vocabulary, by_id};
 
 /// A field of a message.
 enum Field<'a> {
@@ -167,9 +167,9 @@ pub(super) fn read(bytes: &[u8], beside: &Beside) -> Result<Vocabulary, ReadErro
     let mut keys = Keys::default();
     keys.set("tokenizer.ggml.add_space_prefix", &prefix);
     if unigram {
-        keys.set("tokenizer.ggml.remove_extra_whitespaces", &remove);
+        keys.set(TRIMS_KEY, &remove);
         if !charsmap.is_empty() {
-            keys.set_array("tokenizer.ggml.precompiled_charsmap", charsmap.iter().copied());
+            keys.set_array(CHARSMAP_KEY, charsmap.iter().copied());
         }
     }
     let mut vocabulary = Vocabulary {
@@ -179,6 +179,8 @@ pub(super) fn read(bytes: &[u8], beside: &Beside) -> Result<Vocabulary, ReadErro
         scored: true,
         merges: None,
         roles: Vec::new(),
+        charsmap: charsmap.to_vec(),
+        trims: remove,
         keys,
         warnings: Vec::new(),
     };

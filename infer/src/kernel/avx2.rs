@@ -6,6 +6,7 @@ use half::{bf16, f16};
 
 use super::Block;
 use super::simd::{LANES, Simd, Work};
+use super::six::{GROUP, Halves, SPAN};
 
 /// The processor has AVX2, FMA and F16C.
 #[derive(Clone, Copy, Debug)]
@@ -153,6 +154,15 @@ impl Simd for Avx2 {
         }
         sums
     }
+
+    #[inline(always)]
+    fn six<const M: usize>(self, tile: &[Block], x: [Halves<'_>; M]) -> [[f32; LANES]; M] {
+        let mut sums = [[0.0; LANES]; M];
+        for m in 0..M {
+            sums[m] = has!(six(tile, x[m]));
+        }
+        sums
+    }
 }
 
 #[inline]
@@ -248,6 +258,58 @@ fn lanes(x: [__m256i; 2]) -> [i32; LANES] {
     unsafe {
         _mm256_storeu_si256(out.as_mut_ptr().cast(), x[0]);
         _mm256_storeu_si256(out.as_mut_ptr().add(8).cast(), x[1]);
+    }
+    out
+}
+
+/// Products are summed in 16-bit pairs, two planes at a time: 2 * 2 * 63 * 128 < 2^15.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn six(tile: &[Block], x: Halves<'_>) -> [f32; LANES] {
+    let (low_bits, high_bits) = (_mm256_set1_epi8(15), _mm256_set1_epi8(48));
+    let ones = _mm256_set1_epi16(1);
+    let code =
+        |low, high| _mm256_or_si256(_mm256_and_si256(low, low_bits), _mm256_and_si256(high, high_bits));
+    let four = |x: &[i8; 4]| _mm256_set1_epi32(i32::from_ne_bytes(x.map(|x| x as u8)));
+    let mut sums = [_mm256_setzero_ps(); 2];
+    let tokens = x.high.as_chunks::<GROUP>().0.iter().zip(x.low.as_chunks::<GROUP>().0).zip(x.excess);
+    let groups = tile.as_chunks::<SPAN>().0.iter().flat_map(|span| [(span, 0), (span, 1)]);
+    for ((span, group), ((high, low), excess)) in groups.zip(tokens) {
+        for (half, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: a block is 64 bytes, and `half` is below 2.
+            let load =
+                |block: usize| unsafe { _mm256_load_si256(span[block].0.as_ptr().add(32 * half).cast()) };
+            let mut total = _mm256_set1_epi32(-excess);
+            for sixteen in 0..2 {
+                let block = 1 + 3 * (2 * group + sixteen);
+                let (a, b, c) = (load(block), load(block + 1), load(block + 2));
+                let codes = [
+                    code(a, _mm256_slli_epi32::<4>(c)),
+                    code(_mm256_srli_epi32::<4>(a), _mm256_slli_epi32::<2>(c)),
+                    code(b, c),
+                    code(_mm256_srli_epi32::<4>(b), _mm256_srli_epi32::<2>(c)),
+                ];
+                let dot = |x: &[i8; GROUP]| {
+                    let x = x[LANES * sixteen..].as_chunks::<4>().0;
+                    let pair = |p: usize| {
+                        let products = |p: usize| _mm256_maddubs_epi16(codes[p], four(&x[p]));
+                        _mm256_madd_epi16(_mm256_add_epi16(products(p), products(p + 1)), ones)
+                    };
+                    _mm256_add_epi32(pair(0), pair(2))
+                };
+                total =
+                    _mm256_add_epi32(total, _mm256_add_epi32(_mm256_slli_epi32::<8>(dot(high)), dot(low)));
+            }
+            // SAFETY: a block is 64 bytes, and `group` and `half` are below 2.
+            let scales = unsafe { _mm_load_si128(span[0].0.as_ptr().add(32 * group + 16 * half).cast()) };
+            *sum = _mm256_fmadd_ps(_mm256_cvtph_ps(scales), _mm256_cvtepi32_ps(total), *sum);
+        }
+    }
+    let mut out = [0.0; LANES];
+    // SAFETY: `out` has room for sixteen lanes.
+    unsafe {
+        _mm256_storeu_ps(out.as_mut_ptr(), sums[0]);
+        _mm256_storeu_ps(out.as_mut_ptr().add(8), sums[1]);
     }
     out
 }

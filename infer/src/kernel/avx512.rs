@@ -6,6 +6,7 @@ use half::{bf16, f16};
 
 use super::Block;
 use super::simd::{LANES, Simd, Work};
+use super::six::{GROUP, Halves, SPAN, SPAN_COLS};
 
 /// The processor has AVX-512 F, BW, DQ, VL and VNNI, and with them AVX2, FMA and F16C.
 #[derive(Clone, Copy, Debug)]
@@ -155,6 +156,17 @@ impl Simd for Avx512 {
         // SAFETY: the token, and every row of activations has 4 bytes a block.
         unsafe { bytes(tile, x.map(<[u8]>::as_ptr)) }
     }
+
+    #[inline(always)]
+    fn six<const M: usize>(self, tile: &[Block], x: [Halves<'_>; M]) -> [[f32; LANES]; M] {
+        let spans = tile.len() / SPAN;
+        for x in x {
+            assert!(x.high.len() >= SPAN_COLS * spans && x.low.len() >= SPAN_COLS * spans);
+            assert!(x.excess.len() >= SPAN_COLS / GROUP * spans);
+        }
+        // SAFETY: the token, and every token has 64 bytes of either half and two sums a span.
+        unsafe { six(tile, x) }
+    }
 }
 
 /// Four activations, in every lane.
@@ -277,6 +289,62 @@ unsafe fn bytes<const M: usize>(tile: &[Block], x: [*const u8; M]) -> [[i32; LAN
     let mut out = [[0; LANES]; M];
     for m in 0..M {
         out[m] = lanes(_mm512_add_epi32(even[m], odd[m]));
+    }
+    out
+}
+
+/// # Safety
+/// Every token has 64 bytes of either half and two sums for each span of `tile`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn six<const M: usize>(tile: &[Block], x: [Halves<'_>; M]) -> [[f32; LANES]; M] {
+    let (low_bits, high_bits) = (_mm512_set1_epi8(15), _mm512_set1_epi8(48));
+    // Bits of `low` where the mask of low bits says so, else of `high`.
+    let code = |low, high| {
+        const SELECT: i32 = 0xca;
+        _mm512_ternarylogic_epi32::<SELECT>(low_bits, low, _mm512_and_si512(high, high_bits))
+    };
+    let mut sums = [_mm512_setzero_ps(); M];
+    for (n, span) in tile.as_chunks::<SPAN>().0.iter().enumerate() {
+        // SAFETY: a block is 64 bytes.
+        let load = |block: usize| unsafe { _mm512_load_si512(span[block].0.as_ptr().cast()) };
+        let scales = load(0);
+        let scales = [_mm512_castsi512_si256(scales), _mm512_extracti64x4_epi64::<1>(scales)];
+        for (group, scales) in scales.into_iter().enumerate() {
+            let mut high = [_mm512_setzero_si512(); M];
+            let mut low = high;
+            for sixteen in 2 * group..2 * group + 2 {
+                let (a, b, c) = (load(1 + 3 * sixteen), load(2 + 3 * sixteen), load(3 + 3 * sixteen));
+                let codes = [
+                    code(a, _mm512_slli_epi32::<4>(c)),
+                    code(_mm512_srli_epi32::<4>(a), _mm512_slli_epi32::<2>(c)),
+                    code(b, c),
+                    code(_mm512_srli_epi32::<4>(b), _mm512_srli_epi32::<2>(c)),
+                ];
+                for (p, codes) in codes.into_iter().enumerate() {
+                    let at = SPAN_COLS * n + LANES * sixteen + 4 * p;
+                    for m in 0..M {
+                        // SAFETY: the caller's promise.
+                        unsafe {
+                            high[m] = _mm512_dpbusd_epi32(high[m], codes, four(x[m].high.as_ptr().add(at)));
+                            low[m] = _mm512_dpbusd_epi32(low[m], codes, four(x[m].low.as_ptr().add(at)));
+                        }
+                    }
+                }
+            }
+            let scales = _mm512_cvtph_ps(scales);
+            for m in 0..M {
+                let excess = _mm512_set1_epi32(x[m].excess[SPAN_COLS / GROUP * n + group]);
+                let total =
+                    _mm512_add_epi32(_mm512_slli_epi32::<8>(high[m]), _mm512_sub_epi32(low[m], excess));
+                sums[m] = _mm512_fmadd_ps(scales, _mm512_cvtepi32_ps(total), sums[m]);
+            }
+        }
+    }
+    let mut out = [[0.0; LANES]; M];
+    for m in 0..M {
+        // SAFETY: `out` has room for sixteen lanes.
+        unsafe { _mm512_storeu_ps(out[m].as_mut_ptr(), sums[m]) };
     }
     out
 }

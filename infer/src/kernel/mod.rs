@@ -14,6 +14,7 @@ pub mod pool;
 mod portable;
 pub mod product;
 pub mod simd;
+pub mod six;
 
 pub use memory::{Aligned, Block};
 use simd::{Simd, Work};

@@ -7,6 +7,7 @@ use half::{bf16, f16};
 
 use super::Block;
 use super::simd::{LANES, Simd, Work};
+use super::six::{self, GROUP, Halves, SPAN};
 
 /// The processor has NEON, as every 64-bit ARM has.
 #[derive(Clone, Copy, Debug)]
@@ -155,6 +156,12 @@ impl Simd for Neon {
         // SAFETY: the token.
         std::array::from_fn(|m| unsafe { bytes(tile, x[m]) })
     }
+
+    #[inline(always)]
+    fn six<const M: usize>(self, tile: &[Block], x: [Halves<'_>; M]) -> [[f32; LANES]; M] {
+        // SAFETY: the token.
+        std::array::from_fn(|m| unsafe { six(tile, x[m]) })
+    }
 }
 
 /// Blocks whose sums fit i16: at most 4 planes of 2 * 128 = 1024 a block, and 31 * 1024 < 2^15.
@@ -214,4 +221,46 @@ fn lanes(sums: [int32x4_t; 8]) -> [i32; LANES] {
         unsafe { vst1q_s32(out.as_mut_ptr().add(4 * i), vpaddq_s32(sums[2 * i], sums[2 * i + 1])) };
     }
     out
+}
+
+/// Products of four planes fit i16: 4 * 63 * 128 < 2^15.
+#[target_feature(enable = "neon")]
+fn six(tile: &[Block], x: Halves<'_>) -> [f32; LANES] {
+    let (low_bits, high_bits) = (vdup_n_u8(15), vdup_n_u8(48));
+    let code = |low, high| vreinterpret_s8_u8(vorr_u8(vand_u8(low, low_bits), vand_u8(high, high_bits)));
+    let four = |x: &[i8; 4]| vreinterpret_s8_u32(vdup_n_u32(u32::from_ne_bytes(x.map(|x| x as u8))));
+    let mut sums = [0.0; LANES];
+    let tokens = x.high.as_chunks::<GROUP>().0.iter().zip(x.low.as_chunks::<GROUP>().0).zip(x.excess);
+    let groups = tile.as_chunks::<SPAN>().0.iter().flat_map(|span| [(span, 0), (span, 1)]);
+    for ((span, group), ((high, low), excess)) in groups.zip(tokens) {
+        // Each register holds two sums of two rows.
+        let mut totals = [vdupq_n_s32(0); 8];
+        for sixteen in 0..2 {
+            let blocks = &span[1 + 3 * (2 * group + sixteen)..][..3];
+            for (i, total) in totals.iter_mut().enumerate() {
+                // SAFETY: a block is 64 bytes, and i < 8.
+                let load = |block: usize| unsafe { vld1_u8(blocks[block].0.as_ptr().add(8 * i)) };
+                let (a, b, c) = (load(0), load(1), load(2));
+                let codes = [
+                    code(a, vshl_n_u8::<4>(c)),
+                    code(vshr_n_u8::<4>(a), vshl_n_u8::<2>(c)),
+                    code(b, c),
+                    code(vshr_n_u8::<4>(b), vshr_n_u8::<2>(c)),
+                ];
+                let dot = |x: &[i8; GROUP]| {
+                    let x = x[LANES * sixteen..].as_chunks::<4>().0;
+                    let mut products = vmull_s8(codes[0], four(&x[0]));
+                    for p in 1..4 {
+                        products = vmlal_s8(products, codes[p], four(&x[p]));
+                    }
+                    vpaddlq_s16(products)
+                };
+                *total = vaddq_s32(*total, vaddq_s32(vshlq_n_s32::<8>(dot(high)), dot(low)));
+            }
+        }
+        for (lane, (sum, total)) in sums.iter_mut().zip(lanes(totals)).enumerate() {
+            *sum = six::scale_of(span, lane, group).mul_add((total - excess) as f32, *sum);
+        }
+    }
+    sums
 }

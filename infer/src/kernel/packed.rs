@@ -15,6 +15,7 @@ use super::memory::{Aligned, Block};
 use super::pool::{Pool, cuts};
 use super::product::Forms;
 use super::simd::{LANES, Simd, Work};
+use super::six::Six;
 
 /// Rows that one task packs at a time.
 const PACK_ROWS: usize = 64;
@@ -58,6 +59,7 @@ pub enum Matrix {
     F16(Dense<f16>),
     BF16(Dense<bf16>),
     Int8(Bytes),
+    Six(Six),
 }
 
 impl Ternary {
@@ -84,36 +86,48 @@ impl Ternary {
         } else {
             vec![absmean_scale(sums.iter().sum::<f64>() / weights.len() as f64, eps); rows]
         };
-        let shared_line = scales.first().map_or(0.0, |&s| zero_line(s));
-        let tile_blocks = cols.div_ceil(LANES);
-        let mut blocks = zeroed_blocks(rows.div_ceil(LANES) * tile_blocks);
-        let tiles = cuts(0..rows.div_ceil(LANES), PACK_ROWS / LANES);
-        pool.blocks(&mut blocks, tile_blocks, &tiles, &[0, tile_blocks], |first, _, mut out| {
-            for t in 0..out.rows() {
-                let start = (first + t) * LANES;
-                let tile = out.row(t);
-                for r in 0..LANES.min(rows - start) {
-                    let row = &weights[(start + r) * cols..][..cols];
-                    let line = if per_row { zero_line(scales[start + r]) } else { shared_line };
-                    kernel.run(PackRow { row, line, lane: r, tile });
-                }
-            }
-        });
+        let lines = |i: usize| zero_line(scales[i]);
+        let row = |i: usize, out: &mut [f32]| out.copy_from_slice(&weights[i * cols..][..cols]);
+        let blocks = pack(kernel, pool, (rows, cols), row, lines);
         Ternary { blocks, scales: padded(scales), rows, cols }
     }
 
-    /// Packs codes -1, 0, +1, row-major, with a scale for each row.
-    pub fn from_codes(codes: &[i8], (rows, cols): (usize, usize), scales: Vec<f32>) -> Self {
-        let tile_blocks = cols.div_ceil(LANES);
-        let mut blocks = zeroed_blocks(rows.div_ceil(LANES) * tile_blocks);
-        for (r, row) in codes.chunks_exact(cols.max(1)).enumerate() {
-            let tile = &mut blocks[r / LANES * tile_blocks..][..tile_blocks];
-            for (c, &code) in row.iter().enumerate() {
-                tile[c / 16].0[r % LANES * 4 + c % 4] |= ((code + 1) as u8) << (2 * (c / 4 % 4));
-            }
-        }
+    /// Packs the signs of rows that `row(i, out)` gives, each with its scale.
+    pub fn of_signs(
+        kernel: Kernel,
+        pool: &Pool,
+        (rows, cols): (usize, usize),
+        scales: Vec<f32>,
+        row: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> Self {
+        let blocks = pack(kernel, pool, (rows, cols), row, |_| 0.0);
         Ternary { blocks, scales: padded(scales), rows, cols }
     }
+}
+
+/// Codes of the rows that `row(i, out)` gives: 2 above `line(i)`, 0 below its negative, else 1.
+fn pack(
+    kernel: Kernel,
+    pool: &Pool,
+    (rows, cols): (usize, usize),
+    row: impl Fn(usize, &mut [f32]) + Sync,
+    line: impl Fn(usize) -> f32 + Sync,
+) -> Vec<Block> {
+    let tile_blocks = cols.div_ceil(LANES);
+    let mut blocks = zeroed_blocks(rows.div_ceil(LANES) * tile_blocks);
+    let tiles = cuts(0..rows.div_ceil(LANES), PACK_ROWS / LANES);
+    pool.blocks(&mut blocks, tile_blocks, &tiles, &[0, tile_blocks], |first, _, mut out| {
+        let mut values = vec![0.0; cols];
+        for t in 0..out.rows() {
+            let start = (first + t) * LANES;
+            let tile = out.row(t);
+            for lane in 0..LANES.min(rows - start) {
+                row(start + lane, &mut values);
+                kernel.run(PackRow { row: &values, line: line(start + lane), lane, tile });
+            }
+        }
+    });
+    blocks
 }
 
 impl Ternary {
@@ -276,6 +290,7 @@ impl Matrix {
             Matrix::F16(m) => m.rows,
             Matrix::BF16(m) => m.rows,
             Matrix::Int8(m) => m.rows,
+            Matrix::Six(m) => m.rows,
         }
     }
 
@@ -287,12 +302,17 @@ impl Matrix {
             Matrix::F16(m) => 2 * m.elements.len(),
             Matrix::BF16(m) => 2 * m.elements.len(),
             Matrix::Int8(m) => 64 * m.blocks.len() + 8 * m.scales.len(),
+            Matrix::Six(m) => 64 * m.blocks.len(),
         }
     }
 
     /// The forms of activations that its product needs.
     pub fn forms(&self) -> Forms {
-        Forms { int8: matches!(self, Matrix::Ternary(_)), int16: matches!(self, Matrix::Int8(_)) }
+        Forms {
+            int8: matches!(self, Matrix::Ternary(_)),
+            int16: matches!(self, Matrix::Int8(_)),
+            halves: matches!(self, Matrix::Six(_)),
+        }
     }
 
     /// The memory that defines it, for a fingerprint.
@@ -304,6 +324,7 @@ impl Matrix {
             Matrix::F16(m) => [cast_slice(&m.elements), &[]],
             Matrix::BF16(m) => [cast_slice(&m.elements), &[]],
             Matrix::Int8(m) => [cast_slice(&m.blocks), cast_slice(&m.scales)],
+            Matrix::Six(m) => [cast_slice(&m.blocks), bytemuck::bytes_of(&m.scale)],
         }
     }
 
@@ -319,6 +340,7 @@ impl Matrix {
             Matrix::F32(m) => dense(m, row, out),
             Matrix::F16(m) => dense(m, row, out),
             Matrix::BF16(m) => dense(m, row, out),
+            Matrix::Six(m) => m.row(row, out),
             Matrix::Int8(m) => {
                 let (tile, scales, _) = m.tile(row);
                 for (c, out) in out.iter_mut().enumerate().take(m.cols) {

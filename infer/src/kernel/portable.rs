@@ -4,6 +4,7 @@ use half::{bf16, f16};
 
 use super::Block;
 use super::simd::{LANES, Simd, Work};
+use super::six::{self, GROUP, Halves, SPAN, SPAN_COLS};
 
 /// No special instructions.
 #[derive(Clone, Copy, Debug)]
@@ -123,6 +124,27 @@ impl Simd for Portable {
                 for (sum, row) in sums.iter_mut().zip(bytes.as_chunks::<4>().0) {
                     for i in 0..4 {
                         *sum += i32::from(row[i] as i8) * i32::from(x[i]);
+                    }
+                }
+            }
+        }
+        sums
+    }
+
+    #[inline(always)]
+    fn six<const M: usize>(self, tile: &[Block], x: [Halves<'_>; M]) -> [[f32; LANES]; M] {
+        let mut sums = [[0.0; LANES]; M];
+        for (s, span) in tile.chunks_exact(SPAN).enumerate() {
+            for group in 0..SPAN_COLS / GROUP {
+                for (sums, x) in sums.iter_mut().zip(x) {
+                    let (high, low) = (&x.high[SPAN_COLS * s..], &x.low[SPAN_COLS * s..]);
+                    for (lane, sum) in sums.iter_mut().enumerate() {
+                        let mut total = -x.excess[SPAN_COLS / GROUP * s + group];
+                        for c in GROUP * group..GROUP * (group + 1) {
+                            let q = 256 * i32::from(high[c]) + i32::from(low[c]);
+                            total += six::code(span, lane, c) * q;
+                        }
+                        *sum += six::scale_of(span, lane, group) * total as f32;
                     }
                 }
             }

@@ -7,6 +7,7 @@ use super::memory::Aligned;
 use super::packed::{Bytes, Dense, Matrix, Ternary};
 use super::pool::{self, Pool, cuts};
 use super::simd::{LANES, Simd, Work};
+use super::six::{self, GROUP, Halves, SPAN_COLS, Six};
 
 /// The forms of one token's activations that matrices ask for.
 #[derive(Clone, Copy, Debug, Default)]
@@ -15,6 +16,8 @@ pub struct Forms {
     pub int8: bool,
     /// 16 bits in two bytes, for int8 matrices.
     pub int16: bool,
+    /// 16 bits in two signed bytes, for six-bit matrices.
+    pub halves: bool,
 }
 
 /// One token's input to a linear layer, in f32 and in whatever forms the layer's matrices ask for.
@@ -30,6 +33,11 @@ pub struct Activation {
     high: Aligned<u8>,
     low: Aligned<u8>,
     int16_scale: f32,
+    /// As in [`Halves`].
+    half_high: Aligned<i8>,
+    half_low: Aligned<i8>,
+    excess: Vec<i32>,
+    half_scale: f32,
 }
 
 impl Activation {
@@ -43,7 +51,7 @@ impl Activation {
     /// Makes the asked-for forms from `x`. int8: round(clamp(x / (max|x| + eps) * 127, -128, 127)), half to even.
     #[inline(always)]
     pub fn quantize<S: Simd>(&mut self, s: S, forms: Forms, eps: f32) {
-        if !(forms.int8 || forms.int16) {
+        if !(forms.int8 || forms.int16 || forms.halves) {
             return;
         }
         let largest = abs_max(s, &self.x);
@@ -75,6 +83,19 @@ impl Activation {
                 }
             }
         }
+        if forms.halves {
+            let padded = self.x.len().next_multiple_of(SPAN_COLS);
+            self.half_high.resize(padded);
+            self.half_low.resize(padded);
+            self.excess.resize(padded / GROUP, 0);
+            let halves = (&mut *self.half_high, &mut *self.half_low, &mut *self.excess);
+            self.half_scale = six::halve(s, &self.x, largest, halves);
+        }
+    }
+
+    #[inline(always)]
+    fn halves(&self) -> Halves<'_> {
+        Halves { high: &self.half_high, low: &self.half_low, excess: &self.excess }
     }
 }
 
@@ -126,7 +147,11 @@ impl Stack {
     /// The forms of activations that its product needs.
     pub fn forms(&self) -> Forms {
         let forms = self.parts.iter().map(Matrix::forms);
-        forms.fold(Forms::default(), |a, b| Forms { int8: a.int8 || b.int8, int16: a.int16 || b.int16 })
+        forms.fold(Forms::default(), |a, b| Forms {
+            int8: a.int8 || b.int8,
+            int16: a.int16 || b.int16,
+            halves: a.halves || b.halves,
+        })
     }
 
     /// Products of all tokens with stacked matrices, divided among the pool's threads.
@@ -189,6 +214,7 @@ impl Work for Product<'_, '_> {
             Matrix::F16(m) => self.dense(s, m),
             Matrix::BF16(m) => self.dense(s, m),
             Matrix::Int8(m) => self.bytes(s, m),
+            Matrix::Six(m) => self.six(s, m),
         }
     }
 }
@@ -241,6 +267,21 @@ impl Product<'_, '_> {
                 }
                 self.put(s, t, start, y);
             }
+        }
+    }
+
+    #[inline(always)]
+    fn six<S: Simd>(mut self, s: S, m: &Six) {
+        let tokens = self.tokens;
+        for start in (0..self.out.cols()).step_by(LANES) {
+            let tile = m.tile(self.first + start);
+            by_tokens!(tokens.len(), [4, 1], |t, M| {
+                let sums = s.six::<M>(tile, std::array::from_fn(|i| tokens[t + i].halves()));
+                for (i, sums) in sums.into_iter().enumerate() {
+                    let scale = m.scale * tokens[t + i].half_scale;
+                    self.put(s, t + i, start, sums.map(|sum| sum * scale));
+                }
+            });
         }
     }
 
@@ -379,6 +420,13 @@ mod tests {
         out
     }
 
+    fn ternary(pool: &Pool, codes: &[i8], (rows, cols): (usize, usize), scales: Vec<f32>) -> Matrix {
+        let row = |i: usize, out: &mut [f32]| {
+            out.iter_mut().zip(&codes[i * cols..]).for_each(|(out, &code)| *out = code.into());
+        };
+        Matrix::Ternary(Ternary::of_signs(Kernel::best(), pool, (rows, cols), scales, row))
+    }
+
     struct Quantize<'a>(&'a mut Activation, Forms);
 
     impl Work for Quantize<'_> {
@@ -470,7 +518,7 @@ mod tests {
             let scales: Vec<f32> = (0..rows).map(|_| numbers.float()).collect();
             let x: Vec<f32> = (0..tokens * cols).map(|_| numbers.float()).collect();
             let pool = Pool::new(threads);
-            let matrix = Matrix::Ternary(Ternary::from_codes(&codes, (rows, cols), scales.clone()));
+            let matrix = ternary(&pool, &codes, (rows, cols), scales.clone());
             for kernel in Kernel::available() {
                 let y = multiplied(kernel, &pool, &matrix, &mut activations(&x, cols));
                 for (i, y) in y.into_iter().enumerate() {
@@ -504,14 +552,16 @@ mod tests {
         }
 
         #[test]
-        fn float_and_int8_products_are_close((rows, cols, tokens, seed) in sizes()) {
+        fn float_int8_and_six_bit_products_are_close((rows, cols, tokens, seed) in sizes()) {
             let mut numbers = Numbers(seed);
             let weights: Vec<f32> = (0..rows * cols).map(|_| numbers.float()).collect();
             let x: Vec<f32> = (0..tokens * cols).map(|_| numbers.float()).collect();
             let pool = Pool::new(2);
             let row = |r: usize| &weights[r * cols..][..cols];
             let shape = (rows, cols);
+            let six = Six::quantize(Kernel::best(), &pool, shape, |r, out| out.copy_from_slice(row(r)));
             let matrices = [
+                Matrix::Six(six),
                 Matrix::F32(Dense::new(&pool, shape, |r, out| out.copy_from_slice(row(r)))),
                 Matrix::F16(Dense::new(&pool, shape, |r, out| {
                     out.iter_mut().zip(row(r)).for_each(|(out, &x)| *out = f16::of(x));
@@ -521,7 +571,7 @@ mod tests {
                 })),
                 Matrix::Int8(Bytes::quantize(Kernel::best(), &pool, shape, |r, out| out.copy_from_slice(row(r)))),
             ];
-            for (matrix, step) in matrices.iter().zip([0.0, 5e-4, 4e-3, 4e-3]) {
+            for (matrix, step) in matrices.iter().zip([0.017, 0.0, 5e-4, 4e-3, 4e-3]) {
                 let mut stored = vec![0.0; cols];
                 for kernel in Kernel::available() {
                     let y = multiplied(kernel, &pool, matrix, &mut activations(&x, cols));
@@ -534,7 +584,7 @@ mod tests {
                             let pairs = stored.iter().zip(&x[t * cols..][..cols]);
                             let want: f64 = pairs.map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
                             let off = (f64::from(y[t * rows + r]) - want).abs();
-                            // Rounding of sums, and of int8's 16-bit activations.
+                            // Rounding of sums, and of 16-bit activations.
                             prop_assert!(off <= 2e-5 * (cols as f64), "{}: off by {off}", kernel.name());
                         }
                     }
@@ -546,14 +596,26 @@ mod tests {
     #[test]
     fn nan_does_not_vanish() {
         let pool = Pool::new(1);
-        let matrix = Matrix::Ternary(Ternary::from_codes(&[1; 40], (2, 20), vec![1.0; 2]));
+        let shape = (2, 20);
         for kernel in Kernel::available() {
+            let matrices = [
+                ternary(&pool, &[1; 40], shape, vec![1.0; 2]),
+                Matrix::Int8(Bytes::quantize(kernel, &pool, shape, |_, out| out.fill(1.0))),
+                Matrix::Six(Six::quantize(kernel, &pool, shape, |_, out| out.fill(1.0))),
+            ];
             for bad in [f32::NAN, f32::INFINITY] {
                 let mut x = vec![0.5; 20];
                 x[3] = bad;
-                let y = multiplied(kernel, &pool, &matrix, &mut activations(&x, 20));
-                assert!(y.iter().all(|y| y.is_nan()), "{} {bad}: {y:?}", kernel.name());
+                for matrix in &matrices {
+                    let y = multiplied(kernel, &pool, matrix, &mut activations(&x, 20));
+                    assert!(y.iter().all(|y| y.is_nan()), "{} {bad}: {y:?}", kernel.name());
+                }
             }
+            let bad = Matrix::Six(Six::quantize(kernel, &pool, shape, |i, out| {
+                out.fill(if i == 1 { f32::NAN } else { 1.0 })
+            }));
+            let y = multiplied(kernel, &pool, &bad, &mut activations(&[0.5; 20], 20));
+            assert!(y.iter().any(|y| y.is_nan()), "{}: {y:?}", kernel.name());
         }
     }
 }

@@ -72,17 +72,18 @@ pub trait Simd: Copy + Send + Sync {
     /// activations. `x[m]` holds 4 activations a block.
     fn bytes<const M: usize>(self, tile: &[super::Block], x: [&[u8]; M]) -> [[i32; LANES]; M];
 
+    /// Sums of value times scale times activation over one tile of a [`super::six::Six`] matrix, for M tokens: the sum of
+    /// each group's integers is exact, and the groups are added in order.
+    fn six<const M: usize>(self, tile: &[super::Block], x: [super::six::Halves<'_>; M]) -> [[f32; LANES]; M];
+
     /// The sum of all lanes: halves added to halves.
     #[inline(always)]
     fn sum(self, x: Self::F) -> f32 {
         let mut lanes = [0.0; LANES];
         self.store(x, &mut lanes);
-        for width in [8, 4, 2, 1] {
-            for i in 0..width {
-                lanes[i] += lanes[i + width];
-            }
-        }
-        lanes[0]
+        let eight: [f32; 8] = std::array::from_fn(|i| lanes[i] + lanes[i + 8]);
+        let four: [f32; 4] = std::array::from_fn(|i| eight[i] + eight[i + 4]);
+        (four[0] + four[2]) + (four[1] + four[3])
     }
 
     /// The largest lane.

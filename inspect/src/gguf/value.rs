@@ -143,6 +143,14 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// A boolean.
+    pub fn as_bool(&self) -> Option<bool> {
+        match *self {
+            Value::Bool(b) => Some(b),
+            _ => None,
+        }
+    }
+
     /// A string's bytes.
     pub fn as_bytes(&self) -> Option<&'a [u8]> {
         match *self {

@@ -1,6 +1,7 @@
 //! Everything before a GGUF file's data, written: version 3, little-endian. The layout is described at
 //! [`crate::gguf`].
 
+use super::value::Cursor;
 use super::{ALIGNMENT_KEY, Array, DEFAULT_ALIGNMENT, MAGIC, MAX_DIMS, VERSION, Value, ValueType, padded};
 use crate::ggml::GgmlType;
 
@@ -95,6 +96,19 @@ impl Keys {
         (value.value_type() as u32).encode(&mut bytes);
         encode_value(value, &mut bytes);
         self.put(key, bytes);
+    }
+
+    /// The value of `key`.
+    pub fn get(&self, key: &str) -> Option<Value<'_>> {
+        let (_, bytes) = self.0.iter().find(|(name, _)| name == key)?;
+        let mut cursor = Cursor::new(bytes, false);
+        let kind = cursor.value_type().ok()?;
+        cursor.value(kind, 0).ok()
+    }
+
+    /// Removes `key`.
+    pub fn remove(&mut self, key: &str) {
+        self.0.retain(|(name, _)| name != key);
     }
 
     /// Whether `key` is set.

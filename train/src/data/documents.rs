@@ -1,15 +1,15 @@
-//! Documents of data files, one after the other, from any place on: JSONL lines and pieces of text, tokenized; or
-//! ready-made ids.
+//! Documents of data files, one after the other, from any place on: JSONL lines, Parquet rows and pieces of text,
+//! tokenized; or ready-made ids.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
-use tokenizers::Tokenizer;
-
+use super::Token;
+use super::encoder::{Encoder, NO_TOKENIZER};
 use super::npy::Npy;
-use super::{Token, Window};
+use super::parquet::Parquet;
+use super::shard::{Place, Recorder, Shard};
 use crate::{Error, Result};
 
 /// Text is tokenized in pieces of about this many bytes, cut at ends of lines.
@@ -20,11 +20,13 @@ const MAX_LINE: u64 = 1 << 26;
 const IDS: u64 = 1 << 12;
 
 /// What a file holds.
-#[derive(Debug)]
 enum Kind {
     /// One JSON object a line.
     Jsonl(BufReader<File>),
     Text(BufReader<File>),
+    Parquet(Parquet),
+    /// The same as tokens, kept from an earlier time.
+    Shard(Shard),
     Npy(Npy),
     /// Rows of a SafeTensors file's tensor.
     Ids {
@@ -35,102 +37,43 @@ enum Kind {
 }
 
 /// One document.
+#[derive(Debug)]
 pub(super) enum Document {
     /// To be packed with its neighbours.
     Tokens(Vec<Token>),
     /// A sequence as it is.
-    Window(Window),
+    Window(Vec<Token>),
     /// Not a document; why.
     Bad(String),
+    /// Not wanted, and so not made.
+    Skipped,
 }
 
 /// One data file, open.
-#[derive(Debug)]
 pub(super) struct Documents {
     path: PathBuf,
     kind: Kind,
     /// Byte or row of the next document.
     pub offset: u64,
-}
-
-/// Turns text into tokens.
-pub(super) struct Encoder {
-    tokenizer: Option<Tokenizer>,
-    end: Option<u32>,
-    mask_prompts: bool,
-}
-
-/// Names that tokenizers give the token that ends a document.
-const ENDS: [&str; 6] = ["<|endoftext|>", "</s>", "<eos>", "<|im_end|>", "<|eot_id|>", "<|end_of_text|>"];
-
-impl Encoder {
-    pub fn new(tokenizer: Option<&Path>, mask_prompts: bool) -> Result<Self> {
-        let load = |path: &Path| {
-            Tokenizer::from_file(path).map_err(|e| Error::data(path, format!("is no tokenizer: {e}")))
-        };
-        let tokenizer = tokenizer.map(load).transpose()?;
-        let end = tokenizer.as_ref().and_then(|t| ENDS.iter().find_map(|end| t.token_to_id(end)));
-        Ok(Encoder { tokenizer, end, mask_prompts })
-    }
-
-    fn text(&self, text: &str, learn: bool, out: &mut Vec<Token>) -> Result<(), String> {
-        let tokenizer =
-            self.tokenizer.as_ref().ok_or("text needs a tokenizer (--tokenizer tokenizer.json)")?;
-        let encoding = tokenizer.encode_fast(text, false).map_err(|e| e.to_string())?;
-        out.extend(encoding.get_ids().iter().map(|&id| Token { id, learn }));
-        Ok(())
-    }
-
-    fn end(&self, out: &mut Vec<Token>) {
-        out.extend(self.end.map(|id| Token { id, learn: true }));
-    }
-
-    /// The documents of one JSON line: `text`; `prompt` with `response` or several `responses`; or `messages`.
-    fn line(&self, line: &str) -> Result<Vec<Token>, String> {
-        let value: Value = serde_json::from_str(line).map_err(|e| format!("is no JSON: {e}"))?;
-        let mut out = Vec::new();
-        let field = |name: &str| value.get(name).and_then(Value::as_str);
-        if let Some(messages) = value.get("messages").and_then(Value::as_array) {
-            for message in messages {
-                let part = |name: &str| message.get(name).and_then(Value::as_str);
-                let content = part("content").ok_or("has a message without content")?;
-                let answer = part("role") == Some("assistant");
-                self.text(content, answer || !self.mask_prompts, &mut out)?;
-                match answer {
-                    true => self.end(&mut out),
-                    false => self.text("\n", !self.mask_prompts, &mut out)?,
-                }
-            }
-            return Ok(out);
-        }
-        let responses: Vec<&str> = match (value.get("responses"), field("response")) {
-            (Some(Value::Array(all)), _) => all.iter().filter_map(response).collect(),
-            (Some(Value::Object(all)), _) => all.values().filter_map(response).collect(),
-            (_, Some(one)) => vec![one],
-            _ => Vec::new(),
-        };
-        if let (Some(prompt), false) = (field("prompt"), responses.is_empty()) {
-            for response in responses {
-                self.text(prompt, !self.mask_prompts, &mut out)?;
-                self.text(response, true, &mut out)?;
-                self.end(&mut out);
-            }
-            return Ok(out);
-        }
-        let text = field("text").ok_or("has none of text, messages, or prompt with response or responses")?;
-        self.text(text, true, &mut out)?;
-        self.end(&mut out);
-        Ok(out)
-    }
-}
-
-/// A teacher's answer: text, or an object that holds it.
-fn response(value: &Value) -> Option<&str> {
-    value.as_str().or_else(|| value.get("response").or_else(|| value.get("text"))?.as_str())
+    recorder: Option<Recorder>,
 }
 
 impl Documents {
-    pub fn open(path: &Path, offset: u64) -> Result<Self> {
+    /// Opens `path` at `offset`. `shard` says where its tokens are kept; they are read from there, and with `record`
+    /// written there when they are not there yet.
+    pub fn open(path: &Path, offset: u64, shard: Option<Place>, record: bool) -> Result<Self> {
+        let mut documents = Self::source(path, offset)?;
+        let text = matches!(documents.kind, Kind::Jsonl(_) | Kind::Text(_) | Kind::Parquet(_));
+        let Some(place) = shard.filter(|_| text) else { return Ok(documents) };
+        match Shard::open(&place, offset) {
+            Some(shard) => documents.kind = Kind::Shard(shard),
+            None if offset == 0 && record => documents.recorder = Recorder::begin(place),
+            None => {}
+        }
+        Ok(documents)
+    }
+
+    fn source(path: &Path, offset: u64) -> Result<Self> {
         let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
         let reader = || -> Result<BufReader<File>> {
             let mut file = File::open(path).map_err(|e| Error::read(path, e))?;
@@ -141,20 +84,49 @@ impl Documents {
             "npy" => Kind::Npy(Npy::open(path)?),
             "safetensors" => ids_of(path)?,
             "jsonl" | "ndjson" | "json" => Kind::Jsonl(reader()?),
-            "parquet" | "gz" | "zst" | "zip" => {
-                return Err(Error::data(
-                    path,
-                    "is not a form of data that is read; there are text, .jsonl, .npy and .safetensors",
-                ));
+            "parquet" => Kind::Parquet(Parquet::open(path, offset)?),
+            "gz" | "zst" | "zip" | "xz" | "bz2" | "tar" => {
+                return Err(Error::data(path, "is compressed; unpack it first"));
             }
             _ => Kind::Text(reader()?),
         };
-        Ok(Documents { path: path.to_path_buf(), kind, offset })
+        Ok(Documents { path: path.to_path_buf(), kind, offset, recorder: None })
     }
 
-    /// The next document; `None` at the end.
-    pub fn next(&mut self, encoder: &Encoder) -> Result<Option<Document>> {
+    /// The next document; `None` at the end. One that is not `wanted` is passed over.
+    pub fn next(&mut self, encoder: &Encoder, wanted: bool) -> Result<Option<Document>> {
+        if let Kind::Shard(shard) = &mut self.kind {
+            match shard.next() {
+                Some(Some((document, next))) => {
+                    self.offset = next;
+                    return Ok(Some(document));
+                }
+                Some(None) => return Ok(None),
+                // A damaged shard is no harm: the data is still there.
+                None => self.kind = Self::source(&self.path, self.offset)?.kind,
+            }
+        }
+        let document = self.read(encoder, wanted || self.recorder.is_some())?;
+        let recorder = self.recorder.take();
+        self.recorder = match (&document, recorder) {
+            (Some(document), Some(mut recorder)) => recorder.add(document, self.offset).map(|()| recorder),
+            (None, Some(recorder)) => {
+                // What cannot be kept is made again next time.
+                let _ = recorder.end();
+                None
+            }
+            (_, None) => None,
+        };
+        Ok(document)
+    }
+
+    fn read(&mut self, encoder: &Encoder, wanted: bool) -> Result<Option<Document>> {
         let io = |e| Error::read(&self.path, e);
+        if encoder.fingerprint().is_none()
+            && matches!(self.kind, Kind::Jsonl(_) | Kind::Text(_) | Kind::Parquet(_))
+        {
+            return Err(Error::data(&self.path, NO_TOKENIZER));
+        }
         match &mut self.kind {
             Kind::Jsonl(reader) => {
                 let mut line = Vec::new();
@@ -162,6 +134,9 @@ impl Documents {
                 self.offset += n as u64;
                 if n == 0 {
                     return Ok(None);
+                }
+                if !wanted {
+                    return Ok(Some(Document::Skipped));
                 }
                 let Ok(text) = std::str::from_utf8(&line) else {
                     return Ok(Some(Document::Bad("is not UTF-8".into())));
@@ -171,24 +146,23 @@ impl Documents {
                 }
                 Ok(Some(encoder.line(text).map_or_else(Document::Bad, Document::Tokens)))
             }
+            Kind::Parquet(parquet) => {
+                let Some(record) = parquet.next()? else { return Ok(None) };
+                self.offset += 1;
+                Ok(Some(match wanted {
+                    true => encoder.record(&record).map_or_else(Document::Bad, Document::Tokens),
+                    false => Document::Skipped,
+                }))
+            }
             Kind::Text(reader) => {
-                let mut piece = Vec::new();
-                reader.by_ref().take(PIECE).read_to_end(&mut piece).map_err(io)?;
-                reader.by_ref().take(PIECE).read_until(b'\n', &mut piece).map_err(io)?;
-                // A character is not cut: at most three bytes follow its first.
-                for _ in 0..3 {
-                    match reader.fill_buf().map_err(io)?.first() {
-                        Some(&byte) if byte & 0xc0 == 0x80 => {
-                            piece.push(byte);
-                            reader.consume(1);
-                        }
-                        _ => break,
-                    }
-                }
+                let piece = piece(reader).map_err(io)?;
                 if piece.is_empty() {
                     return Ok(None);
                 }
                 self.offset += piece.len() as u64;
+                if !wanted {
+                    return Ok(Some(Document::Skipped));
+                }
                 let at_end = reader.fill_buf().map_err(io)?.is_empty();
                 let Ok(text) = std::str::from_utf8(&piece) else {
                     return Ok(Some(Document::Bad("is not UTF-8".into())));
@@ -217,8 +191,30 @@ impl Documents {
                 let ids = &ids[first..first + count as usize * *cols];
                 Ok((count > 0).then(|| ready_made(ids, *flat)))
             }
+            // Its documents are taken where they are found.
+            Kind::Shard(_) => Ok(None),
         }
     }
+}
+
+/// The next piece of a text: whole lines where they are short, and whole characters; empty at the end.
+fn piece(reader: &mut BufReader<File>) -> std::io::Result<Vec<u8>> {
+    let mut piece = Vec::new();
+    reader.by_ref().take(PIECE).read_to_end(&mut piece)?;
+    if piece.last() != Some(&b'\n') {
+        reader.by_ref().take(PIECE).read_until(b'\n', &mut piece)?;
+    }
+    // A character is not cut: at most three bytes follow its first.
+    for _ in 0..3 {
+        match reader.fill_buf()?.first() {
+            Some(&byte) if byte & 0xc0 == 0x80 => {
+                piece.push(byte);
+                reader.consume(1);
+            }
+            _ => break,
+        }
+    }
+    Ok(piece)
 }
 
 fn ready_made(ids: &[u32], flat: bool) -> Document {

@@ -2,7 +2,11 @@
 //! shuffle buffer into batches. Where a stream is can be saved, and it goes on from there as if it had not stopped.
 
 mod documents;
+mod encoder;
+mod fill_in;
 mod npy;
+mod parquet;
+mod shard;
 
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -15,14 +19,17 @@ use serde_pickle::Value;
 
 use crate::batch::{Batch, IGNORE};
 use crate::{Error, Random, Result, plain};
-use documents::{Document, Documents, Encoder};
+use documents::{Document, Documents};
+use encoder::Encoder;
+use fill_in::FillIn;
+use shard::Place;
 
 /// What is trained on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// Files: text, JSONL (`text`, `prompt` and `response` or `responses`, or `messages`), or ready-made token ids
-    /// (`.npy`, `.safetensors`; sequences x length, or one stream).
+    /// Files: text; JSONL or Parquet (`text` or `content`, `prompt` and `response` or `responses`, or `messages`); or
+    /// ready-made token ids (`.npy`, `.safetensors`; sequences x length, or one stream).
     pub files: Vec<PathBuf>,
     /// Files to validate on; a part of `files` is held out when there are none.
     pub validation: Vec<PathBuf>,
@@ -32,7 +39,7 @@ pub struct Settings {
     pub length: usize,
     /// Sequences in a batch.
     pub batch: usize,
-    /// Whether sequences are shuffled.
+    /// Whether sequences, and each pass's files, are shuffled.
     pub shuffle: bool,
     /// Sequences in the shuffle buffer.
     pub buffer: usize,
@@ -42,6 +49,11 @@ pub struct Settings {
     pub validation_batches: usize,
     /// Whether prompts are only read, not learnt.
     pub mask_prompts: bool,
+    /// Share of documents that are rearranged for filling in the middle.
+    pub fill_in_rate: f64,
+    /// Folder in which tokenized files are kept; none are when not given.
+    #[serde(skip)]
+    pub token_cache: Option<PathBuf>,
 }
 
 impl Default for Settings {
@@ -57,6 +69,8 @@ impl Default for Settings {
             holdout: 0.01,
             validation_batches: 16,
             mask_prompts: true,
+            fill_in_rate: 0.0,
+            token_cache: None,
         }
     }
 }
@@ -68,8 +82,14 @@ struct Token {
     learn: bool,
 }
 
-/// The tokens of one sequence, one more than it has positions.
-type Window = Vec<Token>;
+/// One sequence.
+#[derive(Clone, Debug)]
+struct Window {
+    /// One more than it has positions.
+    tokens: Vec<Token>,
+    /// Index of the file and row, for a ready-made one.
+    source: Option<(usize, usize)>,
+}
 
 /// Bad lines that are kept to be shown.
 const SHOWN: usize = 5;
@@ -81,8 +101,12 @@ pub struct Stream {
     settings: Settings,
     encoder: Encoder,
     seed: u64,
+    fill_in: Option<FillIn>,
     open: Option<Documents>,
+    /// Place of the current file in this pass's order.
     file: usize,
+    /// This pass's order of the files.
+    order: Vec<usize>,
     /// Times that all files were read.
     pub epoch: u64,
     /// Sequences handed out; names the next random draw.
@@ -108,13 +132,31 @@ impl Stream {
         if settings.files.is_empty() {
             return Err(Error::settings("name the data to train on (--data FILE)"));
         }
-        if settings.length == 0 || settings.batch == 0 || !(0.0..1.0).contains(&settings.holdout) {
+        if settings.length == 0
+            || settings.batch == 0
+            || !(0.0..1.0).contains(&settings.holdout)
+            || !(0.0..=1.0).contains(&settings.fill_in_rate)
+        {
             return Err(Error::settings(
-                "length and batch must be above 0, and the held-out share from 0 to below 1",
+                "length and batch must be above 0, the held-out share from 0 to below 1, the fill-in rate from 0 to 1",
             ));
         }
-        Ok(Stream {
-            encoder: Encoder::new(settings.tokenizer.as_deref(), settings.mask_prompts)?,
+        let encoder = Encoder::new(settings.tokenizer.as_deref(), settings.mask_prompts)?;
+        let fill_in = match settings.fill_in_rate {
+            0.0 => None,
+            rate => {
+                let marks = encoder.fill_in().ok_or_else(|| {
+                    Error::settings(
+                        "filling in the middle needs a tokenizer that has tokens for it, such as <|fim_prefix|>, <|fim_middle|> and <|fim_suffix|>",
+                    )
+                })?;
+                Some(FillIn { rate, marks, end: encoder.end_token() })
+            }
+        };
+        let mut stream = Stream {
+            encoder,
+            fill_in,
+            order: Vec::new(),
             settings: settings.clone(),
             seed,
             open: None,
@@ -127,7 +169,33 @@ impl Stream {
             bad: 0,
             shown: Vec::new(),
             held_out: false,
-        })
+        };
+        stream.begin_pass();
+        Ok(stream)
+    }
+
+    /// Begins with pass `epoch`.
+    pub fn begin_at(&mut self, epoch: u64) {
+        self.epoch = epoch;
+        self.begin_pass();
+    }
+
+    /// Chooses the order of the files.
+    fn begin_pass(&mut self) {
+        self.order = (0..self.settings.files.len()).collect();
+        if self.settings.shuffle {
+            let mut random = Random::new(&[self.seed, 4, self.epoch]);
+            for i in (1..self.order.len()).rev() {
+                self.order.swap(i, random.below(i + 1));
+            }
+        }
+    }
+
+    fn open_at(&self, file: usize, offset: u64) -> Result<Documents> {
+        let path = &self.settings.files[file];
+        let shard = self.settings.token_cache.as_deref().zip(self.encoder.fingerprint());
+        let place = shard.and_then(|(folder, fingerprint)| Place::of(folder, path, fingerprint));
+        Documents::open(path, offset, place, !self.held_out)
     }
 
     /// The next batch.
@@ -148,7 +216,7 @@ impl Stream {
     /// # Errors
     /// Those of [`Stream::new`] and [`Stream::batch`].
     pub fn validation(settings: &Settings, seed: u64) -> Result<Vec<Batch>> {
-        let mut own = Settings { shuffle: false, ..settings.clone() };
+        let mut own = Settings { shuffle: false, fill_in_rate: 0.0, ..settings.clone() };
         if settings.validation.is_empty() {
             if settings.holdout == 0.0 {
                 return Ok(Vec::new());
@@ -188,55 +256,68 @@ impl Stream {
             true => Random::new(&[self.seed, 1, self.drawn]).below(self.buffer.len()),
             false => 0,
         };
-        self.drawn += 1;
         // The order of the rest is kept, so that it does not depend on what was drawn in which way.
-        Ok(self.buffer.remove(at))
+        let mut window = self.buffer.remove(at);
+        if let Some(fill_in) = &self.fill_in {
+            fill_in.apply(&mut window.tokens, &mut Random::new(&[self.seed, 3, self.drawn]));
+        }
+        self.drawn += 1;
+        Ok(window)
     }
 
     /// Reads one document into the buffer; at the end of all files begins again. False when a pass is over.
     fn read(&mut self) -> Result<bool> {
-        let path = &self.settings.files[self.file];
-        let documents = match &mut self.open {
+        let file = self.order[self.file];
+        let mut documents = match self.open.take() {
             Some(open) => open,
-            None => self.open.insert(Documents::open(path, 0)?),
+            None => self.open_at(file, 0)?,
         };
         let offset = documents.offset;
-        let Some(document) = documents.next(&self.encoder)? else {
-            self.open = None;
+        let share = Random::new(&[self.seed, 2, file as u64, offset]).uniform();
+        let wanted = (share < self.settings.holdout) == self.held_out;
+        let Some(document) = documents.next(&self.encoder, wanted)? else {
             self.file += 1;
-            if self.file < self.settings.files.len() {
+            if self.file < self.order.len() {
                 return Ok(true);
             }
             self.file = 0;
             self.epoch += 1;
+            self.begin_pass();
             return Ok(false);
         };
-        let share = Random::new(&[self.seed, 2, self.file as u64, offset]).uniform();
-        if (share < self.settings.holdout) != self.held_out {
+        self.open = Some(documents);
+        if !wanted {
             return Ok(true);
         }
+        let path = &self.settings.files[file];
         match document {
             Document::Bad(why) => {
                 self.bad += 1;
                 if self.shown.len() < SHOWN {
-                    self.shown.push(format!("{}: the line at byte {offset} {why}", path.display()));
+                    let rows = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("parquet"));
+                    let place = if rows { "row" } else { "line at byte" };
+                    self.shown.push(format!("{}: the {place} {offset} {why}", path.display()));
                 }
             }
-            Document::Window(window) if window.len() < 2 => {
+            Document::Window(tokens) if tokens.len() < 2 => {
                 return Err(Error::data(path, "holds sequences of less than 2 tokens"));
             }
-            Document::Window(window) => self.buffer.push(window),
+            Document::Window(tokens) => {
+                self.buffer.push(Window { tokens, source: Some((file, offset as usize)) });
+            }
             Document::Tokens(tokens) => {
                 self.pending.extend(tokens);
                 // The last token of a sequence is the first of the next: each is predicted once.
                 let length = self.settings.length;
                 let mut start = 0;
                 while self.pending.len() - start > length {
-                    self.buffer.push(self.pending[start..=start + length].to_vec());
+                    let tokens = self.pending[start..=start + length].to_vec();
+                    self.buffer.push(Window { tokens, source: None });
                     start += length;
                 }
                 self.pending.drain(..start);
             }
+            Document::Skipped => {}
         }
         Ok(true)
     }
@@ -245,7 +326,10 @@ impl Stream {
     pub fn state(&self) -> Object<'static> {
         let number = |n: u64| Value::I64(n as i64);
         let offset = self.open.as_ref().map_or(0, |d| d.offset);
-        let lengths: Vec<i32> = self.buffer.iter().map(|w| w.len() as i32).collect();
+        let lengths: Vec<i32> = self.buffer.iter().map(|w| w.tokens.len() as i32).collect();
+        // Two a sequence; -1 for one that was packed.
+        let source = |w: &Window| w.source.map_or([-1, -1], |(file, row)| [file as i32, row as i32]);
+        let sources: Vec<i32> = self.buffer.iter().flat_map(source).collect();
         let integers =
             |values: Vec<i32>| Object::Integers { shape: vec![values.len()], values: Cow::Owned(values) };
         let place = plain([
@@ -256,13 +340,22 @@ impl Stream {
             ("offset", number(offset)),
             ("drawn", number(self.drawn)),
             ("bad", number(self.bad)),
+            ("files", number(self.order.len() as u64)),
+            ("name", Value::String(self.file_name(self.order[self.file]))),
         ]);
         Object::dict([
             ("place", Object::Plain(place)),
             ("pending", integers(encode(&self.pending))),
-            ("buffer", integers(self.buffer.iter().flat_map(|w| encode(w)).collect())),
+            ("buffer", integers(self.buffer.iter().flat_map(|w| encode(&w.tokens)).collect())),
             ("buffer_lengths", integers(lengths)),
+            ("buffer_sources", integers(sources)),
         ])
+    }
+
+    /// What the place in the data is told by: folders may be called otherwise when a run goes on.
+    fn file_name(&self, file: usize) -> String {
+        let name = self.settings.files[file].file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
     }
 
     /// Goes to where `checkpoint` says, under `key`; false when it says nothing.
@@ -289,19 +382,32 @@ impl Stream {
         self.file = number("file")? as usize;
         self.drawn = number("drawn")?;
         self.bad = number("bad")?;
-        let path = self.settings.files.get(self.file).ok_or_else(foreign)?;
+        self.begin_pass();
+        let file = *self.order.get(self.file).ok_or_else(foreign)?;
+        let name = checkpoint.meta(&format!("{key}.place.name"));
+        if number("files")? != self.order.len() as u64 || name != Some(&Value::String(self.file_name(file))) {
+            return Err(foreign());
+        }
         let flag =
             |name: &str| matches!(checkpoint.meta(&format!("{key}.place.{name}")), Some(Value::Bool(true)));
         self.emptying = flag("emptying");
         let offset = number("offset")?;
-        self.open = flag("open").then(|| Documents::open(path, offset)).transpose()?;
+        self.open = flag("open").then(|| self.open_at(file, offset)).transpose()?;
         self.pending = decode(&tokens("pending")?);
         let all = decode(&tokens("buffer")?);
         let mut rest = all.as_slice();
         self.buffer.clear();
-        for length in tokens("buffer_lengths")? {
-            let (window, next) = rest.split_at_checked(length.max(0) as usize).ok_or_else(foreign)?;
-            self.buffer.push(window.to_vec());
+        let (lengths, sources) = (tokens("buffer_lengths")?, tokens("buffer_sources")?);
+        if sources.len() != 2 * lengths.len() {
+            return Err(foreign());
+        }
+        for (&length, source) in lengths.iter().zip(sources.chunks(2)) {
+            let (tokens, next) = rest.split_at_checked(length.max(0) as usize).ok_or_else(foreign)?;
+            let source = usize::try_from(source[0]).ok().zip(usize::try_from(source[1]).ok());
+            if tokens.len() < 2 || source.is_some_and(|(file, _)| file >= self.order.len()) {
+                return Err(foreign());
+            }
+            self.buffer.push(Window { tokens: tokens.to_vec(), source });
             rest = next;
         }
         Ok(true)
@@ -329,15 +435,16 @@ fn decode(values: &[i32]) -> Vec<Token> {
 }
 
 fn batch_of(windows: &[Window]) -> Result<Batch> {
-    let len = windows.first().map_or(0, Vec::len);
-    if windows.iter().any(|w| w.len() != len) {
+    let len = windows.first().map_or(0, |w| w.tokens.len());
+    if windows.iter().any(|w| w.tokens.len() != len) {
         return Err(Error::settings("ready-made sequences of different lengths cannot share a batch"));
     }
     let target = |t: &Token| if t.learn { t.id as i32 } else { IGNORE };
     Ok(Batch {
         rows: windows.len(),
         len: len - 1,
-        ids: windows.iter().flat_map(|w| w[..len - 1].iter().map(|t| t.id)).collect(),
-        targets: windows.iter().flat_map(|w| w[1..].iter().map(target)).collect(),
+        ids: windows.iter().flat_map(|w| w.tokens[..len - 1].iter().map(|t| t.id)).collect(),
+        targets: windows.iter().flat_map(|w| w.tokens[1..].iter().map(target)).collect(),
+        sources: windows.iter().map(|w| w.source).collect(),
     })
 }

@@ -7,6 +7,7 @@ use super::matmul::{Matrix, MatrixMut, matmul};
 use super::{block, math, norm, ranges};
 use crate::Loss;
 use crate::batch::IGNORE;
+use crate::distill::Targets;
 
 /// Logits made at a time, at most: 64 MiB of f32.
 const CHUNK_LOGITS: usize = 1 << 24;
@@ -25,6 +26,8 @@ pub(super) struct Head<'a> {
     /// One target a token, or [`IGNORE`].
     pub targets: &'a [i32],
     pub loss: &'a Loss,
+    /// What teachers say of each token, if there are any.
+    pub teachers: Option<&'a Targets>,
     /// What the gradient of the mean loss is multiplied by.
     pub scale: f32,
 }
@@ -125,7 +128,8 @@ impl Head<'_> {
         let head = Matrix::new(self.weight, vocab, hidden);
         matmul(MatrixMut::new(logits, n, vocab), Matrix::new(normed, n, hidden), head.t(), 1.0, false);
         let mut slope = vec![1.0; if self.soft_cap.is_some() { vocab } else { 0 }];
-        let row = |(&(_, target), row): (&(usize, usize), &mut [f32])| {
+        let mut teacher = Vec::new();
+        let row = |(&(at, target), row): (&(usize, usize), &mut [f32])| {
             if let Some(cap) = self.soft_cap {
                 math::simd(|| {
                     for (z, slope) in row.iter_mut().zip(&mut slope) {
@@ -135,7 +139,12 @@ impl Head<'_> {
                     }
                 });
             }
-            let loss = self.loss.row(target, row, each);
+            let teacher = self.teachers.map(|teachers| {
+                teacher.resize(vocab, 0.0);
+                teachers.probabilities(at, &mut teacher);
+                teacher.as_mut_slice()
+            });
+            let loss = self.loss.row(target, teacher, row, each);
             math::simd(|| row.iter_mut().zip(&slope).for_each(|(d, &slope)| *d *= slope));
             loss
         };

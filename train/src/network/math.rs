@@ -64,6 +64,12 @@ pub(crate) fn sum(a: &[f32]) -> f32 {
     fold2(a, a, |a, _| a)
 }
 
+/// Sum of f of elements.
+#[inline(always)]
+pub(crate) fn sum_of(a: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    fold2(a, a, |a, _| f(a))
+}
+
 /// Largest element; negative infinity for an empty row. NaN is passed over.
 #[inline(always)]
 pub(crate) fn max(a: &[f32]) -> f32 {

@@ -21,6 +21,7 @@ use ckpt_inspect::StudentConfig;
 use rayon::prelude::*;
 
 use crate::batch::Batch;
+use crate::distill::Targets;
 use crate::{Gradients, Loss, Parameters, Result};
 use layer::{Activations, Layer, Scratch};
 pub(crate) use norm::rotary_table;
@@ -97,7 +98,7 @@ impl Network {
         batch.check(self.config.vocab_size)?;
         self.refresh(parameters);
         self.forward(parameters, batch, false);
-        let head = self.head(parameters, batch, loss, 0.0);
+        let head = self.head(parameters, batch, loss, None, 0.0);
         Ok(head.run(&self.output, &mut self.head_scratch, None))
     }
 
@@ -115,13 +116,29 @@ impl Network {
         weight: f32,
         gradients: &mut Gradients,
     ) -> Result<f64> {
+        self.accumulate_distilled(parameters, batch, loss, None, weight, gradients)
+    }
+
+    /// [`Network::accumulate`], with what `teachers` say of the batch as part of the loss.
+    ///
+    /// # Errors
+    /// `Settings` for ids beyond the vocabulary.
+    pub fn accumulate_distilled(
+        &mut self,
+        parameters: &Parameters,
+        batch: &Batch,
+        loss: &Loss,
+        teachers: Option<&Targets>,
+        weight: f32,
+        gradients: &mut Gradients,
+    ) -> Result<f64> {
         batch.check(self.config.vocab_size)?;
         self.forward(parameters, batch, true);
         let hidden = self.config.hidden_dim;
         let mut dx = std::mem::take(&mut self.scratch.dx);
         dx.resize(batch.ids.len() * hidden, 0.0);
         dx.fill(0.0);
-        let head = self.head(parameters, batch, loss, weight);
+        let head = self.head(parameters, batch, loss, teachers, weight);
         let [d_head, d_norm] = disjoint(gradients, [self.head, self.final_norm]);
         let value = head.run(&self.output, &mut self.head_scratch, Some((&mut dx, d_head, d_norm)));
         let mut scratch = std::mem::take(&mut self.scratch);
@@ -209,6 +226,7 @@ impl Network {
         parameters: &'a Parameters,
         batch: &'a Batch,
         loss: &'a Loss,
+        teachers: Option<&'a Targets>,
         weight: f32,
     ) -> head::Head<'a> {
         head::Head {
@@ -219,6 +237,7 @@ impl Network {
             soft_cap: self.config.final_logit_soft_cap.map(|c| c as f32),
             targets: &batch.targets,
             loss,
+            teachers,
             scale: weight,
         }
     }

@@ -76,6 +76,12 @@ pub struct Settings {
     pub polarizer: Polarizer,
 }
 
+/// Learning rates where none is given.
+const ADAMW_LR: f64 = 3e-4;
+const MUON_LR: f64 = 0.02;
+const SGD_LR: f64 = 0.1;
+const SPIN_LR: f64 = 1e-3;
+
 /// Names of the optimizers.
 pub const NAMES: [&str; 5] = ["adamw", "muon", "muon-adamw", "sgd", "spin"];
 
@@ -84,7 +90,7 @@ impl Default for Settings {
         Settings {
             name: "polarized-adamw".into(),
             lr: None,
-            adamw_lr: 3e-4,
+            adamw_lr: ADAMW_LR,
             weight_decay: 0.0,
             ternary_weight_decay: 0.0,
             betas: (0.9, 0.95),
@@ -121,21 +127,23 @@ impl Settings {
                 Form::Cubic => (self.ternary_weight_decay, self.ternary_weight_decay),
                 Form::Quintic => (self.weight_decay, self.ternary_weight_decay),
             };
-            let groups = Groups::new(parameters, wanted, self.lr.unwrap_or(0.02), decay.0, decay.1);
+            let groups = Groups::new(parameters, wanted, self.lr.unwrap_or(MUON_LR), decay.0, decay.1);
             let rest = adamw(self.adamw_lr, &|p| !wanted(p));
             Muon::new(groups, parameters, self.momentum.unwrap_or(0.95), form, rest)
         };
         let groups =
             |lr: f64| Groups::new(parameters, &all, lr, self.weight_decay, self.ternary_weight_decay);
         let base: Box<dyn Optimizer> = match name {
-            "adamw" => Box::new(adamw(self.lr.unwrap_or(3e-4), &all)),
+            "adamw" => Box::new(adamw(self.lr.unwrap_or(ADAMW_LR), &all)),
             "muon" => Box::new(muon(Form::Quintic, &hidden)),
             "muon-adamw" => Box::new(muon(Form::Cubic, &matrix)),
-            "sgd" => {
-                Box::new(Sgd::new(groups(self.lr.unwrap_or(0.1)), parameters, self.momentum.unwrap_or(0.0)))
-            }
+            "sgd" => Box::new(Sgd::new(
+                groups(self.lr.unwrap_or(SGD_LR)),
+                parameters,
+                self.momentum.unwrap_or(0.0),
+            )),
             "spin" => Box::new(Spin::new(
-                groups(self.lr.unwrap_or(1e-3)),
+                groups(self.lr.unwrap_or(SPIN_LR)),
                 parameters,
                 self.momentum.unwrap_or(0.9),
                 (self.hysteresis_threshold, self.tunnel_strength),
@@ -153,6 +161,18 @@ impl Settings {
             true => Box::new(Polarized::new(base, self.polarizer.clone(), parameters, seed)?),
             false => base,
         })
+    }
+
+    /// Learning rates by the part of the state dict that holds them: the whole, or Muon's and AdamW's.
+    pub fn rates(&self) -> Vec<(&'static str, f64)> {
+        match self.name.strip_prefix("polarized-").unwrap_or(&self.name) {
+            "muon" | "muon-adamw" => {
+                vec![(".muon", self.lr.unwrap_or(MUON_LR)), (".adamw", self.adamw_lr)]
+            }
+            "sgd" => vec![("", self.lr.unwrap_or(SGD_LR))],
+            "spin" => vec![("", self.lr.unwrap_or(SPIN_LR))],
+            _ => vec![("", self.lr.unwrap_or(ADAMW_LR))],
+        }
     }
 
     fn check(&self) -> Result<()> {

@@ -46,6 +46,8 @@ impl Optimizer for Sgd {
             ("foreach", Value::None),
             ("differentiable", Value::Bool(false)),
             ("fused", Value::None),
+            // PyTorch's SGD does not know the key, and would add its decay to the gradient.
+            ("decoupled_weight_decay", Value::Bool(true)),
         ];
         self.groups.state(parameters, factor, &options, |at| {
             let buffer = Object::floats(&parameters.0[at].shape, &self.buffers[at]);

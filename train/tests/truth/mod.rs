@@ -84,3 +84,26 @@ pub fn relative(got: impl Iterator<Item = f32>, want: &[f32]) -> f64 {
 pub fn slices(gradients: &Gradients) -> Vec<&[f32]> {
     gradients.iter().map(Vec::as_slice).collect()
 }
+
+/// A tokenizer of single bytes: `a` is 97 … and `</s>` is 256.
+pub fn tokenizer(folder: &std::path::Path) -> PathBuf {
+    let path = folder.join("tokenizer.json");
+    // Byte-level BPE writes printable bytes as themselves, space as Ġ and newline as Ċ.
+    let mut vocab: serde_json::Map<String, serde_json::Value> =
+        (33u8..127).map(|b| (char::from(b).to_string(), b.into())).collect();
+    vocab.insert("Ġ".into(), 32.into());
+    vocab.insert("Ċ".into(), 10.into());
+    let end = serde_json::json!({ "id": 256, "content": "</s>", "single_word": false, "lstrip": false,
+        "rstrip": false, "normalized": false, "special": true });
+    vocab.insert("</s>".into(), 256.into());
+    for (id, name) in (257..).zip(["<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>"]) {
+        vocab.insert(name.into(), id.into());
+    }
+    let json = serde_json::json!({
+        "version": "1.0", "added_tokens": [end],
+        "pre_tokenizer": { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true },
+        "model": { "type": "BPE", "vocab": vocab, "merges": [] }
+    });
+    std::fs::write(&path, json.to_string()).unwrap();
+    path
+}

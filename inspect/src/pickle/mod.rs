@@ -5,16 +5,26 @@
 //! the input, so the graph's size is proportional to the input's. Nothing here recurses; who walks the graph must
 //! expect cycles and any depth.
 
+mod text;
+mod trace;
+
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use crate::{Error, Result};
+use text::{big_decimal, unescape_string, unescape_unicode};
+pub use trace::{Seen, Trace};
 
 /// Index of a node in its [`Pickle`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Id(u32);
 
 impl Id {
+    /// The node made as number `index`.
+    pub(crate) fn at(index: usize) -> Self {
+        Id(index as u32)
+    }
+
     /// Its number, by which nodes were made.
     pub fn index(self) -> u32 {
         self.0
@@ -162,6 +172,10 @@ struct Machine<'a> {
     known_globals: HashSet<Global<'a>>,
     /// What the names of globals may still take: one memoized string may be part of many.
     global_bytes_left: usize,
+    /// Offset of the opcode at work.
+    opcode_at: u64,
+    /// Set when it is traced: what it does is noted, and it goes on where Python would.
+    seen: Option<Seen>,
 }
 
 impl<'a> Machine<'a> {
@@ -177,6 +191,8 @@ impl<'a> Machine<'a> {
             globals: Vec::new(),
             known_globals: HashSet::new(),
             global_bytes_left: input.len().saturating_mul(16).saturating_add(1 << 20),
+            opcode_at: 0,
+            seen: None,
         }
     }
 
@@ -197,6 +213,7 @@ impl<'a> Machine<'a> {
 
     #[rustfmt::skip]
     fn step(&mut self, opcode: u8) -> Result<()> {
+        self.opcode_at = self.at as u64 - 1;
         match opcode {
             // Protocol 0: arguments are lines of text.
             b'(' => self.marks.push(self.stack.len()),
@@ -214,7 +231,7 @@ impl<'a> Machine<'a> {
             b'a' => { let item = self.pop()?; self.extend(&[item])?; }
             b'b' => self.build()?,
             b'c' => { let module = lossy(self.line()?); let name = lossy(self.line()?); self.global(module, name)?; }
-            b'd' => { let items = self.pop_to_mark()?; let pairs = pairs(&items)?; self.push(Node::Dict(pairs))?; }
+            b'd' => { let items = self.pop_to_mark()?; let pairs = self.pairs(&items)?; self.push(Node::Dict(pairs))?; }
             b'g' => { let key = self.memo_key_line()?; self.get(key)?; }
             b'i' => self.inst()?,
             b'l' => { let items = self.pop_to_mark()?; self.push(Node::List(items))?; }
@@ -239,7 +256,7 @@ impl<'a> Machine<'a> {
             b'o' => self.obj()?,
             b'q' => { let key = self.byte()?; self.put(key.into())?; }
             b'r' => { let key = u32::from_le_bytes(self.array()?); self.put(key.into())?; }
-            b'u' => { let items = self.pop_to_mark()?; let pairs = pairs(&items)?; self.set(pairs)?; }
+            b'u' => { let items = self.pop_to_mark()?; let pairs = self.pairs(&items)?; self.set(pairs)?; }
             // Protocol 2.
             0x80 => self.proto()?,
             0x81 => { let args = self.pop()?; let class = self.pop()?; self.object(class, args, None)?; }
@@ -279,6 +296,16 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
+    fn is_traced(&self) -> bool {
+        self.seen.is_some()
+    }
+
+    fn note(&mut self, note: impl FnOnce(&mut Seen, u64)) {
+        if let Some(seen) = &mut self.seen {
+            note(seen, self.opcode_at);
+        }
+    }
+
     fn take(&mut self, n: u64) -> Result<&'a [u8]> {
         let rest = &self.input[self.at..];
         if n > rest.len() as u64 {
@@ -301,12 +328,17 @@ impl<'a> Machine<'a> {
 
     fn line(&mut self) -> Result<&'a [u8]> {
         let rest = &self.input[self.at..];
-        let end = rest
-            .iter()
-            .position(|&b| b == b'\n')
-            .ok_or_else(|| Error::damaged("a text argument of a pickle opcode has no end of line"))?;
-        self.at += end + 1;
-        Ok(&rest[..end])
+        match rest.iter().position(|&b| b == b'\n') {
+            Some(end) => {
+                self.at += end + 1;
+                Ok(&rest[..end])
+            }
+            None if self.is_traced() && !rest.is_empty() => {
+                self.at = self.input.len();
+                Ok(rest)
+            }
+            None => Err(Error::damaged("a text argument of a pickle opcode has no end of line")),
+        }
     }
 
     fn add(&mut self, node: Node<'a>) -> Result<Id> {
@@ -385,21 +417,23 @@ impl<'a> Machine<'a> {
     }
 
     fn extend(&mut self, items: &[Id]) -> Result<()> {
-        let target = self.top()?;
+        let (target, traced) = (self.top()?, self.is_traced());
         match &mut self.nodes[target.0 as usize] {
             Node::List(list) | Node::Set(list) => list.extend_from_slice(items),
             Node::Object(object) => object.items.extend_from_slice(items),
+            _ if traced => {}
             _ => return Err(Error::damaged("the pickle appends to something that is not a list")),
         }
         Ok(())
     }
 
     fn set(&mut self, pairs: Vec<(Id, Id)>) -> Result<()> {
-        let target = self.top()?;
+        let (target, traced) = (self.top()?, self.is_traced());
         match &mut self.nodes[target.0 as usize] {
             Node::Dict(entries) if entries.is_empty() => *entries = pairs,
             Node::Dict(entries) => entries.extend(pairs),
             Node::Object(object) => object.entries.extend(pairs),
+            _ if traced => {}
             _ => return Err(Error::damaged("the pickle sets an item of something that is not a dict")),
         }
         Ok(())
@@ -407,12 +441,17 @@ impl<'a> Machine<'a> {
 
     fn build(&mut self) -> Result<()> {
         let state = self.pop()?;
-        let target = self.top()?;
+        let (target, traced) = (self.top()?, self.is_traced());
+        self.note(|seen, at| seen.builds.push((at, target)));
         match &mut self.nodes[target.0 as usize] {
             Node::Object(object) => object.state.push(state),
             // A class or function with attributes set on it: the attributes are kept nowhere in Python's value.
             Node::Global(_) | Node::Persistent(_) => {}
+            _ if traced => {}
             _ => return Err(Error::damaged("the pickle gives a state to something that has none")),
+        }
+        if traced {
+            self.skip_joblib_array(target);
         }
         Ok(())
     }
@@ -420,7 +459,10 @@ impl<'a> Machine<'a> {
     fn object(&mut self, callable: Id, args: Id, kwargs: Option<Id>) -> Result<()> {
         let object =
             Object { callable, args, kwargs, state: Vec::new(), items: Vec::new(), entries: Vec::new() };
-        self.push(Node::Object(Box::new(object)))
+        let id = self.add(Node::Object(Box::new(object)))?;
+        self.note(|seen, at| seen.calls.push((at, id)));
+        self.stack.push(id);
+        Ok(())
     }
 
     fn inst(&mut self) -> Result<()> {
@@ -452,7 +494,10 @@ impl<'a> Machine<'a> {
         if self.known_globals.insert(global.clone()) {
             self.globals.push(global.clone());
         }
-        self.push(Node::Global(Box::new(global)))
+        let id = self.add(Node::Global(Box::new(global)))?;
+        self.note(|seen, at| seen.imports.push((at, id)));
+        self.stack.push(id);
+        Ok(())
     }
 
     fn stack_global(&mut self) -> Result<()> {
@@ -472,16 +517,26 @@ impl<'a> Machine<'a> {
     }
 
     fn proto(&mut self) -> Result<()> {
+        if self.opcode_at > 0 {
+            self.note(|seen, at| seen.stray_protos.push(at));
+        }
         match self.byte()? {
             0..=5 => Ok(()),
             other => Err(Error::unsupported(format!("pickle protocol {other}; 0 to 5 are known"))),
         }
     }
 
+    fn pairs(&self, items: &[Id]) -> Result<Vec<(Id, Id)>> {
+        if !items.len().is_multiple_of(2) && !self.is_traced() {
+            return Err(Error::damaged("the pickle sets items with a key that has no value"));
+        }
+        Ok(items.chunks_exact(2).map(|kv| (kv[0], kv[1])).collect())
+    }
+
     fn frame(&mut self) -> Result<()> {
         let len = u64::from_le_bytes(self.array()?);
         let left = (self.input.len() - self.at) as u64;
-        if len > left {
+        if len > left && !self.is_traced() {
             return Err(Error::damaged(format!("a pickle frame announces {len} bytes and {left} are left")));
         }
         Ok(())
@@ -529,14 +584,19 @@ impl<'a> Machine<'a> {
         let node = if let Some(small) = parse_ascii(digits) {
             Node::Int(small)
         } else {
-            long_node(Cow::Owned(big_decimal(digits)?))
+            match big_decimal(digits) {
+                Ok(bytes) => long_node(Cow::Owned(bytes)),
+                Err(_) if self.is_traced() => Node::Int(0),
+                Err(error) => return Err(error),
+            }
         };
         self.push(node)
     }
 
     fn decimal_float(&mut self) -> Result<f64> {
         let line = self.line()?;
-        parse_ascii(line).ok_or_else(|| Error::damaged("a FLOAT of the pickle is not a number"))
+        let number = parse_ascii(line).or(self.is_traced().then_some(0.0));
+        number.ok_or_else(|| Error::damaged("a FLOAT of the pickle is not a number"))
     }
 }
 
@@ -546,13 +606,6 @@ fn underflow() -> Error {
 
 fn size(n: i64) -> Result<u64> {
     u64::try_from(n).map_err(|_| Error::damaged(format!("a pickle opcode announces {n} bytes")))
-}
-
-fn pairs(items: &[Id]) -> Result<Vec<(Id, Id)>> {
-    if !items.len().is_multiple_of(2) {
-        return Err(Error::damaged("the pickle sets items with a key that has no value"));
-    }
-    Ok(items.chunks_exact(2).map(|kv| (kv[0], kv[1])).collect())
 }
 
 fn parse_ascii<T: std::str::FromStr>(line: &[u8]) -> Option<T> {
@@ -573,129 +626,4 @@ fn long_node(bytes: Cow<'_, [u8]>) -> Node<'_> {
     } else {
         Node::BigInt(bytes)
     }
-}
-
-/// Decimal digits as little-endian two's complement. Like CPython, no more than 4300 of them: the conversion is
-/// quadratic.
-fn big_decimal(digits: &[u8]) -> Result<Vec<u8>> {
-    let digits = digits.trim_ascii();
-    let (negative, digits) = match digits.strip_prefix(b"-") {
-        Some(rest) => (true, rest),
-        None => (false, digits),
-    };
-    if digits.is_empty() || digits.len() > 4300 || !digits.iter().all(u8::is_ascii_digit) {
-        return Err(Error::damaged("an integer of the pickle is not a number of at most 4300 digits"));
-    }
-    let mut bytes: Vec<u8> = Vec::new();
-    for digit in digits {
-        let mut carry = u16::from(digit - b'0');
-        for byte in &mut bytes {
-            let v = u16::from(*byte) * 10 + carry;
-            *byte = v as u8;
-            carry = v >> 8;
-        }
-        if carry > 0 {
-            bytes.push(carry as u8);
-        }
-    }
-    bytes.push(0);
-    if negative {
-        let mut carry = true;
-        for byte in &mut bytes {
-            let (v, overflow) = (!*byte).overflowing_add(carry.into());
-            *byte = v;
-            carry = overflow;
-        }
-    }
-    Ok(bytes)
-}
-
-/// The argument of STRING: a quoted literal with Python 2's escapes.
-fn unescape_string(line: &[u8]) -> Result<Cow<'_, str>> {
-    let line = line.trim_ascii();
-    let quoted = match line {
-        [b'\'', inner @ .., b'\''] | [b'"', inner @ .., b'"'] => inner,
-        _ => return Err(Error::damaged("a STRING of the pickle is not quoted")),
-    };
-    if !quoted.contains(&b'\\') {
-        return Ok(lossy(quoted));
-    }
-    let mut out = Vec::with_capacity(quoted.len());
-    let mut rest = quoted;
-    while let [first, tail @ ..] = rest {
-        rest = tail;
-        if *first != b'\\' {
-            out.push(*first);
-            continue;
-        }
-        let Some((&escape, tail)) = rest.split_first() else { break };
-        rest = tail;
-        match escape {
-            b'n' => out.push(b'\n'),
-            b'r' => out.push(b'\r'),
-            b't' => out.push(b'\t'),
-            b'a' => out.push(7),
-            b'b' => out.push(8),
-            b'f' => out.push(12),
-            b'v' => out.push(11),
-            b'\\' | b'\'' | b'"' => out.push(escape),
-            b'x' => match rest.get(..2).and_then(hex) {
-                Some(code) => {
-                    out.push(code as u8);
-                    rest = &rest[2..];
-                }
-                None => out.extend(b"\\x"),
-            },
-            b'0'..=b'7' => {
-                let mut code = u32::from(escape - b'0');
-                for _ in 0..2 {
-                    let Some((&d @ b'0'..=b'7', tail)) = rest.split_first() else { break };
-                    code = code * 8 + u32::from(d - b'0');
-                    rest = tail;
-                }
-                out.push(code as u8);
-            }
-            other => out.extend([b'\\', other]),
-        }
-    }
-    Ok(Cow::Owned(match String::from_utf8(out) {
-        Ok(s) => s,
-        Err(e) => e.into_bytes().iter().map(|&b| char::from(b)).collect(),
-    }))
-}
-
-/// The argument of UNICODE: Python's raw-unicode-escape, latin-1 with \uXXXX and \UXXXXXXXX.
-fn unescape_unicode(line: &[u8]) -> Cow<'_, str> {
-    if line.is_ascii() && !line.contains(&b'\\') {
-        return lossy(line);
-    }
-    let mut units: Vec<u16> = Vec::with_capacity(line.len());
-    let mut rest = line;
-    while let [first, tail @ ..] = rest {
-        let digits = match tail.first() {
-            Some(b'u') if *first == b'\\' => 4,
-            Some(b'U') if *first == b'\\' => 8,
-            _ => 0,
-        };
-        let code = tail.get(1..1 + digits).filter(|d| !d.is_empty()).and_then(hex).and_then(|code| {
-            // A surrogate has no char and is passed on as a unit, to meet its other half.
-            u16::try_from(code).map(Ok).or_else(|_| char::from_u32(code).map(Err).ok_or(())).ok()
-        });
-        match code {
-            Some(Ok(unit)) => units.push(unit),
-            Some(Err(wide)) => units.extend_from_slice(wide.encode_utf16(&mut [0; 2])),
-            None => {
-                units.push(u16::from(*first));
-                rest = tail;
-                continue;
-            }
-        }
-        rest = &tail[1 + digits..];
-    }
-    Cow::Owned(String::from_utf16_lossy(&units))
-}
-
-fn hex(digits: &[u8]) -> Option<u32> {
-    let all_hex = digits.iter().all(u8::is_ascii_hexdigit);
-    all_hex.then(|| u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()).flatten()
 }

@@ -1,0 +1,293 @@
+//! What two models say of the same tokens: how far their logits and their predictions are apart, and how well each
+//! predicts the text.
+
+use crate::cache::{Cache, KvType, WhenFull};
+use crate::kernel::pool::Pool;
+use crate::model::{Logits, Model, Runner, Sequence};
+use crate::sample::{SampleOptions, Sampler};
+use crate::{Error, Result};
+
+/// Tokens whose logits are looked at together.
+const BLOCK: usize = 64;
+
+/// How well a model predicts tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Likelihood {
+    /// Tokens that were predicted.
+    pub tokens: usize,
+    /// Sum of -ln p over them.
+    pub nats: f64,
+}
+
+impl Likelihood {
+    /// e^(nats / tokens): as many equally likely tokens would be as hard to guess. NaN of no tokens.
+    pub fn perplexity(self) -> f64 {
+        (self.nats / self.tokens as f64).exp()
+    }
+
+    fn add(&mut self, log_probability: f64) {
+        self.tokens += 1;
+        self.nats -= log_probability;
+    }
+}
+
+/// How sequences are cut to windows that fit the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Windows {
+    /// Tokens of a window at most.
+    pub context: usize,
+    /// Tokens from the beginning of one window to the next. A position counts once, in the first window that has it,
+    /// and predicts the token that follows it.
+    pub stride: usize,
+}
+
+/// Part of a sequence.
+struct Window<'a> {
+    ids: &'a [u32],
+    /// Where it begins in the sequence.
+    start: usize,
+    /// The first of its positions that counts.
+    new: usize,
+}
+
+impl Windows {
+    /// The windows of `ids`.
+    fn of(self, ids: &[u32]) -> Result<Vec<Window<'_>>> {
+        if self.stride == 0 || self.stride > self.context {
+            return Err(Error::Usage("a stride from 1 to the context is needed"));
+        }
+        let mut windows = Vec::new();
+        let (mut start, mut done) = (0, 0);
+        while done < ids.len() {
+            let end = ids.len().min(start + self.context);
+            windows.push(Window { ids: &ids[start..end], start, new: done - start });
+            (start, done) = (start + self.stride, end);
+        }
+        Ok(windows)
+    }
+}
+
+impl Window<'_> {
+    /// Its tokens in blocks, and where in the window each begins.
+    fn blocks(&self) -> impl Iterator<Item = (usize, &[u32])> {
+        self.ids.chunks(BLOCK).enumerate().map(|(i, ids)| (i * BLOCK, ids))
+    }
+}
+
+/// One position's logits as ln of probabilities, less their sum.
+struct LogProbabilities<'a> {
+    logits: &'a [f32],
+    largest: f32,
+    log_sum: f64,
+}
+
+impl<'a> LogProbabilities<'a> {
+    fn of(logits: &'a [f32]) -> Self {
+        let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f64 = logits.iter().map(|&x| f64::from(x - largest).exp()).sum();
+        LogProbabilities { logits, largest, log_sum: sum.ln() }
+    }
+
+    fn get(&self, id: usize) -> f64 {
+        f64::from(self.logits[id] - self.largest) - self.log_sum
+    }
+
+    /// The most likely token, the lowest of equals.
+    fn best(&self) -> usize {
+        self.logits.iter().position(|&x| x == self.largest).unwrap_or(0)
+    }
+}
+
+/// How well the runner's model predicts `sequences`, each by itself.
+///
+/// # Errors
+/// `Usage` for windows that make no sense, `Token`, `ContextFull` when a window is larger than the model's context.
+pub fn likelihood(
+    runner: &mut Runner<'_>,
+    pool: &Pool,
+    sequences: &[Vec<u32>],
+    windows: Windows,
+) -> Result<Likelihood> {
+    let config = runner.model().config();
+    let mut total = Likelihood::default();
+    for sequence in sequences {
+        for window in windows.of(sequence)? {
+            let mut cache = Cache::new(config, KvType::F32, WhenFull::Stop);
+            for (at, ids) in window.blocks() {
+                let wanted = if at + ids.len() <= window.new { Logits::None } else { Logits::All };
+                let logits = runner.forward(&mut [Sequence { ids, cache: &mut cache, logits: wanted }])?;
+                let scored = pool.map(logits.len() / config.vocab_size, |i| {
+                    let next = *sequence.get(window.start + at + i + 1)?;
+                    let logits = &logits[i * config.vocab_size..][..config.vocab_size];
+                    (at + i >= window.new).then(|| LogProbabilities::of(logits).get(next as usize))
+                });
+                scored.into_iter().flatten().for_each(|log_probability| total.add(log_probability));
+            }
+        }
+    }
+    Ok(total)
+}
+
+/// The largest difference of a logit, and where it was.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Worst {
+    /// |a - b|; NaN where a logit of one model is NaN or infinite.
+    pub difference: f32,
+    /// Which sequence, position in it, and token of the vocabulary.
+    pub at: (usize, usize, usize),
+}
+
+/// What two models say of the same tokens.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Comparison {
+    /// Positions whose logits were compared.
+    pub positions: usize,
+    /// Logits at each.
+    pub vocab_size: usize,
+    /// The largest difference of a logit.
+    pub worst: Worst,
+    /// Mean |a - b| of logits.
+    pub mean_difference: f64,
+    /// Mean over positions of the Kullback-Leibler divergence, sum p_a ln(p_a / p_b), in nats.
+    pub kl: f64,
+    /// The largest of them.
+    pub largest_kl: f64,
+    /// Positions at which both find the same token most likely.
+    pub same_best: usize,
+    /// How well the first model predicts the tokens.
+    pub a: Likelihood,
+    /// How well the second does.
+    pub b: Likelihood,
+}
+
+impl Comparison {
+    /// Share of positions at which both find the same token most likely.
+    pub fn agreement(&self) -> f64 {
+        self.same_best as f64 / self.positions as f64
+    }
+
+    fn add(&mut self, sequence: usize, position: usize, row: &Row) {
+        let n = self.positions as f64;
+        self.positions += 1;
+        self.mean_difference += (row.mean_difference - self.mean_difference) / (n + 1.0);
+        self.kl += (row.kl - self.kl) / (n + 1.0);
+        if row.kl > self.largest_kl || row.kl.is_nan() {
+            self.largest_kl = row.kl;
+        }
+        if row.worst.0 > self.worst.difference || row.worst.0.is_nan() && !self.worst.difference.is_nan() {
+            self.worst = Worst { difference: row.worst.0, at: (sequence, position, row.worst.1) };
+        }
+        self.same_best += usize::from(row.same_best);
+        if let Some((a, b)) = row.next {
+            self.a.add(a);
+            self.b.add(b);
+        }
+    }
+}
+
+/// The same for one position.
+struct Row {
+    worst: (f32, usize),
+    mean_difference: f64,
+    kl: f64,
+    same_best: bool,
+    /// ln p of the token that follows.
+    next: Option<(f64, f64)>,
+}
+
+impl Row {
+    fn of(a: &[f32], b: &[f32], next: Option<u32>) -> Row {
+        let mut worst = (0.0f32, 0);
+        let (mut sum, mut kl) = (0.0, 0.0);
+        let (p, q) = (LogProbabilities::of(a), LogProbabilities::of(b));
+        for (id, (&x, &y)) in a.iter().zip(b).enumerate() {
+            let difference = (x - y).abs();
+            if difference > worst.0 || difference.is_nan() && !worst.0.is_nan() {
+                worst = (difference, id);
+            }
+            sum += f64::from(difference);
+            let (p, q) = (p.get(id), q.get(id));
+            // What p rules out counts nothing, even where q rules it out, too.
+            if p != f64::NEG_INFINITY {
+                kl += p.exp() * (p - q);
+            }
+        }
+        let next = next.map(|id| (p.get(id as usize), q.get(id as usize)));
+        // Rounding may leave a little less than nothing.
+        let kl = if kl < 0.0 { 0.0 } else { kl };
+        Row { worst, mean_difference: sum / a.len() as f64, kl, same_best: p.best() == q.best(), next }
+    }
+}
+
+/// Sequences of `length` tokens that the model draws itself, beginning with tokens from all over its vocabulary: text
+/// of the kind that it knows, for models without any at hand. The same model draws the same.
+///
+/// # Errors
+/// `ContextFull` when `length` is more than the model's context.
+pub fn drawn(model: &Model, pool: &Pool, count: usize, length: usize) -> Result<Vec<Vec<u32>>> {
+    let config = model.config();
+    let mut runner = Runner::new(model, pool);
+    let first = |i: usize| (i * config.vocab_size / count) as u32;
+    let mut sequences: Vec<Vec<u32>> = (0..count).map(|i| vec![first(i)]).collect();
+    let mut caches: Vec<Cache> =
+        (0..count).map(|_| Cache::new(config, KvType::F32, WhenFull::Stop)).collect();
+    let options = |i| SampleOptions { temperature: 1.0, seed: i as u64, ..SampleOptions::default() };
+    let mut samplers: Vec<Sampler> = (0..count).map(|i| Sampler::new(&options(i))).collect();
+    for at in 1..length {
+        let mut last: Vec<Sequence<'_>> = sequences
+            .iter()
+            .zip(&mut caches)
+            .map(|(ids, cache)| Sequence { ids: &ids[at - 1..], cache, logits: Logits::Last })
+            .collect();
+        let logits = runner.forward(&mut last)?.chunks_exact(config.vocab_size);
+        let next: Vec<u32> =
+            logits.zip(&mut samplers).map(|(logits, sampler)| sampler.sample(logits)).collect();
+        sequences.iter_mut().zip(next).for_each(|(ids, id)| ids.push(id));
+    }
+    Ok(sequences)
+}
+
+/// Runs both models over `sequences`, each by itself, and compares their logits at every position.
+///
+/// # Errors
+/// `Usage` when the vocabularies are not of one size, there is nothing to run, or windows make no sense; `Token`,
+/// `ContextFull` when a window is larger than a model's context.
+pub fn compare(
+    a: &Model,
+    b: &Model,
+    pool: &Pool,
+    sequences: &[Vec<u32>],
+    windows: Windows,
+) -> Result<Comparison> {
+    let vocab_size = a.config().vocab_size;
+    if b.config().vocab_size != vocab_size {
+        return Err(Error::Usage(
+            "the models have vocabularies of different sizes, so their outputs do not compare",
+        ));
+    }
+    let (mut first, mut second) = (Runner::new(a, pool), Runner::new(b, pool));
+    let mut total = Comparison { vocab_size, ..Comparison::default() };
+    for (number, sequence) in sequences.iter().enumerate() {
+        for window in windows.of(sequence)? {
+            let mut caches = [a, b].map(|model| Cache::new(model.config(), KvType::F32, WhenFull::Stop));
+            for (at, ids) in window.blocks() {
+                let [of_a, of_b] = &mut caches;
+                let x = first.forward(&mut [Sequence { ids, cache: of_a, logits: Logits::All }])?;
+                let y = second.forward(&mut [Sequence { ids, cache: of_b, logits: Logits::All }])?;
+                let start = window.start + at;
+                let rows = pool.map(ids.len(), |i| {
+                    let row = i * vocab_size..(i + 1) * vocab_size;
+                    let next = sequence.get(start + i + 1).copied();
+                    (at + i >= window.new).then(|| Row::of(&x[row.clone()], &y[row], next))
+                });
+                for (i, row) in rows.iter().enumerate() {
+                    row.iter().for_each(|row| total.add(number, start + i, row));
+                }
+            }
+        }
+    }
+    if total.positions == 0 {
+        return Err(Error::Usage("there are no tokens to compare outputs on"));
+    }
+    Ok(total)
+}

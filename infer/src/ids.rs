@@ -1,0 +1,93 @@
+//! Token ids from files: SafeTensors, or lists in text.
+
+use std::path::Path;
+
+use ckpt_inspect::{Checkpoint, DType, TensorInfo};
+
+use crate::{Error, Result};
+
+/// Largest file that is read: more tokens than a model gets through in a day.
+const LARGEST_FILE: u64 = 1 << 30;
+
+/// Whether the file's name says that it holds token ids and not text: `.safetensors`, `.json`, `.jsonl` and `.ids`.
+pub fn holds_ids(path: &Path) -> bool {
+    matches!(extension(path).as_deref(), Some("safetensors" | "json" | "jsonl" | "ids"))
+}
+
+fn extension(path: &Path) -> Option<String> {
+    Some(path.extension()?.to_str()?.to_ascii_lowercase())
+}
+
+/// The sequences of a file of token ids: rows of the tensor `ids`, or of the only tensor of integers, in SafeTensors;
+/// in text a line each, as a JSON list or as numbers with commas or spaces between them.
+///
+/// # Errors
+/// `Input` when the file cannot be read, is too large, or has something else than ids.
+pub fn read_ids(path: &Path) -> Result<Vec<Vec<u32>>> {
+    let wrong = |what: String| Error::Input { path: path.to_path_buf(), what };
+    let cannot = |e: std::io::Error| wrong(format!("cannot be read: {e}"));
+    if std::fs::metadata(path).map_err(cannot)?.len() > LARGEST_FILE {
+        return Err(wrong("has more than a GiB; give a part of it".into()));
+    }
+    let sequences = match extension(path).as_deref() {
+        Some("safetensors") => of_tensors(&ckpt_inspect::open(path)?).map_err(wrong)?,
+        _ => of_text(&std::fs::read_to_string(path).map_err(cannot)?).map_err(wrong)?,
+    };
+    match sequences.is_empty() {
+        true => Err(wrong("holds no token ids".into())),
+        false => Ok(sequences),
+    }
+}
+
+fn of_text(text: &str) -> Result<Vec<Vec<u32>>, String> {
+    let mut sequences = Vec::new();
+    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let inner = line.trim();
+        let inner = inner.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(inner);
+        let words = inner.split([',', ' ', '\t']).filter(|word| !word.is_empty());
+        let ids = words.map(|word| {
+            word.parse::<u32>()
+                .map_err(|_| format!("line {}: `{}` is no token id", number + 1, word.escape_debug()))
+        });
+        sequences.push(ids.collect::<Result<Vec<u32>, String>>()?);
+    }
+    Ok(sequences)
+}
+
+fn of_tensors(file: &Checkpoint) -> Result<Vec<Vec<u32>>, String> {
+    let integers = |t: &&TensorInfo| matches!(t.dtype, DType::I32 | DType::I64 | DType::U16 | DType::U32);
+    let tensor = file.tensors.iter().find(|t| t.name == "ids").filter(integers);
+    let tensor = match tensor {
+        Some(tensor) => tensor,
+        None => match &file.tensors.iter().filter(integers).collect::<Vec<_>>()[..] {
+            [only] => *only,
+            _ => {
+                return Err(
+                    "needs a tensor `ids` of i32, i64, u16 or u32, or one tensor of integers alone".into()
+                );
+            }
+        },
+    };
+    let (1 | 2) = tensor.shape.len() else {
+        return Err(format!(
+            "has ids of shape {:?}; [tokens] or [sequences, tokens] is needed",
+            tensor.shape
+        ));
+    };
+    let bytes = file.tensor_bytes(tensor).map_err(|e| e.to_string())?;
+    let ids = match tensor.dtype {
+        DType::U16 => bytes.as_chunks().0.iter().map(|&b| Some(u16::from_le_bytes(b).into())).collect(),
+        DType::U32 => bytes.as_chunks().0.iter().map(|&b| Some(u32::from_le_bytes(b))).collect(),
+        DType::I32 => bytes.as_chunks().0.iter().map(|&b| i32::from_le_bytes(b).try_into().ok()).collect(),
+        _ => bytes
+            .as_chunks()
+            .0
+            .iter()
+            .map(|&b| i64::from_le_bytes(b).try_into().ok())
+            .collect::<Option<Vec<u32>>>(),
+    };
+    let ids =
+        ids.ok_or_else(|| format!("`{}` has numbers that are no token ids", tensor.name.escape_debug()))?;
+    let width = tensor.shape.last().copied().unwrap_or(0).max(1);
+    Ok(ids.chunks(width).map(<[u32]>::to_vec).collect())
+}

@@ -1,0 +1,147 @@
+//! A matrix's rows in f32, read from the file as they are asked for.
+
+use std::borrow::Cow;
+
+use ckpt_inspect::ggml::Decoder;
+use ckpt_inspect::{Checkpoint, DType, TensorInfo};
+use half::{bf16, f16};
+
+use crate::Result;
+use crate::kernel::Kernel;
+use crate::kernel::float::Element;
+use crate::kernel::pool::Pool;
+use crate::kernel::simd::{Simd, Work};
+
+/// Rows that one task looks through.
+const TASK_ROWS: usize = 64;
+
+/// The rows of a matrix of `cols` columns.
+pub(crate) struct Rows<'a> {
+    elements: Elements<'a>,
+    pub rows: usize,
+    pub cols: usize,
+}
+
+enum Elements<'a> {
+    F32(Cow<'a, [f32]>),
+    F16(&'a [f16]),
+    BF16(&'a [bf16]),
+    /// Rows are whole blocks.
+    Blocks(Decoder<'a>),
+}
+
+impl<'a> Rows<'a> {
+    /// The rows of `tensor`, which is a matrix: borrowed from the file and decoded a row at a time where that can be.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::values`].
+    pub fn of(
+        checkpoint: &'a Checkpoint,
+        tensor: &'a TensorInfo,
+        (rows, cols): (usize, usize),
+    ) -> Result<Self> {
+        let borrowed = match checkpoint.tensor_bytes(tensor)? {
+            Cow::Borrowed(bytes) => Some(bytes),
+            Cow::Owned(_) => None,
+        };
+        let elements = borrowed.and_then(|bytes| match tensor.dtype {
+            DType::F32 => bytemuck::try_cast_slice(bytes).ok().map(|x| Elements::F32(Cow::Borrowed(x))),
+            DType::F16 => bytemuck::try_cast_slice(bytes).ok().map(Elements::F16),
+            DType::BF16 => bytemuck::try_cast_slice(bytes).ok().map(Elements::BF16),
+            DType::Ggml(ggml) if cols.is_multiple_of(ggml.block_elements()) => {
+                let decoder = ggml.decoder(bytes, rows * cols).ok()?;
+                Some(Elements::Blocks(decoder.scaled(tensor.scale.unwrap_or(1.0))))
+            }
+            _ => None,
+        });
+        let elements = match elements {
+            Some(elements) => elements,
+            None => Elements::F32(Cow::Owned(checkpoint.values(tensor)?)),
+        };
+        Ok(Rows { elements, rows, cols })
+    }
+
+    /// All elements, row-major, where they lie ready.
+    pub fn whole(&self) -> Option<&[f32]> {
+        match &self.elements {
+            Elements::F32(values) => Some(values),
+            _ => None,
+        }
+    }
+
+    /// Row `i` into `out`.
+    pub fn read(&self, i: usize, out: &mut [f32]) {
+        fn widen<E: Element>(values: &[E], out: &mut [f32]) {
+            out.iter_mut().zip(values).for_each(|(out, x)| *out = x.widen());
+        }
+        let range = i * self.cols..(i + 1) * self.cols;
+        match &self.elements {
+            Elements::F32(values) => out.copy_from_slice(&values[range]),
+            Elements::F16(values) => widen(&values[range], out),
+            Elements::BF16(values) => widen(&values[range], out),
+            Elements::Blocks(decoder) => decoder.read(range.start, out),
+        }
+    }
+
+    /// The one magnitude of all elements that are not zero, 0 if all are; `None` where there are several, or NaN.
+    pub fn magnitude(&self, kernel: Kernel, pool: &Pool) -> Option<f32> {
+        let parts = pool.map(self.rows.div_ceil(TASK_ROWS), |part| {
+            let mut row = vec![0.0; self.cols];
+            let mut range = Magnitudes { least: f32::INFINITY, most: 0.0, nan: false };
+            for i in part * TASK_ROWS..self.rows.min((part + 1) * TASK_ROWS) {
+                self.read(i, &mut row);
+                range = range.and(kernel.run(MagnitudesOf(&row)));
+            }
+            range
+        });
+        let all = parts.into_iter().reduce(Magnitudes::and)?;
+        (!all.nan && (all.most == 0.0 || all.least == all.most)).then_some(all.most)
+    }
+}
+
+/// The smallest |x| that is not zero, the largest, and whether some x is NaN.
+#[derive(Clone, Copy)]
+struct Magnitudes {
+    least: f32,
+    most: f32,
+    nan: bool,
+}
+
+impl Magnitudes {
+    fn and(self, other: Self) -> Self {
+        Magnitudes {
+            least: self.least.min(other.least),
+            most: self.most.max(other.most),
+            nan: self.nan || other.nan,
+        }
+    }
+}
+
+struct MagnitudesOf<'a>(&'a [f32]);
+
+impl Work for MagnitudesOf<'_> {
+    type Output = Magnitudes;
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> Magnitudes {
+        const TOGETHER: usize = 32;
+        let (mut least, mut most, mut nan) =
+            ([f32::INFINITY; TOGETHER], [0.0f32; TOGETHER], [false; TOGETHER]);
+        let (whole, rest) = self.0.as_chunks::<TOGETHER>();
+        let mut last = [0.0; TOGETHER];
+        last[..rest.len()].copy_from_slice(rest);
+        for chunk in whole.iter().chain([&last]) {
+            for i in 0..TOGETHER {
+                let x = chunk[i].abs();
+                let counted = if x == 0.0 { f32::INFINITY } else { x };
+                least[i] = if counted < least[i] { counted } else { least[i] };
+                most[i] = if x > most[i] { x } else { most[i] };
+                nan[i] |= x.is_nan();
+            }
+        }
+        Magnitudes {
+            least: least.into_iter().fold(f32::INFINITY, f32::min),
+            most: most.into_iter().fold(0.0, f32::max),
+            nan: nan.contains(&true),
+        }
+    }
+}

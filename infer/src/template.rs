@@ -1,0 +1,224 @@
+//! How a conversation is written out for a model: plain turns, `<|user|>` turns, or the model's own Jinja template.
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Value};
+use minijinja::{Environment, Error as JinjaError, ErrorKind, UndefinedBehavior, context};
+
+use crate::tokenizer::Tokenizer;
+
+/// One turn of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// `system`, `user` or `assistant`.
+    pub role: String,
+    /// What was said.
+    pub content: String,
+}
+
+impl Message {
+    /// A turn of `role`.
+    pub fn new(role: &str, content: impl Into<String>) -> Self {
+        Message { role: role.into(), content: content.into() }
+    }
+}
+
+/// A way to write a conversation out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Template {
+    /// `User: …` and `Assistant: …`, a line each.
+    Plain,
+    /// `<|user|>`, `<|assistant|>` and `<|system|>`, each on a line before the turn, and the end-of-text token after it.
+    Tags,
+    /// A Jinja template as `chat_template` of tokenizer_config.json and `tokenizer.chat_template` of GGUF have it.
+    Jinja(String),
+}
+
+/// Steps that a template may take, far beyond what any in use takes.
+const FUEL: u64 = 10_000_000;
+/// Templates in use are a few kB.
+const LONGEST: usize = 1 << 20;
+
+impl Template {
+    /// What suits a tokenizer: its model's own template, else tags where it has a token for them, else plain turns.
+    pub fn of(tokenizer: &Tokenizer) -> Self {
+        match tokenizer.chat_template() {
+            Some(template) => Template::Jinja(template.to_string()),
+            None if tokenizer.special("<|user|>").is_some() => Template::Tags,
+            None => Template::Plain,
+        }
+    }
+
+    /// The prompt that asks for the assistant's next turn after `messages`. `bos` and `eos` are the texts of the tokens
+    /// that begin and end a text.
+    ///
+    /// # Errors
+    /// What is wrong with a Jinja template, or what it refuses.
+    pub fn render(&self, messages: &[Message], bos: &str, eos: &str) -> Result<String, String> {
+        match self {
+            Template::Plain => Ok(plain(messages)),
+            Template::Tags => Ok(tags(messages, eos)),
+            Template::Jinja(source) => jinja(source, messages, bos, eos).map_err(|e| told(&e)),
+        }
+    }
+
+    /// What the model writes when it goes on with the user's turn, which ends the answer.
+    pub fn stops(&self) -> &'static [&'static str] {
+        match self {
+            Template::Plain => &["\nUser:", "\nSystem:"],
+            Template::Tags => &["<|user|>", "<|system|>", "<|assistant|>", "<|end|>"],
+            Template::Jinja(_) => &[],
+        }
+    }
+
+    /// What the user calls it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Template::Plain => "plain",
+            Template::Tags => "tags",
+            Template::Jinja(_) => "model",
+        }
+    }
+}
+
+fn plain(messages: &[Message]) -> String {
+    let turn = |message: &Message| match message.role.as_str() {
+        "user" => format!("User: {}\n", message.content),
+        "assistant" => format!("Assistant: {}\n", message.content),
+        _ => format!("{}\n\n", message.content),
+    };
+    messages.iter().map(turn).collect::<String>() + "Assistant:"
+}
+
+fn tags(messages: &[Message], eos: &str) -> String {
+    let turn = |message: &Message| format!("<|{}|>\n{}{eos}\n", message.role, message.content);
+    messages.iter().map(turn).collect::<String>() + "<|assistant|>\n"
+}
+
+fn jinja(source: &str, messages: &[Message], bos: &str, eos: &str) -> Result<String, JinjaError> {
+    if source.len() > LONGEST {
+        return Err(JinjaError::new(
+            ErrorKind::InvalidOperation,
+            format!("{} bytes are too many", source.len()),
+        ));
+    }
+    let mut environment = Environment::new();
+    // As transformers renders them.
+    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+    environment.set_undefined_behavior(UndefinedBehavior::Lenient);
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_fuel(Some(FUEL));
+    environment.add_function("raise_exception", |message: String| -> Result<String, JinjaError> {
+        Err(JinjaError::new(ErrorKind::InvalidOperation, message))
+    });
+    environment.add_filter("tojson", to_json);
+    environment.add_template("chat", source)?;
+    let turn =
+        |message: &Message| context! { role => message.role.as_str(), content => message.content.as_str() };
+    environment.get_template("chat")?.render(context! {
+        messages => messages.iter().map(turn).collect::<Vec<Value>>(),
+        bos_token => bos,
+        eos_token => eos,
+        add_generation_prompt => true,
+        tools => Value::from(()),
+    })
+}
+
+/// `tojson` as transformers has it: minijinja's, with what that escapes for HTML as it was.
+fn to_json(value: Value, args: Kwargs) -> Result<String, JinjaError> {
+    let _: Option<Value> = args.get("ensure_ascii")?;
+    let json = minijinja::filters::tojson(&value, None, args)?.to_string();
+    let mut out = String::with_capacity(json.len());
+    let mut rest = json.as_str();
+    while let Some(at) = rest.find('\\') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let escapes = [("\\u003c", '<'), ("\\u003e", '>'), ("\\u0026", '&'), ("\\u0027", '\'')];
+        match escapes.into_iter().find(|(escape, _)| rest.starts_with(escape)) {
+            Some((escape, c)) => {
+                out.push(c);
+                rest = &rest[escape.len()..];
+            }
+            None => {
+                // A backslash and what it escapes.
+                let end = rest.char_indices().nth(2).map_or(rest.len(), |(end, _)| end);
+                out.push_str(&rest[..end]);
+                rest = &rest[end..];
+            }
+        }
+    }
+    out.push_str(rest);
+    Ok(out)
+}
+
+fn told(error: &JinjaError) -> String {
+    let line = error.line().map(|line| format!(" (line {line})")).unwrap_or_default();
+    let detail = error.detail().map_or_else(|| error.kind().to_string(), str::to_string);
+    format!("the model's chat template: {detail}{line}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn talk() -> Vec<Message> {
+        vec![
+            Message::new("system", "Be brief."),
+            Message::new("user", "Hi"),
+            Message::new("assistant", "Hello"),
+            Message::new("user", "Bye"),
+        ]
+    }
+
+    #[test]
+    fn turns_are_written_as_each_template_has_them() {
+        let write = |template: Template| template.render(&talk(), "<s>", "</s>");
+        assert_eq!(
+            write(Template::Plain).unwrap(),
+            "Be brief.\n\nUser: Hi\nAssistant: Hello\nUser: Bye\nAssistant:"
+        );
+        assert_eq!(
+            write(Template::Tags).unwrap(),
+            "<|system|>\nBe brief.</s>\n<|user|>\nHi</s>\n<|assistant|>\nHello</s>\n<|user|>\nBye</s>\n<|assistant|>\n"
+        );
+    }
+
+    /// The constructs that templates in use are made of; what comes out is what Jinja2 with transformers' settings gives.
+    #[test]
+    fn jinja_templates_are_rendered_as_by_jinja2() {
+        let template = "{{ bos_token }}{%- set ns = namespace(first=true) %}\n\
+            {% for message in messages %}\n    \
+            {% if message['role'] == 'system' and loop.first %}\n\
+            [{{ message.content.strip() | upper }}]\n    \
+            {% elif message.role == 'user' %}\n\
+            <|im_start|>{{ message.role }}{{ '\\n' + message['content'].split()[0] | trim }}{{ eos_token }}\n    \
+            {% else %}\n\
+            {{ message.content.replace('l', 'L') }}{% if ns.first %}{% set ns.first = false %}!{% endif %}\n    \
+            {% endif %}\n\
+            {% endfor %}\n\
+            {{ messages[1:] | length }}{{ messages[-1] | tojson }}{% if add_generation_prompt %}<go>{% endif %}\n\
+            {% if tools is defined and tools %}tools{% endif %}{{ missing }}";
+        let text = Template::Jinja(template.into()).render(&talk(), "<s>", "</s>").unwrap();
+        assert_eq!(text, JINJA2);
+    }
+
+    const JINJA2: &str = "<s>[BE BRIEF.]\n<|im_start|>user\nHi</s>\nHeLLo!<|im_start|>user\nBye</s>\n3{\"role\": \"user\", \"content\": \"Bye\"}<go>";
+
+    #[test]
+    fn json_is_not_escaped_for_html() {
+        let talk = [Message::new("user", "<a href='x'> & \\u003c \\\\")];
+        let text = Template::Jinja("{{ messages[0]['content'] | tojson(ensure_ascii=False) }}".into());
+        assert_eq!(text.render(&talk, "", "").unwrap(), r#""<a href='x'> & \\u003c \\\\""#);
+    }
+
+    #[test]
+    fn what_a_template_refuses_or_cannot_do_is_told() {
+        let told = |source: &str| Template::Jinja(source.into()).render(&talk(), "", "").unwrap_err();
+        assert!(told("{{ raise_exception('no system turn') }}").contains("no system turn"));
+        assert!(told("{% for %}").contains("line 1"));
+        assert!(
+            told("{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}")
+                .contains("template")
+        );
+        assert!(told(&" ".repeat(LONGEST + 1)).contains("too many"));
+    }
+}

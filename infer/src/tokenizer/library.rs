@@ -1,0 +1,252 @@
+//! What the `tokenizers` crate does: tokenizer.json as a whole, byte-level BPE and unigram models of other files.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::OnceLock;
+
+use ckpt_convert::tokenizer::{PreTokenizer, Role, Token, TokenType, Vocabulary, pre_tokenizer};
+use tokenizers::models::bpe::BPE;
+use tokenizers::models::unigram;
+use tokenizers::normalizers::Precompiled;
+use tokenizers::pre_tokenizers::PreTokenizerWrapper;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel as ByteLevelStep;
+use tokenizers::pre_tokenizers::sequence::Sequence;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::{DecoderWrapper, NormalizedString, Normalizer, SplitDelimiterBehavior};
+
+use super::scores;
+
+/// Runs `work` of the crate, whose panics on files that contradict themselves become errors.
+fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(result) => result.map_err(|e| e.to_string()),
+        Err(_) => Err("contradicts itself".into()),
+    }
+}
+
+/// tokenizer.json.
+pub(super) struct Json {
+    /// Takes special tokens for text.
+    plain: tokenizers::Tokenizer,
+    /// Takes special tokens for what they say.
+    parsing: OnceLock<tokenizers::Tokenizer>,
+}
+
+impl std::fmt::Debug for Json {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Json").finish_non_exhaustive()
+    }
+}
+
+impl Json {
+    /// Reads a file, and lists its tokens.
+    pub fn read(bytes: &[u8]) -> Result<(Self, Vec<(u64, Token)>), String> {
+        let read = || tokenizers::Tokenizer::from_bytes(bytes);
+        let mut plain = guarded(read).map_err(|e| format!("is no tokenizer.json: {e}"))?;
+        // What is cut off or filled up is no prompt any more.
+        guarded(|| plain.with_truncation(None).map(|t| t.with_padding(None)).map(|_| ()))?;
+        plain.set_encode_special_tokens(true);
+        let added = plain.get_added_tokens_decoder();
+        let listed = plain.get_vocab(true);
+        let mut tokens: Vec<(u64, Token)> = Vec::with_capacity(listed.len());
+        for (text, id) in listed {
+            let kind = match added.get(&id) {
+                Some(token) if token.special => TokenType::Control,
+                Some(_) => TokenType::UserDefined,
+                None => TokenType::Normal,
+            };
+            tokens.push((id.into(), Token::new(text, 0.0, kind)));
+        }
+        Ok((Json { plain, parsing: OnceLock::new() }, tokens))
+    }
+
+    /// What the post-processor puts before and after a text.
+    pub fn around(&self) -> Result<(Vec<u32>, Vec<u32>), String> {
+        let ids = |add| guarded(|| self.plain.encode_fast("a", add)).map(|e| e.get_ids().to_vec());
+        let (inner, all) = (ids(false)?, ids(true)?);
+        let start = all.windows(inner.len().max(1)).position(|window| window == inner).unwrap_or(0);
+        let end = (start + inner.len()).min(all.len());
+        Ok((all[..start].to_vec(), all[end..].to_vec()))
+    }
+
+    /// Whether tokens are bytes, so that each can be decoded by itself.
+    pub fn is_byte_level(&self) -> bool {
+        matches!(self.plain.get_decoder(), Some(DecoderWrapper::ByteLevel(_)))
+    }
+
+    pub fn encode(&self, text: &str, parsed: bool, out: &mut Vec<u32>) -> Result<(), String> {
+        let tokenizer = if parsed {
+            self.parsing.get_or_init(|| {
+                let mut parsing = self.plain.clone();
+                parsing.set_encode_special_tokens(false);
+                parsing
+            })
+        } else {
+            &self.plain
+        };
+        out.extend(guarded(|| tokenizer.encode_fast(text, false))?.get_ids());
+        Ok(())
+    }
+
+    /// The text of `ids`, as the file's decoder has it.
+    pub fn decode(&self, ids: &[u32], show_special: bool) -> String {
+        guarded(|| self.plain.decode(ids, !show_special)).unwrap_or_default()
+    }
+}
+
+/// Byte-level BPE with a list of merges.
+pub(super) struct ByteLevel(tokenizers::Tokenizer);
+
+impl std::fmt::Debug for ByteLevel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("ByteLevel").finish()
+    }
+}
+
+/// llama.cpp puts the first token before text for these unless the file says otherwise.
+const WITH_BOS: [&str; 10] = [
+    "llama3",
+    "llama-v3",
+    "llama-bpe",
+    "falcon3",
+    "falcon-h1",
+    "pixtral",
+    "midm-2.0",
+    "lfm2",
+    "jina-v5-nano",
+    "tekken",
+];
+
+impl ByteLevel {
+    /// The cutter, and whether its kind begins texts with a token.
+    pub fn new(vocabulary: &Vocabulary, warnings: &mut Vec<String>) -> Result<(Self, bool), String> {
+        let name = vocabulary.pre.as_deref();
+        let known = pre_tokenizer(name.unwrap_or("default"));
+        if name.is_none() || known.is_none() {
+            let said = name.map_or("does not name its pre-tokenizer".to_string(), |name| {
+                format!("has the pre-tokenizer `{}`, which is not known", ckpt_inspect::printable(name))
+            });
+            warnings.push(format!("the tokenizer {said}; text is split as by llama.cpp's default"));
+        }
+        let PreTokenizer { patterns, whole_words } =
+            known.or_else(|| pre_tokenizer("default")).ok_or("has no pre-tokenizer")?;
+        let merges = vocabulary.merges.as_deref().ok_or("lists no merges")?;
+        let text = |token: &Token| String::from_utf8(token.text.clone()).ok();
+        let ids: HashMap<String, u32> =
+            (0..).zip(&vocabulary.tokens).filter_map(|(id, token)| Some((text(token)?, id))).collect();
+        let pair = |merge: &String| {
+            // The first character may be a space itself in foreign files; llama.cpp looks from the second on.
+            let at = merge.char_indices().skip(1).find(|(_, c)| *c == ' ')?.0;
+            let (left, right) = (&merge[..at], &merge[at + 1..]);
+            let known = [left, right, &format!("{left}{right}")].iter().all(|text| ids.contains_key(*text));
+            known.then(|| (left.to_string(), right.to_string()))
+        };
+        let merges: Vec<(String, String)> = merges.iter().filter_map(pair).collect();
+        let steps = patterns.iter().map(|pattern| {
+            let pattern = SplitPattern::Regex((*pattern).into());
+            Split::new(pattern, SplitDelimiterBehavior::Isolated, false).map(PreTokenizerWrapper::from)
+        });
+        let mut steps = guarded(|| steps.collect::<tokenizers::Result<Vec<_>>>())?;
+        steps.push(ByteLevelStep::new(false, false, false).into());
+        let model = guarded(|| {
+            BPE::builder()
+                .vocab_and_merges(ids.into_iter().collect::<ahash::AHashMap<_, _>>(), merges)
+                .ignore_merges(whole_words)
+                .build()
+        })?;
+        let mut tokenizer = tokenizers::Tokenizer::new(model);
+        tokenizer.with_pre_tokenizer(Some(Sequence::new(steps)));
+        Ok((ByteLevel(tokenizer), name.is_some_and(|name| WITH_BOS.contains(&name))))
+    }
+
+    pub fn encode(&self, text: &str, out: &mut Vec<u32>) -> Result<(), String> {
+        out.extend(guarded(|| self.0.encode_fast(text, false))?.get_ids());
+        Ok(())
+    }
+}
+
+/// SentencePiece's unigram model.
+pub(super) struct Unigram {
+    model: tokenizers::Tokenizer,
+    normalizer: Option<Precompiled>,
+    trims: bool,
+    prefix: bool,
+}
+
+impl std::fmt::Debug for Unigram {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Unigram").finish_non_exhaustive()
+    }
+}
+
+impl Unigram {
+    pub fn new(vocabulary: &Vocabulary) -> Result<Self, String> {
+        let pieces = vocabulary.tokens.iter().map(|token| {
+            let text = String::from_utf8_lossy(&token.text);
+            let matched = matches!(token.kind, TokenType::Normal | TokenType::UserDefined | TokenType::Byte);
+            // Text has no spaces where pieces are looked for, so these are never found.
+            (if matched { text.into_owned() } else { format!(" {text}") }, f64::from(token.score))
+        });
+        let pieces: Vec<(String, f64)> = pieces.collect();
+        let unknown = vocabulary.role(Role::Unk).map(|id| id as usize);
+        let byte_fallback =
+            vocabulary.tokens.iter().any(|t| t.kind == TokenType::Byte && scores::byte(&t.text).is_some());
+        let model = guarded(|| unigram::Unigram::from(pieces, unknown, byte_fallback))?;
+        let prefix = vocabulary.keys.get("tokenizer.ggml.add_space_prefix").and_then(|v| v.as_bool());
+        Ok(Unigram {
+            model: tokenizers::Tokenizer::new(model),
+            normalizer: normalizer(&vocabulary.charsmap)?,
+            trims: vocabulary.trims,
+            prefix: prefix.unwrap_or(true),
+        })
+    }
+
+    pub fn prefix(&self) -> bool {
+        self.prefix
+    }
+
+    pub fn encode(&self, text: &str, first: bool, out: &mut Vec<u32>) -> Result<(), String> {
+        let text = normalized(text, self.normalizer.as_ref(), self.trims)?;
+        let prefix = if self.prefix && first && !text.is_empty() { "▁" } else { "" };
+        let text = format!("{prefix}{}", text.replace(' ', "▁"));
+        out.extend(guarded(|| self.model.encode_fast(text, false))?.get_ids());
+        Ok(())
+    }
+}
+
+/// SentencePiece's normalizer, where there is one.
+pub(super) fn normalizer(charsmap: &[u8]) -> Result<Option<Precompiled>, String> {
+    if charsmap.is_empty() {
+        return Ok(None);
+    }
+    guarded(|| Precompiled::from(charsmap).map_err(|e| e.to_string().into())).map(Some)
+}
+
+/// `text` as SentencePiece normalizes it: characters first, then, where it trims, spaces.
+pub(super) fn normalized(
+    text: &str,
+    normalizer: Option<&Precompiled>,
+    trims: bool,
+) -> Result<String, String> {
+    let text = match normalizer {
+        Some(normalizer) => guarded(|| {
+            let mut string = NormalizedString::from(text);
+            normalizer.normalize(&mut string)?;
+            Ok(string.get().to_string())
+        })?,
+        None => text.to_string(),
+    };
+    if !trims {
+        return Ok(text);
+    }
+    Ok(text.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" "))
+}
+
+/// GPT-2's characters for bytes: printable ones stand for themselves, the rest are moved to U+0100 and after.
+pub(super) fn bytes_of_chars() -> HashMap<char, u8> {
+    let printable = |byte: &u8| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+    let themselves = (0..=255u8).filter(printable).map(|byte| (char::from(byte), byte));
+    let moved = (0..=255u8).filter(|byte| !printable(byte));
+    let moved = ('\u{100}'..).zip(moved);
+    themselves.chain(moved).collect()
+}

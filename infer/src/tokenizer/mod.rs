@@ -1,0 +1,438 @@
+//! From text to tokens and back: tokenizer.json, SentencePiece's tokenizer.model, and a GGUF file's own vocabulary.
+
+mod library;
+mod scores;
+mod special;
+mod stream;
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use ckpt_convert::tokenizer::{Role, TokenType, Vocabulary};
+use ckpt_inspect::Checkpoint;
+use ckpt_inspect::gguf::MAGIC;
+
+use crate::{Error, Result};
+use library::{ByteLevel, Json, Unigram};
+use scores::Scores;
+use special::Partition;
+pub use stream::TextStream;
+
+/// Larger files are no tokenizer's. The largest in use take about 40 MB.
+const LARGEST_FILE: u64 = 128 << 20;
+
+/// Cuts text into a model's tokens, and joins them again.
+#[derive(Debug)]
+pub struct Tokenizer {
+    path: PathBuf,
+    vocabulary: Vocabulary,
+    partition: Partition,
+    cutter: Cutter,
+    /// What the model's rule puts before and after a text.
+    begin: Vec<u32>,
+    end: Vec<u32>,
+    stops: Vec<u32>,
+    fim: Option<FimTokens>,
+    /// What each token stands for; `None` where only a row of tokens tells that.
+    pieces: Option<Vec<Piece>>,
+    /// What plain tokens stand for, made when asked for.
+    words: OnceLock<HashSet<Box<[u8]>>>,
+    warnings: Vec<String>,
+}
+
+/// How text without special tokens is cut.
+#[derive(Debug)]
+enum Cutter {
+    /// As tokenizer.json says, special tokens included.
+    Json(Box<Json>),
+    ByteLevel(ByteLevel),
+    Scores(Scores),
+    Unigram(Unigram),
+}
+
+/// What a token stands for.
+#[derive(Debug, Default)]
+struct Piece {
+    bytes: Box<[u8]>,
+    /// Whether it is no text: control tokens and their like.
+    special: bool,
+}
+
+/// Tokens that mark the parts of a text with a hole in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FimTokens {
+    /// Before what stands before the hole.
+    pub prefix: u32,
+    /// Before what stands after the hole.
+    pub suffix: u32,
+    /// Before what goes into the hole.
+    pub middle: u32,
+}
+
+/// Whether special tokens that are written out in a text are taken for what they say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Specials {
+    /// `<s>` is three characters.
+    AsText,
+    /// `<s>` is the token that begins a text.
+    Parsed,
+}
+
+impl Tokenizer {
+    /// Reads the tokenizer at `path`: a tokenizer.json, a tokenizer.model, a GGUF file, told by their contents, or a
+    /// folder that holds one of the first two. Files that stand beside it in its folder say which tokens have a role.
+    ///
+    /// # Errors
+    /// `Checkpoint` for what cannot be read, is damaged or of a kind that is not known; `Tokenizer`.
+    pub fn open(path: &Path) -> Result<Self> {
+        if path.is_dir() {
+            let what = "holds neither tokenizer.json nor tokenizer.model";
+            return Self::in_folder(path)?
+                .ok_or_else(|| Error::Tokenizer { path: path.into(), what: what.into() });
+        }
+        let io = |e: std::io::Error| Error::Checkpoint(ckpt_inspect::Error::io(path, &e));
+        let start = start(path).map_err(io)?;
+        if start.starts_with(&MAGIC) {
+            let file = ckpt_inspect::open(path)?;
+            let none = || Error::Tokenizer { path: path.into(), what: "has no tokenizer of its own".into() };
+            return Self::embedded(&file)?.ok_or_else(none);
+        }
+        if start.trim_ascii_start().first() != Some(&b'{') {
+            return Self::of_vocabulary(Vocabulary::read(path)?, path);
+        }
+        let len = std::fs::metadata(path).map_err(io)?.len();
+        if len > LARGEST_FILE {
+            let what = format!("{len} bytes are too many for a tokenizer");
+            return Err(Error::Tokenizer { path: path.into(), what });
+        }
+        let bytes = std::fs::read(path).map_err(io)?;
+        let wrong = |what: String| Error::Tokenizer { path: path.into(), what };
+        let (json, tokens) = Json::read(&bytes).map_err(wrong)?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let vocabulary = Vocabulary::listed("json", tokens, folder).map_err(|e| with_path(e, path))?;
+        let (begin, end) = json.around().map_err(wrong)?;
+        let pieces = json.is_byte_level().then(|| byte_level_pieces(&vocabulary));
+        let partition = Partition::new(&vocabulary);
+        Ok(Self::assemble(path, vocabulary, partition, Cutter::Json(Box::new(json)), (begin, end), pieces))
+    }
+
+    /// The tokenizer of `checkpoint`: a GGUF file's own, else the one that lies beside the file, or in the folder above.
+    /// `None` when there is none.
+    ///
+    /// # Errors
+    /// Those of [`Tokenizer::open`].
+    pub fn of(checkpoint: &Checkpoint) -> Result<Option<Self>> {
+        if let Some(own) = Self::embedded(checkpoint)? {
+            return Ok(Some(own));
+        }
+        let path = checkpoint.path.canonicalize().unwrap_or_else(|_| checkpoint.path.clone());
+        let folder = if path.is_dir() { Some(path.as_path()) } else { path.parent() };
+        for folder in [folder, folder.and_then(Path::parent)].into_iter().flatten() {
+            if let Some(found) = Self::in_folder(folder)? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
+    fn in_folder(folder: &Path) -> Result<Option<Self>> {
+        let mut files = ["tokenizer.json", "tokenizer.model"].map(|name| folder.join(name)).into_iter();
+        files.find(|path| path.is_file()).map(|path| Self::open(&path)).transpose()
+    }
+
+    fn embedded(checkpoint: &Checkpoint) -> Result<Option<Self>> {
+        let Some(header) = checkpoint.gguf_header() else { return Ok(None) };
+        let header = header?;
+        if header.damage.is_none() && header.get("tokenizer.ggml.tokens").is_none() {
+            return Ok(None);
+        }
+        let vocabulary = Vocabulary::of_header(&header).map_err(|e| with_path(e, &checkpoint.path))?;
+        if vocabulary.model == "none" {
+            return Ok(None);
+        }
+        Self::of_vocabulary(vocabulary, &checkpoint.path).map(Some)
+    }
+
+    fn of_vocabulary(mut vocabulary: Vocabulary, path: &Path) -> Result<Self> {
+        let wrong = |what: String| Error::Tokenizer { path: path.into(), what };
+        let mut warnings = Vec::new();
+        let (cutter, pieces, bos, eos) = match vocabulary.model.as_str() {
+            "gpt2" => {
+                let (cutter, bos) = ByteLevel::new(&vocabulary, &mut warnings).map_err(wrong)?;
+                (Cutter::ByteLevel(cutter), byte_level_pieces(&vocabulary), bos, false)
+            }
+            "llama" => {
+                for (role, id) in [(Role::Unk, 0), (Role::Bos, 1), (Role::Eos, 2)] {
+                    let token = vocabulary.tokens.get(id as usize);
+                    let special =
+                        token.is_some_and(|t| matches!(t.kind, TokenType::Unknown | TokenType::Control));
+                    if vocabulary.role(role).is_none() && special {
+                        vocabulary.roles.push((role, id));
+                    }
+                }
+                let cutter = Cutter::Scores(Scores::new(&vocabulary).map_err(wrong)?);
+                (cutter, sentencepiece_pieces(&vocabulary), true, false)
+            }
+            "t5" => {
+                let cutter = Unigram::new(&vocabulary).map_err(wrong)?;
+                (Cutter::Unigram(cutter), sentencepiece_pieces(&vocabulary), false, true)
+            }
+            other => {
+                return Err(wrong(format!(
+                    "its tokenizer is of the kind `{}`; gpt2, llama and t5 are read (--tokenizer names another file)",
+                    ckpt_inspect::printable(other)
+                )));
+            }
+        };
+        let around = |key: &str, role: Role, default: bool| -> Vec<u32> {
+            let add = vocabulary.keys.get(key).and_then(|v| v.as_bool()).unwrap_or(default);
+            vocabulary.role(role).filter(|_| add).into_iter().collect()
+        };
+        let begin = around("tokenizer.ggml.add_bos_token", Role::Bos, bos);
+        let end = around("tokenizer.ggml.add_eos_token", Role::Eos, eos);
+        let partition = Partition::new(&vocabulary);
+        let mut tokenizer = Self::assemble(path, vocabulary, partition, cutter, (begin, end), Some(pieces));
+        tokenizer.warnings = warnings;
+        Ok(tokenizer)
+    }
+
+    fn assemble(
+        path: &Path,
+        vocabulary: Vocabulary,
+        partition: Partition,
+        cutter: Cutter,
+        (begin, end): (Vec<u32>, Vec<u32>),
+        pieces: Option<Vec<Piece>>,
+    ) -> Self {
+        let (stops, fim) = (special::stops(&vocabulary, &partition), special::fim(&vocabulary, &partition));
+        let path = path.to_path_buf();
+        let (words, warnings) = (OnceLock::new(), Vec::new());
+        Tokenizer { path, vocabulary, partition, cutter, begin, end, stops, fim, pieces, words, warnings }
+    }
+
+    /// The tokens of `text`, and nothing else.
+    ///
+    /// # Errors
+    /// `Tokenizer` where the vocabulary has no token for a character, nor one for what is unknown.
+    pub fn encode(&self, text: &str, specials: Specials) -> Result<Vec<u32>> {
+        let wrong = |what: String| Error::Tokenizer { path: self.path.clone(), what };
+        let mut ids = Vec::new();
+        if let Cutter::Json(json) = &self.cutter {
+            json.encode(text, specials == Specials::Parsed, &mut ids).map_err(wrong)?;
+            return Ok(ids);
+        }
+        let mut after_special = true;
+        for part in self.partition.parts(text, specials == Specials::Parsed) {
+            match part {
+                special::Part::Token(id) => ids.push(id),
+                special::Part::Text(text) => match &self.cutter {
+                    Cutter::Scores(cutter) => cutter.encode(text, after_special, &mut ids).map_err(wrong)?,
+                    Cutter::ByteLevel(cutter) => cutter.encode(text, &mut ids).map_err(wrong)?,
+                    Cutter::Unigram(cutter) => cutter.encode(text, after_special, &mut ids).map_err(wrong)?,
+                    Cutter::Json(_) => {}
+                },
+            }
+            after_special = matches!(part, special::Part::Token(_));
+        }
+        Ok(ids)
+    }
+
+    /// The tokens of a text that is to be continued: the model's rule says what begins it, and nothing ends it. What
+    /// begins it is not put there twice.
+    ///
+    /// # Errors
+    /// Those of [`Tokenizer::encode`].
+    pub fn prompt(&self, text: &str, specials: Specials) -> Result<Vec<u32>> {
+        let ids = self.encode(text, specials)?;
+        let written = !self.begin.is_empty() && ids.starts_with(&self.begin);
+        Ok(if written { ids } else { [self.begin.as_slice(), &ids].concat() })
+    }
+
+    /// The text of `ids`, without special tokens. What is no UTF-8 becomes U+FFFD.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        let mut stream = self.stream(&[], false);
+        let mut text: String = ids.iter().map(|&id| stream.push(id)).collect();
+        text += &stream.finish();
+        if self.space_prefix() && text.starts_with(' ') {
+            text.remove(0);
+        }
+        text
+    }
+
+    /// Joins tokens as they come. `context` is what stands before the first of them, as far as it is known;
+    /// `show_special` shows special tokens too.
+    pub fn stream(&self, context: &[u32], show_special: bool) -> TextStream<'_> {
+        TextStream::new(self, context, show_special)
+    }
+
+    /// Whether a space is put before text, and so stands there after decoding.
+    fn space_prefix(&self) -> bool {
+        match &self.cutter {
+            Cutter::Scores(cutter) => cutter.prefix(),
+            Cutter::Unigram(cutter) => cutter.prefix(),
+            Cutter::Json(_) | Cutter::ByteLevel(_) => false,
+        }
+    }
+
+    /// Where it was read.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How many tokens there are; ids are below.
+    pub fn vocab_size(&self) -> usize {
+        self.vocabulary.tokens.len()
+    }
+
+    /// What the model's rule puts before a text.
+    pub fn begin(&self) -> &[u32] {
+        &self.begin
+    }
+
+    /// What the model's rule puts after a text that is whole.
+    pub fn end(&self) -> &[u32] {
+        &self.end
+    }
+
+    /// Tokens that end an answer: the one that ends a text, and those that end a turn.
+    pub fn stops(&self) -> &[u32] {
+        &self.stops
+    }
+
+    /// Tokens for filling a hole, where the vocabulary has them.
+    pub fn fim(&self) -> Option<FimTokens> {
+        self.fim
+    }
+
+    /// A token as the vocabulary writes it.
+    pub fn token(&self, id: u32) -> Option<String> {
+        let token = self.vocabulary.tokens.get(id as usize)?;
+        Some(String::from_utf8_lossy(&token.text).into_owned())
+    }
+
+    /// The bytes that a token stands for; `None` when only its neighbours tell them.
+    pub fn bytes(&self, id: u32) -> Option<&[u8]> {
+        self.pieces.as_ref()?.get(id as usize).map(|piece| &*piece.bytes)
+    }
+
+    /// Whether a token is no text, such as the one that begins a text.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.vocabulary.tokens.get(id as usize).is_none_or(|token| is_special(token.kind))
+    }
+
+    /// Whether a plain token stands for exactly `text`.
+    pub(crate) fn is_word(&self, text: &str) -> bool {
+        self.words.get_or_init(|| {
+            let pieces = self.pieces.iter().flatten().filter(|piece| !piece.special);
+            match &self.pieces {
+                Some(_) => pieces.map(|piece| piece.bytes.clone()).collect(),
+                // Tokens of other kinds mark a space or the inside of a word in one of these ways.
+                None => {
+                    let plain = self.vocabulary.tokens.iter().map(|t| String::from_utf8_lossy(&t.text));
+                    plain
+                        .map(|t| t.replace(['▁', 'Ġ'], " ").trim_start_matches("##").as_bytes().into())
+                        .collect()
+                }
+            }
+        });
+        self.words.get().is_some_and(|words| words.contains(text.as_bytes()))
+    }
+
+    /// The id of a special token.
+    pub fn special(&self, text: &str) -> Option<u32> {
+        self.partition.id(text)
+    }
+
+    /// The token with a role.
+    pub fn role(&self, role: Role) -> Option<u32> {
+        self.vocabulary.role(role)
+    }
+
+    /// The model's own chat template, in Jinja.
+    pub fn chat_template(&self) -> Option<&str> {
+        match self.vocabulary.keys.get("tokenizer.chat_template") {
+            Some(ckpt_inspect::gguf::Value::String(bytes)) => std::str::from_utf8(bytes).ok(),
+            _ => None,
+        }
+    }
+
+    /// What the user should know.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Checks that a model with `rows` embeddings knows every token.
+    ///
+    /// # Errors
+    /// `Tokenizer` when it does not: then this is another model's tokenizer.
+    pub fn check(&self, rows: usize) -> Result<()> {
+        let count = self.vocab_size();
+        if count <= rows {
+            return Ok(());
+        }
+        Err(Error::Tokenizer {
+            path: self.path.clone(),
+            what: format!(
+                "has {count} tokens and the model's embedding {rows} rows: it is another model's; name the right one with --tokenizer"
+            ),
+        })
+    }
+}
+
+/// The first bytes of a file, enough to tell what it is.
+fn start(path: &Path) -> std::io::Result<Vec<u8>> {
+    use std::io::Read;
+    let mut start = Vec::new();
+    std::fs::File::open(path)?.take(4096).read_to_end(&mut start)?;
+    Ok(start)
+}
+
+fn with_path(error: ckpt_inspect::Error, path: &Path) -> Error {
+    Error::Checkpoint(if error.path.is_some() { error } else { error.in_file(path) })
+}
+
+impl From<ckpt_convert::Error> for Error {
+    fn from(error: ckpt_convert::Error) -> Self {
+        match error {
+            ckpt_convert::Error::Read(error) => Error::Checkpoint(error),
+            other => Error::Tokenizer { path: PathBuf::new(), what: other.to_string() },
+        }
+    }
+}
+
+fn is_special(kind: TokenType) -> bool {
+    matches!(kind, TokenType::Control | TokenType::Unknown | TokenType::Unused)
+}
+
+/// Byte-level vocabularies write each byte as a printable character, GPT-2's way; what a file adds is plain text.
+fn byte_level_pieces(vocabulary: &Vocabulary) -> Vec<Piece> {
+    let bytes = library::bytes_of_chars();
+    let piece = |token: &ckpt_convert::tokenizer::Token| {
+        let plain = || token.text.clone();
+        let text = match token.kind {
+            TokenType::Normal => std::str::from_utf8(&token.text)
+                .ok()
+                .and_then(|text| text.chars().map(|c| bytes.get(&c).copied()).collect())
+                .unwrap_or_else(plain),
+            _ => plain(),
+        };
+        Piece { bytes: text.into(), special: is_special(token.kind) }
+    };
+    vocabulary.tokens.iter().map(piece).collect()
+}
+
+/// SentencePiece writes a space as ▁, and a byte that no token has as `<0x0A>`.
+fn sentencepiece_pieces(vocabulary: &Vocabulary) -> Vec<Piece> {
+    let piece = |token: &ckpt_convert::tokenizer::Token| {
+        let bytes = match (token.kind, scores::byte(&token.text)) {
+            (TokenType::Byte, Some(byte)) => vec![byte],
+            (TokenType::Normal | TokenType::UserDefined, _) => {
+                String::from_utf8_lossy(&token.text).replace('▁', " ").into_bytes()
+            }
+            _ => token.text.clone(),
+        };
+        Piece { bytes: bytes.into(), special: is_special(token.kind) }
+    };
+    vocabulary.tokens.iter().map(piece).collect()
+}

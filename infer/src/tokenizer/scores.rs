@@ -1,0 +1,162 @@
+//! SentencePiece's BPE: of all neighbours that are a token together, those with the highest score are joined first, the
+//! leftmost of equals (Kudo and Richardson 2018, <https://arxiv.org/abs/1808.06226>). Characters that no token has become
+//! tokens of their bytes.
+
+use std::cmp::Ordering;
+use std::collections::{BinaryHeap, HashMap};
+
+use ckpt_convert::tokenizer::{Role, TokenType, Vocabulary};
+use tokenizers::normalizers::Precompiled;
+
+use super::library;
+
+#[derive(Debug)]
+pub(super) struct Scores {
+    /// Tokens that text can become, with their scores.
+    ids: HashMap<Box<[u8]>, (u32, f32)>,
+    bytes: Vec<Option<u32>>,
+    unknown: Option<u32>,
+    normalizer: Option<Precompiled>,
+    trims: bool,
+    prefix: bool,
+}
+
+/// The byte that a token such as `<0x0A>` stands for.
+pub(super) fn byte(text: &[u8]) -> Option<u8> {
+    let hex = text.strip_prefix(b"<0x")?.strip_suffix(b">")?;
+    let hex = std::str::from_utf8(hex).ok().filter(|hex| hex.len() == 2)?;
+    u8::from_str_radix(hex, 16).ok()
+}
+
+/// A run of characters, a link of the chain that is the text.
+#[derive(Clone, Copy)]
+struct Symbol {
+    start: usize,
+    len: usize,
+    prev: Option<usize>,
+    next: Option<usize>,
+}
+
+/// Two neighbours that are a token together.
+struct Merge {
+    score: f32,
+    left: usize,
+    right: usize,
+    len: usize,
+}
+
+impl PartialEq for Merge {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Merge {}
+
+impl PartialOrd for Merge {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Merge {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.score.total_cmp(&other.score).then(other.left.cmp(&self.left))
+    }
+}
+
+impl Scores {
+    pub fn new(vocabulary: &Vocabulary) -> Result<Self, String> {
+        let mut ids = HashMap::new();
+        let mut bytes = vec![None; 256];
+        for (id, token) in (0..).zip(&vocabulary.tokens) {
+            match (token.kind, byte(&token.text)) {
+                (TokenType::Byte, Some(byte)) => bytes[usize::from(byte)] = Some(id),
+                (TokenType::Normal | TokenType::UserDefined, _) => {
+                    ids.entry(token.text.clone().into()).or_insert((id, token.score));
+                }
+                _ => {}
+            }
+        }
+        let prefix = vocabulary.keys.get("tokenizer.ggml.add_space_prefix").and_then(|v| v.as_bool());
+        Ok(Scores {
+            ids,
+            bytes,
+            unknown: vocabulary.role(Role::Unk),
+            normalizer: library::normalizer(&vocabulary.charsmap)?,
+            trims: vocabulary.trims,
+            prefix: prefix.unwrap_or(true),
+        })
+    }
+
+    pub fn prefix(&self) -> bool {
+        self.prefix
+    }
+
+    /// Appends the tokens of `text`; `first` where it begins, or follows a special token.
+    pub fn encode(&self, text: &str, first: bool, out: &mut Vec<u32>) -> Result<(), String> {
+        let text = library::normalized(text, self.normalizer.as_ref(), self.trims)?;
+        let prefix = if self.prefix && first && !text.is_empty() { "▁" } else { "" };
+        let text = format!("{prefix}{}", text.replace(' ', "▁"));
+        let mut symbols: Vec<Symbol> = Vec::new();
+        for (number, (start, c)) in text.char_indices().enumerate() {
+            let next = Some(number + 1);
+            symbols.push(Symbol { start, len: c.len_utf8(), prev: number.checked_sub(1), next });
+        }
+        if let Some(last) = symbols.last_mut() {
+            last.next = None;
+        }
+        let mut heap = BinaryHeap::new();
+        for right in 1..symbols.len() {
+            heap.extend(self.merge(&text, &symbols, right - 1, right));
+        }
+        while let Some(Merge { left, right, len, .. }) = heap.pop() {
+            let (l, r) = (symbols[left], symbols[right]);
+            // One of them was joined with another neighbour meanwhile.
+            if l.len == 0 || r.len == 0 || l.len + r.len != len {
+                continue;
+            }
+            symbols[left] = Symbol { len, next: r.next, ..l };
+            symbols[right].len = 0;
+            if let Some(next) = r.next {
+                symbols[next].prev = Some(left);
+                heap.extend(self.merge(&text, &symbols, left, next));
+            }
+            if let Some(prev) = l.prev {
+                heap.extend(self.merge(&text, &symbols, prev, left));
+            }
+        }
+        let mut at = if symbols.is_empty() { None } else { Some(0) };
+        let mut in_unknown = false;
+        while let Some(number) = at {
+            let symbol = symbols[number];
+            let tokens = self.tokens(&text[symbol.start..][..symbol.len])?;
+            // Characters without a token are unknown together.
+            if !(in_unknown && tokens.is_none()) {
+                out.extend(tokens.as_deref().unwrap_or(self.unknown.as_slice()));
+            }
+            in_unknown = tokens.is_none();
+            at = symbol.next;
+        }
+        Ok(())
+    }
+
+    fn merge(&self, text: &str, symbols: &[Symbol], left: usize, right: usize) -> Option<Merge> {
+        let len = symbols[left].len + symbols[right].len;
+        let joined = &text.as_bytes()[symbols[left].start..][..len];
+        let (_, score) = self.ids.get(joined)?;
+        Some(Merge { score: *score, left, right, len })
+    }
+
+    /// The token of `text`, else those of its bytes; `None` where it becomes the unknown token.
+    fn tokens(&self, text: &str) -> Result<Option<Vec<u32>>, String> {
+        if let Some((id, _)) = self.ids.get(text.as_bytes()) {
+            return Ok(Some(vec![*id]));
+        }
+        let bytes: Option<Vec<u32>> = text.bytes().map(|byte| self.bytes[usize::from(byte)]).collect();
+        if bytes.is_none() && self.unknown.is_none() {
+            return Err(format!("has no token for `{}`", text.escape_debug()));
+        }
+        Ok(bytes)
+    }
+}

@@ -1,0 +1,325 @@
+//! Why the weights of a run died, shown from measurements: rates against what the optimizer's settings predict,
+//! directions, ternary codes, moments. Where these do not decide, the cause is unknown, and what is missing is said.
+//! The rules, with every threshold, are in docs/causes.md.
+
+mod decay;
+mod pair;
+mod prognosis;
+mod rules;
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+
+pub use decay::{AccumulationSource, Decay};
+pub use pair::{Pair, PairRecord, PairRequest, PairTensor, compare, last_healthy, pairs_needed};
+pub use prognosis::{Change, Prognosis};
+
+use crate::record::{Stats, TensorRecord};
+use crate::run::Run;
+use crate::trend::Line;
+use crate::verdict::Verdict;
+
+/// What a weight died of, or will.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cause {
+    /// The file ends before the weight's bytes do.
+    Truncated,
+    /// Its values were replaced by a constant, or its bytes by zeros.
+    Overwritten,
+    /// It grew without bound, or holds NaN or infinity.
+    Exploding,
+    /// Weight decay shrank it while gradients no longer moved it.
+    WeightDecay,
+    /// Nearly all of its values fell into the ternary zero bucket and stayed there.
+    ZeroBucket,
+    /// A packed copy keeps its codes without the scale that they are to be multiplied by.
+    ScaleLost,
+    /// Training never changed it.
+    NeverTrained,
+    /// The evidence does not decide.
+    Unknown,
+}
+
+impl Cause {
+    /// The words people use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Cause::Truncated => "truncated file",
+            Cause::Overwritten => "overwritten",
+            Cause::Exploding => "exploding or NaN",
+            Cause::WeightDecay => "weight decay",
+            Cause::ZeroBucket => "zero-bucket trapping",
+            Cause::ScaleLost => "scale lost in packing",
+            Cause::NeverTrained => "never trained",
+            Cause::Unknown => "unknown",
+        }
+    }
+
+    /// The cause of death of a file that cannot be read at all, from the error that says so.
+    pub fn of_unreadable(error: &str) -> Cause {
+        if error.contains("holds only zero bytes") {
+            Cause::Overwritten
+        } else if rules::is_truncation(error) {
+            Cause::Truncated
+        } else {
+            Cause::Unknown
+        }
+    }
+}
+
+/// What the user knows and files may not hold. Each goes before what the file says.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Given {
+    /// Learning rate.
+    pub lr: Option<f64>,
+    /// Weight decay.
+    pub weight_decay: Option<f64>,
+    /// Steps, as checkpoints count them, per optimizer step.
+    pub accumulation: Option<u64>,
+}
+
+/// What became of a run's weights.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Explanation {
+    /// Weights that something happened to, in the order of the run's layers.
+    pub layers: Vec<LayerCause>,
+    /// Layers of the same pattern that shrank, as one.
+    pub groups: Vec<GroupDecline>,
+    /// What is left, and what to do; `None` where nothing fell.
+    pub prognosis: Option<Prognosis>,
+}
+
+/// What became of one weight, and the evidence.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LayerCause {
+    /// Its place among the run's layers.
+    pub layer: usize,
+    /// The cause.
+    pub cause: Cause,
+    /// What decided, or what is missing to decide.
+    pub reason: String,
+    /// Its decline over steps, where there is one.
+    pub decay: Option<Decay>,
+    /// How its direction changed over the decline.
+    pub direction: Option<Direction>,
+    /// How its share of zeros moved, for ternary matrices in several checkpoints.
+    pub occupancy: Option<Occupancy>,
+    /// Step of the optimizer over step of the decay, from moments in the last checkpoint that has them.
+    pub push: Option<Push>,
+    /// Share of its ternary codes that agree with the last healthy checkpoint.
+    pub survival: Option<f64>,
+}
+
+/// Cosines between checkpoints along a decline.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Direction {
+    /// Median cosine of the pairs.
+    pub median: f64,
+    /// Least cosine of the pairs.
+    pub least: f64,
+    /// Pairs compared.
+    pub pairs: usize,
+}
+
+/// The zero bucket of a ternary matrix over the run.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Occupancy {
+    /// Share of zeros in the first checkpoint.
+    pub first: f64,
+    /// Least share of zeros in any checkpoint.
+    pub least: f64,
+    /// Share of zeros in the last checkpoint.
+    pub last: f64,
+    /// Codes that became zero between the checkpoints compared, as a share of all, summed.
+    pub silenced: f64,
+    /// Codes that ceased to be zero, likewise.
+    pub woken: f64,
+}
+
+/// One optimizer step's length over one decay step's, as norms.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Push {
+    /// Optimizer step over decay step.
+    pub ratio: f64,
+    /// Whether it is only known to be no more than that.
+    pub at_most: bool,
+    /// The step at which the moments were saved.
+    pub step: Option<u64>,
+}
+
+/// The common rate of layers that do the same work.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GroupDecline {
+    /// Their names with `*` for numbers.
+    pub pattern: String,
+    /// How many of them decline.
+    pub layers: usize,
+    /// Fall of ln std per step, common to them, each with a level of its own.
+    pub rate: f64,
+    /// Half the width of its 95 % confidence interval.
+    pub interval: Option<f64>,
+    /// Share of the variance within layers that the common rate explains.
+    pub r2: f64,
+    /// Steps in which std halves.
+    pub half_life: f64,
+    /// First step that all of them decline at.
+    pub from: u64,
+    /// Last step that all of them decline at.
+    pub to: u64,
+}
+
+impl Explanation {
+    /// Every cause found, gravest first, with the weights it concerns.
+    pub fn causes(&self) -> Vec<(Cause, Vec<&LayerCause>)> {
+        let mut causes: Vec<(Cause, Vec<&LayerCause>)> = Vec::new();
+        for layer in &self.layers {
+            match causes.iter_mut().find(|(cause, _)| *cause == layer.cause) {
+                Some((_, layers)) => layers.push(layer),
+                None => causes.push((layer.cause, vec![layer])),
+            }
+        }
+        causes.sort_by_key(|(cause, _)| *cause);
+        causes
+    }
+}
+
+/// Why a weight is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Suspicion {
+    /// Its bytes are missing or damaged.
+    Damaged,
+    /// NaN, infinity, or a size no trained weight has.
+    NonFinite,
+    /// Packed codes without a scale.
+    Unscaled,
+    /// Every value is the same.
+    Constant,
+    /// Below healthy for its std or its zeros.
+    Fallen,
+    /// Healthy, and on its way to falling.
+    Shrinking,
+    /// The same in every checkpoint.
+    Unchanged,
+}
+
+/// std * sqrt(fan_in) that no trained weight has, and how much it must have grown to count as exploding.
+const EXPLODED: f64 = 100.0;
+const GROWN: f64 = 10.0;
+
+/// Weights of the run's last checkpoint that something happened to.
+fn suspects(run: &Run) -> Vec<(usize, Suspicion)> {
+    let Some(end) = run.checkpoints.len().checked_sub(1) else { return Vec::new() };
+    (0..run.layers.len()).filter_map(|l| Some((l, suspicion(run, l, run.tensor(l, end)?)?))).collect()
+}
+
+fn suspicion(run: &Run, layer: usize, last: &TensorRecord) -> Option<Suspicion> {
+    if last.damage.is_some() {
+        return Some(Suspicion::Damaged);
+    }
+    let stats = last.stats.as_ref()?;
+    if last.verdict == Some(Verdict::Corrupt) {
+        return Some(Suspicion::NonFinite);
+    }
+    // Codes that are not all zero, and nothing to multiply them by.
+    let packed = last.ternary.as_ref().filter(|_| is_packed(last));
+    if packed.is_some_and(|t| t.zero < 1.0 && !t.scale.is_some_and(|s| s.is_finite() && s != 0.0)) {
+        return Some(Suspicion::Unscaled);
+    }
+    last.verdict?;
+    if stats.min == stats.max {
+        return Some(Suspicion::Constant);
+    }
+    if unchanged(run, layer) {
+        return Some(Suspicion::Unchanged);
+    }
+    if last.verdict > Some(Verdict::Healthy) {
+        return Some(Suspicion::Fallen);
+    }
+    if exploded(run, layer, last) {
+        return Some(Suspicion::NonFinite);
+    }
+    run.falls_soon(layer).map(|_| Suspicion::Shrinking)
+}
+
+/// Whether the matrix is stored as ternary codes. A matrix that a BitLinear quantizes as it runs has a real dtype.
+fn is_packed(tensor: &TensorRecord) -> bool {
+    tensor.ternary.is_some() && !["float", "bfloat"].iter().any(|kind| tensor.dtype.starts_with(kind))
+}
+
+fn exploded(run: &Run, layer: usize, last: &TensorRecord) -> bool {
+    let size = |t: &TensorRecord| crate::verdict::relative_std(t);
+    let first = (0..run.checkpoints.len()).find_map(|c| size(run.tensor(layer, c)?));
+    let (Some(first), Some(last)) = (first, size(last)) else { return false };
+    last >= EXPLODED && last >= GROWN * first
+}
+
+/// Whether every measurement of the weight is the same in all checkpoints, of which there are two at different steps.
+fn unchanged(run: &Run, layer: usize) -> bool {
+    let plain = |s: &Stats| (s.count, s.mean, s.std, s.min, s.max, s.abs_mean, s.zeros);
+    let measures =
+        |t: &TensorRecord| Some((plain(t.stats.as_ref()?), t.ternary.as_ref().map(|t| (t.neg, t.pos))));
+    let mut measured = (0..run.checkpoints.len())
+        .filter_map(|c| Some((run.checkpoints[c].step?, measures(run.tensor(layer, c)?)?)));
+    let Some((first_step, first)) = measured.next() else { return false };
+    let mut last_step = first_step;
+    for (step, stats) in measured {
+        if stats != first {
+            return false;
+        }
+        last_step = step;
+    }
+    last_step > first_step
+}
+
+/// Explains what became of `run`, given what the user knows, and the pairs of checkpoints that [`pairs_needed`] asked for
+/// as far as they could be compared.
+pub fn explain(run: &Run, pairs: &[Pair], given: &Given) -> Explanation {
+    let layers: Vec<LayerCause> = suspects(run)
+        .into_iter()
+        .map(|(layer, suspicion)| rules::decide(run, layer, suspicion, pairs, given))
+        .collect();
+    let groups = groups(run, &layers);
+    let prognosis = prognosis::prognosis(run, &layers, pairs);
+    Explanation { layers, groups, prognosis }
+}
+
+/// The common rate of every pattern, over the steps that all its declining layers share.
+fn groups(run: &Run, layers: &[LayerCause]) -> Vec<GroupDecline> {
+    let mut patterns: Vec<(&str, Vec<(usize, &Decay)>)> = Vec::new();
+    let mut index: HashMap<&str, usize> = HashMap::new();
+    for (layer, decay) in layers.iter().filter_map(|l| Some((l.layer, l.decay.as_ref()?))) {
+        let pattern = run.layers[layer].pattern.as_str();
+        let at = *index.entry(pattern).or_insert_with(|| {
+            patterns.push((pattern, Vec::new()));
+            patterns.len() - 1
+        });
+        patterns[at].1.push((layer, decay));
+    }
+    let group = |(pattern, declines): (&str, Vec<(usize, &Decay)>)| {
+        let from = declines.iter().map(|(_, d)| d.from).max()?;
+        let to = declines.iter().map(|(_, d)| d.to).min()?;
+        let courses: Vec<Vec<(f64, f64)>> = declines
+            .iter()
+            .map(|(layer, _)| {
+                let inside = run.series(*layer).into_iter();
+                let inside = inside.filter(|(step, std)| (from..=to).contains(step) && *std > 0.0);
+                inside.map(|(step, std)| (step as f64, std.ln())).collect()
+            })
+            .collect();
+        let courses: Vec<&[(f64, f64)]> = courses.iter().map(Vec::as_slice).collect();
+        let line = Line::pooled(&courses).filter(|line| line.slope < 0.0)?;
+        Some(GroupDecline {
+            pattern: pattern.to_string(),
+            layers: declines.len(),
+            rate: -line.slope,
+            interval: line.half_width(),
+            r2: line.r2,
+            half_life: -std::f64::consts::LN_2 / line.slope,
+            from,
+            to,
+        })
+    };
+    patterns.into_iter().filter_map(group).collect()
+}

@@ -1,0 +1,107 @@
+//! What is left of a run that fell, where to resume it, and what to change.
+
+use std::collections::HashSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::decay::half_life;
+use super::{Cause, LayerCause, Pair, last_healthy};
+use crate::run::Run;
+
+/// What is left and what to do.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Prognosis {
+    /// The last healthy checkpoint, by its place in the run.
+    pub resume: Option<usize>,
+    /// The last checkpoint in which every weight that fell since was of comfortable size (std of 0.01 or more), if that
+    /// is earlier.
+    pub comfortable: Option<usize>,
+    /// Share of ternary codes of the weights that fell which agree with the last healthy checkpoint, by elements.
+    pub fallen_agreement: Option<f64>,
+    /// The same of all other ternary matrices: how far the rest of the network has moved on.
+    pub other_agreement: Option<f64>,
+    /// What to change in the optimizer's settings.
+    pub changes: Vec<Change>,
+}
+
+/// A setting, and what another value of it would give.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Change {
+    /// The setting: a metadata path, or `weight_decay`.
+    pub setting: String,
+    /// Its value.
+    pub from: f64,
+    /// The value to set: `from` divided by the least power of ten that gives a half-life of twice the run's length.
+    pub to: f64,
+    /// Steps in which std halves now.
+    pub half_life_now: f64,
+    /// Steps in which std would halve.
+    pub half_life: f64,
+}
+
+/// The lower end of the sizes in which ternary training is comfortable.
+const COMFORTABLE: f64 = 0.01;
+
+pub(super) fn prognosis(run: &Run, layers: &[LayerCause], pairs: &[Pair]) -> Option<Prognosis> {
+    let fell = |l: &&LayerCause| !matches!(l.cause, Cause::NeverTrained | Cause::ScaleLost);
+    let fallen: Vec<&LayerCause> = layers.iter().filter(fell).collect();
+    if fallen.is_empty() || run.checkpoints.len() < 2 {
+        return None;
+    }
+    let resume = last_healthy(run);
+    let comfortable = |c: &usize| {
+        let size = |l: &&LayerCause| run.layers[l.layer].measure(run.tensor(l.layer, *c)?);
+        fallen.iter().all(|l| size(l).is_some_and(|s| s >= COMFORTABLE))
+    };
+    let shrunk = fallen.iter().all(|l| {
+        matches!(l.cause, Cause::WeightDecay) && run.layers[l.layer].judged.is_some_and(|j| !j.relative)
+    });
+    let comfortable = resume
+        .filter(|_| shrunk)
+        .and_then(|resume| (0..=resume).rev().find(comfortable).filter(|c| *c < resume));
+    let last = run.checkpoints.len() - 1;
+    let since = pairs
+        .iter()
+        .filter(|p| Some(p.from) == resume && p.to == last)
+        .max_by_key(|p| p.record.tensors.len());
+    let names: HashSet<&str> = fallen.iter().map(|l| run.layers[l.layer].name.as_str()).collect();
+    let agreement = |wanted: bool| {
+        let is_fallen = |name: &str| names.contains(name);
+        let tensors = since?.record.tensors.iter().filter(|t| is_fallen(&t.name) == wanted);
+        let counted = tensors.filter_map(|t| t.codes.as_ref());
+        let sum = counted.fold((0, 0), |sum, c| (sum.0 + c.count, sum.1 + c.flipped));
+        (sum.0 > 0).then(|| 1.0 - sum.1 as f64 / sum.0 as f64)
+    };
+    Some(Prognosis {
+        resume,
+        comfortable,
+        fallen_agreement: agreement(true),
+        other_agreement: agreement(false),
+        changes: changes(run, &fallen),
+    })
+}
+
+fn changes(run: &Run, fallen: &[&LayerCause]) -> Vec<Change> {
+    let mut changes: Vec<Change> = Vec::new();
+    let length = run.checkpoints.last().and_then(|c| c.step).unwrap_or(0) as f64;
+    for decay in fallen.iter().filter(|l| l.cause == Cause::WeightDecay).filter_map(|l| l.decay.as_ref()) {
+        let Some(from) = decay.weight_decay.filter(|wd| *wd > 0.0) else { continue };
+        let setting = match decay.source.as_deref() {
+            Some(path) if path.contains("param_groups") => format!("{path}.weight_decay"),
+            _ => "weight_decay".to_string(),
+        };
+        if changes.iter().any(|c| c.setting == setting) {
+            continue;
+        }
+        let Some(now) = half_life(decay, from) else { continue };
+        let mut divisor = 10.0;
+        while now * divisor < 2.0 * length && divisor < 1e6 {
+            divisor *= 10.0;
+        }
+        let to = from / divisor;
+        if let Some(half_life) = half_life(decay, to) {
+            changes.push(Change { setting, from, to, half_life_now: now, half_life });
+        }
+    }
+    changes
+}

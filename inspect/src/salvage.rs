@@ -1,0 +1,322 @@
+//! What can be had of a damaged checkpoint: every tensor whose bytes are there, and for the others where their bytes
+//! were and what could stand in for them.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde_pickle::Value;
+
+use crate::checkpoint::{Checkpoint, lookup};
+use crate::storage::{Place, Storage};
+use crate::tensor::{TensorInfo, contiguous_strides};
+use crate::{DType, OpenOptions, Result, open_with};
+
+/// A tensor may be filled up to this size whatever the size of its file,
+const FREE_FILL: u64 = 256 << 20;
+/// and beyond that to this many times the file's size: what a header announces is no reason to allocate it.
+const MAX_FILL: u64 = 64;
+
+/// A damaged checkpoint and what became of its tensors.
+#[derive(Debug)]
+pub struct Salvage {
+    /// The checkpoint with the tensors that could be had, filled ones among them, and no others.
+    pub checkpoint: Checkpoint,
+    /// What is wrong with the container, if anything is.
+    pub damage: Option<String>,
+    /// Tensors whose bytes have a CRC-32 that is right, in a listing that has one too.
+    pub verified: usize,
+    /// Tensors that are there, with nothing to tell whether their bytes are right: the format records no checksum, or
+    /// the checksum is lost.
+    pub unverified: Vec<String>,
+    /// Tensors that are not whole, in file order.
+    pub losses: Vec<Loss>,
+    /// Where each of the checkpoint's tensors stood among all.
+    positions: Vec<usize>,
+}
+
+/// A tensor that is not whole.
+#[derive(Clone, Debug, Serialize)]
+pub struct Loss {
+    /// Its name.
+    pub name: String,
+    /// Its type; `None` when only its name is known.
+    pub dtype: Option<String>,
+    /// Its shape.
+    pub shape: Vec<u64>,
+    /// Bytes that its elements take.
+    pub bytes: u64,
+    /// The file that holds, or held, its bytes.
+    pub file: Option<PathBuf>,
+    /// First byte of it in that file, and the one after its last, when that is known.
+    pub range: Option<(u64, u64)>,
+    /// How many of these are there and can be told to be its own.
+    pub present: u64,
+    /// What is wrong.
+    pub why: String,
+    /// What stands in for it, once something does: `zeros`, `nan`, or another checkpoint.
+    pub filled: Option<String>,
+    /// Whether it is an element of a list, in which those after it move up when it is left out.
+    pub in_list: bool,
+    #[serde(skip)]
+    tensor: Option<Box<TensorInfo>>,
+    /// Where it stood among all tensors.
+    #[serde(skip)]
+    position: usize,
+}
+
+/// What a hole is filled with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fill {
+    /// Zeros: for packed ternary matrices the code of 0.
+    Zeros,
+    /// Not a number, for floating-point elements.
+    Nan,
+}
+
+impl Fill {
+    /// The option's word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Fill::Zeros => "zeros",
+            Fill::Nan => "nan",
+        }
+    }
+
+    /// The bytes of one element, or of any run of packed ones; `None` where the type has no such value.
+    fn pattern(self, dtype: DType) -> Option<Vec<u8>> {
+        match (self, dtype) {
+            // Four codes of value + 1, in each of the layouts.
+            (Fill::Zeros, DType::Ternary(_)) => Some(vec![0x55]),
+            (Fill::Zeros, _) => Some(vec![0]),
+            (Fill::Nan, DType::F64 | DType::C128) => Some(f64::NAN.to_le_bytes().to_vec()),
+            (Fill::Nan, DType::F32 | DType::C64) => Some(f32::NAN.to_le_bytes().to_vec()),
+            (Fill::Nan, DType::F16) => Some(half::f16::NAN.to_le_bytes().to_vec()),
+            (Fill::Nan, DType::BF16) => Some(half::bf16::NAN.to_le_bytes().to_vec()),
+            (Fill::Nan, DType::F8E4M3FN | DType::F8E5M2) => Some(vec![0x7f]),
+            (Fill::Nan, DType::F8E4M3FNUZ | DType::F8E5M2FNUZ) => Some(vec![0x80]),
+            (Fill::Nan, _) => None,
+        }
+    }
+}
+
+/// Opens `path`, compares what has a checksum with it, and parts what is whole from what is not.
+///
+/// # Errors
+/// Those of [`open_with`]: nothing in it can be listed.
+pub fn salvage(path: &Path, options: &OpenOptions) -> Result<Salvage> {
+    let mut checkpoint = open_with(path, options)?;
+    checkpoint.verify_checksums();
+    let damage = checkpoint.damage.take();
+    let mut salvage = Salvage {
+        checkpoint,
+        damage,
+        verified: 0,
+        unverified: Vec::new(),
+        losses: Vec::new(),
+        positions: Vec::new(),
+    };
+    let tensors = std::mem::take(&mut salvage.checkpoint.tensors);
+    for (position, tensor) in tensors.into_iter().enumerate() {
+        let has_data = tensor.storages().next().is_some();
+        match &tensor.damage {
+            Some(why) if has_data => {
+                let loss = salvage.checkpoint.loss(&tensor, why.clone());
+                salvage.losses.push(Loss { position, ..loss });
+            }
+            _ => {
+                let vouched = |s: usize| salvage.checkpoint.storages[s].crc32.is_some();
+                if has_data && !salvage.checkpoint.listing_damaged && tensor.storages().all(vouched) {
+                    salvage.verified += 1;
+                } else if has_data {
+                    salvage.unverified.push(tensor.name.clone());
+                }
+                salvage.checkpoint.tensors.push(tensor);
+                salvage.positions.push(position);
+            }
+        }
+    }
+    for name in std::mem::take(&mut salvage.checkpoint.absent) {
+        salvage.losses.push(Loss::absent(name));
+    }
+    Ok(salvage)
+}
+
+impl Loss {
+    /// A tensor of which nothing but its name is known.
+    fn absent(name: String) -> Self {
+        Loss {
+            name,
+            dtype: None,
+            shape: Vec::new(),
+            bytes: 0,
+            file: None,
+            range: None,
+            present: 0,
+            why: "it is in no file of the set".into(),
+            filled: None,
+            in_list: false,
+            tensor: None,
+            position: usize::MAX,
+        }
+    }
+}
+
+impl Checkpoint {
+    /// What is known of `tensor`, which is damaged.
+    fn loss(&self, tensor: &TensorInfo, why: String) -> Loss {
+        let parent = match tensor.name.rsplit_once('.') {
+            Some((parent, _)) => lookup(&self.metadata, parent),
+            None => Some(&self.metadata),
+        };
+        let mut loss = Loss {
+            name: tensor.name.clone(),
+            dtype: Some(tensor.dtype.to_string()),
+            shape: tensor.shape.iter().map(|&n| n as u64).collect(),
+            bytes: tensor.byte_len().unwrap_or(0),
+            why,
+            in_list: parent.is_some_and(|parent| matches!(parent, Value::List(_))),
+            tensor: Some(Box::new(tensor.clone())),
+            ..Loss::absent(String::new())
+        };
+        // A tensor of several parts is lost with the first of them that is.
+        let is_missing = |s: &usize| matches!(self.storages[*s].place, Place::Missing { .. });
+        let Some(broken) = tensor.storages().find(is_missing).or(tensor.storages().next()) else {
+            return loss;
+        };
+        let storage = &self.storages[broken];
+        let whole = tensor.storage == Some(broken);
+        let within = if whole { extent(tensor) } else { 0..storage.len };
+        let (file, range) = match storage.place {
+            Place::Mapped { file, offset } | Place::Missing { at: Some((file, offset)), .. } => {
+                (file, offset.saturating_add(within.start)..offset.saturating_add(within.end))
+            }
+            Place::Deflated { file, offset, compressed } => (file, offset..offset.saturating_add(compressed)),
+            _ => return loss,
+        };
+        // The beginning of a storage that ends too early is what it was; bytes that fail a checksum may not be.
+        if let (Place::Mapped { .. }, None, true) =
+            (&storage.place, storage.crc32, whole && tensor.is_contiguous())
+        {
+            loss.present = storage.len.saturating_sub(within.start).min(loss.bytes);
+        }
+        loss.file = Some(self.files[file].path.clone());
+        loss.range = Some((range.start, range.end));
+        loss
+    }
+}
+
+/// First byte and the one after the last of `tensor` on its storage.
+fn extent(tensor: &TensorInfo) -> Range<u64> {
+    let bytes = match tensor.dtype.element_size() {
+        Some(size) => tensor.span().and_then(|n| n.checked_mul(size as u64)),
+        None => tensor.byte_len(),
+    };
+    tensor.byte_offset..tensor.byte_offset.saturating_add(bytes.unwrap_or(0))
+}
+
+/// What tells that two tensors are the same view of one storage.
+type View = (Option<usize>, u64, Vec<usize>, Vec<usize>, DType);
+
+fn view(tensor: &TensorInfo) -> View {
+    (tensor.storage, tensor.byte_offset, tensor.shape.clone(), tensor.strides.clone(), tensor.dtype)
+}
+
+/// Puts `tensor` where it stood.
+fn put(checkpoint: &mut Checkpoint, positions: &mut Vec<usize>, position: usize, tensor: TensorInfo) {
+    let at = positions.partition_point(|&p| p <= position);
+    positions.insert(at, position);
+    checkpoint.tensors.insert(at, tensor);
+}
+
+impl Salvage {
+    /// Whether everything is there and nothing is wrong.
+    pub fn is_whole(&self) -> bool {
+        self.damage.is_none() && self.losses.is_empty()
+    }
+
+    /// Fills what is still lost and has a type that holds such a value. What is there of a tensor that was cut short
+    /// stays; one that fails its checksum is filled as a whole. Gives how many were filled.
+    pub fn fill(&mut self, fill: Fill) -> usize {
+        let limit = FREE_FILL.max(self.checkpoint.file_bytes().saturating_mul(MAX_FILL));
+        let Salvage { checkpoint, losses, positions, .. } = self;
+        // Tied weights stay tied.
+        let mut storages: HashMap<View, usize> = HashMap::new();
+        let mut filled = 0;
+        for loss in losses.iter_mut().filter(|loss| loss.filled.is_none()) {
+            let Some(tensor) = &loss.tensor else { continue };
+            let Some(pattern) = fill.pattern(tensor.dtype) else { continue };
+            if tensor.sparse.is_some() || tensor.quantizer.is_some() || loss.bytes > limit || loss.bytes == 0
+            {
+                continue;
+            }
+            let storage = *storages.entry(view(tensor)).or_insert_with(|| {
+                let place = tensor.storage.map(|s| &checkpoint.storages[s]);
+                let (file, offset, swap) = match place {
+                    Some(Storage { place: Place::Mapped { file, offset }, swap, .. }) => {
+                        (*file, offset + tensor.byte_offset, *swap)
+                    }
+                    other => (0, 0, other.map_or(1, |s| s.swap)),
+                };
+                let mut pattern = pattern.clone();
+                if swap > 1 {
+                    pattern.reverse();
+                }
+                let place = Place::Filled { file, offset, kept: loss.present, pattern };
+                checkpoint.storages.push(Storage { place, len: loss.bytes, crc32: None, swap });
+                checkpoint.storages.len() - 1
+            });
+            let tensor = TensorInfo {
+                strides: contiguous_strides(&tensor.shape),
+                byte_offset: 0,
+                storage: Some(storage),
+                damage: None,
+                ..(**tensor).clone()
+            };
+            put(checkpoint, positions, loss.position, tensor);
+            loss.filled = Some(fill.name().to_string());
+            filled += 1;
+        }
+        filled
+    }
+
+    /// Replaces what is still lost by the tensors of the same name, type and shape in `other`, whole ones. Gives how
+    /// many were replaced.
+    pub fn fill_from(&mut self, mut other: Checkpoint) -> usize {
+        other.verify_checksums();
+        let Checkpoint { path, tensors, files, storages, .. } = other;
+        let (first_file, first_storage) = (self.checkpoint.files.len(), self.checkpoint.storages.len());
+        let by_name: HashMap<&str, &TensorInfo> = tensors.iter().map(|t| (t.name.as_str(), t)).collect();
+        let mut filled = 0;
+        for loss in self.losses.iter_mut().filter(|loss| loss.filled.is_none()) {
+            let Some(theirs) = by_name.get(loss.name.as_str()) else { continue };
+            let fits =
+                loss.tensor.as_ref().is_none_or(|t| t.shape == theirs.shape && t.dtype == theirs.dtype);
+            if !fits || theirs.damage.is_some() || theirs.storages().next().is_none() {
+                continue;
+            }
+            let mut tensor = (*theirs).clone();
+            tensor.shift_storages(first_storage);
+            put(&mut self.checkpoint, &mut self.positions, loss.position, tensor);
+            loss.filled = Some(path.display().to_string());
+            filled += 1;
+        }
+        self.checkpoint.files.extend(files);
+        self.checkpoint.storages.extend(storages.into_iter().map(|mut storage| {
+            match &mut storage.place {
+                Place::Mapped { file, .. } | Place::Deflated { file, .. } | Place::Filled { file, .. } => {
+                    *file += first_file;
+                }
+                Place::Inline(_) | Place::Missing { .. } => {}
+            }
+            storage
+        }));
+        filled
+    }
+
+    /// What is lost and not filled.
+    pub fn holes(&self) -> impl Iterator<Item = &Loss> {
+        self.losses.iter().filter(|loss| loss.filled.is_none())
+    }
+}

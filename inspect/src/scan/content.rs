@@ -1,0 +1,393 @@
+//! What a file or a member of an archive is, by its first bytes and its name, and who looks into it.
+
+use std::collections::HashSet;
+use std::io::Read;
+use std::path::Path;
+
+use super::pickles::{Stream, cut};
+use super::{Finding, Findings, Options, Rule, text};
+use crate::storage::Source;
+use crate::zip::LOCAL_HEADER;
+use crate::{Error, ErrorKind, Result, gguf, safetensors, torch_legacy, torch_tar, zip};
+
+/// Archives within archives, and pickles within pickles, at most.
+const DEEPEST: usize = 8;
+/// Bytes that may be inflated or followed more than once, whatever the file's size,
+const FREE_WORK: u64 = 256 << 20;
+/// and beyond that this many times its size.
+const MOST_WORK: u64 = 16;
+
+/// Names of files that are unpickled, or are archives of such.
+const PICKLED: [&str; 12] =
+    ["pkl", "pickle", "pt", "pth", "bin", "ckpt", "joblib", "dat", "data", "npy", "npz", "p"];
+
+/// First bytes of containers that are not looked into.
+const OPAQUE: [(&[u8], &str); 6] = [
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (b"Rar!\x1a\x07", "a RAR archive"),
+    (b"\xfd7zXZ\0", "compressed with xz"),
+    (b"BZh", "compressed with bzip2"),
+    (b"\x28\xb5\x2f\xfd", "compressed with Zstandard"),
+    (b"\x04\x22\x4d\x18", "compressed with LZ4"),
+];
+
+/// First bytes of programs and libraries.
+const NATIVE: [(&[u8], &str); 5] = [
+    (b"\x7fELF", "ELF"),
+    (b"\xcf\xfa\xed\xfe", "Mach-O"),
+    (b"\xce\xfa\xed\xfe", "Mach-O"),
+    (b"\xca\xfe\xba\xbe", "Mach-O or Java"),
+    (b"MZ\x90\0", "Windows"),
+];
+
+/// Where something is: which member of which archive.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Place {
+    /// Path through the archives, joined by `!`.
+    pub member: String,
+    pub depth: usize,
+    /// Whether it is of a TorchScript archive.
+    pub script: bool,
+}
+
+impl Place {
+    /// The member `name` of what is here; `None` when that is too deep.
+    pub fn inside(&self, name: &str) -> Option<Place> {
+        let member = match self.member.is_empty() {
+            true => name.to_string(),
+            false => format!("{}!{name}", self.member),
+        };
+        (self.depth < DEEPEST).then_some(Place { member, depth: self.depth + 1, script: self.script })
+    }
+}
+
+/// One file being scanned.
+pub(super) struct Scanner<'o> {
+    options: &'o Options,
+    pub findings: Findings,
+    pub harmless: HashSet<String>,
+    pub pickles: u64,
+    pub members: u64,
+    pub unreadable: Option<String>,
+    budget: u64,
+    hidden: HashSet<String>,
+}
+
+/// Whether a file found in a folder is worth looking into.
+pub(super) fn is_candidate(path: &Path) -> bool {
+    let mut head = Vec::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(512).read_to_end(&mut head));
+    let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
+    read.is_err()
+        || PICKLED.contains(&extension.as_str())
+        || matches!(
+            extension.as_str(),
+            "safetensors" | "gguf" | "zip" | "tar" | "pt2" | "nemo" | "mar" | "7z"
+        )
+        || head.starts_with(LOCAL_HEADER)
+        || head.starts_with(b"\x93NUMPY")
+        || head.starts_with(b"\x1f\x8b")
+        || matches!(head.as_slice(), [0x80, 2..=5, ..])
+        || gguf::recognises(&head)
+        || safetensors::recognises(&head)
+        || torch_legacy::recognises(&head)
+        || torch_tar::recognises(&head)
+        || OPAQUE.iter().any(|(magic, _)| head.starts_with(magic))
+}
+
+fn extension(name: &str) -> String {
+    let last = name.rsplit(['/', '\\']).next().unwrap_or(name);
+    last.rsplit_once('.').map(|(_, e)| e.to_lowercase()).unwrap_or_default()
+}
+
+impl<'o> Scanner<'o> {
+    pub fn new(options: &'o Options, len: u64) -> Self {
+        Scanner {
+            options,
+            findings: Findings::default(),
+            harmless: HashSet::new(),
+            pickles: 0,
+            members: 0,
+            unreadable: None,
+            budget: FREE_WORK.saturating_add(len.saturating_mul(MOST_WORK)),
+            hidden: HashSet::new(),
+        }
+    }
+
+    /// Scans the whole file called `name`, and tells what it is.
+    pub fn file(&mut self, source: &Source, name: &str) -> Result<String> {
+        let bytes = source.bytes();
+        let place = Place::default();
+        let is_zip = bytes.starts_with(LOCAL_HEADER) || bytes.starts_with(zip::END);
+        let pickled = PICKLED.contains(&extension(name).as_str());
+        let format = if is_zip {
+            self.zip(bytes, &place)
+        } else if gguf::recognises(bytes) {
+            self.gguf(bytes, &place);
+            "gguf"
+        } else if safetensors::recognises(bytes) {
+            self.safetensors(source, &place);
+            "safetensors"
+        } else {
+            match self.dispatch(bytes, name, &place) {
+                Some(format) => format,
+                None if zip::has_directory(bytes) => "unknown",
+                None if bytes.is_empty() => {
+                    return Err(Error::new(ErrorKind::Unrecognised, "is empty"));
+                }
+                None => {
+                    return Err(Error::new(
+                        ErrorKind::Unrecognised,
+                        "is neither a pickle nor an archive nor a file of tensors",
+                    ));
+                }
+            }
+        };
+        // The name decides for many loaders: one that unpickles whatever is called so gets a pickle.
+        if pickled && matches!(format, "gguf" | "safetensors") {
+            self.pickles(bytes, &place, Stream::Chance);
+        }
+        if !is_zip && zip::has_directory(bytes) && zip::central_directory(bytes).is_ok() {
+            self.zip(bytes, &place);
+            return Ok(format!("{format}, and zip"));
+        }
+        Ok(format.to_string())
+    }
+
+    /// Scans bytes that a pickle hands to a loader of PyTorch files.
+    pub fn loaded(&mut self, bytes: &[u8], place: &Place) {
+        if self.dispatch(bytes, "loaded.pt", place).is_none() {
+            let message = "a loader is given bytes that are neither a pickle nor an archive".to_string();
+            self.find(Rule::OpaqueContent, place, None, message);
+        }
+    }
+
+    /// Scans the member `name` of an archive.
+    pub fn member(&mut self, bytes: &[u8], name: &str, place: &Place) {
+        self.members += 1;
+        // Storages are numbers that may look like anything.
+        let is_storage = name.rsplit('/').next().is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()));
+        if let Some((_, kind)) =
+            NATIVE.iter().find(|(magic, _)| bytes.starts_with(magic)).filter(|_| !is_storage)
+        {
+            let message = format!("`{}` is {kind} machine code", cut(name));
+            return self.find(Rule::NativeCode, place, None, message);
+        }
+        if place.script && name.ends_with(".py") {
+            return self.script(bytes, place);
+        }
+        if is_storage {
+            if matches!(bytes, [0x80, 2..=5, ..]) {
+                self.pickles(bytes, place, Stream::Chance);
+            }
+            return;
+        }
+        if name.ends_with("debug_pkl") {
+            self.pickles(bytes, place, Stream::Pickles);
+        } else {
+            self.dispatch(bytes, name, place);
+        }
+    }
+
+    /// Looks into `bytes` as what they are, and tells what that is; `None` when they are nothing that is loaded.
+    pub fn dispatch(&mut self, bytes: &[u8], name: &str, place: &Place) -> Option<&'static str> {
+        let pickled = PICKLED.contains(&extension(name).as_str());
+        if bytes.starts_with(LOCAL_HEADER) || bytes.starts_with(zip::END) {
+            return Some(self.zip(bytes, place));
+        }
+        if torch_legacy::recognises(bytes) {
+            // Magic number, protocol, system info, object, storage keys; then the storages.
+            self.pickles(bytes, place, Stream::Then(5));
+            return Some("pytorch-legacy");
+        }
+        if torch_tar::recognises(bytes) {
+            self.tar(bytes, place);
+            return Some("tar");
+        }
+        if let Some(rest) = bytes.strip_prefix(b"\x93NUMPY") {
+            self.npy(rest, place);
+            return Some("npy");
+        }
+        if gguf::recognises(bytes) {
+            self.gguf(bytes, place);
+            return Some("gguf");
+        }
+        if bytes.starts_with(b"\x1f\x8b") {
+            self.compressed(flate2::read::MultiGzDecoder::new(bytes), bytes.len(), name, place);
+            return Some("gzip");
+        }
+        // joblib compresses with zlib unless told otherwise.
+        if pickled && matches!(bytes, [0x78, 0x01 | 0x5e | 0x9c | 0xda, ..]) {
+            self.compressed(flate2::read::ZlibDecoder::new(bytes), bytes.len(), name, place);
+            return Some("zlib");
+        }
+        if let Some((_, what)) = OPAQUE.iter().find(|(magic, _)| bytes.starts_with(magic)) {
+            self.find(Rule::OpaqueContent, place, None, format!("{what}, which is not looked into"));
+            return Some("opaque");
+        }
+        if matches!(bytes, [0x80, 0..=5, ..]) || (pickled && !bytes.is_empty()) {
+            return self.bare(bytes, pickled, place);
+        }
+        None
+    }
+
+    /// A pickle without a container, or what is called like one.
+    fn bare(&mut self, bytes: &[u8], pickled: bool, place: &Place) -> Option<&'static str> {
+        let trace = crate::pickle::Trace::new(bytes);
+        let does_something = !trace.seen.imports.is_empty() || !trace.seen.calls.is_empty();
+        let headed = matches!(bytes, [0x80, 2..=5, ..]);
+        // Text that happens to be called .data or .bin ends at its first letters.
+        if !headed && !does_something && (trace.error.is_some() || !pickled) {
+            return None;
+        }
+        let by_chance = !pickled && !headed;
+        let stream = if by_chance { Stream::Chance } else { Stream::Pickles };
+        self.pickles(bytes, place, stream).then_some("pickle")
+    }
+
+    fn compressed(&mut self, reader: impl Read, len: usize, name: &str, place: &Place) {
+        let limit = FREE_WORK.min(self.budget).max(len as u64);
+        let mut inflated = Vec::new();
+        let read = reader.take(limit + 1).read_to_end(&mut inflated);
+        self.spend(inflated.len() as u64);
+        if inflated.len() as u64 > limit {
+            let message = format!("inflates to more than {limit} bytes; the rest was not looked into");
+            self.find(Rule::OpaqueContent, place, None, message);
+        } else if let Err(error) = read {
+            self.damaged(place, format!("the compressed data is damaged: {error}"));
+        }
+        if let Some(inner) = place.inside("inflated") {
+            let bare =
+                name.rsplit_once('.').map_or(name, |(stem, last)| if last == "gz" { stem } else { name });
+            let bare = if extension(bare).is_empty() { "inflated.pkl" } else { bare };
+            self.member(&inflated, bare, &inner);
+        }
+    }
+
+    /// A NumPy array, after its magic: version, header, and the elements, which are a pickle if they are objects
+    /// (`numpy/lib/format.py`).
+    fn npy(&mut self, bytes: &[u8], place: &Place) {
+        let (width, start) = if bytes.first() == Some(&1) { (2, 4) } else { (4, 6) };
+        let header = zip::word(bytes, 2, width)
+            .and_then(|len| usize::try_from(len).ok()?.checked_add(start))
+            .and_then(|end| Some((bytes.get(start..end)?, bytes.get(end..)?)));
+        let Some((header, data)) = header else {
+            return self.damaged(place, "the header of the array is cut short".into());
+        };
+        let text = String::from_utf8_lossy(header);
+        let descr = text.split("'fortran_order'").next().unwrap_or_default();
+        if descr.contains('O') {
+            self.pickles(data, place, Stream::Pickles);
+        } else {
+            self.pickles(data, place, Stream::Chance);
+        }
+    }
+
+    fn safetensors(&mut self, source: &Source, place: &Place) {
+        let contents = match safetensors::read(source, 0) {
+            Ok(contents) => contents,
+            Err(error) => return self.damaged(place, error.to_string()),
+        };
+        let damage = contents.damage.unwrap_or_default();
+        for fault in damage.split("; ").filter(|fault| !fault.is_empty()) {
+            if fault.starts_with("the file is cut short") {
+                self.damaged(place, fault.to_string());
+            } else {
+                self.find(Rule::MalformedTensors, place, None, fault.to_string());
+            }
+        }
+        for tensor in contents.tensors.iter().filter(|t| t.damage.is_some()) {
+            let why = tensor.damage.as_deref().unwrap_or_default();
+            if !why.starts_with("the file is cut short") {
+                let message = format!("tensor `{}`: {why}", cut(&tensor.name));
+                self.find(Rule::MalformedTensors, place, None, message);
+            }
+        }
+        for warning in contents.warnings {
+            let rule = if warning.contains("follow") { Rule::AppendedBytes } else { Rule::Hole };
+            self.find(rule, place, None, warning);
+        }
+    }
+
+    fn gguf(&mut self, bytes: &[u8], place: &Place) {
+        let header = match gguf::Header::parse(bytes) {
+            Ok(header) => header,
+            Err(error) => return self.damaged(place, error.to_string()),
+        };
+        for (key, value) in header.keys.iter().filter(|(key, _)| key.contains("chat_template")) {
+            if let Some(what) = value.as_str().and_then(text::template) {
+                let message = format!("`{}` reaches into Python: {what}", cut(key));
+                self.find(Rule::DangerousTemplate, place, None, message);
+            }
+        }
+        if let Some(damage) = &header.damage {
+            self.damaged(place, damage.clone());
+        }
+        for tensor in header.tensors.iter().filter(|t| t.damage.is_some()) {
+            let why = tensor.damage.as_deref().unwrap_or_default();
+            if why.starts_with("the file is cut short") {
+                self.damaged(place, why.to_string());
+            } else if header.damage.is_none() {
+                let message = format!("tensor `{}`: {why}", cut(&tensor.name));
+                self.find(Rule::MalformedTensors, place, None, message);
+            }
+        }
+        for warning in header.warnings {
+            let rule = if warning.contains("follow") { Rule::AppendedBytes } else { Rule::MalformedTensors };
+            // Sizes in another order are a writer's mistake.
+            let rule = if warning.contains("PyTorch's order") { Rule::Hole } else { rule };
+            self.find(rule, place, None, warning);
+        }
+    }
+
+    fn script(&mut self, bytes: &[u8], place: &Place) {
+        for (offset, what) in text::script(&String::from_utf8_lossy(bytes)) {
+            self.find(Rule::DangerousScript, place, Some(offset), what);
+        }
+    }
+
+    /// Adds a finding of `rule` that concerns no import.
+    pub fn find(&mut self, rule: Rule, place: &Place, offset: Option<u64>, message: String) {
+        let member = place.member.clone();
+        let severity = rule.severity();
+        self.findings.add(Finding { rule, severity, member, offset, global: None, message, count: 1 });
+    }
+
+    /// Notes that something is cut short or does not decode.
+    pub fn damaged(&mut self, place: &Place, what: String) {
+        self.unreadable.get_or_insert_with(|| match place.member.is_empty() {
+            true => what.clone(),
+            false => format!("{}: {what}", place.member),
+        });
+        self.find(Rule::Damaged, place, None, what);
+    }
+
+    pub fn harmless(&mut self, global: String) {
+        if self.harmless.len() <= super::MAX_HARMLESS {
+            self.harmless.insert(global);
+        }
+    }
+
+    pub fn is_allowed(&self, global: &str) -> bool {
+        self.options.allow.iter().any(|pattern| pattern.matches(global))
+    }
+
+    /// Whether a hidden pickle was told of at this place already; from now on it was.
+    pub fn told_hidden(&mut self, place: &Place) -> bool {
+        !self.hidden.insert(place.member.clone())
+    }
+
+    /// Whether `work` more bytes may be inflated or followed.
+    pub fn afford(&self, work: u64) -> bool {
+        self.budget >= work
+    }
+
+    pub fn spend(&mut self, work: u64) {
+        self.budget = self.budget.saturating_sub(work);
+    }
+
+    pub fn out_of_budget(&mut self, place: &Place) {
+        let message = "repeats or nests itself out of proportion to the file; the rest was not looked into";
+        self.find(Rule::OpaqueContent, place, None, message.into());
+    }
+}

@@ -1,0 +1,330 @@
+//! What loading a file would do besides loading it: imports and calls of its pickles, wherever they hide, and
+//! containers that say one thing to one reader and another to the next. Nothing is executed, and nothing is written.
+
+mod archive;
+mod content;
+mod globals;
+mod pickles;
+mod text;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::storage::Source;
+use crate::{Error, ErrorKind, Result, printable};
+use content::Scanner;
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Worth knowing; no reason to refuse the file.
+    Note,
+    /// Not known to be harmless: an import that no list knows, a container that readers may read in different ways.
+    Unknown,
+    /// Known to run code, to reach files, the network or any attribute, or to write outside the archive.
+    Dangerous,
+}
+
+impl Severity {
+    /// The lower-case word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Severity::Note => "note",
+            Severity::Unknown => "unknown",
+            Severity::Dangerous => "dangerous",
+        }
+    }
+}
+
+macro_rules! rules {
+    ($($rule:ident $id:literal $severity:ident $summary:literal)*) => {
+        /// What can be found. Identifiers are stable.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[allow(missing_docs)] // each has its summary
+        pub enum Rule {
+            $($rule,)*
+        }
+
+        impl Rule {
+            /// Every rule.
+            pub const ALL: &[Rule] = &[$(Rule::$rule,)*];
+
+            /// The identifier, such as `dangerous-import`.
+            pub fn id(self) -> &'static str {
+                match self {
+                    $(Rule::$rule => $id,)*
+                }
+            }
+
+            /// What it is about, in one sentence.
+            pub fn summary(self) -> &'static str {
+                match self {
+                    $(Rule::$rule => $summary,)*
+                }
+            }
+
+            /// How bad its findings are.
+            pub fn severity(self) -> Severity {
+                match self {
+                    $(Rule::$rule => Severity::$severity,)*
+                }
+            }
+        }
+    };
+}
+
+rules! {
+    DangerousImport "dangerous-import" Dangerous
+        "Unpickling imports something that runs code, or reaches files, the network or any attribute."
+    UnknownImport "unknown-import" Unknown
+        "Unpickling imports something that is on no list."
+    ComputedCall "computed-call" Unknown
+        "Unpickling calls something that it computes, not a name that it imports."
+    ExtensionCode "extension-code" Unknown
+        "The pickle imports by a number that only the loading program's registry explains."
+    ChangedClass "changed-class" Unknown
+        "Unpickling sets attributes of a class or function that it imports."
+    Expansion "expansion" Unknown
+        "The object unfolds to immensely many values: whoever walks it runs out of time or memory."
+    BrokenPickle "broken-pickle" Unknown
+        "The pickle ends in an error; everything before that point is executed all the same."
+    StrayProtocol "stray-protocol" Unknown
+        "A protocol opcode stands within the pickle, where no pickler writes one."
+    BytesAfterPickle "bytes-after-pickle" Unknown
+        "Bytes follow the pickle that it does not account for."
+    HiddenPickle "hidden-pickle" Note
+        "A pickle lies in a byte string, or where storages lie."
+    DangerousScript "dangerous-script" Dangerous
+        "TorchScript code reads or writes files, or calls operators of other libraries."
+    DangerousTemplate "dangerous-template" Dangerous
+        "A chat template reaches into Python objects."
+    NativeCode "native-code" Dangerous
+        "The archive holds a program or a shared library."
+    PathOutside "path-outside" Dangerous
+        "An entry's name leads outside the folder that the archive is unpacked to."
+    Link "link" Unknown
+        "An entry of the archive is a link."
+    DuplicateEntry "duplicate-entry" Unknown
+        "Two entries of the archive have one name: which one is read depends on the reader."
+    SeveralPickles "several-pickles" Unknown
+        "The archive holds more than one data.pkl."
+    ChecksumMismatch "checksum-mismatch" Unknown
+        "An entry that is not a tensor's storage differs from its CRC-32: some readers refuse it, PyTorch does not."
+    HeadersDisagree "headers-disagree" Unknown
+        "An entry's local header and the central directory disagree."
+    HiddenEntry "hidden-entry" Unknown
+        "An entry of the archive is not in its central directory."
+    OverlappingEntries "overlapping-entries" Unknown
+        "Entries of the archive overlap."
+    EncryptedEntry "encrypted-entry" Unknown
+        "An entry is marked as encrypted, which makes some readers pass it over; PyTorch does not look at the mark."
+    SeveralArchives "several-archives" Note
+        "Archives stand one after another, as in the parts of a distributed checkpoint; each was scanned."
+    PrependedBytes "prepended-bytes" Unknown
+        "Bytes stand before the archive: the file is something else to other readers."
+    AppendedBytes "appended-bytes" Unknown
+        "Bytes follow the end of what the format describes."
+    OpaqueContent "opaque-content" Unknown
+        "Something in it cannot be looked into: compression or nesting that is not read."
+    MalformedTensors "malformed-tensors" Unknown
+        "Tensors overlap, or their header contradicts itself."
+    Hole "hole" Note
+        "Bytes between tensors belong to none."
+    Damaged "damaged" Note
+        "The file is cut short or damaged; what is left of it was scanned."
+}
+
+impl Serialize for Rule {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.id())
+    }
+}
+
+/// One thing that was found.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Finding {
+    /// Which rule.
+    pub rule: Rule,
+    /// How bad it is.
+    pub severity: Severity,
+    /// The member of the archive it is in; archives within archives are joined by `!`. Empty for the file itself.
+    pub member: String,
+    /// Byte offset: of the opcode in the pickle, else in the member.
+    pub offset: Option<u64>,
+    /// What would be imported, as `module.name`.
+    pub global: Option<String>,
+    /// What was found, in one line.
+    pub message: String,
+    /// How often it is there.
+    pub count: u64,
+}
+
+/// What was found in one file.
+#[derive(Clone, Debug, Serialize)]
+pub struct Scan {
+    /// The file as it was named.
+    pub path: String,
+    /// What it was taken for.
+    pub format: String,
+    /// Pickles that were followed.
+    pub pickles: u64,
+    /// Members of archives that were looked into.
+    pub members: u64,
+    /// Imports that are known to be harmless, as `module.name`.
+    pub harmless: Vec<String>,
+    /// What was found, worst first.
+    pub findings: Vec<Finding>,
+    /// Why it could not be looked into, when it could not, or not whole.
+    pub unreadable: Option<String>,
+}
+
+impl Scan {
+    /// The worst that was found.
+    pub fn severity(&self) -> Option<Severity> {
+        self.findings.iter().map(|f| f.severity).max()
+    }
+}
+
+/// How to scan.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Imports (`module.name`) that count as harmless besides those that are.
+    pub allow: Vec<Pattern>,
+}
+
+/// `module.name`, or a prefix of such followed by `*`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern(String);
+
+impl Pattern {
+    /// The pattern `text`.
+    ///
+    /// # Errors
+    /// Why it would allow too much: nothing before the `*`, or a `*` elsewhere than at its end.
+    pub fn new(text: &str) -> Result<Self> {
+        let stem = text.strip_suffix('*').unwrap_or(text);
+        if stem.len() < 2 || stem.contains('*') || !stem.contains('.') {
+            return Err(Error::new(ErrorKind::NotFound, format!("`{}` is no import", text.escape_debug()))
+                .hint("name a module and what it holds, such as mypackage.config.*"));
+        }
+        Ok(Pattern(text.to_string()))
+    }
+
+    fn matches(&self, global: &str) -> bool {
+        match self.0.strip_suffix('*') {
+            Some(stem) => global.starts_with(stem),
+            None => self.0 == global,
+        }
+    }
+}
+
+/// Findings kept of one file; the rest are counted.
+const MAX_FINDINGS: usize = 2000;
+/// Harmless imports listed.
+const MAX_HARMLESS: usize = 1000;
+
+/// Scans the file `path`, whatever it is.
+///
+/// # Errors
+/// `Io` when it cannot be read; `Unrecognised` when it is nothing that a loader of checkpoints or pickles reads.
+pub fn scan(path: &Path, options: &Options) -> Result<Scan> {
+    let source = Source::open(path)?;
+    let mut scanner = Scanner::new(options, source.bytes().len() as u64);
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let format = scanner.file(&source, &name).map_err(|e| e.in_file(path))?;
+    Ok(scanner.finish(path, format))
+}
+
+/// Every file below `path` that a loader of checkpoints or pickles could be given, in name order; `path` itself when it
+/// is a file. Links are not followed.
+///
+/// # Errors
+/// `Io` when a folder cannot be listed.
+pub fn files(path: &Path) -> Result<Vec<PathBuf>> {
+    let metadata = std::fs::metadata(path).map_err(|e| Error::io(path, &e))?;
+    if !metadata.is_dir() {
+        return Ok(vec![path.to_path_buf()]);
+    }
+    let mut found = Vec::new();
+    below(path, 0, &mut found)?;
+    found.retain(|file| content::is_candidate(file));
+    Ok(found)
+}
+
+fn below(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<()> {
+    const DEEPEST: usize = 16;
+    let io = |e: std::io::Error| Error::io(folder, &e);
+    let mut entries =
+        std::fs::read_dir(folder).map_err(io)?.collect::<std::io::Result<Vec<_>>>().map_err(io)?;
+    entries.sort_by_key(|entry| entry.file_name());
+    for entry in entries {
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() && depth < DEEPEST => below(&entry.path(), depth + 1, found)?,
+            Ok(kind) if kind.is_file() => found.push(entry.path()),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Findings as they come, each kind counted once a member.
+#[derive(Default)]
+struct Findings {
+    list: Vec<Finding>,
+    index: HashMap<(Rule, String, String), usize>,
+    dropped: u64,
+}
+
+impl Findings {
+    fn add(&mut self, finding: Finding) {
+        let what = finding.global.clone().unwrap_or_else(|| finding.message.clone());
+        let key = (finding.rule, finding.member.clone(), what);
+        if let Some(&at) = self.index.get(&key) {
+            let known = &mut self.list[at];
+            known.count += 1;
+            known.severity = known.severity.max(finding.severity);
+        } else if self.list.len() < MAX_FINDINGS {
+            self.index.insert(key, self.list.len());
+            self.list.push(finding);
+        } else {
+            self.dropped += 1;
+        }
+    }
+}
+
+impl Scanner<'_> {
+    fn finish(self, path: &Path, format: String) -> Scan {
+        let Findings { mut list, dropped, .. } = self.findings;
+        list.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+        if dropped > 0 {
+            list.push(Finding {
+                rule: Rule::Damaged,
+                severity: Severity::Note,
+                member: String::new(),
+                offset: None,
+                global: None,
+                message: format!("and {dropped} more findings that are not listed"),
+                count: dropped,
+            });
+        }
+        for finding in &mut list {
+            finding.member = printable(&finding.member);
+            finding.message = printable(&finding.message);
+            finding.global = finding.global.as_deref().map(printable);
+        }
+        let mut harmless: Vec<String> = self.harmless.into_iter().take(MAX_HARMLESS).collect();
+        harmless.sort_unstable();
+        Scan {
+            path: path.display().to_string(),
+            format,
+            pickles: self.pickles,
+            members: self.members,
+            harmless,
+            findings: list,
+            unreadable: self.unreadable,
+        }
+    }
+}

@@ -1,0 +1,490 @@
+//! Causes of death: every one from runs whose truth is known, and the neighbouring cases that must stay unknown.
+
+use std::path::Path;
+
+use ckpt_inspect::cause::{
+    AccumulationSource, Cause, Explanation, Given, LayerCause, Pair, PairRecord, PairTensor, compare,
+    explain, pairs_needed,
+};
+use ckpt_inspect::diff::CodeDiff;
+use ckpt_inspect::optimizer::{Kind, ParamGroup, TrainingRecord};
+use ckpt_inspect::record::{Stats, TensorRecord, Ternary};
+use ckpt_inspect::run::Run;
+use ckpt_inspect::{CheckpointRecord, Group, Options, Thresholds, describe, find, judge, open};
+
+const NAME: &str = "layers.0.mlp.gate_proj.weight";
+
+/// The run in a folder, and its explanation from its own files.
+fn explained(folder: &str, given: &Given) -> (Run, Explanation) {
+    let mut records = Vec::new();
+    for path in find(Path::new(folder)).unwrap() {
+        let mut record = describe(&open(&path).unwrap(), Options::default(), &|_| ());
+        judge(&mut record, &Thresholds::default());
+        records.push(record);
+    }
+    let run = Run::group(records, &Thresholds::default()).remove(0);
+    let pair = |r: ckpt_inspect::cause::PairRequest| {
+        let [a, b] = [r.from, r.to].map(|c| open(Path::new(&run.checkpoints[c].path)).unwrap());
+        Pair { from: r.from, to: r.to, link: r.link, record: compare(&a, &b, &r.names) }
+    };
+    let pairs: Vec<Pair> = pairs_needed(&run).into_iter().map(pair).collect();
+    let explanation = explain(&run, &pairs, given);
+    (run, explanation)
+}
+
+#[test]
+fn the_collapsed_run_died_of_weight_decay() {
+    let (run, explanation) = explained("../tests/fixtures/collapse-run", &Given::default());
+    assert_eq!(explanation.layers.len(), 6);
+    for layer in &explanation.layers {
+        let name = &run.layers[layer.layer].name;
+        assert!(name.contains(".mlp."), "{name}");
+        assert_eq!(layer.cause, Cause::WeightDecay, "{name}: {}", layer.reason);
+        let decay = layer.decay.as_ref().unwrap();
+        assert!((decay.rate / 2.0e-3 - 1.0).abs() < 0.01, "{name}: {}", decay.rate);
+        assert!((decay.ratio.unwrap() - 1.0).abs() < 0.01, "{name}: {:?}", decay.ratio);
+        assert!(decay.r2 > 0.9999 && decay.interval.unwrap() < 2e-5, "{name}: {decay:?}");
+        assert!((343.0..348.0).contains(&decay.half_life), "{name}: {}", decay.half_life);
+        assert_eq!(decay.accumulation_source, AccumulationSource::Counter);
+        assert_eq!(decay.optimizer, Kind::Muon);
+        assert!(layer.direction.unwrap().median > 0.9999);
+        assert!(layer.push.unwrap().ratio < 1e-3, "gradients are gone");
+        assert!(layer.survival.unwrap() > 0.99);
+    }
+    assert_eq!(explanation.groups.len(), 3);
+    for group in &explanation.groups {
+        assert_eq!(group.layers, 2);
+        assert!((group.rate / 2.0e-3 - 1.0).abs() < 0.01, "{}: {}", group.pattern, group.rate);
+    }
+    let prognosis = explanation.prognosis.as_ref().unwrap();
+    let path = |c: Option<usize>| run.checkpoints[c.unwrap()].path.rsplit('/').next().unwrap().to_string();
+    assert_eq!(path(prognosis.resume), "step-02000.pt");
+    assert_eq!(path(prognosis.comfortable), "step-00500.pt");
+    assert!(prognosis.other_agreement.unwrap() < 0.6, "attention went on learning");
+    let change = &prognosis.changes[0];
+    assert_eq!(
+        (change.setting.as_str(), change.from),
+        ("optimizer_state_dict.muon.param_groups.0.weight_decay", 0.1)
+    );
+    assert!((change.to - 0.001).abs() < 1e-12 && (change.half_life / 34_657.0 - 1.0).abs() < 1e-3);
+}
+
+/// Interpolated on a straight line: std 1e-3 lies between the checkpoints of steps 2000 and 2500.
+#[test]
+fn thresholds_are_crossed_between_checkpoints() {
+    let (run, _) = explained("../tests/fixtures/collapse-run", &Given::default());
+    let layer = run.layers.iter().position(|l| l.name == NAME).unwrap();
+    let crossing = run.layers[layer].crossings[0];
+    let std = |c: usize| run.tensor(layer, c).unwrap().stats.as_ref().unwrap().std.unwrap();
+    let wanted = 2000.0 + 500.0 * (std(4) / 1e-3).ln() / (std(4) / std(5)).ln();
+    assert!((crossing.at.unwrap() - wanted).abs() < 1e-6);
+    assert!((2390.0..2410.0).contains(&wanted), "{wanted}");
+}
+
+#[test]
+fn the_healthy_run_is_alive() {
+    let (run, explanation) = explained("../tests/fixtures/healthy-run", &Given::default());
+    assert_eq!(explanation, Explanation::default());
+    assert!(pairs_needed(&run).is_empty(), "no weight is read twice for a run that is alive");
+}
+
+/// A matrix of 64 x 64 that a BitLinear uses, of this std and share of zeros.
+fn matrix(std: f64, zero: f64) -> TensorRecord {
+    let stats = Stats {
+        count: 4096,
+        mean: Some(0.0),
+        std: Some(std),
+        min: Some(-3.0 * std),
+        max: Some(3.0 * std),
+        abs_mean: Some(0.8 * std),
+        abs_max: Some(3.0 * std),
+        ..Stats::default()
+    };
+    let half = (1.0 - zero) / 2.0;
+    let ternary = Ternary { neg: half, zero, pos: half, scale: Some(0.8 * std), ..Ternary::default() };
+    TensorRecord {
+        name: NAME.into(),
+        dtype: "float32".into(),
+        shape: vec![64, 64],
+        group: Group::Weights,
+        stats: Some(stats),
+        ternary: Some(ternary),
+        ..TensorRecord::default()
+    }
+}
+
+fn constant(value: f64) -> TensorRecord {
+    let mut tensor = matrix(0.0, if value == 0.0 { 1.0 } else { 0.0 });
+    let stats = tensor.stats.as_mut().unwrap();
+    (stats.min, stats.max, stats.mean) = (Some(value), Some(value), Some(value));
+    tensor
+}
+
+fn moment(name: &str, rms: f64) -> TensorRecord {
+    let mut tensor = matrix(rms, 0.5);
+    if rms == 0.0 {
+        tensor.stats.as_mut().unwrap().zeros = 4096;
+    }
+    TensorRecord { name: name.into(), group: Group::Optimizer, ternary: None, ..tensor }
+}
+
+fn decoupled(lr: f64, weight_decay: f64) -> Option<TrainingRecord> {
+    optimizer(Kind::AdamW, lr, weight_decay)
+}
+
+fn optimizer(kind: Kind, lr: f64, weight_decay: f64) -> Option<TrainingRecord> {
+    let group = ParamGroup {
+        path: "optimizer.param_groups.0".into(),
+        kind,
+        lr: Some(lr),
+        weight_decay: Some(weight_decay),
+        tensors: vec![0],
+        ..ParamGroup::default()
+    };
+    Some(TrainingRecord { groups: vec![group], ..TrainingRecord::default() })
+}
+
+fn checkpoint(step: u64, tensors: Vec<TensorRecord>, training: Option<TrainingRecord>) -> CheckpointRecord {
+    let mut record = CheckpointRecord {
+        path: format!("run/step-{step}.pt"),
+        step: Some(step),
+        tensors,
+        training,
+        ..CheckpointRecord::default()
+    };
+    judge(&mut record, &Thresholds::default());
+    record
+}
+
+/// What pairs show: a cosine, and shares of codes silenced and woken.
+#[derive(Clone, Copy)]
+struct Shown {
+    cosine: f64,
+    silenced: u64,
+    woken: u64,
+}
+
+const SHRINKS: Shown = Shown { cosine: 0.9999, silenced: 10, woken: 10 };
+
+fn why(records: Vec<CheckpointRecord>, shown: Option<Shown>, given: &Given) -> LayerCause {
+    let run = Run::group(records, &Thresholds::default()).remove(0);
+    let pairs: Vec<Pair> = pairs_needed(&run)
+        .into_iter()
+        .filter_map(|r| {
+            let Shown { cosine, silenced, woken } = shown?;
+            let codes = CodeDiff { count: 4096, flipped: silenced + woken, silenced, woken, reversed: 0 };
+            let tensor = |name: String| PairTensor {
+                name,
+                unchanged: cosine == 1.0,
+                cosine: Some(cosine),
+                codes: Some(codes.clone()),
+            };
+            let record = PairRecord { tensors: r.names.into_iter().map(tensor).collect() };
+            Some(Pair { from: r.from, to: r.to, link: r.link, record })
+        })
+        .collect();
+    let mut layers = explain(&run, &pairs, given).layers;
+    assert_eq!(layers.len(), 1, "{layers:?}");
+    layers.remove(0)
+}
+
+/// Checkpoints of a weight that shrinks by exp(-rate) per step from 0.02.
+fn shrinking(steps: &[u64], rate: f64, training: &Option<TrainingRecord>) -> Vec<CheckpointRecord> {
+    let one = |&t: &u64| checkpoint(t, vec![matrix(0.02 * (-rate * t as f64).exp(), 0.33)], training.clone());
+    steps.iter().map(one).collect()
+}
+
+const STEPS: [u64; 7] = [0, 1000, 2000, 3000, 4000, 5000, 6000];
+
+#[track_caller]
+fn assert_unknown(found: &LayerCause, words: &str) {
+    assert_eq!(found.cause, Cause::Unknown, "{}", found.reason);
+    assert!(found.reason.contains(words), "{}", found.reason);
+}
+
+#[test]
+fn weight_decay_is_shown_by_rate_and_direction_together() {
+    let given = Given::default();
+    let run = |rate: f64, training: Option<TrainingRecord>| shrinking(&STEPS, rate, &training);
+    let found = why(run(1e-3, decoupled(0.01, 0.1)), Some(SHRINKS), &given);
+    assert_eq!(found.cause, Cause::WeightDecay, "{}", found.reason);
+    assert!((found.decay.unwrap().rate / 1e-3 - 1.0).abs() < 1e-9);
+    // The direction could not be read, but seven points lie on the line.
+    assert_eq!(why(run(1e-3, decoupled(0.01, 0.1)), None, &given).cause, Cause::WeightDecay);
+
+    let turning = Shown { cosine: 0.9, ..SHRINKS };
+    assert_unknown(&why(run(1e-3, decoupled(0.01, 0.1)), Some(turning), &given), "turned while it fell");
+    assert_unknown(&why(run(1e-3, decoupled(0.01, 0.05)), Some(SHRINKS), &given), "1.999 times");
+    assert_unknown(&why(run(1.3e-3, decoupled(0.01, 0.1)), Some(SHRINKS), &given), "1.299 times");
+    assert_unknown(&why(run(1e-3, decoupled(0.01, 0.0)), Some(SHRINKS), &given), "was 0 all along");
+    assert_unknown(&why(run(1e-3, optimizer(Kind::AdamL2, 0.01, 0.1)), Some(SHRINKS), &given), "Adam adds");
+    assert_unknown(&why(run(1e-3, None), Some(SHRINKS), &given), "give --lr and --weight-decay");
+    let one = vec![checkpoint(6000, vec![matrix(5e-5, 0.33)], decoupled(0.01, 0.1))];
+    assert_unknown(&why(one, None, &given), "one checkpoint");
+    // Two points always lie on a line; only the direction makes them evidence.
+    let two = |shown| why(shrinking(&[0, 6000], 1e-3, &decoupled(0.01, 0.1)), shown, &given);
+    assert_eq!(two(Some(SHRINKS)).cause, Cause::WeightDecay);
+    assert_unknown(&two(None), "its direction could not be compared");
+}
+
+#[test]
+fn settings_that_the_user_gives_go_before_those_of_the_file() {
+    let points = [(2000, 4.5e-5), (10_000, 6.2e-6), (20_000, 5.1e-7)];
+    let run = |training: Option<TrainingRecord>| -> Vec<CheckpointRecord> {
+        points.iter().map(|&(t, std)| checkpoint(t, vec![matrix(std, 0.33)], training.clone())).collect()
+    };
+    let all = Given { lr: Some(0.02), weight_decay: Some(0.1), accumulation: Some(8) };
+    for training in [None, decoupled(3e-4, 0.01)] {
+        let found = why(run(training), Some(SHRINKS), &all);
+        assert_eq!(found.cause, Cause::WeightDecay, "{}", found.reason);
+        let decay = found.decay.unwrap();
+        assert!((2.48e-4..=2.50e-4).contains(&decay.rate), "{}", decay.rate);
+        assert!((2770.0..2800.0).contains(&decay.half_life), "{}", decay.half_life);
+        assert!((decay.predicted.unwrap() / 2.5e-4 - 1.0).abs() < 0.002);
+    }
+    let found = why(run(None), Some(SHRINKS), &Given { accumulation: None, ..all });
+    assert_unknown(&found, "give --accum 8");
+    // The config has it: the rates agree with that, and with nothing else.
+    let mut training = decoupled(0.02, 0.1).unwrap();
+    training.accumulation = Some(8);
+    let found = why(run(Some(training)), Some(SHRINKS), &Given::default());
+    assert_eq!(found.cause, Cause::WeightDecay, "{}", found.reason);
+    assert_eq!(found.decay.unwrap().accumulation_source, AccumulationSource::Config);
+    // The optimizer counts fewer steps than the checkpoints do.
+    let mut records = run(decoupled(0.02, 0.1));
+    for record in &mut records {
+        record.training.as_mut().unwrap().optimizer_steps = record.step.map(|s| s / 8);
+    }
+    let found = why(records, Some(SHRINKS), &Given::default());
+    assert_eq!(found.decay.as_ref().unwrap().accumulation_source, AccumulationSource::Counter);
+    assert_eq!(found.cause, Cause::WeightDecay, "{}", found.reason);
+}
+
+/// Step by step: warm-up from 0 over 500 steps, then cosine to 0; std never falls in a straight line over steps.
+#[test]
+fn a_schedule_is_integrated() {
+    let lr = |t: u64| match t {
+        0..500 => 0.02 * t as f64 / 500.0,
+        _ => 0.01 * (1.0 + (std::f64::consts::PI * (t - 500) as f64 / 5500.0).cos()),
+    };
+    let mut std = 0.05;
+    let mut records = Vec::new();
+    for t in 0..=6000 {
+        if t % 250 == 0 {
+            records.push(checkpoint(t, vec![matrix(std, 0.33)], decoupled(lr(t), 0.1)));
+        }
+        std *= 1.0 - lr(t) * 0.1;
+    }
+    let found = why(records.clone(), Some(SHRINKS), &Given::default());
+    assert_eq!(found.cause, Cause::WeightDecay, "{}", found.reason);
+    let decay = found.decay.unwrap();
+    assert!((decay.ratio.unwrap() - 1.0).abs() < 0.01, "{decay:?}");
+    assert!(decay.share.unwrap() > 0.95);
+    // At the constant rate of the first checkpoints it would not fit.
+    for record in &mut records {
+        record.training = decoupled(0.02, 0.1);
+    }
+    assert_unknown(&why(records, Some(SHRINKS), &Given::default()), "times");
+}
+
+#[test]
+fn a_run_that_turned_shows_when() {
+    let stds =
+        [0.02, 0.021, 0.019, 0.02, 0.02, 0.02 * (-1f64).exp(), 0.02 * (-2f64).exp(), 0.02 * (-3f64).exp()];
+    let records: Vec<CheckpointRecord> = (0..stds.len())
+        .map(|i| checkpoint(1000 * i as u64, vec![matrix(stds[i], 0.33)], decoupled(0.01, 0.1)))
+        .collect();
+    let found = why(records, Some(SHRINKS), &Given::default());
+    let decay = found.decay.as_ref().unwrap();
+    assert_eq!((decay.from, decay.to), (4000, 7000));
+    assert_eq!(found.cause, Cause::WeightDecay, "{}", found.reason);
+}
+
+#[test]
+fn zero_bucket_trapping_needs_a_drift_that_does_not_come_back() {
+    let given = Given::default();
+    let run = |shares: &[f64]| -> Vec<CheckpointRecord> {
+        let one = |(i, zero): (usize, &f64)| checkpoint(500 * i as u64, vec![matrix(0.02, *zero)], None);
+        shares.iter().enumerate().map(one).collect()
+    };
+    let trapped = Shown { cosine: 0.98, silenced: 1300, woken: 40 };
+    let found = why(run(&[0.33, 0.6, 0.95, 0.9995]), Some(trapped), &given);
+    assert_eq!(found.cause, Cause::ZeroBucket, "{}", found.reason);
+    assert!(found.occupancy.unwrap().silenced > 0.9);
+    let both = Shown { cosine: 0.98, silenced: 1300, woken: 1200 };
+    assert_unknown(&why(run(&[0.33, 0.6, 0.95, 0.9995]), Some(both), &given), "both ways");
+    assert_unknown(&why(run(&[0.95, 0.99, 0.9995]), Some(trapped), &given), "never free");
+    assert_unknown(&why(run(&[0.9995]), None, &given), "one checkpoint");
+    assert_unknown(&why(run(&[0.33, 0.9995]), None, &given), "could not be compared");
+}
+
+#[test]
+fn never_trained_is_the_same_in_every_value() {
+    let run = || {
+        vec![checkpoint(0, vec![matrix(0.02, 0.33)], None), checkpoint(2000, vec![matrix(0.02, 0.33)], None)]
+    };
+    let given = Given::default();
+    let same = Shown { cosine: 1.0, silenced: 0, woken: 0 };
+    assert_eq!(why(run(), Some(same), &given).cause, Cause::NeverTrained);
+    assert_unknown(&why(run(), Some(SHRINKS), &given), "its values are not");
+    assert_unknown(&why(run(), None, &given), "could not be compared");
+}
+
+#[test]
+fn exploding_is_told_from_damaged_values() {
+    let given = Given::default();
+    let with_nan = |std: f64, nan: u64| {
+        let mut tensor = matrix(std, 0.33);
+        tensor.stats.as_mut().unwrap().nan = nan;
+        tensor
+    };
+    let start = || checkpoint(0, vec![matrix(0.02, 0.33)], None);
+    let found = why(vec![start(), checkpoint(500, vec![with_nan(0.02, 4096)], None)], None, &given);
+    assert_eq!(found.cause, Cause::Exploding, "{}", found.reason);
+    assert!(found.reason.contains("first at step 500"));
+    let grown = vec![
+        start(),
+        checkpoint(500, vec![matrix(60.0, 0.33)], None),
+        checkpoint(600, vec![with_nan(90.0, 1)], None),
+    ];
+    assert_eq!(why(grown, None, &given).cause, Cause::Exploding);
+    let one = vec![start(), checkpoint(500, vec![with_nan(0.021, 1)], None)];
+    assert_unknown(&why(one, None, &given), "damaged bytes");
+    // Finite, and beyond all bounds.
+    let found = why(vec![start(), checkpoint(500, vec![matrix(60.0, 0.33)], None)], None, &given);
+    assert_eq!(found.cause, Cause::Exploding, "{}", found.reason);
+    // The optimizer's moments are not finite either.
+    let mut bad = moment("optimizer.state.0.exp_avg", 0.1);
+    bad.stats.as_mut().unwrap().nan = 1;
+    let mut training = decoupled(0.01, 0.0).unwrap();
+    training.groups[0].moments = vec![vec![1]];
+    let both = vec![start(), checkpoint(500, vec![with_nan(0.021, 1), bad], Some(training))];
+    assert_eq!(why(both, None, &given).cause, Cause::Exploding);
+}
+
+#[test]
+fn a_constant_is_overwritten_where_it_was_alive_before() {
+    let given = Given::default();
+    let alive = || checkpoint(0, vec![matrix(0.02, 0.33)], None);
+    let found = why(vec![alive(), checkpoint(500, vec![constant(0.0)], None)], None, &given);
+    assert_eq!(found.cause, Cause::Overwritten, "{}", found.reason);
+    assert!(found.reason.contains("zeros"));
+    let found = why(vec![alive(), checkpoint(500, vec![constant(7.0)], None)], None, &given);
+    assert_eq!(found.cause, Cause::Overwritten);
+    assert_unknown(&why(vec![checkpoint(500, vec![constant(0.0)], None)], None, &given), "initialised so");
+    let both = vec![checkpoint(0, vec![constant(0.0)], None), checkpoint(500, vec![constant(0.0)], None)];
+    assert_eq!(why(both, None, &given).cause, Cause::NeverTrained);
+    for (rms, cause) in [(1e-3, Cause::Overwritten), (0.0, Cause::NeverTrained)] {
+        let mut training = decoupled(0.01, 0.0).unwrap();
+        training.groups[0].moments = vec![vec![1]];
+        let tensors = vec![constant(0.0), moment("optimizer.state.0.exp_avg", rms)];
+        assert_eq!(why(vec![checkpoint(500, tensors, Some(training))], None, &given).cause, cause);
+    }
+    // What had nearly vanished before was not overwritten.
+    let mut decayed = shrinking(&[0, 2000, 4000, 6000, 8000, 10_000], 1e-3, &decoupled(0.01, 0.1));
+    decayed.push(checkpoint(12_000, vec![constant(0.0)], decoupled(0.01, 0.1)));
+    assert_eq!(why(decayed, Some(SHRINKS), &given).cause, Cause::WeightDecay);
+}
+
+#[test]
+fn packed_copies_lose_scales_and_bytes() {
+    let given = Given::default();
+    let packed = |neg: f64, zero: f64, scale: Option<f64>| {
+        let mut tensor = matrix(0.8, zero);
+        tensor.dtype = "i2s".into();
+        tensor.ternary = Some(Ternary { neg, zero, pos: 1.0 - neg - zero, scale, ..Ternary::default() });
+        tensor
+    };
+    let one = |tensor: TensorRecord| why(vec![checkpoint(500, vec![tensor], None)], None, &given);
+    for scale in [None, Some(0.0), Some(f64::NAN)] {
+        assert_eq!(one(packed(0.3, 0.4, scale)).cause, Cause::ScaleLost, "{scale:?}");
+    }
+    let mut zero_bytes = packed(1.0, 0.0, Some(0.02));
+    let stats = zero_bytes.stats.as_mut().unwrap();
+    (stats.min, stats.max, stats.std) = (Some(-0.02), Some(-0.02), Some(0.0));
+    let found = one(zero_bytes);
+    assert_eq!(found.cause, Cause::Overwritten, "{}", found.reason);
+}
+
+#[test]
+fn truncation_is_told_from_other_damage() {
+    let mut record = describe(
+        &open(Path::new("../tests/fixtures/formats/truncated.pt")).unwrap(),
+        Options::default(),
+        &|_| (),
+    );
+    judge(&mut record, &Thresholds::default());
+    let damaged = record.tensors.iter().filter(|t| t.damage.is_some()).count();
+    let run = Run::group(vec![record], &Thresholds::default()).remove(0);
+    let explanation = explain(&run, &[], &Given::default());
+    let truncated = explanation.layers.iter().filter(|l| l.cause == Cause::Truncated).count();
+    assert!(truncated > 0 && truncated == damaged, "{truncated} of {damaged}");
+
+    let mut torn = matrix(0.02, 0.33);
+    torn.damage = Some("checksum mismatch: CRC-32 is 1, the file records 2".into());
+    assert_unknown(&why(vec![checkpoint(500, vec![torn], None)], None, &Given::default()), "not cut short");
+
+    let zeros = "x.pt: holds only zero bytes; the file was allocated and never written";
+    assert_eq!(Cause::of_unreadable(zeros), Cause::Overwritten);
+    assert_eq!(Cause::of_unreadable("x.pt: the entry `a` is cut short (at byte 64)"), Cause::Truncated);
+    assert_eq!(Cause::of_unreadable("x.pt: is not a checkpoint"), Cause::Unknown);
+}
+
+/// Files cut at any place are read as cut short, or hold all their tensors.
+#[test]
+fn every_cut_of_a_file_reads_as_truncation() {
+    let whole = std::fs::read("../tests/fixtures/formats/whole.pt").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cut.pt");
+    for cut in (1..40).map(|i| whole.len() * i / 40) {
+        std::fs::write(&path, &whole[..cut]).unwrap();
+        let mut record = match open(&path) {
+            Ok(checkpoint) => describe(&checkpoint, Options::default(), &|_| ()),
+            Err(error) => {
+                assert_eq!(Cause::of_unreadable(&error.to_string()), Cause::Truncated, "{cut}: {error}");
+                continue;
+            }
+        };
+        judge(&mut record, &Thresholds::default());
+        let run = Run::group(vec![record], &Thresholds::default()).remove(0);
+        for layer in explain(&run, &[], &Given::default()).layers {
+            assert_eq!(layer.cause, Cause::Truncated, "{cut}: {}", layer.reason);
+        }
+    }
+}
+
+#[test]
+fn long_runs_are_compared_in_strides() {
+    let steps: Vec<u64> = (0..1000).map(|i| 10 * i).collect();
+    let run = Run::group(shrinking(&steps, 1e-3, &decoupled(0.01, 0.1)), &Thresholds::default()).remove(0);
+    let requests = pairs_needed(&run);
+    assert!(requests.len() <= 33, "{}", requests.len());
+    let chain: Vec<_> = requests.iter().filter(|r| r.link).collect();
+    assert!(chain.windows(2).all(|w| w[0].to == w[1].from), "an unbroken chain");
+    assert_eq!((chain[0].from, chain[chain.len() - 1].to), (0, 999));
+}
+
+/// Block scales of zero hide the codes of a GGUF tensor behind zeros; the codes are still there.
+#[test]
+fn block_scales_of_zero_are_a_lost_scale() {
+    let source = "tests/data/every_type.gguf";
+    let mut file = std::fs::read(source).unwrap();
+    let checkpoint = open(Path::new(source)).unwrap();
+    let tensor = checkpoint.tensors.iter().find(|t| t.dtype.name().eq_ignore_ascii_case("tq2_0")).unwrap();
+    let bytes = checkpoint.tensor_bytes(tensor).unwrap().into_owned();
+    let at = file.windows(bytes.len()).position(|w| w == bytes).unwrap();
+    // 64 bytes of codes, then the scale as f16.
+    file[at..at + bytes.len()].chunks_mut(66).for_each(|block| block[64..].fill(0));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("unscaled.gguf");
+    std::fs::write(&path, file).unwrap();
+    let mut record = describe(&open(&path).unwrap(), Options::default(), &|_| ());
+    judge(&mut record, &Thresholds::default());
+    let found = record.tensors.iter().position(|t| t.name == tensor.name).unwrap();
+    let ternary = record.tensors[found].ternary.as_ref().unwrap();
+    assert!(ternary.zero < 0.9 && ternary.scale == Some(0.0), "{ternary:?}");
+    let run = Run::group(vec![record], &Thresholds::default()).remove(0);
+    let layers = explain(&run, &[], &Given::default()).layers;
+    let lost = layers.iter().find(|l| run.layers[l.layer].name == tensor.name).unwrap();
+    assert_eq!(lost.cause, Cause::ScaleLost, "{}", lost.reason);
+}

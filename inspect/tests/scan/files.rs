@@ -1,0 +1,686 @@
+//! Files to scan, malicious and benign, assembled opcode by opcode and header by header. Nothing here was ever
+//! unpickled, and what the malicious ones would do is harmless: they run `id`.
+
+/// A file of the set.
+pub struct File {
+    pub name: &'static str,
+    pub bytes: Vec<u8>,
+    /// What it tries, or what it is.
+    pub about: &'static str,
+    pub malicious: bool,
+}
+
+fn bad(name: &'static str, about: &'static str, bytes: impl Into<Vec<u8>>) -> File {
+    File { name, about, bytes: bytes.into(), malicious: true }
+}
+
+fn good(name: &'static str, about: &'static str, bytes: impl Into<Vec<u8>>) -> File {
+    File { name, about, bytes: bytes.into(), malicious: false }
+}
+
+/// SHORT_BINUNICODE.
+fn text(s: &str) -> Vec<u8> {
+    [&[0x8c, s.len() as u8], s.as_bytes()].concat()
+}
+
+/// GLOBAL.
+fn global(module: &str, name: &str) -> Vec<u8> {
+    format!("c{module}\n{name}\n").into_bytes()
+}
+
+/// Protocol 4: `module.name(argument)`, the import by STACK_GLOBAL.
+fn call(module: &str, name: &str, argument: &str) -> Vec<u8> {
+    [&b"\x80\x04"[..], &text(module), &text(name), b"\x93", &text(argument), b"\x85R."].concat()
+}
+
+/// Protocol 2: `os.system('id')` without header or STOP.
+fn payload() -> Vec<u8> {
+    [&global("posix", "system")[..], b"U\x02id\x85R"].concat()
+}
+
+/// Protocol 2: the pickle whose body is `body`.
+fn p2(body: &[u8]) -> Vec<u8> {
+    [b"\x80\x02", body, b"."].concat()
+}
+
+fn evil() -> Vec<u8> {
+    p2(&payload())
+}
+
+/// BINBYTES8.
+fn bytes8(b: &[u8]) -> Vec<u8> {
+    [&[0x8e][..], &(b.len() as u64).to_le_bytes(), b].concat()
+}
+
+/// An entry of a zip, with whatever lies it is to tell.
+#[derive(Clone, Default)]
+pub struct Entry {
+    name: String,
+    local_name: Option<String>,
+    data: Vec<u8>,
+    flags: u16,
+    crc: Option<u32>,
+    /// Left out of the directory.
+    hidden: bool,
+    attributes: u32,
+}
+
+fn entry(name: &str, data: impl Into<Vec<u8>>) -> Entry {
+    Entry { name: name.into(), data: data.into(), ..Entry::default() }
+}
+
+fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0u32, |crc, &byte| {
+        (0..8).fold(crc ^ u32::from(byte), |c, _| if c & 1 == 1 { c >> 1 ^ 0xedb8_8320 } else { c >> 1 })
+    })
+}
+
+/// A stored zip of `entries`.
+pub fn zip(entries: &[Entry]) -> Vec<u8> {
+    let (mut out, mut directory, mut count) = (Vec::new(), Vec::new(), 0u16);
+    for e in entries {
+        let at = out.len() as u32;
+        let crc = e.crc.unwrap_or_else(|| crc32(&e.data)).to_le_bytes();
+        let size = (e.data.len() as u32).to_le_bytes();
+        let common = |name: &str| {
+            let mut c = 20u16.to_le_bytes().to_vec();
+            c.extend(e.flags.to_le_bytes());
+            c.extend([0, 0, 0, 0, 0x21, 0]);
+            c.extend(crc);
+            c.extend(size);
+            c.extend(size);
+            c.extend((name.len() as u16).to_le_bytes());
+            c.extend([0, 0]);
+            c
+        };
+        let local = e.local_name.as_deref().unwrap_or(&e.name);
+        out.extend(b"PK\x03\x04");
+        out.extend(common(local));
+        out.extend(local.as_bytes());
+        out.extend(&e.data);
+        if !e.hidden {
+            directory.extend(b"PK\x01\x02\x14\x03");
+            directory.extend(common(&e.name));
+            directory.extend([0; 6]);
+            directory.extend(e.attributes.to_le_bytes());
+            directory.extend(at.to_le_bytes());
+            directory.extend(e.name.as_bytes());
+            count += 1;
+        }
+    }
+    let start = out.len() as u32;
+    out.extend(&directory);
+    out.extend(b"PK\x05\x06\0\0\0\0");
+    out.extend(count.to_le_bytes());
+    out.extend(count.to_le_bytes());
+    out.extend((directory.len() as u32).to_le_bytes());
+    out.extend(start.to_le_bytes());
+    out.extend([0, 0]);
+    out
+}
+
+/// A state dict of one tensor on storage 0, protocol 2, as `torch.save` writes it.
+fn state_dict() -> Vec<u8> {
+    let mut out = b"\x80\x02}q\0X\x01\0\0\0wq\x01".to_vec();
+    out.extend(b"ctorch._utils\n_rebuild_tensor_v2\nq\x02((X\x07\0\0\0storageq\x03ctorch\nFloatStorage\nq\x04X\x01\0\0\x000q\x05X\x03\0\0\0cpuq\x06K\x02tq\x07QK\0K\x02\x85q\x08K\x01\x85q\x09\x89ccollections\nOrderedDict\nq\n)Rq\x0btq\x0cRq\rs.");
+    out
+}
+
+/// A PyTorch file around `object`.
+fn torch(object: Vec<u8>, more: &[Entry]) -> Vec<u8> {
+    let mut entries = vec![
+        entry("m/data.pkl", object),
+        entry("m/byteorder", *b"little"),
+        entry("m/data/0", [0, 0, 128, 63, 0, 0, 0, 64]),
+        entry("m/version", *b"3\n"),
+    ];
+    entries.extend_from_slice(more);
+    zip(&entries)
+}
+
+/// A legacy file: magic number, protocol, `system` info, `object`, no storage keys.
+fn legacy(magic: &[u8], system: &[u8], object: &[u8]) -> Vec<u8> {
+    [magic, b"\x80\x02M\xe9\x03.", system, object, b"\x80\x02]."].concat()
+}
+
+const MAGIC: &[u8] = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.";
+
+fn npy(descr: &str, data: &[u8]) -> Vec<u8> {
+    let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': (1,), }}");
+    while (10 + header.len() + 1) % 64 != 0 {
+        header.push(' ');
+    }
+    header.push('\n');
+    [&b"\x93NUMPY\x01\0"[..], &(header.len() as u16).to_le_bytes(), header.as_bytes(), data].concat()
+}
+
+fn tar(entries: &[(&str, &[u8], Option<&str>)]) -> Vec<u8> {
+    let mut archive = tar::Builder::new(Vec::new());
+    for (name, content, link) in entries {
+        let mut header = tar::Header::new_ustar();
+        let field = &mut header.as_old_mut().name;
+        field[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        if let Some(target) = link {
+            header.set_entry_type(tar::EntryType::Symlink);
+            header.set_link_name_literal(target.as_bytes()).unwrap();
+        }
+        header.set_cksum();
+        archive.append(&header, *content).unwrap();
+    }
+    archive.into_inner().unwrap()
+}
+
+/// An array as joblib pickles it: the wrapper, its state, one byte that says how many align, and the elements.
+fn joblib(elements: &[u8]) -> Vec<u8> {
+    let mut out = b"\x80\x04}".to_vec();
+    out.extend(text("weights"));
+    out.extend([text("joblib.numpy_pickle"), text("NumpyArrayWrapper")].concat());
+    out.extend(b"\x93)\x81}(");
+    out.extend([text("subclass"), text("numpy"), text("ndarray"), vec![0x93]].concat());
+    out.extend([&text("shape")[..], b"K", &[(elements.len() / 8) as u8], b"\x85"].concat());
+    out.extend([text("order"), text("C")].concat());
+    out.extend([text("dtype"), text("numpy"), text("dtype"), vec![0x93]].concat());
+    out.extend(
+        [&text("f8")[..], b"\x89\x88\x87R(K\x03", &text("<"), b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb"]
+            .concat(),
+    );
+    out.extend([&text("allow_mmap")[..], b"\x88"].concat());
+    out.extend([&text("numpy_array_alignment_bytes")[..], b"K\x10"].concat());
+    out.extend(b"ub");
+    out.extend([3, 0xff, 0xff, 0xff]);
+    out.extend(elements);
+    out.extend(b"s");
+    out
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    use std::io::Write;
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn zlib(bytes: &[u8]) -> Vec<u8> {
+    use std::io::Write;
+    let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+pub fn safetensors(header: &str, data: &[u8]) -> Vec<u8> {
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), data].concat()
+}
+
+/// A GGUF file of one string key and no tensors.
+pub fn gguf(key: &str, value: &str) -> Vec<u8> {
+    let string = |s: &str| [&(s.len() as u64).to_le_bytes()[..], s.as_bytes()].concat();
+    let counts = [0u64.to_le_bytes(), 1u64.to_le_bytes()].concat();
+    [&b"GGUF\x03\0\0\0"[..], &counts, &string(key), b"\x08\0\0\0", &string(value)].concat()
+}
+
+/// Every file of the set.
+pub fn all() -> Vec<File> {
+    let mut files = opcodes();
+    files.extend(imports());
+    files.extend(broken());
+    files.extend(containers());
+    files.extend(benign());
+    files
+}
+
+/// The ways in which opcodes import and call.
+fn opcodes() -> Vec<File> {
+    let memoised = [
+        &b"\x80\x04"[..],
+        &text("posix"),
+        b"\x94",
+        &text("system"),
+        b"\x9400h\0h\x01\x93",
+        &text("id"),
+        b"\x85R.",
+    ];
+    let far_memo = [
+        &b"\x80\x02"[..],
+        b"X\x05\0\0\0posixr\x10\x27\0\0X\x06\0\0\0systemq\x0700j\x10\x27\0\0h\x07\x93U\x02id\x85R.",
+    ];
+    vec![
+        bad("global-p0.pkl", "GLOBAL and REDUCE, protocol 0", *b"cos\nsystem\n(S'id'\ntR."),
+        bad("global-p2.pkl", "GLOBAL and REDUCE, protocol 2", evil()),
+        bad("stack-global.pkl", "STACK_GLOBAL", call("posix", "system", "id")),
+        bad("stack-global-memo.pkl", "STACK_GLOBAL on memoised strings", memoised.concat()),
+        bad("stack-global-far-memo.pkl", "STACK_GLOBAL on LONG_BINPUT and BINPUT", far_memo.concat()),
+        bad(
+            "stack-global-escapes.pkl",
+            "STACK_GLOBAL on UNICODE with \\u escapes",
+            *b"\x80\x04V\\u0070osi\\u0078\nV\\u0073ystem\n\x93V\\u0069d\n\x85R.",
+        ),
+        bad("inst.pkl", "INST", *b"(S'id'\nios\nsystem\n."),
+        bad("obj.pkl", "OBJ", *b"(cos\nsystem\nS'id'\no."),
+        bad("newobj.pkl", "NEWOBJ", p2(&[&global("subprocess", "Popen")[..], b"U\x02id\x85\x81"].concat())),
+        bad(
+            "newobj-ex.pkl",
+            "NEWOBJ_EX",
+            [
+                &b"\x80\x04"[..],
+                &text("subprocess"),
+                &text("Popen"),
+                b"\x93",
+                &text("id"),
+                b"\x85}",
+                &text("shell"),
+                b"\x88s\x92.",
+            ]
+            .concat(),
+        ),
+        bad(
+            "getattr-chain.pkl",
+            "getattr(__import__('os'), 'system')('id')",
+            p2(&[
+                &global("__builtin__", "getattr")[..],
+                &global("__builtin__", "__import__"),
+                b"U\x02os\x85RU\x06system\x86RU\x02id\x85R",
+            ]
+            .concat()),
+        ),
+        bad(
+            "attrgetter.pkl",
+            "operator.attrgetter('system')(__import__('os'))('id')",
+            p2(&[
+                &global("operator", "attrgetter")[..],
+                b"U\x06system\x85R",
+                &global("builtins", "__import__"),
+                b"U\x02os\x85R\x85RU\x02id\x85R",
+            ]
+            .concat()),
+        ),
+        bad(
+            "dotted-name.pkl",
+            "a name that is a path: torch, serialization.os.system",
+            call("torch", "serialization.os.system", "id"),
+        ),
+        bad(
+            "popped.pkl",
+            "the call's result is popped; a dict remains",
+            p2(&[&payload()[..], b"0}"].concat()),
+        ),
+        bad(
+            "in-a-list.pkl",
+            "between plain values",
+            p2(&[&b"](K\x01U\x01a"[..], &payload(), b"K\x02e"].concat()),
+        ),
+        bad("as-a-key.pkl", "as the key of a dict", p2(&[&b"}"[..], &payload(), b"K\x02s"].concat())),
+        bad("extension.pkl", "EXT1: an import by number", *b"\x80\x02\x82\x07)R."),
+        bad(
+            "changed-class.pkl",
+            "BUILD sets attributes of an imported class",
+            p2(&[
+                &global("collections", "OrderedDict")[..],
+                b"N}U\x07__len__",
+                &global("collections", "Counter"),
+                b"s\x86b",
+            ]
+            .concat()),
+        ),
+        bad(
+            "underscored-int.pkl",
+            "a number that Python reads and others may not, then the call",
+            [&b"I1_0\n0"[..], b"cos\nsystem\n(S'id'\ntR."].concat(),
+        ),
+        bad(
+            "frame-lies.pkl",
+            "a frame that ends before the call",
+            [&b"\x80\x04\x95\x03\0\0\0\0\0\0\0N0"[..], &call("posix", "system", "id")[2..]].concat(),
+        ),
+        bad(
+            "append-to-object.pkl",
+            "appends to an instance, then calls",
+            p2(&[&global("argparse", "Namespace")[..], b")RK\x01a0", &payload()].concat()),
+        ),
+        bad("stray-proto.pkl", "PROTO within", p2(&[&b"}\x80\x03"[..], &payload()].concat())),
+        bad(
+            "laughs.pkl",
+            "a tuple of tuples that unfolds to 2^60 values",
+            p2(&[&b"K\x01"[..], &b"2\x86".repeat(60)].concat()),
+        ),
+    ]
+}
+
+/// What is imported.
+fn imports() -> Vec<File> {
+    vec![
+        bad(
+            "eval-p2.pkl",
+            "__builtin__.eval",
+            p2(&[&global("__builtin__", "eval")[..], b"U\x011\x85R"].concat()),
+        ),
+        bad("eval-p4.pkl", "builtins.eval", call("builtins", "eval", "1")),
+        bad("exec.pkl", "builtins.exec", call("builtins", "exec", "1")),
+        bad("compile.pkl", "builtins.compile", call("builtins", "compile", "1")),
+        bad("open.pkl", "builtins.open", call("builtins", "open", "x")),
+        bad("partial.pkl", "functools.partial", call("functools", "partial", "x")),
+        bad("runpy.pkl", "runpy._run_code", call("runpy", "_run_code", "1")),
+        bad("webbrowser.pkl", "webbrowser.open", call("webbrowser", "open", "x")),
+        bad("httplib.pkl", "httplib.HTTPSConnection", call("httplib", "HTTPSConnection", "x")),
+        bad("urlopen.pkl", "urllib.request.urlopen", call("urllib.request", "urlopen", "x")),
+        bad("socket.pkl", "socket.create_connection", call("socket", "create_connection", "x")),
+        bad("ctypes.pkl", "ctypes.CDLL", call("ctypes", "CDLL", "x")),
+        bad("rmtree.pkl", "shutil.rmtree", call("shutil", "rmtree", "x")),
+        bad("fileio.pkl", "_io.FileIO", call("_io", "FileIO", "x")),
+        bad("filehandler.pkl", "logging.FileHandler", call("logging", "FileHandler", "x")),
+        bad("resolve-name.pkl", "pkgutil.resolve_name", call("pkgutil", "resolve_name", "os:system")),
+        bad("uuid.pkl", "uuid._get_command_stdout", call("uuid", "_get_command_stdout", "id")),
+        bad("timeit.pkl", "timeit.timeit", call("timeit", "timeit", "1")),
+        bad("pip.pkl", "pip.main", call("pip", "main", "x")),
+        bad("pty.pkl", "pty.spawn", call("pty", "spawn", "id")),
+        bad("code-type.pkl", "types.CodeType", call("types", "CodeType", "x")),
+        bad("marshal.pkl", "marshal.loads", call("marshal", "loads", "x")),
+        bad(
+            "make-function.pkl",
+            "cloudpickle.cloudpickle._make_function",
+            call("cloudpickle.cloudpickle", "_make_function", "x"),
+        ),
+        bad(
+            "asyncio.pkl",
+            "asyncio.unix_events._UnixSubprocessTransport._start",
+            call("asyncio.unix_events", "_UnixSubprocessTransport._start", "id"),
+        ),
+        bad(
+            "runstring.pkl",
+            "numpy.testing._private.utils.runstring",
+            call("numpy.testing._private.utils", "runstring", "1"),
+        ),
+        bad(
+            "f2py.pkl",
+            "numpy.f2py.crackfortran.getlincoef",
+            call("numpy.f2py.crackfortran", "getlincoef", "1"),
+        ),
+        bad("torch-hub.pkl", "torch.hub.load", call("torch.hub", "load", "x")),
+        bad("torch-load.pkl", "torch.load", call("torch", "load", "x")),
+        bad("serialization-load.pkl", "torch.serialization.load", call("torch.serialization", "load", "x")),
+        bad(
+            "load-config.pkl",
+            "torch.utils._config_module.ConfigModule.load_config",
+            call("torch.utils._config_module", "ConfigModule.load_config", "x"),
+        ),
+        bad(
+            "exec-wrapper.pkl",
+            "torch.jit.unsupported_tensor_ops.execWrapper",
+            call("torch.jit.unsupported_tensor_ops", "execWrapper", "1"),
+        ),
+        bad(
+            "compile-file.pkl",
+            "torch._inductor.codecache.compile_file",
+            call("torch._inductor.codecache", "compile_file", "x"),
+        ),
+        bad("collect-env.pkl", "torch.utils.collect_env.run", call("torch.utils.collect_env", "run", "id")),
+        bad(
+            "shape-env.pkl",
+            "torch.fx.experimental.symbolic_shapes.ShapeEnv.evaluate_guards_expression",
+            call("torch.fx.experimental.symbolic_shapes", "ShapeEnv.evaluate_guards_expression", "1"),
+        ),
+        bad(
+            "idlelib.pkl",
+            "idlelib.pyshell.ModifiedInterpreter.runcode",
+            call("idlelib.pyshell", "ModifiedInterpreter.runcode", "1"),
+        ),
+        bad(
+            "grammar-loads.pkl",
+            "lib2to3.pgen2.grammar.Grammar.loads",
+            call("lib2to3.pgen2.grammar", "Grammar.loads", "x"),
+        ),
+        bad(
+            "disarm.pkl",
+            "fickling.hook.deactivate_safe_ml_environment",
+            call("fickling.hook", "deactivate_safe_ml_environment", "x"),
+        ),
+        bad("unknown.pkl", "a package of the attacker's", call("totally_fine", "Config", "x")),
+    ]
+}
+
+/// Pickles that end in an error, and pickles in odd places.
+fn broken() -> Vec<File> {
+    let nested = |inner: &[u8]| {
+        p2(&[&global("torch.storage", "_load_from_bytes")[..], &bytes8(inner), b"\x85R"].concat())
+    };
+    vec![
+        bad(
+            "invalid-opcode.pkl",
+            "an opcode that is none after the call",
+            [&evil()[..evil().len() - 1], b"\xff\xff"].concat(),
+        ),
+        bad("no-stop.pkl", "ends after the call", evil()[..evil().len() - 1].to_vec()),
+        bad(
+            "memo-missing.pkl",
+            "reads a memo entry that is not there, after the call",
+            p2(&[&payload()[..], b"h\x63"].concat()),
+        ),
+        bad(
+            "underflow.pkl",
+            "pops more than there is, after the call",
+            p2(&[&payload()[..], b"0000"].concat()),
+        ),
+        bad("not-a-name.pkl", "STACK_GLOBAL on a number", *b"\x80\x04K\x01K\x02\x93."),
+        bad("after-stop.pkl", "a second pickle after STOP", [p2(b"}"), evil()].concat()),
+        bad(
+            "after-junk.pkl",
+            "bytes after STOP that are no pickle",
+            [&p2(b"}")[..], b"\xfe\xfe\xfe junk"].concat(),
+        ),
+        bad(
+            "loads-bytes.pkl",
+            "pickle.loads on a pickle in bytes",
+            p2(&[&global("pickle", "loads")[..], &bytes8(&evil()), b"\x85R"].concat()),
+        ),
+        bad("nested-bare.pkl", "_load_from_bytes on a pickle", nested(&evil())),
+        bad(
+            "nested-legacy.pkl",
+            "_load_from_bytes on a legacy file",
+            nested(&legacy(MAGIC, &p2(b"}"), &evil())),
+        ),
+        bad("nested-zip.pkl", "_load_from_bytes on a zip", nested(&torch(evil(), &[]))),
+        bad("bytes.pkl", "a pickle in a byte string, for something else to load", p2(&bytes8(&evil()))),
+        bad("legacy-object.pt", "legacy, in the object", legacy(MAGIC, &p2(b"}"), &evil())),
+        bad("legacy-system.pt", "legacy, in the system info", legacy(MAGIC, &evil(), &state_dict())),
+        bad(
+            "legacy-magic.pt",
+            "legacy, the magic number is a call",
+            legacy(&evil(), &p2(b"}"), &state_dict()),
+        ),
+        bad("protocol-0.bin", "protocol 0 called .bin", *b"cos\nsystem\n(S'id'\ntR."),
+        bad(
+            "joblib.pkl",
+            "after an array of joblib's",
+            [joblib(&[0x2e; 40]), payload(), b"0.".to_vec()].concat(),
+        ),
+        bad("objects.npy", "a NumPy array of objects", npy("|O", &evil())),
+        bad("compressed.pkl.gz", "compressed with gzip", gzip(&evil())),
+        bad("compressed.joblib", "compressed with zlib", zlib(&evil())),
+    ]
+}
+
+/// Archives.
+fn containers() -> Vec<File> {
+    let evil_entry = |name: &str| entry(name, evil());
+    let mut prepended = evil();
+    prepended.extend(torch(state_dict(), &[]));
+    let shifted = prepended.clone();
+    let in_front = [&b"junk in front of it"[..], &torch(evil(), &[])].concat();
+    let script = |code: &str| {
+        zip(&[
+            entry("s/data.pkl", p2(b"}")),
+            entry("s/constants.pkl", p2(b")")),
+            entry("s/code/__torch__.py", code),
+            entry("s/version", *b"3\n"),
+        ])
+    };
+    vec![
+        bad("torch.pt", "PyTorch's zip", torch(evil(), &[])),
+        bad("torch.zip", "PyTorch's zip called .zip", torch(evil(), &[])),
+        bad(
+            "encrypted-flag.pt",
+            "marked as encrypted, which it is not",
+            zip(&[Entry { flags: 1, ..evil_entry("m/data.pkl") }]),
+        ),
+        bad(
+            "bad-crc.pt",
+            "a wrong CRC-32 on data.pkl",
+            zip(&[Entry { crc: Some(7), ..evil_entry("m/data.pkl") }]),
+        ),
+        bad(
+            "twice-evil-last.pt",
+            "data.pkl twice, the second one malicious",
+            torch(state_dict(), &[evil_entry("m/data.pkl")]),
+        ),
+        bad(
+            "twice-evil-first.pt",
+            "data.pkl twice, the first one malicious",
+            zip(&[evil_entry("m/data.pkl"), entry("m/data.pkl", state_dict())]),
+        ),
+        bad(
+            "two-folders.pt",
+            "a data.pkl in a second folder",
+            torch(state_dict(), &[evil_entry("n/data.pkl")]),
+        ),
+        bad(
+            "hidden-entry.pt",
+            "an entry that the directory conceals",
+            torch(state_dict(), &[Entry { hidden: true, ..evil_entry("m/data.pkl") }]),
+        ),
+        bad(
+            "names-disagree.pt",
+            "called data.pkl locally and README.txt in the directory",
+            torch(
+                state_dict(),
+                &[Entry { local_name: Some("m/data.pkl".into()), ..evil_entry("README.txt") }],
+            ),
+        ),
+        bad("other-extension.pt", "a pickle called .txt", torch(state_dict(), &[evil_entry("m/notes.txt")])),
+        bad(
+            "in-storage.pt",
+            "a pickle where a storage lies",
+            zip(&[entry("m/data.pkl", state_dict()), evil_entry("m/data/0")]),
+        ),
+        bad("zip-in-zip.zip", "a zip in a zip", zip(&[entry("inner.zip", torch(evil(), &[]))])),
+        bad(
+            "zip-in-zip-in-zip.zip",
+            "three deep",
+            zip(&[entry("a.zip", zip(&[entry("b.bin", torch(evil(), &[]))]))]),
+        ),
+        bad("pickle-then-zip.pt", "a pickle in front of a zip", shifted),
+        bad("junk-then-zip.pt", "bytes in front of a zip", in_front),
+        bad("zip-then-pickle.pt", "a pickle behind a zip", [torch(state_dict(), &[]), evil()].concat()),
+        bad(
+            "traversal.zip",
+            "an entry called ../../evil.py",
+            zip(&[entry("../../evil.py", *b"print()"), entry("m/data.pkl", state_dict())]),
+        ),
+        bad(
+            "link.zip",
+            "a symbolic link",
+            zip(&[
+                Entry { attributes: 0o120777 << 16, ..entry("m/link", *b"/etc/passwd") },
+                entry("m/data.pkl", state_dict()),
+            ]),
+        ),
+        bad(
+            "library.pt",
+            "a shared library",
+            torch(state_dict(), &[entry("m/lib.so", *b"\x7fELF\x02\x01\x01\0")]),
+        ),
+        bad("objects.npz", "an array of objects in .npz", zip(&[entry("a.npy", npy("|O", &evil()))])),
+        bad(
+            "script-saves.pt",
+            "TorchScript that writes a file",
+            script("def forward(self, x):\n  torch.save(x, \"/tmp/x\")\n"),
+        ),
+        bad(
+            "script-operators.pt",
+            "TorchScript that calls a foreign library",
+            script("def forward(self, x):\n  return ops.evil.run(x)\n"),
+        ),
+        bad("pickle.tar", "a tar with a pickle", tar(&[("model/data.pkl", &evil(), None)])),
+        bad(
+            "oldest.pt",
+            "PyTorch's oldest form, in the object",
+            tar(&[
+                ("storages", b"\x80\x02K\0.", None),
+                ("tensors", b"\x80\x02K\0.", None),
+                ("pickle", &evil(), None),
+            ]),
+        ),
+        bad(
+            "oldest-storages.pt",
+            "PyTorch's oldest form, between storages",
+            tar(&[
+                ("storages", &[&b"\x80\x02K\x01."[..], &[9; 33], &evil()].concat(), None),
+                ("pickle", &p2(b"}"), None),
+            ]),
+        ),
+        bad("outside.tar", "a tar entry called ../x", tar(&[("../x", b"x", None)])),
+        bad("link.tar", "a tar link to /etc", tar(&[("x", b"", Some("/etc/passwd"))])),
+        bad("sevenzip.pt", "a 7z archive called .pt", *b"7z\xbc\xaf\x27\x1c\0\x04 and so on"),
+        bad(
+            "overlap.safetensors",
+            "tensors that overlap",
+            safetensors(
+                r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[4],"data_offsets":[2,6]}}"#,
+                &[0; 6],
+            ),
+        ),
+        bad(
+            "twice.safetensors",
+            "two tensors of one name",
+            safetensors(
+                r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"a":{"dtype":"U8","shape":[4],"data_offsets":[4,8]}}"#,
+                &[0; 8],
+            ),
+        ),
+        bad(
+            "pickled.safetensors",
+            "a pickle behind a zip's end, behind SafeTensors",
+            [
+                safetensors(r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}"#, &[0; 4]),
+                torch(evil(), &[]),
+            ]
+            .concat(),
+        ),
+        bad(
+            "template.gguf",
+            "a chat template that reaches into Python",
+            gguf("tokenizer.chat_template", "{{ ''.__class__.__mro__[1].__subclasses__() }}"),
+        ),
+    ]
+}
+
+fn benign() -> Vec<File> {
+    let rebuilt = p2(&[
+        &global("torch.storage", "_load_from_bytes")[..],
+        &bytes8(&legacy(MAGIC, &p2(b"}"), &p2(b"}"))),
+        b"\x85R",
+    ]
+    .concat());
+    vec![
+        good("plain-p0.pkl", "a dict, protocol 0", *b"(dp0\nS'lr'\np1\nF0.01\nsS'steps'\np2\n(lp3\nI1\naI2\nas."),
+        good("plain-p2.pkl", "a dict, protocol 2", p2(b"}q\0(U\x02lrG?\x84z\xe1G\xae\x14{U\x05stepsK\x07u")),
+        good("plain-p4.pkl", "a framed dict, protocol 4", *b"\x80\x04\x95\x0c\0\0\0\0\0\0\0}\x94\x8c\x04step\x94K\x07s."),
+        good("sets-p4.pkl", "sets, big integers, bytes", [&b"\x80\x04(\x8f(K\x01K\x02\x90\x8a\x09\0\0\0\0\0\0\0\0\x01"[..], &bytes8(b"\x80\x04 by chance"), b"t."].concat()),
+        good("several.pkl", "three pickles, one after another", [p2(b"}"), p2(b"]"), p2(b"K\x01")].concat()),
+        good("namespace.pkl", "argparse.Namespace with a path and a set", p2(&[&global("argparse", "Namespace")[..], b")\x81}(U\x03out", &global("pathlib", "PosixPath"), b"U\x01x\x85RU\x03ids", &global("__builtin__", "set"), b"]K\x01a\x85Rub"].concat())),
+        good("ordered.pkl", "an OrderedDict and a defaultdict of lists", p2(&[&b"]"[..], &global("collections", "OrderedDict"), b")Ra", &global("collections", "defaultdict"), &global("__builtin__", "list"), b"\x85Ra"].concat())),
+        good("array.pkl", "a NumPy array", p2(&[&global("numpy.core.multiarray", "_reconstruct")[..], &global("numpy", "ndarray"), b"K\0\x85U\x01b\x87R(K\x01K\x01\x85", &global("numpy", "dtype"), b"U\x02f8K\0K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb\x89U\x080123.567tb"].concat())),
+        good("joblib-array.pkl", "an array of joblib's whose bytes look like opcodes", [joblib(b"cos\nsystem\n(S'id'\ntR.0123456789abcdefghi"), b".".to_vec()].concat()),
+        good("array.npy", "a NumPy array of numbers", npy("<f8", &[0x80, 2, b'c', b'o', b's', 10, 1, 2])),
+        good("array.npz", "arrays in .npz", zip(&[entry("a.npy", npy("<f8", &[0; 8]))])),
+        good("state-dict.pt", "a state dict", torch(state_dict(), &[])),
+        good("storage-by-chance.pt", "a storage that begins like a pickle", zip(&[entry("m/data.pkl", state_dict()), entry("m/data/0", *b"\x80\x04c\x01\x02\n\x03\n..")])),
+        good("commented.zip", "text files in a zip", zip(&[entry("README.md", *b"cos\nsystem\n"), entry("config.json", *b"{}")])),
+        good("legacy.pt", "a legacy file", [&legacy(MAGIC, &p2(b"}"), &p2(b"}U\x01ac__builtin__\nset\n]\x85Rs"))[..], &[1, 2, 3]].concat()),
+        good("nested-legacy-file.pkl", "_load_from_bytes on a harmless legacy file", rebuilt),
+        good("script.pt", "TorchScript", zip(&[entry("s/data.pkl", *b"\x80\x02c__torch__.m\nNet\n)\x81}U\x01nctorch.jit._pickle\nbuild_intlist\n](K\x01e\x85Rsb."), entry("s/constants.pkl", p2(b")")), entry("s/code/__torch__.py", "def forward(self, x):\n  return torch.add(ops.prim.data(x), 1)\n")])),
+        good("oldest.tar", "PyTorch's oldest form", tar(&[("storages", b"\x80\x02K\0.\x80\x02].", None), ("tensors", b"\x80\x02K\0.", None), ("pickle", &p2(b"}"), None)])),
+        good("model.safetensors", "SafeTensors", safetensors(r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}"#, &[0; 4])),
+        good("template-plain.gguf", "a chat template that formats", gguf("tokenizer.chat_template", "{% for m in messages %}{{ m['role'] }}{% endfor %}")),
+    ]
+}

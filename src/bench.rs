@@ -1,0 +1,230 @@
+//! `ckpt bench`: how fast a model runs on this machine, and how far that is from what the machine can do.
+
+use std::path::PathBuf;
+
+use anstyle::Style;
+use ckpt_infer::bench::{self, Memory, Times};
+use ckpt_infer::{KvType, Model, Pool, Runner};
+use serde::Serialize;
+
+use crate::model::{Kv, RunArgs, processors};
+use crate::terminal::{self, Table};
+use crate::{Failure, exit};
+
+/// Measure a model's speed and memory on this machine.
+///
+/// Prefill is a whole prompt with the logits of its last token, decode one token at a time after a context. The limit
+/// is the measured read bandwidth over the bytes of weights that a token reads. Figures are the best of some runs, in
+/// turns: what else the machine does only makes them lower.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Checkpoint to run: the student model, or a plain Llama, Mistral or Qwen3.
+    model: PathBuf,
+    /// Numbers of threads; powers of two and all processors by default.
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Vec<u16>,
+    /// Lengths of prompts.
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "32,128,512", value_parser = length)]
+    prompt: Vec<usize>,
+    /// Tokens before the decoded ones.
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "16,512", value_parser = length)]
+    context: Vec<usize>,
+    /// Tokens to decode each time.
+    #[arg(short = 'n', long, value_name = "N", default_value = "64", value_parser = length)]
+    tokens: usize,
+    /// How often everything is measured.
+    #[arg(long, value_name = "N", default_value = "5", value_parser = length)]
+    repeat: usize,
+    /// Type of cached keys and values.
+    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    kv: Kv,
+    /// Output format.
+    #[arg(long, default_value = "human")]
+    format: Format,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+enum Format {
+    Human,
+    Json,
+}
+
+fn length(text: &str) -> Result<usize, String> {
+    let number = text.parse::<usize>().ok().filter(|n| (1..=1 << 24).contains(n));
+    number.ok_or_else(|| "a whole number from 1 on is needed".to_string())
+}
+
+/// Everything that was measured.
+#[derive(Serialize)]
+struct Record {
+    model: String,
+    kernel: &'static str,
+    kv: &'static str,
+    /// Of weights as they are kept.
+    weight_bytes: usize,
+    /// That one decoded token reads of them.
+    bytes_per_token: usize,
+    /// Of keys and values at the longest context.
+    kv_bytes: usize,
+    /// The most that the process had in memory.
+    peak_bytes: Option<u64>,
+    threads: Vec<OfThreads>,
+}
+
+/// What was measured with so many threads.
+#[derive(Serialize)]
+struct OfThreads {
+    threads: usize,
+    load_seconds: f64,
+    /// Bytes a second.
+    read_bandwidth: f64,
+    /// Decoded tokens a second if reading the weights were all.
+    limit: f64,
+    prefill: Vec<Speed>,
+    decode: Vec<Speed>,
+}
+
+#[derive(Serialize)]
+struct Speed {
+    /// Tokens of the prompt, or before the decoded ones.
+    tokens: usize,
+    tokens_per_second: f64,
+    median_tokens_per_second: f64,
+}
+
+impl Speed {
+    fn of(tokens: usize, times: &Times, per_time: usize) -> Speed {
+        let rate = |seconds: f64| per_time as f64 / seconds;
+        Speed {
+            tokens,
+            tokens_per_second: rate(times.best()),
+            median_tokens_per_second: rate(times.median()),
+        }
+    }
+}
+
+/// Runs the subcommand.
+pub fn run(args: &Args) -> Result<u8, Failure> {
+    let most = processors();
+    let mut threads: Vec<usize> = args.threads.iter().map(|&n| n.into()).collect();
+    if threads.is_empty() {
+        threads = std::iter::successors(Some(1), |n| Some(n * 2)).take_while(|n| *n < most).collect();
+        threads.push(most);
+    }
+    let pools: Vec<Pool> = threads.into_iter().map(Pool::new).collect();
+    let record = measure(args, &pools)?;
+    let text = match args.format {
+        Format::Json => {
+            let json = serde_json::to_value(&record).map_err(|e| Failure::unwritable(e.to_string()))?;
+            format!("{json:#}\n")
+        }
+        Format::Human => human(&record),
+    };
+    terminal::print(&text)?;
+    Ok(exit::FINE)
+}
+
+fn measure(args: &Args, pools: &[Pool]) -> Result<Record, Failure> {
+    let kv = KvType::from(args.kv);
+    let (first, rest) = pools.split_first().ok_or_else(|| Failure::usage("a number of threads is needed"))?;
+    let (_, model) = args.run.open(&args.model, first)?;
+    let fits = model.config().max_seq_len;
+    let needed = args.context.iter().map(|n| n + args.tokens).chain(args.prompt.iter().copied());
+    if let Some(tokens) = needed.max().filter(|&tokens| tokens > fits) {
+        return Err(Failure::usage(format!(
+            "{tokens} tokens do not fit the model's context of {fits}; give shorter ones (--prompt, --context, -n) or --max-seq-len"
+        )));
+    }
+    let memory = Memory::like(&model);
+    let mut kv_bytes = 0;
+    let mut threads = Vec::new();
+    for pool in std::iter::once(first).chain(rest) {
+        let mut runner = Runner::new(&model, pool);
+        let (mut load, mut read) = (Times::default(), Times::default());
+        let mut prefill = vec![Times::default(); args.prompt.len()];
+        let mut decode = vec![Times::default(); args.context.len()];
+        for _ in 0..args.repeat {
+            load.time(|| Model::open(&args.model, &args.run.options(), pool))?;
+            for (times, &n) in prefill.iter_mut().zip(&args.prompt) {
+                times.push(bench::prefill(&mut runner, kv, n)?);
+            }
+            for (times, &context) in decode.iter_mut().zip(&args.context) {
+                let (seconds, bytes) = bench::decode(&mut runner, kv, context, args.tokens)?;
+                times.push(seconds);
+                kv_bytes = kv_bytes.max(bytes);
+            }
+            read.push(memory.read(pool));
+        }
+        threads.push(OfThreads {
+            threads: pool.threads(),
+            load_seconds: load.best(),
+            read_bandwidth: model.bytes_per_token() as f64 / read.best(),
+            limit: 1.0 / read.best(),
+            prefill: args.prompt.iter().zip(&prefill).map(|(&n, times)| Speed::of(n, times, n)).collect(),
+            decode: args.context.iter().zip(&decode).map(|(&n, times)| Speed::of(n, times, 1)).collect(),
+        });
+    }
+    Ok(Record {
+        model: args.model.display().to_string(),
+        kernel: model.kernel().name(),
+        kv: if kv == KvType::F32 { "f32" } else { "f16" },
+        weight_bytes: model.bytes(),
+        bytes_per_token: model.bytes_per_token(),
+        kv_bytes,
+        peak_bytes: peak_bytes(),
+        threads,
+    })
+}
+
+/// The most memory that this process had, where the system tells.
+fn peak_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+fn human(record: &Record) -> String {
+    let plain = |text: String| (text, Style::new());
+    let columns =
+        [("threads", true), ("what", false), ("tokens/s", true), ("median", true), ("of the limit", true)];
+    let mut table = Table::new(&columns, &[]);
+    for of in &record.threads {
+        let threads = of.threads.to_string();
+        let mut row = |what: String, speed: &Speed, share: String| {
+            let rates = [speed.tokens_per_second, speed.median_tokens_per_second].map(|r| format!("{r:.0}"));
+            let [best, median] = rates;
+            table.row([threads.clone(), what, best, median, share].map(plain).to_vec());
+        };
+        for speed in &of.prefill {
+            row(format!("prefill of {}", speed.tokens), speed, String::new());
+        }
+        for speed in &of.decode {
+            let share = speed.tokens_per_second / of.limit;
+            row(format!("decode after {}", speed.tokens), speed, format!("{share:.2}"));
+        }
+    }
+    let mut text = table.render(terminal::width());
+    for of in &record.threads {
+        text += &format!(
+            "{} thread{}: load {:.0} ms, read bandwidth {:.1} GB/s, limit {:.0} tokens/s\n",
+            of.threads,
+            if of.threads == 1 { "" } else { "s" },
+            1e3 * of.load_seconds,
+            of.read_bandwidth / 1e9,
+            of.limit
+        );
+    }
+    let peak =
+        record.peak_bytes.map(|n| format!(", process at most {}", terminal::bytes(n))).unwrap_or_default();
+    text += &format!(
+        "kernel {}; weights {}, {} of them read for a token; keys and values {} in {}{peak}\n",
+        record.kernel,
+        terminal::bytes(record.weight_bytes as u64),
+        terminal::bytes(record.bytes_per_token as u64),
+        terminal::bytes(record.kv_bytes as u64),
+        record.kv,
+    );
+    text
+}

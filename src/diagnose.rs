@@ -1,0 +1,165 @@
+//! `ckpt diagnose`: the three-step diagnosis of a code model.
+
+use std::path::Path;
+
+use anstyle::Style;
+use ckpt_infer::{Check, DiagnoseOptions, Diagnosis, Model, Pool, Tokenizer};
+use ckpt_inspect::{CheckpointRecord, Options, Verdict};
+use ckpt_reports::junit::{self, Case};
+
+use crate::generate::TokenizerArgs;
+use crate::load::LoadArgs;
+use crate::model::ModelArgs;
+use crate::signal::Signal;
+use crate::{Failure, exit, terminal};
+
+/// Diagnose a code model in three steps: syntax, logic, weights.
+///
+/// Syntax: what the model writes, greedily, after the beginnings of Python programs must parse, without collapse or
+/// gibberish, for most of them. Logic: it must reverse a list by a loop, slicing or reversed(). Weights: none may be
+/// worse than healthy, as `ckpt inspect` judges them. Exit code 1 when a step fails.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    tokenizer: TokenizerArgs,
+    #[command(flatten)]
+    load: LoadArgs,
+    /// Tokens of a completion at most.
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 64)]
+    max_tokens: usize,
+    /// Show what the model wrote.
+    #[arg(long)]
+    all: bool,
+    /// Output format.
+    #[arg(long, default_value = "human")]
+    format: Format,
+}
+
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+enum Format {
+    Human,
+    Json,
+    /// JUnit XML, a suite for each step.
+    Junit,
+}
+
+/// Runs the subcommand.
+pub fn run(args: &Args) -> Result<u8, Failure> {
+    let thresholds = args.load.policy()?.thresholds;
+    let pool = args.model.pool();
+    let (checkpoint, model) = args.model.open(&pool)?;
+    let tokenizer = args.tokenizer.open(&checkpoint, &model)?;
+    let describe = Options { histogram: false, ..Options::default() };
+    let mut record = ckpt_inspect::describe(&checkpoint, describe, &|_| ());
+    ckpt_inspect::judge(&mut record, &thresholds);
+    let signal = Signal::listen()?;
+    let options = DiagnoseOptions { max_tokens: args.max_tokens };
+    let diagnosis =
+        ckpt_infer::diagnose(&model, &pool, &tokenizer, &record, &options, &mut |_, _| !signal.arrived());
+    let diagnosis = diagnosis.map_err(|e| signal.explain(e.into()))?;
+    let text = match args.format {
+        Format::Human => human(&diagnosis, args.all),
+        Format::Json => json(&record, &diagnosis)?,
+        Format::Junit => xml(&diagnosis),
+    };
+    terminal::print(&text)?;
+    Ok(if diagnosis.passed { exit::FINE } else { exit::REFUSED })
+}
+
+/// What the gate has against the checkpoint at `path`: the steps that failed by what the model writes, or why it cannot
+/// be run.
+pub fn findings(path: &Path, tokenizer: Option<&Path>, record: &CheckpointRecord) -> Vec<String> {
+    match diagnosed(path, tokenizer, record) {
+        Err(failure) => vec![format!("it cannot be diagnosed: {}", failure.message)],
+        Ok(diagnosis) => {
+            let failed = diagnosis.steps.iter().filter(|step| !step.passed && step.name != "weights");
+            failed.map(|step| format!("{}: {}", step.name, step.summary)).collect()
+        }
+    }
+}
+
+fn diagnosed(path: &Path, tokenizer: Option<&Path>, record: &CheckpointRecord) -> Result<Diagnosis, Failure> {
+    let pool = Pool::new(std::thread::available_parallelism().map_or(1, usize::from));
+    let checkpoint = ckpt_inspect::open(path)?;
+    let model = Model::load(&checkpoint, &Default::default(), &pool)?;
+    let tokenizer = TokenizerArgs { tokenizer: tokenizer.map(Path::to_path_buf) };
+    let tokenizer: Tokenizer = tokenizer.open(&checkpoint, &model)?;
+    Ok(ckpt_infer::diagnose(&model, &pool, &tokenizer, record, &DiagnoseOptions::default(), &mut |_, _| {
+        true
+    })?)
+}
+
+fn json(record: &CheckpointRecord, diagnosis: &Diagnosis) -> Result<String, Failure> {
+    let mut value = serde_json::to_value(diagnosis).map_err(|e| Failure::unwritable(e.to_string()))?;
+    value["path"] = record.path.as_str().into();
+    Ok(format!("{value:#}\n"))
+}
+
+fn xml(diagnosis: &Diagnosis) -> String {
+    let case = |check: &Check| Case {
+        name: title(&check.subject),
+        failure: (!check.passed).then(|| check.evidence.clone()),
+        details: check
+            .completion
+            .as_ref()
+            .map_or(check.evidence.clone(), |text| check.subject.clone() + text),
+    };
+    let suites: Vec<(String, Vec<Case>)> = diagnosis
+        .steps
+        .iter()
+        .map(|step| {
+            // The step's verdict is the case that counts: one bad completion does not fail the first step.
+            let verdict = Case {
+                name: "verdict".into(),
+                failure: (!step.passed).then(|| step.summary.clone()),
+                details: step
+                    .checks
+                    .iter()
+                    .map(|c| format!("{}: {}\n", title(&c.subject), c.evidence))
+                    .collect(),
+            };
+            let checks =
+                if step.name == "syntax" { Vec::new() } else { step.checks.iter().map(case).collect() };
+            (step.name.to_string(), [vec![verdict], checks].concat())
+        })
+        .collect();
+    junit::report("ckpt diagnose", &suites)
+}
+
+/// A prompt in one line.
+fn title(subject: &str) -> String {
+    let mut lines = subject.lines();
+    let first = lines.next().unwrap_or_default().to_string();
+    if lines.next().is_some() { first + " …" } else { first }
+}
+
+fn human(diagnosis: &Diagnosis, all: bool) -> String {
+    let style =
+        |passed: bool| terminal::verdict_style(Some(if passed { Verdict::Healthy } else { Verdict::Dead }));
+    let word = |passed: bool| if passed { "passed" } else { "failed" };
+    let mut out = String::new();
+    for step in &diagnosis.steps {
+        let verdict = terminal::paint(style(step.passed).bold(), word(step.passed));
+        out += &format!("{:<9}{verdict}  {}\n", step.name, terminal::escape(&step.summary));
+        if step.name == "logic" && !all {
+            continue;
+        }
+        for check in &step.checks {
+            let mark = if check.passed { "+" } else { "-" };
+            let subject = terminal::escape(&terminal::shorten(&title(&check.subject), 34));
+            let line = format!("  {mark} {subject:<34}  {}", terminal::escape(&check.evidence));
+            let line_style = if check.passed { Style::new() } else { style(false) };
+            out += &terminal::paint(line_style, &line);
+            out.push('\n');
+            if let Some(text) = check.completion.as_ref().filter(|_| all) {
+                let written = format!("{}{text}", check.subject);
+                written.lines().for_each(|line| {
+                    out += &format!("      {}\n", terminal::dim(&terminal::escape(line)));
+                });
+            }
+        }
+    }
+    out
+}

@@ -1,0 +1,162 @@
+//! What the commands share that generate text: the tokenizer, sampling options, prompts that a signal can stop, and
+//! tokens that become text.
+
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ckpt_infer::{Cache, Logits, Model, Runner, SampleOptions, Sequence, StopText, TextStream, Tokenizer};
+use ckpt_inspect::Checkpoint;
+
+use crate::signal::Signal;
+use crate::{Failure, terminal};
+
+/// Tokens of a prompt between two looks at whether a signal came.
+const BLOCK: usize = 512;
+
+/// Which tokenizer to use.
+#[derive(clap::Args)]
+pub struct TokenizerArgs {
+    /// A tokenizer.json, a tokenizer.model, a GGUF file or a folder with one; by default a GGUF checkpoint's own, else
+    /// the one beside the checkpoint or in the folder above.
+    #[arg(long, value_name = "FILE")]
+    pub tokenizer: Option<PathBuf>,
+}
+
+impl TokenizerArgs {
+    /// The tokenizer of `model`, which comes from `checkpoint`; what the user should know is noted.
+    pub fn open(&self, checkpoint: &Checkpoint, model: &Model) -> Result<Tokenizer, Failure> {
+        let tokenizer = match &self.tokenizer {
+            Some(path) => Tokenizer::open(path)?,
+            None => Tokenizer::of(checkpoint)?.ok_or_else(|| {
+                Failure::usage(format!(
+                    "{}: no tokenizer.json or tokenizer.model lies beside it or in the folder above; name one with --tokenizer, or give ids (ckpt infer --ids)",
+                    checkpoint.path.display()
+                ))
+            })?,
+        };
+        tokenizer.check(model.config().vocab_size)?;
+        tokenizer.warnings().iter().for_each(|warning| terminal::warning(warning));
+        Ok(tokenizer)
+    }
+}
+
+/// How tokens are chosen.
+#[derive(clap::Args)]
+pub struct Sampling {
+    /// 0 takes the most likely token; above, tokens are drawn, the more freely the higher [default: 0; chat: 0.7].
+    #[arg(long, value_name = "T", value_parser = at_least_zero)]
+    temperature: Option<f32>,
+    /// Only the K most likely tokens; 0 for all [default: 0].
+    #[arg(long, value_name = "K")]
+    top_k: Option<usize>,
+    /// Only the most likely tokens that reach probability P together [default: 1; chat: 0.95].
+    #[arg(long, value_name = "P", value_parser = at_least_zero)]
+    top_p: Option<f32>,
+    /// Only tokens at least P times as likely as the most likely one [default: 0].
+    #[arg(long, value_name = "P", value_parser = at_least_zero)]
+    min_p: Option<f32>,
+    /// Penalty of tokens that occurred already; 1 for none [default: 1; chat: 1.2].
+    #[arg(long, value_name = "X", value_parser = above_zero)]
+    repetition_penalty: Option<f32>,
+    /// Repeats a draw; random by default, and told with --json.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+}
+
+fn at_least_zero(text: &str) -> Result<f32, String> {
+    let number = text.parse::<f32>().ok().filter(|x| *x >= 0.0 && x.is_finite());
+    number.ok_or_else(|| "a number not below 0 is needed".to_string())
+}
+
+fn above_zero(text: &str) -> Result<f32, String> {
+    at_least_zero(text).ok().filter(|x| *x > 0.0).ok_or_else(|| "a number above 0 is needed".to_string())
+}
+
+impl Sampling {
+    /// The options, `default` where none is given.
+    pub fn options(&self, default: SampleOptions) -> SampleOptions {
+        let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos() as u64);
+        SampleOptions {
+            temperature: self.temperature.unwrap_or(default.temperature),
+            top_k: self.top_k.unwrap_or(default.top_k),
+            top_p: self.top_p.unwrap_or(default.top_p),
+            min_p: self.min_p.unwrap_or(default.min_p),
+            repetition_penalty: self.repetition_penalty.unwrap_or(default.repetition_penalty),
+            seed: self.seed.unwrap_or_else(now),
+        }
+    }
+}
+
+/// Runs a prompt's tokens, and returns the wanted logits; `None` when a signal came meanwhile.
+pub fn prefill(
+    runner: &mut Runner<'_>,
+    cache: &mut Cache,
+    ids: &[u32],
+    wanted: Logits,
+    signal: &Signal,
+) -> Result<Option<Vec<f32>>, Failure> {
+    // Without room for all of them, none are run.
+    let block = if cache.room() < ids.len() { ids.len() } else { BLOCK };
+    let mut logits = Vec::new();
+    let mut left = ids;
+    while !left.is_empty() {
+        if signal.arrived() {
+            return Ok(None);
+        }
+        let (now, later) = left.split_at(left.len().min(block));
+        left = later;
+        let part = if wanted == Logits::Last && !left.is_empty() { Logits::None } else { wanted };
+        logits.extend_from_slice(runner.forward(&mut [Sequence { ids: now, cache, logits: part }])?);
+    }
+    Ok(Some(logits))
+}
+
+/// Turns tokens into text, up to a stop text.
+pub struct Writer<'t> {
+    stream: TextStream<'t>,
+    stops: StopText,
+    /// All that was written.
+    pub text: String,
+    /// Whether a stop text came.
+    pub stopped: bool,
+}
+
+impl<'t> Writer<'t> {
+    /// A writer of what follows `context`.
+    pub fn new(tokenizer: &'t Tokenizer, context: &[u32], show_special: bool, stops: &[String]) -> Self {
+        Writer {
+            stream: tokenizer.stream(context, show_special),
+            stops: StopText::new(stops.iter().cloned()),
+            text: String::new(),
+            stopped: false,
+        }
+    }
+
+    /// The text that token `id` completes.
+    pub fn push(&mut self, id: u32) -> String {
+        let piece = self.stream.push(id);
+        self.write(&piece)
+    }
+
+    /// What was held back.
+    pub fn finish(&mut self) -> String {
+        if self.stopped {
+            return String::new();
+        }
+        let piece = self.stream.finish();
+        let mut text = self.write(&piece);
+        if !self.stopped {
+            let held = self.stops.finish();
+            self.text.push_str(&held);
+            text.push_str(&held);
+        }
+        text
+    }
+
+    fn write(&mut self, piece: &str) -> String {
+        let (text, stopped) = self.stops.push(piece);
+        self.stopped |= stopped;
+        self.text.push_str(&text);
+        text
+    }
+}

@@ -1,0 +1,273 @@
+//! `ckpt recover`: what can be had of a damaged checkpoint.
+
+use std::path::{Path, PathBuf};
+
+use anstyle::Style;
+use ckpt_convert::{Control, Gguf, Options, Plan, Target};
+use ckpt_inspect::salvage::{Fill, Loss, Salvage, salvage};
+use ckpt_inspect::{Format as Container, I2sLayout, OpenOptions, Verdict};
+use serde_json::json;
+
+use crate::signal::Signal;
+use crate::terminal::{self, Table};
+use crate::{Failure, exit, verify};
+
+/// Write what is intact of a damaged checkpoint, and list what is lost.
+///
+/// PyTorch zips without or with a wrong directory or with overwritten ranges, legacy PyTorch files, SafeTensors and
+/// GGUF files that are cut short. Without -o nothing is written: the list says what could be.
+/// Exit codes: 0 everything is whole; 1 the copy does not say the same; 2 wrong usage; 3 something is lost, or nothing
+/// can be had; 4 the output cannot be written.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The damaged file, or a folder that holds one checkpoint.
+    path: PathBuf,
+    /// Where to write: SafeTensors where it ends in .safetensors, GGUF (from GGUF) in .gguf, else PyTorch.
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// What stands in for lost tensors: zeros, nan, or from=OTHER, the tensor of the same name in another checkpoint.
+    /// May be repeated: the first that can fill a tensor does. Without it, lost tensors are left out.
+    #[arg(long, value_name = "WHAT", value_parser = filler)]
+    fill: Vec<Filler>,
+    /// Replace an existing output.
+    #[arg(long)]
+    force: bool,
+    /// Output format.
+    #[arg(long, default_value = "human")]
+    format: Format,
+    /// Layout of a GGUF file's I2_S tensors, which the file does not tell: x86, arm or rows.
+    #[arg(long, value_name = "LAYOUT")]
+    i2s_layout: Option<I2sLayout>,
+}
+
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+enum Format {
+    Human,
+    Json,
+}
+
+#[derive(Clone)]
+enum Filler {
+    With(Fill),
+    From(PathBuf),
+}
+
+fn filler(text: &str) -> Result<Filler, String> {
+    match (text, text.strip_prefix("from=")) {
+        ("zeros", _) => Ok(Filler::With(Fill::Zeros)),
+        ("nan", _) => Ok(Filler::With(Fill::Nan)),
+        (_, Some(path)) if !path.is_empty() => Ok(Filler::From(path.into())),
+        _ => Err("give zeros, nan or from=CHECKPOINT".into()),
+    }
+}
+
+/// Runs the subcommand.
+pub fn run(args: &Args) -> Result<u8, Failure> {
+    if let Some(output) = &args.output {
+        terminal::may_write(output, args.force)?;
+    }
+    let options = OpenOptions { i2s_layout: args.i2s_layout };
+    let mut salvage = salvage(&args.path, &options)?;
+    let lists_nothing = salvage.checkpoint.tensors.is_empty() && salvage.losses.is_empty();
+    for filler in &args.fill {
+        match filler {
+            Filler::With(fill) => drop(salvage.fill(*fill)),
+            Filler::From(path) => {
+                let found = salvage.fill_from(ckpt_inspect::open_with(path, &options)?);
+                if found == 0 && salvage.holes().next().is_some() {
+                    terminal::warning(&format!(
+                        "{} has none of the lost tensors whole, in the same type and shape",
+                        terminal::escape(&path.display().to_string())
+                    ));
+                }
+            }
+        }
+    }
+    let written = match &args.output {
+        Some(output) if !salvage.checkpoint.tensors.is_empty() => Some(write(args, &salvage, output)?),
+        _ => None,
+    };
+    let text = match args.format {
+        Format::Json => format!("{:#}\n", record(args, &salvage, written.as_ref())),
+        Format::Human => human(args, &salvage, written.as_ref()),
+    };
+    terminal::print(&text)?;
+    if salvage.checkpoint.tensors.is_empty() {
+        let what = if lists_nothing { "it lists no tensors" } else { "none of its tensors is whole" };
+        return Err(Failure {
+            message: format!(
+                "{}: {what}, so nothing was written; --fill makes up for lost tensors",
+                args.path.display()
+            ),
+            code: exit::UNREADABLE,
+        });
+    }
+    Ok(match written {
+        Some(Written { agrees: false, .. }) => exit::REFUSED,
+        _ if salvage.is_whole() => exit::FINE,
+        _ => exit::UNREADABLE,
+    })
+}
+
+/// What was written.
+struct Written {
+    bytes: u64,
+    notes: Vec<String>,
+    tensors: usize,
+    /// The outcome of reading it back, in one line.
+    verified: String,
+    agrees: bool,
+}
+
+fn write(args: &Args, salvage: &Salvage, output: &Path) -> Result<Written, Failure> {
+    let source = &salvage.checkpoint;
+    let pickled = !matches!(source.format, Container::SafeTensors | Container::Gguf { .. });
+    let target = match output.extension().and_then(|e| e.to_str()) {
+        Some("safetensors") => Target::SafeTensors,
+        Some("gguf") if matches!(source.format, Container::Gguf { .. }) => Target::Gguf(Gguf::default()),
+        Some("gguf") => {
+            return Err(Failure::usage(
+                "only a GGUF file is recovered into GGUF; recover to .pt or .safetensors, then `ckpt convert --to gguf`",
+            ));
+        }
+        _ => Target::Torch,
+    };
+    let keep_optimizer = pickled && target == Target::Torch;
+    let options = Options { force: args.force, keep_optimizer, ..Options::new(target) };
+    let mut plan = Plan::new(source, &options)?;
+    let signal = Signal::listen()?;
+    let progress = terminal::progress(plan.bytes(), "recovering");
+    let control = Control { progress: &|bytes| progress.done(bytes), stop: &signal.flag };
+    let written = ckpt_convert::write(&mut plan, &options, output, control);
+    progress.clear();
+    let written = written.map_err(|e| signal.explain(e.into()))?;
+    let report = ckpt_convert::verify_written(&plan, output)?;
+    let mut notes = plan.notes.clone();
+    let left_out = source.tensors.len() - plan.pairs.len().min(source.tensors.len());
+    if !keep_optimizer && pickled && left_out > 0 {
+        notes.push(format!(
+            "{} are no weights and are left out; -o FILE.pt keeps them",
+            verify::tensors(left_out)
+        ));
+    }
+    Ok(Written {
+        bytes: written.bytes,
+        notes,
+        tensors: plan.tensors.len() + plan.tied.len(),
+        verified: verify::sentence(&report),
+        agrees: report.agrees(),
+    })
+}
+
+fn record(args: &Args, salvage: &Salvage, written: Option<&Written>) -> serde_json::Value {
+    json!({
+        "path": args.path.display().to_string(),
+        "format": salvage.checkpoint.format.name(),
+        "whole": salvage.is_whole(),
+        "damage": salvage.damage,
+        "tensors": {
+            "verified": salvage.verified,
+            "unverified": salvage.unverified.len(),
+            "lost": salvage.losses.len(),
+            "filled": salvage.losses.len() - salvage.holes().count(),
+        },
+        "unverified": salvage.unverified,
+        "losses": salvage.losses,
+        "output": written.and(args.output.as_ref()).map(|output| output.display().to_string()),
+        "output_bytes": written.map(|w| w.bytes),
+        "output_tensors": written.map(|w| w.tensors),
+        "output_agrees": written.map(|w| w.agrees),
+        "notes": written.map(|w| &w.notes),
+    })
+}
+
+/// Tensors listed as lost; --format json lists all.
+const LISTED: usize = 200;
+
+fn human(args: &Args, salvage: &Salvage, written: Option<&Written>) -> String {
+    let mut out = format!(
+        "{}  {}\n",
+        terminal::bold(&terminal::escape(&args.path.display().to_string())),
+        salvage.checkpoint.format.name()
+    );
+    let bad = terminal::verdict_style(Some(Verdict::Dead));
+    if let Some(damage) = &salvage.damage {
+        out += &terminal::labelled("damage", bad, damage);
+    }
+    let (verified, unverified, lost) = (salvage.verified, salvage.unverified.len(), salvage.losses.len());
+    let all = verified + unverified + lost;
+    let vouched = match (verified, unverified) {
+        (_, 0) => "all match their CRC-32".to_string(),
+        (0, _) => "no checksum vouches for them".to_string(),
+        (v, u) => format!("{v} match their CRC-32, no checksum vouches for {u}"),
+    };
+    let there = verified + unverified;
+    let detail = if there > 0 { format!(" ({vouched})") } else { String::new() };
+    out +=
+        &terminal::labelled("whole", Style::new(), &format!("{there} of {}{detail}", verify::tensors(all)));
+    if lost > 0 {
+        let bytes = salvage.losses.iter().fold(0u64, |sum, loss| sum.saturating_add(loss.bytes));
+        let text = format!("{}, {}", verify::tensors(lost), terminal::bytes(bytes));
+        out += &terminal::labelled("lost", bad, &text);
+        out += &losses(&salvage.losses);
+    }
+    for note in written.iter().flat_map(|w| &w.notes) {
+        out += &terminal::labelled("note", Style::new(), note);
+    }
+    let moved = salvage.holes().filter(|loss| loss.in_list).count();
+    if moved > 0 {
+        let text = format!(
+            "{moved} lost tensors were elements of lists: those after them move up, unless --fill keeps their places"
+        );
+        out += &terminal::labelled("note", Style::new(), &text);
+    }
+    match (written, &args.output) {
+        (Some(written), Some(output)) => {
+            let what = format!(
+                "{} ({}, {}); {}",
+                output.display(),
+                terminal::bytes(written.bytes),
+                verify::tensors(written.tensors),
+                written.verified
+            );
+            out += &terminal::labelled("written", Style::new().bold(), &what);
+        }
+        (None, None) if there > 0 => {
+            out += &terminal::labelled("written", Style::new(), "nothing; -o FILE writes what is whole");
+        }
+        _ => {}
+    }
+    out
+}
+
+fn losses(losses: &[Loss]) -> String {
+    let columns = [
+        ("lost", false),
+        ("type", false),
+        ("size", true),
+        ("bytes of the file", false),
+        ("there", true),
+        ("filled with", false),
+        ("why", false),
+    ];
+    let mut table = Table::new(&columns, &["type", "size", "there"]);
+    for loss in losses.iter().take(LISTED) {
+        let shape: Vec<String> = loss.shape.iter().map(u64::to_string).collect();
+        let dtype = loss.dtype.as_ref().map(|dtype| format!("{dtype} [{}]", shape.join(", ")));
+        let plain = |text: String| (text, Style::new());
+        table.row(vec![
+            plain(terminal::escape(&loss.name)),
+            plain(dtype.unwrap_or_else(|| "not known".into())),
+            plain(terminal::bytes(loss.bytes)),
+            plain(loss.range.map_or("not in it".into(), |(start, end)| format!("{start}..{end}"))),
+            plain(terminal::bytes(loss.present)),
+            plain(terminal::escape(loss.filled.as_deref().unwrap_or("left out"))),
+            plain(terminal::escape(&loss.why)),
+        ]);
+    }
+    let mut out = table.render(terminal::width());
+    if losses.len() > LISTED {
+        out += &format!("and {} more; --format json lists all\n", losses.len() - LISTED);
+    }
+    out
+}

@@ -1,0 +1,234 @@
+//! `ckpt scan`: what loading files would do besides loading them.
+
+use std::path::{Path, PathBuf};
+
+use anstyle::Style;
+use ckpt_inspect::Verdict;
+use ckpt_inspect::scan::{Finding, Options, Pattern, Scan, Severity, files, scan};
+use ckpt_reports::sarif;
+use rayon::prelude::*;
+use serde_json::json;
+
+use crate::{Failure, exit, terminal};
+
+/// Say what loading files would import, call and write, without doing any of it.
+///
+/// Pickles wherever they hide: in PyTorch files of any age, archives in archives, NumPy and joblib files; TorchScript
+/// code; archives that readers read in different ways; SafeTensors and GGUF files that contradict themselves.
+/// Exit codes: 0 nothing found; 1 something found; 2 wrong usage; 3 a file cannot be read or scanned whole; 4 the output
+/// cannot be written.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Files, folders or glob patterns.
+    #[arg(required = true)]
+    paths: Vec<PathBuf>,
+    /// The least severity that makes the exit code 1.
+    #[arg(long, value_name = "SEVERITY", default_value = "unknown")]
+    fail_on: FailOn,
+    /// Imports to count as harmless: package.module.Name, or a prefix and *; may be repeated.
+    #[arg(long, value_name = "PATTERN", value_parser = pattern)]
+    allow: Vec<Pattern>,
+    /// List harmless imports, notes and clean files too.
+    #[arg(long)]
+    all: bool,
+    /// Output format.
+    #[arg(long, default_value = "human")]
+    format: Format,
+    /// Write the output to a file instead of printing it.
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Replace an output file that exists.
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+enum FailOn {
+    Note,
+    Unknown,
+    Dangerous,
+}
+
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+enum Format {
+    Human,
+    Json,
+    /// SARIF 2.1.0, for code scanning.
+    Sarif,
+}
+
+fn pattern(text: &str) -> Result<Pattern, String> {
+    Pattern::new(text).map_err(|e| e.to_string())
+}
+
+/// Runs the subcommand.
+pub fn run(args: &Args) -> Result<u8, Failure> {
+    if let Some(output) = &args.output {
+        terminal::may_write(output, args.force)?;
+    }
+    let options = Options { allow: args.allow.clone() };
+    let found = expand(&args.paths)?;
+    let scans: Vec<Scan> = found
+        .par_iter()
+        .map(|found| match found {
+            Ok(path) => scan(path, &options).unwrap_or_else(|e| unreadable(path, e)),
+            Err((path, error)) => unreadable(path, error.clone()),
+        })
+        .collect();
+    let least = match args.fail_on {
+        FailOn::Note => Severity::Note,
+        FailOn::Unknown => Severity::Unknown,
+        FailOn::Dangerous => Severity::Dangerous,
+    };
+    let failed = scans.iter().any(|s| s.severity().is_some_and(|severity| severity >= least));
+    let broken = scans.iter().any(|s| s.unreadable.is_some());
+    let (status, code) = match (failed, broken) {
+        (true, _) => ("found", exit::REFUSED),
+        (false, true) => ("unreadable", exit::UNREADABLE),
+        (false, false) => ("clean", exit::FINE),
+    };
+    let text = match args.format {
+        Format::Human => human(args, &scans),
+        Format::Json => format!("{:#}\n", json!({"status": status, "files": scans})),
+        Format::Sarif => sarif::scan_log(&scans, std::env::current_dir().ok().as_deref()),
+    };
+    match &args.output {
+        None => terminal::print(&text)?,
+        Some(file) => {
+            let text = match args.format {
+                Format::Human => anstream::adapter::strip_str(&text).to_string(),
+                _ => text,
+            };
+            terminal::write_file(file, text.as_bytes(), args.force)?;
+            terminal::note(&headline(&scans));
+        }
+    }
+    Ok(code)
+}
+
+type Found = Result<PathBuf, (PathBuf, ckpt_inspect::Error)>;
+
+/// Every file that `paths` (files, folders, glob patterns) stand for.
+fn expand(paths: &[PathBuf]) -> Result<Vec<Found>, Failure> {
+    let mut found: Vec<Found> = Vec::new();
+    let mut add = |path: &Path| match files(path) {
+        Ok(paths) => found.extend(paths.into_iter().map(Ok)),
+        Err(error) => found.push(Err((path.to_path_buf(), error))),
+    };
+    for path in paths {
+        let text = path.to_string_lossy();
+        if path.exists() || !text.contains(['*', '?', '[']) {
+            add(path);
+            continue;
+        }
+        let matches = glob::glob(&text).map_err(|e| Failure::usage(format!("{text}: {e}")))?;
+        let matches: Vec<PathBuf> = matches.filter_map(Result::ok).collect();
+        if matches.is_empty() {
+            // It does not exist under its own name either, which the error says.
+            add(path);
+        }
+        matches.iter().for_each(|path| add(path));
+    }
+    let mut seen = std::collections::HashSet::new();
+    found.retain(|found| match found {
+        Ok(path) => seen.insert(path.canonicalize().unwrap_or_else(|_| path.clone())),
+        Err(_) => true,
+    });
+    Ok(found)
+}
+
+/// A file that could not be looked into.
+fn unreadable(path: &Path, mut error: ckpt_inspect::Error) -> Scan {
+    error.path = error.path.filter(|named| named != path);
+    Scan {
+        path: path.display().to_string(),
+        format: "not scanned".into(),
+        pickles: 0,
+        members: 0,
+        harmless: Vec::new(),
+        findings: Vec::new(),
+        unreadable: Some(error.to_string()),
+    }
+}
+
+fn style(severity: Severity) -> Style {
+    terminal::verdict_style(match severity {
+        Severity::Dangerous => Some(Verdict::Dead),
+        Severity::Unknown => Some(Verdict::Weak),
+        Severity::Note => None,
+    })
+}
+
+/// Findings listed per file; --format json lists all.
+const LISTED: usize = 40;
+
+fn human(args: &Args, scans: &[Scan]) -> String {
+    let mut out = String::new();
+    for scan in scans {
+        let worst = scan.severity().filter(|s| args.all || *s > Severity::Note);
+        if worst.is_none() && scan.unreadable.is_none() && !args.all && scans.len() > 1 {
+            continue;
+        }
+        let (word, paint) = match (worst, &scan.unreadable) {
+            (Some(severity), _) => (severity.name(), style(severity)),
+            (None, Some(_)) => ("unreadable", style(Severity::Unknown)),
+            (None, None) => ("clean", terminal::verdict_style(Some(Verdict::Healthy))),
+        };
+        out += &format!(
+            "{} {}  {}\n",
+            terminal::paint(paint.bold(), &format!("{word:<10}")),
+            terminal::escape(&scan.path),
+            terminal::dim(&scan.format)
+        );
+        if let Some(why) = &scan.unreadable {
+            out += &terminal::labelled("not whole", style(Severity::Unknown), why);
+        }
+        let findings: Vec<&Finding> =
+            scan.findings.iter().filter(|f| args.all || f.severity > Severity::Note).collect();
+        for finding in findings.iter().take(LISTED) {
+            out += &line(finding);
+        }
+        if findings.len() > LISTED {
+            let more = format!("and {} more; --format json lists all", findings.len() - LISTED);
+            out += &format!("  {}\n", terminal::dim(&more));
+        }
+        if args.all && !scan.harmless.is_empty() {
+            out += &terminal::labelled("harmless", Style::new(), &scan.harmless.join(", "));
+        }
+    }
+    out + &terminal::bold(&headline(scans)) + "\n"
+}
+
+fn line(finding: &Finding) -> String {
+    let mut place = finding.member.clone();
+    if let Some(offset) = finding.offset {
+        place += if place.is_empty() { "offset " } else { ", offset " };
+        place += &offset.to_string();
+    }
+    if finding.count > 1 {
+        place += &format!(", {} times", finding.count);
+    }
+    format!(
+        "  {} {:<18} {}\n{}",
+        terminal::paint(style(finding.severity), &format!("{:<10}", finding.severity.name())),
+        finding.rule.id(),
+        terminal::dim(&terminal::escape(&place)),
+        terminal::wrapped(&finding.message, 13, Style::new())
+    )
+}
+
+/// `3 files scanned: 1 dangerous, 1 unreadable`.
+fn headline(scans: &[Scan]) -> String {
+    let count = |severity: Severity| scans.iter().filter(|s| s.severity() == Some(severity)).count();
+    let unread =
+        scans.iter().filter(|s| s.unreadable.is_some() && s.severity() <= Some(Severity::Note)).count();
+    let parts = [
+        (count(Severity::Dangerous), "dangerous"),
+        (count(Severity::Unknown), "unknown"),
+        (unread, "not scanned whole"),
+    ];
+    let parts: Vec<String> =
+        parts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
+    let outcome = if parts.is_empty() { "nothing found".to_string() } else { parts.join(", ") };
+    format!("{} file{} scanned: {outcome}", scans.len(), if scans.len() == 1 { "" } else { "s" })
+}

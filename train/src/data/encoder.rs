@@ -1,0 +1,135 @@
+//! Text and records become tokens.
+
+use std::path::Path;
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use tokenizers::Tokenizer;
+
+use super::Token;
+use crate::{Error, Result};
+
+/// Fields of a record that are read.
+pub(super) const FIELDS: [&str; 6] = ["text", "content", "prompt", "response", "responses", "messages"];
+
+/// What text needs.
+pub(super) const NO_TOKENIZER: &str = "text needs a tokenizer (--tokenizer tokenizer.json)";
+
+/// Turns text into tokens.
+pub(super) struct Encoder {
+    tokenizer: Option<Tokenizer>,
+    end: Option<u32>,
+    mask_prompts: bool,
+    fingerprint: Option<[u8; 32]>,
+}
+
+/// Raised whenever the same text becomes other tokens.
+const VERSION: u8 = 1;
+/// Names that tokenizers give the token that ends a document.
+const ENDS: [&str; 6] = ["<|endoftext|>", "</s>", "<eos>", "<|im_end|>", "<|eot_id|>", "<|end_of_text|>"];
+
+/// Names of the tokens before prefix, middle and suffix of a text that is to be filled in.
+const FILL_IN: [[&str; 3]; 6] = [
+    ["<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>"],
+    ["<fim_prefix>", "<fim_middle>", "<fim_suffix>"],
+    ["<fim-prefix>", "<fim-middle>", "<fim-suffix>"],
+    ["<|fim_begin|>", "<|fim_end|>", "<|fim_hole|>"],
+    ["<|prefix|>", "<|middle|>", "<|suffix|>"],
+    ["<PRE>", "<MID>", "<SUF>"],
+];
+
+impl Encoder {
+    pub fn new(tokenizer: Option<&Path>, mask_prompts: bool) -> Result<Self> {
+        let load = |path: &Path| -> Result<(Tokenizer, [u8; 32])> {
+            let bytes = std::fs::read(path).map_err(|e| Error::read(path, e))?;
+            let loaded = Tokenizer::from_bytes(&bytes)
+                .map_err(|e| Error::data(path, format!("is no tokenizer: {e}")))?;
+            let mut hash = Sha256::new();
+            hash.update([VERSION, mask_prompts.into()]);
+            hash.update(&bytes);
+            Ok((loaded, hash.finalize().into()))
+        };
+        let (tokenizer, fingerprint) = tokenizer.map(load).transpose()?.unzip();
+        let end = tokenizer.as_ref().and_then(|t| ENDS.iter().find_map(|end| t.token_to_id(end)));
+        Ok(Encoder { tokenizer, end, mask_prompts, fingerprint })
+    }
+
+    /// Names how text becomes tokens here; `None` without a tokenizer.
+    pub fn fingerprint(&self) -> Option<[u8; 32]> {
+        self.fingerprint
+    }
+
+    /// The token that ends a document.
+    pub fn end_token(&self) -> Option<u32> {
+        self.end
+    }
+
+    /// The tokens before prefix, middle and suffix, if the tokenizer has them.
+    pub fn fill_in(&self) -> Option<[u32; 3]> {
+        let tokenizer = self.tokenizer.as_ref()?;
+        FILL_IN.iter().find_map(|[prefix, middle, suffix]| {
+            let id = |name: &str| tokenizer.token_to_id(name);
+            Some([id(prefix)?, id(middle)?, id(suffix)?])
+        })
+    }
+
+    pub fn text(&self, text: &str, learn: bool, out: &mut Vec<Token>) -> Result<(), String> {
+        let tokenizer = self.tokenizer.as_ref().ok_or(NO_TOKENIZER)?;
+        let encoding = tokenizer.encode_fast(text, false).map_err(|e| e.to_string())?;
+        out.extend(encoding.get_ids().iter().map(|&id| Token { id, learn }));
+        Ok(())
+    }
+
+    pub fn end(&self, out: &mut Vec<Token>) {
+        out.extend(self.end.map(|id| Token { id, learn: true }));
+    }
+
+    /// The documents of one JSON line.
+    pub fn line(&self, line: &str) -> Result<Vec<Token>, String> {
+        let value: Value = serde_json::from_str(line).map_err(|e| format!("is no JSON: {e}"))?;
+        self.record(&value)
+    }
+
+    /// The documents of one record: `text` or `content`; `prompt` with `response` or several `responses`; or `messages`.
+    pub fn record(&self, value: &Value) -> Result<Vec<Token>, String> {
+        let mut out = Vec::new();
+        let field = |name: &str| value.get(name).and_then(Value::as_str);
+        if let Some(messages) = value.get("messages").and_then(Value::as_array) {
+            for message in messages {
+                let part = |name: &str| message.get(name).and_then(Value::as_str);
+                let content = part("content").ok_or("has a message without content")?;
+                let answer = part("role") == Some("assistant");
+                self.text(content, answer || !self.mask_prompts, &mut out)?;
+                match answer {
+                    true => self.end(&mut out),
+                    false => self.text("\n", !self.mask_prompts, &mut out)?,
+                }
+            }
+            return Ok(out);
+        }
+        let responses: Vec<&str> = match (value.get("responses"), field("response")) {
+            (Some(Value::Array(all)), _) => all.iter().filter_map(response).collect(),
+            (Some(Value::Object(all)), _) => all.values().filter_map(response).collect(),
+            (_, Some(one)) => vec![one],
+            _ => Vec::new(),
+        };
+        if let (Some(prompt), false) = (field("prompt"), responses.is_empty()) {
+            for response in responses {
+                self.text(prompt, !self.mask_prompts, &mut out)?;
+                self.text(response, true, &mut out)?;
+                self.end(&mut out);
+            }
+            return Ok(out);
+        }
+        let text = field("text").or(field("content"));
+        let text = text.ok_or("has none of text, content, messages, or prompt with response or responses")?;
+        self.text(text, true, &mut out)?;
+        self.end(&mut out);
+        Ok(out)
+    }
+}
+
+/// A teacher's answer: text, or an object that holds it.
+fn response(value: &Value) -> Option<&str> {
+    value.as_str().or_else(|| value.get("response").or_else(|| value.get("text"))?.as_str())
+}

@@ -1,0 +1,108 @@
+//! Parquet files as records, from any row on. Only the columns that [`super::encoder::FIELDS`] names are read.
+
+use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parquet::errors::ParquetError;
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::file::serialized_reader::ReadOptionsBuilder;
+use parquet::record::reader::RowIter;
+use parquet::record::{Field, Row};
+use parquet::schema::types::Type;
+use serde_json::Value;
+
+use super::encoder::FIELDS;
+use crate::{Error, Result};
+
+/// Rows of one file.
+pub(super) struct Parquet {
+    path: PathBuf,
+    rows: RowIter<'static>,
+}
+
+impl Parquet {
+    /// Opens `path` at row `first`.
+    pub fn open(path: &Path, first: u64) -> Result<Self> {
+        sound(path, || Self::open_unguarded(path, first))?
+    }
+
+    fn open_unguarded(path: &Path, first: u64) -> Result<Self> {
+        let damaged =
+            |e: ParquetError| Error::data(path, format!("is no Parquet file that can be read: {e}"));
+        let open = || File::open(path).map_err(|e| Error::read(path, e));
+        let whole = SerializedFileReader::new(open()?).map_err(damaged)?;
+        let columns = columns(path, &whole)?;
+        let (mut skipped, mut before) = (0, 0);
+        for group in whole.metadata().row_groups() {
+            let rows = u64::try_from(group.num_rows()).unwrap_or(0);
+            if before + rows > first {
+                break;
+            }
+            (skipped, before) = (skipped + 1, before + rows);
+        }
+        let from =
+            ReadOptionsBuilder::new().with_predicate(Box::new(move |_, group| group >= skipped)).build();
+        let reader = SerializedFileReader::new_with_options(open()?, from).map_err(damaged)?;
+        let rows = RowIter::from_file_into(Box::new(reader)).project(Some(columns)).map_err(damaged)?;
+        let mut parquet = Parquet { path: path.to_path_buf(), rows };
+        for _ in before..first {
+            parquet.rows.next().transpose().map_err(damaged)?;
+        }
+        Ok(parquet)
+    }
+
+    /// The next row as a record.
+    pub fn next(&mut self) -> Result<Option<Value>> {
+        let Parquet { path, rows } = self;
+        let row = sound(path, || rows.next().transpose())?;
+        let row = row.map_err(|e| Error::data(path, format!("is damaged: {e}")))?;
+        Ok(row.map(|row| record(&row)))
+    }
+}
+
+/// The schema of the columns that are read.
+fn columns(path: &Path, reader: &SerializedFileReader<File>) -> Result<Type> {
+    let root = reader.metadata().file_metadata().schema();
+    let wanted: Vec<Arc<Type>> =
+        root.get_fields().iter().filter(|f| FIELDS.contains(&f.name())).cloned().collect();
+    if wanted.is_empty() {
+        let names: Vec<String> =
+            root.get_fields().iter().take(20).map(|f| f.name().escape_debug().to_string()).collect();
+        return Err(Error::data(
+            path,
+            format!("has no column {}; its columns are {}", FIELDS.join(", "), names.join(", ")),
+        ));
+    }
+    let group = Type::group_type_builder(root.name()).with_fields(wanted).build();
+    group.map_err(|e| Error::data(path, format!("has a schema that makes no sense: {e}")))
+}
+
+/// What `f` returns; a panic of the Parquet reader on a damaged file is an error.
+fn sound<T>(path: &Path, f: impl FnOnce() -> T) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(f))
+        .map_err(|_| Error::data(path, "is damaged: the Parquet reader gave up on it"))
+}
+
+fn record(row: &Row) -> Value {
+    Value::Object(row.get_column_iter().map(|(name, field)| (name.clone(), value(field))).collect())
+}
+
+fn value(field: &Field) -> Value {
+    match field {
+        Field::Str(text) => Value::String(text.clone()),
+        // Older writers do not mark text as such.
+        Field::Bytes(bytes) => std::str::from_utf8(bytes.data()).map_or(Value::Null, Value::from),
+        Field::Group(row) => record(row),
+        Field::ListInternal(list) => Value::Array(list.elements().iter().map(value).collect()),
+        Field::MapInternal(map) => {
+            let entry = |(key, item): &(Field, Field)| match key {
+                Field::Str(key) => Some((key.clone(), value(item))),
+                _ => None,
+            };
+            Value::Object(map.entries().iter().filter_map(entry).collect())
+        }
+        _ => Value::Null,
+    }
+}

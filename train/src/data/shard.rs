@@ -1,0 +1,172 @@
+//! Tokenized shards: the documents of one data file as tokens, kept in a folder so that text is encoded once. A shard is
+//! named by what it was made from: the file's path, length and time, and the tokenizer.
+//!
+//! Layout, little-endian: [`MAGIC`], the name (32 bytes), then a record a document: where the next document begins in
+//! the data file (u64), length (u32), tokens (i32, those that are not learnt as -id - 1). A bad line has a length of
+//! [`BAD`], then the bytes (u32) of why, and the text. The end is a record at [`END`].
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use sha2::{Digest, Sha256};
+use tempfile::NamedTempFile;
+
+use super::documents::Document;
+use super::{decode, encode};
+
+const MAGIC: &[u8; 8] = b"ckpttok1";
+const BAD: u32 = u32::MAX;
+const END: u64 = u64::MAX;
+
+/// Where the shard of a data file is, and what it is called.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    path: PathBuf,
+    name: [u8; 32],
+}
+
+impl Place {
+    /// The place in `folder` of `file`'s tokens by the tokenizer of this fingerprint; `None` when the file cannot be
+    /// told from another one.
+    pub fn of(folder: &Path, file: &Path, fingerprint: [u8; 32]) -> Option<Place> {
+        let full = std::fs::canonicalize(file).ok()?;
+        let metadata = std::fs::metadata(&full).ok()?;
+        let time = metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
+        let mut hash = Sha256::new();
+        hash.update(full.as_os_str().as_encoded_bytes());
+        hash.update(metadata.len().to_le_bytes());
+        hash.update(time.as_nanos().to_le_bytes());
+        hash.update(fingerprint);
+        let name: [u8; 32] = hash.finalize().into();
+        let hex: String = name.iter().map(|byte| format!("{byte:02x}")).collect();
+        Some(Place { path: folder.join(format!("{hex}.tokens")), name })
+    }
+}
+
+/// A shard that is read.
+#[derive(Debug)]
+pub(super) struct Shard {
+    reader: BufReader<File>,
+    /// Bytes that are left.
+    left: u64,
+}
+
+impl Shard {
+    /// The shard at `place` from the document on that begins at `offset` of the data file; `None` when there is none,
+    /// or it is not whole.
+    pub fn open(place: &Place, offset: u64) -> Option<Shard> {
+        let file = File::open(&place.path).ok()?;
+        let left = file.metadata().ok()?.len();
+        let mut shard = Shard { reader: BufReader::with_capacity(1 << 16, file), left };
+        let mut head = [0; MAGIC.len() + 32];
+        shard.read(&mut head)?;
+        if head[..MAGIC.len()] != *MAGIC || head[MAGIC.len()..] != place.name {
+            return None;
+        }
+        let mut at = 0;
+        while at < offset {
+            at = shard.skip()?;
+        }
+        (at == offset).then_some(shard)
+    }
+
+    /// The next document and where the one after it begins; the inner `None` at the end, the outer one when the shard is
+    /// damaged.
+    pub fn next(&mut self) -> Option<Option<(Document, u64)>> {
+        let next = u64::from_le_bytes(self.array()?);
+        if next == END {
+            return Some(None);
+        }
+        let length = u32::from_le_bytes(self.array()?);
+        let document = match length {
+            BAD => {
+                let length = u32::from_le_bytes(self.array()?);
+                Document::Bad(String::from_utf8(self.bytes(length.into())?).ok()?)
+            }
+            length => {
+                let bytes = self.bytes(u64::from(length) * 4)?;
+                let word = |b: &[u8]| i32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+                Document::Tokens(decode(&bytes.chunks_exact(4).map(word).collect::<Vec<_>>()))
+            }
+        };
+        Some(Some((document, next)))
+    }
+
+    /// Passes over a document; where the next one begins.
+    fn skip(&mut self) -> Option<u64> {
+        let next = u64::from_le_bytes(self.array()?);
+        let bytes = match u32::from_le_bytes(self.array()?) {
+            _ if next == END => return None,
+            BAD => u32::from_le_bytes(self.array()?).into(),
+            length => u64::from(length) * 4,
+        };
+        self.left = self.left.checked_sub(bytes)?;
+        self.reader.seek_relative(i64::try_from(bytes).ok()?).ok()?;
+        Some(next)
+    }
+
+    fn read(&mut self, out: &mut [u8]) -> Option<()> {
+        self.left = self.left.checked_sub(out.len() as u64)?;
+        self.reader.read_exact(out).ok()
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let mut out = [0; N];
+        self.read(&mut out).map(|()| out)
+    }
+
+    fn bytes(&mut self, count: u64) -> Option<Vec<u8>> {
+        if count > self.left {
+            return None;
+        }
+        let mut out = vec![0; count as usize];
+        self.read(&mut out).map(|()| out)
+    }
+}
+
+/// A shard that is written while its data file is read for the first time.
+#[derive(Debug)]
+pub(super) struct Recorder {
+    place: Place,
+    file: BufWriter<NamedTempFile>,
+}
+
+impl Recorder {
+    /// Begins the shard; `None` when the folder cannot be written, which is no reason not to train.
+    pub fn begin(place: Place) -> Option<Recorder> {
+        let folder = place.path.parent()?;
+        std::fs::create_dir_all(folder).ok()?;
+        let file = tempfile::Builder::new().prefix(".tokens-").tempfile_in(folder).ok()?;
+        let mut file = BufWriter::with_capacity(1 << 16, file);
+        file.write_all(MAGIC).and_then(|()| file.write_all(&place.name)).ok()?;
+        Some(Recorder { place, file })
+    }
+
+    /// Adds a document, after which the next one begins at `next`; `None` when that fails.
+    pub fn add(&mut self, document: &Document, next: u64) -> Option<()> {
+        let length = |n: usize| u32::try_from(n).ok().filter(|n| *n != BAD).map(u32::to_le_bytes);
+        let bytes: Vec<u8> = match document {
+            Document::Tokens(tokens) => {
+                let words = encode(tokens).into_iter().flat_map(i32::to_le_bytes);
+                length(tokens.len())?.into_iter().chain(words).collect()
+            }
+            Document::Bad(why) => {
+                let why = (length(why.len())?, why.bytes());
+                BAD.to_le_bytes().into_iter().chain(why.0).chain(why.1).collect()
+            }
+            Document::Window(_) | Document::Skipped => return None,
+        };
+        self.file.write_all(&next.to_le_bytes()).and_then(|()| self.file.write_all(&bytes)).ok()
+    }
+
+    /// Ends the shard: from here on it is found.
+    pub fn end(mut self) -> Option<()> {
+        self.file.write_all(&END.to_le_bytes()).ok()?;
+        // A record's second field is always there.
+        self.file.write_all(&0u32.to_le_bytes()).ok()?;
+        let file = self.file.into_inner().ok()?;
+        file.persist(&self.place.path).ok().map(drop)
+    }
+}

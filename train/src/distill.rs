@@ -1,0 +1,260 @@
+//! Teachers: models that run beside the student, or logits that were stored. Their probabilities at one temperature are
+//! averaged by weight, and [`Loss`](crate::Loss) draws the student towards them.
+
+use std::path::{Path, PathBuf};
+
+use ckpt_infer::{Cache, KvType, LoadOptions, Logits, Model, Pool, Runner, Sequence, WhenFull};
+use ckpt_inspect::{Checkpoint, TensorInfo};
+use serde::{Deserialize, Serialize};
+
+use crate::network::math;
+use crate::{Batch, Error, Result};
+
+/// Who teaches.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Checkpoints that run beside the student.
+    pub teachers: Vec<Teacher>,
+    /// Stored logits of the data: one SafeTensors file for each data file, in their order. See [`Stored`].
+    pub logits: Vec<PathBuf>,
+    /// How much the stored logits count beside the teachers; 1 when not given.
+    pub logits_weight: Option<f64>,
+}
+
+/// A checkpoint that teaches.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Teacher {
+    /// Any model that `ckpt infer` runs.
+    pub path: PathBuf,
+    /// How much it counts beside the others.
+    #[serde(default = "one")]
+    pub weight: f64,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+/// The teachers of a run, ready.
+pub struct Teachers {
+    models: Vec<(f32, Model)>,
+    stored: Option<(f32, Vec<Stored>)>,
+    pool: Pool,
+    vocab: usize,
+    temperature: f32,
+}
+
+/// Logits in a file: `logits` (sequences x positions x k) with `indices` of the same shape, the token that each is of,
+/// or without `indices` and k the vocabulary. Row n belongs to sequence n of the data file; where a position's k logits
+/// are not all, their probabilities count as the whole.
+pub struct Stored {
+    path: PathBuf,
+    file: Checkpoint,
+    logits: TensorInfo,
+    indices: Option<TensorInfo>,
+    rows: usize,
+    positions: usize,
+    k: usize,
+}
+
+/// What teachers say of one batch.
+pub struct Targets {
+    parts: Vec<Part>,
+    temperature: f32,
+}
+
+/// One teacher's logits of a batch, for each token `k` of them.
+struct Part {
+    weight: f32,
+    logits: Vec<f32>,
+    /// The token that each logit is of; all in order when there are none.
+    indices: Option<Vec<u32>>,
+    k: usize,
+}
+
+impl Settings {
+    /// Whether anyone teaches.
+    pub fn is_empty(&self) -> bool {
+        self.teachers.is_empty() && self.logits.is_empty()
+    }
+}
+
+impl Teachers {
+    /// Loads the teachers for a student of `vocab` tokens and `files` data files; `None` when there are none.
+    ///
+    /// # Errors
+    /// `Settings` for another vocabulary or weights that are not above 0; `Teacher` and `Data` for files that are none.
+    pub fn load(settings: &Settings, vocab: usize, files: usize, temperature: f64) -> Result<Option<Self>> {
+        if settings.is_empty() {
+            return Ok(None);
+        }
+        let stored_weight = settings.logits_weight.unwrap_or(1.0);
+        let mut weights: Vec<f64> = settings.teachers.iter().map(|t| t.weight).collect();
+        if !settings.logits.is_empty() {
+            weights.push(stored_weight);
+            if settings.logits.len() != files {
+                return Err(Error::settings(format!(
+                    "{} files of stored logits for {files} files of data; there must be one for each",
+                    settings.logits.len()
+                )));
+            }
+        }
+        if weights.iter().any(|w| !(w.is_finite() && *w > 0.0)) {
+            return Err(Error::settings("a teacher's weight must be a number above 0"));
+        }
+        let total: f64 = weights.iter().sum();
+        let pool = Pool::new(rayon::current_num_threads());
+        let mut models = Vec::new();
+        for teacher in &settings.teachers {
+            let model = Model::open(&teacher.path, &LoadOptions::default(), &pool)?;
+            let theirs = model.config().vocab_size;
+            if theirs != vocab {
+                return Err(Error::settings(format!(
+                    "{}: a teacher of {theirs} tokens cannot teach a student of {vocab}; both need the same tokenizer",
+                    teacher.path.display()
+                )));
+            }
+            models.push(((teacher.weight / total) as f32, model));
+        }
+        let stored: Vec<Stored> =
+            settings.logits.iter().map(|path| Stored::open(path, vocab)).collect::<Result<_>>()?;
+        let stored = (!stored.is_empty()).then_some(((stored_weight / total) as f32, stored));
+        Ok(Some(Teachers { models, stored, pool, vocab, temperature: temperature as f32 }))
+    }
+
+    /// What they say of `batch`.
+    ///
+    /// # Errors
+    /// `Teacher` for ids or lengths that a teacher does not know; `Data` and `Settings` where stored logits do not fit
+    /// the batch.
+    pub fn targets(&self, batch: &Batch) -> Result<Targets> {
+        let mut parts = Vec::new();
+        for (weight, model) in &self.models {
+            let mut runner = Runner::new(model, &self.pool);
+            let mut logits = Vec::with_capacity(batch.ids.len() * self.vocab);
+            for ids in batch.ids.chunks(batch.len) {
+                let mut cache = Cache::new(model.config(), KvType::F32, WhenFull::Stop);
+                let sequence = Sequence { ids, cache: &mut cache, logits: Logits::All };
+                logits.extend_from_slice(runner.forward(&mut [sequence])?);
+            }
+            parts.push(Part { weight: *weight, logits, indices: None, k: self.vocab });
+        }
+        if let Some((weight, files)) = &self.stored {
+            parts.push(stored_part(*weight, files, batch, self.vocab)?);
+        }
+        Ok(Targets { parts, temperature: self.temperature })
+    }
+}
+
+fn stored_part(weight: f32, files: &[Stored], batch: &Batch, vocab: usize) -> Result<Part> {
+    let (mut logits, mut indices, mut k) = (Vec::new(), Vec::new(), None);
+    for source in &batch.sources {
+        let Some((file, row)) = *source else {
+            return Err(Error::settings(
+                "stored logits belong to ready-made sequences (.npy or .safetensors, sequences x length), and the data is none",
+            ));
+        };
+        let stored = &files[file];
+        if *k.get_or_insert(stored.k) != stored.k {
+            return Err(Error::settings("files of stored logits must all have as many a position"));
+        }
+        stored.read(row, batch.len, vocab, &mut logits, &mut indices)?;
+    }
+    Ok(Part { weight, logits, indices: (!indices.is_empty()).then_some(indices), k: k.unwrap_or(vocab) })
+}
+
+impl Stored {
+    fn open(path: &Path, vocab: usize) -> Result<Self> {
+        let bad = |what: String| Error::data(path, what);
+        let file = ckpt_inspect::open(path)?;
+        let find = |name: &str| file.tensors.iter().find(|t| t.name == name).cloned();
+        let logits = find("logits").ok_or_else(|| bad("has no tensor `logits`".into()))?;
+        let [rows @ .., positions, k] = logits.shape.as_slice() else {
+            return Err(bad(format!("`logits` has shape {:?}, not sequences x positions x k", logits.shape)));
+        };
+        let rows = rows.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+        let (rows, positions, k) = (rows.unwrap_or(usize::MAX), *positions, *k);
+        let indices = find("indices");
+        match &indices {
+            None if k != vocab => Err(bad(format!(
+                "has {k} logits a position for a vocabulary of {vocab}, and no `indices` that say which"
+            ))),
+            Some(indices) if indices.shape != logits.shape || k == 0 => {
+                Err(bad("`indices` and `logits` differ in shape, or are empty".into()))
+            }
+            _ => Ok(Stored { path: path.to_path_buf(), file, logits, indices, rows, positions, k }),
+        }
+    }
+
+    /// Adds the logits of the first `positions` of `row`, and the tokens that they are of.
+    fn read(
+        &self,
+        row: usize,
+        positions: usize,
+        vocab: usize,
+        logits: &mut Vec<f32>,
+        indices: &mut Vec<u32>,
+    ) -> Result<()> {
+        if row >= self.rows || positions > self.positions {
+            return Err(Error::data(
+                &self.path,
+                format!(
+                    "holds logits of {} sequences of {} positions, and the data has sequence {row} of {positions}",
+                    self.rows, self.positions
+                ),
+            ));
+        }
+        logits.extend(self.row(&self.logits, row, positions)?);
+        let Some(tensor) = &self.indices else { return Ok(()) };
+        // Ids above 2^24 would not survive f32, and no vocabulary has them.
+        for value in self.row(tensor, row, positions)? {
+            if !(0.0..vocab as f32).contains(&value) {
+                return Err(Error::data(
+                    &self.path,
+                    format!("`indices` of sequence {row} hold {value}, and the vocabulary has {vocab}"),
+                ));
+            }
+            indices.push(value as u32);
+        }
+        Ok(())
+    }
+
+    /// The first `positions` of a sequence in `tensor`.
+    fn row(&self, tensor: &TensorInfo, row: usize, positions: usize) -> Result<Vec<f32>> {
+        let size = tensor.dtype.element_size().unwrap_or(1);
+        let part = TensorInfo {
+            shape: vec![positions, self.k],
+            strides: vec![self.k, 1],
+            byte_offset: tensor.byte_offset + (row * self.positions * self.k * size) as u64,
+            ..tensor.clone()
+        };
+        Ok(self.file.values(&part)?)
+    }
+}
+
+impl Targets {
+    /// The averaged probabilities of token `at` of the batch, into `out` (`[vocab]`).
+    pub(crate) fn probabilities(&self, at: usize, out: &mut [f32]) {
+        out.fill(0.0);
+        let inverse = 1.0 / self.temperature;
+        math::simd(|| {
+            for part in &self.parts {
+                let logits = &part.logits[at * part.k..][..part.k];
+                let highest = math::max(logits);
+                let scaled = |z: f32| math::exp((z - highest) * inverse);
+                let factor = part.weight / math::sum_of(logits, scaled);
+                match &part.indices {
+                    None => out.iter_mut().zip(logits).for_each(|(q, &z)| *q += factor * scaled(z)),
+                    Some(indices) => {
+                        let indices = &indices[at * part.k..][..part.k];
+                        for (&id, &z) in indices.iter().zip(logits) {
+                            out[id as usize] += factor * scaled(z);
+                        }
+                    }
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,122 @@
+//! Where a run starts from: the model in a checkpoint, and whether it is alive.
+
+use std::path::{Path, PathBuf};
+
+use ckpt_infer::{Config, Names, RopePairing, RopeScaling};
+use ckpt_inspect::{Checkpoint, StudentConfig, Thresholds, Verdict};
+
+use crate::{Error, Health, Parameters, Result};
+
+/// The configuration of the model in `checkpoint`, and sentences on what was assumed: the student's, or that of another
+/// format's model that computes the same. `bitlinear` says whether its projections are BitLinear where the format
+/// does not.
+///
+/// # Errors
+/// `Settings` for a network that cannot be trained here.
+pub(crate) fn configuration(
+    checkpoint: &Checkpoint,
+    bitlinear: Option<bool>,
+) -> Result<(StudentConfig, Vec<String>)> {
+    let path = checkpoint.path.display();
+    let flags = ckpt_infer::Settings {
+        use_bitlinear_attn: bitlinear,
+        use_bitlinear_ffn: bitlinear,
+        ..ckpt_infer::Settings::default()
+    };
+    let run = Config::of(checkpoint, &Names::of(checkpoint), &flags);
+    if let Ok((Config { rope_scaling: scaling, rope_pairing: pairing, .. }, _)) = &run
+        && (*scaling != RopeScaling::None || *pairing != RopePairing::Halves)
+    {
+        return Err(Error::settings(format!(
+            "{path}: its rotary positions are scaled or paired as neighbours, and only the plain form can be trained"
+        )));
+    }
+    if let Some(student) = &checkpoint.model.student {
+        let mut student = student.clone();
+        student.use_bitlinear_attn = bitlinear.unwrap_or(student.use_bitlinear_attn);
+        student.use_bitlinear_ffn = bitlinear.unwrap_or(student.use_bitlinear_ffn);
+        return Ok((student, checkpoint.model.assumed.clone()));
+    }
+    let (c, assumed) =
+        run.map_err(|e| Error::settings(format!("{path}: holds no model that can be trained: {e}")))?;
+    let student = StudentConfig {
+        vocab_size: c.vocab_size,
+        hidden_dim: c.hidden_dim,
+        num_layers: c.num_layers,
+        num_heads: c.num_heads,
+        num_kv_heads: c.num_kv_heads,
+        head_dim: c.head_dim,
+        mlp_hidden_dim: c.mlp_hidden_dim,
+        max_seq_len: c.max_seq_len,
+        rope_base: c.rope_base,
+        use_bitlinear_ffn: c.use_bitlinear_ffn,
+        use_bitlinear_attn: c.use_bitlinear_attn,
+        bitlinear_per_channel: c.bitlinear_per_channel,
+        quantization_eps: c.quantization_eps,
+        norm_eps: c.norm_eps,
+        tie_word_embeddings: c.tie_word_embeddings,
+        use_qk_norm: c.use_qk_norm,
+        attn_logit_soft_cap: c.attn_logit_soft_cap,
+        final_logit_soft_cap: c.final_logit_soft_cap,
+    };
+    Ok((student, assumed))
+}
+
+/// Checkpoints of a folder that are looked at for a healthy one, newest first.
+const LOOKED_AT: usize = 64;
+
+/// Refuses a checkpoint with layers below healthy, and names the last healthy one beside it.
+///
+/// # Errors
+/// `Collapsed`.
+pub(crate) fn refuse_collapsed(
+    checkpoint: &Checkpoint,
+    config: &StudentConfig,
+    parameters: &Parameters,
+    thresholds: &Thresholds,
+) -> Result<()> {
+    let health = Health::of(parameters, config, thresholds);
+    let unhealthy = health.unhealthy();
+    let Some(worst) = unhealthy.first() else { return Ok(()) };
+    let std = worst.std.map_or("none".into(), |s| format!("{s:.1e}"));
+    let what = format!(
+        "{}: {} of {} ternary matrices have collapsed; {} is {} (std {std})",
+        checkpoint.path.display(),
+        unhealthy.len(),
+        health.layers.len(),
+        worst.name,
+        worst.verdict
+    );
+    Err(Error::Collapsed(match last_healthy(checkpoint, thresholds) {
+        Some(path) => format!(
+            "{what}. The last healthy one is {}; --allow-collapsed goes on regardless",
+            path.display()
+        ),
+        None => format!(
+            "{what}. No other checkpoint in its folder is healthy; --allow-collapsed goes on regardless"
+        ),
+    }))
+}
+
+/// The healthy checkpoint of the latest step in the folder of `checkpoint`.
+fn last_healthy(checkpoint: &Checkpoint, thresholds: &Thresholds) -> Option<PathBuf> {
+    let folder = match checkpoint.path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    let mut others: Vec<(u64, PathBuf)> = ckpt_inspect::find(folder)
+        .ok()?
+        .into_iter()
+        .filter(|path| *path != checkpoint.path)
+        .filter_map(|path| Some((ckpt_inspect::step_from_path(&path)?, path)))
+        .collect();
+    others.sort_by_key(|(step, _)| std::cmp::Reverse(*step));
+    let healthy = |path: &Path| {
+        let checkpoint = ckpt_inspect::open(path).ok()?;
+        let config = checkpoint.model.student.clone()?;
+        let parameters = Parameters::load(&config, &checkpoint).ok()?;
+        let health = Health::of(&parameters, &config, thresholds);
+        Some(health.layers.iter().all(|l| l.verdict == Verdict::Healthy))
+    };
+    others.into_iter().take(LOOKED_AT).map(|(_, path)| path).find(|path| healthy(path) == Some(true))
+}
