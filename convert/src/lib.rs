@@ -12,7 +12,9 @@
 //! # Ok::<(), ckpt_convert::Error>(())
 //! ```
 
+mod bound;
 mod build;
+mod compare;
 mod encode;
 mod error;
 mod gguf;
@@ -27,6 +29,7 @@ mod safetensors;
 mod save;
 mod sharing;
 mod simd;
+mod source;
 mod sparse;
 mod ternary;
 pub mod tokenizer;
@@ -35,13 +38,13 @@ mod verify;
 mod write;
 mod zip;
 
-pub use build::row_order;
 pub use encode::{Losses, Rotary};
 pub use error::{Error, Result};
 pub use gguf::Gguf;
 pub use output::{Control, OutputFile, StagedFile, StagedFolder};
 pub use plan::{Blob, Content, Elements, Options, Output, Pair, Plan, Target};
 pub use save::{Object, save};
+pub use source::row_order;
 pub use ternary::Grid;
 pub use verify::{Agreement, Report, Rule, verify, verify_written};
 pub use write::{Written, write};

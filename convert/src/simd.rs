@@ -3,8 +3,8 @@
 /// Runs a kernel compiled once for any processor and once for AVX2, whichever is there. Floating-point operations are
 /// the same one by one, so results are the same bits. The kernel must be `#[inline(always)]`.
 macro_rules! with_avx2 {
-    ($name:ident$(<const $n:ident: usize, $t:ident: $bound:path>)?($($arg:ident: $type:ty),*) $(-> $out:ty)? = $portable:ident) => {
-        fn $name$(<const $n: usize, $t: $bound>)?($($arg: $type),*) $(-> $out)? {
+    ($vis:vis $name:ident$(<const $n:ident: usize, $t:ident: $bound:path>)?($($arg:ident: $type:ty),*) $(-> $out:ty)? = $portable:ident) => {
+        $vis fn $name$(<const $n: usize, $t: $bound>)?($($arg: $type),*) $(-> $out)? {
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx2")]

@@ -2,7 +2,8 @@
 //! the same. `docs/benchmarks.md` tells how to run it and what the figures mean.
 //!
 //! Everything that is compared takes turns, from a file in the page cache to a file that is on the disk, and ratios are
-//! medians over the turns: a machine that is busy with something else slows neighbours in time alike.
+//! medians over the turns: a machine that is busy with something else slows neighbours in time alike. Processor time, which
+//! that does not touch, stands beside.
 
 #[path = "../../../inspect/benches/measure/checkpoint.rs"]
 mod checkpoint;
@@ -14,9 +15,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Instant;
 
-use ckpt_convert::quant::Quant;
+use ckpt_convert::quant::{self, Codes, Quant};
 use ckpt_convert::{Control, Gguf, Options, Plan, Target, verify_written, write};
 use ckpt_inspect::DType;
+use rayon::prelude::*;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -55,8 +57,8 @@ fn main() -> Result<()> {
     };
     convert(&source, &Options::new(gguf(Quant::F32, Quant::F32, true)), &floats, false)?;
     println!(
-        "\n{:<26}{:>10}{:>14}{:>12}{:>10}   beside",
-        "", "written", "and verified", "beside it", "ratio"
+        "\n{:<14}{:>10}{:>10}{:>14}{:>12}{:>10}{:>8}{:>8}   beside",
+        "", "written", "of CPU", "and verified", "beside it", "of CPU", "ratio", "of CPU"
     );
     let half = Options { dtype: Some(DType::F16), ..Options::new(gguf(Quant::F16, Quant::F16, true)) };
     let ternary = || Options::new(gguf(Quant::Tq2_0, Quant::Q8_0, false));
@@ -68,7 +70,31 @@ fn main() -> Result<()> {
     let name = "llama.cpp, from F32 GGUF";
     row(&mut peers, turns, "GGUF TQ2_0", &source, &ternary(), name, &floats, python("quantize"))?;
     let i2s = Options::new(Target::I2s);
-    row(&mut peers, turns, "i2s", &source, &i2s, "PyTorch, the seed's formula", &source, python("i2s"))
+    row(&mut peers, turns, "i2s", &source, &i2s, "PyTorch, the seed's formula", &source, python("i2s"))?;
+    blocks(&mut peers, turns, &source)
+}
+
+/// Times making TQ2_0 blocks of every projection, each block by itself, in memory: what gguf.quants has a function for.
+fn blocks(peers: &mut [Peer], turns: usize, source: &Path) -> Result<()> {
+    const PIECE: usize = 1 << 16;
+    let checkpoint = ckpt_inspect::open(source)?;
+    let matrices = checkpoint.tensors.iter().filter(|t| t.name.contains("_proj"));
+    let matrices = matrices.map(|t| checkpoint.values(t)).collect::<std::result::Result<Vec<_>, _>>()?;
+    let encode = |values: &[f32]| {
+        let mut out = Vec::new();
+        quant::encode(Quant::Tq2_0, Codes::ByBlock, values, &mut out).map(|()| out)
+    };
+    let (mut ours, mut theirs, nowhere) = (Vec::new(), Vec::new(), Path::new("-"));
+    for _ in 0..turns {
+        ours.push(Taken::by(|| {
+            let pieces = matrices.par_iter().flat_map(|values| values.par_chunks(PIECE));
+            std::hint::black_box(pieces.map(encode).collect::<ckpt_convert::Result<Vec<_>>>()?);
+            Ok(())
+        })?);
+        theirs.extend(Peer::run(peers, "blocks", source, nowhere)?);
+    }
+    print_row("TQ2_0 blocks", &ours, &[], &theirs, "gguf.quants.quantize, in memory");
+    Ok(())
 }
 
 /// Times conversions of `source` and what `theirs` makes of `from`, in turns.
@@ -81,14 +107,14 @@ fn row(
     options: &Options,
     beside: &str,
     from: &Path,
-    mut theirs: impl FnMut(&mut [Peer], &Path, &Path) -> Result<Option<f64>>,
+    mut theirs: impl FnMut(&mut [Peer], &Path, &Path) -> Result<Option<Taken>>,
 ) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let (mut written, mut verified, mut other) = (Vec::new(), Vec::new(), Vec::new());
     for turn in 0..=turns {
         let at = |name: &str| folder.path().join(name);
-        let one = seconds(|| convert(source, options, &at("written"), false))?;
-        let both = seconds(|| convert(source, options, &at("verified"), true))?;
+        let one = Taken::by(|| convert(source, options, &at("written"), false))?;
+        let both = Taken::by(|| convert(source, options, &at("verified"), true))?;
         let their = theirs(peers, from, &at("theirs"))?;
         for entry in std::fs::read_dir(folder.path())? {
             std::fs::remove_file(entry?.path())?;
@@ -100,16 +126,52 @@ fn row(
             other.extend(their);
         }
     }
-    let ms = |times: &[f64]| match times {
-        [] => "–".into(),
-        times => format!("{:.0} ms", 1e3 * median(times.to_vec())),
-    };
-    let ratio = match other.is_empty() {
-        true => "–".into(),
-        false => format!("{:.2}", median(other.iter().zip(&written).map(|(a, b)| a / b).collect())),
-    };
-    println!("{name:<26}{:>10}{:>14}{:>12}{ratio:>10}   {beside}", ms(&written), ms(&verified), ms(&other));
+    print_row(name, &written, &verified, &other, beside);
     Ok(())
+}
+
+/// Medians of the times, and of their ratios.
+fn print_row(name: &str, written: &[Taken], verified: &[Taken], other: &[Taken], beside: &str) {
+    let ms = |times: &[Taken], of: fn(&Taken) -> f64| match times.first().map(of) {
+        None | Some(f64::INFINITY) => "–".into(),
+        _ => format!("{:.0} ms", 1e3 * median(times.iter().map(of).collect())),
+    };
+    let ratio = |of: fn(&Taken) -> f64| match other.first().map(of) {
+        None | Some(f64::INFINITY) => "–".into(),
+        _ => format!("{:.1}", median(other.iter().zip(written).map(|(a, b)| of(a) / of(b)).collect())),
+    };
+    let wall: fn(&Taken) -> f64 = |t| t.seconds;
+    let cpu: fn(&Taken) -> f64 = |t| t.cpu;
+    println!(
+        "{name:<14}{:>10}{:>10}{:>14}{:>12}{:>10}{:>8}{:>8}   {beside}",
+        ms(written, wall),
+        ms(written, cpu),
+        ms(verified, wall),
+        ms(other, wall),
+        ms(other, cpu),
+        ratio(wall),
+        ratio(cpu)
+    );
+}
+
+/// Seconds that something took, and those that processors spent on it, infinite where nobody counted them.
+struct Taken {
+    seconds: f64,
+    cpu: f64,
+}
+
+impl Taken {
+    fn by(what: impl FnOnce() -> Result<()>) -> Result<Taken> {
+        let (start, busy) = (Instant::now(), cpu_seconds());
+        what()?;
+        Ok(Taken { seconds: start.elapsed().as_secs_f64(), cpu: cpu_seconds() - busy })
+    }
+}
+
+/// Seconds that processors have spent on this process.
+fn cpu_seconds() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
 }
 
 fn convert(source: &Path, options: &Options, output: &Path, verified: bool) -> Result<()> {
@@ -123,11 +185,11 @@ fn convert(source: &Path, options: &Options, output: &Path, verified: bool) -> R
     Ok(())
 }
 
-fn cp(_: &mut [Peer], from: &Path, to: &Path) -> Result<Option<f64>> {
+fn cp(_: &mut [Peer], from: &Path, to: &Path) -> Result<Option<Taken>> {
     let start = Instant::now();
     let status = Command::new("cp").arg(from).arg(to).status()?;
     std::fs::File::open(to)?.sync_all()?;
-    Ok(status.success().then(|| start.elapsed().as_secs_f64()))
+    Ok(status.success().then(|| Taken { seconds: start.elapsed().as_secs_f64(), cpu: f64::INFINITY }))
 }
 
 /// A Python that does what it is told and says how long it took.
@@ -161,13 +223,15 @@ impl Peer {
         Ok(peer)
     }
 
-    /// Seconds that `job` takes the first of `peers` that knows it.
-    fn run(peers: &mut [Peer], job: &str, from: &Path, to: &Path) -> Result<Option<f64>> {
+    /// What `job` takes the first of `peers` that knows it.
+    fn run(peers: &mut [Peer], job: &str, from: &Path, to: &Path) -> Result<Option<Taken>> {
         let Some(peer) = peers.iter_mut().find(|p| p.jobs.iter().any(|known| known == job)) else {
             return Ok(None);
         };
         writeln!(peer.stdin, "{job}\t{}\t{}", from.display(), to.display())?;
-        Ok(Some(peer.line()?.parse()?))
+        let line = peer.line()?;
+        let (seconds, cpu) = line.split_once(' ').ok_or("Python did not answer with two numbers")?;
+        Ok(Some(Taken { seconds: seconds.parse()?, cpu: cpu.parse()? }))
     }
 
     fn line(&mut self) -> Result<String> {
@@ -184,12 +248,6 @@ impl Drop for Peer {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn seconds(what: impl FnOnce() -> Result<()>) -> Result<f64> {
-    let start = Instant::now();
-    what()?;
-    Ok(start.elapsed().as_secs_f64())
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

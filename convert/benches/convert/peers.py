@@ -1,5 +1,5 @@
 """Does what ckpt convert does, with Python's libraries and llama.cpp. Reads jobs from stdin, one a line,
-`JOB SOURCE OUTPUT`, and answers each with the seconds it took, until the output is on the disk.
+`JOB SOURCE OUTPUT`, and answers each with the seconds it took, until the output is on the disk, and those of processors.
 
     peers.py THREADS
 """
@@ -39,6 +39,20 @@ def to_tq2_0(source, output):
     finish(writer)
 
 
+loaded = {}
+
+
+def blocks(source, _):
+    """gguf.quants' TQ2_0 blocks of every projection, from memory to memory."""
+    for array in loaded[source]:
+        gguf.quants.quantize(array, gguf.GGMLQuantizationType.TQ2_0)
+
+
+def load(source):
+    state = torch.load(source, weights_only=True)["model_state_dict"]
+    loaded[source] = [value.numpy() for name, value in state.items() if "_proj" in name]
+
+
 def finish(writer):
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -74,7 +88,7 @@ def quantize(source, output):
         raise RuntimeError("llama_model_quantize failed")
 
 
-JOBS = {"f16": to_f16, "tq2_0": to_tq2_0, "i2s": to_i2s}
+JOBS = {"f16": to_f16, "tq2_0": to_tq2_0, "i2s": to_i2s, "blocks": blocks}
 said = []
 try:
     import gguf
@@ -99,8 +113,11 @@ print(", ".join(said), flush=True)
 print(" ".join(JOBS), flush=True)
 for line in sys.stdin:
     job, source, output = line.rstrip("\n").split("\t")
-    start = time.perf_counter()
+    if job == "blocks" and source not in loaded:
+        load(source)
+    start, busy = time.perf_counter(), time.process_time()
     JOBS[job](source, output)
-    with open(output, "rb+") as file:
-        os.fsync(file.fileno())
-    print(time.perf_counter() - start, flush=True)
+    if output != "-":
+        with open(output, "rb+") as file:
+            os.fsync(file.fileno())
+    print(time.perf_counter() - start, time.process_time() - busy, flush=True)
