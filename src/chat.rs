@@ -12,7 +12,7 @@ use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
 use rustyline::{Config, Editor};
 
-use crate::generate::{Sampling, TokenizerArgs, Writer, prefill};
+use crate::generate::{Sampling, TokenizerArgs, Writer, at_least_one, prefill};
 use crate::model::ModelArgs;
 use crate::signal::Signal;
 use crate::{Failure, exit, terminal};
@@ -64,10 +64,6 @@ enum Choice {
     Tags,
     /// "User:", "Assistant:".
     Plain,
-}
-
-fn at_least_one(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "a number above 0 is needed".to_string())
 }
 
 /// Where turns come from.

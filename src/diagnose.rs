@@ -8,7 +8,7 @@ use ckpt_infer::{Model, Pool, Tokenizer};
 use ckpt_inspect::{CheckpointRecord, Verdict};
 use ckpt_reports::junit::{self, Case};
 
-use crate::generate::TokenizerArgs;
+use crate::generate::{TokenizerArgs, at_least_one};
 use crate::load::LoadArgs;
 use crate::model::ModelArgs;
 use crate::signal::Signal;
@@ -28,7 +28,7 @@ pub struct Args {
     #[command(flatten)]
     load: LoadArgs,
     /// Tokens of a completion at most.
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 64)]
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 64, value_parser = at_least_one)]
     max_tokens: usize,
     /// Show what the model wrote.
     #[arg(long)]

@@ -72,6 +72,11 @@ fn above_zero(text: &str) -> Result<f32, String> {
     at_least_zero(text).ok().filter(|x| *x > 0.0).ok_or_else(|| "a number above 0 is needed".to_string())
 }
 
+/// A count that may not be 0.
+pub fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "a number above 0 is needed".to_string())
+}
+
 impl Sampling {
     /// The options, `default` where none is given.
     pub fn options(&self, default: SampleOptions) -> SampleOptions {

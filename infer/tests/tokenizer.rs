@@ -148,6 +148,11 @@ fn what_is_no_tokenizer_gives_typed_errors() {
     assert!(
         matches!(read("tokenizer.model", b"\xff\xff"), Error::Checkpoint(e) if e.kind == ErrorKind::Damaged)
     );
+    assert!(matches!(read("tokenizer.json", "[".repeat(100_000).as_bytes()), Error::Tokenizer { .. }));
+    #[cfg(target_os = "linux")]
+    assert!(
+        matches!(Tokenizer::open(Path::new("/dev/zero")), Err(Error::Checkpoint(e)) if e.kind == ErrorKind::Unsupported)
+    );
     let spm = std::fs::read(data("llama-spm.gguf")).unwrap();
     assert!(matches!(read("cut.gguf", &spm[..spm.len() / 2]), Error::Checkpoint(_)));
     let mut keys = Keys::default();

@@ -330,13 +330,20 @@ impl Vocabulary {
     }
 }
 
-fn read_file(path: &Path) -> Result<Vec<u8>, ReadError> {
+/// The bytes of a file that may be a tokenizer.
+///
+/// # Errors
+/// `Io`; `Unsupported` for more than a tokenizer has, such as what a device gives.
+pub fn read_file(path: &Path) -> Result<Vec<u8>, ReadError> {
     let io = |e: std::io::Error| ReadError::io(path, &e);
-    let len = std::fs::metadata(path).map_err(io)?.len();
-    if len > LARGEST_FILE {
-        return Err(ReadError::unsupported(format!("{len} bytes are too many for a tokenizer")).in_file(path));
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(io)?;
+    std::io::Read::read_to_end(&mut std::io::Read::take(file, LARGEST_FILE + 1), &mut bytes).map_err(io)?;
+    if bytes.len() as u64 > LARGEST_FILE {
+        let what = format!("more than {LARGEST_FILE} bytes are too many for a tokenizer");
+        return Err(ReadError::unsupported(what).in_file(path));
     }
-    std::fs::read(path).map_err(io)
+    Ok(bytes)
 }
 
 /// Puts tokens, in any order, at their ids.

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use ckpt_convert::tokenizer::{Role, TokenType, Vocabulary};
+use ckpt_convert::tokenizer::{Role, TokenType, Vocabulary, read_file};
 use ckpt_inspect::Checkpoint;
 use ckpt_inspect::gguf::MAGIC;
 
@@ -18,9 +18,6 @@ use library::{ByteLevel, Json, Unigram};
 use scores::Scores;
 use special::Partition;
 pub use stream::TextStream;
-
-/// Larger files are no tokenizer's. The largest in use take about 40 MB.
-const LARGEST_FILE: u64 = 128 << 20;
 
 /// Cuts text into a model's tokens, and joins them again.
 #[derive(Debug)]
@@ -98,15 +95,11 @@ impl Tokenizer {
             let none = || Error::Tokenizer { path: path.into(), what: "has no tokenizer of its own".into() };
             return Self::embedded(&file)?.ok_or_else(none);
         }
-        if start.trim_ascii_start().first() != Some(&b'{') {
+        let named_json = path.extension().is_some_and(|extension| extension == "json");
+        if !named_json && start.trim_ascii_start().first() != Some(&b'{') {
             return Self::of_vocabulary(Vocabulary::read(path)?, path);
         }
-        let len = std::fs::metadata(path).map_err(io)?.len();
-        if len > LARGEST_FILE {
-            let what = format!("{len} bytes are too many for a tokenizer");
-            return Err(Error::Tokenizer { path: path.into(), what });
-        }
-        let bytes = std::fs::read(path).map_err(io)?;
+        let bytes = read_file(path)?;
         let wrong = |what: String| Error::Tokenizer { path: path.into(), what };
         let (json, tokens) = Json::read(&bytes).map_err(wrong)?;
         let folder = path.parent().unwrap_or(Path::new(""));

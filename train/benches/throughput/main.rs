@@ -78,8 +78,8 @@ fn compare(
             let (seconds, loss) = pytorch.step()?;
             theirs.push(seconds);
             losses.1 = loss;
-            // Roundings that go the other way add up over steps.
-            if (losses.0 - losses.1).abs() > 1e-4 * 4f64.powi(step as i32).min(200.0) {
+            // Levels that round the other way add up over layers and steps.
+            if (losses.0 - losses.1).abs() > 1e-3 * 2f64.powi(step as i32).min(20.0) {
                 return Err(format!("step {step}: loss {} here, {} in PyTorch", losses.0, losses.1).into());
             }
         }
