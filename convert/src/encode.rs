@@ -250,15 +250,14 @@ impl Writer<'_> {
                 let shape = &elements.tensor.shape;
                 let piece = |start: usize, n: usize, out: &mut Vec<u8>| -> Result<Losses> {
                     out.resize(n, 0);
-                    let mut buffer = vec![0.0f32; 4 * n];
+                    let mut buffer = Vec::new();
                     let mut wrong = Ok(());
                     ternary::pack(*packing, shape, start, out, &mut |at, codes| {
-                        let values_here = &mut buffer[..codes.len()];
-                        values.read(at, values_here);
+                        let values = values.get_latent(at, codes.len(), &mut buffer);
                         if elements.tensor.dtype.is_ternary() && wrong.is_ok() {
-                            wrong = check_codes(values_here, &elements.tensor);
+                            wrong = check_codes(values, &elements.tensor);
                         }
-                        codes.iter_mut().zip(values_here).for_each(|(code, v)| *code = grid.code(*v));
+                        ternary::codes_beyond(grid.line(), values, codes);
                     });
                     wrong?;
                     Ok(Losses::default())

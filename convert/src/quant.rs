@@ -201,7 +201,7 @@ pub(crate) fn losses(quant: Quant, values: &[f32], blocks: &[u8]) -> Result<Loss
     let mut back = vec![0.0; quant.block()];
     let mut losses = Losses::default();
     for (values, block) in values.chunks(quant.block()).zip(blocks.chunks(quant.block_bytes())) {
-        let largest = values.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+        let largest = magnitude(values);
         if largest == 0.0 || SAFE.contains(&largest) {
             continue;
         }
@@ -238,6 +238,7 @@ fn k_blocks(quant: Quant, values: &[f32]) -> Result<Vec<u8>> {
         .map_err(|e: candle_core::Error| Error::Target(format!("{quant} blocks could not be made: {e}")))
 }
 
+with_avx2!(magnitude(values: &[f32]) -> f32 = largest);
 with_avx2!(blocks<const N: usize, B: Encode<N>>(values: &[f32], out: &mut [u8]) = portable_blocks);
 with_avx2!(ternary_blocks<const N: usize, B: Pack<N>>(codes: Codes, values: &[f32], out: &mut [u8]) = portable_ternary);
 
@@ -277,9 +278,9 @@ fn inverse(d: f32) -> f32 {
     if d == 0.0 { 0.0 } else { 1.0 / d }
 }
 
-/// The largest magnitude.
+/// The largest magnitude of a multiple of 16 values.
 #[inline(always)]
-fn largest<const N: usize>(values: &[f32; N]) -> f32 {
+fn largest(values: &[f32]) -> f32 {
     let mut lanes = [0.0f32; 16];
     for chunk in values.as_chunks::<16>().0 {
         for i in 0..16 {
@@ -287,11 +288,12 @@ fn largest<const N: usize>(values: &[f32; N]) -> f32 {
             lanes[i] = if value > lanes[i] { value } else { lanes[i] };
         }
     }
-    let mut most = 0.0;
-    for lane in lanes {
-        most = if lane > most { lane } else { most };
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            lanes[i] = if lanes[i + half] > lanes[i] { lanes[i + half] } else { lanes[i] };
+        }
     }
-    most
+    lanes[0]
 }
 
 /// The first value of the largest magnitude, with its sign.

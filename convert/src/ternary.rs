@@ -138,6 +138,26 @@ fn portable_sum(values: &[f32]) -> f64 {
     lanes.iter().sum::<f64>() + rest.iter().map(|x| f64::from(x.abs())).sum::<f64>()
 }
 
+with_avx2!(pub(crate) codes_beyond(line: f32, values: &[f32], codes: &mut [i8]) = portable_codes);
+
+/// The codes of values of which those up to `line` in magnitude are 0; see [`Grid::line`].
+#[inline(always)]
+fn portable_codes(line: f32, values: &[f32], codes: &mut [i8]) {
+    codes.iter_mut().zip(values).for_each(|(code, x)| *code = i8::from(*x > line) - i8::from(*x < -line));
+}
+
+with_avx2!(join_fours(codes: &[i8], out: &mut [u8]) = portable_fours);
+
+/// Four codes a byte, the first in the highest bits, each plus one.
+#[inline(always)]
+fn portable_fours(codes: &[i8], out: &mut [u8]) {
+    for (byte, four) in out.iter_mut().zip(codes.as_chunks::<4>().0) {
+        let digits = u32::from_le_bytes(four.map(|code| (code + 1) as u8));
+        // Of the product's terms only those that bring a digit to its place reach the highest byte.
+        *byte = (digits.wrapping_mul(1 << 30 | 1 << 20 | 1 << 10 | 1) >> 24) as u8;
+    }
+}
+
 /// The rows, other than whole multiples of four, that Hugging Face's packing has no place for.
 pub fn fits(packing: TernaryPacking, shape: &[usize]) -> bool {
     packing != TernaryPacking::HfBitnet || matches!(shape, [rows, _] if rows.is_multiple_of(4))
@@ -161,9 +181,7 @@ pub(crate) fn pack(
             let mut codes = vec![0i8; 4 * out.len()];
             let n = codes.len().min(numel - 4 * start);
             line(4 * start, &mut codes[..n]);
-            for (byte, four) in out.iter_mut().zip(codes.as_chunks::<4>().0) {
-                *byte = four.iter().fold(0, |byte, &code| byte << 2 | (code + 1) as u8);
-            }
+            join_fours(&codes, out);
         }
         TernaryPacking::HfBitnet => {
             let stride = numel / 4;

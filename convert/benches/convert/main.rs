@@ -57,8 +57,8 @@ fn main() -> Result<()> {
     };
     convert(&source, &Options::new(gguf(Quant::F32, Quant::F32, true)), &floats, false)?;
     println!(
-        "\n{:<14}{:>10}{:>10}{:>14}{:>12}{:>10}{:>8}{:>8}   beside",
-        "", "written", "of CPU", "and verified", "beside it", "of CPU", "ratio", "of CPU"
+        "\n{:<14}{:>10}{:>10}{:>10}{:>14}{:>12}{:>10}{:>8}{:>8}   beside",
+        "", "written", "of CPU", "cp of it", "and verified", "beside it", "of CPU", "ratio", "of CPU"
     );
     let half = Options { dtype: Some(DType::F16), ..Options::new(gguf(Quant::F16, Quant::F16, true)) };
     let ternary = || Options::new(gguf(Quant::Tq2_0, Quant::Q8_0, false));
@@ -93,7 +93,7 @@ fn blocks(peers: &mut [Peer], turns: usize, source: &Path) -> Result<()> {
         })?);
         theirs.extend(Peer::run(peers, "blocks", source, nowhere)?);
     }
-    print_row("TQ2_0 blocks", &ours, &[], &theirs, "gguf.quants.quantize, in memory");
+    print_row("TQ2_0 blocks", [&ours, &[], &[], &theirs], "gguf.quants.quantize, in memory");
     Ok(())
 }
 
@@ -110,10 +110,11 @@ fn row(
     mut theirs: impl FnMut(&mut [Peer], &Path, &Path) -> Result<Option<Taken>>,
 ) -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let (mut written, mut verified, mut other) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut written, mut copied, mut verified, mut other) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for turn in 0..=turns {
         let at = |name: &str| folder.path().join(name);
         let one = Taken::by(|| convert(source, options, &at("written"), false))?;
+        let copy = cp(&mut [], &at("written"), &at("copied"))?;
         let both = Taken::by(|| convert(source, options, &at("verified"), true))?;
         let their = theirs(peers, from, &at("theirs"))?;
         for entry in std::fs::read_dir(folder.path())? {
@@ -122,16 +123,17 @@ fn row(
         // The first turn maps and loads what the others find there.
         if turn > 0 {
             written.push(one);
+            copied.extend(copy);
             verified.push(both);
             other.extend(their);
         }
     }
-    print_row(name, &written, &verified, &other, beside);
+    print_row(name, [&written, &copied, &verified, &other], beside);
     Ok(())
 }
 
 /// Medians of the times, and of their ratios.
-fn print_row(name: &str, written: &[Taken], verified: &[Taken], other: &[Taken], beside: &str) {
+fn print_row(name: &str, [written, copied, verified, other]: [&[Taken]; 4], beside: &str) {
     let ms = |times: &[Taken], of: fn(&Taken) -> f64| match times.first().map(of) {
         None | Some(f64::INFINITY) => "–".into(),
         _ => format!("{:.0} ms", 1e3 * median(times.iter().map(of).collect())),
@@ -143,9 +145,10 @@ fn print_row(name: &str, written: &[Taken], verified: &[Taken], other: &[Taken],
     let wall: fn(&Taken) -> f64 = |t| t.seconds;
     let cpu: fn(&Taken) -> f64 = |t| t.cpu;
     println!(
-        "{name:<14}{:>10}{:>10}{:>14}{:>12}{:>10}{:>8}{:>8}   {beside}",
+        "{name:<14}{:>10}{:>10}{:>10}{:>14}{:>12}{:>10}{:>8}{:>8}   {beside}",
         ms(written, wall),
         ms(written, cpu),
+        ms(copied, wall),
         ms(verified, wall),
         ms(other, wall),
         ms(other, cpu),
