@@ -7,8 +7,8 @@ use std::time::Instant;
 use crate::Result;
 use crate::cache::{Cache, KvType, WhenFull};
 use crate::kernel::pool::{Pool, cuts};
-use crate::kernel::simd::{Simd, Work};
-use crate::kernel::{Aligned, Block, Kernel};
+use crate::kernel::simd::{LANES, Simd, Work};
+use crate::kernel::{Aligned, Kernel};
 use crate::model::{Logits, Model, Runner, Sequence};
 
 /// Tokens that warm up caches and clocks before decoding is timed.
@@ -97,8 +97,8 @@ pub fn decode(runner: &mut Runner<'_>, kv: KvType, context: usize, n: usize) -> 
 /// Memory to read for [`Memory::read`].
 #[derive(Debug)]
 pub struct Memory {
-    words: Aligned<u64>,
-    /// How many times `words` are as many bytes as the model's.
+    values: Aligned<f32>,
+    /// How many times `values` are as many bytes as the model's.
     times: f64,
     kernel: Kernel,
 }
@@ -108,17 +108,17 @@ impl Memory {
     /// it runs with.
     pub fn like(model: &Model) -> Self {
         let bytes = model.bytes_per_token().max(8);
-        let mut words = Aligned::zeroed(bytes.min(MOST).div_ceil(8));
-        let times = bytes as f64 / (8 * words.len()) as f64;
+        let mut values = Aligned::zeroed(bytes.min(MOST).div_ceil(4));
+        let times = bytes as f64 / (4 * values.len()) as f64;
         // Pages that were never written are all one page of zeros.
-        (1..).zip(words.iter_mut()).for_each(|(i, word)| *word = i);
-        Memory { words, times, kernel: model.kernel() }
+        values.fill(1.0);
+        Memory { values, times, kernel: model.kernel() }
     }
 
     /// Seconds to read all of the model's bytes once, on the threads of `pool`, where they are read again and again.
     pub fn read(&self, pool: &Pool) -> f64 {
-        let passes = READ / (8 * self.words.len()) + 1;
-        let parts: Vec<&[u64]> = self.words.chunks(PART / 8).collect();
+        let passes = READ / (4 * self.values.len()) + 1;
+        let parts: Vec<&[f32]> = self.values.chunks(PART / 4).collect();
         let shares = cuts(0..parts.len(), parts.len().div_ceil(pool.threads()));
         let start = Instant::now();
         for _ in 0..passes {
@@ -132,22 +132,23 @@ impl Memory {
     }
 }
 
-/// The sum of words, wrapping.
-struct Sum<'a>(&'a [u64]);
+/// The sum of values.
+struct Sum<'a>(&'a [f32]);
 
 impl Work for Sum<'_> {
-    type Output = u64;
+    type Output = f32;
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) -> u64 {
-        // Four cache lines at a time, so that no addition waits for the one before.
-        const LINES: usize = 4 * size_of::<Block>() / 8;
-        let mut sums = [0u64; LINES];
-        let (lines, rest) = self.0.as_chunks::<LINES>();
-        for words in lines {
-            for (sum, word) in sums.iter_mut().zip(words) {
-                *sum = sum.wrapping_add(*word);
+    fn run<S: Simd>(self, simd: S) -> f32 {
+        let (vectors, rest) = self.0.as_chunks::<LANES>();
+        let (fours, few) = vectors.as_chunks::<4>();
+        // Four sums, so that no addition waits for the one before.
+        let mut sums = [simd.splat(0.0); 4];
+        for four in fours {
+            for i in 0..4 {
+                sums[i] = simd.add(sums[i], simd.load(&four[i]));
             }
         }
-        sums.iter().chain(rest).fold(0, |a, b| a.wrapping_add(*b))
+        let few = few.iter().flatten().chain(rest).sum::<f32>();
+        sums.into_iter().fold(few, |sum, lanes| sum + simd.sum(lanes))
     }
 }

@@ -58,7 +58,7 @@ pub struct Network {
 
 /// Tokens per unit of work, from their number alone.
 fn block(tokens: usize) -> usize {
-    (tokens / 8).next_multiple_of(32).clamp(32, 256)
+    (tokens / 4).next_multiple_of(32).clamp(32, 256)
 }
 
 impl Network {
