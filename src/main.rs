@@ -177,6 +177,11 @@ impl Failure {
         Failure { message: message.into(), code: exit::USAGE }
     }
 
+    /// A file cannot be read or is damaged.
+    pub fn unreadable(message: impl Into<String>) -> Self {
+        Failure { message: message.into(), code: exit::UNREADABLE }
+    }
+
     /// An output is there already; nothing was written.
     pub fn exists(path: &std::path::Path) -> Self {
         Failure::unwritable(format!("{} exists; --force replaces it", path.display()))

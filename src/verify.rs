@@ -45,8 +45,12 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         return outputs::run(&args.outputs, (&args.a, &args.b), args.format == Format::Json);
     }
     let options = OpenOptions { i2s_layout: args.i2s_layout };
-    let (a, b) = (ckpt_inspect::open_with(&args.a, &options)?, ckpt_inspect::open_with(&args.b, &options)?);
-    let report = ckpt_convert::verify(&a, &b)?;
+    let open = |path| -> Result<_, Failure> {
+        let mut checkpoint = ckpt_inspect::open_with(path, &options)?;
+        checkpoint.verify_checksums();
+        Ok(checkpoint)
+    };
+    let report = ckpt_convert::verify(&open(&args.a)?, &open(&args.b)?)?;
     let text = match args.format {
         Format::Json => json(&report)?,
         Format::Human => details(&report, args.all) + &sentence(&report) + "\n",

@@ -286,6 +286,9 @@ fn exit_codes_tell_what_went_wrong() {
         (&["infer", "tests/fixtures/formats/tied.pt", "--ids", "1"], 3, "is not recognised as a model"),
         (&["infer", HEALTHY, "--ids", "1", "--attn-cap=-1"], 2, "a number above 0"),
         (&["infer", HEALTHY, "--ids", "1", "--max-seq-len", "0"], 3, "max_seq_len"),
+        (&["infer", HEALTHY, "--perplexity", "nowhere.txt"], 3, "nowhere.txt"),
+        (&["infer", HEALTHY, "--perplexity", "tests/fixtures/formats/tied.pt"], 3, "UTF-8"),
+        (&["gate", HEALTHY, "--policy", "nowhere.toml"], 3, "nowhere.toml"),
     ] {
         let output = ckpt(args);
         let stderr = text(&output.stderr);

@@ -144,14 +144,9 @@ fn ternary_form(checkpoint: &Checkpoint, tensor: &TensorInfo, other: &Checkpoint
     };
     let latent = tensor.dtype.is_float() && checkpoint.model.is_ternary(tensor) && !holds_codes(checkpoint);
     match latent && holds_codes(other) {
-        true => Ok(Some(grid(checkpoint, tensor, eps(checkpoint))?)),
+        true => Ok(Some(grid(checkpoint, tensor, checkpoint.model.quantization_eps())?)),
         false => Ok(None),
     }
-}
-
-/// What BitLinear adds to mean|W|.
-fn eps(checkpoint: &Checkpoint) -> f64 {
-    checkpoint.model.student.as_ref().map_or(1e-8, |s| s.quantization_eps)
 }
 
 fn style(checkpoint: &Checkpoint) -> Option<Style> {
@@ -406,7 +401,8 @@ fn scale_tolerance(side: &Side<'_>) -> f64 {
 fn ternary(a: &Side<'_>, b: &Side<'_>, agreement: &mut Agreement) -> Result<()> {
     let grid = |side: &Side<'_>, values: &Decoded<'_>| match side.dtype() {
         DType::Ternary(_) => Ok(Grid { scale: side.elements.tensor.scale, exact: true }),
-        _ => Grid::measure(values, eps(side.checkpoint)).map_err(|e| e.in_tensor(&side.elements.tensor.name)),
+        _ => Grid::measure(values, side.checkpoint.model.quantization_eps())
+            .map_err(|e| e.in_tensor(&side.elements.tensor.name)),
     };
     // The code of a packed matrix is its value at scale 1.
     let unit = |side: &Side<'_>| {
