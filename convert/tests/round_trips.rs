@@ -499,7 +499,7 @@ fn narrow_students_become_gguf_of_every_plain_type() {
     for dtype in [DType::F16, DType::BF16] {
         let narrow = folder.path().join(dtype.name());
         convert(&source, &Options { dtype: Some(dtype), ..Options::new(Target::Torch) }, &narrow);
-        for quant in [Quant::F32, Quant::F16, Quant::Bf16, Quant::Q8_0] {
+        for quant in [Quant::F32, Quant::F16, Quant::BF16, Quant::Q8_0] {
             let to = folder.path().join(format!("{dtype}-{quant}.gguf"));
             let gguf = Gguf { quant: Some(quant), embed: Some(quant), ..Gguf::default() };
             convert(&narrow, &Options::new(Target::Gguf(gguf)), &to);
