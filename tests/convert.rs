@@ -189,7 +189,9 @@ fn wrong_usage_is_told_with_what_to_do() {
         (vec!["--to", "safetensors", "-o", "x.safetensors", "--max-shard-size", "1GB"], "folder"),
         (vec!["--to", "safetensors", "-o", "x", "--max-shard-size", "1XB"], "5GB"),
         (vec!["--to", "i2s", "-o", "x.pt"], "--ternary"),
-        (vec!["--to", "hf", "--packed", "--ternary", "*w", "-o", "x"], "--ternary '*_proj.weight'"),
+        (vec!["--to", "hf", "--packed", "--ternary", "*w", "-o", "x"], "matches --ternary '*w'"),
+        (vec!["--to", "gguf", "--quant", "i2_s", "--ternary", "*w", "-o", "x"], "matches --ternary '*w'"),
+        (vec!["--to", "pt", "-o", "-"], "name a file"),
         (vec!["--to", "safetensors", "-o", "x.safetensors", "--keep-optimizer"], "PyTorch"),
     ] {
         let output = place.run(&[&["convert", source][..], &args[..]].concat());

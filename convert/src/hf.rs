@@ -39,9 +39,19 @@ pub(crate) fn beside(plan: &mut Plan<'_>) -> Result<Vec<(String, Vec<u8>)>> {
         match std::fs::metadata(&path) {
             Ok(m) if m.is_file() && m.len() <= MAX_BESIDE => {
                 let bytes = std::fs::read(&path).map_err(|e| ReadError::io(&path, &e))?;
+                if name.ends_with(".json")
+                    && let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(&bytes)
+                {
+                    plan.notes.push(format!(
+                        "`{name}` beside the source is no JSON ({error}); it is copied as it is, and nothing will load it"
+                    ));
+                }
                 files.push((name.to_string(), bytes));
             }
-            _ => {}
+            Ok(_) => plan.notes.push(format!(
+                "`{name}` beside the source is no file, or larger than {MAX_BESIDE} bytes, and is left out"
+            )),
+            Err(_) => {}
         }
     }
     if !files.iter().any(|(name, _)| name.starts_with("tokenizer") || name == "vocab.json") {

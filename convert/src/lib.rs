@@ -44,7 +44,7 @@ mod zip;
 pub use encode::{Losses, Rotary};
 pub use error::{Error, Result};
 pub use gguf::Gguf;
-pub use output::{Control, OutputFile, StagedFile, StagedFolder};
+pub use output::{Control, OutputFile, StagedFile, StagedFolder, may_write};
 pub use plan::{Blob, Content, Elements, Options, Output, Pair, Plan, Target};
 pub use save::{Object, save};
 pub use source::row_order;
