@@ -62,16 +62,17 @@ pub struct Args {
     /// Decoupled weight decay of ternary weights; 0 unless given, because it shrinks them to nothing.
     #[arg(long, value_name = "RATE")]
     ternary_weight_decay: Option<f64>,
-    /// The polarizer's well.
+    /// The polarizer's well; the seed's two come with the seed's target, 0.01, and strength.
     #[arg(long, value_name = "WELL")]
     well: Option<WellArg>,
     /// How large the polarizer keeps weights, absolutely.
     #[arg(long, value_name = "SIZE", conflicts_with = "relative_target")]
     target_scale: Option<f64>,
-    /// How large the polarizer keeps weights, as a share of each layer's mean|w| at the start.
+    /// How large the polarizer keeps weights, as a share of each layer's mean|w| at the start; 0.25 unless given, but for
+    /// the seed's wells.
     #[arg(long, value_name = "SHARE")]
     relative_target: Option<f64>,
-    /// How fast the polarizer is.
+    /// How fast the polarizer is; 0.05 unless given, 0.01 for seed-step, 0.1 for seed-optimizer.
     #[arg(long, value_name = "STRENGTH")]
     polarization_strength: Option<f64>,
     /// Sequences in a batch.
@@ -380,8 +381,8 @@ impl Args {
                 WellArg::SeedOptimizer => Well::SeedOptimizer,
             }),
         );
-        set(&mut polarizer.target, self.target_scale.map(Target::Absolute));
-        set(&mut polarizer.target, self.relative_target.map(Target::Relative));
+        let target = self.target_scale.map(Target::Absolute);
+        polarizer.target = target.or(self.relative_target.map(Target::Relative)).or(polarizer.target);
         polarizer.strength = self.polarization_strength.or(polarizer.strength);
         set(&mut s.schedule.warmup, self.warmup);
         if self.cosine {

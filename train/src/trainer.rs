@@ -195,7 +195,8 @@ impl Trainer {
         if options.reset_optimizer {
             trainer.warnings.push("the optimizer starts without its state, as asked".into());
         } else if checkpoint.meta(STATE).is_some() {
-            trainer.optimizer.load(checkpoint, STATE, &trainer.parameters)?;
+            let notes = trainer.optimizer.load(checkpoint, STATE, &trainer.parameters)?;
+            trainer.warnings.extend(notes);
             trainer.note_rates(checkpoint, STATE);
         } else {
             trainer.warnings.push(format!("{path}: holds no optimizer state, so moments start at zero"));
