@@ -4,7 +4,9 @@ mod truth;
 
 use std::path::Path;
 
+use ckpt_convert::{Object, save};
 use ckpt_train::data::{Settings, Stream};
+use serde_pickle::{HashableValue, Value};
 use truth::tokenizer;
 
 fn in_order(folder: &Path, file: &str, contents: &[u8], length: usize) -> Settings {
@@ -354,4 +356,67 @@ fn files_are_shuffled_anew_each_pass() {
     assert_ne!(first, second);
     assert_eq!(sorted(first.clone()), (0..20).collect::<Vec<_>>());
     assert_eq!(sorted(second), sorted(first));
+}
+
+/// A SafeTensors file of `rows` sequences of four ids.
+fn sequences(rows: usize) -> Vec<u8> {
+    let ids: Vec<u8> = (0..rows * 4).flat_map(|i| (i as u16 % 200).to_le_bytes()).collect();
+    let view = safetensors::tensor::TensorView::new(safetensors::Dtype::U16, vec![rows, 4], &ids).unwrap();
+    safetensors::serialize([("ids", view)], None).unwrap()
+}
+
+/// A saved place is gone on from where the file still has it, and refused where it ends before or the place is a lie.
+#[test]
+fn places_beyond_the_end_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("place.pt");
+    let rows = |n: usize| npy("|u1", &format!("({n}, 4)"), &vec![7; 4 * n]);
+    let flat = |n: usize| npy("|u1", &format!("({n},)"), &vec![7; n]);
+    let lines = |n: usize| "{\"text\": \"line\"}\n".repeat(n).into_bytes();
+    let parquet =
+        std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/text.parquet")).unwrap();
+    let forms: [(&str, Vec<u8>, Option<Vec<u8>>); 6] = [
+        ("a.npy", rows(100), Some(rows(3))),
+        ("flat.npy", flat(9000), Some(flat(400))),
+        ("a.safetensors", sequences(100), Some(sequences(3))),
+        ("a.jsonl", lines(100), Some(lines(3))),
+        ("a.txt", lines(3000), Some(lines(3))),
+        ("a.parquet", parquet, None),
+    ];
+    for (name, whole, short) in forms {
+        let settings = in_order(folder.path(), name, &whole, 3);
+        let mut stream = Stream::new(&settings, 0).unwrap();
+        (0..12).for_each(|_| drop(stream.batch().unwrap()));
+        // Saves the place as it is, or with another offset.
+        let keep = |stream: &Stream, offset: Option<i64>| {
+            let mut state = stream.state();
+            if let (Object::Dict(entries), Some(offset)) = (&mut state, offset)
+                && let Object::Plain(Value::Dict(place)) = &mut entries[0].1
+            {
+                let old = place.insert(HashableValue::String("offset".into()), Value::I64(offset));
+                assert!(old.is_some());
+            }
+            save(&Object::dict([("data", state)]), &path, true).unwrap();
+        };
+        let restored = || {
+            let mut stream = Stream::new(&settings, 0).unwrap();
+            let taken = stream.restore(&ckpt_inspect::open(&path).unwrap(), "data");
+            taken.map(|taken| (taken, stream)).map_err(|e| e.to_string())
+        };
+        keep(&stream, None);
+        let (taken, mut other) = restored().unwrap();
+        assert!(taken);
+        assert_eq!(other.batch().unwrap(), stream.batch().unwrap(), "{name}");
+        for offset in [1 << 62, i64::MAX, 1 << 40] {
+            keep(&stream, Some(offset));
+            let error = restored().err().unwrap();
+            assert!(error.contains("--restart-data"), "{name} at {offset}: {error}");
+        }
+        keep(&stream, None);
+        if let Some(short) = short {
+            std::fs::write(&settings.files[0], short).unwrap();
+            let error = restored().err().unwrap();
+            assert!(error.contains("not one in these files"), "{name}: {error}");
+        }
+    }
 }

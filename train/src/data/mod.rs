@@ -393,6 +393,9 @@ impl Stream {
         self.emptying = flag("emptying");
         let offset = number("offset")?;
         self.open = flag("open").then(|| self.open_at(file, offset)).transpose()?;
+        if self.open.as_ref().is_some_and(|d| d.end.is_some_and(|end| offset > end)) {
+            return Err(foreign());
+        }
         self.pending = decode(&tokens("pending")?);
         let all = decode(&tokens("buffer")?);
         let mut rest = all.as_slice();
