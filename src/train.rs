@@ -1,5 +1,6 @@
 //! `ckpt train`: a student model trained or resumed, its layers watched while it learns.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use ckpt_inspect::StudentConfig;
@@ -120,7 +121,7 @@ pub struct Args {
     /// Neither read nor keep tokens in the user's cache folder.
     #[arg(long)]
     no_token_cache: bool,
-    /// Names all random draws.
+    /// Names all random draws; a resumed checkpoint's own, or 0, unless given.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// Steps between checkpoints; 0 for one at the end.
@@ -211,8 +212,9 @@ fn train(args: &Args, settings: &Settings, signal: &Signal) -> Result<u8, Failur
         (None, init) => Trainer::new(&model(init.as_deref().unwrap_or_default())?, settings)?,
     };
     args.may_go_into_folder()?;
+    trainer.prepare()?;
     let mut folder = RunFolder::open(&args.output)?;
-    let text = toml::to_string(settings).map_err(|e| Failure::usage(format!("settings: {e}")))?;
+    let text = toml::to_string(trainer.settings()).map_err(|e| Failure::usage(format!("settings: {e}")))?;
     folder.config(&text)?;
     terminal::note(&format!(
         "{} parameters from step {} to {} with {}, into {}",
@@ -254,12 +256,16 @@ fn train(args: &Args, settings: &Settings, signal: &Signal) -> Result<u8, Failur
 }
 
 fn read_config(path: &Path) -> Result<String, Failure> {
-    let cannot = |what: String| Failure::usage(format!("{}: {what}", path.display()));
-    let len = std::fs::metadata(path).map_err(|e| cannot(e.to_string()))?.len();
-    if len > MAX_CONFIG {
-        return Err(cannot(format!("{} is too large for a configuration", terminal::bytes(len))));
+    let cannot =
+        |what: String| Failure { message: format!("{}: {what}", path.display()), code: exit::UNREADABLE };
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(|e| cannot(e.to_string()))?;
+    file.take(MAX_CONFIG + 1).read_to_string(&mut text).map_err(|e| cannot(e.to_string()))?;
+    if text.len() as u64 > MAX_CONFIG {
+        let most = terminal::bytes(MAX_CONFIG);
+        return Err(cannot(format!("is no configuration: more than {most} are too many for one")));
     }
-    std::fs::read_to_string(path).map_err(|e| cannot(e.to_string()))
+    Ok(text)
 }
 
 /// The configuration that `--init` names: a preset's, or a file's over the 125m preset's.
@@ -335,7 +341,9 @@ impl Args {
         let whole = |path: &Path| std::fs::canonicalize(path).ok();
         let from = self.resume.as_deref().and_then(whole);
         let same = from.is_some_and(|from| from.parent().map(Path::to_path_buf) == whole(&self.output));
-        match self.force || same || !self.output.join("metrics.jsonl").exists() {
+        // Where no step was taken, there is no run.
+        let run = std::fs::metadata(self.output.join("metrics.jsonl")).is_ok_and(|m| m.len() > 0);
+        match self.force || same || !run {
             true => Ok(()),
             false => Err(Failure::unwritable(format!(
                 "{}: holds another run; choose a folder with -o, or --force to write into it",
@@ -408,7 +416,7 @@ impl Args {
             s.distill.logits.clone_from(&self.teacher_logits);
         }
         s.detached_scales |= self.detached_scales;
-        set(&mut s.seed, self.seed);
+        s.seed = self.seed.or(s.seed);
         set(&mut s.save_every, self.save_every);
         set(&mut s.keep_last, self.keep_last);
         set(&mut s.validate_every, self.validate_every);

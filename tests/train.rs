@@ -47,6 +47,56 @@ fn a_run_and_its_second_half() {
     assert_eq!(metrics.lines().filter(|l| l.contains("\"loss\"")).count(), 6);
 }
 
+/// What is held out and in which order data comes follow from the seed: it comes along with the checkpoint.
+#[test]
+fn a_resumed_run_keeps_its_seed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, half) = (folder.path().join("whole"), folder.path().join("half"));
+    let data = ["--data", DATA, "--batch", "4", "--holdout", "0.2"];
+    let run = |folder: &Path, more: &[&str]| {
+        let output = train(folder, &[&data[..], more].concat());
+        assert!(output.status.success(), "{}", text(&output));
+        text(&output)
+    };
+    let start = ["--resume", HEALTHY, "--reset-optimizer", "--seed", "18446744073709551615", "--steps"];
+    run(&whole, &[&start[..], &["2006"]].concat());
+    run(&half, &[&start[..], &["2003"]].concat());
+    let from = half.join("step-002003.pt");
+    let resume = ["--resume", from.to_str().unwrap(), "--steps", "2006"];
+    let said = run(&half, &resume);
+    assert!(!said.contains("seed"), "{said}");
+    let checkpoint = |run: &Path| std::fs::read(run.join("step-002006.pt")).unwrap();
+    assert!(checkpoint(&whole) == checkpoint(&half), "the halves make the whole, to the byte");
+    let config = half.join("config.toml");
+    let written = std::fs::read_to_string(&config).unwrap();
+    assert!(written.contains("seed = 18446744073709551615"), "{written}");
+    let said =
+        run(&folder.path().join("again"), &[&resume[..], &["--config", config.to_str().unwrap()]].concat());
+    assert!(!said.contains("seed"), "{said}");
+    let other = folder.path().join("other");
+    let said = run(&other, &[&resume[..], &["--seed", "8"]].concat());
+    assert!(said.contains("with seed 18446744073709551615, and this run goes on with 8"), "{said}");
+    assert!(checkpoint(&whole) != checkpoint(&other));
+}
+
+/// A start that fails leaves nothing in the way of the next one.
+#[test]
+fn a_failed_start_leaves_no_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let start = ["--resume", HEALTHY, "--reset-optimizer", "--steps", "2001", "--batch", "4", "--data"];
+    for missing in ["no.npy", "no.jsonl", "README.md"] {
+        let output = train(&run, &[&start[..], &[missing]].concat());
+        assert_eq!(output.status.code(), Some(3), "{}", text(&output));
+        assert!(!run.exists(), "{missing}");
+    }
+    // One that was killed before its first step is no run either.
+    std::fs::create_dir(&run).unwrap();
+    std::fs::write(run.join("metrics.jsonl"), "").unwrap();
+    let output = train(&run, &[&start[..], &[DATA]].concat());
+    assert!(output.status.success(), "{}", text(&output));
+}
+
 #[test]
 fn a_new_model_from_a_file() {
     let folder = tempfile::tempdir().unwrap();
@@ -80,6 +130,11 @@ fn refusals_say_what_to_do() {
     refused(2, &["--init", "9b", "--data", DATA], "125m");
     refused(2, &["--resume", HEALTHY, "--data", DATA, "--optimizer", "adam"], "adamw");
     refused(3, &["--resume", "README.md", "--data", DATA], "README.md");
+    let config = |file| ["--resume", HEALTHY, "--data", DATA, "--config", file];
+    refused(3, &config("no.toml"), "no.toml");
+    refused(2, &config("README.md"), "README.md");
+    #[cfg(unix)]
+    refused(3, &config("/dev/zero"), "/dev/zero");
     refused(3, &["--resume", HEALTHY, "--reset-optimizer", "--data", "no.npy", "--steps", "2001"], "no.npy");
 }
 
