@@ -95,6 +95,12 @@ fn a_failed_start_leaves_no_folder() {
     std::fs::write(run.join("metrics.jsonl"), "").unwrap();
     let output = train(&run, &[&start[..], &[DATA]].concat());
     assert!(output.status.success(), "{}", text(&output));
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = |file: &str| std::fs::metadata(run.join(file)).unwrap().permissions().mode();
+        assert_eq!(mode("config.toml"), mode("metrics.jsonl"), "files are for whom others are for");
+    }
 }
 
 #[test]
@@ -108,6 +114,12 @@ fn a_new_model_from_a_file() {
         train(&folder.path().join("run"), &[&start[..], &["--ternary-weight-decay", "0.1"]].concat());
     assert!(output.status.success(), "{}", text(&output));
     assert!(text(&output).contains("halves them every 23105 steps"), "{}", text(&output));
+    let output = train(
+        &folder.path().join("seed"),
+        &[&start[..], &["--optimizer", "muon-adamw", "--weight-decay", "0.1"]].concat(),
+    );
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(text(&output).contains("weight decay 0.1 has no effect on any matrix"), "{}", text(&output));
     std::fs::write(&model, "hidden_size = 32\n").unwrap();
     let output = train(&folder.path().join("other"), &start);
     assert_eq!(output.status.code(), Some(2));

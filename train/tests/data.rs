@@ -194,6 +194,12 @@ fn text_without_a_tokenizer_says_so() {
     let error = Stream::new(&settings, 0).unwrap().batch().unwrap_err().to_string();
     assert!(error.contains("--tokenizer"), "{error}");
     assert!(Stream::new(&Settings::default(), 0).is_err());
+    #[cfg(unix)]
+    {
+        let endless = Settings { tokenizer: Some("/dev/zero".into()), ..settings };
+        let error = Stream::new(&endless, 0).err().unwrap().to_string();
+        assert!(error.contains("too many for a tokenizer"), "{error}");
+    }
 }
 
 /// The text of the first `n` batches.
@@ -327,9 +333,14 @@ fn middles_are_to_be_filled_in() {
     );
     let validation = Settings { validation: settings.files.clone(), ..settings.clone() };
     assert!(Stream::validation(&validation, 5).unwrap().iter().all(|b| b.ids.iter().all(|&id| id < 256)));
-    settings.fill_in_rate = 0.5;
-    let other = std::fs::read_to_string(settings.tokenizer.as_ref().unwrap()).unwrap().replace("fim_", "f");
-    std::fs::write(settings.tokenizer.as_ref().unwrap(), other).unwrap();
+    let tokenizer = settings.tokenizer.clone().unwrap();
+    let known = std::fs::read_to_string(&tokenizer).unwrap();
+    for [prefix, suffix, middle] in ckpt_infer::FIM_TEXTS {
+        let named = known.replace("<|fim_prefix|>", prefix).replace("<|fim_suffix|>", suffix);
+        std::fs::write(&tokenizer, named.replace("<|fim_middle|>", middle)).unwrap();
+        assert!(Stream::new(&settings, 5).is_ok(), "{prefix}");
+    }
+    std::fs::write(&tokenizer, known.replace("fim_", "f")).unwrap();
     let error = Stream::new(&settings, 5).err().unwrap().to_string();
     assert!(error.contains("fim_prefix"), "{error}");
 }
