@@ -57,10 +57,11 @@ pub struct Args {
     /// After the warm-up, a cosine that ends at --steps.
     #[arg(long)]
     cosine: bool,
-    /// Decoupled weight decay of parameters that no BitLinear uses.
+    /// Decoupled weight decay of parameters that no BitLinear uses; with muon-adamw of what is no matrix.
     #[arg(long, value_name = "RATE")]
     weight_decay: Option<f64>,
-    /// Decoupled weight decay of ternary weights; 0 unless given, because it shrinks them to nothing.
+    /// Decoupled weight decay of ternary weights, with muon-adamw of every matrix; 0 unless given, because it shrinks
+    /// them to nothing.
     #[arg(long, value_name = "RATE")]
     ternary_weight_decay: Option<f64>,
     /// The polarizer's well; the seed's two come with the seed's target, 0.01, and strength.

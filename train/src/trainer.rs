@@ -274,7 +274,7 @@ impl Trainer {
             settings.data.files.len(),
             settings.loss.temperature,
         )?;
-        let mut warnings = Vec::new();
+        let mut warnings: Vec<String> = settings.optimizer.surprises().into_iter().collect();
         for (lr, weight_decay) in optimizer.ternary_decay(&parameters) {
             warnings.push(format!(
                 "weight decay {weight_decay} at learning rate {lr} shrinks ternary weights: on its own it halves them every {:.0} steps (ln 2 / (lr * weight decay)), and absmean quantization hides that from the loss",

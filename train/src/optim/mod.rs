@@ -60,9 +60,10 @@ pub struct Settings {
     pub lr: Option<f64>,
     /// Learning rate of what Muon leaves to AdamW.
     pub adamw_lr: f64,
-    /// Decoupled weight decay of parameters that no BitLinear uses.
+    /// Decoupled weight decay of parameters that no BitLinear uses; with `muon-adamw` of what is no matrix.
     pub weight_decay: f64,
-    /// Decoupled weight decay of ternary weights.
+    /// Decoupled weight decay of ternary weights; with `muon-adamw` of every matrix, the embedding included, which the
+    /// seed decays alike.
     pub ternary_weight_decay: f64,
     /// AdamW's betas.
     pub betas: (f64, f64),
@@ -162,6 +163,17 @@ impl Settings {
         Ok(match polarized {
             true => Box::new(Polarized::new(base, self.polarizer.clone(), parameters, seed)?),
             false => base,
+        })
+    }
+
+    /// What is set and does less than its name says, in a sentence.
+    pub(crate) fn surprises(&self) -> Option<String> {
+        let (decay, ternary) = (self.weight_decay, self.ternary_weight_decay);
+        let seed = self.name.strip_prefix("polarized-").unwrap_or(&self.name) == "muon-adamw";
+        (seed && decay > 0.0).then(|| {
+            format!(
+                "weight decay {decay} has no effect on any matrix: muon-adamw decays all of them, the embedding too, by --ternary-weight-decay ({ternary}), as the seed does"
+            )
         })
     }
 
