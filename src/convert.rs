@@ -331,7 +331,10 @@ fn one(args: &Args, load: &LoadOptions, path: &Path, output: &Path, signal: &Sig
     if !args.force && output.symlink_metadata().is_ok() && !output.is_dir() {
         return Err(Failure::exists(output));
     }
-    let source = ckpt_inspect::open_with(path, &load.open)?;
+    let mut source = ckpt_inspect::open_with(path, &load.open)?;
+    if !args.no_verify {
+        source.verify_checksums();
+    }
     source
         .warnings
         .iter()

@@ -1,6 +1,8 @@
 //! From the paths on the command line to records: globs and folders expanded, unchanged files answered from the
 //! cache, the rest opened, measured and judged.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use ckpt_inspect::cause::{self, Pair, PairRequest};
@@ -35,6 +37,21 @@ pub struct LoadArgs {
     no_cache: bool,
 }
 
+/// The text in `path`, of at most `limit` bytes; a device or a pipe is read no further either.
+pub fn text(path: &Path, limit: u64) -> Result<String, Failure> {
+    let cannot = |what: String| {
+        Failure::unreadable(format!("{}: {what}", terminal::escape(&path.display().to_string())))
+    };
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(limit + 1).read_to_end(&mut bytes));
+    read.map_err(|e| cannot(format!("cannot be read: {e}")))?;
+    if bytes.len() as u64 > limit {
+        return Err(cannot(format!("is larger than {}; give a part of it", terminal::bytes(limit))));
+    }
+    String::from_utf8(bytes)
+        .map_err(|e| cannot(format!("is not UTF-8 text: byte {} is not", e.utf8_error().valid_up_to())))
+}
+
 impl LoadArgs {
     /// The policy of the file.
     pub fn policy(&self) -> Result<Policy, Failure> {
@@ -44,17 +61,11 @@ impl LoadArgs {
             None if default.is_file() => default,
             None => return Ok(Policy::default()),
         };
-        let cannot = |what: String| {
-            let lines: Vec<String> = what.lines().map(terminal::escape).collect();
-            let file = terminal::escape(&file.display().to_string());
-            Failure::usage(format!("{file}: {}", lines.join("\n")))
-        };
-        let len = std::fs::metadata(file).map_err(|e| cannot(e.to_string()))?.len();
-        if len > MAX_POLICY {
-            return Err(cannot(format!("{} is too large for a policy", terminal::bytes(len))));
-        }
-        let text = std::fs::read_to_string(file).map_err(|e| cannot(e.to_string()))?;
-        let policy = Policy::from_toml(&text).map_err(|e| cannot(e.to_string()))?;
+        let text = text(file, MAX_POLICY)?;
+        let policy = Policy::from_toml(&text).map_err(|e| {
+            let lines: Vec<String> = e.to_string().lines().map(terminal::escape).collect();
+            Failure::usage(format!("{}: {}", terminal::escape(&file.display().to_string()), lines.join("\n")))
+        })?;
         if self.policy.is_none() {
             terminal::note("policy from ckpt.toml");
         }

@@ -154,6 +154,7 @@ impl From<ckpt_infer::Error> for Failure {
             | Error::Inconsistent { .. }
             | Error::PromptCache { .. }
             | Error::Input { .. }
+            | Error::NotANumber { .. }
             | Error::Tokenizer { .. } => exit::UNREADABLE,
             Error::Token { .. } | Error::ContextFull { .. } | Error::Usage(_) => exit::USAGE,
             Error::Write { .. } => exit::UNWRITABLE,
@@ -175,6 +176,11 @@ impl Failure {
     /// Wrong usage.
     pub fn usage(message: impl Into<String>) -> Self {
         Failure { message: message.into(), code: exit::USAGE }
+    }
+
+    /// A file cannot be read or is damaged.
+    pub fn unreadable(message: impl Into<String>) -> Self {
+        Failure { message: message.into(), code: exit::UNREADABLE }
     }
 
     /// An output is there already; nothing was written.

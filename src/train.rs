@@ -17,6 +17,7 @@ use crate::{Failure, exit, load, terminal};
 /// --save-every steps in PyTorch's layout, and best.pt by validation loss. Ctrl-C and SIGTERM save before they stop;
 /// resuming goes on as if the run had not stopped. Exit code 1 when the run refuses or stops because of its weights.
 #[derive(clap::Args)]
+#[command(allow_negative_numbers = true)]
 pub struct Args {
     /// Checkpoint to go on from.
     #[arg(long, value_name = "CKPT", required_unless_present = "init", conflicts_with = "init")]

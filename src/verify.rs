@@ -15,6 +15,7 @@ use crate::{Failure, exit};
 /// Equal types must agree to the bit, a narrower type with the rounding of the wider one, packed ternary matrices in
 /// code and scale, block formats within what their steps allow. Exit code 1 when they do not agree.
 #[derive(clap::Args)]
+#[command(allow_negative_numbers = true)]
 pub struct Args {
     /// The first checkpoint.
     a: PathBuf,
@@ -45,8 +46,12 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         return outputs::run(&args.outputs, (&args.a, &args.b), args.format == Format::Json);
     }
     let options = OpenOptions { i2s_layout: args.i2s_layout };
-    let (a, b) = (ckpt_inspect::open_with(&args.a, &options)?, ckpt_inspect::open_with(&args.b, &options)?);
-    let report = ckpt_convert::verify(&a, &b)?;
+    let open = |path| -> Result<_, Failure> {
+        let mut checkpoint = ckpt_inspect::open_with(path, &options)?;
+        checkpoint.verify_checksums();
+        Ok(checkpoint)
+    };
+    let report = ckpt_convert::verify(&open(&args.a)?, &open(&args.b)?)?;
     let text = match args.format {
         Format::Json => json(&report)?,
         Format::Human => details(&report, args.all) + &sentence(&report) + "\n",

@@ -225,6 +225,21 @@ fn verify_tells_and_exits_by_what_it_finds() {
     code(&place.run(&["verify", path(&a), "nothing.pt"]), 3);
 }
 
+/// PyTorch reads past a checksum that does not match; a copy would no longer tell.
+#[test]
+fn a_checksum_that_does_not_match_is_neither_verified_nor_converted() {
+    let place = Place::new();
+    let flipped = fixture("formats/bitflip.pt");
+    let convert = ["convert", path(&flipped), "--to", "safetensors", "-o", "copy.safetensors"];
+    for args in [&["verify", path(&flipped), path(&flipped)][..], &convert] {
+        let output = place.run(args);
+        code(&output, 3);
+        assert!(err(&output).contains("checksum mismatch"), "{}", err(&output));
+    }
+    assert_eq!(place.files(), [""; 0]);
+    code(&place.run(&[&convert[..], &["--no-verify"]].concat()), 0);
+}
+
 #[cfg(unix)]
 #[test]
 fn a_size_limit_leaves_nothing() {

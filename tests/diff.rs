@@ -373,6 +373,35 @@ fn a_checkpoint_against_its_gguf_differs_by_rounding_alone() {
     }
 }
 
+/// Scales beside ternary blocks are part of the values, and a float copy that a BitLinear uses is judged as its source.
+#[test]
+fn what_gguf_keys_and_scales_say_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let pt = student(folder.path());
+    let to = |name: &str, options: &[&str]| {
+        convert(&pt, &folder.path().join(name), &[&["--to", "gguf"], options].concat())
+    };
+    let (rounded, exact) = (
+        to("rounded.gguf", &["--quant", "tq2_0"]),
+        to("exact.gguf", &["--quant", "tq2_0", "--exact-scales"]),
+    );
+    let (found, code) = json(&[rounded.to_str().unwrap(), exact.to_str().unwrap(), "--values-only", "--all"]);
+    assert_eq!(code, 1);
+    let tensors = found["tensors"].as_array().unwrap();
+    let packed = tensors.iter().filter(|t| t["a"]["dtype"] == "TQ2_0");
+    let relative: Vec<f64> = packed.filter_map(|t| t["values"]["relative_change"].as_f64()).collect();
+    assert_eq!(relative.len(), 7, "{found}");
+    assert!(relative.iter().all(|change| *change < 1.0 / 1024.0), "{relative:?}");
+    let latent = to("latent.gguf", &["--quant", "f32", "--latent"]);
+    let levels = |path: &Path| {
+        let done = ckpt(&["inspect", path.to_str().unwrap(), "--format", "json"]);
+        let found: Value = serde_json::from_slice(&done.stdout).unwrap();
+        let tensors = found["tensors"].as_array().or(found[0]["tensors"].as_array()).unwrap().clone();
+        tensors.iter().filter(|t| !t["ternary"].is_null()).count()
+    };
+    assert_eq!((levels(&pt), levels(&latent)), (7, 7));
+}
+
 /// llama.cpp's `llama` wants the halves of each head interleaved: rows are compared as PyTorch has them.
 #[test]
 fn rows_of_queries_and_keys_are_compared_in_order() {

@@ -274,7 +274,7 @@ impl<'c, 'o> Builder<'c, 'o> {
         let (source, options) = (self.plan.source, self.options);
         let Some(packing) = options.target.packing() else { return Ok(()) };
         let student = source.model.student.as_ref();
-        let eps = student.map_or(1e-8, |s| s.quantization_eps);
+        let eps = source.model.quantization_eps();
         let packable = |c: &Chosen| {
             let tensor = &source.tensors[c.index];
             let wanted = match &options.ternary {
@@ -332,7 +332,7 @@ impl<'c, 'o> Builder<'c, 'o> {
     /// Decides the types of GGUF output, and which matrices are written in their ternary form.
     fn settle_quants(&mut self, settings: Gguf, chosen: &mut [Chosen]) -> Result<()> {
         let (source, options) = (self.plan.source, self.options);
-        let eps = source.model.student.as_ref().map_or(1e-8, |s| s.quantization_eps);
+        let eps = source.model.quantization_eps();
         let is_ternary = |name: &str, tensor: &TensorInfo| {
             let wanted = match &options.ternary {
                 Some(glob) => glob.is_match(name),

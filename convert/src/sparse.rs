@@ -6,8 +6,11 @@ use ckpt_inspect::{Checkpoint, Error, Result, Sparse, TensorInfo};
 const MAX_EXPANSION: u64 = 4096;
 const FREE_ELEMENTS: u64 = 1 << 20;
 
-/// The contiguous bytes of `tensor`, elements not listed being zero. Of elements listed twice the last one counts;
-/// PyTorch's own are coalesced when saved.
+/// The contiguous bytes of `tensor`, elements not listed being zero.
+///
+/// # Errors
+/// `Damaged` for indices that do not fit the shape. `Unsupported` for what would be out of all proportion to the file, for
+/// elements listed more than once, which PyTorch adds up in an order of its own, and for other layouts.
 pub(crate) fn spread(source: &Checkpoint, tensor: &TensorInfo, sparse: &Sparse) -> Result<Vec<u8>> {
     spread_inner(source, tensor, sparse).map_err(|e| e.in_tensor(&tensor.name).in_file(&source.path))
 }
@@ -43,32 +46,37 @@ fn spread_inner(source: &Checkpoint, tensor: &TensorInfo, sparse: &Sparse) -> Re
                 && indices.shape[0] == shape.len()
                 && sparse.values.shape.as_slice() == [indices.shape[1]].as_slice() =>
         {
-            let (places, n) = (index(indices)?, indices.shape[1]);
-            for nth in 0..n {
-                let mut place = 0;
-                for (axis, &dim) in shape.iter().enumerate() {
-                    let at = places[axis * n + nth];
+            let (axes, n) = (index(indices)?, indices.shape[1]);
+            let mut places = vec![0; n];
+            for (axis, &dim) in shape.iter().enumerate() {
+                for (place, &at) in places.iter_mut().zip(&axes[axis * n..][..n]) {
                     if at >= dim {
                         return Err(Error::damaged("an index of it is out of range"));
                     }
-                    place = place * dim + at;
+                    *place = *place * dim + at;
                 }
-                put(place, nth)?;
+            }
+            places.iter().enumerate().try_for_each(|(nth, &place)| put(place, nth))?;
+            places.sort_unstable();
+            if places.windows(2).any(|pair| pair[0] == pair[1]) {
+                return Err(listed_twice());
             }
         }
         (Some(layout @ ("sparse_csr" | "sparse_csc")), [compressed, plain], &[rows, cols]) => {
             let by_row = layout == "sparse_csr";
             let (lines, across) = if by_row { (rows, cols) } else { (cols, rows) };
             let (starts, plain) = (index(compressed)?, index(plain)?);
-            if starts.len() != lines + 1 {
+            if starts.len() != lines + 1 || !starts.is_sorted() || starts.last() != Some(&plain.len()) {
                 return Err(Error::damaged("its compressed indices do not match its shape"));
             }
+            let mut line_of = vec![usize::MAX; across];
             for (line, run) in starts.windows(2).enumerate() {
-                for nth in run[0]..run[1] {
-                    let at = *plain
-                        .get(nth)
-                        .filter(|at| **at < across)
-                        .ok_or_else(|| Error::damaged("an index of it is out of range"))?;
+                for (nth, &at) in plain.iter().enumerate().take(run[1]).skip(run[0]) {
+                    let seen = line_of.get_mut(at);
+                    let seen = seen.ok_or_else(|| Error::damaged("an index of it is out of range"))?;
+                    if std::mem::replace(seen, line) == line {
+                        return Err(listed_twice());
+                    }
                     put(if by_row { line * cols + at } else { at * cols + line }, nth)?;
                 }
             }
@@ -81,4 +89,10 @@ fn spread_inner(source: &Checkpoint, tensor: &TensorInfo, sparse: &Sparse) -> Re
         }
     }
     Ok(out)
+}
+
+fn listed_twice() -> Error {
+    Error::unsupported(
+        "elements are listed more than once and would have to be added up: save what .coalesce() gives",
+    )
 }

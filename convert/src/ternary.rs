@@ -158,7 +158,7 @@ fn portable_fours(codes: &[i8], out: &mut [u8]) {
     }
 }
 
-/// The rows, other than whole multiples of four, that Hugging Face's packing has no place for.
+/// Whether the packing says how many rows there are: Hugging Face's has ceil(rows / 4), so only of whole fours.
 pub fn fits(packing: TernaryPacking, shape: &[usize]) -> bool {
     packing != TernaryPacking::HfBitnet || matches!(shape, [rows, _] if rows.is_multiple_of(4))
 }

@@ -22,6 +22,21 @@ fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name)
 }
 
+/// PyTorch adds up what a sparse tensor lists twice; writing one of the two would be wrong.
+#[test]
+fn an_uncoalesced_sparse_tensor_is_not_written() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../inspect/tests/data/uncoalesced.pt");
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoint = open(&path).unwrap();
+    let options = Options::new(Target::SafeTensors);
+    let mut plan = Plan::new(&checkpoint, &options).unwrap();
+    let stop = Default::default();
+    let control = Control { progress: &|_| (), stop: &stop };
+    let error = write(&mut plan, &options, &folder.path().join("to"), control).unwrap_err();
+    assert!(error.to_string().contains("`twice`") && error.to_string().contains("coalesce"), "{error}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
 

@@ -1,5 +1,7 @@
 //! Token ids from files: SafeTensors, or lists in text.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use ckpt_inspect::{Checkpoint, DType, TensorInfo};
@@ -26,12 +28,17 @@ fn extension(path: &Path) -> Option<String> {
 pub fn read_ids(path: &Path) -> Result<Vec<Vec<u32>>> {
     let wrong = |what: String| Error::Input { path: path.to_path_buf(), what };
     let cannot = |e: std::io::Error| wrong(format!("cannot be read: {e}"));
-    if std::fs::metadata(path).map_err(cannot)?.len() > LARGEST_FILE {
-        return Err(wrong("has more than a GiB; give a part of it".into()));
-    }
     let sequences = match extension(path).as_deref() {
         Some("safetensors") => of_tensors(&ckpt_inspect::open(path)?).map_err(wrong)?,
-        _ => of_text(&std::fs::read_to_string(path).map_err(cannot)?).map_err(wrong)?,
+        _ => {
+            let mut text = String::new();
+            let file = File::open(path).map_err(cannot)?;
+            file.take(LARGEST_FILE + 1).read_to_string(&mut text).map_err(cannot)?;
+            if text.len() as u64 > LARGEST_FILE {
+                return Err(wrong("has more than a GiB; give a part of it".into()));
+            }
+            of_text(&text).map_err(wrong)?
+        }
     };
     match sequences.is_empty() {
         true => Err(wrong("holds no token ids".into())),

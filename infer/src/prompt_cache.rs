@@ -30,7 +30,11 @@ impl Cache {
         }
         let cannot = |error| Error::Write { path: path.to_path_buf(), error };
         let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
-        let file = tempfile::Builder::new().prefix(".ckpt-").tempfile_in(folder).map_err(cannot)?;
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".ckpt-");
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let file = builder.tempfile_in(folder).map_err(cannot)?;
         let shape = [model.config().num_kv_heads, self.len(), model.config().head_dim];
         let ids = Saved::Ids { ids: self.ids(), shape: [self.len()] };
         let mut tensors = vec![("ids".to_string(), ids)];

@@ -210,7 +210,7 @@ impl Checkpoint {
             Some(TernaryRule::Codes)
         } else {
             self.model.is_ternary(tensor).then(|| TernaryRule::Absmean {
-                eps: student.map_or(1e-5, |s| s.quantization_eps),
+                eps: self.model.quantization_eps(),
                 per_row: student.is_some_and(|s| s.bitlinear_per_channel),
             })
         };

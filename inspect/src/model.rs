@@ -45,15 +45,49 @@ pub struct Model {
     pub student: Option<StudentConfig>,
     /// The configuration that a file beside or inside the checkpoint gives.
     pub config: Option<Value>,
+    /// What GGUF keys say of its layers, when this suite wrote them.
+    bitlinear: Option<BitLinearKeys>,
     /// Sentences on what was assumed.
     pub assumed: Vec<String>,
+}
+
+/// `ckpt.use_bitlinear_attn`, `ckpt.use_bitlinear_ffn` and `ckpt.quantization_eps` of a GGUF file.
+#[derive(Clone, Copy, Debug)]
+struct BitLinearKeys {
+    attention: bool,
+    ffn: bool,
+    eps: Option<f64>,
+}
+
+impl BitLinearKeys {
+    fn of(metadata: &Value) -> Option<Self> {
+        let yes = |key| matches!(lookup_gguf(metadata, key), Some(Value::Bool(true)));
+        let (attention, ffn) = (yes("ckpt.use_bitlinear_attn"), yes("ckpt.use_bitlinear_ffn"));
+        let eps = match lookup_gguf(metadata, "ckpt.quantization_eps") {
+            Some(Value::F64(eps)) => Some(*eps),
+            _ => None,
+        };
+        (attention || ffn).then_some(BitLinearKeys { attention, ffn, eps })
+    }
+
+    fn use_it(self, name: &str) -> bool {
+        let part = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')).map(|(_, part)| part);
+        match part {
+            Some("attn_q.weight" | "attn_k.weight" | "attn_v.weight" | "attn_output.weight") => {
+                self.attention
+            }
+            Some("ffn_gate.weight" | "ffn_up.weight" | "ffn_down.weight") => self.ffn,
+            _ => false,
+        }
+    }
 }
 
 impl Model {
     /// Recognises the network from its tensors, the checkpoint's plain values, and config.json if there is one.
     pub(crate) fn recognise(tensors: &[TensorInfo], metadata: &Value, hf_config: Option<&Value>) -> Model {
         if let Some(Value::String(architecture)) = lookup_gguf(metadata, "general.architecture") {
-            return Model { architecture: architecture.clone(), ..Model::default() };
+            let bitlinear = BitLinearKeys::of(metadata);
+            return Model { architecture: architecture.clone(), bitlinear, ..Model::default() };
         }
         // A trainer's own config says more than the config.json that a conversion put beside the weights.
         let own =
@@ -86,14 +120,30 @@ impl Model {
         if tensor.group != Group::Weights || tensor.shape.len() != 2 || !tensor.dtype.is_float() {
             return false;
         }
+        if let Some(keys) = self.bitlinear {
+            return keys.use_it(&tensor.name);
+        }
         let Some(layer) = tensor.name.strip_suffix("_proj.weight") else { return false };
         if let Some(student) = &self.student {
             let attention = layer.contains("self_attn.");
             return if attention { student.use_bitlinear_attn } else { student.use_bitlinear_ffn };
         }
+        self.is_bitnet()
+    }
+
+    /// Hugging Face's BitNet, by its architecture or its quantization.
+    fn is_bitnet(&self) -> bool {
         let method =
             self.config.as_ref().and_then(|c| lookup(c, "quantization_config.quant_method")).and_then(text);
         self.architecture.to_ascii_lowercase().contains("bitnet") || method == Some("bitnet")
+    }
+
+    /// What a BitLinear of it adds to mean|W|: what its configuration says, else 1e-5 for Hugging Face's BitNet, as
+    /// transformers' `BitLinear` has it, and the student's 1e-8 for others.
+    pub fn quantization_eps(&self) -> f64 {
+        let student = self.student.as_ref().map(|s| s.quantization_eps);
+        let usual = if self.is_bitnet() { 1e-5 } else { 1e-8 };
+        student.or(self.bitlinear.and_then(|keys| keys.eps)).unwrap_or(usual)
     }
 
     /// The plain record of it.
@@ -271,6 +321,7 @@ fn student(tensors: &[TensorInfo], metadata: &Value) -> Option<Model> {
         said.push(format!("not told by names, shapes or config, so assumed: {}", assumed.join(", ")));
     }
     Some(Model {
+        bitlinear: None,
         architecture: "bitnet-student".into(),
         student: Some(config),
         config: given_model.cloned(),

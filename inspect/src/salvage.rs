@@ -255,7 +255,7 @@ impl Salvage {
                 let place = tensor.storage.map(|s| &checkpoint.storages[s]);
                 let (file, offset, swap) = match place {
                     Some(Storage { place: Place::Mapped { file, offset }, swap, .. }) => {
-                        (*file, offset + tensor.byte_offset, *swap)
+                        (*file, offset.saturating_add(tensor.byte_offset), *swap)
                     }
                     other => (0, 0, other.map_or(1, |s| s.swap)),
                 };

@@ -4,14 +4,13 @@
 use rayon::prelude::*;
 
 use crate::checkpoint::Checkpoint;
+use crate::ggml::Decoder;
 use crate::measure::{BLOCK, absmean_scale, read_f64, zero_line};
 use crate::tensor::TensorInfo;
 use crate::{DType, Error, Result, ternary};
 
 /// Elements per unit of parallel work, at least.
 const CHUNK: usize = 1 << 18;
-/// Added to mean|W| where the model does not say what its layers add.
-const USUAL_EPS: f64 = 1e-5;
 
 /// The elements of a tensor, row-major. Complex ones are pairs of real ones.
 pub(crate) struct Values<'a> {
@@ -56,11 +55,16 @@ impl<'a> Values<'a> {
             DType::Ggml(ggml) => {
                 let decoder = ggml.decoder(bytes, len)?;
                 values.granule = ggml.block_elements().max(1);
-                values.read = Box::new(move |start, out| {
-                    let mut buffer = vec![0.0f32; out.len()];
-                    decoder.read(start, &mut buffer);
-                    out.iter_mut().zip(buffer).for_each(|(slot, x)| *slot = x.into());
-                });
+                let scaled = decoder.scaled(tensor.scale.unwrap_or(1.0));
+                let widened = |decoder: Decoder<'a>| -> Box<Read<'a>> {
+                    Box::new(move |start, out| {
+                        let mut buffer = vec![0.0f32; out.len()];
+                        decoder.read(start, &mut buffer);
+                        out.iter_mut().zip(buffer).for_each(|(slot, x)| *slot = x.into());
+                    })
+                };
+                values.read = widened(scaled);
+                values.codes = ggml.is_ternary().then(|| widened(decoder));
             }
             DType::QI8 | DType::QU8 | DType::QI32 => {
                 let real = checkpoint.dequantizer(tensor, bytes)?;
@@ -166,7 +170,7 @@ impl Codes {
             return Codes::Sign;
         }
         let student = checkpoint.model.student.as_ref();
-        let eps = student.map_or(USUAL_EPS, |s| s.quantization_eps);
+        let eps = checkpoint.model.quantization_eps();
         let line = |sum: f64, n: u64| zero_line(absmean_scale(if n > 0 { sum / n as f64 } else { 0.0 }, eps));
         let cols: usize = tensor.shape.get(1..).unwrap_or(&[]).iter().product();
         if !student.is_some_and(|s| s.bitlinear_per_channel) || cols == 0 {

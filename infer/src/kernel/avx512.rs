@@ -20,7 +20,9 @@ impl Avx512 {
             && std::is_x86_feature_detected!("avx512dq")
             && std::is_x86_feature_detected!("avx512vl")
             && std::is_x86_feature_detected!("avx512vnni")
-            && std::is_x86_feature_detected!("fma"))
+            && std::is_x86_feature_detected!("avx2")
+            && std::is_x86_feature_detected!("fma")
+            && std::is_x86_feature_detected!("f16c"))
         .then_some(Avx512(()))
     }
 }

@@ -1,7 +1,7 @@
 //! The pickle machine: reads any pickle of protocols 0 to 5 into a graph of values. It imports nothing and calls
 //! nothing: what a pickle would call becomes an [`Object`] node that names the callable.
 //!
-//! Opcodes are those of CPython's `Lib/pickletools.py`. Every opcode adds at most one node and strings borrow from
+//! Opcodes are those of CPython's `Lib/pickletools.py`. Every opcode adds at most three nodes and strings borrow from
 //! the input, so the graph's size is proportional to the input's. Nothing here recurses; who walks the graph must
 //! expect cycles and any depth.
 
