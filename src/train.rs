@@ -1,6 +1,5 @@
 //! `ckpt train`: a student model trained or resumed, its layers watched while it learns.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use ckpt_inspect::StudentConfig;
@@ -257,19 +256,6 @@ fn train(args: &Args, settings: &Settings, signal: &Signal) -> Result<u8, Failur
     }
 }
 
-fn read_config(path: &Path) -> Result<String, Failure> {
-    let cannot =
-        |what: String| Failure { message: format!("{}: {what}", path.display()), code: exit::UNREADABLE };
-    let mut text = String::new();
-    let file = std::fs::File::open(path).map_err(|e| cannot(e.to_string()))?;
-    file.take(MAX_CONFIG + 1).read_to_string(&mut text).map_err(|e| cannot(e.to_string()))?;
-    if text.len() as u64 > MAX_CONFIG {
-        let most = terminal::bytes(MAX_CONFIG);
-        return Err(cannot(format!("is no configuration: more than {most} are too many for one")));
-    }
-    Ok(text)
-}
-
 /// The configuration that `--init` names: a preset's, or a file's over the 125m preset's.
 fn model(init: &str) -> Result<StudentConfig, Failure> {
     if let Some(config) = preset(init) {
@@ -284,7 +270,7 @@ fn model(init: &str) -> Result<StudentConfig, Failure> {
         )));
     }
     let cannot = |what: String| Failure::usage(format!("{}: {}", path.display(), terminal::escape(&what)));
-    let text = read_config(path)?;
+    let text = load::text(path, MAX_CONFIG)?;
     let given: serde_json::Value = match path.extension().is_some_and(|e| e == "toml") {
         true => toml::from_str(&text).map_err(|e| cannot(e.to_string()))?,
         false => serde_json::from_str(&text).map_err(|e| cannot(e.to_string()))?,
@@ -358,7 +344,7 @@ impl Args {
     fn settings(&self) -> Result<Settings, Failure> {
         let mut s = match &self.config {
             None => Settings::default(),
-            Some(path) => toml::from_str(&read_config(path)?)
+            Some(path) => toml::from_str(&load::text(path, MAX_CONFIG)?)
                 .map_err(|e| Failure::usage(format!("{}: {}", path.display(), e.to_string().trim_end())))?,
         };
         fn set<T>(slot: &mut T, flag: Option<T>) {

@@ -144,6 +144,7 @@ fn refusals_say_what_to_do() {
     refused(3, &["--resume", "README.md", "--data", DATA], "README.md");
     let config = |file| ["--resume", HEALTHY, "--data", DATA, "--config", file];
     refused(3, &config("no.toml"), "no.toml");
+    refused(3, &["--resume", HEALTHY, "--data", DATA, "--tokenizer", "no.json"], "no.json");
     refused(2, &config("README.md"), "README.md");
     #[cfg(unix)]
     refused(3, &config("/dev/zero"), "/dev/zero");

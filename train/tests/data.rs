@@ -386,7 +386,7 @@ fn places_beyond_the_end_are_refused() {
     let lines = |n: usize| "{\"text\": \"line\"}\n".repeat(n).into_bytes();
     let parquet =
         std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/text.parquet")).unwrap();
-    let forms: [(&str, Vec<u8>, Option<Vec<u8>>); 6] = [
+    let forms = [
         ("a.npy", rows(100), Some(rows(3))),
         ("flat.npy", flat(9000), Some(flat(400))),
         ("a.safetensors", sequences(100), Some(sequences(3))),

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use ckpt_convert::tokenizer::read_file;
 use ckpt_infer::FIM_TEXTS;
-use ckpt_inspect::ErrorKind;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokenizers::Tokenizer;
@@ -34,10 +33,7 @@ const ENDS: [&str; 6] = ["<|endoftext|>", "</s>", "<eos>", "<|im_end|>", "<|eot_
 impl Encoder {
     pub fn new(tokenizer: Option<&Path>, mask_prompts: bool) -> Result<Self> {
         let load = |path: &Path| -> Result<(Tokenizer, [u8; 32])> {
-            let bytes = read_file(path).map_err(|e| match e.kind {
-                ErrorKind::NotFound => Error::read(path, std::io::ErrorKind::NotFound.into()),
-                _ => e.into(),
-            })?;
+            let bytes = read_file(path)?;
             let loaded = Tokenizer::from_bytes(&bytes)
                 .map_err(|e| Error::data(path, format!("is no tokenizer: {e}")))?;
             let mut hash = Sha256::new();
