@@ -138,6 +138,12 @@ fn refusals_say_what_to_do() {
     refused(1, &["--resume", collapsed, "--data", DATA, "--steps", "4001"], "step-02000.pt");
     refused(2, &["--resume", HEALTHY, "--data", DATA, "--steps", "9"], "step 2000 already");
     refused(2, &["--resume", HEALTHY, "--steps", "2001"], "--data");
+    let most = usize::MAX.to_string();
+    for batch in [most.as_str(), "99999999999"] {
+        let asked =
+            ["--resume", HEALTHY, "--reset-optimizer", "--data", DATA, "--steps", "2001", "--batch", batch];
+        refused(2, &asked, "--accumulate");
+    }
     refused(2, &["--data", DATA], "--resume");
     refused(2, &["--init", "9b", "--data", DATA], "125m");
     refused(2, &["--resume", HEALTHY, "--data", DATA, "--optimizer", "adam"], "adamw");

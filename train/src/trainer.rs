@@ -250,14 +250,15 @@ impl Trainer {
     }
 
     fn with(config: StudentConfig, parameters: Parameters, settings: &Settings, seed: u64) -> Result<Self> {
-        if settings.accumulate == 0
-            || !settings.loss.is_sound()
-            || settings.clip.is_nan()
-            || settings.clip < 0.0
-        {
-            return Err(Error::settings(
-                "accumulate and temperature must be above 0, label smoothing and alpha from 0 to 1, focal and clip at least 0",
-            ));
+        let loss_is = "temperature must be from 0.001 to 1000, label smoothing and alpha from 0 to 1, focal from 0 to 100";
+        for (sound, what) in [
+            (settings.accumulate > 0, "accumulate must be above 0"),
+            (settings.clip >= 0.0, "clip must be at least 0"),
+            (settings.loss.is_sound(), loss_is),
+        ] {
+            if !sound {
+                return Err(Error::settings(what));
+            }
         }
         let length = settings.data.length;
         if length > config.max_seq_len {
