@@ -225,8 +225,11 @@ fn contradictions_are_told() {
         assert!(matches!(outcome, Err(Error::Inconsistent { .. })), "{settings:?}: {outcome:?}");
     }
     // A head's size is told by the QK norm; a flag cannot change it.
-    let model = with(Settings { head_dim: Some(7), ..Settings::default() }).unwrap();
-    assert_eq!(model.config().head_dim, 32);
+    let outcome = with(Settings { head_dim: Some(7), ..Settings::default() });
+    assert!(
+        matches!(&outcome, Err(Error::Inconsistent { what, .. }) if what.contains("head_dim is 32")),
+        "{outcome:?}"
+    );
     // One layer's matrix of the wrong shape.
     let folder = tempfile::tempdir().unwrap();
     hugging_face(folder.path(), "Qwen3ForCausalLM", Dtype::F32, "layers.1.mlp.down", r#""head_dim": 32"#);

@@ -133,10 +133,17 @@ fn ternary_types_give_the_logits_of_their_source() {
     hold(&source, &cases);
 }
 
-/// The configuration without what other formats say otherwise.
+/// The configuration without what other formats say otherwise; GGUF has epsilons as f32.
 fn computed(model: &Model) -> Config {
-    let plain = Config { architecture: String::new(), ..model.config().clone() };
-    Config { rope_pairing: Default::default(), ..plain }
+    let config = model.config();
+    let single = |x: f64| f64::from(x as f32);
+    Config {
+        architecture: String::new(),
+        rope_pairing: Default::default(),
+        norm_eps: single(config.norm_eps),
+        quantization_eps: single(config.quantization_eps),
+        ..config.clone()
+    }
 }
 
 /// Out of GGUF into everything else: the configuration comes along, and codes are not rounded a second time.
