@@ -204,6 +204,7 @@ fn what_does_not_come_about_is_told() {
         (vec!["--to", "pt", "-o", "a.pt", "--dtype", "nomatch*=f16"], "matches --dtype 'nomatch*=float16'"),
         (vec!["--to", "hf", "-o", "a", "--max-shard-size", "20kB"], "each has a file of its own"),
         (vec!["--to", "hf", "-o", "b"], "`tokenizer.json` beside the source is no JSON"),
+        (vec!["--to", "pt", "-o", "d.pt", "--dtype", "embed*=f16"], ""),
     ] {
         let output = place.run(&[&["convert", "model.pt"][..], &args[..]].concat());
         code(&output, 0);
@@ -245,7 +246,7 @@ fn wrong_usage_is_told_with_what_to_do() {
         (vec!["--to", "safetensors", "-o", "x", "--max-shard-size", "1XB"], "5GB"),
         (vec!["--to", "i2s", "-o", "x.pt"], "--ternary"),
         (vec!["--to", "hf", "--packed", "--ternary", "*w", "-o", "x"], "matches --ternary '*w'"),
-        (vec!["--to", "gguf", "--quant", "i2_s", "--ternary", "*w", "-o", "x"], "matches --ternary '*w'"),
+        (vec!["--to", "gguf", "--quant", "i2_s", "--ternary", "zz*", "-o", "x"], "matches --ternary 'zz*'"),
         (vec!["--to", "pt", "-o", "-"], "name a file"),
         (vec!["--to", "safetensors", "-o", "x.safetensors", "--keep-optimizer"], "PyTorch"),
     ] {

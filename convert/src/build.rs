@@ -393,6 +393,12 @@ impl<'c, 'o> Builder<'c, 'o> {
         };
         let any = chosen.iter().any(|c| is_ternary(&c.name, &source.tensors[c.index]));
         let rules = gguf::Rules::new(settings, source, any, options.ternary.as_ref())?;
+        if let (Some(glob), false) = (&options.ternary, any) {
+            self.plan.notes.push(format!(
+                "no matrix of the output matches --ternary '{}', so none is made ternary",
+                glob.glob().glob().escape_debug()
+            ));
+        }
         let unknown = gguf::is_unknown(source);
         let mut told = gguf::Told::default();
         for c in chosen.iter_mut() {
