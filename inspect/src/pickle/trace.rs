@@ -14,6 +14,8 @@ pub struct Seen {
     pub builds: Vec<(u64, Id)>,
     /// PROTO opcodes that are not the first opcode, which no pickler writes.
     pub stray_protos: Vec<u64>,
+    /// PROTO opcodes of protocols that do not exist, and the protocol.
+    pub odd_protos: Vec<(u64, u8)>,
     /// Pickles of their own that stand within this one, as joblib writes arrays of objects: first byte and length.
     pub inner: Vec<(u64, u64)>,
     depth: usize,
