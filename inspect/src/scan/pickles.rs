@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
-use super::content::{Place, Scanner};
 use super::archive::leads_outside;
+use super::content::{Place, Scanner};
 use super::globals::{BUILTINS, Class, classify, is_plausible};
 use super::{Finding, Rule};
 use crate::pickle::{Id, Node, Object, Pickle, Trace};
@@ -432,7 +432,9 @@ fn byte_string<'p>(pickle: &'p Pickle<'_>, id: Id, depth: usize) -> Option<Cow<'
             let args = pickle.sequence(object.args)?;
             let mut bytes = match *args {
                 [] => Cow::Borrowed(&[][..]),
-                [only] if pickle.sequence(only).is_some() => Cow::Owned(integers(pickle, pickle.sequence(only)?)?),
+                [only] if pickle.sequence(only).is_some() => {
+                    Cow::Owned(integers(pickle, pickle.sequence(only)?)?)
+                }
                 [only] if pickle.str(only).is_some() => Cow::Borrowed(pickle.str(only)?.as_bytes()),
                 [only] => byte_string(pickle, only, depth + 1)?,
                 [text, encoding, ..] => encoded(pickle.str(text)?, pickle.str(encoding)?)?,
