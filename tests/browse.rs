@@ -179,7 +179,14 @@ fn copies_a_name_through_the_terminal() {
 
 #[test]
 fn a_signal_gives_the_terminal_back_and_is_told_to_the_parent() {
-    for (name, number) in [("TERM", "Terminated"), ("HUP", "Hangup"), ("INT", "Interrupt")] {
+    for (name, number) in [
+        ("TERM", "Terminated"),
+        ("HUP", "Hangup"),
+        ("INT", "Interrupt"),
+        ("USR1", "User defined signal 1"),
+        ("SEGV", "Segmentation fault"),
+        ("ABRT", "Aborted"),
+    ] {
         let mut session = Session::start(&[RUN], 80, 24, &[]);
         session.wait_for("layers");
         let pid = session.child.process_id().unwrap().to_string();

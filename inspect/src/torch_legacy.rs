@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use crate::checkpoint::{Contents, Format};
-use crate::pickle::{Node, Pickle};
+use crate::pickle::{Id, Node, Pickle};
 use crate::storage::{Source, Storage, slice};
 use crate::torch::{StorageRef, interpret, persistent_storage};
 use crate::{DType, Error, Result};
@@ -158,7 +158,18 @@ pub(crate) fn end_of_storages(bytes: &[u8]) -> Option<usize> {
         at += Pickle::parse(&bytes[at..]).ok()?.len;
     }
     let object = Pickle::parse(&bytes[at..]).ok()?;
-    let end = locate(bytes, at + object.len, &interpret(&object).storages).end?;
+    // Storages of objects that are not interpreted count, too.
+    let storages: Vec<StorageRef> = (0..object.node_count())
+        .filter_map(|index| match *object.node(Id::at(index)) {
+            Node::Persistent(pid) => persistent_storage(&object, pid).ok(),
+            _ => None,
+        })
+        .map(|(key, dtype, count, _)| {
+            let bytes = count.saturating_mul(dtype.element_size().unwrap_or(1) as u64);
+            StorageRef { key, dtype, bytes, view_of: None, inline: None }
+        })
+        .collect();
+    let end = locate(bytes, at + object.len, &storages).end?;
     usize::try_from(end).ok()
 }
 

@@ -252,7 +252,7 @@ impl<'o> Scanner<'o> {
     fn after_storages(&mut self, bytes: &[u8], place: &Place) {
         let Some(end) = torch_legacy::end_of_storages(bytes) else {
             let message = "its storages cannot be located, nor what may follow them".to_string();
-            return self.damaged(place, message);
+            return self.find(Rule::OpaqueContent, place, None, message);
         };
         let rest = bytes.get(end..).unwrap_or_default();
         if rest.is_empty() {

@@ -116,6 +116,7 @@ const HARMLESS: &[(&str, &[&str])] = &[
     ("numpy", &["dtype", "ndarray", "matrix"]),
     ("numpy.matrixlib.defmatrix", &["matrix"]),
     ("numpy.ma.core", &["MaskedArray", "_mareconstruct"]),
+    ("numpy.ma", &["MaskedArray"]),
     ("numpy.core.multiarray", &["_reconstruct", "scalar"]),
     ("numpy._core.multiarray", &["_reconstruct", "scalar"]),
     ("numpy.core.numeric", &["_frombuffer"]),
