@@ -117,6 +117,10 @@ impl Scanner<'_> {
             let message = "a PROTO opcode within the pickle".to_string();
             self.find(Rule::StrayProtocol, place, Some(base + offset), message);
         }
+        for &offset in &trace.seen.lost_arrays {
+            let message = "joblib would read an array here, of a size that cannot be told: what follows it was not found";
+            self.find(Rule::OpaqueContent, place, Some(base + offset), message.to_string());
+        }
         for &(offset, protocol) in &trace.seen.odd_protos {
             let message = format!("pickle protocol {protocol}, which does not exist; scanned as 5");
             self.find(Rule::StrayProtocol, place, Some(base + offset), message);
@@ -372,8 +376,12 @@ fn class_of<'p>(pickle: &'p Pickle<'_>, id: Id) -> Option<(&'p str, &'p str)> {
 const NDARRAY_WRAPPER: (&str, &str) = ("joblib.numpy_pickle", "NDArrayWrapper");
 
 /// Imports that are harmless where what they are given is known, and so only where the pickle itself calls them.
-const JUDGED_BY_ARGUMENTS: [(&str, &str); 3] =
-    [("torch.storage", "_load_from_bytes"), ("_codecs", "encode"), NDARRAY_WRAPPER];
+const JUDGED_BY_ARGUMENTS: [(&str, &str); 4] = [
+    ("torch.storage", "_load_from_bytes"),
+    ("_codecs", "encode"),
+    NDARRAY_WRAPPER,
+    ("joblib.numpy_pickle", "NumpyArrayWrapper"),
+];
 
 /// Those of them that unpickle.
 fn loads(module: &str, name: &str) -> Option<&'static str> {

@@ -186,6 +186,34 @@ fn joblib_objects(objects: &[u8]) -> Vec<u8> {
     [&joblib_array("O8", 1)[..], objects, b"s"].concat()
 }
 
+/// An array of joblib's whose wrapper `make` makes, whose bytes swallow the call after it for who takes them for
+/// opcodes.
+fn joblib_swallows(make: &[u8], shape: &[u8], size: i32) -> Vec<u8> {
+    let call = [&b"0"[..], &bare()].concat();
+    [
+        &b"\x80\x04"[..],
+        make,
+        b"}(",
+        &text("shape"),
+        shape,
+        &text("dtype"),
+        &text("numpy"),
+        &text("dtype"),
+        b"\x93",
+        &text("V2"),
+        b"\x89\x88\x87R(K\x03",
+        &text("|"),
+        b"NNNJ",
+        &size.to_le_bytes(),
+        b"K\x01K\0tb",
+        b"ub",
+        &[b'C', call.len() as u8],
+        &call,
+        b"0.",
+    ]
+    .concat()
+}
+
 fn joblib_array(dtype: &str, elements: usize) -> Vec<u8> {
     let mut out = b"\x80\x04}".to_vec();
     out.extend(text("weights"));
@@ -562,6 +590,10 @@ fn handed_on() -> Vec<File> {
             b"ub",
         ])
     };
+    let class = [text("joblib.numpy_pickle"), text("NumpyArrayWrapper"), b"\x93".to_vec()].concat();
+    let made = [&class[..], b")\x81"].concat();
+    let remade =
+        [&global("copyreg", "_reconstructor")[..], &class, &global("builtins", "object"), b"N\x87R"].concat();
     let grown = [
         &b"\x80\x05"[..],
         &load,
@@ -616,6 +648,21 @@ fn handed_on() -> Vec<File> {
             "loads-encoded.pkl",
             "_load_from_bytes on bytes that _codecs.encode makes",
             p3(&[&load, &encoded(&bare()), b"\x85R"]),
+        ),
+        bad(
+            "array-remade.pkl",
+            "joblib's wrapper of an array, made by _reconstructor",
+            joblib_swallows(&remade, b"K\x01\x85", -1),
+        ),
+        bad(
+            "array-of-no-size.pkl",
+            "joblib's array of a size that is computed",
+            joblib_swallows(&made, &[&global("builtins", "tuple")[..], b"]K\x01a\x85R"].concat(), -1),
+        ),
+        bad(
+            "array-resized.pkl",
+            "joblib's array of a type whose state gives it another size",
+            joblib_swallows(&made, b"K\x00\x85", 200),
         ),
         bad("array-elsewhere.pkl", "joblib loads an array from /etc", wrapper("/etc/evil.npy")),
         bad("array-above.pkl", "joblib loads an array from the folder above", wrapper("../evil.npy")),
