@@ -23,15 +23,15 @@ pub struct Args {
     /// Numbers of threads; powers of two and all processors by default.
     #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
     threads: Vec<u16>,
-    /// Lengths of prompts.
-    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "32,128,512", value_parser = length)]
+    /// Lengths of prompts [default: those of 32, 128 and 512 that fit the model's context].
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = length)]
     prompt: Vec<usize>,
-    /// Tokens before the decoded ones.
-    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "16,512", value_parser = length)]
+    /// Tokens before the decoded ones [default: those of 16 and 512 that fit the context].
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = length)]
     context: Vec<usize>,
-    /// Tokens to decode each time.
-    #[arg(short = 'n', long, value_name = "N", default_value = "64", value_parser = length)]
-    tokens: usize,
+    /// Tokens to decode each time [default: 64, or half the context].
+    #[arg(short = 'n', long, value_name = "N", value_parser = length)]
+    tokens: Option<usize>,
     /// How often everything is measured.
     #[arg(long, value_name = "N", default_value = "5", value_parser = length)]
     repeat: usize,
@@ -105,6 +105,41 @@ impl Speed {
     }
 }
 
+/// Numbers of tokens to measure.
+struct Lengths {
+    prompts: Vec<usize>,
+    contexts: Vec<usize>,
+    decoded: usize,
+}
+
+impl Lengths {
+    /// What the user asks for, else the usual lengths that a context of `fits` tokens has room for.
+    fn of(args: &Args, fits: usize) -> Result<Lengths, Failure> {
+        let decoded = args.tokens.unwrap_or(64.min(fits / 2).max(1));
+        let given_or = |given: &[usize], usual: &[usize], room: usize| -> Vec<usize> {
+            let usual: Vec<usize> = usual.iter().copied().filter(|n| *n <= room).collect();
+            match (given.is_empty(), usual.is_empty()) {
+                (false, _) => given.to_vec(),
+                (true, false) => usual,
+                (true, true) => vec![room.max(1)],
+            }
+        };
+        let lengths = Lengths {
+            prompts: given_or(&args.prompt, &[32, 128, 512], fits),
+            contexts: given_or(&args.context, &[16, 512], fits.saturating_sub(decoded)),
+            decoded,
+        };
+        let needed =
+            lengths.contexts.iter().map(|n| n.saturating_add(decoded)).chain(lengths.prompts.iter().copied());
+        match needed.max().filter(|&tokens| tokens > fits) {
+            Some(tokens) => Err(Failure::usage(format!(
+                "{tokens} tokens do not fit the model's context of {fits}; give shorter ones (--prompt, --context, -n) or --max-seq-len"
+            ))),
+            None => Ok(lengths),
+        }
+    }
+}
+
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<u8, Failure> {
     let most = processors();
@@ -130,28 +165,22 @@ fn measure(args: &Args, pools: &[Pool]) -> Result<Record, Failure> {
     let kv = KvType::from(args.kv);
     let (first, rest) = pools.split_first().ok_or_else(|| Failure::usage("a number of threads is needed"))?;
     let (_, model) = args.run.open(&args.model, first)?;
-    let fits = model.config().max_seq_len;
-    let needed = args.context.iter().map(|n| n + args.tokens).chain(args.prompt.iter().copied());
-    if let Some(tokens) = needed.max().filter(|&tokens| tokens > fits) {
-        return Err(Failure::usage(format!(
-            "{tokens} tokens do not fit the model's context of {fits}; give shorter ones (--prompt, --context, -n) or --max-seq-len"
-        )));
-    }
+    let lengths = Lengths::of(args, model.config().max_seq_len)?;
     let memory = Memory::like(&model);
     let mut kv_bytes = 0;
     let mut threads = Vec::new();
     for pool in std::iter::once(first).chain(rest) {
         let mut runner = Runner::new(&model, pool);
         let (mut load, mut read) = (Times::default(), Times::default());
-        let mut prefill = vec![Times::default(); args.prompt.len()];
-        let mut decode = vec![Times::default(); args.context.len()];
+        let mut prefill = vec![Times::default(); lengths.prompts.len()];
+        let mut decode = vec![Times::default(); lengths.contexts.len()];
         for _ in 0..args.repeat {
             load.time(|| Model::open(&args.model, &args.run.options(), pool))?;
-            for (times, &n) in prefill.iter_mut().zip(&args.prompt) {
+            for (times, &n) in prefill.iter_mut().zip(&lengths.prompts) {
                 times.push(bench::prefill(&mut runner, kv, n)?);
             }
-            for (times, &context) in decode.iter_mut().zip(&args.context) {
-                let (seconds, bytes) = bench::decode(&mut runner, kv, context, args.tokens)?;
+            for (times, &context) in decode.iter_mut().zip(&lengths.contexts) {
+                let (seconds, bytes) = bench::decode(&mut runner, kv, context, lengths.decoded)?;
                 times.push(seconds);
                 kv_bytes = kv_bytes.max(bytes);
             }
@@ -162,8 +191,8 @@ fn measure(args: &Args, pools: &[Pool]) -> Result<Record, Failure> {
             load_seconds: load.best(),
             read_bandwidth: model.bytes_per_token() as f64 / read.best(),
             limit: 1.0 / read.best(),
-            prefill: args.prompt.iter().zip(&prefill).map(|(&n, times)| Speed::of(n, times, n)).collect(),
-            decode: args.context.iter().zip(&decode).map(|(&n, times)| Speed::of(n, times, 1)).collect(),
+            prefill: lengths.prompts.iter().zip(&prefill).map(|(&n, times)| Speed::of(n, times, n)).collect(),
+            decode: lengths.contexts.iter().zip(&decode).map(|(&n, times)| Speed::of(n, times, 1)).collect(),
         });
     }
     Ok(Record {

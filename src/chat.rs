@@ -1,6 +1,6 @@
 //! `ckpt chat`: talk to a model.
 
-use std::io::{IsTerminal, Lines, StdinLock};
+use std::io::{BufRead, IsTerminal, Read, StdinLock};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
@@ -17,6 +17,9 @@ use crate::model::ModelArgs;
 use crate::signal::Signal;
 use crate::{Failure, exit, terminal};
 
+/// Bytes of a line, and of a turn, at most.
+const LONGEST_LINE: u64 = 1 << 20;
+
 /// Lines that the history keeps.
 const HISTORY: usize = 1000;
 
@@ -30,6 +33,7 @@ A line that ends in \\ goes on in the next one. Ctrl-C stops an answer.";
 ///
 /// Lines that begin with / are commands; /help lists them. Without a terminal each line of standard input is a turn.
 #[derive(clap::Args)]
+#[command(allow_negative_numbers = true)]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
@@ -69,7 +73,7 @@ enum Choice {
 /// Where turns come from.
 enum Input {
     Terminal { editor: Box<Editor<(), FileHistory>>, history: Option<PathBuf> },
-    Pipe(Lines<StdinLock<'static>>),
+    Pipe(StdinLock<'static>),
 }
 
 /// What is needed for an answer.
@@ -101,7 +105,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         ));
         Input::terminal(args.no_history)?
     } else {
-        Input::Pipe(std::io::stdin().lines())
+        Input::Pipe(std::io::stdin().lock())
     };
     let default =
         SampleOptions { temperature: 0.7, top_p: 0.95, repetition_penalty: 1.2, ..SampleOptions::default() };
@@ -259,6 +263,12 @@ impl Input {
         let mut turn = String::new();
         while let Some(line) = self.line(if turn.is_empty() { "> " } else { "… " })? {
             match line.strip_suffix('\\') {
+                Some(_) if turn.len() as u64 > LONGEST_LINE => {
+                    return Err(Failure::usage(format!(
+                        "a turn is longer than {}",
+                        terminal::bytes(LONGEST_LINE)
+                    )));
+                }
                 Some(begun) => {
                     turn.push_str(begun);
                     turn.push('\n');
@@ -275,9 +285,26 @@ impl Input {
 
     fn line(&mut self, prompt: &str) -> Result<Option<String>, Failure> {
         match self {
-            Input::Pipe(lines) => {
-                let line = lines.next().transpose();
-                line.map_err(|e| Failure::usage(format!("standard input: {e}")))
+            Input::Pipe(input) => {
+                let cannot = |what: String| Failure::usage(format!("standard input: {what}"));
+                let mut line = Vec::new();
+                let read = input.take(LONGEST_LINE + 1).read_until(b'\n', &mut line);
+                read.map_err(|e| cannot(e.to_string()))?;
+                if line.len() as u64 > LONGEST_LINE {
+                    return Err(cannot(format!(
+                        "a line is longer than {}; end some with \\",
+                        terminal::bytes(LONGEST_LINE)
+                    )));
+                }
+                let ended = !line.is_empty();
+                while line.last().is_some_and(|byte| b"\r\n".contains(byte)) {
+                    line.pop();
+                }
+                let line = String::from_utf8(line).map_err(|e| {
+                    let at = e.utf8_error().valid_up_to();
+                    cannot(format!("a line is no UTF-8 at byte {at}; convert it, for example with iconv"))
+                })?;
+                Ok(ended.then_some(line))
             }
             Input::Terminal { editor, .. } => loop {
                 match editor.readline(prompt) {

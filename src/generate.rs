@@ -50,10 +50,10 @@ pub struct Sampling {
     #[arg(long, value_name = "K")]
     top_k: Option<usize>,
     /// Only the most likely tokens that reach probability P together [default: 1; chat: 0.95].
-    #[arg(long, value_name = "P", value_parser = at_least_zero)]
+    #[arg(long, value_name = "P", value_parser = share)]
     top_p: Option<f32>,
     /// Only tokens at least P times as likely as the most likely one [default: 0].
-    #[arg(long, value_name = "P", value_parser = at_least_zero)]
+    #[arg(long, value_name = "P", value_parser = share)]
     min_p: Option<f32>,
     /// Penalty of tokens that occurred already; 1 for none [default: 1; chat: 1.2].
     #[arg(long, value_name = "X", value_parser = above_zero)]
@@ -66,6 +66,10 @@ pub struct Sampling {
 fn at_least_zero(text: &str) -> Result<f32, String> {
     let number = text.parse::<f32>().ok().filter(|x| *x >= 0.0 && x.is_finite());
     number.ok_or_else(|| "a number not below 0 is needed".to_string())
+}
+
+fn share(text: &str) -> Result<f32, String> {
+    at_least_zero(text).ok().filter(|x| *x <= 1.0).ok_or_else(|| "a number from 0 to 1 is needed".to_string())
 }
 
 fn above_zero(text: &str) -> Result<f32, String> {

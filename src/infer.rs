@@ -16,7 +16,7 @@ use crate::signal::Signal;
 use crate::{Failure, exit, terminal};
 
 /// Prompts are bounded before they are read.
-const LONGEST_PROMPT: u64 = 64 << 20;
+const LONGEST_PROMPT: u64 = 4 << 20;
 
 /// Run a model: continue a prompt, or dump its logits.
 ///
@@ -24,6 +24,7 @@ const LONGEST_PROMPT: u64 = 64 << 20;
 /// with ternary weights and int8 activations, exactly as they were trained. What the checkpoint does not tell is assumed
 /// and said; flags override it.
 #[derive(clap::Args)]
+#[command(allow_negative_numbers = true)]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
@@ -94,6 +95,9 @@ struct Done<'r> {
 pub fn run(args: &Args) -> Result<u8, Failure> {
     if let Some(path) = args.dump_logits.as_ref().filter(|path| path.exists() && !args.force) {
         return Err(Failure::exists(path));
+    }
+    if args.perplexity.are_idle() {
+        return Err(Failure::usage("--context and --stride go with --perplexity"));
     }
     let perplexed = args.perplexity.perplexity.as_ref();
     let text = if args.ids.is_some() || perplexed.is_some() { String::new() } else { prompt(args)? };

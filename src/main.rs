@@ -157,6 +157,7 @@ impl From<ckpt_infer::Error> for Failure {
             | Error::Inconsistent { .. }
             | Error::PromptCache { .. }
             | Error::Input { .. }
+            | Error::NotANumber { .. }
             | Error::Tokenizer { .. } => exit::UNREADABLE,
             Error::Token { .. } | Error::ContextFull { .. } | Error::Usage(_) => exit::USAGE,
             Error::Write { .. } => exit::UNWRITABLE,

@@ -26,13 +26,13 @@ pub struct OutputArgs {
     #[command(flatten)]
     tokenizer: TokenizerArgs,
     /// With --outputs, the largest mean Kullback-Leibler divergence of predictions, in nats.
-    #[arg(long, value_name = "X", default_value_t = 0.01, value_parser = limit)]
+    #[arg(long, value_name = "X", default_value_t = 0.01, value_parser = limit, requires = "outputs")]
     max_kl: f64,
     /// With --outputs, the least share of positions with the same most likely token.
-    #[arg(long, value_name = "X", default_value_t = 0.98, value_parser = limit)]
+    #[arg(long, value_name = "X", default_value_t = 0.98, value_parser = share, requires = "outputs")]
     min_agreement: f64,
     /// With --outputs, the largest ratio of the second perplexity to the first.
-    #[arg(long, value_name = "X", default_value_t = 1.02, value_parser = limit)]
+    #[arg(long, value_name = "X", default_value_t = 1.02, value_parser = limit, requires = "outputs")]
     max_perplexity_ratio: f64,
     /// With --outputs, the largest difference of a logit; any by default.
     #[arg(long, value_name = "X", value_parser = limit, requires = "outputs")]
@@ -47,6 +47,10 @@ pub struct OutputArgs {
 fn limit(text: &str) -> Result<f64, String> {
     let number = text.parse::<f64>().ok().filter(|x| *x >= 0.0);
     number.ok_or_else(|| "a number not below 0 is needed".to_string())
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    limit(text).ok().filter(|x| *x <= 1.0).ok_or_else(|| "a number from 0 to 1 is needed".to_string())
 }
 
 /// Runs both models and judges what they say.

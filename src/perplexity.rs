@@ -24,6 +24,13 @@ pub struct PerplexityArgs {
     stride: Option<usize>,
 }
 
+impl PerplexityArgs {
+    /// Whether flags are given that only `--perplexity` has a use for.
+    pub fn are_idle(&self) -> bool {
+        self.perplexity.is_none() && (self.context.is_some() || self.stride.is_some())
+    }
+}
+
 /// Prints the perplexity that `--perplexity` asks for.
 pub fn run(
     args: &PerplexityArgs,
@@ -65,6 +72,11 @@ pub fn run(
         });
         terminal::print(&format!("{record:#}\n"))?;
     } else {
+        if likelihood.perplexity().is_nan() {
+            terminal::warning(
+                "the model computes NaN: its weights hold NaN or infinity, or overflow on the way",
+            );
+        }
         terminal::print(&format!("{:.4}\n", likelihood.perplexity()))?;
         let rate = likelihood.tokens as f64 / seconds.max(1e-9);
         terminal::note(&format!("{} tokens predicted, {rate:.0} tokens/s", likelihood.tokens));

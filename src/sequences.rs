@@ -6,8 +6,8 @@ use ckpt_infer::{Specials, Tokenizer};
 
 use crate::{Failure, load};
 
-/// Texts are bounded before they are read.
-const LONGEST_TEXT: u64 = 1 << 30;
+/// Texts are bounded before they are read: the tokenizers crate takes more than a hundred times their size.
+const LONGEST_TEXT: u64 = 32 << 20;
 
 /// The sequences in `path`: those of a file of ids, else one of all its text in the tokens of `tokenizer`.
 pub fn read(

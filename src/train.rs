@@ -16,6 +16,7 @@ use crate::{Failure, exit, load, terminal};
 /// --save-every steps in PyTorch's layout, and best.pt by validation loss. Ctrl-C and SIGTERM save before they stop;
 /// resuming goes on as if the run had not stopped. Exit code 1 when the run refuses or stops because of its weights.
 #[derive(clap::Args)]
+#[command(allow_negative_numbers = true)]
 pub struct Args {
     /// Checkpoint to go on from.
     #[arg(long, value_name = "CKPT", required_unless_present = "init", conflicts_with = "init")]
@@ -56,22 +57,24 @@ pub struct Args {
     /// After the warm-up, a cosine that ends at --steps.
     #[arg(long)]
     cosine: bool,
-    /// Decoupled weight decay of parameters that no BitLinear uses.
+    /// Decoupled weight decay of parameters that no BitLinear uses; with muon-adamw of what is no matrix.
     #[arg(long, value_name = "RATE")]
     weight_decay: Option<f64>,
-    /// Decoupled weight decay of ternary weights; 0 unless given, because it shrinks them to nothing.
+    /// Decoupled weight decay of ternary weights, with muon-adamw of every matrix; 0 unless given, because it shrinks
+    /// them to nothing.
     #[arg(long, value_name = "RATE")]
     ternary_weight_decay: Option<f64>,
-    /// The polarizer's well.
+    /// The polarizer's well; the seed's two come with the seed's target, 0.01, and strength.
     #[arg(long, value_name = "WELL")]
     well: Option<WellArg>,
     /// How large the polarizer keeps weights, absolutely.
     #[arg(long, value_name = "SIZE", conflicts_with = "relative_target")]
     target_scale: Option<f64>,
-    /// How large the polarizer keeps weights, as a share of each layer's mean|w| at the start.
+    /// How large the polarizer keeps weights, as a share of each layer's mean|w| at the start; 0.25 unless given, but for
+    /// the seed's wells.
     #[arg(long, value_name = "SHARE")]
     relative_target: Option<f64>,
-    /// How fast the polarizer is.
+    /// How fast the polarizer is; 0.05 unless given, 0.01 for seed-step, 0.1 for seed-optimizer.
     #[arg(long, value_name = "STRENGTH")]
     polarization_strength: Option<f64>,
     /// Sequences in a batch.
@@ -119,7 +122,7 @@ pub struct Args {
     /// Neither read nor keep tokens in the user's cache folder.
     #[arg(long)]
     no_token_cache: bool,
-    /// Names all random draws.
+    /// Names all random draws; a resumed checkpoint's own, or 0, unless given.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// Steps between checkpoints; 0 for one at the end.
@@ -210,8 +213,9 @@ fn train(args: &Args, settings: &Settings, signal: &Signal) -> Result<u8, Failur
         (None, init) => Trainer::new(&model(init.as_deref().unwrap_or_default())?, settings)?,
     };
     args.may_go_into_folder()?;
+    trainer.prepare()?;
     let mut folder = RunFolder::open(&args.output)?;
-    let text = toml::to_string(settings).map_err(|e| Failure::usage(format!("settings: {e}")))?;
+    let text = toml::to_string(trainer.settings()).map_err(|e| Failure::usage(format!("settings: {e}")))?;
     folder.config(&text)?;
     terminal::note(&format!(
         "{} parameters from step {} to {} with {}, into {}",
@@ -252,15 +256,6 @@ fn train(args: &Args, settings: &Settings, signal: &Signal) -> Result<u8, Failur
     }
 }
 
-fn read_config(path: &Path) -> Result<String, Failure> {
-    let cannot = |what: String| Failure::usage(format!("{}: {what}", path.display()));
-    let len = std::fs::metadata(path).map_err(|e| cannot(e.to_string()))?.len();
-    if len > MAX_CONFIG {
-        return Err(cannot(format!("{} is too large for a configuration", terminal::bytes(len))));
-    }
-    std::fs::read_to_string(path).map_err(|e| cannot(e.to_string()))
-}
-
 /// The configuration that `--init` names: a preset's, or a file's over the 125m preset's.
 fn model(init: &str) -> Result<StudentConfig, Failure> {
     if let Some(config) = preset(init) {
@@ -275,7 +270,7 @@ fn model(init: &str) -> Result<StudentConfig, Failure> {
         )));
     }
     let cannot = |what: String| Failure::usage(format!("{}: {}", path.display(), terminal::escape(&what)));
-    let text = read_config(path)?;
+    let text = load::text(path, MAX_CONFIG)?;
     let given: serde_json::Value = match path.extension().is_some_and(|e| e == "toml") {
         true => toml::from_str(&text).map_err(|e| cannot(e.to_string()))?,
         false => serde_json::from_str(&text).map_err(|e| cannot(e.to_string()))?,
@@ -334,7 +329,9 @@ impl Args {
         let whole = |path: &Path| std::fs::canonicalize(path).ok();
         let from = self.resume.as_deref().and_then(whole);
         let same = from.is_some_and(|from| from.parent().map(Path::to_path_buf) == whole(&self.output));
-        match self.force || same || !self.output.join("metrics.jsonl").exists() {
+        // Where no step was taken, there is no run.
+        let run = std::fs::metadata(self.output.join("metrics.jsonl")).is_ok_and(|m| m.len() > 0);
+        match self.force || same || !run {
             true => Ok(()),
             false => Err(Failure::unwritable(format!(
                 "{}: holds another run; choose a folder with -o, or --force to write into it",
@@ -347,7 +344,7 @@ impl Args {
     fn settings(&self) -> Result<Settings, Failure> {
         let mut s = match &self.config {
             None => Settings::default(),
-            Some(path) => toml::from_str(&read_config(path)?)
+            Some(path) => toml::from_str(&load::text(path, MAX_CONFIG)?)
                 .map_err(|e| Failure::usage(format!("{}: {}", path.display(), e.to_string().trim_end())))?,
         };
         fn set<T>(slot: &mut T, flag: Option<T>) {
@@ -380,8 +377,8 @@ impl Args {
                 WellArg::SeedOptimizer => Well::SeedOptimizer,
             }),
         );
-        set(&mut polarizer.target, self.target_scale.map(Target::Absolute));
-        set(&mut polarizer.target, self.relative_target.map(Target::Relative));
+        let target = self.target_scale.map(Target::Absolute);
+        polarizer.target = target.or(self.relative_target.map(Target::Relative)).or(polarizer.target);
         polarizer.strength = self.polarization_strength.or(polarizer.strength);
         set(&mut s.schedule.warmup, self.warmup);
         if self.cosine {
@@ -407,7 +404,7 @@ impl Args {
             s.distill.logits.clone_from(&self.teacher_logits);
         }
         s.detached_scales |= self.detached_scales;
-        set(&mut s.seed, self.seed);
+        s.seed = self.seed.or(s.seed);
         set(&mut s.save_every, self.save_every);
         set(&mut s.keep_last, self.keep_last);
         set(&mut s.validate_every, self.validate_every);

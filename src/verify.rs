@@ -15,6 +15,7 @@ use crate::{Failure, exit};
 /// Equal types must agree to the bit, a narrower type with the rounding of the wider one, packed ternary matrices in
 /// code and scale, block formats within what their steps allow. Exit code 1 when they do not agree.
 #[derive(clap::Args)]
+#[command(allow_negative_numbers = true)]
 pub struct Args {
     /// The first checkpoint.
     a: PathBuf,

@@ -265,6 +265,27 @@ fn a_signal_ends_it_with_what_was_there() {
     assert!(output.stdout.ends_with(b"\n"));
 }
 
+/// One NaN in a matrix makes all logits NaN: no token is the most likely one.
+#[test]
+fn a_model_that_computes_nan_says_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("nan.safetensors");
+    let path = path.to_str().unwrap();
+    assert!(ckpt(&["convert", HEALTHY, "--to", "safetensors", "-o", path]).status.success());
+    let mut bytes = std::fs::read(path).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let tensors: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
+    let norm =
+        tensors.as_object().unwrap().iter().find(|(name, _)| name.ends_with("layers.0.mlp.gate_proj.weight"));
+    let at = 8 + header + norm.unwrap().1["data_offsets"][0].as_u64().unwrap() as usize;
+    bytes[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(path, bytes).unwrap();
+    let output = ckpt(&["infer", path, "--ids", "1,5,7", "-n", "4"]);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(text(&output.stderr).contains("NaN at position 2"), "{}", text(&output.stderr));
+    assert!(output.stdout.is_empty());
+}
+
 #[test]
 fn exit_codes_tell_what_went_wrong() {
     let nothing: PathBuf = tempfile::tempdir().unwrap().path().join("none.pt");
@@ -286,6 +307,10 @@ fn exit_codes_tell_what_went_wrong() {
         (&["infer", "tests/fixtures/formats/tied.pt", "--ids", "1"], 3, "is not recognised as a model"),
         (&["infer", HEALTHY, "--ids", "1", "--attn-cap=-1"], 2, "a number above 0"),
         (&["infer", HEALTHY, "--ids", "1", "--max-seq-len", "0"], 3, "max_seq_len"),
+        (&["infer", HEALTHY, "--ids", "1", "--num-heads", "3"], 3, "by its tensors' shapes"),
+        (&["infer", HEALTHY, "--ids", "1", "--context", "3"], 2, "--perplexity"),
+        (&["infer", HEALTHY, "--ids", "1", "--top-p", "2"], 2, "from 0 to 1"),
+        (&["infer", HEALTHY, "--ids", "1", "--temperature", "-1"], 2, "not below 0"),
         (&["infer", HEALTHY, "--perplexity", "nowhere.txt"], 3, "nowhere.txt"),
         (&["infer", HEALTHY, "--perplexity", "tests/fixtures/formats/tied.pt"], 3, "UTF-8"),
         (&["gate", HEALTHY, "--policy", "nowhere.toml"], 3, "nowhere.toml"),

@@ -375,7 +375,7 @@ fn ten_thousand_tensors_and_a_name_of_a_hundred_kilobytes_are_no_trouble() {
     let all = ckpt.exits(0, &[file.to_str().unwrap(), "--all"]);
     assert_eq!(all.matches("\nlayers.").count(), 10_000);
     assert!(all.contains(&"x".repeat(100_000)) && all.len() < 3_000_000, "{} bytes", all.len());
-    assert!(started.elapsed().as_secs() < 10, "{:?}", started.elapsed());
+    assert!(started.elapsed().as_secs() < 120, "{:?}", started.elapsed());
 }
 
 #[test]

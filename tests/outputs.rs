@@ -118,7 +118,7 @@ fn wrong_input_is_told() {
         (&["infer", HEALTHY, "--perplexity", &empty], 3, "holds no token ids"),
         (&["infer", HEALTHY, "--perplexity", &one], 2, "at least two tokens"),
         (&["infer", HEALTHY, "--perplexity", "none.ids"], 3, "cannot be read"),
-        (&["infer", HEALTHY, "--perplexity", HEALTHY], 2, "is neither UTF-8 text"),
+        (&["infer", HEALTHY, "--perplexity", HEALTHY], 3, "is not UTF-8 text"),
         (&["infer", HEALTHY, "--perplexity", "tests/fixtures/logits/none.safetensors"], 3, "none"),
         (&["infer", HEALTHY, "--perplexity", IDS, "--stride", "0"], 2, "stride"),
         (
@@ -133,7 +133,7 @@ fn wrong_input_is_told() {
             2,
             "vocabularies of different sizes",
         ),
-        (&["verify", HEALTHY, PACKED, "--outputs", "--max-kl=-1"], 2, "not below 0"),
+        (&["verify", HEALTHY, PACKED, "--outputs", "--max-kl", "-1"], 2, "not below 0"),
         (&["bench", HEALTHY, "--prompt", "500"], 2, "do not fit the model's context of 128"),
         (&["bench", HEALTHY, "--threads", "0"], 2, "0"),
         (&["bench", "none.pt"], 3, "none.pt"),

@@ -47,6 +47,62 @@ fn a_run_and_its_second_half() {
     assert_eq!(metrics.lines().filter(|l| l.contains("\"loss\"")).count(), 6);
 }
 
+/// What is held out and in which order data comes follow from the seed: it comes along with the checkpoint.
+#[test]
+fn a_resumed_run_keeps_its_seed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, half) = (folder.path().join("whole"), folder.path().join("half"));
+    let data = ["--data", DATA, "--batch", "4", "--holdout", "0.2"];
+    let run = |folder: &Path, more: &[&str]| {
+        let output = train(folder, &[&data[..], more].concat());
+        assert!(output.status.success(), "{}", text(&output));
+        text(&output)
+    };
+    let start = ["--resume", HEALTHY, "--reset-optimizer", "--seed", "18446744073709551615", "--steps"];
+    run(&whole, &[&start[..], &["2006"]].concat());
+    run(&half, &[&start[..], &["2003"]].concat());
+    let from = half.join("step-002003.pt");
+    let resume = ["--resume", from.to_str().unwrap(), "--steps", "2006"];
+    let said = run(&half, &resume);
+    assert!(!said.contains("seed"), "{said}");
+    let checkpoint = |run: &Path| std::fs::read(run.join("step-002006.pt")).unwrap();
+    assert!(checkpoint(&whole) == checkpoint(&half), "the halves make the whole, to the byte");
+    let config = half.join("config.toml");
+    let written = std::fs::read_to_string(&config).unwrap();
+    assert!(written.contains("seed = 18446744073709551615"), "{written}");
+    let said =
+        run(&folder.path().join("again"), &[&resume[..], &["--config", config.to_str().unwrap()]].concat());
+    assert!(!said.contains("seed"), "{said}");
+    let other = folder.path().join("other");
+    let said = run(&other, &[&resume[..], &["--seed", "8"]].concat());
+    assert!(said.contains("with seed 18446744073709551615, and this run goes on with 8"), "{said}");
+    assert!(checkpoint(&whole) != checkpoint(&other));
+}
+
+/// A start that fails leaves nothing in the way of the next one.
+#[test]
+fn a_failed_start_leaves_no_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let start = ["--resume", HEALTHY, "--reset-optimizer", "--steps", "2001", "--batch", "4", "--data"];
+    for missing in ["no.npy", "no.jsonl", "README.md"] {
+        let output = train(&run, &[&start[..], &[missing]].concat());
+        assert_eq!(output.status.code(), Some(3), "{}", text(&output));
+        assert!(!run.exists(), "{missing}");
+    }
+    // One that was killed before its first step is no run either.
+    std::fs::create_dir(&run).unwrap();
+    std::fs::write(run.join("metrics.jsonl"), "").unwrap();
+    let output = train(&run, &[&start[..], &[DATA]].concat());
+    assert!(output.status.success(), "{}", text(&output));
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = |file: &str| std::fs::metadata(run.join(file)).unwrap().permissions().mode();
+        assert_eq!(mode("config.toml"), mode("metrics.jsonl"), "files are for whom others are for");
+    }
+}
+
 #[test]
 fn a_new_model_from_a_file() {
     let folder = tempfile::tempdir().unwrap();
@@ -58,6 +114,12 @@ fn a_new_model_from_a_file() {
         train(&folder.path().join("run"), &[&start[..], &["--ternary-weight-decay", "0.1"]].concat());
     assert!(output.status.success(), "{}", text(&output));
     assert!(text(&output).contains("halves them every 23105 steps"), "{}", text(&output));
+    let output = train(
+        &folder.path().join("seed"),
+        &[&start[..], &["--optimizer", "muon-adamw", "--weight-decay", "0.1"]].concat(),
+    );
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(text(&output).contains("weight decay 0.1 has no effect on any matrix"), "{}", text(&output));
     std::fs::write(&model, "hidden_size = 32\n").unwrap();
     let output = train(&folder.path().join("other"), &start);
     assert_eq!(output.status.code(), Some(2));
@@ -76,10 +138,22 @@ fn refusals_say_what_to_do() {
     refused(1, &["--resume", collapsed, "--data", DATA, "--steps", "4001"], "step-02000.pt");
     refused(2, &["--resume", HEALTHY, "--data", DATA, "--steps", "9"], "step 2000 already");
     refused(2, &["--resume", HEALTHY, "--steps", "2001"], "--data");
+    let most = usize::MAX.to_string();
+    for batch in [most.as_str(), "99999999999"] {
+        let asked =
+            ["--resume", HEALTHY, "--reset-optimizer", "--data", DATA, "--steps", "2001", "--batch", batch];
+        refused(2, &asked, "--accumulate");
+    }
     refused(2, &["--data", DATA], "--resume");
     refused(2, &["--init", "9b", "--data", DATA], "125m");
     refused(2, &["--resume", HEALTHY, "--data", DATA, "--optimizer", "adam"], "adamw");
     refused(3, &["--resume", "README.md", "--data", DATA], "README.md");
+    let config = |file| ["--resume", HEALTHY, "--data", DATA, "--config", file];
+    refused(3, &config("no.toml"), "no.toml");
+    refused(3, &["--resume", HEALTHY, "--data", DATA, "--tokenizer", "no.json"], "no.json");
+    refused(2, &config("README.md"), "README.md");
+    #[cfg(unix)]
+    refused(3, &config("/dev/zero"), "/dev/zero");
     refused(3, &["--resume", HEALTHY, "--reset-optimizer", "--data", "no.npy", "--steps", "2001"], "no.npy");
 }
 

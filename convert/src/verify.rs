@@ -220,6 +220,11 @@ impl<'s> Side<'s> {
         self.elements.tensor.dtype
     }
 
+    /// The type that its values have: what is made ternary here is a code times a scale in f32.
+    fn value_type(&self) -> DType {
+        if self.elements.grid.is_some() { DType::F32 } else { self.dtype() }
+    }
+
     fn decoded(&self) -> ReadResult<Decoded<'_>> {
         Decoded::new(self.checkpoint, self.elements, &self.bytes)
     }
@@ -232,7 +237,11 @@ fn compare(a: &Checkpoint, elements: &Elements, b: &Checkpoint, theirs: &Element
     // GGUF has no tensor without dimensions.
     let of_one = |shape: &[usize]| matches!(shape, [] | [1]);
     let same_shape = tensor.shape == other.shape || (of_one(&tensor.shape) && of_one(&other.shape));
-    let rule = rule(tensor.dtype, other.dtype);
+    let rounds = |e: &Elements| e.grid.is_some_and(|grid| !grid.exact);
+    let rule = match rule(tensor.dtype, other.dtype) {
+        Some(Rule::Identical) if rounds(elements) || rounds(theirs) => Some(Rule::Rounded),
+        rule => rule,
+    };
     let mut agreement = Agreement {
         name: tensor.name.clone(),
         other: other.name.clone(),
@@ -266,7 +275,6 @@ fn compare(a: &Checkpoint, elements: &Elements, b: &Checkpoint, theirs: &Element
         Rule::Ternary => ternary(&a, &b, &mut agreement)?,
         Rule::Blocks => blocks(&a, &b, &mut agreement)?,
     }
-    let rounds = |e: &Elements| e.grid.is_some_and(|grid| !grid.exact);
     if rounds(elements) || rounds(theirs) {
         agreement.detail.get_or_insert_with(|| TERNARY_FORM.into());
     }
@@ -341,10 +349,10 @@ fn identical(a: &Side<'_>, b: &Side<'_>, agreement: &mut Agreement) {
 }
 
 fn rounded(a: &Side<'_>, b: &Side<'_>, agreement: &mut Agreement) -> Result<()> {
-    let ranks = (precision(a.dtype()), precision(b.dtype()));
+    let ranks = (precision(a.value_type()), precision(b.value_type()));
     let a_is_wide = (ranks.0.1, ranks.0.0) >= (ranks.1.1, ranks.1.0);
     let (wide, thin) = if a_is_wide { (a, b) } else { (b, a) };
-    let thin_type = match thin.dtype() {
+    let thin_type = match thin.value_type() {
         DType::QI8 | DType::QU8 | DType::QI32 => DType::F32,
         other => other,
     };
@@ -367,8 +375,8 @@ fn rounded(a: &Side<'_>, b: &Side<'_>, agreement: &mut Agreement) -> Result<()> 
         if !narrows {
             return compare(x, x, y, start);
         }
-        match (wide.dtype(), wide.elements.rotary, wide.elements.grid) {
-            (DType::F64, None, None) => {
+        match (wide.value_type(), wide.elements.rotary) {
+            (DType::F64, None) => {
                 narrow_f64(&wide.bytes[8 * start..8 * (start + n)], thin_type, &mut as_thin)
             }
             _ => narrow(x, thin_type, &mut as_thin),

@@ -490,3 +490,24 @@ fn safetensors_file(path: &Path, tensors: &[(&str, &str, Vec<usize>)], raw: &[u8
     out.extend(raw);
     std::fs::write(path, out).unwrap();
 }
+
+/// The ternary form of a narrow matrix has its scale in f32, whatever the matrix is rounded to.
+#[test]
+fn narrow_students_become_gguf_of_every_plain_type() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = fixture("healthy-run/step-02000.pt");
+    for dtype in [DType::F16, DType::BF16] {
+        let narrow = folder.path().join(dtype.name());
+        convert(&source, &Options { dtype: Some(dtype), ..Options::new(Target::Torch) }, &narrow);
+        for quant in [Quant::F32, Quant::F16, Quant::BF16, Quant::Q8_0] {
+            let to = folder.path().join(format!("{dtype}-{quant}.gguf"));
+            let gguf = Gguf { quant: Some(quant), embed: Some(quant), ..Gguf::default() };
+            convert(&narrow, &Options::new(Target::Gguf(gguf)), &to);
+            let report = verified(&narrow, &to);
+            assert!(report.agrees(), "{report:#?}");
+            let gate =
+                report.tensors.iter().find(|t| t.name.ends_with("layers.0.mlp.gate_proj.weight")).unwrap();
+            assert!(matches!(gate.rule, Rule::Rounded | Rule::Blocks), "{gate:?}");
+        }
+    }
+}

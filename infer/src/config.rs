@@ -170,6 +170,13 @@ impl Config {
                 )));
             }
         };
+        for (name, flag, found) in
+            [("head_dim", flags.head_dim, head_dim), ("num_heads", flags.num_heads, num_heads)]
+        {
+            if let Some(flag) = flag.filter(|flag| *flag != found) {
+                return Err(inconsistent(format!("{name} is {found} by its tensors' shapes, not {flag}")));
+            }
+        }
         if head_dim % 2 != 0 || !num_heads.is_multiple_of(num_kv_heads) {
             return Err(inconsistent(format!(
                 "{num_heads} query heads of {head_dim} do not share {num_kv_heads} KV heads"

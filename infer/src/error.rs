@@ -48,6 +48,14 @@ pub enum Error {
         /// Positions that there are.
         limit: usize,
     },
+    /// The model computes nothing that a token could be chosen by.
+    #[error(
+        "logits are NaN at position {position}: the weights hold NaN or infinity, or overflow on the way; `ckpt inspect` tells which"
+    )]
+    NotANumber {
+        /// The position in the sequence.
+        position: usize,
+    },
     /// A call that makes no sense, such as an empty prompt.
     #[error("{0}")]
     Usage(&'static str),

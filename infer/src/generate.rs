@@ -81,7 +81,7 @@ impl<'g, 'm> Generator<'g, 'm> {
     /// false.
     ///
     /// # Errors
-    /// `Usage` when the prompt is empty; `Token` and `ContextFull` of the prompt. A context that fills up later is
+    /// `Usage` when the prompt is empty; `Token` and `ContextFull` of the prompt; `NotANumber` when all logits are NaN. A context that fills up later is
     /// [`Reason::ContextFull`].
     pub fn run(&mut self, prompt: &[u32], on_token: &mut dyn FnMut(&Token) -> bool) -> Result<Outcome> {
         if prompt.is_empty() {
@@ -99,7 +99,7 @@ impl<'g, 'm> Generator<'g, 'm> {
     /// Generates from the logits of the cache's last token.
     ///
     /// # Errors
-    /// None besides those of a broken invariant: generated tokens are in the vocabulary, and room is looked at first.
+    /// `NotANumber` when all logits are NaN.
     pub fn after(
         &mut self,
         mut logits: Vec<f32>,
@@ -121,6 +121,9 @@ impl<'g, 'm> Generator<'g, 'm> {
                 let sequence = Sequence { ids: &[last], cache: self.cache, logits: Logits::Last };
                 logits.clear();
                 logits.extend_from_slice(self.runner.forward(&mut [sequence])?);
+            }
+            if logits.iter().all(|logit| logit.is_nan()) {
+                return Err(Error::NotANumber { position: self.cache.ids().len().saturating_sub(1) });
             }
             let id = self.sampler.sample(&logits);
             self.sampler.accept(id);

@@ -61,4 +61,4 @@ pub use names::{Names, Part, Role};
 pub use sample::{SampleOptions, Sampler, log_softmax};
 pub use stop_text::StopText;
 pub use template::{Message, Template};
-pub use tokenizer::{FimTokens, Specials, TextStream, Tokenizer};
+pub use tokenizer::{FIM_TEXTS, FimTokens, Specials, TextStream, Tokenizer};

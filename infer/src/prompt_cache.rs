@@ -90,6 +90,15 @@ impl Cache {
             let [key, value] = ["key", "value"].map(|name| file.tensor(&format!("layers.{layer}.{name}")));
             let (key, value) = (key?, value?);
             for tensor in [key, value] {
+                if tensor.shape == shape
+                    && matches!(tensor.dtype, DType::F32 | DType::F16)
+                    && tensor.dtype != dtype
+                {
+                    return Err(wrong(format!(
+                        "keeps keys and values in {}, and {dtype} is asked for; ask for the same (--kv), or name another file",
+                        tensor.dtype
+                    )));
+                }
                 if tensor.dtype != dtype || tensor.shape != shape {
                     let (name, found) = (&tensor.name, tensor.dtype);
                     return Err(wrong(format!(

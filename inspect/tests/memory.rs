@@ -290,7 +290,7 @@ fn one_megabyte_never_takes_hundreds() {
             Err(error) if roles.contains(&what) => panic!("{what}: {error}"),
             Err(error) => assert!(!what.starts_with("a GGUF of") || what.contains("2^60"), "{what}: {error}"),
         }
-        assert!(started.elapsed().as_secs() < 20, "{what}: {:?}", started.elapsed());
+        assert!(started.elapsed().as_secs() < 120, "{what}: {:?}", started.elapsed());
         let peak = (ALLOCATOR.peak_usage() - before) / MB;
         assert!(peak < 256, "{what}: {peak} MB for one");
     }

@@ -7,7 +7,11 @@ use ckpt_inspect::StudentConfig;
 use crate::batch::{Batch, IGNORE};
 use crate::{Estimator, Gradients, Loss, Parameters, Result};
 
-/// A student model whose parameters are candle variables.
+/// A student model whose parameters are candle variables: the readable truth, with no backward pass of its own.
+/// `ckpt train` runs [`Network`](crate::Network), which is tested against it.
+///
+/// It computes on the [`Device`] that it is given. For an NVIDIA GPU, build this crate with its feature `cuda` (candle
+/// then needs the CUDA toolkit) and pass `Device::new_cuda(0)?`.
 pub struct Composite {
     config: StudentConfig,
     estimator: Estimator,

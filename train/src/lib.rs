@@ -19,6 +19,8 @@ mod start;
 mod tensorboard;
 mod trainer;
 
+pub use candle_core::Device;
+
 pub use batch::{Batch, IGNORE};
 pub use composite::Composite;
 pub use error::{Error, Result};

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use ckpt_convert::StagedFile;
 use serde_json::Value;
 
 use crate::tensorboard::Events;
@@ -41,14 +42,11 @@ impl RunFolder {
     /// Writes the run's settings, whole or not at all.
     ///
     /// # Errors
-    /// `Write`.
+    /// `Save`.
     pub fn config(&self, toml: &str) -> Result<()> {
-        let path = self.path.join("config.toml");
-        let io = |e| Error::write(&path, e);
-        let mut file = tempfile::Builder::new().prefix(".ckpt-").tempfile_in(&self.path).map_err(io)?;
-        file.write_all(toml.as_bytes()).and_then(|()| file.as_file().sync_all()).map_err(io)?;
-        file.persist(&path).map_err(|e| io(e.error))?;
-        Ok(())
+        let file = StagedFile::create(&self.path.join("config.toml"), toml.len() as u64, true)?;
+        file.output().write_at(0, toml.as_bytes())?;
+        Ok(file.commit()?)
     }
 
     /// Adds a line to the metrics, and its numbers to TensorBoard's: `entry` is an object with the `step`; of objects
@@ -130,7 +128,7 @@ fn end_last_line(path: &Path) -> std::io::Result<()> {
     let len = file.metadata()?.len();
     file.seek(SeekFrom::Start(len.saturating_sub(TAIL)))?;
     let mut tail = Vec::new();
-    file.read_to_end(&mut tail)?;
+    (&file).take(TAIL).read_to_end(&mut tail)?;
     if tail.last().is_some_and(|&b| b != b'\n') {
         file.write_all(b"\n")?;
     }

@@ -87,7 +87,7 @@ pub(crate) fn refuse_collapsed(
         worst.name,
         worst.verdict
     );
-    Err(Error::Collapsed(match last_healthy(checkpoint, thresholds) {
+    Err(Error::Collapsed(match last_healthy(checkpoint, config, thresholds) {
         Some(path) => format!(
             "{what}. The last healthy one is {}; --allow-collapsed goes on regardless",
             path.display()
@@ -98,8 +98,9 @@ pub(crate) fn refuse_collapsed(
     }))
 }
 
-/// The healthy checkpoint of the latest step in the folder of `checkpoint`.
-fn last_healthy(checkpoint: &Checkpoint, thresholds: &Thresholds) -> Option<PathBuf> {
+/// The healthy checkpoint of the same model and the latest step up to that of `checkpoint` in its folder, not in those below.
+fn last_healthy(checkpoint: &Checkpoint, config: &StudentConfig, thresholds: &Thresholds) -> Option<PathBuf> {
+    let until = checkpoint.step.as_ref().map_or(u64::MAX, |(step, _)| *step);
     let folder = match checkpoint.path.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
@@ -107,15 +108,16 @@ fn last_healthy(checkpoint: &Checkpoint, thresholds: &Thresholds) -> Option<Path
     let mut others: Vec<(u64, PathBuf)> = ckpt_inspect::find(folder)
         .ok()?
         .into_iter()
-        .filter(|path| *path != checkpoint.path)
+        .filter(|path| *path != checkpoint.path && path.parent() == Some(folder))
         .filter_map(|path| Some((ckpt_inspect::step_from_path(&path)?, path)))
+        .filter(|(step, _)| *step <= until)
         .collect();
     others.sort_by_key(|(step, _)| std::cmp::Reverse(*step));
     let healthy = |path: &Path| {
         let checkpoint = ckpt_inspect::open(path).ok()?;
-        let config = checkpoint.model.student.clone()?;
-        let parameters = Parameters::load(&config, &checkpoint).ok()?;
-        let health = Health::of(&parameters, &config, thresholds);
+        let theirs = checkpoint.model.student.as_ref().filter(|theirs| *theirs == config)?;
+        let parameters = Parameters::load(theirs, &checkpoint).ok()?;
+        let health = Health::of(&parameters, theirs, thresholds);
         Some(health.layers.iter().all(|l| l.verdict == Verdict::Healthy))
     };
     others.into_iter().take(LOOKED_AT).map(|(_, path)| path).find(|path| healthy(path) == Some(true))

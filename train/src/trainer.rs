@@ -34,8 +34,8 @@ pub struct Settings {
     pub clip: f64,
     /// Whether scales are held constant in the backward pass of a BitLinear.
     pub detached_scales: bool,
-    /// Names all random draws.
-    pub seed: u64,
+    /// Names all random draws; the checkpoint's that is resumed, or 0, when not given.
+    pub seed: Option<u64>,
     /// Steps between checkpoints; 0 for one at the end.
     pub save_every: u64,
     /// Checkpoints to keep; 0 for all.
@@ -69,7 +69,7 @@ impl Default for Settings {
             accumulate: 1,
             clip: 1.0,
             detached_scales: false,
-            seed: 0,
+            seed: None,
             save_every: 500,
             keep_last: 0,
             validate_every: 250,
@@ -146,12 +146,16 @@ pub enum Outcome {
 /// A run.
 pub struct Trainer {
     settings: Settings,
+    seed: u64,
     config: StudentConfig,
     parameters: Parameters,
     network: Network,
     optimizer: Box<dyn Optimizer>,
     teachers: Option<Teachers>,
     stream: Stream,
+    /// Batches of the next step, drawn ahead.
+    ready: Vec<Batch>,
+    validation: Option<Vec<Batch>>,
     step: u64,
     tokens: u64,
     skipped: u64,
@@ -166,12 +170,13 @@ impl Trainer {
     /// # Errors
     /// `Settings`; `Read` and `Data` for the data.
     pub fn new(config: &StudentConfig, settings: &Settings) -> Result<Self> {
-        let parameters = Parameters::init(config, settings.seed)?;
-        Self::with(config.clone(), parameters, settings)
+        let seed = settings.seed.unwrap_or(0);
+        let parameters = Parameters::init(config, seed)?;
+        Self::with(config.clone(), parameters, settings, seed)
     }
 
-    /// Goes on from `checkpoint`: with its weights, and as far as it has them the optimizer's state, the step, and the
-    /// place in the data.
+    /// Goes on from `checkpoint`: with its weights, and as far as it has them the optimizer's state, the step, the seed
+    /// unless the settings have one, and the place in the data.
     ///
     /// # Errors
     /// `Collapsed` when its layers have, unless allowed; `Settings` when it is no student model or its state is of
@@ -183,9 +188,16 @@ impl Trainer {
         if !options.allow_collapsed {
             start::refuse_collapsed(checkpoint, &config, &parameters, &settings.thresholds)?;
         }
-        let mut trainer = Self::with(config, parameters, settings)?;
-        trainer.warnings.extend(assumed.iter().map(|a| format!("{path}: {a}")));
         let number = |name: &str| checkpoint.meta(&format!("training_state.{name}"));
+        let saved_seed = number("seed").and_then(seed_of);
+        let seed = settings.seed.or(saved_seed).unwrap_or(0);
+        let mut trainer = Self::with(config, parameters, settings, seed)?;
+        trainer.warnings.extend(assumed.iter().map(|a| format!("{path}: {a}")));
+        if let Some(saved) = saved_seed.filter(|&saved| saved != seed) {
+            trainer.warnings.push(format!(
+                "{path}: was trained with seed {saved}, and this run goes on with {seed}: from here on other documents are held out, and data comes in another order"
+            ));
+        }
         let state_step = number("step").and_then(as_u64);
         trainer.step = state_step.or(checkpoint.step.as_ref().map(|s| s.0)).unwrap_or(0);
         trainer.check_steps()?;
@@ -195,7 +207,8 @@ impl Trainer {
         if options.reset_optimizer {
             trainer.warnings.push("the optimizer starts without its state, as asked".into());
         } else if checkpoint.meta(STATE).is_some() {
-            trainer.optimizer.load(checkpoint, STATE, &trainer.parameters)?;
+            let notes = trainer.optimizer.load(checkpoint, STATE, &trainer.parameters)?;
+            trainer.warnings.extend(notes);
             trainer.note_rates(checkpoint, STATE);
         } else {
             trainer.warnings.push(format!("{path}: holds no optimizer state, so moments start at zero"));
@@ -236,15 +249,16 @@ impl Trainer {
         }
     }
 
-    fn with(config: StudentConfig, parameters: Parameters, settings: &Settings) -> Result<Self> {
-        if settings.accumulate == 0
-            || !settings.loss.is_sound()
-            || settings.clip.is_nan()
-            || settings.clip < 0.0
-        {
-            return Err(Error::settings(
-                "accumulate and temperature must be above 0, label smoothing and alpha from 0 to 1, focal and clip at least 0",
-            ));
+    fn with(config: StudentConfig, parameters: Parameters, settings: &Settings, seed: u64) -> Result<Self> {
+        let loss_is = "temperature must be from 0.001 to 1000, label smoothing and alpha from 0 to 1, focal from 0 to 100";
+        for (sound, what) in [
+            (settings.accumulate > 0, "accumulate must be above 0"),
+            (settings.clip >= 0.0, "clip must be at least 0"),
+            (settings.loss.is_sound(), loss_is),
+        ] {
+            if !sound {
+                return Err(Error::settings(what));
+            }
         }
         let length = settings.data.length;
         if length > config.max_seq_len {
@@ -254,14 +268,14 @@ impl Trainer {
             )));
         }
         let estimator = if settings.detached_scales { Estimator::Detached } else { Estimator::ThroughScales };
-        let optimizer = settings.optimizer.build(&parameters, settings.seed)?;
+        let optimizer = settings.optimizer.build(&parameters, seed)?;
         let teachers = Teachers::load(
             &settings.distill,
             config.vocab_size,
             settings.data.files.len(),
             settings.loss.temperature,
         )?;
-        let mut warnings = Vec::new();
+        let mut warnings: Vec<String> = settings.optimizer.surprises().into_iter().collect();
         for (lr, weight_decay) in optimizer.ternary_decay(&parameters) {
             warnings.push(format!(
                 "weight decay {weight_decay} at learning rate {lr} shrinks ternary weights: on its own it halves them every {:.0} steps (ln 2 / (lr * weight decay)), and absmean quantization hides that from the loss",
@@ -272,8 +286,11 @@ impl Trainer {
             network: Network::new(&config, &parameters, estimator),
             optimizer,
             teachers,
-            stream: Stream::new(&settings.data, settings.seed)?,
-            settings: settings.clone(),
+            stream: Stream::new(&settings.data, seed)?,
+            ready: Vec::new(),
+            validation: None,
+            settings: Settings { seed: Some(seed), ..settings.clone() },
+            seed,
             config,
             parameters,
             step: 0,
@@ -300,6 +317,11 @@ impl Trainer {
         self.step
     }
 
+    /// The settings, with the seed that the run has.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     /// The model's configuration.
     pub fn config(&self) -> &StudentConfig {
         &self.config
@@ -310,8 +332,32 @@ impl Trainer {
         &self.parameters
     }
 
-    /// Trains to the last step, or until `stop` is set: then the step at hand is finished and saved. Everything that
-    /// happens is told to `watch` and written to `folder`.
+    /// Reads the data of the first step and what is validated on, so that a run that cannot begin is known before there
+    /// is a folder of it. [`Trainer::run`] does it by itself, too.
+    ///
+    /// # Errors
+    /// Those of data, and `Settings` when there is no step to take.
+    pub fn prepare(&mut self) -> Result<()> {
+        self.check_steps()?;
+        if self.validation.is_none() {
+            self.validation = Some(match self.settings.validate_every {
+                0 => Vec::new(),
+                _ => Stream::validation(&self.settings.data, self.seed)?,
+            });
+        }
+        if self.ready.is_empty() {
+            self.ready = self.batches()?;
+        }
+        Ok(())
+    }
+
+    /// The batches of one step.
+    fn batches(&mut self) -> Result<Vec<Batch>> {
+        (0..self.settings.accumulate).map(|_| self.stream.batch()).collect()
+    }
+
+    /// Trains to the last step, or until `stop` is set: then the step at hand is finished and saved; one whose data is
+    /// [prepared](Trainer::prepare) is at hand. Everything that happens is told to `watch` and written to `folder`.
     ///
     /// # Errors
     /// `Stopped` when NaN spoils step after step (the batch is saved) or a layer collapses and the settings say to stop;
@@ -325,25 +371,22 @@ impl Trainer {
         for warning in std::mem::take(&mut self.warnings) {
             watch(Event::Warning(warning));
         }
-        self.check_steps()?;
-        let validation = match self.settings.validate_every {
-            0 => Vec::new(),
-            _ => Stream::validation(&self.settings.data, self.settings.seed)?,
-        };
+        self.prepare()?;
+        let validation = self.validation.clone().unwrap_or_default();
         let mut gradients = self.parameters.zeros();
         let (mut spoiled, mut told_bad, mut saved_at) = (0, 0, None);
         while self.step < self.settings.steps {
-            if stop.load(Ordering::Relaxed) {
+            if stop.load(Ordering::Relaxed) && self.ready.is_empty() {
                 if saved_at != Some(self.step) {
                     self.save(folder, watch)?;
                 }
                 return Ok(Outcome::Interrupted);
             }
             let started = Instant::now();
-            let mut batches = Vec::new();
-            for _ in 0..self.settings.accumulate {
-                batches.push(self.stream.batch()?);
-            }
+            let batches = match self.ready.is_empty() {
+                true => self.batches()?,
+                false => std::mem::take(&mut self.ready),
+            };
             if self.stream.bad > told_bad {
                 told_bad = self.stream.bad;
                 let shown = std::mem::take(&mut self.stream.shown);
@@ -375,7 +418,7 @@ impl Trainer {
             }
             self.step += 1;
             let tokens: u64 = batches.iter().map(|b| b.ids.len() as u64).sum();
-            self.tokens += tokens;
+            self.tokens = self.tokens.saturating_add(tokens);
             let seconds = started.elapsed().as_secs_f64();
             folder.metric(&json!({
                 "step": self.step, "loss": finite(loss), "grad_norm": finite(norm), "lr_factor": factor,
@@ -506,7 +549,7 @@ impl Trainer {
             ("best_loss", Value::F64(self.best_loss.unwrap_or(f64::INFINITY))),
             ("total_tokens", number(self.tokens)),
             ("skipped", number(self.skipped)),
-            ("seed", number(self.settings.seed)),
+            ("seed", number(self.seed)),
         ];
         let state = state.into_iter().map(|(name, value)| (name, Object::Plain(value)));
         let config = plain([
@@ -522,6 +565,14 @@ impl Trainer {
             ("loss", Object::Plain(self.last_loss.map_or(Value::None, Value::F64))),
             ("config", Object::Plain(config)),
         ])
+    }
+}
+
+/// A seed as a checkpoint holds it: its 64 bits as a signed number.
+fn seed_of(value: &Value) -> Option<u64> {
+    match value {
+        Value::I64(seed) => Some(*seed as u64),
+        other => as_u64(other),
     }
 }
 

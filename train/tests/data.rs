@@ -4,7 +4,9 @@ mod truth;
 
 use std::path::Path;
 
+use ckpt_convert::{Object, save};
 use ckpt_train::data::{Settings, Stream};
+use serde_pickle::{HashableValue, Value};
 use truth::tokenizer;
 
 fn in_order(folder: &Path, file: &str, contents: &[u8], length: usize) -> Settings {
@@ -192,6 +194,12 @@ fn text_without_a_tokenizer_says_so() {
     let error = Stream::new(&settings, 0).unwrap().batch().unwrap_err().to_string();
     assert!(error.contains("--tokenizer"), "{error}");
     assert!(Stream::new(&Settings::default(), 0).is_err());
+    #[cfg(unix)]
+    {
+        let endless = Settings { tokenizer: Some("/dev/zero".into()), ..settings };
+        let error = Stream::new(&endless, 0).err().unwrap().to_string();
+        assert!(error.contains("too many for a tokenizer"), "{error}");
+    }
 }
 
 /// The text of the first `n` batches.
@@ -325,9 +333,14 @@ fn middles_are_to_be_filled_in() {
     );
     let validation = Settings { validation: settings.files.clone(), ..settings.clone() };
     assert!(Stream::validation(&validation, 5).unwrap().iter().all(|b| b.ids.iter().all(|&id| id < 256)));
-    settings.fill_in_rate = 0.5;
-    let other = std::fs::read_to_string(settings.tokenizer.as_ref().unwrap()).unwrap().replace("fim_", "f");
-    std::fs::write(settings.tokenizer.as_ref().unwrap(), other).unwrap();
+    let tokenizer = settings.tokenizer.clone().unwrap();
+    let known = std::fs::read_to_string(&tokenizer).unwrap();
+    for [prefix, suffix, middle] in ckpt_infer::FIM_TEXTS {
+        let named = known.replace("<|fim_prefix|>", prefix).replace("<|fim_suffix|>", suffix);
+        std::fs::write(&tokenizer, named.replace("<|fim_middle|>", middle)).unwrap();
+        assert!(Stream::new(&settings, 5).is_ok(), "{prefix}");
+    }
+    std::fs::write(&tokenizer, known.replace("fim_", "f")).unwrap();
     let error = Stream::new(&settings, 5).err().unwrap().to_string();
     assert!(error.contains("fim_prefix"), "{error}");
 }
@@ -354,4 +367,67 @@ fn files_are_shuffled_anew_each_pass() {
     assert_ne!(first, second);
     assert_eq!(sorted(first.clone()), (0..20).collect::<Vec<_>>());
     assert_eq!(sorted(second), sorted(first));
+}
+
+/// A SafeTensors file of `rows` sequences of four ids.
+fn sequences(rows: usize) -> Vec<u8> {
+    let ids: Vec<u8> = (0..rows * 4).flat_map(|i| (i as u16 % 200).to_le_bytes()).collect();
+    let view = safetensors::tensor::TensorView::new(safetensors::Dtype::U16, vec![rows, 4], &ids).unwrap();
+    safetensors::serialize([("ids", view)], None).unwrap()
+}
+
+/// A saved place is gone on from where the file still has it, and refused where it ends before or the place is a lie.
+#[test]
+fn places_beyond_the_end_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("place.pt");
+    let rows = |n: usize| npy("|u1", &format!("({n}, 4)"), &vec![7; 4 * n]);
+    let flat = |n: usize| npy("|u1", &format!("({n},)"), &vec![7; n]);
+    let lines = |n: usize| "{\"text\": \"line\"}\n".repeat(n).into_bytes();
+    let parquet =
+        std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/text.parquet")).unwrap();
+    let forms = [
+        ("a.npy", rows(100), Some(rows(3))),
+        ("flat.npy", flat(9000), Some(flat(400))),
+        ("a.safetensors", sequences(100), Some(sequences(3))),
+        ("a.jsonl", lines(100), Some(lines(3))),
+        ("a.txt", lines(3000), Some(lines(3))),
+        ("a.parquet", parquet, None),
+    ];
+    for (name, whole, short) in forms {
+        let settings = in_order(folder.path(), name, &whole, 3);
+        let mut stream = Stream::new(&settings, 0).unwrap();
+        (0..12).for_each(|_| drop(stream.batch().unwrap()));
+        // Saves the place as it is, or with another offset.
+        let keep = |stream: &Stream, offset: Option<i64>| {
+            let mut state = stream.state();
+            if let (Object::Dict(entries), Some(offset)) = (&mut state, offset)
+                && let Object::Plain(Value::Dict(place)) = &mut entries[0].1
+            {
+                let old = place.insert(HashableValue::String("offset".into()), Value::I64(offset));
+                assert!(old.is_some());
+            }
+            save(&Object::dict([("data", state)]), &path, true).unwrap();
+        };
+        let restored = || {
+            let mut stream = Stream::new(&settings, 0).unwrap();
+            let taken = stream.restore(&ckpt_inspect::open(&path).unwrap(), "data");
+            taken.map(|taken| (taken, stream)).map_err(|e| e.to_string())
+        };
+        keep(&stream, None);
+        let (taken, mut other) = restored().unwrap();
+        assert!(taken);
+        assert_eq!(other.batch().unwrap(), stream.batch().unwrap(), "{name}");
+        for offset in [1 << 62, i64::MAX, 1 << 40] {
+            keep(&stream, Some(offset));
+            let error = restored().err().unwrap();
+            assert!(error.contains("--restart-data"), "{name} at {offset}: {error}");
+        }
+        keep(&stream, None);
+        if let Some(short) = short {
+            std::fs::write(&settings.files[0], short).unwrap();
+            let error = restored().err().unwrap();
+            assert!(error.contains("not one in these files"), "{name}: {error}");
+        }
+    }
 }

@@ -1,7 +1,9 @@
 //! Every optimizer against PyTorch's in float64 (`data/optimizers.py`), and what the polarizer promises.
 
-use ckpt_train::optim::{Form, Polarizer, Settings, Target, Well, half_life, orthogonalize};
+use ckpt_convert::{Object, save};
+use ckpt_train::optim::{Form, Optimizer, Polarizer, Settings, Target, Well, half_life, orthogonalize};
 use ckpt_train::{Gradients, Parameter, Parameters, Role, Schedule, clip, global_norm};
+use serde_pickle::{HashableValue, Value};
 
 fn wave(seed: usize, n: usize) -> impl Iterator<Item = f32> {
     let seed = seed as f64;
@@ -85,8 +87,8 @@ fn orthogonalization() {
 }
 
 /// One step of `well` alone: SGD with a learning rate of 0 under it.
-fn push(well: Well, target: Target, strength: Option<f64>, weights: &[f32]) -> Vec<f32> {
-    let mut parameters = start();
+fn push(well: Well, target: impl Into<Option<Target>>, strength: Option<f64>, weights: &[f32]) -> Vec<f32> {
+    let (mut parameters, target) = (start(), target.into());
     parameters.0[0].values[..weights.len()].copy_from_slice(weights);
     let settings =
         Settings { lr: Some(0.0), polarizer: Polarizer { well, target, strength }, ..named("polarized-sgd") };
@@ -117,8 +119,9 @@ fn wells() {
         push(Well::TwoSided, absolute, Some(0.05), &weights),
         [0.001, 0.0046, -0.0046, 0.0082, 0.019, -0.019],
     );
-    close(push(Well::SeedStep, absolute, None, &weights), [0.0, 0.014, -0.014, 0.008, 0.02, -0.02]);
-    close(push(Well::SeedOptimizer, absolute, None, &weights), [0.2, 0.204, -0.204, 0.0082, 0.02, -0.02]);
+    // The seed's two with the seed's target and strength, which no one has to name.
+    close(push(Well::SeedStep, None, None, &weights), [0.0, 0.014, -0.014, 0.008, 0.02, -0.02]);
+    close(push(Well::SeedOptimizer, None, None, &weights), [0.2, 0.204, -0.204, 0.0082, 0.02, -0.02]);
 }
 
 #[test]
@@ -128,6 +131,137 @@ fn a_relative_target_is_a_share_of_the_layers_mean() {
     let pushed = push(Well::OneSided, Target::Relative(0.5), Some(0.5), &[1e-5]);
     // The first weight was replaced, which moves the mean a little.
     assert!((pushed[0] - 0.5 * mean).abs() < 0.02 * mean, "{} {mean}", pushed[0]);
+}
+
+fn entry<'o, 'a>(object: &'o mut Object<'a>, name: &str) -> Option<&'o mut Object<'a>> {
+    let Object::Dict(entries) = object else { return None };
+    let key = HashableValue::String(name.into());
+    entries.iter_mut().find(|(k, _)| *k == key).map(|(_, value)| value)
+}
+
+/// Saves what `optimizer` holds after `change`, and loads it into `other`; what that says.
+fn handed_over(
+    optimizer: &dyn Optimizer,
+    change: impl Fn(&mut Object),
+    other: &mut dyn Optimizer,
+    parameters: &Parameters,
+) -> Result<Vec<String>, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.pt");
+    let mut state = optimizer.state(parameters, 1.0);
+    change(&mut state);
+    save(&Object::dict([("optimizer_state_dict", state)]), &path, true).unwrap();
+    let checkpoint = ckpt_inspect::open(&path).unwrap();
+    other.load(&checkpoint, "optimizer_state_dict", parameters).map_err(|e| e.to_string())
+}
+
+fn targets(optimizer: &dyn Optimizer, parameters: &Parameters) -> Vec<f64> {
+    let mut state = optimizer.state(parameters, 1.0);
+    let Some(Object::Plain(polarizer)) = entry(&mut state, "polarizer") else { panic!("no polarizer") };
+    let Some(Value::Dict(all)) = ckpt_inspect::lookup(polarizer, "targets") else { panic!("no targets") };
+    all.values().map(|v| ckpt_inspect::metadata::as_f64(v).unwrap()).collect()
+}
+
+/// Targets of a start live on where the same ones are asked for, and only there.
+#[test]
+fn targets_are_taken_over_where_they_are_the_same() {
+    let began = start();
+    let mut now = start();
+    now.0.iter_mut().for_each(|p| p.values.iter_mut().for_each(|w| *w *= 3.0));
+    let with = |target: Option<Target>, parameters: &Parameters| {
+        let polarizer = Polarizer { target, ..Polarizer::default() };
+        Settings { polarizer, ..named("polarized-adamw") }.build(parameters, 0).unwrap()
+    };
+    let (absolute, relative) = (|size| Some(Target::Absolute(size)), |share| Some(Target::Relative(share)));
+    let as_it_is = |_: &mut Object| {};
+    // Checkpoints of before do not say how their targets were chosen.
+    let as_before = |state: &mut Object| {
+        let Some(Object::Plain(Value::Dict(all))) = entry(state, "polarizer") else { panic!("no polarizer") };
+        all.retain(|key, _| *key == HashableValue::String("targets".into()));
+    };
+    let resumed = |from, to, before: bool| {
+        let mut other = with(to, &now);
+        let first = with(from, &began);
+        let notes = match before {
+            true => handed_over(&*first, as_before, &mut *other, &began),
+            false => handed_over(&*first, as_it_is, &mut *other, &began),
+        };
+        (targets(&*other, &now), notes.unwrap())
+    };
+    let fresh = |target, parameters: &Parameters| targets(&*with(target, parameters), parameters);
+    assert_eq!(resumed(None, None, false), (fresh(None, &began), vec![]));
+    assert_eq!(resumed(None, relative(0.25), false), (fresh(None, &began), vec![]));
+    assert_ne!(fresh(None, &began), fresh(None, &now));
+    for (from, to) in [
+        (relative(0.25), relative(0.9)),
+        (absolute(0.5), relative(0.25)),
+        (relative(0.25), absolute(0.01)),
+        (absolute(0.5), absolute(0.01)),
+    ] {
+        let (got, notes) = resumed(from, to, false);
+        assert_eq!(got, fresh(to, &now), "{from:?} {to:?}");
+        assert!(notes.len() == 1 && notes[0].contains("--relative-target"), "{notes:?}");
+    }
+    let (got, notes) = resumed(relative(0.25), relative(0.9), true);
+    assert_eq!(got, fresh(relative(0.25), &began), "the start's");
+    assert!(notes[0].contains("does not say"), "{notes:?}");
+    let (got, notes) = resumed(absolute(0.5), relative(0.25), true);
+    assert_eq!(got, fresh(relative(0.25), &now));
+    assert!(notes[0].contains("one size"), "{notes:?}");
+    assert_eq!(resumed(relative(0.25), absolute(0.01), true), (fresh(absolute(0.01), &now), vec![]));
+}
+
+/// PyTorch before 1.12 keeps AdamW's step as a plain number.
+#[test]
+fn a_step_may_be_a_plain_number() {
+    let mut parameters = start();
+    let build = |parameters: &Parameters| named("adamw").build(parameters, 0).unwrap();
+    let (mut first, mut second) = (build(&parameters), build(&parameters));
+    for step in 0..3 {
+        let gradients = gradients(&parameters, step);
+        first.step(&mut parameters, &gradients, 1.0, step as u64);
+    }
+    let plain = |state: &mut Object| {
+        for i in 0..3 {
+            let Some(Object::Dict(members)) = entry(state, "state") else { panic!("no state") };
+            *entry(&mut members[i].1, "step").unwrap() = Object::Plain(Value::I64(3));
+        }
+    };
+    handed_over(&*first, plain, &mut *second, &parameters).unwrap();
+    let mut other = parameters.clone();
+    let gradients = gradients(&parameters, 3);
+    first.step(&mut parameters, &gradients, 1.0, 3);
+    second.step(&mut other, &gradients, 1.0, 3);
+    assert!(parameters.0.iter().zip(&other.0).all(|(a, b)| a.values == b.values));
+    let none = |state: &mut Object| {
+        let Some(Object::Dict(members)) = entry(state, "state") else { panic!("no state") };
+        members.iter_mut().for_each(|m| *entry(&mut m.1, "step").unwrap() = Object::Plain(Value::None));
+    };
+    let error = handed_over(&*first, none, &mut *second, &parameters).unwrap_err();
+    assert!(error.contains("holds no step"), "{error}");
+}
+
+/// PyTorch's SGD without momentum keeps no buffers, or `None`.
+#[test]
+fn no_momentum_needs_no_buffer() {
+    let parameters = start();
+    let build =
+        |name, momentum| Settings { momentum: Some(momentum), ..named(name) }.build(&parameters, 0).unwrap();
+    let nothing = |state: &mut Object| *entry(state, "state").unwrap() = Object::Dict(Vec::new());
+    let none = |state: &mut Object| {
+        let Some(Object::Dict(members)) = entry(state, "state") else { panic!("no state") };
+        members
+            .iter_mut()
+            .for_each(|m| m.1 = Object::dict([("momentum_buffer", Object::Plain(Value::None))]));
+    };
+    let sgd = build("sgd", 0.0);
+    handed_over(&*sgd, nothing, &mut *build("sgd", 0.0), &parameters).unwrap();
+    handed_over(&*sgd, none, &mut *build("sgd", 0.0), &parameters).unwrap();
+    let needed = handed_over(&*sgd, nothing, &mut *build("sgd", 0.9), &parameters).unwrap_err();
+    assert!(needed.contains("momentum_buffer"), "{needed}");
+    let foreign =
+        handed_over(&*build("adamw", 0.0), |_| {}, &mut *build("sgd", 0.0), &parameters).unwrap_err();
+    assert!(foreign.contains("--reset-optimizer"), "{foreign}");
 }
 
 #[test]

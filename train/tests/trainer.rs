@@ -31,7 +31,7 @@ fn settings(data: &Path, steps: u64) -> Settings {
         validate_every: 2,
         health_every: 3,
         accumulate: 2,
-        seed: 4,
+        seed: Some(4),
         data: data::Settings {
             files: vec![data.to_path_buf()],
             batch: 3,

@@ -94,8 +94,8 @@ impl Default for Options {
 /// those done and of all, and ends the diagnosis by returning false.
 ///
 /// # Errors
-/// Those of encoding and running; `Usage` when `go_on` ended it. A prompt that does not fit the model's context is a
-/// check that failed.
+/// Those of encoding and running; `Usage` when `go_on` ended it. A prompt that does not fit the model's context, and one after
+/// which the model computes NaN, is a check that failed.
 pub fn diagnose(
     model: &Model,
     pool: &Pool,
@@ -135,7 +135,7 @@ pub fn diagnose(
     Ok(Diagnosis { passed: steps.iter().all(|step| step.passed), steps })
 }
 
-/// What the model makes of a prompt; `None` when it does not fit.
+/// What the model makes of a prompt.
 struct Completion {
     text: String,
     outcome: Outcome,
@@ -151,11 +151,12 @@ struct Completer<'d, 'm> {
 }
 
 impl Completer<'_, '_> {
-    fn complete(&mut self, prompt: &str) -> Result<Option<Completion>> {
+    /// The completion, or why there is none.
+    fn complete(&mut self, prompt: &str) -> Result<Result<Completion, String>> {
         let ids = self.tokenizer.prompt(prompt, Specials::AsText)?;
         let mut cache = Cache::new(self.model.config(), KvType::F32, WhenFull::Stop);
         if ids.len() > cache.room() {
-            return Ok(None);
+            return Ok(Err("the prompt does not fit the model's context".into()));
         }
         let stop = Stop {
             max_tokens: self.options.max_tokens,
@@ -164,16 +165,20 @@ impl Completer<'_, '_> {
         };
         let mut stream = self.tokenizer.stream(&ids, false);
         let (mut text, mut confidence) = (String::new(), Vec::new());
-        let outcome = Generator::new(&mut self.runner, &mut cache, &SampleOptions::default(), stop).run(
+        let generated = Generator::new(&mut self.runner, &mut cache, &SampleOptions::default(), stop).run(
             &ids,
             &mut |token| {
                 text += &stream.push(token.id);
                 confidence.extend(token.logprob.map(f32::exp));
                 true
             },
-        )?;
+        );
+        let outcome = match generated {
+            Err(error @ Error::NotANumber { .. }) => return Ok(Err(error.to_string())),
+            generated => generated?,
+        };
         text += &stream.finish();
-        Ok(Some(Completion { text, outcome, confidence }))
+        Ok(Ok(Completion { text, outcome, confidence }))
     }
 }
 
@@ -184,9 +189,10 @@ fn check(subject: &str, completion: Option<(String, Measures)>, found: Result<St
     Check { subject: subject.into(), passed, evidence, completion, measures }
 }
 
-fn syntax_check(prompt: &str, completion: Option<Completion>, tokenizer: &Tokenizer) -> Check {
-    let Some(Completion { text, outcome, confidence }) = completion else {
-        return check(prompt, None, Err("the prompt does not fit the model's context".into()));
+fn syntax_check(prompt: &str, completion: Result<Completion, String>, tokenizer: &Tokenizer) -> Check {
+    let Completion { text, outcome, confidence } = match completion {
+        Ok(completion) => completion,
+        Err(why) => return check(prompt, None, Err(why)),
     };
     let measures = Measures::of(&outcome.ids, &text, &confidence, tokenizer);
     let found = match measures.fault() {
@@ -196,9 +202,10 @@ fn syntax_check(prompt: &str, completion: Option<Completion>, tokenizer: &Tokeni
     check(prompt, Some((text, measures)), found)
 }
 
-fn logic_check(completion: Option<Completion>, tokenizer: &Tokenizer) -> Check {
-    let Some(Completion { text, outcome, confidence }) = completion else {
-        return check(LOGIC_PROMPT, None, Err("the prompt does not fit the model's context".into()));
+fn logic_check(completion: Result<Completion, String>, tokenizer: &Tokenizer) -> Check {
+    let Completion { text, outcome, confidence } = match completion {
+        Ok(completion) => completion,
+        Err(why) => return check(LOGIC_PROMPT, None, Err(why)),
     };
     let measures = Measures::of(&outcome.ids, &text, &confidence, tokenizer);
     let found = match measures.fault() {

@@ -43,7 +43,10 @@ pub(super) fn parse(prompt: &str, completion: &str) -> Result<Whole, String> {
                 let line = node.start_position().row + 1;
                 let text = kept[node.start_byte()..].lines().next().unwrap_or("").trim();
                 let text: String = text.chars().take(40).collect();
-                mistake = Some(format!("a syntax error in line {line}, at `{text}`"));
+                // What is wrong with nothing is that it ends there.
+                mistake = (!text.is_empty())
+                    .then(|| format!("a syntax error in line {line}, at `{text}`"))
+                    .or(mistake);
             }
         }
     }

@@ -16,6 +16,7 @@ use ckpt_inspect::gguf::MAGIC;
 use crate::{Error, Result};
 use library::{ByteLevel, Json, Unigram};
 use scores::Scores;
+pub use special::FIM_TEXTS;
 use special::Partition;
 pub use stream::TextStream;
 

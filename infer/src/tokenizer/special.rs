@@ -109,24 +109,28 @@ pub(super) fn stops(vocabulary: &Vocabulary, partition: &Partition) -> Vec<u32> 
     ids
 }
 
+/// Usual texts of the tokens before prefix, suffix and middle of a text whose middle is to be filled in.
+pub const FIM_TEXTS: [[&str; 3]; 9] = [
+    ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"],
+    ["<fim_prefix>", "<fim_suffix>", "<fim_middle>"],
+    ["<fim-prefix>", "<fim-suffix>", "<fim-middle>"],
+    ["<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"],
+    ["<|fim_begin|>", "<|fim_hole|>", "<|fim_end|>"],
+    ["<PRE>", "<SUF>", "<MID>"],
+    ["▁<PRE>", "▁<SUF>", "▁<MID>"],
+    ["<|code_prefix|>", "<|code_suffix|>", "<|code_middle|>"],
+    ["<|prefix|>", "<|suffix|>", "<|middle|>"],
+];
+
 /// Tokens for filling a hole: as the file says, else those with a usual text.
 pub(super) fn fim(vocabulary: &Vocabulary, partition: &Partition) -> Option<FimTokens> {
-    const TEXTS: [[&str; 3]; 7] = [
-        ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"],
-        ["<fim_prefix>", "<fim_suffix>", "<fim_middle>"],
-        ["<fim-prefix>", "<fim-suffix>", "<fim-middle>"],
-        ["<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"],
-        ["<PRE>", "<SUF>", "<MID>"],
-        ["▁<PRE>", "▁<SUF>", "▁<MID>"],
-        ["<|code_prefix|>", "<|code_suffix|>", "<|code_middle|>"],
-    ];
     let by_key = |which: [&str; 3]| {
         let [prefix, suffix, middle] =
             which.map(|part| key_id(vocabulary, &format!("tokenizer.ggml.{part}_token_id")));
         Some(FimTokens { prefix: prefix?, suffix: suffix?, middle: middle? })
     };
     let by_text = || {
-        TEXTS.iter().find_map(|texts| {
+        FIM_TEXTS.iter().find_map(|texts| {
             let [prefix, suffix, middle] = texts.map(|text| partition.id(text));
             Some(FimTokens { prefix: prefix?, suffix: suffix?, middle: middle? })
         })

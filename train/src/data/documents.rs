@@ -55,6 +55,8 @@ pub(super) struct Documents {
     kind: Kind,
     /// Byte or row of the next document.
     pub offset: u64,
+    /// Bytes or rows of the file, where they are known.
+    pub end: Option<u64>,
     recorder: Option<Recorder>,
 }
 
@@ -75,22 +77,32 @@ impl Documents {
 
     fn source(path: &Path, offset: u64) -> Result<Self> {
         let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
-        let reader = || -> Result<BufReader<File>> {
+        let mut end = None;
+        let mut reader = || -> Result<BufReader<File>> {
             let mut file = File::open(path).map_err(|e| Error::read(path, e))?;
-            file.seek(SeekFrom::Start(offset)).map_err(|e| Error::read(path, e))?;
+            let metadata = file.metadata().map_err(|e| Error::read(path, e))?;
+            end = metadata.is_file().then_some(metadata.len());
+            let place = SeekFrom::Start(end.map_or(offset, |end| offset.min(end)));
+            file.seek(place).map_err(|e| Error::read(path, e))?;
             Ok(BufReader::with_capacity(1 << 16, file))
         };
         let kind = match extension.as_str() {
             "npy" => Kind::Npy(Npy::open(path)?),
             "safetensors" => ids_of(path)?,
             "jsonl" | "ndjson" | "json" => Kind::Jsonl(reader()?),
+            // It refuses what is beyond its last row itself.
             "parquet" => Kind::Parquet(Parquet::open(path, offset)?),
             "gz" | "zst" | "zip" | "xz" | "bz2" | "tar" => {
                 return Err(Error::data(path, "is compressed; unpack it first"));
             }
             _ => Kind::Text(reader()?),
         };
-        Ok(Documents { path: path.to_path_buf(), kind, offset, recorder: None })
+        let end = match &kind {
+            Kind::Npy(npy) => Some(npy.rows),
+            Kind::Ids { ids, cols, .. } => Some((ids.len() / cols) as u64),
+            _ => end,
+        };
+        Ok(Documents { path: path.to_path_buf(), kind, offset, end, recorder: None })
     }
 
     /// The next document; `None` at the end. One that is not `wanted` is passed over.
@@ -179,17 +191,22 @@ impl Documents {
             Kind::Npy(npy) => {
                 let left = npy.rows.saturating_sub(self.offset);
                 let count = left.min(if npy.flat { IDS } else { 1 });
+                if count == 0 {
+                    return Ok(None);
+                }
                 let ids = npy.read(self.offset, count as usize)?;
                 self.offset += count;
-                Ok((count > 0).then(|| ready_made(&ids, npy.flat)))
+                Ok(Some(ready_made(&ids, npy.flat)))
             }
             Kind::Ids { ids, cols, flat } => {
                 let rows = (ids.len() / *cols) as u64;
                 let count = rows.saturating_sub(self.offset).min(if *flat { IDS } else { 1 });
+                if count == 0 {
+                    return Ok(None);
+                }
                 let first = self.offset as usize * *cols;
                 self.offset += count;
-                let ids = &ids[first..first + count as usize * *cols];
-                Ok((count > 0).then(|| ready_made(ids, *flat)))
+                Ok(Some(ready_made(&ids[first..first + count as usize * *cols], *flat)))
             }
             // Its documents are taken where they are found.
             Kind::Shard(_) => Ok(None),

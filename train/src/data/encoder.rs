@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use ckpt_convert::tokenizer::read_file;
+use ckpt_infer::FIM_TEXTS;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokenizers::Tokenizer;
@@ -28,20 +30,10 @@ const VERSION: u8 = 1;
 /// Names that tokenizers give the token that ends a document.
 const ENDS: [&str; 6] = ["<|endoftext|>", "</s>", "<eos>", "<|im_end|>", "<|eot_id|>", "<|end_of_text|>"];
 
-/// Names of the tokens before prefix, middle and suffix of a text that is to be filled in.
-const FILL_IN: [[&str; 3]; 6] = [
-    ["<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>"],
-    ["<fim_prefix>", "<fim_middle>", "<fim_suffix>"],
-    ["<fim-prefix>", "<fim-middle>", "<fim-suffix>"],
-    ["<|fim_begin|>", "<|fim_end|>", "<|fim_hole|>"],
-    ["<|prefix|>", "<|middle|>", "<|suffix|>"],
-    ["<PRE>", "<MID>", "<SUF>"],
-];
-
 impl Encoder {
     pub fn new(tokenizer: Option<&Path>, mask_prompts: bool) -> Result<Self> {
         let load = |path: &Path| -> Result<(Tokenizer, [u8; 32])> {
-            let bytes = std::fs::read(path).map_err(|e| Error::read(path, e))?;
+            let bytes = read_file(path)?;
             let loaded = Tokenizer::from_bytes(&bytes)
                 .map_err(|e| Error::data(path, format!("is no tokenizer: {e}")))?;
             let mut hash = Sha256::new();
@@ -67,7 +59,7 @@ impl Encoder {
     /// The tokens before prefix, middle and suffix, if the tokenizer has them.
     pub fn fill_in(&self) -> Option<[u32; 3]> {
         let tokenizer = self.tokenizer.as_ref()?;
-        FILL_IN.iter().find_map(|[prefix, middle, suffix]| {
+        FIM_TEXTS.iter().find_map(|[prefix, suffix, middle]| {
             let id = |name: &str| tokenizer.token_to_id(name);
             Some([id(prefix)?, id(middle)?, id(suffix)?])
         })

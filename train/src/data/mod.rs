@@ -24,6 +24,9 @@ use encoder::Encoder;
 use fill_in::FillIn;
 use shard::Place;
 
+/// Tokens of a batch at most: more than fit any machine's memory with what a step keeps of each.
+const LARGEST_BATCH: usize = 1 << 22;
+
 /// What is trained on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -132,14 +135,23 @@ impl Stream {
         if settings.files.is_empty() {
             return Err(Error::settings("name the data to train on (--data FILE)"));
         }
-        if settings.length == 0
-            || settings.batch == 0
-            || !(0.0..1.0).contains(&settings.holdout)
-            || !(0.0..=1.0).contains(&settings.fill_in_rate)
-        {
-            return Err(Error::settings(
-                "length and batch must be above 0, the held-out share from 0 to below 1, the fill-in rate from 0 to 1",
-            ));
+        let tokens = settings.length.saturating_mul(settings.batch);
+        for (sound, what) in [
+            (settings.length > 0, "length must be above 0".to_string()),
+            (settings.batch > 0, "batch must be above 0".into()),
+            (
+                tokens <= LARGEST_BATCH,
+                format!(
+                    "a batch of {} x {} tokens is larger than {LARGEST_BATCH}; --accumulate makes a step of several batches",
+                    settings.batch, settings.length
+                ),
+            ),
+            ((0.0..1.0).contains(&settings.holdout), "the held-out share must be from 0 to below 1".into()),
+            ((0.0..=1.0).contains(&settings.fill_in_rate), "the fill-in rate must be from 0 to 1".into()),
+        ] {
+            if !sound {
+                return Err(Error::settings(what));
+            }
         }
         let encoder = Encoder::new(settings.tokenizer.as_deref(), settings.mask_prompts)?;
         let fill_in = match settings.fill_in_rate {
@@ -393,6 +405,9 @@ impl Stream {
         self.emptying = flag("emptying");
         let offset = number("offset")?;
         self.open = flag("open").then(|| self.open_at(file, offset)).transpose()?;
+        if self.open.as_ref().is_some_and(|d| d.end.is_some_and(|end| offset > end)) {
+            return Err(foreign());
+        }
         self.pending = decode(&tokens("pending")?);
         let all = decode(&tokens("buffer")?);
         let mut rest = all.as_slice();

@@ -34,21 +34,26 @@ impl Parquet {
         let open = || File::open(path).map_err(|e| Error::read(path, e));
         let whole = SerializedFileReader::new(open()?).map_err(damaged)?;
         let columns = columns(path, &whole)?;
-        let (mut skipped, mut before) = (0, 0);
+        let (mut skipped, mut before) = (0, 0u64);
         for group in whole.metadata().row_groups() {
             let rows = u64::try_from(group.num_rows()).unwrap_or(0);
-            if before + rows > first {
+            let after = before.saturating_add(rows);
+            if after > first {
                 break;
             }
-            (skipped, before) = (skipped + 1, before + rows);
+            (skipped, before) = (skipped + 1, after);
         }
         let from =
             ReadOptionsBuilder::new().with_predicate(Box::new(move |_, group| group >= skipped)).build();
         let reader = SerializedFileReader::new_with_options(open()?, from).map_err(damaged)?;
         let rows = RowIter::from_file_into(Box::new(reader)).project(Some(columns)).map_err(damaged)?;
         let mut parquet = Parquet { path: path.to_path_buf(), rows };
-        for _ in before..first {
-            parquet.rows.next().transpose().map_err(damaged)?;
+        for row in before..first {
+            if parquet.rows.next().transpose().map_err(damaged)?.is_none() {
+                let what =
+                    format!("ends after {row} rows, before row {first}; --restart-data begins the data anew");
+                return Err(Error::data(path, what));
+            }
         }
         Ok(parquet)
     }

@@ -31,7 +31,7 @@ impl AdamW {
 
 impl Optimizer for AdamW {
     fn step(&mut self, parameters: &mut Parameters, gradients: &Gradients, factor: f64, _step: u64) {
-        self.taken += 1;
+        self.taken = self.taken.saturating_add(1);
         let rates = self.groups.rates(parameters);
         let t = self.taken.min(i32::MAX as u64) as i32;
         let (b1, b2) = self.betas;
@@ -82,11 +82,12 @@ impl Optimizer for AdamW {
         })
     }
 
-    fn load(&mut self, checkpoint: &Checkpoint, key: &str, parameters: &Parameters) -> Result<()> {
+    fn load(&mut self, checkpoint: &Checkpoint, key: &str, parameters: &Parameters) -> Result<Vec<String>> {
         let Self { groups, exp_avg, exp_avg_sq, taken, .. } = self;
         groups.load(checkpoint, key, parameters, "exp_avg", |at, values| exp_avg[at] = values)?;
         groups.load(checkpoint, key, parameters, "exp_avg_sq", |at, values| exp_avg_sq[at] = values)?;
-        groups.load(checkpoint, key, parameters, "step", |_, step| *taken = (*taken).max(step[0] as u64))
+        groups.load(checkpoint, key, parameters, "step", |_, step| *taken = (*taken).max(step[0] as u64))?;
+        Ok(Vec::new())
     }
 
     fn ternary_decay(&self, parameters: &Parameters) -> Vec<(f64, f64)> {

@@ -8,6 +8,7 @@ mod sgd;
 mod spin;
 
 use ckpt_inspect::Checkpoint;
+use ckpt_inspect::metadata::as_u64;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_pickle::{HashableValue, Value};
@@ -32,11 +33,12 @@ pub trait Optimizer: Send {
     /// The state in torch's layout; learning rates as of `factor`.
     fn state<'a>(&'a self, parameters: &Parameters, factor: f64) -> Object<'a>;
 
-    /// Takes over the state that `checkpoint` holds at `key` (`optimizer_state_dict`).
+    /// Takes over the state that `checkpoint` holds at `key` (`optimizer_state_dict`). Returns sentences on what of it is
+    /// not gone on with.
     ///
     /// # Errors
     /// `Settings` when it is another optimizer's or of another model; the checkpoint's own.
-    fn load(&mut self, checkpoint: &Checkpoint, key: &str, parameters: &Parameters) -> Result<()>;
+    fn load(&mut self, checkpoint: &Checkpoint, key: &str, parameters: &Parameters) -> Result<Vec<String>>;
 
     /// Learning rate and decoupled weight decay of each group that decays ternary weights.
     fn ternary_decay(&self, parameters: &Parameters) -> Vec<(f64, f64)>;
@@ -58,9 +60,10 @@ pub struct Settings {
     pub lr: Option<f64>,
     /// Learning rate of what Muon leaves to AdamW.
     pub adamw_lr: f64,
-    /// Decoupled weight decay of parameters that no BitLinear uses.
+    /// Decoupled weight decay of parameters that no BitLinear uses; with `muon-adamw` of what is no matrix.
     pub weight_decay: f64,
-    /// Decoupled weight decay of ternary weights.
+    /// Decoupled weight decay of ternary weights; with `muon-adamw` of every matrix, the embedding included, which the
+    /// seed decays alike.
     pub ternary_weight_decay: f64,
     /// AdamW's betas.
     pub betas: (f64, f64),
@@ -160,6 +163,17 @@ impl Settings {
         Ok(match polarized {
             true => Box::new(Polarized::new(base, self.polarizer.clone(), parameters, seed)?),
             false => base,
+        })
+    }
+
+    /// What is set and does less than its name says, in a sentence.
+    pub(crate) fn surprises(&self) -> Option<String> {
+        let (decay, ternary) = (self.weight_decay, self.ternary_weight_decay);
+        let seed = self.name.strip_prefix("polarized-").unwrap_or(&self.name) == "muon-adamw";
+        (seed && decay > 0.0).then(|| {
+            format!(
+                "weight decay {decay} has no effect on any matrix: muon-adamw decays all of them, the embedding too, by --ternary-weight-decay ({ternary}), as the seed does"
+            )
         })
     }
 
@@ -335,8 +349,15 @@ impl Groups {
         Ok(members.into_iter().zip(numbers).collect())
     }
 
-    /// Calls `take` with each member and its state tensor `name`, whose length is checked. A parameter that has none
-    /// (it never had a gradient) is passed over; that none has any is an error.
+    /// Whether the state dict at `key` holds a tensor of any parameter.
+    fn holds_tensors(checkpoint: &Checkpoint, key: &str) -> bool {
+        let state = format!("{key}.state.");
+        checkpoint.tensors.iter().any(|t| t.name.starts_with(&state))
+    }
+
+    /// Calls `take` with each member and its state tensor `name`, whose length is checked; PyTorch before 1.12 keeps the
+    /// `step` as a plain number. A parameter that has none (it never had a gradient) is passed over; that none has any
+    /// is an error.
     fn load(
         &self,
         checkpoint: &Checkpoint,
@@ -350,8 +371,14 @@ impl Groups {
         let index: std::collections::HashMap<&str, usize> =
             checkpoint.tensors.iter().enumerate().map(|(i, t)| (t.name.as_str(), i)).collect();
         for &(at, number) in &members {
-            let Some(&tensor) = index.get(format!("{key}.state.{number}.{name}").as_str()) else { continue };
-            let values = checkpoint.values(&checkpoint.tensors[tensor])?;
+            let values = match index.get(format!("{key}.state.{number}.{name}").as_str()) {
+                Some(&tensor) => checkpoint.values(&checkpoint.tensors[tensor])?,
+                None if name == "step" => match plain_step(checkpoint, key, number) {
+                    Some(step) => vec![step as f32],
+                    None => continue,
+                },
+                None => continue,
+            };
             let wanted = if name == "step" { 1 } else { parameters.0[at].values.len() };
             if values.len() != wanted {
                 return Err(Error::settings(format!(
@@ -372,6 +399,13 @@ impl Groups {
             checkpoint.path.display()
         )))
     }
+}
+
+/// The `step` of parameter `number` in the state dict at `key`, where it is a plain number.
+fn plain_step(checkpoint: &Checkpoint, key: &str, number: i64) -> Option<u64> {
+    let Some(Value::Dict(state)) = checkpoint.meta(&format!("{key}.state")) else { return None };
+    let of_parameter = state.get(&HashableValue::I64(number))?;
+    ckpt_inspect::lookup(of_parameter, "step").and_then(as_u64)
 }
 
 /// Calls `f` with each member's weights, gradients, first state buffer, rates and index, in parallel over parts of them

@@ -149,7 +149,7 @@ impl Optimizer for Muon {
         Object::dict([("muon", muon), ("adamw", self.rest.state(parameters, factor))])
     }
 
-    fn load(&mut self, checkpoint: &Checkpoint, key: &str, parameters: &Parameters) -> Result<()> {
+    fn load(&mut self, checkpoint: &Checkpoint, key: &str, parameters: &Parameters) -> Result<Vec<String>> {
         let Self { groups, buffers, rest, .. } = self;
         let muon = format!("{key}.muon");
         groups.load(checkpoint, &muon, parameters, "momentum_buffer", |at, values| buffers[at] = values)?;

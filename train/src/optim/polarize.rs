@@ -1,6 +1,7 @@
 //! The polarizer: after any optimizer's step it pushes ternary weights away from zero, so that their scale cannot vanish.
 
 use ckpt_inspect::Checkpoint;
+use ckpt_inspect::metadata::as_f64;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_pickle::Value;
@@ -37,25 +38,45 @@ pub enum Target {
     Relative(f64),
 }
 
+impl Target {
+    /// The mode under its name, and the number.
+    fn named(self) -> (&'static str, f64) {
+        match self {
+            Target::Absolute(size) => ("absolute", size),
+            Target::Relative(share) => ("relative", share),
+        }
+    }
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Target::Absolute(size) => write!(f, "{size}"),
+            Target::Relative(share) => write!(f, "{share} of each layer's mean|w|"),
+        }
+    }
+}
+
 /// How weights are polarized.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Polarizer {
     /// The energy.
     pub well: Well,
-    /// Its minimum.
-    pub target: Target,
+    /// Its minimum; a share of 0.25 for the wells, 0.01 absolutely for the seed's two forms when not given.
+    pub target: Option<Target>,
     /// How fast; 0.05 for the wells, 0.01 and 0.1 for the seed's two forms when not given.
     pub strength: Option<f64>,
 }
 
-impl Default for Polarizer {
-    fn default() -> Self {
-        Polarizer { well: Well::default(), target: Target::Relative(0.25), strength: None }
-    }
-}
-
 impl Polarizer {
+    fn target(&self) -> Target {
+        self.target.unwrap_or(match self.well {
+            Well::OneSided | Well::TwoSided => Target::Relative(0.25),
+            Well::SeedStep | Well::SeedOptimizer => Target::Absolute(0.01),
+        })
+    }
+
     fn strength(&self) -> f64 {
         self.strength.unwrap_or(match self.well {
             Well::OneSided | Well::TwoSided => 0.05,
@@ -111,11 +132,12 @@ impl Polarized {
                 "polarization strength {strength}: the wells are stable from 0 to 0.5, where one step reaches the target"
             )));
         }
-        let (Target::Absolute(size) | Target::Relative(size)) = polarizer.target;
+        let wanted = polarizer.target();
+        let (_, size) = wanted.named();
         if !(size.is_finite() && size >= 0.0) {
             return Err(Error::settings(format!("polarization target {size} is not a number of at least 0")));
         }
-        let target = |p: &Parameter| match polarizer.target {
+        let target = |p: &Parameter| match wanted {
             _ if !polarizer.applies(p) => None,
             Target::Absolute(size) => Some(size as f32),
             Target::Relative(share) => {
@@ -150,26 +172,54 @@ impl Optimizer for Polarized {
         if let Object::Dict(entries) = &mut state {
             let named = parameters.0.iter().zip(&self.targets);
             let targets = named.filter_map(|(p, t)| Some((p.name.as_str(), Value::F64(f64::from((*t)?)))));
-            let polarizer = plain([("targets", plain(targets))]);
+            let (mode, number) = self.polarizer.target().named();
+            let polarizer = plain([(mode, Value::F64(number)), ("targets", plain(targets))]);
             entries.push((serde_pickle::HashableValue::String("polarizer".into()), Object::Plain(polarizer)));
         }
         state
     }
 
-    fn load(&mut self, checkpoint: &Checkpoint, key: &str, parameters: &Parameters) -> Result<()> {
-        self.base.load(checkpoint, key, parameters)?;
-        let Some(Value::Dict(saved)) = checkpoint.meta(&format!("{key}.polarizer.targets")) else {
-            return Ok(());
-        };
-        if matches!(self.polarizer.target, Target::Relative(_)) {
+    /// The base optimizer's state, and the targets where they were chosen as this run's are. Before the choice was
+    /// saved with them, targets that are all the same were absolute.
+    fn load(&mut self, checkpoint: &Checkpoint, key: &str, parameters: &Parameters) -> Result<Vec<String>> {
+        let mut notes = self.base.load(checkpoint, key, parameters)?;
+        let saved = |name: &str| checkpoint.meta(&format!("{key}.polarizer.{name}"));
+        let Some(Value::Dict(targets)) = saved("targets") else { return Ok(notes) };
+        let absolute = saved("absolute").and_then(as_f64).map(Target::Absolute);
+        let chosen = absolute.or_else(|| saved("relative").and_then(as_f64).map(Target::Relative));
+        let wanted = self.polarizer.target();
+        let path = checkpoint.path.display();
+        let mut values = targets.values();
+        let first = values.next();
+        match chosen {
+            Some(chosen) if chosen == wanted => {}
+            Some(chosen) => {
+                notes.push(format!(
+                    "{path}: was polarized to {chosen}, and this run goes on with {wanted} (--target-scale, --relative-target)"
+                ));
+                return Ok(notes);
+            }
+            None if targets.len() > 1 && values.all(|v| Some(v) == first) => {
+                notes.push(format!("{path}: was polarized to one size for all layers, and this run goes on with {wanted}"));
+                return Ok(notes);
+            }
+            None if matches!(wanted, Target::Absolute(_)) => {}
+            None => notes.push(format!(
+                "{path}: does not say which share of mean|w| its polarizer's targets are; they are kept, whatever share this run asks for"
+            )),
+        }
+        if matches!(wanted, Target::Relative(_)) {
             for (target, parameter) in self.targets.iter_mut().zip(&parameters.0) {
                 let name = serde_pickle::HashableValue::String(parameter.name.clone());
-                if let (Some(target), Some(Value::F64(saved))) = (target, saved.get(&name)) {
+                if let (Some(target), Some(Value::F64(saved))) = (target, targets.get(&name))
+                    && saved.is_finite()
+                    && *saved >= 0.0
+                {
                     *target = *saved as f32;
                 }
             }
         }
-        Ok(())
+        Ok(notes)
     }
 
     fn ternary_decay(&self, parameters: &Parameters) -> Vec<(f64, f64)> {

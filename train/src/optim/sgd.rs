@@ -55,9 +55,15 @@ impl Optimizer for Sgd {
         })
     }
 
-    fn load(&mut self, checkpoint: &Checkpoint, key: &str, parameters: &Parameters) -> Result<()> {
-        let Self { groups, buffers, .. } = self;
-        groups.load(checkpoint, key, parameters, "momentum_buffer", |at, values| buffers[at] = values)
+    fn load(&mut self, checkpoint: &Checkpoint, key: &str, parameters: &Parameters) -> Result<Vec<String>> {
+        let Self { groups, buffers, momentum } = self;
+        // PyTorch's SGD keeps no buffers where it needs none.
+        if *momentum == 0.0 && !Groups::holds_tensors(checkpoint, key) {
+            groups.numbers(checkpoint, key, parameters)?;
+            return Ok(Vec::new());
+        }
+        groups.load(checkpoint, key, parameters, "momentum_buffer", |at, values| buffers[at] = values)?;
+        Ok(Vec::new())
     }
 
     fn ternary_decay(&self, parameters: &Parameters) -> Vec<(f64, f64)> {

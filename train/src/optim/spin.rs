@@ -76,9 +76,10 @@ impl Optimizer for Spin {
         })
     }
 
-    fn load(&mut self, checkpoint: &Checkpoint, key: &str, parameters: &Parameters) -> Result<()> {
+    fn load(&mut self, checkpoint: &Checkpoint, key: &str, parameters: &Parameters) -> Result<Vec<String>> {
         let Self { groups, buffers, .. } = self;
-        groups.load(checkpoint, key, parameters, "momentum_buffer", |at, values| buffers[at] = values)
+        groups.load(checkpoint, key, parameters, "momentum_buffer", |at, values| buffers[at] = values)?;
+        Ok(Vec::new())
     }
 
     fn ternary_decay(&self, parameters: &Parameters) -> Vec<(f64, f64)> {
