@@ -88,7 +88,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     let colors = anstream::AutoStream::choice(&std::io::stdout()) != anstream::ColorChoice::Never;
     match &args.snapshot {
         Some(file) => {
-            let state = State::new(paths, args.size, colors || is_svg(file), options.thresholds);
+            let state = State::new(paths, args.size, drawn_in_colors(file, colors), options.thresholds);
             snapshot(args, file, state, Workers::new(options))
         }
         None => {
@@ -96,6 +96,18 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
             state.console = std::env::var_os("TERM").is_some_and(|term| term == "linux");
             browse(state, Workers::new(options))
         }
+    }
+}
+
+/// Whether a snapshot has colours: a picture does, unless NO_COLOR or --color never says otherwise.
+fn drawn_in_colors(file: &std::path::Path, terminal: bool) -> bool {
+    match anstream::ColorChoice::global() {
+        anstream::ColorChoice::Never => false,
+        anstream::ColorChoice::Auto if is_svg(file) => {
+            std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+        }
+        anstream::ColorChoice::Auto => terminal,
+        _ => true,
     }
 }
 
@@ -180,8 +192,17 @@ fn snapshot(args: &Args, file: &std::path::Path, mut state: State, workers: Work
     if !is_text && !is_svg(file) {
         return Err(Failure::usage("a snapshot's name ends in .svg or .txt"));
     }
+    let mut shown = false;
     for at in 0..state.files.len() {
-        let opened = workers.open(&state.files[at].path);
+        let path = &state.files[at].path;
+        let opened = workers.open(path);
+        // A picture of an error is no picture of what was asked for.
+        if let Err(error) = &opened
+            && (args.paths.contains(path) || (!shown && at + 1 == state.files.len()))
+        {
+            return Err(Failure::unreadable(error.clone()));
+        }
+        shown |= opened.is_ok();
         state.update(worker::opened(at, opened));
         for message in workers.measure_all(at, &state) {
             state.update(message);

@@ -62,11 +62,21 @@ fn tolerance(text: &str) -> Result<f64, String> {
 pub fn run(args: &Args) -> Result<u8, Failure> {
     let matcher = args.filter.as_deref().map(Matcher::new).transpose()?;
     let open = OpenOptions { i2s_layout: args.i2s_layout };
-    let a = ckpt_inspect::open_with(&args.a, &open)?;
-    let b = ckpt_inspect::open_with(&args.b, &open)?;
+    let open = |path| -> Result<_, Failure> {
+        let mut checkpoint = ckpt_inspect::open_with(path, &open)?;
+        checkpoint.verify_checksums();
+        Ok(checkpoint)
+    };
+    let (a, b) = (open(&args.a)?, open(&args.b)?);
     let select = |t: &TensorInfo| {
         matcher.as_ref().is_none_or(|m| m.matches(&t.name)) && args.group.is_none_or(|g| g.is(t.group))
     };
+    if let Some(filter) = &args.filter
+        && !a.tensors.iter().chain(&b.tensors).any(select)
+    {
+        let of = if args.group.is_some() { " of this group" } else { "" };
+        return Err(Failure::usage(format!("no tensor's name{of} matches `{}`", filter.escape_debug())));
+    }
     let bytes =
         a.tensors.iter().chain(&b.tensors).filter(|t| select(t)).filter_map(TensorInfo::byte_len).sum();
     let progress = terminal::progress(bytes, "comparing");

@@ -105,7 +105,10 @@ fn explain_lost_pages() {
 
 fn main() -> ExitCode {
     #[cfg(unix)]
-    explain_lost_pages();
+    {
+        explain_lost_pages();
+        signal::survive_size_limits();
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

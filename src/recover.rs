@@ -96,7 +96,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         }
     }
     let written = match &args.output {
-        Some(output) if !salvage.checkpoint.tensors.is_empty() => Some(write(args, &salvage, output)?),
+        Some(output) if !salvage.checkpoint.tensors.is_empty() => Some(write(args, &mut salvage, output)?),
         _ => None,
     };
     let text = match args.format {
@@ -131,7 +131,7 @@ struct Written {
     agrees: bool,
 }
 
-fn write(args: &Args, salvage: &Salvage, output: &Path) -> Result<Written, Failure> {
+fn write(args: &Args, salvage: &mut Salvage, output: &Path) -> Result<Written, Failure> {
     let source = &salvage.checkpoint;
     let pickled = !matches!(source.format, Container::SafeTensors | Container::Gguf { .. });
     let target = match output.extension().and_then(|e| e.to_str()) {
@@ -144,6 +144,11 @@ fn write(args: &Args, salvage: &Salvage, output: &Path) -> Result<Written, Failu
         }
         _ => Target::Torch,
     };
+    // The other containers have no lists: an element keeps the name it had.
+    if target == Target::Torch {
+        salvage.close_gaps();
+    }
+    let source = &salvage.checkpoint;
     let keep_optimizer = pickled && target == Target::Torch;
     let options = Options { force: args.force, keep_optimizer, ..Options::new(target) };
     let mut plan = Plan::new(source, &options)?;
@@ -219,7 +224,13 @@ fn human(args: &Args, salvage: &Salvage, written: Option<&Written>) -> String {
         &terminal::labelled("whole", Style::new(), &format!("{there} of {}{detail}", verify::tensors(all)));
     if lost > 0 {
         let bytes = salvage.losses.iter().fold(0u64, |sum, loss| sum.saturating_add(loss.bytes));
-        let text = format!("{}, {}", verify::tensors(lost), terminal::bytes(bytes));
+        let unsized_ones = salvage.losses.iter().filter(|loss| loss.dtype.is_none()).count();
+        let size = match unsized_ones {
+            0 => terminal::bytes(bytes),
+            all if all == lost => "of unknown size".to_string(),
+            some => format!("{}, and {some} of unknown size", terminal::bytes(bytes)),
+        };
+        let text = format!("{}, {size}", verify::tensors(lost));
         out += &terminal::labelled("lost", bad, &text);
         out += &losses(&salvage.losses);
     }
@@ -270,7 +281,7 @@ fn losses(losses: &[Loss]) -> String {
         table.row(vec![
             plain(terminal::escape(&loss.name)),
             plain(dtype.unwrap_or_else(|| "not known".into())),
-            plain(terminal::bytes(loss.bytes)),
+            plain(if loss.dtype.is_some() { terminal::bytes(loss.bytes) } else { "not known".into() }),
             plain(loss.range.map_or("not in it".into(), |(start, end)| format!("{start}..{end}"))),
             plain(terminal::bytes(loss.present)),
             plain(terminal::escape(loss.filled.as_deref().unwrap_or("left out"))),

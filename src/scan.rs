@@ -80,6 +80,8 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         FailOn::Unknown => Severity::Unknown,
         FailOn::Dangerous => Severity::Dangerous,
     };
+    // What makes the exit code 1 is shown.
+    let shown = if args.all { Severity::Note } else { least.min(Severity::Unknown) };
     let failed = scans.iter().any(|s| s.severity().is_some_and(|severity| severity >= least));
     let broken = scans.iter().any(|s| s.unreadable.is_some());
     let (status, code) = match (failed, broken) {
@@ -88,7 +90,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         (false, false) => ("clean", exit::FINE),
     };
     let text = match args.format {
-        Format::Human => human(args, &scans),
+        Format::Human => human(args, shown, &scans),
         Format::Json => format!("{:#}\n", json!({"status": status, "files": scans})),
         Format::Sarif => sarif::scan_log(&scans, std::env::current_dir().ok().as_deref()),
     };
@@ -100,7 +102,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
                 _ => text,
             };
             terminal::write_file(file, text.as_bytes(), args.force)?;
-            terminal::note(&headline(&scans));
+            terminal::note(&headline(&scans, shown));
         }
     }
     Ok(code)
@@ -167,10 +169,10 @@ fn style(severity: Severity) -> Style {
 /// Findings listed per file; --format json lists all.
 const LISTED: usize = 40;
 
-fn human(args: &Args, scans: &[Scan]) -> String {
+fn human(args: &Args, shown: Severity, scans: &[Scan]) -> String {
     let mut out = String::new();
     for scan in scans {
-        let worst = scan.severity().filter(|s| args.all || *s > Severity::Note);
+        let worst = scan.severity().filter(|s| *s >= shown);
         if worst.is_none() && scan.unreadable.is_none() && !args.all && scans.len() > 1 {
             continue;
         }
@@ -188,8 +190,7 @@ fn human(args: &Args, scans: &[Scan]) -> String {
         if let Some(why) = &scan.unreadable {
             out += &terminal::labelled("not whole", style(Severity::Unknown), why);
         }
-        let findings: Vec<&Finding> =
-            scan.findings.iter().filter(|f| args.all || f.severity > Severity::Note).collect();
+        let findings: Vec<&Finding> = scan.findings.iter().filter(|f| f.severity >= shown).collect();
         for finding in findings.iter().take(LISTED) {
             out += &line(finding);
         }
@@ -201,7 +202,7 @@ fn human(args: &Args, scans: &[Scan]) -> String {
             out += &terminal::labelled("harmless", Style::new(), &scan.harmless.join(", "));
         }
     }
-    out + &terminal::bold(&headline(scans)) + "\n"
+    out + &terminal::bold(&headline(scans, shown)) + "\n"
 }
 
 fn line(finding: &Finding) -> String {
@@ -223,13 +224,20 @@ fn line(finding: &Finding) -> String {
 }
 
 /// `3 files scanned: 1 dangerous, 1 unreadable`.
-fn headline(scans: &[Scan]) -> String {
+fn headline(scans: &[Scan], shown: Severity) -> String {
     let count = |severity: Severity| scans.iter().filter(|s| s.severity() == Some(severity)).count();
     let unread =
         scans.iter().filter(|s| s.unreadable.is_some() && s.severity() <= Some(Severity::Note)).count();
+    let noted = match shown {
+        Severity::Note => {
+            scans.iter().filter(|s| s.severity() == Some(Severity::Note) && s.unreadable.is_none()).count()
+        }
+        _ => 0,
+    };
     let parts = [
         (count(Severity::Dangerous), "dangerous"),
         (count(Severity::Unknown), "unknown"),
+        (noted, "with notes only"),
         (unread, "not scanned whole"),
     ];
     let parts: Vec<String> =

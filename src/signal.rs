@@ -5,6 +5,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::Failure;
 
+/// From here on a limit on the size of files shows as an error of the write, instead of ending the program with its
+/// temporary files left behind.
+#[cfg(unix)]
+pub fn survive_size_limits() {
+    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default());
+}
+
 /// Ctrl-C and its kin: noted, so that the work can stop in order. A second one ends the program.
 pub struct Signal {
     /// Set once a signal has arrived.
@@ -18,7 +25,7 @@ impl Signal {
         let signal = Signal { flag: Arc::default(), number: Arc::default() };
         #[cfg(unix)]
         {
-            use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+            use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
             use signal_hook::flag;
             let cannot = |e: std::io::Error| Failure::unwritable(format!("signals cannot be caught: {e}"));
             for number in [SIGINT, SIGTERM, SIGHUP] {
@@ -26,8 +33,6 @@ impl Signal {
                 flag::register_usize(number, signal.number.clone(), number as usize).map_err(cannot)?;
                 flag::register(number, signal.flag.clone()).map_err(cannot)?;
             }
-            // A size limit then shows as an error of the write, instead of ending the program.
-            flag::register(SIGXFSZ, Arc::default()).map_err(cannot)?;
         }
         Ok(signal)
     }

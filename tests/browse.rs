@@ -179,7 +179,14 @@ fn copies_a_name_through_the_terminal() {
 
 #[test]
 fn a_signal_gives_the_terminal_back_and_is_told_to_the_parent() {
-    for (name, number) in [("TERM", "Terminated"), ("HUP", "Hangup"), ("INT", "Interrupt")] {
+    for (name, number) in [
+        ("TERM", "Terminated"),
+        ("HUP", "Hangup"),
+        ("INT", "Interrupt"),
+        ("USR1", "User defined signal 1"),
+        ("SEGV", "Segmentation fault"),
+        ("ABRT", "Aborted"),
+    ] {
         let mut session = Session::start(&[RUN], 80, 24, &[]);
         session.wait_for("layers");
         let pid = session.child.process_id().unwrap().to_string();
@@ -304,4 +311,41 @@ fn the_pictures_in_the_docs_are_what_the_program_draws() {
             "docs/{picture} is out of date: CKPT_UPDATE_SCREENS=1 cargo test --test browse"
         );
     }
+}
+
+#[test]
+fn an_error_is_no_picture_and_colours_can_be_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let ckpt = |arguments: &[&str], environment: &[(&str, &str)]| {
+        Command::new(env!("CARGO_BIN_EXE_ckpt"))
+            .args(["browse", "--no-cache", "--snapshot"])
+            .args(arguments)
+            .envs(environment.iter().copied())
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output()
+            .unwrap()
+    };
+    let picture = folder.path().join("a.svg");
+    let out = picture.to_str().unwrap();
+    let junk = folder.path().join("junk.pt");
+    std::fs::write(&junk, "junk").unwrap();
+    for path in ["no-such-file", junk.to_str().unwrap()] {
+        let output = ckpt(&[out, path], &[]);
+        assert_eq!(output.status.code(), Some(3), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(path), "{output:?}");
+        assert!(!picture.exists());
+    }
+    let drawn = |arguments: &[&str], environment: &[(&str, &str)]| {
+        let output = ckpt(&[&[out, RUN, "--force"], arguments].concat(), environment);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        std::fs::read_to_string(&picture).unwrap()
+    };
+    let (coloured, plain) = (drawn(&[], &[("NO_COLOR", "")]), drawn(&[], &[("NO_COLOR", "1")]));
+    assert_eq!(plain, drawn(&["--color", "never"], &[("NO_COLOR", "")]));
+    assert_eq!(coloured, drawn(&["--color", "always"], &[("NO_COLOR", "1")]));
+    let paints = |svg: &str| {
+        let of = |part: &str| part.split('"').next().unwrap_or_default().to_string();
+        svg.split("fill=\"").skip(1).map(of).collect::<std::collections::BTreeSet<String>>()
+    };
+    assert!(paints(&plain).len() < paints(&coloured).len(), "{:?} {:?}", paints(&plain), paints(&coloured));
 }

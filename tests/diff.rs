@@ -458,3 +458,20 @@ fn damaged_and_missing_files_cost_exit_code_3() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("no-such-file.pt"));
     assert_eq!(ckpt(&["diff", BEFORE, AFTER, "--tolerance", "-1"]).status.code(), Some(2));
 }
+
+#[test]
+fn a_name_that_matches_nothing_and_a_wrong_checksum_are_told() {
+    let output = ckpt(&["diff", BEFORE, AFTER, "--filter", "nomatch"]);
+    assert_eq!(output.status.code(), Some(2));
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(message.contains("no tensor's name matches `nomatch`"), "{message}");
+
+    let (whole, flipped) = ("tests/fixtures/formats/whole.pt", "tests/fixtures/formats/bitflip.pt");
+    let (found, code) = json(&[whole, flipped, "--values-only"]);
+    assert_eq!(code, 3);
+    let tensors = found["tensors"].as_array().unwrap();
+    assert_eq!(tensors.len(), 1);
+    assert_eq!(tensors[0]["name"], "layers.2.w");
+    assert_eq!(tensors[0]["status"], "unreadable");
+    assert!(tensors[0]["note"].as_str().unwrap().contains("checksum mismatch"), "{found}");
+}

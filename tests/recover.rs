@@ -167,3 +167,109 @@ fn a_gguf_file_cut_short_stays_gguf() {
         assert_eq!(*hash, all[name], "{name}");
     }
 }
+
+/// First byte of the entry whose local header is at `header`.
+fn entry_data(zip: &[u8], header: usize) -> usize {
+    let word = |at: usize| usize::from(u16::from_le_bytes([zip[at], zip[at + 1]]));
+    header + 30 + word(header + 26) + word(header + 28)
+}
+
+#[test]
+fn elements_of_a_list_move_up_and_are_compared_where_they_are() {
+    let folder = Folder::new();
+    let mut bytes = std::fs::read(fixture("list_root.pt")).unwrap();
+    let name = bytes.windows(16).position(|w| w == b"list_root/data/0").unwrap();
+    let at = entry_data(&bytes, name - 30);
+    bytes[at] ^= 0xff;
+    let (damaged, out) = (folder.path("list.pt"), folder.path("out.pt"));
+    std::fs::write(&damaged, bytes).unwrap();
+    let record = json(3, &[damaged.to_str().unwrap(), "-o", out.to_str().unwrap()]);
+    assert_eq!(record["output_agrees"], true);
+    assert_eq!(names(&record["losses"]), ["0"]);
+    let (written, truth) = (hashes(&out), expected("list_root.pt"));
+    let written = written.as_object().unwrap();
+    assert_eq!(written.len() + 1, truth.as_object().unwrap().len());
+    assert_eq!(written["0"], truth["1"]);
+}
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/formats").join(name)
+}
+
+#[test]
+fn surplus_and_inserted_bytes_are_damage() {
+    let folder = Folder::new();
+    let header = br#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}"#;
+    let tensors = [&(header.len() as u64).to_le_bytes()[..], header, &[1, 2, 3, 4, 5, 6]].concat();
+    let path = folder.path("a.safetensors");
+    std::fs::write(&path, tensors).unwrap();
+    let record = json(3, &[path.to_str().unwrap()]);
+    assert!(record["damage"].as_str().unwrap().contains("2 bytes follow the last tensor"), "{record}");
+
+    let legacy = std::fs::read(fixture("legacy.pt")).unwrap();
+    let truth = expected("legacy.pt");
+    let path = folder.path("legacy.pt");
+    // Nothing that is called whole after bytes were put in anywhere among the storages is other than it was.
+    let mut lost = 0;
+    for back in (8..120).step_by(8) {
+        let mut bytes = legacy.clone();
+        let at = bytes.len() - back;
+        bytes.splice(at..at, [0xab; 16]);
+        std::fs::write(&path, bytes).unwrap();
+        let out = folder.path("out.pt");
+        let _ = std::fs::remove_file(&out);
+        let output =
+            ckpt(&["recover", path.to_str().unwrap(), "-o", out.to_str().unwrap(), "--format", "json"]);
+        assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
+        let record: Value = serde_json::from_slice(&output.stdout).unwrap();
+        lost += names(&record["losses"]).len();
+        // The last storage's own bytes cannot be told from those that follow it.
+        if out.exists() && record["damage"].as_str().unwrap().contains("says that it has") {
+            for (name, hash) in hashes(&out).as_object().unwrap() {
+                assert_eq!(*hash, truth[name], "{name}, {back} bytes from the end");
+            }
+        }
+    }
+    assert!(lost > 0);
+}
+
+#[test]
+fn a_scale_that_is_no_number_is_copied_as_such() {
+    let folder = Folder::new();
+    let mut gguf = b"GGUF\x03\0\0\0".to_vec();
+    gguf.extend(1u64.to_le_bytes());
+    gguf.extend(0u64.to_le_bytes());
+    gguf.extend(1u64.to_le_bytes());
+    gguf.extend(b"w\x01\0\0\0");
+    gguf.extend(64u64.to_le_bytes());
+    gguf.extend(8u32.to_le_bytes());
+    gguf.extend(0u64.to_le_bytes());
+    gguf.resize(gguf.len().next_multiple_of(32), 0);
+    for scale in [0x7e00u16, 0x3c00] {
+        gguf.extend(scale.to_le_bytes());
+        gguf.extend([3; 32]);
+    }
+    gguf.resize(gguf.len().next_multiple_of(32), 0);
+    let (path, out) = (folder.path("nan.gguf"), folder.path("out.pt"));
+    std::fs::write(&path, gguf).unwrap();
+    let record = json(0, &[path.to_str().unwrap(), "-o", out.to_str().unwrap()]);
+    assert_eq!(record["output_agrees"], true);
+}
+
+#[cfg(unix)]
+#[test]
+fn names_that_are_not_utf8_are_shown() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = Folder::new();
+    let path = folder.0.path().join(std::ffi::OsStr::from_bytes(b"n\xff.pt"));
+    std::fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join(TRUNCATED), &path).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_ckpt"))
+        .arg("recover")
+        .arg(&path)
+        .args(["--format", "json"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
+    let record: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(record["losses"][0]["file"].as_str().unwrap().contains("n\u{fffd}.pt"), "{record}");
+}

@@ -99,3 +99,43 @@ fn a_report_is_written_whole_and_replaces_nothing() {
     exits(4, &arguments);
     exits(1, &[&arguments[..], &["--force"]].concat());
 }
+
+#[test]
+fn notes_that_fail_a_scan_are_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("hole.safetensors");
+    let header = br#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[4],"data_offsets":[20,24]}}"#;
+    std::fs::write(&path, [&(header.len() as u64).to_le_bytes()[..], header, &[0; 24]].concat()).unwrap();
+    let path = path.to_str().unwrap();
+    let text = exits(1, &[path, "--fail-on", "note"]);
+    assert!(text.contains("16 bytes between its tensors belong to none"), "{text}");
+    assert!(text.contains("1 with notes only") && !text.contains("clean"), "{text}");
+    assert!(exits(0, &[path]).contains("nothing found"));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_size_limit_leaves_nothing() {
+    let root = env!("CARGO_MANIFEST_DIR");
+    for command in [
+        "scan $ROOT/tests/fixtures/formats --format json -o out",
+        "report $ROOT/tests/fixtures/collapse-run -o out.html",
+        "browse $ROOT/tests/fixtures/formats/whole.pt --snapshot out.svg",
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let script = format!("ulimit -f 1; exec {} {command}", env!("CARGO_BIN_EXE_ckpt"));
+        let output = Command::new("sh")
+            .args(["-c", &script.replace("$ROOT", root)])
+            .env("XDG_CACHE_HOME", folder.path().join("cache"))
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(4), "{command}: {output:?}");
+        let left: Vec<_> = std::fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .filter(|name| name != "cache")
+            .collect();
+        assert!(left.is_empty(), "{command}: {left:?}");
+    }
+}

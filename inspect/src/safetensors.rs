@@ -75,7 +75,7 @@ pub(crate) fn read(source: &Source, file: usize) -> Result<Contents> {
                 Some(format!("its data_offsets {start}..{stop} do not match its shape and dtype"));
         } else if stop > available {
             tensor.damage = Some(format!(
-                "the file is cut short: its data ends at byte {} of {}",
+                "the file is cut short: its data would end at byte {}, the file ends at {}",
                 data.saturating_add(stop),
                 bytes.len()
             ));

@@ -48,6 +48,7 @@ pub struct Loss {
     /// Bytes that its elements take.
     pub bytes: u64,
     /// The file that holds, or held, its bytes.
+    #[serde(serialize_with = "shown")]
     pub file: Option<PathBuf>,
     /// First byte of it in that file, and the one after its last, when that is known.
     pub range: Option<(u64, u64)>,
@@ -108,7 +109,10 @@ impl Fill {
 pub fn salvage(path: &Path, options: &OpenOptions) -> Result<Salvage> {
     let mut checkpoint = open_with(path, options)?;
     checkpoint.verify_checksums();
-    let damage = checkpoint.damage.take();
+    // Bytes that no tensor accounts for were inserted somewhere, and may have moved those behind them.
+    let surplus = checkpoint.warnings.iter().filter(|w| w.contains(" follow the last ")).cloned();
+    let damage: Vec<String> = checkpoint.damage.take().into_iter().chain(surplus).collect();
+    let damage = (!damage.is_empty()).then(|| damage.join("; "));
     let mut salvage = Salvage {
         checkpoint,
         damage,
@@ -141,6 +145,14 @@ pub fn salvage(path: &Path, options: &OpenOptions) -> Result<Salvage> {
         salvage.losses.push(Loss::absent(name));
     }
     Ok(salvage)
+}
+
+/// A path as text: JSON has no place for names that are not UTF-8.
+fn shown<S: serde::Serializer>(
+    path: &Option<PathBuf>,
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    path.as_ref().map(|path| path.display().to_string()).serialize(serializer)
 }
 
 impl Loss {
@@ -313,6 +325,35 @@ impl Salvage {
             storage
         }));
         filled
+    }
+
+    /// Names the elements of lists as they are called once those that are lost are left out: what comes after them
+    /// moves up.
+    pub fn close_gaps(&mut self) {
+        let mut gaps: HashMap<String, Vec<usize>> = HashMap::new();
+        for hole in self.holes().filter(|loss| loss.in_list) {
+            let Some((list, index)) = hole.name.rsplit_once('.').or(Some(("", &hole.name))) else { continue };
+            if let Ok(index) = index.parse() {
+                gaps.entry(list.to_string()).or_default().push(index);
+            }
+        }
+        // Lists within lists first, by the names that they have so far.
+        let mut gaps: Vec<(String, Vec<usize>)> = gaps.into_iter().collect();
+        gaps.sort_by_key(|(list, _)| std::cmp::Reverse(list.len()));
+        for tensor in &mut self.checkpoint.tensors {
+            for (list, lost) in &gaps {
+                let start = if list.is_empty() { 0 } else { list.len() + 1 };
+                let within = tensor.name.strip_prefix(list.as_str());
+                let inner =
+                    if list.is_empty() { within } else { within.and_then(|rest| rest.strip_prefix('.')) };
+                let Some(inner) = inner else { continue };
+                let digits = inner.split('.').next().unwrap_or_default().len();
+                if let Ok(index) = inner[..digits].parse::<usize>() {
+                    let moved = index - lost.iter().filter(|&&lost| lost < index).count();
+                    tensor.name.replace_range(start..start + digits, &moved.to_string());
+                }
+            }
+        }
     }
 
     /// What is lost and not filled.

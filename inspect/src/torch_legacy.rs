@@ -5,9 +5,9 @@
 use std::collections::HashMap;
 
 use crate::checkpoint::{Contents, Format};
-use crate::pickle::{Node, Pickle};
+use crate::pickle::{Id, Node, Pickle};
 use crate::storage::{Source, Storage, slice};
-use crate::torch::{interpret, persistent_storage};
+use crate::torch::{StorageRef, interpret, persistent_storage};
 use crate::{DType, Error, Result};
 
 /// 0x1950a86a20f9469cfc6c as the pickle's LONG1 argument.
@@ -89,74 +89,15 @@ pub(crate) fn read(source: &Source, file: usize) -> Result<Contents> {
     }
     let system = next("the system info")?;
     let object_pickle = next("the object")?;
+    let at = magic.len + protocol.len + system.len + object_pickle.len;
     let object_at = magic.len + protocol.len + system.len;
     let mut contents = Contents::new(Format::TorchLegacy);
     contents.add_globals(&object_pickle);
     let object = interpret(&object_pickle);
 
-    // The element sizes, which place the storages, are told by the object's persistent ids.
-    let mut word_sizes: HashMap<&str, usize> = HashMap::new();
-    let mut announced: HashMap<String, u64> = HashMap::new();
-    for storage in &object.storages {
-        let key = storage.view_of.as_ref().map_or(&storage.key, |(root, _)| root);
-        word_sizes.insert(key, storage.dtype.element_size().unwrap_or(1));
-        if storage.view_of.is_none() {
-            announced.insert(key.clone(), storage.bytes);
-        }
-    }
-    let mut places: HashMap<String, (u64, u64)> = HashMap::new();
-    let mut gone: HashMap<String, u64> = HashMap::new();
-    match next("the list of storage keys") {
-        Ok(keys) => {
-            let mut position = at as u64;
-            for &key in keys.sequence(keys.root).unwrap_or(&[]) {
-                let key = match keys.node(key) {
-                    Node::Str(s) => s.to_string(),
-                    Node::Int(i) => i.to_string(),
-                    _ => String::new(),
-                };
-                let Some(&size) = word_sizes.get(key.as_str()) else {
-                    contents.damage = Some(format!(
-                        "nothing tells the size of storage `{}`; it and those after it are lost",
-                        key.escape_debug()
-                    ));
-                    break;
-                };
-                let Some(head) = slice(bytes, position, 8) else {
-                    contents.damage.get_or_insert("the file is cut short within its storages".into());
-                    // Its own persistent id tells where the next one would be.
-                    gone.insert(key.clone(), position.saturating_add(8));
-                    position =
-                        position.saturating_add(8).saturating_add(announced.get(&key).copied().unwrap_or(0));
-                    continue;
-                };
-                let count = u64::from_le_bytes(head.try_into().expect("eight bytes"));
-                let start = position + 8;
-                let left = bytes.len() as u64 - start;
-                let counted = count.checked_mul(size as u64);
-                let expected = announced.get(&key).copied();
-                if expected.is_some() && counted != expected {
-                    contents.damage.get_or_insert(format!(
-                        "storage `{}` says that it has {count} elements, and the object another number, which counts",
-                        key.escape_debug()
-                    ));
-                }
-                let Some(len) = expected.or(counted).filter(|&len| len <= left) else {
-                    contents.damage.get_or_insert_with(|| {
-                        format!("the file is cut short: storage `{}` is not whole", key.escape_debug())
-                    });
-                    position = start
-                        .saturating_add(announced.get(&key).copied().unwrap_or(left))
-                        .max(bytes.len() as u64);
-                    places.insert(key, (start, left));
-                    continue;
-                };
-                places.insert(key, (start, len));
-                position = start + len;
-            }
-        }
-        Err(error) => contents.damage = Some(format!("the storages cannot be located: {error}")),
-    }
+    let Located { places, gone, shifted, damage, warning, .. } = locate(bytes, at, &object.storages);
+    contents.damage = damage;
+    contents.warnings.extend(warning);
 
     for storage in &object.storages {
         let (key, first) = match &storage.view_of {
@@ -164,6 +105,10 @@ pub(crate) fn read(source: &Source, file: usize) -> Result<Contents> {
             None => (&storage.key, 0),
         };
         let size = storage.dtype.element_size().unwrap_or(1) as u64;
+        if let Some(why) = shifted.get(key) {
+            contents.storages.push(Storage::missing(why.clone(), storage.bytes));
+            continue;
+        }
         let placed =
             match (storage.inline(&bytes[object_at..], Some((file, object_at as u64))), places.get(key)) {
                 (Some(inline), _) => inline,
@@ -189,4 +134,133 @@ pub(crate) fn read(source: &Source, file: usize) -> Result<Contents> {
     contents.metadata = object.metadata;
     contents.warnings.extend(object.warnings);
     Ok(contents)
+}
+
+/// Where the storages of a legacy file are.
+#[derive(Default)]
+struct Located {
+    /// First byte and bytes there, by key.
+    places: HashMap<String, (u64, u64)>,
+    /// Where those that are not in the file would begin.
+    gone: HashMap<String, u64>,
+    /// Those whose bytes cannot be told from others, and why.
+    shifted: HashMap<String, String>,
+    damage: Option<String>,
+    warning: Option<String>,
+    /// First byte after the last storage; `None` when it cannot be told.
+    end: Option<u64>,
+}
+
+/// First byte after the storages of the legacy file `bytes`; `None` when that cannot be told.
+pub(crate) fn end_of_storages(bytes: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    for _ in ["magic number", "protocol version", "system info"] {
+        at += Pickle::parse(&bytes[at..]).ok()?.len;
+    }
+    let object = Pickle::parse(&bytes[at..]).ok()?;
+    // Storages of objects that are not interpreted count, too.
+    let storages: Vec<StorageRef> = (0..object.node_count())
+        .filter_map(|index| match *object.node(Id::at(index)) {
+            Node::Persistent(pid) => persistent_storage(&object, pid).ok(),
+            _ => None,
+        })
+        .map(|(key, dtype, count, _)| {
+            let bytes = count.saturating_mul(dtype.element_size().unwrap_or(1) as u64);
+            StorageRef { key, dtype, bytes, view_of: None, inline: None }
+        })
+        .collect();
+    let end = locate(bytes, at + object.len, &storages).end?;
+    usize::try_from(end).ok()
+}
+
+/// Walks the list of storage keys at `at` and the storages after it.
+fn locate(bytes: &[u8], at: usize, storages: &[StorageRef]) -> Located {
+    // The element sizes, which place the storages, are told by the object's persistent ids.
+    let mut word_sizes: HashMap<&str, usize> = HashMap::new();
+    let mut announced: HashMap<&str, u64> = HashMap::new();
+    for storage in storages {
+        let key = storage.view_of.as_ref().map_or(&storage.key, |(root, _)| root);
+        word_sizes.insert(key, storage.dtype.element_size().unwrap_or(1));
+        if storage.view_of.is_none() {
+            announced.insert(key, storage.bytes);
+        }
+    }
+    let mut located = Located::default();
+    let keys = match Pickle::parse(&bytes[at..]) {
+        Ok(keys) => keys,
+        Err(error) => {
+            let offset = at as u64 + error.offset.unwrap_or(0);
+            let error = Error {
+                what: format!("the list of storage keys: {}", error.what),
+                offset: Some(offset),
+                ..error
+            };
+            located.damage = Some(format!("the storages cannot be located: {error}"));
+            return located;
+        }
+    };
+    let mut position = (at + keys.len) as u64;
+    // Storages since the last one whose count is what the object says, that one included.
+    let mut doubtful: Vec<String> = Vec::new();
+    let (mut miscounted, mut cut) = (false, false);
+    for &key in keys.sequence(keys.root).unwrap_or(&[]) {
+        let key = match keys.node(key) {
+            Node::Str(s) => s.to_string(),
+            Node::Int(i) => i.to_string(),
+            _ => String::new(),
+        };
+        let Some(&size) = word_sizes.get(key.as_str()) else {
+            located.damage = Some(format!(
+                "nothing tells the size of storage `{}`; it and those after it are lost",
+                key.escape_debug()
+            ));
+            return located;
+        };
+        let expected = announced.get(key.as_str()).copied();
+        let Some(head) = slice(bytes, position, 8) else {
+            located.damage.get_or_insert("the file is cut short within its storages".into());
+            cut = true;
+            // Its own persistent id tells where the next one would be.
+            located.gone.insert(key, position.saturating_add(8));
+            position = position.saturating_add(8).saturating_add(expected.unwrap_or(0));
+            continue;
+        };
+        let count = u64::from_le_bytes(head.try_into().expect("eight bytes"));
+        let start = position + 8;
+        let left = bytes.len() as u64 - start;
+        let counted = count.checked_mul(size as u64);
+        if expected.is_some() && counted != expected {
+            miscounted = true;
+            located.damage.get_or_insert(format!(
+                "storage `{}` says that it has {count} elements, and the object another number, which counts",
+                key.escape_debug()
+            ));
+        } else {
+            miscounted = false;
+            doubtful.clear();
+        }
+        doubtful.push(key.clone());
+        let Some(len) = expected.or(counted).filter(|&len| len <= left) else {
+            located.damage.get_or_insert_with(|| {
+                format!("the file is cut short: storage `{}` is not whole", key.escape_debug())
+            });
+            cut = true;
+            position = start.saturating_add(expected.unwrap_or(left)).max(bytes.len() as u64);
+            located.places.insert(key, (start, left));
+            continue;
+        };
+        located.places.insert(key, (start, len));
+        position = start + len;
+    }
+    located.end = Some(position);
+    let surplus = (bytes.len() as u64).saturating_sub(position);
+    // A count that was overwritten moves nothing: the next one, or the end of the file, is where it belongs.
+    if miscounted && (surplus > 0 || cut) {
+        let why = "bytes were inserted or removed before it or in it: the counts before and after it do not lie where they belong";
+        located.shifted.extend(doubtful.into_iter().map(|key| (key, why.to_string())));
+    }
+    if surplus > 0 {
+        located.warning = Some(format!("{surplus} bytes follow the last storage"));
+    }
+    located
 }

@@ -41,6 +41,8 @@ impl Screen {
                 std::process::exit(101);
             }
         }));
+        #[cfg(unix)]
+        give_back_on_faults();
         take()?;
         Ok(Screen { terminal: Terminal::new(CrosstermBackend::new(io::stdout()))? })
     }
@@ -119,6 +121,36 @@ pub fn give_back_at_once() {
     let _ = rustix::termios::tcsetattr(rustix::stdio::stdin(), now, before);
 }
 
+/// The signals of a fault, which end the program at once.
+#[cfg(unix)]
+const FATAL: [libc::c_int; 6] =
+    [libc::SIGABRT, libc::SIGSEGV, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS];
+
+/// From here on a fault gives the terminal back before it ends the program.
+#[cfg(unix)]
+fn give_back_on_faults() {
+    extern "C" fn end(signal: libc::c_int) {
+        give_back_at_once();
+        // SAFETY: signal and raise are async-signal-safe. The signal is blocked until this returns, and then ends the
+        // program as it would have without a handler.
+        unsafe {
+            libc::signal(signal, libc::SIG_DFL);
+            libc::raise(signal);
+        }
+    }
+    for signal in FATAL {
+        // SAFETY: all zeros are a sigaction without flags that blocks nothing; the handler does nothing but load an
+        // atomic, write, tcsetattr, signal and raise, which are async-signal-safe. A stack that overflowed is left for
+        // the one that the standard library set aside.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = end as extern "C" fn(libc::c_int) as usize;
+            action.sa_flags = libc::SA_ONSTACK;
+            libc::sigaction(signal, &action, std::ptr::null_mut());
+        }
+    }
+}
+
 /// Takes note of the signals that ask to leave, from before the terminal is taken over.
 pub struct Listener {
     #[cfg(unix)]
@@ -131,8 +163,10 @@ impl Listener {
         Listener {
             #[cfg(unix)]
             signals: {
-                use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
-                signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM]).ok()
+                use signal_hook::consts::*;
+                let asking =
+                    [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGXCPU];
+                signal_hook::iterator::Signals::new(asking).ok()
             },
         }
     }

@@ -330,9 +330,9 @@ impl<'a> Header<'a> {
             } else {
                 match end {
                     Some(end) if end <= file_len || bytes == Some(0) => None,
-                    Some(end) => {
-                        Some(format!("the file is cut short: its data ends at byte {end} of {file_len}"))
-                    }
+                    Some(end) => Some(format!(
+                        "the file is cut short: its data would end at byte {end}, the file ends at {file_len}"
+                    )),
                     None => Some("its offset is beyond any file".into()),
                 }
             };

@@ -421,6 +421,19 @@ impl<'a> Machine<'a> {
         match &mut self.nodes[target.0 as usize] {
             Node::List(list) | Node::Set(list) => list.extend_from_slice(items),
             Node::Object(object) => object.items.extend_from_slice(items),
+            // A bytearray takes its bytes so.
+            Node::Bytes(_) if traced => {
+                let more: Vec<u8> = items
+                    .iter()
+                    .filter_map(|id| match self.nodes[id.0 as usize] {
+                        Node::Int(i) => u8::try_from(i).ok(),
+                        _ => None,
+                    })
+                    .collect();
+                if let Node::Bytes(bytes) = &mut self.nodes[target.0 as usize] {
+                    bytes.to_mut().extend(more);
+                }
+            }
             _ if traced => {}
             _ => return Err(Error::damaged("the pickle appends to something that is not a list")),
         }
@@ -522,6 +535,11 @@ impl<'a> Machine<'a> {
         }
         match self.byte()? {
             0..=5 => Ok(()),
+            // Readers differ in whether they look at it.
+            other if self.is_traced() => {
+                self.note(|seen, at| seen.odd_protos.push((at, other)));
+                Ok(())
+            }
             other => Err(Error::unsupported(format!("pickle protocol {other}; 0 to 5 are known"))),
         }
     }

@@ -14,6 +14,10 @@ pub struct Seen {
     pub builds: Vec<(u64, Id)>,
     /// PROTO opcodes that are not the first opcode, which no pickler writes.
     pub stray_protos: Vec<u64>,
+    /// PROTO opcodes of protocols that do not exist, and the protocol.
+    pub odd_protos: Vec<(u64, u8)>,
+    /// Where joblib would read an array's bytes out of the pickle, of a size that cannot be told.
+    pub lost_arrays: Vec<u64>,
     /// Pickles of their own that stand within this one, as joblib writes arrays of objects: first byte and length.
     pub inner: Vec<(u64, u64)>,
     depth: usize,
@@ -89,22 +93,34 @@ impl Machine<'_> {
                 self.note(|seen, _| seen.inner.push((at, len as u64)));
                 len
             }
-            None => return,
+            None => {
+                if self.is_joblib_array(wrapper) {
+                    self.note(|seen, at| seen.lost_arrays.push(at));
+                }
+                return;
+            }
         };
         self.at = self.at.saturating_add(len).min(self.input.len());
+    }
+
+    fn is_joblib_array(&self, wrapper: Id) -> bool {
+        let node = |id: Id| &self.nodes[id.0 as usize];
+        let Node::Object(object) = node(wrapper) else { return false };
+        let Node::Global(class) = node(object.callable) else { return false };
+        (&*class.module, &*class.name) == ("joblib.numpy_pickle", "NumpyArrayWrapper")
     }
 
     fn joblib_array(&self, wrapper: Id) -> Option<JoblibArray> {
         let node = |id: Id| &self.nodes[id.0 as usize];
         let Node::Object(object) = node(wrapper) else { return None };
-        let Node::Global(class) = node(object.callable) else { return None };
-        if (&*class.module, &*class.name) != ("joblib.numpy_pickle", "NumpyArrayWrapper") {
+        if !self.is_joblib_array(wrapper) {
             return None;
         }
         let Node::Dict(entries) = node(*object.state.last()?) else { return None };
         let field = |name: &str| {
             entries
                 .iter()
+                .rev()
                 .find(|(key, _)| matches!(node(*key), Node::Str(s) if s == name))
                 .map(|(_, v)| node(*v))
         };
@@ -121,7 +137,20 @@ impl Machine<'_> {
             _ => None,
         })?;
         let width = if code.contains('U') { 4 } else { 1 };
-        let bytes = elements.checked_mul(width)?.checked_mul(digits.parse().ok()?)?;
+        let size: usize = digits.parse().ok()?;
+        let size = size.checked_mul(width)?;
+        // A type's state may give it another size: version, order, subarray, names, fields, size.
+        let resized = |state: &Id| match node(*state) {
+            Node::Tuple(parts) => match parts.get(5).map(|&part| node(part)) {
+                Some(&Node::Int(given)) => given != -1 && usize::try_from(given) != Ok(size),
+                _ => true,
+            },
+            _ => true,
+        };
+        if dtype.state.iter().any(resized) {
+            return None;
+        }
+        let bytes = elements.checked_mul(size)?;
         match field("numpy_array_alignment_bytes") {
             Some(Node::Int(_)) => {
                 bytes.checked_add(1 + usize::from(*self.input.get(self.at)?)).map(JoblibArray::Numbers)

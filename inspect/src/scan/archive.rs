@@ -340,7 +340,7 @@ fn inflate_some(packed: &[u8], most: u64) -> Option<Vec<u8>> {
 }
 
 /// Whether unpacking an entry of this name could write elsewhere than below the folder it is unpacked to.
-fn leads_outside(name: &str) -> bool {
+pub(super) fn leads_outside(name: &str) -> bool {
     let drive = name.as_bytes().get(1) == Some(&b':') && name.as_bytes()[0].is_ascii_alphabetic();
     name.starts_with(['/', '\\'])
         || drive

@@ -149,8 +149,7 @@ impl<'o> Scanner<'o> {
                 }
             }
         };
-        // The name decides for many loaders: one that unpickles whatever is called so gets a pickle.
-        if pickled && matches!(format, "gguf" | "safetensors") {
+        if matches!(format, "gguf" | "safetensors") {
             self.pickles(bytes, &place, Stream::Chance);
         }
         if !is_zip && zip::has_directory(bytes) && zip::central_directory(bytes).is_ok() {
@@ -197,6 +196,17 @@ impl<'o> Scanner<'o> {
 
     /// Looks into `bytes` as what they are, and tells what that is; `None` when they are nothing that is loaded.
     pub fn dispatch(&mut self, bytes: &[u8], name: &str, place: &Place) -> Option<&'static str> {
+        let format = self.recognised(bytes, name, place)?;
+        // First bytes may be opcodes, too, and the loader decides which they are. A zip's are a persistent id that is
+        // text, at which every unpickler stops.
+        let ends_at_once = bytes.first() == Some(&b'P');
+        if !matches!(format, "pickle" | "pytorch-legacy") && !ends_at_once {
+            self.pickles(bytes, place, Stream::Chance);
+        }
+        Some(format)
+    }
+
+    fn recognised(&mut self, bytes: &[u8], name: &str, place: &Place) -> Option<&'static str> {
         let pickled = PICKLED.contains(&extension(name).as_str());
         if bytes.starts_with(LOCAL_HEADER) || bytes.starts_with(zip::END) {
             return Some(self.zip(bytes, place));
@@ -204,6 +214,7 @@ impl<'o> Scanner<'o> {
         if torch_legacy::recognises(bytes) {
             // Magic number, protocol, system info, object, storage keys; then the storages.
             self.pickles(bytes, place, Stream::Then(5));
+            self.after_storages(bytes, place);
             return Some("pytorch-legacy");
         }
         if torch_tar::recognises(bytes) {
@@ -235,6 +246,25 @@ impl<'o> Scanner<'o> {
             return self.bare(bytes, pickled, place);
         }
         None
+    }
+
+    /// What follows the storages of a legacy file.
+    fn after_storages(&mut self, bytes: &[u8], place: &Place) {
+        let Some(end) = torch_legacy::end_of_storages(bytes) else {
+            let message = "its storages cannot be located, nor what may follow them".to_string();
+            return self.find(Rule::OpaqueContent, place, None, message);
+        };
+        let rest = bytes.get(end..).unwrap_or_default();
+        if rest.is_empty() {
+            return;
+        }
+        let message = format!("{} bytes follow the storages", rest.len());
+        self.find(Rule::AppendedBytes, place, Some(end as u64), message);
+        if let Some(inner) = place.inside("after the storages")
+            && self.dispatch(rest, "after.pkl", &inner).is_none()
+        {
+            self.sweep(rest, &inner);
+        }
     }
 
     /// A pickle without a container, or what is called like one.

@@ -37,7 +37,7 @@ const HARMLESS: &[(&str, &[&str])] = &[
         ],
     ),
     ("torch._tensor", &["_rebuild_from_type", "_rebuild_from_type_v2"]),
-    // Its argument is a file of its own, which is scanned.
+    // Its argument is a file of its own, which is scanned; where something else is to call it, it is not harmless.
     (
         "torch.storage",
         &["_load_from_bytes", "TypedStorage", "UntypedStorage", "_TypedStorage", "_UntypedStorage"],
@@ -113,7 +113,10 @@ const HARMLESS: &[(&str, &[&str])] = &[
     ("decimal", &["Decimal"]),
     ("_decimal", &["Decimal"]),
     ("fractions", &["Fraction"]),
-    ("numpy", &["dtype", "ndarray"]),
+    ("numpy", &["dtype", "ndarray", "matrix"]),
+    ("numpy.matrixlib.defmatrix", &["matrix"]),
+    ("numpy.ma.core", &["MaskedArray", "_mareconstruct"]),
+    ("numpy.ma", &["MaskedArray"]),
     ("numpy.core.multiarray", &["_reconstruct", "scalar"]),
     ("numpy._core.multiarray", &["_reconstruct", "scalar"]),
     ("numpy.core.numeric", &["_frombuffer"]),
@@ -125,6 +128,9 @@ const HARMLESS: &[(&str, &[&str])] = &[
     ("numpy.random._sfc64", &["SFC64"]),
     ("numpy.random.bit_generator", &["SeedSequence", "__pyx_unpickle_SeedSequence"]),
     ("torch.distributed.checkpoint.filesystem", &["_StorageInfo", "_StoragePrefix"]),
+    ("torch.optim.sgd", &["SGD"]),
+    ("torch.optim.adam", &["Adam"]),
+    ("torch.optim.adamw", &["AdamW"]),
     ("io", &["BytesIO"]),
     ("_io", &["BytesIO"]),
     ("uuid", &["UUID"]),
@@ -155,9 +161,12 @@ const HARMLESS_BUILTINS: &[&str] = &[
     "tuple",
     "unicode",
     "NoneType",
+    "Ellipsis",
+    "NotImplemented",
 ];
 
-const BUILTINS: [&str; 3] = ["builtins", "__builtin__", "__builtins__"];
+/// What `builtins` is and was called.
+pub(crate) const BUILTINS: [&str; 3] = ["builtins", "__builtin__", "__builtins__"];
 
 const RUNS: &str = "runs programs or Python code";
 const REACHES: &str = "reaches any attribute or function of others";

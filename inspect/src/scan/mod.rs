@@ -92,7 +92,7 @@ rules! {
     BrokenPickle "broken-pickle" Unknown
         "The pickle ends in an error; everything before that point is executed all the same."
     StrayProtocol "stray-protocol" Unknown
-        "A protocol opcode stands within the pickle, where no pickler writes one."
+        "A protocol opcode stands within the pickle, where no pickler writes one, or names a protocol that does not exist."
     BytesAfterPickle "bytes-after-pickle" Unknown
         "Bytes follow the pickle that it does not account for."
     HiddenPickle "hidden-pickle" Note

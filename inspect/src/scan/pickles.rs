@@ -1,10 +1,11 @@
 //! Findings in pickles: what they would import and call.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
+use super::archive::leads_outside;
 use super::content::{Place, Scanner};
-use super::globals::{Class, classify, is_plausible};
+use super::globals::{BUILTINS, Class, classify, is_plausible};
 use super::{Finding, Rule};
 use crate::pickle::{Id, Node, Object, Pickle, Trace};
 
@@ -38,12 +39,10 @@ impl Scanner<'_> {
                 return number > 0;
             }
             let Some(trace) = self.trace(rest, place) else { return number > 0 };
-            let names = trace.seen.imports.iter().filter_map(|(_, id)| trace.pickle.global(*id));
-            let plausible = names.clone().all(|(module, name)| is_plausible(module, name));
-            let imports = names.count() > 0;
+            let imports = !trace.seen.imports.is_empty();
             let finished = trace.error.is_none();
             let real = match stream {
-                Stream::Chance => imports && plausible,
+                Stream::Chance => begins_plausibly(&trace),
                 // What follows a whole pickle is another one if it does anything at all.
                 _ => number == 0 || imports || (finished && trace.pickle.len > 2),
             };
@@ -76,8 +75,7 @@ impl Scanner<'_> {
             at += found;
             if matches!(bytes.get(at + 1), Some(2..=5)) {
                 let Some(trace) = self.trace(&bytes[at..], place) else { return };
-                let mut names = trace.seen.imports.iter().filter_map(|(_, id)| trace.pickle.global(*id));
-                if names.all(|(module, name)| is_plausible(module, name)) {
+                if trace.seen.imports.is_empty() || begins_plausibly(&trace) {
                     self.pickles += u64::from(trace.error.is_none());
                     self.imports(&trace, place, at as u64);
                 }
@@ -119,6 +117,14 @@ impl Scanner<'_> {
             let message = "a PROTO opcode within the pickle".to_string();
             self.find(Rule::StrayProtocol, place, Some(base + offset), message);
         }
+        for &offset in &trace.seen.lost_arrays {
+            let message = "joblib would read an array here, of a size that cannot be told: what follows it was not found";
+            self.find(Rule::OpaqueContent, place, Some(base + offset), message.to_string());
+        }
+        for &(offset, protocol) in &trace.seen.odd_protos {
+            let message = format!("pickle protocol {protocol}, which does not exist; scanned as 5");
+            self.find(Rule::StrayProtocol, place, Some(base + offset), message);
+        }
         if let Some(error) = &trace.error {
             let offset = error.offset.map(|offset| base + offset);
             let message = match trace.seen.imports.is_empty() && trace.seen.calls.is_empty() {
@@ -149,6 +155,7 @@ impl Scanner<'_> {
                 }
             }
         }
+        let handed_on = handed_on(trace);
         for &(offset, id) in &trace.seen.imports {
             let Node::Global(g) = pickle.node(id) else { continue };
             let (module, name) = (g.module.as_ref(), g.name.as_ref());
@@ -159,6 +166,13 @@ impl Scanner<'_> {
             });
             let what = usage.unwrap_or_else(|| format!("would import {}", cut(&global)));
             let (rule, message) = match self.class(module, name, place) {
+                Class::Harmless if handed_on.contains(&(module, name)) && !self.is_allowed(&global) => {
+                    let what = format!("hands on {global}, for something else to call");
+                    match loads(module, name) {
+                        Some(why) => (Rule::DangerousImport, format!("{what}: {why}")),
+                        None => (Rule::UnknownImport, what),
+                    }
+                }
                 Class::Harmless => {
                     self.harmless(global);
                     continue;
@@ -180,15 +194,32 @@ impl Scanner<'_> {
             });
         }
         for &(offset, id) in &trace.seen.builds {
-            if let Some((module, name)) = pickle.global(id) {
+            // The legacy form refers to classes by persistent ids.
+            let class = match *pickle.node(id) {
+                Node::Persistent(pid) => class_of(pickle, pid),
+                _ => pickle.global(id),
+            };
+            if let Some((module, name)) = class {
                 let message = format!("sets attributes of {}", cut(&format!("{module}.{name}")));
                 self.find(Rule::ChangedClass, place, Some(base + offset), message);
             }
         }
         // Byte strings may hold pickles that something else is to load.
         for index in 0..pickle.node_count() {
-            if let Node::Bytes(bytes) = pickle.node(Id::at(index)) {
-                self.embedded(bytes, place, base + pickle.offset_of(bytes).unwrap_or(0), false);
+            match pickle.node(Id::at(index)) {
+                Node::Bytes(bytes) => {
+                    self.embedded(bytes, place, base + pickle.offset_of(bytes).unwrap_or(0), false);
+                }
+                Node::Object(object) if makes_bytes(pickle, object) => {
+                    if !self.afford(1) {
+                        return self.out_of_budget(place);
+                    }
+                    if let Some(bytes) = byte_string(pickle, Id::at(index), 0) {
+                        self.spend(bytes.len() as u64 + 1);
+                        self.embedded(&bytes, place, base, false);
+                    }
+                }
+                _ => {}
             }
         }
     }
@@ -210,9 +241,19 @@ impl Scanner<'_> {
         let args = pickle.sequence(object.args).unwrap_or(&[]);
         match (pickle.global(object.callable), args) {
             (Some(("torch.storage", "_load_from_bytes")), args) => {
-                let bytes = args.first().and_then(|&id| byte_string(pickle, id));
+                if !self.afford(1) {
+                    return self.out_of_budget(place);
+                }
+                let bytes = args.first().and_then(|&id| byte_string(pickle, id, 0));
                 match bytes {
-                    Some(bytes) => self.embedded(&bytes, place, offset, true),
+                    Some(bytes) => {
+                        self.spend(bytes.len() as u64 + 1);
+                        self.embedded(&bytes, place, offset, true);
+                        // A string of Python 2 is its bytes in some readers, and text in others.
+                        if let Some(text) = pickle.str(args[0]).filter(|text| !text.is_ascii()) {
+                            self.embedded(text.as_bytes(), place, offset, true);
+                        }
+                    }
                     None => {
                         let message =
                             "torch.storage._load_from_bytes loads bytes that it computes".to_string();
@@ -220,14 +261,53 @@ impl Scanner<'_> {
                     }
                 }
             }
-            (Some(("_codecs", "encode")), &[_, encoding]) => {
+            (Some(("_codecs", "encode")), &[_, encoding, ..]) => {
                 let encoding = pickle.str(encoding).unwrap_or("?");
-                if !matches!(encoding, "latin1" | "latin-1" | "iso-8859-1" | "utf-8" | "utf8" | "ascii") {
+                if !LATIN1.contains(&encoding) && !UTF8.contains(&encoding) {
                     let message = format!("encodes a string as {}", cut(encoding));
                     self.find(Rule::UnknownImport, place, Some(offset), message);
                 }
             }
+            (Some(NDARRAY_WRAPPER), args) => self.array_beside(pickle, object, args, place, offset),
             _ => {}
+        }
+    }
+
+    /// joblib unpickles the file that this object names, `numpy.load(folder + filename, allow_pickle=True)`: one beside
+    /// the pickle is scanned as the file it is (`joblib/numpy_pickle_compat.py`).
+    fn array_beside(
+        &mut self,
+        pickle: &Pickle<'_>,
+        object: &Object,
+        args: &[Id],
+        place: &Place,
+        offset: u64,
+    ) {
+        let mut names: Vec<Id> = args.first().copied().into_iter().collect();
+        let mut opaque = object.kwargs.is_some();
+        for &state in &object.state {
+            match pickle.node(state) {
+                Node::Dict(entries) => {
+                    let named = entries.iter().filter(|(key, _)| pickle.str(*key) == Some("filename"));
+                    names.extend(named.map(|&(_, value)| value));
+                    opaque |= entries.iter().any(|&(key, _)| pickle.str(key).is_none());
+                }
+                _ => opaque = true,
+            }
+        }
+        for name in names {
+            match pickle.str(name) {
+                Some(name) if leads_outside(name) => {
+                    let message = format!("joblib would unpickle the file `{}`", cut(name));
+                    self.find(Rule::PathOutside, place, Some(offset), message);
+                }
+                Some(_) => {}
+                None => opaque = true,
+            }
+        }
+        if opaque {
+            let message = "joblib would unpickle a file whose name is computed".to_string();
+            self.find(Rule::OpaqueContent, place, Some(offset), message);
         }
     }
 
@@ -274,23 +354,118 @@ fn unfolded(pickle: &Pickle<'_>) -> Option<String> {
     (most > HARMLESS && most > 1000.0 * pickle.node_count() as f64).then(|| format!("{most:.1e}"))
 }
 
-/// Whether a persistent id stands for a class that the pickle imports.
-fn is_class(pickle: &Pickle<'_>, id: Id) -> bool {
-    let parts = pickle.sequence(id).unwrap_or(&[]);
-    matches!(parts, &[kind, class, ..] if pickle.str(kind) == Some("module") && pickle.global(class).is_some())
+/// Whether the first import could be one: those after it cannot undo what it did.
+fn begins_plausibly(trace: &Trace<'_>) -> bool {
+    let first = trace.seen.imports.first().and_then(|&(_, id)| trace.pickle.global(id));
+    first.is_some_and(|(module, name)| is_plausible(module, name))
 }
 
-/// The byte string that `id` is: written as such, or by way of a latin-1 string.
-fn byte_string<'p>(pickle: &'p Pickle<'_>, id: Id) -> Option<Cow<'p, [u8]>> {
+/// Whether a persistent id stands for a class that the pickle imports.
+fn is_class(pickle: &Pickle<'_>, id: Id) -> bool {
+    class_of(pickle, id).is_some()
+}
+
+/// The class that a persistent id stands for: ('module', class, file, source).
+fn class_of<'p>(pickle: &'p Pickle<'_>, id: Id) -> Option<(&'p str, &'p str)> {
+    match pickle.sequence(id)? {
+        &[kind, class, ..] if pickle.str(kind) == Some("module") => pickle.global(class),
+        _ => None,
+    }
+}
+
+const NDARRAY_WRAPPER: (&str, &str) = ("joblib.numpy_pickle", "NDArrayWrapper");
+
+/// Imports that are harmless where what they are given is known, and so only where the pickle itself calls them.
+const JUDGED_BY_ARGUMENTS: [(&str, &str); 4] = [
+    ("torch.storage", "_load_from_bytes"),
+    ("_codecs", "encode"),
+    NDARRAY_WRAPPER,
+    ("joblib.numpy_pickle", "NumpyArrayWrapper"),
+];
+
+/// Those of them that unpickle.
+fn loads(module: &str, name: &str) -> Option<&'static str> {
+    ((module, name) != ("_codecs", "encode")).then_some("unpickles something that cannot be seen here")
+}
+
+/// Imports judged by their arguments that are used otherwise than by calling them: handed to something that may call
+/// them, such as `torch._tensor._rebuild_from_type_v2(function, type, args, state)`, or kept for later.
+fn handed_on<'p>(trace: &'p Trace<'_>) -> HashSet<(&'p str, &'p str)> {
+    let pickle = &trace.pickle;
+    let judged = |id: &Id| pickle.global(*id).filter(|global| JUDGED_BY_ARGUMENTS.contains(global));
+    let mut found = HashSet::new();
+    if !trace.seen.imports.iter().any(|(_, id)| judged(id).is_some()) {
+        return found;
+    }
+    found.extend(judged(&pickle.root));
+    for index in 0..pickle.node_count() {
+        match pickle.node(Id::at(index)) {
+            Node::Tuple(items) | Node::List(items) | Node::Set(items) => {
+                found.extend(items.iter().filter_map(judged));
+            }
+            Node::Dict(entries) => {
+                found.extend(entries.iter().flat_map(|(key, value)| [key, value]).filter_map(judged));
+            }
+            Node::Object(object) => {
+                let parts = [&object.args].into_iter().chain(&object.kwargs);
+                found.extend(parts.chain(&object.state).chain(&object.items).filter_map(judged));
+                found.extend(object.entries.iter().flat_map(|(key, value)| [key, value]).filter_map(judged));
+            }
+            Node::Persistent(id) => found.extend(judged(id)),
+            _ => {}
+        }
+    }
+    found
+}
+
+const LATIN1: [&str; 3] = ["latin1", "latin-1", "iso-8859-1"];
+const UTF8: [&str; 3] = ["utf-8", "utf8", "ascii"];
+
+/// Whether `object` is a call that gives a byte string.
+fn makes_bytes(pickle: &Pickle<'_>, object: &Object) -> bool {
+    match pickle.global(object.callable) {
+        Some(("_codecs", "encode")) => true,
+        Some((module, "bytes" | "bytearray")) => BUILTINS.contains(&module),
+        _ => false,
+    }
+}
+
+/// The byte string that `id` is: written as such, by way of a latin-1 string, or made of integers.
+fn byte_string<'p>(pickle: &'p Pickle<'_>, id: Id, depth: usize) -> Option<Cow<'p, [u8]>> {
+    const DEEPEST: usize = 8;
     match pickle.node(id) {
         Node::Bytes(bytes) => Some(Cow::Borrowed(bytes)),
         Node::Str(text) => latin1(text).map(Cow::Owned),
-        Node::Object(object) if pickle.global(object.callable) == Some(("_codecs", "encode")) => {
-            let &[text, _] = pickle.sequence(object.args)? else { return None };
-            latin1(pickle.str(text)?).map(Cow::Owned)
+        Node::Object(object) if object.kwargs.is_none() && makes_bytes(pickle, object) && depth < DEEPEST => {
+            let args = pickle.sequence(object.args)?;
+            let mut bytes = match *args {
+                [] => Cow::Borrowed(&[][..]),
+                [only] if pickle.sequence(only).is_some() => {
+                    Cow::Owned(integers(pickle, pickle.sequence(only)?)?)
+                }
+                [only] if pickle.str(only).is_some() => Cow::Borrowed(pickle.str(only)?.as_bytes()),
+                [only] => byte_string(pickle, only, depth + 1)?,
+                [text, encoding, ..] => encoded(pickle.str(text)?, pickle.str(encoding)?)?,
+            };
+            // A bytearray takes more bytes by APPEND.
+            if !object.items.is_empty() {
+                bytes.to_mut().extend(integers(pickle, &object.items)?);
+            }
+            Some(bytes)
         }
         _ => None,
     }
+}
+
+fn encoded<'p>(text: &'p str, encoding: &str) -> Option<Cow<'p, [u8]>> {
+    if LATIN1.contains(&encoding) {
+        return latin1(text).map(Cow::Owned);
+    }
+    UTF8.contains(&encoding).then_some(Cow::Borrowed(text.as_bytes()))
+}
+
+fn integers(pickle: &Pickle<'_>, items: &[Id]) -> Option<Vec<u8>> {
+    items.iter().map(|&id| u8::try_from(pickle.int(id)?).ok()).collect()
 }
 
 fn latin1(text: &str) -> Option<Vec<u8>> {

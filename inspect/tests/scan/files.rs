@@ -186,6 +186,34 @@ fn joblib_objects(objects: &[u8]) -> Vec<u8> {
     [&joblib_array("O8", 1)[..], objects, b"s"].concat()
 }
 
+/// An array of joblib's whose wrapper `make` makes, whose bytes swallow the call after it for who takes them for
+/// opcodes.
+fn joblib_swallows(make: &[u8], shape: &[u8], size: i32) -> Vec<u8> {
+    let call = [&b"0"[..], &bare()].concat();
+    [
+        &b"\x80\x04"[..],
+        make,
+        b"}(",
+        &text("shape"),
+        shape,
+        &text("dtype"),
+        &text("numpy"),
+        &text("dtype"),
+        b"\x93",
+        &text("V2"),
+        b"\x89\x88\x87R(K\x03",
+        &text("|"),
+        b"NNNJ",
+        &size.to_le_bytes(),
+        b"K\x01K\0tb",
+        b"ub",
+        &[b'C', call.len() as u8],
+        &call,
+        b"0.",
+    ]
+    .concat()
+}
+
 fn joblib_array(dtype: &str, elements: usize) -> Vec<u8> {
     let mut out = b"\x80\x04}".to_vec();
     out.extend(text("weights"));
@@ -235,7 +263,9 @@ pub fn all() -> Vec<File> {
     let mut files = opcodes();
     files.extend(imports());
     files.extend(broken());
+    files.extend(handed_on());
     files.extend(containers());
+    files.extend(several_readings());
     files.extend(benign());
     files
 }
@@ -515,6 +545,189 @@ fn broken() -> Vec<File> {
     ]
 }
 
+/// Protocol 3: `body` without header or STOP.
+fn p3(body: &[&[u8]]) -> Vec<u8> {
+    [b"\x80\x03", body.concat().as_slice(), b"."].concat()
+}
+
+/// A pickle of protocol 0, which has no first bytes to be known by.
+fn bare() -> Vec<u8> {
+    b"cposix\nsystem\n(S'id'\ntR.".to_vec()
+}
+
+/// `builtins.bytes((…))` or the like.
+fn made_of_integers(class: &str, bytes: &[u8]) -> Vec<u8> {
+    let integers: Vec<u8> = bytes.iter().flat_map(|&byte| [b'K', byte]).collect();
+    [&global("builtins", class)[..], b"(", &integers, b"t\x85R"].concat()
+}
+
+/// `_codecs.encode(text, 'latin1')`.
+fn encoded(bytes: &[u8]) -> Vec<u8> {
+    let text: String = bytes.iter().map(|&byte| char::from(byte)).collect();
+    let length = (text.len() as u32).to_le_bytes();
+    [&global("_codecs", "encode")[..], b"X", &length, text.as_bytes(), b"X\x06\0\0\0latin1\x86R"].concat()
+}
+
+/// Loaders that harmless callables are handed, and bytes that calls make.
+fn handed_on() -> Vec<File> {
+    let load = global("torch.storage", "_load_from_bytes");
+    let int = global("builtins", "int");
+    let rebuild = global("torch._tensor", "_rebuild_from_type_v2");
+    let short = |bytes: &[u8]| [&[b'C', bytes.len() as u8], bytes].concat();
+    let rebuilt = |bytes: &[u8]| p3(&[&rebuild, b"(", &load, &int, bytes, b"\x85}tR"]);
+    let constructed =
+        p3(&[&global("numpy.random._pickle", "__generator_ctor"), b"(", &short(&bare()), &load, b"tR"]);
+    let first =
+        p3(&[&global("torch._tensor", "_rebuild_from_type"), b"(", &load, &int, &short(&bare()), b"\x85}tR"]);
+    let wrapper = |name: &str| {
+        p3(&[
+            &global("joblib.numpy_pickle", "NDArrayWrapper"),
+            b")\x81}(U\x08filename",
+            &[b'U', name.len() as u8],
+            name.as_bytes(),
+            b"U\x08subclass",
+            &global("numpy", "ndarray"),
+            b"ub",
+        ])
+    };
+    let class = [text("joblib.numpy_pickle"), text("NumpyArrayWrapper"), b"\x93".to_vec()].concat();
+    let made = [&class[..], b")\x81"].concat();
+    let remade =
+        [&global("copyreg", "_reconstructor")[..], &class, &global("builtins", "object"), b"N\x87R"].concat();
+    let grown = [
+        &b"\x80\x05"[..],
+        &load,
+        b"\x96\0\0\0\0\0\0\0\0(",
+        &bare().iter().flat_map(|&byte| [b'K', byte]).collect::<Vec<u8>>(),
+        b"e\x85R.",
+    ];
+    let in_a_class = [MAGIC, b"\x80\x02M\xe9\x03.", &p2(b"}")].concat();
+    let object = p2(&[&b"(U\x06module"[..], &load, b"U\x01xU\x01xtQU\x01x\x85R"].concat());
+    vec![
+        bad(
+            "handed-rebuild.pkl",
+            "_load_from_bytes handed to _rebuild_from_type_v2",
+            rebuilt(&short(&bare())),
+        ),
+        bad("handed-rebuild-v1.pkl", "_load_from_bytes handed to _rebuild_from_type", first),
+        bad(
+            "handed-constructor.pkl",
+            "_load_from_bytes handed to NumPy's __generator_ctor",
+            constructed.clone(),
+        ),
+        bad("handed-constructor.pt", "the same in PyTorch's zip", torch(constructed, &[])),
+        bad("handed-encoded.pkl", "on bytes that _codecs.encode makes", rebuilt(&encoded(&bare()))),
+        bad(
+            "handed-encoded-p2.pkl",
+            "on bytes with a header that _codecs.encode makes",
+            rebuilt(&encoded(&evil())),
+        ),
+        bad("handed-integers.pkl", "on bytes made of integers", rebuilt(&made_of_integers("bytes", &bare()))),
+        bad(
+            "handed-factory.pkl",
+            "_load_from_bytes as a defaultdict's factory",
+            p3(&[&global("collections", "defaultdict"), &load, b"\x85R"]),
+        ),
+        bad(
+            "handed-state.pkl",
+            "_load_from_bytes as a layer's forward",
+            p3(&[&global("torch.nn.modules.linear", "Linear"), b")\x81}U\x07forward", &load, b"sb"]),
+        ),
+        bad(
+            "called-class.pt",
+            "legacy, _load_from_bytes as the class of a persistent id",
+            [&in_a_class[..], &object, b"\x80\x02]."].concat(),
+        ),
+        bad(
+            "loads-integers.pkl",
+            "_load_from_bytes on bytes made of integers",
+            p3(&[&load, &made_of_integers("bytearray", &bare()), b"\x85R"]),
+        ),
+        bad("loads-grown.pkl", "_load_from_bytes on a bytearray that APPENDS fills", grown.concat()),
+        bad(
+            "loads-encoded.pkl",
+            "_load_from_bytes on bytes that _codecs.encode makes",
+            p3(&[&load, &encoded(&bare()), b"\x85R"]),
+        ),
+        bad(
+            "array-remade.pkl",
+            "joblib's wrapper of an array, made by _reconstructor",
+            joblib_swallows(&remade, b"K\x01\x85", -1),
+        ),
+        bad(
+            "array-of-no-size.pkl",
+            "joblib's array of a size that is computed",
+            joblib_swallows(&made, &[&global("builtins", "tuple")[..], b"]K\x01a\x85R"].concat(), -1),
+        ),
+        bad(
+            "array-resized.pkl",
+            "joblib's array of a type whose state gives it another size",
+            joblib_swallows(&made, b"K\x00\x85", 200),
+        ),
+        bad("array-elsewhere.pkl", "joblib loads an array from /etc", wrapper("/etc/evil.npy")),
+        bad("array-above.pkl", "joblib loads an array from the folder above", wrapper("../evil.npy")),
+    ]
+}
+
+/// SafeTensors whose length, header and tensor are one pickle: SHORT_BINBYTES up to the header's text, there a UNICODE
+/// up to its last character, a line feed, and the payload in the tensor.
+fn safetensors_and_pickle() -> Vec<u8> {
+    let start = r#"{"__metadata__":{"a":"V"#;
+    let end = "\"},\"w\":{\"dtype\":\"U8\",\"shape\":[64],\"data_offsets\":[0,64]}}\n";
+    // The bytes to skip are five of the length and all before the V.
+    let skipped = 6 + start.len() - 1;
+    let length = usize::from(b'C') + 256 * skipped;
+    let mut data = [b"0", &payload()[..], b"."].concat();
+    data.resize(64, 0);
+    safetensors(&format!("{start}{}{end}", "x".repeat(length - start.len() - end.len())), &data)
+}
+
+/// Files that are one thing to one loader and a pickle to another.
+fn several_readings() -> Vec<File> {
+    // G is BINFLOAT.
+    let gguf = [&b"GGUF\x03\0\0\0\x000"[..], &payload(), b"."].concat();
+    let loads = p2(&[&global("torch.storage", "_load_from_bytes")[..], &bytes8(&gguf), b"\x85R"].concat());
+    let plain = legacy_of_one_storage();
+    vec![
+        bad("gguf-first.pt", "a data.pkl that begins as GGUF does", torch(gguf.clone(), &[])),
+        bad("gguf-first.pkl.gz", "the same compressed with gzip", gzip(&gguf)),
+        bad("gguf-first.pkl", "the same in bytes for _load_from_bytes", loads),
+        bad("gguf-first.bin", "the same by itself", gguf),
+        bad("both.safetensors", "SafeTensors that is a pickle, too", safetensors_and_pickle()),
+        bad("both", "the same without an extension", safetensors_and_pickle()),
+        bad("protocol-9.pkl", "protocol 9", [&b"\x80\x09"[..], &payload(), b"."].concat()),
+        bad("protocol-255.pkl", "protocol 255", [&b"\x80\xff"[..], &payload(), b"."].concat()),
+        bad("legacy-after.pt", "legacy, a pickle after the storages", [&plain[..], &evil()].concat()),
+        bad(
+            "legacy-after-p0.pt",
+            "legacy, a pickle without a header after the storages",
+            [&plain[..], &bare()].concat(),
+        ),
+        bad("legacy-junk.pt", "legacy, bytes after the storages", [&plain[..], b"hello"].concat()),
+        bad(
+            "implausible-later.safetensors",
+            "SafeTensors that is a pickle, with an impossible import after the call",
+            {
+                let mut file = safetensors_and_pickle();
+                let at = file.len() - 64 + payload().len() + 1;
+                file[at..at + 6].copy_from_slice(b"c?\n?\n.");
+                file
+            },
+        ),
+    ]
+}
+
+/// A legacy file of one tensor of two float32.
+fn legacy_of_one_storage() -> Vec<u8> {
+    let head = [MAGIC, b"\x80\x02M\xe9\x03.", &p2(b"}")].concat();
+    let storage = b"X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x02Nt";
+    let object =
+        [&global("torch._utils", "_rebuild_tensor_v2")[..], b"((", storage, b"QK\0K\x02\x85K\x01\x85\x89NtR"]
+            .concat();
+    let keys = p2(b"]X\x01\0\0\x000a");
+    [&head[..], &p2(&object), &keys, &2u64.to_le_bytes(), &[0; 8]].concat()
+}
+
 /// Archives.
 fn containers() -> Vec<File> {
     let evil_entry = |name: &str| entry(name, evil());
@@ -693,8 +906,16 @@ fn benign() -> Vec<File> {
         good("storage-by-chance.pt", "a storage that begins like a pickle", zip(&[entry("m/data.pkl", state_dict()), entry("m/data/0", *b"\x80\x04c\x01\x02\n\x03\n..")])),
         good("parts-plain.distcp", "archives one after another, as distributed checkpoints have them", [torch(state_dict(), &[]), torch(state_dict(), &[])].concat()),
         good("commented.zip", "text files in a zip", zip(&[entry("README.md", *b"cos\nsystem\n"), entry("config.json", *b"{}")])),
-        good("legacy.pt", "a legacy file", [&legacy(MAGIC, &p2(b"}"), &p2(b"}U\x01ac__builtin__\nset\n]\x85Rs"))[..], &[1, 2, 3]].concat()),
+        good("legacy.pt", "a legacy file", legacy(MAGIC, &p2(b"}"), &p2(b"}U\x01ac__builtin__\nset\n]\x85Rs"))),
         good("nested-legacy-file.pkl", "_load_from_bytes on a harmless legacy file", rebuilt),
+        good("legacy-tensor.pt", "a legacy file of one tensor", legacy_of_one_storage()),
+        good("constants.pkl", "Ellipsis and NotImplemented", p2(&[&b"("[..], &global("__builtin__", "Ellipsis"), &global("__builtin__", "NotImplemented"), b"t"].concat())),
+        good("masked.pkl", "a masked array of NumPy's", p2(&[&global("numpy.ma.core", "_mareconstruct")[..], b"(", &global("numpy.ma.core", "MaskedArray"), &global("numpy", "ndarray"), b"K\0\x85U\x01btR(K\x01K\x01\x85", &global("numpy", "dtype"), b"U\x02i1K\0K\x01\x87R\x89U\x01aU\x01\0Ntb"].concat())),
+        good("matrix.pkl", "a matrix of NumPy's", p2(&[&global("numpy.core.multiarray", "_reconstruct")[..], &global("numpy", "matrix"), b"K\0\x85U\x01b\x87R"].concat())),
+        good("generator.pkl", "a generator of NumPy's with its constructor", p2(&[&global("numpy.random._pickle", "__generator_ctor")[..], b"U\x05PCG64", &global("numpy.random._pickle", "__bit_generator_ctor"), b"\x86R"].concat())),
+        good("optimizer.pkl", "an optimizer", p2(&[&global("torch.optim.sgd", "SGD")[..], b")\x81}(U\x08defaults}U\x0cparam_groups]ub"].concat())),
+        good("array-beside.pkl", "an array that joblib loads from beside", p2(&[&global("joblib.numpy_pickle", "NDArrayWrapper")[..], b")\x81}(U\x08filenameU\x08a_01.npyU\x08subclass", &global("numpy", "ndarray"), b"ub"].concat())),
+        good("array-bytes.pkl", "bytes that are encoded text, protocol 2", p2(&encoded(&[0, 1, 0xfe, 0x80]))),
         good("script.pt", "TorchScript", zip(&[entry("s/data.pkl", *b"\x80\x02c__torch__.m\nNet\n)\x81}U\x01nctorch.jit._pickle\nbuild_intlist\n](K\x01e\x85Rsb."), entry("s/constants.pkl", p2(b")")), entry("s/code/__torch__.py", "def forward(self, x):\n  return torch.add(ops.prim.data(x), 1)\n")])),
         good("oldest.tar", "PyTorch's oldest form", tar(&[("storages", b"\x80\x02K\0.\x80\x02].", None), ("tensors", b"\x80\x02K\0.", None), ("pickle", &p2(b"}"), None)])),
         good("model.safetensors", "SafeTensors", safetensors(r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}"#, &[0; 4])),
