@@ -390,8 +390,7 @@ fn a_policy_that_cannot_be_used_is_wrong_usage() {
     }
     std::fs::remove_file(folder.path().join("ckpt.toml")).unwrap();
     for args in [
-        &["--policy", "missing.toml"][..],
-        &["--min-healthy", "1.5"],
+        &["--min-healthy", "1.5"][..],
         &["--max-shrink", "0.5"],
         &["--ignore", "a["],
         &["--also", "junit"],
@@ -401,6 +400,7 @@ fn a_policy_that_cannot_be_used_is_wrong_usage() {
         let output = gate_in(folder.path(), &[args, &[&healthy]].concat());
         assert_eq!(code(&output), 2, "{args:?} {}", stderr(&output));
     }
+    assert_eq!(code(&gate_in(folder.path(), &["--policy", "missing.toml", &healthy])), 3);
 }
 
 #[test]

@@ -70,7 +70,7 @@ for path in sorted(written.glob("*.gguf")):
             # gguf decodes these and does not encode them: both must read the same of them.
             decoded = torch.load(path.with_suffix(".decoded.pt"), weights_only=True)
             decoded = decoded.get("model_state_dict", decoded)
-            ours, theirs = decoded[f"model.{name}"].numpy(), dequantize(raw, kind)
+            ours, theirs = decoded[name].numpy(), dequantize(raw, kind)
             assert np.array_equal(ours, theirs), (path, name, np.abs(ours - theirs).max())
             decoded_too += 1
         else:
