@@ -260,10 +260,10 @@ impl<'o> Scanner<'o> {
         }
         let message = format!("{} bytes follow the storages", rest.len());
         self.find(Rule::AppendedBytes, place, Some(end as u64), message);
-        if let Some(inner) = place.inside("after the storages") {
-            if self.dispatch(rest, "after.pkl", &inner).is_none() {
-                self.sweep(rest, &inner);
-            }
+        if let Some(inner) = place.inside("after the storages")
+            && self.dispatch(rest, "after.pkl", &inner).is_none()
+        {
+            self.sweep(rest, &inner);
         }
     }
 

@@ -461,7 +461,7 @@ fn encoded<'p>(text: &'p str, encoding: &str) -> Option<Cow<'p, [u8]>> {
     if LATIN1.contains(&encoding) {
         return latin1(text).map(Cow::Owned);
     }
-    UTF8.contains(&encoding).then(|| Cow::Borrowed(text.as_bytes()))
+    UTF8.contains(&encoding).then_some(Cow::Borrowed(text.as_bytes()))
 }
 
 fn integers(pickle: &Pickle<'_>, items: &[Id]) -> Option<Vec<u8>> {
