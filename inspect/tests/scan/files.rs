@@ -601,7 +601,7 @@ fn handed_on() -> Vec<File> {
         &bare().iter().flat_map(|&byte| [b'K', byte]).collect::<Vec<u8>>(),
         b"e\x85R.",
     ];
-    let in_a_class = [&MAGIC[..], b"\x80\x02M\xe9\x03.", &p2(b"}")].concat();
+    let in_a_class = [MAGIC, b"\x80\x02M\xe9\x03.", &p2(b"}")].concat();
     let object = p2(&[&b"(U\x06module"[..], &load, b"U\x01xU\x01xtQU\x01x\x85R"].concat());
     vec![
         bad(
