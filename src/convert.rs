@@ -55,7 +55,8 @@ pub struct Args {
     /// hf: pack ternary matrices as Hugging Face's BitNet does.
     #[arg(long)]
     packed: bool,
-    /// safetensors, hf, gguf: files of at most this size, such as 5GB; the output is a folder.
+    /// safetensors, hf, gguf: files of at most this size, such as 5GB; the output is a folder. A larger tensor has a file
+    /// of its own.
     #[arg(long, visible_alias = "split-max-size", value_name = "SIZE", value_parser = size)]
     max_shard_size: Option<u64>,
     /// gguf: type of the matrices in layers: f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q2_k to q6_k, tq1_0, tq2_0 or
@@ -262,7 +263,11 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
             Ok(one) => code = code.max(one),
             Err(failure) if paths.len() > 1 && !signal.arrived() => {
                 // One file of a run that cannot be converted does not keep the others from it.
-                terminal::error(&failure.message);
+                let place = path.display().to_string();
+                match failure.message.contains(&place) {
+                    true => terminal::error(&failure.message),
+                    false => terminal::error(&format!("{place}: {}", failure.message)),
+                }
                 code = code.max(failure.code);
             }
             Err(failure) => return Err(signal.explain(failure)),
@@ -328,8 +333,9 @@ fn common_folder(paths: &[PathBuf]) -> PathBuf {
 fn one(args: &Args, load: &LoadOptions, path: &Path, output: &Path, signal: &Signal) -> Result<u8, Failure> {
     let (target, _) = args.target(args.output.as_deref());
     let options = args.options(target)?;
-    if !args.force && output.symlink_metadata().is_ok() && !output.is_dir() {
-        return Err(Failure::exists(output));
+    // What is refused anyway is refused before anything is read. A folder is looked at once it is known what goes there.
+    if output == Path::new("-") || !output.is_dir() && !writes_folder(args, target) {
+        ckpt_convert::may_write(output, args.force)?;
     }
     let mut source = ckpt_inspect::open_with(path, &load.open)?;
     if !args.no_verify {
@@ -366,6 +372,10 @@ fn one(args: &Args, load: &LoadOptions, path: &Path, output: &Path, signal: &Sig
     }
     terminal::print(&format!("{wrote}; {}\n", verify::sentence(&report)))?;
     Ok(if report.agrees() { exit::FINE } else { exit::REFUSED })
+}
+
+fn writes_folder(args: &Args, target: Target) -> bool {
+    matches!(target, Target::Hf { .. }) || args.max_shard_size.is_some()
 }
 
 /// Warns about a checkpoint that the gate would refuse; under --strict it is not converted.

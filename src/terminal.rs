@@ -350,6 +350,9 @@ pub fn write_file(path: &Path, contents: &[u8], force: bool) -> Result<(), Failu
 
 /// Whether an output may go to `path`: an existing file needs `force`; a pipe or device takes what it is given.
 pub fn may_write(path: &Path, force: bool) -> Result<(), Failure> {
+    if path == Path::new("-") {
+        return Err(Failure::usage("`-` is no name for an output file: name one, or leave it out"));
+    }
     if path.is_dir() {
         return Err(Failure::unwritable(format!("{} is a folder", path.display())));
     }

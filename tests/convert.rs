@@ -126,6 +126,8 @@ fn a_whole_run_goes_into_a_folder() {
         place.run(&["convert", path(&fixture("formats")), "--to", "safetensors", "--out-dir", "formats"]);
     code(&output, 3);
     assert!(err(&output).contains("truncated.pt") && err(&output).contains("complex128"), "{}", err(&output));
+    let complex = err(&output).lines().find(|line| line.contains("complex128")).unwrap().to_string();
+    assert!(complex.contains(".pt: "), "names its file: {complex}");
     assert!(
         place.at("formats/whole.safetensors").exists() && !place.at("formats/truncated.safetensors").exists()
     );
@@ -160,6 +162,59 @@ fn an_existing_output_is_replaced_only_with_force() {
     assert_eq!(place.files(), ["hf", "out.pt"]);
 }
 
+#[cfg(unix)]
+#[test]
+fn files_and_folders_alone_are_replaced() {
+    use std::os::unix::fs::{FileTypeExt, symlink};
+    let place = Place::new();
+    let source = fixture("formats/whole.pt");
+    assert!(Command::new("mkfifo").arg(place.at("pipe")).status().unwrap().success());
+    std::fs::write(place.at("file"), "precious").unwrap();
+    std::fs::create_dir(place.at("folder")).unwrap();
+    symlink("nowhere", place.at("lost")).unwrap();
+    symlink("file", place.at("link")).unwrap();
+    for (to, name, wanted) in [
+        ("pt", "pipe", "is a pipe or a device"),
+        ("hf", "pipe", "is a pipe or a device"),
+        ("hf", "file", "is a file, and a folder is to be written"),
+        ("pt", "folder", "is a folder, and a file is to be written"),
+        ("pt", "lost", "leads nowhere"),
+    ] {
+        let output = place.run(&["convert", path(&source), "--to", to, "-o", name, "--force"]);
+        code(&output, 4);
+        let told = err(&output);
+        assert!(told.contains(wanted) && !told.contains("--force replaces"), "{to} {name}: {told}");
+    }
+    assert!(place.at("pipe").symlink_metadata().unwrap().file_type().is_fifo());
+    // A link stays one, and what it leads to is replaced.
+    code(&place.run(&["convert", path(&source), "--to", "pt", "-o", "link"]), 4);
+    assert_eq!(std::fs::read(place.at("file")).unwrap(), b"precious");
+    code(&place.run(&["convert", path(&source), "--to", "pt", "-o", "link", "--force"]), 0);
+    assert!(place.at("link").is_symlink());
+    code(&place.run(&["verify", path(&source), "file"]), 0);
+}
+
+#[test]
+fn what_does_not_come_about_is_told() {
+    let place = Place::new();
+    let student = fixture("healthy-run/step-02000.pt");
+    std::fs::copy(&student, place.at("model.pt")).unwrap();
+    std::fs::write(place.at("tokenizer.json"), "{\"model\": ").unwrap();
+    for (args, wanted) in [
+        (vec!["--to", "pt", "-o", "a.pt", "--dtype", "nomatch*=f16"], "matches --dtype 'nomatch*=float16'"),
+        (vec!["--to", "hf", "-o", "a", "--max-shard-size", "20kB"], "each has a file of its own"),
+        (vec!["--to", "hf", "-o", "b"], "`tokenizer.json` beside the source is no JSON"),
+    ] {
+        let output = place.run(&[&["convert", "model.pt"][..], &args[..]].concat());
+        code(&output, 0);
+        assert!(err(&output).contains(wanted), "{args:?}: {}", err(&output));
+    }
+    let root = ["convert", path(&student), "--to", "pt", "-o", "c.pt", "--root", "optimizer_state_dict"];
+    let output = place.run(&root);
+    code(&output, 2);
+    assert!(err(&output).contains("training state"), "{}", err(&output));
+}
+
 #[test]
 fn a_collapsed_checkpoint_is_refused_under_strict() {
     let place = Place::new();
@@ -189,7 +244,9 @@ fn wrong_usage_is_told_with_what_to_do() {
         (vec!["--to", "safetensors", "-o", "x.safetensors", "--max-shard-size", "1GB"], "folder"),
         (vec!["--to", "safetensors", "-o", "x", "--max-shard-size", "1XB"], "5GB"),
         (vec!["--to", "i2s", "-o", "x.pt"], "--ternary"),
-        (vec!["--to", "hf", "--packed", "--ternary", "*w", "-o", "x"], "--ternary '*_proj.weight'"),
+        (vec!["--to", "hf", "--packed", "--ternary", "*w", "-o", "x"], "matches --ternary '*w'"),
+        (vec!["--to", "gguf", "--quant", "i2_s", "--ternary", "*w", "-o", "x"], "matches --ternary '*w'"),
+        (vec!["--to", "pt", "-o", "-"], "name a file"),
         (vec!["--to", "safetensors", "-o", "x.safetensors", "--keep-optimizer"], "PyTorch"),
     ] {
         let output = place.run(&[&["convert", source][..], &args[..]].concat());

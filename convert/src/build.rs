@@ -16,13 +16,14 @@ use crate::quant::Quant;
 use crate::sharing::{Place, shared_runs, tied_names};
 use crate::source::{grid, has_scale_beside, helpers, rotary};
 use crate::ternary::{self, Grid};
-use crate::{Error, Result};
+use crate::{Error, Result, complete, rope, student};
 
 /// Plans the conversion of `source`.
 pub(crate) fn plan<'c>(source: &'c Checkpoint, options: &Options) -> Result<Plan<'c>> {
     let mut builder = Builder::new(source, options)?;
     let chosen = builder.choose()?;
     builder.add(chosen)?;
+    builder.tell_of_the_model();
     let Builder { plan, .. } = builder;
     if plan.pairs.is_empty() {
         return Err(Error::Target(format!(
@@ -72,6 +73,8 @@ struct Builder<'c, 'o> {
     /// The key under which weights go, with its dot.
     prefix: &'static str,
     style: Option<Style>,
+    /// Whether the output's configuration says what the divisors of rotary frequencies are made of.
+    tells_rope: bool,
 }
 
 impl<'c, 'o> Builder<'c, 'o> {
@@ -127,7 +130,34 @@ impl<'c, 'o> Builder<'c, 'o> {
             pairs: Vec::new(),
             notes: Vec::new(),
         };
-        Ok(Builder { plan, options, nested, prefix, style })
+        let has_config = matches!(target, Target::Hf { .. }) || student::of_gguf(source).is_some();
+        let llama3 = || rope::scaling(source).is_some_and(|scaling| rope::kind(&scaling) == "llama3");
+        let tells_rope = has_config && !matches!(target, Target::Gguf(_)) && llama3();
+        Ok(Builder { plan, options, nested, prefix, style, tells_rope })
+    }
+
+    /// What is to be told of the model as a whole.
+    fn tell_of_the_model(&mut self) {
+        let (source, target) = (self.plan.source, self.options.target);
+        if matches!(target, Target::Hf { .. } | Target::Gguf(_)) {
+            let note = complete::note(&self.plan);
+            self.plan.notes.extend(note);
+            return;
+        }
+        if !matches!(source.format, Format::Gguf { .. }) {
+            return;
+        }
+        if student::of_gguf(source).is_none() {
+            self.plan.notes.push(
+                "what the GGUF keys say of the model has no place in such a file; --to hf writes it as config.json"
+                    .into(),
+            );
+        } else if source.model.holds_codes() && target.packing().is_none() {
+            self.plan.notes.push(
+                "BitLinear matrices are in their ternary form, and `latent: false` in the config says so to this suite; a trainer would make them ternary again, with mean|W| for their scale"
+                    .into(),
+            );
+        }
     }
 
     /// The source tensors to write, their names and types.
@@ -145,7 +175,8 @@ impl<'c, 'o> Builder<'c, 'o> {
             let Some(inner) = inner else { continue };
             let training = tensor.group == Group::Optimizer
                 || (tensor.group == Group::Other && is_training_state(inner.split('.').next().unwrap_or("")));
-            if helpers.contains(&index) || (training && !options.keep_optimizer) {
+            let told = self.tells_rope && inner == rope::FACTORS;
+            if helpers.contains(&index) || told || (training && !options.keep_optimizer) {
                 continue;
             }
             if tensor.storage.is_none() && tensor.sparse.is_none() {
@@ -183,6 +214,14 @@ impl<'c, 'o> Builder<'c, 'o> {
         if let (Some(root), true) = (&options.root, chosen.is_empty()) {
             return Err(self.no_root(root));
         }
+        for (glob, dtype) in &options.dtypes {
+            if !chosen.iter().any(|c| glob.is_match(without_state_dict(&c.name))) {
+                self.plan.notes.push(format!(
+                    "no tensor of the output matches --dtype '{}={dtype}'",
+                    glob.glob().glob().escape_debug()
+                ));
+            }
+        }
         let why = [(without_data, "were saved without data"), (without_name, "have no name in GGUF")];
         for (left_out, why) in why {
             if let Some(first) = left_out.first() {
@@ -201,8 +240,15 @@ impl<'c, 'o> Builder<'c, 'o> {
     }
 
     fn no_root(&self, root: &str) -> Error {
-        let mut keys: Vec<&str> =
-            self.plan.source.tensors.iter().filter_map(|t| Some(t.name.split_once('.')?.0)).collect();
+        let within = |t: &TensorInfo| t.name.strip_prefix(root).is_some_and(|rest| rest.starts_with('.'));
+        if self.plan.source.tensors.iter().any(within) {
+            return Error::Target(format!(
+                "what is under `{}` is training state, not weights; name a state dict",
+                root.escape_debug()
+            ));
+        }
+        let weights = self.plan.source.tensors.iter().filter(|t| t.group != Group::Optimizer);
+        let mut keys: Vec<&str> = weights.filter_map(|t| Some(t.name.split_once('.')?.0)).collect();
         keys.dedup();
         keys.truncate(8);
         Error::Target(format!(
@@ -300,10 +346,15 @@ impl<'c, 'o> Builder<'c, 'o> {
         }
         let packed: Vec<&Chosen> = chosen.iter().filter(|c| c.grid.is_some()).collect();
         if packed.is_empty() {
-            return Err(Error::Target(format!(
-                "{}: no matrix in it is known to be ternary; choose them with --ternary '*_proj.weight'",
-                source.path.display()
-            )));
+            let why = match &options.ternary {
+                Some(glob) => format!(
+                    "no matrix in it, as they are called in the output, matches --ternary '{}'",
+                    glob.glob().glob().escape_debug()
+                ),
+                None => "no matrix in it is known to be ternary; choose them with --ternary '*_proj.weight'"
+                    .into(),
+            };
+            return Err(Error::Target(format!("{}: {why}", source.path.display())));
         }
         let rounded = packed.iter().filter(|c| c.grid.is_some_and(|g| !g.exact)).count();
         if rounded > 0 {
@@ -341,7 +392,7 @@ impl<'c, 'o> Builder<'c, 'o> {
             wanted && tensor.shape.len() == 2 && !gguf::is_outer(name)
         };
         let any = chosen.iter().any(|c| is_ternary(&c.name, &source.tensors[c.index]));
-        let rules = gguf::Rules::new(settings, source, any)?;
+        let rules = gguf::Rules::new(settings, source, any, options.ternary.as_ref())?;
         let unknown = gguf::is_unknown(source);
         let mut told = gguf::Told::default();
         for c in chosen.iter_mut() {
@@ -369,6 +420,10 @@ impl<'c, 'o> Builder<'c, 'o> {
             let rounds = ternary && !settings.latent && !has_blocks && !packed;
             if (quant.is_ternary() && (packed || needs_scale)) || rounds {
                 let grid = grid(source, tensor, eps)?;
+                // What a coarser type made of codes is computed with as it is.
+                if !grid.exact && source.model.holds_codes() && !quant.is_ternary() {
+                    continue;
+                }
                 told.grid(&c.name, quant, grid, beside);
                 c.grid = Some(grid);
             }
@@ -453,7 +508,7 @@ impl<'c, 'o> Builder<'c, 'o> {
         {
             let bytes: Vec<u8> = factors.iter().flat_map(|x| x.to_le_bytes()).collect();
             let (shape, len) = (vec![factors.len()], bytes.len() as u64);
-            self.add_whole("rope_freqs.weight".into(), DType::F32, shape, len, Content::Bytes(bytes));
+            self.add_whole(rope::FACTORS.into(), DType::F32, shape, len, Content::Bytes(bytes));
         }
         if self.options.target == Target::I2sSafeTensors {
             let text = serde_json::Value::Object(shapes).to_string().into_bytes();

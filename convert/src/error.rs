@@ -23,6 +23,14 @@ pub enum Error {
         /// The output.
         path: PathBuf,
     },
+    /// Something that an output does not replace stands there.
+    #[error("{} is {by}; name another output", path.display())]
+    Occupied {
+        /// The output.
+        path: PathBuf,
+        /// What stands there.
+        by: &'static str,
+    },
     /// A folder that holds something no conversion writes is not replaced.
     #[error("{} holds `{}`, which no conversion writes, so it is not replaced; choose another folder", path.display(), entry.escape_debug())]
     Foreign {

@@ -4,19 +4,21 @@
 //! Keys are those of `gguf-py/gguf/constants.py` in llama.cpp. The student's own (`ckpt.…`, and the soft caps under
 //! architectures that have none) are for this suite's runner; others pass over them.
 
-use std::f64::consts::TAU;
 use std::path::Path;
 
 use ckpt_inspect::ggml::GgmlType;
 use ckpt_inspect::gguf::{ALIGNMENT_KEY, Keys, Layout, OutputEntry};
 use ckpt_inspect::{Checkpoint, DType, Format, StudentConfig, TensorInfo};
+use globset::GlobMatcher;
 use half::f16;
 use serde_json::Value as Json;
 
+use crate::complete::Sizes;
 use crate::encode::{Writer, Written};
 use crate::output::{Control, OutputFile, StagedFile, StagedFolder};
 use crate::plan::{Options, Plan};
 use crate::quant::Quant;
+use crate::rope;
 use crate::safetensors::to_json;
 use crate::ternary::Grid;
 use crate::tokenizer::Vocabulary;
@@ -65,7 +67,12 @@ pub(crate) struct Rules {
 
 impl Rules {
     /// The rules for a source in which there are ternary matrices, or not.
-    pub fn new(settings: Gguf, source: &Checkpoint, any_ternary: bool) -> Result<Self> {
+    pub fn new(
+        settings: Gguf,
+        source: &Checkpoint,
+        any_ternary: bool,
+        chosen: Option<&GlobMatcher>,
+    ) -> Result<Self> {
         let ternary = settings.quant.is_some_and(Quant::is_ternary);
         let keeps_types = matches!(source.format, Format::Gguf { .. }) || is_unknown(source);
         let quant = match settings.quant {
@@ -74,6 +81,12 @@ impl Rules {
             None => Some(Quant::F16),
             other => other,
         };
+        if let (true, false, Some(glob)) = (ternary, any_ternary, chosen) {
+            return Err(Error::Target(format!(
+                "no matrix matches --ternary '{}'; the names are those in GGUF, such as `blk.0.ffn_up.weight`",
+                glob.glob().glob().escape_debug()
+            )));
+        }
         let refused = if settings.latent && ternary {
             "float weights do not go into ternary blocks; leave out --latent, or choose another --quant"
         } else if ternary && !any_ternary {
@@ -139,6 +152,8 @@ pub(crate) struct Told {
     rounded: usize,
     unscaled: usize,
     inexact: Vec<(String, f32)>,
+    /// Of those, how many have rows that the blocks asked for do not fit.
+    inexact_misfits: usize,
 }
 
 impl Told {
@@ -158,6 +173,7 @@ impl Told {
         let back = f16::from_f32(stored).to_f32();
         if (back - stored).abs() > stored.abs() * 2f32.powi(-11) {
             self.inexact.push((name.to_string(), scale));
+            self.inexact_misfits += usize::from(self.misfits.iter().any(|(misfit, _)| misfit == name));
         }
     }
 
@@ -191,8 +207,12 @@ impl Told {
             notes.push(format!("{} source matrices have no scale: 1 is written for it", self.unscaled));
         }
         if let Some((name, scale)) = self.inexact.first() {
+            let keeps = match self.inexact_misfits {
+                0 => "--exact-scales (tq1_0, tq2_0) or --quant i2_s keeps them",
+                _ => "--quant f32 or bf16 keeps them, and i2_s where rows are a multiple of 128",
+            };
             notes.push(format!(
-                "{} matrices have scales that f16 holds badly or not at all, such as {scale:e} of `{name}`; --exact-scales (tq1_0, tq2_0) or --quant i2_s keeps them",
+                "{} matrices have scales that f16 holds badly or not at all, such as {scale:e} of `{name}`; {keeps}",
                 self.inexact.len()
             ));
         }
@@ -216,13 +236,13 @@ struct Description {
     head_dim: u64,
     norm_eps: f64,
     rope_base: f64,
-    rope_scaling: Json,
+    rope_scaling: Option<Json>,
 }
 
 impl Description {
     fn of(source: &Checkpoint) -> Result<Self> {
         if let Some(student) = &source.model.student {
-            return Ok(Self::of_student(student));
+            return Ok(Self::of_student(student, rope::scaling(source)));
         }
         let unknown = |what: &str| {
             Error::Target(format!(
@@ -243,8 +263,7 @@ impl Description {
         let float = |key: &str| config.get(key).and_then(Json::as_f64);
         let (width, heads) = (needed("hidden_size")?, needed("num_attention_heads")?);
         // transformers 5 moved what is of the rotary embedding into one object.
-        let rope = config.get("rope_parameters").or_else(|| config.get("rope_scaling"));
-        let rope = rope.cloned().unwrap_or(Json::Null);
+        let base = || config.get("rope_parameters")?.get("rope_theta")?.as_f64();
         let head_dim = number("head_dim").or_else(|| width.checked_div(heads));
         Ok(Description {
             architecture,
@@ -256,12 +275,12 @@ impl Description {
             kv_heads: number("num_key_value_heads").unwrap_or(heads),
             head_dim: head_dim.ok_or_else(|| unknown("its config.json has no heads"))?,
             norm_eps: float("rms_norm_eps").ok_or_else(|| unknown("its config.json has no rms_norm_eps"))?,
-            rope_base: float("rope_theta").or_else(|| rope.get("rope_theta")?.as_f64()).unwrap_or(10_000.0),
-            rope_scaling: rope,
+            rope_base: float("rope_theta").or_else(base).unwrap_or(10_000.0),
+            rope_scaling: rope::scaling(source),
         })
     }
 
-    fn of_student(student: &StudentConfig) -> Self {
+    fn of_student(student: &StudentConfig, rope_scaling: Option<Json>) -> Self {
         Description {
             architecture: if student.use_qk_norm { "qwen3" } else { "llama" },
             layers: student.num_layers as u64,
@@ -273,17 +292,8 @@ impl Description {
             head_dim: student.head_dim as u64,
             norm_eps: student.norm_eps,
             rope_base: student.rope_base,
-            rope_scaling: Json::Null,
+            rope_scaling,
         }
-    }
-
-    fn scaling(&self, key: &str) -> Option<f64> {
-        self.rope_scaling.get(key)?.as_f64()
-    }
-
-    fn scaling_kind(&self) -> &str {
-        let kind = self.rope_scaling.get("rope_type").or_else(|| self.rope_scaling.get("type"));
-        kind.and_then(Json::as_str).unwrap_or("default")
     }
 
     fn keys(&self, notes: &mut Vec<String>) -> Keys {
@@ -302,20 +312,8 @@ impl Description {
         count("rope.dimension_count", self.head_dim);
         keys.set(&name("attention.layer_norm_rms_epsilon"), &(self.norm_eps as f32));
         keys.set(&name("rope.freq_base"), &(self.rope_base as f32));
-        match self.scaling_kind() {
-            // Llama 3's are in the tensor `rope_freqs`.
-            "default" | "llama3" => {}
-            kind @ ("linear" | "yarn") => {
-                keys.set(&name("rope.scaling.type"), kind);
-                keys.set(&name("rope.scaling.factor"), &(self.scaling("factor").unwrap_or(1.0) as f32));
-                if let Some(original) = self.scaling("original_max_position_embeddings") {
-                    keys.set(&name("rope.scaling.original_context_length"), &(original as u32));
-                }
-            }
-            other => notes.push(format!(
-                "its rotary embedding is scaled by `{}`, for which no key is written: long texts will go wrong",
-                other.escape_debug()
-            )),
+        if let Some(scaling) = &self.rope_scaling {
+            rope::to_keys(scaling, self.architecture, &mut keys, notes);
         }
         keys
     }
@@ -327,28 +325,25 @@ pub(crate) fn interleaved_heads(source: &Checkpoint) -> Option<(u64, u64)> {
     Some((description.heads, description.kv_heads))
 }
 
-/// What Llama 3 divides each rotary frequency by, one for two elements of a head: 1 for short waves, `factor` for long
-/// ones, and a smooth way between (`_compute_llama3_parameters` of transformers; `rope_freqs` in llama.cpp).
+/// What GGUF divides the rotary frequencies of `source` by, where it is a Llama 3 that comes from elsewhere.
 pub(crate) fn rope_factors(source: &Checkpoint) -> Option<Vec<f32>> {
-    const LARGEST_HEAD: u64 = 1 << 16;
-    let d = Description::of(source)
-        .ok()
-        .filter(|d| d.scaling_kind() == "llama3" && d.head_dim <= LARGEST_HEAD)?;
-    let (factor, original) = (d.scaling("factor")?, d.scaling("original_max_position_embeddings")?);
-    let low = d.scaling("low_freq_factor").unwrap_or(1.0);
-    let high = d.scaling("high_freq_factor").unwrap_or(4.0);
-    let of_pair = |pair: u64| {
-        let wave = TAU * d.rope_base.powf(2.0 * pair as f64 / d.head_dim as f64);
-        if wave < original / high {
-            1.0
-        } else if wave > original / low {
-            factor
-        } else {
-            let smooth = (original / wave - low) / (high - low);
-            1.0 / ((1.0 - smooth) / factor + smooth)
-        }
-    };
-    Some((0..d.head_dim / 2).map(|pair| of_pair(pair) as f32).collect())
+    let d = Description::of(source).ok()?;
+    rope::factors(d.rope_scaling.as_ref()?, d.rope_base, d.head_dim)
+}
+
+/// The sizes of a model that config.json describes.
+pub(crate) fn sizes(source: &Checkpoint) -> Option<Sizes> {
+    let d = Description::of(source).ok()?;
+    let size = |n: u64| usize::try_from(n).ok();
+    Some(Sizes {
+        layers: size(d.layers)?,
+        width: size(d.width)?,
+        mlp_width: size(d.mlp_width)?,
+        heads: size(d.heads)?,
+        kv_heads: size(d.kv_heads)?,
+        head_dim: size(d.head_dim)?,
+        qk_norm: d.architecture == "qwen3",
+    })
 }
 
 /// Keys of a GGUF source that say nothing true of a file written from it.
@@ -367,7 +362,8 @@ fn keys(plan: &mut Plan<'_>, options: &Options) -> Result<Keys> {
             for (key, value) in header?.keys.iter().filter(|(key, _)| !is_of_the_file(key)) {
                 keys.copy(key, value);
             }
-            if keys.contains("ckpt.latent") && options.ternary.is_some() && !latent {
+            let rounded = plan.pairs.iter().any(|pair| pair.elements.grid.is_some());
+            if keys.contains("ckpt.latent") && (rounded || options.ternary.is_some() && !latent) {
                 keys.set("ckpt.latent", &false);
             }
             keys
@@ -448,9 +444,10 @@ fn described(plan: &mut Plan<'_>, latent: bool) -> Result<Keys> {
             unheard.join(", ")
         ));
     }
+    keys.set("ckpt.use_bitlinear_ffn", &student.use_bitlinear_ffn);
+    keys.set("ckpt.use_bitlinear_attn", &student.use_bitlinear_attn);
     if student.use_bitlinear_ffn || student.use_bitlinear_attn {
-        keys.set("ckpt.use_bitlinear_ffn", &student.use_bitlinear_ffn);
-        keys.set("ckpt.use_bitlinear_attn", &student.use_bitlinear_attn);
+        let latent = latent && !source.model.holds_codes();
         keys.set("ckpt.quantization_eps", &(student.quantization_eps as f32));
         keys.set("ckpt.latent", &latent);
         if latent {

@@ -9,7 +9,7 @@ use serde_pickle::{HashableValue, Value};
 
 use crate::plan::{Plan, Target};
 use crate::safetensors::to_json;
-use crate::{Error, Result};
+use crate::{Error, Result, rope, student};
 
 /// Files that lie beside a model's weights and go where they go.
 pub(crate) const BESIDE: [&str; 9] = [
@@ -39,9 +39,19 @@ pub(crate) fn beside(plan: &mut Plan<'_>) -> Result<Vec<(String, Vec<u8>)>> {
         match std::fs::metadata(&path) {
             Ok(m) if m.is_file() && m.len() <= MAX_BESIDE => {
                 let bytes = std::fs::read(&path).map_err(|e| ReadError::io(&path, &e))?;
+                if name.ends_with(".json")
+                    && let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(&bytes)
+                {
+                    plan.notes.push(format!(
+                        "`{name}` beside the source is no JSON ({error}); it is copied as it is, and nothing will load it"
+                    ));
+                }
                 files.push((name.to_string(), bytes));
             }
-            _ => {}
+            Ok(_) => plan.notes.push(format!(
+                "`{name}` beside the source is no file, or larger than {MAX_BESIDE} bytes, and is left out"
+            )),
+            Err(_) => {}
         }
     }
     if !files.iter().any(|(name, _)| name.starts_with("tokenizer") || name == "vocab.json") {
@@ -77,17 +87,26 @@ fn main_dtype(plan: &Plan<'_>) -> DType {
 /// What config.json says; `None` where no model is recognised, which is told.
 fn config(plan: &mut Plan<'_>) -> Result<Option<Map<String, Json>>> {
     let source = plan.source;
-    if let Some(student) = &source.model.student {
-        plan.notes.extend(unsaid(student, plan.target));
+    let scaling = rope::scaling(source).map(rope::for_transformers);
+    if let Some(student) = student::of(source) {
+        plan.notes.extend(unsaid(&student, plan.target));
         if source.model.assumed.iter().any(|a| !a.is_empty()) {
             plan.notes.extend(source.model.assumed.iter().cloned());
         }
-        return Ok(Some(of_student(student)));
+        return Ok(Some(of_student(&student, scaling)));
     }
     if let Some(Json::Object(config)) = source.model.config.as_ref().map(to_json) {
         return Ok(Some(config));
     }
-    let config = of_gguf(source);
+    let mut config = of_gguf(source);
+    if let (Some(config), Some(scaling)) = (&mut config, scaling) {
+        config.insert("rope_scaling".into(), scaling);
+    } else if config.is_some() && source.tensors.iter().any(|t| t.name == rope::FACTORS) {
+        plan.notes.push(format!(
+            "`{}` divides the rotary frequencies by what is not Llama 3's rule; config.json has no word for it",
+            rope::FACTORS
+        ));
+    }
     if config.is_none() && plan.target == (Target::Hf { packed: true }) {
         return Err(Error::Target(format!(
             "{}: no model is recognised in it, so there is no config.json to say how it is packed; leave out --packed",
@@ -103,7 +122,7 @@ fn config(plan: &mut Plan<'_>) -> Result<Option<Map<String, Json>>> {
 }
 
 /// The student in the words of Qwen3 (per-head norm of queries and keys), or of Llama without that norm.
-fn of_student(student: &StudentConfig) -> Map<String, Json> {
+fn of_student(student: &StudentConfig, rope_scaling: Option<Json>) -> Map<String, Json> {
     let (architecture, model_type) = match student.use_qk_norm {
         true => ("Qwen3ForCausalLM", "qwen3"),
         false => ("LlamaForCausalLM", "llama"),
@@ -128,10 +147,11 @@ fn of_student(student: &StudentConfig) -> Map<String, Json> {
         "mlp_bias": false,
         "use_cache": true,
     });
-    match config {
-        Json::Object(map) => map,
-        _ => Map::new(),
+    let Json::Object(mut config) = config else { return Map::new() };
+    if let Some(scaling) = rope_scaling {
+        config.insert("rope_scaling".into(), scaling);
     }
+    config
 }
 
 /// What the student does and these architectures do not.

@@ -129,6 +129,54 @@ fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Result<()
     Ok(())
 }
 
+/// What an output is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    File,
+    Folder,
+}
+
+/// Where an output named `path` goes, symbolic links followed. What stands there is replaced only if it is of that kind:
+/// a pipe or a device never is.
+///
+/// # Errors
+/// `Occupied`, or `Target` for a name that is meant for a stream.
+pub(crate) fn place(path: &Path, kind: Kind) -> Result<PathBuf> {
+    if path == Path::new("-") {
+        let what = "`-` is no name for an output, which is written in several places at once: name a file";
+        return Err(Error::Target(what.into()));
+    }
+    let occupied = |by: &'static str| Error::Occupied { path: path.to_path_buf(), by };
+    let Ok(link) = path.symlink_metadata() else { return Ok(path.to_path_buf()) };
+    if !link.is_symlink() {
+        return match (link.is_file(), link.is_dir(), kind) {
+            (true, _, Kind::File) | (_, true, Kind::Folder) => Ok(path.to_path_buf()),
+            (true, ..) => Err(occupied("a file, and a folder is to be written")),
+            (_, true, _) => Err(occupied("a folder, and a file is to be written")),
+            _ => Err(occupied("a pipe or a device, which is not replaced")),
+        };
+    }
+    match path.canonicalize() {
+        Ok(target) if target != path => place(&target, kind).map_err(|error| match error {
+            Error::Occupied { by, .. } => occupied(by),
+            other => other,
+        }),
+        _ => Err(occupied("a symbolic link that leads nowhere")),
+    }
+}
+
+/// Whether a file may be written to `path`: nothing is there, or with `force` a regular file.
+///
+/// # Errors
+/// `Exists` or `Occupied`.
+pub fn may_write(path: &Path, force: bool) -> Result<()> {
+    let place = place(path, Kind::File)?;
+    match place.symlink_metadata() {
+        Ok(_) if !force => Err(Error::Exists { path: path.to_path_buf() }),
+        _ => Ok(()),
+    }
+}
+
 /// One file that will be renamed to its name.
 #[derive(Debug)]
 pub struct StagedFile {
@@ -138,14 +186,13 @@ pub struct StagedFile {
 }
 
 impl StagedFile {
-    /// Begins a file of `len` bytes that will be `path`.
+    /// Begins a file of `len` bytes that will be `path`, or what that links to.
     ///
     /// # Errors
-    /// `Exists` unless `force`, `NoSpace`, or `Write`.
+    /// `Exists` unless `force`, `Occupied`, `NoSpace`, or `Write`.
     pub fn create(path: &Path, len: u64, force: bool) -> Result<Self> {
-        if path.symlink_metadata().is_ok() && (!force || path.is_dir()) {
-            return Err(Error::Exists { path: path.to_path_buf() });
-        }
+        may_write(path, force)?;
+        let path = &place(path, Kind::File)?;
         let folder = folder_of(path);
         check_space(path, folder, len)?;
         let io = |e| Error::write(path, e);
@@ -190,14 +237,15 @@ pub struct StagedFolder {
 
 impl StagedFolder {
     /// Begins a folder that will be `path` and hold about `len` bytes. With `force` it replaces an existing one, if that
-    /// holds nothing but what `ours` says a conversion writes.
+    /// holds nothing but what `ours` says a conversion writes. Of a link it is the folder that this leads to.
     ///
     /// # Errors
-    /// `Exists`, `Foreign`, `NoSpace`, or `Write`.
+    /// `Exists`, `Occupied`, `Foreign`, `NoSpace`, or `Write`.
     pub fn create(path: &Path, len: u64, force: bool, ours: &dyn Fn(&str) -> bool) -> Result<Self> {
+        let path = &place(path, Kind::Folder)?;
         let empty = std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
         if path.symlink_metadata().is_ok() && !empty {
-            if !force || !path.is_dir() || path.is_symlink() {
+            if !force {
                 return Err(Error::Exists { path: path.to_path_buf() });
             }
             for entry in std::fs::read_dir(path).map_err(|e| Error::write(path, e))? {

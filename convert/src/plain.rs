@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, HashSet};
 use ckpt_inspect::{Checkpoint, Format};
 use serde_pickle::{HashableValue, Value};
 
+use crate::student;
+
 /// Whether a checkpoint's key holds what only training needs.
 pub(crate) fn is_training_state(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
@@ -48,7 +50,7 @@ pub(crate) fn carried(
     entries: &BTreeMap<HashableValue, Value>,
 ) -> BTreeMap<HashableValue, Value> {
     if matches!(source.format, Format::Gguf { .. }) {
-        return BTreeMap::new();
+        return student::metadata(source);
     }
     let tied: HashSet<&str> = source.tensors.iter().map(|t| t.name.as_str()).collect();
     let number = |text: &str| match (text.parse::<i64>(), text.parse::<f64>()) {

@@ -12,6 +12,7 @@ use crate::encode::Rotary;
 use crate::gguf::Gguf;
 use crate::names::Style;
 use crate::quant::Quant;
+use crate::student;
 use crate::ternary::Grid;
 
 /// What to write, and how tensors go into it.
@@ -98,9 +99,11 @@ impl Target {
             Target::Hf { .. } => Some(Style::Hf),
             Target::Gguf(_) => Some(Style::Gguf),
             // GGUF's names are of use to GGUF readers alone.
-            Target::Torch | Target::SafeTensors => {
-                matches!(source.format, Format::Gguf { .. }).then_some(Style::Hf)
-            }
+            Target::Torch | Target::SafeTensors => match source.format {
+                Format::Gguf { .. } if student::of_gguf(source).is_some() => Some(Style::Student),
+                Format::Gguf { .. } => Some(Style::Hf),
+                _ => None,
+            },
         }
     }
 }

@@ -32,6 +32,18 @@ pub fn write(plan: &mut Plan<'_>, options: &Options, path: &Path, control: Contr
             path.display()
         )));
     }
+    if let Some(limit) = options.max_shard_bytes {
+        let larger: Vec<_> =
+            plan.tensors.iter().filter(|t| plan.blobs[t.blob].bytes > limit).map(|t| &t.name).collect();
+        if let Some(first) = larger.first() {
+            let note = format!(
+                "{} tensors are larger than the {limit} bytes asked for, such as `{}`: each has a file of its own",
+                larger.len(),
+                first.escape_debug()
+            );
+            plan.notes.push(note);
+        }
+    }
     let (bytes, written) = match plan.target {
         Target::Torch | Target::I2s => torch::write(plan, path, options.force, control)?,
         Target::SafeTensors | Target::I2sSafeTensors if !folder => {

@@ -3,10 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use ckpt_convert::quant::Quant;
-use ckpt_convert::{Control, Error, Gguf, Options, Plan, Target, verify, verify_written, write};
+use ckpt_convert::{
+    Control, Error, Gguf, Object, Options, Plan, Target, save, verify, verify_written, write,
+};
 use ckpt_inspect::ggml::GgmlType;
 use ckpt_inspect::gguf::{Header, Keys, Layout, OutputEntry};
 use ckpt_inspect::{Checkpoint, DType, Format, metadata, open};
+use serde_pickle::HashableValue;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name)
@@ -311,6 +314,57 @@ fn llama_rows_are_interleaved_and_come_back() {
     assert_eq!(again, theirs);
     let factors = written.values(written.tensor("rope_freqs.weight").unwrap()).unwrap();
     assert_eq!((factors.len(), factors[0], factors[63]), (64, 1.0, 8.0));
+}
+
+#[test]
+fn a_model_that_is_not_whole_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = open(&fixture(HEALTHY)).unwrap();
+    const UP: &str = "layers.1.mlp.up_proj.weight";
+    let gate = "layers.1.mlp.gate_proj.weight";
+    for (number, (name, rows, wanted)) in [
+        (UP, None, format!("`{UP}` is missing")),
+        (UP, Some(100), format!("`{UP}` has shape [100, 64] where the model needs [128, 64]")),
+        (UP, Some(0), format!("`{UP}` has shape [0, 64]")),
+        (gate, None, format!("`{gate}` is missing")),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let weights = source.tensors.iter().filter_map(|t| {
+            let bare = t.name.strip_prefix("model_state_dict.")?;
+            let (mut shape, mut values) = (t.shape.clone(), source.values(t).unwrap());
+            if bare == name {
+                shape[0] = rows?;
+                values.truncate(shape[0] * shape[1]);
+            }
+            Some((HashableValue::String(bare.into()), Object::Floats { shape, values: values.into() }))
+        });
+        let path = folder.path().join(format!("{number}.pt"));
+        save(&Object::dict([("model_state_dict", Object::Dict(weights.collect()))]), &path, false).unwrap();
+        let broken = open(&path).unwrap();
+        for (target, told) in [
+            (Target::Gguf(Gguf::default()), true),
+            (Target::Hf { packed: false }, true),
+            (Target::Torch, false),
+        ] {
+            let plan = Plan::new(&broken, &Options::new(target)).unwrap();
+            let found = plan.notes.iter().any(|note| note.contains("not whole") && note.contains(&wanted));
+            assert_eq!(found, told, "{wanted}: {:?}", plan.notes);
+        }
+    }
+    let whole = Plan::new(&source, &Options::new(Target::Hf { packed: false })).unwrap();
+    assert!(whole.notes.iter().all(|note| !note.contains("not whole")), "{:?}", whole.notes);
+}
+
+#[test]
+fn advice_on_scales_fits_the_rows() {
+    let collapsed = fixture("collapse-run/step-04000.pt");
+    let exact = Gguf { quant: Some(Quant::Tq2_0), exact_scales: true, ..Gguf::default() };
+    let checkpoint = open(&collapsed).unwrap();
+    let plan = Plan::new(&checkpoint, &options(exact)).unwrap();
+    let told = |what: &str| plan.notes.iter().any(|note| note.contains(what));
+    assert!(!told("--exact-scales (tq1_0") && told("--quant f32 or bf16 keeps them"), "{:?}", plan.notes);
 }
 
 #[test]

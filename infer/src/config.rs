@@ -139,9 +139,12 @@ impl Config {
         let matrix = |role: Role| match names.get(role).map(|t| t.shape.as_slice()) {
             Some(&[rows, cols]) if (1..=LARGEST).contains(&cols) && rows >= 1 => Ok((rows, cols)),
             Some(shape) => {
-                Err(inconsistent(format!("{role:?} has shape {shape:?}, which no matrix here may have")))
+                let name = names.called(role);
+                Err(inconsistent(format!(
+                    "tensor `{name}` has shape {shape:?}, which no matrix here may have"
+                )))
             }
-            None => Err(inconsistent(format!("{role:?} is missing"))),
+            None => Err(inconsistent(format!("tensor `{}` is missing", names.called(role)))),
         };
         let (vocab_size, hidden_dim) = matrix(Role::Embedding)?;
         let (q_rows, _) = matrix(Role::Layer(0, Part::Q))?;
@@ -425,10 +428,13 @@ fn typed<T: serde::de::DeserializeOwned>(config: &Value) -> Result<T, String> {
 }
 
 /// `rope_scaling` or `rope_parameters` of a config.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 struct ScalingFile {
-    #[serde(alias = "type")]
     rope_type: Option<String>,
+    /// Its older name, which many files have beside it.
+    #[serde(rename = "type")]
+    kind: Option<String>,
     rope_theta: Option<f64>,
     factor: Option<f64>,
     low_freq_factor: Option<f64>,
@@ -440,7 +446,7 @@ impl ScalingFile {
     fn scaling(self) -> Result<RopeScaling, String> {
         let need =
             |name: &str, value: Option<f64>| value.ok_or_else(|| format!("has rope_scaling without {name}"));
-        match self.rope_type.as_deref() {
+        match self.rope_type.as_deref().or(self.kind.as_deref()) {
             None | Some("default" | "none") => Ok(RopeScaling::None),
             Some("linear") => Ok(RopeScaling::Linear { factor: need("factor", self.factor)? }),
             Some("llama3") => Ok(RopeScaling::Llama3 {
@@ -536,20 +542,21 @@ fn gguf(metadata: &Value, architecture: &str) -> Result<Settings, String> {
     // Keys of this suite's converter; in files of others no layer is a BitLinear unless its tensors are packed.
     let yes = |key: &str| Some(matches!(own(format!("ckpt.{key}")), Some(&Value::Bool(true))));
     let size = |key: &str| number(key).filter(|&n| n >= 0.0).map(|n| n as usize);
-    let scaling = match get("rope.scaling.type") {
-        None => None,
-        Some(Value::String(kind)) => Some(
-            ScalingFile {
-                rope_type: Some(kind.clone()),
-                rope_theta: None,
-                factor: number("rope.scaling.factor"),
-                low_freq_factor: None,
-                high_freq_factor: None,
-                original_max_position_embeddings: None,
-            }
-            .scaling()?,
-        ),
-        Some(_) => return Err("has a rope.scaling.type that is no text".into()),
+    // This suite's converter says here what the format has no keys for.
+    let scaling = match (own("ckpt.rope_scaling".into()), get("rope.scaling.type")) {
+        (Some(Value::String(told)), _) => {
+            let file: ScalingFile = serde_json::from_str(told)
+                .map_err(|e| format!("has a ckpt.rope_scaling that is not understood: {e}"))?;
+            Some(file.scaling()?)
+        }
+        (Some(_), _) => return Err("has a ckpt.rope_scaling that is no text".into()),
+        (None, None) => None,
+        (None, Some(Value::String(kind))) => {
+            let rope_type = Some(kind.clone());
+            let factor = number("rope.scaling.factor");
+            Some(ScalingFile { rope_type, factor, ..ScalingFile::default() }.scaling()?)
+        }
+        (None, Some(_)) => return Err("has a rope.scaling.type that is no text".into()),
     };
     Ok(Settings {
         head_dim: size("attention.key_length").or(size("rope.dimension_count")),

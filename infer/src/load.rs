@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use ckpt_inspect::{Checkpoint, DType, TensorInfo, TernaryPacking};
 use half::f16;
 
-use crate::config::{Config, Settings};
+use crate::config::{Config, RopeScaling, Settings};
 use crate::kernel::float::Element;
 use crate::kernel::packed::{Bytes, Dense, Matrix, Ternary};
 use crate::kernel::pool::Pool;
@@ -60,7 +60,10 @@ impl Model {
         let head = if config.tie_word_embeddings { None } else { Some(loader.table(Role::Head)?) };
         let layers = (0..config.num_layers).map(|n| loader.layer(n)).collect::<Result<Vec<_>>>()?;
         let norm = loader.vector(Role::FinalNorm, config.hidden_dim)?;
-        let factors = names.get(Role::RopeFactors).map(|t| checkpoint.values(t)).transpose()?;
+        // The tensor says what Llama 3's parameters say: once is enough.
+        let told = matches!(config.rope_scaling, RopeScaling::Llama3 { .. });
+        let factors = names.get(Role::RopeFactors).filter(|_| !told);
+        let factors = factors.map(|t| checkpoint.values(t)).transpose()?;
         let rope = Rope::new(&config, factors.as_deref());
         if loader.scale_is_lost() {
             assumed.push("the packed matrices' scales are lost; 1 is used, so outputs mean little".into());
@@ -109,7 +112,10 @@ impl<'a> Loader<'a> {
     /// The tensor of `role`, which must have this shape.
     fn tensor(&self, role: Role, shape: &[usize]) -> Result<&'a TensorInfo> {
         let inconsistent = |what| Error::Inconsistent { path: self.checkpoint.path.clone(), what };
-        let tensor = self.names.get(role).ok_or_else(|| inconsistent(format!("{role:?} is missing")))?;
+        let tensor = self
+            .names
+            .get(role)
+            .ok_or_else(|| inconsistent(format!("tensor `{}` is missing", self.names.called(role))))?;
         if tensor.shape != shape {
             let (name, found) = (tensor.name.escape_debug(), &tensor.shape);
             return Err(inconsistent(format!(
@@ -139,7 +145,7 @@ impl<'a> Loader<'a> {
             return Ok(self.signs(shape, tensor.scale.unwrap_or(1.0), row));
         }
         // Codes times their scale, in whatever type, are not to be rounded a second time.
-        if tensor.dtype.is_ternary() || bitlinear && self.holds_codes() {
+        if tensor.dtype.is_ternary() || bitlinear && self.checkpoint.model.holds_codes() {
             let rows = Rows::of(self.checkpoint, tensor, shape)?;
             return match rows.magnitude(self.kernel, self.pool) {
                 Some(scale) => Ok(self.signs(shape, scale, |i, out| rows.read(i, out))),
@@ -167,13 +173,6 @@ impl<'a> Loader<'a> {
 
     fn signs(&self, shape: (usize, usize), scale: f32, row: impl Fn(usize, &mut [f32]) + Sync) -> Matrix {
         Matrix::Ternary(Ternary::of_signs(self.kernel, self.pool, shape, vec![scale; shape.0], row))
-    }
-
-    /// Whether the file says that its BitLinear layers' matrices are ternary already.
-    fn holds_codes(&self) -> bool {
-        use serde_pickle::{HashableValue, Value};
-        let Value::Dict(keys) = &self.checkpoint.metadata else { return false };
-        keys.get(&HashableValue::String("ckpt.latent".into())) == Some(&Value::Bool(false))
     }
 
     fn scale_is_lost(&self) -> bool {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use ckpt_inspect::{Checkpoint, Group, TensorInfo, without_state_dict};
+use ckpt_inspect::{Checkpoint, Format, Group, TensorInfo, without_state_dict};
 
 /// A tensor's part in the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -61,6 +61,8 @@ const LAYER: [(Part, &str, &str); 11] = [
 #[derive(Debug)]
 pub struct Names<'a> {
     roles: HashMap<Role, &'a TensorInfo>,
+    /// Whether they are called as in GGUF.
+    gguf: bool,
     /// Weights inside layers that no part of this model uses, such as biases and further norms.
     pub unused: Vec<&'a TensorInfo>,
 }
@@ -84,7 +86,24 @@ impl<'a> Names<'a> {
                 None => {}
             }
         }
-        Names { roles, unused }
+        Names { roles, gguf: matches!(checkpoint.format, Format::Gguf { .. }), unused }
+    }
+
+    /// What a tensor of `role` is called in such a checkpoint, whether it is there or not.
+    pub fn called(&self, role: Role) -> String {
+        let of_style = |torch: &'static str, gguf: &'static str| if self.gguf { gguf } else { torch };
+        let (layer, name) = match role {
+            Role::Layer(n, part) => {
+                let found = LAYER.iter().find(|(other, ..)| *other == part);
+                let layer = format!("{}.{n}.", of_style("layers", "blk"));
+                (layer, found.map_or("", |(_, torch, gguf)| of_style(torch, gguf)))
+            }
+            _ => {
+                let found = MODEL.iter().find(|(other, ..)| *other == role);
+                (String::new(), found.map_or("", |(_, torch, gguf)| of_style(torch, gguf)))
+            }
+        };
+        format!("{layer}{name}.weight")
     }
 
     /// The tensor that plays `role`.

@@ -166,6 +166,51 @@ fn networks_that_are_not_run_say_why() {
     );
 }
 
+/// A plain Llama's stretched positions, out of GGUF again: by keys, by parameters, and by the factors alone.
+#[test]
+fn hugging_face_models_come_back_from_gguf() {
+    use ckpt_convert::quant::Quant;
+    use ckpt_convert::{Control, Gguf, Options, Plan, Target, write};
+    let pool = Pool::new(2);
+    let ids: Vec<u32> = (0..40).map(|i| i * 37 % 1024).collect();
+    let convert = |from: &Path, target: Target, to: &Path| {
+        let options = Options::new(target);
+        let source = ckpt_inspect::open(from).unwrap();
+        let mut plan = Plan::new(&source, &options).unwrap();
+        write(&mut plan, &options, to, Control { progress: &|_| (), stop: &Default::default() }).unwrap();
+    };
+    let open = |path: &Path| Model::open(path, &LoadOptions::default(), &pool).unwrap();
+    for (architecture, leave_out, scaling) in [
+        (
+            "LlamaForCausalLM",
+            "_norm",
+            r#""rope_scaling": {"type": "linear", "rope_type": "linear", "factor": 2.0}"#,
+        ),
+        (
+            "Qwen3ForCausalLM",
+            "optimizer",
+            r#""rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+               "high_freq_factor": 4.0, "original_max_position_embeddings": 64}"#,
+        ),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let config = format!(r#""head_dim": 32, "rope_theta": 10000.0, {scaling}"#);
+        hugging_face(folder.path(), architecture, Dtype::F32, leave_out, &config);
+        let original = open(folder.path());
+        let want = logits(&original, &pool, &ids);
+        let f32s = Gguf { quant: Some(Quant::F32), embed: Some(Quant::F32), ..Gguf::default() };
+        convert(folder.path(), Target::Gguf(f32s), &at("model.gguf"));
+        convert(&at("model.gguf"), Target::Hf { packed: false }, &at("back"));
+        let back = open(&at("back"));
+        assert_eq!(back.config().rope_scaling, original.config().rope_scaling);
+        for model in [&open(&at("model.gguf")), &back] {
+            let off = largest_difference(&logits(model, &pool, &ids), &want);
+            assert!(off < 1e-3, "{architecture}: {off}");
+        }
+    }
+}
+
 #[test]
 fn contradictions_are_told() {
     let pool = Pool::new(1);
@@ -180,14 +225,17 @@ fn contradictions_are_told() {
         assert!(matches!(outcome, Err(Error::Inconsistent { .. })), "{settings:?}: {outcome:?}");
     }
     // A head's size is told by the QK norm; a flag cannot change it.
-    let model = with(Settings { head_dim: Some(7), ..Settings::default() }).unwrap();
-    assert_eq!(model.config().head_dim, 32);
+    let outcome = with(Settings { head_dim: Some(7), ..Settings::default() });
+    assert!(
+        matches!(&outcome, Err(Error::Inconsistent { what, .. }) if what.contains("head_dim is 32")),
+        "{outcome:?}"
+    );
     // One layer's matrix of the wrong shape.
     let folder = tempfile::tempdir().unwrap();
     hugging_face(folder.path(), "Qwen3ForCausalLM", Dtype::F32, "layers.1.mlp.down", r#""head_dim": 32"#);
     let outcome = Model::open(folder.path(), &LoadOptions::default(), &pool);
     assert!(
-        matches!(&outcome, Err(Error::Inconsistent { what, .. }) if what.contains("Down")),
+        matches!(&outcome, Err(Error::Inconsistent { what, .. }) if what.contains("`layers.1.mlp.down_proj.weight` is missing")),
         "{outcome:?}"
     );
 }

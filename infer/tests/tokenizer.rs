@@ -153,6 +153,14 @@ fn what_is_no_tokenizer_gives_typed_errors() {
     assert!(
         matches!(Tokenizer::open(Path::new("/dev/zero")), Err(Error::Checkpoint(e)) if e.kind == ErrorKind::Unsupported)
     );
+    #[cfg(unix)]
+    {
+        let pipe = folder.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let error = Tokenizer::open(&pipe).unwrap_err();
+        assert!(matches!(&error, Error::Checkpoint(e) if e.kind == ErrorKind::Unsupported));
+        assert!(error.to_string().contains("no regular file"), "{error}");
+    }
     let spm = std::fs::read(data("llama-spm.gguf")).unwrap();
     assert!(matches!(read("cut.gguf", &spm[..spm.len() / 2]), Error::Checkpoint(_)));
     let mut keys = Keys::default();

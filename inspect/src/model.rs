@@ -51,12 +51,13 @@ pub struct Model {
     pub assumed: Vec<String>,
 }
 
-/// `ckpt.use_bitlinear_attn`, `ckpt.use_bitlinear_ffn` and `ckpt.quantization_eps` of a GGUF file.
+/// `ckpt.use_bitlinear_attn`, `ckpt.use_bitlinear_ffn`, `ckpt.quantization_eps` and `ckpt.latent` of a GGUF file.
 #[derive(Clone, Copy, Debug)]
 struct BitLinearKeys {
     attention: bool,
     ffn: bool,
     eps: Option<f64>,
+    holds_codes: bool,
 }
 
 impl BitLinearKeys {
@@ -67,7 +68,8 @@ impl BitLinearKeys {
             Some(Value::F64(eps)) => Some(*eps),
             _ => None,
         };
-        (attention || ffn).then_some(BitLinearKeys { attention, ffn, eps })
+        let holds_codes = lookup_gguf(metadata, "ckpt.latent") == Some(&Value::Bool(false));
+        (attention || ffn).then_some(BitLinearKeys { attention, ffn, eps, holds_codes })
     }
 
     fn use_it(self, name: &str) -> bool {
@@ -144,6 +146,23 @@ impl Model {
         let student = self.student.as_ref().map(|s| s.quantization_eps);
         let usual = if self.is_bitnet() { 1e-5 } else { 1e-8 };
         student.or(self.bitlinear.and_then(|keys| keys.eps)).unwrap_or(usual)
+    }
+
+    /// Whether the matrices of its BitLinears hold codes times a scale already, in whatever type, and not the float
+    /// weights: `latent` is false in the student's configuration, or `ckpt.latent` in a GGUF file. They are not to be
+    /// rounded a second time, since mean|W| is another scale.
+    pub fn holds_codes(&self) -> bool {
+        let config = self.config.as_ref().filter(|_| self.student.is_some());
+        let told = config.and_then(|c| lookup(c, "latent")) == Some(&Value::Bool(false));
+        told || self.bitlinear.is_some_and(|keys| keys.holds_codes)
+    }
+
+    /// How rotary positions are stretched, as the trainer's configuration or config.json says it; `None` for not at
+    /// all, and for GGUF files, which have keys of their own.
+    pub fn rope_scaling(&self) -> Option<&Value> {
+        let config = self.config.as_ref()?;
+        let told = ["rope_parameters", "rope_scaling"].into_iter().find_map(|key| lookup(config, key));
+        told.filter(|value| !matches!(value, Value::None))
     }
 
     /// The plain record of it.

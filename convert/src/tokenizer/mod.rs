@@ -330,6 +330,20 @@ impl Vocabulary {
     }
 }
 
+/// Opens a file of a tokenizer. Pipes and devices are refused before they are opened: a pipe that nobody writes to
+/// would be waited for without end.
+///
+/// # Errors
+/// `Io`; `Unsupported` for what is no regular file.
+pub fn open_file(path: &Path) -> Result<std::fs::File, ReadError> {
+    let io = |e: std::io::Error| ReadError::io(path, &e);
+    if !std::fs::metadata(path).map_err(io)?.is_file() {
+        let what = "is no regular file, and a tokenizer is not read from pipes and devices";
+        return Err(ReadError::unsupported(what).in_file(path).hint("copy it into a file first"));
+    }
+    std::fs::File::open(path).map_err(io)
+}
+
 /// The bytes of a file that may be a tokenizer.
 ///
 /// # Errors
@@ -337,7 +351,7 @@ impl Vocabulary {
 pub fn read_file(path: &Path) -> Result<Vec<u8>, ReadError> {
     let io = |e: std::io::Error| ReadError::io(path, &e);
     let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(io)?;
+    let file = open_file(path)?;
     std::io::Read::read_to_end(&mut std::io::Read::take(file, LARGEST_FILE + 1), &mut bytes).map_err(io)?;
     if bytes.len() as u64 > LARGEST_FILE {
         let what = format!("more than {LARGEST_FILE} bytes are too many for a tokenizer");

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use ckpt_convert::tokenizer::{Role, TokenType, Vocabulary, read_file};
+use ckpt_convert::tokenizer::{Role, TokenType, Vocabulary, open_file, read_file};
 use ckpt_inspect::Checkpoint;
 use ckpt_inspect::gguf::MAGIC;
 
@@ -90,7 +90,7 @@ impl Tokenizer {
                 .ok_or_else(|| Error::Tokenizer { path: path.into(), what: what.into() });
         }
         let io = |e: std::io::Error| Error::Checkpoint(ckpt_inspect::Error::io(path, &e));
-        let start = start(path).map_err(io)?;
+        let start = start(open_file(path)?).map_err(io)?;
         if start.starts_with(&MAGIC) {
             let file = ckpt_inspect::open(path)?;
             let none = || Error::Tokenizer { path: path.into(), what: "has no tokenizer of its own".into() };
@@ -375,10 +375,10 @@ impl Tokenizer {
 }
 
 /// The first bytes of a file, enough to tell what it is.
-fn start(path: &Path) -> std::io::Result<Vec<u8>> {
+fn start(file: std::fs::File) -> std::io::Result<Vec<u8>> {
     use std::io::Read;
     let mut start = Vec::new();
-    std::fs::File::open(path)?.take(4096).read_to_end(&mut start)?;
+    file.take(4096).read_to_end(&mut start)?;
     Ok(start)
 }
 
