@@ -10,7 +10,6 @@ use ckpt_inspect::{
 };
 use rayon::prelude::*;
 use serde::Serialize;
-use serde_pickle::{HashableValue, Value};
 
 use crate::Result;
 use crate::bound::{bound, precision};
@@ -137,13 +136,9 @@ pub fn verify(a: &Checkpoint, b: &Checkpoint) -> Result<Report> {
 
 /// How a BitLinear's float matrix becomes ternary, where `other` says that it holds such matrices so.
 fn ternary_form(checkpoint: &Checkpoint, tensor: &TensorInfo, other: &Checkpoint) -> Result<Option<Grid>> {
-    let key = HashableValue::String("ckpt.latent".into());
-    let holds_codes = |c: &Checkpoint| match &c.metadata {
-        Value::Dict(keys) => keys.get(&key) == Some(&Value::Bool(false)),
-        _ => false,
-    };
-    let latent = tensor.dtype.is_float() && checkpoint.model.is_ternary(tensor) && !holds_codes(checkpoint);
-    match latent && holds_codes(other) {
+    let model = &checkpoint.model;
+    let latent = tensor.dtype.is_float() && model.is_ternary(tensor) && !model.holds_codes();
+    match latent && other.model.holds_codes() {
         true => Ok(Some(grid(checkpoint, tensor, checkpoint.model.quantization_eps())?)),
         false => Ok(None),
     }
@@ -163,6 +158,8 @@ fn weights(checkpoint: &Checkpoint) -> Vec<(String, usize)> {
         .filter(|(_, t)| {
             t.group == Group::Weights
                 && t.name != "__metadata__"
+                // What other formats say as plain values.
+                && t.name != "rope_freqs.weight"
                 && (t.storage.is_some() || t.sparse.is_some())
         })
         .map(|(i, t)| (t.name.clone(), i))
