@@ -52,6 +52,8 @@ pub(crate) struct Contents {
     pub globals: Vec<String>,
     pub warnings: Vec<String>,
     pub damage: Option<String>,
+    /// The warning of bytes behind all that the format describes.
+    pub surplus: Option<String>,
     /// Whether what names and places the tensors differs from its checksum.
     pub listing_damaged: bool,
 }
@@ -66,6 +68,7 @@ impl Contents {
             globals: Vec::new(),
             warnings: Vec::new(),
             damage: None,
+            surplus: None,
             listing_damaged: false,
         }
     }
@@ -107,6 +110,8 @@ pub struct Checkpoint {
     /// What else was looked at to open it: config.json and its kin, shards that are missing.
     pub(crate) beside: Vec<Stamp>,
     pub(crate) storages: Vec<Storage>,
+    /// The warnings of bytes behind all that its files' formats describe.
+    pub(crate) surplus: Vec<String>,
     /// Names that an index promises and no shard holds.
     pub(crate) absent: Vec<String>,
     /// Whether what names and places the tensors differs from its checksum.

@@ -223,6 +223,7 @@ fn read_gguf(source: &Source, file: usize) -> Result<Contents> {
         contents.tensors.push(info);
     }
     contents.warnings = header.warnings;
+    contents.surplus = header.surplus;
     contents.damage = header.damage;
     let lost = contents.tensors.iter().filter(|t| t.damage.is_some()).count();
     if lost > 0 && contents.damage.is_none() {
@@ -263,6 +264,7 @@ fn begin(path: &Path, source: Source, contents: Contents) -> Checkpoint {
         files: vec![source],
         beside: Vec::new(),
         storages: contents.storages,
+        surplus: contents.surplus.into_iter().collect(),
         absent: Vec::new(),
         listing_damaged: contents.listing_damaged,
     }
@@ -292,6 +294,7 @@ fn join(checkpoint: &mut Checkpoint, source: Source, contents: Contents, number:
         }
     }
     checkpoint.warnings.extend(contents.warnings);
+    checkpoint.surplus.extend(contents.surplus);
     checkpoint.listing_damaged |= contents.listing_damaged;
     if let Some(damage) = contents.damage {
         add_damage(checkpoint, format!("shard {}: {damage}", number + 1));

@@ -98,7 +98,8 @@ pub(crate) fn read(source: &Source, file: usize) -> Result<Contents> {
             bytes.len()
         ));
     } else if end < available {
-        contents.warnings.push(format!("{} bytes follow the last tensor", available - end));
+        contents.surplus = Some(format!("{} bytes follow the last tensor", available - end));
+        contents.warnings.extend(contents.surplus.clone());
     }
     contents.tensors.sort_by_key(|t| t.storage.map(|s| ranges[s]));
     // The format allows neither; readers that trust it would take one tensor's bytes for another's.

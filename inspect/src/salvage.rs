@@ -110,7 +110,7 @@ pub fn salvage(path: &Path, options: &OpenOptions) -> Result<Salvage> {
     let mut checkpoint = open_with(path, options)?;
     checkpoint.verify_checksums();
     // Bytes that no tensor accounts for were inserted somewhere, and may have moved those behind them.
-    let surplus = checkpoint.warnings.iter().filter(|w| w.contains(" follow the last ")).cloned();
+    let surplus = std::mem::take(&mut checkpoint.surplus);
     let damage: Vec<String> = checkpoint.damage.take().into_iter().chain(surplus).collect();
     let damage = (!damage.is_empty()).then(|| damage.join("; "));
     let mut salvage = Salvage {

@@ -95,9 +95,10 @@ pub(crate) fn read(source: &Source, file: usize) -> Result<Contents> {
     contents.add_globals(&object_pickle);
     let object = interpret(&object_pickle);
 
-    let Located { places, gone, shifted, damage, warning, .. } = locate(bytes, at, &object.storages);
+    let Located { places, gone, shifted, damage, surplus, .. } = locate(bytes, at, &object.storages);
     contents.damage = damage;
-    contents.warnings.extend(warning);
+    contents.warnings.extend(surplus.clone());
+    contents.surplus = surplus;
 
     for storage in &object.storages {
         let (key, first) = match &storage.view_of {
@@ -146,7 +147,8 @@ struct Located {
     /// Those whose bytes cannot be told from others, and why.
     shifted: HashMap<String, String>,
     damage: Option<String>,
-    warning: Option<String>,
+    /// The warning of bytes after the last storage.
+    surplus: Option<String>,
     /// First byte after the last storage; `None` when it cannot be told.
     end: Option<u64>,
 }
@@ -260,7 +262,7 @@ fn locate(bytes: &[u8], at: usize, storages: &[StorageRef]) -> Located {
         located.shifted.extend(doubtful.into_iter().map(|key| (key, why.to_string())));
     }
     if surplus > 0 {
-        located.warning = Some(format!("{surplus} bytes follow the last storage"));
+        located.surplus = Some(format!("{surplus} bytes follow the last storage"));
     }
     located
 }

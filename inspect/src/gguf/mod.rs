@@ -89,6 +89,8 @@ pub struct Header<'a> {
     pub damage: Option<String>,
     /// What the user should know.
     pub warnings: Vec<String>,
+    /// Of these, the one of bytes that follow the last tensor.
+    pub surplus: Option<String>,
 }
 
 impl<'a> Header<'a> {
@@ -130,6 +132,7 @@ impl<'a> Header<'a> {
             transposed: false,
             damage: None,
             warnings: Vec::new(),
+            surplus: None,
         };
         let mut entries = Vec::new();
         let listed = header
@@ -353,7 +356,8 @@ impl<'a> Header<'a> {
         let end = self.tensors.iter().filter(|t| t.damage.is_none()).map(|t| t.offset + t.bytes).max();
         let end = end.and_then(|end| padded(end, self.alignment)).unwrap_or(self.data_offset);
         if self.damage.is_none() && file_len > end && self.tensors.iter().all(|t| t.damage.is_none()) {
-            self.warnings.push(format!("{} bytes follow the last tensor", file_len - end));
+            self.surplus = Some(format!("{} bytes follow the last tensor", file_len - end));
+            self.warnings.extend(self.surplus.clone());
         }
     }
 
