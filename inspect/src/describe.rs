@@ -65,8 +65,9 @@ pub fn describe(
         })
         .collect();
     for (i, &first) in first.iter().enumerate().filter(|(i, first)| i != *first) {
-        let TensorRecord { sha256, stats, ternary, damage, .. } = tensors[first].clone();
-        tensors[i] = TensorRecord { sha256, stats, ternary, damage, ..std::mem::take(&mut tensors[i]) };
+        let TensorRecord { sha256, stats, ternary, damage, damage_kind, .. } = tensors[first].clone();
+        tensors[i] =
+            TensorRecord { sha256, stats, ternary, damage, damage_kind, ..std::mem::take(&mut tensors[i]) };
     }
     // Some damage shows only when the bytes are read.
     let found_damaged = tensors
@@ -93,6 +94,7 @@ pub fn describe(
         file_bytes: checkpoint.file_bytes(),
         parameters: checkpoint.parameters(),
         damaged: checkpoint.is_damaged() || found_damaged,
+        damage: None,
         verdict: None,
         reasons: Vec::new(),
         tensors,
@@ -169,7 +171,7 @@ fn describe_tensor(
     if options.sha256 {
         match checkpoint.tensor_bytes(tensor) {
             Ok(bytes) => record.sha256 = Some(hex(&Sha256::digest(&bytes))),
-            Err(error) if error.kind == crate::ErrorKind::Damaged => record.damage = Some(error.what),
+            Err(error) if error.kind == crate::ErrorKind::Damaged => record.set_damage(error),
             Err(_) => {}
         }
     }
@@ -179,7 +181,7 @@ fn describe_tensor(
                 record.stats = Some(stats);
                 record.ternary = ternary;
             }
-            Err(error) if error.kind == crate::ErrorKind::Damaged => record.damage = Some(error.what),
+            Err(error) if error.kind == crate::ErrorKind::Damaged => record.set_damage(error),
             Err(_) => {}
         }
     }

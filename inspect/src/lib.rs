@@ -14,6 +14,7 @@
 mod cache;
 pub mod cause;
 mod checkpoint;
+mod damage;
 mod describe;
 pub mod diff;
 mod dtype;
@@ -50,6 +51,7 @@ pub mod zip;
 
 pub use cache::Cache;
 pub use checkpoint::{Checkpoint, Element, Format, lookup};
+pub use damage::{Damage, DamageKind, Notice, NoticeKind};
 pub use describe::{Options, describe};
 pub use dtype::{DType, TernaryPacking};
 pub use error::{Error, ErrorKind, Result, printable};

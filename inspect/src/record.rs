@@ -4,6 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::Error;
+use crate::damage::{Damage, DamageKind};
 use crate::optimizer::TrainingRecord;
 use crate::verdict::Verdict;
 
@@ -27,6 +29,9 @@ pub struct CheckpointRecord {
     /// Whether the container is cut short or any tensor's bytes are missing or damaged.
     #[serde(default)]
     pub damaged: bool,
+    /// What is wrong with the container as a whole, which `warnings` tells too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damage: Option<Damage>,
     /// The worst verdict among the tensors; `None` before judging or when nothing could be judged.
     pub verdict: Option<Verdict>,
     /// Why, worst first, in words.
@@ -95,11 +100,22 @@ pub struct TensorRecord {
     /// Why the bytes cannot be read, when they cannot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub damage: Option<String>,
+    /// What class of damage that is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damage_kind: Option<DamageKind>,
     /// How it was judged; `None` for tensors whose health is not judged.
     pub verdict: Option<Verdict>,
     /// Why it is not healthy, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+impl TensorRecord {
+    /// Notes that its bytes cannot be read, as `error` says.
+    pub fn set_damage(&mut self, error: Error) {
+        self.damage_kind = Some(error.fault.unwrap_or_default());
+        self.damage = Some(error.what);
+    }
 }
 
 /// Measurements of a tensor's elements. Moments are over finite elements, accumulated in f64.
