@@ -5,7 +5,7 @@ mod truth;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ckpt_train::optim::NAMES;
+use ckpt_train::optim::{NAMES, sgd};
 use ckpt_train::{Error, Event, Outcome, ResumeOptions, RunFolder, Settings, Trainer, data};
 use truth::fixture;
 
@@ -76,8 +76,8 @@ fn resuming_is_not_having_stopped() {
     for name in NAMES.iter().flat_map(|n| [n.to_string(), format!("polarized-{n}")]) {
         let place = folder.path().join(&name);
         let mut all = settings(&ids, 2010);
-        all.optimizer.name = name.clone();
-        (all.optimizer.weight_decay, all.schedule.warmup) = (0.01, 2004);
+        all.optimizer = toml::from_str(&format!("name = \"{name}\"\nweight_decay = 0.01")).unwrap();
+        all.schedule.warmup = 2004;
         let mut straight = start(&all);
         let losses = run(&mut straight, &place.join("straight"));
 
@@ -158,7 +158,7 @@ fn a_run_learns_and_its_folder_tells() {
     let ids = write_ids(folder.path(), 40, 24);
     let place = folder.path().join("run");
     let mut settings = Settings { save_every: 10, keep_last: 2, ..settings(&ids, 2060) };
-    settings.optimizer.lr = Some(3e-3);
+    settings.optimizer = toml::from_str("lr = 3e-3").unwrap();
     let losses: Vec<f64> = run(&mut start(&settings), &place).into_iter().map(f64::from_bits).collect();
     let mean = |l: &[f64]| l.iter().sum::<f64>() / l.len() as f64;
     assert!(mean(&losses[50..]) < 0.7 * mean(&losses[..5]), "{losses:?}");
@@ -205,7 +205,7 @@ fn the_seed_trainers_state_is_taken_over() {
     let folder = tempfile::tempdir().unwrap();
     let ids = write_ids(folder.path(), 23, 24);
     let mut settings = settings(&ids, 2002);
-    settings.optimizer.name = "muon-adamw".into();
+    settings.optimizer = "muon-adamw".parse().unwrap();
     let path = fixture("healthy-run/step-02000.pt");
     let mut trainer = resume(&path, &settings);
     run(&mut trainer, folder.path());
@@ -215,7 +215,7 @@ fn the_seed_trainers_state_is_taken_over() {
         c.values(c.tensor("optimizer_state_dict.adamw.state.0.step").unwrap()).unwrap()[0]
     };
     assert_eq!(steps(&saved), steps(&ckpt_inspect::open(&path).unwrap()) + 2.0);
-    settings.optimizer.name = "adamw".into();
+    settings.optimizer = "adamw".parse().unwrap();
     let other = Trainer::resume(&ckpt_inspect::open(&path).unwrap(), &settings, ResumeOptions::default());
     let error = other.err().unwrap().to_string();
     assert!(error.contains("--reset-optimizer"), "{error}");
@@ -243,12 +243,8 @@ fn a_collapsing_run_is_noticed_and_stopped() {
     let folder = tempfile::tempdir().unwrap();
     let mut settings = settings(&write_ids(folder.path(), 23, 24), 3000);
     (settings.stop_on_collapse, settings.health_every) = (true, 5);
-    settings.optimizer = ckpt_train::optim::Settings {
-        name: "sgd".into(),
-        lr: Some(0.1),
-        ternary_weight_decay: 1.0,
-        ..Default::default()
-    };
+    settings.optimizer =
+        sgd::Settings { lr: Some(0.1), ternary_weight_decay: 1.0, ..Default::default() }.into();
     let mut trainer = start(&settings);
     let mut warnings = Vec::new();
     let mut place = RunFolder::open(folder.path()).unwrap();
@@ -268,8 +264,8 @@ fn a_collapsing_run_is_noticed_and_stopped() {
 fn spoiled_steps_are_skipped_and_the_batch_is_saved() {
     let folder = tempfile::tempdir().unwrap();
     let mut settings = settings(&write_ids(folder.path(), 23, 24), 2100);
-    (settings.optimizer.lr, settings.max_skipped, settings.health_every) = (Some(1e30), 3, 0);
-    settings.optimizer.name = "sgd".into();
+    (settings.max_skipped, settings.health_every) = (3, 0);
+    settings.optimizer = sgd::Settings { lr: Some(1e30), ..Default::default() }.into();
     settings.clip = 0.0;
     let mut trainer = start(&settings);
     let mut place = RunFolder::open(folder.path()).unwrap();
@@ -292,7 +288,8 @@ fn pytorch_loads_checkpoint_and_optimizer() {
     let ids = write_ids(folder.path(), 23, 24);
     for (name, weight_decay) in [("adamw", 0.0), ("polarized-adamw", 0.01), ("muon-adamw", 0.0)] {
         let mut settings = settings(&ids, 2004);
-        (settings.optimizer.name, settings.optimizer.weight_decay) = (name.into(), weight_decay);
+        settings.optimizer =
+            toml::from_str(&format!("name = \"{name}\"\nweight_decay = {weight_decay:?}")).unwrap();
         run(&mut start(&settings), &folder.path().join(name));
     }
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/train.py");
