@@ -156,7 +156,7 @@ fn describe_tensor(
     let sizes = |dims: &[usize]| dims.iter().map(|&d| d as u64).collect();
     let mut record = TensorRecord {
         name: tensor.name.clone(),
-        dtype: tensor.dtype.name().into(),
+        dtype: tensor.dtype,
         shape: sizes(&tensor.shape),
         strides: sizes(&tensor.strides),
         group: tensor.group,

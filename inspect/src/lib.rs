@@ -62,4 +62,4 @@ pub use pieces::Pieces;
 pub use record::{CheckpointRecord, Group, TensorRecord};
 pub use step::from_path as step_from_path;
 pub use tensor::{Quantizer, Sparse, TensorInfo, contiguous_strides};
-pub use verdict::{Levels, Thresholds, Verdict, judge, judge_tensor};
+pub use verdict::{Finding, Levels, Thresholds, Verdict, judge, judge_tensor};

@@ -5,6 +5,10 @@ mod truth;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use ckpt_inspect::Group;
+use ckpt_inspect::cause::{Given, Source, explain};
+use ckpt_inspect::optimizer::Kind;
+use ckpt_inspect::run::Run;
 use ckpt_train::optim::{NAMES, sgd};
 use ckpt_train::{Error, Event, Outcome, ResumeOptions, RunFolder, Settings, Trainer, data};
 use truth::fixture;
@@ -96,6 +100,80 @@ fn resuming_is_not_having_stopped() {
         }
         let file = |run: &str| std::fs::read(place.join(run).join("step-002010.pt")).unwrap();
         assert!(file("straight") == file("halves"), "{name}: the checkpoints are the same bytes");
+    }
+}
+
+/// Two steps of every optimizer, saved: inspection names each of its groups, with its rates and its state, and an
+/// explanation compares a decline with what that optimizer's settings predict.
+#[test]
+fn inspection_knows_every_optimizer() {
+    let folder = tempfile::tempdir().unwrap();
+    let ids = write_ids(folder.path(), 23, 24);
+    let all = [
+        ("adamw", 3e-4, &[(Kind::AdamW, false)][..]),
+        ("muon", 0.02, &[(Kind::Muon, false), (Kind::AdamW, false)]),
+        ("muon-adamw", 0.02, &[(Kind::Muon, true), (Kind::AdamW, false)]),
+        ("sgd", 0.1, &[(Kind::Sgdw, false)]),
+        ("spin", 1e-3, &[(Kind::Spin, false)]),
+    ];
+    assert_eq!(all.map(|(name, ..)| name), NAMES);
+    for (name, lr, groups) in all {
+        for polarized in [false, true] {
+            let name = format!("{}{name}", if polarized { "polarized-" } else { "" });
+            let place = folder.path().join(&name);
+            let mut all = Settings { save_every: 1, ..settings(&ids, 2002) };
+            // Fast enough that two checkpoints show it.
+            let ternary = 0.3 / lr;
+            let text = format!("name = \"{name}\"\nweight_decay = 0.01\nternary_weight_decay = {ternary:?}");
+            all.optimizer = toml::from_str(&text).unwrap();
+            run(&mut start(&all), &place);
+            let records: Vec<_> = [2001, 2002]
+                .map(|step| {
+                    let path = place.join(format!("step-{step:06}.pt"));
+                    let checkpoint = ckpt_inspect::open(&path).unwrap();
+                    let mut record = ckpt_inspect::describe(&checkpoint, Default::default(), &|_| ());
+                    ckpt_inspect::judge(&mut record, &Default::default());
+                    record
+                })
+                .into();
+            let record = &records[1];
+            let training = record.training.as_ref().unwrap();
+            let mut seen: Vec<(Kind, bool)> =
+                training.groups.iter().map(|g| (g.kind, g.keeps_size)).collect();
+            seen.dedup();
+            assert_eq!(seen, groups, "{name}");
+            let mut weights = 0;
+            for group in &training.groups {
+                assert_eq!(group.polarized, polarized, "{name} {}", group.path);
+                let rate = if group.path.contains(".adamw.") { 3e-4 } else { lr };
+                assert_eq!(group.lr, Some(rate), "{name} {}", group.path);
+                weights += group.tensors.len();
+                for (tensor, moments) in group.tensors.iter().zip(&group.moments) {
+                    let weight = &record.tensors[*tensor as usize];
+                    let hidden = weight.ternary.is_some() || (groups[0].1 && weight.shape.len() == 2);
+                    let decay = if hidden { ternary } else { 0.01 };
+                    assert_eq!(group.weight_decay, Some(decay), "{name} {}", weight.name);
+                    let state: Vec<&str> = moments
+                        .iter()
+                        .map(|m| record.tensors[*m as usize].name.rsplit('.').next().unwrap())
+                        .collect();
+                    assert_eq!(state, group.kind.state(), "{name} {}", weight.name);
+                }
+            }
+            let all_weights = record.tensors.iter().filter(|t| t.group == Group::Weights).count();
+            assert_eq!(weights, all_weights, "{name}: every weight has its optimizer");
+
+            let run = Run::group(records, &Default::default()).remove(0);
+            let explained = explain(&run, &[], &Given::default());
+            let declines: Vec<_> = explained.layers.iter().filter_map(|l| l.decay.as_ref()).collect();
+            for decay in &declines {
+                assert_eq!(decay.optimizer, groups[0].0, "{name}");
+                let predicted = decay.predicted.unwrap();
+                assert!((predicted + 0.7f64.ln()).abs() < 1e-9, "{name}: {predicted}");
+                assert!(matches!(decay.source, Some(Source::Group(_))), "{name}: {:?}", decay.source);
+            }
+            println!("{name}: {} of {} decline", declines.len(), explained.layers.len());
+        }
     }
 }
 
