@@ -9,7 +9,7 @@ use crate::cache::hex;
 use crate::checkpoint::Checkpoint;
 use crate::measure::{Elements, Plan, TernaryRule, measure};
 use crate::record::{CheckpointRecord, Stats, TensorRecord, Ternary};
-use crate::storage::Place;
+use crate::storage::{Place, Storage};
 use crate::tensor::{Quantizer, Sparse, TensorInfo};
 use crate::{DType, Error, Result, metadata, ternary};
 
@@ -74,7 +74,8 @@ pub fn describe(
         .iter()
         .zip(&checkpoint.tensors)
         .any(|(found, told)| found.damage.is_some() && told.damage.is_none());
-    let mut warnings: Vec<String> = checkpoint.warnings.iter().take(WARNINGS).cloned().collect();
+    let mut warnings: Vec<String> =
+        checkpoint.warnings.iter().take(WARNINGS).map(|notice| notice.text.clone()).collect();
     let more = checkpoint.warnings.len() - warnings.len();
     if more > 0 {
         warnings.push(format!("and {more} more warnings"));
@@ -94,7 +95,7 @@ pub fn describe(
         file_bytes: checkpoint.file_bytes(),
         parameters: checkpoint.parameters(),
         damaged: checkpoint.is_damaged() || found_damaged,
-        damage: None,
+        damage: checkpoint.damage.clone(),
         verdict: None,
         reasons: Vec::new(),
         tensors,
@@ -117,11 +118,10 @@ fn affordable(checkpoint: &Checkpoint, first: &[usize]) -> Vec<bool> {
     for (i, tensor) in checkpoint.tensors.iter().enumerate().filter(|(i, _)| first[*i] == *i) {
         let inflated: u64 = tensor
             .storages()
-            .map(|s| &checkpoint.storages[s])
-            .filter(|s| matches!(s.place, Place::Deflated { .. }))
-            .fold(0, |sum, s| sum.saturating_add(s.len));
-        let outside = |s: usize| tensor.check_bounds(checkpoint.storages[s].len).is_err();
-        if tensor.storages().next().is_none() || tensor.storage.is_some_and(outside) {
+            .filter(|s| matches!(s.run().place, Place::Deflated(_)))
+            .fold(0, |sum, s| sum.saturating_add(s.byte_len()));
+        let outside = |s: &Storage| tensor.check_bounds(s.byte_len()).is_err();
+        if tensor.storages().next().is_none() || tensor.storage.as_ref().is_some_and(outside) {
             // Nothing will be read.
             continue;
         }
@@ -139,8 +139,8 @@ fn first_alike(checkpoint: &Checkpoint) -> Vec<usize> {
     let mut known = HashMap::new();
     let place = |(i, tensor): (usize, &TensorInfo)| {
         let plain = tensor.quantizer.is_none() && tensor.sparse.is_none() && tensor.damage.is_none();
-        let Some(storage) = tensor.storage.filter(|_| plain) else { return i };
-        let region = (storage, tensor.byte_offset, tensor.shape.clone(), tensor.strides.clone());
+        let Some(storage) = tensor.storage.as_ref().filter(|_| plain) else { return i };
+        let region = (storage.clone(), tensor.byte_offset, tensor.shape.clone(), tensor.strides.clone());
         let reading = (tensor.dtype, tensor.scale.map(f32::to_bits), checkpoint.model.is_ternary(tensor));
         *known.entry((region, reading)).or_insert(i)
     };
@@ -162,7 +162,8 @@ fn describe_tensor(
         group: tensor.group,
         bytes: stored_bytes(tensor),
         shared_with: shared.iter().map(|s| s.to_string()).collect(),
-        damage: tensor.damage.clone(),
+        damage: tensor.damage.as_ref().map(|damage| damage.what.clone()),
+        damage_kind: tensor.damage.as_ref().map(|damage| damage.kind),
         ..TensorRecord::default()
     };
     if tensor.damage.is_some() {

@@ -366,7 +366,7 @@ fn parameters(checkpoint: &Checkpoint) -> Vec<usize> {
         })
         .filter(|&i| {
             let tensor = &checkpoint.tensors[i];
-            tensor.storage.is_none() || seen.insert((tensor.storage, tensor.byte_offset))
+            tensor.storage.is_none() || seen.insert((&tensor.storage, tensor.byte_offset))
         })
         .collect()
 }
