@@ -21,6 +21,7 @@ mod error;
 mod folder;
 pub mod ggml;
 pub mod gguf;
+pub mod health;
 pub mod measure;
 pub mod metadata;
 mod model;
