@@ -41,7 +41,8 @@ pub(super) const MEAN: Measure =
         t.stats.as_ref()?.mean.map(Real)
     });
 
-pub(super) const STD: Measure = element(
+/// The measure that verdicts follow, and trends are drawn of.
+pub const STD: Measure = element(
     "std",
     "std",
     Form::Real,
@@ -71,10 +72,14 @@ pub(super) const ABS_MAX: Measure =
         t.stats.as_ref()?.abs_max.map(Real)
     });
 
-pub(super) const ZEROS: Measure =
-    element("zeros", "zeros", Form::Part, &[Csv, Details, Page], "Elements that are 0, of either sign.", |t| {
-        Some(Count(t.stats.as_ref()?.zeros))
-    });
+pub(super) const ZEROS: Measure = element(
+    "zeros",
+    "zeros",
+    Form::Part,
+    &[Csv, Details, Page],
+    "Elements that are 0, of either sign.",
+    |t| Some(Count(t.stats.as_ref()?.zeros)),
+);
 
 pub(super) const ZERO_SHARE: Measure = element(
     "zero_share",

@@ -14,6 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::record::TensorRecord;
 pub(crate) use accumulate::Accumulators;
 pub use accumulate::{Accumulate, Accumulator, accumulator};
+pub use fields::STD;
 
 /// Every measure, in the order in which they are shown.
 pub static MEASURES: &[Measure] = &[
@@ -129,7 +130,8 @@ pub enum Source {
 }
 
 /// A measured number.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
 pub enum Value {
     /// A real one.
     Real(f64),
