@@ -13,7 +13,7 @@ use crate::health::measures;
 use crate::{Checkpoint, CheckpointRecord};
 
 /// Raised whenever a measurement changes its meaning; a new one in the table is noticed by its key.
-const SCHEMA: u32 = 3;
+const SCHEMA: u32 = 4;
 
 /// Records kept in a folder, one file each.
 #[derive(Clone, Debug)]
