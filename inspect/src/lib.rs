@@ -11,9 +11,9 @@
 //! # Ok::<(), ckpt_inspect::Error>(())
 //! ```
 
+mod analysis;
 mod bytes;
 mod cache;
-pub mod cause;
 mod checkpoint;
 mod damage;
 mod describe;
@@ -34,7 +34,6 @@ pub mod optimizer;
 pub mod pickle;
 mod pieces;
 pub mod record;
-pub mod run;
 pub mod safetensors;
 pub mod salvage;
 pub mod scan;
@@ -47,11 +46,10 @@ pub mod torch;
 mod torch_legacy;
 mod torch_tar;
 mod torch_zip;
-pub mod trend;
 mod values;
-mod verdict;
 pub mod zip;
 
+pub use analysis::{cause, run, trend};
 pub use bytes::SharedBytes;
 pub use cache::Cache;
 pub use checkpoint::{Checkpoint, lookup};
@@ -60,6 +58,7 @@ pub use describe::{Options, describe};
 pub use dtype::{DType, TernaryPacking};
 pub use error::{Error, ErrorKind, Result, printable};
 pub use format::{Format, recognises};
+use health::verdict;
 pub use layout::{find, identity};
 pub use model::{Model, StudentConfig};
 pub use names::without_state_dict;
