@@ -7,9 +7,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::bytes::Stamp;
 use crate::cause::PairRecord;
 use crate::health::measures;
-use crate::storage::Stamp;
 use crate::{Checkpoint, CheckpointRecord};
 
 /// Raised whenever a measurement changes its meaning; a new one in the table is noticed by its key.

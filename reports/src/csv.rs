@@ -47,10 +47,10 @@ fn fields(tensor: &TensorRecord) -> Vec<String> {
     let shape: Vec<String> = tensor.shape.iter().map(u64::to_string).collect();
     let group = serde_json::to_value(tensor.group).ok();
     let group = group.as_ref().and_then(|g| g.as_str()).unwrap_or_default().to_string();
-    let mut line = vec![plain(&tensor.name), tensor.dtype.clone(), shape.join("x"), group];
+    let mut line = vec![plain(&tensor.name), tensor.dtype.to_string(), shape.join("x"), group];
     line.extend(measures(false).map(|m| measured(m, tensor)));
     line.push(tensor.verdict.map(|v| v.to_string()).unwrap_or_default());
-    line.push(plain(tensor.reason.as_deref().unwrap_or_default()));
+    line.push(plain(&tensor.finding.as_ref().map(ToString::to_string).unwrap_or_default()));
     line.extend(measures(true).map(|m| measured(m, tensor)));
     line
 }

@@ -19,7 +19,7 @@ pub fn json(report: &Report) -> Result<String, Error> {
     let value = json!({
         "title": report.title,
         "runs": report.runs.iter().zip(&report.explanations).enumerate().map(|(i, (r, e))| run(r, e, report.training.get(&i))).collect::<Vec<_>>(),
-        "unreadable": report.unreadable.iter().map(|(path, why)| json!({"path": path, "error": why, "cause": Cause::of_unreadable(why)})).collect::<Vec<_>>(),
+        "unreadable": report.unreadable.iter().map(|(path, why)| json!({"path": path, "error": why.to_string(), "cause": Cause::of_unreadable(why)})).collect::<Vec<_>>(),
     });
     serde_json::to_string_pretty(&value)
         .map(|text| text + "\n")
@@ -54,7 +54,7 @@ fn run(run: &Run, explanation: &Explanation, training: Option<&Training>) -> Val
             let mut told = json!({
                 "name": layer.name,
                 "shape": any.map(|t| &t.shape),
-                "dtype": any.map(|t| &t.dtype),
+                "dtype": any.map(|t| t.dtype),
                 "relative": layer.judged.map(|j| j.relative),
             });
             for measure in shown_in(Place::Layers) {
