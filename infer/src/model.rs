@@ -4,9 +4,9 @@ use ckpt_inspect::Checkpoint;
 use serde_json::to_vec;
 use sha2::{Digest, Sha256};
 
+use crate::Config;
 use crate::attention::Attend;
 use crate::cache::{Cache, Paged, Pages, with_pages};
-use crate::config::Config;
 use crate::kernel::float::{Element, rms_norm, swiglu};
 use crate::kernel::packed::Matrix;
 use crate::kernel::pool::{Block, Pool, cuts};

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use ndarray::{ArrayViewD, CowArray, IxDyn, ShapeBuilder};
 use serde_pickle::{HashableValue, Value};
 
-use crate::model::Model;
+use crate::meaning::Model;
 use crate::pickle::Pickle;
 use crate::storage::{Source, Stamp, Storage, swap_words};
 use crate::tensor::TensorInfo;

@@ -8,8 +8,8 @@ use serde_pickle::{HashableValue, Value};
 
 use crate::checkpoint::{Checkpoint, Contents, Format, add_new};
 use crate::folder::{self, Set};
+use crate::meaning::Model;
 use crate::metadata::as_u64;
-use crate::model::Model;
 use crate::storage::{Place, Source, Stamp, Storage, slice};
 use crate::tensor::TensorInfo;
 use crate::{DType, Error, Result, TernaryPacking};
