@@ -10,7 +10,7 @@ use crate::{Failure, terminal};
 /// A model, and what to override of its configuration.
 #[derive(clap::Args)]
 pub struct ModelArgs {
-    /// Checkpoint to run: the student model, or a plain Llama, Mistral or Qwen3.
+    /// Checkpoint to run: the student model, or a plain Llama, Mistral, Qwen2 or Qwen3.
     pub model: PathBuf,
     /// Threads; all processors by default.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]

@@ -1,7 +1,7 @@
 //! What the model computes: sizes from the tensors' shapes; the rest from flags, else from the checkpoint's own
 //! configuration (a trainer's `config`, config.json, GGUF keys), else from defaults, which are told.
 
-use ckpt_inspect::meaning::architecture::{Kind, Part, Role, STUDENT, TABLE};
+use ckpt_inspect::meaning::architecture::{Part, Role, STUDENT, TABLE};
 use ckpt_inspect::meaning::names::Names;
 use ckpt_inspect::meaning::{Activation, ConfigError, Given, RopePairing, RopeScaling, SlidingLayers};
 use ckpt_inspect::{Checkpoint, DType, ModelConfig};
@@ -37,7 +37,7 @@ pub fn configuration(
     scaling.map_or(Ok(()), runs).map_err(unsupported)?;
     let foreign = |name: &str| {
         unsupported(format!(
-            "tensor `{}` has no part in this network; biases, experts and further norms are not run",
+            "tensor `{}` has no part in this network; further biases, experts and norms are not run",
             name.escape_debug()
         ))
     };
@@ -99,9 +99,7 @@ pub fn configuration(
     if let (None, Some(window)) = (flags.max_seq_len, config.sliding_window) {
         config.max_seq_len = config.max_seq_len.min(window);
     }
-    let is_foreign = |role: Role| {
-        matches!(role, Role::Layer(..)) && (config.shape(role).is_none() || role.kind() == Kind::Bias)
-    };
+    let is_foreign = |role: Role| matches!(role, Role::Layer(..)) && config.shape(role).is_none();
     if let Some((_, tensor)) = names.played().find(|(role, _)| is_foreign(*role)) {
         return Err(foreign(&tensor.name));
     }

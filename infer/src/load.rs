@@ -82,19 +82,36 @@ struct Loader<'a> {
 
 impl<'a> Loader<'a> {
     fn layer(&self, n: usize) -> Result<Layer> {
-        let matrix = |part| self.matrix(Role::Layer(n, part));
         let norm = |part| self.vector(Role::Layer(n, part));
         let head_norm = |part| if self.config.use_qk_norm { norm(part).map(Some) } else { Ok(None) };
         Ok(Layer {
             attention_norm: norm(Part::AttentionNorm)?,
-            qkv: Stack::new(vec![matrix(Part::Q)?, matrix(Part::K)?, matrix(Part::V)?]),
+            qkv: self.stack(n, &[Part::Q, Part::K, Part::V])?,
             q_norm: head_norm(Part::QNorm)?,
             k_norm: head_norm(Part::KNorm)?,
-            o: Stack::new(vec![matrix(Part::O)?]),
+            o: self.stack(n, &[Part::O])?,
             ffn_norm: norm(Part::FfnNorm)?,
-            gate_up: Stack::new(vec![matrix(Part::Gate)?, matrix(Part::Up)?]),
-            down: Stack::new(vec![matrix(Part::Down)?]),
+            gate_up: self.stack(n, &[Part::Gate, Part::Up])?,
+            down: self.stack(n, &[Part::Down])?,
         })
+    }
+
+    /// Projections of layer `n` that have the same input, with the biases that the model has for them.
+    fn stack(&self, n: usize, parts: &[Part]) -> Result<Stack> {
+        let (mut matrices, mut biases, mut any) = (Vec::new(), Vec::new(), false);
+        for &part in parts {
+            let matrix = self.matrix(Role::Layer(n, part))?;
+            let bias = part.bias().map(|bias| Role::Layer(n, bias));
+            match bias.filter(|role| self.config.shape(*role).is_some()) {
+                Some(role) => {
+                    biases.extend(self.checkpoint.values(self.tensor(role)?)?);
+                    any = true;
+                }
+                None => biases.resize(biases.len() + matrix.rows(), 0.0),
+            }
+            matrices.push(matrix);
+        }
+        Ok(Stack::new(matrices, if any { biases } else { Vec::new() }))
     }
 
     /// The tensor of `role`, in the shape that the table of architectures gives it.

@@ -184,6 +184,19 @@ impl Part {
     }
 }
 
+impl Part {
+    /// The bias of this projection.
+    pub fn bias(self) -> Option<Part> {
+        match self {
+            Part::Q => Some(Part::QBias),
+            Part::K => Some(Part::KBias),
+            Part::V => Some(Part::VBias),
+            Part::O => Some(Part::OBias),
+            _ => None,
+        }
+    }
+}
+
 impl Architecture {
     /// The architecture that config.json means by this class or `model_type`.
     pub fn of_hugging_face(name: &str) -> Option<&'static Architecture> {
