@@ -211,6 +211,10 @@ fn student(tensors: &[TensorInfo], metadata: &Value) -> Option<Model> {
     if hf_style && given_config(metadata).is_none() {
         return None;
     }
+    // Under GGUF's names it may be anything that has such tensors.
+    if names::style_of(tensors.iter().map(|t| t.name.as_str())) == Some(Style::Gguf) {
+        return None;
+    }
     let shapes = Names::new(tensors, &STUDENT, Style::Student, without_state_dict).shapes()?;
     let mut said = Vec::new();
     let given = given_model.map_or_else(|| Ok(Given::default()), Given::of_trainer);

@@ -264,7 +264,7 @@ impl<'a> Names<'a> {
 
     /// Whether there is no head, or it is the embedding.
     pub fn is_tied(&self) -> bool {
-        let place = |t: &TensorInfo| (t.storage, t.byte_offset);
+        let place = |t: &TensorInfo| (t.storage.clone(), t.byte_offset);
         match (self.get(Role::Head), self.get(Role::Embedding)) {
             (Some(head), Some(embedding)) => place(head) == place(embedding),
             (Some(_), None) => false,

@@ -8,7 +8,7 @@ use super::tensors::{
 };
 use super::{Architecture, Biases, Defaults, llama, qwen3};
 
-/// It.
+/// The student model.
 pub static STUDENT: Architecture = Architecture {
     name: "bitnet-student",
     label: "the student model's",
