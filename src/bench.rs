@@ -18,7 +18,7 @@ use crate::{Failure, exit};
 /// turns: what else the machine does only makes them lower.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Checkpoint to run: the student model, or a plain Llama, Mistral or Qwen3.
+    /// Checkpoint to run: the student model, or a plain Llama, Mistral, Qwen2 or Qwen3.
     model: PathBuf,
     /// Numbers of threads; powers of two and all processors by default.
     #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]

@@ -109,7 +109,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
 
 /// What a tensor is called in any format, so that a checkpoint is matched with its copy in another one.
 pub fn canonical(name: &str) -> String {
-    ckpt_convert::names::canonical(name).into_owned()
+    ckpt_inspect::meaning::names::canonical(name).into_owned()
 }
 
 /// The order in which rows of `tensor` are compared, where its format has another.

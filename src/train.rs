@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use ckpt_inspect::StudentConfig;
+use ckpt_inspect::ModelConfig;
+use ckpt_inspect::meaning::Given;
+use ckpt_inspect::metadata::from_json;
 use ckpt_train::distill::Teacher;
 use ckpt_train::optim::{self, Target, Well};
 use ckpt_train::{Error, Event, Outcome, PRESETS, ResumeOptions, RunFolder, Settings, Trainer, preset};
@@ -275,7 +277,7 @@ fn train(args: &Args, settings: &Settings, signal: &Signal) -> Result<u8, Failur
 }
 
 /// The configuration that `--init` names: a preset's, or a file's over the 125m preset's.
-fn model(init: &str) -> Result<StudentConfig, Failure> {
+fn model(init: &str) -> Result<ModelConfig, Failure> {
     if let Some(config) = preset(init) {
         return Ok(config);
     }
@@ -296,14 +298,15 @@ fn model(init: &str) -> Result<StudentConfig, Failure> {
     let serde_json::Value::Object(given) = given else {
         return Err(cannot("is no table of settings".into()));
     };
-    let mut all = serde_json::to_value(preset("125m")).map_err(|e| cannot(e.to_string()))?;
+    let mut all = preset("125m").map(|usual| usual.to_record()).unwrap_or_default();
     for (key, value) in given {
         match all.get_mut(&key) {
             Some(slot) => *slot = value,
             None => return Err(cannot(format!("a model has no `{key}`"))),
         }
     }
-    serde_json::from_value(all).map_err(|e| cannot(e.to_string()))
+    let told = Given::of_trainer(&from_json(serde_json::Value::Object(all)));
+    told.and_then(|told| told.complete()).map_err(|e| cannot(e.to_string()))
 }
 
 /// A teacher by its flag: a path, or a path, `=` and a weight.
