@@ -58,7 +58,7 @@ pub use damage::{Damage, DamageKind, Notice, NoticeKind};
 pub use describe::{Options, describe};
 pub use dtype::{DType, TernaryPacking};
 pub use error::{Error, ErrorKind, Result, printable};
-pub use format::{Format, recognises};
+pub use format::{Format, npy, recognises};
 pub use layout::{find, identity};
 pub use model::{Model, StudentConfig};
 pub use names::without_state_dict;
