@@ -4,10 +4,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
 use crate::damage::{Damage, DamageKind};
+use crate::health::measures::Computed;
 use crate::optimizer::TrainingRecord;
-use crate::verdict::Verdict;
+use crate::verdict::{Finding, Verdict};
+use crate::{DType, Error};
 
 /// One checkpoint: what it is, what its tensors measure, and how it was judged.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -78,8 +79,8 @@ pub enum Group {
 pub struct TensorRecord {
     /// Path in the object, keys and indices joined by dots.
     pub name: String,
-    /// Element type or packing, see [`crate::DType::name`].
-    pub dtype: String,
+    /// Element type or packing; in JSON its [`DType::name`].
+    pub dtype: DType,
     /// Logical shape (of the matrix a packed tensor stands for).
     pub shape: Vec<u64>,
     /// Strides in elements; row-major ones for packed tensors.
@@ -105,9 +106,40 @@ pub struct TensorRecord {
     pub damage_kind: Option<DamageKind>,
     /// How it was judged; `None` for tensors whose health is not judged.
     pub verdict: Option<Verdict>,
-    /// Why it is not healthy, in words.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
+    /// Why it is not healthy, or not judged. In JSON `reason` is the sentence and `finding` the facts.
+    #[serde(flatten, with = "told")]
+    pub finding: Option<Finding>,
+}
+
+/// A finding as JSON has it: in words and as facts. The words are not read back.
+mod told {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::verdict::Finding;
+
+    #[derive(Serialize)]
+    struct Told<'a> {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        finding: Option<&'a Finding>,
+    }
+
+    #[derive(Deserialize)]
+    struct Read {
+        #[serde(default)]
+        finding: Option<Finding>,
+    }
+
+    pub fn serialize<S: Serializer>(finding: &Option<Finding>, serializer: S) -> Result<S::Ok, S::Error> {
+        let reason = finding.as_ref().map(ToString::to_string);
+        Told { reason, finding: finding.as_ref() }.serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Finding>, D::Error> {
+        // One that only a later version knows is left out: judging makes it again.
+        Ok(Read::deserialize(deserializer).ok().and_then(|read| read.finding))
+    }
 }
 
 impl TensorRecord {
@@ -141,6 +173,9 @@ pub struct Stats {
     pub nan: u64,
     /// Infinite elements.
     pub inf: u64,
+    /// The measures of [`MEASURES`](crate::health::measures::MEASURES) that are no field here, each under its key.
+    #[serde(flatten)]
+    pub computed: Computed,
     /// Log-magnitude histogram; `None` when it was not asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub histogram: Option<Histogram>,
