@@ -57,7 +57,7 @@ pub use damage::{Damage, DamageKind, Notice, NoticeKind};
 pub use describe::{Options, describe};
 pub use dtype::{DType, TernaryPacking};
 pub use error::{Error, ErrorKind, Result, printable};
-pub use format::{Format, recognises};
+pub use format::{Format, npy, recognises};
 use health::verdict;
 pub use layout::{find, identity};
 pub use meaning::{Model, ModelConfig};
