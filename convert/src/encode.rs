@@ -9,7 +9,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use crate::output::{Control, OutputFile};
+use ckpt_inspect::staged::{Control, OutputFile};
 use crate::plan::{Blob, Content, Elements};
 use crate::quant::{self, Codes, Quant};
 use crate::ternary::Grid;

@@ -15,7 +15,7 @@ use serde_json::Value as Json;
 
 use crate::complete::Sizes;
 use crate::encode::{Writer, Written};
-use crate::output::{Control, OutputFile, StagedFile, StagedFolder};
+use ckpt_inspect::staged::{Control, OutputFile, StagedFile, StagedFolder};
 use crate::plan::{Options, Plan};
 use crate::quant::Quant;
 use crate::rope;

@@ -9,7 +9,7 @@ use serde_json::{Map, json};
 use serde_pickle::{HashableValue, Value};
 
 use crate::encode::{Writer, Written};
-use crate::output::{Control, OutputFile, StagedFile, StagedFolder};
+use ckpt_inspect::staged::{Control, OutputFile, StagedFile, StagedFolder};
 use crate::plan::{Plan, Target};
 use crate::{Error, Result};
 

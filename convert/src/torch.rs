@@ -7,7 +7,7 @@ use serde_pickle::{HashableValue, Value};
 
 use crate::Result;
 use crate::encode::{Writer, Written};
-use crate::output::{Control, OutputFile, StagedFile};
+use ckpt_inspect::staged::{Control, OutputFile, StagedFile};
 use crate::pickle::{Pickler, TensorRef};
 use crate::plan::Plan;
 use crate::zip::Layout;

@@ -5,7 +5,7 @@ use std::path::Path;
 use ckpt_inspect::DType;
 
 use crate::encode::Losses;
-use crate::output::Control;
+use ckpt_inspect::staged::Control;
 use crate::plan::{Options, Plan, Target};
 use crate::{Error, Result, gguf, hf, safetensors, torch};
 

@@ -1,6 +1,5 @@
 //! A folder of records by the files they were made from, so that what has not changed is not measured again.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -9,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use crate::cause::PairRecord;
 use crate::storage::Stamp;
+use crate::staged::{self, is_temporary};
 use crate::{Checkpoint, CheckpointRecord};
 
 /// Raised whenever a measurement changes its meaning.
@@ -88,10 +88,7 @@ impl Cache {
     fn write<T: Serialize>(&self, target: &Path, files: Vec<Stamp>, record: &T) -> std::io::Result<()> {
         std::fs::create_dir_all(&self.folder)?;
         let entry = Entry { schema: SCHEMA, program: env!("CARGO_PKG_VERSION").into(), files, record };
-        let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
-        file.write_all(&serde_json::to_vec(&entry)?)?;
-        file.persist(target)?;
-        Ok(())
+        staged::keep(target, &serde_json::to_vec(&entry)?).map_err(std::io::Error::other)
     }
 
     /// Removes the records made longest ago until `bytes` remain.
@@ -102,6 +99,10 @@ impl Cache {
         let mut entries = Vec::new();
         for entry in std::fs::read_dir(&self.folder)? {
             let entry = entry?;
+            // Being written: who writes it removes it, or the next one to write.
+            if is_temporary(&entry.file_name()) {
+                continue;
+            }
             let metadata = entry.metadata()?;
             entries.push((metadata.modified()?, metadata.len(), entry.path()));
         }

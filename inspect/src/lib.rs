@@ -11,6 +11,7 @@
 //! # Ok::<(), ckpt_inspect::Error>(())
 //! ```
 
+mod bytes;
 mod cache;
 pub mod cause;
 mod checkpoint;
@@ -48,6 +49,7 @@ mod values;
 mod verdict;
 pub mod zip;
 
+pub use bytes::staged;
 pub use cache::Cache;
 pub use checkpoint::{Checkpoint, Element, Format, lookup};
 pub use describe::{Options, describe};
