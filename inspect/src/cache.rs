@@ -6,8 +6,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::bytes::Stamp;
 use crate::cause::PairRecord;
-use crate::storage::Stamp;
 use crate::staged::{self, is_temporary};
 use crate::{Checkpoint, CheckpointRecord};
 
