@@ -357,8 +357,8 @@ fn one(args: &Args, load: &LoadOptions, path: &Path, output: &Path, signal: &Sig
     }
     let wrote = format!(
         "{} → {} ({}, {})",
-        path.display(),
-        output.display(),
+        terminal::path(path),
+        terminal::path(output),
         terminal::bytes(written.bytes),
         verify::tensors(plan.tensors.len())
     );

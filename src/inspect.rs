@@ -8,6 +8,7 @@ use ckpt_inspect::{Checkpoint, CheckpointRecord, DType, Options, TensorRecord, V
 
 use crate::filter::Matcher;
 use crate::fold;
+use crate::format::Plain as Format;
 use crate::load::{LoadArgs, LoadOptions, records};
 use crate::terminal::{self, Table};
 use crate::{Failure, exit};
@@ -84,12 +85,6 @@ enum Sort {
     Std,
     /// Worst first.
     Verdict,
-}
-
-#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
-enum Format {
-    Human,
-    Json,
 }
 
 /// Runs the subcommand.

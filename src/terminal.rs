@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::path::Path;
 
 use anstyle::{AnsiColor, Style};
-use ckpt_inspect::{Verdict, staged};
+use ckpt_inspect::{Verdict, printable_in_log, staged};
 pub use ckpt_reports::text::{bytes, count, number};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -75,7 +75,8 @@ pub fn error(message: &str) {
 /// Prints a warning.
 pub fn warning(message: &str) {
     let style = Style::new().fg_color(Some(AnsiColor::Yellow.into())).bold();
-    let _ = writeln!(anstream::stderr(), "{style}warning{style:#}: {message}");
+    let lines: Vec<String> = message.lines().map(escape).collect();
+    let _ = writeln!(anstream::stderr(), "{style}warning{style:#}: {}", lines.join("\n"));
 }
 
 /// Prints a note that is not an error.
@@ -94,11 +95,12 @@ pub fn width() -> usize {
 /// `text` that a file chose, safe to print: control and invisible characters escaped, and so is what a CI system would
 /// take for a command in a log (a leading `::`, and `##` as in `##[error]` and `##vso[`).
 pub fn escape(text: &str) -> String {
-    let text = ckpt_inspect::printable(text).replace("##", "#\\u{23}");
-    match text.trim_start().strip_prefix("::") {
-        Some(rest) => format!("\\u{{3a}}:{rest}"),
-        None => text,
-    }
+    printable_in_log(text)
+}
+
+/// A path, which whoever made the file chose, safe to print.
+pub fn path(path: &Path) -> String {
+    escape(&path.to_string_lossy())
 }
 
 /// Columns that labels of a summary take.

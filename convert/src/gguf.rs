@@ -8,6 +8,7 @@ use std::path::Path;
 
 use ckpt_inspect::ggml::GgmlType;
 use ckpt_inspect::gguf::{ALIGNMENT_KEY, Keys, Layout, OutputEntry};
+use ckpt_inspect::staged::{Control, OutputFile, StagedFile, StagedFolder};
 use ckpt_inspect::{Checkpoint, DType, Format, StudentConfig, TensorInfo};
 use globset::GlobMatcher;
 use half::f16;
@@ -15,7 +16,6 @@ use serde_json::Value as Json;
 
 use crate::complete::Sizes;
 use crate::encode::{Writer, Written};
-use ckpt_inspect::staged::{Control, OutputFile, StagedFile, StagedFolder};
 use crate::plan::{Options, Plan};
 use crate::quant::Quant;
 use crate::rope;

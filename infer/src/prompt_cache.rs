@@ -95,7 +95,8 @@ impl Cache {
             Some(VERSION) => {}
             Some(_) => {
                 return Err(wrong(
-                    "is a prompt cache of another version of this program; remove it, and it is made again".into(),
+                    "is a prompt cache of another version of this program; remove it, and it is made again"
+                        .into(),
                 ));
             }
             None => return Err(wrong("is not a prompt cache".into())),

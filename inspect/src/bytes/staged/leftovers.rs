@@ -69,7 +69,8 @@ mod unix {
     use super::{is_at, is_temporary};
 
     /// Neither follows a link nor waits for a pipe's other end.
-    const QUIETLY: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
+    const QUIETLY: OFlags =
+        OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
 
     /// Removes what killed processes of this user left in `folder` under temporary names. What cannot be removed stays.
     pub(in super::super) fn remove(folder: &Path) {

@@ -70,7 +70,10 @@ pub enum Error {
         entry: String,
     },
     /// The file system has too little room. Checked before the first byte.
-    #[error("{}: needs {needed} bytes and the file system has {available} left; nothing was written", shown(path))]
+    #[error(
+        "{}: needs {needed} bytes and the file system has {available} left; nothing was written",
+        shown(path)
+    )]
     NoSpace {
         /// The output.
         path: PathBuf,
