@@ -7,6 +7,7 @@ use ckpt_train::distill::Teacher;
 use ckpt_train::optim::{self, Target, Well};
 use ckpt_train::{Error, Event, Outcome, PRESETS, ResumeOptions, RunFolder, Settings, Trainer, preset};
 
+use crate::paths;
 use crate::signal::Signal;
 use crate::{Failure, exit, load, terminal};
 
