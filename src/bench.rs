@@ -7,6 +7,7 @@ use ckpt_infer::bench::{self, Memory, Times};
 use ckpt_infer::{KvType, Model, Pool, Runner};
 use serde::Serialize;
 
+use crate::format::Plain as Format;
 use crate::model::{Kv, RunArgs, processors};
 use crate::terminal::{self, Table};
 use crate::{Failure, exit};
@@ -43,12 +44,6 @@ pub struct Args {
     format: Format,
     #[command(flatten)]
     run: RunArgs,
-}
-
-#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
-enum Format {
-    Human,
-    Json,
 }
 
 fn length(text: &str) -> Result<usize, String> {

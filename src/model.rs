@@ -155,7 +155,7 @@ impl RunArgs {
     pub fn open(&self, path: &Path, pool: &Pool) -> Result<(Checkpoint, Model), Failure> {
         let checkpoint = ckpt_inspect::open(path)?;
         let model = Model::load(&checkpoint, &self.options(), pool)?;
-        model.assumed().iter().for_each(|sentence| terminal::note(sentence));
+        model.assumed().iter().for_each(|sentence| terminal::note(&terminal::escape(sentence)));
         Ok((checkpoint, model))
     }
 

@@ -9,6 +9,7 @@ use ckpt_train::distill::Teacher;
 use ckpt_train::optim::{self, Target, Well};
 use ckpt_train::{Error, Event, Outcome, PRESETS, ResumeOptions, RunFolder, Settings, Trainer, preset};
 
+use crate::paths;
 use crate::signal::Signal;
 use crate::{Failure, exit, load, terminal};
 
@@ -195,6 +196,7 @@ impl From<Error> for Failure {
         match error {
             Error::Checkpoint(error) => error.into(),
             Error::Teacher(error) => error.into(),
+            Error::Output(error) => error.into(),
             other => {
                 let code = match &other {
                     Error::Settings(_) => exit::USAGE,
@@ -243,7 +245,7 @@ fn train(args: &Args, settings: &Settings, signal: &Signal) -> Result<u8, Failur
         trainer.step(),
         settings.steps,
         settings.optimizer.name(),
-        args.output.display()
+        terminal::path(&args.output)
     ));
     let bar = terminal::steps(trainer.step(), settings.steps);
     let mut health = String::new();
@@ -262,7 +264,7 @@ fn train(args: &Args, settings: &Settings, signal: &Signal) -> Result<u8, Failur
                 health = format!(", std >= {std:.1e}, zeros <= {:.0} %", 100.0 * measured.most_zeros());
             }
         }
-        Event::Saved(path) => bar.note(&format!("wrote {}", path.display())),
+        Event::Saved(path) => bar.note(&format!("wrote {}", terminal::path(&path))),
         Event::Warning(text) => bar.note(&format!("warning: {}", terminal::escape(&text))),
     });
     bar.clear();
@@ -316,25 +318,19 @@ fn teacher(text: &str) -> Teacher {
     Teacher { path: path.into(), weight }
 }
 
-/// The data files that `paths` and patterns stand for, each once.
-fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
-    let mut all = Vec::new();
-    for path in paths {
-        let text = path.to_string_lossy();
+/// The data files that `given` paths and patterns stand for, each once.
+fn files(given: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
+    let mut all: Vec<PathBuf> = Vec::new();
+    for path in given {
         if path.is_dir() {
             return Err(Failure::usage(format!(
                 "{0}: is a folder; name its files, such as '{0}/**/*.py'",
                 path.display()
             )));
         }
-        if path.exists() || !text.contains(['*', '?', '[']) {
-            all.push(path.clone());
-            continue;
-        }
-        let matches = glob::glob(&text)
-            .map_err(|e| Failure::usage(format!("{}: is no pattern: {e}", path.display())))?;
+        let matches = paths::matches(path)?;
         let before = all.len();
-        all.extend(matches.filter_map(Result::ok).filter(|p| p.is_file()));
+        all.extend(matches.into_iter().filter(|p| p.is_file() || p == path));
         if all.len() == before {
             return Err(Failure::usage(format!("{}: no file matches", path.display())));
         }

@@ -10,13 +10,13 @@ use ckpt_inspect::ggml::GgmlType;
 use ckpt_inspect::gguf::{ALIGNMENT_KEY, Keys, Layout, OutputEntry};
 use ckpt_inspect::meaning::ConfigError;
 use ckpt_inspect::meaning::architecture::{Role, TABLE};
+use ckpt_inspect::staged::{Control, OutputFile, StagedFile, StagedFolder};
 use ckpt_inspect::{Checkpoint, DType, Format, ModelConfig, TensorInfo};
 use globset::GlobMatcher;
 use half::f16;
 
 use crate::encode::{Writer, Written};
 use crate::names;
-use crate::output::{Control, OutputFile, StagedFile, StagedFolder};
 use crate::plan::{Options, Plan};
 use crate::quant::Quant;
 use crate::ternary::Grid;

@@ -6,11 +6,11 @@ use std::path::Path;
 
 use ckpt_inspect::metadata::whole_json;
 use ckpt_inspect::safetensors::{MAX_HEADER, dtype_of};
+use ckpt_inspect::staged::{Control, OutputFile, StagedFile, StagedFolder};
 use serde_json::{Map, json};
 use serde_pickle::{HashableValue, Value};
 
 use crate::encode::{Writer, Written};
-use crate::output::{Control, OutputFile, StagedFile, StagedFolder};
 use crate::plan::{Plan, Target};
 use crate::{Error, Result};
 
