@@ -8,6 +8,7 @@ use std::path::Path;
 
 use ckpt_inspect::ggml::GgmlType;
 use ckpt_inspect::gguf::{ALIGNMENT_KEY, Keys, Layout, OutputEntry};
+use ckpt_inspect::vocabulary::Vocabulary;
 use ckpt_inspect::{Checkpoint, DType, Format, StudentConfig, TensorInfo};
 use globset::GlobMatcher;
 use half::f16;
@@ -21,7 +22,6 @@ use crate::quant::Quant;
 use crate::rope;
 use crate::safetensors::to_json;
 use crate::ternary::Grid;
-use crate::tokenizer::Vocabulary;
 use crate::{Error, Result};
 
 /// How weights go into a GGUF file.
@@ -388,7 +388,13 @@ fn keys(plan: &mut Plan<'_>, options: &Options) -> Result<Keys> {
     match vocabulary {
         Some(mut vocabulary) => {
             if let Some(rows) = rows {
-                vocabulary.fit(rows)?;
+                let count = vocabulary.tokens.len();
+                if count > rows {
+                    return Err(Error::Target(format!(
+                        "the tokenizer has {count} tokens and the embedding {rows} rows: it is another model's; name the right one with --tokenizer"
+                    )));
+                }
+                vocabulary.fill(rows);
             }
             plan.notes.extend(vocabulary.warnings.iter().map(|w| format!("tokenizer: {w}")));
             keys.extend(vocabulary.to_keys());

@@ -35,7 +35,6 @@ mod source;
 mod sparse;
 mod student;
 mod ternary;
-pub mod tokenizer;
 mod torch;
 mod verify;
 mod write;

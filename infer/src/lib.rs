@@ -28,6 +28,7 @@ mod cache;
 pub mod compare;
 mod config;
 mod conversation;
+#[cfg(feature = "diagnose")]
 pub mod diagnose;
 mod dump;
 mod error;
@@ -46,7 +47,7 @@ mod template;
 mod tokenizer;
 
 pub use cache::{Cache, KvType, WhenFull};
-pub use ckpt_convert::tokenizer::Role as TokenRole;
+pub use ckpt_inspect::vocabulary::Role as TokenRole;
 pub use config::{Config, RopePairing, RopeScaling, Settings};
 pub use conversation::Conversation;
 pub use dump::logits_file;

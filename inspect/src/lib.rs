@@ -21,6 +21,7 @@ mod error;
 mod folder;
 pub mod ggml;
 pub mod gguf;
+mod meaning;
 pub mod measure;
 pub mod metadata;
 mod model;
@@ -53,6 +54,8 @@ pub use checkpoint::{Checkpoint, Element, Format, lookup};
 pub use describe::{Options, describe};
 pub use dtype::{DType, TernaryPacking};
 pub use error::{Error, ErrorKind, Result, printable};
+#[cfg(feature = "vocabulary")]
+pub use meaning::vocabulary;
 pub use model::{Model, StudentConfig};
 pub use names::without_state_dict;
 pub use open::{I2sLayout, OpenOptions, find, identity, open, open_with, recognises};

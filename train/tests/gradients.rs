@@ -3,9 +3,8 @@
 
 mod truth;
 
-use candle_core::Device;
 use ckpt_inspect::StudentConfig;
-use ckpt_train::{Batch, Composite, Estimator, Gradients, IGNORE, Loss, Network, Parameters, Random};
+use ckpt_train::{Batch, Composite, Device, Estimator, Gradients, IGNORE, Loss, Network, Parameters, Random};
 use truth::{relative, series, slices, truth};
 
 fn fused(

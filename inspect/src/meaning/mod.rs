@@ -1,0 +1,4 @@
+//! What stored bytes mean.
+
+#[cfg(feature = "vocabulary")]
+pub mod vocabulary;
