@@ -184,7 +184,7 @@ impl<'c, 'o> Builder<'c, 'o> {
                 continue;
             }
             if let Some(damage) = &tensor.damage {
-                return Err(ReadError::damaged(damage.clone())
+                return Err(ReadError::from(damage)
                     .in_tensor(&tensor.name)
                     .in_file(&source.path)
                     .hint("a damaged checkpoint is not converted")
@@ -454,7 +454,7 @@ impl<'c, 'o> Builder<'c, 'o> {
             true => shared_runs(self.plan.source, unpacked),
             false => HashMap::new(),
         };
-        let mut blobs_of_runs: HashMap<(usize, u64, DType, DType), usize> = HashMap::new();
+        let mut blobs_of_runs: HashMap<(ckpt_inspect::Storage, u64, DType, DType), usize> = HashMap::new();
         let mut identical: HashMap<Place, String> = HashMap::new();
         let mut shapes = serde_json::Map::new();
         for c in chosen {
@@ -474,7 +474,7 @@ impl<'c, 'o> Builder<'c, 'o> {
                 let size = c.dtype.element_size().unwrap_or(1);
                 let source_size = tensor.dtype.element_size().unwrap_or(1) as u64;
                 let blob = *blobs_of_runs
-                    .entry((run.storage, run.start, tensor.dtype, c.dtype))
+                    .entry((run.storage.clone(), run.start, tensor.dtype, c.dtype))
                     .or_insert_with(|| {
                         let whole = TensorInfo {
                             shape: vec![run.elements],

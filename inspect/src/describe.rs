@@ -7,9 +7,9 @@ use sha2::{Digest, Sha256};
 
 use crate::cache::hex;
 use crate::checkpoint::Checkpoint;
-use crate::measure::{Elements, Plan, TernaryRule, measure};
+use crate::measure::{Elements, Measured, Plan, TernaryRule, measure};
 use crate::record::{CheckpointRecord, Stats, TensorRecord, Ternary};
-use crate::storage::Place;
+use crate::storage::{Place, Storage};
 use crate::tensor::{Quantizer, Sparse, TensorInfo};
 use crate::{DType, Error, Result, metadata, ternary};
 
@@ -65,15 +65,17 @@ pub fn describe(
         })
         .collect();
     for (i, &first) in first.iter().enumerate().filter(|(i, first)| i != *first) {
-        let TensorRecord { sha256, stats, ternary, damage, .. } = tensors[first].clone();
-        tensors[i] = TensorRecord { sha256, stats, ternary, damage, ..std::mem::take(&mut tensors[i]) };
+        let TensorRecord { sha256, stats, ternary, damage, damage_kind, .. } = tensors[first].clone();
+        tensors[i] =
+            TensorRecord { sha256, stats, ternary, damage, damage_kind, ..std::mem::take(&mut tensors[i]) };
     }
     // Some damage shows only when the bytes are read.
     let found_damaged = tensors
         .iter()
         .zip(&checkpoint.tensors)
         .any(|(found, told)| found.damage.is_some() && told.damage.is_none());
-    let mut warnings: Vec<String> = checkpoint.warnings.iter().take(WARNINGS).cloned().collect();
+    let mut warnings: Vec<String> =
+        checkpoint.warnings.iter().take(WARNINGS).map(|notice| notice.text.clone()).collect();
     let more = checkpoint.warnings.len() - warnings.len();
     if more > 0 {
         warnings.push(format!("and {more} more warnings"));
@@ -93,6 +95,7 @@ pub fn describe(
         file_bytes: checkpoint.file_bytes(),
         parameters: checkpoint.parameters(),
         damaged: checkpoint.is_damaged() || found_damaged,
+        damage: checkpoint.damage.clone(),
         verdict: None,
         reasons: Vec::new(),
         tensors,
@@ -115,11 +118,10 @@ fn affordable(checkpoint: &Checkpoint, first: &[usize]) -> Vec<bool> {
     for (i, tensor) in checkpoint.tensors.iter().enumerate().filter(|(i, _)| first[*i] == *i) {
         let inflated: u64 = tensor
             .storages()
-            .map(|s| &checkpoint.storages[s])
-            .filter(|s| matches!(s.place, Place::Deflated { .. }))
-            .fold(0, |sum, s| sum.saturating_add(s.len));
-        let outside = |s: usize| tensor.check_bounds(checkpoint.storages[s].len).is_err();
-        if tensor.storages().next().is_none() || tensor.storage.is_some_and(outside) {
+            .filter(|s| matches!(s.run().place, Place::Deflated(_)))
+            .fold(0, |sum, s| sum.saturating_add(s.byte_len()));
+        let outside = |s: &Storage| tensor.check_bounds(s.byte_len()).is_err();
+        if tensor.storages().next().is_none() || tensor.storage.as_ref().is_some_and(outside) {
             // Nothing will be read.
             continue;
         }
@@ -137,8 +139,8 @@ fn first_alike(checkpoint: &Checkpoint) -> Vec<usize> {
     let mut known = HashMap::new();
     let place = |(i, tensor): (usize, &TensorInfo)| {
         let plain = tensor.quantizer.is_none() && tensor.sparse.is_none() && tensor.damage.is_none();
-        let Some(storage) = tensor.storage.filter(|_| plain) else { return i };
-        let region = (storage, tensor.byte_offset, tensor.shape.clone(), tensor.strides.clone());
+        let Some(storage) = tensor.storage.as_ref().filter(|_| plain) else { return i };
+        let region = (storage.clone(), tensor.byte_offset, tensor.shape.clone(), tensor.strides.clone());
         let reading = (tensor.dtype, tensor.scale.map(f32::to_bits), checkpoint.model.is_ternary(tensor));
         *known.entry((region, reading)).or_insert(i)
     };
@@ -154,13 +156,14 @@ fn describe_tensor(
     let sizes = |dims: &[usize]| dims.iter().map(|&d| d as u64).collect();
     let mut record = TensorRecord {
         name: tensor.name.clone(),
-        dtype: tensor.dtype.name().into(),
+        dtype: tensor.dtype,
         shape: sizes(&tensor.shape),
         strides: sizes(&tensor.strides),
         group: tensor.group,
         bytes: stored_bytes(tensor),
         shared_with: shared.iter().map(|s| s.to_string()).collect(),
-        damage: tensor.damage.clone(),
+        damage: tensor.damage.as_ref().map(|damage| damage.what.clone()),
+        damage_kind: tensor.damage.as_ref().map(|damage| damage.kind),
         ..TensorRecord::default()
     };
     if tensor.damage.is_some() {
@@ -169,7 +172,7 @@ fn describe_tensor(
     if options.sha256 {
         match checkpoint.tensor_bytes(tensor) {
             Ok(bytes) => record.sha256 = Some(hex(&Sha256::digest(&bytes))),
-            Err(error) if error.kind == crate::ErrorKind::Damaged => record.damage = Some(error.what),
+            Err(error) if error.kind == crate::ErrorKind::Damaged => record.set_damage(error),
             Err(_) => {}
         }
     }
@@ -179,7 +182,7 @@ fn describe_tensor(
                 record.stats = Some(stats);
                 record.ternary = ternary;
             }
-            Err(error) if error.kind == crate::ErrorKind::Damaged => record.damage = Some(error.what),
+            Err(error) if error.kind == crate::ErrorKind::Damaged => record.set_damage(error),
             Err(_) => {}
         }
     }
@@ -200,10 +203,12 @@ impl Checkpoint {
     /// `Damaged` when its bytes cannot be read, `Unsupported` for complex elements and block formats that are
     /// named but not decoded.
     pub fn measure(&self, tensor: &TensorInfo, histogram: bool) -> Result<(Stats, Option<Ternary>)> {
-        self.measure_inner(tensor, histogram).map_err(|e| e.in_tensor(&tensor.name).in_file(&self.path))
+        self.measure_inner(tensor, histogram)
+            .map(|measured| (measured.stats, measured.ternary))
+            .map_err(|e| e.in_tensor(&tensor.name).in_file(&self.path))
     }
 
-    fn measure_inner(&self, tensor: &TensorInfo, histogram: bool) -> Result<(Stats, Option<Ternary>)> {
+    fn measure_inner(&self, tensor: &TensorInfo, histogram: bool) -> Result<Measured> {
         let cols = matrix_cols(&tensor.shape);
         let student = self.model.student.as_ref();
         let rule = if tensor.dtype.is_ternary() {
@@ -221,12 +226,13 @@ impl Checkpoint {
                     "elements listed more than once, which are to be added up first",
                 ));
             }
-            let (mut stats, _) = self.measure_inner(&sparse.values, histogram)?;
-            add_zeros(&mut stats, tensor.numel().saturating_sub(sparse.values.numel()));
-            return Ok((stats, None));
+            let mut measured = self.measure_inner(&sparse.values, histogram)?;
+            measured.add_zeros(tensor.numel().saturating_sub(sparse.values.numel()));
+            measured.ternary = None;
+            return Ok(measured);
         }
         let bytes = self.tensor_bytes(tensor)?;
-        let measured = match tensor.dtype {
+        let mut measured = match tensor.dtype {
             DType::Ternary(packing) => {
                 ternary::check_codes(&bytes)?;
                 let scale = tensor.scale.unwrap_or(1.0);
@@ -268,14 +274,14 @@ impl Checkpoint {
             }
             dtype => measure(&Elements::Plain { dtype, bytes: &bytes }, &plan),
         };
-        let mut ternary = measured.ternary;
-        if let (Some(ternary), DType::Ternary(_)) = (&mut ternary, tensor.dtype) {
+        let Measured { stats, ternary, .. } = &mut measured;
+        if let (Some(ternary), DType::Ternary(_)) = (&mut *ternary, tensor.dtype) {
             ternary.scale = tensor.scale.map(f64::from);
         }
-        if let (Some(ternary), DType::Ggml(_)) = (&mut ternary, tensor.dtype) {
+        if let (Some(ternary), DType::Ggml(_)) = (ternary, tensor.dtype) {
             // Every nonzero value of a ternary block format is its block's scale.
             let nonzero = 1.0 - ternary.zero;
-            ternary.scale = measured.stats.abs_mean.filter(|_| nonzero > 0.0).map(|m| m / nonzero);
+            ternary.scale = stats.abs_mean.filter(|_| nonzero > 0.0).map(|m| m / nonzero);
             // Scales that are all zero hide codes that need not be.
             if nonzero == 0.0
                 && let Some(codes) = self.ternary_codes(tensor)?
@@ -290,7 +296,7 @@ impl Checkpoint {
                 *ternary = hidden.map(|t| Ternary { scale: Some(0.0), ..t }).unwrap_or_default();
             }
         }
-        Ok((measured.stats, ternary))
+        Ok(measured)
     }
 
     /// Elements as real numbers in f32, row-major: packed and quantized ones decoded, sparse ones spread out.
@@ -438,25 +444,4 @@ fn numel(tensor: &TensorInfo) -> Result<usize> {
 fn matrix_cols(shape: &[usize]) -> Option<usize> {
     let cols = shape.get(1..)?.iter().try_fold(1usize, |n, &d| n.checked_mul(d))?;
     (shape.len() >= 2 && cols > 0).then_some(cols)
-}
-
-/// Folds `more` zeros into the statistics of a sparse tensor's listed values.
-fn add_zeros(stats: &mut Stats, more: u64) {
-    if more == 0 {
-        return;
-    }
-    let finite = (stats.count - stats.nan - stats.inf) as f64;
-    let added = more as f64;
-    let total = finite + added;
-    let mean = stats.mean.unwrap_or(0.0);
-    let sum_of_squares =
-        stats.std.map_or(0.0, |s| s * s * (finite - 1.0)) + mean * mean * finite * added / total;
-    stats.count += more;
-    stats.zeros += more;
-    stats.mean = Some(mean * finite / total);
-    stats.std = (total >= 2.0).then(|| (sum_of_squares / (total - 1.0)).sqrt());
-    stats.min = Some(stats.min.unwrap_or(0.0).min(0.0));
-    stats.max = Some(stats.max.unwrap_or(0.0).max(0.0));
-    stats.abs_mean = Some(stats.abs_mean.unwrap_or(0.0) * finite / total);
-    stats.abs_max = Some(stats.abs_max.unwrap_or(0.0));
 }

@@ -1,7 +1,6 @@
 //! Elements piece by piece, for work that streams tensors and never holds one decoded as a whole.
 
 use crate::checkpoint::Checkpoint;
-use crate::storage::Place;
 use crate::tensor::TensorInfo;
 use crate::{DType, Error, Result, measure, ternary};
 
@@ -81,13 +80,11 @@ impl Checkpoint {
     /// Bytes that [`Checkpoint::tensor_bytes`] has to allocate for `tensor`: none where it can borrow from the map.
     pub fn copied_bytes(&self, tensor: &TensorInfo) -> u64 {
         let part = tensor.sparse.as_ref().map_or(tensor, |sparse| &sparse.values);
-        let Some(storage) = part.storage.and_then(|s| self.storages.get(s)) else { return 0 };
+        let Some(storage) = &part.storage else { return 0 };
         let own = part.byte_len().unwrap_or(0);
-        match &storage.place {
-            Place::Deflated { .. } => storage.len.saturating_add(own),
-            Place::Filled { .. } => storage.len,
-            _ if storage.swap > 1 || !part.is_contiguous() => own,
-            _ => 0,
+        match storage.copied(own) {
+            0 if storage.run().swap > 1 || !part.is_contiguous() => own,
+            copied => copied,
         }
     }
 }

@@ -14,6 +14,9 @@ use blocks::Block;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GgmlType(pub u32);
 
+/// What types are called that no number stands for.
+const UNKNOWN: &str = "unknown";
+
 /// What is known of one type.
 struct Facts {
     name: &'static str,
@@ -30,6 +33,15 @@ macro_rules! types {
         #[allow(missing_docs)] // GGML's own names
         impl GgmlType {
             $(pub const $name: GgmlType = GgmlType($number);)*
+
+            /// The type of this name; that of no known number for `unknown`.
+            pub(crate) fn named(name: &str) -> Option<Self> {
+                match name {
+                    $(stringify!($name) => Some(GgmlType($number)),)*
+                    UNKNOWN => Some(GgmlType(u32::MAX)),
+                    _ => None,
+                }
+            }
         }
 
         fn facts(ggml: GgmlType) -> Option<Facts> {
@@ -130,7 +142,7 @@ type DecodeBlocks = fn(&[u8], &mut [f32]);
 impl GgmlType {
     /// GGML's own name, such as `Q4_K`; `unknown` for a number that has none.
     pub fn name(self) -> &'static str {
-        facts(self).map_or("unknown", |f| f.name)
+        facts(self).map_or(UNKNOWN, |f| f.name)
     }
 
     /// Whether the number stands for a type at all.

@@ -193,9 +193,9 @@ impl Vocabulary {
     /// `Unsupported` when it has none, `Damaged`.
     pub fn of_header(header: &Header<'_>) -> Result<Self> {
         if let Some(damage) = &header.damage {
-            return Err(Error::damaged(damage.clone()));
+            return Err(Error::from(damage));
         }
-        let text = |key: &str| header.get(key).and_then(|v| v.as_str()).map(str::to_string);
+        let text = |key: &str| header.get(key).and_then(|v| v.to_text());
         let (Some(model), Some(texts)) =
             (text("tokenizer.ggml.model"), header.strings("tokenizer.ggml.tokens"))
         else {
@@ -219,7 +219,7 @@ impl Vocabulary {
             None => None,
             Some(merges) => {
                 let strings = merges.as_array().filter(|m| m.element_type() == ValueType::String);
-                let merges = strings.and_then(|m| m.iter().map(|v| v.as_str().map(str::to_string)).collect());
+                let merges = strings.and_then(|m| m.iter().map(|v| v.to_text()).collect());
                 let wrong = || Error::damaged(format!("`{MERGES_KEY}` are no strings"));
                 Some(merges.ok_or_else(wrong)?)
             }
