@@ -9,9 +9,11 @@ use ckpt_reports::gate::{self, Checked, Finding, Outcome, Rule, Severity, Status
 use ckpt_reports::policy::{Pattern, check_factor, check_share};
 use ckpt_reports::{Policy, github, junit, sarif};
 
+#[cfg(feature = "diagnose")]
+use crate::diagnose;
 use crate::format::Gate as Format;
 use crate::load::{LoadArgs, LoadOptions, records};
-use crate::{Failure, diagnose, exit, terminal};
+use crate::{Failure, exit, terminal};
 
 /// Refuse checkpoints that are not good enough: for CI, pre-commit hooks and scripts.
 ///
@@ -53,9 +55,11 @@ pub struct Args {
     max_new_dead: Option<f64>,
     /// Run each model too, and refuse those that fail `ckpt diagnose`'s syntax or logic step. Its third step is what the
     /// gate does anyway.
+    #[cfg(feature = "diagnose")]
     #[arg(long)]
     diagnose: bool,
     /// With --diagnose, the models' tokenizer; by default the one beside each checkpoint.
+    #[cfg(feature = "diagnose")]
     #[arg(long, value_name = "FILE", requires = "diagnose")]
     tokenizer: Option<PathBuf>,
     /// Do not compare storages with the CRC-32 that the file records. Unchanged files are then answered from the
@@ -102,6 +106,16 @@ fn also(text: &str) -> Result<(Format, PathBuf), String> {
     Ok((<Format as clap::ValueEnum>::from_str(format, false)?, file.into()))
 }
 
+/// With --diagnose, adds what the gate has against the model's writing.
+#[cfg(feature = "diagnose")]
+fn diagnosed(args: &Args, mut checked: Checked, path: &Path, record: &CheckpointRecord) -> Checked {
+    if args.diagnose {
+        let found = diagnose::findings(path, args.tokenizer.as_deref(), record);
+        checked.add(Rule::FailedDiagnosis, &found);
+    }
+    checked
+}
+
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<u8, Failure> {
     let outputs: Vec<(Format, &Path)> = args
@@ -128,11 +142,9 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     for (path, record) in records(&args.paths, &options)? {
         checked.push(match record {
             Ok(record) => {
-                let mut checked = gate::check(&record, &policy, baseline.as_ref());
-                if args.diagnose {
-                    let found = diagnose::findings(&path, args.tokenizer.as_deref(), &record);
-                    checked.add(Rule::FailedDiagnosis, &found);
-                }
+                let checked = gate::check(&record, &policy, baseline.as_ref());
+                #[cfg(feature = "diagnose")]
+                let checked = diagnosed(args, checked, &path, &record);
                 checked
             }
             Err(error) => gate::unreadable(path.display().to_string(), &reason(error, &path)),

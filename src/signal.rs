@@ -4,11 +4,49 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::Failure;
+#[cfg(unix)]
+use crate::exit;
+
+/// Makes two signals that would end the process without a word say what happened. For a program that is nothing but
+/// this command line, before it starts a thread: where another process cuts a mapped file short while it is read, the
+/// program says so and ends with the code of a file that cannot be read; a limit on the size of files shows as an error
+/// of the write, instead of temporary files that are left behind.
+pub fn handle_signals() {
+    #[cfg(unix)]
+    {
+        explain_lost_pages();
+        survive_size_limits();
+    }
+}
+
+/// Where another process cuts a mapped file short while it is read, the system ends this one with SIGBUS. This says
+/// why, with the exit code of a file that cannot be read, and gives a terminal back that was taken over.
+#[cfg(unix)]
+fn explain_lost_pages() {
+    const WHY: &[u8] =
+        b"error: a file became shorter while it was read; try again when nothing writes to it any more\n";
+    static BEGUN: AtomicBool = AtomicBool::new(false);
+    let explain = || {
+        // Threads that read the same file get here together: the first one ends them all.
+        while BEGUN.swap(true, Ordering::SeqCst) {
+            std::hint::spin_loop();
+        }
+        #[cfg(feature = "browse")]
+        crate::browse::give_back_at_once();
+        let _ = rustix::io::write(rustix::stdio::stderr(), WHY);
+        signal_hook::low_level::exit(exit::UNREADABLE.into());
+    };
+    // SAFETY: no other thread runs yet that could set a handler at the same time. The standard library's would come
+    // before this one, and let the next thread's signal end the program with its default action.
+    unsafe { libc::signal(libc::SIGBUS, libc::SIG_DFL) };
+    // SAFETY: the handler does nothing but load atomics, write, tcsetattr and _exit, which are async-signal-safe.
+    let _ = unsafe { signal_hook::low_level::register(signal_hook::consts::SIGBUS, explain) };
+}
 
 /// From here on a limit on the size of files shows as an error of the write, instead of ending the program with its
 /// temporary files left behind.
 #[cfg(unix)]
-pub fn survive_size_limits() {
+fn survive_size_limits() {
     let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default());
 }
 

@@ -200,9 +200,9 @@ impl From<Error> for Failure {
             other => {
                 let code = match &other {
                     Error::Settings(_) => exit::USAGE,
-                    Error::Collapsed(_) | Error::Stopped(_) | Error::Tensor(_) => exit::REFUSED,
                     Error::Data { .. } | Error::Read { .. } => exit::UNREADABLE,
-                    _ => exit::UNWRITABLE,
+                    Error::Save(_) | Error::Write { .. } => exit::UNWRITABLE,
+                    _ => exit::REFUSED,
                 };
                 Failure { message: other.to_string(), code }
             }

@@ -7,11 +7,19 @@ use ckpt_convert::{Agreement, Report, Rule};
 use ckpt_inspect::{I2sLayout, OpenOptions};
 
 use crate::format::Plain as Format;
+#[cfg(feature = "infer")]
 use crate::outputs::{self, OutputArgs};
 use crate::terminal::{self, Table};
 use crate::{Failure, exit};
 
-/// Compare the weights of two checkpoints, whatever their formats and names, or with --outputs what they compute.
+#[cfg_attr(
+    feature = "infer",
+    doc = "Compare the weights of two checkpoints, whatever their formats and names, or with --outputs what they compute."
+)]
+#[cfg_attr(
+    not(feature = "infer"),
+    doc = "Compare the weights of two checkpoints, whatever their formats and names."
+)]
 ///
 /// Equal types must agree to the bit, a narrower type with the rounding of the wider one, packed ternary matrices in
 /// code and scale, block formats within what their steps allow. Exit code 1 when they do not agree.
@@ -31,12 +39,14 @@ pub struct Args {
     /// Output format.
     #[arg(long, default_value = "human")]
     format: Format,
+    #[cfg(feature = "infer")]
     #[command(flatten, next_help_heading = "Comparing outputs")]
     outputs: OutputArgs,
 }
 
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<u8, Failure> {
+    #[cfg(feature = "infer")]
     if args.outputs.outputs {
         return outputs::run(&args.outputs, (&args.a, &args.b), args.format == Format::Json);
     }

@@ -11,6 +11,7 @@ use ckpt_inspect::gguf::{ALIGNMENT_KEY, Keys, Layout, OutputEntry};
 use ckpt_inspect::meaning::ConfigError;
 use ckpt_inspect::meaning::architecture::{Role, TABLE};
 use ckpt_inspect::staged::{Control, OutputFile, StagedFile, StagedFolder};
+use ckpt_inspect::vocabulary::Vocabulary;
 use ckpt_inspect::{Checkpoint, DType, Format, ModelConfig, TensorInfo};
 use globset::GlobMatcher;
 use half::f16;
@@ -20,7 +21,6 @@ use crate::names;
 use crate::plan::{Options, Plan};
 use crate::quant::Quant;
 use crate::ternary::Grid;
-use crate::tokenizer::Vocabulary;
 use crate::{Error, Result};
 
 /// How weights go into a GGUF file.
@@ -298,7 +298,13 @@ fn keys(plan: &mut Plan<'_>, options: &Options) -> Result<Keys> {
     match vocabulary {
         Some(mut vocabulary) => {
             if let Some(rows) = rows {
-                vocabulary.fit(rows)?;
+                let count = vocabulary.tokens.len();
+                if count > rows {
+                    return Err(Error::Target(format!(
+                        "the tokenizer has {count} tokens and the embedding {rows} rows: it is another model's; name the right one with --tokenizer"
+                    )));
+                }
+                vocabulary.fill(rows);
             }
             plan.notes.extend(vocabulary.warnings.iter().map(|w| format!("tokenizer: {w}")));
             keys.extend(vocabulary.to_keys());

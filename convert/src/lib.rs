@@ -31,7 +31,6 @@ mod simd;
 mod source;
 mod sparse;
 mod ternary;
-pub mod tokenizer;
 mod torch;
 mod verify;
 mod write;

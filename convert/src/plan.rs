@@ -34,7 +34,7 @@ pub struct Options {
     pub ternary: Option<GlobMatcher>,
     /// SafeTensors and GGUF: begin a new file beyond this many bytes of tensors.
     pub max_shard_bytes: Option<u64>,
-    /// GGUF: the tokenizer to embed, see [`crate::tokenizer::Vocabulary::read`]; by default the one that lies beside
+    /// GGUF: the tokenizer to embed, see [`ckpt_inspect::vocabulary::Vocabulary::read`]; by default the one that lies beside
     /// the source, or is in it.
     pub tokenizer: Option<PathBuf>,
     /// Whether to replace what is there.

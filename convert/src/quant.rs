@@ -10,8 +10,6 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use bytemuck::Pod;
-use candle_core::quantized::{GgmlDType, QTensor};
-use candle_core::{Device, Tensor};
 use ckpt_inspect::DType;
 use ckpt_inspect::ggml::blocks::{Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Tq1_0, Tq2_0};
 use ckpt_inspect::ggml::{GgmlType, I2_S_TAIL};
@@ -118,6 +116,19 @@ impl Quant {
         self.dtype().element_size().is_none()
     }
 
+    /// Whether this build makes tensors of it: the K types need the feature `k-quants`.
+    pub fn is_made(self) -> bool {
+        use Quant::*;
+        cfg!(feature = "k-quants") || !matches!(self, Q2K | Q3K | Q4K | Q5K | Q6K)
+    }
+
+    /// Why a build that does not make it refuses it.
+    pub(crate) fn not_made(self) -> Error {
+        Error::Target(format!(
+            "{self} blocks are not made by this build, which is without its feature k-quants; q4_0 to q8_0 are"
+        ))
+    }
+
     /// Whether rows of `shape` fill whole blocks.
     pub fn fits(self, shape: &[usize]) -> bool {
         shape.last().is_none_or(|row| row.is_multiple_of(self.block()))
@@ -222,7 +233,11 @@ pub fn i2_s_tail(scale: f32) -> [u8; I2_S_TAIL as usize] {
     tail
 }
 
+#[cfg(feature = "k-quants")]
 fn k_blocks(quant: Quant, values: &[f32]) -> Result<Vec<u8>> {
+    use candle_core::quantized::{GgmlDType, QTensor};
+    use candle_core::{Device, Tensor};
+
     let dtype = match quant {
         Quant::Q2K => GgmlDType::Q2K,
         Quant::Q3K => GgmlDType::Q3K,
@@ -236,6 +251,11 @@ fn k_blocks(quant: Quant, values: &[f32]) -> Result<Vec<u8>> {
     };
     quantize()
         .map_err(|e: candle_core::Error| Error::Target(format!("{quant} blocks could not be made: {e}")))
+}
+
+#[cfg(not(feature = "k-quants"))]
+fn k_blocks(quant: Quant, _: &[f32]) -> Result<Vec<u8>> {
+    Err(quant.not_made())
 }
 
 with_avx2!(magnitude(values: &[f32]) -> f32 = largest);

@@ -28,6 +28,7 @@ mod cache;
 pub mod compare;
 mod config;
 mod conversation;
+#[cfg(feature = "diagnose")]
 pub mod diagnose;
 mod dump;
 mod error;
@@ -45,11 +46,11 @@ mod template;
 mod tokenizer;
 
 pub use cache::{Cache, KvType, WhenFull};
-pub use ckpt_convert::tokenizer::Role as TokenRole;
 pub use ckpt_inspect::ModelConfig as Config;
 pub use ckpt_inspect::meaning::architecture::{Part, Role};
 pub use ckpt_inspect::meaning::names::Names;
 pub use ckpt_inspect::meaning::{Given as Settings, RopePairing, RopeScaling};
+pub use ckpt_inspect::vocabulary::Role as TokenRole;
 pub use config::configuration;
 pub use conversation::Conversation;
 pub use dump::logits_file;

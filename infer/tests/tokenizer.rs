@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use ckpt_convert::tokenizer::Vocabulary;
 use ckpt_infer::{Error, Specials, TokenRole, Tokenizer};
 use ckpt_inspect::ErrorKind;
 use ckpt_inspect::gguf::{Keys, Layout};
+use ckpt_inspect::vocabulary::Vocabulary;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

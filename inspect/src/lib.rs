@@ -61,6 +61,8 @@ pub use error::{Error, ErrorKind, Result, printable, printable_in_log};
 pub use format::{Format, npy, recognises};
 use health::verdict;
 pub use layout::{find, identity};
+#[cfg(feature = "vocabulary")]
+pub use meaning::vocabulary;
 pub use meaning::{Model, ModelConfig};
 pub use names::without_state_dict;
 pub use open::{I2sLayout, OpenOptions, open, open_bytes, open_bytes_with, open_with};

@@ -51,6 +51,7 @@ pub enum Error {
     #[error("teacher: {0}")]
     Teacher(#[from] ckpt_infer::Error),
     /// A tensor operation of the composite model failed.
+    #[cfg(feature = "candle")]
     #[error("tensor operation: {0}")]
     Tensor(#[from] candle_core::Error),
 }

@@ -1,6 +1,7 @@
 //! Train and resume ternary (BitNet b1.58) student models.
 
 mod batch;
+#[cfg(feature = "candle")]
 mod composite;
 pub mod data;
 pub mod distill;
@@ -19,9 +20,11 @@ mod start;
 mod tensorboard;
 mod trainer;
 
+#[cfg(feature = "candle")]
 pub use candle_core::Device;
 
 pub use batch::{Batch, IGNORE};
+#[cfg(feature = "candle")]
 pub use composite::Composite;
 pub use error::{Error, Result};
 pub use health::{Health, Measured};

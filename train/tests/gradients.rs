@@ -3,11 +3,10 @@
 
 mod truth;
 
-use candle_core::Device;
 use ckpt_inspect::ModelConfig;
 use ckpt_inspect::meaning::Sizes;
 use ckpt_inspect::meaning::architecture::STUDENT;
-use ckpt_train::{Batch, Composite, Estimator, Gradients, IGNORE, Loss, Network, Parameters, Random};
+use ckpt_train::{Batch, Composite, Device, Estimator, Gradients, IGNORE, Loss, Network, Parameters, Random};
 use truth::{relative, series, slices, truth};
 
 fn fused(

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 
-use ckpt_convert::tokenizer::{PreTokenizer, Role, Token, TokenType, Vocabulary, pre_tokenizer};
+use ckpt_inspect::vocabulary::{PreTokenizer, Role, Token, TokenType, Vocabulary, byte, pre_tokenizer};
 use tokenizers::models::bpe::BPE;
 use tokenizers::models::unigram;
 use tokenizers::normalizers::Precompiled;
@@ -13,8 +13,6 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel as ByteLevelStep;
 use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{DecoderWrapper, NormalizedString, Normalizer, SplitDelimiterBehavior};
-
-use super::scores;
 
 /// Runs `work` of the crate, whose panics on files that contradict themselves become errors.
 fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
@@ -190,7 +188,7 @@ impl Unigram {
         let pieces: Vec<(String, f64)> = pieces.collect();
         let unknown = vocabulary.role(Role::Unk).map(|id| id as usize);
         let byte_fallback =
-            vocabulary.tokens.iter().any(|t| t.kind == TokenType::Byte && scores::byte(&t.text).is_some());
+            vocabulary.tokens.iter().any(|t| t.kind == TokenType::Byte && byte(&t.text).is_some());
         let model = guarded(|| unigram::Unigram::from(pieces, unknown, byte_fallback))?;
         let prefix = vocabulary.keys.get("tokenizer.ggml.add_space_prefix").and_then(|v| v.as_bool());
         Ok(Unigram {

@@ -9,9 +9,8 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use ckpt_convert::tokenizer::{Role, TokenType, Vocabulary, open_file, read_file};
 use ckpt_inspect::Checkpoint;
-use ckpt_inspect::gguf::MAGIC;
+use ckpt_inspect::vocabulary::{FILE_NAMES, FileKind, Role, Token, TokenType, Vocabulary, byte, read_file};
 
 use crate::{Error, Result};
 use library::{ByteLevel, Json, Unigram};
@@ -89,22 +88,14 @@ impl Tokenizer {
             return Self::in_folder(path)?
                 .ok_or_else(|| Error::Tokenizer { path: path.into(), what: what.into() });
         }
-        let io = |e: std::io::Error| Error::Checkpoint(ckpt_inspect::Error::io(path, &e));
-        let start = start(open_file(path)?).map_err(io)?;
-        if start.starts_with(&MAGIC) {
-            let file = ckpt_inspect::open(path)?;
-            let none = || Error::Tokenizer { path: path.into(), what: "has no tokenizer of its own".into() };
-            return Self::embedded(&file)?.ok_or_else(none);
-        }
-        let named_json = path.extension().is_some_and(|extension| extension == "json");
-        if !named_json && start.trim_ascii_start().first() != Some(&b'{') {
+        if FileKind::of(path)? != FileKind::Json {
             return Self::of_vocabulary(Vocabulary::read(path)?, path);
         }
         let bytes = read_file(path)?;
         let wrong = |what: String| Error::Tokenizer { path: path.into(), what };
         let (json, tokens) = Json::read(&bytes).map_err(wrong)?;
         let folder = path.parent().unwrap_or(Path::new(""));
-        let vocabulary = Vocabulary::listed("json", tokens, folder).map_err(|e| with_path(e, path))?;
+        let vocabulary = Vocabulary::listed("json", tokens, folder).map_err(|e| e.in_file(path))?;
         let (begin, end) = json.around().map_err(wrong)?;
         let pieces = json.is_byte_level().then(|| byte_level_pieces(&vocabulary));
         let partition = Partition::new(&vocabulary);
@@ -131,21 +122,13 @@ impl Tokenizer {
     }
 
     fn in_folder(folder: &Path) -> Result<Option<Self>> {
-        let mut files = ["tokenizer.json", "tokenizer.model"].map(|name| folder.join(name)).into_iter();
+        let mut files = FILE_NAMES.map(|name| folder.join(name)).into_iter();
         files.find(|path| path.is_file()).map(|path| Self::open(&path)).transpose()
     }
 
     fn embedded(checkpoint: &Checkpoint) -> Result<Option<Self>> {
-        let Some(header) = checkpoint.gguf_header() else { return Ok(None) };
-        let header = header?;
-        if header.damage.is_none() && header.get("tokenizer.ggml.tokens").is_none() {
-            return Ok(None);
-        }
-        let vocabulary = Vocabulary::of_header(&header).map_err(|e| with_path(e, &checkpoint.path))?;
-        if vocabulary.model == "none" {
-            return Ok(None);
-        }
-        Self::of_vocabulary(vocabulary, &checkpoint.path).map(Some)
+        let vocabulary = Vocabulary::embedded(checkpoint)?;
+        vocabulary.map(|vocabulary| Self::of_vocabulary(vocabulary, &checkpoint.path)).transpose()
     }
 
     fn of_vocabulary(mut vocabulary: Vocabulary, path: &Path) -> Result<Self> {
@@ -316,7 +299,7 @@ impl Tokenizer {
     }
 
     /// Whether a plain token stands for exactly `text`.
-    pub(crate) fn is_word(&self, text: &str) -> bool {
+    pub fn is_word(&self, text: &str) -> bool {
         self.words.get_or_init(|| {
             let pieces = self.pieces.iter().flatten().filter(|piece| !piece.special);
             match &self.pieces {
@@ -374,27 +357,6 @@ impl Tokenizer {
     }
 }
 
-/// The first bytes of a file, enough to tell what it is.
-fn start(file: std::fs::File) -> std::io::Result<Vec<u8>> {
-    use std::io::Read;
-    let mut start = Vec::new();
-    file.take(4096).read_to_end(&mut start)?;
-    Ok(start)
-}
-
-fn with_path(error: ckpt_inspect::Error, path: &Path) -> Error {
-    Error::Checkpoint(if error.path.is_some() { error } else { error.in_file(path) })
-}
-
-impl From<ckpt_convert::Error> for Error {
-    fn from(error: ckpt_convert::Error) -> Self {
-        match error {
-            ckpt_convert::Error::Read(error) => Error::Checkpoint(error),
-            other => Error::Tokenizer { path: PathBuf::new(), what: other.to_string() },
-        }
-    }
-}
-
 fn is_special(kind: TokenType) -> bool {
     matches!(kind, TokenType::Control | TokenType::Unknown | TokenType::Unused)
 }
@@ -402,7 +364,7 @@ fn is_special(kind: TokenType) -> bool {
 /// Byte-level vocabularies write each byte as a printable character, GPT-2's way; what a file adds is plain text.
 fn byte_level_pieces(vocabulary: &Vocabulary) -> Vec<Piece> {
     let bytes = library::bytes_of_chars();
-    let piece = |token: &ckpt_convert::tokenizer::Token| {
+    let piece = |token: &Token| {
         let plain = || token.text.clone();
         let text = match token.kind {
             TokenType::Normal => std::str::from_utf8(&token.text)
@@ -418,8 +380,8 @@ fn byte_level_pieces(vocabulary: &Vocabulary) -> Vec<Piece> {
 
 /// SentencePiece writes a space as ▁, and a byte that no token has as `<0x0A>`.
 fn sentencepiece_pieces(vocabulary: &Vocabulary) -> Vec<Piece> {
-    let piece = |token: &ckpt_convert::tokenizer::Token| {
-        let bytes = match (token.kind, scores::byte(&token.text)) {
+    let piece = |token: &Token| {
+        let bytes = match (token.kind, byte(&token.text)) {
             (TokenType::Byte, Some(byte)) => vec![byte],
             (TokenType::Normal | TokenType::UserDefined, _) => {
                 String::from_utf8_lossy(&token.text).replace('▁', " ").into_bytes()

@@ -5,7 +5,7 @@
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap};
 
-use ckpt_convert::tokenizer::{Role, TokenType, Vocabulary};
+use ckpt_inspect::vocabulary::{Role, TokenType, Vocabulary, byte};
 use tokenizers::normalizers::Precompiled;
 
 use super::library;
@@ -19,13 +19,6 @@ pub(super) struct Scores {
     normalizer: Option<Precompiled>,
     trims: bool,
     prefix: bool,
-}
-
-/// The byte that a token such as `<0x0A>` stands for.
-pub(super) fn byte(text: &[u8]) -> Option<u8> {
-    let hex = text.strip_prefix(b"<0x")?.strip_suffix(b">")?;
-    let hex = std::str::from_utf8(hex).ok().filter(|hex| hex.len() == 2)?;
-    u8::from_str_radix(hex, 16).ok()
 }
 
 /// A run of characters, a link of the chain that is the text.

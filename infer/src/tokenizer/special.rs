@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use aho_corasick::{AhoCorasick, MatchKind};
-use ckpt_convert::tokenizer::{Role, TokenType, Vocabulary};
+use ckpt_inspect::vocabulary::{Role, TokenType, Vocabulary};
 
 use super::FimTokens;
 

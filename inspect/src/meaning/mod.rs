@@ -6,6 +6,8 @@ mod given;
 mod model;
 pub mod names;
 mod rope;
+#[cfg(feature = "vocabulary")]
+pub mod vocabulary;
 
 pub use config::{Activation, AttentionBias, ModelConfig, RopePairing, Sizes, SlidingLayers};
 pub use given::{Assumed, ConfigError, Given, Setting, Shapes};

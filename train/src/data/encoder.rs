@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use ckpt_convert::tokenizer::read_file;
 use ckpt_infer::FIM_TEXTS;
+use ckpt_inspect::vocabulary::read_file;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokenizers::Tokenizer;

@@ -1,20 +1,24 @@
-//! Vocabularies as GGUF keys say them: read from tokenizer.json, SentencePiece's tokenizer.model or another GGUF file,
-//! so that llama.cpp gives the same ids to the same text. Its loader (`llama_vocab::impl::load`) says what the keys mean.
+//! Vocabularies as GGUF keys say them: read from tokenizer.json, SentencePiece's tokenizer.model or a GGUF file, so
+//! that llama.cpp gives the same ids to the same text. Its loader (`llama_vocab::impl::load`) says what the keys mean.
+//!
+//! Here tokenizers are read; text is cut into tokens elsewhere.
 
 mod beside;
 mod json;
 mod pretokenizer;
 mod sentencepiece;
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 
-use ckpt_inspect::Error as ReadError;
-use ckpt_inspect::gguf::{self, Header, Keys, ValueType};
-
-use crate::{Error, Result};
+use crate::gguf::{Header, Keys, MAGIC, ValueType};
+use crate::{Checkpoint, Error, ErrorKind, Result};
 use beside::Beside;
 pub use pretokenizer::{PreTokenizer, pre_tokenizer};
 
+/// What tokenizers are called in the folder of a model.
+pub const FILE_NAMES: [&str; 2] = ["tokenizer.json", "tokenizer.model"];
 /// Larger files are no tokenizer's. The largest in use take about 40 MB.
 const LARGEST_FILE: u64 = 128 << 20;
 /// Ids without a token are filled up, this many at most.
@@ -131,27 +135,26 @@ pub struct Vocabulary {
 }
 
 impl Vocabulary {
-    /// Reads the tokenizer at `path`: a tokenizer.json, a tokenizer.model, a GGUF file, told by their contents, or a
-    /// folder that holds one. Files that stand beside it in its folder say which tokens have a role.
+    /// Reads the tokenizer at `path`: a tokenizer.json, a tokenizer.model, a GGUF file ([`FileKind::of`]), or a folder
+    /// that holds one of the first two. Files that stand beside it in its folder say which tokens have a role.
     ///
     /// # Errors
-    /// `Io`, `Damaged`, `Unsupported` (of [`ckpt_inspect::ErrorKind`]) in [`Error::Read`].
+    /// `Io`, `Damaged`, `Unsupported`; `NotFound` for a folder that holds none.
     pub fn read(path: &Path) -> Result<Self> {
         if path.is_dir() {
-            return Self::in_folder(path)?.ok_or_else(|| {
-                Error::Target(format!("{}: holds neither tokenizer.json nor tokenizer.model", path.display()))
-            });
+            let none = "holds neither tokenizer.json nor tokenizer.model";
+            return Self::in_folder(path)?.ok_or_else(|| Error::new(ErrorKind::NotFound, none).in_file(path));
         }
-        let bytes = read_file(path)?;
-        let beside = Beside::read(path.parent().unwrap_or(Path::new("")))?;
-        let vocabulary = if bytes.starts_with(&gguf::MAGIC) {
-            Header::parse(&bytes).and_then(|header| Self::of_header(&header))
-        } else if bytes.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{') {
-            json::read(&bytes, &beside)
-        } else {
-            sentencepiece::read(&bytes, &beside)
+        let beside = || Beside::read(path.parent().unwrap_or(Path::new("")));
+        let vocabulary = match FileKind::of(path)? {
+            FileKind::Gguf => {
+                let none = || Error::unsupported("has no tokenizer of its own").in_file(path);
+                return Self::embedded(&crate::open(path)?)?.ok_or_else(none);
+            }
+            FileKind::Json => json::read(&read_file(path)?, &beside()?),
+            FileKind::SentencePiece => sentencepiece::read(&read_file(path)?, &beside()?),
         };
-        Ok(vocabulary.map_err(|e| e.in_file(path))?)
+        vocabulary.map_err(|e| e.in_file(path))
     }
 
     /// The tokenizer in `folder`, if it holds one. Of both kinds tokenizer.model is taken for what has scores, and
@@ -160,7 +163,7 @@ impl Vocabulary {
     /// # Errors
     /// Those of [`Vocabulary::read`].
     pub fn in_folder(folder: &Path) -> Result<Option<Self>> {
-        let (json, model) = (folder.join("tokenizer.json"), folder.join("tokenizer.model"));
+        let [json, model] = FILE_NAMES.map(|name| folder.join(name));
         if json.is_file() {
             let vocabulary = Self::read(&json);
             if !model.is_file() || vocabulary.as_ref().is_ok_and(|v| !v.scored) {
@@ -170,19 +173,33 @@ impl Vocabulary {
         if model.is_file() { Self::read(&model).map(Some) } else { Ok(None) }
     }
 
+    /// The vocabulary that `checkpoint` itself holds: that of a GGUF file which has one.
+    ///
+    /// # Errors
+    /// `Io`, `Damaged`.
+    pub fn embedded(checkpoint: &Checkpoint) -> Result<Option<Self>> {
+        let Some(header) = checkpoint.gguf_header() else { return Ok(None) };
+        let header = header?;
+        if header.damage.is_none() && header.get("tokenizer.ggml.tokens").is_none() {
+            return Ok(None);
+        }
+        let vocabulary = Self::of_header(&header).map_err(|e| e.in_file(&checkpoint.path))?;
+        Ok(Some(vocabulary).filter(|vocabulary| vocabulary.model != "none"))
+    }
+
     /// The vocabulary of a GGUF file.
     ///
     /// # Errors
     /// `Unsupported` when it has none, `Damaged`.
-    pub fn of_header(header: &Header<'_>) -> Result<Self, ReadError> {
+    pub fn of_header(header: &Header<'_>) -> Result<Self> {
         if let Some(damage) = &header.damage {
-            return Err(ReadError::from(damage));
+            return Err(Error::from(damage));
         }
         let text = |key: &str| header.get(key).and_then(|v| v.to_text());
         let (Some(model), Some(texts)) =
             (text("tokenizer.ggml.model"), header.strings("tokenizer.ggml.tokens"))
         else {
-            return Err(ReadError::unsupported("has no `tokenizer.ggml.model` and `tokenizer.ggml.tokens`"));
+            return Err(Error::unsupported("has no `tokenizer.ggml.model` and `tokenizer.ggml.tokens`"));
         };
         let mut tokens: Vec<Token> =
             texts.map(|text| Token::new(text, LOW_SCORE, TokenType::Normal)).collect();
@@ -190,10 +207,7 @@ impl Vocabulary {
         let types = header.integers("tokenizer.ggml.token_type");
         let lengths = [scores.as_ref().map(Vec::len), types.as_ref().map(Vec::len)];
         if lengths.iter().flatten().any(|len| *len != tokens.len()) {
-            return Err(ReadError::damaged(format!(
-                "{} tokens have {lengths:?} scores and types",
-                tokens.len()
-            )));
+            return Err(Error::damaged(format!("{} tokens have {lengths:?} scores and types", tokens.len())));
         }
         for (token, score) in tokens.iter_mut().zip(scores.iter().flatten()) {
             token.score = *score;
@@ -206,7 +220,7 @@ impl Vocabulary {
             Some(merges) => {
                 let strings = merges.as_array().filter(|m| m.element_type() == ValueType::String);
                 let merges = strings.and_then(|m| m.iter().map(|v| v.to_text()).collect());
-                let wrong = || ReadError::damaged(format!("`{MERGES_KEY}` are no strings"));
+                let wrong = || Error::damaged(format!("`{MERGES_KEY}` are no strings"));
                 Some(merges.ok_or_else(wrong)?)
             }
         };
@@ -249,7 +263,7 @@ impl Vocabulary {
         model: &str,
         tokens: impl IntoIterator<Item = (u64, Token)>,
         folder: &Path,
-    ) -> Result<Self, ReadError> {
+    ) -> Result<Self> {
         let mut vocabulary = Vocabulary {
             model: model.into(),
             pre: None,
@@ -266,24 +280,15 @@ impl Vocabulary {
         Ok(vocabulary)
     }
 
-    /// Makes as many tokens as the embedding has rows.
-    ///
-    /// # Errors
-    /// `Target` when there are more.
-    pub fn fit(&mut self, rows: usize) -> Result<()> {
+    /// Makes at least as many tokens as the embedding has rows.
+    pub fn fill(&mut self, rows: usize) {
         let count = self.tokens.len();
-        if count > rows {
-            return Err(Error::Target(format!(
-                "the tokenizer has {count} tokens and the embedding {rows} rows: it is another model's; name the right one with --tokenizer"
-            )));
-        }
         if count < rows {
             self.warnings.push(format!(
                 "the tokenizer has {count} tokens and the embedding {rows} rows; the rest are called [PAD{count}] and so on"
             ));
             self.tokens.extend((count..rows).map(Token::padding));
         }
-        Ok(())
     }
 
     /// The keys that say it.
@@ -330,50 +335,86 @@ impl Vocabulary {
     }
 }
 
+/// The kind of a tokenizer's file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileKind {
+    /// tokenizer.json of Hugging Face's library.
+    Json,
+    /// SentencePiece's tokenizer.model.
+    SentencePiece,
+    /// A GGUF file, which may hold a whole model.
+    Gguf,
+}
+
+impl FileKind {
+    /// What the file at `path` begins like; one whose name ends in `.json` and that is no GGUF file is taken for JSON.
+    ///
+    /// # Errors
+    /// Those of [`open_file`].
+    pub fn of(path: &Path) -> Result<Self> {
+        let mut start = Vec::new();
+        open_file(path)?.take(4096).read_to_end(&mut start).map_err(|e| Error::io(path, &e))?;
+        let named_json = path.extension().is_some_and(|extension| extension == "json");
+        Ok(if start.starts_with(&MAGIC) {
+            FileKind::Gguf
+        } else if named_json || start.trim_ascii_start().first() == Some(&b'{') {
+            FileKind::Json
+        } else {
+            FileKind::SentencePiece
+        })
+    }
+}
+
 /// Opens a file of a tokenizer. Pipes and devices are refused before they are opened: a pipe that nobody writes to
 /// would be waited for without end.
 ///
 /// # Errors
 /// `Io`; `Unsupported` for what is no regular file.
-pub fn open_file(path: &Path) -> Result<std::fs::File, ReadError> {
-    let io = |e: std::io::Error| ReadError::io(path, &e);
+pub fn open_file(path: &Path) -> Result<File> {
+    let io = |e: io::Error| Error::io(path, &e);
     if !std::fs::metadata(path).map_err(io)?.is_file() {
         let what = "is no regular file, and a tokenizer is not read from pipes and devices";
-        return Err(ReadError::unsupported(what).in_file(path).hint("copy it into a file first"));
+        return Err(Error::unsupported(what).in_file(path).hint("copy it into a file first"));
     }
-    std::fs::File::open(path).map_err(io)
+    File::open(path).map_err(io)
 }
 
 /// The bytes of a file that may be a tokenizer.
 ///
 /// # Errors
 /// `Io`; `Unsupported` for more than a tokenizer has, such as what a device gives.
-pub fn read_file(path: &Path) -> Result<Vec<u8>, ReadError> {
-    let io = |e: std::io::Error| ReadError::io(path, &e);
+pub fn read_file(path: &Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let file = open_file(path)?;
-    std::io::Read::read_to_end(&mut std::io::Read::take(file, LARGEST_FILE + 1), &mut bytes).map_err(io)?;
+    let mut file = open_file(path)?.take(LARGEST_FILE + 1);
+    file.read_to_end(&mut bytes).map_err(|e| Error::io(path, &e))?;
     if bytes.len() as u64 > LARGEST_FILE {
         let what = format!("more than {LARGEST_FILE} bytes are too many for a tokenizer");
-        return Err(ReadError::unsupported(what).in_file(path));
+        return Err(Error::unsupported(what).in_file(path));
     }
     Ok(bytes)
 }
 
+/// The byte that a token such as `<0x0A>` stands for.
+pub fn byte(text: &[u8]) -> Option<u8> {
+    let hex = text.strip_prefix(b"<0x")?.strip_suffix(b">")?;
+    let hex = std::str::from_utf8(hex).ok().filter(|hex| hex.len() == 2)?;
+    u8::from_str_radix(hex, 16).ok()
+}
+
 /// Puts tokens, in any order, at their ids.
-fn by_id(entries: impl IntoIterator<Item = (u64, Token)>) -> Result<Vec<Token>, ReadError> {
+fn by_id(entries: impl IntoIterator<Item = (u64, Token)>) -> Result<Vec<Token>> {
     let entries: Vec<(u64, Token)> = entries.into_iter().collect();
     let end = entries.iter().map(|(id, _)| id.saturating_add(1)).max().unwrap_or(0);
     let limit = entries.len() + MOST_GAPS;
     let len = usize::try_from(end).ok().filter(|len| *len <= limit).ok_or_else(|| {
-        ReadError::damaged(format!("{} tokens have ids up to {}", entries.len(), end.saturating_sub(1)))
+        Error::damaged(format!("{} tokens have ids up to {}", entries.len(), end.saturating_sub(1)))
     })?;
     let mut tokens: Vec<Option<Token>> = vec![None; len];
     for (id, token) in entries {
         let place = &mut tokens[id as usize];
         if let Some(other) = place.as_ref().filter(|other| other.text != token.text) {
             let text = |token: &Token| String::from_utf8_lossy(&token.text).escape_debug().to_string();
-            return Err(ReadError::damaged(format!(
+            return Err(Error::damaged(format!(
                 "`{}` and `{}` have the same id, {id}",
                 text(other),
                 text(&token)

@@ -8,11 +8,10 @@
 //! NormalizerSpec   2: precompiled_charsmap, 3: add_dummy_prefix, 4: remove_extra_whitespaces
 //! ```
 
-use ckpt_inspect::Error as ReadError;
-use ckpt_inspect::gguf::Keys;
-
 use super::beside::Beside;
 use super::{CHARSMAP_KEY, LOW_SCORE, Role, TRIMS_KEY, Token, TokenType, Vocabulary, by_id};
+use crate::gguf::Keys;
+use crate::{Error, Result};
 
 /// A field of a message.
 enum Field<'a> {
@@ -51,13 +50,13 @@ impl<'a> Message<'a> {
         Message { bytes, at: 0, origin }
     }
 
-    fn error(&self, what: &str) -> ReadError {
-        ReadError::damaged(format!("is no SentencePiece model: {what}"))
+    fn error(&self, what: &str) -> Error {
+        Error::damaged(format!("is no SentencePiece model: {what}"))
             .at((self.origin + self.at) as u64)
             .hint("a tokenizer is a tokenizer.json, a tokenizer.model of SentencePiece, or a GGUF file")
     }
 
-    fn varint(&mut self) -> Result<u64, ReadError> {
+    fn varint(&mut self) -> Result<u64> {
         let mut value = 0u64;
         for shift in (0..70).step_by(7) {
             let byte = *self.bytes.get(self.at).ok_or_else(|| self.error("it ends within a number"))?;
@@ -70,7 +69,7 @@ impl<'a> Message<'a> {
         Err(self.error("a number has more than ten bytes"))
     }
 
-    fn take(&mut self, len: u64) -> Result<&'a [u8], ReadError> {
+    fn take(&mut self, len: u64) -> Result<&'a [u8]> {
         let left = &self.bytes[self.at..];
         let taken = usize::try_from(len).ok().and_then(|len| left.get(..len));
         let taken = taken.ok_or_else(|| self.error("a field reaches beyond its message"))?;
@@ -79,7 +78,7 @@ impl<'a> Message<'a> {
     }
 
     /// Number, place in the file and value of the next field.
-    fn next(&mut self) -> Result<Option<(u64, usize, Field<'a>)>, ReadError> {
+    fn next(&mut self) -> Result<Option<(u64, usize, Field<'a>)>> {
         if self.at == self.bytes.len() {
             return Ok(None);
         }
@@ -102,7 +101,7 @@ impl<'a> Message<'a> {
     }
 }
 
-fn piece(bytes: &[u8], origin: usize) -> Result<Token, ReadError> {
+fn piece(bytes: &[u8], origin: usize) -> Result<Token> {
     let mut message = Message::new(bytes, origin);
     let mut token = Token::new("", 0.0, TokenType::Normal);
     while let Some((number, _, field)) = message.next()? {
@@ -120,7 +119,7 @@ fn piece(bytes: &[u8], origin: usize) -> Result<Token, ReadError> {
 }
 
 /// Reads a tokenizer.model.
-pub(super) fn read(bytes: &[u8], beside: &Beside) -> Result<Vocabulary, ReadError> {
+pub(super) fn read(bytes: &[u8], beside: &Beside) -> Result<Vocabulary> {
     let mut message = Message::new(bytes, 0);
     let mut tokens = Vec::new();
     let mut unigram = true;
@@ -137,7 +136,7 @@ pub(super) fn read(bytes: &[u8], beside: &Beside) -> Result<Vocabulary, ReadErro
                     match (number, field.number()) {
                         (3, Some(kind @ (1 | 2))) => unigram = kind == 1,
                         (3, _) => {
-                            return Err(ReadError::unsupported(
+                            return Err(Error::unsupported(
                                 "its model is of words or characters; BPE and unigram are converted",
                             ));
                         }
@@ -209,7 +208,7 @@ fn is_special(vocabulary: &Vocabulary, id: u64) -> bool {
 }
 
 /// Tokens that other files add, or call otherwise.
-fn add(vocabulary: &mut Vocabulary, beside: &Beside) -> Result<(), ReadError> {
+fn add(vocabulary: &mut Vocabulary, beside: &Beside) -> Result<()> {
     let mut extra = Vec::new();
     for added in beside.added() {
         let kind = if added.special { TokenType::Control } else { TokenType::UserDefined };

@@ -3,13 +3,13 @@
 
 use std::collections::HashMap;
 
-use ckpt_inspect::Error as ReadError;
-use ckpt_inspect::gguf::Keys;
 use serde::Deserialize;
 use serde_json::Value as Json;
 
 use super::beside::Beside;
-use super::{LOW_SCORE, Role, Token, TokenType, Vocabulary, by_id, pretokenizer};
+use super::{LOW_SCORE, Role, Token, TokenType, Vocabulary, by_id, byte, pretokenizer};
+use crate::gguf::Keys;
+use crate::{Error, Result};
 
 #[derive(Deserialize)]
 struct File {
@@ -81,18 +81,18 @@ pub(super) fn kind(step: &Json) -> &str {
 }
 
 /// Reads a tokenizer.json.
-pub(super) fn read(bytes: &[u8], beside: &Beside) -> Result<Vocabulary, ReadError> {
-    let wrong = |e: serde_json::Error| ReadError::damaged(format!("is no tokenizer.json: {e}"));
+pub(super) fn read(bytes: &[u8], beside: &Beside) -> Result<Vocabulary> {
+    let wrong = |e: serde_json::Error| Error::damaged(format!("is no tokenizer.json: {e}"));
     let file: File = serde_json::from_slice(bytes).map_err(wrong)?;
     let name = kind(&file.model);
     if !matches!(name, "BPE" | "") {
-        return Err(ReadError::unsupported(format!("its model is {name}; BPE is converted"))
+        return Err(Error::unsupported(format!("its model is {name}; BPE is converted"))
             .hint("a tokenizer.model of SentencePiece holds unigram models too"));
     }
     let bpe: Bpe = Deserialize::deserialize(&file.model).map_err(wrong)?;
     let affix = [&bpe.continuing_subword_prefix, &bpe.end_of_word_suffix];
     if affix.into_iter().flatten().any(|text| !text.is_empty()) {
-        return Err(ReadError::unsupported(
+        return Err(Error::unsupported(
             "it marks the insides or ends of words, which no GGUF tokenizer does",
         ));
     }
@@ -101,7 +101,7 @@ pub(super) fn read(bytes: &[u8], beside: &Beside) -> Result<Vocabulary, ReadErro
         .iter()
         .map(Merge::pair)
         .collect::<Option<_>>()
-        .ok_or_else(|| ReadError::damaged("one of its merges is no pair of tokens"))?;
+        .ok_or_else(|| Error::damaged("one of its merges is no pair of tokens"))?;
     let decoders = steps(&file.decoder, "decoders");
     let byte_level = |steps: &[&Json]| steps.iter().any(|step| kind(step) == "ByteLevel");
     if byte_level(&steps(&file.pre_tokenizer, "pretokenizers"))
@@ -111,18 +111,13 @@ pub(super) fn read(bytes: &[u8], beside: &Beside) -> Result<Vocabulary, ReadErro
     } else if bpe.byte_fallback {
         character_bpe(&file, &bpe, &pairs, beside)
     } else {
-        Err(ReadError::unsupported(
+        Err(Error::unsupported(
             "its BPE is neither byte-level nor has it byte fallback, so llama.cpp has no like of it",
         ))
     }
 }
 
-fn byte_level_bpe(
-    file: &File,
-    bpe: &Bpe,
-    pairs: &[(&str, &str)],
-    beside: &Beside,
-) -> Result<Vocabulary, ReadError> {
+fn byte_level_bpe(file: &File, bpe: &Bpe, pairs: &[(&str, &str)], beside: &Beside) -> Result<Vocabulary> {
     let normal = bpe.vocab.iter().map(|(text, id)| (*id, Token::new(text.as_str(), 0.0, TokenType::Normal)));
     let added = file.added_tokens.iter().map(|token| {
         let kind = if token.special { TokenType::Control } else { TokenType::UserDefined };
@@ -157,12 +152,7 @@ fn byte_level_bpe(
 
 /// llama.cpp merges the pair whose token has the highest score, so a token's score is the negative of the first merge
 /// that makes it. Llama 2's own scores are in the same order.
-fn character_bpe(
-    file: &File,
-    bpe: &Bpe,
-    pairs: &[(&str, &str)],
-    beside: &Beside,
-) -> Result<Vocabulary, ReadError> {
+fn character_bpe(file: &File, bpe: &Bpe, pairs: &[(&str, &str)], beside: &Beside) -> Result<Vocabulary> {
     let mut scores: HashMap<String, f32> = HashMap::new();
     for (left, right) in pairs {
         let score = -(scores.len() as f32);
@@ -170,10 +160,9 @@ fn character_bpe(
     }
     let low = LOW_SCORE.min(-(scores.len() as f32));
     let kind_of = |text: &str| {
-        let byte = text.strip_prefix("<0x").and_then(|t| t.strip_suffix('>'));
         if bpe.unk_token.as_deref() == Some(text) {
             TokenType::Unknown
-        } else if byte.is_some_and(|hex| hex.len() == 2 && u8::from_str_radix(hex, 16).is_ok()) {
+        } else if byte(text.as_bytes()).is_some() {
             TokenType::Byte
         } else {
             TokenType::Normal

@@ -3,10 +3,10 @@
 
 use std::path::Path;
 
-use ckpt_inspect::Error as ReadError;
 use serde_json::Value as Json;
 
 use super::{ROLE_KEYS, Role, Token, TokenType, Vocabulary, read_file};
+use crate::{Error, Result};
 
 /// What those files hold; null where one is missing.
 pub(super) struct Beside {
@@ -27,15 +27,15 @@ pub(super) struct Added {
 
 impl Beside {
     /// Reads them from `folder`.
-    pub fn read(folder: &Path) -> Result<Self, ReadError> {
-        let file = |name: &str| -> Result<Option<Vec<u8>>, ReadError> {
+    pub fn read(folder: &Path) -> Result<Self> {
+        let file = |name: &str| -> Result<Option<Vec<u8>>> {
             let path = folder.join(name);
             if path.is_file() { read_file(&path).map(Some) } else { Ok(None) }
         };
-        let json = |name: &str| -> Result<Json, ReadError> {
+        let json = |name: &str| -> Result<Json> {
             let Some(bytes) = file(name)? else { return Ok(Json::Null) };
             serde_json::from_slice(&bytes)
-                .map_err(|e| ReadError::damaged(format!("is no JSON: {e}")).in_file(&folder.join(name)))
+                .map_err(|e| Error::damaged(format!("is no JSON: {e}")).in_file(&folder.join(name)))
         };
         let template = file("chat_template.jinja")?;
         Ok(Beside {

@@ -2,10 +2,9 @@
 
 use std::path::Path;
 
-use ckpt_convert::tokenizer::{Role, TokenType, Vocabulary};
-use ckpt_convert::{Error, Result};
-use ckpt_inspect::ErrorKind;
 use ckpt_inspect::gguf::{Header, Keys, Layout};
+use ckpt_inspect::vocabulary::{FileKind, Role, TokenType, Vocabulary};
+use ckpt_inspect::{ErrorKind, Result};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -19,13 +18,9 @@ fn read(files: &[(&str, &[u8])]) -> Result<Vocabulary> {
 }
 
 fn kind(result: Result<Vocabulary>) -> ErrorKind {
-    match result {
-        Err(Error::Read(error)) => {
-            assert!(error.path.is_some(), "{error}");
-            error.kind
-        }
-        other => panic!("{other:?}"),
-    }
+    let error = result.unwrap_err();
+    assert!(error.path.is_some(), "{error}");
+    error.kind
 }
 
 /// The keys as a file has them, read back.
@@ -59,7 +54,7 @@ fn byte_level() -> Value {
 fn byte_level_bpe_has_merges() {
     let file = byte_level().to_string();
     let mut vocabulary = read(&[("tokenizer.json", file.as_bytes())]).unwrap();
-    vocabulary.fit(9).unwrap();
+    vocabulary.fill(9);
     let keys = keys(&vocabulary);
     assert_eq!(keys["tokenizer.ggml.model"], "gpt2");
     assert_eq!(keys["tokenizer.ggml.pre"], "gpt-2");
@@ -74,7 +69,8 @@ fn byte_level_bpe_has_merges() {
     assert_eq!(keys["tokenizer.ggml.add_bos_token"], false);
     assert!(keys.get("tokenizer.ggml.scores").is_none());
     assert!(vocabulary.warnings.iter().any(|w| w.contains("[PAD7]")), "{:?}", vocabulary.warnings);
-    assert!(matches!(vocabulary.fit(8), Err(Error::Target(_))), "more tokens than rows");
+    vocabulary.fill(8);
+    assert_eq!(vocabulary.tokens.len(), 9, "a token is never taken away");
 }
 
 #[test]
@@ -227,6 +223,21 @@ fn another_file_gives_its_keys_as_they_are() {
 }
 
 #[test]
+fn a_file_is_told_by_its_beginning() {
+    let folder = tempfile::tempdir().unwrap();
+    let of = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        FileKind::of(&path).unwrap()
+    };
+    assert_eq!(of("a.json", b"GGUF\x03"), FileKind::Gguf);
+    assert_eq!(of("b", b" \n{\"model\""), FileKind::Json);
+    assert_eq!(of("c.json", b"[1]"), FileKind::Json);
+    assert_eq!(of("d.model", b"\x0a\x0e\x0a"), FileKind::SentencePiece);
+    assert_eq!(FileKind::of(folder.path()).unwrap_err().kind, ErrorKind::Unsupported);
+}
+
+#[test]
 fn hostile_files_give_typed_errors() {
     let with = |change: &dyn Fn(&mut Value)| {
         let mut file = byte_level();
@@ -256,7 +267,7 @@ fn hostile_files_give_typed_errors() {
     let beside = read(&[("tokenizer.json", file.as_bytes()), ("config.json", b"{]")]);
     assert_eq!(kind(beside), ErrorKind::Damaged);
     let folder = tempfile::tempdir().unwrap();
-    assert!(matches!(Vocabulary::read(folder.path()), Err(Error::Target(_))));
+    assert_eq!(kind(Vocabulary::read(folder.path())), ErrorKind::NotFound);
     assert!(Vocabulary::in_folder(folder.path()).unwrap().is_none());
     assert_eq!(kind(Vocabulary::read(Path::new("/nowhere/tokenizer.json"))), ErrorKind::Io);
 }

@@ -1,0 +1,160 @@
+//! `ckpt`: checkpoint forensics on the command line, as a function for other front ends. This file maps subcommands to
+//! their modules, one file each. Libraries to build on are `ckpt-inspect`, `ckpt-convert`, `ckpt-infer`, `ckpt-train` and
+//! `ckpt-reports`.
+//!
+//! ```no_run
+//! use ckpt::Exit;
+//!
+//! let exit = ckpt::run(["ckpt", "gate", "model.pt"]);
+//! if exit == Exit::Refused {
+//!     eprintln!("not this one");
+//! }
+//! ```
+//!
+//! # Features
+//! All are on by default; without them there are `inspect`, `diff`, `gate`, `report`, `convert`, `verify`, `recover` and
+//! `scan`.
+//! - `browse`: that command.
+//! - `infer`: `infer`, `chat`, `bench`, and `verify --outputs`.
+//! - `diagnose`: that command, and `gate --diagnose`.
+//! - `train`: that command.
+//! - `k-quants`: `convert --quant` writes GGML's K types.
+
+#[cfg(feature = "infer")]
+mod bench;
+#[cfg(feature = "browse")]
+mod browse;
+#[cfg(feature = "infer")]
+mod chat;
+mod convert;
+#[cfg(feature = "diagnose")]
+mod diagnose;
+mod diff;
+mod exit;
+mod failure;
+mod filter;
+mod fold;
+mod format;
+mod gate;
+#[cfg(feature = "infer")]
+mod generate;
+#[cfg(feature = "infer")]
+mod infer;
+mod inspect;
+mod load;
+#[cfg(feature = "infer")]
+mod model;
+#[cfg(feature = "infer")]
+mod outputs;
+mod paths;
+#[cfg(feature = "infer")]
+mod perplexity;
+mod recover;
+mod report;
+mod scan;
+#[cfg(feature = "infer")]
+mod sequences;
+mod signal;
+mod terminal;
+#[cfg(feature = "train")]
+mod train;
+mod verify;
+
+use std::ffi::OsString;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+pub use exit::Exit;
+use failure::Failure;
+pub use signal::handle_signals;
+
+/// Look inside checkpoints (.pt, .safetensors, .gguf), judge whether they are alive, gate and report on them.
+///
+/// Nothing in a checkpoint is ever executed.
+#[derive(Parser)]
+#[command(name = "ckpt", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    color: terminal::ColorArgs,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Inspect(inspect::Args),
+    #[cfg(feature = "browse")]
+    Browse(browse::Args),
+    Diff(diff::Args),
+    Gate(gate::Args),
+    Report(report::Args),
+    Convert(convert::Args),
+    Verify(verify::Args),
+    Recover(recover::Args),
+    Scan(scan::Args),
+    #[cfg(feature = "infer")]
+    Infer(infer::Args),
+    #[cfg(feature = "infer")]
+    Bench(bench::Args),
+    #[cfg(feature = "infer")]
+    Chat(chat::Args),
+    #[cfg(feature = "diagnose")]
+    Diagnose(diagnose::Args),
+    #[cfg(feature = "train")]
+    Train(Box<train::Args>),
+    /// Print a shell's completion script.
+    Completions {
+        /// The shell to complete for.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Runs the command line `args`, the first of which is the program's name, as the program does: answers go to standard
+/// output, what else is to be said to standard error. Nothing in a checkpoint is ever executed.
+///
+/// Commands that write listen for SIGINT, SIGTERM and SIGHUP from then on, and stop in order.
+pub fn run<A: Into<OsString> + Clone>(args: impl IntoIterator<Item = A>) -> Exit {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { exit::USAGE } else { exit::FINE };
+            let _ = error.print();
+            return Exit::of(code);
+        }
+    };
+    cli.color.apply();
+    let result = match cli.command {
+        Command::Inspect(args) => inspect::run(&args),
+        #[cfg(feature = "browse")]
+        Command::Browse(args) => browse::run(&args),
+        Command::Diff(args) => diff::run(&args),
+        Command::Gate(args) => gate::run(&args),
+        Command::Report(args) => report::run(&args),
+        Command::Convert(args) => convert::run(&args),
+        Command::Verify(args) => verify::run(&args),
+        Command::Recover(args) => recover::run(&args),
+        Command::Scan(args) => scan::run(&args),
+        #[cfg(feature = "infer")]
+        Command::Infer(args) => infer::run(&args),
+        #[cfg(feature = "infer")]
+        Command::Bench(args) => bench::run(&args),
+        #[cfg(feature = "infer")]
+        Command::Chat(args) => chat::run(&args),
+        #[cfg(feature = "diagnose")]
+        Command::Diagnose(args) => diagnose::run(&args),
+        #[cfg(feature = "train")]
+        Command::Train(args) => train::run(&args),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "ckpt", &mut script);
+            terminal::print(&String::from_utf8_lossy(&script)).map(|()| exit::FINE)
+        }
+    };
+    match result {
+        Ok(code) => Exit::of(code),
+        Err(failure) => {
+            terminal::error(&failure.message);
+            Exit::of(failure.code)
+        }
+    }
+}
