@@ -3,7 +3,7 @@
 
 use ckpt_inspect::meaning::architecture::{Part, Role, STUDENT, TABLE};
 use ckpt_inspect::meaning::names::Names;
-use ckpt_inspect::meaning::{Activation, ConfigError, Given, RopePairing, RopeScaling, SlidingLayers};
+use ckpt_inspect::meaning::{Activation, ConfigError, Given, RopeScaling, SlidingLayers};
 use ckpt_inspect::{Checkpoint, DType, ModelConfig};
 
 use crate::{Error, Result};
