@@ -81,12 +81,12 @@ fn logits_agree_out_of_gguf_and_back() {
             assert!(!told("not whole") && !told("left out"), "{name}: {:?}", plan.notes);
         };
         let f32s = Gguf { quant: Some(Quant::F32), embed: Some(Quant::F32), ..Gguf::default() };
-        convert(&folder(name), Target::Gguf(f32s), &at("model.gguf"));
+        convert(&folder(name).join("model.safetensors"), Target::Gguf(f32s), &at("model.gguf"));
         agrees(name, &at("model.gguf"), when_full);
         convert(&at("model.gguf"), Target::Hf { packed: false }, &at("back"));
         agrees(name, &at("back"), when_full);
-        let [first, back] = [folder(name), at("back")].map(|folder| {
-            let mut config = ckpt_inspect::open(&folder).unwrap().model_config().unwrap();
+        let [first, back] = [folder(name).join("model.safetensors"), at("back")].map(|path| {
+            let mut config = ckpt_inspect::open(&path).unwrap().model_config().unwrap();
             // GGUF has it as f32.
             config.norm_eps = f64::from(config.norm_eps as f32);
             config
