@@ -11,7 +11,7 @@ use crate::bytes::{SharedBytes, Source, Stamp};
 use crate::checkpoint::Checkpoint;
 use crate::format::{self, Contents, add_new};
 use crate::layout::{self, Set};
-use crate::model::Model;
+use crate::meaning::Model;
 use crate::storage::Place;
 use crate::tensor::TensorInfo;
 use crate::{Damage, DamageKind, Error, Notice, NoticeKind, Result, TernaryPacking};

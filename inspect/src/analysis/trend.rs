@@ -217,7 +217,7 @@ mod tests {
     fn a_line_has_the_slope_error_and_interval_of_scipy() {
         // scipy.stats.linregress, and stats.t.ppf(0.975, n - 2) * stderr: tests/data/linregress.py.
         let truth: serde_json::Value =
-            serde_json::from_str(include_str!("../tests/data/linregress.json")).unwrap();
+            serde_json::from_str(include_str!("../../tests/data/linregress.json")).unwrap();
         for case in truth["lines"].as_array().unwrap() {
             let numbers = |key: &str| -> Vec<f64> {
                 case[key].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()
