@@ -2,8 +2,15 @@
 //!
 //! A new one is a file and a line in [`FORMATS`].
 
+pub mod gguf;
 pub mod npy;
 mod npz;
+pub mod safetensors;
+pub(crate) mod tensor;
+pub mod torch;
+pub(crate) mod torch_legacy;
+mod torch_tar;
+pub(crate) mod torch_zip;
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -15,7 +22,6 @@ use crate::bytes::{ByteSource, Source};
 use crate::pickle::Pickle;
 use crate::tensor::TensorInfo;
 use crate::{Damage, DamageKind, Error, ErrorKind, Notice, Result};
-use crate::{gguf, safetensors, torch_legacy, torch_tar, torch_zip};
 
 /// One kind of container.
 pub(crate) struct Container {

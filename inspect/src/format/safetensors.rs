@@ -181,7 +181,7 @@ impl<'de> Deserialize<'de> for Entries {
 
 /// JSON that a tensor's bytes hold, as the ternary packer stores its shapes in a tensor named `__metadata__`.
 pub(crate) fn json_of(bytes: &[u8]) -> Option<Value> {
-    let value = crate::metadata::from_json(serde_json::from_slice(bytes).ok()?);
+    let value = crate::metadata::from_json(serde_json::from_slice(&bytes.to_vec()).ok()?);
     matches!(&value, Value::Dict(d) if d.keys().all(|k| matches!(k, HashableValue::String(_))))
         .then_some(value)
 }
