@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use ndarray::{CowArray, IxDyn};
 use serde_pickle::{HashableValue, Value};
@@ -38,6 +38,8 @@ pub struct Checkpoint {
     /// Training step and where it was found.
     pub step: Option<(u64, String)>,
     pub(crate) files: Vec<Arc<Source>>,
+    /// The header of the first of them, once it had to be fetched again.
+    pub(crate) header: OnceLock<Vec<u8>>,
     /// What else was looked at to open it: config.json and its kin, shards that are missing.
     pub(crate) beside: Vec<Stamp>,
     /// Names that an index promises and no shard holds.

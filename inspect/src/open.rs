@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde_pickle::{HashableValue, Value};
 
@@ -174,6 +174,7 @@ fn begin(path: &Path, source: Arc<Source>, contents: Contents) -> Checkpoint {
         model: Model::default(),
         step: None,
         files: vec![source],
+        header: OnceLock::new(),
         beside: Vec::new(),
         absent: Vec::new(),
         listing_damaged: contents.listing_damaged,

@@ -42,7 +42,8 @@ pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
         .hint("the file was cut short; download or copy it again")
     })?;
     // Copied, since text is checked and then kept.
-    let Entries(header) = serde_json::from_slice(&header.into_owned())
+    let header = header.into_owned();
+    let Entries(header) = serde_json::from_slice(&header)
         .map_err(|e| Error::damaged(format!("the header is not valid JSON: {e}")).at(8))?;
     let data = 8 + length;
     let available = file_len - data;
@@ -181,7 +182,8 @@ impl<'de> Deserialize<'de> for Entries {
 
 /// JSON that a tensor's bytes hold, as the ternary packer stores its shapes in a tensor named `__metadata__`.
 pub(crate) fn json_of(bytes: &[u8]) -> Option<Value> {
-    let value = crate::metadata::from_json(serde_json::from_slice(&bytes.to_vec()).ok()?);
+    let text = bytes.to_vec();
+    let value = crate::metadata::from_json(serde_json::from_slice(&text).ok()?);
     matches!(&value, Value::Dict(d) if d.keys().all(|k| matches!(k, HashableValue::String(_))))
         .then_some(value)
 }

@@ -470,7 +470,8 @@ impl Checkpoint {
     /// scores. `None` for other formats. Parsed anew, which takes about a millisecond.
     pub fn gguf_header(&self) -> Option<Result<Header<'_>>> {
         let file = self.files.first().filter(|_| matches!(self.format, Format::Gguf { .. }))?;
-        let bytes = file.kept(|| read::header_of(file.data(), |header| header.data_offset));
+        let bytes =
+            file.beginning(&self.header, || read::header_of(file.data(), |header| header.data_offset));
         Some(bytes.and_then(|bytes| Header::parse_of(bytes, file.len())).map_err(|e| e.in_file(&file.path)))
     }
 }
