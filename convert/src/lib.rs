@@ -32,7 +32,6 @@ mod save;
 mod sharing;
 mod simd;
 mod source;
-mod sparse;
 mod student;
 mod ternary;
 pub mod tokenizer;

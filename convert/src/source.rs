@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use ckpt_inspect::{Checkpoint, DType, Format, TensorInfo};
 use serde_pickle::{HashableValue, Value};
 
-use crate::encode::{Decoded, Rotary, bytes};
+use crate::encode::{Decoded, Rotary};
 use crate::names::{self, Style};
 use crate::plan::Elements;
 use crate::ternary::Grid;
@@ -38,7 +38,7 @@ pub(crate) fn grid(source: &Checkpoint, tensor: &TensorInfo, eps: f64) -> Result
         return Ok(Grid { scale: tensor.scale, exact: true });
     }
     let elements = Elements::new(tensor.clone(), None);
-    let bytes = bytes(source, &elements.tensor)?;
+    let bytes = source.spread(&elements.tensor)?;
     let values = Decoded::new(source, &elements, &bytes)?;
     Ok(Grid::measure(&values, eps).map_err(|e| e.in_tensor(&tensor.name).in_file(&source.path))?)
 }

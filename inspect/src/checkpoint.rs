@@ -9,7 +9,7 @@ use serde_pickle::{HashableValue, Value};
 
 use crate::model::Model;
 use crate::pickle::Pickle;
-use crate::storage::{Source, Stamp, Storage, swap_words};
+use crate::storage::{Place, Source, Stamp, Storage, swap_words};
 use crate::tensor::TensorInfo;
 use crate::{DType, Error, ErrorKind, Group, Result};
 
@@ -293,6 +293,19 @@ impl Checkpoint {
             }
         }
         Ok(bytes)
+    }
+
+    /// Bytes that [`Checkpoint::tensor_bytes`] has to allocate for `tensor`: none where it can borrow from the map.
+    pub fn copied_bytes(&self, tensor: &TensorInfo) -> u64 {
+        let part = tensor.sparse.as_ref().map_or(tensor, |sparse| &sparse.values);
+        let Some(storage) = part.storage.and_then(|s| self.storages.get(s)) else { return 0 };
+        let own = part.byte_len().unwrap_or(0);
+        match &storage.place {
+            Place::Deflated { .. } => storage.len.saturating_add(own),
+            Place::Filled { .. } => storage.len,
+            _ if storage.swap > 1 || !part.is_contiguous() => own,
+            _ => 0,
+        }
     }
 
     /// `tensor` as an array of its own strides: borrowed from the map where alignment, byte order and compression

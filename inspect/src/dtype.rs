@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::format::packing::TernaryPacking;
 use crate::ggml::GgmlType;
 
 /// What one element of a tensor is, or how a block of elements is packed.
@@ -52,26 +53,6 @@ pub enum DType {
     Ternary(TernaryPacking),
 }
 
-/// The layouts of 2-bit ternary weights with one scale a matrix. In all of them a code is value + 1, and code 3 stands
-/// for nothing. The last three are the I2_S type of bitnet.cpp's GGUF files, which do not say which one they hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum TernaryPacking {
-    /// Row-major, first value in bits 7-6, tail padded with code 1; `L_shape` and `L_scale` stand beside it.
-    I2s,
-    /// The bits of [`TernaryPacking::I2s`] in SafeTensors, shape in a `__metadata__` tensor, scale lost.
-    I2sUnscaled,
-    /// Hugging Face BitNet: row r at packed row r % P, bits 2 * (r / P), with P = ceil(rows / 4).
-    HfBitnet,
-    /// I2_S of x86 builds: per 128 values 32 bytes, byte i holding values i, 32 + i, 64 + i, 96 + i in bits 7-6, 5-4,
-    /// 3-2, 1-0.
-    BitnetX86,
-    /// I2_S of ARM builds: per 64 values 16 bytes, byte i holding values i, 16 + i, 32 + i, 48 + i.
-    BitnetArm,
-    /// I2_S of x86 builds that multiply four rows at a time: byte c of row group g holds column c of rows 4g to
-    /// 4g + 3, the first in bits 7-6.
-    BitnetRows,
-}
-
 impl DType {
     /// The name PyTorch (without `torch.`), GGML or this suite gives the type.
     pub fn name(self) -> &'static str {
@@ -105,12 +86,7 @@ impl DType {
             DType::QU8 => "quint8",
             DType::QI32 => "qint32",
             DType::Ggml(ggml) => ggml.name(),
-            DType::Ternary(TernaryPacking::I2s) => "i2s",
-            DType::Ternary(TernaryPacking::I2sUnscaled) => "i2s_unscaled",
-            DType::Ternary(TernaryPacking::HfBitnet) => "hf_bitnet",
-            DType::Ternary(TernaryPacking::BitnetX86) => "i2_s",
-            DType::Ternary(TernaryPacking::BitnetArm) => "i2_s_arm",
-            DType::Ternary(TernaryPacking::BitnetRows) => "i2_s_rows",
+            DType::Ternary(packing) => packing.name(),
         }
     }
 
@@ -155,17 +131,7 @@ impl DType {
             DType::Ggml(ggml) => ggml.bytes_for(shape),
             DType::F4E2M1 => numel.is_multiple_of(2).then_some(numel / 2),
             DType::F6E2M3 | DType::F6E3M2 => numel.is_multiple_of(4).then_some(numel / 4 * 3),
-            DType::Ternary(TernaryPacking::HfBitnet) => {
-                let (rows, cols) = (*shape.first()? as u64, *shape.get(1)? as u64);
-                rows.div_ceil(4).checked_mul(cols)
-            }
-            DType::Ternary(TernaryPacking::BitnetX86) => numel.is_multiple_of(128).then_some(numel / 4),
-            DType::Ternary(TernaryPacking::BitnetArm) => numel.is_multiple_of(64).then_some(numel / 4),
-            DType::Ternary(TernaryPacking::BitnetRows) => {
-                let rows = numel.checked_div(*shape.last()? as u64).unwrap_or(0);
-                rows.is_multiple_of(4).then_some(numel / 4)
-            }
-            DType::Ternary(TernaryPacking::I2s | TernaryPacking::I2sUnscaled) => Some(numel.div_ceil(4)),
+            DType::Ternary(packing) => packing.bytes_for(shape),
             plain => numel.checked_mul(plain.element_size()? as u64),
         }
     }

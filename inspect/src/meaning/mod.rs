@@ -1,0 +1,3 @@
+//! What stored bytes mean.
+
+pub mod elements;
