@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anstyle::Style;
-use ckpt_infer::diagnose::{self, Check, Diagnosis};
+use ckpt_infer::diagnose::{self, Check, Diagnosis, StepName};
 use ckpt_infer::{Model, Pool, Tokenizer};
 use ckpt_inspect::{CheckpointRecord, Verdict};
 use ckpt_reports::junit::{self, Case};
@@ -75,7 +75,7 @@ pub fn findings(path: &Path, tokenizer: Option<&Path>, record: &CheckpointRecord
     match diagnosed(path, tokenizer, record) {
         Err(failure) => vec![format!("it cannot be diagnosed: {}", failure.message)],
         Ok(diagnosis) => {
-            let failed = diagnosis.steps.iter().filter(|step| !step.passed && step.name != "weights");
+            let failed = diagnosis.steps.iter().filter(|step| !step.passed && step.name != StepName::Weights);
             failed.map(|step| format!("{}: {}", step.name, step.summary)).collect()
         }
     }
@@ -121,8 +121,11 @@ fn xml(diagnosis: &Diagnosis) -> String {
                     .map(|c| format!("{}: {}\n", title(&c.subject), c.evidence))
                     .collect(),
             };
-            let checks =
-                if step.name == "syntax" { Vec::new() } else { step.checks.iter().map(case).collect() };
+            let checks = if step.name == StepName::Syntax {
+                Vec::new()
+            } else {
+                step.checks.iter().map(case).collect()
+            };
             (step.name.to_string(), [vec![verdict], checks].concat())
         })
         .collect();
@@ -144,7 +147,7 @@ fn human(diagnosis: &Diagnosis, all: bool) -> String {
     for step in &diagnosis.steps {
         let verdict = terminal::paint(style(step.passed).bold(), word(step.passed));
         out += &format!("{:<9}{verdict}  {}\n", step.name, terminal::escape(&step.summary));
-        if step.name == "logic" && !all {
+        if step.name == StepName::Logic && !all {
             continue;
         }
         for check in &step.checks {

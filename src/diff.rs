@@ -130,7 +130,8 @@ fn json(diff: &Diff, all: bool) -> Result<String, Failure> {
                 tensor["ternary"]["agreement"] = codes.agreement().into();
             }
         }
-        tensors.retain(|t| all || t["status"] != "same");
+        let mut found = diff.tensors.iter();
+        tensors.retain(|_| found.next().is_some_and(|t| all || t.status != Status::Same));
     }
     value["same"] = diff.count(Status::Same).into();
     serde_json::to_string_pretty(&value).map(|text| text + "\n").map_err(broken)

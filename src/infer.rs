@@ -87,7 +87,7 @@ struct Done<'r> {
     tokens: Vec<Token>,
     text: String,
     outcome: Outcome,
-    reason: &'static str,
+    ending: Ending,
     prefill: Duration,
 }
 
@@ -171,7 +171,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     }
     let stopped = writer.as_ref().is_some_and(|w| w.stopped);
     let done = Done {
-        reason: if stopped { "stop-text" } else { reason(outcome.reason) },
+        ending: if stopped { Ending::StopText } else { Ending::Outcome(outcome.reason) },
         text: writer.map_or(String::new(), |writer| writer.text),
         tokenizer: tokenizer.as_ref(),
         model: &model,
@@ -242,7 +242,7 @@ fn record(args: &Args, done: &Done<'_>) -> Value {
     let mut record = json!({
         "prompt": done.prompt,
         "ids": done.outcome.ids,
-        "reason": done.reason,
+        "reason": done.ending.name(),
         "seed": done.options.seed,
         "prefill_seconds": done.prefill.as_secs_f64(),
         "decode_seconds": done.outcome.decode.as_secs_f64(),
@@ -274,12 +274,24 @@ fn record(args: &Args, done: &Done<'_>) -> Value {
     record
 }
 
-fn reason(reason: Reason) -> &'static str {
-    match reason {
-        Reason::MaxTokens => "max-tokens",
-        Reason::StopToken => "stop-token",
-        Reason::Callback => "interrupted",
-        Reason::ContextFull => "context-full",
+/// Why no more text came.
+#[derive(Clone, Copy)]
+enum Ending {
+    /// The text holds what it was to stop at.
+    StopText,
+    /// What the generator says.
+    Outcome(Reason),
+}
+
+impl Ending {
+    fn name(self) -> &'static str {
+        match self {
+            Ending::StopText => "stop-text",
+            Ending::Outcome(Reason::MaxTokens) => "max-tokens",
+            Ending::Outcome(Reason::StopToken) => "stop-token",
+            Ending::Outcome(Reason::Callback) => "interrupted",
+            Ending::Outcome(Reason::ContextFull) => "context-full",
+        }
     }
 }
 
@@ -296,10 +308,10 @@ fn summary(prompt: usize, done: &Done<'_>) -> String {
             rate(outcome.ids.len() - 1, outcome.decode)
         );
     }
-    match outcome.reason {
-        Reason::ContextFull => line += "; the context is full (--slide goes on)",
-        Reason::Callback if done.reason == "interrupted" => line += "; interrupted",
-        _ => {}
+    if outcome.reason == Reason::ContextFull {
+        line += "; the context is full (--slide goes on)";
+    } else if matches!(done.ending, Ending::Outcome(Reason::Callback)) {
+        line += "; interrupted";
     }
     line
 }

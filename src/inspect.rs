@@ -317,7 +317,7 @@ impl<'r> Row<'r> {
 }
 
 fn fold<'r>(members: &[&'r TensorRecord]) -> Vec<Row<'r>> {
-    fold::fold(members, |t| (t.name.as_str(), t.dtype.as_str()))
+    fold::fold(members, |t| (t.name.as_str(), t.dtype.name()))
         .into_iter()
         .map(|(name, members)| Row::new(name, members.into_iter().copied().collect()))
         .collect()
@@ -352,7 +352,7 @@ fn table(rows: &[Row<'_>], args: &Args, prefix: &str) -> String {
             "name" if name.is_empty() => "(the root)".into(),
             "name" => terminal::escape(name),
             "count" => row.members.len().to_string(),
-            "dtype" => first.dtype.clone(),
+            "dtype" => first.dtype.to_string(),
             "shape" => shapes(&row.members),
             "size" => terminal::bytes(total(&row.members)),
             "mean" => range(&row.members, |t| t.stats.as_ref()?.mean),
@@ -501,7 +501,7 @@ fn detail(checkpoint: &Checkpoint, tensor: &TensorRecord) -> String {
         terminal::dim(&terminal::escape(&checkpoint.path.display().to_string()))
     );
     let mut line = |label: &str, text: String| out += &terminal::labelled(label, Style::new(), &text);
-    line("dtype", tensor.dtype.clone());
+    line("dtype", tensor.dtype.to_string());
     line("shape", shape(&tensor.shape));
     line("strides", shape(&tensor.strides));
     line("size", terminal::bytes(tensor.bytes));
@@ -512,7 +512,7 @@ fn detail(checkpoint: &Checkpoint, tensor: &TensorRecord) -> String {
         line("sha256", sha256.clone());
     }
     if let Some(verdict) = tensor.verdict {
-        let reason = tensor.reason.as_deref().map(|r| format!(": {r}")).unwrap_or_default();
+        let reason = tensor.finding.as_ref().map(|f| format!(": {f}")).unwrap_or_default();
         let style = terminal::verdict_style(Some(verdict));
         out += &terminal::labelled("verdict", style, &format!("{verdict}{reason}"));
     }

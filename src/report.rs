@@ -126,7 +126,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
             Err(error) => {
                 code = exit::UNREADABLE;
                 terminal::error(&error.to_string());
-                unreadable.push((path.display().to_string(), error.to_string()));
+                unreadable.push((path.display().to_string(), error));
             }
         }
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use ckpt_inspect::StudentConfig;
 use ckpt_train::distill::Teacher;
-use ckpt_train::optim::{Target, Well};
+use ckpt_train::optim::{self, Target, Well};
 use ckpt_train::{Error, Event, Outcome, PRESETS, ResumeOptions, RunFolder, Settings, Trainer, preset};
 
 use crate::signal::Signal;
@@ -165,6 +165,24 @@ enum WellArg {
     SeedOptimizer,
 }
 
+impl From<WellArg> for Well {
+    fn from(well: WellArg) -> Self {
+        match well {
+            WellArg::OneSided => Well::OneSided,
+            WellArg::TwoSided => Well::TwoSided,
+            WellArg::SeedStep => Well::SeedStep,
+            WellArg::SeedOptimizer => Well::SeedOptimizer,
+        }
+    }
+}
+
+/// What of a file of settings flags are laid over before it is understood.
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+struct File {
+    optimizer: toml::Table,
+}
+
 /// Room for tokens in the cache folder; those kept longest ago go first.
 const TOKEN_CACHE: u64 = 4 << 30;
 /// A configuration is text that a person wrote.
@@ -222,7 +240,7 @@ fn train(args: &Args, settings: &Settings, signal: &Signal) -> Result<u8, Failur
         terminal::count(trainer.parameters().count() as u64),
         trainer.step(),
         settings.steps,
-        settings.optimizer.name,
+        settings.optimizer.name(),
         args.output.display()
     ));
     let bar = terminal::steps(trainer.step(), settings.steps);
@@ -340,13 +358,59 @@ impl Args {
         }
     }
 
+    /// The optimizer's settings of the file with the flags over them; `None` without any of these flags. Which keys an
+    /// optimizer has its name decides, and that may come from either.
+    fn optimizer(&self, mut table: toml::Table) -> Result<Option<toml::Table>, Failure> {
+        let float = |flag: Option<f64>| flag.map(toml::Value::Float);
+        let flags = [
+            ("name", self.optimizer.clone().map(toml::Value::String)),
+            ("lr", float(self.lr)),
+            ("weight_decay", float(self.weight_decay)),
+            ("ternary_weight_decay", float(self.ternary_weight_decay)),
+        ];
+        let target = self.target_scale.map(Target::Absolute);
+        let target = target.or(self.relative_target.map(Target::Relative));
+        let plain = |value: Result<toml::Value, toml::ser::Error>| {
+            value.map_err(|e| Failure::usage(format!("optimizer: {e}")))
+        };
+        let polarizer = [
+            ("well", self.well.map(|well| toml::Value::try_from(Well::from(well)))),
+            ("target", target.map(toml::Value::try_from)),
+            ("strength", self.polarization_strength.map(|strength| Ok(strength.into()))),
+        ];
+        let mut given = false;
+        for (key, value) in flags {
+            if let Some(value) = value {
+                table.insert(key.into(), value);
+                given = true;
+            }
+        }
+        for (key, value) in polarizer {
+            let Some(value) = value else { continue };
+            let inner = table.entry("polarizer").or_insert_with(|| toml::Table::new().into());
+            if let toml::Value::Table(inner) = inner {
+                inner.insert(key.into(), plain(value)?);
+            }
+            given = true;
+        }
+        Ok(given.then_some(table))
+    }
+
     /// The settings of the file, with the flags over them.
     fn settings(&self) -> Result<Settings, Failure> {
-        let mut s = match &self.config {
-            None => Settings::default(),
-            Some(path) => toml::from_str(&load::text(path, MAX_CONFIG)?)
-                .map_err(|e| Failure::usage(format!("{}: {}", path.display(), e.to_string().trim_end())))?,
+        let (mut s, file) = match &self.config {
+            None => (Settings::default(), File::default()),
+            Some(path) => {
+                let text = load::text(path, MAX_CONFIG)?;
+                let wrong = |e: toml::de::Error| {
+                    Failure::usage(format!("{}: {}", path.display(), e.to_string().trim_end()))
+                };
+                (toml::from_str(&text).map_err(wrong)?, toml::from_str(&text).map_err(wrong)?)
+            }
         };
+        if let Some(table) = self.optimizer(file.optimizer)? {
+            s.optimizer = optim::Settings::from_table(table)?;
+        }
         fn set<T>(slot: &mut T, flag: Option<T>) {
             if let Some(value) = flag {
                 *slot = value;
@@ -363,23 +427,6 @@ impl Args {
         let beside = self.resume.as_deref().and_then(Path::parent).map(|p| p.join("tokenizer.json"));
         s.data.tokenizer = self.tokenizer.clone().or(s.data.tokenizer).or(beside.filter(|p| p.is_file()));
         set(&mut s.steps, self.steps);
-        set(&mut s.optimizer.name, self.optimizer.clone());
-        s.optimizer.lr = self.lr.or(s.optimizer.lr);
-        set(&mut s.optimizer.weight_decay, self.weight_decay);
-        set(&mut s.optimizer.ternary_weight_decay, self.ternary_weight_decay);
-        let polarizer = &mut s.optimizer.polarizer;
-        set(
-            &mut polarizer.well,
-            self.well.map(|well| match well {
-                WellArg::OneSided => Well::OneSided,
-                WellArg::TwoSided => Well::TwoSided,
-                WellArg::SeedStep => Well::SeedStep,
-                WellArg::SeedOptimizer => Well::SeedOptimizer,
-            }),
-        );
-        let target = self.target_scale.map(Target::Absolute);
-        polarizer.target = target.or(self.relative_target.map(Target::Relative)).or(polarizer.target);
-        polarizer.strength = self.polarization_strength.or(polarizer.strength);
         set(&mut s.schedule.warmup, self.warmup);
         if self.cosine {
             s.schedule.cosine_steps = Some(s.steps);

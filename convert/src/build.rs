@@ -474,7 +474,7 @@ impl<'c, 'o> Builder<'c, 'o> {
                 let size = c.dtype.element_size().unwrap_or(1);
                 let source_size = tensor.dtype.element_size().unwrap_or(1) as u64;
                 let blob = *blobs_of_runs
-                    .entry((run.storage, run.start, tensor.dtype, c.dtype))
+                    .entry((run.storage.clone(), run.start, tensor.dtype, c.dtype))
                     .or_insert_with(|| {
                         let whole = TensorInfo {
                             shape: vec![run.elements],

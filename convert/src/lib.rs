@@ -3,7 +3,7 @@
 //! ```no_run
 //! use ckpt_convert::{Control, Options, Plan, Target, verify_written, write};
 //!
-//! let source = ckpt_inspect::open("model.pt".as_ref())?;
+//! let source = ckpt_inspect::open("model.pt")?;
 //! let options = Options::new(Target::SafeTensors);
 //! let mut plan = Plan::new(&source, &options)?;
 //! let stop = Default::default();

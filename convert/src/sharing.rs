@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use ckpt_inspect::{Checkpoint, DType, Format, TensorInfo};
+use ckpt_inspect::{Checkpoint, DType, Format, Storage, TensorInfo};
 use serde_pickle::{HashableValue, Value};
 
 /// The runs of storages that several of `tensors` (index, type to write) look at, by tensor: written once, so that tied
@@ -11,12 +11,12 @@ pub(crate) fn shared_runs(
     source: &Checkpoint,
     tensors: impl Iterator<Item = (usize, DType)>,
 ) -> HashMap<usize, Run> {
-    let mut groups: HashMap<(usize, DType, DType), Vec<usize>> = HashMap::new();
+    let mut groups: HashMap<(Storage, DType, DType), Vec<usize>> = HashMap::new();
     for (index, target) in tensors {
         let tensor = &source.tensors[index];
         let plain = tensor.dtype.element_size().is_some() && tensor.quantizer.is_none();
-        if let (Some(storage), true, true) = (tensor.storage, plain, tensor.numel() > 0) {
-            groups.entry((storage, tensor.dtype, target)).or_default().push(index);
+        if let (Some(storage), true, true) = (&tensor.storage, plain, tensor.numel() > 0) {
+            groups.entry((storage.clone(), tensor.dtype, target)).or_default().push(index);
         }
     }
     let mut runs = HashMap::new();
@@ -42,16 +42,17 @@ pub(crate) fn shared_runs(
         }
         for (start, end, members) in joined.into_iter().filter(|(_, _, members)| members.len() > 1) {
             let elements = ((end - start) / size) as usize;
-            runs.extend(members.into_iter().map(|m| (m, Run { storage, start, elements })));
+            let run = |m| (m, Run { storage: storage.clone(), start, elements });
+            runs.extend(members.into_iter().map(run));
         }
     }
     runs
 }
 
 /// A run of one storage.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(crate) struct Run {
-    pub storage: usize,
+    pub storage: Storage,
     /// First byte.
     pub start: u64,
     pub elements: usize,
@@ -59,14 +60,14 @@ pub(crate) struct Run {
 
 /// Tensors of the same place hold the same elements.
 #[derive(PartialEq, Eq, Hash)]
-pub(crate) struct Place(usize, u64, Vec<usize>, Vec<usize>, DType, DType);
+pub(crate) struct Place(Storage, u64, Vec<usize>, Vec<usize>, DType, DType);
 
 impl Place {
     /// The place of `tensor` when it is written as `dtype`.
     pub fn of(tensor: &TensorInfo, dtype: DType) -> Option<Place> {
         (tensor.numel() > 0 && tensor.quantizer.is_none()).then_some(())?;
         let (shape, strides) = (tensor.shape.clone(), tensor.strides.clone());
-        Some(Place(tensor.storage?, tensor.byte_offset, shape, strides, tensor.dtype, dtype))
+        Some(Place(tensor.storage.clone()?, tensor.byte_offset, shape, strides, tensor.dtype, dtype))
     }
 }
 

@@ -223,7 +223,7 @@ impl Config {
                 cap(30.0),
             ),
         );
-        let place = |t: &TensorInfo| (t.storage, t.byte_offset);
+        let place = |t: &TensorInfo| (t.storage.clone(), t.byte_offset);
         let tied = match (names.get(Role::Head), names.get(Role::Embedding)) {
             (Some(head), Some(embedding)) => place(head) == place(embedding),
             _ => true,

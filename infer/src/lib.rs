@@ -5,7 +5,7 @@
 //! use ckpt_infer::{Cache, Generator, KvType, LoadOptions, Model, Pool, Runner, SampleOptions, Stop, WhenFull};
 //!
 //! let pool = Pool::new(2);
-//! let checkpoint = ckpt_inspect::open("model.pt".as_ref())?;
+//! let checkpoint = ckpt_inspect::open("model.pt")?;
 //! let model = Model::load(&checkpoint, &LoadOptions::default(), &pool)?;
 //! let mut runner = Runner::new(&model, &pool);
 //! let mut cache = Cache::new(model.config(), KvType::F32, WhenFull::Stop);

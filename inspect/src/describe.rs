@@ -10,7 +10,7 @@ use crate::checkpoint::Checkpoint;
 use crate::meaning::elements::{Elements, lists_twice};
 use crate::measure::{Plan, TernaryRule, measure};
 use crate::record::{CheckpointRecord, Stats, TensorRecord, Ternary};
-use crate::storage::Place;
+use crate::storage::{Place, Storage};
 use crate::tensor::TensorInfo;
 use crate::{DType, Error, Result, metadata};
 
@@ -66,15 +66,17 @@ pub fn describe(
         })
         .collect();
     for (i, &first) in first.iter().enumerate().filter(|(i, first)| i != *first) {
-        let TensorRecord { sha256, stats, ternary, damage, .. } = tensors[first].clone();
-        tensors[i] = TensorRecord { sha256, stats, ternary, damage, ..std::mem::take(&mut tensors[i]) };
+        let TensorRecord { sha256, stats, ternary, damage, damage_kind, .. } = tensors[first].clone();
+        tensors[i] =
+            TensorRecord { sha256, stats, ternary, damage, damage_kind, ..std::mem::take(&mut tensors[i]) };
     }
     // Some damage shows only when the bytes are read.
     let found_damaged = tensors
         .iter()
         .zip(&checkpoint.tensors)
         .any(|(found, told)| found.damage.is_some() && told.damage.is_none());
-    let mut warnings: Vec<String> = checkpoint.warnings.iter().take(WARNINGS).cloned().collect();
+    let mut warnings: Vec<String> =
+        checkpoint.warnings.iter().take(WARNINGS).map(|notice| notice.text.clone()).collect();
     let more = checkpoint.warnings.len() - warnings.len();
     if more > 0 {
         warnings.push(format!("and {more} more warnings"));
@@ -94,6 +96,7 @@ pub fn describe(
         file_bytes: checkpoint.file_bytes(),
         parameters: checkpoint.parameters(),
         damaged: checkpoint.is_damaged() || found_damaged,
+        damage: checkpoint.damage.clone(),
         verdict: None,
         reasons: Vec::new(),
         tensors,
@@ -116,11 +119,10 @@ fn affordable(checkpoint: &Checkpoint, first: &[usize]) -> Vec<bool> {
     for (i, tensor) in checkpoint.tensors.iter().enumerate().filter(|(i, _)| first[*i] == *i) {
         let inflated: u64 = tensor
             .storages()
-            .map(|s| &checkpoint.storages[s])
-            .filter(|s| matches!(s.place, Place::Deflated { .. }))
-            .fold(0, |sum, s| sum.saturating_add(s.len));
-        let outside = |s: usize| tensor.check_bounds(checkpoint.storages[s].len).is_err();
-        if tensor.storages().next().is_none() || tensor.storage.is_some_and(outside) {
+            .filter(|s| matches!(s.run().place, Place::Deflated(_)))
+            .fold(0, |sum, s| sum.saturating_add(s.byte_len()));
+        let outside = |s: &Storage| tensor.check_bounds(s.byte_len()).is_err();
+        if tensor.storages().next().is_none() || tensor.storage.as_ref().is_some_and(outside) {
             // Nothing will be read.
             continue;
         }
@@ -138,8 +140,8 @@ fn first_alike(checkpoint: &Checkpoint) -> Vec<usize> {
     let mut known = HashMap::new();
     let place = |(i, tensor): (usize, &TensorInfo)| {
         let plain = tensor.quantizer.is_none() && tensor.sparse.is_none() && tensor.damage.is_none();
-        let Some(storage) = tensor.storage.filter(|_| plain) else { return i };
-        let region = (storage, tensor.byte_offset, tensor.shape.clone(), tensor.strides.clone());
+        let Some(storage) = tensor.storage.as_ref().filter(|_| plain) else { return i };
+        let region = (storage.clone(), tensor.byte_offset, tensor.shape.clone(), tensor.strides.clone());
         let reading = (tensor.dtype, tensor.scale.map(f32::to_bits), checkpoint.model.is_ternary(tensor));
         *known.entry((region, reading)).or_insert(i)
     };
@@ -155,13 +157,14 @@ fn describe_tensor(
     let sizes = |dims: &[usize]| dims.iter().map(|&d| d as u64).collect();
     let mut record = TensorRecord {
         name: tensor.name.clone(),
-        dtype: tensor.dtype.name().into(),
+        dtype: tensor.dtype,
         shape: sizes(&tensor.shape),
         strides: sizes(&tensor.strides),
         group: tensor.group,
         bytes: stored_bytes(tensor),
         shared_with: shared.iter().map(|s| s.to_string()).collect(),
-        damage: tensor.damage.clone(),
+        damage: tensor.damage.as_ref().map(|damage| damage.what.clone()),
+        damage_kind: tensor.damage.as_ref().map(|damage| damage.kind),
         ..TensorRecord::default()
     };
     if tensor.damage.is_some() {
@@ -170,7 +173,7 @@ fn describe_tensor(
     if options.sha256 {
         match checkpoint.tensor_bytes(tensor) {
             Ok(bytes) => record.sha256 = Some(hex(&Sha256::digest(&bytes))),
-            Err(error) if error.kind == crate::ErrorKind::Damaged => record.damage = Some(error.what),
+            Err(error) if error.kind == crate::ErrorKind::Damaged => record.set_damage(error),
             Err(_) => {}
         }
     }
@@ -180,7 +183,7 @@ fn describe_tensor(
                 record.stats = Some(stats);
                 record.ternary = ternary;
             }
-            Err(error) if error.kind == crate::ErrorKind::Damaged => record.damage = Some(error.what),
+            Err(error) if error.kind == crate::ErrorKind::Damaged => record.set_damage(error),
             Err(_) => {}
         }
     }

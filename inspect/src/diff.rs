@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::checkpoint::Checkpoint;
 pub use crate::meaning::elements::RowOrder;
 use crate::tensor::TensorInfo;
-use crate::{Group, without_state_dict};
+use crate::{DType, Group, without_state_dict};
 pub use elements::diff_tensors;
 
 /// Two checkpoints compared.
@@ -90,7 +90,7 @@ pub struct TensorDiff {
 #[allow(missing_docs)]
 pub struct TensorSide {
     pub name: String,
-    pub dtype: String,
+    pub dtype: DType,
     pub shape: Vec<u64>,
     pub group: Group,
 }
@@ -242,7 +242,7 @@ pub fn diff(
 fn side(tensor: &TensorInfo) -> TensorSide {
     TensorSide {
         name: tensor.name.clone(),
-        dtype: tensor.dtype.name().into(),
+        dtype: tensor.dtype,
         shape: tensor.shape.iter().map(|&d| d as u64).collect(),
         group: tensor.group,
     }

@@ -1,15 +1,20 @@
 //! Element types: plain ones as PyTorch names them, GGML's block types, and the ternary packings.
 
 use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::format::packing::TernaryPacking;
 use crate::ggml::GgmlType;
 
-/// What one element of a tensor is, or how a block of elements is packed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// What one element of a tensor is, or how a block of elements is packed. Records hold it as its name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[allow(missing_docs)] // the variants are the field's own names
 pub enum DType {
     F64,
+    /// PyTorch's default.
+    #[default]
     F32,
     F16,
     BF16,
@@ -90,6 +95,20 @@ impl DType {
         }
     }
 
+    /// Every type but GGML's and the packings.
+    const PLAIN: [DType; 28] = {
+        use DType::*;
+        [
+            F64, F32, F16, BF16, F8E4M3FN, F8E5M2, F8E4M3FNUZ, F8E5M2FNUZ, F8E8M0FNU, F4E2M1, F6E2M3, F6E3M2,
+            F4E2M1X2, I64, I32, I16, I8, U64, U32, U16, U8, Bool, C32, C64, C128, QI8, QU8, QI32,
+        ]
+    };
+
+    /// Every type but GGML's.
+    fn named() -> impl Iterator<Item = DType> {
+        DType::PLAIN.into_iter().chain(TernaryPacking::ALL.iter().map(|&packing| DType::Ternary(packing)))
+    }
+
     /// Bytes of one element, or `None` where elements are packed in blocks.
     pub fn element_size(self) -> Option<usize> {
         Some(match self {
@@ -142,6 +161,12 @@ impl DType {
         matches!(self, F64 | F32 | F16 | BF16 | F8E4M3FN | F8E5M2 | F8E4M3FNUZ | F8E5M2FNUZ | F8E8M0FNU)
     }
 
+    /// Whether elements are whole numbers, signed or not.
+    pub fn is_integer(self) -> bool {
+        use DType::*;
+        matches!(self, I64 | I32 | I16 | I8 | U64 | U32 | U16 | U8)
+    }
+
     /// Whether elements are smaller than a byte: listed and copied, not decoded.
     pub fn is_sub_byte(self) -> bool {
         matches!(self, DType::F4E2M1 | DType::F6E2M3 | DType::F6E3M2 | DType::F4E2M1X2)
@@ -165,5 +190,63 @@ impl DType {
 impl fmt::Display for DType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
+    }
+}
+
+/// A type by its [`DType::name`].
+impl FromStr for DType {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let named = DType::named().find(|dtype| dtype.name() == name);
+        named
+            .or_else(|| GgmlType::named(name).map(DType::Ggml))
+            .ok_or_else(|| format!("`{}` is no element type", name.escape_debug()))
+    }
+}
+
+impl Serialize for DType {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+impl<'de> Deserialize<'de> for DType {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Name;
+
+        impl serde::de::Visitor<'_> for Name {
+            type Value = DType;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the name of an element type")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<DType, E> {
+                name.parse().map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_str(Name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_type_is_read_by_its_name() {
+        let ggml = (0..100).map(|number| DType::Ggml(GgmlType(number)));
+        let known = ggml.filter(|t| matches!(t, DType::Ggml(ggml) if ggml.is_known()));
+        let all: Vec<DType> = DType::named().chain(known).collect();
+        assert!(all.len() > 70, "{}", all.len());
+        for dtype in all {
+            let text = serde_json::to_string(&dtype).unwrap();
+            assert_eq!(text, format!("\"{}\"", dtype.name()));
+            assert_eq!(serde_json::from_str::<DType>(&text).unwrap(), dtype);
+        }
+        let unknown = DType::Ggml(GgmlType(4711));
+        assert_eq!(unknown.name().parse::<DType>().unwrap().name(), unknown.name());
+        assert!("float33".parse::<DType>().is_err());
     }
 }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use crate::damage::DamageKind;
+
 /// Why an operation failed, for callers that act on it (exit codes, continuing with the next file).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
@@ -23,6 +25,8 @@ pub enum ErrorKind {
 pub struct Error {
     /// What class of failure this is.
     pub kind: ErrorKind,
+    /// Which damage it is, where callers act on that.
+    pub fault: Option<DamageKind>,
     /// What is wrong, as a phrase that follows the file's name.
     pub what: String,
     /// The file, once known.
@@ -41,7 +45,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error of `kind`, described by `what`.
     pub fn new(kind: ErrorKind, what: impl Into<String>) -> Self {
-        Error { kind, what: what.into(), path: None, tensor: None, offset: None, hint: None }
+        Error { kind, fault: None, what: what.into(), path: None, tensor: None, offset: None, hint: None }
     }
 
     /// The bytes contradict themselves or end too early.
@@ -57,6 +61,12 @@ impl Error {
     /// An operating-system error on `path`.
     pub fn io(path: &Path, error: &std::io::Error) -> Self {
         Self::new(ErrorKind::Io, error.to_string()).in_file(path)
+    }
+
+    /// Adds which damage it is.
+    pub fn because(mut self, fault: DamageKind) -> Self {
+        self.fault.get_or_insert(fault);
+        self
     }
 
     /// Adds the byte offset.

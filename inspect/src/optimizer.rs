@@ -52,15 +52,19 @@ pub struct ParamGroup {
     /// with the gradient.
     #[serde(default)]
     pub keeps_size: bool,
+    /// Whether a polarizer follows its steps, which pushes small weights away from zero.
+    #[serde(default)]
+    pub polarized: bool,
     /// Weights that it certainly drives, as indices of the record's tensors, rising.
     pub tensors: Vec<u32>,
     /// For each of `tensors`, in the same order, the indices of its moments among the record's tensors.
     pub moments: Vec<Vec<u32>>,
 }
 
-/// Optimizers as far as their weight decay differs.
+/// Optimizers as far as they can be told apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Kind {
     /// Adam with decoupled weight decay.
     AdamW,
@@ -78,24 +82,129 @@ pub enum Kind {
     Muon,
     /// Lion: the sign of the momentum; decoupled weight decay.
     Lion,
+    /// BitNetSpinSolver: the sign of a momentum of signs, weights near zero tunnel; decoupled weight decay.
+    Spin,
     /// Something else.
     #[default]
     Unknown,
 }
 
+/// How an optimizer's weight decay acts on a weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DecayRule {
+    /// w ← (1 - lr·wd) w beside the step.
+    Decoupled,
+    /// wd·w is added to the gradient and goes through the momentum.
+    InGradient,
+    /// wd·w is added to a gradient that the second moment then divides, so that it has no rate of its own.
+    DividedOut,
+}
+
+/// What is known of one kind of optimizer. A new kind is a line of [`KINDS`].
+struct Facts {
+    kind: Kind,
+    /// The name people use.
+    name: &'static str,
+    /// What its state keeps of each parameter, besides a count of steps.
+    state: &'static [&'static str],
+    decay: DecayRule,
+    /// Whether a parameter group is one of its: by the settings that only this kind has, else by what the file calls it.
+    has: fn(&Signs<'_>) -> bool,
+}
+
+/// Of kinds that a group has the signs of, the first one counts.
+static KINDS: [Facts; 9] = {
+    use DecayRule::*;
+    const MOMENTS: &[&str] = &["exp_avg", "exp_avg_sq"];
+    const BUFFER: &[&str] = &["momentum_buffer"];
+    const fn facts(
+        kind: Kind,
+        name: &'static str,
+        state: &'static [&'static str],
+        decay: DecayRule,
+        has: fn(&Signs<'_>) -> bool,
+    ) -> Facts {
+        Facts { kind, name, state, decay, has }
+    }
+    fn adam(g: &Signs<'_>) -> bool {
+        g.has("betas") && g.has("eps")
+    }
+    fn sgd(g: &Signs<'_>) -> bool {
+        g.has("momentum") && g.has("dampening")
+    }
+    [
+        facts(Kind::Muon, "Muon", BUFFER, Decoupled, |g| {
+            ["ns_iters", "ns_steps", "ns_coefficients"].iter().any(|k| g.has(k))
+                || (g.has("momentum") && g.called.contains("muon"))
+        }),
+        facts(Kind::Spin, "BitNetSpinSolver", BUFFER, Decoupled, |g| {
+            g.has("hysteresis_threshold") && g.has("tunnel_strength")
+        }),
+        facts(Kind::AdamW, "AdamW", MOMENTS, Decoupled, |g| {
+            adam(g) && g.decoupled().unwrap_or_else(|| g.named("adamw"))
+        }),
+        facts(Kind::AdamL2, "Adam with L2", MOMENTS, DividedOut, |g| adam(g) && g.decoupled() == Some(false)),
+        facts(Kind::AdamEither, "Adam or AdamW", MOMENTS, Decoupled, adam),
+        facts(Kind::Lion, "Lion", &["exp_avg"], Decoupled, |g| {
+            g.has("betas") && !g.has("eps") && g.named("lion")
+        }),
+        facts(Kind::Sgdw, "SGD with decoupled weight decay", BUFFER, Decoupled, |g| {
+            sgd(g) && g.decoupled() == Some(true)
+        }),
+        facts(Kind::Sgd, "SGD", BUFFER, InGradient, sgd),
+        facts(Kind::Unknown, "an optimizer not known here", &[], Decoupled, |_| true),
+    ]
+};
+
 impl Kind {
+    fn facts(self) -> &'static Facts {
+        KINDS.iter().find(|facts| facts.kind == self).expect("every kind has a line")
+    }
+
     /// The name people use.
     pub fn name(self) -> &'static str {
-        match self {
-            Kind::AdamW => "AdamW",
-            Kind::AdamL2 => "Adam with L2",
-            Kind::AdamEither => "Adam or AdamW",
-            Kind::Sgd => "SGD",
-            Kind::Sgdw => "SGD with decoupled weight decay",
-            Kind::Muon => "Muon",
-            Kind::Lion => "Lion",
-            Kind::Unknown => "an optimizer not known here",
+        self.facts().name
+    }
+
+    /// What its state dict keeps of each parameter, besides a count of steps.
+    pub fn state(self) -> &'static [&'static str] {
+        self.facts().state
+    }
+
+    /// How its weight decay acts.
+    pub fn decay(self) -> DecayRule {
+        self.facts().decay
+    }
+}
+
+/// What a file says of a parameter group that tells its optimizer.
+struct Signs<'a> {
+    group: &'a Value,
+    /// The key that the optimizer is saved under, in lower case.
+    called: String,
+    /// What the config calls the optimizer, in lower case.
+    configured: Option<String>,
+}
+
+impl Signs<'_> {
+    fn has(&self, key: &str) -> bool {
+        lookup(self.group, key).is_some()
+    }
+
+    fn decoupled(&self) -> Option<bool> {
+        match lookup(self.group, "decoupled_weight_decay") {
+            Some(Value::Bool(decoupled)) => Some(*decoupled),
+            _ => None,
         }
+    }
+
+    fn named(&self, word: &str) -> bool {
+        self.called.contains(word) || self.configured.as_ref().is_some_and(|c| c.contains(word))
+    }
+
+    fn kind(&self) -> Kind {
+        KINDS.iter().find(|facts| (facts.has)(self)).map_or(Kind::Unknown, |facts| facts.kind)
     }
 }
 
@@ -104,16 +213,16 @@ impl ParamGroup {
     /// and this optimizer has such a rate.
     pub fn decay_rate(&self) -> Option<f64> {
         let (lr, weight_decay) = (self.lr?, self.weight_decay?);
-        match self.kind {
-            Kind::AdamL2 => (lr * weight_decay == 0.0).then_some(0.0),
-            Kind::Sgd => sgd_rate(
+        match self.kind.decay() {
+            DecayRule::DividedOut => (lr * weight_decay == 0.0).then_some(0.0),
+            DecayRule::InGradient => sgd_rate(
                 lr,
                 weight_decay,
                 self.momentum.unwrap_or(0.0),
                 self.dampening.unwrap_or(0.0),
                 self.nesterov,
             ),
-            _ => decoupled_rate(lr, weight_decay),
+            DecayRule::Decoupled => decoupled_rate(lr, weight_decay),
         }
     }
 }
@@ -257,7 +366,7 @@ fn parameters(checkpoint: &Checkpoint) -> Vec<usize> {
         })
         .filter(|&i| {
             let tensor = &checkpoint.tensors[i];
-            tensor.storage.is_none() || seen.insert((tensor.storage, tensor.byte_offset))
+            tensor.storage.is_none() || seen.insert((&tensor.storage, tensor.byte_offset))
         })
         .collect()
 }
@@ -342,6 +451,7 @@ impl StateDict<'_> {
             // `ckpt train` has both forms, and calls the usual one `muon`.
             keeps_size: lookup(group, "ns_iters").is_some()
                 && !self.configured().is_some_and(|name| matches!(name.as_str(), "muon" | "polarized-muon")),
+            polarized: self.polarized(),
             path,
             tensors: Vec::new(),
             moments: Vec::new(),
@@ -357,34 +467,18 @@ impl StateDict<'_> {
         })
     }
 
-    /// By the settings that only one of them has, then by what the file calls it.
     fn kind(&self, group: &Value) -> Kind {
-        let has = |key: &str| lookup(group, key).is_some();
-        let configured = self.configured();
         let called = self.path.rsplit('.').next().unwrap_or("").to_ascii_lowercase();
-        let named =
-            |word: &str| called.contains(word) || configured.as_ref().is_some_and(|c| c.contains(word));
-        if ["ns_iters", "ns_steps", "ns_coefficients"].iter().any(|k| has(k))
-            || (has("momentum") && called.contains("muon"))
-        {
-            Kind::Muon
-        } else if has("betas") && has("eps") {
-            match lookup(group, "decoupled_weight_decay") {
-                Some(Value::Bool(true)) => Kind::AdamW,
-                Some(Value::Bool(false)) => Kind::AdamL2,
-                _ if named("adamw") => Kind::AdamW,
-                _ => Kind::AdamEither,
-            }
-        } else if has("betas") && !has("eps") && named("lion") {
-            Kind::Lion
-        } else if has("momentum") && has("dampening") {
-            match lookup(group, "decoupled_weight_decay") {
-                Some(Value::Bool(true)) => Kind::Sgdw,
-                _ => Kind::Sgd,
-            }
-        } else {
-            Kind::Unknown
-        }
+        Signs { group, called, configured: self.configured() }.kind()
+    }
+
+    /// Whether a polarizer was saved beside the optimizer, or beside those that it is one of.
+    fn polarized(&self) -> bool {
+        let above = self.path.rsplit_once('.').map_or("", |(above, _)| above);
+        [self.path, above].iter().any(|path| {
+            let key = if path.is_empty() { "polarizer".to_string() } else { format!("{path}.polarizer") };
+            matches!(lookup(&self.checkpoint.metadata, &key), Some(Value::Dict(_)))
+        })
     }
 
     /// Steps that the optimizer counted for any of its parameters.
@@ -515,6 +609,15 @@ mod tests {
             assert!((rate / measured - 1.0).abs() < 1e-6, "{lr} {wd} {m} {d} {nesterov}: {rate}, {measured}");
         }
         assert_eq!(sgd_rate(0.01, 0.1, 0.95, 0.0, true), None, "its eigenvalues are complex: it oscillates");
+    }
+
+    #[test]
+    fn every_kind_has_a_line_of_its_own() {
+        use Kind::*;
+        for kind in [AdamW, AdamL2, AdamEither, Sgd, Sgdw, Muon, Lion, Spin, Unknown] {
+            assert_eq!(KINDS.iter().filter(|facts| facts.kind == kind).count(), 1, "{kind:?}");
+            assert_eq!(kind.facts().kind, kind);
+        }
     }
 
     #[test]

@@ -4,8 +4,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::damage::{Damage, DamageKind};
 use crate::optimizer::TrainingRecord;
-use crate::verdict::Verdict;
+use crate::verdict::{Finding, Verdict};
+use crate::{DType, Error};
 
 /// One checkpoint: what it is, what its tensors measure, and how it was judged.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -27,6 +29,9 @@ pub struct CheckpointRecord {
     /// Whether the container is cut short or any tensor's bytes are missing or damaged.
     #[serde(default)]
     pub damaged: bool,
+    /// What is wrong with the container as a whole, which `warnings` tells too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damage: Option<Damage>,
     /// The worst verdict among the tensors; `None` before judging or when nothing could be judged.
     pub verdict: Option<Verdict>,
     /// Why, worst first, in words.
@@ -73,8 +78,8 @@ pub enum Group {
 pub struct TensorRecord {
     /// Path in the object, keys and indices joined by dots.
     pub name: String,
-    /// Element type or packing, see [`crate::DType::name`].
-    pub dtype: String,
+    /// Element type or packing; in JSON its [`DType::name`].
+    pub dtype: DType,
     /// Logical shape (of the matrix a packed tensor stands for).
     pub shape: Vec<u64>,
     /// Strides in elements; row-major ones for packed tensors.
@@ -95,11 +100,53 @@ pub struct TensorRecord {
     /// Why the bytes cannot be read, when they cannot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub damage: Option<String>,
+    /// What class of damage that is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damage_kind: Option<DamageKind>,
     /// How it was judged; `None` for tensors whose health is not judged.
     pub verdict: Option<Verdict>,
-    /// Why it is not healthy, in words.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
+    /// Why it is not healthy, or not judged. In JSON `reason` is the sentence and `finding` the facts.
+    #[serde(flatten, with = "told")]
+    pub finding: Option<Finding>,
+}
+
+/// A finding as JSON has it: in words and as facts. The words are not read back.
+mod told {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::verdict::Finding;
+
+    #[derive(Serialize)]
+    struct Told<'a> {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        finding: Option<&'a Finding>,
+    }
+
+    #[derive(Deserialize)]
+    struct Read {
+        #[serde(default)]
+        finding: Option<Finding>,
+    }
+
+    pub fn serialize<S: Serializer>(finding: &Option<Finding>, serializer: S) -> Result<S::Ok, S::Error> {
+        let reason = finding.as_ref().map(ToString::to_string);
+        Told { reason, finding: finding.as_ref() }.serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Finding>, D::Error> {
+        // One that only a later version knows is left out: judging makes it again.
+        Ok(Read::deserialize(deserializer).ok().and_then(|read| read.finding))
+    }
+}
+
+impl TensorRecord {
+    /// Notes that its bytes cannot be read, as `error` says.
+    pub fn set_damage(&mut self, error: Error) {
+        self.damage_kind = Some(error.fault.unwrap_or_default());
+        self.damage = Some(error.what);
+    }
 }
 
 /// Measurements of a tensor's elements. Moments are over finite elements, accumulated in f64.

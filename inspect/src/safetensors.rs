@@ -4,45 +4,54 @@
 //! refuses files that are cut short, and files whose `__metadata__` is a tensor, which one ternary packer writes.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use safetensors::tensor::{Dtype, TensorInfo as Entry};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_pickle::{HashableValue, Value};
 
-use crate::checkpoint::{Contents, Format};
-use crate::storage::{Source, Storage, slice};
+use crate::bytes::{Source, slice};
+use crate::format::{Container, Contents, Family, Format};
+use crate::storage::Storage;
 use crate::tensor::TensorInfo;
-use crate::{DType, Error, Result};
+use crate::{DType, Damage, DamageKind, Error, Notice, NoticeKind, Result};
 
 /// The format's own limit on the header, in bytes.
 pub const MAX_HEADER: u64 = 100_000_000;
 
-pub(crate) fn recognises(bytes: &[u8]) -> bool {
+pub(crate) const CONTAINER: Container =
+    Container { family: Family::SafeTensors, recognises, recognises_later: None, read };
+
+fn recognises(bytes: &[u8]) -> bool {
     let Some(length) = slice(bytes, 0, 8) else { return false };
     let length = u64::from_le_bytes(length.try_into().expect("eight bytes"));
     (2..=MAX_HEADER).contains(&length) && bytes[8..].trim_ascii_start().first() == Some(&b'{')
 }
 
-pub(crate) fn read(source: &Source, file: usize) -> Result<Contents> {
-    let bytes = source.bytes();
-    let length = u64::from_le_bytes(slice(bytes, 0, 8).unwrap_or(&[0; 8]).try_into().expect("eight bytes"));
-    let header = slice(bytes, 8, length).ok_or_else(|| {
+pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
+    let bytes = source.data();
+    let file_len = bytes.len();
+    let length = bytes.part(0, 8)?.map_or(0, |b| u64::from_le_bytes((*b).try_into().expect("eight bytes")));
+    let header = bytes.part(8, length)?.ok_or_else(|| {
         Error::damaged(format!(
             "the header takes {length} bytes and {} are there",
-            bytes.len().saturating_sub(8)
+            file_len.saturating_sub(8)
         ))
+        .because(DamageKind::CutShort)
         .at(8)
         .hint("the file was cut short; download or copy it again")
     })?;
-    let Entries(header) = serde_json::from_slice(header)
+    // Copied, since text is checked and then kept.
+    let Entries(header) = serde_json::from_slice(&header.into_owned())
         .map_err(|e| Error::damaged(format!("the header is not valid JSON: {e}")).at(8))?;
     let data = 8 + length;
-    let available = bytes.len() as u64 - data;
+    let available = file_len - data;
 
     let mut contents = Contents::new(Format::SafeTensors);
     let mut end = 0;
-    let mut ranges = Vec::new();
-    let mut damage: Vec<String> = Vec::new();
+    let mut placed: Vec<((u64, u64), TensorInfo)> = Vec::new();
+    let mut faults: Vec<Damage> = Vec::new();
+    let mut fault = |kind, what: String| faults.push(Damage::new(kind, what));
     let mut names: HashSet<String> = HashSet::new();
     for (name, entry) in header {
         if name == "__metadata__" && entry.get("dtype").is_none() {
@@ -50,63 +59,68 @@ pub(crate) fn read(source: &Source, file: usize) -> Result<Contents> {
             continue;
         }
         if !names.insert(name.clone()) {
-            damage.push(format!("the header names `{}` twice; the first one counts", name.escape_debug()));
+            let name = name.escape_debug();
+            fault(DamageKind::Duplicate, format!("the header names `{name}` twice; the first one counts"));
             continue;
         }
         let entry: Entry = match serde_json::from_value(entry) {
             Ok(entry) => entry,
             Err(error) => {
                 let name = name.escape_debug();
-                damage.push(format!("the header's entry `{name}` is not a tensor: {error}"));
+                let what = format!("the header's entry `{name}` is not a tensor: {error}");
+                fault(DamageKind::UnreadableEntry, what);
                 continue;
             }
         };
         let Some(dtype) = dtype(entry.dtype) else {
             let name = name.escape_debug();
-            damage.push(format!("the header's entry `{name}` has elements of unknown type {}", entry.dtype));
+            let what = format!("the header's entry `{name}` has elements of unknown type {}", entry.dtype);
+            fault(DamageKind::UnknownType, what);
             continue;
         };
         let (start, stop) = (entry.data_offsets.0 as u64, entry.data_offsets.1 as u64);
-        let index = contents.storages.len();
-        let mut tensor = TensorInfo::contiguous(name, dtype, entry.shape, index, 0);
+        let mut tensor = TensorInfo::contiguous(name, dtype, entry.shape, None, 0);
         let len = stop.saturating_sub(start);
         if tensor.byte_len() != Some(len) || start > stop {
-            tensor.damage =
-                Some(format!("its data_offsets {start}..{stop} do not match its shape and dtype"));
+            let what = format!("its data_offsets {start}..{stop} do not match its shape and dtype");
+            tensor.damage = Some(Damage::new(DamageKind::Shape, what));
         } else if stop > available {
-            tensor.damage = Some(format!(
-                "the file is cut short: its data would end at byte {}, the file ends at {}",
+            let what = format!(
+                "the file is cut short: its data would end at byte {}, the file ends at {file_len}",
                 data.saturating_add(stop),
-                bytes.len()
-            ));
+            );
+            tensor.damage = Some(Damage::new(DamageKind::CutShort, what));
         }
         end = end.max(stop);
-        ranges.push((start, stop));
-        contents.storages.push(match tensor.damage {
-            None => Storage::mapped(file, data + start, len),
+        tensor.storage = Some(match tensor.damage {
+            None => Storage::mapped(source, data + start, len),
             Some(_) if start < available && available < stop => {
-                Storage::mapped(file, data + start, available - start)
+                Storage::mapped(source, data + start, available - start)
             }
-            Some(_) => Storage::lost("its bytes are not in the file", len, file, data.saturating_add(start)),
+            Some(_) => {
+                let why = Damage::new(DamageKind::StorageLost, "its bytes are not in the file");
+                Storage::lost(why, len, source, data.saturating_add(start))
+            }
         });
-        contents.tensors.push(tensor);
+        placed.push(((start, stop), tensor));
     }
     if end > available {
-        damage.push(format!(
-            "the file is cut short: its header describes {} bytes and {} are there",
+        let what = format!(
+            "the file is cut short: its header describes {} bytes and {file_len} are there",
             data.saturating_add(end),
-            bytes.len()
-        ));
+        );
+        fault(DamageKind::CutShort, what);
     } else if end < available {
-        contents.surplus = Some(format!("{} bytes follow the last tensor", available - end));
-        contents.warnings.extend(contents.surplus.clone());
+        let text = format!("{} bytes follow the last tensor", available - end);
+        contents.notices.push(Notice::new(NoticeKind::Surplus, text));
     }
-    contents.tensors.sort_by_key(|t| t.storage.map(|s| ranges[s]));
+    placed.sort_by_key(|(range, _)| *range);
+    let ranges: Vec<(u64, u64)> = placed.iter().map(|(range, _)| *range).collect();
+    contents.tensors.extend(placed.into_iter().map(|(_, tensor)| tensor));
     // The format allows neither; readers that trust it would take one tensor's bytes for another's.
-    ranges.sort_unstable();
     let overlaps = ranges.windows(2).filter(|pair| pair[1].0 < pair[0].1 && pair[1].0 < pair[1].1).count();
     if overlaps > 0 {
-        damage.push(format!("the data of {overlaps} tensors overlap those of others"));
+        fault(DamageKind::Overlap, format!("the data of {overlaps} tensors overlap those of others"));
     }
     let mut reached = 0;
     let mut gap = 0;
@@ -115,15 +129,16 @@ pub(crate) fn read(source: &Source, file: usize) -> Result<Contents> {
         reached = reached.max(stop);
     }
     if gap > 0 {
-        contents.warnings.push(format!("{gap} bytes between its tensors belong to none"));
+        let text = format!("{gap} bytes between its tensors belong to none");
+        contents.notices.push(Notice::new(NoticeKind::Hole, text));
     }
     const TOLD: usize = 8;
-    if damage.len() > TOLD {
-        let more = damage.len() - TOLD;
-        damage.truncate(TOLD);
-        damage.push(format!("and {more} more such faults"));
+    if faults.len() > TOLD {
+        let more = faults.len() - TOLD;
+        faults.truncate(TOLD);
+        faults.push(Damage::new(DamageKind::Other, format!("and {more} more such faults")));
     }
-    contents.damage = (!damage.is_empty()).then(|| damage.join("; "));
+    contents.faults = faults;
     Ok(contents)
 }
 

@@ -9,9 +9,9 @@ use serde::Serialize;
 use serde_pickle::Value;
 
 use crate::checkpoint::{Checkpoint, lookup};
-use crate::storage::{Place, Storage};
+use crate::storage::{Place, Segment, Storage};
 use crate::tensor::{TensorInfo, contiguous_strides};
-use crate::{DType, OpenOptions, Result, open_with};
+use crate::{DType, NoticeKind, OpenOptions, Result, open_with};
 
 /// A tensor may be filled up to this size whatever the size of its file,
 const FREE_FILL: u64 = 256 << 20;
@@ -110,8 +110,10 @@ pub fn salvage(path: &Path, options: &OpenOptions) -> Result<Salvage> {
     let mut checkpoint = open_with(path, options)?;
     checkpoint.verify_checksums();
     // Bytes that no tensor accounts for were inserted somewhere, and may have moved those behind them.
-    let surplus = std::mem::take(&mut checkpoint.surplus);
-    let damage: Vec<String> = checkpoint.damage.take().into_iter().chain(surplus).collect();
+    let surplus = checkpoint.warnings.iter().filter(|notice| notice.kind == NoticeKind::Surplus);
+    let surplus: Vec<String> = surplus.map(|notice| notice.text.clone()).collect();
+    let damage: Vec<String> =
+        checkpoint.damage.take().map(|damage| damage.what).into_iter().chain(surplus).collect();
     let damage = (!damage.is_empty()).then(|| damage.join("; "));
     let mut salvage = Salvage {
         checkpoint,
@@ -126,11 +128,11 @@ pub fn salvage(path: &Path, options: &OpenOptions) -> Result<Salvage> {
         let has_data = tensor.storages().next().is_some();
         match &tensor.damage {
             Some(why) if has_data => {
-                let loss = salvage.checkpoint.loss(&tensor, why.clone());
+                let loss = salvage.checkpoint.loss(&tensor, why.to_string());
                 salvage.losses.push(Loss { position, ..loss });
             }
             _ => {
-                let vouched = |s: usize| salvage.checkpoint.storages[s].crc32.is_some();
+                let vouched = |s: &Storage| s.run().crc32.is_some();
                 if has_data && !salvage.checkpoint.listing_damaged && tensor.storages().all(vouched) {
                     salvage.verified += 1;
                 } else if has_data {
@@ -193,27 +195,33 @@ impl Checkpoint {
             ..Loss::absent(String::new())
         };
         // A tensor of several parts is lost with the first of them that is.
-        let is_missing = |s: &usize| matches!(self.storages[*s].place, Place::Missing { .. });
+        let is_missing = |s: &&Storage| matches!(s.run().place, Place::Missing { .. });
         let Some(broken) = tensor.storages().find(is_missing).or(tensor.storages().next()) else {
             return loss;
         };
-        let storage = &self.storages[broken];
-        let whole = tensor.storage == Some(broken);
+        let storage = broken.run();
+        let whole = tensor.storage.as_ref() == Some(broken);
         let within = if whole { extent(tensor) } else { 0..storage.len };
-        let (file, range) = match storage.place {
-            Place::Mapped { file, offset } | Place::Missing { at: Some((file, offset)), .. } => {
-                (file, offset.saturating_add(within.start)..offset.saturating_add(within.end))
+        let (source, range) = match &storage.place {
+            Place::Segments(segments) => {
+                let [Segment { source, offset, .. }] = &segments[..] else { return loss };
+                (source, offset.saturating_add(within.start)..offset.saturating_add(within.end))
             }
-            Place::Deflated { file, offset, compressed } => (file, offset..offset.saturating_add(compressed)),
+            Place::Missing { at: Some((source, offset)), .. } => {
+                (source, offset.saturating_add(within.start)..offset.saturating_add(within.end))
+            }
+            Place::Deflated(Segment { source, offset, len }) => {
+                (source, *offset..offset.saturating_add(*len))
+            }
             _ => return loss,
         };
         // The beginning of a storage that ends too early is what it was; bytes that fail a checksum may not be.
-        if let (Place::Mapped { .. }, None, true) =
+        if let (Place::Segments(_), None, true) =
             (&storage.place, storage.crc32, whole && tensor.is_contiguous())
         {
             loss.present = storage.len.saturating_sub(within.start).min(loss.bytes);
         }
-        loss.file = Some(self.files[file].path.clone());
+        loss.file = Some(source.path.clone());
         loss.range = Some((range.start, range.end));
         loss
     }
@@ -229,10 +237,10 @@ fn extent(tensor: &TensorInfo) -> Range<u64> {
 }
 
 /// What tells that two tensors are the same view of one storage.
-type View = (Option<usize>, u64, Vec<usize>, Vec<usize>, DType);
+type View = (Option<Storage>, u64, Vec<usize>, Vec<usize>, DType);
 
 fn view(tensor: &TensorInfo) -> View {
-    (tensor.storage, tensor.byte_offset, tensor.shape.clone(), tensor.strides.clone(), tensor.dtype)
+    (tensor.storage.clone(), tensor.byte_offset, tensor.shape.clone(), tensor.strides.clone(), tensor.dtype)
 }
 
 /// Puts `tensor` where it stood.
@@ -254,7 +262,7 @@ impl Salvage {
         let limit = FREE_FILL.max(self.checkpoint.file_bytes().saturating_mul(MAX_FILL));
         let Salvage { checkpoint, losses, positions, .. } = self;
         // Tied weights stay tied.
-        let mut storages: HashMap<View, usize> = HashMap::new();
+        let mut storages: HashMap<View, Storage> = HashMap::new();
         let mut filled = 0;
         for loss in losses.iter_mut().filter(|loss| loss.filled.is_none()) {
             let Some(tensor) = &loss.tensor else { continue };
@@ -263,26 +271,27 @@ impl Salvage {
             {
                 continue;
             }
-            let storage = *storages.entry(view(tensor)).or_insert_with(|| {
-                let place = tensor.storage.map(|s| &checkpoint.storages[s]);
-                let (file, offset, swap) = match place {
-                    Some(Storage { place: Place::Mapped { file, offset }, swap, .. }) => {
-                        (*file, offset.saturating_add(tensor.byte_offset), *swap)
-                    }
-                    other => (0, 0, other.map_or(1, |s| s.swap)),
+            let storage = storages.entry(view(tensor)).or_insert_with(|| {
+                let run = tensor.storage.as_ref().map(Storage::run);
+                let kept = match run.map(|run| &run.place) {
+                    Some(Place::Segments(segments)) => segments.first().map(|segment| Segment {
+                        source: segment.source.clone(),
+                        offset: segment.offset.saturating_add(tensor.byte_offset),
+                        len: loss.present,
+                    }),
+                    _ => None,
                 };
+                let swap = run.map_or(1, |run| run.swap);
                 let mut pattern = pattern.clone();
                 if swap > 1 {
                     pattern.reverse();
                 }
-                let place = Place::Filled { file, offset, kept: loss.present, pattern };
-                checkpoint.storages.push(Storage { place, len: loss.bytes, crc32: None, swap });
-                checkpoint.storages.len() - 1
+                Storage::new(Place::Filled { kept, pattern }, loss.bytes, None, swap)
             });
             let tensor = TensorInfo {
                 strides: contiguous_strides(&tensor.shape),
                 byte_offset: 0,
-                storage: Some(storage),
+                storage: Some(storage.clone()),
                 damage: None,
                 ..(**tensor).clone()
             };
@@ -297,8 +306,7 @@ impl Salvage {
     /// many were replaced.
     pub fn fill_from(&mut self, mut other: Checkpoint) -> usize {
         other.verify_checksums();
-        let Checkpoint { path, tensors, files, storages, .. } = other;
-        let (first_file, first_storage) = (self.checkpoint.files.len(), self.checkpoint.storages.len());
+        let Checkpoint { path, tensors, files, .. } = other;
         let by_name: HashMap<&str, &TensorInfo> = tensors.iter().map(|t| (t.name.as_str(), t)).collect();
         let mut filled = 0;
         for loss in self.losses.iter_mut().filter(|loss| loss.filled.is_none()) {
@@ -308,22 +316,11 @@ impl Salvage {
             if !fits || theirs.damage.is_some() || theirs.storages().next().is_none() {
                 continue;
             }
-            let mut tensor = (*theirs).clone();
-            tensor.shift_storages(first_storage);
-            put(&mut self.checkpoint, &mut self.positions, loss.position, tensor);
+            put(&mut self.checkpoint, &mut self.positions, loss.position, (*theirs).clone());
             loss.filled = Some(path.display().to_string());
             filled += 1;
         }
         self.checkpoint.files.extend(files);
-        self.checkpoint.storages.extend(storages.into_iter().map(|mut storage| {
-            match &mut storage.place {
-                Place::Mapped { file, .. } | Place::Deflated { file, .. } | Place::Filled { file, .. } => {
-                    *file += first_file;
-                }
-                Place::Inline(_) | Place::Missing { .. } => {}
-            }
-            storage
-        }));
         filled
     }
 

@@ -1,84 +1,24 @@
-//! Where bytes are: mapped files, and the storages in them.
+//! Storages: runs of bytes that tensors are views of, wherever their bytes are.
 
 use std::borrow::Cow;
-use std::fs::File;
+use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::ops::Range;
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
 
-use serde::{Deserialize, Serialize};
+use crate::bytes::Source;
+use crate::{Damage, DamageKind, Error, Result};
 
-use crate::{Error, Result};
+/// A run of bytes that tensors are views of. It knows where its bytes are, so a tensor that holds it can be read
+/// wherever it came from; cloning it clones a pointer. Two storages are equal when they are the same one, as tied
+/// weights have.
+#[derive(Clone)]
+pub struct Storage(Arc<Run>);
 
-/// A file, mapped read-only.
+/// What a storage is.
 #[derive(Debug)]
-pub(crate) struct Source {
-    pub path: PathBuf,
-    /// The file as it was when it was opened.
-    pub stamp: Stamp,
-    map: Option<memmap2::Mmap>,
-}
-
-/// A file at one moment, as far as telling a later change needs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Stamp {
-    path: PathBuf,
-    /// Size and modification time in nanoseconds; `None` when it is not there.
-    state: Option<(u64, u128)>,
-}
-
-impl Stamp {
-    /// What is at `path` now.
-    pub fn of(path: &Path) -> Self {
-        Self::new(path, std::fs::metadata(path).ok().as_ref())
-    }
-
-    fn new(path: &Path, metadata: Option<&std::fs::Metadata>) -> Self {
-        let state = metadata.and_then(|m| {
-            let modified = m.modified().ok()?.duration_since(UNIX_EPOCH).ok()?.as_nanos();
-            Some((if m.is_dir() { 0 } else { m.len() }, modified))
-        });
-        // The file itself, so that a link that is turned elsewhere does not count as unchanged.
-        let path = path.canonicalize().or_else(|_| std::path::absolute(path));
-        Stamp { path: path.unwrap_or_default(), state }
-    }
-
-    /// Whether the file is still as it was.
-    pub fn is_current(&self) -> bool {
-        Self::of(&self.path) == *self
-    }
-}
-
-impl Source {
-    pub fn open(path: &Path) -> Result<Self> {
-        let io = |e: std::io::Error| Error::io(path, &e);
-        // Opening a pipe would wait for its writer.
-        if !std::fs::metadata(path).map_err(io)?.is_file() {
-            return Err(Error::new(crate::ErrorKind::Io, "is not a regular file")
-                .in_file(path)
-                .hint("checkpoints are mapped, so a pipe or device is to be copied to a file first"));
-        }
-        let file = File::open(path).map_err(io)?;
-        let metadata = file.metadata().map_err(io)?;
-        let map = if metadata.len() == 0 {
-            None
-        } else {
-            // SAFETY: the map is read-only and private. If another process cuts the file short while it is
-            // mapped, touching the lost pages ends this process with SIGBUS; nothing is corrupted.
-            Some(unsafe { memmap2::Mmap::map(&file) }.map_err(io)?)
-        };
-        Ok(Source { path: path.to_path_buf(), stamp: Stamp::new(path, Some(&metadata)), map })
-    }
-
-    pub fn bytes(&self) -> &[u8] {
-        self.map.as_deref().unwrap_or(&[])
-    }
-}
-
-/// A run of bytes that tensors are views of.
-#[derive(Clone, Debug)]
-pub(crate) struct Storage {
+pub(crate) struct Run {
     pub place: Place,
     /// Bytes it holds once decoded.
     pub len: u64,
@@ -88,22 +28,30 @@ pub(crate) struct Storage {
     pub swap: usize,
 }
 
+/// A range of a file.
 #[derive(Clone, Debug)]
+pub(crate) struct Segment {
+    pub source: Arc<Source>,
+    pub offset: u64,
+    pub len: u64,
+}
+
+#[derive(Debug)]
 pub(crate) enum Place {
-    /// `len` bytes at `offset` of file `file`.
-    Mapped { file: usize, offset: u64 },
+    /// Ranges of files, one after another: borrowed where one holds all that is asked for, else copied together.
+    Segments(Vec<Segment>),
     /// A raw deflate stream.
-    Deflated { file: usize, offset: u64, compressed: u64 },
+    Deflated(Segment),
     /// Bytes that were inside the pickle.
     Inline(Arc<[u8]>),
     /// Not in the file, or not to be trusted.
     Missing {
-        why: String,
+        why: Damage,
         /// The file and the first byte there, where the bytes are or would be.
-        at: Option<(usize, u64)>,
+        at: Option<(Arc<Source>, u64)>,
     },
-    /// Made up: `kept` bytes at `offset` of file `file`, and `pattern` over and over.
-    Filled { file: usize, offset: u64, kept: u64, pattern: Vec<u8> },
+    /// Made up: what is kept of a range, and `pattern` over and over.
+    Filled { kept: Option<Segment>, pattern: Vec<u8> },
 }
 
 /// Deflate cannot expand further than this (RFC 1951: 258 bytes from 2 bits, and block overhead).
@@ -114,100 +62,181 @@ const FREE_INFLATION: u64 = 256 << 20;
 /// and beyond that this many times its compressed size: weights hardly compress.
 const MAX_INFLATION: u64 = 64;
 
+impl PartialEq for Storage {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Storage {}
+
+impl Hash for Storage {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.0).hash(state);
+    }
+}
+
+impl fmt::Debug for Storage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a storage of {} bytes", self.0.len)
+    }
+}
+
 impl Storage {
-    pub fn mapped(file: usize, offset: u64, len: u64) -> Self {
-        Storage { place: Place::Mapped { file, offset }, len, crc32: None, swap: 1 }
+    pub(crate) fn new(place: Place, len: u64, crc32: Option<u32>, swap: usize) -> Self {
+        Storage(Arc::new(Run { place, len, crc32, swap }))
     }
 
-    pub fn missing(why: impl Into<String>, len: u64) -> Self {
-        Storage { place: Place::Missing { why: why.into(), at: None }, len, crc32: None, swap: 1 }
+    /// `len` bytes of `source` from `offset`.
+    pub(crate) fn mapped(source: &Arc<Source>, offset: u64, len: u64) -> Self {
+        let segment = Segment { source: source.clone(), offset, len };
+        Self::new(Place::Segments(vec![segment]), len, None, 1)
     }
 
-    /// A missing storage whose first byte is, or would be, at `offset` of file `file`.
-    pub fn lost(why: impl Into<String>, len: u64, file: usize, offset: u64) -> Self {
-        Storage {
-            place: Place::Missing { why: why.into(), at: Some((file, offset)) },
-            len,
-            crc32: None,
-            swap: 1,
+    pub(crate) fn missing(why: Damage, len: u64) -> Self {
+        Self::new(Place::Missing { why, at: None }, len, None, 1)
+    }
+
+    /// A missing storage whose first byte is, or would be, at `offset` of `source`.
+    pub(crate) fn lost(why: Damage, len: u64, source: &Arc<Source>, offset: u64) -> Self {
+        Self::new(Place::Missing { why, at: Some((source.clone(), offset)) }, len, None, 1)
+    }
+
+    pub(crate) fn run(&self) -> &Run {
+        &self.0
+    }
+
+    /// Bytes it holds once decoded.
+    pub fn byte_len(&self) -> u64 {
+        self.0.len
+    }
+
+    /// Bytes that [`Storage::range`] of `len` bytes has to allocate.
+    pub(crate) fn copied(&self, len: u64) -> u64 {
+        match &self.0.place {
+            Place::Deflated(_) => self.0.len.saturating_add(len),
+            Place::Filled { .. } => self.0.len,
+            Place::Segments(segments) if segments.len() != 1 => len,
+            Place::Segments(_) | Place::Inline(_) | Place::Missing { .. } => 0,
         }
     }
 
     /// The decoded bytes as they are in the file (not yet swapped).
-    pub fn bytes<'a>(&'a self, files: &'a [Source]) -> Result<Cow<'a, [u8]>> {
-        match &self.place {
-            Place::Mapped { file, offset } => {
-                let all = files[*file].bytes();
-                slice(all, *offset, self.len).map(Cow::Borrowed).ok_or_else(|| {
-                    Error::damaged(format!("{} bytes of storage are beyond the end of the file", self.len))
-                        .at(*offset)
-                        .in_file(&files[*file].path)
-                })
-            }
-            Place::Deflated { file, offset, compressed } => {
-                let source = &files[*file];
-                if self.len > FREE_INFLATION && self.len / MAX_INFLATION > *compressed {
+    pub(crate) fn bytes(&self) -> Result<Cow<'_, [u8]>> {
+        self.range(0..self.0.len)
+    }
+
+    /// A range of the decoded bytes as they are in the file.
+    pub(crate) fn range(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        let beyond = || {
+            Error::damaged(format!("{} bytes of storage are beyond the end of the file", self.0.len))
+                .because(DamageKind::CutShort)
+        };
+        match &self.0.place {
+            Place::Segments(segments) => gathered(segments, range).map_err(|error| match segments.first() {
+                Some(first) if error.kind == crate::ErrorKind::Damaged => {
+                    beyond().at(first.offset).in_file(&first.source.path)
+                }
+                _ => error,
+            }),
+            Place::Deflated(Segment { source, offset, len: compressed }) => {
+                if self.0.len > FREE_INFLATION && self.0.len / MAX_INFLATION > *compressed {
                     return Err(Error::unsupported(format!(
                         "its {compressed} compressed bytes inflate to {}, out of proportion",
-                        self.len
+                        self.0.len
                     ))
                     .at(*offset)
                     .in_file(&source.path)
                     .hint("unpack the archive and zip it again without compression"));
                 }
-                let packed = slice(source.bytes(), *offset, *compressed).ok_or_else(|| {
-                    Error::damaged("a compressed storage is beyond the end of the file").at(*offset)
+                let packed = source.data().part(*offset, *compressed).and_then(|packed| {
+                    packed.ok_or_else(|| Error::damaged("a compressed storage is beyond the end of the file"))
                 });
                 packed
-                    .and_then(|packed| inflate(packed, self.len).map_err(|e| e.at(*offset)))
-                    .map(Cow::Owned)
-                    .map_err(|e| e.in_file(&source.path))
+                    .and_then(|packed| inflate(&packed, self.0.len))
+                    .map_err(|e| e.at(*offset).in_file(&source.path))
+                    .and_then(|bytes| cut_out(bytes, range))
             }
-            Place::Inline(bytes) => Ok(Cow::Borrowed(bytes)),
-            Place::Missing { why, .. } => Err(Error::damaged(why.clone())),
-            Place::Filled { file, offset, kept, pattern } => {
-                let kept = slice(files[*file].bytes(), *offset, *kept)
-                    .ok_or_else(|| Error::damaged("what is kept of it is beyond the end of the file"))?;
+            Place::Inline(bytes) => {
+                let inside = crate::bytes::slice(bytes, range.start, range.end.saturating_sub(range.start));
+                inside.map(Cow::Borrowed).ok_or_else(beyond)
+            }
+            Place::Missing { why, .. } => Err(why.into()),
+            Place::Filled { kept, pattern } => {
+                let kept = match kept {
+                    Some(segment) => {
+                        gathered(std::slice::from_ref(segment), 0..segment.len).map_err(|_| {
+                            Error::damaged("what is kept of it is beyond the end of the file")
+                                .because(DamageKind::CutShort)
+                        })?
+                    }
+                    None => Cow::Borrowed(&[][..]),
+                };
                 let mut bytes = Vec::new();
-                bytes.try_reserve_exact(self.len as usize).map_err(|_| {
-                    Error::unsupported(format!("{} bytes to fill are more than there is memory", self.len))
+                bytes.try_reserve_exact(self.0.len as usize).map_err(|_| {
+                    Error::unsupported(format!("{} bytes to fill are more than there is memory", self.0.len))
                 })?;
-                bytes.extend_from_slice(kept);
+                bytes.extend_from_slice(&kept);
                 // The pattern is in step with the tensor's first byte.
                 bytes.extend(
                     pattern
                         .iter()
                         .cycle()
                         .skip(kept.len() % pattern.len().max(1))
-                        .take(self.len as usize - kept.len()),
+                        .take((self.0.len as usize).saturating_sub(kept.len())),
                 );
-                Ok(Cow::Owned(bytes))
+                cut_out(bytes, range)
             }
         }
     }
 }
 
-/// `len` bytes of `all` from `offset`, if they are there.
-pub(crate) fn slice(all: &[u8], offset: u64, len: u64) -> Option<&[u8]> {
-    let end = offset.checked_add(len)?;
-    all.get(usize::try_from(offset).ok()?..usize::try_from(end).ok()?)
+fn cut_out(mut bytes: Vec<u8>, range: Range<u64>) -> Result<Cow<'static, [u8]>> {
+    let len = bytes.len() as u64;
+    if range.start > range.end || range.end > len {
+        return Err(Error::damaged(format!("reaches byte {} of a storage that has {len}", range.end))
+            .because(DamageKind::BeyondStorage));
+    }
+    bytes.truncate(range.end as usize);
+    bytes.drain(..range.start as usize);
+    Ok(Cow::Owned(bytes))
+}
+
+/// The bytes of `range` of what `segments` are one after another.
+fn gathered(segments: &[Segment], range: Range<u64>) -> Result<Cow<'_, [u8]>> {
+    let beyond = || Error::damaged("its pieces end before it does").because(DamageKind::CutShort);
+    let len = range.end.checked_sub(range.start).ok_or_else(beyond)?;
+    let mut copied: Vec<u8> = Vec::new();
+    // Where in the whole the segment begins.
+    let mut start = 0u64;
+    for segment in segments {
+        let end = start.checked_add(segment.len).ok_or_else(beyond)?;
+        let (from, to) = (range.start.clamp(start, end), range.end.clamp(start, end));
+        if from < to || (len == 0 && (start..=end).contains(&range.start)) {
+            let offset = |at: u64| segment.offset.checked_add(at - start).ok_or_else(beyond);
+            let bytes = segment.source.bytes(offset(from)?..offset(to)?)?;
+            if bytes.len() as u64 == len {
+                return Ok(bytes);
+            }
+            copied.extend_from_slice(&bytes);
+        }
+        start = end;
+    }
+    if copied.len() as u64 == len { Ok(Cow::Owned(copied)) } else { Err(beyond()) }
 }
 
 /// Inflates a raw deflate stream that must hold exactly `len` bytes.
 pub(crate) fn inflate(packed: &[u8], len: u64) -> Result<Vec<u8>> {
+    let damaged = |what: String| Err(Error::damaged(what).because(DamageKind::Compression));
     if len / DEFLATE_RATIO > packed.len() as u64 + 1 {
-        return Err(Error::damaged(format!(
-            "{} compressed bytes cannot hold the {len} announced",
-            packed.len()
-        )));
+        return damaged(format!("{} compressed bytes cannot hold the {len} announced", packed.len()));
     }
     let mut out = Vec::new();
-    flate2::read::DeflateDecoder::new(packed)
-        .take(len + 1)
-        .read_to_end(&mut out)
-        .map_err(|e| Error::damaged(format!("the compressed data is damaged: {e}")))?;
+    if let Err(error) = flate2::read::DeflateDecoder::new(packed).take(len + 1).read_to_end(&mut out) {
+        return damaged(format!("the compressed data is damaged: {error}"));
+    }
     if out.len() as u64 != len {
-        return Err(Error::damaged(format!("the compressed data does not hold the {len} bytes announced")));
+        return damaged(format!("the compressed data does not hold the {len} bytes announced"));
     }
     Ok(out)
 }
@@ -216,5 +245,71 @@ pub(crate) fn inflate(packed: &[u8], len: u64) -> Result<Vec<u8>> {
 pub(crate) fn swap_words(bytes: &mut [u8], width: usize) {
     if width > 1 {
         bytes.chunks_exact_mut(width).for_each(<[u8]>::reverse);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::path::Path;
+
+    use super::*;
+    use crate::DType;
+    use crate::bytes::Stamp;
+    use crate::bytes::tests::Fetched;
+    use crate::tensor::TensorInfo;
+
+    fn file(name: &str, bytes: &[u8]) -> Arc<Source> {
+        Source::in_memory(Path::new(name), bytes.to_vec().into())
+    }
+
+    fn remote(name: &str, bytes: &[u8]) -> Arc<Source> {
+        let name = Path::new(name);
+        Source::of(name, Stamp::never(name), Fetched(bytes.to_vec()))
+    }
+
+    /// The bytes 0 to 15, which lie in three files.
+    fn pieced(make: fn(&str, &[u8]) -> Arc<Source>) -> Storage {
+        let whole: Vec<u8> = (0..16).collect();
+        let segment = |source, offset, len| Segment { source, offset, len };
+        let files = [make("a", &[&[9; 3], &whole[..6]].concat()), make("b", &whole[6..8]), make("c", &whole)];
+        let [a, b, c] = files;
+        Storage::new(
+            Place::Segments(vec![segment(a, 3, 6), segment(b, 0, 2), segment(c, 8, 8)]),
+            16,
+            Some(crc32fast::hash(&whole)),
+            1,
+        )
+    }
+
+    #[test]
+    fn a_storage_in_three_files_is_one() {
+        for make in [file, remote] {
+            let storage = pieced(make);
+            let whole: Vec<u8> = (0..16).collect();
+            for start in 0..=16 {
+                for end in start..=16 {
+                    let range = storage.range(start as u64..end as u64).unwrap();
+                    assert_eq!(*range, whole[start..end], "{start}..{end}");
+                }
+            }
+            assert_eq!(storage.range(10..17).unwrap_err().fault, Some(DamageKind::CutShort));
+        }
+        // What one of them holds is not copied.
+        let storage = pieced(file);
+        assert!(matches!(storage.range(8..16).unwrap(), Cow::Borrowed(_)));
+        assert!(matches!(storage.range(7..16).unwrap(), Cow::Owned(_)));
+    }
+
+    #[test]
+    fn a_tensor_on_pieces_reads_like_any_other() {
+        let storage = pieced(file);
+        let mut tensor = TensorInfo::contiguous("t".into(), DType::U16, vec![2, 3], Some(storage.clone()), 4);
+        let words = |tensor: &TensorInfo| tensor.view::<u16>().unwrap().iter().copied().collect::<Vec<_>>();
+        assert_eq!(words(&tensor), [0x0504, 0x0706, 0x0908, 0x0b0a, 0x0d0c, 0x0f0e]);
+        tensor.strides = vec![1, 2];
+        assert_eq!(words(&tensor), [0x0504, 0x0908, 0x0d0c, 0x0706, 0x0b0a, 0x0f0e]);
+        assert_eq!(&*tensor.bytes().unwrap(), [4, 5, 8, 9, 12, 13, 6, 7, 10, 11, 14, 15]);
+        assert_eq!(HashSet::from([storage.clone(), pieced(file), storage]).len(), 2);
     }
 }

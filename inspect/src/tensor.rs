@@ -1,7 +1,12 @@
 //! What is known of one tensor before any of its bytes are looked at.
 
+use std::borrow::Cow;
+
+use ndarray::{ArrayViewD, CowArray, IxDyn, ShapeBuilder};
+
 use crate::record::Group;
-use crate::{DType, Error, Result};
+use crate::storage::{Storage, swap_words};
+use crate::{DType, Damage, DamageKind, Error, Result};
 
 /// A tensor of a checkpoint: how its elements are laid out on a storage.
 #[derive(Clone, Debug)]
@@ -16,8 +21,8 @@ pub struct TensorInfo {
     pub strides: Vec<usize>,
     /// First byte on the storage.
     pub byte_offset: u64,
-    /// Index of the storage, `None` for tensors saved without one (meta tensors, sparse tensors).
-    pub storage: Option<usize>,
+    /// The storage, `None` for tensors saved without one (meta tensors, sparse tensors).
+    pub storage: Option<Storage>,
     /// What the tensor is for.
     pub group: Group,
     /// Whether it is a parameter that gradients reach.
@@ -30,7 +35,7 @@ pub struct TensorInfo {
     /// Coordinates and values of a sparse tensor.
     pub sparse: Option<Box<Sparse>>,
     /// Why its bytes cannot be read, when they cannot.
-    pub damage: Option<String>,
+    pub damage: Option<Damage>,
 }
 
 /// The affine map (q - zero_point) * scale of PyTorch's quantized tensors.
@@ -67,7 +72,7 @@ impl TensorInfo {
         name: String,
         dtype: DType,
         shape: Vec<usize>,
-        storage: usize,
+        storage: Option<Storage>,
         byte_offset: u64,
     ) -> Self {
         let strides = contiguous_strides(&shape);
@@ -77,7 +82,7 @@ impl TensorInfo {
             shape,
             strides,
             byte_offset,
-            storage: Some(storage),
+            storage,
             group: Group::Other,
             requires_grad: false,
             scale: None,
@@ -131,32 +136,125 @@ impl TensorInfo {
         let end = bytes.and_then(|b| b.checked_add(self.byte_offset));
         match end {
             Some(end) if end <= available || bytes == Some(0) => Ok(()),
-            Some(end) => Err(Error::damaged(format!("reaches byte {end} of a storage that has {available}"))),
-            None => Err(Error::damaged("has a shape whose size overflows, or that its blocks do not fill")),
+            Some(end) => Err(Error::damaged(format!("reaches byte {end} of a storage that has {available}"))
+                .because(DamageKind::BeyondStorage)),
+            None => Err(Error::damaged("has a shape whose size overflows, or that its blocks do not fill")
+                .because(DamageKind::Shape)),
         }
     }
 
-    /// Moves the indices of its storages, and of its parts, up by `by`.
-    pub(crate) fn shift_storages(&mut self, by: usize) {
-        self.storage = self.storage.map(|s| s + by);
+    /// Gives each of its storages, and of its parts', to `replace`.
+    pub(crate) fn replace_storages(&mut self, replace: &mut dyn FnMut(&mut Storage)) {
+        self.storage.iter_mut().for_each(&mut *replace);
         if let Some(sparse) = &mut self.sparse {
-            sparse.indices.iter_mut().for_each(|t| t.shift_storages(by));
-            sparse.values.shift_storages(by);
+            sparse.indices.iter_mut().chain([&mut sparse.values]).for_each(|t| t.replace_storages(replace));
         }
         if let Some(Quantizer::PerChannel { scales, zero_points, .. }) = &mut self.quantizer {
-            scales.shift_storages(by);
-            zero_points.shift_storages(by);
+            scales.replace_storages(replace);
+            zero_points.replace_storages(replace);
         }
     }
 
-    /// Indices of all storages its elements depend on: its own, its parts', its scales'.
-    pub(crate) fn storages(&self) -> impl Iterator<Item = usize> {
+    /// All storages that its elements depend on: its own, its parts', its scales'.
+    pub(crate) fn storages(&self) -> impl Iterator<Item = &Storage> {
         let sparse = self.sparse.iter().flat_map(|s| s.indices.iter().chain([&s.values]));
         let scales = match &self.quantizer {
             Some(Quantizer::PerChannel { scales, zero_points, .. }) => Some([&**scales, &**zero_points]),
             _ => None,
         };
-        self.storage.into_iter().chain(sparse.chain(scales.into_iter().flatten()).filter_map(|t| t.storage))
+        let parts = sparse.chain(scales.into_iter().flatten());
+        self.storage.iter().chain(parts.filter_map(|t| t.storage.as_ref()))
+    }
+
+    /// The bytes of its elements, contiguous and little-endian: borrowed from the map when they are so there. Packed
+    /// types give their packed bytes. A sparse tensor gives its values'.
+    ///
+    /// # Errors
+    /// `Damaged` when bytes are missing or out of the storage; `Unsupported` for a view that repeats its storage
+    /// out of all proportion.
+    pub fn bytes(&self) -> Result<Cow<'_, [u8]>> {
+        self.bytes_inner().map_err(|e| e.in_tensor(&self.name))
+    }
+
+    fn bytes_inner(&self) -> Result<Cow<'_, [u8]>> {
+        if let Some(sparse) = &self.sparse {
+            return sparse.values.bytes_inner();
+        }
+        if let Some(damage) = &self.damage {
+            return Err(damage.into());
+        }
+        let len = self.byte_len().ok_or_else(|| Error::damaged("its size overflows"))?;
+        let Some(storage) = &self.storage else {
+            return Err(Error::unsupported("it was saved without data of its own"));
+        };
+        if len == 0 {
+            return Ok(Cow::Borrowed(&[]));
+        }
+        self.check_bounds(storage.byte_len())?;
+        let start = self.byte_offset;
+        let mut bytes = if self.is_contiguous() {
+            storage.range(start..start + len)?
+        } else {
+            let size =
+                self.dtype.element_size().ok_or_else(|| Error::unsupported("a strided packed tensor"))?;
+            let span = self.span().unwrap_or(0);
+            if self.numel() > FREE_ELEMENTS && self.numel() / MAX_EXPANSION > span {
+                return Err(Error::unsupported(format!(
+                    "it repeats {span} elements to {}; that is not copied out",
+                    self.numel()
+                )));
+            }
+            let run = storage.range(start..start + span * size as u64)?;
+            Cow::Owned(gather(&run, &self.shape, &self.strides, size))
+        };
+        if storage.run().swap > 1 {
+            match self.dtype {
+                DType::Ggml(ggml) => ggml.to_little_endian(bytes.to_mut()),
+                _ => swap_words(bytes.to_mut(), self.dtype.word_size()),
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// The tensor as an array of its own strides: borrowed from the map where alignment, byte order and compression
+    /// allow it, else copied.
+    ///
+    /// # Errors
+    /// Those of [`TensorInfo::bytes`], and `Unsupported` when `T` does not represent the dtype.
+    pub fn view<T: Element>(&self) -> Result<CowArray<'_, T, IxDyn>> {
+        self.view_inner().map_err(|e| e.in_tensor(&self.name))
+    }
+
+    fn view_inner<T: Element>(&self) -> Result<CowArray<'_, T, IxDyn>> {
+        if !T::matches(self.dtype) {
+            return Err(Error::unsupported(format!(
+                "{} elements cannot be viewed as {}",
+                self.dtype,
+                std::any::type_name::<T>()
+            )));
+        }
+        let size = size_of::<T>();
+        if let (Some(storage), None, None) = (&self.storage, &self.damage, &self.sparse) {
+            self.check_bounds(storage.byte_len())?;
+            let span = self.span().unwrap_or(0);
+            if storage.run().swap <= 1
+                && self.numel() > 0
+                && let Cow::Borrowed(run) =
+                    storage.range(self.byte_offset..self.byte_offset + span * size as u64)?
+                && let Ok(elements) = bytemuck::try_cast_slice::<u8, T>(run)
+            {
+                let shape = IxDyn(&self.shape).strides(IxDyn(&self.strides));
+                // Refused for strides that ndarray has no view of; those are copied below.
+                if let Ok(view) = ArrayViewD::from_shape(shape, elements) {
+                    return Ok(CowArray::from(view));
+                }
+            }
+        }
+        let bytes = self.bytes_inner()?;
+        let elements: Vec<T> = bytes.chunks_exact(size).map(bytemuck::pod_read_unaligned).collect();
+        let array = ndarray::ArrayD::from_shape_vec(IxDyn(&self.shape), elements)
+            .map_err(|e| Error::damaged(format!("its shape does not fit its elements: {e}")))?;
+        Ok(CowArray::from(array))
     }
 
     /// Whether an element is there more than once, with stride 0: as `Tensor.expand` makes it.
@@ -168,4 +266,70 @@ impl TensorInfo {
 /// Product of `shape`, `None` on overflow.
 pub(crate) fn numel(shape: &[usize]) -> Option<u64> {
     shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d as u64))
+}
+
+/// Rust types that tensors can be viewed as.
+pub trait Element: bytemuck::AnyBitPattern {
+    /// Whether elements of `dtype` have this representation.
+    fn matches(dtype: DType) -> bool;
+}
+
+macro_rules! elements {
+    ($($rust:ty: $($dtype:ident)|+;)*) => {$(
+        impl Element for $rust {
+            fn matches(dtype: DType) -> bool {
+                matches!(dtype, $(DType::$dtype)|+)
+            }
+        }
+    )*};
+}
+
+elements! {
+    f64: F64;
+    f32: F32;
+    half::f16: F16;
+    half::bf16: BF16;
+    i64: I64;
+    i32: I32 | QI32;
+    i16: I16;
+    i8: I8 | QI8;
+    u64: U64;
+    u32: U32;
+    u16: U16;
+    u8: U8 | QU8 | Bool | F8E4M3FN | F8E5M2 | F8E4M3FNUZ | F8E5M2FNUZ | F8E8M0FNU;
+    [f32; 2]: C64;
+    [f64; 2]: C128;
+}
+
+/// A tensor that repeats its storage may be this many times larger than it when copied out.
+const MAX_EXPANSION: u64 = 64;
+const FREE_ELEMENTS: u64 = 1 << 20;
+
+/// Copies a strided tensor out, row-major. The caller has checked its bounds.
+fn gather(bytes: &[u8], shape: &[usize], strides: &[usize], size: usize) -> Vec<u8> {
+    let numel: usize = shape.iter().product();
+    let mut out = Vec::with_capacity(numel * size);
+    let mut index = vec![0; shape.len()];
+    let (&row, &step) = (shape.last().unwrap_or(&1), strides.last().unwrap_or(&1));
+    let mut start = 0;
+    for _ in 0..numel / row.max(1) {
+        if step == 1 {
+            out.extend_from_slice(&bytes[start * size..(start + row) * size]);
+        } else {
+            for i in 0..row {
+                let at = (start + i * step) * size;
+                out.extend_from_slice(&bytes[at..at + size]);
+            }
+        }
+        for axis in (0..shape.len().saturating_sub(1)).rev() {
+            index[axis] += 1;
+            start += strides[axis];
+            if index[axis] < shape[axis] {
+                break;
+            }
+            start -= strides[axis] * shape[axis];
+            index[axis] = 0;
+        }
+    }
+    out
 }

@@ -8,7 +8,7 @@ use serde_pickle::Value;
 use crate::checkpoint::{Checkpoint, lookup};
 use crate::metadata::as_u64;
 use crate::tensor::{TensorInfo, contiguous_strides, numel};
-use crate::{DType, Format, Group, I2sLayout, TernaryPacking};
+use crate::{DType, Damage, DamageKind, Format, Group, I2sLayout, Notice, NoticeKind, TernaryPacking};
 
 /// Finds packed matrices among the tensors of `checkpoint` and gives them their logical dtype, shape and scale.
 /// `quantization` is `quantization_config` of a Hugging Face config.json, if there is one.
@@ -67,14 +67,16 @@ pub(crate) fn recognise(checkpoint: &mut Checkpoint, quantization: Option<&Value
     let unscaled =
         checkpoint.tensors.iter().filter(|t| t.dtype == DType::Ternary(TernaryPacking::I2sUnscaled)).count();
     if unscaled > 0 {
-        checkpoint.warnings.push(format!(
+        let text = format!(
             "{unscaled} packed matrices keep only signs: their scales are lost, so std and levels say nothing about collapse"
-        ));
+        );
+        checkpoint.warnings.push(Notice::new(NoticeKind::LostScale, text));
     }
     if hf_scales_guessed {
-        checkpoint.warnings.push(
-            "no quantization_config says how weight_scale is applied; assumed `bitlinear` (output divided by it)".into(),
-        );
+        checkpoint.warnings.push(Notice::new(
+            NoticeKind::AssumedLayout,
+            "no quantization_config says how weight_scale is applied; assumed `bitlinear` (output divided by it)",
+        ));
     }
 }
 
@@ -82,7 +84,8 @@ fn become_packed(tensor: &mut TensorInfo, packing: TernaryPacking, shape: Vec<us
     let packed = tensor.numel();
     let dtype = DType::Ternary(packing);
     if numel(&shape).is_none() || dtype.bytes_for(&shape) != Some(packed) {
-        tensor.damage = Some(format!("{packed} packed bytes do not hold its recorded shape {shape:?}"));
+        let what = format!("{packed} packed bytes do not hold its recorded shape {shape:?}");
+        tensor.damage = Some(Damage::new(DamageKind::Shape, what));
         return;
     }
     tensor.strides = contiguous_strides(&shape);
@@ -149,17 +152,17 @@ pub(crate) fn settle_i2s(checkpoint: &mut Checkpoint, given: Option<I2sLayout>) 
     let layout = match given {
         Some(layout) => layout,
         None if tensors.iter().any(only_arm) => {
-            checkpoint.warnings.push(
-                "its I2_S rows do not fill blocks of 128, so they are read in the layout of ARM builds (`--i2s-layout` says otherwise)"
-                    .into(),
-            );
+            checkpoint.warnings.push(Notice::new(
+                NoticeKind::AssumedLayout,
+                "its I2_S rows do not fill blocks of 128, so they are read in the layout of ARM builds (`--i2s-layout` says otherwise)",
+            ));
             I2sLayout::Arm
         }
         None => {
-            checkpoint.warnings.push(
-                "I2_S does not say which build of bitnet.cpp wrote it; assumed the x86 layout (`--i2s-layout x86`), others are `arm` and `rows`"
-                    .into(),
-            );
+            checkpoint.warnings.push(Notice::new(
+                NoticeKind::AssumedLayout,
+                "I2_S does not say which build of bitnet.cpp wrote it; assumed the x86 layout (`--i2s-layout x86`), others are `arm` and `rows`",
+            ));
             I2sLayout::X86
         }
     };

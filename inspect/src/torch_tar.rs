@@ -7,16 +7,20 @@
 //! `pickle` is the object, whose persistent ids are tensor or storage keys.
 
 use std::collections::HashMap;
-use std::io::Cursor;
+use std::sync::Arc;
 
-use crate::checkpoint::{Contents, Format};
+use crate::bytes::{ByteSource, Reader, Section, Source, text};
+use crate::format::{Container, Contents, Family, Format};
 use crate::pickle::{Id, Node, Pickle};
-use crate::storage::{Source, Storage, slice};
+use crate::storage::Storage;
 use crate::tensor::{TensorInfo, numel};
 use crate::torch::{StorageRef, interpret_with, storage_dtype};
-use crate::{DType, Error, Result};
+use crate::{DType, Damage, DamageKind, Error, Result};
 
-pub(crate) fn recognises(bytes: &[u8]) -> bool {
+pub(crate) const CONTAINER: Container =
+    Container { family: Family::Tar, recognises, recognises_later: None, read };
+
+fn recognises(bytes: &[u8]) -> bool {
     bytes.get(257..262) == Some(b"ustar")
 }
 
@@ -28,31 +32,34 @@ struct Run {
     dtype: DType,
 }
 
-pub(crate) fn read(source: &Source, file: usize) -> Result<Contents> {
-    let bytes = source.bytes();
+fn read(source: &Arc<Source>) -> Result<Contents> {
+    let data = source.data();
     let mut parts: HashMap<String, (u64, u64)> = HashMap::new();
-    let mut archive = tar::Archive::new(Cursor::new(bytes));
+    let mut archive = tar::Archive::new(Reader { source: data, at: 0 });
     let broken = |e: std::io::Error| Error::damaged(format!("the tar archive is damaged: {e}"));
-    for entry in archive.entries().map_err(broken)? {
+    for entry in archive.entries_with_seek().map_err(broken)? {
         let entry = entry.map_err(broken)?;
-        let name = String::from_utf8_lossy(&entry.path_bytes()).trim_start_matches("./").to_string();
+        let name = text(&entry.path_bytes()).trim_start_matches("./").to_string();
         parts.insert(name, (entry.raw_file_position(), entry.size()));
     }
-    let part = |name: &str| -> Result<(u64, &[u8])> {
-        let &(offset, len) = parts.get(name).ok_or_else(|| {
+    let part = |name: &str| -> Result<Section<'_>> {
+        let &(start, len) = parts.get(name).ok_or_else(|| {
             Error::unsupported(format!("a tar archive without `{name}`: not a PyTorch checkpoint"))
         })?;
-        let inside = slice(bytes, offset, len)
-            .ok_or_else(|| Error::damaged(format!("`{name}` is cut short")).at(offset))?;
-        Ok((offset, inside))
+        if start.checked_add(len).is_none_or(|end| end > data.len()) {
+            return Err(Error::damaged(format!("`{name}` is cut short"))
+                .because(DamageKind::CutShort)
+                .at(start));
+        }
+        Ok(Section { whole: data, start, len })
     };
-    let (pickle_at, object) = part("pickle")?;
-    let (storages_at, storages) = part("storages")?;
-    let (tensors_at, tensors) = part("tensors")?;
-
-    let runs = read_storages(storages, storages_at).map_err(|e| e.at(storages_at))?;
-    let tensors = read_tensors(tensors, &runs).map_err(|e| e.at(tensors_at))?;
-    let pickle = Pickle::parse(object).map_err(|e| {
+    let (object, storages, tensors) = (part("pickle")?, part("storages")?, part("tensors")?);
+    let runs = read_storages(&storages, storages.start).map_err(|e| e.at(storages.start))?;
+    let tensors_at = tensors.start;
+    let tensors = read_tensors(&tensors, &runs).map_err(|e| e.at(tensors_at))?;
+    let pickle_at = object.start;
+    let object = object.bytes(0..object.len)?;
+    let pickle = Pickle::parse(&object).map_err(|e| {
         let offset = pickle_at + e.offset.unwrap_or(0);
         Error { offset: Some(offset), ..e }
     })?;
@@ -63,7 +70,7 @@ pub(crate) fn read(source: &Source, file: usize) -> Result<Contents> {
             None => {
                 let run = runs.get(&key)?;
                 let count = run.len / run.dtype.element_size()? as u64;
-                (TensorInfo::contiguous(String::new(), run.dtype, vec![count as usize], 0, 0), key.clone())
+                (TensorInfo::contiguous(String::new(), run.dtype, vec![count as usize], None, 0), key.clone())
             }
         };
         let run = runs.get(&storage)?;
@@ -73,18 +80,20 @@ pub(crate) fn read(source: &Source, file: usize) -> Result<Contents> {
     };
     let mut contents = Contents::new(Format::TorchTar);
     contents.add_globals(&pickle);
-    let listed = interpret_with(&pickle, &known);
-    for storage in &listed.storages {
-        let inline = storage.inline(object, Some((file, pickle_at)));
-        contents.storages.push(match (inline, runs.get(&storage.key)) {
+    let mut listed = interpret_with(&pickle, &known);
+    contents.tensors = listed.placed(|storage| {
+        let inline = storage.inline(&object, Some((source, pickle_at)));
+        match (inline, runs.get(&storage.key)) {
             (Some(inline), _) => inline,
-            (None, Some(run)) => Storage::mapped(file, run.offset, run.len),
-            (None, None) => Storage::missing("its storage is not in the file", storage.bytes),
-        });
-    }
-    contents.tensors = listed.tensors;
+            (None, Some(run)) => Storage::mapped(source, run.offset, run.len),
+            (None, None) => {
+                let why = Damage::new(DamageKind::StorageLost, "its storage is not in the file");
+                Storage::missing(why, storage.bytes)
+            }
+        }
+    });
     contents.metadata = listed.metadata;
-    contents.warnings.extend(listed.warnings);
+    contents.notices.extend(listed.notices);
     Ok(contents)
 }
 
@@ -96,6 +105,7 @@ fn key_of(pickle: &Pickle<'_>, id: Id) -> Option<String> {
     }
 }
 
+/// The key of a record, and its parts.
 fn triple<'p>(pickle: &'p Pickle<'_>) -> Result<(String, &'p [Id])> {
     let parts = pickle.sequence(pickle.root).filter(|p| p.len() == 3);
     let parts = parts.ok_or_else(|| Error::damaged("a record of the tar form is not a triple"))?;
@@ -104,34 +114,51 @@ fn triple<'p>(pickle: &'p Pickle<'_>) -> Result<(String, &'p [Id])> {
     Ok((key, parts))
 }
 
-fn read_storages(bytes: &[u8], base: u64) -> Result<HashMap<String, Run>> {
+/// What `read` makes of the pickle at `at`, which is moved behind it.
+fn next<T>(part: &dyn ByteSource, at: &mut u64, mut read: impl FnMut(&Pickle<'_>) -> Result<T>) -> Result<T> {
+    // What is wrong with the record is no reason to look at more bytes.
+    let (read, len) = part.grow(*at, |bytes| {
+        let pickle = Pickle::parse(bytes)?;
+        Ok((read(&pickle), pickle.len as u64))
+    })?;
+    *at += len;
+    read
+}
+
+fn read_storages(part: &dyn ByteSource, base: u64) -> Result<HashMap<String, Run>> {
     let mut at = 0;
-    let count = Pickle::parse(bytes)?;
-    at += count.len;
+    let count = next(part, &mut at, |count| Ok(count.int(count.root).unwrap_or(0)))?;
     let mut runs = HashMap::new();
-    for _ in 0..count.int(count.root).unwrap_or(0) {
-        let record = Pickle::parse(&bytes[at..])?;
-        at += record.len;
-        let (key, parts) = triple(&record)?;
-        let (_, class) =
-            record.global(parts[2]).ok_or_else(|| Error::damaged("a storage's class is not a global"))?;
-        let dtype = storage_dtype(class)
-            .ok_or_else(|| Error::unsupported(format!("storage class `{}`", class.escape_debug())))?;
-        let count = i64_at(bytes, at)?;
-        at += 8;
+    for _ in 0..count {
+        let (key, dtype) = next(part, &mut at, |record| {
+            let (key, parts) = triple(record)?;
+            let (_, class) =
+                record.global(parts[2]).ok_or_else(|| Error::damaged("a storage's class is not a global"))?;
+            let dtype = storage_dtype(class)
+                .ok_or_else(|| Error::unsupported(format!("storage class `{}`", class.escape_debug())))?;
+            Ok((key, dtype))
+        })?;
+        let count = i64_at(part, &mut at)?;
         let len = u64::try_from(count)
             .ok()
             .and_then(|n| n.checked_mul(dtype.element_size()? as u64))
-            .filter(|&len| len <= (bytes.len() - at) as u64)
-            .ok_or_else(|| Error::damaged(format!("storage `{key}` is cut short")))?;
-        runs.insert(key, Run { offset: base + at as u64, len, dtype });
-        at += len as usize;
+            .filter(|&len| len <= part.len() - at)
+            .ok_or_else(|| {
+                Error::damaged(format!("storage `{key}` is cut short")).because(DamageKind::CutShort)
+            })?;
+        runs.insert(key, Run { offset: base + at, len, dtype });
+        at += len;
     }
-    let views = Pickle::parse(&bytes[at..])?;
+    next(part, &mut at, |views| read_views(views, &mut runs))?;
+    Ok(runs)
+}
+
+/// Adds the runs that are parts of others.
+fn read_views(views: &Pickle<'_>, runs: &mut HashMap<String, Run>) -> Result<()> {
     for &view in views.sequence(views.root).unwrap_or(&[]) {
         let bad = || Error::damaged("a storage view of the tar form is malformed");
         let &[target, root, first, len] = views.sequence(view).ok_or_else(bad)? else { return Err(bad()) };
-        let (target, root) = key_of(&views, target).zip(key_of(&views, root)).ok_or_else(bad)?;
+        let (target, root) = key_of(views, target).zip(key_of(views, root)).ok_or_else(bad)?;
         let run = *runs.get(&root).ok_or_else(bad)?;
         let size = run.dtype.element_size().unwrap_or(1) as u64;
         let number = |id: Id| views.int(id).and_then(|n| u64::try_from(n).ok()?.checked_mul(size));
@@ -141,47 +168,50 @@ fn read_storages(bytes: &[u8], base: u64) -> Result<HashMap<String, Run>> {
         }
         runs.insert(target, Run { offset: run.offset + skip, len, ..run });
     }
-    Ok(runs)
+    Ok(())
 }
 
-fn read_tensors(bytes: &[u8], runs: &HashMap<String, Run>) -> Result<HashMap<String, (TensorInfo, String)>> {
+fn read_tensors(
+    part: &dyn ByteSource,
+    runs: &HashMap<String, Run>,
+) -> Result<HashMap<String, (TensorInfo, String)>> {
     let mut at = 0;
-    let count = Pickle::parse(bytes)?;
-    at += count.len;
+    let count = next(part, &mut at, |count| Ok(count.int(count.root).unwrap_or(0)))?;
     let mut tensors = HashMap::new();
-    for _ in 0..count.int(count.root).unwrap_or(0) {
-        let record = Pickle::parse(&bytes[at..])?;
-        at += record.len;
-        let (key, parts) = triple(&record)?;
-        let storage = key_of(&record, parts[1]).unwrap_or_default();
+    for _ in 0..count {
+        let (key, storage) = next(part, &mut at, |record| {
+            let (key, parts) = triple(record)?;
+            Ok((key, key_of(record, parts[1]).unwrap_or_default()))
+        })?;
         let run = runs.get(&storage).ok_or_else(|| {
             Error::damaged(format!("a tensor refers to storage `{storage}`, which is not there"))
         })?;
-        let dims = i64_at(bytes, at)? as i32;
-        at += 8;
+        let dims = i64_at(part, &mut at)? as i32;
         let dims = usize::try_from(dims)
             .ok()
             .filter(|&d| d <= 64)
             .ok_or_else(|| Error::damaged(format!("a tensor of {dims} dimensions")))?;
         let mut numbers = Vec::with_capacity(2 * dims + 1);
         for _ in 0..=2 * dims {
-            let number = usize::try_from(i64_at(bytes, at)?)
+            let number = usize::try_from(i64_at(part, &mut at)?)
                 .map_err(|_| Error::damaged("a negative size in a tensor of the tar form"))?;
             numbers.push(number);
-            at += 8;
         }
         let shape = numbers[..dims].to_vec();
         numel(&shape).ok_or_else(|| Error::damaged("the product of a shape overflows"))?;
         let offset = (numbers[2 * dims] as u64).saturating_mul(run.dtype.element_size().unwrap_or(1) as u64);
-        let mut tensor = TensorInfo::contiguous(String::new(), run.dtype, shape, 0, offset);
+        let mut tensor = TensorInfo::contiguous(String::new(), run.dtype, shape, None, offset);
         tensor.strides = numbers[dims..2 * dims].to_vec();
         tensors.insert(key, (tensor, storage));
     }
     Ok(tensors)
 }
 
-fn i64_at(bytes: &[u8], at: usize) -> Result<i64> {
-    let word =
-        slice(bytes, at as u64, 8).ok_or_else(|| Error::damaged("the tar form's records are cut short"))?;
-    Ok(i64::from_le_bytes(word.try_into().expect("eight bytes")))
+/// The number at `at`, which is moved behind it.
+fn i64_at(part: &dyn ByteSource, at: &mut u64) -> Result<i64> {
+    let word = part.part(*at, 8)?.ok_or_else(|| {
+        Error::damaged("the tar form's records are cut short").because(DamageKind::CutShort)
+    })?;
+    *at += 8;
+    Ok(i64::from_le_bytes((*word).try_into().expect("eight bytes")))
 }

@@ -6,15 +6,20 @@
 //! file that was cut short still tells what it held: then the local headers are walked instead of the directory.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use serde_pickle::{HashableValue, Value};
 
-use crate::checkpoint::{Contents, Format};
+use crate::bytes::{ByteSource, Source};
+use crate::format::{Container, Contents, Family, Format};
 use crate::pickle::Pickle;
-use crate::storage::{Place, Source, Storage};
+use crate::storage::{Place, Segment, Storage};
 use crate::torch::{StorageRef, TorchObject, interpret};
 use crate::zip::{self, Directory, END, Entry, LOCAL_HEADER, Method, central_directory, content};
-use crate::{Error, Result};
+use crate::{Damage, DamageKind, Error, Notice, NoticeKind, Result};
+
+pub(crate) const CONTAINER: Container =
+    Container { family: Family::Zip, recognises, recognises_later: Some(recognises_later), read };
 
 /// How a distributed checkpoint becomes one that is read.
 pub(crate) const DCP_HINT: &str =
@@ -22,28 +27,28 @@ pub(crate) const DCP_HINT: &str =
 
 /// Whether `bytes` are an archive of PyTorch's though they do not begin like one: something was put before it, or its
 /// beginning was overwritten.
-pub(crate) fn recognises_later(bytes: &[u8]) -> bool {
-    zip::has_directory(bytes) && zip::names_in_directory(bytes).any(|name| name.ends_with(b"data.pkl"))
+fn recognises_later(source: &dyn ByteSource) -> Result<bool> {
+    Ok(zip::has_directory(source)? && zip::names_in_directory(source, |name| name.ends_with(b"data.pkl"))?)
 }
 
-pub(crate) fn recognises(bytes: &[u8]) -> bool {
+fn recognises(bytes: &[u8]) -> bool {
     bytes.starts_with(LOCAL_HEADER) || bytes.starts_with(END)
 }
 
-pub(crate) fn read(source: &Source, file: usize) -> Result<Contents> {
-    let bytes = source.bytes();
-    let (entries, damage) = match central_directory(bytes) {
-        Ok(Directory::Of(central)) => (central.entries, None),
-        Ok(Directory::Several) => {
+fn read(source: &Arc<Source>) -> Result<Contents> {
+    let bytes = source.data();
+    let (entries, damage) = match central_directory(bytes)? {
+        Directory::Of(central) => (central.entries, None),
+        Directory::Several => {
             return Err(Error::unsupported("holds several zip archives one after another, as the parts of a distributed checkpoint (.distcp) do").hint(DCP_HINT));
         }
-        Err(reason) => {
-            let entries = zip::salvage(bytes);
+        Directory::Lost(reason) => {
+            let entries = zip::salvage(bytes)?;
             let why = format!(
                 "the zip's central directory cannot be read ({reason}): the file was cut short, overwritten or never finished; {} entries found by their headers",
                 entries.len()
             );
-            (entries, Some(why))
+            (entries, Some(Damage::new(DamageKind::DirectoryLost, why)))
         }
     };
     let mut by_name: HashMap<&str, &Entry> = HashMap::new();
@@ -71,13 +76,12 @@ pub(crate) fn read(source: &Source, file: usize) -> Result<Contents> {
         .is_some_and(|e| content(bytes, e).is_ok_and(|order| order.trim_ascii() == b"big"));
 
     let mut contents = Contents::new(if script { Format::TorchScript } else { Format::TorchZip });
-    contents.damage = damage;
+    contents.faults.extend(damage);
     let data = content(bytes, main).map_err(|e| e.in_tensor("data.pkl"))?;
     if main.crc32.is_some_and(|expected| expected != crc32fast::hash(&data)) {
         contents.listing_damaged = true;
         let what = "data.pkl differs from its checksum: names, shapes and values may be wrong";
-        let damage = contents.damage.take().map(|damage| damage + "; ").unwrap_or_default();
-        contents.damage = Some(damage + what);
+        contents.faults.push(Damage::new(DamageKind::ChecksumMismatch, what));
     }
     let pickle = Pickle::parse(&data).map_err(|e| Error {
         what: format!("data.pkl, offset {}: {}", e.offset.unwrap_or(0), e.what),
@@ -86,7 +90,7 @@ pub(crate) fn read(source: &Source, file: usize) -> Result<Contents> {
     })?;
     contents.add_globals(&pickle);
     let object = interpret(&pickle);
-    let places = Places { entries: &by_name, folder: format!("{prefix}data/"), file, big_endian };
+    let places = Places { entries: &by_name, folder: format!("{prefix}data/"), source, big_endian };
     places.add(&mut contents, object, &data, main);
 
     if let Some(entry) = by_name.get(format!("{prefix}constants.pkl").as_str()) {
@@ -109,7 +113,10 @@ pub(crate) fn read(source: &Source, file: usize) -> Result<Contents> {
                 all.insert(HashableValue::String("constants".into()), metadata);
             }
         } else {
-            contents.warnings.push("constants.pkl is damaged; constants of the script are not listed".into());
+            contents.notices.push(Notice::new(
+                NoticeKind::DamagedPart,
+                "constants.pkl is damaged; constants of the script are not listed",
+            ));
         }
     }
     Ok(contents)
@@ -119,58 +126,52 @@ pub(crate) fn read(source: &Source, file: usize) -> Result<Contents> {
 struct Places<'e> {
     entries: &'e HashMap<&'e str, &'e Entry>,
     folder: String,
-    file: usize,
+    source: &'e Arc<Source>,
     big_endian: bool,
 }
 
 impl Places<'_> {
     /// Adds `object`, which was read from `pickle`, the content of entry `from`.
-    fn add(&self, contents: &mut Contents, object: TorchObject, pickle: &[u8], from: &Entry) {
-        let first = contents.storages.len();
-        let mapped = (from.method == Method::Stored).then_some((self.file, from.offset));
-        for storage in &object.storages {
-            let placed = storage.inline(pickle, mapped).unwrap_or_else(|| self.place(storage));
-            contents.storages.push(placed);
-        }
-        for mut tensor in object.tensors {
-            tensor.shift_storages(first);
-            contents.tensors.push(tensor);
-        }
+    fn add(&self, contents: &mut Contents, mut object: TorchObject, pickle: &[u8], from: &Entry) {
+        let mapped = (from.method == Method::Stored).then_some((self.source, from.offset));
+        contents.tensors.extend(
+            object.placed(|storage| storage.inline(pickle, mapped).unwrap_or_else(|| self.place(storage))),
+        );
         contents.metadata = object.metadata;
-        contents.warnings.extend(object.warnings);
+        contents.notices.extend(object.notices);
     }
 
     fn place(&self, storage: &StorageRef) -> Storage {
-        let (file, key) = (self.file, &storage.key);
-        let missing = |why: String| Storage::missing(why, storage.bytes);
+        let (source, key) = (self.source, &storage.key);
+        let damage = |what: String| Damage::new(DamageKind::StorageLost, what);
         let Some(entry) = self.entries.get(format!("{}{key}", self.folder).as_str()) else {
-            return missing(format!("its storage `{key}` is not in the file"));
+            let why = damage(format!("its storage `{key}` is not in the file"));
+            return Storage::missing(why, storage.bytes);
         };
         if let Some(doubt) = entry.doubt {
-            return Storage::lost(format!("its storage `{key}`: {doubt}"), storage.bytes, file, entry.offset);
+            let why = Damage::new(DamageKind::Inconsistent, format!("its storage `{key}`: {doubt}"));
+            return Storage::lost(why, storage.bytes, source, entry.offset);
         }
         // Which words to reverse is for each tensor to say: an untyped storage does not know.
         let swap = if self.big_endian { 2 } else { 1 };
+        let segment = Segment { source: source.clone(), offset: entry.offset, len: entry.compressed };
         match entry.method {
-            Method::Stored => Storage {
-                place: Place::Mapped { file, offset: entry.offset },
-                len: entry.compressed,
-                crc32: entry.crc32.filter(|_| entry.whole),
-                swap,
-            },
+            Method::Stored => {
+                let crc32 = entry.crc32.filter(|_| entry.whole);
+                Storage::new(Place::Segments(vec![segment]), entry.compressed, crc32, swap)
+            }
             Method::Deflated if !entry.whole => {
                 let why = format!("its compressed storage `{key}` is cut short");
-                Storage::lost(why, storage.bytes, file, entry.offset)
+                let why = Damage::new(DamageKind::CutShort, why);
+                Storage::lost(why, storage.bytes, source, entry.offset)
             }
-            Method::Deflated => Storage {
-                place: Place::Deflated { file, offset: entry.offset, compressed: entry.compressed },
-                len: entry.len,
-                crc32: entry.crc32,
-                swap,
-            },
-            Method::Other(number) => missing(format!(
-                "its storage `{key}` is compressed by zip method {number}; only stored and deflated are read"
-            )),
+            Method::Deflated => Storage::new(Place::Deflated(segment), entry.len, entry.crc32, swap),
+            Method::Other(number) => {
+                let why = format!(
+                    "its storage `{key}` is compressed by zip method {number}; only stored and deflated are read"
+                );
+                Storage::missing(Damage::new(DamageKind::Compression, why), storage.bytes)
+            }
         }
     }
 }

@@ -6,6 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::record::{CheckpointRecord, Group, TensorRecord};
+use crate::{DType, DamageKind};
 
 /// How healthy a tensor or checkpoint is, from best to worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -144,28 +145,100 @@ pub(crate) fn relative_std(tensor: &TensorRecord) -> Option<f64> {
     Some(tensor.stats.as_ref()?.std? * (fan_in as f64).sqrt())
 }
 
+/// Why a tensor is judged as it is, or not at all. As text it is a phrase.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Finding {
+    /// Its bytes cannot be read.
+    Damaged {
+        /// What class of damage it is.
+        fault: DamageKind,
+        /// What is wrong, in words.
+        what: String,
+    },
+    /// Some of its values are not finite.
+    NotFinite {
+        /// Values that are not a number.
+        nan: u64,
+        /// Infinite values.
+        inf: u64,
+        /// All values.
+        count: u64,
+    },
+    /// Every value is the same.
+    Constant {
+        /// That value.
+        value: f64,
+    },
+    /// Its ternary codes are nearly all zero.
+    ZeroCodes {
+        /// Share of zeros.
+        share: f64,
+        /// The share from which it is dead.
+        bound: f64,
+    },
+    /// Its codes are there without the scale that they are to be multiplied by.
+    ScaleLost,
+    /// It is smaller than a matrix that a BitLinear uses should be.
+    SmallStd {
+        /// Its standard deviation.
+        std: f64,
+        /// The one below which it is judged so.
+        bound: Option<f64>,
+    },
+    /// It is smaller than its fan-in lets expect.
+    SmallRelativeStd {
+        /// Its standard deviation.
+        std: f64,
+        /// std * sqrt(fan_in).
+        relative: f64,
+        /// The value of `relative` below which it is judged so.
+        bound: Option<f64>,
+    },
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Finding::Damaged { what, .. } => f.write_str(what),
+            Finding::NotFinite { nan, inf: 0, count } => write!(f, "{nan} of {} NaN", plural(*count)),
+            Finding::NotFinite { nan: 0, inf, count } => write!(f, "{inf} of {} infinite", plural(*count)),
+            Finding::NotFinite { nan, inf, count } => {
+                write!(f, "{nan} of {} NaN, {inf} infinite", plural(*count))
+            }
+            Finding::Constant { value } => write!(f, "every value is {}", short(*value)),
+            Finding::ZeroCodes { share, .. } => {
+                write!(f, "{:.2} % of its ternary values are zero", 100.0 * share)
+            }
+            Finding::ScaleLost => f.write_str("its scale is lost"),
+            Finding::SmallStd { std, .. } => write!(f, "std {std:.1e}"),
+            Finding::SmallRelativeStd { std, relative, .. } => {
+                write!(f, "std {std:.1e}, {relative:.1e} of 1/sqrt(fan_in)")
+            }
+        }
+    }
+}
+
 /// Judges one tensor. `None` for a verdict where health is not judged: optimizer state, other tensors, vectors
 /// that hold only finite numbers, and whatever was not measured. Ternary codes whose scale is lost are judged dead
-/// or, with that reason, not at all.
-pub fn judge_tensor(tensor: &TensorRecord, thresholds: &Thresholds) -> (Option<Verdict>, Option<String>) {
-    let bad = |verdict, reason: String| (Some(verdict), Some(reason));
+/// or, with that finding, not at all.
+pub fn judge_tensor(tensor: &TensorRecord, thresholds: &Thresholds) -> (Option<Verdict>, Option<Finding>) {
+    let bad = |verdict, finding| (Some(verdict), Some(finding));
     if let Some(damage) = &tensor.damage {
-        return bad(Verdict::Corrupt, damage.clone());
+        let fault = tensor.damage_kind.unwrap_or_default();
+        return bad(Verdict::Corrupt, Finding::Damaged { fault, what: damage.clone() });
     }
     let Some(stats) = &tensor.stats else { return (None, None) };
     if tensor.group == Group::Other {
         return (None, None);
     }
     if stats.nan + stats.inf > 0 {
-        let kind = match (stats.nan, stats.inf) {
-            (n, 0) => format!("{n} of {} NaN", plural(stats.count)),
-            (0, n) => format!("{n} of {} infinite", plural(stats.count)),
-            (n, i) => format!("{n} of {} NaN, {i} infinite", plural(stats.count)),
-        };
-        return bad(Verdict::Corrupt, kind);
+        let (nan, inf, count) = (stats.nan, stats.inf, stats.count);
+        return bad(Verdict::Corrupt, Finding::NotFinite { nan, inf, count });
     }
     // Codes of an int8 layer, masks, indices: their spread says nothing.
-    if ["int", "uint", "bool"].iter().any(|kind| tensor.dtype.starts_with(kind)) {
+    if tensor.dtype.is_integer() || tensor.dtype == DType::Bool {
         return (None, None);
     }
     let dims = tensor.shape.iter().filter(|&&d| d > 1).count();
@@ -174,35 +247,34 @@ pub fn judge_tensor(tensor: &TensorRecord, thresholds: &Thresholds) -> (Option<V
     }
     let (Some(std), Some(min), Some(max)) = (stats.std, stats.min, stats.max) else { return (None, None) };
     if min == max {
-        return bad(Verdict::Dead, format!("every value is {}", short(min)));
+        return bad(Verdict::Dead, Finding::Constant { value: min });
     }
     if let Some(ternary) = &tensor.ternary {
-        if ternary.zero >= thresholds.dead_zero_share {
-            return bad(
-                Verdict::Dead,
-                format!("{:.2} % of its ternary values are zero", 100.0 * ternary.zero),
-            );
+        let (share, bound) = (ternary.zero, thresholds.dead_zero_share);
+        if share >= bound {
+            return bad(Verdict::Dead, Finding::ZeroCodes { share, bound });
         }
         // Codes without their scale: how large they are is not known.
         if ternary.scale.is_none() {
-            return (None, Some("its scale is lost".into()));
+            return (None, Some(Finding::ScaleLost));
         }
-        return match thresholds.projection.judge(std) {
+        let levels = &thresholds.projection;
+        return match levels.judge(std) {
             Verdict::Healthy => (Some(Verdict::Healthy), None),
-            worse => bad(worse, format!("std {std:.1e}")),
+            worse => bad(worse, Finding::SmallStd { std, bound: levels.bound(worse) }),
         };
     }
-    let relative = relative_std(tensor).unwrap_or(std);
-    match thresholds.relative.judge(relative) {
+    let (levels, relative) = (&thresholds.relative, relative_std(tensor).unwrap_or(std));
+    match levels.judge(relative) {
         Verdict::Healthy => (Some(Verdict::Healthy), None),
-        worse => bad(worse, format!("std {std:.1e}, {relative:.1e} of 1/sqrt(fan_in)")),
+        worse => bad(worse, Finding::SmallRelativeStd { std, relative, bound: levels.bound(worse) }),
     }
 }
 
-/// Judges every tensor and the whole: fills `verdict`, `reasons` and the tensors' `verdict` and `reason`.
+/// Judges every tensor and the whole: fills `verdict`, `reasons` and the tensors' `verdict` and `finding`.
 pub fn judge(record: &mut CheckpointRecord, thresholds: &Thresholds) {
     for tensor in &mut record.tensors {
-        (tensor.verdict, tensor.reason) = judge_tensor(tensor, thresholds);
+        (tensor.verdict, tensor.finding) = judge_tensor(tensor, thresholds);
     }
     record.verdict = record.tensors.iter().filter_map(|t| t.verdict).max();
     let mut worst: Vec<&TensorRecord> =
@@ -212,7 +284,7 @@ pub fn judge(record: &mut CheckpointRecord, thresholds: &Thresholds) {
     record.reasons = worst
         .iter()
         .take(NAMED)
-        .map(|t| format!("{} is {}: {}", t.name, t.verdict.unwrap(), t.reason.as_deref().unwrap_or("?")))
+        .filter_map(|t| Some(format!("{} is {}: {}", t.name, t.verdict?, t.finding.as_ref()?)))
         .collect();
     if worst.len() > NAMED {
         record.reasons.push(format!("and {} more tensors below healthy", worst.len() - NAMED));

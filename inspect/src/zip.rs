@@ -6,8 +6,9 @@ use std::collections::{HashMap, HashSet};
 
 use memchr::memmem;
 
-use crate::storage::{inflate, slice};
-use crate::{Error, Result};
+use crate::bytes::{ByteSource, text};
+use crate::storage::inflate;
+use crate::{DamageKind, Error, Result};
 
 /// Signature of a local file header (4.3.7).
 pub const LOCAL_HEADER: &[u8; 4] = b"PK\x03\x04";
@@ -90,6 +91,8 @@ pub(crate) enum Directory {
     Of(Central),
     /// Other archives stand before this one.
     Several,
+    /// Nothing, and why: there is none, it is cut short, or it points elsewhere than to the entries that it names.
+    Lost(&'static str),
 }
 
 /// A central directory.
@@ -106,7 +109,7 @@ pub(crate) struct Central {
 
 /// A central header, as it stands.
 struct Record<'a> {
-    name: &'a [u8],
+    name: Cow<'a, [u8]>,
     flags: u16,
     method: Method,
     crc32: u32,
@@ -120,6 +123,22 @@ struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
+    /// The central header at `at` of `source`, if there is one.
+    fn fetch(source: &'a dyn ByteSource, at: u64) -> Result<Option<Self>> {
+        let size = source.window(at, CENTRAL_RECORD as u64)?;
+        let lengths = [28, 30, 32].map(|field| word(&size, field, 2).unwrap_or(0));
+        let size = CENTRAL_RECORD as u64 + lengths.iter().sum::<u64>();
+        Ok(match source.window(at, size)? {
+            Cow::Borrowed(bytes) => Record::read(bytes, 0),
+            Cow::Owned(bytes) => Record::read(&bytes, 0).map(Record::into_owned),
+        })
+    }
+
+    fn into_owned<'b>(self) -> Record<'b> {
+        Record { name: Cow::Owned(self.name.into_owned()), ..self }
+    }
+
+    /// The central header at `at` of `bytes`, if there is one.
     fn read(bytes: &'a [u8], at: usize) -> Option<Self> {
         let header = bytes.get(at..).filter(|h| h.starts_with(CENTRAL_HEADER))?;
         let lengths = [word(header, 28, 2)?, word(header, 30, 2)?, word(header, 32, 2)?];
@@ -130,7 +149,7 @@ impl<'a> Record<'a> {
         widen(extra, &mut sizes);
         let [len, compressed, local] = sizes;
         Some(Record {
-            name,
+            name: Cow::Borrowed(name),
             flags: word(header, 8, 2)? as u16,
             method: Method::of(word(header, 10, 2)?),
             crc32: word(header, 16, 4)? as u32,
@@ -146,7 +165,7 @@ impl<'a> Record<'a> {
     fn entry(&self, header: u64, offset: u64, file_len: u64) -> Entry {
         let left = file_len.saturating_sub(offset);
         Entry {
-            name: String::from_utf8_lossy(self.name).into_owned(),
+            name: text(&self.name),
             flags: self.flags,
             method: self.method,
             header,
@@ -163,7 +182,7 @@ impl<'a> Record<'a> {
 
 /// A local header, as it stands.
 pub(crate) struct Local<'a> {
-    pub name: &'a [u8],
+    pub name: Cow<'a, [u8]>,
     pub flags: u16,
     pub method: Method,
     pub crc32: u32,
@@ -175,23 +194,30 @@ pub(crate) struct Local<'a> {
 
 impl<'a> Local<'a> {
     /// The local header at `at`, if there is one.
-    pub fn read(bytes: &'a [u8], at: u64) -> Option<Self> {
-        let at = usize::try_from(at).ok()?;
-        let header = bytes.get(at..).filter(|h| h.starts_with(LOCAL_HEADER))?;
-        let name_end = LOCAL_RECORD + word(header, 26, 2)? as usize;
-        let data = name_end + word(header, 28, 2)? as usize;
-        let mut sizes = [word(header, 22, 4)?, word(header, 18, 4)?];
-        widen(header.get(name_end..data)?, &mut sizes);
+    pub fn read(source: &'a dyn ByteSource, at: u64) -> Result<Option<Self>> {
+        let fixed = source.window(at, LOCAL_RECORD as u64)?;
+        if !fixed.starts_with(LOCAL_HEADER) {
+            return Ok(None);
+        }
+        let Some((name_len, extra_len)) = word(&fixed, 26, 2).zip(word(&fixed, 28, 2)) else {
+            return Ok(None);
+        };
+        let after = at + LOCAL_RECORD as u64;
+        let Some(name) = source.part(after, name_len)? else { return Ok(None) };
+        let Some(extra) = source.part(after + name_len, extra_len)? else { return Ok(None) };
+        let number = |at: usize, width: usize| word(&fixed, at, width).unwrap_or(0);
+        let mut sizes = [number(22, 4), number(18, 4)];
+        widen(&extra, &mut sizes);
         let [len, compressed] = sizes;
-        Some(Local {
-            name: header.get(LOCAL_RECORD..name_end)?,
-            flags: word(header, 6, 2)? as u16,
-            method: Method::of(word(header, 8, 2)?),
-            crc32: word(header, 14, 4)? as u32,
+        Ok(Some(Local {
+            name,
+            flags: number(6, 2) as u16,
+            method: Method::of(number(8, 2)),
+            crc32: number(14, 4) as u32,
             compressed,
             len,
-            data: (at + data) as u64,
-        })
+            data: after + name_len + extra_len,
+        }))
     }
 
     /// Whether sizes and CRC-32 follow the data instead of standing here.
@@ -201,93 +227,112 @@ impl<'a> Local<'a> {
 }
 
 /// Whether an end of central directory record is where one has to be.
-pub(crate) fn has_directory(bytes: &[u8]) -> bool {
-    end_record(bytes).is_some()
+pub(crate) fn has_directory(source: &dyn ByteSource) -> Result<bool> {
+    Ok(end_record(source)?.is_some())
 }
 
-/// Names in whatever central headers there are.
-pub(crate) fn names_in_directory(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
-    memmem::find_iter(bytes, CENTRAL_HEADER).filter_map(|at| Some(Record::read(bytes, at)?.name))
+/// Whether any central header there is names an entry that `wanted` takes.
+pub(crate) fn names_in_directory(source: &dyn ByteSource, wanted: fn(&[u8]) -> bool) -> Result<bool> {
+    for at in source.positions(CENTRAL_HEADER, 0..source.len(), MOST_ENTRIES)? {
+        if Record::fetch(source, at)?.is_some_and(|record| wanted(&record.name)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
-/// Where the end of central directory record is: the last one whose comment fits (4.3.16).
-fn end_record(bytes: &[u8]) -> Option<usize> {
-    let tail = bytes.len().saturating_sub(END_RECORD + usize::from(u16::MAX));
-    memmem::rfind_iter(&bytes[tail..], END)
-        .map(|at| tail + at)
-        .find(|&at| word(bytes, at + 20, 2).is_some_and(|n| at + END_RECORD + n as usize <= bytes.len()))
+/// Where the end of central directory record is, and the record: the last one whose comment fits (4.3.16).
+fn end_record(source: &dyn ByteSource) -> Result<Option<(u64, [u8; END_RECORD])>> {
+    let start = source.len().saturating_sub((END_RECORD + usize::from(u16::MAX)) as u64);
+    let tail = source.bytes(start..source.len())?;
+    let found = memmem::rfind_iter(&tail, END).find_map(|at| {
+        let record: [u8; END_RECORD] = tail.get(at..at + END_RECORD)?.try_into().ok()?;
+        let comment = word(&record, 20, 2)? as usize;
+        (at + END_RECORD + comment <= tail.len()).then_some((start + at as u64, record))
+    });
+    Ok(found)
 }
 
 /// Entries by the central directory at the file's end (4.3.12 to 4.3.16).
 ///
 /// # Errors
-/// Why it cannot be followed: none, cut short, or pointing elsewhere than to the entries it names.
-pub(crate) fn central_directory(bytes: &[u8]) -> Result<Directory, &'static str> {
-    let end = end_record(bytes).ok_or("there is none")?;
-    let (mut count, mut size, mut start, mut after) = (
-        word(bytes, end + 10, 2).ok_or(CUT)?,
-        word(bytes, end + 12, 4).ok_or(CUT)?,
-        word(bytes, end + 16, 4).ok_or(CUT)?,
-        end,
-    );
-    let locator = end.checked_sub(20).filter(|&at| bytes[at..].starts_with(ZIP64_LOCATOR));
-    if let Some(locator) = locator {
+/// When the bytes cannot be had.
+pub(crate) fn central_directory(source: &dyn ByteSource) -> Result<Directory> {
+    let lost = |why| Ok(Directory::Lost(why));
+    let Some((end, record)) = end_record(source)? else { return lost("there is none") };
+    let field = |at, width| word(&record, at, width).unwrap_or(0);
+    let (mut count, mut size, mut start, mut after) = (field(10, 2), field(12, 4), field(16, 4), end);
+    if let Some(at) = end.checked_sub(20)
+        && let locator = source.window(at, 20)?
+        && locator.starts_with(ZIP64_LOCATOR)
+    {
         // Its offset is right unless bytes were put before the archive; then the record lies right before it.
-        let recorded = word(bytes, locator + 8, 8).and_then(|at| usize::try_from(at).ok());
-        let record = [recorded, locator.checked_sub(56)]
-            .into_iter()
-            .flatten()
-            .find(|&at| bytes.get(at..).is_some_and(|b| b.starts_with(ZIP64_END)))
-            .ok_or("its zip64 record is not where it should be")?;
-        count = word(bytes, record + 32, 8).ok_or(CUT)?;
-        size = word(bytes, record + 40, 8).ok_or(CUT)?;
-        start = word(bytes, record + 48, 8).ok_or(CUT)?;
-        after = record;
+        let places = [word(&locator, 8, 8), at.checked_sub(56)];
+        let mut found = None;
+        for place in places.into_iter().flatten() {
+            let wide = source.window(place, 56)?;
+            if wide.starts_with(ZIP64_END) {
+                found = Some((place, wide));
+                break;
+            }
+        }
+        let Some((place, wide)) = found else { return lost("its zip64 record is not where it should be") };
+        let fields = [32, 40, 48].map(|at| word(&wide, at, 8));
+        let [Some(wide_count), Some(wide_size), Some(wide_start)] = fields else { return lost(CUT) };
+        (count, size, start, after) = (wide_count, wide_size, wide_start, place);
     }
     // Bytes put before the archive shift every offset by the same amount.
-    let actual = (after as u64).checked_sub(size).ok_or("its size is larger than the file")?;
-    let shift = actual.checked_sub(start).ok_or("its offset lies behind it")?;
-    let mut at = actual as usize;
-    if shift > 0 && bytes.starts_with(LOCAL_HEADER) {
-        return match memmem::find(&bytes[..at], END) {
-            Some(_) => Ok(Directory::Several),
-            None => Err("it is not where it says that it is"),
+    let Some(actual) = after.checked_sub(size) else { return lost("its size is larger than the file") };
+    let Some(shift) = actual.checked_sub(start) else { return lost("its offset lies behind it") };
+    if shift > 0 && source.window(0, 4)?.starts_with(LOCAL_HEADER) {
+        return match source.contains(END, 0..actual)? {
+            true => Ok(Directory::Several),
+            false => lost("it is not where it says that it is"),
         };
     }
+    let headers = source.bytes(actual..after)?;
+    let mut at = 0;
     let mut entries = Vec::new();
     for _ in 0..count {
-        let record = Record::read(&bytes[..after], at).ok_or("an entry is damaged")?;
-        let local = record.local.checked_add(shift).ok_or("an offset overflows")?;
-        let header = Local::read(bytes, local).ok_or("an entry points to no local header")?;
-        entries.push(record.entry(local, header.data, bytes.len() as u64));
+        let Some(record) = Record::read(&headers, at) else { return lost("an entry is damaged") };
+        let Some(local) = record.local.checked_add(shift) else { return lost("an offset overflows") };
+        let Some(header) = Local::read(source, local)? else {
+            return lost("an entry points to no local header");
+        };
+        entries.push(record.entry(local, header.data, source.len()));
         at += record.size;
     }
-    let comment = word(bytes, end + 20, 2).unwrap_or(0);
+    let comment = field(20, 2);
     Ok(Directory::Of(Central {
         entries,
         prefix: shift,
-        end: end as u64 + END_RECORD as u64 + comment,
+        end: end + END_RECORD as u64 + comment,
         start: actual,
     }))
 }
 
 /// Entries of an archive whose central directory cannot be followed, in file order: those of local headers, and those
 /// that only a central header tells of. Of two that claim a name the one whose CRC-32 is right comes first.
-pub(crate) fn salvage(bytes: &[u8]) -> Vec<Entry> {
-    let mut entries = walk_local_headers(bytes);
+///
+/// # Errors
+/// When the bytes cannot be had.
+pub(crate) fn salvage(source: &dyn ByteSource) -> Result<Vec<Entry>> {
+    let mut entries = walk_local_headers(source)?;
     let mut by_name: HashMap<String, Vec<usize>> = HashMap::new();
     for (i, entry) in entries.iter().enumerate() {
         by_name.entry(entry.name.clone()).or_default().push(i);
     }
-    let records: Vec<Record<'_>> =
-        memmem::find_iter(bytes, CENTRAL_HEADER).filter_map(|at| Record::read(bytes, at)).collect();
+    let mut records: Vec<Record<'_>> = Vec::new();
+    for at in source.positions(CENTRAL_HEADER, 0..source.len(), usize::MAX)? {
+        records.extend(Record::fetch(source, at)?);
+    }
     let mut starts: Vec<u64> = records.iter().map(|r| r.local).collect();
     starts.sort_unstable();
     // Each guess costs a checksum of what it guesses; together they read the file a few times at most.
-    let mut budget = 4 * bytes.len() as u64;
+    let mut budget = 4 * source.len();
     let mut told: HashSet<&[u8]> = HashSet::new();
-    for record in records.iter().filter(|r| told.insert(r.name)) {
-        let name = String::from_utf8_lossy(record.name).into_owned();
+    for record in records.iter().filter(|r| told.insert(&r.name)) {
+        let name = text(&record.name);
         let known = by_name.get(&name).map_or(&[][..], Vec::as_slice);
         let mut places: Vec<(u64, u64)> =
             known.iter().map(|&i| (entries[i].header, entries[i].offset)).collect();
@@ -305,12 +350,17 @@ pub(crate) fn salvage(bytes: &[u8]) -> Vec<Entry> {
             places.extend(after.checked_next_multiple_of(64).map(|data| (record.local, data)));
             places.retain(|(header, data)| data > header);
         }
-        let mut right = places.iter().filter_map(|&(header, data)| {
-            let entry = record.entry(header, data, bytes.len() as u64);
-            budget = budget.checked_sub(entry.compressed)?;
-            (entry.whole && has_its_checksum(bytes, &entry)).then_some(entry)
-        });
-        match (right.next(), known) {
+        let mut right = None;
+        for (header, data) in places {
+            let entry = record.entry(header, data, source.len());
+            let Some(left) = budget.checked_sub(entry.compressed) else { continue };
+            budget = left;
+            if entry.whole && has_its_checksum(source, &entry)? {
+                right = Some(entry);
+                break;
+            }
+        }
+        match (right, known) {
             (Some(entry), &[first, ..]) => entries[first] = entry,
             (Some(entry), []) => entries.push(entry),
             (None, known) => {
@@ -318,36 +368,37 @@ pub(crate) fn salvage(bytes: &[u8]) -> Vec<Entry> {
                 for &i in known {
                     let entry = &mut entries[i];
                     if !entry.whole && entry.compressed >= record.compressed {
-                        let placed = record.entry(entry.header, entry.offset, bytes.len() as u64);
+                        let placed = record.entry(entry.header, entry.offset, source.len());
                         *entry = Entry { name: name.clone(), ..placed };
                     }
                 }
             }
         }
     }
-    entries
+    Ok(entries)
 }
 
-fn has_its_checksum(bytes: &[u8], entry: &Entry) -> bool {
-    let Some(raw) = slice(bytes, entry.offset, entry.compressed) else { return false };
+fn has_its_checksum(source: &dyn ByteSource, entry: &Entry) -> Result<bool> {
+    let Some(raw) = source.part(entry.offset, entry.compressed)? else { return Ok(false) };
     let found = match entry.method {
-        Method::Stored => crc32fast::hash(raw),
-        Method::Deflated if entry.len <= bytes.len() as u64 + INFLATED_ALLOWANCE => {
-            let Ok(inflated) = inflate(raw, entry.len) else { return false };
+        Method::Stored => crc32fast::hash(&raw),
+        Method::Deflated if entry.len <= source.len() + INFLATED_ALLOWANCE => {
+            let Ok(inflated) = inflate(&raw, entry.len) else { return Ok(false) };
             crc32fast::hash(&inflated)
         }
-        _ => return false,
+        _ => return Ok(false),
     };
-    entry.crc32 == Some(found)
+    Ok(entry.crc32 == Some(found))
 }
 
 /// Entries by their local headers (4.3.7), in file order.
-fn walk_local_headers(bytes: &[u8]) -> Vec<Entry> {
+fn walk_local_headers(source: &dyn ByteSource) -> Result<Vec<Entry>> {
     // A descriptor tells how long the data before it is, and so where that begins.
     let mut descriptors: HashMap<u64, (u64, u64)> = HashMap::new();
-    for at in memmem::find_iter(bytes, DATA_DESCRIPTOR).map(|at| at as u64).take(MOST_ENTRIES) {
+    for at in source.positions(DATA_DESCRIPTOR, 0..source.len(), MOST_ENTRIES)? {
+        let descriptor = source.window(at, 16)?;
         for width in [8, 4] {
-            let size = word(bytes, at as usize + 8, width);
+            let size = word(&descriptor, 8, width);
             if let Some(start) = size.and_then(|size| at.checked_sub(size)) {
                 descriptors.entry(start).or_insert((at, width as u64));
             }
@@ -355,45 +406,45 @@ fn walk_local_headers(bytes: &[u8]) -> Vec<Entry> {
     }
     let mut entries: Vec<Entry> = Vec::new();
     let mut at = 0;
-    let directory = memmem::find(bytes, CENTRAL_HEADER);
-    for found in memmem::find_iter(bytes, LOCAL_HEADER).map(|at| at as u64) {
+    let directory = source.positions(CENTRAL_HEADER, 0..source.len(), 1)?.first().copied();
+    for found in source.positions(LOCAL_HEADER, 0..source.len(), usize::MAX)? {
         if found < at {
             continue;
         }
-        let Some(local) = Local::read(bytes, found).filter(|l| is_plausible(l.name)) else { continue };
+        let Some(local) = Local::read(source, found)?.filter(|l| is_plausible(&l.name)) else { continue };
         if let Some(last) = entries.last_mut().filter(|last| !last.whole) {
             // What was taken to reach the end of the file ends here.
             last.compressed = last.compressed.min(found - last.offset);
             last.doubt = Some("its end and its checksum were overwritten");
         }
-        let (entry, next) = local_entry(bytes, found, &local, &descriptors);
+        let (entry, next) = local_entry(source, found, &local, &descriptors)?;
         at = next;
         entries.push(entry);
     }
     if let (Some(last), Some(directory)) = (entries.last_mut().filter(|e| !e.whole), directory)
-        && directory as u64 >= last.offset
+        && directory >= last.offset
     {
-        last.compressed = last.compressed.min(directory as u64 - last.offset);
+        last.compressed = last.compressed.min(directory - last.offset);
         last.doubt = Some("its end and its checksum were overwritten");
     }
-    entries
+    Ok(entries)
 }
 
 /// Whether a name is one that an archive of a checkpoint could hold.
 fn is_plausible(name: &[u8]) -> bool {
-    !name.is_empty() && std::str::from_utf8(name).is_ok_and(|n| !n.contains(char::is_control))
+    !name.is_empty() && String::from_utf8(name.to_vec()).is_ok_and(|n| !n.contains(char::is_control))
 }
 
 /// The entry of the header `local`, which is at `at`, and where the next header is expected.
 fn local_entry(
-    bytes: &[u8],
+    source: &dyn ByteSource,
     at: u64,
     local: &Local<'_>,
     descriptors: &HashMap<u64, (u64, u64)>,
-) -> (Entry, u64) {
-    let left = bytes.len() as u64 - local.data;
+) -> Result<(Entry, u64)> {
+    let left = source.len() - local.data;
     let mut entry = Entry {
-        name: String::from_utf8_lossy(local.name).into_owned(),
+        name: text(&local.name),
         flags: local.flags,
         method: local.method,
         header: at,
@@ -407,10 +458,14 @@ fn local_entry(
     };
     let mut next = local.data + entry.compressed;
     if local.sizes_follow() {
-        let descriptor = descriptors.get(&local.data).and_then(|&(found, width)| {
-            let size = word(bytes, (found + 8 + width) as usize, width as usize)?;
-            Some((found, size, word(bytes, found as usize + 4, 4)?, 8 + 2 * width))
-        });
+        let descriptor = match descriptors.get(&local.data) {
+            Some(&(found, width)) => {
+                let fields = source.window(found, 8 + 2 * width)?;
+                let size = word(&fields, (8 + width) as usize, width as usize);
+                size.zip(word(&fields, 4, 4)).map(|(size, crc32)| (found, size, crc32, 8 + 2 * width))
+            }
+            None => None,
+        };
         if let Some((found, len, crc32, size)) = descriptor {
             entry.compressed = found - local.data;
             entry.len = len;
@@ -426,7 +481,7 @@ fn local_entry(
     if !entry.whole {
         next = local.data;
     }
-    (entry, next)
+    Ok((entry, next))
 }
 
 /// The decoded bytes of `entry`, which is read whole.
@@ -434,26 +489,28 @@ fn local_entry(
 /// # Errors
 /// `Damaged` when it is cut short or does not inflate, `Unsupported` for other compression and for an inflated size out
 /// of proportion to the file.
-pub(crate) fn content<'a>(bytes: &'a [u8], entry: &Entry) -> Result<Cow<'a, [u8]>> {
-    let raw = slice(bytes, entry.offset, entry.compressed)
-        .filter(|_| entry.whole)
-        .ok_or_else(|| Error::damaged(format!("the entry `{}` is cut short", entry.name)).at(entry.offset))?;
+pub(crate) fn content<'a>(source: &'a dyn ByteSource, entry: &Entry) -> Result<Cow<'a, [u8]>> {
+    let raw = source.part(entry.offset, entry.compressed)?.filter(|_| entry.whole).ok_or_else(|| {
+        Error::damaged(format!("the entry `{}` is cut short", entry.name))
+            .because(DamageKind::CutShort)
+            .at(entry.offset)
+    })?;
     match entry.method {
-        Method::Stored => return Ok(Cow::Borrowed(raw)),
+        Method::Stored => return Ok(raw),
         Method::Deflated => {}
         Method::Other(number) => {
             let what = format!("the entry `{}` is compressed by zip method {number}", entry.name);
             return Err(Error::unsupported(what).at(entry.offset).hint("save it again with torch.save"));
         }
     }
-    if entry.len > bytes.len() as u64 + INFLATED_ALLOWANCE {
+    if entry.len > source.len() + INFLATED_ALLOWANCE {
         return Err(Error::unsupported(format!(
             "the entry `{}` inflates to {} bytes, out of proportion to the file",
             entry.name, entry.len
         ))
         .at(entry.offset));
     }
-    inflate(raw, entry.len).map(Cow::Owned).map_err(|e| e.at(entry.offset))
+    inflate(&raw, entry.len).map(Cow::Owned).map_err(|e| e.at(entry.offset))
 }
 
 /// A little-endian word of `width` bytes.

@@ -3,14 +3,17 @@
 use std::path::Path;
 
 use ckpt_inspect::cause::{
-    AccumulationSource, Cause, Explanation, Given, LayerCause, Pair, PairRecord, PairTensor, compare,
-    explain, pairs_needed,
+    AccumulationSource, Cause, Explanation, Given, LayerCause, Pair, PairRecord, PairTensor, Setting,
+    compare, explain, pairs_needed,
 };
 use ckpt_inspect::diff::CodeDiff;
 use ckpt_inspect::optimizer::{Kind, ParamGroup, TrainingRecord};
 use ckpt_inspect::record::{Stats, TensorRecord, Ternary};
 use ckpt_inspect::run::Run;
-use ckpt_inspect::{CheckpointRecord, Group, Options, Thresholds, describe, find, judge, open};
+use ckpt_inspect::{
+    CheckpointRecord, DType, Damage, DamageKind, Error, ErrorKind, Group, Options, TernaryPacking,
+    Thresholds, describe, find, judge, open,
+};
 
 const NAME: &str = "layers.0.mlp.gate_proj.weight";
 
@@ -63,8 +66,8 @@ fn the_collapsed_run_died_of_weight_decay() {
     assert!(prognosis.other_agreement.unwrap() < 0.6, "attention went on learning");
     let change = &prognosis.changes[0];
     assert_eq!(
-        (change.setting.as_str(), change.from),
-        ("optimizer_state_dict.muon.param_groups.0.weight_decay", 0.1)
+        (change.setting.clone(), change.from),
+        (Setting::Saved("optimizer_state_dict.muon.param_groups.0.weight_decay".into()), 0.1)
     );
     assert!((change.to - 0.001).abs() < 1e-12 && (change.half_life / 34_657.0 - 1.0).abs() < 1e-3);
 }
@@ -104,7 +107,7 @@ fn matrix(std: f64, zero: f64) -> TensorRecord {
     let ternary = Ternary { neg: half, zero, pos: half, scale: Some(0.8 * std), ..Ternary::default() };
     TensorRecord {
         name: NAME.into(),
-        dtype: "float32".into(),
+        dtype: DType::F32,
         shape: vec![64, 64],
         group: Group::Weights,
         stats: Some(stats),
@@ -391,7 +394,7 @@ fn packed_copies_lose_scales_and_bytes() {
     let given = Given::default();
     let packed = |neg: f64, zero: f64, scale: Option<f64>| {
         let mut tensor = matrix(0.8, zero);
-        tensor.dtype = "i2s".into();
+        tensor.dtype = DType::Ternary(TernaryPacking::I2s);
         tensor.ternary = Some(Ternary { neg, zero, pos: 1.0 - neg - zero, scale, ..Ternary::default() });
         tensor
     };
@@ -420,14 +423,38 @@ fn truncation_is_told_from_other_damage() {
     let truncated = explanation.layers.iter().filter(|l| l.cause == Cause::Truncated).count();
     assert!(truncated > 0 && truncated == damaged, "{truncated} of {damaged}");
 
+    use DamageKind::*;
+    for (kind, cause) in [
+        (CutShort, Cause::Truncated),
+        (BeyondStorage, Cause::Truncated),
+        (StorageLost, Cause::Truncated),
+        (DirectoryLost, Cause::Truncated),
+        (ChecksumMismatch, Cause::Unknown),
+        (Overlap, Cause::Unknown),
+        (ZeroBytes, Cause::Unknown),
+        (Other, Cause::Unknown),
+    ] {
+        let mut torn = matrix(0.02, 0.33);
+        torn.set_damage(Error::damaged("as it is").because(kind));
+        let found = why(vec![checkpoint(500, vec![torn], None)], None, &Given::default());
+        assert_eq!(found.cause, cause, "{kind:?}: {}", found.reason);
+        assert!(found.reason.starts_with("as it is"), "{}", found.reason);
+    }
+    // The file as a whole is told of beside the tensor where it is cut short.
     let mut torn = matrix(0.02, 0.33);
-    torn.damage = Some("checksum mismatch: CRC-32 is 1, the file records 2".into());
-    assert_unknown(&why(vec![checkpoint(500, vec![torn], None)], None, &Given::default()), "not cut short");
+    torn.set_damage(Error::damaged("a hole").because(CutShort));
+    for (kind, reason) in [(CutShort, "a hole; damaged: no end"), (Overlap, "a hole")] {
+        let mut record = checkpoint(500, vec![torn.clone()], None);
+        record.damage = Some(Damage::new(kind, "no end"));
+        assert_eq!(why(vec![record], None, &Given::default()).reason, reason);
+    }
 
-    let zeros = "x.pt: holds only zero bytes; the file was allocated and never written";
-    assert_eq!(Cause::of_unreadable(zeros), Cause::Overwritten);
-    assert_eq!(Cause::of_unreadable("x.pt: the entry `a` is cut short (at byte 64)"), Cause::Truncated);
-    assert_eq!(Cause::of_unreadable("x.pt: is not a checkpoint"), Cause::Unknown);
+    let of = |kind| Cause::of_unreadable(&Error::damaged("is what it is").because(kind));
+    assert_eq!(of(ZeroBytes), Cause::Overwritten);
+    assert_eq!(of(CutShort), Cause::Truncated);
+    assert_eq!(of(DirectoryLost), Cause::Truncated);
+    assert_eq!(of(Empty), Cause::Unknown);
+    assert_eq!(Cause::of_unreadable(&Error::new(ErrorKind::Unrecognised, "cut short")), Cause::Unknown);
 }
 
 /// Files cut at any place are read as cut short, or hold all their tensors.
@@ -441,7 +468,7 @@ fn every_cut_of_a_file_reads_as_truncation() {
         let mut record = match open(&path) {
             Ok(checkpoint) => describe(&checkpoint, Options::default(), &|_| ()),
             Err(error) => {
-                assert_eq!(Cause::of_unreadable(&error.to_string()), Cause::Truncated, "{cut}: {error}");
+                assert_eq!(Cause::of_unreadable(&error), Cause::Truncated, "{cut}: {error}");
                 continue;
             }
         };

@@ -158,7 +158,8 @@ fn a_compression_method_that_is_not_read_is_named() {
     assert!(error.to_string().contains("zip method 93"), "{error}");
     let (_folder, opened) = open_bytes(&patch("data/0"));
     let checkpoint = opened.unwrap();
-    let damaged: Vec<&String> = checkpoint.tensors.iter().filter_map(|t| t.damage.as_ref()).collect();
+    let damaged: Vec<&ckpt_inspect::Damage> =
+        checkpoint.tensors.iter().filter_map(|t| t.damage.as_ref()).collect();
     assert_eq!(damaged.len(), 1);
     assert!(damaged[0].contains("zip method 93"));
 }

@@ -4,7 +4,9 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use ckpt_inspect::{Checkpoint, DType, Group, Options, TernaryPacking, Verdict, describe, judge, open};
+use ckpt_inspect::{
+    Checkpoint, DType, Finding, Group, Options, TernaryPacking, Verdict, describe, judge, open,
+};
 use safetensors::tensor::{Dtype, TensorView};
 
 fn fixture(name: &str) -> PathBuf {
@@ -98,7 +100,7 @@ fn a_zero_byte_is_four_times_minus_one_and_a_constant_is_dead() {
     assert_eq!(verdict("a.weight"), Some(Verdict::Dead));
     assert_eq!(verdict("b.weight"), None, "codes do not tell how large the weights are");
     let b = record.tensors.iter().find(|t| t.name == "b.weight").unwrap();
-    assert_eq!(b.reason.as_deref(), Some("its scale is lost"));
+    assert_eq!(b.finding, Some(Finding::ScaleLost));
     let ternary = record.tensors.iter().find(|t| t.name == "b.weight").unwrap().ternary.clone().unwrap();
     assert_eq!(ternary.scale, None, "a lost scale is not made up");
 }

@@ -68,7 +68,7 @@ proptest! {
         let path = folder.path().join("values.pkl");
         std::fs::write(&path, &bytes).unwrap();
         let checkpoint = open(&path).unwrap();
-        prop_assert_eq!(&checkpoint.warnings, &Vec::<String>::new());
+        prop_assert_eq!(&checkpoint.warnings, &Vec::<&str>::new());
         prop_assert_eq!(&checkpoint.metadata, &plain(value));
         prop_assert_eq!(&checkpoint.metadata, &plain(second));
     }

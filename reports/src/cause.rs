@@ -1,6 +1,6 @@
 //! What a run died of, in words: one sentence for each cause, the evidence, and what to do.
 
-use ckpt_inspect::cause::{AccumulationSource, Cause, Decay, Explanation, LayerCause};
+use ckpt_inspect::cause::{AccumulationSource, Cause, Decay, Explanation, LayerCause, Setting, Source};
 use ckpt_inspect::run::Run;
 
 use crate::headline::patterns;
@@ -172,9 +172,9 @@ fn rates(layers: &[&LayerCause]) -> Vec<(&'static str, String)> {
         range(all(|d| Some(d.rate)), 3, true),
         floor(straight, 4),
     );
-    let source = match first.source.as_deref() {
-        Some("given") => "as given".to_string(),
-        Some(path) => format!("from {path}"),
+    let source = match &first.source {
+        Some(Source::Given) => "as given".to_string(),
+        Some(source) => format!("from {}", String::from(source.clone())),
         None => "from the files".to_string(),
     };
     let counted = match first.accumulation_source {
@@ -271,10 +271,11 @@ fn resume(run: &Run, explanation: &Explanation) -> Vec<String> {
         }
     }
     for change in &prognosis.changes {
-        let restored = if change.setting.contains("param_groups") {
-            " Loading the optimizer's state brings the old value back: set it after that."
-        } else {
-            ""
+        let restored = match change.setting {
+            Setting::Saved(_) => {
+                " Loading the optimizer's state brings the old value back: set it after that."
+            }
+            _ => "",
         };
         advice.push(format!(
             "Set {} to {} (it is {}): std would halve every {} steps instead of every {}; 0 stops the decay.{restored}",

@@ -64,7 +64,7 @@ fn fields(tensor: &TensorRecord) -> Vec<String> {
     let shape: Vec<String> = tensor.shape.iter().map(u64::to_string).collect();
     let group = serde_json::to_value(tensor.group).ok();
     let group = group.as_ref().and_then(|g| g.as_str()).unwrap_or_default().to_string();
-    let mut line = vec![plain(&tensor.name), tensor.dtype.clone(), shape.join("x"), group];
+    let mut line = vec![plain(&tensor.name), tensor.dtype.to_string(), shape.join("x"), group];
     // Debug writes extremes with an exponent, where Display has hundreds of digits.
     let real = |v: Option<f64>| v.map(|v| format!("{v:?}")).unwrap_or_default();
     match &tensor.stats {
@@ -83,6 +83,6 @@ fn fields(tensor: &TensorRecord) -> Vec<String> {
         None => line.extend(std::iter::repeat_n(String::new(), 6)),
     }
     line.push(tensor.verdict.map(|v| v.to_string()).unwrap_or_default());
-    line.push(plain(tensor.reason.as_deref().unwrap_or_default()));
+    line.push(plain(&tensor.finding.as_ref().map(ToString::to_string).unwrap_or_default()));
     line
 }

@@ -12,11 +12,19 @@ const SIZE: (u32, u32) = (560, 260);
 /// More dots than this say no more.
 const MOST_DOTS: usize = 200;
 
+/// A drawn decline.
+pub struct Drawing {
+    /// The chart.
+    pub svg: String,
+    /// Whether the line of weight decay alone is in it.
+    pub predicted: bool,
+}
+
 /// The chart of `cause`'s weight; `None` where its std did not decline.
 ///
 /// # Errors
 /// When plotters cannot draw.
-pub fn decline(run: &Run, cause: &LayerCause) -> Result<Option<String>, Error> {
+pub fn decline(run: &Run, cause: &LayerCause) -> Result<Option<Drawing>, Error> {
     let Some(decay) = &cause.decay else { return Ok(None) };
     let layer = &run.layers[cause.layer];
     let series: Vec<(u64, f64)> = run.series(cause.layer).into_iter().filter(|p| p.1 > 0.0).collect();
@@ -26,6 +34,7 @@ pub fn decline(run: &Run, cause: &LayerCause) -> Result<Option<String>, Error> {
     }
     let values = || series.iter().chain(&decay.line).map(|p| p.1).filter(|v| *v > 0.0 && v.is_finite());
     let (low, high) = values().fold((f64::INFINITY, 0.0), |(l, h): (f64, f64), v| (l.min(v), h.max(v)));
+    let predicted = decay.line.len() > 1;
     let mut keys = Keys::default();
     let mut svg = String::new();
     {
@@ -56,7 +65,7 @@ pub fn decline(run: &Run, cause: &LayerCause) -> Result<Option<String>, Error> {
             .y_label_formatter(&|v| format!("{v:.0e}"))
             .draw()
             .map_err(|e| failed(&e))?;
-        if decay.line.len() > 1 {
+        if predicted {
             let style = keys.color("predicted", "weight decay alone").stroke_width(2);
             let line = decay.line.iter().map(|&(t, v)| (t as f64, v.max(f64::MIN_POSITIVE)));
             chart.draw_series(LineSeries::new(line, style)).map_err(|e| failed(&e))?;
@@ -70,9 +79,11 @@ pub fn decline(run: &Run, cause: &LayerCause) -> Result<Option<String>, Error> {
         }
         area.present().map_err(|e| failed(&e))?;
     }
-    let label = match decay.line.len() {
-        0 | 1 => format!("Measured std of {} over steps.", layer.name),
-        _ => format!("Measured std of {} over steps, beside what weight decay alone predicts.", layer.name),
+    let label = match predicted {
+        false => format!("Measured std of {} over steps.", layer.name),
+        true => {
+            format!("Measured std of {} over steps, beside what weight decay alone predicts.", layer.name)
+        }
     };
-    Ok(Some(keys.finish(&svg, SIZE, "chart small", &label)))
+    Ok(Some(Drawing { svg: keys.finish(&svg, SIZE, "chart small", &label), predicted }))
 }

@@ -328,9 +328,24 @@ pub(crate) struct Judged<'r> {
     pub tensor: &'r TensorRecord,
     pub rules: TensorRules,
     pub verdict: Option<Verdict>,
-    pub reason: String,
+    pub finding: Option<ckpt_inspect::Finding>,
     /// Whether its health decides: a weight matrix of the policy's scope.
     pub in_scope: bool,
+}
+
+impl Judged<'_> {
+    /// Why, in words.
+    fn reason(&self) -> String {
+        self.finding.as_ref().map(ToString::to_string).unwrap_or_default()
+    }
+
+    /// The share of zero codes and its bound, where that is what killed the tensor.
+    fn zero_codes(&self) -> Option<(f64, f64)> {
+        match self.finding {
+            Some(ckpt_inspect::Finding::ZeroCodes { share, bound }) => Some((share, bound)),
+            _ => None,
+        }
+    }
 }
 
 /// Every tensor that the policy does not ignore.
@@ -340,10 +355,10 @@ pub(crate) fn judge_all<'r>(record: &'r CheckpointRecord, policy: &Policy) -> Ve
     considered()
         .map(|tensor| {
             let rules = policy.rules(&tensor.name);
-            let (verdict, reason) = judge_tensor(tensor, &rules.thresholds);
+            let (verdict, finding) = judge_tensor(tensor, &rules.thresholds);
             let in_scope =
                 verdict.is_some() && is_matrix(tensor) && (all || rules.named || is_projection(tensor));
-            Judged { tensor, rules, verdict, reason: reason.unwrap_or_default(), in_scope }
+            Judged { tensor, rules, verdict, finding, in_scope }
         })
         .collect()
 }
@@ -368,9 +383,8 @@ fn scale_is_lost(judged: &Judged<'_>) -> bool {
 fn whole(checked: &mut Checked, record: &CheckpointRecord, judged: &[Judged<'_>], policy: &Policy) {
     let findings = &mut checked.findings;
     if record.damaged {
-        let container = record.warnings.iter().find_map(|w| w.strip_prefix("damaged: "));
         let tensors = record.tensors.iter().filter(|t| t.damage.is_some()).count();
-        let message = match container {
+        let message = match &record.damage {
             Some(what) => format!("{what}; {} lost bytes", plural(tensors, "tensor")),
             None => format!("bytes of {tensors} of {} tensors are missing or wrong", record.tensors.len()),
         };
@@ -454,14 +468,14 @@ fn whole(checked: &mut Checked, record: &CheckpointRecord, judged: &[Judged<'_>]
 /// What is wrong with one tensor by itself.
 fn single(judged: &Judged<'_>, policy: &Policy) -> Option<Finding> {
     let (tensor, rules) = (judged.tensor, &judged.rules);
-    let verdict = judged.verdict?;
+    let (verdict, reason) = (judged.verdict?, judged.reason());
     if verdict == Verdict::Corrupt {
         let rule = match tensor.group {
             Group::Optimizer => Rule::CorruptOptimizer,
             _ => Rule::CorruptTensor,
         };
         let bad = tensor.stats.as_ref().map(|s| (s.nan + s.inf) as f64);
-        return Some(Finding::new(rule, &judged.reason).on(tensor).against(bad, bad.map(|_| 0.0)));
+        return Some(Finding::new(rule, &reason).on(tensor).against(bad, bad.map(|_| 0.0)));
     }
     let counted = verdict == Verdict::Dead && policy.max_dead.is_some();
     if !judged.in_scope || verdict <= rules.allow || counted {
@@ -469,29 +483,18 @@ fn single(judged: &Judged<'_>, policy: &Policy) -> Option<Finding> {
     }
     let (measured, limit) = measured(judged);
     let bound = match limit {
-        Some(limit)
-            if verdict == Verdict::Dead && Some(limit) == measured_zero_share(judged).map(|z| z.1) =>
-        {
-            format!("dead from {:.2} %", 100.0 * limit)
-        }
+        Some(limit) if judged.zero_codes().is_some() => format!("dead from {:.2} %", 100.0 * limit),
         Some(limit) => format!("{} begins at {limit:e}", rules.allow),
         None => format!("{} is allowed", rules.allow),
     };
-    let message = format!("{verdict}: {}; {bound}", judged.reason);
+    let message = format!("{verdict}: {reason}; {bound}");
     Some(Finding::new(Rule::UnhealthyTensor, message).on(tensor).against(measured, limit))
-}
-
-/// The share of zeros and its bound, where that is what killed the tensor.
-fn measured_zero_share(judged: &Judged<'_>) -> Option<(f64, f64)> {
-    let (ternary, stats) = (judged.tensor.ternary.as_ref()?, judged.tensor.stats.as_ref()?);
-    let bound = judged.rules.thresholds.dead_zero_share;
-    (stats.min != stats.max && ternary.zero >= bound).then_some((ternary.zero, bound))
 }
 
 /// What decided a verdict, and where the worst allowed one begins.
 fn measured(judged: &Judged<'_>) -> (Option<f64>, Option<f64>) {
-    if let Some((zero, bound)) = measured_zero_share(judged) {
-        return (Some(zero), Some(bound));
+    if let Some((share, bound)) = judged.zero_codes() {
+        return (Some(share), Some(bound));
     }
     let tensor = judged.tensor;
     let begins = |levels: &Levels| match judged.rules.allow {

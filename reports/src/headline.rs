@@ -63,7 +63,11 @@ pub fn headline(run: &Run) -> Headline {
                 .collect();
             let total = judged.len().max(below.len());
             let verb = if below.len() == 1 { "is" } else { "are" };
-            let reason = run.tensor(*worst, end).and_then(|t| t.reason.clone()).unwrap_or_default();
+            let reason = run
+                .tensor(*worst, end)
+                .and_then(|t| t.finding.as_ref())
+                .map(ToString::to_string)
+                .unwrap_or_default();
             sentences.push(format!(
                 "At {place}, {} of {} {verb} below healthy ({}): {}. The worst is {}: {reason}.",
                 below.len(),

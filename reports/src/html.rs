@@ -119,7 +119,7 @@ fn unreadable(report: &Report) -> Markup {
     html! {
         section.card.alert aria-labelledby="unreadable" {
             h2 #unreadable { (plural(report.unreadable.len(), "checkpoint")) " could not be read" }
-            ul { @for (_, why) in &report.unreadable { li { (why) @if let Some(cause) = cause::of_unreadable(why) { " (cause: " (cause) ")" } } } }
+            ul { @for (_, why) in &report.unreadable { li { (why.to_string()) @if let Some(cause) = cause::of_unreadable(why) { " (cause: " (cause) ")" } } } }
         }
     }
 }
@@ -431,7 +431,7 @@ fn row(run: &Run, l: usize, first: &TensorRecord, last: &TensorRecord, over: boo
     html! {
         tr data-verdict=(verdict.map_or("none", Verdict::name)) data-layer=(l) {
             th scope="row" { (name(&layer.name)) }
-            td { (last.dtype) }
+            td { (last.dtype.name()) }
             td { (shape(&last.shape)) }
             @if over { (num(std(first), number(std(first)))) }
             (num(std(last), number(std(last))))
@@ -442,7 +442,7 @@ fn row(run: &Run, l: usize, first: &TensorRecord, last: &TensorRecord, over: boo
             @if over { td.num data-v=[below.as_ref().map(|b| b.0)] { @match &below { Some((_, cell)) => (cell), None => "–" } } }
             td data-v=(verdict.map_or(-1, |v| v as i32)) {
                 (badge(verdict))
-                @if let Some(reason) = &last.reason { span.muted { " " (reason) } }
+                @if let Some(finding) = &last.finding { span.muted { " " (finding.to_string()) } }
             }
         }
     }

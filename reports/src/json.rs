@@ -18,7 +18,7 @@ pub fn json(report: &Report) -> Result<String, Error> {
     let value = json!({
         "title": report.title,
         "runs": report.runs.iter().zip(&report.explanations).enumerate().map(|(i, (r, e))| run(r, e, report.training.get(&i))).collect::<Vec<_>>(),
-        "unreadable": report.unreadable.iter().map(|(path, why)| json!({"path": path, "error": why, "cause": Cause::of_unreadable(why)})).collect::<Vec<_>>(),
+        "unreadable": report.unreadable.iter().map(|(path, why)| json!({"path": path, "error": why.to_string(), "cause": Cause::of_unreadable(why)})).collect::<Vec<_>>(),
     });
     serde_json::to_string_pretty(&value)
         .map(|text| text + "\n")
@@ -53,7 +53,7 @@ fn run(run: &Run, explanation: &Explanation, training: Option<&Training>) -> Val
             json!({
                 "name": layer.name,
                 "shape": any.map(|t| &t.shape),
-                "dtype": any.map(|t| &t.dtype),
+                "dtype": any.map(|t| t.dtype),
                 "relative": layer.judged.map(|j| j.relative),
                 "std": each(&|t| json!(t.stats.as_ref().and_then(|s| s.std))),
                 "verdicts": each(&|t| json!(t.verdict)),

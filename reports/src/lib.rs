@@ -44,7 +44,7 @@ pub struct Report {
     /// Metrics of a run's training, by the run's index.
     pub training: std::collections::BTreeMap<usize, Training>,
     /// Checkpoints that could not be read, and why.
-    pub unreadable: Vec<(String, String)>,
+    pub unreadable: Vec<(String, ckpt_inspect::Error)>,
 }
 
 /// Why a report could not be made.

@@ -16,7 +16,7 @@ const ROWS: usize = 60;
 pub fn markdown(report: &Report) -> String {
     let mut out = format!("# {}\n", escape(&report.title));
     for (_, why) in &report.unreadable {
-        out += &format!("\n> **Unreadable:** {}\n", escape(why));
+        out += &format!("\n> **Unreadable:** {}\n", escape(&why.to_string()));
     }
     for (run, explanation) in report.runs.iter().zip(&report.explanations) {
         section(run, explanation, &mut out);

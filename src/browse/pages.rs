@@ -139,7 +139,8 @@ fn one_tensor(state: &State, at: usize, tensor: &TensorRecord, width: usize) -> 
         let pieces = wrapped(&format!("damaged: {}", escape(damage)), width);
         lines.extend(pieces.into_iter().map(|p| Line::styled(p, theme.warning())));
     } else if let Some(verdict) = tensor.verdict {
-        let reason = tensor.reason.as_deref().map(|r| format!(": {}", escape(r))).unwrap_or_default();
+        let reason =
+            tensor.finding.as_ref().map(|f| format!(": {}", escape(&f.to_string()))).unwrap_or_default();
         lines.push(Line::from(vec![
             Span::styled(format!("{:<11} ", "verdict"), theme.dim()),
             Span::styled(verdict.name(), theme.verdict(Some(verdict))),

@@ -317,7 +317,7 @@ impl State {
     }
 
     fn measured(&mut self, file: usize, tensor: usize, mut record: TensorRecord) {
-        (record.verdict, record.reason) = judge_tensor(&record, &self.thresholds);
+        (record.verdict, record.finding) = judge_tensor(&record, &self.thresholds);
         let known = &mut self.files[file];
         known.done += record.bytes;
         if let Some(Ok(whole)) = &mut known.record {

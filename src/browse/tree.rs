@@ -87,7 +87,7 @@ impl Sort {
             Sort::File => Ordering::Equal,
             Sort::Name => natural(&a.label).cmp(&natural(&b.label)),
             Sort::Shape => numel(b).cmp(&numel(a)),
-            Sort::Dtype => one(a).map(|t| &t.dtype).cmp(&one(b).map(|t| &t.dtype)),
+            Sort::Dtype => one(a).map(|t| t.dtype.name()).cmp(&one(b).map(|t| t.dtype.name())),
             Sort::Size => b.bytes.cmp(&a.bytes),
             Sort::Std => {
                 let std = |row: &Row| row.std.unwrap_or(f64::INFINITY);

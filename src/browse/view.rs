@@ -253,7 +253,7 @@ impl Drawing<'_> {
                     Some(tensor) => (ckpt_reports::text::shape(&tensor.shape), Style::new()),
                     None => (ckpt_reports::text::plural(row.count, "tensor"), self.theme.dim()),
                 },
-                Column::Dtype => (record.map(|t| t.dtype.clone()).unwrap_or_default(), Style::new()),
+                Column::Dtype => (record.map(|t| t.dtype.to_string()).unwrap_or_default(), Style::new()),
                 Column::Size => {
                     (bytes(row.bytes), if record.is_some() { Style::new() } else { self.theme.dim() })
                 }

@@ -272,7 +272,7 @@ fn measured(checkpoint: &Checkpoint, tensor: &TensorInfo, mut record: TensorReco
     }
     match checkpoint.measure(tensor, true) {
         Ok((stats, ternary)) => (record.stats, record.ternary) = (Some(stats), ternary),
-        Err(error) if error.kind == ErrorKind::Damaged => record.damage = Some(error.what),
+        Err(error) if error.kind == ErrorKind::Damaged => record.set_damage(error),
         Err(_) => {}
     }
     record

@@ -42,14 +42,13 @@ pub(crate) fn model_config(c: &StudentConfig) -> Value {
 /// What `ckpt report` compares a decline with, under the seed's names.
 pub(crate) fn training_config(settings: &Settings) -> Value {
     let o = &settings.optimizer;
+    let (weight_decay, ternary_weight_decay) = o.weight_decay();
     let mut entries = vec![
-        ("optimizer", Value::String(o.name.clone())),
-        ("weight_decay", Value::F64(o.weight_decay)),
-        ("ternary_weight_decay", Value::F64(o.ternary_weight_decay)),
+        ("optimizer", Value::String(settings.optimizer.name())),
+        ("weight_decay", Value::F64(weight_decay)),
+        ("ternary_weight_decay", Value::F64(ternary_weight_decay)),
         ("gradient_accumulation_steps", Value::I64(settings.accumulate as i64)),
     ];
-    if let Some(lr) = o.lr {
-        entries.push((if o.name.contains("muon") { "muon_lr" } else { "learning_rate" }, Value::F64(lr)));
-    }
+    entries.extend(o.rates().iter().map(|rate| (rate.setting, Value::F64(rate.lr))));
     plain(entries)
 }

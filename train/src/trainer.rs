@@ -14,7 +14,7 @@ use serde_pickle::Value;
 use crate::data::{self, Stream};
 use crate::distill::{self, Teachers};
 use crate::layout;
-use crate::optim::{self, Optimizer};
+use crate::optim::{self, Optimizer, Rate};
 use crate::run::RunFolder;
 use crate::start;
 use crate::{
@@ -230,9 +230,9 @@ impl Trainer {
 
     /// Tells of learning rates that the checkpoint's optimizer had and this run's has not.
     fn note_rates(&mut self, checkpoint: &Checkpoint, key: &str) {
-        let ours = self.settings.optimizer.rates();
-        for (part, ours) in ours {
-            let groups = checkpoint.meta(&format!("{key}{part}.param_groups"));
+        for Rate { part, lr: ours, .. } in self.settings.optimizer.rates() {
+            let part = part.map_or(key.to_string(), |part| format!("{key}.{part}"));
+            let groups = checkpoint.meta(&format!("{part}.param_groups"));
             let Some(Value::List(groups)) = groups else { continue };
             let rate = |group: &Value| {
                 ckpt_inspect::lookup(group, "initial_lr")

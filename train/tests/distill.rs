@@ -165,7 +165,7 @@ fn a_new_student_draws_near_to_its_teacher() {
         },
         ..Settings::default()
     };
-    settings.optimizer.lr = Some(3e-3);
+    settings.optimizer = toml::from_str("lr = 3e-3").unwrap();
     let mut trainer = Trainer::new(&config, &settings).unwrap();
     let mut losses = Vec::new();
     let mut place = RunFolder::open(folder.path()).unwrap();

@@ -1,7 +1,10 @@
 //! Every optimizer against PyTorch's in float64 (`data/optimizers.py`), and what the polarizer promises.
 
 use ckpt_convert::{Object, save};
-use ckpt_train::optim::{Form, Optimizer, Polarizer, Settings, Target, Well, half_life, orthogonalize};
+use ckpt_train::optim::{
+    Form, NAMES, Optimizer, Polarizer, Settings, Target, Well, adamw, half_life, muon, orthogonalize, sgd,
+    spin,
+};
 use ckpt_train::{Gradients, Parameter, Parameters, Role, Schedule, clip, global_norm};
 use serde_pickle::{HashableValue, Value};
 
@@ -54,20 +57,27 @@ fn follow(run: &str, settings: Settings, schedule: &Schedule, max_norm: Option<f
 }
 
 fn named(name: &str) -> Settings {
-    Settings { name: name.into(), ..Settings::default() }
+    name.parse().unwrap()
 }
 
 #[test]
 fn they_agree_with_pytorch() {
     let constant = Schedule::default();
-    let adamw = Settings { lr: Some(1e-2), weight_decay: 0.1, ternary_weight_decay: 0.1, ..named("adamw") };
+    let adamw = adamw::Settings {
+        lr: Some(1e-2),
+        weight_decay: 0.1,
+        ternary_weight_decay: 0.1,
+        ..Default::default()
+    };
+    let adamw = Settings::from(adamw);
     let cosine = Schedule { warmup: 4, cosine_steps: Some(12), min_factor: 0.1 };
     follow("adamw-cosine-clip", adamw.clone(), &cosine, Some(1.0));
     follow("adamw", adamw, &constant, None);
-    follow("sgd", Settings { lr: Some(1e-2), momentum: Some(0.9), ..named("sgd") }, &constant, None);
-    let muon = |name| Settings { weight_decay: 0.1, ternary_weight_decay: 0.2, ..named(name) };
-    follow("muon", muon("muon"), &constant, None);
-    follow("muon-adamw", muon("muon-adamw"), &constant, None);
+    let sgd = sgd::Settings { lr: Some(1e-2), momentum: Some(0.9), ..Default::default() };
+    follow("sgd", sgd.into(), &constant, None);
+    let muon = muon::Settings { weight_decay: 0.1, ternary_weight_decay: 0.2, ..Default::default() };
+    follow("muon", muon.clone().into(), &constant, None);
+    follow("muon-adamw", muon::Seed(muon).into(), &constant, None);
     follow("spin", named("spin"), &constant, None);
 }
 
@@ -90,8 +100,8 @@ fn orthogonalization() {
 fn push(well: Well, target: impl Into<Option<Target>>, strength: Option<f64>, weights: &[f32]) -> Vec<f32> {
     let (mut parameters, target) = (start(), target.into());
     parameters.0[0].values[..weights.len()].copy_from_slice(weights);
-    let settings =
-        Settings { lr: Some(0.0), polarizer: Polarizer { well, target, strength }, ..named("polarized-sgd") };
+    let sgd = sgd::Settings { lr: Some(0.0), ..Default::default() };
+    let settings = Settings { polarizer: Some(Polarizer { well, target, strength }), ..sgd.into() };
     let mut optimizer = settings.build(&parameters, 5).unwrap();
     let gradients = parameters.zeros();
     let vector = parameters.0[2].values.clone();
@@ -170,7 +180,7 @@ fn targets_are_taken_over_where_they_are_the_same() {
     now.0.iter_mut().for_each(|p| p.values.iter_mut().for_each(|w| *w *= 3.0));
     let with = |target: Option<Target>, parameters: &Parameters| {
         let polarizer = Polarizer { target, ..Polarizer::default() };
-        Settings { polarizer, ..named("polarized-adamw") }.build(parameters, 0).unwrap()
+        Settings { polarizer: Some(polarizer), ..named("adamw") }.build(parameters, 0).unwrap()
     };
     let (absolute, relative) = (|size| Some(Target::Absolute(size)), |share| Some(Target::Relative(share)));
     let as_it_is = |_: &mut Object| {};
@@ -245,8 +255,10 @@ fn a_step_may_be_a_plain_number() {
 #[test]
 fn no_momentum_needs_no_buffer() {
     let parameters = start();
-    let build =
-        |name, momentum| Settings { momentum: Some(momentum), ..named(name) }.build(&parameters, 0).unwrap();
+    let build = |momentum| {
+        let settings = sgd::Settings { momentum: Some(momentum), ..Default::default() };
+        Settings::from(settings).build(&parameters, 0).unwrap()
+    };
     let nothing = |state: &mut Object| *entry(state, "state").unwrap() = Object::Dict(Vec::new());
     let none = |state: &mut Object| {
         let Some(Object::Dict(members)) = entry(state, "state") else { panic!("no state") };
@@ -254,13 +266,13 @@ fn no_momentum_needs_no_buffer() {
             .iter_mut()
             .for_each(|m| m.1 = Object::dict([("momentum_buffer", Object::Plain(Value::None))]));
     };
-    let sgd = build("sgd", 0.0);
-    handed_over(&*sgd, nothing, &mut *build("sgd", 0.0), &parameters).unwrap();
-    handed_over(&*sgd, none, &mut *build("sgd", 0.0), &parameters).unwrap();
-    let needed = handed_over(&*sgd, nothing, &mut *build("sgd", 0.9), &parameters).unwrap_err();
+    let sgd = build(0.0);
+    handed_over(&*sgd, nothing, &mut *build(0.0), &parameters).unwrap();
+    handed_over(&*sgd, none, &mut *build(0.0), &parameters).unwrap();
+    let needed = handed_over(&*sgd, nothing, &mut *build(0.9), &parameters).unwrap_err();
     assert!(needed.contains("momentum_buffer"), "{needed}");
-    let foreign =
-        handed_over(&*build("adamw", 0.0), |_| {}, &mut *build("sgd", 0.0), &parameters).unwrap_err();
+    let adamw = named("adamw").build(&parameters, 0).unwrap();
+    let foreign = handed_over(&*adamw, |_| {}, &mut *build(0.0), &parameters).unwrap_err();
     assert!(foreign.contains("--reset-optimizer"), "{foreign}");
 }
 
@@ -268,20 +280,65 @@ fn no_momentum_needs_no_buffer() {
 fn settings_that_would_not_train_are_refused() {
     let parameters = start();
     let refused = |settings: Settings| settings.build(&parameters, 0).err().unwrap().to_string();
-    assert!(refused(named("adam")).contains("adamw"));
-    assert!(refused(Settings { lr: Some(f64::NAN), ..named("adamw") }).contains("lr"));
-    assert!(refused(Settings { betas: (1.0, 0.9), ..named("adamw") }).contains("betas"));
-    let polarizer = Polarizer { strength: Some(0.6), ..Polarizer::default() };
-    assert!(refused(Settings { polarizer, ..named("polarized-adamw") }).contains("0.6"));
+    assert!("adam".parse::<Settings>().unwrap_err().to_string().contains("adamw"));
+    let adamw = |lr, betas| adamw::Settings { lr: Some(lr), betas, ..Default::default() }.into();
+    assert!(refused(adamw(f64::NAN, (0.9, 0.95))).contains("lr"));
+    assert!(refused(adamw(1e-3, (1.0, 0.9))).contains("betas"));
+    let muon = muon::Settings { adamw_lr: -1.0, ..Default::default() };
+    assert!(refused(muon.clone().into()).contains("adamw_lr"));
+    assert!(refused(muon::Seed(muon).into()).contains("adamw_lr"));
+    let polarizer = Some(Polarizer { strength: Some(0.6), ..Polarizer::default() });
+    assert!(refused(Settings { polarizer, ..named("adamw") }).contains("0.6"));
+}
+
+/// A table as every version so far wrote it, with the keys of all optimizers, is read whatever its name; what is written
+/// has the optimizer's own keys and reads as what it was.
+#[test]
+fn settings_of_any_version_are_read() {
+    let before = "name = \"NAME\"\nlr = 0.5\nadamw_lr = 0.25\nweight_decay = 0.125\nternary_weight_decay = 0.0625\nbetas = [0.5, 0.75]\neps = 0.5\nmomentum = 0.25\nhysteresis_threshold = 0.75\ntunnel_strength = 4.0\n\n[polarizer]\nwell = \"two-sided\"\nstrength = 0.25\n\n[polarizer.target]\nrelative = 0.5\n";
+    let polarizer =
+        Polarizer { well: Well::TwoSided, target: Some(Target::Relative(0.5)), strength: Some(0.25) };
+    for name in NAMES {
+        for front in ["", "polarized-"] {
+            let name = format!("{front}{name}");
+            let read: Settings = toml::from_str(&before.replace("NAME", &name)).unwrap();
+            assert_eq!(read.name(), name);
+            assert_eq!(read.polarizer, (!front.is_empty()).then(|| polarizer.clone()));
+            assert_eq!((read.rates()[0].lr, read.weight_decay()), (0.5, (0.125, 0.0625)));
+            for settings in [read, named(&name)] {
+                let written = toml::to_string(&settings).unwrap();
+                assert_eq!(toml::from_str::<Settings>(&written).unwrap(), settings, "{written}");
+                let own = serde_json::to_string(&settings).unwrap();
+                assert_eq!(serde_json::from_str::<Settings>(&own).unwrap(), settings, "{own}");
+            }
+        }
+    }
+    let read = |text: &str| toml::from_str::<Settings>(text);
+    assert_eq!(read("").unwrap(), Settings::default());
+    assert_eq!(read("name = \"spin\"\neps = 0.5").unwrap(), named("spin"));
+    let spin = spin::Settings { tunnel_strength: 4.0, momentum: Some(0.25), ..Default::default() };
+    assert_eq!(read("name = \"spin\"\ntunnel_strength = 4\nmomentum = 0.25").unwrap(), spin.into());
+    for (wrong, word) in [
+        ("name = \"adam\"", "muon-adamw"),
+        ("name = 3", "integer"),
+        ("lrr = 3", "`lrr`"),
+        ("lr = \"fast\"", "lr"),
+        ("[polarizer]\nwel = \"two-sided\"", "wel"),
+        ("name = \"sgd\"\n[polarizer]\nwell = \"deep\"", "deep"),
+    ] {
+        let error = read(wrong).unwrap_err().to_string();
+        assert!(error.contains(word), "{error}");
+    }
 }
 
 #[test]
 fn decay_of_ternary_weights_is_known() {
     let parameters = start();
     let decay = |settings: Settings| settings.build(&parameters, 0).unwrap().ternary_decay(&parameters);
-    assert_eq!(decay(Settings { weight_decay: 0.1, ..named("polarized-adamw") }), []);
-    let seed = Settings { ternary_weight_decay: 0.1, ..named("muon-adamw") };
-    assert_eq!(decay(seed), [(0.02, 0.1)]);
+    let adamw = adamw::Settings { weight_decay: 0.1, ..Default::default() };
+    assert_eq!(decay(Settings { polarizer: Some(Polarizer::default()), ..adamw.into() }), []);
+    let seed = muon::Settings { ternary_weight_decay: 0.1, ..Default::default() };
+    assert_eq!(decay(muon::Seed(seed).into()), [(0.02, 0.1)]);
     // The run of DESIGN's table: 8 micro-batches a step, half-life 2 780 of them.
     assert!((half_life(0.02, 0.1) * 8.0 - 2772.6).abs() < 0.1);
 }

@@ -45,13 +45,8 @@ fn train(optimizer: optim::Settings, folder: &Path) -> (f64, Health) {
 #[test]
 fn the_seeds_recipe_collapses_and_the_polarized_one_stays() {
     let folder = tempfile::tempdir().unwrap();
-    let seed = optim::Settings {
-        name: "muon-adamw".into(),
-        lr: Some(0.02),
-        ternary_weight_decay: 0.5,
-        ..optim::Settings::default()
-    };
-    let (seed_loss, collapsed) = train(seed, &folder.path().join("seed"));
+    let seed = optim::muon::Settings { lr: Some(0.02), ternary_weight_decay: 0.5, ..Default::default() };
+    let (seed_loss, collapsed) = train(optim::muon::Seed(seed).into(), &folder.path().join("seed"));
     let (loss, healthy) = train(optim::Settings::default(), &folder.path().join("polarized"));
     let gone = collapsed.unhealthy();
     assert!(gone.iter().any(|l| l.name.contains("gate_proj")), "{gone:?}");

@@ -5,7 +5,11 @@ mod truth;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ckpt_train::optim::NAMES;
+use ckpt_inspect::Group;
+use ckpt_inspect::cause::{Given, Source, explain};
+use ckpt_inspect::optimizer::Kind;
+use ckpt_inspect::run::Run;
+use ckpt_train::optim::{NAMES, sgd};
 use ckpt_train::{Error, Event, Outcome, ResumeOptions, RunFolder, Settings, Trainer, data};
 use truth::fixture;
 
@@ -76,8 +80,8 @@ fn resuming_is_not_having_stopped() {
     for name in NAMES.iter().flat_map(|n| [n.to_string(), format!("polarized-{n}")]) {
         let place = folder.path().join(&name);
         let mut all = settings(&ids, 2010);
-        all.optimizer.name = name.clone();
-        (all.optimizer.weight_decay, all.schedule.warmup) = (0.01, 2004);
+        all.optimizer = toml::from_str(&format!("name = \"{name}\"\nweight_decay = 0.01")).unwrap();
+        all.schedule.warmup = 2004;
         let mut straight = start(&all);
         let losses = run(&mut straight, &place.join("straight"));
 
@@ -96,6 +100,80 @@ fn resuming_is_not_having_stopped() {
         }
         let file = |run: &str| std::fs::read(place.join(run).join("step-002010.pt")).unwrap();
         assert!(file("straight") == file("halves"), "{name}: the checkpoints are the same bytes");
+    }
+}
+
+/// Two steps of every optimizer, saved: inspection names each of its groups, with its rates and its state, and an
+/// explanation compares a decline with what that optimizer's settings predict.
+#[test]
+fn inspection_knows_every_optimizer() {
+    let folder = tempfile::tempdir().unwrap();
+    let ids = write_ids(folder.path(), 23, 24);
+    let all = [
+        ("adamw", 3e-4, &[(Kind::AdamW, false)][..]),
+        ("muon", 0.02, &[(Kind::Muon, false), (Kind::AdamW, false)]),
+        ("muon-adamw", 0.02, &[(Kind::Muon, true), (Kind::AdamW, false)]),
+        ("sgd", 0.1, &[(Kind::Sgdw, false)]),
+        ("spin", 1e-3, &[(Kind::Spin, false)]),
+    ];
+    assert_eq!(all.map(|(name, ..)| name), NAMES);
+    for (name, lr, groups) in all {
+        for polarized in [false, true] {
+            let name = format!("{}{name}", if polarized { "polarized-" } else { "" });
+            let place = folder.path().join(&name);
+            let mut all = Settings { save_every: 1, ..settings(&ids, 2002) };
+            // Fast enough that two checkpoints show it.
+            let ternary = 0.3 / lr;
+            let text = format!("name = \"{name}\"\nweight_decay = 0.01\nternary_weight_decay = {ternary:?}");
+            all.optimizer = toml::from_str(&text).unwrap();
+            run(&mut start(&all), &place);
+            let records: Vec<_> = [2001, 2002]
+                .map(|step| {
+                    let path = place.join(format!("step-{step:06}.pt"));
+                    let checkpoint = ckpt_inspect::open(&path).unwrap();
+                    let mut record = ckpt_inspect::describe(&checkpoint, Default::default(), &|_| ());
+                    ckpt_inspect::judge(&mut record, &Default::default());
+                    record
+                })
+                .into();
+            let record = &records[1];
+            let training = record.training.as_ref().unwrap();
+            let mut seen: Vec<(Kind, bool)> =
+                training.groups.iter().map(|g| (g.kind, g.keeps_size)).collect();
+            seen.dedup();
+            assert_eq!(seen, groups, "{name}");
+            let mut weights = 0;
+            for group in &training.groups {
+                assert_eq!(group.polarized, polarized, "{name} {}", group.path);
+                let rate = if group.path.contains(".adamw.") { 3e-4 } else { lr };
+                assert_eq!(group.lr, Some(rate), "{name} {}", group.path);
+                weights += group.tensors.len();
+                for (tensor, moments) in group.tensors.iter().zip(&group.moments) {
+                    let weight = &record.tensors[*tensor as usize];
+                    let hidden = weight.ternary.is_some() || (groups[0].1 && weight.shape.len() == 2);
+                    let decay = if hidden { ternary } else { 0.01 };
+                    assert_eq!(group.weight_decay, Some(decay), "{name} {}", weight.name);
+                    let state: Vec<&str> = moments
+                        .iter()
+                        .map(|m| record.tensors[*m as usize].name.rsplit('.').next().unwrap())
+                        .collect();
+                    assert_eq!(state, group.kind.state(), "{name} {}", weight.name);
+                }
+            }
+            let all_weights = record.tensors.iter().filter(|t| t.group == Group::Weights).count();
+            assert_eq!(weights, all_weights, "{name}: every weight has its optimizer");
+
+            let run = Run::group(records, &Default::default()).remove(0);
+            let explained = explain(&run, &[], &Given::default());
+            let declines: Vec<_> = explained.layers.iter().filter_map(|l| l.decay.as_ref()).collect();
+            for decay in &declines {
+                assert_eq!(decay.optimizer, groups[0].0, "{name}");
+                let predicted = decay.predicted.unwrap();
+                assert!((predicted + 0.7f64.ln()).abs() < 1e-9, "{name}: {predicted}");
+                assert!(matches!(decay.source, Some(Source::Group(_))), "{name}: {:?}", decay.source);
+            }
+            println!("{name}: {} of {} decline", declines.len(), explained.layers.len());
+        }
     }
 }
 
@@ -158,7 +236,7 @@ fn a_run_learns_and_its_folder_tells() {
     let ids = write_ids(folder.path(), 40, 24);
     let place = folder.path().join("run");
     let mut settings = Settings { save_every: 10, keep_last: 2, ..settings(&ids, 2060) };
-    settings.optimizer.lr = Some(3e-3);
+    settings.optimizer = toml::from_str("lr = 3e-3").unwrap();
     let losses: Vec<f64> = run(&mut start(&settings), &place).into_iter().map(f64::from_bits).collect();
     let mean = |l: &[f64]| l.iter().sum::<f64>() / l.len() as f64;
     assert!(mean(&losses[50..]) < 0.7 * mean(&losses[..5]), "{losses:?}");
@@ -205,7 +283,7 @@ fn the_seed_trainers_state_is_taken_over() {
     let folder = tempfile::tempdir().unwrap();
     let ids = write_ids(folder.path(), 23, 24);
     let mut settings = settings(&ids, 2002);
-    settings.optimizer.name = "muon-adamw".into();
+    settings.optimizer = "muon-adamw".parse().unwrap();
     let path = fixture("healthy-run/step-02000.pt");
     let mut trainer = resume(&path, &settings);
     run(&mut trainer, folder.path());
@@ -215,7 +293,7 @@ fn the_seed_trainers_state_is_taken_over() {
         c.values(c.tensor("optimizer_state_dict.adamw.state.0.step").unwrap()).unwrap()[0]
     };
     assert_eq!(steps(&saved), steps(&ckpt_inspect::open(&path).unwrap()) + 2.0);
-    settings.optimizer.name = "adamw".into();
+    settings.optimizer = "adamw".parse().unwrap();
     let other = Trainer::resume(&ckpt_inspect::open(&path).unwrap(), &settings, ResumeOptions::default());
     let error = other.err().unwrap().to_string();
     assert!(error.contains("--reset-optimizer"), "{error}");
@@ -243,12 +321,8 @@ fn a_collapsing_run_is_noticed_and_stopped() {
     let folder = tempfile::tempdir().unwrap();
     let mut settings = settings(&write_ids(folder.path(), 23, 24), 3000);
     (settings.stop_on_collapse, settings.health_every) = (true, 5);
-    settings.optimizer = ckpt_train::optim::Settings {
-        name: "sgd".into(),
-        lr: Some(0.1),
-        ternary_weight_decay: 1.0,
-        ..Default::default()
-    };
+    settings.optimizer =
+        sgd::Settings { lr: Some(0.1), ternary_weight_decay: 1.0, ..Default::default() }.into();
     let mut trainer = start(&settings);
     let mut warnings = Vec::new();
     let mut place = RunFolder::open(folder.path()).unwrap();
@@ -268,8 +342,8 @@ fn a_collapsing_run_is_noticed_and_stopped() {
 fn spoiled_steps_are_skipped_and_the_batch_is_saved() {
     let folder = tempfile::tempdir().unwrap();
     let mut settings = settings(&write_ids(folder.path(), 23, 24), 2100);
-    (settings.optimizer.lr, settings.max_skipped, settings.health_every) = (Some(1e30), 3, 0);
-    settings.optimizer.name = "sgd".into();
+    (settings.max_skipped, settings.health_every) = (3, 0);
+    settings.optimizer = sgd::Settings { lr: Some(1e30), ..Default::default() }.into();
     settings.clip = 0.0;
     let mut trainer = start(&settings);
     let mut place = RunFolder::open(folder.path()).unwrap();
@@ -292,7 +366,8 @@ fn pytorch_loads_checkpoint_and_optimizer() {
     let ids = write_ids(folder.path(), 23, 24);
     for (name, weight_decay) in [("adamw", 0.0), ("polarized-adamw", 0.01), ("muon-adamw", 0.0)] {
         let mut settings = settings(&ids, 2004);
-        (settings.optimizer.name, settings.optimizer.weight_decay) = (name.into(), weight_decay);
+        settings.optimizer =
+            toml::from_str(&format!("name = \"{name}\"\nweight_decay = {weight_decay:?}")).unwrap();
         run(&mut start(&settings), &folder.path().join(name));
     }
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/train.py");

@@ -8,7 +8,7 @@
 
 mod truth;
 
-use ckpt_train::optim::Settings;
+use ckpt_train::optim::{Settings, adamw, muon};
 use ckpt_train::{Estimator, Loss, Network, Schedule, clip, global_norm};
 use truth::{relative, series, truth};
 
@@ -51,14 +51,14 @@ fn follow(run: &str, settings: &Settings, schedule: &Schedule, max_norm: Option<
 
 #[test]
 fn adamw() {
-    let settings = Settings { name: "adamw".into(), lr: Some(1e-3), ..Settings::default() };
+    let settings = adamw::Settings { lr: Some(1e-3), ..Default::default() }.into();
     let bounds = Bounds { early: 1e-3, late: 2e-3, weights: 2e-3 };
     follow("adamw", &settings, &Schedule::default(), None, &bounds);
 }
 
 #[test]
 fn adamw_with_warmup_cosine_and_clipping() {
-    let settings = Settings { name: "adamw".into(), lr: Some(1e-3), ..Settings::default() };
+    let settings = adamw::Settings { lr: Some(1e-3), ..Default::default() }.into();
     let schedule = Schedule { warmup: 5, cosine_steps: Some(20), min_factor: 0.1 };
     let bounds = Bounds { early: 1e-3, late: 4e-3, weights: 4e-3 };
     follow("adamw_cosine_clip", &settings, &schedule, Some(1.0), &bounds);
@@ -66,13 +66,13 @@ fn adamw_with_warmup_cosine_and_clipping() {
 
 #[test]
 fn muon_and_adamw_in_the_seeds_form() {
-    let settings = Settings {
-        name: "muon-adamw".into(),
+    let settings = muon::Settings {
         lr: Some(0.02),
         ternary_weight_decay: 0.1,
         weight_decay: 0.01,
-        ..Settings::default()
+        ..Default::default()
     };
+    let settings = muon::Seed(settings).into();
     let bounds = Bounds { early: 1e-3, late: 0.5, weights: 0.5 };
     follow("muon_adamw", &settings, &Schedule::default(), None, &bounds);
 }

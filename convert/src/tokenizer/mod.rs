@@ -178,7 +178,7 @@ impl Vocabulary {
         if let Some(damage) = &header.damage {
             return Err(ReadError::damaged(damage.clone()));
         }
-        let text = |key: &str| header.get(key).and_then(|v| v.as_str()).map(str::to_string);
+        let text = |key: &str| header.get(key).and_then(|v| v.to_text());
         let (Some(model), Some(texts)) =
             (text("tokenizer.ggml.model"), header.strings("tokenizer.ggml.tokens"))
         else {
@@ -205,7 +205,7 @@ impl Vocabulary {
             None => None,
             Some(merges) => {
                 let strings = merges.as_array().filter(|m| m.element_type() == ValueType::String);
-                let merges = strings.and_then(|m| m.iter().map(|v| v.as_str().map(str::to_string)).collect());
+                let merges = strings.and_then(|m| m.iter().map(|v| v.to_text()).collect());
                 let wrong = || ReadError::damaged(format!("`{MERGES_KEY}` are no strings"));
                 Some(merges.ok_or_else(wrong)?)
             }

@@ -5,6 +5,8 @@ mod logic;
 mod measure;
 mod syntax;
 
+use std::fmt;
+
 use ckpt_inspect::{CheckpointRecord, Verdict, without_state_dict};
 use serde::Serialize;
 
@@ -47,11 +49,34 @@ pub struct Diagnosis {
     pub steps: Vec<Step>,
 }
 
+/// What a step of the protocol looks at. As text and in JSON the lower-case word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum StepName {
+    /// Whether what the model writes parses.
+    Syntax,
+    /// Whether it does what it was asked for.
+    Logic,
+    /// The checkpoint's verdict.
+    Weights,
+}
+
+impl fmt::Display for StepName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            StepName::Syntax => "syntax",
+            StepName::Logic => "logic",
+            StepName::Weights => "weights",
+        })
+    }
+}
+
 /// One step of the protocol.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Step {
-    /// `syntax`, `logic` or `weights`.
-    pub name: &'static str,
+    /// What it looks at.
+    pub name: StepName,
     /// Its verdict.
     pub passed: bool,
     /// The verdict in one line.
@@ -120,13 +145,13 @@ pub fn diagnose(
     let logic = logic_check(writer.complete(LOGIC_PROMPT)?, tokenizer);
     let passed = checks.iter().filter(|check| check.passed).count();
     let syntax = Step {
-        name: "syntax",
+        name: StepName::Syntax,
         passed: 2 * passed > checks.len(),
         summary: format!("{passed} of {} prompts are continued by Python that parses", checks.len()),
         checks,
     };
     let logic = Step {
-        name: "logic",
+        name: StepName::Logic,
         passed: logic.passed,
         summary: format!("reversing a list: {}", logic.evidence),
         checks: vec![logic],
@@ -227,8 +252,8 @@ fn weights(record: &CheckpointRecord) -> Step {
     };
     let judged = record.tensors.iter().filter_map(|tensor| {
         let verdict = tensor.verdict.filter(|verdict| *verdict != Verdict::Healthy)?;
-        let why = tensor.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        let why = tensor.finding.as_ref().map(|finding| format!(": {finding}")).unwrap_or_default();
         Some(check(without_state_dict(&tensor.name), None, Err(format!("{verdict}{why}"))))
     });
-    Step { name: "weights", passed, summary, checks: judged.collect() }
+    Step { name: StepName::Weights, passed, summary, checks: judged.collect() }
 }

@@ -44,10 +44,46 @@ pub struct Decay {
     pub weight_decay: Option<f64>,
     /// The optimizer.
     pub optimizer: Kind,
-    /// Where its settings were found: a metadata path, `config`, or `given`.
-    pub source: Option<String>,
+    /// Where its settings were found.
+    pub source: Option<Source>,
     /// Predicted std at each checkpoint of the decline, (step, std), from the first measurement there.
     pub line: Vec<(u64, f64)>,
+}
+
+/// Where an optimizer's settings were found. As text: `given`, `config`, or the metadata path of the group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+#[non_exhaustive]
+pub enum Source {
+    /// The user said so.
+    Given,
+    /// The config has them.
+    Config,
+    /// The parameter group at this metadata path has them.
+    Group(String),
+}
+
+const GIVEN: &str = "given";
+const CONFIG: &str = "config";
+
+impl From<String> for Source {
+    fn from(text: String) -> Self {
+        match text.as_str() {
+            GIVEN => Source::Given,
+            CONFIG => Source::Config,
+            _ => Source::Group(text),
+        }
+    }
+}
+
+impl From<Source> for String {
+    fn from(source: Source) -> Self {
+        match source {
+            Source::Given => GIVEN.into(),
+            Source::Config => CONFIG.into(),
+            Source::Group(path) => path,
+        }
+    }
 }
 
 /// How it is known what a step is.
@@ -77,7 +113,7 @@ struct Setting {
     weight_decay: Option<f64>,
     rate: Option<f64>,
     kind: Kind,
-    source: Option<String>,
+    source: Option<Source>,
 }
 
 fn setting(run: &Run, layer: usize, checkpoint: usize, given: &Given) -> Setting {
@@ -98,9 +134,9 @@ fn setting(run: &Run, layer: usize, checkpoint: usize, given: &Given) -> Setting
         ..ParamGroup::default()
     });
     let source = match (given.lr.is_some() || given.weight_decay.is_some(), group) {
-        (true, _) => Some("given".to_string()),
-        (false, Some(group)) => Some(group.path.clone()),
-        (false, None) => (used.lr.is_some() && used.weight_decay.is_some()).then(|| "config".to_string()),
+        (true, _) => Some(Source::Given),
+        (false, Some(group)) => Some(Source::Group(group.path.clone())),
+        (false, None) => (used.lr.is_some() && used.weight_decay.is_some()).then_some(Source::Config),
     };
     used.lr = given.lr.or(used.lr);
     used.weight_decay = given.weight_decay.or(used.weight_decay);

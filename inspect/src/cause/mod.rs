@@ -11,14 +11,15 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-pub use decay::{AccumulationSource, Decay};
+pub use decay::{AccumulationSource, Decay, Source};
 pub use pair::{Pair, PairRecord, PairRequest, PairTensor, compare, last_healthy, pairs_needed};
-pub use prognosis::{Change, Prognosis};
+pub use prognosis::{Change, Prognosis, Setting};
 
 use crate::record::{Stats, TensorRecord};
 use crate::run::Run;
 use crate::trend::Line;
 use crate::verdict::Verdict;
+use crate::{DamageKind, Error};
 
 /// What a weight died of, or will.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -58,13 +59,11 @@ impl Cause {
     }
 
     /// The cause of death of a file that cannot be read at all, from the error that says so.
-    pub fn of_unreadable(error: &str) -> Cause {
-        if error.contains("holds only zero bytes") {
-            Cause::Overwritten
-        } else if rules::is_truncation(error) {
-            Cause::Truncated
-        } else {
-            Cause::Unknown
+    pub fn of_unreadable(error: &Error) -> Cause {
+        match error.fault {
+            Some(DamageKind::ZeroBytes) => Cause::Overwritten,
+            Some(fault) if fault.is_truncation() => Cause::Truncated,
+            _ => Cause::Unknown,
         }
     }
 }
@@ -245,7 +244,7 @@ fn suspicion(run: &Run, layer: usize, last: &TensorRecord) -> Option<Suspicion> 
 
 /// Whether the matrix is stored as ternary codes. A matrix that a BitLinear quantizes as it runs has a real dtype.
 fn is_packed(tensor: &TensorRecord) -> bool {
-    tensor.ternary.is_some() && !["float", "bfloat"].iter().any(|kind| tensor.dtype.starts_with(kind))
+    tensor.ternary.is_some() && tensor.dtype.is_ternary()
 }
 
 fn exploded(run: &Run, layer: usize, last: &TensorRecord) -> bool {

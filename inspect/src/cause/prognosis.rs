@@ -1,10 +1,11 @@
 //! What is left of a run that fell, where to resume it, and what to change.
 
 use std::collections::HashSet;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::decay::half_life;
+use super::decay::{Source, half_life};
 use super::{Cause, LayerCause, Pair, last_healthy};
 use crate::run::Run;
 
@@ -27,8 +28,8 @@ pub struct Prognosis {
 /// A setting, and what another value of it would give.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Change {
-    /// The setting: a metadata path, or `weight_decay`.
-    pub setting: String,
+    /// The setting.
+    pub setting: Setting,
     /// Its value.
     pub from: f64,
     /// The value to set: `from` divided by the least power of ten that gives a half-life of twice the run's length.
@@ -37,6 +38,40 @@ pub struct Change {
     pub half_life_now: f64,
     /// Steps in which std would halve.
     pub half_life: f64,
+}
+
+/// A setting of an optimizer. As text: its metadata path, or `weight_decay`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+#[non_exhaustive]
+pub enum Setting {
+    /// The weight decay that training is started with.
+    WeightDecay,
+    /// A value of the optimizer's saved state, at this metadata path: loading the state brings it back.
+    Saved(String),
+}
+
+const WEIGHT_DECAY: &str = "weight_decay";
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Setting::WeightDecay => WEIGHT_DECAY,
+            Setting::Saved(path) => path,
+        })
+    }
+}
+
+impl From<String> for Setting {
+    fn from(text: String) -> Self {
+        if text == WEIGHT_DECAY { Setting::WeightDecay } else { Setting::Saved(text) }
+    }
+}
+
+impl From<Setting> for String {
+    fn from(setting: Setting) -> Self {
+        setting.to_string()
+    }
 }
 
 /// The lower end of the sizes in which ternary training is comfortable.
@@ -86,9 +121,9 @@ fn changes(run: &Run, fallen: &[&LayerCause]) -> Vec<Change> {
     let length = run.checkpoints.last().and_then(|c| c.step).unwrap_or(0) as f64;
     for decay in fallen.iter().filter(|l| l.cause == Cause::WeightDecay).filter_map(|l| l.decay.as_ref()) {
         let Some(from) = decay.weight_decay.filter(|wd| *wd > 0.0) else { continue };
-        let setting = match decay.source.as_deref() {
-            Some(path) if path.contains("param_groups") => format!("{path}.weight_decay"),
-            _ => "weight_decay".to_string(),
+        let setting = match &decay.source {
+            Some(Source::Group(path)) => Setting::Saved(format!("{path}.{WEIGHT_DECAY}")),
+            _ => Setting::WeightDecay,
         };
         if changes.iter().any(|c| c.setting == setting) {
             continue;

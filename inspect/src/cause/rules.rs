@@ -2,7 +2,8 @@
 
 use super::decay::{SAME, accumulation_hint, decay};
 use super::{Cause, Decay, Direction, Given, LayerCause, Occupancy, Pair, Push, Suspicion, last_healthy};
-use crate::optimizer::{Kind, ParamGroup};
+use crate::DamageKind;
+use crate::optimizer::{DecayRule, Kind, ParamGroup};
 use crate::record::{Stats, TensorRecord};
 use crate::run::Run;
 use crate::verdict::{Verdict, relative_std};
@@ -19,13 +20,6 @@ const FREE: f64 = 0.9;
 const TRAPPING: f64 = 2.0;
 /// Share of non-finite values that no single damaged byte makes.
 const MANY: f64 = 0.1;
-
-/// Whether `text`, the damage of a tensor or file as this crate words it, says that bytes are missing at the end.
-pub(super) fn is_truncation(text: &str) -> bool {
-    ["cut short", "of a storage that has", "is not in the file", "beyond the end of the file"]
-        .iter()
-        .any(|words| text.contains(words))
-}
 
 pub(super) fn decide(
     run: &Run,
@@ -85,10 +79,12 @@ impl Facts<'_> {
     }
 
     fn damaged(&self) -> Decision {
-        let damage = self.last().damage.as_deref().unwrap_or_default();
-        let file = self.run.checkpoints[self.end].warnings.iter().find(|w| is_truncation(w));
-        match (is_truncation(damage), file) {
-            (true, Some(file)) => (Cause::Truncated, format!("{damage}; {file}")),
+        let last = self.last();
+        let damage = last.damage.as_deref().unwrap_or_default();
+        let cut = last.damage_kind.is_some_and(DamageKind::is_truncation);
+        let file = self.run.checkpoints[self.end].damage.as_ref().filter(|file| file.is_truncation());
+        match (cut, file) {
+            (true, Some(file)) => (Cause::Truncated, format!("{damage}; damaged: {file}")),
             (true, None) => (Cause::Truncated, damage.to_string()),
             (false, _) => {
                 unknown(format!("{damage}: its bytes contradict themselves, and the file is not cut short"))
@@ -312,8 +308,8 @@ impl Facts<'_> {
             (false, None) => format!("not in a straight line (R² {:.3})", decay.r2),
         };
         let Some(predicted) = decay.predicted else {
-            return unknown(match decay.optimizer {
-                Kind::AdamL2 => format!(
+            return unknown(match decay.optimizer.decay() {
+                DecayRule::DividedOut => format!(
                     "{course}, {shape}; Adam adds its weight decay to the gradient, so lr × weight decay is not its rate, and no other is predicted"
                 ),
                 _ if decay.lr_to.is_some() && decay.weight_decay.is_some() => {

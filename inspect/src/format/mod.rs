@@ -1,3 +1,197 @@
-//! What a container gives: how elements and blocks of them lie in bytes.
+//! Containers: which there are, how each is recognised, and what its reader gives.
+//!
+//! A new one is a file and a line in [`FORMATS`].
 
 pub mod packing;
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_pickle::Value;
+
+use crate::bytes::{ByteSource, Source};
+use crate::pickle::Pickle;
+use crate::tensor::TensorInfo;
+use crate::{Damage, DamageKind, Error, ErrorKind, Notice, Result};
+use crate::{gguf, safetensors, torch_legacy, torch_tar, torch_zip};
+
+/// One kind of container.
+pub(crate) struct Container {
+    /// Which kind, for those who do something else with it than read its tensors.
+    pub family: Family,
+    /// Whether a file begins like one, by its first [`HEAD`] bytes.
+    pub recognises: fn(&[u8]) -> bool,
+    /// Whether a file that begins like nothing known is one all the same.
+    pub recognises_later: Option<fn(&dyn ByteSource) -> Result<bool>>,
+    /// What it holds.
+    pub read: fn(&Arc<Source>) -> Result<Contents>,
+}
+
+/// The kinds of containers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Family {
+    Zip,
+    Gguf,
+    SafeTensors,
+    TorchLegacy,
+    Tar,
+    Pickle,
+}
+
+/// Every container that is read, in the order in which they are tried.
+pub(crate) static FORMATS: [Container; 6] = [
+    torch_zip::CONTAINER,
+    gguf::CONTAINER,
+    safetensors::CONTAINER,
+    torch_legacy::CONTAINER,
+    torch_tar::CONTAINER,
+    torch_legacy::BARE,
+];
+
+/// What is looked at of a file's beginning.
+pub(crate) const HEAD: u64 = 512;
+
+/// The container that begins with `head`.
+pub(crate) fn recognise(head: &[u8]) -> Option<&'static Container> {
+    let head = &head[..head.len().min(HEAD as usize)];
+    FORMATS.iter().find(|container| (container.recognises)(head))
+}
+
+/// Whether `path` is a file that begins like a checkpoint.
+pub fn recognises(path: &Path) -> bool {
+    use std::io::Read;
+    let mut head = Vec::new();
+    let readable = std::fs::File::open(path).and_then(|f| f.take(HEAD).read_to_end(&mut head)).is_ok();
+    readable && recognise(&head).is_some()
+}
+
+/// What the file `source` holds.
+pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
+    let data = source.data();
+    if let Some(container) = recognise(&data.window(0, HEAD)?) {
+        return (container.read)(source);
+    }
+    for container in &FORMATS {
+        if let Some(recognises) = container.recognises_later
+            && recognises(data)?
+        {
+            return (container.read)(source);
+        }
+    }
+    Err(unrecognised(data)?)
+}
+
+/// The container a checkpoint came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Format {
+    TorchZip,
+    TorchScript,
+    TorchLegacy,
+    TorchTar,
+    Pickle,
+    SafeTensors,
+    Gguf { version: u32, big_endian: bool },
+}
+
+impl Format {
+    /// A stable lower-case name.
+    pub fn name(self) -> String {
+        match self {
+            Format::TorchZip => "pytorch-zip".into(),
+            Format::TorchScript => "torchscript".into(),
+            Format::TorchLegacy => "pytorch-legacy".into(),
+            Format::TorchTar => "pytorch-tar".into(),
+            Format::Pickle => "pickle".into(),
+            Format::SafeTensors => "safetensors".into(),
+            Format::Gguf { version, big_endian: false } => format!("gguf-v{version}"),
+            Format::Gguf { version, big_endian: true } => format!("gguf-v{version}-big-endian"),
+        }
+    }
+}
+
+/// What one file holds, as its format's reader gives it.
+#[derive(Debug)]
+pub(crate) struct Contents {
+    pub format: Format,
+    pub tensors: Vec<TensorInfo>,
+    pub metadata: Value,
+    pub globals: Vec<String>,
+    pub notices: Vec<Notice>,
+    pub faults: Vec<Damage>,
+    /// Whether what names and places the tensors differs from its checksum.
+    pub listing_damaged: bool,
+}
+
+impl Contents {
+    pub fn new(format: Format) -> Self {
+        Contents {
+            format,
+            tensors: Vec::new(),
+            metadata: Value::Dict(Default::default()),
+            globals: Vec::new(),
+            notices: Vec::new(),
+            faults: Vec::new(),
+            listing_damaged: false,
+        }
+    }
+
+    pub fn add_globals(&mut self, pickle: &Pickle<'_>) {
+        add_new(&mut self.globals, pickle.globals.iter().map(|g| format!("{}.{}", g.module, g.name)));
+    }
+}
+
+/// Adds those of `more` that are not in `list` yet.
+pub(crate) fn add_new(list: &mut Vec<String>, more: impl IntoIterator<Item = String>) {
+    let mut known: HashSet<String> = list.iter().cloned().collect();
+    list.extend(more.into_iter().filter(|name| known.insert(name.clone())));
+}
+
+/// First bytes of files that are mistaken for checkpoints, what they are, and what to do.
+const OTHERS: [(&[u8], &str, &str); 7] = [
+    (b"\x89HDF", "is an HDF5 (Keras) file, which is not read", "save the weights as SafeTensors"),
+    (b"\x1f\x8b", "is compressed with gzip", "decompress it first (gunzip)"),
+    (b"\x28\xb5\x2f\xfd", "is compressed with Zstandard", "decompress it first (unzstd)"),
+    (b"\xfd7zXZ", "is compressed with xz", "decompress it first (unxz)"),
+    (b"BZh", "is compressed with bzip2", "decompress it first (bunzip2)"),
+    (b"\x93NUMPY", "is a single NumPy array (.npy), which is not read", "save it as SafeTensors"),
+    (b"{", "is JSON, not a checkpoint", "a shard index ends in .index.json and holds a `weight_map`"),
+];
+
+/// What a file is that is none of [`FORMATS`].
+fn unrecognised(data: &dyn ByteSource) -> Result<Error> {
+    let error = |what: &str| Error::new(ErrorKind::Unrecognised, what);
+    if data.len() == 0 {
+        return Ok(error("is empty")
+            .because(DamageKind::Empty)
+            .hint("the writer died before its first byte, or the disk was full"));
+    }
+    if data.is_zero()? {
+        return Ok(error("holds only zero bytes")
+            .because(DamageKind::ZeroBytes)
+            .hint("the file was allocated and never written"));
+    }
+    Ok(mistaken(&data.window(0, HEAD)?))
+}
+
+/// What a file that begins with `bytes` is mistaken for, or is instead.
+fn mistaken(bytes: &[u8]) -> Error {
+    let error = |what: &str| Error::new(ErrorKind::Unrecognised, what);
+    if bytes.starts_with(b"version https://git-lfs") {
+        return error("is a Git LFS pointer, not the checkpoint itself").hint("fetch it with `git lfs pull`");
+    }
+    if bytes.trim_ascii_start().starts_with(b"<") {
+        return error("is HTML or XML, not a checkpoint").hint("the download was probably an error page");
+    }
+    if let Some((_, what, hint)) = OTHERS.iter().find(|(magic, ..)| bytes.starts_with(magic)) {
+        return error(what).hint(*hint);
+    }
+    if let Some(head) = bytes.get(..9).filter(|head| head[8] == b'{') {
+        let length = u64::from_le_bytes(head[..8].try_into().expect("eight bytes"));
+        return error("would be a SafeTensors file, if its header's length were possible")
+            .hint(format!("its first eight bytes say {length}, and at most 100 MB are allowed"));
+    }
+    error("is not a PyTorch, SafeTensors or GGUF file")
+        .hint("these are recognised by content; the file's extension does not matter")
+}

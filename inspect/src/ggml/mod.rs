@@ -7,12 +7,15 @@ pub mod blocks;
 use std::fmt;
 
 use crate::tensor::numel;
-use crate::{DType, Error, Result, TernaryPacking};
+use crate::{DType, DamageKind, Error, Result, TernaryPacking};
 use blocks::Block;
 
 /// A tensor type of GGML by its number in a GGUF file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GgmlType(pub u32);
+
+/// What types are called that no number stands for.
+const UNKNOWN: &str = "unknown";
 
 /// What is known of one type.
 struct Facts {
@@ -30,6 +33,15 @@ macro_rules! types {
         #[allow(missing_docs)] // GGML's own names
         impl GgmlType {
             $(pub const $name: GgmlType = GgmlType($number);)*
+
+            /// The type of this name; that of no known number for `unknown`.
+            pub(crate) fn named(name: &str) -> Option<Self> {
+                match name {
+                    $(stringify!($name) => Some(GgmlType($number)),)*
+                    UNKNOWN => Some(GgmlType(u32::MAX)),
+                    _ => None,
+                }
+            }
         }
 
         fn facts(ggml: GgmlType) -> Option<Facts> {
@@ -129,7 +141,7 @@ type DecodeBlocks = fn(&[u8], &mut [f32]);
 impl GgmlType {
     /// GGML's own name, such as `Q4_K`; `unknown` for a number that has none.
     pub fn name(self) -> &'static str {
-        facts(self).map_or("unknown", |f| f.name)
+        facts(self).map_or(UNKNOWN, |f| f.name)
     }
 
     /// Whether the number stands for a type at all.
@@ -245,7 +257,8 @@ impl GgmlType {
         }
         match out.iter().position(|&code| code > 1) {
             None => Ok(()),
-            Some(at) => Err(Error::damaged(format!("element {at} has the code 3, which stands for nothing"))),
+            Some(at) => Err(Error::damaged(format!("element {at} has the code 3, which stands for nothing"))
+                .because(DamageKind::UnknownCode)),
         }
     }
 

@@ -14,18 +14,20 @@
 //! (up to 1 GiB) before it looks whether the bytes are there, and refuses nested arrays. Here nothing is copied:
 //! values are views of the file, arrays are checked once and read when asked for.
 
+mod read;
 mod value;
 mod write;
 
-use std::borrow::Cow;
 use std::collections::HashSet;
 
+pub(crate) use read::CONTAINER;
 pub use value::{Array, Value, ValueType};
 pub use write::{Encode, Entry as OutputEntry, Keys, Layout};
 
+use crate::bytes::text;
 use crate::checkpoint::Checkpoint;
 use crate::ggml::GgmlType;
-use crate::{Error, Result};
+use crate::{Damage, DamageKind, Error, Format, Notice, NoticeKind, Result};
 use value::Cursor;
 
 /// The first four bytes, in either byte order.
@@ -52,9 +54,9 @@ pub fn padded(position: u64, alignment: u64) -> Option<u64> {
 
 /// A tensor as the header describes it.
 #[derive(Clone, Debug)]
-pub struct Tensor<'a> {
+pub struct Tensor {
     /// Its name; invalid UTF-8 is replaced.
-    pub name: Cow<'a, str>,
+    pub name: String,
     /// Its type.
     pub ggml: GgmlType,
     /// Row-major shape: the file's sizes reversed, unless the header is [`Header::transposed`].
@@ -64,7 +66,7 @@ pub struct Tensor<'a> {
     /// Bytes it takes; 0 when that cannot be told.
     pub bytes: u64,
     /// Why its bytes cannot be read, when they cannot.
-    pub damage: Option<String>,
+    pub damage: Option<Damage>,
 }
 
 /// Everything before a GGUF file's data.
@@ -79,18 +81,16 @@ pub struct Header<'a> {
     /// The data's first byte in the file.
     pub data_offset: u64,
     /// Keys and values in file order; a key that comes again is left out.
-    pub keys: Vec<(Cow<'a, str>, Value<'a>)>,
+    pub keys: Vec<(String, Value<'a>)>,
     /// Tensors in file order; a name that comes again is left out.
-    pub tensors: Vec<Tensor<'a>>,
+    pub tensors: Vec<Tensor>,
     /// Whether matrices are written with the slowest dimension first, as PyTorch gives shapes. One exporter did that;
     /// it is told from the embedding's width.
     pub transposed: bool,
     /// Why the list of keys and tensors ends early, when it does.
-    pub damage: Option<String>,
+    pub damage: Option<Damage>,
     /// What the user should know.
-    pub warnings: Vec<String>,
-    /// Of these, the one of bytes that follow the last tensor.
-    pub surplus: Option<String>,
+    pub warnings: Vec<Notice>,
 }
 
 impl<'a> Header<'a> {
@@ -101,6 +101,11 @@ impl<'a> Header<'a> {
     /// `Unrecognised` for another format, `Unsupported` for another version, `Damaged` when not one key or tensor can
     /// be listed though some are announced.
     pub fn parse(bytes: &'a [u8]) -> Result<Header<'a>> {
+        Self::parse_of(bytes, bytes.len() as u64)
+    }
+
+    /// [`Header::parse`] of the first `bytes` of a file of `file_len`.
+    pub(crate) fn parse_of(bytes: &'a [u8], file_len: u64) -> Result<Header<'a>> {
         if !recognises(bytes) {
             return Err(Error::new(crate::ErrorKind::Unrecognised, "does not begin with `GGUF`"));
         }
@@ -126,13 +131,12 @@ impl<'a> Header<'a> {
             version,
             big_endian: cursor.big_endian,
             alignment: DEFAULT_ALIGNMENT,
-            data_offset: bytes.len() as u64,
+            data_offset: file_len,
             keys: Vec::new(),
             tensors: Vec::new(),
             transposed: false,
             damage: None,
             warnings: Vec::new(),
-            surplus: None,
         };
         let mut entries = Vec::new();
         let listed = header
@@ -142,13 +146,12 @@ impl<'a> Header<'a> {
             if header.keys.is_empty() && entries.is_empty() {
                 return Err(error);
             }
-            header.damage = Some(error.to_string());
+            header.damage = Some(error.into());
         }
+        let unknown = |what: String| Some(Damage::new(DamageKind::UnknownPlace, what));
         let unknown_place = match (header.read_alignment(), &header.damage) {
-            (Err(error), _) => Some(error.to_string()),
-            (Ok(()), Some(_)) => {
-                Some("the header ends before the data, so its place is not known".to_string())
-            }
+            (Err(error), _) => unknown(error.to_string()),
+            (Ok(()), Some(_)) => unknown("the header ends before the data, so its place is not known".into()),
             (Ok(()), None) => None,
         };
         if header.damage.is_none() {
@@ -156,7 +159,7 @@ impl<'a> Header<'a> {
             header.data_offset = padded(cursor.position(), header.alignment).unwrap_or(u64::MAX);
         }
         header.transposed = header.is_transposed(&entries);
-        header.place(entries, unknown_place, bytes.len() as u64);
+        header.place(entries, unknown_place, file_len);
         Ok(header)
     }
 
@@ -168,7 +171,7 @@ impl<'a> Header<'a> {
     /// The value of `key` of the file's architecture: `key("block_count")` is `qwen3.block_count` in a file whose
     /// `general.architecture` is `qwen3`.
     pub fn of_architecture(&self, key: &str) -> Option<Value<'a>> {
-        let architecture = self.get("general.architecture")?.as_str()?;
+        let architecture = self.get("general.architecture")?.to_text()?;
         self.get(&format!("{architecture}.{key}"))
     }
 
@@ -198,7 +201,7 @@ impl<'a> Header<'a> {
                 let kind = cursor.value_type().map_err(of)?;
                 let value = cursor.value(kind, 0).map_err(of)?;
                 if seen.insert(key) {
-                    self.keys.push((String::from_utf8_lossy(key), value));
+                    self.keys.push((text(key), value));
                 } else {
                     again.note(key);
                 }
@@ -275,7 +278,7 @@ impl<'a> Header<'a> {
         const NORMS: [&str; 5] = ["output_norm", "attn_norm", "ffn_norm", "input_layernorm", "norm"];
         let layer = |entry: &Entry<'_>| {
             let name = entry.name.strip_suffix(b".weight")?;
-            std::str::from_utf8(name.rsplit(|&b| b == b'.').next()?).ok().map(str::to_string)
+            String::from_utf8(name.rsplit(|&b| b == b'.').next()?.to_vec()).ok()
         };
         let of_norm = || {
             let norm = entries
@@ -305,12 +308,12 @@ impl<'a> Header<'a> {
     }
 
     /// Turns entries into tensors: shapes, places, and what is wrong with them.
-    fn place(&mut self, entries: Vec<Entry<'a>>, unknown_place: Option<String>, file_len: u64) {
+    fn place(&mut self, entries: Vec<Entry<'a>>, unknown_place: Option<Damage>, file_len: u64) {
         if self.transposed {
-            self.warnings.push(
-                "its sizes are written in PyTorch's order instead of GGUF's; they are read as the shapes they mean, and other programs will not load it"
-                    .into(),
-            );
+            self.warnings.push(Notice::new(
+                NoticeKind::ForeignOrder,
+                "its sizes are written in PyTorch's order instead of GGUF's; they are read as the shapes they mean, and other programs will not load it",
+            ));
         }
         let mut misaligned = 0;
         for entry in entries {
@@ -323,24 +326,31 @@ impl<'a> Header<'a> {
             let bytes = entry.ggml.bytes_for(&shape);
             let end = offset.zip(bytes).and_then(|(offset, bytes)| offset.checked_add(bytes));
             misaligned += usize::from(!entry.offset.is_multiple_of(self.alignment));
+            let damaged = |kind, what: String| Some(Damage::new(kind, what));
             let damage = if unknown_place.is_some() {
                 unknown_place.clone()
             } else if !entry.ggml.is_known() {
-                Some(format!("{} is no type known here: newer, or damaged", entry.ggml))
+                let what = format!("{} is no type known here: newer, or damaged", entry.ggml);
+                damaged(DamageKind::UnknownType, what)
             } else if bytes.is_none() {
                 let elements = entry.ggml.block_elements();
-                Some(format!("its shape overflows, or its rows do not fill blocks of {elements} elements"))
+                let what =
+                    format!("its shape overflows, or its rows do not fill blocks of {elements} elements");
+                damaged(DamageKind::Shape, what)
             } else {
                 match end {
                     Some(end) if end <= file_len || bytes == Some(0) => None,
-                    Some(end) => Some(format!(
-                        "the file is cut short: its data would end at byte {end}, the file ends at {file_len}"
-                    )),
-                    None => Some("its offset is beyond any file".into()),
+                    Some(end) => damaged(
+                        DamageKind::CutShort,
+                        format!(
+                            "the file is cut short: its data would end at byte {end}, the file ends at {file_len}"
+                        ),
+                    ),
+                    None => damaged(DamageKind::UnknownPlace, "its offset is beyond any file".into()),
                 }
             };
             self.tensors.push(Tensor {
-                name: String::from_utf8_lossy(entry.name),
+                name: text(entry.name),
                 ggml: entry.ggml,
                 shape,
                 offset: offset.unwrap_or(u64::MAX),
@@ -350,14 +360,15 @@ impl<'a> Header<'a> {
         }
         if misaligned > 0 {
             let alignment = self.alignment;
-            self.warnings.push(format!("{misaligned} tensors do not lie on multiples of {alignment} bytes"));
+            let text = format!("{misaligned} tensors do not lie on multiples of {alignment} bytes");
+            self.warnings.push(Notice::new(NoticeKind::Misaligned, text));
         }
         self.find_overlaps();
         let end = self.tensors.iter().filter(|t| t.damage.is_none()).map(|t| t.offset + t.bytes).max();
         let end = end.and_then(|end| padded(end, self.alignment)).unwrap_or(self.data_offset);
         if self.damage.is_none() && file_len > end && self.tensors.iter().all(|t| t.damage.is_none()) {
-            self.surplus = Some(format!("{} bytes follow the last tensor", file_len - end));
-            self.warnings.extend(self.surplus.clone());
+            let text = format!("{} bytes follow the last tensor", file_len - end);
+            self.warnings.push(Notice::new(NoticeKind::Surplus, text));
         }
     }
 
@@ -367,14 +378,14 @@ impl<'a> Header<'a> {
             .filter(|&i| self.tensors[i].damage.is_none() && self.tensors[i].bytes > 0)
             .collect();
         order.sort_by_key(|&i| (self.tensors[i].offset, self.tensors[i].bytes));
-        let range = |t: &Tensor<'_>| (t.offset, t.offset + t.bytes);
+        let range = |t: &Tensor| (t.offset, t.offset + t.bytes);
         let Some(mut farthest) = order.first().copied() else { return };
         for &i in &order[1..] {
             let (reach, own) = (range(&self.tensors[farthest]), range(&self.tensors[i]));
             if own.0 < reach.1 && own != reach {
                 for (one, other) in [(i, farthest), (farthest, i)] {
                     let what = format!("its bytes overlap those of `{}`", quoted(&self.tensors[other].name));
-                    self.tensors[one].damage.get_or_insert(what);
+                    self.tensors[one].damage.get_or_insert(Damage::new(DamageKind::Overlap, what));
                 }
             }
             if own.1 > reach.1 {
@@ -384,7 +395,7 @@ impl<'a> Header<'a> {
     }
 }
 
-pub(crate) fn recognises(bytes: &[u8]) -> bool {
+fn recognises(bytes: &[u8]) -> bool {
     bytes.starts_with(&MAGIC)
 }
 
@@ -402,7 +413,7 @@ impl<'a> Entry<'a> {
         let name = cursor.string()?;
         let dims = cursor.u32()? as usize;
         if dims > MAX_DIMS {
-            let name = quoted(&String::from_utf8_lossy(name));
+            let name = quoted(&text(name));
             return Err(cursor.error(format!("`{name}` has {dims} dimensions, more than {MAX_DIMS}")));
         }
         let mut sizes = [1; MAX_DIMS];
@@ -427,12 +438,14 @@ struct Repeats {
 impl Repeats {
     fn note(&mut self, name: &[u8]) {
         self.count += 1;
-        self.first.get_or_insert_with(|| quoted(&String::from_utf8_lossy(name)));
+        self.first.get_or_insert_with(|| quoted(&text(name)));
     }
 
-    fn warning(self, what: &str) -> Option<String> {
+    fn warning(self, what: &str) -> Option<Notice> {
         let first = self.first?;
-        Some(format!("{} {what} come more than once, such as `{first}`; the first one counts", self.count))
+        let text =
+            format!("{} {what} come more than once, such as `{first}`; the first one counts", self.count);
+        Some(Notice::new(NoticeKind::Duplicate, text))
     }
 }
 
@@ -447,14 +460,17 @@ fn quoted(name: &str) -> String {
 /// Says in which of the header's entries `error` happened.
 fn within(mut error: Error, what: &str, number: u64, count: u64) -> Error {
     error.what = format!("the header's {what} {} of {count}: {}", number + 1, error.what);
-    error.hint("the file was cut short or overwritten; download or copy it again")
+    error
+        .because(DamageKind::CutShort)
+        .hint("the file was cut short or overwritten; download or copy it again")
 }
 
 impl Checkpoint {
     /// The GGUF header of the checkpoint's first file, for what plain values only describe: vocabularies, merges,
     /// scores. `None` for other formats. Parsed anew, which takes about a millisecond.
     pub fn gguf_header(&self) -> Option<Result<Header<'_>>> {
-        let file = self.files.first().filter(|f| recognises(f.bytes()))?;
-        Some(Header::parse(file.bytes()).map_err(|e| e.in_file(&file.path)))
+        let file = self.files.first().filter(|_| matches!(self.format, Format::Gguf { .. }))?;
+        let bytes = file.kept(|| read::header_of(file.data(), |header| header.data_offset));
+        Some(bytes.and_then(|bytes| Header::parse_of(bytes, file.len())).map_err(|e| e.in_file(&file.path)))
     }
 }

@@ -3,6 +3,7 @@
 use serde_pickle::Value as Plain;
 
 use super::DEEPEST_ARRAY;
+use crate::bytes::text;
 use crate::{Error, Result};
 
 /// The type of a metadata value, by its number in the file.
@@ -159,9 +160,9 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// A string that is UTF-8.
-    pub fn as_str(&self) -> Option<&'a str> {
-        std::str::from_utf8(self.as_bytes()?).ok()
+    /// A copy of a string that is UTF-8.
+    pub fn to_text(&self) -> Option<String> {
+        String::from_utf8(self.as_bytes()?.to_vec()).ok()
     }
 
     /// An array.
@@ -179,7 +180,7 @@ impl<'a> Value<'a> {
             Value::Bool(b) => Plain::Bool(b),
             Value::Float32(x) => Plain::F64(x.into()),
             Value::Float64(x) => Plain::F64(x),
-            Value::String(bytes) => Plain::String(String::from_utf8_lossy(bytes).into_owned()),
+            Value::String(bytes) => Plain::String(text(bytes)),
             Value::Array(array) if array.len() > longest => {
                 Plain::String(format!("{} {} values", array.len(), array.element_type().name()))
             }

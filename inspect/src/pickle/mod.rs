@@ -1,8 +1,8 @@
 //! The pickle machine: reads any pickle of protocols 0 to 5 into a graph of values. It imports nothing and calls
 //! nothing: what a pickle would call becomes an [`Object`] node that names the callable.
 //!
-//! Opcodes are those of CPython's `Lib/pickletools.py`. Every opcode adds at most three nodes and strings borrow from
-//! the input, so the graph's size is proportional to the input's. Nothing here recurses; who walks the graph must
+//! Opcodes are those of CPython's `Lib/pickletools.py`. Every opcode adds at most three nodes and a copy of the text
+//! that it holds; byte strings borrow from the input. So the graph's size is proportional to the input's. Nothing here recurses; who walks the graph must
 //! expect cycles and any depth.
 
 mod text;
@@ -10,7 +10,9 @@ mod trace;
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
+use crate::bytes::text as text_of;
 use crate::{Error, Result};
 use text::{big_decimal, unescape_string, unescape_unicode};
 pub use trace::{Seen, Trace};
@@ -41,14 +43,14 @@ pub enum Node<'a> {
     /// An integer beyond 64 bits: little-endian two's complement.
     BigInt(Cow<'a, [u8]>),
     Float(f64),
-    Str(Cow<'a, str>),
+    Str(Arc<str>),
     Bytes(Cow<'a, [u8]>),
     Tuple(Vec<Id>),
     List(Vec<Id>),
     Dict(Vec<(Id, Id)>),
     Set(Vec<Id>),
     /// A name that Python would import.
-    Global(Box<Global<'a>>),
+    Global(Box<Global>),
     /// Something Python would construct by a call.
     Object(Box<Object>),
     /// A persistent id: in PyTorch files, a storage.
@@ -60,9 +62,9 @@ pub enum Node<'a> {
 /// `module.name`, never imported.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
-pub struct Global<'a> {
-    pub module: Cow<'a, str>,
-    pub name: Cow<'a, str>,
+pub struct Global {
+    pub module: Arc<str>,
+    pub name: Arc<str>,
 }
 
 /// An instance that Python would make by calling `callable`, with everything the pickle then puts into it.
@@ -90,7 +92,7 @@ pub struct Pickle<'a> {
     /// The value the pickle stands for.
     pub root: Id,
     /// Every distinct global, in order of appearance.
-    pub globals: Vec<Global<'a>>,
+    pub globals: Vec<Global>,
     /// Bytes read, up to and including STOP: the next pickle of a stream starts here.
     pub len: usize,
 }
@@ -168,8 +170,8 @@ struct Machine<'a> {
     stack: Vec<Id>,
     marks: Vec<usize>,
     memo: HashMap<u64, Id>,
-    globals: Vec<Global<'a>>,
-    known_globals: HashSet<Global<'a>>,
+    globals: Vec<Global>,
+    known_globals: HashSet<Global>,
     /// What the names of globals may still take: one memoized string may be part of many.
     global_bytes_left: usize,
     /// Offset of the opcode at work.
@@ -498,7 +500,7 @@ impl<'a> Machine<'a> {
         self.object(callable, args, None)
     }
 
-    fn global(&mut self, module: Cow<'a, str>, name: Cow<'a, str>) -> Result<()> {
+    fn global(&mut self, module: Arc<str>, name: Arc<str>) -> Result<()> {
         self.global_bytes_left =
             self.global_bytes_left.checked_sub(module.len() + name.len()).ok_or_else(|| {
                 Error::unsupported("the names of its globals repeat beyond what the pickle's size explains")
@@ -568,9 +570,11 @@ impl<'a> Machine<'a> {
     /// A `str` of Python 2: text in most files, raw bytes in some (numpy arrays).
     fn old_string(&mut self, n: u64) -> Result<()> {
         let bytes = self.take(n)?;
-        self.push(match std::str::from_utf8(bytes) {
-            Ok(s) => Node::Str(Cow::Borrowed(s)),
-            Err(_) => Node::Bytes(Cow::Borrowed(bytes)),
+        // Looked at first, so that arrays are not copied to find out that they are no text.
+        let copy = std::str::from_utf8(bytes).is_ok().then(|| String::from_utf8(bytes.to_vec()));
+        self.push(match copy {
+            Some(Ok(s)) => Node::Str(s.into()),
+            _ => Node::Bytes(Cow::Borrowed(bytes)),
         })
     }
 
@@ -627,12 +631,12 @@ fn size(n: i64) -> Result<u64> {
 }
 
 fn parse_ascii<T: std::str::FromStr>(line: &[u8]) -> Option<T> {
-    std::str::from_utf8(line).ok()?.trim().parse().ok()
+    String::from_utf8(line.to_vec()).ok()?.trim().parse().ok()
 }
 
 /// Text as Python wrote it; lone surrogates, which UTF-8 has no place for, become replacement characters.
-fn lossy(bytes: &[u8]) -> Cow<'_, str> {
-    String::from_utf8_lossy(bytes)
+fn lossy(bytes: &[u8]) -> Arc<str> {
+    text_of(bytes).into()
 }
 
 fn long_node(bytes: Cow<'_, [u8]>) -> Node<'_> {

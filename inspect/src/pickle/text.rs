@@ -1,6 +1,6 @@
 //! The text arguments of protocol 0: integers in decimal, and strings with Python's escapes.
 
-use std::borrow::Cow;
+use std::sync::Arc;
 
 use super::lossy;
 use crate::{Error, Result};
@@ -41,7 +41,7 @@ pub(super) fn big_decimal(digits: &[u8]) -> Result<Vec<u8>> {
 }
 
 /// The argument of STRING: a quoted literal with Python 2's escapes.
-pub(super) fn unescape_string(line: &[u8]) -> Result<Cow<'_, str>> {
+pub(super) fn unescape_string(line: &[u8]) -> Result<Arc<str>> {
     let line = line.trim_ascii();
     let quoted = match line {
         [b'\'', inner @ .., b'\''] | [b'"', inner @ .., b'"'] => inner,
@@ -88,14 +88,14 @@ pub(super) fn unescape_string(line: &[u8]) -> Result<Cow<'_, str>> {
             other => out.extend([b'\\', other]),
         }
     }
-    Ok(Cow::Owned(match String::from_utf8(out) {
-        Ok(s) => s,
-        Err(e) => e.into_bytes().iter().map(|&b| char::from(b)).collect(),
-    }))
+    Ok(match String::from_utf8(out) {
+        Ok(s) => s.into(),
+        Err(e) => e.into_bytes().iter().map(|&b| char::from(b)).collect::<String>().into(),
+    })
 }
 
 /// The argument of UNICODE: Python's raw-unicode-escape, latin-1 with \uXXXX and \UXXXXXXXX.
-pub(super) fn unescape_unicode(line: &[u8]) -> Cow<'_, str> {
+pub(super) fn unescape_unicode(line: &[u8]) -> Arc<str> {
     if line.is_ascii() && !line.contains(&b'\\') {
         return lossy(line);
     }
@@ -122,10 +122,9 @@ pub(super) fn unescape_unicode(line: &[u8]) -> Cow<'_, str> {
         }
         rest = &tail[1 + digits..];
     }
-    Cow::Owned(String::from_utf16_lossy(&units))
+    String::from_utf16_lossy(&units).into()
 }
 
 fn hex(digits: &[u8]) -> Option<u32> {
-    let all_hex = digits.iter().all(u8::is_ascii_hexdigit);
-    all_hex.then(|| u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()).flatten()
+    digits.iter().try_fold(0, |code, &digit| Some(code << 4 | char::from(digit).to_digit(16)?))
 }

@@ -121,7 +121,7 @@ impl Machine<'_> {
             entries
                 .iter()
                 .rev()
-                .find(|(key, _)| matches!(node(*key), Node::Str(s) if s == name))
+                .find(|(key, _)| matches!(node(*key), Node::Str(s) if **s == *name))
                 .map(|(_, v)| node(*v))
         };
         let Some(Node::Tuple(shape)) = field("shape") else { return None };

@@ -6,7 +6,8 @@ use std::io::{Cursor, Read};
 use super::Rule;
 use super::content::{Place, Scanner};
 use super::pickles::cut;
-use crate::storage::{inflate, slice};
+use crate::bytes::{ByteSource, slice, text};
+use crate::storage::inflate;
 use crate::zip::{self, Central, DATA_DESCRIPTOR, Directory, Entry, LOCAL_HEADER, Local, Method};
 
 /// The largest data descriptor: signature, CRC-32 and two sizes (4.3.9).
@@ -17,13 +18,13 @@ const LINK: u32 = 0o120000;
 impl Scanner<'_> {
     /// Scans the zip archive `bytes`, and tells what it is.
     pub(super) fn zip(&mut self, bytes: &[u8], place: &Place) -> &'static str {
-        let mut entries = match zip::central_directory(bytes) {
-            Ok(Directory::Of(central)) => {
+        let mut entries = match directory(bytes) {
+            Directory::Of(central) => {
                 let mut entries = central.entries.clone();
                 entries.extend(self.layout(bytes, &central, place));
                 entries
             }
-            Ok(Directory::Several) => {
+            Directory::Several => {
                 let parts = self.parts(bytes, place);
                 if parts.len() > 1 {
                     let message = format!("{} archives, one after another", parts.len());
@@ -35,13 +36,13 @@ impl Scanner<'_> {
                     }
                     return "zip";
                 }
-                let entries = zip::salvage(bytes);
+                let entries = salvage(bytes);
                 let message = format!("{} entries of several archives, one after another", entries.len());
                 self.find(Rule::PrependedBytes, place, None, message);
                 entries
             }
-            Err(reason) => {
-                let entries = zip::salvage(bytes);
+            Directory::Lost(reason) => {
+                let entries = salvage(bytes);
                 let message = format!(
                     "the central directory cannot be read ({reason}); {} entries found by their headers",
                     entries.len()
@@ -82,7 +83,7 @@ impl Scanner<'_> {
                 return Vec::new();
             }
             self.spend(part.len() as u64 / 8 + 64);
-            if matches!(zip::central_directory(part), Ok(Directory::Of(central)) if central.prefix == 0) {
+            if matches!(directory(part), Directory::Of(central) if central.prefix == 0) {
                 parts.push(part);
                 start = end;
             }
@@ -161,11 +162,11 @@ impl Scanner<'_> {
         let mut found = Vec::new();
         for at in memchr::memmem::find_iter(gap, LOCAL_HEADER).take(1000) {
             let header = start + at as u64;
-            let Some(local) = Local::read(bytes, header) else { continue };
+            let Some(local) = local_header(&bytes, header) else { continue };
             let left = (bytes.len() as u64).saturating_sub(local.data);
             let sized = if local.sizes_follow() { end.saturating_sub(local.data) } else { local.compressed };
             let compressed = sized.min(left);
-            let name = String::from_utf8_lossy(local.name).into_owned();
+            let name = text(&local.name);
             let message = format!("`{}` has a local header and is not in the directory", cut(&name));
             self.find(Rule::HiddenEntry, place, Some(header), message);
             found.push(Entry {
@@ -195,9 +196,9 @@ impl Scanner<'_> {
 
     fn agreement(&mut self, bytes: &[u8], entry: &Entry, place: &Place) {
         let name = cut(&entry.name);
-        let Some(local) = Local::read(bytes, entry.header) else { return };
+        let Some(local) = local_header(&bytes, entry.header) else { return };
         let mut differ = Vec::new();
-        let local_name = String::from_utf8_lossy(local.name);
+        let local_name = text(&local.name);
         if local_name != entry.name {
             differ.push(format!("the name, `{}` locally", cut(&local_name)));
         }
@@ -290,7 +291,7 @@ impl Scanner<'_> {
                 Ok(entry) => entry,
                 Err(error) => return self.damaged(place, format!("the tar archive is damaged: {error}")),
             };
-            let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+            let name = text(&entry.path_bytes());
             let at = entry.raw_file_position();
             if leads_outside(&name) {
                 let message = format!("`{}` leads outside the archive's folder", cut(&name));
@@ -298,7 +299,7 @@ impl Scanner<'_> {
             }
             let kind = entry.header().entry_type();
             if kind.is_symlink() || kind.is_hard_link() {
-                let target = entry.link_name_bytes().map(|n| String::from_utf8_lossy(&n).into_owned());
+                let target = entry.link_name_bytes().map(|n| text(&n));
                 let target = target.unwrap_or_default();
                 let message = format!("`{}` is a link to `{}`", cut(&name), cut(&target));
                 let rule = if leads_outside(&target) { Rule::PathOutside } else { Rule::Link };
@@ -329,6 +330,19 @@ impl Scanner<'_> {
             }
         }
     }
+}
+
+/// The directory of an archive in memory, whose bytes can always be had.
+pub(super) fn directory(bytes: &[u8]) -> Directory {
+    zip::central_directory(&bytes).unwrap_or(Directory::Lost("it is cut short"))
+}
+
+fn salvage(bytes: &[u8]) -> Vec<Entry> {
+    zip::salvage(&bytes).unwrap_or_default()
+}
+
+fn local_header<'b>(bytes: &'b &[u8], at: u64) -> Option<Local<'b>> {
+    Local::read(bytes as &dyn ByteSource, at).ok().flatten()
 }
 
 /// As much as a raw deflate stream gives, up to `most` bytes; `None` when that is nothing.

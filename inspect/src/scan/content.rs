@@ -3,12 +3,15 @@
 use std::collections::HashSet;
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 
+use super::archive::directory;
 use super::pickles::{Stream, cut};
 use super::{Finding, Findings, Options, Rule, text};
-use crate::storage::Source;
-use crate::zip::LOCAL_HEADER;
-use crate::{Error, ErrorKind, Result, gguf, safetensors, torch_legacy, torch_tar, zip};
+use crate::bytes::{Source, text as text_of};
+use crate::format::{self, Family};
+use crate::zip::Directory;
+use crate::{DamageKind, Error, ErrorKind, NoticeKind, Result, gguf, safetensors, torch_legacy, zip};
 
 /// Archives within archives, and pickles within pickles, at most.
 const DEEPEST: usize = 8;
@@ -24,6 +27,9 @@ const PICKLED: [&str; 15] = [
 ];
 /// Up to this size anything is tried as a pickle without a header, whatever its name.
 const TRIED: usize = 16 << 20;
+
+/// First bytes of a NumPy array.
+const NUMPY: &[u8] = b"\x93NUMPY";
 
 /// First bytes of containers that are not looked into.
 const OPAQUE: [(&[u8], &str); 6] = [
@@ -88,15 +94,14 @@ pub(super) fn is_candidate(path: &Path) -> bool {
             extension.as_str(),
             "safetensors" | "gguf" | "zip" | "tar" | "pt2" | "nemo" | "mar" | "7z"
         )
-        || head.starts_with(LOCAL_HEADER)
-        || head.starts_with(b"\x93NUMPY")
+        || format::recognise(&head).is_some()
+        || head.starts_with(NUMPY)
         || head.starts_with(b"\x1f\x8b")
-        || matches!(head.as_slice(), [0x80, 2..=5, ..])
-        || gguf::recognises(&head)
-        || safetensors::recognises(&head)
-        || torch_legacy::recognises(&head)
-        || torch_tar::recognises(&head)
         || OPAQUE.iter().any(|(magic, _)| head.starts_with(magic))
+}
+
+fn has_directory(bytes: &[u8]) -> bool {
+    zip::has_directory(&bytes).unwrap_or(false)
 }
 
 fn extension(name: &str) -> String {
@@ -119,25 +124,28 @@ impl<'o> Scanner<'o> {
     }
 
     /// Scans the whole file called `name`, and tells what it is.
-    pub fn file(&mut self, source: &Source, name: &str) -> Result<String> {
-        let bytes = source.bytes();
+    pub fn file(&mut self, source: &Arc<Source>, name: &str) -> Result<String> {
+        // Every byte may matter here, so this is the one place that looks at a file as a whole.
+        let whole = source.bytes(0..source.len())?;
+        let bytes = &*whole;
         let place = Place::default();
-        let is_zip = bytes.starts_with(LOCAL_HEADER) || bytes.starts_with(zip::END);
+        let family = format::recognise(bytes).map(|container| container.family);
         let pickled = PICKLED.contains(&extension(name).as_str());
-        let format = if is_zip {
-            self.zip(bytes, &place)
-        } else if gguf::recognises(bytes) {
-            self.gguf(bytes, &place);
-            "gguf"
-        } else if safetensors::recognises(bytes) {
-            self.safetensors(source, &place);
-            "safetensors"
-        } else {
-            match self.dispatch(bytes, name, &place) {
+        let format = match family {
+            Some(Family::Zip) => self.zip(bytes, &place),
+            Some(Family::Gguf) => {
+                self.gguf(bytes, &place);
+                "gguf"
+            }
+            Some(Family::SafeTensors) => {
+                self.safetensors(source, &place);
+                "safetensors"
+            }
+            _ => match self.dispatch(bytes, name, &place) {
                 Some(format) => format,
-                None if zip::has_directory(bytes) => "unknown",
+                None if has_directory(bytes) => "unknown",
                 None if bytes.is_empty() => {
-                    return Err(Error::new(ErrorKind::Unrecognised, "is empty"));
+                    return Err(Error::new(ErrorKind::Unrecognised, "is empty").because(DamageKind::Empty));
                 }
                 // What is called like a pickle and ends at its first byte does nothing.
                 None if pickled => "no pickle",
@@ -147,12 +155,13 @@ impl<'o> Scanner<'o> {
                         "is neither a pickle nor an archive nor a file of tensors",
                     ));
                 }
-            }
+            },
         };
         if matches!(format, "gguf" | "safetensors") {
             self.pickles(bytes, &place, Stream::Chance);
         }
-        if !is_zip && zip::has_directory(bytes) && zip::central_directory(bytes).is_ok() {
+        let is_followed = || !matches!(directory(bytes), Directory::Lost(_));
+        if family != Some(Family::Zip) && has_directory(bytes) && is_followed() {
             self.zip(bytes, &place);
             return Ok(format!("{format}, and zip"));
         }
@@ -208,26 +217,28 @@ impl<'o> Scanner<'o> {
 
     fn recognised(&mut self, bytes: &[u8], name: &str, place: &Place) -> Option<&'static str> {
         let pickled = PICKLED.contains(&extension(name).as_str());
-        if bytes.starts_with(LOCAL_HEADER) || bytes.starts_with(zip::END) {
-            return Some(self.zip(bytes, place));
+        match format::recognise(bytes).map(|container| container.family) {
+            Some(Family::Zip) => return Some(self.zip(bytes, place)),
+            Some(Family::TorchLegacy) => {
+                // Magic number, protocol, system info, object, storage keys; then the storages.
+                self.pickles(bytes, place, Stream::Then(5));
+                self.after_storages(bytes, place);
+                return Some("pytorch-legacy");
+            }
+            Some(Family::Tar) => {
+                self.tar(bytes, place);
+                return Some("tar");
+            }
+            Some(Family::Gguf) => {
+                self.gguf(bytes, place);
+                return Some("gguf");
+            }
+            // A member of an archive that begins like one is what it is called.
+            Some(Family::SafeTensors | Family::Pickle) | None => {}
         }
-        if torch_legacy::recognises(bytes) {
-            // Magic number, protocol, system info, object, storage keys; then the storages.
-            self.pickles(bytes, place, Stream::Then(5));
-            self.after_storages(bytes, place);
-            return Some("pytorch-legacy");
-        }
-        if torch_tar::recognises(bytes) {
-            self.tar(bytes, place);
-            return Some("tar");
-        }
-        if let Some(rest) = bytes.strip_prefix(b"\x93NUMPY") {
+        if let Some(rest) = bytes.strip_prefix(NUMPY) {
             self.npy(rest, place);
             return Some("npy");
-        }
-        if gguf::recognises(bytes) {
-            self.gguf(bytes, place);
-            return Some("gguf");
         }
         if bytes.starts_with(b"\x1f\x8b") {
             self.compressed(flate2::read::MultiGzDecoder::new(bytes), bytes.len(), name, place);
@@ -250,16 +261,16 @@ impl<'o> Scanner<'o> {
 
     /// What follows the storages of a legacy file.
     fn after_storages(&mut self, bytes: &[u8], place: &Place) {
-        let Some(end) = torch_legacy::end_of_storages(bytes) else {
+        let Some(end) = torch_legacy::end_of_storages(&bytes) else {
             let message = "its storages cannot be located, nor what may follow them".to_string();
             return self.find(Rule::OpaqueContent, place, None, message);
         };
-        let rest = bytes.get(end..).unwrap_or_default();
+        let rest = usize::try_from(end).ok().and_then(|end| bytes.get(end..)).unwrap_or_default();
         if rest.is_empty() {
             return;
         }
         let message = format!("{} bytes follow the storages", rest.len());
-        self.find(Rule::AppendedBytes, place, Some(end as u64), message);
+        self.find(Rule::AppendedBytes, place, Some(end), message);
         if let Some(inner) = place.inside("after the storages")
             && self.dispatch(rest, "after.pkl", &inner).is_none()
         {
@@ -316,7 +327,7 @@ impl<'o> Scanner<'o> {
         let Some((header, data)) = header else {
             return self.damaged(place, "the header of the array is cut short".into());
         };
-        let text = String::from_utf8_lossy(header);
+        let text = text_of(header);
         let descr = text.split("'fortran_order'").next().unwrap_or_default();
         if descr.contains('O') {
             self.pickles(data, place, Stream::Pickles);
@@ -325,29 +336,29 @@ impl<'o> Scanner<'o> {
         }
     }
 
-    fn safetensors(&mut self, source: &Source, place: &Place) {
-        let contents = match safetensors::read(source, 0) {
+    fn safetensors(&mut self, source: &Arc<Source>, place: &Place) {
+        let contents = match safetensors::read(source) {
             Ok(contents) => contents,
             Err(error) => return self.damaged(place, error.to_string()),
         };
-        let damage = contents.damage.unwrap_or_default();
-        for fault in damage.split("; ").filter(|fault| !fault.is_empty()) {
-            if fault.starts_with("the file is cut short") {
-                self.damaged(place, fault.to_string());
-            } else {
-                self.find(Rule::MalformedTensors, place, None, fault.to_string());
+        for fault in contents.faults {
+            match fault.kind {
+                DamageKind::CutShort => self.damaged(place, fault.what),
+                _ => self.find(Rule::MalformedTensors, place, None, fault.what),
             }
         }
-        for tensor in contents.tensors.iter().filter(|t| t.damage.is_some()) {
-            let why = tensor.damage.as_deref().unwrap_or_default();
-            if !why.starts_with("the file is cut short") {
-                let message = format!("tensor `{}`: {why}", cut(&tensor.name));
+        for (name, damage) in contents.tensors.iter().filter_map(|t| Some((&t.name, t.damage.as_ref()?))) {
+            if damage.kind != DamageKind::CutShort {
+                let message = format!("tensor `{}`: {damage}", cut(name));
                 self.find(Rule::MalformedTensors, place, None, message);
             }
         }
-        for warning in contents.warnings {
-            let rule = if warning.contains("follow") { Rule::AppendedBytes } else { Rule::Hole };
-            self.find(rule, place, None, warning);
+        for notice in contents.notices {
+            let rule = match notice.kind {
+                NoticeKind::Surplus => Rule::AppendedBytes,
+                _ => Rule::Hole,
+            };
+            self.find(rule, place, None, notice.text);
         }
     }
 
@@ -357,33 +368,35 @@ impl<'o> Scanner<'o> {
             Err(error) => return self.damaged(place, error.to_string()),
         };
         for (key, value) in header.keys.iter().filter(|(key, _)| key.contains("chat_template")) {
-            if let Some(what) = value.as_str().and_then(text::template) {
+            if let Some(what) = value.to_text().as_deref().and_then(text::template) {
                 let message = format!("`{}` reaches into Python: {what}", cut(key));
                 self.find(Rule::DangerousTemplate, place, None, message);
             }
         }
         if let Some(damage) = &header.damage {
-            self.damaged(place, damage.clone());
+            self.damaged(place, damage.what.clone());
         }
-        for tensor in header.tensors.iter().filter(|t| t.damage.is_some()) {
-            let why = tensor.damage.as_deref().unwrap_or_default();
-            if why.starts_with("the file is cut short") {
-                self.damaged(place, why.to_string());
+        for (name, damage) in header.tensors.iter().filter_map(|t| Some((&t.name, t.damage.as_ref()?))) {
+            if damage.kind == DamageKind::CutShort {
+                self.damaged(place, damage.what.clone());
             } else if header.damage.is_none() {
-                let message = format!("tensor `{}`: {why}", cut(&tensor.name));
+                let message = format!("tensor `{}`: {damage}", cut(name));
                 self.find(Rule::MalformedTensors, place, None, message);
             }
         }
-        for warning in header.warnings {
-            let rule = if warning.contains("follow") { Rule::AppendedBytes } else { Rule::MalformedTensors };
-            // Sizes in another order are a writer's mistake.
-            let rule = if warning.contains("PyTorch's order") { Rule::Hole } else { rule };
-            self.find(rule, place, None, warning);
+        for notice in header.warnings {
+            let rule = match notice.kind {
+                NoticeKind::Surplus => Rule::AppendedBytes,
+                // Sizes in another order are a writer's mistake.
+                NoticeKind::ForeignOrder => Rule::Hole,
+                _ => Rule::MalformedTensors,
+            };
+            self.find(rule, place, None, notice.text);
         }
     }
 
     fn script(&mut self, bytes: &[u8], place: &Place) {
-        for (offset, what) in text::script(&String::from_utf8_lossy(bytes)) {
+        for (offset, what) in text::script(&text_of(bytes)) {
             self.find(Rule::DangerousScript, place, Some(offset), what);
         }
     }

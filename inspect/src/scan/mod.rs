@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::storage::Source;
+use crate::bytes::Source;
 use crate::{Error, ErrorKind, Result, printable};
 use content::Scanner;
 
@@ -232,7 +232,7 @@ const MAX_HARMLESS: usize = 1000;
 /// `Io` when it cannot be read; `Unrecognised` when it is nothing that a loader of checkpoints or pickles reads.
 pub fn scan(path: &Path, options: &Options) -> Result<Scan> {
     let source = Source::open(path)?;
-    let mut scanner = Scanner::new(options, source.bytes().len() as u64);
+    let mut scanner = Scanner::new(options, source.len());
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let format = scanner.file(&source, &name).map_err(|e| e.in_file(path))?;
     Ok(scanner.finish(path, format))

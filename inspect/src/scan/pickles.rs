@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use super::archive::leads_outside;
 use super::content::{Place, Scanner};
@@ -102,7 +103,7 @@ impl Scanner<'_> {
     fn report(&mut self, bytes: &[u8], trace: &Trace<'_>, place: &Place, base: u64) {
         self.imports(trace, place, base);
         for &(offset, len) in &trace.seen.inner {
-            let inner = crate::storage::slice(bytes, base + offset, len);
+            let inner = crate::bytes::slice(bytes, base + offset, len);
             if let (Some(inner), Some(place)) =
                 (inner, place.inside(&format!("objects at {}", base + offset)))
             {
@@ -139,7 +140,7 @@ impl Scanner<'_> {
     fn imports(&mut self, trace: &Trace<'_>, place: &Place, base: u64) {
         let pickle = &trace.pickle;
         // Which call uses which import first.
-        let mut called: HashMap<(Cow<'_, str>, Cow<'_, str>), Id> = HashMap::new();
+        let mut called: HashMap<(Arc<str>, Arc<str>), Id> = HashMap::new();
         for &(offset, id) in &trace.seen.calls {
             let Node::Object(object) = pickle.node(id) else { continue };
             match pickle.node(object.callable) {

@@ -21,10 +21,11 @@ pub use dtypes::{has_dtype, storage_class};
 pub(crate) use numpy::scalar;
 pub(crate) use tensors::persistent_storage;
 
+use crate::bytes::{Source, slice};
 use crate::pickle::{Id, Node, Object, Pickle};
-use crate::storage::{Place, Storage, slice};
+use crate::storage::{Place, Segment, Storage};
 use crate::tensor::TensorInfo;
-use crate::{DType, Error, Result};
+use crate::{DType, Error, Notice, NoticeKind, Result};
 
 /// How deep containers may nest.
 const MAX_DEPTH: usize = 256;
@@ -67,26 +68,51 @@ enum InlineBytes {
 }
 
 impl StorageRef {
-    /// The storage, if its bytes are in `pickle`, which is at `mapped` (file, offset) unless it was compressed.
-    pub fn inline(&self, pickle: &[u8], mapped: Option<(usize, u64)>) -> Option<Storage> {
+    /// The storage, if its bytes are in `pickle`, which begins at `mapped` (a file, an offset) unless it was compressed.
+    pub fn inline(&self, pickle: &[u8], mapped: Option<(&Arc<Source>, u64)>) -> Option<Storage> {
         let Inline { bytes, big_endian } = self.inline.as_ref()?;
         let place = match (bytes, mapped) {
             (InlineBytes::Decoded(bytes), _) => Place::Inline(bytes.clone()),
-            (InlineBytes::At(at), Some((file, base))) => Place::Mapped { file, offset: base + at },
+            (InlineBytes::At(at), Some((source, base))) => {
+                Place::Segments(vec![Segment { source: source.clone(), offset: base + at, len: self.bytes }])
+            }
             (InlineBytes::At(at), None) => Place::Inline(slice(pickle, *at, self.bytes)?.into()),
         };
-        Some(Storage { place, len: self.bytes, crc32: None, swap: if *big_endian { 2 } else { 1 } })
+        Some(Storage::new(place, self.bytes, None, if *big_endian { 2 } else { 1 }))
     }
 }
 
 /// What one pickle of PyTorch holds.
 #[derive(Debug)]
 pub(crate) struct TorchObject {
-    /// Tensors; their `storage` indexes `storages`.
+    /// Tensors, on storages whose place the container is yet to tell.
     pub tensors: Vec<TensorInfo>,
     pub storages: Vec<StorageRef>,
+    /// What stands for each of `storages` in `tensors`.
+    handles: Vec<Storage>,
     pub metadata: Value,
-    pub warnings: Vec<String>,
+    pub notices: Vec<Notice>,
+}
+
+impl TorchObject {
+    /// The tensors, on the storages that `place` gives for those that the pickle refers to.
+    pub fn placed(&mut self, mut place: impl FnMut(&StorageRef) -> Storage) -> Vec<TensorInfo> {
+        let places: HashMap<&Storage, Storage> = self
+            .handles
+            .iter()
+            .zip(&self.storages)
+            .map(|(handle, storage)| (handle, place(storage)))
+            .collect();
+        let mut tensors = std::mem::take(&mut self.tensors);
+        for tensor in &mut tensors {
+            tensor.replace_storages(&mut |storage| {
+                if let Some(placed) = places.get(storage) {
+                    *storage = placed.clone();
+                }
+            });
+        }
+        tensors
+    }
 }
 
 /// Finds the tensors and the plain values in `pickle`.
@@ -104,11 +130,12 @@ pub(crate) fn interpret_with(
         known,
         tensors: Vec::new(),
         storages: Vec::new(),
+        handles: Vec::new(),
         storage_keys: HashMap::new(),
         arrays: Vec::new(),
         path: HashSet::new(),
         embedded: HashMap::new(),
-        warnings: Vec::new(),
+        notices: Vec::new(),
         // An element of a container takes at least one byte of the pickle.
         visits_left: pickle.len.saturating_mul(2).saturating_add(4096),
         // A tensor's entry takes at least 70 bytes of the pickle, names are repeated by all that is below them.
@@ -118,23 +145,27 @@ pub(crate) fn interpret_with(
     };
     let metadata = walker.walk(pickle.root, None, 0).unwrap_or(Value::None);
     if walker.more_warnings > 0 {
-        walker.warnings.push(format!("and {} more of its objects cannot be shown", walker.more_warnings));
+        walker.notices.push(Notice::new(
+            NoticeKind::NotShown,
+            format!("and {} more of its objects cannot be shown", walker.more_warnings),
+        ));
     }
     // Beside tensors, arrays are random-number states and histories; alone, they are the weights.
     if walker.tensors.is_empty() {
         for (mut tensor, storage) in std::mem::take(&mut walker.arrays) {
             let Ok(index) = walker.add_storage(storage) else { break };
-            tensor.storage = Some(index);
+            tensor.storage = Some(walker.handles[index].clone());
             walker.tensors.push(tensor);
         }
     }
     if walker.cut {
-        walker.warnings.push(
-            "the object nests or repeats itself beyond what its size explains; the listing was cut there"
-                .into(),
-        );
+        walker.notices.push(Notice::new(
+            NoticeKind::ListingCut,
+            "the object nests or repeats itself beyond what its size explains; the listing was cut there",
+        ));
     }
-    TorchObject { tensors: walker.tensors, storages: walker.storages, metadata, warnings: walker.warnings }
+    let Walker { tensors, storages, handles, notices, .. } = walker;
+    TorchObject { tensors, storages, handles, metadata, notices }
 }
 
 struct Walker<'p, 'a> {
@@ -142,6 +173,7 @@ struct Walker<'p, 'a> {
     known: &'p dyn Fn(Id) -> Option<(TensorInfo, StorageRef)>,
     tensors: Vec<TensorInfo>,
     storages: Vec<StorageRef>,
+    handles: Vec<Storage>,
     storage_keys: HashMap<String, usize>,
     /// Numpy arrays met on the way.
     arrays: Vec<(TensorInfo, StorageRef)>,
@@ -149,7 +181,7 @@ struct Walker<'p, 'a> {
     path: HashSet<Id>,
     /// Storages that were read from byte strings.
     embedded: HashMap<Id, usize>,
-    warnings: Vec<String>,
+    notices: Vec<Notice>,
     visits_left: usize,
     /// Bytes that may still be copied or built.
     bytes_left: usize,
@@ -239,8 +271,8 @@ impl<'p> Walker<'p, '_> {
     }
 
     fn warn(&mut self, warning: impl FnOnce() -> String) {
-        if self.warnings.len() < MAX_WARNINGS {
-            self.warnings.push(warning());
+        if self.notices.len() < MAX_WARNINGS {
+            self.notices.push(Notice::new(NoticeKind::NotShown, warning()));
         } else {
             self.more_warnings += 1;
         }
@@ -310,7 +342,7 @@ impl<'p> Walker<'p, '_> {
             Node::Bool(b) => return (if *b { "True" } else { "False" }.into(), HashableValue::Bool(*b)),
             Node::None => return ("None".into(), HashableValue::None),
             Node::Float(f) => return (format!("{f:?}"), HashableValue::F64(*f)),
-            Node::Bytes(b) => String::from_utf8_lossy(b).into_owned(),
+            Node::Bytes(b) => crate::bytes::text(b),
             Node::Global(g) => dotted(&g.module, &g.name),
             Node::Tuple(items) => {
                 let parts: Vec<String> = items

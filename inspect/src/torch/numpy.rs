@@ -14,7 +14,7 @@ impl<'p> Walker<'p, '_> {
     /// A numpy array as the tensor that `torch.from_numpy` would make of it, without a name.
     pub(super) fn array_tensor(&self, array: NumpyArray<'p>) -> (TensorInfo, StorageRef) {
         let strides = array.strides();
-        let mut tensor = TensorInfo::contiguous(String::new(), array.dtype, array.shape, 0, 0);
+        let mut tensor = TensorInfo::contiguous(String::new(), array.dtype, array.shape, None, 0);
         tensor.strides = strides;
         let bytes = array.bytes.len() as u64;
         let inline = Inline { big_endian: array.big_endian, ..self.inline(array.bytes) };

@@ -7,8 +7,9 @@ use serde_pickle::Value;
 
 use super::{ENTRY, Inline, InlineBytes, MAX_DEPTH, MAX_KEY, StorageRef, Walker, dotted, quoted};
 use crate::pickle::{Id, Node, Object, Pickle};
+use crate::storage::Storage;
 use crate::tensor::{Quantizer, Sparse, TensorInfo, contiguous_strides, numel};
-use crate::{DType, Error, Group, Result, torch_legacy};
+use crate::{DType, Damage, DamageKind, Error, Group, Result, torch_legacy};
 
 impl<'p> Walker<'p, '_> {
     /// A call of one of PyTorch's `_rebuild…` functions.
@@ -116,7 +117,8 @@ impl<'p> Walker<'p, '_> {
                 {
                     tensor.dtype = dtype;
                 }
-                tensor.storage = Some(self.add_storage(storage)?);
+                let index = self.add_storage(storage)?;
+                tensor.storage = Some(self.handles[index].clone());
                 Ok(tensor)
             }
             "_rebuild_meta_tensor_no_storage" => Ok(no_storage(
@@ -147,6 +149,7 @@ impl<'p> Walker<'p, '_> {
         let byte_offset = (offset as u64)
             .checked_mul(dtype.element_size().unwrap_or(1) as u64)
             .ok_or_else(|| Error::damaged("its offset overflows"))?;
+        let storage = Some(self.handles[storage].clone());
         let mut tensor = TensorInfo::contiguous(String::new(), dtype, shape, storage, byte_offset);
         tensor.strides = strides;
         Ok(tensor)
@@ -214,7 +217,8 @@ impl<'p> Walker<'p, '_> {
     /// A storage saved by itself: shown as the vector it is.
     pub(super) fn bare_storage(&mut self, pid: Id, name: Option<&str>) -> Option<Value> {
         if let Some((mut tensor, storage)) = (self.known)(pid) {
-            tensor.storage = Some(self.add_storage(storage).ok()?);
+            let index = self.add_storage(storage).ok()?;
+            tensor.storage = Some(self.handles[index].clone());
             self.list(tensor, name);
             return None;
         }
@@ -222,7 +226,9 @@ impl<'p> Walker<'p, '_> {
             Ok(index) => {
                 let StorageRef { dtype, bytes, .. } = self.storages[index];
                 let len = bytes / dtype.element_size().unwrap_or(1) as u64;
-                self.list(TensorInfo::contiguous(String::new(), dtype, vec![len as usize], index, 0), name);
+                let storage = Some(self.handles[index].clone());
+                let tensor = TensorInfo::contiguous(String::new(), dtype, vec![len as usize], storage, 0);
+                self.list(tensor, name);
                 None
             }
             Err(error) => {
@@ -305,6 +311,10 @@ impl<'p> Walker<'p, '_> {
         }
         self.pay(ENTRY + 2 * identity.len())?;
         self.storage_keys.insert(identity, next);
+        self.handles.push(Storage::missing(
+            Damage::new(DamageKind::StorageLost, "its storage is not in the file"),
+            storage.bytes,
+        ));
         self.storages.push(storage);
         Ok(next)
     }
@@ -327,7 +337,7 @@ impl<'p> Walker<'p, '_> {
             Node::Bytes(bytes) => Some(Cow::Borrowed(bytes)),
             Node::Str(s) if !self.afford(s.len()) => None,
             // What Python 2 wrote as `str` and happens to be UTF-8.
-            Node::Str(Cow::Borrowed(s)) if s.is_ascii() => Some(Cow::Borrowed(s.as_bytes())),
+            Node::Str(s) if s.is_ascii() => Some(Cow::Owned(s.as_bytes().to_vec())),
             Node::Str(s) => {
                 s.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect::<Option<_>>().map(Cow::Owned)
             }
@@ -432,9 +442,8 @@ fn no_storage(dtype: DType, shape: Vec<usize>, strides: Option<Vec<usize>>, why:
     let strides = strides.filter(|s| s.len() == shape.len()).unwrap_or_else(|| contiguous_strides(&shape));
     TensorInfo {
         strides,
-        storage: None,
-        damage: why.map(str::to_string),
+        damage: why.map(|why| Damage::new(DamageKind::NoData, why)),
         group: Group::Other,
-        ..TensorInfo::contiguous(String::new(), dtype, shape, 0, 0)
+        ..TensorInfo::contiguous(String::new(), dtype, shape, None, 0)
     }
 }

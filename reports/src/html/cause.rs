@@ -8,7 +8,7 @@ use maud::{Markup, PreEscaped, html};
 use super::name;
 use crate::Error;
 use crate::cause::{Finding, findings};
-use crate::decline::decline;
+use crate::decline::{Drawing, decline};
 
 /// The panel for `run`, the `i`th of the page; nothing for a run that is alive.
 pub fn panel(i: usize, run: &Run, explanation: &Explanation) -> Result<Markup, Error> {
@@ -16,7 +16,7 @@ pub fn panel(i: usize, run: &Run, explanation: &Explanation) -> Result<Markup, E
     if found.is_empty() {
         return Ok(html! {});
     }
-    let charts: Vec<Option<String>> = found
+    let charts: Vec<Option<Drawing>> = found
         .iter()
         .map(|f| {
             explanation.layers.iter().find(|l| l.layer == f.example).map_or(Ok(None), |l| decline(run, l))
@@ -26,31 +26,31 @@ pub fn panel(i: usize, run: &Run, explanation: &Explanation) -> Result<Markup, E
     Ok(html! {
         section.card.cause aria-labelledby={ "cause" (i) } {
             h3 id={ "cause" (i) } { @if below { "Cause of death" } @else { "What is happening" } }
-            @for (finding, chart) in found.iter().zip(&charts) { (one(run, finding, chart.as_deref())) }
+            @for (finding, chart) in found.iter().zip(&charts) { (one(run, finding, chart.as_ref())) }
             (numbers(run, explanation))
         }
     })
 }
 
 /// The cause of a file that cannot be read, if the error tells it.
-pub fn of_unreadable(error: &str) -> Option<&'static str> {
+pub fn of_unreadable(error: &ckpt_inspect::Error) -> Option<&'static str> {
     Some(Cause::of_unreadable(error)).filter(|c| *c != Cause::Unknown).map(Cause::name)
 }
 
-fn one(run: &Run, finding: &Finding, chart: Option<&str>) -> Markup {
+fn one(run: &Run, finding: &Finding, chart: Option<&Drawing>) -> Markup {
     html! {
         div.finding {
             h4 { (finding.title) }
             p.said { (finding.sentence) }
             p.muted { (finding.those) }
             div.beside {
-                @if let Some(svg) = chart {
+                @if let Some(Drawing { svg, predicted }) = chart {
                     figure {
                         div.scroll tabindex="0" role="group" aria-label="Chart of the decline" { (PreEscaped(svg)) }
                         figcaption.muted {
                             (name(&run.layers[finding.example].name)) ": "
                             span.measured aria-hidden="true" { "●" } " measured"
-                            @if svg.contains("class=\"predicted\"") { ", " span.alone aria-hidden="true" { "╌╌" } " weight decay alone" }
+                            @if *predicted { ", " span.alone aria-hidden="true" { "╌╌" } " weight decay alone" }
                         }
                     }
                 }

@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use ckpt_convert::{Object, save};
 use ckpt_inspect::StudentConfig;
-use ckpt_train::optim::{Optimizer, Settings};
+use ckpt_train::optim::{Optimizer, Settings, adamw};
 use ckpt_train::{Batch, Estimator, Gradients, Loss, Network, Parameters, Random, clip, global_norm, preset};
 use serde_pickle::Value;
 
@@ -121,7 +121,7 @@ impl Ours {
             (0..rows).map(|_| (0..=len).map(|_| random.below(config.vocab_size) as u32).collect()).collect();
         Ok(Ours {
             network: Network::new(config, &parameters, Estimator::default()),
-            optimizer: Settings { name: "adamw".into(), ..Settings::default() }.build(&parameters, 0)?,
+            optimizer: Settings::from(adamw::Settings::default()).build(&parameters, 0)?,
             gradients: parameters.zeros(),
             batch: Batch::next_token(&sequences.iter().map(Vec::as_slice).collect::<Vec<_>>())?,
             parameters,

@@ -1,14 +1,76 @@
 //! AdamW (Loshchilov and Hutter 2019, <https://arxiv.org/abs/1711.05101>), in the order of operations of
 //! `torch.optim.AdamW`.
 
+use ckpt_convert::Object;
 use ckpt_inspect::Checkpoint;
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 use serde_pickle::Value;
 
-use super::{Groups, Optimizer, PART, buffers};
+use super::{Groups, Hyperparameters, Optimizer, PART, Rate, at_least_zero, below_one, buffers};
 use crate::network::math;
-use crate::{Gradients, Parameters, Result};
-use ckpt_convert::Object;
+use crate::{Gradients, Parameter, Parameters, Result};
+
+/// How AdamW is set.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Settings {
+    /// Learning rate; [`LR`] when not given.
+    pub lr: Option<f64>,
+    /// Decoupled weight decay of parameters that no BitLinear uses.
+    pub weight_decay: f64,
+    /// Decoupled weight decay of ternary weights.
+    pub ternary_weight_decay: f64,
+    /// Shares of the past in the two moments.
+    pub betas: (f64, f64),
+    /// What is added to the root of the second moment.
+    pub eps: f64,
+}
+
+/// The learning rate where none is given.
+pub const LR: f64 = 3e-4;
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings { lr: None, weight_decay: 0.0, ternary_weight_decay: 0.0, betas: (0.9, 0.95), eps: 1e-8 }
+    }
+}
+
+impl Settings {
+    fn lr(&self) -> f64 {
+        self.lr.unwrap_or(LR)
+    }
+
+    /// AdamW on the parameters that are `wanted`.
+    pub(super) fn on(&self, parameters: &Parameters, wanted: &dyn Fn(&Parameter) -> bool) -> AdamW {
+        let groups = Groups::new(parameters, wanted, self.lr(), self.weight_decay, self.ternary_weight_decay);
+        AdamW::new(groups, parameters, self.betas, self.eps)
+    }
+}
+
+impl Hyperparameters for Settings {
+    fn check(&self) -> Result<()> {
+        at_least_zero(&[
+            ("lr", self.lr()),
+            ("weight_decay", self.weight_decay),
+            ("ternary_weight_decay", self.ternary_weight_decay),
+            ("eps", self.eps),
+        ])?;
+        below_one(&[self.betas.0, self.betas.1])
+    }
+
+    fn build(&self, parameters: &Parameters, _seed: u64) -> Box<dyn Optimizer> {
+        Box::new(self.on(parameters, &|_| true))
+    }
+
+    fn rates(&self) -> Vec<Rate> {
+        Rate::whole(self.lr())
+    }
+
+    fn weight_decay(&self) -> (f64, f64) {
+        (self.weight_decay, self.ternary_weight_decay)
+    }
+}
 
 /// `w *= 1 - lr wd`; `m += (g - m)(1 - b1)`; `v = b2 v + (1 - b2) g^2`;
 /// `w -= lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps)`.
@@ -23,7 +85,7 @@ pub struct AdamW {
 }
 
 impl AdamW {
-    pub(super) fn new(groups: Groups, parameters: &Parameters, betas: (f64, f64), eps: f64) -> Self {
+    fn new(groups: Groups, parameters: &Parameters, betas: (f64, f64), eps: f64) -> Self {
         let (exp_avg, exp_avg_sq) = (buffers(&groups, parameters), buffers(&groups, parameters));
         AdamW { groups, betas, eps, taken: 0, exp_avg, exp_avg_sq }
     }

@@ -1,15 +1,152 @@
 //! Muon (Jordan 2024, <https://kellerjordan.github.io/posts/muon/>): momentum, orthogonalized by Newton-Schulz
 //! iterations; AdamW takes the parameters that are left. In the seed's form and in today's usual one.
 
+use ckpt_convert::Object;
 use ckpt_inspect::Checkpoint;
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 use serde_pickle::Value;
 
-use super::{AdamW, Groups, Optimizer, buffers};
+use super::adamw::{self, AdamW};
+use super::{Groups, Hyperparameters, Optimizer, Rate, at_least_zero, below_one, buffers};
 use crate::network::math;
 use crate::network::matmul::{Matrix, MatrixMut, matmul};
-use crate::{Gradients, Parameters, Result};
-use ckpt_convert::Object;
+use crate::{Gradients, Parameter, Parameters, Result, Role};
+
+/// How Muon is set, and the AdamW beside it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Settings {
+    /// Learning rate of Muon's matrices; [`LR`] when not given.
+    pub lr: Option<f64>,
+    /// Learning rate of what is left to AdamW.
+    pub adamw_lr: f64,
+    /// Decoupled weight decay of parameters that no BitLinear uses; in the seed's form of what is no matrix.
+    pub weight_decay: f64,
+    /// Decoupled weight decay of ternary weights; in the seed's form of every matrix, the embedding included, which the
+    /// seed decays alike.
+    pub ternary_weight_decay: f64,
+    /// Muon's momentum; [`MOMENTUM`] when not given.
+    pub momentum: Option<f64>,
+    /// AdamW's betas.
+    pub betas: (f64, f64),
+    /// AdamW's eps.
+    pub eps: f64,
+}
+
+/// How Muon in the seed's form is set.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Seed(pub Settings);
+
+/// The learning rate where none is given.
+pub const LR: f64 = 0.02;
+/// The momentum where none is given.
+pub const MOMENTUM: f64 = 0.95;
+
+impl Default for Settings {
+    fn default() -> Self {
+        let adamw::Settings { weight_decay, ternary_weight_decay, betas, eps, .. } =
+            adamw::Settings::default();
+        Settings {
+            lr: None,
+            adamw_lr: adamw::LR,
+            weight_decay,
+            ternary_weight_decay,
+            momentum: None,
+            betas,
+            eps,
+        }
+    }
+}
+
+impl Settings {
+    fn lr(&self) -> f64 {
+        self.lr.unwrap_or(LR)
+    }
+
+    fn momentum(&self) -> f64 {
+        self.momentum.unwrap_or(MOMENTUM)
+    }
+
+    /// AdamW as it is set for the parameters that Muon leaves.
+    fn rest(&self) -> adamw::Settings {
+        adamw::Settings {
+            lr: Some(self.adamw_lr),
+            weight_decay: self.weight_decay,
+            ternary_weight_decay: self.ternary_weight_decay,
+            betas: self.betas,
+            eps: self.eps,
+        }
+    }
+
+    /// Muon on the parameters that are `wanted`, of which those that no BitLinear uses decay by `weight_decay`.
+    fn on(
+        &self,
+        parameters: &Parameters,
+        form: Form,
+        weight_decay: f64,
+        wanted: &dyn Fn(&Parameter) -> bool,
+    ) -> Box<dyn Optimizer> {
+        let groups = Groups::new(parameters, wanted, self.lr(), weight_decay, self.ternary_weight_decay);
+        let rest = self.rest().on(parameters, &|p| !wanted(p));
+        let (buffers, momentum) = (buffers(&groups, parameters), self.momentum());
+        Box::new(Muon { groups, momentum, form, buffers, rest })
+    }
+}
+
+impl Hyperparameters for Settings {
+    fn check(&self) -> Result<()> {
+        at_least_zero(&[("lr", self.lr()), ("adamw_lr", self.adamw_lr)])?;
+        self.rest().check()?;
+        below_one(&[self.momentum()])
+    }
+
+    fn build(&self, parameters: &Parameters, _seed: u64) -> Box<dyn Optimizer> {
+        let hidden = |p: &Parameter| matches!(p.role, Role::Attention | Role::Mlp);
+        self.on(parameters, Form::Quintic, self.weight_decay, &hidden)
+    }
+
+    fn rates(&self) -> Vec<Rate> {
+        vec![
+            Rate { part: Some("muon"), setting: "muon_lr", lr: self.lr() },
+            Rate { part: Some("adamw"), setting: "adamw_lr", lr: self.adamw_lr },
+        ]
+    }
+
+    fn weight_decay(&self) -> (f64, f64) {
+        (self.weight_decay, self.ternary_weight_decay)
+    }
+}
+
+impl Hyperparameters for Seed {
+    fn check(&self) -> Result<()> {
+        self.0.check()
+    }
+
+    fn build(&self, parameters: &Parameters, _seed: u64) -> Box<dyn Optimizer> {
+        // The seed decays every matrix alike.
+        let decay = self.0.ternary_weight_decay;
+        self.0.on(parameters, Form::Cubic, decay, &|p| p.shape.len() == 2)
+    }
+
+    fn rates(&self) -> Vec<Rate> {
+        self.0.rates()
+    }
+
+    fn weight_decay(&self) -> (f64, f64) {
+        self.0.weight_decay()
+    }
+
+    fn surprises(&self) -> Option<String> {
+        let Settings { weight_decay, ternary_weight_decay, .. } = &self.0;
+        (*weight_decay > 0.0).then(|| {
+            format!(
+                "weight decay {weight_decay} has no effect on any matrix: muon-adamw decays all of them, the embedding too, by --ternary-weight-decay ({ternary_weight_decay}), as the seed does"
+            )
+        })
+    }
+}
 
 /// Newton-Schulz iterations.
 const ITERATIONS: usize = 5;
@@ -31,19 +168,6 @@ pub struct Muon {
     form: Form,
     buffers: Vec<Vec<f32>>,
     rest: AdamW,
-}
-
-impl Muon {
-    pub(super) fn new(
-        groups: Groups,
-        parameters: &Parameters,
-        momentum: f64,
-        form: Form,
-        rest: AdamW,
-    ) -> Self {
-        let buffers = buffers(&groups, parameters);
-        Muon { groups, momentum, form, buffers, rest }
-    }
 }
 
 /// Rows of a product per unit of work.

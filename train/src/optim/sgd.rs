@@ -1,25 +1,71 @@
 //! Stochastic gradient descent with momentum and decoupled weight decay.
 
+use ckpt_convert::Object;
 use ckpt_inspect::Checkpoint;
+use serde::{Deserialize, Serialize};
 use serde_pickle::Value;
 
-use super::{Groups, Optimizer, buffers, each_part};
+use super::{Groups, Hyperparameters, Optimizer, Rate, at_least_zero, below_one, buffers, each_part};
 use crate::network::math;
 use crate::{Gradients, Parameters, Result};
-use ckpt_convert::Object;
+
+/// How SGD is set.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Settings {
+    /// Learning rate; [`LR`] when not given.
+    pub lr: Option<f64>,
+    /// Decoupled weight decay of parameters that no BitLinear uses.
+    pub weight_decay: f64,
+    /// Decoupled weight decay of ternary weights.
+    pub ternary_weight_decay: f64,
+    /// Share of the past in the direction; none when not given.
+    pub momentum: Option<f64>,
+}
+
+/// The learning rate where none is given.
+pub const LR: f64 = 0.1;
+
+impl Settings {
+    fn lr(&self) -> f64 {
+        self.lr.unwrap_or(LR)
+    }
+
+    fn momentum(&self) -> f64 {
+        self.momentum.unwrap_or(0.0)
+    }
+}
+
+impl Hyperparameters for Settings {
+    fn check(&self) -> Result<()> {
+        at_least_zero(&[
+            ("lr", self.lr()),
+            ("weight_decay", self.weight_decay),
+            ("ternary_weight_decay", self.ternary_weight_decay),
+        ])?;
+        below_one(&[self.momentum()])
+    }
+
+    fn build(&self, parameters: &Parameters, _seed: u64) -> Box<dyn Optimizer> {
+        let (lr, decay) = (self.lr(), (self.weight_decay, self.ternary_weight_decay));
+        let groups = Groups::new(parameters, &|_| true, lr, decay.0, decay.1);
+        Box::new(Sgd { buffers: buffers(&groups, parameters), groups, momentum: self.momentum() })
+    }
+
+    fn rates(&self) -> Vec<Rate> {
+        Rate::whole(self.lr())
+    }
+
+    fn weight_decay(&self) -> (f64, f64) {
+        (self.weight_decay, self.ternary_weight_decay)
+    }
+}
 
 /// `w *= 1 - lr wd`; `b = momentum b + g`; `w -= lr b`. The first buffer is the gradient, as in `torch.optim.SGD`.
 pub struct Sgd {
     groups: Groups,
     momentum: f64,
     buffers: Vec<Vec<f32>>,
-}
-
-impl Sgd {
-    pub(super) fn new(groups: Groups, parameters: &Parameters, momentum: f64) -> Self {
-        let buffers = buffers(&groups, parameters);
-        Sgd { groups, momentum, buffers }
-    }
 }
 
 impl Optimizer for Sgd {

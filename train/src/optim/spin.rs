@@ -1,11 +1,90 @@
 //! BitNetSpinSolver: sign descent with momentum of signs, in which weights near zero tunnel to the other side.
 
+use ckpt_convert::Object;
 use ckpt_inspect::Checkpoint;
+use serde::{Deserialize, Serialize};
 use serde_pickle::Value;
 
-use super::{Groups, Optimizer, PART, buffers, each_part};
+use super::{Groups, Hyperparameters, Optimizer, PART, Rate, at_least_zero, below_one, buffers, each_part};
 use crate::{Gradients, Parameters, Random, Result};
-use ckpt_convert::Object;
+
+/// How the spin solver is set.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Settings {
+    /// Learning rate; [`LR`] when not given.
+    pub lr: Option<f64>,
+    /// Decoupled weight decay of parameters that no BitLinear uses.
+    pub weight_decay: f64,
+    /// Decoupled weight decay of ternary weights.
+    pub ternary_weight_decay: f64,
+    /// Share of the past in the direction; [`MOMENTUM`] when not given.
+    pub momentum: Option<f64>,
+    /// Below it weights tunnel.
+    pub hysteresis_threshold: f64,
+    /// How far they tunnel, in learning rates.
+    pub tunnel_strength: f64,
+}
+
+/// The learning rate where none is given.
+pub const LR: f64 = 1e-3;
+/// The momentum where none is given.
+pub const MOMENTUM: f64 = 0.9;
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            lr: None,
+            weight_decay: 0.0,
+            ternary_weight_decay: 0.0,
+            momentum: None,
+            hysteresis_threshold: 0.05,
+            tunnel_strength: 2.0,
+        }
+    }
+}
+
+impl Settings {
+    fn lr(&self) -> f64 {
+        self.lr.unwrap_or(LR)
+    }
+
+    fn momentum(&self) -> f64 {
+        self.momentum.unwrap_or(MOMENTUM)
+    }
+}
+
+impl Hyperparameters for Settings {
+    fn check(&self) -> Result<()> {
+        at_least_zero(&[
+            ("lr", self.lr()),
+            ("weight_decay", self.weight_decay),
+            ("ternary_weight_decay", self.ternary_weight_decay),
+        ])?;
+        below_one(&[self.momentum()])
+    }
+
+    fn build(&self, parameters: &Parameters, seed: u64) -> Box<dyn Optimizer> {
+        let (lr, decay) = (self.lr(), (self.weight_decay, self.ternary_weight_decay));
+        let groups = Groups::new(parameters, &|_| true, lr, decay.0, decay.1);
+        Box::new(Spin {
+            buffers: buffers(&groups, parameters),
+            groups,
+            momentum: self.momentum(),
+            threshold: self.hysteresis_threshold,
+            tunnel: self.tunnel_strength,
+            seed,
+        })
+    }
+
+    fn rates(&self) -> Vec<Rate> {
+        Rate::whole(self.lr())
+    }
+
+    fn weight_decay(&self) -> (f64, f64) {
+        (self.weight_decay, self.ternary_weight_decay)
+    }
+}
 
 /// `b = m b + (1 - m) sign(g)`; `d = sign(b)`; `w -= lr d`; where then `|w| < threshold`:
 /// `w += (-d, or a random sign if d = 0) lr tunnel`. Weight decay, if any, is decoupled and comes first.
@@ -16,19 +95,6 @@ pub struct Spin {
     tunnel: f64,
     seed: u64,
     buffers: Vec<Vec<f32>>,
-}
-
-impl Spin {
-    pub(super) fn new(
-        groups: Groups,
-        parameters: &Parameters,
-        momentum: f64,
-        (threshold, tunnel): (f64, f64),
-        seed: u64,
-    ) -> Self {
-        let buffers = buffers(&groups, parameters);
-        Spin { groups, momentum, threshold, tunnel, seed, buffers }
-    }
 }
 
 /// -1, 0 or +1, as `torch.sign`.

@@ -7,7 +7,7 @@ mod i2s;
 
 pub use i2_s::{I2_S_BLOCK, I2_S_TAIL, X86Block, tail};
 
-use crate::{Error, Result};
+use crate::{DamageKind, Error, Result};
 
 /// Fills a slice with the codes of consecutive values of a matrix, row-major, from an index on.
 pub type ReadCodes<'a> = dyn FnMut(usize, &mut [i8]) + 'a;
@@ -117,7 +117,8 @@ pub fn check_codes(packed: &[u8]) -> Result<()> {
         return Ok(());
     }
     let at = packed.iter().position(|&byte| code_3_bits(byte) != 0).unwrap_or(0);
-    Err(Error::damaged(format!("byte {at} of its packed values has the code 3, which stands for nothing")))
+    Err(Error::damaged(format!("byte {at} of its packed values has the code 3, which stands for nothing"))
+        .because(DamageKind::UnknownCode))
 }
 
 fn numel(shape: &[usize]) -> Option<u64> {

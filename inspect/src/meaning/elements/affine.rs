@@ -45,13 +45,13 @@ impl Affine {
         if [scales, zero_points].iter().any(|t| t.numel() != channels as u64) {
             return Err(Error::damaged("its scales do not match its channels"));
         }
-        let read = |tensor: &TensorInfo| {
+        let read = |tensor: &TensorInfo| -> Result<Vec<f64>> {
             let elements = checkpoint.elements(tensor)?.real()?;
             let mut out = vec![0.0; elements.len()];
             elements.read_f64(0, &mut out);
             Ok(out)
         };
-        let (scales, zeros): (Vec<f64>, Vec<f64>) = (read(scales)?, read(zero_points)?);
+        let (scales, zeros) = (read(scales)?, read(zero_points)?);
         Ok(Affine { integer, channels: scales.into_iter().zip(zeros).collect(), run: run.max(1) })
     }
 

@@ -1,0 +1,465 @@
+//! Where bytes come from: a mapped file, bytes in memory, or whatever else can tell its length and give ranges. What
+//! reads them asks for the ranges that it needs, and for no file as a whole.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::UNIX_EPOCH;
+
+use memchr::memmem;
+use serde::{Deserialize, Serialize};
+
+use crate::{DamageKind, Error, Result};
+
+/// What is looked through in one piece where ranges have to be fetched.
+const WINDOW: u64 = 1 << 20;
+
+/// A run of bytes of known length that gives any range of itself.
+pub(crate) trait ByteSource: fmt::Debug + Send + Sync {
+    /// How many bytes there are. It never changes.
+    fn len(&self) -> u64;
+
+    /// The bytes of `range`: borrowed where they are in memory, else fetched.
+    ///
+    /// # Errors
+    /// `Damaged` for a range that reaches beyond the end, `Io` when the bytes cannot be had.
+    fn bytes(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>>;
+
+    /// Whether ranges are borrowed, so that a longer one costs no more than a short one.
+    fn is_resident(&self) -> bool {
+        false
+    }
+}
+
+impl ByteSource for &[u8] {
+    fn len(&self) -> u64 {
+        <[u8]>::len(self) as u64
+    }
+
+    fn bytes(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        borrowed(self, range)
+    }
+
+    fn is_resident(&self) -> bool {
+        true
+    }
+}
+
+fn borrowed(all: &[u8], range: Range<u64>) -> Result<Cow<'_, [u8]>> {
+    let inside = usize::try_from(range.start)
+        .ok()
+        .zip(usize::try_from(range.end).ok())
+        .and_then(|(start, end)| all.get(start..end));
+    inside.map(Cow::Borrowed).ok_or_else(|| {
+        Error::damaged(format!("bytes up to {} are needed and {} are there", range.end, all.len()))
+            .because(DamageKind::CutShort)
+            .at(range.start)
+    })
+}
+
+impl dyn ByteSource + '_ {
+    /// `len` bytes from `at`, or as many as there are.
+    pub fn window(&self, at: u64, len: u64) -> Result<Cow<'_, [u8]>> {
+        let start = at.min(self.len());
+        self.bytes(start..at.saturating_add(len).min(self.len()).max(start))
+    }
+
+    /// The `len` bytes from `at`; `None` unless all are there.
+    pub fn part(&self, at: u64, len: u64) -> Result<Option<Cow<'_, [u8]>>> {
+        match at.checked_add(len) {
+            Some(end) if end <= self.len() => self.bytes(at..end).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// What `read` makes of the bytes from `at` on. It is given them all where that costs nothing, else as many as it
+    /// takes until it does not fail.
+    pub fn grow<T>(&self, at: u64, mut read: impl FnMut(&[u8]) -> Result<T>) -> Result<T> {
+        let left = self.len().saturating_sub(at);
+        let mut len = if self.is_resident() { left } else { left.min(WINDOW / 16) };
+        loop {
+            match read(&self.window(at, len)?) {
+                Err(_) if len < left => len = left.min(len.saturating_mul(4)),
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Where `needle` is within `range`, the first `most` places.
+    pub fn positions(&self, needle: &[u8], range: Range<u64>, most: usize) -> Result<Vec<u64>> {
+        let mut found = Vec::new();
+        self.search(needle, range, |at| {
+            found.push(at);
+            found.len() < most
+        })?;
+        Ok(found)
+    }
+
+    /// Whether `needle` is within `range`.
+    pub fn contains(&self, needle: &[u8], range: Range<u64>) -> Result<bool> {
+        self.positions(needle, range, 1).map(|found| !found.is_empty())
+    }
+
+    /// Tells `found` of every place of `needle` that does not overlap the one before, until it has enough.
+    fn search(&self, needle: &[u8], range: Range<u64>, mut found: impl FnMut(u64) -> bool) -> Result<()> {
+        let finder = memmem::Finder::new(needle);
+        let end = range.end.min(self.len());
+        let step = if self.is_resident() { u64::MAX } else { WINDOW };
+        let (mut at, mut free) = (range.start, range.start);
+        while at < end {
+            // A needle across the border of two windows is found in the first.
+            let reach = (needle.len() as u64).saturating_sub(1);
+            let next = at.saturating_add(step).min(end);
+            let window = self.bytes(at..next.saturating_add(reach).min(end))?;
+            let mut from = free.saturating_sub(at) as usize;
+            while let Some(place) = window.get(from..).and_then(|rest| finder.find(rest)) {
+                let place = from + place;
+                free = at + (place + needle.len()) as u64;
+                if !found(at + place as u64) {
+                    return Ok(());
+                }
+                from = place + needle.len();
+            }
+            at = next;
+        }
+        Ok(())
+    }
+
+    /// Whether every byte is 0.
+    pub fn is_zero(&self) -> Result<bool> {
+        let mut at = 0;
+        while at < self.len() {
+            let window = self.window(at, WINDOW)?;
+            if window.iter().any(|&b| b != 0) {
+                return Ok(false);
+            }
+            at += window.len() as u64;
+        }
+        Ok(true)
+    }
+}
+
+/// A range of another source, as a source of its own.
+#[derive(Debug)]
+pub(crate) struct Section<'a> {
+    pub whole: &'a dyn ByteSource,
+    pub start: u64,
+    pub len: u64,
+}
+
+impl ByteSource for Section<'_> {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn bytes(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        match (self.start.checked_add(range.start), self.start.checked_add(range.end)) {
+            (Some(start), Some(end)) if range.end <= self.len => self.whole.bytes(start..end),
+            _ => Err(Error::damaged(format!(
+                "bytes up to {} are needed and {} are there",
+                range.end, self.len
+            ))
+            .because(DamageKind::CutShort)),
+        }
+    }
+
+    fn is_resident(&self) -> bool {
+        self.whole.is_resident()
+    }
+}
+
+/// Reads a source from its first byte to its last. Seeking beyond the end is an error.
+pub(crate) struct Reader<'a> {
+    pub source: &'a dyn ByteSource,
+    pub at: u64,
+}
+
+impl std::io::Read for Reader<'_> {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        let bytes = self.source.window(self.at, out.len() as u64).map_err(std::io::Error::other)?;
+        out[..bytes.len()].copy_from_slice(&bytes);
+        self.at += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+}
+
+impl std::io::Seek for Reader<'_> {
+    fn seek(&mut self, to: std::io::SeekFrom) -> std::io::Result<u64> {
+        let place = match to {
+            std::io::SeekFrom::Start(at) => Some(at),
+            std::io::SeekFrom::Current(by) => self.at.checked_add_signed(by),
+            std::io::SeekFrom::End(by) => self.source.len().checked_add_signed(by),
+        };
+        let place = place.filter(|&at| at <= self.source.len());
+        self.at = place.ok_or_else(|| {
+            std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "it ends before what it announces does")
+        })?;
+        Ok(self.at)
+    }
+}
+
+/// `len` bytes of `all` from `offset`, if they are there.
+pub(crate) fn slice(all: &[u8], offset: u64, len: u64) -> Option<&[u8]> {
+    let end = offset.checked_add(len)?;
+    all.get(usize::try_from(offset).ok()?..usize::try_from(end).ok()?)
+}
+
+/// The text that `bytes` are, invalid UTF-8 replaced. Copied before it is checked: bytes of a map may change in between.
+pub(crate) fn text(bytes: &[u8]) -> String {
+    match String::from_utf8(bytes.to_vec()) {
+        Ok(text) => text,
+        Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
+    }
+}
+
+/// A file that is mapped.
+///
+/// The map is shared, not private: what another process writes to the file shows here, at any moment and in the middle
+/// of anything, and a file that is cut short takes its pages along. So, for as long as it is mapped:
+///
+/// - The bytes may change between two looks at them. What borrows them borrows bytes, or numbers of which any bits are
+///   valid: never `str`, never anything that is only sound as long as a check of before still holds. Text is copied
+///   and then checked. A length or an offset is read once, into a variable, and that is checked against the map's
+///   length and used. Wrong numbers may come of a change, as of any other damage; nothing worse.
+/// - Touching a page that was cut off ends the process with SIGBUS. Nothing is half-written by that: outputs are
+///   written beside their place and put there whole.
+///
+/// The length of the map itself does not change.
+#[derive(Debug)]
+struct Map(Option<memmap2::Mmap>);
+
+impl Map {
+    fn of(file: &File, len: u64) -> std::io::Result<Self> {
+        if len == 0 {
+            return Ok(Map(None));
+        }
+        // SAFETY: the file may change while it is mapped, and all that sees the map holds to the contract above.
+        unsafe { memmap2::Mmap::map(file) }.map(Some).map(Map)
+    }
+
+    fn all(&self) -> &[u8] {
+        self.0.as_deref().unwrap_or(&[])
+    }
+}
+
+impl ByteSource for Map {
+    fn len(&self) -> u64 {
+        self.all().len() as u64
+    }
+
+    fn bytes(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        borrowed(self.all(), range)
+    }
+
+    fn is_resident(&self) -> bool {
+        true
+    }
+}
+
+/// Bytes in memory that several owners share: made without a copy of what owns its bytes, such as a `Vec<u8>`, an
+/// `Arc<[u8]>` or what is compiled into a program.
+#[derive(Clone)]
+pub struct SharedBytes(Arc<dyn AsRef<[u8]> + Send + Sync>);
+
+impl SharedBytes {
+    /// The bytes that `owner` holds, which must be the same whenever it is asked.
+    pub fn of(owner: impl AsRef<[u8]> + Send + Sync + 'static) -> Self {
+        SharedBytes(Arc::new(owner))
+    }
+
+    fn all(&self) -> &[u8] {
+        (*self.0).as_ref()
+    }
+}
+
+impl fmt::Debug for SharedBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.all().len())
+    }
+}
+
+macro_rules! shared {
+    ($($owner:ty)*) => {$(
+        impl From<$owner> for SharedBytes {
+            fn from(owner: $owner) -> Self {
+                Self::of(owner)
+            }
+        }
+    )*};
+}
+
+shared! { Vec<u8> Box<[u8]> Arc<[u8]> &'static [u8] }
+
+impl<const N: usize> From<&'static [u8; N]> for SharedBytes {
+    fn from(bytes: &'static [u8; N]) -> Self {
+        Self::of(bytes)
+    }
+}
+
+impl ByteSource for SharedBytes {
+    fn len(&self) -> u64 {
+        self.all().len() as u64
+    }
+
+    fn bytes(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        borrowed(self.all(), range)
+    }
+
+    fn is_resident(&self) -> bool {
+        true
+    }
+}
+
+/// One file of a checkpoint, wherever its bytes are.
+#[derive(Debug)]
+pub(crate) struct Source {
+    /// Its name for messages: the path that it was opened by.
+    pub path: PathBuf,
+    /// The file as it was when it was opened.
+    pub stamp: Stamp,
+    data: Box<dyn ByteSource>,
+    /// What [`Source::kept`] fetched.
+    kept: OnceLock<Vec<u8>>,
+}
+
+impl Source {
+    pub fn open(path: &Path) -> Result<Arc<Self>> {
+        let io = |e: std::io::Error| Error::io(path, &e);
+        // Opening a pipe would wait for its writer.
+        if !std::fs::metadata(path).map_err(io)?.is_file() {
+            return Err(Error::new(crate::ErrorKind::Io, "is not a regular file")
+                .in_file(path)
+                .hint("checkpoints are mapped, so a pipe or device is to be copied to a file first"));
+        }
+        let file = File::open(path).map_err(io)?;
+        let metadata = file.metadata().map_err(io)?;
+        let map = Map::of(&file, metadata.len()).map_err(io)?;
+        Ok(Self::of(path, Stamp::new(path, Some(&metadata)), map))
+    }
+
+    /// Bytes that are no file, called `name`.
+    pub fn in_memory(name: &Path, bytes: SharedBytes) -> Arc<Self> {
+        Self::of(name, Stamp::never(name), bytes)
+    }
+
+    pub fn of(path: &Path, stamp: Stamp, data: impl ByteSource + 'static) -> Arc<Self> {
+        Arc::new(Source { path: path.to_path_buf(), stamp, data: Box::new(data), kept: OnceLock::new() })
+    }
+
+    pub fn len(&self) -> u64 {
+        self.data.len()
+    }
+
+    /// Its bytes, by ranges.
+    pub fn data(&self) -> &dyn ByteSource {
+        &*self.data
+    }
+
+    /// `bytes` of `range`, with errors that name the file.
+    pub fn bytes(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        self.data.bytes(range).map_err(|e| e.in_file(&self.path))
+    }
+
+    /// The first bytes, as many as `len` says or more, kept for as long as the file is; `len` is asked only where they
+    /// have to be fetched.
+    pub fn kept(&self, len: impl FnOnce() -> Result<u64>) -> Result<&[u8]> {
+        if self.data.is_resident()
+            && let Cow::Borrowed(all) = self.data.bytes(0..self.len())?
+        {
+            return Ok(all);
+        }
+        if let Some(kept) = self.kept.get() {
+            return Ok(kept);
+        }
+        let fetched = self.data.window(0, len()?)?.into_owned();
+        Ok(self.kept.get_or_init(|| fetched))
+    }
+}
+
+/// A file at one moment, as far as telling a later change needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Stamp {
+    path: PathBuf,
+    /// Size and modification time in nanoseconds; `None` when it is not there.
+    state: Option<(u64, u128)>,
+}
+
+impl Stamp {
+    /// What is at `path` now.
+    pub fn of(path: &Path) -> Self {
+        Self::new(path, std::fs::metadata(path).ok().as_ref())
+    }
+
+    /// What no file is like: bytes in memory, of which nothing tells whether they are the same later.
+    pub fn never(name: &Path) -> Self {
+        Stamp { path: name.to_path_buf(), state: Some((u64::MAX, u128::MAX)) }
+    }
+
+    fn new(path: &Path, metadata: Option<&std::fs::Metadata>) -> Self {
+        let state = metadata.and_then(|m| {
+            let modified = m.modified().ok()?.duration_since(UNIX_EPOCH).ok()?.as_nanos();
+            Some((if m.is_dir() { 0 } else { m.len() }, modified))
+        });
+        // The file itself, so that a link that is turned elsewhere does not count as unchanged.
+        let path = path.canonicalize().or_else(|_| std::path::absolute(path));
+        Stamp { path: path.unwrap_or_default(), state }
+    }
+
+    /// Whether the file is still as it was.
+    pub fn is_current(&self) -> bool {
+        Self::of(&self.path) == *self
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Bytes that have to be fetched, as those of a remote file.
+    #[derive(Debug)]
+    pub(crate) struct Fetched(pub Vec<u8>);
+
+    impl ByteSource for Fetched {
+        fn len(&self) -> u64 {
+            self.0.len() as u64
+        }
+
+        fn bytes(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>> {
+            borrowed(&self.0, range).map(|bytes| Cow::Owned(bytes.into_owned()))
+        }
+    }
+
+    #[test]
+    fn a_needle_across_windows_is_found_once() {
+        let mut bytes = vec![0; 3 * WINDOW as usize];
+        let places = [0, 7, WINDOW - 2, WINDOW + 2, 2 * WINDOW, 3 * WINDOW - 4];
+        for &at in &places {
+            bytes[at as usize..][..4].copy_from_slice(b"PK\x03\x04");
+        }
+        let (resident, fetched) = (&bytes[..], Fetched(bytes.clone()));
+        let sources: [&dyn ByteSource; 2] = [&resident, &fetched];
+        for source in sources {
+            assert_eq!(source.positions(b"PK\x03\x04", 0..u64::MAX, usize::MAX).unwrap(), places);
+            assert_eq!(source.positions(b"PK\x03\x04", 1..WINDOW, usize::MAX).unwrap(), [7]);
+            assert!(!source.is_zero().unwrap());
+        }
+        // Those that overlap count once, wherever the windows end.
+        let ones = vec![1; 2 * WINDOW as usize + 1];
+        let (resident, fetched) = (&ones[..], Fetched(ones.clone()));
+        let count = |source: &dyn ByteSource| source.positions(&[1, 1, 1], 0..u64::MAX, usize::MAX).unwrap();
+        assert_eq!(count(&resident), count(&fetched));
+    }
+
+    #[test]
+    fn ranges_beyond_the_end_are_errors() {
+        let bytes: &[u8] = b"four";
+        let source: &dyn ByteSource = &bytes;
+        assert_eq!(source.bytes(2..5).unwrap_err().fault, Some(DamageKind::CutShort));
+        assert_eq!(&*source.window(2, u64::MAX).unwrap(), b"ur");
+        assert_eq!(&*source.window(9, 3).unwrap(), b"");
+        assert_eq!(source.part(u64::MAX, 2).unwrap(), None);
+    }
+}

@@ -1,0 +1,80 @@
+//! A GGUF file's keys as plain values, and its tensors on their storages.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde_pickle::{HashableValue, Value};
+
+use super::{Header, LONGEST_PLAIN, recognises};
+use crate::bytes::{ByteSource, Source};
+use crate::format::{Container, Contents, Family, Format};
+use crate::storage::{Place, Segment, Storage};
+use crate::tensor::TensorInfo;
+use crate::{DType, Damage, DamageKind, Error, Result, TernaryPacking, ggml};
+
+pub(crate) const CONTAINER: Container =
+    Container { family: Family::Gguf, recognises, recognises_later: None, read };
+
+/// What `read` makes of the header of the file `data`.
+pub(super) fn header_of<T>(data: &dyn ByteSource, mut read: impl FnMut(Header<'_>) -> T) -> Result<T> {
+    data.grow(0, |bytes| {
+        let header = Header::parse_of(bytes, data.len())?;
+        match &header.damage {
+            // It may end where these bytes do.
+            Some(damage) if (bytes.len() as u64) < data.len() => Err(damage.into()),
+            _ => Ok(read(header)),
+        }
+    })
+}
+
+fn read(source: &Arc<Source>) -> Result<Contents> {
+    header_of(source.data(), |header| contents_of(source, header))?
+}
+
+fn contents_of(source: &Arc<Source>, header: Header<'_>) -> Result<Contents> {
+    let mut contents = Contents::new(Format::Gguf { version: header.version, big_endian: header.big_endian });
+    let keys = header.keys.into_iter();
+    contents.metadata = Value::Dict(
+        keys.map(|(key, value)| (HashableValue::String(key), value.to_plain(LONGEST_PLAIN))).collect(),
+    );
+    let file_len = source.len();
+    let swap = if header.big_endian { 2 } else { 1 };
+    let mut storages: HashMap<(u64, u64), Storage> = HashMap::new();
+    for tensor in header.tensors {
+        let dtype = tensor.ggml.dtype();
+        let is_i2s = dtype == DType::Ternary(TernaryPacking::BitnetX86);
+        let packed = if is_i2s { tensor.bytes.saturating_sub(ggml::I2_S_TAIL) } else { tensor.bytes };
+        let storage = match &tensor.damage {
+            None => storages
+                .entry((tensor.offset, packed))
+                .or_insert_with(|| {
+                    let segment = Segment { source: source.clone(), offset: tensor.offset, len: packed };
+                    Storage::new(Place::Segments(vec![segment]), packed, None, swap)
+                })
+                .clone(),
+            Some(_) if tensor.offset < file_len && tensor.offset.saturating_add(packed) > file_len => {
+                Storage::mapped(source, tensor.offset, file_len - tensor.offset)
+            }
+            Some(damage) => Storage::lost(damage.clone(), packed, source, tensor.offset),
+        };
+        let mut info = TensorInfo::contiguous(tensor.name, dtype, tensor.shape, Some(storage), 0);
+        if is_i2s
+            && tensor.damage.is_none()
+            && let Some(tail) = source.data().part(tensor.offset + packed, 4)?
+        {
+            let tail: [u8; 4] = (*tail).try_into().map_err(|_| Error::damaged("its scale is cut short"))?;
+            let scale = if header.big_endian { f32::from_be_bytes(tail) } else { f32::from_le_bytes(tail) };
+            info.scale = Some(scale);
+        }
+        info.damage = tensor.damage;
+        contents.tensors.push(info);
+    }
+    contents.notices = header.warnings;
+    let lost = contents.tensors.iter().filter(|t| t.damage.is_some()).count();
+    contents.faults.extend(header.damage);
+    if lost > 0 && contents.faults.is_empty() {
+        let what = format!("{lost} of {} tensors cannot be read", contents.tensors.len());
+        contents.faults.push(Damage::new(DamageKind::Tensors, what));
+    }
+    Ok(contents)
+}

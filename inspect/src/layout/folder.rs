@@ -1,0 +1,86 @@
+//! Folders as Hugging Face lays them out: one checkpoint, config.json and trainer_state.json beside it.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::{Layout, MAX_CONFIG, MAX_INDEX, Set, find_in, name, read_json};
+use crate::bytes::Stamp;
+use crate::checkpoint::Checkpoint;
+use crate::metadata::from_json;
+use crate::torch_zip::DCP_HINT;
+use crate::{Error, ErrorKind, Notice, NoticeKind, Result};
+
+pub(super) const LAYOUT: Layout =
+    Layout { recognises: Path::is_dir, set, identity: Path::to_path_buf, complete };
+
+fn set(folder: &Path) -> Result<Set> {
+    let mut set = folder_set(folder)?;
+    // Files that come or go.
+    set.beside.push(Stamp::of(folder));
+    Ok(set)
+}
+
+fn complete(set: &Set, checkpoint: &mut Checkpoint) {
+    checkpoint.warnings.extend(set.notices.iter().cloned());
+}
+
+/// Adds what lies beside the files of `set`, to which `path` led. A config beside a lone file is that file's only if
+/// Hugging Face would load the two together.
+pub(super) fn add_config(path: &Path, set: &mut Set) {
+    let is_folder = path.is_dir();
+    if !is_folder && set.files.len() == 1 && !is_canonical(path) {
+        return;
+    }
+    let folder = if is_folder { path } else { path.parent().unwrap_or(Path::new("")) };
+    set.beside.extend(["config.json", "trainer_state.json"].map(|name| Stamp::of(&folder.join(name))));
+    let config = folder.join("config.json");
+    set.config = read_json(&config, MAX_CONFIG).map(from_json);
+    if set.config.is_none() && config.is_file() {
+        let text = "the config.json beside it is not JSON that can be read, and was not used";
+        set.notices.push(Notice::new(NoticeKind::ConfigNotUnderstood, text));
+    }
+    let state: Option<TrainerState> = read_json(&folder.join("trainer_state.json"), MAX_INDEX);
+    set.trainer_step = state.map(|state| state.global_step);
+}
+
+pub(super) fn is_canonical(path: &Path) -> bool {
+    matches!(
+        name(path).as_str(),
+        "model.safetensors"
+            | "pytorch_model.bin"
+            | "adapter_model.safetensors"
+            | "diffusion_pytorch_model.safetensors"
+    )
+}
+
+#[derive(Deserialize)]
+struct TrainerState {
+    global_step: u64,
+}
+
+/// The one checkpoint of a folder.
+fn folder_set(folder: &Path) -> Result<Set> {
+    if is_distributed(folder) {
+        let what = "is a distributed checkpoint (.distcp files with their .metadata), which is not read";
+        return Err(Error::unsupported(what).in_file(folder).hint(DCP_HINT));
+    }
+    match find_in(folder)?.as_slice() {
+        [one] if one.is_dir() => folder_set(one),
+        [one] => (super::layout_of(one).set)(one),
+        [] => Err(Error::new(ErrorKind::Unrecognised, "is a folder without a checkpoint").in_file(folder)),
+        many => {
+            Err(Error::new(ErrorKind::Unrecognised, format!("is a folder of {} checkpoints", many.len()))
+                .in_file(folder)
+                .hint(format!("name one of them, such as {}", many[0].display())))
+        }
+    }
+}
+
+/// Whether `folder` is what `torch.distributed.checkpoint` writes.
+pub(super) fn is_distributed(folder: &Path) -> bool {
+    let distcp =
+        |entry: std::io::Result<std::fs::DirEntry>| entry.is_ok_and(|e| name(&e.path()).ends_with(".distcp"));
+    folder.join(".metadata").is_file()
+        && std::fs::read_dir(folder).is_ok_and(|mut entries| entries.any(distcp))
+}

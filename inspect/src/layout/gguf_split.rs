@@ -1,0 +1,56 @@
+//! The splits of a GGUF file, `NAME-00001-of-0000N.gguf`, whose `split.` keys tell how many there are.
+
+use std::path::{Path, PathBuf};
+
+use serde_pickle::{HashableValue, Value};
+
+use super::sharded::{file_set, shard_parts};
+use super::{Layout, Set, name};
+use crate::checkpoint::Checkpoint;
+use crate::metadata::as_u64;
+use crate::{Damage, DamageKind, Format};
+
+pub(super) const LAYOUT: Layout = Layout { recognises, set: |path| Ok(file_set(path)), identity, complete };
+
+fn recognises(path: &Path) -> bool {
+    shard_parts(&name(path)).is_some_and(|(.., ext)| ext.ends_with(".gguf"))
+}
+
+/// The file that the splits would be as one.
+fn identity(path: &Path) -> PathBuf {
+    match shard_parts(&name(path)).filter(|_| path.is_file()) {
+        Some((base, .., ext)) => path.with_file_name(format!("{base}{ext}")),
+        None => path.to_path_buf(),
+    }
+}
+
+/// A split under any name tells of the others.
+fn complete(set: &Set, checkpoint: &mut Checkpoint) {
+    if set.missing.is_none()
+        && let Some(missing) = missing_splits(checkpoint)
+    {
+        checkpoint.add_damage(missing);
+    }
+}
+
+/// What a GGUF checkpoint lacks of the splits and tensors that its `split.` keys promise.
+fn missing_splits(checkpoint: &Checkpoint) -> Option<Damage> {
+    let key = |name: &str| {
+        let Value::Dict(entries) = &checkpoint.metadata else { return None };
+        as_u64(entries.get(&HashableValue::String(name.into()))?)
+    };
+    let (Format::Gguf { .. }, Some(count)) = (checkpoint.format, key("split.count")) else { return None };
+    let (files, tensors) = (checkpoint.files.len() as u64, checkpoint.tensors.len() as u64);
+    if count > files {
+        let what = format!(
+            "it is split {} of {count}, and the others are not beside it under names that end in -0000N-of-{count:05}",
+            key("split.no").map_or_else(|| "one".into(), |n| n.saturating_add(1).to_string())
+        );
+        return Some(Damage::new(DamageKind::MissingShards, what));
+    }
+    let promised = key("split.tensors.count")?;
+    (promised > tensors).then(|| {
+        let what = format!("the splits hold {tensors} of {promised} tensors");
+        Damage::new(DamageKind::MissingTensors, what)
+    })
+}

@@ -1,0 +1,218 @@
+//! Layouts: which files make one checkpoint, and which checkpoints a folder holds.
+//!
+//! A new one is a file and a line in [`LAYOUTS`].
+
+mod folder;
+mod gguf_split;
+mod sharded;
+mod single;
+
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde_pickle::Value;
+
+use crate::bytes::Stamp;
+use crate::checkpoint::Checkpoint;
+use crate::format::recognises;
+use crate::step::from_name;
+use crate::{Damage, Error, Notice, Result};
+use folder::{is_canonical, is_distributed};
+use sharded::{is_index, is_shard_of, names_shards, shard_parts, weight_map};
+
+/// One way in which files make a checkpoint.
+pub(crate) struct Layout {
+    /// Whether what is at `path` belongs to a checkpoint of this layout.
+    pub recognises: fn(&Path) -> bool,
+    /// The files of the checkpoint that `path` belongs to.
+    pub set: fn(&Path) -> Result<Set>,
+    /// What all files of one checkpoint have in common, so that two paths of the same are the same checkpoint.
+    pub identity: fn(&Path) -> PathBuf,
+    /// Tells a checkpoint that was read from a set what it lacks of this layout, if it has to do with it.
+    pub complete: fn(&Set, &mut Checkpoint),
+}
+
+/// Every layout, in the order in which they are tried. The last one takes any path.
+static LAYOUTS: [Layout; 4] = [folder::LAYOUT, gguf_split::LAYOUT, sharded::LAYOUT, single::LAYOUT];
+
+/// How deep folders are searched for checkpoints.
+const DEEPEST: usize = 6;
+/// An index or trainer_state.json, which are read for single keys, may be this large.
+const MAX_INDEX: u64 = 256 << 20;
+/// config.json, which is kept whole, may be this large.
+const MAX_CONFIG: u64 = 8 << 20;
+
+/// The files that make one checkpoint.
+#[derive(Debug, Default)]
+pub(crate) struct Set {
+    pub files: Vec<PathBuf>,
+    /// Names that the index promises.
+    pub weight_map: Option<BTreeSet<String>>,
+    pub config: Option<Value>,
+    pub trainer_step: Option<u64>,
+    /// What of the set is not there.
+    pub missing: Option<Damage>,
+    /// What else the user should know.
+    pub notices: Vec<Notice>,
+    /// What was looked at besides `files`, there or not.
+    pub beside: Vec<Stamp>,
+}
+
+/// The layout of what is at `path`.
+fn layout_of(path: &Path) -> &'static Layout {
+    LAYOUTS.iter().find(|layout| (layout.recognises)(path)).unwrap_or(&LAYOUTS[LAYOUTS.len() - 1])
+}
+
+/// The set that `path` (a file, a shard, an index, or a folder) belongs to.
+pub(crate) fn set_of(path: &Path) -> Result<Set> {
+    std::fs::metadata(path).map_err(|e| Error::io(path, &e))?;
+    let mut set = (layout_of(path).set)(path)?;
+    folder::add_config(path, &mut set);
+    Ok(set)
+}
+
+/// Tells `checkpoint`, which was read from `set`, what it lacks.
+pub(crate) fn complete(set: &Set, checkpoint: &mut Checkpoint) {
+    LAYOUTS.iter().for_each(|layout| (layout.complete)(set, checkpoint));
+}
+
+/// What tells that two paths lead to the same checkpoint: a file by any of its names, a sharded set by any shard.
+pub fn identity(path: &Path) -> PathBuf {
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    (layout_of(&path).identity)(&path)
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path, most: u64) -> Option<T> {
+    let metadata = std::fs::metadata(path).ok().filter(|m| m.is_file() && m.len() <= most)?;
+    let mut text = Vec::new();
+    std::fs::File::open(path).ok()?.take(metadata.len()).read_to_end(&mut text).ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
+/// Checkpoints directly in `folder`: an index stands for its shards, the first shard for its set, and files that
+/// Hugging Face's trainer puts beside a model (optimizer.pt, scheduler.pt, rng_state.pth) are not checkpoints.
+fn find_in(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files: Vec<PathBuf> = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(|e| Error::io(folder, &e))? {
+        let path = entry.map_err(|e| Error::io(folder, &e))?.path();
+        if !name(&path).starts_with('.') && path.is_file() && (is_index(&path) || recognises(&path)) {
+            files.push(path);
+        }
+    }
+    sort(&mut files);
+    let mut covered: BTreeSet<String> = BTreeSet::new();
+    let mut indices = Vec::new();
+    for index in files.iter().filter(|f| is_index(f)) {
+        if let Some(map) = weight_map(index) {
+            covered.extend(map.into_values());
+            indices.push(name(index));
+        }
+    }
+    let has_model = files.iter().any(|f| is_canonical(f) || is_index(f));
+    let beside = |n: &str| {
+        has_model
+            && (n.starts_with("optimizer.")
+                || n.starts_with("scheduler.")
+                || n.starts_with("rng_state")
+                || n == "training_args.bin")
+    };
+    let mut sets: BTreeSet<(String, usize)> = BTreeSet::new();
+    files.retain(|file| {
+        let n = name(file);
+        if covered.contains(&n)
+            || indices.iter().any(|index| is_shard_of(&n, index))
+            || beside(&n)
+            || (is_index(file) && !names_shards(&n) && weight_map(file).is_none())
+        {
+            return false;
+        }
+        match shard_parts(&n) {
+            Some((base, _, count, _)) => sets.insert((base.to_string(), count)),
+            None => true,
+        }
+    });
+    Ok(files)
+}
+
+/// Files directly in `folder` that are named like checkpoints and do not begin like one: empty, overwritten, pointers
+/// of Git LFS, links that lead nowhere. Opening them tells what is wrong.
+fn spoilt_in(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(|e| Error::io(folder, &e))? {
+        let path = entry.map_err(|e| Error::io(folder, &e))?.path();
+        let extension = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+        let named = matches!(extension.as_str(), "pt" | "pth" | "ckpt" | "safetensors" | "gguf");
+        let there = path.is_file() || (path.is_symlink() && !path.exists());
+        if named && there && !name(&path).starts_with('.') && !recognises(&path) {
+            files.push(path);
+        }
+    }
+    Ok(files)
+}
+
+/// By name, numbers in it by their size.
+fn sort(paths: &mut [PathBuf]) {
+    paths.sort_by_cached_key(|path| {
+        let name = name(path);
+        let mut parts: Vec<(String, u128)> = Vec::new();
+        let mut rest = name.as_str();
+        while !rest.is_empty() {
+            let digits = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+            let (text, from) = rest.split_at(digits);
+            let end = from.find(|c: char| !c.is_ascii_digit()).unwrap_or(from.len());
+            parts.push((text.to_string(), from[..end].parse().unwrap_or(u128::MAX)));
+            rest = &from[end..];
+        }
+        (parts, name)
+    });
+}
+
+/// Checkpoints below `path`: itself, or for a folder all that it holds, in name order. Files that are named like
+/// checkpoints and do not begin like one are among them, so that none is passed over: opening them tells why.
+///
+/// # Errors
+/// `Io` when a folder cannot be listed.
+pub fn find(path: &Path) -> Result<Vec<PathBuf>> {
+    find_below(path, 0)
+}
+
+/// All checkpoints below `path`, in name order, and files that should be some. A folder that holds one model in Hugging Face's layout is one, and so
+/// is each folder in it that is named after a step.
+fn find_below(path: &Path, depth: usize) -> Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_path_buf()]);
+    }
+    if is_distributed(path) {
+        return Ok(vec![path.to_path_buf()]);
+    }
+    let mut found = find_in(path)?;
+    let model = matches!(found.as_slice(), [one] if is_canonical(one) || is_index(one));
+    if model {
+        found = vec![path.to_path_buf()];
+    }
+    let spoilt = spoilt_in(path)?;
+    if !spoilt.is_empty() {
+        found.extend(spoilt);
+        sort(&mut found);
+    }
+    if depth < DEEPEST {
+        let mut folders: Vec<PathBuf> = std::fs::read_dir(path)
+            .map_err(|e| Error::io(path, &e))?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|p| !name(p).starts_with('.') && p.is_dir() && !p.is_symlink())
+            // Beside a finished model lie the checkpoints of its training, and other forms of itself.
+            .filter(|p| !model || from_name(&name(p)).is_some())
+            .collect();
+        sort(&mut folders);
+        for folder in folders {
+            found.extend(find_below(&folder, depth + 1)?);
+        }
+    }
+    Ok(found)
+}

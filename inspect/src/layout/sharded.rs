@@ -1,0 +1,170 @@
+//! Sharded sets: Hugging Face's `*.safetensors.index.json` and `pytorch_model.bin.index.json` with a `weight_map`, and
+//! shards `NAME-00001-of-0000N.EXT`, with an index or without.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::{Layout, MAX_INDEX, Set, name, read_json, single};
+use crate::bytes::Stamp;
+use crate::checkpoint::Checkpoint;
+use crate::{Damage, DamageKind, Error, ErrorKind, Notice, NoticeKind, Result};
+
+pub(super) const LAYOUT: Layout = Layout { recognises, set, identity, complete };
+
+fn recognises(path: &Path) -> bool {
+    is_index(path) || shard_parts(&name(path)).is_some()
+}
+
+fn set(path: &Path) -> Result<Set> {
+    if is_index(path) { index_set(path) } else { Ok(file_set(path)) }
+}
+
+/// The set's index, whether that is there or not.
+fn identity(path: &Path) -> PathBuf {
+    match shard_parts(&name(path)).filter(|_| path.is_file()) {
+        Some((base, .., ext)) => path.with_file_name(format!("{base}{ext}.index.json")),
+        None => path.to_path_buf(),
+    }
+}
+
+/// What the set's index promises and no shard holds, and the reverse.
+fn complete(set: &Set, checkpoint: &mut Checkpoint) {
+    if let Some(missing) = &set.missing {
+        checkpoint.add_damage(missing.clone());
+    }
+    let Some(index) = &set.weight_map else { return };
+    let known: HashSet<&str> = checkpoint.tensors.iter().map(|t| t.name.as_str()).collect();
+    let lost: Vec<&String> = index.iter().filter(|n| !known.contains(n.as_str())).collect();
+    if let Some(first) = lost.first() {
+        let what = format!(
+            "of the tensors in the index, {} are in no shard, such as `{}`",
+            lost.len(),
+            first.escape_debug()
+        );
+        checkpoint.absent = lost.into_iter().cloned().collect();
+        checkpoint.add_damage(Damage::new(DamageKind::MissingTensors, what));
+    }
+    let unlisted = checkpoint.tensors.iter().filter(|t| !index.contains(&t.name)).count();
+    if unlisted > 0 {
+        let text = format!("{unlisted} tensors of the shards are not in the index");
+        checkpoint.warnings.push(Notice::new(NoticeKind::Unlisted, text));
+    }
+}
+
+pub(super) fn is_index(path: &Path) -> bool {
+    name(path).ends_with(".index.json")
+}
+
+/// Whether an index of this name should hold a `weight_map`; others may be indices of something else.
+pub(super) fn names_shards(index: &str) -> bool {
+    index.ends_with(".safetensors.index.json") || index.ends_with(".bin.index.json")
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: WeightMap,
+}
+
+/// `base-00002-of-00005.ext` as (base, number, count, ext).
+pub(super) fn shard_parts(name: &str) -> Option<(&str, usize, usize, &str)> {
+    let of = name.rfind("-of-")?;
+    let digits = name[of + 4..].len() - name[of + 4..].trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let start = name[..of].rfind('-')?;
+    let number = name[start + 1..of].parse().ok()?;
+    let count = name[of + 4..of + 4 + digits].parse().ok()?;
+    (digits >= 4 && name[start + 1..of].len() == digits).then_some((
+        &name[..start],
+        number,
+        count,
+        &name[of + 4 + digits..],
+    ))
+}
+
+/// Whether the file `shard` is named as one of those that the index `index` joins.
+pub(super) fn is_shard_of(shard: &str, index: &str) -> bool {
+    shard_parts(shard)
+        .is_some_and(|(base, .., ext)| index.strip_suffix(".index.json") == Some(&format!("{base}{ext}")))
+}
+
+/// A shard brings its whole set along.
+pub(super) fn file_set(path: &Path) -> Set {
+    let file = name(path);
+    let Some((base, number, count, ext)) = shard_parts(&file) else {
+        return single::of(path);
+    };
+    let width = file.len() - base.len() - ext.len() - "-of-".len() - 1;
+    let shard = |i: usize| path.with_file_name(format!("{base}-{i:0w$}-of-{count:0w$}{ext}", w = width / 2));
+    if number == 0 || number > count || count > 100_000 {
+        return single::of(path);
+    }
+    let (there, gone): (Vec<PathBuf>, Vec<PathBuf>) = (1..=count).map(shard).partition(|p| p.exists());
+    let index = path.with_file_name(format!("{base}{ext}.index.json"));
+    let beside = gone.iter().chain([&index]).map(|p| Stamp::of(p)).collect();
+    let missing = (!gone.is_empty()).then(|| {
+        let names: Vec<String> = gone.iter().take(3).map(|p| name(p)).collect();
+        let more = if gone.len() > 3 { " and more" } else { "" };
+        let what = format!("{} of {count} shards missing: {}{more}", gone.len(), names.join(", "));
+        Damage::new(DamageKind::MissingShards, what)
+    });
+    let weight_map = weight_map(&index).map(|m| m.into_keys().collect());
+    Set { files: there, missing, weight_map, beside, ..Set::default() }
+}
+
+pub(super) type WeightMap = BTreeMap<String, String>;
+
+pub(super) fn weight_map(index: &Path) -> Option<WeightMap> {
+    read_json(index, MAX_INDEX).map(|Index { weight_map }| weight_map)
+}
+
+pub(super) fn index_set(path: &Path) -> Result<Set> {
+    let map = weight_map(path).ok_or_else(|| {
+        Error::new(ErrorKind::Damaged, "is not a shard index: it has no `weight_map` of names to files")
+            .in_file(path)
+    })?;
+    let shards: BTreeSet<&String> = map.values().collect();
+    let mut files = Vec::new();
+    let mut gone = Vec::new();
+    let mut beside = vec![Stamp::of(path)];
+    for shard in &shards {
+        // A name with folders in it could point anywhere.
+        if Path::new(shard).file_name() != Some(shard.as_ref()) {
+            return Err(Error::new(
+                ErrorKind::Damaged,
+                format!("names a shard outside its folder: `{}`", shard.escape_debug()),
+            )
+            .in_file(path));
+        }
+        let file = path.with_file_name(shard);
+        if file.exists() {
+            files.push(file);
+        } else {
+            beside.push(Stamp::of(&file));
+            gone.push(shard.as_str());
+        }
+    }
+    if files.is_empty() {
+        return Err(Error::new(ErrorKind::Io, "none of the shards it names is there").in_file(path));
+    }
+    let missing = (!gone.is_empty()).then(|| {
+        let what = format!("{} of {} shards missing: {}", gone.len(), shards.len(), gone.join(", "));
+        Damage::new(DamageKind::MissingShards, what)
+    });
+    let folder = path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new("."));
+    let extra: Vec<String> = std::fs::read_dir(folder)
+        .map_err(|e| Error::io(folder, &e))?
+        .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
+        .filter(|n| is_shard_of(n, &name(path)) && !shards.contains(n))
+        .collect();
+    let notices = match extra.len() {
+        0 => Vec::new(),
+        n => {
+            let text = format!("{n} files look like shards and are not in the index: {}", extra.join(", "));
+            vec![Notice::new(NoticeKind::Unlisted, text)]
+        }
+    };
+    beside.push(Stamp::of(folder));
+    let weight_map = Some(map.into_keys().collect());
+    Ok(Set { files, missing, weight_map, notices, beside, ..Set::default() })
+}

@@ -1,0 +1,274 @@
+//! Which optimizer, and how it is set: the table of optimizers, and their settings as a file or a flag names them.
+
+use std::collections::BTreeSet;
+use std::str::FromStr;
+
+use serde::de::{Deserialize, Deserializer, Error as _};
+use serde::ser::{Error as _, Serialize, SerializeMap, Serializer};
+
+use super::{Optimizer, Polarized, Polarizer, adamw, muon, sgd, spin};
+use crate::{Error, Parameters, Result};
+
+/// The settings of one optimizer, and how it is made from them.
+pub(super) trait Hyperparameters {
+    /// Refuses numbers that would not train.
+    fn check(&self) -> Result<()>;
+
+    /// The optimizer for `parameters`; `seed` names its random draws.
+    fn build(&self, parameters: &Parameters, seed: u64) -> Box<dyn Optimizer>;
+
+    /// Its learning rates.
+    fn rates(&self) -> Vec<Rate>;
+
+    /// Weight decay of parameters that no BitLinear uses, and of ternary weights.
+    fn weight_decay(&self) -> (f64, f64);
+
+    /// What is set and does less than its name says, in a sentence.
+    fn surprises(&self) -> Option<String> {
+        None
+    }
+}
+
+/// A learning rate of an optimizer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Rate {
+    /// The key of the part of the state dict that it drives; `None` for the whole.
+    pub part: Option<&'static str>,
+    /// What a checkpoint's configuration calls it.
+    pub setting: &'static str,
+    /// The rate.
+    pub lr: f64,
+}
+
+impl Rate {
+    /// The one learning rate of an optimizer.
+    pub(super) fn whole(lr: f64) -> Vec<Self> {
+        vec![Rate { part: None, setting: "learning_rate", lr }]
+    }
+}
+
+macro_rules! methods {
+    ($($(#[$doc:meta])* $name:literal: $method:ident($settings:ty);)*) => {
+        /// An optimizer with its settings.
+        #[derive(Clone, Debug, PartialEq)]
+        #[non_exhaustive]
+        pub enum Method {
+            $($(#[$doc])* $method($settings),)*
+        }
+
+        /// Names of the optimizers.
+        pub const NAMES: [&str; [$($name),*].len()] = [$($name),*];
+
+        impl Method {
+            /// The optimizer of this name, with its own defaults.
+            fn named(name: &str) -> Option<Self> {
+                match name {
+                    $($name => Some(Method::$method(Default::default())),)*
+                    _ => None,
+                }
+            }
+
+            /// Its name, one of [`NAMES`].
+            pub fn name(&self) -> &'static str {
+                match self {
+                    $(Method::$method(_) => $name,)*
+                }
+            }
+
+            fn hyperparameters(&self) -> &dyn Hyperparameters {
+                match self {
+                    $(Method::$method(settings) => settings,)*
+                }
+            }
+
+            /// The same optimizer, set as `table` says; keys that are not its own are passed over.
+            fn set(&self, table: toml::Table) -> Result<Self, toml::de::Error> {
+                Ok(match self {
+                    $(Method::$method(_) => Method::$method(table.try_into()?),)*
+                })
+            }
+
+            fn table(&self) -> Result<toml::Table, toml::ser::Error> {
+                match self {
+                    $(Method::$method(settings) => toml::Table::try_from(settings),)*
+                }
+            }
+
+            /// The keys of all optimizers' settings.
+            fn keys() -> BTreeSet<String> {
+                let mut keys = BTreeSet::new();
+                $(if let Ok(serde_json::Value::Object(settings)) = serde_json::to_value(<$settings>::default()) {
+                    keys.extend(settings.into_iter().map(|(key, _)| key));
+                })*
+                keys
+            }
+        }
+
+        $(impl From<$settings> for Settings {
+            fn from(settings: $settings) -> Self {
+                Settings { method: Method::$method(settings), polarizer: None }
+            }
+        })*
+    };
+}
+
+methods! {
+    /// Adam with decoupled weight decay.
+    "adamw": AdamW(adamw::Settings);
+    /// Muon as it is usual today on hidden matrices, AdamW on the rest.
+    "muon": Muon(muon::Settings);
+    /// Muon in the seed's form on all matrices, AdamW on the rest.
+    "muon-adamw": MuonAdamW(muon::Seed);
+    /// Stochastic gradient descent.
+    "sgd": Sgd(sgd::Settings);
+    /// Sign descent in which weights near zero tunnel.
+    "spin": Spin(spin::Settings);
+}
+
+/// Before the name of an optimizer that the polarizer follows.
+const POLARIZED: &str = "polarized-";
+const DEFAULT: &str = "polarized-adamw";
+
+/// An optimizer with its settings, and the polarizer after each of its steps if there is one. A file has them in one
+/// table: `name`, the optimizer's own keys, and `polarizer`. Keys that only other optimizers have are passed over.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// The optimizer.
+    pub method: Method,
+    /// The polarizer.
+    pub polarizer: Option<Polarizer>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let method = Method::AdamW(adamw::Settings::default());
+        Settings { method, polarizer: Some(Polarizer::default()) }
+    }
+}
+
+/// One of [`NAMES`], with `polarized-` in front to wrap it; with the defaults of that optimizer.
+impl FromStr for Settings {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (name, polarizer) = match text.strip_prefix(POLARIZED) {
+            Some(name) => (name, Some(Polarizer::default())),
+            None => (text, None),
+        };
+        let method = Method::named(name).ok_or_else(|| {
+            Error::settings(format!(
+                "`{}` is no optimizer; there are {}, and `{POLARIZED}` in front of any of them",
+                text.escape_debug(),
+                NAMES.join(", ")
+            ))
+        })?;
+        Ok(Settings { method, polarizer })
+    }
+}
+
+impl Settings {
+    /// The optimizer's name, with `polarized-` in front where the polarizer follows it.
+    pub fn name(&self) -> String {
+        format!("{}{}", if self.polarizer.is_some() { POLARIZED } else { "" }, self.method.name())
+    }
+
+    /// The optimizer for `parameters`. `seed` names its random draws.
+    ///
+    /// # Errors
+    /// `Settings` for numbers that would not train.
+    pub fn build(&self, parameters: &Parameters, seed: u64) -> Result<Box<dyn Optimizer>> {
+        let settings = self.method.hyperparameters();
+        settings.check()?;
+        let base = settings.build(parameters, seed);
+        Ok(match &self.polarizer {
+            Some(polarizer) => Box::new(Polarized::new(base, polarizer.clone(), parameters, seed)?),
+            None => base,
+        })
+    }
+
+    /// What is set and does less than its name says, in a sentence.
+    pub(crate) fn surprises(&self) -> Option<String> {
+        self.method.hyperparameters().surprises()
+    }
+
+    /// Its learning rates: the one, or Muon's and AdamW's.
+    pub fn rates(&self) -> Vec<Rate> {
+        self.method.hyperparameters().rates()
+    }
+
+    /// Weight decay of parameters that no BitLinear uses, and of ternary weights.
+    pub fn weight_decay(&self) -> (f64, f64) {
+        self.method.hyperparameters().weight_decay()
+    }
+
+    /// The settings that `table` holds.
+    ///
+    /// # Errors
+    /// `Settings` for a name that is none, keys that no optimizer has, and values of the wrong type.
+    pub fn from_table(mut table: toml::Table) -> Result<Self> {
+        let wrong = |e: toml::de::Error| Error::settings(e.to_string().trim_end().replace('\n', " "));
+        let mut settings: Settings = match table.remove("name") {
+            None => DEFAULT.parse()?,
+            Some(toml::Value::String(name)) => name.parse()?,
+            Some(other) => {
+                return Err(Error::settings(format!(
+                    "an optimizer's name is text, not {}",
+                    other.type_str()
+                )));
+            }
+        };
+        if let Some(given) = table.remove("polarizer") {
+            let polarizer: Polarizer = given.try_into().map_err(wrong)?;
+            settings.polarizer = settings.polarizer.map(|_| polarizer);
+        }
+        let known = Method::keys();
+        if let Some(key) = table.keys().find(|key| !known.contains(*key)) {
+            let known: Vec<&str> = known.iter().map(String::as_str).collect();
+            return Err(Error::settings(format!(
+                "no optimizer has a setting `{}`; there are name, polarizer, {}",
+                key.escape_debug(),
+                known.join(", ")
+            )));
+        }
+        settings.method = settings.method.set(table).map_err(wrong)?;
+        Ok(settings)
+    }
+}
+
+impl<'de> Deserialize<'de> for Settings {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Settings::from_table(toml::Table::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
+impl Serialize for Settings {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let table = self.method.table().map_err(S::Error::custom)?;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("name", &self.name())?;
+        for (key, value) in &table {
+            map.serialize_entry(key, value)?;
+        }
+        if let Some(polarizer) = &self.polarizer {
+            map.serialize_entry("polarizer", polarizer)?;
+        }
+        map.end()
+    }
+}
+
+/// Refuses a number that is below 0 or none.
+pub(super) fn at_least_zero(numbers: &[(&str, f64)]) -> Result<()> {
+    match numbers.iter().find(|(_, value)| !(value.is_finite() && *value >= 0.0)) {
+        Some((name, value)) => Err(Error::settings(format!("{name} {value} is not a number of at least 0"))),
+        None => Ok(()),
+    }
+}
+
+/// Refuses a share of the past that is none.
+pub(super) fn below_one(momenta: &[f64]) -> Result<()> {
+    match momenta.iter().all(|m| (0.0..1.0).contains(m)) {
+        true => Ok(()),
+        false => Err(Error::settings("betas and momentum must be at least 0 and below 1")),
+    }
+}
