@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use ckpt_inspect::{
-    Checkpoint, DType, Error as ReadError, Format, Group, TensorInfo, TernaryPacking, contiguous_strides,
-    without_state_dict,
+    Checkpoint, DType, Error as ReadError, Format, Group, Storage, TensorInfo, TernaryPacking,
+    contiguous_strides, without_state_dict,
 };
 use serde_pickle::{HashableValue, Value};
 
@@ -184,7 +184,7 @@ impl<'c, 'o> Builder<'c, 'o> {
                 continue;
             }
             if let Some(damage) = &tensor.damage {
-                return Err(ReadError::damaged(damage.clone())
+                return Err(ReadError::from(damage)
                     .in_tensor(&tensor.name)
                     .in_file(&source.path)
                     .hint("a damaged checkpoint is not converted")
@@ -454,7 +454,7 @@ impl<'c, 'o> Builder<'c, 'o> {
             true => shared_runs(self.plan.source, unpacked),
             false => HashMap::new(),
         };
-        let mut blobs_of_runs: HashMap<(usize, u64, DType, DType), usize> = HashMap::new();
+        let mut blobs_of_runs: HashMap<(Storage, u64, DType, DType), usize> = HashMap::new();
         let mut identical: HashMap<Place, String> = HashMap::new();
         let mut shapes = serde_json::Map::new();
         for c in chosen {

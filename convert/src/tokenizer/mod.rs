@@ -176,7 +176,7 @@ impl Vocabulary {
     /// `Unsupported` when it has none, `Damaged`.
     pub fn of_header(header: &Header<'_>) -> Result<Self, ReadError> {
         if let Some(damage) = &header.damage {
-            return Err(ReadError::damaged(damage.clone()));
+            return Err(ReadError::from(damage));
         }
         let text = |key: &str| header.get(key).and_then(|v| v.to_text());
         let (Some(model), Some(texts)) =
