@@ -242,6 +242,7 @@ fn drawing(state: &State) -> Buffer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ckpt_inspect::health::measures::STD;
     use crossterm::event::{KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
     use ratatui::style::Color;
     use state::Cover;
@@ -414,7 +415,7 @@ mod tests {
         desk.press("] ] ] ] ] ] ] ]");
         assert_eq!(desk.state.rows.len(), 6, "the six matrices of the MLPs are weak at step 4000");
         desk.press("s s s s s");
-        let stds: Vec<f64> = desk.state.rows.iter().map(|r| r.std.unwrap()).collect();
+        let stds: Vec<f64> = desk.state.rows.iter().map(|r| r.least.unwrap()).collect();
         assert!(stds.is_sorted(), "{stds:?}");
         desk.press("S esc w w");
         assert!(desk.state.rows.iter().all(|r| r.label.starts_with("optimizer_state_dict")));
@@ -469,9 +470,9 @@ mod tests {
         desk.click(start + len - 1, 1);
         assert_eq!(desk.state.file().known().unwrap().step, Some(4000));
         let columns = layout::columns(&desk.state);
-        let std = columns.iter().find(|(c, ..)| *c == layout::Column::Std).unwrap();
+        let std = columns.iter().find(|(c, ..)| *c == layout::Column::Measure(&STD)).unwrap();
         desk.click(std.1 + 2, 2);
-        assert_eq!(desk.state.order.sort, tree::Sort::Std);
+        assert_eq!(desk.state.order.sort, tree::Sort::Measure(&STD));
         desk.click(std.1 + 2, 2);
         assert!(desk.state.order.reversed);
         for _ in 0..5 {

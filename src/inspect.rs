@@ -1,10 +1,13 @@
 //! `ckpt inspect`: what is in checkpoints, and how it measures.
 
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use anstyle::Style;
-use ckpt_inspect::record::{Group, Histogram, Stats};
+use ckpt_inspect::health::measures::{Form, MEASURES, Measure, Part, Place, Value, shown_in};
+use ckpt_inspect::record::{Group, Histogram};
 use ckpt_inspect::{Checkpoint, CheckpointRecord, DType, Options, TensorRecord, Verdict, without_state_dict};
+use clap::builder::PossibleValue;
 
 use crate::filter::Matcher;
 use crate::fold;
@@ -73,17 +76,35 @@ impl GroupArg {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+#[derive(Clone, Copy, PartialEq)]
 enum Sort {
-    /// As in the file.
     File,
     Name,
-    /// Largest first.
     Size,
-    /// Smallest standard deviation first.
-    Std,
-    /// Worst first.
+    Measure(&'static Measure),
     Verdict,
+}
+
+impl clap::ValueEnum for Sort {
+    fn value_variants<'a>() -> &'a [Self] {
+        static ALL: LazyLock<Vec<Sort>> = LazyLock::new(|| {
+            let measures = shown_in(Place::Layers).map(Sort::Measure);
+            [Sort::File, Sort::Name, Sort::Size].into_iter().chain(measures).chain([Sort::Verdict]).collect()
+        });
+        &ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self {
+            Sort::File => PossibleValue::new("file").help("As in the file"),
+            Sort::Name => PossibleValue::new("name"),
+            Sort::Size => PossibleValue::new("size").help("Largest first"),
+            Sort::Measure(measure) => {
+                PossibleValue::new(measure.key).help(format!("Smallest {} first", measure.heading))
+            }
+            Sort::Verdict => PossibleValue::new("verdict").help("Worst first"),
+        })
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
@@ -153,12 +174,14 @@ fn json<T: serde::Serialize + ?Sized>(value: &T) -> Result<String, Failure> {
 fn select(tensors: &mut Vec<TensorRecord>, args: &Args, matcher: Option<&Matcher>) {
     tensors
         .retain(|t| matcher.is_none_or(|m| m.matches(&t.name)) && args.group.is_none_or(|g| g.is(t.group)));
-    let std = |t: &TensorRecord| t.stats.as_ref().and_then(|s| s.std).unwrap_or(f64::INFINITY);
     match args.sort {
         Sort::File => {}
         Sort::Name => tensors.sort_by(|a, b| a.name.cmp(&b.name)),
         Sort::Size => tensors.sort_by_key(|t| std::cmp::Reverse(t.bytes)),
-        Sort::Std => tensors.sort_by(|a, b| std(a).total_cmp(&std(b))),
+        Sort::Measure(measure) => {
+            let value = |t: &TensorRecord| measure.real(t).unwrap_or(f64::INFINITY);
+            tensors.sort_by(|a, b| value(a).total_cmp(&value(b)));
+        }
         Sort::Verdict => tensors.sort_by_key(|t| std::cmp::Reverse(t.verdict)),
     }
 }
@@ -329,52 +352,91 @@ fn total(members: &[&TensorRecord]) -> u64 {
 }
 
 fn table(rows: &[Row<'_>], args: &Args, prefix: &str) -> String {
-    let mut columns = vec![("name", false), ("dtype", false), ("shape", false), ("size", true)];
+    let mut columns = vec![Column::Name, Column::Dtype, Column::Shape, Column::Size];
     if rows.iter().any(|row| row.members.len() > 1) {
-        columns.insert(1, ("count", true));
+        columns.insert(1, Column::Count);
     }
     if !args.no_stats {
-        columns.extend([("mean", true), ("std", true), ("zero", true)]);
+        columns.extend(Column::measures());
     }
     if rows.iter().flat_map(|row| &row.members).any(|t| t.verdict.is_some()) {
-        columns.push(("verdict", false));
+        columns.push(Column::Verdict);
     }
     if args.sha256 {
-        columns.push(("sha256", false));
+        columns.push(Column::Sha256);
     }
-    let mut table = Table::new(&columns, &["mean", "size", "count", "zero"]);
+    let headings: Vec<(&str, bool)> = columns.iter().map(|c| (c.heading(), c.is_number())).collect();
+    let in_place = |place| shown_in(place).map(|m| m.heading);
+    let expendable: Vec<&str> =
+        in_place(Place::Wide).chain(["size", "count"]).chain(in_place(Place::List)).collect();
+    let mut table = Table::new(&headings, &expendable);
     for row in rows {
         let first = row.members[0];
         let worst = row.members.iter().filter_map(|t| t.verdict).max();
         let damaged = row.members.iter().any(|t| t.damage.is_some());
         let name = row.name.strip_prefix(prefix).unwrap_or(&row.name);
-        let cell = |heading: &str| match heading {
-            "name" if name.is_empty() => "(the root)".into(),
-            "name" => terminal::escape(name),
-            "count" => row.members.len().to_string(),
-            "dtype" => first.dtype.to_string(),
-            "shape" => shapes(&row.members),
-            "size" => terminal::bytes(total(&row.members)),
-            "mean" => range(&row.members, |t| t.stats.as_ref()?.mean),
-            "std" => range(&row.members, |t| t.stats.as_ref()?.std),
-            "zero" => range(&row.members, zero_share),
-            "verdict" => match worst {
+        let cell = |column: &Column| match column {
+            Column::Name if name.is_empty() => "(the root)".into(),
+            Column::Name => terminal::escape(name),
+            Column::Count => row.members.len().to_string(),
+            Column::Dtype => first.dtype.to_string(),
+            Column::Shape => shapes(&row.members),
+            Column::Size => terminal::bytes(total(&row.members)),
+            Column::Measure(measure) => range(&row.members, |t| measure.real(t)),
+            Column::Verdict => match worst {
                 Some(verdict) => verdict.name().into(),
                 None if damaged => "damaged".into(),
                 None => "-".into(),
             },
-            _ => match row.members.as_slice() {
+            Column::Sha256 => match row.members.as_slice() {
                 [one] => one.sha256.clone().unwrap_or("-".into()),
                 _ => "(--all)".into(),
             },
         };
-        let style = |heading: &str| match heading {
-            "verdict" => terminal::verdict_style(worst),
+        let style = |column: &Column| match column {
+            Column::Verdict => terminal::verdict_style(worst),
             _ => Style::new(),
         };
-        table.row(columns.iter().map(|(heading, _)| (cell(heading), style(heading))).collect());
+        table.row(columns.iter().map(|column| (cell(column), style(column))).collect());
     }
     table.render(terminal::width())
+}
+
+/// A column of the table of tensors.
+enum Column {
+    Name,
+    Count,
+    Dtype,
+    Shape,
+    Size,
+    Measure(&'static Measure),
+    Verdict,
+    Sha256,
+}
+
+impl Column {
+    /// Those of measures.
+    fn measures() -> impl Iterator<Item = Column> {
+        let is_listed = |m: &&Measure| [Place::Wide, Place::Narrow, Place::List].iter().any(|p| m.is_in(*p));
+        MEASURES.iter().filter(is_listed).map(Column::Measure)
+    }
+
+    fn heading(&self) -> &'static str {
+        match self {
+            Column::Name => "name",
+            Column::Count => "count",
+            Column::Dtype => "dtype",
+            Column::Shape => "shape",
+            Column::Size => "size",
+            Column::Measure(measure) => measure.heading,
+            Column::Verdict => "verdict",
+            Column::Sha256 => "sha256",
+        }
+    }
+
+    fn is_number(&self) -> bool {
+        matches!(self, Column::Count | Column::Size | Column::Measure(_))
+    }
 }
 
 /// `model_state_dict.` when all names begin so; for optimizers the first key, whatever it is.
@@ -385,14 +447,6 @@ fn common_prefix(members: &[&TensorRecord]) -> String {
         _ => first.name[..first.name.len() - without_state_dict(&first.name).len()].to_string(),
     };
     if members.iter().all(|t| t.name.starts_with(&prefix)) { prefix } else { String::new() }
-}
-
-fn zero_share(tensor: &TensorRecord) -> Option<f64> {
-    match (&tensor.ternary, &tensor.stats) {
-        (Some(ternary), _) => Some(ternary.zero),
-        (None, Some(stats)) if stats.count > 0 => Some(stats.zeros as f64 / stats.count as f64),
-        _ => None,
-    }
 }
 
 fn shapes(members: &[&TensorRecord]) -> String {
@@ -516,32 +570,11 @@ fn detail(checkpoint: &Checkpoint, tensor: &TensorRecord) -> String {
         let style = terminal::verdict_style(Some(verdict));
         out += &terminal::labelled("verdict", style, &format!("{verdict}{reason}"));
     }
-    let mut line = |label: &str, text: String| out += &terminal::labelled(label, Style::new(), &text);
-    if let Some(stats) = &tensor.stats {
-        for (label, value) in [
-            ("mean", stats.mean),
-            ("std", stats.std),
-            ("min", stats.min),
-            ("max", stats.max),
-            ("mean |w|", stats.abs_mean),
-            ("max |w|", stats.abs_max),
-        ] {
-            line(label, terminal::number(value));
-        }
-        line("zeros", share(stats.zeros, stats));
-        line("NaN, Inf", format!("{}, {}", stats.nan, stats.inf));
+    if tensor.stats.is_some() {
+        out += &measures(tensor, Part::Elements);
     }
-    if let Some(ternary) = &tensor.ternary {
-        let bar = |label: &str, share: f64| {
-            format!("{label:>2} {:5.1} %  {}", 100.0 * share, "█".repeat((share * 40.0).round() as usize))
-        };
-        line("ternary", bar("-1", ternary.neg));
-        line("", bar("0", ternary.zero));
-        line("", bar("+1", ternary.pos));
-        line("entropy", format!("{:.3} bits of 1.585", ternary.entropy_bits));
-        line("scale", ternary.scale.map_or("lost".into(), |s| terminal::number(Some(s))));
-        line("dead rows", format!("{} of {}", ternary.dead_rows, tensor.shape[0]));
-        line("dead cols", format!("{} of {}", ternary.dead_cols, tensor.shape[1..].iter().product::<u64>()));
+    if tensor.ternary.is_some() {
+        out += &measures(tensor, Part::Codes);
     }
     if let Some(histogram) = tensor.stats.as_ref().and_then(|s| s.histogram.as_ref()) {
         out += &draw(histogram);
@@ -549,8 +582,45 @@ fn detail(checkpoint: &Checkpoint, tensor: &TensorRecord) -> String {
     out + &preview(checkpoint, tensor)
 }
 
-fn share(part: u64, stats: &Stats) -> String {
-    format!("{part} ({:.2} %)", 100.0 * part as f64 / stats.count.max(1) as f64)
+/// The measures of a part of the tensor: a line each, faults on one, shares as bars.
+fn measures(tensor: &TensorRecord, part: Part) -> String {
+    let all: Vec<&Measure> = shown_in(Place::Page).filter(|m| m.part == part).collect();
+    let mut out = String::new();
+    let mut line = |label: &str, text: String| out += &terminal::labelled(label, Style::new(), &text);
+    let joins = |m: &Measure| m.form == Form::Faults || m.form == Form::Share && part == Part::Codes;
+    for alike in all.chunk_by(|a, b| a.form == b.form && joins(a)) {
+        if alike[0].form == Form::Share && joins(alike[0]) {
+            for (i, measure) in alike.iter().enumerate() {
+                let share = measure.real(tensor).unwrap_or(0.0);
+                let bar = "█".repeat((share * 40.0).round() as usize);
+                let text = format!("{:>2} {:5.1} %  {bar}", measure.label, 100.0 * share);
+                line(if i == 0 { "ternary" } else { "" }, text);
+            }
+            continue;
+        }
+        let labels: Vec<&str> = alike.iter().map(|m| m.label).collect();
+        let texts: Vec<String> = alike.iter().map(|m| measured(m, tensor)).collect();
+        line(&labels.join(", "), texts.join(", "));
+    }
+    out
+}
+
+fn measured(measure: &Measure, tensor: &TensorRecord) -> String {
+    let count = || tensor.stats.as_ref().map_or(1, |s| s.count.max(1));
+    match (measure.form, measure.value(tensor)) {
+        (Form::Part, Some(Value::Count(part))) => {
+            format!("{part} ({:.2} %)", 100.0 * part as f64 / count() as f64)
+        }
+        (Form::Rows, Some(Value::Count(rows))) => format!("{rows} of {}", tensor.shape[0]),
+        (Form::Columns, Some(Value::Count(cols))) => {
+            format!("{cols} of {}", tensor.shape[1..].iter().product::<u64>())
+        }
+        (Form::Bits { most }, Some(Value::Real(bits))) => format!("{bits:.3} bits of {most}"),
+        (Form::Share, Some(Value::Real(share))) => format!("{:.1} %", 100.0 * share),
+        (Form::Scale, None) => "lost".into(),
+        (_, Some(Value::Count(count))) => count.to_string(),
+        (_, value) => terminal::number(value.map(Value::real)),
+    }
 }
 
 fn draw(histogram: &Histogram) -> String {

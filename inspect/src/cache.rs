@@ -9,9 +9,10 @@ use sha2::{Digest, Sha256};
 
 use crate::bytes::Stamp;
 use crate::cause::PairRecord;
+use crate::health::measures;
 use crate::{Checkpoint, CheckpointRecord};
 
-/// Raised whenever a measurement changes its meaning.
+/// Raised whenever a measurement changes its meaning; a new one in the table is noticed by its key.
 const SCHEMA: u32 = 3;
 
 /// Records kept in a folder, one file each.
@@ -23,6 +24,8 @@ pub struct Cache {
 #[derive(Serialize, Deserialize)]
 struct Entry<T> {
     schema: u32,
+    /// Keys of the computed measures that a record has.
+    measures: Vec<String>,
     program: String,
     files: Vec<Stamp>,
     record: T,
@@ -80,6 +83,7 @@ impl Cache {
     fn read<T: DeserializeOwned>(&self, entry: &Path) -> Option<T> {
         let entry: Entry<T> = serde_json::from_slice(&std::fs::read(entry).ok()?).ok()?;
         let current = entry.schema == SCHEMA
+            && entry.measures.iter().eq(measures::computed().map(|m| m.key))
             && entry.program == env!("CARGO_PKG_VERSION")
             && entry.files.iter().all(Stamp::is_current);
         current.then_some(entry.record)
@@ -87,7 +91,13 @@ impl Cache {
 
     fn write<T: Serialize>(&self, target: &Path, files: Vec<Stamp>, record: &T) -> std::io::Result<()> {
         std::fs::create_dir_all(&self.folder)?;
-        let entry = Entry { schema: SCHEMA, program: env!("CARGO_PKG_VERSION").into(), files, record };
+        let entry = Entry {
+            schema: SCHEMA,
+            measures: measures::computed().map(|m| m.key.to_string()).collect(),
+            program: env!("CARGO_PKG_VERSION").into(),
+            files,
+            record,
+        };
         let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
         file.write_all(&serde_json::to_vec(&entry)?)?;
         file.persist(target)?;

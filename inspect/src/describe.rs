@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use crate::cache::hex;
 use crate::checkpoint::Checkpoint;
 use crate::meaning::elements::{Elements, lists_twice};
-use crate::measure::{Plan, TernaryRule, measure};
+use crate::measure::{Measured, Plan, TernaryRule, measure};
 use crate::record::{CheckpointRecord, Stats, TensorRecord, Ternary};
 use crate::storage::{Place, Storage};
 use crate::tensor::TensorInfo;
@@ -204,10 +204,12 @@ impl Checkpoint {
     /// `Damaged` when its bytes cannot be read, `Unsupported` for complex elements and block formats that are
     /// named but not decoded.
     pub fn measure(&self, tensor: &TensorInfo, histogram: bool) -> Result<(Stats, Option<Ternary>)> {
-        self.measure_inner(tensor, histogram).map_err(|e| e.in_tensor(&tensor.name).in_file(&self.path))
+        self.measure_inner(tensor, histogram)
+            .map(|measured| (measured.stats, measured.ternary))
+            .map_err(|e| e.in_tensor(&tensor.name).in_file(&self.path))
     }
 
-    fn measure_inner(&self, tensor: &TensorInfo, histogram: bool) -> Result<(Stats, Option<Ternary>)> {
+    fn measure_inner(&self, tensor: &TensorInfo, histogram: bool) -> Result<Measured> {
         let cols = matrix_cols(&tensor.shape);
         let student = self.model.student.as_ref();
         let rule = if tensor.dtype.is_ternary() {
@@ -225,9 +227,10 @@ impl Checkpoint {
                     "elements listed more than once, which are to be added up first",
                 ));
             }
-            let (mut stats, _) = self.measure_inner(&sparse.values, histogram)?;
-            add_zeros(&mut stats, tensor.numel().saturating_sub(sparse.values.numel()));
-            return Ok((stats, None));
+            let mut measured = self.measure_inner(&sparse.values, histogram)?;
+            measured.add_zeros(tensor.numel().saturating_sub(sparse.values.numel()));
+            measured.ternary = None;
+            return Ok(measured);
         }
         let elements = self.elements(tensor)?.real()?;
         elements.check_codes()?;
@@ -239,14 +242,14 @@ impl Checkpoint {
         {
             measured.ternary = measure(&elements.unscaled(), &plan).ternary;
         }
-        let mut ternary = measured.ternary;
-        if let (Some(ternary), DType::Ternary(_)) = (&mut ternary, tensor.dtype) {
+        let Measured { stats, ternary, .. } = &mut measured;
+        if let (Some(ternary), DType::Ternary(_)) = (&mut *ternary, tensor.dtype) {
             ternary.scale = tensor.scale.map(f64::from);
         }
-        if let (Some(ternary), DType::Ggml(_)) = (&mut ternary, tensor.dtype) {
+        if let (Some(ternary), DType::Ggml(_)) = (ternary, tensor.dtype) {
             // Every nonzero value of a ternary block format is its block's scale.
             let nonzero = 1.0 - ternary.zero;
-            ternary.scale = measured.stats.abs_mean.filter(|_| nonzero > 0.0).map(|m| m / nonzero);
+            ternary.scale = stats.abs_mean.filter(|_| nonzero > 0.0).map(|m| m / nonzero);
             // Scales that are all zero hide codes that need not be.
             if nonzero == 0.0
                 && let Some(codes) = elements.codes()?
@@ -257,7 +260,7 @@ impl Checkpoint {
                 *ternary = hidden.map(|t| Ternary { scale: Some(0.0), ..t }).unwrap_or_default();
             }
         }
-        Ok((measured.stats, ternary))
+        Ok(measured)
     }
 }
 
@@ -265,25 +268,4 @@ impl Checkpoint {
 fn matrix_cols(shape: &[usize]) -> Option<usize> {
     let cols = shape.get(1..)?.iter().try_fold(1usize, |n, &d| n.checked_mul(d))?;
     (shape.len() >= 2 && cols > 0).then_some(cols)
-}
-
-/// Folds `more` zeros into the statistics of a sparse tensor's listed values.
-fn add_zeros(stats: &mut Stats, more: u64) {
-    if more == 0 {
-        return;
-    }
-    let finite = (stats.count - stats.nan - stats.inf) as f64;
-    let added = more as f64;
-    let total = finite + added;
-    let mean = stats.mean.unwrap_or(0.0);
-    let sum_of_squares =
-        stats.std.map_or(0.0, |s| s * s * (finite - 1.0)) + mean * mean * finite * added / total;
-    stats.count += more;
-    stats.zeros += more;
-    stats.mean = Some(mean * finite / total);
-    stats.std = (total >= 2.0).then(|| (sum_of_squares / (total - 1.0)).sqrt());
-    stats.min = Some(stats.min.unwrap_or(0.0).min(0.0));
-    stats.max = Some(stats.max.unwrap_or(0.0).max(0.0));
-    stats.abs_mean = Some(stats.abs_mean.unwrap_or(0.0) * finite / total);
-    stats.abs_max = Some(stats.abs_max.unwrap_or(0.0));
 }

@@ -23,6 +23,7 @@ mod error;
 mod format;
 pub mod ggml;
 pub mod gguf;
+pub mod health;
 mod layout;
 mod meaning;
 pub mod measure;

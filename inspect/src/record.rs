@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::damage::{Damage, DamageKind};
+use crate::health::measures::Computed;
 use crate::optimizer::TrainingRecord;
 use crate::verdict::{Finding, Verdict};
 use crate::{DType, Error};
@@ -172,6 +173,9 @@ pub struct Stats {
     pub nan: u64,
     /// Infinite elements.
     pub inf: u64,
+    /// The measures of [`MEASURES`](crate::health::measures::MEASURES) that are no field here, each under its key.
+    #[serde(flatten)]
+    pub computed: Computed,
     /// Log-magnitude histogram; `None` when it was not asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub histogram: Option<Histogram>,

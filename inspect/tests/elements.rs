@@ -5,7 +5,6 @@ use std::fmt::Debug;
 use std::path::Path;
 use std::sync::Arc;
 
-use bytemuck::Zeroable;
 use ckpt_inspect::ggml::GgmlType;
 use ckpt_inspect::ggml::blocks::{
     Block, Encode, Pack, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, TernaryBlock, Tq1_0, Tq2_0,

@@ -1,36 +1,17 @@
 //! The report as a table: one line per tensor of each checkpoint.
 
 use ckpt_inspect::TensorRecord;
+use ckpt_inspect::health::measures::{Form, Measure, Place, Value, shown_in};
 
 use crate::{Error, Report};
 
-const COLUMNS: [&str; 25] = [
-    "run",
-    "path",
-    "step",
-    "tensor",
-    "dtype",
-    "shape",
-    "group",
-    "count",
-    "mean",
-    "std",
-    "min",
-    "max",
-    "abs_mean",
-    "abs_max",
-    "zeros",
-    "nan",
-    "inf",
-    "neg",
-    "zero",
-    "pos",
-    "entropy_bits",
-    "dead_rows",
-    "dead_cols",
-    "verdict",
-    "reason",
-];
+const BEFORE: [&str; 7] = ["run", "path", "step", "tensor", "dtype", "shape", "group"];
+const AFTER: [&str; 2] = ["verdict", "reason"];
+
+/// Columns of measures: fields of the record before the verdict, others at the end, where a new one moves none.
+fn measures(computed: bool) -> impl Iterator<Item = &'static Measure> {
+    shown_in(Place::Csv).filter(move |m| m.is_computed() == computed)
+}
 
 /// The report as CSV (RFC 4180) with a heading line. Text that a spreadsheet would take for a formula gets an
 /// apostrophe in front.
@@ -40,7 +21,9 @@ const COLUMNS: [&str; 25] = [
 pub fn csv(report: &Report) -> Result<String, Error> {
     let failed = |e: &dyn std::fmt::Display| Error::Format(format!("CSV: {e}"));
     let mut out = ::csv::Writer::from_writer(Vec::new());
-    out.write_record(COLUMNS).map_err(|e| failed(&e))?;
+    let keys = |computed| measures(computed).map(|m| m.key);
+    let heading = BEFORE.into_iter().chain(keys(false)).chain(AFTER).chain(keys(true));
+    out.write_record(heading).map_err(|e| failed(&e))?;
     for run in &report.runs {
         for checkpoint in &run.checkpoints {
             let step = checkpoint.step.map(|s| s.to_string()).unwrap_or_default();
@@ -65,24 +48,19 @@ fn fields(tensor: &TensorRecord) -> Vec<String> {
     let group = serde_json::to_value(tensor.group).ok();
     let group = group.as_ref().and_then(|g| g.as_str()).unwrap_or_default().to_string();
     let mut line = vec![plain(&tensor.name), tensor.dtype.to_string(), shape.join("x"), group];
-    // Debug writes extremes with an exponent, where Display has hundreds of digits.
-    let real = |v: Option<f64>| v.map(|v| format!("{v:?}")).unwrap_or_default();
-    match &tensor.stats {
-        Some(s) => {
-            line.push(s.count.to_string());
-            line.extend([s.mean, s.std, s.min, s.max, s.abs_mean, s.abs_max].map(real));
-            line.extend([s.zeros, s.nan, s.inf].map(|n| n.to_string()));
-        }
-        None => line.extend(std::iter::repeat_n(String::new(), 10)),
-    }
-    match &tensor.ternary {
-        Some(t) => {
-            line.extend([t.neg, t.zero, t.pos, t.entropy_bits].map(|v| v.to_string()));
-            line.extend([t.dead_rows, t.dead_cols].map(|n| n.to_string()));
-        }
-        None => line.extend(std::iter::repeat_n(String::new(), 6)),
-    }
+    line.extend(measures(false).map(|m| measured(m, tensor)));
     line.push(tensor.verdict.map(|v| v.to_string()).unwrap_or_default());
     line.push(plain(&tensor.finding.as_ref().map(ToString::to_string).unwrap_or_default()));
+    line.extend(measures(true).map(|m| measured(m, tensor)));
     line
+}
+
+fn measured(measure: &Measure, tensor: &TensorRecord) -> String {
+    match (measure.value(tensor), measure.form) {
+        (None, _) => String::new(),
+        (Some(Value::Count(count)), _) => count.to_string(),
+        (Some(Value::Real(value)), Form::Share | Form::Bits { .. }) => value.to_string(),
+        // Debug writes extremes with an exponent, where Display has hundreds of digits.
+        (Some(Value::Real(value)), _) => format!("{value:?}"),
+    }
 }

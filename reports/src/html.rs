@@ -4,6 +4,7 @@
 
 use base64::Engine;
 use ckpt_inspect::Verdict;
+use ckpt_inspect::health::measures::{Form, Measure, Place, computed, shown_in};
 use ckpt_inspect::record::{CheckpointRecord, TensorRecord};
 use ckpt_inspect::run::{Layer, Run};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
@@ -12,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::chart::{KINDS, std_over_steps};
 use crate::headline::headline;
-use crate::text::{bytes, count, plural, shape};
+use crate::text::{bytes, count, measured, plural, shape};
 use crate::{Error, Report, Training};
 
 mod cause;
@@ -399,9 +400,11 @@ fn tensors(i: usize, run: &Run) -> Markup {
                 table.data.sortable {
                     thead { tr {
                         (heading("name", "text")) (heading("dtype", "text")) (heading("shape", "text"))
-                        @if over { (heading("std, first", "num")) (heading("std, last", "num")) } @else { (heading("std", "num")) }
-                        (heading("zero", "num")) (heading("entropy", "num"))
-                        (heading("dead rows", "num")) (heading("dead columns", "num"))
+                        @for m in shown_in(Place::Table) {
+                            @if over && m.is_in(Place::Narrow) {
+                                (heading(&format!("{}, first", m.heading), "num")) (heading(&format!("{}, last", m.heading), "num"))
+                            } @else { (heading(m.heading, "num")) }
+                        }
                         @if over { (heading("below healthy at", "num")) }
                         (heading("verdict", "num"))
                     } }
@@ -416,16 +419,10 @@ fn tensors(i: usize, run: &Run) -> Markup {
 
 fn row(run: &Run, l: usize, first: &TensorRecord, last: &TensorRecord, over: bool) -> Markup {
     let layer = &run.layers[l];
-    let std = |t: &TensorRecord| t.stats.as_ref().and_then(|s| s.std);
-    let num = |value: Option<f64>, text: String| html! { td.num data-v=[value] { (text) } };
-    let ternary = last.ternary.as_ref();
-    let zero = match (ternary, &last.stats) {
-        (Some(ternary), _) => Some(ternary.zero),
-        (None, Some(stats)) if stats.count > 0 => Some(stats.zeros as f64 / stats.count as f64),
-        _ => None,
+    let num = |m: &Measure, t: &TensorRecord| {
+        let value = m.real(t);
+        html! { td.num data-v=[value] { @if value.is_some() { (measured(m, Some(t))) } @else { "–" } } }
     };
-    let percent = |v: Option<f64>| v.map_or("–".into(), |v| format!("{:.1} %", 100.0 * v));
-    let whole = |v: Option<u64>| v.map_or("–".into(), |v| v.to_string());
     let below = crossing(run, layer, Verdict::Weak);
     let verdict = last.verdict;
     html! {
@@ -433,12 +430,10 @@ fn row(run: &Run, l: usize, first: &TensorRecord, last: &TensorRecord, over: boo
             th scope="row" { (name(&layer.name)) }
             td { (last.dtype.name()) }
             td { (shape(&last.shape)) }
-            @if over { (num(std(first), number(std(first)))) }
-            (num(std(last), number(std(last))))
-            (num(zero, percent(zero)))
-            (num(ternary.map(|t| t.entropy_bits), ternary.map_or("–".into(), |t| format!("{:.2} bits", t.entropy_bits))))
-            (num(ternary.map(|t| t.dead_rows as f64), whole(ternary.map(|t| t.dead_rows))))
-            (num(ternary.map(|t| t.dead_cols as f64), whole(ternary.map(|t| t.dead_cols))))
+            @for m in shown_in(Place::Table) {
+                @if over && m.is_in(Place::Narrow) { (num(m, first)) }
+                (num(m, last))
+            }
             @if over { td.num data-v=[below.as_ref().map(|b| b.0)] { @match &below { Some((_, cell)) => (cell), None => "–" } } }
             td data-v=(verdict.map_or(-1, |v| v as i32)) {
                 (badge(verdict))
@@ -457,6 +452,7 @@ fn explained() -> Markup {
                 dt { "healthy, weak, dying, dead" } dd { "Levels of that measure; the chart's bands show where they begin. A constant matrix, or a ternary one that is almost all zero, is dead whatever its std." }
                 dt { "corrupt" } dd { "NaN or infinite elements, or bytes that are missing or damaged." }
                 dt { "zero, entropy, dead rows, dead columns" } dd { "After ternary (absmean) quantization: the share of zeros, Shannon entropy of the shares of −1, 0 and +1 (at most 1.585 bits), and rows and columns that are all zero. For other tensors, zero is the share of elements that are 0." }
+                @for m in computed().filter(|m| m.is_in(Place::Details)) { dt { (m.heading) } dd { (m.explanation) } }
                 dt { "halves every" } dd { "From a least-squares line through ln std of the last checkpoints, as far back as the decline is steady. Decoupled weight decay alone makes such a line." }
                 dt { "≈ and →" } dd { "A step at which a threshold was crossed, interpolated between checkpoints; one at which it will be, at the present rate." }
             }
@@ -470,6 +466,12 @@ fn histogram_stride(report: &Report) -> usize {
     cells.div_ceil(HISTOGRAMS).max(1)
 }
 
+/// The measures that the script shows: real numbers, which it rounds, and whole ones.
+fn details() -> [Vec<&'static Measure>; 2] {
+    let (reals, wholes) = shown_in(Place::Details).partition(|m| matches!(m.form, Form::Real | Form::Scale));
+    [reals, wholes]
+}
+
 /// Measurements that the script shows on demand.
 fn embedded(report: &Report) -> String {
     let stride = histogram_stride(report);
@@ -480,14 +482,12 @@ fn embedded(report: &Report) -> String {
             let n = run.checkpoints.len();
             let chosen: Vec<usize> = (0..n).filter(|c| c % stride == 0 || c + 1 == n).collect();
             let tensor = |l: usize, c: usize| {
-                let Some(stats) = run.tensor(l, c).and_then(|t| t.stats.as_ref()) else { return Value::Null };
+                let Some(tensor) = run.tensor(l, c) else { return Value::Null };
+                let Some(stats) = &tensor.stats else { return Value::Null };
+                let measured = |m: &&Measure| m.value(tensor);
+                let [reals, wholes] = details().map(|d| d.iter().map(measured).collect::<Vec<_>>());
                 let (first, counts) = stats.histogram.as_ref().map_or((0, &[][..]), |h| (h.first, &h.counts));
-                json!([
-                    [stats.mean, stats.std, stats.min, stats.max, stats.abs_mean],
-                    [stats.count, stats.zeros, stats.nan, stats.inf],
-                    first,
-                    counts
-                ])
+                json!([reals, wholes, first, counts])
             };
             let layers: Vec<Value> =
                 (0..run.layers.len()).map(|l| chosen.iter().map(|&c| tensor(l, c)).collect()).collect();
@@ -497,6 +497,8 @@ fn embedded(report: &Report) -> String {
             })
         })
         .collect();
+    let name = |m: &&Measure| json!([m.heading, m.explanation]);
+    let names = details().map(|d| d.iter().map(name).collect::<Vec<_>>());
     // Inside a script element only `<` could end or nest it.
-    Value::from(runs).to_string().replace('<', "\\u003c")
+    json!({"measures": names, "runs": runs}).to_string().replace('<', "\\u003c")
 }

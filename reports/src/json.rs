@@ -1,6 +1,7 @@
 //! The report for machines: runs with what became of each layer, and the records themselves by path.
 
 use ckpt_inspect::cause::{Cause, Explanation, LayerCause};
+use ckpt_inspect::health::measures::{Place, shown_in};
 use ckpt_inspect::run::{Run, Segment};
 use serde_json::{Value, json};
 
@@ -9,8 +10,8 @@ use crate::{Error, Report, Training};
 
 /// The report as one JSON object: `{title, runs: [{name, verdict, title, sentences, checkpoints, layers}],
 /// unreadable}`. A checkpoint there has `{path, step, format, verdict, reasons, damaged}`; a layer has `{name, shape,
-/// dtype, relative, std, verdicts, first_below, segments, decline}` with one `std` and verdict per checkpoint. docs/report.md
-/// has all of it.
+/// dtype, relative, std, verdicts, first_below, segments, decline}` with one `std`, as of every measure that is told of
+/// layers, and one verdict per checkpoint. docs/report.md has all of it.
 ///
 /// # Errors
 /// None in practice: every number is finite or null.
@@ -50,12 +51,16 @@ fn run(run: &Run, explanation: &Explanation, training: Option<&Training>) -> Val
                 (0..run.checkpoints.len()).map(|c| run.tensor(l, c).map_or(Value::Null, value)).collect()
             };
             let any = (0..run.checkpoints.len()).rev().find_map(|c| run.tensor(l, c));
-            json!({
+            let mut told = json!({
                 "name": layer.name,
                 "shape": any.map(|t| &t.shape),
                 "dtype": any.map(|t| t.dtype),
                 "relative": layer.judged.map(|j| j.relative),
-                "std": each(&|t| json!(t.stats.as_ref().and_then(|s| s.std))),
+            });
+            for measure in shown_in(Place::Layers) {
+                told[measure.key] = each(&|t| json!(measure.value(t))).into();
+            }
+            let rest = json!({
                 "verdicts": each(&|t| json!(t.verdict)),
                 "first_below": layer.crossings,
                 "segments": layer.segments.iter().map(segment).collect::<Vec<_>>(),
@@ -66,7 +71,11 @@ fn run(run: &Run, explanation: &Explanation, training: Option<&Training>) -> Val
                     "dying_at": layer.judged.map(|j| d.reaches(j.levels.weak)),
                     "dead_at": layer.judged.map(|j| d.reaches(j.levels.dying)),
                 })),
-            })
+            });
+            if let (Value::Object(told), Value::Object(rest)) = (&mut told, rest) {
+                told.extend(rest);
+            }
+            told
         })
         .collect();
     json!({

@@ -2,12 +2,13 @@
 
 use ckpt_inspect::Verdict;
 use ckpt_inspect::cause::Explanation;
+use ckpt_inspect::health::measures::{Measure, Place, shown_in};
 use ckpt_inspect::run::Run;
 
 use crate::Report;
 use crate::cause::findings;
 use crate::headline::headline;
-use crate::text::number;
+use crate::text::measured;
 
 /// Rows of a table; a comment on a pull request has room for 65 536 characters.
 const ROWS: usize = 60;
@@ -74,15 +75,19 @@ fn section(run: &Run, explanation: &Explanation, out: &mut String) {
     if below.is_empty() {
         return;
     }
-    *out +=
-        "\n| layer | std | verdict | below healthy at | halves every |\n| --- | ---: | --- | ---: | ---: |\n";
+    let each = |text: &dyn Fn(&Measure) -> String| -> String { shown_in(Place::Narrow).map(text).collect() };
+    *out += &format!(
+        "\n| layer |{} verdict | below healthy at | halves every |\n| --- |{} --- | ---: | ---: |\n",
+        each(&|m| format!(" {} |", m.heading)),
+        each(&|_| " ---: |".into()),
+    );
     for &l in below.iter().take(ROWS) {
         let (layer, tensor) = (&run.layers[l], run.tensor(l, end));
-        let std = tensor.and_then(|t| t.stats.as_ref()).and_then(|s| s.std);
+        let measured = each(&|m| format!(" {} |", measured(m, tensor)));
         let since = layer.crossings.first().and_then(|c| c.step).map_or("-".into(), |s| format!("step {s}"));
         let half = layer.decline.map_or("-".into(), |d| format!("{:.0} steps", d.half_life()));
         let verdict = mark(tensor.and_then(|t| t.verdict));
-        *out += &format!("| {} | {} | {verdict} | {since} | {half} |\n", code(&layer.name), number(std));
+        *out += &format!("| {} |{measured} {verdict} | {since} | {half} |\n", code(&layer.name));
     }
     if below.len() > ROWS {
         *out += &format!("\n{} more layers are below healthy.\n", below.len() - ROWS);

@@ -1,5 +1,8 @@
 //! Numbers as people read them.
 
+use ckpt_inspect::TensorRecord;
+use ckpt_inspect::health::measures::{Form, Measure, Value};
+
 /// Three significant digits: `0.0123`, `8.2e-4`, `-` for what is not known.
 pub fn number(value: Option<f64>) -> String {
     match value {
@@ -10,6 +13,16 @@ pub fn number(value: Option<f64>) -> String {
             format!("{v:.digits$}")
         }
         Some(v) => format!("{v:.1e}"),
+    }
+}
+
+/// What `measure` says of `tensor`, in a cell of a table; `-` where it says nothing.
+pub fn measured(measure: &Measure, tensor: Option<&TensorRecord>) -> String {
+    match (tensor.and_then(|t| measure.value(t)), measure.form) {
+        (Some(Value::Count(count)), _) => count.to_string(),
+        (Some(Value::Real(value)), Form::Share) => format!("{:.1} %", 100.0 * value),
+        (Some(Value::Real(value)), Form::Bits { .. }) => format!("{value:.2} bits"),
+        (value, _) => number(value.map(Value::real)),
     }
 }
 

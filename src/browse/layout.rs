@@ -1,5 +1,6 @@
 //! Where things are on the screen, for drawing and for the mouse.
 
+use ckpt_inspect::health::measures::{Measure, Place, shown_in};
 use ratatui::layout::Rect;
 
 use super::keys::Action;
@@ -53,7 +54,8 @@ pub enum Column {
     Shape,
     Dtype,
     Size,
-    Std,
+    Measure(&'static Measure),
+    /// Of the std over the steps.
     Trend,
     Verdict,
 }
@@ -62,15 +64,15 @@ pub enum Column {
 pub fn columns(state: &State) -> Vec<(Column, u16, u16)> {
     let width = areas(state).list.width;
     let steps = state.run().len();
+    let measures = || shown_in(Place::Narrow).map(Column::Measure);
     // In order of importance.
-    let wanted = [
-        (Column::Verdict, 7),
-        (Column::Std, 8),
+    let others = [
         (Column::Trend, if steps > 1 { steps.clamp(5, 12) as u16 } else { 0 }),
         (Column::Shape, 13),
         (Column::Size, 8),
         (Column::Dtype, 9),
     ];
+    let wanted = [(Column::Verdict, 7)].into_iter().chain(measures().map(|m| (m, 8))).chain(others);
     let name_width = if width < 60 { 16 } else { 26 };
     let mut left = width.saturating_sub(name_width);
     let mut chosen = vec![];
@@ -80,7 +82,8 @@ pub fn columns(state: &State) -> Vec<(Column, u16, u16)> {
             chosen.push((column, size));
         }
     }
-    let order = [Column::Shape, Column::Dtype, Column::Size, Column::Std, Column::Trend, Column::Verdict];
+    let order = [Column::Shape, Column::Dtype, Column::Size].into_iter().chain(measures());
+    let order = order.chain([Column::Trend, Column::Verdict]);
     let mut x = left + name_width.min(width);
     let mut columns = vec![(Column::Name, 0, x)];
     for column in order {

@@ -1,7 +1,7 @@
 //! Pages of text: a tensor in full, a comparison, help.
 
 use ckpt_inspect::diff::{Diff, Status, TensorDiff};
-use ckpt_inspect::record::Ternary;
+use ckpt_inspect::health::measures::{Form, Measure, Part, Place, STD, Value, shown_in};
 use ckpt_inspect::{TensorRecord, Verdict, without_state_dict};
 use ratatui::text::{Line, Span};
 
@@ -155,8 +155,8 @@ fn one_tensor(state: &State, at: usize, tensor: &TensorRecord, width: usize) -> 
     }
     statistics(tensor, theme, &mut lines);
     over_steps(state, tensor, theme, &mut lines);
-    if let Some(ternary) = &tensor.ternary {
-        occupancy(ternary, tensor, width, theme, &mut lines);
+    if tensor.ternary.is_some() {
+        occupancy(tensor, width, theme, &mut lines);
     }
     if let Some(histogram) = tensor.stats.as_ref().and_then(|s| s.histogram.as_ref()) {
         let chart = chart::histogram(histogram, width.saturating_sub(1), 4, theme.bars());
@@ -174,30 +174,59 @@ fn shown_name(name: &str) -> &str {
     if name.is_empty() { "(the root)" } else { name }
 }
 
+/// The measures of the elements: real numbers two to a line, faults only where there are any.
 fn statistics(tensor: &TensorRecord, theme: Theme, lines: &mut Vec<Line<'static>>) {
-    let Some(stats) = &tensor.stats else { return };
-    let two = |a: &str, x: Option<f64>, b: &str, y: Option<f64>| {
-        Line::from(vec![
-            Span::styled(format!("{a:<11} "), theme.dim()),
-            Span::raw(format!("{:<10} ", number(x))),
-            Span::styled(format!("{b:<8} "), theme.dim()),
-            Span::raw(number(y)),
-        ])
-    };
-    lines.push(two("mean", stats.mean, "std", stats.std));
-    lines.push(two("min", stats.min, "max", stats.max));
-    lines.push(two("mean |w|", stats.abs_mean, "max |w|", stats.abs_max));
-    let share = 100.0 * stats.zeros as f64 / stats.count.max(1) as f64;
-    lines.push(fact(theme, "zeros", format!("{} ({share:.1} %)", stats.zeros)));
-    if stats.nan + stats.inf > 0 {
-        let text = format!("{} NaN, {} infinite", stats.nan, stats.inf);
-        lines.push(Line::styled(text, theme.warning()));
+    if tensor.stats.is_none() {
+        return;
+    }
+    let all: Vec<&Measure> = shown_in(Place::Page).filter(|m| m.part == Part::Elements).collect();
+    for alike in all.chunk_by(|a, b| a.form == b.form) {
+        match alike[0].form {
+            Form::Real => lines.extend(alike.chunks(2).map(|pair| match pair {
+                [a, b] => Line::from(vec![
+                    Span::styled(format!("{:<11} ", a.label), theme.dim()),
+                    Span::raw(format!("{:<10} ", number(a.real(tensor)))),
+                    Span::styled(format!("{:<8} ", b.label), theme.dim()),
+                    Span::raw(number(b.real(tensor))),
+                ]),
+                alone => fact(theme, alone[0].label, number(alone[0].real(tensor))),
+            })),
+            Form::Faults => {
+                if alike.iter().any(|m| m.real(tensor) > Some(0.0)) {
+                    let texts: Vec<String> =
+                        alike.iter().map(|m| format!("{} {}", measured(m, tensor), m.heading)).collect();
+                    lines.push(Line::styled(texts.join(", "), theme.warning()));
+                }
+            }
+            _ => lines.extend(alike.iter().map(|m| fact(theme, m.label, measured(m, tensor)))),
+        }
+    }
+}
+
+fn measured(measure: &Measure, tensor: &TensorRecord) -> String {
+    let shape = &tensor.shape;
+    match (measure.form, measure.value(tensor)) {
+        (Form::Part, Some(Value::Count(part))) => {
+            let count = tensor.stats.as_ref().map_or(1, |s| s.count.max(1));
+            format!("{part} ({:.1} %)", 100.0 * part as f64 / count as f64)
+        }
+        (Form::Rows, Some(Value::Count(n))) => format!("{n} of {} rows", shape.first().unwrap_or(&1)),
+        (Form::Columns, Some(Value::Count(n))) => {
+            format!("{n} of {} columns", shape.iter().skip(1).product::<u64>())
+        }
+        (Form::Bits { most }, Some(Value::Real(bits))) => format!("{bits:.3} of {most} bits"),
+        (Form::Share, Some(Value::Real(share))) => format!("{:.1} %", 100.0 * share),
+        (Form::Scale, value) => {
+            format!("{} {}", measure.label, value.map_or("lost".into(), |v| number(Some(v.real()))))
+        }
+        (_, Some(Value::Count(count))) => count.to_string(),
+        (_, value) => number(value.map(Value::real)),
     }
 }
 
 /// std of the tensor in every checkpoint of the run, where it is known.
 pub fn stds(state: &State, tensor: &TensorRecord) -> Vec<Option<f64>> {
-    let one = |&file: &usize| state.files[file].tensor(&tensor.name)?.stats.as_ref()?.std;
+    let one = |&file: &usize| STD.real(state.files[file].tensor(&tensor.name)?);
     state.run().iter().map(one).collect()
 }
 
@@ -218,33 +247,33 @@ fn over_steps(state: &State, tensor: &TensorRecord, theme: Theme, lines: &mut Ve
     lines.push(Line::styled(arrow, theme.dim()));
 }
 
-fn occupancy(
-    ternary: &Ternary,
-    tensor: &TensorRecord,
-    width: usize,
-    theme: Theme,
-    lines: &mut Vec<Line<'static>>,
-) {
+/// The measures of the codes: shares as bars, entropy and scale on a line, rows and columns on another.
+fn occupancy(tensor: &TensorRecord, width: usize, theme: Theme, lines: &mut Vec<Line<'static>>) {
     lines.push(Line::default());
     lines.push(title(theme, "ternary"));
     let room = width.saturating_sub(14).min(40);
-    for (label, share, style) in [
-        ("-1", ternary.neg, theme.negative()),
-        ("0", ternary.zero, theme.dim()),
-        ("+1", ternary.pos, theme.positive()),
-    ] {
-        let bar = "█".repeat((share * room as f64).round() as usize);
-        lines.push(Line::from(vec![
-            Span::raw(format!("{label:>3} {:5.1} % ", 100.0 * share)),
-            Span::styled(bar, style),
-        ]));
+    let mut bars = [theme.negative(), theme.dim(), theme.positive()].into_iter().cycle();
+    let all: Vec<&Measure> = shown_in(Place::Page).filter(|m| m.part == Part::Codes).collect();
+    let join = |a: &&Measure, b: &&Measure| {
+        matches!((a.form, b.form), (Form::Bits { .. }, Form::Scale) | (Form::Rows, Form::Columns))
+    };
+    for those in all.chunk_by(join) {
+        let first = those[0];
+        if first.form == Form::Share {
+            let share = first.real(tensor).unwrap_or(0.0);
+            lines.push(Line::from(vec![
+                Span::raw(format!("{:>3} {:5.1} % ", first.label, 100.0 * share)),
+                Span::styled(
+                    "█".repeat((share * room as f64).round() as usize),
+                    bars.next().unwrap_or_default(),
+                ),
+            ]));
+            continue;
+        }
+        let texts: Vec<String> = those.iter().map(|m| measured(m, tensor)).collect();
+        let label = first.label.strip_suffix(" rows").unwrap_or(first.label);
+        lines.push(fact(theme, label, texts.join(", ")));
     }
-    let scale = ternary.scale.map_or("lost".into(), |s| number(Some(s)));
-    lines.push(fact(theme, "entropy", format!("{:.3} of 1.585 bits, scale {scale}", ternary.entropy_bits)));
-    let rows = tensor.shape.first().copied().unwrap_or(1);
-    let cols: u64 = tensor.shape.iter().skip(1).product();
-    let dead = format!("{} of {rows} rows, {} of {cols} columns", ternary.dead_rows, ternary.dead_cols);
-    lines.push(fact(theme, "dead", dead));
 }
 
 /// The map, norms of rows and columns, and values.

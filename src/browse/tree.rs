@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 
+use ckpt_inspect::health::measures::{Measure, Place, shown_in};
 use ckpt_inspect::{CheckpointRecord, Group, TensorRecord, Verdict, without_state_dict};
 use frizbee::{Config, Matcher};
 
@@ -26,8 +27,8 @@ pub struct Row {
     pub bytes: u64,
     /// The worst verdict among them.
     pub verdict: Option<Verdict>,
-    /// The smallest std among those that are judged, or the tensor's own.
-    pub std: Option<f64>,
+    /// The measure that rows are sorted by, if they are: the tensor's, or the smallest among those that are judged.
+    pub least: Option<f64>,
     /// Characters of the label that the search matched, in order.
     pub hits: Vec<usize>,
 }
@@ -50,17 +51,25 @@ pub enum Sort {
     Shape,
     Dtype,
     Size,
-    Std,
+    Measure(&'static Measure),
     Verdict,
 }
 
 impl Sort {
     /// The next one, as a key cycles through them.
     pub fn next(self) -> Sort {
-        const ALL: [Sort; 7] =
-            [Sort::File, Sort::Name, Sort::Shape, Sort::Dtype, Sort::Size, Sort::Std, Sort::Verdict];
-        let at = ALL.iter().position(|s| *s == self).unwrap_or(0);
-        ALL[(at + 1) % ALL.len()]
+        let measures = shown_in(Place::Narrow).map(Sort::Measure);
+        let first = [Sort::File, Sort::Name, Sort::Shape, Sort::Dtype, Sort::Size];
+        let mut all = first.into_iter().chain(measures).chain([Sort::Verdict]);
+        all.find(|s| *s == self);
+        all.next().unwrap_or_default()
+    }
+
+    fn measure(self) -> Option<&'static Measure> {
+        match self {
+            Sort::Measure(measure) => Some(measure),
+            _ => None,
+        }
     }
 
     /// The column's heading.
@@ -71,12 +80,12 @@ impl Sort {
             Sort::Shape => "shape",
             Sort::Dtype => "dtype",
             Sort::Size => "size",
-            Sort::Std => "std",
+            Sort::Measure(measure) => measure.heading,
             Sort::Verdict => "verdict",
         }
     }
 
-    /// Largest shapes and sizes, smallest std and worst verdicts come first.
+    /// Largest shapes and sizes, smallest measures and worst verdicts come first.
     fn compare(self, tensors: &[TensorRecord], a: &Row, b: &Row) -> Ordering {
         let one = |row: &Row| match row.kind {
             Kind::Tensor(i) => Some(&tensors[i]),
@@ -89,9 +98,9 @@ impl Sort {
             Sort::Shape => numel(b).cmp(&numel(a)),
             Sort::Dtype => one(a).map(|t| t.dtype.name()).cmp(&one(b).map(|t| t.dtype.name())),
             Sort::Size => b.bytes.cmp(&a.bytes),
-            Sort::Std => {
-                let std = |row: &Row| row.std.unwrap_or(f64::INFINITY);
-                std(a).total_cmp(&std(b))
+            Sort::Measure(_) => {
+                let least = |row: &Row| row.least.unwrap_or(f64::INFINITY);
+                least(a).total_cmp(&least(b))
             }
             Sort::Verdict => b.verdict.cmp(&a.verdict),
         }
@@ -163,12 +172,12 @@ pub fn rows(record: &CheckpointRecord, order: &Order, unfolded: &HashSet<String>
             order.verdict.keeps(t.verdict) && order.group.is_none_or(|group| t.group == group)
         });
     let mut rows: Vec<Row> = if !order.query.is_empty() {
-        search(kept, &order.query, &flat_names(record))
+        search(kept, order, &flat_names(record))
     } else if order.flat {
         let names = flat_names(record);
-        kept.map(|(i, t)| tensor_row(i, t, names[i].to_string(), 0)).collect()
+        kept.map(|(i, t)| tensor_row(i, t, names[i].to_string(), 0, order)).collect()
     } else {
-        let tree = Tree::new(kept);
+        let tree = Tree::new(kept, order.sort.measure());
         let mut rows = Vec::new();
         tree.list(0, 0, &record.tensors, order, unfolded, &mut rows);
         return rows;
@@ -201,17 +210,17 @@ fn flat_names(record: &CheckpointRecord) -> Vec<&str> {
 
 fn search<'t>(
     tensors: impl Iterator<Item = (usize, &'t TensorRecord)>,
-    query: &str,
+    order: &Order,
     names: &[&str],
 ) -> Vec<Row> {
     let tensors: Vec<(usize, &TensorRecord)> = tensors.collect();
     let kept: Vec<&str> = tensors.iter().map(|&(i, _)| names[i]).collect();
-    Matcher::from_query(query, &Config::default())
+    Matcher::from_query(&order.query, &Config::default())
         .match_list_indices(&kept)
         .into_iter()
         .map(|found| {
             let (i, tensor) = tensors[found.index as usize];
-            let mut row = tensor_row(i, tensor, names[i].to_string(), 0);
+            let mut row = tensor_row(i, tensor, names[i].to_string(), 0, order);
             // Matches are told by bytes.
             let is_hit = |byte: usize| found.indices.contains(&(byte as u32));
             let characters = names[i].char_indices().enumerate();
@@ -221,7 +230,7 @@ fn search<'t>(
         .collect()
 }
 
-fn tensor_row(i: usize, tensor: &TensorRecord, label: String, depth: usize) -> Row {
+fn tensor_row(i: usize, tensor: &TensorRecord, label: String, depth: usize, order: &Order) -> Row {
     Row {
         depth,
         label,
@@ -229,7 +238,7 @@ fn tensor_row(i: usize, tensor: &TensorRecord, label: String, depth: usize) -> R
         count: 1,
         bytes: tensor.bytes,
         verdict: tensor.verdict,
-        std: tensor.stats.as_ref().and_then(|s| s.std),
+        least: order.sort.measure().and_then(|m| m.real(tensor)),
         hits: Vec::new(),
     }
 }
@@ -244,16 +253,20 @@ struct Node<'t> {
     count: usize,
     bytes: u64,
     verdict: Option<Verdict>,
-    std: Option<f64>,
+    least: Option<f64>,
 }
 
 struct Tree<'t> {
     nodes: Vec<Node<'t>>,
+    measure: Option<&'static Measure>,
 }
 
 impl<'t> Tree<'t> {
-    fn new(tensors: impl Iterator<Item = (usize, &'t TensorRecord)>) -> Self {
-        let mut tree = Tree { nodes: vec![Node::default()] };
+    fn new(
+        tensors: impl Iterator<Item = (usize, &'t TensorRecord)>,
+        measure: Option<&'static Measure>,
+    ) -> Self {
+        let mut tree = Tree { nodes: vec![Node::default()], measure };
         for (i, tensor) in tensors {
             tree.add(i, tensor);
         }
@@ -262,7 +275,7 @@ impl<'t> Tree<'t> {
 
     fn add(&mut self, i: usize, tensor: &'t TensorRecord) {
         let name = tensor.name.as_str();
-        let judged = tensor.verdict.and(tensor.stats.as_ref()).and_then(|s| s.std);
+        let judged = tensor.verdict.and(self.measure).and_then(|m| m.real(tensor));
         let parts: Vec<&str> = name.splitn(DEEPEST, '.').collect();
         let (leaf, modules) = parts.split_last().unwrap_or((&"", &[]));
         let (mut at, mut end) = (0, 0);
@@ -271,7 +284,7 @@ impl<'t> Tree<'t> {
             node.count += 1;
             node.bytes += tensor.bytes;
             node.verdict = node.verdict.max(tensor.verdict);
-            node.std = match (node.std, judged) {
+            node.least = match (node.least, judged) {
                 (Some(a), Some(b)) => Some(a.min(b)),
                 (a, b) => a.or(b),
             };
@@ -313,7 +326,7 @@ impl<'t> Tree<'t> {
             }
             let found = &self.nodes[at];
             let row = match found.tensor {
-                Some(i) => tensor_row(i, &tensors[i], label, depth),
+                Some(i) => tensor_row(i, &tensors[i], label, depth, order),
                 None => Row {
                     depth,
                     label,
@@ -321,7 +334,7 @@ impl<'t> Tree<'t> {
                     count: found.count,
                     bytes: found.bytes,
                     verdict: found.verdict,
-                    std: found.std,
+                    least: found.least,
                     hits: Vec::new(),
                 },
             };
@@ -343,7 +356,7 @@ impl<'t> Tree<'t> {
 
 /// The modules to unfold at first: outermost ones first, weights before the rest, as long as few rows come of it.
 pub fn first_unfolded(record: &CheckpointRecord) -> HashSet<String> {
-    let tree = Tree::new(record.tensors.iter().enumerate());
+    let tree = Tree::new(record.tensors.iter().enumerate(), None);
     let mut unfolded = HashSet::new();
     let mut visible = tree.nodes[0].children.len();
     let mut queue: std::collections::VecDeque<usize> = [0].into();
@@ -371,7 +384,7 @@ pub fn first_unfolded(record: &CheckpointRecord) -> HashSet<String> {
 
 /// The path of every module.
 pub fn all_modules(record: &CheckpointRecord) -> HashSet<String> {
-    let tree = Tree::new(record.tensors.iter().enumerate());
+    let tree = Tree::new(record.tensors.iter().enumerate(), None);
     tree.nodes.iter().skip(1).filter(|n| n.tensor.is_none()).map(|n| n.path.to_string()).collect()
 }
 

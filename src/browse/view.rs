@@ -14,7 +14,7 @@ use super::pages;
 use super::state::{Cover, Mark, State, View, group_name};
 use super::theme::Theme;
 use super::tree::{Kind, Row, Sort};
-use crate::terminal::{bytes, count, escape, number, shorten};
+use crate::terminal::{bytes, count, escape, shorten};
 
 /// Draws all of `state` into `screen`.
 pub fn draw(state: &State, screen: &mut Buffer) {
@@ -192,7 +192,7 @@ impl Drawing<'_> {
                 Column::Shape => ("shape", Sort::Shape),
                 Column::Dtype => ("dtype", Sort::Dtype),
                 Column::Size => ("size", Sort::Size),
-                Column::Std => ("std", Sort::Std),
+                Column::Measure(measure) => (measure.heading, Sort::Measure(measure)),
                 Column::Trend => ("steps", Sort::File),
                 Column::Verdict => ("verdict", Sort::Verdict),
             };
@@ -257,8 +257,10 @@ impl Drawing<'_> {
                 Column::Size => {
                     (bytes(row.bytes), if record.is_some() { Style::new() } else { self.theme.dim() })
                 }
-                Column::Std => match record {
-                    Some(tensor) if tensor.stats.is_some() => (number(row.std), Style::new()),
+                Column::Measure(measure) => match record {
+                    Some(tensor) if tensor.stats.is_some() => {
+                        (ckpt_reports::text::measured(measure, Some(tensor)), Style::new())
+                    }
                     _ => (String::new(), Style::new()),
                 },
                 Column::Trend => match record {
@@ -471,5 +473,5 @@ impl Drawing<'_> {
 }
 
 fn right_aligned(column: Column) -> bool {
-    matches!(column, Column::Size | Column::Std)
+    matches!(column, Column::Size | Column::Measure(_))
 }

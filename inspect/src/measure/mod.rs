@@ -6,13 +6,14 @@
 //! Moments: sums in f64 per block, with a second look at a block whose mean dwarfs its spread, and blocks joined by
 //! the update of Chan, Golub and LeVeque (1983, <https://doi.org/10.1080/00031305.1983.10483115>).
 
-mod kernel;
+pub(crate) mod kernel;
 mod ternary;
 mod wide;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::health::measures::{Accumulators, Computed};
 use crate::meaning::elements::{BLOCK, Elements, in_chunks};
 pub use crate::meaning::elements::{absmean_scale, zero_line};
 use crate::record::{Histogram, Stats, Ternary};
@@ -48,13 +49,66 @@ pub struct Plan {
 }
 
 /// What was measured.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Debug, Default)]
 pub struct Measured {
     /// Of all elements.
     pub stats: Stats,
     /// When the plan asked for it and there are rows and columns. `scale` is for the caller under
     /// [`TernaryRule::Codes`].
     pub ternary: Option<Ternary>,
+    seen: Seen,
+}
+
+impl Measured {
+    fn new(stats: Stats, ternary: Option<Ternary>, seen: Seen) -> Self {
+        Measured { stats: Stats { computed: seen.computed(), ..stats }, ternary, seen }
+    }
+
+    /// Adds `more` zeros to the statistics: the elements that a sparse tensor does not list.
+    pub(crate) fn add_zeros(&mut self, more: u64) {
+        if more == 0 {
+            return;
+        }
+        let stats = &mut self.stats;
+        let finite = (stats.count - stats.nan - stats.inf) as f64;
+        let added = more as f64;
+        let total = finite + added;
+        let mean = stats.mean.unwrap_or(0.0);
+        let sum_of_squares =
+            stats.std.map_or(0.0, |s| s * s * (finite - 1.0)) + mean * mean * finite * added / total;
+        stats.count += more;
+        stats.zeros += more;
+        stats.mean = Some(mean * finite / total);
+        stats.std = (total >= 2.0).then(|| (sum_of_squares / (total - 1.0)).sqrt());
+        stats.min = Some(stats.min.unwrap_or(0.0).min(0.0));
+        stats.max = Some(stats.max.unwrap_or(0.0).max(0.0));
+        stats.abs_mean = Some(stats.abs_mean.unwrap_or(0.0) * finite / total);
+        stats.abs_max = Some(stats.abs_max.unwrap_or(0.0));
+        self.seen.moments.join(&Moments::of_zeros(more));
+        self.seen.computed.add_zeros(more);
+        stats.computed = self.seen.computed();
+    }
+}
+
+/// What the measures of the table are computed from, once all elements have been seen.
+#[derive(Debug)]
+struct Seen {
+    moments: Moments,
+    computed: Accumulators,
+    /// What the elements were given in to both.
+    unit: f64,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        Seen { moments: Moments::EMPTY, computed: Accumulators::default(), unit: 1.0 }
+    }
+}
+
+impl Seen {
+    fn computed(&self) -> Computed {
+        self.computed.values(&self.moments, self.unit)
+    }
 }
 
 /// Measures `elements`, real numbers, as `plan` says.
@@ -74,7 +128,8 @@ fn measure_as_f32(elements: &Elements<'_>, plan: &Plan) -> Measured {
     let scan = Scan { elements, cols, line, histogram: plan.histogram, cols_live: AtomicBool::new(false) };
     let tally = scan.run();
     let ternary = rule.map(|(rule, cols)| ternary::resolve(elements, rule, cols, line, &tally));
-    Measured { stats: tally.stats(plan.histogram), ternary }
+    let stats = tally.stats(plan.histogram);
+    Measured::new(stats, ternary, Seen { moments: tally.moments, computed: tally.computed, unit: 1.0 })
 }
 
 /// One pass over all elements.
@@ -94,6 +149,7 @@ struct Tally {
     nan: u64,
     inf: u64,
     moments: Moments,
+    computed: Accumulators,
     octaves: Octaves,
     above: u64,
     below: u64,
@@ -111,15 +167,22 @@ struct Tally {
 
 /// Moments of finite elements.
 #[derive(Clone, Copy, Debug)]
-struct Moments {
-    count: f64,
-    sum: f64,
+#[non_exhaustive]
+pub struct Moments {
+    /// How many.
+    pub count: f64,
+    /// Their sum.
+    pub sum: f64,
     /// Sum of squared differences from the mean.
-    m2: f64,
-    abs: f64,
-    min: f64,
-    max: f64,
-    zeros: u64,
+    pub m2: f64,
+    /// Sum of the magnitudes.
+    pub abs: f64,
+    /// The smallest; infinity where there are none.
+    pub min: f64,
+    /// The largest; minus infinity where there are none.
+    pub max: f64,
+    /// How many are 0.
+    pub zeros: u64,
 }
 
 impl Moments {
@@ -132,6 +195,10 @@ impl Moments {
         max: f64::NEG_INFINITY,
         zeros: 0,
     };
+
+    fn of_zeros(count: u64) -> Moments {
+        Moments { count: count as f64, min: 0.0, max: 0.0, zeros: count, ..Moments::EMPTY }
+    }
 
     fn join(&mut self, other: &Moments) {
         if other.count == 0.0 {
@@ -164,6 +231,7 @@ impl Moments {
             zeros: self.zeros,
             nan,
             inf,
+            computed: Computed::default(),
             histogram: None,
         }
     }
@@ -176,6 +244,7 @@ impl Tally {
             nan: 0,
             inf: 0,
             moments: Moments::EMPTY,
+            computed: Accumulators::default(),
             octaves: Octaves::new(),
             above: 0,
             below: 0,
@@ -192,6 +261,7 @@ impl Tally {
         self.nan += other.nan;
         self.inf += other.inf;
         self.moments.join(&other.moments);
+        self.computed.join(&other.computed);
         self.octaves.bins.iter_mut().zip(other.octaves.bins.iter()).for_each(|(a, b)| *a += b);
         self.above += other.above;
         self.below += other.below;
@@ -200,6 +270,13 @@ impl Tally {
         self.quiet_rows.append(&mut other.quiet_rows);
         self.live_cols.iter_mut().zip(&other.live_cols).for_each(|(a, &b)| *a |= b);
         self
+    }
+
+    /// Adds a block of finite elements, of which `sums` are the sums.
+    fn add(&mut self, block: &[f32], sums: &Sums) {
+        let moments = moments(block, sums);
+        self.moments.join(&moments);
+        self.computed.add_f32(block, &moments);
     }
 
     fn stats(&self, histogram: bool) -> Stats {
@@ -264,13 +341,13 @@ impl Scan<'_, '_> {
         let mut sums = kernel::scan(block, line, octaves, &mut tally.near);
         tally.count += block.len() as u64;
         if sums.squares.is_finite() {
-            tally.moments.join(&moments(block, &sums));
+            tally.add(block, &sums);
         } else {
             // NaN or infinity: measure the finite elements alone. An infinite weight still has a ternary code.
             tally.near.truncate(near_before);
             let finite: Vec<f32> = block.iter().copied().filter(|x| x.is_finite()).collect();
             sums = kernel::scan(&finite, line, None, &mut tally.near);
-            tally.moments.join(&moments(&finite, &sums));
+            tally.add(&finite, &sums);
             tally.nan += block.iter().filter(|x| x.is_nan()).count() as u64;
             for x in block.iter().filter(|x| x.is_infinite()) {
                 tally.inf += 1;

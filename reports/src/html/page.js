@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  const data = JSON.parse(document.getElementById("data").textContent);
+  const { measures, runs: data } = JSON.parse(document.getElementById("data").textContent);
   const make = (tag, properties, ...children) => {
     const element = Object.assign(document.createElement(tag), properties);
     element.append(...children);
@@ -15,7 +15,7 @@
   const number = (v) => (v === null ? "–" : v === 0 ? "0" : Math.abs(v) >= 0.01 && Math.abs(v) < 1e5 ? v.toPrecision(3) : v.toExponential(1));
 
   const histogram = (steps, at, cell) => {
-    const [[mean, std, min, max, absMean], [count, zeros, nan, inf], first, counts] = cell;
+    const [reals, wholes, first, counts] = cell;
     const box = make("div", { className: "histogram" });
     if (counts.length) {
       const [width, height, left, bottom] = [480, 180, 8, 28];
@@ -35,8 +35,8 @@
       box.append(svg);
     }
     const list = make("dl", {});
-    const facts = { "mean": number(mean), "std": number(std), "min": number(min), "max": number(max), "mean |w|": number(absMean), "elements": count, "zeros": zeros, "NaN": nan, "infinite": inf };
-    for (const [name, value] of Object.entries(facts)) list.append(make("dt", { textContent: name }), make("dd", { textContent: value }));
+    const facts = [...reals.map(number), ...wholes];
+    measures.flat().forEach(([name, why], i) => list.append(make("dt", { textContent: name, title: why }), make("dd", { textContent: facts[i] })));
     box.append(list);
     return box;
   };

@@ -1,5 +1,6 @@
 //! What the mouse does to the state.
 
+use ckpt_inspect::health::measures::STD;
 use crossterm::event::{MouseButton, MouseEvent, MouseEventKind};
 
 use super::{Cover, State, View};
@@ -50,7 +51,8 @@ impl State {
                 Some(Column::Shape) => self.sort_by(Sort::Shape),
                 Some(Column::Dtype) => self.sort_by(Sort::Dtype),
                 Some(Column::Size) => self.sort_by(Sort::Size),
-                Some(Column::Std | Column::Trend) => self.sort_by(Sort::Std),
+                Some(Column::Measure(measure)) => self.sort_by(Sort::Measure(measure)),
+                Some(Column::Trend) => self.sort_by(Sort::Measure(&STD)),
                 Some(Column::Verdict) => self.sort_by(Sort::Verdict),
                 None => {}
             }

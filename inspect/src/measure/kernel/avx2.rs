@@ -4,7 +4,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{AHEAD, Line, Octaves, SPARE, Sums, portable, set_aside};
+use super::{AHEAD, Line, Octaves, SPARE, Sums, Vectorized, portable, set_aside};
 
 /// Groups of 64 elements in a part.
 const PART: usize = 28;
@@ -52,6 +52,11 @@ pub(super) fn scan(
         above: above + rest.above,
         below: below + rest.below,
     }
+}
+
+#[target_feature(enable = "avx2,fma,popcnt,bmi1")]
+pub(super) fn run(task: impl Vectorized) {
+    task.run();
 }
 
 struct Moments {

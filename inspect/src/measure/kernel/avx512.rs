@@ -4,7 +4,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{AHEAD, Line, Octaves, SPARE, Sums, portable, set_aside};
+use super::{AHEAD, Line, Octaves, SPARE, Sums, Vectorized, portable, set_aside};
 
 /// Groups of 64 elements in a part.
 const PART: usize = 31;
@@ -63,6 +63,11 @@ pub(super) fn scan(
 fn load(group: &[f32; 64]) -> [__m512; 4] {
     // SAFETY: a group has 64 elements.
     [0, 1, 2, 3].map(|quarter| unsafe { _mm512_loadu_ps(group.as_ptr().add(16 * quarter)) })
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bitalg,gfni,popcnt,bmi1")]
+pub(super) fn run(task: impl Vectorized) {
+    task.run();
 }
 
 struct Moments {

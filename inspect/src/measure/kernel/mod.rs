@@ -119,6 +119,30 @@ pub(super) fn scan(
     portable::scan(block, line, octaves, near)
 }
 
+/// A loop that is written for one element after the other, and that the compiler is to make vectors of.
+pub(crate) trait Vectorized {
+    /// Runs it. With `#[inline(always)]` all the way down to the loop, since only what is inlined is compiled for the
+    /// processor at hand.
+    fn run(self);
+}
+
+/// Runs `task` with the widest vectors that the processor has. Nothing is fused or reordered, so the result is the same
+/// on every processor.
+pub(crate) fn vectorized(task: impl Vectorized) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if avx512::is_available() {
+            // SAFETY: the processor has what the function is compiled for.
+            return unsafe { avx512::run(task) };
+        }
+        if avx2::is_available() {
+            // SAFETY: the processor has what the function is compiled for.
+            return unsafe { avx2::run(task) };
+        }
+    }
+    task.run();
+}
+
 /// Elements by which memory is asked ahead: the processor's own guesses end with each page.
 #[cfg(target_arch = "x86_64")]
 const AHEAD: usize = 2048;

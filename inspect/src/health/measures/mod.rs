@@ -1,0 +1,297 @@
+//! The table of measures: everything that is told of a tensor in numbers. Records, the cache, reports, tables on the
+//! terminal and the browser go through [`MEASURES`] and show each measure where its line says. A new one is a file
+//! here, which holds an [`Accumulate`] and a [`Measure`], and its line in the table.
+
+mod accumulate;
+mod fields;
+
+use std::fmt;
+
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::record::TensorRecord;
+pub(crate) use accumulate::Accumulators;
+pub use accumulate::{Accumulate, Accumulator, accumulator};
+pub use fields::STD;
+
+/// Every measure, in the order in which they are shown.
+pub static MEASURES: &[Measure] = &[
+    fields::COUNT,
+    fields::MEAN,
+    fields::STD,
+    fields::MIN,
+    fields::MAX,
+    fields::ABS_MEAN,
+    fields::ABS_MAX,
+    fields::ZEROS,
+    fields::ZERO_SHARE,
+    fields::NAN,
+    fields::INF,
+    fields::NEG,
+    fields::ZERO,
+    fields::POS,
+    fields::ENTROPY_BITS,
+    fields::SCALE,
+    fields::DEAD_ROWS,
+    fields::DEAD_COLS,
+];
+
+/// One thing that is measured of a tensor.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Measure {
+    /// Its key in JSON and its column in CSV. Never changed.
+    pub key: &'static str,
+    /// What it is called where there is room.
+    pub heading: &'static str,
+    /// What it is called in at most eleven characters.
+    pub label: &'static str,
+    /// What it is, in a sentence.
+    pub explanation: &'static str,
+    /// What kind of number it is.
+    pub form: Form,
+    /// What it is a measure of.
+    pub part: Part,
+    /// Where it is shown.
+    pub places: &'static [Place],
+    /// Where its value comes from.
+    pub source: Source,
+}
+
+/// What a number says, which decides how it is written.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Form {
+    /// Any real number.
+    Real,
+    /// A factor, which a packing may have lost.
+    Scale,
+    /// From 0 to 1.
+    Share,
+    /// Bits of information.
+    Bits {
+        /// At most so many.
+        most: f64,
+    },
+    /// Elements.
+    Count,
+    /// Elements, of which there may be some or many.
+    Part,
+    /// Elements that a healthy tensor has none of.
+    Faults,
+    /// Rows of the matrix.
+    Rows,
+    /// Columns of the matrix.
+    Columns,
+}
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Part {
+    /// The elements as real numbers.
+    Elements,
+    /// The codes of a ternary matrix.
+    Codes,
+}
+
+/// A place where measures are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Place {
+    /// A column of CSV.
+    Csv,
+    /// For each layer at each step, in the JSON of a report; and lists can be sorted by it.
+    Layers,
+    /// A column wherever tensors are listed.
+    Narrow,
+    /// A column of lists on the terminal.
+    List,
+    /// A column of lists on the terminal, the first to go where there is little room.
+    Wide,
+    /// A column of the table in the HTML report.
+    Table,
+    /// What the HTML report shows below a tensor's histogram.
+    Details,
+    /// The page of one tensor, on the terminal and in the browser.
+    Page,
+}
+
+/// Where a measure's value comes from.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Source {
+    /// A field of the record.
+    Field(fn(&TensorRecord) -> Option<Value>),
+    /// The elements: what [`accumulator`] makes sees all of them, and the record keeps it among [`Computed`].
+    Elements(fn() -> Box<dyn Accumulator>),
+}
+
+/// A measured number.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Value {
+    /// A real one.
+    Real(f64),
+    /// An exact count.
+    Count(u64),
+}
+
+impl Value {
+    /// As a real number.
+    pub fn real(self) -> f64 {
+        match self {
+            Value::Real(value) => value,
+            Value::Count(count) => count as f64,
+        }
+    }
+}
+
+/// The key tells measures apart.
+impl PartialEq for Measure {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
+}
+
+impl Eq for Measure {}
+
+impl Measure {
+    /// Its value for `tensor`, if it has been measured and there is one.
+    pub fn value(&self, tensor: &TensorRecord) -> Option<Value> {
+        match self.source {
+            Source::Field(read) => read(tensor),
+            Source::Elements(_) => tensor.stats.as_ref()?.computed.get(self.key).map(Value::Real),
+        }
+    }
+
+    /// The same as a real number.
+    pub fn real(&self, tensor: &TensorRecord) -> Option<f64> {
+        self.value(tensor).map(Value::real)
+    }
+
+    /// Whether it is shown in `place`.
+    pub fn is_in(&self, place: Place) -> bool {
+        self.places.contains(&place)
+    }
+
+    /// Whether it is computed from the elements rather than a field of the record.
+    pub fn is_computed(&self) -> bool {
+        matches!(self.source, Source::Elements(_))
+    }
+}
+
+/// The measures that are shown in `place`.
+pub fn shown_in(place: Place) -> impl Iterator<Item = &'static Measure> + Clone {
+    MEASURES.iter().filter(move |m| m.is_in(place))
+}
+
+/// The measures that are computed from the elements.
+pub fn computed() -> impl Iterator<Item = &'static Measure> + Clone {
+    MEASURES.iter().filter(|m| m.is_computed())
+}
+
+/// How many measures are computed from the elements.
+const COMPUTED: usize = {
+    let (mut n, mut i) = (0, 0);
+    while i < MEASURES.len() {
+        n += matches!(MEASURES[i].source, Source::Elements(_)) as usize;
+        i += 1;
+    }
+    n
+};
+
+/// Values of the measures that are computed from a tensor's elements. In JSON they are keys among the statistics.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Computed([Option<f64>; COMPUTED]);
+
+impl Default for Computed {
+    fn default() -> Self {
+        Computed([None; COMPUTED])
+    }
+}
+
+impl Computed {
+    /// The value of the measure with this key.
+    pub fn get(&self, key: &str) -> Option<f64> {
+        computed().zip(self.0).find(|(m, _)| m.key == key)?.1
+    }
+
+    fn collect(values: impl Iterator<Item = Option<f64>>) -> Self {
+        let mut all = Computed::default();
+        all.0.iter_mut().zip(values).for_each(|(slot, value)| *slot = value);
+        all
+    }
+}
+
+impl Serialize for Computed {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(COMPUTED))?;
+        for (measure, value) in computed().zip(&self.0) {
+            map.serialize_entry(measure.key, value)?;
+        }
+        map.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for Computed {
+    /// What an older record lacks is not known.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Keys;
+        impl<'de> Visitor<'de> for Keys {
+            type Value = Computed;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("measures by key")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Computed, A::Error> {
+                let mut all = Computed::default();
+                while let Some(key) = map.next_key::<String>()? {
+                    match computed().zip(&mut all.0).find(|(m, _)| m.key == key) {
+                        Some((_, slot)) => *slot = map.next_value()?,
+                        None => map.next_value::<IgnoredAny>().map(drop)?,
+                    }
+                }
+                Ok(all)
+            }
+        }
+        deserializer.deserialize_map(Keys)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Stats;
+
+    #[test]
+    fn lines_can_be_told_apart_and_labels_fit() {
+        for (i, measure) in MEASURES.iter().enumerate() {
+            assert!(MEASURES[..i].iter().all(|m| m.key != measure.key), "{}", measure.key);
+            assert!(measure.label.chars().count() <= 11, "{}", measure.label);
+            assert!(measure.explanation.ends_with('.'), "{}", measure.explanation);
+            assert!(measure.key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{}", measure.key);
+        }
+    }
+
+    /// The keys of the statistics are those of the table, and a record that lacks a computed one reads as one in which
+    /// it is unknown.
+    #[test]
+    fn computed_measures_are_keys_among_the_statistics() {
+        let values = (0..).map(|i| (i % 2 == 0).then_some(f64::from(i) + 0.5));
+        let stats = Stats { count: 3, computed: Computed::collect(values), ..Stats::default() };
+        let json = serde_json::to_value(&stats).unwrap();
+        for measure in computed() {
+            assert_eq!(json[measure.key], serde_json::json!(stats.computed.get(measure.key)));
+        }
+        assert_eq!(serde_json::from_value::<Stats>(json.clone()).unwrap(), stats);
+        let mut older = json;
+        older.as_object_mut().unwrap().retain(|key, _| computed().all(|m| m.key != key));
+        older["unheard_of"] = 3.into();
+        let read: Stats = serde_json::from_value(older).unwrap();
+        assert_eq!((read.count, read.computed), (3, Computed::default()));
+    }
+}

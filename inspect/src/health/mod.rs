@@ -1,0 +1,3 @@
+//! What tensors measure.
+
+pub mod measures;
