@@ -9,6 +9,7 @@ use ckpt_reports::gate::{self, Checked, Finding, Outcome, Rule, Severity, Status
 use ckpt_reports::policy::{Pattern, check_factor, check_share};
 use ckpt_reports::{Policy, github, junit, sarif};
 
+use crate::format::Gate as Format;
 use crate::load::{LoadArgs, LoadOptions, records};
 use crate::{Failure, diagnose, exit, terminal};
 
@@ -83,18 +84,6 @@ enum Allow {
     Weak,
     Dying,
     Dead,
-}
-
-#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
-enum Format {
-    Human,
-    Json,
-    /// JUnit XML, for GitLab, Jenkins and others.
-    Junit,
-    /// SARIF 2.1.0, for code scanning.
-    Sarif,
-    /// GitHub workflow commands: annotations on the run.
-    Github,
 }
 
 fn share(text: &str) -> Result<f64, String> {

@@ -8,6 +8,7 @@ mod diagnose;
 mod diff;
 mod filter;
 mod fold;
+mod format;
 mod gate;
 mod generate;
 mod infer;
@@ -15,6 +16,7 @@ mod inspect;
 mod load;
 mod model;
 mod outputs;
+mod paths;
 mod perplexity;
 mod recover;
 mod report;
@@ -153,6 +155,7 @@ impl From<ckpt_infer::Error> for Failure {
         use ckpt_infer::Error;
         let code = match error {
             Error::Checkpoint(error) => return error.into(),
+            Error::Output(error) => return error.into(),
             Error::Unsupported { .. }
             | Error::Inconsistent { .. }
             | Error::PromptCache { .. }
@@ -160,7 +163,6 @@ impl From<ckpt_infer::Error> for Failure {
             | Error::NotANumber { .. }
             | Error::Tokenizer { .. } => exit::UNREADABLE,
             Error::Token { .. } | Error::ContextFull { .. } | Error::Usage(_) => exit::USAGE,
-            Error::Write { .. } => exit::UNWRITABLE,
         };
         Failure { message: error.to_string(), code }
     }
@@ -194,6 +196,15 @@ impl Failure {
     /// An output cannot be written.
     pub fn unwritable(message: impl Into<String>) -> Self {
         Failure { message: message.into(), code: exit::UNWRITABLE }
+    }
+}
+
+impl From<ckpt_inspect::staged::Error> for Failure {
+    fn from(error: ckpt_inspect::staged::Error) -> Self {
+        match error {
+            ckpt_inspect::staged::Error::Dash => Failure::usage(error.to_string()),
+            other => Failure::unwritable(other.to_string()),
+        }
     }
 }
 

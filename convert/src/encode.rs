@@ -3,13 +3,13 @@
 use std::ops::AddAssign;
 use std::sync::Arc;
 
+use ckpt_inspect::staged::{Control, OutputFile};
 use ckpt_inspect::{Checkpoint, DType, Elements as Values, Error as ReadError, TensorInfo};
 use crc32fast::Hasher;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use crate::output::{Control, OutputFile};
 use crate::plan::{Blob, Content, Elements};
 use crate::quant::{self, Codes, Quant};
 use crate::ternary::Grid;

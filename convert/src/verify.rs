@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 
+use ckpt_inspect::meaning::architecture::{Role, STUDENT};
 use ckpt_inspect::{
     Checkpoint, DType, Error as ReadError, Format, Group, Result as ReadResult, TensorInfo, TernaryPacking,
 };
@@ -95,8 +96,9 @@ pub fn verify(a: &Checkpoint, b: &Checkpoint) -> Result<Report> {
     let (ours, theirs) = (weights(a), weights(b));
     let mut report = Report::default();
     let find = |map: &HashMap<String, usize>, key: &str| {
-        let tied = (key == "lm_head.weight").then_some("embed_tokens.weight");
-        map.get(key).or_else(|| map.get(tied?)).copied()
+        let tied =
+            || STUDENT.name(Role::Embedding, Style::Student).filter(|_| names::role(key) == Some(Role::Head));
+        map.get(key).or_else(|| map.get(&tied()?)).copied()
     };
     let (style_a, style_b) = (style(a), style(b));
     // Each side's rows in the order of Hugging Face's, unless both are GGUF's.
@@ -159,7 +161,7 @@ fn weights(checkpoint: &Checkpoint) -> Vec<(String, usize)> {
             t.group == Group::Weights
                 && t.name != "__metadata__"
                 // What other formats say as plain values.
-                && t.name != "rope_freqs.weight"
+                && t.name != names::ROPE_FACTORS
                 && (t.storage.is_some() || t.sparse.is_some())
         })
         .map(|(i, t)| (t.name.clone(), i))

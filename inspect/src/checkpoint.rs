@@ -10,7 +10,7 @@ use serde_pickle::{HashableValue, Value};
 
 use crate::bytes::{Source, Stamp};
 use crate::format::Format;
-use crate::model::Model;
+use crate::meaning::Model;
 use crate::storage::Storage;
 use crate::tensor::{Element, TensorInfo};
 use crate::{DType, Damage, DamageKind, Error, ErrorKind, Group, Notice, Result};

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
+use std::io::Read;
 
 use memchr::memmem;
 
@@ -511,6 +512,34 @@ pub(crate) fn content<'a>(source: &'a dyn ByteSource, entry: &Entry) -> Result<C
         .at(entry.offset));
     }
     inflate(&raw, entry.len).map(Cow::Owned).map_err(|e| e.at(entry.offset))
+}
+
+/// The name in the local header at the start of `bytes`.
+pub(crate) fn first_name(bytes: &[u8]) -> Option<&[u8]> {
+    let len = word(bytes, 26, 2)? as usize;
+    bytes.get(LOCAL_RECORD..LOCAL_RECORD + len)
+}
+
+/// The first decoded bytes of `entry`, up to `most` of them.
+///
+/// # Errors
+/// `Unsupported` for a compression that is not read, `Io` when the bytes cannot be had.
+pub(crate) fn beginning(source: &dyn ByteSource, entry: &Entry, most: u64) -> Result<Vec<u8>> {
+    // Deflate makes nothing longer than by a few bytes in every 32 KiB.
+    let raw = source.window(entry.offset, entry.compressed.min(most + most / 1024 + 64))?;
+    match entry.method {
+        Method::Stored => Ok(raw[..raw.len().min(most as usize)].to_vec()),
+        Method::Deflated => {
+            let mut out = Vec::new();
+            // What came out before an error, such as that of the cut, is all that is asked for.
+            let _ = flate2::read::DeflateDecoder::new(&*raw).take(most).read_to_end(&mut out);
+            Ok(out)
+        }
+        Method::Other(number) => {
+            let what = format!("the entry `{}` is compressed by zip method {number}", entry.name);
+            Err(Error::unsupported(what).at(entry.offset))
+        }
+    }
 }
 
 /// A little-endian word of `width` bytes.

@@ -1,6 +1,8 @@
 //! Where bytes come from: a mapped file, bytes in memory, or whatever else can tell its length and give ranges. What
 //! reads them asks for the ranges that it needs, and for no file as a whole.
 
+pub mod staged;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::fs::File;

@@ -64,7 +64,8 @@ impl<'p> Walker<'p, '_> {
     }
 }
 
-fn numpy_code(code: &str) -> Option<DType> {
+/// The type of NumPy's code without its byte order, such as `f4`.
+pub(crate) fn numpy_code(code: &str) -> Option<DType> {
     Some(match code {
         "f8" => DType::F64,
         "f4" => DType::F32,

@@ -147,7 +147,7 @@ pub(crate) fn relative_std(tensor: &TensorRecord) -> Option<f64> {
 
 /// Why a tensor is judged as it is, or not at all. As text it is a phrase.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Finding {
     /// Its bytes cannot be read.
