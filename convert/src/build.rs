@@ -16,7 +16,7 @@ use crate::plan::{Blob, Content, Elements, Options, Output, Pair, Plan, Target};
 use crate::quant::Quant;
 use crate::sharing::{Place, shared_runs, tied_names};
 use crate::source::{gguf_student, grid, has_scale_beside, helpers, rotary};
-use crate::ternary::{self, Grid};
+use crate::ternary::Grid;
 use crate::{Error, Result, complete};
 
 /// Plans the conversion of `source`.
@@ -332,7 +332,7 @@ impl<'c, 'o> Builder<'c, 'o> {
             wanted && tensor.shape.len() == 2 && c.name.ends_with(".weight") && tensor.group == Group::Weights
         };
         let misfits =
-            chosen.iter().filter(|c| packable(c) && !ternary::fits(packing, &source.tensors[c.index].shape));
+            chosen.iter().filter(|c| packable(c) && !packing.tells_rows(&source.tensors[c.index].shape));
         let misfits = misfits.count();
         if misfits > 0 {
             self.plan.notes.push(format!(
@@ -341,7 +341,7 @@ impl<'c, 'o> Builder<'c, 'o> {
         }
         for c in chosen.iter_mut() {
             let tensor = &source.tensors[c.index];
-            if !packable(c) || !ternary::fits(packing, &tensor.shape) {
+            if !packable(c) || !packing.tells_rows(&tensor.shape) {
                 continue;
             }
             c.grid = Some(grid(source, tensor, eps)?);

@@ -29,7 +29,6 @@ mod save;
 mod sharing;
 mod simd;
 mod source;
-mod sparse;
 mod ternary;
 mod torch;
 mod verify;

@@ -7,7 +7,7 @@ use ckpt_inspect::meaning::architecture::{Part, Role, STUDENT};
 use ckpt_inspect::{Checkpoint, DType, Format, ModelConfig, TensorInfo};
 
 use crate::Result;
-use crate::encode::{Decoded, Rotary, bytes};
+use crate::encode::{Decoded, Rotary};
 use crate::names::{self, Style};
 use crate::plan::Elements;
 use crate::ternary::Grid;
@@ -39,7 +39,7 @@ pub(crate) fn grid(source: &Checkpoint, tensor: &TensorInfo, eps: f64) -> Result
         return Ok(Grid { scale: tensor.scale, exact: true });
     }
     let elements = Elements::new(tensor.clone(), None);
-    let bytes = bytes(source, &elements.tensor)?;
+    let bytes = source.spread(&elements.tensor)?;
     let values = Decoded::new(source, &elements, &bytes)?;
     Ok(Grid::measure(&values, eps).map_err(|e| e.in_tensor(&tensor.name).in_file(&source.path))?)
 }

@@ -15,7 +15,7 @@ use serde::Serialize;
 use crate::Result;
 use crate::bound::{bound, precision};
 use crate::compare::{all_within, any_differs, largest_difference, same_codes, widen};
-use crate::encode::{Decoded, bytes, narrow, narrow_f64};
+use crate::encode::{Decoded, narrow, narrow_f64};
 use crate::names::{self, Style};
 use crate::plan::{Elements, Plan};
 use crate::sharing::tied_names;
@@ -212,7 +212,7 @@ struct Side<'s> {
 
 impl<'s> Side<'s> {
     fn new(checkpoint: &'s Checkpoint, elements: &'s Elements) -> ReadResult<Self> {
-        Ok(Side { checkpoint, elements, bytes: bytes(checkpoint, &elements.tensor)? })
+        Ok(Side { checkpoint, elements, bytes: checkpoint.spread(&elements.tensor)? })
     }
 
     fn dtype(&self) -> DType {

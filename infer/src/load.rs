@@ -144,13 +144,10 @@ impl<'a> Loader<'a> {
         let tensor = self.tensor(role)?;
         let shape = (tensor.shape[0], tensor.shape[1]);
         let bitlinear = self.config.is_bitlinear(role);
-        if let DType::Ternary(_) = tensor.dtype
-            && let Some(codes) = self.checkpoint.ternary_codes(tensor)?
-        {
-            let row = |i: usize, out: &mut [f32]| {
-                out.iter_mut().zip(&codes[i * shape.1..]).for_each(|(out, &code)| *out = code.into());
-            };
-            return Ok(self.signs(shape, tensor.scale.unwrap_or(1.0), row));
+        if let DType::Ternary(_) = tensor.dtype {
+            let rows = Rows::of(self.checkpoint, tensor, shape)?;
+            let codes = rows.codes();
+            return Ok(self.signs(shape, tensor.scale.unwrap_or(1.0), |i, out| codes.read(i, out)));
         }
         // Codes times their scale, in whatever type, are not to be rounded a second time.
         if tensor.dtype.is_ternary() || bitlinear && self.checkpoint.model.holds_codes() {

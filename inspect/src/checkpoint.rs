@@ -139,6 +139,17 @@ impl Checkpoint {
         tensor.bytes().map_err(|e| e.in_file(&self.path))
     }
 
+    /// Bytes that [`Checkpoint::tensor_bytes`] has to allocate for `tensor`: none where it can borrow from the map.
+    pub fn copied_bytes(&self, tensor: &TensorInfo) -> u64 {
+        let part = tensor.sparse.as_ref().map_or(tensor, |sparse| &sparse.values);
+        let Some(storage) = &part.storage else { return 0 };
+        let own = part.byte_len().unwrap_or(0);
+        match storage.copied(own) {
+            0 if storage.run().swap > 1 || !part.is_contiguous() => own,
+            copied => copied,
+        }
+    }
+
     /// `tensor` as an array: [`TensorInfo::view`], with errors that name the checkpoint.
     ///
     /// # Errors

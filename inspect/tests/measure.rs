@@ -1,7 +1,7 @@
 //! Measurements against a plain two-pass computation in f64, over dtypes, sizes, scales and special values.
 
-use ckpt_inspect::DType;
-use ckpt_inspect::measure::{Elements, Measured, Plan, TernaryRule, measure};
+use ckpt_inspect::measure::{Measured, Plan, TernaryRule, measure};
+use ckpt_inspect::{DType, Elements};
 use proptest::prelude::*;
 
 fn bytes_of(values: &[f32]) -> Vec<u8> {
@@ -9,7 +9,7 @@ fn bytes_of(values: &[f32]) -> Vec<u8> {
 }
 
 fn plain(dtype: DType, bytes: &[u8], plan: Plan) -> Measured {
-    measure(&Elements::Plain { dtype, bytes }, &plan)
+    measure(&Elements::plain(dtype, bytes).unwrap(), &plan)
 }
 
 struct Oracle {

@@ -5,6 +5,7 @@
 pub mod gguf;
 pub mod npy;
 mod npz;
+pub mod packing;
 pub mod safetensors;
 pub(crate) mod tensor;
 pub mod torch;

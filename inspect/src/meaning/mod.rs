@@ -2,6 +2,7 @@
 
 pub mod architecture;
 mod config;
+pub mod elements;
 mod given;
 mod model;
 pub mod names;

@@ -123,11 +123,12 @@ impl Kurtosis {
 #[cfg(test)]
 mod tests {
     use crate::DType;
-    use crate::measure::{Elements, Measured, Plan, measure};
+    use crate::meaning::elements::Elements;
+    use crate::measure::{Measured, Plan, measure};
 
     fn measured(values: &[f64]) -> Measured {
         let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        measure(&Elements::Plain { dtype: DType::F64, bytes: &bytes }, &Plan::default())
+        measure(&Elements::plain(DType::F64, &bytes[..]).unwrap(), &Plan::default())
     }
 
     fn of_f64(values: &[f64]) -> Option<f64> {
@@ -136,7 +137,7 @@ mod tests {
 
     fn of_f32(values: &[f64]) -> Option<f64> {
         let bytes: Vec<u8> = values.iter().flat_map(|v| (*v as f32).to_le_bytes()).collect();
-        let measured = measure(&Elements::Plain { dtype: DType::F32, bytes: &bytes }, &Plan::default());
+        let measured = measure(&Elements::plain(DType::F32, &bytes[..]).unwrap(), &Plan::default());
         measured.stats.computed.get("kurtosis")
     }
 

@@ -1,18 +1,32 @@
-//! Sparse tensors spread out: SafeTensors has none, and what a layer multiplies with is the dense matrix.
+//! Sparse tensors spread out, where that is asked for: many formats have none, and what a layer multiplies with is the
+//! dense matrix.
 
-use ckpt_inspect::{Checkpoint, Error, Result, Sparse, TensorInfo};
+use std::borrow::Cow;
+
+use crate::checkpoint::Checkpoint;
+use crate::tensor::{Sparse, TensorInfo};
+use crate::{Error, Result};
 
 /// A sparse tensor may be this many times larger than its listed elements when spread out.
 const MAX_EXPANSION: u64 = 4096;
 const FREE_ELEMENTS: u64 = 1 << 20;
 
-/// The contiguous bytes of `tensor`, elements not listed being zero.
-///
-/// # Errors
-/// `Damaged` for indices that do not fit the shape. `Unsupported` for what would be out of all proportion to the file, for
-/// elements listed more than once, which PyTorch adds up in an order of its own, and for other layouts.
-pub(crate) fn spread(source: &Checkpoint, tensor: &TensorInfo, sparse: &Sparse) -> Result<Vec<u8>> {
-    spread_inner(source, tensor, sparse).map_err(|e| e.in_tensor(&tensor.name).in_file(&source.path))
+impl Checkpoint {
+    /// The contiguous bytes of `tensor`, as [`Checkpoint::tensor_bytes`] gives them; of a sparse one those of the dense
+    /// tensor, elements not listed being zero.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::tensor_bytes`]. Of a sparse tensor: `Damaged` for indices that do not fit the shape;
+    /// `Unsupported` for what would be out of all proportion to the file, for elements listed more than once, which PyTorch
+    /// adds up in an order of its own, and for other layouts.
+    pub fn spread<'a>(&'a self, tensor: &'a TensorInfo) -> Result<Cow<'a, [u8]>> {
+        match &tensor.sparse {
+            None => self.tensor_bytes(tensor),
+            Some(sparse) => spread_inner(self, tensor, sparse)
+                .map(Cow::Owned)
+                .map_err(|e| e.in_tensor(&tensor.name).in_file(&self.path)),
+        }
+    }
 }
 
 fn spread_inner(source: &Checkpoint, tensor: &TensorInfo, sparse: &Sparse) -> Result<Vec<u8>> {
@@ -95,4 +109,24 @@ fn listed_twice() -> Error {
     Error::unsupported(
         "elements are listed more than once and would have to be added up: save what .coalesce() gives",
     )
+}
+
+/// Whether a COO tensor lists an element more than once (it is not coalesced). Takes eight bytes per listed element, as
+/// its indices do.
+pub(crate) fn lists_twice(source: &Checkpoint, tensor: &TensorInfo, sparse: &Sparse) -> Result<bool> {
+    let Some(indices) = sparse.indices.first() else { return Ok(false) };
+    let indices = source.view::<i64>(indices)?;
+    let &[dims, listed] = indices.shape() else {
+        return Err(Error::damaged("its indices are no matrix"));
+    };
+    let sizes =
+        tensor.shape.get(..dims).ok_or_else(|| Error::damaged("it has more indices than dimensions"))?;
+    let mut places = vec![0i64; listed];
+    for (row, &size) in indices.outer_iter().zip(sizes) {
+        for (place, &index) in places.iter_mut().zip(row) {
+            *place = place.wrapping_mul(size as i64).wrapping_add(index);
+        }
+    }
+    places.sort_unstable();
+    Ok(places.windows(2).any(|pair| pair[0] == pair[1]))
 }
