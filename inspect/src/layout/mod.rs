@@ -6,6 +6,7 @@ mod folder;
 mod gguf_split;
 mod sharded;
 mod single;
+pub(crate) mod step;
 
 use std::collections::BTreeSet;
 use std::io::Read;

@@ -1,12 +1,17 @@
 //! From stored tensors to what they mean: which network they make up, and each one's part in it.
 
 pub mod architecture;
+pub(crate) mod checkpoint;
 mod config;
 pub mod elements;
 mod given;
+pub(crate) mod group;
 mod model;
 pub mod names;
+pub(crate) mod open;
+pub mod optimizer;
 mod rope;
+pub(crate) mod ternary;
 #[cfg(feature = "vocabulary")]
 pub mod vocabulary;
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use crate::damage::{Damage, DamageKind};
 use crate::health::measures::Computed;
 use crate::optimizer::TrainingRecord;
+use crate::tensor::Group;
 use crate::verdict::{Finding, Verdict};
 use crate::{DType, Error};
 
@@ -60,19 +61,6 @@ pub struct ModelRecord {
     pub config: serde_json::Map<String, serde_json::Value>,
     /// What was assumed because neither names, shapes nor metadata tell it.
     pub assumed: Vec<String>,
-}
-
-/// What a tensor is for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Group {
-    /// Parameters and buffers of a state dict.
-    Weights,
-    /// Moments and counters of an optimizer.
-    Optimizer,
-    /// Anything else: random-number states, indices, packing helpers.
-    #[default]
-    Other,
 }
 
 /// One tensor.

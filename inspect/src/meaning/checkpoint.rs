@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use ndarray::{CowArray, IxDyn};
-use serde_pickle::{HashableValue, Value};
+use serde_pickle::Value;
 
 use crate::bytes::{Source, Stamp};
 use crate::format::Format;
 use crate::meaning::Model;
+use crate::metadata::lookup;
 use crate::storage::Storage;
 use crate::tensor::{Element, TensorInfo};
 use crate::{DType, Damage, DamageKind, Error, ErrorKind, Group, Notice, Result};
@@ -211,13 +212,4 @@ impl Checkpoint {
     pub fn meta(&self, path: &str) -> Option<&Value> {
         lookup(&self.metadata, path)
     }
-}
-
-/// The plain value at a dotted path; list elements by index.
-pub fn lookup<'v>(value: &'v Value, path: &str) -> Option<&'v Value> {
-    path.split('.').try_fold(value, |value, key| match value {
-        Value::Dict(entries) => entries.get(&HashableValue::String(key.to_string())),
-        Value::List(items) | Value::Tuple(items) => items.get(key.parse::<usize>().ok()?),
-        _ => None,
-    })
 }
