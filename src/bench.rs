@@ -7,6 +7,7 @@ use ckpt_infer::bench::{self, Memory, Times};
 use ckpt_infer::{KvType, Model, Pool, Runner};
 use serde::Serialize;
 
+use crate::format::Plain as Format;
 use crate::model::{Kv, RunArgs, processors};
 use crate::terminal::{self, Table};
 use crate::{Failure, exit};
@@ -18,7 +19,7 @@ use crate::{Failure, exit};
 /// turns: what else the machine does only makes them lower.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Checkpoint to run: the student model, or a plain Llama, Mistral or Qwen3.
+    /// Checkpoint to run: the student model, or a plain Llama, Mistral, Qwen2 or Qwen3.
     model: PathBuf,
     /// Numbers of threads; powers of two and all processors by default.
     #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
@@ -43,12 +44,6 @@ pub struct Args {
     format: Format,
     #[command(flatten)]
     run: RunArgs,
-}
-
-#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
-enum Format {
-    Human,
-    Json,
 }
 
 fn length(text: &str) -> Result<usize, String> {

@@ -65,7 +65,7 @@ fn size(text: &str) -> Result<(u16, u16), String> {
 }
 
 /// What can be shown. An argument that leads nowhere is told before the screen is taken.
-fn found(found: Vec<load::Found>) -> Result<Vec<PathBuf>, Failure> {
+fn found(found: Vec<crate::paths::Found>) -> Result<Vec<PathBuf>, Failure> {
     let mut paths = Vec::new();
     for found in found {
         match found {

@@ -100,7 +100,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     let mut input = if interactive {
         terminal::note(&format!(
             "{}, template {}; /help lists commands, Ctrl-D leaves",
-            checkpoint.path.display(),
+            terminal::path(&checkpoint.path),
             template.name()
         ));
         Input::terminal(args.no_history)?

@@ -342,7 +342,7 @@ fn one(args: &Args, load: &LoadOptions, path: &Path, output: &Path, signal: &Sig
     let options = args.options(target)?;
     // What is refused anyway is refused before anything is read. A folder is looked at once it is known what goes there.
     if output == Path::new("-") || !output.is_dir() && !writes_folder(args, target) {
-        ckpt_convert::may_write(output, args.force)?;
+        ckpt_inspect::staged::may_write(output, args.force)?;
     }
     let mut source = ckpt_inspect::open_with(path, &load.open)?;
     if !args.no_verify {
@@ -364,8 +364,8 @@ fn one(args: &Args, load: &LoadOptions, path: &Path, output: &Path, signal: &Sig
     }
     let wrote = format!(
         "{} → {} ({}, {})",
-        path.display(),
-        output.display(),
+        terminal::path(path),
+        terminal::path(output),
         terminal::bytes(written.bytes),
         verify::tensors(plan.tensors.len())
     );
@@ -408,7 +408,7 @@ impl From<ckpt_convert::Error> for Failure {
         match error {
             Error::Read(error) => error.into(),
             Error::Target(message) => Failure::usage(message),
-            other => Failure::unwritable(other.to_string()),
+            Error::Output(error) => error.into(),
         }
     }
 }

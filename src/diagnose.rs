@@ -8,6 +8,7 @@ use ckpt_infer::{Model, Pool, Tokenizer};
 use ckpt_inspect::{CheckpointRecord, Verdict};
 use ckpt_reports::junit::{self, Case};
 
+use crate::format::Diagnose as Format;
 use crate::generate::{TokenizerArgs, at_least_one};
 use crate::load::LoadArgs;
 use crate::model::ModelArgs;
@@ -36,14 +37,6 @@ pub struct Args {
     /// Output format.
     #[arg(long, default_value = "human")]
     format: Format,
-}
-
-#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
-enum Format {
-    Human,
-    Json,
-    /// JUnit XML, a suite for each step.
-    Junit,
 }
 
 /// Runs the subcommand.

@@ -8,6 +8,7 @@ use ckpt_inspect::diff::{Diff, Options, RowOrder, Side, Status, TensorDiff, Valu
 use ckpt_inspect::{Checkpoint, Group, I2sLayout, OpenOptions, TensorInfo, Verdict};
 
 use crate::filter::Matcher;
+use crate::format::Plain as Format;
 use crate::terminal::{self, Table};
 use crate::{Failure, exit, fold};
 
@@ -43,12 +44,6 @@ pub struct Args {
     /// Output format.
     #[arg(long, default_value = "human")]
     format: Format,
-}
-
-#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
-enum Format {
-    Human,
-    Json,
 }
 
 fn tolerance(text: &str) -> Result<f64, String> {
@@ -109,7 +104,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
 
 /// What a tensor is called in any format, so that a checkpoint is matched with its copy in another one.
 pub fn canonical(name: &str) -> String {
-    ckpt_convert::names::canonical(name).into_owned()
+    ckpt_inspect::meaning::names::canonical(name).into_owned()
 }
 
 /// The order in which rows of `tensor` are compared, where its format has another.

@@ -33,6 +33,15 @@ impl Failure {
     }
 }
 
+impl From<ckpt_inspect::staged::Error> for Failure {
+    fn from(error: ckpt_inspect::staged::Error) -> Self {
+        match error {
+            ckpt_inspect::staged::Error::Dash => Failure::usage(error.to_string()),
+            other => Failure::unwritable(other.to_string()),
+        }
+    }
+}
+
 impl From<ckpt_inspect::Error> for Failure {
     fn from(error: ckpt_inspect::Error) -> Self {
         let code = match error.kind {
@@ -49,6 +58,7 @@ impl From<ckpt_infer::Error> for Failure {
         use ckpt_infer::Error;
         let code = match error {
             Error::Checkpoint(error) => return error.into(),
+            Error::Output(error) => return error.into(),
             Error::Unsupported { .. }
             | Error::Inconsistent { .. }
             | Error::PromptCache { .. }
@@ -56,7 +66,6 @@ impl From<ckpt_infer::Error> for Failure {
             | Error::NotANumber { .. }
             | Error::Tokenizer { .. } => exit::UNREADABLE,
             Error::Token { .. } | Error::ContextFull { .. } | Error::Usage(_) => exit::USAGE,
-            Error::Write { .. } => exit::UNWRITABLE,
         };
         Failure { message: error.to_string(), code }
     }

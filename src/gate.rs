@@ -13,6 +13,7 @@ use ckpt_reports::{Policy, github, junit, sarif};
 
 #[cfg(feature = "diagnose")]
 use crate::diagnose;
+use crate::format::Gate as Format;
 use crate::load::{LoadArgs, LoadOptions, records};
 use crate::{Failure, exit, terminal};
 
@@ -89,18 +90,6 @@ enum Allow {
     Weak,
     Dying,
     Dead,
-}
-
-#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
-enum Format {
-    Human,
-    Json,
-    /// JUnit XML, for GitLab, Jenkins and others.
-    Junit,
-    /// SARIF 2.1.0, for code scanning.
-    Sarif,
-    /// GitHub workflow commands: annotations on the run.
-    Github,
 }
 
 fn share(text: &str) -> Result<f64, String> {

@@ -11,6 +11,7 @@ use clap::builder::PossibleValue;
 
 use crate::filter::Matcher;
 use crate::fold;
+use crate::format::Plain as Format;
 use crate::load::{LoadArgs, LoadOptions, records};
 use crate::terminal::{self, Table};
 use crate::{Failure, exit};
@@ -105,12 +106,6 @@ impl clap::ValueEnum for Sort {
             Sort::Verdict => PossibleValue::new("verdict").help("Worst first"),
         })
     }
-}
-
-#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
-enum Format {
-    Human,
-    Json,
 }
 
 /// Runs the subcommand.

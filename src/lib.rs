@@ -34,6 +34,7 @@ mod exit;
 mod failure;
 mod filter;
 mod fold;
+mod format;
 mod gate;
 #[cfg(feature = "infer")]
 mod generate;
@@ -45,6 +46,7 @@ mod load;
 mod model;
 #[cfg(feature = "infer")]
 mod outputs;
+mod paths;
 #[cfg(feature = "infer")]
 mod perplexity;
 mod recover;

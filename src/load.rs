@@ -12,6 +12,7 @@ use ckpt_reports::Policy;
 use etcetera::BaseStrategy;
 use rayon::prelude::*;
 
+use crate::paths::{self, Found};
 use crate::{Failure, terminal};
 
 /// Room for records in the cache folder; the ones written longest ago go first.
@@ -92,49 +93,17 @@ pub struct LoadOptions {
     pub open: OpenOptions,
 }
 
-/// A checkpoint's path, or an argument that led to none and why.
-pub type Found = Result<PathBuf, (PathBuf, Error)>;
-
 /// Every checkpoint that `paths` (files, folders, glob patterns) stand for, in order, without repetition.
 ///
 /// # Errors
 /// A pattern that is none is wrong usage.
 pub fn expand(paths: &[PathBuf]) -> Result<Vec<Found>, Failure> {
-    let mut found: Vec<Found> = Vec::new();
-    for path in paths {
-        let text = path.to_string_lossy();
-        if path.exists() || !text.contains(['*', '?', '[']) {
-            below(path, &mut found);
-            continue;
-        }
-        let matches = glob::glob(&text).map_err(|e| Failure::usage(format!("{text}: {e}")))?;
-        let before = found.len();
-        for path in matches.filter_map(Result::ok) {
-            below(&path, &mut found);
-        }
-        if found.len() == before {
-            let error = Error::new(ErrorKind::Io, "no file matches this pattern").in_file(path);
-            found.push(Err((path.clone(), error)));
-        }
-    }
-    let mut seen = std::collections::HashSet::new();
-    found.retain(|found| match found {
-        Ok(path) => seen.insert(ckpt_inspect::identity(path)),
-        Err(_) => true,
-    });
-    Ok(found)
-}
-
-fn below(path: &Path, found: &mut Vec<Found>) {
-    match ckpt_inspect::find(path) {
-        Ok(paths) if paths.is_empty() => {
-            let error = Error::new(ErrorKind::Unrecognised, "no checkpoint in this folder");
-            let hint = "files are recognised by their content";
-            found.push(Err((path.to_path_buf(), error.in_file(path).hint(hint))));
-        }
-        Ok(paths) => found.extend(paths.into_iter().map(Ok)),
-        Err(error) => found.push(Err((path.to_path_buf(), error))),
-    }
+    let nothing = |path: &Path| {
+        Error::new(ErrorKind::Unrecognised, "no checkpoint in this folder")
+            .in_file(path)
+            .hint("files are recognised by their content")
+    };
+    paths::expand(paths, ckpt_inspect::find, nothing, ckpt_inspect::identity)
 }
 
 /// A checkpoint's path and its record, or the error that kept it from being read.

@@ -10,7 +10,7 @@ use crate::{Failure, terminal};
 /// A model, and what to override of its configuration.
 #[derive(clap::Args)]
 pub struct ModelArgs {
-    /// Checkpoint to run: the student model, or a plain Llama, Mistral or Qwen3.
+    /// Checkpoint to run: the student model, or a plain Llama, Mistral, Qwen2 or Qwen3.
     pub model: PathBuf,
     /// Threads; all processors by default.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
@@ -155,7 +155,7 @@ impl RunArgs {
     pub fn open(&self, path: &Path, pool: &Pool) -> Result<(Checkpoint, Model), Failure> {
         let checkpoint = ckpt_inspect::open(path)?;
         let model = Model::load(&checkpoint, &self.options(), pool)?;
-        model.assumed().iter().for_each(|sentence| terminal::note(sentence));
+        model.assumed().iter().for_each(|sentence| terminal::note(&terminal::escape(sentence)));
         Ok((checkpoint, model))
     }
 
@@ -167,7 +167,7 @@ impl RunArgs {
             num_heads: flags.num_heads,
             max_seq_len: flags.max_seq_len,
             rope_base: flags.rope_base,
-            rope_scaling: flags.rope_scaling,
+            rope_scaling: flags.rope_scaling.clone(),
             use_bitlinear_attn: flags.bitlinear_attn,
             use_bitlinear_ffn: flags.bitlinear_ffn,
             bitlinear_per_channel: flags.bitlinear_per_channel,
@@ -175,6 +175,7 @@ impl RunArgs {
             norm_eps: flags.norm_eps,
             attn_logit_soft_cap: flags.attn_cap.map(|cap| cap.0),
             final_logit_soft_cap: flags.final_cap.map(|cap| cap.0),
+            ..Settings::default()
         };
         let tables = self.embeddings.map(|table| match table {
             Table::F32 => TableType::F32,

@@ -8,6 +8,7 @@ use ckpt_inspect::salvage::{Fill, Loss, Salvage, salvage};
 use ckpt_inspect::{Format as Container, I2sLayout, OpenOptions, Verdict};
 use serde_json::json;
 
+use crate::format::Plain as Format;
 use crate::signal::Signal;
 use crate::terminal::{self, Table};
 use crate::{Failure, exit, verify};
@@ -38,12 +39,6 @@ pub struct Args {
     /// Layout of a GGUF file's I2_S tensors, which the file does not tell: x86, arm or rows.
     #[arg(long, value_name = "LAYOUT")]
     i2s_layout: Option<I2sLayout>,
-}
-
-#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
-enum Format {
-    Human,
-    Json,
 }
 
 #[derive(Clone)]
@@ -248,7 +243,7 @@ fn human(args: &Args, salvage: &Salvage, written: Option<&Written>) -> String {
         (Some(written), Some(output)) => {
             let what = format!(
                 "{} ({}, {}); {}",
-                output.display(),
+                terminal::path(output),
                 terminal::bytes(written.bytes),
                 verify::tensors(written.tensors),
                 written.verified

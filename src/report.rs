@@ -10,6 +10,7 @@ use ckpt_inspect::run::Run;
 use ckpt_reports::cause::findings;
 use ckpt_reports::{Report, Training, headline};
 
+use crate::format::Report as Format;
 use crate::load::{LoadArgs, pairs, records};
 use crate::{Failure, exit, terminal};
 
@@ -63,26 +64,6 @@ fn not_negative(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if value.is_finite() && value >= 0.0 => Ok(value),
         _ => Err("not a number of 0 or more".into()),
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
-enum Format {
-    Html,
-    Json,
-    Csv,
-    Md,
-}
-
-impl Format {
-    fn of(path: &std::path::Path) -> Option<Format> {
-        Some(match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
-            "html" | "htm" => Format::Html,
-            "json" => Format::Json,
-            "csv" => Format::Csv,
-            "md" | "markdown" => Format::Md,
-            _ => return None,
-        })
     }
 }
 
@@ -174,7 +155,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     if report.runs.len() > TOLD {
         terminal::note(&format!("and {} more runs", report.runs.len() - TOLD));
     }
-    terminal::note(&format!("wrote {}", output.display()));
+    terminal::note(&format!("wrote {}", terminal::path(output)));
     Ok(code)
 }
 

@@ -9,6 +9,8 @@ use ckpt_reports::sarif;
 use rayon::prelude::*;
 use serde_json::json;
 
+use crate::format::Scan as Format;
+use crate::paths::{self, Found};
 use crate::{Failure, exit, terminal};
 
 /// Say what loading files would import, call and write, without doing any of it.
@@ -47,14 +49,6 @@ enum FailOn {
     Note,
     Unknown,
     Dangerous,
-}
-
-#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
-enum Format {
-    Human,
-    Json,
-    /// SARIF 2.1.0, for code scanning.
-    Sarif,
 }
 
 fn pattern(text: &str) -> Result<Pattern, String> {
@@ -108,40 +102,14 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     Ok(code)
 }
 
-type Found = Result<PathBuf, (PathBuf, ckpt_inspect::Error)>;
-
 /// Every file that `paths` (files, folders, glob patterns) stand for.
 fn expand(paths: &[PathBuf]) -> Result<Vec<Found>, Failure> {
-    let mut found: Vec<Found> = Vec::new();
-    let mut add = |path: &Path| match files(path) {
-        Ok(paths) if paths.is_empty() => {
-            let what = "holds no file that a loader could be given";
-            let error = ckpt_inspect::Error::new(ckpt_inspect::ErrorKind::Unrecognised, what);
-            found.push(Err((path.to_path_buf(), error)));
-        }
-        Ok(paths) => found.extend(paths.into_iter().map(Ok)),
-        Err(error) => found.push(Err((path.to_path_buf(), error))),
+    let nothing = |_: &Path| {
+        let what = "holds no file that a loader could be given";
+        ckpt_inspect::Error::new(ckpt_inspect::ErrorKind::Unrecognised, what)
     };
-    for path in paths {
-        let text = path.to_string_lossy();
-        if path.exists() || !text.contains(['*', '?', '[']) {
-            add(path);
-            continue;
-        }
-        let matches = glob::glob(&text).map_err(|e| Failure::usage(format!("{text}: {e}")))?;
-        let matches: Vec<PathBuf> = matches.filter_map(Result::ok).collect();
-        if matches.is_empty() {
-            // It does not exist under its own name either, which the error says.
-            add(path);
-        }
-        matches.iter().for_each(|path| add(path));
-    }
-    let mut seen = std::collections::HashSet::new();
-    found.retain(|found| match found {
-        Ok(path) => seen.insert(path.canonicalize().unwrap_or_else(|_| path.clone())),
-        Err(_) => true,
-    });
-    Ok(found)
+    let identity = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    paths::expand(paths, files, nothing, identity)
 }
 
 /// A file that could not be looked into.

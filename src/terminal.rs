@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::path::Path;
 
 use anstyle::{AnsiColor, Style};
-use ckpt_inspect::Verdict;
+use ckpt_inspect::{Verdict, printable_in_log, staged};
 pub use ckpt_reports::text::{bytes, count, number};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -76,7 +76,8 @@ pub fn error(message: &str) {
 /// Prints a warning.
 pub fn warning(message: &str) {
     let style = Style::new().fg_color(Some(AnsiColor::Yellow.into())).bold();
-    let _ = writeln!(anstream::stderr(), "{style}warning{style:#}: {message}");
+    let lines: Vec<String> = message.lines().map(escape).collect();
+    let _ = writeln!(anstream::stderr(), "{style}warning{style:#}: {}", lines.join("\n"));
 }
 
 /// Prints a note that is not an error.
@@ -95,11 +96,12 @@ pub fn width() -> usize {
 /// `text` that a file chose, safe to print: control and invisible characters escaped, and so is what a CI system would
 /// take for a command in a log (a leading `::`, and `##` as in `##[error]` and `##vso[`).
 pub fn escape(text: &str) -> String {
-    let text = ckpt_inspect::printable(text).replace("##", "#\\u{23}");
-    match text.trim_start().strip_prefix("::") {
-        Some(rest) => format!("\\u{{3a}}:{rest}"),
-        None => text,
-    }
+    printable_in_log(text)
+}
+
+/// A path, which whoever made the file chose, safe to print.
+pub fn path(path: &Path) -> String {
+    escape(&path.to_string_lossy())
 }
 
 /// Columns that labels of a summary take.
@@ -317,48 +319,12 @@ impl Progress {
     }
 }
 
-/// Writes `contents` to `path` whole or not at all: a temporary file beside it, synced, then renamed. A link is
-/// followed, an existing file's mode is kept, and what is no file (a pipe, a device) is written to.
+/// Writes `contents` to `path` as [`staged::write`] does.
 pub fn write_file(path: &Path, contents: &[u8], force: bool) -> Result<(), Failure> {
-    may_write(path, force)?;
-    let path = &path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-    let cannot =
-        |e: std::io::Error| Failure::unwritable(format!("{}: cannot be written: {e}", path.display()));
-    let existing = std::fs::metadata(path).ok();
-    if existing.as_ref().is_some_and(|m| !m.is_file()) {
-        let open = std::fs::File::options().write(true).open(path);
-        return open.and_then(|mut file| file.write_all(contents)).map_err(cannot);
-    }
-    let folder = match path.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
-    if !folder.is_dir() {
-        return Err(Failure::unwritable(format!("{}: its folder is not there", path.display())));
-    }
-    let mut file = tempfile::Builder::new().prefix(".ckpt-").tempfile_in(folder).map_err(cannot)?;
-    file.write_all(contents).and_then(|()| file.as_file().sync_all()).map_err(cannot)?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let mode = existing.map_or(0o644, |m| m.permissions().mode());
-        let _ = file.as_file().set_permissions(std::fs::Permissions::from_mode(mode));
-    }
-    let persisted = if force {
-        file.persist(path).map(drop).map_err(|e| e.error)
-    } else {
-        file.persist_noclobber(path).map(drop).map_err(|e| e.error)
-    };
-    persisted.map_err(cannot)
+    Ok(staged::write(path, contents, force)?)
 }
 
 /// Whether an output may go to `path`: an existing file needs `force`; a pipe or device takes what it is given.
 pub fn may_write(path: &Path, force: bool) -> Result<(), Failure> {
-    if path == Path::new("-") {
-        return Err(Failure::usage("`-` is no name for an output file: name one, or leave it out"));
-    }
-    if path.is_dir() {
-        return Err(Failure::unwritable(format!("{} is a folder", path.display())));
-    }
-    if path.is_file() && !force { Err(Failure::exists(path)) } else { Ok(()) }
+    Ok(staged::may_write_or_feed(path, force)?)
 }

@@ -2,11 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use ckpt_inspect::StudentConfig;
+use ckpt_inspect::ModelConfig;
+use ckpt_inspect::meaning::Given;
+use ckpt_inspect::metadata::from_json;
 use ckpt_train::distill::Teacher;
 use ckpt_train::optim::{self, Target, Well};
 use ckpt_train::{Error, Event, Outcome, PRESETS, ResumeOptions, RunFolder, Settings, Trainer, preset};
 
+use crate::paths;
 use crate::signal::Signal;
 use crate::{Failure, exit, load, terminal};
 
@@ -193,6 +196,7 @@ impl From<Error> for Failure {
         match error {
             Error::Checkpoint(error) => error.into(),
             Error::Teacher(error) => error.into(),
+            Error::Output(error) => error.into(),
             other => {
                 let code = match &other {
                     Error::Settings(_) => exit::USAGE,
@@ -241,7 +245,7 @@ fn train(args: &Args, settings: &Settings, signal: &Signal) -> Result<u8, Failur
         trainer.step(),
         settings.steps,
         settings.optimizer.name(),
-        args.output.display()
+        terminal::path(&args.output)
     ));
     let bar = terminal::steps(trainer.step(), settings.steps);
     let mut health = String::new();
@@ -260,7 +264,7 @@ fn train(args: &Args, settings: &Settings, signal: &Signal) -> Result<u8, Failur
                 health = format!(", std >= {std:.1e}, zeros <= {:.0} %", 100.0 * measured.most_zeros());
             }
         }
-        Event::Saved(path) => bar.note(&format!("wrote {}", path.display())),
+        Event::Saved(path) => bar.note(&format!("wrote {}", terminal::path(&path))),
         Event::Warning(text) => bar.note(&format!("warning: {}", terminal::escape(&text))),
     });
     bar.clear();
@@ -275,7 +279,7 @@ fn train(args: &Args, settings: &Settings, signal: &Signal) -> Result<u8, Failur
 }
 
 /// The configuration that `--init` names: a preset's, or a file's over the 125m preset's.
-fn model(init: &str) -> Result<StudentConfig, Failure> {
+fn model(init: &str) -> Result<ModelConfig, Failure> {
     if let Some(config) = preset(init) {
         return Ok(config);
     }
@@ -296,14 +300,15 @@ fn model(init: &str) -> Result<StudentConfig, Failure> {
     let serde_json::Value::Object(given) = given else {
         return Err(cannot("is no table of settings".into()));
     };
-    let mut all = serde_json::to_value(preset("125m")).map_err(|e| cannot(e.to_string()))?;
+    let mut all = preset("125m").map(|usual| usual.to_record()).unwrap_or_default();
     for (key, value) in given {
         match all.get_mut(&key) {
             Some(slot) => *slot = value,
             None => return Err(cannot(format!("a model has no `{key}`"))),
         }
     }
-    serde_json::from_value(all).map_err(|e| cannot(e.to_string()))
+    let told = Given::of_trainer(&from_json(serde_json::Value::Object(all)));
+    told.and_then(|told| told.complete()).map_err(|e| cannot(e.to_string()))
 }
 
 /// A teacher by its flag: a path, or a path, `=` and a weight.
@@ -313,25 +318,19 @@ fn teacher(text: &str) -> Teacher {
     Teacher { path: path.into(), weight }
 }
 
-/// The data files that `paths` and patterns stand for, each once.
-fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
-    let mut all = Vec::new();
-    for path in paths {
-        let text = path.to_string_lossy();
+/// The data files that `given` paths and patterns stand for, each once.
+fn files(given: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
+    let mut all: Vec<PathBuf> = Vec::new();
+    for path in given {
         if path.is_dir() {
             return Err(Failure::usage(format!(
                 "{0}: is a folder; name its files, such as '{0}/**/*.py'",
                 path.display()
             )));
         }
-        if path.exists() || !text.contains(['*', '?', '[']) {
-            all.push(path.clone());
-            continue;
-        }
-        let matches = glob::glob(&text)
-            .map_err(|e| Failure::usage(format!("{}: is no pattern: {e}", path.display())))?;
+        let matches = paths::matches(path)?;
         let before = all.len();
-        all.extend(matches.filter_map(Result::ok).filter(|p| p.is_file()));
+        all.extend(matches.into_iter().filter(|p| p.is_file() || p == path));
         if all.len() == before {
             return Err(Failure::usage(format!("{}: no file matches", path.display())));
         }

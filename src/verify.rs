@@ -6,6 +6,7 @@ use anstyle::Style;
 use ckpt_convert::{Agreement, Report, Rule};
 use ckpt_inspect::{I2sLayout, OpenOptions};
 
+use crate::format::Plain as Format;
 #[cfg(feature = "infer")]
 use crate::outputs::{self, OutputArgs};
 use crate::terminal::{self, Table};
@@ -41,12 +42,6 @@ pub struct Args {
     #[cfg(feature = "infer")]
     #[command(flatten, next_help_heading = "Comparing outputs")]
     outputs: OutputArgs,
-}
-
-#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
-enum Format {
-    Human,
-    Json,
 }
 
 /// Runs the subcommand.

@@ -388,4 +388,6 @@ fn a_killed_conversion_leaves_nothing_under_the_final_name() {
     // What is left does not stand in the way, nor is it taken for a checkpoint.
     sparse_file(&place.at("in.safetensors"), 2);
     code(&place.run(&["convert", "in.safetensors", "--to", "f16", "-o", "out.pt"]), 0);
+    // And it is gone now.
+    assert_eq!(place.files(), ["in.safetensors", "out.pt"]);
 }

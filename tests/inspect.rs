@@ -428,6 +428,14 @@ fn what_has_not_changed_is_not_read_again() {
     assert_ne!(ckpt.json(&[name, "--no-cache"]), first);
     let changed = ckpt.exits(3, &[name, "--checksum"]);
     assert!(changed.contains("checksum mismatch"), "checksums are of the file itself\n{changed}");
+    // A record in which other measures were computed than are now is not shown with a hole.
+    let mut records = std::fs::read_dir(ckpt.0.path().join("cache/ckpt/records")).unwrap();
+    let kept = records.next().unwrap().unwrap().path();
+    let mut older: Value = serde_json::from_slice(&std::fs::read(&kept).unwrap()).unwrap();
+    assert!(older["measures"].is_array());
+    older["measures"] = serde_json::json!(["unheard_of"]);
+    std::fs::write(&kept, older.to_string()).unwrap();
+    assert_ne!(ckpt.json(&[name]), first, "measured again");
     rewrite(&other, time + std::time::Duration::from_secs(1));
     assert_ne!(ckpt.json(&[name]), first, "a new time is a change");
     let folder = ckpt.0.path().join("checkpoint-7");

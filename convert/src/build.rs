@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use ckpt_inspect::meaning::RopeScaling;
 use ckpt_inspect::{
-    Checkpoint, DType, Error as ReadError, Format, Group, TensorInfo, TernaryPacking, contiguous_strides,
-    without_state_dict,
+    Checkpoint, DType, Error as ReadError, Format, Group, ModelConfig, Storage, TensorInfo, TernaryPacking,
+    contiguous_strides, without_state_dict,
 };
 use serde_pickle::{HashableValue, Value};
 
@@ -14,9 +15,9 @@ use crate::plain::{carried, is_training_state, key_text, told};
 use crate::plan::{Blob, Content, Elements, Options, Output, Pair, Plan, Target};
 use crate::quant::Quant;
 use crate::sharing::{Place, shared_runs, tied_names};
-use crate::source::{grid, has_scale_beside, helpers, rotary};
-use crate::ternary::{self, Grid};
-use crate::{Error, Result, complete, rope, student};
+use crate::source::{gguf_student, grid, has_scale_beside, helpers, rotary};
+use crate::ternary::Grid;
+use crate::{Error, Result, complete};
 
 /// Plans the conversion of `source`.
 pub(crate) fn plan<'c>(source: &'c Checkpoint, options: &Options) -> Result<Plan<'c>> {
@@ -130,8 +131,9 @@ impl<'c, 'o> Builder<'c, 'o> {
             pairs: Vec::new(),
             notes: Vec::new(),
         };
-        let has_config = matches!(target, Target::Hf { .. }) || student::of_gguf(source).is_some();
-        let llama3 = || rope::scaling(source).is_some_and(|scaling| rope::kind(&scaling) == "llama3");
+        let has_config = matches!(target, Target::Hf { .. }) || gguf_student(source).is_some();
+        let is_llama3 = |config: ModelConfig| matches!(config.rope_scaling, RopeScaling::Llama3 { .. });
+        let llama3 = || source.model_config().is_ok_and(is_llama3);
         let tells_rope = has_config && !matches!(target, Target::Gguf(_)) && llama3();
         Ok(Builder { plan, options, nested, prefix, style, tells_rope })
     }
@@ -147,7 +149,7 @@ impl<'c, 'o> Builder<'c, 'o> {
         if !matches!(source.format, Format::Gguf { .. }) {
             return;
         }
-        if student::of_gguf(source).is_none() {
+        if gguf_student(source).is_none() {
             self.plan.notes.push(
                 "what the GGUF keys say of the model has no place in such a file; --to hf writes it as config.json"
                     .into(),
@@ -175,7 +177,7 @@ impl<'c, 'o> Builder<'c, 'o> {
             let Some(inner) = inner else { continue };
             let training = tensor.group == Group::Optimizer
                 || (tensor.group == Group::Other && is_training_state(inner.split('.').next().unwrap_or("")));
-            let told = self.tells_rope && inner == rope::FACTORS;
+            let told = self.tells_rope && inner == names::ROPE_FACTORS;
             if helpers.contains(&index) || told || (training && !options.keep_optimizer) {
                 continue;
             }
@@ -330,7 +332,7 @@ impl<'c, 'o> Builder<'c, 'o> {
             wanted && tensor.shape.len() == 2 && c.name.ends_with(".weight") && tensor.group == Group::Weights
         };
         let misfits =
-            chosen.iter().filter(|c| packable(c) && !ternary::fits(packing, &source.tensors[c.index].shape));
+            chosen.iter().filter(|c| packable(c) && !packing.tells_rows(&source.tensors[c.index].shape));
         let misfits = misfits.count();
         if misfits > 0 {
             self.plan.notes.push(format!(
@@ -339,7 +341,7 @@ impl<'c, 'o> Builder<'c, 'o> {
         }
         for c in chosen.iter_mut() {
             let tensor = &source.tensors[c.index];
-            if !packable(c) || !ternary::fits(packing, &tensor.shape) {
+            if !packable(c) || !packing.tells_rows(&tensor.shape) {
                 continue;
             }
             c.grid = Some(grid(source, tensor, eps)?);
@@ -454,7 +456,7 @@ impl<'c, 'o> Builder<'c, 'o> {
             true => shared_runs(self.plan.source, unpacked),
             false => HashMap::new(),
         };
-        let mut blobs_of_runs: HashMap<(ckpt_inspect::Storage, u64, DType, DType), usize> = HashMap::new();
+        let mut blobs_of_runs: HashMap<(Storage, u64, DType, DType), usize> = HashMap::new();
         let mut identical: HashMap<Place, String> = HashMap::new();
         let mut shapes = serde_json::Map::new();
         for c in chosen {
@@ -514,7 +516,7 @@ impl<'c, 'o> Builder<'c, 'o> {
         {
             let bytes: Vec<u8> = factors.iter().flat_map(|x| x.to_le_bytes()).collect();
             let (shape, len) = (vec![factors.len()], bytes.len() as u64);
-            self.add_whole(rope::FACTORS.into(), DType::F32, shape, len, Content::Bytes(bytes));
+            self.add_whole(names::ROPE_FACTORS.into(), DType::F32, shape, len, Content::Bytes(bytes));
         }
         if self.options.target == Target::I2sSafeTensors {
             let text = serde_json::Value::Object(shapes).to_string().into_bytes();
@@ -537,7 +539,7 @@ impl<'c, 'o> Builder<'c, 'o> {
         if let Some(place) = Place::of(tensor, c.dtype) {
             // Readers know of one pair that may be one tensor.
             match identical.get(&place) {
-                Some(other) if c.name == "output.weight" && other == "token_embd.weight" => {
+                Some(other) if gguf::is_tied_pair(&c.name, other) => {
                     self.plan.tied.push((c.name, other.clone()));
                     return Ok(());
                 }

@@ -1,19 +1,19 @@
 //! The bytes of planned tensors: read piece by piece, converted, and handed to whoever writes them, in parallel.
 
-use std::borrow::Cow;
 use std::ops::AddAssign;
+use std::sync::Arc;
 
-use ckpt_inspect::{Checkpoint, DType, Error as ReadError, Pieces, TensorInfo};
+use ckpt_inspect::staged::{Control, OutputFile};
+use ckpt_inspect::{Checkpoint, DType, Elements as Values, Error as ReadError, TensorInfo};
 use crc32fast::Hasher;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use crate::output::{Control, OutputFile};
 use crate::plan::{Blob, Content, Elements};
 use crate::quant::{self, Codes, Quant};
 use crate::ternary::Grid;
-use crate::{Result, sparse, ternary};
+use crate::{Result, ternary};
 
 /// Bytes written in one go where they lie ready.
 const COPIED: usize = 1 << 20;
@@ -38,15 +38,7 @@ impl AddAssign for Losses {
     }
 }
 
-/// The contiguous bytes of `tensor`; a sparse one spread out.
-pub(crate) fn bytes<'c>(source: &'c Checkpoint, tensor: &'c TensorInfo) -> Result<Cow<'c, [u8]>, ReadError> {
-    match &tensor.sparse {
-        Some(sparse) => sparse::spread(source, tensor, sparse).map(Cow::Owned),
-        None => source.tensor_bytes(tensor),
-    }
-}
-
-/// What [`bytes`] allocates.
+/// What [`Checkpoint::spread`] allocates.
 fn allocated(source: &Checkpoint, tensor: &TensorInfo) -> u64 {
     match &tensor.sparse {
         Some(_) => tensor.byte_len().unwrap_or(0),
@@ -56,90 +48,66 @@ fn allocated(source: &Checkpoint, tensor: &TensorInfo) -> u64 {
 
 /// A tensor's values in the order they are to be written.
 pub(crate) struct Decoded<'b> {
-    pieces: Pieces<'b>,
-    /// The values where they lie in memory as they are.
-    plain: Option<&'b [f32]>,
-    cols: usize,
-    rotary: Option<Rotary>,
+    latent: Values<'b>,
     grid: Option<Grid>,
 }
 
 impl<'b> Decoded<'b> {
     /// The values of `elements`, whose bytes are `bytes`.
-    pub fn new(
-        source: &'b Checkpoint,
-        elements: &'b Elements,
+    pub fn new(source: &Checkpoint, elements: &Elements, bytes: &'b [u8]) -> Result<Decoded<'b>, ReadError> {
+        let tensor = &elements.tensor;
+        let values = source.elements_in(elements.dense(), bytes)?.real();
+        let mut latent = values.map_err(|e| e.in_tensor(&tensor.name).in_file(&source.path))?;
+        if let Some(rotary) = elements.rotary {
+            let cols = tensor.shape.iter().skip(1).product();
+            latent = latent.with_rows(cols, Arc::new(move |row| rotary.source_row(row)));
+        }
+        Ok(Decoded { latent, grid: elements.grid })
+    }
+
+    /// The same, of packed values only if none of them is a code that stands for nothing.
+    pub fn checked(
+        source: &Checkpoint,
+        elements: &Elements,
         bytes: &'b [u8],
     ) -> Result<Decoded<'b>, ReadError> {
-        let cols = elements.tensor.shape.iter().skip(1).product();
-        let pieces = source.pieces(elements.dense(), bytes)?;
-        let is_plain = cfg!(target_endian = "little")
-            && elements.tensor.dtype == DType::F32
-            && elements.rotary.is_none();
-        let plain =
-            bytemuck::try_cast_slice(bytes).ok().filter(|p: &&[f32]| is_plain && p.len() == pieces.len);
-        Ok(Decoded { pieces, plain, cols, rotary: elements.rotary, grid: elements.grid })
+        let decoded = Decoded::new(source, elements, bytes)?;
+        decoded.latent.check_codes().map_err(|e| e.in_tensor(&elements.tensor.name))?;
+        Ok(decoded)
     }
 
     /// Values `start..start + n` as they are written, in `buffer` if they do not lie ready.
     pub fn get<'v>(&'v self, start: usize, n: usize, buffer: &'v mut Vec<f32>) -> &'v [f32] {
-        match (self.plain, self.grid) {
-            (Some(plain), None) => &plain[start..start + n],
-            _ => {
-                buffer.resize(n, 0.0);
-                self.read(start, buffer);
-                buffer
-            }
+        if self.grid.is_none() {
+            return self.get_latent(start, n, buffer);
         }
+        buffer.resize(n, 0.0);
+        self.read(start, buffer);
+        buffer
     }
 
     /// Values `start..start + n` as the source has them, in `buffer` if they do not lie ready.
     pub fn get_latent<'v>(&'v self, start: usize, n: usize, buffer: &'v mut Vec<f32>) -> &'v [f32] {
-        match self.plain {
-            Some(plain) => &plain[start..start + n],
-            None => {
-                buffer.resize(n, 0.0);
-                self.read_latent(start, buffer);
-                buffer
-            }
+        if let Some(ready) = self.latent.as_f32() {
+            return &ready[start..start + n];
         }
+        buffer.resize(n, 0.0);
+        self.latent.read_f32(start, buffer);
+        buffer
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.pieces.len
+        self.latent.len()
     }
 
     /// Fills `out` with the values from `start`, in their ternary form where that is what is written.
     pub fn read(&self, start: usize, out: &mut [f32]) {
-        self.read_latent(start, out);
+        self.latent.read_f32(start, out);
         if let Some(grid) = self.grid {
             let (line, scale) = (grid.line(), grid.scale.unwrap_or(1.0));
             out.iter_mut().for_each(|x| *x = if x.abs() > line { scale.copysign(*x) } else { 0.0 });
         }
-    }
-
-    /// Fills `out` with the values from `start` as the source has them.
-    pub fn read_latent(&self, start: usize, out: &mut [f32]) {
-        let Some(rotary) = self.rotary else { return self.read_aligned(start, out) };
-        let mut done = 0;
-        while done < out.len() {
-            let (row, col) = ((start + done) / self.cols, (start + done) % self.cols);
-            let n = (self.cols - col).min(out.len() - done);
-            self.read_aligned(rotary.source_row(row) * self.cols + col, &mut out[done..done + n]);
-            done += n;
-        }
-    }
-
-    /// Block formats are read from the beginning of a block.
-    fn read_aligned(&self, start: usize, out: &mut [f32]) {
-        let skip = start % self.pieces.granule;
-        if skip == 0 {
-            return self.pieces.read(start, out);
-        }
-        let mut whole = vec![0.0; out.len() + skip];
-        self.pieces.read(start - skip, &mut whole);
-        out.copy_from_slice(&whole[skip..]);
     }
 }
 
@@ -224,42 +192,32 @@ impl Writer<'_> {
             Content::Bytes(bytes) => self.copy(bytes, output, offset),
             Content::Elements(elements) => {
                 let tensor = &elements.tensor;
-                let bytes = bytes(self.source, tensor)?;
+                let bytes = self.source.spread(tensor)?;
                 if tensor.dtype == blob.dtype && elements.is_source() {
                     return self.copy(&bytes, output, offset);
                 }
                 let size = blob.dtype.element_size().unwrap_or(1);
+                let decoded = Decoded::checked(self.source, elements, &bytes)?;
                 let piece = |start: usize, n: usize, out: &mut Vec<u8>| -> Result<Losses> {
                     if tensor.dtype == DType::F64 && elements.is_source() {
                         return Ok(narrow_f64(&bytes[8 * start..8 * (start + n)], blob.dtype, out));
                     }
-                    let decoded = Decoded::new(self.source, elements, &bytes)?;
-                    let mut buffer = Vec::new();
-                    let values = decoded.get(start, n, &mut buffer);
-                    if tensor.dtype.is_ternary() {
-                        check_codes(values, tensor)?;
-                    }
-                    Ok(narrow(values, blob.dtype, out))
+                    Ok(narrow(decoded.get(start, n, &mut Vec::new()), blob.dtype, out))
                 };
                 let numel = tensor.numel() as usize;
                 self.convert(numel, CONVERTED, size, &piece, output, offset)
             }
             Content::Codes { elements, packing, grid } => {
-                let bytes = bytes(self.source, &elements.tensor)?;
-                let values = Decoded::new(self.source, elements, &bytes)?;
+                let bytes = self.source.spread(&elements.tensor)?;
+                let values = Decoded::checked(self.source, elements, &bytes)?;
                 let shape = &elements.tensor.shape;
                 let piece = |start: usize, n: usize, out: &mut Vec<u8>| -> Result<Losses> {
                     out.resize(n, 0);
                     let mut buffer = Vec::new();
-                    let mut wrong = Ok(());
                     ternary::pack(*packing, shape, start, out, &mut |at, codes| {
                         let values = values.get_latent(at, codes.len(), &mut buffer);
-                        if elements.tensor.dtype.is_ternary() && wrong.is_ok() {
-                            wrong = check_codes(values, &elements.tensor);
-                        }
                         ternary::codes_beyond(grid.line(), values, codes);
                     });
-                    wrong?;
                     Ok(Losses::default())
                 };
                 self.convert(blob.bytes as usize, CONVERTED / 4, 1, &piece, output, offset)
@@ -279,8 +237,8 @@ impl Writer<'_> {
         offset: u64,
     ) -> Result<Written> {
         let tensor = &elements.tensor;
-        let bytes = bytes(self.source, tensor)?;
-        let values = Decoded::new(self.source, elements, &bytes)?;
+        let bytes = self.source.spread(tensor)?;
+        let values = Decoded::checked(self.source, elements, &bytes)?;
         let scale = elements.grid.and_then(|g| g.scale).unwrap_or(1.0).abs();
         let codes = match elements.grid {
             Some(grid) => Codes::Whole { line: grid.line(), scale: if unit_scale { 1.0 } else { scale } },
@@ -293,9 +251,6 @@ impl Writer<'_> {
                 true => values.get_latent(start, n, &mut buffer),
                 false => values.get(start, n, &mut buffer),
             };
-            if tensor.dtype.is_ternary() {
-                check_codes(values, tensor)?;
-            }
             quant::encode(quant, codes, values, out)?;
             if quant.is_ternary() {
                 return Ok(Losses::default());
@@ -362,17 +317,6 @@ fn combine(pieces: impl IntoIterator<Item = Hasher>) -> u32 {
     let mut whole = Hasher::new();
     pieces.into_iter().for_each(|piece| whole.combine(&piece));
     whole.finalize()
-}
-
-/// Code 3, which no packer writes, reads as twice the scale.
-fn check_codes(values: &[f32], tensor: &TensorInfo) -> Result<(), ReadError> {
-    let limit = tensor.scale.unwrap_or(1.0).abs();
-    let packed = matches!(tensor.dtype, DType::Ternary(_));
-    if packed && limit.is_finite() && values.iter().any(|v| v.abs() > limit) {
-        return Err(ReadError::damaged("packed values have the code 3, which stands for nothing")
-            .in_tensor(&tensor.name));
-    }
-    Ok(())
 }
 
 /// Appends `values` rounded to `dtype` (half to even, as IEEE 754 and PyTorch do).

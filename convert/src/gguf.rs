@@ -8,19 +8,18 @@ use std::path::Path;
 
 use ckpt_inspect::ggml::GgmlType;
 use ckpt_inspect::gguf::{ALIGNMENT_KEY, Keys, Layout, OutputEntry};
+use ckpt_inspect::meaning::ConfigError;
+use ckpt_inspect::meaning::architecture::{Role, TABLE};
+use ckpt_inspect::staged::{Control, OutputFile, StagedFile, StagedFolder};
 use ckpt_inspect::vocabulary::Vocabulary;
-use ckpt_inspect::{Checkpoint, DType, Format, StudentConfig, TensorInfo};
+use ckpt_inspect::{Checkpoint, DType, Format, ModelConfig, TensorInfo};
 use globset::GlobMatcher;
 use half::f16;
-use serde_json::Value as Json;
 
-use crate::complete::Sizes;
 use crate::encode::{Writer, Written};
-use crate::output::{Control, OutputFile, StagedFile, StagedFolder};
+use crate::names;
 use crate::plan::{Options, Plan};
 use crate::quant::Quant;
-use crate::rope;
-use crate::safetensors::to_json;
 use crate::ternary::Grid;
 use crate::{Error, Result};
 
@@ -52,9 +51,17 @@ pub(crate) fn is_unknown(source: &Checkpoint) -> bool {
     model.student.is_none() && unknown && !matches!(source.format, Format::Gguf { .. })
 }
 
+/// GGUF's name of the token embedding.
+const EMBEDDING: &str = "token_embd.weight";
+
 /// Whether a tensor by this GGUF name is the embedding or the output head.
 pub(crate) fn is_outer(name: &str) -> bool {
-    matches!(name, "token_embd.weight" | "output.weight")
+    matches!(names::role(name), Some(Role::Embedding | Role::Head))
+}
+
+/// Whether readers of GGUF know that a tensor of this name may be the `other` one.
+pub(crate) fn is_tied_pair(name: &str, other: &str) -> bool {
+    names::role(name) == Some(Role::Head) && other == EMBEDDING
 }
 
 /// Which type a tensor gets.
@@ -223,127 +230,31 @@ impl Told {
     }
 }
 
-/// The dimensions and constants of a model that keys tell.
-struct Description {
-    /// llama.cpp's word for it.
-    architecture: &'static str,
-    layers: u64,
-    context: u64,
-    width: u64,
-    mlp_width: u64,
-    heads: u64,
-    kv_heads: u64,
-    head_dim: u64,
-    norm_eps: f64,
-    rope_base: f64,
-    rope_scaling: Option<Json>,
-}
-
-impl Description {
-    fn of(source: &Checkpoint) -> Result<Self> {
-        if let Some(student) = &source.model.student {
-            return Ok(Self::of_student(student, rope::scaling(source)));
-        }
-        let unknown = |what: &str| {
-            Error::Target(format!(
-                "{}: {what}; GGUF files name one (the student model's, Llama's, Mistral's, Qwen2's and Qwen3's are written)",
-                source.path.display()
-            ))
+/// The configuration of the model in `source`, which keys are to tell.
+fn model(source: &Checkpoint) -> Result<ModelConfig> {
+    source.model_config().map_err(|error| {
+        let (last, others) = TABLE.split_last().expect("there are architectures");
+        let others: Vec<&str> = others.iter().map(|architecture| architecture.label).collect();
+        let what = match error {
+            ConfigError::Missing(key) => format!("its config.json has no {key}"),
+            other => other.to_string(),
         };
-        let config = source.model.config.as_ref().map(to_json);
-        let config = config.ok_or_else(|| unknown("no model is recognised in it"))?;
-        let architecture = match source.model.architecture.as_str() {
-            "LlamaForCausalLM" | "MistralForCausalLM" | "llama" | "mistral" => "llama",
-            "Qwen2ForCausalLM" | "qwen2" => "qwen2",
-            "Qwen3ForCausalLM" | "qwen3" => "qwen3",
-            other => return Err(unknown(&format!("its model is {}", other.escape_debug()))),
-        };
-        let number = |key: &str| config.get(key).and_then(Json::as_u64);
-        let needed = |key: &str| number(key).ok_or_else(|| unknown(&format!("its config.json has no {key}")));
-        let float = |key: &str| config.get(key).and_then(Json::as_f64);
-        let (width, heads) = (needed("hidden_size")?, needed("num_attention_heads")?);
-        // transformers 5 moved what is of the rotary embedding into one object.
-        let base = || config.get("rope_parameters")?.get("rope_theta")?.as_f64();
-        let head_dim = number("head_dim").or_else(|| width.checked_div(heads));
-        Ok(Description {
-            architecture,
-            layers: needed("num_hidden_layers")?,
-            context: needed("max_position_embeddings")?,
-            width,
-            mlp_width: needed("intermediate_size")?,
-            heads,
-            kv_heads: number("num_key_value_heads").unwrap_or(heads),
-            head_dim: head_dim.ok_or_else(|| unknown("its config.json has no heads"))?,
-            norm_eps: float("rms_norm_eps").ok_or_else(|| unknown("its config.json has no rms_norm_eps"))?,
-            rope_base: float("rope_theta").or_else(base).unwrap_or(10_000.0),
-            rope_scaling: rope::scaling(source),
-        })
-    }
-
-    fn of_student(student: &StudentConfig, rope_scaling: Option<Json>) -> Self {
-        Description {
-            architecture: if student.use_qk_norm { "qwen3" } else { "llama" },
-            layers: student.num_layers as u64,
-            context: student.max_seq_len as u64,
-            width: student.hidden_dim as u64,
-            mlp_width: student.mlp_hidden_dim as u64,
-            heads: student.num_heads as u64,
-            kv_heads: student.num_kv_heads as u64,
-            head_dim: student.head_dim as u64,
-            norm_eps: student.norm_eps,
-            rope_base: student.rope_base,
-            rope_scaling,
-        }
-    }
-
-    fn keys(&self, notes: &mut Vec<String>) -> Keys {
-        let mut keys = Keys::default();
-        keys.set("general.architecture", self.architecture);
-        let name = |key: &str| format!("{}.{key}", self.architecture);
-        let mut count = |key: &str, n: u64| keys.set(&name(key), &u32::try_from(n).unwrap_or(u32::MAX));
-        count("block_count", self.layers);
-        count("context_length", self.context);
-        count("embedding_length", self.width);
-        count("feed_forward_length", self.mlp_width);
-        count("attention.head_count", self.heads);
-        count("attention.head_count_kv", self.kv_heads);
-        count("attention.key_length", self.head_dim);
-        count("attention.value_length", self.head_dim);
-        count("rope.dimension_count", self.head_dim);
-        keys.set(&name("attention.layer_norm_rms_epsilon"), &(self.norm_eps as f32));
-        keys.set(&name("rope.freq_base"), &(self.rope_base as f32));
-        if let Some(scaling) = &self.rope_scaling {
-            rope::to_keys(scaling, self.architecture, &mut keys, notes);
-        }
-        keys
-    }
-}
-
-/// Query and key-value heads, where the output's architecture is `llama`, whose rows are interleaved.
-pub(crate) fn interleaved_heads(source: &Checkpoint) -> Option<(u64, u64)> {
-    let description = Description::of(source).ok().filter(|d| d.architecture == "llama")?;
-    Some((description.heads, description.kv_heads))
+        Error::Target(format!(
+            "{}: {what}; GGUF files name one ({} and {} are written)",
+            source.path.display(),
+            others.join(", "),
+            last.label
+        ))
+    })
 }
 
 /// What GGUF divides the rotary frequencies of `source` by, where it is a Llama 3 that comes from elsewhere.
 pub(crate) fn rope_factors(source: &Checkpoint) -> Option<Vec<f32>> {
-    let d = Description::of(source).ok()?;
-    rope::factors(d.rope_scaling.as_ref()?, d.rope_base, d.head_dim)
-}
-
-/// The sizes of a model that config.json describes.
-pub(crate) fn sizes(source: &Checkpoint) -> Option<Sizes> {
-    let d = Description::of(source).ok()?;
-    let size = |n: u64| usize::try_from(n).ok();
-    Some(Sizes {
-        layers: size(d.layers)?,
-        width: size(d.width)?,
-        mlp_width: size(d.mlp_width)?,
-        heads: size(d.heads)?,
-        kv_heads: size(d.kv_heads)?,
-        head_dim: size(d.head_dim)?,
-        qk_norm: d.architecture == "qwen3",
-    })
+    if let Format::Gguf { .. } = source.format {
+        return None;
+    }
+    let config = source.model_config().ok()?;
+    config.rope_scaling.factors(config.rope_base, config.head_dim)
 }
 
 /// Keys of a GGUF source that say nothing true of a file written from it.
@@ -375,8 +286,7 @@ fn keys(plan: &mut Plan<'_>, options: &Options) -> Result<Keys> {
     }
     // The version of the block formats since 2023 (`GGML_QNT_VERSION`).
     keys.set("general.quantization_version", &2u32);
-    let rows =
-        plan.tensors.iter().find(|t| t.name == "token_embd.weight").and_then(|t| t.shape.first().copied());
+    let rows = plan.tensors.iter().find(|t| t.name == EMBEDDING).and_then(|t| t.shape.first().copied());
     let vocabulary = match &options.tokenizer {
         Some(path) => Some(Vocabulary::read(path)?),
         None if keys.contains("tokenizer.ggml.tokens") || is_unknown(source) => return Ok(keys),
@@ -422,43 +332,37 @@ fn described(plan: &mut Plan<'_>, latent: bool) -> Result<Keys> {
         );
         return Ok(keys);
     }
-    let description = Description::of(source)?;
-    let mut keys = description.keys(&mut plan.notes);
-    let architecture = description.architecture;
+    let config = model(source)?;
+    let latent = latent && !source.model.holds_codes();
+    let mut keys = config.to_gguf(latent);
+    let architecture = config.gguf_name();
+    if !config.rope_scaling.is_known_in_gguf() {
+        plan.notes.push(format!(
+            "its rotary positions are scaled by `{}`, for which GGUF has no key: llama.cpp computes without it, and long texts will go wrong",
+            config.rope_scaling.kind().escape_debug()
+        ));
+    }
     if let Some(name) = source.path.file_stem() {
         keys.set("general.name", name.to_string_lossy().as_ref());
     }
-    let embedding = plan.tensors.iter().find(|t| t.name == "token_embd.weight");
+    let embedding = plan.tensors.iter().find(|t| t.name == EMBEDDING);
     if let Some(rows) = embedding.and_then(|t| t.shape.first()) {
         keys.set(&format!("{architecture}.vocab_size"), &(*rows as u32));
     }
-    let Some(student) = &source.model.student else { return Ok(keys) };
-    let caps = [
-        ("attn_logit_softcapping", "attention scores", student.attn_logit_soft_cap),
-        ("final_logit_softcapping", "final logits", student.final_logit_soft_cap),
-    ];
-    let mut unheard = Vec::new();
-    for (key, what, cap) in caps {
-        if let Some(cap) = cap {
-            keys.set(&format!("{architecture}.{key}"), &(cap as f32));
-            unheard.push(format!("{what} at {cap}"));
-        }
+    if !config.is_student() {
+        return Ok(keys);
     }
+    let caps =
+        [("attention scores", config.attn_logit_soft_cap), ("final logits", config.final_logit_soft_cap)];
+    let unheard: Vec<String> =
+        caps.into_iter().filter_map(|(what, cap)| Some(format!("{what} at {}", cap?))).collect();
     if !unheard.is_empty() {
         plan.notes.push(format!(
             "the soft caps ({}) are in the file for `ckpt infer`; llama.cpp does not apply them in {architecture} models",
             unheard.join(", ")
         ));
     }
-    keys.set("ckpt.use_bitlinear_ffn", &student.use_bitlinear_ffn);
-    keys.set("ckpt.use_bitlinear_attn", &student.use_bitlinear_attn);
-    if student.use_bitlinear_ffn || student.use_bitlinear_attn {
-        let latent = latent && !source.model.holds_codes();
-        keys.set("ckpt.quantization_eps", &(student.quantization_eps as f32));
-        keys.set("ckpt.latent", &latent);
-        if latent {
-            keys.set("ckpt.bitlinear_per_channel", &student.bitlinear_per_channel);
-        }
+    if config.use_bitlinear_ffn || config.use_bitlinear_attn {
         plan.notes.push("BitLinear rounds activations to 8 bits for each token; other runners round them their own way or not at all".into());
     }
     plan.notes.extend(source.model.assumed.iter().cloned());

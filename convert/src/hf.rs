@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use ckpt_inspect::{Checkpoint, DType, Error as ReadError, Format, StudentConfig};
+use ckpt_inspect::meaning::RopeScaling;
+use ckpt_inspect::meaning::names::ROPE_FACTORS;
+use ckpt_inspect::metadata::whole_json;
+use ckpt_inspect::{DType, Error as ReadError, ModelConfig};
 use serde_json::{Map, Value as Json, json};
-use serde_pickle::{HashableValue, Value};
 
 use crate::plan::{Plan, Target};
-use crate::safetensors::to_json;
-use crate::{Error, Result, rope, student};
+use crate::{Error, Result};
 
 /// Files that lie beside a model's weights and go where they go.
 pub(crate) const BESIDE: [&str; 9] = [
@@ -87,75 +88,39 @@ fn main_dtype(plan: &Plan<'_>) -> DType {
 /// What config.json says; `None` where no model is recognised, which is told.
 fn config(plan: &mut Plan<'_>) -> Result<Option<Map<String, Json>>> {
     let source = plan.source;
-    let scaling = rope::scaling(source).map(rope::for_transformers);
-    if let Some(student) = student::of(source) {
-        plan.notes.extend(unsaid(&student, plan.target));
+    let model = source.model_config();
+    if let Some(student) = model.as_ref().ok().filter(|model| model.is_student()) {
+        plan.notes.extend(unsaid(student, plan.target));
         if source.model.assumed.iter().any(|a| !a.is_empty()) {
             plan.notes.extend(source.model.assumed.iter().cloned());
         }
-        return Ok(Some(of_student(&student, scaling)));
+        return Ok(Some(student.to_hugging_face()));
     }
-    if let Some(Json::Object(config)) = source.model.config.as_ref().map(to_json) {
+    if let Some(Json::Object(config)) = source.model.config.as_ref().map(whole_json) {
         return Ok(Some(config));
     }
-    let mut config = of_gguf(source);
-    if let (Some(config), Some(scaling)) = (&mut config, scaling) {
-        config.insert("rope_scaling".into(), scaling);
-    } else if config.is_some() && source.tensors.iter().any(|t| t.name == rope::FACTORS) {
-        plan.notes.push(format!(
-            "`{}` divides the rotary frequencies by what is not Llama 3's rule; config.json has no word for it",
-            rope::FACTORS
-        ));
+    if let Ok(model) = model {
+        if model.rope_scaling == RopeScaling::None && source.tensors.iter().any(|t| t.name == ROPE_FACTORS) {
+            plan.notes.push(format!(
+                "`{ROPE_FACTORS}` divides the rotary frequencies by what is not Llama 3's rule; config.json has no word for it"
+            ));
+        }
+        return Ok(Some(model.to_hugging_face()));
     }
-    if config.is_none() && plan.target == (Target::Hf { packed: true }) {
+    if plan.target == (Target::Hf { packed: true }) {
         return Err(Error::Target(format!(
             "{}: no model is recognised in it, so there is no config.json to say how it is packed; leave out --packed",
             source.path.display()
         )));
     }
-    if config.is_none() {
-        let what =
-            "no model is recognised in it, so the folder has no config.json: put the model's own there";
-        plan.notes.push(what.into());
-    }
-    Ok(config)
-}
-
-/// The student in the words of Qwen3 (per-head norm of queries and keys), or of Llama without that norm.
-fn of_student(student: &StudentConfig, rope_scaling: Option<Json>) -> Map<String, Json> {
-    let (architecture, model_type) = match student.use_qk_norm {
-        true => ("Qwen3ForCausalLM", "qwen3"),
-        false => ("LlamaForCausalLM", "llama"),
-    };
-    let config = json!({
-        "architectures": [architecture],
-        "model_type": model_type,
-        "vocab_size": student.vocab_size,
-        "hidden_size": student.hidden_dim,
-        "intermediate_size": student.mlp_hidden_dim,
-        "num_hidden_layers": student.num_layers,
-        "num_attention_heads": student.num_heads,
-        "num_key_value_heads": student.num_kv_heads,
-        "head_dim": student.head_dim,
-        "max_position_embeddings": student.max_seq_len,
-        "rope_theta": student.rope_base,
-        "rms_norm_eps": student.norm_eps,
-        "tie_word_embeddings": student.tie_word_embeddings,
-        "hidden_act": "silu",
-        "attention_bias": false,
-        "attention_dropout": 0.0,
-        "mlp_bias": false,
-        "use_cache": true,
-    });
-    let Json::Object(mut config) = config else { return Map::new() };
-    if let Some(scaling) = rope_scaling {
-        config.insert("rope_scaling".into(), scaling);
-    }
-    config
+    plan.notes.push(
+        "no model is recognised in it, so the folder has no config.json: put the model's own there".into(),
+    );
+    Ok(None)
 }
 
 /// What the student does and these architectures do not.
-fn unsaid(student: &StudentConfig, target: Target) -> Vec<String> {
+fn unsaid(student: &ModelConfig, target: Target) -> Vec<String> {
     let mut notes = Vec::new();
     let caps: Vec<String> =
         [("attention scores", student.attn_logit_soft_cap), ("final logits", student.final_logit_soft_cap)]
@@ -175,45 +140,4 @@ fn unsaid(student: &StudentConfig, target: Target) -> Vec<String> {
         );
     }
     notes
-}
-
-/// The config of Llama and Qwen3 GGUF files, from their keys.
-fn of_gguf(source: &Checkpoint) -> Option<Map<String, Json>> {
-    let Value::Dict(keys) = &source.metadata else { return None };
-    let architecture = source.model.architecture.as_str();
-    let class = match (source.format, architecture) {
-        (Format::Gguf { .. }, "llama") => "LlamaForCausalLM",
-        (Format::Gguf { .. }, "qwen3") => "Qwen3ForCausalLM",
-        _ => return None,
-    };
-    let key = |name: &str| keys.get(&HashableValue::String(format!("{architecture}.{name}")));
-    let integer = |name: &str| key(name).and_then(ckpt_inspect::metadata::as_u64);
-    // An f32 in the file: its own shortest digits, not those of the f64 it became.
-    let number = |name: &str| {
-        let wide = ckpt_inspect::metadata::as_f64(key(name)?)?;
-        (wide as f32).to_string().parse::<f64>().ok()
-    };
-    let embedding = source.tensors.iter().find(|t| t.name == "token_embd.weight")?;
-    let (hidden, heads) = (integer("embedding_length")?, integer("attention.head_count")?);
-    let untied = source.tensors.iter().any(|t| t.name == "output.weight");
-    let config = json!({
-        "architectures": [class],
-        "model_type": architecture,
-        "vocab_size": embedding.shape.first()?,
-        "hidden_size": hidden,
-        "intermediate_size": integer("feed_forward_length")?,
-        "num_hidden_layers": integer("block_count")?,
-        "num_attention_heads": heads,
-        "num_key_value_heads": integer("attention.head_count_kv").unwrap_or(heads),
-        "head_dim": integer("attention.key_length").or_else(|| hidden.checked_div(heads))?,
-        "max_position_embeddings": integer("context_length")?,
-        "rope_theta": number("rope.freq_base").unwrap_or(10_000.0),
-        "rms_norm_eps": number("attention.layer_norm_rms_epsilon")?,
-        "tie_word_embeddings": !untied,
-        "hidden_act": "silu",
-    });
-    match config {
-        Json::Object(map) => Some(map),
-        _ => None,
-    }
 }

@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use ckpt_inspect::{Checkpoint, Format};
+use ckpt_inspect::metadata::from_json;
+use ckpt_inspect::{Checkpoint, Format, ModelConfig};
+use serde_json::json;
 use serde_pickle::{HashableValue, Value};
 
-use crate::student;
+use crate::source::gguf_student;
 
 /// Whether a checkpoint's key holds what only training needs.
 pub(crate) fn is_training_state(key: &str) -> bool {
@@ -50,7 +52,7 @@ pub(crate) fn carried(
     entries: &BTreeMap<HashableValue, Value>,
 ) -> BTreeMap<HashableValue, Value> {
     if matches!(source.format, Format::Gguf { .. }) {
-        return student::metadata(source);
+        return gguf_student(source).map(|student| of_trainer(source, &student)).unwrap_or_default();
     }
     let tied: HashSet<&str> = source.tensors.iter().map(|t| t.name.as_str()).collect();
     let number = |text: &str| match (text.parse::<i64>(), text.parse::<f64>()) {
@@ -72,4 +74,14 @@ pub(crate) fn carried(
             (key.clone(), value)
         })
         .collect()
+}
+
+/// What a trainer puts beside the weights, for the student of a GGUF file. `latent` is false where the matrices of its
+/// BitLinears hold codes times a scale: see [`ckpt_inspect::Model::holds_codes`].
+fn of_trainer(source: &Checkpoint, student: &ModelConfig) -> BTreeMap<HashableValue, Value> {
+    let mut config = student.to_trainer();
+    if source.model.holds_codes() {
+        config.insert("latent".into(), json!(false));
+    }
+    BTreeMap::from([(HashableValue::String("config".into()), from_json(json!({"model": config})))])
 }

@@ -12,7 +12,7 @@ use crate::encode::Rotary;
 use crate::gguf::Gguf;
 use crate::names::Style;
 use crate::quant::Quant;
-use crate::student;
+use crate::source;
 use crate::ternary::Grid;
 
 /// What to write, and how tensors go into it.
@@ -100,7 +100,7 @@ impl Target {
             Target::Gguf(_) => Some(Style::Gguf),
             // GGUF's names are of use to GGUF readers alone.
             Target::Torch | Target::SafeTensors => match source.format {
-                Format::Gguf { .. } if student::of_gguf(source).is_some() => Some(Style::Student),
+                Format::Gguf { .. } if source::gguf_student(source).is_some() => Some(Style::Student),
                 Format::Gguf { .. } => Some(Style::Hf),
                 _ => None,
             },

@@ -4,38 +4,15 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use ckpt_inspect::metadata::whole_json;
 use ckpt_inspect::safetensors::{MAX_HEADER, dtype_of};
+use ckpt_inspect::staged::{Control, OutputFile, StagedFile, StagedFolder};
 use serde_json::{Map, json};
 use serde_pickle::{HashableValue, Value};
 
 use crate::encode::{Writer, Written};
-use crate::output::{Control, OutputFile, StagedFile, StagedFolder};
 use crate::plan::{Plan, Target};
 use crate::{Error, Result};
-
-/// A plain value as JSON, whole. What JSON has no word for becomes text.
-pub(crate) fn to_json(value: &Value) -> serde_json::Value {
-    let text = |key: &HashableValue| match key {
-        HashableValue::String(text) => text.clone(),
-        HashableValue::I64(i) => i.to_string(),
-        other => other.to_string(),
-    };
-    match value {
-        Value::None => json!(null),
-        Value::Bool(b) => json!(b),
-        Value::I64(i) => json!(i),
-        Value::F64(f) if f.is_finite() => json!(f),
-        Value::F64(f) => json!(f.to_string()),
-        Value::Int(i) => json!(i.to_string()),
-        Value::String(s) => json!(s),
-        Value::Bytes(bytes) => json!(bytes),
-        Value::List(items) | Value::Tuple(items) => items.iter().map(to_json).collect(),
-        Value::Set(items) | Value::FrozenSet(items) => items.iter().map(|i| json!(text(i))).collect(),
-        Value::Dict(entries) => serde_json::Value::Object(
-            entries.iter().map(|(key, value)| (text(key), to_json(value))).collect(),
-        ),
-    }
-}
 
 /// The header's `__metadata__`: plain values as text, nested ones as JSON text. `format` is what Hugging Face's
 /// loaders ask for.
@@ -46,7 +23,7 @@ fn metadata(plan: &Plan<'_>) -> BTreeMap<String, String> {
             let HashableValue::String(key) = key else { continue };
             let text = match value {
                 Value::String(text) => text.clone(),
-                other => to_json(other).to_string(),
+                other => whole_json(other).to_string(),
             };
             all.insert(key.clone(), text);
         }

@@ -129,7 +129,7 @@ pub fn save(object: &Object<'_>, path: &Path, force: bool) -> Result<()> {
             let mut crc = crc32fast::Hasher::new();
             words.pieces(|at, bytes| {
                 crc.update(bytes);
-                output.write_at(place + at, bytes)
+                Ok(output.write_at(place + at, bytes)?)
             })?;
             Ok(crc.finalize())
         };

@@ -11,7 +11,7 @@ macro_rules! with_avx2 {
                 fn avx2$(<const $n: usize, $t: $bound>)?($($arg: $type),*) $(-> $out)? {
                     $portable$(::<$n, $t>)?($($arg),*)
                 }
-                if std::is_x86_feature_detected!("avx2") {
+                if ckpt_inspect::InstructionSet::Avx2.is_available() {
                     // SAFETY: the processor has AVX2.
                     return unsafe { avx2$(::<$n, $t>)?($($arg),*) };
                 }

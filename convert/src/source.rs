@@ -2,14 +2,15 @@
 
 use std::collections::HashSet;
 
-use ckpt_inspect::{Checkpoint, DType, Format, TensorInfo};
-use serde_pickle::{HashableValue, Value};
+use ckpt_inspect::meaning::RopePairing;
+use ckpt_inspect::meaning::architecture::{Part, Role, STUDENT};
+use ckpt_inspect::{Checkpoint, DType, Format, ModelConfig, TensorInfo};
 
-use crate::encode::{Decoded, Rotary, bytes};
+use crate::Result;
+use crate::encode::{Decoded, Rotary};
 use crate::names::{self, Style};
 use crate::plan::Elements;
 use crate::ternary::Grid;
-use crate::{Result, gguf};
 
 /// Tensors that only say how others are packed.
 pub(crate) fn helpers(source: &Checkpoint) -> HashSet<usize> {
@@ -38,40 +39,53 @@ pub(crate) fn grid(source: &Checkpoint, tensor: &TensorInfo, eps: f64) -> Result
         return Ok(Grid { scale: tensor.scale, exact: true });
     }
     let elements = Elements::new(tensor.clone(), None);
-    let bytes = bytes(source, &elements.tensor)?;
+    let bytes = source.spread(&elements.tensor)?;
     let values = Decoded::new(source, &elements, &bytes)?;
     Ok(Grid::measure(&values, eps).map_err(|e| e.in_tensor(&tensor.name).in_file(&source.path))?)
 }
 
-/// The order of query and key rows in PyTorch's terms, for those of a GGUF file of architecture `llama`: where each is
+/// The order of query and key rows in PyTorch's terms, for those of a GGUF file that has them in another: where each is
 /// in the file. `None` for all other tensors.
 pub fn row_order(source: &Checkpoint, tensor: &TensorInfo) -> Option<Rotary> {
     matches!(source.format, Format::Gguf { .. }).then(|| rotary(source, tensor, None))?
 }
 
-/// The order of query and key rows, where one side is a GGUF file of architecture `llama` and the other is not.
+/// The order of query and key rows, where one side is a GGUF file whose architecture has them in another.
 pub(crate) fn rotary(source: &Checkpoint, tensor: &TensorInfo, style: Option<Style>) -> Option<Rotary> {
     let from_gguf = matches!(source.format, Format::Gguf { .. });
     if from_gguf == (style == Some(Style::Gguf)) {
         return None;
     }
-    let name = names::canonical(&tensor.name);
-    let (module, _) = name.rsplit_once('.')?;
-    let query = module.ends_with(".self_attn.q_proj");
-    if !query && !module.ends_with(".self_attn.k_proj") {
-        return None;
-    }
-    let (heads, kv_heads) = if from_gguf {
-        let Value::Dict(keys) = &source.metadata else { return None };
-        let number =
-            |key: &str| keys.get(&HashableValue::String(key.into())).and_then(ckpt_inspect::metadata::as_u64);
-        let heads = number("llama.attention.head_count").filter(|_| source.model.architecture == "llama")?;
-        (heads, number("llama.attention.head_count_kv").unwrap_or(heads))
-    } else {
-        gguf::interleaved_heads(source)?
+    let query = match names::role(&tensor.name)? {
+        Role::Layer(_, Part::Q | Part::QBias) => true,
+        Role::Layer(_, Part::K | Part::KBias) => false,
+        _ => return None,
+    };
+    let (heads, kv_heads, interleaved) = match &source.model.student {
+        Some(student) => (student.num_heads, student.num_kv_heads, student.written_as().interleaved),
+        None => {
+            let given = source.model.given().ok()?;
+            let heads = given.num_heads?;
+            let interleaved = match from_gguf {
+                true => given.rope_pairing == Some(RopePairing::Neighbours),
+                false => given.architecture?.interleaved,
+            };
+            (heads, given.num_kv_heads.unwrap_or(heads), interleaved)
+        }
     };
     let heads = if query { heads } else { kv_heads };
-    let rows = *tensor.shape.first()? as u64;
-    let fits = heads > 0 && rows.is_multiple_of(2 * heads);
-    fits.then(|| Rotary { head_dim: (rows / heads) as usize, interleave: !from_gguf })
+    let rows = *tensor.shape.first()?;
+    let fits = interleaved && heads > 0 && rows.is_multiple_of(heads.checked_mul(2)?);
+    fits.then(|| Rotary { head_dim: rows / heads, interleave: !from_gguf })
+}
+
+/// The student's configuration, where `source` is one, a GGUF file included that was written from one.
+pub(crate) fn student(source: &Checkpoint) -> Option<ModelConfig> {
+    source.model.family().filter(|family| **family == STUDENT)?;
+    source.model_config().ok()
+}
+
+/// The same for GGUF files only.
+pub(crate) fn gguf_student(source: &Checkpoint) -> Option<ModelConfig> {
+    matches!(source.format, Format::Gguf { .. }).then(|| student(source))?
 }

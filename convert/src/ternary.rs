@@ -1,7 +1,7 @@
-//! Making a matrix ternary, and packing ternary codes. The packings' bits are described at
-//! [`ckpt_inspect::TernaryPacking`].
+//! Making a matrix ternary. The packings of its codes are in [`ckpt_inspect::packing`].
 
 use ckpt_inspect::measure::{absmean_scale, zero_line};
+use ckpt_inspect::packing::ReadCodes;
 use ckpt_inspect::{Error as ReadError, TernaryPacking};
 use rayon::prelude::*;
 
@@ -146,55 +146,16 @@ fn portable_codes(line: f32, values: &[f32], codes: &mut [i8]) {
     codes.iter_mut().zip(values).for_each(|(code, x)| *code = i8::from(*x > line) - i8::from(*x < -line));
 }
 
-with_avx2!(join_fours(codes: &[i8], out: &mut [u8]) = portable_fours);
+with_avx2!(pub(crate) pack(packing: TernaryPacking, shape: &[usize], start: usize, out: &mut [u8], codes: &mut ReadCodes<'_>) = portable_pack);
 
-/// Four codes a byte, the first in the highest bits, each plus one.
+/// Packed bytes `start..start + out.len()` of a matrix whose codes `codes` reads.
 #[inline(always)]
-fn portable_fours(codes: &[i8], out: &mut [u8]) {
-    for (byte, four) in out.iter_mut().zip(codes.as_chunks::<4>().0) {
-        let digits = u32::from_le_bytes(four.map(|code| (code + 1) as u8));
-        // Of the product's terms only those that bring a digit to its place reach the highest byte.
-        *byte = (digits.wrapping_mul(1 << 30 | 1 << 20 | 1 << 10 | 1) >> 24) as u8;
-    }
-}
-
-/// Whether the packing says how many rows there are: Hugging Face's has ceil(rows / 4), so only of whole fours.
-pub fn fits(packing: TernaryPacking, shape: &[usize]) -> bool {
-    packing != TernaryPacking::HfBitnet || matches!(shape, [rows, _] if rows.is_multiple_of(4))
-}
-
-/// Packed bytes `start..start + out.len()` of a matrix whose value at row-major index i is `code(i)`. `line` reads the
-/// codes of consecutive values.
-///
-/// # Panics
-/// For packings other than i2s and Hugging Face's, which this crate does not write.
-pub(crate) fn pack(
+fn portable_pack(
     packing: TernaryPacking,
     shape: &[usize],
     start: usize,
     out: &mut [u8],
-    line: &mut dyn FnMut(usize, &mut [i8]),
+    codes: &mut ReadCodes<'_>,
 ) {
-    let numel: usize = shape.iter().product();
-    match packing {
-        TernaryPacking::I2s | TernaryPacking::I2sUnscaled => {
-            let mut codes = vec![0i8; 4 * out.len()];
-            let n = codes.len().min(numel - 4 * start);
-            line(4 * start, &mut codes[..n]);
-            join_fours(&codes, out);
-        }
-        TernaryPacking::HfBitnet => {
-            let stride = numel / 4;
-            let mut codes = vec![0i8; out.len()];
-            out.fill(0);
-            // Values of one byte are a quarter of the matrix apart.
-            for quarter in 0..4 {
-                line(quarter * stride + start, &mut codes);
-                for (byte, &code) in out.iter_mut().zip(&codes) {
-                    *byte |= ((code + 1) as u8) << (2 * quarter);
-                }
-            }
-        }
-        other => unreachable!("{other:?} is not written"),
-    }
+    packing.encode(shape, start, out, codes);
 }

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 
+use ckpt_inspect::meaning::architecture::{Role, STUDENT};
 use ckpt_inspect::{
     Checkpoint, DType, Error as ReadError, Format, Group, Result as ReadResult, TensorInfo, TernaryPacking,
 };
@@ -14,7 +15,7 @@ use serde::Serialize;
 use crate::Result;
 use crate::bound::{bound, precision};
 use crate::compare::{all_within, any_differs, largest_difference, same_codes, widen};
-use crate::encode::{Decoded, bytes, narrow, narrow_f64};
+use crate::encode::{Decoded, narrow, narrow_f64};
 use crate::names::{self, Style};
 use crate::plan::{Elements, Plan};
 use crate::sharing::tied_names;
@@ -95,8 +96,9 @@ pub fn verify(a: &Checkpoint, b: &Checkpoint) -> Result<Report> {
     let (ours, theirs) = (weights(a), weights(b));
     let mut report = Report::default();
     let find = |map: &HashMap<String, usize>, key: &str| {
-        let tied = (key == "lm_head.weight").then_some("embed_tokens.weight");
-        map.get(key).or_else(|| map.get(tied?)).copied()
+        let tied =
+            || STUDENT.name(Role::Embedding, Style::Student).filter(|_| names::role(key) == Some(Role::Head));
+        map.get(key).or_else(|| map.get(&tied()?)).copied()
     };
     let (style_a, style_b) = (style(a), style(b));
     // Each side's rows in the order of Hugging Face's, unless both are GGUF's.
@@ -159,7 +161,7 @@ fn weights(checkpoint: &Checkpoint) -> Vec<(String, usize)> {
             t.group == Group::Weights
                 && t.name != "__metadata__"
                 // What other formats say as plain values.
-                && t.name != "rope_freqs.weight"
+                && t.name != names::ROPE_FACTORS
                 && (t.storage.is_some() || t.sparse.is_some())
         })
         .map(|(i, t)| (t.name.clone(), i))
@@ -210,7 +212,7 @@ struct Side<'s> {
 
 impl<'s> Side<'s> {
     fn new(checkpoint: &'s Checkpoint, elements: &'s Elements) -> ReadResult<Self> {
-        Ok(Side { checkpoint, elements, bytes: bytes(checkpoint, &elements.tensor)? })
+        Ok(Side { checkpoint, elements, bytes: checkpoint.spread(&elements.tensor)? })
     }
 
     fn dtype(&self) -> DType {

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use ckpt_inspect::DType;
+use ckpt_inspect::staged::Control;
 
 use crate::encode::Losses;
-use crate::output::Control;
 use crate::plan::{Options, Plan, Target};
 use crate::{Error, Result, gguf, hf, safetensors, torch};
 

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use ckpt_convert::{Control, Error, Gguf, Options, Plan, Target, verify_written, write};
-use ckpt_inspect::{DType, open};
+use ckpt_inspect::{DType, open, staged};
 use proptest::prelude::*;
 
 const FIXTURES: [&str; 8] = [
@@ -69,7 +69,10 @@ proptest! {
         match write(&mut plan, &options, &to, Control { progress: &|_| (), stop: &stop }) {
             Ok(_) => prop_assert!(verify_written(&plan, &to).is_ok_and(|report| report.agrees())),
             Err(error) => {
-                let foreseen = matches!(error, Error::Read(_) | Error::Target(_) | Error::NoSpace { .. } | Error::Write { .. });
+                let foreseen = match &error {
+                    Error::Read(_) | Error::Target(_) => true,
+                    Error::Output(error) => matches!(error, staged::Error::NoSpace { .. } | staged::Error::Write { .. }),
+                };
                 prop_assert!(foreseen, "{error}");
                 let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
                 prop_assert_eq!(left, ["source"]);

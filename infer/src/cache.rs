@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use half::f16;
 
-use crate::config::Config;
+use crate::Config;
 use crate::kernel::Aligned;
 use crate::kernel::float::Element;
 use crate::kernel::simd::LANES;

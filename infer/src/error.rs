@@ -76,13 +76,8 @@ pub enum Error {
         what: String,
     },
     /// A file cannot be written.
-    #[error("{}: cannot be written: {error}", path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// The operating system's answer.
-        error: std::io::Error,
-    },
+    #[error(transparent)]
+    Output(#[from] ckpt_inspect::staged::Error),
 }
 
 /// A result with this crate's [`Error`].

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use ckpt_inspect::{Checkpoint, DType, TensorInfo, TernaryPacking};
 use half::f16;
 
-use crate::config::{Config, RopeScaling, Settings};
+use crate::config::configuration;
 use crate::kernel::float::Element;
 use crate::kernel::packed::{Bytes, Dense, Matrix, Ternary};
 use crate::kernel::pool::Pool;
@@ -14,10 +14,9 @@ use crate::kernel::simd::LANES;
 use crate::kernel::six::Six;
 use crate::kernel::{Aligned, Kernel};
 use crate::model::{Layer, Model};
-use crate::names::{Names, Part, Role};
 use crate::rope::Rope;
 use crate::rows::Rows;
-use crate::{Error, Result};
+use crate::{Config, Error, Names, Part, Result, Role, RopeScaling, Settings};
 
 /// What the embedding and the head are kept as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,14 +51,14 @@ impl Model {
     /// are missing or do not fit each other.
     pub fn load(checkpoint: &Checkpoint, options: &LoadOptions, pool: &Pool) -> Result<Model> {
         let names = Names::of(checkpoint);
-        let (config, mut assumed) = Config::of(checkpoint, &names, &options.settings)?;
+        let (config, mut assumed) = configuration(checkpoint, &names, &options.settings)?;
         let kernel = options.kernel.unwrap_or_else(Kernel::best);
         let loader =
             Loader { checkpoint, names: &names, config: &config, tables: options.tables, kernel, pool };
         let embedding = loader.table(Role::Embedding)?;
         let head = if config.tie_word_embeddings { None } else { Some(loader.table(Role::Head)?) };
         let layers = (0..config.num_layers).map(|n| loader.layer(n)).collect::<Result<Vec<_>>>()?;
-        let norm = loader.vector(Role::FinalNorm, config.hidden_dim)?;
+        let norm = loader.vector(Role::FinalNorm)?;
         // The tensor says what Llama 3's parameters say: once is enough.
         let told = matches!(config.rope_scaling, RopeScaling::Llama3 { .. });
         let factors = names.get(Role::RopeFactors).filter(|_| !told);
@@ -83,39 +82,46 @@ struct Loader<'a> {
 
 impl<'a> Loader<'a> {
     fn layer(&self, n: usize) -> Result<Layer> {
-        let c = self.config;
-        let (q_rows, kv_rows) = (c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim);
-        let attention =
-            |part, rows, cols| self.matrix(Role::Layer(n, part), (rows, cols), c.use_bitlinear_attn);
-        let ffn = |part, rows, cols| self.matrix(Role::Layer(n, part), (rows, cols), c.use_bitlinear_ffn);
-        let norm = |part, len| self.vector(Role::Layer(n, part), len);
-        let head_norm = |part| if c.use_qk_norm { norm(part, c.head_dim).map(Some) } else { Ok(None) };
+        let norm = |part| self.vector(Role::Layer(n, part));
+        let head_norm = |part| if self.config.use_qk_norm { norm(part).map(Some) } else { Ok(None) };
         Ok(Layer {
-            attention_norm: norm(Part::AttentionNorm, c.hidden_dim)?,
-            qkv: Stack::new(vec![
-                attention(Part::Q, q_rows, c.hidden_dim)?,
-                attention(Part::K, kv_rows, c.hidden_dim)?,
-                attention(Part::V, kv_rows, c.hidden_dim)?,
-            ]),
+            attention_norm: norm(Part::AttentionNorm)?,
+            qkv: self.stack(n, &[Part::Q, Part::K, Part::V])?,
             q_norm: head_norm(Part::QNorm)?,
             k_norm: head_norm(Part::KNorm)?,
-            o: Stack::new(vec![attention(Part::O, c.hidden_dim, q_rows)?]),
-            ffn_norm: norm(Part::FfnNorm, c.hidden_dim)?,
-            gate_up: Stack::new(vec![
-                ffn(Part::Gate, c.mlp_hidden_dim, c.hidden_dim)?,
-                ffn(Part::Up, c.mlp_hidden_dim, c.hidden_dim)?,
-            ]),
-            down: Stack::new(vec![ffn(Part::Down, c.hidden_dim, c.mlp_hidden_dim)?]),
+            o: self.stack(n, &[Part::O])?,
+            ffn_norm: norm(Part::FfnNorm)?,
+            gate_up: self.stack(n, &[Part::Gate, Part::Up])?,
+            down: self.stack(n, &[Part::Down])?,
         })
     }
 
-    /// The tensor of `role`, which must have this shape.
-    fn tensor(&self, role: Role, shape: &[usize]) -> Result<&'a TensorInfo> {
+    /// Projections of layer `n` that have the same input, with the biases that the model has for them.
+    fn stack(&self, n: usize, parts: &[Part]) -> Result<Stack> {
+        let (mut matrices, mut biases, mut any) = (Vec::new(), Vec::new(), false);
+        for &part in parts {
+            let matrix = self.matrix(Role::Layer(n, part))?;
+            let bias = part.bias().map(|bias| Role::Layer(n, bias));
+            match bias.filter(|role| self.config.shape(*role).is_some()) {
+                Some(role) => {
+                    biases.extend(self.checkpoint.values(self.tensor(role)?)?);
+                    any = true;
+                }
+                None => biases.resize(biases.len() + matrix.rows(), 0.0),
+            }
+            matrices.push(matrix);
+        }
+        Ok(Stack::new(matrices, if any { biases } else { Vec::new() }))
+    }
+
+    /// The tensor of `role`, in the shape that the table of architectures gives it.
+    fn tensor(&self, role: Role) -> Result<&'a TensorInfo> {
         let inconsistent = |what| Error::Inconsistent { path: self.checkpoint.path.clone(), what };
         let tensor = self
             .names
             .get(role)
             .ok_or_else(|| inconsistent(format!("tensor `{}` is missing", self.names.called(role))))?;
+        let shape = self.config.shape(role).unwrap_or_default();
         if tensor.shape != shape {
             let (name, found) = (tensor.name.escape_debug(), &tensor.shape);
             return Err(inconsistent(format!(
@@ -126,23 +132,22 @@ impl<'a> Loader<'a> {
     }
 
     /// A weight vector, padded with zeros.
-    fn vector(&self, role: Role, len: usize) -> Result<Aligned<f32>> {
-        let values = self.checkpoint.values(self.tensor(role, &[len])?)?;
-        let mut padded = Aligned::zeroed(len.next_multiple_of(LANES));
-        padded[..len].copy_from_slice(&values);
+    fn vector(&self, role: Role) -> Result<Aligned<f32>> {
+        let values = self.checkpoint.values(self.tensor(role)?)?;
+        let mut padded = Aligned::zeroed(values.len().next_multiple_of(LANES));
+        padded[..values.len()].copy_from_slice(&values);
         Ok(padded)
     }
 
     /// A projection [rows, cols]: ternary tensors as they are, floats ternarized for a BitLinear, else as they are.
-    fn matrix(&self, role: Role, shape: (usize, usize), bitlinear: bool) -> Result<Matrix> {
-        let tensor = self.tensor(role, &[shape.0, shape.1])?;
-        if let DType::Ternary(_) = tensor.dtype
-            && let Some(codes) = self.checkpoint.ternary_codes(tensor)?
-        {
-            let row = |i: usize, out: &mut [f32]| {
-                out.iter_mut().zip(&codes[i * shape.1..]).for_each(|(out, &code)| *out = code.into());
-            };
-            return Ok(self.signs(shape, tensor.scale.unwrap_or(1.0), row));
+    fn matrix(&self, role: Role) -> Result<Matrix> {
+        let tensor = self.tensor(role)?;
+        let shape = (tensor.shape[0], tensor.shape[1]);
+        let bitlinear = self.config.is_bitlinear(role);
+        if let DType::Ternary(_) = tensor.dtype {
+            let rows = Rows::of(self.checkpoint, tensor, shape)?;
+            let codes = rows.codes();
+            return Ok(self.signs(shape, tensor.scale.unwrap_or(1.0), |i, out| codes.read(i, out)));
         }
         // Codes times their scale, in whatever type, are not to be rounded a second time.
         if tensor.dtype.is_ternary() || bitlinear && self.checkpoint.model.holds_codes() {
@@ -183,7 +188,7 @@ impl<'a> Loader<'a> {
     /// The embedding or the head [vocab_size, hidden_dim].
     fn table(&self, role: Role) -> Result<Matrix> {
         let shape = (self.config.vocab_size, self.config.hidden_dim);
-        let tensor = self.tensor(role, &[shape.0, shape.1])?;
+        let tensor = self.tensor(role)?;
         let Some(wanted) = self.tables else { return self.plain(tensor, shape) };
         let rows = Rows::of(self.checkpoint, tensor, shape)?;
         let read = |i: usize, out: &mut [f32]| rows.read(i, out);

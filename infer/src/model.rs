@@ -4,9 +4,9 @@ use ckpt_inspect::Checkpoint;
 use serde_json::to_vec;
 use sha2::{Digest, Sha256};
 
+use crate::Config;
 use crate::attention::Attend;
 use crate::cache::{Cache, Paged, Pages, with_pages};
-use crate::config::Config;
 use crate::kernel::float::{Element, rms_norm, swiglu};
 use crate::kernel::packed::Matrix;
 use crate::kernel::pool::{Block, Pool, cuts};
@@ -102,6 +102,13 @@ impl Model {
         for layer in &self.layers {
             let stacks = [&layer.qkv, &layer.o, &layer.gate_up, &layer.down];
             stacks.into_iter().flat_map(Stack::parts).for_each(&mut matrix);
+        }
+        for layer in &self.layers {
+            for bias in
+                [&layer.qkv, &layer.o, &layer.gate_up, &layer.down].into_iter().filter_map(Stack::bias)
+            {
+                hash.update(bytemuck::cast_slice::<f32, u8>(bias));
+            }
         }
         let mut vector = |v: &Aligned<f32>| hash.update(bytemuck::cast_slice::<f32, u8>(v));
         for layer in &self.layers {
@@ -295,7 +302,8 @@ impl<'m> Runner<'m> {
         let old = self.logits.len();
         self.logits.resize(old + wanted * config.vocab_size, 0.0);
         let cap = config.final_logit_soft_cap.map(|cap| cap as f32);
-        let output = Output { out: &mut self.logits[old..], width: config.vocab_size, add: false, cap };
+        let (width, out) = (config.vocab_size, &mut self.logits[old..]);
+        let output = Output { out, width, add: false, bias: None, cap };
         Stack::multiply(&[head], *kernel, self.pool, &self.activations[..wanted], output);
         Ok(())
     }
@@ -329,18 +337,18 @@ impl<'m> Runner<'m> {
         });
     }
 
-    /// wide = activations . weights
+    /// wide = activations . weights + biases
     fn project(&mut self, n: usize, weights: &Stack) {
         let width = weights.rows();
         self.wide.resize(n * width);
-        let output = Output { out: &mut self.wide, width, add: false, cap: None };
+        let output = Output { out: &mut self.wide, width, add: false, bias: weights.bias(), cap: None };
         Stack::multiply(&weights.parts(), self.model.kernel, self.pool, &self.activations[..n], output);
     }
 
-    /// x += activations . weights
+    /// x += activations . weights + biases
     fn add(&mut self, n: usize, weights: &Stack) {
         let width = self.model.config.hidden_dim.next_multiple_of(LANES);
-        let output = Output { out: &mut self.x, width, add: true, cap: None };
+        let output = Output { out: &mut self.x, width, add: true, bias: weights.bias(), cap: None };
         Stack::multiply(&weights.parts(), self.model.kernel, self.pool, &self.activations[..n], output);
     }
 

@@ -1,12 +1,15 @@
 //! A KV cache in a file, so that a long prompt need not be run again: SafeTensors with the token ids (`ids`), keys and
-//! values of each layer (`layers.N.key` and `.value`, [heads, positions, head_dim]) and the model's fingerprint.
+//! values of each layer (`layers.N.key` and `.value`, [heads, positions, head_dim]), the model's fingerprint, and at the
+//! end (`checksum`) the CRC-32 of all bytes before it, little-endian: a damaged one would give gibberish.
 
-use std::borrow::Cow;
-use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 
-use ckpt_inspect::{Checkpoint, DType, TensorInfo};
-use safetensors::{Dtype, View};
+use ckpt_inspect::staged::StagedFile;
+use ckpt_inspect::{Checkpoint, DType, TensorInfo, staged};
+use crc32fast::Hasher;
+use serde_json::{Map, json};
 use serde_pickle::Value;
 
 use crate::cache::{Cache, KvType, Paged, Pages, WhenFull, with_pages};
@@ -14,42 +17,65 @@ use crate::kernel::float::Element;
 use crate::model::Model;
 use crate::{Error, Result};
 
-/// What the file says it is.
-const KIND: &str = "ckpt-infer prompt cache 1";
+/// What the file says it is, before its version.
+const KIND: &str = "ckpt-infer prompt cache ";
+/// Raised whenever the file changes. The first one had no checksum.
+const VERSION: &str = "2";
+/// Bytes of the checksum.
+const CHECKSUM: u64 = 4;
 
 impl Cache {
     /// Writes the cache to `path`, whole or not at all. An existing file is replaced.
     ///
     /// # Errors
-    /// `Usage` when positions have been forgotten by sliding; `Write`.
+    /// `Usage` when positions have been forgotten by sliding; `Output`.
     pub fn save(&self, path: &Path, model: &Model) -> Result<()> {
         if self.start() > 0 {
             return Err(Error::Usage(
                 "a window that has slid cannot be saved: its prompt is no longer there",
             ));
         }
-        let cannot = |error| Error::Write { path: path.to_path_buf(), error };
-        let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".ckpt-");
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let file = builder.tempfile_in(folder).map_err(cannot)?;
-        let shape = [model.config().num_kv_heads, self.len(), model.config().head_dim];
-        let ids = Saved::Ids { ids: self.ids(), shape: [self.len()] };
-        let mut tensors = vec![("ids".to_string(), ids)];
-        for layer in 0..model.config().num_layers {
-            for (name, value) in [("key", false), ("value", true)] {
-                let saved = Saved::Cached { cache: self, layer, value, shape };
-                tensors.push((format!("layers.{layer}.{name}"), saved));
+        let config = model.config();
+        let shape = [config.num_kv_heads, self.len(), config.head_dim];
+        let (dtype, size) = match self.kv_type() {
+            KvType::F32 => ("F32", 4),
+            KvType::F16 => ("F16", 2),
+        };
+        let metadata = json!({"kind": format!("{KIND}{VERSION}"), "model": model.fingerprint()});
+        let mut entries = Map::from_iter([("__metadata__".to_string(), metadata)]);
+        let mut end = 0;
+        let mut entry = |name: String, dtype: &str, shape: &[usize], bytes: usize| {
+            let start = end;
+            end += bytes;
+            let place = json!({"dtype": dtype, "shape": shape, "data_offsets": [start, end]});
+            entries.insert(name, place);
+        };
+        entry("ids".into(), "U32", &[self.len()], 4 * self.len());
+        for layer in 0..config.num_layers {
+            for name in ["key", "value"] {
+                let bytes = size * shape.iter().product::<usize>();
+                entry(format!("layers.{layer}.{name}"), dtype, &shape, bytes);
             }
         }
-        let info = [("kind", KIND.to_string()), ("model", model.fingerprint())];
-        let info: HashMap<String, String> = info.into_iter().map(|(k, v)| (k.to_string(), v)).collect();
-        safetensors::serialize_to_file(tensors, Some(info), file.path())
-            .map_err(|e| cannot(std::io::Error::other(e.to_string())))?;
-        file.as_file().sync_all().map_err(cannot)?;
-        file.persist(path).map_err(|e| cannot(e.error))?;
+        entry("checksum".into(), "U8", &[CHECKSUM as usize], CHECKSUM as usize);
+        let mut header = serde_json::Value::Object(entries).to_string().into_bytes();
+        // What follows is aligned.
+        header.resize(header.len().next_multiple_of(8), b' ');
+
+        let staged = StagedFile::create(path, (8 + header.len() + end) as u64, true)?;
+        let mut file = Summed { file: BufWriter::new(staged), sum: Hasher::new() };
+        let written = file
+            .put(&(header.len() as u64).to_le_bytes())
+            .and_then(|()| file.put(&header))
+            .and_then(|()| file.put(bytemuck::cast_slice(self.ids())))
+            .and_then(|()| {
+                (0..2 * config.num_layers).try_for_each(|i| {
+                    let (layer, value) = (i / 2, i % 2 == 1);
+                    file.put(&with_pages!(&self.pages, pages => stored(pages, layer, value, shape)))
+                })
+            })
+            .and_then(|()| file.end());
+        written.map_err(|source| staged::Error::Write { path: path.to_path_buf(), source })?.commit()?;
         Ok(())
     }
 
@@ -65,8 +91,21 @@ impl Cache {
             Some(Value::String(text)) => Some(text.as_str()),
             _ => None,
         };
-        if text("kind") != Some(KIND) {
-            return Err(wrong("is not a prompt cache".into()));
+        match text("kind").and_then(|kind| kind.strip_prefix(KIND)) {
+            Some(VERSION) => {}
+            Some(_) => {
+                return Err(wrong(
+                    "is a prompt cache of another version of this program; remove it, and it is made again"
+                        .into(),
+                ));
+            }
+            None => return Err(wrong("is not a prompt cache".into())),
+        }
+        if !is_sound(path).map_err(|e| ckpt_inspect::Error::io(path, &e))? {
+            return Err(wrong(
+                "is damaged: its checksum says that it is not what was written; remove it, and it is made again"
+                    .into(),
+            ));
         }
         if text("model") != Some(&model.fingerprint()) {
             return Err(wrong("was made by another model, or by this one with other flags".into()));
@@ -130,6 +169,43 @@ impl Cache {
     }
 }
 
+/// Whether the last bytes of the file are the checksum of those before.
+fn is_sound(path: &Path) -> io::Result<bool> {
+    let mut file = File::open(path)?;
+    let Some(summed) = file.metadata()?.len().checked_sub(CHECKSUM) else { return Ok(false) };
+    let (mut sum, mut piece) = (Hasher::new(), vec![0; 1 << 20]);
+    let mut rest = (&file).take(summed);
+    loop {
+        match rest.read(&mut piece)? {
+            0 => break,
+            n => sum.update(&piece[..n]),
+        }
+    }
+    let mut told = Vec::new();
+    file.read_to_end(&mut told)?;
+    Ok(told == sum.finalize().to_le_bytes())
+}
+
+/// A file that is written with the checksum of all that was.
+struct Summed {
+    file: BufWriter<StagedFile>,
+    sum: Hasher,
+}
+
+impl Summed {
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.sum.update(bytes);
+        self.file.write_all(bytes)
+    }
+
+    /// Adds the checksum.
+    fn end(self) -> io::Result<StagedFile> {
+        let Summed { mut file, sum } = self;
+        file.write_all(&sum.finalize().to_le_bytes())?;
+        file.into_inner().map_err(io::IntoInnerError::into_error)
+    }
+}
+
 fn fill<E: Element>(
     pages: &mut Paged<E>,
     layer: usize,
@@ -147,43 +223,6 @@ fn fill<E: Element>(
         pages.put(i % positions, layer, i / positions, &vector(key), &vector(value));
     }
     Ok(())
-}
-
-/// A tensor of the file, its bytes made when it is written.
-enum Saved<'a> {
-    Ids { ids: &'a [u32], shape: [usize; 1] },
-    Cached { cache: &'a Cache, layer: usize, value: bool, shape: [usize; 3] },
-}
-
-impl View for Saved<'_> {
-    fn dtype(&self) -> Dtype {
-        match self {
-            Saved::Ids { .. } => Dtype::U32,
-            Saved::Cached { cache, .. } if cache.kv_type() == KvType::F16 => Dtype::F16,
-            Saved::Cached { .. } => Dtype::F32,
-        }
-    }
-
-    fn shape(&self) -> &[usize] {
-        match self {
-            Saved::Ids { shape, .. } => shape,
-            Saved::Cached { shape, .. } => shape,
-        }
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        match self {
-            Saved::Ids { ids, .. } => Cow::Borrowed(bytemuck::cast_slice(ids)),
-            Saved::Cached { cache, layer, value, shape } => {
-                Cow::Owned(with_pages!(&cache.pages, pages => stored(pages, *layer, *value, *shape)))
-            }
-        }
-    }
-
-    fn data_len(&self) -> usize {
-        let size = if self.dtype() == Dtype::F16 { 2 } else { 4 };
-        self.shape().iter().product::<usize>() * size
-    }
 }
 
 /// Keys or values of one layer as [heads, positions, head_dim].

@@ -1,6 +1,6 @@
 //! Rotary position embedding: pair i of a head turns by position * frequency i.
 
-use crate::config::{Config, RopePairing, RopeScaling};
+use crate::{Config, RopePairing, RopeScaling};
 
 /// Frequencies of a model's heads.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ impl Rope {
         let frequencies = (0..half).map(|i| {
             let exponent = (2 * i) as f32 / config.head_dim as f32;
             let frequency = 1.0 / (config.rope_base as f32).powf(exponent);
-            let stretched = stretch(f64::from(frequency), config.rope_scaling) as f32;
+            let stretched = stretch(f64::from(frequency), &config.rope_scaling) as f32;
             stretched / factors.and_then(|f| f.get(i)).copied().unwrap_or(1.0)
         });
         Rope { frequencies: frequencies.collect(), pairing: config.rope_pairing }
@@ -63,9 +63,8 @@ impl Rope {
 
 /// Llama 3.1's rule is that of its reference implementation: wavelengths between the two bounds are interpolated
 /// between divided and kept.
-fn stretch(frequency: f64, scaling: RopeScaling) -> f64 {
-    match scaling {
-        RopeScaling::None => frequency,
+fn stretch(frequency: f64, scaling: &RopeScaling) -> f64 {
+    match *scaling {
         RopeScaling::Linear { factor } => frequency / factor,
         RopeScaling::Llama3 {
             factor,
@@ -77,22 +76,32 @@ fn stretch(frequency: f64, scaling: RopeScaling) -> f64 {
             let kept = ((turns - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0.0, 1.0);
             frequency / factor * (1.0 - kept) + frequency * kept
         }
+        // Others are refused before.
+        _ => frequency,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use ckpt_inspect::meaning::Sizes;
+    use ckpt_inspect::meaning::architecture::STUDENT;
+
     use super::*;
 
     fn rope(base: f64, head_dim: usize, scaling: RopeScaling, pairing: RopePairing) -> Rope {
-        let config = serde_json::json!({
-            "architecture": "", "vocab_size": 1, "hidden_dim": 1, "num_layers": 1, "num_heads": 1, "num_kv_heads": 1,
-            "head_dim": head_dim, "mlp_hidden_dim": 1, "max_seq_len": 1, "rope_base": base, "rope_scaling": scaling,
-            "rope_pairing": pairing, "use_bitlinear_ffn": false, "use_bitlinear_attn": false,
-            "bitlinear_per_channel": false, "quantization_eps": 0.0, "norm_eps": 0.0, "tie_word_embeddings": true,
-            "use_qk_norm": false, "attn_logit_soft_cap": null, "final_logit_soft_cap": null,
-        });
-        Rope::new(&serde_json::from_value(config).unwrap(), None)
+        let sizes = Sizes {
+            vocab_size: 1,
+            hidden_dim: 1,
+            num_layers: 1,
+            num_heads: 1,
+            num_kv_heads: 1,
+            head_dim,
+            mlp_hidden_dim: 1,
+            max_seq_len: 1,
+        };
+        let mut config = Config::new(&STUDENT, sizes);
+        (config.rope_base, config.rope_scaling, config.rope_pairing) = (base, scaling, pairing);
+        Rope::new(&config, None)
     }
 
     /// Rotating a pair of positions by the same amount leaves their product, and neighbours are halves permuted.

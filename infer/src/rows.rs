@@ -1,14 +1,9 @@
 //! A matrix's rows in f32, read from the file as they are asked for.
 
-use std::borrow::Cow;
-
-use ckpt_inspect::ggml::Decoder;
-use ckpt_inspect::{Checkpoint, DType, TensorInfo};
-use half::{bf16, f16};
+use ckpt_inspect::{Checkpoint, Elements, TensorInfo};
 
 use crate::Result;
 use crate::kernel::Kernel;
-use crate::kernel::float::Element;
 use crate::kernel::pool::Pool;
 use crate::kernel::simd::{Simd, Work};
 
@@ -22,16 +17,8 @@ pub(crate) struct Rows<'a> {
     pub cols: usize,
 }
 
-enum Elements<'a> {
-    F32(Cow<'a, [f32]>),
-    F16(&'a [f16]),
-    BF16(&'a [bf16]),
-    /// Rows are whole blocks.
-    Blocks(Decoder<'a>),
-}
-
 impl<'a> Rows<'a> {
-    /// The rows of `tensor`, which is a matrix: borrowed from the file and decoded a row at a time where that can be.
+    /// The rows of `tensor`, which is a matrix: borrowed from the file where that can be, and decoded a row at a time.
     ///
     /// # Errors
     /// Those of [`Checkpoint::values`].
@@ -40,47 +27,28 @@ impl<'a> Rows<'a> {
         tensor: &'a TensorInfo,
         (rows, cols): (usize, usize),
     ) -> Result<Self> {
-        let borrowed = match checkpoint.tensor_bytes(tensor)? {
-            Cow::Borrowed(bytes) => Some(bytes),
-            Cow::Owned(_) => None,
+        let checked = |elements: Elements<'a>| {
+            let elements = elements.real()?;
+            elements.check_codes().map(|()| elements)
         };
-        let elements = borrowed.and_then(|bytes| match tensor.dtype {
-            DType::F32 => bytemuck::try_cast_slice(bytes).ok().map(|x| Elements::F32(Cow::Borrowed(x))),
-            DType::F16 => bytemuck::try_cast_slice(bytes).ok().map(Elements::F16),
-            DType::BF16 => bytemuck::try_cast_slice(bytes).ok().map(Elements::BF16),
-            DType::Ggml(ggml) if cols.is_multiple_of(ggml.block_elements()) => {
-                let decoder = ggml.decoder(bytes, rows * cols).ok()?;
-                Some(Elements::Blocks(decoder.scaled(tensor.scale.unwrap_or(1.0))))
-            }
-            _ => None,
-        });
-        let elements = match elements {
-            Some(elements) => elements,
-            None => Elements::F32(Cow::Owned(checkpoint.values(tensor)?)),
-        };
+        let elements = checked(checkpoint.elements(tensor)?)
+            .map_err(|e| e.in_tensor(&tensor.name).in_file(&checkpoint.path))?;
         Ok(Rows { elements, rows, cols })
+    }
+
+    /// The rows of a packed matrix's codes.
+    pub fn codes(&self) -> Rows<'_> {
+        Rows { elements: self.elements.unscaled(), ..*self }
     }
 
     /// All elements, row-major, where they lie ready.
     pub fn whole(&self) -> Option<&[f32]> {
-        match &self.elements {
-            Elements::F32(values) => Some(values),
-            _ => None,
-        }
+        self.elements.as_f32()
     }
 
     /// Row `i` into `out`.
     pub fn read(&self, i: usize, out: &mut [f32]) {
-        fn widen<E: Element>(values: &[E], out: &mut [f32]) {
-            out.iter_mut().zip(values).for_each(|(out, x)| *out = x.widen());
-        }
-        let range = i * self.cols..(i + 1) * self.cols;
-        match &self.elements {
-            Elements::F32(values) => out.copy_from_slice(&values[range]),
-            Elements::F16(values) => widen(&values[range], out),
-            Elements::BF16(values) => widen(&values[range], out),
-            Elements::Blocks(decoder) => decoder.read(range.start, out),
-        }
+        self.elements.read_f32(i * self.cols, out);
     }
 
     /// The one magnitude of all elements that are not zero, 0 if all are; `None` where there are several, or NaN.

@@ -159,6 +159,40 @@ fn a_saved_cache_goes_on_where_it_was() {
     assert_eq!(left.len(), 1, "temporary files are gone");
 }
 
+/// A flipped bit anywhere, and a cut anywhere, are told; so is the form without a checksum.
+#[test]
+fn a_prompt_cache_that_is_not_what_was_written_is_refused() {
+    let pool = Pool::new(1);
+    let model = model(None, &pool);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("prompt.cache");
+    let mut cache = Cache::new(model.config(), KvType::F16, WhenFull::Stop);
+    run(&mut Runner::new(&model, &pool), &mut cache, &ids(9));
+    cache.save(&path, &model).unwrap();
+    let whole = std::fs::read(&path).unwrap();
+    let restore = |bytes: &[u8]| {
+        std::fs::write(&path, bytes).unwrap();
+        Cache::restore(&path, &model, KvType::F16, WhenFull::Stop)
+    };
+    restore(&whole).unwrap();
+    let header = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+    for at in (0..whole.len()).step_by(37).chain([header, whole.len() - 1]) {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1 << (at % 8);
+        let error = restore(&bytes).unwrap_err();
+        if at >= header {
+            assert!(error.to_string().contains("is damaged: its checksum"), "{at}: {error}");
+        }
+        assert!(restore(&whole[..at]).is_err(), "cut at {at}");
+    }
+    let longer = [&whole[..], b"more"].concat();
+    assert!(restore(&longer).is_err());
+    let old = String::from_utf8_lossy(&whole[8..header]).replace("prompt cache 2", "prompt cache 1");
+    let old = [&whole[..8], old.as_bytes(), &whole[header..]].concat();
+    let error = restore(&old).unwrap_err().to_string();
+    assert!(error.contains("another version"), "{error}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -172,15 +206,15 @@ proptest! {
         let mut cache = Cache::new(model.config(), KvType::F32, WhenFull::Stop);
         run(&mut Runner::new(&model, &pool), &mut cache, &ids(9));
         cache.save(&path, &model).unwrap();
-        let mut bytes = std::fs::read(&path).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        let mut bytes = whole.clone();
         // Half of the changes meet the header.
         let range = if byte & 1 == 0 { 600.min(bytes.len()) } else { bytes.len() };
         let at = at.index(range);
         if cut { bytes.truncate(at) } else { bytes[at] = byte }
         std::fs::write(&path, &bytes).unwrap();
-        if let Ok(mut cache) = Cache::restore(&path, &model, KvType::F32, WhenFull::Stop) {
-            prop_assert!(cache.len() == 9 && !cut);
-            run(&mut Runner::new(&model, &pool), &mut cache, &ids(3));
-        }
+        // Only the very bytes that were written are taken.
+        let restored = Cache::restore(&path, &model, KvType::F32, WhenFull::Stop);
+        prop_assert_eq!(restored.is_ok(), bytes == whole);
     }
 }

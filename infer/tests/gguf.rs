@@ -10,6 +10,7 @@ use ckpt_convert::{Control, Gguf, Object, Options, Plan, Target, save, write};
 use ckpt_infer::{
     Cache, Config, Error, KvType, LoadOptions, Logits, Model, Pool, RopeScaling, Runner, Sequence, WhenFull,
 };
+use ckpt_inspect::meaning::architecture::STUDENT;
 use ckpt_inspect::metadata;
 use serde_json::json;
 use serde_pickle::HashableValue;
@@ -42,7 +43,7 @@ fn configured(source: &Path, change: impl FnOnce(&mut serde_json::Value), to: &P
     let checkpoint = ckpt_inspect::open(source).unwrap();
     let mut config = metadata::to_json(&checkpoint.metadata)["config"].take();
     if config.is_null() {
-        config = json!({"model": checkpoint.model.student});
+        config = json!({"model": checkpoint.model.student.as_ref().map(|student| student.to_record())});
     }
     change(&mut config["model"]);
     let weights = checkpoint.tensors.iter().filter(|t| t.name.starts_with("model_state_dict.")).map(|t| {
@@ -135,15 +136,13 @@ fn ternary_types_give_the_logits_of_their_source() {
 
 /// The configuration without what other formats say otherwise; GGUF has epsilons as f32.
 fn computed(model: &Model) -> Config {
-    let config = model.config();
+    let mut config = model.config().clone();
     let single = |x: f64| f64::from(x as f32);
-    Config {
-        architecture: String::new(),
-        rope_pairing: Default::default(),
-        norm_eps: single(config.norm_eps),
-        quantization_eps: single(config.quantization_eps),
-        ..config.clone()
-    }
+    config.architecture = &STUDENT;
+    config.rope_pairing = Default::default();
+    config.norm_eps = single(config.norm_eps);
+    config.quantization_eps = single(config.quantization_eps);
+    config
 }
 
 /// Out of GGUF into everything else: the configuration comes along, and codes are not rounded a second time.

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use ckpt_convert::quant::Quant;
+use ckpt_convert::{Control, Gguf, Options, Plan, Target, write};
 use ckpt_infer::compare::{self, Windows};
 use ckpt_infer::{
     Cache, Kernel, KvType, LoadOptions, Logits, Model, Pool, Runner, Sequence, TableType, WhenFull,
@@ -11,45 +13,100 @@ fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/transformers").join(name)
 }
 
-/// Llama with Llama 3's rotary scaling and an untied head, Qwen3 in f16 with QK norms and tied tables, and Mistral,
-/// whose window is shorter than the text.
-#[test]
-fn logits_agree_with_transformers() {
-    for (name, when_full) in
-        [("llama", WhenFull::Stop), ("qwen3", WhenFull::Stop), ("mistral", WhenFull::Slide)]
-    {
-        let truth = ckpt_inspect::open(&folder(name).join("truth.safetensors")).unwrap();
-        let ids = truth.view::<i32>(truth.tensor("ids").unwrap()).unwrap();
-        let ids: Vec<u32> = ids.iter().map(|&id| id as u32).collect();
-        let want = truth.values(truth.tensor("logits").unwrap()).unwrap();
-        for kernel in Kernel::available() {
-            let pool = Pool::new(2);
-            let options = LoadOptions { kernel: Some(kernel), ..LoadOptions::default() };
-            let file = folder(name).join("model.safetensors");
-            let model = Model::open(&file, &options, &pool).unwrap();
-            assert_eq!(model.assumed(), [""; 0], "{name}");
-            // All at once, and token by token.
-            for step in [ids.len(), 1] {
-                let mut cache = Cache::new(model.config(), KvType::F32, when_full);
-                let mut runner = Runner::new(&model, &pool);
-                let mut logits = Vec::new();
-                for ids in ids.chunks(step) {
-                    let sequence = Sequence { ids, cache: &mut cache, logits: Logits::All };
-                    logits.extend_from_slice(runner.forward(&mut [sequence]).unwrap());
-                }
-                assert_eq!(logits.len(), want.len());
-                let largest = want.iter().fold(0.0f32, |a, b| a.max(b.abs()));
-                for (at, (got, want)) in logits.iter().zip(&want).enumerate() {
-                    let off = (got - want).abs();
-                    assert!(
-                        off <= 2e-5 * largest,
-                        "{name} on {}: {got} for {want}, logit {at}",
-                        kernel.name()
-                    );
-                }
+/// Logits of the model in `file`, all at once and token by token, on every instruction set, are those of `name`'s truth.
+fn agrees(name: &str, file: &Path, when_full: WhenFull) {
+    let truth = ckpt_inspect::open(&folder(name).join("truth.safetensors")).unwrap();
+    let ids = truth.view::<i32>(truth.tensor("ids").unwrap()).unwrap();
+    let ids: Vec<u32> = ids.iter().map(|&id| id as u32).collect();
+    let want = truth.values(truth.tensor("logits").unwrap()).unwrap();
+    for kernel in Kernel::available() {
+        let pool = Pool::new(2);
+        let options = LoadOptions { kernel: Some(kernel), ..LoadOptions::default() };
+        let model = Model::open(file, &options, &pool).unwrap();
+        assert_eq!(model.assumed(), [""; 0], "{name}");
+        for step in [ids.len(), 1] {
+            let mut cache = Cache::new(model.config(), KvType::F32, when_full);
+            let mut runner = Runner::new(&model, &pool);
+            let mut logits = Vec::new();
+            for ids in ids.chunks(step) {
+                let sequence = Sequence { ids, cache: &mut cache, logits: Logits::All };
+                logits.extend_from_slice(runner.forward(&mut [sequence]).unwrap());
+            }
+            assert_eq!(logits.len(), want.len());
+            let largest = want.iter().fold(0.0f32, |a, b| a.max(b.abs()));
+            for (at, (got, want)) in logits.iter().zip(&want).enumerate() {
+                let off = (got - want).abs();
+                assert!(
+                    off <= 2e-5 * largest,
+                    "{} on {}: {got} for {want}, logit {at}",
+                    file.display(),
+                    kernel.name()
+                );
             }
         }
     }
+}
+
+/// Llama with Llama 3's rotary scaling and an untied head, Qwen2 with its biases, Qwen3 in f16 with QK norms and tied
+/// tables, and Mistral, whose window is shorter than the text.
+#[test]
+fn logits_agree_with_transformers() {
+    for (name, when_full) in [
+        ("llama", WhenFull::Stop),
+        ("qwen2", WhenFull::Stop),
+        ("qwen3", WhenFull::Stop),
+        ("mistral", WhenFull::Slide),
+    ] {
+        agrees(name, &folder(name).join("model.safetensors"), when_full);
+    }
+}
+
+/// The same out of GGUF, and out of the folder that is made of that.
+#[test]
+fn logits_agree_out_of_gguf_and_back() {
+    for (name, when_full) in [
+        ("llama", WhenFull::Stop),
+        ("qwen2", WhenFull::Stop),
+        ("qwen3", WhenFull::Stop),
+        ("mistral", WhenFull::Slide),
+    ] {
+        let place = tempfile::tempdir().unwrap();
+        let at = |name: &str| place.path().join(name);
+        let convert = |from: &Path, target: Target, to: &Path| {
+            let options = Options::new(target);
+            let source = ckpt_inspect::open(from).unwrap();
+            let mut plan = Plan::new(&source, &options).unwrap();
+            write(&mut plan, &options, to, Control { progress: &|_| (), stop: &Default::default() }).unwrap();
+            let told = |what: &str| plan.notes.iter().any(|note| note.contains(what));
+            assert!(!told("not whole") && !told("left out"), "{name}: {:?}", plan.notes);
+        };
+        let f32s = Gguf { quant: Some(Quant::F32), embed: Some(Quant::F32), ..Gguf::default() };
+        convert(&folder(name).join("model.safetensors"), Target::Gguf(f32s), &at("model.gguf"));
+        agrees(name, &at("model.gguf"), when_full);
+        convert(&at("model.gguf"), Target::Hf { packed: false }, &at("back"));
+        agrees(name, &at("back"), when_full);
+        let [first, back] = [folder(name).join("model.safetensors"), at("back")].map(|path| {
+            let mut config = ckpt_inspect::open(&path).unwrap().model_config().unwrap();
+            // GGUF has it as f32.
+            config.norm_eps = f64::from(config.norm_eps as f32);
+            config
+        });
+        assert_eq!(first, back);
+    }
+}
+
+/// A bias that is missing is no zero.
+#[test]
+fn a_model_without_its_biases_is_refused() {
+    let place = tempfile::tempdir().unwrap();
+    for file in ["model.safetensors", "config.json"] {
+        std::fs::copy(folder("qwen3").join(file), place.path().join(file)).unwrap();
+    }
+    let config = std::fs::read_to_string(place.path().join("config.json")).unwrap();
+    let config = config.replace("\"attention_bias\": false", "\"attention_bias\": true");
+    std::fs::write(place.path().join("config.json"), config).unwrap();
+    let refused = Model::open(place.path(), &LoadOptions::default(), &Pool::new(1)).unwrap_err();
+    assert!(refused.to_string().contains("`layers.0.self_attn.q_proj.bias` is missing"), "{refused}");
 }
 
 /// Of the folder's model as it is, and with tables in f16; its ids; and a truth of the file.

@@ -1,6 +1,5 @@
 //! A folder of records by the files they were made from, so that what has not changed is not measured again.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -10,10 +9,11 @@ use sha2::{Digest, Sha256};
 use crate::bytes::Stamp;
 use crate::cause::PairRecord;
 use crate::health::measures;
+use crate::staged::{self, is_temporary};
 use crate::{Checkpoint, CheckpointRecord};
 
 /// Raised whenever a measurement changes its meaning; a new one in the table is noticed by its key.
-const SCHEMA: u32 = 3;
+const SCHEMA: u32 = 4;
 
 /// Records kept in a folder, one file each.
 #[derive(Clone, Debug)]
@@ -98,10 +98,7 @@ impl Cache {
             files,
             record,
         };
-        let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
-        file.write_all(&serde_json::to_vec(&entry)?)?;
-        file.persist(target)?;
-        Ok(())
+        staged::keep(target, &serde_json::to_vec(&entry)?).map_err(std::io::Error::other)
     }
 
     /// Removes the records made longest ago until `bytes` remain.
@@ -112,6 +109,10 @@ impl Cache {
         let mut entries = Vec::new();
         for entry in std::fs::read_dir(&self.folder)? {
             let entry = entry?;
+            // Being written: who writes it removes it, or the next one to write.
+            if is_temporary(&entry.file_name()) {
+                continue;
+            }
             let metadata = entry.metadata()?;
             entries.push((metadata.modified()?, metadata.len(), entry.path()));
         }

@@ -3,14 +3,14 @@
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use ndarray::{CowArray, IxDyn};
 use serde_pickle::{HashableValue, Value};
 
 use crate::bytes::{Source, Stamp};
 use crate::format::Format;
-use crate::model::Model;
+use crate::meaning::Model;
 use crate::storage::Storage;
 use crate::tensor::{Element, TensorInfo};
 use crate::{DType, Damage, DamageKind, Error, ErrorKind, Group, Notice, Result};
@@ -38,6 +38,8 @@ pub struct Checkpoint {
     /// Training step and where it was found.
     pub step: Option<(u64, String)>,
     pub(crate) files: Vec<Arc<Source>>,
+    /// The header of the first of them, once it had to be fetched again.
+    pub(crate) header: OnceLock<Vec<u8>>,
     /// What else was looked at to open it: config.json and its kin, shards that are missing.
     pub(crate) beside: Vec<Stamp>,
     /// Names that an index promises and no shard holds.
@@ -135,6 +137,17 @@ impl Checkpoint {
     /// Those of [`TensorInfo::bytes`].
     pub fn tensor_bytes<'a>(&'a self, tensor: &'a TensorInfo) -> Result<Cow<'a, [u8]>> {
         tensor.bytes().map_err(|e| e.in_file(&self.path))
+    }
+
+    /// Bytes that [`Checkpoint::tensor_bytes`] has to allocate for `tensor`: none where it can borrow from the map.
+    pub fn copied_bytes(&self, tensor: &TensorInfo) -> u64 {
+        let part = tensor.sparse.as_ref().map_or(tensor, |sparse| &sparse.values);
+        let Some(storage) = &part.storage else { return 0 };
+        let own = part.byte_len().unwrap_or(0);
+        match storage.copied(own) {
+            0 if storage.run().swap > 1 || !part.is_contiguous() => own,
+            copied => copied,
+        }
     }
 
     /// `tensor` as an array: [`TensorInfo::view`], with errors that name the checkpoint.

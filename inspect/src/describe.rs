@@ -7,11 +7,12 @@ use sha2::{Digest, Sha256};
 
 use crate::cache::hex;
 use crate::checkpoint::Checkpoint;
-use crate::measure::{Elements, Measured, Plan, TernaryRule, measure};
+use crate::meaning::elements::{Elements, lists_twice};
+use crate::measure::{Measured, Plan, TernaryRule, measure};
 use crate::record::{CheckpointRecord, Stats, TensorRecord, Ternary};
 use crate::storage::{Place, Storage};
-use crate::tensor::{Quantizer, Sparse, TensorInfo};
-use crate::{DType, Error, Result, metadata, ternary};
+use crate::tensor::TensorInfo;
+use crate::{DType, Error, Result, metadata};
 
 /// What a record is to contain beyond the header's facts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -221,7 +222,7 @@ impl Checkpoint {
         };
         let plan = Plan { cols, ternary: rule, histogram };
         if let Some(sparse) = &tensor.sparse {
-            if sparse.layout.ends_with("sparse_coo") && self.lists_twice(tensor, sparse)? {
+            if sparse.layout.ends_with("sparse_coo") && lists_twice(self, tensor, sparse)? {
                 return Err(Error::unsupported(
                     "elements listed more than once, which are to be added up first",
                 ));
@@ -231,49 +232,16 @@ impl Checkpoint {
             measured.ternary = None;
             return Ok(measured);
         }
-        let bytes = self.tensor_bytes(tensor)?;
-        let mut measured = match tensor.dtype {
-            DType::Ternary(packing) => {
-                ternary::check_codes(&bytes)?;
-                let scale = tensor.scale.unwrap_or(1.0);
-                let decode = |start: usize, out: &mut [f32], scale: f32| {
-                    let mut codes = [0i8; 1024];
-                    for (i, chunk) in out.chunks_mut(codes.len()).enumerate() {
-                        let codes = &mut codes[..chunk.len()];
-                        ternary::decode(packing, &bytes, &tensor.shape, start + i * 1024, codes);
-                        chunk.iter_mut().zip(codes).for_each(|(v, &mut c)| *v = f32::from(c) * scale);
-                    }
-                };
-                let read = |start: usize, out: &mut [f32]| decode(start, out, scale);
-                let len = numel(tensor)?;
-                let mut measured = measure(&Elements::Decoded32 { len, granule: 1, read: &read }, &plan);
-                // The signs of the values are the codes only under a positive scale.
-                if !(scale > 0.0 && scale.is_finite()) {
-                    let read = |start: usize, out: &mut [f32]| decode(start, out, 1.0);
-                    let plan = Plan { histogram: false, ..plan };
-                    measured.ternary =
-                        measure(&Elements::Decoded32 { len, granule: 1, read: &read }, &plan).ternary;
-                }
-                measured
-            }
-            DType::Ggml(ggml) => {
-                let decoder = ggml.decoder(&bytes, numel(tensor)?)?.scaled(tensor.scale.unwrap_or(1.0));
-                let read = |start: usize, out: &mut [f32]| decoder.read(start, out);
-                let granule = ggml.block_elements();
-                measure(&Elements::Decoded32 { len: numel(tensor)?, granule, read: &read }, &plan)
-            }
-            DType::QI8 | DType::QU8 | DType::QI32 => {
-                let real = self.dequantizer(tensor, &bytes)?;
-                let read = |start: usize, out: &mut [f64]| {
-                    out.iter_mut().enumerate().for_each(|(i, v)| *v = real(start + i));
-                };
-                measure(&Elements::Decoded64 { len: numel(tensor)?, read: &read }, &plan)
-            }
-            dtype if dtype.is_sub_byte() => {
-                return Err(Error::unsupported(format!("{dtype} elements are named and not decoded")));
-            }
-            dtype => measure(&Elements::Plain { dtype, bytes: &bytes }, &plan),
-        };
+        let elements = self.elements(tensor)?.real()?;
+        elements.check_codes()?;
+        let mut measured = measure(&elements, &plan);
+        let plan = Plan { histogram: false, ..plan };
+        // The signs of the values are the codes only under a positive scale.
+        if matches!(tensor.dtype, DType::Ternary(_))
+            && tensor.scale.is_some_and(|s| !(s > 0.0 && s.is_finite()))
+        {
+            measured.ternary = measure(&elements.unscaled(), &plan).ternary;
+        }
         let Measured { stats, ternary, .. } = &mut measured;
         if let (Some(ternary), DType::Ternary(_)) = (&mut *ternary, tensor.dtype) {
             ternary.scale = tensor.scale.map(f64::from);
@@ -284,160 +252,16 @@ impl Checkpoint {
             ternary.scale = stats.abs_mean.filter(|_| nonzero > 0.0).map(|m| m / nonzero);
             // Scales that are all zero hide codes that need not be.
             if nonzero == 0.0
-                && let Some(codes) = self.ternary_codes(tensor)?
+                && let Some(codes) = elements.codes()?
                 && codes.iter().any(|&code| code != 0)
             {
-                let read = |start: usize, out: &mut [f32]| {
-                    out.iter_mut().zip(&codes[start..]).for_each(|(v, &code)| *v = code.into());
-                };
-                let plan = Plan { histogram: false, ..plan };
-                let elements = Elements::Decoded32 { len: codes.len(), granule: 1, read: &read };
-                let hidden = measure(&elements, &plan).ternary;
+                let codes = Elements::plain(DType::I8, bytemuck::cast_slice::<i8, u8>(&codes))?;
+                let hidden = measure(&codes, &plan).ternary;
                 *ternary = hidden.map(|t| Ternary { scale: Some(0.0), ..t }).unwrap_or_default();
             }
         }
         Ok(measured)
     }
-
-    /// Elements as real numbers in f32, row-major: packed and quantized ones decoded, sparse ones spread out.
-    ///
-    /// # Errors
-    /// Those of [`Checkpoint::tensor_bytes`]; `Unsupported` for complex numbers, block formats that are not decoded,
-    /// and sparse tensors too large to spread out.
-    pub fn values(&self, tensor: &TensorInfo) -> Result<Vec<f32>> {
-        self.values_inner(tensor).map_err(|e| e.in_tensor(&tensor.name).in_file(&self.path))
-    }
-
-    fn values_inner(&self, tensor: &TensorInfo) -> Result<Vec<f32>> {
-        if let Some(sparse) = &tensor.sparse {
-            return Err(Error::unsupported(format!(
-                "a sparse tensor ({}) has no dense values here",
-                sparse.layout
-            )));
-        }
-        let bytes = self.tensor_bytes(tensor)?;
-        let n = numel(tensor)?;
-        Ok(match tensor.dtype {
-            DType::Ternary(packing) => {
-                ternary::check_codes(&bytes)?;
-                let mut codes = vec![0i8; n];
-                ternary::decode(packing, &bytes, &tensor.shape, 0, &mut codes);
-                let scale = tensor.scale.unwrap_or(1.0);
-                codes.into_iter().map(|c| f32::from(c) * scale).collect()
-            }
-            DType::Ggml(ggml) => {
-                let mut out = vec![0.0; n];
-                ggml.decoder(&bytes, n)?.scaled(tensor.scale.unwrap_or(1.0)).read(0, &mut out);
-                out
-            }
-            DType::QI8 | DType::QU8 | DType::QI32 => {
-                let real = self.dequantizer(tensor, &bytes)?;
-                (0..n).map(|i| real(i) as f32).collect()
-            }
-            dtype => crate::measure::to_f32(dtype, &bytes)
-                .ok_or_else(|| Error::unsupported(format!("{dtype} elements are not real numbers")))?,
-        })
-    }
-
-    /// The codes -1, 0, +1 of a packed ternary matrix, row-major; `None` for any other tensor.
-    ///
-    /// # Errors
-    /// Those of [`Checkpoint::tensor_bytes`].
-    pub fn ternary_codes(&self, tensor: &TensorInfo) -> Result<Option<Vec<i8>>> {
-        if !tensor.dtype.is_ternary() {
-            return Ok(None);
-        }
-        let bytes = self.tensor_bytes(tensor)?;
-        let mut codes = vec![0i8; numel(tensor)?];
-        match tensor.dtype {
-            DType::Ternary(packing) => {
-                ternary::check_codes(&bytes)?;
-                ternary::decode(packing, &bytes, &tensor.shape, 0, &mut codes);
-            }
-            DType::Ggml(ggml) => ggml.ternary_codes(&bytes, &mut codes)?,
-            _ => return Ok(None),
-        }
-        Ok(Some(codes))
-    }
-
-    /// How element `i` of a quantized tensor becomes a real number.
-    pub(crate) fn dequantizer<'b>(
-        &self,
-        tensor: &'b TensorInfo,
-        bytes: &'b [u8],
-    ) -> Result<Box<dyn Fn(usize) -> f64 + Send + Sync + 'b>> {
-        let dtype = tensor.dtype;
-        let integer = move |i: usize| -> f64 {
-            match dtype {
-                DType::QI8 => f64::from(bytes[i] as i8),
-                DType::QU8 => f64::from(bytes[i]),
-                _ => f64::from(i32::from_le_bytes(bytes[4 * i..4 * i + 4].try_into().expect("four bytes"))),
-            }
-        };
-        match &tensor.quantizer {
-            None => Ok(Box::new(integer)),
-            Some(Quantizer::PerTensor { scale, zero_point }) => {
-                let (scale, zero) = (*scale, *zero_point as f64);
-                Ok(Box::new(move |i| (integer(i) - zero) * scale))
-            }
-            Some(Quantizer::PerChannel { scales, zero_points, axis }) => {
-                let inner = tensor
-                    .shape
-                    .get(axis + 1..)
-                    .unwrap_or(&[])
-                    .iter()
-                    .fold(1usize, |n, &d| n.saturating_mul(d));
-                let channels = *tensor
-                    .shape
-                    .get(*axis)
-                    .ok_or_else(|| Error::damaged("its channel axis is not there"))?;
-                if [scales, zero_points].iter().any(|t| t.numel() != channels as u64) {
-                    return Err(Error::damaged("its scales do not match its channels"));
-                }
-                let scales = self.small_f64(scales)?;
-                let zeros = self.small_f64(zero_points)?;
-                Ok(Box::new(move |i| {
-                    let channel = i / inner.max(1) % channels.max(1);
-                    (integer(i) - zeros[channel]) * scales[channel]
-                }))
-            }
-        }
-    }
-
-    /// Whether a COO tensor lists an element more than once (it is not coalesced). Takes eight bytes per listed
-    /// element, as its indices do.
-    fn lists_twice(&self, tensor: &TensorInfo, sparse: &Sparse) -> Result<bool> {
-        let Some(indices) = sparse.indices.first() else { return Ok(false) };
-        let indices = self.view::<i64>(indices)?;
-        let &[dims, listed] = indices.shape() else {
-            return Err(Error::damaged("its indices are no matrix"));
-        };
-        let sizes =
-            tensor.shape.get(..dims).ok_or_else(|| Error::damaged("it has more indices than dimensions"))?;
-        let mut places = vec![0i64; listed];
-        for (row, &size) in indices.outer_iter().zip(sizes) {
-            for (place, &index) in places.iter_mut().zip(row) {
-                *place = place.wrapping_mul(size as i64).wrapping_add(index);
-            }
-        }
-        places.sort_unstable();
-        Ok(places.windows(2).any(|pair| pair[0] == pair[1]))
-    }
-
-    fn small_f64(&self, tensor: &TensorInfo) -> Result<Vec<f64>> {
-        let bytes = self.tensor_bytes(tensor)?;
-        let words = bytes.as_chunks::<8>().0.iter();
-        match tensor.dtype {
-            DType::F64 => Ok(words.map(|&word| f64::from_le_bytes(word)).collect()),
-            DType::I64 => Ok(words.map(|&word| i64::from_le_bytes(word) as f64).collect()),
-            _ => Ok(self.values_inner(tensor)?.into_iter().map(f64::from).collect()),
-        }
-    }
-}
-
-fn numel(tensor: &TensorInfo) -> Result<usize> {
-    usize::try_from(tensor.numel())
-        .map_err(|_| Error::unsupported("more elements than this machine can address"))
 }
 
 /// Row length of a matrix: what multiplies one output. Convolutions and their kin count as [out, in...].

@@ -9,11 +9,11 @@ mod elements;
 mod plain;
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Checkpoint;
+pub use crate::meaning::elements::RowOrder;
 use crate::tensor::TensorInfo;
 use crate::{DType, Group, without_state_dict};
 pub use elements::diff_tensors;
@@ -160,9 +160,6 @@ pub struct ValueChange {
     /// In the second checkpoint; `None` when it is not there.
     pub b: Option<serde_json::Value>,
 }
-
-/// Gives the place of a row in the file.
-pub type RowOrder = Arc<dyn Fn(usize) -> usize + Send + Sync>;
 
 /// What is compared, and how.
 #[derive(Clone, Copy)]

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::format::packing::TernaryPacking;
 use crate::ggml::GgmlType;
 
 /// What one element of a tensor is, or how a block of elements is packed. Records hold it as its name.
@@ -57,26 +58,6 @@ pub enum DType {
     Ternary(TernaryPacking),
 }
 
-/// The layouts of 2-bit ternary weights with one scale a matrix. In all of them a code is value + 1, and code 3 stands
-/// for nothing. The last three are the I2_S type of bitnet.cpp's GGUF files, which do not say which one they hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum TernaryPacking {
-    /// Row-major, first value in bits 7-6, tail padded with code 1; `L_shape` and `L_scale` stand beside it.
-    I2s,
-    /// The bits of [`TernaryPacking::I2s`] in SafeTensors, shape in a `__metadata__` tensor, scale lost.
-    I2sUnscaled,
-    /// Hugging Face BitNet: row r at packed row r % P, bits 2 * (r / P), with P = ceil(rows / 4).
-    HfBitnet,
-    /// I2_S of x86 builds: per 128 values 32 bytes, byte i holding values i, 32 + i, 64 + i, 96 + i in bits 7-6, 5-4,
-    /// 3-2, 1-0.
-    BitnetX86,
-    /// I2_S of ARM builds: per 64 values 16 bytes, byte i holding values i, 16 + i, 32 + i, 48 + i.
-    BitnetArm,
-    /// I2_S of x86 builds that multiply four rows at a time: byte c of row group g holds column c of rows 4g to
-    /// 4g + 3, the first in bits 7-6.
-    BitnetRows,
-}
-
 impl DType {
     /// The name PyTorch (without `torch.`), GGML or this suite gives the type.
     pub fn name(self) -> &'static str {
@@ -110,56 +91,23 @@ impl DType {
             DType::QU8 => "quint8",
             DType::QI32 => "qint32",
             DType::Ggml(ggml) => ggml.name(),
-            DType::Ternary(TernaryPacking::I2s) => "i2s",
-            DType::Ternary(TernaryPacking::I2sUnscaled) => "i2s_unscaled",
-            DType::Ternary(TernaryPacking::HfBitnet) => "hf_bitnet",
-            DType::Ternary(TernaryPacking::BitnetX86) => "i2_s",
-            DType::Ternary(TernaryPacking::BitnetArm) => "i2_s_arm",
-            DType::Ternary(TernaryPacking::BitnetRows) => "i2_s_rows",
+            DType::Ternary(packing) => packing.name(),
         }
     }
 
-    /// Every type but GGML's.
-    const NAMED: [DType; 34] = {
+    /// Every type but GGML's and the packings.
+    const PLAIN: [DType; 28] = {
         use DType::*;
-        use TernaryPacking::*;
         [
-            F64,
-            F32,
-            F16,
-            BF16,
-            F8E4M3FN,
-            F8E5M2,
-            F8E4M3FNUZ,
-            F8E5M2FNUZ,
-            F8E8M0FNU,
-            F4E2M1,
-            F6E2M3,
-            F6E3M2,
-            F4E2M1X2,
-            I64,
-            I32,
-            I16,
-            I8,
-            U64,
-            U32,
-            U16,
-            U8,
-            Bool,
-            C32,
-            C64,
-            C128,
-            QI8,
-            QU8,
-            QI32,
-            Ternary(I2s),
-            Ternary(I2sUnscaled),
-            Ternary(HfBitnet),
-            Ternary(BitnetX86),
-            Ternary(BitnetArm),
-            Ternary(BitnetRows),
+            F64, F32, F16, BF16, F8E4M3FN, F8E5M2, F8E4M3FNUZ, F8E5M2FNUZ, F8E8M0FNU, F4E2M1, F6E2M3, F6E3M2,
+            F4E2M1X2, I64, I32, I16, I8, U64, U32, U16, U8, Bool, C32, C64, C128, QI8, QU8, QI32,
         ]
     };
+
+    /// Every type but GGML's.
+    fn named() -> impl Iterator<Item = DType> {
+        DType::PLAIN.into_iter().chain(TernaryPacking::ALL.iter().map(|&packing| DType::Ternary(packing)))
+    }
 
     /// Bytes of one element, or `None` where elements are packed in blocks.
     pub fn element_size(self) -> Option<usize> {
@@ -202,17 +150,7 @@ impl DType {
             DType::Ggml(ggml) => ggml.bytes_for(shape),
             DType::F4E2M1 => numel.is_multiple_of(2).then_some(numel / 2),
             DType::F6E2M3 | DType::F6E3M2 => numel.is_multiple_of(4).then_some(numel / 4 * 3),
-            DType::Ternary(TernaryPacking::HfBitnet) => {
-                let (rows, cols) = (*shape.first()? as u64, *shape.get(1)? as u64);
-                rows.div_ceil(4).checked_mul(cols)
-            }
-            DType::Ternary(TernaryPacking::BitnetX86) => numel.is_multiple_of(128).then_some(numel / 4),
-            DType::Ternary(TernaryPacking::BitnetArm) => numel.is_multiple_of(64).then_some(numel / 4),
-            DType::Ternary(TernaryPacking::BitnetRows) => {
-                let rows = numel.checked_div(*shape.last()? as u64).unwrap_or(0);
-                rows.is_multiple_of(4).then_some(numel / 4)
-            }
-            DType::Ternary(TernaryPacking::I2s | TernaryPacking::I2sUnscaled) => Some(numel.div_ceil(4)),
+            DType::Ternary(packing) => packing.bytes_for(shape),
             plain => numel.checked_mul(plain.element_size()? as u64),
         }
     }
@@ -260,7 +198,7 @@ impl FromStr for DType {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        let named = DType::NAMED.into_iter().find(|dtype| dtype.name() == name);
+        let named = DType::named().find(|dtype| dtype.name() == name);
         named
             .or_else(|| GgmlType::named(name).map(DType::Ggml))
             .ok_or_else(|| format!("`{}` is no element type", name.escape_debug()))
@@ -300,7 +238,7 @@ mod tests {
     fn every_type_is_read_by_its_name() {
         let ggml = (0..100).map(|number| DType::Ggml(GgmlType(number)));
         let known = ggml.filter(|t| matches!(t, DType::Ggml(ggml) if ggml.is_known()));
-        let all: Vec<DType> = DType::NAMED.into_iter().chain(known).collect();
+        let all: Vec<DType> = DType::named().chain(known).collect();
         assert!(all.len() > 70, "{}", all.len());
         for dtype in all {
             let text = serde_json::to_string(&dtype).unwrap();

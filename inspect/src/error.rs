@@ -113,6 +113,16 @@ pub fn printable(text: &str) -> String {
     out
 }
 
+/// [`printable`] text that may begin a line of a log: what a CI system would take for a command there (a leading `::`,
+/// and `##` as in `##[error]` and `##vso[`) is escaped too.
+pub fn printable_in_log(text: &str) -> String {
+    let text = printable(text).replace("##", "#\\u{23}");
+    match text.trim_start().strip_prefix("::") {
+        Some(rest) => format!("\\u{{3a}}:{rest}"),
+        None => text,
+    }
+}
+
 /// One line, safe to print whatever the file holds (see [`printable`]).
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -135,7 +145,13 @@ impl fmt::Display for Error {
 
 #[cfg(test)]
 mod tests {
-    use super::printable;
+    use super::{printable, printable_in_log};
+
+    #[test]
+    fn commands_of_ci_systems_become_text() {
+        assert_eq!(printable_in_log(" ::error::a\n::b"), "\\u{3a}:error::a\\u{a}::b");
+        assert_eq!(printable_in_log("a ##[error]b # c"), "a #\\u{23}[error]b # c");
+    }
 
     #[test]
     fn controls_become_visible_and_the_rest_stays() {

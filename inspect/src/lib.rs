@@ -11,9 +11,9 @@
 //! # Ok::<(), ckpt_inspect::Error>(())
 //! ```
 
+mod analysis;
 mod bytes;
 mod cache;
-pub mod cause;
 mod checkpoint;
 mod damage;
 mod describe;
@@ -22,52 +22,44 @@ mod dtype;
 mod error;
 mod format;
 pub mod ggml;
-pub mod gguf;
 pub mod health;
 mod layout;
-mod meaning;
+pub mod meaning;
 pub mod measure;
 pub mod metadata;
-mod model;
 mod names;
 mod open;
 pub mod optimizer;
-pub mod pickle;
-mod pieces;
+mod processor;
 pub mod record;
-pub mod run;
-pub mod safetensors;
 pub mod salvage;
 pub mod scan;
 mod step;
-mod storage;
 pub mod survey;
-mod tensor;
 mod ternary;
-pub mod torch;
-mod torch_legacy;
-mod torch_tar;
-mod torch_zip;
-pub mod trend;
-mod values;
-mod verdict;
-pub mod zip;
 
-pub use bytes::SharedBytes;
+use bytes::storage;
+use format::{tensor, torch_legacy, torch_zip};
+
+pub use analysis::{cause, run, trend};
+pub use bytes::{SharedBytes, pickle, staged, zip};
 pub use cache::Cache;
 pub use checkpoint::{Checkpoint, lookup};
 pub use damage::{Damage, DamageKind, Notice, NoticeKind};
 pub use describe::{Options, describe};
-pub use dtype::{DType, TernaryPacking};
-pub use error::{Error, ErrorKind, Result, printable};
-pub use format::{Format, recognises};
+pub use dtype::DType;
+pub use error::{Error, ErrorKind, Result, printable, printable_in_log};
+pub use format::packing::TernaryPacking;
+pub use format::{Format, gguf, npy, packing, recognises, safetensors, torch};
+use health::verdict;
 pub use layout::{find, identity};
+pub use meaning::elements::{Elements, RowOrder};
 #[cfg(feature = "vocabulary")]
 pub use meaning::vocabulary;
-pub use model::{Model, StudentConfig};
+pub use meaning::{Model, ModelConfig};
 pub use names::without_state_dict;
 pub use open::{I2sLayout, OpenOptions, open, open_bytes, open_bytes_with, open_with};
-pub use pieces::Pieces;
+pub use processor::InstructionSet;
 pub use record::{CheckpointRecord, Group, TensorRecord};
 pub use step::from_path as step_from_path;
 pub use storage::Storage;

@@ -69,6 +69,25 @@ fn convert(value: &Value, depth: usize) -> serde_json::Value {
     }
 }
 
+/// A plain value as JSON, whole. What JSON has no word for becomes text.
+pub fn whole_json(value: &Value) -> serde_json::Value {
+    match value {
+        Value::None => json!(null),
+        Value::Bool(b) => json!(b),
+        Value::I64(i) => json!(i),
+        Value::F64(f) if f.is_finite() => json!(f),
+        Value::F64(f) => json!(f.to_string()),
+        Value::Int(i) => json!(i.to_string()),
+        Value::String(s) => json!(s),
+        Value::Bytes(bytes) => json!(bytes),
+        Value::List(items) | Value::Tuple(items) => items.iter().map(whole_json).collect(),
+        Value::Set(items) | Value::FrozenSet(items) => items.iter().map(|i| json!(key_text(i))).collect(),
+        Value::Dict(entries) => serde_json::Value::Object(
+            entries.iter().map(|(key, value)| (key_text(key), whole_json(value))).collect(),
+        ),
+    }
+}
+
 pub(crate) fn key_text(key: &HashableValue) -> String {
     match key {
         HashableValue::String(s) => s.clone(),

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde_pickle::{HashableValue, Value};
 
@@ -11,7 +11,7 @@ use crate::bytes::{SharedBytes, Source, Stamp};
 use crate::checkpoint::Checkpoint;
 use crate::format::{self, Contents, add_new};
 use crate::layout::{self, Set};
-use crate::model::Model;
+use crate::meaning::Model;
 use crate::storage::Place;
 use crate::tensor::TensorInfo;
 use crate::{Damage, DamageKind, Error, Notice, NoticeKind, Result, TernaryPacking};
@@ -174,6 +174,7 @@ fn begin(path: &Path, source: Arc<Source>, contents: Contents) -> Checkpoint {
         model: Model::default(),
         step: None,
         files: vec![source],
+        header: OnceLock::new(),
         beside: Vec::new(),
         absent: Vec::new(),
         listing_damaged: contents.listing_damaged,
@@ -246,5 +247,65 @@ fn check(tensor: &mut TensorInfo) {
         tensor.damage = Some(why.clone());
     } else if let Err(error) = tensor.check_bounds(storage.byte_len()) {
         tensor.damage = Some(Damage::new(error.fault.unwrap_or_default(), error.what));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bytes::tests::Fetched;
+
+    /// The checkpoint that `bytes` are where every range has to be fetched.
+    fn open_fetched(path: &Path, bytes: &[u8]) -> Result<Checkpoint> {
+        let source = Source::of(path, Stamp::never(path), Fetched(bytes.to_vec()));
+        assemble(path, vec![(path.to_path_buf(), Ok(source))], &Set::default(), &OpenOptions::default())
+    }
+
+    /// All that can be told of a checkpoint.
+    fn told(opened: Result<Checkpoint>) -> std::result::Result<Vec<String>, String> {
+        let checkpoint = opened.map_err(|e| e.to_string())?;
+        let mut told = vec![format!(
+            "{:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+            checkpoint.format,
+            checkpoint.metadata,
+            checkpoint.globals,
+            checkpoint.warnings,
+            checkpoint.damage,
+            checkpoint.step,
+            checkpoint.gguf_header().map(|header| header.map(|h| (h.data_offset, h.keys.len())).ok()),
+        )];
+        for tensor in &checkpoint.tensors {
+            let bytes =
+                checkpoint.tensor_bytes(tensor).map(|b| crc32fast::hash(&b)).map_err(|e| e.to_string());
+            told.push(format!("{tensor:?} {bytes:?}"));
+        }
+        Ok(told)
+    }
+
+    #[test]
+    fn fetched_ranges_tell_what_a_map_tells() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let folders = ["../tests/fixtures/formats", "../tests/fixtures/packed", "tests/data"];
+        let mut seen = 0;
+        for folder in folders {
+            for entry in std::fs::read_dir(root.join(folder)).unwrap() {
+                let path = entry.unwrap().path();
+                if !crate::recognises(&path) {
+                    continue;
+                }
+                let bytes = std::fs::read(&path).unwrap();
+                for cut in [bytes.len(), bytes.len() - 1, bytes.len() * 2 / 3, bytes.len() / 9] {
+                    let bytes = &bytes[..cut];
+                    let at = format!("{} up to {cut}", path.display());
+                    assert_eq!(
+                        told(open_fetched(&path, bytes)),
+                        told(open_bytes(&path, bytes.to_vec())),
+                        "{at}"
+                    );
+                }
+                seen += 1;
+            }
+        }
+        assert!(seen > 10, "only {seen} files");
     }
 }

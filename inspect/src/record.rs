@@ -2,7 +2,8 @@
 //! alone, so a cached record is as good as the file. Their JSON form is the documented schema of
 //! `ckpt inspect --format json`; fields are only ever added.
 
-use serde::{Deserialize, Serialize};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::damage::{Damage, DamageKind};
 use crate::health::measures::Computed;
@@ -75,7 +76,7 @@ pub enum Group {
 }
 
 /// One tensor.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub struct TensorRecord {
     /// Path in the object, keys and indices joined by dots.
     pub name: String,
@@ -92,53 +93,69 @@ pub struct TensorRecord {
     /// Names of other tensors on the same storage (tied weights and views), at most 16.
     pub shared_with: Vec<String>,
     /// SHA-256 of the contiguous little-endian elements, when asked for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub sha256: Option<String>,
     /// Measurements; `None` with `--no-stats`, for complex and bool tensors' moments, or if the bytes are missing.
     pub stats: Option<Stats>,
     /// Occupancy after absmean quantization, for matrices that a BitLinear uses or that are packed ternary.
     pub ternary: Option<Ternary>,
     /// Why the bytes cannot be read, when they cannot.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub damage: Option<String>,
     /// What class of damage that is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub damage_kind: Option<DamageKind>,
     /// How it was judged; `None` for tensors whose health is not judged.
     pub verdict: Option<Verdict>,
     /// Why it is not healthy, or not judged. In JSON `reason` is the sentence and `finding` the facts.
-    #[serde(flatten, with = "told")]
+    #[serde(default)]
     pub finding: Option<Finding>,
 }
 
-/// A finding as JSON has it: in words and as facts. The words are not read back.
-mod told {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    use crate::verdict::Finding;
-
-    #[derive(Serialize)]
-    struct Told<'a> {
-        #[serde(skip_serializing_if = "Option::is_none")]
-        reason: Option<String>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        finding: Option<&'a Finding>,
-    }
-
-    #[derive(Deserialize)]
-    struct Read {
-        #[serde(default)]
-        finding: Option<Finding>,
-    }
-
-    pub fn serialize<S: Serializer>(finding: &Option<Finding>, serializer: S) -> Result<S::Ok, S::Error> {
-        let reason = finding.as_ref().map(ToString::to_string);
-        Told { reason, finding: finding.as_ref() }.serialize(serializer)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Finding>, D::Error> {
-        // One that only a later version knows is left out: judging makes it again.
-        Ok(Read::deserialize(deserializer).ok().and_then(|read| read.finding))
+/// As its fields say, with `reason` made from the finding.
+impl Serialize for TensorRecord {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let TensorRecord {
+            name,
+            dtype,
+            shape,
+            strides,
+            group,
+            bytes,
+            shared_with,
+            sha256,
+            stats,
+            ternary,
+            damage,
+            damage_kind,
+            verdict,
+            finding,
+        } = self;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("name", name)?;
+        map.serialize_entry("dtype", dtype)?;
+        map.serialize_entry("shape", shape)?;
+        map.serialize_entry("strides", strides)?;
+        map.serialize_entry("group", group)?;
+        map.serialize_entry("bytes", bytes)?;
+        map.serialize_entry("shared_with", shared_with)?;
+        if let Some(sha256) = sha256 {
+            map.serialize_entry("sha256", sha256)?;
+        }
+        map.serialize_entry("stats", stats)?;
+        map.serialize_entry("ternary", ternary)?;
+        if let Some(damage) = damage {
+            map.serialize_entry("damage", damage)?;
+        }
+        if let Some(kind) = damage_kind {
+            map.serialize_entry("damage_kind", kind)?;
+        }
+        map.serialize_entry("verdict", verdict)?;
+        if let Some(finding) = finding {
+            map.serialize_entry("reason", &finding.to_string())?;
+            map.serialize_entry("finding", finding)?;
+        }
+        map.end()
     }
 }
 

@@ -4,8 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Checkpoint;
+use crate::meaning::elements::{Codes, Elements, in_chunks};
 use crate::tensor::TensorInfo;
-use crate::values::{Codes, Values, in_chunks};
 use crate::{Error, Result};
 
 /// What a tensor looks like as a matrix: rows are its first dimension, columns all others. A vector is one row.
@@ -81,19 +81,20 @@ fn survey_inner(checkpoint: &Checkpoint, tensor: &TensorInfo) -> Result<Survey> 
     if tensor.dtype.is_complex() {
         return Err(Error::unsupported("complex numbers have no map"));
     }
-    let bytes = checkpoint.tensor_bytes(tensor)?;
-    let values = Values::new(checkpoint, tensor, &bytes)?;
-    let block = values.block(&values);
-    if values.len == 0 {
+    let values = checkpoint.elements(tensor)?;
+    values.check_codes()?;
+    let unscaled = values.unscaled();
+    let block = values.step();
+    if values.is_empty() {
         return Ok(Survey::default());
     }
     let (rows, cols) = match tensor.shape.as_slice() {
-        [] | [_] => (1, values.len),
-        [rows, ..] => (*rows, values.len / rows),
+        [] | [_] => (1, values.len()),
+        [rows, ..] => (*rows, values.len() / rows),
     };
     let ternary = checkpoint.model.is_ternary(tensor);
     let codes = ternary.then(|| {
-        let sums = in_chunks(values.len, block, |range| {
+        let sums = in_chunks(values.len(), block, |range| {
             let mut sum = (0.0, 0);
             blocks(&values, range, block, |_, x| {
                 if x.is_finite() {
@@ -110,8 +111,8 @@ fn survey_inner(checkpoint: &Checkpoint, tensor: &TensorInfo) -> Result<Survey> 
     let row_limit = if rows <= MOST_NORMS { rows } else { 0 };
     let col_limit = if rows > 1 && cols <= MOST_NORMS { cols } else { 0 };
     let col_cells: Vec<usize> = (0..cols.min(MOST_NORMS)).map(|c| cell_of(c, cols, map_cols)).collect();
-    let unit = values.len.div_ceil(PARTS).next_multiple_of(block);
-    let parts = in_chunks(values.len, unit, |range| {
+    let unit = values.len().div_ceil(PARTS).next_multiple_of(block);
+    let parts = in_chunks(values.len(), unit, |range| {
         let first_row = (range.start / cols).min(row_limit);
         let mut row_squares = vec![0.0; ((range.end - 1) / cols + 1).min(row_limit) - first_row];
         let mut col_squares = vec![0.0; col_limit];
@@ -137,7 +138,7 @@ fn survey_inner(checkpoint: &Checkpoint, tensor: &TensorInfo) -> Result<Survey> 
             if let Some(codes) = &codes {
                 let start = i - (i - range.start) % block;
                 if start != signs_from {
-                    values.read_for_codes(start, &mut signs[..block.min(range.end - start)]);
+                    unscaled.read_f64(start, &mut signs[..block.min(range.end - start)]);
                     signs_from = start;
                 }
                 let code = codes.code(i, signs[i - start]);
@@ -180,7 +181,7 @@ fn cell_of(i: usize, len: usize, cells: usize) -> usize {
 }
 
 fn blocks(
-    values: &Values<'_>,
+    values: &Elements<'_>,
     range: std::ops::Range<usize>,
     block: usize,
     mut visit: impl FnMut(usize, f64),
@@ -188,19 +189,19 @@ fn blocks(
     let mut buffer = vec![0.0; block];
     for start in range.clone().step_by(block) {
         let part = &mut buffer[..block.min(range.end - start)];
-        values.read(start, part);
+        values.read_f64(start, part);
         part.iter().zip(start..).for_each(|(&x, i)| visit(i, x));
     }
 }
 
-fn corner(values: &Values<'_>, rows: usize, cols: usize, block: usize) -> Vec<Vec<f64>> {
+fn corner(values: &Elements<'_>, rows: usize, cols: usize, block: usize) -> Vec<Vec<f64>> {
     let mut buffer = vec![0.0; block];
     let mut read_from = usize::MAX;
     let mut at = |i: usize| {
         let start = i / block * block;
         if start != read_from {
-            let part = block.min(values.len - start);
-            values.read(start, &mut buffer[..part]);
+            let part = block.min(values.len() - start);
+            values.read_f64(start, &mut buffer[..part]);
             read_from = start;
         }
         buffer[i - start]

@@ -1,5 +1,5 @@
-//! The 2-bit ternary packings: those outside GGUF recognised by the tensors that stand beside them, I2_S told apart by
-//! its rows, all decoded. In all of them a code is value + 1, so a zero byte is four times -1.
+//! Which tensors are 2-bit ternary matrices: those outside GGUF recognised by the tensors that stand beside them, I2_S
+//! told apart by its rows. The packings themselves are in [`crate::packing`].
 
 use std::collections::HashMap;
 
@@ -8,9 +8,7 @@ use serde_pickle::Value;
 use crate::checkpoint::{Checkpoint, lookup};
 use crate::metadata::as_u64;
 use crate::tensor::{TensorInfo, contiguous_strides, numel};
-use crate::{
-    DType, Damage, DamageKind, Error, Format, Group, I2sLayout, Notice, NoticeKind, Result, TernaryPacking,
-};
+use crate::{DType, Damage, DamageKind, Format, Group, I2sLayout, Notice, NoticeKind, TernaryPacking};
 
 /// Finds packed matrices among the tensors of `checkpoint` and gives them their logical dtype, shape and scale.
 /// `quantization` is `quantization_config` of a Hugging Face config.json, if there is one.
@@ -138,76 +136,6 @@ fn small_floats(checkpoint: &Checkpoint, at: usize) -> Option<Vec<f32>> {
         }
         _ => None,
     }
-}
-
-/// Decodes values `start..start + out.len()` (row-major over `shape`) of a packed matrix to -1, 0, +1. Code 3,
-/// which [`check_codes`] refuses, decodes to 2.
-pub(crate) fn decode(packing: TernaryPacking, packed: &[u8], shape: &[usize], start: usize, out: &mut [i8]) {
-    let value = |byte: u8, shift: usize| ((byte >> shift) & 3) as i8 - 1;
-    match packing {
-        TernaryPacking::I2s | TernaryPacking::I2sUnscaled => {
-            for (i, slot) in (start..).zip(out) {
-                *slot = value(packed[i / 4], 6 - 2 * (i % 4));
-            }
-        }
-        TernaryPacking::BitnetX86 => decode_lanes::<32>(packed, start, out),
-        TernaryPacking::BitnetArm => decode_lanes::<16>(packed, start, out),
-        TernaryPacking::BitnetRows => {
-            let cols = *shape.last().unwrap_or(&1);
-            let mut done = 0;
-            while done < out.len() {
-                let (row, col) = ((start + done) / cols, (start + done) % cols);
-                let n = (cols - col).min(out.len() - done);
-                let line = (row / 4) * cols + col;
-                let shift = 6 - 2 * (row % 4);
-                for (slot, &byte) in out[done..done + n].iter_mut().zip(&packed[line..line + n]) {
-                    *slot = value(byte, shift);
-                }
-                done += n;
-            }
-        }
-        TernaryPacking::HfBitnet => {
-            let (rows, cols) = (shape[0], shape[1]);
-            let packed_rows = rows.div_ceil(4);
-            let mut done = 0;
-            while done < out.len() {
-                let (row, col) = ((start + done) / cols, (start + done) % cols);
-                let n = (cols - col).min(out.len() - done);
-                let line = (row % packed_rows) * cols + col;
-                let shift = 2 * (row / packed_rows);
-                for (slot, &byte) in out[done..done + n].iter_mut().zip(&packed[line..line + n]) {
-                    *slot = value(byte, shift);
-                }
-                done += n;
-            }
-        }
-    }
-}
-
-/// Decodes blocks of `LANES` bytes, byte i of which holds values i, LANES + i, 2 * LANES + i and 3 * LANES + i from its
-/// high bits to its low ones.
-fn decode_lanes<const LANES: usize>(packed: &[u8], start: usize, out: &mut [i8]) {
-    let mut done = 0;
-    while done < out.len() {
-        let at = start + done;
-        let (block, lane, byte) = (at / (4 * LANES), at / LANES % 4, at % LANES);
-        let n = (LANES - byte).min(out.len() - done);
-        let bytes = &packed[block * LANES + byte..][..n];
-        let shift = 6 - 2 * lane;
-        out[done..done + n].iter_mut().zip(bytes).for_each(|(out, b)| *out = ((b >> shift) & 3) as i8 - 1);
-        done += n;
-    }
-}
-
-/// Refuses packed bytes with the code 3, which no packer writes.
-pub(crate) fn check_codes(packed: &[u8]) -> Result<()> {
-    let code_3_bits = |byte: u8| byte & (byte >> 1) & 0x55;
-    if packed.iter().fold(0, |found, &byte| found | code_3_bits(byte)) == 0 {
-        return Ok(());
-    }
-    let at = packed.iter().position(|&byte| code_3_bits(byte) != 0).unwrap_or(0);
-    Err(Error::damaged(format!("byte {at} of its packed values has the code 3, which stands for nothing"))
-        .because(DamageKind::UnknownCode))
 }
 
 /// Decides which layout the I2_S tensors of a GGUF checkpoint have: the one given, else ARM's where rows do not fill

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use ckpt_inspect::pickle::Pickle;
-use ckpt_inspect::{Options, describe, find, judge, open};
+use ckpt_inspect::{Checkpoint, Options, describe, find, judge, open, open_bytes};
 use proptest::prelude::*;
 
 type Files = Vec<(String, Vec<u8>)>;
@@ -107,11 +107,18 @@ fn the_sharded_set_itself_opens() {
     assert_eq!(checkpoint.tensor("l.weight").unwrap().dtype.name(), "hf_bitnet");
 }
 
-/// Opens, describes and judges `bytes`; whatever they are, this returns.
+/// Opens, describes and judges `bytes`; whatever they are, this returns. In memory they are what they are in a file.
 fn examine(bytes: &[u8]) -> bool {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("mutated.pt");
     std::fs::write(&path, bytes).unwrap();
+    let listed = |opened: Result<Checkpoint, ckpt_inspect::Error>| {
+        opened.map_err(|e| e.to_string()).map(|checkpoint| {
+            let tensors: Vec<String> = checkpoint.tensors.iter().map(|t| format!("{t:?}")).collect();
+            (tensors, checkpoint.damage, checkpoint.warnings, checkpoint.globals)
+        })
+    };
+    assert_eq!(listed(open_bytes(&path, bytes.to_vec())), listed(open(&path)));
     examine_at(&path)
 }
 

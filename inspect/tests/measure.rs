@@ -1,7 +1,7 @@
 //! Measurements against a plain two-pass computation in f64, over dtypes, sizes, scales and special values.
 
-use ckpt_inspect::DType;
-use ckpt_inspect::measure::{Elements, Measured, Plan, TernaryRule, measure};
+use ckpt_inspect::measure::{Measured, Plan, TernaryRule, measure};
+use ckpt_inspect::{DType, Elements};
 use proptest::prelude::*;
 
 fn bytes_of(values: &[f32]) -> Vec<u8> {
@@ -9,13 +9,14 @@ fn bytes_of(values: &[f32]) -> Vec<u8> {
 }
 
 fn plain(dtype: DType, bytes: &[u8], plan: Plan) -> Measured {
-    measure(&Elements::Plain { dtype, bytes }, &plan)
+    measure(&Elements::plain(dtype, bytes).unwrap(), &plan)
 }
 
 struct Oracle {
     mean: f64,
     std: f64,
     abs_mean: f64,
+    kurtosis: f64,
 }
 
 fn oracle(values: &[f64]) -> Oracle {
@@ -24,7 +25,9 @@ fn oracle(values: &[f64]) -> Oracle {
     let squares: f64 = values.iter().map(|v| (v - mean) * (v - mean)).sum();
     let rest: f64 = values.iter().map(|v| v - mean).sum();
     let std = ((squares - rest * rest / n) / (n - 1.0)).sqrt();
-    Oracle { mean, std, abs_mean: values.iter().map(|v| v.abs()).sum::<f64>() / n }
+    let power = |p: i32| values.iter().map(|v| ((v - mean) / std).powi(p)).sum::<f64>() / n;
+    let kurtosis = power(4) / power(2).powi(2) - 3.0;
+    Oracle { mean, std, abs_mean: values.iter().map(|v| v.abs()).sum::<f64>() / n, kurtosis }
 }
 
 #[track_caller]
@@ -303,6 +306,11 @@ proptest! {
             assert_close(stats.std, wanted.std, 0.0);
             assert_close(stats.mean, wanted.mean, 1e-14 * wanted.abs_mean);
             assert_close(stats.abs_mean, wanted.abs_mean, 0.0);
+            let kurtosis = stats.computed.get("kurtosis");
+            prop_assert_eq!(kurtosis.is_some(), stats.min != stats.max);
+            if let Some(kurtosis) = kurtosis {
+                prop_assert!((kurtosis - wanted.kurtosis).abs() <= 1e-9 * (wanted.kurtosis + 3.0), "{kurtosis} for {}", wanted.kurtosis);
+            }
             prop_assert_eq!(stats.min, finite.iter().copied().reduce(f64::min));
             prop_assert_eq!(stats.max, finite.iter().copied().reduce(f64::max));
         }

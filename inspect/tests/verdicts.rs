@@ -147,10 +147,7 @@ fn records_come_back_from_json_as_they_were() {
     let tensors = &json["tensors"];
     assert!(tensors[0].get("reason").is_none() && tensors[0].get("finding").is_none(), "{}", tensors[0]);
     assert_eq!(tensors[2]["reason"], "3 of 1024 values NaN");
-    assert_eq!(
-        tensors[4]["finding"],
-        serde_json::json!({"kind": "zero-codes", "share": 0.9995, "bound": 0.999})
-    );
+    assert_eq!(tensors[4]["finding"], serde_json::json!({"zero-codes": {"share": 0.9995, "bound": 0.999}}));
     assert_eq!((&tensors[5]["dtype"], &tensors[8]["dtype"]), (&"i2s".into(), &"Q4_K".into()));
     assert_eq!(record.reasons.len(), 6, "{:?}", record.reasons);
     // What an earlier version wrote has the sentence alone; judging makes the finding again.
@@ -162,8 +159,4 @@ fn records_come_back_from_json_as_they_were() {
     assert_eq!(read.tensors[2].finding, None);
     judge(&mut read, &Thresholds::default());
     assert_eq!(read, record);
-    // And a later one may have found what is not known here.
-    let mut later = serde_json::to_value(&record.tensors[2]).unwrap();
-    later["finding"] = serde_json::json!({"kind": "haunted"});
-    assert_eq!(serde_json::from_value::<TensorRecord>(later).unwrap().finding, None);
 }

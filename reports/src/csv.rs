@@ -1,7 +1,7 @@
 //! The report as a table: one line per tensor of each checkpoint.
 
-use ckpt_inspect::TensorRecord;
 use ckpt_inspect::health::measures::{Form, Measure, Place, Value, shown_in};
+use ckpt_inspect::{TensorRecord, printable_in_log};
 
 use crate::{Error, Report};
 
@@ -13,8 +13,8 @@ fn measures(computed: bool) -> impl Iterator<Item = &'static Measure> {
     shown_in(Place::Csv).filter(move |m| m.is_computed() == computed)
 }
 
-/// The report as CSV (RFC 4180) with a heading line. Text that a spreadsheet would take for a formula gets an
-/// apostrophe in front.
+/// The report as CSV (RFC 4180) with a heading line. Text is printable, and what a spreadsheet would take for a formula
+/// gets an apostrophe in front.
 ///
 /// # Errors
 /// None in practice: it is written to memory.
@@ -38,9 +38,11 @@ pub fn csv(report: &Report) -> Result<String, Error> {
     String::from_utf8(bytes).map_err(|e| failed(&e))
 }
 
-/// A formula begins with one of these (<https://owasp.org/www-community/attacks/CSV_Injection>).
+/// `text` that a file chose as a cell: printable, and with an apostrophe in front where it begins as a formula
+/// (<https://owasp.org/www-community/attacks/CSV_Injection>).
 fn plain(text: &str) -> String {
-    if text.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{text}") } else { text.to_string() }
+    let text = printable_in_log(text);
+    if text.starts_with(['=', '+', '-', '@']) { format!("'{text}") } else { text }
 }
 
 fn fields(tensor: &TensorRecord) -> Vec<String> {

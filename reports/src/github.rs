@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crate::gate::{Outcome, Rule, Severity};
 use crate::location::relative_path;
+use crate::printable;
 
 /// Lines listed in one annotation.
 const LISTED: usize = 20;
@@ -28,7 +29,7 @@ pub fn commands(outcome: &Outcome, root: Option<&Path>) -> String {
                 Severity::Error => "error",
                 Severity::Warning => "warning",
             };
-            let file = property(&relative_path(&checked.path, root));
+            let file = property(&printable(&relative_path(&checked.path, root)));
             let title = property(&format!("ckpt gate: {}", rule.id()));
             out += &format!("::{command} file={file},title={title}::{}\n", data(&lines));
         }

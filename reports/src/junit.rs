@@ -1,6 +1,6 @@
 //! JUnit XML, as Jenkins and GitLab read it: a suite per checkpoint, a case per rule it was held against.
 
-use ckpt_inspect::printable;
+use ckpt_inspect::{printable, printable_in_log};
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 
 use crate::gate::{Checked, Finding, Outcome, Rule, Severity};
@@ -28,7 +28,7 @@ pub struct Case {
 /// A report of `title` with a suite of cases for each name.
 pub fn report(title: &str, suites: &[(String, Vec<Case>)]) -> String {
     let mut report = Report::new(title);
-    let lines = |text: &str| text.lines().map(printable).collect::<Vec<_>>().join("\n");
+    let lines = |text: &str| text.lines().map(printable_in_log).collect::<Vec<_>>().join("\n");
     for (name, cases) in suites {
         let name = printable(name);
         let mut suite = TestSuite::new(&name);
@@ -59,7 +59,7 @@ fn suite(checked: &Checked) -> TestSuite {
     for rule in Rule::ALL.into_iter().filter(|rule| checked.checks.contains(rule)) {
         let found: Vec<&Finding> = checked.findings.iter().filter(|f| f.rule == rule).collect();
         let errors = found.iter().any(|f| f.severity == Severity::Error);
-        let lines: Vec<String> = found.iter().map(|f| f.line()).collect();
+        let lines: Vec<String> = found.iter().map(|f| printable_in_log(&f.line())).collect();
         let status = match (lines.as_slice(), errors) {
             (lines @ [first, ..], true) => {
                 let unreadable = matches!(rule, Rule::UnreadableFile | Rule::DamagedFile);

@@ -5,10 +5,10 @@ use ckpt_inspect::cause::Explanation;
 use ckpt_inspect::health::measures::{Measure, Place, shown_in};
 use ckpt_inspect::run::Run;
 
-use crate::Report;
 use crate::cause::findings;
 use crate::headline::headline;
 use crate::text::measured;
+use crate::{Report, printable};
 
 /// Rows of a table; a comment on a pull request has room for 65 536 characters.
 const ROWS: usize = 60;
@@ -96,14 +96,14 @@ fn section(run: &Run, explanation: &Explanation, out: &mut String) {
 
 /// `text` as a code span, which a table cell ends at `|` and a backtick would end.
 fn code(text: &str) -> String {
-    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let text = printable(text);
     format!("`{}`", text.replace('`', "'").replace('|', "\\|"))
 }
 
 /// `text` with everything that Markdown or HTML would act on escaped.
 fn escape(text: &str) -> String {
     let mut out = String::new();
-    for c in text.chars() {
+    for c in printable(text).chars() {
         match c {
             '\\' | '`' | '*' | '_' | '[' | ']' | '#' | '|' | '~' => {
                 out.push('\\');
@@ -114,7 +114,6 @@ fn escape(text: &str) -> String {
             '&' => out += "&amp;",
             // A name behind @ would be notified.
             '@' => out += "@\u{200b}",
-            c if c.is_control() => out.push(' '),
             c => out.push(c),
         }
     }

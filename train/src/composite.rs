@@ -2,7 +2,9 @@
 //! form that runs on any device candle knows. Forward as DESIGN describes it; backward by candle's autograd.
 
 use candle_core::{D, DType, Device, Tensor, Var};
-use ckpt_inspect::StudentConfig;
+use ckpt_inspect::ModelConfig;
+use ckpt_inspect::meaning::architecture::{Part, Role};
+use ckpt_inspect::meaning::names::Style;
 
 use crate::batch::{Batch, IGNORE};
 use crate::{Estimator, Gradients, Loss, Parameters, Result};
@@ -13,7 +15,7 @@ use crate::{Estimator, Gradients, Loss, Parameters, Result};
 /// It computes on the [`Device`] that it is given. For an NVIDIA GPU, build this crate with its feature `cuda` (candle
 /// then needs the CUDA toolkit) and pass `Device::new_cuda(0)?`.
 pub struct Composite {
-    config: StudentConfig,
+    config: ModelConfig,
     estimator: Estimator,
     names: Vec<String>,
     vars: Vec<Var>,
@@ -46,7 +48,7 @@ impl Composite {
     /// # Errors
     /// candle's, such as memory of a GPU that does not suffice.
     pub fn new(
-        config: &StudentConfig,
+        config: &ModelConfig,
         parameters: &Parameters,
         estimator: Estimator,
         device: &Device,
@@ -62,17 +64,14 @@ impl Composite {
         })
     }
 
-    fn weight(&self, name: &str) -> &Tensor {
-        let at = self
-            .names
-            .iter()
-            .position(|n| n == name)
-            .expect("the layout holds every name the model asks for");
-        self.vars[at].as_tensor()
+    fn weight(&self, role: Role) -> &Tensor {
+        let name = self.config.architecture.name(role, Style::Student);
+        let at = self.names.iter().position(|n| Some(n) == name.as_ref());
+        self.vars[at.expect("the layout holds every tensor the model asks for")].as_tensor()
     }
 
-    fn projection(&self, x: &Tensor, name: &str, ternary: bool) -> candle_core::Result<Tensor> {
-        let weight = self.weight(name);
+    fn projection(&self, x: &Tensor, role: Role) -> candle_core::Result<Tensor> {
+        let (weight, ternary) = (self.weight(role), self.config.is_bitlinear(role));
         if ternary { self.bit_linear(x, weight) } else { linear(x, weight) }
     }
 
@@ -113,19 +112,19 @@ impl Composite {
             (0..len * len).map(|i| if i % len > i / len { f32::NEG_INFINITY } else { 0.0 }).collect();
         let mask = Tensor::from_vec(mask, (len, len), device)?;
         let ids = Tensor::from_slice(&batch.ids, rows * len, device)?;
-        let mut x = self.weight("embed_tokens.weight").index_select(&ids, 0)?;
+        let mut x = self.weight(Role::Embedding).index_select(&ids, 0)?;
         for n in 0..c.num_layers {
-            let name = |part: &str| format!("layers.{n}.{part}.weight");
-            let h = rms_norm(&x, self.weight(&name("input_layernorm")), c.norm_eps)?;
-            let head = |part: &str, heads: usize| {
-                let y =
-                    self.projection(&h, &name(&format!("self_attn.{part}_proj")), c.use_bitlinear_attn)?;
+            let of_layer = |part| Role::Layer(n, part);
+            let h = rms_norm(&x, self.weight(of_layer(Part::AttentionNorm)), c.norm_eps)?;
+            let head = |part: Part, heads: usize| {
+                let y = self.projection(&h, of_layer(part))?;
                 y.reshape((rows, len, heads, dim))?.transpose(1, 2)?.contiguous()
             };
-            let (mut q, mut k, v) = (head("q", heads)?, head("k", kv_heads)?, head("v", kv_heads)?);
+            let (mut q, mut k, v) =
+                (head(Part::Q, heads)?, head(Part::K, kv_heads)?, head(Part::V, kv_heads)?);
             if c.use_qk_norm {
-                q = rms_norm(&q, self.weight(&name("self_attn.q_norm")), c.norm_eps)?;
-                k = rms_norm(&k, self.weight(&name("self_attn.k_norm")), c.norm_eps)?;
+                q = rms_norm(&q, self.weight(of_layer(Part::QNorm)), c.norm_eps)?;
+                k = rms_norm(&k, self.weight(of_layer(Part::KNorm)), c.norm_eps)?;
             }
             let (q, k) = (rotate(&q, &cos, &sin)?, rotate(&k, &cos, &sin)?);
             let (k, v) = (repeat_heads(&k, heads / kv_heads)?, repeat_heads(&v, heads / kv_heads)?);
@@ -135,16 +134,14 @@ impl Composite {
             let weights = scores.broadcast_div(&scores.sum_keepdim(D::Minus1)?)?;
             let mixed =
                 weights.matmul(&v)?.transpose(1, 2)?.contiguous()?.reshape((rows * len, heads * dim))?;
-            x = (x + self.projection(&mixed, &name("self_attn.o_proj"), c.use_bitlinear_attn)?)?;
-            let h = rms_norm(&x, self.weight(&name("post_attention_layernorm")), c.norm_eps)?;
-            let mlp = |h: &Tensor, part: &str| {
-                self.projection(h, &name(&format!("mlp.{part}_proj")), c.use_bitlinear_ffn)
-            };
-            let h = (mlp(&h, "gate")?.silu()? * mlp(&h, "up")?)?;
-            x = (x + mlp(&h, "down")?)?;
+            x = (x + self.projection(&mixed, of_layer(Part::O))?)?;
+            let h = rms_norm(&x, self.weight(of_layer(Part::FfnNorm)), c.norm_eps)?;
+            let mlp = |h: &Tensor, part: Part| self.projection(h, of_layer(part));
+            let h = (mlp(&h, Part::Gate)?.silu()? * mlp(&h, Part::Up)?)?;
+            x = (x + mlp(&h, Part::Down)?)?;
         }
-        let x = rms_norm(&x, self.weight("norm.weight"), c.norm_eps)?;
-        let head = if c.tie_word_embeddings { "embed_tokens.weight" } else { "lm_head.weight" };
+        let x = rms_norm(&x, self.weight(Role::FinalNorm), c.norm_eps)?;
+        let head = if c.tie_word_embeddings { Role::Embedding } else { Role::Head };
         Ok(soft_cap(linear(&x, self.weight(head))?, c.final_logit_soft_cap)?)
     }
 
@@ -188,7 +185,7 @@ fn linear(x: &Tensor, weight: &Tensor) -> candle_core::Result<Tensor> {
 }
 
 /// cos and sin of position * base^(-2i/dim), `[len, dim]`, the same for both halves of the last dimension.
-fn rotary(c: &StudentConfig, len: usize, device: &Device) -> candle_core::Result<(Tensor, Tensor)> {
+fn rotary(c: &ModelConfig, len: usize, device: &Device) -> candle_core::Result<(Tensor, Tensor)> {
     let (cos, sin) = crate::network::rotary_table(c.rope_base, c.head_dim, len);
     let table = |values: Vec<f32>| {
         let half = Tensor::from_vec(values, (len, c.head_dim / 2), device)?;

@@ -41,6 +41,9 @@ pub enum Error {
     /// A checkpoint cannot be written.
     #[error(transparent)]
     Save(#[from] ckpt_convert::Error),
+    /// A file of the run's own cannot be written.
+    #[error(transparent)]
+    Output(#[from] ckpt_inspect::staged::Error),
     /// A run cannot go on: losses or gradients stay NaN or infinite, or a layer has collapsed and the run was to stop.
     #[error("{0}")]
     Stopped(String),

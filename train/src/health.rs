@@ -1,7 +1,7 @@
 //! The measurements of `inspect` on weights that are being trained.
 
-use ckpt_inspect::measure::{Elements, Plan, TernaryRule, measure};
-use ckpt_inspect::{DType, Group, StudentConfig, TensorRecord, Thresholds, Verdict, judge_tensor};
+use ckpt_inspect::measure::{Plan, TernaryRule, measure};
+use ckpt_inspect::{Elements, Group, ModelConfig, TensorRecord, Thresholds, Verdict, judge_tensor};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -29,7 +29,7 @@ pub struct Health {
 
 impl Health {
     /// Measures and judges every ternary matrix.
-    pub fn of(parameters: &Parameters, config: &StudentConfig, thresholds: &Thresholds) -> Health {
+    pub fn of(parameters: &Parameters, config: &ModelConfig, thresholds: &Thresholds) -> Health {
         let layers = parameters.0.par_iter().filter(|p| p.ternary);
         Health { layers: layers.map(|p| measured(p, config, thresholds)).collect() }
     }
@@ -52,11 +52,10 @@ impl Health {
     }
 }
 
-fn measured(parameter: &Parameter, config: &StudentConfig, thresholds: &Thresholds) -> Measured {
+fn measured(parameter: &Parameter, config: &ModelConfig, thresholds: &Thresholds) -> Measured {
     let rule = TernaryRule::Absmean { eps: config.quantization_eps, per_row: config.bitlinear_per_channel };
     let plan = Plan { cols: parameter.shape.get(1).copied(), ternary: Some(rule), histogram: false };
-    let bytes = bytemuck::cast_slice(&parameter.values);
-    let measured = measure(&Elements::Plain { dtype: DType::F32, bytes }, &plan);
+    let measured = measure(&Elements::from(&parameter.values[..]), &plan);
     let record = TensorRecord {
         name: parameter.name.clone(),
         shape: parameter.shape.iter().map(|&d| d as u64).collect(),

@@ -3,26 +3,14 @@
 
 use std::collections::HashMap;
 
-use ckpt_convert::names::canonical;
-use ckpt_inspect::{Checkpoint, Group, StudentConfig};
+use ckpt_inspect::meaning::architecture::{self as place, Tensor};
+use ckpt_inspect::meaning::names::{Style, canonical};
+use ckpt_inspect::{Checkpoint, Group, ModelConfig};
+
+pub use ckpt_inspect::meaning::architecture::Kind as Role;
 
 use crate::random::Random;
 use crate::{Error, Result};
-
-/// What a parameter does in the network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Role {
-    /// Token embedding `[vocab, hidden]`, also the output head when tied.
-    Embedding,
-    /// Scale of an RMSNorm.
-    Norm,
-    /// `{q,k,v,o}_proj`, `[out, in]`.
-    Attention,
-    /// `{gate,up,down}_proj`, `[out, in]`.
-    Mlp,
-    /// Untied output head `[vocab, hidden]`.
-    Head,
-}
 
 /// One parameter.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,43 +52,18 @@ const MAX_ELEMENTS: u64 = 1 << 36;
 
 impl Parameters {
     /// Names, shapes and roles of a model of this configuration; values are left empty.
-    fn layout(config: &StudentConfig) -> Result<Vec<Parameter>> {
+    fn layout(config: &ModelConfig) -> Result<Vec<Parameter>> {
         check(config)?;
-        let c = config;
-        let (q, kv) = (c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim);
-        let mut list = Vec::new();
-        let mut add = |name: String, shape: &[usize], role: Role| {
-            let ternary = match role {
-                Role::Attention => c.use_bitlinear_attn,
-                Role::Mlp => c.use_bitlinear_ffn,
-                _ => false,
-            };
-            list.push(Parameter { name, shape: shape.to_vec(), role, ternary, values: Vec::new() });
+        let parameter = |(role, tensor): (place::Role, &Tensor)| {
+            Some(Parameter {
+                name: config.architecture.name(role, Style::Student)?,
+                shape: tensor.shape_in(config),
+                role: role.kind(),
+                ternary: config.is_bitlinear(role),
+                values: Vec::new(),
+            })
         };
-        add("embed_tokens.weight".into(), &[c.vocab_size, c.hidden_dim], Role::Embedding);
-        for n in 0..c.num_layers {
-            let mut layer = |name: &str, shape: &[usize], role| {
-                add(format!("layers.{n}.{name}.weight"), shape, role);
-            };
-            layer("input_layernorm", &[c.hidden_dim], Role::Norm);
-            layer("self_attn.q_proj", &[q, c.hidden_dim], Role::Attention);
-            layer("self_attn.k_proj", &[kv, c.hidden_dim], Role::Attention);
-            layer("self_attn.v_proj", &[kv, c.hidden_dim], Role::Attention);
-            layer("self_attn.o_proj", &[c.hidden_dim, q], Role::Attention);
-            if c.use_qk_norm {
-                layer("self_attn.q_norm", &[c.head_dim], Role::Norm);
-                layer("self_attn.k_norm", &[c.head_dim], Role::Norm);
-            }
-            layer("post_attention_layernorm", &[c.hidden_dim], Role::Norm);
-            layer("mlp.gate_proj", &[c.mlp_hidden_dim, c.hidden_dim], Role::Mlp);
-            layer("mlp.up_proj", &[c.mlp_hidden_dim, c.hidden_dim], Role::Mlp);
-            layer("mlp.down_proj", &[c.hidden_dim, c.mlp_hidden_dim], Role::Mlp);
-        }
-        add("norm.weight".into(), &[c.hidden_dim], Role::Norm);
-        if !c.tie_word_embeddings {
-            add("lm_head.weight".into(), &[c.vocab_size, c.hidden_dim], Role::Head);
-        }
-        Ok(list)
+        Ok(config.tensors().filter_map(parameter).collect())
     }
 
     /// A new model: embedding and head from a normal distribution of std 0.02, projections uniform within
@@ -108,7 +71,7 @@ impl Parameters {
     ///
     /// # Errors
     /// `Settings` when the configuration contradicts itself.
-    pub fn init(config: &StudentConfig, seed: u64) -> Result<Self> {
+    pub fn init(config: &ModelConfig, seed: u64) -> Result<Self> {
         let mut list = Self::layout(config)?;
         for (i, parameter) in list.iter_mut().enumerate() {
             let count = parameter.shape.iter().product();
@@ -131,7 +94,7 @@ impl Parameters {
     ///
     /// # Errors
     /// `Settings` for a tensor that is missing or has another shape; the checkpoint's own errors.
-    pub fn load(config: &StudentConfig, checkpoint: &Checkpoint) -> Result<Self> {
+    pub fn load(config: &ModelConfig, checkpoint: &Checkpoint) -> Result<Self> {
         let mut list = Self::layout(config)?;
         // The first tensor of a name counts: a state dict's, before its moving average's.
         let mut by_name = HashMap::new();
@@ -174,9 +137,14 @@ impl Parameters {
     pub fn position(&self, name: &str) -> Option<usize> {
         self.0.iter().position(|p| p.name == name)
     }
+
+    /// Index of the parameter that has the part `role` in a model of this configuration.
+    pub(crate) fn place(&self, config: &ModelConfig, role: place::Role) -> Option<usize> {
+        self.position(&config.architecture.name(role, Style::Student)?)
+    }
 }
 
-fn check(c: &StudentConfig) -> Result<()> {
+fn check(c: &ModelConfig) -> Result<()> {
     let sizes =
         [c.vocab_size, c.hidden_dim, c.num_layers, c.num_heads, c.num_kv_heads, c.head_dim, c.mlp_hidden_dim];
     if sizes.contains(&0) {

@@ -1,12 +1,14 @@
 //! The student model in its usual sizes.
 
-use ckpt_inspect::StudentConfig;
+use ckpt_inspect::ModelConfig;
+use ckpt_inspect::meaning::Sizes;
+use ckpt_inspect::meaning::architecture::STUDENT;
 
 /// Names of the presets, smallest first.
 pub const PRESETS: [&str; 4] = ["50m", "125m", "300m", "500m"];
 
 /// The configuration called `name`, one of [`PRESETS`].
-pub fn preset(name: &str) -> Option<StudentConfig> {
+pub fn preset(name: &str) -> Option<ModelConfig> {
     let (hidden_dim, num_layers, num_heads, num_kv_heads, mlp_hidden_dim, max_seq_len) = match name {
         "50m" => (512, 8, 8, 2, 1408, 1024),
         "125m" => (768, 12, 12, 4, 2048, 2048),
@@ -14,24 +16,17 @@ pub fn preset(name: &str) -> Option<StudentConfig> {
         "500m" => (1280, 24, 20, 4, 3456, 4096),
         _ => return None,
     };
-    Some(StudentConfig {
-        vocab_size: 32_000,
+    let vocab_size = 32_000;
+    let head_dim = 64;
+    let sizes = Sizes {
+        vocab_size,
         hidden_dim,
         num_layers,
         num_heads,
         num_kv_heads,
-        head_dim: 64,
+        head_dim,
         mlp_hidden_dim,
         max_seq_len,
-        rope_base: 1e6,
-        use_bitlinear_ffn: true,
-        use_bitlinear_attn: true,
-        bitlinear_per_channel: false,
-        quantization_eps: 1e-8,
-        norm_eps: 1e-6,
-        tie_word_embeddings: true,
-        use_qk_norm: true,
-        attn_logit_soft_cap: Some(50.0),
-        final_logit_soft_cap: Some(30.0),
-    })
+    };
+    Some(ModelConfig::new(&STUDENT, sizes))
 }

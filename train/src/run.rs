@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use ckpt_convert::StagedFile;
+use ckpt_inspect::staged;
 use serde_json::Value;
 
 use crate::tensorboard::Events;
@@ -42,11 +42,9 @@ impl RunFolder {
     /// Writes the run's settings, whole or not at all.
     ///
     /// # Errors
-    /// `Save`.
+    /// `Output`.
     pub fn config(&self, toml: &str) -> Result<()> {
-        let file = StagedFile::create(&self.path.join("config.toml"), toml.len() as u64, true)?;
-        file.output().write_at(0, toml.as_bytes())?;
-        Ok(file.commit()?)
+        Ok(staged::write(&self.path.join("config.toml"), toml.as_bytes(), true)?)
     }
 
     /// Adds a line to the metrics, and its numbers to TensorBoard's: `entry` is an object with the `step`; of objects

@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use ckpt_infer::{Config, Names, RopePairing, RopeScaling};
-use ckpt_inspect::{Checkpoint, StudentConfig, Thresholds, Verdict};
+use ckpt_infer::{Names, RopePairing, RopeScaling};
+use ckpt_inspect::meaning::AttentionBias;
+use ckpt_inspect::meaning::architecture::STUDENT;
+use ckpt_inspect::{Checkpoint, ModelConfig, Thresholds, Verdict};
 
 use crate::{Error, Health, Parameters, Result};
 
@@ -16,16 +18,16 @@ use crate::{Error, Health, Parameters, Result};
 pub(crate) fn configuration(
     checkpoint: &Checkpoint,
     bitlinear: Option<bool>,
-) -> Result<(StudentConfig, Vec<String>)> {
+) -> Result<(ModelConfig, Vec<String>)> {
     let path = checkpoint.path.display();
     let flags = ckpt_infer::Settings {
         use_bitlinear_attn: bitlinear,
         use_bitlinear_ffn: bitlinear,
         ..ckpt_infer::Settings::default()
     };
-    let run = Config::of(checkpoint, &Names::of(checkpoint), &flags);
-    if let Ok((Config { rope_scaling: scaling, rope_pairing: pairing, .. }, _)) = &run
-        && (*scaling != RopeScaling::None || *pairing != RopePairing::Halves)
+    let run = ckpt_infer::configuration(checkpoint, &Names::of(checkpoint), &flags);
+    if let Ok((config, _)) = &run
+        && (config.rope_scaling != RopeScaling::None || config.rope_pairing != RopePairing::Halves)
     {
         return Err(Error::settings(format!(
             "{path}: its rotary positions are scaled or paired as neighbours, and only the plain form can be trained"
@@ -37,29 +39,17 @@ pub(crate) fn configuration(
         student.use_bitlinear_ffn = bitlinear.unwrap_or(student.use_bitlinear_ffn);
         return Ok((student, checkpoint.model.assumed.clone()));
     }
-    let (c, assumed) =
+    let (mut config, assumed) =
         run.map_err(|e| Error::settings(format!("{path}: holds no model that can be trained: {e}")))?;
-    let student = StudentConfig {
-        vocab_size: c.vocab_size,
-        hidden_dim: c.hidden_dim,
-        num_layers: c.num_layers,
-        num_heads: c.num_heads,
-        num_kv_heads: c.num_kv_heads,
-        head_dim: c.head_dim,
-        mlp_hidden_dim: c.mlp_hidden_dim,
-        max_seq_len: c.max_seq_len,
-        rope_base: c.rope_base,
-        use_bitlinear_ffn: c.use_bitlinear_ffn,
-        use_bitlinear_attn: c.use_bitlinear_attn,
-        bitlinear_per_channel: c.bitlinear_per_channel,
-        quantization_eps: c.quantization_eps,
-        norm_eps: c.norm_eps,
-        tie_word_embeddings: c.tie_word_embeddings,
-        use_qk_norm: c.use_qk_norm,
-        attn_logit_soft_cap: c.attn_logit_soft_cap,
-        final_logit_soft_cap: c.final_logit_soft_cap,
-    };
-    Ok((student, assumed))
+    if config.attention_bias != AttentionBias::None {
+        return Err(Error::settings(format!(
+            "{path}: holds no model that can be trained: its attention has biases, and the student's has none"
+        )));
+    }
+    // Its window is the longest sequence already.
+    config.sliding_window = None;
+    config.architecture = &STUDENT;
+    Ok((config, assumed))
 }
 
 /// Checkpoints of a folder that are looked at for a healthy one, newest first.
@@ -71,7 +61,7 @@ const LOOKED_AT: usize = 64;
 /// `Collapsed`.
 pub(crate) fn refuse_collapsed(
     checkpoint: &Checkpoint,
-    config: &StudentConfig,
+    config: &ModelConfig,
     parameters: &Parameters,
     thresholds: &Thresholds,
 ) -> Result<()> {
@@ -99,7 +89,7 @@ pub(crate) fn refuse_collapsed(
 }
 
 /// The healthy checkpoint of the same model and the latest step up to that of `checkpoint` in its folder, not in those below.
-fn last_healthy(checkpoint: &Checkpoint, config: &StudentConfig, thresholds: &Thresholds) -> Option<PathBuf> {
+fn last_healthy(checkpoint: &Checkpoint, config: &ModelConfig, thresholds: &Thresholds) -> Option<PathBuf> {
     let until = checkpoint.step.as_ref().map_or(u64::MAX, |(step, _)| *step);
     let folder = match checkpoint.path.parent() {
         Some(folder) if folder != Path::new("") => folder,

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use ckpt_convert::{Object, save};
-use ckpt_inspect::metadata::{as_f64, as_u64};
-use ckpt_inspect::{Checkpoint, StudentConfig, Thresholds};
+use ckpt_inspect::metadata::{as_f64, as_u64, from_json};
+use ckpt_inspect::{Checkpoint, ModelConfig, Thresholds};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_pickle::Value;
@@ -147,7 +147,7 @@ pub enum Outcome {
 pub struct Trainer {
     settings: Settings,
     seed: u64,
-    config: StudentConfig,
+    config: ModelConfig,
     parameters: Parameters,
     network: Network,
     optimizer: Box<dyn Optimizer>,
@@ -169,7 +169,7 @@ impl Trainer {
     ///
     /// # Errors
     /// `Settings`; `Read` and `Data` for the data.
-    pub fn new(config: &StudentConfig, settings: &Settings) -> Result<Self> {
+    pub fn new(config: &ModelConfig, settings: &Settings) -> Result<Self> {
         let seed = settings.seed.unwrap_or(0);
         let parameters = Parameters::init(config, seed)?;
         Self::with(config.clone(), parameters, settings, seed)
@@ -249,7 +249,7 @@ impl Trainer {
         }
     }
 
-    fn with(config: StudentConfig, parameters: Parameters, settings: &Settings, seed: u64) -> Result<Self> {
+    fn with(config: ModelConfig, parameters: Parameters, settings: &Settings, seed: u64) -> Result<Self> {
         let loss_is = "temperature must be from 0.001 to 1000, label smoothing and alpha from 0 to 1, focal from 0 to 100";
         for (sound, what) in [
             (settings.accumulate > 0, "accumulate must be above 0"),
@@ -323,7 +323,7 @@ impl Trainer {
     }
 
     /// The model's configuration.
-    pub fn config(&self) -> &StudentConfig {
+    pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
@@ -553,7 +553,7 @@ impl Trainer {
         ];
         let state = state.into_iter().map(|(name, value)| (name, Object::Plain(value)));
         let config = plain([
-            ("model", layout::model_config(&self.config)),
+            ("model", from_json(serde_json::Value::Object(self.config.to_trainer()))),
             ("training", layout::training_config(&self.settings)),
         ]);
         Object::dict([

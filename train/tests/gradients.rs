@@ -3,12 +3,14 @@
 
 mod truth;
 
-use ckpt_inspect::StudentConfig;
+use ckpt_inspect::ModelConfig;
+use ckpt_inspect::meaning::Sizes;
+use ckpt_inspect::meaning::architecture::STUDENT;
 use ckpt_train::{Batch, Composite, Device, Estimator, Gradients, IGNORE, Loss, Network, Parameters, Random};
 use truth::{relative, series, slices, truth};
 
 fn fused(
-    config: &StudentConfig,
+    config: &ModelConfig,
     parameters: &Parameters,
     estimator: Estimator,
     batches: &[Batch],
@@ -47,8 +49,8 @@ fn fused_agrees_with_pytorch() {
 }
 
 /// A model whose sizes are no multiples of anything, and a batch of it.
-fn odd(change: impl FnOnce(&mut StudentConfig)) -> (StudentConfig, Parameters, Vec<Batch>) {
-    let mut config = StudentConfig {
+fn odd(change: impl FnOnce(&mut ModelConfig)) -> (ModelConfig, Parameters, Vec<Batch>) {
+    let sizes = Sizes {
         vocab_size: 61,
         hidden_dim: 40,
         num_layers: 2,
@@ -57,8 +59,8 @@ fn odd(change: impl FnOnce(&mut StudentConfig)) -> (StudentConfig, Parameters, V
         head_dim: 10,
         mlp_hidden_dim: 52,
         max_seq_len: 128,
-        ..ckpt_train::preset("50m").unwrap()
     };
+    let mut config = ModelConfig::new(&STUDENT, sizes);
     change(&mut config);
     let mut parameters = Parameters::init(&config, 7).unwrap();
     let mut random = Random::new(&[11]);
@@ -76,7 +78,7 @@ fn odd(change: impl FnOnce(&mut StudentConfig)) -> (StudentConfig, Parameters, V
     (config, parameters, batches)
 }
 
-fn compare(what: &str, estimator: Estimator, loss: &Loss, change: impl FnOnce(&mut StudentConfig)) {
+fn compare(what: &str, estimator: Estimator, loss: &Loss, change: impl FnOnce(&mut ModelConfig)) {
     let (config, parameters, batches) = odd(change);
     let composite = Composite::new(&config, &parameters, estimator, &Device::Cpu).unwrap();
     for batch in &batches {

@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::*;
 
+use ckpt_inspect::InstructionSet;
 use half::{bf16, f16};
 
 use super::Block;
@@ -15,10 +16,7 @@ pub struct Avx2(());
 impl Avx2 {
     /// The token, where the processor has the instructions.
     pub fn new() -> Option<Self> {
-        (std::is_x86_feature_detected!("avx2")
-            && std::is_x86_feature_detected!("fma")
-            && std::is_x86_feature_detected!("f16c"))
-        .then_some(Avx2(()))
+        InstructionSet::Avx2.is_available().then_some(Avx2(()))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::*;
 
+use ckpt_inspect::InstructionSet;
 use half::{bf16, f16};
 
 use super::Block;
@@ -15,15 +16,7 @@ pub struct Avx512(());
 impl Avx512 {
     /// The token, where the processor has the instructions.
     pub fn new() -> Option<Self> {
-        (std::is_x86_feature_detected!("avx512f")
-            && std::is_x86_feature_detected!("avx512bw")
-            && std::is_x86_feature_detected!("avx512dq")
-            && std::is_x86_feature_detected!("avx512vl")
-            && std::is_x86_feature_detected!("avx512vnni")
-            && std::is_x86_feature_detected!("avx2")
-            && std::is_x86_feature_detected!("fma")
-            && std::is_x86_feature_detected!("f16c"))
-        .then_some(Avx512(()))
+        InstructionSet::Avx512Vnni.is_available().then_some(Avx512(()))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::arch::aarch64::*;
 
+use ckpt_inspect::InstructionSet;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
@@ -16,7 +17,7 @@ pub struct Neon(());
 impl Neon {
     /// The token, where the processor has the instructions.
     pub fn new() -> Option<Self> {
-        std::arch::is_aarch64_feature_detected!("neon").then_some(Neon(()))
+        InstructionSet::Neon.is_available().then_some(Neon(()))
     }
 }
 

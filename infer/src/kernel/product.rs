@@ -103,6 +103,8 @@ impl Activation {
 #[derive(Debug)]
 pub struct Stack {
     parts: Vec<Matrix>,
+    /// Added to the outputs, one for each; empty for none.
+    bias: Vec<f32>,
 }
 
 /// Where a product goes.
@@ -114,6 +116,8 @@ pub struct Output<'a> {
     pub width: usize,
     /// Added to what is there instead of replacing it.
     pub add: bool,
+    /// Added to the product, one for each of its columns.
+    pub bias: Option<&'a [f32]>,
     /// cap * tanh(y / cap) of the result.
     pub cap: Option<f32>,
 }
@@ -124,9 +128,14 @@ const TASK_TOKENS: usize = 32;
 const TASKS_PER_THREAD: usize = 3;
 
 impl Stack {
-    /// Stacks matrices of equal width.
-    pub fn new(parts: Vec<Matrix>) -> Self {
-        Stack { parts }
+    /// Stacks matrices of equal width, with as many biases as they have rows, or none.
+    pub fn new(parts: Vec<Matrix>, bias: Vec<f32>) -> Self {
+        Stack { parts, bias }
+    }
+
+    /// What is added to the outputs.
+    pub fn bias(&self) -> Option<&[f32]> {
+        Some(self.bias.as_slice()).filter(|bias| !bias.is_empty())
     }
 
     /// Its matrices.
@@ -182,7 +191,9 @@ impl Stack {
             let part = starts.partition_point(|&start| start <= col) - 1;
             let tokens = &tokens[row..row + out.rows()];
             let first = col - starts[part];
-            kernel.run(Product { matrix: parts[part], tokens, first, out, add: output.add, cap: output.cap });
+            let bias = output.bias.map(|bias| &bias[col..]);
+            let (add, cap) = (output.add, output.cap);
+            kernel.run(Product { matrix: parts[part], tokens, first, out, add, bias, cap });
         });
     }
 }
@@ -199,6 +210,8 @@ pub struct Product<'a, 'b> {
     pub out: pool::Block<'b, f32>,
     /// Added to what is there instead of replacing it.
     pub add: bool,
+    /// Added to the product, one for each of `out`'s columns.
+    pub bias: Option<&'a [f32]>,
     /// cap * tanh(y / cap) of the result.
     pub cap: Option<f32>,
 }
@@ -331,6 +344,9 @@ impl Product<'_, '_> {
     /// Writes sixteen results of one token, fewer at the matrix's end.
     #[inline(always)]
     fn put<S: Simd>(&mut self, s: S, token: usize, start: usize, mut y: [f32; LANES]) {
+        if let Some(bias) = self.bias {
+            y.iter_mut().zip(&bias[start..]).for_each(|(y, bias)| *y += bias);
+        }
         if let Some(cap) = self.cap {
             let capped = soft_cap(s, s.load(&y), s.splat(cap));
             s.store(capped, &mut y);
@@ -415,7 +431,7 @@ mod tests {
         for token in tokens.iter_mut() {
             kernel.run(Quantize(token, matrix.forms()));
         }
-        let output = Output { out: &mut out, width: matrix.rows(), add: false, cap: None };
+        let output = Output { out: &mut out, width: matrix.rows(), add: false, bias: None, cap: None };
         Stack::multiply(&[matrix], kernel, pool, tokens, output);
         out
     }

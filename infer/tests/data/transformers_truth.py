@@ -1,4 +1,4 @@
-"""Writes tiny random Llama, Mistral and Qwen3 models as transformers saves them, with the logits that it computes, beside
+"""Writes tiny random Llama, Mistral, Qwen2 and Qwen3 models as transformers saves them, with the logits that it computes, beside
 this file: one folder each, with model.safetensors, config.json and truth.safetensors: `ids`, `logits`, the `loss` of
 predicting each id from those before it; and for the same model with its embedding and head rounded to float16 (or of
 float16 already) `rounded_loss` and `kl`, the divergence of its predictions from the exact ones at each position.
@@ -12,7 +12,8 @@ import os
 import torch
 from safetensors.torch import save_file
 from transformers import (
-    LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3ForCausalLM,
+    LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -24,6 +25,7 @@ CASES = {
     "llama": (LlamaForCausalLM, LlamaConfig(**SIZES, rms_norm_eps=1e-5, rope_parameters=LLAMA3), torch.float32),
     "mistral": (MistralForCausalLM, MistralConfig(**SIZES, head_dim=10, sliding_window=9), torch.float32),
     "qwen3": (Qwen3ForCausalLM, Qwen3Config(**SIZES, head_dim=16, tie_word_embeddings=True), torch.float16),
+    "qwen2": (Qwen2ForCausalLM, Qwen2Config(**SIZES), torch.float32),
 }
 
 for number, (name, (architecture, config, dtype)) in enumerate(CASES.items()):
@@ -31,7 +33,8 @@ for number, (name, (architecture, config, dtype)) in enumerate(CASES.items()):
     model = architecture(config).eval()
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
-            if "norm" in parameter_name:
+            # Biases begin at zero, where nobody would see that they are missing.
+            if "norm" in parameter_name or "bias" in parameter_name:
                 parameter.add_(0.2 * torch.randn_like(parameter))
     folder = os.path.join(HERE, "transformers", name)
     copy.deepcopy(model).to(dtype).save_pretrained(folder)

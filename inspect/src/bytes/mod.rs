@@ -1,6 +1,11 @@
 //! Where bytes come from: a mapped file, bytes in memory, or whatever else can tell its length and give ranges. What
 //! reads them asks for the ranges that it needs, and for no file as a whole.
 
+pub mod pickle;
+pub mod staged;
+pub(crate) mod storage;
+pub mod zip;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::fs::File;
@@ -321,8 +326,6 @@ pub(crate) struct Source {
     /// The file as it was when it was opened.
     pub stamp: Stamp,
     data: Box<dyn ByteSource>,
-    /// What [`Source::kept`] fetched.
-    kept: OnceLock<Vec<u8>>,
 }
 
 impl Source {
@@ -346,7 +349,7 @@ impl Source {
     }
 
     pub fn of(path: &Path, stamp: Stamp, data: impl ByteSource + 'static) -> Arc<Self> {
-        Arc::new(Source { path: path.to_path_buf(), stamp, data: Box::new(data), kept: OnceLock::new() })
+        Arc::new(Source { path: path.to_path_buf(), stamp, data: Box::new(data) })
     }
 
     pub fn len(&self) -> u64 {
@@ -363,19 +366,23 @@ impl Source {
         self.data.bytes(range).map_err(|e| e.in_file(&self.path))
     }
 
-    /// The first bytes, as many as `len` says or more, kept for as long as the file is; `len` is asked only where they
-    /// have to be fetched.
-    pub fn kept(&self, len: impl FnOnce() -> Result<u64>) -> Result<&[u8]> {
+    /// The first bytes, as many as `len` says or more; `kept` keeps them, and `len` is asked, only where they have to be
+    /// fetched.
+    pub fn beginning<'a>(
+        &'a self,
+        kept: &'a OnceLock<Vec<u8>>,
+        len: impl FnOnce() -> Result<u64>,
+    ) -> Result<&'a [u8]> {
         if self.data.is_resident()
             && let Cow::Borrowed(all) = self.data.bytes(0..self.len())?
         {
             return Ok(all);
         }
-        if let Some(kept) = self.kept.get() {
+        if let Some(kept) = kept.get() {
             return Ok(kept);
         }
         let fetched = self.data.window(0, len()?)?.into_owned();
-        Ok(self.kept.get_or_init(|| fetched))
+        Ok(kept.get_or_init(|| fetched))
     }
 }
 

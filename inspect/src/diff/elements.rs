@@ -2,8 +2,8 @@
 
 use super::{CodeDiff, Options, RowOrder, Status, TensorDiff, ValueDiff, side};
 use crate::checkpoint::Checkpoint;
+use crate::meaning::elements::{Codes, Elements, in_chunks};
 use crate::tensor::TensorInfo;
-use crate::values::{Codes, Values, in_chunks};
 use crate::{DType, Quantizer, Result, without_state_dict};
 
 /// Compares two tensors, of any names and checkpoints. Which tensors the options select does not matter here.
@@ -59,8 +59,6 @@ fn compare(
     (in_b, b): (&Checkpoint, &TensorInfo),
     options: Options<'_>,
 ) -> Result<Option<(Sums, Option<CodeDiff>)>> {
-    let told_a = |e: crate::Error| e.in_tensor(&a.name).in_file(&in_a.path);
-    let told_b = |e: crate::Error| e.in_tensor(&b.name).in_file(&in_b.path);
     let (bytes_a, bytes_b) = (in_a.tensor_bytes(a)?, in_b.tensor_bytes(b)?);
     let orders = [(options.rows)(in_a, a), (options.rows)(in_b, b)];
     let in_order = orders.iter().all(Option::is_none);
@@ -69,10 +67,10 @@ fn compare(
         return Ok(None);
     }
     let [order_a, order_b] = orders;
-    let x = ordered(Values::new(in_a, a, &bytes_a).map_err(told_a)?, a, order_a);
-    let y = ordered(Values::new(in_b, b, &bytes_b).map_err(told_b)?, b, order_b);
-    let block = x.block(&y);
-    let parts = in_chunks(x.len.min(y.len), block, |range| Sums::of(&x, &y, range, block));
+    let x = ordered(elements((in_a, a), &bytes_a)?, a, order_a);
+    let y = ordered(elements((in_b, b), &bytes_b)?, b, order_b);
+    let block = x.step_with(&y);
+    let parts = in_chunks(x.len().min(y.len()), block, |range| Sums::of(&x, &y, range, block));
     let mut sums = parts.into_iter().fold(Sums::default(), Sums::join);
     if in_order && a.dtype == b.dtype && matches!(a.dtype, DType::I64 | DType::U64) {
         // f64 does not tell neighbouring large integers apart.
@@ -84,7 +82,8 @@ fn compare(
         let whole = |sum: f64, alone: (f64, u64)| (sum + alone.0, finite + alone.1);
         let left = Codes::of(in_a, a, &x, whole(sums.abs_a, sums.alone_a));
         let right = Codes::of(in_b, b, &y, whole(sums.abs_b, sums.alone_b));
-        in_chunks(x.len, block, |range| codes((&x, &left), (&y, &right), range, block)).into_iter().fold(
+        let (x, y) = (x.unscaled(), y.unscaled());
+        in_chunks(x.len(), block, |range| codes((&x, &left), (&y, &right), range, block)).into_iter().fold(
             CodeDiff::default(),
             |all, one| CodeDiff {
                 count: all.count + one.count,
@@ -98,12 +97,18 @@ fn compare(
     Ok(Some((sums, ternary)))
 }
 
-/// `values` of `tensor` with its rows in order.
-fn ordered<'a>(values: Values<'a>, tensor: &TensorInfo, order: Option<RowOrder>) -> Values<'a> {
+fn elements<'a>((checkpoint, tensor): (&Checkpoint, &TensorInfo), bytes: &'a [u8]) -> Result<Elements<'a>> {
+    let elements = checkpoint.elements_in(tensor, bytes)?;
+    elements.check_codes().map_err(|e| e.in_tensor(&tensor.name).in_file(&checkpoint.path))?;
+    Ok(elements)
+}
+
+/// `elements` of `tensor` with its rows in order.
+fn ordered<'a>(elements: Elements<'a>, tensor: &TensorInfo, order: Option<RowOrder>) -> Elements<'a> {
     match (order, tensor.shape.as_slice()) {
-        (Some(order), &[_, cols]) if cols > 0 => values.with_rows(cols, move |row| order(row)),
-        (Some(order), &[_]) => values.with_rows(1, move |row| order(row)),
-        _ => values,
+        (Some(order), &[_, cols]) if cols > 0 => elements.with_rows(cols, order),
+        (Some(order), &[_]) => elements.with_rows(1, order),
+        _ => elements,
     }
 }
 
@@ -162,14 +167,14 @@ struct Sums {
 const LANES: usize = 8;
 
 impl Sums {
-    fn of(x: &Values<'_>, y: &Values<'_>, range: std::ops::Range<usize>, block: usize) -> Sums {
+    fn of(x: &Elements<'_>, y: &Elements<'_>, range: std::ops::Range<usize>, block: usize) -> Sums {
         let mut sums = Sums { max_at: range.start, ..Sums::default() };
         let (mut left, mut right) = (vec![0.0; block], vec![0.0; block]);
         for start in range.clone().step_by(block) {
             let n = block.min(range.end - start);
             let (left, right) = (&mut left[..n], &mut right[..n]);
-            x.read(start, left);
-            y.read(start, right);
+            x.read_f64(start, left);
+            y.read_f64(start, right);
             let (mut one, largest) = Sums::fast(left, right);
             if !(one.aa + one.bb + one.change).is_finite() {
                 one = Sums::careful(left, right);
@@ -306,8 +311,8 @@ fn index(mut at: usize, shape: &[usize]) -> Vec<u64> {
 }
 
 fn codes(
-    (x, left): (&Values<'_>, &Codes),
-    (y, right): (&Values<'_>, &Codes),
+    (x, left): (&Elements<'_>, &Codes),
+    (y, right): (&Elements<'_>, &Codes),
     range: std::ops::Range<usize>,
     block: usize,
 ) -> CodeDiff {
@@ -315,8 +320,8 @@ fn codes(
     let (mut a, mut b) = (vec![0.0; block], vec![0.0; block]);
     for start in range.clone().step_by(block) {
         let n = block.min(range.end - start);
-        x.read_for_codes(start, &mut a[..n]);
-        y.read_for_codes(start, &mut b[..n]);
+        x.read_f64(start, &mut a[..n]);
+        y.read_f64(start, &mut b[..n]);
         for (i, (&a, &b)) in a[..n].iter().zip(&b[..n]).enumerate() {
             let (from, to) = (left.code(start + i, a), right.code(start + i, b));
             diff.silenced += u64::from(from != 0 && to == 0);

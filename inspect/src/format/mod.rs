@@ -2,6 +2,17 @@
 //!
 //! A new one is a file and a line in [`FORMATS`].
 
+pub mod gguf;
+pub mod npy;
+mod npz;
+pub mod packing;
+pub mod safetensors;
+pub(crate) mod tensor;
+pub mod torch;
+pub(crate) mod torch_legacy;
+mod torch_tar;
+pub(crate) mod torch_zip;
+
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +23,6 @@ use crate::bytes::{ByteSource, Source};
 use crate::pickle::Pickle;
 use crate::tensor::TensorInfo;
 use crate::{Damage, DamageKind, Error, ErrorKind, Notice, Result};
-use crate::{gguf, safetensors, torch_legacy, torch_tar, torch_zip};
 
 /// One kind of container.
 pub(crate) struct Container {
@@ -35,15 +45,19 @@ pub(crate) enum Family {
     TorchLegacy,
     Tar,
     Pickle,
+    Npy,
+    Npz,
 }
 
 /// Every container that is read, in the order in which they are tried.
-pub(crate) static FORMATS: [Container; 6] = [
+pub(crate) static FORMATS: [Container; 8] = [
+    npz::CONTAINER,
     torch_zip::CONTAINER,
     gguf::CONTAINER,
     safetensors::CONTAINER,
     torch_legacy::CONTAINER,
     torch_tar::CONTAINER,
+    npy::CONTAINER,
     torch_legacy::BARE,
 ];
 
@@ -52,16 +66,22 @@ pub(crate) const HEAD: u64 = 512;
 
 /// The container that begins with `head`.
 pub(crate) fn recognise(head: &[u8]) -> Option<&'static Container> {
-    let head = &head[..head.len().min(HEAD as usize)];
-    FORMATS.iter().find(|container| (container.recognises)(head))
+    candidates(head).next()
 }
 
-/// Whether `path` is a file that begins like a checkpoint.
+/// Every container that begins with `head`: some files are several.
+pub(crate) fn candidates(head: &[u8]) -> impl Iterator<Item = &'static Container> {
+    let head = &head[..head.len().min(HEAD as usize)];
+    FORMATS.iter().filter(move |container| (container.recognises)(head))
+}
+
+/// Whether `path` is a file that begins like a checkpoint. A single array does not, though it can be opened: folders hold
+/// many that are data.
 pub fn recognises(path: &Path) -> bool {
     use std::io::Read;
     let mut head = Vec::new();
     let readable = std::fs::File::open(path).and_then(|f| f.take(HEAD).read_to_end(&mut head)).is_ok();
-    readable && recognise(&head).is_some()
+    readable && recognise(&head).is_some_and(|container| container.family != Family::Npy)
 }
 
 /// What the file `source` holds.
@@ -90,6 +110,8 @@ pub enum Format {
     TorchTar,
     Pickle,
     SafeTensors,
+    Npy,
+    Npz,
     Gguf { version: u32, big_endian: bool },
 }
 
@@ -103,6 +125,8 @@ impl Format {
             Format::TorchTar => "pytorch-tar".into(),
             Format::Pickle => "pickle".into(),
             Format::SafeTensors => "safetensors".into(),
+            Format::Npy => "npy".into(),
+            Format::Npz => "npz".into(),
             Format::Gguf { version, big_endian: false } => format!("gguf-v{version}"),
             Format::Gguf { version, big_endian: true } => format!("gguf-v{version}-big-endian"),
         }
@@ -147,13 +171,12 @@ pub(crate) fn add_new(list: &mut Vec<String>, more: impl IntoIterator<Item = Str
 }
 
 /// First bytes of files that are mistaken for checkpoints, what they are, and what to do.
-const OTHERS: [(&[u8], &str, &str); 7] = [
+const OTHERS: [(&[u8], &str, &str); 6] = [
     (b"\x89HDF", "is an HDF5 (Keras) file, which is not read", "save the weights as SafeTensors"),
     (b"\x1f\x8b", "is compressed with gzip", "decompress it first (gunzip)"),
     (b"\x28\xb5\x2f\xfd", "is compressed with Zstandard", "decompress it first (unzstd)"),
     (b"\xfd7zXZ", "is compressed with xz", "decompress it first (unxz)"),
     (b"BZh", "is compressed with bzip2", "decompress it first (bunzip2)"),
-    (b"\x93NUMPY", "is a single NumPy array (.npy), which is not read", "save it as SafeTensors"),
     (b"{", "is JSON, not a checkpoint", "a shard index ends in .index.json and holds a `weight_map`"),
 ];
 

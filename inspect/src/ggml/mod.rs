@@ -1,13 +1,13 @@
 //! GGML's tensor types: numbers, names and block sizes as `ggml.h` and `ggml-common.h` of llama.cpp define them
 //! (<https://github.com/ggml-org/llama.cpp/tree/master/ggml>), and decoders for those in everyday use. The blocks
-//! themselves are in [`blocks`], for readers and writers alike.
+//! themselves are in [`blocks`], for readers and writers alike: a new one is a file there, and a line in the table below.
 
 pub mod blocks;
 
 use std::fmt;
 
 use crate::tensor::numel;
-use crate::{DType, Error, Result, TernaryPacking};
+use crate::{DType, DamageKind, Error, Result, TernaryPacking};
 use blocks::Block;
 
 /// A tensor type of GGML by its number in a GGUF file.
@@ -105,8 +105,7 @@ types! {
     Q1_0 = 41: 128, 18, [(0, 2, 1)];
 }
 
-/// Bytes after the packed values of an I2_S or TL1 tensor; the first four are an f32 scale.
-pub const I2_S_TAIL: u64 = 32;
+pub use crate::format::packing::I2_S_TAIL;
 
 /// Evaluates `$run::<ELEMENTS, Block>` for the block type of `$ggml`, `$otherwise` for types that are not decoded.
 macro_rules! with_block {
@@ -206,21 +205,29 @@ impl GgmlType {
         Some(with_block!(self, decode_blocks, return None))
     }
 
+    /// How its blocks are decoded.
+    ///
+    /// # Errors
+    /// `Unsupported` for a type whose blocks are not.
+    pub(crate) fn blocks(self) -> Result<Blocks> {
+        match (self.decode_blocks(), facts(self)) {
+            (Some(run), Some(facts)) => Ok(Blocks { elements: facts.elements, size: facts.bytes, run }),
+            _ => Err(Error::unsupported(format!("{self} blocks are named and not decoded"))),
+        }
+    }
+
     /// A decoder of the first `len` elements that `bytes` hold, little-endian and contiguous.
     ///
     /// # Errors
     /// `Unsupported` for a type whose blocks are not decoded; `Damaged` when `bytes` are too few, or `len` elements
     /// are not whole blocks.
     pub fn decoder(self, bytes: &[u8], len: usize) -> Result<Decoder<'_>> {
-        let (Some(run), Some(facts)) = (self.decode_blocks(), facts(self)) else {
-            return Err(Error::unsupported(format!("{self} blocks are named and not decoded")));
-        };
-        let needed = (len / facts.elements).checked_mul(facts.bytes);
-        match needed.and_then(|n| bytes.get(..n)) {
-            Some(bytes) if len.is_multiple_of(facts.elements) => {
-                Ok(Decoder { bytes, len, elements: facts.elements, size: facts.bytes, run, scale: 1.0 })
+        let blocks = self.blocks()?;
+        match blocks.bytes_for(len).and_then(|n| bytes.get(..n)) {
+            Some(bytes) => Ok(Decoder { bytes, len, blocks, scale: 1.0 }),
+            None => {
+                Err(Error::damaged(format!("{} bytes do not hold {len} elements of {self}", bytes.len())))
             }
-            _ => Err(Error::damaged(format!("{} bytes do not hold {len} elements of {self}", bytes.len()))),
         }
     }
 
@@ -250,7 +257,8 @@ impl GgmlType {
         }
         match out.iter().position(|&code| code > 1) {
             None => Ok(()),
-            Some(at) => Err(Error::damaged(format!("element {at} has the code 3, which stands for nothing"))),
+            Some(at) => Err(Error::damaged(format!("element {at} has the code 3, which stands for nothing"))
+                .because(DamageKind::UnknownCode)),
         }
     }
 
@@ -273,14 +281,57 @@ impl fmt::Display for GgmlType {
     }
 }
 
+/// How blocks of one type are decoded.
+#[derive(Clone, Copy)]
+pub(crate) struct Blocks {
+    /// Elements of a block.
+    pub elements: usize,
+    /// Bytes of a block.
+    size: usize,
+    run: DecodeBlocks,
+}
+
+impl Blocks {
+    /// Bytes of `len` elements; `None` on overflow and where they are no whole blocks.
+    pub fn bytes_for(self, len: usize) -> Option<usize> {
+        len.is_multiple_of(self.elements).then(|| (len / self.elements).checked_mul(self.size))?
+    }
+
+    /// Fills `out` with the elements from `start`, times `scale`. Whole blocks are written in place.
+    ///
+    /// # Panics
+    /// When they are not all within `bytes`.
+    pub fn read(self, bytes: &[u8], start: usize, out: &mut [f32], scale: f32) {
+        let (mut at, mut left) = (start, &mut *out);
+        while !left.is_empty() {
+            let (block, within) = (at / self.elements, at % self.elements);
+            let bytes = &bytes[block * self.size..];
+            let n = if within == 0 && left.len() >= self.elements {
+                let n = left.len() / self.elements * self.elements;
+                (self.run)(&bytes[..n / self.elements * self.size], &mut left[..n]);
+                n
+            } else {
+                let n = left.len().min(self.elements - within);
+                let mut whole = [0.0; blocks::LARGEST];
+                (self.run)(&bytes[..self.size], &mut whole[..self.elements]);
+                left[..n].copy_from_slice(&whole[within..within + n]);
+                n
+            };
+            at += n;
+            left = &mut left[n..];
+        }
+        if scale != 1.0 {
+            out.iter_mut().for_each(|x| *x *= scale);
+        }
+    }
+}
+
 /// Gives the elements of a block-quantized tensor as f32.
 #[derive(Clone, Copy)]
 pub struct Decoder<'a> {
     bytes: &'a [u8],
     len: usize,
-    elements: usize,
-    size: usize,
-    run: DecodeBlocks,
+    blocks: Blocks,
     scale: f32,
 }
 
@@ -295,32 +346,8 @@ impl Decoder<'_> {
     /// # Panics
     /// When `start + out.len()` is more than the decoder's elements.
     pub fn read(&self, start: usize, out: &mut [f32]) {
-        self.read_blocks(start, out);
-        if self.scale != 1.0 {
-            out.iter_mut().for_each(|x| *x *= self.scale);
-        }
-    }
-
-    fn read_blocks(&self, start: usize, out: &mut [f32]) {
         assert!(out.len() <= self.len && start <= self.len - out.len(), "elements out of range");
-        let (mut at, mut out) = (start, out);
-        while !out.is_empty() {
-            let (block, within) = (at / self.elements, at % self.elements);
-            let bytes = &self.bytes[block * self.size..];
-            let n = if within == 0 && out.len() >= self.elements {
-                let n = out.len() / self.elements * self.elements;
-                (self.run)(&bytes[..n / self.elements * self.size], &mut out[..n]);
-                n
-            } else {
-                let n = out.len().min(self.elements - within);
-                let mut whole = [0.0; blocks::LARGEST];
-                (self.run)(&bytes[..self.size], &mut whole[..self.elements]);
-                out[..n].copy_from_slice(&whole[within..within + n]);
-                n
-            };
-            at += n;
-            out = &mut out[n..];
-        }
+        self.blocks.read(self.bytes, start, out, self.scale);
     }
 }
 

@@ -1,3 +1,4 @@
-//! What tensors measure.
+//! What tensors measure, and how they are judged.
 
 pub mod measures;
+pub(crate) mod verdict;

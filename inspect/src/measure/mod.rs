@@ -6,55 +6,21 @@
 //! Moments: sums in f64 per block, with a second look at a block whose mean dwarfs its spread, and blocks joined by
 //! the update of Chan, Golub and LeVeque (1983, <https://doi.org/10.1080/00031305.1983.10483115>).
 
-mod float8;
 pub(crate) mod kernel;
 mod ternary;
 mod wide;
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rayon::prelude::*;
-
-use crate::DType;
 use crate::health::measures::{Accumulators, Computed};
+use crate::meaning::elements::{BLOCK, Elements, in_chunks};
+pub use crate::meaning::elements::{absmean_scale, zero_line};
 use crate::record::{Histogram, Stats, Ternary};
 use kernel::{Line, Octaves, Sums};
-pub use ternary::{absmean_scale, zero_line};
 
-/// Elements per block that is decoded before it is looked at: 16 kB of f32.
-pub(crate) const BLOCK: usize = 4096;
 /// Elements per block that is looked at where it lies.
 const BORROWED_BLOCK: usize = 1 << 14;
-/// Elements per unit of parallel work, at least.
-const CHUNK: usize = 1 << 18;
-
-/// Where elements come from. Bytes are little-endian and need not be aligned.
-#[derive(Clone, Copy)]
-pub enum Elements<'a> {
-    /// Contiguous elements of a plain real dtype (or bool, as 0 and 1).
-    Plain {
-        /// Their type.
-        dtype: DType,
-        /// Their bytes.
-        bytes: &'a [u8],
-    },
-    /// Elements that `read(start, out)` decodes to f32. Starts are multiples of `granule`.
-    Decoded32 {
-        /// How many.
-        len: usize,
-        /// Elements per block of the encoding.
-        granule: usize,
-        /// Fills `out` with the elements from `start`.
-        read: &'a (dyn Fn(usize, &mut [f32]) + Sync),
-    },
-    /// Elements that `read(start, out)` decodes to f64.
-    Decoded64 {
-        /// How many.
-        len: usize,
-        /// Fills `out` with the elements from `start`.
-        read: &'a (dyn Fn(usize, &mut [f64]) + Sync),
-    },
-}
 
 /// How a matrix becomes ternary.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -145,156 +111,30 @@ impl Seen {
     }
 }
 
-/// Measures `elements` as `plan` says.
+/// Measures `elements`, real numbers, as `plan` says.
 pub fn measure(elements: &Elements<'_>, plan: &Plan) -> Measured {
-    let reader = match *elements {
-        Elements::Plain { dtype, bytes } => match Reader::of(dtype, bytes) {
-            Some(reader) => reader,
-            None => return wide::measure_plain(dtype, bytes, plan),
-        },
-        Elements::Decoded32 { len, granule, read } => Reader::Decoded { len, granule: granule.max(1), read },
-        Elements::Decoded64 { len, read } => return wide::measure(len, read, plan),
-    };
-    let cols = plan.cols.filter(|&cols| cols > 0 && reader.len() > 0 && reader.len().is_multiple_of(cols));
+    match elements.is_wide() {
+        true => wide::measure(elements, plan),
+        false => measure_as_f32(elements, plan),
+    }
+}
+
+/// Measures `elements`, rounded to f32 where they are something else.
+fn measure_as_f32(elements: &Elements<'_>, plan: &Plan) -> Measured {
+    let len = elements.len();
+    let cols = plan.cols.filter(|&cols| cols > 0 && len > 0 && len.is_multiple_of(cols));
     let rule = plan.ternary.zip(cols);
-    let line = rule.and_then(|(rule, _)| ternary::first_line(&reader, rule));
-    let scan =
-        Scan { reader: &reader, cols, line, histogram: plan.histogram, cols_live: AtomicBool::new(false) };
+    let line = rule.and_then(|(rule, _)| ternary::first_line(elements, rule));
+    let scan = Scan { elements, cols, line, histogram: plan.histogram, cols_live: AtomicBool::new(false) };
     let tally = scan.run();
-    let ternary = rule.map(|(rule, cols)| ternary::resolve(&reader, rule, cols, line, &tally));
+    let ternary = rule.map(|(rule, cols)| ternary::resolve(elements, rule, cols, line, &tally));
     let stats = tally.stats(plan.histogram);
     Measured::new(stats, ternary, Seen { moments: tally.moments, computed: tally.computed, unit: 1.0 })
 }
 
-/// Every element of a plain real dtype as f32; `None` for complex and packed ones.
-pub(crate) fn to_f32(dtype: DType, bytes: &[u8]) -> Option<Vec<f32>> {
-    if let Some(reader) = Reader::of(dtype, bytes) {
-        let mut out = vec![0.0; reader.len()];
-        for (i, chunk) in out.chunks_mut(BLOCK).enumerate() {
-            reader.fill(i * BLOCK, chunk);
-        }
-        return Some(out);
-    }
-    wide::to_f64(dtype, bytes).map(|values| values.into_iter().map(|x| x as f32).collect())
-}
-
-/// Reads elements `start..start + out.len()` of a plain real dtype as f64; `false` for complex and packed ones.
-pub(crate) fn read_f64(dtype: DType, bytes: &[u8], start: usize, out: &mut [f64]) -> bool {
-    let Some(reader) = Reader::of(dtype, bytes) else { return wide::read_f64(dtype, bytes, start, out) };
-    let mut buffer = [0.0; BLOCK];
-    for (i, part) in out.chunks_mut(BLOCK).enumerate() {
-        let block = reader.block(start + i * BLOCK, &mut buffer[..part.len()]);
-        part.iter_mut().zip(block).for_each(|(slot, &x)| *slot = x.into());
-    }
-    true
-}
-
-/// Fills a buffer with the elements from an index on.
-pub(crate) type Read<'a> = Box<dyn Fn(usize, &mut [f32]) + Send + Sync + 'a>;
-
-/// Elements of a plain real dtype as f32, a piece at a time; `None` for complex and packed ones.
-pub(crate) fn reader<'a>(dtype: DType, bytes: &'a [u8]) -> Option<Read<'a>> {
-    if let Some(reader) = Reader::of(dtype, bytes) {
-        return Some(Box::new(move |start, out| reader.fill(start, out)));
-    }
-    let decode = wide::decoder(dtype)?;
-    Some(Box::new(move |start, out| {
-        let mut wide = [0.0f64; 256];
-        for (i, part) in out.chunks_mut(wide.len()).enumerate() {
-            let wide = &mut wide[..part.len()];
-            decode(bytes, start + 256 * i, wide);
-            part.iter_mut().zip(wide).for_each(|(v, &mut x)| *v = x as f32);
-        }
-    }))
-}
-
-/// Elements that are exactly f32 values.
-enum Reader<'a> {
-    Aligned(&'a [f32]),
-    Bytes32(&'a [u8]),
-    F16(&'a [u8]),
-    Bf16(&'a [u8]),
-    Table { bytes: &'a [u8], table: &'static [f32; 256] },
-    Decoded { len: usize, granule: usize, read: &'a (dyn Fn(usize, &mut [f32]) + Sync) },
-}
-
-impl<'a> Reader<'a> {
-    fn of(dtype: DType, bytes: &'a [u8]) -> Option<Self> {
-        Some(match dtype {
-            DType::F32 => match bytemuck::try_cast_slice(bytes) {
-                Ok(elements) if cfg!(target_endian = "little") => Reader::Aligned(elements),
-                _ => Reader::Bytes32(bytes),
-            },
-            DType::F16 => Reader::F16(bytes),
-            DType::BF16 => Reader::Bf16(bytes),
-            other => Reader::Table { bytes, table: float8::table(other)? },
-        })
-    }
-
-    fn len(&self) -> usize {
-        match self {
-            Reader::Aligned(elements) => elements.len(),
-            Reader::Bytes32(bytes) => bytes.len() / 4,
-            Reader::F16(bytes) | Reader::Bf16(bytes) => bytes.len() / 2,
-            Reader::Table { bytes, .. } => bytes.len(),
-            Reader::Decoded { len, .. } => *len,
-        }
-    }
-
-    fn granule(&self) -> usize {
-        match self {
-            Reader::Decoded { granule, .. } => *granule,
-            _ => 1,
-        }
-    }
-
-    /// The elements `start..start + buffer.len()`, borrowed where they lie ready.
-    fn block<'b>(&'b self, start: usize, buffer: &'b mut [f32]) -> &'b [f32] {
-        if let Reader::Aligned(elements) = self {
-            return &elements[start..start + buffer.len()];
-        }
-        self.fill(start, buffer);
-        buffer
-    }
-
-    fn fill(&self, start: usize, out: &mut [f32]) {
-        match self {
-            Reader::Aligned(elements) => out.copy_from_slice(&elements[start..start + out.len()]),
-            Reader::Bytes32(bytes) => {
-                for (slot, word) in out.iter_mut().zip(bytes[4 * start..].as_chunks::<4>().0) {
-                    *slot = f32::from_le_bytes(*word);
-                }
-            }
-            Reader::F16(bytes) => {
-                use half::slice::HalfFloatSliceExt;
-                let mut words = [half::f16::ZERO; 256];
-                for (i, part) in out.chunks_mut(256).enumerate() {
-                    let words = &mut words[..part.len()];
-                    let at = 2 * (start + 256 * i);
-                    for (word, raw) in words.iter_mut().zip(bytes[at..].as_chunks::<2>().0) {
-                        *word = half::f16::from_le_bytes(*raw);
-                    }
-                    words.convert_to_f32_slice(part);
-                }
-            }
-            Reader::Bf16(bytes) => {
-                for (slot, word) in out.iter_mut().zip(bytes[2 * start..].as_chunks::<2>().0) {
-                    *slot = f32::from_bits(u32::from(u16::from_le_bytes(*word)) << 16);
-                }
-            }
-            Reader::Table { bytes, table } => {
-                for (slot, &byte) in out.iter_mut().zip(&bytes[start..]) {
-                    *slot = table[usize::from(byte)];
-                }
-            }
-            Reader::Decoded { read, .. } => read(start, out),
-        }
-    }
-}
-
 /// One pass over all elements.
 struct Scan<'r, 'a> {
-    reader: &'r Reader<'a>,
+    elements: &'r Elements<'a>,
     cols: Option<usize>,
     line: Option<Line>,
     histogram: bool,
@@ -460,31 +300,26 @@ fn trimmed(bins: &[u64], first: i32) -> Histogram {
 
 impl Scan<'_, '_> {
     fn run(&self) -> Tally {
-        let len = self.reader.len();
         let live_cols = if self.line.is_some() { self.cols.unwrap_or(0) } else { 0 };
-        let unit = chunk_len(self.cols.filter(|_| live_cols > 0), self.reader.granule());
-        (0..len.div_ceil(unit))
-            .into_par_iter()
-            .map(|i| self.chunk(i * unit, len.min((i + 1) * unit), live_cols))
-            .collect::<Vec<_>>()
+        let unit = unit(self.cols.filter(|_| live_cols > 0), self.elements.granule());
+        in_chunks(self.elements.len(), unit, |range| self.chunk(range, live_cols))
             .into_iter()
             .fold(Tally::new(live_cols), Tally::join)
     }
 
-    fn chunk(&self, start: usize, end: usize, live_cols: usize) -> Tally {
+    fn chunk(&self, range: Range<usize>, live_cols: usize) -> Tally {
         let mut tally = Tally::new(live_cols);
         let mut buffer = [0.0f32; BLOCK];
         let mut row_is_live = false;
-        let step = match self.reader {
-            Reader::Aligned(_) => BORROWED_BLOCK,
-            other => BLOCK / other.granule().min(BLOCK) * other.granule().min(BLOCK),
-        };
+        let ready = self.elements.as_f32();
+        let step = if ready.is_some() { BORROWED_BLOCK } else { self.elements.step() };
+        let (start, end) = (range.start, range.end);
         let mut at = start;
         while at < end {
             let n = step.min(end - at);
-            let block = match self.reader {
-                Reader::Aligned(elements) => &elements[at..at + n],
-                other => other.block(at, &mut buffer[..n]),
+            let block = match ready {
+                Some(all) => &all[at..at + n],
+                None => self.elements.block(at, &mut buffer[..n]),
             };
             if at == start && self.histogram {
                 tally.octaves.expect_like(&block[..n.min(BLOCK)]);
@@ -551,15 +386,14 @@ impl Scan<'_, '_> {
     }
 }
 
-/// Elements per unit of parallel work: whole rows and whole blocks of the encoding.
-fn chunk_len(cols: Option<usize>, granule: usize) -> usize {
-    let unit = match cols {
+/// Elements that work in parallel is not cut within: whole rows and whole blocks of the encoding.
+fn unit(cols: Option<usize>, granule: usize) -> usize {
+    match cols {
         // Rows of a block-quantized matrix are whole blocks, so a multiple of rows is one of blocks.
         Some(cols) if cols % granule == 0 => cols,
         Some(cols) => cols.saturating_mul(granule),
         None => granule,
-    };
-    unit.saturating_mul(CHUNK.div_ceil(unit))
+    }
 }
 
 /// Moments of a block from its sums, recomputed about the mean where the mean dwarfs the spread: there the

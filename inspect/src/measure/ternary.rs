@@ -2,9 +2,12 @@
 //! known at the end: so the line is first estimated from a sample, elements close to it are set aside and counted
 //! at the end, and only if the estimate was off is there a second pass.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
-use super::{BLOCK, Line, Reader, Tally, TernaryRule, chunk_len, row_pieces};
+use super::{BLOCK, Line, Tally, TernaryRule, row_pieces, unit};
+use crate::meaning::elements::{Elements, absmean_scale, in_chunks, zero_line};
 use crate::record::Ternary;
 
 /// Places that the sample which draws the line looks at.
@@ -13,12 +16,12 @@ const RUNS: usize = 512;
 const RUN: usize = 16;
 
 /// The line for the first pass; `None` where each row has its own.
-pub(super) fn first_line(reader: &Reader<'_>, rule: TernaryRule) -> Option<Line> {
+pub(super) fn first_line(elements: &Elements<'_>, rule: TernaryRule) -> Option<Line> {
     match rule {
         TernaryRule::Codes => Some(Line::SIGN),
         TernaryRule::Absmean { per_row: true, .. } => None,
         TernaryRule::Absmean { eps, per_row: false } => {
-            let (mean, error) = sample(reader)?;
+            let (mean, error) = sample(elements)?;
             let at = zero_line(absmean_scale(mean, eps));
             // Four standard errors: one matrix in 16 000 needs a second pass.
             let margin = at * (4.0 * error).min(0.1) as f32;
@@ -29,15 +32,15 @@ pub(super) fn first_line(reader: &Reader<'_>, rule: TernaryRule) -> Option<Line>
 
 /// mean|W| of elements spread evenly over the tensor, and its relative standard error; `None` if nothing finite was
 /// found.
-fn sample(reader: &Reader<'_>) -> Option<(f64, f64)> {
-    let run = RUN.next_multiple_of(reader.granule());
-    let runs = RUNS.min(reader.len() / run).max(1);
-    let mut buffer = vec![0.0f32; run.min(reader.len())];
+fn sample(elements: &Elements<'_>) -> Option<(f64, f64)> {
+    let run = RUN.next_multiple_of(elements.granule());
+    let runs = RUNS.min(elements.len() / run).max(1);
+    let mut buffer = vec![0.0f32; run.min(elements.len())];
     let (mut n, mut sum, mut squares) = (0.0, 0.0, 0.0);
     for i in 0..runs {
-        let at = (reader.len() / run) * i / runs * run;
-        let room = buffer.len().min(reader.len() - at);
-        let block = reader.block(at, &mut buffer[..room]);
+        let at = (elements.len() / run) * i / runs * run;
+        let room = buffer.len().min(elements.len() - at);
+        let block = elements.block(at, &mut buffer[..room]);
         let mut lanes = [0.0; 4];
         for chunk in block.chunks(4) {
             chunk.iter().zip(&mut lanes).for_each(|(x, lane)| *lane += f64::from(x.abs()));
@@ -54,26 +57,9 @@ fn sample(reader: &Reader<'_>) -> Option<(f64, f64)> {
     (n > 0.0 && mean > 0.0).then(|| (mean, variance.sqrt() / mean))
 }
 
-/// mean|W| + eps as PyTorch has it, in f32: what a BitLinear divides its weights by.
-pub fn absmean_scale(mean: f64, eps: f64) -> f32 {
-    mean as f32 + eps as f32
-}
-
-/// The largest |w| that the absmean rule rounds to zero: w / scale, in f32, is at most one half.
-pub fn zero_line(scale: f32) -> f32 {
-    let mut line = 0.5 * scale;
-    while line.next_up() / scale <= 0.5 {
-        line = line.next_up();
-    }
-    while line > 0.0 && line / scale > 0.5 {
-        line = line.next_down();
-    }
-    line
-}
-
 /// The occupancy, once the first pass has told mean|W|.
 pub(super) fn resolve(
-    reader: &Reader<'_>,
+    elements: &Elements<'_>,
     rule: TernaryRule,
     cols: usize,
     line: Option<Line>,
@@ -82,7 +68,7 @@ pub(super) fn resolve(
     let count = tally.moments.count;
     let (final_line, scale) = match rule {
         TernaryRule::Codes => (0.0, None),
-        TernaryRule::Absmean { per_row: true, eps } => return by_row(reader, cols, eps),
+        TernaryRule::Absmean { per_row: true, eps } => return by_row(elements, cols, eps),
         TernaryRule::Absmean { per_row: false, eps } => {
             let scale = absmean_scale(if count > 0.0 { tally.moments.abs / count } else { 0.0 }, eps);
             (zero_line(scale), Some(f64::from(scale)))
@@ -95,9 +81,9 @@ pub(super) fn resolve(
         }
         TernaryRule::Absmean { .. } => line.encloses(final_line),
     };
-    let quiet = tally.quiet_rows.len() > reader.len() / cols / 8;
+    let quiet = tally.quiet_rows.len() > elements.len() / cols / 8;
     if tally.crowded || quiet || !line.is_some_and(seen) {
-        return second_pass(reader, cols, final_line, scale);
+        return second_pass(elements, cols, final_line, scale);
     }
     let (mut above, mut below) = (tally.above, tally.below);
     for chunk in tally.near_joined.iter().flat_map(|near| near.chunks(1 << 12)) {
@@ -105,9 +91,9 @@ pub(super) fn resolve(
         below += u64::from(chunk.iter().map(|x| u32::from(*x < -final_line)).sum::<u32>());
     }
     let dead_rows =
-        tally.quiet_rows.iter().filter(|&&row| row_is_dead(reader, row, cols, final_line)).count();
+        tally.quiet_rows.iter().filter(|&&row| row_is_dead(elements, row, cols, final_line)).count();
     let quiet_cols = tally.live_cols.iter().filter(|live| !**live).count();
-    let dead_cols = if quiet_cols == 0 { 0 } else { dead_columns(reader, cols, final_line) };
+    let dead_cols = if quiet_cols == 0 { 0 } else { dead_columns(elements, cols, final_line) };
     record(above, below, tally.count - tally.nan, scale, dead_rows as u64, dead_cols)
 }
 
@@ -121,43 +107,40 @@ fn record(above: u64, below: u64, total: u64, scale: Option<f64>, dead_rows: u64
     Ternary { neg, zero, pos, entropy_bits, scale, dead_rows, dead_cols }
 }
 
-/// Calls `visit(first element, block)` over elements `start..end`.
-fn blocks(reader: &Reader<'_>, start: usize, end: usize, mut visit: impl FnMut(usize, &[f32])) {
-    let granule = reader.granule();
+/// Calls `visit(first element, block)` over the elements of `range`.
+fn blocks(elements: &Elements<'_>, range: Range<usize>, mut visit: impl FnMut(usize, &[f32])) {
     let mut buffer = [0.0f32; BLOCK];
-    // Blocks of an encoding must be read from their beginning.
-    let mut at = start / granule * granule;
-    let step = (BLOCK / granule).max(1) * granule;
-    while at < end {
-        let n = step.min(reader.len() - at);
-        let block = reader.block(at, &mut buffer[..n]);
-        let (from, to) = (start.max(at), end.min(at + n));
-        visit(from, &block[from - at..to - at]);
+    let step = elements.step();
+    let mut at = range.start;
+    while at < range.end {
+        // To the end of a block of the encoding, so that the next piece begins with one.
+        let n = (step - at % elements.granule()).min(range.end - at);
+        visit(at, elements.block(at, &mut buffer[..n]));
         at += n;
     }
 }
 
-fn row_is_dead(reader: &Reader<'_>, row: usize, cols: usize, line: f32) -> bool {
+fn row_is_dead(elements: &Elements<'_>, row: usize, cols: usize, line: f32) -> bool {
     let mut dead = true;
-    blocks(reader, row * cols, (row + 1) * cols, |_, block| dead &= !block.iter().any(|x| x.abs() > line));
+    blocks(elements, row * cols..(row + 1) * cols, |_, block| dead &= !block.iter().any(|x| x.abs() > line));
     dead
 }
 
-fn dead_columns(reader: &Reader<'_>, cols: usize, line: f32) -> u64 {
-    count(reader, cols, |_| line).dead_cols()
+fn dead_columns(elements: &Elements<'_>, cols: usize, line: f32) -> u64 {
+    count(elements, cols, |_| line).dead_cols()
 }
 
 /// Counts everything against a line that the estimate missed.
-fn second_pass(reader: &Reader<'_>, cols: usize, line: f32, scale: Option<f64>) -> Ternary {
-    count(reader, cols, |_| line).record(reader.len(), scale)
+fn second_pass(elements: &Elements<'_>, cols: usize, line: f32, scale: Option<f64>) -> Ternary {
+    count(elements, cols, |_| line).record(elements.len(), scale)
 }
 
 /// Each row against its own scale; the reported scale is the mean of the rows'.
-fn by_row(reader: &Reader<'_>, cols: usize, eps: f64) -> Ternary {
-    let rows = reader.len() / cols;
+fn by_row(elements: &Elements<'_>, cols: usize, eps: f64) -> Ternary {
+    let rows = elements.len() / cols;
     let row_scale = |row: usize| {
         let (mut sum, mut finite) = (0.0, 0u64);
-        blocks(reader, row * cols, (row + 1) * cols, |_, block| {
+        blocks(elements, row * cols..(row + 1) * cols, |_, block| {
             sum += block.iter().filter(|x| x.is_finite()).map(|x| f64::from(x.abs())).sum::<f64>();
             finite += block.iter().filter(|x| x.is_finite()).count() as u64;
         });
@@ -166,7 +149,7 @@ fn by_row(reader: &Reader<'_>, cols: usize, eps: f64) -> Ternary {
     let scales: Vec<f32> = (0..rows).into_par_iter().map(row_scale).collect();
     let lines: Vec<f32> = scales.iter().map(|&scale| zero_line(scale)).collect();
     let mean = scales.iter().map(|&scale| f64::from(scale)).sum::<f64>() / rows as f64;
-    count(reader, cols, |row| lines[row]).record(reader.len(), (rows > 0).then_some(mean))
+    count(elements, cols, |row| lines[row]).record(elements.len(), (rows > 0).then_some(mean))
 }
 
 /// Codes of a whole matrix, or of some rows.
@@ -202,12 +185,11 @@ impl Codes {
 }
 
 /// Counts every code, given the line of each row.
-fn count(reader: &Reader<'_>, cols: usize, line: impl Fn(usize) -> f32 + Sync) -> Codes {
-    let unit = chunk_len(Some(cols), reader.granule());
-    let chunk = |i: usize| {
+fn count(elements: &Elements<'_>, cols: usize, line: impl Fn(usize) -> f32 + Sync) -> Codes {
+    let chunk = |range: Range<usize>| {
         let mut codes = Codes { live_cols: vec![false; cols], ..Codes::default() };
         let mut row_lives = false;
-        blocks(reader, i * unit, reader.len().min((i + 1) * unit), |at, block| {
+        blocks(elements, range, |at, block| {
             for (row, col, piece) in row_pieces(block, at, cols) {
                 let line = line(row);
                 let above = piece.iter().filter(|x| **x > line).count() as u64;
@@ -224,5 +206,6 @@ fn count(reader: &Reader<'_>, cols: usize, line: impl Fn(usize) -> f32 + Sync) -
         });
         codes
     };
-    (0..reader.len().div_ceil(unit)).into_par_iter().map(chunk).reduce(Codes::default, Codes::join)
+    let parts = in_chunks(elements.len(), unit(Some(cols), elements.granule()), chunk);
+    parts.into_iter().fold(Codes::default(), Codes::join)
 }

@@ -9,7 +9,7 @@ use super::archive::directory;
 use super::pickles::{Stream, cut};
 use super::{Finding, Findings, Options, Rule, text};
 use crate::bytes::{Source, text as text_of};
-use crate::format::{self, Family};
+use crate::format::{self, Family, npy};
 use crate::zip::Directory;
 use crate::{DamageKind, Error, ErrorKind, NoticeKind, Result, gguf, safetensors, torch_legacy, zip};
 
@@ -27,9 +27,6 @@ const PICKLED: [&str; 15] = [
 ];
 /// Up to this size anything is tried as a pickle without a header, whatever its name.
 const TRIED: usize = 16 << 20;
-
-/// First bytes of a NumPy array.
-const NUMPY: &[u8] = b"\x93NUMPY";
 
 /// First bytes of containers that are not looked into.
 const OPAQUE: [(&[u8], &str); 6] = [
@@ -95,7 +92,6 @@ pub(super) fn is_candidate(path: &Path) -> bool {
             "safetensors" | "gguf" | "zip" | "tar" | "pt2" | "nemo" | "mar" | "7z"
         )
         || format::recognise(&head).is_some()
-        || head.starts_with(NUMPY)
         || head.starts_with(b"\x1f\x8b")
         || OPAQUE.iter().any(|(magic, _)| head.starts_with(magic))
 }
@@ -132,7 +128,7 @@ impl<'o> Scanner<'o> {
         let family = format::recognise(bytes).map(|container| container.family);
         let pickled = PICKLED.contains(&extension(name).as_str());
         let format = match family {
-            Some(Family::Zip) => self.zip(bytes, &place),
+            Some(Family::Zip | Family::Npz) => self.zip(bytes, &place),
             Some(Family::Gguf) => {
                 self.gguf(bytes, &place);
                 "gguf"
@@ -161,7 +157,7 @@ impl<'o> Scanner<'o> {
             self.pickles(bytes, &place, Stream::Chance);
         }
         let is_followed = || !matches!(directory(bytes), Directory::Lost(_));
-        if family != Some(Family::Zip) && has_directory(bytes) && is_followed() {
+        if !matches!(family, Some(Family::Zip | Family::Npz)) && has_directory(bytes) && is_followed() {
             self.zip(bytes, &place);
             return Ok(format!("{format}, and zip"));
         }
@@ -217,8 +213,11 @@ impl<'o> Scanner<'o> {
 
     fn recognised(&mut self, bytes: &[u8], name: &str, place: &Place) -> Option<&'static str> {
         let pickled = PICKLED.contains(&extension(name).as_str());
-        match format::recognise(bytes).map(|container| container.family) {
-            Some(Family::Zip) => return Some(self.zip(bytes, place)),
+        // A member that is a file of tensors or a pickle is looked at as what it is called.
+        let as_called = |family: &Family| matches!(family, Family::SafeTensors | Family::Pickle);
+        let mut families = format::candidates(bytes).map(|container| container.family);
+        match families.find(|family| !as_called(family)) {
+            Some(Family::Zip | Family::Npz) => return Some(self.zip(bytes, place)),
             Some(Family::TorchLegacy) => {
                 // Magic number, protocol, system info, object, storage keys; then the storages.
                 self.pickles(bytes, place, Stream::Then(5));
@@ -233,12 +232,11 @@ impl<'o> Scanner<'o> {
                 self.gguf(bytes, place);
                 return Some("gguf");
             }
-            // A member of an archive that begins like one is what it is called.
+            Some(Family::Npy) => {
+                self.npy(bytes, place);
+                return Some("npy");
+            }
             Some(Family::SafeTensors | Family::Pickle) | None => {}
-        }
-        if let Some(rest) = bytes.strip_prefix(NUMPY) {
-            self.npy(rest, place);
-            return Some("npy");
         }
         if bytes.starts_with(b"\x1f\x8b") {
             self.compressed(flate2::read::MultiGzDecoder::new(bytes), bytes.len(), name, place);
@@ -317,23 +315,18 @@ impl<'o> Scanner<'o> {
         }
     }
 
-    /// A NumPy array, after its magic: version, header, and the elements, which are a pickle if they are objects
-    /// (`numpy/lib/format.py`).
+    /// A NumPy array, whose elements are a pickle if they are objects (`numpy/lib/format.py`).
     fn npy(&mut self, bytes: &[u8], place: &Place) {
-        let (width, start) = if bytes.first() == Some(&1) { (2, 4) } else { (4, 6) };
-        let header = zip::word(bytes, 2, width)
-            .and_then(|len| usize::try_from(len).ok()?.checked_add(start))
-            .and_then(|end| Some((bytes.get(start..end)?, bytes.get(end..)?)));
-        let Some((header, data)) = header else {
-            return self.damaged(place, "the header of the array is cut short".into());
+        let (header, start) = match npy::written(bytes) {
+            Ok(written) => written,
+            Err(error) => return self.damaged(place, error.what),
         };
-        let text = text_of(header);
-        let descr = text.split("'fortran_order'").next().unwrap_or_default();
-        if descr.contains('O') {
-            self.pickles(data, place, Stream::Pickles);
-        } else {
-            self.pickles(data, place, Stream::Chance);
-        }
+        // A header that is not understood here may be in Python, which also reads escapes.
+        let objects = header.contains(&b'\\')
+            || npy::Header::parse(bytes).map_or(true, |header| header.may_hold_objects());
+        let stream = if objects { Stream::Pickles } else { Stream::Chance };
+        let data = usize::try_from(start).ok().and_then(|start| bytes.get(start..)).unwrap_or_default();
+        self.pickles(data, place, stream);
     }
 
     fn safetensors(&mut self, source: &Arc<Source>, place: &Place) {

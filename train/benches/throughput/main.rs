@@ -13,7 +13,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Instant;
 
 use ckpt_convert::{Object, save};
-use ckpt_inspect::StudentConfig;
+use ckpt_inspect::ModelConfig;
 use ckpt_train::optim::{Optimizer, Settings, adamw};
 use ckpt_train::{Batch, Estimator, Gradients, Loss, Network, Parameters, Random, clip, global_norm, preset};
 use serde_pickle::Value;
@@ -30,15 +30,9 @@ fn main() -> Result<()> {
     };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
     let large = preset("125m").ok_or("the preset is gone")?;
-    let small = StudentConfig {
-        vocab_size: 1024,
-        hidden_dim: 256,
-        num_layers: 4,
-        num_heads: 4,
-        num_kv_heads: 2,
-        mlp_hidden_dim: 512,
-        ..large.clone()
-    };
+    let mut small = large.clone();
+    (small.vocab_size, small.hidden_dim, small.mlp_hidden_dim) = (1024, 256, 512);
+    (small.num_layers, small.num_heads, small.num_kv_heads) = (4, 4, 2);
     println!("| model | threads | tokens/s | PyTorch's tokens/s | ratio | peak memory | PyTorch's | loss |");
     println!("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |");
     for (name, config, rows, len, steps) in [("pico", small, 16, 128, 25), ("125m", large, 2, 256, 6)] {
@@ -52,7 +46,7 @@ fn main() -> Result<()> {
 
 fn compare(
     name: &str,
-    config: &StudentConfig,
+    config: &ModelConfig,
     rows: usize,
     len: usize,
     steps: usize,
@@ -114,7 +108,7 @@ struct Ours {
 }
 
 impl Ours {
-    fn new(config: &StudentConfig, rows: usize, len: usize) -> Result<Self> {
+    fn new(config: &ModelConfig, rows: usize, len: usize) -> Result<Self> {
         let parameters = Parameters::init(config, 0)?;
         let mut random = Random::new(&[1]);
         let sequences: Vec<Vec<u32>> =
@@ -147,7 +141,7 @@ impl Ours {
         Ok((start.elapsed().as_secs_f64(), loss))
     }
 
-    fn save(&self, config: &StudentConfig, path: &Path) -> Result<()> {
+    fn save(&self, config: &ModelConfig, path: &Path) -> Result<()> {
         let shape = || vec![self.batch.rows, self.batch.len];
         let integers = |values: Vec<i32>| Object::Integers { shape: shape(), values: values.into() };
         let weights =
@@ -156,7 +150,7 @@ impl Ours {
             ("weights", Object::dict(weights)),
             ("ids", integers(self.batch.ids.iter().map(|&id| id as i32).collect())),
             ("targets", integers(self.batch.targets.clone())),
-            ("config", Object::Plain(Value::String(serde_json::to_string(config)?))),
+            ("config", Object::Plain(Value::String(serde_json::to_string(&config.to_record())?))),
         ]);
         Ok(save(&object, path, false)?)
     }

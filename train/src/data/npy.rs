@@ -5,11 +5,9 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use crate::{Error, Result};
+use ckpt_inspect::{DType, ErrorKind, npy};
 
-const MAGIC: &[u8] = b"\x93NUMPY";
-/// A header is one line of text.
-const MAX_HEADER: u32 = 1 << 16;
+use crate::{Error, Result};
 
 /// An array of token ids in C order, as rows.
 #[derive(Debug)]
@@ -37,14 +35,18 @@ enum Kind {
 }
 
 impl Kind {
-    fn of(descr: &str) -> Option<Kind> {
-        Some(match descr {
-            "|u1" => Kind::U8,
-            "<u2" => Kind::U16,
-            "<i2" => Kind::I16,
-            "<u4" => Kind::U32,
-            "<i4" => Kind::I32,
-            "<i8" | "<u8" => Kind::I64,
+    fn of(header: &npy::Header) -> Option<Kind> {
+        let (dtype, big_endian) = header.numbers().ok()?;
+        if big_endian {
+            return None;
+        }
+        Some(match dtype {
+            DType::U8 => Kind::U8,
+            DType::U16 => Kind::U16,
+            DType::I16 => Kind::I16,
+            DType::U32 => Kind::U32,
+            DType::I32 => Kind::I32,
+            DType::I64 | DType::U64 => Kind::I64,
             _ => return None,
         })
     }
@@ -75,51 +77,24 @@ impl Npy {
         let io = |e| Error::read(path, e);
         let bad = |what: &str| Error::data(path, what);
         let mut file = File::open(path).map_err(io)?;
-        let mut head = [0; 8];
-        file.read_exact(&mut head).map_err(io)?;
-        if !head.starts_with(MAGIC) {
-            return Err(bad("is not a .npy file"));
-        }
-        let (header_len, prefix) = match head[6] {
-            1 => {
-                let mut len = [0; 2];
-                file.read_exact(&mut len).map_err(io)?;
-                (u32::from(u16::from_le_bytes(len)), 10)
-            }
-            2 | 3 => {
-                let mut len = [0; 4];
-                file.read_exact(&mut len).map_err(io)?;
-                (u32::from_le_bytes(len), 12)
-            }
-            _ => return Err(bad("is a .npy file of an unknown version")),
-        };
-        if header_len > MAX_HEADER {
-            return Err(bad("has a header that is too long"));
-        }
-        let mut header = vec![0; header_len as usize];
-        file.read_exact(&mut header).map_err(io)?;
-        let header = String::from_utf8_lossy(&header);
-        let field = |name: &str| {
-            let (_, rest) = header.split_once(&format!("'{name}':"))?;
-            Some(rest.trim_start())
-        };
-        let descr = field("descr").and_then(|f| f.strip_prefix('\'')?.split_once('\'')).map(|(d, _)| d);
-        let kind = descr.and_then(Kind::of).ok_or_else(|| {
+        let mut beginning = Vec::new();
+        (&mut file).take(npy::MAX_HEADER + 12).read_to_end(&mut beginning).map_err(io)?;
+        let header = npy::Header::parse(&beginning).map_err(|error| match error.kind {
+            ErrorKind::Unrecognised => bad("is not a .npy file"),
+            _ => bad(&format!("cannot be read: {}", error.what)),
+        })?;
+        let kind = Kind::of(&header).ok_or_else(|| {
             bad("does not hold integers that can be token ids; save it as int32, int64, uint16 or uint32")
         })?;
-        if field("fortran_order").is_none_or(|f| !f.starts_with("False")) {
+        if header.fortran {
             return Err(bad("is in Fortran order; save numpy.ascontiguousarray of it"));
         }
-        let dims: Option<Vec<u64>> =
-            field("shape").and_then(|f| f.strip_prefix('(')?.split_once(')')).and_then(|(s, _)| {
-                s.split(',').map(str::trim).filter(|d| !d.is_empty()).map(|d| d.parse().ok()).collect()
-            });
-        let dims = dims.ok_or_else(|| bad("has no shape that can be read"))?;
+        let dims: Vec<u64> = header.shape.iter().map(|&d| d as u64).collect();
         let flat = dims.len() == 1;
         let cols = if flat { 1 } else { *dims.last().ok_or_else(|| bad("is a scalar"))? };
         let rows = dims[..dims.len() - usize::from(!flat)].iter().try_fold(1u64, |n, &d| n.checked_mul(d));
         let bytes = rows.and_then(|r| r.checked_mul(cols)?.checked_mul(kind.size() as u64));
-        let start = u64::from(header_len) + prefix;
+        let start = header.start;
         let available = file.metadata().map_err(io)?.len().saturating_sub(start);
         match (rows, bytes) {
             (Some(rows), Some(bytes)) if bytes <= available => {

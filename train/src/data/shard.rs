@@ -10,8 +10,8 @@ use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
+use ckpt_inspect::staged::StagedFile;
 use sha2::{Digest, Sha256};
-use tempfile::NamedTempFile;
 
 use super::documents::Document;
 use super::{decode, encode};
@@ -129,8 +129,7 @@ impl Shard {
 /// A shard that is written while its data file is read for the first time.
 #[derive(Debug)]
 pub(super) struct Recorder {
-    place: Place,
-    file: BufWriter<NamedTempFile>,
+    file: BufWriter<StagedFile>,
 }
 
 impl Recorder {
@@ -138,10 +137,10 @@ impl Recorder {
     pub fn begin(place: Place) -> Option<Recorder> {
         let folder = place.path.parent()?;
         std::fs::create_dir_all(folder).ok()?;
-        let file = tempfile::Builder::new().prefix(".tokens-").tempfile_in(folder).ok()?;
+        let file = StagedFile::begin(&place.path, true).ok()?;
         let mut file = BufWriter::with_capacity(1 << 16, file);
         file.write_all(MAGIC).and_then(|()| file.write_all(&place.name)).ok()?;
-        Some(Recorder { place, file })
+        Some(Recorder { file })
     }
 
     /// Adds a document, after which the next one begins at `next`; `None` when that fails.
@@ -166,7 +165,6 @@ impl Recorder {
         self.file.write_all(&END.to_le_bytes()).ok()?;
         // A record's second field is always there.
         self.file.write_all(&0u32.to_le_bytes()).ok()?;
-        let file = self.file.into_inner().ok()?;
-        file.persist(&self.place.path).ok().map(drop)
+        self.file.into_inner().ok()?.commit().ok()
     }
 }

@@ -1,7 +1,8 @@
 //! One transformer layer, forward and backward: attention and SwiGLU, each behind an RMSNorm and added to the residual
 //! stream.
 
-use ckpt_inspect::StudentConfig;
+use ckpt_inspect::ModelConfig;
+use ckpt_inspect::meaning::architecture::{Part, Role};
 use rayon::prelude::*;
 
 use super::attention::{Attention, NormGradients};
@@ -44,7 +45,7 @@ pub(super) struct Scales {
 
 /// What a forward or backward pass through a layer needs to know.
 pub(super) struct Pass<'a> {
-    pub config: &'a StudentConfig,
+    pub config: &'a ModelConfig,
     pub estimator: Estimator,
     pub parameters: &'a Parameters,
     pub scales: &'a Scales,
@@ -72,7 +73,7 @@ pub(super) struct Activations {
 }
 
 impl Activations {
-    pub fn resize(&mut self, c: &StudentConfig, tokens: usize) {
+    pub fn resize(&mut self, c: &ModelConfig, tokens: usize) {
         let s = Sizes::of(c);
         self.input.resize(tokens * s.hidden, 0.0);
         self.qkv.resize(tokens * s.qkv, 0.0);
@@ -134,7 +135,7 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn of(c: &StudentConfig) -> Sizes {
+    fn of(c: &ModelConfig) -> Sizes {
         Sizes {
             hidden: c.hidden_dim,
             qkv: (c.num_heads + 2 * c.num_kv_heads) * c.head_dim,
@@ -149,7 +150,7 @@ impl Sizes {
 }
 
 impl Scratch {
-    pub fn resize_forward(&mut self, c: &StudentConfig, tokens: usize) {
+    pub fn resize_forward(&mut self, c: &ModelConfig, tokens: usize) {
         let s = Sizes::of(c);
         self.weights.qkv.resize(s.qkv * s.hidden, 0.0);
         self.weights.o.resize(s.hidden * s.mixed, 0.0);
@@ -159,7 +160,7 @@ impl Scratch {
         self.narrow.resize(tokens * s.hidden, 0.0);
     }
 
-    pub fn resize_backward(&mut self, c: &StudentConfig, tokens: usize) {
+    pub fn resize_backward(&mut self, c: &ModelConfig, tokens: usize) {
         let s = Sizes::of(c);
         self.d_middle.resize(tokens * s.hidden, 0.0);
         self.d_gate_up.resize(tokens * 2 * s.mlp, 0.0);
@@ -190,7 +191,7 @@ impl Projection {
         Projection { at, rows, cols, ternary }
     }
 
-    fn scales(&self, c: &StudentConfig, parameters: &Parameters) -> Vec<f32> {
+    fn scales(&self, c: &ModelConfig, parameters: &Parameters) -> Vec<f32> {
         if !self.ternary {
             return Vec::new();
         }
@@ -289,26 +290,25 @@ impl Projection {
 }
 
 impl Layer {
-    pub fn new(c: &StudentConfig, n: usize, at: &dyn Fn(&str) -> usize) -> Self {
-        let at = |name: &str| at(&format!("layers.{n}.{name}.weight"));
+    pub fn new(c: &ModelConfig, n: usize, at: &dyn Fn(Role) -> usize) -> Self {
+        let at = |part| at(Role::Layer(n, part));
         let s = Sizes::of(c);
         let kv = c.num_kv_heads * c.head_dim;
         let (attention, mlp) = (c.use_bitlinear_attn, c.use_bitlinear_ffn);
-        let qkv =
-            [(at("self_attn.q_proj"), s.mixed), (at("self_attn.k_proj"), kv), (at("self_attn.v_proj"), kv)];
-        let gate_up = [(at("mlp.gate_proj"), s.mlp), (at("mlp.up_proj"), s.mlp)];
+        let qkv = [(at(Part::Q), s.mixed), (at(Part::K), kv), (at(Part::V), kv)];
+        let gate_up = [(at(Part::Gate), s.mlp), (at(Part::Up), s.mlp)];
         Layer {
-            input_norm: at("input_layernorm"),
+            input_norm: at(Part::AttentionNorm),
             qkv: Projection::new(&qkv, s.hidden, attention),
-            qk_norm: c.use_qk_norm.then(|| (at("self_attn.q_norm"), at("self_attn.k_norm"))),
-            o: Projection::new(&[(at("self_attn.o_proj"), s.hidden)], s.mixed, attention),
-            post_norm: at("post_attention_layernorm"),
+            qk_norm: c.use_qk_norm.then(|| (at(Part::QNorm), at(Part::KNorm))),
+            o: Projection::new(&[(at(Part::O), s.hidden)], s.mixed, attention),
+            post_norm: at(Part::FfnNorm),
             gate_up: Projection::new(&gate_up, s.hidden, mlp),
-            down: Projection::new(&[(at("mlp.down_proj"), s.hidden)], s.mlp, mlp),
+            down: Projection::new(&[(at(Part::Down), s.hidden)], s.mlp, mlp),
         }
     }
 
-    pub fn scales(&self, c: &StudentConfig, parameters: &Parameters) -> Scales {
+    pub fn scales(&self, c: &ModelConfig, parameters: &Parameters) -> Scales {
         Scales {
             qkv: self.qkv.scales(c, parameters),
             o: self.o.scales(c, parameters),

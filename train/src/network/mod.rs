@@ -17,7 +17,8 @@ mod norm;
 
 use std::ops::Range;
 
-use ckpt_inspect::StudentConfig;
+use ckpt_inspect::ModelConfig;
+use ckpt_inspect::meaning::architecture::Role;
 use rayon::prelude::*;
 
 use crate::batch::Batch;
@@ -38,7 +39,7 @@ pub enum Estimator {
 
 /// A student model ready to compute losses and gradients. It holds buffers, not parameters.
 pub struct Network {
-    config: StudentConfig,
+    config: ModelConfig,
     estimator: Estimator,
     layers: Vec<Layer>,
     embedding: usize,
@@ -63,15 +64,16 @@ fn block(tokens: usize) -> usize {
 
 impl Network {
     /// A model of this configuration.
-    pub fn new(config: &StudentConfig, parameters: &Parameters, estimator: Estimator) -> Self {
-        let at =
-            |name: &str| parameters.position(name).expect("the layout holds every name the model asks for");
-        let embedding = at("embed_tokens.weight");
+    pub fn new(config: &ModelConfig, parameters: &Parameters, estimator: Estimator) -> Self {
+        let at = |role: Role| {
+            parameters.place(config, role).expect("the layout holds every tensor the model asks for")
+        };
+        let embedding = at(Role::Embedding);
         Network {
             layers: (0..config.num_layers).map(|n| Layer::new(config, n, &at)).collect(),
             embedding,
-            final_norm: at("norm.weight"),
-            head: if config.tie_word_embeddings { embedding } else { at("lm_head.weight") },
+            final_norm: at(Role::FinalNorm),
+            head: if config.tie_word_embeddings { embedding } else { at(Role::Head) },
             config: config.clone(),
             estimator,
             cos: Vec::new(),

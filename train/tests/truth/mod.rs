@@ -7,11 +7,11 @@
 
 use std::path::PathBuf;
 
-use ckpt_inspect::{Checkpoint, StudentConfig};
+use ckpt_inspect::{Checkpoint, ModelConfig};
 use ckpt_train::{Batch, Gradients, Parameters};
 
 pub struct Truth {
-    pub config: StudentConfig,
+    pub config: ModelConfig,
     pub init: Parameters,
     pub batches: Vec<Batch>,
     tensors: Checkpoint,

@@ -4,6 +4,7 @@
 
 mod accumulate;
 mod fields;
+mod kurtosis;
 
 use std::fmt;
 
@@ -25,6 +26,7 @@ pub static MEASURES: &[Measure] = &[
     fields::MAX,
     fields::ABS_MEAN,
     fields::ABS_MAX,
+    kurtosis::MEASURE,
     fields::ZEROS,
     fields::ZERO_SHARE,
     fields::NAN,

@@ -5,15 +5,13 @@
 use std::arch::x86_64::*;
 
 use super::{AHEAD, Line, Octaves, SPARE, Sums, Vectorized, portable, set_aside};
+use crate::InstructionSet;
 
 /// Groups of 64 elements in a part.
 const PART: usize = 28;
 
 pub(super) fn is_available() -> bool {
-    is_x86_feature_detected!("avx2")
-        && is_x86_feature_detected!("fma")
-        && is_x86_feature_detected!("popcnt")
-        && is_x86_feature_detected!("bmi1")
+    InstructionSet::Avx2.is_available()
 }
 
 #[target_feature(enable = "avx2,fma,popcnt,bmi1")]

@@ -5,19 +5,13 @@
 use std::arch::x86_64::*;
 
 use super::{AHEAD, Line, Octaves, SPARE, Sums, Vectorized, portable, set_aside};
+use crate::InstructionSet;
 
 /// Groups of 64 elements in a part.
 const PART: usize = 31;
 
 pub(super) fn is_available() -> bool {
-    is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512dq")
-        && is_x86_feature_detected!("avx512vbmi")
-        && is_x86_feature_detected!("avx512bitalg")
-        && is_x86_feature_detected!("gfni")
-        && is_x86_feature_detected!("popcnt")
-        && is_x86_feature_detected!("bmi1")
+    InstructionSet::Avx512Bitalg.is_available()
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bitalg,gfni,popcnt,bmi1")]

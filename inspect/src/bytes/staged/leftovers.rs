@@ -1,0 +1,139 @@
+//! Temporary names, and what killed processes left under them. Who writes holds an advisory lock on the temporary file
+//! or folder, which ends with the process: what can be locked is a leftover. A file system without locks keeps them.
+
+use std::ffi::OsStr;
+use std::fs::{File, Permissions, TryLockError};
+use std::path::Path;
+
+/// Temporary names begin like this: out of the way of globs, and known to belong to unfinished work.
+const PREFIX: &str = ".ckpt-";
+/// And end like this.
+const SUFFIX: &str = ".part";
+/// Letters and digits between them.
+const RANDOM: usize = 12;
+
+/// Makes temporary names; a new file has the mode of what it replaces, or `mode` less the umask.
+pub(super) fn names(replaced: Option<Permissions>, mode: u32) -> tempfile::Builder<'static, 'static> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(PREFIX).suffix(SUFFIX).rand_bytes(RANDOM);
+    #[cfg(unix)]
+    builder.permissions(replaced.unwrap_or(std::os::unix::fs::PermissionsExt::from_mode(mode)));
+    #[cfg(not(unix))]
+    let _ = (replaced, mode);
+    builder
+}
+
+/// Whether `name` is one that [`names`] makes.
+pub(crate) fn is_temporary(name: &OsStr) -> bool {
+    name.to_str()
+        .and_then(|name| name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX))
+        .is_some_and(|random| random.len() == RANDOM && random.bytes().all(|b| b.is_ascii_alphanumeric()))
+}
+
+/// Locks the new `file` at `path` until it is closed; false when someone took it for a leftover before.
+pub(super) fn hold(file: &File, path: &Path) -> bool {
+    !matches!(file.try_lock(), Err(TryLockError::WouldBlock)) && is_at(file, path)
+}
+
+/// Whether `path` still names `file`.
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let (Ok(open), Ok(named)) = (file.metadata(), path.symlink_metadata()) else { return false };
+    (open.dev(), open.ino()) == (named.dev(), named.ino())
+}
+
+#[cfg(not(unix))]
+fn is_at(_: &File, path: &Path) -> bool {
+    path.exists()
+}
+
+/// Where no lock can be had on a folder, nor a file be removed that is open, leftovers stay.
+#[cfg(not(unix))]
+pub(super) fn remove(_: &Path) {}
+
+#[cfg(unix)]
+pub(super) use self::unix::remove;
+
+#[cfg(unix)]
+mod unix {
+    use std::ffi::{CStr, CString};
+    use std::fs::File;
+    use std::io;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::MetadataExt;
+    use std::path::Path;
+
+    use rustix::fs::{self, AtFlags, CWD, Dir, FileType, Mode, OFlags};
+
+    use super::{is_at, is_temporary};
+
+    /// Neither follows a link nor waits for a pipe's other end.
+    const QUIETLY: OFlags =
+        OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
+
+    /// Removes what killed processes of this user left in `folder` under temporary names. What cannot be removed stays.
+    pub(in super::super) fn remove(folder: &Path) {
+        let Ok(entries) = std::fs::read_dir(folder) else { return };
+        for entry in entries.flatten().filter(|entry| is_temporary(&entry.file_name())) {
+            let _ = remove_unheld(folder, &entry.path());
+        }
+    }
+
+    fn remove_unheld(folder: &Path, path: &Path) -> io::Result<()> {
+        let file = File::from(fs::open(path, QUIETLY, Mode::empty())?);
+        let metadata = file.metadata()?;
+        let ours = metadata.uid() == rustix::process::geteuid().as_raw();
+        // A new name is not given to another file while this one is locked: it is either there or gone.
+        if !ours || file.try_lock().is_err() || !is_at(&file, path) {
+            return Ok(());
+        }
+        if metadata.is_file() {
+            return std::fs::remove_file(path);
+        }
+        if metadata.is_dir() {
+            match entries(&file)?.as_slice() {
+                [(replaced, FileType::Directory)] => put_back(&file, replaced, folder)?,
+                files => remove_files(&file, files)?,
+            }
+            return std::fs::remove_dir(path);
+        }
+        Ok(())
+    }
+
+    /// The folder `name` in `aside` was to be replaced by one of that name in `folder`. If the new one has not got there,
+    /// the old one goes back, else it is done with.
+    fn put_back(aside: &File, name: &CStr, folder: &Path) -> io::Result<()> {
+        let place = folder.join(std::ffi::OsStr::from_bytes(name.to_bytes()));
+        if place.symlink_metadata().is_err() {
+            return Ok(fs::renameat(aside, name, CWD, &place)?);
+        }
+        let replaced = File::from(fs::openat(aside, name, QUIETLY | OFlags::DIRECTORY, Mode::empty())?);
+        remove_files(&replaced, &entries(&replaced)?)?;
+        Ok(fs::unlinkat(aside, name, AtFlags::REMOVEDIR)?)
+    }
+
+    fn entries(folder: &File) -> io::Result<Vec<(CString, FileType)>> {
+        let mut all = Vec::new();
+        for entry in Dir::read_from(folder)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if name.to_bytes() != b"." && name.to_bytes() != b".." {
+                let mode = fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode;
+                all.push((name.to_owned(), FileType::from_raw_mode(mode)));
+            }
+        }
+        Ok(all)
+    }
+
+    /// Removes `files` from the folder that holds nothing else; one with folders in it is not of our making, and stays.
+    fn remove_files(folder: &File, files: &[(CString, FileType)]) -> io::Result<()> {
+        if files.iter().any(|(_, kind)| *kind == FileType::Directory) {
+            return Err(io::ErrorKind::DirectoryNotEmpty.into());
+        }
+        for (name, _) in files {
+            fs::unlinkat(folder, name, AtFlags::empty())?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,583 @@
+//! Files and folders that appear whole or not at all: written under a temporary name in the same folder, synced, then
+//! renamed, and the folder synced. What is not committed is removed; what a killed process left is removed by the next
+//! write into that folder.
+//!
+//! A new file has the mode that the process's umask gives, one that replaces another has that one's. Symbolic links are
+//! followed: what they lead to is replaced, and they stay. With `force` a regular file, or a folder of our own making,
+//! is replaced; a pipe, a device or a folder with anything else in it never is.
+
+mod leftovers;
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tempfile::{TempDir, TempPath};
+
+use crate::printable;
+
+pub(crate) use leftovers::is_temporary;
+
+/// Why an output was not written. Nothing is left under its name but what was there before.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused a write.
+    #[error("{}: cannot be written: {source}; nothing was left there", shown(path))]
+    Write {
+        /// The output.
+        path: PathBuf,
+        /// Its answer.
+        source: io::Error,
+    },
+    /// A pipe or a device did not take what it was given.
+    #[error("{}: cannot be written: {source}", shown(path))]
+    Stream {
+        /// The pipe or device.
+        path: PathBuf,
+        /// The operating system's answer.
+        source: io::Error,
+    },
+    /// The folder that an output goes into does not exist.
+    #[error("{}: cannot be written: its folder is not there", shown(path))]
+    NoFolder {
+        /// The output.
+        path: PathBuf,
+    },
+    /// The output is there already.
+    #[error("{} exists; --force replaces it", shown(path))]
+    Exists {
+        /// The output.
+        path: PathBuf,
+    },
+    /// Something that an output does not replace stands there.
+    #[error("{} is {by}; name another output", shown(path))]
+    Occupied {
+        /// The output.
+        path: PathBuf,
+        /// What stands there.
+        by: Occupant,
+    },
+    /// A folder that holds something no conversion writes is not replaced.
+    #[error("{} holds `{}`, which no conversion writes, so it is not replaced; choose another folder", shown(path), entry.escape_debug())]
+    Foreign {
+        /// The output folder.
+        path: PathBuf,
+        /// What it holds.
+        entry: String,
+    },
+    /// The file system has too little room. Checked before the first byte.
+    #[error(
+        "{}: needs {needed} bytes and the file system has {available} left; nothing was written",
+        shown(path)
+    )]
+    NoSpace {
+        /// The output.
+        path: PathBuf,
+        /// Bytes to write.
+        needed: u64,
+        /// Bytes free to this user.
+        available: u64,
+    },
+    /// `-` was named, which elsewhere is standard output.
+    #[error("`-` is no name for an output file: name one")]
+    Dash,
+    /// The caller stopped the work.
+    #[error("stopped; nothing was written to {}", shown(path))]
+    Stopped {
+        /// The output.
+        path: PathBuf,
+    },
+}
+
+/// What stands where an output was to go, and is not replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Occupant {
+    /// A file where a folder is to be.
+    File,
+    /// A folder where a file is to be.
+    Folder,
+    /// A pipe or a device.
+    Stream,
+    /// A symbolic link without a target.
+    LostLink,
+}
+
+impl std::fmt::Display for Occupant {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Occupant::File => "a file, and a folder is to be written",
+            Occupant::Folder => "a folder, and a file is to be written",
+            Occupant::Stream => "a pipe or a device, which is not replaced",
+            Occupant::LostLink => "a symbolic link that leads nowhere",
+        })
+    }
+}
+
+fn shown(path: &Path) -> String {
+    printable(&path.to_string_lossy())
+}
+
+/// A result with this module's [`enum@Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+fn cannot(path: &Path) -> impl Fn(io::Error) -> Error + Copy {
+    move |source| Error::Write { path: path.to_path_buf(), source }
+}
+
+/// How a caller watches and stops the work.
+#[derive(Clone, Copy)]
+pub struct Control<'c> {
+    /// Told of bytes as they are written.
+    pub progress: &'c (dyn Fn(u64) + Sync),
+    /// Set by the caller to stop: what was written so far is removed.
+    pub stop: &'c AtomicBool,
+}
+
+impl Control<'_> {
+    /// Fails once the caller has asked to stop the writing of `path`.
+    ///
+    /// # Errors
+    /// `Stopped`.
+    pub fn check(&self, path: &Path) -> Result<()> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(Error::Stopped { path: path.to_path_buf() });
+        }
+        Ok(())
+    }
+}
+
+/// A file being written, of known length from any thread at any offset.
+#[derive(Debug)]
+pub struct OutputFile {
+    file: File,
+    /// The name it will have, for errors.
+    path: PathBuf,
+    len: u64,
+    /// Bytes handed to the operating system.
+    written: AtomicU64,
+    /// What it said when it could not bring them to the disk. It says so once.
+    lost: OnceLock<io::Error>,
+}
+
+impl OutputFile {
+    fn new(file: File, path: PathBuf, len: u64) -> Result<Self> {
+        if len > 0 {
+            let reserved = match fs4::FileExt::allocate(&file, len) {
+                // Some file systems cannot reserve room; then a full disk shows while writing.
+                Err(e) if e.kind() == io::ErrorKind::Unsupported => Ok(()),
+                other => other,
+            };
+            reserved.and_then(|()| file.set_len(len)).map_err(cannot(&path))?;
+        }
+        Ok(OutputFile { file, path, len, written: AtomicU64::new(0), lost: OnceLock::new() })
+    }
+
+    /// Writes `bytes` at `offset`.
+    ///
+    /// # Errors
+    /// `Write`: the disk is full, or a limit was met.
+    pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        write_all_at(&self.file, bytes, offset).map_err(cannot(&self.path))?;
+        self.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Does `work` while a thread brings to the disk what it has written, so that little is left to wait for.
+    pub fn flushing<T>(&self, work: impl FnOnce() -> T) -> T {
+        /// Bytes that are worth a trip.
+        const ENOUGH: u64 = 8 << 20;
+        struct Ends<'e>(&'e AtomicBool);
+        impl Drop for Ends<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        if self.len < 2 * ENOUGH {
+            return work();
+        }
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut flushed = 0;
+                while !done.load(Ordering::Relaxed) {
+                    let written = self.written.load(Ordering::Relaxed);
+                    if written < flushed + ENOUGH {
+                        std::thread::sleep(Duration::from_millis(1));
+                    } else if let Err(error) = self.file.sync_data() {
+                        let _ = self.lost.set(error);
+                        break;
+                    } else {
+                        flushed = written;
+                    }
+                }
+            });
+            let _ends = Ends(&done);
+            work()
+        })
+    }
+
+    /// The name it will have.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn sync(&self) -> Result<()> {
+        let synced = self.file.sync_all();
+        let lost = self.lost.get().map(|e| io::Error::new(e.kind(), e.to_string()));
+        lost.map_or(synced, Err).map_err(cannot(&self.path))
+    }
+}
+
+#[cfg(unix)]
+fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
+}
+
+#[cfg(windows)]
+fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let n = std::os::windows::fs::FileExt::seek_write(file, bytes, offset)?;
+        if n == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        bytes = &bytes[n..];
+        offset += n as u64;
+    }
+    Ok(())
+}
+
+/// What an output is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    File,
+    Folder,
+}
+
+/// Where an output named `path` goes, symbolic links followed. What stands there is replaced only if it is of that kind:
+/// a pipe or a device never is.
+///
+/// # Errors
+/// `Occupied`, or `Dash`.
+fn place(path: &Path, kind: Kind) -> Result<PathBuf> {
+    if path == Path::new("-") {
+        return Err(Error::Dash);
+    }
+    let occupied = |by| Error::Occupied { path: path.to_path_buf(), by };
+    let Ok(link) = path.symlink_metadata() else { return Ok(path.to_path_buf()) };
+    if !link.is_symlink() {
+        return match (link.is_file(), link.is_dir(), kind) {
+            (true, _, Kind::File) | (_, true, Kind::Folder) => Ok(path.to_path_buf()),
+            (true, ..) => Err(occupied(Occupant::File)),
+            (_, true, _) => Err(occupied(Occupant::Folder)),
+            _ => Err(occupied(Occupant::Stream)),
+        };
+    }
+    match path.canonicalize() {
+        Ok(target) if target != path => place(&target, kind).map_err(|error| match error {
+            Error::Occupied { by, .. } => occupied(by),
+            other => other,
+        }),
+        _ => Err(occupied(Occupant::LostLink)),
+    }
+}
+
+/// Whether a file may be written to `path`: nothing is there, or with `force` a regular file.
+///
+/// # Errors
+/// `Exists`, `Occupied` or `Dash`.
+pub fn may_write(path: &Path, force: bool) -> Result<()> {
+    free_place(path, force).map(drop)
+}
+
+fn free_place(path: &Path, force: bool) -> Result<PathBuf> {
+    let place = place(path, Kind::File)?;
+    match place.symlink_metadata() {
+        Ok(_) if !force => Err(Error::Exists { path: path.to_path_buf() }),
+        _ => Ok(place),
+    }
+}
+
+/// Whether `path` leads to a pipe or a device, which [`write`] gives what it is to write.
+fn is_stream(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|m| !m.is_file() && !m.is_dir())
+}
+
+/// Whether [`write`] may write to `path`: as [`may_write`], but a pipe or a device takes what it is given.
+///
+/// # Errors
+/// `Exists`, `Occupied` or `Dash`.
+pub fn may_write_or_feed(path: &Path, force: bool) -> Result<()> {
+    if path != Path::new("-") && is_stream(path) { Ok(()) } else { may_write(path, force) }
+}
+
+/// Writes `contents` to `path`, whole or not at all. A pipe or a device takes what it is given.
+///
+/// # Errors
+/// Those of [`StagedFile::create`] and [`StagedFile::commit`]; `Stream`.
+pub fn write(path: &Path, contents: &[u8], force: bool) -> Result<()> {
+    may_write_or_feed(path, force)?;
+    if is_stream(path) {
+        let open = File::options().write(true).open(path);
+        return open
+            .and_then(|mut file| file.write_all(contents))
+            .map_err(|source| Error::Stream { path: path.to_path_buf(), source });
+    }
+    let file = StagedFile::create(path, contents.len() as u64, force)?;
+    file.output().write_at(0, contents)?;
+    file.commit()
+}
+
+/// Replaces `path` by `contents`, whole or not at all as long as the machine runs: for what can be made again, and would
+/// cost more to sync.
+///
+/// # Errors
+/// As [`write`].
+pub(crate) fn keep(path: &Path, contents: &[u8]) -> Result<()> {
+    let mut file = StagedFile::begin(path, true)?;
+    file.write_all(contents).map_err(cannot(path))?;
+    file.rename().map(drop)
+}
+
+/// One file that will be renamed to its name.
+#[derive(Debug)]
+pub struct StagedFile {
+    output: OutputFile,
+    temporary: TempPath,
+    force: bool,
+}
+
+impl StagedFile {
+    /// Begins a file of `len` bytes that will be `path`, or what that links to.
+    ///
+    /// # Errors
+    /// `Exists` unless `force`, `Occupied`, `Dash`, `NoFolder`, `NoSpace`, or `Write`.
+    pub fn create(path: &Path, len: u64, force: bool) -> Result<Self> {
+        let path = &free_place(path, force)?;
+        let folder = folder_of(path);
+        if !folder.is_dir() {
+            return Err(Error::NoFolder { path: path.to_path_buf() });
+        }
+        check_space(path, folder, len)?;
+        leftovers::remove(folder);
+        let (file, temporary) = temporary_file(folder, path).map_err(cannot(path))?;
+        let output = OutputFile::new(file, path.to_path_buf(), len)?;
+        Ok(StagedFile { output, temporary, force })
+    }
+
+    /// Begins a file that is written from its beginning to an end not known yet, through [`io::Write`].
+    ///
+    /// # Errors
+    /// As [`StagedFile::create`].
+    pub fn begin(path: &Path, force: bool) -> Result<Self> {
+        Self::create(path, 0, force)
+    }
+
+    /// What to write to.
+    pub fn output(&self) -> &OutputFile {
+        &self.output
+    }
+
+    /// Gives the finished file its name.
+    ///
+    /// # Errors
+    /// `Exists` when another process made one meanwhile, or `Write`.
+    pub fn commit(self) -> Result<()> {
+        self.output.sync()?;
+        let output = self.rename()?;
+        sync_folder(folder_of(&output.path));
+        Ok(())
+    }
+
+    fn rename(self) -> Result<OutputFile> {
+        let path = &self.output.path;
+        let persisted = match self.force {
+            true => self.temporary.persist(path),
+            false => self.temporary.persist_noclobber(path),
+        };
+        persisted.map_err(|e| match e.error.kind() {
+            io::ErrorKind::AlreadyExists => Error::Exists { path: path.clone() },
+            _ => cannot(path)(e.error),
+        })?;
+        // Its lock is held until here.
+        Ok(self.output)
+    }
+}
+
+/// From the beginning on, for files whose length is not known.
+impl Write for StagedFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.output.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A folder that will be renamed to its name.
+#[derive(Debug)]
+pub struct StagedFolder {
+    temporary: TempDir,
+    /// Held as long as the temporary name is in use.
+    lock: Option<File>,
+    path: PathBuf,
+    force: bool,
+}
+
+impl StagedFolder {
+    /// Begins a folder that will be `path` and hold about `len` bytes. With `force` it replaces an existing one, if that
+    /// holds nothing but what `ours` says a conversion writes. Of a link it is the folder that this leads to.
+    ///
+    /// # Errors
+    /// `Exists`, `Occupied`, `Dash`, `NoFolder`, `Foreign`, `NoSpace`, or `Write`.
+    pub fn create(path: &Path, len: u64, force: bool, ours: &dyn Fn(&str) -> bool) -> Result<Self> {
+        let path = &place(path, Kind::Folder)?;
+        let parent = folder_of(path);
+        if !parent.is_dir() {
+            return Err(Error::NoFolder { path: path.to_path_buf() });
+        }
+        // First of all: it may give an earlier folder its name back.
+        leftovers::remove(parent);
+        let empty = std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+        if path.symlink_metadata().is_ok() && !empty {
+            if !force {
+                return Err(Error::Exists { path: path.to_path_buf() });
+            }
+            for entry in std::fs::read_dir(path).map_err(cannot(path))? {
+                let entry = entry.map_err(cannot(path))?;
+                let name = entry.file_name().to_string_lossy().into_owned();
+                if !ours(&name) || entry.path().is_dir() {
+                    return Err(Error::Foreign { path: path.to_path_buf(), entry: name });
+                }
+            }
+        }
+        check_space(path, parent, len)?;
+        let (temporary, lock) = temporary_folder(parent).map_err(cannot(path))?;
+        Ok(StagedFolder { temporary, lock, path: path.to_path_buf(), force })
+    }
+
+    /// A file of `len` bytes in the folder.
+    ///
+    /// # Errors
+    /// `Write`.
+    pub fn file(&self, name: &str, len: u64) -> Result<OutputFile> {
+        let path = self.path.join(name);
+        let file = File::options().write(true).create_new(true).open(self.temporary.path().join(name));
+        OutputFile::new(file.map_err(cannot(&path))?, path, len)
+    }
+
+    /// A file of these bytes in the folder.
+    ///
+    /// # Errors
+    /// `Write`.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let file = self.file(name, bytes.len() as u64)?;
+        file.write_at(0, bytes)?;
+        file.sync()
+    }
+
+    /// Gives the finished folder its name; `files` are what [`StagedFolder::file`] began.
+    ///
+    /// # Errors
+    /// `Exists` when another process made one meanwhile, or `Write`.
+    pub fn commit(self, files: &[OutputFile]) -> Result<()> {
+        files.iter().try_for_each(OutputFile::sync)?;
+        sync_folder(self.temporary.path());
+        let (path, parent) = (&self.path, folder_of(&self.path));
+        let io = |e: io::Error| match e.kind() {
+            io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty => {
+                Error::Exists { path: path.to_path_buf() }
+            }
+            _ => cannot(path)(e),
+        };
+        // An existing folder is moved aside, so that at no time a mixture stands under the name. It keeps its own name
+        // there, by which it is found if this process is killed before the new one takes its place.
+        let aside = match (self.force && path.exists(), path.file_name()) {
+            (true, Some(name)) => {
+                let (aside, lock) = temporary_folder(parent).map_err(io)?;
+                let mode = std::fs::metadata(path).map_err(io)?.permissions();
+                std::fs::rename(path, aside.path().join(name)).map_err(io)?;
+                std::fs::set_permissions(self.temporary.path(), mode).map_err(io)?;
+                Some((aside.path().join(name), aside, lock))
+            }
+            _ => None,
+        };
+        if let Err(error) = std::fs::rename(self.temporary.path(), path) {
+            if let Some((replaced, ..)) = &aside {
+                std::fs::rename(replaced, path).map_err(io)?;
+            }
+            return Err(io(error));
+        }
+        // It has left its temporary name: there is nothing to remove.
+        let _ = self.temporary.keep();
+        drop(self.lock);
+        sync_folder(parent);
+        Ok(())
+    }
+}
+
+/// Attempts at a temporary name that nobody else takes for a leftover.
+const ATTEMPTS: usize = 16;
+
+fn taken() -> io::Error {
+    io::Error::other("temporary files are removed as soon as they are made")
+}
+
+/// A new file in `folder`, locked, which is to replace what `path` may be.
+fn temporary_file(folder: &Path, path: &Path) -> io::Result<(File, TempPath)> {
+    let replaced = std::fs::metadata(path).ok().map(|m| m.permissions());
+    for _ in 0..ATTEMPTS {
+        // As `open` would, less the umask; the library's own default is private.
+        let builder = leftovers::names(replaced.clone(), 0o666);
+        let (file, temporary) = builder.tempfile_in(folder)?.into_parts();
+        if leftovers::hold(&file, &temporary) {
+            #[cfg(unix)]
+            if let Some(mode) = replaced {
+                // The umask may have taken from it. A file system without modes does without.
+                let _ = file.set_permissions(mode);
+            }
+            return Ok((file, temporary));
+        }
+    }
+    Err(taken())
+}
+
+/// A new folder in `folder`, and what holds its lock, if the system locks folders.
+fn temporary_folder(folder: &Path) -> io::Result<(TempDir, Option<File>)> {
+    for _ in 0..ATTEMPTS {
+        let temporary = leftovers::names(None, 0o777).tempdir_in(folder)?;
+        match File::open(temporary.path()) {
+            Ok(lock) if leftovers::hold(&lock, temporary.path()) => return Ok((temporary, Some(lock))),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Ok((temporary, None)),
+            _ => {}
+        }
+    }
+    Err(taken())
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    }
+}
+
+fn check_space(path: &Path, folder: &Path, needed: u64) -> Result<()> {
+    let available = fs4::available_space(folder).map_err(cannot(path))?;
+    if available < needed {
+        return Err(Error::NoSpace { path: path.to_path_buf(), needed, available });
+    }
+    Ok(())
+}
+
+/// Makes a rename in `folder` durable. File systems that cannot sync a folder do without.
+fn sync_folder(folder: &Path) {
+    if let Ok(folder) = File::open(folder) {
+        let _ = folder.sync_all();
+    }
+}

@@ -1,0 +1,333 @@
+//! NumPy's arrays (<https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>): `.npy`, one array, and
+//! its header, which `.npz` has too.
+//!
+//! ```text
+//! "\x93NUMPY", u8 major version, u8 minor version, u16 (version 1) or u32 header length
+//! a Python dict: {'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }, spaces, a line feed
+//! the elements
+//! ```
+
+use std::sync::Arc;
+
+use crate::bytes::{Source, slice, text};
+use crate::format::{Container, Contents, Family, Format};
+use crate::storage::{Place, Segment, Storage};
+use crate::tensor::{TensorInfo, contiguous_strides};
+use crate::torch::numpy_code;
+use crate::{DType, Damage, DamageKind, Error, Result};
+
+/// The first bytes.
+pub const MAGIC: &[u8; 6] = b"\x93NUMPY";
+/// A header of structured elements may be long; NumPy itself refuses to evaluate more than 10 000 characters.
+pub const MAX_HEADER: u64 = 1 << 16;
+
+pub(crate) const CONTAINER: Container =
+    Container { family: Family::Npy, recognises, recognises_later: None, read };
+
+/// What the elements of an array are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Elements {
+    /// Numbers.
+    Plain {
+        /// Their type.
+        dtype: DType,
+        /// Whether their bytes are in big-endian order.
+        big_endian: bool,
+    },
+    /// Python objects, which are a pickle.
+    Objects,
+    /// Records of several fields.
+    Structured {
+        /// Whether fields may be Python objects.
+        objects: bool,
+    },
+    /// Any other type, by NumPy's code: strings, dates, types of other packages.
+    Other(String),
+}
+
+/// All that stands before an array's elements.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Header {
+    /// What the elements are.
+    pub elements: Elements,
+    /// Whether the first index is the fastest.
+    pub fortran: bool,
+    /// Sizes of the dimensions.
+    pub shape: Vec<usize>,
+    /// The first byte of the elements.
+    pub start: u64,
+}
+
+impl Header {
+    /// Whether its elements may be a pickle. Python reads escapes in a type's code, too.
+    pub fn may_hold_objects(&self) -> bool {
+        match &self.elements {
+            Elements::Plain { .. } => false,
+            Elements::Objects => true,
+            Elements::Structured { objects } => *objects,
+            Elements::Other(code) => code.contains(['O', '\\']),
+        }
+    }
+
+    /// Parses the header at the start of `bytes`, of which [`MAX_HEADER`] and 12 more are enough.
+    ///
+    /// # Errors
+    /// `Unrecognised` without the magic, `Unsupported` for another version, `Damaged` when it is cut short or says no
+    /// type, order or shape.
+    pub fn parse(bytes: &[u8]) -> Result<Header> {
+        let (header, start) = written(bytes)?;
+        let after = start - header.len() as u64;
+        if header.len() as u64 > MAX_HEADER {
+            return Err(Error::damaged(format!("a header of {} bytes for one array", header.len())).at(8));
+        }
+        let header = text(header);
+        let mut literal = Literal { rest: &header, depth: 0 };
+        let bad = |what: &str| Error::damaged(format!("the header of the array {what}")).at(after);
+        let Some(Python::Dict(entries)) = literal.value() else { return Err(bad("is no dict of Python's")) };
+        // Of a key that is there twice, Python takes the last.
+        let field = |name: &str| entries.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value);
+        let elements = match field("descr") {
+            Some(Python::Text(code)) => Elements::of(code),
+            Some(fields @ Python::List(_)) => Elements::Structured { objects: fields.mentions_objects() },
+            _ => return Err(bad("says no type")),
+        };
+        let fortran = match field("fortran_order") {
+            Some(Python::Bool(fortran)) => *fortran,
+            _ => return Err(bad("says no order")),
+        };
+        let shape = match field("shape") {
+            Some(Python::List(sizes)) => sizes.iter().map(|size| match size {
+                Python::Int(n) => usize::try_from(*n).ok(),
+                _ => None,
+            }),
+            _ => return Err(bad("says no shape")),
+        };
+        let shape: Vec<usize> =
+            shape.collect::<Option<_>>().ok_or_else(|| bad("has a shape that is not made of sizes"))?;
+        Ok(Header { elements, fortran, shape, start })
+    }
+
+    /// The tensor `name` on `storage`, which begins with this header.
+    ///
+    /// # Errors
+    /// `Unsupported` for elements that are no numbers.
+    pub(crate) fn tensor(&self, name: String, storage: Storage) -> Result<TensorInfo> {
+        let (dtype, _) = self.numbers()?;
+        let mut tensor = TensorInfo::contiguous(name, dtype, self.shape.clone(), Some(storage), self.start);
+        if self.fortran {
+            let reversed: Vec<usize> = self.shape.iter().rev().copied().collect();
+            tensor.strides = contiguous_strides(&reversed).into_iter().rev().collect();
+        }
+        Ok(tensor)
+    }
+
+    /// The type of its elements, and whether they are big-endian.
+    ///
+    /// # Errors
+    /// `Unsupported`, with the reason, for elements that are no numbers.
+    pub fn numbers(&self) -> Result<(DType, bool)> {
+        Err(Error::unsupported(match &self.elements {
+            Elements::Plain { dtype, big_endian } => return Ok((*dtype, *big_endian)),
+            Elements::Objects => "holds Python objects, which are a pickle".to_string(),
+            Elements::Structured { .. } => "holds records of several fields".to_string(),
+            Elements::Other(code) => format!("holds elements of NumPy's type `{}`", code.escape_debug()),
+        })
+        .hint("save arrays of numbers"))
+    }
+}
+
+impl Elements {
+    /// The elements of NumPy's type `code`, such as `<f4`.
+    fn of(code: &str) -> Elements {
+        let plain = code.trim_start_matches(['<', '>', '=', '|']);
+        match numpy_code(plain) {
+            Some(dtype) => Elements::Plain { dtype, big_endian: code.starts_with('>') },
+            None if plain.starts_with('O') => Elements::Objects,
+            None => Elements::Other(code.to_string()),
+        }
+    }
+}
+
+/// The text of the header at the start of `bytes`, and where the elements begin.
+///
+/// # Errors
+/// Those of [`Header::parse`], the text's own aside.
+pub(crate) fn written(bytes: &[u8]) -> Result<(&[u8], u64)> {
+    let fixed = bytes.strip_prefix(MAGIC).ok_or_else(|| {
+        Error::new(crate::ErrorKind::Unrecognised, "does not begin like an array of NumPy's")
+    })?;
+    let cut = || Error::damaged("the header of the array is cut short").because(DamageKind::CutShort).at(6);
+    let after = |width: usize| {
+        let start = MAGIC.len() as u64 + 2 + width as u64;
+        let len = crate::zip::word(fixed, 2, width).ok_or_else(cut)?;
+        Ok::<_, Error>((slice(bytes, start, len).ok_or_else(cut)?, start + len))
+    };
+    match fixed.first().ok_or_else(cut)? {
+        1 => after(2),
+        2 | 3 => after(4),
+        other => Err(Error::unsupported(format!("an array in version {other} of NumPy's format"))),
+    }
+}
+
+fn recognises(bytes: &[u8]) -> bool {
+    bytes.starts_with(MAGIC)
+}
+
+fn read(source: &Arc<Source>) -> Result<Contents> {
+    let header = Header::parse(&source.data().window(0, MAX_HEADER + 12)?)?;
+    let (_, big_endian) = header.numbers()?;
+    let segment = Segment { source: source.clone(), offset: 0, len: source.len() };
+    let swap = if big_endian { 2 } else { 1 };
+    let storage = Storage::new(Place::Segments(vec![segment]), source.len(), None, swap);
+    let name = source.path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let mut contents = Contents::new(Format::Npy);
+    let tensor = header.tensor(name, storage)?;
+    if let Err(error) = tensor.check_bounds(source.len()) {
+        let kind = error.fault.unwrap_or_default();
+        contents.faults.push(Damage::new(kind, format!("its array {}", error.what)));
+    }
+    contents.tensors.push(tensor);
+    Ok(contents)
+}
+
+/// A literal of Python's, of the kinds that a header is made of. Tuples are lists.
+#[derive(Debug)]
+enum Python {
+    Text(String),
+    Int(u64),
+    Bool(bool),
+    List(Vec<Python>),
+    Dict(Vec<(String, Python)>),
+}
+
+impl Python {
+    /// Whether any text in it may be the code of objects.
+    fn mentions_objects(&self) -> bool {
+        match self {
+            Python::Text(text) => text.contains(['O', '\\']),
+            Python::List(items) => items.iter().any(Python::mentions_objects),
+            Python::Dict(entries) => entries.iter().any(|(_, value)| value.mentions_objects()),
+            Python::Int(_) | Python::Bool(_) => false,
+        }
+    }
+}
+
+/// Reads literals, one after another.
+struct Literal<'t> {
+    rest: &'t str,
+    depth: usize,
+}
+
+impl Literal<'_> {
+    /// Whether `token` is next, which is passed over then.
+    fn takes(&mut self, token: char) -> bool {
+        self.rest = self.rest.trim_start();
+        let rest = self.rest.strip_prefix(token);
+        self.rest = rest.unwrap_or(self.rest);
+        rest.is_some()
+    }
+
+    fn value(&mut self) -> Option<Python> {
+        const DEEPEST: usize = 16;
+        self.depth += 1;
+        let value = if self.depth > DEEPEST { None } else { self.inner() };
+        self.depth -= 1;
+        value
+    }
+
+    fn inner(&mut self) -> Option<Python> {
+        if self.takes('{') {
+            let mut entries = Vec::new();
+            while !self.takes('}') {
+                let Python::Text(key) = self.value()? else { return None };
+                if !self.takes(':') {
+                    return None;
+                }
+                entries.push((key, self.value()?));
+                if !self.takes(',') && !self.rest.starts_with('}') {
+                    return None;
+                }
+            }
+            return Some(Python::Dict(entries));
+        }
+        for (open, close) in [('(', ')'), ('[', ']')] {
+            if self.takes(open) {
+                let mut items = Vec::new();
+                while !self.takes(close) {
+                    items.push(self.value()?);
+                    if !self.takes(',') && !self.rest.starts_with(close) {
+                        return None;
+                    }
+                }
+                return Some(Python::List(items));
+            }
+        }
+        for quote in ['\'', '"'] {
+            if self.takes(quote) {
+                let (text, rest) = self.rest.split_once(quote)?;
+                self.rest = rest;
+                return Some(Python::Text(text.to_string()));
+            }
+        }
+        for (word, value) in [("True", true), ("False", false)] {
+            if let Some(rest) = self.rest.strip_prefix(word) {
+                self.rest = rest;
+                return Some(Python::Bool(value));
+            }
+        }
+        let digits = self.rest.len() - self.rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let number = self.rest[..digits].parse().ok()?;
+        // Python 2 writes 3L.
+        self.rest = &self.rest[digits..];
+        self.rest = self.rest.strip_prefix('L').unwrap_or(self.rest);
+        Some(Python::Int(number))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(dict: &str) -> Result<Header> {
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend([1, 0]);
+        bytes.extend((dict.len() as u16).to_le_bytes());
+        bytes.extend(dict.as_bytes());
+        Header::parse(&bytes)
+    }
+
+    #[test]
+    fn headers_that_programs_write() {
+        let plain = header("{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }     \n").unwrap();
+        let elements = Elements::Plain { dtype: DType::F32, big_endian: false };
+        assert_eq!((plain.elements, plain.fortran, plain.shape), (elements, false, vec![3, 4]));
+        let old = header("{'shape': (3L,), 'fortran_order': True, 'descr': \">i2\"}").unwrap();
+        let elements = Elements::Plain { dtype: DType::I16, big_endian: true };
+        assert_eq!((old.elements, old.fortran, old.shape), (elements, true, vec![3]));
+        let objects = header("{'descr': '|O', 'fortran_order': False, 'shape': ()}").unwrap();
+        assert_eq!((objects.elements, objects.shape), (Elements::Objects, vec![]));
+        let records = "{'descr': [('a', '<f4'), ('b', '<i8', (2,))], 'fortran_order': False, 'shape': (1,)}";
+        assert_eq!(header(records).unwrap().elements, Elements::Structured { objects: false });
+    }
+
+    #[test]
+    fn headers_that_contradict_themselves_are_errors() {
+        for dict in [
+            "",
+            "{",
+            "{'descr': '<f4'}",
+            "{'descr': '<f4', 'fortran_order': 0, 'shape': (3,)}",
+            "{'descr': '<f4', 'fortran_order': False, 'shape': (-3,)}",
+            "{'descr': '<f4', 'fortran_order': False, 'shape': ('3',)}",
+            "{'descr': '<f4' 'fortran_order': False, 'shape': (3,)}",
+            &"(".repeat(60_000),
+        ] {
+            assert_eq!(header(dict).unwrap_err().kind, crate::ErrorKind::Damaged, "{dict:.60}");
+        }
+        for cut in 0..10 {
+            assert!(Header::parse(&b"\x93NUMPY\x01\0\x40\0"[..cut]).is_err());
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! NumPy's `.npz`: a zip whose entries are `.npy` files, stored or deflated. Arrays are named by their entries without
+//! the extension. Arrays that hold no numbers are named in a notice and left out.
+
+use std::sync::Arc;
+
+use crate::bytes::Source;
+use crate::format::npy::{Header, MAX_HEADER};
+use crate::format::{Container, Contents, Family, Format};
+use crate::storage::{Place, Segment, Storage};
+use crate::zip::{self, Directory, Entry, LOCAL_HEADER, Method};
+use crate::{Damage, DamageKind, Error, Notice, NoticeKind, Result};
+
+pub(crate) const CONTAINER: Container =
+    Container { family: Family::Npz, recognises, recognises_later: None, read };
+
+/// A zip whose first entry is an array.
+fn recognises(bytes: &[u8]) -> bool {
+    bytes.starts_with(LOCAL_HEADER) && zip::first_name(bytes).is_some_and(|name| name.ends_with(b".npy"))
+}
+
+fn read(source: &Arc<Source>) -> Result<Contents> {
+    let data = source.data();
+    let mut contents = Contents::new(Format::Npz);
+    let entries = match zip::central_directory(data)? {
+        Directory::Of(central) => central.entries,
+        Directory::Several => {
+            return Err(Error::unsupported("holds several zip archives, one after another"));
+        }
+        Directory::Lost(reason) => {
+            let entries = zip::salvage(data)?;
+            let what = format!(
+                "the zip's central directory cannot be read ({reason}): the file was cut short, overwritten or never finished; {} entries found by their headers",
+                entries.len()
+            );
+            contents.faults.push(Damage::new(DamageKind::DirectoryLost, what));
+            entries
+        }
+    };
+    let mut names = std::collections::HashSet::new();
+    for entry in &entries {
+        let Some(name) = entry.name.strip_suffix(".npy") else { continue };
+        let shown = name.escape_debug();
+        if !names.insert(name) {
+            let text = format!("`{shown}` is there more than once; the first one counts");
+            contents.notices.push(Notice::new(NoticeKind::Duplicate, text));
+            continue;
+        }
+        let placed = zip::beginning(data, entry, MAX_HEADER + 12)
+            .and_then(|beginning| Header::parse(&beginning))
+            .and_then(|header| header.tensor(name.to_string(), storage(source, entry, header.numbers()?.1)));
+        match placed {
+            Ok(tensor) => contents.tensors.push(tensor),
+            Err(error) if error.kind == crate::ErrorKind::Io => return Err(error),
+            Err(error) if error.kind == crate::ErrorKind::Unsupported => {
+                let text = format!("`{shown}` cannot be shown: {error}");
+                contents.notices.push(Notice::new(NoticeKind::NotShown, text));
+            }
+            Err(error) => {
+                let kind = error.fault.unwrap_or(DamageKind::UnreadableEntry);
+                contents.faults.push(Damage::new(kind, format!("the array `{shown}`: {error}")));
+            }
+        }
+    }
+    Ok(contents)
+}
+
+/// The storage that `entry` is, the array's header included.
+fn storage(source: &Arc<Source>, entry: &Entry, big_endian: bool) -> Storage {
+    let swap = if big_endian { 2 } else { 1 };
+    let segment = Segment { source: source.clone(), offset: entry.offset, len: entry.compressed };
+    let lost = |kind, what: &str| Storage::lost(Damage::new(kind, what), entry.len, source, entry.offset);
+    match entry.method {
+        _ if entry.doubt.is_some() => lost(DamageKind::Inconsistent, entry.doubt.unwrap_or_default()),
+        Method::Stored => {
+            let crc32 = entry.crc32.filter(|_| entry.whole);
+            Storage::new(Place::Segments(vec![segment]), entry.compressed, crc32, swap)
+        }
+        Method::Deflated if entry.whole => {
+            Storage::new(Place::Deflated(segment), entry.len, entry.crc32, swap)
+        }
+        Method::Deflated => lost(DamageKind::CutShort, "its compressed array is cut short"),
+        Method::Other(_) => lost(DamageKind::Compression, "it is compressed in a way that is not read"),
+    }
+}

@@ -1,0 +1,32 @@
+//! The ternary packer's form: row-major, four values a byte, the first in bits 7-6, the tail padded with code 1. The
+//! shape and, in PyTorch's containers, the scale stand beside it.
+
+use super::{Layout, ReadCodes, numel, value};
+
+/// Values one after the other.
+pub struct RowMajor;
+
+impl Layout for RowMajor {
+    fn bytes_for(shape: &[usize]) -> Option<u64> {
+        Some(numel(shape)?.div_ceil(4))
+    }
+
+    fn decode(packed: &[u8], _shape: &[usize], start: usize, out: &mut [i8]) {
+        for (i, slot) in (start..).zip(out) {
+            *slot = value(packed[i / 4], 6 - 2 * (i % 4));
+        }
+    }
+
+    #[inline(always)]
+    fn encode(shape: &[usize], start: usize, out: &mut [u8], codes: &mut ReadCodes<'_>) {
+        let numel: usize = shape.iter().product();
+        let mut line = vec![0i8; 4 * out.len()];
+        let n = line.len().min(numel - 4 * start);
+        codes(4 * start, &mut line[..n]);
+        for (byte, four) in out.iter_mut().zip(line.as_chunks::<4>().0) {
+            let digits = u32::from_le_bytes(four.map(|code| (code + 1) as u8));
+            // Of the product's terms only those that bring a digit to its place reach the highest byte.
+            *byte = (digits.wrapping_mul(1 << 30 | 1 << 20 | 1 << 10 | 1) >> 24) as u8;
+        }
+    }
+}

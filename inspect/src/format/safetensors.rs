@@ -1,0 +1,224 @@
+//! SafeTensors: u64 header length, JSON header, data (<https://huggingface.co/docs/safetensors>).
+//!
+//! The header's entries are parsed by the `safetensors` crate's types one at a time: its own whole-file reader
+//! refuses files that are cut short, and files whose `__metadata__` is a tensor, which one ternary packer writes.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use safetensors::tensor::{Dtype, TensorInfo as Entry};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_pickle::{HashableValue, Value};
+
+use crate::bytes::{Source, slice};
+use crate::format::{Container, Contents, Family, Format};
+use crate::storage::Storage;
+use crate::tensor::TensorInfo;
+use crate::{DType, Damage, DamageKind, Error, Notice, NoticeKind, Result};
+
+/// The format's own limit on the header, in bytes.
+pub const MAX_HEADER: u64 = 100_000_000;
+
+pub(crate) const CONTAINER: Container =
+    Container { family: Family::SafeTensors, recognises, recognises_later: None, read };
+
+fn recognises(bytes: &[u8]) -> bool {
+    let Some(length) = slice(bytes, 0, 8) else { return false };
+    let length = u64::from_le_bytes(length.try_into().expect("eight bytes"));
+    (2..=MAX_HEADER).contains(&length) && bytes[8..].trim_ascii_start().first() == Some(&b'{')
+}
+
+pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
+    let bytes = source.data();
+    let file_len = bytes.len();
+    let length = bytes.part(0, 8)?.map_or(0, |b| u64::from_le_bytes((*b).try_into().expect("eight bytes")));
+    let header = bytes.part(8, length)?.ok_or_else(|| {
+        Error::damaged(format!(
+            "the header takes {length} bytes and {} are there",
+            file_len.saturating_sub(8)
+        ))
+        .because(DamageKind::CutShort)
+        .at(8)
+        .hint("the file was cut short; download or copy it again")
+    })?;
+    // Copied, since text is checked and then kept.
+    let header = header.into_owned();
+    let Entries(header) = serde_json::from_slice(&header)
+        .map_err(|e| Error::damaged(format!("the header is not valid JSON: {e}")).at(8))?;
+    let data = 8 + length;
+    let available = file_len - data;
+
+    let mut contents = Contents::new(Format::SafeTensors);
+    let mut end = 0;
+    let mut placed: Vec<((u64, u64), TensorInfo)> = Vec::new();
+    let mut faults: Vec<Damage> = Vec::new();
+    let mut fault = |kind, what: String| faults.push(Damage::new(kind, what));
+    let mut names: HashSet<String> = HashSet::new();
+    for (name, entry) in header {
+        if name == "__metadata__" && entry.get("dtype").is_none() {
+            contents.metadata = nested(crate::metadata::from_json(entry));
+            continue;
+        }
+        if !names.insert(name.clone()) {
+            let name = name.escape_debug();
+            fault(DamageKind::Duplicate, format!("the header names `{name}` twice; the first one counts"));
+            continue;
+        }
+        let entry: Entry = match serde_json::from_value(entry) {
+            Ok(entry) => entry,
+            Err(error) => {
+                let name = name.escape_debug();
+                let what = format!("the header's entry `{name}` is not a tensor: {error}");
+                fault(DamageKind::UnreadableEntry, what);
+                continue;
+            }
+        };
+        let Some(dtype) = dtype(entry.dtype) else {
+            let name = name.escape_debug();
+            let what = format!("the header's entry `{name}` has elements of unknown type {}", entry.dtype);
+            fault(DamageKind::UnknownType, what);
+            continue;
+        };
+        let (start, stop) = (entry.data_offsets.0 as u64, entry.data_offsets.1 as u64);
+        let mut tensor = TensorInfo::contiguous(name, dtype, entry.shape, None, 0);
+        let len = stop.saturating_sub(start);
+        if tensor.byte_len() != Some(len) || start > stop {
+            let what = format!("its data_offsets {start}..{stop} do not match its shape and dtype");
+            tensor.damage = Some(Damage::new(DamageKind::Shape, what));
+        } else if stop > available {
+            let what = format!(
+                "the file is cut short: its data would end at byte {}, the file ends at {file_len}",
+                data.saturating_add(stop),
+            );
+            tensor.damage = Some(Damage::new(DamageKind::CutShort, what));
+        }
+        end = end.max(stop);
+        tensor.storage = Some(match tensor.damage {
+            None => Storage::mapped(source, data + start, len),
+            Some(_) if start < available && available < stop => {
+                Storage::mapped(source, data + start, available - start)
+            }
+            Some(_) => {
+                let why = Damage::new(DamageKind::StorageLost, "its bytes are not in the file");
+                Storage::lost(why, len, source, data.saturating_add(start))
+            }
+        });
+        placed.push(((start, stop), tensor));
+    }
+    if end > available {
+        let what = format!(
+            "the file is cut short: its header describes {} bytes and {file_len} are there",
+            data.saturating_add(end),
+        );
+        fault(DamageKind::CutShort, what);
+    } else if end < available {
+        let text = format!("{} bytes follow the last tensor", available - end);
+        contents.notices.push(Notice::new(NoticeKind::Surplus, text));
+    }
+    placed.sort_by_key(|(range, _)| *range);
+    let ranges: Vec<(u64, u64)> = placed.iter().map(|(range, _)| *range).collect();
+    contents.tensors.extend(placed.into_iter().map(|(_, tensor)| tensor));
+    // The format allows neither; readers that trust it would take one tensor's bytes for another's.
+    let overlaps = ranges.windows(2).filter(|pair| pair[1].0 < pair[0].1 && pair[1].0 < pair[1].1).count();
+    if overlaps > 0 {
+        fault(DamageKind::Overlap, format!("the data of {overlaps} tensors overlap those of others"));
+    }
+    let mut reached = 0;
+    let mut gap = 0;
+    for &(start, stop) in &ranges {
+        gap += start.saturating_sub(reached);
+        reached = reached.max(stop);
+    }
+    if gap > 0 {
+        let text = format!("{gap} bytes between its tensors belong to none");
+        contents.notices.push(Notice::new(NoticeKind::Hole, text));
+    }
+    const TOLD: usize = 8;
+    if faults.len() > TOLD {
+        let more = faults.len() - TOLD;
+        faults.truncate(TOLD);
+        faults.push(Damage::new(DamageKind::Other, format!("and {more} more such faults")));
+    }
+    contents.faults = faults;
+    Ok(contents)
+}
+
+/// `__metadata__` holds strings alone, so a config is put there as JSON text; such texts become the values they say.
+fn nested(metadata: Value) -> Value {
+    let Value::Dict(entries) = metadata else { return metadata };
+    let parse = |value| match value {
+        Value::String(text) if text.starts_with(['{', '[']) => {
+            serde_json::from_str(&text).map_or(Value::String(text), crate::metadata::from_json)
+        }
+        other => other,
+    };
+    Value::Dict(entries.into_iter().map(|(key, value)| (key, parse(value))).collect())
+}
+
+/// The header's entries in their order, also those of a name that is there twice.
+struct Entries(Vec<(String, serde_json::Value)>);
+
+impl<'de> Deserialize<'de> for Entries {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct InOrder;
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Entries;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object of tensors")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Entries, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Entries(entries))
+            }
+        }
+        deserializer.deserialize_map(InOrder)
+    }
+}
+
+/// JSON that a tensor's bytes hold, as the ternary packer stores its shapes in a tensor named `__metadata__`.
+pub(crate) fn json_of(bytes: &[u8]) -> Option<Value> {
+    let text = bytes.to_vec();
+    let value = crate::metadata::from_json(serde_json::from_slice(&text).ok()?);
+    matches!(&value, Value::Dict(d) if d.keys().all(|k| matches!(k, HashableValue::String(_))))
+        .then_some(value)
+}
+
+/// The format's types that are read and written, and what they are here.
+const DTYPES: [(Dtype, DType); 22] = [
+    (Dtype::BOOL, DType::Bool),
+    (Dtype::U8, DType::U8),
+    (Dtype::I8, DType::I8),
+    (Dtype::F8_E5M2, DType::F8E5M2),
+    (Dtype::F8_E4M3, DType::F8E4M3FN),
+    (Dtype::F8_E8M0, DType::F8E8M0FNU),
+    (Dtype::F8_E4M3FNUZ, DType::F8E4M3FNUZ),
+    (Dtype::F8_E5M2FNUZ, DType::F8E5M2FNUZ),
+    (Dtype::I16, DType::I16),
+    (Dtype::U16, DType::U16),
+    (Dtype::F16, DType::F16),
+    (Dtype::BF16, DType::BF16),
+    (Dtype::I32, DType::I32),
+    (Dtype::U32, DType::U32),
+    (Dtype::F32, DType::F32),
+    (Dtype::C64, DType::C64),
+    (Dtype::F64, DType::F64),
+    (Dtype::I64, DType::I64),
+    (Dtype::U64, DType::U64),
+    (Dtype::F4, DType::F4E2M1),
+    (Dtype::F6_E2M3, DType::F6E2M3),
+    (Dtype::F6_E3M2, DType::F6E3M2),
+];
+
+fn dtype(dtype: Dtype) -> Option<DType> {
+    DTYPES.iter().find(|(theirs, _)| *theirs == dtype).map(|(_, ours)| *ours)
+}
+
+/// The format's type for elements of `dtype`, if it has one.
+pub fn dtype_of(dtype: DType) -> Option<Dtype> {
+    DTYPES.iter().find(|(_, ours)| *ours == dtype).map(|(theirs, _)| *theirs)
+}

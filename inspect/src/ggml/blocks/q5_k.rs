@@ -1,0 +1,32 @@
+use super::q4_k::scale_min;
+use super::{Block, from_half};
+
+block! {
+    /// 256 elements d * scale * q - dmin * min in 8 groups of 32, 5 bits each: the low four in the order of [`super::Q4K`].
+    Q5K {
+        /// Scale of the scales, f16.
+        d: [u8; 2],
+        /// Scale of the mins, f16.
+        dmin: [u8; 2],
+        /// Eight scales and eight mins of 6 bits, see [`scale_min`].
+        scales: [u8; 12],
+        /// Bit g of byte i is the fifth bit of element i of group g.
+        qh: [u8; 32],
+        /// Low four bits.
+        qs: [u8; 128],
+    }
+}
+
+impl Block<256> for Q5K {
+    fn decode(&self, out: &mut [f32; 256]) {
+        let (d, dmin) = (from_half(self.d), from_half(self.dmin));
+        for (g, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            let (scale, min) = scale_min(&self.scales, g);
+            let (dl, ml) = (d * f32::from(scale), dmin * f32::from(min));
+            let (qs, shift) = (&self.qs[32 * (g / 2)..32 * (g / 2) + 32], 4 * (g % 2));
+            for ((out, q), h) in out.iter_mut().zip(qs).zip(self.qh) {
+                *out = dl * f32::from(((q >> shift) & 15) | (((h >> g) & 1) << 4)) - ml;
+            }
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! Health verdicts, made from measurements alone. The levels are DESIGN's, from runs that died:
+//! std 4.5e-5 was barely alive, 6.2e-6 dying, 5.1e-7 dead.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::record::{CheckpointRecord, Group, TensorRecord};
+use crate::{DType, DamageKind};
+
+/// How healthy a tensor or checkpoint is, from best to worst.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Weights have the size of trained weights.
+    Healthy,
+    /// Barely alive: far below a trained size, still different from noise.
+    Weak,
+    /// About to vanish.
+    Dying,
+    /// Collapsed: constant, zero, or too small to matter.
+    Dead,
+    /// NaN, infinity, or bytes that are missing or damaged.
+    Corrupt,
+}
+
+impl Verdict {
+    /// All verdicts from best to worst.
+    pub const ALL: [Verdict; 5] =
+        [Verdict::Healthy, Verdict::Weak, Verdict::Dying, Verdict::Dead, Verdict::Corrupt];
+
+    /// The lower-case word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Verdict::Healthy => "healthy",
+            Verdict::Weak => "weak",
+            Verdict::Dying => "dying",
+            Verdict::Dead => "dead",
+            Verdict::Corrupt => "corrupt",
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl std::str::FromStr for Verdict {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        Verdict::ALL
+            .into_iter()
+            .find(|v| v.name() == s)
+            .ok_or_else(|| format!("`{s}` is not a verdict: healthy, weak, dying, dead or corrupt"))
+    }
+}
+
+/// Lower bounds of std for each level.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Levels {
+    /// At or above: healthy.
+    pub healthy: f64,
+    /// At or above: weak; below `healthy`.
+    pub weak: f64,
+    /// At or above: dying; below it: dead.
+    pub dying: f64,
+}
+
+impl Default for Levels {
+    fn default() -> Self {
+        Levels { healthy: 1e-3, weak: 1e-5, dying: 1e-6 }
+    }
+}
+
+impl Levels {
+    /// The value below which a tensor is of this verdict; `None` for healthy and corrupt.
+    pub fn bound(&self, verdict: Verdict) -> Option<f64> {
+        match verdict {
+            Verdict::Weak => Some(self.healthy),
+            Verdict::Dying => Some(self.weak),
+            Verdict::Dead => Some(self.dying),
+            Verdict::Healthy | Verdict::Corrupt => None,
+        }
+    }
+
+    /// The verdict on a standard deviation.
+    pub fn judge(&self, std: f64) -> Verdict {
+        if std >= self.healthy {
+            Verdict::Healthy
+        } else if std >= self.weak {
+            Verdict::Weak
+        } else if std >= self.dying {
+            Verdict::Dying
+        } else {
+            Verdict::Dead
+        }
+    }
+}
+
+/// Everything a verdict depends on besides the measurements.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Thresholds {
+    /// Levels of std for matrices that a BitLinear uses.
+    pub projection: Levels,
+    /// Levels of std * sqrt(fan_in) for other weight matrices, whose natural size is 1 / sqrt(fan_in).
+    pub relative: Levels,
+    /// Share of zeros after quantization at or above which a ternary matrix is dead.
+    pub dead_zero_share: f64,
+}
+
+impl Default for Thresholds {
+    fn default() -> Self {
+        Thresholds {
+            projection: Levels::default(),
+            relative: Levels { healthy: 3e-2, weak: 3e-4, dying: 3e-5 },
+            dead_zero_share: 0.999,
+        }
+    }
+}
+
+fn plural(values: u64) -> String {
+    if values == 1 { "1 value".into() } else { format!("{values} values") }
+}
+
+/// The shortest decimal that is the same number, as f32 where it is one.
+fn short(value: f64) -> String {
+    let narrow = value as f32;
+    let plain = value == 0.0 || (1e-4..1e6).contains(&value.abs());
+    match (f64::from(narrow) == value, plain) {
+        (_, true) if value == 0.0 => "0".into(),
+        (true, true) => narrow.to_string(),
+        (true, false) => format!("{narrow:e}"),
+        (false, true) => value.to_string(),
+        (false, false) => format!("{value:e}"),
+    }
+}
+
+/// std * sqrt(fan_in): about 1 for the usual initializations, whatever the layer's size.
+pub(crate) fn relative_std(tensor: &TensorRecord) -> Option<f64> {
+    let fan_in = tensor.shape.get(1..)?.iter().fold(1u64, |n, &d| n.saturating_mul(d));
+    Some(tensor.stats.as_ref()?.std? * (fan_in as f64).sqrt())
+}
+
+/// Why a tensor is judged as it is, or not at all. As text it is a phrase.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Finding {
+    /// Its bytes cannot be read.
+    Damaged {
+        /// What class of damage it is.
+        fault: DamageKind,
+        /// What is wrong, in words.
+        what: String,
+    },
+    /// Some of its values are not finite.
+    NotFinite {
+        /// Values that are not a number.
+        nan: u64,
+        /// Infinite values.
+        inf: u64,
+        /// All values.
+        count: u64,
+    },
+    /// Every value is the same.
+    Constant {
+        /// That value.
+        value: f64,
+    },
+    /// Its ternary codes are nearly all zero.
+    ZeroCodes {
+        /// Share of zeros.
+        share: f64,
+        /// The share from which it is dead.
+        bound: f64,
+    },
+    /// Its codes are there without the scale that they are to be multiplied by.
+    ScaleLost,
+    /// It is smaller than a matrix that a BitLinear uses should be.
+    SmallStd {
+        /// Its standard deviation.
+        std: f64,
+        /// The one below which it is judged so.
+        bound: Option<f64>,
+    },
+    /// It is smaller than its fan-in lets expect.
+    SmallRelativeStd {
+        /// Its standard deviation.
+        std: f64,
+        /// std * sqrt(fan_in).
+        relative: f64,
+        /// The value of `relative` below which it is judged so.
+        bound: Option<f64>,
+    },
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Finding::Damaged { what, .. } => f.write_str(what),
+            Finding::NotFinite { nan, inf: 0, count } => write!(f, "{nan} of {} NaN", plural(*count)),
+            Finding::NotFinite { nan: 0, inf, count } => write!(f, "{inf} of {} infinite", plural(*count)),
+            Finding::NotFinite { nan, inf, count } => {
+                write!(f, "{nan} of {} NaN, {inf} infinite", plural(*count))
+            }
+            Finding::Constant { value } => write!(f, "every value is {}", short(*value)),
+            Finding::ZeroCodes { share, .. } => {
+                write!(f, "{:.2} % of its ternary values are zero", 100.0 * share)
+            }
+            Finding::ScaleLost => f.write_str("its scale is lost"),
+            Finding::SmallStd { std, .. } => write!(f, "std {std:.1e}"),
+            Finding::SmallRelativeStd { std, relative, .. } => {
+                write!(f, "std {std:.1e}, {relative:.1e} of 1/sqrt(fan_in)")
+            }
+        }
+    }
+}
+
+/// Judges one tensor. `None` for a verdict where health is not judged: optimizer state, other tensors, vectors
+/// that hold only finite numbers, and whatever was not measured. Ternary codes whose scale is lost are judged dead
+/// or, with that finding, not at all.
+pub fn judge_tensor(tensor: &TensorRecord, thresholds: &Thresholds) -> (Option<Verdict>, Option<Finding>) {
+    let bad = |verdict, finding| (Some(verdict), Some(finding));
+    if let Some(damage) = &tensor.damage {
+        let fault = tensor.damage_kind.unwrap_or_default();
+        return bad(Verdict::Corrupt, Finding::Damaged { fault, what: damage.clone() });
+    }
+    let Some(stats) = &tensor.stats else { return (None, None) };
+    if tensor.group == Group::Other {
+        return (None, None);
+    }
+    if stats.nan + stats.inf > 0 {
+        let (nan, inf, count) = (stats.nan, stats.inf, stats.count);
+        return bad(Verdict::Corrupt, Finding::NotFinite { nan, inf, count });
+    }
+    // Codes of an int8 layer, masks, indices: their spread says nothing.
+    if tensor.dtype.is_integer() || tensor.dtype == DType::Bool {
+        return (None, None);
+    }
+    let dims = tensor.shape.iter().filter(|&&d| d > 1).count();
+    if tensor.group != Group::Weights || tensor.shape.len() < 2 || dims == 0 || stats.count < 2 {
+        return (None, None);
+    }
+    let (Some(std), Some(min), Some(max)) = (stats.std, stats.min, stats.max) else { return (None, None) };
+    if min == max {
+        return bad(Verdict::Dead, Finding::Constant { value: min });
+    }
+    if let Some(ternary) = &tensor.ternary {
+        let (share, bound) = (ternary.zero, thresholds.dead_zero_share);
+        if share >= bound {
+            return bad(Verdict::Dead, Finding::ZeroCodes { share, bound });
+        }
+        // Codes without their scale: how large they are is not known.
+        if ternary.scale.is_none() {
+            return (None, Some(Finding::ScaleLost));
+        }
+        let levels = &thresholds.projection;
+        return match levels.judge(std) {
+            Verdict::Healthy => (Some(Verdict::Healthy), None),
+            worse => bad(worse, Finding::SmallStd { std, bound: levels.bound(worse) }),
+        };
+    }
+    let (levels, relative) = (&thresholds.relative, relative_std(tensor).unwrap_or(std));
+    match levels.judge(relative) {
+        Verdict::Healthy => (Some(Verdict::Healthy), None),
+        worse => bad(worse, Finding::SmallRelativeStd { std, relative, bound: levels.bound(worse) }),
+    }
+}
+
+/// Judges every tensor and the whole: fills `verdict`, `reasons` and the tensors' `verdict` and `finding`.
+pub fn judge(record: &mut CheckpointRecord, thresholds: &Thresholds) {
+    for tensor in &mut record.tensors {
+        (tensor.verdict, tensor.finding) = judge_tensor(tensor, thresholds);
+    }
+    record.verdict = record.tensors.iter().filter_map(|t| t.verdict).max();
+    let mut worst: Vec<&TensorRecord> =
+        record.tensors.iter().filter(|t| t.verdict.is_some_and(|v| v > Verdict::Healthy)).collect();
+    worst.sort_by_key(|t| std::cmp::Reverse(t.verdict));
+    const NAMED: usize = 8;
+    record.reasons = worst
+        .iter()
+        .take(NAMED)
+        .filter_map(|t| Some(format!("{} is {}: {}", t.name, t.verdict?, t.finding.as_ref()?)))
+        .collect();
+    if worst.len() > NAMED {
+        record.reasons.push(format!("and {} more tensors below healthy", worst.len() - NAMED));
+    }
+}

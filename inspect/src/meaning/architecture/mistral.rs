@@ -1,0 +1,36 @@
+//! Mistral: a Llama whose attention sees a window. GGUF has one name for both, and the window's key tells them apart; a
+//! Mistral without a window is a Llama there.
+
+use super::super::config::AttentionBias;
+use super::tensors::{
+    ATTENTION_NORM, DOWN, EMBEDDING, FFN_NORM, FINAL_NORM, GATE, HEAD, K, O, Q, ROPE_FACTORS, UP, V,
+};
+use super::{Architecture, Biases, PLAIN};
+
+pub(super) static MISTRAL: Architecture = Architecture {
+    name: "mistral",
+    label: "Mistral's",
+    classes: &["MistralForCausalLM"],
+    model_types: &["mistral"],
+    gguf: &["llama"],
+    interleaved: true,
+    tensors: &[
+        &EMBEDDING,
+        &ATTENTION_NORM,
+        &Q,
+        &K,
+        &V,
+        &O,
+        &FFN_NORM,
+        &GATE,
+        &UP,
+        &DOWN,
+        &FINAL_NORM,
+        &HEAD,
+        &ROPE_FACTORS,
+    ],
+    biases: Biases::Fixed(AttentionBias::None),
+    defaults: PLAIN,
+    is_meant: |given| given.sliding_window.is_some(),
+    written_as: |_| &MISTRAL,
+};

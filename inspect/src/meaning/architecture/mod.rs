@@ -1,0 +1,274 @@
+//! The architectures that this suite knows, a file each: what others call them, and which tensors they are made of.
+//! Names, roles, shapes and whether a model is whole all follow from [`TABLE`]; a new architecture is a file and a line in
+//! it.
+
+mod bitnet;
+mod llama;
+mod mistral;
+mod qwen2;
+mod qwen3;
+mod student;
+mod tensors;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+pub use student::STUDENT;
+pub use tensors::{Dim, Tensor, When};
+
+use super::config::{AttentionBias, ModelConfig};
+use super::given::Given;
+
+/// Every architecture. Of those that share a name in GGUF, the first one whose signs are there counts.
+pub static TABLE: [&Architecture; 5] =
+    [&student::STUDENT, &llama::LLAMA, &mistral::MISTRAL, &qwen2::QWEN2, &qwen3::QWEN3];
+
+/// A family of networks that differ in sizes and numbers only.
+#[non_exhaustive]
+pub struct Architecture {
+    /// What this suite calls it.
+    pub name: &'static str,
+    /// Whose it is, for sentences.
+    pub label: &'static str,
+    /// Hugging Face's classes; the first one is written.
+    pub classes: &'static [&'static str],
+    /// Hugging Face's `model_type`; the first one is written.
+    pub model_types: &'static [&'static str],
+    /// `general.architecture` of GGUF files; the first one is written.
+    pub gguf: &'static [&'static str],
+    /// Whether GGUF has the rows of queries and keys in another order: those that rotate together are neighbours.
+    pub interleaved: bool,
+    /// Its tensors in the order in which PyTorch numbers parameters. Rows of a layer stand for every layer.
+    pub tensors: &'static [&'static Tensor],
+    /// Which of attention's projections have biases.
+    pub biases: Biases,
+    /// What holds where nothing tells.
+    pub defaults: Defaults,
+    /// Whether a GGUF file of one of its names is of this family, by what its keys tell.
+    is_meant: fn(&Given) -> bool,
+    /// The family in whose words it is written where it has none of its own.
+    written_as: fn(&ModelConfig) -> &'static Architecture,
+}
+
+/// What tells of attention's biases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Biases {
+    /// The architecture: these.
+    Fixed(AttentionBias),
+    /// `attention_bias` of config.json, which concerns all four projections.
+    Told,
+}
+
+/// Settings of models that do not tell them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+#[allow(missing_docs)] // as in `ModelConfig`
+pub struct Defaults {
+    pub max_seq_len: usize,
+    pub head_dim: usize,
+    pub rope_base: f64,
+    pub norm_eps: f64,
+    pub quantization_eps: f64,
+    pub bitlinear: bool,
+    pub attn_logit_soft_cap: Option<f64>,
+    pub final_logit_soft_cap: Option<f64>,
+}
+
+/// The defaults of architectures without BitLinear.
+const PLAIN: Defaults = Defaults {
+    max_seq_len: 2048,
+    head_dim: 64,
+    rope_base: 1e4,
+    norm_eps: 1e-5,
+    quantization_eps: 1e-8,
+    bitlinear: false,
+    attn_logit_soft_cap: None,
+    final_logit_soft_cap: None,
+};
+
+/// A tensor's part in the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+#[allow(missing_docs)] // the variants are the field's own names
+pub enum Role {
+    Embedding,
+    FinalNorm,
+    Head,
+    /// Divisors of the rotary frequencies.
+    RopeFactors,
+    /// One of a layer's tensors.
+    Layer(usize, Part),
+}
+
+/// A tensor of one layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+#[allow(missing_docs)] // the variants are the field's own names
+pub enum Part {
+    AttentionNorm,
+    Q,
+    K,
+    V,
+    O,
+    QBias,
+    KBias,
+    VBias,
+    OBias,
+    QNorm,
+    KNorm,
+    AttentionSubNorm,
+    FfnNorm,
+    Gate,
+    Up,
+    Down,
+    FfnSubNorm,
+}
+
+/// What a tensor does, in whichever layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Kind {
+    /// Token embedding `[vocab, hidden]`, also the output head when tied.
+    Embedding,
+    /// Scale of an RMSNorm.
+    Norm,
+    /// `{q,k,v,o}_proj`, `[out, in]`.
+    Attention,
+    /// `{gate,up,down}_proj`, `[out, in]`.
+    Mlp,
+    /// Untied output head `[vocab, hidden]`.
+    Head,
+    /// Added to a projection's output.
+    Bias,
+    /// Divisors of the rotary frequencies.
+    RopeFactors,
+}
+
+impl Role {
+    /// What a tensor of this role does.
+    pub fn kind(self) -> Kind {
+        match self {
+            Role::Embedding => Kind::Embedding,
+            Role::FinalNorm => Kind::Norm,
+            Role::Head => Kind::Head,
+            Role::RopeFactors => Kind::RopeFactors,
+            Role::Layer(_, part) => part.kind(),
+        }
+    }
+
+    /// The same role, of layer `layer` where it is one of a layer's.
+    pub(super) fn of_layer(self, layer: usize) -> Role {
+        match self {
+            Role::Layer(_, part) => Role::Layer(layer, part),
+            outer => outer,
+        }
+    }
+}
+
+impl Part {
+    /// What a tensor of this part does.
+    pub fn kind(self) -> Kind {
+        match self {
+            Part::AttentionNorm
+            | Part::FfnNorm
+            | Part::QNorm
+            | Part::KNorm
+            | Part::AttentionSubNorm
+            | Part::FfnSubNorm => Kind::Norm,
+            Part::Q | Part::K | Part::V | Part::O => Kind::Attention,
+            Part::Gate | Part::Up | Part::Down => Kind::Mlp,
+            Part::QBias | Part::KBias | Part::VBias | Part::OBias => Kind::Bias,
+        }
+    }
+}
+
+impl Part {
+    /// The bias of this projection.
+    pub fn bias(self) -> Option<Part> {
+        match self {
+            Part::Q => Some(Part::QBias),
+            Part::K => Some(Part::KBias),
+            Part::V => Some(Part::VBias),
+            Part::O => Some(Part::OBias),
+            _ => None,
+        }
+    }
+}
+
+impl Architecture {
+    /// The architecture that config.json means by this class or `model_type`.
+    pub fn of_hugging_face(name: &str) -> Option<&'static Architecture> {
+        TABLE.into_iter().find(|a| a.classes.contains(&name) || a.model_types.contains(&name))
+    }
+
+    /// The architecture that GGUF's `name` stands for by itself, whatever other keys say.
+    pub fn of_gguf(name: &str) -> Option<&'static Architecture> {
+        let plain = Given::default();
+        TABLE.into_iter().find(|a| a.gguf.contains(&name) && (a.is_meant)(&plain))
+    }
+
+    /// The architecture of a GGUF file that says `name` and what is `given`.
+    pub(super) fn meant_in_gguf(name: &str, given: &Given) -> Option<&'static Architecture> {
+        TABLE.into_iter().find(|a| a.gguf.contains(&name) && (a.is_meant)(given))
+    }
+
+    pub(super) fn called(name: &str) -> Option<&'static Architecture> {
+        TABLE.into_iter().find(|a| a.name == name)
+    }
+
+    /// The row of `role`, if its models can have it.
+    pub fn tensor(&self, role: Role) -> Option<&'static Tensor> {
+        self.tensors.iter().copied().find(|t| t.role == role.of_layer(0))
+    }
+
+    /// Whether its models can have a tensor of `part` in their layers.
+    pub fn has(&self, part: Part) -> bool {
+        self.tensor(Role::Layer(0, part)).is_some()
+    }
+}
+
+impl ModelConfig {
+    /// The architecture in whose words this model is written: its own, or for the student its host's.
+    pub fn written_as(&self) -> &'static Architecture {
+        (self.architecture.written_as)(self)
+    }
+
+    /// The tensors that such a model has, in the order in which PyTorch numbers its parameters.
+    pub fn tensors(&self) -> impl Iterator<Item = (Role, &'static Tensor)> {
+        let rows = self.architecture.tensors;
+        let is_layers = |t: &&Tensor| matches!(t.role, Role::Layer(..));
+        let first = rows.iter().position(|t| is_layers(t)).unwrap_or(rows.len());
+        let end = rows.iter().rposition(|t| is_layers(t)).map_or(first, |last| last + 1);
+        let outer = |t: &'static Tensor| (t.role, t);
+        let of_layers = (0..self.num_layers)
+            .flat_map(move |n| rows[first..end].iter().map(move |t| (t.role.of_layer(n), *t)));
+        let all = rows[..first].iter().copied().map(outer).chain(of_layers);
+        all.chain(rows[end..].iter().copied().map(outer)).filter(|(_, t)| t.when.holds(self))
+    }
+
+    /// The shape that a tensor of `role` has in such a model; `None` where it has no such tensor.
+    pub fn shape(&self, role: Role) -> Option<Vec<usize>> {
+        let tensor = self.architecture.tensor(role)?;
+        tensor.when.holds(self).then(|| tensor.shape_in(self))
+    }
+}
+
+impl PartialEq for Architecture {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl fmt::Debug for Architecture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// Every row of the table, and those of architectures that are only named.
+pub(super) fn vocabulary() -> impl Iterator<Item = &'static Tensor> {
+    let known = TABLE.into_iter().flat_map(|a| a.tensors);
+    known.chain(&bitnet::TENSORS).copied()
+}

@@ -1,0 +1,41 @@
+//! Qwen3: a Llama that normalizes queries and keys per head.
+
+use super::tensors::{
+    ATTENTION_NORM, DOWN, EMBEDDING, FFN_NORM, FINAL_NORM, GATE, HEAD, K, K_BIAS, K_NORM, O, O_BIAS, Q,
+    Q_BIAS, Q_NORM, ROPE_FACTORS, UP, V, V_BIAS,
+};
+use super::{Architecture, Biases, PLAIN};
+
+pub(super) static QWEN3: Architecture = Architecture {
+    name: "qwen3",
+    label: "Qwen3's",
+    classes: &["Qwen3ForCausalLM"],
+    model_types: &["qwen3"],
+    gguf: &["qwen3"],
+    interleaved: false,
+    tensors: &[
+        &EMBEDDING,
+        &ATTENTION_NORM,
+        &Q,
+        &Q_BIAS,
+        &K,
+        &K_BIAS,
+        &V,
+        &V_BIAS,
+        &O,
+        &O_BIAS,
+        &Q_NORM,
+        &K_NORM,
+        &FFN_NORM,
+        &GATE,
+        &UP,
+        &DOWN,
+        &FINAL_NORM,
+        &HEAD,
+        &ROPE_FACTORS,
+    ],
+    biases: Biases::Told,
+    defaults: PLAIN,
+    is_meant: |_| true,
+    written_as: |_| &QWEN3,
+};

@@ -1,0 +1,151 @@
+//! The tensors that architectures are made of: what each is called, its shape, and when it is there.
+
+use super::super::config::{AttentionBias, ModelConfig};
+use super::{Part, Role};
+
+/// One tensor of an architecture; for a tensor of layers, of each.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Tensor {
+    /// Its part in the model, in layer 0 if it is one of a layer's.
+    pub role: Role,
+    /// Its module in Hugging Face's names and the student's, within the model or a layer; `None` where they have no
+    /// word for it.
+    pub module: Option<&'static str>,
+    /// The same in GGUF's names.
+    pub gguf: &'static str,
+    /// What follows the module: `weight` or `bias`.
+    pub leaf: &'static str,
+    /// Its dimensions, as PyTorch gives them.
+    pub shape: &'static [Dim],
+    /// The models that have it.
+    pub when: When,
+}
+
+/// A dimension of a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Dim {
+    /// Token ids.
+    Vocab,
+    /// The residual stream.
+    Hidden,
+    /// All query heads.
+    Queries,
+    /// All key heads, or all value heads.
+    Keys,
+    /// One head.
+    Head,
+    /// Pairs of a head that rotate together.
+    Pairs,
+    /// The feed-forward layer.
+    Mlp,
+}
+
+/// Which models have a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum When {
+    /// All.
+    Always,
+    /// Those whose head is not the embedding.
+    Untied,
+    /// Those that normalize queries and keys per head.
+    QkNorm,
+    /// Those with biases of Q, K and V.
+    QkvBias,
+    /// Those with a bias of O too.
+    OutputBias,
+    /// None that their configuration tells of.
+    Never,
+}
+
+impl When {
+    /// Whether a model of this configuration is one of them.
+    pub fn holds(self, config: &ModelConfig) -> bool {
+        match self {
+            When::Always => true,
+            When::Untied => !config.tie_word_embeddings,
+            When::QkNorm => config.use_qk_norm,
+            When::QkvBias => config.attention_bias != AttentionBias::None,
+            When::OutputBias => config.attention_bias == AttentionBias::All,
+            When::Never => false,
+        }
+    }
+}
+
+impl Tensor {
+    /// Its shape in a model of this configuration.
+    pub fn shape_in(&self, config: &ModelConfig) -> Vec<usize> {
+        let size = |dim: &Dim| match dim {
+            Dim::Vocab => config.vocab_size,
+            Dim::Hidden => config.hidden_dim,
+            Dim::Queries => config.num_heads.saturating_mul(config.head_dim),
+            Dim::Keys => config.num_kv_heads.saturating_mul(config.head_dim),
+            Dim::Head => config.head_dim,
+            Dim::Pairs => config.head_dim / 2,
+            Dim::Mlp => config.mlp_hidden_dim,
+        };
+        self.shape.iter().map(size).collect()
+    }
+}
+
+const fn weight(
+    role: Role,
+    module: &'static str,
+    gguf: &'static str,
+    shape: &'static [Dim],
+    when: When,
+) -> Tensor {
+    Tensor { role, module: Some(module), gguf, leaf: "weight", shape, when }
+}
+
+const fn of_layer(part: Part, module: &'static str, gguf: &'static str, shape: &'static [Dim]) -> Tensor {
+    weight(Role::Layer(0, part), module, gguf, shape, When::Always)
+}
+
+const fn head_norm(part: Part, module: &'static str, gguf: &'static str) -> Tensor {
+    weight(Role::Layer(0, part), module, gguf, &[Dim::Head], When::QkNorm)
+}
+
+const fn bias(part: Part, of: &'static Tensor, dim: &'static [Dim], when: When) -> Tensor {
+    Tensor { role: Role::Layer(0, part), module: of.module, gguf: of.gguf, leaf: "bias", shape: dim, when }
+}
+
+pub(super) static EMBEDDING: Tensor =
+    weight(Role::Embedding, "embed_tokens", "token_embd", &[Dim::Vocab, Dim::Hidden], When::Always);
+pub(super) static FINAL_NORM: Tensor =
+    weight(Role::FinalNorm, "norm", "output_norm", &[Dim::Hidden], When::Always);
+pub(super) static HEAD: Tensor =
+    weight(Role::Head, "lm_head", "output", &[Dim::Vocab, Dim::Hidden], When::Untied);
+pub(super) static ROPE_FACTORS: Tensor = Tensor {
+    role: Role::RopeFactors,
+    module: None,
+    gguf: "rope_freqs",
+    leaf: "weight",
+    shape: &[Dim::Pairs],
+    when: When::Never,
+};
+
+pub(super) static ATTENTION_NORM: Tensor =
+    of_layer(Part::AttentionNorm, "input_layernorm", "attn_norm", &[Dim::Hidden]);
+pub(super) static Q: Tensor = of_layer(Part::Q, "self_attn.q_proj", "attn_q", &[Dim::Queries, Dim::Hidden]);
+pub(super) static K: Tensor = of_layer(Part::K, "self_attn.k_proj", "attn_k", &[Dim::Keys, Dim::Hidden]);
+pub(super) static V: Tensor = of_layer(Part::V, "self_attn.v_proj", "attn_v", &[Dim::Keys, Dim::Hidden]);
+pub(super) static O: Tensor =
+    of_layer(Part::O, "self_attn.o_proj", "attn_output", &[Dim::Hidden, Dim::Queries]);
+pub(super) static Q_BIAS: Tensor = bias(Part::QBias, &Q, &[Dim::Queries], When::QkvBias);
+pub(super) static K_BIAS: Tensor = bias(Part::KBias, &K, &[Dim::Keys], When::QkvBias);
+pub(super) static V_BIAS: Tensor = bias(Part::VBias, &V, &[Dim::Keys], When::QkvBias);
+pub(super) static O_BIAS: Tensor = bias(Part::OBias, &O, &[Dim::Hidden], When::OutputBias);
+pub(super) static Q_NORM: Tensor = head_norm(Part::QNorm, "self_attn.q_norm", "attn_q_norm");
+pub(super) static K_NORM: Tensor = head_norm(Part::KNorm, "self_attn.k_norm", "attn_k_norm");
+pub(super) static ATTENTION_SUB_NORM: Tensor =
+    of_layer(Part::AttentionSubNorm, "self_attn.attn_sub_norm", "attn_sub_norm", &[Dim::Queries]);
+pub(super) static FFN_NORM: Tensor =
+    of_layer(Part::FfnNorm, "post_attention_layernorm", "ffn_norm", &[Dim::Hidden]);
+pub(super) static GATE: Tensor = of_layer(Part::Gate, "mlp.gate_proj", "ffn_gate", &[Dim::Mlp, Dim::Hidden]);
+pub(super) static UP: Tensor = of_layer(Part::Up, "mlp.up_proj", "ffn_up", &[Dim::Mlp, Dim::Hidden]);
+pub(super) static DOWN: Tensor = of_layer(Part::Down, "mlp.down_proj", "ffn_down", &[Dim::Hidden, Dim::Mlp]);
+pub(super) static FFN_SUB_NORM: Tensor =
+    of_layer(Part::FfnSubNorm, "mlp.ffn_sub_norm", "ffn_sub_norm", &[Dim::Mlp]);

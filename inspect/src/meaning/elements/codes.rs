@@ -1,0 +1,73 @@
+//! How real numbers become codes -1, 0, +1.
+
+use super::Elements;
+use crate::Checkpoint;
+use crate::tensor::TensorInfo;
+
+/// mean|W| + eps as PyTorch has it, in f32: what a BitLinear divides its weights by.
+pub fn absmean_scale(mean: f64, eps: f64) -> f32 {
+    mean as f32 + eps as f32
+}
+
+/// The largest |w| that the absmean rule rounds to zero: w / scale, in f32, is at most one half.
+pub fn zero_line(scale: f32) -> f32 {
+    let mut line = 0.5 * scale;
+    while line.next_up() / scale <= 0.5 {
+        line = line.next_up();
+    }
+    while line > 0.0 && line / scale > 0.5 {
+        line = line.next_down();
+    }
+    line
+}
+
+/// How the elements of a matrix become codes.
+pub(crate) enum Codes {
+    /// By their sign: packed ternary matrices.
+    Sign,
+    /// Zero up to this magnitude.
+    Line(f32),
+    /// Zero up to this magnitude of its row, for rows of so many elements.
+    Lines(Vec<f32>, usize),
+}
+
+impl Codes {
+    /// The rule for `tensor`; `abs` is the sum of its finite magnitudes and their number. One look at every row where
+    /// each has its own scale.
+    pub fn of(
+        checkpoint: &Checkpoint,
+        tensor: &TensorInfo,
+        elements: &Elements<'_>,
+        abs: (f64, u64),
+    ) -> Codes {
+        if tensor.dtype.is_ternary() {
+            return Codes::Sign;
+        }
+        let student = checkpoint.model.student.as_ref();
+        let eps = checkpoint.model.quantization_eps();
+        let line = |sum: f64, n: u64| zero_line(absmean_scale(if n > 0 { sum / n as f64 } else { 0.0 }, eps));
+        let cols: usize = tensor.shape.get(1..).unwrap_or(&[]).iter().product();
+        if !student.is_some_and(|s| s.bitlinear_per_channel) || cols == 0 {
+            return Codes::Line(line(abs.0, abs.1));
+        }
+        let mut row = vec![0.0; cols];
+        let lines = (0..elements.len() / cols).map(|r| {
+            elements.read_f64(r * cols, &mut row);
+            let finite = row.iter().filter(|x| x.is_finite());
+            line(finite.clone().map(|x| x.abs()).sum(), finite.count() as u64)
+        });
+        Codes::Lines(lines.collect(), cols)
+    }
+
+    /// The code of element `i`, which is `x`.
+    pub fn code(&self, i: usize, x: f64) -> i8 {
+        let line = match self {
+            Codes::Sign => 0.0,
+            Codes::Line(line) => *line,
+            Codes::Lines(lines, cols) => lines.get(i / cols).copied().unwrap_or(0.0),
+        };
+        // A BitLinear computes in f32.
+        let x = x as f32;
+        i8::from(x > line) - i8::from(x < -line)
+    }
+}

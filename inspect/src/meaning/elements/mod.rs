@@ -1,0 +1,430 @@
+//! The elements of any tensor as numbers, whatever they are packed in: read a piece at a time where they are asked for,
+//! so that no decoded copy of a tensor is made, and borrowed where they lie ready. Whatever measures, compares, shows,
+//! converts or runs a tensor reads it through [`Elements`].
+//!
+//! An encoding is a file here, or where a format's blocks lie, and a variant of [`Encoding`].
+
+mod affine;
+mod codes;
+mod float;
+mod float8;
+mod packed;
+mod sparse;
+mod wide;
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use crate::checkpoint::Checkpoint;
+use crate::format::packing;
+use crate::ggml::Blocks;
+use crate::tensor::TensorInfo;
+use crate::{DType, Error, Result};
+use affine::Affine;
+pub(crate) use codes::Codes;
+pub use codes::{absmean_scale, zero_line};
+use float::Float;
+use packed::Packed;
+pub(crate) use sparse::lists_twice;
+
+/// Elements that are decoded before they are looked at: 16 kB of f32, which stay in the first-level cache.
+pub(crate) const BLOCK: usize = 4096;
+/// Elements per unit of parallel work, at least.
+const CHUNK: usize = 1 << 18;
+
+/// Gives the place of a row in the file.
+pub type RowOrder = Arc<dyn Fn(usize) -> usize + Send + Sync>;
+
+/// The elements of a tensor, row-major. Complex ones are pairs of real ones.
+///
+/// Code 3 of a ternary packing, which stands for nothing, reads as 2 times the scale: see [`Elements::check_codes`].
+#[derive(Clone)]
+pub struct Elements<'a> {
+    len: usize,
+    dtype: DType,
+    bytes: Cow<'a, [u8]>,
+    encoding: Encoding,
+    rows: Option<Rows>,
+}
+
+/// How bytes stand for elements.
+#[derive(Clone)]
+enum Encoding {
+    /// Floating-point numbers that are exactly f32 values.
+    Float(Float),
+    /// GGML's blocks, and what their elements are multiplied by besides.
+    Blocks(Blocks, f32),
+    /// Ternary codes and their scale.
+    Packed(Packed),
+    /// What f32 cannot hold exactly: f64, integers.
+    Wide(wide::Decode),
+    /// Integers with a scale and a zero point.
+    Affine(Affine),
+}
+
+/// Rows in another order.
+#[derive(Clone)]
+struct Rows {
+    cols: usize,
+    source: RowOrder,
+}
+
+impl Rows {
+    /// Fills `out` with the elements from `start` out of the runs that `read` gives of the rows as they are.
+    fn each<T>(&self, start: usize, out: &mut [T], read: impl Fn(usize, &mut [T])) {
+        let mut done = 0;
+        while done < out.len() {
+            let (row, col) = ((start + done) / self.cols, (start + done) % self.cols);
+            let n = (self.cols - col).min(out.len() - done);
+            read((self.source)(row) * self.cols + col, &mut out[done..done + n]);
+            done += n;
+        }
+    }
+}
+
+/// `read`, which gives f64, rounded to f32.
+fn narrowed(start: usize, out: &mut [f32], read: impl Fn(usize, &mut [f64])) {
+    let mut wide = [0.0; 256];
+    for (i, part) in out.chunks_mut(wide.len()).enumerate() {
+        let wide = &mut wide[..part.len()];
+        read(start + 256 * i, wide);
+        part.iter_mut().zip(wide).for_each(|(slot, &mut x)| *slot = x as f32);
+    }
+}
+
+impl Encoding {
+    fn read_f32(&self, bytes: &[u8], start: usize, out: &mut [f32]) {
+        match self {
+            Encoding::Float(float) => float.read(bytes, start, out),
+            Encoding::Blocks(blocks, scale) => blocks.read(bytes, start, out, *scale),
+            Encoding::Packed(packed) => packed.read(bytes, start, out),
+            Encoding::Wide(decode) => narrowed(start, out, |at, wide| decode(bytes, at, wide)),
+            Encoding::Affine(affine) => narrowed(start, out, |at, wide| affine.read(bytes, at, wide)),
+        }
+    }
+
+    fn read_f64(&self, bytes: &[u8], start: usize, out: &mut [f64]) {
+        match self {
+            Encoding::Wide(decode) => decode(bytes, start, out),
+            Encoding::Affine(affine) => affine.read(bytes, start, out),
+            _ => {
+                let mut buffer = [0.0f32; BLOCK];
+                for (i, part) in out.chunks_mut(BLOCK).enumerate() {
+                    let block = &mut buffer[..part.len()];
+                    self.read_f32(bytes, start + i * BLOCK, block);
+                    part.iter_mut().zip(block).for_each(|(slot, &mut x)| *slot = x.into());
+                }
+            }
+        }
+    }
+}
+
+impl<'a> Elements<'a> {
+    /// Contiguous little-endian elements of a plain dtype, which need not be aligned: numbers, or bool as 0 and 1.
+    ///
+    /// # Errors
+    /// `Unsupported` for packed and quantized dtypes.
+    pub fn plain(dtype: DType, bytes: impl Into<Cow<'a, [u8]>>) -> Result<Self> {
+        let bytes = bytes.into();
+        let (encoding, size) = plain(dtype)?;
+        Ok(Elements { len: bytes.len() / size, dtype, bytes, encoding, rows: None })
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Elements of a block of the encoding, 1 where there are no blocks. Any range can be read; what begins and ends
+    /// with a block is read best.
+    pub fn granule(&self) -> usize {
+        match &self.encoding {
+            Encoding::Blocks(blocks, _) => blocks.elements.max(1),
+            _ => 1,
+        }
+    }
+
+    /// Whether f32 cannot hold them exactly.
+    pub fn is_wide(&self) -> bool {
+        matches!(self.encoding, Encoding::Wide(_) | Encoding::Affine(_))
+    }
+
+    /// Fills `out` with the elements from `start`; f64, wide integers and quantized ones rounded.
+    ///
+    /// # Panics
+    /// When there are not so many.
+    pub fn read_f32(&self, start: usize, out: &mut [f32]) {
+        self.check_range(start, out.len());
+        let read = |at: usize, out: &mut [f32]| self.encoding.read_f32(&self.bytes, at, out);
+        match &self.rows {
+            None => read(start, out),
+            Some(rows) => rows.each(start, out, read),
+        }
+    }
+
+    /// Fills `out` with the elements from `start`; integers beyond 2^53 rounded.
+    ///
+    /// # Panics
+    /// When there are not so many.
+    pub fn read_f64(&self, start: usize, out: &mut [f64]) {
+        self.check_range(start, out.len());
+        let read = |at: usize, out: &mut [f64]| self.encoding.read_f64(&self.bytes, at, out);
+        match &self.rows {
+            None => read(start, out),
+            Some(rows) => rows.each(start, out, read),
+        }
+    }
+
+    fn check_range(&self, start: usize, n: usize) {
+        assert!(n <= self.len && start <= self.len - n, "elements out of range");
+    }
+
+    /// All elements, where they lie ready in memory.
+    pub fn as_f32(&self) -> Option<&[f32]> {
+        let ready = cfg!(target_endian = "little")
+            && self.rows.is_none()
+            && matches!(self.encoding, Encoding::Float(Float::F32));
+        if !ready {
+            return None;
+        }
+        bytemuck::try_cast_slice(&self.bytes).ok()
+    }
+
+    /// The elements `start..start + buffer.len()`, in `buffer` if they do not lie ready.
+    ///
+    /// # Panics
+    /// When there are not so many.
+    pub fn block<'b>(&'b self, start: usize, buffer: &'b mut [f32]) -> &'b [f32] {
+        if let Some(all) = self.as_f32() {
+            return &all[start..start + buffer.len()];
+        }
+        self.read_f32(start, buffer);
+        buffer
+    }
+
+    /// All elements in f32.
+    pub fn to_f32(&self) -> Vec<f32> {
+        let mut out = vec![0.0; self.len];
+        self.read_f32(0, &mut out);
+        out
+    }
+
+    /// The same elements, if they are real numbers.
+    ///
+    /// # Errors
+    /// `Unsupported` for complex ones.
+    pub fn real(self) -> Result<Self> {
+        match self.dtype.is_complex() {
+            true => Err(Error::unsupported(format!("{} elements are not real numbers", self.dtype))),
+            false => Ok(self),
+        }
+    }
+
+    /// Refuses a packed matrix with the code 3, which no packer writes.
+    ///
+    /// # Errors
+    /// `Damaged`, with the first such byte.
+    pub fn check_codes(&self) -> Result<()> {
+        match self.encoding {
+            Encoding::Packed(_) => packing::check_codes(&self.bytes),
+            _ => Ok(()),
+        }
+    }
+
+    /// The codes -1, 0, +1 of a packed ternary matrix or of ternary blocks, whatever their scales; `None` where there
+    /// are none.
+    ///
+    /// # Errors
+    /// `Damaged` for the code 3, which stands for nothing.
+    pub fn codes(&self) -> Result<Option<Vec<i8>>> {
+        let mut codes = vec![0; self.len];
+        match (&self.encoding, self.dtype) {
+            (Encoding::Packed(packed), _) => {
+                self.check_codes()?;
+                packed.codes(&self.bytes, 0, &mut codes);
+            }
+            (Encoding::Blocks(..), DType::Ggml(ggml)) if ggml.is_ternary() => {
+                ggml.ternary_codes(&self.bytes, &mut codes)?;
+            }
+            _ => return Ok(None),
+        }
+        let Some(rows) = &self.rows else { return Ok(Some(codes)) };
+        let mut ordered = vec![0; codes.len()];
+        rows.each(0, &mut ordered, |at, out: &mut [i8]| out.copy_from_slice(&codes[at..at + out.len()]));
+        Ok(Some(ordered))
+    }
+
+    /// The elements without the one scale of their tensor: a packed matrix's are its codes, which a scale that is not
+    /// positive would hide.
+    pub fn unscaled(&self) -> Elements<'_> {
+        let encoding = match &self.encoding {
+            Encoding::Packed(packed) => Encoding::Packed(packed.unscaled()),
+            Encoding::Blocks(blocks, _) => Encoding::Blocks(*blocks, 1.0),
+            other => other.clone(),
+        };
+        Elements { encoding, bytes: Cow::Borrowed(&self.bytes), rows: self.rows.clone(), ..*self }
+    }
+
+    /// The same elements with rows of `cols` in another order: row `r` is row `source(r)` of these.
+    pub fn with_rows(self, cols: usize, source: RowOrder) -> Self {
+        Elements { rows: Some(Rows { cols: cols.max(1), source }), ..self }
+    }
+
+    /// Elements to read at once.
+    pub(crate) fn step(&self) -> usize {
+        (BLOCK / self.granule()).max(1) * self.granule()
+    }
+
+    /// Elements to read at once from both.
+    pub(crate) fn step_with(&self, other: &Elements<'_>) -> usize {
+        let granule = lcm(self.granule(), other.granule());
+        (BLOCK / granule).max(1) * granule
+    }
+}
+
+impl<'a> From<&'a [f32]> for Elements<'a> {
+    fn from(values: &'a [f32]) -> Self {
+        let bytes = match cfg!(target_endian = "little") {
+            true => Cow::Borrowed(bytemuck::cast_slice(values)),
+            false => Cow::Owned(values.iter().flat_map(|x| x.to_le_bytes()).collect()),
+        };
+        let encoding = Encoding::Float(Float::F32);
+        Elements { len: values.len(), dtype: DType::F32, bytes, encoding, rows: None }
+    }
+}
+
+impl fmt::Debug for Elements<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Elements").field("dtype", &self.dtype).field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+/// The encoding of a plain dtype, and the bytes of one number.
+fn plain(dtype: DType) -> Result<(Encoding, usize)> {
+    let number = match dtype {
+        DType::C32 => DType::F16,
+        DType::C64 => DType::F32,
+        DType::C128 => DType::F64,
+        real => real,
+    };
+    let encoding = match Float::of(number) {
+        Some(float) => Some(Encoding::Float(float)),
+        None => wide::decoder(number).map(Encoding::Wide),
+    };
+    encoding
+        .zip(number.element_size())
+        .ok_or_else(|| Error::unsupported(format!("{dtype} elements are named and not decoded")))
+}
+
+fn lcm(a: usize, b: usize) -> usize {
+    let (mut x, mut y) = (a, b);
+    while y > 0 {
+        (x, y) = (y, x % y);
+    }
+    a / x.max(1) * b
+}
+
+/// Calls `work` on consecutive ranges of `0..len`, in parallel, each but the last a multiple of `block`; results in
+/// order, so that what is made of them does not depend on the number of threads.
+pub(crate) fn in_chunks<T: Send>(
+    len: usize,
+    block: usize,
+    work: impl Fn(Range<usize>) -> T + Sync,
+) -> Vec<T> {
+    let unit = CHUNK.div_ceil(block).saturating_mul(block);
+    let chunk = |i: usize| work(i * unit..len.min((i + 1).saturating_mul(unit)));
+    match len.div_ceil(unit) {
+        // Small tensors are many: a task for each would cost more than it brings.
+        0 | 1 => (len > 0).then(|| chunk(0)).into_iter().collect(),
+        chunks => (0..chunks).into_par_iter().map(chunk).collect(),
+    }
+}
+
+impl Checkpoint {
+    /// The elements of `tensor`.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::tensor_bytes`]; `Unsupported` for sparse tensors, and for elements that are named and not
+    /// decoded.
+    pub fn elements<'a>(&'a self, tensor: &'a TensorInfo) -> Result<Elements<'a>> {
+        // Before its bytes, which may have to be inflated.
+        refuse_sparse(tensor).map_err(|e| e.in_tensor(&tensor.name).in_file(&self.path))?;
+        self.elements_in(tensor, self.tensor_bytes(tensor)?)
+    }
+
+    /// The elements of `tensor` in `bytes`, which [`Checkpoint::tensor_bytes`] gave.
+    ///
+    /// # Errors
+    /// `Damaged` when they do not fill its shape; `Unsupported` for sparse tensors, and for elements that are named and
+    /// not decoded.
+    pub fn elements_in<'a>(
+        &self,
+        tensor: &TensorInfo,
+        bytes: impl Into<Cow<'a, [u8]>>,
+    ) -> Result<Elements<'a>> {
+        self.elements_inner(tensor, bytes.into()).map_err(|e| e.in_tensor(&tensor.name).in_file(&self.path))
+    }
+
+    fn elements_inner<'a>(&self, tensor: &TensorInfo, bytes: Cow<'a, [u8]>) -> Result<Elements<'a>> {
+        refuse_sparse(tensor)?;
+        let len = usize::try_from(tensor.numel())
+            .map_err(|_| Error::unsupported("more elements than this machine can address"))?;
+        let encoding = match tensor.dtype {
+            DType::Ternary(packing) => Encoding::Packed(Packed::new(packing, &tensor.shape, tensor.scale)),
+            DType::Ggml(ggml) => Encoding::Blocks(ggml.blocks()?, tensor.scale.unwrap_or(1.0)),
+            DType::QI8 | DType::QU8 | DType::QI32 => Encoding::Affine(Affine::of(self, tensor)?),
+            other => plain(other)?.0,
+        };
+        if tensor.byte_len() != Some(bytes.len() as u64) {
+            return Err(Error::damaged("its bytes do not fill its shape"));
+        }
+        let parts = if tensor.dtype.is_complex() { 2 } else { 1 };
+        Ok(Elements { len: len.saturating_mul(parts), dtype: tensor.dtype, bytes, encoding, rows: None })
+    }
+
+    /// Elements as real numbers in f32, row-major: packed and quantized ones decoded.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::elements`]; `Unsupported` for complex numbers, `Damaged` for a code that stands for
+    /// nothing.
+    pub fn values(&self, tensor: &TensorInfo) -> Result<Vec<f32>> {
+        let elements = self.elements(tensor)?;
+        let values = || {
+            let elements = elements.real()?;
+            elements.check_codes()?;
+            Ok(elements.to_f32())
+        };
+        values().map_err(|e: Error| e.in_tensor(&tensor.name).in_file(&self.path))
+    }
+
+    /// The codes -1, 0, +1 of a packed ternary matrix, row-major; `None` for any other tensor.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::elements`], and of [`Elements::codes`].
+    pub fn ternary_codes(&self, tensor: &TensorInfo) -> Result<Option<Vec<i8>>> {
+        if !tensor.dtype.is_ternary() {
+            return Ok(None);
+        }
+        let codes = self.elements(tensor)?.codes();
+        codes.map_err(|e| e.in_tensor(&tensor.name).in_file(&self.path))
+    }
+}
+
+fn refuse_sparse(tensor: &TensorInfo) -> Result<()> {
+    match &tensor.sparse {
+        Some(sparse) => Err(Error::unsupported(format!(
+            "elements of a sparse tensor ({}) are not spread out",
+            sparse.layout
+        ))),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,132 @@
+//! Sparse tensors spread out, where that is asked for: many formats have none, and what a layer multiplies with is the
+//! dense matrix.
+
+use std::borrow::Cow;
+
+use crate::checkpoint::Checkpoint;
+use crate::tensor::{Sparse, TensorInfo};
+use crate::{Error, Result};
+
+/// A sparse tensor may be this many times larger than its listed elements when spread out.
+const MAX_EXPANSION: u64 = 4096;
+const FREE_ELEMENTS: u64 = 1 << 20;
+
+impl Checkpoint {
+    /// The contiguous bytes of `tensor`, as [`Checkpoint::tensor_bytes`] gives them; of a sparse one those of the dense
+    /// tensor, elements not listed being zero.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::tensor_bytes`]. Of a sparse tensor: `Damaged` for indices that do not fit the shape;
+    /// `Unsupported` for what would be out of all proportion to the file, for elements listed more than once, which PyTorch
+    /// adds up in an order of its own, and for other layouts.
+    pub fn spread<'a>(&'a self, tensor: &'a TensorInfo) -> Result<Cow<'a, [u8]>> {
+        match &tensor.sparse {
+            None => self.tensor_bytes(tensor),
+            Some(sparse) => spread_inner(self, tensor, sparse)
+                .map(Cow::Owned)
+                .map_err(|e| e.in_tensor(&tensor.name).in_file(&self.path)),
+        }
+    }
+}
+
+fn spread_inner(source: &Checkpoint, tensor: &TensorInfo, sparse: &Sparse) -> Result<Vec<u8>> {
+    let size = tensor.dtype.element_size().ok_or_else(|| Error::unsupported("sparse packed elements"))?;
+    let listed = sparse.values.numel();
+    if tensor.numel() > FREE_ELEMENTS && tensor.numel() / MAX_EXPANSION > listed {
+        return Err(Error::unsupported(format!(
+            "{listed} listed elements would be spread out to {}",
+            tensor.numel()
+        )));
+    }
+    let values = source.tensor_bytes(&sparse.values)?;
+    let mut out = vec![0; tensor.numel() as usize * size];
+    let mut put = |place: usize, nth: usize| -> Result<()> {
+        let to = out.get_mut(place * size..(place + 1) * size);
+        let from = values.get(nth * size..(nth + 1) * size);
+        match to.zip(from) {
+            Some((to, from)) => to.copy_from_slice(from),
+            None => return Err(Error::damaged("an index of it is out of range")),
+        }
+        Ok(())
+    };
+    let index = |tensor: &TensorInfo| -> Result<Vec<usize>> {
+        let view = source.view::<i64>(tensor)?;
+        let wrong = || Error::damaged("an index of it is negative");
+        view.iter().map(|&i| usize::try_from(i).map_err(|_| wrong())).collect()
+    };
+    match (sparse.layout.rsplit('.').next(), sparse.indices.as_slice(), tensor.shape.as_slice()) {
+        (Some("sparse_coo"), [indices], shape)
+            if indices.shape.len() == 2
+                && indices.shape[0] == shape.len()
+                && sparse.values.shape.as_slice() == [indices.shape[1]].as_slice() =>
+        {
+            let (axes, n) = (index(indices)?, indices.shape[1]);
+            let mut places = vec![0; n];
+            for (axis, &dim) in shape.iter().enumerate() {
+                for (place, &at) in places.iter_mut().zip(&axes[axis * n..][..n]) {
+                    if at >= dim {
+                        return Err(Error::damaged("an index of it is out of range"));
+                    }
+                    *place = *place * dim + at;
+                }
+            }
+            places.iter().enumerate().try_for_each(|(nth, &place)| put(place, nth))?;
+            places.sort_unstable();
+            if places.windows(2).any(|pair| pair[0] == pair[1]) {
+                return Err(listed_twice());
+            }
+        }
+        (Some(layout @ ("sparse_csr" | "sparse_csc")), [compressed, plain], &[rows, cols]) => {
+            let by_row = layout == "sparse_csr";
+            let (lines, across) = if by_row { (rows, cols) } else { (cols, rows) };
+            let (starts, plain) = (index(compressed)?, index(plain)?);
+            if starts.len() != lines + 1 || !starts.is_sorted() || starts.last() != Some(&plain.len()) {
+                return Err(Error::damaged("its compressed indices do not match its shape"));
+            }
+            let mut line_of = vec![usize::MAX; across];
+            for (line, run) in starts.windows(2).enumerate() {
+                for (nth, &at) in plain.iter().enumerate().take(run[1]).skip(run[0]) {
+                    let seen = line_of.get_mut(at);
+                    let seen = seen.ok_or_else(|| Error::damaged("an index of it is out of range"))?;
+                    if std::mem::replace(seen, line) == line {
+                        return Err(listed_twice());
+                    }
+                    put(if by_row { line * cols + at } else { at * cols + line }, nth)?;
+                }
+            }
+        }
+        _ => {
+            return Err(Error::unsupported(format!(
+                "a sparse tensor of layout {} and shape {:?} is not spread out",
+                sparse.layout, tensor.shape
+            )));
+        }
+    }
+    Ok(out)
+}
+
+fn listed_twice() -> Error {
+    Error::unsupported(
+        "elements are listed more than once and would have to be added up: save what .coalesce() gives",
+    )
+}
+
+/// Whether a COO tensor lists an element more than once (it is not coalesced). Takes eight bytes per listed element, as
+/// its indices do.
+pub(crate) fn lists_twice(source: &Checkpoint, tensor: &TensorInfo, sparse: &Sparse) -> Result<bool> {
+    let Some(indices) = sparse.indices.first() else { return Ok(false) };
+    let indices = source.view::<i64>(indices)?;
+    let &[dims, listed] = indices.shape() else {
+        return Err(Error::damaged("its indices are no matrix"));
+    };
+    let sizes =
+        tensor.shape.get(..dims).ok_or_else(|| Error::damaged("it has more indices than dimensions"))?;
+    let mut places = vec![0i64; listed];
+    for (row, &size) in indices.outer_iter().zip(sizes) {
+        for (place, &index) in places.iter_mut().zip(row) {
+            *place = place.wrapping_mul(size as i64).wrapping_add(index);
+        }
+    }
+    places.sort_unstable();
+    Ok(places.windows(2).any(|pair| pair[0] == pair[1]))
+}

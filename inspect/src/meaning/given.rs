@@ -1,0 +1,494 @@
+//! What one source tells of a model: a trainer's configuration, config.json, the keys of a GGUF file, flags. With the
+//! shapes of tensors it becomes a [`ModelConfig`]; what nothing tells is assumed, and said to be.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde_pickle::{HashableValue, Value};
+
+use super::architecture::{Architecture, Biases, Part};
+use super::config::{Activation, AttentionBias, ModelConfig, RopePairing, SLIDING, Sizes, SlidingLayers};
+use super::rope::{RopeScaling, single};
+use crate::checkpoint::lookup;
+use crate::metadata::as_u64;
+
+/// What a source tells; whatever is `None` it does not.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[allow(missing_docs)] // as in `ModelConfig`
+pub struct Given {
+    pub architecture: Option<&'static Architecture>,
+    pub vocab_size: Option<usize>,
+    pub hidden_dim: Option<usize>,
+    pub num_layers: Option<usize>,
+    pub num_heads: Option<usize>,
+    pub num_kv_heads: Option<usize>,
+    pub head_dim: Option<usize>,
+    pub mlp_hidden_dim: Option<usize>,
+    pub max_seq_len: Option<usize>,
+    pub rope_base: Option<f64>,
+    pub rope_scaling: Option<RopeScaling>,
+    pub rope_pairing: Option<RopePairing>,
+    pub use_bitlinear_ffn: Option<bool>,
+    pub use_bitlinear_attn: Option<bool>,
+    pub bitlinear_per_channel: Option<bool>,
+    pub quantization_eps: Option<f64>,
+    pub norm_eps: Option<f64>,
+    pub tie_word_embeddings: Option<bool>,
+    pub use_qk_norm: Option<bool>,
+    /// `Some(None)` is "no cap".
+    pub attn_logit_soft_cap: Option<Option<f64>>,
+    /// `Some(None)` is "no cap".
+    pub final_logit_soft_cap: Option<Option<f64>>,
+    pub attention_bias: Option<AttentionBias>,
+    pub activation: Option<Activation>,
+    pub sliding_window: Option<usize>,
+    pub sliding_layers: Option<SlidingLayers>,
+    /// Whether the matrices of its BitLinears are float weights, and not codes times a scale.
+    pub latent: Option<bool>,
+    /// `quant_method` of config.json.
+    pub quantization: Option<String>,
+}
+
+/// Why a source does not tell of a model.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// Nothing says which model it is.
+    #[error("no model is recognised in it")]
+    Unknown,
+    /// It is of an architecture that is not in the table.
+    #[error("its model is {}", .0.escape_debug())]
+    Architecture(String),
+    /// What is written is of other types than it should be.
+    #[error("its config is not understood: {0}")]
+    NotUnderstood(String),
+    /// A setting is not told that nothing else can tell.
+    #[error("its configuration has no {0}")]
+    Missing(&'static str),
+}
+
+/// A setting that nothing told.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Assumed {
+    /// Which, as [`ModelConfig`] calls it.
+    pub setting: &'static str,
+    /// What it was taken for.
+    pub value: Setting,
+}
+
+/// The value of a setting.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Setting {
+    /// A size.
+    Size(usize),
+    /// A number.
+    Number(f64),
+    /// Yes or no.
+    Switch(bool),
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Setting::Size(n) => n.fmt(f),
+            Setting::Number(x) => x.fmt(f),
+            Setting::Switch(yes) => yes.fmt(f),
+        }
+    }
+}
+
+/// What the shapes of a model's tensors tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+#[allow(missing_docs)] // as in `ModelConfig`
+pub struct Shapes {
+    pub vocab_size: usize,
+    pub hidden_dim: usize,
+    pub num_layers: usize,
+    /// Rows of Q.
+    pub queries: usize,
+    /// Rows of K.
+    pub keys: usize,
+    pub mlp_hidden_dim: usize,
+    /// Length of the norm of queries.
+    pub query_norm: Option<usize>,
+    /// Whether there is no head but the embedding.
+    pub tie_word_embeddings: bool,
+    pub attention_bias: AttentionBias,
+    /// Whether Q is packed in ternary form.
+    pub packed_attn: bool,
+    /// Whether the gate is.
+    pub packed_ffn: bool,
+}
+
+/// The config a trainer may have put beside the weights. Older ones have two switches instead of `use_bitlinear`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct TrainerFile {
+    num_heads: Option<usize>,
+    max_seq_len: Option<usize>,
+    rope_base: Option<f64>,
+    use_bitlinear: Option<bool>,
+    use_bitlinear_ffn: Option<bool>,
+    use_bitlinear_attn: Option<bool>,
+    bitlinear_per_channel: Option<bool>,
+    quantization_eps: Option<f64>,
+    norm_eps: Option<f64>,
+    head_dim: Option<usize>,
+    #[serde(deserialize_with = "present")]
+    attn_logit_soft_cap: Option<Option<f64>>,
+    #[serde(deserialize_with = "present")]
+    final_logit_soft_cap: Option<Option<f64>>,
+}
+
+/// Keeps "null" (no cap) apart from "not said".
+fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Option<f64>>, D::Error> {
+    Option::<f64>::deserialize(deserializer).map(Some)
+}
+
+/// config.json.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct HuggingFaceFile {
+    vocab_size: Option<usize>,
+    hidden_size: Option<usize>,
+    intermediate_size: Option<usize>,
+    num_hidden_layers: Option<usize>,
+    num_attention_heads: Option<usize>,
+    num_key_value_heads: Option<usize>,
+    head_dim: Option<usize>,
+    max_position_embeddings: Option<usize>,
+    rope_theta: Option<f64>,
+    sliding_window: Option<usize>,
+    use_sliding_window: Option<bool>,
+    max_window_layers: Option<usize>,
+    layer_types: Option<Vec<String>>,
+    rms_norm_eps: Option<f64>,
+    tie_word_embeddings: Option<bool>,
+    attention_bias: Option<bool>,
+    hidden_act: Option<String>,
+    quantization_config: Option<QuantizationFile>,
+}
+
+#[derive(Debug, Deserialize)]
+struct QuantizationFile {
+    quant_method: Option<String>,
+}
+
+fn typed<T: serde::de::DeserializeOwned>(config: &Value) -> Result<T, ConfigError> {
+    serde_pickle::from_value(config.clone()).map_err(|e| ConfigError::NotUnderstood(e.to_string()))
+}
+
+/// How a configuration says that positions are stretched: transformers 5 has it beside the base.
+fn scaling(config: &Value) -> Option<&Value> {
+    let told = ["rope_parameters", "rope_scaling"].into_iter().filter_map(|key| lookup(config, key));
+    told.into_iter().find(|told| !matches!(told, Value::None))
+}
+
+/// The class that config.json names, or else its `model_type`.
+pub(super) fn class(config: &Value) -> Option<&str> {
+    let text = |value| match value {
+        &Value::String(ref text) => Some(text.as_str()),
+        _ => None,
+    };
+    let first = match lookup(config, "architectures") {
+        Some(Value::List(classes)) => classes.first().and_then(text),
+        _ => None,
+    };
+    first.or_else(|| lookup(config, "model_type").and_then(text))
+}
+
+impl Given {
+    /// What the student's trainer wrote, older names included.
+    ///
+    /// # Errors
+    /// `NotUnderstood`.
+    pub fn of_trainer(config: &Value) -> Result<Given, ConfigError> {
+        let file: TrainerFile = typed(config)?;
+        // Where there are tensors, these say the sizes.
+        let size = |key: &str| usize::try_from(as_u64(lookup(config, key)?)?).ok();
+        let switch = |key: &str| match lookup(config, key) {
+            Some(Value::Bool(yes)) => Some(*yes),
+            _ => None,
+        };
+        Ok(Given {
+            architecture: Some(&super::architecture::STUDENT),
+            vocab_size: size("vocab_size"),
+            hidden_dim: size("hidden_dim"),
+            num_layers: size("num_layers"),
+            num_heads: file.num_heads,
+            num_kv_heads: size("num_kv_heads"),
+            head_dim: file.head_dim,
+            mlp_hidden_dim: size("mlp_hidden_dim"),
+            max_seq_len: file.max_seq_len,
+            rope_base: file.rope_base,
+            rope_scaling: scaling(config).map(RopeScaling::of_config),
+            use_bitlinear_ffn: file.use_bitlinear_ffn.or(file.use_bitlinear),
+            use_bitlinear_attn: file.use_bitlinear_attn.or(file.use_bitlinear),
+            bitlinear_per_channel: file.bitlinear_per_channel,
+            quantization_eps: file.quantization_eps,
+            norm_eps: file.norm_eps,
+            tie_word_embeddings: switch("tie_word_embeddings"),
+            use_qk_norm: switch("use_qk_norm"),
+            attn_logit_soft_cap: file.attn_logit_soft_cap,
+            final_logit_soft_cap: file.final_logit_soft_cap,
+            latent: switch("latent"),
+            ..Given::default()
+        })
+    }
+
+    /// What config.json says.
+    ///
+    /// # Errors
+    /// `Unknown`, `Architecture` and `NotUnderstood`.
+    pub fn of_hugging_face(config: &Value) -> Result<Given, ConfigError> {
+        let name = class(config).ok_or(ConfigError::Unknown)?;
+        let architecture = Architecture::of_hugging_face(name);
+        let architecture = architecture.ok_or_else(|| ConfigError::Architecture(name.to_string()))?;
+        let file: HuggingFaceFile = typed(config)?;
+        let quantization = file.quantization_config.map(|q| q.quant_method.unwrap_or_default());
+        let bitnet = quantization.as_deref() == Some("bitnet");
+        let told = scaling(config);
+        let theta = told.and_then(|told| crate::metadata::as_f64(lookup(told, "rope_theta")?));
+        let by_heads = || {
+            file.hidden_size.zip(file.num_attention_heads).and_then(|(width, heads)| width.checked_div(heads))
+        };
+        let types = file.layer_types.unwrap_or_default();
+        let slides = |kind: &String| kind == SLIDING;
+        let window = file.sliding_window.filter(|_| file.use_sliding_window != Some(false));
+        let layers = match (&types[..], file.use_sliding_window, file.max_window_layers) {
+            ([], Some(true), Some(first)) if first > 0 => SlidingLayers::From(first),
+            ([], ..) => SlidingLayers::All,
+            (types, ..) if types.iter().all(slides) => SlidingLayers::All,
+            (types, ..) => SlidingLayers::Listed(types.iter().map(slides).collect()),
+        };
+        let none = match &layers {
+            SlidingLayers::From(first) => file.num_hidden_layers.is_some_and(|layers| *first >= layers),
+            SlidingLayers::Listed(layers) => !layers.contains(&true),
+            SlidingLayers::All => false,
+        };
+        let window = window.filter(|_| !none);
+        Ok(Given {
+            architecture: Some(architecture),
+            vocab_size: file.vocab_size,
+            hidden_dim: file.hidden_size,
+            num_layers: file.num_hidden_layers,
+            num_heads: file.num_attention_heads,
+            num_kv_heads: file.num_key_value_heads,
+            head_dim: file.head_dim.or_else(by_heads),
+            mlp_hidden_dim: file.intermediate_size,
+            max_seq_len: file.max_position_embeddings,
+            rope_base: file.rope_theta.or(theta),
+            rope_scaling: told.map(RopeScaling::of_config),
+            rope_pairing: None,
+            use_bitlinear_ffn: Some(bitnet),
+            use_bitlinear_attn: Some(bitnet),
+            bitlinear_per_channel: None,
+            // What transformers' BitLinear has as the least max|x|.
+            quantization_eps: bitnet.then_some(1e-5),
+            norm_eps: file.rms_norm_eps,
+            tie_word_embeddings: file.tie_word_embeddings,
+            use_qk_norm: None,
+            attn_logit_soft_cap: None,
+            final_logit_soft_cap: None,
+            attention_bias: (architecture.biases == Biases::Told).then_some(match file.attention_bias {
+                Some(true) => AttentionBias::All,
+                _ => AttentionBias::None,
+            }),
+            activation: file.hidden_act.map(|name| match name.as_str() {
+                "silu" | "swish" => Activation::Silu,
+                _ => Activation::Other(name),
+            }),
+            sliding_window: window,
+            sliding_layers: window.map(|_| layers),
+            latent: None,
+            quantization,
+        })
+    }
+
+    /// What the keys of a GGUF file say. Soft caps, and keys that begin with `ckpt.`, are what only this suite writes.
+    ///
+    /// # Errors
+    /// `Unknown` and `Architecture`.
+    pub fn of_gguf(metadata: &Value) -> Result<Given, ConfigError> {
+        let own = |key: &str| match metadata {
+            // The keys hold dots, so they are not paths.
+            Value::Dict(keys) => keys.get(&HashableValue::String(key.into())),
+            _ => None,
+        };
+        let Some(Value::String(name)) = own("general.architecture") else { return Err(ConfigError::Unknown) };
+        let of_model = |key: &str| own(&format!("{name}.{key}"));
+        let size = |key: &str| usize::try_from(as_u64(of_model(key)?)?).ok();
+        let float = |key: &str| of_model(key).and_then(single);
+        let switch = |key: &str| match own(key) {
+            Some(Value::Bool(yes)) => Some(*yes),
+            _ => None,
+        };
+        let by_heads = || size("embedding_length")?.checked_div(size("attention.head_count")?);
+        let mut given = Given {
+            vocab_size: size("vocab_size"),
+            hidden_dim: size("embedding_length"),
+            num_layers: size("block_count"),
+            num_heads: size("attention.head_count"),
+            num_kv_heads: size("attention.head_count_kv"),
+            head_dim: size("attention.key_length").or_else(by_heads).or_else(|| size("rope.dimension_count")),
+            mlp_hidden_dim: size("feed_forward_length"),
+            max_seq_len: size("context_length"),
+            rope_base: float("rope.freq_base"),
+            rope_scaling: RopeScaling::of_gguf(name, &own),
+            use_bitlinear_ffn: switch("ckpt.use_bitlinear_ffn"),
+            use_bitlinear_attn: switch("ckpt.use_bitlinear_attn"),
+            bitlinear_per_channel: switch("ckpt.bitlinear_per_channel"),
+            quantization_eps: own("ckpt.quantization_eps").and_then(single),
+            norm_eps: float("attention.layer_norm_rms_epsilon"),
+            attn_logit_soft_cap: Some(float("attn_logit_softcapping")),
+            final_logit_soft_cap: Some(float("final_logit_softcapping")),
+            sliding_window: size("attention.sliding_window"),
+            latent: switch("ckpt.latent"),
+            ..Given::default()
+        };
+        let unknown = || ConfigError::Architecture(name.clone());
+        let host = Architecture::of_gguf(name).ok_or_else(unknown)?;
+        given.architecture = Architecture::meant_in_gguf(name, &given);
+        given.use_qk_norm = Some(host.has(Part::QNorm));
+        given.rope_pairing = host.interleaved.then_some(RopePairing::Neighbours);
+        // In files of others no layer is a BitLinear unless its tensors are packed.
+        for switch in [&mut given.use_bitlinear_ffn, &mut given.use_bitlinear_attn] {
+            switch.get_or_insert(false);
+        }
+        Ok(given)
+    }
+
+    /// The configuration that this tells by itself.
+    ///
+    /// # Errors
+    /// `Missing` and `Unknown`.
+    pub fn complete(&self) -> Result<ModelConfig, ConfigError> {
+        let architecture = self.architecture.ok_or(ConfigError::Unknown)?;
+        let words = |own, theirs| if architecture.classes.is_empty() { own } else { theirs };
+        let needed = |setting: Option<usize>, own, theirs| {
+            setting.ok_or_else(|| ConfigError::Missing(words(own, theirs)))
+        };
+        let num_heads = needed(self.num_heads, "num_heads", "num_attention_heads")?;
+        let sizes = Sizes {
+            vocab_size: needed(self.vocab_size, "vocab_size", "vocab_size")?,
+            hidden_dim: needed(self.hidden_dim, "hidden_dim", "hidden_size")?,
+            num_layers: needed(self.num_layers, "num_layers", "num_hidden_layers")?,
+            num_heads,
+            num_kv_heads: self.num_kv_heads.unwrap_or(num_heads),
+            head_dim: needed(self.head_dim, "head_dim", "heads")?,
+            mlp_hidden_dim: needed(self.mlp_hidden_dim, "mlp_hidden_dim", "intermediate_size")?,
+            max_seq_len: needed(self.max_seq_len, "max_seq_len", "max_position_embeddings")?,
+        };
+        let norm_eps = self.norm_eps.ok_or(ConfigError::Missing(words("norm_eps", "rms_norm_eps")))?;
+        let mut config = ModelConfig::new(architecture, sizes);
+        config.norm_eps = norm_eps;
+        self.put_into(&mut config);
+        Ok(config)
+    }
+
+    /// Overrides in `config` what this tells and shapes do not.
+    fn put_into(&self, config: &mut ModelConfig) {
+        fn put<T: Clone>(slot: &mut T, told: &Option<T>) {
+            if let Some(told) = told {
+                slot.clone_from(told);
+            }
+        }
+        put(&mut config.max_seq_len, &self.max_seq_len);
+        put(&mut config.rope_base, &self.rope_base);
+        put(&mut config.rope_scaling, &self.rope_scaling);
+        put(&mut config.rope_pairing, &self.rope_pairing);
+        put(&mut config.use_bitlinear_ffn, &self.use_bitlinear_ffn);
+        put(&mut config.use_bitlinear_attn, &self.use_bitlinear_attn);
+        put(&mut config.bitlinear_per_channel, &self.bitlinear_per_channel);
+        put(&mut config.quantization_eps, &self.quantization_eps);
+        put(&mut config.norm_eps, &self.norm_eps);
+        put(&mut config.tie_word_embeddings, &self.tie_word_embeddings);
+        put(&mut config.use_qk_norm, &self.use_qk_norm);
+        put(&mut config.attn_logit_soft_cap, &self.attn_logit_soft_cap);
+        put(&mut config.final_logit_soft_cap, &self.final_logit_soft_cap);
+        put(&mut config.attention_bias, &self.attention_bias);
+        put(&mut config.activation, &self.activation);
+        if self.sliding_window.is_some() {
+            config.sliding_window = self.sliding_window;
+        }
+        put(&mut config.sliding_layers, &self.sliding_layers);
+    }
+}
+
+impl Shapes {
+    /// The configuration of the model of `architecture` that has these shapes; for what they do not tell the first that
+    /// does counts of `told`, and else what is usual, which is listed.
+    pub fn configure(
+        &self,
+        architecture: &'static Architecture,
+        told: &[&Given],
+    ) -> (ModelConfig, Vec<Assumed>) {
+        let by_heads =
+            |heads: usize| self.queries.checked_div(heads).filter(|dim| dim * heads == self.queries);
+        let of_given =
+            |given: &&Given| given.head_dim.filter(|&n| n > 0).or(given.num_heads.and_then(by_heads));
+        let of_norm = self.query_norm.filter(|&n| n > 0);
+        let head_dim = of_norm.or_else(|| told.iter().find_map(of_given));
+        let usual = architecture.defaults;
+        let sizes = Sizes {
+            vocab_size: self.vocab_size,
+            hidden_dim: self.hidden_dim,
+            num_layers: self.num_layers,
+            num_heads: self.queries / head_dim.unwrap_or(usual.head_dim),
+            num_kv_heads: self.keys / head_dim.unwrap_or(usual.head_dim),
+            head_dim: head_dim.unwrap_or(usual.head_dim),
+            mlp_hidden_dim: self.mlp_hidden_dim,
+            max_seq_len: usual.max_seq_len,
+        };
+        let mut config = ModelConfig::new(architecture, sizes);
+        config.use_bitlinear_attn |= self.packed_attn;
+        config.use_bitlinear_ffn |= self.packed_ffn;
+        if architecture.biases == Biases::Told {
+            config.attention_bias = self.attention_bias;
+        }
+        told.iter().rev().for_each(|given| given.put_into(&mut config));
+        config.use_qk_norm = self.query_norm.is_some();
+        config.tie_word_embeddings = self.tie_word_embeddings;
+
+        let tells = |of: &dyn Fn(&Given) -> bool| told.iter().any(|given| of(given));
+        let (ffn, attention) = (config.use_bitlinear_ffn, config.use_bitlinear_attn);
+        let cap = |cap: Option<f64>| Setting::Number(cap.unwrap_or(f64::INFINITY));
+        let settings = [
+            ("head_dim", head_dim.is_some(), Setting::Size(usual.head_dim)),
+            ("max_seq_len", tells(&|g| g.max_seq_len.is_some()), Setting::Size(usual.max_seq_len)),
+            ("rope_base", tells(&|g| g.rope_base.is_some()), Setting::Number(usual.rope_base)),
+            ("norm_eps", tells(&|g| g.norm_eps.is_some()), Setting::Number(usual.norm_eps)),
+            (
+                "use_bitlinear_ffn",
+                self.packed_ffn || tells(&|g| g.use_bitlinear_ffn.is_some()),
+                Setting::Switch(ffn),
+            ),
+            (
+                "use_bitlinear_attn",
+                self.packed_attn || tells(&|g| g.use_bitlinear_attn.is_some()),
+                Setting::Switch(attention),
+            ),
+            (
+                "quantization_eps",
+                tells(&|g| g.quantization_eps.is_some()),
+                Setting::Number(usual.quantization_eps),
+            ),
+            // No cap is what most networks have, and not worth a word.
+            (
+                "attn_logit_soft_cap",
+                usual.attn_logit_soft_cap.is_none() || tells(&|g| g.attn_logit_soft_cap.is_some()),
+                cap(usual.attn_logit_soft_cap),
+            ),
+            (
+                "final_logit_soft_cap",
+                usual.final_logit_soft_cap.is_none() || tells(&|g| g.final_logit_soft_cap.is_some()),
+                cap(usual.final_logit_soft_cap),
+            ),
+        ];
+        let assumed = settings.into_iter().filter(|(_, told, _)| !told);
+        (config, assumed.map(|(setting, _, value)| Assumed { setting, value }).collect())
+    }
+}

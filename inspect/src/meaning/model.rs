@@ -1,0 +1,256 @@
+//! Which network a checkpoint holds: the BitNet student model from names and shapes, else what config.json or GGUF
+//! keys say, else unknown. Whatever had to be assumed is said.
+
+use serde_pickle::{HashableValue, Value};
+
+use super::architecture::{Architecture, Biases, Kind, Role, STUDENT};
+use super::config::ModelConfig;
+use super::given::{self, Assumed, ConfigError, Given, Setting};
+use super::names::{self, Names, Style};
+use super::rope::RopeScaling;
+use crate::checkpoint::lookup;
+use crate::names::without_state_dict;
+use crate::record::ModelRecord;
+use crate::tensor::TensorInfo;
+use crate::{Checkpoint, Format, Group};
+
+/// What is known of the network.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// `bitnet-student`, an architecture named by config.json or GGUF, or `unknown`.
+    pub architecture: String,
+    /// The student's configuration, when it is one.
+    pub student: Option<ModelConfig>,
+    /// The configuration that a file beside or inside the checkpoint gives.
+    pub config: Option<Value>,
+    /// Sentences on what was assumed.
+    pub assumed: Vec<String>,
+    /// What configuration or GGUF keys tell.
+    given: Result<Given, ConfigError>,
+    /// Whether the keys are a GGUF file's.
+    is_gguf: bool,
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Model {
+            architecture: String::new(),
+            student: None,
+            config: None,
+            assumed: Vec::new(),
+            given: Err(ConfigError::Unknown),
+            is_gguf: false,
+        }
+    }
+}
+
+impl Model {
+    /// Recognises the network from its tensors, the checkpoint's plain values, and config.json if there is one.
+    pub(crate) fn recognise(tensors: &[TensorInfo], metadata: &Value, hf_config: Option<&Value>) -> Model {
+        if let Some(architecture) = gguf_architecture(metadata) {
+            let given = Given::of_gguf(metadata);
+            return Model { architecture: architecture.into(), given, is_gguf: true, ..Model::default() };
+        }
+        // A trainer's own config says more than the config.json that a conversion put beside the weights.
+        let own =
+            hf_config.filter(|_| given_config(metadata).is_some()).and_then(|_| student(tensors, metadata));
+        if let Some(model) = own {
+            return model;
+        }
+        if let Some(config) = hf_config
+            && let Some(name) = given::class(config)
+        {
+            return Model {
+                architecture: name.to_string(),
+                config: Some(config.clone()),
+                given: Given::of_hugging_face(config),
+                ..Model::default()
+            };
+        }
+        if let Some(model) = student(tensors, metadata) {
+            return model;
+        }
+        Model { architecture: "unknown".into(), ..Model::default() }
+    }
+
+    /// What its configuration tells, or the keys of a GGUF file; for the student nothing, where no configuration is there.
+    ///
+    /// # Errors
+    /// `Unknown` and `Architecture` for models that are not in the table, `NotUnderstood`.
+    pub fn given(&self) -> Result<&Given, &ConfigError> {
+        self.given.as_ref()
+    }
+
+    /// The family that it is of, if that is in the table.
+    pub fn family(&self) -> Option<&'static Architecture> {
+        match &self.student {
+            Some(student) => Some(student.architecture),
+            None => self.given.as_ref().ok()?.architecture,
+        }
+    }
+
+    /// Whether a BitLinear uses the matrix `tensor`, so that it is judged by its ternary form.
+    pub fn is_ternary(&self, tensor: &TensorInfo) -> bool {
+        if tensor.dtype.is_ternary() {
+            return true;
+        }
+        if tensor.group != Group::Weights || tensor.shape.len() != 2 || !tensor.dtype.is_float() {
+            return false;
+        }
+        if let Some(keys) = self.of_our_gguf() {
+            let used = match names::role(&tensor.name).map(Role::kind) {
+                Some(Kind::Attention) => keys.use_bitlinear_attn,
+                Some(Kind::Mlp) => keys.use_bitlinear_ffn,
+                _ => None,
+            };
+            return used == Some(true);
+        }
+        let Some(layer) = tensor.name.strip_suffix("_proj.weight") else { return false };
+        if let Some(student) = &self.student {
+            let attention = layer.contains("self_attn.");
+            return if attention { student.use_bitlinear_attn } else { student.use_bitlinear_ffn };
+        }
+        self.is_bitnet()
+    }
+
+    /// What the keys of a GGUF file say, when this suite wrote it of a model with BitLinears.
+    fn of_our_gguf(&self) -> Option<&Given> {
+        let given = self.given.as_ref().ok().filter(|_| self.is_gguf)?;
+        [given.use_bitlinear_attn, given.use_bitlinear_ffn].contains(&Some(true)).then_some(given)
+    }
+
+    /// Hugging Face's BitNet, by its architecture or its quantization.
+    fn is_bitnet(&self) -> bool {
+        let method = self.config.as_ref().and_then(|c| lookup(c, "quantization_config.quant_method"));
+        self.architecture.to_ascii_lowercase().contains("bitnet")
+            || matches!(method, Some(Value::String(method)) if method == "bitnet")
+    }
+
+    /// What a BitLinear of it adds to mean|W|: what its configuration says, else 1e-5 for Hugging Face's BitNet, as
+    /// transformers' `BitLinear` has it, and the student's 1e-8 for others.
+    pub fn quantization_eps(&self) -> f64 {
+        let student = self.student.as_ref().map(|s| s.quantization_eps);
+        let usual = if self.is_bitnet() { 1e-5 } else { STUDENT.defaults.quantization_eps };
+        student.or(self.of_our_gguf().and_then(|keys| keys.quantization_eps)).unwrap_or(usual)
+    }
+
+    /// Whether the matrices of its BitLinears hold codes times a scale already, in whatever type, and not the float
+    /// weights: `latent` is false in the student's configuration, or `ckpt.latent` in a GGUF file. They are not to be
+    /// rounded a second time, since mean|W| is another scale.
+    pub fn holds_codes(&self) -> bool {
+        let given = match &self.student {
+            Some(_) => self.given.as_ref().ok(),
+            None => self.of_our_gguf(),
+        };
+        given.is_some_and(|given| given.latent == Some(false))
+    }
+
+    /// The plain record of it.
+    pub fn record(&self) -> ModelRecord {
+        let config = match (&self.student, &self.config) {
+            (Some(student), _) => student.to_record(),
+            (None, Some(config)) => match crate::metadata::to_json(config) {
+                serde_json::Value::Object(map) => map,
+                _ => Default::default(),
+            },
+            (None, None) => Default::default(),
+        };
+        ModelRecord { architecture: self.architecture.clone(), config, assumed: self.assumed.clone() }
+    }
+}
+
+impl Checkpoint {
+    /// The configuration of its model: the student's, or what config.json or the keys of a GGUF file tell of one that is
+    /// in the table.
+    ///
+    /// # Errors
+    /// Those of [`Model::given`], and `Missing`.
+    pub fn model_config(&self) -> Result<ModelConfig, ConfigError> {
+        if let Some(student) = &self.model.student {
+            return Ok(student.clone());
+        }
+        let mut given = self.model.given.clone()?;
+        let names = Names::of(self);
+        let rows = names.get(Role::Embedding).and_then(|t| t.shape.first().copied());
+        given.tie_word_embeddings = Some(names.is_tied());
+        if let Format::Gguf { .. } = self.format {
+            given.vocab_size = rows;
+            if given.architecture.is_some_and(|a| a.biases == Biases::Told) {
+                given.attention_bias = Some(names.attention_bias());
+            }
+            // Numbers that a file does not have are what llama.cpp takes them for.
+            let base = *given.rope_base.get_or_insert(1e4);
+            let factors = || self.values(names.get(Role::RopeFactors)?).ok();
+            given.rope_scaling = given.rope_scaling.or_else(|| RopeScaling::of_factors(&factors()?, base));
+        } else {
+            given.vocab_size = rows.or(given.vocab_size).or(Some(0));
+        }
+        given.complete()
+    }
+}
+
+/// GGUF keys hold dots, so they are not paths.
+fn gguf_architecture(metadata: &Value) -> Option<&str> {
+    let Value::Dict(keys) = metadata else { return None };
+    match keys.get(&HashableValue::String("general.architecture".into())) {
+        Some(Value::String(name)) => Some(name),
+        _ => None,
+    }
+}
+
+/// The student's config among the plain values, where a trainer put it.
+fn given_config(metadata: &Value) -> Option<&Value> {
+    let config = lookup(metadata, "config.model").or_else(|| lookup(metadata, "config"))?;
+    lookup(config, "hidden_dim").map(|_| config)
+}
+
+fn student(tensors: &[TensorInfo], metadata: &Value) -> Option<Model> {
+    // Names that begin with `model.` are Hugging Face's unless the trainer's own config stands beside them.
+    let given_model = lookup(metadata, "config.model").or_else(|| lookup(metadata, "config"));
+    let hf_style = tensors.iter().any(|t| t.name == "model.embed_tokens.weight");
+    if hf_style && given_config(metadata).is_none() {
+        return None;
+    }
+    // Under GGUF's names it may be anything that has such tensors.
+    if names::style_of(tensors.iter().map(|t| t.name.as_str())) == Some(Style::Gguf) {
+        return None;
+    }
+    let shapes = Names::new(tensors, &STUDENT, Style::Student, without_state_dict).shapes()?;
+    let mut said = Vec::new();
+    let given = given_model.map_or_else(|| Ok(Given::default()), Given::of_trainer);
+    if let Err(ConfigError::NotUnderstood(error)) = &given {
+        said.push(format!("the checkpoint's config is not understood and not used: {error}"));
+    }
+    let told = given.clone().unwrap_or_default();
+    let (config, assumed) = shapes.configure(&STUDENT, &[&told]);
+    if !assumed.is_empty() {
+        said.push(format!("not told by names, shapes or config, so assumed: {}", list(assumed)));
+    }
+    Some(Model {
+        architecture: STUDENT.name.into(),
+        student: Some(config),
+        config: given_model.cloned(),
+        assumed: said,
+        given,
+        is_gguf: false,
+    })
+}
+
+/// What was assumed, in the order in which records have it.
+fn list(mut assumed: Vec<Assumed>) -> String {
+    const ORDER: [&str; 7] = [
+        "head_dim",
+        "max_seq_len",
+        "rope_base",
+        "quantization_eps",
+        "norm_eps",
+        "attn_logit_soft_cap",
+        "final_logit_soft_cap",
+    ];
+    assumed.sort_by_key(|a| ORDER.iter().position(|setting| *setting == a.setting).unwrap_or(ORDER.len()));
+    let said = assumed.iter().map(|a| match a.value {
+        Setting::Number(x) if x < 1e-3 => format!("{} {x:e}", a.setting),
+        value => format!("{} {value}", a.setting),
+    });
+    said.collect::<Vec<_>>().join(", ")
+}

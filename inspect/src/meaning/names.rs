@@ -1,0 +1,337 @@
+//! Tensor names: between the student's, Hugging Face's and GGUF's, and the part in the model that each names. All of it
+//! is read from the [table of architectures](super::architecture).
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use super::architecture::{Architecture, Kind, Part, Role, TABLE, Tensor, vocabulary};
+use super::config::AttentionBias;
+use super::given::Shapes;
+use crate::names::without_state_dict;
+use crate::{Checkpoint, Format, Group, TensorInfo};
+
+/// Who calls a tensor what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// `layers.0.self_attn.q_proj.weight`, `lm_head.weight`.
+    Student,
+    /// `model.layers.0.self_attn.q_proj.weight`, `lm_head.weight`.
+    Hf,
+    /// `blk.0.attn_q.weight`, `output.weight`.
+    Gguf,
+}
+
+/// Divisors of the rotary frequencies, which only GGUF has as a tensor.
+pub const ROPE_FACTORS: &str = "rope_freqs.weight";
+
+/// A name taken apart: `layers.0.self_attn.q_proj.weight` is of layer `0`, module `self_attn.q_proj` and leaf `weight`.
+struct Parsed<'n> {
+    /// The layer, and whether it is written as GGUF does.
+    layer: Option<(&'n str, bool)>,
+    module: &'n str,
+    leaf: &'n str,
+}
+
+impl<'n> Parsed<'n> {
+    fn new(name: &'n str) -> Option<Self> {
+        let (module, leaf) = name.rsplit_once('.')?;
+        let in_layers = [("layers.", false), ("blk.", true)]
+            .into_iter()
+            .find_map(|(prefix, gguf)| Some((module.strip_prefix(prefix)?, gguf)));
+        let Some((rest, gguf)) = in_layers else { return Some(Parsed { layer: None, module, leaf }) };
+        let (layer, module) = rest.split_once('.')?;
+        Some(Parsed { layer: Some((layer, gguf)), module, leaf })
+    }
+
+    /// Whether its module is that of `tensor` in a style.
+    fn is_module(&self, tensor: &Tensor, gguf: bool) -> bool {
+        let called = if gguf { Some(tensor.gguf) } else { tensor.module };
+        let in_layer = matches!(tensor.role, Role::Layer(..));
+        in_layer == self.layer.is_some() && called == Some(self.module)
+    }
+
+    fn is(&self, tensor: &Tensor) -> bool {
+        let styles: &[bool] = match self.layer {
+            Some((_, true)) => &[true],
+            Some((_, false)) => &[false],
+            None => &[false, true],
+        };
+        self.leaf == tensor.leaf && styles.iter().any(|&gguf| self.is_module(tensor, gguf))
+    }
+
+    fn role(&self, tensor: &Tensor) -> Option<Role> {
+        Some(match self.layer {
+            Some((layer, _)) => tensor.role.of_layer(layer.parse().ok()?),
+            None => tensor.role,
+        })
+    }
+}
+
+impl Architecture {
+    /// The part that `name`, of any style, has in its models; without what surrounds names in state dicts.
+    pub fn role(&self, name: &str) -> Option<Role> {
+        let parsed = Parsed::new(name)?;
+        parsed.role(self.tensors.iter().find(|t| parsed.is(t))?)
+    }
+
+    /// What `style` calls a tensor of `role`; `None` where it has no word for it.
+    pub fn name(&self, role: Role, style: Style) -> Option<String> {
+        let tensor = self.tensor(role)?;
+        let module = match style {
+            Style::Gguf => tensor.gguf,
+            Style::Student | Style::Hf => tensor.module?,
+        };
+        let layer = match (role, style) {
+            (Role::Layer(n, _), Style::Gguf) => format!("blk.{n}."),
+            (Role::Layer(n, _), _) => format!("layers.{n}."),
+            _ => String::new(),
+        };
+        let model = if style == Style::Hf && role.kind() != Kind::Head { "model." } else { "" };
+        Some(format!("{model}{layer}{module}.{}", tensor.leaf))
+    }
+}
+
+/// The part that `name`, of any style, has in the models of some architecture; without what surrounds it in state dicts.
+pub fn role(name: &str) -> Option<Role> {
+    let name = canonical(name);
+    TABLE.into_iter().find_map(|architecture| architecture.role(&name))
+}
+
+/// `name` as the student calls it: without the key of a state dict, whichever style it has. A name that no style
+/// knows stays as it is.
+pub fn canonical(name: &str) -> Cow<'_, str> {
+    let name = without_state_dict(name);
+    if let Some(rest) = name.strip_prefix("model.") {
+        let first = rest.split('.').next().unwrap_or("");
+        if first == "layers" || vocabulary().any(|t| t.module == Some(first) && !is_in_layers(t)) {
+            return Cow::Borrowed(rest);
+        }
+    }
+    from_gguf(name).map_or(Cow::Borrowed(name), Cow::Owned)
+}
+
+/// `name`, of any style, in `style`; `None` where that style has no word for it.
+pub fn translate(name: &str, style: Style) -> Option<String> {
+    let name = canonical(name);
+    match style {
+        Style::Student => Some(name.into_owned()),
+        Style::Hf => {
+            let first = name.split('.').next().unwrap_or("");
+            let in_model = |t: &Tensor| t.module == Some(first) && !is_in_layers(t) && t.role != Role::Head;
+            let in_model = first == "layers" || vocabulary().any(in_model);
+            Some(if in_model { format!("model.{name}") } else { name.into_owned() })
+        }
+        Style::Gguf => to_gguf(&name),
+    }
+}
+
+/// Which style `names` have, by the first one that only one style would use.
+pub fn style_of<'n>(names: impl IntoIterator<Item = &'n str>) -> Option<Style> {
+    let begins_with = |name: &str, role: Role, style: Style| {
+        let word = TABLE[0].name(role, style);
+        word.is_some_and(|word| name.starts_with(word.trim_end_matches("weight")))
+    };
+    let layers = [("blk.", Style::Gguf), ("model.layers.", Style::Hf), ("layers.", Style::Student)];
+    names.into_iter().map(without_state_dict).find_map(|name| {
+        let of_layer = layers.into_iter().find(|(prefix, _)| name.starts_with(prefix));
+        let of_table = layers.into_iter().find(|(_, style)| begins_with(name, Role::Embedding, *style));
+        of_layer.or(of_table).map(|(_, style)| style)
+    })
+}
+
+fn is_in_layers(tensor: &Tensor) -> bool {
+    matches!(tensor.role, Role::Layer(..))
+}
+
+fn from_gguf(name: &str) -> Option<String> {
+    let parsed = Parsed::new(name)?;
+    if let Some((_, false)) = parsed.layer {
+        return None;
+    }
+    let module = vocabulary().filter(|t| parsed.is_module(t, true)).find_map(|t| t.module)?;
+    Some(match parsed.layer {
+        Some((layer, _)) => format!("layers.{layer}.{module}.{}", parsed.leaf),
+        None => format!("{module}.{}", parsed.leaf),
+    })
+}
+
+fn to_gguf(name: &str) -> Option<String> {
+    let parsed = Parsed::new(name)?;
+    if let Some((_, true)) = parsed.layer {
+        return None;
+    }
+    let gguf = vocabulary().find(|t| parsed.is_module(t, false))?.gguf;
+    Some(match parsed.layer {
+        Some((layer, _)) => format!("blk.{layer}.{gguf}.{}", parsed.leaf),
+        None => format!("{gguf}.{}", parsed.leaf),
+    })
+}
+
+/// The tensors of a checkpoint by their part in the model.
+#[derive(Debug)]
+pub struct Names<'a> {
+    architecture: &'static Architecture,
+    roles: HashMap<Role, &'a TensorInfo>,
+    /// How they are called.
+    style: Style,
+    /// Weights inside layers that no part of the model uses, such as biases and further norms.
+    pub unused: Vec<&'a TensorInfo>,
+}
+
+impl<'a> Names<'a> {
+    /// Finds the part of every weight. The first tensor of a part counts: a state dict's, before its moving average's.
+    pub fn of(checkpoint: &'a Checkpoint) -> Self {
+        let architecture = checkpoint.model.family().unwrap_or(TABLE[0]);
+        let style = match checkpoint.format {
+            Format::Gguf { .. } => Style::Gguf,
+            _ => Style::Student,
+        };
+        let bare = |name: &'a str| {
+            let name = without_state_dict(name);
+            name.strip_prefix("module.").unwrap_or(name)
+        };
+        Self::new(&checkpoint.tensors, architecture, style, bare)
+    }
+
+    /// Of `tensors`, whose names are what `bare` leaves of them.
+    pub(super) fn new(
+        tensors: &'a [TensorInfo],
+        architecture: &'static Architecture,
+        style: Style,
+        bare: impl Fn(&'a str) -> &'a str,
+    ) -> Self {
+        let (mut roles, mut unused) = (HashMap::new(), Vec::new());
+        for tensor in tensors.iter().filter(|t| t.group == Group::Weights) {
+            let name = bare(&tensor.name);
+            let name = name.strip_prefix("model.").unwrap_or(name);
+            match architecture.role(name) {
+                Some(role) => {
+                    roles.entry(role).or_insert(tensor);
+                }
+                // A buffer of older Llama files, computed from the base.
+                None if name.ends_with("rotary_emb.inv_freq") => {}
+                None if name.starts_with("layers.") || name.starts_with("blk.") => unused.push(tensor),
+                None => {}
+            }
+        }
+        Names { architecture, roles, style, unused }
+    }
+
+    /// What a tensor of `role` is called in such a checkpoint, whether it is there or not.
+    pub fn called(&self, role: Role) -> String {
+        self.architecture.name(role, self.style).unwrap_or_default()
+    }
+
+    /// The tensor that plays `role`.
+    pub fn get(&self, role: Role) -> Option<&'a TensorInfo> {
+        self.roles.get(&role).copied()
+    }
+
+    /// The roles of layers that are played, in no order.
+    pub fn played(&self) -> impl Iterator<Item = (Role, &'a TensorInfo)> {
+        self.roles.iter().map(|(role, tensor)| (*role, *tensor))
+    }
+
+    /// Layers from the first on, as far as they have an attention norm or a query projection.
+    pub fn layers(&self) -> usize {
+        let has = |n, part| self.roles.contains_key(&Role::Layer(n, part));
+        (0..).take_while(|&n| has(n, Part::AttentionNorm) || has(n, Part::Q)).count()
+    }
+
+    /// What the tensors' shapes tell, unless the embedding, Q, K or the gate are no matrices.
+    pub fn shapes(&self) -> Option<Shapes> {
+        let matrix = |role| match self.get(role)?.shape.as_slice() {
+            &[rows, cols] => Some((rows, cols)),
+            _ => None,
+        };
+        let of_first = |part| self.get(Role::Layer(0, part));
+        let packed = |part| of_first(part).is_some_and(|t| t.dtype.is_ternary());
+        let (vocab_size, hidden_dim) = matrix(Role::Embedding)?;
+        Some(Shapes {
+            vocab_size,
+            hidden_dim,
+            num_layers: (0..).take_while(|&n| self.get(Role::Layer(n, Part::Gate)).is_some()).count(),
+            queries: matrix(Role::Layer(0, Part::Q))?.0,
+            keys: matrix(Role::Layer(0, Part::K))?.0,
+            mlp_hidden_dim: matrix(Role::Layer(0, Part::Gate))?.0,
+            query_norm: of_first(Part::QNorm).map(|t| if let [dim] = t.shape[..] { dim } else { 0 }),
+            tie_word_embeddings: self.is_tied(),
+            attention_bias: self.attention_bias(),
+            packed_attn: packed(Part::Q),
+            packed_ffn: packed(Part::Gate),
+        })
+    }
+
+    /// Whether there is no head, or it is the embedding.
+    pub fn is_tied(&self) -> bool {
+        let place = |t: &TensorInfo| (t.storage.clone(), t.byte_offset);
+        match (self.get(Role::Head), self.get(Role::Embedding)) {
+            (Some(head), Some(embedding)) => place(head) == place(embedding),
+            (Some(_), None) => false,
+            (None, _) => true,
+        }
+    }
+
+    /// Which biases the first layer's projections have.
+    pub fn attention_bias(&self) -> AttentionBias {
+        match [Part::QBias, Part::OBias].map(|part| self.get(Role::Layer(0, part)).is_some()) {
+            [false, _] => AttentionBias::None,
+            [true, false] => AttentionBias::Qkv,
+            [true, true] => AttentionBias::All,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_any_style_are_told_apart() {
+        assert_eq!(
+            translate("layers.0.self_attn.q_proj.weight", Style::Gguf).unwrap(),
+            "blk.0.attn_q.weight"
+        );
+        assert_eq!(
+            translate("blk.0.attn_q.weight", Style::Hf).unwrap(),
+            "model.layers.0.self_attn.q_proj.weight"
+        );
+        assert_eq!(translate("output.weight", Style::Hf).unwrap(), "lm_head.weight");
+        assert_eq!(
+            translate("blk.2.ffn_sub_norm.weight", Style::Student).unwrap(),
+            "layers.2.mlp.ffn_sub_norm.weight"
+        );
+    }
+
+    #[test]
+    fn unknown_names_stay() {
+        assert_eq!(canonical("model.encoder.w"), "model.encoder.w");
+        assert_eq!(canonical("w"), "w");
+        assert_eq!(canonical(ROPE_FACTORS), ROPE_FACTORS);
+        assert_eq!(translate("encoder.w", Style::Gguf), None);
+        assert_eq!(
+            translate("layers.0.mlp.gate_proj.weight_scale", Style::Gguf).unwrap(),
+            "blk.0.ffn_gate.weight_scale"
+        );
+        assert_eq!(style_of(["w", "model_state_dict.layers.0.w"]), Some(Style::Student));
+        assert_eq!(style_of(["w", "token_embd.weight"]), Some(Style::Gguf));
+        assert_eq!(style_of(["model.embed_tokens.weight"]), Some(Style::Hf));
+        assert_eq!(style_of(["output.weight"]), None);
+    }
+
+    #[test]
+    fn every_part_has_a_role() {
+        assert_eq!(role("embed_tokens.weight"), Some(Role::Embedding));
+        assert_eq!(role("token_embd.weight"), Some(Role::Embedding));
+        assert_eq!(
+            role("model_state_dict.layers.3.self_attn.q_norm.weight"),
+            Some(Role::Layer(3, Part::QNorm))
+        );
+        assert_eq!(role("blk.11.ffn_down.weight"), Some(Role::Layer(11, Part::Down)));
+        assert_eq!(role("blk.0.attn_k.bias"), Some(Role::Layer(0, Part::KBias)));
+        assert_eq!(role(ROPE_FACTORS), Some(Role::RopeFactors));
+        assert_eq!(role("layers.3.self_attn.q_proj.what"), None);
+        assert_eq!(role("layers.x.self_attn.q_proj.weight"), None);
+        assert_eq!(TABLE[0].role("layers.3.self_attn.q_proj.bias"), None);
+    }
+}

@@ -1,0 +1,338 @@
+//! How rotary positions are stretched: `rope_scaling` of config.json and of the trainer's configuration, and the keys and
+//! the tensor that GGUF has for it.
+
+use std::f64::consts::TAU;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value as Json, json};
+use serde_pickle::Value;
+
+use crate::gguf::Keys;
+use crate::metadata::{as_f64, whole_json};
+
+/// `rope_scaling` as JSON text, for this suite: GGUF has no words for some of it.
+const KEY: &str = "ckpt.rope_scaling";
+
+/// How rotary positions are stretched beyond the length that the model was trained with.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum RopeScaling {
+    /// Not at all.
+    #[default]
+    None,
+    /// All positions divided by a factor.
+    Linear {
+        /// The divisor.
+        factor: f64,
+    },
+    /// Llama 3.1: long wavelengths divided, short ones kept, a smooth passage between.
+    Llama3 {
+        /// The divisor of long wavelengths.
+        factor: f64,
+        /// Wavelengths above original / low_freq_factor are long.
+        low_freq_factor: f64,
+        /// Wavelengths below original / high_freq_factor are short.
+        high_freq_factor: f64,
+        /// Length that the model was trained with.
+        original_max_position_embeddings: f64,
+    },
+    /// YaRN: as Llama 3's by the number of turns, and attention scores made larger.
+    Yarn {
+        /// The divisor of long wavelengths.
+        factor: f64,
+        /// Length that the model was trained with, where it is told.
+        original_max_position_embeddings: Option<f64>,
+        /// What else is told, under config.json's names.
+        more: Map<String, Json>,
+    },
+    /// A kind that is not known here, or one that lacks what it needs.
+    Other {
+        /// Its name.
+        kind: String,
+        /// What is told of it, under config.json's names.
+        parameters: Map<String, Json>,
+    },
+}
+
+/// What kinds need beside their name.
+const NEEDED: [(&str, &[&str]); 3] = [
+    ("linear", &["factor"]),
+    ("llama3", &["factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"]),
+    ("yarn", &["factor"]),
+];
+
+impl RopeScaling {
+    /// What `rope_scaling` or `rope_parameters` of a configuration says.
+    pub fn of_config(told: &Value) -> RopeScaling {
+        Self::of_json(whole_json(told))
+    }
+
+    fn of_json(told: Json) -> RopeScaling {
+        let mut parameters = match told {
+            Json::Null => return RopeScaling::None,
+            Json::Object(parameters) => parameters,
+            other => return RopeScaling::Other { kind: other.to_string(), parameters: Map::new() },
+        };
+        // `type` is the older name, which many files have beside the newer one. The base is not of the scaling.
+        let [kind, older, _] = ["rope_type", "type", "rope_theta"].map(|key| parameters.shift_remove(key));
+        let kind = match [kind, older].into_iter().flatten().find(|told| !told.is_null()) {
+            None => return RopeScaling::None,
+            Some(Json::String(kind)) => kind,
+            Some(other) => other.to_string(),
+        };
+        if matches!(kind.as_str(), "default" | "none") {
+            return RopeScaling::None;
+        }
+        known(&kind, &parameters).unwrap_or(RopeScaling::Other { kind, parameters })
+    }
+
+    /// The kind, as config.json calls it.
+    pub fn kind(&self) -> &str {
+        match self {
+            RopeScaling::None => "default",
+            RopeScaling::Linear { .. } => "linear",
+            RopeScaling::Llama3 { .. } => "llama3",
+            RopeScaling::Yarn { .. } => "yarn",
+            RopeScaling::Other { kind, .. } => kind,
+        }
+    }
+
+    /// What it lacks, of a kind that is known.
+    pub fn missing(&self) -> Option<&'static str> {
+        match self {
+            RopeScaling::Other { kind, parameters } => missing(kind, parameters),
+            _ => None,
+        }
+    }
+
+    /// As config.json says it; `None` for not at all.
+    pub fn to_json(&self) -> Option<Json> {
+        let mut told = Map::from_iter([("rope_type".to_string(), json!(self.kind()))]);
+        let mut tell = |key: &str, value: Json| told.insert(key.into(), value);
+        match self {
+            RopeScaling::None => return None,
+            RopeScaling::Linear { factor } => {
+                tell("factor", json!(factor));
+            }
+            RopeScaling::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_max_position_embeddings,
+            } => {
+                tell("factor", json!(factor));
+                tell("low_freq_factor", json!(low_freq_factor));
+                tell("high_freq_factor", json!(high_freq_factor));
+                tell(ORIGINAL, positions(*original_max_position_embeddings));
+            }
+            RopeScaling::Yarn { factor, original_max_position_embeddings, more } => {
+                tell("factor", json!(factor));
+                if let Some(original) = original_max_position_embeddings {
+                    tell(ORIGINAL, positions(*original));
+                }
+                told.extend(more.clone());
+            }
+            RopeScaling::Other { parameters, .. } => told.extend(parameters.clone()),
+        }
+        Some(Json::Object(told))
+    }
+
+    /// Whether GGUF has words for it that other runners know.
+    pub fn is_known_in_gguf(&self) -> bool {
+        !matches!(self, RopeScaling::Other { .. })
+    }
+
+    /// Writes what GGUF has keys for into `keys`, for `architecture`, and all of it under this suite's own. Llama 3's
+    /// factors are a tensor there.
+    pub(super) fn to_gguf(&self, architecture: &str, keys: &mut Keys) {
+        let Some(told) = self.to_json() else { return };
+        let (factor, original) = match self {
+            RopeScaling::Linear { factor } => (Some(*factor), None),
+            RopeScaling::Yarn { factor, original_max_position_embeddings, .. } => {
+                (Some(*factor), *original_max_position_embeddings)
+            }
+            _ => (None, None),
+        };
+        let name = |key: &str| format!("{architecture}.rope.scaling.{key}");
+        if let Some(factor) = factor {
+            keys.set(&name("type"), self.kind());
+            keys.set(&name("factor"), &(factor as f32));
+        }
+        if let Some(original) = original {
+            keys.set(&name("original_context_length"), &(original as u32));
+        }
+        keys.set(KEY, told.to_string().as_str());
+    }
+
+    /// What the keys of a GGUF file say, `own` by their full names; `None` where they say nothing.
+    pub(super) fn of_gguf<'v>(
+        architecture: &str,
+        own: &dyn Fn(&str) -> Option<&'v Value>,
+    ) -> Option<RopeScaling> {
+        match own(KEY) {
+            Some(Value::String(text)) => {
+                let told = serde_json::from_str(text).unwrap_or_else(|_| json!(text));
+                return Some(Self::of_json(told));
+            }
+            Some(other) => return Some(Self::of_json(json!(format!("{other:?}")))),
+            None => {}
+        }
+        let of_model = |key: &str| own(&format!("{architecture}.rope.scaling.{key}"));
+        let kind = match of_model("type")? {
+            Value::String(kind) => json!(kind),
+            other => json!(format!("{other:?}")),
+        };
+        let mut told =
+            json!({"rope_type": kind, "factor": of_model("factor").and_then(single).unwrap_or(1.0)});
+        if let Some(original) = of_model("original_context_length").and_then(as_f64) {
+            told[ORIGINAL] = positions(original);
+        }
+        Some(Self::of_json(told))
+    }
+
+    /// What Llama 3 divides each rotary frequency by, one for two elements of a head: 1 for short waves, `factor` for long
+    /// ones, and a smooth way between (`_compute_llama3_parameters` of transformers; `rope_freqs` in llama.cpp). `None`
+    /// for other kinds of scaling.
+    pub fn factors(&self, base: f64, head_dim: usize) -> Option<Vec<f32>> {
+        const LARGEST_HEAD: usize = 1 << 16;
+        let RopeScaling::Llama3 {
+            factor,
+            low_freq_factor: low,
+            high_freq_factor: high,
+            original_max_position_embeddings: original,
+        } = *self
+        else {
+            return None;
+        };
+        if head_dim > LARGEST_HEAD {
+            return None;
+        }
+        let of_pair = |pair: usize| {
+            let wave = TAU * base.powf(2.0 * pair as f64 / head_dim as f64);
+            if wave < original / high {
+                1.0
+            } else if wave > original / low {
+                factor
+            } else {
+                let smooth = (original / wave - low) / (high - low);
+                1.0 / ((1.0 - smooth) / factor + smooth)
+            }
+        };
+        Some((0..head_dim / 2).map(|pair| of_pair(pair) as f32).collect())
+    }
+
+    /// Llama 3's parameters, of which `factors` are these. The factors only tell original / low and original / high, so
+    /// low is taken for the 1 that all of its models have. `None` where no parameters give these very factors.
+    pub fn of_factors(factors: &[f32], base: f64) -> Option<RopeScaling> {
+        let head_dim = 2 * factors.len();
+        let factor = f64::from(*factors.last()?);
+        let turns = |pair: usize| 1.0 / (TAU * base.powf(2.0 * pair as f64 / head_dim as f64));
+        // On the way between, `smooth` is a line over 1 / wave.
+        let between = factors.iter().enumerate().filter(|(_, f)| **f > 1.0 && f64::from(**f) < factor);
+        let points: Vec<(f64, f64)> = between
+            .map(|(pair, f)| (turns(pair), (1.0 / f64::from(*f) - 1.0 / factor) / (1.0 - 1.0 / factor)))
+            .collect();
+        let (first, last) = (points.first()?, points.last()?);
+        let (original, high) = match points.len() {
+            1 => ((3.0 * first.1 + 1.0) / first.0, 4.0),
+            _ => {
+                let slope = (first.1 - last.1) / (first.0 - last.0);
+                let range = -1.0 / (first.1 - slope * first.0);
+                (slope * range, range + 1.0)
+            }
+        };
+        let told = RopeScaling::Llama3 {
+            factor,
+            low_freq_factor: 1.0,
+            high_freq_factor: (high * 1000.0).round() / 1000.0,
+            original_max_position_embeddings: original.round(),
+        };
+        let again = told.factors(base, head_dim)?;
+        let near = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-5 * a.abs();
+        factors.iter().zip(&again).all(near).then_some(told)
+    }
+}
+
+const ORIGINAL: &str = "original_max_position_embeddings";
+
+/// The scaling of `kind` with these parameters; `None` where it is not known or they do not suffice.
+fn known(kind: &str, parameters: &Map<String, Json>) -> Option<RopeScaling> {
+    let number = |key: &str| parameters.get(key)?.as_f64();
+    let factor = number("factor")?;
+    Some(match kind {
+        "linear" => RopeScaling::Linear { factor },
+        "llama3" => RopeScaling::Llama3 {
+            factor,
+            low_freq_factor: number("low_freq_factor")?,
+            high_freq_factor: number("high_freq_factor")?,
+            original_max_position_embeddings: number(ORIGINAL)?,
+        },
+        "yarn" => {
+            let original = number(ORIGINAL);
+            let mut more = parameters.clone();
+            more.retain(|key, _| key != "factor" && (key != ORIGINAL || original.is_none()));
+            RopeScaling::Yarn { factor, original_max_position_embeddings: original, more }
+        }
+        _ => return None,
+    })
+}
+
+/// The first thing that a scaling of `kind` needs and `parameters` do not tell.
+fn missing(kind: &str, parameters: &Map<String, Json>) -> Option<&'static str> {
+    let (_, needed) = NEEDED.iter().find(|(known, _)| *known == kind)?;
+    needed.iter().copied().find(|key| parameters.get(*key).and_then(Json::as_f64).is_none())
+}
+
+/// A number of positions, as an integer where it is one.
+fn positions(x: f64) -> Json {
+    if x.fract() == 0.0 && (0.0..9e15).contains(&x) { json!(x as u64) } else { json!(x) }
+}
+
+/// An f32 of a GGUF file: its own shortest digits, not those of the f64 it became.
+pub(super) fn single(value: &Value) -> Option<f64> {
+    (as_f64(value)? as f32).to_string().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_of_llama_3_come_back_from_its_factors() {
+        for (base, head_dim, factor, original) in
+            [(5e5, 64, 32.0, 8192), (5e5, 128, 8.0, 8192), (1e4, 16, 8.0, 64)]
+        {
+            let told = json!({"rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0,
+                              "high_freq_factor": 4.0, "original_max_position_embeddings": original});
+            let scaling = RopeScaling::of_json(told.clone());
+            assert_eq!(scaling.to_json(), Some(told));
+            let factors = scaling.factors(base, head_dim).unwrap();
+            assert_eq!(RopeScaling::of_factors(&factors, base), Some(scaling));
+        }
+        // Phi's have another rule.
+        assert_eq!(RopeScaling::of_factors(&[1.05, 1.1, 1.3, 2.9, 40.0], 1e4), None);
+        assert_eq!(RopeScaling::of_factors(&[1.0, 1.0], 1e4), None);
+        assert_eq!(RopeScaling::of_factors(&[], 1e4), None);
+    }
+
+    #[test]
+    fn every_kind_keeps_what_is_told_of_it() {
+        for told in [
+            json!({"rope_type": "linear", "factor": 2.0}),
+            json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768, "beta_fast": 32}),
+            json!({"rope_type": "yarn", "factor": 4.0}),
+            json!({"rope_type": "longrope", "short_factor": [1.0, 2.0], "long_factor": [1.5, 2.5]}),
+            json!({"rope_type": "llama3", "factor": 8.0}),
+        ] {
+            assert_eq!(RopeScaling::of_json(told.clone()).to_json(), Some(told));
+        }
+        let older = json!({"type": "linear", "factor": 2, "rope_theta": 1e4});
+        assert_eq!(RopeScaling::of_json(older), RopeScaling::Linear { factor: 2.0 });
+        for nothing in [json!(null), json!({}), json!({"rope_type": "default", "rope_theta": 1e6})] {
+            assert_eq!(RopeScaling::of_json(nothing).to_json(), None);
+        }
+        let lacking = RopeScaling::of_json(json!({"rope_type": "llama3", "factor": 8.0}));
+        assert_eq!(lacking.missing(), Some("low_freq_factor"));
+        assert_eq!(RopeScaling::of_json(json!("x")).kind(), "\"x\"");
+    }
+}

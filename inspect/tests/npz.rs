@@ -1,0 +1,186 @@
+//! NumPy's arrays, alone and in archives: written by hand here, and by NumPy where there is one.
+
+use std::io::{Cursor, Write};
+use std::process::Command;
+
+use ckpt_inspect::{DamageKind, ErrorKind, NoticeKind, open, open_bytes};
+use zip::CompressionMethod::{Deflated, Stored};
+
+fn npy(descr: &str, fortran: bool, shape: &str, elements: &[u8]) -> Vec<u8> {
+    let fortran = if fortran { "True" } else { "False" };
+    let mut header = format!("{{'descr': {descr}, 'fortran_order': {fortran}, 'shape': {shape}, }}");
+    header.push_str(&" ".repeat((63 - (10 + header.len()) % 64) % 64));
+    header.push('\n');
+    [b"\x93NUMPY\x01\0", &(header.len() as u16).to_le_bytes()[..], header.as_bytes(), elements].concat()
+}
+
+fn npz(entries: &[(&str, zip::CompressionMethod, Vec<u8>)]) -> Vec<u8> {
+    let mut writer = zip::ZipWriter::new(Cursor::new(Vec::new()));
+    for (name, method, content) in entries {
+        let options = zip::write::SimpleFileOptions::default().compression_method(*method);
+        writer.start_file(*name, options).unwrap();
+        writer.write_all(content).unwrap();
+    }
+    writer.finish().unwrap().into_inner()
+}
+
+fn floats(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|x| x.to_le_bytes()).collect()
+}
+
+const SIX: [f32; 6] = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+
+#[test]
+fn one_array() {
+    let plain = open_bytes("w.npy", npy("'<f4'", false, "(2, 3)", &floats(&SIX))).unwrap();
+    assert_eq!((plain.format.name().as_str(), plain.is_damaged()), ("npy", false));
+    let tensor = plain.tensor("w").unwrap();
+    assert_eq!((&tensor.shape, &tensor.strides), (&vec![2, 3], &vec![3, 1]));
+    assert_eq!(plain.values(tensor).unwrap(), SIX);
+
+    let columns = open_bytes("w.npy", npy("'<f4'", true, "(2, 3)", &floats(&SIX))).unwrap();
+    let tensor = columns.tensor("w").unwrap();
+    assert_eq!(tensor.strides, [1, 2]);
+    assert_eq!(columns.values(tensor).unwrap(), [1.0, 3.0, 5.0, 2.0, 4.0, 6.0]);
+
+    let swapped: Vec<u8> = [258i16, -2].iter().flat_map(|n| n.to_be_bytes()).collect();
+    let swapped = open_bytes("w.npy", npy("'>i2'", false, "(2,)", &swapped)).unwrap();
+    assert_eq!(swapped.values(swapped.tensor("w").unwrap()).unwrap(), [258.0, -2.0]);
+
+    let scalar = open_bytes("w.npy", npy("'<f8'", false, "()", &2.5f64.to_le_bytes())).unwrap();
+    assert_eq!(scalar.values(scalar.tensor("w").unwrap()).unwrap(), [2.5]);
+}
+
+#[test]
+fn arrays_that_are_no_numbers_are_refused_for_what_they_are() {
+    for (descr, why) in
+        [("'|O'", "Python objects"), ("[('a', '<f4')]", "several fields"), ("'<U5'", "type `<U5`")]
+    {
+        let array = npy(descr, false, "(1,)", &[0; 20]);
+        let error = open_bytes("w.npy", array.clone()).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Unsupported);
+        assert!(error.to_string().contains(why), "{error}");
+
+        let beside =
+            npz(&[("a.npy", Stored, npy("'<f4'", false, "(6,)", &floats(&SIX))), ("b.npy", Stored, array)]);
+        let archive = open_bytes("arrays.npz", beside).unwrap();
+        assert_eq!(archive.tensors.len(), 1);
+        let [notice] = &archive.warnings[..] else { panic!("{:?}", archive.warnings) };
+        assert_eq!(notice.kind, NoticeKind::NotShown);
+        assert!(notice.contains("`b`") && notice.contains(why), "{notice}");
+    }
+}
+
+#[test]
+fn arrays_cut_short_are_told_so() {
+    let whole = npy("'<f4'", false, "(2, 3)", &floats(&SIX));
+    let cut = open_bytes("w.npy", whole[..whole.len() - 1].to_vec()).unwrap();
+    assert!(cut.is_damaged() && cut.damage.unwrap().is_truncation());
+    let error = open_bytes("w.npy", whole[..20].to_vec()).unwrap_err();
+    assert_eq!((error.kind, error.fault), (ErrorKind::Damaged, Some(DamageKind::CutShort)));
+    let immense = open_bytes("w.npy", npy("'<f4'", false, "(4294967296, 4294967296)", &[])).unwrap();
+    assert_eq!(immense.tensors[0].damage.as_ref().unwrap().kind, DamageKind::Shape);
+}
+
+#[test]
+fn an_archive_of_arrays() {
+    let pair = |name: &'static str, method, values: &[f32]| {
+        (name, method, npy("'<f4'", false, &format!("({},)", values.len()), &floats(values)))
+    };
+    let bytes = npz(&[
+        pair("layers.0.weight.npy", Stored, &SIX),
+        pair("layers.0.bias.npy", Deflated, &SIX[..2]),
+        ("notes.txt", Stored, b"no array".to_vec()),
+    ]);
+    let mut archive = open_bytes("arrays.npz", bytes.clone()).unwrap();
+    assert_eq!((archive.format.name().as_str(), archive.is_damaged()), ("npz", false));
+    let names: Vec<&str> = archive.tensors.iter().map(|t| t.name.as_str()).collect();
+    assert_eq!(names, ["layers.0.weight", "layers.0.bias"]);
+    assert_eq!(archive.values(&archive.tensors[0]).unwrap(), SIX);
+    assert_eq!(archive.values(&archive.tensors[1]).unwrap(), SIX[..2]);
+    assert_eq!(archive.verify_checksums(), [""; 0]);
+
+    // The last byte of the first array.
+    let mut flipped = bytes.clone();
+    let at = flipped.windows(24).position(|w| w == floats(&SIX)).unwrap();
+    flipped[at + 23] ^= 1;
+    let mut flipped = open_bytes("arrays.npz", flipped).unwrap();
+    assert_eq!(flipped.verify_checksums(), ["layers.0.weight"]);
+    assert_eq!(flipped.tensors[0].damage.as_ref().unwrap().kind, DamageKind::ChecksumMismatch);
+
+    // Without its directory.
+    let cut = open_bytes("arrays.npz", bytes[..bytes.len() - 30].to_vec()).unwrap();
+    assert!(cut.damage.as_ref().unwrap().is(DamageKind::DirectoryLost));
+    assert_eq!(cut.values(cut.tensor("layers.0.weight").unwrap()).unwrap(), SIX);
+}
+
+#[test]
+fn every_truncation_and_flip_returns() {
+    let bytes = npz(&[
+        ("a.npy", Stored, npy("'<f4'", true, "(2, 3)", &floats(&SIX))),
+        ("b.npy", Deflated, npy("'>i8'", false, "(2,)", &[7; 16])),
+    ]);
+    let read = |bytes: Vec<u8>| {
+        if let Ok(mut checkpoint) = open_bytes("a.npz", bytes) {
+            checkpoint.verify_checksums();
+            checkpoint.tensors.iter().for_each(|t| drop(t.bytes()));
+        }
+    };
+    for at in 0..bytes.len() {
+        read(bytes[..at].to_vec());
+        for value in [0, 0xff, bytes[at] ^ 1] {
+            let mut flipped = bytes.clone();
+            flipped[at] = value;
+            read(flipped);
+        }
+    }
+}
+
+const WRITER: &str = r#"
+import json, sys, numpy as np
+rng = np.random.default_rng(0)
+codes = ["<f8", "<f4", "<f2", "<i8", "<i4", "<i2", "|i1", "<u8", "<u4", "<u2", "|u1", "|b1", ">f4", ">f8", ">i4", ">u2"]
+arrays = {}
+for code in codes:
+    values = rng.integers(0, 2 if code == "|b1" else 100, (3, 4, 2))
+    name = {"<": "little.", ">": "big.", "|": "bytes."}[code[0]] + code[1:]
+    arrays[name] = values.astype(code)
+    arrays[name + ".columns"] = np.asfortranarray(arrays[name])
+arrays["scalar"] = np.float32(1.5)
+arrays["empty"] = np.zeros((0, 3), np.float32)
+np.savez(sys.argv[1] + "/stored.npz", **arrays)
+np.savez_compressed(sys.argv[1] + "/deflated.npz", **arrays)
+np.save(sys.argv[1] + "/alone.npy", arrays["little.f4"])
+told = {name: [list(a.shape), a.astype(np.float64).ravel().tolist()] for name, a in arrays.items()}
+told["alone"] = told["little.f4"]
+print(json.dumps(told))
+"#;
+
+#[test]
+fn numpy_and_this_read_the_same() {
+    let Some(python) = std::env::var_os("CKPT_PEERS_PYTHON") else {
+        let required = std::env::var_os("CKPT_REQUIRE_PEERS").is_some_and(|v| v == "1");
+        assert!(!required, "CKPT_PEERS_PYTHON must name a Python with numpy");
+        eprintln!("skipped: CKPT_PEERS_PYTHON names no Python with numpy");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let output = Command::new(python).args(["-c", WRITER]).arg(folder.path()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let told: std::collections::BTreeMap<String, (Vec<usize>, Vec<f64>)> =
+        serde_json::from_slice(&output.stdout).unwrap();
+    let mut seen = 0;
+    for file in ["stored.npz", "deflated.npz", "alone.npy"] {
+        let mut checkpoint = open(folder.path().join(file)).unwrap();
+        assert_eq!(checkpoint.verify_checksums(), [""; 0], "{file}");
+        assert!(!checkpoint.is_damaged() && checkpoint.warnings.is_empty(), "{file}");
+        for tensor in &checkpoint.tensors {
+            let (shape, values) = &told[&tensor.name];
+            assert_eq!(tensor.shape, *shape, "{file}: {}", tensor.name);
+            let found: Vec<f64> = checkpoint.values(tensor).unwrap().into_iter().map(f64::from).collect();
+            assert_eq!(found, *values, "{file}: {}", tensor.name);
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, 2 * (told.len() - 1) + 1);
+}

@@ -1,0 +1,96 @@
+//! Files and tensors with names that would steer a terminal, a log of a CI system, or a spreadsheet.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+const TENSORS: [&str; 4] = [
+    "::error::w\u{1b}[31m\u{202e}",
+    "=cmd|' /C calc'!A0,\"quoted\"",
+    "a\n::error file=x,title=y::z\r\n##[error]b",
+    "layers.0.mlp\u{7}\u{200b}\u{9b}31m",
+];
+const FILE: &str = "::error::f\u{1b}[2J,\"a\"\n::warning::b\u{202e}.safetensors";
+
+/// Four matrices of one number, which is a dead weight.
+fn write(path: &Path) {
+    let mut header = serde_json::Map::new();
+    for (i, name) in TENSORS.iter().enumerate() {
+        let entry =
+            serde_json::json!({"dtype": "F32", "shape": [4, 4], "data_offsets": [64 * i, 64 * (i + 1)]});
+        header.insert(name.to_string(), entry);
+    }
+    let header = serde_json::Value::Object(header).to_string();
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.as_bytes());
+    bytes.extend([0; 64 * TENSORS.len()]);
+    std::fs::write(path, bytes).unwrap();
+}
+
+fn ckpt(folder: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ckpt"));
+    command.args(args).current_dir(folder).env("XDG_CACHE_HOME", folder.join("cache")).output().unwrap()
+}
+
+/// Neither steers a terminal nor is hidden, nor a command in a log but for those that are meant.
+fn harmless(what: &str, text: &str, commands: bool) {
+    let hostile = |c: char| {
+        c.is_control() && c != '\n' || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
+    };
+    assert!(!text.contains(hostile), "{what}: {text:?}");
+    for line in text.lines() {
+        let line = line.trim_start();
+        let meant = line.starts_with("::error file=") && line.contains(",title=ckpt gate");
+        assert!(commands && meant || !line.starts_with("::"), "{what}: {line:?}");
+        assert!(commands || !line.starts_with("##["), "{what}: {line:?}");
+    }
+}
+
+#[test]
+fn hostile_names_are_shown_as_text_by_every_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    write(&at(FILE));
+    std::fs::copy(at(FILE), at("plain.safetensors")).unwrap();
+    for args in [
+        &["inspect", FILE][..],
+        &["inspect", FILE, "--all"],
+        &["inspect", FILE, "plain.safetensors"],
+        &["inspect", FILE, "--tensor", TENSORS[0]],
+        &["diff", FILE, "plain.safetensors", "--all"],
+        &["gate", FILE],
+        &["gate", FILE, "--format", "junit"],
+        &["gate", FILE, "--format", "github"],
+        &["scan", FILE, "--all"],
+        &["report", FILE, "--format", "csv"],
+        &["report", FILE, "--format", "md"],
+        &["report", FILE, "--explain"],
+        &["report", FILE, "-o", "::error::\u{1b}.md"],
+        &["verify", FILE, "plain.safetensors"],
+        &["convert", FILE, "--to", "f16", "-o", "::error::\u{1b}.pt"],
+        &["convert", FILE, "--to", "f16", "-o", "::error::\u{1b}.pt"],
+        &["convert", FILE, "--to", "i2s", "-o", "out.pt"],
+        &["recover", FILE, "-o", "::error::\u{1b}.safetensors"],
+    ] {
+        let output = ckpt(folder.path(), args);
+        let (out, err) =
+            (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+        assert!(output.status.code().is_some_and(|code| code != 2), "{args:?}: {err}");
+        assert!(!out.is_empty() || !err.is_empty(), "{args:?}");
+        harmless(&format!("{args:?}"), &out, args.contains(&"github"));
+        harmless(&format!("{args:?}"), &err, false);
+    }
+    harmless("page", &std::fs::read_to_string(at("::error::\u{1b}.md")).unwrap(), false);
+}
+
+#[test]
+fn a_table_has_a_line_a_tensor_whatever_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    write(&folder.path().join(FILE));
+    let output = ckpt(folder.path(), &["report", FILE, "--format", "csv"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 1 + TENSORS.len(), "{text}");
+    // RFC 4180: quoted where a comma or a quote is, quotes doubled.
+    assert!(text.contains("\"'=cmd|' /C calc'!A0,\"\"quoted\"\"\""), "{text}");
+    assert!(text.contains("\\u{3a}:error::w\\u{1b}[31m\\u{202e}"), "{text}");
+}
