@@ -11,6 +11,7 @@ use std::fmt;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Number;
 
 use crate::record::TensorRecord;
 pub(crate) use accumulate::Accumulators;
@@ -253,7 +254,11 @@ impl<'de> Deserialize<'de> for Computed {
                 let mut all = Computed::default();
                 while let Some(key) = map.next_key::<String>()? {
                     match computed().zip(&mut all.0).find(|(m, _)| m.key == key) {
-                        Some((_, slot)) => *slot = map.next_value()?,
+                        // Flattened, a number may come as serde_json's own kind: what it is depends on features that
+                        // any crate of the build can turn on.
+                        Some((_, slot)) => {
+                            *slot = map.next_value::<Option<Number>>()?.and_then(|n| n.as_f64())
+                        }
                         None => map.next_value::<IgnoredAny>().map(drop)?,
                     }
                 }
@@ -290,6 +295,7 @@ mod tests {
             assert_eq!(json[measure.key], serde_json::json!(stats.computed.get(measure.key)));
         }
         assert_eq!(serde_json::from_value::<Stats>(json.clone()).unwrap(), stats);
+        assert_eq!(serde_json::from_str::<Stats>(&json.to_string()).unwrap(), stats);
         let mut older = json;
         older.as_object_mut().unwrap().retain(|key, _| computed().all(|m| m.key != key));
         older["unheard_of"] = 3.into();
