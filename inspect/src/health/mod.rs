@@ -5,5 +5,6 @@ pub(crate) mod describe;
 pub mod measure;
 pub mod measures;
 pub mod record;
+pub(crate) mod rules;
 pub mod survey;
 pub(crate) mod verdict;

@@ -1,13 +1,13 @@
-//! Health verdicts, made from measurements alone. The levels are DESIGN's, from runs that died:
+//! Health verdicts, made from measurements alone. The levels come from runs that died:
 //! std 4.5e-5 was barely alive, 6.2e-6 dying, 5.1e-7 dead.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::rules::judge_tensor;
+use crate::DamageKind;
 use crate::record::{CheckpointRecord, TensorRecord};
-use crate::tensor::Group;
-use crate::{DType, DamageKind};
 
 /// How healthy a tensor or checkpoint is, from best to worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -218,57 +218,6 @@ impl fmt::Display for Finding {
                 write!(f, "std {std:.1e}, {relative:.1e} of 1/sqrt(fan_in)")
             }
         }
-    }
-}
-
-/// Judges one tensor. `None` for a verdict where health is not judged: optimizer state, other tensors, vectors
-/// that hold only finite numbers, and whatever was not measured. Ternary codes whose scale is lost are judged dead
-/// or, with that finding, not at all.
-pub fn judge_tensor(tensor: &TensorRecord, thresholds: &Thresholds) -> (Option<Verdict>, Option<Finding>) {
-    let bad = |verdict, finding| (Some(verdict), Some(finding));
-    if let Some(damage) = &tensor.damage {
-        let fault = tensor.damage_kind.unwrap_or_default();
-        return bad(Verdict::Corrupt, Finding::Damaged { fault, what: damage.clone() });
-    }
-    let Some(stats) = &tensor.stats else { return (None, None) };
-    if tensor.group == Group::Other {
-        return (None, None);
-    }
-    if stats.nan + stats.inf > 0 {
-        let (nan, inf, count) = (stats.nan, stats.inf, stats.count);
-        return bad(Verdict::Corrupt, Finding::NotFinite { nan, inf, count });
-    }
-    // Codes of an int8 layer, masks, indices: their spread says nothing.
-    if tensor.dtype.is_integer() || tensor.dtype == DType::Bool {
-        return (None, None);
-    }
-    let dims = tensor.shape.iter().filter(|&&d| d > 1).count();
-    if tensor.group != Group::Weights || tensor.shape.len() < 2 || dims == 0 || stats.count < 2 {
-        return (None, None);
-    }
-    let (Some(std), Some(min), Some(max)) = (stats.std, stats.min, stats.max) else { return (None, None) };
-    if min == max {
-        return bad(Verdict::Dead, Finding::Constant { value: min });
-    }
-    if let Some(ternary) = &tensor.ternary {
-        let (share, bound) = (ternary.zero, thresholds.dead_zero_share);
-        if share >= bound {
-            return bad(Verdict::Dead, Finding::ZeroCodes { share, bound });
-        }
-        // Codes without their scale: how large they are is not known.
-        if ternary.scale.is_none() {
-            return (None, Some(Finding::ScaleLost));
-        }
-        let levels = &thresholds.projection;
-        return match levels.judge(std) {
-            Verdict::Healthy => (Some(Verdict::Healthy), None),
-            worse => bad(worse, Finding::SmallStd { std, bound: levels.bound(worse) }),
-        };
-    }
-    let (levels, relative) = (&thresholds.relative, relative_std(tensor).unwrap_or(std));
-    match levels.judge(relative) {
-        Verdict::Healthy => (Some(Verdict::Healthy), None),
-        worse => bad(worse, Finding::SmallRelativeStd { std, relative, bound: levels.bound(worse) }),
     }
 }
 

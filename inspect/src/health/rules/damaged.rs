@@ -1,0 +1,9 @@
+//! Bytes that cannot be read are no weights.
+
+use super::{Rule, Ruling};
+use crate::verdict::{Finding, Verdict};
+
+pub(super) const RULE: Rule = Rule::OfAny(|tensor| {
+    let what = tensor.damage.clone()?;
+    Ruling::new(Verdict::Corrupt, Finding::Damaged { fault: tensor.damage_kind.unwrap_or_default(), what })
+});

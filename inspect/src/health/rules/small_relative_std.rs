@@ -1,0 +1,16 @@
+//! Any other matrix, by its standard deviation against 1 / sqrt(fan_in), which the usual initializations give.
+
+use super::{Rule, Ruling};
+use crate::verdict::{Finding, Verdict, relative_std};
+
+pub(super) const RULE: Rule = Rule::OfMatrices(|matrix, thresholds| {
+    if matrix.ternary.is_some() {
+        return None;
+    }
+    let (levels, std) = (&thresholds.relative, matrix.std);
+    let relative = relative_std(matrix.tensor).unwrap_or(std);
+    match levels.judge(relative) {
+        Verdict::Healthy => None,
+        worse => Ruling::new(worse, Finding::SmallRelativeStd { std, relative, bound: levels.bound(worse) }),
+    }
+});

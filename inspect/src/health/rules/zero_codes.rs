@@ -1,0 +1,9 @@
+//! A ternary matrix of hardly any code but zero lets nothing through.
+
+use super::{Rule, Ruling};
+use crate::verdict::{Finding, Verdict};
+
+pub(super) const RULE: Rule = Rule::OfMatrices(|matrix, thresholds| {
+    let (share, bound) = (matrix.ternary?.zero, thresholds.dead_zero_share);
+    (share >= bound).then(|| Ruling::new(Verdict::Dead, Finding::ZeroCodes { share, bound }))?
+});
