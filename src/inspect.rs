@@ -5,8 +5,10 @@ use std::sync::LazyLock;
 
 use anstyle::Style;
 use ckpt_inspect::health::measures::{Form, MEASURES, Measure, Part, Place, Value, shown_in};
-use ckpt_inspect::record::{Group, Histogram};
-use ckpt_inspect::{Checkpoint, CheckpointRecord, DType, Options, TensorRecord, Verdict, without_state_dict};
+use ckpt_inspect::record::Histogram;
+use ckpt_inspect::{
+    Checkpoint, CheckpointRecord, DType, Group, Options, TensorRecord, Verdict, without_state_dict,
+};
 use clap::builder::PossibleValue;
 
 use crate::filter::Matcher;

@@ -1,5 +1,7 @@
 //! What became of weights over a run, and why: made from records alone.
 
 pub mod cause;
+pub mod diff;
 pub mod run;
+pub mod salvage;
 pub mod trend;

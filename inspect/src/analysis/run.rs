@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::names::without_state_dict;
-use crate::record::{CheckpointRecord, Group, TensorRecord};
+use crate::group::without_state_dict;
+use crate::record::{CheckpointRecord, TensorRecord};
 use crate::step_from_path;
+use crate::tensor::Group;
 use crate::trend::{self, Line};
 use crate::verdict::{Levels, Thresholds, Verdict, relative_std};
 

@@ -2,6 +2,8 @@
 //!
 //! A new one is a file and a line in [`FORMATS`].
 
+pub(crate) mod dtype;
+pub mod ggml;
 pub mod gguf;
 pub mod npy;
 mod npz;

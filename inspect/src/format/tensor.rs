@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 
 use ndarray::{ArrayViewD, CowArray, IxDyn, ShapeBuilder};
+use serde::{Deserialize, Serialize};
 
-use crate::record::Group;
 use crate::storage::{Storage, swap_words};
 use crate::{DType, Damage, DamageKind, Error, Result};
 
@@ -36,6 +36,19 @@ pub struct TensorInfo {
     pub sparse: Option<Box<Sparse>>,
     /// Why its bytes cannot be read, when they cannot.
     pub damage: Option<Damage>,
+}
+
+/// What a tensor is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Group {
+    /// Parameters and buffers of a state dict.
+    Weights,
+    /// Moments and counters of an optimizer.
+    Optimizer,
+    /// Anything else: random-number states, indices, packing helpers.
+    #[default]
+    Other,
 }
 
 /// The affine map (q - zero_point) * scale of PyTorch's quantized tensors.

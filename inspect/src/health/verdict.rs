@@ -5,7 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::record::{CheckpointRecord, Group, TensorRecord};
+use crate::record::{CheckpointRecord, TensorRecord};
+use crate::tensor::Group;
 use crate::{DType, DamageKind};
 
 /// How healthy a tensor or checkpoint is, from best to worst.

@@ -9,8 +9,8 @@ use serde_pickle::{HashableValue, Value};
 use super::architecture::{Architecture, Biases, Part};
 use super::config::{Activation, AttentionBias, ModelConfig, RopePairing, SLIDING, Sizes, SlidingLayers};
 use super::rope::{RopeScaling, single};
-use crate::checkpoint::lookup;
 use crate::metadata::as_u64;
+use crate::metadata::lookup;
 
 /// What a source tells; whatever is `None` it does not.
 #[derive(Clone, Debug, Default, PartialEq)]

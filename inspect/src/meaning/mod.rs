@@ -1,16 +1,21 @@
 //! From stored tensors to what they mean: which network they make up, and each one's part in it.
 
 pub mod architecture;
+pub(crate) mod checkpoint;
 mod config;
 pub mod elements;
 mod given;
+pub(crate) mod group;
 mod model;
 pub mod names;
+pub(crate) mod open;
+pub mod optimizer;
 mod rope;
+pub(crate) mod ternary;
 #[cfg(feature = "vocabulary")]
 pub mod vocabulary;
 
 pub use config::{Activation, AttentionBias, ModelConfig, RopePairing, Sizes, SlidingLayers};
 pub use given::{Assumed, ConfigError, Given, Setting, Shapes};
-pub use model::Model;
+pub use model::{Model, ModelRecord};
 pub use rope::RopeScaling;

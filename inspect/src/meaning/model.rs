@@ -1,6 +1,7 @@
 //! Which network a checkpoint holds: the BitNet student model from names and shapes, else what config.json or GGUF
 //! keys say, else unknown. Whatever had to be assumed is said.
 
+use serde::{Deserialize, Serialize};
 use serde_pickle::{HashableValue, Value};
 
 use super::architecture::{Architecture, Biases, Kind, Role, STUDENT};
@@ -8,9 +9,8 @@ use super::config::ModelConfig;
 use super::given::{self, Assumed, ConfigError, Given, Setting};
 use super::names::{self, Names, Style};
 use super::rope::RopeScaling;
-use crate::checkpoint::lookup;
-use crate::names::without_state_dict;
-use crate::record::ModelRecord;
+use crate::group::without_state_dict;
+use crate::metadata::lookup;
 use crate::tensor::TensorInfo;
 use crate::{Checkpoint, Format, Group};
 
@@ -42,6 +42,17 @@ impl Default for Model {
             is_gguf: false,
         }
     }
+}
+
+/// Which network a checkpoint holds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ModelRecord {
+    /// `bitnet-student`, a Hugging Face or GGUF architecture name, or `unknown`.
+    pub architecture: String,
+    /// Its configuration as far as known.
+    pub config: serde_json::Map<String, serde_json::Value>,
+    /// What was assumed because neither names, shapes nor metadata tell it.
+    pub assumed: Vec<String>,
 }
 
 impl Model {

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use super::architecture::{Architecture, Kind, Part, Role, TABLE, Tensor, vocabulary};
 use super::config::AttentionBias;
 use super::given::Shapes;
-use crate::names::without_state_dict;
+use crate::group::without_state_dict;
 use crate::{Checkpoint, Format, Group, TensorInfo};
 
 /// Who calls a tensor what.

@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::damage::{Damage, DamageKind};
 use crate::health::measures::Computed;
+pub use crate::meaning::ModelRecord;
 use crate::optimizer::TrainingRecord;
+use crate::tensor::Group;
 use crate::verdict::{Finding, Verdict};
 use crate::{DType, Error};
 
@@ -49,30 +51,6 @@ pub struct CheckpointRecord {
     pub globals: Vec<String>,
     /// Things the user should know: damage, guesses, lost scales.
     pub warnings: Vec<String>,
-}
-
-/// Which network a checkpoint holds.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct ModelRecord {
-    /// `bitnet-student`, a Hugging Face or GGUF architecture name, or `unknown`.
-    pub architecture: String,
-    /// Its configuration as far as known.
-    pub config: serde_json::Map<String, serde_json::Value>,
-    /// What was assumed because neither names, shapes nor metadata tell it.
-    pub assumed: Vec<String>,
-}
-
-/// What a tensor is for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Group {
-    /// Parameters and buffers of a state dict.
-    Weights,
-    /// Moments and counters of an optimizer.
-    Optimizer,
-    /// Anything else: random-number states, indices, packing helpers.
-    #[default]
-    Other,
 }
 
 /// One tensor.

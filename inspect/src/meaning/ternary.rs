@@ -5,8 +5,9 @@ use std::collections::HashMap;
 
 use serde_pickle::Value;
 
-use crate::checkpoint::{Checkpoint, lookup};
+use crate::checkpoint::Checkpoint;
 use crate::metadata::as_u64;
+use crate::metadata::lookup;
 use crate::tensor::{TensorInfo, contiguous_strides, numel};
 use crate::{DType, Damage, DamageKind, Format, Group, I2sLayout, Notice, NoticeKind, TernaryPacking};
 

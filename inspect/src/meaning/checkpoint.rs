@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use ndarray::{CowArray, IxDyn};
-use serde_pickle::{HashableValue, Value};
+use serde_pickle::Value;
 
 use crate::bytes::{Source, Stamp};
 use crate::format::Format;
 use crate::meaning::Model;
+use crate::metadata::lookup;
 use crate::storage::Storage;
 use crate::tensor::{Element, TensorInfo};
-use crate::{DType, Damage, DamageKind, Error, ErrorKind, Group, Notice, Result};
+use crate::{DType, Damage, DamageKind, Error, ErrorKind, Group, Notice, Result, gguf};
 
 /// A checkpoint: one file, or a sharded set opened as one.
 #[derive(Debug)]
@@ -207,17 +208,21 @@ impl Checkpoint {
             || self.tensors.iter().any(|t| t.damage.is_some() && t.storages().next().is_some())
     }
 
+    /// The GGUF header of the checkpoint's first file, for what plain values only describe: vocabularies, merges,
+    /// scores. `None` for other formats. Parsed anew, which takes about a millisecond.
+    pub fn gguf_header(&self) -> Option<Result<gguf::Header<'_>>> {
+        let file = self.files.first().filter(|_| matches!(self.format, Format::Gguf { .. }))?;
+        let bytes =
+            file.beginning(&self.header, || gguf::read::header_of(file.data(), |header| header.data_offset));
+        Some(
+            bytes
+                .and_then(|bytes| gguf::Header::parse_of(bytes, file.len()))
+                .map_err(|e| e.in_file(&file.path)),
+        )
+    }
+
     /// The plain value at a dotted path such as `config.training.muon_lr`.
     pub fn meta(&self, path: &str) -> Option<&Value> {
         lookup(&self.metadata, path)
     }
-}
-
-/// The plain value at a dotted path; list elements by index.
-pub fn lookup<'v>(value: &'v Value, path: &str) -> Option<&'v Value> {
-    path.split('.').try_fold(value, |value, key| match value {
-        Value::Dict(entries) => entries.get(&HashableValue::String(key.to_string())),
-        Value::List(items) | Value::Tuple(items) => items.get(key.parse::<usize>().ok()?),
-        _ => None,
-    })
 }

@@ -96,6 +96,15 @@ pub(crate) fn key_text(key: &HashableValue) -> String {
     }
 }
 
+/// The plain value at a dotted path; list elements by index.
+pub fn lookup<'v>(value: &'v Value, path: &str) -> Option<&'v Value> {
+    path.split('.').try_fold(value, |value, key| match value {
+        Value::Dict(entries) => entries.get(&HashableValue::String(key.to_string())),
+        Value::List(items) | Value::Tuple(items) => items.get(key.parse::<usize>().ok()?),
+        _ => None,
+    })
+}
+
 /// A number, also when it was written as text.
 pub fn as_f64(value: &Value) -> Option<f64> {
     match value {

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde_pickle::Value;
 
-use crate::checkpoint::{Checkpoint, lookup};
-use crate::metadata::as_u64;
+use crate::metadata::{as_u64, lookup};
+use crate::tensor::TensorInfo;
 
 /// Where trainers write the step, most specific first.
 const KEYS: [&str; 14] = [
@@ -37,10 +37,10 @@ pub(crate) fn from_metadata(metadata: &Value) -> Option<(u64, String)> {
 }
 
 /// The step that a tensor of one element holds: some trainers save it so.
-pub(crate) fn from_tensors(checkpoint: &Checkpoint) -> Option<(u64, String)> {
+pub(crate) fn from_tensors(tensors: &[TensorInfo]) -> Option<(u64, String)> {
     KEYS.iter().find_map(|key| {
-        let tensor = checkpoint.tensors.iter().find(|t| t.name == *key && t.numel() == 1)?;
-        let bytes = checkpoint.tensor_bytes(tensor).ok()?;
+        let tensor = tensors.iter().find(|t| t.name == *key && t.numel() == 1)?;
+        let bytes = tensor.bytes().ok()?;
         let step = crate::torch::scalar(tensor.dtype, &bytes).and_then(|value| as_u64(&value))?;
         Some((step, key.to_string()))
     })

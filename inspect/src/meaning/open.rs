@@ -15,7 +15,7 @@ use crate::meaning::Model;
 use crate::storage::Place;
 use crate::tensor::TensorInfo;
 use crate::{Damage, DamageKind, Error, Notice, NoticeKind, Result, TernaryPacking};
-use crate::{names, step, ternary};
+use crate::{group, step, ternary};
 
 /// Opens the checkpoint at `path`: a file, one shard or the index of a sharded set, or a folder that holds one
 /// checkpoint.
@@ -210,17 +210,27 @@ fn join(checkpoint: &mut Checkpoint, source: Arc<Source>, contents: Contents, nu
 fn complete(checkpoint: &mut Checkpoint, set: &Set, options: &OpenOptions) {
     ternary::settle_i2s(checkpoint, options.i2s_layout);
     for tensor in &mut checkpoint.tensors {
-        tensor.group = names::group(tensor);
+        tensor.group = group::group(tensor);
         check(tensor);
     }
-    layout::complete(set, checkpoint);
+    let joined = layout::Joined {
+        format: checkpoint.format,
+        files: checkpoint.files.len(),
+        tensors: &checkpoint.tensors,
+        metadata: &checkpoint.metadata,
+    };
+    for lacks in layout::lacks(set, &joined) {
+        lacks.damage.into_iter().for_each(|damage| checkpoint.add_damage(damage));
+        checkpoint.warnings.extend(lacks.notices);
+        checkpoint.absent.extend(lacks.absent);
+    }
     let config = set.config.as_ref();
-    let quantization = config.and_then(|c| crate::checkpoint::lookup(c, "quantization_config")).cloned();
+    let quantization = config.and_then(|c| crate::metadata::lookup(c, "quantization_config")).cloned();
     ternary::recognise(checkpoint, quantization.as_ref());
     ternary::apply_scales(checkpoint);
     checkpoint.model = Model::recognise(&checkpoint.tensors, &checkpoint.metadata, config);
     checkpoint.step = step::from_metadata(&checkpoint.metadata)
-        .or_else(|| step::from_tensors(checkpoint))
+        .or_else(|| step::from_tensors(&checkpoint.tensors))
         .or_else(|| set.trainer_step.map(|s| (s, "trainer_state.json".to_string())))
         .or_else(|| step::from_path(&checkpoint.path).map(|s| (s, "file name".to_string())));
     if let (Value::Dict(all), Some(config)) = (&mut checkpoint.metadata, config) {
