@@ -128,6 +128,22 @@ fn every_type_says_the_same() {
 }
 
 #[test]
+fn another_models_tokenizer_is_refused() {
+    let llama = hugging_face(&llama_config(), &LLAMA);
+    let options = Options { tokenizer: Some(fixture("tokenizer.json")), ..with(Quant::F16) };
+    let checkpoint = open(llama.path()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let stop = Default::default();
+    let written = Plan::new(&checkpoint, &options).and_then(|mut plan| {
+        let control = Control { progress: &|_| (), stop: &stop };
+        write(&mut plan, &options, &folder.path().join("model.gguf"), control)
+    });
+    let Err(Error::Target(message)) = written else { panic!("1024 tokens for 40 rows") };
+    assert!(message.contains("1024") && message.contains("40"), "{message}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn the_student_becomes_qwen3() {
     let converted = Converted::new(&fixture(HEALTHY), &with(Quant::F16));
     assert!(converted.agrees);
