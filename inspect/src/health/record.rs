@@ -7,18 +7,19 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::damage::{Damage, DamageKind};
 use crate::health::measures::Computed;
+use crate::meaning::architecture::STUDENT;
 use crate::optimizer::TrainingRecord;
 use crate::tensor::Group;
 use crate::verdict::{Finding, Verdict};
-use crate::{DType, Error};
+use crate::{DType, Error, Format};
 
 /// One checkpoint: what it is, what its tensors measure, and how it was judged.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CheckpointRecord {
     /// The path as the user gave it.
     pub path: String,
-    /// Container format, such as `pytorch-zip`, `safetensors`, `gguf-v3`.
-    pub format: String,
+    /// Container format; in JSON its [`Format::name`], such as `pytorch-zip`, `safetensors`, `gguf-v3`.
+    pub format: Format,
     /// Which network this is and how that is known.
     pub model: ModelRecord,
     /// Training step, when the file or its name tells it.
@@ -61,6 +62,13 @@ pub struct ModelRecord {
     pub config: serde_json::Map<String, serde_json::Value>,
     /// What was assumed because neither names, shapes nor metadata tell it.
     pub assumed: Vec<String>,
+}
+
+impl ModelRecord {
+    /// Whether it is the BitNet student model, whose configuration is [`ModelConfig`](crate::ModelConfig)'s.
+    pub fn is_student(&self) -> bool {
+        self.architecture == STUDENT.name
+    }
 }
 
 /// One tensor.
