@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anstyle::Style;
 use ckpt_inspect::{CheckpointRecord, Options, Verdict, without_state_dict};
-use ckpt_reports::gate::{self, Checked, Finding, Outcome, Rule, Severity, Status};
+#[cfg(feature = "diagnose")]
+use ckpt_reports::gate::Rule;
+use ckpt_reports::gate::{self, Checked, Finding, Outcome, Severity, Status};
 use ckpt_reports::policy::{Pattern, check_factor, check_share};
 use ckpt_reports::{Policy, github, junit, sarif};
 

@@ -7,9 +7,7 @@ use std::path::{Path, PathBuf};
 
 use ckpt_inspect::cause::{self, Pair, PairRequest};
 use ckpt_inspect::run::Run;
-use ckpt_inspect::{
-    Cache, Checkpoint, CheckpointRecord, Error, ErrorKind, I2sLayout, OpenOptions, Options, Thresholds,
-};
+use ckpt_inspect::{Cache, CheckpointRecord, Error, ErrorKind, I2sLayout, OpenOptions, Options, Thresholds};
 use ckpt_reports::Policy;
 use etcetera::BaseStrategy;
 use rayon::prelude::*;
@@ -200,6 +198,7 @@ fn load(
 }
 
 /// The judged record of `path`, if the cache has one and may be asked.
+#[cfg(feature = "browse")]
 pub fn cached(path: &Path, options: &LoadOptions) -> Option<CheckpointRecord> {
     let mut record = options.cache.then(cache).flatten()?.get(path, &key(options))?;
     ckpt_inspect::judge(&mut record, &options.thresholds);
@@ -207,7 +206,8 @@ pub fn cached(path: &Path, options: &LoadOptions) -> Option<CheckpointRecord> {
 }
 
 /// Keeps the whole `record` of `checkpoint`, if the cache may be used.
-pub fn keep(checkpoint: &Checkpoint, record: &CheckpointRecord, options: &LoadOptions) {
+#[cfg(feature = "browse")]
+pub fn keep(checkpoint: &ckpt_inspect::Checkpoint, record: &CheckpointRecord, options: &LoadOptions) {
     if let Some(cache) = options.cache.then(cache).flatten() {
         // A full or read-only cache folder costs time next time, nothing else.
         let _ = cache.put(&checkpoint.path, &key(options), checkpoint, record);
@@ -230,6 +230,7 @@ pub fn cache_folder(name: &str) -> Option<PathBuf> {
 }
 
 /// Removes what was kept longest ago in the cache folder called `name`, until `bytes` remain.
+#[cfg(feature = "train")]
 pub fn prune(name: &str, bytes: u64) {
     if let Some(folder) = cache_folder(name) {
         // A cache that cannot be pruned is no reason to fail.

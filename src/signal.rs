@@ -76,6 +76,7 @@ impl Signal {
     }
 
     /// Listens for Ctrl-C alone, which then never ends the program; whoever acts on it clears the flag.
+    #[cfg(feature = "infer")]
     pub fn listen_for_interrupts() -> Result<Self, Failure> {
         let signal = Signal { flag: Arc::default(), number: Arc::default() };
         #[cfg(unix)]

@@ -49,6 +49,7 @@ pub fn print(text: &str) -> Result<(), Failure> {
 
 /// Prints what a model wrote: as it is, but for control characters on a terminal, which are shown as escapes. False when
 /// nobody reads it any more.
+#[cfg(feature = "infer")]
 pub fn print_model_text(text: &str) -> Result<bool, Failure> {
     let mut out = std::io::stdout().lock();
     let harmless = |c: char| !c.is_control() || matches!(c, '\n' | '\t');
@@ -281,6 +282,7 @@ pub fn progress(bytes: u64, doing: &str) -> Progress {
 }
 
 /// A bar over the steps of a run, of which `done` are taken, that tells a message beside it.
+#[cfg(feature = "train")]
 pub fn steps(done: u64, all: u64) -> Progress {
     if !std::io::stderr().is_terminal() {
         return Progress(ProgressBar::hidden());
@@ -294,12 +296,14 @@ pub fn steps(done: u64, all: u64) -> Progress {
 
 impl Progress {
     /// Moves to `position` with `message` beside the bar.
+    #[cfg(feature = "train")]
     pub fn at(&self, position: u64, message: String) {
         self.0.set_position(position);
         self.0.set_message(message);
     }
 
     /// Prints a note without disturbing the bar.
+    #[cfg(feature = "train")]
     pub fn note(&self, message: &str) {
         self.0.suspend(|| note(message));
     }

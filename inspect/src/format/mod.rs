@@ -276,3 +276,24 @@ fn mistaken(bytes: &[u8]) -> Error {
     error("is not a PyTorch, SafeTensors or GGUF file")
         .hint("these are recognised by content; the file's extension does not matter")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_format_is_read_by_its_name() {
+        let words = ["pytorch-zip", "torchscript", "pytorch-legacy", "pytorch-tar", "pickle", "safetensors"];
+        for name in words.into_iter().chain(["npy", "npz", "gguf-v2", "gguf-v3-big-endian"]) {
+            let format: Format = name.parse().unwrap();
+            let text = serde_json::to_string(&format).unwrap();
+            assert_eq!(text, format!("\"{name}\""));
+            assert_eq!(serde_json::from_str::<Format>(&text).unwrap(), format);
+        }
+        let big = Format::Gguf { version: 3, big_endian: true };
+        assert_eq!("gguf-v3-big-endian".parse(), Ok(big));
+        for name in ["", "zip", "gguf", "gguf-v", "gguf-v3-little-endian"] {
+            assert!(name.parse::<Format>().is_err(), "{name}");
+        }
+    }
+}

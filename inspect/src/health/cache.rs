@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::bytes::Stamp;
-use crate::cause::PairRecord;
 use crate::health::measures;
 use crate::staged::{self, is_temporary};
 use crate::{Checkpoint, CheckpointRecord};
@@ -60,27 +59,8 @@ impl Cache {
         self.write(&target, checkpoint.stamps().collect(), record)
     }
 
-    /// What [`Cache::put_pair`] kept of `paths`, if none of the files has changed.
-    pub fn get_pair(&self, paths: [&Path; 2], options: &str) -> Option<PairRecord> {
-        self.read(&self.entry(&paths, options)?)
-    }
-
-    /// Keeps `record`, made from two checkpoints, which were opened by `paths`.
-    ///
-    /// # Errors
-    /// When the folder cannot be written.
-    pub fn put_pair(
-        &self,
-        paths: [&Path; 2],
-        options: &str,
-        checkpoints: [&Checkpoint; 2],
-        record: &PairRecord,
-    ) -> std::io::Result<()> {
-        let Some(target) = self.entry(&paths, options) else { return Ok(()) };
-        self.write(&target, checkpoints.iter().flat_map(|c| c.stamps()).collect(), record)
-    }
-
-    fn read<T: DeserializeOwned>(&self, entry: &Path) -> Option<T> {
+    /// What [`Cache::write`] kept under `entry`, if none of its files has changed.
+    pub(crate) fn read<T: DeserializeOwned>(&self, entry: &Path) -> Option<T> {
         let entry: Entry<T> = serde_json::from_slice(&std::fs::read(entry).ok()?).ok()?;
         let current = entry.schema == SCHEMA
             && entry.measures.iter().eq(measures::computed().map(|m| m.key))
@@ -89,7 +69,13 @@ impl Cache {
         current.then_some(entry.record)
     }
 
-    fn write<T: Serialize>(&self, target: &Path, files: Vec<Stamp>, record: &T) -> std::io::Result<()> {
+    /// Keeps `record`, which was made from `files`, under `target`.
+    pub(crate) fn write<T: Serialize>(
+        &self,
+        target: &Path,
+        files: Vec<Stamp>,
+        record: &T,
+    ) -> std::io::Result<()> {
         std::fs::create_dir_all(&self.folder)?;
         let entry = Entry {
             schema: SCHEMA,
@@ -127,7 +113,8 @@ impl Cache {
         Ok(())
     }
 
-    fn entry(&self, paths: &[&Path], options: &str) -> Option<PathBuf> {
+    /// Where a record made of `paths` under `options` is kept.
+    pub(crate) fn entry(&self, paths: &[&Path], options: &str) -> Option<PathBuf> {
         let mut hash = Sha256::new();
         for path in paths {
             // Both the name, which may tell the step, and the file that it leads to.

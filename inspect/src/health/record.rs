@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::damage::{Damage, DamageKind};
 use crate::health::measures::Computed;
-use crate::meaning::architecture::STUDENT;
+pub use crate::meaning::ModelRecord;
 use crate::optimizer::TrainingRecord;
 use crate::tensor::Group;
 use crate::verdict::{Finding, Verdict};
@@ -51,24 +51,6 @@ pub struct CheckpointRecord {
     pub globals: Vec<String>,
     /// Things the user should know: damage, guesses, lost scales.
     pub warnings: Vec<String>,
-}
-
-/// Which network a checkpoint holds.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct ModelRecord {
-    /// `bitnet-student`, a Hugging Face or GGUF architecture name, or `unknown`.
-    pub architecture: String,
-    /// Its configuration as far as known.
-    pub config: serde_json::Map<String, serde_json::Value>,
-    /// What was assumed because neither names, shapes nor metadata tell it.
-    pub assumed: Vec<String>,
-}
-
-impl ModelRecord {
-    /// Whether it is the BitNet student model, whose configuration is [`ModelConfig`](crate::ModelConfig)'s.
-    pub fn is_student(&self) -> bool {
-        self.architecture == STUDENT.name
-    }
 }
 
 /// One tensor.

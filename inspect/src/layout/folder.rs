@@ -4,15 +4,14 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::{Layout, MAX_CONFIG, MAX_INDEX, Set, find_in, name, read_json};
+use super::{Joined, Lacks, Layout, MAX_CONFIG, MAX_INDEX, Set, find_in, name, read_json};
 use crate::bytes::Stamp;
-use crate::checkpoint::Checkpoint;
 use crate::metadata::from_json;
 use crate::torch_zip::DCP_HINT;
 use crate::{Error, ErrorKind, Notice, NoticeKind, Result};
 
 pub(super) const LAYOUT: Layout =
-    Layout { recognises: Path::is_dir, set, identity: Path::to_path_buf, complete };
+    Layout { recognises: Path::is_dir, set, identity: Path::to_path_buf, lacks };
 
 fn set(folder: &Path) -> Result<Set> {
     let mut set = folder_set(folder)?;
@@ -21,8 +20,8 @@ fn set(folder: &Path) -> Result<Set> {
     Ok(set)
 }
 
-fn complete(set: &Set, checkpoint: &mut Checkpoint) {
-    checkpoint.warnings.extend(set.notices.iter().cloned());
+fn lacks(set: &Set, _: &Joined<'_>) -> Lacks {
+    Lacks { notices: set.notices.clone(), ..Lacks::default() }
 }
 
 /// Adds what lies beside the files of `set`, to which `path` led. A config beside a lone file is that file's only if

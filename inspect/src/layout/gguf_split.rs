@@ -5,12 +5,11 @@ use std::path::{Path, PathBuf};
 use serde_pickle::{HashableValue, Value};
 
 use super::sharded::{file_set, shard_parts};
-use super::{Layout, Set, name};
-use crate::checkpoint::Checkpoint;
+use super::{Joined, Lacks, Layout, Set, name};
 use crate::metadata::as_u64;
 use crate::{Damage, DamageKind, Format};
 
-pub(super) const LAYOUT: Layout = Layout { recognises, set: |path| Ok(file_set(path)), identity, complete };
+pub(super) const LAYOUT: Layout = Layout { recognises, set: |path| Ok(file_set(path)), identity, lacks };
 
 fn recognises(path: &Path) -> bool {
     shard_parts(&name(path)).is_some_and(|(.., ext)| ext.ends_with(".gguf"))
@@ -25,22 +24,19 @@ fn identity(path: &Path) -> PathBuf {
 }
 
 /// A split under any name tells of the others.
-fn complete(set: &Set, checkpoint: &mut Checkpoint) {
-    if set.missing.is_none()
-        && let Some(missing) = missing_splits(checkpoint)
-    {
-        checkpoint.add_damage(missing);
-    }
+fn lacks(set: &Set, joined: &Joined<'_>) -> Lacks {
+    let missing = if set.missing.is_none() { missing_splits(joined) } else { None };
+    Lacks { damage: missing.into_iter().collect(), ..Lacks::default() }
 }
 
 /// What a GGUF checkpoint lacks of the splits and tensors that its `split.` keys promise.
-fn missing_splits(checkpoint: &Checkpoint) -> Option<Damage> {
+fn missing_splits(joined: &Joined<'_>) -> Option<Damage> {
     let key = |name: &str| {
-        let Value::Dict(entries) = &checkpoint.metadata else { return None };
+        let Value::Dict(entries) = joined.metadata else { return None };
         as_u64(entries.get(&HashableValue::String(name.into()))?)
     };
-    let (Format::Gguf { .. }, Some(count)) = (checkpoint.format, key("split.count")) else { return None };
-    let (files, tensors) = (checkpoint.files.len() as u64, checkpoint.tensors.len() as u64);
+    let (Format::Gguf { .. }, Some(count)) = (joined.format, key("split.count")) else { return None };
+    let (files, tensors) = (joined.files as u64, joined.tensors.len() as u64);
     if count > files {
         let what = format!(
             "it is split {} of {count}, and the others are not beside it under names that end in -0000N-of-{count:05}",

@@ -16,9 +16,9 @@ use serde::de::DeserializeOwned;
 use serde_pickle::Value;
 
 use crate::bytes::Stamp;
-use crate::checkpoint::Checkpoint;
-use crate::format::recognises;
+use crate::format::{Format, recognises};
 use crate::step::from_name;
+use crate::tensor::TensorInfo;
 use crate::{Damage, Error, Notice, Result};
 use folder::{is_canonical, is_distributed};
 use sharded::{is_index, is_shard_of, names_shards, shard_parts, weight_map};
@@ -31,8 +31,26 @@ pub(crate) struct Layout {
     pub set: fn(&Path) -> Result<Set>,
     /// What all files of one checkpoint have in common, so that two paths of the same are the same checkpoint.
     pub identity: fn(&Path) -> PathBuf,
-    /// Tells a checkpoint that was read from a set what it lacks of this layout, if it has to do with it.
-    pub complete: fn(&Set, &mut Checkpoint),
+    /// What was read from a set lacks of this layout, if it has to do with it.
+    pub lacks: fn(&Set, &Joined<'_>) -> Lacks,
+}
+
+/// What was read from the files of a set.
+pub(crate) struct Joined<'a> {
+    pub format: Format,
+    /// How many files were read.
+    pub files: usize,
+    pub tensors: &'a [TensorInfo],
+    pub metadata: &'a Value,
+}
+
+/// What is missing of a set, and what else the user should know of it.
+#[derive(Default)]
+pub(crate) struct Lacks {
+    pub damage: Vec<Damage>,
+    pub notices: Vec<Notice>,
+    /// Names of tensors that the set promises and does not hold.
+    pub absent: Vec<String>,
 }
 
 /// Every layout, in the order in which they are tried. The last one takes any path.
@@ -74,9 +92,9 @@ pub(crate) fn set_of(path: &Path) -> Result<Set> {
     Ok(set)
 }
 
-/// Tells `checkpoint`, which was read from `set`, what it lacks.
-pub(crate) fn complete(set: &Set, checkpoint: &mut Checkpoint) {
-    LAYOUTS.iter().for_each(|layout| (layout.complete)(set, checkpoint));
+/// What `joined`, which was read from `set`, lacks of each layout.
+pub(crate) fn lacks(set: &Set, joined: &Joined<'_>) -> Vec<Lacks> {
+    LAYOUTS.iter().map(|layout| (layout.lacks)(set, joined)).collect()
 }
 
 /// What tells that two paths lead to the same checkpoint: a file by any of its names, a sharded set by any shard.

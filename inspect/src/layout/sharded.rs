@@ -6,12 +6,11 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{Layout, MAX_INDEX, Set, name, read_json, single};
+use super::{Joined, Lacks, Layout, MAX_INDEX, Set, name, read_json, single};
 use crate::bytes::Stamp;
-use crate::checkpoint::Checkpoint;
 use crate::{Damage, DamageKind, Error, ErrorKind, Notice, NoticeKind, Result};
 
-pub(super) const LAYOUT: Layout = Layout { recognises, set, identity, complete };
+pub(super) const LAYOUT: Layout = Layout { recognises, set, identity, lacks };
 
 fn recognises(path: &Path) -> bool {
     is_index(path) || shard_parts(&name(path)).is_some()
@@ -30,12 +29,10 @@ fn identity(path: &Path) -> PathBuf {
 }
 
 /// What the set's index promises and no shard holds, and the reverse.
-fn complete(set: &Set, checkpoint: &mut Checkpoint) {
-    if let Some(missing) = &set.missing {
-        checkpoint.add_damage(missing.clone());
-    }
-    let Some(index) = &set.weight_map else { return };
-    let known: HashSet<&str> = checkpoint.tensors.iter().map(|t| t.name.as_str()).collect();
+fn lacks(set: &Set, joined: &Joined<'_>) -> Lacks {
+    let mut lacks = Lacks { damage: set.missing.iter().cloned().collect(), ..Lacks::default() };
+    let Some(index) = &set.weight_map else { return lacks };
+    let known: HashSet<&str> = joined.tensors.iter().map(|t| t.name.as_str()).collect();
     let lost: Vec<&String> = index.iter().filter(|n| !known.contains(n.as_str())).collect();
     if let Some(first) = lost.first() {
         let what = format!(
@@ -43,14 +40,15 @@ fn complete(set: &Set, checkpoint: &mut Checkpoint) {
             lost.len(),
             first.escape_debug()
         );
-        checkpoint.absent = lost.into_iter().cloned().collect();
-        checkpoint.add_damage(Damage::new(DamageKind::MissingTensors, what));
+        lacks.damage.push(Damage::new(DamageKind::MissingTensors, what));
+        lacks.absent = lost.into_iter().cloned().collect();
     }
-    let unlisted = checkpoint.tensors.iter().filter(|t| !index.contains(&t.name)).count();
+    let unlisted = joined.tensors.iter().filter(|t| !index.contains(&t.name)).count();
     if unlisted > 0 {
         let text = format!("{unlisted} tensors of the shards are not in the index");
-        checkpoint.warnings.push(Notice::new(NoticeKind::Unlisted, text));
+        lacks.notices.push(Notice::new(NoticeKind::Unlisted, text));
     }
+    lacks
 }
 
 pub(super) fn is_index(path: &Path) -> bool {

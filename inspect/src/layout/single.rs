@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use super::{Layout, Set};
+use super::{Lacks, Layout, Set};
 
 pub(super) const LAYOUT: Layout = Layout {
     recognises: |_| true,
     set: |path| Ok(of(path)),
     identity: Path::to_path_buf,
-    complete: |_, _| (),
+    lacks: |_, _| Lacks::default(),
 };
 
 /// The set of one file.

@@ -14,7 +14,7 @@ use crate::meaning::Model;
 use crate::metadata::lookup;
 use crate::storage::Storage;
 use crate::tensor::{Element, TensorInfo};
-use crate::{DType, Damage, DamageKind, Error, ErrorKind, Group, Notice, Result};
+use crate::{DType, Damage, DamageKind, Error, ErrorKind, Group, Notice, Result, gguf};
 
 /// A checkpoint: one file, or a sharded set opened as one.
 #[derive(Debug)]
@@ -206,6 +206,19 @@ impl Checkpoint {
     pub fn is_damaged(&self) -> bool {
         self.damage.is_some()
             || self.tensors.iter().any(|t| t.damage.is_some() && t.storages().next().is_some())
+    }
+
+    /// The GGUF header of the checkpoint's first file, for what plain values only describe: vocabularies, merges,
+    /// scores. `None` for other formats. Parsed anew, which takes about a millisecond.
+    pub fn gguf_header(&self) -> Option<Result<gguf::Header<'_>>> {
+        let file = self.files.first().filter(|_| matches!(self.format, Format::Gguf { .. }))?;
+        let bytes =
+            file.beginning(&self.header, || gguf::read::header_of(file.data(), |header| header.data_offset));
+        Some(
+            bytes
+                .and_then(|bytes| gguf::Header::parse_of(bytes, file.len()))
+                .map_err(|e| e.in_file(&file.path)),
+        )
     }
 
     /// The plain value at a dotted path such as `config.training.muon_lr`.

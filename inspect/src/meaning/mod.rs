@@ -17,5 +17,5 @@ pub mod vocabulary;
 
 pub use config::{Activation, AttentionBias, ModelConfig, RopePairing, Sizes, SlidingLayers};
 pub use given::{Assumed, ConfigError, Given, Setting, Shapes};
-pub use model::Model;
+pub use model::{Model, ModelRecord};
 pub use rope::RopeScaling;

@@ -1,6 +1,7 @@
 //! Which network a checkpoint holds: the BitNet student model from names and shapes, else what config.json or GGUF
 //! keys say, else unknown. Whatever had to be assumed is said.
 
+use serde::{Deserialize, Serialize};
 use serde_pickle::{HashableValue, Value};
 
 use super::architecture::{Architecture, Biases, Kind, Role, STUDENT};
@@ -10,9 +11,11 @@ use super::names::{self, Names, Style};
 use super::rope::RopeScaling;
 use crate::group::without_state_dict;
 use crate::metadata::lookup;
-use crate::record::ModelRecord;
 use crate::tensor::TensorInfo;
 use crate::{Checkpoint, Format, Group};
+
+/// What a network that nothing tells of is called.
+const UNKNOWN: &str = "unknown";
 
 /// What is known of the network.
 #[derive(Clone, Debug)]
@@ -44,6 +47,24 @@ impl Default for Model {
     }
 }
 
+/// Which network a checkpoint holds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ModelRecord {
+    /// `bitnet-student`, a Hugging Face or GGUF architecture name, or `unknown`.
+    pub architecture: String,
+    /// Its configuration as far as known.
+    pub config: serde_json::Map<String, serde_json::Value>,
+    /// What was assumed because neither names, shapes nor metadata tell it.
+    pub assumed: Vec<String>,
+}
+
+impl ModelRecord {
+    /// Whether it is the BitNet student model, whose configuration is [`ModelConfig`]'s.
+    pub fn is_student(&self) -> bool {
+        self.architecture == STUDENT.name
+    }
+}
+
 impl Model {
     /// Recognises the network from its tensors, the checkpoint's plain values, and config.json if there is one.
     pub(crate) fn recognise(tensors: &[TensorInfo], metadata: &Value, hf_config: Option<&Value>) -> Model {
@@ -70,7 +91,12 @@ impl Model {
         if let Some(model) = student(tensors, metadata) {
             return model;
         }
-        Model { architecture: "unknown".into(), ..Model::default() }
+        Model { architecture: UNKNOWN.into(), ..Model::default() }
+    }
+
+    /// Whether neither tensors nor a configuration tell which network it is.
+    pub fn is_unknown(&self) -> bool {
+        self.architecture == UNKNOWN
     }
 
     /// What its configuration tells, or the keys of a GGUF file; for the student nothing, where no configuration is there.

@@ -213,7 +213,17 @@ fn complete(checkpoint: &mut Checkpoint, set: &Set, options: &OpenOptions) {
         tensor.group = group::group(tensor);
         check(tensor);
     }
-    layout::complete(set, checkpoint);
+    let joined = layout::Joined {
+        format: checkpoint.format,
+        files: checkpoint.files.len(),
+        tensors: &checkpoint.tensors,
+        metadata: &checkpoint.metadata,
+    };
+    for lacks in layout::lacks(set, &joined) {
+        lacks.damage.into_iter().for_each(|damage| checkpoint.add_damage(damage));
+        checkpoint.warnings.extend(lacks.notices);
+        checkpoint.absent.extend(lacks.absent);
+    }
     let config = set.config.as_ref();
     let quantization = config.and_then(|c| crate::metadata::lookup(c, "quantization_config")).cloned();
     ternary::recognise(checkpoint, quantization.as_ref());

@@ -1,6 +1,7 @@
 //! Two checkpoints of a run, matrix by matrix: whether a weight kept its direction, and how its ternary codes moved.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -8,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::Suspicion;
 use crate::diff::{self, CodeDiff, Status, diff_tensors};
 use crate::run::Run;
-use crate::{Checkpoint, Group, Verdict, without_state_dict};
+use crate::{Cache, Checkpoint, Group, Verdict, without_state_dict};
 
 /// Weights of one checkpoint beside those of a later one.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -146,4 +147,26 @@ pub fn compare(a: &Checkpoint, b: &Checkpoint, names: &[String]) -> PairRecord {
         .collect();
     tensors.sort_by(|a, b| a.name.cmp(&b.name));
     PairRecord { tensors }
+}
+
+impl Cache {
+    /// What [`Cache::put_pair`] kept of `paths`, if none of the files has changed.
+    pub fn get_pair(&self, paths: [&Path; 2], options: &str) -> Option<PairRecord> {
+        self.read(&self.entry(&paths, options)?)
+    }
+
+    /// Keeps `record`, made from two checkpoints, which were opened by `paths`.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn put_pair(
+        &self,
+        paths: [&Path; 2],
+        options: &str,
+        checkpoints: [&Checkpoint; 2],
+        record: &PairRecord,
+    ) -> std::io::Result<()> {
+        let Some(target) = self.entry(&paths, options) else { return Ok(()) };
+        self.write(&target, checkpoints.iter().flat_map(|c| c.stamps()).collect(), record)
+    }
 }

@@ -14,7 +14,7 @@
 //! (up to 1 GiB) before it looks whether the bytes are there, and refuses nested arrays. Here nothing is copied:
 //! values are views of the file, arrays are checked once and read when asked for.
 
-mod read;
+pub(crate) mod read;
 mod value;
 mod write;
 
@@ -25,9 +25,8 @@ pub use value::{Array, Value, ValueType};
 pub use write::{Encode, Entry as OutputEntry, Keys, Layout};
 
 use crate::bytes::text;
-use crate::checkpoint::Checkpoint;
 use crate::ggml::GgmlType;
-use crate::{Damage, DamageKind, Error, Format, Notice, NoticeKind, Result};
+use crate::{Damage, DamageKind, Error, Notice, NoticeKind, Result};
 use value::Cursor;
 
 /// The first four bytes, in either byte order.
@@ -463,15 +462,4 @@ fn within(mut error: Error, what: &str, number: u64, count: u64) -> Error {
     error
         .because(DamageKind::CutShort)
         .hint("the file was cut short or overwritten; download or copy it again")
-}
-
-impl Checkpoint {
-    /// The GGUF header of the checkpoint's first file, for what plain values only describe: vocabularies, merges,
-    /// scores. `None` for other formats. Parsed anew, which takes about a millisecond.
-    pub fn gguf_header(&self) -> Option<Result<Header<'_>>> {
-        let file = self.files.first().filter(|_| matches!(self.format, Format::Gguf { .. }))?;
-        let bytes =
-            file.beginning(&self.header, || read::header_of(file.data(), |header| header.data_offset));
-        Some(bytes.and_then(|bytes| Header::parse_of(bytes, file.len())).map_err(|e| e.in_file(&file.path)))
-    }
 }

@@ -16,7 +16,7 @@ pub(crate) const CONTAINER: Container =
     Container { family: Family::Gguf, recognises, recognises_later: None, read };
 
 /// What `read` makes of the header of the file `data`.
-pub(super) fn header_of<T>(data: &dyn ByteSource, mut read: impl FnMut(Header<'_>) -> T) -> Result<T> {
+pub(crate) fn header_of<T>(data: &dyn ByteSource, mut read: impl FnMut(Header<'_>) -> T) -> Result<T> {
     data.grow(0, |bytes| {
         let header = Header::parse_of(bytes, data.len())?;
         match &header.damage {
