@@ -175,7 +175,7 @@ const ORDER: [(Status, &str); 7] = [
 ];
 
 fn about(letter: &str, side: &Side) -> String {
-    let mut facts = vec![side.format.clone(), terminal::bytes(side.file_bytes)];
+    let mut facts = vec![side.format.to_string(), terminal::bytes(side.file_bytes)];
     facts.extend(side.step.map(|step| format!("step {step}")));
     if side.damaged {
         facts.push(terminal::paint(terminal::verdict_style(Some(Verdict::Corrupt)), "damaged"));

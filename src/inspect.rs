@@ -199,7 +199,7 @@ fn overview(shown: &[Shown]) -> String {
         let plain = |text: String| (text, Style::new());
         table.row(vec![
             plain(terminal::escape(&record.path)),
-            plain(record.format.clone() + if record.damaged { " (damaged)" } else { "" }),
+            plain(record.format.name() + if record.damaged { " (damaged)" } else { "" }),
             plain(record.step.map_or("-".into(), |s| s.to_string())),
             plain(terminal::count(record.parameters)),
             plain(terminal::bytes(record.file_bytes)),
@@ -252,7 +252,7 @@ fn summary(record: &CheckpointRecord, args: &Args) -> String {
 fn model(record: &CheckpointRecord) -> String {
     let config = |key: &str| record.model.config.get(key).map(|v| v.to_string());
     let mut parts = vec![terminal::escape(&record.model.architecture)];
-    if record.model.architecture == "bitnet-student" {
+    if record.model.is_student() {
         for (key, label) in [
             ("num_layers", "layers"),
             ("hidden_dim", "hidden"),

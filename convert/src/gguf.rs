@@ -47,7 +47,7 @@ pub(crate) fn ggml_of(dtype: DType) -> Option<GgmlType> {
 /// Whether no model is recognised in `source`: its tensors go into the file as they are called and typed.
 pub(crate) fn is_unknown(source: &Checkpoint) -> bool {
     let model = &source.model;
-    let unknown = model.config.is_none() || model.architecture == "unknown";
+    let unknown = model.config.is_none() || model.is_unknown();
     model.student.is_none() && unknown && !matches!(source.format, Format::Gguf { .. })
 }
 

@@ -52,5 +52,5 @@ pub use processor::InstructionSet;
 pub use record::{CheckpointRecord, TensorRecord};
 pub use step::from_path as step_from_path;
 pub use storage::Storage;
-pub use tensor::{Element, Group, Quantizer, Sparse, TensorInfo, contiguous_strides};
+pub use tensor::{Element, Group, Quantizer, Sparse, SparseLayout, TensorInfo, contiguous_strides};
 pub use verdict::{Finding, Levels, Thresholds, Verdict, judge};

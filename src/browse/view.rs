@@ -100,7 +100,7 @@ impl Drawing<'_> {
                 facts.extend(record.step.map(|step| format!("step {step}")));
                 facts.push(escape(&record.model.architecture));
                 facts.push(format!("{} parameters", count(record.parameters)));
-                facts.push(record.format.clone());
+                facts.push(record.format.to_string());
                 facts.push(bytes(record.file_bytes));
             }
         }

@@ -166,13 +166,13 @@ fn inspection_knows_every_optimizer() {
             let run = Run::group(records, &Default::default()).remove(0);
             let explained = explain(&run, &[], &Given::default());
             let declines: Vec<_> = explained.layers.iter().filter_map(|l| l.decay.as_ref()).collect();
+            assert!(!declines.is_empty(), "{name}: none of {} layers declines", explained.layers.len());
             for decay in &declines {
                 assert_eq!(decay.optimizer, groups[0].0, "{name}");
                 let predicted = decay.predicted.unwrap();
                 assert!((predicted + 0.7f64.ln()).abs() < 1e-9, "{name}: {predicted}");
                 assert!(matches!(decay.source, Some(Source::Group(_))), "{name}: {:?}", decay.source);
             }
-            println!("{name}: {} of {} decline", declines.len(), explained.layers.len());
         }
     }
 }

@@ -43,7 +43,7 @@ pub struct Loss {
     /// Its name.
     pub name: String,
     /// Its type; `None` when only its name is known.
-    pub dtype: Option<String>,
+    pub dtype: Option<DType>,
     /// Its shape.
     pub shape: Vec<u64>,
     /// Bytes that its elements take.
@@ -187,7 +187,7 @@ impl Checkpoint {
         };
         let mut loss = Loss {
             name: tensor.name.clone(),
-            dtype: Some(tensor.dtype.to_string()),
+            dtype: Some(tensor.dtype),
             shape: tensor.shape.iter().map(|&n| n as u64).collect(),
             bytes: tensor.byte_len().unwrap_or(0),
             why,

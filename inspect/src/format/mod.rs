@@ -16,9 +16,12 @@ mod torch_tar;
 pub(crate) mod torch_zip;
 
 use std::collections::HashSet;
+use std::fmt;
 use std::path::Path;
+use std::str::FromStr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_pickle::Value;
 
 use crate::bytes::{ByteSource, Source};
@@ -102,10 +105,12 @@ pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
     Err(unrecognised(data)?)
 }
 
-/// The container a checkpoint came in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The container a checkpoint came in. Records hold it as its name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Format {
+    /// PyTorch's own.
+    #[default]
     TorchZip,
     TorchScript,
     TorchLegacy,
@@ -114,24 +119,77 @@ pub enum Format {
     SafeTensors,
     Npy,
     Npz,
-    Gguf { version: u32, big_endian: bool },
+    Gguf {
+        version: u32,
+        big_endian: bool,
+    },
 }
 
-impl Format {
-    /// A stable lower-case name.
-    pub fn name(self) -> String {
-        match self {
-            Format::TorchZip => "pytorch-zip".into(),
-            Format::TorchScript => "torchscript".into(),
-            Format::TorchLegacy => "pytorch-legacy".into(),
-            Format::TorchTar => "pytorch-tar".into(),
-            Format::Pickle => "pickle".into(),
-            Format::SafeTensors => "safetensors".into(),
-            Format::Npy => "npy".into(),
-            Format::Npz => "npz".into(),
-            Format::Gguf { version, big_endian: false } => format!("gguf-v{version}"),
-            Format::Gguf { version, big_endian: true } => format!("gguf-v{version}-big-endian"),
+macro_rules! named {
+    ($($format:ident: $word:literal;)*) => {
+        impl Format {
+            /// A stable lower-case name.
+            pub fn name(self) -> String {
+                match self {
+                    $(Format::$format => $word.into(),)*
+                    Format::Gguf { version, big_endian } => {
+                        format!("gguf-v{version}{}", if big_endian { BIG_ENDIAN } else { "" })
+                    }
+                }
+            }
         }
+
+        /// A format by its [`Format::name`].
+        impl FromStr for Format {
+            type Err = String;
+
+            fn from_str(name: &str) -> std::result::Result<Self, String> {
+                let gguf = || {
+                    let version = name.strip_prefix("gguf-v")?;
+                    let (version, big_endian) = match version.strip_suffix(BIG_ENDIAN) {
+                        Some(version) => (version, true),
+                        None => (version, false),
+                    };
+                    Some(Format::Gguf { version: version.parse().ok()?, big_endian })
+                };
+                match name {
+                    $($word => Ok(Format::$format),)*
+                    _ => gguf().ok_or_else(|| format!("`{}` is no format", name.escape_debug())),
+                }
+            }
+        }
+    };
+}
+
+/// What the name of a big-endian GGUF file ends in.
+const BIG_ENDIAN: &str = "-big-endian";
+
+named! {
+    TorchZip: "pytorch-zip";
+    TorchScript: "torchscript";
+    TorchLegacy: "pytorch-legacy";
+    TorchTar: "pytorch-tar";
+    Pickle: "pickle";
+    SafeTensors: "safetensors";
+    Npy: "npy";
+    Npz: "npz";
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.name())
+    }
+}
+
+impl Serialize for Format {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.name())
+    }
+}
+
+impl<'de> Deserialize<'de> for Format {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -217,4 +275,25 @@ fn mistaken(bytes: &[u8]) -> Error {
     }
     error("is not a PyTorch, SafeTensors or GGUF file")
         .hint("these are recognised by content; the file's extension does not matter")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_format_is_read_by_its_name() {
+        let words = ["pytorch-zip", "torchscript", "pytorch-legacy", "pytorch-tar", "pickle", "safetensors"];
+        for name in words.into_iter().chain(["npy", "npz", "gguf-v2", "gguf-v3-big-endian"]) {
+            let format: Format = name.parse().unwrap();
+            let text = serde_json::to_string(&format).unwrap();
+            assert_eq!(text, format!("\"{name}\""));
+            assert_eq!(serde_json::from_str::<Format>(&text).unwrap(), format);
+        }
+        let big = Format::Gguf { version: 3, big_endian: true };
+        assert_eq!("gguf-v3-big-endian".parse(), Ok(big));
+        for name in ["", "zip", "gguf", "gguf-v", "gguf-v3-little-endian"] {
+            assert!(name.parse::<Format>().is_err(), "{name}");
+        }
+    }
 }

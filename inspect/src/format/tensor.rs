@@ -1,6 +1,7 @@
 //! What is known of one tensor before any of its bytes are looked at.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use ndarray::{ArrayViewD, CowArray, IxDyn, ShapeBuilder};
 use serde::{Deserialize, Serialize};
@@ -62,12 +63,49 @@ pub enum Quantizer {
 /// The parts of a sparse tensor; elements not listed are zero.
 #[derive(Clone, Debug)]
 pub struct Sparse {
-    /// PyTorch's name of the layout, such as `torch.sparse_coo`.
-    pub layout: String,
+    /// How its indices are kept.
+    pub layout: SparseLayout,
     /// Index tensors: one of `[dimensions, nnz]` for COO; compressed and plain indices for CSR and its kin.
     pub indices: Vec<TensorInfo>,
     /// The listed elements.
     pub values: TensorInfo,
+}
+
+/// How a sparse tensor keeps the places of its elements. Shown as PyTorch's name, such as `torch.sparse_coo`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SparseLayout {
+    /// A row of indices for each dimension.
+    Coo,
+    /// Columns, and where each row begins.
+    Csr,
+    /// Rows, and where each column begins.
+    Csc,
+    /// One that is named and not read further.
+    Other(String),
+}
+
+impl SparseLayout {
+    /// The layout of PyTorch's name.
+    pub(crate) fn from_name(name: String) -> Self {
+        match name.as_str() {
+            "torch.sparse_coo" => SparseLayout::Coo,
+            "torch.sparse_csr" => SparseLayout::Csr,
+            "torch.sparse_csc" => SparseLayout::Csc,
+            _ => SparseLayout::Other(name),
+        }
+    }
+}
+
+impl fmt::Display for SparseLayout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SparseLayout::Coo => "torch.sparse_coo",
+            SparseLayout::Csr => "torch.sparse_csr",
+            SparseLayout::Csc => "torch.sparse_csc",
+            SparseLayout::Other(name) => name,
+        })
+    }
 }
 
 /// Row-major strides of `shape`, in elements.

@@ -11,7 +11,7 @@ use crate::meaning::elements::{Elements, lists_twice};
 use crate::measure::{Measured, Plan, TernaryRule, measure};
 use crate::record::{CheckpointRecord, Stats, TensorRecord, Ternary};
 use crate::storage::{Place, Storage};
-use crate::tensor::TensorInfo;
+use crate::tensor::{SparseLayout, TensorInfo};
 use crate::{DType, Error, Result, metadata};
 
 /// What a record is to contain beyond the header's facts.
@@ -89,7 +89,7 @@ pub fn describe(
     warnings.extend(checkpoint.damage.iter().map(|d| format!("damaged: {d}")));
     CheckpointRecord {
         path: checkpoint.path.display().to_string(),
-        format: checkpoint.format.name(),
+        format: checkpoint.format,
         model: checkpoint.model.record(),
         step: checkpoint.step.as_ref().map(|(step, _)| *step),
         step_source: checkpoint.step.as_ref().map(|(_, source)| source.clone()),
@@ -222,7 +222,7 @@ impl Checkpoint {
         };
         let plan = Plan { cols, ternary: rule, histogram };
         if let Some(sparse) = &tensor.sparse {
-            if sparse.layout.ends_with("sparse_coo") && lists_twice(self, tensor, sparse)? {
+            if sparse.layout == SparseLayout::Coo && lists_twice(self, tensor, sparse)? {
                 return Err(Error::unsupported(
                     "elements listed more than once, which are to be added up first",
                 ));

@@ -11,15 +11,15 @@ pub use crate::meaning::ModelRecord;
 use crate::optimizer::TrainingRecord;
 use crate::tensor::Group;
 use crate::verdict::{Finding, Verdict};
-use crate::{DType, Error};
+use crate::{DType, Error, Format};
 
 /// One checkpoint: what it is, what its tensors measure, and how it was judged.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CheckpointRecord {
     /// The path as the user gave it.
     pub path: String,
-    /// Container format, such as `pytorch-zip`, `safetensors`, `gguf-v3`.
-    pub format: String,
+    /// Container format; in JSON its [`Format::name`], such as `pytorch-zip`, `safetensors`, `gguf-v3`.
+    pub format: Format,
     /// Which network this is and how that is known.
     pub model: ModelRecord,
     /// Training step, when the file or its name tells it.

@@ -14,6 +14,9 @@ use crate::metadata::lookup;
 use crate::tensor::TensorInfo;
 use crate::{Checkpoint, Format, Group};
 
+/// What a network that nothing tells of is called.
+const UNKNOWN: &str = "unknown";
+
 /// What is known of the network.
 #[derive(Clone, Debug)]
 pub struct Model {
@@ -55,6 +58,13 @@ pub struct ModelRecord {
     pub assumed: Vec<String>,
 }
 
+impl ModelRecord {
+    /// Whether it is the BitNet student model, whose configuration is [`ModelConfig`]'s.
+    pub fn is_student(&self) -> bool {
+        self.architecture == STUDENT.name
+    }
+}
+
 impl Model {
     /// Recognises the network from its tensors, the checkpoint's plain values, and config.json if there is one.
     pub(crate) fn recognise(tensors: &[TensorInfo], metadata: &Value, hf_config: Option<&Value>) -> Model {
@@ -81,7 +91,12 @@ impl Model {
         if let Some(model) = student(tensors, metadata) {
             return model;
         }
-        Model { architecture: "unknown".into(), ..Model::default() }
+        Model { architecture: UNKNOWN.into(), ..Model::default() }
+    }
+
+    /// Whether neither tensors nor a configuration tell which network it is.
+    pub fn is_unknown(&self) -> bool {
+        self.architecture == UNKNOWN
     }
 
     /// What its configuration tells, or the keys of a GGUF file; for the student nothing, where no configuration is there.

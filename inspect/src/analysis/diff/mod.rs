@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::checkpoint::Checkpoint;
 pub use crate::meaning::elements::RowOrder;
 use crate::tensor::TensorInfo;
-use crate::{DType, Group, without_state_dict};
+use crate::{DType, Format, Group, without_state_dict};
 pub use elements::diff_tensors;
 
 /// Two checkpoints compared.
@@ -38,7 +38,7 @@ pub struct Diff {
 #[allow(missing_docs)]
 pub struct Side {
     pub path: String,
-    pub format: String,
+    pub format: Format,
     pub step: Option<u64>,
     pub file_bytes: u64,
     pub damaged: bool,
@@ -231,7 +231,7 @@ pub fn diff(
     let (settings, metadata) = changes.into_iter().partition(|c| c.path.contains(plain::SETTINGS));
     let about = |c: &Checkpoint| Side {
         path: c.path.display().to_string(),
-        format: c.format.name(),
+        format: c.format,
         step: c.step.as_ref().map(|(step, _)| *step),
         file_bytes: c.file_bytes(),
         damaged: c.is_damaged(),

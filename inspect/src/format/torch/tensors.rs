@@ -8,7 +8,7 @@ use serde_pickle::Value;
 use super::{ENTRY, Inline, InlineBytes, MAX_DEPTH, MAX_KEY, StorageRef, Walker, dotted, quoted};
 use crate::pickle::{Id, Node, Object, Pickle};
 use crate::storage::Storage;
-use crate::tensor::{Quantizer, Sparse, TensorInfo, contiguous_strides, numel};
+use crate::tensor::{Quantizer, Sparse, SparseLayout, TensorInfo, contiguous_strides, numel};
 use crate::{DType, Damage, DamageKind, Error, Group, Result, torch_legacy};
 
 impl<'p> Walker<'p, '_> {
@@ -200,8 +200,8 @@ impl<'p> Walker<'p, '_> {
         let parts =
             pickle.sequence(args.get(1)?).ok_or_else(|| Error::damaged("its parts are not a tuple"))?;
         let parts = Args { pickle, ids: parts };
-        let coo = layout.ends_with("sparse_coo");
-        let index_count = if coo { 1 } else { 2 };
+        let layout = SparseLayout::from_name(layout);
+        let index_count = if layout == SparseLayout::Coo { 1 } else { 2 };
         let mut indices = Vec::new();
         for i in 0..index_count {
             indices.push(self.inner(parts.get(i)?)?);

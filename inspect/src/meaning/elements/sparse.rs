@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use crate::checkpoint::Checkpoint;
-use crate::tensor::{Sparse, TensorInfo};
+use crate::tensor::{Sparse, SparseLayout, TensorInfo};
 use crate::{Error, Result};
 
 /// A sparse tensor may be this many times larger than its listed elements when spread out.
@@ -54,8 +54,8 @@ fn spread_inner(source: &Checkpoint, tensor: &TensorInfo, sparse: &Sparse) -> Re
         let wrong = || Error::damaged("an index of it is negative");
         view.iter().map(|&i| usize::try_from(i).map_err(|_| wrong())).collect()
     };
-    match (sparse.layout.rsplit('.').next(), sparse.indices.as_slice(), tensor.shape.as_slice()) {
-        (Some("sparse_coo"), [indices], shape)
+    match (&sparse.layout, sparse.indices.as_slice(), tensor.shape.as_slice()) {
+        (SparseLayout::Coo, [indices], shape)
             if indices.shape.len() == 2
                 && indices.shape[0] == shape.len()
                 && sparse.values.shape.as_slice() == [indices.shape[1]].as_slice() =>
@@ -76,8 +76,8 @@ fn spread_inner(source: &Checkpoint, tensor: &TensorInfo, sparse: &Sparse) -> Re
                 return Err(listed_twice());
             }
         }
-        (Some(layout @ ("sparse_csr" | "sparse_csc")), [compressed, plain], &[rows, cols]) => {
-            let by_row = layout == "sparse_csr";
+        (layout @ (SparseLayout::Csr | SparseLayout::Csc), [compressed, plain], &[rows, cols]) => {
+            let by_row = *layout == SparseLayout::Csr;
             let (lines, across) = if by_row { (rows, cols) } else { (cols, rows) };
             let (starts, plain) = (index(compressed)?, index(plain)?);
             if starts.len() != lines + 1 || !starts.is_sorted() || starts.last() != Some(&plain.len()) {
