@@ -36,6 +36,9 @@ impl Layout for Quarters {
         for nth in 0..4 {
             let first = nth * quarter + start;
             let n = out.len().min(numel.saturating_sub(first));
+            if n == 0 {
+                break;
+            }
             codes(first, &mut line[..n]);
             for (byte, &code) in out.iter_mut().zip(&line[..n]) {
                 *byte |= bits(code) << (2 * nth);

@@ -21,8 +21,10 @@ impl Layout for RowMajor {
     fn encode(shape: &[usize], start: usize, out: &mut [u8], codes: &mut ReadCodes<'_>) {
         let numel: usize = shape.iter().product();
         let mut line = vec![0i8; 4 * out.len()];
-        let n = line.len().min(numel - 4 * start);
-        codes(4 * start, &mut line[..n]);
+        let n = line.len().min(numel.saturating_sub(4 * start));
+        if n > 0 {
+            codes(4 * start, &mut line[..n]);
+        }
         for (byte, four) in out.iter_mut().zip(line.as_chunks::<4>().0) {
             let digits = u32::from_le_bytes(four.map(|code| (code + 1) as u8));
             // Of the product's terms only those that bring a digit to its place reach the highest byte.
