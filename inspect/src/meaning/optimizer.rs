@@ -526,9 +526,9 @@ impl StateDict<'_> {
             };
             return groups.iter().map(named).collect();
         }
-        let known =
-            |g: &Numbers<'_>| !g.numbers.is_empty() && g.numbers.iter().all(|n| self.shape(*n).is_some());
-        if groups.iter().all(known) {
+        // A group may be empty: a trainer makes one for each setting, whether parameters have it or not.
+        let known = |g: &Numbers<'_>| g.numbers.iter().all(|n| self.shape(*n).is_some());
+        if groups.iter().all(known) && groups.iter().any(|g| !g.numbers.is_empty()) {
             return groups.iter().map(|g| self.by_shapes(parameters, &g.numbers)).collect();
         }
         self.by_counts(parameters, groups)
