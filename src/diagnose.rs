@@ -6,9 +6,10 @@ use anstyle::Style;
 use ckpt_infer::diagnose::{self, Check, Diagnosis, StepName};
 use ckpt_infer::{Model, Pool, Tokenizer};
 use ckpt_inspect::{CheckpointRecord, Verdict};
+use ckpt_reports::Exporter;
 use ckpt_reports::junit::{self, Case};
 
-use crate::format::Diagnose as Format;
+use crate::format::{Format, human_or, written};
 use crate::generate::{TokenizerArgs, at_least_one};
 use crate::load::LoadArgs;
 use crate::model::ModelArgs;
@@ -35,9 +36,33 @@ pub struct Args {
     #[arg(long)]
     all: bool,
     /// Output format.
-    #[arg(long, default_value = "human")]
-    format: Format,
+    #[arg(long, default_value = "human", value_parser = human_or(&FORMATS))]
+    format: Format<Diagnosed>,
 }
+
+/// A diagnosis, and the path of the model.
+struct Diagnosed {
+    path: String,
+    diagnosis: Diagnosis,
+}
+
+/// A diagnosis's formats for machines.
+static FORMATS: [Exporter<Diagnosed>; 2] = [
+    Exporter {
+        name: "json",
+        summary: None,
+        extensions: &[],
+        page: false,
+        write: |diagnosed, _| json(diagnosed),
+    },
+    Exporter {
+        name: "junit",
+        summary: Some("JUnit XML, a suite for each step"),
+        extensions: &[],
+        page: false,
+        write: |diagnosed, _| Ok(xml(&diagnosed.diagnosis)),
+    },
+];
 
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<u8, Failure> {
@@ -53,13 +78,13 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     let diagnosis =
         diagnose::diagnose(&model, &pool, &tokenizer, &record, &options, &mut |_, _| !signal.arrived());
     let diagnosis = diagnosis.map_err(|e| signal.explain(e.into()))?;
+    let diagnosed = Diagnosed { path: record.path, diagnosis };
     let text = match args.format {
-        Format::Human => human(&diagnosis, args.all),
-        Format::Json => json(&record, &diagnosis)?,
-        Format::Junit => xml(&diagnosis),
+        Format::Human => human(&diagnosed.diagnosis, args.all),
+        Format::Written(format) => written(format, &diagnosed)?,
     };
     terminal::print(&text)?;
-    Ok(if diagnosis.passed { exit::FINE } else { exit::REFUSED })
+    Ok(if diagnosed.diagnosis.passed { exit::FINE } else { exit::REFUSED })
 }
 
 /// What the gate has against the checkpoint at `path`: the steps that failed by what the model writes, or why it cannot
@@ -85,9 +110,10 @@ fn diagnosed(path: &Path, tokenizer: Option<&Path>, record: &CheckpointRecord) -
     })?)
 }
 
-fn json(record: &CheckpointRecord, diagnosis: &Diagnosis) -> Result<String, Failure> {
-    let mut value = serde_json::to_value(diagnosis).map_err(|e| Failure::unwritable(e.to_string()))?;
-    value["path"] = record.path.as_str().into();
+fn json(diagnosed: &Diagnosed) -> Result<String, ckpt_reports::Error> {
+    let failed = |e| ckpt_reports::Error::Format(format!("JSON: {e}"));
+    let mut value = serde_json::to_value(&diagnosed.diagnosis).map_err(failed)?;
+    value["path"] = diagnosed.path.as_str().into();
     Ok(format!("{value:#}\n"))
 }
 

@@ -1,8 +1,13 @@
-//! The output formats of every command, by the names that `--format` takes.
+//! What `--format` takes: for the commands whose answers are written in several formats for machines, the names and help
+//! in the tables of those formats.
 
-use std::path::Path;
+use std::ffi::OsStr;
 
-use clap::ValueEnum;
+use ckpt_reports::Exporter;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::{Arg, Command, ValueEnum};
+
+use crate::Failure;
 
 /// For people or programs: `inspect`, `diff`, `verify`, `recover`, `bench`.
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -11,55 +16,79 @@ pub enum Plain {
     Json,
 }
 
-/// `gate`.
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
-pub enum Gate {
+/// For people, or in a format of a table.
+pub enum Format<T: 'static> {
     Human,
-    Json,
-    /// JUnit XML, for GitLab, Jenkins and others.
-    Junit,
-    /// SARIF 2.1.0, for code scanning.
-    Sarif,
-    /// GitHub workflow commands: annotations on the run.
-    Github,
+    Written(&'static Exporter<T>),
 }
 
-/// `scan`.
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
-pub enum Scan {
-    Human,
-    Json,
-    /// SARIF 2.1.0, for code scanning.
-    Sarif,
-}
+impl<T> Copy for Format<T> {}
 
-/// `diagnose`.
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
-pub enum Diagnose {
-    Human,
-    Json,
-    /// JUnit XML, a suite for each step.
-    Junit,
-}
-
-/// `report`.
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
-pub enum Report {
-    Html,
-    Json,
-    Csv,
-    Md,
-}
-
-impl Report {
-    /// The format that the extension of `path` tells.
-    pub fn of(path: &Path) -> Option<Report> {
-        Some(match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
-            "html" | "htm" => Report::Html,
-            "json" => Report::Json,
-            "csv" => Report::Csv,
-            "md" | "markdown" => Report::Md,
-            _ => return None,
-        })
+impl<T> Clone for Format<T> {
+    fn clone(&self) -> Self {
+        *self
     }
+}
+
+/// Takes one of the names, for the value beside it.
+#[derive(Clone)]
+pub struct Choice<V>(Vec<(PossibleValue, V)>);
+
+/// The formats of `table`.
+pub fn one_of<T>(table: &'static [Exporter<T>]) -> Choice<&'static Exporter<T>> {
+    Choice(table.iter().map(|exporter| (name(exporter), exporter)).collect())
+}
+
+/// `human`, and the formats of `table`.
+pub fn human_or<T>(table: &'static [Exporter<T>]) -> Choice<Format<T>> {
+    let human = (PossibleValue::new("human"), Format::Human);
+    let others = table.iter().map(|exporter| (name(exporter), Format::Written(exporter)));
+    Choice(std::iter::once(human).chain(others).collect())
+}
+
+fn name<T>(exporter: &Exporter<T>) -> PossibleValue {
+    let name = PossibleValue::new(exporter.name);
+    match exporter.summary {
+        Some(summary) => name.help(summary),
+        None => name,
+    }
+}
+
+impl<V: Clone> Choice<V> {
+    /// What `name` stands for.
+    pub fn named(&self, name: &str) -> Option<V> {
+        let found = self.0.iter().find(|(known, _)| known.matches(name, false));
+        found.map(|(_, value)| value.clone())
+    }
+}
+
+impl<V: Clone + Send + Sync + 'static> TypedValueParser for Choice<V> {
+    type Value = V;
+
+    fn parse_ref(&self, cmd: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<V, clap::Error> {
+        let names = PossibleValuesParser::new(self.0.iter().map(|(name, _)| name.clone()));
+        // What is not UTF-8 is an unknown name like any other.
+        let name = names.parse(cmd, arg, value.to_string_lossy().into_owned().into())?;
+        Ok(self.named(&name).expect("it is one of the names"))
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(self.0.iter().map(|(name, _)| name.clone())))
+    }
+}
+
+/// The names of the formats of `table`, as in `a, b or c`.
+pub fn names<T>(table: &[Exporter<T>]) -> String {
+    let names: Vec<&str> = table.iter().map(|exporter| exporter.name).collect();
+    match names.split_last() {
+        Some((last, [])) => (*last).into(),
+        Some((last, others)) => format!("{} or {last}", others.join(", ")),
+        None => String::new(),
+    }
+}
+
+/// `value` in `format`, with files as seen from the working directory.
+pub fn written<T>(format: &Exporter<T>, value: &T) -> Result<String, Failure> {
+    let root = std::env::current_dir().ok();
+    (format.write)(value, root.as_deref()).map_err(|e| Failure::unwritable(e.to_string()))
 }

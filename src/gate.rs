@@ -5,15 +5,16 @@ use std::path::{Path, PathBuf};
 
 use anstyle::Style;
 use ckpt_inspect::{CheckpointRecord, Options, Verdict, without_state_dict};
+use ckpt_reports::Policy;
+use ckpt_reports::exporter::GATES;
 #[cfg(feature = "diagnose")]
 use ckpt_reports::gate::Rule;
 use ckpt_reports::gate::{self, Checked, Finding, Outcome, Severity, Status};
 use ckpt_reports::policy::{Pattern, check_factor, check_share};
-use ckpt_reports::{Policy, github, junit, sarif};
 
 #[cfg(feature = "diagnose")]
 use crate::diagnose;
-use crate::format::Gate as Format;
+use crate::format::{Format, human_or, written};
 use crate::load::{LoadArgs, LoadOptions, records};
 use crate::{Failure, exit, terminal};
 
@@ -69,14 +70,14 @@ pub struct Args {
     #[arg(long)]
     no_checksum: bool,
     /// Output format.
-    #[arg(long, default_value = "human")]
-    format: Format,
+    #[arg(long, default_value = "human", value_parser = human_or(&GATES))]
+    format: Format<Outcome>,
     /// Write the output to a file instead of printing it.
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Write a report in another format as well, such as junit=gate.xml; may be repeated.
     #[arg(long, value_name = "FORMAT=FILE", value_parser = also)]
-    also: Vec<(Format, PathBuf)>,
+    also: Vec<(Format<Outcome>, PathBuf)>,
     /// Replace output files that exist.
     #[arg(long)]
     force: bool,
@@ -100,12 +101,13 @@ fn factor(text: &str) -> Result<f64, String> {
     check_factor(text.parse().map_err(|_| format!("`{text}` is not a number"))?)
 }
 
-fn also(text: &str) -> Result<(Format, PathBuf), String> {
-    let (format, file) = text.split_once('=').ok_or("give a format and a file, such as junit=gate.xml")?;
+fn also(text: &str) -> Result<(Format<Outcome>, PathBuf), String> {
+    let (name, file) = text.split_once('=').ok_or("give a format and a file, such as junit=gate.xml")?;
     if file.is_empty() {
         return Err("the file's name is missing".into());
     }
-    Ok((<Format as clap::ValueEnum>::from_str(format, false)?, file.into()))
+    let format = human_or(&GATES).named(name).ok_or_else(|| format!("invalid variant: {name}"))?;
+    Ok((format, file.into()))
 }
 
 /// With --diagnose, adds what the gate has against the model's writing.
@@ -120,7 +122,7 @@ fn diagnosed(args: &Args, mut checked: Checked, path: &Path, record: &Checkpoint
 
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<u8, Failure> {
-    let outputs: Vec<(Format, &Path)> = args
+    let outputs: Vec<(Format<Outcome>, &Path)> = args
         .output
         .iter()
         .map(|file| (args.format, file.as_path()))
@@ -154,12 +156,15 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     }
     let outcome = Outcome::new(policy, baseline.map(|b| b.path), checked);
     if args.output.is_none() {
-        terminal::print(&render(&outcome, args.format)?)?;
+        terminal::print(&match args.format {
+            Format::Human => human(&outcome, terminal::width()),
+            Format::Written(format) => written(format, &outcome)?,
+        })?;
     }
     for (format, file) in &outputs {
         let text = match format {
             Format::Human => anstream::adapter::strip_str(&human(&outcome, usize::MAX)).to_string(),
-            format => render(&outcome, *format)?,
+            Format::Written(format) => written(format, &outcome)?,
         };
         terminal::write_file(file, text.as_bytes(), args.force)?;
     }
@@ -174,7 +179,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
 }
 
 /// Fails before anything is measured where the end could only be that a report cannot be written.
-fn writable(outputs: &[(Format, &Path)], force: bool) -> Result<(), Failure> {
+fn writable(outputs: &[(Format<Outcome>, &Path)], force: bool) -> Result<(), Failure> {
     let mut seen = HashSet::new();
     for (_, file) in outputs {
         if !seen.insert(file) {
@@ -230,20 +235,6 @@ fn baseline(path: &Path, options: &LoadOptions) -> Result<Result<CheckpointRecor
 fn reason(mut error: ckpt_inspect::Error, path: &Path) -> String {
     error.path = error.path.filter(|named| named != path);
     error.to_string()
-}
-
-fn render(outcome: &Outcome, format: Format) -> Result<String, Failure> {
-    let root = std::env::current_dir().ok();
-    Ok(match format {
-        Format::Human => human(outcome, terminal::width()),
-        Format::Json => {
-            serde_json::to_string_pretty(outcome).map_err(|e| Failure::unwritable(format!("JSON: {e}")))?
-                + "\n"
-        }
-        Format::Junit => junit::xml(outcome),
-        Format::Sarif => sarif::log(outcome, root.as_deref()),
-        Format::Github => github::commands(outcome, root.as_deref()),
-    })
 }
 
 /// Tensors with findings listed per checkpoint.

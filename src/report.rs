@@ -8,9 +8,10 @@ use ckpt_inspect::Options;
 use ckpt_inspect::cause::{self, Cause, Explanation, Given};
 use ckpt_inspect::run::Run;
 use ckpt_reports::cause::findings;
-use ckpt_reports::{Report, Training, headline};
+use ckpt_reports::exporter::REPORTS;
+use ckpt_reports::{Exporter, Report, Training, headline};
 
-use crate::format::Report as Format;
+use crate::format::{names, one_of, written};
 use crate::load::{LoadArgs, pairs, records};
 use crate::{Failure, exit, terminal};
 
@@ -27,8 +28,8 @@ pub struct Args {
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Output format; by default the output file's extension says it, else html.
-    #[arg(long)]
-    format: Option<Format>,
+    #[arg(long, value_parser = one_of(&REPORTS))]
+    format: Option<&'static Exporter<Report>>,
     /// Heading of the report.
     #[arg(long, default_value = "Checkpoint report")]
     title: String,
@@ -78,15 +79,14 @@ fn training(run: &Run) -> Option<Training> {
 pub fn run(args: &Args) -> Result<u8, Failure> {
     let format = match (args.format, &args.output) {
         (Some(format), _) => format,
-        (None, Some(output)) => Format::of(output).ok_or_else(|| {
+        (None, Some(output)) => Exporter::of_path(&REPORTS, output).ok_or_else(|| {
             let output = output.display();
-            Failure::usage(format!(
-                "{output}: its extension tells no format; add --format html, json, csv or md"
-            ))
+            let names = names(&REPORTS);
+            Failure::usage(format!("{output}: its extension tells no format; add --format {names}"))
         })?,
-        (None, None) => Format::Html,
+        (None, None) => &REPORTS[0],
     };
-    if args.output.is_none() && format == Format::Html && !args.explain && std::io::stdout().is_terminal() {
+    if args.output.is_none() && format.page && !args.explain && std::io::stdout().is_terminal() {
         return Err(Failure::usage("name the page to write: -o report.html (or choose --format md)"));
     }
     if let Some(output) = &args.output {
@@ -129,13 +129,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
             return Ok(code);
         }
     }
-    let text = match format {
-        Format::Html => ckpt_reports::html(&report),
-        Format::Json => ckpt_reports::json(&report),
-        Format::Csv => ckpt_reports::csv(&report),
-        Format::Md => Ok(ckpt_reports::markdown(&report)),
-    };
-    let text = text.map_err(|e| Failure::unwritable(e.to_string()))?;
+    let text = written(format, &report)?;
     let Some(output) = &args.output else {
         terminal::print(&text)?;
         return Ok(code);

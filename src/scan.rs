@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use anstyle::Style;
 use ckpt_inspect::Verdict;
 use ckpt_inspect::scan::{Finding, Options, Pattern, Scan, Severity, files, scan};
-use ckpt_reports::sarif;
+use ckpt_reports::exporter::SCANS;
+use ckpt_reports::{ScanStatus, Scanned};
 use rayon::prelude::*;
-use serde_json::json;
 
-use crate::format::Scan as Format;
+use crate::format::{Format, human_or, written};
 use crate::paths::{self, Found};
 use crate::{Failure, exit, terminal};
 
@@ -34,8 +34,8 @@ pub struct Args {
     #[arg(long)]
     all: bool,
     /// Output format.
-    #[arg(long, default_value = "human")]
-    format: Format,
+    #[arg(long, default_value = "human", value_parser = human_or(&SCANS))]
+    format: Format<Scanned>,
     /// Write the output to a file instead of printing it.
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -62,7 +62,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     }
     let options = Options { allow: args.allow.clone() };
     let found = expand(&args.paths)?;
-    let scans: Vec<Scan> = found
+    let files: Vec<Scan> = found
         .par_iter()
         .map(|found| match found {
             Ok(path) => scan(path, &options).unwrap_or_else(|e| unreadable(path, e)),
@@ -76,27 +76,27 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     };
     // What makes the exit code 1 is shown.
     let shown = if args.all { Severity::Note } else { least.min(Severity::Unknown) };
-    let failed = scans.iter().any(|s| s.severity().is_some_and(|severity| severity >= least));
-    let broken = scans.iter().any(|s| s.unreadable.is_some());
+    let failed = files.iter().any(|s| s.severity().is_some_and(|severity| severity >= least));
+    let broken = files.iter().any(|s| s.unreadable.is_some());
     let (status, code) = match (failed, broken) {
-        (true, _) => ("found", exit::REFUSED),
-        (false, true) => ("unreadable", exit::UNREADABLE),
-        (false, false) => ("clean", exit::FINE),
+        (true, _) => (ScanStatus::Found, exit::REFUSED),
+        (false, true) => (ScanStatus::Unreadable, exit::UNREADABLE),
+        (false, false) => (ScanStatus::Clean, exit::FINE),
     };
+    let scanned = Scanned { status, files };
     let text = match args.format {
-        Format::Human => human(args, shown, &scans),
-        Format::Json => format!("{:#}\n", json!({"status": status, "files": scans})),
-        Format::Sarif => sarif::scan_log(&scans, std::env::current_dir().ok().as_deref()),
+        Format::Human => human(args, shown, &scanned.files),
+        Format::Written(format) => written(format, &scanned)?,
     };
     match &args.output {
         None => terminal::print(&text)?,
         Some(file) => {
             let text = match args.format {
                 Format::Human => anstream::adapter::strip_str(&text).to_string(),
-                _ => text,
+                Format::Written(_) => text,
             };
             terminal::write_file(file, text.as_bytes(), args.force)?;
-            terminal::note(&headline(&scans, shown));
+            terminal::note(&headline(&scanned.files, shown));
         }
     }
     Ok(code)

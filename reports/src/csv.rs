@@ -3,7 +3,15 @@
 use ckpt_inspect::health::measures::{Form, Measure, Place, Value, shown_in};
 use ckpt_inspect::{TensorRecord, printable_in_log};
 
-use crate::{Error, Report};
+use crate::{Error, Exporter, Report};
+
+pub(crate) const REPORT: Exporter<Report> = Exporter {
+    name: "csv",
+    summary: None,
+    extensions: &["csv"],
+    page: false,
+    write: |report, _| csv(report),
+};
 
 const BEFORE: [&str; 7] = ["run", "path", "step", "tensor", "dtype", "shape", "group"];
 const AFTER: [&str; 2] = ["verdict", "reason"];

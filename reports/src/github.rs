@@ -5,7 +5,15 @@ use std::path::Path;
 
 use crate::gate::{Outcome, Rule, Severity};
 use crate::location::relative_path;
-use crate::printable;
+use crate::{Exporter, printable};
+
+pub(crate) const GATE: Exporter<Outcome> = Exporter {
+    name: "github",
+    summary: Some("GitHub workflow commands: annotations on the run"),
+    extensions: &[],
+    page: false,
+    write: |outcome, root| Ok(commands(outcome, root)),
+};
 
 /// Lines listed in one annotation.
 const LISTED: usize = 20;

@@ -14,9 +14,17 @@ use sha2::{Digest, Sha256};
 use crate::chart::{KINDS, std_over_steps};
 use crate::headline::headline;
 use crate::text::{bytes, count, measured, plural, shape};
-use crate::{Error, Report, Training};
+use crate::{Error, Exporter, Report, Training};
 
 mod cause;
+
+pub(crate) const REPORT: Exporter<Report> = Exporter {
+    name: "html",
+    summary: None,
+    extensions: &["html", "htm"],
+    page: true,
+    write: |report, _| html(report),
+};
 
 const STYLE: &str = include_str!("html/page.css");
 const SCRIPT: &str = include_str!("html/page.js");

@@ -1,12 +1,33 @@
-//! The report for machines: runs with what became of each layer, and the records themselves by path.
+//! Answers for machines. The report: runs with what became of each layer, and the records themselves by path.
 
 use ckpt_inspect::cause::{Cause, Explanation, LayerCause};
 use ckpt_inspect::health::measures::{Place, shown_in};
 use ckpt_inspect::run::{Run, Segment};
+use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::gate::Outcome;
 use crate::headline::headline;
-use crate::{Error, Report, Training};
+use crate::{Error, Exporter, Report, Scanned, Training};
+
+pub(crate) const REPORT: Exporter<Report> = Exporter {
+    name: "json",
+    summary: None,
+    extensions: &["json"],
+    page: false,
+    write: |report, _| json(report),
+};
+
+pub(crate) const GATE: Exporter<Outcome> =
+    Exporter { name: "json", summary: None, extensions: &[], page: false, write: |outcome, _| text(outcome) };
+
+pub(crate) const SCAN: Exporter<Scanned> = Exporter {
+    name: "json",
+    summary: None,
+    extensions: &[],
+    page: false,
+    write: |scanned, _| text(&json!(scanned)),
+};
 
 /// The report as one JSON object: `{title, runs: [{name, verdict, title, sentences, checkpoints, layers}],
 /// unreadable}`. A checkpoint there has `{path, step, format, verdict, reasons, damaged}`; a layer has `{name, shape,
@@ -21,9 +42,12 @@ pub fn json(report: &Report) -> Result<String, Error> {
         "runs": report.runs.iter().zip(&report.explanations).enumerate().map(|(i, (r, e))| run(r, e, report.training.get(&i))).collect::<Vec<_>>(),
         "unreadable": report.unreadable.iter().map(|(path, why)| json!({"path": path, "error": why.to_string(), "cause": Cause::of_unreadable(why)})).collect::<Vec<_>>(),
     });
-    serde_json::to_string_pretty(&value)
-        .map(|text| text + "\n")
-        .map_err(|e| Error::Format(format!("JSON: {e}")))
+    text(&value)
+}
+
+fn text(value: &impl Serialize) -> Result<String, Error> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| Error::Format(format!("JSON: {e}")))?;
+    Ok(text + "\n")
 }
 
 fn segment(s: &Segment) -> Value {

@@ -3,7 +3,16 @@
 use ckpt_inspect::{printable, printable_in_log};
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 
+use crate::Exporter;
 use crate::gate::{Checked, Finding, Outcome, Rule, Severity};
+
+pub(crate) const GATE: Exporter<Outcome> = Exporter {
+    name: "junit",
+    summary: Some("JUnit XML, for GitLab, Jenkins and others"),
+    extensions: &[],
+    page: false,
+    write: |outcome, _| Ok(xml(outcome)),
+};
 
 /// The outcome as JUnit XML.
 pub fn xml(outcome: &Outcome) -> String {

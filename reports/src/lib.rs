@@ -7,6 +7,7 @@ pub mod cause;
 mod chart;
 mod csv;
 mod decline;
+pub mod exporter;
 pub mod gate;
 pub mod github;
 mod headline;
@@ -17,6 +18,7 @@ mod location;
 mod markdown;
 pub mod policy;
 pub mod sarif;
+mod scanned;
 pub mod text;
 mod training;
 
@@ -25,11 +27,13 @@ use ckpt_inspect::run::Run;
 
 pub use ckpt_inspect::printable;
 pub use csv::csv;
+pub use exporter::Exporter;
 pub use headline::{Headline, headline};
 pub use html::html;
 pub use json::json;
 pub use markdown::markdown;
 pub use policy::{Policy, PolicyError};
+pub use scanned::{ScanStatus, Scanned};
 pub use training::Training;
 
 /// What a report is made from.

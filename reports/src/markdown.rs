@@ -8,7 +8,15 @@ use ckpt_inspect::run::Run;
 use crate::cause::findings;
 use crate::headline::headline;
 use crate::text::measured;
-use crate::{Report, printable};
+use crate::{Exporter, Report, printable};
+
+pub(crate) const REPORT: Exporter<Report> = Exporter {
+    name: "md",
+    summary: None,
+    extensions: &["md", "markdown"],
+    page: false,
+    write: |report, _| Ok(markdown(report)),
+};
 
 /// Rows of a table; a comment on a pull request has room for 65 536 characters.
 const ROWS: usize = 60;

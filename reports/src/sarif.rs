@@ -15,6 +15,25 @@ use ckpt_inspect::scan;
 
 use crate::gate::{Checked, Finding, Outcome, Rule, Severity};
 use crate::location::uri;
+use crate::{Exporter, Scanned};
+
+pub(crate) const GATE: Exporter<Outcome> = Exporter {
+    name: "sarif",
+    summary: SUMMARY,
+    extensions: &[],
+    page: false,
+    write: |outcome, root| Ok(log(outcome, root)),
+};
+
+pub(crate) const SCAN: Exporter<Scanned> = Exporter {
+    name: "sarif",
+    summary: SUMMARY,
+    extensions: &[],
+    page: false,
+    write: |scanned, root| Ok(scan_log(&scanned.files, root)),
+};
+
+const SUMMARY: Option<&str> = Some("SARIF 2.1.0, for code scanning");
 
 /// Where the schema of the format is kept.
 const SCHEMA: &str =

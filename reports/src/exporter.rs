@@ -1,0 +1,85 @@
+//! The formats that answers are written in, a table for each kind of answer: the command line's names for them, their
+//! help and what a file's extension says all come from here.
+//!
+//! A new one is a file and a line in a table.
+
+use std::path::Path;
+
+use crate::gate::Outcome;
+use crate::{Error, Report, Scanned, csv, github, html, json, junit, markdown, sarif};
+
+/// A format that a `T` can be written in.
+#[derive(Debug)]
+pub struct Exporter<T> {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// What it is and whom it is for, where the name does not say it.
+    pub summary: Option<&'static str>,
+    /// Extensions of files that are in this format, lower-case, the usual one first; empty where a file's name does not
+    /// choose.
+    pub extensions: &'static [&'static str],
+    /// Whether it is a page, which nobody can read on a terminal.
+    pub page: bool,
+    /// Writes it. The path is the top of the repository: formats that attach findings to files see them from there.
+    pub write: fn(&T, Option<&Path>) -> Result<String, Error>,
+}
+
+/// A report's formats, the default first.
+pub static REPORTS: [Exporter<Report>; 4] = [html::REPORT, json::REPORT, csv::REPORT, markdown::REPORT];
+
+/// The gate's formats for machines.
+pub static GATES: [Exporter<Outcome>; 4] = [json::GATE, junit::GATE, sarif::GATE, github::GATE];
+
+/// A scan's formats for machines.
+pub static SCANS: [Exporter<Scanned>; 2] = [json::SCAN, sarif::SCAN];
+
+impl<T> Exporter<T> {
+    /// The format of `table` that the extension of `path` tells.
+    pub fn of_path<'a>(table: &'a [Self], path: &Path) -> Option<&'a Self> {
+        let extension = path.extension()?.to_str()?;
+        table.iter().find(|exporter| exporter.extensions.iter().any(|e| e.eq_ignore_ascii_case(extension)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names<T>(table: &[Exporter<T>]) -> Vec<&'static str> {
+        table.iter().map(|exporter| exporter.name).collect()
+    }
+
+    #[test]
+    fn each_name_and_each_extension_tells_one_format() {
+        for mut names in [
+            names(&REPORTS),
+            names(&GATES),
+            names(&SCANS),
+            REPORTS.iter().flat_map(|exporter| exporter.extensions).copied().collect(),
+        ] {
+            assert!(names.iter().all(|name| name.bytes().all(|b| b.is_ascii_lowercase())), "{names:?}");
+            let all = names.len();
+            names.sort_unstable();
+            names.dedup();
+            assert_eq!(names.len(), all, "{names:?}");
+        }
+    }
+
+    #[test]
+    fn a_path_tells_its_format() {
+        let told = |path: &str| Exporter::of_path(&REPORTS, Path::new(path)).map(|exporter| exporter.name);
+        for (path, name) in [
+            ("a/report.html", Some("html")),
+            ("Report.HTM", Some("html")),
+            ("a.json", Some("json")),
+            ("a.csv", Some("csv")),
+            ("a.b.md", Some("md")),
+            ("a.markdown", Some("md")),
+            ("a.pdf", None),
+            ("html", None),
+            (".csv", None),
+        ] {
+            assert_eq!(told(path), name, "{path}");
+        }
+    }
+}
