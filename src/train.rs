@@ -264,7 +264,7 @@ fn train(args: &Args, settings: &Settings, signal: &Signal) -> Result<u8, Failur
                 health = format!(", std >= {std:.1e}, zeros <= {:.0} %", 100.0 * measured.most_zeros());
             }
         }
-        Event::Saved(path) => bar.note(&format!("wrote {}", terminal::path(&path))),
+        Event::Saved(path) => bar.note(&format!("wrote {}", terminal::path(path))),
         Event::Warning(text) => bar.note(&format!("warning: {}", terminal::escape(&text))),
     });
     bar.clear();
