@@ -1,4 +1,4 @@
-//! Write checkpoints as PyTorch, SafeTensors, GGUF, Hugging Face and packed ternary files, and verify what was written.
+//! Write checkpoints as PyTorch, SafeTensors, GGUF, Hugging Face, NumPy and packed ternary files, and verify what was written.
 //!
 //! ```no_run
 //! use ckpt_convert::{Control, Options, Plan, Target, verify_written, write};
@@ -20,6 +20,7 @@ mod encode;
 mod error;
 mod gguf;
 mod hf;
+mod npz;
 mod pickle;
 mod plain;
 mod plan;

@@ -10,7 +10,7 @@ use crate::gguf::Gguf;
 use crate::names::Style;
 use crate::plan::{Options, Plan};
 use crate::source::gguf_student;
-use crate::{Result, gguf, hf, safetensors, torch};
+use crate::{Result, gguf, hf, npz, safetensors, torch};
 
 /// What is asked of a container or packing by those who plan, write and offer it.
 pub struct Form {
@@ -88,6 +88,8 @@ targets! {
     Torch => torch::FORM;
     /// GGUF, one file or a split set.
     Gguf(Gguf) => gguf::FORM;
+    /// NumPy's archive of arrays.
+    Npz => npz::FORM;
 }
 
 impl Target {
