@@ -1,11 +1,14 @@
 //! `ckpt convert`: checkpoints into other formats, verified.
 
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use ckpt_convert::names::Style;
 use ckpt_convert::quant::Quant;
 use ckpt_convert::{Control, Gguf, Options, Plan, Target};
 use ckpt_inspect::{DType, Verdict};
+use clap::ValueEnum;
+use clap::builder::PossibleValue;
 use globset::{Glob, GlobMatcher};
 
 use crate::load::{self, LoadArgs, LoadOptions};
@@ -96,26 +99,35 @@ pub struct Args {
     load: LoadArgs,
 }
 
-#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+/// What `--to` names.
+#[derive(Clone, Copy, PartialEq)]
 enum To {
-    /// All floating-point weights as float32.
-    #[value(alias = "f32")]
-    Fp32,
-    /// All floating-point weights as float16.
-    #[value(alias = "fp16")]
-    F16,
-    /// All floating-point weights as bfloat16.
-    Bf16,
-    /// Packed ternary, four values a byte; -o FILE.safetensors writes the packer's form.
-    I2s,
-    /// SafeTensors, types as they are.
-    Safetensors,
-    /// A Hugging Face model folder, types as they are.
-    Hf,
-    /// PyTorch, types as they are.
-    Pt,
-    /// GGUF, for llama.cpp and its kin.
-    Gguf,
+    /// All floating-point weights as one type, in PyTorch or SafeTensors.
+    Floats(DType),
+    /// Types as they are, or as the target has them.
+    Target(Target),
+}
+
+impl ValueEnum for To {
+    fn value_variants<'a>() -> &'a [Self] {
+        static ALL: LazyLock<Vec<To>> = LazyLock::new(|| {
+            let floats = [DType::F32, DType::F16, DType::BF16].map(To::Floats);
+            let named = Target::all().filter(|target| !target.form().name.is_empty());
+            floats.into_iter().chain(named.map(To::Target)).collect()
+        });
+        &ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let floats =
+            |name, dtype| PossibleValue::new(name).help(format!("All floating-point weights as {dtype}"));
+        Some(match *self {
+            To::Floats(dtype @ DType::F16) => floats("f16", dtype).alias("fp16"),
+            To::Floats(dtype @ DType::BF16) => floats("bf16", dtype),
+            To::Floats(dtype) => floats("fp32", dtype).alias("f32"),
+            To::Target(target) => PossibleValue::new(target.form().name).help(target.form().about),
+        })
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
@@ -129,34 +141,31 @@ impl Args {
     /// What is written to `output`, and the extension it has where none is given.
     fn target(&self, output: Option<&Path>) -> (Target, &'static str) {
         let safetensors = output.is_some_and(|o| o.extension().is_some_and(|e| e == "safetensors"));
-        let sharded = self.max_shard_size.is_some();
-        match self.to {
-            To::Safetensors => (Target::SafeTensors, if sharded { "" } else { "safetensors" }),
-            To::Hf => (Target::Hf { packed: self.packed }, ""),
-            To::Gguf => {
+        let target = match self.to {
+            To::Target(Target::Hf { .. }) => Target::Hf { packed: self.packed },
+            To::Target(Target::Gguf(_)) => {
                 let Args { quant, embed, exact_scales, latent, .. } = *self;
-                (Target::Gguf(Gguf { quant, embed, exact_scales, latent }), if sharded { "" } else { "gguf" })
+                Target::Gguf(Gguf { quant, embed, exact_scales, latent })
             }
-            To::I2s if safetensors => (Target::I2sSafeTensors, "safetensors"),
-            To::I2s => (Target::I2s, "pt"),
-            To::Fp32 | To::F16 | To::Bf16 if safetensors => (Target::SafeTensors, "safetensors"),
-            To::Pt | To::Fp32 | To::F16 | To::Bf16 => (Target::Torch, "pt"),
-        }
+            To::Target(Target::I2s) if safetensors => Target::I2sSafeTensors,
+            To::Target(target) => target,
+            To::Floats(_) if safetensors => Target::SafeTensors,
+            To::Floats(_) => Target::Torch,
+        };
+        (target, if self.max_shard_size.is_some() { "" } else { target.form().extension })
+    }
+
+    fn is_gguf(&self) -> bool {
+        matches!(self.to, To::Target(Target::Gguf(_)))
     }
 
     fn options(&self, target: Target) -> Result<Options, Failure> {
         Ok(Options {
             dtype: match self.to {
-                To::Fp32 => Some(DType::F32),
-                To::F16 => Some(DType::F16),
-                To::Bf16 => Some(DType::BF16),
-                _ => None,
+                To::Floats(dtype) => Some(dtype),
+                To::Target(_) => None,
             },
-            dtypes: self
-                .dtypes
-                .iter()
-                .map(|text| pattern(text, self.to == To::Gguf))
-                .collect::<Result<_, _>>()?,
+            dtypes: self.dtypes.iter().map(|text| pattern(text, self.is_gguf())).collect::<Result<_, _>>()?,
             root: self.root.clone(),
             keep_optimizer: self.keep_optimizer,
             names: self.names.map(|names| match names {
@@ -173,9 +182,15 @@ impl Args {
     }
 
     fn check(&self) -> Result<(), Failure> {
-        let folders = matches!(self.to, To::Safetensors | To::Hf | To::Gguf);
-        if self.max_shard_size.is_some() && !folders {
-            return Err(Failure::usage("--max-shard-size goes with --to safetensors, hf or gguf"));
+        let splits = |to: &&To| matches!(to, To::Target(target) if target.form().splits);
+        if self.max_shard_size.is_some() && !splits(&&self.to) {
+            let names = To::value_variants().iter().filter(splits).filter_map(To::to_possible_value);
+            let names: Vec<String> = names.map(|value| value.get_name().to_string()).collect();
+            let (last, others) = names.split_last().expect("there are targets of several files");
+            return Err(Failure::usage(format!(
+                "--max-shard-size goes with --to {} or {last}",
+                others.join(", ")
+            )));
         }
         let of_gguf = [
             (self.quant.is_some(), "--quant"),
@@ -184,16 +199,17 @@ impl Args {
             (self.latent, "--latent"),
             (self.tokenizer.is_some(), "--tokenizer"),
         ];
-        if let Some((_, flag)) = of_gguf.iter().find(|(given, _)| *given && self.to != To::Gguf) {
+        if let Some((_, flag)) = of_gguf.iter().find(|(given, _)| *given && !self.is_gguf()) {
             return Err(Failure::usage(format!("{flag} goes with --to gguf")));
         }
-        if self.names.is_some() && self.to == To::Gguf {
+        if self.names.is_some() && self.is_gguf() {
             return Err(Failure::usage("GGUF files have names of their own: leave out --names"));
         }
-        if self.packed && self.to != To::Hf {
+        if self.packed && !matches!(self.to, To::Target(Target::Hf { .. })) {
             return Err(Failure::usage("--packed goes with --to hf; --to i2s packs on its own"));
         }
-        if self.ternary.is_some() && !self.packed && !matches!(self.to, To::I2s | To::Gguf) {
+        let makes_ternary = self.packed || self.is_gguf() || self.to == To::Target(Target::I2s);
+        if self.ternary.is_some() && !makes_ternary {
             return Err(Failure::usage("--ternary goes with --to i2s, --to gguf or --to hf --packed"));
         }
         Ok(())
@@ -382,7 +398,7 @@ fn one(args: &Args, load: &LoadOptions, path: &Path, output: &Path, signal: &Sig
 }
 
 fn writes_folder(args: &Args, target: Target) -> bool {
-    matches!(target, Target::Hf { .. }) || args.max_shard_size.is_some()
+    target.form().extension.is_empty() || args.max_shard_size.is_some()
 }
 
 /// Warns about a checkpoint that the gate would refuse; under --strict it is not converted.

@@ -93,6 +93,7 @@ fn every_target_says_what_was_written_and_verifies() {
         ("safetensors", "f.safetensors", "24 bit-equal"),
         ("hf", "g", "24 bit-equal"),
         ("pt", "h.pt", "24 bit-equal"),
+        ("npz", "k.npz", "24 bit-equal"),
         ("gguf", "j.gguf", "9 bit-equal, 14 equal as rounded, 1 within their blocks' steps"),
     ] {
         let output = place.run(&["convert", path(&source), "--to", to, "-o", name]);
@@ -106,6 +107,23 @@ fn every_target_says_what_was_written_and_verifies() {
     let inspected = place.run(&["inspect", "e.safetensors", "--no-stats"]);
     assert!(out(&inspected).contains("i2s_unscaled"), "{}", out(&inspected));
     assert!(place.files().iter().all(|f| !f.starts_with(".ckpt-")), "{:?}", place.files());
+}
+
+#[test]
+fn types_that_numpy_lacks_are_refused_with_the_way_out() {
+    let place = Place::new();
+    let source = fixture("healthy-run/step-02000.pt");
+    code(&place.run(&["convert", path(&source), "--to", "bf16", "-o", "half.safetensors"]), 0);
+    let npz = ["convert", "half.safetensors", "--to", "npz", "-o", "half.npz"];
+    let output = place.run(&npz);
+    code(&output, 2);
+    let wanted = "bfloat16, which NumPy cannot hold; write it with --dtype '*=f32'";
+    assert!(err(&output).contains(wanted), "{}", err(&output));
+    assert_eq!(place.files(), ["half.safetensors"]);
+    let output = place.run(&[&npz[..], &["--dtype", "*=f32"]].concat());
+    code(&output, 0);
+    assert!(out(&output).contains("24 equal as rounded"), "{}", out(&output));
+    assert!(err(&output).contains("plain values, such as config and step"), "{}", err(&output));
 }
 
 #[test]
@@ -303,7 +321,7 @@ fn a_checksum_that_does_not_match_is_neither_verified_nor_converted() {
 fn a_size_limit_leaves_nothing() {
     let place = Place::new();
     let source = fixture("healthy-run/step-02000.pt");
-    for to in ["pt", "safetensors", "hf", "fp32", "gguf --latent --quant f32"] {
+    for to in ["pt", "safetensors", "hf", "fp32", "npz", "gguf --latent --quant f32"] {
         let script = format!(
             "ulimit -f 200; exec {} convert {} --to {to} -o out",
             env!("CARGO_BIN_EXE_ckpt"),

@@ -12,10 +12,11 @@ use serde_pickle::{HashableValue, Value};
 use crate::gguf::{self, Gguf};
 use crate::names::{self, Style};
 use crate::plain::{carried, is_training_state, key_text, told};
-use crate::plan::{Blob, Content, Elements, Options, Output, Pair, Plan, Target};
+use crate::plan::{Blob, Content, Elements, Options, Output, Pair, Plan};
 use crate::quant::Quant;
 use crate::sharing::{Place, shared_runs, tied_names};
 use crate::source::{gguf_student, grid, has_scale_beside, helpers, rotary};
+use crate::target::Target;
 use crate::ternary::Grid;
 use crate::{Error, Result, complete};
 
@@ -39,14 +40,7 @@ pub(crate) fn plan<'c>(source: &'c Checkpoint, options: &Options) -> Result<Plan
             twice.name.escape_debug()
         )));
     }
-    if !options.target.is_torch()
-        && options.target != Target::I2sSafeTensors
-        && names.contains("__metadata__")
-    {
-        return Err(Error::Target(
-            "SafeTensors has another use for the name `__metadata__`; write it with --to pt".into(),
-        ));
-    }
+    (options.target.form().check)(&plan)?;
     // Beyond any disk; and sums of what is written stay in range.
     const MOST_BYTES: u64 = 1 << 60;
     let total = plan.blobs.iter().try_fold(0u64, |sum, blob| sum.checked_add(blob.bytes));
@@ -81,7 +75,7 @@ struct Builder<'c, 'o> {
 impl<'c, 'o> Builder<'c, 'o> {
     fn new(source: &'c Checkpoint, options: &'o Options) -> Result<Self> {
         let target = options.target;
-        if options.keep_optimizer && !target.is_torch() {
+        if options.keep_optimizer && !target.form().nests {
             return Err(Error::Target(
                 "only PyTorch output (--to pt, fp32, f16, bf16, i2s) holds optimizer state".into(),
             ));
@@ -90,7 +84,7 @@ impl<'c, 'o> Builder<'c, 'o> {
         let has_key = source.tensors.iter().any(|t| without_state_dict(&t.name) != t.name);
         // The seed's i2s form has its state dict under a key.
         let nested =
-            pickled && target.is_torch() && options.root.is_none() && (has_key || target == Target::Torch);
+            pickled && target.form().nests && options.root.is_none() && (has_key || target == Target::Torch);
         if options.keep_optimizer && !nested {
             return Err(Error::Target(
                 "--keep-optimizer needs a PyTorch source, whole: without --root".into(),
@@ -107,7 +101,7 @@ impl<'c, 'o> Builder<'c, 'o> {
             _ => Value::Dict(BTreeMap::new()),
         };
         let mut prefix = "";
-        if let (Value::Dict(entries), true) = (&mut metadata, target.is_torch()) {
+        if let (Value::Dict(entries), true) = (&mut metadata, target.form().nests) {
             let packed = HashableValue::String("packed".into());
             entries.remove(&packed);
             if !nested && (!entries.is_empty() || target == Target::I2s) {
@@ -141,7 +135,7 @@ impl<'c, 'o> Builder<'c, 'o> {
     /// What is to be told of the model as a whole.
     fn tell_of_the_model(&mut self) {
         let (source, target) = (self.plan.source, self.options.target);
-        if matches!(target, Target::Hf { .. } | Target::Gguf(_)) {
+        if target.form().is_model {
             let note = complete::note(&self.plan);
             self.plan.notes.extend(note);
             return;
@@ -154,7 +148,7 @@ impl<'c, 'o> Builder<'c, 'o> {
                 "what the GGUF keys say of the model has no place in such a file; --to hf writes it as config.json"
                     .into(),
             );
-        } else if source.model.holds_codes() && target.packing().is_none() {
+        } else if source.model.holds_codes() && target.packing().is_none() && target.form().tells_values {
             self.plan.notes.push(
                 "BitLinear matrices are in their ternary form, and `latent: false` in the config says so to this suite; a trainer would make them ternary again, with mean|W| for their scale"
                     .into(),
@@ -294,24 +288,15 @@ impl<'c, 'o> Builder<'c, 'o> {
         };
         let own = if tensor.dtype.is_float() || !real { tensor.dtype } else { DType::F32 };
         let dtype = plain.unwrap_or(own);
-        if matches!(self.options.target, Target::Gguf(_)) {
-            // The rules of GGUF decide on real numbers.
-            if real || gguf::ggml_of(dtype).is_some() {
-                return Ok(dtype);
-            }
+        // The rules of GGUF decide on real numbers.
+        let ruled = real && matches!(self.options.target, Target::Gguf(_));
+        let form = self.options.target.form();
+        if !ruled && !(form.holds)(dtype) {
             return Err(Error::Target(format!(
-                "tensor `{}` has elements of type {dtype}, which GGUF cannot hold; write it with --to pt",
-                tensor.name.escape_debug()
-            )));
-        }
-        let (holds, holder, instead) = match self.options.target.is_torch() {
-            true => (ckpt_inspect::torch::has_dtype(dtype), "PyTorch", "safetensors"),
-            false => (ckpt_inspect::safetensors::dtype_of(dtype).is_some(), "SafeTensors", "pt"),
-        };
-        if !holds {
-            return Err(Error::Target(format!(
-                "tensor `{}` has elements of type {dtype}, which {holder} cannot hold; write it with --to {instead}",
-                tensor.name.escape_debug()
+                "tensor `{}` has elements of type {dtype}, which {} cannot hold; write it with {}",
+                tensor.name.escape_debug(),
+                form.reader,
+                (form.instead)(dtype)
             )));
         }
         Ok(dtype)
@@ -452,7 +437,8 @@ impl<'c, 'o> Builder<'c, 'o> {
             ));
         }
         let unpacked = chosen.iter().filter(|c| c.grid.is_none()).map(|c| (c.index, c.dtype));
-        let shared = match self.options.target.is_torch() {
+        let form = self.options.target.form();
+        let shared = match form.nests {
             true => shared_runs(self.plan.source, unpacked),
             false => HashMap::new(),
         };
@@ -499,7 +485,7 @@ impl<'c, 'o> Builder<'c, 'o> {
                 });
                 continue;
             }
-            if let (false, Some(place)) = (self.options.target.is_torch(), Place::of(tensor, c.dtype)) {
+            if let (true, Some(place)) = (form.ties, Place::of(tensor, c.dtype)) {
                 if let Some(other) = identical.get(&place) {
                     self.plan.tied.push((c.name, other.clone()));
                     continue;

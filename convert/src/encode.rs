@@ -1,9 +1,11 @@
 //! The bytes of planned tensors: read piece by piece, converted, and handed to whoever writes them, in parallel.
 
+use std::cell::RefCell;
+use std::io::Write;
 use std::ops::AddAssign;
 use std::sync::Arc;
 
-use ckpt_inspect::staged::{Control, OutputFile};
+use ckpt_inspect::staged::{Control, Error as OutputError, OutputFile};
 use ckpt_inspect::{Checkpoint, DType, Elements as Values, Error as ReadError, TensorInfo};
 use crc32fast::Hasher;
 use half::slice::HalfFloatSliceExt;
@@ -143,6 +145,14 @@ pub(crate) struct Writer<'w> {
     pub crc: bool,
 }
 
+/// Where the bytes of a blob go.
+enum To<'o> {
+    /// From an offset of a file on, in any order.
+    Places(&'o OutputFile, u64),
+    /// To the end of what is written into a file in one go.
+    Stream(&'o OutputFile, RefCell<&'o mut dyn Write>),
+}
+
 /// Appends the bytes of some units, given the first and how many.
 type Piece<'p> = dyn Fn(usize, usize, &mut Vec<u8>) -> Result<Losses> + Sync + 'p;
 
@@ -167,15 +177,20 @@ impl Writer<'_> {
             .par_iter()
             .map(|&(blob, offset)| match &self.blobs[blob] {
                 blob if heavy(blob) => Ok(Written::default()),
-                blob => self.write_blob(blob, output, offset),
+                blob => self.write_blob(blob, &To::Places(output, offset)),
             })
             .collect::<Result<Vec<_>>>()?;
         for (written, &(blob, offset)) in written.iter_mut().zip(places) {
             if heavy(&self.blobs[blob]) {
-                *written = self.write_blob(&self.blobs[blob], output, offset)?;
+                *written = self.write_blob(&self.blobs[blob], &To::Places(output, offset))?;
             }
         }
         Ok(written)
+    }
+
+    /// Writes the bytes of `blob` one after another to `stream`, which goes into `output`. Checksums are the stream's.
+    pub fn stream(&self, blob: usize, output: &OutputFile, stream: &mut dyn Write) -> Result<Written> {
+        self.write_blob(&self.blobs[blob], &To::Stream(output, RefCell::new(stream)))
     }
 
     fn allocated(&self, blob: &Blob) -> u64 {
@@ -187,14 +202,14 @@ impl Writer<'_> {
         }
     }
 
-    fn write_blob(&self, blob: &Blob, output: &OutputFile, offset: u64) -> Result<Written> {
+    fn write_blob(&self, blob: &Blob, to: &To<'_>) -> Result<Written> {
         match &blob.content {
-            Content::Bytes(bytes) => self.copy(bytes, output, offset),
+            Content::Bytes(bytes) => self.copy(bytes, to),
             Content::Elements(elements) => {
                 let tensor = &elements.tensor;
                 let bytes = self.source.spread(tensor)?;
                 if tensor.dtype == blob.dtype && elements.is_source() {
-                    return self.copy(&bytes, output, offset);
+                    return self.copy(&bytes, to);
                 }
                 let size = blob.dtype.element_size().unwrap_or(1);
                 let decoded = Decoded::checked(self.source, elements, &bytes)?;
@@ -205,7 +220,7 @@ impl Writer<'_> {
                     Ok(narrow(decoded.get(start, n, &mut Vec::new()), blob.dtype, out))
                 };
                 let numel = tensor.numel() as usize;
-                self.convert(numel, CONVERTED, size, &piece, output, offset)
+                self.convert(numel, CONVERTED, size, &piece, to)
             }
             Content::Codes { elements, packing, grid } => {
                 let bytes = self.source.spread(&elements.tensor)?;
@@ -220,10 +235,10 @@ impl Writer<'_> {
                     });
                     Ok(Losses::default())
                 };
-                self.convert(blob.bytes as usize, CONVERTED / 4, 1, &piece, output, offset)
+                self.convert(blob.bytes as usize, CONVERTED / 4, 1, &piece, to)
             }
             Content::Blocks { elements, quant, unit_scale } => {
-                self.write_blocks(elements, *quant, *unit_scale, output, offset)
+                self.write_blocks(elements, *quant, *unit_scale, to)
             }
         }
     }
@@ -233,8 +248,7 @@ impl Writer<'_> {
         elements: &Elements,
         quant: Quant,
         unit_scale: bool,
-        output: &OutputFile,
-        offset: u64,
+        to: &To<'_>,
     ) -> Result<Written> {
         let tensor = &elements.tensor;
         let bytes = self.source.spread(tensor)?;
@@ -259,15 +273,27 @@ impl Writer<'_> {
         };
         let blocks = values.len() / quant.block();
         let step = CONVERTED / quant.block();
-        let written = self.convert(blocks, step, quant.block_bytes(), &piece, output, offset)?;
+        let written = self.convert(blocks, step, quant.block_bytes(), &piece, to)?;
         if quant == Quant::I2S {
-            let tail = offset + (blocks * quant.block_bytes()) as u64;
-            self.put(&quant::i2_s_tail(scale), output, tail)?;
+            let tail = quant::i2_s_tail(scale);
+            match to {
+                To::Places(output, offset) => {
+                    self.put(&tail, output, offset + (blocks * quant.block_bytes()) as u64)?;
+                }
+                To::Stream(output, stream) => self.append(&tail, output, stream)?,
+            }
         }
         Ok(written)
     }
 
-    fn copy(&self, bytes: &[u8], output: &OutputFile, offset: u64) -> Result<Written> {
+    fn copy(&self, bytes: &[u8], to: &To<'_>) -> Result<Written> {
+        let (output, offset) = match to {
+            To::Places(output, offset) => (*output, *offset),
+            To::Stream(output, stream) => {
+                bytes.chunks(COPIED).try_for_each(|chunk| self.append(chunk, output, stream))?;
+                return Ok(Written::default());
+            }
+        };
         let hashers = bytes
             .par_chunks(COPIED)
             .enumerate()
@@ -283,21 +309,46 @@ impl Writer<'_> {
         step: usize,
         size: usize,
         piece: &Piece<'_>,
-        output: &OutputFile,
-        offset: u64,
+        to: &To<'_>,
     ) -> Result<Written> {
-        let pieces = (0..len.div_ceil(step))
+        let count = len.div_ceil(step);
+        let made = |i: usize| {
+            let start = i * step;
+            let mut out = Vec::new();
+            Ok((piece(start, step.min(len - start), &mut out)?, out))
+        };
+        let mut losses = Losses::default();
+        let (output, offset) = match to {
+            To::Places(output, offset) => (*output, *offset),
+            To::Stream(output, stream) => {
+                // As many beside each other as there are threads, and then those in their order.
+                let beside = rayon::current_num_threads();
+                for first in (0..count).step_by(beside) {
+                    let pieces = (first..count.min(first + beside)).into_par_iter().map(made);
+                    for (more, out) in pieces.collect::<Result<Vec<(Losses, Vec<u8>)>>>()? {
+                        losses += more;
+                        self.append(&out, output, stream)?;
+                    }
+                }
+                return Ok(Written { losses, crc: 0 });
+            }
+        };
+        let pieces = (0..count)
             .into_par_iter()
             .map(|i| {
-                let start = i * step;
-                let mut out = Vec::new();
-                let losses = piece(start, step.min(len - start), &mut out)?;
-                Ok((losses, self.put(&out, output, offset + (start * size) as u64)?))
+                let (losses, out) = made(i)?;
+                Ok((losses, self.put(&out, output, offset + (i * step * size) as u64)?))
             })
             .collect::<Result<Vec<(Losses, Hasher)>>>()?;
-        let mut losses = Losses::default();
         pieces.iter().for_each(|(more, _)| losses += *more);
         Ok(Written { losses, crc: combine(pieces.into_iter().map(|(_, hasher)| hasher)) })
+    }
+
+    fn append(&self, bytes: &[u8], output: &OutputFile, stream: &RefCell<&mut dyn Write>) -> Result<()> {
+        self.control.check(output.path())?;
+        stream.borrow_mut().write_all(bytes).map_err(|source| cannot(output, source))?;
+        (self.control.progress)(bytes.len() as u64);
+        Ok(())
     }
 
     fn put(&self, bytes: &[u8], output: &OutputFile, offset: u64) -> Result<Hasher> {
@@ -310,6 +361,11 @@ impl Writer<'_> {
         (self.control.progress)(bytes.len() as u64);
         Ok(hasher)
     }
+}
+
+/// What a stream into `output` says when it cannot be written.
+pub(crate) fn cannot(output: &OutputFile, source: std::io::Error) -> OutputError {
+    OutputError::Write { path: output.path().to_path_buf(), source }
 }
 
 /// The CRC-32 of pieces that follow each other.

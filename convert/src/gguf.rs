@@ -17,11 +17,12 @@ use globset::GlobMatcher;
 use half::f16;
 
 use crate::encode::{Writer, Written};
-use crate::names;
+use crate::names::{self, Style};
 use crate::plan::{Options, Plan};
 use crate::quant::Quant;
+use crate::target::{Form, Target};
 use crate::ternary::Grid;
-use crate::{Error, Result};
+use crate::{Error, Result, safetensors};
 
 /// How weights go into a GGUF file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,6 +38,25 @@ pub struct Gguf {
     /// Keep the float weights of ternary layers. Only a runner that makes them ternary itself computes the same then.
     pub latent: bool,
 }
+
+/// `--to gguf`.
+pub(crate) const FORM: Form = Form {
+    name: "gguf",
+    about: "GGUF, for llama.cpp and its kin",
+    extension: "gguf",
+    splits: true,
+    reader: "GGUF",
+    holds: |dtype| ggml_of(dtype).is_some(),
+    instead: |_| "--to pt",
+    style: Some(Style::Gguf),
+    nests: false,
+    ties: true,
+    tells_values: true,
+    is_model: true,
+    packing: |_| None,
+    check: safetensors::without_metadata,
+    write,
+};
 
 /// GGML's type for elements of this type.
 pub(crate) fn ggml_of(dtype: DType) -> Option<GgmlType> {
@@ -266,7 +286,7 @@ fn is_of_the_file(key: &str) -> bool {
 /// All keys of the file, and what else is to be told.
 fn keys(plan: &mut Plan<'_>, options: &Options) -> Result<Keys> {
     let source = plan.source;
-    let latent = matches!(&options.target, crate::Target::Gguf(settings) if settings.latent);
+    let latent = matches!(&options.target, Target::Gguf(settings) if settings.latent);
     let mut keys = match source.gguf_header() {
         Some(header) => {
             let mut keys = Keys::default();
@@ -414,7 +434,7 @@ impl File {
 
 /// Writes `plan` to the file `path`; with a limit for one file, to the folder `path`, as llama.cpp names and reads split
 /// sets: all keys in the first file, in each its number and how many files and tensors there are.
-pub(crate) fn write(
+fn write(
     plan: &mut Plan<'_>,
     options: &Options,
     path: &Path,

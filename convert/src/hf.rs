@@ -6,11 +6,15 @@ use std::path::Path;
 use ckpt_inspect::meaning::RopeScaling;
 use ckpt_inspect::meaning::names::ROPE_FACTORS;
 use ckpt_inspect::metadata::whole_json;
-use ckpt_inspect::{DType, Error as ReadError, ModelConfig};
+use ckpt_inspect::staged::Control;
+use ckpt_inspect::{DType, Error as ReadError, ModelConfig, TernaryPacking};
 use serde_json::{Map, Value as Json, json};
 
-use crate::plan::{Plan, Target};
-use crate::{Error, Result};
+use crate::encode::Written;
+use crate::names::Style;
+use crate::plan::{Options, Plan};
+use crate::target::{Form, Target};
+use crate::{Error, Result, safetensors};
 
 /// Files that lie beside a model's weights and go where they go.
 pub(crate) const BESIDE: [&str; 9] = [
@@ -27,8 +31,30 @@ pub(crate) const BESIDE: [&str; 9] = [
 /// Larger ones are no tokenizer's.
 const MAX_BESIDE: u64 = 256 << 20;
 
+/// `--to hf`.
+pub(crate) const FORM: Form = Form {
+    name: "hf",
+    about: "A Hugging Face model folder, types as they are",
+    extension: "",
+    style: Some(Style::Hf),
+    is_model: true,
+    packing: |target| (target == Target::Hf { packed: true }).then_some(TernaryPacking::HfBitnet),
+    write,
+    ..safetensors::FORM
+};
+
+fn write(
+    plan: &mut Plan<'_>,
+    options: &Options,
+    path: &Path,
+    control: Control<'_>,
+) -> Result<(u64, Vec<Written>)> {
+    let beside = beside(plan)?;
+    safetensors::write_folder(plan, path, options.max_shard_bytes, &beside, options.force, control)
+}
+
 /// config.json and the files beside the source, by name. Adds to the plan's notes what config.json cannot say.
-pub(crate) fn beside(plan: &mut Plan<'_>) -> Result<Vec<(String, Vec<u8>)>> {
+fn beside(plan: &mut Plan<'_>) -> Result<Vec<(String, Vec<u8>)>> {
     let mut files = Vec::new();
     if let Some(config) = config(plan)? {
         files.push(("config.json".to_string(), config_file(plan, config)));

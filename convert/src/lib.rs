@@ -1,4 +1,4 @@
-//! Write checkpoints as PyTorch, SafeTensors, GGUF, Hugging Face and packed ternary files, and verify what was written.
+//! Write checkpoints as PyTorch, SafeTensors, GGUF, Hugging Face, NumPy and packed ternary files, and verify what was written.
 //!
 //! ```no_run
 //! use ckpt_convert::{Control, Options, Plan, Target, verify_written, write};
@@ -20,6 +20,7 @@ mod encode;
 mod error;
 mod gguf;
 mod hf;
+mod npz;
 mod pickle;
 mod plain;
 mod plan;
@@ -29,6 +30,7 @@ mod save;
 mod sharing;
 mod simd;
 mod source;
+mod target;
 mod ternary;
 mod torch;
 mod verify;
@@ -40,9 +42,10 @@ pub use ckpt_inspect::staged::Control;
 pub use encode::{Losses, Rotary};
 pub use error::{Error, Result};
 pub use gguf::Gguf;
-pub use plan::{Blob, Content, Elements, Options, Output, Pair, Plan, Target};
+pub use plan::{Blob, Content, Elements, Options, Output, Pair, Plan};
 pub use save::{Object, save};
 pub use source::row_order;
+pub use target::{Form, Target};
 pub use ternary::Grid;
 pub use verify::{Agreement, Report, Rule, verify, verify_written};
 pub use write::{Written, write};

@@ -3,16 +3,15 @@
 
 use std::path::PathBuf;
 
-use ckpt_inspect::{Checkpoint, DType, Format, TensorInfo, TernaryPacking, contiguous_strides};
+use ckpt_inspect::{Checkpoint, DType, TensorInfo, TernaryPacking, contiguous_strides};
 use globset::GlobMatcher;
 use serde_pickle::Value;
 
 use crate::Result;
 use crate::encode::Rotary;
-use crate::gguf::Gguf;
 use crate::names::Style;
 use crate::quant::Quant;
-use crate::source;
+use crate::target::Target;
 use crate::ternary::Grid;
 
 /// What to write, and how tensors go into it.
@@ -55,55 +54,6 @@ impl Options {
             max_shard_bytes: None,
             tokenizer: None,
             force: false,
-        }
-    }
-}
-
-/// Containers and packings that are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// PyTorch's zip.
-    Torch,
-    /// The seed's i2s form in PyTorch's zip: `L.weight`, `L_shape`, `L_scale`.
-    I2s,
-    /// The ternary packer's SafeTensors form: `L.weight`, shapes in a `__metadata__` tensor, no scale.
-    I2sSafeTensors,
-    /// SafeTensors, one file or a folder of shards.
-    SafeTensors,
-    /// A Hugging Face model folder.
-    Hf {
-        /// Whether BitLinear matrices are packed as Hugging Face's BitNet integration does.
-        packed: bool,
-    },
-    /// GGUF, one file or a split set.
-    Gguf(Gguf),
-}
-
-impl Target {
-    pub(crate) fn is_torch(self) -> bool {
-        matches!(self, Target::Torch | Target::I2s)
-    }
-
-    pub(crate) fn packing(self) -> Option<TernaryPacking> {
-        match self {
-            Target::I2s => Some(TernaryPacking::I2s),
-            Target::I2sSafeTensors => Some(TernaryPacking::I2sUnscaled),
-            Target::Hf { packed: true } => Some(TernaryPacking::HfBitnet),
-            _ => None,
-        }
-    }
-
-    pub(crate) fn style(self, source: &Checkpoint) -> Option<Style> {
-        match self {
-            Target::I2s | Target::I2sSafeTensors => Some(Style::Student),
-            Target::Hf { .. } => Some(Style::Hf),
-            Target::Gguf(_) => Some(Style::Gguf),
-            // GGUF's names are of use to GGUF readers alone.
-            Target::Torch | Target::SafeTensors => match source.format {
-                Format::Gguf { .. } if source::gguf_student(source).is_some() => Some(Style::Student),
-                Format::Gguf { .. } => Some(Style::Hf),
-                _ => None,
-            },
         }
     }
 }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use ckpt_inspect::TernaryPacking;
 use ckpt_inspect::metadata::whole_json;
 use ckpt_inspect::safetensors::{MAX_HEADER, dtype_of};
 use ckpt_inspect::staged::{Control, OutputFile, StagedFile, StagedFolder};
@@ -11,7 +12,9 @@ use serde_json::{Map, json};
 use serde_pickle::{HashableValue, Value};
 
 use crate::encode::{Writer, Written};
-use crate::plan::{Plan, Target};
+use crate::names::Style;
+use crate::plan::{Options, Plan};
+use crate::target::Form;
 use crate::{Error, Result};
 
 /// The header's `__metadata__`: plain values as text, nested ones as JSON text. `format` is what Hugging Face's
@@ -46,7 +49,7 @@ impl File {
         let size = |&i: &usize| std::cmp::Reverse(plan.tensors[i].dtype.element_size());
         tensors.sort_by_key(size);
         let mut entries = Map::new();
-        if plan.target != Target::I2sSafeTensors {
+        if plan.target.form().tells_values {
             entries.insert("__metadata__".into(), json!(metadata(plan)));
         }
         let mut places = Vec::new();
@@ -85,8 +88,59 @@ impl File {
     }
 }
 
+/// `--to safetensors`.
+pub(crate) const FORM: Form = Form {
+    name: "safetensors",
+    about: "SafeTensors, types as they are",
+    extension: "safetensors",
+    splits: true,
+    reader: "SafeTensors",
+    holds: |dtype| dtype_of(dtype).is_some(),
+    instead: |_| "--to pt",
+    style: None,
+    nests: false,
+    ties: true,
+    tells_values: true,
+    is_model: false,
+    packing: |_| None,
+    check: without_metadata,
+    write,
+};
+
+/// `--to i2s -o X.safetensors`.
+pub(crate) const I2S: Form = Form {
+    name: "",
+    style: Some(Style::Student),
+    tells_values: false,
+    packing: |_| Some(TernaryPacking::I2sUnscaled),
+    check: |_| Ok(()),
+    ..FORM
+};
+
+/// Refuses a tensor that is called as the header's plain values are.
+pub(crate) fn without_metadata(plan: &Plan<'_>) -> Result<()> {
+    match plan.tensors.iter().any(|t| t.name == "__metadata__") {
+        true => Err(Error::Target(
+            "SafeTensors has another use for the name `__metadata__`; write it with --to pt".into(),
+        )),
+        false => Ok(()),
+    }
+}
+
+fn write(
+    plan: &mut Plan<'_>,
+    options: &Options,
+    path: &Path,
+    control: Control<'_>,
+) -> Result<(u64, Vec<Written>)> {
+    match options.max_shard_bytes {
+        Some(limit) => write_folder(plan, path, Some(limit), &[], options.force, control),
+        None => write_file(plan, path, options.force, control),
+    }
+}
+
 /// Writes `plan` to the file `path`.
-pub(crate) fn write(
+fn write_file(
     plan: &Plan<'_>,
     path: &Path,
     force: bool,

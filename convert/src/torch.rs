@@ -3,13 +3,17 @@
 
 use std::path::Path;
 
+use ckpt_inspect::TernaryPacking;
 use ckpt_inspect::staged::{Control, OutputFile, StagedFile};
+use ckpt_inspect::torch::has_dtype;
 use serde_pickle::{HashableValue, Value};
 
 use crate::Result;
 use crate::encode::{Writer, Written};
+use crate::names::Style;
 use crate::pickle::{Pickler, TensorRef};
-use crate::plan::Plan;
+use crate::plan::{Options, Plan};
+use crate::target::Form;
 use crate::zip::Layout;
 
 /// The version of the container that every PyTorch since 1.6 reads.
@@ -18,16 +22,44 @@ const BYTEORDER: &[u8] = b"little";
 /// Digits of the serialization id.
 const ID_LEN: usize = 40;
 
+/// `--to pt`.
+pub(crate) const FORM: Form = Form {
+    name: "pt",
+    about: "PyTorch, types as they are",
+    extension: "pt",
+    splits: false,
+    reader: "PyTorch",
+    holds: has_dtype,
+    instead: |_| "--to safetensors",
+    style: None,
+    nests: true,
+    ties: false,
+    tells_values: true,
+    is_model: false,
+    packing: |_| None,
+    check: |_| Ok(()),
+    write,
+};
+
+/// `--to i2s`.
+pub(crate) const I2S: Form = Form {
+    name: "i2s",
+    about: "Packed ternary, four values a byte; -o FILE.safetensors writes the packer's form",
+    style: Some(Style::Student),
+    packing: |_| Some(TernaryPacking::I2s),
+    ..FORM
+};
+
 /// Writes `plan` to `path`.
-pub(crate) fn write(
-    plan: &Plan<'_>,
+fn write(
+    plan: &mut Plan<'_>,
+    options: &Options,
     path: &Path,
-    force: bool,
     control: Control<'_>,
 ) -> Result<(u64, Vec<Written>)> {
     let sizes: Vec<u64> = plan.blobs.iter().map(|b| b.bytes).collect();
     let writer = Writer { source: plan.source, blobs: &plan.blobs, control, crc: true };
-    archive(path, force, &pickle(plan), &sizes, |output, places| {
+    archive(path, options.force, &pickle(plan), &sizes, |output, places| {
         let places: Vec<(usize, u64)> = places.iter().copied().enumerate().collect();
         let written = writer.write(output, &places)?;
         control.check(path)?;

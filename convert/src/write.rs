@@ -1,4 +1,4 @@
-//! From a plan to files, by target.
+//! From a plan to files.
 
 use std::path::Path;
 
@@ -6,8 +6,9 @@ use ckpt_inspect::DType;
 use ckpt_inspect::staged::Control;
 
 use crate::encode::Losses;
-use crate::plan::{Options, Plan, Target};
-use crate::{Error, Result, gguf, hf, safetensors, torch};
+use crate::plan::{Options, Plan};
+use crate::target::Target;
+use crate::{Error, Result};
 
 /// What was written.
 #[derive(Clone, Debug)]
@@ -24,9 +25,9 @@ pub struct Written {
 /// # Errors
 /// Those of reading the source; `Exists`, `Foreign`, `NoSpace`, `Write` and `Stopped`, which leave `path` as it was.
 pub fn write(plan: &mut Plan<'_>, options: &Options, path: &Path, control: Control<'_>) -> Result<Written> {
-    let file_name = path.extension().is_some_and(|e| e == "safetensors" || e == "gguf");
-    let folder = matches!(plan.target, Target::Hf { .. }) || options.max_shard_bytes.is_some();
-    if folder && file_name {
+    let is_file = |t: Target| t.form().splits && path.extension().is_some_and(|e| e == t.form().extension);
+    let folder = plan.target.form().extension.is_empty() || options.max_shard_bytes.is_some();
+    if folder && Target::all().any(is_file) {
         return Err(Error::Target(format!(
             "{}: a Hugging Face model, or a set of several files, is a folder; name one",
             path.display()
@@ -44,20 +45,7 @@ pub fn write(plan: &mut Plan<'_>, options: &Options, path: &Path, control: Contr
             plan.notes.push(note);
         }
     }
-    let (bytes, written) = match plan.target {
-        Target::Torch | Target::I2s => torch::write(plan, path, options.force, control)?,
-        Target::SafeTensors | Target::I2sSafeTensors if !folder => {
-            safetensors::write(plan, path, options.force, control)?
-        }
-        Target::SafeTensors | Target::I2sSafeTensors => {
-            safetensors::write_folder(plan, path, options.max_shard_bytes, &[], options.force, control)?
-        }
-        Target::Gguf(_) => gguf::write(plan, options, path, control)?,
-        Target::Hf { .. } => {
-            let beside = hf::beside(plan)?;
-            safetensors::write_folder(plan, path, options.max_shard_bytes, &beside, options.force, control)?
-        }
-    };
+    let (bytes, written) = (plan.target.form().write)(plan, options, path, control)?;
     let mut losses = Losses::default();
     let mut by_dtype: Vec<(DType, Losses, u64)> = Vec::new();
     for (blob, written) in plan.blobs.iter().zip(&written).filter(|(_, w)| w.losses != Losses::default()) {

@@ -37,6 +37,54 @@ fn an_uncoalesced_sparse_tensor_is_not_written() {
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
+/// A SafeTensors file of one-element tensors by these names.
+fn named(path: &Path, names: &[&str]) {
+    let entry = |(i, name): (usize, &&str)| {
+        let entry = serde_json::json!({"dtype": "F32", "shape": [1], "data_offsets": [4 * i, 4 * i + 4]});
+        (name.to_string(), entry)
+    };
+    let header: serde_json::Map<_, _> = names.iter().enumerate().map(entry).collect();
+    let header = serde_json::Value::Object(header).to_string().into_bytes();
+    let values: Vec<u8> = (0..names.len()).flat_map(|i| (i as f32).to_le_bytes()).collect();
+    std::fs::write(path, [&(header.len() as u64).to_le_bytes()[..], &header, &values].concat()).unwrap();
+}
+
+/// Entries of an archive are names of files for whoever unpacks it.
+#[test]
+fn names_of_arrays_stay_inside_the_archive() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, to) = (folder.path().join("source"), folder.path().join("to"));
+    let convert = |names: &[&str]| {
+        named(&source, names);
+        let checkpoint = open(&source).unwrap();
+        let options = Options::new(Target::Npz);
+        let mut plan = Plan::new(&checkpoint, &options)?;
+        let stop = Default::default();
+        write(&mut plan, &options, &to, Control { progress: &|_| (), stop: &stop })?;
+        assert!(verify_written(&plan, &to)?.agrees());
+        Ok::<(), Error>(())
+    };
+    convert(&["a/b", "ünï.cödé", "two words", "\"'\n\t", "b.npy", "x\\y", "...", "a..b", "", "ab:c"])
+        .unwrap();
+    std::fs::remove_file(&to).unwrap();
+    let long = "n".repeat(65_001);
+    for (names, why) in [
+        (&["w", "/etc/passwd"][..], "outside of the archive"),
+        (&["\\\\server\\share"], "outside of the archive"),
+        (&["C:w"], "outside of the archive"),
+        (&["../w"], "leads out"),
+        (&["a/../../w"], "leads out"),
+        (&["a\\..\\w"], "leads out"),
+        (&["a\0b"], "zero character"),
+        (&["w", "w.npy"], "another tensor"),
+        (&[&long], "longer"),
+    ] {
+        let error = convert(names).unwrap_err();
+        assert!(matches!(&error, Error::Target(text) if text.contains(why) && text.len() < 300), "{error}");
+        assert!(!to.exists());
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
 
@@ -44,7 +92,7 @@ proptest! {
     fn a_changed_fixture_converts_or_says_why_not(
         which in 0..FIXTURES.len(),
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
-        target in 0..5usize,
+        target in 0..6usize,
     ) {
         let folder = tempfile::tempdir().unwrap();
         let (source, to) = (folder.path().join("source"), folder.path().join("to"));
@@ -62,7 +110,8 @@ proptest! {
             1 => Options::new(Target::SafeTensors),
             2 => Options { dtype: Some(DType::F16), keep_optimizer: true, ..Options::new(Target::Torch) },
             3 => Options { ternary, ..Options::new(Target::I2s) },
-            _ => Options::new(Target::Gguf(Gguf::default())),
+            4 => Options::new(Target::Gguf(Gguf::default())),
+            _ => Options::new(Target::Npz),
         };
         let Ok(mut plan) = Plan::new(&checkpoint, &options) else { return Ok(()) };
         let stop = Default::default();

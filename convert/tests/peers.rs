@@ -43,9 +43,17 @@ fn others_read_the_same() {
         (Options::new(Target::Hf { packed: true }), "hf-packed"),
         (Options::new(Target::I2s), "i2s.pt"),
         (Options::new(Target::I2sSafeTensors), "packed.safetensors"),
+        (Options::new(Target::Npz), "arrays.npz"),
+        (Options { dtype: Some(DType::F16), ..Options::new(Target::Npz) }, "half.npz"),
     ] {
         convert(fixtures.join("healthy-run/step-02000.pt"), options, name);
     }
+    convert(fixtures.join("formats/dtypes_int.pt"), Options::new(Target::Npz), "integers.npz");
+    let odd = written.path().join("odd.safetensors");
+    let header = r#"{"a/b c":{"dtype":"F32","shape":[],"data_offsets":[0,4]},"ünï\"\n'":{"dtype":"F32","shape":[0,3],"data_offsets":[4,4]},"x\\y.npy":{"dtype":"F32","shape":[1],"data_offsets":[4,8]},"":{"dtype":"I8","shape":[1,1,1],"data_offsets":[8,9]}}"#;
+    let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[1; 9]].concat();
+    std::fs::write(&odd, bytes).unwrap();
+    convert(odd, Options::new(Target::Npz), "odd.npz");
     let student = || written.path().join("student.pt");
     student::write(&student());
     for quant in Quant::all().filter(|q| *q != Quant::I2S) {

@@ -89,6 +89,51 @@ fn safetensors_and_back() {
 }
 
 #[test]
+fn npz_and_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut refused = Vec::new();
+    for source in whole_fixtures() {
+        let name = source.file_stem().unwrap();
+        let at = |extension: &str| folder.path().join(name).with_extension(extension);
+        let options = Options::new(Target::Npz);
+        if let Err(error) = Plan::new(&open(&source).unwrap(), &options) {
+            refused.push((name.to_str().unwrap().to_string(), error.to_string()));
+            continue;
+        }
+        let notes = convert(&source, &options, &at("npz"));
+        let told = notes.iter().any(|note| note.contains("have no place among arrays"));
+        assert!(told || open(&source).unwrap().step.is_none(), "{}: {notes:?}", source.display());
+        assert_eq!(open(at("npz")).unwrap().verify_checksums(), [""; 0]);
+        convert(&at("npz"), &Options::new(Target::Torch), &at("pt"));
+        let report = verified(&source, &at("pt"));
+        assert!(report.agrees(), "{}: {report:#?}", source.display());
+
+        // The same bytes in SafeTensors, by whichever way they came there.
+        let options = Options::new(Target::SafeTensors);
+        if Plan::new(&open(&source).unwrap(), &options).is_err() {
+            continue;
+        }
+        convert(&source, &options, &at("direct"));
+        convert(&at("npz"), &options, &at("back"));
+        let (direct, back) = (open(at("direct")).unwrap(), open(at("back")).unwrap());
+        for tensor in &direct.tensors {
+            let copy = back.tensor(&tensor.name).unwrap();
+            assert_eq!((copy.dtype, &copy.shape), (tensor.dtype, &tensor.shape), "{}", tensor.name);
+            assert_eq!(bytes(&back, &tensor.name), bytes(&direct, &tensor.name), "{}", tensor.name);
+        }
+    }
+    let [(name, why)] = &refused[..] else { panic!("{refused:?}") };
+    assert_eq!(name, "dtypes_float");
+    assert!(why.contains("NumPy cannot hold; write it with --dtype '*=f32'"), "{why}");
+
+    // The way out.
+    let floats = vec![(Glob::new("*").unwrap().compile_matcher(), DType::F32)];
+    let options = Options { dtypes: floats, ..Options::new(Target::Npz) };
+    let source = fixture("formats/dtypes_float.pt");
+    convert(&source, &options, &folder.path().join("floats.npz"));
+}
+
+#[test]
 fn gguf_and_back() {
     let folder = tempfile::tempdir().unwrap();
     let mut refused = Vec::new();

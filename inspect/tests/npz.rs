@@ -3,7 +3,8 @@
 use std::io::{Cursor, Write};
 use std::process::Command;
 
-use ckpt_inspect::{DamageKind, ErrorKind, NoticeKind, open, open_bytes};
+use ckpt_inspect::npy::{self, Elements, Header};
+use ckpt_inspect::{DType, DamageKind, ErrorKind, NoticeKind, open, open_bytes};
 use zip::CompressionMethod::{Deflated, Stored};
 
 fn npy(descr: &str, fortran: bool, shape: &str, elements: &[u8]) -> Vec<u8> {
@@ -134,6 +135,30 @@ fn every_truncation_and_flip_returns() {
             read(flipped);
         }
     }
+}
+
+#[test]
+fn headers_written_are_headers_read() {
+    let header = npy::header(DType::F32, &[2, 3]).unwrap();
+    let text = "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }";
+    assert_eq!(&header[..10], b"\x93NUMPY\x01\0\x76\0");
+    assert!(header[10..].starts_with(text.as_bytes()) && header.ends_with(b" \n"));
+    let shapes: [&[usize]; 5] = [&[], &[7], &[0, 3], &[usize::MAX, 1], &[2; 2000]];
+    for (dtype, shape) in
+        [DType::Bool, DType::F16, DType::C128].into_iter().flat_map(|d| shapes.map(|s| (d, s)))
+    {
+        let header = npy::header(dtype, shape).unwrap();
+        let read = Header::parse(&header).unwrap();
+        assert_eq!(read.elements, Elements::Plain { dtype, big_endian: false });
+        assert_eq!((read.fortran, read.shape.as_slice(), read.start), (false, shape, header.len() as u64));
+        assert!(header.len() % 64 == 0 && header[6] == 1);
+    }
+    // Too long for 16 bits.
+    let long = npy::header(DType::U8, &[1; 30_000]).unwrap();
+    assert!(long.starts_with(b"\x93NUMPY\x02\0") && long.len() % 64 == 0);
+    assert_eq!(u32::from_le_bytes(long[8..12].try_into().unwrap()) as usize, long.len() - 12);
+    assert_eq!([DType::BF16, DType::F8E4M3FN, DType::C32, DType::QI8].map(npy::has_dtype), [false; 4]);
+    assert_eq!(npy::header(DType::BF16, &[1]), None);
 }
 
 const WRITER: &str = r#"

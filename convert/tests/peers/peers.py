@@ -6,8 +6,10 @@ FIXTURES is the repository's tests/fixtures; WRITTEN holds what tests/peers.rs h
 an assertion when anything differs.
 """
 
+import io
 import json
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +99,32 @@ shards = {name: load_file(written / "hf" / name) for name in set(index["weight_m
 assert len(shards) > 1
 same({f"model.{k}": v for k, v in weights.items()}, {k: shards[s][k] for k, s in index["weight_map"].items()})
 assert index["metadata"]["total_size"] == sum(t.numel() * t.element_size() for t in weights.values())
+
+
+# NumPy: the arrays, and entries to the byte as NumPy writes them.
+def arrays(name):
+    with zipfile.ZipFile(written / name) as archive:
+        assert archive.testzip() is None, name
+        entries = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    with np.load(written / name, allow_pickle=False) as read:
+        read = {key: read[key] for key in read.files}
+    assert len(entries) == len(read), name
+    for key, array in read.items():
+        own = io.BytesIO()
+        np.save(own, array)
+        assert entries[f"{key}.npy"] == own.getvalue(), (name, key)
+    return read
+
+
+same({k: v.to(torch.float16) for k, v in weights.items()}, {k: torch.from_numpy(a) for k, a in arrays("half.npz").items()})
+same(dict(weights), {k: torch.from_numpy(a) for k, a in arrays("arrays.npz").items()})
+integers, before = arrays("integers.npz"), load(fixtures / "formats/dtypes_int.pt")
+assert set(integers) == set(before) and len(integers) > 5
+for key, tensor in before.items():
+    numbers = tensor.resolve_conj().numpy()
+    assert integers[key].dtype == numbers.dtype and np.array_equal(integers[key], numbers), key
+odd = {key: array.shape for key, array in arrays("odd.npz").items()}
+assert odd == {"a/b c": (), "ünï\"\n'": (0, 3), "x\\y.npy": (1,), "": (1, 1, 1)}, odd
 
 
 def absmean(w, eps=1e-8):

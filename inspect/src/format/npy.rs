@@ -13,7 +13,7 @@ use crate::bytes::{Source, slice, text};
 use crate::format::{Container, Contents, Family, Format};
 use crate::storage::{Place, Segment, Storage};
 use crate::tensor::{TensorInfo, contiguous_strides};
-use crate::torch::numpy_code;
+use crate::torch::{code_of, numpy_code};
 use crate::{DType, Damage, DamageKind, Error, Result};
 
 /// The first bytes.
@@ -169,6 +169,51 @@ pub(crate) fn written(bytes: &[u8]) -> Result<(&[u8], u64)> {
         2 | 3 => after(4),
         other => Err(Error::unsupported(format!("an array in version {other} of NumPy's format"))),
     }
+}
+
+/// Whether NumPy has elements of this type.
+pub fn has_dtype(dtype: DType) -> bool {
+    code_of(dtype).is_some()
+}
+
+/// All that stands before the elements of an array, little-endian and row by row: the bytes that `numpy.save` writes, in
+/// version 2 where a header is too long for version 1. `None` for a type that NumPy has not.
+pub fn header(dtype: DType, shape: &[usize]) -> Option<Vec<u8>> {
+    /// Elements begin at a multiple of this.
+    const ALIGNMENT: usize = 64;
+    /// Digits that NumPy keeps free for the first size to grow into.
+    const GROWTH: usize = 21;
+    let code = code_of(dtype)?;
+    let order = if dtype.word_size() == 1 { '|' } else { '<' };
+    let sizes: Vec<String> = shape.iter().map(usize::to_string).collect();
+    let comma = if shape.len() == 1 { "," } else { "" };
+    let mut text = format!(
+        "{{'descr': '{order}{code}', 'fortran_order': False, 'shape': ({}{comma}), }}",
+        sizes.join(", ")
+    );
+    text.extend(std::iter::repeat_n(' ', sizes.first().map_or(0, |size| GROWTH - size.len())));
+    let padded = |fixed: usize| {
+        let len = fixed + text.len() + 1;
+        text.len() + ALIGNMENT - len % ALIGNMENT + 1
+    };
+    let (narrow, wide) = (padded(MAGIC.len() + 4), padded(MAGIC.len() + 6));
+    let mut out = MAGIC.to_vec();
+    let len = match u16::try_from(narrow) {
+        Ok(len) => {
+            out.extend([1, 0]);
+            out.extend(len.to_le_bytes());
+            narrow
+        }
+        Err(_) => {
+            out.extend([2, 0]);
+            out.extend(u32::try_from(wide).ok()?.to_le_bytes());
+            wide
+        }
+    };
+    out.extend(text.as_bytes());
+    out.resize(out.len() + len - text.len() - 1, b' ');
+    out.push(b'\n');
+    Some(out)
 }
 
 fn recognises(bytes: &[u8]) -> bool {

@@ -18,7 +18,7 @@ use serde_pickle::{HashableValue, Value};
 
 pub(crate) use dtypes::storage_dtype;
 pub use dtypes::{has_dtype, storage_class};
-pub(crate) use numpy::{numpy_code, scalar};
+pub(crate) use numpy::{code_of, numpy_code, scalar};
 pub(crate) use tensors::persistent_storage;
 
 use crate::bytes::{Source, slice};

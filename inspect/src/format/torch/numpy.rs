@@ -64,25 +64,32 @@ impl<'p> Walker<'p, '_> {
     }
 }
 
+/// NumPy's codes of types, without their byte order.
+const CODES: [(&str, DType); 14] = [
+    ("f8", DType::F64),
+    ("f4", DType::F32),
+    ("f2", DType::F16),
+    ("i8", DType::I64),
+    ("i4", DType::I32),
+    ("i2", DType::I16),
+    ("i1", DType::I8),
+    ("u8", DType::U64),
+    ("u4", DType::U32),
+    ("u2", DType::U16),
+    ("u1", DType::U8),
+    ("b1", DType::Bool),
+    ("c8", DType::C64),
+    ("c16", DType::C128),
+];
+
 /// The type of NumPy's code without its byte order, such as `f4`.
 pub(crate) fn numpy_code(code: &str) -> Option<DType> {
-    Some(match code {
-        "f8" => DType::F64,
-        "f4" => DType::F32,
-        "f2" => DType::F16,
-        "i8" => DType::I64,
-        "i4" => DType::I32,
-        "i2" => DType::I16,
-        "i1" => DType::I8,
-        "u8" => DType::U64,
-        "u4" => DType::U32,
-        "u2" => DType::U16,
-        "u1" => DType::U8,
-        "b1" => DType::Bool,
-        "c8" => DType::C64,
-        "c16" => DType::C128,
-        _ => return None,
-    })
+    CODES.iter().find(|(theirs, _)| *theirs == code).map(|(_, ours)| *ours)
+}
+
+/// NumPy's code for elements of `dtype`, if it has one.
+pub(crate) fn code_of(dtype: DType) -> Option<&'static str> {
+    CODES.iter().find(|(_, ours)| *ours == dtype).map(|(theirs, _)| *theirs)
 }
 
 pub(super) struct NumpyArray<'p> {

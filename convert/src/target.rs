@@ -1,0 +1,108 @@
+//! What can be written: a line of [`Target`]'s table each, and a [`Form`] in the file of its writer.
+
+use std::path::Path;
+
+use ckpt_inspect::staged::Control;
+use ckpt_inspect::{Checkpoint, DType, Format, TernaryPacking};
+
+use crate::encode::Written;
+use crate::gguf::Gguf;
+use crate::names::Style;
+use crate::plan::{Options, Plan};
+use crate::source::gguf_student;
+use crate::{Result, gguf, hf, npz, safetensors, torch};
+
+/// What is asked of a container or packing by those who plan, write and offer it.
+pub struct Form {
+    /// What the command line calls it; nothing where it comes of another's output name.
+    pub name: &'static str,
+    /// What it is, in a line of help.
+    pub about: &'static str,
+    /// The extension of its files; nothing where it is a folder.
+    pub extension: &'static str,
+    /// Whether it can be a folder of several files of limited size.
+    pub splits: bool,
+    /// Who reads it, in messages.
+    pub(crate) reader: &'static str,
+    /// Whether it has this element type.
+    pub(crate) holds: fn(DType) -> bool,
+    /// What to do with an element type that it does not have.
+    pub(crate) instead: fn(DType) -> &'static str,
+    /// How tensors are called; by default as in the source.
+    pub(crate) style: Option<Style>,
+    /// Whether tensors lie in an object of PyTorch's, nested, and look at storages that they share.
+    pub(crate) nests: bool,
+    /// Whether a tensor that is the same as another may be left out.
+    pub(crate) ties: bool,
+    /// Whether it says plain values: config, step.
+    pub(crate) tells_values: bool,
+    /// Whether it is a model that runners load.
+    pub(crate) is_model: bool,
+    /// How ternary matrices are packed.
+    pub(crate) packing: fn(Target) -> Option<TernaryPacking>,
+    /// Refuses what this form cannot say of the planned tensors.
+    pub(crate) check: fn(&Plan<'_>) -> Result<()>,
+    /// Writes it: the bytes of all files, and what became of each blob.
+    pub(crate) write: Write,
+}
+
+type Write = fn(&mut Plan<'_>, &Options, &Path, Control<'_>) -> Result<(u64, Vec<Written>)>;
+
+macro_rules! targets {
+    ($($(#[$doc:meta])* $target:ident $(($settings:ty))? $({ $(#[$field_doc:meta])* $field:ident: $of:ty })? => $form:expr;)*) => {
+        /// Containers and packings that are written.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Target {
+            $($(#[$doc])* $target $(($settings))? $({ $(#[$field_doc])* $field: $of })?,)*
+        }
+
+        impl Target {
+            /// Every target, with its settings' defaults.
+            pub fn all() -> impl Iterator<Item = Target> {
+                [$(Target::$target $((<$settings>::default()))? $({ $field: <$of>::default() })?),*].into_iter()
+            }
+
+            /// What is to be known of it.
+            pub fn form(self) -> &'static Form {
+                match self {
+                    $(Target::$target { .. } => &$form,)*
+                }
+            }
+        }
+    };
+}
+
+targets! {
+    /// The seed's i2s form in PyTorch's zip: `L.weight`, `L_shape`, `L_scale`.
+    I2s => torch::I2S;
+    /// The ternary packer's SafeTensors form: `L.weight`, shapes in a `__metadata__` tensor, no scale.
+    I2sSafeTensors => safetensors::I2S;
+    /// SafeTensors, one file or a folder of shards.
+    SafeTensors => safetensors::FORM;
+    /// A Hugging Face model folder.
+    Hf {
+        /// Whether BitLinear matrices are packed as Hugging Face's BitNet integration does.
+        packed: bool
+    } => hf::FORM;
+    /// PyTorch's zip.
+    Torch => torch::FORM;
+    /// GGUF, one file or a split set.
+    Gguf(Gguf) => gguf::FORM;
+    /// NumPy's archive of arrays.
+    Npz => npz::FORM;
+}
+
+impl Target {
+    pub(crate) fn packing(self) -> Option<TernaryPacking> {
+        (self.form().packing)(self)
+    }
+
+    pub(crate) fn style(self, source: &Checkpoint) -> Option<Style> {
+        self.form().style.or(match source.format {
+            // GGUF's names are of use to GGUF readers alone.
+            Format::Gguf { .. } if gguf_student(source).is_some() => Some(Style::Student),
+            Format::Gguf { .. } => Some(Style::Hf),
+            _ => None,
+        })
+    }
+}
