@@ -189,10 +189,12 @@ fn scaling(config: &Value) -> Option<&Value> {
 
 /// The class that config.json names, or else its `model_type`.
 pub(super) fn class(config: &Value) -> Option<&str> {
-    let text = |value| match value {
-        &Value::String(ref text) => Some(text.as_str()),
-        _ => None,
-    };
+    fn text(value: &Value) -> Option<&str> {
+        match value {
+            Value::String(text) => Some(text.as_str()),
+            _ => None,
+        }
+    }
     let first = match lookup(config, "architectures") {
         Some(Value::List(classes)) => classes.first().and_then(text),
         _ => None,

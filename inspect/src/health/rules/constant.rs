@@ -3,6 +3,6 @@
 use super::{Rule, Ruling};
 use crate::verdict::{Finding, Verdict};
 
-pub(super) const RULE: Rule = Rule::OfMatrices(|matrix, _| {
+pub(super) const RULE: Rule = Rule::Matrix(|matrix, _| {
     (matrix.min == matrix.max).then(|| Ruling::new(Verdict::Dead, Finding::Constant { value: matrix.min }))?
 });

@@ -3,7 +3,7 @@
 use super::{Rule, Ruling};
 use crate::verdict::{Finding, Verdict};
 
-pub(super) const RULE: Rule = Rule::OfAny(|tensor| {
+pub(super) const RULE: Rule = Rule::Tensor(|tensor| {
     let what = tensor.damage.clone()?;
     Ruling::new(Verdict::Corrupt, Finding::Damaged { fault: tensor.damage_kind.unwrap_or_default(), what })
 });

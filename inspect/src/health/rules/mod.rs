@@ -28,11 +28,11 @@ static RULES: [Rule; 7] = [
 /// One rule.
 enum Rule {
     /// It looks at any tensor, whether it was measured or not.
-    OfAny(fn(&TensorRecord) -> Option<Ruling>),
+    Tensor(fn(&TensorRecord) -> Option<Ruling>),
     /// It looks at the elements of weights and of optimizer state.
-    OfElements(fn(&Stats) -> Option<Ruling>),
+    Elements(fn(&Stats) -> Option<Ruling>),
     /// It looks at a matrix, or what has more dimensions, of real weights.
-    OfMatrices(fn(&Matrix<'_>, &Thresholds) -> Option<Ruling>),
+    Matrix(fn(&Matrix<'_>, &Thresholds) -> Option<Ruling>),
 }
 
 /// What a rule says. Without a verdict, that the tensor cannot be judged.
@@ -81,9 +81,9 @@ pub fn judge_tensor(tensor: &TensorRecord, thresholds: &Thresholds) -> (Option<V
     let elements = tensor.stats.as_ref().filter(|_| tensor.group != Group::Other);
     let matrix = Matrix::of(tensor);
     let ruling = RULES.iter().find_map(|rule| match rule {
-        Rule::OfAny(rule) => rule(tensor),
-        Rule::OfElements(rule) => rule(elements?),
-        Rule::OfMatrices(rule) => rule(matrix.as_ref()?, thresholds),
+        Rule::Tensor(rule) => rule(tensor),
+        Rule::Elements(rule) => rule(elements?),
+        Rule::Matrix(rule) => rule(matrix.as_ref()?, thresholds),
     });
     match ruling {
         Some(Ruling { verdict, finding }) => (verdict, Some(finding)),

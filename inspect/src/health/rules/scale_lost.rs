@@ -3,6 +3,6 @@
 use super::{Rule, Ruling};
 use crate::verdict::Finding;
 
-pub(super) const RULE: Rule = Rule::OfMatrices(|matrix, _| {
+pub(super) const RULE: Rule = Rule::Matrix(|matrix, _| {
     matrix.ternary?.scale.is_none().then(|| Ruling::undecided(Finding::ScaleLost))?
 });

@@ -3,7 +3,7 @@
 use super::{Rule, Ruling};
 use crate::verdict::{Finding, Verdict, relative_std};
 
-pub(super) const RULE: Rule = Rule::OfMatrices(|matrix, thresholds| {
+pub(super) const RULE: Rule = Rule::Matrix(|matrix, thresholds| {
     if matrix.ternary.is_some() {
         return None;
     }

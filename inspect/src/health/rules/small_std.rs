@@ -3,7 +3,7 @@
 use super::{Rule, Ruling};
 use crate::verdict::{Finding, Verdict};
 
-pub(super) const RULE: Rule = Rule::OfMatrices(|matrix, thresholds| {
+pub(super) const RULE: Rule = Rule::Matrix(|matrix, thresholds| {
     matrix.ternary?;
     let (levels, std) = (&thresholds.projection, matrix.std);
     match levels.judge(std) {

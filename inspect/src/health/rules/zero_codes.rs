@@ -3,7 +3,7 @@
 use super::{Rule, Ruling};
 use crate::verdict::{Finding, Verdict};
 
-pub(super) const RULE: Rule = Rule::OfMatrices(|matrix, thresholds| {
+pub(super) const RULE: Rule = Rule::Matrix(|matrix, thresholds| {
     let (share, bound) = (matrix.ternary?.zero, thresholds.dead_zero_share);
     (share >= bound).then(|| Ruling::new(Verdict::Dead, Finding::ZeroCodes { share, bound }))?
 });

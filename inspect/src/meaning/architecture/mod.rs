@@ -239,8 +239,8 @@ impl ModelConfig {
     pub fn tensors(&self) -> impl Iterator<Item = (Role, &'static Tensor)> {
         let rows = self.architecture.tensors;
         let is_layers = |t: &&Tensor| matches!(t.role, Role::Layer(..));
-        let first = rows.iter().position(|t| is_layers(t)).unwrap_or(rows.len());
-        let end = rows.iter().rposition(|t| is_layers(t)).map_or(first, |last| last + 1);
+        let first = rows.iter().position(is_layers).unwrap_or(rows.len());
+        let end = rows.iter().rposition(is_layers).map_or(first, |last| last + 1);
         let outer = |t: &'static Tensor| (t.role, t);
         let of_layers = (0..self.num_layers)
             .flat_map(move |n| rows[first..end].iter().map(move |t| (t.role.of_layer(n), *t)));
