@@ -47,7 +47,7 @@ impl Converted {
     }
 
     fn open(&self) -> Checkpoint {
-        let checkpoint = open(&self.path()).unwrap();
+        let checkpoint = open(self.path()).unwrap();
         assert!(!checkpoint.is_damaged(), "{:?}", checkpoint.damage);
         checkpoint
     }
@@ -171,8 +171,8 @@ fn the_student_becomes_qwen3() {
         assert!(converted.told(what), "{what}: {:?}", converted.notes);
     }
     // What is written is what BitLinear multiplies with.
-    let source = open(&fixture(HEALTHY)).unwrap();
-    let packed = open(&fixture("packed/nano-healthy-2000-i2s.pt")).unwrap();
+    let source = open(fixture(HEALTHY)).unwrap();
+    let packed = open(fixture("packed/nano-healthy-2000-i2s.pt")).unwrap();
     let find = |c: &Checkpoint, name: &str| c.tensors.iter().position(|t| t.name.ends_with(name)).unwrap();
     let codes = packed.ternary_codes(&packed.tensors[find(&packed, "layers.1.mlp.gate_proj.weight")]);
     let values = written.values(written.tensor("blk.1.ffn_gate.weight").unwrap()).unwrap();
@@ -189,7 +189,7 @@ fn the_student_becomes_qwen3() {
     let told = |t: &&ckpt_convert::Agreement| t.detail.as_ref().is_some_and(|d| d.contains("ternary form"));
     assert_eq!(report.tensors.iter().filter(told).count(), 14, "the float weights are not there");
     // The same codes and another scale are not the same.
-    let other = open(&fixture("healthy-run/step-01000.pt")).unwrap();
+    let other = open(fixture("healthy-run/step-01000.pt")).unwrap();
     assert!(!verify(&other, &written).unwrap().agrees());
 }
 
@@ -335,7 +335,7 @@ fn llama_rows_are_interleaved_and_come_back() {
 #[test]
 fn a_model_that_is_not_whole_is_told() {
     let folder = tempfile::tempdir().unwrap();
-    let source = open(&fixture(HEALTHY)).unwrap();
+    let source = open(fixture(HEALTHY)).unwrap();
     const UP: &str = "layers.1.mlp.up_proj.weight";
     let gate = "layers.1.mlp.gate_proj.weight";
     for (number, (name, rows, wanted)) in [

@@ -168,7 +168,7 @@ fn gguf_and_back() {
 
 #[test]
 fn complex128_goes_to_pytorch_only() {
-    let checkpoint = open(&fixture("formats/dtypes_float.pt")).unwrap();
+    let checkpoint = open(fixture("formats/dtypes_float.pt")).unwrap();
     let error = Plan::new(&checkpoint, &Options::new(Target::SafeTensors)).unwrap_err().to_string();
     assert!(error.contains("complex128") && error.contains("--to pt"), "{error}");
 }
@@ -238,7 +238,7 @@ fn i2s_equals_the_seeds_file() {
     let to = folder.path().join("i2s.pt");
     let notes = convert(&fixture("healthy-run/step-02000.pt"), &Options::new(Target::I2s), &to);
     assert!(notes.iter().any(|n| n.starts_with("14 matrices are rounded")), "{notes:?}");
-    let (ours, seeds) = (open(&to).unwrap(), open(&fixture("packed/nano-healthy-2000-i2s.pt")).unwrap());
+    let (ours, seeds) = (open(&to).unwrap(), open(fixture("packed/nano-healthy-2000-i2s.pt")).unwrap());
     assert_eq!(ours.tensors.len(), seeds.tensors.len());
     for theirs in &seeds.tensors {
         let own = ours.tensor(&theirs.name).unwrap();
@@ -271,12 +271,12 @@ fn packed_forms_carry_codes_and_scales_between_them_exactly() {
     convert(&at("flat.safetensors"), &Options { ternary, ..Options::new(Target::I2s) }, &at("from-flat.pt"));
     let first = open(&seeds).unwrap();
     for name in ["again.pt", "from-hf.pt", "from-flat.pt"] {
-        let copy = open(&at(name)).unwrap();
+        let copy = open(at(name)).unwrap();
         for tensor in &first.tensors {
             assert_eq!(bytes(&copy, &tensor.name), bytes(&first, &tensor.name), "{name}: {}", tensor.name);
         }
     }
-    let hf = open(&at("hf")).unwrap();
+    let hf = open(at("hf")).unwrap();
     let gate = hf.tensor("model.layers.0.mlp.gate_proj.weight").unwrap();
     assert_eq!(gate.dtype, DType::Ternary(TernaryPacking::HfBitnet));
     assert_eq!(gate.shape, [128, 64]);
@@ -289,7 +289,7 @@ fn the_packers_form_keeps_codes_and_says_that_scales_are_lost() {
     let notes =
         convert(&fixture("packed/nano-healthy-2000-i2s.pt"), &Options::new(Target::I2sSafeTensors), &to);
     assert!(notes.iter().any(|n| n.contains("scales of all packed matrices are lost")), "{notes:?}");
-    let (before, after) = (open(&fixture("packed/nano-healthy-2000-i2s.pt")).unwrap(), open(&to).unwrap());
+    let (before, after) = (open(fixture("packed/nano-healthy-2000-i2s.pt")).unwrap(), open(&to).unwrap());
     let name = "layers.0.mlp.gate_proj.weight";
     assert_eq!(after.tensor(name).unwrap().dtype, DType::Ternary(TernaryPacking::I2sUnscaled));
     assert_eq!(bytes(&after, name), bytes(&before, &format!("model_state_dict.{name}")));
@@ -391,7 +391,7 @@ fn types_by_pattern_and_a_state_dict_by_its_key() {
     assert_eq!(after.tensor("embed_tokens.weight").unwrap().dtype, DType::F16);
     assert_eq!(after.tensor("layers.1.self_attn.k_norm.weight").unwrap().dtype, DType::F32);
     assert_eq!(after.tensor("layers.1.self_attn.k_proj.weight").unwrap().dtype, DType::BF16);
-    let source = open(&fixture("healthy-run/step-02000.pt")).unwrap();
+    let source = open(fixture("healthy-run/step-02000.pt")).unwrap();
     let error = Plan::new(&source, &Options { root: Some("ema".into()), ..options }).unwrap_err().to_string();
     assert!(error.contains("`ema.`") && error.contains("model_state_dict"), "{error}");
 }
@@ -508,10 +508,10 @@ fn verification_sees_what_changed() {
     // open against floats, and shows against the packed original.
     let report = verified(&source, &packed);
     assert_eq!(failed(&report), [("model_state_dict.layers.1.mlp.down_proj.weight".into(), Some(3))]);
-    let other = open(&fixture("healthy-run/step-01000.pt")).unwrap();
+    let other = open(fixture("healthy-run/step-01000.pt")).unwrap();
     let report = verify(&open(&source).unwrap(), &other).unwrap();
     assert!(report.failures().count() > 20);
-    let report = verify(&open(&fixture("formats/whole.pt")).unwrap(), &other).unwrap();
+    let report = verify(&open(fixture("formats/whole.pt")).unwrap(), &other).unwrap();
     assert_eq!((report.missing.len(), report.extra.len(), report.tensors.len()), (6, 24, 0));
     assert!(!report.agrees());
 }

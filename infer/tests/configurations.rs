@@ -34,7 +34,7 @@ fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
 #[test]
 fn unusual_configurations_agree_with_pytorch() {
     for name in ["per_channel", "ffn_only", "attn_only"] {
-        let truth = ckpt_inspect::open(&data(&format!("{name}.safetensors"))).unwrap();
+        let truth = ckpt_inspect::open(data(&format!("{name}.safetensors"))).unwrap();
         let ids: Vec<u32> =
             truth.view::<i32>(truth.tensor("ids").unwrap()).unwrap().iter().map(|&id| id as u32).collect();
         let want = truth.values(truth.tensor("logits").unwrap()).unwrap();
@@ -71,7 +71,7 @@ impl View for Owned {
 
 /// The healthy model's weights as a Hugging Face folder of `architecture`.
 fn hugging_face(folder: &Path, architecture: &str, dtype: Dtype, leave_out: &str, config: &str) {
-    let checkpoint = ckpt_inspect::open(&healthy()).unwrap();
+    let checkpoint = ckpt_inspect::open(healthy()).unwrap();
     let weights = checkpoint.tensors.iter().filter(|t| t.name.starts_with("model_state_dict."));
     let tensors: HashMap<String, Owned> = weights
         .filter(|t| !t.name.contains(leave_out))

@@ -230,7 +230,7 @@ fn gguf_files_agree_with_transformers() {
         let path = folder.path().join("model.gguf");
         convert(folder.path(), &gguf(Quant::F32, |_| ()), &path);
         let model = model(&path, Settings::default(), &pool);
-        let truth = ckpt_inspect::open(&data.join(name).join("truth.safetensors")).unwrap();
+        let truth = ckpt_inspect::open(data.join(name).join("truth.safetensors")).unwrap();
         let ids = truth.view::<i32>(truth.tensor("ids").unwrap()).unwrap();
         let ids: Vec<u32> = ids.iter().map(|&id| id as u32).collect();
         let want = truth.values(truth.tensor("logits").unwrap()).unwrap();

@@ -192,7 +192,7 @@ fn the_student_comes_back_from_gguf() {
 fn a_llama_student_comes_back_from_gguf() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    let checkpoint = ckpt_inspect::open(&fixture("healthy-run/step-02000.pt")).unwrap();
+    let checkpoint = ckpt_inspect::open(fixture("healthy-run/step-02000.pt")).unwrap();
     let weights = checkpoint.tensors.iter().filter_map(|t| {
         let name =
             t.name.strip_prefix("model_state_dict.").filter(|name| !name.contains("self_attn.q_norm"))?;
@@ -250,7 +250,7 @@ fn stretched_positions_go_along_both_ways() {
         let config: serde_json::Value = serde_json::from_str(&config).unwrap();
         assert_eq!(config["rope_scaling"]["factor"], scaling["factor"]);
         assert!(config["rope_scaling"]["rope_type"].is_string() && config["rope_scaling"]["type"].is_null());
-        let back = ckpt_inspect::open(&file("back")).unwrap();
+        let back = ckpt_inspect::open(file("back")).unwrap();
         assert!(back.tensor("rope_freqs.weight").is_err(), "config.json says it");
     }
     // What is not run here is not run out of GGUF either.

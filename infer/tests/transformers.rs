@@ -15,7 +15,7 @@ fn folder(name: &str) -> PathBuf {
 
 /// Logits of the model in `file`, all at once and token by token, on every instruction set, are those of `name`'s truth.
 fn agrees(name: &str, file: &Path, when_full: WhenFull) {
-    let truth = ckpt_inspect::open(&folder(name).join("truth.safetensors")).unwrap();
+    let truth = ckpt_inspect::open(folder(name).join("truth.safetensors")).unwrap();
     let ids = truth.view::<i32>(truth.tensor("ids").unwrap()).unwrap();
     let ids: Vec<u32> = ids.iter().map(|&id| id as u32).collect();
     let want = truth.values(truth.tensor("logits").unwrap()).unwrap();
@@ -115,7 +115,7 @@ fn pair(name: &str, pool: &Pool) -> (Model, Model, Vec<u32>, impl Fn(&str) -> Ve
         let options = LoadOptions { tables, ..LoadOptions::default() };
         Model::open(&folder(name).join("model.safetensors"), &options, pool).unwrap()
     };
-    let truth = ckpt_inspect::open(&folder(name).join("truth.safetensors")).unwrap();
+    let truth = ckpt_inspect::open(folder(name).join("truth.safetensors")).unwrap();
     let ids = truth.view::<i32>(truth.tensor("ids").unwrap()).unwrap().iter().map(|&id| id as u32).collect();
     let values = move |name: &str| {
         let tensor = truth.tensor(name).unwrap();

@@ -23,7 +23,7 @@ struct Truth {
 }
 
 fn truth(name: &str) -> Truth {
-    let file = ckpt_inspect::open(&fixture(&format!("logits/{name}.safetensors"))).unwrap();
+    let file = ckpt_inspect::open(fixture(&format!("logits/{name}.safetensors"))).unwrap();
     let integers = |name: &str| -> Vec<i32> {
         file.view::<i32>(file.tensor(name).unwrap()).unwrap().iter().copied().collect()
     };

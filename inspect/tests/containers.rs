@@ -55,7 +55,7 @@ fn content(checkpoint: &Checkpoint) -> Vec<(String, String)> {
 
 #[test]
 fn zips_of_every_make_hold_the_same_tensors() {
-    let original = content(&open(&fixture("whole.pt")).unwrap());
+    let original = content(&open(fixture("whole.pt")).unwrap());
     let entries = entries("whole.pt");
     let plain = zip(&entries, stored(), "");
     let mut streamed = ZipWriter::new_stream(Vec::new());
@@ -85,7 +85,7 @@ fn zips_of_every_make_hold_the_same_tensors() {
 
 #[test]
 fn without_a_central_directory_the_local_headers_tell() {
-    let original = content(&open(&fixture("whole.pt")).unwrap());
+    let original = content(&open(fixture("whole.pt")).unwrap());
     let entries = entries("whole.pt");
     let mut streamed = ZipWriter::new_stream(Vec::new());
     for (name, content) in &entries {
@@ -109,7 +109,7 @@ fn without_a_central_directory_the_local_headers_tell() {
 #[test]
 fn a_big_endian_archive_reads_as_the_same_numbers() {
     for name in ["dtypes_float.pt", "dtypes_int.pt"] {
-        let checkpoint = open(&fixture(name)).unwrap();
+        let checkpoint = open(fixture(name)).unwrap();
         let mut entries = entries(name);
         for (entry, content) in &mut entries {
             if entry.ends_with("/byteorder") {

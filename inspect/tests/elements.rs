@@ -13,7 +13,7 @@ use ckpt_inspect::{Checkpoint, DType, Elements, Quantizer, TensorInfo, TernaryPa
 use proptest::prelude::*;
 
 fn data(name: &str) -> Checkpoint {
-    open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)).unwrap()
+    open(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)).unwrap()
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {

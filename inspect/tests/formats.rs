@@ -17,7 +17,7 @@ fn expected() -> serde_json::Map<String, Value> {
 }
 
 fn read(name: &str) -> Checkpoint {
-    open(&fixture(&format!("formats/{name}"))).unwrap_or_else(|e| panic!("{e}"))
+    open(fixture(&format!("formats/{name}"))).unwrap_or_else(|e| panic!("{e}"))
 }
 
 fn close(found: Option<f64>, wanted: &Value) -> bool {

@@ -190,7 +190,7 @@ fn header_and_places_agree_with_gguf_py() {
 /// All arithmetic of gguf.quants is in f32, one rounding per operation, so every bit is the same.
 #[test]
 fn values_are_those_of_gguf_py_to_the_bit() {
-    let checkpoint = open(&data("every_type.gguf")).unwrap();
+    let checkpoint = open(data("every_type.gguf")).unwrap();
     let expected = expected();
     assert_eq!(expected.len(), 21);
     for (name, wanted) in &expected {
@@ -213,7 +213,7 @@ fn values_are_those_of_gguf_py_to_the_bit() {
 
 #[test]
 fn a_decoder_starts_and_stops_anywhere() {
-    let checkpoint = open(&data("every_type.gguf")).unwrap();
+    let checkpoint = open(data("every_type.gguf")).unwrap();
     for (name, wanted) in expected() {
         let tensor = checkpoint.tensor(&name).unwrap();
         let DType::Ggml(ggml) = tensor.dtype else { continue };
@@ -231,7 +231,7 @@ fn a_decoder_starts_and_stops_anywhere() {
 
 #[test]
 fn ternary_blocks_give_their_codes() {
-    let checkpoint = open(&data("every_type.gguf")).unwrap();
+    let checkpoint = open(data("every_type.gguf")).unwrap();
     for name in ["v.tq1_0", "v.tq2_0"] {
         let tensor = checkpoint.tensor(name).unwrap();
         let codes = checkpoint.ternary_codes(tensor).unwrap().unwrap();
@@ -255,7 +255,7 @@ fn ternary_blocks_give_their_codes() {
 
 #[test]
 fn big_endian_blocks_have_the_same_values_and_bytes() {
-    let (little, big) = (open(&data("every_type.gguf")).unwrap(), open(&data("big_endian.gguf")).unwrap());
+    let (little, big) = (open(data("every_type.gguf")).unwrap(), open(data("big_endian.gguf")).unwrap());
     assert_eq!(big.format.name(), "gguf-v3-big-endian");
     assert_eq!(big.tensors.len(), 8);
     for tensor in &big.tensors {
@@ -590,9 +590,9 @@ fn splits_open_as_one_and_missing_ones_are_told() {
         }
     }
     std::fs::rename(path(1), folder.path().join("lone.gguf")).unwrap();
-    let gap = open(&path(0)).unwrap();
+    let gap = open(path(0)).unwrap();
     assert!(gap.damage.as_ref().unwrap().contains("m-00002-of-00003.gguf"), "{:?}", gap.damage);
-    let lone = open(&folder.path().join("lone.gguf")).unwrap();
+    let lone = open(folder.path().join("lone.gguf")).unwrap();
     assert!(lone.damage.as_ref().unwrap().contains("split 2 of 3"), "{:?}", lone.damage);
 }
 

@@ -151,11 +151,11 @@ fn headers_written_are_headers_read() {
         let read = Header::parse(&header).unwrap();
         assert_eq!(read.elements, Elements::Plain { dtype, big_endian: false });
         assert_eq!((read.fortran, read.shape.as_slice(), read.start), (false, shape, header.len() as u64));
-        assert!(header.len() % 64 == 0 && header[6] == 1);
+        assert!(header.len().is_multiple_of(64) && header[6] == 1);
     }
     // Too long for 16 bits.
     let long = npy::header(DType::U8, &[1; 30_000]).unwrap();
-    assert!(long.starts_with(b"\x93NUMPY\x02\0") && long.len() % 64 == 0);
+    assert!(long.starts_with(b"\x93NUMPY\x02\0") && long.len().is_multiple_of(64));
     assert_eq!(u32::from_le_bytes(long[8..12].try_into().unwrap()) as usize, long.len() - 12);
     assert_eq!([DType::BF16, DType::F8E4M3FN, DType::C32, DType::QI8].map(npy::has_dtype), [false; 4]);
     assert_eq!(npy::header(DType::BF16, &[1]), None);

@@ -6,7 +6,7 @@ use ckpt_inspect::{Checkpoint, Options, describe, judge, open};
 use serde_pickle::Value;
 
 fn read(name: &str) -> Checkpoint {
-    open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name))
+    open(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name))
         .unwrap_or_else(|e| panic!("{e}"))
 }
 

@@ -40,8 +40,8 @@ fn absmean(weights: &[f32], eps: f32) -> (Vec<i8>, f32) {
 
 #[test]
 fn the_seed_form_holds_the_absmean_codes_of_the_weights_it_was_made_from() {
-    let packed = open(&fixture("packed/nano-healthy-2000-i2s.pt")).unwrap();
-    let plain = open(&fixture("healthy-run/step-02000.pt")).unwrap();
+    let packed = open(fixture("packed/nano-healthy-2000-i2s.pt")).unwrap();
+    let plain = open(fixture("healthy-run/step-02000.pt")).unwrap();
     let mut compared = 0;
     for tensor in packed.tensors.iter().filter(|t| t.dtype == DType::Ternary(TernaryPacking::I2s)) {
         let original = plain.tensor(&tensor.name).unwrap();

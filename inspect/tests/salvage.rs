@@ -231,7 +231,7 @@ fn bytes_that_were_removed_or_inserted_are_not_taken_for_tensors() {
 #[test]
 fn holes_are_filled() {
     let truncated = || salvage(&format("truncated.pt"), &OpenOptions::default()).unwrap();
-    let whole = open(&format("whole.pt")).unwrap();
+    let whole = open(format("whole.pt")).unwrap();
     let value = |c: &Checkpoint, layer: usize| {
         let tensor = c.tensor(&format!("model_state_dict.layers.{layer}.w")).unwrap().clone();
         c.values(&tensor).unwrap()
@@ -255,7 +255,7 @@ fn holes_are_filled() {
     assert_eq!(value(&salvaged.checkpoint, 1), value(&whole, 1));
 
     let mut salvaged = truncated();
-    assert_eq!(salvaged.fill_from(open(&format("bitflip.pt")).unwrap()), 3);
+    assert_eq!(salvaged.fill_from(open(format("bitflip.pt")).unwrap()), 3);
     for layer in 0..6 {
         assert_eq!(value(&salvaged.checkpoint, layer), value(&whole, layer), "{layer}");
     }
@@ -264,8 +264,8 @@ fn holes_are_filled() {
 
     // A damaged tensor of the other one does not help.
     let mut salvaged = salvage(&format("bitflip.pt"), &OpenOptions::default()).unwrap();
-    assert_eq!(salvaged.fill_from(open(&format("bitflip.pt")).unwrap()), 0);
-    assert_eq!(salvaged.fill_from(open(&format("whole.pt")).unwrap()), 1);
+    assert_eq!(salvaged.fill_from(open(format("bitflip.pt")).unwrap()), 0);
+    assert_eq!(salvaged.fill_from(open(format("whole.pt")).unwrap()), 1);
     assert_eq!(value(&salvaged.checkpoint, 2), value(&whole, 2));
 }
 

@@ -94,7 +94,7 @@ fn a_typed_config_comes_out_of_a_checkpoint() {
         muon_weight_decay: f64,
     }
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
-    let checkpoint = open(&fixtures.join("collapse-run/step-00500.pt")).unwrap();
+    let checkpoint = open(fixtures.join("collapse-run/step-00500.pt")).unwrap();
     let config: Config = serde_pickle::from_value(checkpoint.meta("config").unwrap().clone()).unwrap();
     let model = Model { hidden_dim: 64, num_layers: 2, attn_logit_soft_cap: Some(50.0), use_qk_norm: true };
     assert_eq!(config, Config { model, training: Training { muon_lr: 0.02, muon_weight_decay: 0.1 } });

@@ -148,10 +148,10 @@ fn pytorch_shards_join_too() {
     std::fs::copy(fixtures.join("tied.pt"), folder.path().join(shard(1))).unwrap();
     std::fs::copy(fixtures.join("parameter.pt"), folder.path().join(shard(2))).unwrap();
     let alone: usize =
-        ["tied.pt", "parameter.pt"].iter().map(|f| open(&fixtures.join(f)).unwrap().tensors.len()).sum();
+        ["tied.pt", "parameter.pt"].iter().map(|f| open(fixtures.join(f)).unwrap().tensors.len()).sum();
     let mut map = serde_json::Map::new();
     for (i, file) in [(1, "tied.pt"), (2, "parameter.pt")] {
-        for tensor in open(&fixtures.join(file)).unwrap().tensors {
+        for tensor in open(fixtures.join(file)).unwrap().tensors {
             map.insert(tensor.name, shard(i).into());
         }
     }
@@ -172,7 +172,7 @@ fn a_distributed_checkpoint_is_recognised_and_not_guessed_at() {
     let parts =
         [std::fs::read(fixtures.join("tied.pt")).unwrap(), std::fs::read(fixtures.join("whole.pt")).unwrap()];
     std::fs::write(folder.path().join("__0_0.distcp"), parts.concat()).unwrap();
-    let error = open(&folder.path().join("__0_0.distcp")).unwrap_err();
+    let error = open(folder.path().join("__0_0.distcp")).unwrap_err();
     assert_eq!(error.kind, ErrorKind::Unsupported);
     assert!(error.to_string().contains("dcp_to_torch"), "{error}");
     std::fs::write(folder.path().join(".metadata"), b"\x80\x04}.").unwrap();

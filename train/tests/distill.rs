@@ -16,7 +16,7 @@ use truth::fixture;
 const HEALTHY: &str = "healthy-run/step-02000.pt";
 
 fn student() -> (ckpt_inspect::ModelConfig, Parameters) {
-    let checkpoint = ckpt_inspect::open(&fixture(HEALTHY)).unwrap();
+    let checkpoint = ckpt_inspect::open(fixture(HEALTHY)).unwrap();
     let config = checkpoint.model.student.clone().unwrap();
     let parameters = Parameters::load(&config, &checkpoint).unwrap();
     (config, parameters)

@@ -27,7 +27,7 @@ fn train(optimizer: optim::Settings, folder: &Path) -> (f64, Health) {
         },
         ..Settings::default()
     };
-    let start = ckpt_inspect::open(&fixture("healthy-run/step-02000.pt")).unwrap();
+    let start = ckpt_inspect::open(fixture("healthy-run/step-02000.pt")).unwrap();
     let options = ResumeOptions { reset_optimizer: true, ..ResumeOptions::default() };
     let mut trainer = Trainer::resume(&start, &settings, options).unwrap();
     let mut place = RunFolder::open(folder).unwrap();

@@ -56,7 +56,7 @@ fn resume(from: &Path, settings: &Settings) -> Trainer {
 /// Starts from the healthy fixture without its optimizer state.
 fn start(settings: &Settings) -> Trainer {
     let options = ResumeOptions { reset_optimizer: true, ..ResumeOptions::default() };
-    let checkpoint = ckpt_inspect::open(&fixture("healthy-run/step-02000.pt")).unwrap();
+    let checkpoint = ckpt_inspect::open(fixture("healthy-run/step-02000.pt")).unwrap();
     Trainer::resume(&checkpoint, settings, options).unwrap()
 }
 
@@ -210,7 +210,7 @@ fn resuming_goes_on_in_the_text() {
     // Other files are not gone on in.
     all.data.files.pop();
     all.steps = 2020;
-    let checkpoint = ckpt_inspect::open(&place.join("step-002012.pt")).unwrap();
+    let checkpoint = ckpt_inspect::open(place.join("step-002012.pt")).unwrap();
     let error = Trainer::resume(&checkpoint, &all, ResumeOptions::default()).err().unwrap().to_string();
     assert!(error.contains("--restart-data"), "{error}");
 }
@@ -257,7 +257,7 @@ fn a_run_learns_and_its_folder_tells() {
     assert!(lines.iter().any(|l| l["validation_loss"].is_f64()));
     let health = lines.iter().find(|l| !l["health"].is_null()).unwrap();
     assert_eq!(health["health"].as_array().unwrap().len(), 14);
-    let best = ckpt_inspect::open(&place.join("best.pt")).unwrap();
+    let best = ckpt_inspect::open(place.join("best.pt")).unwrap();
     let lowest = lines.iter().filter_map(|l| l["validation_loss"].as_f64()).fold(f64::INFINITY, f64::min);
     assert_eq!(best.meta("training_state.best_loss").and_then(ckpt_inspect::metadata::as_f64), Some(lowest));
 }
@@ -290,7 +290,7 @@ fn the_seed_trainers_state_is_taken_over() {
     let mut trainer = resume(&path, &settings);
     run(&mut trainer, folder.path());
     // AdamW counts its steps on from where the seed's trainer was.
-    let saved = ckpt_inspect::open(&folder.path().join("step-002002.pt")).unwrap();
+    let saved = ckpt_inspect::open(folder.path().join("step-002002.pt")).unwrap();
     let steps = |c: &ckpt_inspect::Checkpoint| {
         c.values(c.tensor("optimizer_state_dict.adamw.state.0.step").unwrap()).unwrap()[0]
     };
@@ -305,7 +305,7 @@ fn the_seed_trainers_state_is_taken_over() {
 fn a_collapsed_checkpoint_is_refused_and_a_healthy_one_named() {
     let folder = tempfile::tempdir().unwrap();
     let settings = settings(&write_ids(folder.path(), 23, 24), 5000);
-    let checkpoint = ckpt_inspect::open(&fixture("collapse-run/step-04000.pt")).unwrap();
+    let checkpoint = ckpt_inspect::open(fixture("collapse-run/step-04000.pt")).unwrap();
     let options = ResumeOptions { reset_optimizer: true, ..ResumeOptions::default() };
     match Trainer::resume(&checkpoint, &settings, options) {
         Err(Error::Collapsed(text)) => {

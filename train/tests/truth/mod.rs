@@ -22,10 +22,10 @@ pub fn fixture(name: &str) -> PathBuf {
 }
 
 pub fn truth() -> Truth {
-    let start = ckpt_inspect::open(&fixture("trajectories/init.pt")).unwrap();
+    let start = ckpt_inspect::open(fixture("trajectories/init.pt")).unwrap();
     let config = start.model.student.clone().unwrap();
     let init = Parameters::load(&config, &start).unwrap();
-    let tensors = ckpt_inspect::open(&fixture("trajectories/truth.safetensors")).unwrap();
+    let tensors = ckpt_inspect::open(fixture("trajectories/truth.safetensors")).unwrap();
     let ids = tensors.view::<u16>(tensors.tensor("batches").unwrap()).unwrap().into_owned();
     let ids: Vec<u32> = ids.iter().map(|&id| id.into()).collect();
     let batches = ids
