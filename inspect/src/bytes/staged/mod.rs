@@ -307,7 +307,7 @@ fn is_stream(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|m| !m.is_file() && !m.is_dir())
 }
 
-/// Whether [`write`] may write to `path`: as [`may_write`], but a pipe or a device takes what it is given.
+/// Whether [`write()`] may write to `path`: as [`may_write`], but a pipe or a device takes what it is given.
 ///
 /// # Errors
 /// `Exists`, `Occupied` or `Dash`.

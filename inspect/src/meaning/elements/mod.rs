@@ -2,7 +2,7 @@
 //! so that no decoded copy of a tensor is made, and borrowed where they lie ready. Whatever measures, compares, shows,
 //! converts or runs a tensor reads it through [`Elements`].
 //!
-//! An encoding is a file here, or where a format's blocks lie, and a variant of [`Encoding`].
+//! An encoding is a file here, or where a format's blocks lie, and a variant of `Encoding`.
 
 mod affine;
 mod codes;
