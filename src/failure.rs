@@ -23,6 +23,7 @@ impl Failure {
     }
 
     /// An output is there already; nothing was written.
+    #[cfg(any(feature = "infer", feature = "browse"))]
     pub fn exists(path: &std::path::Path) -> Self {
         Failure::unwritable(format!("{} exists; --force replaces it", path.display()))
     }
