@@ -125,5 +125,6 @@ fn escape(text: &str) -> String {
             c => out.push(c),
         }
     }
-    out
+    // At the beginning of a line a log would take it for a command.
+    out.replace("::", "\\::")
 }

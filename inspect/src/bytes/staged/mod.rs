@@ -83,7 +83,7 @@ pub enum Error {
         available: u64,
     },
     /// `-` was named, which elsewhere is standard output.
-    #[error("`-` is no name for an output file: name one")]
+    #[error("`-` is no name for an output, which is written whole or not at all: name a file")]
     Dash,
     /// The caller stopped the work.
     #[error("stopped; nothing was written to {}", shown(path))]
