@@ -80,7 +80,7 @@ impl Npy {
         let mut beginning = Vec::new();
         (&mut file).take(npy::MAX_HEADER + 12).read_to_end(&mut beginning).map_err(io)?;
         let header = npy::Header::parse(&beginning).map_err(|error| match error.kind {
-            ErrorKind::Unrecognised => bad("is not a .npy file"),
+            ErrorKind::Unrecognised => bad("cannot be read: it is not a .npy file"),
             _ => bad(&format!("cannot be read: {}", error.what)),
         })?;
         let kind = Kind::of(&header).ok_or_else(|| {

@@ -238,8 +238,30 @@ impl Settings {
 
 impl<'de> Deserialize<'de> for Settings {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Settings::from_table(toml::Table::deserialize(deserializer)?).map_err(D::Error::custom)
+        // A value of JSON's takes numbers in whatever form a parser of JSON hands them over; one of TOML's does not.
+        let given = serde_json::Map::deserialize(deserializer)?;
+        let table = given.into_iter().filter_map(|(key, value)| Some((key, toml_of(value)?))).collect();
+        Settings::from_table(table).map_err(D::Error::custom)
     }
+}
+
+/// `value` as TOML, which has no word for null: what is null is not given.
+fn toml_of(value: serde_json::Value) -> Option<toml::Value> {
+    use serde_json::Value as Json;
+    Some(match value {
+        Json::Null => return None,
+        Json::Bool(yes) => toml::Value::Boolean(yes),
+        Json::Number(n) => match n.as_i64() {
+            Some(n) => toml::Value::Integer(n),
+            None => toml::Value::Float(n.as_f64()?),
+        },
+        Json::String(text) => toml::Value::String(text),
+        Json::Array(items) => items.into_iter().filter_map(toml_of).collect::<Vec<_>>().into(),
+        Json::Object(entries) => {
+            let entries = entries.into_iter().filter_map(|(key, value)| Some((key, toml_of(value)?)));
+            toml::Value::Table(entries.collect())
+        }
+    })
 }
 
 impl Serialize for Settings {
