@@ -16,6 +16,7 @@ use crate::verdict::{Levels, Thresholds, Verdict, relative_std};
 
 /// Checkpoints of one network from one folder, ordered by step.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Run {
     /// The folder, and what else it takes to tell it from other runs there.
     pub name: String,
@@ -27,6 +28,7 @@ pub struct Run {
 
 /// One weight tensor over the checkpoints of a run.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Layer {
     /// Its name without the key that holds the state dict.
     pub name: String,
@@ -46,6 +48,7 @@ pub struct Layer {
 
 /// By which scale a matrix is judged.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Judged {
     /// Whether std is taken times sqrt(fan_in) (matrices that no BitLinear uses).
     pub relative: bool,
@@ -55,6 +58,7 @@ pub struct Judged {
 
 /// Where a tensor first was at or below a level.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Crossing {
     /// The level.
     pub verdict: Verdict,
@@ -72,6 +76,7 @@ pub struct Crossing {
 /// A stretch of the run over which ln std follows one straight line: std(t) = std * exp(-rate * (t - to)), as decoupled
 /// weight decay alone makes it fall.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Segment {
     /// Fall of ln std per step; negative where std grows.
     pub rate: f64,

@@ -21,6 +21,7 @@ const MAX_FILL: u64 = 64;
 
 /// A damaged checkpoint and what became of its tensors.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Salvage {
     /// The checkpoint with the tensors that could be had, filled ones among them, and no others.
     pub checkpoint: Checkpoint,
@@ -39,6 +40,7 @@ pub struct Salvage {
 
 /// A tensor that is not whole.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Loss {
     /// Its name.
     pub name: String,

@@ -62,6 +62,7 @@ pub enum Quantizer {
 
 /// The parts of a sparse tensor; elements not listed are zero.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Sparse {
     /// How its indices are kept.
     pub layout: SparseLayout,

@@ -178,6 +178,7 @@ pub struct Stats {
 
 /// Counts of nonzero finite elements by magnitude: bin `i` holds 2^(first+i) <= |w| < 2^(first+i+1).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Histogram {
     /// Exponent of the first bin; values of `f32` subnormal size share the bin of 2^-127.
     pub first: i32,

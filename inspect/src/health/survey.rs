@@ -10,6 +10,7 @@ use crate::{Error, Result};
 
 /// What a tensor looks like as a matrix: rows are its first dimension, columns all others. A vector is one row.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Survey {
     /// Rows.
     pub rows: usize,
@@ -34,6 +35,7 @@ pub struct Survey {
 
 /// One cell of a map.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Cell {
     /// Elements.
     pub count: u64,

@@ -18,6 +18,7 @@ use crate::{DType, Damage, DamageKind, Error, ErrorKind, Group, Notice, Result, 
 
 /// A checkpoint: one file, or a sharded set opened as one.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Checkpoint {
     /// The path it was opened by.
     pub path: PathBuf,

@@ -19,6 +19,7 @@ const UNKNOWN: &str = "unknown";
 
 /// What is known of the network.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Model {
     /// `bitnet-student`, an architecture named by config.json or GGUF, or `unknown`.
     pub architecture: String,
@@ -49,6 +50,7 @@ impl Default for Model {
 
 /// Which network a checkpoint holds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ModelRecord {
     /// `bitnet-student`, a Hugging Face or GGUF architecture name, or `unknown`.
     pub architecture: String,

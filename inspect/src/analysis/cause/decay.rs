@@ -9,6 +9,7 @@ use crate::trend::{Line, pieces};
 
 /// A decline of ln std, and what the optimizer's settings predict for the same steps.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Decay {
     /// First step of the decline.
     pub from: u64,

@@ -81,6 +81,7 @@ pub struct Given {
 
 /// What became of a run's weights.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Explanation {
     /// Weights that something happened to, in the order of the run's layers.
     pub layers: Vec<LayerCause>,
@@ -92,6 +93,7 @@ pub struct Explanation {
 
 /// What became of one weight, and the evidence.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct LayerCause {
     /// Its place among the run's layers.
     pub layer: usize,
@@ -113,6 +115,7 @@ pub struct LayerCause {
 
 /// Cosines between checkpoints along a decline.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Direction {
     /// Median cosine of the pairs.
     pub median: f64,
@@ -124,6 +127,7 @@ pub struct Direction {
 
 /// The zero bucket of a ternary matrix over the run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Occupancy {
     /// Share of zeros in the first checkpoint.
     pub first: f64,
@@ -139,6 +143,7 @@ pub struct Occupancy {
 
 /// One optimizer step's length over one decay step's, as norms.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Push {
     /// Optimizer step over decay step.
     pub ratio: f64,
@@ -150,6 +155,7 @@ pub struct Push {
 
 /// The common rate of layers that do the same work.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct GroupDecline {
     /// Their names with `*` for numbers.
     pub pattern: String,

@@ -11,6 +11,7 @@ use crate::run::Run;
 
 /// What is left and what to do.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Prognosis {
     /// The last healthy checkpoint, by its place in the run.
     pub resume: Option<usize>,
@@ -27,6 +28,7 @@ pub struct Prognosis {
 
 /// A setting, and what another value of it would give.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Change {
     /// The setting.
     pub setting: Setting,

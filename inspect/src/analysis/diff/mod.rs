@@ -20,6 +20,7 @@ pub use elements::diff_tensors;
 
 /// Two checkpoints compared.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Diff {
     /// The first one.
     pub a: Side,
@@ -36,6 +37,7 @@ pub struct Diff {
 /// One of the two checkpoints.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs)]
+#[non_exhaustive]
 pub struct Side {
     pub path: String,
     pub format: Format,
@@ -67,6 +69,7 @@ pub enum Status {
 
 /// One tensor of either checkpoint.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct TensorDiff {
     /// Its name without the key of the state dict; where the two sides' differ, the name that the mapping gives both.
     pub name: String,
@@ -88,6 +91,7 @@ pub struct TensorDiff {
 /// A tensor as one checkpoint has it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs)]
+#[non_exhaustive]
 pub struct TensorSide {
     pub name: String,
     pub dtype: DType,
@@ -98,6 +102,7 @@ pub struct TensorSide {
 /// By how much the elements x of the first and y of the second tensor differ. Norms, the cosine and the largest
 /// difference are over the elements that are finite in both; `None` where f64 cannot hold them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ValueDiff {
     /// Elements (of a complex tensor: real and imaginary parts).
     pub count: u64,
@@ -152,6 +157,7 @@ impl CodeDiff {
 
 /// A plain value that one side lacks or that differs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ValueChange {
     /// Keys and indices joined by dots.
     pub path: String,
