@@ -68,7 +68,7 @@ fn hostile_names_are_shown_as_text_by_every_command() {
         &["verify", FILE, "plain.safetensors"],
         &["convert", FILE, "--to", "f16", "-o", "::error::\u{1b}.pt"],
         &["convert", FILE, "--to", "f16", "-o", "::error::\u{1b}.pt"],
-        &["convert", FILE, "--to", "i2s", "-o", "out.pt"],
+        &["convert", FILE, "--to", "gguf", "-o", "out.gguf"],
         &["recover", FILE, "-o", "::error::\u{1b}.safetensors"],
     ] {
         let output = ckpt(folder.path(), args);
@@ -79,6 +79,12 @@ fn hostile_names_are_shown_as_text_by_every_command() {
         harmless(&format!("{args:?}"), &out, args.contains(&"github"));
         harmless(&format!("{args:?}"), &err, false);
     }
+    // Refused, with the file named.
+    let refused = ckpt(folder.path(), &["convert", FILE, "--to", "i2s", "-o", "out.pt"]);
+    assert_eq!(refused.status.code(), Some(2));
+    let err = String::from_utf8(refused.stderr).unwrap();
+    assert!(err.contains("--ternary"), "{err}");
+    harmless("i2s", &err, false);
     harmless("page", &std::fs::read_to_string(at("::error::\u{1b}.md")).unwrap(), false);
 }
 
