@@ -371,7 +371,8 @@ fn one(args: &Args, load: &LoadOptions, path: &Path, output: &Path, signal: &Sig
     let mut plan = Plan::new(&source, &options)?;
     check_health(args, load, path)?;
     let progress = terminal::progress(plan.bytes(), "converting");
-    let control = Control { progress: &|bytes| progress.done(bytes), stop: &signal.flag };
+    let done = |bytes| progress.done(bytes);
+    let control = Control::new(&done, &signal.flag);
     let written = ckpt_convert::write(&mut plan, &options, output, control);
     progress.clear();
     let written = written?;

@@ -70,7 +70,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     let pool = args.model.pool();
     let (checkpoint, model) = args.model.open(&pool)?;
     let tokenizer = args.tokenizer.open(&checkpoint, &model)?;
-    let describe = ckpt_inspect::Options { histogram: false, ..Default::default() };
+    let describe = ckpt_inspect::Options::default().with(|o| o.histogram = false);
     let mut record = ckpt_inspect::describe(&checkpoint, describe, &|_| ());
     ckpt_inspect::judge(&mut record, &thresholds);
     let signal = Signal::listen()?;

@@ -130,7 +130,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         .collect();
     writable(&outputs, args.force)?;
     let policy = policy(args)?;
-    let describe = Options { histogram: false, ..Options::default() };
+    let describe = Options::default().with(|o| o.histogram = false);
     let options = args.load.options(describe, policy.thresholds);
     let options = LoadOptions { checksum: !args.no_checksum, ..options };
     let mut checked = Vec::new();

@@ -415,7 +415,7 @@ impl File {
                 let ggml = ggml_of(tensor.dtype).ok_or_else(|| {
                     Error::Target(format!("`{}` cannot be written as {}", tensor.name, tensor.dtype))
                 })?;
-                Ok(OutputEntry { name: tensor.name.clone(), ggml, shape: tensor.shape.clone() })
+                Ok(OutputEntry::new(tensor.name.clone(), ggml, tensor.shape.clone()))
             })
             .collect::<Result<_>>()?;
         let layout = Layout::new(keys, &entries).ok_or_else(|| {

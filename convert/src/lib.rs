@@ -7,7 +7,7 @@
 //! let options = Options::new(Target::SafeTensors);
 //! let mut plan = Plan::new(&source, &options)?;
 //! let stop = Default::default();
-//! write(&mut plan, &options, "model.safetensors".as_ref(), Control { progress: &|_| (), stop: &stop })?;
+//! write(&mut plan, &options, "model.safetensors".as_ref(), Control::new(&|_| (), &stop))?;
 //! assert!(verify_written(&plan, "model.safetensors".as_ref())?.agrees());
 //! # Ok::<(), ckpt_convert::Error>(())
 //! ```

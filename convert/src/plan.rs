@@ -112,8 +112,9 @@ impl Elements {
     /// The elements of `tensor`.
     pub fn new(tensor: TensorInfo, rotary: Option<Rotary>) -> Self {
         let dense = tensor.sparse.is_some().then(|| {
-            let strides = contiguous_strides(&tensor.shape);
-            Box::new(TensorInfo { sparse: None, strides, ..tensor.clone() })
+            let mut dense = tensor.clone();
+            (dense.sparse, dense.strides) = (None, contiguous_strides(&tensor.shape));
+            Box::new(dense)
         });
         Elements { tensor, rotary, grid: None, dense }
     }

@@ -32,7 +32,7 @@ impl Converted {
         let mut plan = Plan::new(&checkpoint, options).unwrap();
         let stop = Default::default();
         let path = folder.path().join(name);
-        write(&mut plan, options, &path, Control { progress: &|_| (), stop: &stop }).unwrap();
+        write(&mut plan, options, &path, Control::new(&|_| (), &stop)).unwrap();
         let report = verify_written(&plan, &path).unwrap();
         let failures: Vec<_> = report.failures().collect();
         assert!(report.extra.is_empty() && report.missing.is_empty(), "{report:?}");
@@ -135,7 +135,7 @@ fn another_models_tokenizer_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let stop = Default::default();
     let written = Plan::new(&checkpoint, &options).and_then(|mut plan| {
-        let control = Control { progress: &|_| (), stop: &stop };
+        let control = Control::new(&|_| (), &stop);
         write(&mut plan, &options, &folder.path().join("model.gguf"), control)
     });
     let Err(Error::Target(message)) = written else { panic!("1024 tokens for 40 rows") };
@@ -324,7 +324,7 @@ fn llama_rows_are_interleaved_and_come_back() {
     let mut plan = Plan::new(&written, &options).unwrap();
     let stop = Default::default();
     let path = back.path().join("back.safetensors");
-    write(&mut plan, &options, &path, Control { progress: &|_| (), stop: &stop }).unwrap();
+    write(&mut plan, &options, &path, Control::new(&|_| (), &stop)).unwrap();
     let back = open(&path).unwrap();
     let again = back.values(back.tensor("model.layers.0.self_attn.k_proj.weight").unwrap()).unwrap();
     assert_eq!(again, theirs);
@@ -426,10 +426,8 @@ fn a_file_written_the_wrong_way_round_is_repaired() {
     ];
     let turned: Vec<OutputEntry> = tensors
         .iter()
-        .map(|(name, shape)| OutputEntry {
-            name: name.to_string(),
-            ggml: GgmlType::F16,
-            shape: shape.iter().rev().copied().collect(),
+        .map(|(name, shape)| {
+            OutputEntry::new(*name, GgmlType::F16, shape.iter().rev().copied().collect::<Vec<_>>())
         })
         .collect();
     let layout = Layout::new(&keys, &turned).unwrap();
@@ -465,8 +463,7 @@ fn what_cannot_be_is_refused() {
     let mut plan = Plan::new(&checkpoint, &options(gguf)).unwrap();
     let stop = Default::default();
     let path = gemma.path().join("out.gguf");
-    let error =
-        write(&mut plan, &options(gguf), &path, Control { progress: &|_| (), stop: &stop }).unwrap_err();
+    let error = write(&mut plan, &options(gguf), &path, Control::new(&|_| (), &stop)).unwrap_err();
     assert!(error.to_string().contains("GemmaForCausalLM"), "{error}");
     assert!(!path.exists());
 }

@@ -50,7 +50,7 @@ fn memory_is_bounded() {
     let path = folder.path().join("source.safetensors");
     source(&path);
     let stop = Default::default();
-    let control = Control { progress: &|_| (), stop: &stop };
+    let control = Control::new(&|_| (), &stop);
     let checkpoint = open(&path).unwrap();
     let run = |checkpoint: &ckpt_inspect::Checkpoint, options: &Options, name: &str| {
         let to = folder.path().join(name);

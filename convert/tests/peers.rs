@@ -29,7 +29,7 @@ fn others_read_the_same() {
         let checkpoint = open(&source).unwrap();
         let mut plan = Plan::new(&checkpoint, &options).unwrap();
         let stop = Default::default();
-        let control = Control { progress: &|_| (), stop: &stop };
+        let control = Control::new(&|_| (), &stop);
         write(&mut plan, &options, &written.path().join(name), control).unwrap();
     };
     let pt = || Options::new(Target::Torch);

@@ -30,7 +30,7 @@ fn convert(source: &Path, options: &Options, to: &Path) -> Vec<String> {
     let checkpoint = open(source).unwrap();
     let mut plan = Plan::new(&checkpoint, options).unwrap_or_else(|e| panic!("{}: {e}", source.display()));
     let stop = Default::default();
-    write(&mut plan, options, to, Control { progress: &|_| (), stop: &stop })
+    write(&mut plan, options, to, Control::new(&|_| (), &stop))
         .unwrap_or_else(|e| panic!("{}: {e}", source.display()));
     let report = verify_written(&plan, to).unwrap();
     assert!(report.agrees(), "{}: {report:#?}", source.display());
@@ -470,7 +470,7 @@ fn names_that_a_format_cannot_tell_apart_are_refused() {
     let mut plan = Plan::new(&checkpoint, &Options::new(Target::Torch)).unwrap();
     plan.tensors[0].name = "__metadata__".into();
     let stop = Default::default();
-    write(&mut plan, &Options::new(Target::Torch), &pt, Control { progress: &|_| (), stop: &stop }).unwrap();
+    write(&mut plan, &Options::new(Target::Torch), &pt, Control::new(&|_| (), &stop)).unwrap();
     let checkpoint = open(&pt).unwrap();
     let error = Plan::new(&checkpoint, &Options::new(Target::SafeTensors)).unwrap_err().to_string();
     assert!(error.contains("__metadata__"), "{error}");

@@ -100,7 +100,7 @@ proptest! {
             plan.blobs.push(Blob { dtype, bytes: raw.len() as u64, content: Content::Bytes(raw) });
         }
         let stop = Default::default();
-        let control = Control { progress: &|_| (), stop: &stop };
+        let control = Control::new(&|_| (), &stop);
         write(&mut plan, &Options::new(Target::Torch), &first, control).unwrap();
         let written = open(&first).unwrap();
         let gguf = Target::Gguf(Gguf::default());

@@ -12,7 +12,7 @@ fn healthy() -> PathBuf {
 }
 
 fn model(max_seq_len: Option<usize>, pool: &Pool) -> Model {
-    let settings = Settings { max_seq_len, ..Settings::default() };
+    let settings = Settings::default().with(|s| s.max_seq_len = max_seq_len);
     Model::open(&healthy(), &LoadOptions { settings, ..LoadOptions::default() }, pool).unwrap()
 }
 
@@ -149,7 +149,7 @@ fn a_saved_cache_goes_on_where_it_was() {
         other => panic!("{other:?}"),
     };
     assert!(refused(Cache::restore(&path, &model, KvType::F32, WhenFull::Stop)).contains("float16"));
-    let settings = Settings { rope_base: Some(5e5), ..Settings::default() };
+    let settings = Settings::default().with(|s| s.rope_base = Some(5e5));
     let other = Model::open(&healthy(), &LoadOptions { settings, ..LoadOptions::default() }, &pool).unwrap();
     assert!(refused(Cache::restore(&path, &other, KvType::F16, WhenFull::Stop)).contains("another model"));
     assert!(

@@ -96,13 +96,12 @@ fn hugging_face(folder: &Path, architecture: &str, dtype: Dtype, leave_out: &str
 fn hugging_face_models_run() {
     let pool = Pool::new(2);
     let ids: Vec<u32> = (0..40).map(|i| i * 37 % 1024).collect();
-    let float = Settings {
-        use_bitlinear_attn: Some(false),
-        use_bitlinear_ffn: Some(false),
-        attn_logit_soft_cap: Some(None),
-        final_logit_soft_cap: Some(None),
-        ..Settings::default()
-    };
+    let float = Settings::default().with(|s| {
+        s.use_bitlinear_attn = Some(false);
+        s.use_bitlinear_ffn = Some(false);
+        s.attn_logit_soft_cap = Some(None);
+        s.final_logit_soft_cap = Some(None);
+    });
     let options = LoadOptions { settings: float, ..LoadOptions::default() };
     let want = logits(&Model::open(&healthy(), &options, &pool).unwrap(), &pool, &ids);
     let qwen = r#""rope_theta": 1000000, "head_dim": 32"#;
@@ -177,7 +176,7 @@ fn hugging_face_models_come_back_from_gguf() {
         let options = Options::new(target);
         let source = ckpt_inspect::open(from).unwrap();
         let mut plan = Plan::new(&source, &options).unwrap();
-        write(&mut plan, &options, to, Control { progress: &|_| (), stop: &Default::default() }).unwrap();
+        write(&mut plan, &options, to, Control::new(&|_| (), &Default::default())).unwrap();
     };
     let open = |path: &Path| Model::open(path, &LoadOptions::default(), &pool).unwrap();
     for (architecture, leave_out, scaling) in [
@@ -216,16 +215,16 @@ fn contradictions_are_told() {
     let pool = Pool::new(1);
     let with = |settings| Model::open(&healthy(), &LoadOptions { settings, ..LoadOptions::default() }, &pool);
     for settings in [
-        Settings { rope_base: Some(f64::NAN), ..Settings::default() },
-        Settings { max_seq_len: Some(0), ..Settings::default() },
-        Settings { norm_eps: Some(-1.0), ..Settings::default() },
-        Settings { attn_logit_soft_cap: Some(Some(0.0)), ..Settings::default() },
+        Settings::default().with(|s| s.rope_base = Some(f64::NAN)),
+        Settings::default().with(|s| s.max_seq_len = Some(0)),
+        Settings::default().with(|s| s.norm_eps = Some(-1.0)),
+        Settings::default().with(|s| s.attn_logit_soft_cap = Some(Some(0.0))),
     ] {
         let outcome = with(settings.clone());
         assert!(matches!(outcome, Err(Error::Inconsistent { .. })), "{settings:?}: {outcome:?}");
     }
     // A head's size is told by the QK norm; a flag cannot change it.
-    let outcome = with(Settings { head_dim: Some(7), ..Settings::default() });
+    let outcome = with(Settings::default().with(|s| s.head_dim = Some(7)));
     assert!(
         matches!(&outcome, Err(Error::Inconsistent { what, .. }) if what.contains("head_dim is 32")),
         "{outcome:?}"

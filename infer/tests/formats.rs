@@ -97,7 +97,7 @@ fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
 fn convert(source: &Path, options: &Options, to: &Path) {
     let checkpoint = ckpt_inspect::open(source).unwrap();
     let mut plan = Plan::new(&checkpoint, options).unwrap();
-    write(&mut plan, options, to, Control { progress: &|_| (), stop: &Default::default() }).unwrap();
+    write(&mut plan, options, to, Control::new(&|_| (), &Default::default())).unwrap();
 }
 
 fn gguf(quant: Quant, change: impl FnOnce(&mut Gguf)) -> Options {
@@ -192,10 +192,8 @@ fn a_file_written_the_wrong_way_round_runs_as_the_student() {
         parts.iter().fold(name.to_string(), |name, (torch, gguf)| name.replace(torch, gguf))
     };
     let weights = weights();
-    let entry = |(name, shape, _): &(String, Vec<usize>, Vec<f32>)| OutputEntry {
-        name: gguf_name(name),
-        ggml: GgmlType::F16,
-        shape: shape.iter().rev().copied().collect(),
+    let entry = |(name, shape, _): &(String, Vec<usize>, Vec<f32>)| {
+        OutputEntry::new(gguf_name(name), GgmlType::F16, shape.iter().rev().copied().collect::<Vec<_>>())
     };
     let layout = Layout::new(&keys, &weights.iter().map(entry).collect::<Vec<_>>()).unwrap();
     let mut bytes = layout.header.clone();

@@ -34,7 +34,7 @@ fn write_as(source: &Path, target: Target, to: &Path) -> Vec<String> {
     let options = Options { force: true, ..Options::new(target) };
     let mut plan = Plan::new(&checkpoint, &options).unwrap();
     let stop = Default::default();
-    write(&mut plan, &options, to, Control { progress: &|_| (), stop: &stop }).unwrap();
+    write(&mut plan, &options, to, Control::new(&|_| (), &stop)).unwrap();
     plan.notes
 }
 

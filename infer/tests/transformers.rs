@@ -76,7 +76,7 @@ fn logits_agree_out_of_gguf_and_back() {
             let options = Options::new(target);
             let source = ckpt_inspect::open(from).unwrap();
             let mut plan = Plan::new(&source, &options).unwrap();
-            write(&mut plan, &options, to, Control { progress: &|_| (), stop: &Default::default() }).unwrap();
+            write(&mut plan, &options, to, Control::new(&|_| (), &Default::default())).unwrap();
             let told = |what: &str| plan.notes.iter().any(|note| note.contains(what));
             assert!(!told("not whole") && !told("left out"), "{name}: {:?}", plan.notes);
         };

@@ -37,13 +37,12 @@ fn truth(name: &str) -> Truth {
 }
 
 fn float_settings() -> Settings {
-    Settings {
-        use_bitlinear_attn: Some(false),
-        use_bitlinear_ffn: Some(false),
-        attn_logit_soft_cap: Some(None),
-        final_logit_soft_cap: Some(None),
-        ..Settings::default()
-    }
+    Settings::default().with(|s| {
+        s.use_bitlinear_attn = Some(false);
+        s.use_bitlinear_ffn = Some(false);
+        s.attn_logit_soft_cap = Some(None);
+        s.final_logit_soft_cap = Some(None);
+    })
 }
 
 /// Checkpoint, truth and settings of every case.

@@ -49,7 +49,11 @@ fn open_bytes(bytes: &[u8]) -> (tempfile::TempDir, ckpt_inspect::Result<Checkpoi
 
 /// Names and hashes of all tensors.
 fn content(checkpoint: &Checkpoint) -> Vec<(String, String)> {
-    let record = describe(checkpoint, Options { sha256: true, stats: false, histogram: false }, &|_| ());
+    let record = describe(
+        checkpoint,
+        Options::default().with(|o| (o.sha256, o.stats, o.histogram) = (true, false, false)),
+        &|_| (),
+    );
     record.tensors.into_iter().map(|t| (t.name, t.sha256.unwrap())).collect()
 }
 

@@ -18,7 +18,7 @@ fn truth(name: &str) -> serde_json::Map<String, serde_json::Value> {
 /// Every tensor that PyTorch lists in `name`: dtype, shape, bytes.
 fn agree(name: &str) -> Checkpoint {
     let checkpoint = read(name);
-    let record = describe(&checkpoint, Options { sha256: true, ..Options::default() }, &|_| ());
+    let record = describe(&checkpoint, Options::default().with(|o| o.sha256 = true), &|_| ());
     for (tensor, wanted) in truth(name) {
         let found = record.tensors.iter().find(|t| t.name == tensor);
         let found = found.unwrap_or_else(|| panic!("{name}: `{tensor}` is not listed"));

@@ -497,12 +497,7 @@ fn measured(judged: &Judged<'_>) -> (Option<f64>, Option<f64>) {
         return (Some(share), Some(bound));
     }
     let tensor = judged.tensor;
-    let begins = |levels: &Levels| match judged.rules.allow {
-        Verdict::Healthy => Some(levels.healthy),
-        Verdict::Weak => Some(levels.weak),
-        Verdict::Dying => Some(levels.dying),
-        Verdict::Dead | Verdict::Corrupt => None,
-    };
+    let begins = |levels: &Levels| levels.least(judged.rules.allow);
     let std = tensor.stats.as_ref().and_then(|s| s.std);
     if tensor.ternary.is_some() {
         return (std, begins(&judged.rules.thresholds.projection));

@@ -47,6 +47,7 @@ pub fn headline(run: &Run) -> Headline {
         Some(Verdict::Dying) => "Dying",
         Some(Verdict::Dead) => "Dead",
         Some(Verdict::Corrupt) => "Corrupt",
+        Some(other) => other.name(),
     };
     let place = at(end);
     match below.as_slice() {

@@ -304,12 +304,13 @@ struct PartialLevels {
 }
 
 impl PartialLevels {
-    fn over(self, default: Levels) -> Result<Levels, String> {
-        let healthy = self.healthy.unwrap_or(default.healthy);
-        let weak = self.weak.unwrap_or(default.weak);
-        let dying = self.dying.unwrap_or(default.dying);
+    fn over(self, mut levels: Levels) -> Result<Levels, String> {
+        let healthy = self.healthy.unwrap_or(levels.healthy);
+        let weak = self.weak.unwrap_or(levels.weak);
+        let dying = self.dying.unwrap_or(levels.dying);
         if healthy >= weak && weak >= dying {
-            Ok(Levels { healthy, weak, dying })
+            (levels.healthy, levels.weak, levels.dying) = (healthy, weak, dying);
+            Ok(levels)
         } else {
             Err(format!("the levels must fall: healthy {healthy:e}, weak {weak:e}, dying {dying:e}"))
         }
@@ -318,16 +319,15 @@ impl PartialLevels {
 
 fn thresholds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Thresholds, D::Error> {
     let given = PartialThresholds::deserialize(deserializer)?;
-    let default = Thresholds::default();
+    let mut thresholds = Thresholds::default();
     let error = |key: &str| {
         let key = key.to_string();
         move |e: String| D::Error::custom(format!("`{key}`: {e}"))
     };
-    Ok(Thresholds {
-        projection: given.projection.over(default.projection).map_err(error("projection"))?,
-        relative: given.relative.over(default.relative).map_err(error("relative"))?,
-        dead_zero_share: given.dead_zero_share.unwrap_or(default.dead_zero_share),
-    })
+    thresholds.projection = given.projection.over(thresholds.projection).map_err(error("projection"))?;
+    thresholds.relative = given.relative.over(thresholds.relative).map_err(error("relative"))?;
+    thresholds.dead_zero_share = given.dead_zero_share.unwrap_or(thresholds.dead_zero_share);
+    Ok(thresholds)
 }
 
 #[cfg(test)]
@@ -391,7 +391,8 @@ mod tests {
         assert_eq!(other.thresholds.projection.weak, 2e-5);
         let named = policy.rules("layers.0.mlp.up_proj.weight");
         assert_eq!((named.allow, named.max_shrink, named.named), (Verdict::Weak, 10.0, true));
-        assert_eq!(named.thresholds.relative, Levels { healthy: 1.0, weak: 0.1, dying: 0.01 });
+        let Levels { healthy, weak, dying, .. } = named.thresholds.relative;
+        assert_eq!([healthy, weak, dying], [1.0, 0.1, 0.01]);
         assert_eq!(named.thresholds.projection, named.thresholds.relative);
         assert_eq!(named.thresholds.dead_zero_share, 0.5);
         assert!(policy.baseline.allow_worse && policy.baseline.allow_missing);

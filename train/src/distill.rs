@@ -224,12 +224,9 @@ impl Stored {
     /// The first `positions` of a sequence in `tensor`.
     fn row(&self, tensor: &TensorInfo, row: usize, positions: usize) -> Result<Vec<f32>> {
         let size = tensor.dtype.element_size().unwrap_or(1);
-        let part = TensorInfo {
-            shape: vec![positions, self.k],
-            strides: vec![self.k, 1],
-            byte_offset: tensor.byte_offset + (row * self.positions * self.k * size) as u64,
-            ..tensor.clone()
-        };
+        let mut part = tensor.clone();
+        (part.shape, part.strides) = (vec![positions, self.k], vec![self.k, 1]);
+        part.byte_offset += (row * self.positions * self.k * size) as u64;
         Ok(self.file.values(&part)?)
     }
 }

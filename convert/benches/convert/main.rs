@@ -181,7 +181,7 @@ fn convert(source: &Path, options: &Options, output: &Path, verified: bool) -> R
     let source = ckpt_inspect::open(source)?;
     let mut plan = Plan::new(&source, options)?;
     let stop = Default::default();
-    write(&mut plan, options, output, Control { progress: &|_| (), stop: &stop })?;
+    write(&mut plan, options, output, Control::new(&|_| (), &stop))?;
     if verified && !verify_written(&plan, output)?.agrees() {
         return Err("what was written is something else".into());
     }

@@ -72,6 +72,7 @@ pub struct Loss {
 
 /// What a hole is filled with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Fill {
     /// Zeros: for packed ternary matrices the code of 0.
     Zeros,

@@ -108,6 +108,7 @@ pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
 /// The container a checkpoint came in. Records hold it as its name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
+#[non_exhaustive]
 pub enum Format {
     /// PyTorch's own.
     #[default]

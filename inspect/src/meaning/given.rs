@@ -15,6 +15,7 @@ use crate::metadata::lookup;
 /// What a source tells; whatever is `None` it does not.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[allow(missing_docs)] // as in `ModelConfig`
+#[non_exhaustive]
 pub struct Given {
     pub architecture: Option<&'static Architecture>,
     pub vocab_size: Option<usize>,
@@ -203,6 +204,12 @@ pub(super) fn class(config: &Value) -> Option<&str> {
 }
 
 impl Given {
+    /// These settings, with what `change` changes.
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
     /// What the student's trainer wrote, older names included.
     ///
     /// # Errors

@@ -19,6 +19,7 @@ use crate::{Group, without_state_dict};
 
 /// How training was set when a checkpoint was written.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct TrainingRecord {
     /// Parameter groups of every optimizer.
     pub groups: Vec<ParamGroup>,
@@ -34,6 +35,7 @@ pub struct TrainingRecord {
 
 /// A parameter group of an optimizer.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ParamGroup {
     /// Where it is, as a metadata path such as `optimizer_state_dict.muon.param_groups.0`.
     pub path: String,

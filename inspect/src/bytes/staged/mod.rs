@@ -131,6 +131,7 @@ fn cannot(path: &Path) -> impl Fn(io::Error) -> Error + Copy {
 
 /// How a caller watches and stops the work.
 #[derive(Clone, Copy)]
+#[non_exhaustive]
 pub struct Control<'c> {
     /// Told of bytes as they are written.
     pub progress: &'c (dyn Fn(u64) + Sync),
@@ -138,7 +139,12 @@ pub struct Control<'c> {
     pub stop: &'c AtomicBool,
 }
 
-impl Control<'_> {
+impl<'c> Control<'c> {
+    /// Tells `progress`, and stops when `stop` is set.
+    pub fn new(progress: &'c (dyn Fn(u64) + Sync), stop: &'c AtomicBool) -> Self {
+        Control { progress, stop }
+    }
+
     /// Fails once the caller has asked to stop the writing of `path`.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ use crate::{Error, Result};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 #[allow(missing_docs)] // the format's own names
+#[non_exhaustive]
 pub enum ValueType {
     Uint8 = 0,
     Int8 = 1,
@@ -82,6 +83,7 @@ impl ValueType {
 /// A metadata value, as a view of the file.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[allow(missing_docs)] // named as in `ValueType`
+#[non_exhaustive]
 pub enum Value<'a> {
     Uint8(u8),
     Int8(i8),

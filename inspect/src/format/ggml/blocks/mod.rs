@@ -77,6 +77,7 @@ pub trait Pack<const N: usize>: Pod {
 
 /// What makes a value's code in the ternary types.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Codes {
     /// Each block by itself, as llama.cpp does: its largest magnitude is the scale, and half of it rounds away from
     /// zero.
