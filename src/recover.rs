@@ -145,7 +145,10 @@ fn write(args: &Args, salvage: &mut Salvage, output: &Path) -> Result<Written, F
     }
     let source = &salvage.checkpoint;
     let keep_optimizer = pickled && target == Target::Torch;
-    let options = Options { force: args.force, keep_optimizer, ..Options::new(target) };
+    let options = Options::new(target).with(|o| {
+        o.force = args.force;
+        o.keep_optimizer = keep_optimizer;
+    });
     let mut plan = Plan::new(source, &options)?;
     let signal = Signal::listen()?;
     let progress = terminal::progress(plan.bytes(), "recovering");

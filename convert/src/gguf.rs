@@ -26,6 +26,7 @@ use crate::{Error, Result, safetensors};
 
 /// How weights go into a GGUF file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Gguf {
     /// Type of the matrices in layers. By default TQ2_0 for a ternary model, the tensor's own for a GGUF source and where no
     /// model is recognised, else F16.
@@ -37,6 +38,19 @@ pub struct Gguf {
     pub exact_scales: bool,
     /// Keep the float weights of ternary layers. Only a runner that makes them ternary itself computes the same then.
     pub latent: bool,
+}
+
+impl Gguf {
+    /// Matrices in layers as `quant`, the embedding and the output head as `embed`.
+    pub fn new(quant: Quant, embed: Quant) -> Self {
+        Gguf { quant: Some(quant), embed: Some(embed), ..Gguf::default() }
+    }
+
+    /// These settings, with what `change` changes.
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
 }
 
 /// `--to gguf`.

@@ -13,6 +13,7 @@ use crate::torch::archive;
 
 /// A value, a tensor, or a dict of such.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum Object<'a> {
     /// A value without tensors.
     Plain(Value),

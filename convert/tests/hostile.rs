@@ -108,8 +108,8 @@ proptest! {
         let options = match target {
             0 => Options::new(Target::Torch),
             1 => Options::new(Target::SafeTensors),
-            2 => Options { dtype: Some(DType::F16), keep_optimizer: true, ..Options::new(Target::Torch) },
-            3 => Options { ternary, ..Options::new(Target::I2s) },
+            2 => Options::new(Target::Torch).with(|o| { o.dtype = Some(DType::F16); o.keep_optimizer = true; }),
+            3 => Options::new(Target::I2s).with(|o| o.ternary = ternary),
             4 => Options::new(Target::Gguf(Gguf::default())),
             _ => Options::new(Target::Npz),
         };
@@ -121,6 +121,7 @@ proptest! {
                 let foreseen = match &error {
                     Error::Read(_) | Error::Target(_) => true,
                     Error::Output(error) => matches!(error, staged::Error::NoSpace { .. } | staged::Error::Write { .. }),
+                    _ => false,
                 };
                 prop_assert!(foreseen, "{error}");
                 let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();

@@ -88,16 +88,11 @@ proptest! {
                 let name = format!("s{n}.v{m}");
                 let bytes: Vec<u8> = view.places().iter().flat_map(|p| raw[p * size..(p + 1) * size].to_vec()).collect();
                 wanted.push((name.clone(), dtype, view.shape.clone(), bytes));
-                plan.tensors.push(Output {
-                    name,
-                    dtype,
-                    shape: view.shape.clone(),
-                    strides: view.strides.clone(),
-                    blob: n,
-                    offset: (view.offset * size) as u64,
-                });
+                let mut output = Output::new(name, dtype, view.shape.clone(), n);
+                (output.strides, output.offset) = (view.strides.clone(), (view.offset * size) as u64);
+                plan.tensors.push(output);
             }
-            plan.blobs.push(Blob { dtype, bytes: raw.len() as u64, content: Content::Bytes(raw) });
+            plan.blobs.push(Blob::new(dtype, raw.len() as u64, Content::Bytes(raw)));
         }
         let stop = Default::default();
         let control = Control::new(&|_| (), &stop);

@@ -198,7 +198,7 @@ fn hugging_face_models_come_back_from_gguf() {
         hugging_face(folder.path(), architecture, Dtype::F32, leave_out, &config);
         let original = open(folder.path());
         let want = logits(&original, &pool, &ids);
-        let f32s = Gguf { quant: Some(Quant::F32), embed: Some(Quant::F32), ..Gguf::default() };
+        let f32s = Gguf::new(Quant::F32, Quant::F32);
         convert(folder.path(), Target::Gguf(f32s), &at("model.gguf"));
         convert(&at("model.gguf"), Target::Hf { packed: false }, &at("back"));
         let back = open(&at("back"));

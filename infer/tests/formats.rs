@@ -101,7 +101,7 @@ fn convert(source: &Path, options: &Options, to: &Path) {
 }
 
 fn gguf(quant: Quant, change: impl FnOnce(&mut Gguf)) -> Options {
-    let mut settings = Gguf { quant: Some(quant), embed: Some(Quant::F32), ..Gguf::default() };
+    let mut settings = Gguf::new(quant, Quant::F32);
     change(&mut settings);
     Options::new(Target::Gguf(settings))
 }
@@ -116,7 +116,7 @@ fn every_format_computes_the_same() {
     let want = logits(&exact, &pool);
     let spread = want.iter().fold(0.0f32, |a, b| a.max(b.abs()));
     assert!(spread > 1.0, "the model says something: {spread}");
-    let narrow = |dtype| Options { dtype: Some(dtype), ..Options::new(Target::SafeTensors) };
+    let narrow = |dtype| Options::new(Target::SafeTensors).with(|o| o.dtype = Some(dtype));
     let plain = |_: &mut Gguf| ();
     // Bounds are of logits; f16 rounds the scales of ternary matrices by up to 1/2048.
     let cases = [
@@ -209,7 +209,7 @@ fn a_file_written_the_wrong_way_round_runs_as_the_student() {
 
     let source = student(folder.path());
     let narrow = folder.path().join("narrow.safetensors");
-    convert(&source, &Options { dtype: Some(DType::F16), ..Options::new(Target::SafeTensors) }, &narrow);
+    convert(&source, &Options::new(Target::SafeTensors).with(|o| o.dtype = Some(DType::F16)), &narrow);
     let want = logits(&model(&narrow, Settings::default(), &pool), &pool);
     assert_eq!(largest_difference(&logits(&old, &pool), &want), 0.0);
 }

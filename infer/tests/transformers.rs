@@ -80,7 +80,7 @@ fn logits_agree_out_of_gguf_and_back() {
             let told = |what: &str| plan.notes.iter().any(|note| note.contains(what));
             assert!(!told("not whole") && !told("left out"), "{name}: {:?}", plan.notes);
         };
-        let f32s = Gguf { quant: Some(Quant::F32), embed: Some(Quant::F32), ..Gguf::default() };
+        let f32s = Gguf::new(Quant::F32, Quant::F32);
         convert(&folder(name).join("model.safetensors"), Target::Gguf(f32s), &at("model.gguf"));
         agrees(name, &at("model.gguf"), when_full);
         convert(&at("model.gguf"), Target::Hf { packed: false }, &at("back"));

@@ -52,15 +52,13 @@ fn main() -> Result<()> {
         }
     }
     let floats = folder.path().join("f32.gguf");
-    let gguf = |quant, embed, latent| {
-        Target::Gguf(Gguf { quant: Some(quant), embed: Some(embed), exact_scales: false, latent })
-    };
+    let gguf = |quant, embed, latent| Target::Gguf(Gguf::new(quant, embed).with(|g| g.latent = latent));
     convert(&source, &Options::new(gguf(Quant::F32, Quant::F32, true)), &floats, false)?;
     println!(
         "\n{:<14}{:>10}{:>10}{:>10}{:>14}{:>12}{:>10}{:>8}{:>8}   beside",
         "", "written", "of CPU", "cp of it", "and verified", "beside it", "of CPU", "ratio", "of CPU"
     );
-    let half = Options { dtype: Some(DType::F16), ..Options::new(gguf(Quant::F16, Quant::F16, true)) };
+    let half = Options::new(gguf(Quant::F16, Quant::F16, true)).with(|o| o.dtype = Some(DType::F16));
     let ternary = || Options::new(gguf(Quant::Tq2_0, Quant::Q8_0, false));
     let python = |job| move |peers: &mut [Peer], from: &Path, to: &Path| Peer::run(peers, job, from, to);
     row(&mut peers, turns, "SafeTensors", &source, &Options::new(Target::SafeTensors), "cp", &source, cp)?;
