@@ -74,7 +74,8 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     let mut record = ckpt_inspect::describe(&checkpoint, describe, &|_| ());
     ckpt_inspect::judge(&mut record, &thresholds);
     let signal = Signal::listen()?;
-    let options = diagnose::Options { max_tokens: args.max_tokens };
+    let mut options = diagnose::Options::default();
+    options.max_tokens = args.max_tokens;
     let diagnosis =
         diagnose::diagnose(&model, &pool, &tokenizer, &record, &options, &mut |_, _| !signal.arrived());
     let diagnosis = diagnosis.map_err(|e| signal.explain(e.into()))?;

@@ -182,7 +182,7 @@ impl RunArgs {
             Table::Int8 => TableType::Int8,
             Table::Q6 => TableType::Q6,
         });
-        LoadOptions { settings, tables, kernel: None }
+        LoadOptions::default().with(|o| (o.settings, o.tables) = (settings, tables))
     }
 }
 

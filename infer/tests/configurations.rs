@@ -22,7 +22,7 @@ fn healthy() -> PathBuf {
 
 fn logits(model: &Model, pool: &Pool, ids: &[u32]) -> Vec<f32> {
     let mut cache = Cache::new(model.config(), KvType::F32, WhenFull::Stop);
-    let sequence = Sequence { ids, cache: &mut cache, logits: Logits::All };
+    let sequence = Sequence::new(ids, &mut cache, Logits::All);
     Runner::new(model, pool).forward(&mut [sequence]).unwrap().to_vec()
 }
 
@@ -41,7 +41,7 @@ fn unusual_configurations_agree_with_pytorch() {
         for kernel in Kernel::available() {
             for threads in [1, 3] {
                 let pool = Pool::new(threads);
-                let options = LoadOptions { kernel: Some(kernel), ..LoadOptions::default() };
+                let options = LoadOptions::default().with(|o| o.kernel = Some(kernel));
                 let model = Model::open(&data(&format!("{name}.pt")), &options, &pool).unwrap();
                 assert_eq!(model.assumed(), [""; 0]);
                 let off = largest_difference(&logits(&model, &pool, &ids), &want);
@@ -102,7 +102,7 @@ fn hugging_face_models_run() {
         s.attn_logit_soft_cap = Some(None);
         s.final_logit_soft_cap = Some(None);
     });
-    let options = LoadOptions { settings: float, ..LoadOptions::default() };
+    let options = LoadOptions::default().with(|o| o.settings = float);
     let want = logits(&Model::open(&healthy(), &options, &pool).unwrap(), &pool, &ids);
     let qwen = r#""rope_theta": 1000000, "head_dim": 32"#;
     for (dtype, bound) in [(Dtype::F32, 0.0), (Dtype::F16, 0.03), (Dtype::BF16, 0.25)] {
@@ -213,7 +213,8 @@ fn hugging_face_models_come_back_from_gguf() {
 #[test]
 fn contradictions_are_told() {
     let pool = Pool::new(1);
-    let with = |settings| Model::open(&healthy(), &LoadOptions { settings, ..LoadOptions::default() }, &pool);
+    let with =
+        |settings| Model::open(&healthy(), &LoadOptions::default().with(|o| o.settings = settings), &pool);
     for settings in [
         Settings::default().with(|s| s.rope_base = Some(f64::NAN)),
         Settings::default().with(|s| s.max_seq_len = Some(0)),

@@ -78,14 +78,14 @@ fn student(folder: &Path) -> PathBuf {
 }
 
 fn model(path: &Path, settings: Settings, pool: &Pool) -> Model {
-    let options = LoadOptions { settings, ..LoadOptions::default() };
+    let options = LoadOptions::default().with(|o| o.settings = settings);
     Model::open(path, &options, pool).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
 fn logits(model: &Model, pool: &Pool) -> Vec<f32> {
     let ids: Vec<u32> = (0..30).map(|i| i * 29 % VOCAB as u32).collect();
     let mut cache = Cache::new(model.config(), KvType::F32, WhenFull::Stop);
-    let sequence = Sequence { ids: &ids, cache: &mut cache, logits: Logits::All };
+    let sequence = Sequence::new(&ids, &mut cache, Logits::All);
     Runner::new(model, pool).forward(&mut [sequence]).unwrap().to_vec()
 }
 
@@ -233,7 +233,7 @@ fn gguf_files_agree_with_transformers() {
         let ids: Vec<u32> = ids.iter().map(|&id| id as u32).collect();
         let want = truth.values(truth.tensor("logits").unwrap()).unwrap();
         let mut cache = Cache::new(model.config(), KvType::F32, WhenFull::Stop);
-        let sequence = Sequence { ids: &ids, cache: &mut cache, logits: Logits::All };
+        let sequence = Sequence::new(&ids, &mut cache, Logits::All);
         let got = Runner::new(&model, &pool).forward(&mut [sequence]).unwrap().to_vec();
         let spread = want.iter().fold(0.0f32, |a, b| a.max(b.abs()));
         let off = largest_difference(&got, &want);

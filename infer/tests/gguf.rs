@@ -63,7 +63,7 @@ fn logits(path: &Path) -> (Vec<f32>, Model) {
     let model = Model::open(path, &LoadOptions::default(), &pool).unwrap();
     let ids: Vec<u32> = (0..40).map(|i| (i * 37 + 11) % 1024).collect();
     let mut cache = Cache::new(model.config(), KvType::F32, WhenFull::Stop);
-    let sequence = Sequence { ids: &ids, cache: &mut cache, logits: Logits::All };
+    let sequence = Sequence::new(&ids, &mut cache, Logits::All);
     let logits = Runner::new(&model, &pool).forward(&mut [sequence]).unwrap().to_vec();
     (logits, model)
 }

@@ -136,7 +136,7 @@ impl Teachers {
             let mut logits = Vec::with_capacity(batch.ids.len() * self.vocab);
             for ids in batch.ids.chunks(batch.len) {
                 let mut cache = Cache::new(model.config(), KvType::F32, WhenFull::Stop);
-                let sequence = Sequence { ids, cache: &mut cache, logits: Logits::All };
+                let sequence = Sequence::new(ids, &mut cache, Logits::All);
                 logits.extend_from_slice(runner.forward(&mut [sequence])?);
             }
             parts.push(Part { weight: *weight, logits, indices: None, k: self.vocab });

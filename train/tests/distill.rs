@@ -65,7 +65,7 @@ fn logits(model: &str) -> Vec<f32> {
     let batch = batch();
     let run = |ids: &[u32]| {
         let mut cache = Cache::new(model.config(), KvType::F32, WhenFull::Stop);
-        let sequence = Sequence { ids, cache: &mut cache, logits: Logits::All };
+        let sequence = Sequence::new(ids, &mut cache, Logits::All);
         Runner::new(&model, &pool).forward(&mut [sequence]).unwrap().to_vec()
     };
     [&batch.ids[batch.len..], &batch.ids[..batch.len]].into_iter().flat_map(run).collect()
