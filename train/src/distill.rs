@@ -13,6 +13,7 @@ use crate::{Batch, Error, Result};
 /// Who teaches.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct Settings {
     /// Checkpoints that run beside the student.
     pub teachers: Vec<Teacher>,
@@ -25,12 +26,20 @@ pub struct Settings {
 /// A checkpoint that teaches.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Teacher {
     /// Any model that `ckpt infer` runs.
     pub path: PathBuf,
     /// How much it counts beside the others.
     #[serde(default = "one")]
     pub weight: f64,
+}
+
+impl Teacher {
+    /// The checkpoint at `path`, with this weight.
+    pub fn new(path: impl Into<PathBuf>, weight: f64) -> Self {
+        Teacher { path: path.into(), weight }
+    }
 }
 
 fn one() -> f64 {

@@ -9,6 +9,7 @@ use crate::{Parameter, Parameters};
 
 /// One ternary matrix, measured.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Measured {
     /// Its name.
     pub name: String,
@@ -22,6 +23,7 @@ pub struct Measured {
 
 /// All ternary matrices of a model.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Health {
     /// In model order.
     pub layers: Vec<Measured>,

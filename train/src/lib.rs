@@ -37,6 +37,23 @@ pub use run::RunFolder;
 pub use schedule::{Schedule, clip, global_norm};
 pub use trainer::{Event, Outcome, ResumeOptions, Settings, Trainer};
 
+macro_rules! changed_where_made {
+    ($($settings:ty),*) => {
+        $(impl $settings {
+            /// These settings, with what `change` changes: `Settings::default().with(|s| …)`.
+            pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+                change(&mut self);
+                self
+            }
+        })*
+    };
+}
+
+changed_where_made! {
+    Settings, ResumeOptions, Loss, data::Settings, distill::Settings, optim::Settings, optim::Polarizer,
+    optim::adamw::Settings, optim::muon::Settings, optim::sgd::Settings, optim::spin::Settings
+}
+
 /// A plain dict with text keys.
 fn plain<'k>(entries: impl IntoIterator<Item = (&'k str, serde_pickle::Value)>) -> serde_pickle::Value {
     let entry = |(key, value): (&'k str, _)| (serde_pickle::HashableValue::String(key.into()), value);

@@ -25,6 +25,7 @@ use crate::{
 /// Everything that decides what a run does.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct Settings {
     /// The step to stop at, counted from the model's beginning.
     pub steps: u64,
@@ -88,6 +89,7 @@ impl Default for Settings {
 
 /// What a checkpoint's own state may be replaced by.
 #[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
 pub struct ResumeOptions {
     /// Start although layers have collapsed.
     pub allow_collapsed: bool,
@@ -101,6 +103,7 @@ pub struct ResumeOptions {
 
 /// What happens during a run, for whoever watches.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Event<'a> {
     /// A step was taken.
     Step {
@@ -136,6 +139,7 @@ pub enum Event<'a> {
 
 /// Why a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Outcome {
     /// All steps were taken.
     Finished,

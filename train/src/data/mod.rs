@@ -30,6 +30,7 @@ const LARGEST_BATCH: usize = 1 << 22;
 /// What is trained on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct Settings {
     /// Files: text; JSONL or Parquet (`text` or `content`, `prompt` and `response` or `responses`, or `messages`); or
     /// ready-made token ids (`.npy`, `.safetensors`; sequences x length, or one stream).

@@ -14,6 +14,7 @@ use crate::{Gradients, Parameter, Parameters, Result};
 /// How AdamW is set.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct Settings {
     /// Learning rate; [`LR`] when not given.
     pub lr: Option<f64>,

@@ -14,6 +14,7 @@ use ckpt_convert::Object;
 /// The energy whose slope a weight follows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Well {
     /// Repulsion from zero alone: where `|w| < target`, `w += sign(w) 2 strength (target - |w|)`.
     #[default]
@@ -30,6 +31,7 @@ pub enum Well {
 /// How large a weight is to be.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Target {
     /// This large.
     Absolute(f64),
@@ -60,6 +62,7 @@ impl std::fmt::Display for Target {
 /// How weights are polarized.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct Polarizer {
     /// The energy.
     pub well: Well,

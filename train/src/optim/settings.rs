@@ -133,6 +133,7 @@ const DEFAULT: &str = "polarized-adamw";
 /// An optimizer with its settings, and the polarizer after each of its steps if there is one. A file has them in one
 /// table: `name`, the optimizer's own keys, and `polarizer`. Keys that only other optimizers have are passed over.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Settings {
     /// The optimizer.
     pub method: Method,

@@ -11,6 +11,7 @@ use crate::{Gradients, Parameters, Random, Result};
 /// How the spin solver is set.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct Settings {
     /// Learning rate; [`LR`] when not given.
     pub lr: Option<f64>,
