@@ -118,7 +118,8 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     let explain = |run: &Run| cause::explain(run, &pairs(run, &options), &given);
     let training = runs.iter().enumerate().filter_map(|(i, run)| Some((i, training(run)?))).collect();
     let explanations = runs.iter().map(explain).collect();
-    let report = Report { title: args.title.clone(), runs, explanations, training, unreadable };
+    let mut report = Report::new(&args.title, runs, explanations);
+    (report.training, report.unreadable) = (training, unreadable);
     if args.explain {
         for (run, explanation) in report.runs.iter().zip(&report.explanations) {
             terminal::print(&explained(run, explanation))?;

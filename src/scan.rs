@@ -77,14 +77,12 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     };
     // What makes the exit code 1 is shown.
     let shown = if args.all { Severity::Note } else { least.min(Severity::Unknown) };
-    let failed = files.iter().any(|s| s.severity().is_some_and(|severity| severity >= least));
-    let broken = files.iter().any(|s| s.unreadable.is_some());
-    let (status, code) = match (failed, broken) {
-        (true, _) => (ScanStatus::Found, exit::REFUSED),
-        (false, true) => (ScanStatus::Unreadable, exit::UNREADABLE),
-        (false, false) => (ScanStatus::Clean, exit::FINE),
+    let scanned = Scanned::new(files, least);
+    let code = match scanned.status {
+        ScanStatus::Clean => exit::FINE,
+        ScanStatus::Found => exit::REFUSED,
+        _ => exit::UNREADABLE,
     };
-    let scanned = Scanned { status, files };
     let text = match args.format {
         Format::Human => human(args, shown, &scanned.files),
         Format::Written(format) => written(format, &scanned)?,

@@ -8,6 +8,7 @@ use crate::text::{number, plural};
 
 /// One cause, for a reader.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Finding {
     /// The cause.
     pub cause: Cause,

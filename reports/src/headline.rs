@@ -7,6 +7,7 @@ use crate::text::plural;
 
 /// The verdict on a run in words.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Headline {
     /// Of the last checkpoint.
     pub verdict: Option<Verdict>,

@@ -25,6 +25,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// What a checkpoint must be to pass. The default lets only healthy projections through.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct Policy {
     /// The worst verdict a tensor may have: `healthy` when not given, or `weak` when not given beside
     /// `min_healthy`. Never `corrupt`.
@@ -58,6 +59,7 @@ pub struct Policy {
 /// Which weight matrices are judged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Scope {
     /// Matrices that a BitLinear uses, packed ternary ones, and those named `*_proj`; in a checkpoint that has none
     /// of these, every weight matrix. Also those that an entry of [`Policy::tensors`] names.
@@ -70,6 +72,7 @@ pub enum Scope {
 /// What holds for the tensors of one name pattern.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct TensorPolicy {
     /// Which tensors.
     pub pattern: Pattern,
@@ -94,9 +97,25 @@ pub struct TensorPolicy {
     pub max_shrink: Option<f64>,
 }
 
+impl TensorPolicy {
+    /// No exception yet, for the tensors that `pattern` matches.
+    pub fn new(pattern: Pattern) -> Self {
+        TensorPolicy {
+            pattern,
+            allow: None,
+            healthy: None,
+            weak: None,
+            dying: None,
+            dead_zero_share: None,
+            max_shrink: None,
+        }
+    }
+}
+
 /// What counts as worse than the baseline.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct BaselinePolicy {
     /// By what factor the std of a weight matrix may fall: 2 unless given. Over 1 000 steps of a healthy run of the
     /// student model it fell by at most 1.23; over 500 steps of one that collapsed, by 2.7.
@@ -172,6 +191,7 @@ struct File {
 
 /// What holds for one tensor.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct TensorRules {
     /// The worst verdict it may have.
     pub allow: Verdict,
