@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use ckpt_inspect::meaning::RopeScaling;
+use ckpt_inspect::metadata::{HashableValue, Value};
 use ckpt_inspect::{
     Checkpoint, DType, Error as ReadError, Format, Group, ModelConfig, Storage, TensorInfo, TernaryPacking,
     contiguous_strides, without_state_dict,
 };
-use serde_pickle::{HashableValue, Value};
 
 use crate::gguf::{self, Gguf};
 use crate::names::{self, Style};

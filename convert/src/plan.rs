@@ -3,9 +3,9 @@
 
 use std::path::PathBuf;
 
+use ckpt_inspect::metadata::Value;
 use ckpt_inspect::{Checkpoint, DType, TensorInfo, TernaryPacking, contiguous_strides};
 use globset::GlobMatcher;
-use serde_pickle::Value;
 
 use crate::Result;
 use crate::encode::Rotary;

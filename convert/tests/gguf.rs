@@ -8,8 +8,8 @@ use ckpt_convert::{
 };
 use ckpt_inspect::ggml::GgmlType;
 use ckpt_inspect::gguf::{Header, Keys, Layout, OutputEntry};
+use ckpt_inspect::metadata::HashableValue;
 use ckpt_inspect::{Checkpoint, DType, Format, metadata, open};
-use serde_pickle::HashableValue;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name)

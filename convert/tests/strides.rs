@@ -2,9 +2,9 @@
 //! every element stays what and where it was.
 
 use ckpt_convert::{Blob, Content, Control, Gguf, Options, Output, Plan, Target, verify_written, write};
+use ckpt_inspect::metadata::Value;
 use ckpt_inspect::{DType, contiguous_strides, open};
 use proptest::prelude::*;
-use serde_pickle::Value;
 
 const DTYPES: [DType; 14] = [
     DType::F64,

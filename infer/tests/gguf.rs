@@ -12,8 +12,8 @@ use ckpt_infer::{
 };
 use ckpt_inspect::meaning::architecture::STUDENT;
 use ckpt_inspect::metadata;
+use ckpt_inspect::metadata::HashableValue;
 use serde_json::json;
-use serde_pickle::HashableValue;
 
 /// The same codes and scales: the same arithmetic to the last bit.
 const EXACT: f32 = 0.0;

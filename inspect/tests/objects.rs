@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
+use ckpt_inspect::metadata::Value;
 use ckpt_inspect::{Checkpoint, Options, describe, judge, open};
-use serde_pickle::Value;
 
 fn read(name: &str) -> Checkpoint {
     open(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name))

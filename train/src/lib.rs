@@ -22,6 +22,7 @@ mod trainer;
 
 #[cfg(feature = "candle")]
 pub use candle_core::Device;
+use ckpt_inspect::metadata::{HashableValue, Value};
 
 pub use batch::{Batch, IGNORE};
 #[cfg(feature = "candle")]
@@ -55,7 +56,7 @@ changed_where_made! {
 }
 
 /// A plain dict with text keys.
-fn plain<'k>(entries: impl IntoIterator<Item = (&'k str, serde_pickle::Value)>) -> serde_pickle::Value {
-    let entry = |(key, value): (&'k str, _)| (serde_pickle::HashableValue::String(key.into()), value);
-    serde_pickle::Value::Dict(entries.into_iter().map(entry).collect())
+fn plain<'k>(entries: impl IntoIterator<Item = (&'k str, Value)>) -> Value {
+    let entry = |(key, value): (&'k str, _)| (HashableValue::String(key.into()), value);
+    Value::Dict(entries.into_iter().map(entry).collect())
 }

@@ -5,11 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use ckpt_convert::{Object, save};
-use ckpt_inspect::metadata::{as_f64, as_u64, from_json};
+use ckpt_inspect::metadata::{Value, as_f64, as_u64, from_json};
 use ckpt_inspect::{Checkpoint, ModelConfig, Thresholds};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use serde_pickle::Value;
 
 use crate::data::{self, Stream};
 use crate::distill::{self, Teachers};

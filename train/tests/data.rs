@@ -5,8 +5,8 @@ mod truth;
 use std::path::Path;
 
 use ckpt_convert::{Object, save};
+use ckpt_inspect::metadata::{HashableValue, Value};
 use ckpt_train::data::{Settings, Stream};
-use serde_pickle::{HashableValue, Value};
 use truth::tokenizer;
 
 fn in_order(folder: &Path, file: &str, contents: &[u8], length: usize) -> Settings {

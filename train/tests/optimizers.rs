@@ -1,12 +1,12 @@
 //! Every optimizer against PyTorch's in float64 (`data/optimizers.py`), and what the polarizer promises.
 
 use ckpt_convert::{Object, save};
+use ckpt_inspect::metadata::{HashableValue, Value};
 use ckpt_train::optim::{
     Form, NAMES, Optimizer, Polarizer, Settings, Target, Well, adamw, half_life, muon, orthogonalize, sgd,
     spin,
 };
 use ckpt_train::{Gradients, Parameter, Parameters, Role, Schedule, clip, global_norm};
-use serde_pickle::{HashableValue, Value};
 
 fn wave(seed: usize, n: usize) -> impl Iterator<Item = f32> {
     let seed = seed as f64;

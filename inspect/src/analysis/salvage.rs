@@ -6,10 +6,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use serde_pickle::Value;
 
 use crate::checkpoint::Checkpoint;
-use crate::metadata::lookup;
+use crate::metadata::{Value, lookup};
 use crate::storage::{Place, Segment, Storage};
 use crate::tensor::{TensorInfo, contiguous_strides};
 use crate::{DType, NoticeKind, OpenOptions, Result, open_with};

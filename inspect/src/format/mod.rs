@@ -22,9 +22,9 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_pickle::Value;
 
 use crate::bytes::{ByteSource, Source};
+use crate::metadata::Value;
 use crate::pickle::Pickle;
 use crate::tensor::TensorInfo;
 use crate::{Damage, DamageKind, Error, ErrorKind, Notice, Result};

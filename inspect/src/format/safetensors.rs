@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use safetensors::tensor::{Dtype, TensorInfo as Entry};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
-use serde_pickle::{HashableValue, Value};
 
 use crate::bytes::{Source, slice};
 use crate::format::{Container, Contents, Family, Format};
+use crate::metadata::{HashableValue, Value};
 use crate::storage::Storage;
 use crate::tensor::TensorInfo;
 use crate::{DType, Damage, DamageKind, Error, Notice, NoticeKind, Result};

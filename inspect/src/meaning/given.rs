@@ -4,13 +4,11 @@
 use std::fmt;
 
 use serde::Deserialize;
-use serde_pickle::{HashableValue, Value};
 
 use super::architecture::{Architecture, Biases, Part};
 use super::config::{Activation, AttentionBias, ModelConfig, RopePairing, SLIDING, Sizes, SlidingLayers};
 use super::rope::{RopeScaling, single};
-use crate::metadata::as_u64;
-use crate::metadata::lookup;
+use crate::metadata::{HashableValue, Value, as_u64, lookup};
 
 /// What a source tells; whatever is `None` it does not.
 #[derive(Clone, Debug, Default, PartialEq)]

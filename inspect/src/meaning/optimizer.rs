@@ -9,11 +9,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
-use serde_pickle::{HashableValue, Value};
 
 use crate::checkpoint::Checkpoint;
-use crate::metadata::lookup;
-use crate::metadata::{as_f64, as_u64, key_text};
+use crate::metadata::{HashableValue, Value, as_f64, as_u64, key_text, lookup};
 use crate::tensor::TensorInfo;
 use crate::{Group, without_state_dict};
 

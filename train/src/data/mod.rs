@@ -13,9 +13,8 @@ use std::path::PathBuf;
 
 use ckpt_convert::Object;
 use ckpt_inspect::Checkpoint;
-use ckpt_inspect::metadata::as_u64;
+use ckpt_inspect::metadata::{Value, as_u64};
 use serde::{Deserialize, Serialize};
-use serde_pickle::Value;
 
 use crate::batch::{Batch, IGNORE};
 use crate::{Error, Random, Result, plain};

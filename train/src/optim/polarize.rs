@@ -1,10 +1,9 @@
 //! The polarizer: after any optimizer's step it pushes ternary weights away from zero, so that their scale cannot vanish.
 
 use ckpt_inspect::Checkpoint;
-use ckpt_inspect::metadata::as_f64;
+use ckpt_inspect::metadata::{HashableValue, Value, as_f64};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use serde_pickle::Value;
 
 use super::{Optimizer, PART};
 use crate::plain;
@@ -177,7 +176,7 @@ impl Optimizer for Polarized {
             let targets = named.filter_map(|(p, t)| Some((p.name.as_str(), Value::F64(f64::from((*t)?)))));
             let (mode, number) = self.polarizer.target().named();
             let polarizer = plain([(mode, Value::F64(number)), ("targets", plain(targets))]);
-            entries.push((serde_pickle::HashableValue::String("polarizer".into()), Object::Plain(polarizer)));
+            entries.push((HashableValue::String("polarizer".into()), Object::Plain(polarizer)));
         }
         state
     }
@@ -213,7 +212,7 @@ impl Optimizer for Polarized {
         }
         if matches!(wanted, Target::Relative(_)) {
             for (target, parameter) in self.targets.iter_mut().zip(&parameters.0) {
-                let name = serde_pickle::HashableValue::String(parameter.name.clone());
+                let name = HashableValue::String(parameter.name.clone());
                 if let (Some(target), Some(Value::F64(saved))) = (target, targets.get(&name))
                     && saved.is_finite()
                     && *saved >= 0.0

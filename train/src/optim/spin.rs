@@ -2,8 +2,8 @@
 
 use ckpt_convert::Object;
 use ckpt_inspect::Checkpoint;
+use ckpt_inspect::metadata::Value;
 use serde::{Deserialize, Serialize};
-use serde_pickle::Value;
 
 use super::{Groups, Hyperparameters, Optimizer, PART, Rate, at_least_zero, below_one, buffers, each_part};
 use crate::{Gradients, Parameters, Random, Result};

@@ -1,9 +1,8 @@
 //! Metadata values of a GGUF file, and the cursor that reads them in either byte order.
 
-use serde_pickle::Value as Plain;
-
 use super::DEEPEST_ARRAY;
 use crate::bytes::text;
+use crate::metadata::Value as Plain;
 use crate::{Error, Result};
 
 /// The type of a metadata value, by its number in the file.
