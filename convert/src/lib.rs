@@ -42,6 +42,8 @@ pub use ckpt_inspect::staged::Control;
 pub use encode::{Losses, Rotary};
 pub use error::{Error, Result};
 pub use gguf::Gguf;
+/// What chooses weights by name in [`Options`].
+pub use globset::{Glob, GlobMatcher};
 pub use plan::{Blob, Content, Elements, Options, Output, Pair, Plan};
 pub use save::{Object, save};
 pub use source::row_order;

@@ -28,6 +28,9 @@ use health::{cache, verdict};
 use layout::step;
 use meaning::{checkpoint, group, open, ternary};
 
+// What stands in public signatures, in the version that it has there.
+pub use {ndarray, serde_json};
+
 pub use analysis::{cause, diff, run, salvage, trend};
 pub use bytes::{SharedBytes, metadata, pickle, staged, zip};
 pub use cache::Cache;

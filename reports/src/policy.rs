@@ -149,8 +149,9 @@ impl Pattern {
     ///
     /// # Errors
     /// When it is not a valid glob.
-    pub fn new(glob: &str) -> Result<Self, globset::Error> {
-        Ok(Pattern { source: glob.to_string(), matcher: globset::Glob::new(glob)?.compile_matcher() })
+    pub fn new(glob: &str) -> Result<Self, PolicyError> {
+        let compiled = globset::Glob::new(glob).map_err(|e| PolicyError(e.to_string()))?;
+        Ok(Pattern { source: glob.to_string(), matcher: compiled.compile_matcher() })
     }
 
     /// Whether it covers the tensor called `name`.

@@ -21,7 +21,7 @@ mod tensorboard;
 mod trainer;
 
 #[cfg(feature = "candle")]
-pub use candle_core::Device;
+pub use candle_core::{self, Device};
 use ckpt_inspect::metadata::{HashableValue, Value};
 
 pub use batch::{Batch, IGNORE};

@@ -218,7 +218,7 @@ fn dtype(dtype: Dtype) -> Option<DType> {
     DTYPES.iter().find(|(theirs, _)| *theirs == dtype).map(|(_, ours)| *ours)
 }
 
-/// The format's type for elements of `dtype`, if it has one.
-pub fn dtype_of(dtype: DType) -> Option<Dtype> {
-    DTYPES.iter().find(|(_, ours)| *ours == dtype).map(|(theirs, _)| *theirs)
+/// The format's name of the type `dtype`, if it has one.
+pub fn dtype_of(dtype: DType) -> Option<String> {
+    DTYPES.iter().find(|(_, ours)| *ours == dtype).map(|(theirs, _)| theirs.to_string())
 }

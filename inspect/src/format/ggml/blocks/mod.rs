@@ -7,7 +7,7 @@
 use bytemuck::Pod;
 use half::f16;
 
-/// Declares the struct of a block.
+/// Declares the struct of a block: it has the bytes that a file has, and never more.
 macro_rules! block {
     ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* }) => {
         $(#[$doc])*
