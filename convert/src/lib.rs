@@ -12,6 +12,8 @@
 //! # Ok::<(), ckpt_convert::Error>(())
 //! ```
 
+#![warn(clippy::disallowed_macros, clippy::disallowed_methods)]
+
 mod bound;
 mod build;
 mod compare;

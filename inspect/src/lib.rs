@@ -11,6 +11,8 @@
 //! # Ok::<(), ckpt_inspect::Error>(())
 //! ```
 
+#![warn(clippy::disallowed_macros, clippy::disallowed_methods)]
+
 pub mod analysis;
 mod bytes;
 mod damage;

@@ -1,6 +1,7 @@
 //! Reports on checkpoints, and the gate, all made from records alone.
 
 #![deny(missing_docs)]
+#![warn(clippy::disallowed_macros, clippy::disallowed_methods)]
 
 mod baseline;
 pub mod cause;

@@ -1,5 +1,7 @@
 //! Train and resume ternary (BitNet b1.58) student models.
 
+#![warn(clippy::disallowed_macros, clippy::disallowed_methods)]
+
 mod batch;
 #[cfg(feature = "candle")]
 mod composite;

@@ -169,7 +169,13 @@ impl Taken {
     }
 }
 
-/// Seconds that processors have spent on this process.
+/// Seconds that processors have spent on this process; NaN where the system is not asked.
+#[cfg(not(unix))]
+fn cpu_seconds() -> f64 {
+    f64::NAN
+}
+
+#[cfg(unix)]
 fn cpu_seconds() -> f64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
