@@ -102,7 +102,7 @@ fn npz_with_as_many_arrays_as_its_directory_counts() {
         let data: Vec<u8> = (0..count).map(|i| i as u8).collect();
         let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat();
         std::fs::write(&from, bytes).unwrap();
-        convert(&from, &Options { force: true, ..Options::new(Target::Npz) }, &to);
+        convert(&from, &Options::new(Target::Npz).with(|o| o.force = true), &to);
         let written = open(&to).unwrap();
         assert_eq!((written.tensors.len(), &written.damage), (count, &None));
         assert_eq!(self::bytes(&written, &(count - 1).to_string()), [(count - 1) as u8]);
