@@ -4,10 +4,9 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde_pickle::Value;
-
 use crate::bytes::Source;
 use crate::format::{self, Contents};
+use crate::metadata::Value;
 use crate::{Damage, DamageKind, Error, ErrorKind, Notice, NoticeKind, Result};
 
 /// A file of a set, opened or not.

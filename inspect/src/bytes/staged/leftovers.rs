@@ -2,6 +2,8 @@
 //! or folder, which ends with the process: what can be locked is a leftover. A file system without locks keeps them.
 //! Some file systems that several machines share keep locks to the machine that has them, so the names tell on which one
 //! they were made: what another one made, or this one before it was started anew, is a leftover only after a day.
+//! Releases before there were locks used shorter names; what has such a name is a leftover once nobody has written to it
+//! for a day.
 
 use std::ffi::OsStr;
 use std::fs::{File, Permissions, TryLockError};
@@ -62,6 +64,16 @@ fn shows_locks(name: &OsStr) -> bool {
     told && name.as_encoded_bytes().starts_with(beginning.as_bytes())
 }
 
+/// Whether `name` is one that releases without locks made: six random letters and digits. People write words and
+/// numbers, in which kinds of characters alternate less than in most random ones.
+#[cfg(unix)]
+fn is_unlocked(name: &OsStr) -> bool {
+    let Some(random) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else { return false };
+    let kind = |b: u8| (b.is_ascii_digit(), b.is_ascii_uppercase());
+    let changes = random.as_bytes().windows(2).filter(|pair| kind(pair[0]) != kind(pair[1])).count();
+    random.len() == 6 && random.bytes().all(|b| b.is_ascii_alphanumeric()) && changes >= 3
+}
+
 /// Locks the new `file` at `path` until it is closed; false when someone took it for a leftover before.
 pub(super) fn hold(file: &File, path: &Path) -> bool {
     !matches!(file.try_lock(), Err(TryLockError::WouldBlock)) && is_at(file, path)
@@ -98,13 +110,13 @@ mod unix {
 
     use rustix::fs::{self, AtFlags, CWD, Dir, FileType, Mode, OFlags};
 
-    use super::{is_at, is_temporary, shows_locks};
+    use super::{is_at, is_temporary, is_unlocked, shows_locks};
 
     /// Neither follows a link nor waits for a pipe's other end.
     const QUIETLY: OFlags =
         OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
 
-    /// What nobody is known to hold a lock on has to be this old, in seconds, where a lock might not be known here.
+    /// What nobody is known to hold a lock on has to be this old, in seconds, where a lock would not be known here.
     const OLD: i64 = 24 * 60 * 60;
 
     /// Removes what killed processes of this user left in `folder` under temporary names. What cannot be removed stays.
@@ -112,14 +124,16 @@ mod unix {
         let Ok(entries) = std::fs::read_dir(folder) else { return };
         for entry in entries.flatten() {
             let name = entry.file_name();
-            if is_temporary(&name) {
-                let _ = remove_unheld(folder, &entry.path(), shows_locks(&name));
+            let named = is_temporary(&name);
+            if named || is_unlocked(&name) {
+                let _ = remove_unheld(folder, &entry.path(), named, shows_locks(&name));
             }
         }
     }
 
-    /// `locks`: whether a lock of who writes to it is known here.
-    fn remove_unheld(folder: &Path, path: &Path, locks: bool) -> io::Result<()> {
+    /// `named`: whether a folder that was put aside keeps its name in it. `locks`: whether a lock of who writes to it is
+    /// known here.
+    fn remove_unheld(folder: &Path, path: &Path, named: bool, locks: bool) -> io::Result<()> {
         let file = File::from(fs::open(path, QUIETLY, Mode::empty())?);
         let metadata = file.metadata()?;
         let ours = metadata.uid() == rustix::process::geteuid().as_raw();
@@ -134,6 +148,8 @@ mod unix {
         }
         if metadata.is_dir() && is_old(metadata.mtime()) {
             match entries(&file)?.as_slice() {
+                // Where it belongs cannot be told.
+                [(_, FileType::Directory)] if !named => return Ok(()),
                 [(replaced, FileType::Directory)] => put_back(&file, replaced, folder)?,
                 files => {
                     for (name, _) in files {
