@@ -127,26 +127,6 @@ fn only_leftovers_of_our_own_are_removed() {
     assert_eq!(std::fs::read(at("target")).unwrap(), b"precious");
 }
 
-/// Where locks are not known from machine to machine, another one may be writing what nobody seems to hold.
-#[test]
-fn what_another_machine_may_be_writing_stays_for_a_day() {
-    let place = tempfile::tempdir().unwrap();
-    let at = |name: &str| place.path().join(name);
-    std::fs::write(at(".ckpt-fileAAAAAAAA.part"), "half").unwrap();
-    // No file has come into the folder for days, and one in it is written to.
-    std::fs::create_dir(at(".ckpt-dirAAAAAAAAA.part")).unwrap();
-    std::fs::write(at(".ckpt-dirAAAAAAAAA.part/weights"), "half").unwrap();
-    age(&[at(".ckpt-dirAAAAAAAAA.part")]);
-    std::fs::create_dir_all(at(".ckpt-asideAAAAAAA.part/model")).unwrap();
-    let before = names(place.path());
-    staged::write(&at("zzz"), b"x", false).unwrap();
-    assert_eq!(names(place.path()), [&before[..], &["zzz".into()]].concat());
-    age(&["fileAAAAAAAA.part", "dirAAAAAAAAA.part/weights", "dirAAAAAAAAA.part", "asideAAAAAAA.part"]
-        .map(|name| at(&format!(".ckpt-{name}"))));
-    staged::write(&at("zzz"), b"x", true).unwrap();
-    assert_eq!(names(place.path()), ["model", "zzz"]);
-}
-
 /// Releases without locks left other names. Nothing tells whether one is in use but when it was written to last.
 #[test]
 fn what_releases_without_locks_left_is_removed_when_it_is_a_day_old() {
@@ -181,6 +161,26 @@ fn what_releases_without_locks_left_is_removed_when_it_is_a_day_old() {
     folder(".ckpt-0lDd1R", [25, 30]);
     staged::write(&at("zzz"), b"x", false).unwrap();
     assert_eq!(names(place.path()), [&before[..], &["zzz".into()]].concat());
+}
+
+/// Where locks are not known from machine to machine, another one may be writing what nobody seems to hold.
+#[test]
+fn what_another_machine_may_be_writing_stays_for_a_day() {
+    let place = tempfile::tempdir().unwrap();
+    let at = |name: &str| place.path().join(name);
+    std::fs::write(at(".ckpt-fileAAAAAAAA.part"), "half").unwrap();
+    // No file has come into the folder for days, and one in it is written to.
+    std::fs::create_dir(at(".ckpt-dirAAAAAAAAA.part")).unwrap();
+    std::fs::write(at(".ckpt-dirAAAAAAAAA.part/weights"), "half").unwrap();
+    age(&[at(".ckpt-dirAAAAAAAAA.part")]);
+    std::fs::create_dir_all(at(".ckpt-asideAAAAAAA.part/model")).unwrap();
+    let before = names(place.path());
+    staged::write(&at("zzz"), b"x", false).unwrap();
+    assert_eq!(names(place.path()), [&before[..], &["zzz".into()]].concat());
+    age(&["fileAAAAAAAA.part", "dirAAAAAAAAA.part/weights", "dirAAAAAAAAA.part", "asideAAAAAAA.part"]
+        .map(|name| at(&format!(".ckpt-{name}"))));
+    staged::write(&at("zzz"), b"x", true).unwrap();
+    assert_eq!(names(place.path()), ["model", "zzz"]);
 }
 
 /// A folder that was moved aside when the process was killed goes back, unless its successor is there.
