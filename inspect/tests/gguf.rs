@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use ckpt_inspect::ggml::{GgmlType, I2_S_TAIL};
 use ckpt_inspect::gguf::{Header, Keys, LONGEST_PLAIN, Layout, OutputEntry, Value, ValueType};
 use ckpt_inspect::{
-    Checkpoint, DType, ErrorKind, I2sLayout, OpenOptions, Options, describe, metadata, open, open_with,
+    Checkpoint, DType, DamageKind, ErrorKind, I2sLayout, OpenOptions, Options, describe, metadata, open,
+    open_with,
 };
 
 fn data(name: &str) -> PathBuf {
@@ -446,12 +447,23 @@ fn a_cut_file_opens_with_what_is_whole() {
 #[test]
 fn too_many_dimensions_and_too_deep_arrays_end_the_list() {
     let many = File::default().f32s("a", &[1]).tensor("b", &[1; 5], GgmlType::F32, vec![0; 4]).open();
-    assert!(many.damage.unwrap().contains("`b` has 5 dimensions"));
+    let damage = many.damage.unwrap();
+    assert!(damage.what.contains("`b` has 5 dimensions"));
+    assert_eq!((damage.kind, damage.is_truncation()), (DamageKind::Inconsistent, false));
     let file = File::default().key_u32("one", 1);
     let deep = (0..20)
         .fold(file.array(ValueType::Uint8, 0, &[]), |inner, _| file.array(ValueType::Array, 1, &inner));
     let deep = file.key("deep", ValueType::Array, deep).open();
-    assert!(deep.damage.unwrap().contains("nested more than"));
+    let damage = deep.damage.unwrap();
+    assert!(damage.what.contains("nested more than"));
+    assert_eq!(damage.kind, DamageKind::Inconsistent);
+    let mut odd = File::default().key_u32("one", 1).key_u32("two", 2);
+    odd.keys[1].1 = 77;
+    let damage = odd.open().damage.unwrap();
+    assert!(damage.what.contains("77 is no type of value"));
+    assert_eq!((damage.kind, damage.is_truncation()), (DamageKind::UnknownType, false));
+    let long = File::default().key_u32("one", 1).key("two", ValueType::String, vec![0xff; 8]);
+    assert!(long.open().damage.unwrap().is_truncation(), "the file ends before the string does");
 }
 
 #[test]

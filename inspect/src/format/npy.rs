@@ -7,6 +7,7 @@
 //! the elements
 //! ```
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::bytes::{Source, slice, text};
@@ -155,20 +156,32 @@ impl Elements {
 /// # Errors
 /// Those of [`Header::parse`], the text's own aside.
 pub(crate) fn written(bytes: &[u8]) -> Result<(&[u8], u64)> {
+    let Range { start, end } = extent(bytes)?;
+    Ok((slice(bytes, start, end - start).ok_or_else(cut)?, end))
+}
+
+/// Where the text of the header at the start of `bytes` lies, by its length, whether all of it is there or not.
+///
+/// # Errors
+/// Those of [`Header::parse`], the text's own aside.
+pub(crate) fn extent(bytes: &[u8]) -> Result<Range<u64>> {
     let fixed = bytes.strip_prefix(MAGIC).ok_or_else(|| {
         Error::new(crate::ErrorKind::Unrecognised, "does not begin like an array of NumPy's")
     })?;
-    let cut = || Error::damaged("the header of the array is cut short").because(DamageKind::CutShort).at(6);
     let after = |width: usize| {
         let start = MAGIC.len() as u64 + 2 + width as u64;
         let len = crate::zip::word(fixed, 2, width).ok_or_else(cut)?;
-        Ok::<_, Error>((slice(bytes, start, len).ok_or_else(cut)?, start + len))
+        Ok(start..start + len)
     };
     match fixed.first().ok_or_else(cut)? {
         1 => after(2),
         2 | 3 => after(4),
         other => Err(Error::unsupported(format!("an array in version {other} of NumPy's format"))),
     }
+}
+
+fn cut() -> Error {
+    Error::damaged("the header of the array is cut short").because(DamageKind::CutShort).at(6)
 }
 
 /// Whether NumPy has elements of this type.

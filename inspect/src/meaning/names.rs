@@ -264,9 +264,11 @@ impl<'a> Names<'a> {
 
     /// Whether there is no head, or it is the embedding.
     pub fn is_tied(&self) -> bool {
-        let place = |t: &TensorInfo| (t.storage.clone(), t.byte_offset);
+        let same = |a: &TensorInfo, b: &TensorInfo| {
+            a.storage.is_some() && a.storage == b.storage && a.byte_offset == b.byte_offset
+        };
         match (self.get(Role::Head), self.get(Role::Embedding)) {
-            (Some(head), Some(embedding)) => place(head) == place(embedding),
+            (Some(head), Some(embedding)) => same(head, embedding),
             (Some(_), None) => false,
             (None, _) => true,
         }
@@ -301,6 +303,17 @@ mod tests {
             translate("blk.2.ffn_sub_norm.weight", Style::Student).unwrap(),
             "layers.2.mlp.ffn_sub_norm.weight"
         );
+    }
+
+    #[test]
+    fn a_head_without_data_is_not_the_embedding() {
+        let tensors = ["lm_head.weight", "embed_tokens.weight"].map(|name| {
+            let shape = vec![4, 2];
+            let meta = TensorInfo::contiguous(name.into(), crate::DType::F32, shape, None, 0);
+            TensorInfo { group: Group::Weights, ..meta }
+        });
+        let tied = |tensors| Names::new(tensors, TABLE[0], Style::Student, |name| name).is_tied();
+        assert!(!tied(&tensors) && tied(&tensors[1..]));
     }
 
     #[test]

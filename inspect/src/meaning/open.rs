@@ -11,7 +11,7 @@ use crate::bytes::{SharedBytes, Source, Stamp};
 use crate::checkpoint::Checkpoint;
 use crate::format::{self, Contents, add_new};
 use crate::layout::{self, Set};
-use crate::meaning::Model;
+use crate::meaning::{Model, Quantization};
 use crate::storage::Place;
 use crate::tensor::TensorInfo;
 use crate::{Damage, DamageKind, Error, Notice, NoticeKind, Result, TernaryPacking};
@@ -225,7 +225,7 @@ fn complete(checkpoint: &mut Checkpoint, set: &Set, options: &OpenOptions) {
         checkpoint.absent.extend(lacks.absent);
     }
     let config = set.config.as_ref();
-    let quantization = config.and_then(|c| crate::metadata::lookup(c, "quantization_config")).cloned();
+    let quantization = config.and_then(Quantization::of_config);
     ternary::recognise(checkpoint, quantization.as_ref());
     ternary::apply_scales(checkpoint);
     checkpoint.model = Model::recognise(&checkpoint.tensors, &checkpoint.metadata, config);

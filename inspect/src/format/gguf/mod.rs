@@ -413,7 +413,9 @@ impl<'a> Entry<'a> {
         let dims = cursor.u32()? as usize;
         if dims > MAX_DIMS {
             let name = quoted(&text(name));
-            return Err(cursor.error(format!("`{name}` has {dims} dimensions, more than {MAX_DIMS}")));
+            return Err(cursor
+                .error(format!("`{name}` has {dims} dimensions, more than {MAX_DIMS}"))
+                .because(DamageKind::Inconsistent));
         }
         let mut sizes = [1; MAX_DIMS];
         for size in &mut sizes[..dims] {
@@ -459,7 +461,5 @@ fn quoted(name: &str) -> String {
 /// Says in which of the header's entries `error` happened.
 fn within(mut error: Error, what: &str, number: u64, count: u64) -> Error {
     error.what = format!("the header's {what} {} of {count}: {}", number + 1, error.what);
-    error
-        .because(DamageKind::CutShort)
-        .hint("the file was cut short or overwritten; download or copy it again")
+    error.hint("the file was cut short or overwritten; download or copy it again")
 }
