@@ -145,7 +145,10 @@ impl Args {
             To::Target(Target::Hf { .. }) => Target::Hf { packed: self.packed },
             To::Target(Target::Gguf(_)) => {
                 let Args { quant, embed, exact_scales, latent, .. } = *self;
-                Target::Gguf(Gguf { quant, embed, exact_scales, latent })
+                let mut gguf = Gguf::default();
+                (gguf.quant, gguf.embed) = (quant, embed);
+                (gguf.exact_scales, gguf.latent) = (exact_scales, latent);
+                Target::Gguf(gguf)
             }
             To::Target(Target::I2s) if safetensors => Target::I2sSafeTensors,
             To::Target(target) => target,
@@ -160,25 +163,25 @@ impl Args {
     }
 
     fn options(&self, target: Target) -> Result<Options, Failure> {
-        Ok(Options {
-            dtype: match self.to {
-                To::Floats(dtype) => Some(dtype),
-                To::Target(_) => None,
-            },
-            dtypes: self.dtypes.iter().map(|text| pattern(text, self.is_gguf())).collect::<Result<_, _>>()?,
-            root: self.root.clone(),
-            keep_optimizer: self.keep_optimizer,
-            names: self.names.map(|names| match names {
-                Names::Student => Style::Student,
-                Names::Hf => Style::Hf,
-                Names::Gguf => Style::Gguf,
-            }),
-            ternary: self.ternary.as_deref().map(glob).transpose()?,
-            max_shard_bytes: self.max_shard_size,
-            tokenizer: self.tokenizer.clone(),
-            force: self.force,
-            ..Options::new(target)
-        })
+        let mut options = Options::new(target);
+        options.dtype = match self.to {
+            To::Floats(dtype) => Some(dtype),
+            To::Target(_) => None,
+        };
+        let dtypes = self.dtypes.iter().map(|text| pattern(text, self.is_gguf()));
+        options.dtypes = dtypes.collect::<Result<_, _>>()?;
+        options.root.clone_from(&self.root);
+        options.keep_optimizer = self.keep_optimizer;
+        options.names = self.names.map(|names| match names {
+            Names::Student => Style::Student,
+            Names::Hf => Style::Hf,
+            Names::Gguf => Style::Gguf,
+        });
+        options.ternary = self.ternary.as_deref().map(glob).transpose()?;
+        options.max_shard_bytes = self.max_shard_size;
+        options.tokenizer.clone_from(&self.tokenizer);
+        options.force = self.force;
+        Ok(options)
     }
 
     fn check(&self) -> Result<(), Failure> {
@@ -371,7 +374,8 @@ fn one(args: &Args, load: &LoadOptions, path: &Path, output: &Path, signal: &Sig
     let mut plan = Plan::new(&source, &options)?;
     check_health(args, load, path)?;
     let progress = terminal::progress(plan.bytes(), "converting");
-    let control = Control { progress: &|bytes| progress.done(bytes), stop: &signal.flag };
+    let done = |bytes| progress.done(bytes);
+    let control = Control::new(&done, &signal.flag);
     let written = ckpt_convert::write(&mut plan, &options, output, control);
     progress.clear();
     let written = written?;
@@ -425,6 +429,7 @@ impl From<ckpt_convert::Error> for Failure {
             Error::Read(error) => error.into(),
             Error::Target(message) => Failure::usage(message),
             Error::Output(error) => error.into(),
+            other => Failure::unreadable(other.to_string()),
         }
     }
 }

@@ -60,13 +60,9 @@ impl From<ckpt_infer::Error> for Failure {
         let code = match error {
             Error::Checkpoint(error) => return error.into(),
             Error::Output(error) => return error.into(),
-            Error::Unsupported { .. }
-            | Error::Inconsistent { .. }
-            | Error::PromptCache { .. }
-            | Error::Input { .. }
-            | Error::NotANumber { .. }
-            | Error::Tokenizer { .. } => exit::UNREADABLE,
             Error::Token { .. } | Error::ContextFull { .. } | Error::Usage(_) => exit::USAGE,
+            // The checkpoint, a file beside it, or what they make of a prompt.
+            _ => exit::UNREADABLE,
         };
         Failure { message: error.to_string(), code }
     }

@@ -257,8 +257,8 @@ fn a_signal_ends_it_with_what_was_there() {
         .unwrap();
     let mut first = [0; 4];
     child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
-    // SAFETY: the child is ours and has not been waited for.
-    unsafe { libc::kill(child.id() as i32, libc::SIGINT) };
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT)
+        .unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130));
     assert!(text(&output.stderr).contains("interrupted"));

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use ckpt_inspect::meaning::RopeScaling;
+use ckpt_inspect::metadata::{HashableValue, Value};
 use ckpt_inspect::{
     Checkpoint, DType, Error as ReadError, Format, Group, ModelConfig, Storage, TensorInfo, TernaryPacking,
     contiguous_strides, without_state_dict,
 };
-use serde_pickle::{HashableValue, Value};
 
 use crate::gguf::{self, Gguf};
 use crate::names::{self, Style};
@@ -464,12 +464,9 @@ impl<'c, 'o> Builder<'c, 'o> {
                 let blob = *blobs_of_runs
                     .entry((run.storage.clone(), run.start, tensor.dtype, c.dtype))
                     .or_insert_with(|| {
-                        let whole = TensorInfo {
-                            shape: vec![run.elements],
-                            strides: vec![1],
-                            byte_offset: run.start,
-                            ..tensor.clone()
-                        };
+                        let mut whole = tensor.clone();
+                        (whole.shape, whole.strides) = (vec![run.elements], vec![1]);
+                        whole.byte_offset = run.start;
                         let bytes = (run.elements * size) as u64;
                         let content = Content::Elements(Elements::new(whole, None));
                         self.plan.blobs.push(Blob { dtype: c.dtype, bytes, content });

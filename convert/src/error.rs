@@ -2,6 +2,7 @@
 
 /// Why a conversion stopped. Nothing is left under the output's name.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// The source, or what was just written, cannot be read.
     #[error(transparent)]

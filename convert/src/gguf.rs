@@ -26,6 +26,7 @@ use crate::{Error, Result, safetensors};
 
 /// How weights go into a GGUF file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Gguf {
     /// Type of the matrices in layers. By default TQ2_0 for a ternary model, the tensor's own for a GGUF source and where no
     /// model is recognised, else F16.
@@ -37,6 +38,19 @@ pub struct Gguf {
     pub exact_scales: bool,
     /// Keep the float weights of ternary layers. Only a runner that makes them ternary itself computes the same then.
     pub latent: bool,
+}
+
+impl Gguf {
+    /// Matrices in layers as `quant`, the embedding and the output head as `embed`.
+    pub fn new(quant: Quant, embed: Quant) -> Self {
+        Gguf { quant: Some(quant), embed: Some(embed), ..Gguf::default() }
+    }
+
+    /// These settings, with what `change` changes.
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
 }
 
 /// `--to gguf`.
@@ -417,7 +431,7 @@ impl File {
                 let ggml = ggml_of(tensor.dtype).ok_or_else(|| {
                     Error::Target(format!("`{}` cannot be written as {}", tensor.name, tensor.dtype))
                 })?;
-                Ok(OutputEntry { name: tensor.name.clone(), ggml, shape: tensor.shape.clone() })
+                Ok(OutputEntry::new(tensor.name.clone(), ggml, tensor.shape.clone()))
             })
             .collect::<Result<_>>()?;
         let layout = Layout::new(keys, &entries).ok_or_else(|| {

@@ -104,6 +104,7 @@ fn glyph(verdict: Option<Verdict>) -> &'static str {
         Some(Verdict::Dying) => "▼",
         Some(Verdict::Dead) => "✕",
         Some(Verdict::Corrupt) => "!",
+        Some(_) => "?",
     }
 }
 

@@ -6,12 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use ndarray::{CowArray, IxDyn};
-use serde_pickle::Value;
 
 use crate::bytes::{Source, Stamp};
 use crate::format::Format;
 use crate::meaning::Model;
-use crate::metadata::lookup;
+use crate::metadata::{Value, lookup};
 use crate::storage::Storage;
 use crate::tensor::{Element, TensorInfo};
 use crate::{DType, Damage, DamageKind, Error, ErrorKind, Group, Notice, Result, gguf};

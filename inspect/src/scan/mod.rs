@@ -19,6 +19,7 @@ use content::Scanner;
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Severity {
     /// Worth knowing; no reason to refuse the file.
     Note,
@@ -44,6 +45,7 @@ macro_rules! rules {
         /// What can be found. Identifiers are stable.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[allow(missing_docs)] // each has its summary
+        #[non_exhaustive]
         pub enum Rule {
             $($rule,)*
         }
@@ -145,6 +147,7 @@ impl Serialize for Rule {
 
 /// One thing that was found.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Finding {
     /// Which rule.
     pub rule: Rule,
@@ -164,6 +167,7 @@ pub struct Finding {
 
 /// What was found in one file.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Scan {
     /// The file as it was named.
     pub path: String,
@@ -182,6 +186,20 @@ pub struct Scan {
 }
 
 impl Scan {
+    /// Of a file that could not be looked into.
+    pub fn unreadable(path: &Path, mut error: Error) -> Self {
+        error.path = error.path.filter(|named| named != path);
+        Scan {
+            path: path.display().to_string(),
+            format: "not scanned".into(),
+            pickles: 0,
+            members: 0,
+            harmless: Vec::new(),
+            findings: Vec::new(),
+            unreadable: Some(error.to_string()),
+        }
+    }
+
     /// The worst that was found.
     pub fn severity(&self) -> Option<Severity> {
         self.findings.iter().map(|f| f.severity).max()
@@ -190,6 +208,7 @@ impl Scan {
 
 /// How to scan.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct Options {
     /// Imports (`module.name`) that count as harmless besides those that are.
     pub allow: Vec<Pattern>,

@@ -36,6 +36,7 @@ impl Id {
 /// A value of the pickle. Containers hold the ids of their elements.
 #[derive(Clone, Debug)]
 #[allow(missing_docs)] // named after the Python types
+#[non_exhaustive]
 pub enum Node<'a> {
     None,
     Bool(bool),
@@ -62,6 +63,7 @@ pub enum Node<'a> {
 /// `module.name`, never imported.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
+#[non_exhaustive]
 pub struct Global {
     pub module: Arc<str>,
     pub name: Arc<str>,
@@ -69,6 +71,7 @@ pub struct Global {
 
 /// An instance that Python would make by calling `callable`, with everything the pickle then puts into it.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Object {
     /// What would be called, usually a [`Node::Global`].
     pub callable: Id,

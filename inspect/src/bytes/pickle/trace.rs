@@ -28,6 +28,7 @@ const DEEPEST: usize = 8;
 
 /// What a pickle does, opcode by opcode, as far as Python would get.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Trace<'a> {
     /// The values; its root is `None` when no STOP was reached.
     pub pickle: Pickle<'a>,

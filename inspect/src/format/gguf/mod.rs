@@ -53,6 +53,7 @@ pub fn padded(position: u64, alignment: u64) -> Option<u64> {
 
 /// A tensor as the header describes it.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Tensor {
     /// Its name; invalid UTF-8 is replaced.
     pub name: String,
@@ -70,6 +71,7 @@ pub struct Tensor {
 
 /// Everything before a GGUF file's data.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Header<'a> {
     /// Of the format.
     pub version: u32,

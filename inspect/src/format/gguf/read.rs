@@ -3,11 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use serde_pickle::{HashableValue, Value};
-
 use super::{Header, LONGEST_PLAIN, recognises};
 use crate::bytes::{ByteSource, Source};
 use crate::format::{Container, Contents, Family, Format};
+use crate::metadata::{HashableValue, Value};
 use crate::storage::{Place, Segment, Storage};
 use crate::tensor::TensorInfo;
 use crate::{DType, Damage, DamageKind, Error, Result, TernaryPacking, ggml};

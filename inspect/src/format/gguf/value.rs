@@ -1,15 +1,15 @@
 //! Metadata values of a GGUF file, and the cursor that reads them in either byte order.
 
-use serde_pickle::Value as Plain;
-
 use super::DEEPEST_ARRAY;
 use crate::bytes::text;
+use crate::metadata::Value as Plain;
 use crate::{DamageKind, Error, Result};
 
 /// The type of a metadata value, by its number in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 #[allow(missing_docs)] // the format's own names
+#[non_exhaustive]
 pub enum ValueType {
     Uint8 = 0,
     Int8 = 1,
@@ -82,6 +82,7 @@ impl ValueType {
 /// A metadata value, as a view of the file.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[allow(missing_docs)] // named as in `ValueType`
+#[non_exhaustive]
 pub enum Value<'a> {
     Uint8(u8),
     Int8(i8),
