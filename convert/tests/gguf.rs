@@ -156,7 +156,7 @@ fn rows_beyond_any_vocabulary_are_refused() {
     let stop = Default::default();
     let path = llama.path().join("model.gguf");
     let error = Plan::new(&checkpoint, &options)
-        .and_then(|mut plan| write(&mut plan, &options, &path, Control { progress: &|_| (), stop: &stop }))
+        .and_then(|mut plan| write(&mut plan, &options, &path, Control::new(&|_| (), &stop)))
         .unwrap_err();
     assert!(error.to_string().contains("8589934592 rows"), "{error}");
     assert!(!path.exists());
@@ -455,7 +455,7 @@ fn a_file_written_the_wrong_way_round_is_repaired() {
     let path = folder.path().join("old.gguf");
     std::fs::write(&path, &bytes).unwrap();
     let old = open(&path).unwrap();
-    assert!(old.warnings.iter().any(|w| w.contains("PyTorch's order")), "{:?}", old.warnings);
+    assert!(old.warnings.iter().any(|w| w.text.contains("PyTorch's order")), "{:?}", old.warnings);
     let repaired = Converted::new(&path, &options(Gguf::default()));
     assert!(repaired.agrees);
     let new = repaired.open();

@@ -3,7 +3,7 @@
 use std::io::{Cursor, Write};
 use std::process::Command;
 
-use ckpt_inspect::npy::{self, Elements, Header};
+use ckpt_inspect::npy::{self, ElementKind, Header};
 use ckpt_inspect::{DType, DamageKind, ErrorKind, NoticeKind, TernaryPacking, open, open_bytes};
 use zip::CompressionMethod::{Deflated, Stored};
 
@@ -68,7 +68,7 @@ fn arrays_that_are_no_numbers_are_refused_for_what_they_are() {
         assert_eq!(archive.tensors.len(), 1);
         let [notice] = &archive.warnings[..] else { panic!("{:?}", archive.warnings) };
         assert_eq!(notice.kind, NoticeKind::NotShown);
-        assert!(notice.contains("`b`") && notice.contains(why), "{notice}");
+        assert!(notice.text.contains("`b`") && notice.text.contains(why), "{notice}");
     }
 }
 
@@ -149,7 +149,7 @@ fn headers_written_are_headers_read() {
     {
         let header = npy::header(dtype, shape).unwrap();
         let read = Header::parse(&header).unwrap();
-        assert_eq!(read.elements, Elements::Plain { dtype, big_endian: false });
+        assert_eq!(read.elements, ElementKind::Plain { dtype, big_endian: false });
         assert_eq!((read.fortran, read.shape.as_slice(), read.start), (false, shape, header.len() as u64));
         assert!(header.len().is_multiple_of(64) && header[6] == 1);
     }

@@ -135,6 +135,12 @@ pub fn contiguous_strides(shape: &[usize]) -> Vec<usize> {
     strides
 }
 
+/// Strides of `shape` with the first index the fastest, as Fortran has it, in elements.
+pub(crate) fn fortran_strides(shape: &[usize]) -> Vec<usize> {
+    let reversed: Vec<usize> = shape.iter().rev().copied().collect();
+    contiguous_strides(&reversed).into_iter().rev().collect()
+}
+
 impl TensorInfo {
     /// A contiguous tensor at `byte_offset` of `storage`, group still to be told.
     pub(crate) fn contiguous(

@@ -226,6 +226,13 @@ fn gguf_architecture(metadata: &Value) -> Option<&str> {
     }
 }
 
+/// The width of the embedding, by the keys of a GGUF file.
+pub(super) fn gguf_width(metadata: &Value) -> Option<u64> {
+    let key = format!("{}.embedding_length", gguf_architecture(metadata)?);
+    let Value::Dict(keys) = metadata else { return None };
+    crate::metadata::as_u64(keys.get(&HashableValue::String(key))?)
+}
+
 /// The student's config among the plain values, where a trainer put it.
 fn given_config(metadata: &Value) -> Option<&Value> {
     let config = lookup(metadata, "config.model").or_else(|| lookup(metadata, "config"))?;

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use super::architecture::{Architecture, Kind, Part, Role, TABLE, Tensor, vocabulary};
+use super::architecture::{Architecture, Dim, Kind, Part, Role, TABLE, Tensor, vocabulary};
 use super::config::AttentionBias;
 use super::given::Shapes;
 use crate::group::without_state_dict;
@@ -138,6 +138,40 @@ pub fn style_of<'n>(names: impl IntoIterator<Item = &'n str>) -> Option<Style> {
         let of_table = layers.into_iter().find(|(_, style)| begins_with(name, Role::Embedding, *style));
         of_layer.or(of_table).map(|(_, style)| style)
     })
+}
+
+/// Whether the shapes of a GGUF file are those of a model whose sizes were written in PyTorch's order: whether all
+/// matrices that must be as wide as the embedding are that high instead, or the other way round. The embedding is as wide
+/// as the file's keys say, or else as the first norm of the residual stream.
+pub(super) fn is_transposed<'n>(
+    width: Option<u64>,
+    tensors: impl Iterator<Item = (&'n str, &'n [usize])> + Clone,
+) -> bool {
+    let known = tensors.filter_map(|(name, shape)| {
+        let role = role(name)?;
+        Some((TABLE.into_iter().find_map(|architecture| architecture.tensor(role))?.shape, shape))
+    });
+    let of_norm = || {
+        known.clone().find_map(|known| match known {
+            ([Dim::Hidden], &[size]) => Some(size as u64),
+            _ => None,
+        })
+    };
+    let Some(width) = width.or_else(of_norm) else { return false };
+    let mut transposed = 0;
+    for (dims, shape) in known {
+        let (here, there) = match (dims, shape) {
+            (_, [rows, cols]) if rows == cols => continue,
+            ([_, Dim::Hidden], &[rows, cols]) => (cols, rows),
+            ([Dim::Hidden, _], &[rows, cols]) => (rows, cols),
+            _ => continue,
+        };
+        if here as u64 == width {
+            return false;
+        }
+        transposed += usize::from(there as u64 == width);
+    }
+    transposed > 0
 }
 
 fn is_in_layers(tensor: &Tensor) -> bool {

@@ -9,11 +9,11 @@ use crate::bytes::{SharedBytes, Source, Stamp};
 use crate::checkpoint::Checkpoint;
 use crate::format::{self, Contents, add_new};
 use crate::layout::{self, Set};
-use crate::meaning::{Model, Quantization};
+use crate::meaning::{Model, Quantization, model, names};
 use crate::metadata::{HashableValue, Value};
 use crate::storage::Place;
 use crate::tensor::TensorInfo;
-use crate::{Damage, DamageKind, Error, Notice, NoticeKind, Result, TernaryPacking};
+use crate::{Damage, DamageKind, Error, Format, Notice, NoticeKind, Result, TernaryPacking, gguf};
 use crate::{group, step, ternary};
 
 /// Opens the checkpoint at `path`: a file, one shard or the index of a sharded set, or a folder that holds one
@@ -143,7 +143,7 @@ fn assemble(
     let mut unreadable: Vec<Error> = Vec::new();
     let mut unread: Vec<Stamp> = Vec::new();
     for (number, (file, source)) in sources.into_iter().enumerate() {
-        let opened = source.and_then(|source| match format::read(&source) {
+        let opened = source.and_then(|source| match read(&source) {
             Ok(contents) => Ok((source, contents)),
             Err(error) => Err(error.in_file(&file)),
         });
@@ -168,6 +168,17 @@ fn assemble(
     checkpoint.beside = set.beside.iter().cloned().chain(unread).collect();
     complete(&mut checkpoint, set, options);
     Ok(checkpoint)
+}
+
+/// What `source` holds, a GGUF file whose sizes are in PyTorch's order as it was meant.
+fn read(source: &Arc<Source>) -> Result<Contents> {
+    let contents = format::read(source)?;
+    let tensors = contents.tensors.iter().map(|t| (t.name.as_str(), t.shape.as_slice()));
+    let is_gguf = matches!(contents.format, Format::Gguf { .. });
+    match is_gguf && names::is_transposed(model::gguf_width(&contents.metadata), tensors) {
+        true => gguf::read::read_transposed(source),
+        false => Ok(contents),
+    }
 }
 
 fn begin(path: &Path, source: Arc<Source>, contents: Contents) -> Checkpoint {

@@ -85,8 +85,9 @@ pub struct Header<'a> {
     pub keys: Vec<(String, Value<'a>)>,
     /// Tensors in file order; a name that comes again is left out.
     pub tensors: Vec<Tensor>,
-    /// Whether matrices are written with the slowest dimension first, as PyTorch gives shapes. One exporter did that;
-    /// it is told from the embedding's width.
+    /// Whether sizes are taken for written with the slowest dimension first, as PyTorch gives shapes. One exporter did
+    /// that; [`Checkpoint::gguf_header`](crate::Checkpoint::gguf_header) tells it from the embedding's width, and
+    /// [`Header::parse`] does not.
     pub transposed: bool,
     /// Why the list of keys and tensors ends early, when it does.
     pub damage: Option<Damage>,
@@ -102,11 +103,12 @@ impl<'a> Header<'a> {
     /// `Unrecognised` for another format, `Unsupported` for another version, `Damaged` when not one key or tensor can
     /// be listed though some are announced.
     pub fn parse(bytes: &'a [u8]) -> Result<Header<'a>> {
-        Self::parse_of(bytes, bytes.len() as u64)
+        Self::parse_of(bytes, bytes.len() as u64, false)
     }
 
-    /// [`Header::parse`] of the first `bytes` of a file of `file_len`.
-    pub(crate) fn parse_of(bytes: &'a [u8], file_len: u64) -> Result<Header<'a>> {
+    /// [`Header::parse`] of the first `bytes` of a file of `file_len`, whose sizes are in PyTorch's order where it is
+    /// `transposed`.
+    pub(crate) fn parse_of(bytes: &'a [u8], file_len: u64, transposed: bool) -> Result<Header<'a>> {
         if !recognises(bytes) {
             return Err(Error::new(crate::ErrorKind::Unrecognised, "does not begin with `GGUF`"));
         }
@@ -135,7 +137,7 @@ impl<'a> Header<'a> {
             data_offset: file_len,
             keys: Vec::new(),
             tensors: Vec::new(),
-            transposed: false,
+            transposed,
             damage: None,
             warnings: Vec::new(),
         };
@@ -159,7 +161,6 @@ impl<'a> Header<'a> {
             header.damage.clone_from(&unknown_place);
             header.data_offset = padded(cursor.position(), header.alignment).unwrap_or(u64::MAX);
         }
-        header.transposed = header.is_transposed(&entries);
         header.place(entries, unknown_place, file_len);
         Ok(header)
     }
@@ -255,57 +256,6 @@ impl<'a> Header<'a> {
                 )))
             }
         }
-    }
-
-    /// Whether matrices that must be as wide as the embedding are that high instead, all of them.
-    fn is_transposed(&self, entries: &[Entry<'_>]) -> bool {
-        const FROM_EMBEDDING: [&str; 14] = [
-            "token_embd",
-            "output",
-            "attn_q",
-            "attn_k",
-            "attn_v",
-            "ffn_gate",
-            "ffn_up",
-            "embed_tokens",
-            "lm_head",
-            "q_proj",
-            "k_proj",
-            "v_proj",
-            "gate_proj",
-            "up_proj",
-        ];
-        const TO_EMBEDDING: [&str; 4] = ["attn_output", "ffn_down", "o_proj", "down_proj"];
-        const NORMS: [&str; 5] = ["output_norm", "attn_norm", "ffn_norm", "input_layernorm", "norm"];
-        let layer = |entry: &Entry<'_>| {
-            let name = entry.name.strip_suffix(b".weight")?;
-            String::from_utf8(name.rsplit(|&b| b == b'.').next()?.to_vec()).ok()
-        };
-        let of_norm = || {
-            let norm = entries
-                .iter()
-                .find(|e| e.sizes().len() == 1 && layer(e).is_some_and(|l| NORMS.contains(&l.as_str())))?;
-            Some(norm.sizes[0])
-        };
-        let key = self.of_architecture("embedding_length").and_then(|v| u64::try_from(v.as_i64()?).ok());
-        let Some(width) = key.or_else(of_norm) else { return false };
-        let mut turned = 0;
-        for entry in entries {
-            let &[fast, slow] = entry.sizes() else { continue };
-            let Some(layer) = layer(entry).filter(|_| fast != slow) else { continue };
-            let (width_here, width_if_turned) = if FROM_EMBEDDING.contains(&layer.as_str()) {
-                (fast, slow)
-            } else if TO_EMBEDDING.contains(&layer.as_str()) {
-                (slow, fast)
-            } else {
-                continue;
-            };
-            if width_here == width {
-                return false;
-            }
-            turned += usize::from(width_if_turned == width);
-        }
-        turned > 0
     }
 
     /// Turns entries into tensors: shapes, places, and what is wrong with them.

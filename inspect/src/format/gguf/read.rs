@@ -14,10 +14,14 @@ use crate::{DType, Damage, DamageKind, Error, Result, TernaryPacking, ggml};
 pub(crate) const CONTAINER: Container =
     Container { family: Family::Gguf, recognises, recognises_later: None, read };
 
-/// What `read` makes of the header of the file `data`.
-pub(crate) fn header_of<T>(data: &dyn ByteSource, mut read: impl FnMut(Header<'_>) -> T) -> Result<T> {
+/// What `read` makes of the header of the file `data`, whose sizes are in PyTorch's order where it is `transposed`.
+pub(crate) fn header_of<T>(
+    data: &dyn ByteSource,
+    transposed: bool,
+    mut read: impl FnMut(Header<'_>) -> T,
+) -> Result<T> {
     data.grow(0, |bytes| {
-        let header = Header::parse_of(bytes, data.len())?;
+        let header = Header::parse_of(bytes, data.len(), transposed)?;
         match &header.damage {
             // It may end where these bytes do.
             Some(damage) if (bytes.len() as u64) < data.len() => Err(damage.into()),
@@ -27,7 +31,12 @@ pub(crate) fn header_of<T>(data: &dyn ByteSource, mut read: impl FnMut(Header<'_
 }
 
 fn read(source: &Arc<Source>) -> Result<Contents> {
-    header_of(source.data(), |header| contents_of(source, header))?
+    header_of(source.data(), false, |header| contents_of(source, header))?
+}
+
+/// What a file holds whose sizes are in PyTorch's order.
+pub(crate) fn read_transposed(source: &Arc<Source>) -> Result<Contents> {
+    header_of(source.data(), true, |header| contents_of(source, header))?
 }
 
 fn contents_of(source: &Arc<Source>, header: Header<'_>) -> Result<Contents> {

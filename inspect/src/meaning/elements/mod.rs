@@ -25,7 +25,7 @@ use crate::ggml::Blocks;
 use crate::tensor::TensorInfo;
 use crate::{DType, Error, Result};
 use affine::Affine;
-pub(crate) use codes::Codes;
+pub(crate) use codes::CodeRule;
 pub use codes::{absmean_scale, zero_line};
 use float::Float;
 use packed::Packed;
