@@ -289,10 +289,9 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
             Ok(one) => code = code.max(one),
             Err(failure) if paths.len() > 1 && !signal.arrived() => {
                 // One file of a run that cannot be converted does not keep the others from it.
-                let place = path.display().to_string();
-                match failure.message.contains(&place) {
+                match failure.names(path) {
                     true => terminal::error(&failure.message),
-                    false => terminal::error(&format!("{place}: {}", failure.message)),
+                    false => terminal::error(&format!("{}: {}", path.display(), failure.message)),
                 }
                 code = code.max(failure.code);
             }
@@ -370,7 +369,7 @@ fn one(args: &Args, load: &LoadOptions, path: &Path, output: &Path, signal: &Sig
     source
         .warnings
         .iter()
-        .for_each(|w| terminal::warning(&format!("{}: {}", path.display(), terminal::escape(w))));
+        .for_each(|w| terminal::warning(&format!("{}: {}", path.display(), terminal::escape(&w.text))));
     let mut plan = Plan::new(&source, &options)?;
     check_health(args, load, path)?;
     let progress = terminal::progress(plan.bytes(), "converting");
@@ -413,10 +412,8 @@ fn check_health(args: &Args, load: &LoadOptions, path: &Path) -> Result<(), Fail
     let reason = record.reasons.first().map(|r| format!(" ({})", terminal::escape(r))).unwrap_or_default();
     let message = format!("{} is {verdict}{reason}", path.display());
     if args.strict && !args.allow_collapsed {
-        return Err(Failure {
-            message: format!("{message}; --strict does not convert it without --allow-collapsed"),
-            code: exit::REFUSED,
-        });
+        let message = format!("{message}; --strict does not convert it without --allow-collapsed");
+        return Err(Failure::new(exit::REFUSED, message).naming(path));
     }
     terminal::warning(&format!("{message}: the copy will be, too"));
     Ok(())
@@ -428,6 +425,7 @@ impl From<ckpt_convert::Error> for Failure {
         match error {
             Error::Read(error) => error.into(),
             Error::Target(message) => Failure::usage(message),
+            Error::Source { ref path, .. } => Failure::usage(error.to_string()).naming(path),
             Error::Output(error) => error.into(),
             other => Failure::unreadable(other.to_string()),
         }

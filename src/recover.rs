@@ -101,13 +101,10 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     terminal::print(&text)?;
     if salvage.checkpoint.tensors.is_empty() {
         let what = if lists_nothing { "it lists no tensors" } else { "none of its tensors is whole" };
-        return Err(Failure {
-            message: format!(
-                "{}: {what}, so nothing was written; --fill makes up for lost tensors",
-                args.path.display()
-            ),
-            code: exit::UNREADABLE,
-        });
+        return Err(Failure::unreadable(format!(
+            "{}: {what}, so nothing was written; --fill makes up for lost tensors",
+            args.path.display()
+        )));
     }
     Ok(match written {
         Some(Written { agrees: false, .. }) => exit::REFUSED,

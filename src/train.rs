@@ -203,7 +203,7 @@ impl From<Error> for Failure {
                     Error::Save(_) | Error::Write { .. } => exit::UNWRITABLE,
                     _ => exit::REFUSED,
                 };
-                Failure { message: other.to_string(), code }
+                Failure::new(code, other.to_string())
             }
         }
     }

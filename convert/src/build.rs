@@ -28,10 +28,7 @@ pub(crate) fn plan<'c>(source: &'c Checkpoint, options: &Options) -> Result<Plan
     builder.tell_of_the_model();
     let Builder { plan, .. } = builder;
     if plan.pairs.is_empty() {
-        return Err(Error::Target(format!(
-            "{}: no tensor in it is a weight that could be converted",
-            source.path.display()
-        )));
+        return Err(Error::of_source(source, "no tensor in it is a weight that could be converted"));
     }
     let mut names = HashSet::new();
     if let Some(twice) = plan.tensors.iter().find(|t| !names.insert(t.name.as_str())) {
@@ -341,7 +338,7 @@ impl<'c, 'o> Builder<'c, 'o> {
                 None => "no matrix in it is known to be ternary; choose them with --ternary '*_proj.weight'"
                     .into(),
             };
-            return Err(Error::Target(format!("{}: {why}", source.path.display())));
+            return Err(Error::of_source(source, why));
         }
         let rounded = packed.iter().filter(|c| c.grid.is_some_and(|g| !g.exact)).count();
         if rounded > 0 {

@@ -273,12 +273,8 @@ fn model(source: &Checkpoint) -> Result<ModelConfig> {
             ConfigError::Missing(key) => format!("its config.json has no {key}"),
             other => other.to_string(),
         };
-        Error::Target(format!(
-            "{}: {what}; GGUF files name one ({} and {} are written)",
-            source.path.display(),
-            others.join(", "),
-            last.label
-        ))
+        let written = format!("{} and {} are written", others.join(", "), last.label);
+        Error::of_source(source, format!("{what}; GGUF files name one ({written})"))
     })
 }
 

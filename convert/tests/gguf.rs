@@ -67,7 +67,7 @@ fn with(quant: Quant) -> Options {
 
 fn plan_error(source: &Path, options: &Options) -> String {
     match Plan::new(&open(source).unwrap(), options) {
-        Err(Error::Target(message)) => message,
+        Err(error @ (Error::Target(_) | Error::Source { .. })) => error.to_string(),
         other => panic!("{:?}", other.map(|_| ())),
     }
 }

@@ -119,7 +119,7 @@ proptest! {
             Ok(_) => prop_assert!(verify_written(&plan, &to).is_ok_and(|report| report.agrees())),
             Err(error) => {
                 let foreseen = match &error {
-                    Error::Read(_) | Error::Target(_) => true,
+                    Error::Read(_) | Error::Target(_) | Error::Source { .. } => true,
                     Error::Output(error) => matches!(error, staged::Error::NoSpace { .. } | staged::Error::Write { .. }),
                     _ => false,
                 };

@@ -54,6 +54,16 @@ fn others_read_the_same() {
     let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[1; 9]].concat();
     std::fs::write(&odd, bytes).unwrap();
     convert(odd, Options::new(Target::Npz), "odd.npz");
+    // As many entries as 16 bits count.
+    let many = written.path().join("many.safetensors");
+    let entries = (0..0xffff).map(|i| {
+        let entry = serde_json::json!({"dtype": "U8", "shape": [1], "data_offsets": [i, i + 1]});
+        (i.to_string(), entry)
+    });
+    let header = serde_json::Value::Object(entries.collect()).to_string();
+    let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[7; 0xffff]].concat();
+    std::fs::write(&many, bytes).unwrap();
+    convert(many, Options::new(Target::Npz), "many.npz");
     let student = || written.path().join("student.pt");
     student::write(&student());
     for quant in Quant::all().filter(|q| *q != Quant::I2S) {

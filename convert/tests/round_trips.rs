@@ -88,6 +88,27 @@ fn safetensors_and_back() {
     }
 }
 
+/// As many entries as 16 bits count, which is also what they say where zip64 counts; and one more.
+#[test]
+fn npz_with_as_many_arrays_as_its_directory_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let (from, to) = (folder.path().join("many.safetensors"), folder.path().join("many.npz"));
+    for count in [0xffff, 0x1_0000] {
+        let entries = (0..count).map(|i| {
+            let entry = serde_json::json!({"dtype": "U8", "shape": [1], "data_offsets": [i, i + 1]});
+            (i.to_string(), entry)
+        });
+        let header = serde_json::Value::Object(entries.collect()).to_string();
+        let data: Vec<u8> = (0..count).map(|i| i as u8).collect();
+        let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat();
+        std::fs::write(&from, bytes).unwrap();
+        convert(&from, &Options::new(Target::Npz).with(|o| o.force = true), &to);
+        let written = open(&to).unwrap();
+        assert_eq!((written.tensors.len(), &written.damage), (count, &None));
+        assert_eq!(self::bytes(&written, &(count - 1).to_string()), [(count - 1) as u8]);
+    }
+}
+
 #[test]
 fn npz_and_back() {
     let folder = tempfile::tempdir().unwrap();
@@ -307,7 +328,7 @@ fn masters_of_an_online_bitnet_stay_such() {
             serde_json::from_slice(&std::fs::read(at(name).join("config.json")).unwrap()).unwrap();
         config.get("quantization_config").cloned().unwrap_or_default()
     };
-    let narrow = Options { dtype: Some(DType::BF16), ..Options::new(Target::Hf { packed: false }) };
+    let narrow = Options::new(Target::Hf { packed: false }).with(|o| o.dtype = Some(DType::BF16));
     convert(&at("masters"), &narrow, &at("copy"));
     assert_eq!(told("copy"), online);
     let ternary = |name: &str| {

@@ -81,7 +81,10 @@ fn a_missing_or_broken_shard_is_damage_and_the_others_are_read() {
             break_it(&folder.path().join(shard(number)));
             let checkpoint = open(folder.path()).unwrap();
             let damage = checkpoint.damage.clone().unwrap_or_default();
-            assert!(checkpoint.is_damaged() && damage.what.contains(what), "{what}, shard {number}: {damage}");
+            assert!(
+                checkpoint.is_damaged() && damage.what.contains(what),
+                "{what}, shard {number}: {damage}"
+            );
             let intact = if number == 1 { "b" } else { "a" };
             let tensor = checkpoint.tensor(intact).unwrap();
             assert!(checkpoint.tensor_bytes(tensor).is_ok(), "{what}, shard {number}");
@@ -105,7 +108,11 @@ fn what_index_and_shards_say_differently_is_told() {
     index(folder.path(), &[("a", &shard(1)), ("b", &shard(2)), ("lost", &shard(2))]);
     let checkpoint = open(folder.path()).unwrap();
     assert!(checkpoint.damage.as_ref().unwrap().what.contains("`lost`"), "{:?}", checkpoint.damage);
-    assert!(checkpoint.warnings.iter().any(|w| w.text.contains("not in the index")), "{:?}", checkpoint.warnings);
+    assert!(
+        checkpoint.warnings.iter().any(|w| w.text.contains("not in the index")),
+        "{:?}",
+        checkpoint.warnings
+    );
     // A shard left over from an earlier save.
     let folder = tempfile::tempdir().unwrap();
     set(folder.path());

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::bytes::{ByteSource, Source};
-use crate::format::npy::{self, Header, MAX_HEADER};
+use crate::format::npy::{self, FIXED, Header, MAX_HEADER};
 use crate::format::{Container, Contents, Family, Format};
 use crate::storage::{Place, Segment, Storage};
 use crate::zip::{self, Directory, Entry, LOCAL_HEADER, Method};
@@ -74,7 +74,7 @@ fn read(source: &Arc<Source>) -> Result<Contents> {
 /// The header of the array that `entry` is; what a long one takes is taken from `room`.
 fn header(data: &dyn ByteSource, entry: &Entry, room: &mut u64) -> Result<Header> {
     let mut beginning = zip::beginning(data, entry, USUAL_HEADER)?;
-    let end = npy::extent(&beginning)?.end.min(MAX_HEADER + 12);
+    let end = npy::place(&beginning)?.end.min(MAX_HEADER + FIXED);
     if end > USUAL_HEADER {
         *room = room.checked_sub(end).ok_or_else(|| {
             Error::unsupported("its header and those before it are out of proportion to the file")

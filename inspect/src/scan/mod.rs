@@ -5,10 +5,13 @@ mod archive;
 mod content;
 mod globals;
 mod pickles;
+#[cfg(test)]
+mod ranges;
 mod text;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -250,10 +253,14 @@ const MAX_HARMLESS: usize = 1000;
 /// # Errors
 /// `Io` when it cannot be read; `Unrecognised` when it is nothing that a loader of checkpoints or pickles reads.
 pub fn scan(path: &Path, options: &Options) -> Result<Scan> {
-    let source = Source::open(path)?;
+    scan_source(&Source::open(path)?, options)
+}
+
+fn scan_source(source: &Arc<Source>, options: &Options) -> Result<Scan> {
+    let path = &source.path;
     let mut scanner = Scanner::new(options, source.len());
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let format = scanner.file(&source, &name).map_err(|e| e.in_file(path))?;
+    let format = scanner.file(source, &name).map_err(|e| e.in_file(path))?;
     Ok(scanner.finish(path, format))
 }
 

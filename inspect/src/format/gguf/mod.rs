@@ -24,7 +24,7 @@ pub(crate) use read::CONTAINER;
 pub use value::{Array, Value, ValueType};
 pub use write::{Encode, Entry as OutputEntry, Keys, Layout};
 
-use crate::bytes::text;
+use crate::bytes::{Short, text};
 use crate::ggml::GgmlType;
 use crate::{Damage, DamageKind, Error, Notice, NoticeKind, Result};
 use value::Cursor;
@@ -93,6 +93,8 @@ pub struct Header<'a> {
     pub damage: Option<Damage>,
     /// What the user should know.
     pub warnings: Vec<Notice>,
+    /// The file's first bytes that it was read from.
+    extent: u64,
 }
 
 impl<'a> Header<'a> {
@@ -103,17 +105,27 @@ impl<'a> Header<'a> {
     /// `Unrecognised` for another format, `Unsupported` for another version, `Damaged` when not one key or tensor can
     /// be listed though some are announced.
     pub fn parse(bytes: &'a [u8]) -> Result<Header<'a>> {
-        Self::parse_of(bytes, bytes.len() as u64, false)
+        Self::parse_of(bytes, bytes.len() as u64, false)?
     }
 
     /// [`Header::parse`] of the first `bytes` of a file of `file_len`, whose sizes are in PyTorch's order where it is
     /// `transposed`.
-    pub(crate) fn parse_of(bytes: &'a [u8], file_len: u64, transposed: bool) -> Result<Header<'a>> {
-        if !recognises(bytes) {
-            return Err(Error::new(crate::ErrorKind::Unrecognised, "does not begin with `GGUF`"));
+    pub(crate) fn parse_of(
+        bytes: &'a [u8],
+        file_len: u64,
+        transposed: bool,
+    ) -> std::result::Result<Result<Header<'a>>, Short> {
+        let mut cursor = Cursor::new(bytes, file_len, false);
+        let header = Self::read(&mut cursor, file_len, transposed);
+        cursor.short.map_or(Ok(header), Err)
+    }
+
+    fn read(cursor: &mut Cursor<'a>, file_len: u64, transposed: bool) -> Result<Header<'a>> {
+        match cursor.take(MAGIC.len() as u64) {
+            Ok(magic) if *magic == MAGIC => {}
+            Err(error) if cursor.short.is_some() => return Err(error),
+            _ => return Err(Error::new(crate::ErrorKind::Unrecognised, "does not begin with `GGUF`")),
         }
-        let mut cursor = Cursor::new(bytes, false);
-        cursor.take(MAGIC.len() as u64)?;
         let version = cursor.u32()?;
         // A version is a small number, so its high bytes are zero in the right order.
         cursor.big_endian = version & 0xffff == 0;
@@ -140,11 +152,12 @@ impl<'a> Header<'a> {
             transposed,
             damage: None,
             warnings: Vec::new(),
+            extent: 0,
         };
         let mut entries = Vec::new();
-        let listed = header
-            .read_keys(&mut cursor, keys)
-            .and_then(|()| header.read_entries(&mut cursor, tensors, &mut entries));
+        let listed =
+            header.read_keys(cursor, keys).and_then(|()| header.read_entries(cursor, tensors, &mut entries));
+        header.extent = cursor.position();
         if let Err(error) = listed {
             if header.keys.is_empty() && entries.is_empty() {
                 return Err(error);
