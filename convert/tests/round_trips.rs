@@ -629,7 +629,7 @@ fn a_tensor_in_ranges_of_two_files_is_written_like_any_other() {
         tensor.storage = Some(Storage::pieced(parts).unwrap());
         tensor.byte_offset = 0;
     }
-    let gguf = |quant| Target::Gguf(Gguf { quant: Some(quant), ..Gguf::default() });
+    let gguf = |quant| Target::Gguf(Gguf::default().with(|g| g.quant = Some(quant)));
     for target in [
         Target::SafeTensors,
         Target::Torch,
@@ -639,11 +639,11 @@ fn a_tensor_in_ranges_of_two_files_is_written_like_any_other() {
         gguf(Quant::Tq2_0),
         gguf(Quant::I2S),
     ] {
-        let options = Options { force: true, ..Options::new(target) };
+        let options = Options::new(target).with(|o| o.force = true);
         let written = [(&plain, "of plain"), (&pieced, "of pieced")].map(|(source, name)| {
             let mut plan = Plan::new(source, &options).unwrap();
             let stop = Default::default();
-            write(&mut plan, &options, &at(name), Control { progress: &|_| (), stop: &stop }).unwrap();
+            write(&mut plan, &options, &at(name), Control::new(&|_| (), &stop)).unwrap();
             assert!(verify_written(&plan, &at(name)).unwrap().agrees());
             std::fs::read(at(name)).unwrap()
         });
