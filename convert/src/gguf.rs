@@ -334,7 +334,9 @@ fn keys(plan: &mut Plan<'_>, options: &Options) -> Result<Keys> {
                         "the tokenizer has {count} tokens and the embedding {rows} rows: it is another model's; name the right one with --tokenizer"
                     )));
                 }
-                vocabulary.fill(rows);
+                vocabulary
+                    .fill(rows)
+                    .map_err(|e| e.in_file(&source.path).hint("name the right one with --tokenizer"))?;
             }
             plan.notes.extend(vocabulary.warnings.iter().map(|w| format!("tokenizer: {w}")));
             keys.extend(vocabulary.to_keys());
@@ -493,7 +495,7 @@ fn write(
         files.push((name, File::new(plan, &own, tensors)?));
     }
     let total = files.iter().map(|(_, f)| f.layout.len).sum();
-    let staged = StagedFolder::create(path, total, options.force, &|name| name.ends_with(".gguf"))?;
+    let staged = StagedFolder::create(path, total, options.force, |name| name.ends_with(".gguf"))?;
     let mut outputs = Vec::new();
     for (name, file) in &files {
         let output = staged.file(name, file.layout.len)?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use ckpt_convert::names::Style;
 use ckpt_convert::quant::Quant;
 use ckpt_convert::{Control, Gguf, Options, Plan, Report, Rule, Target, verify, verify_written, write};
-use ckpt_inspect::{Checkpoint, DType, Group, TensorInfo, TernaryPacking, open};
+use ckpt_inspect::{Checkpoint, DType, Group, Storage, TensorInfo, TernaryPacking, open};
 use globset::Glob;
 
 fn fixture(name: &str) -> PathBuf {
@@ -306,6 +306,47 @@ fn packed_forms_carry_codes_and_scales_between_them_exactly() {
     assert_eq!(gate.shape, [128, 64]);
 }
 
+/// Float masters that every forward pass rounds: without its `quantization_config` a copy would compute plain products.
+#[test]
+fn masters_of_an_online_bitnet_stay_such() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    convert(
+        &fixture("healthy-run/step-02000.pt"),
+        &Options::new(Target::Hf { packed: false }),
+        &at("masters"),
+    );
+    let path = at("masters").join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let online = serde_json::json!({
+        "quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "online", "use_rms_norm": true,
+    });
+    config["quantization_config"] = online.clone();
+    std::fs::write(&path, config.to_string()).unwrap();
+    let told = |name: &str| -> serde_json::Value {
+        let config: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(at(name).join("config.json")).unwrap()).unwrap();
+        config.get("quantization_config").cloned().unwrap_or_default()
+    };
+    let narrow = Options::new(Target::Hf { packed: false }).with(|o| o.dtype = Some(DType::BF16));
+    convert(&at("masters"), &narrow, &at("copy"));
+    assert_eq!(told("copy"), online);
+    let ternary = |name: &str| {
+        let copy = open(at(name)).unwrap();
+        copy.tensors.iter().filter(|t| copy.model.is_ternary(t)).count()
+    };
+    assert_eq!((ternary("masters"), ternary("copy")), (14, 14));
+    convert(&at("copy"), &Options::new(Target::Hf { packed: true }), &at("packed"));
+    assert_eq!(
+        (&told("packed")["quantization_mode"], &told("packed")["use_rms_norm"]),
+        (&"offline".into(), &true.into())
+    );
+    assert_eq!(ternary("packed"), 14);
+    // Codes times their scales are not what such a layer would round.
+    convert(&at("packed"), &Options::new(Target::Hf { packed: false }), &at("floats"));
+    assert_eq!(told("floats"), serde_json::Value::Null);
+}
+
 #[test]
 fn the_packers_form_keeps_codes_and_says_that_scales_are_lost() {
     let folder = tempfile::tempdir().unwrap();
@@ -558,6 +599,56 @@ fn safetensors_file(path: &Path, tensors: &[(&str, &str, Vec<usize>)], raw: &[u8
     out.extend(header.into_bytes());
     out.extend(raw);
     std::fs::write(path, out).unwrap();
+}
+
+/// Where a layout pieces tensors together from ranges of several files, no writer notices.
+#[test]
+fn a_tensor_in_ranges_of_two_files_is_written_like_any_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    convert(&fixture("healthy-run/step-02000.pt"), &Options::new(Target::SafeTensors), &at("plain"));
+    let plain = open(at("plain")).unwrap();
+    let halves = ["first", "second"].map(|half| {
+        let (mut tensors, mut raw) = (Vec::new(), Vec::new());
+        for tensor in &plain.tensors {
+            assert_eq!(tensor.dtype, DType::F32);
+            let bytes = plain.tensor_bytes(tensor).unwrap();
+            let (start, end) = bytes.split_at(bytes.len() / 3 / 4 * 4);
+            let part = if half == "first" { start } else { end };
+            tensors.push((tensor.name.as_str(), "F32", vec![part.len() / 4]));
+            raw.extend_from_slice(part);
+        }
+        safetensors_file(&at(half), &tensors, &raw);
+        open(at(half)).unwrap()
+    });
+    let mut pieced = open(at("plain")).unwrap();
+    for tensor in &mut pieced.tensors {
+        let parts = halves.each_ref().map(|half| half.tensor(&tensor.name).unwrap());
+        let range = |part: &TensorInfo| part.byte_offset..part.byte_offset + part.byte_len().unwrap();
+        let parts = parts.map(|part| (part.storage.as_ref().unwrap(), range(part)));
+        tensor.storage = Some(Storage::pieced(parts).unwrap());
+        tensor.byte_offset = 0;
+    }
+    let gguf = |quant| Target::Gguf(Gguf::default().with(|g| g.quant = Some(quant)));
+    for target in [
+        Target::SafeTensors,
+        Target::Torch,
+        Target::Npz,
+        gguf(Quant::F16),
+        gguf(Quant::Q8_0),
+        gguf(Quant::Tq2_0),
+        gguf(Quant::I2S),
+    ] {
+        let options = Options::new(target).with(|o| o.force = true);
+        let written = [(&plain, "of plain"), (&pieced, "of pieced")].map(|(source, name)| {
+            let mut plan = Plan::new(source, &options).unwrap();
+            let stop = Default::default();
+            write(&mut plan, &options, &at(name), Control::new(&|_| (), &stop)).unwrap();
+            assert!(verify_written(&plan, &at(name)).unwrap().agrees());
+            std::fs::read(at(name)).unwrap()
+        });
+        assert!(written[0] == written[1], "{:?}", options.target);
+    }
 }
 
 /// The ternary form of a narrow matrix has its scale in f32, whatever the matrix is rounded to.
