@@ -11,7 +11,7 @@ fn read(name: &str) -> Checkpoint {
 }
 
 fn truth(name: &str) -> serde_json::Map<String, serde_json::Value> {
-    let all: serde_json::Value = serde_json::from_str(include_str!("data/objects.json")).unwrap();
+    let all: serde_json::Value = serde_json::from_str(include_str!("../data/objects.json")).unwrap();
     all[name].as_object().unwrap().clone()
 }
 

@@ -1,6 +1,6 @@
 //! Data: every form of it, packing, masks, order, and bad lines.
 
-mod truth;
+use crate::truth;
 
 use std::path::Path;
 

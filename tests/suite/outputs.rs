@@ -28,7 +28,7 @@ fn json(output: &Output) -> Value {
 #[test]
 fn perplexity_is_that_of_pytorch() {
     let folder = tempfile::tempdir().unwrap();
-    let truth: Value = serde_json::from_str(include_str!("../infer/tests/data/perplexity.json")).unwrap();
+    let truth: Value = serde_json::from_str(include_str!("../../infer/tests/data/perplexity.json")).unwrap();
     for (model, name) in [(HEALTHY, "healthy"), (COLLAPSED, "collapsed")] {
         let lists = format!("infer/tests/data/{name}.jsonl");
         let lines = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(&lists)).unwrap();

@@ -1,6 +1,6 @@
 //! The student's GGUF files are run as their source is: BitLinear layers, soft caps and scales come along.
 
-#[path = "../../convert/tests/student/mod.rs"]
+#[path = "../../../convert/tests/suite/student.rs"]
 mod student;
 
 use std::path::{Path, PathBuf};

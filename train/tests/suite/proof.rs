@@ -1,7 +1,7 @@
 //! In small what docs/training-proof.md measures: from one healthy checkpoint, the seed's recipe collapses, and the
 //! polarized one stays healthy at a lower loss. Weight decay is five times the seed's, so that it takes 500 steps.
 
-mod truth;
+use crate::truth;
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;

@@ -1,5 +1,4 @@
 //! Writing whole or not at all, with child processes that are killed, alive, or under another umask.
-#![cfg(unix)]
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -33,7 +32,7 @@ fn child_writes() {
 
 fn child(test: &str, place: &Path, umask: &str) -> Child {
     let me = std::env::current_exe().unwrap();
-    let script = format!("umask {umask}; exec \"$0\" --exact {test} --nocapture");
+    let script = format!("umask {umask}; exec \"$0\" --exact staged::{test} --nocapture");
     let mut command = Command::new("sh");
     command.args(["-c", &script]).arg(me).env(PLACE, place);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()

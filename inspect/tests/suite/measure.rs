@@ -236,7 +236,7 @@ fn scales_per_row() {
 /// Every 8-bit code against values that PyTorch 2.15 gives (tests/data/float8.py).
 #[test]
 fn every_float8_code() {
-    let golden: serde_json::Value = serde_json::from_str(include_str!("data/float8.json")).unwrap();
+    let golden: serde_json::Value = serde_json::from_str(include_str!("../data/float8.json")).unwrap();
     for (dtype, name) in [
         (DType::F8E4M3FN, "float8_e4m3fn"),
         (DType::F8E5M2, "float8_e5m2"),

@@ -6,7 +6,7 @@
 //! by 6e-4 and 1e-3 (AdamW), 1.9e-3 and 1.8e-3 (with warm-up and clipping), 2e-1 and 2e-1 (seed-form Muon, though not
 //! before its fourth step). The bounds below allow twice that. Optimizers alone are held to 2e-5 in `optimizers.rs`.
 
-mod truth;
+use crate::truth;
 
 use ckpt_train::optim::{Settings, adamw, muon};
 use ckpt_train::{Estimator, Loss, Network, Schedule, clip, global_norm};

@@ -1,7 +1,5 @@
 //! `ckpt chat` in a terminal of its own, and on pipes.
 
-#![cfg(unix)]
-
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};

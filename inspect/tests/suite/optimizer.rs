@@ -13,7 +13,7 @@ fn record(name: &str) -> ckpt_inspect::CheckpointRecord {
 
 #[test]
 fn every_optimizer_decays_as_pytorch_did() {
-    let truth: Value = serde_json::from_str(include_str!("data/optimizers.json")).unwrap();
+    let truth: Value = serde_json::from_str(include_str!("../data/optimizers.json")).unwrap();
     let mut compared = 0;
     for (name, rates) in truth.as_object().unwrap() {
         let record = record(name);

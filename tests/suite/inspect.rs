@@ -197,7 +197,7 @@ fn checksums_name_the_damaged_tensor() {
 
 #[test]
 fn hashes_are_those_of_the_elements() {
-    let expected: Value = serde_json::from_str(include_str!("fixtures/formats/expected.json")).unwrap();
+    let expected: Value = serde_json::from_str(include_str!("../fixtures/formats/expected.json")).unwrap();
     let json = Ckpt::new().json(&["tests/fixtures/formats/views.pt", "--sha256", "--no-stats"]);
     let tensors = json["tensors"].as_array().unwrap();
     assert!(!tensors.is_empty());
@@ -214,7 +214,7 @@ fn keys(value: &Value) -> BTreeSet<&str> {
 /// Every key there is, against the documented ones: docs/inspect.md is the schema.
 #[test]
 fn json_has_exactly_the_documented_keys() {
-    let page = include_str!("../docs/inspect.md");
+    let page = include_str!("../../docs/inspect.md");
     let documented = |section: &str| -> BTreeSet<(&str, bool)> {
         let table =
             page.split(&format!("### {section}\n")).nth(1).unwrap_or_else(|| panic!("no section {section}"));

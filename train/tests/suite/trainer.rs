@@ -1,6 +1,6 @@
 //! The trainer: stopping and resuming changes nothing, runs do not depend on threads, collapse and NaN are noticed.
 
-mod truth;
+use crate::truth;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};

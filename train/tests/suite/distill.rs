@@ -1,6 +1,6 @@
 //! Teachers: models beside the student and stored logits say the same; a student draws near to them.
 
-mod truth;
+use crate::truth;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

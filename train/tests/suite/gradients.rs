@@ -1,7 +1,7 @@
 //! First-step loss and gradients: composite and fused against PyTorch, and fused against composite where PyTorch's run
 //! does not reach (other estimators, scales per row, untied head, no caps, odd shapes, ignored targets).
 
-mod truth;
+use crate::truth;
 
 use ckpt_inspect::ModelConfig;
 use ckpt_inspect::meaning::Sizes;

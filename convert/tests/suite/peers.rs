@@ -1,7 +1,7 @@
 //! PyTorch, numpy, safetensors, gguf and tokenizers read what was written here. Needs a Python that has them, named by
 //! CKPT_PEERS_PYTHON; without one the test says that it skips, or fails where CKPT_REQUIRE_PEERS=1.
 
-mod student;
+use crate::student;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

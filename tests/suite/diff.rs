@@ -67,7 +67,7 @@ fn assert_close(found: &Value, wanted: &Value, what: &str) {
 
 #[test]
 fn agrees_with_numpy() {
-    let truth: Value = serde_json::from_str(include_str!("fixtures/diff/collapse.json")).unwrap();
+    let truth: Value = serde_json::from_str(include_str!("../fixtures/diff/collapse.json")).unwrap();
     let (found, code) = json(&[BEFORE, AFTER, "--group", "weights"]);
     assert_eq!(code, 1);
     let tensors = found["tensors"].as_array().unwrap();
@@ -98,7 +98,7 @@ fn agrees_with_numpy() {
 /// Averaged over its matrices, the run at step 4000 agrees with step 1000 on 0.67 of the codes.
 #[test]
 fn the_collapsed_run_keeps_two_thirds_of_its_codes() {
-    let truth: Value = serde_json::from_str(include_str!("fixtures/diff/collapse.json")).unwrap();
+    let truth: Value = serde_json::from_str(include_str!("../fixtures/diff/collapse.json")).unwrap();
     let (found, _) = json(&["tests/fixtures/collapse-run/step-01000.pt", AFTER, "--filter", "*_proj.weight"]);
     let tensors = found["tensors"].as_array().unwrap();
     let mut sum = 0.0;

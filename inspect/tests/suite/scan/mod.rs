@@ -247,7 +247,7 @@ fn whatever_other_scanners_find_is_found() {
     for file in &files {
         std::fs::write(folder.path().join(file.name), &file.bytes).unwrap();
     }
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scan/peers.py");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/scan.py");
     let output = Command::new(python).arg(script).arg(folder.path()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let peers: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();

@@ -2,9 +2,6 @@
 //! and of each parameter's first gradient and weights after 20 steps every element, or every eighth when there are more
 //! than 2048; `truth.json` the losses and gradient norms.
 
-// Each test uses a part of this.
-#![allow(dead_code)]
-
 use std::path::PathBuf;
 
 use ckpt_inspect::{Checkpoint, ModelConfig};

@@ -1,7 +1,5 @@
 //! `ckpt browse` in a terminal of its own: what it shows, how it leaves, and that it leaves the terminal as it was.
 
-#![cfg(unix)]
-
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -308,7 +306,7 @@ fn the_pictures_in_the_docs_are_what_the_program_draws() {
             (std::fs::read_to_string(&drawn).unwrap(), std::fs::read_to_string(&docs).unwrap());
         assert!(
             drawn == kept,
-            "docs/{picture} is out of date: CKPT_UPDATE_SCREENS=1 cargo test --test browse"
+            "docs/{picture} is out of date: CKPT_UPDATE_SCREENS=1 cargo test --test suite browse"
         );
     }
 }

@@ -1,0 +1,9 @@
+//! Models opened and run, against what PyTorch, transformers and llama.cpp compute.
+
+mod cache;
+mod configurations;
+mod formats;
+mod gguf;
+mod tokenizer;
+mod transformers;
+mod truth;

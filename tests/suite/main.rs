@@ -1,0 +1,28 @@
+//! The program from outside: what its commands print, write and exit with. A module for each command or promise.
+
+#[cfg(all(unix, feature = "browse"))]
+mod browse;
+mod cause;
+#[cfg(all(unix, feature = "infer"))]
+mod chat;
+mod convert;
+#[cfg(feature = "diagnose")]
+mod diagnose;
+mod diff;
+#[cfg(all(feature = "browse", feature = "diagnose", feature = "train", feature = "k-quants"))]
+mod documentation;
+#[cfg(feature = "diagnose")]
+mod gate;
+#[cfg(feature = "infer")]
+mod infer;
+mod inspect;
+mod library;
+mod names;
+#[cfg(feature = "infer")]
+mod outputs;
+mod page;
+mod recover;
+mod report;
+mod scan;
+#[cfg(feature = "train")]
+mod train;
