@@ -2,80 +2,58 @@
 //! files that cannot be read.
 
 use std::path::Path;
-use std::process::{Command, Output};
 
+use ckpt_kit::binary::{Program, text};
+use ckpt_kit::random::Random;
+use ckpt_kit::safetensors::SafeTensors;
 use serde_json::Value;
+
+use crate::program;
 
 const COLLAPSE: &str = "tests/fixtures/collapse-run";
 const HEALTHY: &str = "tests/fixtures/healthy-run";
 
-fn ckpt(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_ckpt"))
-        .args(arguments)
-        .env("XDG_CACHE_HOME", folder.join("cache"))
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .unwrap()
+fn report(program: &Program, arguments: &[&str]) -> String {
+    program.run(&[&["report"], arguments].concat()).exits(0).out().to_string()
 }
 
-fn report(folder: &Path, arguments: &[&str]) -> String {
-    let output = ckpt(folder, &[&["report"], arguments].concat());
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn run_of(folder: &Path, arguments: &[&str]) -> Value {
-    let text = report(folder, &[arguments, &["--format", "json"]].concat());
-    serde_json::from_str::<Value>(&text).unwrap()["runs"][0].clone()
+fn run_of(program: &Program, arguments: &[&str]) -> Value {
+    let report = program.run(&[&["report"], arguments, &["--format", "json"]].concat());
+    report.exits(0).json()["runs"][0].clone()
 }
 
 /// A student model of one layer as SafeTensors, its MLP matrices of unbiased std `std`, the others as they always are.
 fn student(path: &Path, std: f64) {
     const SIDE: usize = 16;
-    let mut state = 12_345u64;
-    let mut values: Vec<f64> = (0..SIDE * SIDE)
-        .map(|_| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 33) as f64 / f64::from(1u32 << 31) - 0.5
-        })
-        .collect();
+    let mut random = Random::new(12_345);
+    let mut values: Vec<f64> = (0..SIDE * SIDE).map(|_| random.even().into()).collect();
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n;
     let spread = (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt();
     values.iter_mut().for_each(|v| *v = (*v - mean) / spread);
-    let mut header = serde_json::Map::new();
-    let mut data: Vec<u8> = Vec::new();
     let attention = ["q", "k", "v", "o"].map(|p| format!("layers.0.self_attn.{p}_proj.weight"));
     let mlp = ["gate", "up", "down"].map(|p| format!("layers.0.mlp.{p}_proj.weight"));
     let others = std::iter::once("embed_tokens.weight".to_string()).chain(attention);
+    let mut file = SafeTensors::new();
     for (name, std) in others.map(|name| (name, 0.02)).chain(mlp.map(|name| (name, std))) {
-        let start = data.len();
-        data.extend(values.iter().flat_map(|v| ((v * std) as f32).to_le_bytes()));
-        header.insert(
-            name,
-            serde_json::json!({"dtype": "F32", "shape": [SIDE, SIDE], "data_offsets": [start, data.len()]}),
-        );
+        let scaled: Vec<f32> = values.iter().map(|v| (v * std) as f32).collect();
+        file = file.f32s(&name, &[SIDE, SIDE], &scaled);
     }
-    let header = Value::from(header).to_string();
-    let mut file = (header.len() as u64).to_le_bytes().to_vec();
-    file.extend(header.bytes());
-    file.extend(data);
-    std::fs::write(path, file).unwrap();
+    file.write(path);
 }
 
 /// The seed's measurements of a run that died: std 4.5e-5, 6.2e-6 and 5.1e-7, Muon lr 0.02, weight decay 0.1, eight
 /// micro-batches per optimizer step.
 #[test]
 fn the_seeds_run_died_of_weight_decay() {
-    let folder = tempfile::tempdir().unwrap();
-    let run = folder.path().join("run");
+    let program = program();
+    let run = program.at("run");
     std::fs::create_dir(&run).unwrap();
     for (step, std) in [(2000, 4.5e-5), (10_000, 6.2e-6), (20_000, 5.1e-7)] {
         student(&run.join(format!("step-{step:05}.safetensors")), std);
     }
-    let run = run.to_str().unwrap();
-    let settings = [run, "--lr", "0.02", "--weight-decay", "0.1", "--accum", "8"];
-    let found = run_of(folder.path(), &settings);
+    let settings = [text(&run), "--lr", "0.02", "--weight-decay", "0.1", "--accum", "8"];
+    let found = run_of(&program, &settings);
     let causes = found["causes"].as_array().unwrap();
     let mlp: Vec<&Value> = causes.iter().filter(|c| c["layer"].as_str().unwrap().contains(".mlp.")).collect();
     assert_eq!(mlp.len(), 3);
@@ -97,7 +75,7 @@ fn the_seeds_run_died_of_weight_decay() {
     for (arguments, hint) in
         [(&settings[..5], "give --accum 8"), (&settings[..1], "give --lr and --weight-decay")]
     {
-        let found = run_of(folder.path(), arguments);
+        let found = run_of(&program, arguments);
         let gate = found["causes"]
             .as_array()
             .unwrap()
@@ -110,9 +88,9 @@ fn the_seeds_run_died_of_weight_decay() {
 }
 
 #[test]
-fn explained_in_the_terminal() {
-    let folder = tempfile::tempdir().unwrap();
-    let text = report(folder.path(), &[COLLAPSE, HEALTHY, "--explain"]);
+fn a_cause_is_explained_in_the_terminal() {
+    let program = program();
+    let text = report(&program, &[COLLAPSE, HEALTHY, "--explain"]);
     for words in [
         "Weight decay shrinks 6 weights: their std halves every 344 steps, as fast as learning rate 0.02 × weight decay 0.1 alone makes it.",
         "2.002e-3 per step",
@@ -129,9 +107,9 @@ fn explained_in_the_terminal() {
 }
 
 #[test]
-fn found_in_json_and_markdown() {
-    let folder = tempfile::tempdir().unwrap();
-    let run = run_of(folder.path(), &[COLLAPSE]);
+fn a_cause_is_told_in_json_and_markdown() {
+    let program = program();
+    let run = run_of(&program, &[COLLAPSE]);
     assert_eq!(run["prognosis"]["resume"], "tests/fixtures/collapse-run/step-02000.pt");
     assert_eq!(run["group_declines"].as_array().unwrap().len(), 3);
     let layer = &run["layers"]
@@ -144,53 +122,49 @@ fn found_in_json_and_markdown() {
     assert_eq!(layer["segments"][1]["from"], 500);
     assert!(layer["decline"]["interval"].as_f64().unwrap() < 1e-5);
     assert!((2390.0..2410.0).contains(&layer["first_below"][0]["at"].as_f64().unwrap()));
-    let text = report(folder.path(), &[COLLAPSE, "--format", "md"]);
+    let text = report(&program, &[COLLAPSE, "--format", "md"]);
     assert!(text.contains("### Weight decay\n\nWeight decay shrinks 6 weights"), "{text}");
     assert!(text.contains("1. Resume from tests/fixtures/collapse-run/step-02000.pt"), "{text}");
-    let run = run_of(folder.path(), &[HEALTHY]);
+    let run = run_of(&program, &[HEALTHY]);
     assert_eq!((&run["causes"], &run["prognosis"]), (&serde_json::json!([]), &Value::Null));
 }
 
 /// Pairs that were compared once are not read again.
 #[test]
 fn comparisons_are_cached() {
-    let folder = tempfile::tempdir().unwrap();
-    let first = run_of(folder.path(), &[COLLAPSE]);
-    let records = folder.path().join("cache/ckpt/records");
+    let program = program();
+    let first = run_of(&program, &[COLLAPSE]);
+    let records = program.cache().join("ckpt/records");
     let count = || std::fs::read_dir(&records).unwrap().count();
     // Nine checkpoints, eight neighbours, and the last beside the last healthy one.
     assert_eq!(count(), 18);
-    assert_eq!(run_of(folder.path(), &[COLLAPSE]), first);
+    assert_eq!(run_of(&program, &[COLLAPSE]), first);
     assert_eq!(count(), 18);
-    assert_eq!(run_of(folder.path(), &[COLLAPSE, "--no-cache"]), first);
+    assert_eq!(run_of(&program, &[COLLAPSE, "--no-cache"]), first);
 }
 
 #[test]
 fn files_that_cannot_be_read_have_a_cause_too() {
-    let folder = tempfile::tempdir().unwrap();
+    let program = program();
     let whole = std::fs::read(Path::new(COLLAPSE).join("step-04000.pt")).unwrap();
-    std::fs::write(folder.path().join("cut.pt"), &whole[..300]).unwrap();
-    std::fs::write(folder.path().join("zeros.pt"), vec![0; 4096]).unwrap();
-    let [cut, zeros] = ["cut.pt", "zeros.pt"].map(|f| folder.path().join(f).to_str().unwrap().to_string());
-    let output = ckpt(folder.path(), &["report", &cut, &zeros, "--format", "html", "-o", "/dev/stdout"]);
-    assert_eq!(output.status.code(), Some(3));
-    let page = String::from_utf8(output.stdout).unwrap();
+    std::fs::write(program.at("cut.pt"), &whole[..300]).unwrap();
+    std::fs::write(program.at("zeros.pt"), vec![0; 4096]).unwrap();
+    let [cut, zeros] = ["cut.pt", "zeros.pt"].map(|f| text(&program.at(f)).to_string());
+    let output = program.run(&["report", &cut, &zeros, "--format", "html", "-o", "/dev/stdout"]).exits(3);
+    let page = output.out();
     assert!(page.contains("(cause: truncated file)") && page.contains("(cause: overwritten)"));
-    let output = ckpt(folder.path(), &["report", &cut, &zeros, "--explain"]);
-    assert_eq!(output.status.code(), Some(3));
-    let text = String::from_utf8(output.stdout).unwrap();
+    let output = program.run(&["report", &cut, &zeros, "--explain"]).exits(3);
+    let text = output.out();
     assert!(text.contains("cut.pt: truncated file") && text.contains("zeros.pt: overwritten"), "{text}");
 }
 
 #[test]
 fn settings_must_be_numbers() {
-    let folder = tempfile::tempdir().unwrap();
+    let program = program();
     for wrong in
         [["--lr", "-1"], ["--lr", "NaN"], ["--weight-decay", "inf"], ["--accum", "0"], ["--accum", "0.5"]]
     {
-        let output = ckpt(folder.path(), &["report", HEALTHY, wrong[0], wrong[1]]);
-        assert_eq!(output.status.code(), Some(2), "{wrong:?}");
+        program.run(&["report", HEALTHY, wrong[0], wrong[1]]).exits(2);
     }
-    let output = ckpt(folder.path(), &["report", HEALTHY, "--explain", "--format", "json"]);
-    assert_eq!(output.status.code(), Some(2));
+    program.run(&["report", HEALTHY, "--explain", "--format", "json"]).exits(2);
 }

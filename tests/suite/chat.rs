@@ -1,96 +1,15 @@
 //! `ckpt chat` in a terminal of its own, and on pipes.
 
-use std::io::{Read, Write};
-use std::path::Path;
-use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use ckpt_kit::binary::{Program, Ran, text};
+use ckpt_kit::fixtures::fixture;
 
-use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
+use crate::program;
+use crate::terminal::Session;
 
 const HEALTHY: &str = "tests/fixtures/healthy-run/step-02000.pt";
-/// Longer than anything takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
 
-struct Session {
-    _master: Box<dyn MasterPty + Send>,
-    child: Box<dyn Child + Send + Sync>,
-    keyboard: Box<dyn Write + Send>,
-    shown: Arc<Mutex<String>>,
-}
-
-impl Session {
-    fn start(data: &Path, flags: &[&str]) -> Session {
-        let size = PtySize { rows: 40, cols: 100, ..PtySize::default() };
-        let pty = native_pty_system().openpty(size).unwrap();
-        let mut command = CommandBuilder::new(env!("CARGO_BIN_EXE_ckpt"));
-        command.args(["chat", HEALTHY]);
-        command.args(flags);
-        command.cwd(env!("CARGO_MANIFEST_DIR"));
-        command.env("XDG_DATA_HOME", data);
-        command.env("TERM", "xterm-256color");
-        let child = pty.slave.spawn_command(command).unwrap();
-        let shown = Arc::new(Mutex::new(String::new()));
-        let mut reader = pty.master.try_clone_reader().unwrap();
-        let all = shown.clone();
-        std::thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            while let Ok(n @ 1..) = reader.read(&mut buffer) {
-                all.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..n]));
-            }
-        });
-        let keyboard = pty.master.take_writer().unwrap();
-        Session { _master: pty.master, child, keyboard, shown }
-    }
-
-    fn press(&mut self, keys: &str) {
-        self.keyboard.write_all(keys.as_bytes()).unwrap();
-        self.keyboard.flush().unwrap();
-    }
-
-    /// Waits until what was shown since the last wait holds `text`, and forgets it up to there.
-    #[track_caller]
-    fn wait_for(&self, text: &str) {
-        let begun = Instant::now();
-        loop {
-            let mut shown = self.shown.lock().unwrap();
-            if let Some(at) = shown.find(text) {
-                shown.drain(..at + text.len());
-                return;
-            }
-            assert!(begun.elapsed() < PATIENCE, "never shows {text:?}:\n{shown}");
-            drop(shown);
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    /// Waits until so many more bytes were shown, whatever they are.
-    #[track_caller]
-    fn wait_for_more(&self, bytes: usize) {
-        let begun = Instant::now();
-        while self.shown.lock().unwrap().len() < bytes {
-            assert!(begun.elapsed() < PATIENCE, "shows no more:\n{}", self.shown.lock().unwrap());
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    #[track_caller]
-    fn end(&mut self) -> u32 {
-        let begun = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status.exit_code();
-            }
-            assert!(begun.elapsed() < PATIENCE, "it does not end:\n{}", self.shown.lock().unwrap());
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-    }
+fn chat(program: &Program, flags: &[&str]) -> Session {
+    Session::start(program, &[&["chat", HEALTHY], flags].concat(), (100, 40), &[])
 }
 
 /// Answers that never end by themselves.
@@ -98,72 +17,64 @@ const ENDLESS: [&str; 5] = ["--temperature=0", "--repetition-penalty=1", "--slid
 
 #[test]
 fn ctrl_c_stops_the_answer_and_not_the_program() {
-    let data = tempfile::tempdir().unwrap();
-    let mut session = Session::start(data.path(), &ENDLESS);
-    session.wait_for("/help lists commands");
-    session.wait_for("> ");
+    let program = program();
+    let mut session = chat(&program, &ENDLESS);
+    session.wait_for_next("/help lists commands");
+    session.wait_for_next("> ");
     for _ in 0..2 {
         session.press("# # # # # # #\r");
-        session.wait_for("\x1b[?2004l");
+        session.wait_for_next("\x1b[?2004l");
         session.wait_for_more(200);
         session.press("\x03");
-        session.wait_for("stopped");
-        session.wait_for("> ");
+        session.wait_for_next("stopped");
+        session.wait_for_next("> ");
     }
     session.press("\x03");
-    session.wait_for("Ctrl-D or /quit leaves");
+    session.wait_for_next("Ctrl-D or /quit leaves");
     session.press("/nonsense\r");
-    session.wait_for("is no command");
+    session.wait_for_next("is no command");
     session.press("/system Be brief.\r");
-    session.wait_for("told so");
+    session.wait_for_next("told so");
     session.press("/clear\r");
-    session.wait_for("a new conversation");
+    session.wait_for_next("a new conversation");
     session.press("/quit\r");
-    assert_eq!(session.end(), 0);
+    assert_eq!(session.end().exit_code(), 0);
 }
 
 #[test]
 fn lines_are_edited_and_remembered() {
-    let data = tempfile::tempdir().unwrap();
+    let program = program();
     let flags = ["--temperature=0", "-n", "1"];
-    let mut session = Session::start(data.path(), &flags);
-    session.wait_for("> ");
+    let mut session = chat(&program, &flags);
+    session.wait_for_next("> ");
     // A typing error is taken back.
     session.press("/helx\x7fp\r");
-    session.wait_for("begin a new conversation");
+    session.wait_for_next("begin a new conversation");
     session.press("\x04");
-    assert_eq!(session.end(), 0);
-    let history = std::fs::read_to_string(data.path().join("ckpt/chat-history")).unwrap();
+    assert_eq!(session.end().exit_code(), 0);
+    let history = std::fs::read_to_string(program.data().join("ckpt/chat-history")).unwrap();
     assert!(history.lines().any(|line| line == "/help"), "{history}");
     // The arrow brings it back in the next session.
-    let mut session = Session::start(data.path(), &flags);
-    session.wait_for("> ");
+    let mut session = chat(&program, &flags);
+    session.wait_for_next("> ");
     session.press("\x1b[A\r");
-    session.wait_for("begin a new conversation");
+    session.wait_for_next("begin a new conversation");
     session.press("\x04");
-    assert_eq!(session.end(), 0);
-    let mut session = Session::start(data.path(), &["--no-history"]);
-    session.wait_for("> ");
+    assert_eq!(session.end().exit_code(), 0);
+    let mut session = chat(&program, &["--no-history"]);
+    session.wait_for_next("> ");
     session.press("/system secret\r");
-    session.wait_for("told so");
+    session.wait_for_next("told so");
     session.press("\x04");
-    assert_eq!(session.end(), 0);
-    assert!(!std::fs::read_to_string(data.path().join("ckpt/chat-history")).unwrap().contains("secret"));
+    assert_eq!(session.end().exit_code(), 0);
+    assert!(!std::fs::read_to_string(program.data().join("ckpt/chat-history")).unwrap().contains("secret"));
 }
 
+/// Exit code, answers and remarks of a chat on pipes.
 fn piped(flags: &[&str], input: &str) -> (Option<i32>, String, String) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_ckpt"))
-        .args([&["chat", HEALTHY, "--temperature=0", "-n", "8"], flags].concat())
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (output.status.code(), text(output.stdout), text(output.stderr))
+    let arguments = [&["chat", HEALTHY, "--temperature=0", "-n", "8"], flags].concat();
+    let ran: Ran = program().run_with_input(&arguments, input.as_bytes());
+    (ran.code(), ran.out().into(), ran.err().into())
 }
 
 #[test]
@@ -190,13 +101,9 @@ fn each_line_of_a_pipe_is_a_turn() {
 #[test]
 fn the_template_is_the_models_or_what_is_asked_for() {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::copy(
-        concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tokenizer.json"),
-        folder.path().join("tokenizer.json"),
-    )
-    .unwrap();
+    std::fs::copy(fixture("tokenizer.json"), folder.path().join("tokenizer.json")).unwrap();
     let file = folder.path().join("tokenizer_config.json");
-    let tokenizer = ["--tokenizer", folder.path().to_str().unwrap()];
+    let tokenizer = ["--tokenizer", text(folder.path())];
     let (code, _, says) = piped(&[&tokenizer[..], &["--template=model"]].concat(), "a\n");
     assert_eq!(code, Some(2));
     assert!(says.contains("chat template"), "{says}");
@@ -204,12 +111,8 @@ fn the_template_is_the_models_or_what_is_asked_for() {
     std::fs::write(&file, serde_json::json!({ "chat_template": template }).to_string()).unwrap();
     // This template adds nothing, so the answer is what follows the text itself.
     let (_, said, _) = piped(&tokenizer, "import os\n");
-    let output = Command::new(env!("CARGO_BIN_EXE_ckpt"))
-        .args(["infer", HEALTHY, "-p", "import os", "-n", "8", "--repetition-penalty", "1.2"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .unwrap();
-    assert_eq!(said.trim(), String::from_utf8(output.stdout).unwrap().trim());
+    let same = ["infer", HEALTHY, "-p", "import os", "-n", "8", "--repetition-penalty", "1.2"];
+    assert_eq!(said.trim(), program().run(&same).out().trim());
     let (_, plain, _) = piped(&[&tokenizer[..], &["--template=plain"]].concat(), "import os\n");
     let (_, tags, _) = piped(&[&tokenizer[..], &["--template=tags"]].concat(), "import os\n");
     assert!(plain != said && tags != plain, "{plain:?} {tags:?}");

@@ -1,41 +1,35 @@
 //! `ckpt diagnose`, and the gate that uses it.
 
-use std::path::Path;
-use std::process::{Command, Output};
-
+use ckpt_kit::binary::{Ran, text};
+use ckpt_kit::fixtures::{fixture, root};
 use serde_json::Value;
+
+use crate::program;
 
 /// A model that has the prompts' programs by heart.
 const PYTHON: &str = "tests/fixtures/python/model.pt";
 const COLLAPSED: &str = "tests/fixtures/collapse-run/step-04000.pt";
 const UNTRAINED: &str = "tests/fixtures/healthy-run/step-00000.pt";
 
-fn ckpt(args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ckpt"));
-    command.args(args).current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> &str {
-    std::str::from_utf8(bytes).unwrap()
+fn ckpt(args: &[&str]) -> Ran {
+    program().run(args)
 }
 
 /// The exit code, and which steps passed.
 fn diagnosed(args: &[&str]) -> (Option<i32>, Vec<bool>, Value) {
     let output = ckpt(&[&["diagnose", "--format", "json", "--no-cache"], args].concat());
-    let record: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| {
-        panic!("{e}: {} {}", text(&output.stdout), text(&output.stderr));
-    });
+    let record = output.json();
     let steps = record["steps"].as_array().unwrap();
     let names: Vec<&str> = steps.iter().map(|step| step["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["syntax", "logic", "weights"]);
     let passed: Vec<bool> = steps.iter().map(|step| step["passed"].as_bool().unwrap()).collect();
     assert_eq!(record["passed"], passed.iter().all(|p| *p));
-    (output.status.code(), passed, record)
+    (output.code(), passed, record)
 }
 
 /// The completions of the first step, by prompt.
 fn programs() -> Vec<(String, String)> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/python/programs.jsonl");
+    let path = fixture("python/programs.jsonl");
     let lines = std::fs::read_to_string(path).unwrap();
     let of = |line: &str| {
         let program: Value = serde_json::from_str(line).unwrap();
@@ -78,15 +72,13 @@ fn an_untrained_model_writes_gibberish_with_healthy_weights() {
 
 #[test]
 fn each_format_says_the_same() {
-    let human = ckpt(&["diagnose", COLLAPSED, "--all"]);
-    assert_eq!(human.status.code(), Some(1));
-    let says = text(&human.stdout);
+    let human = ckpt(&["diagnose", COLLAPSED, "--all"]).exits(1);
+    let says = human.out();
     for part in ["syntax   failed", "weights  failed", "def fibonacci(n):", "collapse"] {
         assert!(says.contains(part), "{part}: {says}");
     }
-    let junit = ckpt(&["diagnose", COLLAPSED, "--format", "junit"]);
-    assert_eq!(junit.status.code(), Some(1));
-    let mut reader = quick_xml::Reader::from_str(text(&junit.stdout));
+    let junit = ckpt(&["diagnose", COLLAPSED, "--format", "junit"]).exits(1);
+    let mut reader = quick_xml::Reader::from_str(junit.out());
     let (mut suites, mut failures) = (Vec::new(), 0);
     loop {
         match reader.read_event().unwrap() {
@@ -102,21 +94,20 @@ fn each_format_says_the_same() {
     assert_eq!(suites, ["syntax", "logic", "weights"]);
     assert!(failures >= 2, "{failures}");
     let fine = ckpt(&["diagnose", PYTHON, "--format", "junit"]);
-    assert!(fine.status.success() && !text(&fine.stdout).contains("<failure"));
+    assert!(fine.code() == Some(0) && !fine.out().contains("<failure"));
 }
 
 #[test]
 fn the_gate_runs_it_when_asked() {
     let gate = |args: &[&str]| ckpt(&[&["gate", "--no-cache"], args].concat());
-    assert_eq!(gate(&[PYTHON, "--diagnose"]).status.code(), Some(0));
+    gate(&[PYTHON, "--diagnose"]).exits(0);
     // Healthy weights alone pass the gate; what the model writes does not.
-    assert_eq!(gate(&[UNTRAINED]).status.code(), Some(0));
-    let refused = gate(&[UNTRAINED, "--diagnose"]);
-    assert_eq!(refused.status.code(), Some(1));
-    assert!(text(&refused.stdout).contains("failed-diagnosis"), "{}", text(&refused.stdout));
+    gate(&[UNTRAINED]).exits(0);
+    let refused = gate(&[UNTRAINED, "--diagnose"]).exits(1);
+    assert!(refused.out().contains("failed-diagnosis"), "{}", refused.out());
     let unrunnable = gate(&["tests/fixtures/formats/training.pt", "--allow", "dead", "--diagnose"]);
-    assert!(text(&unrunnable.stdout).contains("cannot be diagnosed"), "{}", text(&unrunnable.stdout));
-    assert_eq!(gate(&[PYTHON, "--tokenizer", "tests/fixtures"]).status.code(), Some(2), "needs --diagnose");
+    assert!(unrunnable.out().contains("cannot be diagnosed"), "{}", unrunnable.out());
+    gate(&[PYTHON, "--tokenizer", "tests/fixtures"]).exits(2);
 }
 
 #[test]
@@ -124,13 +115,10 @@ fn without_a_tokenizer_it_says_what_to_try() {
     let folder = tempfile::tempdir().unwrap();
     let alone = folder.path().join("deep").join("model.pt");
     std::fs::create_dir(alone.parent().unwrap()).unwrap();
-    std::fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join(PYTHON), &alone).unwrap();
-    let alone = alone.to_str().unwrap();
-    let output = ckpt(&["diagnose", alone]);
-    assert_eq!(output.status.code(), Some(2));
-    assert!(text(&output.stderr).contains("--tokenizer"), "{}", text(&output.stderr));
-    let named = ckpt(&["diagnose", alone, "--tokenizer", "tests/fixtures/tokenizer.json"]);
-    assert_eq!(named.status.code(), Some(0), "{}", text(&named.stdout));
-    let missing = ckpt(&["diagnose", "nowhere.pt"]);
-    assert_eq!(missing.status.code(), Some(3));
+    std::fs::copy(root().join(PYTHON), &alone).unwrap();
+    let alone = text(&alone);
+    let output = ckpt(&["diagnose", alone]).exits(2);
+    assert!(output.err().contains("--tokenizer"), "{}", output.err());
+    ckpt(&["diagnose", alone, "--tokenizer", "tests/fixtures/tokenizer.json"]).exits(0);
+    ckpt(&["diagnose", "nowhere.pt"]).exits(3);
 }

@@ -1,62 +1,33 @@
 //! `ckpt diff` through the real binary and through the library, against numpy's and hand-made truth.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 use ckpt_inspect::diff::{Options, Status, diff};
+use ckpt_kit::binary::Ran;
+use ckpt_kit::numbers::le;
+use ckpt_kit::safetensors::SafeTensors;
+use ckpt_kit::student::Student;
 use serde_json::{Value, json};
+
+use crate::program;
 
 const BEFORE: &str = "tests/fixtures/collapse-run/step-02000.pt";
 const AFTER: &str = "tests/fixtures/collapse-run/step-04000.pt";
 
-fn ckpt(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_ckpt"))
-        .args(arguments)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .unwrap()
+fn ckpt(arguments: &[&str]) -> Ran {
+    program().run(arguments)
 }
 
 /// The JSON of a comparison and its exit code.
 fn json(arguments: &[&str]) -> (Value, i32) {
     let output = ckpt(&[&["diff", "--format", "json"], arguments].concat());
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    (
-        serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {text}")),
-        output.status.code().unwrap(),
-    )
+    (output.json(), output.code().unwrap())
 }
 
-/// A SafeTensors file of these tensors: name, dtype, shape, bytes.
-fn safetensors(path: &Path, tensors: &[(&str, &str, &[usize], Vec<u8>)], metadata: Value) -> PathBuf {
-    let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
-    header.insert("__metadata__".into(), metadata);
-    for (name, dtype, shape, bytes) in tensors {
-        let start = data.len();
-        data.extend_from_slice(bytes);
-        header.insert(
-            name.to_string(),
-            json!({"dtype": dtype, "shape": shape, "data_offsets": [start, data.len()]}),
-        );
-    }
-    let header = serde_json::to_vec(&header).unwrap();
-    let mut file = (header.len() as u64).to_le_bytes().to_vec();
-    file.extend(header);
-    file.extend(data);
-    std::fs::write(path, file).unwrap();
-    path.to_path_buf()
-}
-
-fn f32s(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|v| v.to_le_bytes()).collect()
-}
-
-fn f64s(values: &[f64]) -> Vec<u8> {
-    values.iter().flat_map(|v| v.to_le_bytes()).collect()
-}
-
-fn i64s(values: &[i64]) -> Vec<u8> {
-    values.iter().flat_map(|v| v.to_le_bytes()).collect()
+/// `file` written to `path`; its path.
+fn written(file: SafeTensors, path: PathBuf) -> PathBuf {
+    file.write(&path);
+    path
 }
 
 #[track_caller]
@@ -133,8 +104,7 @@ fn optimizer_settings_are_told_from_other_values() {
     assert_eq!(found["tensors"], json!([]), "both runs have the same start");
     let (_, code) = json(&[pair[0], pair[1], "--values-only"]);
     assert_eq!(code, 0);
-    let text = String::from_utf8(ckpt(&["diff", pair[0], pair[1]]).stdout).unwrap();
-    assert!(text.contains("optimizer settings"), "{text}");
+    ckpt(&["diff", pair[0], pair[1]]).says(&["optimizer settings"]);
     // Against a copy without optimizer: its settings are gone, and no more is said of where its tensors were.
     let folder = tempfile::tempdir().unwrap();
     let copy = convert(Path::new(pair[1]), &folder.path().join("copy.pt"), &["--to", "pt"]);
@@ -148,39 +118,33 @@ fn optimizer_settings_are_told_from_other_values() {
 }
 
 #[test]
-fn added_removed_reshaped_retyped_and_changed() {
+fn tensors_are_added_removed_reshaped_retyped_or_changed() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
-    let a = safetensors(
-        &path("a.safetensors"),
-        &[
-            ("same", "F32", &[2], f32s(&[1.0, 2.0])),
-            ("wider", "F32", &[2], f32s(&[0.5, -0.25])),
-            ("reshaped", "F32", &[2, 3], f32s(&[0.0; 6])),
-            ("gone", "F32", &[1], f32s(&[0.0])),
-            ("large", "I64", &[2], i64s(&[1 << 60, 7])),
-            ("broken", "F32", &[4], f32s(&[1.0, f32::NAN, f32::INFINITY, 3.0])),
-            ("nearly", "F32", &[3], f32s(&[1.0, 0.0, -1.0])),
-            ("complex", "C64", &[1], f32s(&[3.0, 4.0])),
-            ("zero", "F32", &[2], f32s(&[0.0, 0.0])),
-        ],
-        json!({"author": "one", "kept": "x"}),
-    );
-    let b = safetensors(
-        &path("b.safetensors"),
-        &[
-            ("same", "F32", &[2], f32s(&[1.0, 2.0])),
-            ("wider", "F64", &[2], f64s(&[0.5, -0.25])),
-            ("reshaped", "F32", &[3, 2], f32s(&[0.0; 6])),
-            ("new", "F32", &[1], f32s(&[0.0])),
-            ("large", "I64", &[2], i64s(&[(1 << 60) + 1, 7])),
-            ("broken", "F32", &[4], f32s(&[1.0, f32::NAN, 2.0, 4.0])),
-            ("nearly", "F32", &[3], f32s(&[1.0, 1e-7, -1.0])),
-            ("complex", "C64", &[1], f32s(&[3.0, 5.0])),
-            ("zero", "F32", &[2], f32s(&[-0.0, 0.0])),
-        ],
-        json!({"author": "two", "kept": "x"}),
-    );
+    let a = SafeTensors::new()
+        .metadata(json!({"author": "one", "kept": "x"}))
+        .f32s("same", &[2], &[1.0, 2.0])
+        .f32s("wider", &[2], &[0.5, -0.25])
+        .f32s("reshaped", &[2, 3], &[0.0; 6])
+        .f32s("gone", &[1], &[0.0])
+        .tensor("large", "I64", &[2], &le(&[1i64 << 60, 7]))
+        .f32s("broken", &[4], &[1.0, f32::NAN, f32::INFINITY, 3.0])
+        .f32s("nearly", &[3], &[1.0, 0.0, -1.0])
+        .tensor("complex", "C64", &[1], &le(&[3.0f32, 4.0]))
+        .f32s("zero", &[2], &[0.0, 0.0]);
+    let a = written(a, path("a.safetensors"));
+    let b = SafeTensors::new()
+        .metadata(json!({"author": "two", "kept": "x"}))
+        .f32s("same", &[2], &[1.0, 2.0])
+        .tensor("wider", "F64", &[2], &le(&[0.5, -0.25]))
+        .f32s("reshaped", &[3, 2], &[0.0; 6])
+        .f32s("new", &[1], &[0.0])
+        .tensor("large", "I64", &[2], &le(&[(1i64 << 60) + 1, 7]))
+        .f32s("broken", &[4], &[1.0, f32::NAN, 2.0, 4.0])
+        .f32s("nearly", &[3], &[1.0, 1e-7, -1.0])
+        .tensor("complex", "C64", &[1], &le(&[3.0f32, 5.0]))
+        .f32s("zero", &[2], &[-0.0, 0.0]);
+    let b = written(b, path("b.safetensors"));
     let (a, b) = (a.to_str().unwrap(), b.to_str().unwrap());
     let (found, code) = json(&[a, b, "--all"]);
     assert_eq!(code, 1);
@@ -239,11 +203,8 @@ fn a_packed_copy_has_the_same_codes_in_another_dtype() {
 #[test]
 fn names_of_another_format_are_matched_through_a_mapping() {
     let folder = tempfile::tempdir().unwrap();
-    let weights = f32s(&[1.0, 2.0]);
-    let torch = [("layers.0.mlp.gate_proj.weight", "F32", &[2usize][..], weights.clone())];
-    let llama = [("blk.0.ffn_gate.weight", "F32", &[2usize][..], weights)];
-    let a = safetensors(&folder.path().join("a.safetensors"), &torch, json!({}));
-    let b = safetensors(&folder.path().join("b.safetensors"), &llama, json!({}));
+    let [a, b] = ["layers.0.mlp.gate_proj.weight", "blk.0.ffn_gate.weight"]
+        .map(|name| written(SafeTensors::new().f32s(name, &[2], &[1.0, 2.0]), folder.path().join(name)));
     let (a, b) = (ckpt_inspect::open(&a).unwrap(), ckpt_inspect::open(&b).unwrap());
     let unmapped = diff(&a, &b, Options::default(), &|_| true).unwrap();
     assert_eq!((unmapped.count(Status::Removed), unmapped.count(Status::Added)), (1, 1));
@@ -260,8 +221,7 @@ fn a_checkpoint_is_the_same_as_its_converted_copy() {
     let original = "tests/fixtures/healthy-run/step-02000.pt";
     let copy = folder.path().join("copy.safetensors");
     let copy = copy.to_str().unwrap();
-    let convert = ckpt(&["convert", original, "--to", "safetensors", "--names", "hf", "-o", copy]);
-    assert!(convert.status.success(), "{}", String::from_utf8_lossy(&convert.stderr));
+    ckpt(&["convert", original, "--to", "safetensors", "--names", "hf", "-o", copy]).exits(0);
     let (found, code) = json(&[original, copy, "--group", "weights", "--values-only", "--all"]);
     assert_eq!(code, 0, "{found}");
     let tensors = found["tensors"].as_array().unwrap();
@@ -273,32 +233,8 @@ fn a_checkpoint_is_the_same_as_its_converted_copy() {
 /// A one-layer student of width 256, so that rows fill a block of every type of GGUF, as a PyTorch file. Its head is
 /// its own, and its keys are no square.
 fn student(folder: &Path) -> PathBuf {
-    let shapes: [(&str, &[usize]); 14] = [
-        ("embed_tokens.weight", &[40, 256]),
-        ("layers.0.self_attn.q_proj.weight", &[256, 256]),
-        ("layers.0.self_attn.k_proj.weight", &[128, 256]),
-        ("layers.0.self_attn.v_proj.weight", &[128, 256]),
-        ("layers.0.self_attn.o_proj.weight", &[256, 256]),
-        ("layers.0.self_attn.q_norm.weight", &[64]),
-        ("layers.0.self_attn.k_norm.weight", &[64]),
-        ("layers.0.mlp.gate_proj.weight", &[512, 256]),
-        ("layers.0.mlp.up_proj.weight", &[512, 256]),
-        ("layers.0.mlp.down_proj.weight", &[256, 512]),
-        ("layers.0.input_layernorm.weight", &[256]),
-        ("layers.0.post_attention_layernorm.weight", &[256]),
-        ("norm.weight", &[256]),
-        ("lm_head.weight", &[40, 256]),
-    ];
-    let mut seed = 1u64;
-    let mut random = || {
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        LARGEST * ((seed >> 40) as f32 / (1u32 << 23) as f32 - 1.0)
-    };
-    let tensors = shapes.map(|(name, shape)| {
-        let values: Vec<f32> = (0..shape.iter().product::<usize>()).map(|_| random()).collect();
-        (name, "F32", shape, f32s(&values))
-    });
-    let source = safetensors(&folder.join("student.safetensors"), &tensors, json!({}));
+    let sizes = Student { vocab: 40, layers: 1, tied: false, ..Student::default() };
+    let source = written(SafeTensors::of(&sizes.drawn(LARGEST)), folder.join("student.safetensors"));
     convert(&source, &folder.join("student.pt"), &["--to", "pt"])
 }
 
@@ -307,8 +243,7 @@ const LARGEST: f32 = 0.04;
 
 fn convert(source: &Path, output: &Path, options: &[&str]) -> PathBuf {
     let paths = [source.to_str().unwrap(), "-o", output.to_str().unwrap()];
-    let done = ckpt(&[&["convert"], &paths[..], options].concat());
-    assert!(done.status.success(), "{options:?}: {}", String::from_utf8_lossy(&done.stderr));
+    ckpt(&[&["convert"], &paths[..], options].concat()).exits(0);
     output.to_path_buf()
 }
 
@@ -395,7 +330,7 @@ fn what_gguf_keys_and_scales_say_counts() {
     let latent = to("latent.gguf", &["--quant", "f32", "--latent"]);
     let levels = |path: &Path| {
         let done = ckpt(&["inspect", path.to_str().unwrap(), "--format", "json"]);
-        let found: Value = serde_json::from_slice(&done.stdout).unwrap();
+        let found = done.json();
         let tensors = found["tensors"].as_array().or(found[0]["tensors"].as_array()).unwrap().clone();
         tensors.iter().filter(|t| !t["ternary"].is_null()).count()
     };
@@ -420,11 +355,11 @@ fn rows_of_queries_and_keys_are_compared_in_order() {
         ("model.layers.0.self_attn.k_proj.weight", &[32, 64]),
         ("model.layers.0.mlp.down_proj.weight", &[64, 96]),
     ];
-    let tensors = shapes.map(|(name, shape)| {
-        let numel = shape.iter().product::<usize>();
-        (name, "F32", shape, f32s(&(0..numel).map(|i| i as f32).collect::<Vec<_>>()))
-    });
-    safetensors(&model.join("model.safetensors"), &tensors, json!({}));
+    let counting = |shape: &[usize]| (0..shape.iter().product()).map(|i: usize| i as f32).collect::<Vec<_>>();
+    let file = shapes
+        .iter()
+        .fold(SafeTensors::new(), |file, (name, shape)| file.f32s(name, shape, &counting(shape)));
+    file.write(&model.join("model.safetensors"));
     let model = model.to_str().unwrap();
     let plain = folder.path().join("f32.gguf");
     let plain = convert(Path::new(model), &plain, &["--to", "gguf", "--quant", "f32"]);
@@ -453,17 +388,16 @@ fn damaged_and_missing_files_cost_exit_code_3() {
     assert_eq!(code, 3);
     let lost = found["tensors"].as_array().unwrap().iter().filter(|t| t["status"] == "unreadable").count();
     assert_eq!(lost, 3);
-    let output = ckpt(&["diff", BEFORE, "tests/fixtures/no-such-file.pt"]);
-    assert_eq!(output.status.code(), Some(3));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("no-such-file.pt"));
-    assert_eq!(ckpt(&["diff", BEFORE, AFTER, "--tolerance", "-1"]).status.code(), Some(2));
+    let output = ckpt(&["diff", BEFORE, "tests/fixtures/no-such-file.pt"]).exits(3);
+    assert!(output.err().contains("no-such-file.pt"));
+    ckpt(&["diff", BEFORE, AFTER, "--tolerance", "-1"]).exits(2);
 }
 
 #[test]
 fn a_name_that_matches_nothing_and_a_wrong_checksum_are_told() {
     let output = ckpt(&["diff", BEFORE, AFTER, "--filter", "nomatch"]);
-    assert_eq!(output.status.code(), Some(2));
-    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.code(), Some(2));
+    let message = output.err();
     assert!(message.contains("no tensor's name matches `nomatch`"), "{message}");
 
     let (whole, flipped) = ("tests/fixtures/formats/whole.pt", "tests/fixtures/formats/bitflip.pt");

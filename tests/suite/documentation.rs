@@ -4,9 +4,10 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
+use ckpt_kit::binary::Ran;
+use ckpt_kit::fixtures::root;
+
+use crate::program;
 
 fn pages() -> Vec<PathBuf> {
     let mut pages = vec![root().join("README.md"), root().join("CONTRIBUTING.md")];
@@ -36,7 +37,7 @@ fn commands(page: &Path) -> Vec<String> {
 
 /// Commands that this test would start again, or that change the machine.
 fn is_run_elsewhere(command: &str) -> bool {
-    ["cargo test", "cargo install", "cargo bench", "git clone", "cd ", "bash .ci/"]
+    ["cargo test", "CKPT_", "cargo install", "cargo bench", "git clone", "cd ", "bash .ci/"]
         .iter()
         .any(|start| command.starts_with(start))
 }
@@ -44,10 +45,11 @@ fn is_run_elsewhere(command: &str) -> bool {
 #[test]
 fn every_command_runs() {
     let folder = tempfile::tempdir().unwrap();
+    let program = program();
     let bin = folder.path().join("bin");
     std::fs::create_dir(&bin).unwrap();
     #[cfg(unix)]
-    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_ckpt"), bin.join("ckpt")).unwrap();
+    std::os::unix::fs::symlink(program.path(), bin.join("ckpt")).unwrap();
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
     let mut ran = 0;
     for page in pages() {
@@ -62,22 +64,10 @@ fn every_command_runs() {
             }
             let expected = command.rsplit_once("# exit ").map_or(0, |(_, code)| code.trim().parse().unwrap());
             let direct = command.replace("cargo run --release --", "ckpt");
-            let output = Command::new("bash")
-                .args(["-o", "pipefail", "-c", &direct])
-                .env("PATH", &path)
-                .env("XDG_CACHE_HOME", folder.path())
-                .env("HOME", folder.path())
-                .current_dir(&place)
-                .output()
-                .unwrap();
-            assert_eq!(
-                output.status.code(),
-                Some(expected),
-                "{}: `{command}`\n{}{}",
-                page.display(),
-                String::from_utf8_lossy(&output.stdout),
-                String::from_utf8_lossy(&output.stderr)
-            );
+            let mut bash = Command::new("bash");
+            bash.args(["-o", "pipefail", "-c", &direct]);
+            let output = Ran::of(program.surround(&mut bash).env("PATH", &path).current_dir(&place));
+            assert_eq!(output.code(), Some(expected), "{}: {output}", page.display());
             ran += 1;
         }
     }

@@ -1,23 +1,21 @@
 //! `ckpt infer` as a user runs it.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::PathBuf;
+
+use ckpt_kit::binary::Ran;
+use ckpt_kit::fixtures::fixture;
+
+use crate::program;
 
 const HEALTHY: &str = "tests/fixtures/healthy-run/step-02000.pt";
 
-fn ckpt(args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ckpt"));
-    command.args(args).current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> &str {
-    std::str::from_utf8(bytes).unwrap()
+fn ckpt(args: &[&str]) -> Ran {
+    program().run(args)
 }
 
 /// The 16 prompt ids and 24 greedy ones of a case, joined by commas.
 fn greedy(case: &str) -> (String, String) {
-    let path =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/logits/{case}.safetensors"));
+    let path = fixture(&format!("logits/{case}.safetensors"));
     let file = ckpt_inspect::open(&path).unwrap();
     let view = file.view::<i32>(file.tensor("greedy").unwrap()).unwrap();
     let ids: Vec<String> = view.iter().map(i32::to_string).collect();
@@ -35,9 +33,9 @@ fn ids_go_on_as_pytorch_says() {
     ] {
         let (prompt, want) = greedy(case);
         let output = ckpt(&[&["infer", file, "--ids", &prompt, "-n", "24"], flags].concat());
-        assert_eq!(text(&output.stdout), format!("{want}\n"), "{file} {flags:?}: {}", text(&output.stderr));
-        assert_eq!(output.status.code(), Some(0));
-        assert!(text(&output.stderr).contains("tokens/s"));
+        assert_eq!(output.out(), format!("{want}\n"), "{file} {flags:?}: {}", output.err());
+        assert_eq!(output.code(), Some(0));
+        assert!(output.err().contains("tokens/s"));
     }
 }
 
@@ -45,15 +43,11 @@ fn ids_go_on_as_pytorch_says() {
 fn what_is_assumed_is_said() {
     let packed = "tests/fixtures/packed/nano-healthy-2000-i2s.pt";
     let run = |flags: &[&str]| ckpt(&[&["infer", packed, "--ids", "1", "-n", "1"], flags].concat());
-    let said = run(&[]).stderr;
-    assert!(text(&said).contains("rope_base 1000000") && text(&said).contains("attn_logit_soft_cap 50"));
-    let said = run(&["--rope-base", "1e6", "--attn-cap", "50"]).stderr;
-    assert!(
-        text(&said).contains("assumed")
-            && !text(&said).contains("rope_base")
-            && !text(&said).contains("attn")
-    );
-    assert!(!text(&ckpt(&["infer", HEALTHY, "--ids", "1", "-n", "1"]).stderr).contains("assumed"));
+    run(&[]).complains(&["rope_base 1000000", "attn_logit_soft_cap 50"]);
+    let said = run(&["--rope-base", "1e6", "--attn-cap", "50"]).complains(&["assumed"]);
+    assert!(!said.err().contains("rope_base") && !said.err().contains("attn"), "{said}");
+    let said = ckpt(&["infer", HEALTHY, "--ids", "1", "-n", "1"]);
+    assert!(!said.err().contains("assumed"), "{said}");
 }
 
 #[test]
@@ -65,13 +59,12 @@ fn logits_are_dumped() {
         ckpt(&[&["infer", HEALTHY, "--ids", "87,280,295", "-n", "0", "--dump-logits", dump], more].concat())
     };
     let output = run(&[]);
-    assert_eq!((output.status.code(), text(&output.stdout)), (Some(0), "\n"));
+    assert_eq!((output.code(), output.out()), (Some(0), "\n"));
     let file = ckpt_inspect::open(&path).unwrap();
     assert_eq!(file.tensor("logits").unwrap().shape, [3, 1024]);
-    let output = run(&[]);
-    assert_eq!(output.status.code(), Some(4));
-    assert!(text(&output.stderr).contains("--force"));
-    assert_eq!(run(&["--force"]).status.code(), Some(0));
+    let output = run(&[]).exits(4);
+    assert!(output.err().contains("--force"));
+    run(&["--force"]).exits(0);
 }
 
 #[test]
@@ -80,7 +73,7 @@ fn draws_repeat_and_json_tells_all() {
         let sampling = ["--temperature", "1.5", "--top-k", "40", "--top-p", "0.95", "--seed", seed];
         let what = ["infer", HEALTHY, "--ids", "87,280", "-n", "12", "--json", "--logprobs", "2"];
         let output = ckpt(&[&what[..], &sampling].concat());
-        let mut record: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let mut record = output.json();
         for time in ["prefill_seconds", "decode_seconds"] {
             assert!(record[time].take().as_f64().unwrap() > 0.0);
         }
@@ -103,14 +96,14 @@ fn generation_ends_where_it_should() {
     let (prompt, want) = greedy("healthy-2000");
     let third = want.split(',').nth(2).unwrap();
     let output = ckpt(&["infer", HEALTHY, "--ids", &prompt, "--stop-id", third]);
-    assert!(text(&output.stdout).trim_end().ends_with(third) && text(&output.stdout).split(',').count() <= 3);
+    assert!(output.out().trim_end().ends_with(third) && output.out().split(',').count() <= 3);
     let full = ["infer", HEALTHY, "--ids", &prompt, "-n", "500"];
     let output = ckpt(&full);
     // 128 positions; the last token is told and not run.
-    assert_eq!(text(&output.stdout).split(',').count(), 128 - 16 + 1);
-    assert!(text(&output.stderr).contains("context is full"));
+    assert_eq!(output.out().split(',').count(), 128 - 16 + 1);
+    assert!(output.err().contains("context is full"));
     let output = ckpt(&[&full[..], &["--slide"]].concat());
-    assert_eq!(text(&output.stdout).split(',').count(), 500);
+    assert_eq!(output.out().split(',').count(), 500);
 }
 
 #[test]
@@ -121,29 +114,24 @@ fn a_prompt_cache_changes_nothing_but_the_time() {
     let run =
         || ckpt(&["infer", HEALTHY, "--ids", &prompt, "-n", "24", "--prompt-cache", cache.to_str().unwrap()]);
     let first = run();
-    assert_eq!(text(&first.stdout).trim_end(), want);
-    assert!(text(&first.stderr).contains("prompt 16 tokens"));
+    assert_eq!(first.out().trim_end(), want);
+    assert!(first.err().contains("prompt 16 tokens"));
     let second = run();
-    assert_eq!(second.stdout, first.stdout);
-    assert!(text(&second.stderr).contains("prompt 1 tokens"));
+    assert_eq!(second.out(), first.out());
+    assert!(second.err().contains("prompt 1 tokens"));
     std::fs::write(&cache, b"something else entirely").unwrap();
-    assert_eq!(run().status.code(), Some(3));
+    run().exits(3);
 }
 
 /// The text of a run, without its last line break.
 fn continued(args: &[&str]) -> String {
-    let output = ckpt(&[&["infer", HEALTHY], args].concat());
-    assert_eq!(output.status.code(), Some(0), "{args:?}: {}", text(&output.stderr));
-    text(&output.stdout).strip_suffix('\n').unwrap().to_string()
+    let output = ckpt(&[&["infer", HEALTHY], args].concat()).exits(0);
+    output.out().strip_suffix('\n').unwrap().to_string()
 }
 
 #[test]
 fn text_goes_on_as_its_tokens_do() {
-    let tokenizer = tokenizers::Tokenizer::from_file(concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/tests/fixtures/tokenizer.json"
-    ))
-    .unwrap();
+    let tokenizer = tokenizers::Tokenizer::from_file(fixture("tokenizer.json")).unwrap();
     let (prompt, want) = greedy("healthy-2000");
     let text_of = |ids: &str| {
         let ids: Vec<u32> = ids.split(',').map(|id| id.parse().unwrap()).collect();
@@ -159,7 +147,7 @@ fn text_goes_on_as_its_tokens_do() {
     assert_eq!(continued(&["-p", &prompt, "-n", "24", "--stop", &stop]), cut.trim_end_matches('\n'));
     let output =
         ckpt(&["infer", HEALTHY, "-p", &prompt, "-n", "24", "--stop", &stop, "--json", "--logprobs", "1"]);
-    let record: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let record = output.json();
     assert_eq!((record["text"].as_str(), record["reason"].as_str()), (Some(cut), Some("stop-text")));
     let token = &record["logprobs"][0];
     assert_eq!(token["token"], text_of(&token["id"].to_string()));
@@ -168,47 +156,35 @@ fn text_goes_on_as_its_tokens_do() {
 
 #[test]
 fn standard_input_is_a_prompt() {
-    use std::io::Write;
     let run = |args: &[&str], input: &[u8]| {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_ckpt"))
-            .args([&["infer", HEALTHY, "-n", "8"], args].concat())
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .stdin(std::process::Stdio::piped())
-            .stdout(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
-        child.stdin.take().unwrap().write_all(input).unwrap();
-        child.wait_with_output().unwrap()
+        program().run_with_input(&[&["infer", HEALTHY, "-n", "8"], args].concat(), input)
     };
     let want = continued(&["-p", "import os", "-n", "8"]);
     for (args, input) in
         [(&[][..], &b"import os\n"[..]), (&["-p", "-"], b"import os\r\n"), (&[], b"import os")]
     {
-        assert_eq!(text(&run(args, input).stdout).strip_suffix('\n'), Some(want.as_str()), "{args:?}");
+        assert_eq!(run(args, input).out().strip_suffix('\n'), Some(want.as_str()), "{args:?}");
     }
-    let output = run(&[], b"a\xff");
-    assert_eq!(output.status.code(), Some(2));
-    assert!(text(&output.stderr).contains("UTF-8 at byte 1"));
+    let output = run(&[], b"a\xff").exits(2);
+    assert!(output.err().contains("UTF-8 at byte 1"));
 }
 
 #[test]
 fn special_tokens_mean_something_only_where_asked() {
     let ids = |args: &[&str]| {
         let output = ckpt(&[&["infer", HEALTHY, "--json", "-n", "1", "-p", "<s>a"], args].concat());
-        let record: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let record = output.json();
         record["prompt"].as_array().unwrap().len()
     };
     assert_eq!((ids(&["--parse-special"]), ids(&[])), (2, 4));
-    let output = ckpt(&["infer", HEALTHY, "-p", "a", "--suffix", "b"]);
-    assert_eq!(output.status.code(), Some(2));
-    assert!(text(&output.stderr).contains("no fill-in-the-middle tokens"));
+    let output = ckpt(&["infer", HEALTHY, "-p", "a", "--suffix", "b"]).exits(2);
+    assert!(output.err().contains("no fill-in-the-middle tokens"));
 }
 
 #[test]
 fn holes_are_filled_with_the_tokens_for_it() {
     let folder = tempfile::tempdir().unwrap();
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizer.json");
+    let path = fixture("tokenizer.json");
     let file = std::fs::read_to_string(path).unwrap();
     // Three tokens of the vocabulary become the special ones.
     let mut file: serde_json::Value = serde_json::from_str(&file).unwrap();
@@ -226,7 +202,7 @@ fn holes_are_filled_with_the_tokens_for_it() {
     let named = ["--tokenizer", folder.path().to_str().unwrap()];
     let args = ["infer", HEALTHY, "-p", "a", "--suffix", "b", "-n", "0", "--json"];
     let output = ckpt(&[&args[..], &named].concat());
-    let record: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let record = output.json();
     let prompt: Vec<u64> =
         record["prompt"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect();
     assert_eq!((prompt.len(), prompt[0], prompt[2], prompt[4]), (5, 1021, 1022, 1023), "{prompt:?}");
@@ -235,34 +211,25 @@ fn holes_are_filled_with_the_tokens_for_it() {
 #[cfg(unix)]
 #[test]
 fn a_reader_that_leaves_is_no_error() {
-    let command = format!(
-        "{} infer {HEALTHY} -p '#' -n 100000 --slide --ignore-eos | head -c 10; echo \" ${{PIPESTATUS[0]}}\"",
-        env!("CARGO_BIN_EXE_ckpt")
+    let script = format!(
+        "\"$0\" infer {HEALTHY} -p '#' -n 100000 --slide --ignore-eos | head -c 10; echo \" ${{PIPESTATUS[0]}}\""
     );
-    let output = Command::new("bash").args(["-c", &command]).current_dir(env!("CARGO_MANIFEST_DIR")).output();
-    let output = output.unwrap();
-    assert!(text(&output.stdout).ends_with(" 0\n"), "{}", text(&output.stdout));
+    let output = program().shell(&script);
+    assert!(output.out().ends_with(" 0\n"), "{}", output.out());
 }
 
 #[cfg(unix)]
 #[test]
 fn a_signal_ends_it_with_what_was_there() {
     use std::io::Read;
-    let mut child = Command::new(env!("CARGO_BIN_EXE_ckpt"))
-        .args(["infer", HEALTHY, "-p", "#", "-n", "1000000", "--slide", "--ignore-eos"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
+    let program = program();
+    let mut run = program.start(&["infer", HEALTHY, "-p", "#", "-n", "1000000", "--slide", "--ignore-eos"]);
     let mut first = [0; 4];
-    child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
-    // SAFETY: the child is ours and has not been waited for.
-    unsafe { libc::kill(child.id() as i32, libc::SIGINT) };
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(130));
-    assert!(text(&output.stderr).contains("interrupted"));
-    assert!(output.stdout.ends_with(b"\n"));
+    run.child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+    run.signal("INT");
+    let output = run.end().exits(130);
+    assert!(output.err().contains("interrupted"));
+    assert!(output.out().ends_with('\n'));
 }
 
 /// One NaN in a matrix makes all logits NaN: no token is the most likely one.
@@ -271,7 +238,7 @@ fn a_model_that_computes_nan_says_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("nan.safetensors");
     let path = path.to_str().unwrap();
-    assert!(ckpt(&["convert", HEALTHY, "--to", "safetensors", "-o", path]).status.success());
+    ckpt(&["convert", HEALTHY, "--to", "safetensors", "-o", path]).exits(0);
     let mut bytes = std::fs::read(path).unwrap();
     let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let tensors: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
@@ -280,10 +247,9 @@ fn a_model_that_computes_nan_says_nothing() {
     let at = 8 + header + norm.unwrap().1["data_offsets"][0].as_u64().unwrap() as usize;
     bytes[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
     std::fs::write(path, bytes).unwrap();
-    let output = ckpt(&["infer", path, "--ids", "1,5,7", "-n", "4"]);
-    assert_eq!(output.status.code(), Some(3));
-    assert!(text(&output.stderr).contains("NaN at position 2"), "{}", text(&output.stderr));
-    assert!(output.stdout.is_empty());
+    let output = ckpt(&["infer", path, "--ids", "1,5,7", "-n", "4"]).exits(3);
+    assert!(output.err().contains("NaN at position 2"), "{}", output.err());
+    assert!(output.out().is_empty());
 }
 
 #[test]
@@ -316,9 +282,9 @@ fn exit_codes_tell_what_went_wrong() {
         (&["gate", HEALTHY, "--policy", "nowhere.toml"], 3, "nowhere.toml"),
     ] {
         let output = ckpt(args);
-        let stderr = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(code), "{args:?}: {stderr}");
+        let stderr = output.err();
+        assert_eq!(output.code(), Some(code), "{args:?}: {stderr}");
         assert!(stderr.contains(says), "{args:?}: {stderr}");
-        assert!(output.stdout.is_empty());
+        assert!(output.out().is_empty());
     }
 }

@@ -2,70 +2,50 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
+use ckpt_kit::binary::{Program, Ran, text};
+use ckpt_kit::safetensors::SafeTensors;
 use serde_json::Value;
+
+use crate::program;
 
 const COLLAPSED: &str = "tests/fixtures/collapse-run/step-04000.pt";
 const GATE: &str = "layers.0.mlp.gate_proj.weight";
 
-/// A cache of its own for every test.
-struct Ckpt(tempfile::TempDir);
+/// The program with a cache of its own for every test.
+struct Ckpt(Program);
 
 impl Ckpt {
     fn new() -> Self {
-        Ckpt(tempfile::tempdir().unwrap())
+        Ckpt(program())
     }
 
-    fn run(&self, arguments: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_ckpt"))
-            .arg("inspect")
-            .args(arguments)
-            .env("XDG_CACHE_HOME", self.0.path().join("cache"))
-            .env_remove("NO_COLOR")
-            .env_remove("CLICOLOR_FORCE")
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .output()
-            .unwrap()
+    fn run(&self, arguments: &[&str]) -> Ran {
+        self.0.run(&[&["inspect"], arguments].concat())
     }
 
     /// Standard output of a run that exits with `code`.
     fn exits(&self, code: i32, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", stderr(&output));
-        String::from_utf8(output.stdout).unwrap()
+        self.run(arguments).exits(code).out().to_string()
     }
 
     fn json(&self, arguments: &[&str]) -> Value {
-        serde_json::from_str(&self.exits(0, &[arguments, &["--format", "json"]].concat())).unwrap()
+        self.run(&[arguments, &["--format", "json"]].concat()).exits(0).json()
     }
 
     fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
-        let path = self.0.path().join(name);
-        std::fs::write(&path, bytes).unwrap();
-        path
+        self.0.file(name, bytes)
     }
+}
+
+/// A SafeTensors file with one 2 x 2 tensor called `name`.
+fn named(name: &str, metadata: Value) -> Vec<u8> {
+    SafeTensors::new().metadata(metadata).f32s(name, &[2, 2], &[1.0, -2.0, 0.5, 3.0]).bytes()
 }
 
 fn inspect(arguments: &[&str]) -> String {
     Ckpt::new().exits(0, arguments)
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-/// A SafeTensors file with one 2 x 2 tensor called `name`.
-fn safetensors(name: &str, metadata: Value) -> Vec<u8> {
-    let header = serde_json::json!({
-        "__metadata__": metadata,
-        name: {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]},
-    });
-    let header = header.to_string();
-    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
-    bytes.extend(header.bytes());
-    bytes.extend([1.0f32, -2.0, 0.5, 3.0].iter().flat_map(|v| v.to_le_bytes()));
-    bytes
 }
 
 /// The first column of the rows below the heading `title`.
@@ -121,9 +101,8 @@ fn filters_by_glob_and_by_regular_expression() {
     let none = ckpt.exits(0, &[COLLAPSED, "--filter", "nothing*"]);
     assert!(none.contains("none of the 66 tensors match"), "{none}");
     for (bad, why) in [("/(/", "regex"), ("[", "--filter")] {
-        let output = ckpt.run(&[COLLAPSED, "--filter", bad]);
-        assert_eq!(output.status.code(), Some(2), "{bad}");
-        assert!(stderr(&output).contains(why), "{}", stderr(&output));
+        let output = ckpt.run(&[COLLAPSED, "--filter", bad]).exits(2);
+        assert!(output.err().contains(why), "{}", output.err());
     }
 }
 
@@ -160,7 +139,7 @@ fn no_stats_reads_the_header_only() {
 }
 
 #[test]
-fn one_tensor_in_detail() {
+fn one_tensor_is_shown_in_detail() {
     let text = inspect(&[COLLAPSED, "--tensor", GATE]);
     for line in
         ["dtype       float32", "shape       [128, 64]", "std         4.1e-5", "verdict     weak: std 4.1e-5"]
@@ -177,9 +156,8 @@ fn one_tensor_in_detail() {
     // A run: the tensor in each checkpoint.
     let run = inspect(&["tests/fixtures/healthy-run", "--tensor", GATE]);
     assert_eq!(run.matches("tests/fixtures/healthy-run/step-").count(), 3, "{run}");
-    let output = Ckpt::new().run(&[COLLAPSED, "--tensor", "layers.0.mlp.gate_prj.weight"]);
-    assert_eq!(output.status.code(), Some(2), "a name that is not there is the user's");
-    assert!(stderr(&output).contains("has no tensor `layers.0.mlp.gate_prj.weight`"), "{}", stderr(&output));
+    let output = Ckpt::new().run(&[COLLAPSED, "--tensor", "layers.0.mlp.gate_prj.weight"]).exits(2);
+    assert!(output.err().contains("has no tensor `layers.0.mlp.gate_prj.weight`"), "{}", output.err());
 }
 
 #[test]
@@ -299,7 +277,7 @@ fn what_cannot_be_read_exits_3_and_says_why() {
     assert!(text.contains("(damaged)") && text.contains("central directory"), "{text}");
     let page = ckpt.file("page.pt", b"<html>");
     let empty = ckpt.file("empty.pt", b"");
-    let folder = ckpt.0.path().join("folder");
+    let folder = ckpt.0.at("folder");
     std::fs::create_dir(&folder).unwrap();
     for (path, why) in [
         (Path::new("tests/fixtures/absent.pt"), "No such file"),
@@ -308,21 +286,19 @@ fn what_cannot_be_read_exits_3_and_says_why() {
         (&folder, "no checkpoint in this folder"),
         (Path::new("tests/fixtures/absent-*.pt"), "no file matches"),
     ] {
-        let output = ckpt.run(&[path.to_str().unwrap()]);
-        assert_eq!(output.status.code(), Some(3), "{}", path.display());
-        assert!(output.stdout.is_empty());
-        let error = stderr(&output);
+        let output = ckpt.run(&[path.to_str().unwrap()]).exits(3);
+        assert!(output.out().is_empty());
+        let error = output.err();
         assert!(error.contains(why) && error.contains(path.to_str().unwrap()), "{error}");
         assert_eq!(error.lines().count(), 1, "{error}");
     }
     // The others are shown all the same.
-    let output = ckpt.run(&[page.to_str().unwrap(), "tests/fixtures/formats/tied.pt", "--all"]);
-    assert_eq!(output.status.code(), Some(3));
-    assert!(String::from_utf8_lossy(&output.stdout).contains("lm_head.weight"));
+    let output = ckpt.run(&[page.to_str().unwrap(), "tests/fixtures/formats/tied.pt", "--all"]).exits(3);
+    assert!(output.out().contains("lm_head.weight"));
     for usage in
         [&["--sort", "colour", COLLAPSED][..], &[], &["--nonsense", COLLAPSED], &["a[", "--filter", "["]]
     {
-        assert_eq!(ckpt.run(usage).status.code(), Some(2), "{usage:?}");
+        ckpt.run(usage).exits(2);
     }
 }
 
@@ -336,7 +312,7 @@ fn shared_storage_is_told() {
 fn names_that_a_file_chose_cannot_steer_the_terminal() {
     let ckpt = Ckpt::new();
     let hostile = "w\u{1b}[2J\u{7}\nfake  line\u{202e}\u{200b}";
-    let file = ckpt.file("hostile.safetensors", &safetensors(hostile, serde_json::json!({"step": hostile})));
+    let file = ckpt.file("hostile.safetensors", &named(hostile, serde_json::json!({"step": hostile})));
     let file = file.to_str().unwrap();
     for arguments in [
         &[file][..],
@@ -345,7 +321,7 @@ fn names_that_a_file_chose_cannot_steer_the_terminal() {
         &[file, "--tensor", "no\u{1b}[2J"],
     ] {
         let output = ckpt.run(arguments);
-        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        let text = format!("{}{}", output.out(), output.err());
         assert!(!text.contains("\u{1b}[2J") && !text.contains(['\u{7}', '\u{202e}', '\u{200b}']), "{text:?}");
         assert!(!text.contains("\nfake"), "{text:?}");
     }
@@ -356,17 +332,8 @@ fn names_that_a_file_chose_cannot_steer_the_terminal() {
 
 #[test]
 fn ten_thousand_tensors_and_a_name_of_a_hundred_kilobytes_are_no_trouble() {
-    let mut header = serde_json::Map::new();
-    let entry =
-        |i: usize| serde_json::json!({"dtype": "F32", "shape": [1], "data_offsets": [4 * i, 4 * i + 4]});
-    for i in 0..10_000 {
-        header.insert(format!("layers.{i}.w"), entry(i));
-    }
-    header.insert("x".repeat(100_000), entry(10_000));
-    let header = Value::Object(header).to_string();
-    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
-    bytes.extend(header.bytes());
-    bytes.resize(bytes.len() + 4 * 10_001, 0);
+    let names = (0..10_000).map(|i| format!("layers.{i}.w")).chain(["x".repeat(100_000)]);
+    let bytes = names.fold(SafeTensors::new(), |file, name| file.f32s(&name, &[1], &[0.0])).bytes();
     let ckpt = Ckpt::new();
     let file = ckpt.file("many.safetensors", &bytes);
     let started = std::time::Instant::now();
@@ -389,17 +356,12 @@ fn colours_are_for_terminals() {
 #[cfg(unix)]
 #[test]
 fn a_closed_pipe_is_success() {
-    let ckpt = env!("CARGO_BIN_EXE_ckpt");
-    let script = format!(
-        "'{ckpt}' inspect tests/fixtures/collapse-run --all --no-cache | head -1; exit ${{PIPESTATUS[0]}}"
-    );
-    let output =
-        Command::new("bash").args(["-c", &script]).current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "tests/fixtures/collapse-run/step-00000.pt\n");
-    assert!(output.stderr.is_empty(), "{}", stderr(&output));
-    let script = format!("'{ckpt}' completions bash | head -1 >/dev/null; exit ${{PIPESTATUS[0]}}");
-    assert_eq!(Command::new("bash").args(["-c", &script]).status().unwrap().code(), Some(0));
+    let program = program();
+    let piped = |script: &str| program.shell(&format!("{script}; exit ${{PIPESTATUS[0]}}")).exits(0);
+    let first = piped("\"$0\" inspect tests/fixtures/collapse-run --all --no-cache | head -1");
+    assert_eq!(first.out(), "tests/fixtures/collapse-run/step-00000.pt\n");
+    assert_eq!(first.err(), "");
+    piped("\"$0\" completions bash | head -1 >/dev/null");
 }
 
 /// A file with other weights but the same size and time is answered from the cache; any other change is seen.
@@ -417,7 +379,7 @@ fn what_has_not_changed_is_not_read_again() {
     let first = ckpt.json(&[name]);
     let weights = &first["tensors"][0];
     assert!(weights["stats"]["std"].as_f64().unwrap() > 0.0);
-    let json = std::fs::read_dir(ckpt.0.path().join("cache/ckpt/records")).unwrap().count();
+    let json = std::fs::read_dir(ckpt.0.cache().join("ckpt/records")).unwrap().count();
     assert_eq!(json, 1, "one record is kept");
     // The same file with some weights replaced: a stretch without a header of the zip.
     let mut other = bytes.clone();
@@ -429,7 +391,7 @@ fn what_has_not_changed_is_not_read_again() {
     let changed = ckpt.exits(3, &[name, "--checksum"]);
     assert!(changed.contains("checksum mismatch"), "checksums are of the file itself\n{changed}");
     // A record in which other measures were computed than are now is not shown with a hole.
-    let mut records = std::fs::read_dir(ckpt.0.path().join("cache/ckpt/records")).unwrap();
+    let mut records = std::fs::read_dir(ckpt.0.cache().join("ckpt/records")).unwrap();
     let kept = records.next().unwrap().unwrap().path();
     let mut older: Value = serde_json::from_slice(&std::fs::read(&kept).unwrap()).unwrap();
     assert!(older["measures"].is_array());
@@ -438,10 +400,10 @@ fn what_has_not_changed_is_not_read_again() {
     assert_ne!(ckpt.json(&[name]), first, "measured again");
     rewrite(&other, time + std::time::Duration::from_secs(1));
     assert_ne!(ckpt.json(&[name]), first, "a new time is a change");
-    let folder = ckpt.0.path().join("checkpoint-7");
+    let folder = ckpt.0.at("checkpoint-7");
     std::fs::create_dir(&folder).unwrap();
     let model = folder.join("model.safetensors");
-    std::fs::write(&model, safetensors("w", serde_json::json!({}))).unwrap();
+    std::fs::write(&model, named("w", serde_json::json!({}))).unwrap();
     // config.json beside it belongs to what is told of it.
     let architecture = |path: &Path| ckpt.json(&[path.to_str().unwrap()])["model"]["architecture"].clone();
     assert_eq!((architecture(&folder), architecture(&model)), ("unknown".into(), "unknown".into()));
@@ -463,7 +425,7 @@ fn lines_keep_to_the_width_of_the_terminal() {
         eprintln!("skipped: `script` (util-linux) is not installed");
         return;
     }
-    let cache = tempfile::tempdir().unwrap();
+    let program = program();
     for (width, arguments) in [
         (80, COLLAPSED.to_string()),
         (40, COLLAPSED.to_string()),
@@ -471,25 +433,20 @@ fn lines_keep_to_the_width_of_the_terminal() {
         (50, "tests/fixtures/formats/unicode.pt".into()),
         (60, "tests/fixtures/collapse-run".into()),
     ] {
-        let ckpt = env!("CARGO_BIN_EXE_ckpt");
-        let command = format!("stty cols {width} rows 50; '{ckpt}' inspect {arguments}");
-        let output = Command::new("script")
-            .args(["-qec", &command, "/dev/null"])
-            .env("XDG_CACHE_HOME", cache.path())
-            .env("NO_COLOR", "1")
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&output.stdout).replace('\r', "");
-        assert!(output.status.success() && text.lines().count() > 4, "{text}");
-        assert!(!text.contains('\u{1b}'), "NO_COLOR is respected: {text:?}");
+        let command = format!("stty cols {width} rows 50; '{}' inspect {arguments}", text(program.path()));
+        let mut script = Command::new("script");
+        script.args(["-qec", &command, "/dev/null"]);
+        let output = Ran::of(program.surround(&mut script).env("NO_COLOR", "1"));
+        let shown = output.out().replace('\r', "");
+        assert!(output.code() == Some(0) && shown.lines().count() > 4, "{shown}");
+        assert!(!shown.contains('\u{1b}'), "NO_COLOR is respected: {shown:?}");
         // Paths and headings are shown whole.
         let whole = |line: &&str| {
             line.contains("fixtures/") || line.contains("tensors, ") || line.contains("add --all")
         };
         // And so are long names that stand alone in their line.
         let alone = |line: &&str| line.split_whitespace().count() == 1;
-        for line in text.lines().filter(|line| !whole(line) && !alone(line)) {
+        for line in shown.lines().filter(|line| !whole(line) && !alone(line)) {
             assert!(line.chars().count() <= width, "{width} columns: {line:?}");
         }
     }

@@ -3,7 +3,7 @@
 use ckpt::{Exit, run};
 
 fn fixture(name: &str) -> String {
-    format!("{}/tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR"))
+    ckpt_kit::fixtures::fixture(name).display().to_string()
 }
 
 #[test]

@@ -24,5 +24,14 @@ mod page;
 mod recover;
 mod report;
 mod scan;
+#[cfg(all(unix, any(feature = "browse", feature = "infer")))]
+mod terminal;
 #[cfg(feature = "train")]
 mod train;
+
+use ckpt_kit::binary::Program;
+
+/// The program, with a cache and a folder of its own.
+fn program() -> Program {
+    Program::new(env!("CARGO_BIN_EXE_ckpt"))
+}

@@ -1,7 +1,10 @@
 //! Files and tensors with names that would steer a terminal, a log of a CI system, or a spreadsheet.
 
 use std::path::Path;
-use std::process::{Command, Output};
+
+use ckpt_kit::safetensors::SafeTensors;
+
+use crate::program;
 
 const TENSORS: [&str; 4] = [
     "::error::w\u{1b}[31m\u{202e}",
@@ -13,22 +16,8 @@ const FILE: &str = "::error::f\u{1b}[2J,\"a\"\n::warning::b\u{202e}.safetensors"
 
 /// Four matrices of one number, which is a dead weight.
 fn write(path: &Path) {
-    let mut header = serde_json::Map::new();
-    for (i, name) in TENSORS.iter().enumerate() {
-        let entry =
-            serde_json::json!({"dtype": "F32", "shape": [4, 4], "data_offsets": [64 * i, 64 * (i + 1)]});
-        header.insert(name.to_string(), entry);
-    }
-    let header = serde_json::Value::Object(header).to_string();
-    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
-    bytes.extend(header.as_bytes());
-    bytes.extend([0; 64 * TENSORS.len()]);
-    std::fs::write(path, bytes).unwrap();
-}
-
-fn ckpt(folder: &Path, args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ckpt"));
-    command.args(args).current_dir(folder).env("XDG_CACHE_HOME", folder.join("cache")).output().unwrap()
+    let file = TENSORS.iter().fold(SafeTensors::new(), |file, name| file.f32s(name, &[4, 4], &[0.0; 16]));
+    file.write(path);
 }
 
 /// Neither steers a terminal nor is hidden, nor a command in a log but for those that are meant.
@@ -47,8 +36,8 @@ fn harmless(what: &str, text: &str, commands: bool) {
 
 #[test]
 fn hostile_names_are_shown_as_text_by_every_command() {
-    let folder = tempfile::tempdir().unwrap();
-    let at = |name: &str| folder.path().join(name);
+    let program = program().in_its_folder();
+    let at = |name: &str| program.at(name);
     write(&at(FILE));
     std::fs::copy(at(FILE), at("plain.safetensors")).unwrap();
     for args in [
@@ -71,29 +60,27 @@ fn hostile_names_are_shown_as_text_by_every_command() {
         &["convert", FILE, "--to", "gguf", "-o", "out.gguf"],
         &["recover", FILE, "-o", "::error::\u{1b}.safetensors"],
     ] {
-        let output = ckpt(folder.path(), args);
-        let (out, err) =
-            (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
-        assert!(output.status.code().is_some_and(|code| code != 2), "{args:?}: {err}");
+        let output = program.run(args);
+        let (out, err) = (output.out(), output.err());
+        assert!(output.code().is_some_and(|code| code != 2), "{args:?}: {err}");
         assert!(!out.is_empty() || !err.is_empty(), "{args:?}");
-        harmless(&format!("{args:?}"), &out, args.contains(&"github"));
-        harmless(&format!("{args:?}"), &err, false);
+        harmless(&format!("{args:?}"), out, args.contains(&"github"));
+        harmless(&format!("{args:?}"), err, false);
     }
     // Refused, with the file named.
-    let refused = ckpt(folder.path(), &["convert", FILE, "--to", "i2s", "-o", "out.pt"]);
-    assert_eq!(refused.status.code(), Some(2));
-    let err = String::from_utf8(refused.stderr).unwrap();
+    let refused = program.run(&["convert", FILE, "--to", "i2s", "-o", "out.pt"]).exits(2);
+    let err = refused.err();
     assert!(err.contains("--ternary"), "{err}");
-    harmless("i2s", &err, false);
+    harmless("i2s", err, false);
     harmless("page", &std::fs::read_to_string(at("::error::\u{1b}.md")).unwrap(), false);
 }
 
 #[test]
 fn a_table_has_a_line_a_tensor_whatever_its_name() {
-    let folder = tempfile::tempdir().unwrap();
-    write(&folder.path().join(FILE));
-    let output = ckpt(folder.path(), &["report", FILE, "--format", "csv"]);
-    let text = String::from_utf8(output.stdout).unwrap();
+    let program = program().in_its_folder();
+    write(&program.at(FILE));
+    let output = program.run(&["report", FILE, "--format", "csv"]);
+    let text = output.out();
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.len(), 1 + TENSORS.len(), "{text}");
     // RFC 4180: quoted where a comma or a quote is, quotes doubled.

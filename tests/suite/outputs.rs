@@ -1,9 +1,10 @@
 //! `ckpt verify --outputs`, `ckpt infer --perplexity` and `ckpt bench` as a user runs them.
 
-use std::path::Path;
-use std::process::{Command, Output};
-
+use ckpt_kit::binary::Ran;
+use ckpt_kit::fixtures::root;
 use serde_json::Value;
+
+use crate::program;
 
 const HEALTHY: &str = "tests/fixtures/healthy-run/step-02000.pt";
 const PACKED: &str = "tests/fixtures/packed/nano-healthy-2000-i2s.pt";
@@ -11,17 +12,8 @@ const COLLAPSED: &str = "tests/fixtures/collapse-run/step-04000.pt";
 /// Two sequences of 48 tokens.
 const IDS: &str = "infer/tests/data/healthy.jsonl";
 
-fn ckpt(args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ckpt"));
-    command.args(args).current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> &str {
-    std::str::from_utf8(bytes).unwrap()
-}
-
-fn json(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", text(&output.stderr)))
+fn ckpt(args: &[&str]) -> Ran {
+    program().run(args)
 }
 
 /// PyTorch's perplexity of the same ids: `infer/tests/data/ids.py`, as lists and as numbers.
@@ -31,39 +23,38 @@ fn perplexity_is_that_of_pytorch() {
     let truth: Value = serde_json::from_str(include_str!("../../infer/tests/data/perplexity.json")).unwrap();
     for (model, name) in [(HEALTHY, "healthy"), (COLLAPSED, "collapsed")] {
         let lists = format!("infer/tests/data/{name}.jsonl");
-        let lines = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(&lists)).unwrap();
+        let lines = std::fs::read_to_string(root().join(&lists)).unwrap();
         let numbers = folder.path().join("numbers.ids");
         std::fs::write(&numbers, lines.replace(['[', ']'], "").replace(',', " ")).unwrap();
         for file in [lists, numbers.to_str().unwrap().into()] {
             let output = ckpt(&["infer", model, "--perplexity", &file, "--json"]);
-            let record = json(&output);
+            let record = output.json();
             let (got, want) = (record["perplexity"].as_f64().unwrap(), truth[name].as_f64().unwrap());
             assert!((got / want - 1.0).abs() < 1e-4, "{name} {file}: {got} for {want}");
             assert_eq!((&record["tokens"], &record["sequences"]), (&(2 * 47).into(), &2.into()));
         }
     }
     let output = ckpt(&["infer", HEALTHY, "--perplexity", IDS, "--context", "16", "--stride", "8"]);
-    let narrow: f64 = text(&output.stdout).trim().parse().unwrap();
-    assert!(narrow > truth["healthy"].as_f64().unwrap() && text(&output.stderr).contains("94 tokens"));
+    let narrow: f64 = output.out().trim().parse().unwrap();
+    assert!(narrow > truth["healthy"].as_f64().unwrap() && output.err().contains("94 tokens"));
 }
 
 #[test]
 fn equal_models_are_verified() {
-    let output = ckpt(&["verify", HEALTHY, PACKED, "--outputs", "--max-difference", "0.01"]);
-    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    let said = text(&output.stdout);
+    let output = ckpt(&["verify", HEALTHY, PACKED, "--outputs", "--max-difference", "0.01"]).exits(0);
+    let said = output.out();
     assert!(
         said.contains("verified: the outputs agree") && said.contains("16 sequences, 1024 positions"),
         "{said}"
     );
-    let record = json(&ckpt(&["verify", HEALTHY, PACKED, "--outputs", "--prompts", IDS, "--format", "json"]));
+    let record = ckpt(&["verify", HEALTHY, PACKED, "--outputs", "--prompts", IDS, "--format", "json"]).json();
     assert_eq!((&record["agrees"], &record["positions"]), (&true.into(), &96.into()));
     // Scales that PyTorch summed in another order may differ in their last place, which now and then tips a rounding.
     for (key, most) in [("kl", 1e-6), ("largest_kl", 1e-5), ("largest_difference", 0.01)] {
         assert!(record[key].as_f64().unwrap() <= most, "{key}: {record:#}");
     }
     assert_eq!(record["top1_agreement"], 1.0);
-    let own = json(&ckpt(&["verify", HEALTHY, HEALTHY, "--outputs", "--prompts", IDS, "--format", "json"]));
+    let own = ckpt(&["verify", HEALTHY, HEALTHY, "--outputs", "--prompts", IDS, "--format", "json"]).json();
     assert_eq!((&own["largest_difference"], &own["kl"]), (&0.0.into(), &0.0.into()));
     assert_eq!(own["perplexity"][0], own["perplexity"][1]);
 }
@@ -73,12 +64,12 @@ fn different_models_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let half = folder.path().join("half.safetensors");
     let convert = ["convert", HEALTHY, "--to", "f16", "-o", half.to_str().unwrap()];
-    assert_eq!(ckpt(&convert).status.code(), Some(0));
+    ckpt(&convert).exits(0);
     let verify = |b: &str, flags: &[&str]| {
         let output = ckpt(
             &[&["verify", HEALTHY, b, "--outputs", "--prompts", IDS, "--format", "json"], flags].concat(),
         );
-        (output.status.code(), json(&output))
+        (output.code(), output.json())
     };
     let half = half.to_str().unwrap();
     let (code, record) = verify(half, &[]);
@@ -97,7 +88,7 @@ fn different_models_are_refused() {
     }
     // Flags count for both: without BitLinear the packed weights say something else.
     let float = ["--bitlinear-attn=false", "--bitlinear-ffn=false", "--outputs"];
-    assert_eq!(ckpt(&[&["verify", HEALTHY, PACKED][..], &float].concat()).status.code(), Some(1));
+    ckpt(&[&["verify", HEALTHY, PACKED][..], &float].concat()).exits(1);
 }
 
 #[test]
@@ -139,17 +130,17 @@ fn wrong_input_is_told() {
         (&["bench", "none.pt"], 3, "none.pt"),
     ] {
         let output = ckpt(args);
-        let stderr = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(code), "{args:?}: {stderr}");
+        let stderr = output.err();
+        assert_eq!(output.code(), Some(code), "{args:?}: {stderr}");
         assert!(stderr.contains(says), "{args:?}: {stderr}");
-        assert!(output.stdout.is_empty());
+        assert!(output.out().is_empty());
     }
 }
 
 #[test]
 fn speed_is_measured() {
     let short = ["--prompt", "8,64", "--context", "4,32", "-n", "8", "--repeat", "2", "--threads", "1,2"];
-    let record = json(&ckpt(&[&["bench", HEALTHY, "--format", "json"][..], &short].concat()));
+    let record = ckpt(&[&["bench", HEALTHY, "--format", "json"][..], &short].concat()).json();
     let number = |value: &Value| value.as_f64().unwrap();
     assert!(number(&record["bytes_per_token"]) < number(&record["weight_bytes"]));
     assert_eq!(number(&record["kv_bytes"]), (2 * 2 * 32 * 64 * 4) as f64);
@@ -167,7 +158,7 @@ fn speed_is_measured() {
         }
     }
     let output = ckpt(&[&["bench", HEALTHY, "--kv", "f16", "--embeddings", "q6"][..], &short].concat());
-    let said = text(&output.stdout);
+    let said = output.out();
     for what in ["prefill of 64", "decode after 32", "1 thread:", "2 threads:", "in f16", "read bandwidth"] {
         assert!(said.contains(what), "{what}: {said}");
     }

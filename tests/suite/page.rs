@@ -2,11 +2,16 @@
 //! opened, on a phone, in the dark. Needs `chromedriver` and `chromium`; without them the tests say that they skip,
 //! or fail where CKPT_REQUIRE_BROWSER=1.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use ckpt_kit::binary::{Program, text};
+use ckpt_kit::peers::skip;
+use ckpt_kit::safetensors::SafeTensors;
 use serde_json::{Value, json};
+
+use crate::program;
 
 /// A browser session; both programs end with it.
 struct Browser {
@@ -15,11 +20,9 @@ struct Browser {
     _profile: tempfile::TempDir,
 }
 
-/// Says why a test is skipped, past the test runner's capture, or fails where a browser is required.
-fn skip(why: &str) -> Option<Browser> {
-    let required = std::env::var_os("CKPT_REQUIRE_BROWSER").is_some_and(|v| v == "1");
-    assert!(!required, "a browser is required: {why}");
-    let _ = writeln!(std::io::stderr(), "skipped: {why} (CKPT_REQUIRE_BROWSER=1 makes this a failure)");
+/// No browser, because of `why`.
+fn none(why: &str) -> Option<Browser> {
+    skip("CKPT_REQUIRE_BROWSER", why);
     None
 }
 
@@ -31,7 +34,7 @@ impl Browser {
             Command::new("chromedriver").arg("--port=0").stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
         let mut driver = match started {
             Ok(driver) => driver,
-            Err(error) => return skip(&format!("chromedriver does not start: {error}")),
+            Err(error) => return none(&format!("chromedriver does not start: {error}")),
         };
         let port = BufReader::new(driver.stdout.take().unwrap())
             .lines()
@@ -60,7 +63,7 @@ impl Browser {
             Ok(mut answer) => answer.body_mut().read_json().unwrap(),
             Err(error) => {
                 let _ = driver.kill();
-                return skip(&format!("chromedriver cannot start Chromium: {error}"));
+                return none(&format!("chromedriver cannot start Chromium: {error}"));
             }
         };
         let session = format!("{base}/{}", answer["value"]["sessionId"].as_str().unwrap());
@@ -133,28 +136,19 @@ impl Drop for Browser {
     }
 }
 
-fn report(folder: &Path, paths: &[&Path]) -> PathBuf {
-    let page = folder.join("report.html");
-    let status = Command::new(env!("CARGO_BIN_EXE_ckpt"))
-        .arg("report")
-        .args(paths)
-        .arg("-o")
-        .arg(&page)
-        .env("XDG_CACHE_HOME", folder)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .stderr(Stdio::null())
-        .status()
-        .unwrap();
-    assert!(status.success());
+/// The page of a report on `paths`.
+fn report(program: &Program, paths: &[&str]) -> PathBuf {
+    let page = program.at("report.html");
+    program.run(&[&["report"], paths, &["-o", text(&page)]].concat()).exits(0);
     page
 }
 
 #[test]
 fn a_reader_sorts_filters_and_opens_a_histogram() {
     let Some(browser) = Browser::open() else { return };
-    let folder = tempfile::tempdir().unwrap();
+    let program = program();
     browser.size(1200, 900);
-    browser.visit(&report(folder.path(), &[Path::new("tests/fixtures/collapse-run")]));
+    browser.visit(&report(&program, &["tests/fixtures/collapse-run"]));
     assert_eq!(browser.run("return document.querySelector('h2').textContent.trim()"), "◐ Collapsing");
 
     assert_eq!(browser.names().len(), 24);
@@ -207,12 +201,12 @@ fn a_reader_sorts_filters_and_opens_a_histogram() {
 }
 
 #[test]
-fn a_phone_and_the_dark() {
+fn the_page_fits_a_phone_and_the_dark() {
     let Some(browser) = Browser::open() else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let runs = [Path::new("tests/fixtures/collapse-run"), Path::new("tests/fixtures/healthy-run")];
+    let program = program();
+    let runs = ["tests/fixtures/collapse-run", "tests/fixtures/healthy-run"];
     browser.size(360, 740);
-    browser.visit(&report(folder.path(), &runs));
+    browser.visit(&report(&program, &runs));
     let overflow =
         browser.run("return document.documentElement.scrollWidth - document.documentElement.clientWidth");
     assert_eq!(overflow, 0, "the page itself must not scroll sideways");
@@ -241,19 +235,14 @@ fn a_phone_and_the_dark() {
 #[test]
 fn hostile_names_stay_text() {
     let Some(browser) = Browser::open() else { return };
-    let folder = tempfile::tempdir().unwrap();
+    let program = program();
     let name = r#"</script><img src=x onerror="document.title='owned'"><svg onload=alert(1)>"#;
-    let header = json!({
-        "__metadata__": {"loss": "<b>0</b>", "step": "3"},
-        (name): {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]},
-    })
-    .to_string();
-    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
-    bytes.extend_from_slice(header.as_bytes());
-    bytes.extend([0; 16]);
-    let file = folder.path().join("<i>model.safetensors");
-    std::fs::write(&file, bytes).unwrap();
-    browser.visit(&report(folder.path(), &[&file]));
+    let bytes = SafeTensors::new()
+        .metadata(json!({"loss": "<b>0</b>", "step": "3"}))
+        .f32s(name, &[2, 2], &[0.0; 4])
+        .bytes();
+    let file = program.file("<i>model.safetensors", bytes);
+    browser.visit(&report(&program, &[text(&file)]));
     assert_eq!(browser.run("return document.title"), "Checkpoint report");
     assert_eq!(browser.run("return document.querySelectorAll('img, i, b, svg[onload]').length"), 0);
     assert_eq!(browser.names(), [name]);
@@ -263,9 +252,9 @@ fn hostile_names_stay_text() {
 #[test]
 fn the_cause_of_death_is_seen_at_a_glance() {
     let Some(browser) = Browser::open() else { return };
-    let folder = tempfile::tempdir().unwrap();
+    let program = program();
     browser.size(1200, 1000);
-    browser.visit(&report(folder.path(), &[Path::new("tests/fixtures/collapse-run")]));
+    browser.visit(&report(&program, &["tests/fixtures/collapse-run"]));
     let bottom = |css: &str| {
         let script = format!("return document.querySelector('{css}').getBoundingClientRect().bottom");
         browser.run(&script).as_f64().unwrap()

@@ -1,31 +1,21 @@
 //! `ckpt report` through the real binary: what the page and the machine formats say of the fixture runs.
 
 use std::path::Path;
-use std::process::{Command, Output};
 
+use ckpt_kit::binary::text;
 use serde_json::Value;
+
+use crate::program;
 
 const COLLAPSE: &str = "tests/fixtures/collapse-run";
 const HEALTHY: &str = "tests/fixtures/healthy-run";
 
-fn ckpt(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_ckpt"))
-        .args(arguments)
-        .env("XDG_CACHE_HOME", folder)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .unwrap()
-}
-
 fn report(arguments: &[&str]) -> String {
-    let folder = tempfile::tempdir().unwrap();
-    let output = ckpt(folder.path(), &[&["report"], arguments].concat());
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
+    program().run(&[&["report"], arguments].concat()).exits(0).out().to_string()
 }
 
 fn json(arguments: &[&str]) -> Value {
-    serde_json::from_str(&report(&[arguments, &["--format", "json"]].concat())).unwrap()
+    program().run(&[&["report"], arguments, &["--format", "json"]].concat()).exits(0).json()
 }
 
 #[test]
@@ -108,7 +98,7 @@ fn csv_has_a_line_per_tensor_of_each_checkpoint() {
 }
 
 #[test]
-fn markdown_for_a_pull_request() {
+fn markdown_is_fit_for_a_pull_request() {
     let text = report(&[COLLAPSE, "--format", "md"]);
     assert!(text.contains("## `tests/fixtures/collapse-run`: Collapsing"));
     assert!(
@@ -119,21 +109,13 @@ fn markdown_for_a_pull_request() {
 
 #[test]
 fn damaged_and_unreadable_files_are_told_and_cost_exit_code_3() {
-    let folder = tempfile::tempdir().unwrap();
-    let page = folder.path().join("report.html");
-    let garbage = folder.path().join("garbage.pt");
+    let program = program();
+    let page = program.at("report.html");
+    let garbage = program.at("garbage.pt");
     std::fs::write(&garbage, b"not a checkpoint").unwrap();
-    let output = ckpt(
-        folder.path(),
-        &[
-            "report",
-            "tests/fixtures/formats/truncated.pt",
-            garbage.to_str().unwrap(),
-            "-o",
-            page.to_str().unwrap(),
-        ],
-    );
-    assert_eq!(output.status.code(), Some(3));
+    program
+        .run(&["report", "tests/fixtures/formats/truncated.pt", text(&garbage), "-o", text(&page)])
+        .exits(3);
     let html = std::fs::read_to_string(&page).unwrap();
     assert!(html.contains("1 checkpoint could not be read"));
     assert!(html.contains("is not a PyTorch, SafeTensors or GGUF file"));
@@ -142,49 +124,45 @@ fn damaged_and_unreadable_files_are_told_and_cost_exit_code_3() {
 
 #[test]
 fn an_existing_page_needs_force() {
-    let folder = tempfile::tempdir().unwrap();
-    let page = folder.path().join("report.html");
+    let program = program();
+    let page = program.at("report.html");
     std::fs::write(&page, "mine").unwrap();
-    let arguments = ["report", HEALTHY, "-o", page.to_str().unwrap()];
-    let refused = ckpt(folder.path(), &arguments);
-    assert_eq!(refused.status.code(), Some(4));
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("exists; --force replaces it"));
+    let arguments = ["report", HEALTHY, "-o", text(&page)];
+    let refused = program.run(&arguments).exits(4);
+    assert!(refused.err().contains("exists; --force replaces it"));
     assert_eq!(std::fs::read_to_string(&page).unwrap(), "mine");
-    let replaced = ckpt(folder.path(), &[&arguments[..], &["--force"]].concat());
-    assert_eq!(replaced.status.code(), Some(0));
+    program.run(&[&arguments[..], &["--force"]].concat()).exits(0);
     assert!(std::fs::read_to_string(&page).unwrap().starts_with("<!DOCTYPE html>"));
-    let link = folder.path().join("link.html");
+    let link = program.at("link.html");
     #[cfg(unix)]
     {
         use std::os::unix::fs::{PermissionsExt, symlink};
         symlink(&page, &link).unwrap();
         std::fs::set_permissions(&page, std::fs::Permissions::from_mode(0o600)).unwrap();
         std::fs::write(&page, "old").unwrap();
-        let arguments = ["report", HEALTHY, "-o", link.to_str().unwrap(), "--force"];
-        assert_eq!(ckpt(folder.path(), &arguments).status.code(), Some(0));
+        let arguments = ["report", HEALTHY, "-o", text(&link), "--force"];
+        program.run(&arguments).exits(0);
         assert!(link.is_symlink(), "a link is followed");
         assert!(std::fs::read_to_string(&page).unwrap().starts_with("<!DOCTYPE html>"));
         assert_eq!(std::fs::metadata(&page).unwrap().permissions().mode() & 0o777, 0o600);
-        let pipe = ckpt(folder.path(), &["report", HEALTHY, "-o", "/dev/stdout", "--format", "html"]);
-        assert_eq!(pipe.status.code(), Some(0), "{}", String::from_utf8_lossy(&pipe.stderr));
-        assert!(pipe.stdout.starts_with(b"<!DOCTYPE html>"), "a pipe is written to");
+        let pipe = program.run(&["report", HEALTHY, "-o", "/dev/stdout", "--format", "html"]).exits(0);
+        assert!(pipe.out().starts_with("<!DOCTYPE html>"), "a pipe is written to");
     }
-    let unwritable = ckpt(folder.path(), &["report", HEALTHY, "-o", "/no/such/folder/report.html"]);
-    assert_eq!(unwritable.status.code(), Some(4));
+    program.run(&["report", HEALTHY, "-o", "/no/such/folder/report.html"]).exits(4);
 }
 
 /// A second report over unchanged files opens none of them: here they are no longer checkpoints, and only their sizes
 /// and times are what they were.
 #[test]
 fn a_second_report_reads_no_weights() {
-    let folder = tempfile::tempdir().unwrap();
-    let run = folder.path().join("run");
+    let program = program();
+    let run = program.at("run");
     std::fs::create_dir(&run).unwrap();
     for step in ["step-00000.pt", "step-02000.pt"] {
         std::fs::copy(Path::new(HEALTHY).join(step), run.join(step)).unwrap();
     }
-    let arguments = ["report", run.to_str().unwrap(), "--format", "json"];
-    let first = ckpt(folder.path(), &arguments);
+    let arguments = ["report", text(&run), "--format", "json"];
+    let first = program.run(&arguments);
     for entry in std::fs::read_dir(&run).unwrap() {
         let path = entry.unwrap().path();
         let metadata = std::fs::metadata(&path).unwrap();
@@ -195,9 +173,8 @@ fn a_second_report_reads_no_weights() {
         let file = std::fs::File::options().write(true).open(&path).unwrap();
         file.set_modified(metadata.modified().unwrap()).unwrap();
     }
-    let second = ckpt(folder.path(), &arguments);
-    assert!(first.stdout == second.stdout, "the cached records are not what was measured");
-    assert_eq!(second.status.code(), Some(0));
-    let measured = ckpt(folder.path(), &[&arguments[..], &["--no-cache"]].concat());
-    assert_eq!(measured.status.code(), Some(3));
+    let second = program.run(&arguments);
+    assert!(first.out() == second.out(), "the cached records are not what was measured");
+    assert_eq!(second.code(), Some(0));
+    program.run(&[&arguments[..], &["--no-cache"]].concat()).exits(3);
 }

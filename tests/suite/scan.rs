@@ -1,26 +1,21 @@
 //! `ckpt scan` through the real binary.
 
-use std::process::{Command, Output};
-
+use ckpt_kit::binary::{Ran, text};
+use ckpt_kit::fixtures::root;
+use ckpt_kit::safetensors;
 use serde_json::Value;
+
+use crate::program;
 
 const EVIL: &str = "tests/fixtures/formats/evil.pt";
 
-fn ckpt(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_ckpt"))
-        .arg("scan")
-        .args(arguments)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .unwrap()
+fn ckpt(arguments: &[&str]) -> Ran {
+    program().run(&[&["scan"], arguments].concat())
 }
 
 /// Standard output of a run that exits with `code`.
 fn exits(code: i32, arguments: &[&str]) -> String {
-    let output = ckpt(arguments);
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
-    String::from_utf8(output.stdout).unwrap()
+    ckpt(arguments).exits(code).out().to_string()
 }
 
 #[test]
@@ -53,7 +48,7 @@ fn sarif_names_every_rule_and_places_every_result() {
 }
 
 #[test]
-fn exit_codes() {
+fn the_exit_code_says_what_was_found_and_what_was_not_read() {
     exits(0, &["tests/fixtures/formats/whole.pt"]);
     exits(
         0,
@@ -104,38 +99,26 @@ fn a_report_is_written_whole_and_replaces_nothing() {
 fn notes_that_fail_a_scan_are_shown() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("hole.safetensors");
-    let header = br#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[4],"data_offsets":[20,24]}}"#;
-    std::fs::write(&path, [&(header.len() as u64).to_le_bytes()[..], header, &[0; 24]].concat()).unwrap();
-    let path = path.to_str().unwrap();
-    let text = exits(1, &[path, "--fail-on", "note"]);
-    assert!(text.contains("16 bytes between its tensors belong to none"), "{text}");
-    assert!(text.contains("1 with notes only") && !text.contains("clean"), "{text}");
+    let header = r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[4],"data_offsets":[20,24]}}"#;
+    std::fs::write(&path, safetensors::raw(header, &[0; 24])).unwrap();
+    let path = text(&path);
+    let told = exits(1, &[path, "--fail-on", "note"]);
+    assert!(told.contains("16 bytes between its tensors belong to none"), "{told}");
+    assert!(told.contains("1 with notes only") && !told.contains("clean"), "{told}");
     assert!(exits(0, &[path]).contains("nothing found"));
 }
 
 #[cfg(target_os = "linux")]
 #[test]
 fn a_size_limit_leaves_nothing() {
-    let root = env!("CARGO_MANIFEST_DIR");
     for command in [
         "scan $ROOT/tests/fixtures/formats --format json -o out",
         "report $ROOT/tests/fixtures/collapse-run -o out.html",
         "browse $ROOT/tests/fixtures/formats/whole.pt --snapshot out.svg",
     ] {
-        let folder = tempfile::tempdir().unwrap();
-        let script = format!("ulimit -f 1; exec {} {command}", env!("CARGO_BIN_EXE_ckpt"));
-        let output = Command::new("sh")
-            .args(["-c", &script.replace("$ROOT", root)])
-            .env("XDG_CACHE_HOME", folder.path().join("cache"))
-            .current_dir(folder.path())
-            .output()
-            .unwrap();
-        assert_eq!(output.status.code(), Some(4), "{command}: {output:?}");
-        let left: Vec<_> = std::fs::read_dir(folder.path())
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name())
-            .filter(|name| name != "cache")
-            .collect();
-        assert!(left.is_empty(), "{command}: {left:?}");
+        let program = program().in_its_folder();
+        let script = format!("ulimit -f 1; exec \"$0\" {}", command.replace("$ROOT", text(root())));
+        program.shell(&script).exits(4);
+        assert_eq!(program.files(), [""; 0], "{command}");
     }
 }

@@ -1,46 +1,33 @@
 //! `ckpt train` through the real binary.
 
 use std::path::Path;
-use std::process::{Command, Output};
+
+use ckpt_kit::binary::{Ran, text};
+
+use crate::program;
 
 const HEALTHY: &str = "tests/fixtures/healthy-run/step-02000.pt";
 const DATA: &str = "tests/fixtures/trajectories/truth.safetensors";
 
-fn train(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_ckpt"))
-        .arg("train")
-        .args(arguments)
-        .arg("-o")
-        .arg(folder)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .unwrap()
-}
-
-fn text(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
+fn train(folder: &Path, arguments: &[&str]) -> Ran {
+    program().run(&[&["train"], arguments, &["-o", text(folder)]].concat())
 }
 
 #[test]
-fn a_run_and_its_second_half() {
+fn a_resumed_half_makes_the_same_run() {
     let folder = tempfile::tempdir().unwrap();
     let (whole, half) = (folder.path().join("whole"), folder.path().join("half"));
     let start = ["--resume", HEALTHY, "--reset-optimizer", "--data", DATA, "--batch", "4", "--no-shuffle"];
     let run = |folder: &Path, more: &[&str]| {
-        let output = train(folder, &[&start, more].concat());
-        assert!(output.status.success(), "{}", text(&output));
-        text(&output)
+        let output = train(folder, &[&start, more].concat()).exits(0);
+        output.err().to_string()
     };
     let said = run(&whole, &["--steps", "2006", "--threads", "2"]);
     assert!(said.contains("from step 2000 to 2006 with polarized-adamw"), "{said}");
     run(&half, &["--steps", "2003", "--threads", "1"]);
     let config = half.join("config.toml");
     let from = half.join("step-002003.pt");
-    let output = train(
-        &half,
-        &["--resume", from.to_str().unwrap(), "--config", config.to_str().unwrap(), "--steps", "2006"],
-    );
-    assert!(output.status.success(), "{}", text(&output));
+    train(&half, &["--resume", text(&from), "--config", text(&config), "--steps", "2006"]).exits(0);
     let checkpoint = |run: &Path| std::fs::read(run.join("step-002006.pt")).unwrap();
     assert!(checkpoint(&whole) == checkpoint(&half), "the halves make the whole, to the byte");
     let metrics = std::fs::read_to_string(half.join("metrics.jsonl")).unwrap();
@@ -54,15 +41,14 @@ fn a_resumed_run_keeps_its_seed() {
     let (whole, half) = (folder.path().join("whole"), folder.path().join("half"));
     let data = ["--data", DATA, "--batch", "4", "--holdout", "0.2"];
     let run = |folder: &Path, more: &[&str]| {
-        let output = train(folder, &[&data[..], more].concat());
-        assert!(output.status.success(), "{}", text(&output));
-        text(&output)
+        let output = train(folder, &[&data[..], more].concat()).exits(0);
+        output.err().to_string()
     };
     let start = ["--resume", HEALTHY, "--reset-optimizer", "--seed", "18446744073709551615", "--steps"];
     run(&whole, &[&start[..], &["2006"]].concat());
     run(&half, &[&start[..], &["2003"]].concat());
     let from = half.join("step-002003.pt");
-    let resume = ["--resume", from.to_str().unwrap(), "--steps", "2006"];
+    let resume = ["--resume", text(&from), "--steps", "2006"];
     let said = run(&half, &resume);
     assert!(!said.contains("seed"), "{said}");
     let checkpoint = |run: &Path| std::fs::read(run.join("step-002006.pt")).unwrap();
@@ -70,8 +56,7 @@ fn a_resumed_run_keeps_its_seed() {
     let config = half.join("config.toml");
     let written = std::fs::read_to_string(&config).unwrap();
     assert!(written.contains("seed = 18446744073709551615"), "{written}");
-    let said =
-        run(&folder.path().join("again"), &[&resume[..], &["--config", config.to_str().unwrap()]].concat());
+    let said = run(&folder.path().join("again"), &[&resume[..], &["--config", text(&config)]].concat());
     assert!(!said.contains("seed"), "{said}");
     let other = folder.path().join("other");
     let said = run(&other, &[&resume[..], &["--seed", "8"]].concat());
@@ -86,15 +71,13 @@ fn a_failed_start_leaves_no_folder() {
     let run = folder.path().join("run");
     let start = ["--resume", HEALTHY, "--reset-optimizer", "--steps", "2001", "--batch", "4", "--data"];
     for missing in ["no.npy", "no.jsonl", "README.md"] {
-        let output = train(&run, &[&start[..], &[missing]].concat());
-        assert_eq!(output.status.code(), Some(3), "{}", text(&output));
+        train(&run, &[&start[..], &[missing]].concat()).exits(3);
         assert!(!run.exists(), "{missing}");
     }
     // One that was killed before its first step is no run either.
     std::fs::create_dir(&run).unwrap();
     std::fs::write(run.join("metrics.jsonl"), "").unwrap();
-    let output = train(&run, &[&start[..], &[DATA]].concat());
-    assert!(output.status.success(), "{}", text(&output));
+    train(&run, &[&start[..], &[DATA]].concat()).exits(0);
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
@@ -104,35 +87,33 @@ fn a_failed_start_leaves_no_folder() {
 }
 
 #[test]
-fn a_new_model_from_a_file() {
+fn a_new_model_is_made_from_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("model.toml");
     let sizes = "vocab_size = 1024\nhidden_dim = 32\nnum_layers = 1\nnum_heads = 2\nnum_kv_heads = 1\nhead_dim = 16\nmlp_hidden_dim = 64\n";
     std::fs::write(&model, sizes).unwrap();
-    let start = ["--init", model.to_str().unwrap(), "--data", DATA, "--steps", "3"];
+    let start = ["--init", text(&model), "--data", DATA, "--steps", "3"];
     let output =
         train(&folder.path().join("run"), &[&start[..], &["--ternary-weight-decay", "0.1"]].concat());
-    assert!(output.status.success(), "{}", text(&output));
-    assert!(text(&output).contains("halves them every 23105 steps"), "{}", text(&output));
+    assert!(output.code() == Some(0), "{}", output.err());
+    assert!(output.err().contains("halves them every 23105 steps"), "{}", output.err());
     let output = train(
         &folder.path().join("seed"),
         &[&start[..], &["--optimizer", "muon-adamw", "--weight-decay", "0.1"]].concat(),
-    );
-    assert!(output.status.success(), "{}", text(&output));
-    assert!(text(&output).contains("weight decay 0.1 has no effect on any matrix"), "{}", text(&output));
+    )
+    .exits(0);
+    assert!(output.err().contains("weight decay 0.1 has no effect on any matrix"), "{}", output.err());
     std::fs::write(&model, "hidden_size = 32\n").unwrap();
-    let output = train(&folder.path().join("other"), &start);
-    assert_eq!(output.status.code(), Some(2));
-    assert!(text(&output).contains("hidden_size"), "{}", text(&output));
+    let output = train(&folder.path().join("other"), &start).exits(2);
+    assert!(output.err().contains("hidden_size"), "{}", output.err());
 }
 
 #[test]
 fn refusals_say_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     let refused = |code: i32, arguments: &[&str], word: &str| {
-        let output = train(folder.path(), arguments);
-        assert_eq!(output.status.code(), Some(code), "{}", text(&output));
-        assert!(text(&output).contains(word), "{word}: {}", text(&output));
+        let output = train(folder.path(), arguments).exits(code);
+        assert!(output.err().contains(word), "{word}: {}", output.err());
     };
     let collapsed = "tests/fixtures/collapse-run/step-04000.pt";
     refused(1, &["--resume", collapsed, "--data", DATA, "--steps", "4001"], "step-02000.pt");
@@ -162,14 +143,9 @@ fn refusals_say_what_to_do() {
 #[test]
 fn a_signal_saves_before_it_stops() {
     let folder = tempfile::tempdir().unwrap();
-    let child = Command::new(env!("CARGO_BIN_EXE_ckpt"))
-        .args(["train", "--resume", HEALTHY, "--reset-optimizer", "--data", DATA, "--steps", "100000000"])
-        .args(["--validate-every", "0", "-o"])
-        .arg(folder.path())
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
+    let program = program();
+    let start = ["train", "--resume", HEALTHY, "--reset-optimizer", "--data", DATA, "--steps", "100000000"];
+    let run = program.start(&[&start[..], &["--validate-every", "0", "-o", text(folder.path())]].concat());
     let metrics = folder.path().join("metrics.jsonl");
     for _ in 0..600 {
         if std::fs::metadata(&metrics).is_ok_and(|m| m.len() > 0) {
@@ -177,12 +153,10 @@ fn a_signal_saves_before_it_stops() {
         }
         std::thread::sleep(std::time::Duration::from_millis(100));
     }
-    let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
-    assert!(killed.success());
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(128 + 15), "{}", text(&output));
+    run.signal("TERM");
+    let output = run.end().exits(128 + 15);
     let saved: Vec<_> = ckpt_inspect::find(folder.path()).unwrap();
-    assert_eq!(saved.len(), 1, "{}", text(&output));
+    assert_eq!(saved.len(), 1, "{}", output.err());
     let checkpoint = ckpt_inspect::open(&saved[0]).unwrap();
     assert!(!checkpoint.is_damaged() && checkpoint.step.unwrap().0 > 2000);
 }
@@ -203,16 +177,10 @@ fn a_report_shows_loss_and_health_of_a_run() {
         "6",
         "--no-token-cache",
     ];
-    let output = train(&run, &[&start[..], &often].concat());
-    assert!(output.status.success(), "{}", text(&output));
+    train(&run, &[&start[..], &often].concat()).exits(0);
     let page = folder.path().join("page.html");
     let report = |page: &Path| {
-        let output = Command::new(env!("CARGO_BIN_EXE_ckpt"))
-            .args(["report", "--no-cache", "-o"])
-            .args([page, &run])
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", text(&output));
+        program().run(&["report", "--no-cache", "-o", text(page), text(&run)]).exits(0);
         std::fs::read_to_string(page).unwrap()
     };
     let html = report(&page);
@@ -229,24 +197,23 @@ fn a_report_shows_loss_and_health_of_a_run() {
 }
 
 #[test]
-fn teachers_and_patterns_of_files() {
+fn teachers_and_patterns_of_files_are_taken() {
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path().join("run");
     let start = ["--resume", HEALTHY, "--reset-optimizer", "--steps", "2002", "--batch", "4", "--teacher"];
     let output =
         train(&place, &[&start[..], &[&format!("{HEALTHY}=2"), "--alpha", "0.9", "--data", DATA]].concat());
-    assert!(output.status.success(), "{}", text(&output));
+    assert!(output.code() == Some(0), "{}", output.err());
     let config = std::fs::read_to_string(place.join("config.toml")).unwrap();
     assert!(config.contains("weight = 2.0") && config.contains("alpha = 0.9"), "{config}");
     let refused = |data: &str, word: &str| {
-        let output = train(&place, &["--resume", HEALTHY, "--reset-optimizer", "--data", data]);
-        assert_eq!(output.status.code(), Some(2), "{}", text(&output));
-        assert!(text(&output).contains(word), "{}", text(&output));
+        let output = train(&place, &["--resume", HEALTHY, "--reset-optimizer", "--data", data]).exits(2);
+        assert!(output.err().contains(word), "{}", output.err());
     };
     let output =
         train(&place, &["--resume", HEALTHY, "--reset-optimizer", "--data", DATA, "--steps", "2003"]);
-    assert_eq!(output.status.code(), Some(4), "{}", text(&output));
-    assert!(text(&output).contains("--force"), "{}", text(&output));
+    assert_eq!(output.code(), Some(4), "{}", output.err());
+    assert!(output.err().contains("--force"), "{}", output.err());
     refused("src", "src/**/*.py");
     refused("src/*.none", "no file matches");
 }
@@ -258,8 +225,7 @@ fn copies_in_other_formats_are_resumed() {
     let losses = |from: &str, name: &str| {
         let run = folder.path().join(name);
         let start = ["--resume", from, "--reset-optimizer", "--bitlinear", "true", "--steps", "2002"];
-        let output = train(&run, &[&start[..], &["--no-shuffle", "--data", DATA, "--batch", "4"]].concat());
-        assert!(output.status.success(), "{from}: {}", text(&output));
+        train(&run, &[&start[..], &["--no-shuffle", "--data", DATA, "--batch", "4"]].concat()).exits(0);
         let metrics = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
         let lines = metrics.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap());
         lines.filter_map(|l| l["loss"].as_f64()).take(2).collect::<Vec<f64>>()
@@ -271,14 +237,7 @@ fn copies_in_other_formats_are_resumed() {
         ("model-step-2000.gguf", &["--to", "gguf", "--quant", "f32", "--embed", "f32", "--latent"]),
     ] {
         let copy = folder.path().join(name);
-        let output = Command::new(env!("CARGO_BIN_EXE_ckpt"))
-            .args(["convert", HEALTHY, "-o"])
-            .arg(&copy)
-            .args(to)
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", text(&output));
-        assert_eq!(losses(copy.to_str().unwrap(), &format!("run-{name}")), original, "{name}");
+        program().run(&[&["convert", HEALTHY, "-o", text(&copy)], to].concat()).exits(0);
+        assert_eq!(losses(text(&copy), &format!("run-{name}")), original, "{name}");
     }
 }

@@ -9,11 +9,10 @@ use ckpt_convert::{
 use ckpt_inspect::ggml::GgmlType;
 use ckpt_inspect::gguf::{Header, Keys, Layout, OutputEntry};
 use ckpt_inspect::{Checkpoint, DType, Format, metadata, open};
+use ckpt_kit::fixtures::fixture;
+use ckpt_kit::safetensors::SafeTensors;
+use ckpt_kit::student::Student;
 use serde_pickle::HashableValue;
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name)
-}
 
 const HEALTHY: &str = "healthy-run/step-02000.pt";
 
@@ -75,19 +74,12 @@ fn plan_error(source: &Path, options: &Options) -> String {
 /// A SafeTensors model of F32 tensors in a folder with a config.json; elements count up from small numbers.
 fn hugging_face(config: &serde_json::Value, tensors: &[(&str, &[usize])]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
-    for (name, shape) in tensors {
-        let start = data.len();
-        let numel: usize = shape.iter().product();
-        data.extend((0..numel).flat_map(|i| ((i % 251) as f32 / 256.0 - 0.4).to_le_bytes()));
-        header.insert(
-            name.to_string(),
-            serde_json::json!({"dtype": "F32", "shape": shape, "data_offsets": [start, data.len()]}),
-        );
-    }
-    let header = serde_json::Value::Object(header).to_string();
-    let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat();
-    std::fs::write(folder.path().join("model.safetensors"), file).unwrap();
+    let values = |shape: &[usize]| -> Vec<f32> {
+        (0..shape.iter().product()).map(|i: usize| (i % 251) as f32 / 256.0 - 0.4).collect()
+    };
+    let file =
+        tensors.iter().fold(SafeTensors::new(), |file, (name, shape)| file.f32s(name, shape, &values(shape)));
+    file.write(&folder.path().join("model.safetensors"));
     std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
     folder
 }
@@ -203,37 +195,13 @@ fn rows_that_blocks_do_not_fill_are_f16_aloud() {
 
 /// A one-layer student of width 256, whose gate is ternary times a tiny scale, as a PyTorch file.
 fn student(folder: &Path, scale: f32) -> PathBuf {
-    let tensors: [(&str, &[usize]); 14] = [
-        ("embed_tokens.weight", &[40, 256]),
-        ("layers.0.self_attn.q_proj.weight", &[256, 256]),
-        ("layers.0.self_attn.k_proj.weight", &[128, 256]),
-        ("layers.0.self_attn.v_proj.weight", &[128, 256]),
-        ("layers.0.self_attn.o_proj.weight", &[256, 256]),
-        ("layers.0.self_attn.q_norm.weight", &[64]),
-        ("layers.0.self_attn.k_norm.weight", &[64]),
-        ("layers.0.mlp.gate_proj.weight", &[256, 256]),
-        ("layers.0.mlp.up_proj.weight", &[256, 256]),
-        ("layers.0.mlp.down_proj.weight", &[256, 256]),
-        ("layers.0.input_layernorm.weight", &[256]),
-        ("layers.0.post_attention_layernorm.weight", &[256]),
-        ("norm.weight", &[256]),
-        ("lm_head.weight", &[40, 256]),
-    ];
-    let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
-    for (name, shape) in tensors {
-        let start = data.len();
-        let value = |i: usize| match name.contains("gate_proj") {
-            true => scale * ((i * i / 3 % 3) as f32 - 1.0),
-            false => (i * i % 509) as f32 / 512.0 - 0.5,
-        };
-        data.extend((0..shape.iter().product()).flat_map(|i| value(i).to_le_bytes()));
-        let entry = serde_json::json!({"dtype": "F32", "shape": shape, "data_offsets": [start, data.len()]});
-        header.insert(name.into(), entry);
-    }
-    let header = serde_json::Value::Object(header).to_string();
+    let sizes = Student { vocab: 40, layers: 1, mlp: 256, tied: false, ..Student::default() };
+    let tensors = sizes.tensors(|name, i| match name.contains("gate_proj") {
+        true => scale * ((i * i / 3 % 3) as f32 - 1.0),
+        false => (i * i % 509) as f32 / 512.0 - 0.5,
+    });
     let path = folder.join("student.safetensors");
-    std::fs::write(&path, [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat())
-        .unwrap();
+    SafeTensors::of(&tensors).write(&path);
     path
 }
 

@@ -5,7 +5,7 @@ use ckpt_convert::quant::{Codes, Quant, encode, i2_s_tail};
 use ckpt_inspect::ggml::GgmlType;
 
 fn data(name: &str) -> Vec<u8> {
-    std::fs::read(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)).unwrap()
+    std::fs::read(ckpt_kit::fixtures::data("convert", name)).unwrap()
 }
 
 fn values() -> Vec<f32> {

@@ -6,4 +6,3 @@ mod hostile;
 mod peers;
 mod round_trips;
 mod strides;
-mod student;

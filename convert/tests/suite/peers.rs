@@ -1,29 +1,21 @@
 //! PyTorch, numpy, safetensors, gguf and tokenizers read what was written here. Needs a Python that has them, named by
 //! CKPT_PEERS_PYTHON; without one the test says that it skips, or fails where CKPT_REQUIRE_PEERS=1.
 
-use crate::student;
-
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
 use ckpt_convert::quant::Quant;
 use ckpt_convert::{Control, Gguf, Options, Plan, Target, write};
 use ckpt_inspect::{DType, open};
+use ckpt_kit::safetensors::raw;
+use ckpt_kit::student::Student;
+use ckpt_kit::{fixtures, peers, torch};
 
 #[test]
 fn others_read_the_same() {
-    let Some(python) = std::env::var_os("CKPT_PEERS_PYTHON") else {
-        let required = std::env::var_os("CKPT_REQUIRE_PEERS").is_some_and(|v| v == "1");
-        assert!(
-            !required,
-            "CKPT_PEERS_PYTHON must name a Python with torch, numpy, safetensors, gguf and tokenizers"
-        );
-        eprintln!(
-            "skipped: CKPT_PEERS_PYTHON names no Python with torch, numpy, safetensors, gguf and tokenizers"
-        );
+    let Some(python) = peers::python(&["torch", "numpy", "safetensors", "gguf", "tokenizers"]) else {
         return;
     };
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
+    let fixtures = fixtures::fixture("");
     let written = tempfile::tempdir().unwrap();
     let convert = |source: PathBuf, options: Options, name: &str| {
         let checkpoint = open(&source).unwrap();
@@ -51,11 +43,10 @@ fn others_read_the_same() {
     convert(fixtures.join("formats/dtypes_int.pt"), Options::new(Target::Npz), "integers.npz");
     let odd = written.path().join("odd.safetensors");
     let header = r#"{"a/b c":{"dtype":"F32","shape":[],"data_offsets":[0,4]},"ünï\"\n'":{"dtype":"F32","shape":[0,3],"data_offsets":[4,4]},"x\\y.npy":{"dtype":"F32","shape":[1],"data_offsets":[4,8]},"":{"dtype":"I8","shape":[1,1,1],"data_offsets":[8,9]}}"#;
-    let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[1; 9]].concat();
-    std::fs::write(&odd, bytes).unwrap();
+    std::fs::write(&odd, raw(header, &[1; 9])).unwrap();
     convert(odd, Options::new(Target::Npz), "odd.npz");
     let student = || written.path().join("student.pt");
-    student::write(&student());
+    std::fs::write(student(), torch::checkpoint(&Student::default().drawn(0.05), &[])).unwrap();
     for quant in Quant::all().filter(|q| *q != Quant::I2S) {
         let settings = Gguf { quant: Some(quant), embed: Some(quant), ..Gguf::default() };
         convert(student(), Options::new(Target::Gguf(settings)), &format!("{quant}.gguf"));
@@ -84,10 +75,7 @@ fn others_read_the_same() {
         }
     }
     for (script, word) in [("peers.py", "all read the same"), ("gguf_peers.py", "gguf reads the same")] {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers").join(script);
-        let output = Command::new(&python).arg(script).arg(&fixtures).arg(written.path()).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{said}");
+        let said = python.script("convert", script, &[fixtures.as_path(), written.path()]);
         assert!(said.contains(word), "{said}");
     }
 }

@@ -6,21 +6,16 @@ use ckpt_convert::names::Style;
 use ckpt_convert::quant::Quant;
 use ckpt_convert::{Control, Gguf, Options, Plan, Report, Rule, Target, verify, verify_written, write};
 use ckpt_inspect::{Checkpoint, DType, Group, TensorInfo, TernaryPacking, open};
+use ckpt_kit::fixtures::{self, fixture};
+use ckpt_kit::numbers::le;
+use ckpt_kit::safetensors::SafeTensors;
 use globset::Glob;
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name)
-}
 
 /// Every fixture that is whole.
 fn whole_fixtures() -> Vec<PathBuf> {
-    let mut all: Vec<PathBuf> = ["formats", "healthy-run", "packed"]
-        .iter()
-        .flat_map(|folder| std::fs::read_dir(fixture(folder)).unwrap())
-        .map(|entry| entry.unwrap().path())
-        .filter(|p| p.extension().is_some_and(|e| e == "pt") && !p.ends_with("truncated.pt"))
-        .collect();
-    all.sort();
+    let folders = ["formats", "healthy-run", "packed"];
+    let all = folders.iter().flat_map(|folder| fixtures::below(&fixture(folder), &[".pt"]));
+    let all: Vec<PathBuf> = all.filter(|path| !path.ends_with("truncated.pt")).collect();
     assert!(all.len() > 20);
     all
 }
@@ -71,7 +66,7 @@ fn pytorch_output_keeps_names_bytes_and_plain_values() {
 }
 
 #[test]
-fn safetensors_and_back() {
+fn safetensors_come_back_to_the_bit() {
     let folder = tempfile::tempdir().unwrap();
     for source in whole_fixtures().iter().filter(|p| !p.ends_with("dtypes_float.pt")) {
         let name = source.file_stem().unwrap();
@@ -89,7 +84,7 @@ fn safetensors_and_back() {
 }
 
 #[test]
-fn npz_and_back() {
+fn npz_comes_back_to_the_bit() {
     let folder = tempfile::tempdir().unwrap();
     let mut refused = Vec::new();
     for source in whole_fixtures() {
@@ -134,7 +129,7 @@ fn npz_and_back() {
 }
 
 #[test]
-fn gguf_and_back() {
+fn gguf_comes_back_to_the_bit() {
     let folder = tempfile::tempdir().unwrap();
     let mut refused = Vec::new();
     for source in whole_fixtures() {
@@ -204,12 +199,7 @@ fn narrower_types_round_once_and_losses_are_counted() {
     // 1 + 2^-11 + 2^-40 lies above the midpoint of two f16; rounded to f32 first it would be the midpoint itself.
     let doubles = [1.0 + 2f64.powi(-11) + 2f64.powi(-40), 70_000.0, 1e-30, f64::NAN, f64::INFINITY];
     let singles = [65_519.9f32, 65_520.0, 3e-8, -2e-8, -0.0, f32::NEG_INFINITY];
-    let raw: Vec<u8> = doubles
-        .iter()
-        .flat_map(|v| v.to_le_bytes())
-        .chain(singles.iter().flat_map(|v| v.to_le_bytes()))
-        .collect();
-    safetensors_file(&source, &[("d", "F64", vec![5]), ("s", "F32", vec![6])], &raw);
+    SafeTensors::new().tensor("d", "F64", &[5], &le(&doubles)).f32s("s", &[6], &singles).write(&source);
     let options = Options { dtype: Some(DType::F16), ..Options::new(Target::Torch) };
     let notes = convert(&source, &options, &to);
     let after = open(&to).unwrap();
@@ -223,8 +213,7 @@ fn narrower_types_round_once_and_losses_are_counted() {
         ["values beyond the range of float16, in 2 of 2 tensors: 2 became infinite, 2 became zero"]
     );
     let (source, to) = (folder.path().join("huge.safetensors"), folder.path().join("single.pt"));
-    let raw: Vec<u8> = [1e300f64, 1e-300, 0.1].iter().flat_map(|v| v.to_le_bytes()).collect();
-    safetensors_file(&source, &[("d", "F64", vec![3])], &raw);
+    SafeTensors::new().tensor("d", "F64", &[3], &le(&[1e300f64, 1e-300, 0.1])).write(&source);
     let notes = convert(&source, &Options { dtype: Some(DType::F32), ..Options::new(Target::Torch) }, &to);
     assert_eq!(
         notes,
@@ -358,7 +347,7 @@ fn a_hugging_face_folder_is_complete_and_split_where_asked() {
 }
 
 #[test]
-fn weights_only_unless_told_otherwise() {
+fn weights_alone_are_written_unless_told_otherwise() {
     let folder = tempfile::tempdir().unwrap();
     let source = fixture("healthy-run/step-02000.pt");
     let (lean, full) = (folder.path().join("lean.pt"), folder.path().join("full.pt"));
@@ -403,8 +392,8 @@ fn values_that_are_ternary_already_keep_their_scale_to_the_bit() {
     let scale = 0.031_4f32;
     // 5 x 7 does not fill its last byte.
     let codes: Vec<i8> = (0..35).map(|i| [0, 1, -1, 1, 0, 0, -1][i * i % 7]).collect();
-    let raw: Vec<u8> = codes.iter().flat_map(|&c| (f32::from(c) * scale).to_le_bytes()).collect();
-    safetensors_file(&source, &[("l.weight", "F32", vec![5, 7])], &raw);
+    let values: Vec<f32> = codes.iter().map(|&c| f32::from(c) * scale).collect();
+    SafeTensors::new().f32s("l.weight", &[5, 7], &values).write(&source);
     let ternary = Some(Glob::new("*.weight").unwrap().compile_matcher());
     let notes = convert(&source, &Options { ternary, ..Options::new(Target::I2s) }, &to);
     assert_eq!(notes, [""; 0], "nothing is lost");
@@ -420,7 +409,7 @@ fn values_that_are_ternary_already_keep_their_scale_to_the_bit() {
 /// tests/data/llama_gguf.py made both files: the GGUF with gguf-py, its query and key rows interleaved.
 #[test]
 fn gguf_becomes_what_it_was_made_from() {
-    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    let data = fixtures::root().join("convert/tests/data");
     let (gguf, original) = (data.join("llama.gguf"), data.join("llama.safetensors"));
     let folder = tempfile::tempdir().unwrap();
     let to = folder.path().join("hf");
@@ -461,7 +450,7 @@ fn names_that_a_format_cannot_tell_apart_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let (source, pt) = (folder.path().join("s.safetensors"), folder.path().join("s.pt"));
     // A float matrix beside a tensor that is called what its packed form would need.
-    safetensors_file(&source, &[("l.weight", "F32", vec![1, 4]), ("l_scale", "F32", vec![1])], &[0; 20]);
+    SafeTensors::new().f32s("l.weight", &[1, 4], &[0.0; 4]).f32s("l_scale", &[1], &[0.0]).write(&source);
     let ternary = Some(Glob::new("l.weight").unwrap().compile_matcher());
     let checkpoint = open(&source).unwrap();
     let error =
@@ -514,26 +503,6 @@ fn verification_sees_what_changed() {
     let report = verify(&open(fixture("formats/whole.pt")).unwrap(), &other).unwrap();
     assert_eq!((report.missing.len(), report.extra.len(), report.tensors.len()), (6, 24, 0));
     assert!(!report.agrees());
-}
-
-/// A SafeTensors file of these tensors (name, dtype, shape), whose bytes follow each other in `raw`.
-fn safetensors_file(path: &Path, tensors: &[(&str, &str, Vec<usize>)], raw: &[u8]) {
-    let mut header = serde_json::Map::new();
-    let mut at = 0;
-    for (name, dtype, shape) in tensors {
-        let size: usize =
-            dtype.trim_start_matches(|c: char| !c.is_ascii_digit()).parse::<usize>().unwrap() / 8;
-        let end = at + shape.iter().product::<usize>() * size;
-        let entry = serde_json::json!({"dtype": dtype, "shape": shape, "data_offsets": [at, end]});
-        header.insert(name.to_string(), entry);
-        at = end;
-    }
-    assert_eq!(at, raw.len());
-    let header = serde_json::Value::Object(header).to_string();
-    let mut out = (header.len() as u64).to_le_bytes().to_vec();
-    out.extend(header.into_bytes());
-    out.extend(raw);
-    std::fs::write(path, out).unwrap();
 }
 
 /// The ternary form of a narrow matrix has its scale in f32, whatever the matrix is rounded to.

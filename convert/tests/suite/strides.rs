@@ -71,7 +71,7 @@ proptest! {
         let [first, copy, flat, blocks] =
             ["first.pt", "copy.pt", "flat.safetensors", "flat.gguf"].map(|name| folder.path().join(name));
         // Any checkpoint serves as the plan's source: all bytes are given.
-        let any = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/formats/tied.pt");
+        let any = ckpt_kit::fixtures::fixture("formats/tied.pt");
         let source = open(&any).unwrap();
         let mut plan = Plan::new(&source, &Options::new(Target::Torch)).unwrap();
         (plan.blobs, plan.tensors, plan.pairs) = Default::default();

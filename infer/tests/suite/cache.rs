@@ -1,6 +1,6 @@
 //! The KV cache: growth, the end of the context, sliding, and its file.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use ckpt_infer::{
     Cache, Error, KvType, LoadOptions, Logits, Model, Pool, Runner, Sequence, Settings, WhenFull,
@@ -8,7 +8,7 @@ use ckpt_infer::{
 use proptest::prelude::*;
 
 fn healthy() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/healthy-run/step-02000.pt")
+    ckpt_kit::fixtures::fixture("healthy-run/step-02000.pt")
 }
 
 fn model(max_seq_len: Option<usize>, pool: &Pool) -> Model {

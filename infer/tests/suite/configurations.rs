@@ -2,23 +2,17 @@
 //! scales, BitLinear in one half of the block, no QK norm, an untied head, stretched rotary positions. And the same
 //! weights under Hugging Face's names.
 
-use std::borrow::Cow;
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use ckpt_infer::{
     Cache, Error, Kernel, KvType, LoadOptions, Logits, Model, Pool, Runner, Sequence, Settings, WhenFull,
 };
+use ckpt_kit::fixtures::{data, fixture};
+use ckpt_kit::numbers::le;
+use ckpt_kit::safetensors::SafeTensors;
 use proptest::prelude::*;
-use safetensors::{Dtype, View};
 
-fn data(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
-}
-
-fn healthy() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/healthy-run/step-02000.pt")
-}
+const HEALTHY: &str = "healthy-run/step-02000.pt";
 
 fn logits(model: &Model, pool: &Pool, ids: &[u32]) -> Vec<f32> {
     let mut cache = Cache::new(model.config(), KvType::F32, WhenFull::Stop);
@@ -34,7 +28,7 @@ fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
 #[test]
 fn unusual_configurations_agree_with_pytorch() {
     for name in ["per_channel", "ffn_only", "attn_only"] {
-        let truth = ckpt_inspect::open(data(&format!("{name}.safetensors"))).unwrap();
+        let truth = ckpt_inspect::open(data("infer", &format!("{name}.safetensors"))).unwrap();
         let ids: Vec<u32> =
             truth.view::<i32>(truth.tensor("ids").unwrap()).unwrap().iter().map(|&id| id as u32).collect();
         let want = truth.values(truth.tensor("logits").unwrap()).unwrap();
@@ -42,7 +36,7 @@ fn unusual_configurations_agree_with_pytorch() {
             for threads in [1, 3] {
                 let pool = Pool::new(threads);
                 let options = LoadOptions { kernel: Some(kernel), ..LoadOptions::default() };
-                let model = Model::open(&data(&format!("{name}.pt")), &options, &pool).unwrap();
+                let model = Model::open(&data("infer", &format!("{name}.pt")), &options, &pool).unwrap();
                 assert_eq!(model.assumed(), [""; 0]);
                 let off = largest_difference(&logits(&model, &pool, &ids), &want);
                 assert!(off <= 2e-4, "{name} on {}: {off}", kernel.name());
@@ -51,41 +45,21 @@ fn unusual_configurations_agree_with_pytorch() {
     }
 }
 
-/// A tensor for a SafeTensors file.
-struct Owned(Dtype, Vec<usize>, Vec<u8>);
-
-impl View for Owned {
-    fn dtype(&self) -> Dtype {
-        self.0
-    }
-    fn shape(&self) -> &[usize] {
-        &self.1
-    }
-    fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(&self.2)
-    }
-    fn data_len(&self) -> usize {
-        self.2.len()
-    }
-}
-
 /// The healthy model's weights as a Hugging Face folder of `architecture`.
-fn hugging_face(folder: &Path, architecture: &str, dtype: Dtype, leave_out: &str, config: &str) {
-    let checkpoint = ckpt_inspect::open(healthy()).unwrap();
+fn hugging_face(folder: &Path, architecture: &str, dtype: &str, leave_out: &str, config: &str) {
+    let checkpoint = ckpt_inspect::open(fixture(HEALTHY)).unwrap();
     let weights = checkpoint.tensors.iter().filter(|t| t.name.starts_with("model_state_dict."));
-    let tensors: HashMap<String, Owned> = weights
-        .filter(|t| !t.name.contains(leave_out))
-        .map(|t| {
-            let values = checkpoint.values(t).unwrap();
-            let bytes = match dtype {
-                Dtype::F16 => values.iter().flat_map(|&x| half::f16::from_f32(x).to_le_bytes()).collect(),
-                Dtype::BF16 => values.iter().flat_map(|&x| half::bf16::from_f32(x).to_le_bytes()).collect(),
-                _ => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
-            };
-            (t.name.replace("model_state_dict.", "model."), Owned(dtype, t.shape.clone(), bytes))
-        })
-        .collect();
-    safetensors::serialize_to_file(tensors, None, &folder.join("model.safetensors")).unwrap();
+    let mut file = SafeTensors::new();
+    for tensor in weights.filter(|t| !t.name.contains(leave_out)) {
+        let values = checkpoint.values(tensor).unwrap();
+        let bytes = match dtype {
+            "F16" => values.iter().flat_map(|&x| half::f16::from_f32(x).to_le_bytes()).collect(),
+            "BF16" => values.iter().flat_map(|&x| half::bf16::from_f32(x).to_le_bytes()).collect(),
+            _ => le(&values),
+        };
+        file = file.tensor(&tensor.name.replace("model_state_dict.", "model."), dtype, &tensor.shape, &bytes);
+    }
+    file.write(&folder.join("model.safetensors"));
     let common = r#""hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 2,
         "intermediate_size": 128, "vocab_size": 1024, "max_position_embeddings": 128, "rms_norm_eps": 1e-6"#;
     let config = format!(r#"{{"architectures": ["{architecture}"], {common}, {config}}}"#);
@@ -104,9 +78,9 @@ fn hugging_face_models_run() {
         ..Settings::default()
     };
     let options = LoadOptions { settings: float, ..LoadOptions::default() };
-    let want = logits(&Model::open(&healthy(), &options, &pool).unwrap(), &pool, &ids);
+    let want = logits(&Model::open(&fixture(HEALTHY), &options, &pool).unwrap(), &pool, &ids);
     let qwen = r#""rope_theta": 1000000, "head_dim": 32"#;
-    for (dtype, bound) in [(Dtype::F32, 0.0), (Dtype::F16, 0.03), (Dtype::BF16, 0.25)] {
+    for (dtype, bound) in [("F32", 0.0), ("F16", 0.03), ("BF16", 0.25)] {
         let folder = tempfile::tempdir().unwrap();
         hugging_face(folder.path(), "Qwen3ForCausalLM", dtype, "optimizer", qwen);
         let model = Model::open(folder.path(), &LoadOptions::default(), &pool).unwrap();
@@ -116,7 +90,7 @@ fn hugging_face_models_run() {
     // Without QK norms it is a Llama, with the base in the newer place.
     let folder = tempfile::tempdir().unwrap();
     let llama = r#""rope_parameters": {"rope_type": "default", "rope_theta": 5000.0}"#;
-    hugging_face(folder.path(), "LlamaForCausalLM", Dtype::F32, "_norm", llama);
+    hugging_face(folder.path(), "LlamaForCausalLM", "F32", "_norm", llama);
     let model = Model::open(folder.path(), &LoadOptions::default(), &pool).unwrap();
     let config = model.config();
     assert_eq!((config.head_dim, config.rope_base, config.use_qk_norm), (32, 5000.0, false));
@@ -130,7 +104,7 @@ proptest! {
     /// Whatever happens to a model's file, it runs or says what is wrong.
     #[test]
     fn damaged_models_run_or_are_refused(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)) {
-        let mut bytes = std::fs::read(data("per_channel.pt")).unwrap();
+        let mut bytes = std::fs::read(data("infer", "per_channel.pt")).unwrap();
         for (at, byte) in changes {
             // The pickle, which names, shapes and configures, is what is near the beginning.
             let range = if byte & 3 == 0 { bytes.len() } else { 4000 };
@@ -152,7 +126,7 @@ fn networks_that_are_not_run_say_why() {
     let pool = Pool::new(1);
     let refused = |architecture: &str, config: &str| {
         let folder = tempfile::tempdir().unwrap();
-        hugging_face(folder.path(), architecture, Dtype::F32, "optimizer", config);
+        hugging_face(folder.path(), architecture, "F32", "optimizer", config);
         match Model::open(folder.path(), &LoadOptions::default(), &pool) {
             Err(error @ Error::Unsupported { .. }) => error.to_string(),
             other => panic!("{architecture} {config}: {other:?}"),
@@ -196,7 +170,7 @@ fn hugging_face_models_come_back_from_gguf() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         let config = format!(r#""head_dim": 32, "rope_theta": 10000.0, {scaling}"#);
-        hugging_face(folder.path(), architecture, Dtype::F32, leave_out, &config);
+        hugging_face(folder.path(), architecture, "F32", leave_out, &config);
         let original = open(folder.path());
         let want = logits(&original, &pool, &ids);
         let f32s = Gguf { quant: Some(Quant::F32), embed: Some(Quant::F32), ..Gguf::default() };
@@ -214,7 +188,8 @@ fn hugging_face_models_come_back_from_gguf() {
 #[test]
 fn contradictions_are_told() {
     let pool = Pool::new(1);
-    let with = |settings| Model::open(&healthy(), &LoadOptions { settings, ..LoadOptions::default() }, &pool);
+    let with =
+        |settings| Model::open(&fixture(HEALTHY), &LoadOptions { settings, ..LoadOptions::default() }, &pool);
     for settings in [
         Settings { rope_base: Some(f64::NAN), ..Settings::default() },
         Settings { max_seq_len: Some(0), ..Settings::default() },
@@ -232,7 +207,7 @@ fn contradictions_are_told() {
     );
     // One layer's matrix of the wrong shape.
     let folder = tempfile::tempdir().unwrap();
-    hugging_face(folder.path(), "Qwen3ForCausalLM", Dtype::F32, "layers.1.mlp.down", r#""head_dim": 32"#);
+    hugging_face(folder.path(), "Qwen3ForCausalLM", "F32", "layers.1.mlp.down", r#""head_dim": 32"#);
     let outcome = Model::open(folder.path(), &LoadOptions::default(), &pool);
     assert!(
         matches!(&outcome, Err(Error::Inconsistent { what, .. }) if what.contains("`layers.1.mlp.down_proj.weight` is missing")),

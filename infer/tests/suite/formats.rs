@@ -1,7 +1,6 @@
 //! One model in every format that the converter writes, run from each: what it computes stays the same to the bit where
 //! the format keeps what BitLinear multiplies with, and within the rounding of scales or tables elsewhere.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use ckpt_convert::quant::Quant;
@@ -12,68 +11,31 @@ use ckpt_infer::{
 use ckpt_inspect::DType;
 use ckpt_inspect::ggml::GgmlType;
 use ckpt_inspect::gguf::{Keys, Layout, OutputEntry};
-use safetensors::Dtype;
-use safetensors::tensor::TensorView;
+use ckpt_kit::fixtures::data;
+use ckpt_kit::random::Random;
+use ckpt_kit::safetensors::SafeTensors;
+use ckpt_kit::student::Student;
+use ckpt_kit::tensor::Tensor;
 
 const VOCAB: usize = 48;
 /// Whole blocks of every GGUF type.
 const WIDTH: usize = 256;
-const HEAD_DIM: usize = 64;
 
-/// Names and shapes of a student of two layers, matrices first.
-fn shapes() -> Vec<(String, Vec<usize>)> {
-    let mut shapes =
-        vec![("embed_tokens".to_string(), vec![VOCAB, WIDTH]), ("norm".to_string(), vec![WIDTH])];
-    for layer in 0..2 {
-        for (name, shape) in [
-            ("input_layernorm", vec![WIDTH]),
-            ("self_attn.q_proj", vec![4 * HEAD_DIM, WIDTH]),
-            ("self_attn.k_proj", vec![2 * HEAD_DIM, WIDTH]),
-            ("self_attn.v_proj", vec![2 * HEAD_DIM, WIDTH]),
-            ("self_attn.o_proj", vec![WIDTH, 4 * HEAD_DIM]),
-            ("self_attn.q_norm", vec![HEAD_DIM]),
-            ("self_attn.k_norm", vec![HEAD_DIM]),
-            ("post_attention_layernorm", vec![WIDTH]),
-            ("mlp.gate_proj", vec![512, WIDTH]),
-            ("mlp.up_proj", vec![512, WIDTH]),
-            ("mlp.down_proj", vec![WIDTH, 512]),
-        ] {
-            shapes.push((format!("layers.{layer}.{name}"), shape));
-        }
-    }
-    shapes
-}
-
-/// Random weights, normal-like, the same each time.
-fn weights() -> Vec<(String, Vec<usize>, Vec<f32>)> {
-    let mut state = 88172645463325252u64;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        let sum: u64 = (0..4).map(|i| state >> (16 * i) & 0xffff).sum();
-        (sum as f32 - 131_070.0) / 37_837.0
-    };
-    let of = |(name, shape): (String, Vec<usize>)| {
-        let n = shape.iter().product();
-        let values =
-            (0..n).map(|_| if shape.len() == 1 { 1.0 + 0.1 * next() } else { 0.05 * next() }).collect();
-        (format!("{name}.weight"), shape, values)
-    };
-    shapes().into_iter().map(of).collect()
+/// Random weights of two layers, normal-like, the same each time.
+fn weights() -> Vec<Tensor> {
+    let mut random = Random::new(1);
+    let sizes = Student { vocab: VOCAB, width: WIDTH, ..Student::default() };
+    sizes.tensors(|name, _| match name.contains("norm") {
+        true => 1.0 + 0.1 * random.normal(),
+        false => 0.05 * random.normal(),
+    })
 }
 
 fn student(folder: &Path) -> PathBuf {
-    let weights = weights();
-    let views = weights.iter().map(|(name, shape, values)| {
-        let bytes = bytemuck::cast_slice(values);
-        (name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap())
-    });
     let path = folder.join("student.safetensors");
     let config =
         r#"{"model": {"hidden_dim": 256, "head_dim": 64, "max_seq_len": 128, "use_bitlinear": true}}"#;
-    let metadata = HashMap::from([("config".to_string(), config.to_string())]);
-    safetensors::serialize_to_file(views, Some(metadata), &path).unwrap();
+    SafeTensors::of(&weights()).metadata(serde_json::json!({"config": config})).write(&path);
     path
 }
 
@@ -192,14 +154,14 @@ fn a_file_written_the_wrong_way_round_runs_as_the_student() {
         parts.iter().fold(name.to_string(), |name, (torch, gguf)| name.replace(torch, gguf))
     };
     let weights = weights();
-    let entry = |(name, shape, _): &(String, Vec<usize>, Vec<f32>)| OutputEntry {
-        name: gguf_name(name),
+    let entry = |tensor: &Tensor| OutputEntry {
+        name: gguf_name(&tensor.name),
         ggml: GgmlType::F16,
-        shape: shape.iter().rev().copied().collect(),
+        shape: tensor.shape.iter().rev().copied().collect(),
     };
     let layout = Layout::new(&keys, &weights.iter().map(entry).collect::<Vec<_>>()).unwrap();
     let mut bytes = layout.header.clone();
-    for (_, _, values) in &weights {
+    for Tensor { values, .. } in &weights {
         bytes.resize(bytes.len().next_multiple_of(32), 0);
         bytes.extend(values.iter().flat_map(|&w| half::f16::from_f32(w).to_le_bytes()));
     }
@@ -220,7 +182,7 @@ fn a_file_written_the_wrong_way_round_runs_as_the_student() {
 #[test]
 fn gguf_files_agree_with_transformers() {
     let pool = Pool::new(1);
-    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/transformers");
+    let data = data("infer", "transformers");
     for name in ["llama", "qwen3"] {
         let folder = tempfile::tempdir().unwrap();
         // The folder as it was downloaded, without the truth.

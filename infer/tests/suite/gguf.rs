@@ -1,9 +1,6 @@
 //! The student's GGUF files are run as their source is: BitLinear layers, soft caps and scales come along.
 
-#[path = "../../../convert/tests/suite/student.rs"]
-mod student;
-
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use ckpt_convert::quant::Quant;
 use ckpt_convert::{Control, Gguf, Object, Options, Plan, Target, save, write};
@@ -12,6 +9,9 @@ use ckpt_infer::{
 };
 use ckpt_inspect::meaning::architecture::STUDENT;
 use ckpt_inspect::metadata;
+use ckpt_kit::fixtures::fixture;
+use ckpt_kit::student::Student;
+use ckpt_kit::torch;
 use serde_json::json;
 use serde_pickle::HashableValue;
 
@@ -19,10 +19,6 @@ use serde_pickle::HashableValue;
 const EXACT: f32 = 0.0;
 /// Where scales or the embedding are rounded, activations now and then round to the neighbour of 127 steps.
 const NEAR: f32 = 0.1;
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name)
-}
 
 fn convert(source: &Path, settings: Gguf, to: &Path) {
     write_as(source, Target::Gguf(settings), to);
@@ -36,6 +32,11 @@ fn write_as(source: &Path, target: Target, to: &Path) -> Vec<String> {
     let stop = Default::default();
     write(&mut plan, &options, to, Control { progress: &|_| (), stop: &stop }).unwrap();
     plan.notes
+}
+
+/// A student whose rows fill the blocks of ternary types.
+fn student(path: &Path) {
+    std::fs::write(path, torch::checkpoint(&Student::default().drawn(0.05), &[])).unwrap();
 }
 
 /// A copy of a student with another configuration.
@@ -120,7 +121,7 @@ fn plain_types_give_the_logits_of_their_source() {
 fn ternary_types_give_the_logits_of_their_source() {
     let folder = tempfile::tempdir().unwrap();
     let source = folder.path().join("student.pt");
-    student::write(&source);
+    student(&source);
     let exact = |layers| Gguf { exact_scales: true, ..quant(layers, Quant::F32) };
     let cases = [
         (quant(Quant::I2S, Quant::F32), EXACT),
@@ -150,7 +151,7 @@ fn computed(model: &Model) -> Config {
 fn the_student_comes_back_from_gguf() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    student::write(&at("plain.pt"));
+    student(&at("plain.pt"));
     let change = |config: &mut serde_json::Value| {
         config["attn_logit_soft_cap"] = json!(20.0);
         config["final_logit_soft_cap"] = json!(null);

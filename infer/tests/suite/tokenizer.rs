@@ -6,16 +6,17 @@ use ckpt_infer::{Error, Specials, TokenRole, Tokenizer};
 use ckpt_inspect::ErrorKind;
 use ckpt_inspect::gguf::{Keys, Layout};
 use ckpt_inspect::vocabulary::Vocabulary;
+use ckpt_kit::fixtures;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 fn data(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/vocab").join(name)
+    fixtures::data("infer", "vocab").join(name)
 }
 
 /// A byte-level tokenizer of 1024 tokens, trained on Python source.
 fn pico() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/tokenizer.json")
+    fixtures::fixture("tokenizer.json")
 }
 
 fn open(name: &str) -> Tokenizer {

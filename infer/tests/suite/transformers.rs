@@ -10,7 +10,7 @@ use ckpt_infer::{
 };
 
 fn folder(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/transformers").join(name)
+    ckpt_kit::fixtures::data("infer", "transformers").join(name)
 }
 
 /// Logits of the model in `file`, all at once and token by token, on every instruction set, are those of `name`'s truth.

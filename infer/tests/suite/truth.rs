@@ -1,18 +1,13 @@
 //! Logits and greedy continuations against those of an independent PyTorch implementation, which has no KV cache.
 
-use std::path::{Path, PathBuf};
-
 use ckpt_infer::{
     Cache, Generator, Kernel, KvType, LoadOptions, Logits, Model, Pool, Runner, SampleOptions, Sequence,
     Settings, Stop, TableType, WhenFull,
 };
+use ckpt_kit::fixtures::fixture;
 
 /// Largest difference of a logit.
 const BOUND: f32 = 2e-4;
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name)
-}
 
 /// One case: ids [2, 48], logits [2, positions, vocabulary] at some positions, and 16 ids with 24 greedy ones.
 struct Truth {

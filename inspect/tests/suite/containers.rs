@@ -1,20 +1,20 @@
 //! Containers as other tools write them, files that are no checkpoints, and things that are not even files.
 
 use std::io::{Cursor, Read, Write};
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ckpt_inspect::{Checkpoint, DType, ErrorKind, Options, describe, find, open};
+use ckpt_inspect::{Checkpoint, DType, ErrorKind, Options, describe, find, open, open_bytes};
+use ckpt_kit::fixtures::fixture;
+use ckpt_kit::numbers::le;
+use ckpt_kit::pickle;
+use ckpt_kit::torch::{self, TarStorage, TarTensor};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/formats").join(name)
-}
-
 /// The entries of a fixture, in order.
 fn entries(name: &str) -> Vec<(String, Vec<u8>)> {
-    let mut archive = ZipArchive::new(std::fs::File::open(fixture(name)).unwrap()).unwrap();
+    let mut archive =
+        ZipArchive::new(std::fs::File::open(fixture(&format!("formats/{name}"))).unwrap()).unwrap();
     (0..archive.len())
         .map(|i| {
             let mut entry = archive.by_index(i).unwrap();
@@ -39,14 +39,6 @@ fn stored() -> SimpleFileOptions {
     SimpleFileOptions::default().compression_method(CompressionMethod::Stored)
 }
 
-fn open_bytes(bytes: &[u8]) -> (tempfile::TempDir, ckpt_inspect::Result<Checkpoint>) {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("file");
-    std::fs::write(&path, bytes).unwrap();
-    let opened = open(&path);
-    (folder, opened)
-}
-
 /// Names and hashes of all tensors.
 fn content(checkpoint: &Checkpoint) -> Vec<(String, String)> {
     let record = describe(checkpoint, Options { sha256: true, stats: false, histogram: false }, &|_| ());
@@ -55,7 +47,7 @@ fn content(checkpoint: &Checkpoint) -> Vec<(String, String)> {
 
 #[test]
 fn zips_of_every_make_hold_the_same_tensors() {
-    let original = content(&open(fixture("whole.pt")).unwrap());
+    let original = content(&open(fixture("formats/whole.pt")).unwrap());
     let entries = entries("whole.pt");
     let plain = zip(&entries, stored(), "");
     let mut streamed = ZipWriter::new_stream(Vec::new());
@@ -75,7 +67,7 @@ fn zips_of_every_make_hold_the_same_tensors() {
         ("sizes after the data", streamed.finish().unwrap().into_inner()),
     ];
     for (what, bytes) in cases {
-        let (_folder, opened) = open_bytes(&bytes);
+        let opened = open_bytes("file", bytes);
         let mut checkpoint = opened.unwrap_or_else(|e| panic!("{what}: {e}"));
         assert_eq!(content(&checkpoint), original, "{what}");
         assert_eq!(checkpoint.damage, None, "{what}");
@@ -85,7 +77,7 @@ fn zips_of_every_make_hold_the_same_tensors() {
 
 #[test]
 fn without_a_central_directory_the_local_headers_tell() {
-    let original = content(&open(fixture("whole.pt")).unwrap());
+    let original = content(&open(fixture("formats/whole.pt")).unwrap());
     let entries = entries("whole.pt");
     let mut streamed = ZipWriter::new_stream(Vec::new());
     for (name, content) in &entries {
@@ -99,7 +91,7 @@ fn without_a_central_directory_the_local_headers_tell() {
         ("sizes after the data", streamed),
     ] {
         let directory = bytes.windows(4).position(|w| w == b"PK\x01\x02").unwrap();
-        let (_folder, opened) = open_bytes(&bytes[..directory]);
+        let opened = open_bytes("file", bytes[..directory].to_vec());
         let checkpoint = opened.unwrap_or_else(|e| panic!("{what}: {e}"));
         assert!(checkpoint.is_damaged(), "{what}");
         assert_eq!(content(&checkpoint), original, "{what}");
@@ -109,7 +101,7 @@ fn without_a_central_directory_the_local_headers_tell() {
 #[test]
 fn a_big_endian_archive_reads_as_the_same_numbers() {
     for name in ["dtypes_float.pt", "dtypes_int.pt"] {
-        let checkpoint = open(fixture(name)).unwrap();
+        let checkpoint = open(fixture(&format!("formats/{name}"))).unwrap();
         let mut entries = entries(name);
         for (entry, content) in &mut entries {
             if entry.ends_with("/byteorder") {
@@ -123,7 +115,7 @@ fn a_big_endian_archive_reads_as_the_same_numbers() {
             content.chunks_exact_mut(word).for_each(<[u8]>::reverse);
         }
         assert!(entries.iter().any(|(n, _)| n.ends_with("/byteorder")), "{name} says its byte order");
-        let (_folder, opened) = open_bytes(&zip(&entries, stored(), ""));
+        let opened = open_bytes("file", zip(&entries, stored(), ""));
         let mut swapped = opened.unwrap();
         assert_eq!(content(&swapped), content(&checkpoint), "{name}");
         assert_eq!(swapped.verify_checksums(), [""; 0], "checksums are of the bytes as they are in the file");
@@ -152,11 +144,11 @@ fn a_compression_method_that_is_not_read_is_named() {
         }
         bytes
     };
-    let (_folder, opened) = open_bytes(&patch("data.pkl"));
+    let opened = open_bytes("file", patch("data.pkl"));
     let error = opened.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Unsupported);
     assert!(error.to_string().contains("zip method 93"), "{error}");
-    let (_folder, opened) = open_bytes(&patch("data/0"));
+    let opened = open_bytes("file", patch("data/0"));
     let checkpoint = opened.unwrap();
     let damaged: Vec<&ckpt_inspect::Damage> =
         checkpoint.tensors.iter().filter_map(|t| t.damage.as_ref()).collect();
@@ -176,7 +168,7 @@ fn files_that_are_no_checkpoints_are_told_for_what_they_are() {
         (b"hello, this is text and no checkpoint at all", "not a PyTorch"),
         (b"PK\x05\x06\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", "not a PyTorch checkpoint"),
     ] {
-        let (_folder, opened) = open_bytes(bytes);
+        let opened = open_bytes("file", bytes);
         let error = opened.unwrap_err();
         assert!(matches!(error.kind, ErrorKind::Unrecognised | ErrorKind::Unsupported), "{error}");
         assert!(error.to_string().contains(what), "{error}");
@@ -220,52 +212,29 @@ fn pipes_devices_and_loops_of_links_are_errors_at_once() {
 
 /// The form PyTorch 0.1 wrote: storages with a view on one, tensors with strides and offsets.
 #[test]
-fn the_tar_form_with_views_and_many_types() {
-    let int = |n: i32| {
-        let mut pickle = b"\x80\x02J".to_vec();
-        pickle.extend(n.to_le_bytes());
-        pickle.push(b'.');
-        pickle
+fn the_tar_form_reads_with_views_and_many_types() {
+    let storage = |key, class, elements, data| TarStorage { key, class, elements, data };
+    let storages = [
+        storage(1, "FloatStorage", 6, le(&[0.0f32, 1.0, 2.0, 3.0, 4.0, 5.0])),
+        storage(2, "LongStorage", 1, le(&[7i64])),
+    ];
+    let tensor = |key, storage, class, sizes, strides, offset| TarTensor {
+        key,
+        storage,
+        class,
+        sizes,
+        strides,
+        offset,
     };
-    let storage = |key: i32, class: &str, count: i64, raw: &[u8]| {
-        let mut bytes = format!("\u{2}I{key}\nU\u{3}cpuctorch\n{class}\n\u{7}.").into_bytes();
-        // Built as text, then given the opcodes above ASCII: PROTO and TUPLE3.
-        bytes.insert(0, 0x80);
-        let end = bytes.len() - 2;
-        bytes[end] = 0x87;
-        bytes.extend(count.to_le_bytes());
-        bytes.extend(raw);
-        bytes
-    };
-    let mut storages = int(2);
-    let floats: Vec<u8> = (0..6).flat_map(|i| (i as f32).to_le_bytes()).collect();
-    storages.extend(storage(1, "FloatStorage", 6, &floats));
-    storages.extend(storage(2, "LongStorage", 1, &7i64.to_le_bytes()));
+    let tensors = [
+        tensor(10, 1, "FloatTensor", &[3, 2], &[1, 3], 0),
+        tensor(11, 3, "FloatTensor", &[3], &[1], 1),
+        tensor(12, 2, "LongTensor", &[1], &[1], 0),
+    ];
+    let called = |key: i32| pickle::persistent(&pickle::int(key));
+    let object = pickle::dict(&[("t", called(10)), ("v", called(11)), ("n", called(12))]);
     // One view: storage 3 is elements 2..6 of storage 1.
-    storages.extend(b"\x80\x02](K\x03K\x01K\x02K\x04ta.");
-    let tensor = |key: u8, storage: u8, class: &str, sizes: &[i64], strides: &[i64], offset: i64| {
-        let mut bytes = vec![0x80, 2, b'K', key, b'K', storage];
-        bytes.extend(format!("ctorch\n{class}\n").bytes());
-        bytes.extend([0x87, b'.']);
-        bytes.extend((sizes.len() as i64).to_le_bytes());
-        for number in sizes.iter().chain(strides).chain([&offset]) {
-            bytes.extend(number.to_le_bytes());
-        }
-        bytes
-    };
-    let mut tensors = int(3);
-    tensors.extend(tensor(10, 1, "FloatTensor", &[3, 2], &[1, 3], 0));
-    tensors.extend(tensor(11, 3, "FloatTensor", &[3], &[1], 1));
-    tensors.extend(tensor(12, 2, "LongTensor", &[1], &[1], 0));
-    let object = b"\x80\x02}(U\x01tK\x0aQU\x01vK\x0bQU\x01nK\x0cQu.".to_vec();
-    let mut archive = tar::Builder::new(Vec::new());
-    for (name, content) in [("storages", storages), ("tensors", tensors), ("pickle", object)] {
-        let mut header = tar::Header::new_ustar();
-        header.set_size(content.len() as u64);
-        header.set_mode(0o644);
-        archive.append_data(&mut header, name, content.as_slice()).unwrap();
-    }
-    let (_folder, opened) = open_bytes(&archive.into_inner().unwrap());
+    let opened = open_bytes("old.pt", torch::tar(&storages, &[[3, 1, 2, 4]], &tensors, &object));
     let checkpoint = opened.unwrap();
     let values = |name: &str| checkpoint.values(checkpoint.tensor(name).unwrap()).unwrap();
     assert_eq!(values("t"), [0.0, 3.0, 1.0, 4.0, 2.0, 5.0], "a transposed view");

@@ -2,7 +2,6 @@
 //! of a block's elements is the block.
 
 use std::fmt::Debug;
-use std::path::Path;
 use std::sync::Arc;
 
 use ckpt_inspect::ggml::GgmlType;
@@ -10,10 +9,11 @@ use ckpt_inspect::ggml::blocks::{
     Block, Encode, Pack, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, TernaryBlock, Tq1_0, Tq2_0,
 };
 use ckpt_inspect::{Checkpoint, DType, Elements, Quantizer, TensorInfo, TernaryPacking, open};
+use ckpt_kit::fixtures;
 use proptest::prelude::*;
 
 fn data(name: &str) -> Checkpoint {
-    open(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)).unwrap()
+    open(fixtures::data("inspect", name)).unwrap()
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {

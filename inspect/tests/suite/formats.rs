@@ -2,14 +2,10 @@
 //! of the contiguous little-endian bytes, mean, unbiased std and largest magnitude.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
 
 use ckpt_inspect::{Checkpoint, Group, Options, describe, open};
+use ckpt_kit::fixtures::fixture;
 use serde_json::Value;
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name)
-}
 
 fn expected() -> serde_json::Map<String, Value> {
     let text = std::fs::read_to_string(fixture("formats/expected.json")).unwrap();

@@ -3,27 +3,25 @@
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
-use std::path::{Path, PathBuf};
 
 use ckpt_inspect::ggml::{GgmlType, I2_S_TAIL};
 use ckpt_inspect::gguf::{Header, Keys, LONGEST_PLAIN, Layout, OutputEntry, Value, ValueType};
 use ckpt_inspect::{
-    Checkpoint, DType, ErrorKind, I2sLayout, OpenOptions, Options, describe, metadata, open, open_with,
+    Checkpoint, DType, ErrorKind, I2sLayout, OpenOptions, Options, describe, metadata, open, open_bytes,
+    open_bytes_with,
 };
-
-fn data(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
-}
+use ckpt_kit::fixtures::data;
+use ckpt_kit::gguf::Gguf;
 
 fn truth(file: &str) -> serde_json::Value {
-    let text = std::fs::read_to_string(data("gguf_truth.json")).unwrap();
+    let text = std::fs::read_to_string(data("inspect", "gguf_truth.json")).unwrap();
     let all: serde_json::Value = serde_json::from_str(&text).unwrap();
     all[file].clone()
 }
 
 /// The values gguf-py gives to the tensors `v.*` of every_type.gguf, by name.
 fn expected() -> BTreeMap<String, Vec<f32>> {
-    let all: Vec<f32> = std::fs::read(data("every_type.f32"))
+    let all: Vec<f32> = std::fs::read(data("inspect", "every_type.f32"))
         .unwrap()
         .chunks_exact(4)
         .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
@@ -41,117 +39,15 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|v| v.to_bits()).collect()
 }
 
-/// A GGUF file to be written by hand.
-#[derive(Clone, Default)]
-struct File {
-    big_endian: bool,
-    version: Option<u32>,
-    keys: Vec<(String, u32, Vec<u8>)>,
-    tensors: Vec<Entry>,
+/// Opens what was made by hand.
+trait Open {
+    fn open(&self) -> Checkpoint;
 }
 
-#[derive(Clone)]
-struct Entry {
-    name: String,
-    /// As in the file.
-    sizes: Vec<u64>,
-    ggml: GgmlType,
-    /// Where it is said to be, if not where it is.
-    offset: Option<u64>,
-    data: Vec<u8>,
-}
-
-impl File {
-    fn number(&self, little_endian: &[u8]) -> Vec<u8> {
-        let mut bytes = little_endian.to_vec();
-        if self.big_endian {
-            bytes.reverse();
-        }
-        bytes
-    }
-
-    fn u32(&self, n: u32) -> Vec<u8> {
-        self.number(&n.to_le_bytes())
-    }
-
-    fn u64(&self, n: u64) -> Vec<u8> {
-        self.number(&n.to_le_bytes())
-    }
-
-    fn string(&self, text: &[u8]) -> Vec<u8> {
-        [self.u64(text.len() as u64), text.to_vec()].concat()
-    }
-
-    fn array(&self, element: ValueType, len: u64, elements: &[u8]) -> Vec<u8> {
-        [self.u32(element as u32), self.u64(len), elements.to_vec()].concat()
-    }
-
-    fn key(mut self, name: &str, kind: ValueType, value: Vec<u8>) -> Self {
-        self.keys.push((name.into(), kind as u32, value));
-        self
-    }
-
-    fn key_u32(self, name: &str, n: u32) -> Self {
-        let value = self.u32(n);
-        self.key(name, ValueType::Uint32, value)
-    }
-
-    fn key_text(self, name: &str, text: &str) -> Self {
-        let value = self.string(text.as_bytes());
-        self.key(name, ValueType::String, value)
-    }
-
-    fn tensor(mut self, name: &str, sizes: &[u64], ggml: GgmlType, data: Vec<u8>) -> Self {
-        self.tensors.push(Entry { name: name.into(), sizes: sizes.to_vec(), ggml, offset: None, data });
-        self
-    }
-
-    fn f32s(self, name: &str, sizes: &[u64]) -> Self {
-        let values: Vec<u8> =
-            (0..sizes.iter().product()).flat_map(|i: u64| self.number(&(i as f32).to_le_bytes())).collect();
-        self.tensor(name, sizes, GgmlType::F32, values)
-    }
-
-    /// Puts the last tensor at `offset` within the data, without data of its own.
-    fn moved(mut self, offset: u64) -> Self {
-        let last = self.tensors.last_mut().unwrap();
-        last.offset = Some(offset);
-        last.data.clear();
-        self
-    }
-
-    fn bytes(&self) -> Vec<u8> {
-        let mut bytes = b"GGUF".to_vec();
-        bytes.extend(self.u32(self.version.unwrap_or(3)));
-        bytes.extend(self.u64(self.tensors.len() as u64));
-        bytes.extend(self.u64(self.keys.len() as u64));
-        for (name, kind, value) in &self.keys {
-            bytes.extend([self.string(name.as_bytes()), self.u32(*kind), value.clone()].concat());
-        }
-        let mut blob: Vec<u8> = Vec::new();
-        for Entry { name, sizes, ggml, offset, data } in &self.tensors {
-            bytes.extend(self.string(name.as_bytes()));
-            bytes.extend(self.u32(sizes.len() as u32));
-            sizes.iter().for_each(|&n| bytes.extend(self.u64(n)));
-            bytes.extend(self.u32(ggml.0));
-            bytes.extend(self.u64(offset.unwrap_or(blob.len() as u64)));
-            blob.extend(data);
-            blob.resize(blob.len().next_multiple_of(32), 0);
-        }
-        bytes.resize(bytes.len().next_multiple_of(32), 0);
-        [bytes, blob].concat()
-    }
-
+impl Open for Gguf {
     fn open(&self) -> Checkpoint {
-        open_bytes(&self.bytes(), &OpenOptions::default()).unwrap()
+        open_bytes("model.gguf", self.bytes()).unwrap()
     }
-}
-
-fn open_bytes(bytes: &[u8], options: &OpenOptions) -> ckpt_inspect::Result<Checkpoint> {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("model.gguf");
-    std::fs::write(&path, bytes).unwrap();
-    open_with(&path, options)
 }
 
 fn damage<'c>(checkpoint: &'c Checkpoint, name: &str) -> Option<&'c str> {
@@ -161,7 +57,7 @@ fn damage<'c>(checkpoint: &'c Checkpoint, name: &str) -> Option<&'c str> {
 #[test]
 fn header_and_places_agree_with_gguf_py() {
     for file in ["every_type.gguf", "big_endian.gguf"] {
-        let bytes = std::fs::read(data(file)).unwrap();
+        let bytes = std::fs::read(data("inspect", file)).unwrap();
         let (header, truth) = (Header::parse(&bytes).unwrap(), truth(file));
         assert_eq!(header.big_endian, file == "big_endian.gguf");
         assert_eq!(header.alignment, truth["alignment"].as_u64().unwrap());
@@ -190,7 +86,7 @@ fn header_and_places_agree_with_gguf_py() {
 /// All arithmetic of gguf.quants is in f32, one rounding per operation, so every bit is the same.
 #[test]
 fn values_are_those_of_gguf_py_to_the_bit() {
-    let checkpoint = open(data("every_type.gguf")).unwrap();
+    let checkpoint = open(data("inspect", "every_type.gguf")).unwrap();
     let expected = expected();
     assert_eq!(expected.len(), 21);
     for (name, wanted) in &expected {
@@ -213,7 +109,7 @@ fn values_are_those_of_gguf_py_to_the_bit() {
 
 #[test]
 fn a_decoder_starts_and_stops_anywhere() {
-    let checkpoint = open(data("every_type.gguf")).unwrap();
+    let checkpoint = open(data("inspect", "every_type.gguf")).unwrap();
     for (name, wanted) in expected() {
         let tensor = checkpoint.tensor(&name).unwrap();
         let DType::Ggml(ggml) = tensor.dtype else { continue };
@@ -231,7 +127,7 @@ fn a_decoder_starts_and_stops_anywhere() {
 
 #[test]
 fn ternary_blocks_give_their_codes() {
-    let checkpoint = open(data("every_type.gguf")).unwrap();
+    let checkpoint = open(data("inspect", "every_type.gguf")).unwrap();
     for name in ["v.tq1_0", "v.tq2_0"] {
         let tensor = checkpoint.tensor(name).unwrap();
         let codes = checkpoint.ternary_codes(tensor).unwrap().unwrap();
@@ -255,7 +151,10 @@ fn ternary_blocks_give_their_codes() {
 
 #[test]
 fn big_endian_blocks_have_the_same_values_and_bytes() {
-    let (little, big) = (open(data("every_type.gguf")).unwrap(), open(data("big_endian.gguf")).unwrap());
+    let (little, big) = (
+        open(data("inspect", "every_type.gguf")).unwrap(),
+        open(data("inspect", "big_endian.gguf")).unwrap(),
+    );
     assert_eq!(big.format.name(), "gguf-v3-big-endian");
     assert_eq!(big.tensors.len(), 8);
     for tensor in &big.tensors {
@@ -314,8 +213,8 @@ fn compare_with_gguf_rs(bytes: &[u8]) {
 
 #[test]
 fn headers_agree_with_gguf_rs() {
-    let mut little = std::fs::read(data("every_type.gguf")).unwrap();
-    let mut big = std::fs::read(data("big_endian.gguf")).unwrap();
+    let mut little = std::fs::read(data("inspect", "every_type.gguf")).unwrap();
+    let mut big = std::fs::read(data("inspect", "big_endian.gguf")).unwrap();
     for bytes in [&little, &big] {
         compare_with_gguf_rs(bytes);
     }
@@ -329,16 +228,16 @@ fn headers_agree_with_gguf_rs() {
 
 #[test]
 fn values_are_views_with_typed_getters() {
-    let file = File::default().key_text("general.architecture", "qwen3").key_u32("qwen3.block_count", 7);
-    let strings: Vec<u8> = (0..5000).flat_map(|i| file.string(format!("t{i}").as_bytes())).collect();
-    let tokens = file.array(ValueType::String, 5000, &strings);
-    let inner = |n: u8| file.array(ValueType::Uint8, 2, &[n, n + 1]);
-    let nested = file.array(ValueType::Array, 2, &[inner(1), inner(3)].concat());
+    let file = Gguf::new().key_text("general.architecture", "qwen3").key_u32("qwen3.block_count", 7);
+    let strings: Vec<u8> = (0..5000).flat_map(|i| file.string(format!("t{i}"))).collect();
+    let tokens = file.array(ValueType::String as u32, 5000, &strings);
+    let inner = |n: u8| file.array(ValueType::Uint8 as u32, 2, &[n, n + 1]);
+    let nested = file.array(ValueType::Array as u32, 2, &[inner(1), inner(3)].concat());
     let file = file
-        .key("tokens", ValueType::Array, tokens)
-        .key("nested", ValueType::Array, nested)
-        .key("not utf-8", ValueType::String, vec![2, 0, 0, 0, 0, 0, 0, 0, 0xff, b'a'])
-        .key("large", ValueType::Uint64, u64::MAX.to_le_bytes().to_vec());
+        .key("tokens", ValueType::Array as u32, tokens)
+        .key("nested", ValueType::Array as u32, nested)
+        .key("not utf-8", ValueType::String as u32, vec![2, 0, 0, 0, 0, 0, 0, 0, 0xff, b'a'])
+        .key("large", ValueType::Uint64 as u32, u64::MAX.to_le_bytes().to_vec());
     let bytes = file.bytes();
     let header = Header::parse(&bytes).unwrap();
     assert_eq!(header.of_architecture("block_count"), Some(Value::Uint32(7)));
@@ -360,8 +259,8 @@ fn values_are_views_with_typed_getters() {
 #[test]
 fn versions_other_than_two_and_three_are_named() {
     for (version, hint) in [(1, "2023"), (4, "newer"), (0x0001_0000, "newer")] {
-        let file = File { version: Some(version), ..File::default() };
-        let error = open_bytes(&file.bytes(), &OpenOptions::default()).unwrap_err();
+        let file = Gguf { version: Some(version), ..Gguf::new() };
+        let error = open_bytes("model.gguf", file.bytes()).unwrap_err();
         assert_eq!(error.kind, ErrorKind::Unsupported, "{error}");
         assert!(error.to_string().contains(hint), "{error}");
     }
@@ -370,18 +269,18 @@ fn versions_other_than_two_and_three_are_named() {
 #[test]
 fn a_wrong_alignment_loses_the_data_and_not_the_list() {
     for value in [0, 48] {
-        let checkpoint = File::default().key_u32("general.alignment", value).f32s("a", &[4]).open();
+        let checkpoint = Gguf::new().key_u32("general.alignment", value).f32s("a", &[4]).open();
         assert!(damage(&checkpoint, "a").unwrap().contains("power of two"), "{value}");
         assert!(checkpoint.is_damaged());
     }
-    let text = File::default().key_text("general.alignment", &"x".repeat(10_000)).f32s("a", &[4]).open();
+    let text = Gguf::new().key_text("general.alignment", &"x".repeat(10_000)).f32s("a", &[4]).open();
     assert!(damage(&text, "a").unwrap().contains("of type string"));
     assert!(damage(&text, "a").unwrap().len() < 200);
 }
 
 #[test]
 fn tensors_out_of_place_are_damaged_alone() {
-    let checkpoint = File::default()
+    let checkpoint = Gguf::new()
         .f32s("whole", &[8, 2])
         .f32s("under", &[8])
         .f32s("over", &[8])
@@ -390,9 +289,9 @@ fn tensors_out_of_place_are_damaged_alone() {
         .moved(1 << 40)
         .f32s("beyond", &[8])
         .moved(u64::MAX - 4)
-        .tensor("unknown", &[8], GgmlType(77), vec![])
-        .tensor("ragged", &[33], GgmlType::Q8_0, vec![0; 34])
-        .tensor("huge", &[1 << 40, 1 << 40], GgmlType::F32, vec![])
+        .tensor("unknown", &[8], 77, vec![])
+        .tensor("ragged", &[33], GgmlType::Q8_0.0, vec![0; 34])
+        .tensor("huge", &[1 << 40, 1 << 40], GgmlType::F32.0, vec![])
         .f32s("whole", &[1])
         .open();
     assert_eq!(damage(&checkpoint, "whole"), None);
@@ -416,20 +315,16 @@ fn tensors_out_of_place_are_damaged_alone() {
 
 #[test]
 fn two_names_for_the_same_bytes_share_them() {
-    let checkpoint = File::default().f32s("a", &[8]).f32s("b", &[4, 2]).moved(0).open();
+    let checkpoint = Gguf::new().f32s("a", &[8]).f32s("b", &[4, 2]).moved(0).open();
     assert!(!checkpoint.is_damaged());
     assert_eq!(checkpoint.sharing(4), [["b"], ["a"]]);
 }
 
 #[test]
 fn a_cut_file_opens_with_what_is_whole() {
-    let bytes = File::default()
-        .key_u32("one", 1)
-        .key_u32("two", 2)
-        .f32s("first", &[16])
-        .f32s("second", &[16])
-        .bytes();
-    let open_cut = |at: usize| open_bytes(&bytes[..at], &OpenOptions::default());
+    let bytes =
+        Gguf::new().key_u32("one", 1).key_u32("two", 2).f32s("first", &[16]).f32s("second", &[16]).bytes();
+    let open_cut = |at: usize| open_bytes("model.gguf", bytes[..at].to_vec());
     let in_data = open_cut(bytes.len() - 1).unwrap();
     assert_eq!(damage(&in_data, "first"), None);
     assert!(damage(&in_data, "second").unwrap().contains("cut short"));
@@ -445,27 +340,28 @@ fn a_cut_file_opens_with_what_is_whole() {
 
 #[test]
 fn too_many_dimensions_and_too_deep_arrays_end_the_list() {
-    let many = File::default().f32s("a", &[1]).tensor("b", &[1; 5], GgmlType::F32, vec![0; 4]).open();
+    let many = Gguf::new().f32s("a", &[1]).tensor("b", &[1; 5], GgmlType::F32.0, vec![0; 4]).open();
     assert!(many.damage.unwrap().contains("`b` has 5 dimensions"));
-    let file = File::default().key_u32("one", 1);
-    let deep = (0..20)
-        .fold(file.array(ValueType::Uint8, 0, &[]), |inner, _| file.array(ValueType::Array, 1, &inner));
-    let deep = file.key("deep", ValueType::Array, deep).open();
+    let file = Gguf::new().key_u32("one", 1);
+    let deep = (0..20).fold(file.array(ValueType::Uint8 as u32, 0, &[]), |inner, _| {
+        file.array(ValueType::Array as u32, 1, &inner)
+    });
+    let deep = file.key("deep", ValueType::Array as u32, deep).open();
     assert!(deep.damage.unwrap().contains("nested more than"));
 }
 
 #[test]
 fn sizes_in_pytorch_order_are_turned_round() {
     let model = |embedding: [u64; 2], up: [u64; 2], down: [u64; 2]| {
-        File::default()
+        Gguf::new()
             .f32s("token_embd.weight", &embedding)
             .f32s("blk.0.ffn_up.weight", &up)
             .f32s("blk.0.ffn_down.weight", &down)
             .f32s("blk.0.attn_q.weight", &[8, 8])
-            .tensor("output_norm.weight", &[8], GgmlType::F16, vec![0; 16])
+            .tensor("output_norm.weight", &[8], GgmlType::F16.0, vec![0; 16])
     };
     let keyed =
-        |file: File| file.key_text("general.architecture", "llama").key_u32("llama.embedding_length", 8);
+        |file: Gguf| file.key_text("general.architecture", "llama").key_u32("llama.embedding_length", 8);
     let turned = model([20, 8], [24, 8], [8, 24]);
     for file in [keyed(turned.clone()), turned.clone()] {
         let checkpoint = file.open();
@@ -499,13 +395,13 @@ fn pack_i2s(codes: &[i8], cols: usize, layout: I2sLayout) -> Vec<u8> {
     packed
 }
 
-fn i2s_file(rows: usize, cols: usize, layout: I2sLayout, big_endian: bool) -> (File, Vec<i8>) {
+fn i2s_file(rows: usize, cols: usize, layout: I2sLayout, big_endian: bool) -> (Gguf, Vec<i8>) {
     let codes: Vec<i8> = (0..rows * cols).map(|i| ((i * i + i / 7) % 3) as i8 - 1).collect();
-    let file = File { big_endian, ..File::default() };
+    let file = Gguf { big_endian, ..Gguf::new() };
     let mut data = pack_i2s(&codes, cols, layout);
-    data.extend(file.number(&0.625f32.to_le_bytes()));
+    data.extend(file.number(0.625f32));
     data.resize(codes.len() / 4 + I2_S_TAIL as usize, 0);
-    (file.tensor("w", &[cols as u64, rows as u64], GgmlType::I2_S, data), codes)
+    (file.tensor("w", &[cols as u64, rows as u64], GgmlType::I2_S.0, data), codes)
 }
 
 #[test]
@@ -516,7 +412,7 @@ fn i2_s_is_the_matrix_it_stands_for_in_every_layout() {
         for big_endian in [false, true] {
             let (file, codes) = i2s_file(8, 256, layout, big_endian);
             let options = OpenOptions { i2s_layout: Some(layout) };
-            let checkpoint = open_bytes(&file.bytes(), &options).unwrap();
+            let checkpoint = open_bytes_with("model.gguf", file.bytes(), &options).unwrap();
             let tensor = checkpoint.tensor("w").unwrap();
             assert_eq!(tensor.dtype.name(), name);
             assert_eq!((tensor.shape.as_slice(), tensor.scale), ([8, 256].as_slice(), Some(0.625)));
@@ -545,7 +441,7 @@ fn i2_s_layout_is_told_by_rows_or_assumed_aloud() {
     assert_eq!(checkpoint.tensor("w").unwrap().dtype.name(), "i2_s");
     assert!(checkpoint.warnings.iter().any(|w| w.contains("--i2s-layout")), "{:?}", checkpoint.warnings);
 
-    let ragged = File::default().tensor("w", &[96], GgmlType::I2_S, vec![0x55; 24 + 32]).open();
+    let ragged = Gguf::new().tensor("w", &[96], GgmlType::I2_S.0, vec![0x55; 24 + 32]).open();
     assert!(damage(&ragged, "w").is_some(), "96 values fill neither 64 nor 128");
     assert_eq!("arm".parse::<I2sLayout>().unwrap(), I2sLayout::Arm);
     assert!("avx".parse::<I2sLayout>().is_err());
@@ -565,12 +461,11 @@ fn a_code_that_stands_for_nothing_is_damage() {
 fn splits_open_as_one_and_missing_ones_are_told() {
     let u16 = |n: u16| n.to_le_bytes().to_vec();
     let split = |no: u16| {
-        let file =
-            if no == 0 { File::default().key_text("general.architecture", "llama") } else { File::default() };
-        let (counts, names) = (file.key("split.no", ValueType::Uint16, u16(no)), ["a", "b", "c"]);
+        let file = if no == 0 { Gguf::new().key_text("general.architecture", "llama") } else { Gguf::new() };
+        let (counts, names) = (file.key("split.no", ValueType::Uint16 as u32, u16(no)), ["a", "b", "c"]);
         counts
-            .key("split.count", ValueType::Uint16, u16(3))
-            .key("split.tensors.count", ValueType::Int32, 3i32.to_le_bytes().to_vec())
+            .key("split.count", ValueType::Uint16 as u32, u16(3))
+            .key("split.tensors.count", ValueType::Int32 as u32, 3i32.to_le_bytes().to_vec())
             .f32s(names[no as usize], &[8])
             .bytes()
     };
@@ -601,7 +496,7 @@ fn splits_open_as_one_and_missing_ones_are_told() {
 #[test]
 fn a_header_written_anew_says_the_same() {
     for file in ["every_type.gguf", "big_endian.gguf"] {
-        let bytes = std::fs::read(data(file)).unwrap();
+        let bytes = std::fs::read(data("inspect", file)).unwrap();
         let header = Header::parse(&bytes).unwrap();
         let mut keys = Keys::default();
         header.keys.iter().for_each(|(key, value)| keys.copy(key, value));

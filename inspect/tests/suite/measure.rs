@@ -2,11 +2,8 @@
 
 use ckpt_inspect::measure::{Measured, Plan, TernaryRule, measure};
 use ckpt_inspect::{DType, Elements};
+use ckpt_kit::numbers::le;
 use proptest::prelude::*;
-
-fn bytes_of(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|v| v.to_le_bytes()).collect()
-}
 
 fn plain(dtype: DType, bytes: &[u8], plan: Plan) -> Measured {
     measure(&Elements::plain(dtype, bytes).unwrap(), &plan)
@@ -58,7 +55,7 @@ fn collapsed_and_offset_tensors_are_exact() {
         let values = normal(700_001, mean, std);
         let wide: Vec<f64> = values.iter().map(|&v| v.into()).collect();
         let wanted = oracle(&wide);
-        let stats = plain(DType::F32, &bytes_of(&values), Plan::default()).stats;
+        let stats = plain(DType::F32, &le(&values), Plan::default()).stats;
         assert_close(stats.std, wanted.std, 0.0);
         assert_close(stats.abs_mean, wanted.abs_mean, 0.0);
         // A mean of almost nothing is as exact as the sum of magnitudes allows.
@@ -67,10 +64,10 @@ fn collapsed_and_offset_tensors_are_exact() {
 }
 
 #[test]
-fn f64_near_the_ends_of_its_range() {
+fn f64_is_measured_near_the_ends_of_its_range() {
     for scale in [1e200, 1e-200, 1.0] {
         let wide: Vec<f64> = normal(10_000, 0.5, 1.0).iter().map(|&v| f64::from(v) * scale).collect();
-        let bytes: Vec<u8> = wide.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let bytes = le(&wide);
         let stats = plain(DType::F64, &bytes, Plan::default()).stats;
         let wanted = oracle(&wide.iter().map(|v| v / scale).collect::<Vec<_>>());
         assert_close(stats.std, wanted.std * scale, 0.0);
@@ -79,10 +76,10 @@ fn f64_near_the_ends_of_its_range() {
 }
 
 #[test]
-fn empty_and_single_elements() {
+fn no_element_and_one_have_no_std() {
     let stats = plain(DType::F32, &[], Plan { histogram: true, ..Plan::default() }).stats;
     assert_eq!((stats.count, stats.mean, stats.std, stats.min), (0, None, None, None));
-    let stats = plain(DType::F32, &bytes_of(&[-2.0]), Plan::default()).stats;
+    let stats = plain(DType::F32, &le(&[-2.0f32]), Plan::default()).stats;
     assert_eq!((stats.count, stats.mean, stats.std, stats.abs_max), (1, Some(-2.0), None, Some(2.0)));
 }
 
@@ -98,7 +95,7 @@ fn check_ternary(values: &[f32], cols: usize) {
         ternary: Some(TernaryRule::Absmean { eps: 1e-8, per_row: false }),
         histogram: false,
     };
-    let ternary = plain(DType::F32, &bytes_of(values), plan).ternary.unwrap();
+    let ternary = plain(DType::F32, &le(values), plan).ternary.unwrap();
     let mean = values.iter().map(|v| f64::from(v.abs())).sum::<f64>() / values.len() as f64;
     let scale = mean as f32 + 1e-8;
     let (neg, pos) = codes(values, scale);
@@ -112,7 +109,7 @@ fn check_ternary(values: &[f32], cols: usize) {
 }
 
 #[test]
-fn ternary_occupancy_of_large_matrices() {
+fn ternary_occupancy_of_large_matrices_is_counted() {
     let cols = 768;
     let mut values = normal(cols * 1500, 0.0, 0.02);
     check_ternary(&values, cols);
@@ -149,7 +146,7 @@ fn codes_are_signs_however_small_the_scale() {
     for scale in [1.0f32, 1e-30, 1e-42, f32::from_bits(1)] {
         let values: Vec<f32> = (0..3000).map(|i| scale * [-1.0, 0.0, 1.0, 1.0][i % 4]).collect();
         let plan = Plan { cols: Some(60), ternary: Some(TernaryRule::Codes), histogram: true };
-        let ternary = plain(DType::F32, &bytes_of(&values), plan).ternary.unwrap();
+        let ternary = plain(DType::F32, &le(&values), plan).ternary.unwrap();
         assert_eq!((ternary.neg, ternary.zero, ternary.pos), (0.25, 0.25, 0.5), "{scale:e}");
         // Columns 1, 5, 9, ... hold zeros alone.
         assert_eq!((ternary.dead_rows, ternary.dead_cols), (0, 15), "{scale:e}");
@@ -165,7 +162,7 @@ fn infinite_weights_have_codes_and_nan_has_none() {
         histogram: true,
     };
     (values[70], values[9000], values[200_000]) = (f32::INFINITY, f32::NEG_INFINITY, f32::NAN);
-    let measured = plain(DType::F32, &bytes_of(&values), plan);
+    let measured = plain(DType::F32, &le(&values), plan);
     let finite: Vec<f32> = values.iter().copied().filter(|v| v.is_finite()).collect();
     let mean = finite.iter().map(|v| f64::from(v.abs())).sum::<f64>() / finite.len() as f64;
     let (neg, pos) = codes(&finite, mean as f32 + 1e-8);
@@ -189,7 +186,7 @@ fn nan_keeps_no_row_alive() {
     for per_row in [false, true] {
         let ternary = Some(TernaryRule::Absmean { eps: 1e-8, per_row });
         let plan = Plan { cols: Some(cols), ternary, histogram: false };
-        let ternary = plain(DType::F32, &bytes_of(&values), plan).ternary.unwrap();
+        let ternary = plain(DType::F32, &le(&values), plan).ternary.unwrap();
         assert_eq!((ternary.dead_rows, ternary.dead_cols), (1, 1), "per row: {per_row}");
     }
 }
@@ -204,13 +201,13 @@ fn exact_halves_round_to_even() {
         histogram: false,
     };
     let mean = values.iter().map(|v| f64::from(v.abs())).sum::<f64>() / 8.0;
-    let ternary = plain(DType::F32, &bytes_of(&values), plan).ternary.unwrap();
+    let ternary = plain(DType::F32, &le(&values), plan).ternary.unwrap();
     let (neg, pos) = codes(&values, mean as f32);
     assert_eq!((ternary.neg, ternary.pos), (neg as f64 / 8.0, pos as f64 / 8.0));
 }
 
 #[test]
-fn scales_per_row() {
+fn a_scale_per_row_gives_each_row_its_codes() {
     let mut values = normal(64 * 100, 0.0, 1.0);
     values
         .chunks_mut(100)
@@ -222,7 +219,7 @@ fn scales_per_row() {
         ternary: Some(TernaryRule::Absmean { eps: 1e-8, per_row: true }),
         histogram: false,
     };
-    let ternary = plain(DType::F32, &bytes_of(&values), plan).ternary.unwrap();
+    let ternary = plain(DType::F32, &le(&values), plan).ternary.unwrap();
     let (mut neg, mut pos) = (0, 0);
     for row in values.chunks(100) {
         let mean = row.iter().map(|v| f64::from(v.abs())).sum::<f64>() / 100.0;
@@ -235,7 +232,7 @@ fn scales_per_row() {
 
 /// Every 8-bit code against values that PyTorch 2.15 gives (tests/data/float8.py).
 #[test]
-fn every_float8_code() {
+fn every_float8_code_is_what_pytorch_says() {
     let golden: serde_json::Value = serde_json::from_str(include_str!("../data/float8.json")).unwrap();
     for (dtype, name) in [
         (DType::F8E4M3FN, "float8_e4m3fn"),
@@ -292,7 +289,7 @@ proptest! {
             DType::F64 => {
                 (values.iter().flat_map(|&v| f64::from(v).to_le_bytes()).collect(), values.iter().map(|&v| v.into()).collect())
             }
-            _ => (bytes_of(&values), values.iter().map(|&v| v.into()).collect()),
+            _ => (le(&values), values.iter().map(|&v| v.into()).collect()),
         };
         let unaligned: Vec<u8> = std::iter::repeat_n(0, shift).chain(bytes).collect();
         let stats = plain(dtype, &unaligned[shift..], Plan { histogram: true, ..Plan::default() }).stats;

@@ -1,45 +1,23 @@
 //! NumPy's arrays, alone and in archives: written by hand here, and by NumPy where there is one.
 
-use std::io::{Cursor, Write};
-use std::process::Command;
-
 use ckpt_inspect::npy::{self, Elements, Header};
 use ckpt_inspect::{DType, DamageKind, ErrorKind, NoticeKind, open, open_bytes};
-use zip::CompressionMethod::{Deflated, Stored};
-
-fn npy(descr: &str, fortran: bool, shape: &str, elements: &[u8]) -> Vec<u8> {
-    let fortran = if fortran { "True" } else { "False" };
-    let mut header = format!("{{'descr': {descr}, 'fortran_order': {fortran}, 'shape': {shape}, }}");
-    header.push_str(&" ".repeat((63 - (10 + header.len()) % 64) % 64));
-    header.push('\n');
-    [b"\x93NUMPY\x01\0", &(header.len() as u16).to_le_bytes()[..], header.as_bytes(), elements].concat()
-}
-
-fn npz(entries: &[(&str, zip::CompressionMethod, Vec<u8>)]) -> Vec<u8> {
-    let mut writer = zip::ZipWriter::new(Cursor::new(Vec::new()));
-    for (name, method, content) in entries {
-        let options = zip::write::SimpleFileOptions::default().compression_method(*method);
-        writer.start_file(*name, options).unwrap();
-        writer.write_all(content).unwrap();
-    }
-    writer.finish().unwrap().into_inner()
-}
-
-fn floats(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|x| x.to_le_bytes()).collect()
-}
+use ckpt_kit::npy::npy;
+use ckpt_kit::numbers::le;
+use ckpt_kit::peers;
+use ckpt_kit::zip::{deflated, entry, zip};
 
 const SIX: [f32; 6] = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
 
 #[test]
-fn one_array() {
-    let plain = open_bytes("w.npy", npy("'<f4'", false, "(2, 3)", &floats(&SIX))).unwrap();
+fn an_array_opens_in_either_order_of_rows_and_bytes() {
+    let plain = open_bytes("w.npy", npy("'<f4'", false, "(2, 3)", &le(&SIX))).unwrap();
     assert_eq!((plain.format.name().as_str(), plain.is_damaged()), ("npy", false));
     let tensor = plain.tensor("w").unwrap();
     assert_eq!((&tensor.shape, &tensor.strides), (&vec![2, 3], &vec![3, 1]));
     assert_eq!(plain.values(tensor).unwrap(), SIX);
 
-    let columns = open_bytes("w.npy", npy("'<f4'", true, "(2, 3)", &floats(&SIX))).unwrap();
+    let columns = open_bytes("w.npy", npy("'<f4'", true, "(2, 3)", &le(&SIX))).unwrap();
     let tensor = columns.tensor("w").unwrap();
     assert_eq!(tensor.strides, [1, 2]);
     assert_eq!(columns.values(tensor).unwrap(), [1.0, 3.0, 5.0, 2.0, 4.0, 6.0]);
@@ -62,8 +40,7 @@ fn arrays_that_are_no_numbers_are_refused_for_what_they_are() {
         assert_eq!(error.kind, ErrorKind::Unsupported);
         assert!(error.to_string().contains(why), "{error}");
 
-        let beside =
-            npz(&[("a.npy", Stored, npy("'<f4'", false, "(6,)", &floats(&SIX))), ("b.npy", Stored, array)]);
+        let beside = zip(&[entry("a.npy", npy("'<f4'", false, "(6,)", &le(&SIX))), entry("b.npy", array)]);
         let archive = open_bytes("arrays.npz", beside).unwrap();
         assert_eq!(archive.tensors.len(), 1);
         let [notice] = &archive.warnings[..] else { panic!("{:?}", archive.warnings) };
@@ -74,7 +51,7 @@ fn arrays_that_are_no_numbers_are_refused_for_what_they_are() {
 
 #[test]
 fn arrays_cut_short_are_told_so() {
-    let whole = npy("'<f4'", false, "(2, 3)", &floats(&SIX));
+    let whole = npy("'<f4'", false, "(2, 3)", &le(&SIX));
     let cut = open_bytes("w.npy", whole[..whole.len() - 1].to_vec()).unwrap();
     assert!(cut.is_damaged() && cut.damage.unwrap().is_truncation());
     let error = open_bytes("w.npy", whole[..20].to_vec()).unwrap_err();
@@ -84,14 +61,12 @@ fn arrays_cut_short_are_told_so() {
 }
 
 #[test]
-fn an_archive_of_arrays() {
-    let pair = |name: &'static str, method, values: &[f32]| {
-        (name, method, npy("'<f4'", false, &format!("({},)", values.len()), &floats(values)))
-    };
-    let bytes = npz(&[
-        pair("layers.0.weight.npy", Stored, &SIX),
-        pair("layers.0.bias.npy", Deflated, &SIX[..2]),
-        ("notes.txt", Stored, b"no array".to_vec()),
+fn an_archive_of_arrays_opens_and_its_damage_is_told() {
+    let array = |values: &[f32]| npy("'<f4'", false, &format!("({},)", values.len()), &le(values));
+    let bytes = zip(&[
+        entry("layers.0.weight.npy", array(&SIX)),
+        deflated("layers.0.bias.npy", array(&SIX[..2])),
+        entry("notes.txt", b"no array".to_vec()),
     ]);
     let mut archive = open_bytes("arrays.npz", bytes.clone()).unwrap();
     assert_eq!((archive.format.name().as_str(), archive.is_damaged()), ("npz", false));
@@ -103,7 +78,7 @@ fn an_archive_of_arrays() {
 
     // The last byte of the first array.
     let mut flipped = bytes.clone();
-    let at = flipped.windows(24).position(|w| w == floats(&SIX)).unwrap();
+    let at = flipped.windows(24).position(|w| w == le(&SIX)).unwrap();
     flipped[at + 23] ^= 1;
     let mut flipped = open_bytes("arrays.npz", flipped).unwrap();
     assert_eq!(flipped.verify_checksums(), ["layers.0.weight"]);
@@ -117,9 +92,9 @@ fn an_archive_of_arrays() {
 
 #[test]
 fn every_truncation_and_flip_returns() {
-    let bytes = npz(&[
-        ("a.npy", Stored, npy("'<f4'", true, "(2, 3)", &floats(&SIX))),
-        ("b.npy", Deflated, npy("'>i8'", false, "(2,)", &[7; 16])),
+    let bytes = zip(&[
+        entry("a.npy", npy("'<f4'", true, "(2, 3)", &le(&SIX))),
+        deflated("b.npy", npy("'>i8'", false, "(2,)", &[7; 16])),
     ]);
     let read = |bytes: Vec<u8>| {
         if let Ok(mut checkpoint) = open_bytes("a.npz", bytes) {
@@ -183,17 +158,10 @@ print(json.dumps(told))
 
 #[test]
 fn numpy_and_this_read_the_same() {
-    let Some(python) = std::env::var_os("CKPT_PEERS_PYTHON") else {
-        let required = std::env::var_os("CKPT_REQUIRE_PEERS").is_some_and(|v| v == "1");
-        assert!(!required, "CKPT_PEERS_PYTHON must name a Python with numpy");
-        eprintln!("skipped: CKPT_PEERS_PYTHON names no Python with numpy");
-        return;
-    };
+    let Some(python) = peers::python(&["numpy"]) else { return };
     let folder = tempfile::tempdir().unwrap();
-    let output = Command::new(python).args(["-c", WRITER]).arg(folder.path()).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let told: std::collections::BTreeMap<String, (Vec<usize>, Vec<f64>)> =
-        serde_json::from_slice(&output.stdout).unwrap();
+        serde_json::from_str(&python.code(WRITER, &[folder.path()])).unwrap();
     let mut seen = 0;
     for file in ["stored.npz", "deflated.npz", "alone.npy"] {
         let mut checkpoint = open(folder.path().join(file)).unwrap();

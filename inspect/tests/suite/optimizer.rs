@@ -39,7 +39,7 @@ fn every_optimizer_decays_as_pytorch_did() {
 }
 
 #[test]
-fn kinds_and_counters() {
+fn optimizers_are_told_by_kind_with_their_steps() {
     for (name, kind, steps) in [
         ("adamw", Kind::AdamW, Some(400)),
         ("adam_l2", Kind::AdamL2, Some(400)),

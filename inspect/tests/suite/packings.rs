@@ -1,29 +1,16 @@
 //! The ternary packings outside GGUF, decoded against codes computed here from the unpacked weights or by the rule
 //! that the packer documents.
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-
 use ckpt_inspect::{
     Checkpoint, DType, Finding, Group, Options, TernaryPacking, Verdict, describe, judge, open,
 };
-use safetensors::tensor::{Dtype, TensorView};
+use ckpt_kit::fixtures::fixture;
+use ckpt_kit::safetensors::SafeTensors;
 
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name)
-}
-
-type Parts<'a> = Vec<(&'a str, Dtype, Vec<usize>, Vec<u8>)>;
-
-/// A folder with model.safetensors of these tensors, and config.json if there is one.
-fn model(tensors: Parts<'_>, config: Option<&str>) -> (tempfile::TempDir, Checkpoint) {
-    let views: HashMap<&str, TensorView<'_>> = tensors
-        .iter()
-        .map(|(name, dtype, shape, bytes)| (*name, TensorView::new(*dtype, shape.clone(), bytes).unwrap()))
-        .collect();
+/// A folder with this model.safetensors, and config.json if there is one.
+fn model(tensors: SafeTensors, config: Option<&str>) -> (tempfile::TempDir, Checkpoint) {
     let folder = tempfile::tempdir().unwrap();
-    let bytes = safetensors::serialize(views, None).unwrap();
-    std::fs::write(folder.path().join("model.safetensors"), bytes).unwrap();
+    tensors.write(&folder.path().join("model.safetensors"));
     if let Some(config) = config {
         std::fs::write(folder.path().join("config.json"), config).unwrap();
     }
@@ -81,12 +68,11 @@ fn the_seed_form_holds_the_absmean_codes_of_the_weights_it_was_made_from() {
 fn a_zero_byte_is_four_times_minus_one_and_a_constant_is_dead() {
     let shape = br#"{"a.weight_shape": [4, 6], "b.weight_shape": [3, 3]}"#;
     let (_folder, checkpoint) = model(
-        vec![
-            ("a.weight", Dtype::U8, vec![6], vec![0; 6]),
+        SafeTensors::new()
+            .tensor("a.weight", "U8", &[6], &[0; 6])
             // Nine values: 1 0 -1 | 1 1 1 | -1 0 0, and three of padding.
-            ("b.weight", Dtype::U8, vec![3], vec![0b10_01_00_10, 0b10_10_00_01, 0b01_01_01_01]),
-            ("__metadata__", Dtype::U8, vec![shape.len()], shape.to_vec()),
-        ],
+            .tensor("b.weight", "U8", &[3], &[0b10_01_00_10, 0b10_10_00_01, 0b01_01_01_01])
+            .tensor("__metadata__", "U8", &[shape.len()], &shape.to_vec()),
         None,
     );
     let codes = |name: &str| checkpoint.ternary_codes(checkpoint.tensor(name).unwrap()).unwrap().unwrap();
@@ -110,10 +96,12 @@ fn shapes_that_do_not_fit_the_packed_bytes_are_damage() {
     for (shape, bytes) in [("[4, 600]", 6), ("[4294967296, 4294967296]", 6), ("[4, 6]", 7)] {
         let metadata = format!(r#"{{"a.weight_shape": {shape}}}"#).into_bytes();
         let (_folder, checkpoint) = model(
-            vec![
-                ("a.weight", Dtype::U8, vec![bytes], vec![0x55; bytes]),
-                ("__metadata__", Dtype::U8, vec![metadata.len()], metadata),
-            ],
+            SafeTensors::new().tensor("a.weight", "U8", &[bytes], &vec![0x55; bytes]).tensor(
+                "__metadata__",
+                "U8",
+                &[metadata.len()],
+                &metadata,
+            ),
             None,
         );
         assert!(checkpoint.is_damaged(), "{shape}");
@@ -144,7 +132,12 @@ fn bitnet_scaled(config: Option<&str>, scale: f32) -> (tempfile::TempDir, Checkp
     let name = "model.layers.0.mlp.gate_proj.weight";
     let scale_name = "model.layers.0.mlp.gate_proj.weight_scale";
     let (folder, checkpoint) = model(
-        vec![(name, Dtype::U8, vec![2, 5], pack(&codes, 8, 5)), (scale_name, Dtype::BF16, vec![1], scale)],
+        SafeTensors::new().tensor(name, "U8", &[2, 5], &pack(&codes, 8, 5)).tensor(
+            scale_name,
+            "BF16",
+            &[1],
+            &scale,
+        ),
         config,
     );
     (folder, checkpoint, codes)
@@ -200,10 +193,12 @@ fn occupancy_is_that_of_the_codes_whatever_the_scale() {
 fn bytes_with_scales_of_other_schemes_are_not_taken_for_ternary() {
     // A 4-bit float scheme: two values a byte, one scale for 16 values.
     let (_folder, checkpoint) = model(
-        vec![
-            ("l.weight", Dtype::U8, vec![4, 16], vec![0x37; 64]),
-            ("l.weight_scale", Dtype::F8_E4M3, vec![4, 2], vec![0x38; 8]),
-        ],
+        SafeTensors::new().tensor("l.weight", "U8", &[4, 16], &[0x37; 64]).tensor(
+            "l.weight_scale",
+            "F8_E4M3",
+            &[4, 2],
+            &[0x38; 8],
+        ),
         None,
     );
     assert_eq!(checkpoint.tensor("l.weight").unwrap().dtype, DType::U8);
@@ -216,10 +211,9 @@ fn bytes_with_scales_of_other_schemes_are_not_taken_for_ternary() {
 fn a_code_that_stands_for_nothing_is_damage() {
     let shape = br#"{"a.weight_shape": [4, 6]}"#;
     let (_folder, checkpoint) = model(
-        vec![
-            ("a.weight", Dtype::U8, vec![6], vec![0x55, 0x55, 0b01_11_01_01, 0x55, 0x55, 0x55]),
-            ("__metadata__", Dtype::U8, vec![shape.len()], shape.to_vec()),
-        ],
+        SafeTensors::new()
+            .tensor("a.weight", "U8", &[6], &[0x55, 0x55, 0b01_11_01_01, 0x55, 0x55, 0x55])
+            .tensor("__metadata__", "U8", &[shape.len()], &shape.to_vec()),
         None,
     );
     let mut record = describe(&checkpoint, Options::default(), &|_| ());

@@ -5,11 +5,9 @@ use std::path::{Path, PathBuf};
 
 use ckpt_inspect::salvage::{Fill, Salvage, salvage};
 use ckpt_inspect::{Checkpoint, OpenOptions, TensorInfo, open};
+use ckpt_kit::fixtures::{data, fixture};
+use ckpt_kit::safetensors::{self, SafeTensors};
 use proptest::prelude::*;
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name)
-}
 
 fn format(name: &str) -> PathBuf {
     fixture("formats").join(name)
@@ -96,7 +94,7 @@ fn every_truncation(path: &Path) {
 }
 
 #[test]
-fn every_truncation_of_a_zip() {
+fn every_cut_of_a_zip_keeps_only_what_is_whole() {
     every_truncation(&format("whole.pt"));
     for name in ["views.pt", "tied.pt", "proto5.pt"] {
         every_truncation(&format(name));
@@ -104,26 +102,26 @@ fn every_truncation_of_a_zip() {
 }
 
 #[test]
-fn every_truncation_of_a_legacy_file() {
+fn every_cut_of_a_legacy_file_keeps_only_what_is_whole() {
     every_truncation(&format("legacy.pt"));
     every_truncation(&format("legacy_proto4.pt"));
 }
 
-fn safetensors() -> Vec<u8> {
-    let header = br#"{"a":{"dtype":"F32","shape":[5,3],"data_offsets":[0,60]},"b":{"dtype":"I16","shape":[4],"data_offsets":[60,68]},"c":{"dtype":"BF16","shape":[8],"data_offsets":[68,84]}}"#;
-    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
-    bytes.extend_from_slice(header);
-    bytes.extend((0..84u8).map(|i| i.wrapping_mul(37) & 0x3f));
-    bytes
+fn small() -> SafeTensors {
+    let bytes: Vec<u8> = (0..84u8).map(|i| i.wrapping_mul(37) & 0x3f).collect();
+    SafeTensors::new()
+        .tensor("a", "F32", &[5, 3], &bytes[..60])
+        .tensor("b", "I16", &[4], &bytes[60..68])
+        .tensor("c", "BF16", &[8], &bytes[68..])
 }
 
 #[test]
-fn every_truncation_of_safetensors_and_gguf() {
+fn every_cut_of_safetensors_and_gguf_keeps_only_what_is_whole() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("small.safetensors");
-    std::fs::write(&path, safetensors()).unwrap();
+    small().write(&path);
     every_truncation(&path);
-    every_truncation(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/every_type.gguf"));
+    every_truncation(&data("inspect", "every_type.gguf"));
 }
 
 #[test]
@@ -271,13 +269,10 @@ fn holes_are_filled() {
 
 #[test]
 fn a_size_that_only_a_header_claims_is_not_filled() {
-    let header = br#"{"a":{"dtype":"F32","shape":[1048576,1048576],"data_offsets":[0,4398046511104]},"b":{"dtype":"U8","shape":[4],"data_offsets":[4398046511104,4398046511108]}}"#;
-    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
-    bytes.extend_from_slice(header);
-    bytes.extend([1, 2, 3]);
+    let header = r#"{"a":{"dtype":"F32","shape":[1048576,1048576],"data_offsets":[0,4398046511104]},"b":{"dtype":"U8","shape":[4],"data_offsets":[4398046511104,4398046511108]}}"#;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("claims.safetensors");
-    std::fs::write(&path, bytes).unwrap();
+    std::fs::write(&path, safetensors::raw(header, &[1, 2, 3])).unwrap();
     let mut salvaged = salvage(&path, &OpenOptions::default()).unwrap();
     assert_eq!(salvaged.fill(Fill::Zeros), 1);
     assert_eq!(salvaged.fill(Fill::Nan), 0);
@@ -306,7 +301,7 @@ proptest! {
 
     /// Zips vouch for every storage; with any bytes overwritten, what is called whole and vouched for is.
     #[test]
-    fn whatever_is_overwritten(
+    fn nothing_overwritten_is_called_whole(
         file in 0..5usize,
         holes in prop::collection::vec((any::<prop::sample::Index>(), 1..3000usize, any::<u8>()), 1..4),
         cut in prop::option::of(any::<prop::sample::Index>()),

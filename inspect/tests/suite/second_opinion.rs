@@ -1,9 +1,9 @@
 //! Pickles without tensors, written by an independent implementation and read by both.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
-use ckpt_inspect::open;
+use ckpt_inspect::{open, open_bytes};
+use ckpt_kit::fixtures::fixture;
 use proptest::prelude::*;
 use serde::Deserialize;
 use serde_pickle::{HashableValue, SerOptions, Value};
@@ -64,10 +64,7 @@ proptest! {
         let options = if old { SerOptions::new().proto_v2() } else { SerOptions::new() };
         let bytes = serde_pickle::value_to_vec(&value, options).unwrap();
         let second = serde_pickle::value_from_slice(&bytes, Default::default()).unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("values.pkl");
-        std::fs::write(&path, &bytes).unwrap();
-        let checkpoint = open(&path).unwrap();
+        let checkpoint = open_bytes("values.pkl", bytes).unwrap();
         prop_assert_eq!(&checkpoint.warnings, &Vec::<&str>::new());
         prop_assert_eq!(&checkpoint.metadata, &plain(value));
         prop_assert_eq!(&checkpoint.metadata, &plain(second));
@@ -93,8 +90,7 @@ fn a_typed_config_comes_out_of_a_checkpoint() {
         muon_lr: f64,
         muon_weight_decay: f64,
     }
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
-    let checkpoint = open(fixtures.join("collapse-run/step-00500.pt")).unwrap();
+    let checkpoint = open(fixture("collapse-run/step-00500.pt")).unwrap();
     let config: Config = serde_pickle::from_value(checkpoint.meta("config").unwrap().clone()).unwrap();
     let model = Model { hidden_dim: 64, num_layers: 2, attn_logit_soft_cap: Some(50.0), use_qk_norm: true };
     assert_eq!(config, Config { model, training: Training { muon_lr: 0.02, muon_weight_decay: 0.1 } });

@@ -4,16 +4,12 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use ckpt_inspect::{Error, ErrorKind, find, open, step_from_path};
-use safetensors::tensor::{Dtype, TensorView};
+use ckpt_kit::fixtures::fixture;
+use ckpt_kit::safetensors::SafeTensors;
 
+/// A file of tensors of one element.
 fn safetensors(tensors: &[(&str, f32)]) -> Vec<u8> {
-    let data: Vec<[u8; 4]> = tensors.iter().map(|(_, v)| v.to_le_bytes()).collect();
-    let views: HashMap<&str, TensorView<'_>> = tensors
-        .iter()
-        .zip(&data)
-        .map(|((name, _), bytes)| (*name, TensorView::new(Dtype::F32, vec![1], bytes).unwrap()))
-        .collect();
-    safetensors::serialize(views, None).unwrap()
+    tensors.iter().fold(SafeTensors::new(), |file, (name, value)| file.f32s(name, &[1], &[*value])).bytes()
 }
 
 fn shard(i: usize) -> String {
@@ -141,8 +137,8 @@ fn an_index_cannot_point_outside_its_folder() {
 }
 
 #[test]
-fn pytorch_shards_join_too() {
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/formats");
+fn pytorch_shards_open_as_one() {
+    let fixtures = fixture("formats");
     let folder = tempfile::tempdir().unwrap();
     let shard = |i: usize| format!("pytorch_model-{i:05}-of-00002.bin");
     std::fs::copy(fixtures.join("tied.pt"), folder.path().join(shard(1))).unwrap();
@@ -167,7 +163,7 @@ fn pytorch_shards_join_too() {
 
 #[test]
 fn a_distributed_checkpoint_is_recognised_and_not_guessed_at() {
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/formats");
+    let fixtures = fixture("formats");
     let folder = tempfile::tempdir().unwrap();
     let parts =
         [std::fs::read(fixtures.join("tied.pt")).unwrap(), std::fs::read(fixtures.join("whole.pt")).unwrap()];

@@ -1,5 +1,7 @@
 //! The GitHub Action, the pre-commit hook, and the page that documents them.
 
+use std::process::Command;
+
 use yaml_rust2::{Yaml, YamlLoader};
 
 use super::*;
@@ -35,9 +37,12 @@ fn act(inputs: &[(&str, &str)]) -> (i32, String, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let action = yaml("action.yml");
     let step = action["runs"]["steps"].as_vec().unwrap().last().unwrap();
-    let binaries = Path::new(env!("CARGO_BIN_EXE_ckpt")).parent().unwrap().display().to_string();
+    let program = program();
+    let binaries = program.path().parent().unwrap().display().to_string();
     let mut bash = Command::new("bash");
-    bash.args(["--noprofile", "--norc", "-e", "-o", "pipefail", "-c", step["run"].as_str().unwrap()])
+    bash.args(["--noprofile", "--norc", "-e", "-o", "pipefail", "-c", step["run"].as_str().unwrap()]);
+    program
+        .surround(&mut bash)
         .current_dir(folder.path())
         .env("PATH", format!("{binaries}:{}", std::env::var("PATH").unwrap()))
         .env("RUNNER_TEMP", folder.path())
@@ -49,14 +54,14 @@ fn act(inputs: &[(&str, &str)]) -> (i32, String, tempfile::TempDir) {
         let given = inputs.iter().find(|(name, _)| *name == input).map(|(_, value)| *value);
         bash.env(variable.as_str().unwrap(), given.unwrap_or(default));
     }
-    let output = bash.output().unwrap();
-    (code(&output), stdout(&output) + &stderr(&output), folder)
+    let ran = Ran::of(&mut bash);
+    (ran.code().unwrap(), format!("{}{}", ran.out(), ran.err()), folder)
 }
 
 #[cfg(unix)]
 #[test]
 fn the_action_gates_and_summarises() {
-    let paths = format!("{}\n\n{}\n", fixture(HEALTHY), fixture(COLLAPSED));
+    let paths = format!("{}\n\n{}\n", absolute(HEALTHY), absolute(COLLAPSED));
     let (code, printed, folder) =
         act(&[("paths", &paths), ("sarif-file", "gate.sarif"), ("junit-file", "gate.xml")]);
     assert_eq!(code, 1, "{printed}");
@@ -67,10 +72,10 @@ fn the_action_gates_and_summarises() {
     assert!(read("summary").trim_end().ends_with("    1 of 2 checkpoints refused"));
     assert!(read("gate.sarif").contains("\"2.1.0\"") && read("gate.xml").starts_with("<?xml"));
 
-    let (code, printed, _) = act(&[("paths", &fixture(COLLAPSED)), ("allow", "weak"), ("format", "human")]);
+    let (code, printed, _) = act(&[("paths", &absolute(COLLAPSED)), ("allow", "weak"), ("format", "human")]);
     assert_eq!(code, 0, "{printed}");
     let (code, printed, _) =
-        act(&[("paths", &fixture(COLLAPSED)), ("allow", "weak"), ("baseline", &fixture(HEALTHY))]);
+        act(&[("paths", &absolute(COLLAPSED)), ("allow", "weak"), ("baseline", &absolute(HEALTHY))]);
     assert!(code == 1 && printed.contains("std-shrunk"), "{printed}");
 }
 
@@ -82,7 +87,7 @@ fn the_action_runs_nothing_that_an_input_says() {
     {
         let (code, printed, folder) = act(&[("paths", hostile)]);
         assert_eq!(code, 3, "{hostile}: {printed}");
-        let healthy = fixture(HEALTHY);
+        let healthy = absolute(HEALTHY);
         for input in ["policy", "allow", "baseline", "format"] {
             let (code, printed, folder) = act(&[("paths", &healthy), (input, hostile)]);
             assert!(code == 2 || code == 3, "{input} {hostile}: {printed}");
@@ -133,8 +138,8 @@ fn every_command_of_the_page_prints_what_the_page_says() {
                 .map(|arg| arg.trim_matches('"'))
                 .collect();
             let output = gate(&args);
-            assert_eq!(stdout(&output), expected, "{line}");
-            last = code(&output);
+            assert_eq!(output.out(), expected, "{line}");
+            last = output.code().unwrap();
             ran += 1;
         }
     }
@@ -146,10 +151,9 @@ fn the_page_s_policy_is_one_and_names_every_key() {
     let policy = blocks("toml").remove(0);
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("ckpt.toml"), &policy).unwrap();
-    let output = gate_in(folder.path(), &[&fixture(HEALTHY), "--format", "json"]);
-    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let output = gate_in(folder.path(), &[&absolute(HEALTHY), "--format", "json"]).exits(0);
     let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
-    let known = &json_of(&output)["policy"];
+    let known = &output.json()["policy"];
     let all = [keys(known), keys(&known["baseline"]), keys(&known["tensors"][0]), keys(&known["thresholds"])];
     for key in all.concat() {
         let written = policy.contains(&format!("{key} = ")) || policy.contains(&format!("[gate.{key}]"));

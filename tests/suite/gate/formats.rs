@@ -40,9 +40,9 @@ fn parse_xml(text: &str) -> Vec<(String, BTreeMap<String, String>, String)> {
 
 #[test]
 fn junit_has_a_suite_per_checkpoint_and_a_case_per_rule() {
-    let output = gate(&[HEALTHY, COLLAPSED, "missing.pt", "--min-step", "3000", "--format", "junit"]);
-    assert_eq!(code(&output), 3);
-    let elements = parse_xml(&stdout(&output));
+    let output =
+        gate(&[HEALTHY, COLLAPSED, "missing.pt", "--min-step", "3000", "--format", "junit"]).exits(3);
+    let elements = parse_xml(output.out());
     assert_eq!(elements[0].0, "testsuites");
     assert_eq!((&elements[0].1["failures"][..], &elements[0].1["errors"][..]), ("2", "1"));
     let suites: Vec<&String> = elements.iter().filter(|e| e.0 == "testsuite").map(|e| &e.1["name"]).collect();
@@ -63,8 +63,8 @@ fn junit_has_a_suite_per_checkpoint_and_a_case_per_rule() {
 
 #[test]
 fn sarif_says_where_and_describes_every_rule() {
-    let output = gate(&[&fixture(COLLAPSED), HEALTHY, "missing file.pt", "--format", "sarif"]);
-    let log = json_of(&output);
+    let output = gate(&[&absolute(COLLAPSED), HEALTHY, "missing file.pt", "--format", "sarif"]);
+    let log = output.json();
     assert_eq!(log["version"], "2.1.0");
     let run = &log["runs"][0];
     let rules = run["tool"]["driver"]["rules"].as_array().unwrap();
@@ -95,8 +95,8 @@ fn sarif_says_where_and_describes_every_rule() {
 
 #[test]
 fn github_gets_one_annotation_per_checkpoint_and_rule() {
-    let output = gate(&[&fixture(COLLAPSED), HEALTHY, "a,b:c%.pt", "--format", "github"]);
-    let text = stdout(&output);
+    let output = gate(&[&absolute(COLLAPSED), HEALTHY, "a,b:c%.pt", "--format", "github"]);
+    let text = output.out();
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.len(), 3, "{text}");
     let first = format!(
@@ -124,12 +124,10 @@ fn hostile_names_stay_names() {
     ];
     let folder = tempfile::tempdir().unwrap();
     let bad = || vec![f32::NAN; 4];
-    let tensors: Vec<(&str, &[u64], Vec<f32>)> = names.iter().map(|n| (*n, &[2u64, 2][..], bad())).collect();
-    safetensors(&folder.path().join("m.safetensors"), &tensors);
+    let tensors: Vec<(&str, &[usize], Vec<f32>)> = names.iter().map(|n| (*n, &[2, 2][..], bad())).collect();
+    f32s(&folder.path().join("m.safetensors"), &tensors);
     let run = |format: &str| {
-        let output = gate_in(folder.path(), &["m.safetensors", "--format", format]);
-        assert_eq!(code(&output), 1, "{}", stderr(&output));
-        stdout(&output)
+        gate_in(folder.path(), &["m.safetensors", "--format", format]).exits(1).out().to_string()
     };
 
     let github = run("github");

@@ -3,56 +3,32 @@
 mod ci;
 mod formats;
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
 
+use ckpt_kit::binary::{Ran, text};
+use ckpt_kit::fixtures::root;
+use ckpt_kit::numbers::le;
+use ckpt_kit::safetensors::{self, SafeTensors};
 use serde_json::{Value, json};
+
+use crate::program;
 
 const HEALTHY: &str = "tests/fixtures/healthy-run/step-02000.pt";
 const COLLAPSED: &str = "tests/fixtures/collapse-run/step-04000.pt";
 
-fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn fixture(path: &str) -> String {
-    root().join(path).display().to_string()
-}
-
-fn command(folder: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ckpt"));
-    command
-        .arg("gate")
-        .args(args)
-        .current_dir(folder)
-        .env("XDG_CACHE_HOME", std::env::temp_dir().join("ckpt-test"));
-    command
+/// `tests/fixtures/…` from the root of the file system on.
+fn absolute(path: &str) -> String {
+    text(&root().join(path)).to_string()
 }
 
 /// Runs in `folder`.
-fn gate_in(folder: &Path, args: &[&str]) -> Output {
-    command(folder, args).output().unwrap()
+fn gate_in(folder: &Path, args: &[&str]) -> Ran {
+    program().in_folder(folder).run(&[&["gate"], args].concat())
 }
 
 /// Runs at the top of the repository.
-fn gate(args: &[&str]) -> Output {
-    gate_in(&root(), args)
-}
-
-fn code(output: &Output) -> i32 {
-    output.status.code().unwrap()
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
-
-fn json_of(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout).unwrap()
+fn gate(args: &[&str]) -> Ran {
+    gate_in(root(), args)
 }
 
 /// Tensors that `rule` found in the first checkpoint.
@@ -64,21 +40,11 @@ fn found(outcome: &Value, rule: &str) -> Vec<String> {
         .collect()
 }
 
-/// A SafeTensors file of F32 tensors.
-fn safetensors(path: &Path, tensors: &[(&str, &[u64], Vec<f32>)]) {
-    let mut header = serde_json::Map::new();
-    let mut data = Vec::new();
-    for (name, shape, values) in tensors {
-        let start = data.len();
-        data.extend(values.iter().flat_map(|v| v.to_le_bytes()));
-        let entry = json!({"dtype": "F32", "shape": shape, "data_offsets": [start, data.len()]});
-        header.insert(name.to_string(), entry);
-    }
-    let header = serde_json::to_vec(&header).unwrap();
-    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
-    bytes.extend(header);
-    bytes.extend(data);
-    std::fs::write(path, bytes).unwrap();
+/// A SafeTensors file of float32 tensors.
+fn f32s(path: &Path, tensors: &[(&str, &[usize], Vec<f32>)]) {
+    let file =
+        tensors.iter().fold(SafeTensors::new(), |file, (name, shape, values)| file.f32s(name, shape, values));
+    file.write(path);
 }
 
 /// Values of a size, without structure that matters.
@@ -88,17 +54,15 @@ fn values(n: usize, size: f32) -> Vec<f32> {
 
 #[test]
 fn a_healthy_run_passes() {
-    let output = gate(&["tests/fixtures/healthy-run"]);
-    assert_eq!(code(&output), 0, "{}", stdout(&output));
-    assert!(stdout(&output).ends_with("3 checkpoints passed\n"));
-    assert_eq!(stderr(&output), "");
+    let output = gate(&["tests/fixtures/healthy-run"]).exits(0);
+    assert!(output.out().ends_with("3 checkpoints passed\n"));
+    assert_eq!(output.err(), "");
 }
 
 #[test]
 fn the_collapsed_run_is_refused_from_step_2500_on() {
-    let output = gate(&["tests/fixtures/collapse-run", "--format", "json"]);
-    assert_eq!(code(&output), 1);
-    let outcome = json_of(&output);
+    let output = gate(&["tests/fixtures/collapse-run", "--format", "json"]).exits(1);
+    let outcome = output.json();
     assert_eq!(outcome["status"], "refused");
     for checkpoint in outcome["checkpoints"].as_array().unwrap() {
         let refused = checkpoint["step"].as_u64().unwrap() >= 2500;
@@ -109,7 +73,7 @@ fn the_collapsed_run_is_refused_from_step_2500_on() {
             checkpoint["path"]
         );
     }
-    let outcome = json_of(&gate(&[COLLAPSED, "--format", "json"]));
+    let outcome = gate(&[COLLAPSED, "--format", "json"]).json();
     let mlp = |layer: u8| ["gate", "up", "down"].map(|p| format!("layers.{layer}.mlp.{p}_proj.weight"));
     assert_eq!(found(&outcome, "unhealthy-tensor"), [mlp(0), mlp(1)].concat());
     let finding = &outcome["checkpoints"][0]["findings"][0];
@@ -134,8 +98,7 @@ fn options_relax_and_tighten() {
         (vec!["--allow", "weak", "--min-step", "3999"], 0),
         (vec!["--allow", "weak", "--min-step", "4001"], 1),
     ] {
-        let output = gate(&[args.as_slice(), &[COLLAPSED]].concat());
-        assert_eq!(code(&output), expected, "{args:?}\n{}", stdout(&output));
+        gate(&[args.as_slice(), &[COLLAPSED]].concat()).exits(expected);
     }
 }
 
@@ -144,7 +107,7 @@ fn dead_tensors_can_be_counted_instead() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("m.safetensors");
     let zeros = || vec![0.0; 64];
-    safetensors(
+    f32s(
         &file,
         &[
             ("a.weight", &[8, 8], values(64, 0.3)),
@@ -159,9 +122,9 @@ fn dead_tensors_can_be_counted_instead() {
         (&["--max-dead", "1"], 1, "too-many-dead"),
         (&["--max-dead", "1", "--allow", "dead"], 1, "too-many-dead"),
     ] {
-        let output = gate_in(folder.path(), &[args, &["m.safetensors", "--format", "json"]].concat());
-        assert_eq!(code(&output), expected, "{args:?}");
-        let outcome = json_of(&output);
+        let output =
+            gate_in(folder.path(), &[args, &["m.safetensors", "--format", "json"]].concat()).exits(expected);
+        let outcome = output.json();
         let rules: Vec<&str> = outcome["checkpoints"][0]["findings"]
             .as_array()
             .unwrap()
@@ -177,7 +140,7 @@ fn nan_is_refused_wherever_it_is_and_whatever_is_allowed() {
     let folder = tempfile::tempdir().unwrap();
     let mut bad = values(8, 1e-3);
     bad[3] = f32::NAN;
-    safetensors(
+    f32s(
         &folder.path().join("m.safetensors"),
         &[
             ("layers.0.mlp.up_proj.weight", &[8, 8], values(64, 0.3)),
@@ -185,13 +148,12 @@ fn nan_is_refused_wherever_it_is_and_whatever_is_allowed() {
             ("optimizer.state.0.exp_avg", &[8], bad),
         ],
     );
-    let output = gate_in(folder.path(), &["m.safetensors", "--allow", "dead", "--format", "json"]);
-    assert_eq!(code(&output), 1);
-    let outcome = json_of(&output);
+    let output = gate_in(folder.path(), &["m.safetensors", "--allow", "dead", "--format", "json"]).exits(1);
+    let outcome = output.json();
     assert_eq!(found(&outcome, "corrupt-tensor"), ["norm.weight"]);
     assert_eq!(found(&outcome, "corrupt-optimizer"), ["optimizer.state.0.exp_avg"]);
     let ignored = ["m.safetensors", "--ignore", "norm.weight", "--ignore", "optimizer.*"];
-    assert_eq!(code(&gate_in(folder.path(), &ignored)), 0);
+    gate_in(folder.path(), &ignored).exits(0);
 }
 
 #[test]
@@ -199,26 +161,23 @@ fn what_cannot_be_read_never_passes() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("text.pt"), "not a checkpoint").unwrap();
     std::fs::create_dir(folder.path().join("empty")).unwrap();
-    let healthy = fixture(HEALTHY);
-    let truncated = fixture("tests/fixtures/formats/truncated.pt");
-    let flipped = fixture("tests/fixtures/formats/bitflip.pt");
-    let collapsed = fixture(COLLAPSED);
+    let healthy = absolute(HEALTHY);
+    let truncated = absolute("tests/fixtures/formats/truncated.pt");
+    let flipped = absolute("tests/fixtures/formats/bitflip.pt");
+    let collapsed = absolute(COLLAPSED);
     for bad in ["missing.pt", "text.pt", "empty", "none-*.pt", &truncated, &flipped] {
         for args in [&[bad, "--allow", "dead"][..], &[&healthy, bad], &[&collapsed, bad]] {
-            let output = gate_in(folder.path(), &[args, &["--format", "json"]].concat());
-            assert_eq!(code(&output), 3, "{args:?}");
-            let outcome = json_of(&output);
+            let output = gate_in(folder.path(), &[args, &["--format", "json"]].concat()).exits(3);
+            let outcome = output.json();
             assert_eq!(outcome["status"], "unreadable");
             let statuses =
                 outcome["checkpoints"].as_array().unwrap().iter().map(|c| c["status"].as_str().unwrap());
             assert_eq!(statuses.filter(|s| *s == "unreadable").count(), 1);
         }
-        let output = gate_in(folder.path(), &[&healthy, "--baseline", bad]);
-        assert_eq!(code(&output), 3, "{bad}");
-        assert!(stdout(&output).contains("as the baseline"), "{}", stdout(&output));
+        let output = gate_in(folder.path(), &[&healthy, "--baseline", bad]).exits(3);
+        assert!(output.out().contains("as the baseline"), "{}", output.out());
     }
-    let output = gate_in(folder.path(), &[&flipped, "--no-checksum"]);
-    assert_eq!(code(&output), 0, "without checksums a flipped bit that leaves the numbers sane is not seen");
+    gate_in(folder.path(), &[&flipped, "--no-checksum"]).exits(0);
 }
 
 /// Files named like checkpoints that are none must not be passed over because a folder was given.
@@ -230,7 +189,7 @@ fn nothing_in_a_folder_is_passed_over() {
     let good = run.join("step-2.pt");
     std::fs::copy(root().join("tests/fixtures/healthy-run/step-02000.pt"), &good).unwrap();
     let path = run.to_str().unwrap();
-    assert_eq!(code(&gate_in(folder.path(), &[path])), 0);
+    gate_in(folder.path(), &[path]).exits(0);
     for (name, bytes, why) in [
         ("step-1.pt", &b""[..], "is empty"),
         ("step-3.pt", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
@@ -239,15 +198,13 @@ fn nothing_in_a_folder_is_passed_over() {
     ] {
         let spoilt = run.join(name);
         std::fs::write(&spoilt, bytes).unwrap();
-        let output = gate_in(folder.path(), &[path]);
-        assert_eq!(code(&output), 3, "{name}: {}", stdout(&output));
-        assert!(stdout(&output).contains(why), "{name}: {}", stdout(&output));
+        let output = gate_in(folder.path(), &[path]).exits(3);
+        assert!(output.out().contains(why), "{name}: {}", output.out());
         std::fs::remove_file(spoilt).unwrap();
     }
     let glob = format!("{path}/*.gguf");
-    let output = gate_in(folder.path(), &[path, &glob]);
-    assert_eq!(code(&output), 3);
-    assert!(stdout(&output).contains("passed") && stdout(&output).contains("no file matches"));
+    let output = gate_in(folder.path(), &[path, &glob]).exits(3);
+    assert!(output.out().contains("passed") && output.out().contains("no file matches"));
 }
 
 /// A header that contradicts itself is damage, whatever the rest of it says.
@@ -257,15 +214,10 @@ fn a_safetensors_header_must_agree_with_itself() {
     let q = r#""a.q_proj.weight":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]}"#;
     let check = |other: &str, status: i32, word: &str| {
         let header = format!("{{{q},{other}}}");
-        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
-        bytes.extend(header.as_bytes());
-        bytes.extend([1.0f32, -2.0, 0.5, 1.5].iter().flat_map(|v| v.to_le_bytes()));
-        bytes.extend([0; 16]);
         let path = folder.path().join("model.safetensors");
-        std::fs::write(&path, bytes).unwrap();
-        let output = gate_in(folder.path(), &[path.to_str().unwrap()]);
-        assert_eq!(code(&output), status, "{other}: {}", stdout(&output));
-        assert!(stdout(&output).contains(word), "{other}: {}", stdout(&output));
+        std::fs::write(&path, safetensors::raw(&header, &le(&[1.0f32, -2.0, 0.5, 1.5, 0.0, 0.0, 0.0, 0.0])))
+            .unwrap();
+        gate_in(folder.path(), &[text(&path)]).exits(status).says(&[word]);
     };
     check(r#""b":{"dtype":"F32","shape":[-4,4],"data_offsets":[16,32]}"#, 3, "is not a tensor");
     check(r#""b":{"dtype":"F32","shape":[4]}"#, 3, "is not a tensor");
@@ -277,29 +229,20 @@ fn a_safetensors_header_must_agree_with_itself() {
 #[test]
 fn integers_are_not_judged() {
     let folder = tempfile::tempdir().unwrap();
-    let header = concat!(
-        r#"{"model.mask.weight":{"dtype":"BOOL","shape":[4,4],"data_offsets":[0,16]},"#,
-        r#""model.ids":{"dtype":"I64","shape":[1,2],"data_offsets":[16,32]},"#,
-        r#""model.a.weight":{"dtype":"F32","shape":[2,2],"data_offsets":[32,48]}}"#
-    );
-    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
-    bytes.extend(header.as_bytes());
-    bytes.extend([1; 16]);
-    bytes.extend([0; 16]);
-    bytes.extend([1.0f32, -2.0, 0.5, 1.5].iter().flat_map(|v| v.to_le_bytes()));
     let path = folder.path().join("model.safetensors");
-    std::fs::write(&path, bytes).unwrap();
-    let output = gate_in(folder.path(), &[path.to_str().unwrap()]);
-    assert_eq!(code(&output), 0);
-    assert!(stdout(&output).contains("1 of 1 tensors healthy"), "{}", stdout(&output));
+    SafeTensors::new()
+        .tensor("model.mask.weight", "BOOL", &[4, 4], &[1; 16])
+        .tensor("model.ids", "I64", &[1, 2], &[0; 16])
+        .f32s("model.a.weight", &[2, 2], &[1.0, -2.0, 0.5, 1.5])
+        .write(&path);
+    gate_in(folder.path(), &[text(&path)]).exits(0).says(&["1 of 1 tensors healthy"]);
 }
 
 #[test]
 fn a_baseline_refuses_what_got_worse() {
     let args = [COLLAPSED, "--allow", "weak", "--baseline", HEALTHY, "--format", "json"];
-    let output = gate(&args);
-    assert_eq!(code(&output), 1);
-    let outcome = json_of(&output);
+    let output = gate(&args).exits(1);
+    let outcome = output.json();
     assert_eq!(outcome["baseline"], HEALTHY);
     assert_eq!(found(&outcome, "verdict-worse").len(), 6);
     assert!(found(&outcome, "std-shrunk").contains(&"layers.1.mlp.down_proj.weight".to_string()));
@@ -307,17 +250,15 @@ fn a_baseline_refuses_what_got_worse() {
         found(&outcome, "newly-dead"),
         ["layers.0.mlp.gate_proj.weight", "layers.1.self_attn.k_proj.weight"]
     );
-    let relaxed = json_of(&gate(&[&args[..], &["--max-shrink", "3", "--max-new-dead", "0.05"]].concat()));
+    let relaxed = gate(&[&args[..], &["--max-shrink", "3", "--max-new-dead", "0.05"]].concat()).json();
     assert_eq!(found(&relaxed, "std-shrunk"), found(&relaxed, "verdict-worse"));
     assert_eq!(found(&relaxed, "newly-dead"), [""; 0]);
 
-    let back = gate(&[HEALTHY, "--baseline", COLLAPSED, "--max-new-dead", "1"]);
-    assert_eq!(code(&back), 0, "growing is no regression: {}", stdout(&back));
-    let itself = gate(&[COLLAPSED, "--allow", "weak", "--baseline", COLLAPSED]);
-    assert_eq!(code(&itself), 0, "{}", stdout(&itself));
+    // Growing is no regression.
+    gate(&[HEALTHY, "--baseline", COLLAPSED, "--max-new-dead", "1"]).exits(0);
+    gate(&[COLLAPSED, "--allow", "weak", "--baseline", COLLAPSED]).exits(0);
     let many = gate(&[HEALTHY, "--baseline", "tests/fixtures/healthy-run"]);
-    assert_eq!(code(&many), 2);
-    assert!(stderr(&many).contains("3 checkpoints"), "{}", stderr(&many));
+    many.exits(2).complains(&["3 checkpoints"]);
 }
 
 #[test]
@@ -326,7 +267,7 @@ fn vanished_and_reshaped_weights_are_regressions() {
     let old = folder.path().join("old.safetensors");
     let new = folder.path().join("new.safetensors");
     let matrix = || values(64, 0.3);
-    safetensors(
+    f32s(
         &old,
         &[
             ("state_dict.a.weight", &[8, 8], matrix()),
@@ -334,48 +275,48 @@ fn vanished_and_reshaped_weights_are_regressions() {
             ("state_dict.c.weight", &[8, 8], matrix()),
         ],
     );
-    safetensors(&new, &[("a.weight", &[8, 8], matrix()), ("b.weight", &[4, 16], matrix())]);
+    f32s(&new, &[("a.weight", &[8, 8], matrix()), ("b.weight", &[4, 16], matrix())]);
     let args = ["new.safetensors", "--baseline", "old.safetensors", "--format", "json"];
-    let outcome = json_of(&gate_in(folder.path(), &args));
+    let outcome = gate_in(folder.path(), &args).json();
     assert_eq!(found(&outcome, "shape-changed"), ["b.weight"]);
     assert_eq!(found(&outcome, "tensor-vanished"), ["state_dict.c.weight"]);
     assert_eq!(outcome["status"], "refused");
 
     std::fs::write(folder.path().join("ckpt.toml"), "[gate.baseline]\nallow_missing = true\n").unwrap();
-    let outcome = json_of(&gate_in(folder.path(), &args));
+    let outcome = gate_in(folder.path(), &args).json();
     assert_eq!(found(&outcome, "tensor-vanished"), [""; 0]);
 
     std::fs::remove_file(folder.path().join("ckpt.toml")).unwrap();
-    safetensors(&new, &[("x.weight", &[8, 8], matrix())]);
-    let outcome = json_of(&gate_in(folder.path(), &args));
+    f32s(&new, &[("x.weight", &[8, 8], matrix())]);
+    let outcome = gate_in(folder.path(), &args).json();
     assert_eq!(outcome["checkpoints"][0]["findings"].as_array().unwrap().len(), 1, "one finding says it all");
 }
 
 #[test]
 fn the_policy_file_is_read_and_options_win_over_it() {
     let folder = tempfile::tempdir().unwrap();
-    let collapsed = fixture(COLLAPSED);
+    let collapsed = absolute(COLLAPSED);
     std::fs::write(folder.path().join("ckpt.toml"), "[gate]\nallow = \"weak\"\n").unwrap();
     let output = gate_in(folder.path(), &[&collapsed]);
-    assert_eq!((code(&output), stderr(&output).as_str()), (0, "policy from ckpt.toml\n"));
-    assert_eq!(code(&gate_in(folder.path(), &[&collapsed, "--allow", "healthy"])), 1);
+    assert_eq!((output.code().unwrap(), output.err()), (0, "policy from ckpt.toml\n"));
+    gate_in(folder.path(), &[&collapsed, "--allow", "healthy"]).exits(1);
 
     let other =
         "[[gate.tensors]]\npattern = '*.mlp.*_proj.weight'\nhealthy = 1e-5\nweak = 1e-6\ndying = 1e-7\n";
     std::fs::write(folder.path().join("other.toml"), other).unwrap();
     let output = gate_in(folder.path(), &[&collapsed, "--policy", "other.toml"]);
-    assert_eq!((code(&output), stderr(&output).as_str()), (0, ""));
+    assert_eq!((output.code().unwrap(), output.err()), (0, ""));
 
     let embedding = "[gate]\nallow = 'weak'\n[[gate.tensors]]\npattern = 'embed_tokens.weight'\nallow='healthy'\nhealthy=9\n";
     std::fs::write(folder.path().join("other.toml"), embedding).unwrap();
     let output = gate_in(folder.path(), &[&collapsed, "--policy", "other.toml", "--format", "json"]);
-    assert_eq!(found(&json_of(&output), "unhealthy-tensor"), ["embed_tokens.weight"]);
+    assert_eq!(found(&output.json(), "unhealthy-tensor"), ["embed_tokens.weight"]);
 }
 
 #[test]
 fn a_policy_that_cannot_be_used_is_wrong_usage() {
     let folder = tempfile::tempdir().unwrap();
-    let healthy = fixture(HEALTHY);
+    let healthy = absolute(HEALTHY);
     for (text, says) in [
         ("[gate]\nalow = 'weak'\n", ["line 2", "alow"]),
         ("[gate]\nmin_healthy = 2\n", ["line 2", "0 to 1"]),
@@ -383,10 +324,9 @@ fn a_policy_that_cannot_be_used_is_wrong_usage() {
         ("[gate\n", ["line 1", "TOML"]),
     ] {
         std::fs::write(folder.path().join("ckpt.toml"), text).unwrap();
-        let output = gate_in(folder.path(), &[&healthy]);
-        assert_eq!(code(&output), 2, "{text}");
-        assert!(says.iter().all(|s| stderr(&output).contains(s)), "{text}\n{}", stderr(&output));
-        assert!(stdout(&output).is_empty());
+        let output = gate_in(folder.path(), &[&healthy]).exits(2);
+        assert!(says.iter().all(|s| output.err().contains(s)), "{text}\n{}", output.err());
+        assert!(output.out().is_empty());
     }
     std::fs::remove_file(folder.path().join("ckpt.toml")).unwrap();
     for args in [
@@ -397,21 +337,19 @@ fn a_policy_that_cannot_be_used_is_wrong_usage() {
         &["--also", "pdf=x"],
         &["--also", "junit=x", "-o", "x"],
     ] {
-        let output = gate_in(folder.path(), &[args, &[&healthy]].concat());
-        assert_eq!(code(&output), 2, "{args:?} {}", stderr(&output));
+        gate_in(folder.path(), &[args, &[&healthy]].concat()).exits(2);
     }
-    assert_eq!(code(&gate_in(folder.path(), &["--policy", "missing.toml", &healthy])), 3);
+    gate_in(folder.path(), &["--policy", "missing.toml", &healthy]).exits(3);
 }
 
 #[test]
 fn reports_are_written_whole_and_not_over_others() {
     let folder = tempfile::tempdir().unwrap();
-    let collapsed = fixture(COLLAPSED);
+    let collapsed = absolute(COLLAPSED);
     let args =
         ["--format", "json", "-o", "gate.json", "--also", "junit=gate.xml", "--also", "human=gate.txt"];
-    let output = gate_in(folder.path(), &[&args[..], &[&collapsed]].concat());
-    assert_eq!(code(&output), 1);
-    assert_eq!((stdout(&output).as_str(), stderr(&output).as_str()), ("", "1 of 1 checkpoint refused\n"));
+    let output = gate_in(folder.path(), &[&args[..], &[&collapsed]].concat()).exits(1);
+    assert_eq!((output.out(), output.err()), ("", "1 of 1 checkpoint refused\n"));
     let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
     let outcome: Value = serde_json::from_str(&read("gate.json")).unwrap();
     assert_eq!(outcome["status"], "refused");
@@ -423,9 +361,8 @@ fn reports_are_written_whole_and_not_over_others() {
 
     std::fs::write(folder.path().join("gate.xml"), "mine").unwrap();
     let output = gate_in(folder.path(), &[&collapsed, "--also", "junit=gate.xml"]);
-    assert_eq!((code(&output), read("gate.xml").as_str()), (4, "mine"));
-    let output = gate_in(folder.path(), &[&collapsed, "--also", "junit=gate.xml", "--force"]);
-    assert_eq!(code(&output), 1);
+    assert_eq!((output.code().unwrap(), read("gate.xml").as_str()), (4, "mine"));
+    gate_in(folder.path(), &[&collapsed, "--also", "junit=gate.xml", "--force"]).exits(1);
     assert!(read("gate.xml").starts_with("<?xml"));
-    assert_eq!(code(&gate_in(folder.path(), &[&collapsed, "-o", "no/such/folder.txt"])), 4);
+    gate_in(folder.path(), &[&collapsed, "-o", "no/such/folder.txt"]).exits(4);
 }

@@ -5,6 +5,10 @@ use crate::truth;
 use std::path::Path;
 
 use ckpt_convert::{Object, save};
+use ckpt_kit::fixtures;
+use ckpt_kit::npy::raw;
+use ckpt_kit::numbers::le;
+use ckpt_kit::safetensors::SafeTensors;
 use ckpt_train::data::{Settings, Stream};
 use serde_pickle::{HashableValue, Value};
 use truth::tokenizer;
@@ -139,7 +143,7 @@ fn held_out_documents_are_not_trained_on() {
 fn ready_made_ids_keep_their_order() {
     let truth = truth::truth();
     let settings = Settings {
-        files: vec![truth::fixture("trajectories/truth.safetensors")],
+        files: vec![fixtures::fixture("trajectories/truth.safetensors")],
         batch: 4,
         shuffle: false,
         holdout: 0.0,
@@ -154,23 +158,18 @@ fn ready_made_ids_keep_their_order() {
 }
 
 fn npy(descr: &str, shape: &str, data: &[u8]) -> Vec<u8> {
-    let header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}\n");
-    let mut bytes = b"\x93NUMPY\x02\x00".to_vec();
-    bytes.extend((header.len() as u32).to_le_bytes());
-    bytes.extend(header.bytes());
-    bytes.extend(data);
-    bytes
+    raw(2, &format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}"), data)
 }
 
 #[test]
-fn npy_arrays() {
+fn arrays_of_ids_are_read_and_others_refused() {
     let folder = tempfile::tempdir().unwrap();
     let read = |bytes: &[u8], length: usize| {
         let mut settings = in_order(folder.path(), "a.npy", bytes, length);
         settings.tokenizer = None;
         Stream::new(&settings, 0).unwrap().batch().map(|b| b.ids).map_err(|e| e.to_string())
     };
-    let words = |values: &[i64]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+    let words = |values: &[i64]| le(values);
     assert_eq!(read(&npy("<i8", "(2, 3)", &words(&[1, 2, 3, 4, 5, 6])), 9).unwrap(), [1, 2]);
     assert_eq!(read(&npy("|u1", "(5,)", &[9, 8, 7, 6, 5]), 4).unwrap(), [9, 8, 7, 6]);
     for (bytes, what) in [
@@ -211,7 +210,7 @@ fn read(settings: &Settings, n: usize) -> String {
 fn parquet_rows_are_records() {
     let folder = tempfile::tempdir().unwrap();
     let at = |file: &str, length: usize| Settings {
-        files: vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(file)],
+        files: vec![fixtures::data("train", file)],
         ..in_order(folder.path(), "unused.txt", b"", length)
     };
     let good: String = (0..20).filter(|i| i % 7 != 3).map(|i| format!("row{i:02}$")).collect();
@@ -228,7 +227,7 @@ fn parquet_rows_are_records() {
 #[test]
 fn damaged_parquet_files_are_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let whole = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/text.parquet")).unwrap();
+    let whole = std::fs::read(fixtures::data("train", "text.parquet")).unwrap();
     let (mut refused, mut random) = (0, ckpt_train::Random::new(&[7]));
     for round in 0..300 {
         let mut bytes = whole.clone();
@@ -371,9 +370,8 @@ fn files_are_shuffled_anew_each_pass() {
 
 /// A SafeTensors file of `rows` sequences of four ids.
 fn sequences(rows: usize) -> Vec<u8> {
-    let ids: Vec<u8> = (0..rows * 4).flat_map(|i| (i as u16 % 200).to_le_bytes()).collect();
-    let view = safetensors::tensor::TensorView::new(safetensors::Dtype::U16, vec![rows, 4], &ids).unwrap();
-    safetensors::serialize([("ids", view)], None).unwrap()
+    let ids: Vec<u16> = (0..rows * 4).map(|i| i as u16 % 200).collect();
+    SafeTensors::new().tensor("ids", "U16", &[rows, 4], &le(&ids)).bytes()
 }
 
 /// A saved place is gone on from where the file still has it, and refused where it ends before or the place is a lie.
@@ -384,8 +382,7 @@ fn places_beyond_the_end_are_refused() {
     let rows = |n: usize| npy("|u1", &format!("({n}, 4)"), &vec![7; 4 * n]);
     let flat = |n: usize| npy("|u1", &format!("({n},)"), &vec![7; n]);
     let lines = |n: usize| "{\"text\": \"line\"}\n".repeat(n).into_bytes();
-    let parquet =
-        std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/text.parquet")).unwrap();
+    let parquet = std::fs::read(fixtures::data("train", "text.parquet")).unwrap();
     let forms = [
         ("a.npy", rows(100), Some(rows(3))),
         ("flat.npy", flat(9000), Some(flat(400))),

@@ -2,16 +2,15 @@
 
 use crate::truth;
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use ckpt_infer::{Cache, KvType, LoadOptions, Logits, Model, Pool, Runner, Sequence, WhenFull};
+use ckpt_kit::fixtures::fixture;
+use ckpt_kit::numbers::le;
+use ckpt_kit::safetensors::SafeTensors;
 use ckpt_train::distill::{self, Teacher, Teachers};
 use ckpt_train::{Batch, Estimator, Event, Loss, Network, Parameters, RunFolder, Settings, Trainer, data};
-use safetensors::Dtype;
-use safetensors::tensor::TensorView;
-use truth::fixture;
 
 const HEALTHY: &str = "healthy-run/step-02000.pt";
 
@@ -87,9 +86,9 @@ fn write_top(folder: &Path, logits: &[f32], vocab: usize, k: usize) -> PathBuf {
 
 fn write(folder: &Path, logits: &[u8], indices: Option<&[u8]>, shape: Vec<usize>) -> PathBuf {
     let path = folder.join(format!("top-{}.safetensors", shape[2]));
-    let mut tensors = vec![("logits", TensorView::new(Dtype::F32, shape.clone(), logits).unwrap())];
-    tensors.extend(indices.map(|i| ("indices", TensorView::new(Dtype::I32, shape, i).unwrap())));
-    std::fs::write(&path, safetensors::serialize(tensors, None::<HashMap<String, String>>).unwrap()).unwrap();
+    let file = SafeTensors::new().tensor("logits", "F32", &shape, logits);
+    let file = indices.into_iter().fold(file, |file, i| file.tensor("indices", "I32", &shape, i));
+    file.write(&path);
     path
 }
 
@@ -122,7 +121,7 @@ fn stored_logits_say_what_their_model_says() {
     };
     let vocab = config.vocab_size;
     close(&write_top(folder.path(), &logits, vocab, vocab), 1e-5);
-    let bytes: Vec<u8> = logits.iter().flat_map(|z| z.to_le_bytes()).collect();
+    let bytes = le(&logits);
     close(&write(folder.path(), &bytes, None, vec![2, logits.len() / vocab / 2, vocab]), 1e-5);
     // Few logits leave little out.
     let top = write_top(folder.path(), &logits, vocab, vocab - 24);
@@ -191,7 +190,7 @@ fn teachers_that_do_not_fit_are_refused() {
     refused(&beside(&[(HEALTHY, 0.0)]), vocab, 1, "weight");
     refused(&beside(&[("trajectories/truth.safetensors", 1.0)]), vocab, 1, "truth.safetensors");
     let all: Vec<f32> = vec![0.0; 2 * 63 * 4];
-    let bytes: Vec<u8> = all.iter().flat_map(|z| z.to_le_bytes()).collect();
+    let bytes = le(&all);
     let few = write(folder.path(), &bytes, None, vec![2, 63, 4]);
     refused(&stored(&few), vocab, 1, "indices");
     refused(&stored(&few), vocab, 2, "one for each");

@@ -34,7 +34,7 @@ fn gradients(parameters: &Parameters, step: usize) -> Gradients {
 }
 
 fn follow(run: &str, settings: Settings, schedule: &Schedule, max_norm: Option<f64>) {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/optimizers.json");
+    let path = ckpt_kit::fixtures::data("train", "optimizers.json");
     let truth: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     let mut parameters = start();
     let mut optimizer = settings.build(&parameters, 3).unwrap();
@@ -82,7 +82,7 @@ fn they_agree_with_pytorch() {
 }
 
 #[test]
-fn orthogonalization() {
+fn orthogonalized_matrices_are_finite_and_zero_stays_zero() {
     for (rows, cols) in [(5, 9), (9, 5), (300, 40)] {
         let matrix: Vec<f32> = wave(3, rows * cols).collect();
         for form in [Form::Cubic, Form::Quintic] {
@@ -111,7 +111,7 @@ fn push(well: Well, target: impl Into<Option<Target>>, strength: Option<f64>, we
 }
 
 #[test]
-fn wells() {
+fn wells_push_weights_off_zero() {
     let weights = [0.0, 0.004, -0.004, 0.008, 0.02, -0.02];
     let close = |got: Vec<f32>, want: [f32; 6]| {
         for (got, want) in got.iter().zip(want) {

@@ -1,14 +1,12 @@
 //! In small what docs/training-proof.md measures: from one healthy checkpoint, the seed's recipe collapses, and the
 //! polarized one stays healthy at a lower loss. Weight decay is five times the seed's, so that it takes 500 steps.
 
-use crate::truth;
-
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use ckpt_inspect::Verdict;
+use ckpt_kit::fixtures::fixture;
 use ckpt_train::{Event, Health, ResumeOptions, RunFolder, Settings, Trainer, data, optim};
-use truth::fixture;
 
 /// The recipe's last held-out loss, and the health it ends in.
 fn train(optimizer: optim::Settings, folder: &Path) -> (f64, Health) {

@@ -9,22 +9,19 @@ use ckpt_inspect::Group;
 use ckpt_inspect::cause::{Given, Source, explain};
 use ckpt_inspect::optimizer::Kind;
 use ckpt_inspect::run::Run;
+use ckpt_kit::fixtures::fixture;
+use ckpt_kit::npy::npy;
+use ckpt_kit::numbers::le;
+use ckpt_kit::peers;
 use ckpt_train::optim::{NAMES, sgd};
 use ckpt_train::{Error, Event, Outcome, ResumeOptions, RunFolder, Settings, Trainer, data};
-use truth::fixture;
 
 /// Token ids that follow a rule, so that there is something to learn.
 fn write_ids(folder: &Path, rows: usize, len: usize) -> std::path::PathBuf {
     let path = folder.join("ids.npy");
-    let header = format!("{{'descr': '<u2', 'fortran_order': False, 'shape': ({rows}, {len}), }}");
-    let header = format!("{header:<117}\n");
-    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
-    bytes.extend((header.len() as u16).to_le_bytes());
-    bytes.extend(header.bytes());
-    for row in 0..rows {
-        bytes.extend((0..len).flat_map(|i| (((row * 7 + i * (1 + row % 3)) % 97) as u16).to_le_bytes()));
-    }
-    std::fs::write(&path, bytes).unwrap();
+    let id = |row: usize, i: usize| ((row * 7 + i * (1 + row % 3)) % 97) as u16;
+    let ids: Vec<u16> = (0..rows).flat_map(|row| (0..len).map(move |i| id(row, i))).collect();
+    std::fs::write(&path, npy("'<u2'", false, &format!("({rows}, {len})"), &le(&ids))).unwrap();
     path
 }
 
@@ -359,11 +356,7 @@ fn spoiled_steps_are_skipped_and_the_batch_is_saved() {
 /// PyTorch reads what is saved and goes on with it: see `peers/train.py`.
 #[test]
 fn pytorch_loads_checkpoint_and_optimizer() {
-    let Some(python) = std::env::var_os("CKPT_PEERS_PYTHON") else {
-        assert!(std::env::var_os("CKPT_REQUIRE_PEERS").is_none(), "CKPT_PEERS_PYTHON names no interpreter");
-        eprintln!("skipped: CKPT_PEERS_PYTHON names no Python with torch and numpy");
-        return;
-    };
+    let Some(python) = peers::python(&["torch", "numpy"]) else { return };
     let folder = tempfile::tempdir().unwrap();
     let ids = write_ids(folder.path(), 23, 24);
     for (name, weight_decay) in [("adamw", 0.0), ("polarized-adamw", 0.01), ("muon-adamw", 0.0)] {
@@ -372,9 +365,5 @@ fn pytorch_loads_checkpoint_and_optimizer() {
             toml::from_str(&format!("name = \"{name}\"\nweight_decay = {weight_decay:?}")).unwrap();
         run(&mut start(&settings), &folder.path().join(name));
     }
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/train.py");
-    let output = std::process::Command::new(python).arg(script).arg(folder.path()).output().unwrap();
-    let text =
-        String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{text}");
+    python.script("train", "train.py", &[folder.path()]);
 }

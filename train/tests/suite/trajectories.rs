@@ -50,14 +50,14 @@ fn follow(run: &str, settings: &Settings, schedule: &Schedule, max_norm: Option<
 }
 
 #[test]
-fn adamw() {
+fn adamw_follows_pytorchs_trajectory() {
     let settings = adamw::Settings { lr: Some(1e-3), ..Default::default() }.into();
     let bounds = Bounds { early: 1e-3, late: 2e-3, weights: 2e-3 };
     follow("adamw", &settings, &Schedule::default(), None, &bounds);
 }
 
 #[test]
-fn adamw_with_warmup_cosine_and_clipping() {
+fn adamw_with_warmup_cosine_and_clipping_follows_pytorchs() {
     let settings = adamw::Settings { lr: Some(1e-3), ..Default::default() }.into();
     let schedule = Schedule { warmup: 5, cosine_steps: Some(20), min_factor: 0.1 };
     let bounds = Bounds { early: 1e-3, late: 4e-3, weights: 4e-3 };
@@ -65,7 +65,7 @@ fn adamw_with_warmup_cosine_and_clipping() {
 }
 
 #[test]
-fn muon_and_adamw_in_the_seeds_form() {
+fn the_seeds_muon_and_adamw_follow_their_trajectory() {
     let settings = muon::Settings {
         lr: Some(0.02),
         ternary_weight_decay: 0.1,

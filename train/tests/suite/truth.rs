@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use ckpt_inspect::{Checkpoint, ModelConfig};
+use ckpt_kit::fixtures::fixture;
 use ckpt_train::{Batch, Gradients, Parameters};
 
 pub struct Truth {
@@ -12,10 +13,6 @@ pub struct Truth {
     pub init: Parameters,
     pub batches: Vec<Batch>,
     tensors: Checkpoint,
-}
-
-pub fn fixture(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name)
 }
 
 pub fn truth() -> Truth {

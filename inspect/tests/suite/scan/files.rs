@@ -1,6 +1,14 @@
 //! Files to scan, malicious and benign, assembled opcode by opcode and header by header. Nothing here was ever
 //! unpickled, and what the malicious ones would do is harmless: they run `id`.
 
+use ckpt_kit::gguf::Gguf;
+use ckpt_kit::npy::npy;
+use ckpt_kit::pickle::{bytes8, global, pickle, short_text};
+use ckpt_kit::safetensors::raw;
+use ckpt_kit::tar::tar;
+use ckpt_kit::torch::{MAGIC, legacy_of};
+use ckpt_kit::zip::{Entry, entry, zip};
+
 /// A file of the set.
 pub struct File {
     pub name: &'static str,
@@ -18,19 +26,10 @@ fn good(name: &'static str, about: &'static str, bytes: impl Into<Vec<u8>>) -> F
     File { name, about, bytes: bytes.into(), malicious: false }
 }
 
-/// SHORT_BINUNICODE.
-fn text(s: &str) -> Vec<u8> {
-    [&[0x8c, s.len() as u8], s.as_bytes()].concat()
-}
-
-/// GLOBAL.
-fn global(module: &str, name: &str) -> Vec<u8> {
-    format!("c{module}\n{name}\n").into_bytes()
-}
-
 /// Protocol 4: `module.name(argument)`, the import by STACK_GLOBAL.
 fn call(module: &str, name: &str, argument: &str) -> Vec<u8> {
-    [&b"\x80\x04"[..], &text(module), &text(name), b"\x93", &text(argument), b"\x85R."].concat()
+    [&b"\x80\x04"[..], &short_text(module), &short_text(name), b"\x93", &short_text(argument), b"\x85R."]
+        .concat()
 }
 
 /// Protocol 2: `os.system('id')` without header or STOP.
@@ -40,83 +39,11 @@ fn payload() -> Vec<u8> {
 
 /// Protocol 2: the pickle whose body is `body`.
 fn p2(body: &[u8]) -> Vec<u8> {
-    [b"\x80\x02", body, b"."].concat()
+    pickle(2, body)
 }
 
 fn evil() -> Vec<u8> {
     p2(&payload())
-}
-
-/// BINBYTES8.
-fn bytes8(b: &[u8]) -> Vec<u8> {
-    [&[0x8e][..], &(b.len() as u64).to_le_bytes(), b].concat()
-}
-
-/// An entry of a zip, with whatever lies it is to tell.
-#[derive(Clone, Default)]
-pub struct Entry {
-    name: String,
-    local_name: Option<String>,
-    data: Vec<u8>,
-    flags: u16,
-    crc: Option<u32>,
-    /// Left out of the directory.
-    hidden: bool,
-    attributes: u32,
-}
-
-fn entry(name: &str, data: impl Into<Vec<u8>>) -> Entry {
-    Entry { name: name.into(), data: data.into(), ..Entry::default() }
-}
-
-fn crc32(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(!0u32, |crc, &byte| {
-        (0..8).fold(crc ^ u32::from(byte), |c, _| if c & 1 == 1 { c >> 1 ^ 0xedb8_8320 } else { c >> 1 })
-    })
-}
-
-/// A stored zip of `entries`.
-pub fn zip(entries: &[Entry]) -> Vec<u8> {
-    let (mut out, mut directory, mut count) = (Vec::new(), Vec::new(), 0u16);
-    for e in entries {
-        let at = out.len() as u32;
-        let crc = e.crc.unwrap_or_else(|| crc32(&e.data)).to_le_bytes();
-        let size = (e.data.len() as u32).to_le_bytes();
-        let common = |name: &str| {
-            let mut c = 20u16.to_le_bytes().to_vec();
-            c.extend(e.flags.to_le_bytes());
-            c.extend([0, 0, 0, 0, 0x21, 0]);
-            c.extend(crc);
-            c.extend(size);
-            c.extend(size);
-            c.extend((name.len() as u16).to_le_bytes());
-            c.extend([0, 0]);
-            c
-        };
-        let local = e.local_name.as_deref().unwrap_or(&e.name);
-        out.extend(b"PK\x03\x04");
-        out.extend(common(local));
-        out.extend(local.as_bytes());
-        out.extend(&e.data);
-        if !e.hidden {
-            directory.extend(b"PK\x01\x02\x14\x03");
-            directory.extend(common(&e.name));
-            directory.extend([0; 6]);
-            directory.extend(e.attributes.to_le_bytes());
-            directory.extend(at.to_le_bytes());
-            directory.extend(e.name.as_bytes());
-            count += 1;
-        }
-    }
-    let start = out.len() as u32;
-    out.extend(&directory);
-    out.extend(b"PK\x05\x06\0\0\0\0");
-    out.extend(count.to_le_bytes());
-    out.extend(count.to_le_bytes());
-    out.extend((directory.len() as u32).to_le_bytes());
-    out.extend(start.to_le_bytes());
-    out.extend([0, 0]);
-    out
 }
 
 /// A state dict of one tensor on storage 0, protocol 2, as `torch.save` writes it.
@@ -140,36 +67,8 @@ fn torch(object: Vec<u8>, more: &[Entry]) -> Vec<u8> {
 
 /// A legacy file: magic number, protocol, `system` info, `object`, no storage keys.
 fn legacy(magic: &[u8], system: &[u8], object: &[u8]) -> Vec<u8> {
-    [magic, b"\x80\x02M\xe9\x03.", system, object, b"\x80\x02]."].concat()
-}
-
-const MAGIC: &[u8] = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.";
-
-fn npy(descr: &str, data: &[u8]) -> Vec<u8> {
-    let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': (1,), }}");
-    while (10 + header.len() + 1) % 64 != 0 {
-        header.push(' ');
-    }
-    header.push('\n');
-    [&b"\x93NUMPY\x01\0"[..], &(header.len() as u16).to_le_bytes(), header.as_bytes(), data].concat()
-}
-
-fn tar(entries: &[(&str, &[u8], Option<&str>)]) -> Vec<u8> {
-    let mut archive = tar::Builder::new(Vec::new());
-    for (name, content, link) in entries {
-        let mut header = tar::Header::new_ustar();
-        let field = &mut header.as_old_mut().name;
-        field[..name.len()].copy_from_slice(name.as_bytes());
-        header.set_size(content.len() as u64);
-        header.set_mode(0o644);
-        if let Some(target) = link {
-            header.set_entry_type(tar::EntryType::Symlink);
-            header.set_link_name_literal(target.as_bytes()).unwrap();
-        }
-        header.set_cksum();
-        archive.append(&header, *content).unwrap();
-    }
-    archive.into_inner().unwrap()
+    let file = legacy_of(system, object, b"\x80\x02].");
+    [magic, &file[MAGIC.len()..]].concat()
 }
 
 /// An array of numbers as joblib pickles it: the wrapper, its state, one byte that says how many align, the elements.
@@ -194,15 +93,15 @@ fn joblib_swallows(make: &[u8], shape: &[u8], size: i32) -> Vec<u8> {
         &b"\x80\x04"[..],
         make,
         b"}(",
-        &text("shape"),
+        &short_text("shape"),
         shape,
-        &text("dtype"),
-        &text("numpy"),
-        &text("dtype"),
+        &short_text("dtype"),
+        &short_text("numpy"),
+        &short_text("dtype"),
         b"\x93",
-        &text("V2"),
+        &short_text("V2"),
         b"\x89\x88\x87R(K\x03",
-        &text("|"),
+        &short_text("|"),
         b"NNNJ",
         &size.to_le_bytes(),
         b"K\x01K\0tb",
@@ -216,19 +115,24 @@ fn joblib_swallows(make: &[u8], shape: &[u8], size: i32) -> Vec<u8> {
 
 fn joblib_array(dtype: &str, elements: usize) -> Vec<u8> {
     let mut out = b"\x80\x04}".to_vec();
-    out.extend(text("weights"));
-    out.extend([text("joblib.numpy_pickle"), text("NumpyArrayWrapper")].concat());
+    out.extend(short_text("weights"));
+    out.extend([short_text("joblib.numpy_pickle"), short_text("NumpyArrayWrapper")].concat());
     out.extend(b"\x93)\x81}(");
-    out.extend([text("subclass"), text("numpy"), text("ndarray"), vec![0x93]].concat());
-    out.extend([&text("shape")[..], b"K", &[elements as u8], b"\x85"].concat());
-    out.extend([text("order"), text("C")].concat());
-    out.extend([text("dtype"), text("numpy"), text("dtype"), vec![0x93]].concat());
+    out.extend([short_text("subclass"), short_text("numpy"), short_text("ndarray"), vec![0x93]].concat());
+    out.extend([&short_text("shape")[..], b"K", &[elements as u8], b"\x85"].concat());
+    out.extend([short_text("order"), short_text("C")].concat());
+    out.extend([short_text("dtype"), short_text("numpy"), short_text("dtype"), vec![0x93]].concat());
     out.extend(
-        [&text(dtype)[..], b"\x89\x88\x87R(K\x03", &text("<"), b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb"]
-            .concat(),
+        [
+            &short_text(dtype)[..],
+            b"\x89\x88\x87R(K\x03",
+            &short_text("<"),
+            b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb",
+        ]
+        .concat(),
     );
-    out.extend([&text("allow_mmap")[..], b"\x88"].concat());
-    out.extend([&text("numpy_array_alignment_bytes")[..], b"K\x10"].concat());
+    out.extend([&short_text("allow_mmap")[..], b"\x88"].concat());
+    out.extend([&short_text("numpy_array_alignment_bytes")[..], b"K\x10"].concat());
     out.extend(b"ub");
     out
 }
@@ -247,15 +151,9 @@ fn zlib(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-pub fn safetensors(header: &str, data: &[u8]) -> Vec<u8> {
-    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), data].concat()
-}
-
 /// A GGUF file of one string key and no tensors.
 pub fn gguf(key: &str, value: &str) -> Vec<u8> {
-    let string = |s: &str| [&(s.len() as u64).to_le_bytes()[..], s.as_bytes()].concat();
-    let counts = [0u64.to_le_bytes(), 1u64.to_le_bytes()].concat();
-    [&b"GGUF\x03\0\0\0"[..], &counts, &string(key), b"\x08\0\0\0", &string(value)].concat()
+    Gguf::new().key_text(key, value).bytes()
 }
 
 /// Every file of the set.
@@ -274,11 +172,11 @@ pub fn all() -> Vec<File> {
 fn opcodes() -> Vec<File> {
     let memoised = [
         &b"\x80\x04"[..],
-        &text("posix"),
+        &short_text("posix"),
         b"\x94",
-        &text("system"),
+        &short_text("system"),
         b"\x9400h\0h\x01\x93",
-        &text("id"),
+        &short_text("id"),
         b"\x85R.",
     ];
     let far_memo = [
@@ -304,12 +202,12 @@ fn opcodes() -> Vec<File> {
             "NEWOBJ_EX",
             [
                 &b"\x80\x04"[..],
-                &text("subprocess"),
-                &text("Popen"),
+                &short_text("subprocess"),
+                &short_text("Popen"),
                 b"\x93",
-                &text("id"),
+                &short_text("id"),
                 b"\x85}",
-                &text("shell"),
+                &short_text("shell"),
                 b"\x88s\x92.",
             ]
             .concat(),
@@ -539,7 +437,7 @@ fn broken() -> Vec<File> {
             "in an array of objects of joblib's",
             [joblib_objects(&evil()), b".".to_vec()].concat(),
         ),
-        bad("objects.npy", "a NumPy array of objects", npy("|O", &evil())),
+        bad("objects.npy", "a NumPy array of objects", npy("\'|O\'", false, "(1,)", &evil())),
         bad("compressed.pkl.gz", "compressed with gzip", gzip(&evil())),
         bad("compressed.joblib", "compressed with zlib", zlib(&evil())),
     ]
@@ -547,7 +445,7 @@ fn broken() -> Vec<File> {
 
 /// Protocol 3: `body` without header or STOP.
 fn p3(body: &[&[u8]]) -> Vec<u8> {
-    [b"\x80\x03", body.concat().as_slice(), b"."].concat()
+    pickle(3, &body.concat())
 }
 
 /// A pickle of protocol 0, which has no first bytes to be known by.
@@ -590,7 +488,8 @@ fn handed_on() -> Vec<File> {
             b"ub",
         ])
     };
-    let class = [text("joblib.numpy_pickle"), text("NumpyArrayWrapper"), b"\x93".to_vec()].concat();
+    let class =
+        [short_text("joblib.numpy_pickle"), short_text("NumpyArrayWrapper"), b"\x93".to_vec()].concat();
     let made = [&class[..], b")\x81"].concat();
     let remade =
         [&global("copyreg", "_reconstructor")[..], &class, &global("builtins", "object"), b"N\x87R"].concat();
@@ -679,7 +578,7 @@ fn safetensors_and_pickle() -> Vec<u8> {
     let length = usize::from(b'C') + 256 * skipped;
     let mut data = [b"0", &payload()[..], b"."].concat();
     data.resize(64, 0);
-    safetensors(&format!("{start}{}{end}", "x".repeat(length - start.len() - end.len())), &data)
+    raw(&format!("{start}{}{end}", "x".repeat(length - start.len() - end.len())), &data)
 }
 
 /// Files that are one thing to one loader and a pickle to another.
@@ -817,7 +716,11 @@ fn containers() -> Vec<File> {
             "a shared library",
             torch(state_dict(), &[entry("m/lib.so", *b"\x7fELF\x02\x01\x01\0")]),
         ),
-        bad("objects.npz", "an array of objects in .npz", zip(&[entry("a.npy", npy("|O", &evil()))])),
+        bad(
+            "objects.npz",
+            "an array of objects in .npz",
+            zip(&[entry("a.npy", npy("\'|O\'", false, "(1,)", &evil()))]),
+        ),
         bad(
             "script-saves.pt",
             "TorchScript that writes a file",
@@ -852,7 +755,7 @@ fn containers() -> Vec<File> {
         bad(
             "overlap.safetensors",
             "tensors that overlap",
-            safetensors(
+            raw(
                 r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[4],"data_offsets":[2,6]}}"#,
                 &[0; 6],
             ),
@@ -860,7 +763,7 @@ fn containers() -> Vec<File> {
         bad(
             "twice.safetensors",
             "two tensors of one name",
-            safetensors(
+            raw(
                 r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"a":{"dtype":"U8","shape":[4],"data_offsets":[4,8]}}"#,
                 &[0; 8],
             ),
@@ -868,11 +771,8 @@ fn containers() -> Vec<File> {
         bad(
             "pickled.safetensors",
             "a pickle behind a zip's end, behind SafeTensors",
-            [
-                safetensors(r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}"#, &[0; 4]),
-                torch(evil(), &[]),
-            ]
-            .concat(),
+            [raw(r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}"#, &[0; 4]), torch(evil(), &[])]
+                .concat(),
         ),
         bad(
             "template.gguf",
@@ -900,8 +800,8 @@ fn benign() -> Vec<File> {
         good("array.pkl", "a NumPy array", p2(&[&global("numpy.core.multiarray", "_reconstruct")[..], &global("numpy", "ndarray"), b"K\0\x85U\x01b\x87R(K\x01K\x01\x85", &global("numpy", "dtype"), b"U\x02f8K\0K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb\x89U\x080123.567tb"].concat())),
         good("joblib-array.pkl", "an array of joblib's whose bytes look like opcodes", [joblib(b"cos\nsystem\n(S'id'\ntR.0123456789abcdefghi"), b".".to_vec()].concat()),
         good("joblib-objects-plain.pkl", "an array of objects of joblib's", [joblib_objects(&p2(b"}")), b".".to_vec()].concat()),
-        good("array.npy", "a NumPy array of numbers", npy("<f8", &[0x80, 2, b'c', b'o', b's', 10, 1, 2])),
-        good("array.npz", "arrays in .npz", zip(&[entry("a.npy", npy("<f8", &[0; 8]))])),
+        good("array.npy", "a NumPy array of numbers", npy("\'<f8\'", false, "(1,)", &[0x80, 2, b'c', b'o', b's', 10, 1, 2])),
+        good("array.npz", "arrays in .npz", zip(&[entry("a.npy", npy("\'<f8\'", false, "(1,)", &[0; 8]))])),
         good("state-dict.pt", "a state dict", torch(state_dict(), &[])),
         good("storage-by-chance.pt", "a storage that begins like a pickle", zip(&[entry("m/data.pkl", state_dict()), entry("m/data/0", *b"\x80\x04c\x01\x02\n\x03\n..")])),
         good("parts-plain.distcp", "archives one after another, as distributed checkpoints have them", [torch(state_dict(), &[]), torch(state_dict(), &[])].concat()),
@@ -918,7 +818,7 @@ fn benign() -> Vec<File> {
         good("array-bytes.pkl", "bytes that are encoded text, protocol 2", p2(&encoded(&[0, 1, 0xfe, 0x80]))),
         good("script.pt", "TorchScript", zip(&[entry("s/data.pkl", *b"\x80\x02c__torch__.m\nNet\n)\x81}U\x01nctorch.jit._pickle\nbuild_intlist\n](K\x01e\x85Rsb."), entry("s/constants.pkl", p2(b")")), entry("s/code/__torch__.py", "def forward(self, x):\n  return torch.add(ops.prim.data(x), 1)\n")])),
         good("oldest.tar", "PyTorch's oldest form", tar(&[("storages", b"\x80\x02K\0.\x80\x02].", None), ("tensors", b"\x80\x02K\0.", None), ("pickle", &p2(b"}"), None)])),
-        good("model.safetensors", "SafeTensors", safetensors(r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}"#, &[0; 4])),
+        good("model.safetensors", "SafeTensors", raw(r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}"#, &[0; 4])),
         good("template-plain.gguf", "a chat template that formats", gguf("tokenizer.chat_template", "{% for m in messages %}{{ m['role'] }}{% endfor %}")),
     ]
 }

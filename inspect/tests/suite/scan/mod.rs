@@ -2,11 +2,11 @@
 
 mod files;
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::LazyLock;
 
 use ckpt_inspect::scan::{Options, Pattern, Rule, Scan, Severity, files as files_below, scan};
+use ckpt_kit::fixtures::{data, root};
+use ckpt_kit::{peers, safetensors};
 use proptest::prelude::*;
 
 fn scan_bytes(name: &str, bytes: &[u8]) -> Option<Scan> {
@@ -134,10 +134,6 @@ fn what_the_user_vouches_for_is_harmless() {
     }
 }
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
 #[test]
 fn no_fixture_but_the_malicious_one_is_suspected() {
     let mut count = 0;
@@ -164,12 +160,11 @@ fn no_fixture_but_the_malicious_one_is_suspected() {
         "pickled-p4.pkl",
         "every_type.gguf",
     ] {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name);
+        let path = data("inspect", name);
         let scan = scan(&path, &Options::default()).unwrap();
         assert!(scan.severity() < Some(Severity::Unknown), "{name}: {:?}", scan.findings);
     }
-    let objects =
-        scan(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/objects-p5.pt"), &Options::default());
+    let objects = scan(&data("inspect", "objects-p5.pt"), &Options::default());
     for finding in objects.unwrap().findings {
         assert!(finding.global.is_some_and(|g| g.starts_with("__main__.")));
     }
@@ -197,7 +192,7 @@ proptest! {
             names.len(),
             data.len()
         ));
-        let tensors = files::safetensors(&format!("{{{}}}", entries.join(",")), &data);
+        let tensors = safetensors::raw(&format!("{{{}}}", entries.join(",")), &data);
         for (name, bytes) in [("a.safetensors", tensors), ("a.gguf", files::gguf(&key, &value))] {
             let scan = scan_bytes(name, &bytes).unwrap();
             prop_assert!(scan.severity() < Some(Severity::Unknown), "{name}: {:?}", scan.findings);
@@ -209,7 +204,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 800, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_mutation_returns(
+    fn any_change_of_a_scanned_file_returns(
         file in any::<prop::sample::Index>(),
         flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..10),
         cut in prop::option::of(any::<prop::sample::Index>()),
@@ -232,25 +227,13 @@ proptest! {
 /// CKPT_PEERS_PYTHON; without one the test says that it skips, or fails where CKPT_REQUIRE_PEERS=1.
 #[test]
 fn whatever_other_scanners_find_is_found() {
-    let python = std::env::var_os("CKPT_PEERS_PYTHON").filter(|python| {
-        let both = Command::new(python).args(["-c", "import picklescan, fickling"]).output();
-        both.is_ok_and(|output| output.status.success())
-    });
-    let Some(python) = python else {
-        let required = std::env::var_os("CKPT_REQUIRE_PEERS").is_some_and(|v| v == "1");
-        assert!(!required, "CKPT_PEERS_PYTHON must name a Python with picklescan and fickling");
-        eprintln!("skipped: CKPT_PEERS_PYTHON names no Python with picklescan and fickling");
-        return;
-    };
+    let Some(python) = peers::python(&["picklescan", "fickling"]) else { return };
     let folder = tempfile::tempdir().unwrap();
     let files = files::all();
     for file in &files {
         std::fs::write(folder.path().join(file.name), &file.bytes).unwrap();
     }
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/scan.py");
-    let output = Command::new(python).arg(script).arg(folder.path()).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let peers: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let peers = peers::json(&python.script("inspect", "scan.py", &[folder.path()]));
     let mut table =
         String::from("| file | what it is | ckpt | picklescan | fickling |\n|---|---|---|---|---|\n");
     for file in &files {
