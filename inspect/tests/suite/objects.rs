@@ -1,13 +1,12 @@
 //! Checkpoints of unusual make against what PyTorch says of them: data/objects.py writes both.
 
-use std::path::Path;
-
+use ckpt_inspect::diff::{Status, diff};
 use ckpt_inspect::{Checkpoint, Options, describe, judge, open};
+use ckpt_kit::fixtures::data;
 use serde_pickle::Value;
 
 fn read(name: &str) -> Checkpoint {
-    open(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name))
-        .unwrap_or_else(|e| panic!("{e}"))
+    open(data("inspect", name)).unwrap_or_else(|e| panic!("{e}"))
 }
 
 fn truth(name: &str) -> serde_json::Map<String, serde_json::Value> {
@@ -31,7 +30,7 @@ fn agree(name: &str) -> Checkpoint {
 }
 
 #[test]
-fn tensors_that_pickle_itself_wrote() {
+fn tensors_that_pickle_itself_wrote_are_read() {
     for name in ["pickled-p2.pkl", "pickled-p4.pkl"] {
         let checkpoint = agree(name);
         assert_eq!(checkpoint.tensors.len(), 5);
@@ -81,7 +80,7 @@ fn tensors_in_objects_and_plain_values_beside_them() {
 }
 
 #[test]
-fn quantized_sparse_nested_and_meta_tensors() {
+fn quantized_sparse_nested_and_meta_tensors_are_read() {
     let checkpoint = read("special.pt");
     let mut record = describe(&checkpoint, Options::default(), &|_| ());
     judge(&mut record, &Default::default());
@@ -101,7 +100,7 @@ fn quantized_sparse_nested_and_meta_tensors() {
 
 #[test]
 fn a_bit_flipped_in_a_part_of_a_sparse_or_quantized_tensor_is_found() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/special.pt");
+    let path = data("inspect", "special.pt");
     let bytes = std::fs::read(&path).unwrap();
     let whole = read("special.pt");
     let folder = tempfile::tempdir().unwrap();
@@ -128,10 +127,22 @@ fn a_bit_flipped_in_a_part_of_a_sparse_or_quantized_tensor_is_found() {
 /// PyTorch adds up what an uncoalesced tensor lists twice; here it is not measured, and never measured wrong.
 #[test]
 fn an_uncoalesced_sparse_tensor_is_not_measured() {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/uncoalesced.pt");
+    let path = data("inspect", "uncoalesced.pt");
     let record = ckpt_inspect::describe(&ckpt_inspect::open(&path).unwrap(), Default::default(), &|_| ());
     let stats = |name: &str| record.tensors.iter().find(|t| t.name == name).unwrap().stats.clone();
     assert_eq!(stats("twice"), None);
     let once = stats("once").unwrap();
     assert_eq!((once.count, once.zeros, once.max, once.min), (4, 2, Some(3.0), Some(-0.5)));
+}
+
+/// Elements of a sparse tensor whose indices cannot be read are not known to have changed.
+#[test]
+fn a_sparse_tensor_without_its_indices_cannot_be_compared() {
+    let mut checkpoint = read("special.pt");
+    let coo = checkpoint.tensors.iter_mut().find(|t| t.name == "coo").unwrap();
+    let indices = &mut coo.sparse.as_mut().unwrap().indices;
+    indices[0].damage = Some(ckpt_inspect::Damage::new(ckpt_inspect::DamageKind::CutShort, "is cut short"));
+    let found = diff(&checkpoint, &read("special.pt"), Default::default(), &|_| true).unwrap();
+    let coo = found.tensors.iter().find(|t| t.name == "coo").unwrap();
+    assert_eq!(coo.status, Status::Unreadable, "{coo:?}");
 }
