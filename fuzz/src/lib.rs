@@ -140,7 +140,7 @@ fn convert(checkpoint: &Checkpoint, choice: usize, to: &Path) {
             let report = verify_written(&plan, to).unwrap();
             // A folder for Hugging Face has a configuration, and by that bytes beside a scale become a packed matrix,
             // where the source had none to say so. That is what a comparison is for.
-            let explained = |t: &Agreement| t.dtypes[1] == DType::Ternary(TernaryPacking::HfBitnet);
+            let explained = |t: &Agreement| t.dtypes[1] == TernaryPacking::HfBitnet.name();
             assert!(report.failures().all(explained), "{:?}: {report:#?}", options.target);
             assert!(report.agrees() || report.failures().count() > 0, "{:?}: {report:#?}", options.target);
         }
