@@ -118,7 +118,7 @@ fn browse(mut state: State, workers: Workers) -> Result<u8, Failure> {
     // to say. A file that cannot be read is better told on the command line.
     let opened = workers.open(&state.files[0].path);
     if let (1, Err(error)) = (state.files.len(), &opened) {
-        return Err(Failure { message: error.clone(), code: exit::UNREADABLE });
+        return Err(Failure::unreadable(error.clone()));
     }
     let listener = Listener::new();
     let mut screen = Screen::enter().map_err(broken)?;

@@ -145,7 +145,10 @@ impl Args {
             To::Target(Target::Hf { .. }) => Target::Hf { packed: self.packed },
             To::Target(Target::Gguf(_)) => {
                 let Args { quant, embed, exact_scales, latent, .. } = *self;
-                Target::Gguf(Gguf { quant, embed, exact_scales, latent })
+                let mut gguf = Gguf::default();
+                (gguf.quant, gguf.embed) = (quant, embed);
+                (gguf.exact_scales, gguf.latent) = (exact_scales, latent);
+                Target::Gguf(gguf)
             }
             To::Target(Target::I2s) if safetensors => Target::I2sSafeTensors,
             To::Target(target) => target,
@@ -160,25 +163,25 @@ impl Args {
     }
 
     fn options(&self, target: Target) -> Result<Options, Failure> {
-        Ok(Options {
-            dtype: match self.to {
-                To::Floats(dtype) => Some(dtype),
-                To::Target(_) => None,
-            },
-            dtypes: self.dtypes.iter().map(|text| pattern(text, self.is_gguf())).collect::<Result<_, _>>()?,
-            root: self.root.clone(),
-            keep_optimizer: self.keep_optimizer,
-            names: self.names.map(|names| match names {
-                Names::Student => Style::Student,
-                Names::Hf => Style::Hf,
-                Names::Gguf => Style::Gguf,
-            }),
-            ternary: self.ternary.as_deref().map(glob).transpose()?,
-            max_shard_bytes: self.max_shard_size,
-            tokenizer: self.tokenizer.clone(),
-            force: self.force,
-            ..Options::new(target)
-        })
+        let mut options = Options::new(target);
+        options.dtype = match self.to {
+            To::Floats(dtype) => Some(dtype),
+            To::Target(_) => None,
+        };
+        let dtypes = self.dtypes.iter().map(|text| pattern(text, self.is_gguf()));
+        options.dtypes = dtypes.collect::<Result<_, _>>()?;
+        options.root.clone_from(&self.root);
+        options.keep_optimizer = self.keep_optimizer;
+        options.names = self.names.map(|names| match names {
+            Names::Student => Style::Student,
+            Names::Hf => Style::Hf,
+            Names::Gguf => Style::Gguf,
+        });
+        options.ternary = self.ternary.as_deref().map(glob).transpose()?;
+        options.max_shard_bytes = self.max_shard_size;
+        options.tokenizer.clone_from(&self.tokenizer);
+        options.force = self.force;
+        Ok(options)
     }
 
     fn check(&self) -> Result<(), Failure> {
@@ -286,10 +289,9 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
             Ok(one) => code = code.max(one),
             Err(failure) if paths.len() > 1 && !signal.arrived() => {
                 // One file of a run that cannot be converted does not keep the others from it.
-                let place = path.display().to_string();
-                match failure.message.contains(&place) {
+                match failure.names(path) {
                     true => terminal::error(&failure.message),
-                    false => terminal::error(&format!("{place}: {}", failure.message)),
+                    false => terminal::error(&format!("{}: {}", path.display(), failure.message)),
                 }
                 code = code.max(failure.code);
             }
@@ -371,7 +373,8 @@ fn one(args: &Args, load: &LoadOptions, path: &Path, output: &Path, signal: &Sig
     let mut plan = Plan::new(&source, &options)?;
     check_health(args, load, path)?;
     let progress = terminal::progress(plan.bytes(), "converting");
-    let control = Control { progress: &|bytes| progress.done(bytes), stop: &signal.flag };
+    let done = |bytes| progress.done(bytes);
+    let control = Control::new(&done, &signal.flag);
     let written = ckpt_convert::write(&mut plan, &options, output, control);
     progress.clear();
     let written = written?;
@@ -409,10 +412,8 @@ fn check_health(args: &Args, load: &LoadOptions, path: &Path) -> Result<(), Fail
     let reason = record.reasons.first().map(|r| format!(" ({})", terminal::escape(r))).unwrap_or_default();
     let message = format!("{} is {verdict}{reason}", path.display());
     if args.strict && !args.allow_collapsed {
-        return Err(Failure {
-            message: format!("{message}; --strict does not convert it without --allow-collapsed"),
-            code: exit::REFUSED,
-        });
+        let message = format!("{message}; --strict does not convert it without --allow-collapsed");
+        return Err(Failure::new(exit::REFUSED, message).naming(path));
     }
     terminal::warning(&format!("{message}: the copy will be, too"));
     Ok(())
@@ -424,7 +425,9 @@ impl From<ckpt_convert::Error> for Failure {
         match error {
             Error::Read(error) => error.into(),
             Error::Target(message) => Failure::usage(message),
+            Error::Source { ref path, .. } => Failure::usage(error.to_string()).naming(path),
             Error::Output(error) => error.into(),
+            other => Failure::unreadable(other.to_string()),
         }
     }
 }

@@ -147,7 +147,8 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     if !args.ignore_eos {
         ends.extend(tokenizer.iter().flat_map(Tokenizer::stops));
     }
-    let stop = Stop { max_tokens: args.max_tokens, ids: ends, logprobs: args.logprobs };
+    let mut stop = Stop::after(args.max_tokens);
+    (stop.ids, stop.logprobs) = (ends, args.logprobs);
     let mut writer = tokenizer.as_ref().map(|t| Writer::new(t, &ids, args.show_special, &args.stop));
     let mut tokens: Vec<Token> = Vec::new();
     let mut printed = Ok(true);
@@ -287,10 +288,7 @@ impl Ending {
     fn name(self) -> &'static str {
         match self {
             Ending::StopText => "stop-text",
-            Ending::Outcome(Reason::MaxTokens) => "max-tokens",
-            Ending::Outcome(Reason::StopToken) => "stop-token",
-            Ending::Outcome(Reason::Callback) => "interrupted",
-            Ending::Outcome(Reason::ContextFull) => "context-full",
+            Ending::Outcome(reason) => reason.name(),
         }
     }
 }

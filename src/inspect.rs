@@ -113,7 +113,8 @@ impl clap::ValueEnum for Sort {
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<u8, Failure> {
     let matcher = args.filter.as_deref().map(Matcher::new).transpose()?;
-    let describe = Options { stats: !args.no_stats, histogram: !args.no_stats, sha256: args.sha256 };
+    let mut describe = Options::default();
+    (describe.stats, describe.histogram, describe.sha256) = (!args.no_stats, !args.no_stats, args.sha256);
     let options = args.load.options(describe, args.load.policy()?.thresholds);
     let options = LoadOptions { checksum: args.checksum, ..options };
     if let Some(name) = &args.tensor {

@@ -162,28 +162,27 @@ impl RunArgs {
     /// How models are to be loaded.
     pub fn options(&self) -> LoadOptions {
         let flags = &self.settings;
-        let settings = Settings {
-            head_dim: flags.head_dim,
-            num_heads: flags.num_heads,
-            max_seq_len: flags.max_seq_len,
-            rope_base: flags.rope_base,
-            rope_scaling: flags.rope_scaling.clone(),
-            use_bitlinear_attn: flags.bitlinear_attn,
-            use_bitlinear_ffn: flags.bitlinear_ffn,
-            bitlinear_per_channel: flags.bitlinear_per_channel,
-            quantization_eps: flags.quantization_eps,
-            norm_eps: flags.norm_eps,
-            attn_logit_soft_cap: flags.attn_cap.map(|cap| cap.0),
-            final_logit_soft_cap: flags.final_cap.map(|cap| cap.0),
-            ..Settings::default()
-        };
+        let settings = Settings::default().with(|s| {
+            s.head_dim = flags.head_dim;
+            s.num_heads = flags.num_heads;
+            s.max_seq_len = flags.max_seq_len;
+            s.rope_base = flags.rope_base;
+            s.rope_scaling = flags.rope_scaling.clone();
+            s.use_bitlinear_attn = flags.bitlinear_attn;
+            s.use_bitlinear_ffn = flags.bitlinear_ffn;
+            s.bitlinear_per_channel = flags.bitlinear_per_channel;
+            s.quantization_eps = flags.quantization_eps;
+            s.norm_eps = flags.norm_eps;
+            s.attn_logit_soft_cap = flags.attn_cap.map(|cap| cap.0);
+            s.final_logit_soft_cap = flags.final_cap.map(|cap| cap.0);
+        });
         let tables = self.embeddings.map(|table| match table {
             Table::F32 => TableType::F32,
             Table::F16 => TableType::F16,
             Table::Int8 => TableType::Int8,
             Table::Q6 => TableType::Q6,
         });
-        LoadOptions { settings, tables, kernel: None }
+        LoadOptions::default().with(|o| (o.settings, o.tables) = (settings, tables))
     }
 }
 

@@ -162,6 +162,7 @@ pub fn verdict_style(verdict: Option<Verdict>) -> Style {
         Some(Verdict::Weak) => AnsiColor::Yellow,
         Some(Verdict::Dying) => AnsiColor::Magenta,
         Some(Verdict::Dead | Verdict::Corrupt) => AnsiColor::Red,
+        Some(_) => return Style::new(),
         None => return Style::new().dimmed(),
     };
     Style::new().fg_color(Some(color.into()))

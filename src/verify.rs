@@ -50,7 +50,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     if args.outputs.outputs {
         return outputs::run(&args.outputs, (&args.a, &args.b), args.format == Format::Json);
     }
-    let options = OpenOptions { i2s_layout: args.i2s_layout };
+    let options = OpenOptions::i2s(args.i2s_layout);
     let open = |path| -> Result<_, Failure> {
         let mut checkpoint = ckpt_inspect::open_with(path, &options)?;
         checkpoint.verify_checksums();

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use ckpt_inspect::meaning::RopeScaling;
+use ckpt_inspect::metadata::{HashableValue, Value};
 use ckpt_inspect::{
     Checkpoint, DType, Error as ReadError, Format, Group, ModelConfig, Storage, TensorInfo, TernaryPacking,
     contiguous_strides, without_state_dict,
 };
-use serde_pickle::{HashableValue, Value};
 
 use crate::gguf::{self, Gguf};
 use crate::names::{self, Style};
@@ -28,10 +28,7 @@ pub(crate) fn plan<'c>(source: &'c Checkpoint, options: &Options) -> Result<Plan
     builder.tell_of_the_model();
     let Builder { plan, .. } = builder;
     if plan.pairs.is_empty() {
-        return Err(Error::Target(format!(
-            "{}: no tensor in it is a weight that could be converted",
-            source.path.display()
-        )));
+        return Err(Error::of_source(source, "no tensor in it is a weight that could be converted"));
     }
     let mut names = HashSet::new();
     if let Some(twice) = plan.tensors.iter().find(|t| !names.insert(t.name.as_str())) {
@@ -341,7 +338,7 @@ impl<'c, 'o> Builder<'c, 'o> {
                 None => "no matrix in it is known to be ternary; choose them with --ternary '*_proj.weight'"
                     .into(),
             };
-            return Err(Error::Target(format!("{}: {why}", source.path.display())));
+            return Err(Error::of_source(source, why));
         }
         let rounded = packed.iter().filter(|c| c.grid.is_some_and(|g| !g.exact)).count();
         if rounded > 0 {
@@ -464,12 +461,9 @@ impl<'c, 'o> Builder<'c, 'o> {
                 let blob = *blobs_of_runs
                     .entry((run.storage.clone(), run.start, tensor.dtype, c.dtype))
                     .or_insert_with(|| {
-                        let whole = TensorInfo {
-                            shape: vec![run.elements],
-                            strides: vec![1],
-                            byte_offset: run.start,
-                            ..tensor.clone()
-                        };
+                        let mut whole = tensor.clone();
+                        (whole.shape, whole.strides) = (vec![run.elements], vec![1]);
+                        whole.byte_offset = run.start;
                         let bytes = (run.elements * size) as u64;
                         let content = Content::Elements(Elements::new(whole, None));
                         self.plan.blobs.push(Blob { dtype: c.dtype, bytes, content });

@@ -134,10 +134,10 @@ fn config(plan: &mut Plan<'_>) -> Result<Option<Map<String, Json>>> {
         return Ok(Some(model.to_hugging_face()));
     }
     if plan.target == (Target::Hf { packed: true }) {
-        return Err(Error::Target(format!(
-            "{}: no model is recognised in it, so there is no config.json to say how it is packed; leave out --packed",
-            source.path.display()
-        )));
+        return Err(Error::of_source(
+            source,
+            "no model is recognised in it, so there is no config.json to say how it is packed; leave out --packed",
+        ));
     }
     plan.notes.push(
         "no model is recognised in it, so the folder has no config.json: put the model's own there".into(),

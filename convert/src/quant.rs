@@ -23,6 +23,7 @@ use crate::{Error, Result};
 /// Types of GGUF tensors that are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)] // GGML's own names
+#[non_exhaustive]
 pub enum Quant {
     F32,
     F16,

@@ -5,11 +5,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use ckpt_inspect::TernaryPacking;
-use ckpt_inspect::metadata::whole_json;
+use ckpt_inspect::metadata::{HashableValue, Value, whole_json};
 use ckpt_inspect::safetensors::{MAX_HEADER, dtype_of};
 use ckpt_inspect::staged::{Control, OutputFile, StagedFile, StagedFolder};
 use serde_json::{Map, json};
-use serde_pickle::{HashableValue, Value};
 
 use crate::encode::{Writer, Written};
 use crate::names::Style;

@@ -29,6 +29,7 @@ const PIECE: usize = 1 << 16;
 /// By which rule two tensors are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Rule {
     /// The same elements, to the bit.
     Identical,
@@ -42,6 +43,7 @@ pub enum Rule {
 
 /// How one pair of tensors compares.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Agreement {
     /// Its name in the first checkpoint.
     pub name: String,
@@ -67,6 +69,7 @@ pub struct Agreement {
 
 /// How two checkpoints compare.
 #[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
 pub struct Report {
     /// Every pair that was compared.
     pub tensors: Vec<Agreement>,

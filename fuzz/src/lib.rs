@@ -14,7 +14,8 @@ use ckpt_inspect::record::CheckpointRecord;
 use ckpt_inspect::salvage::{Fill, salvage};
 use ckpt_inspect::vocabulary::Vocabulary;
 use ckpt_inspect::{
-    Checkpoint, DType, Damage, Notice, OpenOptions, Result, TernaryPacking, describe, diff, judge, open, open_bytes, staged,
+    Checkpoint, DType, Damage, Notice, OpenOptions, Result, TernaryPacking, describe, diff, judge, open,
+    open_bytes, staged,
 };
 use seeds::Seed;
 
@@ -121,10 +122,10 @@ fn ways() -> Vec<Options> {
     let mut ways: Vec<Options> = Output::all().map(Options::new).collect();
     let ternary = Some(globset::Glob::new("*").unwrap().compile_matcher());
     ways.extend([
-        Options { dtype: Some(DType::F16), keep_optimizer: true, ..Options::new(Output::Torch) },
-        Options { ternary, ..Options::new(Output::I2s) },
+        Options::new(Output::Torch).with(|o| (o.dtype, o.keep_optimizer) = (Some(DType::F16), true)),
+        Options::new(Output::I2s).with(|o| o.ternary = ternary),
         Options::new(Output::Hf { packed: true }),
-        Options::new(Output::Gguf(Gguf { latent: true, ..Gguf::default() })),
+        Options::new(Output::Gguf(Gguf::default().with(|g| g.latent = true))),
     ]);
     ways
 }
@@ -135,7 +136,7 @@ fn convert(checkpoint: &Checkpoint, choice: usize, to: &Path) {
     let options = &ways[choice % ways.len()];
     let Ok(mut plan) = Plan::new(checkpoint, options) else { return };
     let stop = Default::default();
-    match write(&mut plan, options, to, Control { progress: &|_| (), stop: &stop }) {
+    match write(&mut plan, options, to, Control::new(&|_| (), &stop)) {
         Ok(_) => {
             let report = verify_written(&plan, to).unwrap();
             // A folder for Hugging Face has a configuration, and by that bytes beside a scale become a packed matrix,
@@ -146,8 +147,9 @@ fn convert(checkpoint: &Checkpoint, choice: usize, to: &Path) {
         }
         Err(error) => {
             let foreseen = match &error {
-                Error::Read(_) | Error::Target(_) => true,
+                Error::Read(_) | Error::Target(_) | Error::Source { .. } => true,
                 Error::Output(e) => matches!(e, staged::Error::NoSpace { .. } | staged::Error::Write { .. }),
+                _ => false,
             };
             assert!(foreseen, "{error}");
             assert!(!to.exists(), "{error}");

@@ -91,6 +91,7 @@ fn made(format: Format) -> Vec<u8> {
             zip::entry("notes.txt", *b"no array"),
         ]),
         Format::Gguf { version, big_endian } => gguf(version, big_endian, &student),
+        other => panic!("no file of the format {other} is made here"),
     }
 }
 

@@ -3,7 +3,7 @@
 
 use ckpt_inspect::meaning::architecture::{Part, Role, STUDENT, TABLE};
 use ckpt_inspect::meaning::names::Names;
-use ckpt_inspect::meaning::{Activation, ConfigError, Given, RopeScaling, SlidingLayers};
+use ckpt_inspect::meaning::{Activation, ConfigError, Given, RopePairing, RopeScaling, SlidingLayers};
 use ckpt_inspect::{Checkpoint, DType, ModelConfig};
 
 use crate::{Error, Result};
@@ -181,6 +181,10 @@ fn check(config: &ModelConfig) -> Result<(), String> {
     positive("quantization_eps", config.quantization_eps + f64::MIN_POSITIVE)?;
     for cap in [config.attn_logit_soft_cap, config.final_logit_soft_cap].into_iter().flatten() {
         positive("a soft cap", cap)?;
+    }
+    match config.rope_pairing {
+        RopePairing::Halves | RopePairing::Neighbours => {}
+        other => return Err(format!("has rotary pairs of a kind that is not run: {other:?}")),
     }
     match config.rope_scaling {
         RopeScaling::Linear { factor } => positive("rope_scaling.factor", factor),

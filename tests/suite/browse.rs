@@ -188,7 +188,7 @@ fn the_pictures_in_the_docs_are_what_the_program_draws() {
             (std::fs::read_to_string(&drawn).unwrap(), std::fs::read_to_string(&docs).unwrap());
         assert!(
             drawn == kept,
-            "docs/{picture} is out of date: CKPT_UPDATE_SCREENS=1 cargo test --test suite browse"
+            "docs/{picture} is out of date: CKPT_UPDATE_SCREENS=1 cargo test --workspace --test program browse"
         );
     }
 }

@@ -1,11 +1,15 @@
 //! `ckpt convert` and `ckpt verify` as a user runs them: outputs that are whole or not there, exit codes, what is said.
 
+#[cfg(unix)]
 use std::path::Path;
+#[cfg(unix)]
 use std::process::Command;
-use std::time::{Duration, Instant};
 
-use ckpt_kit::binary::{Program, Ran, text};
+#[cfg(unix)]
+use ckpt_kit::binary::Ran;
+use ckpt_kit::binary::{Program, text};
 use ckpt_kit::fixtures::fixture;
+#[cfg(unix)]
 use ckpt_kit::safetensors::SafeTensors;
 
 /// The program in its folder.
@@ -14,6 +18,7 @@ fn place() -> Program {
 }
 
 /// A SafeTensors file of `mib` MiB of zeros in 1 MiB tensors, which takes no room on disk.
+#[cfg(unix)]
 fn sparse_file(path: &Path, mib: usize) {
     let file = (0..mib).fold(SafeTensors::new(), |file, i| file.hole(&format!("w{i}"), &[1 << 18]));
     file.write_holes(path);
@@ -281,6 +286,8 @@ fn a_full_disk_is_seen_before_the_first_byte() {
 /// Starts a conversion long enough to be interrupted, waits for its temporary file, and sends it a signal.
 #[cfg(unix)]
 fn interrupted(place: &Program, signal: &str) -> Ran {
+    use std::time::{Duration, Instant};
+
     sparse_file(&place.at("in.safetensors"), 1024);
     let run = place.start(&["convert", "in.safetensors", "--to", "f16", "-o", "out.pt"]);
     let start = Instant::now();

@@ -48,7 +48,6 @@ fn every_command_runs() {
     let program = program();
     let bin = folder.path().join("bin");
     std::fs::create_dir(&bin).unwrap();
-    #[cfg(unix)]
     std::os::unix::fs::symlink(program.path(), bin.join("ckpt")).unwrap();
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
     let mut ran = 0;
@@ -56,7 +55,6 @@ fn every_command_runs() {
         let place = folder.path().join(page.file_stem().unwrap());
         std::fs::create_dir(&place).unwrap();
         std::fs::create_dir(place.join("tests")).unwrap();
-        #[cfg(unix)]
         std::os::unix::fs::symlink(root().join("tests/fixtures"), place.join("tests/fixtures")).unwrap();
         for command in commands(&page) {
             if is_run_elsewhere(&command) {

@@ -5,11 +5,12 @@ mod browse;
 mod cause;
 #[cfg(all(unix, feature = "infer"))]
 mod chat;
+mod contributing;
 mod convert;
 #[cfg(feature = "diagnose")]
 mod diagnose;
 mod diff;
-#[cfg(all(feature = "browse", feature = "diagnose", feature = "train", feature = "k-quants"))]
+#[cfg(all(unix, feature = "browse", feature = "diagnose", feature = "train", feature = "k-quants"))]
 mod documentation;
 #[cfg(feature = "diagnose")]
 mod gate;
@@ -21,6 +22,7 @@ mod names;
 #[cfg(feature = "infer")]
 mod outputs;
 mod page;
+mod public_types;
 mod recover;
 mod report;
 mod scan;

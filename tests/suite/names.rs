@@ -13,11 +13,26 @@ const TENSORS: [&str; 4] = [
     "layers.0.mlp\u{7}\u{200b}\u{9b}31m",
 ];
 const FILE: &str = "::error::f\u{1b}[2J,\"a\"\n::warning::b\u{202e}.safetensors";
+const RUN: &str = "::notice::r\u{7f}\u{202e}";
 
 /// Four matrices of one number, which is a dead weight.
 fn write(path: &Path) {
     let file = TENSORS.iter().fold(SafeTensors::new(), |file, name| file.f32s(name, &[4, 4], &[0.0; 16]));
     file.write(path);
+}
+
+/// A run, called like the file, whose matrices shrink.
+fn write_run(folder: &Path) {
+    std::fs::create_dir(folder).unwrap();
+    for step in 0..6u32 {
+        let mut file = SafeTensors::new().metadata(serde_json::json!({"step": (100 * step).to_string()}));
+        let size = 0.25 * 0.2f32.powi(step as i32);
+        for (i, name) in TENSORS.iter().enumerate() {
+            let values: Vec<f32> = (256 * i..256 * (i + 1)).map(|i| size * (i as f32 * 1.7).sin()).collect();
+            file = file.f32s(&format!("{name}.weight"), &[16, 16], &values);
+        }
+        file.write(&folder.join(format!("{FILE}-step-{step}.safetensors")));
+    }
 }
 
 /// Neither steers a terminal nor is hidden, nor a command in a log but for those that are meant.
@@ -40,6 +55,7 @@ fn hostile_names_are_shown_as_text_by_every_command() {
     let at = |name: &str| program.at(name);
     write(&at(FILE));
     std::fs::copy(at(FILE), at("plain.safetensors")).unwrap();
+    write_run(&at(RUN));
     for args in [
         &["inspect", FILE][..],
         &["inspect", FILE, "--all"],
@@ -53,6 +69,10 @@ fn hostile_names_are_shown_as_text_by_every_command() {
         &["report", FILE, "--format", "csv"],
         &["report", FILE, "--format", "md"],
         &["report", FILE, "--explain"],
+        &["report", FILE, "--format", "html", "-o", "file.html"],
+        &["report", RUN, "--format", "html", "-o", "run.html"],
+        &["report", RUN, "--format", "md"],
+        &["gate", FILE, "--format", "sarif"],
         &["report", FILE, "-o", "::error::\u{1b}.md"],
         &["verify", FILE, "plain.safetensors"],
         &["convert", FILE, "--to", "f16", "-o", "::error::\u{1b}.pt"],
@@ -72,7 +92,16 @@ fn hostile_names_are_shown_as_text_by_every_command() {
     let err = refused.err();
     assert!(err.contains("--ternary"), "{err}");
     harmless("i2s", err, false);
-    harmless("page", &std::fs::read_to_string(at("::error::\u{1b}.md")).unwrap(), false);
+    for page in ["::error::\u{1b}.md", "file.html", "run.html"] {
+        let text = std::fs::read_to_string(at(page)).unwrap();
+        harmless(page, &text, false);
+        assert!(text.contains("mlp\\u{7}\\u{200b}\\u{9b}31m"), "{page}");
+    }
+    // The run's page has all that one can have: lines, marks, a cause.
+    let page = std::fs::read_to_string(at("run.html")).unwrap();
+    for part in ["table.heat", "<circle", "<title>", "class=\"card cause\"", "class=\"legend\""] {
+        assert!(page.contains(part), "{part}");
+    }
 }
 
 #[test]

@@ -236,16 +236,20 @@ fn the_page_fits_a_phone_and_the_dark() {
 fn hostile_names_stay_text() {
     let Some(browser) = Browser::open() else { return };
     let program = program();
-    let name = r#"</script><img src=x onerror="document.title='owned'"><svg onload=alert(1)>"#;
+    let markup = r#"</script><img src=x onerror="document.title='owned'"><svg onload=alert(1)>"#;
+    let name = format!("{markup}\u{202e}\u{1b}\n\u{200b}");
     let bytes = SafeTensors::new()
         .metadata(json!({"loss": "<b>0</b>", "step": "3"}))
-        .f32s(name, &[2, 2], &[0.0; 4])
+        .f32s(&name, &[2, 2], &[0.0; 4])
         .bytes();
-    let file = program.file("<i>model.safetensors", bytes);
+    let file = program.file("<i>\u{202e}model.safetensors", bytes);
     browser.visit(&report(&program, &[text(&file)]));
     assert_eq!(browser.run("return document.title"), "Checkpoint report");
     assert_eq!(browser.run("return document.querySelectorAll('img, i, b, svg[onload]').length"), 0);
-    assert_eq!(browser.names(), [name]);
+    assert_eq!(browser.names(), [format!("{markup}\\u{{202e}}\\u{{1b}}\\u{{a}}\\u{{200b}}")]);
+    // Nothing invisible and nothing that turns text around is anywhere, titles included.
+    let hidden = "return document.documentElement.outerHTML.match(/[\\u0000-\\u0009\\u000b-\\u001f\\u007f-\\u009f\\u200b-\\u200f\\u202a-\\u202e]/g)";
+    assert_eq!(browser.run(hidden), Value::Null);
     assert_eq!(browser.complaints(), Vec::<Value>::new());
 }
 

@@ -133,9 +133,9 @@ fn an_existing_page_needs_force() {
     assert_eq!(std::fs::read_to_string(&page).unwrap(), "mine");
     program.run(&[&arguments[..], &["--force"]].concat()).exits(0);
     assert!(std::fs::read_to_string(&page).unwrap().starts_with("<!DOCTYPE html>"));
-    let link = program.at("link.html");
     #[cfg(unix)]
     {
+        let link = program.at("link.html");
         use std::os::unix::fs::{PermissionsExt, symlink};
         symlink(&page, &link).unwrap();
         std::fs::set_permissions(&page, std::fs::Permissions::from_mode(0o600)).unwrap();

@@ -1,6 +1,7 @@
 //! `ckpt scan` through the real binary.
 
 use ckpt_kit::binary::{Ran, text};
+#[cfg(target_os = "linux")]
 use ckpt_kit::fixtures::root;
 use ckpt_kit::safetensors;
 use serde_json::Value;

@@ -17,7 +17,7 @@ fn an_uncoalesced_sparse_tensor_is_not_written() {
     let options = Options::new(Target::SafeTensors);
     let mut plan = Plan::new(&checkpoint, &options).unwrap();
     let stop = Default::default();
-    let control = Control { progress: &|_| (), stop: &stop };
+    let control = Control::new(&|_| (), &stop);
     let error = write(&mut plan, &options, &folder.path().join("to"), control).unwrap_err();
     assert!(error.to_string().contains("`twice`") && error.to_string().contains("coalesce"), "{error}");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
@@ -39,7 +39,7 @@ fn names_of_arrays_stay_inside_the_archive() {
         let options = Options::new(Target::Npz);
         let mut plan = Plan::new(&checkpoint, &options)?;
         let stop = Default::default();
-        write(&mut plan, &options, &to, Control { progress: &|_| (), stop: &stop })?;
+        write(&mut plan, &options, &to, Control::new(&|_| (), &stop))?;
         assert!(verify_written(&plan, &to)?.agrees());
         Ok::<(), Error>(())
     };

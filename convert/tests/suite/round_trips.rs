@@ -25,7 +25,7 @@ fn convert(source: &Path, options: &Options, to: &Path) -> Vec<String> {
     let checkpoint = open(source).unwrap();
     let mut plan = Plan::new(&checkpoint, options).unwrap_or_else(|e| panic!("{}: {e}", source.display()));
     let stop = Default::default();
-    write(&mut plan, options, to, Control { progress: &|_| (), stop: &stop })
+    write(&mut plan, options, to, Control::new(&|_| (), &stop))
         .unwrap_or_else(|e| panic!("{}: {e}", source.display()));
     let report = verify_written(&plan, to).unwrap();
     assert!(report.agrees(), "{}: {report:#?}", source.display());
@@ -50,7 +50,7 @@ fn pytorch_output_keeps_names_bytes_and_plain_values() {
     // Packed matrices are decoded, so what says how they are packed goes too.
     for source in whole_fixtures().into_iter().filter(|p| !p.starts_with(fixture("packed"))) {
         let to = folder.path().join(source.file_name().unwrap());
-        let options = Options { keep_optimizer: true, ..Options::new(Target::Torch) };
+        let options = Options::new(Target::Torch).with(|o| o.keep_optimizer = true);
         convert(&source, &options, &to);
         let (before, after) = (open(&source).unwrap(), open(&to).unwrap());
         for tensor in before.tensors.iter().filter(plain) {
@@ -80,6 +80,22 @@ fn safetensors_come_back_to_the_bit() {
         let counted = before.tensors.iter().all(|t| t.quantizer.is_none() && !t.is_expanded());
         assert!(!counted || after.parameters() == before.parameters(), "{}", source.display());
         assert_eq!(after.model.student, before.model.student, "{}", source.display());
+    }
+}
+
+/// As many entries as 16 bits count, which is also what they say where zip64 counts; and one more.
+#[test]
+fn npz_with_as_many_arrays_as_its_directory_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let (from, to) = (folder.path().join("many.safetensors"), folder.path().join("many.npz"));
+    for count in [0xffff, 0x1_0000] {
+        let file = (0..count)
+            .fold(SafeTensors::new(), |file, i| file.tensor(&i.to_string(), "U8", &[1], &[i as u8]));
+        file.write(&from);
+        convert(&from, &Options::new(Target::Npz).with(|o| o.force = true), &to);
+        let written = open(&to).unwrap();
+        assert_eq!((written.tensors.len(), &written.damage), (count, &None));
+        assert_eq!(self::bytes(&written, &(count - 1).to_string()), [(count - 1) as u8]);
     }
 }
 
@@ -123,7 +139,7 @@ fn npz_comes_back_to_the_bit() {
 
     // The way out.
     let floats = vec![(Glob::new("*").unwrap().compile_matcher(), DType::F32)];
-    let options = Options { dtypes: floats, ..Options::new(Target::Npz) };
+    let options = Options::new(Target::Npz).with(|o| o.dtypes = floats);
     let source = fixture("formats/dtypes_float.pt");
     convert(&source, &options, &folder.path().join("floats.npz"));
 }
@@ -136,8 +152,7 @@ fn gguf_comes_back_to_the_bit() {
         let name = source.file_stem().unwrap();
         let there = folder.path().join(name).with_extension("gguf");
         let back = folder.path().join(name).with_extension("pt");
-        let settings =
-            Gguf { embed: Some(Quant::F32), quant: Some(Quant::F32), latent: true, ..Gguf::default() };
+        let settings = Gguf::new(Quant::F32, Quant::F32).with(|g| g.latent = true);
         let model = open(&source).unwrap().model.student.is_some();
         let settings = if model { settings } else { Gguf::default() };
         let options = Options::new(Target::Gguf(settings));
@@ -174,7 +189,7 @@ fn tied_weights_stay_tied() {
     let (half, flat, back) = ("half.pt", "flat.safetensors", "back.pt");
     let [half, flat, back] = [half, flat, back].map(|n| folder.path().join(n));
     let source = fixture("formats/tied.pt");
-    convert(&source, &Options { dtype: Some(DType::F16), ..Options::new(Target::Torch) }, &half);
+    convert(&source, &Options::new(Target::Torch).with(|o| o.dtype = Some(DType::F16)), &half);
     convert(&source, &Options::new(Target::SafeTensors), &flat);
     convert(&flat, &Options::new(Target::Torch), &back);
     let shared = open(&source).unwrap();
@@ -200,7 +215,7 @@ fn narrower_types_round_once_and_losses_are_counted() {
     let doubles = [1.0 + 2f64.powi(-11) + 2f64.powi(-40), 70_000.0, 1e-30, f64::NAN, f64::INFINITY];
     let singles = [65_519.9f32, 65_520.0, 3e-8, -2e-8, -0.0, f32::NEG_INFINITY];
     SafeTensors::new().tensor("d", "F64", &[5], &le(&doubles)).f32s("s", &[6], &singles).write(&source);
-    let options = Options { dtype: Some(DType::F16), ..Options::new(Target::Torch) };
+    let options = Options::new(Target::Torch).with(|o| o.dtype = Some(DType::F16));
     let notes = convert(&source, &options, &to);
     let after = open(&to).unwrap();
     let values = |name: &str| after.values(after.tensor(name).unwrap()).unwrap();
@@ -214,7 +229,7 @@ fn narrower_types_round_once_and_losses_are_counted() {
     );
     let (source, to) = (folder.path().join("huge.safetensors"), folder.path().join("single.pt"));
     SafeTensors::new().tensor("d", "F64", &[3], &le(&[1e300f64, 1e-300, 0.1])).write(&source);
-    let notes = convert(&source, &Options { dtype: Some(DType::F32), ..Options::new(Target::Torch) }, &to);
+    let notes = convert(&source, &Options::new(Target::Torch).with(|o| o.dtype = Some(DType::F32)), &to);
     assert_eq!(
         notes,
         ["values beyond the range of float32, in 1 of 1 tensors: 1 became infinite, 1 became zero"]
@@ -250,14 +265,18 @@ fn packed_forms_carry_codes_and_scales_between_them_exactly() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let seeds = fixture("packed/nano-healthy-2000-i2s.pt");
-    convert(&seeds, &Options { dtype: Some(DType::F32), ..Options::new(Target::Torch) }, &at("floats.pt"));
+    convert(&seeds, &Options::new(Target::Torch).with(|o| o.dtype = Some(DType::F32)), &at("floats.pt"));
     convert(&seeds, &Options::new(Target::Hf { packed: true }), &at("hf"));
     convert(&at("floats.pt"), &Options::new(Target::I2s), &at("again.pt"));
     convert(&at("hf"), &Options::new(Target::I2s), &at("from-hf.pt"));
     convert(&at("hf"), &Options::new(Target::SafeTensors), &at("flat.safetensors"));
     // A flat file says nothing of the model.
     let ternary = Some(Glob::new("*_proj.weight").unwrap().compile_matcher());
-    convert(&at("flat.safetensors"), &Options { ternary, ..Options::new(Target::I2s) }, &at("from-flat.pt"));
+    convert(
+        &at("flat.safetensors"),
+        &Options::new(Target::I2s).with(|o| o.ternary = ternary),
+        &at("from-flat.pt"),
+    );
     let first = open(&seeds).unwrap();
     for name in ["again.pt", "from-hf.pt", "from-flat.pt"] {
         let copy = open(at(name)).unwrap();
@@ -295,7 +314,7 @@ fn a_hugging_face_folder_is_complete_and_split_where_asked() {
     std::fs::copy(fixture("healthy-run/step-02000.pt"), model.join("model.pt")).unwrap();
     std::fs::write(model.join("tokenizer.json"), "{\"version\":\"1.0\"}").unwrap();
     let to = folder.path().join("hf");
-    let options = Options { max_shard_bytes: Some(200_000), ..Options::new(Target::Hf { packed: false }) };
+    let options = Options::new(Target::Hf { packed: false }).with(|o| o.max_shard_bytes = Some(200_000));
     let notes = convert(&model.join("model.pt"), &options, &to);
     assert!(
         notes.iter().any(|n| n.contains("soft caps (attention scores at 50, final logits at 30)")),
@@ -340,7 +359,7 @@ fn a_hugging_face_folder_is_complete_and_split_where_asked() {
     assert!(hf.model.student.is_some(), "the trainer's config came along");
     // And back under the student's names.
     let back = folder.path().join("back.pt");
-    convert(&to, &Options { names: Some(Style::Student), ..Options::new(Target::Torch) }, &back);
+    convert(&to, &Options::new(Target::Torch).with(|o| o.names = Some(Style::Student)), &back);
     let back = open(&back).unwrap();
     assert!(back.tensor("model_state_dict.layers.1.mlp.down_proj.weight").is_ok());
     assert!(back.meta("config.model.hidden_dim").is_some());
@@ -352,14 +371,14 @@ fn weights_alone_are_written_unless_told_otherwise() {
     let source = fixture("healthy-run/step-02000.pt");
     let (lean, full) = (folder.path().join("lean.pt"), folder.path().join("full.pt"));
     convert(&source, &Options::new(Target::Torch), &lean);
-    convert(&source, &Options { keep_optimizer: true, ..Options::new(Target::Torch) }, &full);
+    convert(&source, &Options::new(Target::Torch).with(|o| o.keep_optimizer = true), &full);
     let (lean, full, source) = (open(&lean).unwrap(), open(&full).unwrap(), open(&source).unwrap());
     assert!(lean.tensors.iter().all(|t| t.group == Group::Weights));
     assert!(lean.meta("optimizer_state_dict").is_none() && lean.meta("config.model").is_some());
     assert_eq!(full.metadata, source.metadata);
     assert_eq!(full.tensors.len(), source.tensors.len());
     for target in [Target::SafeTensors, Target::Hf { packed: false }] {
-        let options = Options { keep_optimizer: true, ..Options::new(target) };
+        let options = Options::new(target).with(|o| o.keep_optimizer = true);
         assert!(matches!(Plan::new(&source, &options), Err(ckpt_convert::Error::Target(_))));
     }
 }
@@ -369,19 +388,18 @@ fn types_by_pattern_and_a_state_dict_by_its_key() {
     let folder = tempfile::tempdir().unwrap();
     let to = folder.path().join("mixed.safetensors");
     let glob = |text: &str| Glob::new(text).unwrap().compile_matcher();
-    let options = Options {
-        dtype: Some(DType::BF16),
-        dtypes: vec![(glob("embed*"), DType::F16), (glob("*norm.weight"), DType::F32)],
-        root: Some("model_state_dict".into()),
-        ..Options::new(Target::SafeTensors)
-    };
+    let options = Options::new(Target::SafeTensors).with(|o| {
+        o.dtype = Some(DType::BF16);
+        o.dtypes = vec![(glob("embed*"), DType::F16), (glob("*norm.weight"), DType::F32)];
+        o.root = Some("model_state_dict".into());
+    });
     convert(&fixture("healthy-run/step-02000.pt"), &options, &to);
     let after = open(&to).unwrap();
     assert_eq!(after.tensor("embed_tokens.weight").unwrap().dtype, DType::F16);
     assert_eq!(after.tensor("layers.1.self_attn.k_norm.weight").unwrap().dtype, DType::F32);
     assert_eq!(after.tensor("layers.1.self_attn.k_proj.weight").unwrap().dtype, DType::BF16);
     let source = open(fixture("healthy-run/step-02000.pt")).unwrap();
-    let error = Plan::new(&source, &Options { root: Some("ema".into()), ..options }).unwrap_err().to_string();
+    let error = Plan::new(&source, &options.with(|o| o.root = Some("ema".into()))).unwrap_err().to_string();
     assert!(error.contains("`ema.`") && error.contains("model_state_dict"), "{error}");
 }
 
@@ -395,7 +413,7 @@ fn values_that_are_ternary_already_keep_their_scale_to_the_bit() {
     let values: Vec<f32> = codes.iter().map(|&c| f32::from(c) * scale).collect();
     SafeTensors::new().f32s("l.weight", &[5, 7], &values).write(&source);
     let ternary = Some(Glob::new("*.weight").unwrap().compile_matcher());
-    let notes = convert(&source, &Options { ternary, ..Options::new(Target::I2s) }, &to);
+    let notes = convert(&source, &Options::new(Target::I2s).with(|o| o.ternary = ternary), &to);
     assert_eq!(notes, [""; 0], "nothing is lost");
     let after = open(&to).unwrap();
     let tensor = after.tensor("model_state_dict.l.weight").unwrap();
@@ -453,13 +471,14 @@ fn names_that_a_format_cannot_tell_apart_are_refused() {
     SafeTensors::new().f32s("l.weight", &[1, 4], &[0.0; 4]).f32s("l_scale", &[1], &[0.0]).write(&source);
     let ternary = Some(Glob::new("l.weight").unwrap().compile_matcher());
     let checkpoint = open(&source).unwrap();
-    let error =
-        Plan::new(&checkpoint, &Options { ternary, ..Options::new(Target::I2s) }).unwrap_err().to_string();
+    let error = Plan::new(&checkpoint, &Options::new(Target::I2s).with(|o| o.ternary = ternary))
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("l_scale"), "{error}");
     let mut plan = Plan::new(&checkpoint, &Options::new(Target::Torch)).unwrap();
     plan.tensors[0].name = "__metadata__".into();
     let stop = Default::default();
-    write(&mut plan, &Options::new(Target::Torch), &pt, Control { progress: &|_| (), stop: &stop }).unwrap();
+    write(&mut plan, &Options::new(Target::Torch), &pt, Control::new(&|_| (), &stop)).unwrap();
     let checkpoint = open(&pt).unwrap();
     let error = Plan::new(&checkpoint, &Options::new(Target::SafeTensors)).unwrap_err().to_string();
     assert!(error.contains("__metadata__"), "{error}");
@@ -471,7 +490,7 @@ fn verification_sees_what_changed() {
     let source = fixture("healthy-run/step-02000.pt");
     let copy = folder.path().join("copy.safetensors");
     let packed = folder.path().join("packed.pt");
-    convert(&source, &Options { dtype: Some(DType::F16), ..Options::new(Target::SafeTensors) }, &copy);
+    convert(&source, &Options::new(Target::SafeTensors).with(|o| o.dtype = Some(DType::F16)), &copy);
     convert(&source, &Options::new(Target::I2s), &packed);
     assert!(verified(&source, &copy).tensors.iter().all(|t| t.agrees && t.rule == Rule::Rounded));
     let flip = |path: &Path, name: &str| {
@@ -512,10 +531,10 @@ fn narrow_students_become_gguf_of_every_plain_type() {
     let source = fixture("healthy-run/step-02000.pt");
     for dtype in [DType::F16, DType::BF16] {
         let narrow = folder.path().join(dtype.name());
-        convert(&source, &Options { dtype: Some(dtype), ..Options::new(Target::Torch) }, &narrow);
+        convert(&source, &Options::new(Target::Torch).with(|o| o.dtype = Some(dtype)), &narrow);
         for quant in [Quant::F32, Quant::F16, Quant::BF16, Quant::Q8_0] {
             let to = folder.path().join(format!("{dtype}-{quant}.gguf"));
-            let gguf = Gguf { quant: Some(quant), embed: Some(quant), ..Gguf::default() };
+            let gguf = Gguf::new(quant, quant);
             convert(&narrow, &Options::new(Target::Gguf(gguf)), &to);
             let report = verified(&narrow, &to);
             assert!(report.agrees(), "{report:#?}");

@@ -5,9 +5,7 @@ use std::path::{Path, PathBuf};
 
 use ckpt_convert::quant::Quant;
 use ckpt_convert::{Control, Gguf, Options, Plan, Target, write};
-use ckpt_infer::{
-    Cache, KvType, LoadOptions, Logits, Model, Pool, Runner, Sequence, Settings, WhenFull, logits_file,
-};
+use ckpt_infer::{LoadOptions, Model, Pool, Settings, logits_file};
 use ckpt_inspect::DType;
 use ckpt_inspect::ggml::GgmlType;
 use ckpt_inspect::gguf::{Keys, Layout, OutputEntry};
@@ -16,6 +14,8 @@ use ckpt_kit::random::Random;
 use ckpt_kit::safetensors::SafeTensors;
 use ckpt_kit::student::Student;
 use ckpt_kit::tensor::Tensor;
+
+use crate::logits::largest_difference;
 
 const VOCAB: usize = 48;
 /// Whole blocks of every GGUF type.
@@ -40,30 +40,23 @@ fn student(folder: &Path) -> PathBuf {
 }
 
 fn model(path: &Path, settings: Settings, pool: &Pool) -> Model {
-    let options = LoadOptions { settings, ..LoadOptions::default() };
+    let options = LoadOptions::default().with(|o| o.settings = settings);
     Model::open(path, &options, pool).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
 fn logits(model: &Model, pool: &Pool) -> Vec<f32> {
     let ids: Vec<u32> = (0..30).map(|i| i * 29 % VOCAB as u32).collect();
-    let mut cache = Cache::new(model.config(), KvType::F32, WhenFull::Stop);
-    let sequence = Sequence { ids: &ids, cache: &mut cache, logits: Logits::All };
-    Runner::new(model, pool).forward(&mut [sequence]).unwrap().to_vec()
-}
-
-fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
-    assert_eq!(a.len(), b.len());
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, |a, b| if b > a || b.is_nan() { b } else { a })
+    crate::logits::logits(model, pool, &ids)
 }
 
 fn convert(source: &Path, options: &Options, to: &Path) {
     let checkpoint = ckpt_inspect::open(source).unwrap();
     let mut plan = Plan::new(&checkpoint, options).unwrap();
-    write(&mut plan, options, to, Control { progress: &|_| (), stop: &Default::default() }).unwrap();
+    write(&mut plan, options, to, Control::new(&|_| (), &Default::default())).unwrap();
 }
 
 fn gguf(quant: Quant, change: impl FnOnce(&mut Gguf)) -> Options {
-    let mut settings = Gguf { quant: Some(quant), embed: Some(Quant::F32), ..Gguf::default() };
+    let mut settings = Gguf::new(quant, Quant::F32);
     change(&mut settings);
     Options::new(Target::Gguf(settings))
 }
@@ -78,7 +71,7 @@ fn every_format_computes_the_same() {
     let want = logits(&exact, &pool);
     let spread = want.iter().fold(0.0f32, |a, b| a.max(b.abs()));
     assert!(spread > 1.0, "the model says something: {spread}");
-    let narrow = |dtype| Options { dtype: Some(dtype), ..Options::new(Target::SafeTensors) };
+    let narrow = |dtype| Options::new(Target::SafeTensors).with(|o| o.dtype = Some(dtype));
     let plain = |_: &mut Gguf| ();
     // Bounds are of logits; f16 rounds the scales of ternary matrices by up to 1/2048.
     let cases = [
@@ -154,10 +147,9 @@ fn a_file_written_the_wrong_way_round_runs_as_the_student() {
         parts.iter().fold(name.to_string(), |name, (torch, gguf)| name.replace(torch, gguf))
     };
     let weights = weights();
-    let entry = |tensor: &Tensor| OutputEntry {
-        name: gguf_name(&tensor.name),
-        ggml: GgmlType::F16,
-        shape: tensor.shape.iter().rev().copied().collect(),
+    let entry = |tensor: &Tensor| {
+        let shape: Vec<usize> = tensor.shape.iter().rev().copied().collect();
+        OutputEntry::new(gguf_name(&tensor.name), GgmlType::F16, shape)
     };
     let layout = Layout::new(&keys, &weights.iter().map(entry).collect::<Vec<_>>()).unwrap();
     let mut bytes = layout.header.clone();
@@ -173,7 +165,7 @@ fn a_file_written_the_wrong_way_round_runs_as_the_student() {
 
     let source = student(folder.path());
     let narrow = folder.path().join("narrow.safetensors");
-    convert(&source, &Options { dtype: Some(DType::F16), ..Options::new(Target::SafeTensors) }, &narrow);
+    convert(&source, &Options::new(Target::SafeTensors).with(|o| o.dtype = Some(DType::F16)), &narrow);
     let want = logits(&model(&narrow, Settings::default(), &pool), &pool);
     assert_eq!(largest_difference(&logits(&old, &pool), &want), 0.0);
 }
@@ -196,9 +188,7 @@ fn gguf_files_agree_with_transformers() {
         let ids = truth.view::<i32>(truth.tensor("ids").unwrap()).unwrap();
         let ids: Vec<u32> = ids.iter().map(|&id| id as u32).collect();
         let want = truth.values(truth.tensor("logits").unwrap()).unwrap();
-        let mut cache = Cache::new(model.config(), KvType::F32, WhenFull::Stop);
-        let sequence = Sequence { ids: &ids, cache: &mut cache, logits: Logits::All };
-        let got = Runner::new(&model, &pool).forward(&mut [sequence]).unwrap().to_vec();
+        let got = crate::logits::logits(&model, &pool, &ids);
         let spread = want.iter().fold(0.0f32, |a, b| a.max(b.abs()));
         let off = largest_difference(&got, &want);
         assert!(off <= 2e-5 * spread, "{name}: {off} of {spread}");

@@ -4,6 +4,7 @@ mod cache;
 mod configurations;
 mod formats;
 mod gguf;
+mod logits;
 mod tokenizer;
 mod transformers;
 mod truth;

@@ -11,6 +11,7 @@ use crate::ggml::GgmlType;
 /// What one element of a tensor is, or how a block of elements is packed. Records hold it as its name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[allow(missing_docs)] // the variants are the field's own names
+#[non_exhaustive]
 pub enum DType {
     F64,
     /// PyTorch's default.

@@ -22,9 +22,9 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_pickle::Value;
 
 use crate::bytes::{ByteSource, Source};
+use crate::metadata::Value;
 use crate::pickle::Pickle;
 use crate::tensor::TensorInfo;
 use crate::{Damage, DamageKind, Error, ErrorKind, Notice, Result};
@@ -108,6 +108,7 @@ pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
 /// The container a checkpoint came in. Records hold it as its name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
+#[non_exhaustive]
 pub enum Format {
     /// PyTorch's own.
     #[default]

@@ -7,6 +7,7 @@
 //! the elements
 //! ```
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::bytes::{Source, slice, text};
@@ -18,6 +19,8 @@ use crate::{DType, Damage, DamageKind, Error, Result};
 
 /// The first bytes.
 pub const MAGIC: &[u8; 6] = b"\x93NUMPY";
+/// Bytes that tell where the header is.
+pub(crate) const FIXED: u64 = 12;
 /// A header of structured elements may be long; NumPy itself refuses to evaluate more than 10 000 characters.
 pub const MAX_HEADER: u64 = 1 << 16;
 
@@ -154,15 +157,29 @@ impl Elements {
 ///
 /// # Errors
 /// Those of [`Header::parse`], the text's own aside.
-pub(crate) fn written(bytes: &[u8]) -> Result<(&[u8], u64)> {
+fn written(bytes: &[u8]) -> Result<(&[u8], u64)> {
+    let place = place(bytes)?;
+    let header = slice(bytes, place.start, place.end - place.start).ok_or_else(cut_header)?;
+    Ok((header, place.end))
+}
+
+pub(crate) fn cut_header() -> Error {
+    Error::damaged("the header of the array is cut short").because(DamageKind::CutShort).at(6)
+}
+
+/// Where the header's text is, by the first [`FIXED`] `bytes`. The elements follow it.
+///
+/// # Errors
+/// Those of [`Header::parse`], the text's own aside.
+pub(crate) fn place(bytes: &[u8]) -> Result<Range<u64>> {
     let fixed = bytes.strip_prefix(MAGIC).ok_or_else(|| {
         Error::new(crate::ErrorKind::Unrecognised, "does not begin like an array of NumPy's")
     })?;
-    let cut = || Error::damaged("the header of the array is cut short").because(DamageKind::CutShort).at(6);
+    let cut = cut_header;
     let after = |width: usize| {
         let start = MAGIC.len() as u64 + 2 + width as u64;
         let len = crate::zip::word(fixed, 2, width).ok_or_else(cut)?;
-        Ok::<_, Error>((slice(bytes, start, len).ok_or_else(cut)?, start + len))
+        Ok::<_, Error>(start..start + len)
     };
     match fixed.first().ok_or_else(cut)? {
         1 => after(2),
@@ -221,7 +238,7 @@ fn recognises(bytes: &[u8]) -> bool {
 }
 
 fn read(source: &Arc<Source>) -> Result<Contents> {
-    let header = Header::parse(&source.data().window(0, MAX_HEADER + 12)?)?;
+    let header = Header::parse(&source.data().window(0, MAX_HEADER + FIXED)?)?;
     let (_, big_endian) = header.numbers()?;
     let segment = Segment { source: source.clone(), offset: 0, len: source.len() };
     let swap = if big_endian { 2 } else { 1 };

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::bytes::Source;
-use crate::format::npy::{Header, MAX_HEADER};
+use crate::format::npy::{FIXED, Header, MAX_HEADER};
 use crate::format::{Container, Contents, Family, Format};
 use crate::storage::{Place, Segment, Storage};
 use crate::zip::{self, Directory, Entry, LOCAL_HEADER, Method};
@@ -45,7 +45,7 @@ fn read(source: &Arc<Source>) -> Result<Contents> {
             contents.notices.push(Notice::new(NoticeKind::Duplicate, text));
             continue;
         }
-        let placed = zip::beginning(data, entry, MAX_HEADER + 12)
+        let placed = zip::beginning(data, entry, MAX_HEADER + FIXED)
             .and_then(|beginning| Header::parse(&beginning))
             .and_then(|header| header.tensor(name.to_string(), storage(source, entry, header.numbers()?.1)));
         match placed {

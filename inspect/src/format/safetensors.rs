@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use safetensors::tensor::{Dtype, TensorInfo as Entry};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
-use serde_pickle::{HashableValue, Value};
 
 use crate::bytes::{Source, slice};
 use crate::format::{Container, Contents, Family, Format};
+use crate::metadata::{HashableValue, Value};
 use crate::storage::Storage;
 use crate::tensor::TensorInfo;
 use crate::{DType, Damage, DamageKind, Error, Notice, NoticeKind, Result};
@@ -218,7 +218,7 @@ fn dtype(dtype: Dtype) -> Option<DType> {
     DTYPES.iter().find(|(theirs, _)| *theirs == dtype).map(|(_, ours)| *ours)
 }
 
-/// The format's type for elements of `dtype`, if it has one.
-pub fn dtype_of(dtype: DType) -> Option<Dtype> {
-    DTYPES.iter().find(|(_, ours)| *ours == dtype).map(|(theirs, _)| *theirs)
+/// The format's name of the type `dtype`, if it has one.
+pub fn dtype_of(dtype: DType) -> Option<String> {
+    DTYPES.iter().find(|(_, ours)| *ours == dtype).map(|(theirs, _)| theirs.to_string())
 }

@@ -11,6 +11,7 @@ use crate::{DType, Damage, DamageKind, Error, Result};
 
 /// A tensor of a checkpoint: how its elements are laid out on a storage.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct TensorInfo {
     /// Path in the object, keys and indices joined by dots.
     pub name: String,
@@ -42,6 +43,7 @@ pub struct TensorInfo {
 /// What a tensor is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Group {
     /// Parameters and buffers of a state dict.
     Weights,
@@ -52,9 +54,24 @@ pub enum Group {
     Other,
 }
 
+impl Group {
+    /// All of them.
+    pub const ALL: &[Group] = &[Group::Weights, Group::Optimizer, Group::Other];
+
+    /// The lower-case word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Group::Weights => "weights",
+            Group::Optimizer => "optimizer",
+            Group::Other => "other",
+        }
+    }
+}
+
 /// The affine map (q - zero_point) * scale of PyTorch's quantized tensors.
 #[derive(Clone, Debug)]
 #[allow(missing_docs)]
+#[non_exhaustive]
 pub enum Quantizer {
     PerTensor { scale: f64, zero_point: i64 },
     PerChannel { scales: Box<TensorInfo>, zero_points: Box<TensorInfo>, axis: usize },

@@ -8,10 +8,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use serde_pickle::{HashableValue, Value};
-
 use crate::bytes::{ByteSource, Source};
 use crate::format::{Container, Contents, Family, Format};
+use crate::metadata::{HashableValue, Value};
 use crate::pickle::Pickle;
 use crate::storage::{Place, Segment, Storage};
 use crate::torch::{StorageRef, TorchObject, interpret};

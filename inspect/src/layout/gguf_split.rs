@@ -2,11 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_pickle::{HashableValue, Value};
-
 use super::sharded::{file_set, shard_parts};
 use super::{Joined, Lacks, Layout, Set, name};
-use crate::metadata::as_u64;
+use crate::metadata::{HashableValue, Value, as_u64};
 use crate::{Damage, DamageKind, Format};
 
 pub(super) const LAYOUT: Layout = Layout { recognises, set: |path| Ok(file_set(path)), identity, lacks };

@@ -13,10 +13,10 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
-use serde_pickle::Value;
 
 use crate::bytes::Stamp;
 use crate::format::{Format, recognises};
+use crate::metadata::Value;
 use crate::step::from_name;
 use crate::tensor::TensorInfo;
 use crate::{Damage, Error, Notice, Result};

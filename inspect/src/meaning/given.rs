@@ -4,17 +4,16 @@
 use std::fmt;
 
 use serde::Deserialize;
-use serde_pickle::{HashableValue, Value};
 
 use super::architecture::{Architecture, Biases, Part};
 use super::config::{Activation, AttentionBias, ModelConfig, RopePairing, SLIDING, Sizes, SlidingLayers};
 use super::rope::{RopeScaling, single};
-use crate::metadata::as_u64;
-use crate::metadata::lookup;
+use crate::metadata::{HashableValue, Value, as_u64, lookup};
 
 /// What a source tells; whatever is `None` it does not.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[allow(missing_docs)] // as in `ModelConfig`
+#[non_exhaustive]
 pub struct Given {
     pub architecture: Option<&'static Architecture>,
     pub vocab_size: Option<usize>,
@@ -203,6 +202,12 @@ pub(super) fn class(config: &Value) -> Option<&str> {
 }
 
 impl Given {
+    /// These settings, with what `change` changes.
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
     /// What the student's trainer wrote, older names included.
     ///
     /// # Errors

@@ -2,7 +2,6 @@
 //! keys say, else unknown. Whatever had to be assumed is said.
 
 use serde::{Deserialize, Serialize};
-use serde_pickle::{HashableValue, Value};
 
 use super::architecture::{Architecture, Biases, Kind, Role, STUDENT};
 use super::config::ModelConfig;
@@ -10,7 +9,7 @@ use super::given::{self, Assumed, ConfigError, Given, Setting};
 use super::names::{self, Names, Style};
 use super::rope::RopeScaling;
 use crate::group::without_state_dict;
-use crate::metadata::lookup;
+use crate::metadata::{HashableValue, Value, lookup};
 use crate::tensor::TensorInfo;
 use crate::{Checkpoint, Format, Group};
 

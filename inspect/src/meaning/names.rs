@@ -12,6 +12,7 @@ use crate::{Checkpoint, Format, Group, TensorInfo};
 
 /// Who calls a tensor what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Style {
     /// `layers.0.self_attn.q_proj.weight`, `lm_head.weight`.
     Student,

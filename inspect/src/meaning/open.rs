@@ -5,13 +5,12 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use serde_pickle::{HashableValue, Value};
-
 use crate::bytes::{SharedBytes, Source, Stamp};
 use crate::checkpoint::Checkpoint;
 use crate::format::{self, Contents, add_new};
 use crate::layout::{self, Set};
 use crate::meaning::Model;
+use crate::metadata::{HashableValue, Value};
 use crate::storage::Place;
 use crate::tensor::TensorInfo;
 use crate::{Damage, DamageKind, Error, Notice, NoticeKind, Result, TernaryPacking};
@@ -56,14 +55,23 @@ pub fn open_bytes(name: impl AsRef<Path>, bytes: impl Into<SharedBytes>) -> Resu
 
 /// What a checkpoint cannot tell of itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct OpenOptions {
     /// Which layout I2_S tensors of GGUF files have. Without it the tensors' rows tell, or else x86 is assumed and a
     /// warning says so.
     pub i2s_layout: Option<I2sLayout>,
 }
 
+impl OpenOptions {
+    /// With I2_S tensors in this layout, where one is known.
+    pub fn i2s(layout: Option<I2sLayout>) -> Self {
+        OpenOptions { i2s_layout: layout }
+    }
+}
+
 /// The layouts of bitnet.cpp's I2_S type, by the build that wrote them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum I2sLayout {
     /// [`TernaryPacking::BitnetX86`].
     X86,

@@ -9,16 +9,15 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
-use serde_pickle::{HashableValue, Value};
 
 use crate::checkpoint::Checkpoint;
-use crate::metadata::lookup;
-use crate::metadata::{as_f64, as_u64, key_text};
+use crate::metadata::{HashableValue, Value, as_f64, as_u64, key_text, lookup};
 use crate::tensor::TensorInfo;
 use crate::{Group, without_state_dict};
 
 /// How training was set when a checkpoint was written.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct TrainingRecord {
     /// Parameter groups of every optimizer.
     pub groups: Vec<ParamGroup>,
@@ -34,6 +33,7 @@ pub struct TrainingRecord {
 
 /// A parameter group of an optimizer.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ParamGroup {
     /// Where it is, as a metadata path such as `optimizer_state_dict.muon.param_groups.0`.
     pub path: String,

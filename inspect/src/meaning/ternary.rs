@@ -3,11 +3,8 @@
 
 use std::collections::HashMap;
 
-use serde_pickle::Value;
-
 use crate::checkpoint::Checkpoint;
-use crate::metadata::as_u64;
-use crate::metadata::lookup;
+use crate::metadata::{Value, as_u64, lookup};
 use crate::tensor::{TensorInfo, contiguous_strides, numel};
 use crate::{DType, Damage, DamageKind, Format, Group, I2sLayout, Notice, NoticeKind, TernaryPacking};
 
@@ -108,7 +105,7 @@ fn packer_shapes(checkpoint: &Checkpoint, index: &HashMap<String, usize>) -> Has
     entries
         .into_iter()
         .filter_map(|(key, value)| {
-            let serde_pickle::HashableValue::String(key) = key else { return None };
+            let crate::metadata::HashableValue::String(key) = key else { return None };
             let Value::List(sizes) = value else { return None };
             let sizes = sizes.iter().map(|s| usize::try_from(as_u64(s)?).ok()).collect::<Option<_>>()?;
             Some((key, sizes))

@@ -1,13 +1,11 @@
 //! Containers as other tools write them, files that are no checkpoints, and things that are not even files.
 
-use std::io::{Cursor, Read, Write};
-use std::time::Duration;
-
-use ckpt_inspect::{Checkpoint, DType, ErrorKind, Options, describe, find, open, open_bytes};
+use ckpt_inspect::{Checkpoint, DType, ErrorKind, Options, describe, open, open_bytes};
 use ckpt_kit::fixtures::fixture;
 use ckpt_kit::numbers::le;
 use ckpt_kit::pickle;
 use ckpt_kit::torch::{self, TarStorage, TarTensor};
+use std::io::{Cursor, Read, Write};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
@@ -41,7 +39,11 @@ fn stored() -> SimpleFileOptions {
 
 /// Names and hashes of all tensors.
 fn content(checkpoint: &Checkpoint) -> Vec<(String, String)> {
-    let record = describe(checkpoint, Options { sha256: true, stats: false, histogram: false }, &|_| ());
+    let record = describe(
+        checkpoint,
+        Options::default().with(|o| (o.sha256, o.stats, o.histogram) = (true, false, false)),
+        &|_| (),
+    );
     record.tensors.into_iter().map(|t| (t.name, t.sha256.unwrap())).collect()
 }
 
@@ -199,14 +201,17 @@ fn pipes_devices_and_loops_of_links_are_errors_at_once() {
         let (sender, receiver) = std::sync::mpsc::channel();
         let opened = path.clone();
         std::thread::spawn(move || sender.send(open(&opened).map(drop)));
-        let result = receiver.recv_timeout(Duration::from_secs(120));
+        let result = receiver.recv_timeout(std::time::Duration::from_secs(120));
         let error =
             result.unwrap_or_else(|_| panic!("{} keeps the reader waiting", path.display())).unwrap_err();
         assert_eq!(error.kind, ErrorKind::Io, "{error}");
         assert!(error.to_string().contains(&*path.file_name().unwrap().to_string_lossy()), "{error}");
     }
     // Links named like checkpoints that lead nowhere are not passed over; a pipe is nobody's checkpoint.
-    assert_eq!(find(folder.path()).unwrap(), ["dangling.pt", "loop.pt"].map(|name| folder.path().join(name)));
+    assert_eq!(
+        ckpt_inspect::find(folder.path()).unwrap(),
+        ["dangling.pt", "loop.pt"].map(|name| folder.path().join(name))
+    );
     assert_eq!(open(folder.path()).unwrap_err().kind, ErrorKind::Unrecognised);
 }
 

@@ -389,6 +389,7 @@ fn pack_i2s(codes: &[i8], cols: usize, layout: I2sLayout) -> Vec<u8> {
             I2sLayout::X86 => (i / 128 * 32 + i % 128 % 32, i % 128 / 32),
             I2sLayout::Arm => (i / 64 * 16 + i % 64 % 16, i % 64 / 16),
             I2sLayout::Rows => (i / cols / 4 * cols + i % cols, i / cols % 4),
+            other => panic!("{other:?} has no packer here"),
         };
         packed[byte] |= ((code + 1) as u8) << (6 - 2 * place);
     }
@@ -411,7 +412,7 @@ fn i2_s_is_the_matrix_it_stands_for_in_every_layout() {
     {
         for big_endian in [false, true] {
             let (file, codes) = i2s_file(8, 256, layout, big_endian);
-            let options = OpenOptions { i2s_layout: Some(layout) };
+            let options = OpenOptions::i2s(Some(layout));
             let checkpoint = open_bytes_with("model.gguf", file.bytes(), &options).unwrap();
             let tensor = checkpoint.tensor("w").unwrap();
             assert_eq!(tensor.dtype.name(), name);
@@ -501,11 +502,8 @@ fn a_header_written_anew_says_the_same() {
         let mut keys = Keys::default();
         header.keys.iter().for_each(|(key, value)| keys.copy(key, value));
         keys.set("general.alignment", &4096u32);
-        let tensors: Vec<OutputEntry> = header
-            .tensors
-            .iter()
-            .map(|t| OutputEntry { name: t.name.to_string(), ggml: t.ggml, shape: t.shape.clone() })
-            .collect();
+        let tensors: Vec<OutputEntry> =
+            header.tensors.iter().map(|t| OutputEntry::new(&*t.name, t.ggml, t.shape.clone())).collect();
         let layout = Layout::new(&keys, &tensors).unwrap();
         let mut again = layout.header.clone();
         again.resize(layout.len as usize, 0);
@@ -527,7 +525,7 @@ fn a_header_written_anew_says_the_same() {
 
 #[test]
 fn what_cannot_be_laid_out_is_refused() {
-    let entry = |ggml, shape: &[usize]| OutputEntry { name: "w".into(), ggml, shape: shape.to_vec() };
+    let entry = |ggml, shape: &[usize]| OutputEntry::new("w", ggml, shape);
     let fits = |entry| Layout::new(&Keys::default(), &[entry]).is_some();
     assert!(fits(entry(GgmlType::TQ2_0, &[3, 256])) && fits(entry(GgmlType::F32, &[])));
     assert!(!fits(entry(GgmlType::TQ2_0, &[256, 3])), "rows that blocks do not fill");

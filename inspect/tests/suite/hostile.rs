@@ -40,7 +40,7 @@ fn examine(opened: Result<Checkpoint>) -> bool {
     match opened {
         Ok(mut checkpoint) => {
             checkpoint.verify_checksums();
-            let mut record = describe(&checkpoint, Options { sha256: true, ..Options::default() }, &|_| ());
+            let mut record = describe(&checkpoint, Options::default().with(|o| o.sha256 = true), &|_| ());
             judge(&mut record, &Default::default());
             serde_json::to_string(&record).unwrap();
             true

@@ -1,9 +1,9 @@
 //! Checkpoints of unusual make against what PyTorch says of them: data/objects.py writes both.
 
 use ckpt_inspect::diff::{Status, diff};
+use ckpt_inspect::metadata::Value;
 use ckpt_inspect::{Checkpoint, Options, describe, judge, open};
 use ckpt_kit::fixtures::data;
-use serde_pickle::Value;
 
 fn read(name: &str) -> Checkpoint {
     open(data("inspect", name)).unwrap_or_else(|e| panic!("{e}"))
@@ -17,7 +17,7 @@ fn truth(name: &str) -> serde_json::Map<String, serde_json::Value> {
 /// Every tensor that PyTorch lists in `name`: dtype, shape, bytes.
 fn agree(name: &str) -> Checkpoint {
     let checkpoint = read(name);
-    let record = describe(&checkpoint, Options { sha256: true, ..Options::default() }, &|_| ());
+    let record = describe(&checkpoint, Options::default().with(|o| o.sha256 = true), &|_| ());
     for (tensor, wanted) in truth(name) {
         let found = record.tensors.iter().find(|t| t.name == tensor);
         let found = found.unwrap_or_else(|| panic!("{name}: `{tensor}` is not listed"));

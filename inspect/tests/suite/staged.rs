@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, SystemTime};
 
 use ckpt_inspect::staged::{self, Error, Occupant, StagedFile, StagedFolder};
 
@@ -109,6 +110,42 @@ fn only_leftovers_of_our_own_are_removed() {
     assert_eq!(names(place.path()), [&before[..], &["zzz".into()]].concat());
     assert_eq!(std::fs::read(at("targets/file")).unwrap(), b"precious");
     assert_eq!(std::fs::read(at("target")).unwrap(), b"precious");
+}
+
+/// Releases without locks left other names. Nothing tells whether one is in use but when it was written to last.
+#[test]
+fn what_releases_without_locks_left_is_removed_when_it_is_a_day_old() {
+    let place = tempfile::tempdir().unwrap();
+    let at = |name: &str| place.path().join(name);
+    let aged = |name: &str, hours: u64| {
+        let then = SystemTime::now() - Duration::from_secs(hours * 3600);
+        std::fs::File::open(at(name)).unwrap().set_modified(then).unwrap();
+    };
+    let folder = |name: &str, hours: [u64; 2]| {
+        std::fs::create_dir(at(name)).unwrap();
+        std::fs::write(at(name).join("weights"), "half").unwrap();
+        aged(&format!("{name}/weights"), hours[0]);
+        aged(name, hours[1]);
+    };
+    // In use, perhaps; words; an older model, put aside, whose name is not known any more.
+    for (name, hours) in
+        [(".ckpt-aB3dE9", 23), (".ckpt-backup", 99), (".ckpt-model1", 99), (".ckpt-aB3dE9x", 99)]
+    {
+        std::fs::write(at(name), "precious").unwrap();
+        aged(name, hours);
+    }
+    folder(".ckpt-f0LDer", [1, 30]);
+    std::fs::create_dir_all(at(".ckpt-as1DeX/replaced")).unwrap();
+    aged(".ckpt-as1DeX", 99);
+    let held = std::fs::File::create(at(".ckpt-H3ldBy")).unwrap();
+    held.lock().unwrap();
+    aged(".ckpt-H3ldBy", 99);
+    let before = names(place.path());
+    std::fs::write(at(".ckpt-0lDf1L"), "half").unwrap();
+    aged(".ckpt-0lDf1L", 25);
+    folder(".ckpt-0lDd1R", [25, 30]);
+    staged::write(&at("zzz"), b"x", false).unwrap();
+    assert_eq!(names(place.path()), [&before[..], &["zzz".into()]].concat());
 }
 
 /// A folder that was moved aside when the process was killed goes back, unless its successor is there.

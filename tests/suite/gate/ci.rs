@@ -1,5 +1,6 @@
 //! The GitHub Action, the pre-commit hook, and the page that documents them.
 
+#[cfg(unix)]
 use std::process::Command;
 
 use yaml_rust2::{Yaml, YamlLoader};

@@ -1,5 +1,7 @@
 //! Temporary names, and what killed processes left under them. Who writes holds an advisory lock on the temporary file
 //! or folder, which ends with the process: what can be locked is a leftover. A file system without locks keeps them.
+//! Releases before there were locks used shorter names; what has such a name is a leftover once nobody has written to it
+//! for a day.
 
 use std::ffi::OsStr;
 use std::fs::{File, Permissions, TryLockError};
@@ -28,6 +30,16 @@ pub(crate) fn is_temporary(name: &OsStr) -> bool {
     name.to_str()
         .and_then(|name| name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX))
         .is_some_and(|random| random.len() == RANDOM && random.bytes().all(|b| b.is_ascii_alphanumeric()))
+}
+
+/// Whether `name` is one that releases without locks made: six random letters and digits. People write words and
+/// numbers, in which kinds of characters alternate less than in most random ones.
+#[cfg(unix)]
+fn is_unlocked(name: &OsStr) -> bool {
+    let Some(random) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else { return false };
+    let kind = |b: u8| (b.is_ascii_digit(), b.is_ascii_uppercase());
+    let changes = random.as_bytes().windows(2).filter(|pair| kind(pair[0]) != kind(pair[1])).count();
+    random.len() == 6 && random.bytes().all(|b| b.is_ascii_alphanumeric()) && changes >= 3
 }
 
 /// Locks the new `file` at `path` until it is closed; false when someone took it for a leftover before.
@@ -66,21 +78,30 @@ mod unix {
 
     use rustix::fs::{self, AtFlags, CWD, Dir, FileType, Mode, OFlags};
 
-    use super::{is_at, is_temporary};
+    use super::{is_at, is_temporary, is_unlocked};
 
     /// Neither follows a link nor waits for a pipe's other end.
     const QUIETLY: OFlags =
         OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
 
+    /// What nobody holds a lock on has to be this old, in seconds, where its writer would have held none.
+    const OLD: i64 = 24 * 60 * 60;
+
     /// Removes what killed processes of this user left in `folder` under temporary names. What cannot be removed stays.
     pub(in super::super) fn remove(folder: &Path) {
         let Ok(entries) = std::fs::read_dir(folder) else { return };
-        for entry in entries.flatten().filter(|entry| is_temporary(&entry.file_name())) {
-            let _ = remove_unheld(folder, &entry.path());
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let _ = match (is_temporary(&name), is_unlocked(&name)) {
+                (true, _) => remove_unheld(folder, &entry.path(), true),
+                (_, true) => remove_unheld(folder, &entry.path(), false),
+                _ => Ok(()),
+            };
         }
     }
 
-    fn remove_unheld(folder: &Path, path: &Path) -> io::Result<()> {
+    /// `locks`: whether who writes to it holds a lock.
+    fn remove_unheld(folder: &Path, path: &Path, locks: bool) -> io::Result<()> {
         let file = File::from(fs::open(path, QUIETLY, Mode::empty())?);
         let metadata = file.metadata()?;
         let ours = metadata.uid() == rustix::process::geteuid().as_raw();
@@ -88,13 +109,25 @@ mod unix {
         if !ours || file.try_lock().is_err() || !is_at(&file, path) {
             return Ok(());
         }
-        if metadata.is_file() {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let is_old = |changed: i64| locks || (now.as_secs() as i64).saturating_sub(changed) > OLD;
+        if metadata.is_file() && is_old(metadata.mtime()) {
             return std::fs::remove_file(path);
         }
-        if metadata.is_dir() {
+        if metadata.is_dir() && is_old(metadata.mtime()) {
             match entries(&file)?.as_slice() {
+                // Without locks it did not keep its name, either: where it belongs cannot be told.
+                [(_, FileType::Directory)] if !locks => return Ok(()),
                 [(replaced, FileType::Directory)] => put_back(&file, replaced, folder)?,
-                files => remove_files(&file, files)?,
+                files => {
+                    for (name, _) in files {
+                        let changed = fs::statat(&file, name, AtFlags::SYMLINK_NOFOLLOW)?.st_mtime;
+                        if !is_old(changed) {
+                            return Ok(());
+                        }
+                    }
+                    remove_files(&file, files)?;
+                }
             }
             return std::fs::remove_dir(path);
         }

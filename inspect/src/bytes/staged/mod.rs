@@ -7,6 +7,7 @@
 //! is replaced; a pipe, a device or a folder with anything else in it never is.
 
 mod leftovers;
+mod system;
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -131,6 +132,7 @@ fn cannot(path: &Path) -> impl Fn(io::Error) -> Error + Copy {
 
 /// How a caller watches and stops the work.
 #[derive(Clone, Copy)]
+#[non_exhaustive]
 pub struct Control<'c> {
     /// Told of bytes as they are written.
     pub progress: &'c (dyn Fn(u64) + Sync),
@@ -138,7 +140,12 @@ pub struct Control<'c> {
     pub stop: &'c AtomicBool,
 }
 
-impl Control<'_> {
+impl<'c> Control<'c> {
+    /// Tells `progress`, and stops when `stop` is set.
+    pub fn new(progress: &'c (dyn Fn(u64) + Sync), stop: &'c AtomicBool) -> Self {
+        Control { progress, stop }
+    }
+
     /// Fails once the caller has asked to stop the writing of `path`.
     ///
     /// # Errors
@@ -167,12 +174,7 @@ pub struct OutputFile {
 impl OutputFile {
     fn new(file: File, path: PathBuf, len: u64) -> Result<Self> {
         if len > 0 {
-            let reserved = match fs4::FileExt::allocate(&file, len) {
-                // Some file systems cannot reserve room; then a full disk shows while writing.
-                Err(e) if e.kind() == io::ErrorKind::Unsupported => Ok(()),
-                other => other,
-            };
-            reserved.and_then(|()| file.set_len(len)).map_err(cannot(&path))?;
+            system::reserve(&file, len).and_then(|()| file.set_len(len)).map_err(cannot(&path))?;
         }
         Ok(OutputFile { file, path, len, written: AtomicU64::new(0), lost: OnceLock::new() })
     }
@@ -182,7 +184,7 @@ impl OutputFile {
     /// # Errors
     /// `Write`: the disk is full, or a limit was met.
     pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        write_all_at(&self.file, bytes, offset).map_err(cannot(&self.path))?;
+        system::write_all_at(&self.file, bytes, offset).map_err(cannot(&self.path))?;
         self.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok(())
     }
@@ -231,24 +233,6 @@ impl OutputFile {
         let lost = self.lost.get().map(|e| io::Error::new(e.kind(), e.to_string()));
         lost.map_or(synced, Err).map_err(cannot(&self.path))
     }
-}
-
-#[cfg(unix)]
-fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-    std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
-}
-
-#[cfg(windows)]
-fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
-    while !bytes.is_empty() {
-        let n = std::os::windows::fs::FileExt::seek_write(file, bytes, offset)?;
-        if n == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
-        bytes = &bytes[n..];
-        offset += n as u64;
-    }
-    Ok(())
 }
 
 /// What an output is to be.
@@ -568,7 +552,7 @@ fn folder_of(path: &Path) -> &Path {
 }
 
 fn check_space(path: &Path, folder: &Path, needed: u64) -> Result<()> {
-    let available = fs4::available_space(folder).map_err(cannot(path))?;
+    let available = system::available_space(folder).map_err(cannot(path))?;
     if available < needed {
         return Err(Error::NoSpace { path: path.to_path_buf(), needed, available });
     }

@@ -24,7 +24,7 @@ pub(crate) use read::CONTAINER;
 pub use value::{Array, Value, ValueType};
 pub use write::{Encode, Entry as OutputEntry, Keys, Layout};
 
-use crate::bytes::text;
+use crate::bytes::{Short, text};
 use crate::ggml::GgmlType;
 use crate::{Damage, DamageKind, Error, Notice, NoticeKind, Result};
 use value::Cursor;
@@ -53,6 +53,7 @@ pub fn padded(position: u64, alignment: u64) -> Option<u64> {
 
 /// A tensor as the header describes it.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Tensor {
     /// Its name; invalid UTF-8 is replaced.
     pub name: String,
@@ -70,6 +71,7 @@ pub struct Tensor {
 
 /// Everything before a GGUF file's data.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Header<'a> {
     /// Of the format.
     pub version: u32,
@@ -90,6 +92,8 @@ pub struct Header<'a> {
     pub damage: Option<Damage>,
     /// What the user should know.
     pub warnings: Vec<Notice>,
+    /// The file's first bytes that it was read from.
+    extent: u64,
 }
 
 impl<'a> Header<'a> {
@@ -100,16 +104,22 @@ impl<'a> Header<'a> {
     /// `Unrecognised` for another format, `Unsupported` for another version, `Damaged` when not one key or tensor can
     /// be listed though some are announced.
     pub fn parse(bytes: &'a [u8]) -> Result<Header<'a>> {
-        Self::parse_of(bytes, bytes.len() as u64)
+        Self::parse_of(bytes, bytes.len() as u64)?
     }
 
     /// [`Header::parse`] of the first `bytes` of a file of `file_len`.
-    pub(crate) fn parse_of(bytes: &'a [u8], file_len: u64) -> Result<Header<'a>> {
-        if !recognises(bytes) {
-            return Err(Error::new(crate::ErrorKind::Unrecognised, "does not begin with `GGUF`"));
+    pub(crate) fn parse_of(bytes: &'a [u8], file_len: u64) -> std::result::Result<Result<Header<'a>>, Short> {
+        let mut cursor = Cursor::new(bytes, file_len, false);
+        let header = Self::read(&mut cursor, file_len);
+        cursor.short.map_or(Ok(header), Err)
+    }
+
+    fn read(cursor: &mut Cursor<'a>, file_len: u64) -> Result<Header<'a>> {
+        match cursor.take(MAGIC.len() as u64) {
+            Ok(magic) if *magic == MAGIC => {}
+            Err(error) if cursor.short.is_some() => return Err(error),
+            _ => return Err(Error::new(crate::ErrorKind::Unrecognised, "does not begin with `GGUF`")),
         }
-        let mut cursor = Cursor::new(bytes, false);
-        cursor.take(MAGIC.len() as u64)?;
         let version = cursor.u32()?;
         // A version is a small number, so its high bytes are zero in the right order.
         cursor.big_endian = version & 0xffff == 0;
@@ -136,11 +146,12 @@ impl<'a> Header<'a> {
             transposed: false,
             damage: None,
             warnings: Vec::new(),
+            extent: 0,
         };
         let mut entries = Vec::new();
-        let listed = header
-            .read_keys(&mut cursor, keys)
-            .and_then(|()| header.read_entries(&mut cursor, tensors, &mut entries));
+        let listed =
+            header.read_keys(cursor, keys).and_then(|()| header.read_entries(cursor, tensors, &mut entries));
+        header.extent = cursor.position();
         if let Err(error) = listed {
             if header.keys.is_empty() && entries.is_empty() {
                 return Err(error);

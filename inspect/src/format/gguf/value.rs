@@ -1,15 +1,15 @@
 //! Metadata values of a GGUF file, and the cursor that reads them in either byte order.
 
-use serde_pickle::Value as Plain;
-
 use super::DEEPEST_ARRAY;
-use crate::bytes::text;
+use crate::bytes::{Short, text};
+use crate::metadata::Value as Plain;
 use crate::{Error, Result};
 
 /// The type of a metadata value, by its number in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 #[allow(missing_docs)] // the format's own names
+#[non_exhaustive]
 pub enum ValueType {
     Uint8 = 0,
     Int8 = 1,
@@ -82,6 +82,7 @@ impl ValueType {
 /// A metadata value, as a view of the file.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[allow(missing_docs)] // named as in `ValueType`
+#[non_exhaustive]
 pub enum Value<'a> {
     Uint8(u8),
     Int8(i8),
@@ -224,7 +225,7 @@ impl<'a> Array<'a> {
 
     /// Its elements in order.
     pub fn iter(&self) -> impl Iterator<Item = Value<'a>> + use<'a> {
-        let mut cursor = Cursor::new(self.bytes, self.big_endian);
+        let mut cursor = Cursor::new(self.bytes, self.bytes.len() as u64, self.big_endian);
         let element = self.element;
         (0..self.len).map_while(move |_| cursor.value(element, 0).ok())
     }
@@ -234,12 +235,17 @@ impl<'a> Array<'a> {
 pub(super) struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
+    /// Bytes that there are, of which `bytes` may be the first alone.
+    len: u64,
     pub big_endian: bool,
+    /// Set when it ends for want of those that were not given.
+    pub short: Option<Short>,
 }
 
 impl<'a> Cursor<'a> {
-    pub fn new(bytes: &'a [u8], big_endian: bool) -> Self {
-        Cursor { bytes, at: 0, big_endian }
+    /// At the first of `len` bytes, of which `bytes` were given.
+    pub fn new(bytes: &'a [u8], len: u64, big_endian: bool) -> Self {
+        Cursor { bytes, at: 0, len, big_endian, short: None }
     }
 
     pub fn position(&self) -> u64 {
@@ -252,11 +258,14 @@ impl<'a> Cursor<'a> {
     }
 
     fn left(&self) -> u64 {
-        (self.bytes.len() - self.at) as u64
+        self.len - self.at as u64
     }
 
     pub fn take(&mut self, len: u64) -> Result<&'a [u8]> {
-        if len > self.left() {
+        if len > (self.bytes.len() - self.at) as u64 {
+            if len <= self.left() {
+                self.short = Some(Short(self.at as u64 + len));
+            }
             return Err(self.error(format!("{len} bytes are announced and {} are left", self.left())));
         }
         let bytes = &self.bytes[self.at..self.at + len as usize];

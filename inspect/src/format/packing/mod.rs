@@ -35,6 +35,7 @@ macro_rules! packings {
         /// stands for nothing. The last three are the I2_S type of bitnet.cpp's GGUF files, which do not say which one
         /// they hold.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
         pub enum TernaryPacking {
             $($(#[$doc])* $packing,)*
         }

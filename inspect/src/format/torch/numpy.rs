@@ -3,10 +3,10 @@
 use std::borrow::Cow;
 
 use super::tensors::Args;
-use serde_pickle::Value;
 
 use super::{Inline, StorageRef, Walker};
 use crate::DType;
+use crate::metadata::Value;
 use crate::pickle::{Id, Node, Object};
 use crate::tensor::{TensorInfo, contiguous_strides, numel};
 

@@ -30,6 +30,7 @@ const LOW_SCORE: f32 = -10_000.0;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
 #[allow(missing_docs)] // the format's own names
+#[non_exhaustive]
 pub enum TokenType {
     Normal = 1,
     Unknown = 2,
@@ -50,6 +51,7 @@ impl TokenType {
 
 /// One entry of a vocabulary.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Token {
     /// Its text; bytes, since those of SentencePiece need not be UTF-8.
     pub text: Vec<u8>,
@@ -75,6 +77,7 @@ impl Token {
 /// What a token is there for, beside text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // their usual names
+#[non_exhaustive]
 pub enum Role {
     Bos,
     Eos,
@@ -111,6 +114,7 @@ const OWN_KEYS: [&str; 6] = [
 
 /// A vocabulary, and how text is cut into its tokens.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Vocabulary {
     /// `gpt2` (byte-level BPE), `llama` (SentencePiece BPE) or `t5` (SentencePiece unigram); another file's own word.
     pub model: String,
@@ -337,6 +341,7 @@ impl Vocabulary {
 
 /// The kind of a tokenizer's file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum FileKind {
     /// tokenizer.json of Hugging Face's library.
     Json,

@@ -7,7 +7,7 @@
 use bytemuck::Pod;
 use half::f16;
 
-/// Declares the struct of a block.
+/// Declares the struct of a block: it has the bytes that a file has, and never more.
 macro_rules! block {
     ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* }) => {
         $(#[$doc])*
@@ -77,6 +77,7 @@ pub trait Pack<const N: usize>: Pod {
 
 /// What makes a value's code in the ternary types.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Codes {
     /// Each block by itself, as llama.cpp does: its largest magnitude is the scale, and half of it rounds away from
     /// zero.
