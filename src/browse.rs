@@ -185,9 +185,7 @@ fn next(messages: &Receiver<Message>, stale: Option<Instant>) -> Option<(Vec<Mes
 
 /// Everything measured, the keys pressed, and the screen drawn to a file.
 fn snapshot(args: &Args, file: &std::path::Path, mut state: State, workers: Workers) -> Result<u8, Failure> {
-    if file.exists() && !args.force {
-        return Err(Failure::exists(file));
-    }
+    terminal::may_write(file, args.force)?;
     let is_text = file.extension().is_some_and(|e| e.eq_ignore_ascii_case("txt"));
     if !is_text && !is_svg(file) {
         return Err(Failure::usage("a snapshot's name ends in .svg or .txt"));

@@ -31,12 +31,6 @@ impl Failure {
         Failure::new(exit::UNREADABLE, message)
     }
 
-    /// An output is there already; nothing was written.
-    #[cfg(any(feature = "infer", feature = "browse"))]
-    pub fn exists(path: &Path) -> Self {
-        Failure::unwritable(format!("{} exists; --force replaces it", path.display()))
-    }
-
     /// An output cannot be written.
     pub fn unwritable(message: impl Into<String>) -> Self {
         Failure::new(exit::UNWRITABLE, message)
@@ -55,8 +49,10 @@ impl Failure {
 
 impl From<ckpt_inspect::staged::Error> for Failure {
     fn from(error: ckpt_inspect::staged::Error) -> Self {
+        use ckpt_inspect::staged::Error;
         match error {
-            ckpt_inspect::staged::Error::Dash => Failure::usage(error.to_string()),
+            Error::Dash => Failure::usage(error.to_string()),
+            Error::Exists { .. } => Failure::unwritable(format!("{error}; --force replaces it")),
             other => Failure::unwritable(other.to_string()),
         }
     }

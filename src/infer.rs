@@ -93,8 +93,11 @@ struct Done<'r> {
 
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<u8, Failure> {
-    if let Some(path) = args.dump_logits.as_ref().filter(|path| path.exists() && !args.force) {
-        return Err(Failure::exists(path));
+    if let Some(path) = &args.dump_logits {
+        terminal::may_write(path, args.force)?;
+    }
+    if let Some(path) = &args.prompt_cache {
+        ckpt_inspect::staged::may_write(path, true)?;
     }
     if args.perplexity.are_idle() {
         return Err(Failure::usage("--context and --stride go with --perplexity"));

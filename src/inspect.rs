@@ -522,7 +522,7 @@ fn examine(
         checkpoint.verify_checksums();
     }
     let wanted = full_name(&checkpoint, name);
-    checkpoint.tensor(&wanted)?;
+    checkpoint.tensor(&wanted).map_err(|error| error.hint("list them with `ckpt inspect --all`"))?;
     checkpoint.tensors.retain(|t| t.name == wanted);
     let mut record = ckpt_inspect::describe(&checkpoint, options.describe, &|_| ());
     ckpt_inspect::judge(&mut record, &options.thresholds);

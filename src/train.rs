@@ -196,7 +196,7 @@ impl From<Error> for Failure {
         match error {
             Error::Checkpoint(error) => error.into(),
             Error::Teacher(error) => error.into(),
-            Error::Output(error) => error.into(),
+            Error::Output(error) | Error::Save(ckpt_convert::Error::Output(error)) => error.into(),
             other => {
                 let code = match &other {
                     Error::Settings(_) => exit::USAGE,

@@ -493,7 +493,7 @@ fn write(
         files.push((name, File::new(plan, &own, tensors)?));
     }
     let total = files.iter().map(|(_, f)| f.layout.len).sum();
-    let staged = StagedFolder::create(path, total, options.force, &|name| name.ends_with(".gguf"))?;
+    let staged = StagedFolder::create(path, total, options.force, |name| name.ends_with(".gguf"))?;
     let mut outputs = Vec::new();
     for (name, file) in &files {
         let output = staged.file(name, file.layout.len)?;

@@ -210,6 +210,10 @@ fn an_error_is_no_picture_and_colours_can_be_left_out() {
         assert!(output.err().contains(path), "{output}");
         assert!(!picture.exists());
     }
+    // Where the picture goes is looked at before anything is measured.
+    let lost = folder.path().join("lost.svg");
+    std::os::unix::fs::symlink("nowhere", &lost).unwrap();
+    ckpt(&[text(&lost), text(&junk)], &[]).exits(4);
     let drawn = |arguments: &[&str], environment: &[(&str, &str)]| {
         ckpt(&[&[out, RUN, "--force"], arguments].concat(), environment).exits(0);
         std::fs::read_to_string(&picture).unwrap()

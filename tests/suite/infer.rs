@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use ckpt_kit::binary::Ran;
+use ckpt_kit::binary::{Ran, text};
 use ckpt_kit::fixtures::fixture;
 
 use crate::program;
@@ -65,6 +65,25 @@ fn logits_are_dumped() {
     let output = run(&[]).exits(4);
     assert!(output.err().contains("--force"));
     run(&["--force"]).exits(0);
+}
+
+/// A device takes what it is given, and what can only be refused in the end is refused before anything is read.
+#[cfg(unix)]
+#[test]
+fn where_output_goes_is_looked_at_first() {
+    ckpt(&["infer", HEALTHY, "--ids", "87,280", "-n", "0", "--dump-logits", "/dev/null"]).exits(0);
+    let folder = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink("nowhere", folder.path().join("lost")).unwrap();
+    for (flag, name, word) in [
+        ("--dump-logits", "", "a folder"),
+        ("--dump-logits", "lost", "leads nowhere"),
+        ("--dump-logits", "none/logits", "its folder is not there"),
+        ("--prompt-cache", "lost", "leads nowhere"),
+    ] {
+        let path = folder.path().join(name);
+        let output = ckpt(&["infer", "missing.pt", "--ids", "87", flag, text(&path)]).exits(4);
+        assert!(output.err().contains(word), "{flag} {name}: {output}");
+    }
 }
 
 #[test]

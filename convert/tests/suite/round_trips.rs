@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use ckpt_convert::names::Style;
 use ckpt_convert::quant::Quant;
 use ckpt_convert::{Control, Gguf, Options, Plan, Report, Rule, Target, verify, verify_written, write};
-use ckpt_inspect::{Checkpoint, DType, Group, TensorInfo, TernaryPacking, open};
+use ckpt_inspect::{Checkpoint, DType, Group, Storage, TensorInfo, TernaryPacking, open};
 use ckpt_kit::fixtures::{self, fixture};
 use ckpt_kit::numbers::le;
 use ckpt_kit::safetensors::SafeTensors;
@@ -522,6 +522,55 @@ fn verification_sees_what_changed() {
     let report = verify(&open(fixture("formats/whole.pt")).unwrap(), &other).unwrap();
     assert_eq!((report.missing.len(), report.extra.len(), report.tensors.len()), (6, 24, 0));
     assert!(!report.agrees());
+}
+
+/// Where a layout pieces tensors together from ranges of several files, no writer notices.
+#[test]
+fn a_tensor_in_ranges_of_two_files_is_written_like_any_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    convert(&fixture("healthy-run/step-02000.pt"), &Options::new(Target::SafeTensors), &at("plain"));
+    let plain = open(at("plain")).unwrap();
+    let halves = ["first", "second"].map(|half| {
+        let mut file = SafeTensors::new();
+        for tensor in &plain.tensors {
+            assert_eq!(tensor.dtype, DType::F32);
+            let bytes = plain.tensor_bytes(tensor).unwrap();
+            let (start, end) = bytes.split_at(bytes.len() / 3 / 4 * 4);
+            let part = if half == "first" { start } else { end };
+            file = file.tensor(&tensor.name, "F32", &[part.len() / 4], part);
+        }
+        file.write(&at(half));
+        open(at(half)).unwrap()
+    });
+    let mut pieced = open(at("plain")).unwrap();
+    for tensor in &mut pieced.tensors {
+        let parts = halves.each_ref().map(|half| half.tensor(&tensor.name).unwrap());
+        let range = |part: &TensorInfo| part.byte_offset..part.byte_offset + part.byte_len().unwrap();
+        let parts = parts.map(|part| (part.storage.as_ref().unwrap(), range(part)));
+        tensor.storage = Some(Storage::pieced(parts).unwrap());
+        tensor.byte_offset = 0;
+    }
+    let gguf = |quant| Target::Gguf(Gguf::default().with(|g| g.quant = Some(quant)));
+    for target in [
+        Target::SafeTensors,
+        Target::Torch,
+        Target::Npz,
+        gguf(Quant::F16),
+        gguf(Quant::Q8_0),
+        gguf(Quant::Tq2_0),
+        gguf(Quant::I2S),
+    ] {
+        let options = Options::new(target).with(|o| o.force = true);
+        let written = [(&plain, "of plain"), (&pieced, "of pieced")].map(|(source, name)| {
+            let mut plan = Plan::new(source, &options).unwrap();
+            let stop = Default::default();
+            write(&mut plan, &options, &at(name), Control::new(&|_| (), &stop)).unwrap();
+            assert!(verify_written(&plan, &at(name)).unwrap().agrees());
+            std::fs::read(at(name)).unwrap()
+        });
+        assert!(written[0] == written[1], "{:?}", options.target);
+    }
 }
 
 /// The ternary form of a narrow matrix has its scale in f32, whatever the matrix is rounded to.

@@ -33,12 +33,32 @@ use crate::{Damage, DamageKind, Error, ErrorKind, Notice, Result};
 pub(crate) struct Container {
     /// Which kind, for those who do something else with it than read its tensors.
     pub family: Family,
+    /// What names of such files end in, after a dot.
+    pub extensions: &'static [(&'static str, Extension)],
     /// Whether a file begins like one, by its first [`HEAD`] bytes.
     pub recognises: fn(&[u8]) -> bool,
     /// Whether a file that begins like nothing known is one all the same.
     pub recognises_later: Option<fn(&dyn ByteSource) -> Result<bool>>,
     /// What it holds.
     pub read: fn(&Arc<Source>) -> Result<Contents>,
+}
+
+/// Whose the ending of a name is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extension {
+    /// Of checkpoints.
+    Own,
+    /// Of checkpoints, and of much else.
+    Shared,
+}
+
+impl Extension {
+    /// Whose the ending of `path` is, if checkpoints have it.
+    pub fn of(path: &Path) -> Option<Self> {
+        let extension = path.extension()?.to_string_lossy();
+        let mut all = FORMATS.iter().flat_map(|container| container.extensions);
+        all.find(|(known, _)| extension.eq_ignore_ascii_case(known)).map(|(_, whose)| *whose)
+    }
 }
 
 /// The kinds of containers.

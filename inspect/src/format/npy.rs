@@ -25,7 +25,7 @@ pub(crate) const FIXED: u64 = 12;
 pub const MAX_HEADER: u64 = 1 << 16;
 
 pub(crate) const CONTAINER: Container =
-    Container { family: Family::Npy, recognises, recognises_later: None, read };
+    Container { family: Family::Npy, extensions: &[], recognises, recognises_later: None, read };
 
 /// What the elements of an array are.
 #[derive(Clone, Debug, PartialEq, Eq)]

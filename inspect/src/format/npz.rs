@@ -5,13 +5,18 @@ use std::sync::Arc;
 
 use crate::bytes::Source;
 use crate::format::npy::{FIXED, Header, MAX_HEADER};
-use crate::format::{Container, Contents, Family, Format};
+use crate::format::{Container, Contents, Extension, Family, Format};
 use crate::storage::{Place, Segment, Storage};
 use crate::zip::{self, Directory, Entry, LOCAL_HEADER, Method};
 use crate::{Damage, DamageKind, Error, Notice, NoticeKind, Result};
 
-pub(crate) const CONTAINER: Container =
-    Container { family: Family::Npz, recognises, recognises_later: None, read };
+pub(crate) const CONTAINER: Container = Container {
+    family: Family::Npz,
+    extensions: &[("npz", Extension::Own)],
+    recognises,
+    recognises_later: None,
+    read,
+};
 
 /// A zip whose first entry is an array.
 fn recognises(bytes: &[u8]) -> bool {

@@ -9,15 +9,21 @@ use crate::bytes::{ByteSource, Source, slice};
 use crate::format::{Container, Contents, Family, Format};
 use crate::pickle::{Id, Node, Pickle};
 use crate::storage::Storage;
-use crate::torch::{StorageRef, TorchObject, interpret, persistent_storage};
+use crate::torch::{EXTENSIONS, StorageRef, TorchObject, interpret, persistent_storage};
 use crate::{DType, Damage, DamageKind, Error, Notice, NoticeKind, Result};
 
-pub(crate) const CONTAINER: Container =
-    Container { family: Family::TorchLegacy, recognises, recognises_later: None, read };
+pub(crate) const CONTAINER: Container = Container {
+    family: Family::TorchLegacy,
+    extensions: EXTENSIONS,
+    recognises,
+    recognises_later: None,
+    read,
+};
 
 /// A pickle without a container.
 pub(crate) const BARE: Container = Container {
     family: Family::Pickle,
+    extensions: &[],
     recognises: recognises_bare,
     recognises_later: None,
     read: read_bare,

@@ -18,7 +18,7 @@ use crate::torch::{StorageRef, interpret_with, storage_dtype};
 use crate::{DType, Damage, DamageKind, Error, Result};
 
 pub(crate) const CONTAINER: Container =
-    Container { family: Family::Tar, recognises, recognises_later: None, read };
+    Container { family: Family::Tar, extensions: &[], recognises, recognises_later: None, read };
 
 fn recognises(bytes: &[u8]) -> bool {
     bytes.get(257..262) == Some(b"ustar")

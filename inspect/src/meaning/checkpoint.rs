@@ -67,7 +67,7 @@ impl Checkpoint {
             let error = Error::new(ErrorKind::NotFound, format!("has no tensor `{}`", name.escape_debug()))
                 .in_file(&self.path);
             match near.as_slice() {
-                [] => error.hint("list them with `ckpt inspect --all`"),
+                [] => error,
                 near => error.hint(format!("did you mean {}?", near.join(", "))),
             }
         })

@@ -176,6 +176,31 @@ fn a_distributed_checkpoint_is_recognised_and_not_guessed_at() {
     assert!(open(folder.path()).unwrap_err().to_string().contains("dcp_to_torch"));
 }
 
+/// Files that are named like checkpoints and are none are told, so that none is passed over. An ending that data have as
+/// well is not enough.
+#[test]
+fn what_is_spoilt_is_found_by_the_endings_of_every_format() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
+    let pointer = b"version https://git-lfs.github.com/spec/v1\n";
+    for name in ["a.bin", "a.ckpt", "a.gguf", "a.npz", "a.pt", "a.PTH", "a.safetensors"] {
+        write(name, b"");
+    }
+    write("pytorch_model.bin", pointer);
+    for (name, bytes) in
+        [("tokens.bin", &[7; 64][..]), ("training_args.bin", pointer), ("a.npy", b""), ("a.txt", b"")]
+    {
+        write(name, bytes);
+    }
+    let found = find(folder.path()).unwrap();
+    let mut names: Vec<_> = found.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
+    names.sort();
+    assert_eq!(
+        names,
+        ["a.PTH", "a.bin", "a.ckpt", "a.gguf", "a.npz", "a.pt", "a.safetensors", "pytorch_model.bin"]
+    );
+}
+
 #[test]
 fn a_step_is_named_by_the_folder_also_when_the_path_does_not_say_it() {
     assert_eq!(step_from_path(Path::new("out/checkpoint-1800/./model.safetensors")), Some(1800));

@@ -1,23 +1,48 @@
 //! Temporary names, and what killed processes left under them. Who writes holds an advisory lock on the temporary file
 //! or folder, which ends with the process: what can be locked is a leftover. A file system without locks keeps them.
+//! Some file systems that several machines share keep locks to the machine that has them, so the names tell on which one
+//! they were made: what another one made, or this one before it was started anew, is a leftover only after a day.
 //! Releases before there were locks used shorter names; what has such a name is a leftover once nobody has written to it
 //! for a day.
 
 use std::ffi::OsStr;
 use std::fs::{File, Permissions, TryLockError};
 use std::path::Path;
+use std::sync::OnceLock;
 
 /// Temporary names begin like this: out of the way of globs, and known to belong to unfinished work.
 const PREFIX: &str = ".ckpt-";
 /// And end like this.
 const SUFFIX: &str = ".part";
 /// Letters and digits between them.
-const RANDOM: usize = 12;
+const LETTERS: usize = 12;
+/// Of these, the first tell on which machine, since it was started last, the name was made, where that can be told.
+const MACHINE: usize = 6;
+
+/// What temporary names of this machine begin with, and whether it can be told from others.
+fn beginning() -> (&'static str, bool) {
+    static BEGINNING: OnceLock<(String, bool)> = OnceLock::new();
+    let (beginning, told) = BEGINNING.get_or_init(|| match machine() {
+        Some(machine) => (format!("{PREFIX}{machine}"), true),
+        None => (PREFIX.to_string(), false),
+    });
+    (beginning, *told)
+}
+
+/// Letters and digits for this machine and its last start, of the random number that Linux draws then.
+fn machine() -> Option<String> {
+    let drawn = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let number = u128::from_str_radix(&drawn.trim().replace('-', ""), 16).ok()?;
+    let letters: Vec<char> = ('0'..='9').chain('a'..='z').chain('A'..='Z').collect();
+    let base = letters.len() as u128;
+    Some((0..MACHINE as u32).map(|i| letters[(number / base.pow(i) % base) as usize]).collect())
+}
 
 /// Makes temporary names; a new file has the mode of what it replaces, or `mode` less the umask.
 pub(super) fn names(replaced: Option<Permissions>, mode: u32) -> tempfile::Builder<'static, 'static> {
     let mut builder = tempfile::Builder::new();
-    builder.prefix(PREFIX).suffix(SUFFIX).rand_bytes(RANDOM);
+    let (beginning, _) = beginning();
+    builder.prefix(beginning).suffix(SUFFIX).rand_bytes(PREFIX.len() + LETTERS - beginning.len());
     #[cfg(unix)]
     builder.permissions(replaced.unwrap_or(std::os::unix::fs::PermissionsExt::from_mode(mode)));
     #[cfg(not(unix))]
@@ -29,7 +54,14 @@ pub(super) fn names(replaced: Option<Permissions>, mode: u32) -> tempfile::Build
 pub(crate) fn is_temporary(name: &OsStr) -> bool {
     name.to_str()
         .and_then(|name| name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX))
-        .is_some_and(|random| random.len() == RANDOM && random.bytes().all(|b| b.is_ascii_alphanumeric()))
+        .is_some_and(|letters| letters.len() == LETTERS && letters.bytes().all(|b| b.is_ascii_alphanumeric()))
+}
+
+/// Whether a lock of who made the temporary `name` is known here.
+#[cfg(unix)]
+fn shows_locks(name: &OsStr) -> bool {
+    let (beginning, told) = beginning();
+    told && name.as_encoded_bytes().starts_with(beginning.as_bytes())
 }
 
 /// Whether `name` is one that releases without locks made: six random letters and digits. People write words and
@@ -78,13 +110,13 @@ mod unix {
 
     use rustix::fs::{self, AtFlags, CWD, Dir, FileType, Mode, OFlags};
 
-    use super::{is_at, is_temporary, is_unlocked};
+    use super::{is_at, is_temporary, is_unlocked, shows_locks};
 
     /// Neither follows a link nor waits for a pipe's other end.
     const QUIETLY: OFlags =
         OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
 
-    /// What nobody holds a lock on has to be this old, in seconds, where its writer would have held none.
+    /// What nobody is known to hold a lock on has to be this old, in seconds, where a lock might not be known here.
     const OLD: i64 = 24 * 60 * 60;
 
     /// Removes what killed processes of this user left in `folder` under temporary names. What cannot be removed stays.
@@ -93,14 +125,14 @@ mod unix {
         for entry in entries.flatten() {
             let name = entry.file_name();
             let _ = match (is_temporary(&name), is_unlocked(&name)) {
-                (true, _) => remove_unheld(folder, &entry.path(), true),
+                (true, _) => remove_unheld(folder, &entry.path(), shows_locks(&name)),
                 (_, true) => remove_unheld(folder, &entry.path(), false),
                 _ => Ok(()),
             };
         }
     }
 
-    /// `locks`: whether who writes to it holds a lock.
+    /// `locks`: whether a lock of who writes to it is known here.
     fn remove_unheld(folder: &Path, path: &Path, locks: bool) -> io::Result<()> {
         let file = File::from(fs::open(path, QUIETLY, Mode::empty())?);
         let metadata = file.metadata()?;

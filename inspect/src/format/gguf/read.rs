@@ -5,14 +5,19 @@ use std::sync::Arc;
 
 use super::{Header, LONGEST_PLAIN, recognises};
 use crate::bytes::{ByteSource, Source};
-use crate::format::{Container, Contents, Family, Format};
+use crate::format::{Container, Contents, Extension, Family, Format};
 use crate::metadata::{HashableValue, Value};
 use crate::storage::{Place, Segment, Storage};
 use crate::tensor::TensorInfo;
 use crate::{DType, Damage, DamageKind, Error, Result, TernaryPacking, ggml};
 
-pub(crate) const CONTAINER: Container =
-    Container { family: Family::Gguf, recognises, recognises_later: None, read };
+pub(crate) const CONTAINER: Container = Container {
+    family: Family::Gguf,
+    extensions: &[("gguf", Extension::Own)],
+    recognises,
+    recognises_later: None,
+    read,
+};
 
 /// What `read` makes of the header of the file `data`.
 pub(crate) fn header_of<T>(data: &dyn ByteSource, mut read: impl FnMut(Header<'_>) -> T) -> Result<T> {
