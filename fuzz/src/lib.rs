@@ -139,9 +139,10 @@ fn convert(checkpoint: &Checkpoint, choice: usize, to: &Path) {
     match write(&mut plan, options, to, Control::new(&|_| (), &stop)) {
         Ok(_) => {
             let report = verify_written(&plan, to).unwrap();
-            // A folder for Hugging Face has a configuration, and by that bytes beside a scale become a packed matrix,
-            // where the source had none to say so. That is what a comparison is for.
-            let explained = |t: &Agreement| t.dtypes[1] == TernaryPacking::HfBitnet.name();
+            // Bytes beside a scale become a packed matrix where the copy has what says so and the source had not. That is
+            // what a comparison is for.
+            let packed = |dtype: &str| TernaryPacking::ALL.iter().any(|packing| packing.name() == dtype);
+            let explained = |t: &Agreement| t.dtypes[0] == "uint8" && packed(&t.dtypes[1]);
             assert!(report.failures().all(explained), "{:?}: {report:#?}", options.target);
             assert!(report.agrees() || report.failures().count() > 0, "{:?}: {report:#?}", options.target);
         }
