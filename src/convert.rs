@@ -62,16 +62,7 @@ pub struct Args {
     /// of its own.
     #[arg(long, visible_alias = "split-max-size", value_name = "SIZE", value_parser = size)]
     max_shard_size: Option<u64>,
-    #[cfg_attr(
-        feature = "k-quants",
-        doc = "gguf: type of the matrices in layers: f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q2_k to q6_k, tq1_0, tq2_0 or"
-    )]
-    #[cfg_attr(
-        not(feature = "k-quants"),
-        doc = "gguf: type of the matrices in layers: f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, tq1_0, tq2_0 or"
-    )]
-    /// i2_s. By default tq2_0 for ternary models, what it was for GGUF sources, else f16.
-    #[arg(long, value_name = "TYPE")]
+    #[arg(long, value_name = "TYPE", help = quants())]
     quant: Option<Quant>,
     /// gguf: type of the embedding and the output head; by default that of --quant if plain, else q8_0.
     #[arg(long, value_name = "TYPE")]
@@ -97,6 +88,15 @@ pub struct Args {
     no_verify: bool,
     #[command(flatten)]
     load: LoadArgs,
+}
+
+/// What `--quant` may be.
+fn quants() -> String {
+    let made: Vec<&str> = Quant::all().filter(|quant| quant.is_made()).map(Quant::name).collect();
+    format!(
+        "gguf: type of the matrices in layers: {}. By default tq2_0 for ternary models, what it was for GGUF sources, else f16",
+        made.join(", ")
+    )
 }
 
 /// What `--to` names.
@@ -369,7 +369,7 @@ fn one(args: &Args, load: &LoadOptions, path: &Path, output: &Path, signal: &Sig
     source
         .warnings
         .iter()
-        .for_each(|w| terminal::warning(&format!("{}: {}", path.display(), terminal::escape(w))));
+        .for_each(|w| terminal::warning(&format!("{}: {}", path.display(), terminal::escape(&w.text))));
     let mut plan = Plan::new(&source, &options)?;
     check_health(args, load, path)?;
     let progress = terminal::progress(plan.bytes(), "converting");

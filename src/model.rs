@@ -4,13 +4,21 @@ use std::path::{Path, PathBuf};
 
 use ckpt_infer::{Cache, KvType, LoadOptions, Model, Pool, RopeScaling, Settings, TableType, WhenFull};
 use ckpt_inspect::Checkpoint;
+use ckpt_inspect::meaning::architecture::{STUDENT, TABLE};
 
 use crate::{Failure, terminal};
+
+/// Which checkpoints are run.
+pub fn runnable() -> String {
+    let others = TABLE.iter().filter(|family| ***family != STUDENT);
+    let others: Vec<&str> = others.map(|family| family.label.trim_end_matches("'s")).collect();
+    format!("Checkpoint to run: the student model, or a plain {}", others.join(", "))
+}
 
 /// A model, and what to override of its configuration.
 #[derive(clap::Args)]
 pub struct ModelArgs {
-    /// Checkpoint to run: the student model, or a plain Llama, Mistral, Qwen2 or Qwen3.
+    #[arg(help = runnable())]
     pub model: PathBuf,
     /// Threads; all processors by default.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]

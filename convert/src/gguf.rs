@@ -334,7 +334,9 @@ fn keys(plan: &mut Plan<'_>, options: &Options) -> Result<Keys> {
                         "the tokenizer has {count} tokens and the embedding {rows} rows: it is another model's; name the right one with --tokenizer"
                     )));
                 }
-                vocabulary.fill(rows);
+                vocabulary
+                    .fill(rows)
+                    .map_err(|e| e.in_file(&source.path).hint("name the right one with --tokenizer"))?;
             }
             plan.notes.extend(vocabulary.warnings.iter().map(|w| format!("tokenizer: {w}")));
             keys.extend(vocabulary.to_keys());

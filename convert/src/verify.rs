@@ -50,7 +50,7 @@ pub struct Agreement {
     /// Its name in the second.
     pub other: String,
     /// Types of both.
-    pub dtypes: [String; 2],
+    pub dtypes: [DType; 2],
     /// The rule that they are held to.
     pub rule: Rule,
     /// Whether they agree by it.
@@ -247,7 +247,7 @@ fn compare(a: &Checkpoint, elements: &Elements, b: &Checkpoint, theirs: &Element
     let mut agreement = Agreement {
         name: tensor.name.clone(),
         other: other.name.clone(),
-        dtypes: [tensor.dtype.name().into(), other.dtype.name().into()],
+        dtypes: [tensor.dtype, other.dtype],
         rule: rule.unwrap_or(Rule::Identical),
         agrees: false,
         elements: tensor.numel(),

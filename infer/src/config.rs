@@ -146,9 +146,9 @@ fn refuse(given: &Given) -> Result<(), String> {
     if let Some(Activation::Other(name)) = &given.activation {
         return Err(format!("has hidden_act `{}`; silu is run", name.escape_debug()));
     }
-    match given.quantization.as_deref() {
-        None | Some("bitnet") => {}
-        Some(other) => return Err(format!("is quantized by `{}`, which is not run", other.escape_debug())),
+    if let Some(other) = given.quantization.as_ref().filter(|q| !q.is_bitnet()) {
+        let method = other.method.as_deref().unwrap_or_default();
+        return Err(format!("is quantized by `{}`, which is not run", method.escape_debug()));
     }
     match &given.sliding_layers {
         None | Some(SlidingLayers::All) => Ok(()),

@@ -104,8 +104,16 @@ fn a_new_model_is_made_from_a_file() {
     .exits(0);
     assert!(output.err().contains("weight decay 0.1 has no effect on any matrix"), "{}", output.err());
     std::fs::write(&model, "hidden_size = 32\n").unwrap();
-    let output = train(&folder.path().join("other"), &start).exits(2);
-    assert!(output.err().contains("hidden_size"), "{}", output.err());
+    train(&folder.path().join("other"), &start).exits(2).complains(&["hidden_size"]);
+    for (wrong, key) in [
+        ("tie_word_embeddings = 0", "tie_word_embeddings"),
+        ("use_qk_norm = \"no\"", "use_qk_norm"),
+        ("vocab_size = -5", "vocab_size"),
+    ] {
+        std::fs::write(&model, wrong).unwrap();
+        let output = train(&folder.path().join("other"), &start).exits(2);
+        assert!(output.err().contains(&format!("`{key}` that is not")), "{output}");
+    }
 }
 
 #[test]

@@ -135,6 +135,25 @@ fn another_models_tokenizer_is_refused() {
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
+/// The rows of an embedding without columns cost nothing to announce, and a token each to name.
+#[test]
+fn rows_beyond_any_vocabulary_are_refused() {
+    let rows: &[usize] = &[1 << 33, 0];
+    let tensors: Vec<(&str, &[usize])> =
+        [("model.embed_tokens.weight", rows)].into_iter().chain(LLAMA[1..].iter().copied()).collect();
+    let llama = hugging_face(&llama_config(), &tensors);
+    std::fs::copy(fixture("tokenizer.json"), llama.path().join("tokenizer.json")).unwrap();
+    let checkpoint = open(llama.path()).unwrap();
+    let options = options(Gguf::default());
+    let stop = Default::default();
+    let path = llama.path().join("model.gguf");
+    let error = Plan::new(&checkpoint, &options)
+        .and_then(|mut plan| write(&mut plan, &options, &path, Control::new(&|_| (), &stop)))
+        .unwrap_err();
+    assert!(error.to_string().contains("8589934592 rows"), "{error}");
+    assert!(!path.exists());
+}
+
 #[test]
 fn the_student_becomes_qwen3() {
     let converted = Converted::new(&fixture(HEALTHY), &with(Quant::F16));
@@ -404,7 +423,7 @@ fn a_file_written_the_wrong_way_round_is_repaired() {
     let path = folder.path().join("old.gguf");
     std::fs::write(&path, &bytes).unwrap();
     let old = open(&path).unwrap();
-    assert!(old.warnings.iter().any(|w| w.contains("PyTorch's order")), "{:?}", old.warnings);
+    assert!(old.warnings.iter().any(|w| w.text.contains("PyTorch's order")), "{:?}", old.warnings);
     let repaired = Converted::new(&path, &options(Gguf::default()));
     assert!(repaired.agrees);
     let new = repaired.open();

@@ -290,6 +290,47 @@ fn packed_forms_carry_codes_and_scales_between_them_exactly() {
     assert_eq!(gate.shape, [128, 64]);
 }
 
+/// Float masters that every forward pass rounds: without its `quantization_config` a copy would compute plain products.
+#[test]
+fn masters_of_an_online_bitnet_stay_such() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    convert(
+        &fixture("healthy-run/step-02000.pt"),
+        &Options::new(Target::Hf { packed: false }),
+        &at("masters"),
+    );
+    let path = at("masters").join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let online = serde_json::json!({
+        "quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "online", "use_rms_norm": true,
+    });
+    config["quantization_config"] = online.clone();
+    std::fs::write(&path, config.to_string()).unwrap();
+    let told = |name: &str| -> serde_json::Value {
+        let config: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(at(name).join("config.json")).unwrap()).unwrap();
+        config.get("quantization_config").cloned().unwrap_or_default()
+    };
+    let narrow = Options::new(Target::Hf { packed: false }).with(|o| o.dtype = Some(DType::BF16));
+    convert(&at("masters"), &narrow, &at("copy"));
+    assert_eq!(told("copy"), online);
+    let ternary = |name: &str| {
+        let copy = open(at(name)).unwrap();
+        copy.tensors.iter().filter(|t| copy.model.is_ternary(t)).count()
+    };
+    assert_eq!((ternary("masters"), ternary("copy")), (14, 14));
+    convert(&at("copy"), &Options::new(Target::Hf { packed: true }), &at("packed"));
+    assert_eq!(
+        (&told("packed")["quantization_mode"], &told("packed")["use_rms_norm"]),
+        (&"offline".into(), &true.into())
+    );
+    assert_eq!(ternary("packed"), 14);
+    // Codes times their scales are not what such a layer would round.
+    convert(&at("packed"), &Options::new(Target::Hf { packed: false }), &at("floats"));
+    assert_eq!(told("floats"), serde_json::Value::Null);
+}
+
 #[test]
 fn the_packers_form_keeps_codes_and_says_that_scales_are_lost() {
     let folder = tempfile::tempdir().unwrap();

@@ -27,7 +27,7 @@ use crate::bytes::{ByteSource, Source};
 use crate::metadata::Value;
 use crate::pickle::Pickle;
 use crate::tensor::TensorInfo;
-use crate::{Damage, DamageKind, Error, ErrorKind, Notice, Result};
+use crate::{Damage, DamageKind, Error, ErrorKind, Notice, NoticeKind, Result};
 
 /// One kind of container.
 pub(crate) struct Container {
@@ -243,6 +243,20 @@ impl Contents {
             notices: Vec::new(),
             faults: Vec::new(),
             listing_damaged: false,
+        }
+    }
+
+    /// Leaves of faults and of notices the first few, and says how many more there are: a hostile listing has as many
+    /// as it likes.
+    pub fn tell_first(&mut self) {
+        const TOLD: usize = 8;
+        if let Some(more) = self.faults.len().checked_sub(TOLD).filter(|more| *more > 0) {
+            self.faults.truncate(TOLD);
+            self.faults.push(Damage::new(DamageKind::Other, format!("and {more} more such faults")));
+        }
+        if let Some(more) = self.notices.len().checked_sub(TOLD).filter(|more| *more > 0) {
+            self.notices.truncate(TOLD);
+            self.notices.push(Notice::new(NoticeKind::Other, format!("and {more} more such notices")));
         }
     }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crate::bytes::{Source, slice, text};
 use crate::format::{Container, Contents, Family, Format};
 use crate::storage::{Place, Segment, Storage};
-use crate::tensor::{TensorInfo, contiguous_strides};
+use crate::tensor::{TensorInfo, fortran_strides};
 use crate::torch::{code_of, numpy_code};
 use crate::{DType, Damage, DamageKind, Error, Result};
 
@@ -30,7 +30,7 @@ pub(crate) const CONTAINER: Container =
 /// What the elements of an array are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Elements {
+pub enum ElementKind {
     /// Numbers.
     Plain {
         /// Their type.
@@ -54,7 +54,7 @@ pub enum Elements {
 #[non_exhaustive]
 pub struct Header {
     /// What the elements are.
-    pub elements: Elements,
+    pub elements: ElementKind,
     /// Whether the first index is the fastest.
     pub fortran: bool,
     /// Sizes of the dimensions.
@@ -67,10 +67,10 @@ impl Header {
     /// Whether its elements may be a pickle. Python reads escapes in a type's code, too.
     pub fn may_hold_objects(&self) -> bool {
         match &self.elements {
-            Elements::Plain { .. } => false,
-            Elements::Objects => true,
-            Elements::Structured { objects } => *objects,
-            Elements::Other(code) => code.contains(['O', '\\']),
+            ElementKind::Plain { .. } => false,
+            ElementKind::Objects => true,
+            ElementKind::Structured { objects } => *objects,
+            ElementKind::Other(code) => code.contains(['O', '\\']),
         }
     }
 
@@ -92,8 +92,8 @@ impl Header {
         // Of a key that is there twice, Python takes the last.
         let field = |name: &str| entries.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value);
         let elements = match field("descr") {
-            Some(Python::Text(code)) => Elements::of(code),
-            Some(fields @ Python::List(_)) => Elements::Structured { objects: fields.mentions_objects() },
+            Some(Python::Text(code)) => ElementKind::of(code),
+            Some(fields @ Python::List(_)) => ElementKind::Structured { objects: fields.mentions_objects() },
             _ => return Err(bad("says no type")),
         };
         let fortran = match field("fortran_order") {
@@ -120,8 +120,7 @@ impl Header {
         let (dtype, _) = self.numbers()?;
         let mut tensor = TensorInfo::contiguous(name, dtype, self.shape.clone(), Some(storage), self.start);
         if self.fortran {
-            let reversed: Vec<usize> = self.shape.iter().rev().copied().collect();
-            tensor.strides = contiguous_strides(&reversed).into_iter().rev().collect();
+            tensor.strides = fortran_strides(&self.shape);
         }
         Ok(tensor)
     }
@@ -132,23 +131,23 @@ impl Header {
     /// `Unsupported`, with the reason, for elements that are no numbers.
     pub fn numbers(&self) -> Result<(DType, bool)> {
         Err(Error::unsupported(match &self.elements {
-            Elements::Plain { dtype, big_endian } => return Ok((*dtype, *big_endian)),
-            Elements::Objects => "holds Python objects, which are a pickle".to_string(),
-            Elements::Structured { .. } => "holds records of several fields".to_string(),
-            Elements::Other(code) => format!("holds elements of NumPy's type `{}`", code.escape_debug()),
+            ElementKind::Plain { dtype, big_endian } => return Ok((*dtype, *big_endian)),
+            ElementKind::Objects => "holds Python objects, which are a pickle".to_string(),
+            ElementKind::Structured { .. } => "holds records of several fields".to_string(),
+            ElementKind::Other(code) => format!("holds elements of NumPy's type `{}`", code.escape_debug()),
         })
         .hint("save arrays of numbers"))
     }
 }
 
-impl Elements {
+impl ElementKind {
     /// The elements of NumPy's type `code`, such as `<f4`.
-    fn of(code: &str) -> Elements {
+    fn of(code: &str) -> ElementKind {
         let plain = code.trim_start_matches(['<', '>', '=', '|']);
         match numpy_code(plain) {
-            Some(dtype) => Elements::Plain { dtype, big_endian: code.starts_with('>') },
-            None if plain.starts_with('O') => Elements::Objects,
-            None => Elements::Other(code.to_string()),
+            Some(dtype) => ElementKind::Plain { dtype, big_endian: code.starts_with('>') },
+            None if plain.starts_with('O') => ElementKind::Objects,
+            None => ElementKind::Other(code.to_string()),
         }
     }
 }
@@ -363,15 +362,15 @@ mod tests {
     #[test]
     fn headers_that_programs_write() {
         let plain = header("{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }     \n").unwrap();
-        let elements = Elements::Plain { dtype: DType::F32, big_endian: false };
+        let elements = ElementKind::Plain { dtype: DType::F32, big_endian: false };
         assert_eq!((plain.elements, plain.fortran, plain.shape), (elements, false, vec![3, 4]));
         let old = header("{'shape': (3L,), 'fortran_order': True, 'descr': \">i2\"}").unwrap();
-        let elements = Elements::Plain { dtype: DType::I16, big_endian: true };
+        let elements = ElementKind::Plain { dtype: DType::I16, big_endian: true };
         assert_eq!((old.elements, old.fortran, old.shape), (elements, true, vec![3]));
         let objects = header("{'descr': '|O', 'fortran_order': False, 'shape': ()}").unwrap();
-        assert_eq!((objects.elements, objects.shape), (Elements::Objects, vec![]));
+        assert_eq!((objects.elements, objects.shape), (ElementKind::Objects, vec![]));
         let records = "{'descr': [('a', '<f4'), ('b', '<i8', (2,))], 'fortran_order': False, 'shape': (1,)}";
-        assert_eq!(header(records).unwrap().elements, Elements::Structured { objects: false });
+        assert_eq!(header(records).unwrap().elements, ElementKind::Structured { objects: false });
     }
 
     #[test]

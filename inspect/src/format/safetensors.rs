@@ -138,13 +138,8 @@ pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
         let text = format!("{gap} bytes between its tensors belong to none");
         contents.notices.push(Notice::new(NoticeKind::Hole, text));
     }
-    const TOLD: usize = 8;
-    if faults.len() > TOLD {
-        let more = faults.len() - TOLD;
-        faults.truncate(TOLD);
-        faults.push(Damage::new(DamageKind::Other, format!("and {more} more such faults")));
-    }
     contents.faults = faults;
+    contents.tell_first();
     Ok(contents)
 }
 

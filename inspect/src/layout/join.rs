@@ -4,23 +4,24 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde_pickle::Value;
-
 use crate::bytes::Source;
-use crate::format::{self, Contents};
+use crate::format::Contents;
+use crate::metadata::Value;
 use crate::{Damage, DamageKind, Error, ErrorKind, Notice, NoticeKind, Result};
 
 /// A file of a set, opened or not.
 pub(crate) struct Opened {
     pub path: PathBuf,
     pub source: Result<Arc<Source>>,
+    /// How a container is read.
+    pub read: fn(&Arc<Source>) -> Result<Contents>,
 }
 
 impl Opened {
     /// The file, and what it holds as a container of its own.
     pub fn read(self) -> Result<(Arc<Source>, Contents)> {
         let source = self.source?;
-        match format::read(&source) {
+        match (self.read)(&source) {
             Ok(contents) => Ok((source, contents)),
             Err(error) => Err(error.in_file(&self.path)),
         }
@@ -139,7 +140,7 @@ mod tests {
         let header = serde_json::Value::Object(header).to_string();
         let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat();
         let path = PathBuf::from(name);
-        Opened { source: Ok(Source::in_memory(&path, bytes.into())), path }
+        Opened { source: Ok(Source::in_memory(&path, bytes.into())), path, read: crate::format::read }
     }
 
     fn open(files: Vec<Opened>, layout: Option<&'static Layout>) -> Result<Checkpoint> {

@@ -9,7 +9,7 @@ use ndarray::{CowArray, IxDyn};
 
 use crate::bytes::{Beginning, Source, Stamp};
 use crate::format::Format;
-use crate::meaning::Model;
+use crate::meaning::{Model, names};
 use crate::metadata::{Value, lookup};
 use crate::storage::Storage;
 use crate::tensor::{Element, TensorInfo};
@@ -206,8 +206,17 @@ impl Checkpoint {
     pub fn gguf_header(&self) -> Option<Result<gguf::Header<'_>>> {
         let file = self.files.first().filter(|_| matches!(self.format, Format::Gguf { .. }))?;
         let bytes = file.beginning(&self.header, || gguf::read::extent(file.data()));
-        let header = bytes.and_then(|bytes| gguf::Header::parse_of(bytes, file.len())?);
-        Some(header.map_err(|e| e.in_file(&file.path)))
+        let parsed = |bytes| {
+            let header = gguf::Header::parse_of(bytes, file.len(), false)??;
+            let width =
+                header.of_architecture("embedding_length").and_then(|v| u64::try_from(v.as_i64()?).ok());
+            let tensors = header.tensors.iter().map(|t| (t.name.as_str(), t.shape.as_slice()));
+            match names::is_transposed(width, tensors) {
+                true => gguf::Header::parse_of(bytes, file.len(), true)?,
+                false => Ok(header),
+            }
+        };
+        Some(bytes.and_then(parsed).map_err(|e| e.in_file(&file.path)))
     }
 
     /// The plain value at a dotted path such as `config.training.muon_lr`.

@@ -2,16 +2,17 @@
 //! model, step).
 
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use crate::bytes::{SharedBytes, Source, Stamp};
 use crate::checkpoint::Checkpoint;
+use crate::format::{self, Contents};
 use crate::layout::{self, Opened, Set, Whole};
-use crate::meaning::Model;
+use crate::meaning::{Model, Quantization, model, names};
 use crate::metadata::{HashableValue, Value};
 use crate::storage::Place;
 use crate::tensor::TensorInfo;
-use crate::{Damage, Error, Result, TernaryPacking};
+use crate::{Damage, Error, Format, Result, TernaryPacking, gguf};
 use crate::{group, step, ternary};
 
 /// Opens the checkpoint at `path`: a file, one shard or the index of a sharded set, or a folder that holds one
@@ -112,7 +113,7 @@ impl std::str::FromStr for I2sLayout {
 pub fn open_with(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Checkpoint> {
     let path = path.as_ref();
     let set = layout::set_of(path)?;
-    let opened = |file: &PathBuf| Opened { path: file.clone(), source: Source::open(file) };
+    let opened = |file: &PathBuf| Opened { path: file.clone(), source: Source::open(file), read };
     assemble(path, set.files.iter().map(opened).collect(), &set, options)
 }
 
@@ -126,7 +127,8 @@ pub fn open_bytes_with(
     options: &OpenOptions,
 ) -> Result<Checkpoint> {
     let name = name.as_ref();
-    let file = Opened { path: name.to_path_buf(), source: Ok(Source::in_memory(name, bytes.into())) };
+    let source = Ok(Source::in_memory(name, bytes.into()));
+    let file = Opened { path: name.to_path_buf(), source, read };
     assemble(name, vec![file], &Set::default(), options)
 }
 
@@ -158,6 +160,17 @@ pub(crate) fn assemble(
     Ok(checkpoint)
 }
 
+/// What `source` holds, a GGUF file whose sizes are in PyTorch's order as it was meant.
+fn read(source: &Arc<Source>) -> Result<Contents> {
+    let contents = format::read(source)?;
+    let tensors = contents.tensors.iter().map(|t| (t.name.as_str(), t.shape.as_slice()));
+    let is_gguf = matches!(contents.format, Format::Gguf { .. });
+    match is_gguf && names::is_transposed(model::gguf_width(&contents.metadata), tensors) {
+        true => gguf::read::read_transposed(source),
+        false => Ok(contents),
+    }
+}
+
 fn complete(checkpoint: &mut Checkpoint, set: &Set, options: &OpenOptions) {
     ternary::settle_i2s(checkpoint, options.i2s_layout);
     for tensor in &mut checkpoint.tensors {
@@ -176,7 +189,7 @@ fn complete(checkpoint: &mut Checkpoint, set: &Set, options: &OpenOptions) {
         checkpoint.absent.extend(lacks.absent);
     }
     let config = set.config.as_ref();
-    let quantization = config.and_then(|c| crate::metadata::lookup(c, "quantization_config")).cloned();
+    let quantization = config.and_then(Quantization::of_config);
     ternary::recognise(checkpoint, quantization.as_ref());
     ternary::apply_scales(checkpoint);
     checkpoint.model = Model::recognise(&checkpoint.tensors, &checkpoint.metadata, config);
@@ -219,7 +232,7 @@ mod tests {
     /// The checkpoint that `bytes` are where every range has to be fetched.
     fn open_fetched(path: &Path, bytes: &[u8]) -> Result<Checkpoint> {
         let source = Ok(Source::of(path, Stamp::never(path), Fetched(bytes.to_vec())));
-        let file = Opened { path: path.to_path_buf(), source };
+        let file = Opened { path: path.to_path_buf(), source, read: format::read };
         assemble(path, vec![file], &Set::default(), &OpenOptions::default())
     }
 

@@ -429,7 +429,7 @@ impl<'o> Scanner<'o> {
     }
 
     fn gguf(&mut self, data: &dyn ByteSource, place: &Place) -> Result<()> {
-        match gguf::read::header_of(data, |header| self.header(header, place)) {
+        match gguf::read::header_of(data, false, |header| self.header(header, place)) {
             Err(error) if error.kind == ErrorKind::Io => return Err(error),
             Err(error) => self.damaged(place, error.to_string()),
             Ok(()) => {}

@@ -155,7 +155,7 @@ fn a_compression_method_that_is_not_read_is_named() {
     let damaged: Vec<&ckpt_inspect::Damage> =
         checkpoint.tensors.iter().filter_map(|t| t.damage.as_ref()).collect();
     assert_eq!(damaged.len(), 1);
-    assert!(damaged[0].contains("zip method 93"));
+    assert!(damaged[0].what.contains("zip method 93"));
 }
 
 #[test]

@@ -81,7 +81,7 @@ fn a_flipped_bit_is_found_in_its_tensor_alone() {
 fn a_truncated_file_opens_with_what_is_whole() {
     let checkpoint = read("truncated.pt");
     assert!(checkpoint.is_damaged());
-    assert!(checkpoint.damage.as_ref().unwrap().contains("central directory"));
+    assert!(checkpoint.damage.as_ref().unwrap().what.contains("central directory"));
     let record = describe(&checkpoint, Options::default().with(|o| o.sha256 = true), &|_| ());
     let tensors = &expected()["truncated.pt"]["tensors"];
     let mut whole = Vec::new();

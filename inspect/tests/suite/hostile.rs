@@ -108,3 +108,27 @@ fn empty_tensors_of_immense_rows_are_read() {
     let header = r#"{"a":{"dtype":"F32","shape":[0,4294967296,4294967296,4294967296],"data_offsets":[0,0]}}"#;
     assert!(examine(open_bytes("immense.safetensors", safetensors::raw(header, &[]))));
 }
+
+/// A size that is zero comes after others whose product is beyond any machine.
+#[test]
+fn empty_tensors_whose_other_sizes_overflow_are_read() {
+    let sizes = vec!["2"; 64].join(",");
+    let header = format!(r#"{{"a":{{"dtype":"F32","shape":[{sizes},0],"data_offsets":[0,0]}}}}"#);
+    let checkpoint = open_bytes("a", safetensors::raw(&header, &[])).unwrap();
+    assert_eq!((checkpoint.tensors[0].span(), checkpoint.parameters()), (Some(0), 0));
+    assert!(examine(Ok(checkpoint)));
+}
+
+/// Heads are told and there are no rows for them to share.
+#[test]
+fn projections_without_rows_have_no_heads() {
+    let rows = [("embed_tokens", 4), ("layers.0.self_attn.q_proj", 0), ("layers.0.self_attn.k_proj", 0)];
+    let rows = rows.into_iter().chain([("layers.0.mlp.gate_proj", 4)]);
+    let config =
+        SafeTensors::new().metadata(serde_json::json!({"config": r#"{"num_heads":4,"hidden_dim":8}"#}));
+    let file = rows.fold(config, |file, (name, rows)| {
+        file.f32s(&format!("{name}.weight"), &[rows, 8], &vec![0.0; 8 * rows])
+    });
+    let student = open_bytes("a", file.bytes()).unwrap().model.student.unwrap();
+    assert_eq!((student.num_heads, student.num_kv_heads), (0, 0));
+}

@@ -77,7 +77,10 @@ fn a_missing_or_broken_shard_is_damage_and_the_others_are_read() {
             break_it(&folder.path().join(shard(number)));
             let checkpoint = open(folder.path()).unwrap();
             let damage = checkpoint.damage.clone().unwrap_or_default();
-            assert!(checkpoint.is_damaged() && damage.contains(what), "{what}, shard {number}: {damage}");
+            assert!(
+                checkpoint.is_damaged() && damage.what.contains(what),
+                "{what}, shard {number}: {damage}"
+            );
             let intact = if number == 1 { "b" } else { "a" };
             let tensor = checkpoint.tensor(intact).unwrap();
             assert!(checkpoint.tensor_bytes(tensor).is_ok(), "{what}, shard {number}");
@@ -87,7 +90,7 @@ fn a_missing_or_broken_shard_is_damage_and_the_others_are_read() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join(shard(1)), safetensors(&[("a", 1.0)])).unwrap();
     let damage = open(folder.path()).unwrap().damage.unwrap();
-    assert!(damage.contains(&shard(2)), "{damage}");
+    assert!(damage.what.contains(&shard(2)), "{damage}");
     // With nothing left there is nothing to open.
     let folder = tempfile::tempdir().unwrap();
     index(folder.path(), &[("a", &shard(1))]);
@@ -100,8 +103,12 @@ fn what_index_and_shards_say_differently_is_told() {
     set(folder.path());
     index(folder.path(), &[("a", &shard(1)), ("b", &shard(2)), ("lost", &shard(2))]);
     let checkpoint = open(folder.path()).unwrap();
-    assert!(checkpoint.damage.as_ref().unwrap().contains("`lost`"), "{:?}", checkpoint.damage);
-    assert!(checkpoint.warnings.iter().any(|w| w.contains("not in the index")), "{:?}", checkpoint.warnings);
+    assert!(checkpoint.damage.as_ref().unwrap().what.contains("`lost`"), "{:?}", checkpoint.damage);
+    assert!(
+        checkpoint.warnings.iter().any(|w| w.text.contains("not in the index")),
+        "{:?}",
+        checkpoint.warnings
+    );
     // A shard left over from an earlier save.
     let folder = tempfile::tempdir().unwrap();
     set(folder.path());
@@ -110,7 +117,7 @@ fn what_index_and_shards_say_differently_is_told() {
     assert_eq!(find(folder.path()).unwrap(), [folder.path()]);
     let checkpoint = open(folder.path()).unwrap();
     assert_eq!(checkpoint.tensors.len(), 3);
-    assert!(checkpoint.warnings.iter().any(|w| w.contains(extra)), "{:?}", checkpoint.warnings);
+    assert!(checkpoint.warnings.iter().any(|w| w.text.contains(extra)), "{:?}", checkpoint.warnings);
 }
 
 #[test]

@@ -102,7 +102,9 @@ impl StagedFolder {
         }
         // It has left its temporary name: there is nothing to remove.
         let _ = self.temporary.keep();
-        drop(self.lock);
+        if let Some(lock) = self.lock {
+            let _ = lock.unlock();
+        }
         sync_folder(folder_of(path));
         Ok(())
     }

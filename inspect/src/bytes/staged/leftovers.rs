@@ -116,7 +116,7 @@ mod unix {
     const QUIETLY: OFlags =
         OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
 
-    /// What nobody is known to hold a lock on has to be this old, in seconds, where a lock might not be known here.
+    /// What nobody is known to hold a lock on has to be this old, in seconds, where a lock would not be known here.
     const OLD: i64 = 24 * 60 * 60;
 
     /// Removes what killed processes of this user left in `folder` under temporary names. What cannot be removed stays.
@@ -124,16 +124,16 @@ mod unix {
         let Ok(entries) = std::fs::read_dir(folder) else { return };
         for entry in entries.flatten() {
             let name = entry.file_name();
-            let _ = match (is_temporary(&name), is_unlocked(&name)) {
-                (true, _) => remove_unheld(folder, &entry.path(), shows_locks(&name)),
-                (_, true) => remove_unheld(folder, &entry.path(), false),
-                _ => Ok(()),
-            };
+            let named = is_temporary(&name);
+            if named || is_unlocked(&name) {
+                let _ = remove_unheld(folder, &entry.path(), named, shows_locks(&name));
+            }
         }
     }
 
-    /// `locks`: whether a lock of who writes to it is known here.
-    fn remove_unheld(folder: &Path, path: &Path, locks: bool) -> io::Result<()> {
+    /// `named`: whether a folder that was put aside keeps its name in it. `locks`: whether a lock of who writes to it is
+    /// known here.
+    fn remove_unheld(folder: &Path, path: &Path, named: bool, locks: bool) -> io::Result<()> {
         let file = File::from(fs::open(path, QUIETLY, Mode::empty())?);
         let metadata = file.metadata()?;
         let ours = metadata.uid() == rustix::process::geteuid().as_raw();
@@ -148,8 +148,8 @@ mod unix {
         }
         if metadata.is_dir() && is_old(metadata.mtime()) {
             match entries(&file)?.as_slice() {
-                // Without locks it did not keep its name, either: where it belongs cannot be told.
-                [(_, FileType::Directory)] if !locks => return Ok(()),
+                // Where it belongs cannot be told.
+                [(_, FileType::Directory)] if !named => return Ok(()),
                 [(replaced, FileType::Directory)] => put_back(&file, replaced, folder)?,
                 files => {
                     for (name, _) in files {

@@ -19,18 +19,27 @@ pub(crate) const CONTAINER: Container = Container {
     read,
 };
 
-/// What `read` makes of the header of the file `data`.
-pub(crate) fn header_of<T>(data: &dyn ByteSource, mut read: impl FnMut(Header<'_>) -> T) -> Result<T> {
-    data.grow(0, |bytes| Ok(Header::parse_of(bytes, data.len())?.map(&mut read)))?
+/// What `read` makes of the header of the file `data`, whose sizes are in PyTorch's order where it is `transposed`.
+pub(crate) fn header_of<T>(
+    data: &dyn ByteSource,
+    transposed: bool,
+    mut read: impl FnMut(Header<'_>) -> T,
+) -> Result<T> {
+    data.grow(0, |bytes| Ok(Header::parse_of(bytes, data.len(), transposed)?.map(&mut read)))?
 }
 
 /// How many of the first bytes of the file `data` its header is read from.
 pub(crate) fn extent(data: &dyn ByteSource) -> Result<u64> {
-    header_of(data, |header| header.extent)
+    header_of(data, false, |header| header.extent)
 }
 
 fn read(source: &Arc<Source>) -> Result<Contents> {
-    header_of(source.data(), |header| contents_of(source, header))?
+    header_of(source.data(), false, |header| contents_of(source, header))?
+}
+
+/// What a file holds whose sizes are in PyTorch's order.
+pub(crate) fn read_transposed(source: &Arc<Source>) -> Result<Contents> {
+    header_of(source.data(), true, |header| contents_of(source, header))?
 }
 
 fn contents_of(source: &Arc<Source>, header: Header<'_>) -> Result<Contents> {
@@ -94,7 +103,7 @@ mod tests {
             let extent = extent(&whole as &dyn ByteSource).unwrap();
             let told = |given: &[u8]| {
                 Ok::<_, Short>(
-                    Header::parse_of(given, len)?.map_or_else(|e| e.to_string(), |h| format!("{h:?}")),
+                    Header::parse_of(given, len, false)?.map_or_else(|e| e.to_string(), |h| format!("{h:?}")),
                 )
             };
             let header = told(whole).unwrap();

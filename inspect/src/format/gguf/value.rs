@@ -3,7 +3,7 @@
 use super::DEEPEST_ARRAY;
 use crate::bytes::{Short, text};
 use crate::metadata::Value as Plain;
-use crate::{Error, Result};
+use crate::{DamageKind, Error, Result};
 
 /// The type of a metadata value, by its number in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -266,7 +266,9 @@ impl<'a> Cursor<'a> {
             if len <= self.left() {
                 self.short = Some(Short(self.at as u64 + len));
             }
-            return Err(self.error(format!("{len} bytes are announced and {} are left", self.left())));
+            return Err(self
+                .error(format!("{len} bytes are announced and {} are left", self.left()))
+                .because(DamageKind::CutShort));
         }
         let bytes = &self.bytes[self.at..self.at + len as usize];
         self.at += bytes.len();
@@ -296,7 +298,9 @@ impl<'a> Cursor<'a> {
 
     pub fn value_type(&mut self) -> Result<ValueType> {
         let number = self.u32()?;
-        ValueType::from_number(number).ok_or_else(|| self.error(format!("{number} is no type of value")))
+        ValueType::from_number(number).ok_or_else(|| {
+            self.error(format!("{number} is no type of value")).because(DamageKind::UnknownType)
+        })
     }
 
     pub fn value(&mut self, kind: ValueType, depth: usize) -> Result<Value<'a>> {
@@ -320,15 +324,17 @@ impl<'a> Cursor<'a> {
     /// An array, walked once so that its end is known and all its lengths are true.
     fn values(&mut self, depth: usize) -> Result<Array<'a>> {
         if depth >= DEEPEST_ARRAY {
-            return Err(self.error(format!("arrays are nested more than {DEEPEST_ARRAY} deep")));
+            return Err(self
+                .error(format!("arrays are nested more than {DEEPEST_ARRAY} deep"))
+                .because(DamageKind::Inconsistent));
         }
         let element = self.value_type()?;
         let len = self.u64()?;
         if len.checked_mul(element.least()).is_none_or(|least| least > self.left()) {
             let name = element.name();
-            return Err(
-                self.error(format!("{len} {name} values are announced and {} bytes are left", self.left()))
-            );
+            return Err(self
+                .error(format!("{len} {name} values are announced and {} bytes are left", self.left()))
+                .because(DamageKind::CutShort));
         }
         let start = self.at;
         match (element, element.size()) {
