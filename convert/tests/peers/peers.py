@@ -2,7 +2,7 @@
 
     peers.py FIXTURES WRITTEN
 
-FIXTURES is the repository's tests/fixtures; WRITTEN holds what tests/peers.rs has had converted. Exits nonzero with
+FIXTURES is the repository's tests/fixtures; WRITTEN holds what tests/suite/peers.rs has had converted. Exits nonzero with
 an assertion when anything differs.
 """
 

@@ -149,6 +149,12 @@ pub enum Format {
 macro_rules! named {
     ($($format:ident: $word:literal;)*) => {
         impl Format {
+            /// Every format that is read; of GGUF both versions in both byte orders.
+            pub fn all() -> impl Iterator<Item = Format> {
+                let orders = |version| [false, true].map(|big_endian| Format::Gguf { version, big_endian });
+                [$(Format::$format),*].into_iter().chain([2, 3].into_iter().flat_map(orders))
+            }
+
             /// A stable lower-case name.
             pub fn name(self) -> String {
                 match self {

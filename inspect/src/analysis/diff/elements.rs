@@ -63,7 +63,7 @@ fn compare(
     let orders = [(options.rows)(in_a, a), (options.rows)(in_b, b)];
     let in_order = orders.iter().all(Option::is_none);
     let same_bytes = in_order && a.dtype == b.dtype && bytes_a == bytes_b;
-    if same_bytes && same_meaning((in_a, a), (in_b, b)) {
+    if same_bytes && same_meaning((in_a, a), (in_b, b))? {
         return Ok(None);
     }
     let [order_a, order_b] = orders;
@@ -113,11 +113,12 @@ fn ordered<'a>(elements: Elements<'a>, tensor: &TensorInfo, order: Option<RowOrd
 }
 
 /// Whether the same bytes stand for the same numbers: scales and index tensors are the same, too.
-fn same_meaning((in_a, a): (&Checkpoint, &TensorInfo), (in_b, b): (&Checkpoint, &TensorInfo)) -> bool {
+fn same_meaning(
+    (in_a, a): (&Checkpoint, &TensorInfo),
+    (in_b, b): (&Checkpoint, &TensorInfo),
+) -> Result<bool> {
     let same = |a: &TensorInfo, b: &TensorInfo| {
-        a.dtype == b.dtype
-            && a.shape == b.shape
-            && matches!((in_a.tensor_bytes(a), in_b.tensor_bytes(b)), (Ok(a), Ok(b)) if a == b)
+        Ok(a.dtype == b.dtype && a.shape == b.shape && in_a.tensor_bytes(a)? == in_b.tensor_bytes(b)?)
     };
     let quantizers = match (&a.quantizer, &b.quantizer) {
         (None, None) => true,
@@ -128,19 +129,18 @@ fn same_meaning((in_a, a): (&Checkpoint, &TensorInfo), (in_b, b): (&Checkpoint, 
         (
             Some(Quantizer::PerChannel { scales, zero_points, axis }),
             Some(Quantizer::PerChannel { scales: others, zero_points: zeros, axis: along }),
-        ) => axis == along && same(scales, others) && same(zero_points, zeros),
+        ) => axis == along && same(scales, others)? && same(zero_points, zeros)?,
         _ => false,
     };
     let sparse = match (&a.sparse, &b.sparse) {
         (None, None) => true,
-        (Some(a), Some(b)) => {
-            a.layout == b.layout
-                && a.indices.len() == b.indices.len()
-                && a.indices.iter().zip(&b.indices).all(|(a, b)| same(a, b))
+        (Some(a), Some(b)) if a.layout == b.layout && a.indices.len() == b.indices.len() => {
+            let pairs = a.indices.iter().zip(&b.indices);
+            pairs.map(|(a, b)| same(a, b)).collect::<Result<Vec<bool>>>()?.into_iter().all(|same| same)
         }
         _ => false,
     };
-    a.scale == b.scale && quantizers && sparse
+    Ok(a.scale == b.scale && quantizers && sparse)
 }
 
 /// Sums over pairs of elements. All but the counts are over pairs that are finite on both sides.
