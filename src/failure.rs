@@ -66,7 +66,9 @@ impl From<ckpt_infer::Error> for Failure {
             | Error::Input { .. }
             | Error::NotANumber { .. }
             | Error::Tokenizer { .. } => exit::UNREADABLE,
-            Error::Token { .. } | Error::ContextFull { .. } | Error::Usage(_) => exit::USAGE,
+            Error::Token { .. } | Error::ContextFull { .. } | Error::Usage(_) | Error::Setting { .. } => {
+                exit::USAGE
+            }
         };
         Failure { message: error.to_string(), code }
     }

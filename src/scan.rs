@@ -62,6 +62,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     }
     let options = Options { allow: args.allow.clone() };
     let found = expand(&args.paths)?;
+    paths::spare(args.output.as_deref(), || found.iter().flatten().cloned().collect())?;
     let files: Vec<Scan> = found
         .par_iter()
         .map(|found| match found {

@@ -1,6 +1,6 @@
 //! Folders as Hugging Face lays them out: one checkpoint, config.json and trainer_state.json beside it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
@@ -15,6 +15,11 @@ pub(super) const LAYOUT: Layout =
 
 fn set(folder: &Path) -> Result<Set> {
     let mut set = folder_set(folder)?;
+    let mut forms = FORMS.iter().filter(|form| folder.join(form).is_file());
+    if let (Some(read), Some(other)) = (forms.next(), forms.next()) {
+        let text = format!("it was read from {read}, as transformers does, and not from {other} beside it");
+        set.notices.push(Notice::new(NoticeKind::OtherForm, text));
+    }
     // Files that come or go.
     set.beside.push(Stamp::of(folder));
     Ok(set)
@@ -41,6 +46,20 @@ pub(super) fn add_config(path: &Path, set: &mut Set) {
     }
     let state: Option<TrainerState> = read_json(&folder.join("trainer_state.json"), MAX_INDEX);
     set.trainer_step = state.map(|state| state.global_step);
+}
+
+/// Names of one model in several forms, in the order in which transformers looks for them.
+const FORMS: [&str; 4] = [
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+];
+
+/// Of `files`, those in one folder, the forms of its model that are not read because another one is.
+pub(super) fn other_forms(files: &[PathBuf]) -> Vec<PathBuf> {
+    let form = |name: &&str| files.iter().find(|file| self::name(file) == **name);
+    FORMS.iter().filter_map(|name| form(&name)).skip(1).cloned().collect()
 }
 
 pub(super) fn is_canonical(path: &Path) -> bool {

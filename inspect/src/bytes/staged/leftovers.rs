@@ -12,12 +12,17 @@ const SUFFIX: &str = ".part";
 /// Letters and digits between them.
 const RANDOM: usize = 12;
 
-/// Makes temporary names; a new file has the mode of what it replaces, or `mode` less the umask.
+/// Makes temporary names; a new file has the mode of what it replaces but for its owner's rights, or `mode` less the
+/// umask.
 pub(super) fn names(replaced: Option<Permissions>, mode: u32) -> tempfile::Builder<'static, 'static> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(PREFIX).suffix(SUFFIX).rand_bytes(RANDOM);
     #[cfg(unix)]
-    builder.permissions(replaced.unwrap_or(std::os::unix::fs::PermissionsExt::from_mode(mode)));
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = replaced.map_or(mode, |replaced| replaced.mode() & 0o777);
+        builder.permissions(PermissionsExt::from_mode(mode));
+    }
     #[cfg(not(unix))]
     let _ = (replaced, mode);
     builder
