@@ -227,7 +227,7 @@ fn contradictions_are_told() {
     // A head's size is told by the QK norm; a flag cannot change it.
     let outcome = with(Settings { head_dim: Some(7), ..Settings::default() });
     assert!(
-        matches!(&outcome, Err(Error::Inconsistent { what, .. }) if what.contains("head_dim is 32")),
+        matches!(&outcome, Err(Error::Setting { what, .. }) if what.contains("head_dim is 32")),
         "{outcome:?}"
     );
     // One layer's matrix of the wrong shape.
