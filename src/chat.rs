@@ -107,8 +107,11 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     } else {
         Input::Pipe(std::io::stdin().lock())
     };
-    let default =
-        SampleOptions { temperature: 0.7, top_p: 0.95, repetition_penalty: 1.2, ..SampleOptions::default() };
+    let default = SampleOptions::default().with(|o| {
+        o.temperature = 0.7;
+        o.top_p = 0.95;
+        o.repetition_penalty = 1.2;
+    });
     let mut talk = Talk {
         args,
         model: &model,
@@ -205,13 +208,9 @@ impl Talk<'_, '_> {
         let template = self.conversation.template().stops().iter().map(|stop| stop.to_string());
         let stops: Vec<String> = template.chain(self.args.stop.iter().cloned()).collect();
         let mut writer = Writer::new(self.tokenizer, &ids, false, &stops);
-        let stop = Stop {
-            max_tokens: self.args.max_tokens,
-            ids: self.tokenizer.stops().to_vec(),
-            ..Stop::default()
-        };
-        let options =
-            SampleOptions { seed: self.options.seed.wrapping_add(self.answers), ..self.options.clone() };
+        let mut stop = Stop::after(self.args.max_tokens);
+        stop.ids = self.tokenizer.stops().to_vec();
+        let options = self.options.clone().with(|o| o.seed = self.options.seed.wrapping_add(self.answers));
         self.answers += 1;
         let mut printed = Ok(true);
         let mut begun = false;

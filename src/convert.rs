@@ -63,16 +63,7 @@ pub struct Args {
     /// of its own.
     #[arg(long, visible_alias = "split-max-size", value_name = "SIZE", value_parser = size)]
     max_shard_size: Option<u64>,
-    #[cfg_attr(
-        feature = "k-quants",
-        doc = "gguf: type of the matrices in layers: f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q2_k to q6_k, tq1_0, tq2_0 or"
-    )]
-    #[cfg_attr(
-        not(feature = "k-quants"),
-        doc = "gguf: type of the matrices in layers: f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, tq1_0, tq2_0 or"
-    )]
-    /// i2_s. By default tq2_0 for ternary models, what it was for GGUF sources, else f16.
-    #[arg(long, value_name = "TYPE")]
+    #[arg(long, value_name = "TYPE", help = quants())]
     quant: Option<Quant>,
     /// gguf: type of the embedding and the output head; by default that of --quant if plain, else q8_0.
     #[arg(long, value_name = "TYPE")]
@@ -98,6 +89,15 @@ pub struct Args {
     no_verify: bool,
     #[command(flatten)]
     load: LoadArgs,
+}
+
+/// What `--quant` may be.
+fn quants() -> String {
+    let made: Vec<&str> = Quant::all().filter(|quant| quant.is_made()).map(Quant::name).collect();
+    format!(
+        "gguf: type of the matrices in layers: {}. By default tq2_0 for ternary models, what it was for GGUF sources, else f16",
+        made.join(", ")
+    )
 }
 
 /// What `--to` names.
@@ -146,7 +146,10 @@ impl Args {
             To::Target(Target::Hf { .. }) => Target::Hf { packed: self.packed },
             To::Target(Target::Gguf(_)) => {
                 let Args { quant, embed, exact_scales, latent, .. } = *self;
-                Target::Gguf(Gguf { quant, embed, exact_scales, latent })
+                let mut gguf = Gguf::default();
+                (gguf.quant, gguf.embed) = (quant, embed);
+                (gguf.exact_scales, gguf.latent) = (exact_scales, latent);
+                Target::Gguf(gguf)
             }
             To::Target(Target::I2s) if safetensors => Target::I2sSafeTensors,
             To::Target(target) => target,
@@ -161,25 +164,25 @@ impl Args {
     }
 
     fn options(&self, target: Target) -> Result<Options, Failure> {
-        Ok(Options {
-            dtype: match self.to {
-                To::Floats(dtype) => Some(dtype),
-                To::Target(_) => None,
-            },
-            dtypes: self.dtypes.iter().map(|text| pattern(text, self.is_gguf())).collect::<Result<_, _>>()?,
-            root: self.root.clone(),
-            keep_optimizer: self.keep_optimizer,
-            names: self.names.map(|names| match names {
-                Names::Student => Style::Student,
-                Names::Hf => Style::Hf,
-                Names::Gguf => Style::Gguf,
-            }),
-            ternary: self.ternary.as_deref().map(glob).transpose()?,
-            max_shard_bytes: self.max_shard_size,
-            tokenizer: self.tokenizer.clone(),
-            force: self.force,
-            ..Options::new(target)
-        })
+        let mut options = Options::new(target);
+        options.dtype = match self.to {
+            To::Floats(dtype) => Some(dtype),
+            To::Target(_) => None,
+        };
+        let dtypes = self.dtypes.iter().map(|text| pattern(text, self.is_gguf()));
+        options.dtypes = dtypes.collect::<Result<_, _>>()?;
+        options.root.clone_from(&self.root);
+        options.keep_optimizer = self.keep_optimizer;
+        options.names = self.names.map(|names| match names {
+            Names::Student => Style::Student,
+            Names::Hf => Style::Hf,
+            Names::Gguf => Style::Gguf,
+        });
+        options.ternary = self.ternary.as_deref().map(glob).transpose()?;
+        options.max_shard_bytes = self.max_shard_size;
+        options.tokenizer.clone_from(&self.tokenizer);
+        options.force = self.force;
+        Ok(options)
     }
 
     fn check(&self) -> Result<(), Failure> {
@@ -291,10 +294,9 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
             Ok(one) => code = code.max(one),
             Err(failure) if paths.len() > 1 && !signal.arrived() => {
                 // One file of a run that cannot be converted does not keep the others from it.
-                let place = path.display().to_string();
-                match failure.message.contains(&place) {
+                match failure.names(path) {
                     true => terminal::error(&failure.message),
-                    false => terminal::error(&format!("{place}: {}", failure.message)),
+                    false => terminal::error(&format!("{}: {}", path.display(), failure.message)),
                 }
                 code = code.max(failure.code);
             }
@@ -391,11 +393,12 @@ fn one(args: &Args, load: &LoadOptions, path: &Path, output: &Path, signal: &Sig
     source
         .warnings
         .iter()
-        .for_each(|w| terminal::warning(&format!("{}: {}", path.display(), terminal::escape(w))));
+        .for_each(|w| terminal::warning(&format!("{}: {}", path.display(), terminal::escape(&w.text))));
     let mut plan = Plan::new(&source, &options)?;
     check_health(args, load, path)?;
     let progress = terminal::progress(plan.bytes(), "converting");
-    let control = Control { progress: &|bytes| progress.done(bytes), stop: &signal.flag };
+    let done = |bytes| progress.done(bytes);
+    let control = Control::new(&done, &signal.flag);
     let written = ckpt_convert::write(&mut plan, &options, output, control);
     progress.clear();
     let written = written?;
@@ -433,10 +436,8 @@ fn check_health(args: &Args, load: &LoadOptions, path: &Path) -> Result<(), Fail
     let reason = record.reasons.first().map(|r| format!(" ({})", terminal::escape(r))).unwrap_or_default();
     let message = format!("{} is {verdict}{reason}", path.display());
     if args.strict && !args.allow_collapsed {
-        return Err(Failure {
-            message: format!("{message}; --strict does not convert it without --allow-collapsed"),
-            code: exit::REFUSED,
-        });
+        let message = format!("{message}; --strict does not convert it without --allow-collapsed");
+        return Err(Failure::new(exit::REFUSED, message).naming(path));
     }
     terminal::warning(&format!("{message}: the copy will be, too"));
     Ok(())
@@ -448,7 +449,9 @@ impl From<ckpt_convert::Error> for Failure {
         match error {
             Error::Read(error) => error.into(),
             Error::Target(message) => Failure::usage(message),
+            Error::Source { ref path, .. } => Failure::usage(error.to_string()).naming(path),
             Error::Output(error) => error.into(),
+            other => Failure::unreadable(other.to_string()),
         }
     }
 }

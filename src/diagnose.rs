@@ -48,20 +48,9 @@ struct Diagnosed {
 
 /// A diagnosis's formats for machines.
 static FORMATS: [Exporter<Diagnosed>; 2] = [
-    Exporter {
-        name: "json",
-        summary: None,
-        extensions: &[],
-        page: false,
-        write: |diagnosed, _| json(diagnosed),
-    },
-    Exporter {
-        name: "junit",
-        summary: Some("JUnit XML, a suite for each step"),
-        extensions: &[],
-        page: false,
-        write: |diagnosed, _| Ok(xml(&diagnosed.diagnosis)),
-    },
+    Exporter::new("json", |diagnosed, _| json(diagnosed)),
+    Exporter::new("junit", |diagnosed: &Diagnosed, _| Ok(xml(&diagnosed.diagnosis)))
+        .with_summary("JUnit XML, a suite for each step"),
 ];
 
 /// Runs the subcommand.
@@ -70,11 +59,12 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     let pool = args.model.pool();
     let (checkpoint, model) = args.model.open(&pool)?;
     let tokenizer = args.tokenizer.open(&checkpoint, &model)?;
-    let describe = ckpt_inspect::Options { histogram: false, ..Default::default() };
+    let describe = ckpt_inspect::Options::default().with(|o| o.histogram = false);
     let mut record = ckpt_inspect::describe(&checkpoint, describe, &|_| ());
     ckpt_inspect::judge(&mut record, &thresholds);
     let signal = Signal::listen()?;
-    let options = diagnose::Options { max_tokens: args.max_tokens };
+    let mut options = diagnose::Options::default();
+    options.max_tokens = args.max_tokens;
     let diagnosis =
         diagnose::diagnose(&model, &pool, &tokenizer, &record, &options, &mut |_, _| !signal.arrived());
     let diagnosis = diagnosis.map_err(|e| signal.explain(e.into()))?;
@@ -118,28 +108,22 @@ fn json(diagnosed: &Diagnosed) -> Result<String, ckpt_reports::Error> {
 }
 
 fn xml(diagnosis: &Diagnosis) -> String {
-    let case = |check: &Check| Case {
-        name: title(&check.subject),
-        failure: (!check.passed).then(|| check.evidence.clone()),
-        details: check
-            .completion
-            .as_ref()
-            .map_or(check.evidence.clone(), |text| check.subject.clone() + text),
+    let case = |check: &Check| {
+        let details = match &check.completion {
+            Some(text) => check.subject.clone() + text,
+            None => check.evidence.clone(),
+        };
+        let failure = (!check.passed).then(|| check.evidence.clone());
+        Case::new(title(&check.subject), failure, details)
     };
     let suites: Vec<(String, Vec<Case>)> = diagnosis
         .steps
         .iter()
         .map(|step| {
             // The step's verdict is the case that counts: one bad completion does not fail the first step.
-            let verdict = Case {
-                name: "verdict".into(),
-                failure: (!step.passed).then(|| step.summary.clone()),
-                details: step
-                    .checks
-                    .iter()
-                    .map(|c| format!("{}: {}\n", title(&c.subject), c.evidence))
-                    .collect(),
-            };
+            let details: String =
+                step.checks.iter().map(|c| format!("{}: {}\n", title(&c.subject), c.evidence)).collect();
+            let verdict = Case::new("verdict", (!step.passed).then(|| step.summary.clone()), details);
             let checks = if step.name == StepName::Syntax {
                 Vec::new()
             } else {

@@ -56,7 +56,7 @@ fn tolerance(text: &str) -> Result<f64, String> {
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<u8, Failure> {
     let matcher = args.filter.as_deref().map(Matcher::new).transpose()?;
-    let open = OpenOptions { i2s_layout: args.i2s_layout };
+    let open = OpenOptions::i2s(args.i2s_layout);
     let open = |path| -> Result<_, Failure> {
         let mut checkpoint = ckpt_inspect::open_with(path, &open)?;
         checkpoint.verify_checksums();
@@ -79,8 +79,9 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         progress.done(bytes);
         true
     };
-    let options =
-        Options { canonical: &canonical, rows: &rows_in_order, select: &select, tolerance: args.tolerance };
+    let mut options = Options::default();
+    (options.canonical, options.rows) = (&canonical, &rows_in_order);
+    (options.select, options.tolerance) = (&select, args.tolerance);
     let mut found = diff(&a, &b, options, &watch).unwrap_or_default();
     progress.clear();
     if args.values_only {
@@ -287,9 +288,8 @@ fn listing(members: &[&TensorDiff], all: bool) -> String {
 
 fn form(side: &ckpt_inspect::diff::TensorSide) -> String {
     let group = match side.group {
-        Group::Weights => "",
-        Group::Optimizer => ", optimizer",
-        Group::Other => ", other",
+        Group::Weights => String::new(),
+        other => format!(", {}", other.name()),
     };
     format!("{} {}{group}", side.dtype, ckpt_reports::text::shape(&side.shape))
 }

@@ -132,7 +132,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     let read: Vec<PathBuf> = args.paths.iter().chain(&args.baseline).cloned().collect();
     load::spare(outputs.iter().map(|(_, file)| *file), &read)?;
     let policy = policy(args)?;
-    let describe = Options { histogram: false, ..Options::default() };
+    let describe = Options::default().with(|o| o.histogram = false);
     let options = args.load.options(describe, policy.thresholds);
     let options = LoadOptions { checksum: !args.no_checksum, ..options };
     let mut checked = Vec::new();
@@ -176,7 +176,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     Ok(match outcome.status {
         Status::Passed => exit::FINE,
         Status::Refused => exit::REFUSED,
-        Status::Unreadable => exit::UNREADABLE,
+        _ => exit::UNREADABLE,
     })
 }
 
@@ -259,7 +259,7 @@ fn style(status: Status) -> Style {
     terminal::verdict_style(Some(match status {
         Status::Passed => Verdict::Healthy,
         Status::Refused => Verdict::Dead,
-        Status::Unreadable => Verdict::Corrupt,
+        _ => Verdict::Corrupt,
     }))
 }
 
@@ -294,8 +294,8 @@ fn checkpoint(checked: &Checked, width: usize) -> String {
         for finding in findings {
             let rule = format!("{:<17}", finding.rule.id());
             let style = match finding.severity {
-                Severity::Error => Style::new(),
                 Severity::Warning => terminal::verdict_style(Some(Verdict::Weak)),
+                _ => Style::new(),
             };
             let room = width.saturating_sub(indent.len() + 18).max(40);
             for (i, line) in wrap(&terminal::escape(&finding.message), room).iter().enumerate() {

@@ -85,14 +85,14 @@ impl Sampling {
     /// The options, `default` where none is given.
     pub fn options(&self, default: SampleOptions) -> SampleOptions {
         let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos() as u64);
-        SampleOptions {
-            temperature: self.temperature.unwrap_or(default.temperature),
-            top_k: self.top_k.unwrap_or(default.top_k),
-            top_p: self.top_p.unwrap_or(default.top_p),
-            min_p: self.min_p.unwrap_or(default.min_p),
-            repetition_penalty: self.repetition_penalty.unwrap_or(default.repetition_penalty),
-            seed: self.seed.unwrap_or_else(now),
-        }
+        default.with(|o| {
+            o.temperature = self.temperature.unwrap_or(o.temperature);
+            o.top_k = self.top_k.unwrap_or(o.top_k);
+            o.top_p = self.top_p.unwrap_or(o.top_p);
+            o.min_p = self.min_p.unwrap_or(o.min_p);
+            o.repetition_penalty = self.repetition_penalty.unwrap_or(o.repetition_penalty);
+            o.seed = self.seed.unwrap_or_else(now);
+        })
     }
 }
 
@@ -115,7 +115,7 @@ pub fn prefill(
         let (now, later) = left.split_at(left.len().min(block));
         left = later;
         let part = if wanted == Logits::Last && !left.is_empty() { Logits::None } else { wanted };
-        logits.extend_from_slice(runner.forward(&mut [Sequence { ids: now, cache, logits: part }])?);
+        logits.extend_from_slice(runner.forward(&mut [Sequence::new(now, cache, part)])?);
     }
     Ok(Some(logits))
 }

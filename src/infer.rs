@@ -93,8 +93,11 @@ struct Done<'r> {
 
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<u8, Failure> {
-    if let Some(path) = args.dump_logits.as_ref().filter(|path| path.exists() && !args.force) {
-        return Err(Failure::exists(path));
+    if let Some(path) = &args.dump_logits {
+        terminal::may_write(path, args.force)?;
+    }
+    if let Some(path) = &args.prompt_cache {
+        ckpt_inspect::staged::may_write(path, true)?;
     }
     if args.perplexity.are_idle() {
         return Err(Failure::usage("--context and --stride go with --perplexity"));
@@ -151,7 +154,8 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     if !args.ignore_eos {
         ends.extend(tokenizer.iter().flat_map(Tokenizer::stops));
     }
-    let stop = Stop { max_tokens: args.max_tokens, ids: ends, logprobs: args.logprobs };
+    let mut stop = Stop::after(args.max_tokens);
+    (stop.ids, stop.logprobs) = (ends, args.logprobs);
     let mut writer = tokenizer.as_ref().map(|t| Writer::new(t, &ids, args.show_special, &args.stop));
     let mut tokens: Vec<Token> = Vec::new();
     let mut printed = Ok(true);
@@ -291,10 +295,7 @@ impl Ending {
     fn name(self) -> &'static str {
         match self {
             Ending::StopText => "stop-text",
-            Ending::Outcome(Reason::MaxTokens) => "max-tokens",
-            Ending::Outcome(Reason::StopToken) => "stop-token",
-            Ending::Outcome(Reason::Callback) => "interrupted",
-            Ending::Outcome(Reason::ContextFull) => "context-full",
+            Ending::Outcome(reason) => reason.name(),
         }
     }
 }

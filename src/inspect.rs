@@ -113,7 +113,8 @@ impl clap::ValueEnum for Sort {
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<u8, Failure> {
     let matcher = args.filter.as_deref().map(Matcher::new).transpose()?;
-    let describe = Options { stats: !args.no_stats, histogram: !args.no_stats, sha256: args.sha256 };
+    let mut describe = Options::default();
+    (describe.stats, describe.histogram, describe.sha256) = (!args.no_stats, !args.no_stats, args.sha256);
     let options = args.load.options(describe, args.load.policy()?.thresholds);
     let options = LoadOptions { checksum: args.checksum, ..options };
     if let Some(name) = &args.tensor {
@@ -527,7 +528,7 @@ fn examine(
         checkpoint.verify_checksums();
     }
     let wanted = full_name(&checkpoint, name);
-    checkpoint.tensor(&wanted)?;
+    checkpoint.tensor(&wanted).map_err(|error| error.hint("list them with `ckpt inspect --all`"))?;
     checkpoint.tensors.retain(|t| t.name == wanted);
     let mut record = ckpt_inspect::describe(&checkpoint, options.describe, &|_| ());
     ckpt_inspect::judge(&mut record, &options.thresholds);

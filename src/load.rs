@@ -77,7 +77,7 @@ impl LoadArgs {
 
     /// How to load, with verdicts by `thresholds`.
     pub fn options(&self, describe: Options, thresholds: Thresholds) -> LoadOptions {
-        let open = OpenOptions { i2s_layout: self.i2s_layout };
+        let open = OpenOptions::i2s(self.i2s_layout);
         LoadOptions { describe, checksum: false, cache: !self.no_cache, thresholds, open }
     }
 }
@@ -200,7 +200,7 @@ pub fn pairs(run: &Run, options: &LoadOptions) -> Vec<Pair> {
             Some(record)
         })?;
         progress.done(bytes(request));
-        Some(Pair { from: request.from, to: request.to, link: request.link, record })
+        Some(request.answered(record))
     };
     let pairs = requests.par_iter().filter_map(compare).collect();
     progress.clear();

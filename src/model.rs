@@ -4,13 +4,21 @@ use std::path::{Path, PathBuf};
 
 use ckpt_infer::{Cache, KvType, LoadOptions, Model, Pool, RopeScaling, Settings, TableType, WhenFull};
 use ckpt_inspect::Checkpoint;
+use ckpt_inspect::meaning::architecture::{STUDENT, TABLE};
 
 use crate::{Failure, terminal};
+
+/// Which checkpoints are run.
+pub fn runnable() -> String {
+    let others = TABLE.iter().filter(|family| ***family != STUDENT);
+    let others: Vec<&str> = others.map(|family| family.label.trim_end_matches("'s")).collect();
+    format!("Checkpoint to run: the student model, or a plain {}", others.join(", "))
+}
 
 /// A model, and what to override of its configuration.
 #[derive(clap::Args)]
 pub struct ModelArgs {
-    /// Checkpoint to run: the student model, or a plain Llama, Mistral, Qwen2 or Qwen3.
+    #[arg(help = runnable())]
     pub model: PathBuf,
     /// Threads; all processors by default.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
@@ -167,28 +175,27 @@ impl RunArgs {
     /// How models are to be loaded.
     pub fn options(&self) -> LoadOptions {
         let flags = &self.settings;
-        let settings = Settings {
-            head_dim: flags.head_dim,
-            num_heads: flags.num_heads,
-            max_seq_len: flags.max_seq_len,
-            rope_base: flags.rope_base,
-            rope_scaling: flags.rope_scaling.clone(),
-            use_bitlinear_attn: flags.bitlinear_attn,
-            use_bitlinear_ffn: flags.bitlinear_ffn,
-            bitlinear_per_channel: flags.bitlinear_per_channel,
-            quantization_eps: flags.quantization_eps,
-            norm_eps: flags.norm_eps,
-            attn_logit_soft_cap: flags.attn_cap.map(|cap| cap.0),
-            final_logit_soft_cap: flags.final_cap.map(|cap| cap.0),
-            ..Settings::default()
-        };
+        let settings = Settings::default().with(|s| {
+            s.head_dim = flags.head_dim;
+            s.num_heads = flags.num_heads;
+            s.max_seq_len = flags.max_seq_len;
+            s.rope_base = flags.rope_base;
+            s.rope_scaling = flags.rope_scaling.clone();
+            s.use_bitlinear_attn = flags.bitlinear_attn;
+            s.use_bitlinear_ffn = flags.bitlinear_ffn;
+            s.bitlinear_per_channel = flags.bitlinear_per_channel;
+            s.quantization_eps = flags.quantization_eps;
+            s.norm_eps = flags.norm_eps;
+            s.attn_logit_soft_cap = flags.attn_cap.map(|cap| cap.0);
+            s.final_logit_soft_cap = flags.final_cap.map(|cap| cap.0);
+        });
         let tables = self.embeddings.map(|table| match table {
             Table::F32 => TableType::F32,
             Table::F16 => TableType::F16,
             Table::Int8 => TableType::Int8,
             Table::Q6 => TableType::Q6,
         });
-        LoadOptions { settings, tables, kernel: None }
+        LoadOptions::default().with(|o| (o.settings, o.tables) = (settings, tables))
     }
 }
 

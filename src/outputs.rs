@@ -65,7 +65,7 @@ pub fn run(args: &OutputArgs, (a, b): (&Path, &Path), as_json: bool) -> Result<u
         Some(prompts) => prompts,
         None => compare::drawn(&first, &pool, DRAWN.0, DRAWN.1.min(context))?,
     };
-    let windows = Windows { context, stride: context.div_ceil(2) };
+    let windows = Windows::new(context, context.div_ceil(2));
     let comparison = compare::compare(&first, &second, &pool, &prompts, windows)?;
     let failures = args.failures(&comparison);
     let text = match as_json {

@@ -48,7 +48,7 @@ pub fn run(
             "--context {context} does not fit the model's context of {most}"
         )));
     }
-    let windows = Windows { context, stride: args.stride.unwrap_or(context.div_ceil(2)) };
+    let windows = Windows::new(context, args.stride.unwrap_or(context.div_ceil(2)));
     let start = Instant::now();
     let likelihood = compare::likelihood(&mut Runner::new(model, pool), pool, &sequences, windows)?;
     let seconds = start.elapsed().as_secs_f64();

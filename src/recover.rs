@@ -67,7 +67,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         let read: Vec<PathBuf> = others.chain([args.path.clone()]).collect();
         paths::spare([output.as_path()], || load::files(&read))?;
     }
-    let options = OpenOptions { i2s_layout: args.i2s_layout };
+    let options = OpenOptions::i2s(args.i2s_layout);
     let mut salvage = salvage(&args.path, &options)?;
     let lists_nothing = salvage.checkpoint.tensors.is_empty() && salvage.losses.is_empty();
     for filler in &args.fill {
@@ -95,13 +95,10 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     terminal::print(&text)?;
     if salvage.checkpoint.tensors.is_empty() {
         let what = if lists_nothing { "it lists no tensors" } else { "none of its tensors is whole" };
-        return Err(Failure {
-            message: format!(
-                "{}: {what}, so nothing was written; --fill makes up for lost tensors",
-                args.path.display()
-            ),
-            code: exit::UNREADABLE,
-        });
+        return Err(Failure::unreadable(format!(
+            "{}: {what}, so nothing was written; --fill makes up for lost tensors",
+            args.path.display()
+        )));
     }
     Ok(match written {
         Some(Written { agrees: false, .. }) => exit::REFUSED,
@@ -144,11 +141,15 @@ fn write(args: &Args, salvage: &mut Salvage, output: &Path) -> Result<Written, F
     }
     let source = &salvage.checkpoint;
     let keep_optimizer = pickled && target == Target::Torch;
-    let options = Options { force: args.force, keep_optimizer, ..Options::new(target) };
+    let options = Options::new(target).with(|o| {
+        o.force = args.force;
+        o.keep_optimizer = keep_optimizer;
+    });
     let mut plan = Plan::new(source, &options)?;
     let signal = Signal::listen()?;
     let progress = terminal::progress(plan.bytes(), "recovering");
-    let control = Control { progress: &|bytes| progress.done(bytes), stop: &signal.flag };
+    let done = |bytes| progress.done(bytes);
+    let control = Control::new(&done, &signal.flag);
     let written = ckpt_convert::write(&mut plan, &options, output, control);
     progress.clear();
     let written = written.map_err(|e| signal.explain(e.into()))?;

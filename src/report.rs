@@ -113,12 +113,14 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         }
     }
     let runs = Run::group(readable, &options.thresholds);
-    let given =
-        Given { lr: args.given.lr, weight_decay: args.given.weight_decay, accumulation: args.given.accum };
+    let mut given = Given::default();
+    (given.lr, given.weight_decay) = (args.given.lr, args.given.weight_decay);
+    given.accumulation = args.given.accum;
     let explain = |run: &Run| cause::explain(run, &pairs(run, &options), &given);
     let training = runs.iter().enumerate().filter_map(|(i, run)| Some((i, training(run)?))).collect();
     let explanations = runs.iter().map(explain).collect();
-    let report = Report { title: args.title.clone(), runs, explanations, training, unreadable };
+    let mut report = Report::new(&args.title, runs, explanations);
+    (report.training, report.unreadable) = (training, unreadable);
     if args.explain {
         for (run, explanation) in report.runs.iter().zip(&report.explanations) {
             terminal::print(&explained(run, explanation))?;

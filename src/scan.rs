@@ -60,14 +60,15 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     if let Some(output) = &args.output {
         terminal::may_write(output, args.force)?;
     }
-    let options = Options { allow: args.allow.clone() };
+    let mut options = Options::default();
+    options.allow.clone_from(&args.allow);
     let found = expand(&args.paths)?;
     paths::spare(args.output.as_deref(), || found.iter().flatten().cloned().collect())?;
     let files: Vec<Scan> = found
         .par_iter()
         .map(|found| match found {
-            Ok(path) => scan(path, &options).unwrap_or_else(|e| unreadable(path, e)),
-            Err((path, error)) => unreadable(path, error.clone()),
+            Ok(path) => scan(path, &options).unwrap_or_else(|e| Scan::unreadable(path, e)),
+            Err((path, error)) => Scan::unreadable(path, error.clone()),
         })
         .collect();
     let least = match args.fail_on {
@@ -77,14 +78,12 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     };
     // What makes the exit code 1 is shown.
     let shown = if args.all { Severity::Note } else { least.min(Severity::Unknown) };
-    let failed = files.iter().any(|s| s.severity().is_some_and(|severity| severity >= least));
-    let broken = files.iter().any(|s| s.unreadable.is_some());
-    let (status, code) = match (failed, broken) {
-        (true, _) => (ScanStatus::Found, exit::REFUSED),
-        (false, true) => (ScanStatus::Unreadable, exit::UNREADABLE),
-        (false, false) => (ScanStatus::Clean, exit::FINE),
+    let scanned = Scanned::new(files, least);
+    let code = match scanned.status {
+        ScanStatus::Clean => exit::FINE,
+        ScanStatus::Found => exit::REFUSED,
+        _ => exit::UNREADABLE,
     };
-    let scanned = Scanned { status, files };
     let text = match args.format {
         Format::Human => human(args, shown, &scanned.files),
         Format::Written(format) => written(format, &scanned)?,
@@ -113,25 +112,11 @@ fn expand(paths: &[PathBuf]) -> Result<Vec<Found>, Failure> {
     paths::expand(paths, files, nothing, identity)
 }
 
-/// A file that could not be looked into.
-fn unreadable(path: &Path, mut error: ckpt_inspect::Error) -> Scan {
-    error.path = error.path.filter(|named| named != path);
-    Scan {
-        path: path.display().to_string(),
-        format: "not scanned".into(),
-        pickles: 0,
-        members: 0,
-        harmless: Vec::new(),
-        findings: Vec::new(),
-        unreadable: Some(error.to_string()),
-    }
-}
-
 fn style(severity: Severity) -> Style {
     terminal::verdict_style(match severity {
         Severity::Dangerous => Some(Verdict::Dead),
-        Severity::Unknown => Some(Verdict::Weak),
         Severity::Note => None,
+        _ => Some(Verdict::Weak),
     })
 }
 

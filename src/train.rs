@@ -48,8 +48,7 @@ pub struct Args {
     /// The step to stop at, counted from the model's beginning.
     #[arg(long, value_name = "N")]
     steps: Option<u64>,
-    /// adamw, muon, muon-adamw (the seed's form), sgd or spin; polarized- in front adds the polarizer.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", help = optimizers())]
     optimizer: Option<String>,
     /// Learning rate.
     #[arg(long, value_name = "RATE")]
@@ -196,7 +195,7 @@ impl From<Error> for Failure {
         match error {
             Error::Checkpoint(error) => error.into(),
             Error::Teacher(error) => error.into(),
-            Error::Output(error) => error.into(),
+            Error::Output(error) | Error::Save(ckpt_convert::Error::Output(error)) => error.into(),
             other => {
                 let code = match &other {
                     Error::Settings(_) => exit::USAGE,
@@ -204,7 +203,7 @@ impl From<Error> for Failure {
                     Error::Save(_) | Error::Write { .. } => exit::UNWRITABLE,
                     _ => exit::REFUSED,
                 };
-                Failure { message: other.to_string(), code }
+                Failure::new(code, other.to_string())
             }
         }
     }
@@ -224,12 +223,12 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
 fn train(args: &Args, settings: &Settings, signal: &Signal) -> Result<u8, Failure> {
     let mut trainer = match (&args.resume, &args.init) {
         (Some(path), _) => {
-            let options = ResumeOptions {
-                allow_collapsed: args.allow_collapsed,
-                reset_optimizer: args.reset_optimizer,
-                restart_data: args.restart_data,
-                bitlinear: args.bitlinear,
-            };
+            let options = ResumeOptions::default().with(|o| {
+                o.allow_collapsed = args.allow_collapsed;
+                o.reset_optimizer = args.reset_optimizer;
+                o.restart_data = args.restart_data;
+                o.bitlinear = args.bitlinear;
+            });
             Trainer::resume(&ckpt_inspect::open(path)?, settings, options)?
         }
         (None, init) => Trainer::new(&model(init.as_deref().unwrap_or_default())?, settings)?,
@@ -266,16 +265,23 @@ fn train(args: &Args, settings: &Settings, signal: &Signal) -> Result<u8, Failur
         }
         Event::Saved(path) => bar.note(&format!("wrote {}", terminal::path(path))),
         Event::Warning(text) => bar.note(&format!("warning: {}", terminal::escape(&text))),
+        _ => {}
     });
     bar.clear();
     load::prune("tokens", TOKEN_CACHE);
     match outcome? {
         Outcome::Finished => Ok(exit::FINE),
-        Outcome::Interrupted => {
+        _ => {
             terminal::note(&format!("stopped at step {}; --resume goes on from there", trainer.step()));
             Ok(signal.code().unwrap_or(exit::FINE))
         }
     }
+}
+
+/// What `--optimizer` may be.
+fn optimizers() -> String {
+    let names = optim::NAMES.join(", ");
+    format!("One of {names}; polarized- in front adds the polarizer. muon-adamw is the seed's form of Muon")
 }
 
 /// The configuration that `--init` names: a preset's, or a file's over the 125m preset's.
@@ -315,7 +321,7 @@ fn model(init: &str) -> Result<ModelConfig, Failure> {
 fn teacher(text: &str) -> Teacher {
     let weighted = text.rsplit_once('=').and_then(|(path, weight)| Some((path, weight.parse().ok()?)));
     let (path, weight) = weighted.unwrap_or((text, 1.0));
-    Teacher { path: path.into(), weight }
+    Teacher::new(path, weight)
 }
 
 /// The data files that `given` paths and patterns stand for, each once.

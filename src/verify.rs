@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anstyle::Style;
 use ckpt_convert::{Agreement, Report, Rule};
-use ckpt_inspect::{I2sLayout, OpenOptions};
+use ckpt_inspect::{DType, I2sLayout, OpenOptions};
 
 use crate::format::Plain as Format;
 use crate::load;
@@ -51,7 +51,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     if args.outputs.outputs {
         return outputs::run(&args.outputs, (&args.a, &args.b), args.format == Format::Json);
     }
-    let options = OpenOptions { i2s_layout: args.i2s_layout };
+    let options = OpenOptions::i2s(args.i2s_layout);
     let open = |path| -> Result<_, Failure> {
         let mut checkpoint = ckpt_inspect::open_with(path, &options)?;
         checkpoint.verify_checksums();
@@ -122,7 +122,7 @@ pub fn details(report: &Report, all: bool) -> String {
             let plain = |text: String| (text, Style::new());
             table.row(vec![
                 plain(terminal::escape(&tensor.name)),
-                plain(tensor.dtypes.join(" → ")),
+                plain(tensor.dtypes.map(DType::name).join(" → ")),
                 (outcome(tensor), style),
                 plain(terminal::number(tensor.worst)),
             ]);

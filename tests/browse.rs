@@ -335,6 +335,11 @@ fn an_error_is_no_picture_and_colours_can_be_left_out() {
         assert!(String::from_utf8_lossy(&output.stderr).contains(path), "{output:?}");
         assert!(!picture.exists());
     }
+    // Where the picture goes is looked at before anything is measured.
+    let lost = folder.path().join("lost.svg");
+    std::os::unix::fs::symlink("nowhere", &lost).unwrap();
+    let output = ckpt(&[lost.to_str().unwrap(), junk.to_str().unwrap()], &[]);
+    assert_eq!(output.status.code(), Some(4), "{output:?}");
     let drawn = |arguments: &[&str], environment: &[(&str, &str)]| {
         let output = ckpt(&[&[out, RUN, "--force"], arguments].concat(), environment);
         assert_eq!(output.status.code(), Some(0), "{output:?}");

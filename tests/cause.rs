@@ -172,9 +172,10 @@ fn files_that_cannot_be_read_have_a_cause_too() {
     std::fs::write(folder.path().join("cut.pt"), &whole[..300]).unwrap();
     std::fs::write(folder.path().join("zeros.pt"), vec![0; 4096]).unwrap();
     let [cut, zeros] = ["cut.pt", "zeros.pt"].map(|f| folder.path().join(f).to_str().unwrap().to_string());
-    let output = ckpt(folder.path(), &["report", &cut, &zeros, "--format", "html", "-o", "/dev/stdout"]);
+    let page = folder.path().join("page.html");
+    let output = ckpt(folder.path(), &["report", &cut, &zeros, "-o", page.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(3));
-    let page = String::from_utf8(output.stdout).unwrap();
+    let page = std::fs::read_to_string(page).unwrap();
     assert!(page.contains("(cause: truncated file)") && page.contains("(cause: overwritten)"));
     let output = ckpt(folder.path(), &["report", &cut, &zeros, "--explain"]);
     assert_eq!(output.status.code(), Some(3));

@@ -1,10 +1,7 @@
 //! `ckpt convert` and `ckpt verify` as a user runs them: outputs that are whole or not there, exit codes, what is said.
 
-use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::{Duration, Instant};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
@@ -64,7 +61,10 @@ fn code(output: &Output, wanted: i32) {
 }
 
 /// A SafeTensors file of `mib` MiB of zeros in 1 MiB tensors, which takes no room on disk.
+#[cfg(unix)]
 fn sparse_file(path: &Path, mib: usize) {
+    use std::io::Write;
+
     let mut header = serde_json::Map::new();
     for i in 0..mib {
         let offsets = [i << 20, (i + 1) << 20];
@@ -74,7 +74,7 @@ fn sparse_file(path: &Path, mib: usize) {
         );
     }
     let header = serde_json::Value::Object(header).to_string();
-    let mut file = File::create(path).unwrap();
+    let mut file = std::fs::File::create(path).unwrap();
     file.write_all(&(header.len() as u64).to_le_bytes()).unwrap();
     file.write_all(header.as_bytes()).unwrap();
     file.set_len((8 + header.len() + (mib << 20)) as u64).unwrap();
@@ -523,6 +523,8 @@ fn a_full_disk_is_seen_before_the_first_byte() {
 /// Starts a conversion long enough to be interrupted, waits for its temporary file, and sends it a signal.
 #[cfg(unix)]
 fn interrupted(place: &Place, signal: &str) -> Output {
+    use std::time::{Duration, Instant};
+
     sparse_file(&place.at("in.safetensors"), 1024);
     let child = place
         .command()

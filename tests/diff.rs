@@ -248,7 +248,9 @@ fn names_of_another_format_are_matched_through_a_mapping() {
     let unmapped = diff(&a, &b, Options::default(), &|_| true).unwrap();
     assert_eq!((unmapped.count(Status::Removed), unmapped.count(Status::Added)), (1, 1));
     let canonical = |name: &str| name.replace("blk.", "layers.").replace("ffn_gate", "mlp.gate_proj");
-    let mapped = diff(&a, &b, Options { canonical: &canonical, ..Options::default() }, &|_| true).unwrap();
+    let mut options = Options::default();
+    options.canonical = &canonical;
+    let mapped = diff(&a, &b, options, &|_| true).unwrap();
     assert!(!mapped.is_different(), "{mapped:?}");
     assert!(diff(&a, &b, Options::default(), &|_| false).is_none(), "stopped");
 }

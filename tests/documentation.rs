@@ -1,6 +1,8 @@
 //! Every command that README and the pages of docs/ show runs, in a copy of the project's data, and succeeds or exits
 //! as the page says. A line in a `sh` block is a command; `# exit 1` at its end announces its exit code.
 
+#![cfg(unix)]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -46,7 +48,6 @@ fn every_command_runs() {
     let folder = tempfile::tempdir().unwrap();
     let bin = folder.path().join("bin");
     std::fs::create_dir(&bin).unwrap();
-    #[cfg(unix)]
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_ckpt"), bin.join("ckpt")).unwrap();
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
     let mut ran = 0;
@@ -54,7 +55,6 @@ fn every_command_runs() {
         let place = folder.path().join(page.file_stem().unwrap());
         std::fs::create_dir(&place).unwrap();
         std::fs::create_dir(place.join("tests")).unwrap();
-        #[cfg(unix)]
         std::os::unix::fs::symlink(root().join("tests/fixtures"), place.join("tests/fixtures")).unwrap();
         for command in commands(&page) {
             if is_run_elsewhere(&command) {

@@ -74,6 +74,27 @@ fn logits_are_dumped() {
     assert_eq!(run(&["--force"]).status.code(), Some(0));
 }
 
+/// A device takes what it is given, and what can only be refused in the end is refused before anything is read.
+#[cfg(unix)]
+#[test]
+fn where_output_goes_is_looked_at_first() {
+    let output = ckpt(&["infer", HEALTHY, "--ids", "87,280", "-n", "0", "--dump-logits", "/dev/null"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let folder = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink("nowhere", folder.path().join("lost")).unwrap();
+    for (flag, name, word) in [
+        ("--dump-logits", "", "a folder"),
+        ("--dump-logits", "lost", "leads nowhere"),
+        ("--dump-logits", "none/logits", "its folder is not there"),
+        ("--prompt-cache", "lost", "leads nowhere"),
+    ] {
+        let path = folder.path().join(name);
+        let output = ckpt(&["infer", "missing.pt", "--ids", "87", flag, path.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(4), "{flag} {name}: {}", text(&output.stderr));
+        assert!(text(&output.stderr).contains(word), "{flag} {name}: {}", text(&output.stderr));
+    }
+}
+
 #[test]
 fn draws_repeat_and_json_tells_all() {
     let run = |seed: &str| {
@@ -257,8 +278,8 @@ fn a_signal_ends_it_with_what_was_there() {
         .unwrap();
     let mut first = [0; 4];
     child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
-    // SAFETY: the child is ours and has not been waited for.
-    unsafe { libc::kill(child.id() as i32, libc::SIGINT) };
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT)
+        .unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130));
     assert!(text(&output.stderr).contains("interrupted"));

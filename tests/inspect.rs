@@ -456,7 +456,7 @@ fn what_has_not_changed_is_not_read_again() {
 }
 
 /// On a terminal, lines keep to its width. Needs `script` of util-linux.
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
 #[test]
 fn lines_keep_to_the_width_of_the_terminal() {
     if Command::new("script").arg("--version").output().is_err() {

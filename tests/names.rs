@@ -10,6 +10,7 @@ const TENSORS: [&str; 4] = [
     "layers.0.mlp\u{7}\u{200b}\u{9b}31m",
 ];
 const FILE: &str = "::error::f\u{1b}[2J,\"a\"\n::warning::b\u{202e}.safetensors";
+const RUN: &str = "::notice::r\u{7f}\u{202e}";
 
 /// Four matrices of one number, which is a dead weight.
 fn write(path: &Path) {
@@ -24,6 +25,27 @@ fn write(path: &Path) {
     bytes.extend(header.as_bytes());
     bytes.extend([0; 64 * TENSORS.len()]);
     std::fs::write(path, bytes).unwrap();
+}
+
+/// A run, called like the file, whose matrices shrink.
+fn write_run(folder: &Path) {
+    std::fs::create_dir(folder).unwrap();
+    for step in 0..6u32 {
+        let mut header = serde_json::Map::new();
+        header.insert("__metadata__".into(), serde_json::json!({"step": (100 * step).to_string()}));
+        for (i, name) in TENSORS.iter().enumerate() {
+            let entry = serde_json::json!({"dtype": "F32", "shape": [16, 16], "data_offsets": [1024 * i, 1024 * (i + 1)]});
+            header.insert(format!("{name}.weight"), entry);
+        }
+        let header = serde_json::Value::Object(header).to_string();
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.as_bytes());
+        let size = 0.25 * 0.2f32.powi(step as i32);
+        for i in 0..256 * TENSORS.len() {
+            bytes.extend((size * (i as f32 * 1.7).sin()).to_le_bytes());
+        }
+        std::fs::write(folder.join(format!("{FILE}-step-{step}.safetensors")), bytes).unwrap();
+    }
 }
 
 fn ckpt(folder: &Path, args: &[&str]) -> Output {
@@ -51,6 +73,7 @@ fn hostile_names_are_shown_as_text_by_every_command() {
     let at = |name: &str| folder.path().join(name);
     write(&at(FILE));
     std::fs::copy(at(FILE), at("plain.safetensors")).unwrap();
+    write_run(&at(RUN));
     for args in [
         &["inspect", FILE][..],
         &["inspect", FILE, "--all"],
@@ -64,6 +87,10 @@ fn hostile_names_are_shown_as_text_by_every_command() {
         &["report", FILE, "--format", "csv"],
         &["report", FILE, "--format", "md"],
         &["report", FILE, "--explain"],
+        &["report", FILE, "--format", "html", "-o", "file.html"],
+        &["report", RUN, "--format", "html", "-o", "run.html"],
+        &["report", RUN, "--format", "md"],
+        &["gate", FILE, "--format", "sarif"],
         &["report", FILE, "-o", "::error::\u{1b}.md"],
         &["verify", FILE, "plain.safetensors"],
         &["convert", FILE, "--to", "f16", "-o", "::error::\u{1b}.pt"],
@@ -85,7 +112,16 @@ fn hostile_names_are_shown_as_text_by_every_command() {
     let err = String::from_utf8(refused.stderr).unwrap();
     assert!(err.contains("--ternary"), "{err}");
     harmless("i2s", &err, false);
-    harmless("page", &std::fs::read_to_string(at("::error::\u{1b}.md")).unwrap(), false);
+    for page in ["::error::\u{1b}.md", "file.html", "run.html"] {
+        let text = std::fs::read_to_string(at(page)).unwrap();
+        harmless(page, &text, false);
+        assert!(text.contains("mlp\\u{7}\\u{200b}\\u{9b}31m"), "{page}");
+    }
+    // The run's page has all that one can have: lines, marks, a cause.
+    let page = std::fs::read_to_string(at("run.html")).unwrap();
+    for part in ["table.heat", "<circle", "<title>", "class=\"card cause\"", "class=\"legend\""] {
+        assert!(page.contains(part), "{part}");
+    }
 }
 
 #[test]

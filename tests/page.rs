@@ -242,21 +242,25 @@ fn a_phone_and_the_dark() {
 fn hostile_names_stay_text() {
     let Some(browser) = Browser::open() else { return };
     let folder = tempfile::tempdir().unwrap();
-    let name = r#"</script><img src=x onerror="document.title='owned'"><svg onload=alert(1)>"#;
+    let markup = r#"</script><img src=x onerror="document.title='owned'"><svg onload=alert(1)>"#;
+    let name = format!("{markup}\u{202e}\u{1b}\n\u{200b}");
     let header = json!({
         "__metadata__": {"loss": "<b>0</b>", "step": "3"},
-        (name): {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]},
+        (&*name): {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]},
     })
     .to_string();
     let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
     bytes.extend_from_slice(header.as_bytes());
     bytes.extend([0; 16]);
-    let file = folder.path().join("<i>model.safetensors");
+    let file = folder.path().join("<i>\u{202e}model.safetensors");
     std::fs::write(&file, bytes).unwrap();
     browser.visit(&report(folder.path(), &[&file]));
     assert_eq!(browser.run("return document.title"), "Checkpoint report");
     assert_eq!(browser.run("return document.querySelectorAll('img, i, b, svg[onload]').length"), 0);
-    assert_eq!(browser.names(), [name]);
+    assert_eq!(browser.names(), [format!("{markup}\\u{{202e}}\\u{{1b}}\\u{{a}}\\u{{200b}}")]);
+    // Nothing invisible and nothing that turns text around is anywhere, titles included.
+    let hidden = "return document.documentElement.outerHTML.match(/[\\u0000-\\u0009\\u000b-\\u001f\\u007f-\\u009f\\u200b-\\u200f\\u202a-\\u202e]/g)";
+    assert_eq!(browser.run(hidden), Value::Null);
     assert_eq!(browser.complaints(), Vec::<Value>::new());
 }
 

@@ -153,9 +153,9 @@ fn an_existing_page_needs_force() {
     let replaced = ckpt(folder.path(), &[&arguments[..], &["--force"]].concat());
     assert_eq!(replaced.status.code(), Some(0));
     assert!(std::fs::read_to_string(&page).unwrap().starts_with("<!DOCTYPE html>"));
-    let link = folder.path().join("link.html");
     #[cfg(unix)]
     {
+        let link = folder.path().join("link.html");
         use std::os::unix::fs::{PermissionsExt, symlink};
         symlink(&page, &link).unwrap();
         std::fs::set_permissions(&page, std::fs::Permissions::from_mode(0o600)).unwrap();

@@ -124,6 +124,16 @@ fn a_new_model_from_a_file() {
     let output = train(&folder.path().join("other"), &start);
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output).contains("hidden_size"), "{}", text(&output));
+    for (wrong, key) in [
+        ("tie_word_embeddings = 0", "tie_word_embeddings"),
+        ("use_qk_norm = \"no\"", "use_qk_norm"),
+        ("vocab_size = -5", "vocab_size"),
+    ] {
+        std::fs::write(&model, wrong).unwrap();
+        let output = train(&folder.path().join("other"), &start);
+        assert_eq!(output.status.code(), Some(2), "{wrong}");
+        assert!(text(&output).contains(&format!("`{key}` that is not")), "{}", text(&output));
+    }
 }
 
 #[test]

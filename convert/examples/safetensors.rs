@@ -13,7 +13,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let options = Options::new(Target::SafeTensors);
     let mut plan = Plan::new(&source, &options)?;
     let stop = Default::default();
-    let written = write(&mut plan, &options, to, Control { progress: &|_| (), stop: &stop })?;
+    let written = write(&mut plan, &options, to, Control::new(&|_| (), &stop))?;
     for note in &plan.notes {
         println!("note: {}", ckpt_inspect::printable(note));
     }

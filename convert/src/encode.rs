@@ -26,6 +26,7 @@ const SMALL: u64 = 1 << 20;
 
 /// Values that the narrower type could not hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Losses {
     /// Finite values that became infinite.
     pub overflowed: u64,
@@ -116,6 +117,7 @@ impl<'b> Decoded<'b> {
 /// The order of query and key rows in GGUF files of architecture `llama`: the halves of each head are interleaved, so
 /// that llama.cpp can rotate neighbouring pairs (`permute` in its convert_hf_to_gguf.py).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Rotary {
     /// Rows of one head.
     pub head_dim: usize,

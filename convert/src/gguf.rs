@@ -26,6 +26,7 @@ use crate::{Error, Result, safetensors};
 
 /// How weights go into a GGUF file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Gguf {
     /// Type of the matrices in layers. By default TQ2_0 for a ternary model, the tensor's own for a GGUF source and where no
     /// model is recognised, else F16.
@@ -37,6 +38,19 @@ pub struct Gguf {
     pub exact_scales: bool,
     /// Keep the float weights of ternary layers. Only a runner that makes them ternary itself computes the same then.
     pub latent: bool,
+}
+
+impl Gguf {
+    /// Matrices in layers as `quant`, the embedding and the output head as `embed`.
+    pub fn new(quant: Quant, embed: Quant) -> Self {
+        Gguf { quant: Some(quant), embed: Some(embed), ..Gguf::default() }
+    }
+
+    /// These settings, with what `change` changes.
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
 }
 
 /// `--to gguf`.
@@ -259,12 +273,8 @@ fn model(source: &Checkpoint) -> Result<ModelConfig> {
             ConfigError::Missing(key) => format!("its config.json has no {key}"),
             other => other.to_string(),
         };
-        Error::Target(format!(
-            "{}: {what}; GGUF files name one ({} and {} are written)",
-            source.path.display(),
-            others.join(", "),
-            last.label
-        ))
+        let written = format!("{} and {} are written", others.join(", "), last.label);
+        Error::of_source(source, format!("{what}; GGUF files name one ({written})"))
     })
 }
 
@@ -324,7 +334,9 @@ fn keys(plan: &mut Plan<'_>, options: &Options) -> Result<Keys> {
                         "the tokenizer has {count} tokens and the embedding {rows} rows: it is another model's; name the right one with --tokenizer"
                     )));
                 }
-                vocabulary.fill(rows);
+                vocabulary
+                    .fill(rows)
+                    .map_err(|e| e.in_file(&source.path).hint("name the right one with --tokenizer"))?;
             }
             plan.notes.extend(vocabulary.warnings.iter().map(|w| format!("tokenizer: {w}")));
             keys.extend(vocabulary.to_keys());
@@ -415,7 +427,7 @@ impl File {
                 let ggml = ggml_of(tensor.dtype).ok_or_else(|| {
                     Error::Target(format!("`{}` cannot be written as {}", tensor.name, tensor.dtype))
                 })?;
-                Ok(OutputEntry { name: tensor.name.clone(), ggml, shape: tensor.shape.clone() })
+                Ok(OutputEntry::new(tensor.name.clone(), ggml, tensor.shape.clone()))
             })
             .collect::<Result<_>>()?;
         let layout = Layout::new(keys, &entries).ok_or_else(|| {
@@ -483,7 +495,7 @@ fn write(
         files.push((name, File::new(plan, &own, tensors)?));
     }
     let total = files.iter().map(|(_, f)| f.layout.len).sum();
-    let staged = StagedFolder::create(path, total, options.force, &|name| name.ends_with(".gguf"))?;
+    let staged = StagedFolder::create(path, total, options.force, |name| name.ends_with(".gguf"))?;
     let mut outputs = Vec::new();
     for (name, file) in &files {
         let output = staged.file(name, file.layout.len)?;

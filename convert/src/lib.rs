@@ -7,10 +7,12 @@
 //! let options = Options::new(Target::SafeTensors);
 //! let mut plan = Plan::new(&source, &options)?;
 //! let stop = Default::default();
-//! write(&mut plan, &options, "model.safetensors".as_ref(), Control { progress: &|_| (), stop: &stop })?;
+//! write(&mut plan, &options, "model.safetensors".as_ref(), Control::new(&|_| (), &stop))?;
 //! assert!(verify_written(&plan, "model.safetensors".as_ref())?.agrees());
 //! # Ok::<(), ckpt_convert::Error>(())
 //! ```
+
+#![warn(clippy::disallowed_macros, clippy::disallowed_methods)]
 
 mod bound;
 mod build;
@@ -42,6 +44,8 @@ pub use ckpt_inspect::staged::Control;
 pub use encode::{Losses, Rotary};
 pub use error::{Error, Result};
 pub use gguf::Gguf;
+/// What chooses weights by name in [`Options`].
+pub use globset::{Glob, GlobMatcher};
 pub use plan::{Blob, Content, Elements, Options, Output, Pair, Plan};
 pub use save::{Object, save};
 pub use source::row_order;

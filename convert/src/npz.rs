@@ -5,9 +5,9 @@ use std::collections::HashSet;
 use std::io::{self, Seek, SeekFrom};
 use std::path::Path;
 
+use ckpt_inspect::metadata::Value;
 use ckpt_inspect::staged::{Control, Error as OutputError, OutputFile, StagedFile};
 use ckpt_inspect::{npy, torch};
-use serde_pickle::Value;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 

@@ -2,8 +2,8 @@
 //! (`_rebuild_tensor_v2` with six arguments), which every later version's `weights_only` unpickler accepts.
 
 use ckpt_inspect::DType;
+use ckpt_inspect::metadata::{HashableValue, Value};
 use ckpt_inspect::torch::storage_class;
-use serde_pickle::{HashableValue, Value};
 
 /// A tensor as the pickle describes it.
 pub(crate) struct TensorRef<'t> {

@@ -2,10 +2,9 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use ckpt_inspect::metadata::from_json;
+use ckpt_inspect::metadata::{HashableValue, Value, from_json};
 use ckpt_inspect::{Checkpoint, Format, ModelConfig};
 use serde_json::json;
-use serde_pickle::{HashableValue, Value};
 
 use crate::source::gguf_student;
 

@@ -3,9 +3,9 @@
 
 use std::path::PathBuf;
 
+use ckpt_inspect::metadata::Value;
 use ckpt_inspect::{Checkpoint, DType, TensorInfo, TernaryPacking, contiguous_strides};
 use globset::GlobMatcher;
-use serde_pickle::Value;
 
 use crate::Result;
 use crate::encode::Rotary;
@@ -16,6 +16,7 @@ use crate::ternary::Grid;
 
 /// What to write, and how tensors go into it.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Options {
     /// The container and packing.
     pub target: Target,
@@ -56,10 +57,17 @@ impl Options {
             force: false,
         }
     }
+
+    /// These options, with what `change` changes: `Options::new(target).with(|o| o.force = true)`.
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
 }
 
 /// A run of bytes of the output.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Blob {
     /// Its element type as stored: `U8` for packed codes.
     pub dtype: DType,
@@ -69,8 +77,16 @@ pub struct Blob {
     pub content: Content,
 }
 
+impl Blob {
+    /// `bytes` bytes of this type.
+    pub fn new(dtype: DType, bytes: u64, content: Content) -> Self {
+        Blob { dtype, bytes, content }
+    }
+}
+
 /// Where the bytes of a blob come from.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum Content {
     /// They are here.
     Bytes(Vec<u8>),
@@ -112,8 +128,9 @@ impl Elements {
     /// The elements of `tensor`.
     pub fn new(tensor: TensorInfo, rotary: Option<Rotary>) -> Self {
         let dense = tensor.sparse.is_some().then(|| {
-            let strides = contiguous_strides(&tensor.shape);
-            Box::new(TensorInfo { sparse: None, strides, ..tensor.clone() })
+            let mut dense = tensor.clone();
+            (dense.sparse, dense.strides) = (None, contiguous_strides(&tensor.shape));
+            Box::new(dense)
         });
         Elements { tensor, rotary, grid: None, dense }
     }
@@ -131,6 +148,7 @@ impl Elements {
 
 /// A tensor of the output.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Output {
     /// Its full name there.
     pub name: String,
@@ -146,8 +164,16 @@ pub struct Output {
     pub offset: u64,
 }
 
+impl Output {
+    /// A contiguous tensor from the first byte of a blob on.
+    pub fn new(name: impl Into<String>, dtype: DType, shape: Vec<usize>, blob: usize) -> Self {
+        Output { name: name.into(), dtype, strides: contiguous_strides(&shape), shape, blob, offset: 0 }
+    }
+}
+
 /// A source tensor and the name under which the output holds what it says.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Pair {
     /// The source tensor's elements in the output's order.
     pub elements: Elements,
@@ -157,6 +183,7 @@ pub struct Pair {
 
 /// Everything that a writer needs, and what the user is to be told.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Plan<'c> {
     /// Where elements come from.
     pub source: &'c Checkpoint,

@@ -5,11 +5,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use ckpt_inspect::TernaryPacking;
-use ckpt_inspect::metadata::whole_json;
+use ckpt_inspect::metadata::{HashableValue, Value, whole_json};
 use ckpt_inspect::safetensors::{MAX_HEADER, dtype_of};
 use ckpt_inspect::staged::{Control, OutputFile, StagedFile, StagedFolder};
 use serde_json::{Map, json};
-use serde_pickle::{HashableValue, Value};
 
 use crate::encode::{Writer, Written};
 use crate::names::Style;
@@ -195,7 +194,7 @@ pub(crate) fn write_folder(
     }
     let total =
         files.iter().map(|f| f.len).sum::<u64>() + beside.iter().map(|(_, b)| b.len() as u64).sum::<u64>();
-    let staged = StagedFolder::create(path, total, force, &is_ours)?;
+    let staged = StagedFolder::create(path, total, force, is_ours)?;
     let mut outputs = Vec::new();
     let mut written = Vec::new();
     for (shard, file) in files.iter().enumerate() {

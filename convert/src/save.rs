@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 use std::path::Path;
 
+use ckpt_inspect::metadata::{HashableValue, Value};
 use ckpt_inspect::{DType, contiguous_strides};
 use rayon::prelude::*;
-use serde_pickle::{HashableValue, Value};
 
 use crate::Result;
 use crate::pickle::{Pickler, TensorRef};
@@ -13,6 +13,7 @@ use crate::torch::archive;
 
 /// A value, a tensor, or a dict of such.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum Object<'a> {
     /// A value without tensors.
     Plain(Value),

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
+use ckpt_inspect::metadata::{HashableValue, Value};
 use ckpt_inspect::{Checkpoint, DType, Format, Storage, TensorInfo};
-use serde_pickle::{HashableValue, Value};
 
 /// The runs of storages that several of `tensors` (index, type to write) look at, by tensor: written once, so that tied
 /// weights stay tied. Tensors share where their elements have one type and keep one.

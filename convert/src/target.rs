@@ -52,6 +52,7 @@ macro_rules! targets {
     ($($(#[$doc:meta])* $target:ident $(($settings:ty))? $({ $(#[$field_doc:meta])* $field:ident: $of:ty })? => $form:expr;)*) => {
         /// Containers and packings that are written.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[non_exhaustive]
         pub enum Target {
             $($(#[$doc])* $target $(($settings))? $({ $(#[$field_doc])* $field: $of })?,)*
         }

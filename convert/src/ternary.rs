@@ -13,6 +13,7 @@ const PIECE: usize = 1 << 16;
 
 /// How the values of a matrix become codes -1, 0, +1, and what a code stands for.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Grid {
     /// What codes are multiplied by; `None` where only signs are known.
     pub scale: Option<f32>,

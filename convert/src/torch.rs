@@ -4,9 +4,9 @@
 use std::path::Path;
 
 use ckpt_inspect::TernaryPacking;
+use ckpt_inspect::metadata::{HashableValue, Value};
 use ckpt_inspect::staged::{Control, OutputFile, StagedFile};
 use ckpt_inspect::torch::has_dtype;
-use serde_pickle::{HashableValue, Value};
 
 use crate::Result;
 use crate::encode::{Writer, Written};

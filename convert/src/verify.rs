@@ -29,6 +29,7 @@ const PIECE: usize = 1 << 16;
 /// By which rule two tensors are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Rule {
     /// The same elements, to the bit.
     Identical,
@@ -43,13 +44,14 @@ pub enum Rule {
 
 /// How one pair of tensors compares.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Agreement {
     /// Its name in the first checkpoint.
     pub name: String,
     /// Its name in the second.
     pub other: String,
     /// Types of both.
-    pub dtypes: [String; 2],
+    pub dtypes: [DType; 2],
     /// The rule that they are held to.
     pub rule: Rule,
     /// Whether they agree by it.
@@ -68,6 +70,7 @@ pub struct Agreement {
 
 /// How two checkpoints compare.
 #[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
 pub struct Report {
     /// Every pair that was compared.
     pub tensors: Vec<Agreement>,
@@ -254,7 +257,7 @@ fn compare(
     let mut agreement = Agreement {
         name: tensor.name.clone(),
         other: other.name.clone(),
-        dtypes: [tensor.dtype.name().into(), other.dtype.name().into()],
+        dtypes: [tensor.dtype, other.dtype],
         rule: rule.unwrap_or(Rule::Identical),
         agrees: false,
         elements: tensor.numel(),

@@ -12,6 +12,7 @@ use crate::{Error, Result};
 
 /// What was written.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Written {
     /// Bytes of all files.
     pub bytes: u64,

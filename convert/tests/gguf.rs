@@ -8,8 +8,8 @@ use ckpt_convert::{
 };
 use ckpt_inspect::ggml::GgmlType;
 use ckpt_inspect::gguf::{Header, Keys, Layout, OutputEntry};
+use ckpt_inspect::metadata::HashableValue;
 use ckpt_inspect::{Checkpoint, DType, Format, metadata, open};
-use serde_pickle::HashableValue;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name)
@@ -32,7 +32,7 @@ impl Converted {
         let mut plan = Plan::new(&checkpoint, options).unwrap();
         let stop = Default::default();
         let path = folder.path().join(name);
-        write(&mut plan, options, &path, Control { progress: &|_| (), stop: &stop }).unwrap();
+        write(&mut plan, options, &path, Control::new(&|_| (), &stop)).unwrap();
         let report = verify_written(&plan, &path).unwrap();
         let failures: Vec<_> = report.failures().collect();
         assert!(report.extra.is_empty() && report.missing.is_empty(), "{report:?}");
@@ -62,12 +62,12 @@ fn options(settings: Gguf) -> Options {
 }
 
 fn with(quant: Quant) -> Options {
-    options(Gguf { quant: Some(quant), ..Gguf::default() })
+    options(Gguf::default().with(|g| g.quant = Some(quant)))
 }
 
 fn plan_error(source: &Path, options: &Options) -> String {
     match Plan::new(&open(source).unwrap(), options) {
-        Err(Error::Target(message)) => message,
+        Err(error @ (Error::Target(_) | Error::Source { .. })) => error.to_string(),
         other => panic!("{:?}", other.map(|_| ())),
     }
 }
@@ -130,17 +130,36 @@ fn every_type_says_the_same() {
 #[test]
 fn another_models_tokenizer_is_refused() {
     let llama = hugging_face(&llama_config(), &LLAMA);
-    let options = Options { tokenizer: Some(fixture("tokenizer.json")), ..with(Quant::F16) };
+    let options = with(Quant::F16).with(|o| o.tokenizer = Some(fixture("tokenizer.json")));
     let checkpoint = open(llama.path()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let stop = Default::default();
     let written = Plan::new(&checkpoint, &options).and_then(|mut plan| {
-        let control = Control { progress: &|_| (), stop: &stop };
+        let control = Control::new(&|_| (), &stop);
         write(&mut plan, &options, &folder.path().join("model.gguf"), control)
     });
     let Err(Error::Target(message)) = written else { panic!("1024 tokens for 40 rows") };
     assert!(message.contains("1024") && message.contains("40"), "{message}");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+/// The rows of an embedding without columns cost nothing to announce, and a token each to name.
+#[test]
+fn rows_beyond_any_vocabulary_are_refused() {
+    let rows: &[usize] = &[1 << 33, 0];
+    let tensors: Vec<(&str, &[usize])> =
+        [("model.embed_tokens.weight", rows)].into_iter().chain(LLAMA[1..].iter().copied()).collect();
+    let llama = hugging_face(&llama_config(), &tensors);
+    std::fs::copy(fixture("tokenizer.json"), llama.path().join("tokenizer.json")).unwrap();
+    let checkpoint = open(llama.path()).unwrap();
+    let options = options(Gguf::default());
+    let stop = Default::default();
+    let path = llama.path().join("model.gguf");
+    let error = Plan::new(&checkpoint, &options)
+        .and_then(|mut plan| write(&mut plan, &options, &path, Control::new(&|_| (), &stop)))
+        .unwrap_err();
+    assert!(error.to_string().contains("8589934592 rows"), "{error}");
+    assert!(!path.exists());
 }
 
 #[test]
@@ -180,7 +199,7 @@ fn the_student_becomes_qwen3() {
     assert_eq!(signs, codes.unwrap().unwrap());
     let latent = Converted::new(
         &fixture(HEALTHY),
-        &options(Gguf { quant: Some(Quant::F32), latent: true, ..Gguf::default() }),
+        &options(Gguf::default().with(|g| (g.quant, g.latent) = (Some(Quant::F32), true))),
     );
     let latent = latent.open();
     assert!(verify(&source, &latent).unwrap().agrees());
@@ -257,14 +276,13 @@ fn ternary_types_hold_codes_and_scales() {
         for next in [Quant::Tq1_0, Quant::Tq2_0, Quant::I2S] {
             let again = Converted::new(
                 &converted.path(),
-                &Options {
-                    ternary: Some(
+                &with(next).with(|o| {
+                    o.ternary = Some(
                         globset::Glob::new("blk.*_{q,k,v,output,gate,up,down}.weight")
                             .unwrap()
                             .compile_matcher(),
-                    ),
-                    ..with(next)
-                },
+                    )
+                }),
             );
             assert!(again.agrees, "{quant} to {next}");
             let values = again.open();
@@ -285,7 +303,7 @@ fn a_scale_that_f16_loses_is_told_and_can_stand_beside() {
     let source_far_gone = student(folder.path(), 1e-9);
     assert!(!Converted::new(&source_far_gone, &with(Quant::Tq2_0)).agrees, "the gate became zero");
 
-    let exact = Gguf { quant: Some(Quant::Tq2_0), exact_scales: true, ..Gguf::default() };
+    let exact = Gguf::default().with(|g| (g.quant, g.exact_scales) = (Some(Quant::Tq2_0), true));
     let converted = Converted::new(&source_far_gone, &options(exact));
     assert!(converted.agrees && !converted.told("f16 holds badly"), "{:?}", converted.notes);
     let written = converted.open();
@@ -296,7 +314,7 @@ fn a_scale_that_f16_loses_is_told_and_can_stand_beside() {
     assert_eq!((stats.max, ternary.unwrap().scale.map(|s| s as f32)), (Some(f64::from(1e-9f32)), Some(1e-9)));
     // It stays there when written again, in another ternary type too.
     for quant in [None, Some(Quant::Tq1_0)] {
-        let again = Converted::new(&converted.path(), &options(Gguf { quant, ..Gguf::default() }));
+        let again = Converted::new(&converted.path(), &options(Gguf::default().with(|g| g.quant = quant)));
         assert!(again.agrees);
         assert_eq!(again.open().tensor("blk.0.ffn_gate.weight").unwrap().scale, Some(1e-9), "{quant:?}");
     }
@@ -324,7 +342,7 @@ fn llama_rows_are_interleaved_and_come_back() {
     let mut plan = Plan::new(&written, &options).unwrap();
     let stop = Default::default();
     let path = back.path().join("back.safetensors");
-    write(&mut plan, &options, &path, Control { progress: &|_| (), stop: &stop }).unwrap();
+    write(&mut plan, &options, &path, Control::new(&|_| (), &stop)).unwrap();
     let back = open(&path).unwrap();
     let again = back.values(back.tensor("model.layers.0.self_attn.k_proj.weight").unwrap()).unwrap();
     assert_eq!(again, theirs);
@@ -376,7 +394,7 @@ fn a_model_that_is_not_whole_is_told() {
 #[test]
 fn advice_on_scales_fits_the_rows() {
     let collapsed = fixture("collapse-run/step-04000.pt");
-    let exact = Gguf { quant: Some(Quant::Tq2_0), exact_scales: true, ..Gguf::default() };
+    let exact = Gguf::default().with(|g| (g.quant, g.exact_scales) = (Some(Quant::Tq2_0), true));
     let checkpoint = open(&collapsed).unwrap();
     let plan = Plan::new(&checkpoint, &options(exact)).unwrap();
     let told = |what: &str| plan.notes.iter().any(|note| note.contains(what));
@@ -385,7 +403,7 @@ fn advice_on_scales_fits_the_rows() {
 
 #[test]
 fn split_sets_open_as_one() {
-    let split = Options { max_shard_bytes: Some(60_000), ..with(Quant::F16) };
+    let split = with(Quant::F16).with(|o| o.max_shard_bytes = Some(60_000));
     let converted = Converted::new(&fixture(HEALTHY), &split);
     assert!(converted.agrees);
     let mut names: Vec<String> = std::fs::read_dir(converted.path())
@@ -426,10 +444,8 @@ fn a_file_written_the_wrong_way_round_is_repaired() {
     ];
     let turned: Vec<OutputEntry> = tensors
         .iter()
-        .map(|(name, shape)| OutputEntry {
-            name: name.to_string(),
-            ggml: GgmlType::F16,
-            shape: shape.iter().rev().copied().collect(),
+        .map(|(name, shape)| {
+            OutputEntry::new(*name, GgmlType::F16, shape.iter().rev().copied().collect::<Vec<_>>())
         })
         .collect();
     let layout = Layout::new(&keys, &turned).unwrap();
@@ -439,7 +455,7 @@ fn a_file_written_the_wrong_way_round_is_repaired() {
     let path = folder.path().join("old.gguf");
     std::fs::write(&path, &bytes).unwrap();
     let old = open(&path).unwrap();
-    assert!(old.warnings.iter().any(|w| w.contains("PyTorch's order")), "{:?}", old.warnings);
+    assert!(old.warnings.iter().any(|w| w.text.contains("PyTorch's order")), "{:?}", old.warnings);
     let repaired = Converted::new(&path, &options(Gguf::default()));
     assert!(repaired.agrees);
     let new = repaired.open();
@@ -455,9 +471,9 @@ fn what_cannot_be_is_refused() {
     let llama = hugging_face(&llama_config(), &LLAMA);
     let gguf = Gguf::default();
     let refused = |gguf: Gguf| plan_error(llama.path(), &options(gguf));
-    assert!(refused(Gguf { quant: Some(Quant::Tq2_0), ..gguf }).contains("--ternary"));
-    assert!(refused(Gguf { exact_scales: true, ..gguf }).contains("tq1_0"));
-    assert!(refused(Gguf { quant: Some(Quant::I2S), latent: true, ..gguf }).contains("--latent"));
+    assert!(refused(gguf.with(|g| g.quant = Some(Quant::Tq2_0))).contains("--ternary"));
+    assert!(refused(gguf.with(|g| g.exact_scales = true)).contains("tq1_0"));
+    assert!(refused(gguf.with(|g| (g.quant, g.latent) = (Some(Quant::I2S), true))).contains("--latent"));
     let mut config = llama_config();
     config["architectures"] = serde_json::json!(["GemmaForCausalLM"]);
     let gemma = hugging_face(&config, &LLAMA);
@@ -465,8 +481,7 @@ fn what_cannot_be_is_refused() {
     let mut plan = Plan::new(&checkpoint, &options(gguf)).unwrap();
     let stop = Default::default();
     let path = gemma.path().join("out.gguf");
-    let error =
-        write(&mut plan, &options(gguf), &path, Control { progress: &|_| (), stop: &stop }).unwrap_err();
+    let error = write(&mut plan, &options(gguf), &path, Control::new(&|_| (), &stop)).unwrap_err();
     assert!(error.to_string().contains("GemmaForCausalLM"), "{error}");
     assert!(!path.exists());
 }
@@ -475,14 +490,13 @@ fn what_cannot_be_is_refused() {
 fn patterns_choose_types() {
     let llama = hugging_face(&llama_config(), &LLAMA);
     let glob = |text: &str| globset::Glob::new(text).unwrap().compile_matcher();
-    let chosen = Options {
-        dtypes: vec![
+    let chosen = with(Quant::Q8_0).with(|o| {
+        o.dtypes = vec![
             (glob("blk.*.ffn_*"), Quant::Q6K.dtype()),
             (glob("token_embd*"), Quant::Q4_0.dtype()),
             (glob("*norm*"), DType::F16),
-        ],
-        ..with(Quant::Q8_0)
-    };
+        ]
+    });
     let converted = Converted::new(llama.path(), &chosen);
     assert!(converted.agrees);
     let written = converted.open();

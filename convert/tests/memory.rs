@@ -50,7 +50,7 @@ fn memory_is_bounded() {
     let path = folder.path().join("source.safetensors");
     source(&path);
     let stop = Default::default();
-    let control = Control { progress: &|_| (), stop: &stop };
+    let control = Control::new(&|_| (), &stop);
     let checkpoint = open(&path).unwrap();
     let run = |checkpoint: &ckpt_inspect::Checkpoint, options: &Options, name: &str| {
         let to = folder.path().join(name);
@@ -62,15 +62,15 @@ fn memory_is_bounded() {
         std::fs::remove_file(&to).unwrap();
         used
     };
-    let gguf = |quant| Gguf { quant: Some(quant), ..Gguf::default() };
+    let gguf = |quant| Gguf::default().with(|g| g.quant = Some(quant));
     let ternary = Some(globset::Glob::new("*_proj.weight").unwrap().compile_matcher());
     for (options, name) in [
         (Options::new(Target::SafeTensors), "copy.safetensors"),
         (Options::new(Target::Torch), "copy.pt"),
-        (Options { dtype: Some(DType::F16), ..Options::new(Target::SafeTensors) }, "half.safetensors"),
-        (Options { ternary: ternary.clone(), ..Options::new(Target::I2s) }, "i2s.pt"),
+        (Options::new(Target::SafeTensors).with(|o| o.dtype = Some(DType::F16)), "half.safetensors"),
+        (Options::new(Target::I2s).with(|o| o.ternary = ternary.clone()), "i2s.pt"),
         (Options::new(Target::Gguf(gguf(Quant::F16))), "half.gguf"),
-        (Options { ternary, ..Options::new(Target::Gguf(gguf(Quant::Tq2_0))) }, "ternary.gguf"),
+        (Options::new(Target::Gguf(gguf(Quant::Tq2_0))).with(|o| o.ternary = ternary), "ternary.gguf"),
     ] {
         let used = run(&checkpoint, &options, name);
         assert!(used < 64, "{name}: {used} MiB, though everything can be read where it is mapped");
@@ -82,20 +82,16 @@ fn memory_is_bounded() {
     (plan.blobs, plan.tensors) = Default::default();
     for tensor in &checkpoint.tensors {
         let content = Content::Elements(Elements::new(tensor.clone(), None));
-        plan.blobs.push(Blob { dtype: tensor.dtype, bytes: tensor.byte_len().unwrap(), content });
-        plan.tensors.push(Output {
-            name: tensor.name.clone(),
-            dtype: tensor.dtype,
-            shape: tensor.shape.iter().rev().copied().collect(),
-            strides: tensor.strides.iter().rev().copied().collect(),
-            blob: plan.blobs.len() - 1,
-            offset: 0,
-        });
+        plan.blobs.push(Blob::new(tensor.dtype, tensor.byte_len().unwrap(), content));
+        let shape = tensor.shape.iter().rev().copied().collect();
+        let mut output = Output::new(&*tensor.name, tensor.dtype, shape, plan.blobs.len() - 1);
+        output.strides = tensor.strides.iter().rev().copied().collect();
+        plan.tensors.push(output);
     }
     write(&mut plan, &Options::new(Target::Torch), &transposed, control).unwrap();
     let checkpoint = open(&transposed).unwrap();
     assert!(!checkpoint.tensors[0].is_contiguous());
-    let options = Options { dtype: Some(DType::BF16), ..Options::new(Target::SafeTensors) };
+    let options = Options::new(Target::SafeTensors).with(|o| o.dtype = Some(DType::BF16));
     let used = run(&checkpoint, &options, "laid-out.safetensors");
     assert!((32..64 + 32).contains(&used), "{used} MiB");
 }

@@ -29,22 +29,22 @@ fn others_read_the_same() {
         let checkpoint = open(&source).unwrap();
         let mut plan = Plan::new(&checkpoint, &options).unwrap();
         let stop = Default::default();
-        let control = Control { progress: &|_| (), stop: &stop };
+        let control = Control::new(&|_| (), &stop);
         write(&mut plan, &options, &written.path().join(name), control).unwrap();
     };
     let pt = || Options::new(Target::Torch);
     for (options, name) in [
-        (Options { keep_optimizer: true, ..pt() }, "full.pt"),
+        (pt().with(|o| o.keep_optimizer = true), "full.pt"),
         (pt(), "lean.pt"),
-        (Options { dtype: Some(DType::F16), ..pt() }, "half.pt"),
-        (Options { dtype: Some(DType::BF16), ..pt() }, "brain.pt"),
+        (pt().with(|o| o.dtype = Some(DType::F16)), "half.pt"),
+        (pt().with(|o| o.dtype = Some(DType::BF16)), "brain.pt"),
         (Options::new(Target::SafeTensors), "flat.safetensors"),
-        (Options { max_shard_bytes: Some(200_000), ..Options::new(Target::Hf { packed: false }) }, "hf"),
+        (Options::new(Target::Hf { packed: false }).with(|o| o.max_shard_bytes = Some(200_000)), "hf"),
         (Options::new(Target::Hf { packed: true }), "hf-packed"),
         (Options::new(Target::I2s), "i2s.pt"),
         (Options::new(Target::I2sSafeTensors), "packed.safetensors"),
         (Options::new(Target::Npz), "arrays.npz"),
-        (Options { dtype: Some(DType::F16), ..Options::new(Target::Npz) }, "half.npz"),
+        (Options::new(Target::Npz).with(|o| o.dtype = Some(DType::F16)), "half.npz"),
     ] {
         convert(fixtures.join("healthy-run/step-02000.pt"), options, name);
     }
@@ -54,13 +54,23 @@ fn others_read_the_same() {
     let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[1; 9]].concat();
     std::fs::write(&odd, bytes).unwrap();
     convert(odd, Options::new(Target::Npz), "odd.npz");
+    // As many entries as 16 bits count.
+    let many = written.path().join("many.safetensors");
+    let entries = (0..0xffff).map(|i| {
+        let entry = serde_json::json!({"dtype": "U8", "shape": [1], "data_offsets": [i, i + 1]});
+        (i.to_string(), entry)
+    });
+    let header = serde_json::Value::Object(entries.collect()).to_string();
+    let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[7; 0xffff]].concat();
+    std::fs::write(&many, bytes).unwrap();
+    convert(many, Options::new(Target::Npz), "many.npz");
     let student = || written.path().join("student.pt");
     student::write(&student());
     for quant in Quant::all().filter(|q| *q != Quant::I2S) {
-        let settings = Gguf { quant: Some(quant), embed: Some(quant), ..Gguf::default() };
+        let settings = Gguf::new(quant, quant);
         convert(student(), Options::new(Target::Gguf(settings)), &format!("{quant}.gguf"));
         // What the blocks say to this suite.
-        let floats = Options { dtype: Some(DType::F32), ..pt() };
+        let floats = pt().with(|o| o.dtype = Some(DType::F32));
         convert(written.path().join(format!("{quant}.gguf")), floats, &format!("{quant}.decoded.pt"));
     }
     // A tokenizer beside the source goes where the weights go.
@@ -72,9 +82,9 @@ fn others_read_the_same() {
     convert(model.join("model.pt"), Options::new(Target::Gguf(Gguf::default())), "model/tokenizer.gguf");
     let unknown = Options::new(Target::Gguf(Gguf::default()));
     convert(fixtures.join("formats/views.pt"), unknown, "model/views.gguf");
-    let gguf = Options::new(Target::Gguf(Gguf { latent: true, ..Gguf::default() }));
+    let gguf = Options::new(Target::Gguf(Gguf::default().with(|g| g.latent = true)));
     convert(student(), gguf.clone(), "latent.gguf");
-    convert(student(), Options { max_shard_bytes: Some(100_000), ..gguf }, "split-gguf");
+    convert(student(), gguf.with(|o| o.max_shard_bytes = Some(100_000)), "split-gguf");
     std::fs::create_dir(written.path().join("formats")).unwrap();
     for entry in std::fs::read_dir(fixtures.join("formats")).unwrap() {
         let path = entry.unwrap().path();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use ckpt_convert::names::Style;
 use ckpt_convert::quant::Quant;
 use ckpt_convert::{Control, Gguf, Options, Plan, Report, Rule, Target, verify, verify_written, write};
-use ckpt_inspect::{Checkpoint, DType, Group, TensorInfo, TernaryPacking, open};
+use ckpt_inspect::{Checkpoint, DType, Group, Storage, TensorInfo, TernaryPacking, open};
 use globset::Glob;
 
 fn fixture(name: &str) -> PathBuf {
@@ -30,7 +30,7 @@ fn convert(source: &Path, options: &Options, to: &Path) -> Vec<String> {
     let checkpoint = open(source).unwrap();
     let mut plan = Plan::new(&checkpoint, options).unwrap_or_else(|e| panic!("{}: {e}", source.display()));
     let stop = Default::default();
-    write(&mut plan, options, to, Control { progress: &|_| (), stop: &stop })
+    write(&mut plan, options, to, Control::new(&|_| (), &stop))
         .unwrap_or_else(|e| panic!("{}: {e}", source.display()));
     let report = verify_written(&plan, to).unwrap();
     assert!(report.agrees(), "{}: {report:#?}", source.display());
@@ -55,7 +55,7 @@ fn pytorch_output_keeps_names_bytes_and_plain_values() {
     // Packed matrices are decoded, so what says how they are packed goes too.
     for source in whole_fixtures().into_iter().filter(|p| !p.starts_with(fixture("packed"))) {
         let to = folder.path().join(source.file_name().unwrap());
-        let options = Options { keep_optimizer: true, ..Options::new(Target::Torch) };
+        let options = Options::new(Target::Torch).with(|o| o.keep_optimizer = true);
         convert(&source, &options, &to);
         let (before, after) = (open(&source).unwrap(), open(&to).unwrap());
         for tensor in before.tensors.iter().filter(plain) {
@@ -85,6 +85,27 @@ fn safetensors_and_back() {
         let counted = before.tensors.iter().all(|t| t.quantizer.is_none() && !t.is_expanded());
         assert!(!counted || after.parameters() == before.parameters(), "{}", source.display());
         assert_eq!(after.model.student, before.model.student, "{}", source.display());
+    }
+}
+
+/// As many entries as 16 bits count, which is also what they say where zip64 counts; and one more.
+#[test]
+fn npz_with_as_many_arrays_as_its_directory_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let (from, to) = (folder.path().join("many.safetensors"), folder.path().join("many.npz"));
+    for count in [0xffff, 0x1_0000] {
+        let entries = (0..count).map(|i| {
+            let entry = serde_json::json!({"dtype": "U8", "shape": [1], "data_offsets": [i, i + 1]});
+            (i.to_string(), entry)
+        });
+        let header = serde_json::Value::Object(entries.collect()).to_string();
+        let data: Vec<u8> = (0..count).map(|i| i as u8).collect();
+        let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat();
+        std::fs::write(&from, bytes).unwrap();
+        convert(&from, &Options::new(Target::Npz).with(|o| o.force = true), &to);
+        let written = open(&to).unwrap();
+        assert_eq!((written.tensors.len(), &written.damage), (count, &None));
+        assert_eq!(self::bytes(&written, &(count - 1).to_string()), [(count - 1) as u8]);
     }
 }
 
@@ -128,7 +149,7 @@ fn npz_and_back() {
 
     // The way out.
     let floats = vec![(Glob::new("*").unwrap().compile_matcher(), DType::F32)];
-    let options = Options { dtypes: floats, ..Options::new(Target::Npz) };
+    let options = Options::new(Target::Npz).with(|o| o.dtypes = floats);
     let source = fixture("formats/dtypes_float.pt");
     convert(&source, &options, &folder.path().join("floats.npz"));
 }
@@ -141,8 +162,7 @@ fn gguf_and_back() {
         let name = source.file_stem().unwrap();
         let there = folder.path().join(name).with_extension("gguf");
         let back = folder.path().join(name).with_extension("pt");
-        let settings =
-            Gguf { embed: Some(Quant::F32), quant: Some(Quant::F32), latent: true, ..Gguf::default() };
+        let settings = Gguf::new(Quant::F32, Quant::F32).with(|g| g.latent = true);
         let model = open(&source).unwrap().model.student.is_some();
         let settings = if model { settings } else { Gguf::default() };
         let options = Options::new(Target::Gguf(settings));
@@ -179,7 +199,7 @@ fn tied_weights_stay_tied() {
     let (half, flat, back) = ("half.pt", "flat.safetensors", "back.pt");
     let [half, flat, back] = [half, flat, back].map(|n| folder.path().join(n));
     let source = fixture("formats/tied.pt");
-    convert(&source, &Options { dtype: Some(DType::F16), ..Options::new(Target::Torch) }, &half);
+    convert(&source, &Options::new(Target::Torch).with(|o| o.dtype = Some(DType::F16)), &half);
     convert(&source, &Options::new(Target::SafeTensors), &flat);
     convert(&flat, &Options::new(Target::Torch), &back);
     let shared = open(&source).unwrap();
@@ -210,7 +230,7 @@ fn narrower_types_round_once_and_losses_are_counted() {
         .chain(singles.iter().flat_map(|v| v.to_le_bytes()))
         .collect();
     safetensors_file(&source, &[("d", "F64", vec![5]), ("s", "F32", vec![6])], &raw);
-    let options = Options { dtype: Some(DType::F16), ..Options::new(Target::Torch) };
+    let options = Options::new(Target::Torch).with(|o| o.dtype = Some(DType::F16));
     let notes = convert(&source, &options, &to);
     let after = open(&to).unwrap();
     let values = |name: &str| after.values(after.tensor(name).unwrap()).unwrap();
@@ -225,7 +245,7 @@ fn narrower_types_round_once_and_losses_are_counted() {
     let (source, to) = (folder.path().join("huge.safetensors"), folder.path().join("single.pt"));
     let raw: Vec<u8> = [1e300f64, 1e-300, 0.1].iter().flat_map(|v| v.to_le_bytes()).collect();
     safetensors_file(&source, &[("d", "F64", vec![3])], &raw);
-    let notes = convert(&source, &Options { dtype: Some(DType::F32), ..Options::new(Target::Torch) }, &to);
+    let notes = convert(&source, &Options::new(Target::Torch).with(|o| o.dtype = Some(DType::F32)), &to);
     assert_eq!(
         notes,
         ["values beyond the range of float32, in 1 of 1 tensors: 1 became infinite, 1 became zero"]
@@ -261,14 +281,18 @@ fn packed_forms_carry_codes_and_scales_between_them_exactly() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let seeds = fixture("packed/nano-healthy-2000-i2s.pt");
-    convert(&seeds, &Options { dtype: Some(DType::F32), ..Options::new(Target::Torch) }, &at("floats.pt"));
+    convert(&seeds, &Options::new(Target::Torch).with(|o| o.dtype = Some(DType::F32)), &at("floats.pt"));
     convert(&seeds, &Options::new(Target::Hf { packed: true }), &at("hf"));
     convert(&at("floats.pt"), &Options::new(Target::I2s), &at("again.pt"));
     convert(&at("hf"), &Options::new(Target::I2s), &at("from-hf.pt"));
     convert(&at("hf"), &Options::new(Target::SafeTensors), &at("flat.safetensors"));
     // A flat file says nothing of the model.
     let ternary = Some(Glob::new("*_proj.weight").unwrap().compile_matcher());
-    convert(&at("flat.safetensors"), &Options { ternary, ..Options::new(Target::I2s) }, &at("from-flat.pt"));
+    convert(
+        &at("flat.safetensors"),
+        &Options::new(Target::I2s).with(|o| o.ternary = ternary),
+        &at("from-flat.pt"),
+    );
     let first = open(&seeds).unwrap();
     for name in ["again.pt", "from-hf.pt", "from-flat.pt"] {
         let copy = open(at(name)).unwrap();
@@ -280,6 +304,47 @@ fn packed_forms_carry_codes_and_scales_between_them_exactly() {
     let gate = hf.tensor("model.layers.0.mlp.gate_proj.weight").unwrap();
     assert_eq!(gate.dtype, DType::Ternary(TernaryPacking::HfBitnet));
     assert_eq!(gate.shape, [128, 64]);
+}
+
+/// Float masters that every forward pass rounds: without its `quantization_config` a copy would compute plain products.
+#[test]
+fn masters_of_an_online_bitnet_stay_such() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    convert(
+        &fixture("healthy-run/step-02000.pt"),
+        &Options::new(Target::Hf { packed: false }),
+        &at("masters"),
+    );
+    let path = at("masters").join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let online = serde_json::json!({
+        "quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "online", "use_rms_norm": true,
+    });
+    config["quantization_config"] = online.clone();
+    std::fs::write(&path, config.to_string()).unwrap();
+    let told = |name: &str| -> serde_json::Value {
+        let config: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(at(name).join("config.json")).unwrap()).unwrap();
+        config.get("quantization_config").cloned().unwrap_or_default()
+    };
+    let narrow = Options::new(Target::Hf { packed: false }).with(|o| o.dtype = Some(DType::BF16));
+    convert(&at("masters"), &narrow, &at("copy"));
+    assert_eq!(told("copy"), online);
+    let ternary = |name: &str| {
+        let copy = open(at(name)).unwrap();
+        copy.tensors.iter().filter(|t| copy.model.is_ternary(t)).count()
+    };
+    assert_eq!((ternary("masters"), ternary("copy")), (14, 14));
+    convert(&at("copy"), &Options::new(Target::Hf { packed: true }), &at("packed"));
+    assert_eq!(
+        (&told("packed")["quantization_mode"], &told("packed")["use_rms_norm"]),
+        (&"offline".into(), &true.into())
+    );
+    assert_eq!(ternary("packed"), 14);
+    // Codes times their scales are not what such a layer would round.
+    convert(&at("packed"), &Options::new(Target::Hf { packed: false }), &at("floats"));
+    assert_eq!(told("floats"), serde_json::Value::Null);
 }
 
 #[test]
@@ -306,7 +371,7 @@ fn a_hugging_face_folder_is_complete_and_split_where_asked() {
     std::fs::copy(fixture("healthy-run/step-02000.pt"), model.join("model.pt")).unwrap();
     std::fs::write(model.join("tokenizer.json"), "{\"version\":\"1.0\"}").unwrap();
     let to = folder.path().join("hf");
-    let options = Options { max_shard_bytes: Some(200_000), ..Options::new(Target::Hf { packed: false }) };
+    let options = Options::new(Target::Hf { packed: false }).with(|o| o.max_shard_bytes = Some(200_000));
     let notes = convert(&model.join("model.pt"), &options, &to);
     assert!(
         notes.iter().any(|n| n.contains("soft caps (attention scores at 50, final logits at 30)")),
@@ -351,7 +416,7 @@ fn a_hugging_face_folder_is_complete_and_split_where_asked() {
     assert!(hf.model.student.is_some(), "the trainer's config came along");
     // And back under the student's names.
     let back = folder.path().join("back.pt");
-    convert(&to, &Options { names: Some(Style::Student), ..Options::new(Target::Torch) }, &back);
+    convert(&to, &Options::new(Target::Torch).with(|o| o.names = Some(Style::Student)), &back);
     let back = open(&back).unwrap();
     assert!(back.tensor("model_state_dict.layers.1.mlp.down_proj.weight").is_ok());
     assert!(back.meta("config.model.hidden_dim").is_some());
@@ -363,14 +428,14 @@ fn weights_only_unless_told_otherwise() {
     let source = fixture("healthy-run/step-02000.pt");
     let (lean, full) = (folder.path().join("lean.pt"), folder.path().join("full.pt"));
     convert(&source, &Options::new(Target::Torch), &lean);
-    convert(&source, &Options { keep_optimizer: true, ..Options::new(Target::Torch) }, &full);
+    convert(&source, &Options::new(Target::Torch).with(|o| o.keep_optimizer = true), &full);
     let (lean, full, source) = (open(&lean).unwrap(), open(&full).unwrap(), open(&source).unwrap());
     assert!(lean.tensors.iter().all(|t| t.group == Group::Weights));
     assert!(lean.meta("optimizer_state_dict").is_none() && lean.meta("config.model").is_some());
     assert_eq!(full.metadata, source.metadata);
     assert_eq!(full.tensors.len(), source.tensors.len());
     for target in [Target::SafeTensors, Target::Hf { packed: false }] {
-        let options = Options { keep_optimizer: true, ..Options::new(target) };
+        let options = Options::new(target).with(|o| o.keep_optimizer = true);
         assert!(matches!(Plan::new(&source, &options), Err(ckpt_convert::Error::Target(_))));
     }
 }
@@ -380,19 +445,18 @@ fn types_by_pattern_and_a_state_dict_by_its_key() {
     let folder = tempfile::tempdir().unwrap();
     let to = folder.path().join("mixed.safetensors");
     let glob = |text: &str| Glob::new(text).unwrap().compile_matcher();
-    let options = Options {
-        dtype: Some(DType::BF16),
-        dtypes: vec![(glob("embed*"), DType::F16), (glob("*norm.weight"), DType::F32)],
-        root: Some("model_state_dict".into()),
-        ..Options::new(Target::SafeTensors)
-    };
+    let options = Options::new(Target::SafeTensors).with(|o| {
+        o.dtype = Some(DType::BF16);
+        o.dtypes = vec![(glob("embed*"), DType::F16), (glob("*norm.weight"), DType::F32)];
+        o.root = Some("model_state_dict".into());
+    });
     convert(&fixture("healthy-run/step-02000.pt"), &options, &to);
     let after = open(&to).unwrap();
     assert_eq!(after.tensor("embed_tokens.weight").unwrap().dtype, DType::F16);
     assert_eq!(after.tensor("layers.1.self_attn.k_norm.weight").unwrap().dtype, DType::F32);
     assert_eq!(after.tensor("layers.1.self_attn.k_proj.weight").unwrap().dtype, DType::BF16);
     let source = open(fixture("healthy-run/step-02000.pt")).unwrap();
-    let error = Plan::new(&source, &Options { root: Some("ema".into()), ..options }).unwrap_err().to_string();
+    let error = Plan::new(&source, &options.with(|o| o.root = Some("ema".into()))).unwrap_err().to_string();
     assert!(error.contains("`ema.`") && error.contains("model_state_dict"), "{error}");
 }
 
@@ -406,7 +470,7 @@ fn values_that_are_ternary_already_keep_their_scale_to_the_bit() {
     let raw: Vec<u8> = codes.iter().flat_map(|&c| (f32::from(c) * scale).to_le_bytes()).collect();
     safetensors_file(&source, &[("l.weight", "F32", vec![5, 7])], &raw);
     let ternary = Some(Glob::new("*.weight").unwrap().compile_matcher());
-    let notes = convert(&source, &Options { ternary, ..Options::new(Target::I2s) }, &to);
+    let notes = convert(&source, &Options::new(Target::I2s).with(|o| o.ternary = ternary), &to);
     assert_eq!(notes, [""; 0], "nothing is lost");
     let after = open(&to).unwrap();
     let tensor = after.tensor("model_state_dict.l.weight").unwrap();
@@ -464,13 +528,14 @@ fn names_that_a_format_cannot_tell_apart_are_refused() {
     safetensors_file(&source, &[("l.weight", "F32", vec![1, 4]), ("l_scale", "F32", vec![1])], &[0; 20]);
     let ternary = Some(Glob::new("l.weight").unwrap().compile_matcher());
     let checkpoint = open(&source).unwrap();
-    let error =
-        Plan::new(&checkpoint, &Options { ternary, ..Options::new(Target::I2s) }).unwrap_err().to_string();
+    let error = Plan::new(&checkpoint, &Options::new(Target::I2s).with(|o| o.ternary = ternary))
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("l_scale"), "{error}");
     let mut plan = Plan::new(&checkpoint, &Options::new(Target::Torch)).unwrap();
     plan.tensors[0].name = "__metadata__".into();
     let stop = Default::default();
-    write(&mut plan, &Options::new(Target::Torch), &pt, Control { progress: &|_| (), stop: &stop }).unwrap();
+    write(&mut plan, &Options::new(Target::Torch), &pt, Control::new(&|_| (), &stop)).unwrap();
     let checkpoint = open(&pt).unwrap();
     let error = Plan::new(&checkpoint, &Options::new(Target::SafeTensors)).unwrap_err().to_string();
     assert!(error.contains("__metadata__"), "{error}");
@@ -482,7 +547,7 @@ fn verification_sees_what_changed() {
     let source = fixture("healthy-run/step-02000.pt");
     let copy = folder.path().join("copy.safetensors");
     let packed = folder.path().join("packed.pt");
-    convert(&source, &Options { dtype: Some(DType::F16), ..Options::new(Target::SafeTensors) }, &copy);
+    convert(&source, &Options::new(Target::SafeTensors).with(|o| o.dtype = Some(DType::F16)), &copy);
     convert(&source, &Options::new(Target::I2s), &packed);
     assert!(verified(&source, &copy).tensors.iter().all(|t| t.agrees && t.rule == Rule::Rounded));
     let flip = |path: &Path, name: &str| {
@@ -536,6 +601,56 @@ fn safetensors_file(path: &Path, tensors: &[(&str, &str, Vec<usize>)], raw: &[u8
     std::fs::write(path, out).unwrap();
 }
 
+/// Where a layout pieces tensors together from ranges of several files, no writer notices.
+#[test]
+fn a_tensor_in_ranges_of_two_files_is_written_like_any_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    convert(&fixture("healthy-run/step-02000.pt"), &Options::new(Target::SafeTensors), &at("plain"));
+    let plain = open(at("plain")).unwrap();
+    let halves = ["first", "second"].map(|half| {
+        let (mut tensors, mut raw) = (Vec::new(), Vec::new());
+        for tensor in &plain.tensors {
+            assert_eq!(tensor.dtype, DType::F32);
+            let bytes = plain.tensor_bytes(tensor).unwrap();
+            let (start, end) = bytes.split_at(bytes.len() / 3 / 4 * 4);
+            let part = if half == "first" { start } else { end };
+            tensors.push((tensor.name.as_str(), "F32", vec![part.len() / 4]));
+            raw.extend_from_slice(part);
+        }
+        safetensors_file(&at(half), &tensors, &raw);
+        open(at(half)).unwrap()
+    });
+    let mut pieced = open(at("plain")).unwrap();
+    for tensor in &mut pieced.tensors {
+        let parts = halves.each_ref().map(|half| half.tensor(&tensor.name).unwrap());
+        let range = |part: &TensorInfo| part.byte_offset..part.byte_offset + part.byte_len().unwrap();
+        let parts = parts.map(|part| (part.storage.as_ref().unwrap(), range(part)));
+        tensor.storage = Some(Storage::pieced(parts).unwrap());
+        tensor.byte_offset = 0;
+    }
+    let gguf = |quant| Target::Gguf(Gguf::default().with(|g| g.quant = Some(quant)));
+    for target in [
+        Target::SafeTensors,
+        Target::Torch,
+        Target::Npz,
+        gguf(Quant::F16),
+        gguf(Quant::Q8_0),
+        gguf(Quant::Tq2_0),
+        gguf(Quant::I2S),
+    ] {
+        let options = Options::new(target).with(|o| o.force = true);
+        let written = [(&plain, "of plain"), (&pieced, "of pieced")].map(|(source, name)| {
+            let mut plan = Plan::new(source, &options).unwrap();
+            let stop = Default::default();
+            write(&mut plan, &options, &at(name), Control::new(&|_| (), &stop)).unwrap();
+            assert!(verify_written(&plan, &at(name)).unwrap().agrees());
+            std::fs::read(at(name)).unwrap()
+        });
+        assert!(written[0] == written[1], "{:?}", options.target);
+    }
+}
+
 /// The ternary form of a narrow matrix has its scale in f32, whatever the matrix is rounded to.
 #[test]
 fn narrow_students_become_gguf_of_every_plain_type() {
@@ -543,10 +658,10 @@ fn narrow_students_become_gguf_of_every_plain_type() {
     let source = fixture("healthy-run/step-02000.pt");
     for dtype in [DType::F16, DType::BF16] {
         let narrow = folder.path().join(dtype.name());
-        convert(&source, &Options { dtype: Some(dtype), ..Options::new(Target::Torch) }, &narrow);
+        convert(&source, &Options::new(Target::Torch).with(|o| o.dtype = Some(dtype)), &narrow);
         for quant in [Quant::F32, Quant::F16, Quant::BF16, Quant::Q8_0] {
             let to = folder.path().join(format!("{dtype}-{quant}.gguf"));
-            let gguf = Gguf { quant: Some(quant), embed: Some(quant), ..Gguf::default() };
+            let gguf = Gguf::new(quant, quant);
             convert(&narrow, &Options::new(Target::Gguf(gguf)), &to);
             let report = verified(&narrow, &to);
             assert!(report.agrees(), "{report:#?}");

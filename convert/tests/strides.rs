@@ -2,9 +2,9 @@
 //! every element stays what and where it was.
 
 use ckpt_convert::{Blob, Content, Control, Gguf, Options, Output, Plan, Target, verify_written, write};
+use ckpt_inspect::metadata::Value;
 use ckpt_inspect::{DType, contiguous_strides, open};
 use proptest::prelude::*;
-use serde_pickle::Value;
 
 const DTYPES: [DType; 14] = [
     DType::F64,
@@ -88,19 +88,14 @@ proptest! {
                 let name = format!("s{n}.v{m}");
                 let bytes: Vec<u8> = view.places().iter().flat_map(|p| raw[p * size..(p + 1) * size].to_vec()).collect();
                 wanted.push((name.clone(), dtype, view.shape.clone(), bytes));
-                plan.tensors.push(Output {
-                    name,
-                    dtype,
-                    shape: view.shape.clone(),
-                    strides: view.strides.clone(),
-                    blob: n,
-                    offset: (view.offset * size) as u64,
-                });
+                let mut output = Output::new(name, dtype, view.shape.clone(), n);
+                (output.strides, output.offset) = (view.strides.clone(), (view.offset * size) as u64);
+                plan.tensors.push(output);
             }
-            plan.blobs.push(Blob { dtype, bytes: raw.len() as u64, content: Content::Bytes(raw) });
+            plan.blobs.push(Blob::new(dtype, raw.len() as u64, Content::Bytes(raw)));
         }
         let stop = Default::default();
-        let control = Control { progress: &|_| (), stop: &stop };
+        let control = Control::new(&|_| (), &stop);
         write(&mut plan, &Options::new(Target::Torch), &first, control).unwrap();
         let written = open(&first).unwrap();
         let gguf = Target::Gguf(Gguf::default());

@@ -86,7 +86,10 @@ struct Best {
 
 fn measure(path: &Path, threads: usize, tables: TableType, kernel: Kernel) -> Best {
     let pool = Pool::new(threads);
-    let options = LoadOptions { tables: Some(tables), kernel: Some(kernel), ..LoadOptions::default() };
+    let options = LoadOptions::default().with(|o| {
+        o.tables = Some(tables);
+        o.kernel = Some(kernel);
+    });
     let open = || Model::open(path, &options, &pool).expect("the model just written");
     let model = open();
     let memory = Memory::like(&model);

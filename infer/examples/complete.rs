@@ -22,7 +22,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut stream = tokenizer.stream(&prompt, false);
     let mut cache = Cache::new(model.config(), KvType::F32, WhenFull::Stop);
     let mut runner = Runner::new(&model, &pool);
-    let stop = Stop { max_tokens: 32, ids: tokenizer.stops().to_vec(), ..Stop::default() };
+    let mut stop = Stop::after(32);
+    stop.ids = tokenizer.stops().to_vec();
     let mut generator = Generator::new(&mut runner, &mut cache, &SampleOptions::default(), stop);
     print!("{text}");
     generator.run(&prompt, &mut |token| {

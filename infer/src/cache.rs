@@ -16,6 +16,7 @@ pub(crate) const PAGE: usize = 64;
 /// What keys and values are stored as.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)] // the variants are the types' names
+#[non_exhaustive]
 pub enum KvType {
     #[default]
     F32,
@@ -24,6 +25,7 @@ pub enum KvType {
 
 /// What happens when the context is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum WhenFull {
     /// [`Error::ContextFull`].
     #[default]

@@ -12,6 +12,7 @@ const BLOCK: usize = 64;
 
 /// How well a model predicts tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Likelihood {
     /// Tokens that were predicted.
     pub tokens: usize,
@@ -33,12 +34,20 @@ impl Likelihood {
 
 /// How sequences are cut to windows that fit the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Windows {
     /// Tokens of a window at most.
     pub context: usize,
     /// Tokens from the beginning of one window to the next. A position counts once, in the first window that has it,
     /// and predicts the token that follows it.
     pub stride: usize,
+}
+
+impl Windows {
+    /// Windows of `context` tokens, one every `stride`.
+    pub fn new(context: usize, stride: usize) -> Self {
+        Windows { context, stride }
+    }
 }
 
 /// Part of a sequence.
@@ -130,6 +139,7 @@ pub fn likelihood(
 
 /// The largest difference of a logit, and where it was.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Worst {
     /// |a - b|; NaN where a logit of one model is NaN or infinite.
     pub difference: f32,
@@ -139,6 +149,7 @@ pub struct Worst {
 
 /// What two models say of the same tokens.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Comparison {
     /// Positions whose logits were compared.
     pub positions: usize,

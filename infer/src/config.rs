@@ -3,7 +3,7 @@
 
 use ckpt_inspect::meaning::architecture::{Part, Role, STUDENT, TABLE};
 use ckpt_inspect::meaning::names::Names;
-use ckpt_inspect::meaning::{Activation, ConfigError, Given, RopeScaling, SlidingLayers};
+use ckpt_inspect::meaning::{Activation, ConfigError, Given, RopePairing, RopeScaling, SlidingLayers};
 use ckpt_inspect::{Checkpoint, DType, ModelConfig};
 
 use crate::{Error, Result};
@@ -148,9 +148,9 @@ fn refuse(given: &Given) -> Result<(), String> {
     if let Some(Activation::Other(name)) = &given.activation {
         return Err(format!("has hidden_act `{}`; silu is run", name.escape_debug()));
     }
-    match given.quantization.as_deref() {
-        None | Some("bitnet") => {}
-        Some(other) => return Err(format!("is quantized by `{}`, which is not run", other.escape_debug())),
+    if let Some(other) = given.quantization.as_ref().filter(|q| !q.is_bitnet()) {
+        let method = other.method.as_deref().unwrap_or_default();
+        return Err(format!("is quantized by `{}`, which is not run", method.escape_debug()));
     }
     match &given.sliding_layers {
         None | Some(SlidingLayers::All) => Ok(()),
@@ -183,6 +183,10 @@ fn check(config: &ModelConfig) -> Result<(), String> {
     positive("quantization_eps", config.quantization_eps + f64::MIN_POSITIVE)?;
     for cap in [config.attn_logit_soft_cap, config.final_logit_soft_cap].into_iter().flatten() {
         positive("a soft cap", cap)?;
+    }
+    match config.rope_pairing {
+        RopePairing::Halves | RopePairing::Neighbours => {}
+        other => return Err(format!("has rotary pairs of a kind that is not run: {other:?}")),
     }
     match config.rope_scaling {
         RopeScaling::Linear { factor } => positive("rope_scaling.factor", factor),

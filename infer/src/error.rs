@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 /// Why a model cannot be loaded or run.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// The checkpoint cannot be read.
     #[error(transparent)]

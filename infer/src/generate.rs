@@ -9,6 +9,7 @@ use crate::{Error, Result};
 
 /// When generation ends, besides the end of the context.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Stop {
     /// After so many tokens.
     pub max_tokens: usize,
@@ -18,8 +19,16 @@ pub struct Stop {
     pub logprobs: Option<usize>,
 }
 
+impl Stop {
+    /// After so many tokens, and nothing else.
+    pub fn after(max_tokens: usize) -> Self {
+        Stop { max_tokens, ..Stop::default() }
+    }
+}
+
 /// A generated token.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Token {
     /// Its id.
     pub id: u32,
@@ -31,6 +40,7 @@ pub struct Token {
 
 /// Why generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Reason {
     /// As many tokens as asked for.
     MaxTokens,
@@ -42,8 +52,21 @@ pub enum Reason {
     ContextFull,
 }
 
+impl Reason {
+    /// A lower-case name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Reason::MaxTokens => "max-tokens",
+            Reason::StopToken => "stop-token",
+            Reason::Callback => "interrupted",
+            Reason::ContextFull => "context-full",
+        }
+    }
+}
+
 /// What came of a generation.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Outcome {
     /// The generated tokens. The last one has not gone through the model: the cache ends before it.
     pub ids: Vec<u32>,

@@ -19,6 +19,8 @@
 //! # Ok::<(), ckpt_infer::Error>(())
 //! ```
 
+#![warn(clippy::disallowed_macros, clippy::disallowed_methods)]
+
 #[cfg(target_endian = "big")]
 compile_error!("weights are copied as the little-endian elements that checkpoints hold");
 

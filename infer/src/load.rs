@@ -20,6 +20,7 @@ use crate::{Config, Error, Names, Part, Result, Role, RopeScaling, Settings};
 
 /// What the embedding and the head are kept as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum TableType {
     /// f32.
     F32,
@@ -33,6 +34,7 @@ pub enum TableType {
 
 /// How a model is to be loaded.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct LoadOptions {
     /// What is to override the checkpoint's configuration.
     pub settings: Settings,
@@ -40,6 +42,14 @@ pub struct LoadOptions {
     pub tables: Option<TableType>,
     /// The instruction set to run with; the processor's best when `None`.
     pub kernel: Option<Kernel>,
+}
+
+impl LoadOptions {
+    /// These options, with what `change` changes.
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
 }
 
 impl Model {

@@ -135,6 +135,7 @@ impl Model {
 
 /// Which positions' logits are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Logits {
     /// None: the tokens only go into the cache.
     None,
@@ -146,6 +147,7 @@ pub enum Logits {
 
 /// Tokens that continue one sequence.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Sequence<'a> {
     /// The tokens.
     pub ids: &'a [u32],
@@ -153,6 +155,13 @@ pub struct Sequence<'a> {
     pub cache: &'a mut Cache,
     /// Which of their logits are wanted.
     pub logits: Logits,
+}
+
+impl<'a> Sequence<'a> {
+    /// These tokens after what `cache` holds.
+    pub fn new(ids: &'a [u32], cache: &'a mut Cache, logits: Logits) -> Self {
+        Sequence { ids, cache, logits }
+    }
 }
 
 /// Runs a model: its working memory, and the threads it uses.

@@ -6,11 +6,11 @@ use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 
+use ckpt_inspect::metadata::Value;
 use ckpt_inspect::staged::StagedFile;
 use ckpt_inspect::{Checkpoint, DType, TensorInfo, staged};
 use crc32fast::Hasher;
 use serde_json::{Map, json};
-use serde_pickle::Value;
 
 use crate::cache::{Cache, KvType, Paged, Pages, WhenFull, with_pages};
 use crate::kernel::float::Element;

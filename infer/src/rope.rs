@@ -7,7 +7,8 @@ use crate::{Config, RopePairing, RopeScaling};
 pub(crate) struct Rope {
     /// Radians a position, head_dim / 2 of them, in f32 as PyTorch computes them.
     frequencies: Vec<f32>,
-    pairing: RopePairing,
+    /// Whether neighbours turn together, or else one from each half: pairings that the configuration may have.
+    neighbours: bool,
 }
 
 /// Cosines and sines of one position.
@@ -27,7 +28,8 @@ impl Rope {
             let stretched = stretch(f64::from(frequency), &config.rope_scaling) as f32;
             stretched / factors.and_then(|f| f.get(i)).copied().unwrap_or(1.0)
         });
-        Rope { frequencies: frequencies.collect(), pairing: config.rope_pairing }
+        let neighbours = config.rope_pairing == RopePairing::Neighbours;
+        Rope { frequencies: frequencies.collect(), neighbours }
     }
 
     /// The angles of `position`.
@@ -45,17 +47,14 @@ impl Rope {
     #[inline(always)]
     pub fn rotate(&self, head: &mut [f32], angles: &Angles) {
         let turns = angles.cos.iter().zip(&angles.sin);
-        match self.pairing {
-            RopePairing::Halves => {
-                let (first, second) = head.split_at_mut(self.frequencies.len());
-                for ((a, b), (cos, sin)) in first.iter_mut().zip(second).zip(turns) {
-                    (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
-                }
+        if self.neighbours {
+            for ([a, b], (cos, sin)) in head.as_chunks_mut::<2>().0.iter_mut().zip(turns) {
+                (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
             }
-            RopePairing::Neighbours => {
-                for ([a, b], (cos, sin)) in head.as_chunks_mut::<2>().0.iter_mut().zip(turns) {
-                    (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
-                }
+        } else {
+            let (first, second) = head.split_at_mut(self.frequencies.len());
+            for ((a, b), (cos, sin)) in first.iter_mut().zip(second).zip(turns) {
+                (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
             }
         }
     }

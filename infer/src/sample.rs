@@ -8,6 +8,7 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 /// How tokens are chosen. Applied in this order: repetition penalty, temperature, top-k, top-p, min-p.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct SampleOptions {
     /// Logits are divided by it; 0 takes the most likely token, the lowest id of equals.
     pub temperature: f32,
@@ -28,6 +29,14 @@ impl Default for SampleOptions {
     /// Greedy, without a penalty.
     fn default() -> Self {
         SampleOptions { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, seed: 0 }
+    }
+}
+
+impl SampleOptions {
+    /// These options, with what `change` changes: `SampleOptions::default().with(|o| o.temperature = 0.7)`.
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
     }
 }
 

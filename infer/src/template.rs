@@ -8,6 +8,7 @@ use crate::tokenizer::Tokenizer;
 
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Message {
     /// `system`, `user` or `assistant`.
     pub role: String,
@@ -24,6 +25,7 @@ impl Message {
 
 /// A way to write a conversation out.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Template {
     /// `User: …` and `Assistant: …`, a line each.
     Plain,

@@ -12,8 +12,8 @@ fn healthy() -> PathBuf {
 }
 
 fn model(max_seq_len: Option<usize>, pool: &Pool) -> Model {
-    let settings = Settings { max_seq_len, ..Settings::default() };
-    Model::open(&healthy(), &LoadOptions { settings, ..LoadOptions::default() }, pool).unwrap()
+    let settings = Settings::default().with(|s| s.max_seq_len = max_seq_len);
+    Model::open(&healthy(), &LoadOptions::default().with(|o| o.settings = settings), pool).unwrap()
 }
 
 fn ids(n: u32) -> Vec<u32> {
@@ -21,7 +21,7 @@ fn ids(n: u32) -> Vec<u32> {
 }
 
 fn run(runner: &mut Runner<'_>, cache: &mut Cache, ids: &[u32]) -> Vec<f32> {
-    runner.forward(&mut [Sequence { ids, cache, logits: Logits::All }]).unwrap().to_vec()
+    runner.forward(&mut [Sequence::new(ids, cache, Logits::All)]).unwrap().to_vec()
 }
 
 #[test]
@@ -48,11 +48,10 @@ fn the_end_of_the_context_is_told_before_anything_runs() {
     let mut cache = Cache::new(model.config(), KvType::F32, WhenFull::Stop);
     run(&mut runner, &mut cache, &ids(15));
     let six = ids(6);
-    let outcome = runner.forward(&mut [Sequence { ids: &six, cache: &mut cache, logits: Logits::Last }]);
+    let outcome = runner.forward(&mut [Sequence::new(&six, &mut cache, Logits::Last)]);
     assert!(matches!(outcome, Err(Error::ContextFull { wanted: 21, limit: 20 })), "{outcome:?}");
     assert_eq!((cache.len(), cache.room()), (15, 5));
-    let outcome =
-        runner.forward(&mut [Sequence { ids: &[5, 1024], cache: &mut cache, logits: Logits::Last }]);
+    let outcome = runner.forward(&mut [Sequence::new(&[5, 1024], &mut cache, Logits::Last)]);
     assert!(matches!(outcome, Err(Error::Token { id: 1024, vocab_size: 1024 })), "{outcome:?}");
     assert_eq!(cache.len(), 15);
     run(&mut runner, &mut cache, &six[..5]);
@@ -68,10 +67,8 @@ fn long_prompts_are_run_in_steps() {
     let ids = ids(600);
     let whole = run(&mut runner, &mut cache(), &ids);
     let (mut first, mut second) = (cache(), cache());
-    let mut batch = [
-        Sequence { ids: &ids[..350], cache: &mut first, logits: Logits::All },
-        Sequence { ids: &ids, cache: &mut second, logits: Logits::Last },
-    ];
+    let mut batch =
+        [Sequence::new(&ids[..350], &mut first, Logits::All), Sequence::new(&ids, &mut second, Logits::Last)];
     let both = runner.forward(&mut batch).unwrap().to_vec();
     assert!(both[..350 * 1024] == whole[..350 * 1024]);
     assert!(both[350 * 1024..] == whole[599 * 1024..]);
@@ -149,8 +146,9 @@ fn a_saved_cache_goes_on_where_it_was() {
         other => panic!("{other:?}"),
     };
     assert!(refused(Cache::restore(&path, &model, KvType::F32, WhenFull::Stop)).contains("float16"));
-    let settings = Settings { rope_base: Some(5e5), ..Settings::default() };
-    let other = Model::open(&healthy(), &LoadOptions { settings, ..LoadOptions::default() }, &pool).unwrap();
+    let settings = Settings::default().with(|s| s.rope_base = Some(5e5));
+    let other =
+        Model::open(&healthy(), &LoadOptions::default().with(|o| o.settings = settings), &pool).unwrap();
     assert!(refused(Cache::restore(&path, &other, KvType::F16, WhenFull::Stop)).contains("another model"));
     assert!(
         refused(Cache::restore(&healthy(), &model, KvType::F32, WhenFull::Stop)).contains("is not a prompt")

@@ -22,7 +22,7 @@ fn healthy() -> PathBuf {
 
 fn logits(model: &Model, pool: &Pool, ids: &[u32]) -> Vec<f32> {
     let mut cache = Cache::new(model.config(), KvType::F32, WhenFull::Stop);
-    let sequence = Sequence { ids, cache: &mut cache, logits: Logits::All };
+    let sequence = Sequence::new(ids, &mut cache, Logits::All);
     Runner::new(model, pool).forward(&mut [sequence]).unwrap().to_vec()
 }
 
@@ -41,7 +41,7 @@ fn unusual_configurations_agree_with_pytorch() {
         for kernel in Kernel::available() {
             for threads in [1, 3] {
                 let pool = Pool::new(threads);
-                let options = LoadOptions { kernel: Some(kernel), ..LoadOptions::default() };
+                let options = LoadOptions::default().with(|o| o.kernel = Some(kernel));
                 let model = Model::open(&data(&format!("{name}.pt")), &options, &pool).unwrap();
                 assert_eq!(model.assumed(), [""; 0]);
                 let off = largest_difference(&logits(&model, &pool, &ids), &want);
@@ -96,14 +96,13 @@ fn hugging_face(folder: &Path, architecture: &str, dtype: Dtype, leave_out: &str
 fn hugging_face_models_run() {
     let pool = Pool::new(2);
     let ids: Vec<u32> = (0..40).map(|i| i * 37 % 1024).collect();
-    let float = Settings {
-        use_bitlinear_attn: Some(false),
-        use_bitlinear_ffn: Some(false),
-        attn_logit_soft_cap: Some(None),
-        final_logit_soft_cap: Some(None),
-        ..Settings::default()
-    };
-    let options = LoadOptions { settings: float, ..LoadOptions::default() };
+    let float = Settings::default().with(|s| {
+        s.use_bitlinear_attn = Some(false);
+        s.use_bitlinear_ffn = Some(false);
+        s.attn_logit_soft_cap = Some(None);
+        s.final_logit_soft_cap = Some(None);
+    });
+    let options = LoadOptions::default().with(|o| o.settings = float);
     let want = logits(&Model::open(&healthy(), &options, &pool).unwrap(), &pool, &ids);
     let qwen = r#""rope_theta": 1000000, "head_dim": 32"#;
     for (dtype, bound) in [(Dtype::F32, 0.0), (Dtype::F16, 0.03), (Dtype::BF16, 0.25)] {
@@ -177,7 +176,7 @@ fn hugging_face_models_come_back_from_gguf() {
         let options = Options::new(target);
         let source = ckpt_inspect::open(from).unwrap();
         let mut plan = Plan::new(&source, &options).unwrap();
-        write(&mut plan, &options, to, Control { progress: &|_| (), stop: &Default::default() }).unwrap();
+        write(&mut plan, &options, to, Control::new(&|_| (), &Default::default())).unwrap();
     };
     let open = |path: &Path| Model::open(path, &LoadOptions::default(), &pool).unwrap();
     for (architecture, leave_out, scaling) in [
@@ -199,7 +198,7 @@ fn hugging_face_models_come_back_from_gguf() {
         hugging_face(folder.path(), architecture, Dtype::F32, leave_out, &config);
         let original = open(folder.path());
         let want = logits(&original, &pool, &ids);
-        let f32s = Gguf { quant: Some(Quant::F32), embed: Some(Quant::F32), ..Gguf::default() };
+        let f32s = Gguf::new(Quant::F32, Quant::F32);
         convert(folder.path(), Target::Gguf(f32s), &at("model.gguf"));
         convert(&at("model.gguf"), Target::Hf { packed: false }, &at("back"));
         let back = open(&at("back"));
@@ -214,18 +213,19 @@ fn hugging_face_models_come_back_from_gguf() {
 #[test]
 fn contradictions_are_told() {
     let pool = Pool::new(1);
-    let with = |settings| Model::open(&healthy(), &LoadOptions { settings, ..LoadOptions::default() }, &pool);
+    let with =
+        |settings| Model::open(&healthy(), &LoadOptions::default().with(|o| o.settings = settings), &pool);
     for settings in [
-        Settings { rope_base: Some(f64::NAN), ..Settings::default() },
-        Settings { max_seq_len: Some(0), ..Settings::default() },
-        Settings { norm_eps: Some(-1.0), ..Settings::default() },
-        Settings { attn_logit_soft_cap: Some(Some(0.0)), ..Settings::default() },
+        Settings::default().with(|s| s.rope_base = Some(f64::NAN)),
+        Settings::default().with(|s| s.max_seq_len = Some(0)),
+        Settings::default().with(|s| s.norm_eps = Some(-1.0)),
+        Settings::default().with(|s| s.attn_logit_soft_cap = Some(Some(0.0))),
     ] {
         let outcome = with(settings.clone());
         assert!(matches!(outcome, Err(Error::Inconsistent { .. })), "{settings:?}: {outcome:?}");
     }
     // A head's size is told by the QK norm; a flag cannot change it.
-    let outcome = with(Settings { head_dim: Some(7), ..Settings::default() });
+    let outcome = with(Settings::default().with(|s| s.head_dim = Some(7)));
     assert!(
         matches!(&outcome, Err(Error::Setting { what, .. }) if what.contains("head_dim is 32")),
         "{outcome:?}"

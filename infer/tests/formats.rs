@@ -78,14 +78,14 @@ fn student(folder: &Path) -> PathBuf {
 }
 
 fn model(path: &Path, settings: Settings, pool: &Pool) -> Model {
-    let options = LoadOptions { settings, ..LoadOptions::default() };
+    let options = LoadOptions::default().with(|o| o.settings = settings);
     Model::open(path, &options, pool).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
 fn logits(model: &Model, pool: &Pool) -> Vec<f32> {
     let ids: Vec<u32> = (0..30).map(|i| i * 29 % VOCAB as u32).collect();
     let mut cache = Cache::new(model.config(), KvType::F32, WhenFull::Stop);
-    let sequence = Sequence { ids: &ids, cache: &mut cache, logits: Logits::All };
+    let sequence = Sequence::new(&ids, &mut cache, Logits::All);
     Runner::new(model, pool).forward(&mut [sequence]).unwrap().to_vec()
 }
 
@@ -97,11 +97,11 @@ fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
 fn convert(source: &Path, options: &Options, to: &Path) {
     let checkpoint = ckpt_inspect::open(source).unwrap();
     let mut plan = Plan::new(&checkpoint, options).unwrap();
-    write(&mut plan, options, to, Control { progress: &|_| (), stop: &Default::default() }).unwrap();
+    write(&mut plan, options, to, Control::new(&|_| (), &Default::default())).unwrap();
 }
 
 fn gguf(quant: Quant, change: impl FnOnce(&mut Gguf)) -> Options {
-    let mut settings = Gguf { quant: Some(quant), embed: Some(Quant::F32), ..Gguf::default() };
+    let mut settings = Gguf::new(quant, Quant::F32);
     change(&mut settings);
     Options::new(Target::Gguf(settings))
 }
@@ -116,7 +116,7 @@ fn every_format_computes_the_same() {
     let want = logits(&exact, &pool);
     let spread = want.iter().fold(0.0f32, |a, b| a.max(b.abs()));
     assert!(spread > 1.0, "the model says something: {spread}");
-    let narrow = |dtype| Options { dtype: Some(dtype), ..Options::new(Target::SafeTensors) };
+    let narrow = |dtype| Options::new(Target::SafeTensors).with(|o| o.dtype = Some(dtype));
     let plain = |_: &mut Gguf| ();
     // Bounds are of logits; f16 rounds the scales of ternary matrices by up to 1/2048.
     let cases = [
@@ -192,10 +192,8 @@ fn a_file_written_the_wrong_way_round_runs_as_the_student() {
         parts.iter().fold(name.to_string(), |name, (torch, gguf)| name.replace(torch, gguf))
     };
     let weights = weights();
-    let entry = |(name, shape, _): &(String, Vec<usize>, Vec<f32>)| OutputEntry {
-        name: gguf_name(name),
-        ggml: GgmlType::F16,
-        shape: shape.iter().rev().copied().collect(),
+    let entry = |(name, shape, _): &(String, Vec<usize>, Vec<f32>)| {
+        OutputEntry::new(gguf_name(name), GgmlType::F16, shape.iter().rev().copied().collect::<Vec<_>>())
     };
     let layout = Layout::new(&keys, &weights.iter().map(entry).collect::<Vec<_>>()).unwrap();
     let mut bytes = layout.header.clone();
@@ -211,7 +209,7 @@ fn a_file_written_the_wrong_way_round_runs_as_the_student() {
 
     let source = student(folder.path());
     let narrow = folder.path().join("narrow.safetensors");
-    convert(&source, &Options { dtype: Some(DType::F16), ..Options::new(Target::SafeTensors) }, &narrow);
+    convert(&source, &Options::new(Target::SafeTensors).with(|o| o.dtype = Some(DType::F16)), &narrow);
     let want = logits(&model(&narrow, Settings::default(), &pool), &pool);
     assert_eq!(largest_difference(&logits(&old, &pool), &want), 0.0);
 }
@@ -235,7 +233,7 @@ fn gguf_files_agree_with_transformers() {
         let ids: Vec<u32> = ids.iter().map(|&id| id as u32).collect();
         let want = truth.values(truth.tensor("logits").unwrap()).unwrap();
         let mut cache = Cache::new(model.config(), KvType::F32, WhenFull::Stop);
-        let sequence = Sequence { ids: &ids, cache: &mut cache, logits: Logits::All };
+        let sequence = Sequence::new(&ids, &mut cache, Logits::All);
         let got = Runner::new(&model, &pool).forward(&mut [sequence]).unwrap().to_vec();
         let spread = want.iter().fold(0.0f32, |a, b| a.max(b.abs()));
         let off = largest_difference(&got, &want);

@@ -12,8 +12,8 @@ use ckpt_infer::{
 };
 use ckpt_inspect::meaning::architecture::STUDENT;
 use ckpt_inspect::metadata;
+use ckpt_inspect::metadata::HashableValue;
 use serde_json::json;
-use serde_pickle::HashableValue;
 
 /// The same codes and scales: the same arithmetic to the last bit.
 const EXACT: f32 = 0.0;
@@ -31,10 +31,10 @@ fn convert(source: &Path, settings: Gguf, to: &Path) {
 /// Converts, and gives what was told.
 fn write_as(source: &Path, target: Target, to: &Path) -> Vec<String> {
     let checkpoint = ckpt_inspect::open(source).unwrap();
-    let options = Options { force: true, ..Options::new(target) };
+    let options = Options::new(target).with(|o| o.force = true);
     let mut plan = Plan::new(&checkpoint, &options).unwrap();
     let stop = Default::default();
-    write(&mut plan, &options, to, Control { progress: &|_| (), stop: &stop }).unwrap();
+    write(&mut plan, &options, to, Control::new(&|_| (), &stop)).unwrap();
     plan.notes
 }
 
@@ -63,7 +63,7 @@ fn logits(path: &Path) -> (Vec<f32>, Model) {
     let model = Model::open(path, &LoadOptions::default(), &pool).unwrap();
     let ids: Vec<u32> = (0..40).map(|i| (i * 37 + 11) % 1024).collect();
     let mut cache = Cache::new(model.config(), KvType::F32, WhenFull::Stop);
-    let sequence = Sequence { ids: &ids, cache: &mut cache, logits: Logits::All };
+    let sequence = Sequence::new(&ids, &mut cache, Logits::All);
     let logits = Runner::new(&model, &pool).forward(&mut [sequence]).unwrap().to_vec();
     (logits, model)
 }
@@ -80,7 +80,7 @@ fn apart(a: &[f32], b: &[f32]) -> f32 {
 }
 
 fn quant(layers: Quant, embed: Quant) -> Gguf {
-    Gguf { quant: Some(layers), embed: Some(embed), ..Gguf::default() }
+    Gguf::new(layers, embed)
 }
 
 /// Converts `source` in each way and holds its logits to those of the source.
@@ -103,7 +103,7 @@ fn hold(source: &Path, cases: &[(Gguf, f32)]) {
 
 #[test]
 fn plain_types_give_the_logits_of_their_source() {
-    let latent = Gguf { latent: true, ..quant(Quant::F32, Quant::F32) };
+    let latent = quant(Quant::F32, Quant::F32).with(|g| g.latent = true);
     for source in ["healthy-run/step-02000.pt", "collapse-run/step-04000.pt"] {
         let cases = [
             (latent, EXACT),
@@ -121,7 +121,7 @@ fn ternary_types_give_the_logits_of_their_source() {
     let folder = tempfile::tempdir().unwrap();
     let source = folder.path().join("student.pt");
     student::write(&source);
-    let exact = |layers| Gguf { exact_scales: true, ..quant(layers, Quant::F32) };
+    let exact = |layers| quant(layers, Quant::F32).with(|g| g.exact_scales = true);
     let cases = [
         (quant(Quant::I2S, Quant::F32), EXACT),
         (exact(Quant::Tq1_0), EXACT),
@@ -176,12 +176,12 @@ fn the_student_comes_back_from_gguf() {
             let told = if name == "back" { "config.json has no word for" } else { "latent: false" };
             assert!(notes.iter().any(|note| note.contains(told)), "{notes:?}");
             // And into GGUF once more, the float weights asked for that are not there.
-            convert(&at(name), Gguf { latent: true, ..quant(Quant::F32, Quant::F32) }, &at("again.gguf"));
+            convert(&at(name), quant(Quant::F32, Quant::F32).with(|g| g.latent = true), &at("again.gguf"));
             assert_eq!(apart(&got, &logits(&at("again.gguf")).0), EXACT, "{layers} {name}");
         }
     }
     // Float weights stay float weights, and are rounded where the next file says so.
-    convert(&at("source.pt"), Gguf { latent: true, ..quant(Quant::F32, Quant::F32) }, &at("latent.gguf"));
+    convert(&at("source.pt"), quant(Quant::F32, Quant::F32).with(|g| g.latent = true), &at("latent.gguf"));
     for (target, name) in [(Target::Torch, "latent.pt"), (Target::Gguf(Gguf::default()), "codes.gguf")] {
         write_as(&at("latent.gguf"), target, &at(name));
         assert_eq!(apart(&wanted, &logits(&at(name)).0), EXACT, "{name}");

@@ -21,7 +21,7 @@ fn agrees(name: &str, file: &Path, when_full: WhenFull) {
     let want = truth.values(truth.tensor("logits").unwrap()).unwrap();
     for kernel in Kernel::available() {
         let pool = Pool::new(2);
-        let options = LoadOptions { kernel: Some(kernel), ..LoadOptions::default() };
+        let options = LoadOptions::default().with(|o| o.kernel = Some(kernel));
         let model = Model::open(file, &options, &pool).unwrap();
         assert_eq!(model.assumed(), [""; 0], "{name}");
         for step in [ids.len(), 1] {
@@ -29,7 +29,7 @@ fn agrees(name: &str, file: &Path, when_full: WhenFull) {
             let mut runner = Runner::new(&model, &pool);
             let mut logits = Vec::new();
             for ids in ids.chunks(step) {
-                let sequence = Sequence { ids, cache: &mut cache, logits: Logits::All };
+                let sequence = Sequence::new(ids, &mut cache, Logits::All);
                 logits.extend_from_slice(runner.forward(&mut [sequence]).unwrap());
             }
             assert_eq!(logits.len(), want.len());
@@ -76,11 +76,11 @@ fn logits_agree_out_of_gguf_and_back() {
             let options = Options::new(target);
             let source = ckpt_inspect::open(from).unwrap();
             let mut plan = Plan::new(&source, &options).unwrap();
-            write(&mut plan, &options, to, Control { progress: &|_| (), stop: &Default::default() }).unwrap();
+            write(&mut plan, &options, to, Control::new(&|_| (), &Default::default())).unwrap();
             let told = |what: &str| plan.notes.iter().any(|note| note.contains(what));
             assert!(!told("not whole") && !told("left out"), "{name}: {:?}", plan.notes);
         };
-        let f32s = Gguf { quant: Some(Quant::F32), embed: Some(Quant::F32), ..Gguf::default() };
+        let f32s = Gguf::new(Quant::F32, Quant::F32);
         convert(&folder(name).join("model.safetensors"), Target::Gguf(f32s), &at("model.gguf"));
         agrees(name, &at("model.gguf"), when_full);
         convert(&at("model.gguf"), Target::Hf { packed: false }, &at("back"));
@@ -112,7 +112,7 @@ fn a_model_without_its_biases_is_refused() {
 /// Of the folder's model as it is, and with tables in f16; its ids; and a truth of the file.
 fn pair(name: &str, pool: &Pool) -> (Model, Model, Vec<u32>, impl Fn(&str) -> Vec<f64>) {
     let open = |tables| {
-        let options = LoadOptions { tables, ..LoadOptions::default() };
+        let options = LoadOptions::default().with(|o| o.tables = tables);
         Model::open(&folder(name).join("model.safetensors"), &options, pool).unwrap()
     };
     let truth = ckpt_inspect::open(folder(name).join("truth.safetensors")).unwrap();
@@ -129,7 +129,7 @@ fn pair(name: &str, pool: &Pool) -> (Model, Model, Vec<u32>, impl Fn(&str) -> Ve
 fn predictions_are_judged_as_pytorch_judges_them() {
     let pool = Pool::new(2);
     let (exact, rounded, ids, truth) = pair("llama", &pool);
-    let windows = Windows { context: 128, stride: 64 };
+    let windows = Windows::new(128, 64);
     let sequences = [ids.clone(), ids];
     for (model, loss) in [(&exact, "loss"), (&rounded, "rounded_loss")] {
         let mut runner = Runner::new(model, &pool);
@@ -159,7 +159,7 @@ fn every_token_is_predicted_once() {
     let (model, _, ids, _) = pair("llama", &pool);
     let mut runner = Runner::new(&model, &pool);
     let mut of = |context, stride| {
-        compare::likelihood(&mut runner, &pool, std::slice::from_ref(&ids), Windows { context, stride })
+        compare::likelihood(&mut runner, &pool, std::slice::from_ref(&ids), Windows::new(context, stride))
     };
     let whole = of(30, 30).unwrap();
     assert_eq!(of(100, 1).unwrap(), whole);
@@ -169,15 +169,13 @@ fn every_token_is_predicted_once() {
         assert_ne!(windowed.nats, whole.nats);
     }
     assert!(of(7, 8).is_err() && of(7, 0).is_err() && of(0, 0).is_err());
-    let own =
-        compare::compare(&model, &model, &pool, &[ids[..20].to_vec()], Windows { context: 7, stride: 4 });
+    let own = compare::compare(&model, &model, &pool, &[ids[..20].to_vec()], Windows::new(7, 4));
     let own = own.unwrap();
     assert_eq!((own.positions, own.same_best, own.kl, own.worst.difference), (20, 20, 0.0, 0.0));
     assert_eq!(own.a, own.b);
     assert_eq!(
         own.a,
-        compare::likelihood(&mut runner, &pool, &[ids[..20].to_vec()], Windows { context: 7, stride: 4 })
-            .unwrap()
+        compare::likelihood(&mut runner, &pool, &[ids[..20].to_vec()], Windows::new(7, 4)).unwrap()
     );
 }
 
@@ -191,7 +189,7 @@ fn drawn_sequences_are_of_the_model() {
     assert_eq!(drawn.iter().map(|ids| ids[0]).collect::<Vec<_>>(), [0, 10, 21, 31, 42]);
     // What a model draws it finds likelier than what another does, on average over enough tokens.
     let (other, ..) = pair("mistral", &pool);
-    let windows = Windows { context: 9, stride: 9 };
+    let windows = Windows::new(9, 9);
     let drawn = compare::drawn(&model, &pool, 20, 40).unwrap();
     let comparison = compare::compare(&model, &other, &pool, &drawn, windows);
     let comparison = comparison.unwrap();

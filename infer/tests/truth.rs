@@ -37,13 +37,12 @@ fn truth(name: &str) -> Truth {
 }
 
 fn float_settings() -> Settings {
-    Settings {
-        use_bitlinear_attn: Some(false),
-        use_bitlinear_ffn: Some(false),
-        attn_logit_soft_cap: Some(None),
-        final_logit_soft_cap: Some(None),
-        ..Settings::default()
-    }
+    Settings::default().with(|s| {
+        s.use_bitlinear_attn = Some(false);
+        s.use_bitlinear_ffn = Some(false);
+        s.attn_logit_soft_cap = Some(None);
+        s.final_logit_soft_cap = Some(None);
+    })
 }
 
 /// Checkpoint, truth and settings of every case.
@@ -57,7 +56,10 @@ fn cases() -> [(&'static str, &'static str, Settings); 4] {
 }
 
 fn load(file: &str, settings: &Settings, kernel: Kernel, pool: &Pool) -> Model {
-    let options = LoadOptions { settings: settings.clone(), kernel: Some(kernel), ..LoadOptions::default() };
+    let options = LoadOptions::default().with(|o| {
+        o.settings = settings.clone();
+        o.kernel = Some(kernel);
+    });
     Model::open(&fixture(file), &options, pool).unwrap()
 }
 
@@ -66,7 +68,8 @@ fn cache(model: &Model) -> Cache {
 }
 
 fn prefill(model: &Model, pool: &Pool, ids: &[u32]) -> Vec<f32> {
-    let sequence = Sequence { ids, cache: &mut cache(model), logits: Logits::All };
+    let mut cache = cache(model);
+    let sequence = Sequence::new(ids, &mut cache, Logits::All);
     Runner::new(model, pool).forward(&mut [sequence]).unwrap().to_vec()
 }
 
@@ -107,7 +110,7 @@ fn greedy_continuations_agree_with_pytorch() {
         for (file, name, settings) in cases() {
             let (model, truth) = (load(file, &settings, kernel, &pool), truth(name));
             let (mut runner, mut cache) = (Runner::new(&model, &pool), cache(&model));
-            let stop = Stop { max_tokens: 24, ..Stop::default() };
+            let stop = Stop::after(24);
             let mut generator = Generator::new(&mut runner, &mut cache, &SampleOptions::default(), stop);
             let mut seen = Vec::new();
             let outcome = generator.run(&truth.greedy[..16], &mut |token| {
@@ -134,7 +137,7 @@ fn token_by_token_is_prefill_is_batch() {
                     let mut cache = cache(&model);
                     let mut stepped = Vec::new();
                     for ids in ids.chunks(step) {
-                        let sequence = Sequence { ids, cache: &mut cache, logits: Logits::All };
+                        let sequence = Sequence::new(ids, &mut cache, Logits::All);
                         stepped.extend_from_slice(runner.forward(&mut [sequence]).unwrap());
                     }
                     assert!(stepped == *whole, "{} {file} as {name}, {step} at a time", kernel.name());
@@ -142,8 +145,8 @@ fn token_by_token_is_prefill_is_batch() {
             }
             let (mut first, mut second) = (cache(&model), cache(&model));
             let mut batch = [
-                Sequence { ids: &truth.ids[0], cache: &mut first, logits: Logits::All },
-                Sequence { ids: &truth.ids[1], cache: &mut second, logits: Logits::All },
+                Sequence::new(&truth.ids[0], &mut first, Logits::All),
+                Sequence::new(&truth.ids[1], &mut second, Logits::All),
             ];
             assert!(
                 runner.forward(&mut batch).unwrap() == whole.concat(),
@@ -160,18 +163,17 @@ fn narrower_storage_stays_close() {
     let pool = Pool::new(1);
     let path = fixture("healthy-run/step-02000.pt");
     let truth = truth("healthy-2000-fp32-nocap");
-    let exact = LoadOptions { settings: float_settings(), ..LoadOptions::default() };
+    let exact = LoadOptions::default().with(|o| o.settings = float_settings());
     let model = Model::open(&path, &exact, &pool).unwrap();
     let want = prefill(&model, &pool, &truth.ids[0]);
     let mut cache = Cache::new(model.config(), KvType::F16, WhenFull::Stop);
-    let sequence = Sequence { ids: &truth.ids[0], cache: &mut cache, logits: Logits::All };
+    let sequence = Sequence::new(&truth.ids[0], &mut cache, Logits::All);
     let off = largest_difference(Runner::new(&model, &pool).forward(&mut [sequence]).unwrap(), &want);
     assert!(off > 0.0 && off < 0.02, "f16 keys and values: {off}");
     for (tables, bound) in
         [(TableType::F32, 0.0), (TableType::F16, 0.02), (TableType::Int8, 0.3), (TableType::Q6, 1.0)]
     {
-        let model =
-            Model::open(&path, &LoadOptions { tables: Some(tables), ..exact.clone() }, &pool).unwrap();
+        let model = Model::open(&path, &exact.clone().with(|o| o.tables = Some(tables)), &pool).unwrap();
         let off = largest_difference(&prefill(&model, &pool, &truth.ids[0]), &want);
         assert!(off <= bound, "{tables:?}: {off}");
     }

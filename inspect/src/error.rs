@@ -7,6 +7,7 @@ use crate::damage::DamageKind;
 
 /// Why an operation failed, for callers that act on it (exit codes, continuing with the next file).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ErrorKind {
     /// The operating system refused: missing file, no permission, read failure.
     Io,
@@ -22,6 +23,7 @@ pub enum ErrorKind {
 
 /// What went wrong, in which file and tensor, at which byte, and the next thing to try.
 #[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
 pub struct Error {
     /// What class of failure this is.
     pub kind: ErrorKind,

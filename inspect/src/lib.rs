@@ -11,6 +11,8 @@
 //! # Ok::<(), ckpt_inspect::Error>(())
 //! ```
 
+#![warn(clippy::disallowed_macros, clippy::disallowed_methods)]
+
 pub mod analysis;
 mod bytes;
 mod damage;
@@ -27,6 +29,9 @@ use format::{dtype, tensor, torch_legacy, torch_zip};
 use health::{cache, verdict};
 use layout::step;
 use meaning::{checkpoint, group, open, ternary};
+
+// What stands in public signatures, in the version that it has there.
+pub use {ndarray, serde_json};
 
 pub use analysis::{cause, diff, run, salvage, trend};
 pub use bytes::{SharedBytes, metadata, pickle, staged, zip};

@@ -28,7 +28,7 @@ fn explained(folder: &str, given: &Given) -> (Run, Explanation) {
     let run = Run::group(records, &Thresholds::default()).remove(0);
     let pair = |r: ckpt_inspect::cause::PairRequest| {
         let [a, b] = [r.from, r.to].map(|c| open(Path::new(&run.checkpoints[c].path)).unwrap());
-        Pair { from: r.from, to: r.to, link: r.link, record: compare(&a, &b, &r.names) }
+        r.answered(compare(&a, &b, &r.names))
     };
     let pairs: Vec<Pair> = pairs_needed(&run).into_iter().map(pair).collect();
     let explanation = explain(&run, &pairs, given);
@@ -93,27 +93,17 @@ fn the_healthy_run_is_alive() {
 
 /// A matrix of 64 x 64 that a BitLinear uses, of this std and share of zeros.
 fn matrix(std: f64, zero: f64) -> TensorRecord {
-    let stats = Stats {
-        count: 4096,
-        mean: Some(0.0),
-        std: Some(std),
-        min: Some(-3.0 * std),
-        max: Some(3.0 * std),
-        abs_mean: Some(0.8 * std),
-        abs_max: Some(3.0 * std),
-        ..Stats::default()
-    };
+    let mut stats = Stats::default();
+    (stats.count, stats.mean, stats.std) = (4096, Some(0.0), Some(std));
+    (stats.min, stats.max) = (Some(-3.0 * std), Some(3.0 * std));
+    (stats.abs_mean, stats.abs_max) = (Some(0.8 * std), Some(3.0 * std));
     let half = (1.0 - zero) / 2.0;
-    let ternary = Ternary { neg: half, zero, pos: half, scale: Some(0.8 * std), ..Ternary::default() };
-    TensorRecord {
-        name: NAME.into(),
-        dtype: DType::F32,
-        shape: vec![64, 64],
-        group: Group::Weights,
-        stats: Some(stats),
-        ternary: Some(ternary),
-        ..TensorRecord::default()
-    }
+    let mut ternary = Ternary::default();
+    (ternary.neg, ternary.zero, ternary.pos, ternary.scale) = (half, zero, half, Some(0.8 * std));
+    let mut tensor = TensorRecord::default();
+    (tensor.name, tensor.dtype, tensor.shape) = (NAME.into(), DType::F32, vec![64, 64]);
+    (tensor.group, tensor.stats, tensor.ternary) = (Group::Weights, Some(stats), Some(ternary));
+    tensor
 }
 
 fn constant(value: f64) -> TensorRecord {
@@ -128,7 +118,8 @@ fn moment(name: &str, rms: f64) -> TensorRecord {
     if rms == 0.0 {
         tensor.stats.as_mut().unwrap().zeros = 4096;
     }
-    TensorRecord { name: name.into(), group: Group::Optimizer, ternary: None, ..tensor }
+    (tensor.name, tensor.group, tensor.ternary) = (name.into(), Group::Optimizer, None);
+    tensor
 }
 
 fn decoupled(lr: f64, weight_decay: f64) -> Option<TrainingRecord> {
@@ -136,25 +127,18 @@ fn decoupled(lr: f64, weight_decay: f64) -> Option<TrainingRecord> {
 }
 
 fn optimizer(kind: Kind, lr: f64, weight_decay: f64) -> Option<TrainingRecord> {
-    let group = ParamGroup {
-        path: "optimizer.param_groups.0".into(),
-        kind,
-        lr: Some(lr),
-        weight_decay: Some(weight_decay),
-        tensors: vec![0],
-        ..ParamGroup::default()
-    };
-    Some(TrainingRecord { groups: vec![group], ..TrainingRecord::default() })
+    let mut group = ParamGroup::default();
+    (group.path, group.kind, group.tensors) = ("optimizer.param_groups.0".into(), kind, vec![0]);
+    (group.lr, group.weight_decay) = (Some(lr), Some(weight_decay));
+    let mut training = TrainingRecord::default();
+    training.groups.push(group);
+    Some(training)
 }
 
 fn checkpoint(step: u64, tensors: Vec<TensorRecord>, training: Option<TrainingRecord>) -> CheckpointRecord {
-    let mut record = CheckpointRecord {
-        path: format!("run/step-{step}.pt"),
-        step: Some(step),
-        tensors,
-        training,
-        ..CheckpointRecord::default()
-    };
+    let mut record = CheckpointRecord::default();
+    (record.path, record.step) = (format!("run/step-{step}.pt"), Some(step));
+    (record.tensors, record.training) = (tensors, training);
     judge(&mut record, &Thresholds::default());
     record
 }
@@ -175,15 +159,18 @@ fn why(records: Vec<CheckpointRecord>, shown: Option<Shown>, given: &Given) -> L
         .into_iter()
         .filter_map(|r| {
             let Shown { cosine, silenced, woken } = shown?;
-            let codes = CodeDiff { count: 4096, flipped: silenced + woken, silenced, woken, reversed: 0 };
-            let tensor = |name: String| PairTensor {
-                name,
-                unchanged: cosine == 1.0,
-                cosine: Some(cosine),
-                codes: Some(codes.clone()),
+            let mut codes = CodeDiff::default();
+            (codes.count, codes.flipped) = (4096, silenced + woken);
+            (codes.silenced, codes.woken) = (silenced, woken);
+            let tensor = |name: &String| {
+                let mut tensor = PairTensor::default();
+                (tensor.name, tensor.unchanged) = (name.clone(), cosine == 1.0);
+                (tensor.cosine, tensor.codes) = (Some(cosine), Some(codes.clone()));
+                tensor
             };
-            let record = PairRecord { tensors: r.names.into_iter().map(tensor).collect() };
-            Some(Pair { from: r.from, to: r.to, link: r.link, record })
+            let mut record = PairRecord::default();
+            record.tensors.extend(r.names.iter().map(tensor));
+            Some(r.answered(record))
         })
         .collect();
     let mut layers = explain(&run, &pairs, given).layers;
@@ -236,7 +223,8 @@ fn settings_that_the_user_gives_go_before_those_of_the_file() {
     let run = |training: Option<TrainingRecord>| -> Vec<CheckpointRecord> {
         points.iter().map(|&(t, std)| checkpoint(t, vec![matrix(std, 0.33)], training.clone())).collect()
     };
-    let all = Given { lr: Some(0.02), weight_decay: Some(0.1), accumulation: Some(8) };
+    let mut all = Given::default();
+    (all.lr, all.weight_decay, all.accumulation) = (Some(0.02), Some(0.1), Some(8));
     for training in [None, decoupled(3e-4, 0.01)] {
         let found = why(run(training), Some(SHRINKS), &all);
         assert_eq!(found.cause, Cause::WeightDecay, "{}", found.reason);
@@ -245,7 +233,8 @@ fn settings_that_the_user_gives_go_before_those_of_the_file() {
         assert!((2770.0..2800.0).contains(&decay.half_life), "{}", decay.half_life);
         assert!((decay.predicted.unwrap() / 2.5e-4 - 1.0).abs() < 0.002);
     }
-    let found = why(run(None), Some(SHRINKS), &Given { accumulation: None, ..all });
+    all.accumulation = None;
+    let found = why(run(None), Some(SHRINKS), &all);
     assert_unknown(&found, "give --accum 8");
     // The config has it: the rates agree with that, and with nothing else.
     let mut training = decoupled(0.02, 0.1).unwrap();
@@ -395,7 +384,9 @@ fn packed_copies_lose_scales_and_bytes() {
     let packed = |neg: f64, zero: f64, scale: Option<f64>| {
         let mut tensor = matrix(0.8, zero);
         tensor.dtype = DType::Ternary(TernaryPacking::I2s);
-        tensor.ternary = Some(Ternary { neg, zero, pos: 1.0 - neg - zero, scale, ..Ternary::default() });
+        let mut ternary = Ternary::default();
+        (ternary.neg, ternary.zero, ternary.pos, ternary.scale) = (neg, zero, 1.0 - neg - zero, scale);
+        tensor.ternary = Some(ternary);
         tensor
     };
     let one = |tensor: TensorRecord| why(vec![checkpoint(500, vec![tensor], None)], None, &given);

@@ -51,8 +51,8 @@ fn assert_consistent(elements: &Elements<'_>, split: usize, what: &dyn Debug) {
 
 /// A tensor of `dtype` and some shape that its blocks fill.
 fn tensor(like: &TensorInfo, dtype: DType) -> TensorInfo {
-    let shape = vec![8, 256];
-    let mut tensor = TensorInfo { dtype, shape, scale: None, sparse: None, ..like.clone() };
+    let mut tensor = like.clone();
+    (tensor.dtype, tensor.shape, tensor.scale, tensor.sparse) = (dtype, vec![8, 256], None, None);
     tensor.strides = ckpt_inspect::contiguous_strides(&tensor.shape);
     tensor
 }

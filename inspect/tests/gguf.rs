@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use ckpt_inspect::ggml::{GgmlType, I2_S_TAIL};
 use ckpt_inspect::gguf::{Header, Keys, LONGEST_PLAIN, Layout, OutputEntry, Value, ValueType};
 use ckpt_inspect::{
-    Checkpoint, DType, ErrorKind, I2sLayout, OpenOptions, Options, describe, metadata, open, open_with,
+    Checkpoint, DType, DamageKind, ErrorKind, I2sLayout, OpenOptions, Options, describe, metadata, open,
+    open_with,
 };
 
 fn data(name: &str) -> PathBuf {
@@ -155,7 +156,7 @@ fn open_bytes(bytes: &[u8], options: &OpenOptions) -> ckpt_inspect::Result<Check
 }
 
 fn damage<'c>(checkpoint: &'c Checkpoint, name: &str) -> Option<&'c str> {
-    checkpoint.tensor(name).unwrap().damage.as_deref()
+    checkpoint.tensor(name).unwrap().damage.as_ref().map(|damage| damage.what.as_str())
 }
 
 #[test]
@@ -409,9 +410,11 @@ fn tensors_out_of_place_are_damaged_alone() {
         let damage = damage(&checkpoint, name).unwrap();
         assert!(damage.contains(what), "{name}: {damage}");
     }
-    assert_eq!(checkpoint.damage.as_deref(), Some("7 of 8 tensors cannot be read"));
-    assert!(checkpoint.warnings.iter().any(|w| w.contains("1 tensors come more than once, such as `whole`")));
-    assert!(checkpoint.warnings.iter().any(|w| w.contains("do not lie on multiples of 32")));
+    assert_eq!(checkpoint.damage.as_ref().unwrap().what, "7 of 8 tensors cannot be read");
+    assert!(
+        checkpoint.warnings.iter().any(|w| w.text.contains("1 tensors come more than once, such as `whole`"))
+    );
+    assert!(checkpoint.warnings.iter().any(|w| w.text.contains("do not lie on multiples of 32")));
 }
 
 #[test]
@@ -435,10 +438,10 @@ fn a_cut_file_opens_with_what_is_whole() {
     assert!(damage(&in_data, "second").unwrap().contains("cut short"));
     let in_tensors = open_cut(130).unwrap();
     assert_eq!(in_tensors.tensors.len(), 1);
-    assert!(in_tensors.damage.as_ref().unwrap().contains("tensor 2 of 2"), "{:?}", in_tensors.damage);
+    assert!(in_tensors.damage.as_ref().unwrap().what.contains("tensor 2 of 2"), "{:?}", in_tensors.damage);
     assert!(damage(&in_tensors, "first").unwrap().contains("place is not known"));
     let in_keys = open_cut(50).unwrap();
-    assert!(in_keys.damage.as_ref().unwrap().contains("key 2 of 2"), "{:?}", in_keys.damage);
+    assert!(in_keys.damage.as_ref().unwrap().what.contains("key 2 of 2"), "{:?}", in_keys.damage);
     assert_eq!(metadata::to_json(&in_keys.metadata), serde_json::json!({"one": 1}));
     assert_eq!(open_cut(30).unwrap_err().kind, ErrorKind::Damaged);
 }
@@ -446,12 +449,23 @@ fn a_cut_file_opens_with_what_is_whole() {
 #[test]
 fn too_many_dimensions_and_too_deep_arrays_end_the_list() {
     let many = File::default().f32s("a", &[1]).tensor("b", &[1; 5], GgmlType::F32, vec![0; 4]).open();
-    assert!(many.damage.unwrap().contains("`b` has 5 dimensions"));
+    let damage = many.damage.unwrap();
+    assert!(damage.what.contains("`b` has 5 dimensions"));
+    assert_eq!((damage.kind, damage.is_truncation()), (DamageKind::Inconsistent, false));
     let file = File::default().key_u32("one", 1);
     let deep = (0..20)
         .fold(file.array(ValueType::Uint8, 0, &[]), |inner, _| file.array(ValueType::Array, 1, &inner));
     let deep = file.key("deep", ValueType::Array, deep).open();
-    assert!(deep.damage.unwrap().contains("nested more than"));
+    let damage = deep.damage.unwrap();
+    assert!(damage.what.contains("nested more than"));
+    assert_eq!(damage.kind, DamageKind::Inconsistent);
+    let mut odd = File::default().key_u32("one", 1).key_u32("two", 2);
+    odd.keys[1].1 = 77;
+    let damage = odd.open().damage.unwrap();
+    assert!(damage.what.contains("77 is no type of value"));
+    assert_eq!((damage.kind, damage.is_truncation()), (DamageKind::UnknownType, false));
+    let long = File::default().key_u32("one", 1).key("two", ValueType::String, vec![0xff; 8]);
+    assert!(long.open().damage.unwrap().is_truncation(), "the file ends before the string does");
 }
 
 #[test]
@@ -473,7 +487,7 @@ fn sizes_in_pytorch_order_are_turned_round() {
         assert_eq!(checkpoint.tensor("blk.0.ffn_up.weight").unwrap().shape, [24, 8]);
         assert_eq!(checkpoint.tensor("blk.0.ffn_down.weight").unwrap().shape, [8, 24]);
         assert!(
-            checkpoint.warnings.iter().any(|w| w.contains("PyTorch's order")),
+            checkpoint.warnings.iter().any(|w| w.text.contains("PyTorch's order")),
             "{:?}",
             checkpoint.warnings
         );
@@ -493,6 +507,7 @@ fn pack_i2s(codes: &[i8], cols: usize, layout: I2sLayout) -> Vec<u8> {
             I2sLayout::X86 => (i / 128 * 32 + i % 128 % 32, i % 128 / 32),
             I2sLayout::Arm => (i / 64 * 16 + i % 64 % 16, i % 64 / 16),
             I2sLayout::Rows => (i / cols / 4 * cols + i % cols, i / cols % 4),
+            other => panic!("{other:?} has no packer here"),
         };
         packed[byte] |= ((code + 1) as u8) << (6 - 2 * place);
     }
@@ -515,7 +530,7 @@ fn i2_s_is_the_matrix_it_stands_for_in_every_layout() {
     {
         for big_endian in [false, true] {
             let (file, codes) = i2s_file(8, 256, layout, big_endian);
-            let options = OpenOptions { i2s_layout: Some(layout) };
+            let options = OpenOptions::i2s(Some(layout));
             let checkpoint = open_bytes(&file.bytes(), &options).unwrap();
             let tensor = checkpoint.tensor("w").unwrap();
             assert_eq!(tensor.dtype.name(), name);
@@ -539,11 +554,11 @@ fn i2_s_layout_is_told_by_rows_or_assumed_aloud() {
     let tensor = checkpoint.tensor("w").unwrap();
     assert_eq!(tensor.dtype.name(), "i2_s_arm", "x86 blocks do not fill rows of 192");
     assert_eq!(checkpoint.ternary_codes(tensor).unwrap().unwrap(), codes);
-    assert!(checkpoint.warnings[0].contains("layout of ARM builds"), "{:?}", checkpoint.warnings);
+    assert!(checkpoint.warnings[0].text.contains("layout of ARM builds"), "{:?}", checkpoint.warnings);
 
     let checkpoint = i2s_file(4, 256, I2sLayout::X86, false).0.open();
     assert_eq!(checkpoint.tensor("w").unwrap().dtype.name(), "i2_s");
-    assert!(checkpoint.warnings.iter().any(|w| w.contains("--i2s-layout")), "{:?}", checkpoint.warnings);
+    assert!(checkpoint.warnings.iter().any(|w| w.text.contains("--i2s-layout")), "{:?}", checkpoint.warnings);
 
     let ragged = File::default().tensor("w", &[96], GgmlType::I2_S, vec![0x55; 24 + 32]).open();
     assert!(damage(&ragged, "w").is_some(), "96 values fill neither 64 nor 128");
@@ -591,9 +606,9 @@ fn splits_open_as_one_and_missing_ones_are_told() {
     }
     std::fs::rename(path(1), folder.path().join("lone.gguf")).unwrap();
     let gap = open(path(0)).unwrap();
-    assert!(gap.damage.as_ref().unwrap().contains("m-00002-of-00003.gguf"), "{:?}", gap.damage);
+    assert!(gap.damage.as_ref().unwrap().what.contains("m-00002-of-00003.gguf"), "{:?}", gap.damage);
     let lone = open(folder.path().join("lone.gguf")).unwrap();
-    assert!(lone.damage.as_ref().unwrap().contains("split 2 of 3"), "{:?}", lone.damage);
+    assert!(lone.damage.as_ref().unwrap().what.contains("split 2 of 3"), "{:?}", lone.damage);
 }
 
 /// What every_type.gguf holds, written anew, has the same keys, tensors and values; a big-endian file becomes a
@@ -606,11 +621,8 @@ fn a_header_written_anew_says_the_same() {
         let mut keys = Keys::default();
         header.keys.iter().for_each(|(key, value)| keys.copy(key, value));
         keys.set("general.alignment", &4096u32);
-        let tensors: Vec<OutputEntry> = header
-            .tensors
-            .iter()
-            .map(|t| OutputEntry { name: t.name.to_string(), ggml: t.ggml, shape: t.shape.clone() })
-            .collect();
+        let tensors: Vec<OutputEntry> =
+            header.tensors.iter().map(|t| OutputEntry::new(&*t.name, t.ggml, t.shape.clone())).collect();
         let layout = Layout::new(&keys, &tensors).unwrap();
         let mut again = layout.header.clone();
         again.resize(layout.len as usize, 0);
@@ -632,7 +644,7 @@ fn a_header_written_anew_says_the_same() {
 
 #[test]
 fn what_cannot_be_laid_out_is_refused() {
-    let entry = |ggml, shape: &[usize]| OutputEntry { name: "w".into(), ggml, shape: shape.to_vec() };
+    let entry = |ggml, shape: &[usize]| OutputEntry::new("w", ggml, shape);
     let fits = |entry| Layout::new(&Keys::default(), &[entry]).is_some();
     assert!(fits(entry(GgmlType::TQ2_0, &[3, 256])) && fits(entry(GgmlType::F32, &[])));
     assert!(!fits(entry(GgmlType::TQ2_0, &[256, 3])), "rows that blocks do not fill");

@@ -126,7 +126,7 @@ fn examine_at(path: &Path) -> bool {
     match open(path) {
         Ok(mut checkpoint) => {
             checkpoint.verify_checksums();
-            let mut record = describe(&checkpoint, Options { sha256: true, ..Options::default() }, &|_| ());
+            let mut record = describe(&checkpoint, Options::default().with(|o| o.sha256 = true), &|_| ());
             judge(&mut record, &Default::default());
             serde_json::to_string(&record).unwrap();
             true
@@ -263,4 +263,39 @@ fn empty_tensors_of_immense_rows() {
     let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
     bytes.extend_from_slice(header);
     assert!(examine(&bytes));
+}
+
+/// The SafeTensors file of a header alone.
+fn without_data(header: &str) -> Vec<u8> {
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat()
+}
+
+/// A size that is zero comes after others whose product is beyond any machine.
+#[test]
+fn empty_tensors_whose_other_sizes_overflow() {
+    let sizes = vec!["2"; 64].join(",");
+    let header = format!(r#"{{"a":{{"dtype":"F32","shape":[{sizes},0],"data_offsets":[0,0]}}}}"#);
+    let bytes = without_data(&header);
+    let checkpoint = open_bytes("a", bytes.clone()).unwrap();
+    assert_eq!((checkpoint.tensors[0].span(), checkpoint.parameters()), (Some(0), 0));
+    assert!(examine(&bytes));
+}
+
+/// Heads are told and there are no rows for them to share.
+#[test]
+fn projections_without_rows_have_no_heads() {
+    let tensor = |name: &str, rows: usize, at: [usize; 2]| {
+        format!(r#""{name}.weight":{{"dtype":"F32","shape":[{rows},8],"data_offsets":{at:?}}}"#)
+    };
+    let tensors = [
+        r#""__metadata__":{"config":"{\"num_heads\":4,\"hidden_dim\":8}"}"#.to_string(),
+        tensor("embed_tokens", 4, [0, 128]),
+        tensor("layers.0.self_attn.q_proj", 0, [128, 128]),
+        tensor("layers.0.self_attn.k_proj", 0, [128, 128]),
+        tensor("layers.0.mlp.gate_proj", 4, [128, 256]),
+    ];
+    let mut bytes = without_data(&format!("{{{}}}", tensors.join(",")));
+    bytes.resize(bytes.len() + 256, 0);
+    let student = open_bytes("a", bytes).unwrap().model.student.unwrap();
+    assert_eq!((student.num_heads, student.num_kv_heads), (0, 0));
 }

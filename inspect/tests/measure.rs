@@ -80,7 +80,7 @@ fn f64_near_the_ends_of_its_range() {
 
 #[test]
 fn empty_and_single_elements() {
-    let stats = plain(DType::F32, &[], Plan { histogram: true, ..Plan::default() }).stats;
+    let stats = plain(DType::F32, &[], Plan::default().with_histogram()).stats;
     assert_eq!((stats.count, stats.mean, stats.std, stats.min), (0, None, None, None));
     let stats = plain(DType::F32, &bytes_of(&[-2.0]), Plan::default()).stats;
     assert_eq!((stats.count, stats.mean, stats.std, stats.abs_max), (1, Some(-2.0), None, Some(2.0)));
@@ -93,11 +93,7 @@ fn codes(values: &[f32], scale: f32) -> (usize, usize) {
 }
 
 fn check_ternary(values: &[f32], cols: usize) {
-    let plan = Plan {
-        cols: Some(cols),
-        ternary: Some(TernaryRule::Absmean { eps: 1e-8, per_row: false }),
-        histogram: false,
-    };
+    let plan = Plan::matrix(cols, Some(TernaryRule::Absmean { eps: 1e-8, per_row: false }));
     let ternary = plain(DType::F32, &bytes_of(values), plan).ternary.unwrap();
     let mean = values.iter().map(|v| f64::from(v.abs())).sum::<f64>() / values.len() as f64;
     let scale = mean as f32 + 1e-8;
@@ -148,7 +144,7 @@ fn ternary_occupancy_where_the_estimate_is_no_help() {
 fn codes_are_signs_however_small_the_scale() {
     for scale in [1.0f32, 1e-30, 1e-42, f32::from_bits(1)] {
         let values: Vec<f32> = (0..3000).map(|i| scale * [-1.0, 0.0, 1.0, 1.0][i % 4]).collect();
-        let plan = Plan { cols: Some(60), ternary: Some(TernaryRule::Codes), histogram: true };
+        let plan = Plan::matrix(60, Some(TernaryRule::Codes)).with_histogram();
         let ternary = plain(DType::F32, &bytes_of(&values), plan).ternary.unwrap();
         assert_eq!((ternary.neg, ternary.zero, ternary.pos), (0.25, 0.25, 0.5), "{scale:e}");
         // Columns 1, 5, 9, ... hold zeros alone.
@@ -159,11 +155,7 @@ fn codes_are_signs_however_small_the_scale() {
 #[test]
 fn infinite_weights_have_codes_and_nan_has_none() {
     let mut values = normal(768 * 400, 0.0, 0.02);
-    let plan = Plan {
-        cols: Some(768),
-        ternary: Some(TernaryRule::Absmean { eps: 1e-8, per_row: false }),
-        histogram: true,
-    };
+    let plan = Plan::matrix(768, Some(TernaryRule::Absmean { eps: 1e-8, per_row: false })).with_histogram();
     (values[70], values[9000], values[200_000]) = (f32::INFINITY, f32::NEG_INFINITY, f32::NAN);
     let measured = plain(DType::F32, &bytes_of(&values), plan);
     let finite: Vec<f32> = values.iter().copied().filter(|v| v.is_finite()).collect();
@@ -188,7 +180,7 @@ fn nan_keeps_no_row_alive() {
     values[row * cols + col] = f32::NAN;
     for per_row in [false, true] {
         let ternary = Some(TernaryRule::Absmean { eps: 1e-8, per_row });
-        let plan = Plan { cols: Some(cols), ternary, histogram: false };
+        let plan = Plan::matrix(cols, ternary);
         let ternary = plain(DType::F32, &bytes_of(&values), plan).ternary.unwrap();
         assert_eq!((ternary.dead_rows, ternary.dead_cols), (1, 1), "per row: {per_row}");
     }
@@ -198,11 +190,7 @@ fn nan_keeps_no_row_alive() {
 fn exact_halves_round_to_even() {
     // mean|W| is 1 up to eps, which f32 drops: the half is a zero, the next number is not.
     let values = [0.5f32, -0.5, 1.5, -1.5, 0.5f32.next_up(), -(0.5f32.next_down()), 2.0, 1.5 - f32::EPSILON];
-    let plan = Plan {
-        cols: Some(4),
-        ternary: Some(TernaryRule::Absmean { eps: 0.0, per_row: false }),
-        histogram: false,
-    };
+    let plan = Plan::matrix(4, Some(TernaryRule::Absmean { eps: 0.0, per_row: false }));
     let mean = values.iter().map(|v| f64::from(v.abs())).sum::<f64>() / 8.0;
     let ternary = plain(DType::F32, &bytes_of(&values), plan).ternary.unwrap();
     let (neg, pos) = codes(&values, mean as f32);
@@ -217,11 +205,7 @@ fn scales_per_row() {
         .enumerate()
         .for_each(|(r, row)| row.iter_mut().for_each(|v| *v *= 10f32.powi(r as i32 % 9 - 4)));
     values[..100].fill(0.0);
-    let plan = Plan {
-        cols: Some(100),
-        ternary: Some(TernaryRule::Absmean { eps: 1e-8, per_row: true }),
-        histogram: false,
-    };
+    let plan = Plan::matrix(100, Some(TernaryRule::Absmean { eps: 1e-8, per_row: true }));
     let ternary = plain(DType::F32, &bytes_of(&values), plan).ternary.unwrap();
     let (mut neg, mut pos) = (0, 0);
     for row in values.chunks(100) {
@@ -295,7 +279,7 @@ proptest! {
             _ => (bytes_of(&values), values.iter().map(|&v| v.into()).collect()),
         };
         let unaligned: Vec<u8> = std::iter::repeat_n(0, shift).chain(bytes).collect();
-        let stats = plain(dtype, &unaligned[shift..], Plan { histogram: true, ..Plan::default() }).stats;
+        let stats = plain(dtype, &unaligned[shift..], Plan::default().with_histogram()).stats;
         let finite: Vec<f64> = values.iter().copied().filter(|v| v.is_finite()).collect();
         prop_assert_eq!(stats.count, n as u64);
         prop_assert_eq!(stats.nan, values.iter().filter(|v| v.is_nan()).count() as u64);

@@ -3,8 +3,8 @@
 use std::io::{Cursor, Write};
 use std::process::Command;
 
-use ckpt_inspect::npy::{self, Elements, Header};
-use ckpt_inspect::{DType, DamageKind, ErrorKind, NoticeKind, open, open_bytes};
+use ckpt_inspect::npy::{self, ElementKind, Header};
+use ckpt_inspect::{DType, DamageKind, ErrorKind, NoticeKind, TernaryPacking, open, open_bytes};
 use zip::CompressionMethod::{Deflated, Stored};
 
 fn npy(descr: &str, fortran: bool, shape: &str, elements: &[u8]) -> Vec<u8> {
@@ -68,7 +68,7 @@ fn arrays_that_are_no_numbers_are_refused_for_what_they_are() {
         assert_eq!(archive.tensors.len(), 1);
         let [notice] = &archive.warnings[..] else { panic!("{:?}", archive.warnings) };
         assert_eq!(notice.kind, NoticeKind::NotShown);
-        assert!(notice.contains("`b`") && notice.contains(why), "{notice}");
+        assert!(notice.text.contains("`b`") && notice.text.contains(why), "{notice}");
     }
 }
 
@@ -149,7 +149,7 @@ fn headers_written_are_headers_read() {
     {
         let header = npy::header(dtype, shape).unwrap();
         let read = Header::parse(&header).unwrap();
-        assert_eq!(read.elements, Elements::Plain { dtype, big_endian: false });
+        assert_eq!(read.elements, ElementKind::Plain { dtype, big_endian: false });
         assert_eq!((read.fortran, read.shape.as_slice(), read.start), (false, shape, header.len() as u64));
         assert!(header.len().is_multiple_of(64) && header[6] == 1);
     }
@@ -208,4 +208,51 @@ fn numpy_and_this_read_the_same() {
         }
     }
     assert_eq!(seen, 2 * (told.len() - 1) + 1);
+}
+
+/// A directory of a thousand entries on one local header, whose array has a header of 60 kB that deflates to nothing.
+#[test]
+fn entries_that_lie_on_each_other_take_no_more_than_they_are() {
+    const ENTRIES: u16 = 1000;
+    let array = npy("'<f4'", false, &format!("({})", "1,".repeat(30_000)), &[0; 4]);
+    let mut bytes = npz(&[("a.npy", Deflated, array)]);
+    let directory = bytes.windows(4).position(|w| w == b"PK\x01\x02").unwrap();
+    let entry = bytes[directory..directory + 46].to_vec();
+    bytes.truncate(directory);
+    for i in 0..ENTRIES {
+        bytes.extend(&entry[..28]);
+        bytes.extend(9u16.to_le_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend(&entry[34..]);
+        bytes.extend(format!("{i:05}.npy").as_bytes());
+    }
+    let size = (bytes.len() - directory) as u32;
+    bytes.extend(b"PK\x05\x06\0\0\0\0");
+    bytes.extend([ENTRIES.to_le_bytes(), ENTRIES.to_le_bytes()].concat());
+    bytes.extend([size.to_le_bytes(), (directory as u32).to_le_bytes()].concat());
+    bytes.extend([0, 0]);
+    let archive = open_bytes("a.npz", bytes).unwrap();
+    assert!((1..200).contains(&archive.tensors.len()), "{}", archive.tensors.len());
+    assert_eq!(archive.tensors[0].shape.len(), 30_000);
+    let told = &archive.warnings;
+    assert!(told.len() == 9 && told[0].text.contains("out of proportion"), "{told:?}");
+    assert!(told[8].text.contains("more such notices"), "{told:?}");
+}
+
+/// What says that a matrix is packed stands beside bytes in another order than a packing has.
+#[test]
+fn packed_bytes_in_another_order_stay_bytes() {
+    let scale = npy("'<f4'", false, "(1,)", &floats(&[2.0]));
+    let packed = |fortran| {
+        let bytes = npy("'|u1'", fortran, "(2, 4)", &[0x55, 0x65, 0x55, 0x95, 0x54, 0x55, 0x56, 0x59]);
+        let archive = npz(&[("a.weight.npy", Stored, bytes), ("a.weight_scale.npy", Stored, scale.clone())]);
+        open_bytes("a.npz", archive).unwrap()
+    };
+    let row_major = packed(false);
+    assert_eq!(row_major.tensors[0].dtype, DType::Ternary(TernaryPacking::HfBitnet));
+    let column_major = packed(true);
+    let tensor = &column_major.tensors[0];
+    assert_eq!((tensor.dtype, tensor.shape.as_slice()), (DType::U8, [2, 4].as_slice()));
+    assert_eq!(*tensor.bytes().unwrap(), [0x55, 0x55, 0x54, 0x56, 0x65, 0x95, 0x55, 0x59]);
+    assert!(column_major.warnings.iter().any(|w| w.text.contains("strided")), "{:?}", column_major.warnings);
 }

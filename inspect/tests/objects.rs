@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
+use ckpt_inspect::metadata::Value;
 use ckpt_inspect::{Checkpoint, Options, describe, judge, open};
-use serde_pickle::Value;
 
 fn read(name: &str) -> Checkpoint {
     open(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name))
@@ -18,7 +18,7 @@ fn truth(name: &str) -> serde_json::Map<String, serde_json::Value> {
 /// Every tensor that PyTorch lists in `name`: dtype, shape, bytes.
 fn agree(name: &str) -> Checkpoint {
     let checkpoint = read(name);
-    let record = describe(&checkpoint, Options { sha256: true, ..Options::default() }, &|_| ());
+    let record = describe(&checkpoint, Options::default().with(|o| o.sha256 = true), &|_| ());
     for (tensor, wanted) in truth(name) {
         let found = record.tensors.iter().find(|t| t.name == tensor);
         let found = found.unwrap_or_else(|| panic!("{name}: `{tensor}` is not listed"));

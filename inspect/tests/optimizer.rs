@@ -8,7 +8,7 @@ use serde_json::Value;
 
 fn record(name: &str) -> ckpt_inspect::CheckpointRecord {
     let path = format!("tests/data/optimizers/{name}.pt");
-    describe(&open(Path::new(&path)).unwrap(), Options { stats: false, ..Options::default() }, &|_| ())
+    describe(&open(Path::new(&path)).unwrap(), Options::default().with(|o| o.stats = false), &|_| ())
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn vectors_and_matrices_are_told_apart_by_moments_and_by_counts() {
     }
     // Before the first step there are no moments: Muon has the matrices, AdamW the vectors.
     let path = Path::new("../tests/fixtures/collapse-run/step-00000.pt");
-    let record = describe(&open(path).unwrap(), Options { stats: false, ..Options::default() }, &|_| ());
+    let record = describe(&open(path).unwrap(), Options::default().with(|o| o.stats = false), &|_| ());
     for group in &record.training.as_ref().unwrap().groups {
         let matrices = group.tensors.iter().filter(|&&t| record.tensors[t as usize].shape.len() == 2).count();
         let wanted = if group.kind == Kind::Muon { (15, 15) } else { (9, 0) };

@@ -93,7 +93,11 @@ fn a_zero_byte_is_four_times_minus_one_and_a_constant_is_dead() {
     assert_eq!(codes("a.weight"), [-1; 24]);
     assert_eq!(codes("b.weight"), [1, 0, -1, 1, 1, 1, -1, 0, 0]);
     assert_eq!(checkpoint.tensor("b.weight").unwrap().shape, [3, 3]);
-    assert!(checkpoint.warnings.iter().any(|w| w.contains("scales are lost")), "{:?}", checkpoint.warnings);
+    assert!(
+        checkpoint.warnings.iter().any(|w| w.text.contains("scales are lost")),
+        "{:?}",
+        checkpoint.warnings
+    );
     let mut record = describe(&checkpoint, Options::default(), &|_| ());
     judge(&mut record, &Default::default());
     let verdict = |name: &str| record.tensors.iter().find(|t| t.name == name).unwrap().verdict;
@@ -117,7 +121,9 @@ fn shapes_that_do_not_fit_the_packed_bytes_are_damage() {
             None,
         );
         assert!(checkpoint.is_damaged(), "{shape}");
-        assert!(checkpoint.tensor("a.weight").unwrap().damage.as_ref().unwrap().contains("packed bytes"));
+        assert!(
+            checkpoint.tensor("a.weight").unwrap().damage.as_ref().unwrap().what.contains("packed bytes")
+        );
     }
 }
 
@@ -176,7 +182,7 @@ fn hugging_face_bitnet_and_how_its_scale_applies() {
     }
     let (_folder, checkpoint, _) = bitnet(None);
     assert!(
-        checkpoint.warnings.iter().any(|w| w.contains("assumed `bitlinear`")),
+        checkpoint.warnings.iter().any(|w| w.text.contains("assumed `bitlinear`")),
         "{:?}",
         checkpoint.warnings
     );

@@ -83,7 +83,10 @@ fn a_missing_or_broken_shard_is_damage_and_the_others_are_read() {
             break_it(&folder.path().join(shard(number)));
             let checkpoint = open(folder.path()).unwrap();
             let damage = checkpoint.damage.clone().unwrap_or_default();
-            assert!(checkpoint.is_damaged() && damage.contains(what), "{what}, shard {number}: {damage}");
+            assert!(
+                checkpoint.is_damaged() && damage.what.contains(what),
+                "{what}, shard {number}: {damage}"
+            );
             let intact = if number == 1 { "b" } else { "a" };
             let tensor = checkpoint.tensor(intact).unwrap();
             assert!(checkpoint.tensor_bytes(tensor).is_ok(), "{what}, shard {number}");
@@ -93,7 +96,7 @@ fn a_missing_or_broken_shard_is_damage_and_the_others_are_read() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join(shard(1)), safetensors(&[("a", 1.0)])).unwrap();
     let damage = open(folder.path()).unwrap().damage.unwrap();
-    assert!(damage.contains(&shard(2)), "{damage}");
+    assert!(damage.what.contains(&shard(2)), "{damage}");
     // With nothing left there is nothing to open.
     let folder = tempfile::tempdir().unwrap();
     index(folder.path(), &[("a", &shard(1))]);
@@ -106,8 +109,12 @@ fn what_index_and_shards_say_differently_is_told() {
     set(folder.path());
     index(folder.path(), &[("a", &shard(1)), ("b", &shard(2)), ("lost", &shard(2))]);
     let checkpoint = open(folder.path()).unwrap();
-    assert!(checkpoint.damage.as_ref().unwrap().contains("`lost`"), "{:?}", checkpoint.damage);
-    assert!(checkpoint.warnings.iter().any(|w| w.contains("not in the index")), "{:?}", checkpoint.warnings);
+    assert!(checkpoint.damage.as_ref().unwrap().what.contains("`lost`"), "{:?}", checkpoint.damage);
+    assert!(
+        checkpoint.warnings.iter().any(|w| w.text.contains("not in the index")),
+        "{:?}",
+        checkpoint.warnings
+    );
     // A shard left over from an earlier save.
     let folder = tempfile::tempdir().unwrap();
     set(folder.path());
@@ -116,7 +123,7 @@ fn what_index_and_shards_say_differently_is_told() {
     assert_eq!(find(folder.path()).unwrap(), [folder.path()]);
     let checkpoint = open(folder.path()).unwrap();
     assert_eq!(checkpoint.tensors.len(), 3);
-    assert!(checkpoint.warnings.iter().any(|w| w.contains(extra)), "{:?}", checkpoint.warnings);
+    assert!(checkpoint.warnings.iter().any(|w| w.text.contains(extra)), "{:?}", checkpoint.warnings);
 }
 
 #[test]
@@ -182,6 +189,31 @@ fn a_distributed_checkpoint_is_recognised_and_not_guessed_at() {
     assert!(open(folder.path()).unwrap_err().to_string().contains("dcp_to_torch"));
 }
 
+/// Files that are named like checkpoints and are none are told, so that none is passed over. An ending that data have as
+/// well is not enough.
+#[test]
+fn what_is_spoilt_is_found_by_the_endings_of_every_format() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
+    let pointer = b"version https://git-lfs.github.com/spec/v1\n";
+    for name in ["a.bin", "a.ckpt", "a.gguf", "a.npz", "a.pt", "a.PTH", "a.safetensors"] {
+        write(name, b"");
+    }
+    write("pytorch_model.bin", pointer);
+    for (name, bytes) in
+        [("tokens.bin", &[7; 64][..]), ("training_args.bin", pointer), ("a.npy", b""), ("a.txt", b"")]
+    {
+        write(name, bytes);
+    }
+    let found = find(folder.path()).unwrap();
+    let mut names: Vec<_> = found.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
+    names.sort();
+    assert_eq!(
+        names,
+        ["a.PTH", "a.bin", "a.ckpt", "a.gguf", "a.npz", "a.pt", "a.safetensors", "pytorch_model.bin"]
+    );
+}
+
 #[test]
 fn a_step_is_named_by_the_folder_also_when_the_path_does_not_say_it() {
     assert_eq!(step_from_path(Path::new("out/checkpoint-1800/./model.safetensors")), Some(1800));
@@ -211,7 +243,7 @@ fn an_index_that_cannot_be_read_is_damage_of_its_shards() {
         std::fs::write(folder.path().join("model.safetensors.index.json"), spoilt).unwrap();
         let checkpoint = open(folder.path().join(shard(2))).unwrap();
         let damage = checkpoint.damage.unwrap();
-        assert!(damage.contains("model.safetensors.index.json is not a shard index"), "{damage}");
+        assert!(damage.what.contains("model.safetensors.index.json is not a shard index"), "{}", damage.what);
         assert_eq!(checkpoint.tensors.len(), 3);
     }
     std::fs::remove_file(folder.path().join("model.safetensors.index.json")).unwrap();

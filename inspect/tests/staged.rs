@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, SystemTime};
 
 use ckpt_inspect::staged::{self, Error, Occupant, StagedFile, StagedFolder};
 
@@ -16,7 +17,7 @@ fn child_begins_and_waits() {
     let Some(place) = std::env::var_os(PLACE).map(PathBuf::from) else { return };
     let mut file = StagedFile::begin(&place.join("file"), true).unwrap();
     file.write_all(b"half").unwrap();
-    let folder = StagedFolder::create(&place.join("folder"), 10, true, &|_| true).unwrap();
+    let folder = StagedFolder::create(&place.join("folder"), 10, true, |_| true).unwrap();
     folder.write("part", b"half").unwrap();
     println!("\nbegun");
     std::io::stdin().read_line(&mut String::new()).unwrap();
@@ -28,7 +29,7 @@ fn child_begins_and_waits() {
 fn child_writes() {
     let Some(place) = std::env::var_os(PLACE).map(PathBuf::from) else { return };
     staged::write(&place.join("file"), b"new", true).unwrap();
-    StagedFolder::create(&place.join("folder"), 0, true, &|_| true).unwrap().commit(&[]).unwrap();
+    StagedFolder::create(&place.join("folder"), 0, true, |_| true).unwrap().commit(&[]).unwrap();
 }
 
 fn child(test: &str, place: &Path, umask: &str) -> Child {
@@ -55,6 +56,12 @@ fn names(folder: &Path) -> Vec<String> {
     all
 }
 
+/// As if the process that wrote them had been killed days ago.
+fn age(paths: &[PathBuf]) {
+    let touched = Command::new("touch").args(["-h", "-t", "202001010000"]).args(paths).status().unwrap();
+    assert!(touched.success());
+}
+
 fn mode(path: &Path) -> u32 {
     std::fs::metadata(path).unwrap().mode() & 0o7777
 }
@@ -67,14 +74,19 @@ fn what_a_killed_process_left_is_removed_and_what_a_living_one_writes_stays() {
     assert_eq!(names(place.path()).len(), 2);
     killed.kill().unwrap();
     killed.wait().unwrap();
-    assert_eq!(names(place.path()).len(), 2, "killed processes leave what they began");
+    let left = names(place.path());
+    assert_eq!(left.len(), 2, "killed processes leave what they began");
+    if !cfg!(target_os = "linux") {
+        // Nothing tells that it was this machine where they were.
+        age(&left.iter().map(|name| at(name)).collect::<Vec<_>>());
+    }
 
     let mut alive = begun(place.path());
     let left = names(place.path());
     assert_eq!(left.len(), 2, "{left:?}");
     assert!(left.iter().all(|name| name.starts_with(".ckpt-") && name.ends_with(".part")), "{left:?}");
     staged::write(&at("other"), b"x", false).unwrap();
-    StagedFolder::create(&at("others"), 0, false, &|_| true).unwrap().commit(&[]).unwrap();
+    StagedFolder::create(&at("others"), 0, false, |_| true).unwrap().commit(&[]).unwrap();
     assert_eq!(names(place.path()), [&left[..], &["other".into(), "others".into()]].concat());
 
     alive.stdin.take().unwrap().write_all(b"go on\n").unwrap();
@@ -103,13 +115,72 @@ fn only_leftovers_of_our_own_are_removed() {
     std::fs::create_dir_all(at(".ckpt-deepAAAAAAAA.part/a")).unwrap();
     std::fs::create_dir_all(at(".ckpt-deepAAAAAAAA.part/b")).unwrap();
     let before = names(place.path());
+    age(&before.iter().map(|name| at(name)).collect::<Vec<_>>());
     std::fs::write(at(".ckpt-fileAAAAAAAA.part"), "left").unwrap();
     std::fs::create_dir(at(".ckpt-dirAAAAAAAAA.part")).unwrap();
     symlink("../targets/file", at(".ckpt-dirAAAAAAAAA.part/link")).unwrap();
+    age(&["fileAAAAAAAA.part", "dirAAAAAAAAA.part/link", "dirAAAAAAAAA.part"]
+        .map(|name| at(&format!(".ckpt-{name}"))));
     staged::write(&at("zzz"), b"x", false).unwrap();
     assert_eq!(names(place.path()), [&before[..], &["zzz".into()]].concat());
     assert_eq!(std::fs::read(at("targets/file")).unwrap(), b"precious");
     assert_eq!(std::fs::read(at("target")).unwrap(), b"precious");
+}
+
+/// Releases without locks left other names. Nothing tells whether one is in use but when it was written to last.
+#[test]
+fn what_releases_without_locks_left_is_removed_when_it_is_a_day_old() {
+    let place = tempfile::tempdir().unwrap();
+    let at = |name: &str| place.path().join(name);
+    let aged = |name: &str, hours: u64| {
+        let then = SystemTime::now() - Duration::from_secs(hours * 3600);
+        std::fs::File::open(at(name)).unwrap().set_modified(then).unwrap();
+    };
+    let folder = |name: &str, hours: [u64; 2]| {
+        std::fs::create_dir(at(name)).unwrap();
+        std::fs::write(at(name).join("weights"), "half").unwrap();
+        aged(&format!("{name}/weights"), hours[0]);
+        aged(name, hours[1]);
+    };
+    // In use, perhaps; words; an older model, put aside, whose name is not known any more.
+    for (name, hours) in
+        [(".ckpt-aB3dE9", 23), (".ckpt-backup", 99), (".ckpt-model1", 99), (".ckpt-aB3dE9x", 99)]
+    {
+        std::fs::write(at(name), "precious").unwrap();
+        aged(name, hours);
+    }
+    folder(".ckpt-f0LDer", [1, 30]);
+    std::fs::create_dir_all(at(".ckpt-as1DeX/replaced")).unwrap();
+    aged(".ckpt-as1DeX", 99);
+    let held = std::fs::File::create(at(".ckpt-H3ldBy")).unwrap();
+    held.lock().unwrap();
+    aged(".ckpt-H3ldBy", 99);
+    let before = names(place.path());
+    std::fs::write(at(".ckpt-0lDf1L"), "half").unwrap();
+    aged(".ckpt-0lDf1L", 25);
+    folder(".ckpt-0lDd1R", [25, 30]);
+    staged::write(&at("zzz"), b"x", false).unwrap();
+    assert_eq!(names(place.path()), [&before[..], &["zzz".into()]].concat());
+}
+
+/// Where locks are not known from machine to machine, another one may be writing what nobody seems to hold.
+#[test]
+fn what_another_machine_may_be_writing_stays_for_a_day() {
+    let place = tempfile::tempdir().unwrap();
+    let at = |name: &str| place.path().join(name);
+    std::fs::write(at(".ckpt-fileAAAAAAAA.part"), "half").unwrap();
+    // No file has come into the folder for days, and one in it is written to.
+    std::fs::create_dir(at(".ckpt-dirAAAAAAAAA.part")).unwrap();
+    std::fs::write(at(".ckpt-dirAAAAAAAAA.part/weights"), "half").unwrap();
+    age(&[at(".ckpt-dirAAAAAAAAA.part")]);
+    std::fs::create_dir_all(at(".ckpt-asideAAAAAAA.part/model")).unwrap();
+    let before = names(place.path());
+    staged::write(&at("zzz"), b"x", false).unwrap();
+    assert_eq!(names(place.path()), [&before[..], &["zzz".into()]].concat());
+    age(&["fileAAAAAAAA.part", "dirAAAAAAAAA.part/weights", "dirAAAAAAAAA.part", "asideAAAAAAA.part"]
+        .map(|name| at(&format!(".ckpt-{name}"))));
+    staged::write(&at("zzz"), b"x", true).unwrap();
+    assert_eq!(names(place.path()), ["model", "zzz"]);
 }
 
 /// A folder that was moved aside when the process was killed goes back, unless its successor is there.
@@ -120,6 +191,7 @@ fn a_folder_that_was_being_replaced_is_not_lost() {
     let aside = || {
         std::fs::create_dir_all(at(".ckpt-asideAAAAAAA.part/model")).unwrap();
         std::fs::write(at(".ckpt-asideAAAAAAA.part/model/weights"), "old").unwrap();
+        age(&[at(".ckpt-asideAAAAAAA.part")]);
     };
     aside();
     staged::write(&at("other"), b"x", true).unwrap();
@@ -156,7 +228,7 @@ fn what_is_dropped_leaves_nothing() {
     let mut file = StagedFile::begin(&path, true).unwrap();
     file.write_all(b"new").unwrap();
     drop(file);
-    drop(StagedFolder::create(&place.path().join("folder"), 0, false, &|_| true).unwrap());
+    drop(StagedFolder::create(&place.path().join("folder"), 0, false, |_| true).unwrap());
     assert_eq!(names(place.path()), ["file"]);
     assert_eq!(std::fs::read(&path).unwrap(), b"old");
 }
@@ -183,10 +255,11 @@ fn what_is_not_replaced_is_told() {
     assert_eq!(by(staged::may_write(&at("pipe"), true)), Occupant::Stream);
     staged::may_write_or_feed(&at("pipe"), false).unwrap();
     assert!(matches!(write("none/file", true), Err(Error::NoFolder { .. })));
+    assert!(matches!(staged::may_write(&at("none/file"), true), Err(Error::NoFolder { .. })));
     assert!(matches!(staged::write(Path::new("-"), b"", true), Err(Error::Dash)));
     assert!(matches!(StagedFile::create(&at("large"), 1 << 60, true), Err(Error::NoSpace { .. })));
     let folder = |name: &str, force| {
-        StagedFolder::create(&at(name), 0, force, &|name| name.ends_with(".gguf")).map(drop)
+        StagedFolder::create(&at(name), 0, force, |name| name.ends_with(".gguf")).map(drop)
     };
     assert!(matches!(folder("folder", false), Err(Error::Exists { .. })));
     let Err(Error::Foreign { entry, .. }) = folder("folder", true) else { panic!("replaced") };
@@ -203,6 +276,64 @@ fn what_is_not_replaced_is_told() {
     assert_eq!(reader.join().unwrap(), b"new");
     write("link", true).unwrap();
     assert!(at("link").is_symlink() && std::fs::read(at("file")).unwrap() == b"new");
+}
+
+/// What `force` replaces is looked at when it is replaced: until then, hours may have passed.
+#[test]
+fn what_came_into_a_folder_meanwhile_is_not_lost() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("model");
+    std::fs::create_dir(&path).unwrap();
+    std::fs::write(path.join("model.gguf"), "old").unwrap();
+    let ours = |name: &str| name.ends_with(".gguf");
+    let staged = StagedFolder::create(&path, 0, true, ours).unwrap();
+    std::fs::write(path.join("thesis.tex"), "precious").unwrap();
+    let Err(Error::Foreign { entry, .. }) = staged.commit(&[]) else { panic!("replaced") };
+    assert_eq!(entry, "thesis.tex");
+    // One that was made meanwhile was never looked at before.
+    let other = place.path().join("other");
+    let staged = StagedFolder::create(&other, 0, true, ours).unwrap();
+    std::fs::create_dir_all(other.join("notes")).unwrap();
+    assert!(matches!(staged.commit(&[]), Err(Error::Foreign { .. })));
+    assert_eq!(names(place.path()), ["model", "other"]);
+    assert_eq!(names(&path), ["model.gguf", "thesis.tex"]);
+    std::fs::remove_file(path.join("thesis.tex")).unwrap();
+    StagedFolder::create(&path, 0, true, ours).unwrap().commit(&[]).unwrap();
+    assert!(names(&path).is_empty());
+}
+
+#[test]
+fn a_folder_whose_successor_is_gone_stays() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("model");
+    std::fs::create_dir(&path).unwrap();
+    std::fs::write(path.join("weights"), "old").unwrap();
+    let staged = StagedFolder::create(&path, 0, true, |_| true).unwrap();
+    let temporary = names(place.path()).into_iter().find(|name| name.ends_with(".part")).unwrap();
+    std::fs::remove_dir(place.path().join(temporary)).unwrap();
+    assert!(matches!(staged.commit(&[]), Err(Error::Write { .. })));
+    assert_eq!(names(place.path()), ["model"]);
+    assert_eq!(std::fs::read(path.join("weights")).unwrap(), b"old");
+}
+
+/// As many files open as the process may have.
+#[test]
+fn child_without_files() {
+    let Some(place) = std::env::var_os(PLACE).map(PathBuf::from) else { return };
+    let mut open = Vec::new();
+    while let Ok(file) = std::fs::File::open("/dev/null") {
+        open.push(file);
+    }
+    let folder = StagedFolder::create(&place.join("folder"), 0, false, |_| true);
+    assert!(matches!(folder, Err(Error::Write { .. })), "{folder:?}");
+}
+
+/// Nobody else would see that it is in use.
+#[test]
+fn a_folder_that_cannot_be_locked_is_not_begun() {
+    let place = tempfile::tempdir().unwrap();
+    assert!(child("child_without_files", place.path(), "022; ulimit -n 64").wait().unwrap().success());
+    assert!(names(place.path()).is_empty());
 }
 
 /// Who finishes second without `force` does not replace what the first has made.

@@ -8,24 +8,15 @@ use ckpt_inspect::{
 
 /// A healthy 16 by 64 matrix that no BitLinear uses.
 fn matrix() -> TensorRecord {
-    let stats = Stats {
-        count: 1024,
-        mean: Some(0.0),
-        std: Some(0.125),
-        min: Some(-0.5),
-        max: Some(0.5),
-        abs_mean: Some(0.1),
-        abs_max: Some(0.5),
-        ..Stats::default()
-    };
-    TensorRecord {
-        name: "layers.0.mlp.gate_proj.weight".into(),
-        dtype: DType::F32,
-        shape: vec![16, 64],
-        group: Group::Weights,
-        stats: Some(stats),
-        ..TensorRecord::default()
-    }
+    let mut stats = Stats::default();
+    (stats.count, stats.mean, stats.std) = (1024, Some(0.0), Some(0.125));
+    (stats.min, stats.max) = (Some(-0.5), Some(0.5));
+    (stats.abs_mean, stats.abs_max) = (Some(0.1), Some(0.5));
+    let mut tensor = TensorRecord::default();
+    tensor.name = "layers.0.mlp.gate_proj.weight".into();
+    (tensor.dtype, tensor.shape, tensor.group) = (DType::F32, vec![16, 64], Group::Weights);
+    tensor.stats = Some(stats);
+    tensor
 }
 
 fn with(change: impl FnOnce(&mut TensorRecord)) -> TensorRecord {
@@ -43,7 +34,9 @@ fn ternary(std: f64, zero: f64, scale: Option<f64>) -> TensorRecord {
     with(|t| {
         t.dtype = DType::Ternary(TernaryPacking::I2s);
         t.stats.as_mut().unwrap().std = Some(std);
-        t.ternary = Some(Ternary { neg: half, zero, pos: half, scale, ..Ternary::default() });
+        let mut ternary = Ternary::default();
+        (ternary.neg, ternary.zero, ternary.pos, ternary.scale) = (half, zero, half, scale);
+        t.ternary = Some(ternary);
     })
 }
 
@@ -138,7 +131,8 @@ fn records_come_back_from_json_as_they_were() {
         stats(|s| s.std = Some(1e-3)),
         with(|t| t.dtype = DType::Ggml(ckpt_inspect::ggml::GgmlType::Q4_K)),
     ];
-    let mut record = CheckpointRecord { tensors, ..CheckpointRecord::default() };
+    let mut record = CheckpointRecord::default();
+    record.tensors = tensors;
     judge(&mut record, &Thresholds::default());
     let json = serde_json::to_value(&record).unwrap();
     assert_eq!(serde_json::from_value::<CheckpointRecord>(json.clone()).unwrap(), record);

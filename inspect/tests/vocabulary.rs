@@ -54,7 +54,7 @@ fn byte_level() -> Value {
 fn byte_level_bpe_has_merges() {
     let file = byte_level().to_string();
     let mut vocabulary = read(&[("tokenizer.json", file.as_bytes())]).unwrap();
-    vocabulary.fill(9);
+    vocabulary.fill(9).unwrap();
     let keys = keys(&vocabulary);
     assert_eq!(keys["tokenizer.ggml.model"], "gpt2");
     assert_eq!(keys["tokenizer.ggml.pre"], "gpt-2");
@@ -69,7 +69,7 @@ fn byte_level_bpe_has_merges() {
     assert_eq!(keys["tokenizer.ggml.add_bos_token"], false);
     assert!(keys.get("tokenizer.ggml.scores").is_none());
     assert!(vocabulary.warnings.iter().any(|w| w.contains("[PAD7]")), "{:?}", vocabulary.warnings);
-    vocabulary.fill(8);
+    vocabulary.fill(8).unwrap();
     assert_eq!(vocabulary.tokens.len(), 9, "a token is never taken away");
 }
 

@@ -17,13 +17,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let runs = Run::group(records, &thresholds);
     let explanations = runs.iter().map(|run| explain(run, &[], &Default::default())).collect();
-    let report = Report {
-        title: "Checkpoints".into(),
-        runs,
-        explanations,
-        training: Default::default(),
-        unreadable: Vec::new(),
-    };
-    print!("{}", ckpt_reports::html(&report)?);
+    print!("{}", ckpt_reports::html(&Report::new("Checkpoints", runs, explanations))?);
     Ok(())
 }

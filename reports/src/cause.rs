@@ -8,6 +8,7 @@ use crate::text::{number, plural};
 
 /// One cause, for a reader.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Finding {
     /// The cause.
     pub cause: Cause,
@@ -90,6 +91,7 @@ fn finding(run: &Run, explanation: &Explanation, cause: Cause, layers: &[&LayerC
         (Cause::WeightDecay | Cause::Unknown, _) => {
             format!("What became of {count} cannot be told from these files.")
         }
+        (other, _) => format!("What became of {count}: {}.", other.name()),
     };
     let mut evidence = Vec::new();
     if cause == Cause::WeightDecay {
@@ -181,7 +183,8 @@ fn rates(layers: &[&LayerCause]) -> Vec<(&'static str, String)> {
         AccumulationSource::Given => ", steps per optimizer step as given",
         AccumulationSource::Counter => ", steps as the optimizer counts them",
         AccumulationSource::Config => ", accumulation from the config",
-        AccumulationSource::Assumed => "",
+        // Assumed, or by means that have no words here.
+        _ => "",
     };
     let predicted = format!(
         "{} per step from {} ({source}{counted}); measured is {} times that.",
@@ -342,6 +345,7 @@ fn advice(cause: Cause, explanation: &Explanation) -> Vec<String> {
             "Give what the files lack (--lr, --weight-decay, --accum) or more checkpoints of the run."
         }
         Cause::Unknown => "More checkpoints of the run, or the optimizer's state, would say more.",
+        _ => return Vec::new(),
     };
     vec![text.to_string()]
 }

@@ -55,8 +55,7 @@ fn plain(text: &str) -> String {
 
 fn fields(tensor: &TensorRecord) -> Vec<String> {
     let shape: Vec<String> = tensor.shape.iter().map(u64::to_string).collect();
-    let group = serde_json::to_value(tensor.group).ok();
-    let group = group.as_ref().and_then(|g| g.as_str()).unwrap_or_default().to_string();
+    let group = tensor.group.name().to_string();
     let mut line = vec![plain(&tensor.name), tensor.dtype.to_string(), shape.join("x"), group];
     line.extend(measures(false).map(|m| measured(m, tensor)));
     line.push(tensor.verdict.map(|v| v.to_string()).unwrap_or_default());
@@ -69,8 +68,8 @@ fn measured(measure: &Measure, tensor: &TensorRecord) -> String {
     match (measure.value(tensor), measure.form) {
         (None, _) => String::new(),
         (Some(Value::Count(count)), _) => count.to_string(),
-        (Some(Value::Real(value)), Form::Share | Form::Bits { .. }) => value.to_string(),
+        (Some(value), Form::Share | Form::Bits { .. }) => value.real().to_string(),
         // Debug writes extremes with an exponent, where Display has hundreds of digits.
-        (Some(Value::Real(value)), _) => format!("{value:?}"),
+        (Some(value), _) => format!("{:?}", value.real()),
     }
 }

@@ -10,6 +10,7 @@ use crate::{Error, Report, Scanned, csv, github, html, json, junit, markdown, sa
 
 /// A format that a `T` can be written in.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Exporter<T> {
     /// Its name on the command line.
     pub name: &'static str,
@@ -22,6 +23,19 @@ pub struct Exporter<T> {
     pub page: bool,
     /// Writes it. The path is the top of the repository: formats that attach findings to files see them from there.
     pub write: fn(&T, Option<&Path>) -> Result<String, Error>,
+}
+
+impl<T> Exporter<T> {
+    /// A format of this name, which no file's name chooses.
+    pub const fn new(name: &'static str, write: fn(&T, Option<&Path>) -> Result<String, Error>) -> Self {
+        Exporter { name, summary: None, extensions: &[], page: false, write }
+    }
+
+    /// The format, with what it is and whom it is for.
+    pub const fn with_summary(mut self, summary: &'static str) -> Self {
+        self.summary = Some(summary);
+        self
+    }
 }
 
 /// A report's formats, the default first.

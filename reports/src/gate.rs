@@ -12,6 +12,7 @@ use crate::text::plural;
 /// How a check ended, from best to worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Status {
     /// Nothing forbids it.
     Passed,
@@ -35,6 +36,7 @@ impl Status {
 /// Whether a finding refuses a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Severity {
     /// It does not pass.
     Error,
@@ -46,6 +48,7 @@ pub enum Severity {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[allow(missing_docs)]
+#[non_exhaustive]
 pub enum Rule {
     UnreadableFile,
     DamagedFile,
@@ -138,6 +141,7 @@ impl Rule {
 
 /// One thing that was found.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Finding {
     /// Which rule.
     pub rule: Rule,
@@ -186,6 +190,7 @@ impl Finding {
 
 /// One checkpoint held against the policy.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Checked {
     /// Its path as the user gave it.
     pub path: String,
@@ -220,6 +225,7 @@ impl Checked {
 
 /// What the gate says about all checkpoints together.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Outcome {
     /// The worst of the checkpoints'.
     pub status: Status,
@@ -497,12 +503,7 @@ fn measured(judged: &Judged<'_>) -> (Option<f64>, Option<f64>) {
         return (Some(share), Some(bound));
     }
     let tensor = judged.tensor;
-    let begins = |levels: &Levels| match judged.rules.allow {
-        Verdict::Healthy => Some(levels.healthy),
-        Verdict::Weak => Some(levels.weak),
-        Verdict::Dying => Some(levels.dying),
-        Verdict::Dead | Verdict::Corrupt => None,
-    };
+    let begins = |levels: &Levels| levels.least(judged.rules.allow);
     let std = tensor.stats.as_ref().and_then(|s| s.std);
     if tensor.ternary.is_some() {
         return (std, begins(&judged.rules.thresholds.projection));

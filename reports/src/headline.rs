@@ -7,6 +7,7 @@ use crate::text::plural;
 
 /// The verdict on a run in words.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Headline {
     /// Of the last checkpoint.
     pub verdict: Option<Verdict>,
@@ -47,6 +48,7 @@ pub fn headline(run: &Run) -> Headline {
         Some(Verdict::Dying) => "Dying",
         Some(Verdict::Dead) => "Dead",
         Some(Verdict::Corrupt) => "Corrupt",
+        Some(other) => other.name(),
     };
     let place = at(end);
     match below.as_slice() {

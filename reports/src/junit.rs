@@ -25,6 +25,7 @@ pub fn xml(outcome: &Outcome) -> String {
 
 /// A case of another command's report.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Case {
     /// Its name.
     pub name: String,
@@ -32,6 +33,13 @@ pub struct Case {
     pub failure: Option<String>,
     /// What it is based on.
     pub details: String,
+}
+
+impl Case {
+    /// A case of this name.
+    pub fn new(name: impl Into<String>, failure: Option<String>, details: String) -> Self {
+        Case { name: name.into(), failure, details }
+    }
 }
 
 /// A report of `title` with a suite of cases for each name.

@@ -1,6 +1,7 @@
 //! Reports on checkpoints, and the gate, all made from records alone.
 
 #![deny(missing_docs)]
+#![warn(clippy::disallowed_macros, clippy::disallowed_methods)]
 
 mod baseline;
 pub mod cause;
@@ -38,6 +39,7 @@ pub use training::Training;
 
 /// What a report is made from.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Report {
     /// Heading of the page.
     pub title: String,
@@ -51,8 +53,17 @@ pub struct Report {
     pub unreadable: Vec<(String, ckpt_inspect::Error)>,
 }
 
+impl Report {
+    /// A report on `runs` and what became of them, in the same order.
+    pub fn new(title: impl Into<String>, runs: Vec<Run>, explanations: Vec<Explanation>) -> Self {
+        let (training, unreadable) = Default::default();
+        Report { title: title.into(), runs, explanations, training, unreadable }
+    }
+}
+
 /// Why a report could not be made.
 #[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// plotters refused.
     #[error("the chart cannot be drawn: {0}")]

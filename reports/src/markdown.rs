@@ -33,15 +33,17 @@ pub fn markdown(report: &Report) -> String {
     out
 }
 
-fn mark(verdict: Option<Verdict>) -> &'static str {
-    match verdict {
-        Some(Verdict::Healthy) => "🟢 healthy",
-        Some(Verdict::Weak) => "🟡 weak",
-        Some(Verdict::Dying) => "🟠 dying",
-        Some(Verdict::Dead) => "🔴 dead",
-        Some(Verdict::Corrupt) => "❌ corrupt",
-        None => "not judged",
-    }
+fn mark(verdict: Option<Verdict>) -> String {
+    let Some(verdict) = verdict else { return "not judged".into() };
+    let sign = match verdict {
+        Verdict::Healthy => "🟢",
+        Verdict::Weak => "🟡",
+        Verdict::Dying => "🟠",
+        Verdict::Dead => "🔴",
+        Verdict::Corrupt => "❌",
+        _ => "❔",
+    };
+    format!("{sign} {verdict}")
 }
 
 fn section(run: &Run, explanation: &Explanation, out: &mut String) {

@@ -25,6 +25,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// What a checkpoint must be to pass. The default lets only healthy projections through.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct Policy {
     /// The worst verdict a tensor may have: `healthy` when not given, or `weak` when not given beside
     /// `min_healthy`. Never `corrupt`.
@@ -58,6 +59,7 @@ pub struct Policy {
 /// Which weight matrices are judged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Scope {
     /// Matrices that a BitLinear uses, packed ternary ones, and those named `*_proj`; in a checkpoint that has none
     /// of these, every weight matrix. Also those that an entry of [`Policy::tensors`] names.
@@ -70,6 +72,7 @@ pub enum Scope {
 /// What holds for the tensors of one name pattern.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct TensorPolicy {
     /// Which tensors.
     pub pattern: Pattern,
@@ -94,9 +97,25 @@ pub struct TensorPolicy {
     pub max_shrink: Option<f64>,
 }
 
+impl TensorPolicy {
+    /// No exception yet, for the tensors that `pattern` matches.
+    pub fn new(pattern: Pattern) -> Self {
+        TensorPolicy {
+            pattern,
+            allow: None,
+            healthy: None,
+            weak: None,
+            dying: None,
+            dead_zero_share: None,
+            max_shrink: None,
+        }
+    }
+}
+
 /// What counts as worse than the baseline.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct BaselinePolicy {
     /// By what factor the std of a weight matrix may fall: 2 unless given. Over 1 000 steps of a healthy run of the
     /// student model it fell by at most 1.23; over 500 steps of one that collapsed, by 2.7.
@@ -130,8 +149,9 @@ impl Pattern {
     ///
     /// # Errors
     /// When it is not a valid glob.
-    pub fn new(glob: &str) -> Result<Self, globset::Error> {
-        Ok(Pattern { source: glob.to_string(), matcher: globset::Glob::new(glob)?.compile_matcher() })
+    pub fn new(glob: &str) -> Result<Self, PolicyError> {
+        let compiled = globset::Glob::new(glob).map_err(|e| PolicyError(e.to_string()))?;
+        Ok(Pattern { source: glob.to_string(), matcher: compiled.compile_matcher() })
     }
 
     /// Whether it covers the tensor called `name`.
@@ -172,6 +192,7 @@ struct File {
 
 /// What holds for one tensor.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct TensorRules {
     /// The worst verdict it may have.
     pub allow: Verdict,
@@ -304,12 +325,13 @@ struct PartialLevels {
 }
 
 impl PartialLevels {
-    fn over(self, default: Levels) -> Result<Levels, String> {
-        let healthy = self.healthy.unwrap_or(default.healthy);
-        let weak = self.weak.unwrap_or(default.weak);
-        let dying = self.dying.unwrap_or(default.dying);
+    fn over(self, mut levels: Levels) -> Result<Levels, String> {
+        let healthy = self.healthy.unwrap_or(levels.healthy);
+        let weak = self.weak.unwrap_or(levels.weak);
+        let dying = self.dying.unwrap_or(levels.dying);
         if healthy >= weak && weak >= dying {
-            Ok(Levels { healthy, weak, dying })
+            (levels.healthy, levels.weak, levels.dying) = (healthy, weak, dying);
+            Ok(levels)
         } else {
             Err(format!("the levels must fall: healthy {healthy:e}, weak {weak:e}, dying {dying:e}"))
         }
@@ -318,16 +340,15 @@ impl PartialLevels {
 
 fn thresholds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Thresholds, D::Error> {
     let given = PartialThresholds::deserialize(deserializer)?;
-    let default = Thresholds::default();
+    let mut thresholds = Thresholds::default();
     let error = |key: &str| {
         let key = key.to_string();
         move |e: String| D::Error::custom(format!("`{key}`: {e}"))
     };
-    Ok(Thresholds {
-        projection: given.projection.over(default.projection).map_err(error("projection"))?,
-        relative: given.relative.over(default.relative).map_err(error("relative"))?,
-        dead_zero_share: given.dead_zero_share.unwrap_or(default.dead_zero_share),
-    })
+    thresholds.projection = given.projection.over(thresholds.projection).map_err(error("projection"))?;
+    thresholds.relative = given.relative.over(thresholds.relative).map_err(error("relative"))?;
+    thresholds.dead_zero_share = given.dead_zero_share.unwrap_or(thresholds.dead_zero_share);
+    Ok(thresholds)
 }
 
 #[cfg(test)]
@@ -391,7 +412,8 @@ mod tests {
         assert_eq!(other.thresholds.projection.weak, 2e-5);
         let named = policy.rules("layers.0.mlp.up_proj.weight");
         assert_eq!((named.allow, named.max_shrink, named.named), (Verdict::Weak, 10.0, true));
-        assert_eq!(named.thresholds.relative, Levels { healthy: 1.0, weak: 0.1, dying: 0.01 });
+        let Levels { healthy, weak, dying, .. } = named.thresholds.relative;
+        assert_eq!([healthy, weak, dying], [1.0, 0.1, 0.01]);
         assert_eq!(named.thresholds.projection, named.thresholds.relative);
         assert_eq!(named.thresholds.dead_zero_share, 0.5);
         assert!(policy.baseline.allow_worse && policy.baseline.allow_missing);

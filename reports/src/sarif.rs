@@ -70,8 +70,8 @@ pub fn scan_log(scans: &[scan::Scan], root: Option<&Path>) -> String {
 fn scan_level(severity: scan::Severity) -> ResultLevel {
     match severity {
         scan::Severity::Dangerous => ResultLevel::Error,
-        scan::Severity::Unknown => ResultLevel::Warning,
         scan::Severity::Note => ResultLevel::Note,
+        _ => ResultLevel::Warning,
     }
 }
 

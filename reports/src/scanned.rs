@@ -1,11 +1,12 @@
 //! What scans of files found together.
 
-use ckpt_inspect::scan::Scan;
+use ckpt_inspect::scan::{Scan, Severity};
 use serde::Serialize;
 
 /// How scans ended together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum ScanStatus {
     /// Every file was scanned whole, and nothing found that counts.
     Clean,
@@ -17,9 +18,24 @@ pub enum ScanStatus {
 
 /// Scans of files, and how they ended together.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Scanned {
     /// How they ended.
     pub status: ScanStatus,
     /// Each file.
     pub files: Vec<Scan>,
+}
+
+impl Scanned {
+    /// Scans, in which findings count that are at least as bad as `least`.
+    pub fn new(files: Vec<Scan>, least: Severity) -> Self {
+        let status = if files.iter().any(|s| s.severity().is_some_and(|severity| severity >= least)) {
+            ScanStatus::Found
+        } else if files.iter().any(|s| s.unreadable.is_some()) {
+            ScanStatus::Unreadable
+        } else {
+            ScanStatus::Clean
+        };
+        Scanned { status, files }
+    }
 }

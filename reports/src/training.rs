@@ -15,6 +15,7 @@ type Series = Vec<(u64, f64)>;
 
 /// A training run's metrics.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Training {
     /// Training loss of each step.
     pub loss: Series,

@@ -377,6 +377,7 @@ fn status_words(status: Status) -> &'static str {
         Status::Added => "only in B",
         Status::Removed => "only in A",
         Status::Unreadable => "not comparable",
+        _ => "different in another way",
     }
 }
 

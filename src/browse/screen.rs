@@ -3,7 +3,9 @@
 use std::io::{self, Stdout, Write};
 #[cfg(unix)]
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+#[cfg(unix)]
+use std::sync::atomic::AtomicI32;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 
 use crossterm::clipboard::CopyToClipboard;
@@ -22,6 +24,7 @@ static TAKEN: AtomicBool = AtomicBool::new(false);
 #[cfg(unix)]
 static BEFORE: OnceLock<rustix::termios::Termios> = OnceLock::new();
 /// The signal that asked to leave, 0 for none.
+#[cfg(unix)]
 static SIGNAL: AtomicI32 = AtomicI32::new(0);
 
 /// The terminal, until it is dropped.

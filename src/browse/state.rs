@@ -12,9 +12,7 @@ use std::path::PathBuf;
 use ckpt_inspect::diff::{Diff, TensorDiff};
 use ckpt_inspect::run::Run;
 use ckpt_inspect::survey::Survey;
-use ckpt_inspect::{
-    CheckpointRecord, Group, TensorRecord, Thresholds, judge, judge_tensor, without_state_dict,
-};
+use ckpt_inspect::{CheckpointRecord, TensorRecord, Thresholds, judge, judge_tensor, without_state_dict};
 use crossterm::event::Event;
 
 use super::layout;
@@ -371,13 +369,4 @@ impl State {
             commands.push(Command::Measure(file));
         }
     }
-}
-
-/// A group in words; `None` for all.
-pub fn group_name(group: Option<Group>) -> Option<&'static str> {
-    Some(match group? {
-        Group::Weights => "weights",
-        Group::Optimizer => "optimizer",
-        Group::Other => "other",
-    })
 }

@@ -72,6 +72,7 @@ impl Theme {
             Some(Verdict::Weak) => self.color(Color::Yellow),
             Some(Verdict::Dying) => self.color(Color::Magenta),
             Some(Verdict::Dead | Verdict::Corrupt) => self.color(Color::Red).add_modifier(Modifier::BOLD),
+            Some(_) => Style::default(),
             None => self.dim(),
         }
     }

@@ -393,8 +393,10 @@ mod tests {
     use super::*;
 
     fn record(names: &[&str]) -> CheckpointRecord {
-        let tensor = |name: &&str| TensorRecord { name: name.to_string(), ..TensorRecord::default() };
-        CheckpointRecord { tensors: names.iter().map(tensor).collect(), ..CheckpointRecord::default() }
+        let mut record = CheckpointRecord::default();
+        record.tensors.resize(names.len(), TensorRecord::default());
+        record.tensors.iter_mut().zip(names).for_each(|(tensor, name)| tensor.name = name.to_string());
+        record
     }
 
     fn labels(names: &[&str], order: &Order, unfolded: &HashSet<String>) -> Vec<String> {

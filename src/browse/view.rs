@@ -11,7 +11,7 @@ use super::chart;
 use super::glyphs;
 use super::layout::{self, Areas, Column};
 use super::pages;
-use super::state::{Cover, Mark, State, View, group_name};
+use super::state::{Cover, Mark, State, View};
 use super::theme::Theme;
 use super::tree::{Kind, Row, Sort};
 use crate::terminal::{bytes, count, escape, shorten};
@@ -436,7 +436,7 @@ impl Drawing<'_> {
         if !order.verdict.name().is_empty() {
             parts.push(order.verdict.name().to_string());
         }
-        parts.extend(group_name(order.group).map(str::to_string));
+        parts.extend(order.group.map(|group| group.name().to_string()));
         if !parts.is_empty() && state.view == View::Tensors && state.cover == Cover::None {
             let text = format!("only {}  (Esc: all)", parts.join(", "));
             return self.put(1, area.y, room, &text, self.theme.accent());

@@ -111,7 +111,7 @@ impl Workers {
             return Ok((record, true));
         }
         let checkpoint = self.checkpoint(path)?;
-        let header = Options { stats: false, histogram: false, sha256: false };
+        let header = Options::default().with(|o| (o.stats, o.histogram) = (false, false));
         let mut record = describe(&checkpoint, header, &|_| ());
         ckpt_inspect::judge(&mut record, &self.options.thresholds);
         let complete = record.tensors.is_empty();
@@ -225,11 +225,8 @@ impl Workers {
     /// `None` when it was cancelled.
     fn compare(&self, a: (&Mark, &Path), b: (&Mark, &Path)) -> Result<Option<Found>, String> {
         let (in_a, in_b) = (self.checkpoint(a.1)?, self.checkpoint(b.1)?);
-        let options = diff::Options {
-            canonical: &crate::diff::canonical,
-            rows: &crate::diff::rows_in_order,
-            ..diff::Options::default()
-        };
+        let mut options = diff::Options::default();
+        (options.canonical, options.rows) = (&crate::diff::canonical, &crate::diff::rows_in_order);
         if let (Mark::Tensor { tensor: x, .. }, Mark::Tensor { tensor: y, .. }) = (a.0, b.0) {
             let (Some(x), Some(y)) = (in_a.tensors.get(*x), in_b.tensors.get(*y)) else {
                 return Err("the file has changed".into());

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use ckpt_train::{Event, RunFolder, Settings, Trainer, data, preset};
+use ckpt_train::{Event, RunFolder, Settings, Trainer, preset};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<_> = std::env::args_os().skip(1).collect();
@@ -14,18 +14,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     (config.num_layers, config.hidden_dim, config.mlp_hidden_dim) = (2, 64, 128);
     (config.num_heads, config.num_kv_heads, config.head_dim) = (4, 2, 16);
     (config.vocab_size, config.max_seq_len) = (1024, 128);
-    let settings = Settings {
-        steps: 10,
-        save_every: 0,
-        data: data::Settings {
-            files: vec![text.into()],
-            tokenizer: Some(tokenizer.into()),
-            batch: 4,
-            length: 64,
-            ..data::Settings::default()
-        },
-        ..Settings::default()
-    };
+    let settings = Settings::default().with(|s| {
+        s.steps = 10;
+        s.save_every = 0;
+        s.data.files = vec![text.into()];
+        s.data.tokenizer = Some(tokenizer.into());
+        s.data.batch = 4;
+        s.data.length = 64;
+    });
     let mut trainer = Trainer::new(&config, &settings)?;
     let mut folder = RunFolder::open(Path::new(folder))?;
     trainer.run(&mut folder, &Default::default(), &mut |event| match event {

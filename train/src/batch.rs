@@ -7,6 +7,7 @@ pub const IGNORE: i32 = -100;
 
 /// Sequences of one length: what goes in, and what is to come out at each position.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Batch {
     /// How many sequences.
     pub rows: usize,

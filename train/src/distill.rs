@@ -13,6 +13,7 @@ use crate::{Batch, Error, Result};
 /// Who teaches.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct Settings {
     /// Checkpoints that run beside the student.
     pub teachers: Vec<Teacher>,
@@ -25,12 +26,20 @@ pub struct Settings {
 /// A checkpoint that teaches.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Teacher {
     /// Any model that `ckpt infer` runs.
     pub path: PathBuf,
     /// How much it counts beside the others.
     #[serde(default = "one")]
     pub weight: f64,
+}
+
+impl Teacher {
+    /// The checkpoint at `path`, with this weight.
+    pub fn new(path: impl Into<PathBuf>, weight: f64) -> Self {
+        Teacher { path: path.into(), weight }
+    }
 }
 
 fn one() -> f64 {
@@ -136,7 +145,7 @@ impl Teachers {
             let mut logits = Vec::with_capacity(batch.ids.len() * self.vocab);
             for ids in batch.ids.chunks(batch.len) {
                 let mut cache = Cache::new(model.config(), KvType::F32, WhenFull::Stop);
-                let sequence = Sequence { ids, cache: &mut cache, logits: Logits::All };
+                let sequence = Sequence::new(ids, &mut cache, Logits::All);
                 logits.extend_from_slice(runner.forward(&mut [sequence])?);
             }
             parts.push(Part { weight: *weight, logits, indices: None, k: self.vocab });
@@ -224,12 +233,9 @@ impl Stored {
     /// The first `positions` of a sequence in `tensor`.
     fn row(&self, tensor: &TensorInfo, row: usize, positions: usize) -> Result<Vec<f32>> {
         let size = tensor.dtype.element_size().unwrap_or(1);
-        let part = TensorInfo {
-            shape: vec![positions, self.k],
-            strides: vec![self.k, 1],
-            byte_offset: tensor.byte_offset + (row * self.positions * self.k * size) as u64,
-            ..tensor.clone()
-        };
+        let mut part = tensor.clone();
+        (part.shape, part.strides) = (vec![positions, self.k], vec![self.k, 1]);
+        part.byte_offset += (row * self.positions * self.k * size) as u64;
         Ok(self.file.values(&part)?)
     }
 }

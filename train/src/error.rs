@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 /// What kept a model from being built, data from being read, or a run from going on.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// A checkpoint cannot be read.
     #[error(transparent)]

@@ -9,6 +9,7 @@ use crate::{Parameter, Parameters};
 
 /// One ternary matrix, measured.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Measured {
     /// Its name.
     pub name: String,
@@ -22,6 +23,7 @@ pub struct Measured {
 
 /// All ternary matrices of a model.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Health {
     /// In model order.
     pub layers: Vec<Measured>,
@@ -54,16 +56,13 @@ impl Health {
 
 fn measured(parameter: &Parameter, config: &ModelConfig, thresholds: &Thresholds) -> Measured {
     let rule = TernaryRule::Absmean { eps: config.quantization_eps, per_row: config.bitlinear_per_channel };
-    let plan = Plan { cols: parameter.shape.get(1).copied(), ternary: Some(rule), histogram: false };
+    let mut plan = Plan::default();
+    (plan.cols, plan.ternary) = (parameter.shape.get(1).copied(), Some(rule));
     let measured = measure(&Elements::from(&parameter.values[..]), &plan);
-    let record = TensorRecord {
-        name: parameter.name.clone(),
-        shape: parameter.shape.iter().map(|&d| d as u64).collect(),
-        group: Group::Weights,
-        stats: Some(measured.stats),
-        ternary: measured.ternary,
-        ..TensorRecord::default()
-    };
+    let mut record = TensorRecord::default();
+    (record.name, record.group) = (parameter.name.clone(), Group::Weights);
+    record.shape = parameter.shape.iter().map(|&d| d as u64).collect();
+    (record.stats, record.ternary) = (Some(measured.stats), measured.ternary);
     Measured {
         std: record.stats.as_ref().and_then(|s| s.std),
         zero: record.ternary.as_ref().map_or(0.0, |t| t.zero),

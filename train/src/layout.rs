@@ -1,6 +1,6 @@
 //! Configurations as the seed's trainer writes them into its checkpoints.
 
-use serde_pickle::Value;
+use ckpt_inspect::metadata::Value;
 
 use crate::{Settings, plain};
 

@@ -1,5 +1,7 @@
 //! Train and resume ternary (BitNet b1.58) student models.
 
+#![warn(clippy::disallowed_macros, clippy::disallowed_methods)]
+
 mod batch;
 #[cfg(feature = "candle")]
 mod composite;
@@ -21,7 +23,8 @@ mod tensorboard;
 mod trainer;
 
 #[cfg(feature = "candle")]
-pub use candle_core::Device;
+pub use candle_core::{self, Device};
+use ckpt_inspect::metadata::{HashableValue, Value};
 
 pub use batch::{Batch, IGNORE};
 #[cfg(feature = "candle")]
@@ -37,8 +40,25 @@ pub use run::RunFolder;
 pub use schedule::{Schedule, clip, global_norm};
 pub use trainer::{Event, Outcome, ResumeOptions, Settings, Trainer};
 
+macro_rules! changed_where_made {
+    ($($settings:ty),*) => {
+        $(impl $settings {
+            /// These settings, with what `change` changes: `Settings::default().with(|s| …)`.
+            pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+                change(&mut self);
+                self
+            }
+        })*
+    };
+}
+
+changed_where_made! {
+    Settings, ResumeOptions, Loss, data::Settings, distill::Settings, optim::Settings, optim::Polarizer,
+    optim::adamw::Settings, optim::muon::Settings, optim::sgd::Settings, optim::spin::Settings
+}
+
 /// A plain dict with text keys.
-fn plain<'k>(entries: impl IntoIterator<Item = (&'k str, serde_pickle::Value)>) -> serde_pickle::Value {
-    let entry = |(key, value): (&'k str, _)| (serde_pickle::HashableValue::String(key.into()), value);
-    serde_pickle::Value::Dict(entries.into_iter().map(entry).collect())
+fn plain<'k>(entries: impl IntoIterator<Item = (&'k str, Value)>) -> Value {
+    let entry = |(key, value): (&'k str, _)| (HashableValue::String(key.into()), value);
+    Value::Dict(entries.into_iter().map(entry).collect())
 }

@@ -13,6 +13,7 @@ use crate::network::math;
 /// (<https://arxiv.org/abs/1503.02531>). Without a teacher, alpha counts as 0.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct Loss {
     /// Share of the target's probability that is spread over the vocabulary, 0 to 1.
     pub label_smoothing: f64,

@@ -14,6 +14,7 @@ use crate::{Error, Result};
 
 /// One parameter.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Parameter {
     /// Its name in the state dict.
     pub name: String,
@@ -28,6 +29,11 @@ pub struct Parameter {
 }
 
 impl Parameter {
+    /// A parameter that no BitLinear quantizes.
+    pub fn new(name: impl Into<String>, shape: Vec<usize>, role: Role, values: Vec<f32>) -> Self {
+        Parameter { name: name.into(), shape, role, ternary: false, values }
+    }
+
     /// Rows and columns, for a matrix.
     pub fn matrix(&self) -> Option<(usize, usize)> {
         match *self.shape.as_slice() {

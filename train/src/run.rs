@@ -52,7 +52,7 @@ impl RunFolder {
     ///
     /// # Errors
     /// `Write`.
-    pub fn metric(&mut self, entry: &Value) -> Result<()> {
+    pub(crate) fn metric(&mut self, entry: &Value) -> Result<()> {
         let io = |e: std::io::Error| Error::write(&self.path.join("metrics.jsonl"), e);
         let mut line = serde_json::to_vec(entry).map_err(|e| io(e.into()))?;
         line.push(b'\n');

@@ -8,6 +8,7 @@ use crate::Gradients;
 /// Linear warm-up from 0, then a cosine to a share of the full rate; or a constant rate after the warm-up.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct Schedule {
     /// Steps until the full rate is reached.
     pub warmup: u64,
@@ -24,6 +25,11 @@ impl Default for Schedule {
 }
 
 impl Schedule {
+    /// A warm-up of so many steps, then the cosine that ends at step `cosine_steps`.
+    pub fn cosine(warmup: u64, cosine_steps: u64) -> Self {
+        Schedule { warmup, cosine_steps: Some(cosine_steps), ..Schedule::default() }
+    }
+
     /// What the learning rate is multiplied by at `step`, counted from 0.
     pub fn factor(&self, step: u64) -> f64 {
         if step < self.warmup {

@@ -20,11 +20,10 @@ pub(crate) fn configuration(
     bitlinear: Option<bool>,
 ) -> Result<(ModelConfig, Vec<String>)> {
     let path = checkpoint.path.display();
-    let flags = ckpt_infer::Settings {
-        use_bitlinear_attn: bitlinear,
-        use_bitlinear_ffn: bitlinear,
-        ..ckpt_infer::Settings::default()
-    };
+    let flags = ckpt_infer::Settings::default().with(|s| {
+        s.use_bitlinear_attn = bitlinear;
+        s.use_bitlinear_ffn = bitlinear;
+    });
     let run = ckpt_infer::configuration(checkpoint, &Names::of(checkpoint), &flags);
     if let Ok((config, _)) = &run
         && (config.rope_scaling != RopeScaling::None || config.rope_pairing != RopePairing::Halves)

@@ -5,11 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use ckpt_convert::{Object, save};
-use ckpt_inspect::metadata::{as_f64, as_u64, from_json};
+use ckpt_inspect::metadata::{Value, as_f64, as_u64, from_json};
 use ckpt_inspect::{Checkpoint, ModelConfig, Thresholds};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use serde_pickle::Value;
 
 use crate::data::{self, Stream};
 use crate::distill::{self, Teachers};
@@ -25,6 +24,7 @@ use crate::{
 /// Everything that decides what a run does.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct Settings {
     /// The step to stop at, counted from the model's beginning.
     pub steps: u64,
@@ -88,6 +88,7 @@ impl Default for Settings {
 
 /// What a checkpoint's own state may be replaced by.
 #[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
 pub struct ResumeOptions {
     /// Start although layers have collapsed.
     pub allow_collapsed: bool,
@@ -101,6 +102,7 @@ pub struct ResumeOptions {
 
 /// What happens during a run, for whoever watches.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Event<'a> {
     /// A step was taken.
     Step {
@@ -136,6 +138,7 @@ pub enum Event<'a> {
 
 /// Why a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Outcome {
     /// All steps were taken.
     Finished,

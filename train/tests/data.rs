@@ -5,22 +5,21 @@ mod truth;
 use std::path::Path;
 
 use ckpt_convert::{Object, save};
+use ckpt_inspect::metadata::{HashableValue, Value};
 use ckpt_train::data::{Settings, Stream};
-use serde_pickle::{HashableValue, Value};
 use truth::tokenizer;
 
 fn in_order(folder: &Path, file: &str, contents: &[u8], length: usize) -> Settings {
     let path = folder.join(file);
     std::fs::write(&path, contents).unwrap();
-    Settings {
-        files: vec![path],
-        tokenizer: Some(tokenizer(folder)),
-        length,
-        batch: 1,
-        shuffle: false,
-        holdout: 0.0,
-        ..Settings::default()
-    }
+    Settings::default().with(|s| {
+        s.files = vec![path];
+        s.tokenizer = Some(tokenizer(folder));
+        s.length = length;
+        s.batch = 1;
+        s.shuffle = false;
+        s.holdout = 0.0;
+    })
 }
 
 /// Ids and targets of the first `n` batches as text, `_` for what is ignored and `$` for the end.
@@ -95,7 +94,10 @@ fn shuffled_passes_hand_out_every_sequence_once() {
     let ids: Vec<u8> = (0..40).flat_map(|i| [65 + i, 1, 2]).collect();
     for buffer in [1, 7, 1000] {
         let file = npy("|u1", "(40, 3)", &ids);
-        let settings = Settings { shuffle: true, buffer, ..in_order(folder.path(), "a.npy", &file, 2) };
+        let settings = in_order(folder.path(), "a.npy", &file, 2).with(|s| {
+            s.shuffle = true;
+            s.buffer = buffer;
+        });
         let mut passes: Vec<Vec<u32>> = Vec::new();
         let mut stream = Stream::new(&settings, 9).unwrap();
         for _ in 0..2 {
@@ -131,25 +133,26 @@ fn held_out_documents_are_not_trained_on() {
     let trained = ids((0..120).map(|_| stream.batch().unwrap()).collect());
     assert!(held_out.len() >= 8 && trained.len() >= 30, "{held_out:?} {trained:?}");
     assert!(held_out.is_disjoint(&trained));
-    let own = Settings { validation: settings.files.clone(), ..settings };
+    let own = settings.clone().with(|s| s.validation.clone_from(&settings.files));
     assert!(ids(Stream::validation(&own, 3).unwrap()).len() > 12);
 }
 
 #[test]
 fn ready_made_ids_keep_their_order() {
     let truth = truth::truth();
-    let settings = Settings {
-        files: vec![truth::fixture("trajectories/truth.safetensors")],
-        batch: 4,
-        shuffle: false,
-        holdout: 0.0,
-        ..Settings::default()
-    };
+    let settings = Settings::default().with(|s| {
+        s.files = vec![truth::fixture("trajectories/truth.safetensors")];
+        s.batch = 4;
+        s.shuffle = false;
+        s.holdout = 0.0;
+    });
     // The fixture's only integer tensor is `batches`, 20 x 4 x 64.
     let mut stream = Stream::new(&settings, 0).unwrap();
     for (i, batch) in truth.batches.iter().chain(&truth.batches[..1]).enumerate() {
         let sources = (0..4).map(|row| Some((0, (4 * i + row) % 80))).collect();
-        assert_eq!(stream.batch().unwrap(), ckpt_train::Batch { sources, ..batch.clone() });
+        let mut wanted = batch.clone();
+        wanted.sources = sources;
+        assert_eq!(stream.batch().unwrap(), wanted);
     }
 }
 
@@ -190,13 +193,13 @@ fn npy_arrays() {
 #[test]
 fn text_without_a_tokenizer_says_so() {
     let folder = tempfile::tempdir().unwrap();
-    let settings = Settings { tokenizer: None, ..in_order(folder.path(), "a.txt", b"text", 2) };
+    let settings = in_order(folder.path(), "a.txt", b"text", 2).with(|s| s.tokenizer = None);
     let error = Stream::new(&settings, 0).unwrap().batch().unwrap_err().to_string();
     assert!(error.contains("--tokenizer"), "{error}");
     assert!(Stream::new(&Settings::default(), 0).is_err());
     #[cfg(unix)]
     {
-        let endless = Settings { tokenizer: Some("/dev/zero".into()), ..settings };
+        let endless = settings.with(|s| s.tokenizer = Some("/dev/zero".into()));
         let error = Stream::new(&endless, 0).err().unwrap().to_string();
         assert!(error.contains("no regular file"), "{error}");
     }
@@ -210,9 +213,9 @@ fn read(settings: &Settings, n: usize) -> String {
 #[test]
 fn parquet_rows_are_records() {
     let folder = tempfile::tempdir().unwrap();
-    let at = |file: &str, length: usize| Settings {
-        files: vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(file)],
-        ..in_order(folder.path(), "unused.txt", b"", length)
+    let at = |file: &str, length: usize| {
+        in_order(folder.path(), "unused.txt", b"", length)
+            .with(|s| s.files = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(file)])
     };
     let good: String = (0..20).filter(|i| i % 7 != 3).map(|i| format!("row{i:02}$")).collect();
     assert_eq!(read(&at("text.parquet", 101), 1), good[..101]);
@@ -256,9 +259,9 @@ fn tokens_are_kept_and_are_the_same() {
             _ => format!("{{\"text\": \"number {i}\"}}\n"),
         })
         .collect();
-    let plain = Settings { holdout: 0.2, ..in_order(folder.path(), "a.jsonl", lines.as_bytes(), 10) };
+    let plain = in_order(folder.path(), "a.jsonl", lines.as_bytes(), 10).with(|s| s.holdout = 0.2);
     let cache = folder.path().join("cache");
-    let cached = Settings { token_cache: Some(cache.clone()), ..plain.clone() };
+    let cached = plain.clone().with(|s| s.token_cache = Some(cache.clone()));
     let kept = || std::fs::read_dir(&cache).map_or(Vec::new(), |d| d.map(|e| e.unwrap().path()).collect());
     let batches = |settings: &Settings| {
         let mut stream = Stream::new(settings, 1).unwrap();
@@ -285,9 +288,12 @@ fn tokens_are_kept_and_are_the_same() {
         assert_eq!(batches(&cached), truth, "cut at {cut}");
     }
     std::fs::write(data, b"{\"text\": \"other\"}\n").unwrap();
-    let other = Settings { holdout: 0.0, length: 4, ..cached.clone() };
+    let other = cached.clone().with(|s| {
+        s.holdout = 0.0;
+        s.length = 4;
+    });
     assert_eq!(read(&other, 2), "other$ot");
-    let unmasked = Settings { mask_prompts: false, ..other };
+    let unmasked = other.with(|s| s.mask_prompts = false);
     assert_eq!(read(&unmasked, 2), "other$ot");
     assert_eq!(kept().len(), 3, "a pass that ends keeps its tokens: {:?}", kept());
 }
@@ -331,7 +337,7 @@ fn middles_are_to_be_filled_in() {
         (2..9).contains(&rearranged) && (1..rearranged).contains(&suffix_first),
         "{rearranged} {suffix_first}"
     );
-    let validation = Settings { validation: settings.files.clone(), ..settings.clone() };
+    let validation = settings.clone().with(|s| s.validation = settings.files.clone());
     assert!(Stream::validation(&validation, 5).unwrap().iter().all(|b| b.ids.iter().all(|&id| id < 256)));
     let tokenizer = settings.tokenizer.clone().unwrap();
     let known = std::fs::read_to_string(&tokenizer).unwrap();

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 
 use ckpt_infer::{Cache, KvType, LoadOptions, Logits, Model, Pool, Runner, Sequence, WhenFull};
 use ckpt_train::distill::{self, Teacher, Teachers};
-use ckpt_train::{Batch, Estimator, Event, Loss, Network, Parameters, RunFolder, Settings, Trainer, data};
+use ckpt_train::{Batch, Estimator, Event, Loss, Network, Parameters, RunFolder, Settings, Trainer};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use truth::fixture;
@@ -23,12 +23,12 @@ fn student() -> (ckpt_inspect::ModelConfig, Parameters) {
 }
 
 fn beside(models: &[(&str, f64)]) -> distill::Settings {
-    let teacher = |&(path, weight): &(&str, f64)| Teacher { path: fixture(path), weight };
-    distill::Settings { teachers: models.iter().map(teacher).collect(), ..Default::default() }
+    let teacher = |&(path, weight): &(&str, f64)| Teacher::new(fixture(path), weight);
+    distill::Settings::default().with(|s| s.teachers = models.iter().map(teacher).collect())
 }
 
 fn stored(path: &Path) -> distill::Settings {
-    distill::Settings { logits: vec![path.to_path_buf()], ..Default::default() }
+    distill::Settings::default().with(|s| s.logits = vec![path.to_path_buf()])
 }
 
 /// A batch of two ready-made sequences, and the first is of row 1 in its file.
@@ -56,7 +56,9 @@ fn taught(settings: &distill::Settings, loss: &Loss, parameters: &Parameters) ->
     (value, ckpt_train::global_norm(&gradients))
 }
 
-const TEACHER_ALONE: Loss = Loss { label_smoothing: 0.0, focal: 0.0, alpha: 1.0, temperature: 2.0 };
+fn teacher_alone() -> Loss {
+    Loss::default().with(|l| (l.alpha, l.temperature) = (1.0, 2.0))
+}
 
 /// Full logits of the rows of `batch()` in their file's order, `[2, len, vocab]`.
 fn logits(model: &str) -> Vec<f32> {
@@ -65,7 +67,7 @@ fn logits(model: &str) -> Vec<f32> {
     let batch = batch();
     let run = |ids: &[u32]| {
         let mut cache = Cache::new(model.config(), KvType::F32, WhenFull::Stop);
-        let sequence = Sequence { ids, cache: &mut cache, logits: Logits::All };
+        let sequence = Sequence::new(ids, &mut cache, Logits::All);
         Runner::new(&model, &pool).forward(&mut [sequence]).unwrap().to_vec()
     };
     [&batch.ids[batch.len..], &batch.ids[..batch.len]].into_iter().flat_map(run).collect()
@@ -96,13 +98,13 @@ fn write(folder: &Path, logits: &[u8], indices: Option<&[u8]>, shape: Vec<usize>
 #[test]
 fn a_student_that_is_its_teacher_has_nothing_to_learn() {
     let (config, parameters) = student();
-    let (value, norm) = taught(&beside(&[(HEALTHY, 1.0)]), &TEACHER_ALONE, &parameters);
+    let (value, norm) = taught(&beside(&[(HEALTHY, 1.0)]), &teacher_alone(), &parameters);
     assert!(value < 1e-6 && norm < 1e-3, "{value} {norm}");
     let other = Parameters::init(&config, 1).unwrap();
-    let (value, norm) = taught(&beside(&[(HEALTHY, 1.0)]), &TEACHER_ALONE, &other);
+    let (value, norm) = taught(&beside(&[(HEALTHY, 1.0)]), &teacher_alone(), &other);
     assert!(value > 1.0 && norm > 0.1, "{value} {norm}");
     // Without a share of theirs, teachers change nothing.
-    let alone = Loss { alpha: 0.0, ..TEACHER_ALONE };
+    let alone = teacher_alone().with(|l| l.alpha = 0.0);
     let mut network = Network::new(&config, &other, Estimator::default());
     let plain = network.loss(&other, &batch(), &Loss::default()).unwrap();
     assert!((taught(&beside(&[(HEALTHY, 1.0)]), &alone, &other).0 - plain).abs() < 1e-5);
@@ -113,10 +115,10 @@ fn stored_logits_say_what_their_model_says() {
     let folder = tempfile::tempdir().unwrap();
     let (config, _) = student();
     let parameters = Parameters::init(&config, 1).unwrap();
-    let model = taught(&beside(&[(HEALTHY, 1.0)]), &TEACHER_ALONE, &parameters);
+    let model = taught(&beside(&[(HEALTHY, 1.0)]), &teacher_alone(), &parameters);
     let logits = logits(HEALTHY);
     let close = |path: &Path, tolerance: f64| {
-        let file = taught(&stored(path), &TEACHER_ALONE, &parameters);
+        let file = taught(&stored(path), &teacher_alone(), &parameters);
         let near = |a: f64, b: f64| (a - b).abs() < tolerance * b;
         assert!(near(file.0, model.0) && near(file.1, model.1), "{file:?} {model:?}");
     };
@@ -127,7 +129,7 @@ fn stored_logits_say_what_their_model_says() {
     // Few logits leave little out.
     let top = write_top(folder.path(), &logits, vocab, vocab - 24);
     close(&top, 0.05);
-    assert_ne!(taught(&stored(&top), &TEACHER_ALONE, &parameters), model);
+    assert_ne!(taught(&stored(&top), &teacher_alone(), &parameters), model);
 }
 
 #[test]
@@ -135,7 +137,7 @@ fn several_teachers_count_by_weight() {
     const OTHER: &str = "collapse-run/step-04000.pt";
     let (config, _) = student();
     let parameters = Parameters::init(&config, 1).unwrap();
-    let loss = |models: &[(&str, f64)]| taught(&beside(models), &TEACHER_ALONE, &parameters);
+    let loss = |models: &[(&str, f64)]| taught(&beside(models), &teacher_alone(), &parameters);
     let (a, b) = (loss(&[(HEALTHY, 1.0)]), loss(&[(OTHER, 1.0)]));
     let heavy = loss(&[(HEALTHY, 1e7), (OTHER, 1.0)]);
     assert!((heavy.0 - a.0).abs() < 1e-4 && (a.0 - b.0).abs() > 1e-2, "{heavy:?} {a:?} {b:?}");
@@ -150,21 +152,17 @@ fn several_teachers_count_by_weight() {
 fn a_new_student_draws_near_to_its_teacher() {
     let folder = tempfile::tempdir().unwrap();
     let (config, _) = student();
-    let mut settings = Settings {
-        steps: 40,
-        validate_every: 0,
-        health_every: 0,
-        loss: TEACHER_ALONE,
-        distill: beside(&[(HEALTHY, 1.0)]),
-        data: data::Settings {
-            files: vec![fixture("trajectories/truth.safetensors")],
-            batch: 4,
-            holdout: 0.0,
-            length: 63,
-            ..data::Settings::default()
-        },
-        ..Settings::default()
-    };
+    let mut settings = Settings::default().with(|s| {
+        s.steps = 40;
+        s.validate_every = 0;
+        s.health_every = 0;
+        s.loss = teacher_alone();
+        s.distill = beside(&[(HEALTHY, 1.0)]);
+        s.data.files = vec![fixture("trajectories/truth.safetensors")];
+        s.data.batch = 4;
+        s.data.holdout = 0.0;
+        s.data.length = 63;
+    });
     settings.optimizer = toml::from_str("lr = 3e-3").unwrap();
     let mut trainer = Trainer::new(&config, &settings).unwrap();
     let mut losses = Vec::new();
@@ -201,8 +199,8 @@ fn teachers_that_do_not_fit_are_refused() {
     let teachers = Teachers::load(&stored(&path), vocab, 1, 2.0).unwrap().unwrap();
     let error = |batch: &Batch| teachers.targets(batch).err().unwrap().to_string();
     assert!(error(&batch()).contains("the vocabulary has"), "{}", error(&batch()));
-    let far = Batch { sources: vec![Some((0, 2)), Some((0, 0))], ..batch() };
+    let (mut far, mut packed) = (batch(), batch());
+    (far.sources, packed.sources) = (vec![Some((0, 2)), Some((0, 0))], vec![None, None]);
     assert!(error(&far).contains("sequence 2 of 63"), "{}", error(&far));
-    let packed = Batch { sources: vec![None, None], ..batch() };
     assert!(error(&packed).contains("ready-made"), "{}", error(&packed));
 }

@@ -101,8 +101,11 @@ fn fused_agrees_with_composite() {
     compare("detached", detached, &plain, |_| ());
     compare("scales per row", through, &plain, |c| c.bitlinear_per_channel = true);
     compare("scales per row, detached", detached, &plain, |c| c.bitlinear_per_channel = true);
-    compare("label smoothing", through, &Loss { label_smoothing: 0.1, ..Loss::default() }, |_| ());
-    let focal = Loss { focal: 1.5, label_smoothing: 0.1, ..Loss::default() };
+    compare("label smoothing", through, &Loss::default().with(|l| l.label_smoothing = 0.1), |_| ());
+    let focal = Loss::default().with(|l| {
+        l.focal = 1.5;
+        l.label_smoothing = 0.1;
+    });
     compare("focal weighting", through, &focal, |_| ());
     compare("untied, no norm of Q and K", through, &plain, |c| {
         c.tie_word_embeddings = false;

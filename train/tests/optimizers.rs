@@ -1,12 +1,12 @@
 //! Every optimizer against PyTorch's in float64 (`data/optimizers.py`), and what the polarizer promises.
 
 use ckpt_convert::{Object, save};
+use ckpt_inspect::metadata::{HashableValue, Value};
 use ckpt_train::optim::{
     Form, NAMES, Optimizer, Polarizer, Settings, Target, Well, adamw, half_life, muon, orthogonalize, sgd,
     spin,
 };
 use ckpt_train::{Gradients, Parameter, Parameters, Role, Schedule, clip, global_norm};
-use serde_pickle::{HashableValue, Value};
 
 fn wave(seed: usize, n: usize) -> impl Iterator<Item = f32> {
     let seed = seed as f64;
@@ -17,12 +17,12 @@ fn wave(seed: usize, n: usize) -> impl Iterator<Item = f32> {
 }
 
 fn start() -> Parameters {
-    let one = |(k, shape): (usize, &[usize])| Parameter {
-        name: format!("p{k}"),
-        shape: shape.to_vec(),
-        role: if shape.len() == 2 { Role::Mlp } else { Role::Norm },
-        ternary: shape.len() == 2,
-        values: wave(k + 1, shape.iter().product()).map(|w| w * 0.1).collect(),
+    let one = |(k, shape): (usize, &[usize])| {
+        let role = if shape.len() == 2 { Role::Mlp } else { Role::Norm };
+        let values = wave(k + 1, shape.iter().product()).map(|w| w * 0.1).collect();
+        let mut parameter = Parameter::new(format!("p{k}"), shape.to_vec(), role, values);
+        parameter.ternary = shape.len() == 2;
+        parameter
     };
     let shapes: [&[usize]; 3] = [&[6, 10], &[9, 4], &[7]];
     Parameters(shapes.into_iter().enumerate().map(one).collect())
@@ -63,19 +63,24 @@ fn named(name: &str) -> Settings {
 #[test]
 fn they_agree_with_pytorch() {
     let constant = Schedule::default();
-    let adamw = adamw::Settings {
-        lr: Some(1e-2),
-        weight_decay: 0.1,
-        ternary_weight_decay: 0.1,
-        ..Default::default()
-    };
+    let adamw = adamw::Settings::default().with(|s| {
+        s.lr = Some(1e-2);
+        s.weight_decay = 0.1;
+        s.ternary_weight_decay = 0.1;
+    });
     let adamw = Settings::from(adamw);
-    let cosine = Schedule { warmup: 4, cosine_steps: Some(12), min_factor: 0.1 };
+    let cosine = Schedule::cosine(4, 12);
     follow("adamw-cosine-clip", adamw.clone(), &cosine, Some(1.0));
     follow("adamw", adamw, &constant, None);
-    let sgd = sgd::Settings { lr: Some(1e-2), momentum: Some(0.9), ..Default::default() };
+    let sgd = sgd::Settings::default().with(|s| {
+        s.lr = Some(1e-2);
+        s.momentum = Some(0.9);
+    });
     follow("sgd", sgd.into(), &constant, None);
-    let muon = muon::Settings { weight_decay: 0.1, ternary_weight_decay: 0.2, ..Default::default() };
+    let muon = muon::Settings::default().with(|s| {
+        s.weight_decay = 0.1;
+        s.ternary_weight_decay = 0.2;
+    });
     follow("muon", muon.clone().into(), &constant, None);
     follow("muon-adamw", muon::Seed(muon).into(), &constant, None);
     follow("spin", named("spin"), &constant, None);
@@ -100,8 +105,11 @@ fn orthogonalization() {
 fn push(well: Well, target: impl Into<Option<Target>>, strength: Option<f64>, weights: &[f32]) -> Vec<f32> {
     let (mut parameters, target) = (start(), target.into());
     parameters.0[0].values[..weights.len()].copy_from_slice(weights);
-    let sgd = sgd::Settings { lr: Some(0.0), ..Default::default() };
-    let settings = Settings { polarizer: Some(Polarizer { well, target, strength }), ..sgd.into() };
+    let sgd = sgd::Settings::default().with(|s| s.lr = Some(0.0));
+    let settings = Settings::from(sgd).with(|s| {
+        s.polarizer =
+            Some(Polarizer::default().with(|p| (p.well, p.target, p.strength) = (well, target, strength)))
+    });
     let mut optimizer = settings.build(&parameters, 5).unwrap();
     let gradients = parameters.zeros();
     let vector = parameters.0[2].values.clone();
@@ -179,8 +187,8 @@ fn targets_are_taken_over_where_they_are_the_same() {
     let mut now = start();
     now.0.iter_mut().for_each(|p| p.values.iter_mut().for_each(|w| *w *= 3.0));
     let with = |target: Option<Target>, parameters: &Parameters| {
-        let polarizer = Polarizer { target, ..Polarizer::default() };
-        Settings { polarizer: Some(polarizer), ..named("adamw") }.build(parameters, 0).unwrap()
+        let polarizer = Polarizer::default().with(|p| p.target = target);
+        named("adamw").with(|s| s.polarizer = Some(polarizer)).build(parameters, 0).unwrap()
     };
     let (absolute, relative) = (|size| Some(Target::Absolute(size)), |share| Some(Target::Relative(share)));
     let as_it_is = |_: &mut Object| {};
@@ -256,7 +264,7 @@ fn a_step_may_be_a_plain_number() {
 fn no_momentum_needs_no_buffer() {
     let parameters = start();
     let build = |momentum| {
-        let settings = sgd::Settings { momentum: Some(momentum), ..Default::default() };
+        let settings = sgd::Settings::default().with(|s| s.momentum = Some(momentum));
         Settings::from(settings).build(&parameters, 0).unwrap()
     };
     let nothing = |state: &mut Object| *entry(state, "state").unwrap() = Object::Dict(Vec::new());
@@ -281,14 +289,14 @@ fn settings_that_would_not_train_are_refused() {
     let parameters = start();
     let refused = |settings: Settings| settings.build(&parameters, 0).err().unwrap().to_string();
     assert!("adam".parse::<Settings>().unwrap_err().to_string().contains("adamw"));
-    let adamw = |lr, betas| adamw::Settings { lr: Some(lr), betas, ..Default::default() }.into();
+    let adamw = |lr, betas| adamw::Settings::default().with(|s| (s.lr, s.betas) = (Some(lr), betas)).into();
     assert!(refused(adamw(f64::NAN, (0.9, 0.95))).contains("lr"));
     assert!(refused(adamw(1e-3, (1.0, 0.9))).contains("betas"));
-    let muon = muon::Settings { adamw_lr: -1.0, ..Default::default() };
+    let muon = muon::Settings::default().with(|s| s.adamw_lr = -1.0);
     assert!(refused(muon.clone().into()).contains("adamw_lr"));
     assert!(refused(muon::Seed(muon).into()).contains("adamw_lr"));
-    let polarizer = Some(Polarizer { strength: Some(0.6), ..Polarizer::default() });
-    assert!(refused(Settings { polarizer, ..named("adamw") }).contains("0.6"));
+    let polarizer = Some(Polarizer::default().with(|p| p.strength = Some(0.6)));
+    assert!(refused(named("adamw").with(|s| s.polarizer = polarizer)).contains("0.6"));
 }
 
 /// A table as every version so far wrote it, with the keys of all optimizers, is read whatever its name; what is written
@@ -296,8 +304,9 @@ fn settings_that_would_not_train_are_refused() {
 #[test]
 fn settings_of_any_version_are_read() {
     let before = "name = \"NAME\"\nlr = 0.5\nadamw_lr = 0.25\nweight_decay = 0.125\nternary_weight_decay = 0.0625\nbetas = [0.5, 0.75]\neps = 0.5\nmomentum = 0.25\nhysteresis_threshold = 0.75\ntunnel_strength = 4.0\n\n[polarizer]\nwell = \"two-sided\"\nstrength = 0.25\n\n[polarizer.target]\nrelative = 0.5\n";
-    let polarizer =
-        Polarizer { well: Well::TwoSided, target: Some(Target::Relative(0.5)), strength: Some(0.25) };
+    let polarizer = Polarizer::default().with(|p| {
+        (p.well, p.target, p.strength) = (Well::TwoSided, Some(Target::Relative(0.5)), Some(0.25));
+    });
     for name in NAMES {
         for front in ["", "polarized-"] {
             let name = format!("{front}{name}");
@@ -316,7 +325,10 @@ fn settings_of_any_version_are_read() {
     let read = |text: &str| toml::from_str::<Settings>(text);
     assert_eq!(read("").unwrap(), Settings::default());
     assert_eq!(read("name = \"spin\"\neps = 0.5").unwrap(), named("spin"));
-    let spin = spin::Settings { tunnel_strength: 4.0, momentum: Some(0.25), ..Default::default() };
+    let spin = spin::Settings::default().with(|s| {
+        s.tunnel_strength = 4.0;
+        s.momentum = Some(0.25);
+    });
     assert_eq!(read("name = \"spin\"\ntunnel_strength = 4\nmomentum = 0.25").unwrap(), spin.into());
     for (wrong, word) in [
         ("name = \"adam\"", "muon-adamw"),
@@ -335,9 +347,9 @@ fn settings_of_any_version_are_read() {
 fn decay_of_ternary_weights_is_known() {
     let parameters = start();
     let decay = |settings: Settings| settings.build(&parameters, 0).unwrap().ternary_decay(&parameters);
-    let adamw = adamw::Settings { weight_decay: 0.1, ..Default::default() };
-    assert_eq!(decay(Settings { polarizer: Some(Polarizer::default()), ..adamw.into() }), []);
-    let seed = muon::Settings { ternary_weight_decay: 0.1, ..Default::default() };
+    let adamw = adamw::Settings::default().with(|s| s.weight_decay = 0.1);
+    assert_eq!(decay(Settings::from(adamw).with(|s| s.polarizer = Some(Polarizer::default()))), []);
+    let seed = muon::Settings::default().with(|s| s.ternary_weight_decay = 0.1);
     assert_eq!(decay(muon::Seed(seed).into()), [(0.02, 0.1)]);
     // The run of DESIGN's table: 8 micro-batches a step, half-life 2 780 of them.
     assert!((half_life(0.02, 0.1) * 8.0 - 2772.6).abs() < 0.1);

@@ -7,28 +7,24 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use ckpt_inspect::Verdict;
-use ckpt_train::{Event, Health, ResumeOptions, RunFolder, Settings, Trainer, data, optim};
+use ckpt_train::{Event, Health, ResumeOptions, RunFolder, Settings, Trainer, optim};
 use truth::fixture;
 
 /// The recipe's last held-out loss, and the health it ends in.
 fn train(optimizer: optim::Settings, folder: &Path) -> (f64, Health) {
-    let settings = Settings {
-        steps: 2500,
-        validate_every: 250,
-        health_every: 0,
-        save_every: 0,
-        optimizer,
-        data: data::Settings {
-            files: vec![fixture("trajectories/truth.safetensors")],
-            batch: 2,
-            holdout: 0.2,
-            length: 63,
-            ..data::Settings::default()
-        },
-        ..Settings::default()
-    };
+    let settings = Settings::default().with(|s| {
+        s.steps = 2500;
+        s.validate_every = 250;
+        s.health_every = 0;
+        s.save_every = 0;
+        s.optimizer = optimizer;
+        s.data.files = vec![fixture("trajectories/truth.safetensors")];
+        s.data.batch = 2;
+        s.data.holdout = 0.2;
+        s.data.length = 63;
+    });
     let start = ckpt_inspect::open(fixture("healthy-run/step-02000.pt")).unwrap();
-    let options = ResumeOptions { reset_optimizer: true, ..ResumeOptions::default() };
+    let options = ResumeOptions::default().with(|o| o.reset_optimizer = true);
     let mut trainer = Trainer::resume(&start, &settings, options).unwrap();
     let mut place = RunFolder::open(folder).unwrap();
     let mut last = f64::NAN;
@@ -45,7 +41,10 @@ fn train(optimizer: optim::Settings, folder: &Path) -> (f64, Health) {
 #[test]
 fn the_seeds_recipe_collapses_and_the_polarized_one_stays() {
     let folder = tempfile::tempdir().unwrap();
-    let seed = optim::muon::Settings { lr: Some(0.02), ternary_weight_decay: 0.5, ..Default::default() };
+    let seed = optim::muon::Settings::default().with(|s| {
+        s.lr = Some(0.02);
+        s.ternary_weight_decay = 0.5;
+    });
     let (seed_loss, collapsed) = train(optim::muon::Seed(seed).into(), &folder.path().join("seed"));
     let (loss, healthy) = train(optim::Settings::default(), &folder.path().join("polarized"));
     let gone = collapsed.unhealthy();

@@ -10,7 +10,7 @@ use ckpt_inspect::cause::{Given, Source, explain};
 use ckpt_inspect::optimizer::Kind;
 use ckpt_inspect::run::Run;
 use ckpt_train::optim::{NAMES, sgd};
-use ckpt_train::{Error, Event, Outcome, ResumeOptions, RunFolder, Settings, Trainer, data};
+use ckpt_train::{Error, Event, Outcome, ResumeOptions, RunFolder, Settings, Trainer};
 use truth::fixture;
 
 /// Token ids that follow a rule, so that there is something to learn.
@@ -29,33 +29,29 @@ fn write_ids(folder: &Path, rows: usize, len: usize) -> std::path::PathBuf {
 }
 
 fn settings(data: &Path, steps: u64) -> Settings {
-    Settings {
-        steps,
-        save_every: 0,
-        validate_every: 2,
-        health_every: 3,
-        accumulate: 2,
-        seed: Some(4),
-        data: data::Settings {
-            files: vec![data.to_path_buf()],
-            batch: 3,
-            length: 32,
-            buffer: 8,
-            holdout: 0.2,
-            ..data::Settings::default()
-        },
-        ..Settings::default()
-    }
+    Settings::default().with(|s| {
+        s.steps = steps;
+        s.save_every = 0;
+        s.validate_every = 2;
+        s.health_every = 3;
+        s.accumulate = 2;
+        s.seed = Some(4);
+        s.data.files = vec![data.to_path_buf()];
+        s.data.batch = 3;
+        s.data.length = 32;
+        s.data.buffer = 8;
+        s.data.holdout = 0.2;
+    })
 }
 
 fn resume(from: &Path, settings: &Settings) -> Trainer {
-    let options = ResumeOptions { reset_optimizer: false, ..ResumeOptions::default() };
+    let options = ResumeOptions::default().with(|o| o.reset_optimizer = false);
     Trainer::resume(&ckpt_inspect::open(from).unwrap(), settings, options).unwrap()
 }
 
 /// Starts from the healthy fixture without its optimizer state.
 fn start(settings: &Settings) -> Trainer {
-    let options = ResumeOptions { reset_optimizer: true, ..ResumeOptions::default() };
+    let options = ResumeOptions::default().with(|o| o.reset_optimizer = true);
     let checkpoint = ckpt_inspect::open(fixture("healthy-run/step-02000.pt")).unwrap();
     Trainer::resume(&checkpoint, settings, options).unwrap()
 }
@@ -85,7 +81,7 @@ fn resuming_is_not_having_stopped() {
         let mut straight = start(&all);
         let losses = run(&mut straight, &place.join("straight"));
 
-        let half = Settings { steps: 2006, ..all.clone() };
+        let half = all.clone().with(|s| s.steps = 2006);
         let mut first = run(&mut start(&half), &place.join("halves"));
         let mut second = resume(&place.join("halves/step-002006.pt"), &all);
         assert_eq!(second.step(), 2006);
@@ -121,7 +117,7 @@ fn inspection_knows_every_optimizer() {
         for polarized in [false, true] {
             let name = format!("{}{name}", if polarized { "polarized-" } else { "" });
             let place = folder.path().join(&name);
-            let mut all = Settings { save_every: 1, ..settings(&ids, 2003) };
+            let mut all = settings(&ids, 2003).with(|s| s.save_every = 1);
             // Fast enough that three checkpoints, the fewest that make a decline, show it.
             let ternary = 0.3 / lr;
             let text = format!("name = \"{name}\"\nweight_decay = 0.01\nternary_weight_decay = {ternary:?}");
@@ -199,9 +195,9 @@ fn resuming_goes_on_in_the_text() {
     all.data.token_cache = Some(folder.path().join("tokens"));
     let straight = run(&mut start(&all), &folder.path().join("straight"));
     let place = folder.path().join("pieces");
-    let mut pieces = run(&mut start(&Settings { steps: 2001, ..all.clone() }), &place);
+    let mut pieces = run(&mut start(&all.clone().with(|s| s.steps = 2001)), &place);
     for step in 2001..2012 {
-        let to_next = Settings { steps: step + 1, ..all.clone() };
+        let to_next = all.clone().with(|s| s.steps = step + 1);
         pieces.extend(run(&mut resume(&place.join(format!("step-{step:06}.pt")), &to_next), &place));
     }
     assert_eq!(pieces, straight);
@@ -237,7 +233,10 @@ fn a_run_learns_and_its_folder_tells() {
     let folder = tempfile::tempdir().unwrap();
     let ids = write_ids(folder.path(), 40, 24);
     let place = folder.path().join("run");
-    let mut settings = Settings { save_every: 10, keep_last: 2, ..settings(&ids, 2060) };
+    let mut settings = settings(&ids, 2060).with(|s| {
+        s.save_every = 10;
+        s.keep_last = 2;
+    });
     settings.optimizer = toml::from_str("lr = 3e-3").unwrap();
     let losses: Vec<f64> = run(&mut start(&settings), &place).into_iter().map(f64::from_bits).collect();
     let mean = |l: &[f64]| l.iter().sum::<f64>() / l.len() as f64;
@@ -306,16 +305,14 @@ fn a_collapsed_checkpoint_is_refused_and_a_healthy_one_named() {
     let folder = tempfile::tempdir().unwrap();
     let settings = settings(&write_ids(folder.path(), 23, 24), 5000);
     let checkpoint = ckpt_inspect::open(fixture("collapse-run/step-04000.pt")).unwrap();
-    let options = ResumeOptions { reset_optimizer: true, ..ResumeOptions::default() };
+    let options = ResumeOptions::default().with(|o| o.reset_optimizer = true);
     match Trainer::resume(&checkpoint, &settings, options) {
         Err(Error::Collapsed(text)) => {
             assert!(text.contains("step-02000.pt") && text.contains("--allow-collapsed"), "{text}");
         }
         other => panic!("{:?}", other.err()),
     }
-    assert!(
-        Trainer::resume(&checkpoint, &settings, ResumeOptions { allow_collapsed: true, ..options }).is_ok()
-    );
+    assert!(Trainer::resume(&checkpoint, &settings, options.with(|o| o.allow_collapsed = true)).is_ok());
 }
 
 #[test]
@@ -323,8 +320,12 @@ fn a_collapsing_run_is_noticed_and_stopped() {
     let folder = tempfile::tempdir().unwrap();
     let mut settings = settings(&write_ids(folder.path(), 23, 24), 3000);
     (settings.stop_on_collapse, settings.health_every) = (true, 5);
-    settings.optimizer =
-        sgd::Settings { lr: Some(0.1), ternary_weight_decay: 1.0, ..Default::default() }.into();
+    settings.optimizer = sgd::Settings::default()
+        .with(|s| {
+            s.lr = Some(0.1);
+            s.ternary_weight_decay = 1.0;
+        })
+        .into();
     let mut trainer = start(&settings);
     let mut warnings = Vec::new();
     let mut place = RunFolder::open(folder.path()).unwrap();
@@ -345,7 +346,7 @@ fn spoiled_steps_are_skipped_and_the_batch_is_saved() {
     let folder = tempfile::tempdir().unwrap();
     let mut settings = settings(&write_ids(folder.path(), 23, 24), 2100);
     (settings.max_skipped, settings.health_every) = (3, 0);
-    settings.optimizer = sgd::Settings { lr: Some(1e30), ..Default::default() }.into();
+    settings.optimizer = sgd::Settings::default().with(|s| s.lr = Some(1e30)).into();
     settings.clip = 0.0;
     let mut trainer = start(&settings);
     let mut place = RunFolder::open(folder.path()).unwrap();

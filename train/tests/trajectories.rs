@@ -51,27 +51,26 @@ fn follow(run: &str, settings: &Settings, schedule: &Schedule, max_norm: Option<
 
 #[test]
 fn adamw() {
-    let settings = adamw::Settings { lr: Some(1e-3), ..Default::default() }.into();
+    let settings = adamw::Settings::default().with(|s| s.lr = Some(1e-3)).into();
     let bounds = Bounds { early: 1e-3, late: 2e-3, weights: 2e-3 };
     follow("adamw", &settings, &Schedule::default(), None, &bounds);
 }
 
 #[test]
 fn adamw_with_warmup_cosine_and_clipping() {
-    let settings = adamw::Settings { lr: Some(1e-3), ..Default::default() }.into();
-    let schedule = Schedule { warmup: 5, cosine_steps: Some(20), min_factor: 0.1 };
+    let settings = adamw::Settings::default().with(|s| s.lr = Some(1e-3)).into();
+    let schedule = Schedule::cosine(5, 20);
     let bounds = Bounds { early: 1e-3, late: 4e-3, weights: 4e-3 };
     follow("adamw_cosine_clip", &settings, &schedule, Some(1.0), &bounds);
 }
 
 #[test]
 fn muon_and_adamw_in_the_seeds_form() {
-    let settings = muon::Settings {
-        lr: Some(0.02),
-        ternary_weight_decay: 0.1,
-        weight_decay: 0.01,
-        ..Default::default()
-    };
+    let settings = muon::Settings::default().with(|s| {
+        s.lr = Some(0.02);
+        s.ternary_weight_decay = 0.1;
+        s.weight_decay = 0.01;
+    });
     let settings = muon::Seed(settings).into();
     let bounds = Bounds { early: 1e-3, late: 0.5, weights: 0.5 };
     follow("muon_adamw", &settings, &Schedule::default(), None, &bounds);

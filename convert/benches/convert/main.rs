@@ -52,15 +52,13 @@ fn main() -> Result<()> {
         }
     }
     let floats = folder.path().join("f32.gguf");
-    let gguf = |quant, embed, latent| {
-        Target::Gguf(Gguf { quant: Some(quant), embed: Some(embed), exact_scales: false, latent })
-    };
+    let gguf = |quant, embed, latent| Target::Gguf(Gguf::new(quant, embed).with(|g| g.latent = latent));
     convert(&source, &Options::new(gguf(Quant::F32, Quant::F32, true)), &floats, false)?;
     println!(
         "\n{:<14}{:>10}{:>10}{:>10}{:>14}{:>12}{:>10}{:>8}{:>8}   beside",
         "", "written", "of CPU", "cp of it", "and verified", "beside it", "of CPU", "ratio", "of CPU"
     );
-    let half = Options { dtype: Some(DType::F16), ..Options::new(gguf(Quant::F16, Quant::F16, true)) };
+    let half = Options::new(gguf(Quant::F16, Quant::F16, true)).with(|o| o.dtype = Some(DType::F16));
     let ternary = || Options::new(gguf(Quant::Tq2_0, Quant::Q8_0, false));
     let python = |job| move |peers: &mut [Peer], from: &Path, to: &Path| Peer::run(peers, job, from, to);
     row(&mut peers, turns, "SafeTensors", &source, &Options::new(Target::SafeTensors), "cp", &source, cp)?;
@@ -171,7 +169,13 @@ impl Taken {
     }
 }
 
-/// Seconds that processors have spent on this process.
+/// Seconds that processors have spent on this process; NaN where the system is not asked.
+#[cfg(not(unix))]
+fn cpu_seconds() -> f64 {
+    f64::NAN
+}
+
+#[cfg(unix)]
 fn cpu_seconds() -> f64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
@@ -181,7 +185,7 @@ fn convert(source: &Path, options: &Options, output: &Path, verified: bool) -> R
     let source = ckpt_inspect::open(source)?;
     let mut plan = Plan::new(&source, options)?;
     let stop = Default::default();
-    write(&mut plan, options, output, Control { progress: &|_| (), stop: &stop })?;
+    write(&mut plan, options, output, Control::new(&|_| (), &stop))?;
     if verified && !verify_written(&plan, output)?.agrees() {
         return Err("what was written is something else".into());
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use ckpt_convert::{Object, save};
-use serde_pickle::HashableValue;
+use ckpt_inspect::metadata::HashableValue;
 
 /// Writes it to `path`.
 pub fn write(path: &Path) {

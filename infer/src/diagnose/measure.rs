@@ -25,6 +25,7 @@ const LONGEST_WORDS: f64 = 16.0;
 
 /// Statistics of a completion.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Measures {
     /// How many tokens it has.
     pub tokens: usize,

@@ -42,6 +42,7 @@ pub const LOGIC_PROMPT: &str =
 
 /// What a diagnosis found.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Diagnosis {
     /// Whether every step passed.
     pub passed: bool,
@@ -74,6 +75,7 @@ impl fmt::Display for StepName {
 
 /// One step of the protocol.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Step {
     /// What it looks at.
     pub name: StepName,
@@ -87,6 +89,7 @@ pub struct Step {
 
 /// One piece of evidence.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Check {
     /// The prompt, or what was looked at.
     pub subject: String,
@@ -104,6 +107,7 @@ pub struct Check {
 
 /// How a diagnosis is made.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Options {
     /// Tokens of a completion at most.
     pub max_tokens: usize,

@@ -69,7 +69,7 @@ impl Kernel {
 
     /// Runs `work` with the instruction set.
     #[inline]
-    pub fn run<W: Work>(self, work: W) -> W::Output {
+    pub(crate) fn run<W: Work>(self, work: W) -> W::Output {
         match self.0 {
             Set::Portable(simd) => simd.run(work),
             #[cfg(target_arch = "x86_64")]

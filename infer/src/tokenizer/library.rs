@@ -128,7 +128,7 @@ impl ByteLevel {
             });
             warnings.push(format!("the tokenizer {said}; text is split as by llama.cpp's default"));
         }
-        let PreTokenizer { patterns, whole_words } =
+        let PreTokenizer { patterns, whole_words, .. } =
             known.or_else(|| pre_tokenizer("default")).ok_or("has no pre-tokenizer")?;
         let merges = vocabulary.merges.as_deref().ok_or("lists no merges")?;
         let text = |token: &Token| String::from_utf8(token.text.clone()).ok();

@@ -58,6 +58,7 @@ struct Piece {
 
 /// Tokens that mark the parts of a text with a hole in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct FimTokens {
     /// Before what stands before the hole.
     pub prefix: u32,
@@ -69,6 +70,7 @@ pub struct FimTokens {
 
 /// Whether special tokens that are written out in a text are taken for what they say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Specials {
     /// `<s>` is three characters.
     AsText,

@@ -85,8 +85,8 @@ fn list(path: &Path, python: Option<&String>) -> Result<()> {
 fn measure(path: &Path, pytorch: &mut Option<PyTorch>) -> Result<()> {
     let checkpoint = ckpt_inspect::open(path)?;
     let bytes: u64 = checkpoint.tensors.iter().filter_map(|t| t.byte_len()).sum();
-    let with = Options { stats: true, histogram: true, sha256: false };
-    let without = Options { histogram: false, ..with };
+    let with = Options::default();
+    let without = with.with(|o| o.histogram = false);
     // Once untimed, so that every page is mapped.
     let record = describe(&checkpoint, with, &|_| ());
     sum(&checkpoint)?;

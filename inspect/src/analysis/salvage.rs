@@ -6,10 +6,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use serde_pickle::Value;
 
 use crate::checkpoint::Checkpoint;
-use crate::metadata::lookup;
+use crate::metadata::{Value, lookup};
 use crate::storage::{Place, Segment, Storage};
 use crate::tensor::{TensorInfo, contiguous_strides};
 use crate::{DType, NoticeKind, OpenOptions, Result, open_with};
@@ -72,6 +71,7 @@ pub struct Loss {
 
 /// What a hole is filled with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Fill {
     /// Zeros: for packed ternary matrices the code of 0.
     Zeros,

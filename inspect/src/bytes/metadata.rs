@@ -1,7 +1,8 @@
-//! Plain values of checkpoints, between `serde_pickle::Value` (what they are) and JSON (how they are shown).
+//! Plain values of checkpoints, between [`Value`] (what they are) and JSON (how they are shown).
 
 use serde_json::json;
-use serde_pickle::{HashableValue, Value};
+/// A plain value, and one that can be a key or in a set, as the crate `serde-pickle` has them.
+pub use serde_pickle::{HashableValue, Value};
 
 /// Arrays longer than this are described in JSON, not listed.
 const LONGEST_ARRAY: usize = 256;

@@ -11,6 +11,7 @@ use crate::ggml::GgmlType;
 /// What one element of a tensor is, or how a block of elements is packed. Records hold it as its name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[allow(missing_docs)] // the variants are the field's own names
+#[non_exhaustive]
 pub enum DType {
     F64,
     /// PyTorch's default.
@@ -165,11 +166,6 @@ impl DType {
     pub fn is_integer(self) -> bool {
         use DType::*;
         matches!(self, I64 | I32 | I16 | I8 | U64 | U32 | U16 | U8)
-    }
-
-    /// Whether elements are smaller than a byte: listed and copied, not decoded.
-    pub fn is_sub_byte(self) -> bool {
-        matches!(self, DType::F4E2M1 | DType::F6E2M3 | DType::F6E3M2 | DType::F4E2M1X2)
     }
 
     /// Whether elements are complex numbers.

@@ -22,23 +22,43 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_pickle::Value;
 
 use crate::bytes::{ByteSource, Source};
+use crate::metadata::Value;
 use crate::pickle::Pickle;
 use crate::tensor::TensorInfo;
-use crate::{Damage, DamageKind, Error, ErrorKind, Notice, Result};
+use crate::{Damage, DamageKind, Error, ErrorKind, Notice, NoticeKind, Result};
 
 /// One kind of container.
 pub(crate) struct Container {
     /// Which kind, for those who do something else with it than read its tensors.
     pub family: Family,
+    /// What names of such files end in, after a dot.
+    pub extensions: &'static [(&'static str, Extension)],
     /// Whether a file begins like one, by its first [`HEAD`] bytes.
     pub recognises: fn(&[u8]) -> bool,
     /// Whether a file that begins like nothing known is one all the same.
     pub recognises_later: Option<fn(&dyn ByteSource) -> Result<bool>>,
     /// What it holds.
     pub read: fn(&Arc<Source>) -> Result<Contents>,
+}
+
+/// Whose the ending of a name is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extension {
+    /// Of checkpoints.
+    Own,
+    /// Of checkpoints, and of much else.
+    Shared,
+}
+
+impl Extension {
+    /// Whose the ending of `path` is, if checkpoints have it.
+    pub fn of(path: &Path) -> Option<Self> {
+        let extension = path.extension()?.to_string_lossy();
+        let mut all = FORMATS.iter().flat_map(|container| container.extensions);
+        all.find(|(known, _)| extension.eq_ignore_ascii_case(known)).map(|(_, whose)| *whose)
+    }
 }
 
 /// The kinds of containers.
@@ -130,6 +150,7 @@ pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
 /// The container a checkpoint came in. Records hold it as its name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
+#[non_exhaustive]
 pub enum Format {
     /// PyTorch's own.
     #[default]
@@ -238,6 +259,20 @@ impl Contents {
             notices: Vec::new(),
             faults: Vec::new(),
             listing_damaged: false,
+        }
+    }
+
+    /// Leaves of faults and of notices the first few, and says how many more there are: a hostile listing has as many
+    /// as it likes.
+    pub fn tell_first(&mut self) {
+        const TOLD: usize = 8;
+        if let Some(more) = self.faults.len().checked_sub(TOLD).filter(|more| *more > 0) {
+            self.faults.truncate(TOLD);
+            self.faults.push(Damage::new(DamageKind::Other, format!("and {more} more such faults")));
+        }
+        if let Some(more) = self.notices.len().checked_sub(TOLD).filter(|more| *more > 0) {
+            self.notices.truncate(TOLD);
+            self.notices.push(Notice::new(NoticeKind::Other, format!("and {more} more such notices")));
         }
     }
 

@@ -16,6 +16,7 @@ use crate::{DType, Error, Result, metadata};
 
 /// What a record is to contain beyond the header's facts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Options {
     /// Statistics and ternary occupancy, which read every byte.
     pub stats: bool,
@@ -28,6 +29,14 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Options { stats: true, histogram: true, sha256: false }
+    }
+}
+
+impl Options {
+    /// These options, with what `change` changes: `Options::default().with(|o| o.sha256 = true)`.
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
     }
 }
 

@@ -15,6 +15,7 @@ use crate::{DType, Error, Format};
 
 /// One checkpoint: what it is, what its tensors measure, and how it was judged.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct CheckpointRecord {
     /// The path as the user gave it.
     pub path: String,
@@ -55,6 +56,7 @@ pub struct CheckpointRecord {
 
 /// One tensor.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[non_exhaustive]
 pub struct TensorRecord {
     /// Path in the object, keys and indices joined by dots.
     pub name: String,
@@ -147,6 +149,7 @@ impl TensorRecord {
 
 /// Measurements of a tensor's elements. Moments are over finite elements, accumulated in f64.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Stats {
     /// Elements, finite or not.
     pub count: u64,
@@ -189,6 +192,7 @@ pub struct Histogram {
 /// A matrix after absmean quantization Wq = clamp(round(W / (mean|W| + eps)), -1, 1)
 /// (BitNet b1.58, <https://arxiv.org/abs/2402.17764>), or as packed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Ternary {
     /// Share of -1, 0 to 1.
     pub neg: f64,

@@ -12,6 +12,7 @@ use crate::record::{CheckpointRecord, TensorRecord};
 /// How healthy a tensor or checkpoint is, from best to worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Verdict {
     /// Weights have the size of trained weights.
     Healthy,
@@ -61,6 +62,7 @@ impl std::str::FromStr for Verdict {
 /// Lower bounds of std for each level.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct Levels {
     /// At or above: healthy.
     pub healthy: f64,
@@ -87,6 +89,16 @@ impl Levels {
         }
     }
 
+    /// The least value of this verdict; `None` for dead and corrupt, which have none.
+    pub fn least(&self, verdict: Verdict) -> Option<f64> {
+        match verdict {
+            Verdict::Healthy => Some(self.healthy),
+            Verdict::Weak => Some(self.weak),
+            Verdict::Dying => Some(self.dying),
+            Verdict::Dead | Verdict::Corrupt => None,
+        }
+    }
+
     /// The verdict on a standard deviation.
     pub fn judge(&self, std: f64) -> Verdict {
         if std >= self.healthy {
@@ -104,6 +116,7 @@ impl Levels {
 /// Everything a verdict depends on besides the measurements.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct Thresholds {
     /// Levels of std for matrices that a BitLinear uses.
     pub projection: Levels,

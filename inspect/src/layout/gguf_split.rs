@@ -2,14 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_pickle::{HashableValue, Value};
-
 use super::sharded::{file_set, shard_parts};
-use super::{Joined, Lacks, Layout, Set, name};
-use crate::metadata::as_u64;
+use super::{Joined, Lacks, Layout, Set, name, single};
+use crate::metadata::{HashableValue, Value, as_u64};
 use crate::{Damage, DamageKind, Format};
 
-pub(super) const LAYOUT: Layout = Layout { recognises, set: |path| Ok(file_set(path)), identity, lacks };
+pub(super) const LAYOUT: Layout =
+    Layout { recognises, set: |path| Ok(file_set(path)), identity, lacks, ..single::LAYOUT };
 
 fn recognises(path: &Path) -> bool {
     shard_parts(&name(path)).is_some_and(|(.., ext)| ext.ends_with(".gguf"))

@@ -2,9 +2,7 @@
 
 use std::path::Path;
 
-use serde_pickle::Value;
-
-use crate::metadata::{as_u64, lookup};
+use crate::metadata::{Value, as_u64, lookup};
 use crate::tensor::TensorInfo;
 
 /// Where trainers write the step, most specific first.

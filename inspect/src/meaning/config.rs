@@ -69,7 +69,7 @@ pub struct ModelConfig {
     pub sliding_layers: SlidingLayers,
 }
 
-/// Sizes of a model, as in [`ModelConfig`].
+/// Sizes of a model, as in [`ModelConfig`]. Whoever makes a model gives all of them, so that none is forgotten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // as in `ModelConfig`
 pub struct Sizes {
@@ -85,6 +85,7 @@ pub struct Sizes {
 
 /// Which two elements of a head form a rotated pair.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum RopePairing {
     /// i and i + head_dim / 2.
     #[default]

@@ -5,10 +5,9 @@ use std::f64::consts::TAU;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
-use serde_pickle::Value;
 
 use crate::gguf::Keys;
-use crate::metadata::{as_f64, whole_json};
+use crate::metadata::{Value, as_f64, whole_json};
 
 /// `rope_scaling` as JSON text, for this suite: GGUF has no words for some of it.
 const KEY: &str = "ckpt.rope_scaling";

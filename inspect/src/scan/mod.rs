@@ -5,10 +5,13 @@ mod archive;
 mod content;
 mod globals;
 mod pickles;
+#[cfg(test)]
+mod ranges;
 mod text;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -19,6 +22,7 @@ use content::Scanner;
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Severity {
     /// Worth knowing; no reason to refuse the file.
     Note,
@@ -44,6 +48,7 @@ macro_rules! rules {
         /// What can be found. Identifiers are stable.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[allow(missing_docs)] // each has its summary
+        #[non_exhaustive]
         pub enum Rule {
             $($rule,)*
         }
@@ -145,6 +150,7 @@ impl Serialize for Rule {
 
 /// One thing that was found.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Finding {
     /// Which rule.
     pub rule: Rule,
@@ -164,6 +170,7 @@ pub struct Finding {
 
 /// What was found in one file.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Scan {
     /// The file as it was named.
     pub path: String,
@@ -182,6 +189,20 @@ pub struct Scan {
 }
 
 impl Scan {
+    /// Of a file that could not be looked into.
+    pub fn unreadable(path: &Path, mut error: Error) -> Self {
+        error.path = error.path.filter(|named| named != path);
+        Scan {
+            path: path.display().to_string(),
+            format: "not scanned".into(),
+            pickles: 0,
+            members: 0,
+            harmless: Vec::new(),
+            findings: Vec::new(),
+            unreadable: Some(error.to_string()),
+        }
+    }
+
     /// The worst that was found.
     pub fn severity(&self) -> Option<Severity> {
         self.findings.iter().map(|f| f.severity).max()
@@ -190,6 +211,7 @@ impl Scan {
 
 /// How to scan.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct Options {
     /// Imports (`module.name`) that count as harmless besides those that are.
     pub allow: Vec<Pattern>,
@@ -231,10 +253,14 @@ const MAX_HARMLESS: usize = 1000;
 /// # Errors
 /// `Io` when it cannot be read; `Unrecognised` when it is nothing that a loader of checkpoints or pickles reads.
 pub fn scan(path: &Path, options: &Options) -> Result<Scan> {
-    let source = Source::open(path)?;
+    scan_source(&Source::open(path)?, options)
+}
+
+fn scan_source(source: &Arc<Source>, options: &Options) -> Result<Scan> {
+    let path = &source.path;
     let mut scanner = Scanner::new(options, source.len());
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let format = scanner.file(&source, &name).map_err(|e| e.in_file(path))?;
+    let format = scanner.file(source, &name).map_err(|e| e.in_file(path))?;
     Ok(scanner.finish(path, format))
 }
 

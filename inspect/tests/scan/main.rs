@@ -125,7 +125,11 @@ fn what_the_user_vouches_for_is_harmless() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("config.pkl");
     std::fs::write(&path, &files::all().iter().find(|f| f.name == "unknown.pkl").unwrap().bytes).unwrap();
-    let allow = |pattern: &str| Options { allow: vec![Pattern::new(pattern).unwrap()] };
+    let allow = |pattern: &str| {
+        let mut options = Options::default();
+        options.allow.push(Pattern::new(pattern).unwrap());
+        options
+    };
     assert_eq!(scan(&path, &allow("totally_fine.*")).unwrap().severity(), None);
     assert_eq!(scan(&path, &allow("totally_fine.Config")).unwrap().severity(), None);
     assert_eq!(scan(&path, &allow("totally_fine.Con")).unwrap().severity(), Some(Severity::Unknown));

@@ -4,7 +4,7 @@ use ckpt_inspect::Group;
 use crossterm::event::{Event, KeyCode, KeyEvent, KeyModifiers};
 
 use super::cursor::{Cursor, scroll};
-use super::{Command, Cover, Mark, State, View, group_name};
+use super::{Command, Cover, Mark, State, View};
 use crate::browse::keys::{self, Action};
 use crate::browse::layout;
 use crate::browse::tree::{self, Kind, Row, Sort};
@@ -213,12 +213,10 @@ impl State {
             }
             Action::Groups => {
                 order.group = match order.group {
-                    None => Some(Group::Weights),
-                    Some(Group::Weights) => Some(Group::Optimizer),
-                    Some(Group::Optimizer) => Some(Group::Other),
-                    Some(Group::Other) => None,
+                    None => Group::ALL.first().copied(),
+                    Some(group) => Group::ALL.iter().copied().skip_while(|g| *g != group).nth(1),
                 };
-                self.message = Some(format!("tensors: {}", group_name(order.group).unwrap_or("all")));
+                self.message = Some(format!("tensors: {}", order.group.map_or("all", Group::name)));
             }
             _ => return,
         }

@@ -14,9 +14,9 @@ use std::time::Instant;
 
 use ckpt_convert::{Object, save};
 use ckpt_inspect::ModelConfig;
+use ckpt_inspect::metadata::Value;
 use ckpt_train::optim::{Optimizer, Settings, adamw};
 use ckpt_train::{Batch, Estimator, Gradients, Loss, Network, Parameters, Random, clip, global_norm, preset};
-use serde_pickle::Value;
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 

@@ -13,9 +13,8 @@ use std::path::PathBuf;
 
 use ckpt_convert::Object;
 use ckpt_inspect::Checkpoint;
-use ckpt_inspect::metadata::as_u64;
+use ckpt_inspect::metadata::{Value, as_u64};
 use serde::{Deserialize, Serialize};
-use serde_pickle::Value;
 
 use crate::batch::{Batch, IGNORE};
 use crate::{Error, Random, Result, plain};
@@ -30,6 +29,7 @@ const LARGEST_BATCH: usize = 1 << 22;
 /// What is trained on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct Settings {
     /// Files: text; JSONL or Parquet (`text` or `content`, `prompt` and `response` or `responses`, or `messages`); or
     /// ready-made token ids (`.npy`, `.safetensors`; sequences x length, or one stream).

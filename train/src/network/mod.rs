@@ -29,6 +29,7 @@ pub(crate) use norm::rotary_table;
 
 /// How gradients pass a BitLinear's rounding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Estimator {
     /// Straight through, and also through the scales ws = mean|W| and xs = max|x|: as the reference trains.
     #[default]

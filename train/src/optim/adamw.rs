@@ -3,9 +3,9 @@
 
 use ckpt_convert::Object;
 use ckpt_inspect::Checkpoint;
+use ckpt_inspect::metadata::Value;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use serde_pickle::Value;
 
 use super::{Groups, Hyperparameters, Optimizer, PART, Rate, at_least_zero, below_one, buffers};
 use crate::network::math;
@@ -14,6 +14,7 @@ use crate::{Gradients, Parameter, Parameters, Result};
 /// How AdamW is set.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct Settings {
     /// Learning rate; [`LR`] when not given.
     pub lr: Option<f64>,

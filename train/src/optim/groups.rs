@@ -2,9 +2,8 @@
 
 use ckpt_convert::Object;
 use ckpt_inspect::Checkpoint;
-use ckpt_inspect::metadata::as_u64;
+use ckpt_inspect::metadata::{HashableValue, Value, as_u64};
 use rayon::prelude::*;
-use serde_pickle::{HashableValue, Value};
 
 use super::PART;
 use crate::plain;

@@ -19,6 +19,8 @@ pub use muon::{Form, orthogonalize};
 pub use polarize::{Polarized, Polarizer, Target, Well};
 use settings::{Hyperparameters, at_least_zero, below_one};
 pub use settings::{Method, NAMES, Rate, Settings};
+/// What [`Settings::from_table`] reads.
+pub use toml::Table;
 
 /// Elements per unit of parallel work.
 const PART: usize = 1 << 15;

@@ -3,9 +3,9 @@
 
 use ckpt_convert::Object;
 use ckpt_inspect::Checkpoint;
+use ckpt_inspect::metadata::Value;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use serde_pickle::Value;
 
 use super::adamw::{self, AdamW};
 use super::{Groups, Hyperparameters, Optimizer, Rate, at_least_zero, below_one, buffers};
@@ -16,6 +16,7 @@ use crate::{Gradients, Parameter, Parameters, Result, Role};
 /// How Muon is set, and the AdamW beside it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct Settings {
     /// Learning rate of Muon's matrices; [`LR`] when not given.
     pub lr: Option<f64>,
@@ -153,6 +154,7 @@ const ITERATIONS: usize = 5;
 
 /// Which iteration, and what is made of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Form {
     /// The seed's: `X(1.5 I - 0.5 X'X)`, times the norm it had; `w -= lr NS(g + m NS(b))`; all matrices.
     Cubic,
@@ -265,6 +267,7 @@ impl Optimizer for Muon {
             ("momentum", Value::F64(self.momentum)),
             ("nesterov", Value::Bool(true)),
             ("ns_iters", Value::I64(ITERATIONS as i64)),
+            ("keeps_size", Value::Bool(self.form == Form::Cubic)),
         ];
         let muon = self.groups.state(parameters, factor, &options, |at| {
             let buffer = Object::floats(&parameters.0[at].shape, &self.buffers[at]);

@@ -1,10 +1,9 @@
 //! The polarizer: after any optimizer's step it pushes ternary weights away from zero, so that their scale cannot vanish.
 
 use ckpt_inspect::Checkpoint;
-use ckpt_inspect::metadata::as_f64;
+use ckpt_inspect::metadata::{HashableValue, Value, as_f64};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use serde_pickle::Value;
 
 use super::{Optimizer, PART};
 use crate::plain;
@@ -14,6 +13,7 @@ use ckpt_convert::Object;
 /// The energy whose slope a weight follows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Well {
     /// Repulsion from zero alone: where `|w| < target`, `w += sign(w) 2 strength (target - |w|)`.
     #[default]
@@ -30,6 +30,7 @@ pub enum Well {
 /// How large a weight is to be.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Target {
     /// This large.
     Absolute(f64),
@@ -60,6 +61,7 @@ impl std::fmt::Display for Target {
 /// How weights are polarized.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct Polarizer {
     /// The energy.
     pub well: Well,
@@ -174,7 +176,7 @@ impl Optimizer for Polarized {
             let targets = named.filter_map(|(p, t)| Some((p.name.as_str(), Value::F64(f64::from((*t)?)))));
             let (mode, number) = self.polarizer.target().named();
             let polarizer = plain([(mode, Value::F64(number)), ("targets", plain(targets))]);
-            entries.push((serde_pickle::HashableValue::String("polarizer".into()), Object::Plain(polarizer)));
+            entries.push((HashableValue::String("polarizer".into()), Object::Plain(polarizer)));
         }
         state
     }
@@ -210,7 +212,7 @@ impl Optimizer for Polarized {
         }
         if matches!(wanted, Target::Relative(_)) {
             for (target, parameter) in self.targets.iter_mut().zip(&parameters.0) {
-                let name = serde_pickle::HashableValue::String(parameter.name.clone());
+                let name = HashableValue::String(parameter.name.clone());
                 if let (Some(target), Some(Value::F64(saved))) = (target, targets.get(&name))
                     && saved.is_finite()
                     && *saved >= 0.0

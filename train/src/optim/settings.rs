@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::de::{Deserialize, Deserializer, Error as _};
 use serde::ser::{Error as _, Serialize, SerializeMap, Serializer};
+use toml::Table;
 
 use super::{Optimizer, Polarized, Polarizer, adamw, muon, sgd, spin};
 use crate::{Error, Parameters, Result};
@@ -83,15 +84,15 @@ macro_rules! methods {
             }
 
             /// The same optimizer, set as `table` says; keys that are not its own are passed over.
-            fn set(&self, table: toml::Table) -> Result<Self, toml::de::Error> {
+            fn set(&self, table: Table) -> Result<Self, toml::de::Error> {
                 Ok(match self {
                     $(Method::$method(_) => Method::$method(table.try_into()?),)*
                 })
             }
 
-            fn table(&self) -> Result<toml::Table, toml::ser::Error> {
+            fn table(&self) -> Result<Table, toml::ser::Error> {
                 match self {
-                    $(Method::$method(settings) => toml::Table::try_from(settings),)*
+                    $(Method::$method(settings) => Table::try_from(settings),)*
                 }
             }
 
@@ -133,6 +134,7 @@ const DEFAULT: &str = "polarized-adamw";
 /// An optimizer with its settings, and the polarizer after each of its steps if there is one. A file has them in one
 /// table: `name`, the optimizer's own keys, and `polarizer`. Keys that only other optimizers have are passed over.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Settings {
     /// The optimizer.
     pub method: Method,
@@ -206,7 +208,7 @@ impl Settings {
     ///
     /// # Errors
     /// `Settings` for a name that is none, keys that no optimizer has, and values of the wrong type.
-    pub fn from_table(mut table: toml::Table) -> Result<Self> {
+    pub fn from_table(mut table: Table) -> Result<Self> {
         let wrong = |e: toml::de::Error| Error::settings(e.to_string().trim_end().replace('\n', " "));
         let mut settings: Settings = match table.remove("name") {
             None => DEFAULT.parse()?,

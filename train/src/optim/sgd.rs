@@ -2,8 +2,8 @@
 
 use ckpt_convert::Object;
 use ckpt_inspect::Checkpoint;
+use ckpt_inspect::metadata::Value;
 use serde::{Deserialize, Serialize};
-use serde_pickle::Value;
 
 use super::{Groups, Hyperparameters, Optimizer, Rate, at_least_zero, below_one, buffers, each_part};
 use crate::network::math;
@@ -12,6 +12,7 @@ use crate::{Gradients, Parameters, Result};
 /// How SGD is set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct Settings {
     /// Learning rate; [`LR`] when not given.
     pub lr: Option<f64>,

@@ -2,8 +2,8 @@
 
 use ckpt_convert::Object;
 use ckpt_inspect::Checkpoint;
+use ckpt_inspect::metadata::Value;
 use serde::{Deserialize, Serialize};
-use serde_pickle::Value;
 
 use super::{Groups, Hyperparameters, Optimizer, PART, Rate, at_least_zero, below_one, buffers, each_part};
 use crate::{Gradients, Parameters, Random, Result};
@@ -11,6 +11,7 @@ use crate::{Gradients, Parameters, Random, Result};
 /// How the spin solver is set.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct Settings {
     /// Learning rate; [`LR`] when not given.
     pub lr: Option<f64>,

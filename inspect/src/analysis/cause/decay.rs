@@ -90,6 +90,7 @@ impl From<Source> for String {
 /// How it is known what a step is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum AccumulationSource {
     /// It is taken to be one of the optimizer's, which nothing contradicts.
     #[default]

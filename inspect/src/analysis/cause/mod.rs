@@ -24,6 +24,7 @@ use crate::{DamageKind, Error};
 /// What a weight died of, or will.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Cause {
     /// The file ends before the weight's bytes do.
     Truncated,
@@ -70,6 +71,7 @@ impl Cause {
 
 /// What the user knows and files may not hold. Each goes before what the file says.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Given {
     /// Learning rate.
     pub lr: Option<f64>,

@@ -13,6 +13,7 @@ use crate::{Cache, Checkpoint, Group, Verdict, without_state_dict};
 
 /// Weights of one checkpoint beside those of a later one.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct PairRecord {
     /// The matrices that were asked for and that both have, by name.
     pub tensors: Vec<PairTensor>,
@@ -20,6 +21,7 @@ pub struct PairRecord {
 
 /// One matrix in both.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct PairTensor {
     /// Its name without the key of the state dict.
     pub name: String,
@@ -33,6 +35,7 @@ pub struct PairTensor {
 
 /// A pair of checkpoints, by their place in the run.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Pair {
     /// The earlier one.
     pub from: usize,
@@ -54,6 +57,7 @@ impl Pair {
 
 /// A pair that an explanation needs.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct PairRequest {
     /// The earlier checkpoint, by its place in the run.
     pub from: usize,
@@ -63,6 +67,13 @@ pub struct PairRequest {
     pub link: bool,
     /// Names of the matrices to compare.
     pub names: Vec<String>,
+}
+
+impl PairRequest {
+    /// The pair that was asked for, once `record` says what was found.
+    pub fn answered(&self, record: PairRecord) -> Pair {
+        Pair { from: self.from, to: self.to, link: self.link, record }
+    }
 }
 
 /// Pairs of consecutive checkpoints that are compared; of longer runs, checkpoints 2, 4, 8 … apart.

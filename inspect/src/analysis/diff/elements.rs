@@ -2,7 +2,7 @@
 
 use super::{CodeDiff, Options, RowOrder, Status, TensorDiff, ValueDiff, side};
 use crate::checkpoint::Checkpoint;
-use crate::meaning::elements::{Codes, Elements, in_chunks};
+use crate::meaning::elements::{CodeRule, Elements, in_chunks};
 use crate::tensor::TensorInfo;
 use crate::{DType, Quantizer, Result, without_state_dict};
 
@@ -80,8 +80,8 @@ fn compare(
     let ternary = (in_a.model.is_ternary(a) || in_b.model.is_ternary(b)).then(|| {
         let finite = sums.count - sums.nonfinite;
         let whole = |sum: f64, alone: (f64, u64)| (sum + alone.0, finite + alone.1);
-        let left = Codes::of(in_a, a, &x, whole(sums.abs_a, sums.alone_a));
-        let right = Codes::of(in_b, b, &y, whole(sums.abs_b, sums.alone_b));
+        let left = CodeRule::of(in_a, a, &x, whole(sums.abs_a, sums.alone_a));
+        let right = CodeRule::of(in_b, b, &y, whole(sums.abs_b, sums.alone_b));
         let (x, y) = (x.unscaled(), y.unscaled());
         in_chunks(x.len(), block, |range| codes((&x, &left), (&y, &right), range, block)).into_iter().fold(
             CodeDiff::default(),
@@ -311,8 +311,8 @@ fn index(mut at: usize, shape: &[usize]) -> Vec<u64> {
 }
 
 fn codes(
-    (x, left): (&Elements<'_>, &Codes),
-    (y, right): (&Elements<'_>, &Codes),
+    (x, left): (&Elements<'_>, &CodeRule),
+    (y, right): (&Elements<'_>, &CodeRule),
     range: std::ops::Range<usize>,
     block: usize,
 ) -> CodeDiff {

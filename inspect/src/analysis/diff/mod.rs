@@ -49,6 +49,7 @@ pub struct Side {
 /// How a tensor differs, from least to most.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Status {
     /// No value differs by more than the tolerance.
     #[default]
@@ -135,6 +136,7 @@ impl ValueDiff {
 
 /// How the codes -1, 0, +1 of a ternary matrix differ.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct CodeDiff {
     /// Codes.
     pub count: u64,
@@ -169,6 +171,7 @@ pub struct ValueChange {
 
 /// What is compared, and how.
 #[derive(Clone, Copy)]
+#[non_exhaustive]
 pub struct Options<'o> {
     /// Gives a tensor's name, without the key of its state dict, the name by which both sides call it. The identity
     /// unless formats differ.

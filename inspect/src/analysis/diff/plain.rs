@@ -2,10 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_pickle::{HashableValue, Value};
-
 use super::ValueChange;
 use crate::metadata;
+use crate::metadata::{HashableValue, Value};
 
 /// Lists longer than this are compared as a whole.
 const LONGEST_LIST: usize = 256;

@@ -6,7 +6,9 @@
 //! followed: what they lead to is replaced, and they stay. With `force` a regular file, or a folder of our own making,
 //! is replaced; a pipe, a device or a folder with anything else in it never is.
 
+mod folder;
 mod leftovers;
+mod system;
 
 use std::fs::{File, Metadata};
 use std::io::{self, Write};
@@ -15,10 +17,11 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use tempfile::{TempDir, TempPath};
+use tempfile::TempPath;
 
 use crate::printable;
 
+pub use folder::StagedFolder;
 pub(crate) use leftovers::is_temporary;
 
 /// Why an output was not written. Nothing is left under its name but what was there before.
@@ -48,7 +51,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// The output is there already.
-    #[error("{} exists; --force replaces it", shown(path))]
+    #[error("{} exists", shown(path))]
     Exists {
         /// The output.
         path: PathBuf,
@@ -68,6 +71,16 @@ pub enum Error {
         path: PathBuf,
         /// What it holds.
         entry: String,
+    },
+    /// A folder that was to be replaced, and is not, could not be put back either. It is whole, under another name.
+    #[error("{}: what stood there is in {}, and cannot be put back: {source}", shown(path), shown(aside))]
+    Displaced {
+        /// The output folder.
+        path: PathBuf,
+        /// Where it is.
+        aside: PathBuf,
+        /// The operating system's answer.
+        source: io::Error,
     },
     /// The file system has too little room. Checked before the first byte.
     #[error(
@@ -140,6 +153,7 @@ fn cannot(path: &Path) -> impl Fn(io::Error) -> Error + Copy {
 
 /// How a caller watches and stops the work.
 #[derive(Clone, Copy)]
+#[non_exhaustive]
 pub struct Control<'c> {
     /// Told of bytes as they are written.
     pub progress: &'c (dyn Fn(u64) + Sync),
@@ -147,7 +161,12 @@ pub struct Control<'c> {
     pub stop: &'c AtomicBool,
 }
 
-impl Control<'_> {
+impl<'c> Control<'c> {
+    /// Tells `progress`, and stops when `stop` is set.
+    pub fn new(progress: &'c (dyn Fn(u64) + Sync), stop: &'c AtomicBool) -> Self {
+        Control { progress, stop }
+    }
+
     /// Fails once the caller has asked to stop the writing of `path`.
     ///
     /// # Errors
@@ -176,12 +195,7 @@ pub struct OutputFile {
 impl OutputFile {
     fn new(file: File, path: PathBuf, len: u64) -> Result<Self> {
         if len > 0 {
-            let reserved = match fs4::FileExt::allocate(&file, len) {
-                // Some file systems cannot reserve room; then a full disk shows while writing.
-                Err(e) if e.kind() == io::ErrorKind::Unsupported => Ok(()),
-                other => other,
-            };
-            reserved.and_then(|()| file.set_len(len)).map_err(cannot(&path))?;
+            system::reserve(&file, len).and_then(|()| file.set_len(len)).map_err(cannot(&path))?;
         }
         Ok(OutputFile { file, path, len, written: AtomicU64::new(0), lost: OnceLock::new() })
     }
@@ -191,7 +205,7 @@ impl OutputFile {
     /// # Errors
     /// `Write`: the disk is full, or a limit was met.
     pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        write_all_at(&self.file, bytes, offset).map_err(cannot(&self.path))?;
+        system::write_all_at(&self.file, bytes, offset).map_err(cannot(&self.path))?;
         self.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok(())
     }
@@ -242,24 +256,6 @@ impl OutputFile {
     }
 }
 
-#[cfg(unix)]
-fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-    std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
-}
-
-#[cfg(windows)]
-fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
-    while !bytes.is_empty() {
-        let n = std::os::windows::fs::FileExt::seek_write(file, bytes, offset)?;
-        if n == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
-        bytes = &bytes[n..];
-        offset += n as u64;
-    }
-    Ok(())
-}
-
 /// What an output is to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -295,10 +291,10 @@ fn place(path: &Path, kind: Kind) -> Result<PathBuf> {
     }
 }
 
-/// Whether a file may be written to `path`: nothing is there, or with `force` a regular file.
+/// Whether a file may be written to `path`: nothing is there, or with `force` a regular file, in a folder that is.
 ///
 /// # Errors
-/// `Exists`, `Occupied` or `Dash`.
+/// `Exists`, `Occupied`, `NoFolder` or `Dash`.
 pub fn may_write(path: &Path, force: bool) -> Result<()> {
     free_place(path, force).map(drop)
 }
@@ -307,6 +303,7 @@ fn free_place(path: &Path, force: bool) -> Result<PathBuf> {
     let place = place(path, Kind::File)?;
     match place.symlink_metadata() {
         Ok(_) if !force => Err(Error::Exists { path: path.to_path_buf() }),
+        Err(_) if !folder_of(&place).is_dir() => Err(Error::NoFolder { path: path.to_path_buf() }),
         _ => Ok(place),
     }
 }
@@ -319,7 +316,7 @@ fn is_stream(path: &Path) -> bool {
 /// Whether [`write()`] may write to `path`: as [`may_write`], but a pipe or a device takes what it is given.
 ///
 /// # Errors
-/// `Exists`, `Occupied` or `Dash`.
+/// Those of [`may_write`].
 pub fn may_write_or_feed(path: &Path, force: bool) -> Result<()> {
     if path != Path::new("-") && is_stream(path) { Ok(()) } else { may_write(path, force) }
 }
@@ -388,14 +385,19 @@ fn feed(path: &Path, contents: &[u8], _: &AtomicBool) -> Result<()> {
 }
 
 /// Replaces `path` by `contents`, whole or not at all as long as the machine runs: for what can be made again, and would
-/// cost more to sync.
+/// cost more to sync. Leftovers stay until [`tidy`].
 ///
 /// # Errors
 /// As [`write`].
 pub(crate) fn keep(path: &Path, contents: &[u8]) -> Result<()> {
-    let mut file = StagedFile::begin(path, true)?;
+    let mut file = StagedFile::stage(&free_place(path, true)?, 0, true)?;
     file.write_all(contents).map_err(cannot(path))?;
     file.rename().map(drop)
+}
+
+/// Removes what killed processes left in `folder`.
+pub(crate) fn tidy(folder: &Path) {
+    leftovers::remove(folder);
 }
 
 /// One file that will be renamed to its name.
@@ -413,12 +415,13 @@ impl StagedFile {
     /// `Exists` unless `force`, `Occupied`, `Dash`, `NoFolder`, `NoSpace`, or `Write`.
     pub fn create(path: &Path, len: u64, force: bool) -> Result<Self> {
         let path = &free_place(path, force)?;
+        leftovers::remove(folder_of(path));
+        Self::stage(path, len, force)
+    }
+
+    fn stage(path: &Path, len: u64, force: bool) -> Result<Self> {
         let folder = folder_of(path);
-        if !folder.is_dir() {
-            return Err(Error::NoFolder { path: path.to_path_buf() });
-        }
         check_space(path, folder, len)?;
-        leftovers::remove(folder);
         let (file, temporary) = temporary_file(folder, path).map_err(cannot(path))?;
         let output = OutputFile::new(file, path.to_path_buf(), len)?;
         Ok(StagedFile { output, temporary, force })
@@ -474,108 +477,6 @@ impl Write for StagedFile {
     }
 }
 
-/// A folder that will be renamed to its name.
-#[derive(Debug)]
-pub struct StagedFolder {
-    temporary: TempDir,
-    /// Held as long as the temporary name is in use.
-    lock: Option<File>,
-    path: PathBuf,
-    force: bool,
-}
-
-impl StagedFolder {
-    /// Begins a folder that will be `path` and hold about `len` bytes. With `force` it replaces an existing one, if that
-    /// holds nothing but what `ours` says a conversion writes. Of a link it is the folder that this leads to.
-    ///
-    /// # Errors
-    /// `Exists`, `Occupied`, `Dash`, `NoFolder`, `Foreign`, `NoSpace`, or `Write`.
-    pub fn create(path: &Path, len: u64, force: bool, ours: &dyn Fn(&str) -> bool) -> Result<Self> {
-        let path = &place(path, Kind::Folder)?;
-        let parent = folder_of(path);
-        if !parent.is_dir() {
-            return Err(Error::NoFolder { path: path.to_path_buf() });
-        }
-        // First of all: it may give an earlier folder its name back.
-        leftovers::remove(parent);
-        let empty = std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
-        if path.symlink_metadata().is_ok() && !empty {
-            if !force {
-                return Err(Error::Exists { path: path.to_path_buf() });
-            }
-            for entry in std::fs::read_dir(path).map_err(cannot(path))? {
-                let entry = entry.map_err(cannot(path))?;
-                let name = entry.file_name().to_string_lossy().into_owned();
-                if !ours(&name) || entry.path().is_dir() {
-                    return Err(Error::Foreign { path: path.to_path_buf(), entry: name });
-                }
-            }
-        }
-        check_space(path, parent, len)?;
-        let (temporary, lock) = temporary_folder(parent).map_err(cannot(path))?;
-        Ok(StagedFolder { temporary, lock, path: path.to_path_buf(), force })
-    }
-
-    /// A file of `len` bytes in the folder.
-    ///
-    /// # Errors
-    /// `Write`.
-    pub fn file(&self, name: &str, len: u64) -> Result<OutputFile> {
-        let path = self.path.join(name);
-        let file = File::options().write(true).create_new(true).open(self.temporary.path().join(name));
-        OutputFile::new(file.map_err(cannot(&path))?, path, len)
-    }
-
-    /// A file of these bytes in the folder.
-    ///
-    /// # Errors
-    /// `Write`.
-    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let file = self.file(name, bytes.len() as u64)?;
-        file.write_at(0, bytes)?;
-        file.sync()
-    }
-
-    /// Gives the finished folder its name; `files` are what [`StagedFolder::file`] began.
-    ///
-    /// # Errors
-    /// `Exists` when another process made one meanwhile, or `Write`.
-    pub fn commit(self, files: &[OutputFile]) -> Result<()> {
-        files.iter().try_for_each(OutputFile::sync)?;
-        sync_folder(self.temporary.path());
-        let (path, parent) = (&self.path, folder_of(&self.path));
-        let io = |e: io::Error| match e.kind() {
-            io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty => {
-                Error::Exists { path: path.to_path_buf() }
-            }
-            _ => cannot(path)(e),
-        };
-        // An existing folder is moved aside, so that at no time a mixture stands under the name. It keeps its own name
-        // there, by which it is found if this process is killed before the new one takes its place.
-        let aside = match (self.force && path.exists(), path.file_name()) {
-            (true, Some(name)) => {
-                let (aside, lock) = temporary_folder(parent).map_err(io)?;
-                let mode = std::fs::metadata(path).map_err(io)?.permissions();
-                std::fs::rename(path, aside.path().join(name)).map_err(io)?;
-                std::fs::set_permissions(self.temporary.path(), mode).map_err(io)?;
-                Some((aside.path().join(name), aside, lock))
-            }
-            _ => None,
-        };
-        if let Err(error) = std::fs::rename(self.temporary.path(), path) {
-            if let Some((replaced, ..)) = &aside {
-                std::fs::rename(replaced, path).map_err(io)?;
-            }
-            return Err(io(error));
-        }
-        // It has left its temporary name: there is nothing to remove.
-        let _ = self.temporary.keep();
-        drop(self.lock);
-        sync_folder(parent);
-        Ok(())
-    }
-}
-
 /// Attempts at a temporary name that nobody else takes for a leftover.
 const ATTEMPTS: usize = 16;
 
@@ -615,19 +516,6 @@ fn mode_of(replaced: &Metadata, file: &File) -> std::fs::Permissions {
     }
 }
 
-/// A new folder in `folder`, and what holds its lock, if the system locks folders.
-fn temporary_folder(folder: &Path) -> io::Result<(TempDir, Option<File>)> {
-    for _ in 0..ATTEMPTS {
-        let temporary = leftovers::names(None, 0o777).tempdir_in(folder)?;
-        match File::open(temporary.path()) {
-            Ok(lock) if leftovers::hold(&lock, temporary.path()) => return Ok((temporary, Some(lock))),
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Ok((temporary, None)),
-            _ => {}
-        }
-    }
-    Err(taken())
-}
-
 fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
@@ -636,7 +524,7 @@ fn folder_of(path: &Path) -> &Path {
 }
 
 fn check_space(path: &Path, folder: &Path, needed: u64) -> Result<()> {
-    let available = fs4::available_space(folder).map_err(cannot(path))?;
+    let available = system::available_space(folder).map_err(cannot(path))?;
     if available < needed {
         return Err(Error::NoSpace { path: path.to_path_buf(), needed, available });
     }

@@ -101,7 +101,7 @@ impl Keys {
     /// The value of `key`.
     pub fn get(&self, key: &str) -> Option<Value<'_>> {
         let (_, bytes) = self.0.iter().find(|(name, _)| name == key)?;
-        let mut cursor = Cursor::new(bytes, false);
+        let mut cursor = Cursor::new(bytes, bytes.len() as u64, false);
         let kind = cursor.value_type().ok()?;
         cursor.value(kind, 0).ok()
     }
@@ -165,6 +165,7 @@ fn encode_array(array: &Array<'_>, out: &mut Vec<u8>) {
 
 /// A tensor to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Entry {
     /// Its name.
     pub name: String,
@@ -174,8 +175,16 @@ pub struct Entry {
     pub shape: Vec<usize>,
 }
 
+impl Entry {
+    /// A tensor of `name`, of this type and row-major shape.
+    pub fn new(name: impl Into<String>, ggml: GgmlType, shape: impl Into<Vec<usize>>) -> Self {
+        Entry { name: name.into(), ggml, shape: shape.into() }
+    }
+}
+
 /// A file's header and where its tensors go.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Layout {
     /// Everything before the data, padded.
     pub header: Vec<u8>,

@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 
 use super::dtypes::{storage_dtype, torch_dtype};
-use serde_pickle::Value;
 
 use super::{ENTRY, Inline, InlineBytes, MAX_DEPTH, MAX_KEY, StorageRef, Walker, dotted, quoted};
+use crate::metadata::Value;
 use crate::pickle::{Id, Node, Object, Pickle};
 use crate::storage::Storage;
 use crate::tensor::{Quantizer, Sparse, SparseLayout, TensorInfo, contiguous_strides, numel};

@@ -24,6 +24,7 @@ const BORROWED_BLOCK: usize = 1 << 14;
 
 /// How a matrix becomes ternary.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum TernaryRule {
     /// clamp(round(W / (mean|W| + eps)), -1, 1), rounding half to even, in f32 as PyTorch computes it: zero where
     /// |W / scale| <= 0.5.
@@ -39,6 +40,7 @@ pub enum TernaryRule {
 
 /// What to measure besides the moments.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Plan {
     /// Row length, for a matrix.
     pub cols: Option<usize>,
@@ -46,6 +48,18 @@ pub struct Plan {
     pub ternary: Option<TernaryRule>,
     /// The log-magnitude histogram.
     pub histogram: bool,
+}
+
+impl Plan {
+    /// To measure the elements of a matrix with rows of `cols`, and its ternary occupancy by a rule.
+    pub fn matrix(cols: usize, ternary: Option<TernaryRule>) -> Self {
+        Plan { cols: Some(cols), ternary, histogram: false }
+    }
+
+    /// This plan, with the log-magnitude histogram.
+    pub fn with_histogram(self) -> Self {
+        Plan { histogram: true, ..self }
+    }
 }
 
 /// What was measured.

@@ -135,6 +135,7 @@ pub enum Source {
 /// A measured number.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
+#[non_exhaustive]
 pub enum Value {
     /// A real one.
     Real(f64),

@@ -30,6 +30,7 @@ const LOW_SCORE: f32 = -10_000.0;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
 #[allow(missing_docs)] // the format's own names
+#[non_exhaustive]
 pub enum TokenType {
     Normal = 1,
     Unknown = 2,
@@ -50,6 +51,7 @@ impl TokenType {
 
 /// One entry of a vocabulary.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Token {
     /// Its text; bytes, since those of SentencePiece need not be UTF-8.
     pub text: Vec<u8>,
@@ -75,6 +77,7 @@ impl Token {
 /// What a token is there for, beside text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // their usual names
+#[non_exhaustive]
 pub enum Role {
     Bos,
     Eos,
@@ -111,6 +114,7 @@ const OWN_KEYS: [&str; 6] = [
 
 /// A vocabulary, and how text is cut into its tokens.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Vocabulary {
     /// `gpt2` (byte-level BPE), `llama` (SentencePiece BPE) or `t5` (SentencePiece unigram); another file's own word.
     pub model: String,
@@ -281,14 +285,23 @@ impl Vocabulary {
     }
 
     /// Makes at least as many tokens as the embedding has rows.
-    pub fn fill(&mut self, rows: usize) {
+    ///
+    /// # Errors
+    /// `Unsupported` for more rows without a token than any vocabulary is padded with.
+    pub fn fill(&mut self, rows: usize) -> Result<()> {
         let count = self.tokens.len();
+        if rows.saturating_sub(count) > MOST_GAPS {
+            return Err(Error::unsupported(format!(
+                "the tokenizer has {count} tokens and the embedding {rows} rows, so it is another model's"
+            )));
+        }
         if count < rows {
             self.warnings.push(format!(
                 "the tokenizer has {count} tokens and the embedding {rows} rows; the rest are called [PAD{count}] and so on"
             ));
             self.tokens.extend((count..rows).map(Token::padding));
         }
+        Ok(())
     }
 
     /// The keys that say it.
@@ -337,6 +350,7 @@ impl Vocabulary {
 
 /// The kind of a tokenizer's file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum FileKind {
     /// tokenizer.json of Hugging Face's library.
     Json,

@@ -43,6 +43,7 @@ const BLOOM: &str = r" ?[^(\s|.,!?…。，、।۔،)]+";
 
 /// How byte-level text is split before it is merged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PreTokenizer {
     /// Each splits what the ones before it left into what it matches and what lies between.
     pub patterns: &'static [&'static str],
