@@ -313,25 +313,23 @@ fn settings_that_contradict_the_checkpoint_are_wrong_usage() {
     for (flag, value) in
         [("--max-seq-len", "0"), ("--head-dim", "7"), ("--head-dim", "0"), ("--num-heads", "3")]
     {
-        let output = ckpt(&["infer", HEALTHY, "--ids", "1", "-n", "1", flag, value]);
-        assert_eq!(output.status.code(), Some(2), "{flag} {value}: {}", text(&output.stderr));
+        ckpt(&["infer", HEALTHY, "--ids", "1", "-n", "1", flag, value]).exits(2);
     }
-    let missing = ckpt(&["inspect", HEALTHY, "--policy", "missing.toml"]);
-    assert_eq!(missing.status.code(), Some(2), "{}", text(&missing.stderr));
+    ckpt(&["inspect", HEALTHY, "--policy", "missing.toml"]).exits(2);
 }
 
 #[test]
 fn a_tokenizer_that_is_no_json_is_an_error_and_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tokenizer.json");
-    let whole = std::fs::read_to_string("tests/fixtures/tokenizer.json").unwrap();
+    let whole = std::fs::read_to_string(fixture("tokenizer.json")).unwrap();
     let decoder = whole.find("\"decoder\"").unwrap();
     for (from, to) in [("true", "tru"), ("true", "1e999"), ("ByteLevel", "Byte\\ud800Level")] {
         let at = decoder + whole[decoder..].find(from).unwrap();
         std::fs::write(&path, [&whole[..at], to, &whole[at + from.len()..]].concat()).unwrap();
         let output = ckpt(&["infer", HEALTHY, "-p", "x", "--tokenizer", path.to_str().unwrap()]);
-        let said = text(&output.stderr);
-        assert_eq!((output.status.code(), said.lines().count()), (Some(3), 1), "{to}: {said}");
+        let said = output.err();
+        assert_eq!((output.code(), said.lines().count()), (Some(3), 1), "{to}: {said}");
         assert!(said.contains("is no tokenizer.json"), "{said}");
     }
 }
@@ -340,6 +338,7 @@ fn a_tokenizer_that_is_no_json_is_an_error_and_nothing_else() {
 #[cfg(unix)]
 #[test]
 fn a_pipe_without_a_reader_does_not_keep_a_signal_waiting() {
+    use std::process::Command;
     use std::time::{Duration, Instant};
     let folder = tempfile::tempdir().unwrap();
     let pipe = folder.path().join("pipe");
