@@ -73,7 +73,7 @@ const FORMS: [&str; 4] = [
 /// Of `files`, those in one folder, the forms of its model that are not read because another one is.
 fn other_forms(files: &[PathBuf]) -> Vec<PathBuf> {
     let form = |name: &&str| files.iter().find(|file| self::name(file) == **name);
-    FORMS.iter().filter_map(|name| form(name)).skip(1).cloned().collect()
+    FORMS.iter().filter_map(form).skip(1).cloned().collect()
 }
 
 fn is_canonical(path: &Path) -> bool {
