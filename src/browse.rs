@@ -25,7 +25,7 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
 use crate::load::LoadArgs;
-use crate::{Failure, exit, load, terminal};
+use crate::{Failure, exit, load, paths, terminal};
 #[cfg(unix)]
 pub use screen::give_back_at_once;
 use screen::{Listener, Screen};
@@ -190,6 +190,8 @@ fn snapshot(args: &Args, file: &std::path::Path, mut state: State, workers: Work
     if !is_text && !is_svg(file) {
         return Err(Failure::usage("a snapshot's name ends in .svg or .txt"));
     }
+    let read: Vec<PathBuf> = state.files.iter().map(|file| file.path.clone()).collect();
+    paths::spare([file], || load::files(&read))?;
     let mut shown = false;
     for at in 0..state.files.len() {
         let path = &state.files[at].path;

@@ -1,6 +1,6 @@
 //! `ckpt convert`: checkpoints into other formats, verified.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::LazyLock;
 
 use ckpt_convert::names::Style;
@@ -12,6 +12,7 @@ use clap::builder::PossibleValue;
 use globset::{Glob, GlobMatcher};
 
 use crate::load::{self, LoadArgs, LoadOptions};
+use crate::paths;
 use crate::signal::Signal;
 use crate::terminal;
 use crate::verify;
@@ -282,6 +283,10 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         return Ok(code);
     }
     let outputs = outputs(args, &paths)?;
+    paths::spare(outputs.iter().map(PathBuf::as_path), || {
+        load::files(&paths).into_iter().chain(args.tokenizer.clone()).collect()
+    })?;
+    make_folders(args, &outputs)?;
     let load = args.load.options(ckpt_inspect::Options::default(), args.load.policy()?.thresholds);
     let signal = Signal::listen()?;
     for (path, output) in paths.iter().zip(&outputs) {
@@ -313,10 +318,14 @@ fn outputs(args: &Args, paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
         }
         return Ok(vec![output.clone()]);
     }
-    let named = |path: &Path| match extension {
-        "" if path.is_dir() => path.to_path_buf(),
+    let named = |path: &Path, is_folder: bool| match extension {
+        "" if is_folder => path.to_path_buf(),
         "" => path.with_extension(""),
-        extension if path.is_dir() => PathBuf::from(format!("{}.{extension}", path.display())),
+        extension if is_folder => {
+            let mut name = path.as_os_str().to_os_string();
+            name.push(format!(".{extension}"));
+            name.into()
+        }
         extension => path.with_extension(extension),
     };
     let Some(folder) = &args.out_dir else {
@@ -324,12 +333,20 @@ fn outputs(args: &Args, paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
             "name the output: -o PATH, or --out-dir DIR for any number of checkpoints",
         ));
     };
-    let root = common_folder(paths);
+    // What was given may be relative or lead through `..` and links: whatever it is, an output lies in the folder.
+    let places = paths.iter().map(|path| paths::absolute(path)).collect::<Result<Vec<_>, _>>()?;
+    let root = common_folder(&places);
     let mut outputs = Vec::new();
-    for path in paths {
-        let relative = path.strip_prefix(&root).ok().filter(|p| *p != Path::new(""));
-        let relative = relative.or(path.file_name().map(Path::new)).unwrap_or(Path::new("model"));
-        let output = folder.join(named(relative));
+    for (path, place) in paths.iter().zip(&places) {
+        let relative = place.strip_prefix(&root).ok().filter(|p| *p != Path::new(""));
+        let relative = relative.or(place.file_name().map(Path::new)).unwrap_or(Path::new("model"));
+        if !relative.components().all(|part| matches!(part, Component::Normal(_))) {
+            return Err(Failure::usage(format!(
+                "{}: has no place in a folder of outputs; convert it by itself, with -o",
+                terminal::path(path)
+            )));
+        }
+        let output = folder.join(named(relative, path.is_dir()));
         if outputs.contains(&output) {
             return Err(Failure::usage(format!(
                 "two of the checkpoints would become {}; convert them one by one",
@@ -338,12 +355,18 @@ fn outputs(args: &Args, paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
         }
         outputs.push(output);
     }
-    for output in &outputs {
+    Ok(outputs)
+}
+
+/// The folders below --out-dir that `outputs` go into.
+fn make_folders(args: &Args, outputs: &[PathBuf]) -> Result<(), Failure> {
+    let Some(folder) = &args.out_dir else { return Ok(()) };
+    for output in outputs {
         let parent = output.parent().unwrap_or(folder);
         std::fs::create_dir_all(parent)
             .map_err(|e| Failure::unwritable(format!("{}: cannot be made: {e}", parent.display())))?;
     }
-    Ok(outputs)
+    Ok(())
 }
 
 /// The folder that all `paths` lie in.
@@ -366,6 +389,7 @@ fn one(args: &Args, load: &LoadOptions, path: &Path, output: &Path, signal: &Sig
     if !args.no_verify {
         source.verify_checksums();
     }
+    load::whole(&source)?;
     source
         .warnings
         .iter()

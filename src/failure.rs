@@ -75,7 +75,9 @@ impl From<ckpt_infer::Error> for Failure {
         let code = match error {
             Error::Checkpoint(error) => return error.into(),
             Error::Output(error) => return error.into(),
-            Error::Token { .. } | Error::ContextFull { .. } | Error::Usage(_) => exit::USAGE,
+            Error::Token { .. } | Error::ContextFull { .. } | Error::Usage(_) | Error::Setting { .. } => {
+                exit::USAGE
+            }
             // The checkpoint, a file beside it, or what they make of a prompt.
             _ => exit::UNREADABLE,
         };

@@ -61,13 +61,13 @@ enum Table {
 #[derive(clap::Args)]
 struct SettingsArgs {
     /// Elements of a head.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = some)]
     head_dim: Option<usize>,
     /// Query heads.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = some)]
     num_heads: Option<usize>,
     /// Positions that attention sees.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = some)]
     max_seq_len: Option<usize>,
     /// Base of the rotary frequencies.
     #[arg(long, value_name = "X", value_parser = positive)]
@@ -107,6 +107,11 @@ fn cap(text: &str) -> Result<Cap, String> {
         "none" => Ok(Cap(None)),
         number => positive(number).map(|cap| Cap(Some(cap))),
     }
+}
+
+fn some(text: &str) -> Result<usize, String> {
+    let number = text.parse::<usize>().ok().filter(|n| *n > 0);
+    number.ok_or_else(|| "a whole number above 0 is needed".to_string())
 }
 
 fn positive(text: &str) -> Result<f64, String> {

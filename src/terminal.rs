@@ -331,6 +331,17 @@ pub fn write_file(path: &Path, contents: &[u8], force: bool) -> Result<(), Failu
     Ok(staged::write(path, contents, force)?)
 }
 
+/// [`write_file`] as long as `stop` is not set: a pipe that nobody reads is not waited for any longer.
+#[cfg(feature = "infer")]
+pub fn write_file_until(
+    path: &Path,
+    contents: &[u8],
+    force: bool,
+    stop: &std::sync::atomic::AtomicBool,
+) -> Result<(), Failure> {
+    Ok(staged::write_until(path, contents, force, stop)?)
+}
+
 /// Whether an output may go to `path`: an existing file needs `force`; a pipe or device takes what it is given.
 pub fn may_write(path: &Path, force: bool) -> Result<(), Failure> {
     Ok(staged::may_write_or_feed(path, force)?)

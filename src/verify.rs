@@ -7,6 +7,7 @@ use ckpt_convert::{Agreement, Report, Rule};
 use ckpt_inspect::{DType, I2sLayout, OpenOptions};
 
 use crate::format::Plain as Format;
+use crate::load;
 #[cfg(feature = "infer")]
 use crate::outputs::{self, OutputArgs};
 use crate::terminal::{self, Table};
@@ -54,6 +55,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     let open = |path| -> Result<_, Failure> {
         let mut checkpoint = ckpt_inspect::open_with(path, &options)?;
         checkpoint.verify_checksums();
+        load::whole(&checkpoint)?;
         Ok(checkpoint)
     };
     let report = ckpt_convert::verify(&open(&args.a)?, &open(&args.b)?)?;

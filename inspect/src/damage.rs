@@ -162,6 +162,8 @@ pub enum NoticeKind {
     ConfigNotUnderstood,
     /// Tensors, or files named like shards, are not in the index of their set.
     Unlisted,
+    /// The folder holds the same model in another form, which was not read.
+    OtherForm,
     /// Objects of the file cannot be shown as what they are.
     NotShown,
     /// The listing was cut where the file repeats itself out of proportion.

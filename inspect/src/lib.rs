@@ -46,7 +46,7 @@ pub use group::without_state_dict;
 pub use health::describe::{Options, describe};
 pub use health::rules::judge_tensor;
 pub use health::{measure, record, survey};
-pub use layout::{find, identity};
+pub use layout::{files_of, find, identity};
 pub use meaning::elements::{Elements, RowOrder};
 #[cfg(feature = "vocabulary")]
 pub use meaning::vocabulary;

@@ -291,14 +291,14 @@ fn exit_codes_tell_what_went_wrong() {
         (&["infer", nothing.to_str().unwrap(), "--ids", "1"], 3, "none.pt"),
         (&["infer", "tests/fixtures/formats/tied.pt", "--ids", "1"], 3, "is not recognised as a model"),
         (&["infer", HEALTHY, "--ids", "1", "--attn-cap=-1"], 2, "a number above 0"),
-        (&["infer", HEALTHY, "--ids", "1", "--max-seq-len", "0"], 3, "max_seq_len"),
-        (&["infer", HEALTHY, "--ids", "1", "--num-heads", "3"], 3, "by its tensors' shapes"),
+        (&["infer", HEALTHY, "--ids", "1", "--max-seq-len", "0"], 2, "a whole number above 0"),
+        (&["infer", HEALTHY, "--ids", "1", "--num-heads", "3"], 2, "by its tensors' shapes"),
         (&["infer", HEALTHY, "--ids", "1", "--context", "3"], 2, "--perplexity"),
         (&["infer", HEALTHY, "--ids", "1", "--top-p", "2"], 2, "from 0 to 1"),
         (&["infer", HEALTHY, "--ids", "1", "--temperature", "-1"], 2, "not below 0"),
         (&["infer", HEALTHY, "--perplexity", "nowhere.txt"], 3, "nowhere.txt"),
         (&["infer", HEALTHY, "--perplexity", "tests/fixtures/formats/tied.pt"], 3, "UTF-8"),
-        (&["gate", HEALTHY, "--policy", "nowhere.toml"], 3, "nowhere.toml"),
+        (&["gate", HEALTHY, "--policy", "nowhere.toml"], 2, "nowhere.toml"),
     ] {
         let output = ckpt(args);
         let stderr = output.err();
@@ -306,4 +306,65 @@ fn exit_codes_tell_what_went_wrong() {
         assert!(stderr.contains(says), "{args:?}: {stderr}");
         assert!(output.out().is_empty());
     }
+}
+
+#[test]
+fn settings_that_contradict_the_checkpoint_are_wrong_usage() {
+    for (flag, value) in
+        [("--max-seq-len", "0"), ("--head-dim", "7"), ("--head-dim", "0"), ("--num-heads", "3")]
+    {
+        let output = ckpt(&["infer", HEALTHY, "--ids", "1", "-n", "1", flag, value]);
+        assert_eq!(output.status.code(), Some(2), "{flag} {value}: {}", text(&output.stderr));
+    }
+    let missing = ckpt(&["inspect", HEALTHY, "--policy", "missing.toml"]);
+    assert_eq!(missing.status.code(), Some(2), "{}", text(&missing.stderr));
+}
+
+#[test]
+fn a_tokenizer_that_is_no_json_is_an_error_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokenizer.json");
+    let whole = std::fs::read_to_string("tests/fixtures/tokenizer.json").unwrap();
+    let decoder = whole.find("\"decoder\"").unwrap();
+    for (from, to) in [("true", "tru"), ("true", "1e999"), ("ByteLevel", "Byte\\ud800Level")] {
+        let at = decoder + whole[decoder..].find(from).unwrap();
+        std::fs::write(&path, [&whole[..at], to, &whole[at + from.len()..]].concat()).unwrap();
+        let output = ckpt(&["infer", HEALTHY, "-p", "x", "--tokenizer", path.to_str().unwrap()]);
+        let said = text(&output.stderr);
+        assert_eq!((output.status.code(), said.lines().count()), (Some(3), 1), "{to}: {said}");
+        assert!(said.contains("is no tokenizer.json"), "{said}");
+    }
+}
+
+/// Who reads a pipe may come later, or never.
+#[cfg(unix)]
+#[test]
+fn a_pipe_without_a_reader_does_not_keep_a_signal_waiting() {
+    use std::time::{Duration, Instant};
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let begin = || {
+        Command::new(env!("CARGO_BIN_EXE_ckpt"))
+            .args(["infer", HEALTHY, "--ids", "87,280,295", "-n", "0", "--force", "--dump-logits"])
+            .arg(&pipe)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .spawn()
+            .unwrap()
+    };
+    let mut child = begin();
+    let read = std::fs::read(&pipe).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(ckpt_inspect::open_bytes("logits", read).unwrap().tensor("logits").unwrap().shape, [3, 1024]);
+
+    let mut child = begin();
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(child.try_wait().unwrap().is_none(), "it waits for a reader");
+    assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+    let asked = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        assert!(asked.elapsed() < Duration::from_secs(60), "it goes on waiting");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
 }

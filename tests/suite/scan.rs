@@ -85,6 +85,44 @@ fn unknown_classes_fail_unless_only_dangerous_ones_are_to() {
     exits(0, &[objects, "--allow", "__main__.*"]);
 }
 
+/// As in the cache of Hugging Face, whose snapshots are links into a folder of blobs without extensions.
+#[cfg(unix)]
+#[test]
+fn links_to_files_are_followed() {
+    use std::os::unix::fs::symlink;
+    let folder = tempfile::tempdir().unwrap();
+    let (blobs, snapshot) = (folder.path().join("blobs"), folder.path().join("snapshots/1"));
+    std::fs::create_dir_all(&snapshot).unwrap();
+    std::fs::create_dir(&blobs).unwrap();
+    std::fs::copy(EVIL, blobs.join("0f")).unwrap();
+    symlink("../../blobs/0f", snapshot.join("pytorch_model.bin")).unwrap();
+    symlink(&snapshot, snapshot.join("loop")).unwrap();
+    let snapshot = snapshot.to_str().unwrap();
+    let text = exits(1, &[snapshot]);
+    assert!(text.contains("pytorch_model.bin") && text.contains("dangerous"), "{text}");
+    // A link that leads nowhere is not passed over if its name is a checkpoint's.
+    let empty = folder.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    symlink("nowhere", empty.join("run.log")).unwrap();
+    std::fs::write(empty.join("good.pkl"), b"\x80\x02}.").unwrap();
+    exits(0, &[empty.to_str().unwrap()]);
+    symlink("nowhere", empty.join("model.safetensors")).unwrap();
+    exits(3, &[empty.to_str().unwrap()]);
+}
+
+#[test]
+fn bytes_after_an_array_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.npy");
+    let header = "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 1), }";
+    let array = [&b"\x93NUMPY\x01\x00\x76\x00"[..], format!("{header:<117}\n").as_bytes(), &[0; 8]].concat();
+    std::fs::write(&path, &array).unwrap();
+    exits(0, &[path.to_str().unwrap()]);
+    std::fs::write(&path, [&array[..], b"more"].concat()).unwrap();
+    let text = exits(1, &[path.to_str().unwrap()]);
+    assert!(text.contains("4 bytes follow the array's elements"), "{text}");
+}
+
 #[test]
 fn a_report_is_written_whole_and_replaces_nothing() {
     let folder = tempfile::tempdir().unwrap();

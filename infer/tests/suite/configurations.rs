@@ -191,7 +191,7 @@ fn contradictions_are_told() {
     // A head's size is told by the QK norm; a flag cannot change it.
     let outcome = with(Settings::default().with(|s| s.head_dim = Some(7)));
     assert!(
-        matches!(&outcome, Err(Error::Inconsistent { what, .. }) if what.contains("head_dim is 32")),
+        matches!(&outcome, Err(Error::Setting { what, .. }) if what.contains("head_dim is 32")),
         "{outcome:?}"
     );
     // One layer's matrix of the wrong shape.

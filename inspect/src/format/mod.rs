@@ -74,6 +74,18 @@ pub(crate) enum Family {
     Npz,
 }
 
+impl Family {
+    /// What people call files of this kind.
+    fn known_as(self) -> &'static str {
+        match self {
+            Family::Zip | Family::TorchLegacy | Family::Tar | Family::Pickle => "PyTorch",
+            Family::Gguf => "GGUF",
+            Family::SafeTensors => "SafeTensors",
+            Family::Npy | Family::Npz => "NumPy",
+        }
+    }
+}
+
 /// Every container that is read, in the order in which they are tried.
 pub(crate) static FORMATS: [Container; 8] = [
     npz::CONTAINER,
@@ -103,10 +115,20 @@ pub(crate) fn candidates(head: &[u8]) -> impl Iterator<Item = &'static Container
 /// Whether `path` is a file that begins like a checkpoint. A single array does not, though it can be opened: folders hold
 /// many that are data.
 pub fn recognises(path: &Path) -> bool {
+    family_of(path).is_some_and(|family| family != Family::Npy)
+}
+
+/// Whether `path` is a file named like a single array, and begins like one.
+pub(crate) fn is_array(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e.eq_ignore_ascii_case("npy")) && family_of(path) == Some(Family::Npy)
+}
+
+/// The kind of container that the file at `path` begins like.
+fn family_of(path: &Path) -> Option<Family> {
     use std::io::Read;
     let mut head = Vec::new();
-    let readable = std::fs::File::open(path).and_then(|f| f.take(HEAD).read_to_end(&mut head)).is_ok();
-    readable && recognise(&head).is_some_and(|container| container.family != Family::Npy)
+    std::fs::File::open(path).and_then(|f| f.take(HEAD).read_to_end(&mut head)).ok()?;
+    recognise(&head).map(|container| container.family)
 }
 
 /// What the file `source` holds.
@@ -314,7 +336,15 @@ fn mistaken(bytes: &[u8]) -> Error {
         return error("would be a SafeTensors file, if its header's length were possible")
             .hint(format!("its first eight bytes say {length}, and at most 100 MB are allowed"));
     }
-    error("is not a PyTorch, SafeTensors or GGUF file")
+    let mut kinds: Vec<&str> = Vec::new();
+    for container in &FORMATS {
+        let kind = container.family.known_as();
+        if !kinds.contains(&kind) {
+            kinds.push(kind);
+        }
+    }
+    let last = kinds.pop().unwrap_or_default();
+    error(&format!("is not a {} or {last} file", kinds.join(", ")))
         .hint("these are recognised by content; the file's extension does not matter")
 }
 

@@ -74,6 +74,13 @@ impl Header {
         }
     }
 
+    /// Where its elements end, if it holds numbers and so many can be counted.
+    pub fn end(&self) -> Option<u64> {
+        let ElementKind::Plain { dtype, .. } = &self.elements else { return None };
+        let count = self.shape.iter().try_fold(1u64, |count, &size| count.checked_mul(size as u64))?;
+        count.checked_mul(dtype.element_size()? as u64)?.checked_add(self.start)
+    }
+
     /// Parses the header at the start of `bytes`, of which [`MAX_HEADER`] and 12 more are enough.
     ///
     /// # Errors

@@ -15,6 +15,11 @@ pub(super) const LAYOUT: Layout =
 
 fn set(folder: &Path) -> Result<Set> {
     let mut set = folder_set(folder)?;
+    let mut forms = FORMS.iter().filter(|form| folder.join(form).is_file());
+    if let (Some(read), Some(other)) = (forms.next(), forms.next()) {
+        let text = format!("it was read from {read}, as transformers does, and not from {other} beside it");
+        set.notices.push(Notice::new(NoticeKind::OtherForm, text));
+    }
     // Files that come or go.
     set.beside.push(Stamp::of(folder));
     Ok(set)
@@ -24,7 +29,8 @@ fn lacks(set: &Set, _: &Joined<'_>) -> Lacks {
     Lacks { notices: set.notices.clone(), ..Lacks::default() }
 }
 
-/// What Hugging Face's trainer puts beside a model: optimizer.pt, scheduler.pt, rng_state.pth, training_args.bin.
+/// What Hugging Face's trainer puts beside a model (optimizer.pt, scheduler.pt, rng_state.pth, training_args.bin), and
+/// other forms of the model.
 fn covers(files: &[PathBuf]) -> HashSet<PathBuf> {
     if !files.iter().any(|file| super::is_model(file)) {
         return HashSet::new();
@@ -34,7 +40,7 @@ fn covers(files: &[PathBuf]) -> HashSet<PathBuf> {
         ["optimizer.", "scheduler.", "rng_state"].iter().any(|start| name.starts_with(start))
             || name == "training_args.bin"
     };
-    files.iter().filter(beside).cloned().collect()
+    files.iter().filter(beside).cloned().chain(other_forms(files)).collect()
 }
 
 /// Adds what lies beside the files of `set`, to which `path` led. A config beside a lone file is that file's only if
@@ -54,6 +60,20 @@ pub(super) fn add_config(path: &Path, set: &mut Set) {
     }
     let state: Option<TrainerState> = read_json(&folder.join("trainer_state.json"), MAX_INDEX);
     set.trainer_step = state.map(|state| state.global_step);
+}
+
+/// Names of one model in several forms, in the order in which transformers looks for them.
+const FORMS: [&str; 4] = [
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+];
+
+/// Of `files`, those in one folder, the forms of its model that are not read because another one is.
+fn other_forms(files: &[PathBuf]) -> Vec<PathBuf> {
+    let form = |name: &&str| files.iter().find(|file| self::name(file) == **name);
+    FORMS.iter().filter_map(|name| form(&name)).skip(1).cloned().collect()
 }
 
 fn is_canonical(path: &Path) -> bool {

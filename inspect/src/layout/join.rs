@@ -218,11 +218,11 @@ mod tests {
         let names: Vec<String> = (0..100_000).map(|i| format!("model.layers.{i}.weight")).collect();
         let large: Vec<(&str, &[usize], &[f32])> =
             names.iter().map(|name| (name.as_str(), &[0][..], &[][..])).collect();
-        let small = (0..2000).map(|i| file("small", &[(&format!("other.{i}"), &[0], &[])]));
+        let small = (0..8000).map(|i| file("small", &[(&format!("other.{i}"), &[0], &[])]));
         let files = std::iter::once(file("large", &large)).chain(small).collect();
         let started = Instant::now();
         let whole = one_after_another(files).unwrap();
-        assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
-        assert_eq!((whole.contents.tensors.len(), whole.files.len()), (102_000, 2001));
+        assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
+        assert_eq!((whole.contents.tensors.len(), whole.files.len()), (108_000, 8001));
     }
 }

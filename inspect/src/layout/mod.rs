@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 
 use crate::bytes::Stamp;
-use crate::format::{self, Format, recognises};
+use crate::format::{self, Format, is_array, recognises};
 use crate::metadata::Value;
 use crate::step::from_name;
 use crate::tensor::TensorInfo;
@@ -71,8 +71,6 @@ pub(crate) struct Lacks {
 static LAYOUTS: [Layout; 5] =
     [distributed::LAYOUT, folder::LAYOUT, gguf_split::LAYOUT, sharded::LAYOUT, single::LAYOUT];
 
-/// How deep folders are searched for checkpoints.
-const DEEPEST: usize = 6;
 /// An index or trainer_state.json, which are read for single keys, may be this large.
 const MAX_INDEX: u64 = 256 << 20;
 /// config.json, which is kept whole, may be this large.
@@ -123,6 +121,14 @@ pub(crate) fn set_of(path: &Path) -> Result<Set> {
     Ok(set)
 }
 
+/// The files that [`open`](crate::open) would read of the checkpoint at `path`: the shards of a set, the one of a folder.
+///
+/// # Errors
+/// `Io` when nothing is there, and what keeps a folder or an index from being opened.
+pub fn files_of(path: &Path) -> Result<Vec<PathBuf>> {
+    Ok(set_of(path)?.files)
+}
+
 /// What `files`, those of `set`, hold as one checkpoint.
 pub(crate) fn join(set: &Set, files: Vec<Opened>) -> Result<Whole> {
     (set.layout.unwrap_or_else(single).join)(files)
@@ -147,7 +153,8 @@ fn read_json<T: DeserializeOwned>(path: &Path, most: u64) -> Option<T> {
     let metadata = std::fs::metadata(path).ok().filter(|m| m.is_file() && m.len() <= most)?;
     let mut text = Vec::new();
     std::fs::File::open(path).ok()?.take(metadata.len()).read_to_end(&mut text).ok()?;
-    serde_json::from_slice(&text).ok()
+    // Editors on Windows begin text with a byte order mark.
+    serde_json::from_slice(text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text)).ok()
 }
 
 fn is_model(path: &Path) -> bool {
@@ -214,19 +221,29 @@ fn sort(paths: &mut [PathBuf]) {
 }
 
 /// Checkpoints below `path`: itself, or for a folder all that it holds, in name order. Files that are named like
-/// checkpoints and do not begin like one are among them, so that none is passed over: opening them tells why.
+/// checkpoints and do not begin like one are among them, so that none is passed over: opening them tells why. Single
+/// arrays are data beside checkpoints; where nothing else is, they are what was meant. Links to folders are not entered.
 ///
 /// # Errors
 /// `Io` when a folder cannot be listed.
 pub fn find(path: &Path) -> Result<Vec<PathBuf>> {
-    find_below(path, 0)
+    let (mut found, mut arrays) = (Vec::new(), Vec::new());
+    // As deep as folders lie in each other: the paths themselves end it.
+    let mut rest = vec![path.to_path_buf()];
+    while let Some(path) = rest.pop() {
+        let below = find_at(&path, &mut found, &mut arrays)?;
+        rest.extend(below.into_iter().rev());
+    }
+    Ok(if found.is_empty() { arrays } else { found })
 }
 
-/// All checkpoints below `path`, in name order, and files that should be some. A folder that holds one model in Hugging Face's layout is one, and so
-/// is each folder in it that is named after a step.
-fn find_below(path: &Path, depth: usize) -> Result<Vec<PathBuf>> {
+/// Adds the checkpoints directly at `path`, in name order, and files that should be some; gives the folders where more
+/// may be. A folder that holds one model in Hugging Face's layout is one, and so is each folder in it that is named after
+/// a step.
+fn find_at(path: &Path, all: &mut Vec<PathBuf>, arrays: &mut Vec<PathBuf>) -> Result<Vec<PathBuf>> {
     if !path.is_dir() || LAYOUTS.iter().any(|layout| (layout.is_whole)(path)) {
-        return Ok(vec![path.to_path_buf()]);
+        all.push(path.to_path_buf());
+        return Ok(Vec::new());
     }
     let mut found = find_in(path)?;
     let model = matches!(found.as_slice(), [one] if is_model(one));
@@ -238,18 +255,22 @@ fn find_below(path: &Path, depth: usize) -> Result<Vec<PathBuf>> {
         found.extend(spoilt);
         sort(&mut found);
     }
-    if depth < DEEPEST {
-        let mut folders: Vec<PathBuf> = std::fs::read_dir(path)
-            .map_err(|e| Error::io(path, &e))?
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|p| !name(p).starts_with('.') && p.is_dir() && !p.is_symlink())
+    all.extend(found);
+    let (mut folders, mut files) = (Vec::new(), Vec::new());
+    for entry in std::fs::read_dir(path).map_err(|e| Error::io(path, &e))?.flatten() {
+        let path = entry.path();
+        if name(&path).starts_with('.') {
+            continue;
+        }
+        match path.is_dir() {
             // Beside a finished model lie the checkpoints of its training, and other forms of itself.
-            .filter(|p| !model || from_name(&name(p)).is_some())
-            .collect();
-        sort(&mut folders);
-        for folder in folders {
-            found.extend(find_below(&folder, depth + 1)?);
+            true if !path.is_symlink() && (!model || from_name(&name(&path)).is_some()) => folders.push(path),
+            false if is_array(&path) => files.push(path),
+            _ => {}
         }
     }
-    Ok(found)
+    sort(&mut folders);
+    sort(&mut files);
+    arrays.extend(files);
+    Ok(folders)
 }

@@ -140,6 +140,14 @@ pub(super) fn file_set(path: &Path) -> Set {
         Damage::new(DamageKind::MissingShards, what)
     });
     let weight_map = weight_map(&index).map(|m| m.into_keys().collect());
+    let spoilt = (weight_map.is_none() && index.exists()).then(|| {
+        let what = format!(
+            "{} is not a shard index: it has no `weight_map` of names to files, so what else should be there is not known",
+            name(&index)
+        );
+        Damage::new(DamageKind::Inconsistent, what)
+    });
+    let missing = Damage::joined(missing.into_iter().chain(spoilt));
     Set { files: there, missing, weight_map, beside, ..Set::default() }
 }
 

@@ -129,16 +129,19 @@ pub(super) struct Scanner<'o> {
 pub(super) fn is_candidate(path: &Path) -> bool {
     let mut head = Vec::new();
     let read = std::fs::File::open(path).and_then(|file| file.take(512).read_to_end(&mut head));
-    let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
     read.is_err()
-        || PICKLED.contains(&extension.as_str())
-        || matches!(
-            extension.as_str(),
-            "safetensors" | "gguf" | "zip" | "tar" | "pt2" | "nemo" | "mar" | "7z"
-        )
+        || is_named(path)
         || format::recognise(&head).is_some()
         || head.starts_with(b"\x1f\x8b")
         || OPAQUE.iter().any(|(magic, _)| head.starts_with(magic))
+}
+
+/// Whether the file's name ends as those of checkpoints, pickles and archives do.
+pub(super) fn is_named(path: &Path) -> bool {
+    let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let extension = extension.as_str();
+    PICKLED.contains(&extension)
+        || matches!(extension, "safetensors" | "gguf" | "zip" | "tar" | "pt2" | "nemo" | "mar" | "7z")
 }
 
 fn extension(name: &str) -> String {
@@ -390,8 +393,12 @@ impl<'o> Scanner<'o> {
             return Ok(());
         };
         // A header that is not understood here may be in Python, which also reads escapes.
-        let objects = header.contains(&b'\\')
-            || npy::Header::parse(&header).map_or(true, |header| header.may_hold_objects());
+        let parsed = npy::Header::parse(&header).ok();
+        let objects = header.contains(&b'\\') || parsed.as_ref().is_none_or(npy::Header::may_hold_objects);
+        if let Some(end) = parsed.and_then(|header| header.end()).filter(|end| *end < data.len()) {
+            let message = format!("{} bytes follow the array's elements", data.len() - end);
+            self.find(Rule::AppendedBytes, place, Some(end), message);
+        }
         let stream = if objects { Stream::Pickles } else { Stream::Chance };
         self.pickles(&Section::from(data, end), place, stream)?;
         Ok(())

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use ckpt_inspect::{Error, ErrorKind, find, open, step_from_path};
+use ckpt_inspect::{Error, ErrorKind, NoticeKind, find, open, step_from_path};
 use ckpt_kit::fixtures::fixture;
 use ckpt_kit::safetensors::SafeTensors;
 
@@ -41,7 +41,9 @@ fn names(path: &Path) -> Vec<String> {
 fn folder_index_and_any_shard_open_the_whole_set() {
     let folder = tempfile::tempdir().unwrap();
     set(folder.path());
-    std::fs::write(folder.path().join("config.json"), r#"{"architectures":["LlamaForCausalLM"]}"#).unwrap();
+    // As editors on Windows write it.
+    let config = "\u{feff}{\"architectures\":[\"LlamaForCausalLM\"]}";
+    std::fs::write(folder.path().join("config.json"), config).unwrap();
     std::fs::write(folder.path().join("trainer_state.json"), r#"{"global_step":1800}"#).unwrap();
     for extra in ["optimizer.pt", "scheduler.pt", "rng_state.pth"] {
         std::fs::write(folder.path().join(extra), b"\x80\x02}.").unwrap();
@@ -227,4 +229,68 @@ fn a_finished_model_and_the_checkpoints_of_its_training_are_all_found() {
     assert_eq!(names, ["", "checkpoint-200", "checkpoint-1000"]);
     let steps: Vec<Option<u64>> = found.iter().map(|p| open(p).unwrap().step.map(|(step, _)| step)).collect();
     assert_eq!(steps[1..], [Some(200), Some(1000)]);
+}
+
+#[test]
+fn an_index_that_cannot_be_read_is_damage_of_its_shards() {
+    let folder = tempfile::tempdir().unwrap();
+    set(folder.path());
+    for spoilt in ["{bad", "", r#"{"metadata": {}}"#] {
+        std::fs::write(folder.path().join("model.safetensors.index.json"), spoilt).unwrap();
+        let checkpoint = open(folder.path().join(shard(2))).unwrap();
+        let damage = checkpoint.damage.unwrap();
+        assert!(damage.what.contains("model.safetensors.index.json is not a shard index"), "{}", damage.what);
+        assert_eq!(checkpoint.tensors.len(), 3);
+    }
+    std::fs::remove_file(folder.path().join("model.safetensors.index.json")).unwrap();
+    assert_eq!(names(&folder.path().join(shard(2))), ["a", "b", "c"]);
+}
+
+#[test]
+fn of_a_model_in_two_forms_the_one_that_transformers_takes_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    std::fs::write(at("pytorch_model.bin"), safetensors(&[("old", 1.0)])).unwrap();
+    assert_eq!(names(folder.path()), ["old"]);
+    set(folder.path());
+    for (added, read) in [(None, &["a", "b", "c"][..]), (Some("model.safetensors"), &["new"])] {
+        if let Some(name) = added {
+            std::fs::write(at(name), safetensors(&[("new", 1.0)])).unwrap();
+        }
+        assert_eq!(names(folder.path()), read);
+        assert_eq!(find(folder.path()).unwrap(), [folder.path().to_path_buf()]);
+        let warnings = open(folder.path()).unwrap().warnings;
+        assert!(warnings.iter().any(|w| w.kind == NoticeKind::OtherForm), "{warnings:?}");
+    }
+}
+
+#[test]
+fn folders_are_searched_however_deep() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut deep = folder.path().to_path_buf();
+    (0..400).for_each(|_| deep.push("d"));
+    std::fs::create_dir_all(&deep).unwrap();
+    let (shallow, deep) = (folder.path().join("z.safetensors"), deep.join("w.safetensors"));
+    for path in [&shallow, &deep] {
+        std::fs::write(path, safetensors(&[("a", 1.0)])).unwrap();
+    }
+    assert_eq!(find(folder.path()).unwrap(), [shallow, deep.clone()]);
+    assert_eq!(ckpt_inspect::scan::files(&folder.path().join("d")).unwrap(), [deep]);
+}
+
+/// Single arrays are data beside checkpoints, and what was meant where nothing else is.
+#[test]
+fn a_folder_of_arrays_is_told_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let mut array = b"\x93NUMPY\x01\x00\x76\x00".to_vec();
+    array.extend(format!("{:<117}\n", "{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }").bytes());
+    array.extend([0; 8]);
+    for name in ["b.npy", "a.npy", "other.txt"] {
+        std::fs::write(at(name), &array).unwrap();
+    }
+    assert_eq!(find(folder.path()).unwrap(), [at("a.npy"), at("b.npy")]);
+    assert_eq!(open(at("a.npy")).unwrap().tensors.len(), 1);
+    std::fs::write(at("w.safetensors"), safetensors(&[("a", 1.0)])).unwrap();
+    assert_eq!(find(folder.path()).unwrap(), [at("w.safetensors")]);
 }

@@ -347,3 +347,20 @@ fn a_file_made_meanwhile_stays() {
     assert_eq!(std::fs::read(&path).unwrap(), b"first");
     assert_eq!(names(place.path()), ["file"]);
 }
+
+/// Rights of an owner are given by that owner.
+#[test]
+fn a_file_that_gets_another_owner_loses_the_rights_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file");
+    for (owner, mode) in [(None, 0o6755), (Some(1), 0o755)] {
+        std::fs::write(&path, b"old").unwrap();
+        // Only root gives files away.
+        if owner.is_some() && std::os::unix::fs::chown(&path, owner, None).is_err() {
+            return;
+        }
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o6755)).unwrap();
+        staged::write(&path, b"new", true).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, mode);
+    }
+}

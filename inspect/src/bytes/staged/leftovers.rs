@@ -38,13 +38,18 @@ fn machine() -> Option<String> {
     Some((0..MACHINE as u32).map(|i| letters[(number / base.pow(i) % base) as usize]).collect())
 }
 
-/// Makes temporary names; a new file has the mode of what it replaces, or `mode` less the umask.
+/// Makes temporary names; a new file has the mode of what it replaces but for its owner's rights, or `mode` less the
+/// umask.
 pub(super) fn names(replaced: Option<Permissions>, mode: u32) -> tempfile::Builder<'static, 'static> {
     let mut builder = tempfile::Builder::new();
     let (beginning, _) = beginning();
     builder.prefix(beginning).suffix(SUFFIX).rand_bytes(PREFIX.len() + LETTERS - beginning.len());
     #[cfg(unix)]
-    builder.permissions(replaced.unwrap_or(std::os::unix::fs::PermissionsExt::from_mode(mode)));
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = replaced.map_or(mode, |replaced| replaced.mode() & 0o777);
+        builder.permissions(PermissionsExt::from_mode(mode));
+    }
     #[cfg(not(unix))]
     let _ = (replaced, mode);
     builder

@@ -10,7 +10,7 @@ mod folder;
 mod leftovers;
 mod system;
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -138,8 +138,17 @@ fn shown(path: &Path) -> String {
 /// A result with this module's [`enum@Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// What `error` says without the temporary name that a library added to it.
+fn unnamed(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::Other => error,
+        kind if error.get_ref().is_some() => kind.into(),
+        _ => error,
+    }
+}
+
 fn cannot(path: &Path) -> impl Fn(io::Error) -> Error + Copy {
-    move |source| Error::Write { path: path.to_path_buf(), source }
+    move |source| Error::Write { path: path.to_path_buf(), source: unnamed(source) }
 }
 
 /// How a caller watches and stops the work.
@@ -317,16 +326,62 @@ pub fn may_write_or_feed(path: &Path, force: bool) -> Result<()> {
 /// # Errors
 /// Those of [`StagedFile::create`] and [`StagedFile::commit`]; `Stream`.
 pub fn write(path: &Path, contents: &[u8], force: bool) -> Result<()> {
+    write_until(path, contents, force, &AtomicBool::new(false))
+}
+
+/// [`write()`], which waits for who reads a pipe no longer than until the caller sets `stop`.
+///
+/// # Errors
+/// Those of [`write()`]; `Stopped`.
+pub fn write_until(path: &Path, contents: &[u8], force: bool, stop: &AtomicBool) -> Result<()> {
     may_write_or_feed(path, force)?;
     if is_stream(path) {
-        let open = File::options().write(true).open(path);
-        return open
-            .and_then(|mut file| file.write_all(contents))
-            .map_err(|source| Error::Stream { path: path.to_path_buf(), source });
+        return feed(path, contents, stop);
     }
     let file = StagedFile::create(path, contents.len() as u64, force)?;
     file.output().write_at(0, contents)?;
     file.commit()
+}
+
+/// Gives a pipe or a device what it is to take. The system is never let wait for its reader, since whoever asks this to
+/// stop would be waiting as well.
+#[cfg(unix)]
+fn feed(path: &Path, contents: &[u8], stop: &AtomicBool) -> Result<()> {
+    use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+    let cannot = |source| Error::Stream { path: path.to_path_buf(), source };
+    let wait = || {
+        std::thread::sleep(Duration::from_millis(10));
+        Control { progress: &|_| (), stop }.check(path)
+    };
+    let is_pipe = || std::fs::metadata(path).is_ok_and(|m| m.file_type().is_fifo());
+    let no_reader = rustix::io::Errno::NXIO.raw_os_error();
+    let mut options = File::options();
+    options.write(true).custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32);
+    let mut file = loop {
+        match options.open(path) {
+            Ok(file) => break file,
+            Err(e) if e.raw_os_error() == Some(no_reader) && is_pipe() => wait()?,
+            Err(e) => return Err(cannot(e)),
+        }
+    };
+    let mut rest = contents;
+    while !rest.is_empty() {
+        match file.write(rest) {
+            Ok(0) => return Err(cannot(io::ErrorKind::WriteZero.into())),
+            Ok(taken) => rest = &rest[taken..],
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => wait()?,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(cannot(e)),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn feed(path: &Path, contents: &[u8], _: &AtomicBool) -> Result<()> {
+    let open = File::options().write(true).open(path);
+    open.and_then(|mut file| file.write_all(contents))
+        .map_err(|source| Error::Stream { path: path.to_path_buf(), source })
 }
 
 /// Replaces `path` by `contents`, whole or not at all as long as the machine runs: for what can be made again, and would
@@ -431,21 +486,34 @@ fn taken() -> io::Error {
 
 /// A new file in `folder`, locked, which is to replace what `path` may be.
 fn temporary_file(folder: &Path, path: &Path) -> io::Result<(File, TempPath)> {
-    let replaced = std::fs::metadata(path).ok().map(|m| m.permissions());
+    let replaced = std::fs::metadata(path).ok();
     for _ in 0..ATTEMPTS {
         // As `open` would, less the umask; the library's own default is private.
-        let builder = leftovers::names(replaced.clone(), 0o666);
+        let builder = leftovers::names(replaced.as_ref().map(Metadata::permissions), 0o666);
         let (file, temporary) = builder.tempfile_in(folder)?.into_parts();
         if leftovers::hold(&file, &temporary) {
             #[cfg(unix)]
-            if let Some(mode) = replaced {
+            if let Some(replaced) = &replaced {
                 // The umask may have taken from it. A file system without modes does without.
-                let _ = file.set_permissions(mode);
+                let _ = file.set_permissions(mode_of(replaced, &file));
             }
             return Ok((file, temporary));
         }
     }
     Err(taken())
+}
+
+/// The mode of what `file` replaces. Who starts a program with the rights of its owner or group trusts the one it had: of
+/// another's file they do not stay.
+#[cfg(unix)]
+fn mode_of(replaced: &Metadata, file: &File) -> std::fs::Permissions {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    const RIGHTS: u32 = 0o6000;
+    let owner = |m: &Metadata| (m.uid(), m.gid());
+    match file.metadata() {
+        Ok(new) if owner(&new) == owner(replaced) => replaced.permissions(),
+        _ => PermissionsExt::from_mode(replaced.mode() & !RIGHTS & 0o7777),
+    }
 }
 
 fn folder_of(path: &Path) -> &Path {
