@@ -8,9 +8,9 @@ use std::process::Command;
 #[cfg(unix)]
 use ckpt_kit::binary::Ran;
 use ckpt_kit::binary::{Program, text};
-use ckpt_kit::fixtures::fixture;
-#[cfg(unix)]
-use ckpt_kit::safetensors::SafeTensors;
+use ckpt_kit::fixtures::{below, fixture};
+use ckpt_kit::numbers::le;
+use ckpt_kit::safetensors::{SafeTensors, raw};
 
 /// The program in its folder.
 fn place() -> Program {
@@ -96,7 +96,7 @@ fn a_whole_run_goes_into_a_folder() {
 #[cfg(unix)]
 #[test]
 fn outputs_lie_in_their_folder_however_sources_are_given() {
-    let place = Place::new();
+    let place = place();
     let whole = std::fs::read(fixture("formats/whole.pt")).unwrap();
     for folder in ["run/deep", "up", "work"] {
         std::fs::create_dir_all(place.at(folder)).unwrap();
@@ -107,15 +107,14 @@ fn outputs_lie_in_their_folder_however_sources_are_given() {
     std::os::unix::fs::symlink("../run", place.at("work/link")).unwrap();
     let absolute = place.at("run/a.pt");
     for (given, outputs) in [
-        (["../c.pt", path(&absolute)], ["c.npz", "run/a.npz"]),
+        (["../c.pt", text(&absolute)], ["c.npz", "run/a.npz"]),
         (["e.pt", "../up/d.pt"], ["work/e.npz", "up/d.npz"]),
         (["link/a.pt", "../work/../run/deep/b.pt"], ["a.npz", "deep/b.npz"]),
     ] {
         let args = [&["convert"][..], &given, &["--to", "npz", "--out-dir", "out", "--force"]].concat();
-        let output = place.command().current_dir(place.at("work")).args(args).output().unwrap();
-        code(&output, 0);
+        let output = Ran::of(place.command(&args).current_dir(place.at("work"))).exits(0);
         for name in outputs {
-            assert!(place.at("work/out").join(name).exists(), "{given:?}: {}", out(&output));
+            assert!(place.at("work/out").join(name).exists(), "{given:?}: {}", output.out());
         }
         std::fs::remove_dir_all(place.at("work/out")).unwrap();
     }
@@ -126,12 +125,12 @@ fn outputs_lie_in_their_folder_however_sources_are_given() {
 
 #[test]
 fn no_output_replaces_what_is_read_from() {
-    let place = Place::new();
+    let place = place();
     let whole = std::fs::read(fixture("formats/whole.pt")).unwrap();
     std::fs::write(place.at("a.pt"), &whole).unwrap();
     std::fs::create_dir(place.at("other")).unwrap();
     std::fs::write(place.at("other/b.pt"), &whole).unwrap();
-    code(&place.run(&["convert", "a.pt", "--to", "hf", "-o", "model"]), 0);
+    place.run(&["convert", "a.pt", "--to", "hf", "-o", "model"]).exits(0);
     for args in [
         &["convert", "a.pt", "--to", "f16", "-o", "a.pt"][..],
         &["convert", "a.pt", "--to", "f16", "--out-dir", "."],
@@ -148,32 +147,30 @@ fn no_output_replaces_what_is_read_from() {
         &["infer", "a.pt", "--ids", "1", "--dump-logits", "a.pt"],
         &["recover", "model", "-o", "model/model.safetensors"],
     ] {
-        let output = place.run(&[args, &["--force"]].concat());
-        code(&output, 2);
+        place.run(&[args, &["--force"]].concat()).exits(2);
         assert!(std::fs::read(place.at("a.pt")).unwrap() == whole, "{args:?}");
         assert!(std::fs::read(place.at("other/b.pt")).unwrap() == whole, "{args:?}");
     }
-    code(&place.run(&["verify", "model", "a.pt"]), 0);
+    place.run(&["verify", "model", "a.pt"]).exits(0);
 }
 
 #[test]
 fn block_formats_that_are_made_ternary_are_compared_by_their_steps() {
-    let place = Place::new();
+    let place = place();
     let source = fixture("healthy-run/step-02000.pt");
     for quant in ["q4_0", "q8_0"] {
-        let gguf = ["convert", path(&source), "--to", "gguf", "--quant", quant, "--latent", "-o", "q.gguf"];
-        code(&place.run(&[&gguf[..], &["--force"]].concat()), 0);
+        let gguf = ["convert", text(&source), "--to", "gguf", "--quant", quant, "--latent", "-o", "q.gguf"];
+        place.run(&[&gguf[..], &["--force"]].concat()).exits(0);
         let ternary = ["convert", "q.gguf", "--to", "gguf", "--ternary", "blk*", "-o", "t.gguf", "--force"];
-        let output = place.run(&ternary);
-        code(&output, 0);
-        assert!(out(&output).contains("10 bit-equal, 14 within their blocks' steps"), "{}", out(&output));
+        let output = place.run(&ternary).exits(0);
+        assert!(output.out().contains("10 bit-equal, 14 within their blocks' steps"), "{}", output.out());
     }
 }
 
 /// What a copy of a damaged checkpoint holds looks whole.
 #[test]
 fn a_damaged_checkpoint_is_neither_converted_nor_verified() {
-    let place = Place::new();
+    let place = place();
     let whole = fixture("formats/whole.pt");
     let bytes = std::fs::read(&whole).unwrap();
     let find = |bytes: &[u8], what: &[u8]| bytes.windows(what.len()).position(|w| w == what).unwrap();
@@ -184,7 +181,7 @@ fn a_damaged_checkpoint_is_neither_converted_nor_verified() {
     pickle[find(&bytes, b"layers.3.w")] ^= 1;
     write("pickle.pt", &pickle);
     let convert = |to: &str, more: &[&str], name: &str| {
-        code(&place.run(&[&["convert", path(&whole), "--to", to, "-o", name], more].concat()), 0);
+        place.run(&[&["convert", text(&whole), "--to", to, "-o", name], more].concat()).exits(0);
     };
     convert("npz", &[], "whole.npz");
     let npz = std::fs::read(place.at("whole.npz")).unwrap();
@@ -192,15 +189,12 @@ fn a_damaged_checkpoint_is_neither_converted_nor_verified() {
     write("no-directory.npz", &npz[..find(&npz, b"PK\x01\x02")]);
     for (to, folder, extension) in [("safetensors", "shards", "safetensors"), ("gguf", "splits", "gguf")] {
         convert(to, &["--max-shard-size", "1kB"], folder);
-        let mut files: Vec<PathBuf> =
-            std::fs::read_dir(place.at(folder)).unwrap().map(|e| e.unwrap().path()).collect();
-        files.retain(|file| file.extension().is_some_and(|e| e == extension));
-        files.sort();
+        let files = below(&place.at(folder), &[&format!(".{extension}")]);
         assert!(files.len() > 1);
         std::fs::remove_file(&files[files.len() - 1]).unwrap();
     }
-    let header = br#"{"a":{"dtype":"F32","shape":[8],"data_offsets":[0,32]},"b":{"dtype":"F32","shape":[8],"data_offsets":[16,48]}}"#;
-    write("overlap.safetensors", &[&(header.len() as u64).to_le_bytes()[..], header, &[0; 48]].concat());
+    let header = r#"{"a":{"dtype":"F32","shape":[8],"data_offsets":[0,32]},"b":{"dtype":"F32","shape":[8],"data_offsets":[16,48]}}"#;
+    write("overlap.safetensors", &raw(header, &[0; 48]));
     for source in [
         "no-directory.pt",
         "pickle.pt",
@@ -210,15 +204,14 @@ fn a_damaged_checkpoint_is_neither_converted_nor_verified() {
         "splits",
         "overlap.safetensors",
     ] {
-        code(&place.run(&["inspect", source, "--no-stats"]), 3);
+        place.run(&["inspect", source, "--no-stats"]).exits(3);
         for args in [
             &["convert", source, "--to", "fp32", "-o", "copy.pt"][..],
             &["convert", source, "--to", "fp32", "-o", "copy.pt", "--no-verify"],
             &["verify", source, source],
         ] {
-            let output = place.run(args);
-            code(&output, 3);
-            assert!(err(&output).contains("`ckpt recover`"), "{args:?}: {}", err(&output));
+            let output = place.run(args).exits(3);
+            assert!(output.err().contains("`ckpt recover`"), "{args:?}: {}", output.err());
             assert!(!place.at("copy.pt").exists(), "{args:?}");
         }
     }
@@ -227,27 +220,24 @@ fn a_damaged_checkpoint_is_neither_converted_nor_verified() {
 /// Weights of a usual size in bf16, of which the smallest have fewer bits in f16.
 #[test]
 fn bf16_becomes_f16_and_verifies() {
-    let place = Place::new();
+    let place = place();
     // From 2^-26 to 1, whose last bits f16 holds from 2^-17 on.
-    let values = (0..4096u32).map(|i| ((101 + i % 27) << 7 | (i * 37) % 128) as u16);
-    let data: Vec<u8> = values.flat_map(u16::to_le_bytes).collect();
-    let header = br#"{"w":{"dtype":"BF16","shape":[64,64],"data_offsets":[0,8192]}}"#;
-    let file = [&(header.len() as u64).to_le_bytes()[..], header, &data].concat();
-    std::fs::write(place.at("w.safetensors"), file).unwrap();
-    let output = place.run(&["convert", "w.safetensors", "--to", "f16", "-o", "f16.safetensors"]);
-    code(&output, 0);
-    assert!(out(&output).contains("1 equal as rounded"), "{}", out(&output));
-    code(&place.run(&["verify", "w.safetensors", "f16.safetensors"]), 0);
-    code(&place.run(&["verify", "f16.safetensors", "w.safetensors"]), 0);
+    let values: Vec<u16> = (0..4096u32).map(|i| ((101 + i % 27) << 7 | (i * 37) % 128) as u16).collect();
+    let file = SafeTensors::new().tensor("w", "BF16", &[64, 64], &le(&values));
+    file.write(&place.at("w.safetensors"));
+    let output = place.run(&["convert", "w.safetensors", "--to", "f16", "-o", "f16.safetensors"]).exits(0);
+    assert!(output.out().contains("1 equal as rounded"), "{}", output.out());
+    place.run(&["verify", "w.safetensors", "f16.safetensors"]).exits(0);
+    place.run(&["verify", "f16.safetensors", "w.safetensors"]).exits(0);
     // The other way round bf16 loses bits of f16's.
-    code(&place.run(&["convert", "f16.safetensors", "--to", "bf16", "-o", "back.safetensors"]), 0);
+    place.run(&["convert", "f16.safetensors", "--to", "bf16", "-o", "back.safetensors"]).exits(0);
 
     // One step of f16 off is another value, though bf16 rounds it away.
     let mut wrong = std::fs::read(place.at("f16.safetensors")).unwrap();
     let last = wrong.len() - 2;
     wrong[last] ^= 1;
     std::fs::write(place.at("wrong.safetensors"), wrong).unwrap();
-    code(&place.run(&["verify", "w.safetensors", "wrong.safetensors"]), 1);
+    place.run(&["verify", "w.safetensors", "wrong.safetensors"]).exits(1);
 }
 
 #[test]

@@ -121,9 +121,9 @@ fn nothing_is_overwritten_or_half_written() {
     recover(2, &[WHOLE, "--fill", "sevens"]);
     recover(2, &[WHOLE, "-o", text(&folder.at("x.gguf"))]);
     recover(3, &["not/there.pt"]);
-    recover(2, &[WHOLE, "-o", folder.path("x.npy").to_str().unwrap()]);
-    let arrays = folder.path("x.npz");
-    recover(0, &[WHOLE, "-o", arrays.to_str().unwrap()]);
+    recover(2, &[WHOLE, "-o", text(&folder.at("x.npy"))]);
+    let arrays = folder.at("x.npz");
+    recover(0, &[WHOLE, "-o", text(&arrays)]);
     assert_eq!(ckpt_inspect::open(&arrays).unwrap().format, ckpt_inspect::Format::Npz);
 }
 
