@@ -39,7 +39,13 @@ fn files(folder: &str) -> Vec<PathBuf> {
 /// Every file of Rust in the repository.
 fn all_files() -> Vec<PathBuf> {
     let crates = LIBRARIES.iter().flat_map(|library| files(library));
-    crates.chain(["src", "tests", "benches", "examples", "kit", "fuzz"].into_iter().flat_map(files)).collect()
+    crates
+        .chain(
+            ["src", "tests", "benches", "examples", "kit", "fuzz/src", "fuzz/fuzz_targets"]
+                .into_iter()
+                .flat_map(files),
+        )
+        .collect()
 }
 
 /// A path as the pages write it.

@@ -8,9 +8,9 @@ use std::process::Command;
 #[cfg(unix)]
 use ckpt_kit::binary::Ran;
 use ckpt_kit::binary::{Program, text};
-use ckpt_kit::fixtures::fixture;
-#[cfg(unix)]
-use ckpt_kit::safetensors::SafeTensors;
+use ckpt_kit::fixtures::{below, fixture};
+use ckpt_kit::numbers::le;
+use ckpt_kit::safetensors::{SafeTensors, raw};
 
 /// The program in its folder.
 fn place() -> Program {
@@ -189,15 +189,12 @@ fn a_damaged_checkpoint_is_neither_converted_nor_verified() {
     write("no-directory.npz", &npz[..find(&npz, b"PK\x01\x02")]);
     for (to, folder, extension) in [("safetensors", "shards", "safetensors"), ("gguf", "splits", "gguf")] {
         convert(to, &["--max-shard-size", "1kB"], folder);
-        let mut files: Vec<std::path::PathBuf> =
-            std::fs::read_dir(place.at(folder)).unwrap().map(|e| e.unwrap().path()).collect();
-        files.retain(|file| file.extension().is_some_and(|e| e == extension));
-        files.sort();
+        let files = below(&place.at(folder), &[&format!(".{extension}")]);
         assert!(files.len() > 1);
         std::fs::remove_file(&files[files.len() - 1]).unwrap();
     }
-    let header = br#"{"a":{"dtype":"F32","shape":[8],"data_offsets":[0,32]},"b":{"dtype":"F32","shape":[8],"data_offsets":[16,48]}}"#;
-    write("overlap.safetensors", &[&(header.len() as u64).to_le_bytes()[..], header, &[0; 48]].concat());
+    let header = r#"{"a":{"dtype":"F32","shape":[8],"data_offsets":[0,32]},"b":{"dtype":"F32","shape":[8],"data_offsets":[16,48]}}"#;
+    write("overlap.safetensors", &raw(header, &[0; 48]));
     for source in [
         "no-directory.pt",
         "pickle.pt",
@@ -225,11 +222,9 @@ fn a_damaged_checkpoint_is_neither_converted_nor_verified() {
 fn bf16_becomes_f16_and_verifies() {
     let place = place();
     // From 2^-26 to 1, whose last bits f16 holds from 2^-17 on.
-    let values = (0..4096u32).map(|i| ((101 + i % 27) << 7 | (i * 37) % 128) as u16);
-    let data: Vec<u8> = values.flat_map(u16::to_le_bytes).collect();
-    let header = br#"{"w":{"dtype":"BF16","shape":[64,64],"data_offsets":[0,8192]}}"#;
-    let file = [&(header.len() as u64).to_le_bytes()[..], header, &data].concat();
-    std::fs::write(place.at("w.safetensors"), file).unwrap();
+    let values: Vec<u16> = (0..4096u32).map(|i| ((101 + i % 27) << 7 | (i * 37) % 128) as u16).collect();
+    let file = SafeTensors::new().tensor("w", "BF16", &[64, 64], &le(&values));
+    file.write(&place.at("w.safetensors"));
     let output = place.run(&["convert", "w.safetensors", "--to", "f16", "-o", "f16.safetensors"]).exits(0);
     assert!(output.out().contains("1 equal as rounded"), "{}", output.out());
     place.run(&["verify", "w.safetensors", "f16.safetensors"]).exits(0);

@@ -327,10 +327,9 @@ fn a_tokenizer_that_is_no_json_is_an_error_and_nothing_else() {
     for (from, to) in [("true", "tru"), ("true", "1e999"), ("ByteLevel", "Byte\\ud800Level")] {
         let at = decoder + whole[decoder..].find(from).unwrap();
         std::fs::write(&path, [&whole[..at], to, &whole[at + from.len()..]].concat()).unwrap();
-        let output = ckpt(&["infer", HEALTHY, "-p", "x", "--tokenizer", path.to_str().unwrap()]);
-        let said = output.err();
-        assert_eq!((output.code(), said.lines().count()), (Some(3), 1), "{to}: {said}");
-        assert!(said.contains("is no tokenizer.json"), "{said}");
+        let output = ckpt(&["infer", HEALTHY, "-p", "x", "--tokenizer", text(&path)]).exits(3);
+        assert_eq!(output.err().lines().count(), 1, "{to}: {output}");
+        output.complains(&["is no tokenizer.json"]);
     }
 }
 
@@ -340,30 +339,24 @@ fn a_tokenizer_that_is_no_json_is_an_error_and_nothing_else() {
 fn a_pipe_without_a_reader_does_not_keep_a_signal_waiting() {
     use std::process::Command;
     use std::time::{Duration, Instant};
-    let folder = tempfile::tempdir().unwrap();
-    let pipe = folder.path().join("pipe");
+
+    let program = program();
+    let pipe = program.at("pipe");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    let begin = || {
-        Command::new(env!("CARGO_BIN_EXE_ckpt"))
-            .args(["infer", HEALTHY, "--ids", "87,280,295", "-n", "0", "--force", "--dump-logits"])
-            .arg(&pipe)
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .spawn()
-            .unwrap()
-    };
-    let mut child = begin();
+    let dump = ["infer", HEALTHY, "--ids", "87,280,295", "-n", "0", "--force", "--dump-logits", text(&pipe)];
+    let run = program.start(&dump);
     let read = std::fs::read(&pipe).unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    run.end().exits(0);
     assert_eq!(ckpt_inspect::open_bytes("logits", read).unwrap().tensor("logits").unwrap().shape, [3, 1024]);
 
-    let mut child = begin();
+    let mut run = program.start(&dump);
     std::thread::sleep(Duration::from_secs(3));
-    assert!(child.try_wait().unwrap().is_none(), "it waits for a reader");
-    assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+    assert!(run.child.try_wait().unwrap().is_none(), "it waits for a reader");
+    run.signal("TERM");
     let asked = Instant::now();
-    while child.try_wait().unwrap().is_none() {
+    while run.child.try_wait().unwrap().is_none() {
         assert!(asked.elapsed() < Duration::from_secs(60), "it goes on waiting");
         std::thread::sleep(Duration::from_millis(20));
     }
-    assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
+    run.end().exits(128 + 15);
 }

@@ -1,8 +1,9 @@
 //! `ckpt scan` through the real binary.
 
 use ckpt_kit::binary::{Ran, text};
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 use ckpt_kit::fixtures::root;
+use ckpt_kit::npy::npy;
 use ckpt_kit::safetensors;
 use serde_json::Value;
 
@@ -94,12 +95,10 @@ fn links_to_files_are_followed() {
     let (blobs, snapshot) = (folder.path().join("blobs"), folder.path().join("snapshots/1"));
     std::fs::create_dir_all(&snapshot).unwrap();
     std::fs::create_dir(&blobs).unwrap();
-    std::fs::copy(EVIL, blobs.join("0f")).unwrap();
+    std::fs::copy(root().join(EVIL), blobs.join("0f")).unwrap();
     symlink("../../blobs/0f", snapshot.join("pytorch_model.bin")).unwrap();
     symlink(&snapshot, snapshot.join("loop")).unwrap();
-    let snapshot = snapshot.to_str().unwrap();
-    let text = exits(1, &[snapshot]);
-    assert!(text.contains("pytorch_model.bin") && text.contains("dangerous"), "{text}");
+    ckpt(&[text(&snapshot)]).exits(1).says(&["pytorch_model.bin", "dangerous"]);
     // A link that leads nowhere is not passed over if its name is a checkpoint's.
     let empty = folder.path().join("empty");
     std::fs::create_dir(&empty).unwrap();
@@ -114,13 +113,11 @@ fn links_to_files_are_followed() {
 fn bytes_after_an_array_are_told() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.npy");
-    let header = "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 1), }";
-    let array = [&b"\x93NUMPY\x01\x00\x76\x00"[..], format!("{header:<117}\n").as_bytes(), &[0; 8]].concat();
+    let array = npy("'<f4'", false, "(2, 1)", &[0; 8]);
     std::fs::write(&path, &array).unwrap();
-    exits(0, &[path.to_str().unwrap()]);
+    ckpt(&[text(&path)]).exits(0);
     std::fs::write(&path, [&array[..], b"more"].concat()).unwrap();
-    let text = exits(1, &[path.to_str().unwrap()]);
-    assert!(text.contains("4 bytes follow the array's elements"), "{text}");
+    ckpt(&[text(&path)]).exits(1).says(&["4 bytes follow the array's elements"]);
 }
 
 #[test]
