@@ -14,8 +14,7 @@ use ckpt_inspect::record::CheckpointRecord;
 use ckpt_inspect::salvage::{Fill, salvage};
 use ckpt_inspect::vocabulary::Vocabulary;
 use ckpt_inspect::{
-    Checkpoint, DType, Damage, Notice, OpenOptions, Result, TernaryPacking, describe, diff, judge, open,
-    open_bytes, staged,
+    Checkpoint, DType, Damage, Notice, OpenOptions, Result, describe, diff, judge, open, open_bytes, staged,
 };
 use seeds::Seed;
 
@@ -141,8 +140,7 @@ fn convert(checkpoint: &Checkpoint, choice: usize, to: &Path) {
             let report = verify_written(&plan, to).unwrap();
             // Bytes beside a scale become a packed matrix where the copy has what says so and the source had not. That is
             // what a comparison is for.
-            let packed = |dtype: &str| TernaryPacking::ALL.iter().any(|packing| packing.name() == dtype);
-            let explained = |t: &Agreement| t.dtypes[0] == "uint8" && packed(&t.dtypes[1]);
+            let explained = |t: &Agreement| matches!(t.dtypes, [DType::U8, DType::Ternary(_)]);
             assert!(report.failures().all(explained), "{:?}: {report:#?}", options.target);
             assert!(report.agrees() || report.failures().count() > 0, "{:?}: {report:#?}", options.target);
         }
