@@ -140,8 +140,7 @@ fn convert(checkpoint: &Checkpoint, choice: usize, to: &Path) {
             let report = verify_written(&plan, to).unwrap();
             // Bytes beside a scale become a packed matrix where the copy has what says so and the source had not. That is
             // what a comparison is for.
-            let explained =
-                |t: &Agreement| t.dtypes[0] == DType::U8 && matches!(t.dtypes[1], DType::Ternary(_));
+            let explained = |t: &Agreement| matches!(t.dtypes, [DType::U8, DType::Ternary(_)]);
             assert!(report.failures().all(explained), "{:?}: {report:#?}", options.target);
             assert!(report.agrees() || report.failures().count() > 0, "{:?}: {report:#?}", options.target);
         }

@@ -222,7 +222,7 @@ fn a_damaged_checkpoint_is_neither_converted_nor_verified() {
 fn bf16_becomes_f16_and_verifies() {
     let place = place();
     // From 2^-26 to 1, whose last bits f16 holds from 2^-17 on.
-    let values: Vec<u16> = (0..4096u32).map(|i| ((101 + i % 27) << 7 | (i * 37) % 128) as u16).collect();
+    let values: Vec<u16> = (0..4096u32).map(|i| (((101 + i % 27) << 7) | ((i * 37) % 128)) as u16).collect();
     let file = SafeTensors::new().tensor("w", "BF16", &[64, 64], &le(&values));
     file.write(&place.at("w.safetensors"));
     let output = place.run(&["convert", "w.safetensors", "--to", "f16", "-o", "f16.safetensors"]).exits(0);
