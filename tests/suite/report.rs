@@ -118,7 +118,7 @@ fn damaged_and_unreadable_files_are_told_and_cost_exit_code_3() {
         .exits(3);
     let html = std::fs::read_to_string(&page).unwrap();
     assert!(html.contains("1 checkpoint could not be read"));
-    assert!(html.contains("is not a NumPy, PyTorch, GGUF or SafeTensors file"));
+    assert!(html.contains("is not a PyTorch, NumPy, SafeTensors or GGUF file"));
     assert!(html.contains("(damaged)"));
 }
 

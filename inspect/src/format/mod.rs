@@ -337,7 +337,7 @@ fn mistaken(bytes: &[u8]) -> Error {
             .hint(format!("its first eight bytes say {length}, and at most 100 MB are allowed"));
     }
     let mut kinds: Vec<&str> = Vec::new();
-    for container in &FORMATS {
+    for container in FORMATS.iter().rev() {
         let kind = container.family.known_as();
         if !kinds.contains(&kind) {
             kinds.push(kind);
