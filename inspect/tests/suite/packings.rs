@@ -72,7 +72,7 @@ fn a_zero_byte_is_four_times_minus_one_and_a_constant_is_dead() {
             .tensor("a.weight", "U8", &[6], &[0; 6])
             // Nine values: 1 0 -1 | 1 1 1 | -1 0 0, and three of padding.
             .tensor("b.weight", "U8", &[3], &[0b10_01_00_10, 0b10_10_00_01, 0b01_01_01_01])
-            .tensor("__metadata__", "U8", &[shape.len()], &shape.to_vec()),
+            .tensor("__metadata__", "U8", &[shape.len()], shape.as_ref()),
         None,
     );
     let codes = |name: &str| checkpoint.ternary_codes(checkpoint.tensor(name).unwrap()).unwrap().unwrap();
@@ -219,7 +219,7 @@ fn a_code_that_stands_for_nothing_is_damage() {
     let (_folder, checkpoint) = model(
         SafeTensors::new()
             .tensor("a.weight", "U8", &[6], &[0x55, 0x55, 0b01_11_01_01, 0x55, 0x55, 0x55])
-            .tensor("__metadata__", "U8", &[shape.len()], &shape.to_vec()),
+            .tensor("__metadata__", "U8", &[shape.len()], shape.as_ref()),
         None,
     );
     let mut record = describe(&checkpoint, Options::default(), &|_| ());
