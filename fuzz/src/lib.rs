@@ -100,7 +100,8 @@ fn look(checkpoint: &Checkpoint) {
     }
     let _ = Vocabulary::embedded(checkpoint);
     for tensor in &checkpoint.tensors {
-        assert!(std::ptr::eq(checkpoint.tensor(&tensor.name).unwrap(), tensor), "{}", tensor.name);
+        // Of several of one name, which keys of different types make, the first is found.
+        assert_eq!(checkpoint.tensor(&tensor.name).unwrap().name, tensor.name);
         checkpoint.copied_bytes(tensor);
     }
 }
