@@ -105,7 +105,7 @@ fn hostile_names_are_shown_as_text_by_every_command() {
     }
     // The run's page has all that one can have: lines, marks, a cause.
     let page = std::fs::read_to_string(at("run.html")).unwrap();
-    for part in ["table.heat", "<circle", "<title>", "class=\"card cause\"", "class=\"legend\""] {
+    for part in ["<table class=\"heat\"", "<circle", "<title>", "class=\"card cause\"", "class=\"legend\""] {
         assert!(page.contains(part), "{part}");
     }
 }
