@@ -7,6 +7,7 @@ mod keys;
 mod layout;
 mod pages;
 mod screen;
+mod search;
 mod state;
 mod svg;
 mod theme;

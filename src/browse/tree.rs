@@ -5,7 +5,8 @@ use std::collections::{HashMap, HashSet};
 
 use ckpt_inspect::health::measures::{Measure, Place, shown_in};
 use ckpt_inspect::{CheckpointRecord, Group, TensorRecord, Verdict, without_state_dict};
-use frizbee::{Config, Matcher};
+
+use super::search::{Found, Query};
 
 /// Deeper names are one part from there on: a name is a file's choice, and so is its depth.
 const DEEPEST: usize = 24;
@@ -213,21 +214,15 @@ fn search<'t>(
     order: &Order,
     names: &[&str],
 ) -> Vec<Row> {
-    let tensors: Vec<(usize, &TensorRecord)> = tensors.collect();
-    let kept: Vec<&str> = tensors.iter().map(|&(i, _)| names[i]).collect();
-    Matcher::from_query(&order.query, &Config::default())
-        .match_list_indices(&kept)
-        .into_iter()
-        .map(|found| {
-            let (i, tensor) = tensors[found.index as usize];
-            let mut row = tensor_row(i, tensor, names[i].to_string(), 0, order);
-            // Matches are told by bytes.
-            let is_hit = |byte: usize| found.indices.contains(&(byte as u32));
-            let characters = names[i].char_indices().enumerate();
-            row.hits = characters.filter(|(_, (byte, _))| is_hit(*byte)).map(|(at, _)| at).collect();
-            row
-        })
-        .collect()
+    let query = Query::new(&order.query);
+    let mut found: Vec<_> =
+        tensors.filter_map(|(i, tensor)| query.find(names[i]).map(|found| (found, i, tensor))).collect();
+    found.sort_by_key(|(found, ..)| std::cmp::Reverse(found.score));
+    let row = |(found, i, tensor): (Found, usize, &TensorRecord)| Row {
+        hits: found.hits,
+        ..tensor_row(i, tensor, names[i].to_string(), 0, order)
+    };
+    found.into_iter().map(row).collect()
 }
 
 fn tensor_row(i: usize, tensor: &TensorRecord, label: String, depth: usize, order: &Order) -> Row {
