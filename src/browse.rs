@@ -32,7 +32,7 @@ use screen::{Listener, Screen};
 use state::{Command, Message, State};
 use worker::Workers;
 
-/// Look around in checkpoints: modules and tensors, histograms, ternary maps, norms, values, metadata, runs over steps.
+/// Explore checkpoints in the terminal: modules and tensors, histograms, ternary maps, norms, values, metadata, runs over steps.
 ///
 /// Statistics are measured in the background. Press ? for the keys.
 #[derive(clap::Args)]
@@ -40,14 +40,14 @@ pub struct Args {
     /// Files, folders or glob patterns.
     #[arg(required = true)]
     paths: Vec<PathBuf>,
-    /// Write what the screen would show to a file (.svg or .txt) instead of showing it.
+    /// Draw one screen to a file (.svg or .txt) instead of opening the browser.
     #[arg(long, value_name = "FILE")]
     snapshot: Option<PathBuf>,
     /// Size of the snapshot in characters.
     #[arg(long, value_name = "WIDTHxHEIGHT", default_value = "100x30", value_parser = size, requires = "snapshot")]
     size: (u16, u16),
-    /// Keys pressed before the snapshot is taken, such as "down down enter" or "/gate enter"; `esc` is a key, other
-    /// words are typed.
+    /// Keys to press before the snapshot is taken, such as "down down enter" or "/gate enter". Names of keys (`esc`) are
+    /// pressed, other words are typed.
     #[arg(long, value_name = "KEYS", default_value = "", requires = "snapshot")]
     keys: String,
     /// Replace an existing snapshot.
@@ -61,7 +61,7 @@ fn size(text: &str) -> Result<(u16, u16), String> {
     let part = |text: &str| text.parse::<u16>().ok().filter(|n| (1..=500).contains(n));
     text.split_once('x')
         .and_then(|(width, height)| Some((part(width)?, part(height)?)))
-        .ok_or_else(|| "width and height from 1 to 500, such as 100x30".into())
+        .ok_or_else(|| "must be WIDTHxHEIGHT, each from 1 to 500, such as 100x30".into())
 }
 
 /// What can be shown. An argument that leads nowhere is told before the screen is taken.
@@ -80,7 +80,7 @@ fn found(found: Vec<crate::paths::Found>) -> Result<Vec<PathBuf>, Failure> {
 pub fn run(args: &Args) -> Result<u8, Failure> {
     if args.snapshot.is_none() && !(std::io::stdout().is_terminal() && std::io::stdin().is_terminal()) {
         return Err(Failure::usage(
-            "browse needs a terminal; `ckpt inspect` prints, and --snapshot FILE.svg draws a screen",
+            "browse needs a terminal; use `ckpt inspect` to print, or --snapshot FILE.svg to draw one screen to a file",
         ));
     }
     let options = args.load.options(ckpt_inspect::Options::default(), args.load.policy()?.thresholds);
@@ -188,7 +188,7 @@ fn snapshot(args: &Args, file: &std::path::Path, mut state: State, workers: Work
     terminal::may_write(file, args.force)?;
     let is_text = file.extension().is_some_and(|e| e.eq_ignore_ascii_case("txt"));
     if !is_text && !is_svg(file) {
-        return Err(Failure::usage("a snapshot's name ends in .svg or .txt"));
+        return Err(Failure::usage("the snapshot's file name must end in .svg or .txt"));
     }
     let read: Vec<PathBuf> = state.files.iter().map(|file| file.path.clone()).collect();
     paths::spare([file], || load::files(&read))?;

@@ -14,9 +14,8 @@ use crate::{Failure, exit, fold};
 
 /// Compare two checkpoints: tensors added, removed, reshaped, retyped and changed, and by how much.
 ///
-/// Values are compared as the numbers they stand for, whatever they are packed in. Config, optimizer settings and
-/// other plain values are compared too. Exit code 0 when nothing differs, 1 when something does, 3 when a file cannot
-/// be read or is damaged.
+/// Values are compared as numbers, whatever format they are packed in. Config, optimizer settings and other metadata are
+/// compared too. Exit code 0 when nothing differs, 1 when something does, 3 when a file cannot be read or is damaged.
 #[derive(clap::Args)]
 pub struct Args {
     /// The first checkpoint: a file, or a folder that holds one.
@@ -29,16 +28,16 @@ pub struct Args {
     /// Only tensors of this group; without it, all.
     #[arg(long)]
     group: Option<crate::inspect::GroupArg>,
-    /// One row per tensor, nothing folded, and the tensors that are the same, too.
+    /// List every tensor in a row of its own, unchanged ones too.
     #[arg(long)]
     all: bool,
-    /// Largest difference of an element that still counts as the same.
+    /// Largest difference of an element that still counts as equal.
     #[arg(long, value_name = "X", default_value = "0", value_parser = tolerance)]
     tolerance: f64,
-    /// Only values count: dtypes, config and other plain values may differ.
+    /// Compare only values: dtypes, config and other metadata may differ.
     #[arg(long)]
     values_only: bool,
-    /// Layout of a GGUF file's I2_S tensors, which the file does not tell: x86, arm or rows.
+    /// Layout of the I2_S tensors of a GGUF file, which does not record it: x86, arm or rows.
     #[arg(long, value_name = "LAYOUT")]
     i2s_layout: Option<I2sLayout>,
     /// Output format.
@@ -49,7 +48,7 @@ pub struct Args {
 fn tolerance(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(x) if x >= 0.0 && x.is_finite() => Ok(x),
-        _ => Err("a number that is 0 or larger, such as 1e-6".into()),
+        _ => Err("must be a number of 0 or more, such as 1e-6".into()),
     }
 }
 

@@ -19,7 +19,7 @@ pub const UNWRITABLE: u8 = 4;
 pub enum Exit {
     /// Fine.
     Fine,
-    /// The gate or a verification says no; two checkpoints differ.
+    /// The gate or a verification failed; two checkpoints differ.
     Refused,
     /// Wrong usage.
     Usage,

@@ -18,16 +18,16 @@ use crate::load::{LoadArgs, LoadOptions, records};
 use crate::terminal::{self, Table};
 use crate::{Failure, exit};
 
-/// Show what checkpoints hold: format, model, step, verdict and why, and their tensors.
+/// Show what checkpoints contain: format, model, step, verdict and reasons, and their tensors.
 ///
-/// Tensors of the same name but for a layer number are folded into one row; --all shows every one.
+/// Tensors whose names differ only in a layer number share a row; --all shows each of them.
 /// Exit code 3 when a file cannot be read or is damaged.
 #[derive(clap::Args)]
 pub struct Args {
     /// Files, folders or glob patterns.
     #[arg(required = true)]
     paths: Vec<PathBuf>,
-    /// One row per tensor, nothing folded; for several checkpoints, the tensors of each.
+    /// One row per tensor; with several checkpoints, the tensors of each.
     #[arg(long)]
     all: bool,
     /// Only tensors whose name matches: a glob, or a regular expression between slashes.
@@ -36,19 +36,19 @@ pub struct Args {
     /// Only tensors of this group.
     #[arg(long)]
     group: Option<GroupArg>,
-    /// Order of the rows.
+    /// Order of the tensors.
     #[arg(long, default_value = "file")]
     sort: Sort,
-    /// Read the header only: no statistics, no verdict.
+    /// Read only the header: no statistics, no verdict.
     #[arg(long)]
     no_stats: bool,
-    /// One tensor in detail: values, histogram, ternary occupancy, dead rows.
+    /// Show one tensor in detail: statistics, histogram, shares of -1, 0 and +1, dead rows, first values.
     #[arg(long, value_name = "NAME")]
     tensor: Option<String>,
-    /// Compare storages with the CRC-32 that the file records.
+    /// Check tensor data against the CRC-32 checksums recorded in the file.
     #[arg(long)]
     checksum: bool,
-    /// SHA-256 of each tensor's contiguous little-endian bytes.
+    /// Print the SHA-256 of each tensor's contiguous little-endian bytes.
     #[arg(long)]
     sha256: bool,
     /// Output format.
@@ -99,7 +99,7 @@ impl clap::ValueEnum for Sort {
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
         Some(match self {
-            Sort::File => PossibleValue::new("file").help("As in the file"),
+            Sort::File => PossibleValue::new("file").help("Order in the file"),
             Sort::Name => PossibleValue::new("name"),
             Sort::Size => PossibleValue::new("size").help("Largest first"),
             Sort::Measure(measure) => {
@@ -208,14 +208,14 @@ fn overview(shown: &[Shown]) -> String {
         ]);
     }
     table.render(terminal::width())
-        + &terminal::dim("name one checkpoint, or add --all, to see tensors")
+        + &terminal::dim("give a single checkpoint, or add --all, to see tensors")
         + "\n"
 }
 
 /// What the file is, the verdict on it and why. All its tensors are to be in `record`, whatever rows are shown.
 fn summary(record: &CheckpointRecord, args: &Args) -> String {
     let why_not_judged = match &record.tensors {
-        none if none.is_empty() => "it holds no tensors",
+        none if none.is_empty() => "it contains no tensors",
         _ if args.no_stats => "--no-stats reads the header only",
         _ => "it has no weight matrices that can be measured",
     };
@@ -308,11 +308,11 @@ fn tensors(shown: &Shown, args: &Args) -> String {
 /// Which of `members` lie on the same storage as others: tied weights and views.
 fn shared(members: &[&TensorRecord]) -> String {
     const SHOWN: usize = 4;
-    let mut told: std::collections::HashSet<&str> = Default::default();
+    let mut listed: std::collections::HashSet<&str> = Default::default();
     let mut lines = Vec::new();
     for tensor in members.iter().filter(|t| !t.shared_with.is_empty()) {
-        if told.insert(&tensor.name) {
-            told.extend(tensor.shared_with.iter().map(String::as_str));
+        if listed.insert(&tensor.name) {
+            listed.extend(tensor.shared_with.iter().map(String::as_str));
             let others: Vec<&str> = tensor.shared_with.iter().map(String::as_str).collect();
             lines.push(format!("{} shares its storage with {}", tensor.name, others.join(", ")));
         }
@@ -320,7 +320,7 @@ fn shared(members: &[&TensorRecord]) -> String {
     let more = lines.len().saturating_sub(SHOWN);
     lines.truncate(SHOWN);
     if more > 0 {
-        lines.push(format!("and {more} more share theirs"));
+        lines.push(format!("and {more} more share storage"));
     }
     lines.iter().map(|line| terminal::wrapped(line, 0, Style::new().dimmed())).collect()
 }

@@ -68,7 +68,8 @@ pub use exit::Exit;
 use failure::Failure;
 pub use signal::handle_signals;
 
-/// Look inside checkpoints (.pt, .safetensors, .gguf), judge whether they are alive, gate and report on them.
+/// Inspect neural-network checkpoints (.pt, .safetensors, .gguf), judge whether they are alive, gate, report on, convert,
+/// run and train them.
 ///
 /// Nothing in a checkpoint is ever executed.
 #[derive(Parser)]
@@ -109,8 +110,8 @@ enum Command {
     },
 }
 
-/// Runs the command line `args`, the first of which is the program's name, as the program does: answers go to standard
-/// output, what else is to be said to standard error. Nothing in a checkpoint is ever executed.
+/// Runs the command line `args`, the first of which is the program's name, as the program does: results go to standard
+/// output, messages to standard error. Nothing in a checkpoint is ever executed.
 ///
 /// Commands that write listen for SIGINT, SIGTERM and SIGHUP from then on, and stop in order.
 pub fn run<A: Into<OsString> + Clone>(args: impl IntoIterator<Item = A>) -> Exit {

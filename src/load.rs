@@ -27,14 +27,14 @@ const MAX_POLICY: u64 = 1 << 20;
 /// What every command takes that measures checkpoints.
 #[derive(clap::Args)]
 pub struct LoadArgs {
-    /// Policy file whose thresholds verdicts follow; by default ckpt.toml of the working directory, if there is one.
-    /// Exceptions by name are the gate's alone.
+    /// Policy file with the thresholds for verdicts; by default ckpt.toml in the working directory, if there is one. Its
+    /// exceptions by tensor name are used by `ckpt gate` only.
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
-    /// Layout of a GGUF file's I2_S tensors, which the file does not tell: x86, arm or rows.
+    /// Layout of the I2_S tensors of a GGUF file, which does not record it: x86, arm or rows.
     #[arg(long, value_name = "LAYOUT")]
     i2s_layout: Option<I2sLayout>,
-    /// Measure again even when a file has not changed.
+    /// Measure files again even if they have not changed.
     #[arg(long)]
     no_cache: bool,
 }
@@ -48,10 +48,10 @@ pub fn text(path: &Path, limit: u64) -> Result<String, Failure> {
     let read = File::open(path).and_then(|file| file.take(limit + 1).read_to_end(&mut bytes));
     read.map_err(|e| cannot(format!("cannot be read: {e}")))?;
     if bytes.len() as u64 > limit {
-        return Err(cannot(format!("is larger than {}; give a part of it", terminal::bytes(limit))));
+        return Err(cannot(format!("is larger than {}; use a part of it", terminal::bytes(limit))));
     }
     String::from_utf8(bytes)
-        .map_err(|e| cannot(format!("is not UTF-8 text: byte {} is not", e.utf8_error().valid_up_to())))
+        .map_err(|e| cannot(format!("is not UTF-8 text (at byte {})", e.utf8_error().valid_up_to())))
 }
 
 impl LoadArgs {
@@ -70,7 +70,7 @@ impl LoadArgs {
             Failure::usage(format!("{}: {}", terminal::escape(&file.display().to_string()), lines.join("\n")))
         })?;
         if self.policy.is_none() {
-            terminal::note("policy from ckpt.toml");
+            terminal::note("using the policy in ckpt.toml");
         }
         Ok(policy)
     }
@@ -144,7 +144,7 @@ pub fn whole(checkpoint: &Checkpoint) -> Result<(), Failure> {
     if let Some(tensor) = tensor {
         error = error.in_tensor(&tensor);
     }
-    Err(error.hint("`ckpt recover` writes what is whole of it").into())
+    Err(error.hint("`ckpt recover` saves what is intact").into())
 }
 
 /// A checkpoint's path and its record, or the error that kept it from being read.

@@ -19,7 +19,7 @@ pub fn matches(path: &Path) -> Result<Vec<PathBuf>, Failure> {
         return Ok(vec![path.to_path_buf()]);
     }
     let matches = glob::glob(&text)
-        .map_err(|e| Failure::usage(format!("{}: is no pattern: {e}", terminal::path(path))))?;
+        .map_err(|e| Failure::usage(format!("{}: not a valid glob pattern: {e}", terminal::path(path))))?;
     // A pattern such as `.*` is meant for what is in a folder, and not for the folder itself or the one above.
     let ways =
         |text: &str| text.split(std::path::is_separator).filter(|part| matches!(*part, "." | "..")).count();
@@ -59,10 +59,9 @@ pub fn spare<'p>(
     }
     let sources: Vec<PathBuf> = sources().iter().filter_map(|source| source.canonicalize().ok()).collect();
     match outputs.iter().find(|(_, output)| sources.iter().any(|source| source.starts_with(output))) {
-        Some((output, _)) => Err(Failure::usage(format!(
-            "{} is what is read from; write to another place",
-            terminal::path(output)
-        ))),
+        Some((output, _)) => {
+            Err(Failure::usage(format!("{} is an input; choose another output", terminal::path(output))))
+        }
         None => Ok(()),
     }
 }

@@ -18,7 +18,7 @@ pub fn read(
         return Ok(ckpt_infer::read_ids(path)?);
     }
     let text = load::text(path, LONGEST_TEXT).map_err(|failure| Failure {
-        message: failure.message + " (files of token ids are called .safetensors, .json, .jsonl or .ids)",
+        message: failure.message + " (token ids are read from .safetensors, .json, .jsonl and .ids files)",
         ..failure
     })?;
     Ok(vec![tokenizer()?.prompt(&text, Specials::AsText)?])

@@ -24,7 +24,7 @@ pub fn handle_signals() {
 #[cfg(unix)]
 fn explain_lost_pages() {
     const WHY: &[u8] =
-        b"error: a file became shorter while it was read; try again when nothing writes to it any more\n";
+        b"error: a file was truncated while it was being read; try again when nothing writes to it\n";
     static BEGUN: AtomicBool = AtomicBool::new(false);
     let explain = || {
         // Threads that read the same file get here together: the first one ends them all.
@@ -65,7 +65,8 @@ impl Signal {
         {
             use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
             use signal_hook::flag;
-            let cannot = |e: std::io::Error| Failure::unwritable(format!("signals cannot be caught: {e}"));
+            let cannot =
+                |e: std::io::Error| Failure::unwritable(format!("cannot install signal handlers: {e}"));
             for number in [SIGINT, SIGTERM, SIGHUP] {
                 flag::register_conditional_default(number, signal.flag.clone()).map_err(cannot)?;
                 flag::register_usize(number, signal.number.clone(), number as usize).map_err(cannot)?;
@@ -81,7 +82,7 @@ impl Signal {
         let signal = Signal { flag: Arc::default(), number: Arc::default() };
         #[cfg(unix)]
         signal_hook::flag::register(signal_hook::consts::SIGINT, signal.flag.clone())
-            .map_err(|e| Failure::unwritable(format!("signals cannot be caught: {e}")))?;
+            .map_err(|e| Failure::unwritable(format!("cannot install signal handlers: {e}")))?;
         Ok(signal)
     }
 

@@ -22,6 +22,7 @@ mod encode;
 mod error;
 mod gguf;
 mod hf;
+mod note;
 mod npz;
 mod pickle;
 mod plain;
@@ -46,6 +47,7 @@ pub use error::{Error, Result};
 pub use gguf::Gguf;
 /// What chooses weights by name in [`Options`].
 pub use globset::{Glob, GlobMatcher};
+pub use note::{Fault, Note, Omission, Remedy};
 pub use plan::{Blob, Content, Elements, Options, Output, Pair, Plan};
 pub use save::{Object, save};
 pub use source::row_order;

@@ -29,8 +29,8 @@ pub(crate) fn key_text(key: &HashableValue) -> String {
     }
 }
 
-/// What a PyTorch object says beside its tensors and its training state.
-pub(crate) fn told(entries: &BTreeMap<HashableValue, Value>) -> BTreeMap<HashableValue, Value> {
+/// The values of a PyTorch object other than its tensors and its training state.
+pub(crate) fn values_of(entries: &BTreeMap<HashableValue, Value>) -> BTreeMap<HashableValue, Value> {
     let empty = |value: &Value| match value {
         Value::Dict(inner) => inner.is_empty(),
         Value::List(inner) => inner.is_empty(),

@@ -7,12 +7,12 @@ use ckpt_inspect::metadata::Value;
 use ckpt_inspect::{Checkpoint, DType, TensorInfo, TernaryPacking, contiguous_strides};
 use globset::GlobMatcher;
 
-use crate::Result;
 use crate::encode::Rotary;
 use crate::names::Style;
 use crate::quant::Quant;
 use crate::target::Target;
 use crate::ternary::Grid;
+use crate::{Note, Result};
 
 /// What to write, and how tensors go into it.
 #[derive(Clone, Debug)]
@@ -34,8 +34,8 @@ pub struct Options {
     pub ternary: Option<GlobMatcher>,
     /// SafeTensors and GGUF: begin a new file beyond this many bytes of tensors.
     pub max_shard_bytes: Option<u64>,
-    /// GGUF: the tokenizer to embed, see [`ckpt_inspect::vocabulary::Vocabulary::read`]; by default the one that lies beside
-    /// the source, or is in it.
+    /// GGUF: the tokenizer to embed, see [`ckpt_inspect::vocabulary::Vocabulary::read`]; by default the one in the
+    /// source or next to it.
     pub tokenizer: Option<PathBuf>,
     /// Whether to replace what is there.
     pub force: bool,
@@ -181,7 +181,7 @@ pub struct Pair {
     pub name: String,
 }
 
-/// Everything that a writer needs, and what the user is to be told.
+/// Everything that a writer needs, and what the user should know.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Plan<'c> {
@@ -200,7 +200,7 @@ pub struct Plan<'c> {
     /// What verification compares.
     pub pairs: Vec<Pair>,
     /// What the output does not say any more.
-    pub notes: Vec<String>,
+    pub notes: Vec<Note>,
 }
 
 impl<'c> Plan<'c> {

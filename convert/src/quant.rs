@@ -145,10 +145,10 @@ impl Quant {
         cfg!(feature = "k-quants") || !matches!(self.row().encoder, Encoder::Candle)
     }
 
-    /// Why a build that does not make it refuses it.
+    /// The error of a build that cannot write it.
     pub(crate) fn not_made(self) -> Error {
-        Error::Target(format!(
-            "{self} blocks are not made by this build, which is without its feature k-quants; q4_0 to q8_0 are"
+        Error::target(format!(
+            "this build cannot write {self} blocks, because it lacks the feature k-quants; use q4_0 to q8_0"
         ))
     }
 
@@ -179,20 +179,20 @@ impl FromStr for Quant {
         let lower = text.to_ascii_lowercase();
         Quant::all().find(|q| q.name() == lower).ok_or_else(|| {
             let names: Vec<&str> = Quant::all().map(Quant::name).collect();
-            format!("`{}` is none of {}", text.escape_debug(), names.join(", "))
+            format!("`{}` is not one of {}", text.escape_debug(), names.join(", "))
         })
     }
 }
 
-/// Appends the blocks of `values`, whole ones. Types that are not packed are not encoded here.
+/// Appends the blocks of `values`, which fill whole ones. Types without blocks are not encoded here.
 ///
-/// Values must be finite in the ternary types; elsewhere a NaN or infinity spoils its block, as it does in llama.cpp.
+/// Values must be finite in the ternary types; in other types a NaN or infinity spoils its block, as it does in llama.cpp.
 ///
 /// # Errors
 /// `Target` for types without blocks and for a count of values that is not a whole number of blocks.
 pub fn encode(quant: Quant, codes: Codes, values: &[f32], out: &mut Vec<u8>) -> Result<()> {
     if !quant.is_packed() || !values.len().is_multiple_of(quant.block()) {
-        return Err(Error::Target(format!("{} values are no whole blocks of {quant}", values.len())));
+        return Err(Error::target(format!("{} values do not fill whole blocks of {quant}", values.len())));
     }
     let start = out.len();
     out.resize(start + values.len() / quant.block() * quant.block_bytes(), 0);
@@ -245,7 +245,7 @@ fn k_blocks(quant: Quant, values: &[f32]) -> Result<Vec<u8>> {
         Ok(QTensor::quantize(&tensor, dtype)?.data()?.into_owned())
     };
     quantize()
-        .map_err(|e: candle_core::Error| Error::Target(format!("{quant} blocks could not be made: {e}")))
+        .map_err(|e: candle_core::Error| Error::target(format!("{quant} blocks could not be made: {e}")))
 }
 
 #[cfg(not(feature = "k-quants"))]

@@ -8,6 +8,7 @@ use ckpt_inspect::{Checkpoint, DType, Format, TernaryPacking};
 use crate::encode::Written;
 use crate::gguf::Gguf;
 use crate::names::Style;
+use crate::note::Remedy;
 use crate::plan::{Options, Plan};
 use crate::source::gguf_student;
 use crate::{Result, gguf, hf, npz, safetensors, torch};
@@ -27,7 +28,7 @@ pub struct Form {
     /// Whether it has this element type.
     pub(crate) holds: fn(DType) -> bool,
     /// What to do with an element type that it does not have.
-    pub(crate) instead: fn(DType) -> &'static str,
+    pub(crate) instead: fn(DType) -> Remedy,
     /// How tensors are called; by default as in the source.
     pub(crate) style: Option<Style>,
     /// Whether tensors lie in an object of PyTorch's, nested, and look at storages that they share.

@@ -11,6 +11,7 @@ use ckpt_inspect::torch::has_dtype;
 use crate::Result;
 use crate::encode::{Writer, Written};
 use crate::names::Style;
+use crate::note::Remedy;
 use crate::pickle::{Pickler, TensorRef};
 use crate::plan::{Options, Plan};
 use crate::target::Form;
@@ -25,12 +26,12 @@ const ID_LEN: usize = 40;
 /// `--to pt`.
 pub(crate) const FORM: Form = Form {
     name: "pt",
-    about: "PyTorch, types as they are",
+    about: "PyTorch, types unchanged",
     extension: "pt",
     splits: false,
     reader: "PyTorch",
     holds: has_dtype,
-    instead: |_| "--to safetensors",
+    instead: |_| Remedy::Target("safetensors"),
     style: None,
     nests: true,
     ties: false,
@@ -44,7 +45,7 @@ pub(crate) const FORM: Form = Form {
 /// `--to i2s`.
 pub(crate) const I2S: Form = Form {
     name: "i2s",
-    about: "Packed ternary, four values a byte; -o FILE.safetensors writes the packer's form",
+    about: "Packed ternary, four values per byte; -o FILE.safetensors writes the SafeTensors form, without scales",
     style: Some(Style::Student),
     packing: |_| Some(TernaryPacking::I2s),
     ..FORM

@@ -39,10 +39,10 @@ fn case(target: &Target, what: &str, bytes: &[u8]) {
     ALLOCATOR.reset_peak_usage();
     let survived = catch_unwind(AssertUnwindSafe(|| (target.run)(bytes))).is_ok();
     let used = ALLOCATOR.peak_usage().saturating_sub(before);
-    let told = format!("{}, {what}; its bytes are in {}", target.name, kept.display());
-    assert!(survived, "panics: {told}");
-    assert!(used <= MEMORY.0 + MEMORY.1 * bytes.len(), "takes {} MiB: {told}", used >> 20);
-    assert!(begun.elapsed() < PATIENCE, "takes {:?}: {told}", begun.elapsed());
+    let report = format!("{}, {what}; its bytes are in {}", target.name, kept.display());
+    assert!(survived, "panics: {report}");
+    assert!(used <= MEMORY.0 + MEMORY.1 * bytes.len(), "takes {} MiB: {report}", used >> 20);
+    assert!(begun.elapsed() < PATIENCE, "takes {:?}: {report}", begun.elapsed());
     std::fs::remove_file(&kept).unwrap();
 }
 

@@ -152,7 +152,7 @@ fn convert(checkpoint: &Checkpoint, choice: usize, to: &Path) {
         }
         Err(error) => {
             let foreseen = match &error {
-                Error::Read(_) | Error::Target(_) | Error::Source { .. } => true,
+                Error::Read(_) | Error::Target { .. } | Error::Source { .. } => true,
                 Error::Output(e) => matches!(e, staged::Error::NoSpace { .. } | staged::Error::Write { .. }),
                 _ => false,
             };

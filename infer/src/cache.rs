@@ -193,7 +193,7 @@ impl Cache {
             return Ok(());
         }
         if self.start() > 0 {
-            return Err(Error::Usage("a window that has slid cannot be rewound"));
+            return Err(Error::Usage("the cache cannot be rewound after its window has slid"));
         }
         self.ids.truncate(len);
         let pages = len.div_ceil(PAGE);

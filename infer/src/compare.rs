@@ -63,7 +63,7 @@ impl Windows {
     /// The windows of `ids`.
     fn of(self, ids: &[u32]) -> Result<Vec<Window<'_>>> {
         if self.stride == 0 || self.stride > self.context {
-            return Err(Error::Usage("a stride from 1 to the context is needed"));
+            return Err(Error::Usage("the stride must be from 1 to the context"));
         }
         let mut windows = Vec::new();
         let (mut start, mut done) = (0, 0);
@@ -273,7 +273,7 @@ pub fn compare(
     let vocab_size = a.config().vocab_size;
     if b.config().vocab_size != vocab_size {
         return Err(Error::Usage(
-            "the models have vocabularies of different sizes, so their outputs do not compare",
+            "the models have vocabularies of different sizes, so their outputs cannot be compared",
         ));
     }
     let (mut first, mut second) = (Runner::new(a, pool), Runner::new(b, pool));

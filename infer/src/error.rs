@@ -50,7 +50,9 @@ pub enum Error {
         vocab_size: usize,
     },
     /// The context is full, and was not to slide.
-    #[error("{wanted} positions do not fit a context of {limit}; shorten the prompt or let the window slide")]
+    #[error(
+        "{wanted} positions do not fit into a context of {limit}; shorten the prompt or let the window slide"
+    )]
     ContextFull {
         /// Positions that would be needed.
         wanted: usize,
@@ -59,7 +61,7 @@ pub enum Error {
     },
     /// The model computes nothing that a token could be chosen by.
     #[error(
-        "logits are NaN at position {position}: the weights hold NaN or infinity, or overflow on the way; `ckpt inspect` tells which"
+        "logits are NaN at position {position}: the weights contain NaN or infinity, or intermediate values overflow; `ckpt inspect` shows which weights"
     )]
     NotANumber {
         /// The position in the sequence.

@@ -16,7 +16,7 @@ use crate::kernel::{Aligned, Kernel};
 use crate::model::{Layer, Model};
 use crate::rope::Rope;
 use crate::rows::Rows;
-use crate::{Config, Error, Names, Part, Result, Role, RopeScaling, Settings};
+use crate::{Assumption, Config, Error, Names, Part, Result, Role, RopeScaling, Settings};
 
 /// What the embedding and the head are kept as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,12 +70,12 @@ impl Model {
         let layers = (0..config.num_layers).map(|n| loader.layer(n)).collect::<Result<Vec<_>>>()?;
         let norm = loader.vector(Role::FinalNorm)?;
         // The tensor says what Llama 3's parameters say: once is enough.
-        let told = matches!(config.rope_scaling, RopeScaling::Llama3 { .. });
-        let factors = names.get(Role::RopeFactors).filter(|_| !told);
+        let configured = matches!(config.rope_scaling, RopeScaling::Llama3 { .. });
+        let factors = names.get(Role::RopeFactors).filter(|_| !configured);
         let factors = factors.map(|t| checkpoint.values(t)).transpose()?;
         let rope = Rope::new(&config, factors.as_deref());
         if loader.scale_is_lost() {
-            assumed.push("the packed matrices' scales are lost; 1 is used, so outputs mean little".into());
+            assumed.push(Assumption::UnitScales);
         }
         Ok(Model { config, assumed, kernel, embedding, head, layers, norm, rope })
     }

@@ -14,7 +14,7 @@ use crate::kernel::product::{Activation, Forms, Output, Stack};
 use crate::kernel::simd::{LANES, Simd, Work};
 use crate::kernel::{Aligned, Kernel};
 use crate::rope::{Angles, Rope};
-use crate::{Error, Result};
+use crate::{Assumption, Error, Result};
 
 /// Tokens that go through the model together at most.
 const STEP: usize = 256;
@@ -26,7 +26,7 @@ const ATTENTION_TOKENS: usize = 8;
 #[derive(Debug)]
 pub struct Model {
     pub(crate) config: Config,
-    pub(crate) assumed: Vec<String>,
+    pub(crate) assumed: Vec<Assumption>,
     pub(crate) kernel: Kernel,
     /// [vocab_size, hidden_dim]
     pub(crate) embedding: Matrix,
@@ -65,8 +65,8 @@ impl Model {
         &self.config
     }
 
-    /// Sentences on what had to be assumed.
-    pub fn assumed(&self) -> &[String] {
+    /// What had to be assumed.
+    pub fn assumed(&self) -> &[Assumption] {
         &self.assumed
     }
 

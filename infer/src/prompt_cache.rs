@@ -32,7 +32,7 @@ impl Cache {
     pub fn save(&self, path: &Path, model: &Model) -> Result<()> {
         if self.start() > 0 {
             return Err(Error::Usage(
-                "a window that has slid cannot be saved: its prompt is no longer there",
+                "the cache cannot be saved after its window has slid: the prompt is no longer in it",
             ));
         }
         let config = model.config();
@@ -95,7 +95,7 @@ impl Cache {
             Some(VERSION) => {}
             Some(_) => {
                 return Err(wrong(
-                    "is a prompt cache of another version of this program; remove it, and it is made again"
+                    "is a prompt cache of another version of this program; delete it, and it will be made again"
                         .into(),
                 ));
             }
@@ -103,12 +103,11 @@ impl Cache {
         }
         if !is_sound(path).map_err(|e| ckpt_inspect::Error::io(path, &e))? {
             return Err(wrong(
-                "is damaged: its checksum says that it is not what was written; remove it, and it is made again"
-                    .into(),
+                "is damaged: its checksum is wrong; delete it, and it will be made again".into(),
             ));
         }
         if text("model") != Some(&model.fingerprint()) {
-            return Err(wrong("was made by another model, or by this one with other flags".into()));
+            return Err(wrong("was made by another model, or by this one with other settings".into()));
         }
         let config = model.config();
         let ids = file.tensor("ids")?;
@@ -117,7 +116,10 @@ impl Cache {
         }
         let ids: Vec<u32> = file.view::<u32>(ids)?.iter().copied().collect();
         if let Some(id) = ids.iter().find(|&&id| id as usize >= config.vocab_size) {
-            return Err(wrong(format!("has token id {id}, and the vocabulary is {}", config.vocab_size)));
+            return Err(wrong(format!(
+                "contains token id {id}, but the vocabulary has {} tokens",
+                config.vocab_size
+            )));
         }
         let shape = [config.num_kv_heads, ids.len(), config.head_dim];
         let dtype = match kv {
@@ -134,14 +136,14 @@ impl Cache {
                     && tensor.dtype != dtype
                 {
                     return Err(wrong(format!(
-                        "keeps keys and values in {}, and {dtype} is asked for; ask for the same (--kv), or name another file",
+                        "has keys and values in {}, not in {dtype}; use the same type, or another file",
                         tensor.dtype
                     )));
                 }
                 if tensor.dtype != dtype || tensor.shape != shape {
                     let (name, found) = (&tensor.name, tensor.dtype);
                     return Err(wrong(format!(
-                        "has `{name}` as {found} {:?} where {dtype} {shape:?} is needed",
+                        "has `{name}` as {found} {:?} instead of {dtype} {shape:?}",
                         tensor.shape
                     )));
                 }
@@ -181,9 +183,9 @@ fn is_sound(path: &Path) -> io::Result<bool> {
             n => sum.update(&piece[..n]),
         }
     }
-    let mut told = Vec::new();
-    file.read_to_end(&mut told)?;
-    Ok(told == sum.finalize().to_le_bytes())
+    let mut recorded = Vec::new();
+    file.read_to_end(&mut recorded)?;
+    Ok(recorded == sum.finalize().to_le_bytes())
 }
 
 /// A file that is written with the checksum of all that was.

@@ -59,7 +59,7 @@ impl Template {
         match self {
             Template::Plain => Ok(plain(messages)),
             Template::Tags => Ok(tags(messages, eos)),
-            Template::Jinja(source) => jinja(source, messages, bos, eos).map_err(|e| told(&e)),
+            Template::Jinja(source) => jinja(source, messages, bos, eos).map_err(|e| describe(&e)),
         }
     }
 
@@ -100,7 +100,7 @@ fn jinja(source: &str, messages: &[Message], bos: &str, eos: &str) -> Result<Str
     if source.len() > LONGEST {
         return Err(JinjaError::new(
             ErrorKind::InvalidOperation,
-            format!("{} bytes are too many", source.len()),
+            format!("its {} bytes are too many", source.len()),
         ));
     }
     let mut environment = Environment::new();
@@ -152,7 +152,7 @@ fn to_json(value: Value, args: Kwargs) -> Result<String, JinjaError> {
     Ok(out)
 }
 
-fn told(error: &JinjaError) -> String {
+fn describe(error: &JinjaError) -> String {
     let line = error.line().map(|line| format!(" (line {line})")).unwrap_or_default();
     let detail = error.detail().map_or_else(|| error.kind().to_string(), str::to_string);
     format!("the model's chat template: {detail}{line}")
@@ -214,13 +214,13 @@ mod tests {
 
     #[test]
     fn what_a_template_refuses_or_cannot_do_is_told() {
-        let told = |source: &str| Template::Jinja(source.into()).render(&talk(), "", "").unwrap_err();
-        assert!(told("{{ raise_exception('no system turn') }}").contains("no system turn"));
-        assert!(told("{% for %}").contains("line 1"));
+        let describe = |source: &str| Template::Jinja(source.into()).render(&talk(), "", "").unwrap_err();
+        assert!(describe("{{ raise_exception('no system turn') }}").contains("no system turn"));
+        assert!(describe("{% for %}").contains("line 1"));
         assert!(
-            told("{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}")
+            describe("{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}")
                 .contains("template")
         );
-        assert!(told(&" ".repeat(LONGEST + 1)).contains("too many"));
+        assert!(describe(&" ".repeat(LONGEST + 1)).contains("too many"));
     }
 }

@@ -81,7 +81,8 @@ mod tests {
 
     #[test]
     fn a_path_tells_its_format() {
-        let told = |path: &str| Exporter::of_path(&REPORTS, Path::new(path)).map(|exporter| exporter.name);
+        let format_of =
+            |path: &str| Exporter::of_path(&REPORTS, Path::new(path)).map(|exporter| exporter.name);
         for (path, name) in [
             ("a/report.html", Some("html")),
             ("Report.HTM", Some("html")),
@@ -93,7 +94,7 @@ mod tests {
             ("html", None),
             (".csv", None),
         ] {
-            assert_eq!(told(path), name, "{path}");
+            assert_eq!(format_of(path), name, "{path}");
         }
     }
 }

@@ -41,7 +41,7 @@ pub fn headline(run: &Run) -> Headline {
     let mut sentences = Vec::new();
     let title = match last.verdict {
         None => "Not judged",
-        Some(Verdict::Healthy) if heading_down(run).is_some() => "Healthy, and shrinking",
+        Some(Verdict::Healthy) if heading_down(run).is_some() => "Healthy, but shrinking",
         Some(Verdict::Healthy) => "Healthy",
         Some(Verdict::Weak) if below.iter().any(declining) => "Collapsing",
         Some(Verdict::Weak) => "Weak",

@@ -64,7 +64,7 @@ pub fn html(report: &Report) -> Result<String, Error> {
                         (plural(report.runs.iter().map(|r| r.checkpoints.len()).sum(), "checkpoint"))
                     }
                     @if histogram_stride(report) > 1 {
-                        p.muted { "Of each tensor, histograms are kept for one in " (histogram_stride(report)) " checkpoints." }
+                        p.muted { "Histograms are kept for one in " (histogram_stride(report)) " checkpoints of each tensor." }
                     }
                     @if several { (contents(report)) }
                 }
@@ -271,7 +271,7 @@ fn heatmap(i: usize, run: &Run) -> Markup {
         div.card {
             h3 id={ "heat" (i) } { "Health of each layer at each step" }
             ul.legend aria-label="Marks" { @for verdict in Verdict::ALL { li { (badge(Some(verdict))) } } }
-            @if shared > 1 { p.muted { "A column stands for up to " (shared) " checkpoints and shows the worst." } }
+            @if shared > 1 { p.muted { "Each column stands for up to " (shared) " checkpoints and shows the worst of them." } }
             div.scroll tabindex="0" role="group" aria-labelledby={ "heat" (i) } {
                 table.heat {
                     thead { tr { th scope="col" { "layer" } @for range in &columns { th scope="col" { span { (step(&run.checkpoints[range.start])) } } } } }
@@ -306,7 +306,7 @@ fn expected(run: &Run, layer: &Layer, verdict: Verdict) -> Option<Markup> {
     let decline = layer.decline.filter(|d| Some(d.to) == run.checkpoints.last().and_then(|c| c.step))?;
     let step = decline.reaches(layer.judged?.levels.bound(verdict)?);
     (step > decline.to as f64).then(
-        || html! { span.muted title="not yet: where its present rate leads" { "→ " (format!("{step:.0}")) } },
+        || html! { span.muted title="not yet crossed: where its present rate leads" { "→ " (format!("{step:.0}")) } },
     )
 }
 
@@ -464,7 +464,7 @@ fn explained() -> Markup {
                 dt { "zero, entropy, dead rows, dead columns" } dd { "After ternary (absmean) quantization: the share of zeros, Shannon entropy of the shares of −1, 0 and +1 (at most 1.585 bits), and rows and columns that are all zero. For other tensors, zero is the share of elements that are 0." }
                 @for m in computed().filter(|m| m.is_in(Place::Details)) { dt { (m.heading) } dd { (m.explanation) } }
                 dt { "halves every" } dd { "From a least-squares line through ln std of the last checkpoints, as far back as the decline is steady. Decoupled weight decay alone makes such a line." }
-                dt { "≈ and →" } dd { "A step at which a threshold was crossed, interpolated between checkpoints; one at which it will be, at the present rate." }
+                dt { "≈ and →" } dd { "≈: the step at which a threshold was crossed, interpolated between checkpoints. →: the step at which it will be crossed at the present rate." }
             }
         }
     }

@@ -75,14 +75,14 @@ fn run(run: &Run, explanation: &Explanation, training: Option<&Training>) -> Val
                 (0..run.checkpoints.len()).map(|c| run.tensor(l, c).map_or(Value::Null, value)).collect()
             };
             let any = (0..run.checkpoints.len()).rev().find_map(|c| run.tensor(l, c));
-            let mut told = json!({
+            let mut record = json!({
                 "name": layer.name,
                 "shape": any.map(|t| &t.shape),
                 "dtype": any.map(|t| t.dtype),
                 "relative": layer.judged.map(|j| j.relative),
             });
             for measure in shown_in(Place::Layers) {
-                told[measure.key] = each(&|t| json!(measure.value(t))).into();
+                record[measure.key] = each(&|t| json!(measure.value(t))).into();
             }
             let rest = json!({
                 "verdicts": each(&|t| json!(t.verdict)),
@@ -96,10 +96,10 @@ fn run(run: &Run, explanation: &Explanation, training: Option<&Training>) -> Val
                     "dead_at": layer.judged.map(|j| d.reaches(j.levels.dying)),
                 })),
             });
-            if let (Value::Object(told), Value::Object(rest)) = (&mut told, rest) {
-                told.extend(rest);
+            if let (Value::Object(record), Value::Object(rest)) = (&mut record, rest) {
+                record.extend(rest);
             }
-            told
+            record
         })
         .collect();
     json!({

@@ -34,7 +34,7 @@ fn ctrl_c_stops_the_answer_and_not_the_program() {
     session.press("/nonsense\r");
     session.wait_for_next("is no command");
     session.press("/system Be brief.\r");
-    session.wait_for_next("told so");
+    session.wait_for_next("system message set");
     session.press("/clear\r");
     session.wait_for_next("a new conversation");
     session.press("/quit\r");
@@ -64,7 +64,7 @@ fn lines_are_edited_and_remembered() {
     let mut session = chat(&program, &["--no-history"]);
     session.wait_for_next("> ");
     session.press("/system secret\r");
-    session.wait_for_next("told so");
+    session.wait_for_next("system message set");
     session.press("\x04");
     assert_eq!(session.end().exit_code(), 0);
     assert!(!std::fs::read_to_string(program.data().join("ckpt/chat-history")).unwrap().contains("secret"));

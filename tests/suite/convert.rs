@@ -77,7 +77,11 @@ fn a_whole_run_goes_into_a_folder() {
     let written = std::fs::read_dir(place.at("out/run")).unwrap().count();
     assert_eq!(written, 9);
     assert!(place.at("out/run/step-04000.pt").exists());
-    assert!(output.err().contains("step-04000.pt is weak ("), "a collapsed one is told: {}", output.err());
+    assert!(
+        output.err().contains("step-04000.pt is weak ("),
+        "a collapsed one is reported: {}",
+        output.err()
+    );
     assert!(!output.err().contains("step-00000.pt is"), "and no other: {}", output.err());
 
     // One that cannot be converted does not keep the others from it, and shows in the exit code.
@@ -286,8 +290,8 @@ fn files_and_folders_alone_are_replaced() {
         ("pt", "lost", "leads nowhere"),
     ] {
         let output = place.run(&["convert", text(&source), "--to", to, "-o", name, "--force"]).exits(4);
-        let told = output.err();
-        assert!(told.contains(wanted) && !told.contains("--force replaces"), "{to} {name}: {told}");
+        let message = output.err();
+        assert!(message.contains(wanted) && !message.contains("--force replaces"), "{to} {name}: {message}");
     }
     assert!(place.at("pipe").symlink_metadata().unwrap().file_type().is_fifo());
     // A link stays one, and what it leads to is replaced.

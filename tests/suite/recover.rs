@@ -110,8 +110,8 @@ fn nothing_is_overwritten_or_half_written() {
     // Only the pickle is there: every tensor is known, and none is whole.
     std::fs::write(&cut, &bytes[..1100]).unwrap();
     let none = folder.at("none.pt");
-    let told = recover(3, &[text(&cut), "-o", text(&none)]);
-    assert!(told.contains("0 of 6 tensors"), "{told}");
+    let output = recover(3, &[text(&cut), "-o", text(&none)]);
+    assert!(output.contains("0 of 6 tensors"), "{output}");
     assert!(!none.exists());
     recover(3, &[text(&cut), "-o", text(&none), "--fill", "zeros"]);
     assert!(none.exists());

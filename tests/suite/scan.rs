@@ -138,9 +138,9 @@ fn notes_that_fail_a_scan_are_shown() {
     let header = r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[4],"data_offsets":[20,24]}}"#;
     std::fs::write(&path, safetensors::raw(header, &[0; 24])).unwrap();
     let path = text(&path);
-    let told = exits(1, &[path, "--fail-on", "note"]);
-    assert!(told.contains("16 bytes between its tensors belong to none"), "{told}");
-    assert!(told.contains("1 with notes only") && !told.contains("clean"), "{told}");
+    let output = exits(1, &[path, "--fail-on", "note"]);
+    assert!(output.contains("16 bytes between its tensors belong to no tensor"), "{output}");
+    assert!(output.contains("1 with notes only") && !output.contains("clean"), "{output}");
     assert!(exits(0, &[path]).contains("nothing found"));
 }
 

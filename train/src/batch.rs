@@ -29,7 +29,9 @@ impl Batch {
     pub fn next_token(sequences: &[&[u32]]) -> Result<Batch> {
         let full = sequences.first().map_or(0, |s| s.len());
         if full < 2 || sequences.iter().any(|s| s.len() != full) {
-            return Err(Error::settings("a batch needs sequences of one length, of at least 2 tokens"));
+            return Err(Error::settings(
+                "the sequences of a batch must have the same length, of at least 2 tokens",
+            ));
         }
         Ok(Batch {
             rows: sequences.len(),
@@ -60,7 +62,7 @@ impl Batch {
         let bad = (high >= vocab as i64).then_some(high);
         match bad.or_else(|| self.targets.iter().find(is_bad).map(|&t| t.into())) {
             Some(id) => Err(Error::settings(format!(
-                "token id {id} in the data, and the model's vocabulary has {vocab}; was it made with another tokenizer?"
+                "the data contains token id {id}, but the model's vocabulary has {vocab} tokens; was it made with another tokenizer?"
             ))),
             None => Ok(()),
         }

@@ -105,7 +105,7 @@ impl Teachers {
             weights.push(stored_weight);
             if settings.logits.len() != files {
                 return Err(Error::settings(format!(
-                    "{} files of stored logits for {files} files of data; there must be one for each",
+                    "there are {} files of stored logits for {files} data files; there must be one for each",
                     settings.logits.len()
                 )));
             }
@@ -121,7 +121,7 @@ impl Teachers {
             let theirs = model.config().vocab_size;
             if theirs != vocab {
                 return Err(Error::settings(format!(
-                    "{}: a teacher of {theirs} tokens cannot teach a student of {vocab}; both need the same tokenizer",
+                    "{}: a teacher with a vocabulary of {theirs} tokens cannot teach a student with {vocab}; both need the same tokenizer",
                     teacher.path.display()
                 )));
             }
@@ -162,12 +162,14 @@ fn stored_part(weight: f32, files: &[Stored], batch: &Batch, vocab: usize) -> Re
     for source in &batch.sources {
         let Some((file, row)) = *source else {
             return Err(Error::settings(
-                "stored logits belong to ready-made sequences (.npy or .safetensors, sequences x length), and the data is none",
+                "stored logits need data of ready-made sequences (.npy or .safetensors, sequences x length)",
             ));
         };
         let stored = &files[file];
         if *k.get_or_insert(stored.k) != stored.k {
-            return Err(Error::settings("files of stored logits must all have as many a position"));
+            return Err(Error::settings(
+                "all files of stored logits must have the same number of logits per position",
+            ));
         }
         stored.read(row, batch.len, vocab, &mut logits, &mut indices)?;
     }
@@ -188,7 +190,7 @@ impl Stored {
         let indices = find("indices");
         match &indices {
             None if k != vocab => Err(bad(format!(
-                "has {k} logits a position for a vocabulary of {vocab}, and no `indices` that say which"
+                "has {k} logits per position for a vocabulary of {vocab}, and no `indices` to say of which tokens"
             ))),
             Some(indices) if indices.shape != logits.shape || k == 0 => {
                 Err(bad("`indices` and `logits` differ in shape, or are empty".into()))
@@ -210,7 +212,7 @@ impl Stored {
             return Err(Error::data(
                 &self.path,
                 format!(
-                    "holds logits of {} sequences of {} positions, and the data has sequence {row} of {positions}",
+                    "has logits for {} sequences of {} positions, but sequence {row} of the data has {positions}",
                     self.rows, self.positions
                 ),
             ));
@@ -222,7 +224,9 @@ impl Stored {
             if !(0.0..vocab as f32).contains(&value) {
                 return Err(Error::data(
                     &self.path,
-                    format!("`indices` of sequence {row} hold {value}, and the vocabulary has {vocab}"),
+                    format!(
+                        "`indices` of sequence {row} contain {value}, but the vocabulary has {vocab} tokens"
+                    ),
                 ));
             }
             indices.push(value as u32);

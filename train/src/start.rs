@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use ckpt_infer::{Names, RopePairing, RopeScaling};
-use ckpt_inspect::meaning::AttentionBias;
 use ckpt_inspect::meaning::architecture::STUDENT;
+use ckpt_inspect::meaning::{Assumption, AttentionBias};
 use ckpt_inspect::{Checkpoint, ModelConfig, Thresholds, Verdict};
 
 use crate::{Error, Health, Parameters, Result};
@@ -18,7 +18,7 @@ use crate::{Error, Health, Parameters, Result};
 pub(crate) fn configuration(
     checkpoint: &Checkpoint,
     bitlinear: Option<bool>,
-) -> Result<(ModelConfig, Vec<String>)> {
+) -> Result<(ModelConfig, Vec<Assumption>)> {
     let path = checkpoint.path.display();
     let flags = ckpt_infer::Settings::default().with(|s| {
         s.use_bitlinear_attn = bitlinear;
@@ -29,7 +29,7 @@ pub(crate) fn configuration(
         && (config.rope_scaling != RopeScaling::None || config.rope_pairing != RopePairing::Halves)
     {
         return Err(Error::settings(format!(
-            "{path}: its rotary positions are scaled or paired as neighbours, and only the plain form can be trained"
+            "{path}: its rotary positions are scaled or pair neighbouring elements; only the plain form can be trained"
         )));
     }
     if let Some(student) = &checkpoint.model.student {
@@ -39,10 +39,10 @@ pub(crate) fn configuration(
         return Ok((student, checkpoint.model.assumed.clone()));
     }
     let (mut config, assumed) =
-        run.map_err(|e| Error::settings(format!("{path}: holds no model that can be trained: {e}")))?;
+        run.map_err(|e| Error::settings(format!("{path}: contains no model that can be trained: {e}")))?;
     if config.attention_bias != AttentionBias::None {
         return Err(Error::settings(format!(
-            "{path}: holds no model that can be trained: its attention has biases, and the student's has none"
+            "{path}: contains no model that can be trained: attention with biases is not supported"
         )));
     }
     // Its window is the longest sequence already.

@@ -198,7 +198,7 @@ impl Trainer {
         trainer.warnings.extend(assumed.iter().map(|a| format!("{path}: {a}")));
         if let Some(saved) = saved_seed.filter(|&saved| saved != seed) {
             trainer.warnings.push(format!(
-                "{path}: was trained with seed {saved}, and this run goes on with {seed}: from here on other documents are held out, and data comes in another order"
+                "{path}: was trained with random seed {saved}, but this run continues with {seed}: other documents are held out from here on, and the data comes in another order"
             ));
         }
         let state_step = number("step").and_then(as_u64);
@@ -208,13 +208,15 @@ impl Trainer {
         trainer.skipped = number("skipped").and_then(as_u64).unwrap_or(0);
         const STATE: &str = "optimizer_state_dict";
         if options.reset_optimizer {
-            trainer.warnings.push("the optimizer starts without its state, as asked".into());
+            trainer.warnings.push("the optimizer starts without its saved state, as requested".into());
         } else if checkpoint.meta(STATE).is_some() {
             let notes = trainer.optimizer.load(checkpoint, STATE, &trainer.parameters)?;
             trainer.warnings.extend(notes);
             trainer.note_rates(checkpoint, STATE);
         } else {
-            trainer.warnings.push(format!("{path}: holds no optimizer state, so moments start at zero"));
+            trainer
+                .warnings
+                .push(format!("{path}: contains no optimizer state, so the moments start at zero"));
         }
         let restored = !options.restart_data && trainer.stream.restore(checkpoint, "training_state.data")?;
         if restored {
@@ -223,9 +225,9 @@ impl Trainer {
             // A loss on other data is no measure for this run's.
             trainer.stream.begin_at(number("epoch").and_then(as_u64).unwrap_or(0));
             if !options.restart_data && trainer.step > 0 {
-                trainer
-                    .warnings
-                    .push(format!("{path}: does not say where in the data it was, so a pass over it begins"));
+                trainer.warnings.push(format!(
+                    "{path}: does not record its position in the data, so the data starts from the beginning"
+                ));
             }
         }
         Ok(trainer)
@@ -245,7 +247,7 @@ impl Trainer {
             let Some(theirs) = groups.first().and_then(rate) else { continue };
             if (theirs - ours).abs() > 1e-6 * ours.abs() {
                 self.warnings.push(format!(
-                    "{}: was trained at a learning rate of {theirs}, and this run goes on at {ours} (--lr)",
+                    "{}: was trained at a learning rate of {theirs}, but this run continues at {ours}",
                     checkpoint.path.display()
                 ));
             }
@@ -266,7 +268,7 @@ impl Trainer {
         let length = settings.data.length;
         if length > config.max_seq_len {
             return Err(Error::settings(format!(
-                "sequences of {length} positions, and the model was made for at most {}",
+                "sequences of {length} positions are longer than the {} that the model was made for",
                 config.max_seq_len
             )));
         }
@@ -278,10 +280,10 @@ impl Trainer {
             settings.data.files.len(),
             settings.loss.temperature,
         )?;
-        let mut warnings: Vec<String> = settings.optimizer.surprises().into_iter().collect();
+        let mut warnings: Vec<String> = settings.optimizer.warning().into_iter().collect();
         for (lr, weight_decay) in optimizer.ternary_decay(&parameters) {
             warnings.push(format!(
-                "weight decay {weight_decay} at learning rate {lr} shrinks ternary weights: on its own it halves them every {:.0} steps (ln 2 / (lr * weight decay)), and absmean quantization hides that from the loss",
+                "weight decay {weight_decay} at learning rate {lr} shrinks ternary weights: by itself it halves them every {:.0} steps (ln 2 / (lr * weight decay)), and absmean quantization hides that from the loss",
                 optim::half_life(lr, weight_decay)
             ));
         }
@@ -309,7 +311,7 @@ impl Trainer {
         match self.step < self.settings.steps {
             true => Ok(()),
             false => Err(Error::settings(format!(
-                "the model is at step {} already; --steps is the step to stop at",
+                "the model is at step {} already, and `steps` is the step to stop at",
                 self.step
             ))),
         }
@@ -377,7 +379,7 @@ impl Trainer {
         self.prepare()?;
         let validation = self.validation.clone().unwrap_or_default();
         let mut gradients = self.parameters.zeros();
-        let (mut spoiled, mut told_bad, mut saved_at) = (0, 0, None);
+        let (mut spoiled, mut reported_bad, mut saved_at) = (0, 0, None);
         while self.step < self.settings.steps {
             if stop.load(Ordering::Relaxed) && self.ready.is_empty() {
                 if saved_at != Some(self.step) {
@@ -390,11 +392,11 @@ impl Trainer {
                 true => self.batches()?,
                 false => std::mem::take(&mut self.ready),
             };
-            if self.stream.bad > told_bad {
-                told_bad = self.stream.bad;
+            if self.stream.bad > reported_bad {
+                reported_bad = self.stream.bad;
                 let shown = std::mem::take(&mut self.stream.shown);
                 watch(Event::Warning(format!(
-                    "{told_bad} bad lines so far were left out; {}",
+                    "{reported_bad} invalid lines were skipped so far; {}",
                     shown.join("; ")
                 )));
             }
@@ -411,7 +413,7 @@ impl Trainer {
                 spoiled += 1;
                 self.skipped += 1;
                 watch(Event::Warning(format!(
-                    "step {}: loss {loss}, gradient norm {norm}; the step is skipped ({} so far)",
+                    "step {}: loss {loss}, gradient norm {norm}; the step was skipped ({} so far)",
                     self.step + 1,
                     self.skipped
                 )));

@@ -59,7 +59,10 @@ fn names_of_arrays_stay_inside_the_archive() {
         (&[&long], "longer"),
     ] {
         let error = convert(names).unwrap_err();
-        assert!(matches!(&error, Error::Target(text) if text.contains(why) && text.len() < 300), "{error}");
+        assert!(
+            matches!(&error, Error::Target { why: text, .. } if text.contains(why) && text.len() < 300),
+            "{error}"
+        );
         assert!(!to.exists());
     }
 }

@@ -15,7 +15,7 @@ pub(super) fn reverses(whole: &Whole) -> Result<String, String> {
     let code = whole.code.as_bytes();
     let text = |node: Node<'_>| node.utf8_text(code).unwrap_or_default().to_string();
     let function = nodes(whole.tree.root_node()).find(|node| node.kind() == "function_definition");
-    let function = function.ok_or("no function is left")?;
+    let function = function.ok_or("there is no function")?;
     let parameters = function.child_by_field_name("parameters");
     let mut lists: HashSet<String> =
         parameters.into_iter().flat_map(nodes).filter(|n| n.kind() == "identifier").map(text).collect();

@@ -75,7 +75,7 @@ impl Measures {
     pub(super) fn fault(&self) -> Option<String> {
         let percent = |share: f64| format!("{:.0} %", 100.0 * share);
         if self.tokens == 0 {
-            return Some("nothing is written".into());
+            return Some("nothing was written".into());
         }
         if self.tokens >= FEWEST && self.looped >= MOST_LOOP {
             let pattern = self.pattern.as_deref().unwrap_or_default();
@@ -84,7 +84,7 @@ impl Measures {
             return Some(format!("collapse: {} of the tokens repeat `{pattern}`", percent(self.looped)));
         }
         if self.broken > MOST_BROKEN {
-            return Some(format!("gibberish: {} of the characters are no text", percent(self.broken)));
+            return Some(format!("gibberish: {} of the characters are not text", percent(self.broken)));
         }
         if let Some(known) = self.known_words.filter(|known| *known < FEWEST_KNOWN) {
             return Some(format!("gibberish: only {} of the words are in the vocabulary", percent(known)));

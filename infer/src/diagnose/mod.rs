@@ -151,7 +151,7 @@ pub fn diagnose(
     let syntax = Step {
         name: StepName::Syntax,
         passed: 2 * passed > checks.len(),
-        summary: format!("{passed} of {} prompts are continued by Python that parses", checks.len()),
+        summary: format!("{passed} of {} prompts are continued with Python that parses", checks.len()),
         checks,
     };
     let logic = Step {
@@ -185,7 +185,7 @@ impl Completer<'_, '_> {
         let ids = self.tokenizer.prompt(prompt, Specials::AsText)?;
         let mut cache = Cache::new(self.model.config(), KvType::F32, WhenFull::Stop);
         if ids.len() > cache.room() {
-            return Ok(Err("the prompt does not fit the model's context".into()));
+            return Ok(Err("the prompt does not fit into the model's context".into()));
         }
         let stop = Stop {
             max_tokens: self.options.max_tokens,

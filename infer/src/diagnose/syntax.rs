@@ -36,7 +36,7 @@ pub(super) fn parse(prompt: &str, completion: &str) -> Result<Whole, String> {
                 if statements > 0 {
                     return Ok(Whole { code: kept.to_string(), tree, statements });
                 }
-                return Err(mistake.unwrap_or_else(|| "no whole statement is written".to_string()));
+                return Err(mistake.unwrap_or_else(|| "no complete statement was written".to_string()));
             }
             None => break,
             Some(node) => {
@@ -50,7 +50,7 @@ pub(super) fn parse(prompt: &str, completion: &str) -> Result<Whole, String> {
             }
         }
     }
-    Err(mistake.unwrap_or_else(|| "no whole statement is written".to_string()))
+    Err(mistake.unwrap_or_else(|| "no complete statement was written".to_string()))
 }
 
 fn parser() -> Result<Parser, String> {

@@ -18,7 +18,7 @@ use tokenizers::{DecoderWrapper, NormalizedString, Normalizer, SplitDelimiterBeh
 fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(result) => result.map_err(|e| e.to_string()),
-        Err(_) => Err("contradicts itself".into()),
+        Err(_) => Err("is inconsistent".into()),
     }
 }
 
@@ -39,7 +39,7 @@ impl std::fmt::Debug for Json {
 impl Json {
     /// Reads a file, and lists its tokens.
     pub fn read(bytes: &[u8]) -> Result<(Self, Vec<(u64, Token)>), String> {
-        let wrong = |e: String| format!("is no tokenizer.json: {e}");
+        let wrong = |e: String| format!("is not a valid tokenizer.json: {e}");
         // Of some of its parts the crate takes for granted that they are JSON.
         serde_json::from_slice::<serde_json::Value>(bytes).map_err(|e| wrong(e.to_string()))?;
         let mut plain = guarded(|| tokenizers::Tokenizer::from_bytes(bytes)).map_err(wrong)?;
@@ -124,9 +124,9 @@ impl ByteLevel {
         let known = pre_tokenizer(name.unwrap_or("default"));
         if name.is_none() || known.is_none() {
             let said = name.map_or("does not name its pre-tokenizer".to_string(), |name| {
-                format!("has the pre-tokenizer `{}`, which is not known", ckpt_inspect::printable(name))
+                format!("has the unknown pre-tokenizer `{}`", ckpt_inspect::printable(name))
             });
-            warnings.push(format!("the tokenizer {said}; text is split as by llama.cpp's default"));
+            warnings.push(format!("the tokenizer {said}; text is split by llama.cpp's default rule, so ids may differ from those in training"));
         }
         let PreTokenizer { patterns, whole_words, .. } =
             known.or_else(|| pre_tokenizer("default")).ok_or("has no pre-tokenizer")?;

@@ -86,7 +86,7 @@ impl Tokenizer {
     /// `Checkpoint` for what cannot be read, is damaged or of a kind that is not known; `Tokenizer`.
     pub fn open(path: &Path) -> Result<Self> {
         if path.is_dir() {
-            let what = "holds neither tokenizer.json nor tokenizer.model";
+            let what = "contains neither tokenizer.json nor tokenizer.model";
             return Self::in_folder(path)?
                 .ok_or_else(|| Error::Tokenizer { path: path.into(), what: what.into() });
         }
@@ -159,7 +159,7 @@ impl Tokenizer {
             }
             other => {
                 return Err(wrong(format!(
-                    "its tokenizer is of the kind `{}`; gpt2, llama and t5 are read (--tokenizer names another file)",
+                    "its tokenizer is of the kind `{}`; only gpt2, llama and t5 are supported, so give a tokenizer file",
                     ckpt_inspect::printable(other)
                 )));
             }
@@ -353,7 +353,7 @@ impl Tokenizer {
         Err(Error::Tokenizer {
             path: self.path.clone(),
             what: format!(
-                "has {count} tokens and the model's embedding {rows} rows: it is another model's; name the right one with --tokenizer"
+                "has {count} tokens and the model's embedding {rows} rows, so it belongs to another model; give the right one"
             ),
         })
     }

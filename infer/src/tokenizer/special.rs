@@ -100,10 +100,10 @@ pub(super) fn stops(vocabulary: &Vocabulary, partition: &Partition) -> Vec<u32> 
         "[EOT]",
         "<｜end▁of▁sentence｜>",
     ];
-    let told = ["tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
-    let told = told.into_iter().filter_map(|key| key_id(vocabulary, key));
+    let configured = ["tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
+    let configured = configured.into_iter().filter_map(|key| key_id(vocabulary, key));
     let usual = TEXTS.iter().filter_map(|text| partition.id(text));
-    let mut ids: Vec<u32> = vocabulary.role(Role::Eos).into_iter().chain(told).chain(usual).collect();
+    let mut ids: Vec<u32> = vocabulary.role(Role::Eos).into_iter().chain(configured).chain(usual).collect();
     ids.sort_unstable();
     ids.dedup();
     ids

@@ -171,7 +171,7 @@ impl Loss {
             file: None,
             range: None,
             present: 0,
-            why: "it is in no file of the set".into(),
+            why: "no file of the set contains it".into(),
             filled: None,
             in_list: false,
             tensor: None,

@@ -60,7 +60,7 @@ fn borrowed(all: &[u8], range: Range<u64>) -> Result<Cow<'_, [u8]>> {
         .zip(usize::try_from(range.end).ok())
         .and_then(|(start, end)| all.get(start..end));
     inside.map(Cow::Borrowed).ok_or_else(|| {
-        Error::damaged(format!("bytes up to {} are needed and {} are there", range.end, all.len()))
+        Error::damaged(format!("bytes up to {} are needed, and there are only {}", range.end, all.len()))
             .because(DamageKind::CutShort)
             .at(range.start)
     })
@@ -183,7 +183,7 @@ pub(crate) struct Short(pub u64);
 
 impl From<Short> for Error {
     fn from(Short(needed): Short) -> Self {
-        Error::damaged(format!("{needed} bytes are needed, and fewer are there"))
+        Error::damaged(format!("{needed} bytes are needed, and there are fewer"))
             .because(DamageKind::CutShort)
     }
 }
@@ -219,7 +219,7 @@ impl ByteSource for Section<'_> {
         match (self.start.checked_add(range.start), self.start.checked_add(range.end)) {
             (Some(start), Some(end)) if range.end <= self.len => self.whole.bytes(start..end),
             _ => Err(Error::damaged(format!(
-                "bytes up to {} are needed and {} are there",
+                "bytes up to {} are needed, and there are only {}",
                 range.end, self.len
             ))
             .because(DamageKind::CutShort)),
@@ -265,7 +265,7 @@ impl std::io::Seek for Reader<'_> {
         };
         let place = place.filter(|&at| at <= self.source.len());
         self.at = place.ok_or_else(|| {
-            std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "it ends before what it announces does")
+            std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "it ends earlier than its header says")
         })?;
         Ok(self.at)
     }
@@ -400,7 +400,7 @@ impl Source {
         if !std::fs::metadata(path).map_err(io)?.is_file() {
             return Err(Error::new(crate::ErrorKind::Io, "is not a regular file")
                 .in_file(path)
-                .hint("checkpoints are mapped, so a pipe or device is to be copied to a file first"));
+                .hint("copy it to a file first: checkpoints are memory-mapped, which pipes and devices do not allow"));
         }
         let file = File::open(path).map_err(io)?;
         let metadata = file.metadata().map_err(io)?;

@@ -113,13 +113,13 @@ impl Storage {
         for (storage, range) in parts {
             let run = storage.run();
             if range.start > range.end || range.end > run.len {
-                let what = format!("reaches byte {} of a storage that has {}", range.end, run.len);
+                let what = format!("needs byte {} of a storage of {} bytes", range.end, run.len);
                 return Err(Error::damaged(what).because(DamageKind::BeyondStorage));
             }
             let pieces = match &run.place {
                 Place::Segments(pieces) => pieces,
                 Place::Missing { why, .. } => return Err(why.into()),
-                _ => return Err(Error::unsupported("a part that is no range of a file")),
+                _ => return Err(Error::unsupported("a part that is not a range of a file")),
             };
             if *swap.get_or_insert(run.swap) != run.swap {
                 return Err(Error::unsupported("parts of different byte orders"));
@@ -175,7 +175,7 @@ impl Storage {
     /// A range of the decoded bytes as they are in the file.
     pub(crate) fn range(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>> {
         let beyond = || {
-            Error::damaged(format!("{} bytes of storage are beyond the end of the file", self.0.len))
+            Error::damaged(format!("its storage of {} bytes lies beyond the end of the file", self.0.len))
                 .because(DamageKind::CutShort)
         };
         match &self.0.place {
@@ -188,7 +188,7 @@ impl Storage {
             Place::Deflated(Segment { source, offset, len: compressed }) => {
                 if self.0.len > FREE_INFLATION && self.0.len / MAX_INFLATION > *compressed {
                     return Err(Error::unsupported(format!(
-                        "its {compressed} compressed bytes inflate to {}, out of proportion",
+                        "its {compressed} compressed bytes would inflate to {}, which is out of proportion",
                         self.0.len
                     ))
                     .at(*offset)
@@ -196,7 +196,8 @@ impl Storage {
                     .hint("unpack the archive and zip it again without compression"));
                 }
                 let packed = source.data().part(*offset, *compressed).and_then(|packed| {
-                    packed.ok_or_else(|| Error::damaged("a compressed storage is beyond the end of the file"))
+                    packed
+                        .ok_or_else(|| Error::damaged("a compressed storage lies beyond the end of the file"))
                 });
                 packed
                     .and_then(|packed| inflate(&packed, self.0.len))
@@ -212,7 +213,7 @@ impl Storage {
                 let kept = match kept {
                     Some(segment) => {
                         gathered(std::slice::from_ref(segment), 0..segment.len).map_err(|_| {
-                            Error::damaged("what is kept of it is beyond the end of the file")
+                            Error::damaged("its stored part lies beyond the end of the file")
                                 .because(DamageKind::CutShort)
                         })?
                     }
@@ -220,7 +221,7 @@ impl Storage {
                 };
                 let mut bytes = Vec::new();
                 bytes.try_reserve_exact(self.0.len as usize).map_err(|_| {
-                    Error::unsupported(format!("{} bytes to fill are more than there is memory", self.0.len))
+                    Error::unsupported(format!("there is not enough memory to fill {} bytes", self.0.len))
                 })?;
                 bytes.extend_from_slice(&kept);
                 // The pattern is in step with the tensor's first byte.
@@ -240,7 +241,7 @@ impl Storage {
 fn cut_out(mut bytes: Vec<u8>, range: Range<u64>) -> Result<Cow<'static, [u8]>> {
     let len = bytes.len() as u64;
     if range.start > range.end || range.end > len {
-        return Err(Error::damaged(format!("reaches byte {} of a storage that has {len}", range.end))
+        return Err(Error::damaged(format!("needs byte {} of a storage of {len} bytes", range.end))
             .because(DamageKind::BeyondStorage));
     }
     bytes.truncate(range.end as usize);
@@ -282,7 +283,7 @@ pub(crate) fn inflate(packed: &[u8], len: u64) -> Result<Vec<u8>> {
         return damaged(format!("the compressed data is damaged: {error}"));
     }
     if out.len() as u64 != len {
-        return damaged(format!("the compressed data does not hold the {len} bytes announced"));
+        return damaged(format!("the compressed data does not contain the {len} bytes announced"));
     }
     Ok(out)
 }

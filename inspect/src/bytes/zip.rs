@@ -284,11 +284,13 @@ pub(crate) fn central_directory(source: &dyn ByteSource) -> Result<Directory> {
     }
     // Bytes put before the archive shift every offset by the same amount.
     let Some(actual) = after.checked_sub(size) else { return lost("its size is larger than the file") };
-    let Some(shift) = actual.checked_sub(start) else { return lost("its offset lies behind it") };
+    let Some(shift) = actual.checked_sub(start) else {
+        return lost("its recorded offset is after its actual position");
+    };
     if shift > 0 && source.window(0, 4)?.starts_with(LOCAL_HEADER) {
         return match source.contains(END, 0..actual)? {
             true => Ok(Directory::Several),
-            false => lost("it is not where it says that it is"),
+            false => lost("it is not at the offset that it records"),
         };
     }
     let headers = source.bytes(actual..after)?;
@@ -331,8 +333,8 @@ pub(crate) fn salvage(source: &dyn ByteSource) -> Result<Vec<Entry>> {
     starts.sort_unstable();
     // Each guess costs a checksum of what it guesses; together they read the file a few times at most.
     let mut budget = 4 * source.len();
-    let mut told: HashSet<&[u8]> = HashSet::new();
-    for record in records.iter().filter(|r| told.insert(&r.name)) {
+    let mut seen: HashSet<&[u8]> = HashSet::new();
+    for record in records.iter().filter(|r| seen.insert(&r.name)) {
         let name = text(&record.name);
         let known = by_name.get(&name).map_or(&[][..], Vec::as_slice);
         let mut places: Vec<(u64, u64)> =
@@ -506,7 +508,7 @@ pub(crate) fn content<'a>(source: &'a dyn ByteSource, entry: &Entry) -> Result<C
     }
     if entry.len > source.len() + INFLATED_ALLOWANCE {
         return Err(Error::unsupported(format!(
-            "the entry `{}` inflates to {} bytes, out of proportion to the file",
+            "the entry `{}` inflates to {} bytes, which is out of proportion to the file",
             entry.name, entry.len
         ))
         .at(entry.offset));

@@ -197,7 +197,7 @@ impl FromStr for DType {
         let named = DType::named().find(|dtype| dtype.name() == name);
         named
             .or_else(|| GgmlType::named(name).map(DType::Ggml))
-            .ok_or_else(|| format!("`{}` is no element type", name.escape_debug()))
+            .ok_or_else(|| format!("`{}` is not an element type", name.escape_debug()))
     }
 }
 

@@ -203,7 +203,7 @@ macro_rules! named {
                 };
                 match name {
                     $($word => Ok(Format::$format),)*
-                    _ => gguf().ok_or_else(|| format!("`{}` is no format", name.escape_debug())),
+                    _ => gguf().ok_or_else(|| format!("`{}` is not a format", name.escape_debug())),
                 }
             }
         }
@@ -271,14 +271,14 @@ impl Contents {
     /// Leaves of faults and of notices the first few, and says how many more there are: a hostile listing has as many
     /// as it likes.
     pub fn tell_first(&mut self) {
-        const TOLD: usize = 8;
-        if let Some(more) = self.faults.len().checked_sub(TOLD).filter(|more| *more > 0) {
-            self.faults.truncate(TOLD);
+        const LISTED: usize = 8;
+        if let Some(more) = self.faults.len().checked_sub(LISTED).filter(|more| *more > 0) {
+            self.faults.truncate(LISTED);
             self.faults.push(Damage::new(DamageKind::Other, format!("and {more} more such faults")));
         }
-        if let Some(more) = self.notices.len().checked_sub(TOLD).filter(|more| *more > 0) {
-            self.notices.truncate(TOLD);
-            self.notices.push(Notice::new(NoticeKind::Other, format!("and {more} more such notices")));
+        if let Some(more) = self.notices.len().checked_sub(LISTED).filter(|more| *more > 0) {
+            self.notices.truncate(LISTED);
+            self.notices.push(Notice::new(NoticeKind::Other, format!("and {more} more such warnings")));
         }
     }
 
@@ -295,12 +295,12 @@ pub(crate) fn add_new(list: &mut Vec<String>, more: impl IntoIterator<Item = Str
 
 /// First bytes of files that are mistaken for checkpoints, what they are, and what to do.
 const OTHERS: [(&[u8], &str, &str); 6] = [
-    (b"\x89HDF", "is an HDF5 (Keras) file, which is not read", "save the weights as SafeTensors"),
+    (b"\x89HDF", "is an HDF5 (Keras) file, which is not supported", "save the weights as SafeTensors"),
     (b"\x1f\x8b", "is compressed with gzip", "decompress it first (gunzip)"),
     (b"\x28\xb5\x2f\xfd", "is compressed with Zstandard", "decompress it first (unzstd)"),
     (b"\xfd7zXZ", "is compressed with xz", "decompress it first (unxz)"),
     (b"BZh", "is compressed with bzip2", "decompress it first (bunzip2)"),
-    (b"{", "is JSON, not a checkpoint", "a shard index ends in .index.json and holds a `weight_map`"),
+    (b"{", "is JSON, not a checkpoint", "a shard index ends in .index.json and contains a `weight_map`"),
 ];
 
 /// What a file is that is none of [`FORMATS`].
@@ -309,10 +309,10 @@ fn unrecognised(data: &dyn ByteSource) -> Result<Error> {
     if data.len() == 0 {
         return Ok(error("is empty")
             .because(DamageKind::Empty)
-            .hint("the writer died before its first byte, or the disk was full"));
+            .hint("the program that wrote it died before its first byte, or the disk was full"));
     }
     if data.is_zero()? {
-        return Ok(error("holds only zero bytes")
+        return Ok(error("contains only zero bytes")
             .because(DamageKind::ZeroBytes)
             .hint("the file was allocated and never written"));
     }
@@ -333,8 +333,9 @@ fn mistaken(bytes: &[u8]) -> Error {
     }
     if let Some(head) = bytes.get(..9).filter(|head| head[8] == b'{') {
         let length = u64::from_le_bytes(head[..8].try_into().expect("eight bytes"));
-        return error("would be a SafeTensors file, if its header's length were possible")
-            .hint(format!("its first eight bytes say {length}, and at most 100 MB are allowed"));
+        return error("looks like a SafeTensors file, but its header's length is impossible").hint(format!(
+            "its first eight bytes give a header of {length} bytes, and at most 100 MB are allowed"
+        ));
     }
     let mut kinds: Vec<&str> = Vec::new();
     for container in FORMATS.iter().rev() {
@@ -345,7 +346,7 @@ fn mistaken(bytes: &[u8]) -> Error {
     }
     let last = kinds.pop().unwrap_or_default();
     error(&format!("is not a {} or {last} file", kinds.join(", ")))
-        .hint("these are recognised by content; the file's extension does not matter")
+        .hint("formats are recognised by content; the file's extension does not matter")
 }
 
 #[cfg(test)]

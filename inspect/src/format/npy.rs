@@ -94,28 +94,28 @@ impl Header {
         }
         let header = text(header);
         let mut literal = Literal { rest: &header, depth: 0 };
-        let bad = |what: &str| Error::damaged(format!("the header of the array {what}")).at(after);
-        let Some(Python::Dict(entries)) = literal.value() else { return Err(bad("is no dict of Python's")) };
+        let bad = |what: &str| Error::damaged(format!("the array's header {what}")).at(after);
+        let Some(Python::Dict(entries)) = literal.value() else { return Err(bad("is not a Python dict")) };
         // Of a key that is there twice, Python takes the last.
         let field = |name: &str| entries.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value);
         let elements = match field("descr") {
             Some(Python::Text(code)) => ElementKind::of(code),
             Some(fields @ Python::List(_)) => ElementKind::Structured { objects: fields.mentions_objects() },
-            _ => return Err(bad("says no type")),
+            _ => return Err(bad("names no type")),
         };
         let fortran = match field("fortran_order") {
             Some(Python::Bool(fortran)) => *fortran,
-            _ => return Err(bad("says no order")),
+            _ => return Err(bad("names no memory order")),
         };
         let shape = match field("shape") {
             Some(Python::List(sizes)) => sizes.iter().map(|size| match size {
                 Python::Int(n) => usize::try_from(*n).ok(),
                 _ => None,
             }),
-            _ => return Err(bad("says no shape")),
+            _ => return Err(bad("names no shape")),
         };
         let shape: Vec<usize> =
-            shape.collect::<Option<_>>().ok_or_else(|| bad("has a shape that is not made of sizes"))?;
+            shape.collect::<Option<_>>().ok_or_else(|| bad("has a shape that is not a tuple of sizes"))?;
         Ok(Header { elements, fortran, shape, start })
     }
 
@@ -139,9 +139,11 @@ impl Header {
     pub fn numbers(&self) -> Result<(DType, bool)> {
         Err(Error::unsupported(match &self.elements {
             ElementKind::Plain { dtype, big_endian } => return Ok((*dtype, *big_endian)),
-            ElementKind::Objects => "holds Python objects, which are a pickle".to_string(),
-            ElementKind::Structured { .. } => "holds records of several fields".to_string(),
-            ElementKind::Other(code) => format!("holds elements of NumPy's type `{}`", code.escape_debug()),
+            ElementKind::Objects => "contains Python objects, which are pickled".to_string(),
+            ElementKind::Structured { .. } => "contains records of several fields".to_string(),
+            ElementKind::Other(code) => {
+                format!("contains elements of the NumPy type `{}`", code.escape_debug())
+            }
         })
         .hint("save arrays of numbers"))
     }
@@ -178,9 +180,9 @@ pub(crate) fn cut_header() -> Error {
 /// # Errors
 /// Those of [`Header::parse`], the text's own aside.
 pub(crate) fn place(bytes: &[u8]) -> Result<Range<u64>> {
-    let fixed = bytes.strip_prefix(MAGIC).ok_or_else(|| {
-        Error::new(crate::ErrorKind::Unrecognised, "does not begin like an array of NumPy's")
-    })?;
+    let fixed = bytes
+        .strip_prefix(MAGIC)
+        .ok_or_else(|| Error::new(crate::ErrorKind::Unrecognised, "does not begin like a NumPy array"))?;
     let cut = cut_header;
     let after = |width: usize| {
         let start = MAGIC.len() as u64 + 2 + width as u64;
@@ -190,7 +192,7 @@ pub(crate) fn place(bytes: &[u8]) -> Result<Range<u64>> {
     match fixed.first().ok_or_else(cut)? {
         1 => after(2),
         2 | 3 => after(4),
-        other => Err(Error::unsupported(format!("an array in version {other} of NumPy's format"))),
+        other => Err(Error::unsupported(format!("an array in version {other} of the .npy format"))),
     }
 }
 

@@ -39,7 +39,7 @@ pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
     let length = bytes.part(0, 8)?.map_or(0, |b| u64::from_le_bytes((*b).try_into().expect("eight bytes")));
     let header = bytes.part(8, length)?.ok_or_else(|| {
         Error::damaged(format!(
-            "the header takes {length} bytes and {} are there",
+            "the header should take {length} bytes, and there are only {}",
             file_len.saturating_sub(8)
         ))
         .because(DamageKind::CutShort)
@@ -66,7 +66,10 @@ pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
         }
         if !names.insert(name.clone()) {
             let name = name.escape_debug();
-            fault(DamageKind::Duplicate, format!("the header names `{name}` twice; the first one counts"));
+            fault(
+                DamageKind::Duplicate,
+                format!("the header names `{name}` twice; the first occurrence is used"),
+            );
             continue;
         }
         let entry: Entry = match serde_json::from_value(entry) {
@@ -112,7 +115,7 @@ pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
     }
     if end > available {
         let what = format!(
-            "the file is cut short: its header describes {} bytes and {file_len} are there",
+            "the file is cut short: its header describes {} bytes, and there are only {file_len}",
             data.saturating_add(end),
         );
         fault(DamageKind::CutShort, what);
@@ -135,7 +138,7 @@ pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
         reached = reached.max(stop);
     }
     if gap > 0 {
-        let text = format!("{gap} bytes between its tensors belong to none");
+        let text = format!("{gap} bytes between its tensors belong to no tensor");
         contents.notices.push(Notice::new(NoticeKind::Hole, text));
     }
     contents.faults = faults;

@@ -211,9 +211,9 @@ impl TensorInfo {
         let end = bytes.and_then(|b| b.checked_add(self.byte_offset));
         match end {
             Some(end) if end <= available || bytes == Some(0) => Ok(()),
-            Some(end) => Err(Error::damaged(format!("reaches byte {end} of a storage that has {available}"))
+            Some(end) => Err(Error::damaged(format!("needs byte {end} of a storage of {available} bytes"))
                 .because(DamageKind::BeyondStorage)),
-            None => Err(Error::damaged("has a shape whose size overflows, or that its blocks do not fill")
+            None => Err(Error::damaged("has a shape whose size overflows, or that whole blocks do not fill")
                 .because(DamageKind::Shape)),
         }
     }
@@ -290,7 +290,7 @@ impl TensorInfo {
         let span = self.span().unwrap_or(0);
         if self.numel() > FREE_ELEMENTS && self.numel() / MAX_EXPANSION > span {
             return Err(Error::unsupported(format!(
-                "it repeats {span} elements to {}; that is not copied out",
+                "it expands {span} elements to {}, which is too many to copy",
                 self.numel()
             )));
         }

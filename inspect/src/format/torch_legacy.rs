@@ -247,7 +247,7 @@ fn locate(data: &dyn ByteSource, at: u64, storages: &[StorageRef]) -> Result<Loc
     for key in keys {
         let Some(&size) = word_sizes.get(key.as_str()) else {
             let what = format!(
-                "nothing tells the size of storage `{}`; it and those after it are lost",
+                "the size of storage `{}` is unknown; it and those after it are lost",
                 key.escape_debug()
             );
             located.damage = Some(Damage::new(DamageKind::StorageLost, what));
@@ -270,7 +270,7 @@ fn locate(data: &dyn ByteSource, at: u64, storages: &[StorageRef]) -> Result<Loc
         if expected.is_some() && counted != expected {
             miscounted = true;
             let what = format!(
-                "storage `{}` says that it has {count} elements, and the object another number, which counts",
+                "storage `{}` records {count} elements, but the object gives another number, which is used",
                 key.escape_debug()
             );
             located.damage.get_or_insert_with(|| Damage::new(DamageKind::Inconsistent, what));
@@ -281,7 +281,7 @@ fn locate(data: &dyn ByteSource, at: u64, storages: &[StorageRef]) -> Result<Loc
         doubtful.push(key.clone());
         let Some(len) = expected.or(counted).filter(|&len| len <= left) else {
             located.damage.get_or_insert_with(|| {
-                let what = format!("the file is cut short: storage `{}` is not whole", key.escape_debug());
+                let what = format!("the file is cut short: storage `{}` is incomplete", key.escape_debug());
                 Damage::new(DamageKind::CutShort, what)
             });
             cut = true;
@@ -296,7 +296,7 @@ fn locate(data: &dyn ByteSource, at: u64, storages: &[StorageRef]) -> Result<Loc
     let surplus = data.len().saturating_sub(position);
     // A count that was overwritten moves nothing: the next one, or the end of the file, is where it belongs.
     if miscounted && (surplus > 0 || cut) {
-        let why = "bytes were inserted or removed before it or in it: the counts before and after it do not lie where they belong";
+        let why = "bytes were inserted or removed before or inside it: the element counts around it are not where they should be";
         let why = Damage::new(DamageKind::Shifted, why);
         located.shifted.extend(doubtful.into_iter().map(|key| (key, why.clone())));
     }

@@ -180,7 +180,7 @@ fn read_tensors(
             Ok((key, key_of(record, parts[1]).unwrap_or_default()))
         })?;
         let run = runs.get(&storage).ok_or_else(|| {
-            Error::damaged(format!("a tensor refers to storage `{storage}`, which is not there"))
+            Error::damaged(format!("a tensor refers to storage `{storage}`, which is missing"))
         })?;
         let dims = i64_at(part, &mut at)? as i32;
         let dims = usize::try_from(dims)

@@ -44,12 +44,12 @@ fn read(source: &Arc<Source>) -> Result<Contents> {
     let (entries, damage) = match central_directory(bytes)? {
         Directory::Of(central) => (central.entries, None),
         Directory::Several => {
-            return Err(Error::unsupported("holds several zip archives one after another, as the parts of a distributed checkpoint (.distcp) do").hint(DCP_HINT));
+            return Err(Error::unsupported("contains several zip archives one after another, as the parts of a distributed checkpoint (.distcp) do").hint(DCP_HINT));
         }
         Directory::Lost(reason) => {
             let entries = zip::salvage(bytes)?;
             let why = format!(
-                "the zip's central directory cannot be read ({reason}): the file was cut short, overwritten or never finished; {} entries found by their headers",
+                "the zip's central directory cannot be read ({reason}): the file was truncated, overwritten or never finished; {} entries were found by their local headers",
                 entries.len()
             );
             (entries, Some(Damage::new(DamageKind::DirectoryLost, why)))
@@ -64,9 +64,7 @@ fn read(source: &Arc<Source>) -> Result<Contents> {
         .filter(|e| e.name == "data.pkl" || e.name.ends_with("/data.pkl"))
         .min_by_key(|e| e.name.len())
         .ok_or_else(|| match damage {
-            Some(_) => Error::damaged(
-                "a damaged zip, and no data.pkl in what is left of it, which names the tensors",
-            ),
+            Some(_) => Error::damaged("a damaged zip in which data.pkl, which names the tensors, is missing"),
             None if by_name.keys().any(|n| n.ends_with("model.json")) => {
                 Error::unsupported("a TorchScript archive from before PyTorch 1.4")
                     .hint("load and save it with PyTorch 1.4 to 2")
@@ -119,7 +117,7 @@ fn read(source: &Arc<Source>) -> Result<Contents> {
         } else {
             contents.notices.push(Notice::new(
                 NoticeKind::DamagedPart,
-                "constants.pkl is damaged; constants of the script are not listed",
+                "constants.pkl is damaged; the script's constants are not listed",
             ));
         }
     }
@@ -172,7 +170,7 @@ impl Places<'_> {
             Method::Deflated => Storage::new(Place::Deflated(segment), entry.len, entry.crc32, swap),
             Method::Other(number) => {
                 let why = format!(
-                    "its storage `{key}` is compressed by zip method {number}; only stored and deflated are read"
+                    "its storage `{key}` is compressed by zip method {number}; only stored and deflated entries can be read"
                 );
                 Storage::missing(Damage::new(DamageKind::Compression, why), storage.bytes)
             }

@@ -81,7 +81,7 @@ pub fn survey(checkpoint: &Checkpoint, tensor: &TensorInfo) -> Result<Survey> {
 
 fn survey_inner(checkpoint: &Checkpoint, tensor: &TensorInfo) -> Result<Survey> {
     if tensor.dtype.is_complex() {
-        return Err(Error::unsupported("complex numbers have no map"));
+        return Err(Error::unsupported("maps of complex numbers are not supported"));
     }
     let values = checkpoint.elements(tensor)?;
     values.check_codes()?;

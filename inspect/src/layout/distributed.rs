@@ -16,6 +16,6 @@ fn recognises(path: &Path) -> bool {
 }
 
 fn set(folder: &Path) -> Result<Set> {
-    let what = "is a distributed checkpoint (.distcp files with their .metadata), which is not read";
+    let what = "is a distributed checkpoint (.distcp files with their .metadata), which is not supported";
     Err(Error::unsupported(what).in_file(folder).hint(DCP_HINT))
 }

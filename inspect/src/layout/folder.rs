@@ -17,7 +17,7 @@ fn set(folder: &Path) -> Result<Set> {
     let mut set = folder_set(folder)?;
     let mut forms = FORMS.iter().filter(|form| folder.join(form).is_file());
     if let (Some(read), Some(other)) = (forms.next(), forms.next()) {
-        let text = format!("it was read from {read}, as transformers does, and not from {other} beside it");
+        let text = format!("it was read from {read}, as transformers does, not from {other} next to it");
         set.notices.push(Notice::new(NoticeKind::OtherForm, text));
     }
     // Files that come or go.
@@ -55,7 +55,7 @@ pub(super) fn add_config(path: &Path, set: &mut Set) {
     let config = folder.join("config.json");
     set.config = read_json(&config, MAX_CONFIG).map(from_json);
     if set.config.is_none() && config.is_file() {
-        let text = "the config.json beside it is not JSON that can be read, and was not used";
+        let text = "the config.json next to it is not valid JSON and was not used";
         set.notices.push(Notice::new(NoticeKind::ConfigNotUnderstood, text));
     }
     let state: Option<TrainerState> = read_json(&folder.join("trainer_state.json"), MAX_INDEX);
@@ -99,7 +99,7 @@ fn folder_set(folder: &Path) -> Result<Set> {
         many => {
             Err(Error::new(ErrorKind::Unrecognised, format!("is a folder of {} checkpoints", many.len()))
                 .in_file(folder)
-                .hint(format!("name one of them, such as {}", many[0].display())))
+                .hint(format!("give one of them, such as {}", many[0].display())))
         }
     }
 }

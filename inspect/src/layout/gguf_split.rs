@@ -38,14 +38,14 @@ fn missing_splits(joined: &Joined<'_>) -> Option<Damage> {
     let (files, tensors) = (joined.files as u64, joined.tensors.len() as u64);
     if count > files {
         let what = format!(
-            "it is split {} of {count}, and the others are not beside it under names that end in -0000N-of-{count:05}",
+            "it is split {} of {count}, and the others are not next to it under names that end in -0000N-of-{count:05}",
             key("split.no").map_or_else(|| "one".into(), |n| n.saturating_add(1).to_string())
         );
         return Some(Damage::new(DamageKind::MissingShards, what));
     }
     let promised = key("split.tensors.count")?;
     (promised > tensors).then(|| {
-        let what = format!("the splits hold {tensors} of {promised} tensors");
+        let what = format!("the splits contain {tensors} of {promised} tensors");
         Damage::new(DamageKind::MissingTensors, what)
     })
 }

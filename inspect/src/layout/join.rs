@@ -90,7 +90,7 @@ impl Joined {
         for tensor in more.tensors {
             if self.names.contains(&tensor.name) {
                 let text = format!(
-                    "`{}` is in more than one shard; the first one counts",
+                    "`{}` is in more than one shard; the first one is used",
                     tensor.name.escape_debug()
                 );
                 all.notices.push(Notice::new(NoticeKind::Duplicate, text));

@@ -45,7 +45,7 @@ fn lacks(set: &Set, joined: &Joined<'_>) -> Lacks {
     let lost: Vec<&String> = index.iter().filter(|n| !known.contains(n.as_str())).collect();
     if let Some(first) = lost.first() {
         let what = format!(
-            "of the tensors in the index, {} are in no shard, such as `{}`",
+            "{} of the tensors in the index are in no shard, such as `{}`",
             lost.len(),
             first.escape_debug()
         );
@@ -142,7 +142,7 @@ pub(super) fn file_set(path: &Path) -> Set {
     let weight_map = weight_map(&index).map(|m| m.into_keys().collect());
     let spoilt = (weight_map.is_none() && index.exists()).then(|| {
         let what = format!(
-            "{} is not a shard index: it has no `weight_map` of names to files, so what else should be there is not known",
+            "{} is not a shard index: it has no `weight_map` from names to files, so it is unknown what else should be there",
             name(&index)
         );
         Damage::new(DamageKind::Inconsistent, what)
@@ -159,7 +159,7 @@ fn weight_map(index: &Path) -> Option<WeightMap> {
 
 fn index_set(path: &Path) -> Result<Set> {
     let map = weight_map(path).ok_or_else(|| {
-        Error::new(ErrorKind::Damaged, "is not a shard index: it has no `weight_map` of names to files")
+        Error::new(ErrorKind::Damaged, "is not a shard index: it has no `weight_map` from names to files")
             .in_file(path)
     })?;
     let shards: BTreeSet<&String> = map.values().collect();
@@ -184,7 +184,7 @@ fn index_set(path: &Path) -> Result<Set> {
         }
     }
     if files.is_empty() {
-        return Err(Error::new(ErrorKind::Io, "none of the shards it names is there").in_file(path));
+        return Err(Error::new(ErrorKind::Io, "none of the shards it names exist").in_file(path));
     }
     let missing = (!gone.is_empty()).then(|| {
         let what = format!("{} of {} shards missing: {}", gone.len(), shards.len(), gone.join(", "));

@@ -159,7 +159,7 @@ impl ModelConfig {
             final_logit_soft_cap: usual.final_logit_soft_cap,
             attention_bias: match architecture.biases {
                 Biases::Fixed(biases) => biases,
-                Biases::Told => AttentionBias::None,
+                Biases::Configured => AttentionBias::None,
             },
             activation: Activation::Silu,
             sliding_window: None,
@@ -234,7 +234,7 @@ impl ModelConfig {
             "use_cache": true,
             "sliding_window": self.sliding_window,
         }));
-        if written.biases == Biases::Told {
+        if written.biases == Biases::Configured {
             config.insert("attention_bias".into(), json!(self.attention_bias != AttentionBias::None));
         }
         if self.sliding_window.is_some() {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::architecture::{Architecture, Biases, Kind, Role, STUDENT};
 use super::config::ModelConfig;
-use super::given::{self, Assumed, ConfigError, Given, Quantization, Setting};
+use super::given::{self, Assumption, ConfigError, Given, Quantization};
 use super::names::{self, Names, Style};
 use super::rope::RopeScaling;
 use crate::group::without_state_dict;
@@ -26,8 +26,8 @@ pub struct Model {
     pub student: Option<ModelConfig>,
     /// The configuration that a file beside or inside the checkpoint gives.
     pub config: Option<Value>,
-    /// Sentences on what was assumed.
-    pub assumed: Vec<String>,
+    /// What had to be assumed.
+    pub assumed: Vec<Assumption>,
     /// `quantization_config` of config.json.
     pub quantization: Option<Quantization>,
     /// What configuration or GGUF keys tell.
@@ -58,7 +58,7 @@ pub struct ModelRecord {
     pub architecture: String,
     /// Its configuration as far as known.
     pub config: serde_json::Map<String, serde_json::Value>,
-    /// What was assumed because neither names, shapes nor metadata tell it.
+    /// What had to be assumed because the checkpoint does not give it, in words.
     pub assumed: Vec<String>,
 }
 
@@ -183,7 +183,11 @@ impl Model {
             },
             (None, None) => Default::default(),
         };
-        ModelRecord { architecture: self.architecture.clone(), config, assumed: self.assumed.clone() }
+        ModelRecord {
+            architecture: self.architecture.clone(),
+            config,
+            assumed: self.assumed.iter().map(Assumption::to_string).collect(),
+        }
     }
 }
 
@@ -203,7 +207,7 @@ impl Checkpoint {
         given.tie_word_embeddings = Some(names.is_tied());
         if let Format::Gguf { .. } = self.format {
             given.vocab_size = rows;
-            if given.architecture.is_some_and(|a| a.biases == Biases::Told) {
+            if given.architecture.is_some_and(|a| a.biases == Biases::Configured) {
                 given.attention_bias = Some(names.attention_bias());
             }
             // Numbers that a file does not have are what llama.cpp takes them for.
@@ -251,45 +255,19 @@ fn student(tensors: &[TensorInfo], metadata: &Value) -> Option<Model> {
         return None;
     }
     let shapes = Names::new(tensors, &STUDENT, Style::Student, without_state_dict).shapes()?;
-    let mut said = Vec::new();
     let given = given_model.map_or_else(|| Ok(Given::default()), Given::of_trainer);
-    match &given {
-        Err(ConfigError::NotUnderstood(error)) => {
-            said.push(format!("the checkpoint's config is not understood and not used: {error}"));
-        }
-        Err(error) => said.push(format!("the checkpoint's config is not used: {error}")),
-        Ok(_) => {}
-    }
-    let told = given.clone().unwrap_or_default();
-    let (config, assumed) = shapes.configure(&STUDENT, &[&told]);
-    if !assumed.is_empty() {
-        said.push(format!("not told by names, shapes or config, so assumed: {}", list(assumed)));
+    let (config, settings) = shapes.configure(&STUDENT, &[&given.clone().unwrap_or_default()]);
+    let mut assumed: Vec<Assumption> =
+        given.as_ref().err().cloned().map(Assumption::ConfigNotUsed).into_iter().collect();
+    if !settings.is_empty() {
+        assumed.push(Assumption::Settings(settings));
     }
     Some(Model {
         architecture: STUDENT.name.into(),
         student: Some(config),
         config: given_model.cloned(),
-        assumed: said,
+        assumed,
         given,
         ..Model::default()
     })
-}
-
-/// What was assumed, in the order in which records have it.
-fn list(mut assumed: Vec<Assumed>) -> String {
-    const ORDER: [&str; 7] = [
-        "head_dim",
-        "max_seq_len",
-        "rope_base",
-        "quantization_eps",
-        "norm_eps",
-        "attn_logit_soft_cap",
-        "final_logit_soft_cap",
-    ];
-    assumed.sort_by_key(|a| ORDER.iter().position(|setting| *setting == a.setting).unwrap_or(ORDER.len()));
-    let said = assumed.iter().map(|a| match a.value {
-        Setting::Number(x) if x < 1e-3 => format!("{} {x:e}", a.setting),
-        value => format!("{} {value}", a.setting),
-    });
-    said.collect::<Vec<_>>().join(", ")
 }

@@ -100,8 +100,8 @@ impl std::str::FromStr for I2sLayout {
             "x86" => Ok(I2sLayout::X86),
             "arm" => Ok(I2sLayout::Arm),
             "rows" => Ok(I2sLayout::Rows),
-            _ => Err(Error::unsupported(format!("`{}` is no I2_S layout", name.escape_debug()))
-                .hint("there are x86, arm and rows")),
+            _ => Err(Error::unsupported(format!("`{}` is not an I2_S layout", name.escape_debug()))
+                .hint("the layouts are x86, arm and rows")),
         }
     }
 }
@@ -237,9 +237,9 @@ mod tests {
     }
 
     /// All that can be told of a checkpoint.
-    fn told(opened: Result<Checkpoint>) -> std::result::Result<Vec<String>, String> {
+    fn summary(opened: Result<Checkpoint>) -> std::result::Result<Vec<String>, String> {
         let checkpoint = opened.map_err(|e| e.to_string())?;
-        let mut told = vec![format!(
+        let mut summary = vec![format!(
             "{:?} {:?} {:?} {:?} {:?} {:?} {:?}",
             checkpoint.format,
             checkpoint.metadata,
@@ -252,9 +252,9 @@ mod tests {
         for tensor in &checkpoint.tensors {
             let bytes =
                 checkpoint.tensor_bytes(tensor).map(|b| crc32fast::hash(&b)).map_err(|e| e.to_string());
-            told.push(format!("{tensor:?} {bytes:?}"));
+            summary.push(format!("{tensor:?} {bytes:?}"));
         }
-        Ok(told)
+        Ok(summary)
     }
 
     #[test]
@@ -273,8 +273,8 @@ mod tests {
                     let bytes = &bytes[..cut];
                     let at = format!("{} up to {cut}", path.display());
                     assert_eq!(
-                        told(open_fetched(&path, bytes)),
-                        told(open_bytes(&path, bytes.to_vec())),
+                        summary(open_fetched(&path, bytes)),
+                        summary(open_bytes(&path, bytes.to_vec())),
                         "{at}"
                     );
                 }

@@ -192,7 +192,7 @@ static KINDS: [Facts; 9] = {
             sgd(g) && g.decoupled() == Some(true)
         }),
         facts(Kind::Sgd, "SGD", BUFFER, InGradient, sgd),
-        facts(Kind::Unknown, "an optimizer not known here", &[], Decoupled, |_| true),
+        facts(Kind::Unknown, "an unknown optimizer", &[], Decoupled, |_| true),
     ]
 };
 

@@ -62,19 +62,19 @@ const NEEDED: [(&str, &[&str]); 3] = [
 
 impl RopeScaling {
     /// What `rope_scaling` or `rope_parameters` of a configuration says.
-    pub fn of_config(told: &Value) -> RopeScaling {
-        Self::of_json(whole_json(told))
+    pub fn of_config(config: &Value) -> RopeScaling {
+        Self::of_json(whole_json(config))
     }
 
-    fn of_json(told: Json) -> RopeScaling {
-        let mut parameters = match told {
+    fn of_json(config: Json) -> RopeScaling {
+        let mut parameters = match config {
             Json::Null => return RopeScaling::None,
             Json::Object(parameters) => parameters,
             other => return RopeScaling::Other { kind: other.to_string(), parameters: Map::new() },
         };
         // `type` is the older name, which many files have beside the newer one. The base is not of the scaling.
         let [kind, older, _] = ["rope_type", "type", "rope_theta"].map(|key| parameters.shift_remove(key));
-        let kind = match [kind, older].into_iter().flatten().find(|told| !told.is_null()) {
+        let kind = match [kind, older].into_iter().flatten().find(|config| !config.is_null()) {
             None => return RopeScaling::None,
             Some(Json::String(kind)) => kind,
             Some(other) => other.to_string(),
@@ -106,12 +106,12 @@ impl RopeScaling {
 
     /// As config.json says it; `None` for not at all.
     pub fn to_json(&self) -> Option<Json> {
-        let mut told = Map::from_iter([("rope_type".to_string(), json!(self.kind()))]);
-        let mut tell = |key: &str, value: Json| told.insert(key.into(), value);
+        let mut config = Map::from_iter([("rope_type".to_string(), json!(self.kind()))]);
+        let mut put = |key: &str, value: Json| config.insert(key.into(), value);
         match self {
             RopeScaling::None => return None,
             RopeScaling::Linear { factor } => {
-                tell("factor", json!(factor));
+                put("factor", json!(factor));
             }
             RopeScaling::Llama3 {
                 factor,
@@ -119,21 +119,21 @@ impl RopeScaling {
                 high_freq_factor,
                 original_max_position_embeddings,
             } => {
-                tell("factor", json!(factor));
-                tell("low_freq_factor", json!(low_freq_factor));
-                tell("high_freq_factor", json!(high_freq_factor));
-                tell(ORIGINAL, positions(*original_max_position_embeddings));
+                put("factor", json!(factor));
+                put("low_freq_factor", json!(low_freq_factor));
+                put("high_freq_factor", json!(high_freq_factor));
+                put(ORIGINAL, positions(*original_max_position_embeddings));
             }
             RopeScaling::Yarn { factor, original_max_position_embeddings, more } => {
-                tell("factor", json!(factor));
+                put("factor", json!(factor));
                 if let Some(original) = original_max_position_embeddings {
-                    tell(ORIGINAL, positions(*original));
+                    put(ORIGINAL, positions(*original));
                 }
-                told.extend(more.clone());
+                config.extend(more.clone());
             }
-            RopeScaling::Other { parameters, .. } => told.extend(parameters.clone()),
+            RopeScaling::Other { parameters, .. } => config.extend(parameters.clone()),
         }
-        Some(Json::Object(told))
+        Some(Json::Object(config))
     }
 
     /// Whether GGUF has words for it that other runners know.
@@ -144,7 +144,7 @@ impl RopeScaling {
     /// Writes what GGUF has keys for into `keys`, for `architecture`, and all of it under this suite's own. Llama 3's
     /// factors are a tensor there.
     pub(super) fn to_gguf(&self, architecture: &str, keys: &mut Keys) {
-        let Some(told) = self.to_json() else { return };
+        let Some(config) = self.to_json() else { return };
         let (factor, original) = match self {
             RopeScaling::Linear { factor } => (Some(*factor), None),
             RopeScaling::Yarn { factor, original_max_position_embeddings, .. } => {
@@ -160,7 +160,7 @@ impl RopeScaling {
         if let Some(original) = original {
             keys.set(&name("original_context_length"), &(original as u32));
         }
-        keys.set(KEY, told.to_string().as_str());
+        keys.set(KEY, config.to_string().as_str());
     }
 
     /// What the keys of a GGUF file say, `own` by their full names; `None` where they say nothing.
@@ -170,8 +170,8 @@ impl RopeScaling {
     ) -> Option<RopeScaling> {
         match own(KEY) {
             Some(Value::String(text)) => {
-                let told = serde_json::from_str(text).unwrap_or_else(|_| json!(text));
-                return Some(Self::of_json(told));
+                let config = serde_json::from_str(text).unwrap_or_else(|_| json!(text));
+                return Some(Self::of_json(config));
             }
             Some(other) => return Some(Self::of_json(json!(format!("{other:?}")))),
             None => {}
@@ -181,12 +181,12 @@ impl RopeScaling {
             Value::String(kind) => json!(kind),
             other => json!(format!("{other:?}")),
         };
-        let mut told =
+        let mut config =
             json!({"rope_type": kind, "factor": of_model("factor").and_then(single).unwrap_or(1.0)});
         if let Some(original) = of_model("original_context_length").and_then(as_f64) {
-            told[ORIGINAL] = positions(original);
+            config[ORIGINAL] = positions(original);
         }
-        Some(Self::of_json(told))
+        Some(Self::of_json(config))
     }
 
     /// What Llama 3 divides each rotary frequency by, one for two elements of a head: 1 for short waves, `factor` for long
@@ -240,15 +240,15 @@ impl RopeScaling {
                 (slope * range, range + 1.0)
             }
         };
-        let told = RopeScaling::Llama3 {
+        let config = RopeScaling::Llama3 {
             factor,
             low_freq_factor: 1.0,
             high_freq_factor: (high * 1000.0).round() / 1000.0,
             original_max_position_embeddings: original.round(),
         };
-        let again = told.factors(base, head_dim)?;
+        let again = config.factors(base, head_dim)?;
         let near = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-5 * a.abs();
-        factors.iter().zip(&again).all(near).then_some(told)
+        factors.iter().zip(&again).all(near).then_some(config)
     }
 }
 
@@ -301,10 +301,10 @@ mod tests {
         for (base, head_dim, factor, original) in
             [(5e5, 64, 32.0, 8192), (5e5, 128, 8.0, 8192), (1e4, 16, 8.0, 64)]
         {
-            let told = json!({"rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0,
+            let config = json!({"rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0,
                               "high_freq_factor": 4.0, "original_max_position_embeddings": original});
-            let scaling = RopeScaling::of_json(told.clone());
-            assert_eq!(scaling.to_json(), Some(told));
+            let scaling = RopeScaling::of_json(config.clone());
+            assert_eq!(scaling.to_json(), Some(config));
             let factors = scaling.factors(base, head_dim).unwrap();
             assert_eq!(RopeScaling::of_factors(&factors, base), Some(scaling));
         }
@@ -316,14 +316,14 @@ mod tests {
 
     #[test]
     fn every_kind_keeps_what_is_told_of_it() {
-        for told in [
+        for config in [
             json!({"rope_type": "linear", "factor": 2.0}),
             json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768, "beta_fast": 32}),
             json!({"rope_type": "yarn", "factor": 4.0}),
             json!({"rope_type": "longrope", "short_factor": [1.0, 2.0], "long_factor": [1.5, 2.5]}),
             json!({"rope_type": "llama3", "factor": 8.0}),
         ] {
-            assert_eq!(RopeScaling::of_json(told.clone()).to_json(), Some(told));
+            assert_eq!(RopeScaling::of_json(config.clone()).to_json(), Some(config));
         }
         let older = json!({"type": "linear", "factor": 2, "rope_theta": 1e4});
         assert_eq!(RopeScaling::of_json(older), RopeScaling::Linear { factor: 2.0 });

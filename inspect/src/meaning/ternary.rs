@@ -56,7 +56,7 @@ pub(crate) fn recognise(checkpoint: &mut Checkpoint, quantization: Option<&Quant
     }
     if strided > 0 {
         let text = format!(
-            "{strided} packed matrices are strided views, which are not unpacked: they are read as the bytes that they are"
+            "{strided} packed matrices are strided views, which are not unpacked; they are shown as raw bytes"
         );
         checkpoint.warnings.push(Notice::new(NoticeKind::NotShown, text));
     }
@@ -64,14 +64,14 @@ pub(crate) fn recognise(checkpoint: &mut Checkpoint, quantization: Option<&Quant
         checkpoint.tensors.iter().filter(|t| t.dtype == DType::Ternary(TernaryPacking::I2sUnscaled)).count();
     if unscaled > 0 {
         let text = format!(
-            "{unscaled} packed matrices keep only signs: their scales are lost, so std and levels say nothing about collapse"
+            "{unscaled} packed matrices store only codes: their scales are lost, so std and verdicts say nothing about collapse"
         );
         checkpoint.warnings.push(Notice::new(NoticeKind::LostScale, text));
     }
     if hf_scales_guessed {
         checkpoint.warnings.push(Notice::new(
             NoticeKind::AssumedLayout,
-            "no quantization_config says how weight_scale is applied; assumed `bitlinear` (output divided by it)",
+            "no quantization_config says how weight_scale is applied; assumed `bitlinear` (the output is divided by it)",
         ));
     }
 }
@@ -80,7 +80,7 @@ fn become_packed(tensor: &mut TensorInfo, packing: TernaryPacking, shape: Vec<us
     let packed = tensor.numel();
     let dtype = DType::Ternary(packing);
     if numel(&shape).is_none() || dtype.bytes_for(&shape) != Some(packed) {
-        let what = format!("{packed} packed bytes do not hold its recorded shape {shape:?}");
+        let what = format!("{packed} packed bytes do not fit its recorded shape {shape:?}");
         tensor.damage = Some(Damage::new(DamageKind::Shape, what));
         return;
     }
@@ -142,14 +142,14 @@ pub(crate) fn settle_i2s(checkpoint: &mut Checkpoint, given: Option<I2sLayout>) 
         None if tensors.iter().any(only_arm) => {
             checkpoint.warnings.push(Notice::new(
                 NoticeKind::AssumedLayout,
-                "its I2_S rows do not fill blocks of 128, so they are read in the layout of ARM builds (`--i2s-layout` says otherwise)",
+                "its I2_S rows do not fill blocks of 128, so the `arm` layout was assumed; `x86` and `rows` are the others",
             ));
             I2sLayout::Arm
         }
         None => {
             checkpoint.warnings.push(Notice::new(
                 NoticeKind::AssumedLayout,
-                "I2_S does not say which build of bitnet.cpp wrote it; assumed the x86 layout (`--i2s-layout x86`), others are `arm` and `rows`",
+                "I2_S does not record which build of bitnet.cpp wrote it; the `x86` layout was assumed, others are `arm` and `rows`",
             ));
             I2sLayout::X86
         }

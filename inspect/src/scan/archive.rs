@@ -57,7 +57,7 @@ impl Scanner<'_> {
         entries.sort_by_key(|e| e.header);
         for entry in &entries {
             let Some(mut inner) = place.inside(&cut(&entry.name)) else {
-                let message = "archives within archives, deeper than is looked".to_string();
+                let message = "archives nested too deeply to follow".to_string();
                 self.find(Rule::OpaqueContent, place, Some(entry.header), message);
                 return Ok(Kind::Zip);
             };
@@ -101,7 +101,7 @@ impl Scanner<'_> {
             let count = seen.entry(entry.name.to_lowercase()).or_default();
             *count += 1;
             if *count == 2 {
-                let message = format!("`{}` is there more than once", cut(&entry.name));
+                let message = format!("`{}` occurs more than once", cut(&entry.name));
                 self.find(Rule::DuplicateEntry, place, Some(entry.header), message);
             }
             if leads_outside(&entry.name) {
@@ -167,7 +167,7 @@ impl Scanner<'_> {
             let sized = if local.sizes_follow() { end.saturating_sub(local.data) } else { local.compressed };
             let compressed = sized.min(left);
             let name = text(&local.name);
-            let message = format!("`{}` has a local header and is not in the directory", cut(&name));
+            let message = format!("`{}` has a local header but is not in the central directory", cut(&name));
             self.find(Rule::HiddenEntry, place, Some(header), message);
             found.push(Entry {
                 name,
@@ -185,7 +185,7 @@ impl Scanner<'_> {
         }
         // A data descriptor is no longer; some writers leave its signature out, or pad.
         if found.is_empty() && gap.len > DESCRIPTOR && !(&gap as &dyn ByteSource).is_zero()? {
-            let message = format!("{} bytes between entries belong to none", gap.len);
+            let message = format!("{} bytes between entries belong to no entry", gap.len);
             self.find(Rule::Hole, place, Some(start), message);
         }
         Ok(found)
@@ -203,7 +203,7 @@ impl Scanner<'_> {
             differ.push("the compression".to_string());
         }
         if (local.flags ^ entry.flags) & zip::ENCRYPTED != 0 {
-            differ.push("the mark of encryption".to_string());
+            differ.push("the encryption flag".to_string());
         }
         if !local.sizes_follow() {
             if local.compressed != entry.compressed || local.len != entry.len {
@@ -215,7 +215,7 @@ impl Scanner<'_> {
         }
         if !differ.is_empty() {
             let message =
-                format!("`{name}`: local header and directory disagree on {}", differ.join(" and "));
+                format!("`{name}`: local header and central directory disagree on {}", differ.join(" and "));
             self.find(Rule::HeadersDisagree, place, Some(entry.header), message);
         }
         if (local.flags | entry.flags) & zip::ENCRYPTED != 0 {
@@ -268,7 +268,7 @@ impl Scanner<'_> {
                 &inflated
             }
             Method::Other(number) => {
-                let message = format!("compressed by zip method {number}, which is not read");
+                let message = format!("compressed by zip method {number}, which is not supported");
                 self.find(Rule::OpaqueContent, place, None, message);
                 return Ok(());
             }
@@ -317,11 +317,11 @@ impl Scanner<'_> {
                 self.find(rule, place, Some(at), message);
             }
             if kind.is_file() && !names.insert(name.clone()) {
-                let message = format!("`{}` is there more than once", cut(&name));
+                let message = format!("`{}` occurs more than once", cut(&name));
                 self.find(Rule::DuplicateEntry, place, Some(at), message);
             }
             let Some(inner) = place.inside(&cut(&name)) else {
-                let message = "archives within archives, deeper than is looked".to_string();
+                let message = "archives nested too deeply to follow".to_string();
                 self.find(Rule::OpaqueContent, place, Some(at), message);
                 return Ok(());
             };

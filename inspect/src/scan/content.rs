@@ -86,7 +86,7 @@ impl Kind {
             Kind::Gzip => "gzip",
             Kind::Zlib => "zlib",
             Kind::Opaque => "opaque",
-            Kind::NoPickle => "no pickle",
+            Kind::NoPickle => "not a pickle",
             Kind::Unknown => "unknown",
         }
     }
@@ -192,7 +192,7 @@ impl<'o> Scanner<'o> {
                 None => {
                     return Err(Error::new(
                         ErrorKind::Unrecognised,
-                        "is neither a pickle nor an archive nor a file of tensors",
+                        "is neither a pickle, nor an archive, nor a tensor file",
                     ));
                 }
             },
@@ -210,7 +210,7 @@ impl<'o> Scanner<'o> {
     /// Scans bytes that a pickle hands to a loader of PyTorch files.
     pub fn loaded(&mut self, data: &dyn ByteSource, place: &Place) -> Result<()> {
         if self.dispatch(data, "loaded.pt", place)?.is_none() {
-            let message = "a loader is given bytes that are neither a pickle nor an archive".to_string();
+            let message = "a loader would read bytes that are neither a pickle nor an archive".to_string();
             self.find(Rule::OpaqueContent, place, None, message);
         }
         Ok(())
@@ -298,7 +298,7 @@ impl<'o> Scanner<'o> {
             return Ok(Some(Kind::Zlib));
         }
         if let Some((_, what)) = OPAQUE.iter().find(|(magic, _)| head.starts_with(magic)) {
-            self.find(Rule::OpaqueContent, place, None, format!("{what}, which is not looked into"));
+            self.find(Rule::OpaqueContent, place, None, format!("{what}, which cannot be scanned"));
             return Ok(Some(Kind::Opaque));
         }
         if matches!(head, [0x80, 0..=5, ..]) || (!head.is_empty() && (pickled || data.len() <= TRIED)) {
@@ -310,7 +310,8 @@ impl<'o> Scanner<'o> {
     /// What follows the storages of a legacy file.
     fn after_storages(&mut self, data: &dyn ByteSource, place: &Place) -> Result<()> {
         let Some(end) = torch_legacy::end_of_storages(data)? else {
-            let message = "its storages cannot be located, nor what may follow them".to_string();
+            let message =
+                "its storages cannot be located, so whatever follows them was not scanned".to_string();
             self.find(Rule::OpaqueContent, place, None, message);
             return Ok(());
         };
@@ -364,7 +365,7 @@ impl<'o> Scanner<'o> {
         let read = reader.take(limit + 1).read_to_end(&mut inflated);
         self.spend(inflated.len() as u64);
         if inflated.len() as u64 > limit {
-            let message = format!("inflates to more than {limit} bytes; the rest was not looked into");
+            let message = format!("inflates to more than {limit} bytes; the rest was not scanned");
             self.find(Rule::OpaqueContent, place, None, message);
         } else if let Err(error) = read {
             let error = Reader::complaint(error)?;
@@ -521,7 +522,7 @@ impl<'o> Scanner<'o> {
     }
 
     pub fn out_of_budget(&mut self, place: &Place) {
-        let message = "repeats or nests itself out of proportion to the file; the rest was not looked into";
+        let message = "is nested or repeated out of proportion to the file; the rest was not scanned";
         self.find(Rule::OpaqueContent, place, None, message.into());
     }
 }

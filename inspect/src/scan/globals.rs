@@ -169,13 +169,13 @@ const HARMLESS_BUILTINS: &[&str] = &[
 pub(crate) const BUILTINS: [&str; 3] = ["builtins", "__builtin__", "__builtins__"];
 
 const RUNS: &str = "runs programs or Python code";
-const REACHES: &str = "reaches any attribute or function of others";
+const REACHES: &str = "can reach any attribute or function";
 const IMPORTS: &str = "imports or loads code";
 const FILES: &str = "reads or changes files";
 const NETWORK: &str = "uses the network";
 const NATIVE: &str = "loads native code or writes to memory";
-const UNPICKLES: &str = "unpickles something that cannot be seen here";
-const DISARMS: &str = "tampers with tools that scan pickles";
+const UNPICKLES: &str = "unpickles data that cannot be inspected here";
+const DISARMS: &str = "tampers with pickle scanners";
 
 /// Modules of which everything is dangerous, with all below them.
 const DANGEROUS_MODULES: &[(&str, &str)] = &[

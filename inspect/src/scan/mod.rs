@@ -93,15 +93,15 @@ rules! {
     ChangedClass "changed-class" Unknown
         "Unpickling sets attributes of a class or function that it imports."
     Expansion "expansion" Unknown
-        "The object unfolds to immensely many values: whoever walks it runs out of time or memory."
+        "The object expands to an immense number of values: whatever walks it runs out of time or memory."
     BrokenPickle "broken-pickle" Unknown
         "The pickle ends in an error; everything before that point is executed all the same."
     StrayProtocol "stray-protocol" Unknown
-        "A protocol opcode stands within the pickle, where no pickler writes one, or names a protocol that does not exist."
+        "A protocol opcode is in the middle of the pickle, where no pickler writes one, or names a protocol that does not exist."
     BytesAfterPickle "bytes-after-pickle" Unknown
-        "Bytes follow the pickle that it does not account for."
+        "The pickle is followed by bytes that are not part of it."
     HiddenPickle "hidden-pickle" Note
-        "A pickle lies in a byte string, or where storages lie."
+        "A pickle is hidden in a byte string, or where tensor data should be."
     DangerousScript "dangerous-script" Dangerous
         "TorchScript code reads or writes files, or calls operators of other libraries."
     DangerousTemplate "dangerous-template" Dangerous
@@ -125,19 +125,19 @@ rules! {
     OverlappingEntries "overlapping-entries" Unknown
         "Entries of the archive overlap."
     EncryptedEntry "encrypted-entry" Unknown
-        "An entry is marked as encrypted, which makes some readers pass it over; PyTorch does not look at the mark."
+        "An entry is marked as encrypted, which makes some readers skip it; PyTorch ignores the flag."
     SeveralArchives "several-archives" Note
-        "Archives stand one after another, as in the parts of a distributed checkpoint; each was scanned."
+        "There are several archives one after another, as in the parts of a distributed checkpoint; each was scanned."
     PrependedBytes "prepended-bytes" Unknown
-        "Bytes stand before the archive: the file is something else to other readers."
+        "There are bytes before the archive: other readers may take the file for something else."
     AppendedBytes "appended-bytes" Unknown
         "Bytes follow the end of what the format describes."
     OpaqueContent "opaque-content" Unknown
-        "Something in it cannot be looked into: compression or nesting that is not read."
+        "Part of it cannot be scanned: its compression is not supported, or it is nested too deeply."
     MalformedTensors "malformed-tensors" Unknown
         "Tensors overlap, or their header contradicts itself."
     Hole "hole" Note
-        "Bytes between tensors belong to none."
+        "Bytes between tensors belong to no tensor."
     Damaged "damaged" Note
         "The file is cut short or damaged; what is left of it was scanned."
 }

@@ -59,7 +59,7 @@ impl Scanner<'_> {
                 }
                 self.pickles += 1;
                 if stream == Stream::Chance && !self.told_hidden(place) {
-                    let message = "a pickle lies where none belongs".to_string();
+                    let message = "there is a pickle where none belongs".to_string();
                     self.find(Rule::HiddenPickle, place, Some(at), message);
                 }
                 self.report(data, &trace, place, at)?;
@@ -135,15 +135,16 @@ impl Scanner<'_> {
             }
         }
         if let Some(values) = unfolded(&trace.pickle) {
-            let message = format!("its {} values unfold to {values}", trace.pickle.node_count());
+            let message = format!("its {} values expand to {values}", trace.pickle.node_count());
             self.find(Rule::Expansion, place, Some(base), message);
         }
         for &offset in &trace.seen.stray_protos {
-            let message = "a PROTO opcode within the pickle".to_string();
+            let message = "a PROTO opcode in the middle of the pickle".to_string();
             self.find(Rule::StrayProtocol, place, Some(base + offset), message);
         }
         for &offset in &trace.seen.lost_arrays {
-            let message = "joblib would read an array here, of a size that cannot be told: what follows it was not found";
+            let message =
+                "joblib would read an array of unknown size here, so what follows it was not scanned";
             self.find(Rule::OpaqueContent, place, Some(base + offset), message.to_string());
         }
         for &(offset, protocol) in &trace.seen.odd_protos {
@@ -154,7 +155,7 @@ impl Scanner<'_> {
             let offset = error.offset.map(|offset| base + offset);
             let message = match trace.seen.imports.is_empty() && trace.seen.calls.is_empty() {
                 true => error.what.clone(),
-                false => format!("{}; what stands before it is executed", error.what),
+                false => format!("{}; everything before that is executed", error.what),
             };
             self.find(Rule::BrokenPickle, place, offset, message);
         }
@@ -176,7 +177,7 @@ impl Scanner<'_> {
                 // The legacy form refers to classes so: ('module', class, file, source).
                 Node::Persistent(pid) if is_class(pickle, *pid) => {}
                 _ => {
-                    let message = format!("calls what it computes: {}", call(pickle, object));
+                    let message = format!("calls something that it computes: {}", call(pickle, object));
                     self.find(Rule::ComputedCall, place, Some(base + offset), message);
                 }
             }
@@ -193,7 +194,7 @@ impl Scanner<'_> {
             let what = usage.unwrap_or_else(|| format!("would import {}", cut(&global)));
             let (rule, message) = match self.class(module, name, place) {
                 Class::Harmless if handed_on.contains(&(module, name)) && !self.is_allowed(&global) => {
-                    let what = format!("hands on {global}, for something else to call");
+                    let what = format!("passes {global} to something else, which may call it");
                     match loads(module, name) {
                         Some(why) => (Rule::DangerousImport, format!("{what}: {why}")),
                         None => (Rule::UnknownImport, what),
@@ -347,7 +348,7 @@ impl Scanner<'_> {
             return Ok(());
         }
         let Some(inner) = place.inside(&format!("bytes at {offset}")) else {
-            let message = "pickles within pickles, deeper than is looked".to_string();
+            let message = "pickles nested too deeply to follow".to_string();
             self.find(Rule::OpaqueContent, place, Some(offset), message);
             return Ok(());
         };
@@ -414,7 +415,7 @@ const JUDGED_BY_ARGUMENTS: [(&str, &str); 4] = [
 
 /// Those of them that unpickle.
 fn loads(module: &str, name: &str) -> Option<&'static str> {
-    ((module, name) != ("_codecs", "encode")).then_some("unpickles something that cannot be seen here")
+    ((module, name) != ("_codecs", "encode")).then_some("unpickles data that cannot be inspected here")
 }
 
 /// Imports judged by their arguments that are used otherwise than by calling them: handed to something that may call

@@ -14,24 +14,24 @@ fn format(name: &str) -> PathBuf {
 }
 
 /// What identifies a tensor: type, shape and bytes.
-type Told = (String, Vec<usize>, Vec<u8>);
+type Content = (String, Vec<usize>, Vec<u8>);
 
-fn told(checkpoint: &Checkpoint, tensor: &TensorInfo) -> Told {
+fn content(checkpoint: &Checkpoint, tensor: &TensorInfo) -> Content {
     let bytes = checkpoint.tensor_bytes(tensor).unwrap().into_owned();
     (tensor.dtype.to_string(), tensor.shape.clone(), bytes)
 }
 
 /// Every tensor with data of the undamaged file.
-fn truth(path: &Path) -> HashMap<String, Told> {
+fn truth(path: &Path) -> HashMap<String, Content> {
     let checkpoint = open(path).unwrap();
     let has_data = |t: &&TensorInfo| t.storage.is_some() || t.sparse.is_some();
     let tensors = checkpoint.tensors.iter().filter(has_data);
-    tensors.map(|t| (t.name.clone(), told(&checkpoint, t))).collect()
+    tensors.map(|t| (t.name.clone(), content(&checkpoint, t))).collect()
 }
 
 /// Salvages `bytes`, holds what is said to be whole against `truth`, and gives how many of the tensors are whole.
 /// Where nothing vouches for a tensor it may differ if `excused`.
-fn whole(folder: &Path, bytes: &[u8], truth: &HashMap<String, Told>, excused: bool, what: &str) -> usize {
+fn whole(folder: &Path, bytes: &[u8], truth: &HashMap<String, Content>, excused: bool, what: &str) -> usize {
     let path = folder.join("damaged");
     std::fs::write(&path, bytes).unwrap();
     let Ok(salvaged) = salvage(&path, &OpenOptions::default()) else { return 0 };
@@ -46,7 +46,7 @@ fn whole(folder: &Path, bytes: &[u8], truth: &HashMap<String, Told>, excused: bo
         let expected =
             truth.get(&tensor.name).unwrap_or_else(|| panic!("{what}: {} is made up", tensor.name));
         assert!(
-            told(&salvaged.checkpoint, tensor) == *expected,
+            content(&salvaged.checkpoint, tensor) == *expected,
             "{what}: {} is said to be whole",
             tensor.name
         );

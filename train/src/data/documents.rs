@@ -93,7 +93,7 @@ impl Documents {
             // It refuses what is beyond its last row itself.
             "parquet" => Kind::Parquet(Parquet::open(path, offset)?),
             "gz" | "zst" | "zip" | "xz" | "bz2" | "tar" => {
-                return Err(Error::data(path, "is compressed; unpack it first"));
+                return Err(Error::data(path, "is compressed; decompress it first"));
             }
             _ => Kind::Text(reader()?),
         };
@@ -251,14 +251,15 @@ fn ids_of(path: &Path) -> Result<Kind> {
     let tensor = match all.as_slice() {
         [one] => *one,
         several => *several.iter().find(|t| NAMES.contains(&t.name.as_str())).ok_or_else(|| {
-            Error::data(path, format!("has {} integer tensors and none is called `ids`", several.len()))
+            Error::data(path, format!("has {} integer tensors, and none is named `ids`", several.len()))
         })?,
     };
     // Ids above 2^24 would not survive f32, and no vocabulary has them.
     let id = |value: f32| (0.0..16_777_216.0).contains(&value).then_some(value as u32);
     let ids: Option<Vec<u32>> = checkpoint.values(tensor)?.into_iter().map(id).collect();
-    let ids =
-        ids.ok_or_else(|| Error::data(path, format!("`{}` holds a value that is no token id", tensor.name)))?;
+    let ids = ids.ok_or_else(|| {
+        Error::data(path, format!("`{}` contains a value that is not a token id", tensor.name))
+    })?;
     let flat = tensor.shape.len() < 2;
     let cols = if flat { 1 } else { *tensor.shape.last().unwrap_or(&1) };
     if cols == 0 || ids.is_empty() {

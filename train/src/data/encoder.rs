@@ -15,7 +15,7 @@ use crate::{Error, Result};
 pub(super) const FIELDS: [&str; 6] = ["text", "content", "prompt", "response", "responses", "messages"];
 
 /// What text needs.
-pub(super) const NO_TOKENIZER: &str = "text needs a tokenizer (--tokenizer tokenizer.json)";
+pub(super) const NO_TOKENIZER: &str = "text needs a tokenizer: give a tokenizer.json";
 
 /// Turns text into tokens.
 pub(super) struct Encoder {
@@ -35,7 +35,7 @@ impl Encoder {
         let load = |path: &Path| -> Result<(Tokenizer, [u8; 32])> {
             let bytes = read_file(path)?;
             let loaded = Tokenizer::from_bytes(&bytes)
-                .map_err(|e| Error::data(path, format!("is no tokenizer: {e}")))?;
+                .map_err(|e| Error::data(path, format!("is not a valid tokenizer: {e}")))?;
             let mut hash = Sha256::new();
             hash.update([VERSION, mask_prompts.into()]);
             hash.update(&bytes);
@@ -78,7 +78,7 @@ impl Encoder {
 
     /// The documents of one JSON line.
     pub fn line(&self, line: &str) -> Result<Vec<Token>, String> {
-        let value: Value = serde_json::from_str(line).map_err(|e| format!("is no JSON: {e}"))?;
+        let value: Value = serde_json::from_str(line).map_err(|e| format!("is not valid JSON: {e}"))?;
         self.record(&value)
     }
 

@@ -133,7 +133,7 @@ impl Stream {
     /// `Settings` for sizes of zero or no files; `Data` and `Read` for a tokenizer that cannot be read.
     pub fn new(settings: &Settings, seed: u64) -> Result<Self> {
         if settings.files.is_empty() {
-            return Err(Error::settings("name the data to train on (--data FILE)"));
+            return Err(Error::settings("there is no data to train on: give at least one file"));
         }
         let tokens = settings.length.saturating_mul(settings.batch);
         for (sound, what) in [
@@ -142,12 +142,15 @@ impl Stream {
             (
                 tokens <= LARGEST_BATCH,
                 format!(
-                    "a batch of {} x {} tokens is larger than {LARGEST_BATCH}; --accumulate makes a step of several batches",
+                    "a batch of {} x {} tokens is larger than {LARGEST_BATCH}; use smaller batches, and `accumulate` to average the gradients of several",
                     settings.batch, settings.length
                 ),
             ),
-            ((0.0..1.0).contains(&settings.holdout), "the held-out share must be from 0 to below 1".into()),
-            ((0.0..=1.0).contains(&settings.fill_in_rate), "the fill-in rate must be from 0 to 1".into()),
+            ((0.0..1.0).contains(&settings.holdout), "holdout must be at least 0 and below 1".into()),
+            (
+                (0.0..=1.0).contains(&settings.fill_in_rate),
+                "the fill-in-the-middle rate must be from 0 to 1".into(),
+            ),
         ] {
             if !sound {
                 return Err(Error::settings(what));
@@ -159,7 +162,7 @@ impl Stream {
             rate => {
                 let marks = encoder.fill_in().ok_or_else(|| {
                     Error::settings(
-                        "filling in the middle needs a tokenizer that has tokens for it, such as <|fim_prefix|>, <|fim_middle|> and <|fim_suffix|>",
+                        "fill-in-the-middle training needs a tokenizer with tokens for it, such as <|fim_prefix|>, <|fim_middle|> and <|fim_suffix|>",
                     )
                 })?;
                 Some(FillIn { rate, marks, end: encoder.end_token() })
@@ -258,7 +261,7 @@ impl Stream {
             fruitless = if self.buffer.is_empty() { fruitless + 1 } else { 0 };
             if self.epoch > start + 1 && self.buffer.is_empty() || fruitless > MAX_FRUITLESS {
                 return Err(Error::settings(format!(
-                    "the data holds no sequence of {} tokens to train on{}",
+                    "the data contains no sequence of {} tokens to train on{}",
                     self.settings.length + 1,
                     self.shown.first().map(|s| format!("; {s}")).unwrap_or_default()
                 )));
@@ -312,7 +315,7 @@ impl Stream {
                 }
             }
             Document::Window(tokens) if tokens.len() < 2 => {
-                return Err(Error::data(path, "holds sequences of less than 2 tokens"));
+                return Err(Error::data(path, "contains sequences of fewer than 2 tokens"));
             }
             Document::Window(tokens) => {
                 self.buffer.push(Window { tokens, source: Some((file, offset as usize)) });
@@ -380,7 +383,7 @@ impl Stream {
         }
         let foreign = || {
             Error::settings(format!(
-                "{}: its place in the data is not one in these files; --restart-data begins them anew",
+                "{}: its position in the data does not exist in these files; restart the data from the beginning",
                 checkpoint.path.display()
             ))
         };

@@ -102,14 +102,14 @@ impl Groups {
     ) -> Result<Vec<(usize, i64)>> {
         let foreign = |what: String| {
             Error::settings(format!(
-                "{}: {what}; resume without its optimizer state (--reset-optimizer) or choose the optimizer it was saved by",
+                "{}: {what}; use the optimizer that it was saved by, or resume without its optimizer state",
                 checkpoint.path.display()
             ))
         };
         let Some(Value::List(groups)) = checkpoint.meta(&format!("{key}.param_groups")) else {
             let muon = checkpoint.meta(&format!("{key}.muon")).is_some();
             return Err(foreign(match muon {
-                true => "its optimizer state is muon-adamw's".into(),
+                true => "its optimizer state belongs to muon-adamw".into(),
                 false => format!("has no {key}.param_groups"),
             }));
         };
@@ -134,11 +134,11 @@ impl Groups {
                 names.iter().map(String::as_str).zip(numbers.iter().copied()).collect();
             let number = |&at: &usize| Some((at, *by_name.get(parameters.0[at].name.as_str())?));
             let all: Option<Vec<_>> = members.iter().map(number).collect();
-            return all.ok_or_else(|| foreign("its optimizer state is of other parameters".into()));
+            return all.ok_or_else(|| foreign("its optimizer state belongs to other parameters".into()));
         }
         if numbers.len() != members.len() {
             return Err(foreign(format!(
-                "its optimizer state is of {} parameters, not {}",
+                "its optimizer state has {} parameters, not {}",
                 numbers.len(),
                 members.len()
             )));
@@ -194,7 +194,7 @@ impl Groups {
             return Ok(());
         }
         Err(Error::settings(format!(
-            "{}: its optimizer state holds no {name}, so another optimizer saved it; resume without it (--reset-optimizer)",
+            "{}: its optimizer state has no {name}, so another optimizer saved it; use that one, or resume without its optimizer state",
             checkpoint.path.display()
         )))
     }

@@ -1,5 +1,5 @@
 //! Muon (Jordan 2024, <https://kellerjordan.github.io/posts/muon/>): momentum, orthogonalized by Newton-Schulz
-//! iterations; AdamW takes the parameters that are left. In the seed's form and in today's usual one.
+//! iterations; AdamW takes the parameters that are left. In the form that is usual today, and in that of the original trainer of bitnet-student.
 
 use ckpt_convert::Object;
 use ckpt_inspect::Checkpoint;
@@ -22,10 +22,9 @@ pub struct Settings {
     pub lr: Option<f64>,
     /// Learning rate of what is left to AdamW.
     pub adamw_lr: f64,
-    /// Decoupled weight decay of parameters that no BitLinear uses; in the seed's form of what is no matrix.
+    /// Decoupled weight decay of parameters that no BitLinear uses; in the cubic form, of parameters that are not matrices.
     pub weight_decay: f64,
-    /// Decoupled weight decay of ternary weights; in the seed's form of every matrix, the embedding included, which the
-    /// seed decays alike.
+    /// Decoupled weight decay of ternary weights; in the cubic form, of every matrix, the embedding included.
     pub ternary_weight_decay: f64,
     /// Muon's momentum; [`MOMENTUM`] when not given.
     pub momentum: Option<f64>,
@@ -35,10 +34,10 @@ pub struct Settings {
     pub eps: f64,
 }
 
-/// How Muon in the seed's form is set.
+/// The settings of Muon in the form of the original trainer of bitnet-student, with a cubic iteration.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Seed(pub Settings);
+pub struct Cubic(pub Settings);
 
 /// The learning rate where none is given.
 pub const LR: f64 = 0.02;
@@ -120,13 +119,13 @@ impl Hyperparameters for Settings {
     }
 }
 
-impl Hyperparameters for Seed {
+impl Hyperparameters for Cubic {
     fn check(&self) -> Result<()> {
         self.0.check()
     }
 
     fn build(&self, parameters: &Parameters, _seed: u64) -> Box<dyn Optimizer> {
-        // The seed decays every matrix alike.
+        // Every matrix decays alike.
         let decay = self.0.ternary_weight_decay;
         self.0.on(parameters, Form::Cubic, decay, &|p| p.shape.len() == 2)
     }
@@ -139,11 +138,11 @@ impl Hyperparameters for Seed {
         self.0.weight_decay()
     }
 
-    fn surprises(&self) -> Option<String> {
+    fn warning(&self) -> Option<String> {
         let Settings { weight_decay, ternary_weight_decay, .. } = &self.0;
         (*weight_decay > 0.0).then(|| {
             format!(
-                "weight decay {weight_decay} has no effect on any matrix: muon-adamw decays all of them, the embedding too, by --ternary-weight-decay ({ternary_weight_decay}), as the seed does"
+                "weight_decay {weight_decay} has no effect on any matrix: muon-adamw decays all of them, the embedding too, by ternary_weight_decay ({ternary_weight_decay})"
             )
         })
     }
@@ -156,7 +155,7 @@ const ITERATIONS: usize = 5;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Form {
-    /// The seed's: `X(1.5 I - 0.5 X'X)`, times the norm it had; `w -= lr NS(g + m NS(b))`; all matrices.
+    /// The original trainer's: `X(1.5 I - 0.5 X'X)`, times the norm it had; `w -= lr NS(g + m NS(b))`; all matrices.
     Cubic,
     /// Today's: `a X + (b A + c A^2) X`, `A = XX'`, (a, b, c) = (3.4445, -4.7750, 2.0315);
     /// `w -= lr sqrt(max(1, rows / cols)) NS(g + m b)`; hidden matrices.

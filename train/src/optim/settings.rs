@@ -25,7 +25,7 @@ pub(super) trait Hyperparameters {
     fn weight_decay(&self) -> (f64, f64);
 
     /// What is set and does less than its name says, in a sentence.
-    fn surprises(&self) -> Option<String> {
+    fn warning(&self) -> Option<String> {
         None
     }
 }
@@ -117,10 +117,10 @@ macro_rules! methods {
 methods! {
     /// Adam with decoupled weight decay.
     "adamw": AdamW(adamw::Settings);
-    /// Muon as it is usual today on hidden matrices, AdamW on the rest.
+    /// Muon in its usual form on hidden matrices, AdamW on the rest.
     "muon": Muon(muon::Settings);
-    /// Muon in the seed's form on all matrices, AdamW on the rest.
-    "muon-adamw": MuonAdamW(muon::Seed);
+    /// Muon in the form of the original trainer of bitnet-student on all matrices, AdamW on the rest.
+    "muon-adamw": MuonAdamW(muon::Cubic);
     /// Stochastic gradient descent.
     "sgd": Sgd(sgd::Settings);
     /// Sign descent in which weights near zero tunnel.
@@ -160,7 +160,7 @@ impl FromStr for Settings {
         };
         let method = Method::named(name).ok_or_else(|| {
             Error::settings(format!(
-                "`{}` is no optimizer; there are {}, and `{POLARIZED}` in front of any of them",
+                "unknown optimizer `{}`; choose one of {}, optionally prefixed with `{POLARIZED}`",
                 text.escape_debug(),
                 NAMES.join(", ")
             ))
@@ -190,8 +190,8 @@ impl Settings {
     }
 
     /// What is set and does less than its name says, in a sentence.
-    pub(crate) fn surprises(&self) -> Option<String> {
-        self.method.hyperparameters().surprises()
+    pub(crate) fn warning(&self) -> Option<String> {
+        self.method.hyperparameters().warning()
     }
 
     /// Its learning rates: the one, or Muon's and AdamW's.
@@ -215,7 +215,7 @@ impl Settings {
             Some(toml::Value::String(name)) => name.parse()?,
             Some(other) => {
                 return Err(Error::settings(format!(
-                    "an optimizer's name is text, not {}",
+                    "an optimizer's name must be text, not {}",
                     other.type_str()
                 )));
             }
@@ -228,7 +228,7 @@ impl Settings {
         if let Some(key) = table.keys().find(|key| !known.contains(*key)) {
             let known: Vec<&str> = known.iter().map(String::as_str).collect();
             return Err(Error::settings(format!(
-                "no optimizer has a setting `{}`; there are name, polarizer, {}",
+                "unknown optimizer setting `{}`; the settings are name, polarizer, {}",
                 key.escape_debug(),
                 known.join(", ")
             )));
@@ -284,7 +284,7 @@ impl Serialize for Settings {
 /// Refuses a number that is below 0 or none.
 pub(super) fn at_least_zero(numbers: &[(&str, f64)]) -> Result<()> {
     match numbers.iter().find(|(_, value)| !(value.is_finite() && *value >= 0.0)) {
-        Some((name, value)) => Err(Error::settings(format!("{name} {value} is not a number of at least 0"))),
+        Some((name, value)) => Err(Error::settings(format!("{name} {value} must be a number of 0 or more"))),
         None => Ok(()),
     }
 }

@@ -184,7 +184,7 @@ fn teachers_that_do_not_fit_are_refused() {
         let error = Teachers::load(settings, vocab, files, 2.0).err().expect(word).to_string();
         assert!(error.contains(word), "{word}: {error}");
     };
-    refused(&beside(&[(HEALTHY, 1.0)]), 1000, 1, "a student of 1000");
+    refused(&beside(&[(HEALTHY, 1.0)]), 1000, 1, "a student with 1000");
     refused(&beside(&[(HEALTHY, 0.0)]), vocab, 1, "weight");
     refused(&beside(&[("trajectories/truth.safetensors", 1.0)]), vocab, 1, "truth.safetensors");
     let all: Vec<f32> = vec![0.0; 2 * 63 * 4];

@@ -82,7 +82,7 @@ fn they_agree_with_pytorch() {
         s.ternary_weight_decay = 0.2;
     });
     follow("muon", muon.clone().into(), &constant, None);
-    follow("muon-adamw", muon::Seed(muon).into(), &constant, None);
+    follow("muon-adamw", muon::Cubic(muon).into(), &constant, None);
     follow("spin", named("spin"), &constant, None);
 }
 
@@ -138,8 +138,8 @@ fn wells_push_weights_off_zero() {
         [0.001, 0.0046, -0.0046, 0.0082, 0.019, -0.019],
     );
     // The seed's two with the seed's target and strength, which no one has to name.
-    close(push(Well::SeedStep, None, None, &weights), [0.0, 0.014, -0.014, 0.008, 0.02, -0.02]);
-    close(push(Well::SeedOptimizer, None, None, &weights), [0.2, 0.204, -0.204, 0.0082, 0.02, -0.02]);
+    close(push(Well::Constant, None, None, &weights), [0.0, 0.014, -0.014, 0.008, 0.02, -0.02]);
+    close(push(Well::Piecewise, None, None, &weights), [0.2, 0.204, -0.204, 0.0082, 0.02, -0.02]);
 }
 
 #[test]
@@ -294,7 +294,7 @@ fn settings_that_would_not_train_are_refused() {
     assert!(refused(adamw(1e-3, (1.0, 0.9))).contains("betas"));
     let muon = muon::Settings::default().with(|s| s.adamw_lr = -1.0);
     assert!(refused(muon.clone().into()).contains("adamw_lr"));
-    assert!(refused(muon::Seed(muon).into()).contains("adamw_lr"));
+    assert!(refused(muon::Cubic(muon).into()).contains("adamw_lr"));
     let polarizer = Some(Polarizer::default().with(|p| p.strength = Some(0.6)));
     assert!(refused(named("adamw").with(|s| s.polarizer = polarizer)).contains("0.6"));
 }
@@ -350,7 +350,7 @@ fn decay_of_ternary_weights_is_known() {
     let adamw = adamw::Settings::default().with(|s| s.weight_decay = 0.1);
     assert_eq!(decay(Settings::from(adamw).with(|s| s.polarizer = Some(Polarizer::default()))), []);
     let seed = muon::Settings::default().with(|s| s.ternary_weight_decay = 0.1);
-    assert_eq!(decay(muon::Seed(seed).into()), [(0.02, 0.1)]);
+    assert_eq!(decay(muon::Cubic(seed).into()), [(0.02, 0.1)]);
     // The run of DESIGN's table: 8 micro-batches a step, half-life 2 780 of them.
     assert!((half_life(0.02, 0.1) * 8.0 - 2772.6).abs() < 0.1);
 }

@@ -43,7 +43,7 @@ fn the_seeds_recipe_collapses_and_the_polarized_one_stays() {
         s.lr = Some(0.02);
         s.ternary_weight_decay = 0.5;
     });
-    let (seed_loss, collapsed) = train(optim::muon::Seed(seed).into(), &folder.path().join("seed"));
+    let (seed_loss, collapsed) = train(optim::muon::Cubic(seed).into(), &folder.path().join("seed"));
     let (loss, healthy) = train(optim::Settings::default(), &folder.path().join("polarized"));
     let gone = collapsed.unhealthy();
     assert!(gone.iter().any(|l| l.name.contains("gate_proj")), "{gone:?}");

@@ -334,7 +334,7 @@ fn a_collapsing_run_is_noticed_and_stopped() {
     // std falls by 0.9 a step from about 0.08: below 1e-3 after some 42 steps.
     assert!(matches!(result, Err(Error::Stopped(_))), "{result:?}");
     assert!((2035..2060).contains(&trainer.step()), "{}", trainer.step());
-    assert!(warnings.iter().any(|w| w.contains("every 7 steps")), "the half-life is told: {warnings:?}");
+    assert!(warnings.iter().any(|w| w.contains("every 7 steps")), "the half-life is reported: {warnings:?}");
     assert!(folder.path().join(format!("step-{:06}.pt", trainer.step())).exists());
 }
 

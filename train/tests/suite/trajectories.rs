@@ -71,7 +71,7 @@ fn the_seeds_muon_and_adamw_follow_their_trajectory() {
         s.ternary_weight_decay = 0.1;
         s.weight_decay = 0.01;
     });
-    let settings = muon::Seed(settings).into();
+    let settings = muon::Cubic(settings).into();
     let bounds = Bounds { early: 1e-3, late: 0.5, weights: 0.5 };
     follow("muon_adamw", &settings, &Schedule::default(), None, &bounds);
 }

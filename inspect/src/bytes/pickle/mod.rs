@@ -332,7 +332,7 @@ impl<'a> Machine<'a> {
             0x97 => self.push(Node::Buffer)?,
             0x98 => { self.top()?; }
             other => return Err(Error::damaged(format!("unknown pickle opcode {other:#04x}"))
-                .hint("the file is not a pickle, or is damaged here")),
+                .hint("the file is not a pickle, or is damaged at this point")),
         }
         Ok(())
     }
@@ -359,7 +359,9 @@ impl<'a> Machine<'a> {
             if n <= left {
                 self.short = Some(Short(self.at as u64 + n));
             }
-            return Err(Error::damaged(format!("a pickle opcode announces {n} bytes and {left} are left")));
+            return Err(Error::damaged(format!(
+                "a pickle opcode announces {n} bytes, and only {left} are left"
+            )));
         }
         Ok(())
     }
@@ -441,7 +443,7 @@ impl<'a> Machine<'a> {
         let mark = self
             .marks
             .pop()
-            .ok_or_else(|| Error::damaged("a pickle opcode needs a MARK and there is none"))?;
+            .ok_or_else(|| Error::damaged("a pickle opcode needs a MARK, and there is none"))?;
         Ok(self.stack.split_off(mark))
     }
 
@@ -518,7 +520,7 @@ impl<'a> Machine<'a> {
             // A class or function with attributes set on it: the attributes are kept nowhere in Python's value.
             Node::Global(_) | Node::Persistent(_) => {}
             _ if traced => {}
-            _ => return Err(Error::damaged("the pickle gives a state to something that has none")),
+            _ => return Err(Error::damaged("the pickle sets the state of something that has none")),
         }
         if traced {
             self.skip_joblib_array(target)?;
@@ -558,7 +560,9 @@ impl<'a> Machine<'a> {
     fn global(&mut self, module: Arc<str>, name: Arc<str>) -> Result<()> {
         self.global_bytes_left =
             self.global_bytes_left.checked_sub(module.len() + name.len()).ok_or_else(|| {
-                Error::unsupported("the names of its globals repeat beyond what the pickle's size explains")
+                Error::unsupported(
+                    "its names of imports repeat far more often than a pickle of this size would",
+                )
             })?;
         let global = Global { module, name };
         if self.known_globals.insert(global.clone()) {
@@ -578,7 +582,7 @@ impl<'a> Machine<'a> {
                 let (module, name) = (module.clone(), name.clone());
                 self.global(module, name)
             }
-            _ => Err(Error::damaged("STACK_GLOBAL of the pickle is given something that is not a name")),
+            _ => Err(Error::damaged("a STACK_GLOBAL opcode of the pickle gets something that is not a name")),
         }
     }
 
@@ -612,7 +616,9 @@ impl<'a> Machine<'a> {
         let len = u64::from_le_bytes(self.array()?);
         let left = self.left();
         if len > left && !self.is_traced() {
-            return Err(Error::damaged(format!("a pickle frame announces {len} bytes and {left} are left")));
+            return Err(Error::damaged(format!(
+                "a pickle frame announces {len} bytes, and only {left} are left"
+            )));
         }
         Ok(())
     }
@@ -727,14 +733,14 @@ mod tests {
             b"\x80\x02]\xf0".to_vec(),
         ]);
         for bytes in pickles {
-            let told = |pickle: &Pickle<'_>| format!("{:?} {:?} {}", pickle.nodes, pickle.root, pickle.len);
+            let shown = |pickle: &Pickle<'_>| format!("{:?} {:?} {}", pickle.nodes, pickle.root, pickle.len);
             let parsed = |given: &[u8]| {
                 let outcome = Pickle::parse_part(given, bytes.len() as u64)?;
-                Ok::<_, Short>(outcome.map_or_else(|error| error.to_string(), |pickle| told(&pickle)))
+                Ok::<_, Short>(outcome.map_or_else(|error| error.to_string(), |pickle| shown(&pickle)))
             };
             let traced = |given: &[u8]| {
                 let trace = Trace::of_part(given, bytes.len() as u64, 0)?;
-                Ok::<_, Short>(format!("{} {:?} {:?}", told(&trace.pickle), trace.seen, trace.error))
+                Ok::<_, Short>(format!("{} {:?} {:?}", shown(&trace.pickle), trace.seen, trace.error))
             };
             let whole = (parsed(&bytes).unwrap(), traced(&bytes).unwrap());
             for given in 0..bytes.len() {

@@ -22,11 +22,11 @@ const MACHINE: usize = 6;
 /// What temporary names of this machine begin with, and whether it can be told from others.
 fn beginning() -> (&'static str, bool) {
     static BEGINNING: OnceLock<(String, bool)> = OnceLock::new();
-    let (beginning, told) = BEGINNING.get_or_init(|| match machine() {
+    let (beginning, known) = BEGINNING.get_or_init(|| match machine() {
         Some(machine) => (format!("{PREFIX}{machine}"), true),
         None => (PREFIX.to_string(), false),
     });
-    (beginning, *told)
+    (beginning, *known)
 }
 
 /// Letters and digits for this machine and its last start, of the random number that Linux draws then.
@@ -65,8 +65,8 @@ pub(crate) fn is_temporary(name: &OsStr) -> bool {
 /// Whether a lock of who made the temporary `name` is known here.
 #[cfg(unix)]
 fn shows_locks(name: &OsStr) -> bool {
-    let (beginning, told) = beginning();
-    told && name.as_encoded_bytes().starts_with(beginning.as_bytes())
+    let (beginning, known) = beginning();
+    known && name.as_encoded_bytes().starts_with(beginning.as_bytes())
 }
 
 /// Whether `name` is one that releases without locks made: six random letters and digits. People write words and

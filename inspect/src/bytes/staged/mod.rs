@@ -29,7 +29,7 @@ pub(crate) use leftovers::is_temporary;
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused a write.
-    #[error("{}: cannot be written: {source}; nothing was left there", shown(path))]
+    #[error("{}: cannot be written: {source}; nothing was left behind", shown(path))]
     Write {
         /// The output.
         path: PathBuf,
@@ -45,19 +45,19 @@ pub enum Error {
         source: io::Error,
     },
     /// The folder that an output goes into does not exist.
-    #[error("{}: cannot be written: its folder is not there", shown(path))]
+    #[error("{}: cannot be written: its folder does not exist", shown(path))]
     NoFolder {
         /// The output.
         path: PathBuf,
     },
     /// The output is there already.
-    #[error("{} exists", shown(path))]
+    #[error("{} already exists", shown(path))]
     Exists {
         /// The output.
         path: PathBuf,
     },
     /// Something that an output does not replace stands there.
-    #[error("{} is {by}; name another output", shown(path))]
+    #[error("{} is {by}; choose another output", shown(path))]
     Occupied {
         /// The output.
         path: PathBuf,
@@ -65,7 +65,7 @@ pub enum Error {
         by: Occupant,
     },
     /// A folder that holds something no conversion writes is not replaced.
-    #[error("{} holds `{}`, which no conversion writes, so it is not replaced; choose another folder", shown(path), entry.escape_debug())]
+    #[error("{} contains `{}`, which is not part of a converted model, so the folder is not replaced; choose another one", shown(path), entry.escape_debug())]
     Foreign {
         /// The output folder.
         path: PathBuf,
@@ -73,7 +73,11 @@ pub enum Error {
         entry: String,
     },
     /// A folder that was to be replaced, and is not, could not be put back either. It is whole, under another name.
-    #[error("{}: what stood there is in {}, and cannot be put back: {source}", shown(path), shown(aside))]
+    #[error(
+        "{}: its previous content was moved to {} and cannot be moved back: {source}",
+        shown(path),
+        shown(aside)
+    )]
     Displaced {
         /// The output folder.
         path: PathBuf,
@@ -96,7 +100,9 @@ pub enum Error {
         available: u64,
     },
     /// `-` was named, which elsewhere is standard output.
-    #[error("`-` is no name for an output, which is written whole or not at all: name a file")]
+    #[error(
+        "`-` cannot be an output, because outputs are written completely or not at all: give a file name"
+    )]
     Dash,
     /// The caller stopped the work.
     #[error("stopped; nothing was written to {}", shown(path))]
@@ -123,10 +129,10 @@ pub enum Occupant {
 impl std::fmt::Display for Occupant {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Occupant::File => "a file, and a folder is to be written",
-            Occupant::Folder => "a folder, and a file is to be written",
-            Occupant::Stream => "a pipe or a device, which is not replaced",
-            Occupant::LostLink => "a symbolic link that leads nowhere",
+            Occupant::File => "a file, where a folder is to be written",
+            Occupant::Folder => "a folder, where a file is to be written",
+            Occupant::Stream => "a pipe or a device, which cannot be replaced",
+            Occupant::LostLink => "a symbolic link to a file that does not exist",
         })
     }
 }

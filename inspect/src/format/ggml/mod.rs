@@ -224,7 +224,7 @@ impl GgmlType {
     pub(crate) fn blocks(self) -> Result<Blocks> {
         match (self.decode_blocks(), facts(self)) {
             (Some(run), Some(facts)) => Ok(Blocks { elements: facts.elements, size: facts.bytes, run }),
-            _ => Err(Error::unsupported(format!("{self} blocks are named and not decoded"))),
+            _ => Err(Error::unsupported(format!("{self} blocks are listed but not decoded"))),
         }
     }
 
@@ -269,7 +269,7 @@ impl GgmlType {
         }
         match out.iter().position(|&code| code > 1) {
             None => Ok(()),
-            Some(at) => Err(Error::damaged(format!("element {at} has the code 3, which stands for nothing"))
+            Some(at) => Err(Error::damaged(format!("element {at} is the code 3, which is not a ternary value (codes are 0, 1 and 2 for -1, 0 and +1)"))
                 .because(DamageKind::UnknownCode)),
         }
     }

@@ -133,11 +133,9 @@ impl<'a> Header<'a> {
         if !(OLDEST_VERSION..=VERSION).contains(&version) {
             let hint = match version {
                 1 => {
-                    "version 1 is from 2023 and llama.cpp no longer reads it; convert the original model again"
+                    "version 1 dates from 2023, and llama.cpp no longer reads it either; convert the original model again"
                 }
-                _ => {
-                    "versions 2 and 3 are read; if the program that wrote it is not newer, the file is damaged"
-                }
+                _ => "versions 2 and 3 are supported; unless a newer program wrote it, the file is damaged",
             };
             return Err(Error::unsupported(format!("is GGUF version {version}")).at(4).hint(hint));
         }
@@ -167,7 +165,9 @@ impl<'a> Header<'a> {
         let unknown = |what: String| Some(Damage::new(DamageKind::UnknownPlace, what));
         let unknown_place = match (header.read_alignment(), &header.damage) {
             (Err(error), _) => unknown(error.to_string()),
-            (Ok(()), Some(_)) => unknown("the header ends before the data, so its place is not known".into()),
+            (Ok(()), Some(_)) => {
+                unknown("the header is cut short, so the position of the data is unknown".into())
+            }
             (Ok(()), None) => None,
         };
         if header.damage.is_none() {
@@ -265,7 +265,7 @@ impl<'a> Header<'a> {
                     None => format!("of type {}", other.value_type().name()),
                 };
                 Err(Error::damaged(format!(
-                    "`{ALIGNMENT_KEY}` is {found}, not a uint32 that is a power of two, so the data's place is not known"
+                    "`{ALIGNMENT_KEY}` is {found}, not a uint32 that is a power of two, so the position of the data is unknown"
                 )))
             }
         }
@@ -276,7 +276,7 @@ impl<'a> Header<'a> {
         if self.transposed {
             self.warnings.push(Notice::new(
                 NoticeKind::ForeignOrder,
-                "its sizes are written in PyTorch's order instead of GGUF's; they are read as the shapes they mean, and other programs will not load it",
+                "its dimensions are in PyTorch's order instead of GGUF's; they are read as intended here, but other programs will not load the file",
             ));
         }
         let mut misaligned = 0;
@@ -294,7 +294,7 @@ impl<'a> Header<'a> {
             let damage = if unknown_place.is_some() {
                 unknown_place.clone()
             } else if !entry.ggml.is_known() {
-                let what = format!("{} is no type known here: newer, or damaged", entry.ggml);
+                let what = format!("{} is an unknown type: newer than this program, or damaged", entry.ggml);
                 damaged(DamageKind::UnknownType, what)
             } else if bytes.is_none() {
                 let elements = entry.ggml.block_elements();
@@ -324,7 +324,7 @@ impl<'a> Header<'a> {
         }
         if misaligned > 0 {
             let alignment = self.alignment;
-            let text = format!("{misaligned} tensors do not lie on multiples of {alignment} bytes");
+            let text = format!("{misaligned} tensors are not aligned to multiples of {alignment} bytes");
             self.warnings.push(Notice::new(NoticeKind::Misaligned, text));
         }
         self.find_overlaps();
@@ -409,8 +409,10 @@ impl Repeats {
 
     fn warning(self, what: &str) -> Option<Notice> {
         let first = self.first?;
-        let text =
-            format!("{} {what} come more than once, such as `{first}`; the first one counts", self.count);
+        let text = format!(
+            "{} {what} occur more than once, such as `{first}`; the first occurrence is used",
+            self.count
+        );
         Some(Notice::new(NoticeKind::Duplicate, text))
     }
 }

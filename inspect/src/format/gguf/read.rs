@@ -101,17 +101,17 @@ mod tests {
         for whole in [&bytes[..], &bytes[..bytes.len() / 3]] {
             let len = whole.len() as u64;
             let extent = extent(&whole as &dyn ByteSource).unwrap();
-            let told = |given: &[u8]| {
+            let read = |given: &[u8]| {
                 Ok::<_, Short>(
                     Header::parse_of(given, len, false)?.map_or_else(|e| e.to_string(), |h| format!("{h:?}")),
                 )
             };
-            let header = told(whole).unwrap();
-            assert_eq!(told(&whole[..extent as usize]).unwrap(), header);
+            let header = read(whole).unwrap();
+            assert_eq!(read(&whole[..extent as usize]).unwrap(), header);
             for given in (0..extent as usize).step_by(7) {
-                match told(&whole[..given]) {
+                match read(&whole[..given]) {
                     Err(Short(needed)) => assert!((given as u64 + 1..=len).contains(&needed), "{given}"),
-                    Ok(told) => assert_eq!(told, header, "{given}"),
+                    Ok(read) => assert_eq!(read, header, "{given}"),
                 }
             }
         }

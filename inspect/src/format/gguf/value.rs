@@ -267,7 +267,7 @@ impl<'a> Cursor<'a> {
                 self.short = Some(Short(self.at as u64 + len));
             }
             return Err(self
-                .error(format!("{len} bytes are announced and {} are left", self.left()))
+                .error(format!("{len} bytes are announced, and only {} are left", self.left()))
                 .because(DamageKind::CutShort));
         }
         let bytes = &self.bytes[self.at..self.at + len as usize];
@@ -299,7 +299,7 @@ impl<'a> Cursor<'a> {
     pub fn value_type(&mut self) -> Result<ValueType> {
         let number = self.u32()?;
         ValueType::from_number(number).ok_or_else(|| {
-            self.error(format!("{number} is no type of value")).because(DamageKind::UnknownType)
+            self.error(format!("{number} is not a known value type")).because(DamageKind::UnknownType)
         })
     }
 
@@ -333,7 +333,7 @@ impl<'a> Cursor<'a> {
         if len.checked_mul(element.least()).is_none_or(|least| least > self.left()) {
             let name = element.name();
             return Err(self
-                .error(format!("{len} {name} values are announced and {} bytes are left", self.left()))
+                .error(format!("{len} {name} values are announced, and only {} bytes are left", self.left()))
                 .because(DamageKind::CutShort));
         }
         let start = self.at;

@@ -132,7 +132,7 @@ pub fn check_codes(packed: &[u8]) -> Result<()> {
         return Ok(());
     }
     let at = packed.iter().position(|&byte| code_3_bits(byte) != 0).unwrap_or(0);
-    Err(Error::damaged(format!("byte {at} of its packed values has the code 3, which stands for nothing"))
+    Err(Error::damaged(format!("byte {at} of its packed values contains the code 3, which is not a ternary value (codes are 0, 1 and 2 for -1, 0 and +1)"))
         .because(DamageKind::UnknownCode))
 }
 

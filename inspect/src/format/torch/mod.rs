@@ -152,7 +152,7 @@ pub(crate) fn interpret_with(
     if walker.more_warnings > 0 {
         walker.notices.push(Notice::new(
             NoticeKind::NotShown,
-            format!("and {} more of its objects cannot be shown", walker.more_warnings),
+            format!("and {} more of its objects cannot be read", walker.more_warnings),
         ));
     }
     // Beside tensors, arrays are random-number states and histories; alone, they are the weights.
@@ -166,7 +166,7 @@ pub(crate) fn interpret_with(
     if walker.cut {
         walker.notices.push(Notice::new(
             NoticeKind::ListingCut,
-            "the object nests or repeats itself beyond what its size explains; the listing was cut there",
+            "its objects are nested or repeated out of proportion to the file's size; the listing stops there",
         ));
     }
     let Walker { tensors, storages, handles, notices, .. } = walker;
@@ -264,7 +264,7 @@ impl<'p> Walker<'p, '_> {
         if self.afford(bytes) {
             return Ok(());
         }
-        Err(Error::unsupported("it repeats parts of the pickle beyond what its size explains"))
+        Err(Error::unsupported("it repeats parts of the pickle out of proportion to its size"))
     }
 
     fn child_name(&mut self, parent: Option<&str>, key: &str) -> Option<String> {

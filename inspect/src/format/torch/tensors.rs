@@ -64,9 +64,9 @@ impl<'p> Walker<'p, '_> {
             Err(error) => {
                 let (name, function) = (name.unwrap_or(""), quoted(function));
                 self.warn(|| {
-                    format!("`{}` is made by {function} and cannot be shown: {error}", quoted(name))
+                    format!("`{}` is created by {function} and cannot be read: {error}", quoted(name))
                 });
-                let value = format!("a tensor made by {function}: {error}");
+                let value = format!("a tensor created by {function}: {error}");
                 if !self.afford(value.len()) {
                     return None;
                 }
@@ -105,7 +105,7 @@ impl<'p> Walker<'p, '_> {
             "_rebuild_nested_tensor" => self.inner(args.get(0)?),
             "_rebuild_device_tensor_from_numpy" => {
                 let Node::Object(object) = self.pickle.node(args.get(0)?) else {
-                    return Err(Error::damaged("its numpy array is something else"));
+                    return Err(Error::damaged("its numpy array is not an array"));
                 };
                 let array =
                     self.numpy(object).ok_or_else(|| Error::damaged("its numpy array cannot be read"))?;

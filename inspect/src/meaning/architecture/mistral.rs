@@ -9,7 +9,7 @@ use super::{Architecture, Biases, PLAIN};
 
 pub(super) static MISTRAL: Architecture = Architecture {
     name: "mistral",
-    label: "Mistral's",
+    label: "Mistral",
     classes: &["MistralForCausalLM"],
     model_types: &["mistral"],
     gguf: &["llama"],

@@ -58,7 +58,7 @@ pub enum Biases {
     /// The architecture: these.
     Fixed(AttentionBias),
     /// `attention_bias` of config.json, which concerns all four projections.
-    Told,
+    Configured,
 }
 
 /// Settings of models that do not tell them.

@@ -41,7 +41,7 @@ impl Affine {
         let sizes = tensor.shape.get(axis + 1..).unwrap_or(&[]);
         let run = sizes.iter().fold(1usize, |n, &d| n.saturating_mul(d));
         let channels =
-            *tensor.shape.get(axis).ok_or_else(|| Error::damaged("its channel axis is not there"))?;
+            *tensor.shape.get(axis).ok_or_else(|| Error::damaged("its channel axis is out of range"))?;
         if [scales, zero_points].iter().any(|t| t.numel() != channels as u64) {
             return Err(Error::damaged("its scales do not match its channels"));
         }

@@ -324,7 +324,7 @@ fn plain(dtype: DType) -> Result<(Encoding, usize)> {
     };
     encoding
         .zip(number.element_size())
-        .ok_or_else(|| Error::unsupported(format!("{dtype} elements are named and not decoded")))
+        .ok_or_else(|| Error::unsupported(format!("{dtype} elements are listed but not decoded")))
 }
 
 fn lcm(a: usize, b: usize) -> usize {
@@ -422,10 +422,9 @@ impl Checkpoint {
 
 fn refuse_sparse(tensor: &TensorInfo) -> Result<()> {
     match &tensor.sparse {
-        Some(sparse) => Err(Error::unsupported(format!(
-            "elements of a sparse tensor ({}) are not spread out",
-            sparse.layout
-        ))),
+        Some(sparse) => {
+            Err(Error::unsupported(format!("a sparse tensor ({}) has not been made dense", sparse.layout)))
+        }
         None => Ok(()),
     }
 }

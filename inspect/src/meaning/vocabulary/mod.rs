@@ -7,6 +7,7 @@ mod beside;
 mod json;
 mod pretokenizer;
 mod sentencepiece;
+mod warning;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -16,6 +17,7 @@ use crate::gguf::{Header, Keys, MAGIC, ValueType};
 use crate::{Checkpoint, Error, ErrorKind, Result};
 use beside::Beside;
 pub use pretokenizer::{PreTokenizer, pre_tokenizer};
+pub use warning::Warning;
 
 /// What tokenizers are called in the folder of a model.
 pub const FILE_NAMES: [&str; 2] = ["tokenizer.json", "tokenizer.model"];
@@ -134,8 +136,8 @@ pub struct Vocabulary {
     pub trims: bool,
     /// What is not said above: switches, the chat template, keys of another file.
     pub keys: Keys,
-    /// What the user should know.
-    pub warnings: Vec<String>,
+    /// What may come out differently in other programs.
+    pub warnings: Vec<Warning>,
 }
 
 impl Vocabulary {
@@ -146,13 +148,13 @@ impl Vocabulary {
     /// `Io`, `Damaged`, `Unsupported`; `NotFound` for a folder that holds none.
     pub fn read(path: &Path) -> Result<Self> {
         if path.is_dir() {
-            let none = "holds neither tokenizer.json nor tokenizer.model";
+            let none = "contains neither tokenizer.json nor tokenizer.model";
             return Self::in_folder(path)?.ok_or_else(|| Error::new(ErrorKind::NotFound, none).in_file(path));
         }
         let beside = || Beside::read(path.parent().unwrap_or(Path::new("")));
         let vocabulary = match FileKind::of(path)? {
             FileKind::Gguf => {
-                let none = || Error::unsupported("has no tokenizer of its own").in_file(path);
+                let none = || Error::unsupported("has no embedded tokenizer").in_file(path);
                 return Self::embedded(&crate::open(path)?)?.ok_or_else(none);
             }
             FileKind::Json => json::read(&read_file(path)?, &beside()?),
@@ -203,7 +205,7 @@ impl Vocabulary {
         let (Some(model), Some(texts)) =
             (text("tokenizer.ggml.model"), header.strings("tokenizer.ggml.tokens"))
         else {
-            return Err(Error::unsupported("has no `tokenizer.ggml.model` and `tokenizer.ggml.tokens`"));
+            return Err(Error::unsupported("lacks `tokenizer.ggml.model` or `tokenizer.ggml.tokens`"));
         };
         let mut tokens: Vec<Token> =
             texts.map(|text| Token::new(text, LOW_SCORE, TokenType::Normal)).collect();
@@ -211,7 +213,10 @@ impl Vocabulary {
         let types = header.integers("tokenizer.ggml.token_type");
         let lengths = [scores.as_ref().map(Vec::len), types.as_ref().map(Vec::len)];
         if lengths.iter().flatten().any(|len| *len != tokens.len()) {
-            return Err(Error::damaged(format!("{} tokens have {lengths:?} scores and types", tokens.len())));
+            return Err(Error::damaged(format!(
+                "there are {} tokens, but {lengths:?} scores and types",
+                tokens.len()
+            )));
         }
         for (token, score) in tokens.iter_mut().zip(scores.iter().flatten()) {
             token.score = *score;
@@ -224,7 +229,7 @@ impl Vocabulary {
             Some(merges) => {
                 let strings = merges.as_array().filter(|m| m.element_type() == ValueType::String);
                 let merges = strings.and_then(|m| m.iter().map(|v| v.to_text()).collect());
-                let wrong = || Error::damaged(format!("`{MERGES_KEY}` are no strings"));
+                let wrong = || Error::damaged(format!("`{MERGES_KEY}` are not strings"));
                 Some(merges.ok_or_else(wrong)?)
             }
         };
@@ -292,13 +297,11 @@ impl Vocabulary {
         let count = self.tokens.len();
         if rows.saturating_sub(count) > MOST_GAPS {
             return Err(Error::unsupported(format!(
-                "the tokenizer has {count} tokens and the embedding {rows} rows, so it is another model's"
+                "the tokenizer has {count} tokens and the embedding {rows} rows, so it belongs to another model"
             )));
         }
         if count < rows {
-            self.warnings.push(format!(
-                "the tokenizer has {count} tokens and the embedding {rows} rows; the rest are called [PAD{count}] and so on"
-            ));
+            self.warnings.push(Warning::Padded { tokens: count, rows });
             self.tokens.extend((count..rows).map(Token::padding));
         }
         Ok(())
@@ -387,7 +390,7 @@ impl FileKind {
 pub fn open_file(path: &Path) -> Result<File> {
     let io = |e: io::Error| Error::io(path, &e);
     if !std::fs::metadata(path).map_err(io)?.is_file() {
-        let what = "is no regular file, and a tokenizer is not read from pipes and devices";
+        let what = "is not a regular file; a tokenizer cannot be read from a pipe or device";
         return Err(Error::unsupported(what).in_file(path).hint("copy it into a file first"));
     }
     File::open(path).map_err(io)
@@ -402,7 +405,7 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>> {
     let mut file = open_file(path)?.take(LARGEST_FILE + 1);
     file.read_to_end(&mut bytes).map_err(|e| Error::io(path, &e))?;
     if bytes.len() as u64 > LARGEST_FILE {
-        let what = format!("more than {LARGEST_FILE} bytes are too many for a tokenizer");
+        let what = format!("is larger than {LARGEST_FILE} bytes, which is too much for a tokenizer");
         return Err(Error::unsupported(what).in_file(path));
     }
     Ok(bytes)

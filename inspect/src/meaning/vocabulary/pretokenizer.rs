@@ -7,6 +7,7 @@
 
 use serde_json::Value as Json;
 
+use super::Warning;
 use super::json::{kind, steps};
 
 /// One step of a pre-tokenizer.
@@ -85,7 +86,7 @@ pub fn pre_tokenizer(name: &str) -> Option<PreTokenizer> {
 
 /// llama.cpp's name for `pre_tokenizer`, and what the user should know. `ignore_merges` says that a word which is a
 /// token needs no merges, a part of the pre-tokenizer's name in llama.cpp.
-pub(super) fn name(pre_tokenizer: &Json, ignore_merges: Option<bool>) -> (&'static str, Vec<String>) {
+pub(super) fn name(pre_tokenizer: &Json, ignore_merges: Option<bool>) -> (&'static str, Vec<Warning>) {
     let whole_words = ignore_merges.unwrap_or(false);
     let found = listed(pre_tokenizer).and_then(|(steps, prefix)| {
         let name = match steps.as_slice() {
@@ -105,19 +106,14 @@ pub(super) fn name(pre_tokenizer: &Json, ignore_merges: Option<bool>) -> (&'stat
         Some((name, prefix))
     });
     let Some(((name, ignores), prefix)) = found else {
-        return (
-            "default",
-            vec!["its pre-tokenizer is none that llama.cpp is known to have: `default` is written, and other ids may come out than in training".into()],
-        );
+        return ("default", vec![Warning::UnknownPreTokenizer]);
     };
     let mut warnings = Vec::new();
     if ignores != whole_words {
-        let how =
-            if whole_words { "takes words that are tokens whole" } else { "builds every word by merges" };
-        warnings.push(format!("it {how}, which llama.cpp's `{name}` does not"));
+        warnings.push(Warning::WholeWords { here: whole_words, name });
     }
     if prefix {
-        warnings.push("it puts a space before text, which llama.cpp does not for this kind".into());
+        warnings.push(Warning::SpaceBeforeText);
     }
     (name, warnings)
 }
@@ -166,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn pre_tokenizers_are_told_by_what_they_do() {
+    fn pre_tokenizers_are_recognised_by_what_they_do() {
         let byte_level =
             |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "use_regex": regex});
         let split = |pattern: &str| {
