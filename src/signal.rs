@@ -50,7 +50,7 @@ fn survive_size_limits() {
     let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default());
 }
 
-/// Ctrl-C and its kin: noted, so that the work can stop in order. A second one ends the program.
+/// Ctrl-C and similar signals: recorded, so that the work can stop in order. A second one ends the program.
 pub struct Signal {
     /// Set once a signal has arrived.
     pub flag: Arc<AtomicBool>,

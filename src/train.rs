@@ -197,6 +197,9 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match error {
             Error::Checkpoint(error) => error.into(),
+            Error::Collapsed(_) => {
+                Failure::new(exit::REFUSED, format!("{error}; --allow-collapsed continues regardless"))
+            }
             Error::Teacher(error) => error.into(),
             Error::Output(error) | Error::Save(ckpt_convert::Error::Output(error)) => error.into(),
             other => {

@@ -75,7 +75,7 @@ macro_rules! targets {
 }
 
 targets! {
-    /// The seed's i2s form in PyTorch's zip: `L.weight`, `L_shape`, `L_scale`.
+    /// The i2s form in PyTorch's zip: `L.weight`, `L_shape`, `L_scale`.
     I2s => torch::I2S;
     /// The ternary packer's SafeTensors form: `L.weight`, shapes in a `__metadata__` tensor, no scale.
     I2sSafeTensors => safetensors::I2S;

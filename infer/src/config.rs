@@ -1,5 +1,5 @@
-//! What the model computes: sizes from the tensors' shapes; the rest from flags, else from the checkpoint's own
-//! configuration (a trainer's `config`, config.json, GGUF keys), else from defaults, which are told.
+//! What the model computes: sizes from the tensors' shapes; the rest from settings, else from the checkpoint's own
+//! configuration (a trainer's `config`, config.json, GGUF keys), else from defaults, which are listed.
 
 use ckpt_inspect::meaning::architecture::{Part, Role, STUDENT, TABLE};
 use ckpt_inspect::meaning::names::Names;
@@ -11,7 +11,7 @@ use crate::{Assumption, Error, Result};
 /// Sizes of a model stay below this, so that no sum of int8 products leaves i32 and no product of sizes overflows.
 const LARGEST: usize = 1 << 16;
 
-/// The configuration of the model in `checkpoint`, and sentences on what had to be assumed. `flags` come first.
+/// The configuration of the model in `checkpoint`, and what had to be assumed. `flags` come first.
 ///
 /// # Errors
 /// `Unsupported` for another network, `Inconsistent` when tensors are missing or do not fit each other.
@@ -94,14 +94,14 @@ pub fn configuration(
             "{num_heads} query heads of {head_dim} cannot be shared out among {num_kv_heads} KV heads"
         )));
     }
-    // What is packed is ternary, whatever is said of it.
+    // Packed matrices are ternary, whatever the configuration says.
     config.use_bitlinear_attn |= shapes.packed_attn;
     config.use_bitlinear_ffn |= shapes.packed_ffn;
     if !(config.use_bitlinear_attn || config.use_bitlinear_ffn) {
         config.quantization_eps = STUDENT.defaults.quantization_eps;
         assumed.retain(|a| a.setting != "quantization_eps");
     }
-    // A window that slides is what is seen at most.
+    // With a sliding window, attention sees no more than the window.
     if let (None, Some(window)) = (flags.max_seq_len, config.sliding_window) {
         config.max_seq_len = config.max_seq_len.min(window);
     }
@@ -114,7 +114,7 @@ pub fn configuration(
     Ok((config, assumed))
 }
 
-/// What the checkpoint's own configuration tells.
+/// The checkpoint's own configuration.
 fn given(checkpoint: &Checkpoint) -> Result<Given, String> {
     checkpoint.model.given().cloned().map_err(|error| match error {
         ConfigError::Unknown => {
@@ -135,15 +135,15 @@ fn given(checkpoint: &Checkpoint) -> Result<Given, String> {
     })
 }
 
-/// Whether a GGUF file was written by the student's first exporter, which wrote norms as F16, as nobody else does, and
-/// nothing on what the student computes.
+/// Whether a GGUF file was written by bitnet-student's original exporter, which wrote norms as F16, as nobody else does,
+/// and nothing about what the model computes.
 fn of_first_exporter(checkpoint: &Checkpoint, names: &Names<'_>) -> bool {
     matches!(checkpoint.format, ckpt_inspect::Format::Gguf { .. })
         && STUDENT.gguf.contains(&checkpoint.model.architecture.as_str())
         && names.get(Role::FinalNorm).is_some_and(|t| t.dtype == DType::F16)
 }
 
-/// Refuses what is told of a model and is not computed here.
+/// Refuses models that compute something which is not supported here.
 fn refuse(given: &Given) -> Result<(), String> {
     if let Some(Activation::Other(name)) = &given.activation {
         return Err(format!("has hidden_act `{}`; only silu is supported", name.escape_debug()));
@@ -160,7 +160,7 @@ fn refuse(given: &Given) -> Result<(), String> {
     }
 }
 
-/// Refuses stretched positions of kinds that are not computed here.
+/// Refuses kinds of rotary scaling that are not supported here.
 fn runs(scaling: &RopeScaling) -> Result<(), String> {
     if let Some(missing) = scaling.missing() {
         return Err(format!("has rope_scaling without {missing}"));

@@ -65,7 +65,7 @@ impl Theme {
         self.color(Color::Red).add_modifier(Modifier::BOLD)
     }
 
-    /// A verdict, as everywhere in this suite.
+    /// A verdict, with the same colours as everywhere in ckpt.
     pub fn verdict(self, verdict: Option<Verdict>) -> Style {
         match verdict {
             Some(Verdict::Healthy) => self.color(Color::Green),

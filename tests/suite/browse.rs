@@ -151,7 +151,7 @@ fn a_file_cut_short_while_it_is_measured_gives_the_terminal_back() {
     session.wait_for("measuring");
     std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(4096).unwrap();
     assert_eq!(session.end().exit_code(), 3);
-    session.wait_for("a file became shorter while it was read");
+    session.wait_for("a file was truncated while it was being read");
     session.assert_restored();
 }
 

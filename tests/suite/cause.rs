@@ -1,4 +1,4 @@
-//! `ckpt report` on what runs died of, through the real binary: the seed's own three measurements, the fixture runs, and
+//! `ckpt report` on what runs died of, through the real binary: three measurements of a recorded run, the fixture runs, and
 //! files that cannot be read.
 
 use std::path::Path;
@@ -42,10 +42,10 @@ fn student(path: &Path, std: f64) {
     file.write(path);
 }
 
-/// The seed's measurements of a run that died: std 4.5e-5, 6.2e-6 and 5.1e-7, Muon lr 0.02, weight decay 0.1, eight
+/// Recorded measurements of a run that died: std 4.5e-5, 6.2e-6 and 5.1e-7, Muon lr 0.02, weight decay 0.1, eight
 /// micro-batches per optimizer step.
 #[test]
-fn the_seeds_run_died_of_weight_decay() {
+fn the_recorded_run_died_of_weight_decay() {
     let program = program();
     let run = program.at("run");
     std::fs::create_dir(&run).unwrap();
@@ -72,9 +72,10 @@ fn the_seeds_run_died_of_weight_decay() {
     assert!(causes.iter().any(|c| c["layer"] == "embed_tokens.weight" && c["cause"] == "never-trained"));
 
     // Without the accumulation the rates differ by the factor of eight, and without settings there is nothing to compare.
-    for (arguments, hint) in
-        [(&settings[..5], "give --accum 8"), (&settings[..1], "give --lr and --weight-decay")]
-    {
+    for (arguments, hint) in [
+        (&settings[..5], "if one optimizer step were 8 checkpoint steps"),
+        (&settings[..1], "without the learning rate and the weight decay"),
+    ] {
         let found = run_of(&program, arguments);
         let gate = found["causes"]
             .as_array()
@@ -94,7 +95,7 @@ fn a_cause_is_explained_in_the_terminal() {
     for words in [
         "Weight decay shrinks 6 weights: their std halves every 344 steps, as fast as learning rate 0.02 × weight decay 0.1 alone makes it.",
         "2.002e-3 per step",
-        "it shrinks, it does not learn",
+        "it shrinks, and does not learn",
         "Resume from tests/fixtures/collapse-run/step-02000.pt",
         "Set optimizer_state_dict.muon.param_groups.0.weight_decay to 0.001 (it is 0.1)",
         "Do not scale these weights back up",

@@ -83,7 +83,7 @@ fn different_models_are_refused() {
     assert_eq!((code, &record["agrees"]), (Some(1), &false.into()));
     let failures: Vec<&str> =
         record["failures"].as_array().unwrap().iter().map(|f| f.as_str().unwrap()).collect();
-    for what in ["divergence", "top-1 agreement", "perplexities"] {
+    for what in ["divergence", "top-1 agreement", "perplexity ratio"] {
         assert!(failures.iter().any(|f| f.contains(what)), "{what}: {failures:?}");
     }
     // Flags count for both: without BitLinear the packed weights say something else.
@@ -104,9 +104,9 @@ fn wrong_input_is_told() {
     let empty = write("empty.ids", "\n\n");
     let one = write("one.ids", "7");
     for (args, code, says) in [
-        (&["infer", HEALTHY, "--perplexity", &words][..], 3, "line 2: `four` is no token id"),
+        (&["infer", HEALTHY, "--perplexity", &words][..], 3, "line 2: `four` is not a token id"),
         (&["infer", HEALTHY, "--perplexity", &large], 2, "outside the vocabulary"),
-        (&["infer", HEALTHY, "--perplexity", &empty], 3, "holds no token ids"),
+        (&["infer", HEALTHY, "--perplexity", &empty], 3, "contains no token ids"),
         (&["infer", HEALTHY, "--perplexity", &one], 2, "at least two tokens"),
         (&["infer", HEALTHY, "--perplexity", "none.ids"], 3, "cannot be read"),
         (&["infer", HEALTHY, "--perplexity", HEALTHY], 3, "is not UTF-8 text"),
@@ -115,7 +115,7 @@ fn wrong_input_is_told() {
         (
             &["infer", HEALTHY, "--perplexity", IDS, "--context", "500"],
             2,
-            "does not fit the model's context of 128",
+            "is more than the model's context of 128",
         ),
         (&["infer", HEALTHY, "--perplexity", IDS, "--ids", "1"], 2, "cannot be used with"),
         (&["verify", HEALTHY, PACKED, "--prompts", IDS], 2, "--outputs"),
@@ -124,8 +124,8 @@ fn wrong_input_is_told() {
             2,
             "vocabularies of different sizes",
         ),
-        (&["verify", HEALTHY, PACKED, "--outputs", "--max-kl", "-1"], 2, "not below 0"),
-        (&["bench", HEALTHY, "--prompt", "500"], 2, "do not fit the model's context of 128"),
+        (&["verify", HEALTHY, PACKED, "--outputs", "--max-kl", "-1"], 2, "of 0 or more"),
+        (&["bench", HEALTHY, "--prompt", "500"], 2, "do not fit into the model's context of 128"),
         (&["bench", HEALTHY, "--threads", "0"], 2, "0"),
         (&["bench", "none.pt"], 3, "none.pt"),
     ] {

@@ -64,7 +64,8 @@ fn what_is_intact_of_the_fixtures_is_written_and_the_rest_is_listed() {
         }
     }
     let human = recover(3, &[TRUNCATED]);
-    for part in ["3 of 6 tensors", "layers.3.w", "50496..66880", "nothing; -o FILE writes what is whole"] {
+    for part in ["3 of 6 tensors", "layers.3.w", "50496..66880", "nothing; -o FILE writes the intact tensors"]
+    {
         assert!(human.contains(part), "{part}: {human}");
     }
 }

@@ -1,5 +1,5 @@
 //! The student model in plain candle operations: the readable truth that the fused network is tested against, and the
-//! form that runs on any device candle knows. Forward as DESIGN describes it; backward by candle's autograd.
+//! form that runs on any device candle knows. Forward as `docs/bitnet.md` describes it; backward by candle's autograd.
 
 use candle_core::{D, DType, Device, Tensor, Var};
 use ckpt_inspect::ModelConfig;

@@ -9,9 +9,8 @@ use ckpt_inspect::{Checkpoint, ModelConfig, Thresholds, Verdict};
 
 use crate::{Error, Health, Parameters, Result};
 
-/// The configuration of the model in `checkpoint`, and sentences on what was assumed: the student's, or that of another
-/// format's model that computes the same. `bitlinear` says whether its projections are BitLinear where the format
-/// does not.
+/// The configuration of the model in `checkpoint`, and what was assumed: that of the student, or of an equivalent
+/// model in another format. `bitlinear` says whether its projections are BitLinear, if the format does not.
 ///
 /// # Errors
 /// `Settings` for a network that cannot be trained here.
@@ -77,13 +76,8 @@ pub(crate) fn refuse_collapsed(
         worst.verdict
     );
     Err(Error::Collapsed(match last_healthy(checkpoint, config, thresholds) {
-        Some(path) => format!(
-            "{what}. The last healthy one is {}; --allow-collapsed goes on regardless",
-            path.display()
-        ),
-        None => format!(
-            "{what}. No other checkpoint in its folder is healthy; --allow-collapsed goes on regardless"
-        ),
+        Some(path) => format!("{what}. The last healthy checkpoint is {}", path.display()),
+        None => format!("{what}. No other checkpoint in its folder is healthy"),
     }))
 }
 

@@ -543,7 +543,7 @@ impl Trainer {
         }
     }
 
-    /// The checkpoint: the seed trainer's layout, with the place in the data beside the step.
+    /// The checkpoint: the layout of bitnet-student's original trainer, with the position in the data next to the step.
     fn object(&self) -> Object<'_> {
         let named = self.parameters.0.iter().map(|p| (p.name.as_str(), Object::floats(&p.shape, &p.values)));
         let factor = self.settings.schedule.factor(self.step);

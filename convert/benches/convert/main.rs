@@ -68,7 +68,16 @@ fn main() -> Result<()> {
     let name = "llama.cpp, from F32 GGUF";
     row(&mut peers, turns, "GGUF TQ2_0", &source, &ternary(), name, &floats, python("quantize"))?;
     let i2s = Options::new(Target::I2s);
-    row(&mut peers, turns, "i2s", &source, &i2s, "PyTorch, the seed's formula", &source, python("i2s"))?;
+    row(
+        &mut peers,
+        turns,
+        "i2s",
+        &source,
+        &i2s,
+        "PyTorch, the original packer's formula",
+        &source,
+        python("i2s"),
+    )?;
     blocks(&mut peers, turns, &source)
 }
 

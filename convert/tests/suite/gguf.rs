@@ -65,13 +65,6 @@ fn with(quant: Quant) -> Options {
     options(Gguf::default().with(|g| g.quant = Some(quant)))
 }
 
-fn plan_error(source: &Path, options: &Options) -> String {
-    match Plan::new(&open(source).unwrap(), options) {
-        Err(error @ (Error::Target { .. } | Error::Source { .. })) => error.to_string(),
-        other => panic!("{:?}", other.map(|_| ())),
-    }
-}
-
 /// A SafeTensors model of F32 tensors in a folder with a config.json; elements count up from small numbers.
 fn hugging_face(config: &serde_json::Value, tensors: &[(&str, &[usize])]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
@@ -406,7 +399,7 @@ fn split_sets_open_as_one() {
     assert!(metadata::to_json(&whole.open().metadata).get("split.no").is_none());
 }
 
-/// The seed's exporter wrote sizes in PyTorch's order, norms as F16 and no tokenizer.
+/// The original exporter of bitnet-student wrote sizes in PyTorch's order, norms as F16 and no tokenizer.
 #[test]
 fn a_file_written_the_wrong_way_round_is_repaired() {
     let mut keys = Keys::default();
@@ -446,10 +439,13 @@ fn a_file_written_the_wrong_way_round_is_repaired() {
 fn what_cannot_be_is_refused() {
     let llama = hugging_face(&llama_config(), &LLAMA);
     let gguf = Gguf::default();
-    let refused = |gguf: Gguf| plan_error(llama.path(), &options(gguf));
-    assert!(refused(gguf.with(|g| g.quant = Some(Quant::Tq2_0))).contains("--ternary"));
-    assert!(refused(gguf.with(|g| g.exact_scales = true)).contains("tq1_0"));
-    assert!(refused(gguf.with(|g| (g.quant, g.latent) = (Some(Quant::I2S), true))).contains("--latent"));
+    let remedy = |gguf: Gguf| Plan::new(&open(llama.path()).unwrap(), &options(gguf)).unwrap_err().remedy();
+    let ternary = gguf.with(|g| g.quant = Some(Quant::Tq2_0));
+    assert_eq!(remedy(ternary), Some(Remedy::Ternary("*attn*")));
+    let exact = gguf.with(|g| g.exact_scales = true);
+    assert_eq!(remedy(exact), Some(Remedy::Quant(&[Quant::Tq1_0, Quant::Tq2_0])));
+    let latent = gguf.with(|g| (g.quant, g.latent) = (Some(Quant::I2S), true));
+    assert_eq!(remedy(latent), Some(Remedy::Quant(&[])));
     let mut config = llama_config();
     config["architectures"] = serde_json::json!(["GemmaForCausalLM"]);
     let gemma = hugging_face(&config, &LLAMA);

@@ -48,13 +48,13 @@ fn names_of_arrays_stay_inside_the_archive() {
     std::fs::remove_file(&to).unwrap();
     let long = "n".repeat(65_001);
     for (names, why) in [
-        (&["w", "/etc/passwd"][..], "outside of the archive"),
-        (&["\\\\server\\share"], "outside of the archive"),
-        (&["C:w"], "outside of the archive"),
+        (&["w", "/etc/passwd"][..], "outside the archive"),
+        (&["\\\\server\\share"], "outside the archive"),
+        (&["C:w"], "outside the archive"),
         (&["../w"], "leads out"),
         (&["a/../../w"], "leads out"),
         (&["a\\..\\w"], "leads out"),
-        (&["a\0b"], "zero character"),
+        (&["a\0b"], "NUL character"),
         (&["w", "w.npy"], "another tensor"),
         (&[&long], "longer"),
     ] {

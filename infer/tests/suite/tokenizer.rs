@@ -136,7 +136,7 @@ fn a_vocabulary_has_tokens_for_holes() {
 }
 
 #[test]
-fn what_is_no_tokenizer_gives_typed_errors() {
+fn files_that_are_not_tokenizers_give_typed_errors() {
     let folder = tempfile::tempdir().unwrap();
     let read = |name: &str, bytes: &[u8]| {
         let path = folder.path().join(name);
@@ -160,7 +160,7 @@ fn what_is_no_tokenizer_gives_typed_errors() {
         assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
         let error = Tokenizer::open(&pipe).unwrap_err();
         assert!(matches!(&error, Error::Checkpoint(e) if e.kind == ErrorKind::Unsupported));
-        assert!(error.to_string().contains("no regular file"), "{error}");
+        assert!(error.to_string().contains("not a regular file"), "{error}");
     }
     let spm = std::fs::read(data("llama-spm.gguf")).unwrap();
     assert!(matches!(read("cut.gguf", &spm[..spm.len() / 2]), Error::Checkpoint(_)));

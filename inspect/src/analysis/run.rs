@@ -1,4 +1,4 @@
-//! Training runs: checkpoints of the same network in the order of their steps, and what became of each matrix over
+//! Training runs: checkpoints of the same network in the order of their steps, and what happened to each matrix over
 //! them. Made from records alone.
 
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ use crate::verdict::{Levels, Thresholds, Verdict, relative_std};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Run {
-    /// The folder, and what else it takes to tell it from other runs there.
+    /// The folder, with a suffix if it contains several runs.
     pub name: String,
     /// By step; those of unknown step last, by path.
     pub checkpoints: Vec<CheckpointRecord>,
@@ -290,7 +290,7 @@ impl Run {
             let level = self.layers[layer].judged?.levels.bound(verdict)?;
             let (from, to) = (after_step? as f64, step? as f64);
             let (high, low) = (measure(after?)?, measure(checkpoint)?);
-            // A matrix may be dead of something else than its std.
+            // A matrix may be dead for another reason than its std.
             let crossed = low > 0.0 && low < level && level <= high;
             crossed.then(|| from + (to - from) * (high / level).ln() / (high / low).ln())
         };
@@ -308,7 +308,7 @@ fn folder(path: &Path) -> PathBuf {
     }
 }
 
-/// What tells one network from another: names, without the key of the state dict, and shapes of its matrices, sorted.
+/// What identifies a network: names, without the key of the state dict, and shapes of its matrices, sorted.
 pub type Network = Vec<(String, Vec<u64>)>;
 
 /// The network that `record` is a checkpoint of; empty when it has no matrices.

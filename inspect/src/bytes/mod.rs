@@ -1,5 +1,5 @@
-//! Where bytes come from: a mapped file, bytes in memory, or whatever else can tell its length and give ranges. What
-//! reads them asks for the ranges that it needs, and for no file as a whole.
+//! Where bytes come from: a mapped file, bytes in memory, or anything else of known length that can return ranges.
+//! Readers ask for the ranges that they need, never for a file as a whole.
 
 pub mod metadata;
 pub mod pickle;
@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{DamageKind, Error, Result};
 
-/// What is looked through in one piece where ranges have to be fetched.
+/// How much is searched in one piece if ranges have to be fetched.
 const WINDOW: u64 = 1 << 20;
 
 /// A run of bytes of known length that gives any range of itself.
@@ -31,7 +31,7 @@ pub(crate) trait ByteSource: fmt::Debug + Send + Sync {
     /// The bytes of `range`: borrowed where they are in memory, else fetched.
     ///
     /// # Errors
-    /// `Damaged` for a range that reaches beyond the end, `Io` when the bytes cannot be had.
+    /// `Damaged` for a range that extends beyond the end, `Io` when the bytes cannot be read.
     fn bytes(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>>;
 
     /// Whether ranges are borrowed, so that a longer one costs no more than a short one.
@@ -81,8 +81,8 @@ impl dyn ByteSource + '_ {
         }
     }
 
-    /// What `read` makes of the bytes from `at` on. It is given them all where that costs nothing, else the first of
-    /// them, and more for as long as it is short of some that are there.
+    /// The result of `read` on the bytes from `at` on. It gets all of them if that costs nothing, else the first ones, and
+    /// more as long as it asks for more.
     pub fn grow<T>(
         &self,
         at: u64,
@@ -114,7 +114,7 @@ impl dyn ByteSource + '_ {
         self.positions(needle, range, 1).map(|found| !found.is_empty())
     }
 
-    /// Tells `found` of every place of `needle` that does not overlap the one before, until it has enough.
+    /// Calls `found` with every position of `needle` that does not overlap the one before, until it returns false.
     fn search(&self, needle: &[u8], range: Range<u64>, mut found: impl FnMut(u64) -> bool) -> Result<()> {
         let finder = memmem::Finder::new(needle);
         let end = range.end.min(self.len());
@@ -139,7 +139,7 @@ impl dyn ByteSource + '_ {
         Ok(())
     }
 
-    /// Tells `seen` of the bytes from `at` on, piece by piece, until it has enough.
+    /// Calls `seen` with the bytes from `at` on, piece by piece, until it returns false.
     pub fn walk(&self, mut at: u64, mut seen: impl FnMut(&[u8]) -> bool) -> Result<()> {
         while at < self.len() {
             let window = self.window(at, WINDOW)?;
@@ -151,7 +151,7 @@ impl dyn ByteSource + '_ {
         Ok(())
     }
 
-    /// Whether every byte from `at` on is one that `wanted` takes.
+    /// Whether `wanted` accepts every byte from `at` on.
     pub fn all_from(&self, at: u64, wanted: impl Fn(u8) -> bool) -> Result<bool> {
         let mut all = true;
         self.walk(at, |piece| {
@@ -177,7 +177,7 @@ impl dyn ByteSource + '_ {
     }
 }
 
-/// Says that more bytes are needed than were given: so many in all, which are there.
+/// The error of a reader that needs more bytes than it was given: this many in all, which exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Short(pub u64);
 
@@ -238,10 +238,10 @@ pub(crate) struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// What `error` says of the bytes that were read.
+    /// The library error behind `error`.
     ///
     /// # Errors
-    /// The source's own, where the bytes could not be had.
+    /// The source's own, if the bytes could not be read.
     pub fn complaint(error: std::io::Error) -> Result<String> {
         error.downcast::<Error>().map_or_else(|error| Ok(error.to_string()), Err)
     }
@@ -408,7 +408,7 @@ impl Source {
         Ok(Self::of(path, Stamp::new(path, Some(&metadata)), map))
     }
 
-    /// Bytes that are no file, called `name`.
+    /// Bytes in memory, called `name`.
     pub fn in_memory(name: &Path, bytes: SharedBytes) -> Arc<Self> {
         Self::of(name, Stamp::never(name), bytes)
     }
@@ -466,7 +466,7 @@ pub(crate) struct Beginning {
     fetched: Option<Vec<u8>>,
 }
 
-/// A file at one moment, as far as telling a later change needs.
+/// The state of a file at one moment, to detect later changes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Stamp {
     path: PathBuf,
@@ -480,7 +480,7 @@ impl Stamp {
         Self::new(path, std::fs::metadata(path).ok().as_ref())
     }
 
-    /// What no file is like: bytes in memory, of which nothing tells whether they are the same later.
+    /// The state of bytes in memory, which never equals that of a file: later changes could not be detected.
     pub fn never(name: &Path) -> Self {
         Stamp { path: name.to_path_buf(), state: Some((u64::MAX, u128::MAX)) }
     }
@@ -490,7 +490,7 @@ impl Stamp {
             let modified = m.modified().ok()?.duration_since(UNIX_EPOCH).ok()?.as_nanos();
             Some((if m.is_dir() { 0 } else { m.len() }, modified))
         });
-        // The file itself, so that a link that is turned elsewhere does not count as unchanged.
+        // The file itself, so that a link that now leads elsewhere does not count as unchanged.
         let path = path.canonicalize().or_else(|_| std::path::absolute(path));
         Stamp { path: path.unwrap_or_default(), state }
     }

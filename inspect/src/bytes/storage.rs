@@ -44,13 +44,13 @@ pub(crate) enum Place {
     Deflated(Segment),
     /// Bytes that were inside the pickle.
     Inline(Arc<[u8]>),
-    /// Not in the file, or not to be trusted.
+    /// Not in the file, or not trustworthy.
     Missing {
         why: Damage,
         /// The file and the first byte there, where the bytes are or would be.
         at: Option<(Arc<Source>, u64)>,
     },
-    /// Made up: what is kept of a range, and `pattern` over and over.
+    /// Filled: the intact start of a range, then `pattern` repeated.
     Filled { kept: Option<Segment>, pattern: Vec<u8> },
 }
 
@@ -161,7 +161,7 @@ impl Storage {
     /// The CRC-32 of the decoded bytes as they are in the file (not yet swapped).
     pub(crate) fn checksum(&self) -> Result<u32> {
         const PIECE: u64 = 1 << 20;
-        // What has to be made whole is asked for once.
+        // Data that must be assembled is requested once.
         let piece = if matches!(self.0.place, Place::Segments(_)) { PIECE } else { self.0.len.max(1) };
         let (mut hasher, mut at) = (crc32fast::Hasher::new(), 0);
         while at < self.0.len {

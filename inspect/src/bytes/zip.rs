@@ -79,18 +79,18 @@ pub(crate) struct Entry {
     pub crc32: Option<u32>,
     /// Whether all its bytes are there.
     pub whole: bool,
-    /// Why its bytes are not to be trusted, when nothing can vouch for them.
+    /// Why its bytes cannot be trusted, if there is nothing to verify them with.
     pub doubt: Option<&'static str>,
     /// What the system that wrote it says of the file (4.4.15): in the upper half, Unix's mode.
     pub attributes: u32,
 }
 
-/// What the central directory at the end of a file tells.
+/// What the central directory at the end of a file says.
 #[derive(Debug)]
 pub(crate) enum Directory {
     /// The entries of the one archive.
     Of(Central),
-    /// Other archives stand before this one.
+    /// There are other archives before this one.
     Several,
     /// Nothing, and why: there is none, it is cut short, or it points elsewhere than to the entries that it names.
     Lost(&'static str),
@@ -108,7 +108,7 @@ pub(crate) struct Central {
     pub start: u64,
 }
 
-/// A central header, as it stands.
+/// A central header, unverified.
 struct Record<'a> {
     name: Cow<'a, [u8]>,
     flags: u16,
@@ -181,7 +181,7 @@ impl<'a> Record<'a> {
     }
 }
 
-/// A local header, as it stands.
+/// A local header, unverified.
 pub(crate) struct Local<'a> {
     pub name: Cow<'a, [u8]>,
     pub flags: u16,
@@ -257,7 +257,7 @@ fn end_record(source: &dyn ByteSource) -> Result<Option<(u64, [u8; END_RECORD])>
 /// Entries by the central directory at the file's end (4.3.12 to 4.3.16).
 ///
 /// # Errors
-/// When the bytes cannot be had.
+/// When the bytes cannot be read.
 pub(crate) fn central_directory(source: &dyn ByteSource) -> Result<Directory> {
     let lost = |why| Ok(Directory::Lost(why));
     let Some((end, record)) = end_record(source)? else { return lost("there is none") };
@@ -318,7 +318,7 @@ pub(crate) fn central_directory(source: &dyn ByteSource) -> Result<Directory> {
 /// that only a central header tells of. Of two that claim a name the one whose CRC-32 is right comes first.
 ///
 /// # Errors
-/// When the bytes cannot be had.
+/// When the bytes cannot be read.
 pub(crate) fn salvage(source: &dyn ByteSource) -> Result<Vec<Entry>> {
     let mut entries = walk_local_headers(source)?;
     let mut by_name: HashMap<String, Vec<usize>> = HashMap::new();
@@ -331,7 +331,7 @@ pub(crate) fn salvage(source: &dyn ByteSource) -> Result<Vec<Entry>> {
     }
     let mut starts: Vec<u64> = records.iter().map(|r| r.local).collect();
     starts.sort_unstable();
-    // Each guess costs a checksum of what it guesses; together they read the file a few times at most.
+    // Each guess costs a checksum over the guessed range; together they read the file a few times at most.
     let mut budget = 4 * source.len();
     let mut seen: HashSet<&[u8]> = HashSet::new();
     for record in records.iter().filter(|r| seen.insert(&r.name)) {
@@ -367,7 +367,7 @@ pub(crate) fn salvage(source: &dyn ByteSource) -> Result<Vec<Entry>> {
             (Some(entry), &[first, ..]) => entries[first] = entry,
             (Some(entry), []) => entries.push(entry),
             (None, known) => {
-                // What the directory records still tells right from wrong.
+                // The directory's CRC-32 still shows whether the guess is right.
                 for &i in known {
                     let entry = &mut entries[i];
                     if !entry.whole && entry.compressed >= record.compressed {
@@ -525,7 +525,7 @@ pub(crate) fn first_name(bytes: &[u8]) -> Option<&[u8]> {
 /// The first decoded bytes of `entry`, up to `most` of them.
 ///
 /// # Errors
-/// `Unsupported` for a compression that is not read, `Io` when the bytes cannot be had.
+/// `Unsupported` for an unsupported compression, `Io` when the bytes cannot be read.
 pub(crate) fn beginning(source: &dyn ByteSource, entry: &Entry, most: u64) -> Result<Vec<u8>> {
     // Deflate makes nothing longer than by a few bytes in every 32 KiB.
     let raw = source.window(entry.offset, entry.compressed.min(most + most / 1024 + 64))?;

@@ -60,7 +60,7 @@ pub enum DType {
 }
 
 impl DType {
-    /// The name PyTorch (without `torch.`), GGML or this suite gives the type.
+    /// The name PyTorch (without `torch.`), GGML or ckpt gives the type.
     pub fn name(self) -> &'static str {
         match self {
             DType::F64 => "float64",

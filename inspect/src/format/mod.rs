@@ -1,4 +1,4 @@
-//! Containers: which there are, how each is recognised, and what its reader gives.
+//! Containers: which ones exist, how each is recognised, and what its reader returns.
 //!
 //! A new one is a file and a line in [`FORMATS`].
 
@@ -31,19 +31,19 @@ use crate::{Damage, DamageKind, Error, ErrorKind, Notice, NoticeKind, Result};
 
 /// One kind of container.
 pub(crate) struct Container {
-    /// Which kind, for those who do something else with it than read its tensors.
+    /// Which kind, for code that does more than read its tensors.
     pub family: Family,
-    /// What names of such files end in, after a dot.
+    /// Extensions of such files.
     pub extensions: &'static [(&'static str, Extension)],
     /// Whether a file begins like one, by its first [`HEAD`] bytes.
     pub recognises: fn(&[u8]) -> bool,
-    /// Whether a file that begins like nothing known is one all the same.
+    /// Whether a file that begins like no known format is one all the same.
     pub recognises_later: Option<fn(&dyn ByteSource) -> Result<bool>>,
-    /// What it holds.
+    /// Reads what it contains.
     pub read: fn(&Arc<Source>) -> Result<Contents>,
 }
 
-/// Whose the ending of a name is.
+/// What an extension is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Extension {
     /// Of checkpoints.
@@ -53,7 +53,7 @@ pub(crate) enum Extension {
 }
 
 impl Extension {
-    /// Whose the ending of `path` is, if checkpoints have it.
+    /// What the extension of `path` is used for, if checkpoints have it.
     pub fn of(path: &Path) -> Option<Self> {
         let extension = path.extension()?.to_string_lossy();
         let mut all = FORMATS.iter().flat_map(|container| container.extensions);
@@ -98,7 +98,7 @@ pub(crate) static FORMATS: [Container; 8] = [
     torch_legacy::BARE,
 ];
 
-/// What is looked at of a file's beginning.
+/// How many of a file's first bytes are looked at.
 pub(crate) const HEAD: u64 = 512;
 
 /// The container that begins with `head`.
@@ -147,7 +147,7 @@ pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
     Err(unrecognised(data)?)
 }
 
-/// The container a checkpoint came in. Records hold it as its name.
+/// The container of a checkpoint. Records contain its name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
 #[non_exhaustive]
@@ -251,7 +251,7 @@ pub(crate) struct Contents {
     pub globals: Vec<String>,
     pub notices: Vec<Notice>,
     pub faults: Vec<Damage>,
-    /// Whether what names and places the tensors differs from its checksum.
+    /// Whether the listing of the tensors fails its checksum.
     pub listing_damaged: bool,
 }
 
@@ -268,8 +268,7 @@ impl Contents {
         }
     }
 
-    /// Leaves of faults and of notices the first few, and says how many more there are: a hostile listing has as many
-    /// as it likes.
+    /// Keeps the first few faults and notices, and says how many more there are: a hostile listing may have any number.
     pub fn tell_first(&mut self) {
         const LISTED: usize = 8;
         if let Some(more) = self.faults.len().checked_sub(LISTED).filter(|more| *more > 0) {
@@ -303,7 +302,7 @@ const OTHERS: [(&[u8], &str, &str); 6] = [
     (b"{", "is JSON, not a checkpoint", "a shard index ends in .index.json and contains a `weight_map`"),
 ];
 
-/// What a file is that is none of [`FORMATS`].
+/// The error for a file in none of the [`FORMATS`].
 fn unrecognised(data: &dyn ByteSource) -> Result<Error> {
     let error = |what: &str| Error::new(ErrorKind::Unrecognised, what);
     if data.len() == 0 {
@@ -319,7 +318,7 @@ fn unrecognised(data: &dyn ByteSource) -> Result<Error> {
     Ok(mistaken(&data.window(0, HEAD)?))
 }
 
-/// What a file that begins with `bytes` is mistaken for, or is instead.
+/// The error that says what a file that begins with `bytes` is instead.
 fn mistaken(bytes: &[u8]) -> Error {
     let error = |what: &str| Error::new(ErrorKind::Unrecognised, what);
     if bytes.starts_with(b"version https://git-lfs") {

@@ -19,7 +19,7 @@ use crate::{DType, Damage, DamageKind, Error, Result};
 
 /// The first bytes.
 pub const MAGIC: &[u8; 6] = b"\x93NUMPY";
-/// Bytes that tell where the header is.
+/// Bytes that say how long the header is.
 pub(crate) const FIXED: u64 = 12;
 /// A header of structured elements may be long; NumPy itself refuses to evaluate more than 10 000 characters.
 pub const MAX_HEADER: u64 = 1 << 16;
@@ -74,7 +74,7 @@ impl Header {
         }
     }
 
-    /// Where its elements end, if it holds numbers and so many can be counted.
+    /// Where its elements end, if they are numbers and their size does not overflow.
     pub fn end(&self) -> Option<u64> {
         let ElementKind::Plain { dtype, .. } = &self.elements else { return None };
         let count = self.shape.iter().try_fold(1u64, |count, &size| count.checked_mul(size as u64))?;
@@ -96,7 +96,7 @@ impl Header {
         let mut literal = Literal { rest: &header, depth: 0 };
         let bad = |what: &str| Error::damaged(format!("the array's header {what}")).at(after);
         let Some(Python::Dict(entries)) = literal.value() else { return Err(bad("is not a Python dict")) };
-        // Of a key that is there twice, Python takes the last.
+        // If a key occurs twice, Python takes the last one.
         let field = |name: &str| entries.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value);
         let elements = match field("descr") {
             Some(Python::Text(code)) => ElementKind::of(code),
@@ -291,7 +291,7 @@ struct Literal<'t> {
 }
 
 impl Literal<'_> {
-    /// Whether `token` is next, which is passed over then.
+    /// Whether `token` is next, and skips it.
     fn takes(&mut self, token: char) -> bool {
         self.rest = self.rest.trim_start();
         let rest = self.rest.strip_prefix(token);

@@ -1,5 +1,5 @@
 //! NumPy's `.npz`: a zip whose entries are `.npy` files, stored or deflated. Arrays are named by their entries without
-//! the extension. Arrays that hold no numbers are named in a notice and left out.
+//! the extension. Arrays that do not contain numbers are reported in a notice and left out.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What is known of one tensor before any of its bytes are looked at.
+//! What is known of one tensor before any of its bytes are read.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -30,7 +30,7 @@ pub struct TensorInfo {
     /// Whether it is a parameter that gradients reach.
     pub requires_grad: bool,
     /// For ternary packings with one scale: what the codes -1, 0, +1 are multiplied by. For GGML's blocks: what their
-    /// elements are multiplied by besides, when a tensor beside them says so.
+    /// elements are additionally multiplied by, if a tensor next to them says so.
     pub scale: Option<f32>,
     /// How a quantized integer becomes a real number.
     pub quantizer: Option<Quantizer>,
@@ -81,15 +81,15 @@ pub enum Quantizer {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Sparse {
-    /// How its indices are kept.
+    /// How its indices are stored.
     pub layout: SparseLayout,
-    /// Index tensors: one of `[dimensions, nnz]` for COO; compressed and plain indices for CSR and its kin.
+    /// Index tensors: one of `[dimensions, nnz]` for COO; compressed and plain indices for CSR and similar layouts.
     pub indices: Vec<TensorInfo>,
     /// The listed elements.
     pub values: TensorInfo,
 }
 
-/// How a sparse tensor keeps the places of its elements. Shown as PyTorch's name, such as `torch.sparse_coo`.
+/// How a sparse tensor stores the positions of its elements. Shown as PyTorch's name, such as `torch.sparse_coo`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SparseLayout {
@@ -99,7 +99,7 @@ pub enum SparseLayout {
     Csr,
     /// Rows, and where each column begins.
     Csc,
-    /// One that is named and not read further.
+    /// One that is listed but not read.
     Other(String),
 }
 
@@ -142,7 +142,7 @@ pub(crate) fn fortran_strides(shape: &[usize]) -> Vec<usize> {
 }
 
 impl TensorInfo {
-    /// A contiguous tensor at `byte_offset` of `storage`, group still to be told.
+    /// A contiguous tensor at `byte_offset` of `storage`, whose group is not known yet.
     pub(crate) fn contiguous(
         name: String,
         dtype: DType,
@@ -218,7 +218,7 @@ impl TensorInfo {
         }
     }
 
-    /// Gives each of its storages, and of its parts', to `replace`.
+    /// Passes each of its storages, and those of its parts, to `replace`.
     pub(crate) fn replace_storages(&mut self, replace: &mut dyn FnMut(&mut Storage)) {
         self.storage.iter_mut().for_each(&mut *replace);
         if let Some(sparse) = &mut self.sparse {
@@ -285,7 +285,7 @@ impl TensorInfo {
         Ok(bytes)
     }
 
-    /// Refuses a view that repeats its storage out of all proportion, before what it says is copied.
+    /// Refuses a view that repeats its storage out of proportion, before it is copied.
     pub(crate) fn check_expansion(&self) -> Result<()> {
         let span = self.span().unwrap_or(0);
         if self.numel() > FREE_ELEMENTS && self.numel() / MAX_EXPANSION > span {
@@ -325,7 +325,7 @@ impl TensorInfo {
                 && let Ok(elements) = bytemuck::try_cast_slice::<u8, T>(run)
             {
                 let shape = IxDyn(&self.shape).strides(IxDyn(&self.strides));
-                // Refused for strides that ndarray has no view of; those are copied below.
+                // ndarray has no view for some strides; such tensors are copied below.
                 if let Ok(view) = ArrayViewD::from_shape(shape, elements) {
                     return Ok(CowArray::from(view));
                 }

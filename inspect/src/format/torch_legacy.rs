@@ -89,7 +89,7 @@ fn read_bare(source: &Arc<Source>) -> Result<Contents> {
     })
 }
 
-/// What `read` makes of the pickle at `at`, which is called `what`, and the pickle's length.
+/// The result of `read` on the pickle at `at`, which errors call `what`, and the pickle's length.
 fn next<T>(
     data: &dyn ByteSource,
     at: u64,
@@ -164,19 +164,19 @@ struct Located {
     places: HashMap<String, (u64, u64)>,
     /// Where those that are not in the file would begin.
     gone: HashMap<String, u64>,
-    /// Those whose bytes cannot be told from others, and why.
+    /// Those whose bytes cannot be located for certain, and why.
     shifted: HashMap<String, Damage>,
     damage: Option<Damage>,
     /// Of bytes after the last storage.
     surplus: Option<Notice>,
-    /// First byte after the last storage; `None` when it cannot be told.
+    /// First byte after the last storage; `None` if it is unknown.
     end: Option<u64>,
 }
 
-/// First byte after the storages of the legacy file `data`; `None` when that cannot be told.
+/// First byte after the storages of the legacy file `data`; `None` if that is unknown.
 ///
 /// # Errors
-/// When the bytes cannot be had.
+/// When the bytes cannot be read.
 pub(crate) fn end_of_storages(data: &dyn ByteSource) -> Result<Option<u64>> {
     match locate_all(data) {
         Ok(located) => Ok(located.end),
@@ -210,9 +210,9 @@ fn locate_all(data: &dyn ByteSource) -> Result<Located> {
 /// Walks the list of storage keys at `at` and the storages after it.
 ///
 /// # Errors
-/// When the bytes cannot be had.
+/// When the bytes cannot be read.
 fn locate(data: &dyn ByteSource, at: u64, storages: &[StorageRef]) -> Result<Located> {
-    // The element sizes, which place the storages, are told by the object's persistent ids.
+    // The element sizes, which determine where storages are, come from the object's persistent ids.
     let mut word_sizes: HashMap<&str, usize> = HashMap::new();
     let mut announced: HashMap<&str, u64> = HashMap::new();
     for storage in storages {
@@ -258,7 +258,7 @@ fn locate(data: &dyn ByteSource, at: u64, storages: &[StorageRef]) -> Result<Loc
             let what = "the file is cut short within its storages";
             located.damage.get_or_insert_with(|| Damage::new(DamageKind::CutShort, what));
             cut = true;
-            // Its own persistent id tells where the next one would be.
+            // Its own persistent id says where the next one would be.
             located.gone.insert(key, position.saturating_add(8));
             position = position.saturating_add(8).saturating_add(expected.unwrap_or(0));
             continue;

@@ -3,7 +3,7 @@
 //! Layout: entries under one top folder, `data.pkl` (the object), `data/<key>` (one storage each), `byteorder`,
 //! `version`; TorchScript adds `constants.pkl`, `constants/<key>` and `code/`. Entries are stored and data is
 //! 64-byte aligned (`caffe2/serialize/inline_container.cc`). PyTorch writes data.pkl before the storages, so a
-//! file that was cut short still tells what it held: then the local headers are walked instead of the directory.
+//! file that was cut short still says what it contained: then the local headers are walked instead of the directory.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ pub(crate) const CONTAINER: Container = Container {
     read,
 };
 
-/// How a distributed checkpoint becomes one that is read.
+/// How to convert a distributed checkpoint to one that can be read.
 pub(crate) const DCP_HINT: &str =
     "convert its folder: python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER OUT.pt";
 
@@ -154,7 +154,7 @@ impl Places<'_> {
             let why = Damage::new(DamageKind::Inconsistent, format!("its storage `{key}`: {doubt}"));
             return Storage::lost(why, storage.bytes, source, entry.offset);
         }
-        // Which words to reverse is for each tensor to say: an untyped storage does not know.
+        // Which words to reverse depends on each tensor: an untyped storage has no word size.
         let swap = if self.big_endian { 2 } else { 1 };
         let segment = Segment { source: source.clone(), offset: entry.offset, len: entry.compressed };
         match entry.method {

@@ -1,4 +1,4 @@
-//! A folder of records by the files they were made from, so that what has not changed is not measured again.
+//! A folder of records by the files they were made from, so that unchanged files are not measured again.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use crate::health::measures;
 use crate::staged::{self, is_temporary};
 use crate::{Checkpoint, CheckpointRecord};
 
-/// Raised whenever a measurement changes its meaning; a new one in the table is noticed by its key.
+/// Incremented whenever a measurement changes its meaning; a new one in the table is detected by its key.
 const SCHEMA: u32 = 4;
 
 /// Records kept in a folder, one file each.
@@ -118,7 +118,7 @@ impl Cache {
     pub(crate) fn entry(&self, paths: &[&Path], options: &str) -> Option<PathBuf> {
         let mut hash = Sha256::new();
         for path in paths {
-            // Both the name, which may tell the step, and the file that it leads to.
+            // Both the name, which may contain the step, and the file that it leads to.
             for path in [std::path::absolute(path).ok()?, path.canonicalize().ok()?] {
                 hash.update(path.as_os_str().as_encoded_bytes());
                 hash.update([0]);

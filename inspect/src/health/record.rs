@@ -23,7 +23,7 @@ pub struct CheckpointRecord {
     pub format: Format,
     /// Which network this is and how that is known.
     pub model: ModelRecord,
-    /// Training step, when the file or its name tells it.
+    /// Training step, if the file or its name contains it.
     pub step: Option<u64>,
     /// Where the step was found: a metadata path such as `training_state.step`, or `file name`.
     pub step_source: Option<String>,
@@ -34,7 +34,7 @@ pub struct CheckpointRecord {
     /// Whether the container is cut short or any tensor's bytes are missing or damaged.
     #[serde(default)]
     pub damaged: bool,
-    /// What is wrong with the container as a whole, which `warnings` tells too.
+    /// What is wrong with the container as a whole, which `warnings` mentions too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub damage: Option<Damage>,
     /// The worst verdict among the tensors; `None` before judging or when nothing could be judged.
@@ -43,7 +43,7 @@ pub struct CheckpointRecord {
     pub reasons: Vec<String>,
     /// Every tensor in file order.
     pub tensors: Vec<TensorRecord>,
-    /// How training was set: learning rates, weight decay, and which weights they concern.
+    /// Training settings: learning rates, weight decay, and the weights that they apply to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub training: Option<TrainingRecord>,
     /// Config, optimizer settings and other plain values of the file. Long arrays are summarised.
@@ -82,7 +82,7 @@ pub struct TensorRecord {
     /// Why the bytes cannot be read, when they cannot.
     #[serde(default)]
     pub damage: Option<String>,
-    /// What class of damage that is.
+    /// The kind of damage.
     #[serde(default)]
     pub damage_kind: Option<DamageKind>,
     /// How it was judged; `None` for tensors whose health is not judged.

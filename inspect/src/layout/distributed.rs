@@ -1,5 +1,5 @@
-//! What `torch.distributed.checkpoint` writes: a folder of `.distcp` files, and `.metadata` that says what lies where in
-//! them. It is recognised, and not read.
+//! What `torch.distributed.checkpoint` writes: a folder of `.distcp` files, and `.metadata` that says what is where in
+//! them. It is recognised, but not read.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Folders as Hugging Face lays them out: one checkpoint, config.json and trainer_state.json beside it.
+//! Folders in Hugging Face's layout: one checkpoint, with config.json and trainer_state.json next to it.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ fn set(folder: &Path) -> Result<Set> {
         let text = format!("it was read from {read}, as transformers does, not from {other} next to it");
         set.notices.push(Notice::new(NoticeKind::OtherForm, text));
     }
-    // Files that come or go.
+    // Files that are added or removed later.
     set.beside.push(Stamp::of(folder));
     Ok(set)
 }

@@ -1,4 +1,4 @@
-//! The splits of a GGUF file, `NAME-00001-of-0000N.gguf`, whose `split.` keys tell how many there are.
+//! The splits of a GGUF file, `NAME-00001-of-0000N.gguf`, whose `split.` keys say how many there are.
 
 use std::path::{Path, PathBuf};
 
@@ -22,7 +22,7 @@ fn identity(path: &Path) -> PathBuf {
     }
 }
 
-/// A split under any name tells of the others.
+/// A split, whatever its name, says how many others there are.
 fn lacks(set: &Set, joined: &Joined<'_>) -> Lacks {
     let missing = if set.missing.is_none() { missing_splits(joined) } else { None };
     Lacks { damage: missing.into_iter().collect(), ..Lacks::default() }

@@ -1,4 +1,4 @@
-//! What the files of a set hold, as one.
+//! The contents of the files of a set, joined.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -37,8 +37,8 @@ pub(crate) struct Whole {
     pub unread: Vec<PathBuf>,
 }
 
-/// The tensors of all files, each a container of its own, one after another. A set of which some can be read is damaged,
-/// not unreadable.
+/// The tensors of all files, each a container of its own, one after another. A set of which only some files can be read is
+/// damaged, not unreadable.
 pub(super) fn one_after_another(files: Vec<Opened>) -> Result<Whole> {
     let mut all: Option<Joined> = None;
     let mut unread = Vec::new();

@@ -25,7 +25,7 @@ use crate::{Damage, Error, Notice, Result};
 
 pub(crate) use join::{Opened, Whole};
 
-/// One way in which files make a checkpoint. What it says nothing of is as with a file by itself, [`single::LAYOUT`].
+/// One way in which files form a checkpoint. Its defaults are those of a single file, [`single::LAYOUT`].
 #[derive(Debug)]
 pub(crate) struct Layout {
     /// Whether what is at `path` belongs to a checkpoint of this layout.
@@ -37,7 +37,7 @@ pub(crate) struct Layout {
     /// What the files of a set hold as one checkpoint. A tensor may lie on ranges of several of them (a
     /// [`Storage`](crate::Storage) of pieces).
     pub join: fn(Vec<Opened>) -> Result<Whole>,
-    /// What was read from a set lacks of this layout, if it has to do with it.
+    /// What a set lacks according to this layout, if the layout applies.
     pub lacks: fn(&Set, &Joined<'_>) -> Lacks,
     /// Whether a file that is no container stands for others, as an index does.
     pub stands_for_files: fn(&Path) -> bool,
@@ -139,7 +139,7 @@ pub(crate) fn lacks(set: &Set, joined: &Joined<'_>) -> Vec<Lacks> {
     LAYOUTS.iter().map(|layout| (layout.lacks)(set, joined)).collect()
 }
 
-/// What tells that two paths lead to the same checkpoint: a file by any of its names, a sharded set by any shard.
+/// The identity of the checkpoint at a path: equal for all names of a file and for all shards of a set.
 pub fn identity(path: &Path) -> PathBuf {
     let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
     (layout_of(&path).identity)(&path)
@@ -182,7 +182,7 @@ fn find_in(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// Files directly in `folder` that are named like checkpoints and do not begin like one: empty, overwritten, pointers
-/// of Git LFS, links that lead nowhere. Opening them tells what is wrong.
+/// of Git LFS, broken links. Opening them gives an error that says what is wrong.
 fn spoilt_in(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(|e| Error::io(folder, &e))? {
@@ -190,7 +190,7 @@ fn spoilt_in(folder: &Path) -> Result<Vec<PathBuf>> {
         let lost = path.is_symlink() && !path.exists();
         let named = || match format::Extension::of(&path) {
             Some(format::Extension::Own) => true,
-            // Nothing is there to tell what else it might be.
+            // There is nothing that could be something else.
             Some(format::Extension::Shared) => {
                 lost || is_model(&path) || std::fs::metadata(&path).is_ok_and(|m| m.len() == 0)
             }
@@ -221,8 +221,8 @@ fn sort(paths: &mut [PathBuf]) {
 }
 
 /// Checkpoints below `path`: itself, or for a folder all that it holds, in name order. Files that are named like
-/// checkpoints and do not begin like one are among them, so that none is passed over: opening them tells why. Single
-/// arrays are data beside checkpoints; where nothing else is, they are what was meant. Links to folders are not entered.
+/// checkpoints but do not begin like one are included, so that none is silently skipped: opening them gives an error.
+/// Single arrays (`.npy`) are included only if there is nothing else. Links to folders are not followed.
 ///
 /// # Errors
 /// `Io` when a folder cannot be listed.

@@ -44,17 +44,17 @@ fn lacks(set: &Set, joined: &Joined<'_>) -> Lacks {
     let known: HashSet<&str> = joined.tensors.iter().map(|t| t.name.as_str()).collect();
     let lost: Vec<&String> = index.iter().filter(|n| !known.contains(n.as_str())).collect();
     if let Some(first) = lost.first() {
-        let what = format!(
-            "{} of the tensors in the index are in no shard, such as `{}`",
-            lost.len(),
-            first.escape_debug()
-        );
+        let what = match lost.len() {
+            1 => format!("1 tensor of the index is in no shard: `{}`", first.escape_debug()),
+            n => format!("{n} tensors of the index are in no shard, such as `{}`", first.escape_debug()),
+        };
         lacks.damage.push(Damage::new(DamageKind::MissingTensors, what));
         lacks.absent = lost.into_iter().cloned().collect();
     }
     let unlisted = joined.tensors.iter().filter(|t| !index.contains(&t.name)).count();
     if unlisted > 0 {
-        let text = format!("{unlisted} tensors of the shards are not in the index");
+        let are = if unlisted == 1 { " is" } else { "s are" };
+        let text = format!("{unlisted} tensor{are} in the shards but not in the index");
         lacks.notices.push(Notice::new(NoticeKind::Unlisted, text));
     }
     lacks
@@ -199,7 +199,8 @@ fn index_set(path: &Path) -> Result<Set> {
     let notices = match extra.len() {
         0 => Vec::new(),
         n => {
-            let text = format!("{n} files look like shards and are not in the index: {}", extra.join(", "));
+            let look = if n == 1 { " looks like a shard but is" } else { "s look like shards but are" };
+            let text = format!("{n} file{look} not in the index: {}", extra.join(", "));
             vec![Notice::new(NoticeKind::Unlisted, text)]
         }
     };

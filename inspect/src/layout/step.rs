@@ -23,7 +23,7 @@ const KEYS: [&str; 14] = [
     "iter",
 ];
 
-/// Words that a step number stands beside in file names.
+/// Words next to a step number in file names.
 const WORDS: [&str; 7] = ["step", "steps", "checkpoint", "ckpt", "iter", "iteration", "global_step"];
 
 /// The step in `metadata` and the key it was found under.
@@ -61,7 +61,7 @@ pub fn from_path(path: &Path) -> Option<u64> {
     })
 }
 
-/// The step that a file's or folder's name tells.
+/// The step in a file's or folder's name.
 pub(crate) fn from_name(name: &str) -> Option<u64> {
     let lower = name.to_ascii_lowercase();
     let bytes = lower.as_bytes();

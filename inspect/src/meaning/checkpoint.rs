@@ -39,13 +39,13 @@ pub struct Checkpoint {
     /// Training step and where it was found.
     pub step: Option<(u64, String)>,
     pub(crate) files: Vec<Arc<Source>>,
-    /// The header of the first of them, once it was asked for again.
+    /// The header of the first of them, once it was parsed again.
     pub(crate) header: OnceLock<Beginning>,
-    /// What else was looked at to open it: config.json and its kin, shards that are missing.
+    /// What else was read to open it: config.json and similar files, shards that are missing.
     pub(crate) beside: Vec<Stamp>,
     /// Names that an index promises and no shard holds.
     pub(crate) absent: Vec<String>,
-    /// Whether what names and places the tensors differs from its checksum.
+    /// Whether the listing of the tensors fails its checksum.
     pub(crate) listing_damaged: bool,
 }
 

@@ -1,5 +1,4 @@
-//! A model's configuration, and the words in which trainers, Hugging Face and GGUF say it. What reads them is
-//! [`Given`](super::Given).
+//! A model's configuration, and how trainers, Hugging Face and GGUF write it. [`Given`](super::Given) reads these forms.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
@@ -33,7 +32,7 @@ pub struct ModelConfig {
     pub max_seq_len: usize,
     /// Base of the rotary frequencies.
     pub rope_base: f64,
-    /// How rotary positions are stretched.
+    /// How rotary positions are scaled.
     pub rope_scaling: RopeScaling,
     /// Which elements of a head rotate together.
     pub rope_pairing: RopePairing,
@@ -167,12 +166,12 @@ impl ModelConfig {
         }
     }
 
-    /// Whether it is the student model's.
+    /// Whether it is bitnet-student's.
     pub fn is_student(&self) -> bool {
         *self.architecture == STUDENT
     }
 
-    /// What records show of a student, under its trainer's names.
+    /// What records show of a bitnet-student model, under its trainer's names.
     pub fn to_record(&self) -> Map<String, Json> {
         object(json!({
             "vocab_size": self.vocab_size,
@@ -196,7 +195,7 @@ impl ModelConfig {
         }))
     }
 
-    /// The `config.model` that the student's trainer puts beside weights.
+    /// The `config.model` that bitnet-student's trainer saves next to the weights.
     pub fn to_trainer(&self) -> Map<String, Json> {
         let mut config = self.to_record();
         config.insert("dropout".into(), json!(0.0));
@@ -208,7 +207,7 @@ impl ModelConfig {
         config
     }
 
-    /// config.json. It has no word for BitLinear and soft caps.
+    /// config.json. It cannot express BitLinear and soft caps.
     pub fn to_hugging_face(&self) -> Map<String, Json> {
         let written = self.written_as();
         let mut config = object(json!({

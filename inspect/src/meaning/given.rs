@@ -84,7 +84,7 @@ impl Quantization {
         self.method.as_deref() == Some(BITNET)
     }
 
-    /// What is written of packed matrices. `autobitlinear` multiplies a layer's output by its `weight_scale`, so the scale
+    /// What is written for packed matrices. `autobitlinear` multiplies a layer's output by its `weight_scale`, so the scale
     /// is kept to the last bit; `bitlinear` divides by it.
     pub fn packed() -> [(&'static str, &'static str); 3] {
         [(METHOD, BITNET), (CLASS, AUTO_BIT_LINEAR), (MODE, "offline")]
@@ -218,7 +218,7 @@ pub struct Shapes {
     pub packed_ffn: bool,
 }
 
-/// The config a trainer may have put beside the weights. Older ones have two switches instead of `use_bitlinear`.
+/// The config that a trainer may have saved next to the weights. Older ones have two switches instead of `use_bitlinear`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct TrainerFile {
@@ -270,7 +270,7 @@ fn typed<T: serde::de::DeserializeOwned>(config: &Value) -> Result<T, ConfigErro
     serde_pickle::from_value(config.clone()).map_err(|e| ConfigError::NotUnderstood(e.to_string()))
 }
 
-/// How a configuration says that positions are stretched: transformers 5 has it beside the base.
+/// The rotary scaling in a configuration: transformers 5 has it next to the base.
 fn scaling(config: &Value) -> Option<&Value> {
     let value = ["rope_parameters", "rope_scaling"].into_iter().filter_map(|key| lookup(config, key));
     value.into_iter().find(|value| !matches!(value, Value::None))
@@ -298,7 +298,7 @@ impl Given {
         self
     }
 
-    /// What the student's trainer wrote, older names included.
+    /// The configuration of bitnet-student's trainer, older names included.
     ///
     /// # Errors
     /// `NotUnderstood` and `Wrong`.
@@ -412,7 +412,7 @@ impl Given {
         })
     }
 
-    /// What the keys of a GGUF file say. Soft caps, and keys that begin with `ckpt.`, are what only this suite writes.
+    /// What the keys of a GGUF file say. Soft caps, and keys that begin with `ckpt.`, are written by ckpt only.
     ///
     /// # Errors
     /// `Unknown` and `Architecture`.
@@ -465,7 +465,7 @@ impl Given {
         Ok(given)
     }
 
-    /// The configuration that this tells by itself.
+    /// The configuration from this alone.
     ///
     /// # Errors
     /// `Missing` and `Unknown`.
@@ -493,7 +493,7 @@ impl Given {
         Ok(config)
     }
 
-    /// Overrides in `config` what this tells and shapes do not.
+    /// Overrides in `config` the settings that are given here and do not follow from shapes.
     fn put_into(&self, config: &mut ModelConfig) {
         fn put<T: Clone>(slot: &mut T, value: &Option<T>) {
             if let Some(value) = value {
@@ -570,7 +570,7 @@ impl Shapes {
                 Setting::Number(usual.quantization_eps),
             ),
             ("norm_eps", given(&|g| g.norm_eps.is_some()), Setting::Number(usual.norm_eps)),
-            // No cap is what most networks have, and not worth a word.
+            // Most networks have no caps, so that need not be mentioned.
             (
                 "attn_logit_soft_cap",
                 usual.attn_logit_soft_cap.is_none() || given(&|g| g.attn_logit_soft_cap.is_some()),

@@ -1,5 +1,5 @@
-//! Which network a checkpoint holds: the BitNet student model from names and shapes, else what config.json or GGUF
-//! keys say, else unknown. Whatever had to be assumed is said.
+//! Which network a checkpoint contains: bitnet-student by names and shapes, else what config.json or GGUF keys say, else
+//! unknown. Whatever had to be assumed is listed.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,7 @@ use crate::metadata::{HashableValue, Value, lookup};
 use crate::tensor::TensorInfo;
 use crate::{Checkpoint, Format, Group};
 
-/// What a network that nothing tells of is called.
+/// The name of an unrecognised network.
 const UNKNOWN: &str = "unknown";
 
 /// What is known of the network.
@@ -24,13 +24,13 @@ pub struct Model {
     pub architecture: String,
     /// The student's configuration, when it is one.
     pub student: Option<ModelConfig>,
-    /// The configuration that a file beside or inside the checkpoint gives.
+    /// The configuration in a file next to the checkpoint or inside it.
     pub config: Option<Value>,
     /// What had to be assumed.
     pub assumed: Vec<Assumption>,
     /// `quantization_config` of config.json.
     pub quantization: Option<Quantization>,
-    /// What configuration or GGUF keys tell.
+    /// What the configuration or the GGUF keys say.
     given: Result<Given, ConfigError>,
     /// Whether the keys are a GGUF file's.
     is_gguf: bool,
@@ -50,7 +50,7 @@ impl Default for Model {
     }
 }
 
-/// Which network a checkpoint holds.
+/// Which network a checkpoint contains.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ModelRecord {
@@ -63,7 +63,7 @@ pub struct ModelRecord {
 }
 
 impl ModelRecord {
-    /// Whether it is the BitNet student model, whose configuration is [`ModelConfig`]'s.
+    /// Whether it is bitnet-student, whose configuration is a [`ModelConfig`]'s.
     pub fn is_student(&self) -> bool {
         self.architecture == STUDENT.name
     }
@@ -76,7 +76,7 @@ impl Model {
             let given = Given::of_gguf(metadata);
             return Model { architecture: architecture.into(), given, is_gguf: true, ..Model::default() };
         }
-        // A trainer's own config says more than the config.json that a conversion put beside the weights.
+        // A trainer's own config says more than the config.json that a conversion wrote next to the weights.
         let own =
             hf_config.filter(|_| given_config(metadata).is_some()).and_then(|_| student(tensors, metadata));
         if let Some(model) = own {
@@ -99,12 +99,12 @@ impl Model {
         Model { architecture: UNKNOWN.into(), ..Model::default() }
     }
 
-    /// Whether neither tensors nor a configuration tell which network it is.
+    /// Whether the network is not recognised, neither by tensors nor by a configuration.
     pub fn is_unknown(&self) -> bool {
         self.architecture == UNKNOWN
     }
 
-    /// What its configuration tells, or the keys of a GGUF file; for the student nothing, where no configuration is there.
+    /// What its configuration or the keys of a GGUF file say; nothing for a student without configuration.
     ///
     /// # Errors
     /// `Unknown` and `Architecture` for models that are not in the table, `NotUnderstood`.
@@ -142,7 +142,7 @@ impl Model {
         })
     }
 
-    /// What the keys of a GGUF file say, when this suite wrote it of a model with BitLinears.
+    /// What the keys of a GGUF file say, when ckpt wrote it from a model with BitLinears.
     fn of_our_gguf(&self) -> Option<&Given> {
         let given = self.given.as_ref().ok().filter(|_| self.is_gguf)?;
         [given.use_bitlinear_attn, given.use_bitlinear_ffn].contains(&Some(true)).then_some(given)
@@ -192,7 +192,7 @@ impl Model {
 }
 
 impl Checkpoint {
-    /// The configuration of its model: the student's, or what config.json or the keys of a GGUF file tell of one that is
+    /// The configuration of its model: the student's, or that of config.json or the keys of a GGUF file if the architecture is
     /// in the table.
     ///
     /// # Errors
@@ -210,7 +210,7 @@ impl Checkpoint {
             if given.architecture.is_some_and(|a| a.biases == Biases::Configured) {
                 given.attention_bias = Some(names.attention_bias());
             }
-            // Numbers that a file does not have are what llama.cpp takes them for.
+            // Numbers that a file lacks have llama.cpp's defaults.
             let base = *given.rope_base.get_or_insert(1e4);
             let factors = || self.values(names.get(Role::RopeFactors)?).ok();
             given.rope_scaling = given.rope_scaling.or_else(|| RopeScaling::of_factors(&factors()?, base));
@@ -244,7 +244,7 @@ fn given_config(metadata: &Value) -> Option<&Value> {
 }
 
 fn student(tensors: &[TensorInfo], metadata: &Value) -> Option<Model> {
-    // Names that begin with `model.` are Hugging Face's unless the trainer's own config stands beside them.
+    // Names that begin with `model.` are Hugging Face's unless the trainer's own config is saved with them.
     let given_model = lookup(metadata, "config.model").or_else(|| lookup(metadata, "config"));
     let hf_style = tensors.iter().any(|t| t.name == "model.embed_tokens.weight");
     if hf_style && given_config(metadata).is_none() {

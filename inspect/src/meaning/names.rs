@@ -1,5 +1,5 @@
-//! Tensor names: between the student's, Hugging Face's and GGUF's, and the part in the model that each names. All of it
-//! is read from the [table of architectures](super::architecture).
+//! Tensor names: translation between the student's, Hugging Face's and GGUF's, and the part in the model that each names.
+//! All of it follows from the [table of architectures](super::architecture).
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -10,7 +10,7 @@ use super::given::Shapes;
 use crate::group::without_state_dict;
 use crate::{Checkpoint, Format, Group, TensorInfo};
 
-/// Who calls a tensor what.
+/// A naming scheme of tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Style {
@@ -75,7 +75,7 @@ impl Architecture {
         parsed.role(self.tensors.iter().find(|t| parsed.is(t))?)
     }
 
-    /// What `style` calls a tensor of `role`; `None` where it has no word for it.
+    /// The name of a tensor of `role` in `style`; `None` if it has none.
     pub fn name(&self, role: Role, style: Style) -> Option<String> {
         let tensor = self.tensor(role)?;
         let module = match style {
@@ -111,7 +111,7 @@ pub fn canonical(name: &str) -> Cow<'_, str> {
     from_gguf(name).map_or(Cow::Borrowed(name), Cow::Owned)
 }
 
-/// `name`, of any style, in `style`; `None` where that style has no word for it.
+/// `name`, of any style, in `style`; `None` if that style has no such name.
 pub fn translate(name: &str, style: Style) -> Option<String> {
     let name = canonical(name);
     match style {
@@ -257,12 +257,12 @@ impl<'a> Names<'a> {
         self.architecture.name(role, self.style).unwrap_or_default()
     }
 
-    /// The tensor that plays `role`.
+    /// The tensor with `role`.
     pub fn get(&self, role: Role) -> Option<&'a TensorInfo> {
         self.roles.get(&role).copied()
     }
 
-    /// The roles of layers that are played, in no order.
+    /// The roles that tensors have, in no order.
     pub fn played(&self) -> impl Iterator<Item = (Role, &'a TensorInfo)> {
         self.roles.iter().map(|(role, tensor)| (*role, *tensor))
     }
@@ -273,7 +273,7 @@ impl<'a> Names<'a> {
         (0..).take_while(|&n| has(n, Part::AttentionNorm) || has(n, Part::Q)).count()
     }
 
-    /// What the tensors' shapes tell, unless the embedding, Q, K or the gate are no matrices.
+    /// What the tensors' shapes show, unless the embedding, Q, K or the gate are not matrices.
     pub fn shapes(&self) -> Option<Shapes> {
         let matrix = |role| match self.get(role)?.shape.as_slice() {
             &[rows, cols] => Some((rows, cols)),

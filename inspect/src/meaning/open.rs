@@ -52,12 +52,12 @@ pub fn open_bytes(name: impl AsRef<Path>, bytes: impl Into<SharedBytes>) -> Resu
     open_bytes_with(name, bytes, &OpenOptions::default())
 }
 
-/// What a checkpoint cannot tell of itself.
+/// What a checkpoint does not record about itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OpenOptions {
-    /// Which layout I2_S tensors of GGUF files have. Without it the tensors' rows tell, or else x86 is assumed and a
-    /// warning says so.
+    /// Which layout I2_S tensors of GGUF files have. Without it the layout is derived from the tensors' rows, or else x86 is
+    /// assumed with a warning.
     pub i2s_layout: Option<I2sLayout>,
 }
 
@@ -106,7 +106,7 @@ impl std::str::FromStr for I2sLayout {
     }
 }
 
-/// [`open`], told what the checkpoint cannot tell.
+/// [`open`], given what the checkpoint does not record.
 ///
 /// # Errors
 /// Those of [`open`].
@@ -117,7 +117,7 @@ pub fn open_with(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Checkp
     assemble(path, set.files.iter().map(opened).collect(), &set, options)
 }
 
-/// [`open_bytes`], told what the checkpoint cannot tell.
+/// [`open_bytes`], given what the checkpoint does not record.
 ///
 /// # Errors
 /// Those of [`open`].
@@ -202,7 +202,7 @@ fn complete(checkpoint: &mut Checkpoint, set: &Set, options: &OpenOptions) {
     }
 }
 
-/// Marks a tensor that does not lie within its storage, and those that share its fate.
+/// Marks tensors that are not within their storage.
 fn check(tensor: &mut TensorInfo) {
     if tensor.damage.is_some() {
         return;
@@ -236,7 +236,7 @@ mod tests {
         assemble(path, vec![file], &Set::default(), &OpenOptions::default())
     }
 
-    /// All that can be told of a checkpoint.
+    /// Everything that is known of a checkpoint.
     fn summary(opened: Result<Checkpoint>) -> std::result::Result<Vec<String>, String> {
         let checkpoint = opened.map_err(|e| e.to_string())?;
         let mut summary = vec![format!(

@@ -3,8 +3,8 @@
 //!
 //! Optimizer state dicts are PyTorch's: `{state: {i: {…}}, param_groups: [{lr, weight_decay, …, params: [i, …]}]}`,
 //! parameters numbered from group to group, within a group in the model's order. Several optimizers lie side by side
-//! (`{muon: …, adamw: …}`). Which weight has which number the file does not say: it is found by the shapes of the
-//! moments, else by counts, and where neither decides it stays open.
+//! (`{muon: …, adamw: …}`). The file does not say which weight has which number: that is derived from the shapes of the
+//! moments, else from counts; if neither decides, it stays unknown.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -15,7 +15,7 @@ use crate::metadata::{HashableValue, Value, as_f64, as_u64, key_text, lookup};
 use crate::tensor::TensorInfo;
 use crate::{Group, without_state_dict};
 
-/// How training was set when a checkpoint was written.
+/// The training settings when a checkpoint was written.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct TrainingRecord {
@@ -62,7 +62,7 @@ pub struct ParamGroup {
     pub moments: Vec<Vec<u32>>,
 }
 
-/// Optimizers as far as they can be told apart.
+/// Optimizers, as far as they can be distinguished.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -72,7 +72,7 @@ pub enum Kind {
     /// Adam that adds weight decay to the gradient, which its second moment then divides out.
     #[serde(rename = "adam-l2")]
     AdamL2,
-    /// One of the two: state dicts before PyTorch 2.6 do not tell them apart.
+    /// One of the two: state dicts before PyTorch 2.6 do not distinguish them.
     #[serde(rename = "adam-or-adamw")]
     AdamEither,
     /// Stochastic gradient descent, with or without momentum.
@@ -105,7 +105,7 @@ pub enum DecayRule {
 /// What is known of one kind of optimizer. A new kind is a line of [`KINDS`].
 struct Facts {
     kind: Kind,
-    /// The name people use.
+    /// Its name for people.
     name: &'static str,
     /// What its state keeps of each parameter, besides a count of steps.
     state: &'static [&'static str],
@@ -118,7 +118,7 @@ struct Facts {
 pub(crate) const FIRST: &str = "exp_avg";
 /// Running mean of its square.
 pub(crate) const SECOND: &str = "exp_avg_sq";
-/// Momentum of SGD, Muon and their kin.
+/// Momentum of SGD, Muon and similar optimizers.
 pub(crate) const MOMENTUM: &str = "momentum_buffer";
 
 /// What an optimizer keeps of a parameter, by the last part of its name.
@@ -152,7 +152,7 @@ pub(crate) static STATE: [State; 12] = {
     ]
 };
 
-/// Of kinds that a group has the signs of, the first one counts.
+/// If a group matches several kinds, the first one is taken.
 static KINDS: [Facts; 9] = {
     use DecayRule::*;
     const MOMENTS: &[&str] = &[FIRST, SECOND];
@@ -201,7 +201,7 @@ impl Kind {
         KINDS.iter().find(|facts| facts.kind == self).expect("every kind has a line")
     }
 
-    /// The name people use.
+    /// Its name for people.
     pub fn name(self) -> &'static str {
         self.facts().name
     }
@@ -217,7 +217,7 @@ impl Kind {
     }
 }
 
-/// What a file says of a parameter group that tells its optimizer.
+/// What a file says about a parameter group that identifies its optimizer.
 struct Signs<'a> {
     group: &'a Value,
     /// The key that the optimizer is saved under, in lower case.
@@ -313,7 +313,7 @@ impl TrainingRecord {
 
 /// Optimizers are looked for this deep among the plain values.
 const DEEPEST: usize = 5;
-/// No file has more parameter groups of use.
+/// More parameter groups than any real file has.
 const MOST_GROUPS: usize = 4096;
 
 /// The training settings of `checkpoint`; `None` where it has none.
@@ -487,7 +487,7 @@ impl StateDict<'_> {
             momentum: number("momentum"),
             dampening: number("dampening"),
             nesterov: matches!(lookup(group, "nesterov"), Some(Value::Bool(true))),
-            // `ckpt train` has both forms, and says which; the seed, whose form it is, has no word for it.
+            // `ckpt train` has both forms, and says which; the original trainer of bitnet-student, whose form it is, says nothing.
             keeps_size: match lookup(group, "keeps_size") {
                 Some(Value::Bool(keeps)) => *keeps,
                 _ => lookup(group, "ns_iters").is_some(),

@@ -1,5 +1,5 @@
-//! How rotary positions are stretched: `rope_scaling` of config.json and of the trainer's configuration, and the keys and
-//! the tensor that GGUF has for it.
+//! How rotary positions are scaled: `rope_scaling` of config.json and of the trainer's configuration, and the keys and the
+//! tensor that GGUF has for it.
 
 use std::f64::consts::TAU;
 
@@ -9,10 +9,10 @@ use serde_json::{Map, Value as Json, json};
 use crate::gguf::Keys;
 use crate::metadata::{Value, as_f64, whole_json};
 
-/// `rope_scaling` as JSON text, for this suite: GGUF has no words for some of it.
+/// `rope_scaling` as JSON text, for ckpt: GGUF cannot express some of it.
 const KEY: &str = "ckpt.rope_scaling";
 
-/// How rotary positions are stretched beyond the length that the model was trained with.
+/// How rotary positions are scaled beyond the length that the model was trained with.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum RopeScaling {
@@ -39,16 +39,16 @@ pub enum RopeScaling {
     Yarn {
         /// The divisor of long wavelengths.
         factor: f64,
-        /// Length that the model was trained with, where it is told.
+        /// Length that the model was trained with, if it is given.
         original_max_position_embeddings: Option<f64>,
-        /// What else is told, under config.json's names.
+        /// Further parameters, under config.json's names.
         more: Map<String, Json>,
     },
     /// A kind that is not known here, or one that lacks what it needs.
     Other {
         /// Its name.
         kind: String,
-        /// What is told of it, under config.json's names.
+        /// Its parameters, under config.json's names.
         parameters: Map<String, Json>,
     },
 }
@@ -136,12 +136,12 @@ impl RopeScaling {
         Some(Json::Object(config))
     }
 
-    /// Whether GGUF has words for it that other runners know.
+    /// Whether GGUF has keys for it that other programs know.
     pub fn is_known_in_gguf(&self) -> bool {
         !matches!(self, RopeScaling::Other { .. })
     }
 
-    /// Writes what GGUF has keys for into `keys`, for `architecture`, and all of it under this suite's own. Llama 3's
+    /// Writes what GGUF has keys for into `keys`, for `architecture`, and all of it under ckpt's own key. Llama 3's
     /// factors are a tensor there.
     pub(super) fn to_gguf(&self, architecture: &str, keys: &mut Keys) {
         let Some(config) = self.to_json() else { return };
@@ -220,8 +220,8 @@ impl RopeScaling {
         Some((0..head_dim / 2).map(|pair| of_pair(pair) as f32).collect())
     }
 
-    /// Llama 3's parameters, of which `factors` are these. The factors only tell original / low and original / high, so
-    /// low is taken for the 1 that all of its models have. `None` where no parameters give these very factors.
+    /// The parameters of Llama 3's scaling that give these `factors`. The factors only determine original / low and
+    /// original / high, so low is assumed to be 1, as in all of its models. `None` if no parameters give exactly these factors.
     pub fn of_factors(factors: &[f32], base: f64) -> Option<RopeScaling> {
         let head_dim = 2 * factors.len();
         let factor = f64::from(*factors.last()?);
@@ -276,7 +276,7 @@ fn known(kind: &str, parameters: &Map<String, Json>) -> Option<RopeScaling> {
     })
 }
 
-/// The first thing that a scaling of `kind` needs and `parameters` do not tell.
+/// The first thing that a scaling of `kind` needs and `parameters` lack.
 fn missing(kind: &str, parameters: &Map<String, Json>) -> Option<&'static str> {
     let (_, needed) = NEEDED.iter().find(|(known, _)| *known == kind)?;
     needed.iter().copied().find(|key| parameters.get(*key).and_then(Json::as_f64).is_none())

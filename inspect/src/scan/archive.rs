@@ -17,7 +17,7 @@ const DESCRIPTOR: u64 = 24;
 const LINK: u32 = 0o120000;
 
 impl Scanner<'_> {
-    /// Scans the zip archive `data`, and tells what it is.
+    /// Scans the zip archive `data`, and returns what it is.
     pub(super) fn zip(&mut self, data: &dyn ByteSource, place: &Place) -> Result<Kind> {
         let mut entries = match directory(data)? {
             Directory::Of(central) => {
@@ -94,7 +94,7 @@ impl Scanner<'_> {
         Ok(if start == data.len() { parts } else { Vec::new() })
     }
 
-    /// What the names of all entries tell. Gives whether it is an archive of PyTorch's.
+    /// Findings from the names of all entries. Returns whether it is a PyTorch archive.
     fn names(&mut self, entries: &[Entry], place: &Place) -> bool {
         let mut seen: HashMap<String, u64> = HashMap::new();
         for entry in entries {
@@ -123,7 +123,7 @@ impl Scanner<'_> {
         !objects.is_empty()
     }
 
-    /// Whether the directory accounts for all bytes, and agrees with the local headers. Gives entries that it conceals.
+    /// Checks that the directory accounts for all bytes and agrees with the local headers. Returns entries that it conceals.
     fn layout(&mut self, data: &dyn ByteSource, central: &Central, place: &Place) -> Result<Vec<Entry>> {
         if central.prefix > 0 {
             let message = format!("{} bytes stand before the archive", central.prefix);
@@ -253,7 +253,7 @@ impl Scanner<'_> {
                 let packed = raw.bytes(0..raw.len)?;
                 inflated = match inflate(&packed, entry.len) {
                     Ok(inflated) => inflated.into(),
-                    // A reader that does not look at the size takes what there is.
+                    // A reader that ignores the size uses what there is.
                     Err(error) => match inflate_some(&packed, entry.len.max(raw.len)) {
                         Some(inflated) => {
                             self.find(Rule::HeadersDisagree, place, None, error.what);
@@ -350,7 +350,7 @@ pub(super) fn directory(data: &dyn ByteSource) -> Result<Directory> {
     understood(zip::central_directory(data), Directory::Lost("it is cut short"))
 }
 
-/// What was read, or `otherwise` where the bytes could be had and make no sense.
+/// What was read, or `otherwise` if the bytes could be read but are invalid.
 fn understood<T>(read: Result<T>, otherwise: T) -> Result<T> {
     match read {
         Err(error) if error.kind != ErrorKind::Io => Ok(otherwise),
@@ -358,7 +358,7 @@ fn understood<T>(read: Result<T>, otherwise: T) -> Result<T> {
     }
 }
 
-/// As much as a raw deflate stream gives, up to `most` bytes; `None` when that is nothing.
+/// As much as a raw deflate stream yields, up to `most` bytes; `None` if that is nothing.
 fn inflate_some(packed: &[u8], most: u64) -> Option<Vec<u8>> {
     let mut out = Vec::new();
     // What came out before an error is there, too.

@@ -1,4 +1,4 @@
-//! What a file or a member of an archive is, by its first bytes and its name, and who looks into it.
+//! What a file or a member of an archive is, by its first bytes and its name, and how it is scanned.
 
 use std::collections::HashSet;
 use std::io::Read;
@@ -64,7 +64,7 @@ pub(super) enum Kind {
     Zlib,
     /// One of [`OPAQUE`].
     Opaque,
-    /// Called like a pickle, and none.
+    /// Named like a pickle, but not one.
     NoPickle,
     /// Nothing by its first bytes; a zip's directory is at its end.
     Unknown,
@@ -125,7 +125,7 @@ pub(super) struct Scanner<'o> {
     hidden: HashSet<String>,
 }
 
-/// Whether a file found in a folder is worth looking into.
+/// Whether a file found in a folder is worth scanning.
 pub(super) fn is_candidate(path: &Path) -> bool {
     let mut head = Vec::new();
     let read = std::fs::File::open(path).and_then(|file| file.take(512).read_to_end(&mut head));
@@ -187,7 +187,7 @@ impl<'o> Scanner<'o> {
                 None if data.len() == 0 => {
                     return Err(Error::new(ErrorKind::Unrecognised, "is empty").because(DamageKind::Empty));
                 }
-                // What is called like a pickle and ends at its first byte does nothing.
+                // A file that is named like a pickle and ends at its first opcode does nothing.
                 None if pickled => Kind::NoPickle,
                 None => {
                     return Err(Error::new(
@@ -241,7 +241,7 @@ impl<'o> Scanner<'o> {
         Ok(())
     }
 
-    /// Looks into `data` as what it is, and tells what that is; `None` when it is nothing that is loaded.
+    /// Scans `data` as what it is, and returns what that is; `None` if it is nothing that a loader reads.
     pub fn dispatch(&mut self, data: &dyn ByteSource, name: &str, place: &Place) -> Result<Option<Kind>> {
         let head = data.window(0, HEAD)?;
         let Some(kind) = self.recognised(data, &head, name, place)? else { return Ok(None) };
@@ -292,7 +292,7 @@ impl<'o> Scanner<'o> {
             self.compressed(flate2::read::MultiGzDecoder::new(reader), data.len(), name, place)?;
             return Ok(Some(Kind::Gzip));
         }
-        // joblib compresses with zlib unless told otherwise.
+        // joblib compresses with zlib by default.
         if pickled && matches!(head, [0x78, 0x01 | 0x5e | 0x9c | 0xda, ..]) {
             self.compressed(flate2::read::ZlibDecoder::new(reader), data.len(), name, place)?;
             return Ok(Some(Kind::Zlib));
@@ -507,7 +507,7 @@ impl<'o> Scanner<'o> {
         self.options.allow.iter().any(|pattern| pattern.matches(global))
     }
 
-    /// Whether a hidden pickle was told of at this place already; from now on it was.
+    /// Whether a hidden pickle was already reported at this place, and marks it as reported.
     pub fn told_hidden(&mut self, place: &Place) -> bool {
         !self.hidden.insert(place.member.clone())
     }

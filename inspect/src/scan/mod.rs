@@ -1,5 +1,5 @@
-//! What loading a file would do besides loading it: imports and calls of its pickles, wherever they hide, and
-//! containers that say one thing to one reader and another to the next. Nothing is executed, and nothing is written.
+//! What loading a file would execute: imports and calls of its pickles, wherever they hide; and containers that
+//! different readers read differently. Nothing is executed, and nothing is written.
 
 mod archive;
 mod content;
@@ -19,7 +19,7 @@ use crate::bytes::Source;
 use crate::{Error, ErrorKind, Result, printable};
 use content::Scanner;
 
-/// How bad a finding is.
+/// The severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -164,7 +164,7 @@ pub struct Finding {
     pub global: Option<String>,
     /// What was found, in one line.
     pub message: String,
-    /// How often it is there.
+    /// How often it occurs.
     pub count: u64,
 }
 
@@ -176,15 +176,15 @@ pub struct Scan {
     pub path: String,
     /// What it was taken for.
     pub format: String,
-    /// Pickles that were followed.
+    /// Pickles that were traced.
     pub pickles: u64,
-    /// Members of archives that were looked into.
+    /// Members of archives that were scanned.
     pub members: u64,
     /// Imports that are known to be harmless, as `module.name`.
     pub harmless: Vec<String>,
     /// What was found, worst first.
     pub findings: Vec<Finding>,
-    /// Why it could not be looked into, when it could not, or not whole.
+    /// Why it could not be scanned, or not fully; `None` if it was.
     pub unreadable: Option<String>,
 }
 
@@ -213,7 +213,7 @@ impl Scan {
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Options {
-    /// Imports (`module.name`) that count as harmless besides those that are.
+    /// Further imports (`module.name`) to treat as harmless.
     pub allow: Vec<Pattern>,
 }
 

@@ -31,7 +31,7 @@ const MOST_PICKLES: usize = 100_000;
 const SWEPT: u64 = 1 << 20;
 
 impl Scanner<'_> {
-    /// Follows the pickles at the start of `data`. Tells whether there was one.
+    /// Traces the pickles at the start of `data`. Returns whether there was one.
     pub(super) fn pickles(&mut self, data: &dyn ByteSource, place: &Place, stream: Stream) -> Result<bool> {
         let mut at = 0;
         let limit = match stream {
@@ -264,7 +264,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// What harmless callables are given that need not be harmless.
+    /// Arguments of harmless callables that need not be harmless.
     fn arguments(&mut self, pickle: &Pickle<'_>, object: &Object, place: &Place, offset: u64) -> Result<()> {
         let args = pickle.sequence(object.args).unwrap_or(&[]);
         match (pickle.global(object.callable), args) {
@@ -340,7 +340,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// Looks into `bytes`, which are part of the pickle at `offset`; `loaded` when they are known to be loaded.
+    /// Scans `bytes`, which are part of the pickle at `offset`; `loaded` if they are known to be loaded.
     fn embedded(&mut self, bytes: &[u8], place: &Place, offset: u64, loaded: bool) -> Result<()> {
         let head = bytes.get(..4).unwrap_or_default();
         let like_one = matches!(head, [0x80, 2..=5, ..]) || head == crate::zip::LOCAL_HEADER;
@@ -363,7 +363,7 @@ impl Scanner<'_> {
     }
 }
 
-/// How many values the pickle is when every reference counts as a copy, where that is out of all proportion.
+/// How many values the pickle has if every reference counts as a copy; `None` unless that is out of proportion.
 fn unfolded(pickle: &Pickle<'_>) -> Option<String> {
     const HARMLESS: f64 = 1e9;
     let mut sizes: Vec<f64> = Vec::with_capacity(pickle.node_count());
@@ -405,7 +405,7 @@ fn class_of<'p>(pickle: &'p Pickle<'_>, id: Id) -> Option<(&'p str, &'p str)> {
 
 const NDARRAY_WRAPPER: (&str, &str) = ("joblib.numpy_pickle", "NDArrayWrapper");
 
-/// Imports that are harmless where what they are given is known, and so only where the pickle itself calls them.
+/// Imports that are harmless only if their arguments are known, and so only if the pickle itself calls them.
 const JUDGED_BY_ARGUMENTS: [(&str, &str); 4] = [
     ("torch.storage", "_load_from_bytes"),
     ("_codecs", "encode"),
@@ -418,8 +418,7 @@ fn loads(module: &str, name: &str) -> Option<&'static str> {
     ((module, name) != ("_codecs", "encode")).then_some("unpickles data that cannot be inspected here")
 }
 
-/// Imports judged by their arguments that are used otherwise than by calling them: handed to something that may call
-/// them, such as `torch._tensor._rebuild_from_type_v2(function, type, args, state)`, or kept for later.
+/// Imports judged by their arguments that are not called directly: passed to something that may call them, such as `torch._tensor._rebuild_from_type_v2(function, type, args, state)`, or kept for later.
 fn handed_on<'p>(trace: &'p Trace<'_>) -> HashSet<(&'p str, &'p str)> {
     let pickle = &trace.pickle;
     let judged = |id: &Id| pickle.global(*id).filter(|global| JUDGED_BY_ARGUMENTS.contains(global));

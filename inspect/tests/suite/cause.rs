@@ -203,12 +203,18 @@ fn weight_decay_is_shown_by_rate_and_direction_together() {
     assert_eq!(why(run(1e-3, decoupled(0.01, 0.1)), None, &given).cause, Cause::WeightDecay);
 
     let turning = Shown { cosine: 0.9, ..SHRINKS };
-    assert_unknown(&why(run(1e-3, decoupled(0.01, 0.1)), Some(turning), &given), "turned while it fell");
+    assert_unknown(
+        &why(run(1e-3, decoupled(0.01, 0.1)), Some(turning), &given),
+        "changed direction while it fell",
+    );
     assert_unknown(&why(run(1e-3, decoupled(0.01, 0.05)), Some(SHRINKS), &given), "1.999 times");
     assert_unknown(&why(run(1.3e-3, decoupled(0.01, 0.1)), Some(SHRINKS), &given), "1.299 times");
-    assert_unknown(&why(run(1e-3, decoupled(0.01, 0.0)), Some(SHRINKS), &given), "was 0 all along");
+    assert_unknown(&why(run(1e-3, decoupled(0.01, 0.0)), Some(SHRINKS), &given), "was 0 throughout");
     assert_unknown(&why(run(1e-3, optimizer(Kind::AdamL2, 0.01, 0.1)), Some(SHRINKS), &given), "Adam adds");
-    assert_unknown(&why(run(1e-3, None), Some(SHRINKS), &given), "give --lr and --weight-decay");
+    assert_unknown(
+        &why(run(1e-3, None), Some(SHRINKS), &given),
+        "without the learning rate and the weight decay",
+    );
     let one = vec![checkpoint(6000, vec![matrix(5e-5, 0.33)], decoupled(0.01, 0.1))];
     assert_unknown(&why(one, None, &given), "one checkpoint");
     // Two points always lie on a line; only the direction makes them evidence.
@@ -235,7 +241,7 @@ fn settings_that_the_user_gives_go_before_those_of_the_file() {
     }
     all.accumulation = None;
     let found = why(run(None), Some(SHRINKS), &all);
-    assert_unknown(&found, "give --accum 8");
+    assert_unknown(&found, "if one optimizer step were 8 checkpoint steps");
     // The config has it: the rates agree with that, and with nothing else.
     let mut training = decoupled(0.02, 0.1).unwrap();
     training.accumulation = Some(8);
@@ -305,7 +311,10 @@ fn zero_bucket_trapping_needs_a_drift_that_does_not_come_back() {
     assert!(found.occupancy.unwrap().silenced > 0.9);
     let both = Shown { cosine: 0.98, silenced: 1300, woken: 1200 };
     assert_unknown(&why(run(&[0.33, 0.6, 0.95, 0.9995]), Some(both), &given), "both ways");
-    assert_unknown(&why(run(&[0.95, 0.99, 0.9995]), Some(trapped), &given), "never free");
+    assert_unknown(
+        &why(run(&[0.95, 0.99, 0.9995]), Some(trapped), &given),
+        "high from the first checkpoint on",
+    );
     assert_unknown(&why(run(&[0.9995]), None, &given), "one checkpoint");
     assert_unknown(&why(run(&[0.33, 0.9995]), None, &given), "could not be compared");
 }

@@ -303,7 +303,7 @@ fn the_policy_file_is_read_and_options_win_over_it() {
     let collapsed = absolute(COLLAPSED);
     std::fs::write(folder.path().join("ckpt.toml"), "[gate]\nallow = \"weak\"\n").unwrap();
     let output = gate_in(folder.path(), &[&collapsed]);
-    assert_eq!((output.code().unwrap(), output.err()), (0, "policy from ckpt.toml\n"));
+    assert_eq!((output.code().unwrap(), output.err()), (0, "using the policy in ckpt.toml\n"));
     gate_in(folder.path(), &[&collapsed, "--allow", "healthy"]).exits(1);
 
     let other =

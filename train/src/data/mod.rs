@@ -383,7 +383,7 @@ impl Stream {
         }
         let foreign = || {
             Error::settings(format!(
-                "{}: its position in the data does not exist in these files; restart the data from the beginning",
+                "{}: its position in the data does not exist in these files; restart the data from the beginning (`restart_data`)",
                 checkpoint.path.display()
             ))
         };

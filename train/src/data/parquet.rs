@@ -49,8 +49,9 @@ impl Parquet {
         let mut parquet = Parquet { path: path.to_path_buf(), rows };
         for row in before..first {
             if parquet.rows.next().transpose().map_err(damaged)?.is_none() {
-                let what =
-                    format!("ends after {row} rows, before row {first}; restart the data from the beginning");
+                let what = format!(
+                    "ends after {row} rows, before row {first}; restart the data from the beginning (`restart_data`)"
+                );
                 return Err(Error::data(path, what));
             }
         }

@@ -102,7 +102,7 @@ impl Groups {
     ) -> Result<Vec<(usize, i64)>> {
         let foreign = |what: String| {
             Error::settings(format!(
-                "{}: {what}; use the optimizer that it was saved by, or resume without its optimizer state",
+                "{}: {what}; use the optimizer that it was saved by, or resume without its optimizer state (`reset_optimizer`)",
                 checkpoint.path.display()
             ))
         };
@@ -194,7 +194,7 @@ impl Groups {
             return Ok(());
         }
         Err(Error::settings(format!(
-            "{}: its optimizer state has no {name}, so another optimizer saved it; use that one, or resume without its optimizer state",
+            "{}: its optimizer state has no {name}, so another optimizer saved it; use that one, or resume without its optimizer state (`reset_optimizer`)",
             checkpoint.path.display()
         )))
     }

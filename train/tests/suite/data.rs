@@ -180,7 +180,7 @@ fn arrays_of_ids_are_read_and_others_refused() {
         (npy("<i8", "(2, 3)", &[0; 40]), "shorter"),
         (npy("<i8", "(99999999999, 99999999999)", &[0; 40]), "shorter"),
         (npy("<i8", "()", &[0; 8]), "scalar"),
-        (npy("<i8", "(1, 3)", &words(&[1, -2, 3])), "no token id"),
+        (npy("<i8", "(1, 3)", &words(&[1, -2, 3])), "not a token id"),
         (b"\x93NUMPY\x01\x00\xff".to_vec(), "read"),
         (b"PK".to_vec(), "read"),
     ] {
@@ -194,7 +194,7 @@ fn text_without_a_tokenizer_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let settings = in_order(folder.path(), "a.txt", b"text", 2).with(|s| s.tokenizer = None);
     let error = Stream::new(&settings, 0).unwrap().batch().unwrap_err().to_string();
-    assert!(error.contains("--tokenizer"), "{error}");
+    assert!(error.contains("give a tokenizer.json"), "{error}");
     assert!(Stream::new(&Settings::default(), 0).is_err());
     #[cfg(unix)]
     {
@@ -424,7 +424,7 @@ fn places_beyond_the_end_are_refused() {
         for offset in [1 << 62, i64::MAX, 1 << 40] {
             keep(&stream, Some(offset));
             let error = restored().err().unwrap();
-            assert!(error.contains("--restart-data"), "{name} at {offset}: {error}");
+            assert!(error.contains("`restart_data`"), "{name} at {offset}: {error}");
         }
         keep(&stream, None);
         if let Some(short) = short {

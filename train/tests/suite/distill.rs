@@ -200,6 +200,6 @@ fn teachers_that_do_not_fit_are_refused() {
     assert!(error(&batch()).contains("the vocabulary has"), "{}", error(&batch()));
     let (mut far, mut packed) = (batch(), batch());
     (far.sources, packed.sources) = (vec![Some((0, 2)), Some((0, 0))], vec![None, None]);
-    assert!(error(&far).contains("sequence 2 of 63"), "{}", error(&far));
+    assert!(error(&far).contains("sequence 2 of the data has 63"), "{}", error(&far));
     assert!(error(&packed).contains("ready-made"), "{}", error(&packed));
 }

@@ -137,7 +137,7 @@ fn wells_push_weights_off_zero() {
         push(Well::TwoSided, absolute, Some(0.05), &weights),
         [0.001, 0.0046, -0.0046, 0.0082, 0.019, -0.019],
     );
-    // The seed's two with the seed's target and strength, which no one has to name.
+    // The original trainer's two, with its target and strength as defaults.
     close(push(Well::Constant, None, None, &weights), [0.0, 0.014, -0.014, 0.008, 0.02, -0.02]);
     close(push(Well::Piecewise, None, None, &weights), [0.2, 0.204, -0.204, 0.0082, 0.02, -0.02]);
 }
@@ -218,11 +218,11 @@ fn targets_are_taken_over_where_they_are_the_same() {
     ] {
         let (got, notes) = resumed(from, to, false);
         assert_eq!(got, fresh(to, &now), "{from:?} {to:?}");
-        assert!(notes.len() == 1 && notes[0].contains("--relative-target"), "{notes:?}");
+        assert!(notes.len() == 1 && notes[0].contains("but this run continues with"), "{notes:?}");
     }
     let (got, notes) = resumed(relative(0.25), relative(0.9), true);
     assert_eq!(got, fresh(relative(0.25), &began), "the start's");
-    assert!(notes[0].contains("does not say"), "{notes:?}");
+    assert!(notes[0].contains("does not record"), "{notes:?}");
     let (got, notes) = resumed(absolute(0.5), relative(0.25), true);
     assert_eq!(got, fresh(relative(0.25), &now));
     assert!(notes[0].contains("one size"), "{notes:?}");
@@ -256,7 +256,7 @@ fn a_step_may_be_a_plain_number() {
         members.iter_mut().for_each(|m| *entry(&mut m.1, "step").unwrap() = Object::Plain(Value::None));
     };
     let error = handed_over(&*first, none, &mut *second, &parameters).unwrap_err();
-    assert!(error.contains("holds no step"), "{error}");
+    assert!(error.contains("has no step"), "{error}");
 }
 
 /// PyTorch's SGD without momentum keeps no buffers, or `None`.
@@ -281,7 +281,7 @@ fn no_momentum_needs_no_buffer() {
     assert!(needed.contains("momentum_buffer"), "{needed}");
     let adamw = named("adamw").build(&parameters, 0).unwrap();
     let foreign = handed_over(&*adamw, |_| {}, &mut *build(0.0), &parameters).unwrap_err();
-    assert!(foreign.contains("--reset-optimizer"), "{foreign}");
+    assert!(foreign.contains("`reset_optimizer`"), "{foreign}");
 }
 
 #[test]
@@ -351,6 +351,6 @@ fn decay_of_ternary_weights_is_known() {
     assert_eq!(decay(Settings::from(adamw).with(|s| s.polarizer = Some(Polarizer::default()))), []);
     let seed = muon::Settings::default().with(|s| s.ternary_weight_decay = 0.1);
     assert_eq!(decay(muon::Cubic(seed).into()), [(0.02, 0.1)]);
-    // The run of DESIGN's table: 8 micro-batches a step, half-life 2 780 of them.
+    // The recorded run of docs/causes.md: 8 micro-batches a step, a half-life of 2 780 of them.
     assert!((half_life(0.02, 0.1) * 8.0 - 2772.6).abs() < 0.1);
 }

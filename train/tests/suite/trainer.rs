@@ -205,7 +205,7 @@ fn resuming_goes_on_in_the_text() {
     all.steps = 2020;
     let checkpoint = ckpt_inspect::open(place.join("step-002012.pt")).unwrap();
     let error = Trainer::resume(&checkpoint, &all, ResumeOptions::default()).err().unwrap().to_string();
-    assert!(error.contains("--restart-data"), "{error}");
+    assert!(error.contains("`restart_data`"), "{error}");
 }
 
 fn resume_epoch(path: &Path) -> u64 {
@@ -277,7 +277,7 @@ fn stopping_saves_at_the_step_at_hand() {
 }
 
 #[test]
-fn the_seed_trainers_state_is_taken_over() {
+fn the_original_trainers_state_is_taken_over() {
     let folder = tempfile::tempdir().unwrap();
     let ids = write_ids(folder.path(), 23, 24);
     let mut settings = settings(&ids, 2002);
@@ -285,7 +285,7 @@ fn the_seed_trainers_state_is_taken_over() {
     let path = fixture("healthy-run/step-02000.pt");
     let mut trainer = resume(&path, &settings);
     run(&mut trainer, folder.path());
-    // AdamW counts its steps on from where the seed's trainer was.
+    // AdamW counts its steps on from where the original trainer was.
     let saved = ckpt_inspect::open(folder.path().join("step-002002.pt")).unwrap();
     let steps = |c: &ckpt_inspect::Checkpoint| {
         c.values(c.tensor("optimizer_state_dict.adamw.state.0.step").unwrap()).unwrap()[0]
@@ -294,7 +294,7 @@ fn the_seed_trainers_state_is_taken_over() {
     settings.optimizer = "adamw".parse().unwrap();
     let other = Trainer::resume(&ckpt_inspect::open(&path).unwrap(), &settings, ResumeOptions::default());
     let error = other.err().unwrap().to_string();
-    assert!(error.contains("--reset-optimizer"), "{error}");
+    assert!(error.contains("`reset_optimizer`"), "{error}");
 }
 
 #[test]
@@ -305,7 +305,10 @@ fn a_collapsed_checkpoint_is_refused_and_a_healthy_one_named() {
     let options = ResumeOptions::default().with(|o| o.reset_optimizer = true);
     match Trainer::resume(&checkpoint, &settings, options) {
         Err(Error::Collapsed(text)) => {
-            assert!(text.contains("step-02000.pt") && text.contains("--allow-collapsed"), "{text}");
+            assert!(
+                text.contains("The last healthy checkpoint is") && text.contains("step-02000.pt"),
+                "{text}"
+            );
         }
         other => panic!("{:?}", other.err()),
     }

@@ -1,5 +1,5 @@
 //! Why the weights of a run died, shown from measurements: rates against what the optimizer's settings predict,
-//! directions, ternary codes, moments. Where these do not decide, the cause is unknown, and what is missing is said.
+//! directions, ternary codes, moments. If these do not decide, the cause is unknown, and the reason says what is missing.
 //! The rules, with every threshold, are in docs/causes.md.
 
 mod decay;
@@ -45,7 +45,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// The words people use.
+    /// Its name for people.
     pub fn name(self) -> &'static str {
         match self {
             Cause::Truncated => "truncated file",
@@ -59,7 +59,7 @@ impl Cause {
         }
     }
 
-    /// The cause of death of a file that cannot be read at all, from the error that says so.
+    /// The cause of death of a file that cannot be read at all, from the error of reading it.
     pub fn of_unreadable(error: &Error) -> Cause {
         match error.fault {
             Some(DamageKind::ZeroBytes) => Cause::Overwritten,
@@ -69,7 +69,7 @@ impl Cause {
     }
 }
 
-/// What the user knows and files may not hold. Each goes before what the file says.
+/// Settings given by the user, which override those of the files.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Given {
@@ -81,7 +81,7 @@ pub struct Given {
     pub accumulation: Option<u64>,
 }
 
-/// What became of a run's weights.
+/// What happened to a run's weights.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Explanation {
@@ -89,11 +89,11 @@ pub struct Explanation {
     pub layers: Vec<LayerCause>,
     /// Layers of the same pattern that shrank, as one.
     pub groups: Vec<GroupDecline>,
-    /// What is left, and what to do; `None` where nothing fell.
+    /// What is left, and what to do; `None` if no weight fell.
     pub prognosis: Option<Prognosis>,
 }
 
-/// What became of one weight, and the evidence.
+/// What happened to one weight, and the evidence.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct LayerCause {
@@ -101,7 +101,7 @@ pub struct LayerCause {
     pub layer: usize,
     /// The cause.
     pub cause: Cause,
-    /// What decided, or what is missing to decide.
+    /// The evidence that decided, or what is missing to decide.
     pub reason: String,
     /// Its decline over steps, where there is one.
     pub decay: Option<Decay>,
@@ -149,7 +149,7 @@ pub struct Occupancy {
 pub struct Push {
     /// Optimizer step over decay step.
     pub ratio: f64,
-    /// Whether it is only known to be no more than that.
+    /// Whether the ratio is only an upper bound.
     pub at_most: bool,
     /// The step at which the moments were saved.
     pub step: Option<u64>,
@@ -229,7 +229,7 @@ fn suspicion(run: &Run, layer: usize, last: &TensorRecord) -> Option<Suspicion> 
     if last.verdict == Some(Verdict::Corrupt) {
         return Some(Suspicion::NonFinite);
     }
-    // Codes that are not all zero, and nothing to multiply them by.
+    // Codes that are not all zero, without a scale.
     let packed = last.ternary.as_ref().filter(|_| is_packed(last));
     if packed.is_some_and(|t| t.zero < 1.0 && !t.scale.is_some_and(|s| s.is_finite() && s != 0.0)) {
         return Some(Suspicion::Unscaled);
@@ -280,8 +280,8 @@ fn unchanged(run: &Run, layer: usize) -> bool {
     last_step > first_step
 }
 
-/// Explains what became of `run`, given what the user knows, and the pairs of checkpoints that [`pairs_needed`] asked for
-/// as far as they could be compared.
+/// Explains what happened to `run`, given the user's settings and those pairs of checkpoints that [`pairs_needed`] asked
+/// for and that could be compared.
 pub fn explain(run: &Run, pairs: &[Pair], given: &Given) -> Explanation {
     let layers: Vec<LayerCause> = suspects(run)
         .into_iter()

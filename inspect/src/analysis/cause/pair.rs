@@ -70,13 +70,13 @@ pub struct PairRequest {
 }
 
 impl PairRequest {
-    /// The pair that was asked for, once `record` says what was found.
+    /// The pair that was asked for, with the `record` of its comparison.
     pub fn answered(&self, record: PairRecord) -> Pair {
         Pair { from: self.from, to: self.to, link: self.link, record }
     }
 }
 
-/// Pairs of consecutive checkpoints that are compared; of longer runs, checkpoints 2, 4, 8 … apart.
+/// The most pairs of consecutive checkpoints that are compared; in longer runs, checkpoints 2, 4, 8 … apart are.
 const MOST_PAIRS: usize = 32;
 
 /// Which checkpoints to compare so that [`super::explain`] can tell what happened to `run`: none where nothing did.

@@ -181,7 +181,7 @@ pub struct Options<'o> {
     pub rows: &'o (dyn Fn(&Checkpoint, &TensorInfo) -> Option<RowOrder> + Sync),
     /// Which tensors to compare.
     pub select: &'o (dyn Fn(&TensorInfo) -> bool + Sync),
-    /// Largest difference of an element that still counts as the same.
+    /// Largest difference of an element that still counts as equal.
     pub tolerance: f64,
 }
 
@@ -211,8 +211,8 @@ impl Diff {
     }
 }
 
-/// Compares `a` with `b`. `watch` is told of bytes as both sides' are done, and stops the comparison by returning
-/// false; the result is then `None`.
+/// Compares `a` with `b`. `watch` is called with the number of bytes of both sides that were processed, and stops the
+/// comparison by returning false; the result is then `None`.
 pub fn diff(
     a: &Checkpoint,
     b: &Checkpoint,

@@ -41,8 +41,8 @@ fn changed_values(
                 changed_values(&below(&i.to_string()), left.get(i), right.get(i), depth + 1, changes);
             }
         }
-        // Of optimizers that one side lacks, the settings are told apart from the rest. Where only tensors were, nothing
-        // is left.
+        // For optimizers that one side lacks, the settings are separated from the rest. If there were only tensors, nothing is
+        // left.
         (Some(Value::Dict(only)), None) | (None, Some(Value::Dict(only)))
             if is_bare(only, depth) || holds_settings(only, depth) =>
         {

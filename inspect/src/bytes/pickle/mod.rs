@@ -2,8 +2,8 @@
 //! nothing: what a pickle would call becomes an [`Object`] node that names the callable.
 //!
 //! Opcodes are those of CPython's `Lib/pickletools.py`. Every opcode adds at most three nodes and a copy of the text
-//! that it holds; byte strings borrow from the input. So the graph's size is proportional to the input's. Nothing here recurses; who walks the graph must
-//! expect cycles and any depth.
+//! that it contains; byte strings borrow from the input. So the graph's size is proportional to the input's. Nothing here recurses; code that walks the
+//! graph must expect cycles and any depth.
 
 mod text;
 mod trace;
@@ -120,10 +120,10 @@ impl<'a> Pickle<'a> {
         }
     }
 
-    /// What `read` makes of the pickle at `at`, and of the bytes that begin with it.
+    /// The result of `read` on the pickle at `at` and the bytes that begin with it.
     ///
     /// # Errors
-    /// Those of [`Pickle::parse`], and `Io` when the bytes cannot be had.
+    /// Those of [`Pickle::parse`], and `Io` when the bytes cannot be read.
     pub(crate) fn read_at<T>(
         source: &dyn ByteSource,
         at: u64,
@@ -138,7 +138,7 @@ impl<'a> Pickle<'a> {
         &self.nodes[id.0 as usize]
     }
 
-    /// Number of nodes: the measure for budgets of those who walk the graph.
+    /// Number of nodes, by which code that walks the graph limits its work.
     pub fn node_count(&self) -> usize {
         self.nodes.len()
     }
@@ -198,15 +198,15 @@ struct Machine<'a> {
     memo: HashMap<u64, Id>,
     globals: Vec<Global>,
     known_globals: HashSet<Global>,
-    /// What the names of globals may still take: one memoized string may be part of many.
+    /// Bytes that names of globals may still take: one memoized string may be part of many.
     global_bytes_left: usize,
-    /// Offset of the opcode at work.
+    /// Offset of the current opcode.
     opcode_at: u64,
-    /// Set when it is traced: what it does is noted, and it goes on where Python would.
+    /// Set when tracing: what the pickle does is recorded, and reading continues wherever Python's would.
     seen: Option<Seen>,
-    /// Bytes that there are, of which `input` may be the first alone.
+    /// Length of the whole, of which `input` may be only the first bytes.
     len: u64,
-    /// Set when it ends for want of those that were not given.
+    /// Set when reading stopped because more bytes are needed than were given.
     short: Option<Short>,
 }
 
@@ -233,7 +233,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// Follows the opcodes up to the STOP, and gives what is on the stack then.
+    /// Follows the opcodes up to STOP, and returns what is on the stack then.
     fn run(&mut self) -> Result<Id> {
         loop {
             let start = self.at;
@@ -596,7 +596,7 @@ impl<'a> Machine<'a> {
         }
         match self.byte()? {
             0..=5 => Ok(()),
-            // Readers differ in whether they look at it.
+            // Readers differ in whether they check it.
             other if self.is_traced() => {
                 self.note(|seen, at| seen.odd_protos.push((at, other)));
                 Ok(())
@@ -631,7 +631,7 @@ impl<'a> Machine<'a> {
     /// A `str` of Python 2: text in most files, raw bytes in some (numpy arrays).
     fn old_string(&mut self, n: u64) -> Result<()> {
         let bytes = self.take(n)?;
-        // Looked at first, so that arrays are not copied to find out that they are no text.
+        // Checked first, so that arrays are not copied only to find that they are not text.
         let copy = std::str::from_utf8(bytes).is_ok().then(|| String::from_utf8(bytes.to_vec()));
         self.push(match copy {
             Some(Ok(s)) => Node::Str(s.into()),
@@ -721,7 +721,7 @@ mod tests {
         b"\x80\x02cjoblib.numpy_pickle\nNumpyArrayWrapper\n)\x81}(X\x05\0\0\0shapeK\x02\x85X\x05\0\0\0dtypecnumpy\ndtype\nX\x02\0\0\0O8\x85Rub\x80\x02]X\x03\0\0\0abca..",
     ];
 
-    /// Of the first bytes of a pickle the machine says what it says of all, or that it is short of some that are there.
+    /// Given only the first bytes of a pickle, the machine gives the same result as for all, or asks for more.
     #[test]
     fn the_first_bytes_are_enough_or_known_to_be_too_few() {
         let mut pickles = ARRAYS.map(<[u8]>::to_vec).to_vec();

@@ -1,4 +1,4 @@
-//! Folders that appear whole or not at all, and what becomes of the folder that one replaces.
+//! Folders that are written completely or not at all, and what happens to the folder that one replaces.
 
 use std::fs::File;
 use std::io;
@@ -79,13 +79,13 @@ impl StagedFolder {
         files.iter().try_for_each(OutputFile::sync)?;
         sync_folder(self.temporary.path());
         let path = &self.path;
-        // An existing folder is moved aside, so that at no time a mixture stands under the name.
+        // An existing folder is moved aside, so that at no time the name refers to a mixture.
         let replaced = match self.force && path.exists() {
             true => Some(Replaced::take(path, self.ours)?),
             false => None,
         };
         if let Some(replaced) = &replaced {
-            // A file system without modes does without.
+            // A file system may have no modes.
             let _ = std::fs::set_permissions(self.temporary.path(), replaced.mode.clone());
         }
         if let Err(error) = std::fs::rename(self.temporary.path(), path) {
@@ -110,7 +110,7 @@ impl StagedFolder {
     }
 }
 
-/// What `folder` holds that no conversion writes.
+/// Something in `folder` that no conversion writes.
 fn foreign(folder: &Path, ours: fn(&str) -> bool) -> io::Result<Option<String>> {
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
@@ -155,7 +155,7 @@ impl Replaced {
         self.aside.path().join(self.path.file_name().unwrap_or_default())
     }
 
-    /// Gives it its name back because of `why`; that, or what else there is to say now.
+    /// Gives it its name back because of the error `why`; returns that error, or the one of moving it back.
     fn put_back(self, why: Error) -> Error {
         let place = self.place();
         let Err(source) = std::fs::rename(&place, &self.path) else { return why };
@@ -178,7 +178,7 @@ fn temporary_folder(folder: &Path) -> io::Result<(TempDir, Option<File>)> {
                 if cfg!(not(unix)) {
                     return Ok((temporary, None));
                 }
-                // What nobody holds is a leftover. Listing it, to remove it, might fail for the same reason.
+                // Without a lock it would count as a leftover. Listing it, to remove it, might fail for the same reason.
                 let _ = std::fs::remove_dir(temporary.keep());
                 return Err(error);
             }

@@ -1,10 +1,10 @@
-//! Files and folders that appear whole or not at all: written under a temporary name in the same folder, synced, then
+//! Files and folders that are written completely or not at all: under a temporary name in the same folder, synced, then
 //! renamed, and the folder synced. What is not committed is removed; what a killed process left is removed by the next
 //! write into that folder.
 //!
-//! A new file has the mode that the process's umask gives, one that replaces another has that one's. Symbolic links are
-//! followed: what they lead to is replaced, and they stay. With `force` a regular file, or a folder of our own making,
-//! is replaced; a pipe, a device or a folder with anything else in it never is.
+//! A new file has the mode that the process's umask gives, one that replaces another keeps that one's mode. Symbolic links
+//! are followed: their target is replaced, and they stay. With `force` a regular file, or a folder with nothing but our
+//! own output, is replaced; a pipe, a device or a folder with anything else in it never is.
 
 mod folder;
 mod leftovers;
@@ -72,7 +72,7 @@ pub enum Error {
         /// What it holds.
         entry: String,
     },
-    /// A folder that was to be replaced, and is not, could not be put back either. It is whole, under another name.
+    /// A folder could not be replaced, and could not be moved back either. It is intact, under another name.
     #[error(
         "{}: its previous content was moved to {} and cannot be moved back: {source}",
         shown(path),
@@ -161,14 +161,14 @@ fn cannot(path: &Path) -> impl Fn(io::Error) -> Error + Copy {
 #[derive(Clone, Copy)]
 #[non_exhaustive]
 pub struct Control<'c> {
-    /// Told of bytes as they are written.
+    /// Called with the number of bytes as they are written.
     pub progress: &'c (dyn Fn(u64) + Sync),
     /// Set by the caller to stop: what was written so far is removed.
     pub stop: &'c AtomicBool,
 }
 
 impl<'c> Control<'c> {
-    /// Tells `progress`, and stops when `stop` is set.
+    /// Calls `progress`, and stops when `stop` is set.
     pub fn new(progress: &'c (dyn Fn(u64) + Sync), stop: &'c AtomicBool) -> Self {
         Control { progress, stop }
     }
@@ -194,7 +194,7 @@ pub struct OutputFile {
     len: u64,
     /// Bytes handed to the operating system.
     written: AtomicU64,
-    /// What it said when it could not bring them to the disk. It says so once.
+    /// Its error when it could not write them to disk, which it reports only once.
     lost: OnceLock<io::Error>,
 }
 
@@ -216,9 +216,9 @@ impl OutputFile {
         Ok(())
     }
 
-    /// Does `work` while a thread brings to the disk what it has written, so that little is left to wait for.
+    /// Does `work` while a thread syncs what it has written so far, so that the final sync is short.
     pub fn flushing<T>(&self, work: impl FnOnce() -> T) -> T {
-        /// Bytes that are worth a trip.
+        /// Bytes after which a sync is worthwhile.
         const ENOUGH: u64 = 8 << 20;
         struct Ends<'e>(&'e AtomicBool);
         impl Drop for Ends<'_> {
@@ -335,7 +335,7 @@ pub fn write(path: &Path, contents: &[u8], force: bool) -> Result<()> {
     write_until(path, contents, force, &AtomicBool::new(false))
 }
 
-/// [`write()`], which waits for who reads a pipe no longer than until the caller sets `stop`.
+/// [`write()`], which stops waiting for the reader of a pipe when the caller sets `stop`.
 ///
 /// # Errors
 /// Those of [`write()`]; `Stopped`.
@@ -349,8 +349,7 @@ pub fn write_until(path: &Path, contents: &[u8], force: bool, stop: &AtomicBool)
     file.commit()
 }
 
-/// Gives a pipe or a device what it is to take. The system is never let wait for its reader, since whoever asks this to
-/// stop would be waiting as well.
+/// Writes to a pipe or a device. Writes never block, because a blocked thread could not be stopped.
 #[cfg(unix)]
 fn feed(path: &Path, contents: &[u8], stop: &AtomicBool) -> Result<()> {
     use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
@@ -390,8 +389,8 @@ fn feed(path: &Path, contents: &[u8], _: &AtomicBool) -> Result<()> {
         .map_err(|source| Error::Stream { path: path.to_path_buf(), source })
 }
 
-/// Replaces `path` by `contents`, whole or not at all as long as the machine runs: for what can be made again, and would
-/// cost more to sync. Leftovers stay until [`tidy`].
+/// Replaces `path` by `contents`, completely or not at all unless the machine crashes: for data that can be made again more
+/// cheaply than it can be synced. Leftovers stay until [`tidy`].
 ///
 /// # Errors
 /// As [`write`].
@@ -483,7 +482,7 @@ impl Write for StagedFile {
     }
 }
 
-/// Attempts at a temporary name that nobody else takes for a leftover.
+/// Attempts at a temporary file before another process takes it for a leftover.
 const ATTEMPTS: usize = 16;
 
 fn taken() -> io::Error {
@@ -509,8 +508,8 @@ fn temporary_file(folder: &Path, path: &Path) -> io::Result<(File, TempPath)> {
     Err(taken())
 }
 
-/// The mode of what `file` replaces. Who starts a program with the rights of its owner or group trusts the one it had: of
-/// another's file they do not stay.
+/// The mode of the file that `file` replaces. Its setuid and setgid bits are kept only if the owner or group stays the
+/// same: whoever runs such a program trusts its owner.
 #[cfg(unix)]
 fn mode_of(replaced: &Metadata, file: &File) -> std::fs::Permissions {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -537,7 +536,7 @@ fn check_space(path: &Path, folder: &Path, needed: u64) -> Result<()> {
     Ok(())
 }
 
-/// Makes a rename in `folder` durable. File systems that cannot sync a folder do without.
+/// Makes a rename in `folder` durable, if the file system can sync folders.
 fn sync_folder(folder: &Path) {
     if let Ok(folder) = File::open(folder) {
         let _ = folder.sync_all();

@@ -1,10 +1,10 @@
-//! What staging asks of the operating system beyond what the standard library has for each.
+//! What staging needs from the operating system beyond the standard library.
 
 use std::fs::File;
 use std::io;
 use std::path::Path;
 
-/// Sets room aside for `len` bytes of `file`. Some file systems cannot; then a full disk shows while writing.
+/// Reserves space for `len` bytes of `file`. Some file systems cannot; then a full disk is noticed while writing.
 #[cfg(any(unix, windows))]
 pub fn reserve(file: &File, len: u64) -> io::Result<()> {
     match fs4::FileExt::allocate(file, len) {

@@ -15,7 +15,7 @@ pub use blocks::Loss;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GgmlType(pub u32);
 
-/// What types are called that no number stands for.
+/// The name of types with an unknown number.
 const UNKNOWN: &str = "unknown";
 
 /// What is known of one type.
@@ -35,7 +35,7 @@ macro_rules! types {
         impl GgmlType {
             $(pub const $name: GgmlType = GgmlType($number);)*
 
-            /// The type of this name; that of no known number for `unknown`.
+            /// The type of this name; a type without a known number for `unknown`.
             pub(crate) fn named(name: &str) -> Option<Self> {
                 match name {
                     $(stringify!($name) => Some(GgmlType($number)),)*
@@ -180,7 +180,7 @@ impl GgmlType {
     }
 
     /// The type as tensors carry it: plain types are their [`DType`], I2_S is a [`TernaryPacking`] (bitnet.cpp's x86
-    /// layout, as far as the number tells), the rest stay GGML's.
+    /// layout, unless another one is known), the rest stay GGML's.
     pub fn dtype(self) -> DType {
         match self {
             GgmlType::F32 => DType::F32,
@@ -247,7 +247,7 @@ impl GgmlType {
     ///
     /// # Errors
     /// `Unsupported` for any other type; `Damaged` when `bytes` do not hold as many, or one is the fourth code of
-    /// TQ2_0, which stands for nothing.
+    /// TQ2_0, which is not a ternary value.
     pub fn ternary_codes(self, bytes: &[u8], out: &mut [i8]) -> Result<()> {
         fn run<B: blocks::TernaryBlock>(bytes: &[u8], out: &mut [i8]) -> bool {
             let whole = bytes.len() / size_of::<B>() * size_of::<B>();
@@ -304,7 +304,7 @@ pub(crate) struct Blocks {
 }
 
 impl Blocks {
-    /// Bytes of `len` elements; `None` on overflow and where they are no whole blocks.
+    /// Bytes of `len` elements; `None` on overflow and if they do not fill whole blocks.
     pub fn bytes_for(self, len: usize) -> Option<usize> {
         len.is_multiple_of(self.elements).then(|| (len / self.elements).checked_mul(self.size))?
     }
@@ -338,7 +338,7 @@ impl Blocks {
     }
 }
 
-/// Gives the elements of a block-quantized tensor as f32.
+/// Decodes the elements of a block-quantized tensor to f32.
 #[derive(Clone, Copy)]
 pub struct Decoder<'a> {
     bytes: &'a [u8],

@@ -8,10 +8,10 @@
 //! ```
 //!
 //! A string is a u64 length and as many bytes; an array is a u32 element type, a u64 length and its elements. All of it
-//! is in the machine's byte order save the magic, which tells nothing; the version does.
+//! is in the writing machine's byte order except for the magic; the version shows which order that is.
 //!
 //! The parser is our own because `gguf-rs`, the second opinion in the tests, allocates what a string's length announces
-//! (up to 1 GiB) before it looks whether the bytes are there, and refuses nested arrays. Here nothing is copied:
+//! (up to 1 GiB) before it checks that the bytes are there, and refuses nested arrays. Here nothing is copied:
 //! values are views of the file, arrays are checked once and read when asked for.
 
 pub(crate) mod read;
@@ -63,7 +63,7 @@ pub struct Tensor {
     pub shape: Vec<usize>,
     /// First byte in the file.
     pub offset: u64,
-    /// Bytes it takes; 0 when that cannot be told.
+    /// Bytes it takes; 0 if that is unknown.
     pub bytes: u64,
     /// Why its bytes cannot be read, when they cannot.
     pub damage: Option<Damage>,
@@ -86,7 +86,7 @@ pub struct Header<'a> {
     /// Tensors in file order; a name that comes again is left out.
     pub tensors: Vec<Tensor>,
     /// Whether sizes are taken for written with the slowest dimension first, as PyTorch gives shapes. One exporter did
-    /// that; [`Checkpoint::gguf_header`](crate::Checkpoint::gguf_header) tells it from the embedding's width, and
+    /// that; [`Checkpoint::gguf_header`](crate::Checkpoint::gguf_header) detects it from the embedding's width, and
     /// [`Header::parse`] does not.
     pub transposed: bool,
     /// Why the list of keys and tensors ends early, when it does.
@@ -224,7 +224,7 @@ impl<'a> Header<'a> {
             Ok(())
         };
         let outcome = read();
-        self.warnings.extend(again.warning("keys"));
+        self.warnings.extend(again.warning("key"));
         outcome
     }
 
@@ -248,7 +248,7 @@ impl<'a> Header<'a> {
             Ok(())
         };
         let outcome = read();
-        self.warnings.extend(again.warning("tensors"));
+        self.warnings.extend(again.warning("tensor"));
         outcome
     }
 
@@ -271,7 +271,7 @@ impl<'a> Header<'a> {
         }
     }
 
-    /// Turns entries into tensors: shapes, places, and what is wrong with them.
+    /// Turns entries into tensors: shapes, positions, and damage.
     fn place(&mut self, entries: Vec<Entry<'a>>, unknown_place: Option<Damage>, file_len: u64) {
         if self.transposed {
             self.warnings.push(Notice::new(
@@ -324,7 +324,8 @@ impl<'a> Header<'a> {
         }
         if misaligned > 0 {
             let alignment = self.alignment;
-            let text = format!("{misaligned} tensors are not aligned to multiples of {alignment} bytes");
+            let are = if misaligned == 1 { " is" } else { "s are" };
+            let text = format!("{misaligned} tensor{are} not aligned to multiples of {alignment} bytes");
             self.warnings.push(Notice::new(NoticeKind::Misaligned, text));
         }
         self.find_overlaps();
@@ -394,7 +395,7 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// Names that came again.
+/// Names that occur more than once.
 #[derive(Default)]
 struct Repeats {
     count: usize,
@@ -409,15 +410,17 @@ impl Repeats {
 
     fn warning(self, what: &str) -> Option<Notice> {
         let first = self.first?;
-        let text = format!(
-            "{} {what} occur more than once, such as `{first}`; the first occurrence is used",
-            self.count
-        );
+        let text = match self.count {
+            1 => format!("1 {what} name occurs more than once: `{first}`; the first occurrence is used"),
+            n => format!(
+                "{n} {what} names occur more than once, such as `{first}`; the first occurrence is used"
+            ),
+        };
         Some(Notice::new(NoticeKind::Duplicate, text))
     }
 }
 
-/// A name for a message: control characters escaped, and never long.
+/// A name for a message: control characters escaped, and cut if it is long.
 fn quoted(name: &str) -> String {
     const LONGEST: usize = 80;
     let start: String = name.chars().take(LONGEST).collect();
@@ -425,7 +428,7 @@ fn quoted(name: &str) -> String {
     format!("{}{more}", start.escape_debug())
 }
 
-/// Says in which of the header's entries `error` happened.
+/// Adds to `error` in which of the header's entries it happened.
 fn within(mut error: Error, what: &str, number: u64, count: u64) -> Error {
     error.what = format!("the header's {what} {} of {count}: {}", number + 1, error.what);
     error.hint("the file was cut short or overwritten; download or copy it again")

@@ -19,7 +19,7 @@ pub(crate) const CONTAINER: Container = Container {
     read,
 };
 
-/// What `read` makes of the header of the file `data`, whose sizes are in PyTorch's order where it is `transposed`.
+/// The result of `read` on the header of the file `data`, whose sizes are in PyTorch's order if it is `transposed`.
 pub(crate) fn header_of<T>(
     data: &dyn ByteSource,
     transposed: bool,
@@ -37,7 +37,7 @@ fn read(source: &Arc<Source>) -> Result<Contents> {
     header_of(source.data(), false, |header| contents_of(source, header))?
 }
 
-/// What a file holds whose sizes are in PyTorch's order.
+/// The contents of a file whose sizes are in PyTorch's order.
 pub(crate) fn read_transposed(source: &Arc<Source>) -> Result<Contents> {
     header_of(source.data(), true, |header| contents_of(source, header))?
 }

@@ -37,7 +37,7 @@ impl ValueType {
         Self::ALL.get(number as usize).copied()
     }
 
-    /// Bytes of a value; `None` for strings and arrays, which tell their own length.
+    /// Bytes of a value; `None` for strings and arrays, which record their own length.
     pub fn size(self) -> Option<usize> {
         use ValueType::*;
         Some(match self {
@@ -235,10 +235,10 @@ impl<'a> Array<'a> {
 pub(super) struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
-    /// Bytes that there are, of which `bytes` may be the first alone.
+    /// Length of the whole, of which `bytes` may be only the first ones.
     len: u64,
     pub big_endian: bool,
-    /// Set when it ends for want of those that were not given.
+    /// Set when reading stopped because more bytes are needed than were given.
     pub short: Option<Short>,
 }
 

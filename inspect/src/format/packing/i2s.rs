@@ -1,5 +1,5 @@
 //! The ternary packer's form: row-major, four values a byte, the first in bits 7-6, the tail padded with code 1. The
-//! shape and, in PyTorch's containers, the scale stand beside it.
+//! shape and, in PyTorch's containers, the scale are stored next to it.
 
 use super::{Layout, ReadCodes, numel, value};
 

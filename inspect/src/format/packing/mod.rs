@@ -1,5 +1,5 @@
 //! The layouts of 2-bit ternary weights with one scale a matrix, a file each: what it is, the bytes it takes, its decoder
-//! and its encoder. In all of them a code is value + 1, so a zero byte is four times -1, and code 3 stands for nothing.
+//! and its encoder. In all of them a code is value + 1, so a zero byte is four times -1, and code 3 is not a ternary value.
 
 mod hf_bitnet;
 mod i2_s;
@@ -29,7 +29,7 @@ trait Layout {
         Some(vec![usize::try_from(Self::bytes_for(shape)?).ok()?])
     }
 
-    /// Whether the number of rows can be told from the packed shape.
+    /// Whether the number of rows follows from the packed shape.
     fn tells_rows(_shape: &[usize]) -> bool {
         true
     }
@@ -37,9 +37,8 @@ trait Layout {
 
 macro_rules! packings {
     ($($(#[$doc:meta])* $packing:ident = $name:literal: $layout:ty;)*) => {
-        /// The layouts of 2-bit ternary weights with one scale a matrix. In all of them a code is value + 1, and code 3
-        /// stands for nothing. The last three are the I2_S type of bitnet.cpp's GGUF files, which do not say which one
-        /// they hold.
+        /// The layouts of 2-bit ternary weights with one scale per matrix. In all of them a code is value + 1, and code 3 is not a
+        /// ternary value. The last three are the I2_S type of bitnet.cpp's GGUF files, which do not record which one they use.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum TernaryPacking {
@@ -50,7 +49,7 @@ macro_rules! packings {
             /// All of them.
             pub const ALL: &[TernaryPacking] = &[$(TernaryPacking::$packing),*];
 
-            /// The name that this suite gives it.
+            /// The name that ckpt gives it.
             pub fn name(self) -> &'static str {
                 match self {
                     $(TernaryPacking::$packing => $name,)*
@@ -72,7 +71,7 @@ macro_rules! packings {
                 }
             }
 
-            /// Whether a reader can tell the number of rows of `shape` from the packed shape.
+            /// Whether the number of rows of `shape` follows from the packed shape.
             pub fn tells_rows(self, shape: &[usize]) -> bool {
                 match self {
                     $(TernaryPacking::$packing => <$layout>::tells_rows(shape),)*
@@ -106,7 +105,7 @@ macro_rules! packings {
 }
 
 packings! {
-    /// Row-major, first value in bits 7-6, tail padded with code 1; `L_shape` and `L_scale` stand beside it.
+    /// Row-major, first value in bits 7-6, tail padded with code 1; `L_shape` and `L_scale` are stored next to it.
     I2s = "i2s": i2s::RowMajor;
     /// The bits of [`TernaryPacking::I2s`] in SafeTensors, shape in a `__metadata__` tensor, scale lost.
     I2sUnscaled = "i2s_unscaled": i2s::RowMajor;

@@ -90,10 +90,10 @@ impl StorageRef {
 /// What one pickle of PyTorch holds.
 #[derive(Debug)]
 pub(crate) struct TorchObject {
-    /// Tensors, on storages whose place the container is yet to tell.
+    /// Tensors, on storages whose position only the container knows.
     pub tensors: Vec<TensorInfo>,
     pub storages: Vec<StorageRef>,
-    /// What stands for each of `storages` in `tensors`.
+    /// The placeholder for each of `storages` in `tensors`.
     handles: Vec<Storage>,
     pub metadata: Value,
     pub notices: Vec<Notice>,
@@ -180,9 +180,9 @@ struct Walker<'p, 'a> {
     storages: Vec<StorageRef>,
     handles: Vec<Storage>,
     storage_keys: HashMap<String, usize>,
-    /// Numpy arrays met on the way.
+    /// NumPy arrays found so far.
     arrays: Vec<(TensorInfo, StorageRef)>,
-    /// Containers between the root and here: meeting one again is a cycle.
+    /// Containers between the root and here: finding one again is a cycle.
     path: HashSet<Id>,
     /// Storages that were read from byte strings.
     embedded: HashMap<Id, usize>,

@@ -70,7 +70,7 @@ impl<'p> Walker<'p, '_> {
                 if !self.afford(value.len()) {
                     return None;
                 }
-                // What it was to be made of may still hold tensors.
+                // Its arguments may still contain tensors.
                 let child = self.child_name(Some(name), "args")?;
                 self.walk_items(args, Some(&child), depth);
                 Some(Value::String(value))
@@ -303,7 +303,7 @@ impl<'p> Walker<'p, '_> {
     }
 
     pub(super) fn add_storage(&mut self, storage: StorageRef) -> Result<usize> {
-        // A key names one storage; a second class for it would be a lie, kept apart so that bounds hold for both.
+        // A key names one storage; a second class for it is inconsistent, and kept separate so that bounds hold for both.
         let identity = format!("{}\u{0}{}\u{0}{}", storage.key, storage.dtype, storage.bytes);
         let next = self.storages.len();
         if let Some(&index) = self.storage_keys.get(&identity) {

@@ -152,7 +152,7 @@ struct Scan<'r, 'a> {
     cols: Option<usize>,
     line: Option<Line>,
     histogram: bool,
-    /// Whether some chunk has seen every column come alive, so that others need not look.
+    /// Whether some chunk has found a nonzero code in every column, so that others need not look.
     cols_live: AtomicBool,
 }
 
@@ -171,11 +171,11 @@ struct Tally {
     near: Vec<f32>,
     /// The same of chunks that were joined.
     near_joined: Vec<Vec<f32>>,
-    /// So many elements were near the line that setting them aside was given up.
+    /// Whether too many elements were near the line to set them aside.
     crowded: bool,
-    /// Rows in which no element lay beyond the line.
+    /// Rows in which no element was beyond the line.
     quiet_rows: Vec<usize>,
-    /// Columns in which some element lay beyond the line; empty without a line.
+    /// Columns in which some element was beyond the line; empty without a line.
     live_cols: Vec<bool>,
 }
 
@@ -374,8 +374,8 @@ impl Scan<'_, '_> {
         tally.crowded |= tally.near.len() as u64 > BLOCK as u64 + tally.count / 8;
     }
 
-    /// Notes which rows stay quiet and which columns come alive. In a healthy matrix every column is alive after a
-    /// few rows, and every row after a few elements.
+    /// Records which rows have only zero codes so far and which columns have nonzero ones. In a healthy matrix every column
+    /// has one after a few rows, and every row after a few elements.
     fn rows_and_cols(&self, block: &[f32], start: usize, line: Line, live: &mut bool, tally: &mut Tally) {
         let cols = tally.live_cols.len();
         // What is not a number has no code; its bits would lie beyond any line.
@@ -410,8 +410,8 @@ fn unit(cols: Option<usize>, granule: usize) -> usize {
     }
 }
 
-/// Moments of a block from its sums, recomputed about the mean where the mean dwarfs the spread: there the
-/// difference of two large sums would lose what it is to tell.
+/// Moments of a block from its sums, recomputed about the mean if the mean is much larger than the spread: there the
+/// difference of two large sums would cancel.
 fn moments(block: &[f32], sums: &Sums) -> Moments {
     const DWARFED: f64 = 1e4;
     let n = block.len() as f64;

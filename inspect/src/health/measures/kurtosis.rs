@@ -20,7 +20,7 @@ pub(super) const MEASURE: Measure = Measure {
 const LANES: usize = 8;
 
 /// Sums of powers of the distances from the mean. Excess kurtosis, of the elements as they are and not of what they may
-/// be a sample of: m4 / m2² - 3, as `scipy.stats.kurtosis` has it unless told otherwise.
+/// be a sample of: m4 / m2² - 3, the default of `scipy.stats.kurtosis`.
 #[derive(Debug, Default)]
 struct Kurtosis {
     count: f64,

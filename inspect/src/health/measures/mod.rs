@@ -1,4 +1,4 @@
-//! The table of measures: everything that is told of a tensor in numbers. Records, the cache, reports, tables on the
+//! The table of measures: all numbers that describe a tensor. Records, the cache, reports, tables on the
 //! terminal and the browser go through [`MEASURES`] and show each measure where its line says. A new one is a file
 //! here, which holds an [`Accumulate`] and a [`Measure`], and its line in the table.
 
@@ -47,9 +47,9 @@ pub static MEASURES: &[Measure] = &[
 pub struct Measure {
     /// Its key in JSON and its column in CSV. Never changed.
     pub key: &'static str,
-    /// What it is called where there is room.
+    /// Its full name.
     pub heading: &'static str,
-    /// What it is called in at most eleven characters.
+    /// Its name in at most eleven characters.
     pub label: &'static str,
     /// What it is, in a sentence.
     pub explanation: &'static str,
@@ -63,7 +63,7 @@ pub struct Measure {
     pub source: Source,
 }
 
-/// What a number says, which decides how it is written.
+/// What a number means, which decides how it is formatted.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Form {
@@ -153,7 +153,7 @@ impl Value {
     }
 }
 
-/// The key tells measures apart.
+/// The key identifies a measure.
 impl PartialEq for Measure {
     fn eq(&self, other: &Self) -> bool {
         self.key == other.key

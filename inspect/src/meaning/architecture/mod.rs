@@ -1,6 +1,5 @@
-//! The architectures that this suite knows, a file each: what others call them, and which tensors they are made of.
-//! Names, roles, shapes and whether a model is whole all follow from [`TABLE`]; a new architecture is a file and a line in
-//! it.
+//! The architectures that ckpt knows, a file each: what others call them, and which tensors they are made of. Names,
+//! roles, shapes and whether a model is complete all follow from [`TABLE`]; a new architecture is a file and a line in it.
 
 mod bitnet;
 mod llama;
@@ -20,16 +19,16 @@ pub use tensors::{Dim, Tensor, When};
 use super::config::{AttentionBias, ModelConfig};
 use super::given::Given;
 
-/// Every architecture. Of those that share a name in GGUF, the first one whose signs are there counts.
+/// Every architecture. Of those that share a name in GGUF, the first one that matches the keys is taken.
 pub static TABLE: [&Architecture; 5] =
     [&student::STUDENT, &llama::LLAMA, &mistral::MISTRAL, &qwen2::QWEN2, &qwen3::QWEN3];
 
 /// A family of networks that differ in sizes and numbers only.
 #[non_exhaustive]
 pub struct Architecture {
-    /// What this suite calls it.
+    /// What ckpt calls it.
     pub name: &'static str,
-    /// Whose it is, for sentences.
+    /// Its name in sentences.
     pub label: &'static str,
     /// Hugging Face's classes; the first one is written.
     pub classes: &'static [&'static str],
@@ -43,15 +42,15 @@ pub struct Architecture {
     pub tensors: &'static [&'static Tensor],
     /// Which of attention's projections have biases.
     pub biases: Biases,
-    /// What holds where nothing tells.
+    /// Settings of models that do not give them.
     pub defaults: Defaults,
-    /// Whether a GGUF file of one of its names is of this family, by what its keys tell.
+    /// Whether a GGUF file with one of its names is of this family, by its keys.
     is_meant: fn(&Given) -> bool,
-    /// The family in whose words it is written where it has none of its own.
+    /// The family under whose name it is written if formats have none for it.
     written_as: fn(&ModelConfig) -> &'static Architecture,
 }
 
-/// What tells of attention's biases.
+/// What determines the biases of attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Biases {
@@ -61,7 +60,7 @@ pub enum Biases {
     Configured,
 }
 
-/// Settings of models that do not tell them.
+/// Settings of models that do not give them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 #[allow(missing_docs)] // as in `ModelConfig`
@@ -230,7 +229,7 @@ impl Architecture {
 }
 
 impl ModelConfig {
-    /// The architecture in whose words this model is written: its own, or for the student its host's.
+    /// The architecture under whose name this model is written: its own, or for the student the one that it is written as.
     pub fn written_as(&self) -> &'static Architecture {
         (self.architecture.written_as)(self)
     }

@@ -9,8 +9,8 @@ use super::{Part, Role};
 pub struct Tensor {
     /// Its part in the model, in layer 0 if it is one of a layer's.
     pub role: Role,
-    /// Its module in Hugging Face's names and the student's, within the model or a layer; `None` where they have no
-    /// word for it.
+    /// Its module in Hugging Face's names and the student's, within the model or a layer; `None` if they have no name for
+    /// it.
     pub module: Option<&'static str>,
     /// The same in GGUF's names.
     pub gguf: &'static str,
@@ -56,7 +56,7 @@ pub enum When {
     QkvBias,
     /// Those with a bias of O too.
     OutputBias,
-    /// None that their configuration tells of.
+    /// None that their configuration announces.
     Never,
 }
 

@@ -77,7 +77,7 @@ fn configurations_go_there_and_back() {
         assert_eq!(back.to_hugging_face(), config.to_hugging_face());
         let mut hosted = config.clone();
         if config.is_student() {
-            // What config.json has no word for.
+            // What config.json cannot express.
             hosted.architecture = config.written_as();
             (hosted.use_bitlinear_attn, hosted.use_bitlinear_ffn) = (false, false);
             (hosted.attn_logit_soft_cap, hosted.final_logit_soft_cap) = (None, None);

@@ -1,5 +1,4 @@
-//! Sparse tensors spread out, where that is asked for: many formats have none, and what a layer multiplies with is the
-//! dense matrix.
+//! Sparse tensors made dense on request: many formats have no sparse ones, and a layer multiplies with the dense matrix.
 
 use std::borrow::Cow;
 
@@ -7,7 +6,7 @@ use crate::checkpoint::Checkpoint;
 use crate::tensor::{Sparse, SparseLayout, TensorInfo};
 use crate::{Error, Result};
 
-/// A sparse tensor may be this many times larger than its listed elements when spread out.
+/// A sparse tensor may be this many times larger than its listed elements when it is made dense.
 const MAX_EXPANSION: u64 = 4096;
 const FREE_ELEMENTS: u64 = 1 << 20;
 

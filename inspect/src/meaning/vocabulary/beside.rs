@@ -1,4 +1,4 @@
-//! The files beside a tokenizer that say which of its tokens have a role: tokenizer_config.json,
+//! The files next to a tokenizer that say which of its tokens have a role: tokenizer_config.json,
 //! special_tokens_map.json, config.json, generation_config.json, added_tokens.json, chat_template.jinja.
 
 use std::path::Path;
@@ -85,7 +85,7 @@ impl Beside {
     }
 
     /// Gives roles to the tokens of `vocabulary`: as these files say, else as its `own` file does, else to those with a
-    /// usual text, which is said.
+    /// usual text, with a warning.
     pub fn settle(&self, vocabulary: &mut Vocabulary, own: &[(Role, Option<u64>)]) {
         const USUAL: [(Role, &[&str]); 4] = [
             (Role::Bos, &["<s>", "<|begin_of_text|>", "<bos>", "[BOS]", "<|startoftext|>", "<|endoftext|>"]),

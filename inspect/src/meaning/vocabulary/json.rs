@@ -1,5 +1,5 @@
 //! tokenizer.json of Hugging Face's tokenizers library: byte-level BPE (GPT-2 and after), and BPE on characters with
-//! byte fallback (Llama 2 and its kin), whose merges llama.cpp follows by scores.
+//! byte fallback (such as Llama 2), whose merges llama.cpp follows by scores.
 
 use std::collections::HashMap;
 
@@ -182,7 +182,7 @@ fn character_bpe(file: &File, bpe: &Bpe, pairs: &[(&str, &str)], beside: &Beside
         (token.id, Token::new(token.content.as_str(), low, kind))
     });
     let own = std::mem::take(&mut tokens).into_iter().enumerate().map(|(id, token)| (id as u64, token));
-    // What the vocabulary left out is no token that an added one could contradict.
+    // Ids that the vocabulary leaves out may be taken by added tokens.
     let own = own.filter(|(_, token)| token.kind != TokenType::Unused);
     tokens = by_id(own.chain(extra))?;
     let mut keys = Keys::default();

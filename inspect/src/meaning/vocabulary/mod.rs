@@ -1,7 +1,7 @@
-//! Vocabularies as GGUF keys say them: read from tokenizer.json, SentencePiece's tokenizer.model or a GGUF file, so
-//! that llama.cpp gives the same ids to the same text. Its loader (`llama_vocab::impl::load`) says what the keys mean.
+//! Vocabularies in the form of GGUF keys: read from tokenizer.json, a SentencePiece tokenizer.model or a GGUF file, so
+//! that llama.cpp gives the same ids to the same text. Its loader (`llama_vocab::impl::load`) defines what the keys mean.
 //!
-//! Here tokenizers are read; text is cut into tokens elsewhere.
+//! Tokenizers are only read here; text is split into tokens elsewhere.
 
 mod beside;
 mod json;
@@ -19,9 +19,9 @@ use beside::Beside;
 pub use pretokenizer::{PreTokenizer, pre_tokenizer};
 pub use warning::Warning;
 
-/// What tokenizers are called in the folder of a model.
+/// File names of tokenizers in the folder of a model.
 pub const FILE_NAMES: [&str; 2] = ["tokenizer.json", "tokenizer.model"];
-/// Larger files are no tokenizer's. The largest in use take about 40 MB.
+/// Larger files are not tokenizers. The largest in use take about 40 MB.
 const LARGEST_FILE: u64 = 128 << 20;
 /// Ids without a token are filled up, this many at most.
 const MOST_GAPS: usize = 1 << 16;
@@ -76,7 +76,7 @@ impl Token {
     }
 }
 
-/// What a token is there for, beside text.
+/// A token's special role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // their usual names
 #[non_exhaustive]
@@ -142,7 +142,7 @@ pub struct Vocabulary {
 
 impl Vocabulary {
     /// Reads the tokenizer at `path`: a tokenizer.json, a tokenizer.model, a GGUF file ([`FileKind::of`]), or a folder
-    /// that holds one of the first two. Files that stand beside it in its folder say which tokens have a role.
+    /// that contains one of the first two. Files next to it in its folder say which tokens have a role.
     ///
     /// # Errors
     /// `Io`, `Damaged`, `Unsupported`; `NotFound` for a folder that holds none.

@@ -56,8 +56,8 @@ pub const LARGEST: usize = 256;
 /// For the formats with one scale a block it follows from how they round: half a step of the grid, a whole one where a
 /// symmetric grid ends a step short on one side. For the K formats, whose scales are searched for and rounded to 4 or 6
 /// bits themselves, no such bound is known: theirs is what no block of candle's encoders has been seen to exceed, from
-/// noise, outliers, ramps, and one-sided blocks, with a fifth to spare. A block that exceeds it is damaged or was made by
-/// no sensible encoder.
+/// noise, outliers, ramps, and one-sided blocks, plus a margin of a fifth. A block that exceeds it is damaged or was made
+/// by no sensible encoder.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Loss {
@@ -78,7 +78,7 @@ pub trait Block<const N: usize>: Pod {
 
 /// A block whose elements are -1, 0 or +1 times its scale.
 pub trait TernaryBlock: Block<256> {
-    /// The codes of its elements; bits that are no code give 2.
+    /// The codes of its elements; the invalid code 3 gives 2.
     fn codes(&self, out: &mut [i8; 256]);
 }
 
@@ -94,7 +94,7 @@ pub trait Pack<const N: usize>: Pod {
     fn pack(codes: &[u8; N], scale: f32) -> Self;
 }
 
-/// What makes a value's code in the ternary types.
+/// How values become codes in the ternary types.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Codes {
@@ -119,7 +119,7 @@ pub fn encode<const N: usize, B: Encode<N>>(values: &[f32], out: &mut [u8]) {
     }
 }
 
-/// [`encode`] for ternary blocks, whose codes are told by `rule`.
+/// [`encode`] for ternary blocks, whose codes follow from `rule`.
 #[inline(always)]
 pub fn encode_ternary<const N: usize, B: Pack<N>>(rule: Codes, values: &[f32], out: &mut [u8]) {
     let out: &mut [B] = bytemuck::cast_slice_mut(out);
