@@ -57,25 +57,25 @@ struct Record {
     model: String,
     kernel: &'static str,
     kv: &'static str,
-    /// Of weights as they are kept.
+    /// Bytes of weights in memory.
     weight_bytes: usize,
-    /// That one decoded token reads of them.
+    /// Bytes of them that one decoded token reads.
     bytes_per_token: usize,
-    /// Of keys and values at the longest context.
+    /// Bytes of keys and values at the longest context.
     kv_bytes: usize,
-    /// The most that the process had in memory.
+    /// Peak memory of the process.
     peak_bytes: Option<u64>,
     threads: Vec<OfThreads>,
 }
 
-/// What was measured with so many threads.
+/// What was measured with one number of threads.
 #[derive(Serialize)]
 struct OfThreads {
     threads: usize,
     load_seconds: f64,
     /// Bytes a second.
     read_bandwidth: f64,
-    /// Decoded tokens a second if reading the weights were all.
+    /// Decoded tokens per second if reading the weights were the only cost.
     limit: f64,
     prefill: Vec<Speed>,
     decode: Vec<Speed>,
@@ -204,7 +204,7 @@ fn measure(args: &Args, pools: &[Pool]) -> Result<Record, Failure> {
     })
 }
 
-/// The most memory that this process had, where the system tells.
+/// The peak memory of this process, if the system reports it.
 fn peak_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

@@ -64,7 +64,7 @@ fn size(text: &str) -> Result<(u16, u16), String> {
         .ok_or_else(|| "must be WIDTHxHEIGHT, each from 1 to 500, such as 100x30".into())
 }
 
-/// What can be shown. An argument that leads nowhere is told before the screen is taken.
+/// What can be shown. An argument that matches nothing is reported before the browser takes over the screen.
 fn found(found: Vec<crate::paths::Found>) -> Result<Vec<PathBuf>, Failure> {
     let mut paths = Vec::new();
     for found in found {
@@ -115,7 +115,7 @@ fn drawn_in_colors(file: &std::path::Path, terminal: bool) -> bool {
 fn browse(mut state: State, workers: Workers) -> Result<u8, Failure> {
     let broken = |e: std::io::Error| Failure::unwritable(format!("the terminal: {e}"));
     // The first file is opened before anything is shown: a header takes no time, and the first frame has something
-    // to say. A file that cannot be read is better told on the command line.
+    // to say. A file that cannot be read is better reported on the command line.
     let opened = workers.open(&state.files[0].path);
     if let (1, Err(error)) = (state.files.len(), &opened) {
         return Err(Failure::unreadable(error.clone()));

@@ -17,7 +17,7 @@ use crate::model::ModelArgs;
 use crate::signal::Signal;
 use crate::{Failure, exit, terminal};
 
-/// Bytes of a line, and of a turn, at most.
+/// The most bytes of a line, and of a turn.
 const LONGEST_LINE: u64 = 1 << 20;
 
 /// Lines that the history keeps.
@@ -87,7 +87,7 @@ struct Talk<'t, 'm> {
     conversation: Conversation,
     options: SampleOptions,
     signal: Signal,
-    /// Answers so far, which move the seed on.
+    /// Answers so far, by which the random seed advances.
     answers: u64,
 }
 
@@ -174,7 +174,7 @@ fn template(args: &Args, tokenizer: &Tokenizer) -> Result<Template, Failure> {
 }
 
 impl Talk<'_, '_> {
-    /// Answers `text`; false when nobody reads any more.
+    /// Answers `text`; false if the output is no longer read.
     fn answer(&mut self, text: &str) -> Result<bool, Failure> {
         self.signal.flag.store(false, Ordering::Relaxed);
         self.conversation.ask(text);
@@ -191,7 +191,8 @@ impl Talk<'_, '_> {
             Err(error) => return Err(error.into()),
         };
         if forgotten > 0 {
-            terminal::note(&format!("the context is full: the first {forgotten} turns were dropped"));
+            let turns = if forgotten == 1 { "turn was" } else { "turns were" };
+            terminal::note(&format!("the context is full: the first {forgotten} {turns} dropped"));
         }
         if self.cache.start() > 0 {
             // A window that slid no longer has the beginning.

@@ -105,7 +105,7 @@ fn quants() -> String {
 enum To {
     /// All floating-point weights as one type, in PyTorch or SafeTensors.
     Floats(DType),
-    /// Types as they are, or as the target has them.
+    /// Types unchanged, or as the target needs them.
     Target(Target),
 }
 
@@ -143,7 +143,7 @@ enum Names {
 }
 
 impl Args {
-    /// What is written to `output`, and the extension it has where none is given.
+    /// The target that is written to `output`, and the extension of generated names.
     fn target(&self, output: Option<&Path>) -> (Target, &'static str) {
         let safetensors = output.is_some_and(|o| o.extension().is_some_and(|e| e == "safetensors"));
         let target = match self.to {

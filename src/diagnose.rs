@@ -77,8 +77,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     Ok(if diagnosed.diagnosis.passed { exit::FINE } else { exit::REFUSED })
 }
 
-/// What the gate has against the checkpoint at `path`: the steps that failed by what the model writes, or why it cannot
-/// be run.
+/// The gate's findings on the checkpoint at `path`: the steps that the model's output failed, or why it cannot be run.
 pub fn findings(path: &Path, tokenizer: Option<&Path>, record: &CheckpointRecord) -> Vec<String> {
     match diagnosed(path, tokenizer, record) {
         Err(failure) => vec![format!("cannot be diagnosed: {}", failure.message)],

@@ -102,7 +102,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     })
 }
 
-/// What a tensor is called in any format, so that a checkpoint is matched with its copy in another one.
+/// The name of a tensor that is the same in every format, so that a checkpoint is matched with its copy in another one.
 pub fn canonical(name: &str) -> String {
     ckpt_inspect::meaning::names::canonical(name).into_owned()
 }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-/// Fine.
+/// Success.
 pub const FINE: u8 = 0;
 /// The gate or a verification says no; two checkpoints differ.
 pub const REFUSED: u8 = 1;
@@ -17,7 +17,7 @@ pub const UNWRITABLE: u8 = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Exit {
-    /// Fine.
+    /// Success.
     Fine,
     /// The gate or a verification failed; two checkpoints differ.
     Refused,

@@ -36,7 +36,7 @@ impl Failure {
         Failure::new(exit::UNWRITABLE, message)
     }
 
-    /// Tells that the message names `file`.
+    /// Records that the message names `file`.
     pub fn naming(self, file: &Path) -> Self {
         Failure { file: Some(file.to_path_buf()), ..self }
     }

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-/// Folds `members` by the pattern of their names and by what else `key` gives, in order of first appearance. A row has
-/// the name that stands for all its members.
+/// Folds `members` by the pattern of their names and by the result of `key`, in order of first appearance. The name of a
+/// row covers all its members.
 pub fn fold<'m, T>(members: &'m [T], key: impl Fn(&'m T) -> (&'m str, &'m str)) -> Vec<(String, Vec<&'m T>)> {
     let pattern = |name: &str| -> Vec<String> {
         name.split('.').map(|part| if is_number(part) { "#".into() } else { part.to_string() }).collect()

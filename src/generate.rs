@@ -10,7 +10,7 @@ use ckpt_inspect::Checkpoint;
 use crate::signal::Signal;
 use crate::{Failure, terminal};
 
-/// Tokens of a prompt between two looks at whether a signal came.
+/// Tokens of a prompt between two checks for a signal.
 const BLOCK: usize = 512;
 
 /// Which tokenizer to use.
@@ -23,7 +23,7 @@ pub struct TokenizerArgs {
 }
 
 impl TokenizerArgs {
-    /// The tokenizer of `model`, which comes from `checkpoint`; what the user should know is noted.
+    /// The tokenizer of `model`, which comes from `checkpoint`; its warnings are printed.
     pub fn open(&self, checkpoint: &Checkpoint, model: &Model) -> Result<Tokenizer, Failure> {
         let tokenizer = match &self.tokenizer {
             Some(path) => Tokenizer::open(path)?,
@@ -76,7 +76,7 @@ fn above_zero(text: &str) -> Result<f32, String> {
     at_least_zero(text).ok().filter(|x| *x > 0.0).ok_or_else(|| "must be a number above 0".to_string())
 }
 
-/// A count that may not be 0.
+/// Parses a count above 0.
 pub fn at_least_one(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "must be a number above 0".to_string())
 }
@@ -126,7 +126,7 @@ pub struct Writer<'t> {
     stops: StopText,
     /// All that was written.
     pub text: String,
-    /// Whether a stop text came.
+    /// Whether a stop text was found.
     pub stopped: bool,
 }
 
@@ -147,7 +147,7 @@ impl<'t> Writer<'t> {
         self.write(&piece)
     }
 
-    /// What was held back.
+    /// The text that was held back.
     pub fn finish(&mut self) -> String {
         if self.stopped {
             return String::new();

@@ -15,7 +15,7 @@ use crate::perplexity::{self, PerplexityArgs};
 use crate::signal::Signal;
 use crate::{Failure, exit, load, terminal};
 
-/// Prompts are bounded before they are read.
+/// The most bytes of a prompt that are read.
 const LONGEST_PROMPT: u64 = 4 << 20;
 
 /// Run a model: continue a prompt, or dump its logits.
@@ -78,7 +78,7 @@ pub struct Args {
     perplexity: PerplexityArgs,
 }
 
-/// What came out.
+/// The result.
 struct Done<'r> {
     model: &'r Model,
     tokenizer: Option<&'r Tokenizer>,
@@ -282,12 +282,12 @@ fn record(args: &Args, done: &Done<'_>) -> Value {
     record
 }
 
-/// Why no more text came.
+/// Why generation ended.
 #[derive(Clone, Copy)]
 enum Ending {
-    /// The text holds what it was to stop at.
+    /// A stop text was found.
     StopText,
-    /// What the generator says.
+    /// The generator's reason.
     Outcome(Reason),
 }
 

@@ -156,7 +156,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     Ok(code)
 }
 
-/// A record whose tensors are those to be shown, and what was told of it before the others were left out.
+/// A record with only the tensors to be shown, and what was known of it before the others were left out.
 struct Shown {
     summary: String,
     held: usize,
@@ -254,15 +254,16 @@ fn model(record: &CheckpointRecord) -> String {
     let config = |key: &str| record.model.config.get(key).map(|v| v.to_string());
     let mut parts = vec![terminal::escape(&record.model.architecture)];
     if record.model.is_student() {
-        for (key, label) in [
-            ("num_layers", "layers"),
-            ("hidden_dim", "hidden"),
-            ("mlp_hidden_dim", "mlp"),
-            ("num_heads", "heads"),
-            ("num_kv_heads", "KV heads"),
-            ("vocab_size", "vocabulary"),
+        for (key, label, plural) in [
+            ("num_layers", "layer", "s"),
+            ("hidden_dim", "hidden", ""),
+            ("mlp_hidden_dim", "mlp", ""),
+            ("num_heads", "head", "s"),
+            ("num_kv_heads", "KV head", "s"),
+            ("vocab_size", "vocabulary", ""),
         ] {
-            parts.extend(config(key).map(|value| format!("{value} {label}")));
+            let plural = |value: &str| if value == "1" { "" } else { plural };
+            parts.extend(config(key).map(|value| format!("{value} {label}{}", plural(&value))));
         }
     }
     if record.parameters > 0 {
@@ -300,7 +301,7 @@ fn tensors(shown: &Shown, args: &Args) -> String {
         out += &shared(&members);
     }
     if record.tensors.is_empty() && *held > 0 {
-        out += &format!("\nnone of the {held} tensors match\n");
+        out += &format!("\nnone of {} match\n", ckpt_reports::text::plural(*held, "tensor"));
     }
     out
 }
@@ -344,7 +345,7 @@ fn fold<'r>(members: &[&'r TensorRecord]) -> Vec<Row<'r>> {
         .collect()
 }
 
-/// Bytes of all; what a damaged header claims may be beyond counting.
+/// Bytes of all; saturates, because a damaged header may claim any size.
 fn total(members: &[&TensorRecord]) -> u64 {
     members.iter().fold(0, |sum, t| sum.saturating_add(t.bytes))
 }
@@ -419,7 +420,7 @@ enum Column {
 }
 
 impl Column {
-    /// Those of measures.
+    /// Columns of measures.
     fn measures() -> impl Iterator<Item = Column> {
         let is_listed = |m: &&Measure| [Place::Wide, Place::Narrow, Place::List].iter().any(|p| m.is_in(*p));
         MEASURES.iter().filter(is_listed).map(Column::Measure)

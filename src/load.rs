@@ -21,7 +21,7 @@ use crate::{Failure, terminal};
 /// Room for records in the cache folder; the ones written longest ago go first.
 const CACHE_BYTES: u64 = 1 << 30;
 
-/// A policy file is text that a person wrote.
+/// The largest policy file that is read.
 const MAX_POLICY: u64 = 1 << 20;
 
 /// What every command takes that measures checkpoints.
@@ -82,7 +82,7 @@ impl LoadArgs {
     }
 }
 
-/// How checkpoints are to be loaded.
+/// How to load checkpoints.
 #[derive(Clone, Copy, Debug)]
 pub struct LoadOptions {
     /// What the records hold.
@@ -93,14 +93,14 @@ pub struct LoadOptions {
     pub cache: bool,
     /// What verdicts depend on.
     pub thresholds: Thresholds,
-    /// What files cannot tell.
+    /// What files do not record.
     pub open: OpenOptions,
 }
 
 /// Every checkpoint that `paths` (files, folders, glob patterns) stand for, in order, without repetition.
 ///
 /// # Errors
-/// A pattern that is none is wrong usage.
+/// An invalid pattern is wrong usage.
 pub fn expand(paths: &[PathBuf]) -> Result<Vec<Found>, Failure> {
     let nothing = |path: &Path| {
         Error::new(ErrorKind::Unrecognised, "no checkpoint in this folder")
@@ -110,7 +110,7 @@ pub fn expand(paths: &[PathBuf]) -> Result<Vec<Found>, Failure> {
     paths::expand(paths, ckpt_inspect::find, nothing, ckpt_inspect::identity)
 }
 
-/// Every file of the checkpoints at `paths`. Of one that cannot be laid out, what was named.
+/// Every file of the checkpoints at `paths`; the given path itself if its files cannot be determined.
 pub fn files(paths: &[PathBuf]) -> Vec<PathBuf> {
     let of = |path: &PathBuf| ckpt_inspect::files_of(path).unwrap_or_else(|_| vec![path.clone()]);
     paths.iter().flat_map(of).collect()
@@ -119,7 +119,7 @@ pub fn files(paths: &[PathBuf]) -> Vec<PathBuf> {
 /// Refuses `outputs` that would replace a file of the checkpoints that `paths` stand for.
 ///
 /// # Errors
-/// Wrong usage, also of a pattern that is none.
+/// Wrong usage, also for an invalid pattern.
 pub fn spare<'p>(outputs: impl IntoIterator<Item = &'p Path>, paths: &[PathBuf]) -> Result<(), Failure> {
     let outputs: Vec<&Path> = outputs.into_iter().filter(|output| output.exists()).collect();
     if outputs.is_empty() {
@@ -129,7 +129,7 @@ pub fn spare<'p>(outputs: impl IntoIterator<Item = &'p Path>, paths: &[PathBuf])
     paths::spare(outputs, || files(&found))
 }
 
-/// Refuses a checkpoint of which something is missing or wrong: what is made of it would look whole.
+/// Refuses a damaged or incomplete checkpoint, because a copy of it would look intact.
 pub fn whole(checkpoint: &Checkpoint) -> Result<(), Failure> {
     if !checkpoint.is_damaged() {
         return Ok(());
@@ -158,7 +158,7 @@ pub fn records(paths: &[PathBuf], options: &LoadOptions) -> Result<Vec<Loaded>, 
     let len = |path: &PathBuf| std::fs::metadata(path).map_or(0, |m| m.len());
     let progress = terminal::progress(
         found.iter().flatten().map(len).sum(),
-        &format!("measuring {} checkpoints", found.len()),
+        &format!("measuring {}", ckpt_reports::text::plural(found.len(), "checkpoint")),
     );
     let loaded = found
         .into_par_iter()
@@ -184,8 +184,10 @@ pub fn pairs(run: &Run, options: &LoadOptions) -> Vec<Pair> {
     let requests = cause::pairs_needed(run);
     let cache = options.cache.then(cache).flatten();
     let bytes = |r: &PairRequest| run.checkpoints[r.from].file_bytes + run.checkpoints[r.to].file_bytes;
-    let progress =
-        terminal::progress(requests.iter().map(bytes).sum(), &format!("comparing {} pairs", requests.len()));
+    let progress = terminal::progress(
+        requests.iter().map(bytes).sum(),
+        &format!("comparing {}", ckpt_reports::text::plural(requests.len(), "pair")),
+    );
     let compare = |request: &PairRequest| {
         let paths = [request.from, request.to].map(|c| Path::new(&run.checkpoints[c].path));
         let key = format!("pair {:?} {:?}", request.names, options.open);
@@ -255,7 +257,7 @@ pub fn keep(checkpoint: &ckpt_inspect::Checkpoint, record: &CheckpointRecord, op
     }
 }
 
-/// What tells records of the same file apart.
+/// The key of records of the same file.
 fn key(options: &LoadOptions) -> String {
     format!("{:?} {:?}", options.describe, options.open)
 }

@@ -53,7 +53,7 @@ fn share(text: &str) -> Result<f64, String> {
     limit(text).ok().filter(|x| *x <= 1.0).ok_or_else(|| "must be a number from 0 to 1".to_string())
 }
 
-/// Runs both models and judges what they say.
+/// Runs both models and judges their outputs.
 pub fn run(args: &OutputArgs, (a, b): (&Path, &Path), as_json: bool) -> Result<u8, Failure> {
     let pool = pool(args.threads);
     let (checkpoint, first) = args.run.open(a, &pool)?;

@@ -8,11 +8,10 @@ use ckpt_inspect::{Error, ErrorKind};
 
 use crate::{Failure, terminal};
 
-/// The paths that `path` stands for: itself, or if nothing of that name is there and it is a pattern, what matches,
-/// which may be nothing.
+/// The paths that `path` matches: itself, or, if there is no such file and it is a pattern, all that match, perhaps none.
 ///
 /// # Errors
-/// A pattern that is none is wrong usage.
+/// An invalid pattern is wrong usage.
 pub fn matches(path: &Path) -> Result<Vec<PathBuf>, Failure> {
     let text = path.to_string_lossy();
     if path.exists() || !text.contains(['*', '?', '[']) {
@@ -30,7 +29,7 @@ pub fn matches(path: &Path) -> Result<Vec<PathBuf>, Failure> {
 /// `path` from the root on, without `..` or links to folders; a link to a file keeps its own name.
 ///
 /// # Errors
-/// What is not there cannot be read.
+/// A path that does not exist cannot be read.
 pub fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     let folder = |folder: &Path| match folder {
         empty if empty == Path::new("") => Path::new(".").canonicalize(),
@@ -43,8 +42,8 @@ pub fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     resolved.map_err(|e| Error::new(ErrorKind::Io, e.to_string()).in_file(path).into())
 }
 
-/// Refuses `outputs` that would replace what is read from: one of the files that `sources` lists, or a folder that one
-/// lies in. It is asked only where an output is there already.
+/// Refuses `outputs` that would replace an input: one of the files that `sources` lists, or a folder that contains one.
+/// `sources` is called only if an output exists already.
 ///
 /// # Errors
 /// Wrong usage.
@@ -66,7 +65,7 @@ pub fn spare<'p>(
     }
 }
 
-/// A path that was found, or an argument that led to none and why.
+/// A path that was found, or an argument that matched none and why.
 pub type Found = Result<PathBuf, (PathBuf, Error)>;
 
 /// What `list` finds at each path that `paths` stand for, in order, each identity once. Where it finds nothing,

@@ -46,7 +46,7 @@ pub struct Args {
     load: LoadArgs,
 }
 
-/// What the user knows of the run's optimizer.
+/// Settings of the run's optimizer given by the user.
 #[derive(clap::Args)]
 #[command(next_help_heading = "Optimizer settings, where the files lack them or have them wrong")]
 struct GivenArgs {
@@ -82,9 +82,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         (None, Some(output)) => Exporter::of_path(&REPORTS, output).ok_or_else(|| {
             let output = output.display();
             let names = names(&REPORTS);
-            Failure::usage(format!(
-                "{output}: the format cannot be told from its extension; add --format {names}"
-            ))
+            Failure::usage(format!("{output}: no format has this extension; add --format {names}"))
         })?,
         (None, None) => &REPORTS[0],
     };
@@ -154,13 +152,16 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         ));
     }
     if report.runs.len() > LISTED {
-        terminal::note(&format!("and {} more runs", report.runs.len() - LISTED));
+        terminal::note(&format!(
+            "and {} more",
+            ckpt_reports::text::plural(report.runs.len() - LISTED, "run")
+        ));
     }
     terminal::note(&format!("wrote {}", terminal::path(output)));
     Ok(code)
 }
 
-/// What became of `run`, for a terminal.
+/// What happened to `run`, for a terminal.
 fn explained(run: &Run, explanation: &Explanation) -> String {
     let plain = Style::new();
     let words = headline(run);

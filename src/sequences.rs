@@ -6,7 +6,7 @@ use ckpt_infer::{Specials, Tokenizer};
 
 use crate::{Failure, load};
 
-/// Texts are bounded before they are read: the tokenizers crate takes more than a hundred times their size.
+/// The most bytes of a text that are read: the tokenizers crate takes more than a hundred times its size.
 const LONGEST_TEXT: u64 = 32 << 20;
 
 /// The sequences in `path`: those of a file of ids, else one of all its text in the tokens of `tokenizer`.

@@ -7,10 +7,10 @@ use crate::Failure;
 #[cfg(unix)]
 use crate::exit;
 
-/// Makes two signals that would end the process without a word say what happened. For a program that is nothing but
-/// this command line, before it starts a thread: where another process cuts a mapped file short while it is read, the
-/// program says so and ends with the code of a file that cannot be read; a limit on the size of files shows as an error
-/// of the write, instead of temporary files that are left behind.
+/// Handles two signals that would otherwise end the process silently. For programs that consist of this command line
+/// only, before they start a thread: if another process truncates a mapped file while it is read, the program says so and
+/// exits with the code for an unreadable file; a limit on file sizes shows as an error of the write, instead of leaving
+/// temporary files behind.
 pub fn handle_signals() {
     #[cfg(unix)]
     {
@@ -19,8 +19,8 @@ pub fn handle_signals() {
     }
 }
 
-/// Where another process cuts a mapped file short while it is read, the system ends this one with SIGBUS. This says
-/// why, with the exit code of a file that cannot be read, and gives a terminal back that was taken over.
+/// If another process truncates a mapped file while it is read, the system ends this one with SIGBUS. This handler says
+/// why, with the exit code for an unreadable file, and restores the terminal.
 #[cfg(unix)]
 fn explain_lost_pages() {
     const WHY: &[u8] =
@@ -43,8 +43,8 @@ fn explain_lost_pages() {
     let _ = unsafe { signal_hook::low_level::register(signal_hook::consts::SIGBUS, explain) };
 }
 
-/// From here on a limit on the size of files shows as an error of the write, instead of ending the program with its
-/// temporary files left behind.
+/// From here on a limit on file sizes shows as an error of the write, instead of ending the program and leaving its
+/// temporary files behind.
 #[cfg(unix)]
 fn survive_size_limits() {
     let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default());

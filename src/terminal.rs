@@ -47,8 +47,8 @@ pub fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
-/// Prints what a model wrote: as it is, but for control characters on a terminal, which are shown as escapes. False when
-/// nobody reads it any more.
+/// Prints what a model wrote; on a terminal, control characters are shown as escapes. False if the output is no longer
+/// read.
 #[cfg(feature = "infer")]
 pub fn print_model_text(text: &str) -> Result<bool, Failure> {
     let mut out = std::io::stdout().lock();
@@ -85,7 +85,7 @@ pub fn note(message: &str) {
     let _ = writeln!(anstream::stderr(), "{message}");
 }
 
-/// Columns of the terminal; without one, lines are as long as they need to be.
+/// Columns of the terminal; unlimited without one, so that lines are not wrapped.
 pub fn width() -> usize {
     match terminal_size::terminal_size() {
         Some((width, _)) if std::io::stdout().is_terminal() => usize::from(width.0).max(40),
@@ -93,13 +93,13 @@ pub fn width() -> usize {
     }
 }
 
-/// `text` that a file chose, safe to print: control and invisible characters escaped, and so is what a CI system would
+/// `text` from a file, made safe to print: control and invisible characters are escaped, and so is what a CI system would
 /// take for a command in a log (a leading `::`, and `##` as in `##[error]` and `##vso[`).
 pub fn escape(text: &str) -> String {
     printable_in_log(text)
 }
 
-/// A path, which whoever made the file chose, safe to print.
+/// A path, made safe to print: file names may be hostile.
 pub fn path(path: &Path) -> String {
     escape(&path.to_string_lossy())
 }
@@ -156,12 +156,12 @@ pub fn bold(text: &str) -> String {
     paint(Style::new().bold(), text)
 }
 
-/// In the background.
+/// Dimmed.
 pub fn dim(text: &str) -> String {
     paint(Style::new().dimmed(), text)
 }
 
-/// `value` over several lines, in which what is invisible is seen.
+/// `value` over several lines, with invisible characters escaped.
 pub fn json(value: &serde_json::Value) -> String {
     ckpt_inspect::printable_json(&format!("{value:#}\n"))
 }
@@ -293,7 +293,7 @@ pub fn progress(bytes: u64, doing: &str) -> Progress {
     Progress(bar)
 }
 
-/// A bar over the steps of a run, of which `done` are taken, that tells a message beside it.
+/// A bar over the steps of a run, of which `done` are taken, with a message next to it.
 #[cfg(feature = "train")]
 pub fn steps(done: u64, all: u64) -> Progress {
     if !std::io::stderr().is_terminal() {
@@ -325,7 +325,7 @@ impl Progress {
         self.0.inc(bytes);
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub fn clear(&self) {
         self.0.finish_and_clear();
     }
@@ -336,7 +336,7 @@ pub fn write_file(path: &Path, contents: &[u8], force: bool) -> Result<(), Failu
     Ok(staged::write(path, contents, force)?)
 }
 
-/// [`write_file`] as long as `stop` is not set: a pipe that nobody reads is not waited for any longer.
+/// [`write_file`], which stops waiting for the reader of a pipe once `stop` is set.
 #[cfg(feature = "infer")]
 pub fn write_file_until(
     path: &Path,

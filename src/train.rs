@@ -1,4 +1,4 @@
-//! `ckpt train`: a student model trained or resumed, its layers watched while it learns.
+//! `ckpt train`: trains or resumes a bitnet-student model, and watches its layers meanwhile.
 
 use std::path::{Path, PathBuf};
 
@@ -181,16 +181,16 @@ impl From<WellArg> for Well {
     }
 }
 
-/// What of a file of settings flags are laid over before it is understood.
+/// The parts of a settings file that flags override before it is parsed.
 #[derive(Default, serde::Deserialize)]
 #[serde(default)]
 struct File {
     optimizer: toml::Table,
 }
 
-/// Room for tokens in the cache folder; those kept longest ago go first.
+/// The most bytes of tokens in the cache folder; the oldest are removed first.
 const TOKEN_CACHE: u64 = 4 << 30;
-/// A configuration is text that a person wrote.
+/// The largest configuration file that is read.
 const MAX_CONFIG: u64 = 1 << 20;
 
 impl From<Error> for Failure {
@@ -218,6 +218,9 @@ impl From<Error> for Failure {
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<u8, Failure> {
     let settings = args.settings()?;
+    if settings.data.files.is_empty() {
+        return Err(Failure::usage("there is no data to train on: give at least one file with --data"));
+    }
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(args.threads.unwrap_or(0))
         .build()
@@ -355,7 +358,7 @@ fn files(given: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
 }
 
 impl Args {
-    /// A run goes into a folder of its own, or on in the one that its checkpoint lies in.
+    /// A run has its own folder, or continues in the one of its checkpoint.
     fn may_go_into_folder(&self) -> Result<(), Failure> {
         let whole = |path: &Path| std::fs::canonicalize(path).ok();
         let from = self.resume.as_deref().and_then(whole);

@@ -1,4 +1,4 @@
-//! How far two element types may be apart when they say the same.
+//! How far values of two element types may differ when one was made from the other.
 
 use ckpt_inspect::DType;
 
@@ -18,7 +18,7 @@ pub(crate) fn precision(dtype: DType) -> (u32, usize) {
     (bits, size.unwrap_or(4))
 }
 
-/// How far a value may be from what a block says of it: a share of the block's largest magnitude.
+/// How far a value may be from its block's: a share of the block's largest magnitude.
 #[derive(Clone, Copy)]
 pub(crate) struct Bound {
     /// Elements of a block.

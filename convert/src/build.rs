@@ -39,7 +39,7 @@ pub(crate) fn plan<'c>(source: &'c Checkpoint, options: &Options) -> Result<Plan
         )));
     }
     (options.target.form().check)(&plan)?;
-    // Beyond any disk; and sums of what is written stay in range.
+    // Larger than any disk, so that sums of sizes do not overflow.
     const MOST_BYTES: u64 = 1 << 60;
     let total = plan.blobs.iter().try_fold(0u64, |sum, blob| sum.checked_add(blob.bytes));
     if total.is_none_or(|total| total > MOST_BYTES) {
@@ -240,7 +240,7 @@ impl<'c, 'o> Builder<'c, 'o> {
         ))
     }
 
-    /// Whether GGUF has no place for a tensor: neither a name that its readers know, nor one it had in GGUF before.
+    /// Whether a tensor has no name in GGUF: neither one that readers know, nor one that it had in a GGUF source.
     fn is_foreign(&self, inner: &str) -> bool {
         let from_gguf = matches!(self.plan.source.format, Format::Gguf { .. });
         let known = names::translate(without_state_dict(inner), Style::Gguf).is_some();
@@ -385,7 +385,7 @@ impl<'c, 'o> Builder<'c, 'o> {
             let quant = rules.quant(&c.name, tensor, ternary, asked, &mut choices);
             c.dtype = quant.dtype();
             let packed = matches!(tensor.dtype, DType::Ternary(_));
-            // A matrix whose scale stood beside it keeps it there.
+            // A matrix whose scale was stored next to it keeps it there.
             let beside = settings.exact_scales || has_scale_beside(tensor);
             let needs_scale = quant == Quant::I2S || (beside && quant.is_ternary());
             // Blocks that are ternary already keep their scales.
@@ -487,7 +487,7 @@ impl<'c, 'o> Builder<'c, 'o> {
         Ok(())
     }
 
-    /// A tensor of a GGUF file, and its scale where that stands beside it.
+    /// A tensor of a GGUF file, and its scale if that is a separate tensor.
     fn add_gguf(
         &mut self,
         c: Chosen,
@@ -498,7 +498,7 @@ impl<'c, 'o> Builder<'c, 'o> {
         let (tensor, quant) = (&elements.tensor, Quant::of(c.dtype));
         self.plan.pairs.push(Pair { elements: elements.clone(), name: c.name.clone() });
         if let Some(place) = Place::of(tensor, c.dtype) {
-            // Readers know of one pair that may be one tensor.
+            // Readers accept that one pair of names may share a tensor.
             match identical.get(&place) {
                 Some(other) if gguf::is_tied_pair(&c.name, other) => {
                     self.plan.tied.push((c.name, other.clone()));
@@ -542,7 +542,7 @@ impl<'c, 'o> Builder<'c, 'o> {
         self.plan.tensors.push(Output { name, dtype, shape, strides, blob, offset: 0 });
     }
 
-    /// A packed matrix and what stands beside it in this form.
+    /// A packed matrix and the tensors that go with it in this form.
     fn add_packed(
         &mut self,
         name: String,
@@ -552,7 +552,7 @@ impl<'c, 'o> Builder<'c, 'o> {
     ) -> Result<()> {
         let shape = elements.tensor.shape.clone();
         if matches!(elements.tensor.dtype, DType::Ternary(_)) {
-            // Codes are read as they are; the scale goes its own way.
+            // Codes are read as they are; the scale is written separately.
             elements.tensor.scale = Some(1.0);
         }
         let layer = name.strip_suffix(".weight").unwrap_or(&name).to_string();

@@ -1,4 +1,4 @@
-//! Passes over two sides' values that tell, mostly, that there is nothing to tell.
+//! Fast passes over the values of both sides, which in most cases show that nothing differs.
 
 use ckpt_inspect::DType;
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};

@@ -1,4 +1,4 @@
-//! The bytes of planned tensors: read piece by piece, converted, and handed to whoever writes them, in parallel.
+//! The bytes of planned tensors: read piece by piece, converted, and passed to the writer, in parallel.
 
 use std::cell::RefCell;
 use std::io::Write;
@@ -17,11 +17,11 @@ use crate::quant::{self, Codes, Quant};
 use crate::ternary::Grid;
 use crate::{Result, ternary};
 
-/// Bytes written in one go where they lie ready.
+/// Bytes written at a time if they need no conversion.
 const COPIED: usize = 1 << 20;
-/// Elements converted in one go.
+/// Elements converted at a time.
 const CONVERTED: usize = 1 << 16;
-/// What a tensor may allocate and still be worked on beside others. Larger ones take turns.
+/// What a tensor may allocate and still be processed in parallel with others. Larger ones take turns.
 const SMALL: u64 = 1 << 20;
 
 /// Values that the narrower type could not hold.
@@ -68,7 +68,7 @@ impl<'b> Decoded<'b> {
         Ok(Decoded { latent, grid: elements.grid })
     }
 
-    /// The same, of packed values only if none of them is a code that stands for nothing.
+    /// The same, refusing packed values with the invalid code 3.
     pub fn checked(
         source: &Checkpoint,
         elements: &Elements,
@@ -79,7 +79,7 @@ impl<'b> Decoded<'b> {
         Ok(decoded)
     }
 
-    /// Values `start..start + n` as they are written, in `buffer` if they do not lie ready.
+    /// Values `start..start + n` as they are written, in `buffer` if they must be converted.
     pub fn get<'v>(&'v self, start: usize, n: usize, buffer: &'v mut Vec<f32>) -> &'v [f32] {
         if self.grid.is_none() {
             return self.get_latent(start, n, buffer);
@@ -89,7 +89,7 @@ impl<'b> Decoded<'b> {
         buffer
     }
 
-    /// Values `start..start + n` as the source has them, in `buffer` if they do not lie ready.
+    /// Values `start..start + n` as the source has them, in `buffer` if they must be decoded.
     pub fn get_latent<'v>(&'v self, start: usize, n: usize, buffer: &'v mut Vec<f32>) -> &'v [f32] {
         if let Some(ready) = self.latent.as_f32() {
             return &ready[start..start + n];
@@ -138,7 +138,7 @@ impl Rotary {
     }
 }
 
-/// Where blobs go, and what is to be known of them afterwards.
+/// Where blobs go, and what to record about them.
 pub(crate) struct Writer<'w> {
     pub source: &'w Checkpoint,
     pub blobs: &'w [Blob],
@@ -151,7 +151,7 @@ pub(crate) struct Writer<'w> {
 enum To<'o> {
     /// From an offset of a file on, in any order.
     Places(&'o OutputFile, u64),
-    /// To the end of what is written into a file in one go.
+    /// To the end of a file that is written as a stream.
     Stream(&'o OutputFile, RefCell<&'o mut dyn Write>),
 }
 
@@ -167,8 +167,8 @@ pub(crate) struct Written {
 }
 
 impl Writer<'_> {
-    /// Writes blobs to their offsets of `output`: those that need little memory beside each other, the rest in turn.
-    /// Gives what became of each, in the order of `places`.
+    /// Writes blobs to their offsets of `output`: those that need little memory in parallel, the rest in turn. Returns the
+    /// outcome of each, in the order of `places`.
     pub fn write(&self, output: &OutputFile, places: &[(usize, u64)]) -> Result<Vec<Written>> {
         output.flushing(|| self.write_all(output, places))
     }
@@ -323,7 +323,7 @@ impl Writer<'_> {
         let (output, offset) = match to {
             To::Places(output, offset) => (*output, *offset),
             To::Stream(output, stream) => {
-                // As many beside each other as there are threads, and then those in their order.
+                // As many at a time as there are threads, written in their order.
                 let beside = rayon::current_num_threads();
                 for first in (0..count).step_by(beside) {
                     let pieces = (first..count.min(first + beside)).into_par_iter().map(made);
@@ -365,7 +365,7 @@ impl Writer<'_> {
     }
 }
 
-/// What a stream into `output` says when it cannot be written.
+/// The error of a stream into `output` that cannot be written.
 pub(crate) fn cannot(output: &OutputFile, source: std::io::Error) -> OutputError {
     OutputError::Write { path: output.path().to_path_buf(), source }
 }

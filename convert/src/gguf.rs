@@ -1,8 +1,8 @@
 //! GGUF files as llama.cpp loads them: which type each tensor gets, the keys that describe the model, one file or a
 //! split set. The header's bytes are written by [`ckpt_inspect::gguf::Layout`].
 //!
-//! Keys are those of `gguf-py/gguf/constants.py` in llama.cpp. The student's own (`ckpt.…`, and the soft caps under
-//! architectures that have none) are for this suite's runner; others pass over them.
+//! Keys are those of `gguf-py/gguf/constants.py` in llama.cpp. Those for the student (`ckpt.…`, and the soft caps under
+//! architectures that have none) are for ckpt's own runner; other programs ignore them.
 
 use std::path::Path;
 
@@ -38,7 +38,7 @@ pub struct Gguf {
     /// TQ1_0 and TQ2_0 blocks of scale 1, beside each matrix a tensor `.scale` with its own in f32: llama.cpp multiplies
     /// by it, in every architecture (`llama_model_base::load_tensors`).
     pub exact_scales: bool,
-    /// Keep the float weights of ternary layers. Only a runner that makes them ternary itself computes the same then.
+    /// Keep the float weights of ternary layers. Only a program that makes them ternary itself then computes the same.
     pub latent: bool,
 }
 
@@ -80,7 +80,7 @@ pub(crate) fn ggml_of(dtype: DType) -> Option<GgmlType> {
     Quant::of(dtype).map(Quant::ggml).or_else(|| PLAIN.into_iter().find(|ggml| ggml.dtype() == dtype))
 }
 
-/// Whether no model is recognised in `source`: its tensors go into the file as they are called and typed.
+/// Whether the model of `source` is not recognised: its tensors keep their names and types in the file.
 pub(crate) fn is_unknown(source: &Checkpoint) -> bool {
     let model = &source.model;
     let unknown = model.config.is_none() || model.is_unknown();
@@ -271,7 +271,7 @@ fn model(source: &Checkpoint) -> Result<ModelConfig> {
     })
 }
 
-/// What GGUF divides the rotary frequencies of `source` by, where it is a Llama 3 that comes from elsewhere.
+/// The divisors of the rotary frequencies of `source` in GGUF, if it is a Llama 3 model in another format.
 pub(crate) fn rope_factors(source: &Checkpoint) -> Option<Vec<f32>> {
     if let Format::Gguf { .. } = source.format {
         return None;
@@ -280,7 +280,7 @@ pub(crate) fn rope_factors(source: &Checkpoint) -> Option<Vec<f32>> {
     config.rope_scaling.factors(config.rope_base, config.head_dim)
 }
 
-/// Keys of a GGUF source that say nothing true of a file written from it.
+/// Keys of a GGUF source that do not hold for a file written from it.
 fn is_of_the_file(key: &str) -> bool {
     key.starts_with("split.")
         || matches!(key, ALIGNMENT_KEY | "general.file_type" | "general.quantization_version")

@@ -17,7 +17,7 @@ use crate::plan::{Options, Plan};
 use crate::target::{Form, Target};
 use crate::{Error, Result, safetensors};
 
-/// Files that lie beside a model's weights and go where they go.
+/// Files next to a model's weights that are copied with them.
 pub(crate) const BESIDE: [&str; 9] = [
     "tokenizer.json",
     "tokenizer_config.json",
@@ -29,7 +29,7 @@ pub(crate) const BESIDE: [&str; 9] = [
     "generation_config.json",
     "chat_template.jinja",
 ];
-/// Larger ones are no tokenizer's.
+/// Larger ones do not belong to a tokenizer.
 const MAX_BESIDE: u64 = 256 << 20;
 
 /// `--to hf`.
@@ -87,7 +87,7 @@ fn beside(plan: &mut Plan<'_>) -> Result<Vec<(String, Vec<u8>)>> {
 fn config_file(plan: &Plan<'_>, mut config: Map<String, Json>) -> Vec<u8> {
     let given = plan.source.model.quantization.as_ref().filter(|q| q.is_bitnet());
     if plan.target == (Target::Hf { packed: true }) {
-        // What else it says, such as of norms in each BitLinear, holds of packed matrices too.
+        // Its other keys, such as on norms in each BitLinear, hold for packed matrices too.
         let own = config.get(Quantization::KEY).filter(|_| given.is_some()).and_then(Json::as_object);
         let mut packed = own.cloned().unwrap_or_default();
         packed.extend(Quantization::packed().map(|(key, word)| (key.to_string(), json!(word))));

@@ -1,4 +1,4 @@
-//! What a copy does not say any more, and which options would change that.
+//! What a copy loses, and which options would change that.
 
 use std::fmt;
 

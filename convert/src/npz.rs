@@ -1,5 +1,5 @@
-//! NumPy's `.npz`, as `numpy.savez` writes it: a zip of stored entries, one array each, called as the tensor with
-//! `.npy` behind. Its length is known before it is written, and all goes into it in one go.
+//! NumPy's `.npz`, as `numpy.savez` writes it: a zip of stored entries, one array each, named like the tensor plus
+//! `.npy`. Its length is known before it is written, and it is written as a stream.
 
 use std::collections::HashSet;
 use std::io::{self, Seek, SeekFrom};
@@ -47,7 +47,7 @@ const MOST_DIMENSIONS: usize = 64;
 /// Sizes and offsets from here on take zip64.
 const WIDE: u64 = u32::MAX as u64;
 
-/// Refuses names that NumPy, or who unpacks the archive, would take for something else.
+/// Refuses names that NumPy, or a program that unpacks the archive, would misread.
 fn check(plan: &Plan<'_>) -> Result<()> {
     let names: HashSet<&str> = plan.tensors.iter().map(|t| t.name.as_str()).collect();
     for tensor in &plan.tensors {
@@ -68,7 +68,7 @@ fn check(plan: &Plan<'_>) -> Result<()> {
         } else {
             continue;
         };
-        // Long names are not for reading.
+        // Long names are cut.
         let shown: String = name.chars().take(80).collect();
         let error = Error::target(format!("tensor `{}` {why}", shown.escape_debug()));
         return Err(error.remedied_by(Remedy::Target("pt")));
@@ -79,7 +79,7 @@ fn check(plan: &Plan<'_>) -> Result<()> {
 /// An entry before it is written.
 struct Entry {
     name: String,
-    /// What stands before the elements.
+    /// The bytes before the elements.
     header: Vec<u8>,
     len: u64,
 }
@@ -116,7 +116,7 @@ fn archive_len(entries: &[Entry]) -> u64 {
     at + directory + 22 + if wide { 56 + 20 } else { 0 }
 }
 
-/// A place in the output that moves on with what is written.
+/// A position in the output that advances with every write.
 struct Cursor<'o> {
     output: &'o OutputFile,
     at: u64,

@@ -1,4 +1,4 @@
-//! Which plain values of a checkpoint go along: its config and step, not its schedulers.
+//! Which plain values of a checkpoint are kept: its config and step, not its schedulers.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -45,7 +45,7 @@ pub(crate) fn values_of(entries: &BTreeMap<HashableValue, Value>) -> BTreeMap<Ha
         .collect()
 }
 
-/// The plain values of SafeTensors and GGUF files that mean something elsewhere. Their numbers are text there.
+/// The plain values of SafeTensors and GGUF files that other formats can use. Their numbers are text there.
 pub(crate) fn carried(
     source: &Checkpoint,
     entries: &BTreeMap<HashableValue, Value>,
@@ -75,7 +75,7 @@ pub(crate) fn carried(
         .collect()
 }
 
-/// What a trainer puts beside the weights, for the student of a GGUF file. `latent` is false where the matrices of its
+/// What a trainer saves next to the weights, for the student of a GGUF file. `latent` is false where the matrices of its
 /// BitLinears hold codes times a scale: see [`ckpt_inspect::Model::holds_codes`].
 fn of_trainer(source: &Checkpoint, student: &ModelConfig) -> BTreeMap<HashableValue, Value> {
     let mut config = student.to_trainer();

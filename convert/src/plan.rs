@@ -1,5 +1,5 @@
-//! What is to be written: every output tensor with its name, type and shape, and the blobs of bytes they lie in, whose
-//! sizes are known before the first one is written.
+//! What will be written: every output tensor with its name, type and shape, and the blobs of bytes that contain them,
+//! whose sizes are known before the first one is written.
 
 use std::path::PathBuf;
 
@@ -22,27 +22,27 @@ pub struct Options {
     pub target: Target,
     /// Type of all floating-point weights; their own when not given. Packed and quantized ones become float32.
     pub dtype: Option<DType>,
-    /// Types of the weights that a pattern matches, by the names in the output; the first match counts.
+    /// Types of the weights that a pattern matches, by the names in the output; the first match applies.
     pub dtypes: Vec<(GlobMatcher, DType)>,
     /// The key of the state dict to convert, such as `ema_state_dict`.
     pub root: Option<String>,
-    /// Whether optimizer state, schedulers and random states come along. PyTorch output only.
+    /// Whether to keep optimizer state, schedulers and random states. PyTorch output only.
     pub keep_optimizer: bool,
     /// Naming; by default the target's own.
     pub names: Option<Style>,
-    /// The matrices to pack, by the names in the output; by default those that a BitLinear uses.
+    /// The matrices to pack, by the names in the output; by default those of BitLinear layers.
     pub ternary: Option<GlobMatcher>,
     /// SafeTensors and GGUF: begin a new file beyond this many bytes of tensors.
     pub max_shard_bytes: Option<u64>,
     /// GGUF: the tokenizer to embed, see [`ckpt_inspect::vocabulary::Vocabulary::read`]; by default the one in the
     /// source or next to it.
     pub tokenizer: Option<PathBuf>,
-    /// Whether to replace what is there.
+    /// Whether to replace an existing output.
     pub force: bool,
 }
 
 impl Options {
-    /// Everything as it is, into `target`.
+    /// Everything unchanged, into `target`.
     pub fn new(target: Target) -> Self {
         Options {
             target,
@@ -88,7 +88,7 @@ impl Blob {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Content {
-    /// They are here.
+    /// These bytes.
     Bytes(Vec<u8>),
     /// A source tensor's elements, converted to the blob's type.
     Elements(Elements),
@@ -107,7 +107,7 @@ pub enum Content {
         elements: Elements,
         /// The blocks' type.
         quant: Quant,
-        /// Whether the scale of ternary blocks is 1, and the matrix's own stands beside it.
+        /// Whether the scale of ternary blocks is 1, and the matrix's own is a separate tensor.
         unit_scale: bool,
     },
 }
@@ -140,7 +140,7 @@ impl Elements {
         self.rotary.is_none() && self.grid.is_none()
     }
 
-    /// The tensor once a sparse one is spread out.
+    /// The tensor, made dense if it is sparse.
     pub fn dense(&self) -> &TensorInfo {
         self.dense.as_deref().unwrap_or(&self.tensor)
     }
@@ -171,7 +171,7 @@ impl Output {
     }
 }
 
-/// A source tensor and the name under which the output holds what it says.
+/// A source tensor and the name of its copy in the output.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Pair {
@@ -193,13 +193,13 @@ pub struct Plan<'c> {
     pub blobs: Vec<Blob>,
     /// The tensors on them, in source order.
     pub tensors: Vec<Output>,
-    /// Names left out because the tensor is the very same as another, with that one's name.
+    /// Names left out because the tensor is the same as another, with the name of that one.
     pub tied: Vec<(String, String)>,
     /// Plain values to keep, by key.
     pub metadata: Value,
     /// What verification compares.
     pub pairs: Vec<Pair>,
-    /// What the output does not say any more.
+    /// What the output loses, and what else the user should know.
     pub notes: Vec<Note>,
 }
 

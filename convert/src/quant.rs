@@ -205,8 +205,7 @@ pub fn encode(quant: Quant, codes: Codes, values: &[f32], out: &mut Vec<u8>) -> 
     Ok(())
 }
 
-/// Values lost to the f16 scale and minimum of their block: too small for it, so that the block says nothing but zeros,
-/// or too large.
+/// Values lost to the f16 scale and minimum of their block: too small for it, so that the block is all zeros, or too large.
 pub(crate) fn losses(quant: Quant, values: &[f32], blocks: &[u8]) -> Result<Losses> {
     // Between these any scale is representable.
     const SAFE: RangeInclusive<f32> = 1.0 / 1024.0..=1024.0;
@@ -265,7 +264,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_numbers_are_told_apart() {
+    fn names_and_numbers_are_distinguished() {
         for quant in Quant::all() {
             assert_eq!(quant.name().parse(), Ok(quant));
             assert_eq!(Quant::of(quant.dtype()), Some(quant));

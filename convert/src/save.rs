@@ -1,4 +1,4 @@
-//! Saves values with tensors among them as a PyTorch file: what `torch.save` is to a trainer.
+//! Saves values with tensors among them as a PyTorch file, like `torch.save`.
 
 use std::borrow::Cow;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Tensors that look at the same bytes: written once where the format lets them share, and remembered where not.
+//! Tensors on the same bytes: written once if the format allows sharing, else recorded as tied.
 
 use std::collections::HashMap;
 

@@ -24,7 +24,7 @@ pub struct Grid {
 impl Grid {
     /// The grid of a matrix: its own where all nonzero magnitudes are the same, else the absmean rule's, which
     /// BitLinear applies in every forward pass: scale = mean|W| + eps, code = clamp(round(W / scale), -1, 1). The
-    /// scale is [`absmean_scale`], as wherever this suite makes weights ternary.
+    /// scale is [`absmean_scale`], as wherever ckpt makes weights ternary.
     ///
     /// # Errors
     /// `Damaged` when a value is NaN or infinite.
@@ -93,7 +93,7 @@ impl Seen {
         let sum = sum_of_magnitudes(values);
         let magnitude = match values.iter().find(|x| **x != 0.0) {
             None => Magnitude::Zero,
-            // Most matrices say otherwise at once.
+            // Most matrices show at once that they do not.
             Some(first) if values.chunks(1024).all(|v| have_one_magnitude(v, first.abs())) => {
                 Magnitude::One(first.abs())
             }

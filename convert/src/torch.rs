@@ -1,4 +1,4 @@
-//! PyTorch's zip: `data.pkl` first, so that a file cut short still says what it held, then `byteorder`, one entry per
+//! PyTorch's zip: `data.pkl` first, so that a truncated file still says what it contained, then `byteorder`, one entry per
 //! storage, `version` and `.data/serialization_id`.
 
 use std::path::Path;

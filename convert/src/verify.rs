@@ -1,5 +1,5 @@
-//! Whether two checkpoints say the same: tensor by tensor, as exactly as both element types allow. What is exact must
-//! agree to the bit; only block formats have a tolerance, which is the error their own grid implies.
+//! Whether two checkpoints match: tensor by tensor, as exactly as both element types allow. Exact types must match to the
+//! bit; only block formats have a tolerance, which is the error that their own grid implies.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -26,7 +26,7 @@ const TERNARY_FORM: &str = "ternary form compared; the float weights are not in 
 /// Elements compared in one go: whole blocks of every format.
 const PIECE: usize = 1 << 16;
 
-/// By which rule two tensors are compared.
+/// The rule by which two tensors are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -64,7 +64,7 @@ pub struct Agreement {
     pub first: Option<u64>,
     /// Largest difference of two values, where values are compared.
     pub worst: Option<f64>,
-    /// What else there is to say.
+    /// Further details.
     pub detail: Option<String>,
 }
 
@@ -164,7 +164,7 @@ fn weights(checkpoint: &Checkpoint) -> Vec<(String, usize)> {
         .filter(|(_, t)| {
             t.group == Group::Weights
                 && t.name != "__metadata__"
-                // What other formats say as plain values.
+                // Tensors that are plain values in other formats.
                 && t.name != names::ROPE_FACTORS
                 && (t.storage.is_some() || t.sparse.is_some())
         })
@@ -249,7 +249,7 @@ fn compare(
     let rounds = |e: &Elements| e.grid.is_some_and(|grid| !grid.exact);
     let blocks_of = |e: &Elements| e.grid.is_some() && matches!(e.tensor.dtype, DType::Ggml(_));
     let rule = match rule(tensor.dtype, other.dtype) {
-        // What is made ternary was encoded anew.
+        // Matrices made ternary were encoded again.
         Some(Rule::Identical) if blocks_of(elements) || blocks_of(theirs) => Some(Rule::Blocks),
         Some(Rule::Identical) if rounds(elements) || rounds(theirs) => Some(Rule::Rounded),
         rule => rule,
@@ -278,7 +278,7 @@ fn compare(
     match rule {
         Rule::Identical if elements.is_source() && theirs.is_source() => {
             identical(&a, &b, &mut agreement);
-            // How far apart they are takes decoding.
+            // To see how far apart they are, they must be decoded.
             if !agreement.agrees && tensor.dtype.is_float() {
                 rounded(&a, &b, made, &mut agreement)?;
             }
@@ -360,7 +360,7 @@ fn identical(a: &Side<'_>, b: &Side<'_>, agreement: &mut Agreement) {
     }
 }
 
-/// Which of two tensors was made of the other, where their types do not tell.
+/// Which of two tensors was made from the other, if their types do not show it.
 #[derive(Clone, Copy, PartialEq)]
 enum Made {
     /// The second.
@@ -434,7 +434,7 @@ fn has_half_scale(dtype: DType) -> bool {
     matches!(dtype, DType::F16 | DType::Ggml(_))
 }
 
-/// How far a scale may be off: exactly nothing but for what its place rounds to.
+/// How far a scale may be off: only by the rounding of the type that stores it.
 fn scale_tolerance(side: &Side<'_>) -> f64 {
     match side.dtype() {
         // Stored as a reciprocal in some files.

@@ -22,7 +22,7 @@ pub struct Written {
 }
 
 /// Writes `plan`, made with the same `options`, to `path`: a file, or a folder for Hugging Face models and shards. It
-/// appears whole or not at all. What was lost on the way is added to the plan's notes.
+/// is written completely or not at all. What was lost on the way is added to the plan's notes.
 ///
 /// # Errors
 /// Those of reading the source; `Exists`, `Foreign`, `NoSpace`, `Write` and `Stopped`, which leave `path` as it was.

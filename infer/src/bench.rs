@@ -1,5 +1,5 @@
-//! How fast a model runs, beside what the machine could do at all: each decoded token reads every weight once, so the
-//! limit is the read bandwidth over the bytes of weights.
+//! How fast a model runs, compared with the machine's limit: each decoded token reads every weight once, so the limit is
+//! the read bandwidth divided by the bytes of weights.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -38,12 +38,12 @@ impl Times {
         self.0.push(seconds);
     }
 
-    /// The shortest time: whatever else the machine does only makes it longer. NaN of none.
+    /// The shortest time, because other load on the machine can only make it longer. NaN if there is none.
     pub fn best(&self) -> f64 {
         self.0.iter().copied().fold(f64::NAN, f64::min)
     }
 
-    /// The median time. NaN of none.
+    /// The median time. NaN if there is none.
     pub fn median(&self) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
@@ -54,7 +54,7 @@ impl Times {
     }
 }
 
-/// Ids that stand for a prompt: what they are does not matter to the time.
+/// Ids of an arbitrary prompt, which do not matter for the time.
 pub fn some_ids(n: usize, vocab_size: usize) -> Vec<u32> {
     (0..n).map(|i| (i * 7919 % vocab_size.max(1)) as u32).collect()
 }

@@ -30,8 +30,8 @@ pub enum WhenFull {
     /// [`Error::ContextFull`].
     #[default]
     Stop,
-    /// The oldest positions are forgotten: attention sees the last `max_seq_len` ones. Positions go on counting, and
-    /// rotary embedding only tells their differences, so no difference exceeds what the model was made for.
+    /// The oldest positions are forgotten: attention sees the last `max_seq_len` ones. Positions keep counting up; rotary
+    /// embedding depends only on their differences, and none exceeds what the model was made for.
     Slide,
 }
 
@@ -187,7 +187,7 @@ impl Cache {
     /// Forgets the positions from `len` on.
     ///
     /// # Errors
-    /// `Usage` when positions before `len` have been forgotten by sliding, so that attention would miss them.
+    /// `Usage` when positions before `len` have been dropped by sliding, so that attention would lack them.
     pub fn truncate(&mut self, len: usize) -> Result<()> {
         if len >= self.ids.len() {
             return Ok(());

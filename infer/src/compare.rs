@@ -1,4 +1,4 @@
-//! What two models say of the same tokens: how far their logits and their predictions are apart, and how well each
+//! Compares two models on the same tokens: how far their logits and their predictions are apart, and how well each
 //! predicts the text.
 
 use crate::cache::{Cache, KvType, WhenFull};
@@ -32,7 +32,7 @@ impl Likelihood {
     }
 }
 
-/// How sequences are cut to windows that fit the model.
+/// How sequences are divided into windows that fit the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Windows {
@@ -110,7 +110,7 @@ impl<'a> LogProbabilities<'a> {
 /// How well the runner's model predicts `sequences`, each by itself.
 ///
 /// # Errors
-/// `Usage` for windows that make no sense, `Token`, `ContextFull` when a window is larger than the model's context.
+/// `Usage` for invalid windows, `Token`, `ContextFull` when a window is larger than the model's context.
 pub fn likelihood(
     runner: &mut Runner<'_>,
     pool: &Pool,
@@ -147,7 +147,7 @@ pub struct Worst {
     pub at: (usize, usize, usize),
 }
 
-/// What two models say of the same tokens.
+/// The comparison of two models on the same tokens.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Comparison {
@@ -230,8 +230,8 @@ impl Row {
     }
 }
 
-/// Sequences of `length` tokens that the model draws itself, beginning with tokens from all over its vocabulary: text
-/// of the kind that it knows, for models without any at hand. The same model draws the same.
+/// Sequences of `length` tokens sampled from the model itself, starting with tokens from all over its vocabulary: they
+/// resemble its training data, which may not be at hand. The same model gives the same sequences.
 ///
 /// # Errors
 /// `ContextFull` when `length` is more than the model's context.

@@ -1,4 +1,4 @@
-//! The generation loop: prompt, then one token after the other until something says stop.
+//! The generation loop: prompt, then one token after another until a stop condition.
 
 use std::time::{Duration, Instant};
 
@@ -7,20 +7,20 @@ use crate::model::{Logits, Runner, Sequence};
 use crate::sample::{SampleOptions, Sampler, log_softmax};
 use crate::{Error, Result};
 
-/// When generation ends, besides the end of the context.
+/// When generation ends, apart from the end of the context.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Stop {
-    /// After so many tokens.
+    /// After this many tokens.
     pub max_tokens: usize,
     /// After one of these tokens, which is still reported.
     pub ids: Vec<u32>,
-    /// With each token, give its logarithmic probability and so many alternatives; `None` for neither.
+    /// Report with each token its log probability and this many alternatives; `None` for neither.
     pub logprobs: Option<usize>,
 }
 
 impl Stop {
-    /// After so many tokens, and nothing else.
+    /// After this many tokens only.
     pub fn after(max_tokens: usize) -> Self {
         Stop { max_tokens, ..Stop::default() }
     }
@@ -46,7 +46,7 @@ pub enum Reason {
     MaxTokens,
     /// One of the stop tokens.
     StopToken,
-    /// The callback said so.
+    /// The callback stopped it.
     Callback,
     /// No position is left.
     ContextFull,
@@ -64,7 +64,7 @@ impl Reason {
     }
 }
 
-/// What came of a generation.
+/// The result of a generation.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Outcome {

@@ -18,7 +18,7 @@ use crate::rope::Rope;
 use crate::rows::Rows;
 use crate::{Assumption, Config, Error, Names, Part, Result, Role, RopeScaling, Settings};
 
-/// What the embedding and the head are kept as.
+/// The type of the embedding and the head in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TableType {
@@ -69,7 +69,7 @@ impl Model {
         let head = if config.tie_word_embeddings { None } else { Some(loader.table(Role::Head)?) };
         let layers = (0..config.num_layers).map(|n| loader.layer(n)).collect::<Result<Vec<_>>>()?;
         let norm = loader.vector(Role::FinalNorm)?;
-        // The tensor says what Llama 3's parameters say: once is enough.
+        // The tensor and Llama 3's parameters say the same; apply it only once.
         let configured = matches!(config.rope_scaling, RopeScaling::Llama3 { .. });
         let factors = names.get(Role::RopeFactors).filter(|_| !configured);
         let factors = factors.map(|t| checkpoint.values(t)).transpose()?;

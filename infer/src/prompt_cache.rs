@@ -17,9 +17,9 @@ use crate::kernel::float::Element;
 use crate::model::Model;
 use crate::{Error, Result};
 
-/// What the file says it is, before its version.
+/// The kind of the file, before its version.
 const KIND: &str = "ckpt-infer prompt cache ";
-/// Raised whenever the file changes. The first one had no checksum.
+/// Incremented whenever the format changes. The first one had no checksum.
 const VERSION: &str = "2";
 /// Bytes of the checksum.
 const CHECKSUM: u64 = 4;
@@ -158,8 +158,8 @@ impl Cache {
         Ok(cache)
     }
 
-    /// Forgets what does not begin `ids`, and of what does, as much as to leave a token to run: prompts and caches of
-    /// one beginning share it. Returns how many tokens are kept.
+    /// Drops everything after the common beginning with `ids`, and leaves at least one token to run, so that prompts with the
+    /// same beginning share it. Returns how many tokens are kept.
     ///
     /// # Errors
     /// `Usage` when the window has slid.

@@ -19,7 +19,7 @@ pub(crate) struct Angles {
 }
 
 impl Rope {
-    /// Frequencies base^(-2i / head_dim), stretched as configured; `factors` divide them further.
+    /// Frequencies base^(-2i / head_dim), scaled as configured; `factors` divide them further.
     pub fn new(config: &Config, factors: Option<&[f32]>) -> Self {
         let half = config.head_dim / 2;
         let frequencies = (0..half).map(|i| {

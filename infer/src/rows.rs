@@ -41,7 +41,7 @@ impl<'a> Rows<'a> {
         Rows { elements: self.elements.unscaled(), ..*self }
     }
 
-    /// All elements, row-major, where they lie ready.
+    /// All elements, row-major, if they can be borrowed without decoding.
     pub fn whole(&self) -> Option<&[f32]> {
         self.elements.as_f32()
     }

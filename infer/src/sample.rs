@@ -21,7 +21,7 @@ pub struct SampleOptions {
     /// Logits of tokens that occurred are divided by it where positive and multiplied where negative (Keskar et al.
     /// 2019, <https://arxiv.org/abs/1909.05858>); 1 for none.
     pub repetition_penalty: f32,
-    /// Where the random numbers start. The same seed gives the same tokens from the same logits.
+    /// Random seed. The same seed gives the same tokens from the same logits.
     pub seed: u64,
 }
 
@@ -77,7 +77,7 @@ impl Sampler {
         Sampler { options: options.clone(), random, seen: HashSet::new(), logits: Vec::new() }
     }
 
-    /// Notes that a token occurred, for the repetition penalty.
+    /// Records that a token occurred, for the repetition penalty.
     pub fn accept(&mut self, id: u32) {
         if self.options.repetition_penalty != 1.0 {
             self.seen.insert(id);

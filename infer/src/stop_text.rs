@@ -54,7 +54,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// However a text is cut, what is let through is what stands before the first stop text.
+        /// However a text is divided, exactly the text before the first stop text is let through.
         #[test]
         fn cuts_change_nothing(text in "[abé]{0,20}", stops in prop::collection::vec("[abé]{1,4}", 0..3), size in 1usize..4) {
             let expected = stops.iter().filter_map(|stop| text.find(stop)).min().unwrap_or(text.len());

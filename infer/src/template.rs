@@ -1,4 +1,4 @@
-//! How a conversation is written out for a model: plain turns, `<|user|>` turns, or the model's own Jinja template.
+//! How a conversation is formatted for a model: plain turns, `<|user|>` turns, or the model's own Jinja template.
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value};
@@ -23,7 +23,7 @@ impl Message {
     }
 }
 
-/// A way to write a conversation out.
+/// A format of conversations.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Template {
@@ -41,7 +41,7 @@ const FUEL: u64 = 10_000_000;
 const LONGEST: usize = 1 << 20;
 
 impl Template {
-    /// What suits a tokenizer: its model's own template, else tags where it has a token for them, else plain turns.
+    /// The default for a tokenizer: its model's own template, else tags if it has a token for them, else plain turns.
     pub fn of(tokenizer: &Tokenizer) -> Self {
         match tokenizer.chat_template() {
             Some(template) => Template::Jinja(template.to_string()),
@@ -54,7 +54,7 @@ impl Template {
     /// that begin and end a text.
     ///
     /// # Errors
-    /// What is wrong with a Jinja template, or what it refuses.
+    /// What is wrong with a Jinja template, or the message with which it refuses the conversation.
     pub fn render(&self, messages: &[Message], bos: &str, eos: &str) -> Result<String, String> {
         match self {
             Template::Plain => Ok(plain(messages)),
@@ -72,7 +72,7 @@ impl Template {
         }
     }
 
-    /// What the user calls it.
+    /// Its name for the user.
     pub fn name(&self) -> &'static str {
         match self {
             Template::Plain => "plain",
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_template_refuses_or_cannot_do_is_told() {
+    fn what_a_template_refuses_or_cannot_do_is_reported() {
         let describe = |source: &str| Template::Jinja(source.into()).render(&talk(), "", "").unwrap_err();
         assert!(describe("{{ raise_exception('no system turn') }}").contains("no system turn"));
         assert!(describe("{% for %}").contains("line 1"));

@@ -10,9 +10,9 @@ use tempfile::TempDir;
 
 use crate::fixtures::root;
 
-/// The program, and a folder of its own: nothing of the user's is read or written, and no setting of the terminal counts.
+/// The program, and a folder of its own: no files or settings of the user or the terminal are used.
 ///
-/// It runs in the repository, so that `tests/fixtures/…` is a path, unless told otherwise.
+/// By default it runs in the repository, so that `tests/fixtures/…` is a path.
 pub struct Program {
     path: PathBuf,
     folder: TempDir,

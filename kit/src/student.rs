@@ -1,4 +1,4 @@
-//! A small student model: layers of attention with normalised queries and keys, and gated MLPs.
+//! A small bitnet-student model (`docs/bitnet.md`): layers of attention with normalised queries and keys, and gated MLPs.
 
 use crate::random::Random;
 use crate::tensor::Tensor;

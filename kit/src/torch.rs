@@ -98,7 +98,7 @@ pub fn legacy_of(system: &[u8], object: &[u8], keys: &[u8]) -> Vec<u8> {
 
 /// A storage of the tar form: its number, its class, and elements.
 pub struct TarStorage<'s> {
-    /// What tensors call it.
+    /// Its name in tensors.
     pub key: i32,
     /// `FloatStorage` or the like.
     pub class: &'s str,
@@ -110,7 +110,7 @@ pub struct TarStorage<'s> {
 
 /// A tensor of the tar form.
 pub struct TarTensor<'t> {
-    /// What the object calls it.
+    /// Its name in the object.
     pub key: i32,
     /// The number of its storage, or of a view.
     pub storage: i32,

@@ -1,4 +1,4 @@
-//! A checkpoint against the one it must not be worse than.
+//! Compares a checkpoint with a baseline that it must not be worse than.
 
 use std::collections::HashMap;
 

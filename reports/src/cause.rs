@@ -12,13 +12,13 @@ use crate::text::{number, plural};
 pub struct Finding {
     /// The cause.
     pub cause: Cause,
-    /// It in a few words.
+    /// Its title, in a few words.
     pub title: String,
     /// What happened, in one sentence.
     pub sentence: String,
     /// The weights that it happened to.
     pub those: String,
-    /// What shows it, each with a heading of one or two words.
+    /// The evidence, each item with a heading of one or two words.
     pub evidence: Vec<(&'static str, String)>,
     /// What to do, most important first.
     pub advice: Vec<String>,
@@ -53,7 +53,7 @@ fn finding(run: &Run, explanation: &Explanation, cause: Cause, layers: &[&LayerC
         let measure = run.tensor(l.layer, end).and_then(|t| run.layers[l.layer].measure(t));
         measure.unwrap_or(f64::INFINITY)
     };
-    // The one that is furthest gone; a course that can be drawn before one that cannot.
+    // The one that has declined most; one whose decline can be drawn is preferred.
     let example = layers
         .iter()
         .min_by(|a, b| a.decay.is_none().cmp(&b.decay.is_none()).then(size(a).total_cmp(&size(b))))
@@ -185,7 +185,7 @@ fn rates(layers: &[&LayerCause]) -> Vec<(&'static str, String)> {
         AccumulationSource::Given => ", steps per optimizer step as given",
         AccumulationSource::Counter => ", steps as the optimizer counts them",
         AccumulationSource::Config => ", accumulation from the config",
-        // Assumed, or by means that have no words here.
+        // Assumed, or found in another way.
         _ => "",
     };
     let predicted = format!(
@@ -357,7 +357,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_as_they_are_read_aloud() {
+    fn numbers_are_formatted_for_people() {
         assert_eq!(steps(345.4), "345");
         assert_eq!(steps(2780.0), "2780");
         assert_eq!(steps(34_657.0), "34\u{202f}657");

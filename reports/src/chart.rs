@@ -9,7 +9,7 @@ use ckpt_inspect::run::{Judged, Run};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use crate::text::number;
+use crate::text::{number, plural};
 use crate::{Error, printable};
 
 pub(crate) const WIDTH: u32 = 960;
@@ -20,7 +20,7 @@ const MOST_DOTS: usize = 3000;
 /// A line of more points keeps its lowest and highest in each slice.
 const MOST_POINTS: usize = 800;
 
-/// Keys that stand for classes and titles.
+/// Colours that stand for classes and titles.
 #[derive(Default)]
 pub(crate) struct Keys(Vec<(String, String)>);
 
@@ -191,8 +191,10 @@ pub fn std_over_steps(
         area.present().map_err(|e| failed(&e))?;
     }
     let what = if relative { "Relative standard deviation" } else { "Standard deviation" };
-    let label =
-        format!("{what} of {} matrices over steps. The table of tensors has the values.", lines.len());
+    let label = format!(
+        "{what} of {} over steps. The table of tensors has the values.",
+        plural(lines.len(), "matrix")
+    );
     Ok(Some(keys.finish(&svg, size, "chart", &label)))
 }
 

@@ -1,5 +1,5 @@
-//! The formats that answers are written in, a table for each kind of answer: the command line's names for them, their
-//! help and what a file's extension says all come from here.
+//! The output formats, a table for each kind of result: their names on the command line, their help and their file
+//! extensions all come from here.
 //!
 //! A new one is a file and a line in a table.
 
@@ -14,7 +14,7 @@ use crate::{Error, Report, Scanned, csv, github, html, json, junit, markdown, sa
 pub struct Exporter<T> {
     /// Its name on the command line.
     pub name: &'static str,
-    /// What it is and whom it is for, where the name does not say it.
+    /// What it is and whom it is for, if the name does not say so.
     pub summary: Option<&'static str>,
     /// Extensions of files that are in this format, lower-case, the usual one first; empty where a file's name does not
     /// choose.
@@ -48,7 +48,7 @@ pub static GATES: [Exporter<Outcome>; 4] = [json::GATE, junit::GATE, sarif::GATE
 pub static SCANS: [Exporter<Scanned>; 2] = [json::SCAN, sarif::SCAN];
 
 impl<T> Exporter<T> {
-    /// The format of `table` that the extension of `path` tells.
+    /// The format of `table` that has the extension of `path`.
     pub fn of_path<'a>(table: &'a [Self], path: &Path) -> Option<&'a Self> {
         let extension = path.extension()?.to_str()?;
         table.iter().find(|exporter| exporter.extensions.iter().any(|e| e.eq_ignore_ascii_case(extension)))
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn each_name_and_each_extension_tells_one_format() {
+    fn each_name_and_each_extension_gives_one_format() {
         for mut names in [
             names(&REPORTS),
             names(&GATES),
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_tells_its_format() {
+    fn the_format_follows_from_the_path() {
         let format_of =
             |path: &str| Exporter::of_path(&REPORTS, Path::new(path)).map(|exporter| exporter.name);
         for (path, name) in [

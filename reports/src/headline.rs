@@ -1,4 +1,4 @@
-//! What a run's records say, in words: how it ends, which layers are affected, since when, and where it is heading.
+//! A summary of a run in words: how it ends, which layers are affected, since when, and where it is heading.
 
 use ckpt_inspect::Verdict;
 use ckpt_inspect::run::{Layer, Run};

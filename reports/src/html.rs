@@ -91,7 +91,7 @@ fn policy() -> String {
     )
 }
 
-/// Everything is told by a word and a shape as well as by a colour.
+/// Everything is shown by a word and a shape as well as by a colour.
 fn badge(verdict: Option<Verdict>) -> Markup {
     let word = verdict.map_or("not judged", Verdict::name);
     html! { span class={ "badge v-" (verdict.map_or("none", Verdict::name)) } { span aria-hidden="true" { (glyph(verdict)) } " " (word) } }
@@ -470,7 +470,7 @@ fn explained() -> Markup {
     }
 }
 
-/// Histograms are embedded for every so manyth checkpoint.
+/// Histograms are embedded for every nth checkpoint; this is n.
 fn histogram_stride(report: &Report) -> usize {
     let cells: usize = report.runs.iter().map(|r| r.checkpoints.len() * r.layers.len()).sum();
     cells.div_ceil(HISTOGRAMS).max(1)

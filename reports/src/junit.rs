@@ -1,4 +1,4 @@
-//! JUnit XML, as Jenkins and GitLab read it: a suite per checkpoint, a case per rule it was held against.
+//! JUnit XML, as Jenkins and GitLab read it: a suite per checkpoint, a case per rule that was checked.
 
 use ckpt_inspect::{printable, printable_in_log};
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};

@@ -7,7 +7,7 @@ use ckpt_inspect::run::Run;
 
 use crate::cause::findings;
 use crate::headline::headline;
-use crate::text::measured;
+use crate::text::{measured, plural};
 use crate::{Exporter, Report, printable};
 
 pub(crate) const REPORT: Exporter<Report> = Exporter {
@@ -100,7 +100,7 @@ fn section(run: &Run, explanation: &Explanation, out: &mut String) {
         *out += &format!("| {} |{measured} {verdict} | {since} | {half} |\n", code(&layer.name));
     }
     if below.len() > ROWS {
-        *out += &format!("\n{} more layers are below healthy.\n", below.len() - ROWS);
+        *out += &format!("\nBelow healthy, too: {} more.\n", plural(below.len() - ROWS, "layer"));
     }
 }
 

@@ -1,18 +1,18 @@
-//! What scans of files found together.
+//! The combined result of scans of several files.
 
 use ckpt_inspect::scan::{Scan, Severity};
 use serde::Serialize;
 
-/// How scans ended together.
+/// The combined outcome of scans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum ScanStatus {
-    /// Every file was scanned whole, and nothing found that counts.
+    /// Every file was fully scanned, and nothing found that counts.
     Clean,
     /// Something was found that counts.
     Found,
-    /// Nothing was found that counts, but not every file could be scanned whole.
+    /// Nothing was found that counts, but not every file could be fully scanned.
     Unreadable,
 }
 

@@ -16,7 +16,7 @@ pub fn number(value: Option<f64>) -> String {
     }
 }
 
-/// What `measure` says of `tensor`, in a cell of a table; `-` where it says nothing.
+/// The value of `measure` for `tensor`, as a table cell; `-` if there is none.
 pub fn measured(measure: &Measure, tensor: Option<&TensorRecord>) -> String {
     match (tensor.and_then(|t| measure.value(t)), measure.form) {
         (Some(Value::Count(count)), _) => count.to_string(),

@@ -27,16 +27,16 @@ pub struct Training {
     pub most_zeros: Series,
 }
 
-/// A longer line is not of a trainer.
+/// Longer lines were not written by a trainer.
 const MAX_LINE: u64 = 1 << 22;
 /// Lines that are read.
 const MAX_LINES: usize = 1 << 23;
-/// Points of the training loss's line: means of so many slices.
+/// Points in the line of the training loss, each the mean of a slice.
 const POINTS: usize = 400;
 
 impl Training {
-    /// Reads metrics, one JSON object a line. Lines that are none are passed over; a step that comes again, because the
-    /// run went on from a checkpoint before it, replaces what was after it. `None` when nothing is left.
+    /// Reads metrics, one JSON object per line. Other lines are skipped; a step that occurs again, because the run was resumed
+    /// from a checkpoint before it, replaces it and everything after it. `None` if nothing is left.
     ///
     /// # Errors
     /// The reader's.

@@ -2,7 +2,7 @@
 
 use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
-/// What a key asks for, outside of search.
+/// The action of a key, outside of search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     Up,
@@ -154,7 +154,7 @@ pub fn parse(text: &str) -> Vec<KeyEvent> {
         .collect()
 }
 
-/// Whether the key goes down (some terminals tell when it comes up).
+/// Whether the key is pressed (some terminals also report its release).
 pub fn is_press(key: &KeyEvent) -> bool {
     key.kind != KeyEventKind::Release
 }

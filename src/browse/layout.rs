@@ -122,7 +122,7 @@ pub fn tabs(state: &State) -> Vec<(View, &'static str, u16)> {
         .collect()
 }
 
-/// What a click at character `x` of the header asks for.
+/// The action of a click at character `x` of the header.
 pub fn tab_at(state: &State, x: u16) -> Option<Action> {
     let hit = tabs(state).into_iter().find(|(_, word, at)| (*at..at + word.len() as u16).contains(&x));
     hit.map(|(view, ..)| match view {

@@ -325,7 +325,7 @@ fn from_afar(
     }
 }
 
-/// What the marked things differ in.
+/// The differences between the marked tensors or files.
 pub fn comparison(state: &State) -> Vec<Line<'static>> {
     let theme = Theme { colors: state.colors };
     let Some(comparison) = &state.comparison else { return vec![Line::raw("comparing…")] };
@@ -354,7 +354,7 @@ pub fn comparison(state: &State) -> Vec<Line<'static>> {
     lines
 }
 
-/// The plain value under the cursor, whole.
+/// The plain value under the cursor, in full.
 pub fn value(state: &State) -> Vec<Line<'static>> {
     let theme = Theme { colors: state.colors };
     let Some(row) = state.values.get(state.value_list.at) else { return Vec::new() };

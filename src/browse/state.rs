@@ -35,11 +35,11 @@ pub enum Message {
     Looked { file: usize, tensor: usize, survey: Result<Box<Survey>, String> },
     /// Two tensors or files were compared.
     Compared(Box<Comparison>),
-    /// The terminal went away, or a signal asked to leave.
+    /// The terminal was closed, or a signal asked to leave.
     Leave,
 }
 
-/// What is to be done.
+/// What the browser asks the program to do.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
     Quit,
@@ -134,7 +134,7 @@ pub enum Cover {
     Value,
 }
 
-/// The whole of it.
+/// The state of the browser.
 pub struct State {
     pub files: Vec<File>,
     /// Files of each run in the order of their steps.
@@ -306,7 +306,7 @@ impl State {
                 at.entry(record.path.clone()).or_default().push(i);
             }
         }
-        // Which run a checkpoint belongs to is told by names and shapes alone.
+        // Which run a checkpoint belongs to follows from names and shapes alone.
         let headers = self.files.iter().filter_map(File::known).cloned().collect();
         self.runs = Run::group(headers, &self.thresholds)
             .into_iter()
@@ -327,7 +327,7 @@ impl State {
         self.dirty |= file == self.current;
     }
 
-    /// What tells a row from the others, also after the list was made again.
+    /// The identity of a row, also after the list was made again.
     fn key_of(&self, row: &Row) -> String {
         match &row.kind {
             Kind::Module { path, .. } => format!("{path}."),

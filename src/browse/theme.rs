@@ -1,4 +1,4 @@
-//! Styles, in the terminal's own 16 colours. Without colours, weight and inversion remain, and nothing is told by
+//! Styles, in the terminal's own 16 colours. Without colours, weight and inversion remain, and nothing is shown by
 //! colour alone.
 
 use ckpt_inspect::Verdict;

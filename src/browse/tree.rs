@@ -221,7 +221,7 @@ fn search<'t>(
         .map(|found| {
             let (i, tensor) = tensors[found.index as usize];
             let mut row = tensor_row(i, tensor, names[i].to_string(), 0, order);
-            // Matches are told by bytes.
+            // Matches are given as byte positions.
             let is_hit = |byte: usize| found.indices.contains(&(byte as u32));
             let characters = names[i].char_indices().enumerate();
             row.hits = characters.filter(|(_, (byte, _))| is_hit(*byte)).map(|(at, _)| at).collect();

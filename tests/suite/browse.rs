@@ -75,7 +75,7 @@ fn copies_a_name_through_the_terminal() {
 }
 
 #[test]
-fn a_signal_gives_the_terminal_back_and_is_told_to_the_parent() {
+fn a_signal_restores_the_terminal_and_is_reported_to_the_parent() {
     for (name, number) in [
         ("TERM", "Terminated"),
         ("HUP", "Hangup"),
@@ -161,7 +161,7 @@ fn without_a_terminal_it_says_what_to_use_instead() {
 }
 
 #[test]
-fn an_unreadable_file_is_told_on_the_command_line() {
+fn an_unreadable_file_is_reported_on_the_command_line() {
     let program = program();
     let mut session = browse(&program, &["tests/fixtures/no-such-file.pt"], (80, 24), &[]);
     assert_eq!(session.end().exit_code(), 3);

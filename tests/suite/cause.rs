@@ -108,7 +108,7 @@ fn a_cause_is_explained_in_the_terminal() {
 }
 
 #[test]
-fn a_cause_is_told_in_json_and_markdown() {
+fn a_cause_is_in_json_and_markdown() {
     let program = program();
     let run = run_of(&program, &[COLLAPSE]);
     assert_eq!(run["prognosis"]["resume"], "tests/fixtures/collapse-run/step-02000.pt");

@@ -307,7 +307,7 @@ fn files_and_folders_alone_are_replaced() {
 }
 
 #[test]
-fn what_does_not_come_about_is_told() {
+fn what_cannot_be_done_is_reported() {
     let place = place();
     let student = fixture("healthy-run/step-02000.pt");
     std::fs::copy(&student, place.at("model.pt")).unwrap();
@@ -357,7 +357,7 @@ fn names_of_the_bitnet_model_are_known_by_their_old_word() {
 }
 
 #[test]
-fn wrong_usage_is_told_with_what_to_do() {
+fn errors_of_usage_say_what_to_do() {
     let place = place();
     let source = fixture("formats/whole.pt");
     let source = text(&source);
@@ -384,7 +384,7 @@ fn wrong_usage_is_told_with_what_to_do() {
 }
 
 #[test]
-fn verify_tells_and_exits_by_what_it_finds() {
+fn verify_reports_and_exits_by_what_it_finds() {
     let place = place();
     let (a, b) = (fixture("healthy-run/step-01000.pt"), fixture("healthy-run/step-02000.pt"));
     let output = place.run(&["verify", text(&a), text(&b)]).exits(1);

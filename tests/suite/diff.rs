@@ -94,7 +94,7 @@ fn a_copy_is_the_same() {
 }
 
 #[test]
-fn optimizer_settings_are_told_from_other_values() {
+fn optimizer_settings_are_distinguished_from_other_values() {
     let pair = ["tests/fixtures/collapse-run/step-00000.pt", "tests/fixtures/healthy-run/step-00000.pt"];
     let (found, code) = json(&pair);
     assert_eq!(code, 1);
@@ -396,7 +396,7 @@ fn damaged_and_missing_files_cost_exit_code_3() {
 }
 
 #[test]
-fn a_name_that_matches_nothing_and_a_wrong_checksum_are_told() {
+fn a_name_that_matches_nothing_and_a_wrong_checksum_are_reported() {
     let output = ckpt(&["diff", BEFORE, AFTER, "--filter", "nomatch"]);
     assert_eq!(output.code(), Some(2));
     let message = output.err();

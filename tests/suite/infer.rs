@@ -87,7 +87,7 @@ fn where_output_goes_is_looked_at_first() {
 }
 
 #[test]
-fn draws_repeat_and_json_tells_all() {
+fn samples_repeat_and_json_has_everything() {
     let run = |seed: &str| {
         let sampling = ["--temperature", "1.5", "--top-k", "40", "--top-p", "0.95", "--seed", seed];
         let what = ["infer", HEALTHY, "--ids", "87,280", "-n", "12", "--json", "--logprobs", "2"];
@@ -118,7 +118,7 @@ fn generation_ends_where_it_should() {
     assert!(output.out().trim_end().ends_with(third) && output.out().split(',').count() <= 3);
     let full = ["infer", HEALTHY, "--ids", &prompt, "-n", "500"];
     let output = ckpt(&full);
-    // 128 positions; the last token is told and not run.
+    // 128 positions; the last token is returned and not run.
     assert_eq!(output.out().split(',').count(), 128 - 16 + 1);
     assert!(output.err().contains("context is full"));
     let output = ckpt(&[&full[..], &["--slide"]].concat());
@@ -319,7 +319,7 @@ fn settings_that_contradict_the_checkpoint_are_wrong_usage() {
 }
 
 #[test]
-fn a_tokenizer_that_is_no_json_is_an_error_and_nothing_else() {
+fn a_tokenizer_that_is_not_json_gives_one_error() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tokenizer.json");
     let whole = std::fs::read_to_string(fixture("tokenizer.json")).unwrap();

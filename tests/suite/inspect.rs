@@ -65,7 +65,7 @@ fn the_summary_says_what_it_is_how_it_is_and_why() {
     for line in [
         "tests/fixtures/collapse-run/step-04000.pt\n",
         "  format      pytorch-zip, 1.14 MB\n",
-        "  model       bitnet-student, 2 layers, 64 hidden, 128 mlp, 2 heads, 1 KV heads, 1024 vocabulary, 140 k parameters\n",
+        "  model       bitnet-student, 2 layers, 64 hidden, 128 mlp, 2 heads, 1 KV head, 1024 vocabulary, 140 k parameters\n",
         "  step        4000, from step\n",
         "  verdict     weak\n",
         "              model_state_dict.layers.0.mlp.gate_proj.weight is weak: std 4.1e-5\n",
@@ -306,7 +306,7 @@ fn what_cannot_be_read_exits_3_and_says_why() {
 }
 
 #[test]
-fn shared_storage_is_told() {
+fn shared_storage_is_reported() {
     let text = inspect(&["tests/fixtures/formats/tied.pt"]);
     assert!(text.contains("embed.weight shares its storage with lm_head.weight, alias"), "{text}");
 }
@@ -407,7 +407,7 @@ fn what_has_not_changed_is_not_read_again() {
     std::fs::create_dir(&folder).unwrap();
     let model = folder.join("model.safetensors");
     std::fs::write(&model, named("w", serde_json::json!({}))).unwrap();
-    // config.json beside it belongs to what is told of it.
+    // The config.json next to it is part of what is known of it.
     let architecture = |path: &Path| ckpt.json(&[path.to_str().unwrap()])["model"]["architecture"].clone();
     assert_eq!((architecture(&folder), architecture(&model)), ("unknown".into(), "unknown".into()));
     std::fs::write(folder.join("config.json"), r#"{"architectures": ["LlamaForCausalLM"]}"#).unwrap();

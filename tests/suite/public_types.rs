@@ -179,7 +179,7 @@ fn is_record(fields: &[String], named: bool) -> bool {
 }
 
 impl Module {
-    /// Reads the items among `tokens`; `inline` is told of modules within.
+    /// Reads the items among `tokens`; `inline` is called with modules within.
     fn read(&mut self, tokens: &[String], inline: &mut dyn FnMut(&str, &[String])) {
         let (mut i, mut attributes, mut public) = (0, HashSet::new(), false);
         while i < tokens.len() {
@@ -383,7 +383,7 @@ fn public_types_may_grow() {
 }
 
 #[test]
-fn attributes_and_fields_are_told_apart() {
+fn attributes_and_fields_are_distinguished() {
     let code = r##"
         /// It is not `pub enum No`.
         #[derive(

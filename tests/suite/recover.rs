@@ -204,7 +204,7 @@ fn surplus_and_inserted_bytes_are_damage() {
         let _ = std::fs::remove_file(&out);
         let record = json(3, &[text(&path), "-o", text(&out)]);
         lost += names(&record["losses"]).len();
-        // The last storage's own bytes cannot be told from those that follow it.
+        // The last storage's own bytes cannot be distinguished from those that follow it.
         if out.exists() && record["damage"].as_str().unwrap().contains("says that it has") {
             for (name, hash) in hashes(&out).as_object().unwrap() {
                 assert_eq!(*hash, truth[name], "{name}, {back} bytes from the end");

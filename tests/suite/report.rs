@@ -57,7 +57,7 @@ fn says_which_layers_collapsed_when_and_how_fast() {
 }
 
 #[test]
-fn a_healthy_run_is_told_apart_by_its_folder() {
+fn a_healthy_run_is_distinguished_by_its_folder() {
     let report = json(&[COLLAPSE, HEALTHY]);
     let runs = report["runs"].as_array().unwrap();
     assert_eq!(runs.len(), 2);
@@ -108,7 +108,7 @@ fn markdown_is_fit_for_a_pull_request() {
 }
 
 #[test]
-fn damaged_and_unreadable_files_are_told_and_cost_exit_code_3() {
+fn damaged_and_unreadable_files_are_reported_with_exit_code_3() {
     let program = program();
     let page = program.at("report.html");
     let garbage = program.at("garbage.pt");

@@ -110,7 +110,7 @@ fn links_to_files_are_followed() {
 }
 
 #[test]
-fn bytes_after_an_array_are_told() {
+fn bytes_after_an_array_are_reported() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.npy");
     let array = npy("'<f4'", false, "(2, 1)", &[0; 8]);

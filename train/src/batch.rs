@@ -1,11 +1,11 @@
-//! Token ids as a training step takes them.
+//! Token ids in the form that a training step takes.
 
 use crate::{Error, Result};
 
 /// The target that the loss ignores, as PyTorch's cross entropy has it.
 pub const IGNORE: i32 = -100;
 
-/// Sequences of one length: what goes in, and what is to come out at each position.
+/// Sequences of one length: inputs, and the target at each position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Batch {

@@ -1,4 +1,4 @@
-//! The student model in plain candle operations: the readable truth that the fused network is tested against, and the
+//! The student model in plain candle operations: the readable reference that the fused network is tested against, and the
 //! form that runs on any device candle knows. Forward as `docs/bitnet.md` describes it; backward by candle's autograd.
 
 use candle_core::{D, DType, Device, Tensor, Var};
@@ -9,7 +9,7 @@ use ckpt_inspect::meaning::names::Style;
 use crate::batch::{Batch, IGNORE};
 use crate::{Estimator, Gradients, Loss, Parameters, Result};
 
-/// A student model whose parameters are candle variables: the readable truth, with no backward pass of its own.
+/// A student model whose parameters are candle variables: the readable reference, without its own backward pass.
 /// `ckpt train` runs [`Network`](crate::Network), which is tested against it.
 ///
 /// It computes on the [`Device`] that it is given. For an NVIDIA GPU, build this crate with its feature `cuda` (candle

@@ -1,5 +1,5 @@
-//! Teachers: models that run beside the student, or logits that were stored. Their probabilities at one temperature are
-//! averaged by weight, and [`Loss`](crate::Loss) draws the student towards them.
+//! Distillation: teachers are models that run during training, or stored logits. Their probabilities at one temperature
+//! are averaged by weight, and [`Loss`](crate::Loss) draws the student towards them.
 
 use std::path::{Path, PathBuf};
 
@@ -10,16 +10,16 @@ use serde::{Deserialize, Serialize};
 use crate::network::math;
 use crate::{Batch, Error, Result};
 
-/// Who teaches.
+/// The teachers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct Settings {
-    /// Checkpoints that run beside the student.
+    /// Checkpoints that run during training.
     pub teachers: Vec<Teacher>,
     /// Stored logits of the data: one SafeTensors file for each data file, in their order. See [`Stored`].
     pub logits: Vec<PathBuf>,
-    /// How much the stored logits count beside the teachers; 1 when not given.
+    /// Weight of the stored logits relative to the teachers; 1 by default.
     pub logits_weight: Option<f64>,
 }
 
@@ -30,7 +30,7 @@ pub struct Settings {
 pub struct Teacher {
     /// Any model that `ckpt infer` runs.
     pub path: PathBuf,
-    /// How much it counts beside the others.
+    /// Its weight relative to the others.
     #[serde(default = "one")]
     pub weight: f64,
 }
@@ -68,7 +68,7 @@ pub struct Stored {
     k: usize,
 }
 
-/// What teachers say of one batch.
+/// The teachers' targets for one batch.
 pub struct Targets {
     parts: Vec<Part>,
     temperature: f32,
@@ -84,7 +84,7 @@ struct Part {
 }
 
 impl Settings {
-    /// Whether anyone teaches.
+    /// Whether there are any teachers.
     pub fn is_empty(&self) -> bool {
         self.teachers.is_empty() && self.logits.is_empty()
     }
@@ -133,7 +133,7 @@ impl Teachers {
         Ok(Some(Teachers { models, stored, pool, vocab, temperature: temperature as f32 }))
     }
 
-    /// What they say of `batch`.
+    /// Their targets for `batch`.
     ///
     /// # Errors
     /// `Teacher` for ids or lengths that a teacher does not know; `Data` and `Settings` where stored logits do not fit

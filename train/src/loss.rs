@@ -17,7 +17,7 @@ use crate::network::math;
 pub struct Loss {
     /// Share of the target's probability that is spread over the vocabulary, 0 to 1.
     pub label_smoothing: f64,
-    /// How much what is known already counts less; 0 for not at all.
+    /// Exponent of the focal weight, by which well-predicted tokens count less; 0 for none.
     pub focal: f64,
     /// Share of the teachers in the loss, 0 to 1.
     pub alpha: f64,

@@ -1,5 +1,5 @@
-//! Random numbers that need no saved state: each stream is named by a key (seed, step, parameter …), so a resumed run
-//! draws what it would have drawn, on any number of threads.
+//! Random numbers that need no saved state: each stream has a key (seed, step, parameter …), so a resumed run draws the
+//! same numbers as one that was not stopped, on any number of threads.
 
 /// A stream of SplitMix64 (Steele, Lea and Flood 2014, <https://doi.org/10.1145/2660193.2660195>).
 #[derive(Clone, Debug)]

@@ -23,7 +23,7 @@ pub struct RunFolder {
 const TAIL: u64 = 1 << 16;
 
 impl RunFolder {
-    /// Makes the folder, or goes on in it.
+    /// Creates the folder, or continues in it.
     ///
     /// # Errors
     /// `Write`.

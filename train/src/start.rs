@@ -53,7 +53,7 @@ pub(crate) fn configuration(
 /// Checkpoints of a folder that are looked at for a healthy one, newest first.
 const LOOKED_AT: usize = 64;
 
-/// Refuses a checkpoint with layers below healthy, and names the last healthy one beside it.
+/// Refuses a checkpoint with layers below healthy, and names the last healthy one in its folder.
 ///
 /// # Errors
 /// `Collapsed`.

@@ -26,7 +26,7 @@ use crate::{
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct Settings {
-    /// The step to stop at, counted from the model's beginning.
+    /// The step to stop at, counted from the start of the model's training.
     pub steps: u64,
     /// Batches whose gradients are averaged for one step.
     pub accumulate: u64,
@@ -34,7 +34,7 @@ pub struct Settings {
     pub clip: f64,
     /// Whether scales are held constant in the backward pass of a BitLinear.
     pub detached_scales: bool,
-    /// Names all random draws; the checkpoint's that is resumed, or 0, when not given.
+    /// Random seed; by default that of the resumed checkpoint, or 0.
     pub seed: Option<u64>,
     /// Steps between checkpoints; 0 for one at the end.
     pub save_every: u64,
@@ -46,19 +46,19 @@ pub struct Settings {
     pub health_every: u64,
     /// Whether to stop when a layer falls below healthy.
     pub stop_on_collapse: bool,
-    /// Steps in a row that NaN or infinity may spoil before the run stops.
+    /// Steps in a row that may give NaN or infinity before the run stops.
     pub max_skipped: u64,
     /// Below which std a layer is unhealthy.
     pub thresholds: Thresholds,
     /// The learning rate over steps.
     pub schedule: Schedule,
-    /// What is minimised.
+    /// The loss.
     pub loss: Loss,
     /// The optimizer.
     pub optimizer: optim::Settings,
     /// The data.
     pub data: data::Settings,
-    /// Who teaches.
+    /// The teachers.
     pub distill: distill::Settings,
 }
 
@@ -86,21 +86,21 @@ impl Default for Settings {
     }
 }
 
-/// What a checkpoint's own state may be replaced by.
+/// How much of a checkpoint's own state to keep when resuming.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct ResumeOptions {
-    /// Start although layers have collapsed.
+    /// Start even if layers have collapsed.
     pub allow_collapsed: bool,
-    /// Leave the optimizer's state behind.
+    /// Ignore the optimizer's state.
     pub reset_optimizer: bool,
-    /// Begin the data anew.
+    /// Start the data from the beginning.
     pub restart_data: bool,
     /// Whether projections are BitLinear; what the checkpoint says, or its format stands for, when not given.
     pub bitlinear: Option<bool>,
 }
 
-/// What happens during a run, for whoever watches.
+/// What happens during a run, for the caller to show.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
@@ -182,7 +182,7 @@ impl Trainer {
     /// unless the settings have one, and the place in the data.
     ///
     /// # Errors
-    /// `Collapsed` when its layers have, unless allowed; `Settings` when it is no student model or its state is of
+    /// `Collapsed` when its layers have, unless allowed; `Settings` when it is not a student model or its state belongs to
     /// another optimizer; the checkpoint's own.
     pub fn resume(checkpoint: &Checkpoint, settings: &Settings, options: ResumeOptions) -> Result<Self> {
         let path = checkpoint.path.display();
@@ -222,7 +222,7 @@ impl Trainer {
         if restored {
             trainer.best_loss = number("best_loss").and_then(as_f64).filter(|l| l.is_finite());
         } else {
-            // A loss on other data is no measure for this run's.
+            // A loss on other data cannot be compared with this run's.
             trainer.stream.begin_at(number("epoch").and_then(as_u64).unwrap_or(0));
             if !options.restart_data && trainer.step > 0 {
                 trainer.warnings.push(format!(
@@ -233,7 +233,7 @@ impl Trainer {
         Ok(trainer)
     }
 
-    /// Tells of learning rates that the checkpoint's optimizer had and this run's has not.
+    /// Warns of learning rates that differ from those of the checkpoint's optimizer.
     fn note_rates(&mut self, checkpoint: &Checkpoint, key: &str) {
         for Rate { part, lr: ours, .. } in self.settings.optimizer.rates() {
             let part = part.map_or(key.to_string(), |part| format!("{key}.{part}"));
@@ -337,8 +337,8 @@ impl Trainer {
         &self.parameters
     }
 
-    /// Reads the data of the first step and what is validated on, so that a run that cannot begin is known before there
-    /// is a folder of it. [`Trainer::run`] does it by itself, too.
+    /// Reads the data of the first step and of validation, so that a run that cannot start fails before its folder is
+    /// created. [`Trainer::run`] does so by itself, too.
     ///
     /// # Errors
     /// Those of data, and `Settings` when there is no step to take.
@@ -362,7 +362,7 @@ impl Trainer {
     }
 
     /// Trains to the last step, or until `stop` is set: then the step at hand is finished and saved; one whose data is
-    /// [prepared](Trainer::prepare) is at hand. Everything that happens is told to `watch` and written to `folder`.
+    /// [prepared](Trainer::prepare) is the current one. Everything that happens is passed to `watch` and written to `folder`.
     ///
     /// # Errors
     /// `Stopped` when NaN spoils step after step (the batch is saved) or a layer collapses and the settings say to stop;
@@ -459,7 +459,7 @@ impl Trainer {
         Ok((total / batches.len() as f64, global_norm(gradients)))
     }
 
-    /// Validates, measures and saves, where it is time to. Whether it saved.
+    /// Validates, measures and saves when it is time to. Returns whether it saved.
     fn after_step(
         &mut self,
         folder: &mut RunFolder,

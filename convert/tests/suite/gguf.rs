@@ -200,7 +200,7 @@ fn the_student_becomes_qwen3() {
 }
 
 #[test]
-fn rows_that_blocks_do_not_fill_are_f16_aloud() {
+fn rows_that_blocks_do_not_fill_become_f16_with_a_note() {
     let converted = Converted::new(&fixture(HEALTHY), &options(Gguf::default()));
     assert!(converted.agrees);
     assert!(
@@ -262,7 +262,7 @@ fn ternary_types_hold_codes_and_scales() {
 }
 
 #[test]
-fn a_scale_that_f16_loses_is_told_and_can_stand_beside() {
+fn a_scale_that_f16_loses_is_reported_and_can_be_a_separate_tensor() {
     let folder = tempfile::tempdir().unwrap();
     let source = student(folder.path(), 5e-8);
     let lost = Converted::new(&source, &with(Quant::Tq2_0));
@@ -318,7 +318,7 @@ fn llama_rows_are_interleaved_and_come_back() {
 }
 
 #[test]
-fn a_model_that_is_not_whole_is_told() {
+fn an_incomplete_model_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let source = open(fixture(HEALTHY)).unwrap();
     const UP: &str = "layers.1.mlp.up_proj.weight";

@@ -60,7 +60,7 @@ fn others_read_the_same() {
     for quant in Quant::all().filter(|q| *q != Quant::I2S) {
         let settings = Gguf::new(quant, quant);
         convert(student(), Options::new(Target::Gguf(settings)), &format!("{quant}.gguf"));
-        // What the blocks say to this suite.
+        // What ckpt reads from the blocks.
         let floats = pt().with(|o| o.dtype = Some(DType::F32));
         convert(written.path().join(format!("{quant}.gguf")), floats, &format!("{quant}.decoded.pt"));
     }

@@ -415,7 +415,7 @@ fn a_hugging_face_folder_is_complete_and_split_where_asked() {
 }
 
 #[test]
-fn weights_alone_are_written_unless_told_otherwise() {
+fn only_weights_are_written_by_default() {
     let folder = tempfile::tempdir().unwrap();
     let source = fixture("healthy-run/step-02000.pt");
     let (lean, full) = (folder.path().join("lean.pt"), folder.path().join("full.pt"));

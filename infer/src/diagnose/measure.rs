@@ -1,4 +1,4 @@
-//! Statistics of generated text that tell collapse ("return return return") and gibberish.
+//! Statistics of generated text that detect collapse ("return return return") and gibberish.
 
 use std::collections::HashSet;
 
@@ -8,9 +8,9 @@ use crate::tokenizer::Tokenizer;
 
 /// Tokens of the longest pattern whose repetition is looked for.
 const LONGEST_PERIOD: usize = 16;
-/// A pattern repeats itself so many times before it is a loop.
+/// A pattern that repeats this many times is a loop.
 const REPEATS: usize = 4;
-/// Fewer tokens, or words, are too few to say something.
+/// With fewer tokens, or words, there is no verdict.
 const FEWEST: usize = 8;
 /// Share of the tokens in a loop, from which on the text has collapsed.
 const MOST_LOOP: f64 = 0.5;
@@ -35,7 +35,7 @@ pub struct Measures {
     pub looped: f64,
     /// What is repeated there.
     pub pattern: Option<String>,
-    /// Share of characters that are no text: U+FFFD and control characters.
+    /// Share of characters that are not text: U+FFFD and control characters.
     pub broken: f64,
     /// Share of words that are tokens of the vocabulary by themselves; `None` for too few words.
     pub known_words: Option<f64>,

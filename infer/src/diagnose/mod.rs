@@ -164,7 +164,7 @@ pub fn diagnose(
     Ok(Diagnosis { passed: steps.iter().all(|step| step.passed), steps })
 }
 
-/// What the model makes of a prompt.
+/// The model's completion of a prompt.
 struct Completion {
     text: String,
     outcome: Outcome,

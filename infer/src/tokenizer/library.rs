@@ -14,7 +14,7 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{DecoderWrapper, NormalizedString, Normalizer, SplitDelimiterBehavior};
 
-/// Runs `work` of the crate, whose panics on files that contradict themselves become errors.
+/// Runs `work` of the crate, turning its panics on inconsistent files into errors.
 fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(result) => result.map_err(|e| e.to_string()),
@@ -24,9 +24,9 @@ fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String>
 
 /// tokenizer.json.
 pub(super) struct Json {
-    /// Takes special tokens for text.
+    /// Reads special tokens as text.
     plain: tokenizers::Tokenizer,
-    /// Takes special tokens for what they say.
+    /// Reads special tokens as tokens.
     parsing: OnceLock<tokenizers::Tokenizer>,
 }
 
@@ -40,10 +40,10 @@ impl Json {
     /// Reads a file, and lists its tokens.
     pub fn read(bytes: &[u8]) -> Result<(Self, Vec<(u64, Token)>), String> {
         let wrong = |e: String| format!("is not a valid tokenizer.json: {e}");
-        // Of some of its parts the crate takes for granted that they are JSON.
+        // The crate assumes that some of its parts are valid JSON.
         serde_json::from_slice::<serde_json::Value>(bytes).map_err(|e| wrong(e.to_string()))?;
         let mut plain = guarded(|| tokenizers::Tokenizer::from_bytes(bytes)).map_err(wrong)?;
-        // What is cut off or filled up is no prompt any more.
+        // Truncation and padding would change the prompt.
         guarded(|| plain.with_truncation(None).map(|t| t.with_padding(None)).map(|_| ()))?;
         plain.set_encode_special_tokens(true);
         let added = plain.get_added_tokens_decoder();
@@ -118,7 +118,7 @@ const WITH_BOS: [&str; 10] = [
 ];
 
 impl ByteLevel {
-    /// The cutter, and whether its kind begins texts with a token.
+    /// The tokenizer, and whether its kind begins texts with a token.
     pub fn new(vocabulary: &Vocabulary, warnings: &mut Vec<String>) -> Result<(Self, bool), String> {
         let name = vocabulary.pre.as_deref();
         let known = pre_tokenizer(name.unwrap_or("default"));

@@ -122,7 +122,7 @@ pub const FIM_TEXTS: [[&str; 3]; 9] = [
     ["<|prefix|>", "<|suffix|>", "<|middle|>"],
 ];
 
-/// Tokens for filling a hole: as the file says, else those with a usual text.
+/// Fill-in-the-middle tokens: as the file says, else those with a usual text.
 pub(super) fn fim(vocabulary: &Vocabulary, partition: &Partition) -> Option<FimTokens> {
     let by_key = |which: [&str; 3]| {
         let [prefix, suffix, middle] =

@@ -1,10 +1,10 @@
-//! Text from tokens as they come: characters are shown whole or not yet.
+//! Text from tokens as they come: characters are shown only when they are complete.
 
 use super::{Cutter, Tokenizer};
 
 /// Tokens of context that are decoded with what follows, where a decoder looks at neighbours.
 const CONTEXT: usize = 8;
-/// A character that is not whole after so many tokens never will be.
+/// A character that is incomplete after this many tokens will not be completed.
 const LONGEST: usize = 16;
 
 /// Joins tokens to text. What is no UTF-8 becomes U+FFFD, as in [`String::from_utf8_lossy`] of all of it.

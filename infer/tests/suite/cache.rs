@@ -41,7 +41,7 @@ fn pages_grow_with_the_context() {
 }
 
 #[test]
-fn the_end_of_the_context_is_told_before_anything_runs() {
+fn the_end_of_the_context_is_reported_before_anything_runs() {
     let pool = Pool::new(1);
     let model = model(Some(20), &pool);
     let mut runner = Runner::new(&model, &pool);
@@ -157,7 +157,7 @@ fn a_saved_cache_goes_on_where_it_was() {
     assert_eq!(left.len(), 1, "temporary files are gone");
 }
 
-/// A flipped bit anywhere, and a cut anywhere, are told; so is the form without a checksum.
+/// A flipped bit anywhere, and a cut anywhere, are detected; so is the form without a checksum.
 #[test]
 fn a_prompt_cache_that_is_not_what_was_written_is_refused() {
     let pool = Pool::new(1);

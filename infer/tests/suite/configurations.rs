@@ -174,7 +174,7 @@ fn hugging_face_models_come_back_from_gguf() {
 }
 
 #[test]
-fn contradictions_are_told() {
+fn contradictions_are_reported() {
     let pool = Pool::new(1);
     let with = |settings| {
         Model::open(&fixture(HEALTHY), &LoadOptions::default().with(|o| o.settings = settings), &pool)
@@ -188,7 +188,7 @@ fn contradictions_are_told() {
         let outcome = with(settings.clone());
         assert!(matches!(outcome, Err(Error::Inconsistent { .. })), "{settings:?}: {outcome:?}");
     }
-    // A head's size is told by the QK norm; a flag cannot change it.
+    // A head's size follows from the QK norm; a flag cannot change it.
     let outcome = with(Settings::default().with(|s| s.head_dim = Some(7)));
     assert!(
         matches!(&outcome, Err(Error::Setting { what, .. }) if what.contains("head_dim is 32")),

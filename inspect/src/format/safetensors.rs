@@ -129,7 +129,11 @@ pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
     // The format allows neither; readers that trust it would take one tensor's bytes for another's.
     let overlaps = ranges.windows(2).filter(|pair| pair[1].0 < pair[0].1 && pair[1].0 < pair[1].1).count();
     if overlaps > 0 {
-        fault(DamageKind::Overlap, format!("the data of {overlaps} tensors overlap those of others"));
+        let what = match overlaps {
+            1 => "the data of 1 tensor overlaps that of another".to_string(),
+            n => format!("the data of {n} tensors overlap those of others"),
+        };
+        fault(DamageKind::Overlap, what);
     }
     let mut reached = 0;
     let mut gap = 0;

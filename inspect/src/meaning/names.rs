@@ -324,7 +324,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_any_style_are_told_apart() {
+    fn names_of_any_style_are_distinguished() {
         assert_eq!(
             translate("layers.0.self_attn.q_proj.weight", Style::Gguf).unwrap(),
             "blk.0.attn_q.weight"

@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn fetched_ranges_tell_what_a_map_tells() {
+    fn fetched_ranges_give_the_same_as_a_map() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let folders = ["../tests/fixtures/formats", "../tests/fixtures/packed", "tests/data"];
         let mut seen = 0;

@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_keeps_what_is_told_of_it() {
+    fn every_kind_keeps_its_parameters() {
         for config in [
             json!({"rope_type": "linear", "factor": 2.0}),
             json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768, "beta_fast": 32}),

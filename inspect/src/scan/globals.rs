@@ -499,7 +499,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_told_apart() {
+    fn names_are_distinguished() {
         for (module, name) in [
             ("torch._utils", "_rebuild_tensor_v2"),
             ("torch", "FloatStorage"),

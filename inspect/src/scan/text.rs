@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn code_that_reaches_files_is_told_from_code_that_computes() {
+    fn code_that_reaches_files_is_distinguished_from_code_that_computes() {
         let code = "def forward(self, x: Tensor) -> Tensor:\n  y = torch.add(x, 1)\n  _0 = ops.prim.data(y)\n  self.torch.save(y)\n";
         assert_eq!(script(code), []);
         let code = "  torch.save(x, \"/etc/passwd\")\n  z = ops.evil.run(x)\n";

@@ -332,7 +332,7 @@ fn never_trained_is_the_same_in_every_value() {
 }
 
 #[test]
-fn exploding_is_told_from_damaged_values() {
+fn exploding_is_distinguished_from_damaged_values() {
     let given = Given::default();
     let with_nan = |std: f64, nan: u64| {
         let mut tensor = matrix(std, 0.33);
@@ -410,7 +410,7 @@ fn packed_copies_lose_scales_and_bytes() {
 }
 
 #[test]
-fn truncation_is_told_from_other_damage() {
+fn truncation_is_distinguished_from_other_damage() {
     let mut record = describe(
         &open(Path::new("../tests/fixtures/formats/truncated.pt")).unwrap(),
         Options::default(),
@@ -440,7 +440,7 @@ fn truncation_is_told_from_other_damage() {
         assert_eq!(found.cause, cause, "{kind:?}: {}", found.reason);
         assert!(found.reason.starts_with("as it is"), "{}", found.reason);
     }
-    // The file as a whole is told of beside the tensor where it is cut short.
+    // If the file is cut short, that is reported too, next to the tensor.
     let mut torn = matrix(0.02, 0.33);
     torn.set_damage(Error::damaged("a hole").because(CutShort));
     for (kind, reason) in [(CutShort, "a hole; damaged: no end"), (Overlap, "a hole")] {

@@ -159,7 +159,7 @@ fn a_compression_method_that_is_not_read_is_named() {
 }
 
 #[test]
-fn files_that_are_no_checkpoints_are_told_for_what_they_are() {
+fn errors_say_what_files_that_are_not_checkpoints_are() {
     for (bytes, what) in [
         (&b""[..], "is empty"),
         (&[0; 4096], "only zero bytes"),

@@ -419,7 +419,7 @@ fn i2s_file(rows: usize, cols: usize, layout: I2sLayout, big_endian: bool) -> (G
 }
 
 #[test]
-fn i2_s_is_the_matrix_it_stands_for_in_every_layout() {
+fn i2_s_decodes_to_its_matrix_in_every_layout() {
     for (layout, name) in
         [(I2sLayout::X86, "i2_s"), (I2sLayout::Arm, "i2_s_arm"), (I2sLayout::Rows, "i2_s_rows")]
     {
@@ -480,7 +480,7 @@ fn a_code_that_is_not_ternary_is_damage() {
 }
 
 #[test]
-fn splits_open_as_one_and_missing_ones_are_told() {
+fn splits_open_as_one_and_missing_ones_are_reported() {
     let u16 = |n: u16| n.to_le_bytes().to_vec();
     let split = |no: u16| {
         let file = if no == 0 { Gguf::new().key_text("general.architecture", "llama") } else { Gguf::new() };

@@ -119,7 +119,7 @@ fn empty_tensors_whose_other_sizes_overflow_are_read() {
     assert!(examine(Ok(checkpoint)));
 }
 
-/// Heads are told and there are no rows for them to share.
+/// The configuration gives heads, but there are no rows for them.
 #[test]
 fn projections_without_rows_have_no_heads() {
     let rows = [("embed_tokens", 4), ("layers.0.self_attn.q_proj", 0), ("layers.0.self_attn.k_proj", 0)];

@@ -50,7 +50,7 @@ fn arrays_that_are_no_numbers_are_refused_for_what_they_are() {
 }
 
 #[test]
-fn arrays_cut_short_are_told_so() {
+fn truncated_arrays_are_reported() {
     let whole = npy("'<f4'", false, "(2, 3)", &le(&SIX));
     let cut = open_bytes("w.npy", whole[..whole.len() - 1].to_vec()).unwrap();
     assert!(cut.is_damaged() && cut.damage.unwrap().is_truncation());
@@ -61,7 +61,7 @@ fn arrays_cut_short_are_told_so() {
 }
 
 #[test]
-fn an_archive_of_arrays_opens_and_its_damage_is_told() {
+fn an_archive_of_arrays_opens_and_its_damage_is_reported() {
     let array = |values: &[f32]| npy("'<f4'", false, &format!("({},)", values.len()), &le(values));
     let bytes = zip(&[
         entry("layers.0.weight.npy", array(&SIX)),

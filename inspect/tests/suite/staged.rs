@@ -10,7 +10,7 @@ use ckpt_inspect::staged::{self, Error, Occupant, StagedFile, StagedFolder};
 
 const PLACE: &str = "CKPT_STAGED_PLACE";
 
-/// What the children do: nothing, unless they are told where.
+/// What the child processes do: nothing, unless they are given a folder.
 #[test]
 fn child_begins_and_waits() {
     let Some(place) = std::env::var_os(PLACE).map(PathBuf::from) else { return };
@@ -76,7 +76,7 @@ fn what_a_killed_process_left_is_removed_and_what_a_living_one_writes_stays() {
     let left = names(place.path());
     assert_eq!(left.len(), 2, "killed processes leave what they began");
     if !cfg!(target_os = "linux") {
-        // Nothing tells that it was this machine where they were.
+        // Nothing shows that they were made on this machine.
         age(&left.iter().map(|name| at(name)).collect::<Vec<_>>());
     }
 
@@ -233,7 +233,7 @@ fn what_is_dropped_leaves_nothing() {
 }
 
 #[test]
-fn what_is_not_replaced_is_told() {
+fn what_is_not_replaced_is_reported() {
     let place = tempfile::tempdir().unwrap();
     let at = |name: &str| place.path().join(name);
     std::fs::write(at("file"), "precious").unwrap();

@@ -221,7 +221,7 @@ fn another_file_gives_its_keys_as_they_are() {
 }
 
 #[test]
-fn a_file_is_told_by_its_beginning() {
+fn a_file_is_recognised_by_its_first_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let of = |name: &str, bytes: &[u8]| {
         let path = folder.path().join(name);

@@ -32,7 +32,7 @@ pub fn panel(i: usize, run: &Run, explanation: &Explanation) -> Result<Markup, E
     })
 }
 
-/// The cause of a file that cannot be read, if the error tells it.
+/// The cause of a file that cannot be read, if it follows from the error.
 pub fn of_unreadable(error: &ckpt_inspect::Error) -> Option<&'static str> {
     Some(Cause::of_unreadable(error)).filter(|c| *c != Cause::Unknown).map(Cause::name)
 }

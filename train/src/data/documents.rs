@@ -14,18 +14,18 @@ use crate::{Error, Result};
 
 /// Text is tokenized in pieces of about this many bytes, cut at ends of lines.
 const PIECE: u64 = 1 << 14;
-/// A line that is longer is bad.
+/// Longer lines are invalid.
 const MAX_LINE: u64 = 1 << 26;
 /// Ids of an array of one dimension that are taken at a time.
 const IDS: u64 = 1 << 12;
 
-/// What a file holds.
+/// What a file contains.
 enum Kind {
     /// One JSON object a line.
     Jsonl(BufReader<File>),
     Text(BufReader<File>),
     Parquet(Parquet),
-    /// The same as tokens, kept from an earlier time.
+    /// The same as cached tokens.
     Shard(Shard),
     Npy(Npy),
     /// Rows of a SafeTensors file's tensor.
@@ -45,7 +45,7 @@ pub(super) enum Document {
     Window(Vec<Token>),
     /// Not a document; why.
     Bad(String),
-    /// Not wanted, and so not made.
+    /// Skipped, and so not tokenized.
     Skipped,
 }
 
@@ -123,7 +123,7 @@ impl Documents {
         self.recorder = match (&document, recorder) {
             (Some(document), Some(mut recorder)) => recorder.add(document, self.offset).map(|()| recorder),
             (None, Some(recorder)) => {
-                // What cannot be kept is made again next time.
+                // What cannot be cached is made again next time.
                 let _ = recorder.end();
                 None
             }
@@ -239,7 +239,7 @@ fn ready_made(ids: &[u32], flat: bool) -> Document {
     if flat { Document::Tokens(tokens) } else { Document::Window(tokens) }
 }
 
-/// The tensor of token ids in a SafeTensors file: the one integer tensor, or the one called as such are called.
+/// The tensor of token ids in a SafeTensors file: the only integer tensor, or the one with the usual name.
 fn ids_of(path: &Path) -> Result<Kind> {
     const NAMES: [&str; 5] = ["ids", "input_ids", "tokens", "token_ids", "batches"];
     let checkpoint = ckpt_inspect::open(path)?;

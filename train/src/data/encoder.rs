@@ -14,7 +14,7 @@ use crate::{Error, Result};
 /// Fields of a record that are read.
 pub(super) const FIELDS: [&str; 6] = ["text", "content", "prompt", "response", "responses", "messages"];
 
-/// What text needs.
+/// The error of text without a tokenizer.
 pub(super) const NO_TOKENIZER: &str = "text needs a tokenizer: give a tokenizer.json";
 
 /// Turns text into tokens.
@@ -25,7 +25,7 @@ pub(super) struct Encoder {
     fingerprint: Option<[u8; 32]>,
 }
 
-/// Raised whenever the same text becomes other tokens.
+/// Incremented whenever the same text becomes other tokens.
 const VERSION: u8 = 1;
 /// Names that tokenizers give the token that ends a document.
 const ENDS: [&str; 6] = ["<|endoftext|>", "</s>", "<eos>", "<|im_end|>", "<|eot_id|>", "<|end_of_text|>"];
@@ -46,7 +46,7 @@ impl Encoder {
         Ok(Encoder { tokenizer, end, mask_prompts, fingerprint })
     }
 
-    /// Names how text becomes tokens here; `None` without a tokenizer.
+    /// A fingerprint of how text becomes tokens; `None` without a tokenizer.
     pub fn fingerprint(&self) -> Option<[u8; 32]> {
         self.fingerprint
     }

@@ -4,7 +4,7 @@
 use super::Token;
 use crate::Random;
 
-/// Parts that are shorter stay as they are: there is nothing between to fill in.
+/// Shorter parts stay as they are: there is no middle to fill in.
 const SHORTEST: usize = 8;
 
 /// What is rearranged, and with which tokens.

@@ -1,5 +1,5 @@
-//! Training data: files become documents, documents are packed to sequences of one length, sequences go through a
-//! shuffle buffer into batches. Where a stream is can be saved, and it goes on from there as if it had not stopped.
+//! Training data: files become documents, documents are packed into sequences of one length, sequences go through a
+//! shuffle buffer into batches. The position of a stream can be saved, and restored as if it had not stopped.
 
 mod documents;
 mod encoder;
@@ -50,11 +50,11 @@ pub struct Settings {
     pub holdout: f64,
     /// Batches to validate on, at most.
     pub validation_batches: usize,
-    /// Whether prompts are only read, not learnt.
+    /// Whether prompts are context only, and do not count in the loss.
     pub mask_prompts: bool,
     /// Share of documents that are rearranged for filling in the middle.
     pub fill_in_rate: f64,
-    /// Folder in which tokenized files are kept; none are when not given.
+    /// Folder in which tokenized files are cached; `None` for no cache.
     #[serde(skip)]
     pub token_cache: Option<PathBuf>,
 }
@@ -78,7 +78,7 @@ impl Default for Settings {
     }
 }
 
-/// A token, and whether it is to be learnt.
+/// A token, and whether it counts in the loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Token {
     id: u32,
@@ -112,13 +112,13 @@ pub struct Stream {
     order: Vec<usize>,
     /// Times that all files were read.
     pub epoch: u64,
-    /// Sequences handed out; names the next random draw.
+    /// Sequences handed out, part of the key of random draws.
     drawn: u64,
     pending: Vec<Token>,
     buffer: Vec<Window>,
     /// Whether a pass is over and its last sequences are still to be handed out.
     emptying: bool,
-    /// Lines that were no documents.
+    /// Lines that were not documents.
     pub bad: u64,
     /// The first of them, and why.
     pub shown: Vec<String>,
@@ -271,7 +271,7 @@ impl Stream {
             true => Random::new(&[self.seed, 1, self.drawn]).below(self.buffer.len()),
             false => 0,
         };
-        // The order of the rest is kept, so that it does not depend on what was drawn in which way.
+        // The rest keeps its order, so that it does not depend on earlier draws.
         let mut window = self.buffer.remove(at);
         if let Some(fill_in) = &self.fill_in {
             fill_in.apply(&mut window.tokens, &mut Random::new(&[self.seed, 3, self.drawn]));
@@ -337,7 +337,7 @@ impl Stream {
         Ok(true)
     }
 
-    /// Where the stream is.
+    /// The position of the stream.
     pub fn state(&self) -> Object<'static> {
         let number = |n: u64| Value::I64(n as i64);
         let offset = self.open.as_ref().map_or(0, |d| d.offset);
@@ -367,16 +367,16 @@ impl Stream {
         ])
     }
 
-    /// What the place in the data is told by: folders may be called otherwise when a run goes on.
+    /// What identifies a file in a saved position: its name, since folders may be renamed before a run is resumed.
     fn file_name(&self, file: usize) -> String {
         let name = self.settings.files[file].file_name().unwrap_or_default();
         name.to_string_lossy().into_owned()
     }
 
-    /// Goes to where `checkpoint` says, under `key`; false when it says nothing.
+    /// Goes to the position that `checkpoint` has under `key`; false if it has none.
     ///
     /// # Errors
-    /// `Settings` when the place is not one in these files; the checkpoint's and the files' own.
+    /// `Settings` when the position does not exist in these files; the checkpoint's and the files' own.
     pub fn restore(&mut self, checkpoint: &Checkpoint, key: &str) -> Result<bool> {
         if checkpoint.meta(&format!("{key}.place")).is_none() {
             return Ok(false);

@@ -28,8 +28,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// The place in `folder` of `file`'s tokens by the tokenizer of this fingerprint; `None` when the file cannot be
-    /// told from another one.
+    /// The path in `folder` of `file`'s tokens by the tokenizer of this fingerprint; `None` if the file cannot be identified.
     pub fn of(folder: &Path, file: &Path, fingerprint: [u8; 32]) -> Option<Place> {
         let full = std::fs::canonicalize(file).ok()?;
         let metadata = std::fs::metadata(&full).ok()?;
@@ -133,7 +132,7 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    /// Begins the shard; `None` when the folder cannot be written, which is no reason not to train.
+    /// Begins the shard; `None` if the folder cannot be written, which does not prevent training.
     pub fn begin(place: Place) -> Option<Recorder> {
         let folder = place.path.parent()?;
         std::fs::create_dir_all(folder).ok()?;

@@ -26,7 +26,7 @@ pub(super) struct Head<'a> {
     /// One target a token, or [`IGNORE`].
     pub targets: &'a [i32],
     pub loss: &'a Loss,
-    /// What teachers say of each token, if there are any.
+    /// The teachers' targets of each token, if there are any.
     pub teachers: Option<&'a Targets>,
     /// What the gradient of the mean loss is multiplied by.
     pub scale: f32,

@@ -5,7 +5,7 @@
 //! Work is divided by token, by sequence and key head, or by weight row, into parts that depend on shapes alone; sums
 //! over parts run in their order. So results are the same bits on any number of threads. What is kept from the forward
 //! pass is the residual stream before and in the middle of each layer, Q K V, the attention's output, and gate and up;
-//! everything else is made again.
+//! everything else is recomputed.
 
 mod attention;
 mod bitlinear;
@@ -88,7 +88,7 @@ impl Network {
         }
     }
 
-    /// Notes that parameters have changed, as after an optimizer step: the ternary scales are computed anew.
+    /// Recomputes the ternary scales after parameters have changed, as after an optimizer step.
     pub fn refresh(&mut self, parameters: &Parameters) {
         self.scales = self.layers.par_iter().map(|l| l.scales(&self.config, parameters)).collect();
     }
@@ -122,7 +122,7 @@ impl Network {
         self.accumulate_distilled(parameters, batch, loss, None, weight, gradients)
     }
 
-    /// [`Network::accumulate`], with what `teachers` say of the batch as part of the loss.
+    /// [`Network::accumulate`], with the targets of `teachers` as part of the loss.
     ///
     /// # Errors
     /// `Settings` for ids beyond the vocabulary.

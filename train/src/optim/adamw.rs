@@ -11,14 +11,14 @@ use super::{Groups, Hyperparameters, Optimizer, PART, Rate, at_least_zero, below
 use crate::network::math;
 use crate::{Gradients, Parameter, Parameters, Result};
 
-/// How AdamW is set.
+/// The settings of AdamW.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct Settings {
     /// Learning rate; [`LR`] when not given.
     pub lr: Option<f64>,
-    /// Decoupled weight decay of parameters that no BitLinear uses.
+    /// Decoupled weight decay of parameters outside BitLinear layers.
     pub weight_decay: f64,
     /// Decoupled weight decay of ternary weights.
     pub ternary_weight_decay: f64,
@@ -28,7 +28,7 @@ pub struct Settings {
     pub eps: f64,
 }
 
-/// The learning rate where none is given.
+/// The default learning rate.
 pub const LR: f64 = 3e-4;
 
 impl Default for Settings {

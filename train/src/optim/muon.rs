@@ -13,7 +13,7 @@ use crate::network::math;
 use crate::network::matmul::{Matrix, MatrixMut, matmul};
 use crate::{Gradients, Parameter, Parameters, Result, Role};
 
-/// How Muon is set, and the AdamW beside it.
+/// The settings of Muon, and of AdamW for the other parameters.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
@@ -22,7 +22,7 @@ pub struct Settings {
     pub lr: Option<f64>,
     /// Learning rate of what is left to AdamW.
     pub adamw_lr: f64,
-    /// Decoupled weight decay of parameters that no BitLinear uses; in the cubic form, of parameters that are not matrices.
+    /// Decoupled weight decay of parameters outside BitLinear layers; in the cubic form, of parameters that are not matrices.
     pub weight_decay: f64,
     /// Decoupled weight decay of ternary weights; in the cubic form, of every matrix, the embedding included.
     pub ternary_weight_decay: f64,
@@ -39,9 +39,9 @@ pub struct Settings {
 #[serde(transparent)]
 pub struct Cubic(pub Settings);
 
-/// The learning rate where none is given.
+/// The default learning rate.
 pub const LR: f64 = 0.02;
-/// The momentum where none is given.
+/// The default momentum.
 pub const MOMENTUM: f64 = 0.95;
 
 impl Default for Settings {

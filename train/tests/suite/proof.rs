@@ -37,7 +37,7 @@ fn train(optimizer: optim::Settings, folder: &Path) -> (f64, Health) {
 }
 
 #[test]
-fn the_seeds_recipe_collapses_and_the_polarized_one_stays() {
+fn the_original_recipe_collapses_and_the_polarized_one_stays() {
     let folder = tempfile::tempdir().unwrap();
     let seed = optim::muon::Settings::default().with(|s| {
         s.lr = Some(0.02);

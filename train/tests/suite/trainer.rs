@@ -226,7 +226,7 @@ fn threads_do_not_change_a_bit() {
 }
 
 #[test]
-fn a_run_learns_and_its_folder_tells() {
+fn a_run_learns_and_its_folder_shows_it() {
     let folder = tempfile::tempdir().unwrap();
     let ids = write_ids(folder.path(), 40, 24);
     let place = folder.path().join("run");

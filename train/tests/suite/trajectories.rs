@@ -65,7 +65,7 @@ fn adamw_with_warmup_cosine_and_clipping_follows_pytorchs() {
 }
 
 #[test]
-fn the_seeds_muon_and_adamw_follow_their_trajectory() {
+fn cubic_muon_and_adamw_follow_their_trajectory() {
     let settings = muon::Settings::default().with(|s| {
         s.lr = Some(0.02);
         s.ternary_weight_decay = 0.1;

@@ -194,7 +194,7 @@ mod tests {
 
     /// Someone made another folder of that name while it was aside.
     #[test]
-    fn a_folder_that_cannot_be_put_back_is_kept_and_told() {
+    fn a_folder_that_cannot_be_moved_back_is_kept_and_reported() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("model");
         let make = |contents: &str| {

@@ -276,7 +276,7 @@ mod tests {
     use crate::record::Stats;
 
     #[test]
-    fn lines_can_be_told_apart_and_labels_fit() {
+    fn lines_can_be_distinguished_and_labels_fit() {
         for (i, measure) in MEASURES.iter().enumerate() {
             assert!(MEASURES[..i].iter().all(|m| m.key != measure.key), "{}", measure.key);
             assert!(measure.label.chars().count() <= 11, "{}", measure.label);

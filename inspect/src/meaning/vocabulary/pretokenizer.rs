@@ -1,5 +1,5 @@
 //! llama.cpp knows pre-tokenizers by name. Its own converter tells them by the hash of what a tokenizer makes of a test
-//! text; here they are told by what tokenizer.json says they do, which is the same for every vocabulary trained with one.
+//! text; here they are recognised by what tokenizer.json says they do, which is the same for every vocabulary trained with one.
 //!
 //! The other way, a GGUF file's name gives the patterns that its text is split by.
 //!
