@@ -1,6 +1,7 @@
 //! Where bytes come from: a mapped file, bytes in memory, or anything else of known length that can return ranges.
 //! Readers ask for the ranges that they need, never for a file as a whole.
 
+pub(crate) mod compression;
 pub mod metadata;
 pub mod pickle;
 pub mod staged;

@@ -80,7 +80,7 @@ fn a_zero_byte_is_four_times_minus_one_and_a_constant_is_dead() {
     assert_eq!(codes("b.weight"), [1, 0, -1, 1, 1, 1, -1, 0, 0]);
     assert_eq!(checkpoint.tensor("b.weight").unwrap().shape, [3, 3]);
     assert!(
-        checkpoint.warnings.iter().any(|w| w.text.contains("scales are lost")),
+        checkpoint.warnings.iter().any(|w| w.text.contains("scale is lost")),
         "{:?}",
         checkpoint.warnings
     );

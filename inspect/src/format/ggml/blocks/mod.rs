@@ -1,6 +1,6 @@
-//! The blocks of GGML's quantized types, a file each: as `ggml-common.h` lays them out, with the decoder and, where it is
-//! ours, the encoder. Every block is made of bytes alone, so a slice of them is a view of any byte slice; words are
-//! little-endian.
+//! The blocks of GGML's quantized types, one file per type: laid out as in `ggml-common.h`, with the decoder and the
+//! encoder (Q8_K, which no file uses, has no encoder). Every block consists of bytes alone, so any byte slice can be
+//! viewed as a slice of blocks; words are little-endian.
 //!
 //! Decoders and encoders follow `ggml-quants.c` operation by operation in f32, so results are the same bits.
 
@@ -31,6 +31,7 @@ mod q6_k;
 mod q8_0;
 mod q8_k;
 pub mod round;
+mod search;
 mod tq1_0;
 mod tq2_0;
 
@@ -55,24 +56,24 @@ pub const LARGEST: usize = 256;
 ///
 /// For the formats with one scale a block it follows from how they round: half a step of the grid, a whole one where a
 /// symmetric grid ends a step short on one side. For the K formats, whose scales are searched for and rounded to 4 or 6
-/// bits themselves, no such bound is known: theirs is what no block of candle's encoders has been seen to exceed, from
+/// bits themselves, no such bound is known: theirs is what no block of these encoders has been seen to exceed, from
 /// noise, outliers, ramps, and one-sided blocks, plus a margin of a fifth. A block that exceeds it is damaged or was made
 /// by no sensible encoder.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Loss {
-    /// A share of the block's largest magnitude.
+    /// The largest error, as a share of the block's largest magnitude.
     pub share: f64,
-    /// How many levels an error in its f16 scale is multiplied by at most.
+    /// The largest number of levels, which multiplies an error in its f16 scale.
     pub levels: f64,
 }
 
 /// A block of `N` elements.
 pub trait Block<const N: usize>: Pod {
-    /// How far it may be from the values it was made of; `None` for ternary blocks, whose codes are compared instead.
+    /// How far its elements may be from the values it encodes; `None` for ternary blocks, whose codes are compared instead.
     const LOSS: Option<Loss>;
 
-    /// The elements it stands for.
+    /// Writes its elements to `out`.
     fn decode(&self, out: &mut [f32; N]);
 }
 
@@ -82,9 +83,9 @@ pub trait TernaryBlock: Block<256> {
     fn codes(&self, out: &mut [i8; 256]);
 }
 
-/// A block that is made from values.
+/// A block that values can be encoded to.
 pub trait Encode<const N: usize>: Pod {
-    /// The block that is nearest by GGML's rule.
+    /// The block for `values` by GGML's rule.
     fn encode(values: &[f32; N]) -> Self;
 }
 
