@@ -59,7 +59,7 @@ struct Record {
     kv: &'static str,
     /// Bytes of weights in memory.
     weight_bytes: usize,
-    /// Bytes of them that one decoded token reads.
+    /// Bytes of weights that one decoded token reads.
     bytes_per_token: usize,
     /// Bytes of keys and values at the longest context.
     kv_bytes: usize,
@@ -68,12 +68,12 @@ struct Record {
     threads: Vec<OfThreads>,
 }
 
-/// What was measured with one number of threads.
+/// The measurements with one number of threads.
 #[derive(Serialize)]
 struct OfThreads {
     threads: usize,
     load_seconds: f64,
-    /// Bytes a second.
+    /// Bytes per second.
     read_bandwidth: f64,
     /// Decoded tokens per second if reading the weights were the only cost.
     limit: f64,
@@ -108,7 +108,7 @@ struct Lengths {
 }
 
 impl Lengths {
-    /// What the user asks for, else the usual lengths that a context of `fits` tokens has room for.
+    /// The lengths that the user gave, else the usual lengths that fit into a context of `fits` tokens.
     fn of(args: &Args, fits: usize) -> Result<Lengths, Failure> {
         let decoded = args.tokens.unwrap_or(64.min(fits / 2).max(1));
         let given_or = |given: &[usize], usual: &[usize], room: usize| -> Vec<usize> {

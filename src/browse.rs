@@ -32,7 +32,8 @@ use screen::{Listener, Screen};
 use state::{Command, Message, State};
 use worker::Workers;
 
-/// Explore checkpoints in the terminal: modules and tensors, histograms, ternary maps, norms, values, metadata, runs over steps.
+/// Explore checkpoints in the terminal: modules and tensors, histograms, ternary maps, norms, values, metadata, runs
+/// over steps.
 ///
 /// Statistics are measured in the background. Press ? for the keys.
 #[derive(clap::Args)]
@@ -46,8 +47,8 @@ pub struct Args {
     /// Size of the snapshot in characters.
     #[arg(long, value_name = "WIDTHxHEIGHT", default_value = "100x30", value_parser = size, requires = "snapshot")]
     size: (u16, u16),
-    /// Keys to press before the snapshot is taken, such as "down down enter" or "/gate enter". Names of keys (`esc`) are
-    /// pressed, other words are typed.
+    /// Keys to press before the snapshot is taken, such as "down down enter" or "/gate enter". Names of keys (`esc`)
+    /// are pressed, other words are typed.
     #[arg(long, value_name = "KEYS", default_value = "", requires = "snapshot")]
     keys: String,
     /// Replace an existing snapshot.
@@ -64,7 +65,7 @@ fn size(text: &str) -> Result<(u16, u16), String> {
         .ok_or_else(|| "must be WIDTHxHEIGHT, each from 1 to 500, such as 100x30".into())
 }
 
-/// What can be shown. An argument that matches nothing is reported before the browser takes over the screen.
+/// The checkpoints to show. An argument that matches nothing is reported before the browser takes over the screen.
 fn found(found: Vec<crate::paths::Found>) -> Result<Vec<PathBuf>, Failure> {
     let mut paths = Vec::new();
     for found in found {
@@ -162,11 +163,11 @@ fn browse(mut state: State, workers: Workers) -> Result<u8, Failure> {
     }
 }
 
-/// What the background brings is drawn at most this often; what the user does, at once.
+/// Results from the background are drawn at most this often; the user's actions, at once.
 const FRAME: Duration = Duration::from_millis(40);
 
-/// The messages that are there, at least one unless a frame is due (drawn last at `stale`), and whether the user is
-/// waiting for what comes of them.
+/// The pending messages, at least one unless a frame is due (drawn last at `stale`), and whether the user is
+/// waiting for their effect.
 fn next(messages: &Receiver<Message>, stale: Option<Instant>) -> Option<(Vec<Message>, bool)> {
     let first = match stale {
         None => messages.recv().unwrap_or(Message::Leave),
@@ -196,7 +197,7 @@ fn snapshot(args: &Args, file: &std::path::Path, mut state: State, workers: Work
     for at in 0..state.files.len() {
         let path = &state.files[at].path;
         let opened = workers.open(path);
-        // A picture of an error is no picture of what was asked for.
+        // A picture of an error is not what was asked for.
         if let Err(error) = &opened
             && (args.paths.contains(path) || (!shown && at + 1 == state.files.len()))
         {
@@ -370,7 +371,7 @@ mod tests {
         }
     }
 
-    /// What console fonts have of code page 437, beside ASCII.
+    /// The characters of code page 437 outside ASCII that console fonts have.
     #[test]
     fn the_console_is_drawn_what_its_font_has() {
         let mut desk = Desk::new(RUN, (120, 40));
@@ -384,7 +385,7 @@ mod tests {
         }
     }
 
-    /// A value too long for its line is read, and copied, in full.
+    /// A value that is too long for its line can be read, and is copied, as a whole.
     #[test]
     fn a_plain_value_is_read_in_full() {
         let mut desk = Desk::new(&["formats/truncated.pt"], (60, 24));
@@ -496,7 +497,7 @@ mod tests {
         desk.press("space g ] ] ] ] ] ] d");
         assert_eq!(desk.state.cover, Cover::Diff);
         let text = desk.text();
-        // As numpy has it: tests/fixtures/diff.
+        // The number is numpy's: tests/fixtures/diff.
         assert!(text.contains("cosine      0.995151"), "{text}");
         assert!(text.contains("agree       98.27 %"), "{text}");
         desk.press("esc");
@@ -525,7 +526,7 @@ mod tests {
         assert_eq!(desk.state.files[0].known().unwrap().verdict, whole.verdict);
     }
 
-    /// Any keys, clicks and sizes, on names that a file chose to be unkind.
+    /// Random keys, clicks and sizes, on hostile names.
     #[test]
     fn nothing_panics_and_no_control_character_is_drawn() {
         let formats = ["formats/unicode.pt", "formats/truncated.pt", "formats/bitflip.pt", "formats/evil.pt"];

@@ -31,8 +31,8 @@ A line that ends in \\ continues on the next one. Ctrl-C stops an answer.";
 
 /// Talk to a model.
 ///
-/// Lines that begin with / are commands; /help lists them. When standard input is not a terminal, each of its lines is a
-/// turn.
+/// Lines that begin with / are commands; /help lists them. When standard input is not a terminal, each of its lines is
+/// a turn.
 #[derive(clap::Args)]
 #[command(allow_negative_numbers = true)]
 pub struct Args {
@@ -71,7 +71,7 @@ enum Choice {
     Plain,
 }
 
-/// Where turns come from.
+/// The source of turns.
 enum Input {
     Terminal { editor: Box<Editor<(), FileHistory>>, history: Option<PathBuf> },
     Pipe(StdinLock<'static>),
@@ -195,7 +195,7 @@ impl Talk<'_, '_> {
             terminal::note(&format!("the context is full: the first {forgotten} {turns} dropped"));
         }
         if self.cache.start() > 0 {
-            // A window that slid no longer has the beginning.
+            // A window that has slid no longer contains the beginning.
             self.cache = self.args.model.cache(self.model);
         }
         let reused = self.cache.keep_common_prefix(&ids)?;

@@ -20,9 +20,9 @@ use crate::{Failure, exit};
 
 /// Convert checkpoints, and verify what was written by reading it back.
 ///
-/// Converts weights only, unless --keep-optimizer is given. fp32, f16 and bf16 write PyTorch files, or SafeTensors if -o
-/// ends in .safetensors. gguf writes files for llama.cpp. An output is written completely or not at all; an existing one
-/// is replaced only with --force. Exit code 1 when the copy does not match the source.
+/// Converts weights only, unless --keep-optimizer is given. fp32, f16 and bf16 write PyTorch files, or SafeTensors if
+/// -o ends in .safetensors. gguf writes files for llama.cpp. An output is written completely or not at all; an existing
+/// one is replaced only with --force. Exit code 1 when the copy does not match the source.
 #[derive(clap::Args)]
 pub struct Args {
     /// Files, folders or glob patterns.
@@ -65,7 +65,8 @@ pub struct Args {
     max_shard_size: Option<u64>,
     #[arg(long, value_name = "TYPE", help = quants())]
     quant: Option<Quant>,
-    /// gguf: type of the embedding and the output head; by default that of --quant if it is f32, f16 or bf16, else q8_0.
+    /// gguf: type of the embedding and the output head; by default that of --quant if it is f32, f16 or bf16, else
+    /// q8_0.
     #[arg(long, value_name = "TYPE")]
     embed: Option<Quant>,
     /// gguf: store the scales of tq1_0 and tq2_0 matrices as f32, in separate tensors that llama.cpp multiplies by.
@@ -91,7 +92,7 @@ pub struct Args {
     load: LoadArgs,
 }
 
-/// What `--quant` may be.
+/// The help of `--quant`, with its values.
 fn quants() -> String {
     let names: Vec<&str> = Quant::all().map(Quant::name).collect();
     format!(
@@ -100,7 +101,7 @@ fn quants() -> String {
     )
 }
 
-/// What `--to` names.
+/// The values of `--to`.
 #[derive(Clone, Copy, PartialEq)]
 enum To {
     /// All floating-point weights as one type, in PyTorch or SafeTensors.
@@ -297,7 +298,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         match one(args, &load, path, output, &signal) {
             Ok(one) => code = code.max(one),
             Err(failure) if paths.len() > 1 && !signal.arrived() => {
-                // One file of a run that cannot be converted does not keep the others from it.
+                // If one file of a run cannot be converted, the others still are.
                 match failure.names(path) {
                     true => terminal::error(&failure.message),
                     false => terminal::error(&format!("{}: {}", path.display(), failure.message)),
@@ -337,7 +338,7 @@ fn outputs(args: &Args, paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
             "where to write? Give -o PATH for one checkpoint, or --out-dir DIR for any number",
         ));
     };
-    // What was given may be relative or lead through `..` and links: whatever it is, an output lies in the folder.
+    // The given path may be relative or lead through `..` and links; in any case, outputs stay in the folder.
     let places = paths.iter().map(|path| paths::absolute(path)).collect::<Result<Vec<_>, _>>()?;
     let root = common_folder(&places);
     let mut outputs = Vec::new();
@@ -385,7 +386,8 @@ fn common_folder(paths: &[PathBuf]) -> PathBuf {
 fn one(args: &Args, load: &LoadOptions, path: &Path, output: &Path, signal: &Signal) -> Result<u8, Failure> {
     let (target, _) = args.target(args.output.as_deref());
     let options = args.options(target)?;
-    // What is refused anyway is refused before anything is read. A folder is looked at once it is known what goes there.
+    // Outputs that will be refused are refused before anything is read. A folder is checked once its contents are
+    // known.
     if output == Path::new("-") || !output.is_dir() && !writes_folder(args, target) {
         ckpt_inspect::staged::may_write(output, args.force)?;
     }
@@ -448,12 +450,12 @@ fn check_health(args: &Args, load: &LoadOptions, path: &Path) -> Result<(), Fail
     Ok(())
 }
 
-/// What there is to know about a copy, with the flag that would help.
+/// A note about a copy, with the flag that would help.
 pub fn sentence(note: &Note) -> String {
     with_flag(note, note.remedy())
 }
 
-/// `message`, and in parentheses the flag that `remedy` stands for.
+/// `message`, with the flag for `remedy` in parentheses.
 fn with_flag(message: &impl std::fmt::Display, remedy: Option<Remedy>) -> String {
     let names = |quants: &[Quant]| quants.iter().map(|q| q.name()).collect::<Vec<_>>().join(" or ");
     let flag = match remedy {

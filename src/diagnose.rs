@@ -19,8 +19,8 @@ use crate::{Failure, exit, terminal};
 /// Diagnose a code model in three steps: syntax, logic, weights.
 ///
 /// Syntax: given the beginnings of Python programs, most greedy completions must parse, without collapse or gibberish.
-/// Logic: the model must reverse a list with a loop, slicing or reversed(). Weights: every verdict of `ckpt inspect` must
-/// be healthy. Exit code 1 when a step fails.
+/// Logic: the model must reverse a list with a loop, slicing or reversed(). Weights: every verdict of `ckpt inspect`
+/// must be healthy. Exit code 1 when a step fails.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -119,7 +119,7 @@ fn xml(diagnosis: &Diagnosis) -> String {
         .steps
         .iter()
         .map(|step| {
-            // The step's verdict is the case that counts: one bad completion does not fail the first step.
+            // The case is the step's verdict: one bad completion does not fail the first step.
             let details: String =
                 step.checks.iter().map(|c| format!("{}: {}\n", title(&c.subject), c.evidence)).collect();
             let verdict = Case::new("verdict", (!step.passed).then(|| step.summary.clone()), details);

@@ -14,8 +14,9 @@ use crate::{Failure, exit, fold};
 
 /// Compare two checkpoints: tensors added, removed, reshaped, retyped and changed, and by how much.
 ///
-/// Values are compared as numbers, whatever format they are packed in. Config, optimizer settings and other metadata are
-/// compared too. Exit code 0 when nothing differs, 1 when something does, 3 when a file cannot be read or is damaged.
+/// Values are compared as numbers, whatever format they are packed in. Config, optimizer settings and other metadata
+/// are compared too. Exit code 0 when nothing differs, 1 when something does, 3 when a file cannot be read or is
+/// damaged.
 #[derive(clap::Args)]
 pub struct Args {
     /// The first checkpoint: a file, or a folder that holds one.
@@ -190,7 +191,7 @@ fn about(letter: &str, side: &Side) -> String {
     )
 }
 
-/// The rows of a table: one a tensor, or one for all whose names differ in numbers only.
+/// The rows of a table: one per tensor, or one for all tensors whose names differ only in numbers.
 fn rows<'t>(members: &[&'t TensorDiff], all: bool) -> Vec<(String, Vec<&'t TensorDiff>)> {
     if all {
         return members.iter().map(|t| (t.name.clone(), vec![*t])).collect();
@@ -263,7 +264,7 @@ fn unreadable(tensor: &TensorDiff) -> String {
     format!("{}: {}\n", terminal::escape(&tensor.name), terminal::escape(why))
 }
 
-/// Names with dtype and shape, and what they were.
+/// Names with dtype and shape, and the earlier ones.
 fn listing(members: &[&TensorDiff], all: bool) -> String {
     let mut table = Table::new(&[("tensor", false), ("count", true), ("A", false), ("B", false)], &["count"]);
     for (name, members) in rows(members, all) {

@@ -1,4 +1,4 @@
-//! How a command ends: what scripts and CI systems act on.
+//! How a command ends, for scripts and CI systems.
 
 use std::process::ExitCode;
 

@@ -1,5 +1,5 @@
-//! What the commands share that generate text: the tokenizer, sampling options, prompts that a signal can stop, and
-//! tokens that become text.
+//! Shared by the commands that generate text: the tokenizer, sampling options, prompts that a signal can stop, and
+//! turning tokens into text.
 
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -82,7 +82,7 @@ pub fn at_least_one(text: &str) -> Result<usize, String> {
 }
 
 impl Sampling {
-    /// The options, `default` where none is given.
+    /// The options, with `default` for those that are not given.
     pub fn options(&self, default: SampleOptions) -> SampleOptions {
         let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos() as u64);
         default.with(|o| {
@@ -124,7 +124,7 @@ pub fn prefill(
 pub struct Writer<'t> {
     stream: TextStream<'t>,
     stops: StopText,
-    /// All that was written.
+    /// The whole text so far.
     pub text: String,
     /// Whether a stop text was found.
     pub stopped: bool,

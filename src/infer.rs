@@ -21,8 +21,8 @@ const LONGEST_PROMPT: u64 = 4 << 20;
 /// Run a model: continue a prompt, or dump its logits.
 ///
 /// The prompt is the text of -p, the tokens of --ids, or standard input. BitLinear layers run with ternary weights and
-/// int8 activations, exactly as they were trained. Settings that the checkpoint does not record are assumed, with a note;
-/// flags override them.
+/// int8 activations, exactly as they were trained. Settings that the checkpoint does not record are assumed, with a
+/// note; flags override them.
 #[derive(clap::Args)]
 #[command(allow_negative_numbers = true)]
 pub struct Args {
@@ -300,7 +300,7 @@ impl Ending {
     }
 }
 
-/// Tokens a second, and why it ended where that is not obvious.
+/// Tokens per second, and why it ended if that is not obvious.
 fn summary(prompt: usize, done: &Done<'_>) -> String {
     let rate = |n: usize, time: Duration| n as f64 / time.as_secs_f64().max(1e-9);
     let outcome = &done.outcome;

@@ -1,4 +1,4 @@
-//! `ckpt inspect`: what is in checkpoints, and how it measures.
+//! `ckpt inspect`: the contents of checkpoints, with measurements.
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
@@ -156,7 +156,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     Ok(code)
 }
 
-/// A record with only the tensors to be shown, and what was known of it before the others were left out.
+/// A record with only the tensors to be shown, and facts about the whole record.
 struct Shown {
     summary: String,
     held: usize,
@@ -212,7 +212,7 @@ fn overview(shown: &[Shown]) -> String {
         + "\n"
 }
 
-/// What the file is, the verdict on it and why. All its tensors are to be in `record`, whatever rows are shown.
+/// What the file is, its verdict and the reasons. `record` must contain all its tensors, even those that are not shown.
 fn summary(record: &CheckpointRecord, args: &Args) -> String {
     let why_not_judged = match &record.tensors {
         none if none.is_empty() => "it contains no tensors",
@@ -301,7 +301,7 @@ fn tensors(shown: &Shown, args: &Args) -> String {
         out += &shared(&members);
     }
     if record.tensors.is_empty() && *held > 0 {
-        out += &format!("\nnone of {} match\n", ckpt_reports::text::plural(*held, "tensor"));
+        out += &format!("\nno match among {}\n", ckpt_reports::text::plural(*held, "tensor"));
     }
     out
 }
@@ -326,7 +326,7 @@ fn shared(members: &[&TensorRecord]) -> String {
     lines.iter().map(|line| terminal::wrapped(line, 0, Style::new().dimmed())).collect()
 }
 
-/// One line: tensors whose names differ in numbers only.
+/// One row: tensors whose names differ only in numbers.
 struct Row<'r> {
     name: String,
     members: Vec<&'r TensorRecord>,
@@ -357,7 +357,7 @@ fn table(rows: &[Row<'_>], args: &Args, prefix: &str) -> String {
     }
     if !args.no_stats {
         columns.extend(Column::measures());
-        // What they are sorted by is seen.
+        // The column that they are sorted by must be visible.
         if let Sort::Measure(measure) = args.sort
             && !Column::measures().any(|c| matches!(c, Column::Measure(listed) if listed.key == measure.key))
         {
@@ -444,7 +444,7 @@ impl Column {
     }
 }
 
-/// `model_state_dict.` when all names begin so; for optimizers the first key, whatever it is.
+/// `model_state_dict.` if all names begin with it; for optimizers the first key, if it is common to all.
 fn common_prefix(members: &[&TensorRecord]) -> String {
     let Some(first) = members.first() else { return String::new() };
     let prefix = match first.name.split_once('.') {
@@ -587,7 +587,7 @@ fn detail(checkpoint: &Checkpoint, tensor: &TensorRecord) -> String {
     out + &preview(checkpoint, tensor)
 }
 
-/// The measures of a part of the tensor: a line each, faults on one, shares as bars.
+/// The measures of one part of the tensor: one line each, faults together on one, shares as bars.
 fn measures(tensor: &TensorRecord, part: Part) -> String {
     let all: Vec<&Measure> = shown_in(Place::Page).filter(|m| m.part == part).collect();
     let mut out = String::new();
@@ -661,12 +661,12 @@ fn preview(checkpoint: &Checkpoint, record: &TensorRecord) -> String {
     let width = tensor.shape.last().copied().unwrap_or(1);
     let mut corner = tensor.clone();
     if tensor.dtype.element_size().is_some() && tensor.quantizer.is_none() && tensor.sparse.is_none() {
-        // The first values only, whatever the tensor's size.
+        // Only the first values, even of a large tensor.
         for (i, size) in corner.shape.iter_mut().rev().enumerate() {
             *size = (*size).min([COLS + 1, ROWS + 1].get(i).copied().unwrap_or(1));
         }
     }
-    // f64 has values that f32 has not.
+    // f64 has values that f32 lacks.
     let values: Vec<f64> = match tensor.dtype {
         DType::F64 if tensor.sparse.is_none() => match checkpoint.view::<f64>(&corner) {
             Ok(view) => view.iter().copied().collect(),

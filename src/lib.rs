@@ -1,6 +1,6 @@
 //! `ckpt`: checkpoint forensics on the command line, as a function for other front ends. This file maps subcommands to
-//! their modules, one file each. Libraries to build on are `ckpt-inspect`, `ckpt-convert`, `ckpt-infer`, `ckpt-train` and
-//! `ckpt-reports`.
+//! their modules, one file each. Libraries to build on are `ckpt-inspect`, `ckpt-convert`, `ckpt-infer`, `ckpt-train`
+//! and `ckpt-reports`.
 //!
 //! ```no_run
 //! use ckpt::Exit;
@@ -12,8 +12,8 @@
 //! ```
 //!
 //! # Features
-//! All are on by default; without them there are `inspect`, `diff`, `gate`, `report`, `convert`, `verify`, `recover` and
-//! `scan`.
+//! All are on by default; without them there are `inspect`, `diff`, `gate`, `report`, `convert`, `verify`, `recover`
+//! and `scan`.
 //! - `browse`: that command.
 //! - `infer`: `infer`, `chat`, `bench`, and `verify --outputs`.
 //! - `diagnose`: that command, and `gate --diagnose`.
@@ -67,8 +67,8 @@ pub use exit::Exit;
 use failure::Failure;
 pub use signal::handle_signals;
 
-/// Inspect neural-network checkpoints (.pt, .safetensors, .gguf), judge whether they are alive, gate, report on, convert,
-/// run and train them.
+/// Inspect neural-network checkpoints (.pt, .safetensors, .gguf), judge whether they are alive, gate, report on,
+/// convert, run and train them.
 ///
 /// Nothing in a checkpoint is ever executed.
 #[derive(Parser)]

@@ -18,17 +18,17 @@ use rayon::prelude::*;
 use crate::paths::{self, Found};
 use crate::{Failure, terminal};
 
-/// Room for records in the cache folder; the ones written longest ago go first.
+/// The most bytes of records in the cache folder; the oldest are removed first.
 const CACHE_BYTES: u64 = 1 << 30;
 
 /// The largest policy file that is read.
 const MAX_POLICY: u64 = 1 << 20;
 
-/// What every command takes that measures checkpoints.
+/// Options of every command that measures checkpoints.
 #[derive(clap::Args)]
 pub struct LoadArgs {
-    /// Policy file with the thresholds for verdicts; by default ckpt.toml in the working directory, if there is one. Its
-    /// exceptions by tensor name are used by `ckpt gate` only.
+    /// Policy file with the thresholds for verdicts; by default ckpt.toml in the working directory, if there is one.
+    /// Its exceptions by tensor name are used by `ckpt gate` only.
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
     /// Layout of the I2_S tensors of a GGUF file, which does not record it: x86, arm or rows.
@@ -39,7 +39,7 @@ pub struct LoadArgs {
     no_cache: bool,
 }
 
-/// The text in `path`, of at most `limit` bytes; a device or a pipe is read no further either.
+/// The text in `path`, of at most `limit` bytes, also from a device or a pipe.
 pub fn text(path: &Path, limit: u64) -> Result<String, Failure> {
     let cannot = |what: String| {
         Failure::unreadable(format!("{}: {what}", terminal::escape(&path.display().to_string())))
@@ -63,7 +63,7 @@ impl LoadArgs {
             None if default.is_file() => default,
             None => return Ok(Policy::default()),
         };
-        // A policy is an option like any other.
+        // An invalid policy is wrong usage, like any option.
         let text = text(file, MAX_POLICY).map_err(|failure| Failure::usage(failure.message))?;
         let policy = Policy::from_toml(&text).map_err(|e| {
             let lines: Vec<String> = e.to_string().lines().map(terminal::escape).collect();
@@ -85,19 +85,19 @@ impl LoadArgs {
 /// How to load checkpoints.
 #[derive(Clone, Copy, Debug)]
 pub struct LoadOptions {
-    /// What the records hold.
+    /// What the records contain.
     pub describe: Options,
     /// Whether to compare storages with their recorded checksums.
     pub checksum: bool,
     /// Whether records may come from and go to the cache.
     pub cache: bool,
-    /// What verdicts depend on.
+    /// The thresholds for verdicts.
     pub thresholds: Thresholds,
-    /// What files do not record.
+    /// Facts that files do not record.
     pub open: OpenOptions,
 }
 
-/// Every checkpoint that `paths` (files, folders, glob patterns) stand for, in order, without repetition.
+/// Every checkpoint that `paths` (files, folders, glob patterns) match, in order, without repetition.
 ///
 /// # Errors
 /// An invalid pattern is wrong usage.
@@ -116,7 +116,7 @@ pub fn files(paths: &[PathBuf]) -> Vec<PathBuf> {
     paths.iter().flat_map(of).collect()
 }
 
-/// Refuses `outputs` that would replace a file of the checkpoints that `paths` stand for.
+/// Refuses `outputs` that would replace a file of the checkpoints that `paths` match.
 ///
 /// # Errors
 /// Wrong usage, also for an invalid pattern.
@@ -215,7 +215,7 @@ fn load(
     cache: Option<&Cache>,
     progress: &terminal::Progress,
 ) -> Result<CheckpointRecord, Error> {
-    // Header listings are as fast as the cache, and a damaged checksum must be seen in the file itself.
+    // Listing headers is as fast as the cache, and checksums must be checked in the file itself.
     let cache = cache.filter(|_| options.describe.stats && !options.checksum);
     let key = key(options);
     let mut record = match cache.and_then(|c| c.get(path, &key)) {
@@ -248,7 +248,7 @@ pub fn cached(path: &Path, options: &LoadOptions) -> Option<CheckpointRecord> {
     Some(record)
 }
 
-/// Keeps the whole `record` of `checkpoint`, if the cache may be used.
+/// Stores the whole `record` of `checkpoint`, if the cache may be used.
 #[cfg(feature = "browse")]
 pub fn keep(checkpoint: &ckpt_inspect::Checkpoint, record: &CheckpointRecord, options: &LoadOptions) {
     if let Some(cache) = options.cache.then(cache).flatten() {
@@ -272,7 +272,7 @@ pub fn cache_folder(name: &str) -> Option<PathBuf> {
     Some(base.join("ckpt").join(name))
 }
 
-/// Removes what was kept longest ago in the cache folder called `name`, until `bytes` remain.
+/// Removes the oldest files in the cache folder called `name`, until `bytes` remain.
 #[cfg(feature = "train")]
 pub fn prune(name: &str, bytes: u64) {
     if let Some(folder) = cache_folder(name) {

@@ -15,7 +15,7 @@ pub fn runnable() -> String {
     format!("Checkpoint to run: a bitnet-student model (docs/bitnet.md), or a {} model", others.join(", "))
 }
 
-/// A model, and what to override of its configuration.
+/// A model, and settings that override its configuration.
 #[derive(clap::Args)]
 pub struct ModelArgs {
     #[arg(help = runnable())]
@@ -33,7 +33,7 @@ pub struct ModelArgs {
     run: RunArgs,
 }
 
-/// How a model runs, whichever it is.
+/// How to run a model.
 #[derive(clap::Args)]
 pub struct RunArgs {
     /// Type of the embedding and the output head in memory; that of the file by default.
@@ -98,7 +98,7 @@ struct SettingsArgs {
     final_cap: Option<Cap>,
 }
 
-/// A soft cap, or that there is none.
+/// A soft cap, or `none`.
 #[derive(Clone, Copy)]
 struct Cap(Option<f64>);
 
@@ -172,7 +172,7 @@ impl RunArgs {
         Ok((checkpoint, model))
     }
 
-    /// How models are to be loaded.
+    /// How to load models.
     pub fn options(&self) -> LoadOptions {
         let flags = &self.settings;
         let settings = Settings::default().with(|s| {

@@ -1,4 +1,4 @@
-//! `ckpt verify --outputs`: whether two checkpoints compute the same.
+//! `ckpt verify --outputs`: whether two models compute the same.
 
 use std::path::{Path, PathBuf};
 

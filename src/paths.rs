@@ -1,4 +1,4 @@
-//! Paths on the command line: files, folders, and patterns with `*`, `?` or `[` that stand for any number of them.
+//! Paths on the command line: files, folders, and patterns with `*`, `?` or `[` that match any number of them.
 
 use std::collections::HashSet;
 use std::hash::Hash;
@@ -8,7 +8,8 @@ use ckpt_inspect::{Error, ErrorKind};
 
 use crate::{Failure, terminal};
 
-/// The paths that `path` matches: itself, or, if there is no such file and it is a pattern, all that match, perhaps none.
+/// The paths that `path` matches: itself, or, if there is no such file and it is a pattern, all that match, perhaps
+/// none.
 ///
 /// # Errors
 /// An invalid pattern is wrong usage.
@@ -68,7 +69,7 @@ pub fn spare<'p>(
 /// A path that was found, or an argument that matched none and why.
 pub type Found = Result<PathBuf, (PathBuf, Error)>;
 
-/// What `list` finds at each path that `paths` stand for, in order, each identity once. Where it finds nothing,
+/// What `list` finds at each path that `paths` match, in order, each identity once. Where it finds nothing,
 /// `nothing` says so.
 ///
 /// # Errors

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::{Failure, exit, sequences, terminal};
 
-/// What to predict, and from how much.
+/// The text to predict, and the windows.
 #[derive(clap::Args)]
 pub struct PerplexityArgs {
     /// Print the perplexity of a text, or of a file of token ids (.safetensors, .jsonl, .ids), instead of generating.

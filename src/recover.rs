@@ -1,4 +1,4 @@
-//! `ckpt recover`: what can be had of a damaged checkpoint.
+//! `ckpt recover`: what can be saved from a damaged checkpoint.
 
 use std::path::{Path, PathBuf};
 
@@ -15,8 +15,8 @@ use crate::{Failure, exit, load, paths, verify};
 
 /// Save what is intact in a damaged checkpoint, and list what is lost.
 ///
-/// Handles PyTorch zips that are truncated, partly overwritten or have a missing or wrong directory, and truncated legacy
-/// PyTorch, SafeTensors and GGUF files. Without -o nothing is written, and the list shows what could be saved.
+/// Handles PyTorch zips that are truncated, partly overwritten or have a missing or wrong directory, and truncated
+/// legacy PyTorch, SafeTensors and GGUF files. Without -o nothing is written, and the list shows what could be saved.
 /// Exit codes: 0 everything is intact; 1 the copy does not match; 2 wrong usage; 3 something is lost, or nothing can be
 /// recovered; 4 the output cannot be written.
 #[derive(clap::Args)]
@@ -26,8 +26,8 @@ pub struct Args {
     /// Output file: .safetensors, .npz (NumPy) or .gguf (from GGUF only); any other extension writes PyTorch.
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// What replaces lost tensors: zeros, nan, or from=OTHER for the tensor of the same name in another checkpoint. May be
-    /// repeated: the first one that can fill a tensor is used. Without it, lost tensors are left out.
+    /// What replaces lost tensors: zeros, nan, or from=OTHER for the tensor of the same name in another checkpoint. May
+    /// be repeated: the first one that can fill a tensor is used. Without it, lost tensors are left out.
     #[arg(long, value_name = "WHAT", value_parser = filler)]
     fill: Vec<Filler>,
     /// Replace an existing output.
@@ -137,7 +137,7 @@ fn write(args: &Args, salvage: &mut Salvage, output: &Path) -> Result<Written, F
         }
         _ => Target::Torch,
     };
-    // The other containers have no lists: an element keeps the name it had.
+    // The other containers have no lists, so elements keep their names.
     if target == Target::Torch {
         salvage.close_gaps();
     }

@@ -36,7 +36,7 @@ pub struct Args {
     /// Replace an existing file.
     #[arg(long)]
     force: bool,
-    /// Explain in the terminal what each run died of, with the evidence, and what to do. With -o, the report is written
+    /// Explain in the terminal why each run died, with the evidence, and what to do. With -o, the report is written
     /// as well.
     #[arg(long, conflicts_with = "format")]
     explain: bool,
@@ -56,7 +56,8 @@ struct GivenArgs {
     /// Weight decay.
     #[arg(long, value_name = "X", value_parser = not_negative)]
     weight_decay: Option<f64>,
-    /// Steps, as the checkpoints count them, per optimizer step: the micro-batches per step under gradient accumulation.
+    /// Steps, as the checkpoints count them, per optimizer step: the micro-batches per step under gradient
+    /// accumulation.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     accum: Option<u64>,
 }
@@ -68,7 +69,7 @@ fn not_negative(text: &str) -> Result<f64, String> {
     }
 }
 
-/// The metrics beside a run's checkpoints, if a trainer left some there that can be read.
+/// The metrics next to a run's checkpoints, if a trainer left readable ones.
 fn training(run: &Run) -> Option<Training> {
     let folder = Path::new(&run.checkpoints.first()?.path).parent()?;
     let file = std::fs::File::open(folder.join("metrics.jsonl")).ok()?;

@@ -1,4 +1,4 @@
-//! `ckpt scan`: what loading files would do besides loading them.
+//! `ckpt scan`: what loading files would do besides reading data.
 
 use std::path::{Path, PathBuf};
 
@@ -15,10 +15,10 @@ use crate::{Failure, exit, terminal};
 
 /// List what loading files would import, call and write, without doing any of it.
 ///
-/// Finds pickles wherever they hide (PyTorch files of any age, nested archives, NumPy and joblib files), TorchScript code,
-/// archives that different readers read differently, and inconsistent SafeTensors and GGUF files.
-/// Exit codes: 0 nothing found; 1 something found; 2 wrong usage; 3 a file cannot be read or fully scanned; 4 the output
-/// cannot be written.
+/// Finds pickles, even hidden ones (PyTorch files of any age, nested archives, NumPy and joblib files), TorchScript
+/// code, archives that different readers read differently, and inconsistent SafeTensors and GGUF files. Exit codes: 0
+/// nothing found; 1 something found; 2 wrong usage; 3 a file cannot be read or fully scanned; 4 the output cannot be
+/// written.
 #[derive(clap::Args)]
 pub struct Args {
     /// Files, folders or glob patterns.
@@ -76,7 +76,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         FailOn::Unknown => Severity::Unknown,
         FailOn::Dangerous => Severity::Dangerous,
     };
-    // What makes the exit code 1 is shown.
+    // Findings that make the exit code 1 are shown.
     let shown = if args.all { Severity::Note } else { least.min(Severity::Unknown) };
     let scanned = Scanned::new(files, least);
     let code = match scanned.status {
@@ -102,7 +102,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     Ok(code)
 }
 
-/// Every file that `paths` (files, folders, glob patterns) stand for.
+/// Every file that `paths` (files, folders, glob patterns) match.
 fn expand(paths: &[PathBuf]) -> Result<Vec<Found>, Failure> {
     let nothing = |_: &Path| {
         let what = "contains no file that a loader would read";

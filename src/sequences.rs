@@ -9,7 +9,7 @@ use crate::{Failure, load};
 /// The most bytes of a text that are read: the tokenizers crate takes more than a hundred times its size.
 const LONGEST_TEXT: u64 = 32 << 20;
 
-/// The sequences in `path`: those of a file of ids, else one of all its text in the tokens of `tokenizer`.
+/// The sequences in `path`: those of a file of ids, else a single one with all its text as tokens of `tokenizer`.
 pub fn read(
     path: &Path,
     tokenizer: impl FnOnce() -> Result<Tokenizer, Failure>,

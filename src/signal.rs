@@ -8,9 +8,9 @@ use crate::Failure;
 use crate::exit;
 
 /// Handles two signals that would otherwise end the process silently. For programs that consist of this command line
-/// only, before they start a thread: if another process truncates a mapped file while it is read, the program says so and
-/// exits with the code for an unreadable file; a limit on file sizes shows as an error of the write, instead of leaving
-/// temporary files behind.
+/// only, before they start a thread: if another process truncates a mapped file while it is read, the program says so
+/// and exits with the code for an unreadable file; a limit on file sizes shows as an error of the write, instead of
+/// leaving temporary files behind.
 pub fn handle_signals() {
     #[cfg(unix)]
     {

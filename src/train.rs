@@ -16,9 +16,9 @@ use crate::{Failure, exit, load, terminal};
 /// Train or resume a BitNet code model, with optimizers that keep ternary weights alive.
 ///
 /// The model is bitnet-student (docs/bitnet.md). Settings come from --config; flags override them. The run folder gets
-/// config.toml, metrics.jsonl, a PyTorch checkpoint every --save-every steps, and best.pt by validation loss. Ctrl-C and
-/// SIGTERM save a checkpoint before the run stops; resuming continues as if it had not stopped. Exit code 1 when the run
-/// refuses to start, or stops, because of collapsed weights.
+/// config.toml, metrics.jsonl, a PyTorch checkpoint every --save-every steps, and best.pt by validation loss. Ctrl-C
+/// and SIGTERM save a checkpoint before the run stops; resuming continues as if it had not stopped. Exit code 1 when
+/// the run refuses to start, or stops, because of collapsed weights.
 #[derive(clap::Args)]
 #[command(allow_negative_numbers = true)]
 pub struct Args {
@@ -60,7 +60,8 @@ pub struct Args {
     /// After the warm-up, decay the learning rate along a cosine that ends at --steps.
     #[arg(long)]
     cosine: bool,
-    /// Decoupled weight decay of parameters outside BitLinear layers; with muon-adamw, of parameters that are not matrices.
+    /// Decoupled weight decay of parameters outside BitLinear layers; with muon-adamw, of parameters that are not
+    /// matrices.
     #[arg(long, value_name = "RATE")]
     weight_decay: Option<f64>,
     /// Decoupled weight decay of ternary weights; with muon-adamw, of every matrix. 0 by default, because it shrinks
@@ -73,8 +74,8 @@ pub struct Args {
     /// Absolute magnitude that the polarizer pushes weights to.
     #[arg(long, value_name = "SIZE", conflicts_with = "relative_target")]
     target_scale: Option<f64>,
-    /// Magnitude that the polarizer pushes weights to, as a share of each layer's mean|w| at the start; 0.25 by default for
-    /// one-sided and two-sided.
+    /// Magnitude that the polarizer pushes weights to, as a share of each layer's mean|w| at the start; 0.25 by default
+    /// for one-sided and two-sided.
     #[arg(long, value_name = "SHARE")]
     relative_target: Option<f64>,
     /// How strongly the polarizer pushes; by default 0.05, for constant 0.01, for piecewise 0.1.
@@ -335,7 +336,7 @@ fn teacher(text: &str) -> Teacher {
     Teacher::new(path, weight)
 }
 
-/// The data files that `given` paths and patterns stand for, each once.
+/// The data files that the `given` paths and patterns match, each once.
 fn files(given: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     let mut all: Vec<PathBuf> = Vec::new();
     for path in given {
@@ -363,7 +364,7 @@ impl Args {
         let whole = |path: &Path| std::fs::canonicalize(path).ok();
         let from = self.resume.as_deref().and_then(whole);
         let same = from.is_some_and(|from| from.parent().map(Path::to_path_buf) == whole(&self.output));
-        // Where no step was taken, there is no run.
+        // Without a step there is no run to describe.
         let run = std::fs::metadata(self.output.join("metrics.jsonl")).is_ok_and(|m| m.len() > 0);
         match self.force || same || !run {
             true => Ok(()),
@@ -375,7 +376,7 @@ impl Args {
     }
 
     /// The optimizer's settings of the file with the flags over them; `None` without any of these flags. Which keys an
-    /// optimizer has its name decides, and that may come from either.
+    /// optimizer has is decided by its name, which may come from either.
     fn optimizer(&self, mut table: toml::Table) -> Result<Option<toml::Table>, Failure> {
         let float = |flag: Option<f64>| flag.map(toml::Value::Float);
         let flags = [

@@ -1,4 +1,4 @@
-//! `ckpt verify`: whether two checkpoints say the same.
+//! `ckpt verify`: whether two checkpoints have the same weights, or compute the same.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! Making a plan: which source tensors are written, under which names, as what.
+//! Making a plan: which source tensors are written, under which names and as which types.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -50,7 +50,7 @@ pub(crate) fn plan<'c>(source: &'c Checkpoint, options: &Options) -> Result<Plan
     Ok(plan)
 }
 
-/// A source tensor with what was decided about it.
+/// A source tensor and the decisions about it.
 struct Chosen {
     index: usize,
     name: String,
@@ -61,12 +61,12 @@ struct Chosen {
 struct Builder<'c, 'o> {
     plan: Plan<'c>,
     options: &'o Options,
-    /// Whether the output is laid out as the source's object is.
+    /// Whether the output has the structure of the source's object.
     nested: bool,
-    /// The key under which weights go, with its dot.
+    /// The key under which weights are stored, with its dot.
     prefix: &'static str,
     style: Option<Style>,
-    /// Whether the output's configuration says what the divisors of rotary frequencies are made of.
+    /// Whether the output's configuration gives the parameters that determine the divisors of rotary frequencies.
     config_has_rope: bool,
 }
 
@@ -129,7 +129,7 @@ impl<'c, 'o> Builder<'c, 'o> {
         Ok(Builder { plan, options, nested, prefix, style, config_has_rope })
     }
 
-    /// Notes what the output lacks of the model as a whole.
+    /// Notes what the output lacks to be the whole model.
     fn note_on_the_model(&mut self) {
         let (source, target) = (self.plan.source, self.options.target);
         if target.form().is_model {
@@ -388,7 +388,7 @@ impl<'c, 'o> Builder<'c, 'o> {
             // A matrix whose scale was stored next to it keeps it there.
             let beside = settings.exact_scales || has_scale_beside(tensor);
             let needs_scale = quant == Quant::I2S || (beside && quant.is_ternary());
-            // Blocks that are ternary already keep their scales.
+            // Blocks that are already ternary keep their scales.
             let has_blocks = matches!(tensor.dtype, DType::Ggml(_)) && tensor.dtype.is_ternary();
             let rounds = ternary && !settings.latent && !has_blocks && !packed;
             if (quant.is_ternary() && (packed || needs_scale)) || rounds {

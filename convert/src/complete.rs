@@ -12,13 +12,13 @@ use crate::source::student;
 
 /// More layers than any model has; a configuration may say any number.
 const MOST_LAYERS: usize = 1 << 12;
-/// Tensors that are named; the rest is counted.
+/// The number of tensors that are named; the rest are counted.
 const NAMED: usize = 4;
 
 /// What the model of `plan` lacks; `None` where it is complete or not recognised.
 pub(crate) fn note(plan: &Plan<'_>) -> Option<Note> {
     let source = plan.source;
-    // Which tensors a GGUF file should have, the name of its architecture alone does not say.
+    // The name of its architecture alone does not determine which tensors a GGUF file should have.
     let mut config = match source.format {
         Format::Gguf { .. } => student(source)?,
         _ => source.model_config().ok()?,
@@ -28,7 +28,7 @@ pub(crate) fn note(plan: &Plan<'_>) -> Option<Note> {
         .iter()
         .filter_map(|pair| Some((names::role(&pair.name)?, pair.elements.tensor.shape.as_slice())))
         .collect();
-    // A layer counts as soon as one tensor of it is there, whatever the configuration says.
+    // A layer counts if any of its tensors is present, even if the configuration says otherwise.
     let of_layer = |role: &Role| match role {
         Role::Layer(n, _) => n.saturating_add(1),
         _ => 0,

@@ -1,4 +1,4 @@
-//! The error type of this crate: reading, writing, or asking for what a format cannot hold.
+//! The error type of this crate: failures to read or write, and requests that a format cannot fulfil.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use ckpt_inspect::{Checkpoint, printable};
 
 use crate::Remedy;
 
-/// Why a conversion stopped. Nothing is left under the output's name.
+/// Why a conversion stopped. It leaves nothing under the output's name.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -16,7 +16,7 @@ pub enum Error {
     /// The output cannot be written, or the caller stopped the work.
     #[error(transparent)]
     Output(#[from] ckpt_inspect::staged::Error),
-    /// What was asked for cannot be written in this form.
+    /// The requested output cannot be written in this form.
     #[error("{why}")]
     Target {
         /// Why.
@@ -24,7 +24,7 @@ pub enum Error {
         /// The option that would help, if there is one.
         remedy: Option<Remedy>,
     },
-    /// What was asked for cannot be made of this source.
+    /// The requested output cannot be made from this source.
     #[error("{}: {why}", printable(&path.to_string_lossy()))]
     Source {
         /// The source, as it was opened.
@@ -37,12 +37,12 @@ pub enum Error {
 }
 
 impl Error {
-    /// The form cannot hold what was asked for.
+    /// The form cannot hold the requested output.
     pub(crate) fn target(why: impl Into<String>) -> Self {
         Error::Target { why: why.into(), remedy: None }
     }
 
-    /// `source` is not what is asked for.
+    /// `source` is not what was requested.
     pub(crate) fn of_source(source: &Checkpoint, why: impl Into<String>) -> Self {
         Error::Source { path: source.path.clone(), why: why.into(), remedy: None }
     }

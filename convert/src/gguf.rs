@@ -30,13 +30,13 @@ use crate::{Error, Result, safetensors};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Gguf {
-    /// Type of the matrices in layers. By default TQ2_0 for a ternary model, the tensor's own for a GGUF source and where no
-    /// model is recognised, else F16.
+    /// Type of the matrices in layers. By default TQ2_0 for a ternary model, the tensor's own for a GGUF source and
+    /// where no model is recognised, else F16.
     pub quant: Option<Quant>,
     /// Type of the embedding and the output head. By default `quant` where that is a plain type, else Q8_0.
     pub embed: Option<Quant>,
-    /// TQ1_0 and TQ2_0 blocks of scale 1, beside each matrix a tensor `.scale` with its own in f32: llama.cpp multiplies
-    /// by it, in every architecture (`llama_model_base::load_tensors`).
+    /// TQ1_0 and TQ2_0 blocks of scale 1, and for each matrix a tensor `.scale` with its f32 scale: llama.cpp
+    /// multiplies by it, in every architecture (`llama_model_base::load_tensors`).
     pub exact_scales: bool,
     /// Keep the float weights of ternary layers. Only a program that makes them ternary itself then computes the same.
     pub latent: bool,
@@ -166,7 +166,7 @@ impl Rules {
             return Quant::F32;
         }
         let own = match tensor.dtype {
-            // Whatever its layout was, it becomes that of x86 builds.
+            // Any layout becomes that of x86 builds.
             DType::Ternary(_) => Some(Quant::I2S),
             dtype => Quant::of(dtype),
         };
@@ -192,7 +192,7 @@ impl Rules {
     }
 }
 
-/// What was decided about types and scales that the user should know.
+/// Decisions about types and scales that the user should know.
 #[derive(Debug, Default)]
 pub(crate) struct Choices {
     misfits: Vec<(String, Quant)>,
@@ -200,7 +200,7 @@ pub(crate) struct Choices {
     rounded: usize,
     unscaled: usize,
     inexact: Vec<(String, f32)>,
-    /// Of those, how many have rows that the blocks asked for do not fit.
+    /// The number of these whose rows do not fill the requested blocks.
     inexact_misfits: usize,
 }
 
@@ -280,7 +280,7 @@ pub(crate) fn rope_factors(source: &Checkpoint) -> Option<Vec<f32>> {
     config.rope_scaling.factors(config.rope_base, config.head_dim)
 }
 
-/// Keys of a GGUF source that do not hold for a file written from it.
+/// Keys of a GGUF source that do not apply to a file written from it.
 fn is_of_the_file(key: &str) -> bool {
     key.starts_with("split.")
         || matches!(key, ALIGNMENT_KEY | "general.file_type" | "general.quantization_version")
@@ -423,8 +423,8 @@ impl File {
     }
 }
 
-/// Writes `plan` to the file `path`; with a limit for one file, to the folder `path`, as llama.cpp names and reads split
-/// sets: all keys in the first file, in each its number and how many files and tensors there are.
+/// Writes `plan` to the file `path`; with a limit for one file, to the folder `path`, as llama.cpp names and reads
+/// split sets: all keys in the first file, in each its number and how many files and tensors there are.
 fn write(
     plan: &mut Plan<'_>,
     options: &Options,

@@ -54,7 +54,7 @@ fn write(
     safetensors::write_folder(plan, path, options.max_shard_bytes, &beside, options.force, control)
 }
 
-/// config.json and the files beside the source, by name. Adds to the plan's notes what config.json cannot say.
+/// config.json and the files next to the source, by name. Adds to the plan's notes what config.json cannot express.
 fn beside(plan: &mut Plan<'_>) -> Result<Vec<(String, Vec<u8>)>> {
     let mut files = Vec::new();
     if let Some(config) = config(plan)? {
@@ -87,13 +87,13 @@ fn beside(plan: &mut Plan<'_>) -> Result<Vec<(String, Vec<u8>)>> {
 fn config_file(plan: &Plan<'_>, mut config: Map<String, Json>) -> Vec<u8> {
     let given = plan.source.model.quantization.as_ref().filter(|q| q.is_bitnet());
     if plan.target == (Target::Hf { packed: true }) {
-        // Its other keys, such as on norms in each BitLinear, hold for packed matrices too.
+        // Its other keys, such as those on norms in each BitLinear, apply to packed matrices too.
         let own = config.get(Quantization::KEY).filter(|_| given.is_some()).and_then(Json::as_object);
         let mut packed = own.cloned().unwrap_or_default();
         packed.extend(Quantization::packed().map(|(key, word)| (key.to_string(), json!(word))));
         config.insert(Quantization::KEY.into(), Json::Object(packed));
     } else if !given.is_some_and(|q| q.online) {
-        // Without it, transformers would multiply with the float masters as they are.
+        // Without it, transformers would multiply by the unrounded float masters.
         config.shift_remove(Quantization::KEY);
     }
     config.insert("torch_dtype".into(), json!(main_dtype(plan).name()));
@@ -109,7 +109,7 @@ fn main_dtype(plan: &Plan<'_>) -> DType {
     sizes.into_values().max_by_key(|(bytes, _)| *bytes).map_or(DType::F32, |(_, dtype)| dtype)
 }
 
-/// What config.json says; `None` where no model is recognised, which is noted.
+/// The contents of config.json; `None` if no model is recognised, which is noted.
 fn config(plan: &mut Plan<'_>) -> Result<Option<Map<String, Json>>> {
     let source = plan.source;
     let model = source.model_config();
@@ -150,7 +150,7 @@ fn not_in_config(student: &ModelConfig, target: Target) -> Vec<Note> {
     notes
 }
 
-/// What the model caps, and at what.
+/// What the model soft-caps, and the values of the caps.
 pub(crate) fn soft_caps(config: &ModelConfig) -> Vec<(&'static str, f64)> {
     let caps =
         [("attention scores", config.attn_logit_soft_cap), ("final logits", config.final_logit_soft_cap)];

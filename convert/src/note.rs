@@ -92,7 +92,7 @@ pub enum Note {
         /// How many.
         count: usize,
     },
-    /// F16 holds the scales of ternary matrices inexactly or not at all.
+    /// F16 cannot represent the scales of ternary matrices exactly, or at all.
     InexactScales {
         /// How many.
         count: usize,
@@ -126,7 +126,7 @@ pub enum Note {
     },
     /// GGUF has no keys for this kind of rotary scaling.
     RopeScaling {
-        /// The kind, as config.json calls it.
+        /// The kind's name in config.json.
         kind: String,
     },
     /// config.json cannot express the divisors of rotary frequencies that the source has.

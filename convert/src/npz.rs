@@ -40,11 +40,11 @@ pub(crate) const FORM: Form = Form {
     write,
 };
 
-/// Longest name of an array: that of a zip's entry, less its extension and what else a header holds.
+/// Longest name of an array: that of a zip's entry, without its extension and the rest of a header.
 const LONGEST: usize = 65_000;
-/// Dimensions that an array of NumPy's has at most.
+/// The most dimensions of a NumPy array.
 const MOST_DIMENSIONS: usize = 64;
-/// Sizes and offsets from here on take zip64.
+/// Sizes and offsets from here on need zip64.
 const WIDE: u64 = u32::MAX as u64;
 
 /// Refuses names that NumPy, or a program that unpacks the archive, would misread.
@@ -206,7 +206,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes bytes and forgets them.
+    /// A writer that discards bytes.
     #[derive(Default)]
     struct Counted {
         at: u64,
@@ -237,7 +237,7 @@ mod tests {
         }
     }
 
-    /// An entry that is wide, one that lies where offsets are, and more entries than 16 bits count.
+    /// An entry of wide size, one at a wide offset, and more entries than 16 bits can count.
     #[test]
     fn the_length_is_known_before() {
         let zeros = vec![0; 1 << 20];

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::source::gguf_student;
 
-/// Whether a checkpoint's key holds what only training needs.
+/// Whether the values of a checkpoint's key are only needed for training.
 pub(crate) fn is_training_state(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
     key.contains("optim")
@@ -75,8 +75,8 @@ pub(crate) fn carried(
         .collect()
 }
 
-/// What a trainer saves next to the weights, for the student of a GGUF file. `latent` is false where the matrices of its
-/// BitLinears hold codes times a scale: see [`ckpt_inspect::Model::holds_codes`].
+/// What a trainer saves next to the weights, for the student of a GGUF file. `latent` is false where the matrices of
+/// its BitLinears hold codes times a scale: see [`ckpt_inspect::Model::holds_codes`].
 fn of_trainer(source: &Checkpoint, student: &ModelConfig) -> BTreeMap<HashableValue, Value> {
     let mut config = student.to_trainer();
     if source.model.holds_codes() {

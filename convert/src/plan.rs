@@ -14,13 +14,13 @@ use crate::target::Target;
 use crate::ternary::Grid;
 use crate::{Note, Result};
 
-/// What to write, and how tensors go into it.
+/// What to write, and how tensors are stored in it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Options {
     /// The container and packing.
     pub target: Target,
-    /// Type of all floating-point weights; their own when not given. Packed and quantized ones become float32.
+    /// Type of all floating-point weights; by default their own. Packed and quantized ones become float32.
     pub dtype: Option<DType>,
     /// Types of the weights that a pattern matches, by the names in the output; the first match applies.
     pub dtypes: Vec<(GlobMatcher, DType)>,
@@ -42,7 +42,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// Everything unchanged, into `target`.
+    /// Options that write everything unchanged to `target`.
     pub fn new(target: Target) -> Self {
         Options {
             target,
@@ -73,7 +73,7 @@ pub struct Blob {
     pub dtype: DType,
     /// Its length.
     pub bytes: u64,
-    /// What the bytes are.
+    /// Where the bytes come from.
     pub content: Content,
 }
 
@@ -112,14 +112,14 @@ pub enum Content {
     },
 }
 
-/// Elements of the source in the order they are written in.
+/// Elements of the source in the order in which they are written.
 #[derive(Clone, Debug)]
 pub struct Elements {
     /// The tensor, or a run of the storage that several tensors share.
     pub tensor: TensorInfo,
-    /// Set where the rows are to be put in another order.
+    /// Set if the rows are put in another order.
     pub rotary: Option<Rotary>,
-    /// Set where what is written is the ternary form of the values.
+    /// Set if the ternary form of the values is written.
     pub grid: Option<Grid>,
     dense: Option<Box<TensorInfo>>,
 }
@@ -181,19 +181,19 @@ pub struct Pair {
     pub name: String,
 }
 
-/// Everything that a writer needs, and what the user should know.
+/// Everything that a writer needs, and notes for the user.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Plan<'c> {
-    /// Where elements come from.
+    /// The source of elements.
     pub source: &'c Checkpoint,
-    /// What is being written.
+    /// The target.
     pub target: Target,
     /// The bytes.
     pub blobs: Vec<Blob>,
     /// The tensors on them, in source order.
     pub tensors: Vec<Output>,
-    /// Names left out because the tensor is the same as another, with the name of that one.
+    /// Names left out because the tensor is the same as another, with the name of the other.
     pub tied: Vec<(String, String)>,
     /// Plain values to keep, by key.
     pub metadata: Value,
@@ -207,7 +207,7 @@ impl<'c> Plan<'c> {
     /// Plans the conversion of `source`.
     ///
     /// # Errors
-    /// `Read` when tensors are damaged, `Target` when the target cannot hold what was asked for.
+    /// `Read` if tensors are damaged, `Target` if the target cannot hold what was requested.
     pub fn new(source: &'c Checkpoint, options: &Options) -> Result<Self> {
         crate::build::plan(source, options)
     }

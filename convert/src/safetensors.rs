@@ -118,7 +118,7 @@ pub(crate) const I2S: Form = Form {
     ..FORM
 };
 
-/// Refuses a tensor with the name under which the header keeps its metadata.
+/// Refuses a tensor with the name that the header uses for metadata.
 pub(crate) fn without_metadata(plan: &Plan<'_>) -> Result<()> {
     match plan.tensors.iter().any(|t| t.name == "__metadata__") {
         true => Err(Error::target(

@@ -1,4 +1,4 @@
-//! What a source says about its tensors beyond their type and shape.
+//! What a source records about its tensors beyond type and shape.
 
 use std::collections::HashSet;
 
@@ -12,7 +12,7 @@ use crate::names::{self, Style};
 use crate::plan::Elements;
 use crate::ternary::Grid;
 
-/// Tensors that only say how others are packed.
+/// Tensors that only describe how others are packed.
 pub(crate) fn helpers(source: &Checkpoint) -> HashSet<usize> {
     let packed: HashSet<&str> = source
         .tensors
@@ -28,7 +28,7 @@ pub(crate) fn helpers(source: &Checkpoint) -> HashSet<usize> {
     source.tensors.iter().enumerate().filter(|(_, t)| is_helper(t)).map(|(i, _)| i).collect()
 }
 
-/// Whether a separate tensor says what GGML's blocks are multiplied by.
+/// Whether a separate tensor has the factor of GGML's blocks.
 pub(crate) fn has_scale_beside(tensor: &TensorInfo) -> bool {
     matches!(tensor.dtype, DType::Ggml(_)) && tensor.scale.is_some()
 }

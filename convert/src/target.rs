@@ -1,4 +1,4 @@
-//! What can be written: a line of [`Target`]'s table each, and a [`Form`] in the file of its writer.
+//! What can be written: for each target a line in [`Target`]'s table, and a [`Form`] in the file of its writer.
 
 use std::path::Path;
 
@@ -17,13 +17,13 @@ use crate::{Result, gguf, hf, npz, safetensors, torch};
 pub struct Form {
     /// Its name on the command line; empty if it is chosen by the output's extension.
     pub name: &'static str,
-    /// What it is, in a line of help.
+    /// Its description in a line of help.
     pub about: &'static str,
-    /// The extension of its files; nothing where it is a folder.
+    /// The extension of its files; empty for a folder.
     pub extension: &'static str,
     /// Whether it can be a folder of several files of limited size.
     pub splits: bool,
-    /// Who reads it, in messages.
+    /// The programs that read it, for messages.
     pub(crate) reader: &'static str,
     /// Whether it has this element type.
     pub(crate) holds: fn(DType) -> bool,
@@ -64,7 +64,7 @@ macro_rules! targets {
                 [$(Target::$target $((<$settings>::default()))? $({ $field: <$of>::default() })?),*].into_iter()
             }
 
-            /// What is to be known of it.
+            /// Its row in the table.
             pub fn form(self) -> &'static Form {
                 match self {
                     $(Target::$target { .. } => &$form,)*

@@ -1,5 +1,5 @@
-//! PyTorch's zip: `data.pkl` first, so that a truncated file still says what it contained, then `byteorder`, one entry per
-//! storage, `version` and `.data/serialization_id`.
+//! PyTorch's zip: `data.pkl` first, so that a truncated file still says what it contained, then `byteorder`, one entry
+//! per storage, `version` and `.data/serialization_id`.
 
 use std::path::Path;
 
@@ -132,7 +132,7 @@ impl Object {
     }
 
     /// Puts tensor `index` at the path `name`, whose keys may hold dots themselves: as deep as containers lead, and
-    /// under what is left of the path there. Lists have lost the tensors they held; they come back in order.
+    /// under the rest of the path there. Lists without their tensors get them back in order.
     fn insert(&mut self, name: &str, index: usize) {
         match self {
             Object::Dict(entries) => {

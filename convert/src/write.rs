@@ -17,7 +17,7 @@ use crate::{Error, Result};
 pub struct Written {
     /// Bytes of all files.
     pub bytes: u64,
-    /// What narrower types could not hold.
+    /// Values that narrower types could not hold.
     pub losses: Losses,
 }
 

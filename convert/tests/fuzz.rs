@@ -1,5 +1,5 @@
-//! Any bytes at all, some thousands of them: the targets of `fuzz/` on changes of files of every format. In a process of
-//! its own, so that the allocator's peak is its own.
+//! Any bytes at all, some thousands of them: the targets of `fuzz/` on changes of files of every format. In a process
+//! of its own, so that the allocator's peak is its own.
 //!
 //! The same cases run each time. `CKPT_FUZZ_CASES` sets how many, `CKPT_FUZZ_SEED` which.
 
@@ -22,7 +22,7 @@ static ALLOCATOR: PeakAlloc = PeakAlloc;
 
 /// More than anything takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// What a case may allocate, whatever its bytes announce, and for each of its bytes.
+/// What a case may allocate at most, even if its bytes announce more: in total, and for each of its bytes.
 const MEMORY: (usize, usize) = (96 << 20, 256);
 
 fn setting(variable: &str, default: u64) -> u64 {
@@ -46,7 +46,7 @@ fn case(target: &Target, what: &str, bytes: &[u8]) {
     std::fs::remove_file(&kept).unwrap();
 }
 
-/// All in one test: whatever runs beside it would count as its memory.
+/// All in one test, because memory of tests running in parallel would be counted too.
 #[test]
 fn any_bytes_give_an_answer_or_a_typed_error() {
     // A new format has no place in the list of seeds without being made there, and its seed is what it says.

@@ -144,8 +144,8 @@ fn convert(checkpoint: &Checkpoint, choice: usize, to: &Path) {
                 Err(Error::Read(_)) => return,
                 Err(error) => panic!("{:?}: {error}", options.target),
             };
-            // Bytes beside a scale become a packed matrix where the copy has what says so and the source had not. That is
-            // what a comparison is for.
+            // Bytes beside a scale become a packed matrix where the copy has what says so and the source had not. That
+            // is what a comparison is for.
             let explained = |t: &Agreement| matches!(t.dtypes, [DType::U8, DType::Ternary(_)]);
             assert!(report.failures().all(explained), "{:?}: {report:#?}", options.target);
             assert!(report.agrees() || report.failures().count() > 0, "{:?}: {report:#?}", options.target);

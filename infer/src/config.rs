@@ -67,7 +67,7 @@ pub fn configuration(
     }
     let shapes = names.shapes().ok_or_else(|| inconsistent("its tensors do not form a model".into()))?;
 
-    // The heads that a flag gives are heads of that many elements, whatever the configuration says of these.
+    // A head size given by an option overrides the one in the configuration.
     if flags.num_heads.is_some() {
         given.head_dim = None;
     }
@@ -94,7 +94,7 @@ pub fn configuration(
             "{num_heads} query heads of {head_dim} cannot be shared out among {num_kv_heads} KV heads"
         )));
     }
-    // Packed matrices are ternary, whatever the configuration says.
+    // Packed matrices are ternary, even if the configuration says otherwise.
     config.use_bitlinear_attn |= shapes.packed_attn;
     config.use_bitlinear_ffn |= shapes.packed_ffn;
     if !(config.use_bitlinear_attn || config.use_bitlinear_ffn) {
@@ -135,8 +135,8 @@ fn given(checkpoint: &Checkpoint) -> Result<Given, String> {
     })
 }
 
-/// Whether a GGUF file was written by bitnet-student's original exporter, which wrote norms as F16, as nobody else does,
-/// and nothing about what the model computes.
+/// Whether a GGUF file was written by bitnet-student's original exporter, which wrote norms as F16, as nobody else
+/// does, and nothing about what the model computes.
 fn of_first_exporter(checkpoint: &Checkpoint, names: &Names<'_>) -> bool {
     matches!(checkpoint.format, ckpt_inspect::Format::Gguf { .. })
         && STUDENT.gguf.contains(&checkpoint.model.architecture.as_str())

@@ -4,7 +4,7 @@ use crate::template::{Message, Template};
 use crate::tokenizer::{Specials, Tokenizer};
 use crate::{Error, Result, TokenRole};
 
-/// What was said so far.
+/// The turns so far, and the system message.
 #[derive(Clone, Debug)]
 pub struct Conversation {
     template: Template,

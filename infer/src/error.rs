@@ -38,7 +38,7 @@ pub enum Error {
     Tokenizer {
         /// The tokenizer's file.
         path: PathBuf,
-        /// What is wrong with it, or missing in it.
+        /// What is wrong with it, or missing from it.
         what: String,
     },
     /// A token id is not in the vocabulary.
@@ -56,7 +56,7 @@ pub enum Error {
     ContextFull {
         /// Positions that would be needed.
         wanted: usize,
-        /// Positions that there are.
+        /// Positions in the context.
         limit: usize,
     },
     /// The model's logits are NaN, so no token can be chosen.

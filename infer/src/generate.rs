@@ -15,7 +15,7 @@ pub struct Stop {
     pub max_tokens: usize,
     /// After one of these tokens, which is still reported.
     pub ids: Vec<u32>,
-    /// Report with each token its log probability and this many alternatives; `None` for neither.
+    /// With each token, report its log probability and this many alternatives; `None` for neither.
     pub logprobs: Option<usize>,
 }
 
@@ -42,9 +42,9 @@ pub struct Token {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Reason {
-    /// As many tokens as asked for.
+    /// The requested number of tokens was generated.
     MaxTokens,
-    /// One of the stop tokens.
+    /// A stop token was generated.
     StopToken,
     /// The callback stopped it.
     Callback,
@@ -72,7 +72,7 @@ pub struct Outcome {
     pub ids: Vec<u32>,
     /// Why it ended.
     pub reason: Reason,
-    /// Time until the prompt's logits were there.
+    /// Time until the prompt's logits were computed.
     pub prefill: Duration,
     /// Time for all tokens after the first.
     pub decode: Duration,
@@ -104,8 +104,8 @@ impl<'g, 'm> Generator<'g, 'm> {
     /// false.
     ///
     /// # Errors
-    /// `Usage` when the prompt is empty; `Token` and `ContextFull` of the prompt; `NotANumber` when all logits are NaN. A context that fills up later is
-    /// [`Reason::ContextFull`].
+    /// `Usage` when the prompt is empty; `Token` and `ContextFull` of the prompt; `NotANumber` when all logits are NaN.
+    /// A context that fills up later is [`Reason::ContextFull`].
     pub fn run(&mut self, prompt: &[u32], on_token: &mut dyn FnMut(&Token) -> bool) -> Result<Outcome> {
         if prompt.is_empty() {
             return Err(Error::Usage("the prompt is empty"));

@@ -8,7 +8,7 @@ use ckpt_inspect::{Checkpoint, DType, TensorInfo};
 
 use crate::{Error, Result};
 
-/// Largest file that is read: more tokens than a model gets through in a day.
+/// Largest file that is read: more tokens than a model processes in a day.
 const LARGEST_FILE: u64 = 1 << 30;
 
 /// Whether the file's name says that it holds token ids and not text: `.safetensors`, `.json`, `.jsonl` and `.ids`.
@@ -24,7 +24,7 @@ fn extension(path: &Path) -> Option<String> {
 /// in text a line each, as a JSON list or as numbers with commas or spaces between them.
 ///
 /// # Errors
-/// `Input` when the file cannot be read, is too large, or has something else than ids.
+/// `Input` if the file cannot be read, is too large, or contains anything but ids.
 pub fn read_ids(path: &Path) -> Result<Vec<Vec<u32>>> {
     let wrong = |what: String| Error::Input { path: path.to_path_buf(), what };
     let cannot = |e: std::io::Error| wrong(format!("cannot be read: {e}"));

@@ -1,6 +1,6 @@
 //! A KV cache in a file, so that a long prompt need not be run again: SafeTensors with the token ids (`ids`), keys and
-//! values of each layer (`layers.N.key` and `.value`, [heads, positions, head_dim]), the model's fingerprint, and at the
-//! end (`checksum`) the CRC-32 of all bytes before it, little-endian: a damaged one would give gibberish.
+//! values of each layer (`layers.N.key` and `.value`, [heads, positions, head_dim]), the model's fingerprint, and at
+//! the end (`checksum`) the CRC-32 of all bytes before it, little-endian: a damaged one would give gibberish.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
@@ -25,7 +25,7 @@ const VERSION: &str = "2";
 const CHECKSUM: u64 = 4;
 
 impl Cache {
-    /// Writes the cache to `path`, whole or not at all. An existing file is replaced.
+    /// Writes the cache to `path`, completely or not at all. An existing file is replaced.
     ///
     /// # Errors
     /// `Usage` when positions have been forgotten by sliding; `Output`.
@@ -59,7 +59,7 @@ impl Cache {
         }
         entry("checksum".into(), "U8", &[CHECKSUM as usize], CHECKSUM as usize);
         let mut header = serde_json::Value::Object(entries).to_string().into_bytes();
-        // What follows is aligned.
+        // The data after this is aligned.
         header.resize(header.len().next_multiple_of(8), b' ');
 
         let staged = StagedFile::create(path, (8 + header.len() + end) as u64, true)?;
@@ -158,8 +158,8 @@ impl Cache {
         Ok(cache)
     }
 
-    /// Drops everything after the common beginning with `ids`, and leaves at least one token to run, so that prompts with the
-    /// same beginning share it. Returns how many tokens are kept.
+    /// Drops everything after the longest common prefix with `ids`, and leaves at least one token to run, so that
+    /// prompts with the same beginning share it. Returns how many tokens are kept.
     ///
     /// # Errors
     /// `Usage` when the window has slid.
@@ -188,7 +188,7 @@ fn is_sound(path: &Path) -> io::Result<bool> {
     Ok(recorded == sum.finalize().to_le_bytes())
 }
 
-/// A file that is written with the checksum of all that was.
+/// A file, and the checksum of everything written to it.
 struct Summed {
     file: BufWriter<StagedFile>,
     sum: Hasher,

@@ -12,7 +12,7 @@ use crate::tokenizer::Tokenizer;
 pub struct Message {
     /// `system`, `user` or `assistant`.
     pub role: String,
-    /// What was said.
+    /// Its text.
     pub content: String,
 }
 
@@ -27,15 +27,16 @@ impl Message {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Template {
-    /// `User: …` and `Assistant: …`, a line each.
+    /// `User: …` and `Assistant: …`, one line each.
     Plain,
-    /// `<|user|>`, `<|assistant|>` and `<|system|>`, each on a line before the turn, and the end-of-text token after it.
+    /// `<|user|>`, `<|assistant|>` and `<|system|>`, each on a line before the turn, and the end-of-text token after
+    /// it.
     Tags,
     /// A Jinja template as `chat_template` of tokenizer_config.json and `tokenizer.chat_template` of GGUF have it.
     Jinja(String),
 }
 
-/// Steps that a template may take, far beyond what any in use takes.
+/// Steps that a template may take, far more than any real one takes.
 const FUEL: u64 = 10_000_000;
 /// Templates in use are a few kB.
 const LONGEST: usize = 1 << 20;
@@ -54,7 +55,7 @@ impl Template {
     /// that begin and end a text.
     ///
     /// # Errors
-    /// What is wrong with a Jinja template, or the message with which it refuses the conversation.
+    /// The error in a Jinja template, or the message with which it refuses the conversation.
     pub fn render(&self, messages: &[Message], bos: &str, eos: &str) -> Result<String, String> {
         match self {
             Template::Plain => Ok(plain(messages)),
@@ -63,7 +64,7 @@ impl Template {
         }
     }
 
-    /// What the model writes when it goes on with the user's turn, which ends the answer.
+    /// The text with which a model begins the user's next turn, which ends its answer.
     pub fn stops(&self) -> &'static [&'static str] {
         match self {
             Template::Plain => &["\nUser:", "\nSystem:"],
@@ -125,7 +126,7 @@ fn jinja(source: &str, messages: &[Message], bos: &str, eos: &str) -> Result<Str
     })
 }
 
-/// `tojson` as transformers has it: minijinja's, with what that escapes for HTML as it was.
+/// `tojson` of transformers: minijinja's, without its escapes for HTML.
 fn to_json(value: Value, args: Kwargs) -> Result<String, JinjaError> {
     let _: Option<Value> = args.get("ensure_ascii")?;
     let json = minijinja::filters::tojson(&value, None, args)?.to_string();
@@ -184,7 +185,7 @@ mod tests {
         );
     }
 
-    /// The constructs that templates in use are made of; what comes out is what Jinja2 with transformers' settings gives.
+    /// The constructs that real templates use; the expected output is that of Jinja2 with transformers' settings.
     #[test]
     fn jinja_templates_are_rendered_as_by_jinja2() {
         let template = "{{ bos_token }}{%- set ns = namespace(first=true) %}\n\

@@ -31,13 +31,13 @@ pub enum DamageKind {
     UnreadableShard,
     /// Bytes differ from their checksum.
     ChecksumMismatch,
-    /// One name stands for two things where the format allows one.
+    /// One name is used twice where the format allows it once.
     Duplicate,
     /// Tensors overlap where the format allows no overlap.
     Overlap,
     /// An entry of a listing describes no tensor that can be read.
     UnreadableEntry,
-    /// A shape does not fit the bytes, the blocks or the elements that it is said to have.
+    /// A shape does not fit the declared bytes, blocks or elements.
     Shape,
     /// Two parts of the file contradict each other.
     Inconsistent,

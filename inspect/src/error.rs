@@ -116,8 +116,8 @@ fn is_hostile(c: char) -> bool {
             | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{fffe}'..='\u{ffff}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// The same `json`, in which the characters that [`printable`] escapes have JSON's own escapes: parsing it gives the original
-/// text, and printing it is safe.
+/// The same `json`, in which the characters that [`printable`] escapes have JSON's own escapes: parsing it gives the
+/// original text, and printing it is safe.
 pub fn printable_json(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for c in json.chars() {
@@ -132,8 +132,8 @@ pub fn printable_json(json: &str) -> String {
     out
 }
 
-/// [`printable`] text that is safe at the start of a log line: what a CI system would take for a command (a leading `::`,
-/// and `##` as in `##[error]` and `##vso[`) is escaped too.
+/// [`printable`] text that is safe at the start of a log line: what a CI system would take for a command (a leading
+/// `::`, and `##` as in `##[error]` and `##vso[`) is escaped too.
 pub fn printable_in_log(text: &str) -> String {
     let text = printable(text).replace("##", "#\\u{23}");
     match text.trim_start().strip_prefix("::") {

@@ -60,7 +60,7 @@ impl<'b> Comparison<'b> {
         }
     }
 
-    /// What the candidate no longer has.
+    /// Tensors that the candidate no longer has.
     pub fn vanished(&self, policy: &Policy, findings: &mut Vec<Finding>) {
         if policy.baseline.allow_missing || self.weights.is_empty() {
             return;

@@ -1,4 +1,4 @@
-//! What a run died of, in words: one sentence for each cause, the evidence, and what to do.
+//! Why a run died, in words: one sentence for each cause, the evidence, and what to do.
 
 use ckpt_inspect::cause::{AccumulationSource, Cause, Decay, Explanation, LayerCause, Setting, Source};
 use ckpt_inspect::run::Run;
@@ -16,7 +16,7 @@ pub struct Finding {
     pub title: String,
     /// What happened, in one sentence.
     pub sentence: String,
-    /// The weights that it happened to.
+    /// The affected weights.
     pub those: String,
     /// The evidence, each item with a heading of one or two words.
     pub evidence: Vec<(&'static str, String)>,
@@ -28,7 +28,7 @@ pub struct Finding {
     pub layers: Vec<usize>,
 }
 
-/// What `explanation` says of `run`, gravest cause first. Empty for a run that is alive.
+/// The causes that `explanation` gives for `run`, gravest first. Empty for a run that is alive.
 pub fn findings(run: &Run, explanation: &Explanation) -> Vec<Finding> {
     let causes = explanation.causes();
     let mut all: Vec<Finding> =
@@ -42,7 +42,7 @@ pub fn findings(run: &Run, explanation: &Explanation) -> Vec<Finding> {
     all
 }
 
-/// Whether what the explanation says of the whole run belongs under this cause.
+/// Whether the findings about the whole run belong under this cause.
 fn has_prognosis(cause: Cause) -> bool {
     !matches!(cause, Cause::NeverTrained | Cause::ScaleLost)
 }
@@ -197,7 +197,7 @@ fn rates(layers: &[&LayerCause]) -> Vec<(&'static str, String)> {
     vec![("measured", measured), ("predicted", predicted)]
 }
 
-/// `value` cut, not rounded, after so many digits: 0.99997 is not 1.
+/// `value` truncated, not rounded, after this many digits: 0.99997 is not 1.
 fn floor(value: f64, digits: i32) -> String {
     let scale = 10f64.powi(digits);
     format!("{:.*}", digits as usize, (value * scale).floor() / scale)
@@ -303,7 +303,7 @@ fn short(value: f64) -> String {
 
 /// Why scaling dead weights back up is not among the advice.
 fn no_rescaling(explanation: &Explanation) -> Option<String> {
-    // Where std never fell there is nothing to scale back.
+    // If std never fell, there is nothing to scale back.
     let shrank =
         |l: &LayerCause| l.cause == Cause::WeightDecay || (l.cause == Cause::Unknown && l.decay.is_some());
     let prognosis = explanation.prognosis.as_ref().filter(|_| explanation.layers.iter().any(shrank))?;

@@ -14,24 +14,24 @@ use crate::{Error, Report, Scanned, csv, github, html, json, junit, markdown, sa
 pub struct Exporter<T> {
     /// Its name on the command line.
     pub name: &'static str,
-    /// What it is and whom it is for, if the name does not say so.
+    /// Its description and purpose, if the name does not say so.
     pub summary: Option<&'static str>,
     /// Extensions of files that are in this format, lower-case, the usual one first; empty where a file's name does not
     /// choose.
     pub extensions: &'static [&'static str],
-    /// Whether it is a page, which nobody can read on a terminal.
+    /// Whether it is a page, which is not readable on a terminal.
     pub page: bool,
     /// Writes it. The path is the top of the repository: formats that attach findings to files see them from there.
     pub write: fn(&T, Option<&Path>) -> Result<String, Error>,
 }
 
 impl<T> Exporter<T> {
-    /// A format of this name, which no file's name chooses.
+    /// A format of this name, without file extensions.
     pub const fn new(name: &'static str, write: fn(&T, Option<&Path>) -> Result<String, Error>) -> Self {
         Exporter { name, summary: None, extensions: &[], page: false, write }
     }
 
-    /// The format, with what it is and whom it is for.
+    /// The format, with a description and purpose.
     pub const fn with_summary(mut self, summary: &'static str) -> Self {
         self.summary = Some(summary);
         self

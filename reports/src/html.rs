@@ -1,7 +1,7 @@
 //! The report as one self-contained HTML page: no network, no external file, a strict content security policy.
 //! Everything but sorting, filtering and histograms works without JavaScript. Names and metadata come from
-//! checkpoints and are hostile text: [`printable`] makes what steers or hides visible, and `maud` escapes what it
-//! splices. The data block holds numbers and words of our own, and escapes `<`.
+//! checkpoints and are hostile text: [`printable`] makes control and invisible characters visible, and `maud` escapes
+//! what it splices. The data block holds numbers and words of our own, and escapes `<`.
 
 use base64::Engine;
 use ckpt_inspect::Verdict;
@@ -91,7 +91,7 @@ fn policy() -> String {
     )
 }
 
-/// Everything is shown by a word and a shape as well as by a colour.
+/// A word and a shape show every verdict as well as a colour.
 fn badge(verdict: Option<Verdict>) -> Markup {
     let word = verdict.map_or("not judged", Verdict::name);
     html! { span class={ "badge v-" (verdict.map_or("none", Verdict::name)) } { span aria-hidden="true" { (glyph(verdict)) } " " (word) } }
@@ -196,7 +196,7 @@ fn trained(training: &Training) -> Result<Markup, Error> {
     })
 }
 
-/// Patterns of judged layers, in order of appearance: what lines and the legend are coloured by.
+/// Patterns of judged layers, in order of appearance: lines and the legend are coloured by them.
 fn patterns(run: &Run) -> Vec<&str> {
     let mut patterns: Vec<&str> = Vec::new();
     for layer in run.layers.iter().filter(|l| l.judged.is_some()) {
@@ -286,7 +286,7 @@ fn heatmap(i: usize, run: &Run) -> Markup {
     }
 }
 
-/// Where the layer crossed into `verdict`: interpolated between checkpoints where that can be, else the first one there.
+/// Where the layer crossed into `verdict`: interpolated between checkpoints if possible, else the first one there.
 fn crossing(run: &Run, layer: &Layer, verdict: Verdict) -> Option<(u64, Markup)> {
     let crossing = layer.crossings.iter().find(|c| c.verdict == verdict)?;
     let at = crossing.step.unwrap_or(crossing.checkpoint as u64);

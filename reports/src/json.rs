@@ -31,8 +31,8 @@ pub(crate) const SCAN: Exporter<Scanned> = Exporter {
 
 /// The report as one JSON object: `{title, runs: [{name, verdict, title, sentences, checkpoints, layers}],
 /// unreadable}`. A checkpoint there has `{path, step, format, verdict, reasons, damaged}`; a layer has `{name, shape,
-/// dtype, relative, std, verdicts, first_below, segments, decline}` with one `std`, like every measure of layers, and one
-/// verdict per checkpoint. docs/report.md has all of it.
+/// dtype, relative, std, verdicts, first_below, segments, decline}` with one `std`, like every measure of layers, and
+/// one verdict per checkpoint. docs/report.md has all of it.
 ///
 /// # Errors
 /// None in practice: every number is finite or null.

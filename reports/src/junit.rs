@@ -29,9 +29,9 @@ pub fn xml(outcome: &Outcome) -> String {
 pub struct Case {
     /// Its name.
     pub name: String,
-    /// Why it failed, in one line, when it did.
+    /// Why it failed, in one line, if it did.
     pub failure: Option<String>,
-    /// What it is based on.
+    /// The evidence.
     pub details: String,
 }
 

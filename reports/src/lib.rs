@@ -37,7 +37,7 @@ pub use policy::{Policy, PolicyError};
 pub use scanned::{ScanStatus, Scanned};
 pub use training::Training;
 
-/// What a report is made from.
+/// The contents of a report.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Report {

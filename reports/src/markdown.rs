@@ -66,7 +66,7 @@ fn section(run: &Run, explanation: &Explanation, out: &mut String) {
         }
     }
     *out += "\n| step | checkpoint | verdict | below healthy |\n| ---: | --- | --- | ---: |\n";
-    // The last ones are those that matter.
+    // The last ones matter most.
     let skipped = run.checkpoints.len().saturating_sub(ROWS);
     for checkpoint in &run.checkpoints[skipped..] {
         let step = checkpoint.step.map_or("?".into(), |s| s.to_string());
@@ -122,11 +122,11 @@ fn escape(text: &str) -> String {
             '<' => out += "&lt;",
             '>' => out += "&gt;",
             '&' => out += "&amp;",
-            // A name behind @ would be notified.
+            // GitHub would notify a user named after @.
             '@' => out += "@\u{200b}",
             c => out.push(c),
         }
     }
-    // At the beginning of a line a log would take it for a command.
+    // At the beginning of a line, a CI log would run it as a command.
     out.replace("::", "\\::")
 }

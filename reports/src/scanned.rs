@@ -8,19 +8,19 @@ use serde::Serialize;
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum ScanStatus {
-    /// Every file was fully scanned, and nothing found that counts.
+    /// Every file was fully scanned, without findings that count.
     Clean,
-    /// Something was found that counts.
+    /// There are findings that count.
     Found,
-    /// Nothing was found that counts, but not every file could be fully scanned.
+    /// There are no findings that count, but not every file could be fully scanned.
     Unreadable,
 }
 
-/// Scans of files, and how they ended together.
+/// Scans of files, and their combined outcome.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Scanned {
-    /// How they ended.
+    /// The combined outcome.
     pub status: ScanStatus,
     /// Each file.
     pub files: Vec<Scan>,

@@ -1,9 +1,9 @@
-//! Numbers as people read them.
+//! Numbers for people to read.
 
 use ckpt_inspect::TensorRecord;
 use ckpt_inspect::health::measures::{Form, Measure, Value};
 
-/// Three significant digits: `0.0123`, `8.2e-4`, `-` for what is not known.
+/// Three significant digits: `0.0123`, `8.2e-4`, `-` if unknown.
 pub fn number(value: Option<f64>) -> String {
     match value {
         None => "-".into(),

@@ -1,4 +1,4 @@
-//! The terminal: taken over, drawn to, listened to, and given back as it was, whatever happens.
+//! The terminal: taken over, drawn to, read from, and always restored to its earlier state.
 
 use std::io::{self, Stdout, Write};
 #[cfg(unix)]
@@ -20,7 +20,7 @@ use super::view;
 
 /// Whether the terminal is ours at the moment.
 static TAKEN: AtomicBool = AtomicBool::new(false);
-/// How the terminal was before it was ours.
+/// The state of the terminal before it was ours.
 #[cfg(unix)]
 static BEFORE: OnceLock<rustix::termios::Termios> = OnceLock::new();
 /// The signal that asked to leave, 0 for none.
@@ -65,7 +65,7 @@ impl Screen {
         execute!(io::stdout(), CopyToClipboard::to_clipboard_from(text))
     }
 
-    /// Stops the program as the shell's job control does, until it is continued.
+    /// Stops the program, as the shell's job control does, until it is continued.
     pub fn suspend(&mut self) -> io::Result<()> {
         #[cfg(unix)]
         {

@@ -20,7 +20,7 @@ impl Theme {
         Style::new().add_modifier(Modifier::BOLD)
     }
 
-    /// In the background.
+    /// Less important text.
     pub fn dim(self) -> Style {
         Style::new().add_modifier(Modifier::DIM)
     }
@@ -40,7 +40,7 @@ impl Theme {
         Style::new().add_modifier(Modifier::UNDERLINED)
     }
 
-    /// What is marked, what was found.
+    /// Marked rows and search matches.
     pub fn accent(self) -> Style {
         self.color(Color::Cyan).add_modifier(Modifier::BOLD)
     }
@@ -60,7 +60,7 @@ impl Theme {
         self.color(Color::Blue)
     }
 
-    /// Something is wrong.
+    /// Errors and damage.
     pub fn warning(self) -> Style {
         self.color(Color::Red).add_modifier(Modifier::BOLD)
     }

@@ -1,5 +1,5 @@
-//! `ckpt report` on what runs died of, through the real binary: three measurements of a recorded run, the fixture runs, and
-//! files that cannot be read.
+//! `ckpt report` on what runs died of, through the real binary: three measurements of a recorded run, the fixture runs,
+//! and files that cannot be read.
 
 use std::path::Path;
 
@@ -71,7 +71,8 @@ fn the_recorded_run_died_of_weight_decay() {
     // What never changed is another finding.
     assert!(causes.iter().any(|c| c["layer"] == "embed_tokens.weight" && c["cause"] == "never-trained"));
 
-    // Without the accumulation the rates differ by the factor of eight, and without settings there is nothing to compare.
+    // Without the accumulation the rates differ by the factor of eight, and without settings there is nothing to
+    // compare.
     for (arguments, hint) in [
         (&settings[..5], "if one optimizer step were 8 checkpoint steps"),
         (&settings[..1], "without the learning rate and the weight decay"),

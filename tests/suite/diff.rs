@@ -310,7 +310,8 @@ fn a_checkpoint_against_its_gguf_differs_by_rounding_alone() {
     }
 }
 
-/// Scales beside ternary blocks are part of the values, and a float copy that a BitLinear uses is judged as its source.
+/// Separate scales of ternary blocks are part of the values, and a float copy that a BitLinear uses is judged as its
+/// source.
 #[test]
 fn what_gguf_keys_and_scales_say_counts() {
     let folder = tempfile::tempdir().unwrap();

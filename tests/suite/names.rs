@@ -35,7 +35,7 @@ fn write_run(folder: &Path) {
     }
 }
 
-/// Neither steers a terminal nor is hidden, nor a command in a log but for those that are meant.
+/// Text that neither controls a terminal, nor is hidden, nor is an unintended command in a log.
 fn harmless(what: &str, text: &str, commands: bool) {
     let hostile = |c: char| {
         c.is_control() && c != '\n' || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')

@@ -2,14 +2,14 @@
 
 use crate::{Error, Result};
 
-/// The target that the loss ignores, as PyTorch's cross entropy has it.
+/// The target that the loss ignores, the same as in PyTorch's cross entropy.
 pub const IGNORE: i32 = -100;
 
 /// Sequences of one length: inputs, and the target at each position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Batch {
-    /// How many sequences.
+    /// The number of sequences.
     pub rows: usize,
     /// Positions in each.
     pub len: usize,
@@ -17,7 +17,7 @@ pub struct Batch {
     pub ids: Vec<u32>,
     /// The token after each position, or [`IGNORE`], `[rows, len]`.
     pub targets: Vec<i32>,
-    /// Where ready-made sequences come from: index of the file and row, one a sequence.
+    /// Where ready-made sequences come from: index of the file and row, for each sequence.
     pub sources: Vec<Option<(usize, usize)>>,
 }
 
@@ -42,7 +42,7 @@ impl Batch {
         })
     }
 
-    /// Positions whose prediction counts.
+    /// Positions whose prediction counts in the loss.
     pub fn counted(&self) -> usize {
         self.targets.iter().filter(|&&t| t != IGNORE).count()
     }

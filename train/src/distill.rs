@@ -1,5 +1,5 @@
 //! Distillation: teachers are models that run during training, or stored logits. Their probabilities at one temperature
-//! are averaged by weight, and [`Loss`](crate::Loss) draws the student towards them.
+//! are averaged by weight, and [`Loss`](crate::Loss) pulls the student towards them.
 
 use std::path::{Path, PathBuf};
 
@@ -23,7 +23,7 @@ pub struct Settings {
     pub logits_weight: Option<f64>,
 }
 
-/// A checkpoint that teaches.
+/// A teacher's checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
@@ -46,7 +46,7 @@ fn one() -> f64 {
     1.0
 }
 
-/// The teachers of a run, ready.
+/// The loaded teachers of a run.
 pub struct Teachers {
     models: Vec<(f32, Model)>,
     stored: Option<(f32, Vec<Stored>)>,
@@ -55,9 +55,9 @@ pub struct Teachers {
     temperature: f32,
 }
 
-/// Logits in a file: `logits` (sequences x positions x k) with `indices` of the same shape, the token that each is of,
-/// or without `indices` and k the vocabulary. Row n belongs to sequence n of the data file; where a position's k logits
-/// are not all, their probabilities count as the whole.
+/// Logits in a file: `logits` (sequences x positions x k) with `indices` of the same shape, the token of each,
+/// or without `indices` and k the vocabulary. Row n belongs to sequence n of the data file; if a position's k logits
+/// do not cover the vocabulary, their probabilities are normalized to 1.
 pub struct Stored {
     path: PathBuf,
     file: Checkpoint,
@@ -78,7 +78,7 @@ pub struct Targets {
 struct Part {
     weight: f32,
     logits: Vec<f32>,
-    /// The token that each logit is of; all in order when there are none.
+    /// The token of each logit; if empty, logits are of all tokens in order.
     indices: Option<Vec<u32>>,
     k: usize,
 }
@@ -94,7 +94,7 @@ impl Teachers {
     /// Loads the teachers for a student of `vocab` tokens and `files` data files; `None` when there are none.
     ///
     /// # Errors
-    /// `Settings` for another vocabulary or weights that are not above 0; `Teacher` and `Data` for files that are none.
+    /// `Settings` for another vocabulary or weights not above 0; `Teacher` and `Data` for files of the wrong kind.
     pub fn load(settings: &Settings, vocab: usize, files: usize, temperature: f64) -> Result<Option<Self>> {
         if settings.is_empty() {
             return Ok(None);

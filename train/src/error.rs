@@ -45,7 +45,8 @@ pub enum Error {
     /// A file of the run's own cannot be written.
     #[error(transparent)]
     Output(#[from] ckpt_inspect::staged::Error),
-    /// A run cannot continue: losses or gradients stay NaN or infinite, or a layer has collapsed and the run was to stop then.
+    /// A run cannot continue: losses or gradients stay NaN or infinite, or a layer has collapsed and the run was to
+    /// stop then.
     #[error("{0}")]
     Stopped(String),
     /// A teacher cannot be loaded or run.

@@ -4,7 +4,7 @@ use ckpt_inspect::metadata::Value;
 
 use crate::{Settings, plain};
 
-/// What `ckpt report` compares a decline with, under that trainer's names.
+/// The settings that `ckpt report` compares a decline with, under that trainer's names.
 pub(crate) fn training_config(settings: &Settings) -> Value {
     let o = &settings.optimizer;
     let (weight_decay, ternary_weight_decay) = o.weight_decay();

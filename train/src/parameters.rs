@@ -20,7 +20,7 @@ pub struct Parameter {
     pub name: String,
     /// Its shape, row-major.
     pub shape: Vec<usize>,
-    /// What it does.
+    /// Its role.
     pub role: Role,
     /// Whether a BitLinear quantizes it to -1, 0, +1 in the forward pass.
     pub ternary: bool,
@@ -96,7 +96,7 @@ impl Parameters {
         Ok(Parameters(list))
     }
 
-    /// The values that `checkpoint` holds for a model of this configuration, whatever their dtype there.
+    /// The values in `checkpoint` for a model of this configuration, of any dtype.
     ///
     /// # Errors
     /// `Settings` for a tensor that is missing or has another shape; the checkpoint's own errors.

@@ -6,7 +6,7 @@
 pub struct Random(u64);
 
 impl Random {
-    /// The stream that `key` names.
+    /// The stream with this `key`.
     pub fn new(key: &[u64]) -> Self {
         let start = Random(0x243f_6a88_85a3_08d3);
         key.iter().fold(start, |stream, &part| Random(Random(stream.0 ^ part).next_u64()))

@@ -44,7 +44,7 @@ pub(crate) fn configuration(
             "{path}: contains no model that can be trained: attention with biases is not supported"
         )));
     }
-    // Its window is the longest sequence already.
+    // Its window is already as long as the longest sequence.
     config.sliding_window = None;
     config.architecture = &STUDENT;
     Ok((config, assumed))
@@ -81,7 +81,8 @@ pub(crate) fn refuse_collapsed(
     }))
 }
 
-/// The healthy checkpoint of the same model and the latest step up to that of `checkpoint` in its folder, not in those below.
+/// The healthy checkpoint of the same model and the latest step up to that of `checkpoint` in its folder, not in
+/// subfolders.
 fn last_healthy(checkpoint: &Checkpoint, config: &ModelConfig, thresholds: &Thresholds) -> Option<PathBuf> {
     let until = checkpoint.step.as_ref().map_or(u64::MAX, |(step, _)| *step);
     let folder = match checkpoint.path.parent() {

@@ -21,7 +21,7 @@ use crate::{
     global_norm, plain,
 };
 
-/// Everything that decides what a run does.
+/// All settings of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
@@ -48,7 +48,7 @@ pub struct Settings {
     pub stop_on_collapse: bool,
     /// Steps in a row that may give NaN or infinity before the run stops.
     pub max_skipped: u64,
-    /// Below which std a layer is unhealthy.
+    /// The std below which a layer is unhealthy.
     pub thresholds: Thresholds,
     /// The learning rate over steps.
     pub schedule: Schedule,
@@ -96,7 +96,7 @@ pub struct ResumeOptions {
     pub reset_optimizer: bool,
     /// Start the data from the beginning.
     pub restart_data: bool,
-    /// Whether projections are BitLinear; what the checkpoint says, or its format stands for, when not given.
+    /// Whether projections are BitLinear; by default what the checkpoint says, or what its format implies.
     pub bitlinear: Option<bool>,
 }
 
@@ -114,7 +114,7 @@ pub enum Event<'a> {
         norm: f64,
         /// Factor of the schedule.
         factor: f64,
-        /// Tokens it saw.
+        /// Tokens in the step.
         tokens: u64,
         /// How long it took.
         seconds: f64,
@@ -178,12 +178,12 @@ impl Trainer {
         Self::with(config.clone(), parameters, settings, seed)
     }
 
-    /// Goes on from `checkpoint`: with its weights, and as far as it has them the optimizer's state, the step, the seed
-    /// unless the settings have one, and the place in the data.
+    /// Continues from `checkpoint`: with its weights and, if it has them, the optimizer's state, the step, the seed
+    /// unless the settings have one, and the position in the data.
     ///
     /// # Errors
-    /// `Collapsed` when its layers have, unless allowed; `Settings` when it is not a student model or its state belongs to
-    /// another optimizer; the checkpoint's own.
+    /// `Collapsed` when its layers have, unless allowed; `Settings` when it is not a student model or its state belongs
+    /// to another optimizer; the checkpoint's own.
     pub fn resume(checkpoint: &Checkpoint, settings: &Settings, options: ResumeOptions) -> Result<Self> {
         let path = checkpoint.path.display();
         let (config, assumed) = start::configuration(checkpoint, options.bitlinear)?;
@@ -332,7 +332,7 @@ impl Trainer {
         &self.config
     }
 
-    /// The weights as they are.
+    /// The current weights.
     pub fn parameters(&self) -> &Parameters {
         &self.parameters
     }
@@ -361,12 +361,13 @@ impl Trainer {
         (0..self.settings.accumulate).map(|_| self.stream.batch()).collect()
     }
 
-    /// Trains to the last step, or until `stop` is set: then the step at hand is finished and saved; one whose data is
-    /// [prepared](Trainer::prepare) is the current one. Everything that happens is passed to `watch` and written to `folder`.
+    /// Trains to the last step, or until `stop` is set: then the current step is finished and saved; one whose data is
+    /// [prepared](Trainer::prepare) is the current one. Everything that happens is passed to `watch` and written to
+    /// `folder`.
     ///
     /// # Errors
-    /// `Stopped` when NaN spoils step after step (the batch is saved) or a layer collapses and the settings say to stop;
-    /// errors of data and of writing.
+    /// `Stopped` if several steps in a row give NaN (the batch is saved) or a layer collapses and the settings say to
+    /// stop; errors of data and of writing.
     pub fn run(
         &mut self,
         folder: &mut RunFolder,

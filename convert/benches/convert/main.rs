@@ -2,8 +2,8 @@
 //! the same. `docs/benchmarks.md` says how to run it and what the figures mean.
 //!
 //! Everything that is compared takes turns, from a file in the page cache to a file that is on the disk, and ratios are
-//! medians over the turns: a machine that is busy with something else slows neighbours in time alike. Processor time, which
-//! that does not touch, stands beside.
+//! medians over the turns: a machine that is busy with something else slows neighbours in time alike. Processor time,
+//! which that does not touch, stands beside.
 
 #[path = "../../../inspect/benches/measure/checkpoint.rs"]
 mod checkpoint;

@@ -64,7 +64,7 @@ fn others_read_the_same() {
         let floats = pt().with(|o| o.dtype = Some(DType::F32));
         convert(written.path().join(format!("{quant}.gguf")), floats, &format!("{quant}.decoded.pt"));
     }
-    // A tokenizer beside the source goes where the weights go.
+    // A tokenizer next to the source is copied along with the weights.
     let model = written.path().join("model");
     std::fs::create_dir(&model).unwrap();
     std::fs::copy(fixtures.join("healthy-run/step-02000.pt"), model.join("model.pt")).unwrap();

@@ -516,7 +516,7 @@ fn gguf_becomes_what_it_was_made_from() {
 fn names_that_a_format_cannot_tell_apart_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let (source, pt) = (folder.path().join("s.safetensors"), folder.path().join("s.pt"));
-    // A float matrix beside a tensor that is called what its packed form would need.
+    // A float matrix next to a tensor with a name that its packed form would need.
     SafeTensors::new().f32s("l.weight", &[1, 4], &[0.0; 4]).f32s("l_scale", &[1], &[0.0]).write(&source);
     let ternary = Some(Glob::new("l.weight").unwrap().compile_matcher());
     let checkpoint = open(&source).unwrap();

@@ -1,5 +1,5 @@
-//! Tensors of any type, shape and strides, sharing storages as they like: through PyTorch's format, SafeTensors and GGUF,
-//! every element stays what and where it was.
+//! Tensors of any type, shape and strides, sharing storages as they like: through PyTorch's format, SafeTensors and
+//! GGUF, every element stays what and where it was.
 
 use ckpt_convert::{Blob, Content, Control, Gguf, Options, Output, Plan, Target, verify_written, write};
 use ckpt_inspect::metadata::Value;

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::tokenizer::Tokenizer;
 
-/// Tokens of the longest pattern whose repetition is looked for.
+/// The longest pattern whose repetition is detected, in tokens.
 const LONGEST_PERIOD: usize = 16;
 /// A pattern that repeats this many times is a loop.
 const REPEATS: usize = 4;
@@ -27,13 +27,13 @@ const LONGEST_WORDS: f64 = 16.0;
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Measures {
-    /// How many tokens it has.
+    /// Its number of tokens.
     pub tokens: usize,
     /// Share of its tokens that are different from each other.
     pub distinct: f64,
     /// Share of its tokens in the longest run in which at most 16 of them are repeated, four times at least.
     pub looped: f64,
-    /// What is repeated there.
+    /// The repeated text.
     pub pattern: Option<String>,
     /// Share of characters that are not text: U+FFFD and control characters.
     pub broken: f64,
@@ -71,7 +71,7 @@ impl Measures {
         }
     }
 
-    /// What is wrong with the text, whatever it says.
+    /// What is wrong with the form of the text, regardless of its content.
     pub(super) fn fault(&self) -> Option<String> {
         let percent = |share: f64| format!("{:.0} %", 100.0 * share);
         if self.tokens == 0 {

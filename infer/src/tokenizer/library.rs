@@ -1,4 +1,5 @@
-//! What the `tokenizers` crate does: tokenizer.json as a whole, byte-level BPE and unigram models of other files.
+//! Tokenizers that use the `tokenizers` crate: whole tokenizer.json files, byte-level BPE and unigram models of other
+//! files.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -60,7 +61,7 @@ impl Json {
         Ok((Json { plain, parsing: OnceLock::new() }, tokens))
     }
 
-    /// What the post-processor puts before and after a text.
+    /// The tokens that the post-processor puts before and after a text.
     pub fn around(&self) -> Result<(Vec<u32>, Vec<u32>), String> {
         let ids = |add| guarded(|| self.plain.encode_fast("a", add)).map(|e| e.get_ids().to_vec());
         let (inner, all) = (ids(false)?, ids(true)?);
@@ -69,7 +70,7 @@ impl Json {
         Ok((all[..start].to_vec(), all[end..].to_vec()))
     }
 
-    /// Whether tokens are bytes, so that each can be decoded by itself.
+    /// Whether tokens are bytes, so that each can be decoded on its own.
     pub fn is_byte_level(&self) -> bool {
         matches!(self.plain.get_decoder(), Some(DecoderWrapper::ByteLevel(_)))
     }
@@ -88,7 +89,7 @@ impl Json {
         Ok(())
     }
 
-    /// The text of `ids`, as the file's decoder has it.
+    /// The text of `ids`, from the file's decoder.
     pub fn decode(&self, ids: &[u32], show_special: bool) -> String {
         guarded(|| self.plain.decode(ids, !show_special)).unwrap_or_default()
     }
@@ -184,7 +185,7 @@ impl Unigram {
         let pieces = vocabulary.tokens.iter().map(|token| {
             let text = String::from_utf8_lossy(&token.text);
             let matched = matches!(token.kind, TokenType::Normal | TokenType::UserDefined | TokenType::Byte);
-            // Text has no spaces where pieces are looked for, so these are never found.
+            // Text contains no spaces when pieces are looked up, so these are never found.
             (if matched { text.into_owned() } else { format!(" {text}") }, f64::from(token.score))
         });
         let pieces: Vec<(String, f64)> = pieces.collect();
@@ -242,7 +243,7 @@ pub(super) fn normalized(
     Ok(text.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" "))
 }
 
-/// GPT-2's characters for bytes: printable ones stand for themselves, the rest are moved to U+0100 and after.
+/// GPT-2's characters for bytes: printable ones are unchanged, the rest are moved to U+0100 and after.
 pub(super) fn bytes_of_chars() -> HashMap<char, u8> {
     let printable = |byte: &u8| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
     let themselves = (0..=255u8).filter(printable).map(|byte| (char::from(byte), byte));

@@ -26,7 +26,7 @@ pub struct Tokenizer {
     vocabulary: Vocabulary,
     partition: Partition,
     cutter: Cutter,
-    /// What the model's rule puts before and after a text.
+    /// The tokens that the model's rule puts before and after a text.
     begin: Vec<u32>,
     end: Vec<u32>,
     stops: Vec<u32>,
@@ -38,17 +38,17 @@ pub struct Tokenizer {
     warnings: Vec<String>,
 }
 
-/// How text without special tokens is cut.
+/// How text without special tokens is split.
 #[derive(Debug)]
 enum Cutter {
-    /// As tokenizer.json says, special tokens included.
+    /// By tokenizer.json, including special tokens.
     Json(Box<Json>),
     ByteLevel(ByteLevel),
     Scores(Scores),
     Unigram(Unigram),
 }
 
-/// What a token stands for.
+/// The text of a token.
 #[derive(Debug, Default)]
 struct Piece {
     bytes: Box<[u8]>,
@@ -79,8 +79,8 @@ pub enum Specials {
 }
 
 impl Tokenizer {
-    /// Reads the tokenizer at `path`: a tokenizer.json, a tokenizer.model or a GGUF file, recognised by content, or a folder
-    /// that contains one of the first two. Files next to it in its folder say which tokens have a role.
+    /// Reads the tokenizer at `path`: a tokenizer.json, a tokenizer.model or a GGUF file, recognised by content, or a
+    /// folder that contains one of the first two. Files next to it in its folder say which tokens have a role.
     ///
     /// # Errors
     /// `Checkpoint` for a file that cannot be read, is damaged or of an unknown kind; `Tokenizer`.
@@ -217,8 +217,8 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// The tokens of a text to continue, with the tokens that the model's rule adds before a text, unless they are there
-    /// already, and without those that it adds after one.
+    /// The tokens of a text to continue, with the tokens that the model's rule adds before a text, unless they are
+    /// there already, and without those that it adds after one.
     ///
     /// # Errors
     /// Those of [`Tokenizer::encode`].
@@ -228,7 +228,7 @@ impl Tokenizer {
         Ok(if written { ids } else { [self.begin.as_slice(), &ids].concat() })
     }
 
-    /// The text of `ids`, without special tokens. What is no UTF-8 becomes U+FFFD.
+    /// The text of `ids`, without special tokens. Invalid UTF-8 becomes U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> String {
         let mut stream = self.stream(&[], false);
         let mut text: String = ids.iter().map(|&id| stream.push(id)).collect();
@@ -239,13 +239,13 @@ impl Tokenizer {
         text
     }
 
-    /// Joins tokens as they come. `context` is what stands before the first of them, as far as it is known;
+    /// Joins tokens one by one. `context` is the known text before the first of them;
     /// `show_special` shows special tokens too.
     pub fn stream(&self, context: &[u32], show_special: bool) -> TextStream<'_> {
         TextStream::new(self, context, show_special)
     }
 
-    /// Whether a space is put before text, and so stands there after decoding.
+    /// Whether a space is put before text, and is therefore there after decoding.
     fn space_prefix(&self) -> bool {
         match &self.cutter {
             Cutter::Scores(cutter) => cutter.prefix(),
@@ -259,17 +259,17 @@ impl Tokenizer {
         &self.path
     }
 
-    /// How many tokens there are; ids are below.
+    /// The number of tokens; ids are below it.
     pub fn vocab_size(&self) -> usize {
         self.vocabulary.tokens.len()
     }
 
-    /// What the model's rule puts before a text.
+    /// The tokens that the model's rule puts before a text.
     pub fn begin(&self) -> &[u32] {
         &self.begin
     }
 
-    /// What the model's rule puts after a text that is whole.
+    /// The tokens that the model's rule puts after a complete text.
     pub fn end(&self) -> &[u32] {
         &self.end
     }
@@ -284,7 +284,7 @@ impl Tokenizer {
         self.fim
     }
 
-    /// A token as the vocabulary writes it.
+    /// A token's text in the vocabulary.
     pub fn token(&self, id: u32) -> Option<String> {
         let token = self.vocabulary.tokens.get(id as usize)?;
         Some(String::from_utf8_lossy(&token.text).into_owned())
@@ -300,7 +300,7 @@ impl Tokenizer {
         self.vocabulary.tokens.get(id as usize).is_none_or(|token| is_special(token.kind))
     }
 
-    /// Whether a plain token stands for exactly `text`.
+    /// Whether a plain token has exactly the text `text`.
     pub fn is_word(&self, text: &str) -> bool {
         self.words.get_or_init(|| {
             let pieces = self.pieces.iter().flatten().filter(|piece| !piece.special);

@@ -7,7 +7,7 @@ use ckpt_inspect::vocabulary::{Role, TokenType, Vocabulary};
 
 use super::FimTokens;
 
-/// Tokens that are found in text before it is cut: those that a file adds always, control tokens when asked for.
+/// Tokens that are found in text before it is split: those that a file adds always, control tokens on request.
 #[derive(Debug)]
 pub(super) struct Partition {
     ids: HashMap<String, u32>,

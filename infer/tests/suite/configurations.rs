@@ -1,6 +1,6 @@
-//! Unusual configurations against an independent implementation in PyTorch (`data/reference.py`): odd sizes, per-channel
-//! scales, BitLinear in one half of the block, no QK norm, an untied head, stretched rotary positions. And the same
-//! weights under Hugging Face's names.
+//! Unusual configurations against an independent implementation in PyTorch (`data/reference.py`): odd sizes,
+//! per-channel scales, BitLinear in one half of the block, no QK norm, an untied head, stretched rotary positions. And
+//! the same weights under Hugging Face's names.
 
 use std::path::Path;
 

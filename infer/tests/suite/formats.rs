@@ -109,7 +109,8 @@ fn every_format_computes_the_same() {
     assert!(lost.assumed().contains(&Assumption::UnitScales), "{:?}", lost.assumed());
 }
 
-/// The original exporter of bitnet-student wrote sizes in PyTorch's order and everything as F16, norms too, without a word on BitLinear.
+/// The original exporter of bitnet-student wrote sizes in PyTorch's order and everything as F16, norms too, without a
+/// word on BitLinear.
 #[test]
 fn a_file_written_the_wrong_way_round_runs_as_the_student() {
     let pool = Pool::new(1);

@@ -13,7 +13,8 @@ fn folder(name: &str) -> PathBuf {
     ckpt_kit::fixtures::data("infer", "transformers").join(name)
 }
 
-/// Logits of the model in `file`, all at once and token by token, on every instruction set, are those of `name`'s truth.
+/// Logits of the model in `file`, all at once and token by token, on every instruction set, are those of `name`'s
+/// truth.
 fn agrees(name: &str, file: &Path, when_full: WhenFull) {
     let truth = ckpt_inspect::open(folder(name).join("truth.safetensors")).unwrap();
     let ids = truth.view::<i32>(truth.tensor("ids").unwrap()).unwrap();

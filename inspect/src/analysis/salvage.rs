@@ -1,4 +1,4 @@
-//! What can be recovered from a damaged checkpoint: every tensor whose bytes are there; for the others, where their bytes
+//! What can be recovered from a damaged checkpoint: every tensor whose bytes exist; for the others, where their bytes
 //! were and what could replace them.
 
 use std::collections::HashMap;
@@ -13,9 +13,9 @@ use crate::storage::{Place, Segment, Storage};
 use crate::tensor::{TensorInfo, contiguous_strides};
 use crate::{DType, NoticeKind, OpenOptions, Result, open_with};
 
-/// A tensor may be filled up to this size whatever the size of its file,
+/// A tensor may always be filled up to this size,
 const FREE_FILL: u64 = 256 << 20;
-/// and beyond that to this many times the file's size: what a header announces is no reason to allocate it.
+/// and beyond that to this many times the file's size: a header's claim alone is not enough to allocate memory.
 const MAX_FILL: u64 = 64;
 
 /// A damaged checkpoint and the state of its tensors.
@@ -24,15 +24,15 @@ const MAX_FILL: u64 = 64;
 pub struct Salvage {
     /// The checkpoint with only the recovered tensors, filled ones included.
     pub checkpoint: Checkpoint,
-    /// What is wrong with the container, if anything is.
+    /// Damage to the container.
     pub damage: Option<String>,
     /// Tensors whose bytes match a CRC-32, in a listing that matches one too.
     pub verified: usize,
-    /// Tensors that are there, but cannot be verified: the format records no checksum, or the checksum is lost.
+    /// Tensors that cannot be verified, because the format records no checksum or the checksum is lost.
     pub unverified: Vec<String>,
     /// Incomplete tensors, in file order.
     pub losses: Vec<Loss>,
-    /// Where each of the checkpoint's tensors stood among all.
+    /// The original position of each of the checkpoint's tensors in the list of all tensors.
     positions: Vec<usize>,
 }
 
@@ -46,14 +46,14 @@ pub struct Loss {
     pub dtype: Option<DType>,
     /// Its shape.
     pub shape: Vec<u64>,
-    /// Bytes that its elements take.
+    /// Size of its elements in bytes.
     pub bytes: u64,
     /// The file that holds, or held, its bytes.
     #[serde(serialize_with = "shown")]
     pub file: Option<PathBuf>,
-    /// First byte of it in that file, and the one after its last, when that is known.
+    /// Its first byte in that file, and the one after its last, if known.
     pub range: Option<(u64, u64)>,
-    /// How many of these are there and known to be the tensor's own.
+    /// How many of these bytes exist and are known to be the tensor's own.
     pub present: u64,
     /// What is wrong.
     pub why: String,
@@ -63,12 +63,12 @@ pub struct Loss {
     pub in_list: bool,
     #[serde(skip)]
     tensor: Option<Box<TensorInfo>>,
-    /// Where it stood among all tensors.
+    /// Its original position in the list of all tensors.
     #[serde(skip)]
     position: usize,
 }
 
-/// What a hole is filled with.
+/// What lost tensors are filled with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fill {
@@ -87,7 +87,7 @@ impl Fill {
         }
     }
 
-    /// The bytes of one element, or of any run of packed ones; `None` where the type has no such value.
+    /// The bytes of one element, or of any run of packed ones; `None` if the type has no such value.
     fn pattern(self, dtype: DType) -> Option<Vec<u8>> {
         match (self, dtype) {
             // Four codes of value + 1, in each of the layouts.
@@ -151,7 +151,7 @@ pub fn salvage(path: &Path, options: &OpenOptions) -> Result<Salvage> {
     Ok(salvage)
 }
 
-/// A path as text: JSON has no place for names that are not UTF-8.
+/// A path as text: JSON cannot express names that are not UTF-8.
 fn shown<S: serde::Serializer>(
     path: &Option<PathBuf>,
     serializer: S,
@@ -196,7 +196,7 @@ impl Checkpoint {
             tensor: Some(Box::new(tensor.clone())),
             ..Loss::absent(String::new())
         };
-        // A tensor of several parts is lost with the first of them that is.
+        // A tensor of several parts is lost if any of them is.
         let is_missing = |s: &&Storage| matches!(s.run().place, Place::Missing { .. });
         let Some(broken) = tensor.storages().find(is_missing).or(tensor.storages().next()) else {
             return loss;
@@ -245,7 +245,7 @@ fn view(tensor: &TensorInfo) -> View {
     (tensor.storage.clone(), tensor.byte_offset, tensor.shape.clone(), tensor.strides.clone(), tensor.dtype)
 }
 
-/// Puts `tensor` where it stood.
+/// Puts `tensor` back at its original position.
 fn put(checkpoint: &mut Checkpoint, positions: &mut Vec<usize>, position: usize, tensor: TensorInfo) {
     let at = positions.partition_point(|&p| p <= position);
     positions.insert(at, position);
@@ -253,13 +253,13 @@ fn put(checkpoint: &mut Checkpoint, positions: &mut Vec<usize>, position: usize,
 }
 
 impl Salvage {
-    /// Whether everything is there and nothing is wrong.
+    /// Whether everything is present and undamaged.
     pub fn is_whole(&self) -> bool {
         self.damage.is_none() && self.losses.is_empty()
     }
 
-    /// Fills the tensors that are still lost and whose type has such a value. The intact start of a truncated tensor is kept;
-    /// one that fails its checksum is filled entirely. Returns how many were filled.
+    /// Fills the tensors that are still lost and whose type has such a value. The intact start of a truncated tensor is
+    /// kept; one that fails its checksum is filled entirely. Returns how many were filled.
     pub fn fill(&mut self, fill: Fill) -> usize {
         let limit = FREE_FILL.max(self.checkpoint.file_bytes().saturating_mul(MAX_FILL));
         let Salvage { checkpoint, losses, positions, .. } = self;
@@ -304,8 +304,8 @@ impl Salvage {
         filled
     }
 
-    /// Replaces the tensors that are still lost by intact ones of the same name, type and shape in `other`. Returns how many
-    /// were replaced.
+    /// Replaces the tensors that are still lost by intact ones of the same name, type and shape in `other`. Returns how
+    /// many were replaced.
     pub fn fill_from(&mut self, mut other: Checkpoint) -> usize {
         other.verify_checksums();
         let Checkpoint { path, tensors, files, .. } = other;

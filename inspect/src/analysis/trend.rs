@@ -34,7 +34,7 @@ impl Line {
     }
 
     /// The line whose slope is common to `groups` of points, each with a level of its own: the analysis of covariance
-    /// within groups, n - groups - 1 degrees of freedom. `mean_x` and `mean_y` are those of all points.
+    /// within groups, n - groups - 1 degrees of freedom. `mean_x` and `mean_y` are means of all points.
     pub fn pooled(groups: &[&[(f64, f64)]]) -> Option<Line> {
         let (mut xx, mut xy, mut yy) = (0.0, 0.0, 0.0);
         let (mut n, mut levels, mut sum) = (0, 0, (0.0, 0.0));
@@ -83,7 +83,7 @@ impl Line {
     }
 
     /// Half the width of the two-sided 95 % confidence interval of the slope: its error times the quantile of
-    /// Student's t. Residuals of neighbouring checkpoints are correlated, so it is rather too narrow.
+    /// Student's t. Residuals of neighbouring checkpoints are correlated, so it tends to be too narrow.
     pub fn half_width(&self) -> Option<f64> {
         let student = StudentsT::new(0.0, 1.0, self.freedom as f64).ok()?;
         Some(self.error? * student.inverse_cdf(0.975))
@@ -148,9 +148,9 @@ impl Prefix {
 }
 
 /// Where the slope of `points` changes: consecutive pieces, each with its first and last point, neighbours sharing one.
-/// Each piece has its own least-squares line. Among up to eight pieces, those of the least Bayesian information criterion
-/// n ln(max(RSS / n, NOISE²)) + (3 pieces - 1) ln n are taken (slope and level each, and the points between them).
-/// x must rise. Empty for fewer than two points.
+/// Each piece has its own least-squares line. Among up to eight pieces, those of the least Bayesian information
+/// criterion n ln(max(RSS / n, NOISE²)) + (3 pieces - 1) ln n are taken (slope and level each, and the points between
+/// them). x must rise. Empty for fewer than two points.
 pub fn pieces(points: &[(f64, f64)]) -> Vec<RangeInclusive<usize>> {
     let n = points.len();
     if n < 2 {

@@ -71,7 +71,7 @@ fn convert(value: &Value, depth: usize) -> serde_json::Value {
     }
 }
 
-/// A plain value as JSON, in full. What JSON lacks becomes text.
+/// A plain value as complete JSON. What JSON lacks becomes text.
 pub fn whole_json(value: &Value) -> serde_json::Value {
     match value {
         Value::None => json!(null),

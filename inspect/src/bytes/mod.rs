@@ -82,8 +82,8 @@ impl dyn ByteSource + '_ {
         }
     }
 
-    /// The result of `read` on the bytes from `at` on. It gets all of them if that costs nothing, else the first ones, and
-    /// more as long as it asks for more.
+    /// The result of `read` on the bytes from `at` on. It gets all of them if that costs nothing, else the first ones,
+    /// and more as long as it asks for more.
     pub fn grow<T>(
         &self,
         at: u64,
@@ -278,7 +278,7 @@ pub(crate) fn slice(all: &[u8], offset: u64, len: u64) -> Option<&[u8]> {
     all.get(usize::try_from(offset).ok()?..usize::try_from(end).ok()?)
 }
 
-/// The text that `bytes` are, invalid UTF-8 replaced. Copied before it is checked: bytes of a map may change in between.
+/// `bytes` as text, with invalid UTF-8 replaced. Copied before it is checked: bytes of a map may change in between.
 pub(crate) fn text(bytes: &[u8]) -> String {
     match String::from_utf8(bytes.to_vec()) {
         Ok(text) => text,
@@ -286,17 +286,17 @@ pub(crate) fn text(bytes: &[u8]) -> String {
     }
 }
 
-/// A file that is mapped.
+/// A memory-mapped file.
 ///
-/// The map is shared, not private: what another process writes to the file shows here, at any moment and in the middle
-/// of anything, and a file that is cut short takes its pages along. So, for as long as it is mapped:
+/// The map is shared, not private: what another process writes to the file appears here, at any moment and in the
+/// middle of any operation, and pages vanish when the file is truncated. So, for as long as it is mapped:
 ///
-/// - The bytes may change between two looks at them. What borrows them borrows bytes, or numbers of which any bits are
-///   valid: never `str`, never anything that is only sound as long as a check of before still holds. Text is copied
+/// - The bytes may change between two reads. Only bytes may be borrowed, or numbers for which every bit pattern is
+///   valid: never `str`, nor anything else that is only sound while an earlier check still holds. Text is copied
 ///   and then checked. A length or an offset is read once, into a variable, and that is checked against the map's
-///   length and used. Wrong numbers may come of a change, as of any other damage; nothing worse.
-/// - Touching a page that was cut off ends the process with SIGBUS. Nothing is half-written by that: outputs are
-///   written beside their place and put there whole.
+///   length and used. A change can cause wrong numbers, as any other damage can, but nothing worse.
+/// - Reading a page that was truncated away ends the process with SIGBUS. This leaves no output half-written: outputs are
+///   written under temporary names and renamed when complete.
 ///
 /// The length of the map itself does not change.
 #[derive(Debug)]
@@ -307,7 +307,7 @@ impl Map {
         if len == 0 {
             return Ok(Map(None));
         }
-        // SAFETY: the file may change while it is mapped, and all that sees the map holds to the contract above.
+        // SAFETY: the file may change while it is mapped, and all code that reads the map keeps the contract above.
         unsafe { memmap2::Mmap::map(file) }.map(Some).map(Map)
     }
 
@@ -330,13 +330,13 @@ impl ByteSource for Map {
     }
 }
 
-/// Bytes in memory that several owners share: made without a copy of what owns its bytes, such as a `Vec<u8>`, an
-/// `Arc<[u8]>` or what is compiled into a program.
+/// Bytes in memory that several owners share, made without copying from anything that owns bytes, such as a `Vec<u8>`,
+/// an `Arc<[u8]>` or bytes compiled into a program.
 #[derive(Clone)]
 pub struct SharedBytes(Arc<dyn AsRef<[u8]> + Send + Sync>);
 
 impl SharedBytes {
-    /// The bytes that `owner` holds, which must be the same whenever it is asked.
+    /// The bytes of `owner`, whose `as_ref` must always return the same ones.
     pub fn of(owner: impl AsRef<[u8]> + Send + Sync + 'static) -> Self {
         SharedBytes(Arc::new(owner))
     }
@@ -432,7 +432,8 @@ impl Source {
         self.data.bytes(range).map_err(|e| e.in_file(&self.path))
     }
 
-    /// The first bytes, as many as `len` says; `kept` keeps how many these are, and them where they had to be fetched.
+    /// The first bytes, `len` of them; `kept` stores how many these are, and the bytes themselves if they had to be
+    /// fetched.
     pub fn beginning<'a>(
         &'a self,
         kept: &'a OnceLock<Beginning>,
@@ -491,7 +492,7 @@ impl Stamp {
             let modified = m.modified().ok()?.duration_since(UNIX_EPOCH).ok()?.as_nanos();
             Some((if m.is_dir() { 0 } else { m.len() }, modified))
         });
-        // The file itself, so that a link that now leads elsewhere does not count as unchanged.
+        // The file itself, so that a link that now points elsewhere does not count as unchanged.
         let path = path.canonicalize().or_else(|_| std::path::absolute(path));
         Stamp { path: path.unwrap_or_default(), state }
     }

@@ -1,4 +1,4 @@
-//! Storages: runs of bytes that tensors are views of, wherever their bytes are.
+//! Storages: runs of bytes, in files or in memory, that tensors are views of.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,13 +10,13 @@ use std::sync::Arc;
 use crate::bytes::Source;
 use crate::{Damage, DamageKind, Error, Result};
 
-/// A run of bytes that tensors are views of. It knows where its bytes are, so a tensor that holds it can be read
-/// wherever it came from; cloning it clones a pointer. Two storages are equal when they are the same one, as tied
+/// A run of bytes that tensors are views of. It knows where its bytes are, so a tensor on it can be read
+/// without its file; cloning it clones a pointer. Two storages are equal if they are the same one, as those of tied
 /// weights have.
 #[derive(Clone)]
 pub struct Storage(Arc<Run>);
 
-/// What a storage is.
+/// The data of a storage.
 #[derive(Debug)]
 pub(crate) struct Run {
     pub place: Place,
@@ -38,26 +38,26 @@ pub(crate) struct Segment {
 
 #[derive(Debug)]
 pub(crate) enum Place {
-    /// Ranges of files, one after another: borrowed where one holds all that is asked for, else copied together.
+    /// Ranges of files, one after another. A request within one range borrows; others are copied together.
     Segments(Vec<Segment>),
     /// A raw deflate stream.
     Deflated(Segment),
     /// Bytes that were inside the pickle.
     Inline(Arc<[u8]>),
-    /// Not in the file, or not trustworthy.
+    /// Bytes that are not in the file, or cannot be trusted.
     Missing {
         why: Damage,
-        /// The file and the first byte there, where the bytes are or would be.
+        /// The file, and the position in it where the bytes are or should be.
         at: Option<(Arc<Source>, u64)>,
     },
-    /// Filled: the intact start of a range, then `pattern` repeated.
+    /// A damaged range that was filled up: its intact start, then `pattern` repeated.
     Filled { kept: Option<Segment>, pattern: Vec<u8> },
 }
 
 /// Deflate cannot expand further than this (RFC 1951: 258 bytes from 2 bits, and block overhead).
 const DEFLATE_RATIO: u64 = 1032;
 
-/// A deflated storage may be this large whatever its compressed size,
+/// A deflated storage may always be this large,
 const FREE_INFLATION: u64 = 256 << 20;
 /// and beyond that this many times its compressed size: weights hardly compress.
 const MAX_INFLATION: u64 = 64;
@@ -97,17 +97,17 @@ impl Storage {
         Self::new(Place::Missing { why, at: None }, len, None, 1)
     }
 
-    /// A missing storage whose first byte is, or would be, at `offset` of `source`.
+    /// A missing storage whose first byte should be at `offset` of `source`.
     pub(crate) fn lost(why: Damage, len: u64, source: &Arc<Source>, offset: u64) -> Self {
         Self::new(Place::Missing { why, at: Some((source.clone(), offset)) }, len, None, 1)
     }
 
-    /// The storage whose bytes are `parts`, ranges of others, one after another: what a tensor lies on that was saved in
+    /// The storage whose bytes are `parts`, ranges of others, one after another: for a tensor that was saved in
     /// pieces. Nothing is copied.
     ///
     /// # Errors
-    /// `Damaged` for ranges that are not there; `Unsupported` for storages that are no ranges of files (compressed, within
-    /// a pickle, made up), and for such of different byte orders.
+    /// `Damaged` for ranges that do not exist; `Unsupported` for storages that are not ranges of files (compressed,
+    /// within a pickle, filled up), and for different byte orders.
     pub fn pieced<'a>(parts: impl IntoIterator<Item = (&'a Storage, Range<u64>)>) -> Result<Self> {
         let (mut segments, mut len, mut swap) = (Vec::new(), 0u64, None);
         for (storage, range) in parts {
@@ -249,12 +249,12 @@ fn cut_out(mut bytes: Vec<u8>, range: Range<u64>) -> Result<Cow<'static, [u8]>> 
     Ok(Cow::Owned(bytes))
 }
 
-/// The bytes of `range` of what `segments` are one after another.
+/// The bytes of `range` in `segments`, counted one after another.
 fn gathered(segments: &[Segment], range: Range<u64>) -> Result<Cow<'_, [u8]>> {
     let beyond = || Error::damaged("its pieces end before it does").because(DamageKind::CutShort);
     let len = range.end.checked_sub(range.start).ok_or_else(beyond)?;
     let mut copied: Vec<u8> = Vec::new();
-    // Where in the whole the segment begins.
+    // The position of the segment in the whole.
     let mut start = 0u64;
     for segment in segments {
         let end = start.checked_add(segment.len).ok_or_else(beyond)?;

@@ -1,4 +1,4 @@
-//! Zip archives: their entries by the central directory, and where that is damaged by whatever headers are left.
+//! Zip archives: their entries by the central directory or, if that is damaged, by the headers that are left.
 //! Numbers in parentheses are sections of APPNOTE.TXT (<https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT>).
 
 use std::borrow::Cow;
@@ -72,27 +72,27 @@ pub(crate) struct Entry {
     pub header: u64,
     /// Where its data begins.
     pub offset: u64,
-    /// Bytes in the file, no more than there are.
+    /// Bytes in the file, at most as many as exist.
     pub compressed: u64,
     /// Bytes announced once decoded.
     pub len: u64,
     pub crc32: Option<u32>,
-    /// Whether all its bytes are there.
+    /// Whether all its bytes exist.
     pub whole: bool,
     /// Why its bytes cannot be trusted, if there is nothing to verify them with.
     pub doubt: Option<&'static str>,
-    /// What the system that wrote it says of the file (4.4.15): in the upper half, Unix's mode.
+    /// External file attributes (4.4.15): the upper half is the Unix mode.
     pub attributes: u32,
 }
 
-/// What the central directory at the end of a file says.
+/// The result of reading the central directory at the end of a file.
 #[derive(Debug)]
 pub(crate) enum Directory {
     /// The entries of the one archive.
     Of(Central),
-    /// There are other archives before this one.
+    /// The entries of the last archive; there are others before it.
     Several,
-    /// Nothing, and why: there is none, it is cut short, or it points elsewhere than to the entries that it names.
+    /// No entries, and why: the directory is missing, cut short, or does not point to the entries that it names.
     Lost(&'static str),
 }
 
@@ -119,7 +119,7 @@ struct Record<'a> {
     attributes: u32,
     /// Recorded place of the local header.
     local: u64,
-    /// Bytes of the header itself.
+    /// Length of the header itself.
     size: usize,
 }
 
@@ -221,7 +221,7 @@ impl<'a> Local<'a> {
         }))
     }
 
-    /// Whether sizes and CRC-32 follow the data instead of standing here.
+    /// Whether sizes and CRC-32 follow the data instead of being in this header.
     pub fn sizes_follow(&self) -> bool {
         self.flags & SIZES_FOLLOW != 0 && self.compressed == 0
     }
@@ -232,7 +232,7 @@ pub(crate) fn has_directory(source: &dyn ByteSource) -> Result<bool> {
     Ok(end_record(source)?.is_some())
 }
 
-/// Whether any central header there is names an entry that `wanted` takes.
+/// Whether any existing central header names an entry that `wanted` accepts.
 pub(crate) fn names_in_directory(source: &dyn ByteSource, wanted: fn(&[u8]) -> bool) -> Result<bool> {
     for at in source.positions(CENTRAL_HEADER, 0..source.len(), MOST_ENTRIES)? {
         if Record::fetch(source, at)?.is_some_and(|record| wanted(&record.name)) {
@@ -315,7 +315,7 @@ pub(crate) fn central_directory(source: &dyn ByteSource) -> Result<Directory> {
 }
 
 /// Entries of an archive whose central directory cannot be followed, in file order: those of local headers, and those
-/// that only a central header tells of. Of two that claim a name the one whose CRC-32 is right comes first.
+/// known only from a central header. If two have the same name, the one with the right CRC-32 comes first.
 ///
 /// # Errors
 /// When the bytes cannot be read.
@@ -396,7 +396,7 @@ fn has_its_checksum(source: &dyn ByteSource, entry: &Entry) -> Result<bool> {
 
 /// Entries by their local headers (4.3.7), in file order.
 fn walk_local_headers(source: &dyn ByteSource) -> Result<Vec<Entry>> {
-    // A descriptor tells how long the data before it is, and so where that begins.
+    // A descriptor gives the length of the data before it, and thereby where the data begins.
     let mut descriptors: HashMap<u64, (u64, u64)> = HashMap::new();
     for at in source.positions(DATA_DESCRIPTOR, 0..source.len(), MOST_ENTRIES)? {
         let descriptor = source.window(at, 16)?;
@@ -416,7 +416,7 @@ fn walk_local_headers(source: &dyn ByteSource) -> Result<Vec<Entry>> {
         }
         let Some(local) = Local::read(source, found)?.filter(|l| is_plausible(&l.name)) else { continue };
         if let Some(last) = entries.last_mut().filter(|last| !last.whole) {
-            // What was taken to reach the end of the file ends here.
+            // An entry that seemed to reach the end of the file ends here.
             last.compressed = last.compressed.min(found - last.offset);
             last.doubt = Some("its end and its checksum were overwritten");
         }
@@ -433,7 +433,7 @@ fn walk_local_headers(source: &dyn ByteSource) -> Result<Vec<Entry>> {
     Ok(entries)
 }
 
-/// Whether a name is one that an archive of a checkpoint could hold.
+/// Whether an archive of a checkpoint could contain this name.
 fn is_plausible(name: &[u8]) -> bool {
     !name.is_empty() && String::from_utf8(name.to_vec()).is_ok_and(|n| !n.contains(char::is_control))
 }
@@ -527,13 +527,13 @@ pub(crate) fn first_name(bytes: &[u8]) -> Option<&[u8]> {
 /// # Errors
 /// `Unsupported` for an unsupported compression, `Io` when the bytes cannot be read.
 pub(crate) fn beginning(source: &dyn ByteSource, entry: &Entry, most: u64) -> Result<Vec<u8>> {
-    // Deflate makes nothing longer than by a few bytes in every 32 KiB.
+    // Deflate lengthens data by at most a few bytes per 32 KiB.
     let raw = source.window(entry.offset, entry.compressed.min(most + most / 1024 + 64))?;
     match entry.method {
         Method::Stored => Ok(raw[..raw.len().min(most as usize)].to_vec()),
         Method::Deflated => {
             let mut out = Vec::new();
-            // What came out before an error, such as that of the cut, is all that is asked for.
+            // Only what was decoded before an error, such as that of the cut, is needed.
             let _ = flate2::read::DeflateDecoder::new(&*raw).take(most).read_to_end(&mut out);
             Ok(out)
         }

@@ -32,13 +32,13 @@ use crate::{Damage, DamageKind, Error, ErrorKind, Notice, NoticeKind, Result};
 
 /// One kind of container.
 pub(crate) struct Container {
-    /// Which kind, for code that does more than read its tensors.
+    /// The kind, for code that does more than read its tensors.
     pub family: Family,
     /// Extensions of such files.
     pub extensions: &'static [(&'static str, Extension)],
     /// Whether a file begins like one, by its first [`HEAD`] bytes.
     pub recognises: fn(&[u8]) -> bool,
-    /// Whether a file that begins like no known format is one all the same.
+    /// Whether a file is of this kind although its beginning is of no known format.
     pub recognises_later: Option<fn(&dyn ByteSource) -> Result<bool>>,
     /// Reads what it contains.
     pub read: fn(&Arc<Source>) -> Result<Contents>,
@@ -47,14 +47,14 @@ pub(crate) struct Container {
 /// What an extension is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Extension {
-    /// Of checkpoints.
+    /// Only for checkpoints.
     Own,
-    /// Of checkpoints, and of much else.
+    /// For checkpoints, and for many other things.
     Shared,
 }
 
 impl Extension {
-    /// What the extension of `path` is used for, if checkpoints have it.
+    /// The use of the extension of `path`, if checkpoints have it.
     pub fn of(path: &Path) -> Option<Self> {
         let extension = path.extension()?.to_string_lossy();
         let mut all = FORMATS.iter().flat_map(|container| container.extensions);
@@ -76,7 +76,7 @@ pub(crate) enum Family {
 }
 
 impl Family {
-    /// What people call files of this kind.
+    /// The usual name of files of this kind.
     fn known_as(self) -> &'static str {
         match self {
             Family::Zip | Family::TorchLegacy | Family::Tar | Family::Pickle => "PyTorch",
@@ -99,7 +99,7 @@ pub(crate) static FORMATS: [Container; 8] = [
     torch_legacy::BARE,
 ];
 
-/// How many of a file's first bytes are looked at.
+/// The number of a file's first bytes that are looked at.
 pub(crate) const HEAD: u64 = 512;
 
 /// The container that begins with `head`.
@@ -107,14 +107,14 @@ pub(crate) fn recognise(head: &[u8]) -> Option<&'static Container> {
     candidates(head).next()
 }
 
-/// Every container that begins with `head`: some files are several.
+/// Every container that begins with `head`: some files are of several kinds.
 pub(crate) fn candidates(head: &[u8]) -> impl Iterator<Item = &'static Container> {
     let head = &head[..head.len().min(HEAD as usize)];
     FORMATS.iter().filter(move |container| (container.recognises)(head))
 }
 
-/// Whether `path` is a file that begins like a checkpoint. A single array does not, though it can be opened: folders hold
-/// many that are data.
+/// Whether `path` is a file that begins like a checkpoint. A single array does not, though it can be opened: folders
+/// hold many that are data.
 pub fn recognises(path: &Path) -> bool {
     family_of(path).is_some_and(|family| family != Family::Npy)
 }
@@ -132,7 +132,7 @@ fn family_of(path: &Path) -> Option<Family> {
     recognise(&head).map(|container| container.family)
 }
 
-/// What the file `source` holds.
+/// The contents of the file `source`.
 pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
     let data = source.data();
     if let Some(container) = recognise(&data.window(0, HEAD)?) {
@@ -172,7 +172,7 @@ pub enum Format {
 macro_rules! named {
     ($($format:ident: $word:literal;)*) => {
         impl Format {
-            /// Every format that is read; of GGUF both versions in both byte orders.
+            /// Every format that is read, including both versions of GGUF in both byte orders.
             pub fn all() -> impl Iterator<Item = Format> {
                 let orders = |version| [false, true].map(|big_endian| Format::Gguf { version, big_endian });
                 [$(Format::$format),*].into_iter().chain([2, 3].into_iter().flat_map(orders))
@@ -211,7 +211,7 @@ macro_rules! named {
     };
 }
 
-/// What the name of a big-endian GGUF file ends in.
+/// The suffix in the name of a big-endian GGUF format.
 const BIG_ENDIAN: &str = "-big-endian";
 
 named! {
@@ -243,7 +243,7 @@ impl<'de> Deserialize<'de> for Format {
     }
 }
 
-/// What one file holds, as its format's reader gives it.
+/// The contents of one file, from its format's reader.
 #[derive(Debug)]
 pub(crate) struct Contents {
     pub format: Format,
@@ -269,7 +269,7 @@ impl Contents {
         }
     }
 
-    /// Keeps the first few faults and notices, and says how many more there are: a hostile listing may have any number.
+    /// Keeps the first few faults and notices, and counts the rest: a hostile listing may cause any number of them.
     pub fn tell_first(&mut self) {
         const LISTED: usize = 8;
         if let Some(more) = self.faults.len().checked_sub(LISTED).filter(|more| *more > 0) {
@@ -287,7 +287,7 @@ impl Contents {
     }
 }
 
-/// Adds those of `more` that are not in `list` yet.
+/// Adds the items of `more` that are not in `list` yet.
 pub(crate) fn add_new(list: &mut Vec<String>, more: impl IntoIterator<Item = String>) {
     let mut known: HashSet<String> = list.iter().cloned().collect();
     list.extend(more.into_iter().filter(|name| known.insert(name.clone())));

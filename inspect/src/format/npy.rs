@@ -1,5 +1,5 @@
 //! NumPy's arrays (<https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>): `.npy`, one array, and
-//! its header, which `.npz` has too.
+//! its header, which `.npz` uses too.
 //!
 //! ```text
 //! "\x93NUMPY", u8 major version, u8 minor version, u16 (version 1) or u32 header length
@@ -27,7 +27,7 @@ pub const MAX_HEADER: u64 = 1 << 16;
 pub(crate) const CONTAINER: Container =
     Container { family: Family::Npy, extensions: &[], recognises, recognises_later: None, read };
 
-/// What the elements of an array are.
+/// The kinds of elements in an array.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ElementKind {
@@ -49,7 +49,7 @@ pub enum ElementKind {
     Other(String),
 }
 
-/// All that stands before an array's elements.
+/// Everything before an array's elements.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Header {
@@ -64,7 +64,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// Whether its elements may be a pickle. Python reads escapes in a type's code, too.
+    /// Whether its elements may be a pickle. Python also reads escapes in a type's code.
     pub fn may_hold_objects(&self) -> bool {
         match &self.elements {
             ElementKind::Plain { .. } => false,
@@ -201,12 +201,12 @@ pub fn has_dtype(dtype: DType) -> bool {
     code_of(dtype).is_some()
 }
 
-/// All that stands before the elements of an array, little-endian and row by row: the bytes that `numpy.save` writes, in
-/// version 2 where a header is too long for version 1. `None` for a type that NumPy has not.
+/// Everything before the elements of an array, little-endian and row-major: the bytes that `numpy.save` writes, in
+/// version 2 if the header is too long for version 1. `None` for a type that NumPy does not have.
 pub fn header(dtype: DType, shape: &[usize]) -> Option<Vec<u8>> {
     /// Elements begin at a multiple of this.
     const ALIGNMENT: usize = 64;
-    /// Digits that NumPy keeps free for the first size to grow into.
+    /// Digits that NumPy reserves so that the first size can grow.
     const GROWTH: usize = 21;
     let code = code_of(dtype)?;
     let order = if dtype.word_size() == 1 { '|' } else { '<' };
@@ -262,7 +262,7 @@ fn read(source: &Arc<Source>) -> Result<Contents> {
     Ok(contents)
 }
 
-/// A literal of Python's, of the kinds that a header is made of. Tuples are lists.
+/// A Python literal, of the kinds that occur in headers. Tuples are lists.
 #[derive(Debug)]
 enum Python {
     Text(String),
@@ -273,7 +273,7 @@ enum Python {
 }
 
 impl Python {
-    /// Whether any text in it may be the code of objects.
+    /// Whether any text in it may be the type code of objects.
     fn mentions_objects(&self) -> bool {
         match self {
             Python::Text(text) => text.contains(['O', '\\']),

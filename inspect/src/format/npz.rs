@@ -21,7 +21,7 @@ pub(crate) const CONTAINER: Container = Container {
 /// Bytes of an entry that are looked at first: as long as the headers that NumPy writes for numbers.
 const USUAL_HEADER: u64 = 128;
 /// Headers that are longer may take as many bytes, all together, as the file and these: entries of a hostile directory
-/// may lie on each other, and inflate to much more than they take.
+/// may overlap, and inflate to much more than their size.
 const LONG_HEADERS: u64 = 8 << 20;
 
 /// A zip whose first entry is an array.
@@ -76,7 +76,7 @@ fn read(source: &Arc<Source>) -> Result<Contents> {
     Ok(contents)
 }
 
-/// The header of the array that `entry` is; what a long one takes is taken from `room`.
+/// The header of the array in `entry`; the size of a long one is subtracted from `room`.
 fn header(data: &dyn ByteSource, entry: &Entry, room: &mut u64) -> Result<Header> {
     let mut beginning = zip::beginning(data, entry, USUAL_HEADER)?;
     let end = npy::place(&beginning)?.end.min(MAX_HEADER + FIXED);
@@ -89,7 +89,7 @@ fn header(data: &dyn ByteSource, entry: &Entry, room: &mut u64) -> Result<Header
     Header::parse(&beginning)
 }
 
-/// The storage that `entry` is, the array's header included.
+/// The storage of `entry`, including the array's header.
 fn storage(source: &Arc<Source>, entry: &Entry, big_endian: bool) -> Storage {
     let swap = if big_endian { 2 } else { 1 };
     let segment = Segment { source: source.clone(), offset: entry.offset, len: entry.compressed };

@@ -126,7 +126,7 @@ pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
     placed.sort_by_key(|(range, _)| *range);
     let ranges: Vec<(u64, u64)> = placed.iter().map(|(range, _)| *range).collect();
     contents.tensors.extend(placed.into_iter().map(|(_, tensor)| tensor));
-    // The format allows neither; readers that trust it would take one tensor's bytes for another's.
+    // The format allows neither; trusting readers would mistake one tensor's bytes for another's.
     let overlaps = ranges.windows(2).filter(|pair| pair[1].0 < pair[0].1 && pair[1].0 < pair[1].1).count();
     if overlaps > 0 {
         let what = match overlaps {
@@ -150,7 +150,7 @@ pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
     Ok(contents)
 }
 
-/// `__metadata__` holds strings alone, so a config is put there as JSON text; such texts become the values they say.
+/// `__metadata__` holds only strings, so a config is stored there as JSON text; such text is parsed.
 fn nested(metadata: Value) -> Value {
     let Value::Dict(entries) = metadata else { return metadata };
     let parse = |value| match value {
@@ -162,7 +162,7 @@ fn nested(metadata: Value) -> Value {
     Value::Dict(entries.into_iter().map(|(key, value)| (key, parse(value))).collect())
 }
 
-/// The header's entries in their order, also those of a name that is there twice.
+/// The header's entries in their order, including repeated names.
 struct Entries(Vec<(String, serde_json::Value)>);
 
 impl<'de> Deserialize<'de> for Entries {
@@ -187,7 +187,7 @@ impl<'de> Deserialize<'de> for Entries {
     }
 }
 
-/// JSON that a tensor's bytes hold, as the ternary packer stores its shapes in a tensor named `__metadata__`.
+/// JSON in a tensor's bytes: the ternary packer stores its shapes in a tensor named `__metadata__`.
 pub(crate) fn json_of(bytes: &[u8]) -> Option<Value> {
     let text = bytes.to_vec();
     let value = crate::metadata::from_json(serde_json::from_slice(&text).ok()?);
@@ -195,7 +195,7 @@ pub(crate) fn json_of(bytes: &[u8]) -> Option<Value> {
         .then_some(value)
 }
 
-/// The format's types that are read and written, and what they are here.
+/// The format's types that are read and written, and the corresponding types here.
 const DTYPES: [(Dtype, DType); 22] = [
     (Dtype::BOOL, DType::Bool),
     (Dtype::U8, DType::U8),

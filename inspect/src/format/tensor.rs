@@ -1,4 +1,4 @@
-//! What is known of one tensor before any of its bytes are read.
+//! What is known about a tensor before any of its bytes are read.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::storage::{Storage, swap_words};
 use crate::{DType, Damage, DamageKind, Error, Result};
 
-/// A tensor of a checkpoint: how its elements are laid out on a storage.
+/// A tensor of a checkpoint, and how its elements are laid out on a storage.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct TensorInfo {
@@ -17,7 +17,7 @@ pub struct TensorInfo {
     pub name: String,
     /// Element type or packing.
     pub dtype: DType,
-    /// Logical shape; for packed types that of the matrix they stand for.
+    /// Logical shape; for packed types that of the matrix they encode.
     pub shape: Vec<usize>,
     /// Strides in elements (row-major ones for packed types).
     pub strides: Vec<usize>,
@@ -27,7 +27,7 @@ pub struct TensorInfo {
     pub storage: Option<Storage>,
     /// What the tensor is for.
     pub group: Group,
-    /// Whether it is a parameter that gradients reach.
+    /// Whether it is a trainable parameter (`requires_grad`).
     pub requires_grad: bool,
     /// For ternary packings with one scale: what the codes -1, 0, +1 are multiplied by. For GGML's blocks: what their
     /// elements are additionally multiplied by, if a tensor next to them says so.
@@ -36,7 +36,7 @@ pub struct TensorInfo {
     pub quantizer: Option<Quantizer>,
     /// Coordinates and values of a sparse tensor.
     pub sparse: Option<Box<Sparse>>,
-    /// Why its bytes cannot be read, when they cannot.
+    /// Why its bytes cannot be read, if so.
     pub damage: Option<Damage>,
 }
 
@@ -135,7 +135,7 @@ pub fn contiguous_strides(shape: &[usize]) -> Vec<usize> {
     strides
 }
 
-/// Strides of `shape` with the first index the fastest, as Fortran has it, in elements.
+/// Strides of `shape` in Fortran order (the first index varies fastest), in elements.
 pub(crate) fn fortran_strides(shape: &[usize]) -> Vec<usize> {
     let reversed: Vec<usize> = shape.iter().rev().copied().collect();
     contiguous_strides(&reversed).into_iter().rev().collect()
@@ -241,8 +241,8 @@ impl TensorInfo {
         self.storage.iter().chain(parts.filter_map(|t| t.storage.as_ref()))
     }
 
-    /// The bytes of its elements, contiguous and little-endian: borrowed from the map when they are so there. Packed
-    /// types give their packed bytes. A sparse tensor gives its values'.
+    /// The bytes of its elements, contiguous and little-endian: borrowed from the file if it stores them so. Packed
+    /// types give their packed bytes, and a sparse tensor those of its values.
     ///
     /// # Errors
     /// `Damaged` when bytes are missing or out of the storage; `Unsupported` for a view that repeats its storage
@@ -297,7 +297,7 @@ impl TensorInfo {
         Ok(())
     }
 
-    /// The tensor as an array of its own strides: borrowed from the map where alignment, byte order and compression
+    /// The tensor as an array with its own strides: borrowed from the file if alignment, byte order and compression
     /// allow it, else copied.
     ///
     /// # Errors
@@ -338,7 +338,7 @@ impl TensorInfo {
         Ok(CowArray::from(array))
     }
 
-    /// Whether an element is there more than once, with stride 0: as `Tensor.expand` makes it.
+    /// Whether elements repeat through strides of 0, as `Tensor.expand` makes them.
     pub fn is_expanded(&self) -> bool {
         self.shape.iter().zip(&self.strides).any(|(&size, &stride)| size > 1 && stride == 0)
     }

@@ -1,6 +1,7 @@
 //! PyTorch's format before 1.6: pickles back to back (magic number, protocol version, system info, the object, the
 //! list of storage keys), then each storage as an i64 element count and its raw elements, little-endian on every
-//! machine (`_legacy_save` in `torch/serialization.py`, `THPStorage_writeFileRaw`). Bare pickles, which some tools write, are read here too.
+//! machine (`_legacy_save` in `torch/serialization.py`, `THPStorage_writeFileRaw`). Bare pickles, which some tools
+//! write, are read here too.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -162,12 +163,12 @@ fn read(source: &Arc<Source>) -> Result<Contents> {
 struct Located {
     /// First byte and bytes there, by key.
     places: HashMap<String, (u64, u64)>,
-    /// Where those that are not in the file would begin.
+    /// Where the missing ones would begin.
     gone: HashMap<String, u64>,
     /// Those whose bytes cannot be located for certain, and why.
     shifted: HashMap<String, Damage>,
     damage: Option<Damage>,
-    /// Of bytes after the last storage.
+    /// A notice about bytes after the last storage.
     surplus: Option<Notice>,
     /// First byte after the last storage; `None` if it is unknown.
     end: Option<u64>,
@@ -294,7 +295,7 @@ fn locate(data: &dyn ByteSource, at: u64, storages: &[StorageRef]) -> Result<Loc
     }
     located.end = Some(position);
     let surplus = data.len().saturating_sub(position);
-    // A count that was overwritten moves nothing: the next one, or the end of the file, is where it belongs.
+    // An overwritten count does not shift anything: the next one, or the end of the file, is at its right place.
     if miscounted && (surplus > 0 || cut) {
         let why = "bytes were inserted or removed before or inside it: the element counts around it are not where they should be";
         let why = Damage::new(DamageKind::Shifted, why);

@@ -29,7 +29,7 @@ pub(crate) const CONTAINER: Container = Container {
 pub(crate) const DCP_HINT: &str =
     "convert its folder: python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER OUT.pt";
 
-/// Whether `bytes` are an archive of PyTorch's though they do not begin like one: something was put before it, or its
+/// Whether `bytes` are an archive of PyTorch although they do not begin like one: something was put before it, or its
 /// beginning was overwritten.
 fn recognises_later(source: &dyn ByteSource) -> Result<bool> {
     Ok(zip::has_directory(source)? && zip::names_in_directory(source, |name| name.ends_with(b"data.pkl"))?)

@@ -1,5 +1,5 @@
-//! An overview of a tensor: norms of its rows and columns, a coarse map of it, and its first values. For display only, not
-//! for verdicts.
+//! An overview of a tensor: norms of its rows and columns, a coarse map of it, and its first values. For display only,
+//! not for verdicts.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +8,7 @@ use crate::meaning::elements::{CodeRule, Elements, in_chunks};
 use crate::tensor::TensorInfo;
 use crate::{Error, Result};
 
-/// What a tensor looks like as a matrix: rows are its first dimension, columns all others. A vector is one row.
+/// An overview of a tensor as a matrix: rows are its first dimension, columns all others. A vector is one row.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Survey {
@@ -27,7 +27,7 @@ pub struct Survey {
     pub map_rows: usize,
     /// Columns of the map: at most [`MAP_COLS`], and no more than the matrix has.
     pub map_cols: usize,
-    /// Whether the cells' codes mean anything: the matrix is ternary, or a BitLinear makes it so.
+    /// Whether the cells have meaningful codes: the matrix is ternary, or a BitLinear makes it so.
     pub ternary: bool,
     /// The first values of the first rows.
     pub corner: Vec<Vec<f64>>,

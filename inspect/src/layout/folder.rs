@@ -29,7 +29,7 @@ fn lacks(set: &Set, _: &Joined<'_>) -> Lacks {
     Lacks { notices: set.notices.clone(), ..Lacks::default() }
 }
 
-/// What Hugging Face's trainer puts beside a model (optimizer.pt, scheduler.pt, rng_state.pth, training_args.bin), and
+/// What Hugging Face's trainer puts next to a model (optimizer.pt, scheduler.pt, rng_state.pth, training_args.bin), and
 /// other forms of the model.
 fn covers(files: &[PathBuf]) -> HashSet<PathBuf> {
     if !files.iter().any(|file| super::is_model(file)) {
@@ -43,8 +43,8 @@ fn covers(files: &[PathBuf]) -> HashSet<PathBuf> {
     files.iter().filter(beside).cloned().chain(other_forms(files)).collect()
 }
 
-/// Adds what lies beside the files of `set`, to which `path` led. A config beside a lone file is that file's only if
-/// Hugging Face would load the two together.
+/// Adds the files next to those of `set`, which was found by `path`. A config next to a single file belongs to it only
+/// if Hugging Face would load the two together.
 pub(super) fn add_config(path: &Path, set: &mut Set) {
     let is_folder = path.is_dir();
     if !is_folder && set.files.len() == 1 && !is_canonical(path) {
@@ -70,7 +70,7 @@ const FORMS: [&str; 4] = [
     "pytorch_model.bin.index.json",
 ];
 
-/// Of `files`, those in one folder, the forms of its model that are not read because another one is.
+/// Among `files` of one folder, the forms of its model that are not read because another form is.
 fn other_forms(files: &[PathBuf]) -> Vec<PathBuf> {
     let form = |name: &&str| files.iter().find(|file| self::name(file) == **name);
     FORMS.iter().filter_map(form).skip(1).cloned().collect()

@@ -14,7 +14,7 @@ fn recognises(path: &Path) -> bool {
     shard_parts(&name(path)).is_some_and(|(.., ext)| ext.ends_with(".gguf"))
 }
 
-/// The file that the splits would be as one.
+/// The name of the file that the splits were made from.
 fn identity(path: &Path) -> PathBuf {
     match shard_parts(&name(path)).filter(|_| path.is_file()) {
         Some((base, .., ext)) => path.with_file_name(format!("{base}{ext}")),
@@ -22,7 +22,7 @@ fn identity(path: &Path) -> PathBuf {
     }
 }
 
-/// A split, whatever its name, says how many others there are.
+/// Every part of a split says how many parts there are, even if it was renamed.
 fn lacks(set: &Set, joined: &Joined<'_>) -> Lacks {
     let missing = if set.missing.is_none() { missing_splits(joined) } else { None };
     Lacks { damage: missing.into_iter().collect(), ..Lacks::default() }

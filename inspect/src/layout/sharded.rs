@@ -29,7 +29,7 @@ fn set(path: &Path) -> Result<Set> {
     if is_index(path) { index_set(path) } else { Ok(file_set(path)) }
 }
 
-/// The set's index, whether that is there or not.
+/// The path of the set's index, which may be missing.
 fn identity(path: &Path) -> PathBuf {
     match shard_parts(&name(path)).filter(|_| path.is_file()) {
         Some((base, .., ext)) => path.with_file_name(format!("{base}{ext}.index.json")),
@@ -37,7 +37,7 @@ fn identity(path: &Path) -> PathBuf {
     }
 }
 
-/// What the set's index promises and no shard holds, and the reverse.
+/// Tensors that are in the set's index but in no shard, and the reverse.
 fn lacks(set: &Set, joined: &Joined<'_>) -> Lacks {
     let mut lacks = Lacks { damage: set.missing.iter().cloned().collect(), ..Lacks::default() };
     let Some(index) = &set.weight_map else { return lacks };
@@ -119,7 +119,7 @@ fn is_shard_of(shard: &str, index: &str) -> bool {
         .is_some_and(|(base, .., ext)| index.strip_suffix(".index.json") == Some(&format!("{base}{ext}")))
 }
 
-/// A shard brings its whole set along.
+/// Opening a shard opens its whole set.
 pub(super) fn file_set(path: &Path) -> Set {
     let file = name(path);
     let Some((base, number, count, ext)) = shard_parts(&file) else {

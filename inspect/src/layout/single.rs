@@ -1,4 +1,4 @@
-//! One file, whatever is next to it: the defaults of every layout.
+//! One file, regardless of what is next to it: the defaults of every layout.
 
 use std::collections::HashSet;
 use std::path::Path;

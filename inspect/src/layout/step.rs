@@ -52,7 +52,7 @@ pub fn from_path(path: &Path) -> Option<u64> {
     let file = path.file_name()?.to_str()?;
     from_name(file).or_else(|| {
         let folder = path.parent()?.file_name()?.to_str()?;
-        // A folder's bare "step…" may be the run's; only the trainer's own folder names count.
+        // A bare "step…" in a folder's name may belong to the whole run; only the trainer's own folder names count.
         ["checkpoint-", "checkpoint_", "step-", "step_", "global_step", "iter_"]
             .iter()
             .any(|prefix| folder.starts_with(prefix))

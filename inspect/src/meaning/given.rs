@@ -1,5 +1,5 @@
-//! What one source says about a model: a trainer's configuration, config.json, the keys of a GGUF file, options. With the
-//! shapes of tensors it becomes a [`ModelConfig`]; what no source says is assumed, and listed.
+//! What one source says about a model: a trainer's configuration, config.json, the keys of a GGUF file, options. With
+//! the shapes of tensors it becomes a [`ModelConfig`]; what no source says is assumed, and listed.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use super::config::{Activation, AttentionBias, ModelConfig, RopePairing, SLIDING
 use super::rope::{RopeScaling, single};
 use crate::metadata::{HashableValue, Value, as_u64, lookup};
 
-/// What a source says; `None` where it says nothing.
+/// The settings that a source gives; `None` for those it does not.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[allow(missing_docs)] // as in `ModelConfig`
 #[non_exhaustive]
@@ -52,7 +52,7 @@ pub struct Given {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Quantization {
-    /// `quant_method`; empty where it is no text.
+    /// `quant_method`; empty if it is not text.
     pub method: Option<String>,
     /// Whether a layer's output is multiplied by its `weight_scale` (`autobitlinear`), and not divided by it.
     pub multiplies: bool,
@@ -84,8 +84,8 @@ impl Quantization {
         self.method.as_deref() == Some(BITNET)
     }
 
-    /// What is written for packed matrices. `autobitlinear` multiplies a layer's output by its `weight_scale`, so the scale
-    /// is kept to the last bit; `bitlinear` divides by it.
+    /// What is written for packed matrices. `autobitlinear` multiplies a layer's output by its `weight_scale`, so the
+    /// scale is kept to the last bit; `bitlinear` divides by it.
     pub fn packed() -> [(&'static str, &'static str); 3] {
         [(METHOD, BITNET), (CLASS, AUTO_BIT_LINEAR), (MODE, "offline")]
     }
@@ -101,16 +101,16 @@ const AUTO_BIT_LINEAR: &str = "autobitlinear";
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// Nothing says which model it is.
+    /// The architecture is not given.
     #[error("its model is not recognised")]
     Unknown,
-    /// It is of an architecture that is not in the table.
+    /// The architecture is not in the table.
     #[error("its model is {}", .0.escape_debug())]
     Architecture(String),
     /// A value in it is of another type than it should be.
     #[error("its config is invalid: {0}")]
     NotUnderstood(String),
-    /// A setting is of another type than it should be, or no such number.
+    /// A setting has the wrong type or an impossible value.
     #[error("its configuration has a `{key}` that is not {wanted}")]
     Wrong {
         /// Its name.
@@ -127,7 +127,7 @@ pub enum ConfigError {
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Assumed {
-    /// Which, as [`ModelConfig`] calls it.
+    /// Its name in [`ModelConfig`].
     pub setting: &'static str,
     /// The value that was assumed.
     pub value: Setting,
@@ -150,7 +150,7 @@ pub enum Assumption {
     ConfigNotUsed(ConfigError),
     /// These settings have their usual values, because nothing gives others.
     Settings(Vec<Assumed>),
-    /// The scales of packed matrices, which are lost, are 1.
+    /// The lost scales of packed matrices are taken to be 1.
     UnitScales,
 }
 
@@ -218,7 +218,8 @@ pub struct Shapes {
     pub packed_ffn: bool,
 }
 
-/// The config that a trainer may have saved next to the weights. Older ones have two switches instead of `use_bitlinear`.
+/// The config that a trainer may have saved next to the weights. Older ones have two switches instead of
+/// `use_bitlinear`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct TrainerFile {
@@ -238,7 +239,7 @@ struct TrainerFile {
     final_logit_soft_cap: Option<Option<f64>>,
 }
 
-/// Keeps "null" (no cap) apart from "not said".
+/// Distinguishes "null" (no cap) from a missing key.
 fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Option<f64>>, D::Error> {
     Option::<f64>::deserialize(deserializer).map(Some)
 }
@@ -388,7 +389,7 @@ impl Given {
             use_bitlinear_ffn: Some(bitnet),
             use_bitlinear_attn: Some(bitnet),
             bitlinear_per_channel: None,
-            // What transformers' BitLinear has as the least max|x|.
+            // The smallest max|x| in transformers' BitLinear.
             quantization_eps: bitnet.then_some(1e-5),
             norm_eps: file.rms_norm_eps,
             tie_word_embeddings: file.tie_word_embeddings,

@@ -1,5 +1,5 @@
-//! Which network a checkpoint contains: bitnet-student by names and shapes, else what config.json or GGUF keys say, else
-//! unknown. Whatever had to be assumed is listed.
+//! Which network a checkpoint contains: bitnet-student by names and shapes, else what config.json or GGUF keys say,
+//! else unknown. Whatever had to be assumed is listed.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +16,7 @@ use crate::{Checkpoint, Format, Group};
 /// The name of an unrecognised network.
 const UNKNOWN: &str = "unknown";
 
-/// What is known of the network.
+/// What is known about the network.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Model {
@@ -112,7 +112,7 @@ impl Model {
         self.given.as_ref()
     }
 
-    /// The family that it is of, if that is in the table.
+    /// Its family, if that is in the table.
     pub fn family(&self) -> Option<&'static Architecture> {
         match &self.student {
             Some(student) => Some(student.architecture),
@@ -154,7 +154,7 @@ impl Model {
             || self.quantization.as_ref().is_some_and(Quantization::is_bitnet)
     }
 
-    /// What a BitLinear of it adds to mean|W|: what its configuration says, else 1e-5 for Hugging Face's BitNet, as
+    /// What a BitLinear of it adds to mean|W|: by its configuration, else 1e-5 for Hugging Face's BitNet, as
     /// transformers' `BitLinear` has it, and the student's 1e-8 for others.
     pub fn quantization_eps(&self) -> f64 {
         let student = self.student.as_ref().map(|s| s.quantization_eps);
@@ -192,8 +192,8 @@ impl Model {
 }
 
 impl Checkpoint {
-    /// The configuration of its model: the student's, or that of config.json or the keys of a GGUF file if the architecture is
-    /// in the table.
+    /// The configuration of its model: the student's, or that of config.json or the keys of a GGUF file if the
+    /// architecture is in the table.
     ///
     /// # Errors
     /// Those of [`Model::given`], and `Missing`.
@@ -250,7 +250,7 @@ fn student(tensors: &[TensorInfo], metadata: &Value) -> Option<Model> {
     if hf_style && given_config(metadata).is_none() {
         return None;
     }
-    // Under GGUF's names it may be anything that has such tensors.
+    // With GGUF's names it may be any architecture with such tensors.
     if names::style_of(tensors.iter().map(|t| t.name.as_str())) == Some(Style::Gguf) {
         return None;
     }

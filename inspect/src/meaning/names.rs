@@ -1,5 +1,5 @@
-//! Tensor names: translation between the student's, Hugging Face's and GGUF's, and the part in the model that each names.
-//! All of it follows from the [table of architectures](super::architecture).
+//! Tensor names: translation between the student's, Hugging Face's and GGUF's, and the part of the model that each
+//! refers to. All of it follows from the [table of architectures](super::architecture).
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -92,7 +92,8 @@ impl Architecture {
     }
 }
 
-/// The part that `name`, of any style, has in the models of some architecture; without what surrounds it in state dicts.
+/// The part that `name`, of any style, has in the models of some architecture; without what surrounds it in state
+/// dicts.
 pub fn role(name: &str) -> Option<Role> {
     let name = canonical(name);
     TABLE.into_iter().find_map(|architecture| architecture.role(&name))
@@ -141,8 +142,8 @@ pub fn style_of<'n>(names: impl IntoIterator<Item = &'n str>) -> Option<Style> {
 }
 
 /// Whether the shapes of a GGUF file are those of a model whose sizes were written in PyTorch's order: whether all
-/// matrices that must be as wide as the embedding are that high instead, or the other way round. The embedding is as wide
-/// as the file's keys say, or else as the first norm of the residual stream.
+/// matrices that must be as wide as the embedding are that high instead, or the other way round. The embedding is as
+/// wide as the file's keys say, or else as the first norm of the residual stream.
 pub(super) fn is_transposed<'n>(
     width: Option<u64>,
     tensors: impl Iterator<Item = (&'n str, &'n [usize])> + Clone,
@@ -207,7 +208,7 @@ fn to_gguf(name: &str) -> Option<String> {
 pub struct Names<'a> {
     architecture: &'static Architecture,
     roles: HashMap<Role, &'a TensorInfo>,
-    /// How they are called.
+    /// The style of their names.
     style: Style,
     /// Weights inside layers that no part of the model uses, such as biases and further norms.
     pub unused: Vec<&'a TensorInfo>,
@@ -228,7 +229,7 @@ impl<'a> Names<'a> {
         Self::new(&checkpoint.tensors, architecture, style, bare)
     }
 
-    /// Of `tensors`, whose names are what `bare` leaves of them.
+    /// The roles of `tensors`, by the part of their names that `bare` returns.
     pub(super) fn new(
         tensors: &'a [TensorInfo],
         architecture: &'static Architecture,
@@ -252,7 +253,7 @@ impl<'a> Names<'a> {
         Names { architecture, roles, style, unused }
     }
 
-    /// What a tensor of `role` is called in such a checkpoint, whether it is there or not.
+    /// The name of a tensor of `role` in such a checkpoint, which may lack it.
     pub fn called(&self, role: Role) -> String {
         self.architecture.name(role, self.style).unwrap_or_default()
     }

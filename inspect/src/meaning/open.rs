@@ -32,7 +32,7 @@ pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint> {
     open_with(path, &OpenOptions::default())
 }
 
-/// Opens the checkpoint that `bytes` are: one file, which is called `name` in messages and wherever a path is.
+/// Opens a checkpoint in memory: the `bytes` of one file, which is called `name` in messages and in place of its path.
 ///
 /// ```
 /// let header = br#"{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#;
@@ -56,8 +56,8 @@ pub fn open_bytes(name: impl AsRef<Path>, bytes: impl Into<SharedBytes>) -> Resu
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OpenOptions {
-    /// Which layout I2_S tensors of GGUF files have. Without it the layout is derived from the tensors' rows, or else x86 is
-    /// assumed with a warning.
+    /// Which layout I2_S tensors of GGUF files have. Without it the layout is derived from the tensors' rows, or else
+    /// x86 is assumed with a warning.
     pub i2s_layout: Option<I2sLayout>,
 }
 
@@ -81,7 +81,7 @@ pub enum I2sLayout {
 }
 
 impl I2sLayout {
-    /// The packing it is.
+    /// The packing of this layout.
     pub fn packing(self) -> TernaryPacking {
         match self {
             I2sLayout::X86 => TernaryPacking::BitnetX86,
@@ -132,7 +132,7 @@ pub fn open_bytes_with(
     assemble(name, vec![file], &Set::default(), options)
 }
 
-/// The checkpoint that `files`, those of `set`, make.
+/// The checkpoint in `files`, which are those of `set`.
 pub(crate) fn assemble(
     path: &Path,
     files: Vec<Opened>,
@@ -160,7 +160,7 @@ pub(crate) fn assemble(
     Ok(checkpoint)
 }
 
-/// What `source` holds, a GGUF file whose sizes are in PyTorch's order as it was meant.
+/// The contents of `source`; a GGUF file whose sizes are in PyTorch's order is read as intended.
 fn read(source: &Arc<Source>) -> Result<Contents> {
     let contents = format::read(source)?;
     let tensors = contents.tensors.iter().map(|t| (t.name.as_str(), t.shape.as_slice()));
@@ -229,7 +229,7 @@ mod tests {
     use super::*;
     use crate::bytes::tests::Fetched;
 
-    /// The checkpoint that `bytes` are where every range has to be fetched.
+    /// The checkpoint in `bytes`, opened from a source that has to fetch every range.
     fn open_fetched(path: &Path, bytes: &[u8]) -> Result<Checkpoint> {
         let source = Ok(Source::of(path, Stamp::never(path), Fetched(bytes.to_vec())));
         let file = Opened { path: path.to_path_buf(), source, read: format::read };

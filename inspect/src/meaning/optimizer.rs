@@ -37,7 +37,7 @@ pub struct TrainingRecord {
 pub struct ParamGroup {
     /// Where it is, as a metadata path such as `optimizer_state_dict.muon.param_groups.0`.
     pub path: String,
-    /// Which optimizer it is a group of.
+    /// The optimizer that it belongs to.
     pub kind: Kind,
     /// Learning rate.
     pub lr: Option<f64>,
@@ -45,18 +45,18 @@ pub struct ParamGroup {
     pub weight_decay: Option<f64>,
     /// Momentum of SGD and Muon.
     pub momentum: Option<f64>,
-    /// Share of the gradient that SGD's momentum leaves out.
+    /// SGD's dampening: the share of the gradient that is not added to the momentum.
     pub dampening: Option<f64>,
     /// Whether the momentum is Nesterov's.
     pub nesterov: bool,
-    /// Whether this is Muon in the form that scales what it orthogonalised back to the size it had, so that steps shrink
-    /// with the gradient.
+    /// Whether this is Muon in the form that scales what it orthogonalised back to the size it had, so that steps
+    /// shrink with the gradient.
     #[serde(default)]
     pub keeps_size: bool,
     /// Whether a polarizer follows its steps, which pushes small weights away from zero.
     #[serde(default)]
     pub polarized: bool,
-    /// Weights that it certainly drives, as indices of the record's tensors, rising.
+    /// Weights that it certainly updates, as ascending indices of the record's tensors.
     pub tensors: Vec<u32>,
     /// For each of `tensors`, in the same order, the indices of its moments among the record's tensors.
     pub moments: Vec<Vec<u32>>,
@@ -94,7 +94,7 @@ pub enum Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DecayRule {
-    /// w ← (1 - lr·wd) w beside the step.
+    /// w ← (1 - lr·wd) w, separate from the gradient step.
     Decoupled,
     /// wd·w is added to the gradient and goes through the momentum.
     InGradient,
@@ -107,10 +107,11 @@ struct Facts {
     kind: Kind,
     /// Its name for people.
     name: &'static str,
-    /// What its state keeps of each parameter, besides a count of steps.
+    /// What its state stores for each parameter, besides a count of steps.
     state: &'static [&'static str],
     decay: DecayRule,
-    /// Whether a parameter group is one of its: by the settings that only this kind has, else by what the file calls it.
+    /// Whether a parameter group is one of its: by the settings that only this kind has, else by what the file calls
+    /// it.
     has: fn(&Signs<'_>) -> bool,
 }
 
@@ -121,17 +122,17 @@ pub(crate) const SECOND: &str = "exp_avg_sq";
 /// Momentum of SGD, Muon and similar optimizers.
 pub(crate) const MOMENTUM: &str = "momentum_buffer";
 
-/// What an optimizer keeps of a parameter, by the last part of its name.
+/// State that an optimizer stores for a parameter, by the last part of its name.
 pub(crate) struct State {
-    /// That part.
+    /// The last part of its name.
     pub name: &'static str,
     /// Whether it has the parameter's shape.
     pub whole: bool,
-    /// Whether nothing but an optimizer calls a tensor so.
+    /// Whether only optimizers use this name.
     pub certain: bool,
 }
 
-/// The state that optimizers are known to keep.
+/// The state that optimizers are known to store.
 pub(crate) static STATE: [State; 12] = {
     const fn state(name: &'static str, whole: bool, certain: bool) -> State {
         State { name, whole, certain }
@@ -206,7 +207,7 @@ impl Kind {
         self.facts().name
     }
 
-    /// What its state dict keeps of each parameter, besides a count of steps.
+    /// What its state dict stores for each parameter, besides a count of steps.
     pub fn state(self) -> &'static [&'static str] {
         self.facts().state
     }
@@ -295,7 +296,7 @@ fn sgd_rate(lr: f64, weight_decay: f64, momentum: f64, dampening: f64, nesterov:
 }
 
 impl TrainingRecord {
-    /// The group that drives tensor `index` of the record.
+    /// The group that updates tensor `index` of the record.
     pub fn group_of(&self, index: usize) -> Option<&ParamGroup> {
         Some(self.find(index)?.0)
     }
@@ -392,7 +393,7 @@ fn state_dicts<'v>(value: &'v Value, path: &str, depth: usize, found: &mut Vec<(
     }
 }
 
-/// What optimizers are given: weights in the model's order, tied ones once, without buffers.
+/// The parameters that optimizers get: weights in the model's order, tied ones once, without buffers.
 fn parameters(checkpoint: &Checkpoint) -> Vec<usize> {
     let buffer = |t: &TensorInfo| {
         ["running_mean", "running_var", "inv_freq"].iter().any(|name| t.name.ends_with(name))
@@ -455,7 +456,7 @@ impl<'v> Numbers<'v> {
     }
 }
 
-/// For each group the tensors it drives, each with its number.
+/// For each group the tensors it updates, each with its number.
 type Driven = Vec<Vec<(usize, Option<u64>)>>;
 
 impl StateDict<'_> {
@@ -487,7 +488,8 @@ impl StateDict<'_> {
             momentum: number("momentum"),
             dampening: number("dampening"),
             nesterov: matches!(lookup(group, "nesterov"), Some(Value::Bool(true))),
-            // `ckpt train` has both forms, and says which; the original trainer of bitnet-student, whose form it is, says nothing.
+            // `ckpt train` has both forms and records which; the original trainer of bitnet-student records nothing and
+            // has this one.
             keeps_size: match lookup(group, "keeps_size") {
                 Some(Value::Bool(keeps)) => *keeps,
                 _ => lookup(group, "ns_iters").is_some(),
@@ -513,7 +515,7 @@ impl StateDict<'_> {
         Signs { group, called, configured: self.configured() }.kind()
     }
 
-    /// Whether a polarizer was saved beside the optimizer, or beside those that it is one of.
+    /// Whether a polarizer was saved with the optimizer, or with the optimizers that include it.
     fn polarized(&self) -> bool {
         let above = self.path.rsplit_once('.').map_or("", |(above, _)| above);
         [self.path, above].iter().any(|path| {
@@ -552,7 +554,7 @@ impl StateDict<'_> {
         Some(&self.checkpoint.tensors[*whole].shape)
     }
 
-    /// Which of `parameters` each group drives.
+    /// Which of `parameters` each group updates.
     fn assign(&self, parameters: &[usize], groups: &[Numbers<'_>]) -> Driven {
         let tensor = |p: usize| &self.checkpoint.tensors[p];
         if groups.iter().all(|g| g.names.is_some()) {

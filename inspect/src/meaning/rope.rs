@@ -1,5 +1,5 @@
-//! How rotary positions are scaled: `rope_scaling` of config.json and of the trainer's configuration, and the keys and the
-//! tensor that GGUF has for it.
+//! How rotary positions are scaled: `rope_scaling` of config.json and of the trainer's configuration, and the keys and
+//! the tensor that GGUF has for it.
 
 use std::f64::consts::TAU;
 
@@ -16,7 +16,7 @@ const KEY: &str = "ckpt.rope_scaling";
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum RopeScaling {
-    /// Not at all.
+    /// No scaling.
     #[default]
     None,
     /// All positions divided by a factor.
@@ -35,7 +35,7 @@ pub enum RopeScaling {
         /// Length that the model was trained with.
         original_max_position_embeddings: f64,
     },
-    /// YaRN: as Llama 3's by the number of turns, and attention scores made larger.
+    /// YaRN: like Llama 3's, by the number of rotations, and with larger attention scores.
     Yarn {
         /// The divisor of long wavelengths.
         factor: f64,
@@ -53,7 +53,7 @@ pub enum RopeScaling {
     },
 }
 
-/// What kinds need beside their name.
+/// The parameters that each kind needs.
 const NEEDED: [(&str, &[&str]); 3] = [
     ("linear", &["factor"]),
     ("llama3", &["factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"]),
@@ -85,7 +85,7 @@ impl RopeScaling {
         known(&kind, &parameters).unwrap_or(RopeScaling::Other { kind, parameters })
     }
 
-    /// The kind, as config.json calls it.
+    /// The kind's name in config.json.
     pub fn kind(&self) -> &str {
         match self {
             RopeScaling::None => "default",
@@ -96,7 +96,7 @@ impl RopeScaling {
         }
     }
 
-    /// What it lacks, of a kind that is known.
+    /// The parameters that it lacks, if its kind is known.
     pub fn missing(&self) -> Option<&'static str> {
         match self {
             RopeScaling::Other { kind, parameters } => missing(kind, parameters),
@@ -104,7 +104,7 @@ impl RopeScaling {
         }
     }
 
-    /// As config.json says it; `None` for not at all.
+    /// The form in config.json; `None` for no scaling.
     pub fn to_json(&self) -> Option<Json> {
         let mut config = Map::from_iter([("rope_type".to_string(), json!(self.kind()))]);
         let mut put = |key: &str, value: Json| config.insert(key.into(), value);
@@ -163,7 +163,7 @@ impl RopeScaling {
         keys.set(KEY, config.to_string().as_str());
     }
 
-    /// What the keys of a GGUF file say, `own` by their full names; `None` where they say nothing.
+    /// The scaling in the keys of a GGUF file, with full names for `own`; `None` if they have none.
     pub(super) fn of_gguf<'v>(
         architecture: &str,
         own: &dyn Fn(&str) -> Option<&'v Value>,
@@ -189,9 +189,9 @@ impl RopeScaling {
         Some(Self::of_json(config))
     }
 
-    /// What Llama 3 divides each rotary frequency by, one for two elements of a head: 1 for short waves, `factor` for long
-    /// ones, and a smooth way between (`_compute_llama3_parameters` of transformers; `rope_freqs` in llama.cpp). `None`
-    /// for other kinds of scaling.
+    /// Llama 3's divisors of rotary frequencies, one per two elements of a head: 1 for short waves, `factor` for long
+    /// ones, and a smooth transition between (`_compute_llama3_parameters` of transformers; `rope_freqs` in llama.cpp).
+    /// `None` for other kinds of scaling.
     pub fn factors(&self, base: f64, head_dim: usize) -> Option<Vec<f32>> {
         const LARGEST_HEAD: usize = 1 << 16;
         let RopeScaling::Llama3 {
@@ -221,12 +221,13 @@ impl RopeScaling {
     }
 
     /// The parameters of Llama 3's scaling that give these `factors`. The factors only determine original / low and
-    /// original / high, so low is assumed to be 1, as in all of its models. `None` if no parameters give exactly these factors.
+    /// original / high, so low is assumed to be 1, as in all of its models. `None` if no parameters give exactly these
+    /// factors.
     pub fn of_factors(factors: &[f32], base: f64) -> Option<RopeScaling> {
         let head_dim = 2 * factors.len();
         let factor = f64::from(*factors.last()?);
         let turns = |pair: usize| 1.0 / (TAU * base.powf(2.0 * pair as f64 / head_dim as f64));
-        // On the way between, `smooth` is a line over 1 / wave.
+        // In the transition, `smooth` is linear in 1 / wave.
         let between = factors.iter().enumerate().filter(|(_, f)| **f > 1.0 && f64::from(**f) < factor);
         let points: Vec<(f64, f64)> = between
             .map(|(pair, f)| (turns(pair), (1.0 / f64::from(*f) - 1.0 / factor) / (1.0 - 1.0 / factor)))

@@ -1,5 +1,5 @@
-//! Which tensors are 2-bit ternary matrices: outside GGUF they are recognised by the tensors next to them; the layout of
-//! I2_S is derived from its rows. The packings themselves are in [`crate::packing`].
+//! Which tensors are 2-bit ternary matrices: outside GGUF they are recognised by the tensors next to them; the layout
+//! of I2_S is derived from its rows. The packings themselves are in [`crate::packing`].
 
 use std::collections::HashMap;
 
@@ -36,7 +36,7 @@ pub(crate) fn recognise(checkpoint: &mut Checkpoint, quantization: Option<&Quant
             (tensor.shape.as_slice(), at(".weight_scale"), may_be_bitnet)
         {
             let Some(rows) = packed_rows.checked_mul(4) else { continue };
-            // Other schemes pack into bytes too; only this one has a single scale a matrix.
+            // Other schemes pack into bytes too; only this one has a single scale per matrix.
             let Some(scale) = one_number(checkpoint, scale_at) else { continue };
             hf_scales_guessed |= quantization.is_none();
             let factor = if quantization.is_some_and(|q| q.multiplies) { scale } else { 1.0 / scale };
@@ -44,7 +44,7 @@ pub(crate) fn recognise(checkpoint: &mut Checkpoint, quantization: Option<&Quant
         } else {
             continue;
         };
-        // A packing's bytes lie one after the other; views of them in another order stay bytes.
+        // Packed bytes are contiguous; views of them in another order are left as bytes.
         if !tensor.is_contiguous() || tensor.sparse.is_some() || tensor.quantizer.is_some() {
             strided += 1;
             continue;
@@ -157,8 +157,8 @@ pub(crate) fn settle_i2s(checkpoint: &mut Checkpoint, given: Option<I2sLayout>) 
     tensors.iter_mut().for_each(|t| t.dtype = DType::Ternary(layout.packing()));
 }
 
-/// Gives the block-quantized matrices of a GGUF checkpoint the scale that is stored next to them: llama.cpp multiplies the
-/// output of `L.weight` by the one number in `L.scale`.
+/// Gives the block-quantized matrices of a GGUF checkpoint the scale that is stored next to them: llama.cpp multiplies
+/// the output of `L.weight` by the one number in `L.scale`.
 pub(crate) fn apply_scales(checkpoint: &mut Checkpoint) {
     if !matches!(checkpoint.format, Format::Gguf { .. }) {
         return;

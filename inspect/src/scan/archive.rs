@@ -1,4 +1,4 @@
-//! Findings in archives: what members hold, and whether all readers see the same members.
+//! Findings in archives: the contents of members, and whether all readers see the same members.
 
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
@@ -13,7 +13,7 @@ use crate::{ErrorKind, Result};
 
 /// The largest data descriptor: signature, CRC-32 and two sizes (4.3.9).
 const DESCRIPTOR: u64 = 24;
-/// The Unix mode's bits that tell a link, in the upper half of a zip's external attributes.
+/// The bits of the Unix mode that identify a link, in the upper half of a zip's external attributes.
 const LINK: u32 = 0o120000;
 
 impl Scanner<'_> {
@@ -71,7 +71,7 @@ impl Scanner<'_> {
         })
     }
 
-    /// The archives that `data` is one after another; none when it is not, from the first byte to the last.
+    /// The concatenated archives in `data`; empty unless they cover it from the first byte to the last.
     fn parts<'b>(&mut self, data: &'b dyn ByteSource, place: &Place) -> Result<Vec<Section<'b>>> {
         let (mut parts, mut start) = (Vec::new(), 0);
         for at in data.positions(zip::END, 0..data.len(), usize::MAX)? {
@@ -123,7 +123,8 @@ impl Scanner<'_> {
         !objects.is_empty()
     }
 
-    /// Checks that the directory accounts for all bytes and agrees with the local headers. Returns entries that it conceals.
+    /// Checks that the directory accounts for all bytes and agrees with the local headers. Returns entries that it
+    /// conceals.
     fn layout(&mut self, data: &dyn ByteSource, central: &Central, place: &Place) -> Result<Vec<Entry>> {
         if central.prefix > 0 {
             let message = format!("{} bytes stand before the archive", central.prefix);
@@ -229,7 +230,7 @@ impl Scanner<'_> {
         Ok(())
     }
 
-    /// Looks into one entry. `torch`: whether the archive is PyTorch's, whose storages are numbers.
+    /// Scans one entry. `torch`: whether the archive is PyTorch's, whose storages are numbers.
     fn entry(&mut self, data: &dyn ByteSource, entry: &Entry, torch: bool, place: &Place) -> Result<()> {
         let Some(raw) = Section::part(data, entry.offset, entry.compressed) else { return Ok(()) };
         if !entry.whole {
@@ -253,7 +254,7 @@ impl Scanner<'_> {
                 let packed = raw.bytes(0..raw.len)?;
                 inflated = match inflate(&packed, entry.len) {
                     Ok(inflated) => inflated.into(),
-                    // A reader that ignores the size uses what there is.
+                    // A reader that ignores the size uses all bytes that exist.
                     Err(error) => match inflate_some(&packed, entry.len.max(raw.len)) {
                         Some(inflated) => {
                             self.find(Rule::HeadersDisagree, place, None, error.what);
@@ -361,12 +362,12 @@ fn understood<T>(read: Result<T>, otherwise: T) -> Result<T> {
 /// As much as a raw deflate stream yields, up to `most` bytes; `None` if that is nothing.
 fn inflate_some(packed: &[u8], most: u64) -> Option<Vec<u8>> {
     let mut out = Vec::new();
-    // What came out before an error is there, too.
+    // This includes what was decoded before an error.
     let _ = flate2::read::DeflateDecoder::new(packed).take(most).read_to_end(&mut out);
     (!out.is_empty()).then_some(out)
 }
 
-/// Whether unpacking an entry of this name could write elsewhere than below the folder it is unpacked to.
+/// Whether unpacking an entry of this name could write outside the target folder.
 pub(super) fn leads_outside(name: &str) -> bool {
     let drive = name.as_bytes().get(1) == Some(&b':') && name.as_bytes()[0].is_ascii_alphabetic();
     name.starts_with(['/', '\\'])

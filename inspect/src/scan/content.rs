@@ -1,4 +1,4 @@
-//! What a file or a member of an archive is, by its first bytes and its name, and how it is scanned.
+//! The kind of a file or an archive's member, by its first bytes and its name, and how it is scanned.
 
 use std::collections::HashSet;
 use std::io::Read;
@@ -15,9 +15,9 @@ use crate::pickle::Trace;
 use crate::zip::Directory;
 use crate::{DamageKind, Error, ErrorKind, NoticeKind, Result, gguf, safetensors, torch_legacy, zip};
 
-/// Archives within archives, and pickles within pickles, at most.
+/// The deepest nesting of archives within archives, and of pickles within pickles.
 const DEEPEST: usize = 8;
-/// Bytes that may be inflated or followed more than once, whatever the file's size,
+/// Bytes that may be inflated or followed more than once in a file of any size,
 const FREE_WORK: u64 = 256 << 20;
 /// and beyond that this many times its size.
 const MOST_WORK: u64 = 16;
@@ -27,7 +27,7 @@ const PICKLED: [&str; 15] = [
     "pkl", "pickle", "pk", "pckl", "p", "pt", "pth", "bin", "ckpt", "joblib", "sav", "dat", "data", "npy",
     "npz",
 ];
-/// Up to this size anything is tried as a pickle without a header, whatever its name.
+/// Up to this size, files of any name are tried as a pickle without a header.
 const TRIED: u64 = 16 << 20;
 
 /// First bytes of containers that are not looked into.
@@ -43,7 +43,7 @@ const NATIVE: [(&[u8], &str); 5] = [
     (b"MZ\x90\0", "Windows"),
 ];
 
-/// What a file or a member of an archive is taken for.
+/// The recognised kind of a file or an archive's member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     TorchZip,
@@ -87,18 +87,18 @@ impl Kind {
     }
 }
 
-/// Where something is: which member of which archive.
+/// The place of a finding: which member of which archive.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Place {
     /// Path through the archives, joined by `!`.
     pub member: String,
     pub depth: usize,
-    /// Whether it is of a TorchScript archive.
+    /// Whether it is in a TorchScript archive.
     pub script: bool,
 }
 
 impl Place {
-    /// The member `name` of what is here; `None` when that is too deep.
+    /// The member `name` at this place; `None` if that is nested too deeply.
     pub fn inside(&self, name: &str) -> Option<Place> {
         let member = match self.member.is_empty() {
             true => name.to_string(),
@@ -158,7 +158,7 @@ impl<'o> Scanner<'o> {
         }
     }
 
-    /// Scans the file called `name`, and tells what it is.
+    /// Scans the file called `name`, and returns its kind.
     pub fn file(&mut self, source: &Arc<Source>, name: &str) -> Result<String> {
         let data = source.data();
         let place = Place::default();
@@ -202,7 +202,7 @@ impl<'o> Scanner<'o> {
         Ok(kind.name().to_string())
     }
 
-    /// Scans bytes that a pickle hands to a loader of PyTorch files.
+    /// Scans bytes that a pickle passes to a loader of PyTorch files.
     pub fn loaded(&mut self, data: &dyn ByteSource, place: &Place) -> Result<()> {
         if self.dispatch(data, "loaded.pt", place)?.is_none() {
             let message = "a loader would read bytes that are neither a pickle nor an archive".to_string();
@@ -236,7 +236,7 @@ impl<'o> Scanner<'o> {
         Ok(())
     }
 
-    /// Scans `data` as what it is, and returns what that is; `None` if it is nothing that a loader reads.
+    /// Scans `data` by its kind, and returns that; `None` if no loader reads it.
     pub fn dispatch(&mut self, data: &dyn ByteSource, name: &str, place: &Place) -> Result<Option<Kind>> {
         let head = data.window(0, HEAD)?;
         let Some(kind) = self.recognised(data, &head, name, place)? else { return Ok(None) };
@@ -257,7 +257,7 @@ impl<'o> Scanner<'o> {
         place: &Place,
     ) -> Result<Option<Kind>> {
         let pickled = PICKLED.contains(&extension(name).as_str());
-        // A member that is a file of tensors or a pickle is looked at as what it is called.
+        // A member that is a file of tensors or a pickle is scanned according to its name.
         let as_called = |family: &Family| matches!(family, Family::SafeTensors | Family::Pickle);
         let mut families = format::candidates(head).map(|container| container.family);
         match families.find(|family| !as_called(family)) {
@@ -305,7 +305,7 @@ impl<'o> Scanner<'o> {
         Ok(None)
     }
 
-    /// What follows the storages of a legacy file.
+    /// Scans the bytes after the storages of a legacy file.
     fn after_storages(&mut self, data: &dyn ByteSource, place: &Place) -> Result<()> {
         let Some(end) = torch_legacy::end_of_storages(data)? else {
             let message =
@@ -327,7 +327,7 @@ impl<'o> Scanner<'o> {
         Ok(())
     }
 
-    /// A pickle without a container, or what is called like one.
+    /// A pickle without a container, or a file that is named like one.
     fn bare(
         &mut self,
         data: &dyn ByteSource,
@@ -391,7 +391,7 @@ impl<'o> Scanner<'o> {
             self.damaged(place, npy::cut_header().what);
             return Ok(());
         };
-        // A header that is not understood here may be in Python, which also reads escapes.
+        // Python, which also reads escapes, may understand a header that this crate does not.
         let parsed = npy::Header::parse(&header).ok();
         let objects = header.contains(&b'\\') || parsed.as_ref().is_none_or(npy::Header::may_hold_objects);
         if let Some(end) = parsed.and_then(|header| header.end()).filter(|end| *end < data.len()) {
@@ -464,7 +464,7 @@ impl<'o> Scanner<'o> {
         for notice in header.warnings {
             let rule = match notice.kind {
                 NoticeKind::Surplus => Rule::AppendedBytes,
-                // Sizes in another order are a writer's mistake.
+                // Sizes in another order are an error of the writer.
                 NoticeKind::ForeignOrder => Rule::Hole,
                 _ => Rule::MalformedTensors,
             };

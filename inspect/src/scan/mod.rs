@@ -1,4 +1,4 @@
-//! What loading a file would execute: imports and calls of its pickles, wherever they hide; and containers that
+//! What loading a file would execute: imports and calls of its pickles, even hidden ones; and containers that
 //! different readers read differently. Nothing is executed, and nothing is written.
 
 mod archive;
@@ -64,14 +64,14 @@ macro_rules! rules {
                 }
             }
 
-            /// What it is about, in one sentence.
+            /// Its description, in one sentence.
             pub fn summary(self) -> &'static str {
                 match self {
                     $(Rule::$rule => $summary,)*
                 }
             }
 
-            /// How bad its findings are.
+            /// The severity of its findings.
             pub fn severity(self) -> Severity {
                 match self {
                     $(Rule::$rule => Severity::$severity,)*
@@ -148,13 +148,13 @@ impl Serialize for Rule {
     }
 }
 
-/// One thing that was found.
+/// One finding.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Finding {
-    /// Which rule.
+    /// The rule.
     pub rule: Rule,
-    /// How bad it is.
+    /// The severity.
     pub severity: Severity,
     /// The member of the archive it is in; archives within archives are joined by `!`. Empty for the file itself.
     pub member: String,
@@ -164,17 +164,17 @@ pub struct Finding {
     pub global: Option<String>,
     /// What was found, in one line.
     pub message: String,
-    /// How often it occurs.
+    /// How many times it occurs.
     pub count: u64,
 }
 
-/// What was found in one file.
+/// The findings in one file.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Scan {
-    /// The file as it was named.
+    /// The file's path as given.
     pub path: String,
-    /// What it was taken for.
+    /// Its recognised kind.
     pub format: String,
     /// Pickles that were traced.
     pub pickles: u64,
@@ -189,7 +189,7 @@ pub struct Scan {
 }
 
 impl Scan {
-    /// Of a file that could not be looked into.
+    /// The report on a file that could not be scanned.
     pub fn unreadable(path: &Path, mut error: Error) -> Self {
         error.path = error.path.filter(|named| named != path);
         Scan {
@@ -203,7 +203,7 @@ impl Scan {
         }
     }
 
-    /// The worst that was found.
+    /// The worst severity that was found.
     pub fn severity(&self) -> Option<Severity> {
         self.findings.iter().map(|f| f.severity).max()
     }
@@ -225,7 +225,7 @@ impl Pattern {
     /// The pattern `text`.
     ///
     /// # Errors
-    /// Why it would allow too much: nothing before the `*`, or a `*` elsewhere than at its end.
+    /// The reason, if it would allow too much: nothing before the `*`, or a `*` that is not at its end.
     pub fn new(text: &str) -> Result<Self> {
         let stem = text.strip_suffix('*').unwrap_or(text);
         if stem.len() < 2 || stem.contains('*') || !stem.contains('.') {
@@ -248,10 +248,10 @@ const MAX_FINDINGS: usize = 2000;
 /// Harmless imports listed.
 const MAX_HARMLESS: usize = 1000;
 
-/// Scans the file `path`, whatever it is.
+/// Scans the file `path`, of any kind.
 ///
 /// # Errors
-/// `Io` when it cannot be read; `Unrecognised` when it is nothing that a loader of checkpoints or pickles reads.
+/// `Io` if it cannot be read; `Unrecognised` if no loader of checkpoints or pickles reads such files.
 pub fn scan(path: &Path, options: &Options) -> Result<Scan> {
     scan_source(&Source::open(path)?, options)
 }
@@ -275,7 +275,7 @@ pub fn files(path: &Path) -> Result<Vec<PathBuf>> {
         return Ok(vec![path.to_path_buf()]);
     }
     let mut found = Vec::new();
-    // As deep as folders lie in each other: the paths themselves end it.
+    // Not limited in depth, because paths are of limited length.
     let mut rest = list(path)?;
     while let Some((path, kind)) = rest.pop() {
         match kind {
@@ -288,15 +288,15 @@ pub fn files(path: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// What stands in a folder.
+/// An entry of a folder.
 enum Entry {
     Folder,
     File,
-    /// A link that leads nowhere.
+    /// A broken link.
     LostLink,
 }
 
-/// What `folder` holds, the last name first.
+/// The entries of `folder`, in reverse order of names.
 fn list(folder: &Path) -> Result<Vec<(PathBuf, Entry)>> {
     let io = |e: std::io::Error| Error::io(folder, &e);
     let mut entries = Vec::new();
@@ -319,7 +319,7 @@ fn list(folder: &Path) -> Result<Vec<(PathBuf, Entry)>> {
     Ok(entries)
 }
 
-/// Findings as they come, each kind counted once a member.
+/// Collects findings; equal ones in a member are counted together.
 #[derive(Default)]
 struct Findings {
     list: Vec<Finding>,

@@ -12,12 +12,12 @@ use crate::bytes::{ByteSource, Section};
 use crate::pickle::{Id, Node, Object, Pickle, Trace};
 use crate::{Error, Result};
 
-/// How a stream of pickles is to be taken.
+/// How to interpret a stream of pickles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stream {
     /// One pickle, or several one after another: anything else that follows is odd.
     Pickles,
-    /// The given number of pickles at most, then bytes that are none.
+    /// The given number of pickles at most, then other bytes.
     Then(usize),
     /// Bytes that may hold a pickle by chance: only names that Python could import count.
     Chance,
@@ -51,7 +51,7 @@ impl Scanner<'_> {
                 let finished = trace.error.is_none();
                 let real = match stream {
                     Stream::Chance => begins_plausibly(&trace),
-                    // What follows a whole pickle is another one if it does anything at all.
+                    // The bytes after a whole pickle are another one if they do anything.
                     _ => number == 0 || imports || (finished && trace.pickle.len > 2),
                 };
                 if !real {
@@ -231,7 +231,7 @@ impl Scanner<'_> {
                 self.find(Rule::ChangedClass, place, Some(base + offset), message);
             }
         }
-        // Byte strings may hold pickles that something else is to load.
+        // Byte strings may contain pickles for something else to load.
         for index in 0..pickle.node_count() {
             match pickle.node(Id::at(index)) {
                 Node::Bytes(bytes) => {
@@ -277,7 +277,7 @@ impl Scanner<'_> {
                     Some(bytes) => {
                         self.spend(bytes.len() as u64 + 1);
                         self.embedded(&bytes, place, offset, true)?;
-                        // A string of Python 2 is its bytes in some readers, and text in others.
+                        // Some readers keep a string of Python 2 as bytes, others decode it to text.
                         if let Some(text) = pickle.str(args[0]).filter(|text| !text.is_ascii()) {
                             self.embedded(text.as_bytes(), place, offset, true)?;
                         }
@@ -363,12 +363,12 @@ impl Scanner<'_> {
     }
 }
 
-/// How many values the pickle has if every reference counts as a copy; `None` unless that is out of proportion.
+/// The number of values in the pickle if every reference counts as a copy; `None` unless it is out of proportion.
 fn unfolded(pickle: &Pickle<'_>) -> Option<String> {
     const HARMLESS: f64 = 1e9;
     let mut sizes: Vec<f64> = Vec::with_capacity(pickle.node_count());
     for index in 0..pickle.node_count() {
-        // What was made later than its container, as in cycles, is no part of an explosion.
+        // Nodes created later than their container, as in cycles, are not part of an explosion.
         let size = |id: &Id| sizes.get(id.index() as usize).copied().unwrap_or(1.0);
         let inner: f64 = match pickle.node(Id::at(index)) {
             Node::Tuple(items) | Node::List(items) | Node::Set(items) => items.iter().map(size).sum(),
@@ -390,12 +390,12 @@ fn begins_plausibly(trace: &Trace<'_>) -> bool {
     first.is_some_and(|(module, name)| is_plausible(module, name))
 }
 
-/// Whether a persistent id stands for a class that the pickle imports.
+/// Whether a persistent id refers to a class that the pickle imports.
 fn is_class(pickle: &Pickle<'_>, id: Id) -> bool {
     class_of(pickle, id).is_some()
 }
 
-/// The class that a persistent id stands for: ('module', class, file, source).
+/// The class that a persistent id refers to: ('module', class, file, source).
 fn class_of<'p>(pickle: &'p Pickle<'_>, id: Id) -> Option<(&'p str, &'p str)> {
     match pickle.sequence(id)? {
         &[kind, class, ..] if pickle.str(kind) == Some("module") => pickle.global(class),
@@ -413,12 +413,13 @@ const JUDGED_BY_ARGUMENTS: [(&str, &str); 4] = [
     ("joblib.numpy_pickle", "NumpyArrayWrapper"),
 ];
 
-/// Those of them that unpickle.
+/// The ones among them that unpickle.
 fn loads(module: &str, name: &str) -> Option<&'static str> {
     ((module, name) != ("_codecs", "encode")).then_some("unpickles data that cannot be inspected here")
 }
 
-/// Imports judged by their arguments that are not called directly: passed to something that may call them, such as `torch._tensor._rebuild_from_type_v2(function, type, args, state)`, or kept for later.
+/// Imports judged by their arguments that are not called directly: passed to something that may call them, such as
+/// `torch._tensor._rebuild_from_type_v2(function, type, args, state)`, or kept for later.
 fn handed_on<'p>(trace: &'p Trace<'_>) -> HashSet<(&'p str, &'p str)> {
     let pickle = &trace.pickle;
     let judged = |id: &Id| pickle.global(*id).filter(|global| JUDGED_BY_ARGUMENTS.contains(global));
@@ -459,7 +460,7 @@ fn makes_bytes(pickle: &Pickle<'_>, object: &Object) -> bool {
     }
 }
 
-/// The byte string that `id` is: written as such, by way of a latin-1 string, or made of integers.
+/// The byte string at `id`: written as such, encoded from a latin-1 string, or made of integers.
 fn byte_string<'p>(pickle: &'p Pickle<'_>, id: Id, depth: usize) -> Option<Cow<'p, [u8]>> {
     const DEEPEST: usize = 8;
     match pickle.node(id) {
@@ -566,7 +567,7 @@ fn write(pickle: &Pickle<'_>, id: Id, depth: usize, out: &mut String) {
     }
 }
 
-/// `text` in a length that a line holds.
+/// `text`, shortened to fit a line.
 pub(super) fn cut(text: &str) -> String {
     let mut rest = text.chars();
     let start: String = rest.by_ref().take(SHOWN).collect();

@@ -1,5 +1,5 @@
-//! The one reader of elements: pieces agree with the whole and f32 with f64, for every encoding; and what an encoder makes
-//! of a block's elements is the block.
+//! The one reader of elements: pieces agree with the whole and f32 with f64, for every encoding; and what an encoder
+//! makes of a block's elements is the block.
 
 use std::fmt::Debug;
 use std::sync::Arc;

@@ -185,8 +185,8 @@ fn a_distributed_checkpoint_is_recognised_and_not_guessed_at() {
     assert!(open(folder.path()).unwrap_err().to_string().contains("dcp_to_torch"));
 }
 
-/// Files that are named like checkpoints and are none are reported, so that none is silently skipped. An ending that data have as
-/// well is not enough.
+/// Files that are named like checkpoints and are none are reported, so that none is silently skipped. An ending that
+/// data have as well is not enough.
 #[test]
 fn what_is_spoilt_is_found_by_the_endings_of_every_format() {
     let folder = tempfile::tempdir().unwrap();

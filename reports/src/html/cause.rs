@@ -1,4 +1,4 @@
-//! The panel on what a run died of: one sentence, one plot, what to do; the numbers of every layer on demand.
+//! The panel on why a run died: one sentence, one plot, what to do; the numbers of every layer on demand.
 
 use ckpt_inspect::Verdict;
 use ckpt_inspect::cause::{Cause, Explanation, LayerCause};

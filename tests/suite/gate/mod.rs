@@ -180,7 +180,7 @@ fn what_cannot_be_read_never_passes() {
     gate_in(folder.path(), &[&flipped, "--no-checksum"]).exits(0);
 }
 
-/// Files named like checkpoints that are none must not be passed over because a folder was given.
+/// Files that are named like checkpoints but cannot be read must not be skipped silently when a folder is given.
 #[test]
 fn nothing_in_a_folder_is_passed_over() {
     let folder = tempfile::tempdir().unwrap();
@@ -212,7 +212,7 @@ fn nothing_in_a_folder_is_passed_over() {
     assert!(output.out().contains("passed") && output.out().contains("no file matches"));
 }
 
-/// A header that contradicts itself is damage, whatever the rest of it says.
+/// A header that contradicts itself is damage, even if the rest of it is valid.
 #[test]
 fn a_safetensors_header_must_agree_with_itself() {
     let folder = tempfile::tempdir().unwrap();

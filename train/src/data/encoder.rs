@@ -1,4 +1,4 @@
-//! Text and records become tokens.
+//! Turns text and records into tokens.
 
 use std::path::Path;
 
@@ -25,9 +25,9 @@ pub(super) struct Encoder {
     fingerprint: Option<[u8; 32]>,
 }
 
-/// Incremented whenever the same text becomes other tokens.
+/// Incremented whenever the same text gives different tokens.
 const VERSION: u8 = 1;
-/// Names that tokenizers give the token that ends a document.
+/// Usual names of the token that ends a document.
 const ENDS: [&str; 6] = ["<|endoftext|>", "</s>", "<eos>", "<|im_end|>", "<|eot_id|>", "<|end_of_text|>"];
 
 impl Encoder {
@@ -82,7 +82,8 @@ impl Encoder {
         self.record(&value)
     }
 
-    /// The documents of one record: `text` or `content`; `prompt` with `response` or several `responses`; or `messages`.
+    /// The documents of one record: `text` or `content`; `prompt` with `response` or several `responses`; or
+    /// `messages`.
     pub fn record(&self, value: &Value) -> Result<Vec<Token>, String> {
         let mut out = Vec::new();
         let field = |name: &str| value.get(name).and_then(Value::as_str);

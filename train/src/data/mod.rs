@@ -23,10 +23,10 @@ use encoder::Encoder;
 use fill_in::FillIn;
 use shard::Place;
 
-/// Tokens of a batch at most: more than fit any machine's memory with what a step keeps of each.
+/// The most tokens in a batch: more than a step could hold in any machine's memory.
 const LARGEST_BATCH: usize = 1 << 22;
 
-/// What is trained on.
+/// The training data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
@@ -34,7 +34,7 @@ pub struct Settings {
     /// Files: text; JSONL or Parquet (`text` or `content`, `prompt` and `response` or `responses`, or `messages`); or
     /// ready-made token ids (`.npy`, `.safetensors`; sequences x length, or one stream).
     pub files: Vec<PathBuf>,
-    /// Files to validate on; a part of `files` is held out when there are none.
+    /// Files to validate on; if empty, a part of `files` is held out.
     pub validation: Vec<PathBuf>,
     /// A `tokenizer.json`.
     pub tokenizer: Option<PathBuf>,
@@ -48,7 +48,7 @@ pub struct Settings {
     pub buffer: usize,
     /// Share of documents that is held out for validation.
     pub holdout: f64,
-    /// Batches to validate on, at most.
+    /// The most batches to validate on.
     pub validation_batches: usize,
     /// Whether prompts are context only, and do not count in the loss.
     pub mask_prompts: bool,
@@ -88,7 +88,7 @@ struct Token {
 /// One sequence.
 #[derive(Clone, Debug)]
 struct Window {
-    /// One more than it has positions.
+    /// Tokens, one more than it has positions.
     tokens: Vec<Token>,
     /// Index of the file and row, for a ready-made one.
     source: Option<(usize, usize)>,
@@ -96,7 +96,7 @@ struct Window {
 
 /// Bad lines that are kept to be shown.
 const SHOWN: usize = 5;
-/// Documents without a sequence among them before a stream is given up.
+/// Documents in a row that yield no sequence before a stream is given up.
 const MAX_FRUITLESS: u64 = 1 << 22;
 
 /// Batches of training data, without end.
@@ -110,7 +110,7 @@ pub struct Stream {
     file: usize,
     /// This pass's order of the files.
     order: Vec<usize>,
-    /// Times that all files were read.
+    /// How often all files have been read.
     pub epoch: u64,
     /// Sequences handed out, part of the key of random draws.
     drawn: u64,
@@ -122,7 +122,7 @@ pub struct Stream {
     pub bad: u64,
     /// The first of them, and why.
     pub shown: Vec<String>,
-    /// Whether this stream is of the held-out documents.
+    /// Whether this stream reads the held-out documents.
     held_out: bool,
 }
 
@@ -216,7 +216,7 @@ impl Stream {
     /// The next batch.
     ///
     /// # Errors
-    /// `Read` and `Data` for files that cannot be read, `Settings` when a whole pass yields no sequence.
+    /// `Read` and `Data` for files that cannot be read, `Settings` if a whole pass yields no sequence.
     pub fn batch(&mut self) -> Result<Batch> {
         let mut windows = Vec::with_capacity(self.settings.batch);
         while windows.len() < self.settings.batch {
@@ -342,7 +342,7 @@ impl Stream {
         let number = |n: u64| Value::I64(n as i64);
         let offset = self.open.as_ref().map_or(0, |d| d.offset);
         let lengths: Vec<i32> = self.buffer.iter().map(|w| w.tokens.len() as i32).collect();
-        // Two a sequence; -1 for one that was packed.
+        // Two numbers per sequence; -1 for packed ones.
         let source = |w: &Window| w.source.map_or([-1, -1], |(file, row)| [file as i32, row as i32]);
         let sources: Vec<i32> = self.buffer.iter().flat_map(source).collect();
         let integers =
@@ -373,7 +373,7 @@ impl Stream {
         name.to_string_lossy().into_owned()
     }
 
-    /// Goes to the position that `checkpoint` has under `key`; false if it has none.
+    /// Moves to the position that `checkpoint` has under `key`; false if it has none.
     ///
     /// # Errors
     /// `Settings` when the position does not exist in these files; the checkpoint's and the files' own.
@@ -432,7 +432,7 @@ impl Stream {
     }
 }
 
-/// Tokens as integers: those that are not learnt below zero.
+/// Tokens as integers: those that do not count in the loss are negative.
 fn encode(tokens: &[Token]) -> Vec<i32> {
     tokens.iter().map(|t| if t.learn { t.id as i32 } else { -(t.id as i32) - 1 }).collect()
 }

@@ -1,5 +1,5 @@
-//! Matrix products on f32 views, by the `gemm-f32` crate, one thread each: callers divide the work, always in the same way,
-//! so that results do not depend on how many threads there are.
+//! Matrix products on f32 views, by the `gemm-f32` crate, one thread each: callers divide the work, always in the same
+//! way, so that results do not depend on how many threads there are.
 
 use gemm_common::Parallelism;
 

@@ -24,7 +24,7 @@ pub struct Settings {
     pub ternary_weight_decay: f64,
     /// Shares of the past in the two moments.
     pub betas: (f64, f64),
-    /// What is added to the root of the second moment.
+    /// Added to the root of the second moment.
     pub eps: f64,
 }
 
@@ -42,7 +42,7 @@ impl Settings {
         self.lr.unwrap_or(LR)
     }
 
-    /// AdamW on the parameters that are `wanted`.
+    /// AdamW on the `wanted` parameters.
     pub(super) fn on(&self, parameters: &Parameters, wanted: &dyn Fn(&Parameter) -> bool) -> AdamW {
         let groups = Groups::new(parameters, wanted, self.lr(), self.weight_decay, self.ternary_weight_decay);
         AdamW::new(groups, parameters, self.betas, self.eps)

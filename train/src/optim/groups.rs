@@ -1,4 +1,4 @@
-//! Parameter groups: which parameters an optimizer drives and how, and their part of torch's state dicts.
+//! Parameter groups: which parameters an optimizer updates and how, and their part of torch's state dicts.
 
 use ckpt_convert::Object;
 use ckpt_inspect::Checkpoint;
@@ -23,7 +23,7 @@ struct Group {
 pub(super) struct Groups(Vec<Group>);
 
 impl Groups {
-    /// One group in model order when all decay alike, else ternary weights and the others.
+    /// One group in model order if all have the same weight decay, else ternary weights and the others.
     pub(super) fn new(
         parameters: &Parameters,
         wanted: &dyn Fn(&Parameter) -> bool,
@@ -92,7 +92,7 @@ impl Groups {
         ])
     }
 
-    /// Pairs each member with the number that the state dict at `key` gives it: by `param_names` where they are, else
+    /// Pairs each member with the number that the state dict at `key` gives it: by `param_names` if present, else
     /// in order.
     pub(super) fn numbers(
         &self,
@@ -154,9 +154,9 @@ impl Groups {
         checkpoint.tensors.iter().any(|t| t.name.starts_with(&state))
     }
 
-    /// Calls `take` with each member and its state tensor `name`, whose length is checked; PyTorch before 1.12 keeps the
-    /// `step` as a plain number. A parameter that has none (it never had a gradient) is passed over; that none has any
-    /// is an error.
+    /// Calls `take` with each member and its state tensor `name`, whose length is checked; PyTorch before 1.12 keeps
+    /// the `step` as a plain number. A parameter without it (which never had a gradient) is skipped; if no parameter
+    /// has it, that is an error.
     pub(super) fn load(
         &self,
         checkpoint: &Checkpoint,

@@ -33,8 +33,8 @@ pub trait Optimizer: Send {
     /// The state in torch's layout; learning rates as of `factor`.
     fn state<'a>(&'a self, parameters: &Parameters, factor: f64) -> Object<'a>;
 
-    /// Takes over the state that `checkpoint` has at `key` (`optimizer_state_dict`). Returns warnings on what of it is not
-    /// continued.
+    /// Takes over the state that `checkpoint` has at `key` (`optimizer_state_dict`). Returns warnings about parts of it
+    /// that are not continued.
     ///
     /// # Errors
     /// `Settings` when it belongs to another optimizer or another model; the checkpoint's own.

@@ -1,5 +1,6 @@
 //! Muon (Jordan 2024, <https://kellerjordan.github.io/posts/muon/>): momentum, orthogonalized by Newton-Schulz
-//! iterations; AdamW takes the parameters that are left. In the form that is usual today, and in that of the original trainer of bitnet-student.
+//! iterations; AdamW updates the other parameters. In the form that is usual today, and in that of the original trainer
+//! of bitnet-student.
 
 use ckpt_convert::Object;
 use ckpt_inspect::Checkpoint;
@@ -20,9 +21,10 @@ use crate::{Gradients, Parameter, Parameters, Result, Role};
 pub struct Settings {
     /// Learning rate of Muon's matrices; [`LR`] when not given.
     pub lr: Option<f64>,
-    /// Learning rate of what is left to AdamW.
+    /// Learning rate of the parameters that AdamW updates.
     pub adamw_lr: f64,
-    /// Decoupled weight decay of parameters outside BitLinear layers; in the cubic form, of parameters that are not matrices.
+    /// Decoupled weight decay of parameters outside BitLinear layers; in the cubic form, of parameters that are not
+    /// matrices.
     pub weight_decay: f64,
     /// Decoupled weight decay of ternary weights; in the cubic form, of every matrix, the embedding included.
     pub ternary_weight_decay: f64,
@@ -69,7 +71,7 @@ impl Settings {
         self.momentum.unwrap_or(MOMENTUM)
     }
 
-    /// AdamW as it is set for the parameters that Muon leaves.
+    /// The settings of AdamW for the parameters that Muon does not update.
     fn rest(&self) -> adamw::Settings {
         adamw::Settings {
             lr: Some(self.adamw_lr),
@@ -125,7 +127,7 @@ impl Hyperparameters for Cubic {
     }
 
     fn build(&self, parameters: &Parameters, _seed: u64) -> Box<dyn Optimizer> {
-        // Every matrix decays alike.
+        // Every matrix has the same weight decay.
         let decay = self.0.ternary_weight_decay;
         self.0.on(parameters, Form::Cubic, decay, &|p| p.shape.len() == 2)
     }
@@ -151,7 +153,7 @@ impl Hyperparameters for Cubic {
 /// Newton-Schulz iterations.
 const ITERATIONS: usize = 5;
 
-/// Which iteration, and what is made of it.
+/// The iteration, and how its result is scaled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Form {
@@ -207,8 +209,8 @@ fn frobenius(x: &[f32]) -> f32 {
     x.chunks(4096).map(squares).sum::<f64>().sqrt() as f32
 }
 
-/// Turns `matrix` (`[rows, cols]`) towards the nearest matrix whose singular values are all equal, as `form` says: 1, or
-/// with [`Form::Cubic`] the norm that it had.
+/// Turns `matrix` (`[rows, cols]`) towards the nearest matrix whose singular values are all equal, as `form` says: 1,
+/// or with [`Form::Cubic`] the norm that it had.
 pub fn orthogonalize(matrix: &mut Vec<f32>, rows: usize, cols: usize, form: Form) {
     // The Gram matrix of the shorter side; both give the same result.
     let tall = rows >= cols;

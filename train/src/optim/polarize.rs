@@ -1,4 +1,5 @@
-//! The polarizer: after any optimizer's step it pushes ternary weights away from zero, so that their scale cannot vanish.
+//! The polarizer: after any optimizer's step it pushes ternary weights away from zero, so that their scale cannot
+//! vanish.
 
 use ckpt_inspect::Checkpoint;
 use ckpt_inspect::metadata::{HashableValue, Value, as_f64};
@@ -18,7 +19,7 @@ pub enum Well {
     /// Repulsion from zero alone: where `|w| < target`, `w += sign(w) 2 strength (target - |w|)`.
     #[default]
     OneSided,
-    /// `E = strength (|w| - target)^2` on both sides. It draws every weight to +-target: the layer loses its zeros.
+    /// `E = strength (|w| - target)^2` on both sides. It pulls every weight to +-target: the layer loses its zeros.
     TwoSided,
     /// A push of constant size: on gate, up and down, where `1e-9 < |w| < target / 2`, `w += sign(w) strength`. The
     /// "polarized step" of the original trainer of bitnet-student.
@@ -31,15 +32,15 @@ pub enum Well {
     Piecewise,
 }
 
-/// How large a weight is to be.
+/// The target size of weights.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Target {
-    /// This large.
+    /// This size.
     Absolute(f64),
-    /// This share of the layer's mean|w| when training began or was resumed from elsewhere. Below one half, what was a
-    /// zero stays one.
+    /// This share of the layer's mean|w| when training began or was resumed from elsewhere. Below one half, weights
+    /// that were zero stay zero.
     Relative(f64),
 }
 
@@ -69,7 +70,7 @@ impl std::fmt::Display for Target {
 pub struct Polarizer {
     /// How weights are pushed.
     pub well: Well,
-    /// Where to; by default a share of 0.25 for `OneSided` and `TwoSided`, 0.01 absolutely for the others.
+    /// The target; by default a share of 0.25 for `OneSided` and `TwoSided`, 0.01 absolutely for the others.
     pub target: Option<Target>,
     /// How strongly; by default 0.05 for `OneSided` and `TwoSided`, 0.01 for `Constant`, 0.1 for `Piecewise`.
     pub strength: Option<f64>,
@@ -172,7 +173,7 @@ impl Optimizer for Polarized {
         });
     }
 
-    /// The base optimizer's, so that it loads anywhere, with `polarizer` beside it.
+    /// The base optimizer's state, so that it loads anywhere, with `polarizer` next to it.
     fn state<'a>(&'a self, parameters: &Parameters, factor: f64) -> Object<'a> {
         let mut state = self.base.state(parameters, factor);
         if let Object::Dict(entries) = &mut state {

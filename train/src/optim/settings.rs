@@ -12,7 +12,7 @@ use crate::{Error, Parameters, Result};
 
 /// The settings of one optimizer, and how to build it.
 pub(super) trait Hyperparameters {
-    /// Refuses numbers that would not train.
+    /// Refuses numbers with which training is impossible.
     fn check(&self) -> Result<()>;
 
     /// The optimizer for `parameters`; `seed` names its random draws.
@@ -36,7 +36,7 @@ pub(super) trait Hyperparameters {
 pub struct Rate {
     /// The key of the part of the state dict that it applies to; `None` for the whole.
     pub part: Option<&'static str>,
-    /// What a checkpoint's configuration calls it.
+    /// Its name in a checkpoint's configuration.
     pub setting: &'static str,
     /// The rate.
     pub lr: f64,
@@ -178,7 +178,7 @@ impl Settings {
     /// The optimizer for `parameters`. `seed` names its random draws.
     ///
     /// # Errors
-    /// `Settings` for numbers that would not train.
+    /// `Settings` for numbers with which training is impossible.
     pub fn build(&self, parameters: &Parameters, seed: u64) -> Result<Box<dyn Optimizer>> {
         let settings = self.method.hyperparameters();
         settings.check()?;
@@ -194,7 +194,7 @@ impl Settings {
         self.method.hyperparameters().warning()
     }
 
-    /// Its learning rates: the one, or Muon's and AdamW's.
+    /// Its learning rates: a single one, or Muon's and AdamW's.
     pub fn rates(&self) -> Vec<Rate> {
         self.method.hyperparameters().rates()
     }

@@ -104,7 +104,7 @@ impl Optimizer for Sgd {
 
     fn load(&mut self, checkpoint: &Checkpoint, key: &str, parameters: &Parameters) -> Result<Vec<String>> {
         let Self { groups, buffers, momentum } = self;
-        // PyTorch's SGD keeps no buffers where it needs none.
+        // PyTorch's SGD stores no buffers if it needs none.
         if *momentum == 0.0 && !Groups::holds_tensors(checkpoint, key) {
             groups.numbers(checkpoint, key, parameters)?;
             return Ok(Vec::new());

@@ -200,7 +200,7 @@ fn text_without_a_tokenizer_says_so() {
     {
         let endless = settings.with(|s| s.tokenizer = Some("/dev/zero".into()));
         let error = Stream::new(&endless, 0).err().unwrap().to_string();
-        assert!(error.contains("no regular file"), "{error}");
+        assert!(error.contains("not a regular file"), "{error}");
     }
 }
 
@@ -317,7 +317,8 @@ fn middles_are_to_be_filled_in() {
         rearranged += 1;
         assert_eq!(ids[0], 257);
         let mark = |id: i32| ids.iter().position(|&i| i == id);
-        // What is cut off at the end is of the middle; put together again, the rest is the original's beginning and end.
+        // What is cut off at the end is of the middle; put together again, the rest is the original's beginning and
+        // end.
         let (suf, mid) = (mark(259).unwrap(), mark(258).unwrap_or(ids.len()));
         assert!(suf < mid);
         let suffix = &ids[suf + 1..mid];

@@ -1,4 +1,5 @@
-//! Teachers: models beside the student and stored logits say the same; a student draws near to them.
+//! Teachers: models loaded along with the student and stored logits give the same results, and a student approaches
+//! them.
 
 use crate::truth;
 

@@ -225,7 +225,7 @@ fn targets_are_taken_over_where_they_are_the_same() {
     assert!(notes[0].contains("does not record"), "{notes:?}");
     let (got, notes) = resumed(absolute(0.5), relative(0.25), true);
     assert_eq!(got, fresh(relative(0.25), &now));
-    assert!(notes[0].contains("one size"), "{notes:?}");
+    assert!(notes[0].contains("one target for all layers"), "{notes:?}");
     assert_eq!(resumed(relative(0.25), absolute(0.01), true), (fresh(absolute(0.01), &now), vec![]));
 }
 
@@ -299,8 +299,8 @@ fn settings_that_would_not_train_are_refused() {
     assert!(refused(named("adamw").with(|s| s.polarizer = polarizer)).contains("0.6"));
 }
 
-/// A table as every version so far wrote it, with the keys of all optimizers, is read whatever its name; what is written
-/// has the optimizer's own keys and reads as what it was.
+/// A table as every version so far wrote it, with the keys of all optimizers, is read whatever its name; what is
+/// written has the optimizer's own keys and reads as what it was.
 #[test]
 fn settings_of_any_version_are_read() {
     let before = "name = \"NAME\"\nlr = 0.5\nadamw_lr = 0.25\nweight_decay = 0.125\nternary_weight_decay = 0.0625\nbetas = [0.5, 0.75]\neps = 0.5\nmomentum = 0.25\nhysteresis_threshold = 0.75\ntunnel_strength = 4.0\n\n[polarizer]\nwell = \"two-sided\"\nstrength = 0.25\n\n[polarizer.target]\nrelative = 0.5\n";

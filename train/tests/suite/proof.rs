@@ -1,5 +1,6 @@
-//! On a small scale what docs/training-proof.md measures: from one healthy checkpoint, the original recipe collapses, and
-//! the polarized one stays healthy at a lower loss. Weight decay is five times that recipe's, so that it takes 500 steps.
+//! On a small scale what docs/training-proof.md measures: from one healthy checkpoint, the original recipe collapses,
+//! and the polarized one stays healthy at a lower loss. Weight decay is five times that recipe's, so that it takes 500
+//! steps.
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;

@@ -2,9 +2,10 @@
 //!
 //! Rounding to levels and codes makes training chaotic: a last bit decides a level, the level moves the loss, AdamW's
 //! first steps turn tiny gradients into full ones. PyTorch run twice with relative noise of 1e-7 to 4e-7 on its
-//! gradients (its own rounding error is 3e-7) differs from this truth, at the worst step and in the norm of all weights,
-//! by 6e-4 and 1e-3 (AdamW), 1.9e-3 and 1.8e-3 (with warm-up and clipping), 2e-1 and 2e-1 (cubic Muon, though not
-//! before its fourth step). The bounds below allow twice that. Optimizers alone are held to 2e-5 in `optimizers.rs`.
+//! gradients (its own rounding error is 3e-7) differs from this truth, at the worst step and in the norm of all
+//! weights, by 6e-4 and 1e-3 (AdamW), 1.9e-3 and 1.8e-3 (with warm-up and clipping), 2e-1 and 2e-1 (cubic Muon, though
+//! not before its fourth step). The bounds below allow twice that. Optimizers alone are held to 2e-5 in
+//! `optimizers.rs`.
 
 use crate::truth;
 

@@ -35,7 +35,7 @@ pub struct Decay {
     pub share: Option<f64>,
     /// Checkpoint steps per optimizer step.
     pub accumulation: f64,
-    /// Where that was found.
+    /// Where that number was found.
     pub accumulation_source: AccumulationSource,
     /// Learning rate at the beginning of the decline.
     pub lr_from: Option<f64>,
@@ -108,7 +108,7 @@ pub enum AccumulationSource {
 pub(super) const SAME: f64 = 0.05;
 const CONSISTENT: f64 = 0.1;
 
-/// What the settings are at one checkpoint.
+/// The settings at one checkpoint.
 #[derive(Clone, Debug, PartialEq)]
 struct Setting {
     lr: Option<f64>,
@@ -121,7 +121,7 @@ struct Setting {
 fn setting(run: &Run, layer: usize, checkpoint: usize, given: &Given) -> Setting {
     let training = run.checkpoints[checkpoint].training.as_ref();
     let group = training.zip(run.index(layer, checkpoint)).and_then(|(training, index)| {
-        // Settings that are the same in all groups hold for every weight.
+        // Settings that are the same in all groups apply to every weight.
         let settings = |g: &ParamGroup| (g.lr, g.weight_decay, g.kind);
         let first = training.groups.first();
         let alike = first.filter(|f| training.groups.iter().all(|g| settings(g) == settings(f)));
@@ -171,12 +171,12 @@ fn accumulations(run: &Run, given: &Given) -> Vec<(f64, AccumulationSource)> {
     all
 }
 
-/// The steepest long decline of layer `layer`, and what was predicted for it. `None` where ln std never falls by a fifth
-/// over one stretch.
+/// The steepest long decline of layer `layer`, and what was predicted for it. `None` where ln std never falls by a
+/// fifth over one stretch.
 ///
 /// Learning rate and weight decay are known at checkpoints; between them the rate is taken as the mean of the two
 /// (trapezoids), so a schedule is integrated as finely as checkpoints were kept. ln std is then fitted against that
-/// integral: under decay alone the slope is -1 whatever the schedule.
+/// integral: under decay alone the slope is -1 for every schedule.
 pub(super) fn decay(run: &Run, layer: usize, given: &Given) -> Option<Decay> {
     const LEAST_FALL: f64 = 0.2;
     let mut points: Vec<(usize, u64, f64)> = Vec::new();
@@ -202,7 +202,7 @@ pub(super) fn decay(run: &Run, layer: usize, given: &Given) -> Option<Decay> {
         }
         _ => by_time.clone(),
     };
-    // Where nothing decayed (a learning rate of 0), the axis stands still: such points are left out.
+    // Where nothing decayed (a learning rate of 0), the axis does not advance: such points are left out.
     let mut kept: Vec<usize> = Vec::new();
     for (i, point) in axis.iter().enumerate() {
         if kept.last().is_none_or(|&k| point.0 > axis[k].0) {
@@ -268,7 +268,7 @@ pub(super) fn decay(run: &Run, layer: usize, given: &Given) -> Option<Decay> {
     Some(found)
 }
 
-/// Decay accumulated since the first point, per counted step; `None` when the rate is known nowhere.
+/// Decay accumulated since the first point, per counted step; `None` if the rate is never known.
 fn accumulated(points: &[(f64, f64)], settings: &[Setting]) -> Option<Vec<f64>> {
     let mut rates: Vec<Option<f64>> = settings.iter().map(|s| s.rate).collect();
     rates.iter().flatten().next()?;

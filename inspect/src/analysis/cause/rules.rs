@@ -10,15 +10,15 @@ use crate::verdict::{Verdict, relative_std};
 
 /// A decline is a straight line from this R² on.
 const STRAIGHT: f64 = 0.99;
-/// Median cosine from which a weight has kept its direction.
+/// Median cosine from which on a weight counts as having kept its direction.
 const KEPT: f64 = 0.99;
 /// Share of the fall that the predicted rate must account for.
 const ACCOUNTED: f64 = 0.8;
-/// Share of zeros below which a matrix must once have been, to have been trapped since.
+/// A matrix counts as trapped only if its share of zeros was once below this.
 const FREE: f64 = 0.9;
 /// Codes silenced for each one woken, where a bucket traps.
 const TRAPPING: f64 = 2.0;
-/// Share of non-finite values that no single damaged byte makes.
+/// Share of non-finite values that a single damaged byte cannot cause.
 const MANY: f64 = 0.1;
 
 pub(super) fn decide(
@@ -394,9 +394,9 @@ impl Facts<'_> {
         Some(Occupancy { first: shares[0], least, last: shares[shares.len() - 1], silenced, woken })
     }
 
-    /// Length of the optimizer's step over the decay's, from moments: Adam's lr·|m| / (sqrt(mean v) + eps), SGD's lr·|buf|,
-    /// and for Muon in the form that keeps the size of what it orthogonalises at most sqrt(rank)·lr·|buf|; against
-    /// lr·wd·|W|.
+    /// Length of the optimizer's step over the decay's, from moments: Adam's lr·|m| / (sqrt(mean v) + eps), SGD's
+    /// lr·|buf|, and for Muon in the form that keeps the size of what it orthogonalises at most sqrt(rank)·lr·|buf|;
+    /// against lr·wd·|W|.
     fn push(&self, decay: &Decay) -> Option<Push> {
         let checkpoint = (0..=self.end).rev().find(|&c| !self.moments(c).is_empty())?;
         let step = self.run.checkpoints[checkpoint].step;

@@ -2,8 +2,8 @@
 //! nothing: what a pickle would call becomes an [`Object`] node that names the callable.
 //!
 //! Opcodes are those of CPython's `Lib/pickletools.py`. Every opcode adds at most three nodes and a copy of the text
-//! that it contains; byte strings borrow from the input. So the graph's size is proportional to the input's. Nothing here recurses; code that walks the
-//! graph must expect cycles and any depth.
+//! that it contains; byte strings borrow from the input. So the graph's size is proportional to the input's. Nothing
+//! here recurses; code that walks the graph must expect cycles and any depth.
 
 mod text;
 mod trace;
@@ -22,12 +22,12 @@ pub use trace::{Seen, Trace};
 pub struct Id(u32);
 
 impl Id {
-    /// The node made as number `index`.
+    /// The id of the node that was created as number `index`.
     pub(crate) fn at(index: usize) -> Self {
         Id(index as u32)
     }
 
-    /// Its number, by which nodes were made.
+    /// Its number in the order of creation.
     pub fn index(self) -> u32 {
         self.0
     }
@@ -79,7 +79,7 @@ pub struct Object {
     pub args: Id,
     /// Keyword arguments (NEWOBJ_EX).
     pub kwargs: Option<Id>,
-    /// What BUILD hands to `__setstate__` or `__dict__`.
+    /// What BUILD passes to `__setstate__` or `__dict__`.
     pub state: Vec<Id>,
     /// What APPEND, APPENDS and ADDITEMS add.
     pub items: Vec<Id>,
@@ -87,12 +87,12 @@ pub struct Object {
     pub entries: Vec<(Id, Id)>,
 }
 
-/// One pickle, read.
+/// A pickle that was read.
 #[derive(Debug)]
 pub struct Pickle<'a> {
     input: &'a [u8],
     nodes: Vec<Node<'a>>,
-    /// The value the pickle stands for.
+    /// The value of the pickle.
     pub root: Id,
     /// Every distinct global, in order of appearance.
     pub globals: Vec<Global>,
@@ -150,7 +150,7 @@ impl<'a> Pickle<'a> {
         inside.then(|| (part.as_ptr().addr() - range.start.addr()) as u64)
     }
 
-    /// The string `id` is, if it is one.
+    /// The value of node `id`, if it is a string.
     pub fn str(&self, id: Id) -> Option<&str> {
         match self.node(id) {
             Node::Str(s) => Some(s),
@@ -158,7 +158,7 @@ impl<'a> Pickle<'a> {
         }
     }
 
-    /// The integer `id` is, if it is one that fits.
+    /// The value of node `id`, if it is an integer that fits.
     pub fn int(&self, id: Id) -> Option<i64> {
         match *self.node(id) {
             Node::Int(i) => Some(i),
@@ -347,7 +347,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// Bytes that there are from here on, given or not.
+    /// Bytes that exist from here on, given or not.
     fn left(&self) -> u64 {
         self.len - self.at as u64
     }
@@ -480,7 +480,7 @@ impl<'a> Machine<'a> {
         match &mut self.nodes[target.0 as usize] {
             Node::List(list) | Node::Set(list) => list.extend_from_slice(items),
             Node::Object(object) => object.items.extend_from_slice(items),
-            // A bytearray takes its bytes so.
+            // This is how a bytearray gets its bytes.
             Node::Bytes(_) if traced => {
                 let more: Vec<u8> = items
                     .iter()
@@ -517,7 +517,7 @@ impl<'a> Machine<'a> {
         self.note(|seen, at| seen.builds.push((at, target)));
         match &mut self.nodes[target.0 as usize] {
             Node::Object(object) => object.state.push(state),
-            // A class or function with attributes set on it: the attributes are kept nowhere in Python's value.
+            // A class or function with attributes set on it: Python's value does not store the attributes.
             Node::Global(_) | Node::Persistent(_) => {}
             _ if traced => {}
             _ => return Err(Error::damaged("the pickle sets the state of something that has none")),

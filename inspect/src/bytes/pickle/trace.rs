@@ -11,7 +11,7 @@ pub struct Seen {
     pub imports: Vec<(u64, Id)>,
     /// Every call: a [`Node::Object`].
     pub calls: Vec<(u64, Id)>,
-    /// What gets a state by BUILD.
+    /// Objects that get a state by BUILD.
     pub builds: Vec<(u64, Id)>,
     /// PROTO opcodes that are not the first opcode, which no pickler writes.
     pub stray_protos: Vec<u64>,
@@ -24,7 +24,7 @@ pub struct Seen {
     depth: usize,
 }
 
-/// How deeply nested pickles are distinguished.
+/// The depth to which nested pickles are distinguished.
 const DEEPEST: usize = 8;
 
 /// What a pickle does, opcode by opcode, as far as Python would get.
@@ -35,7 +35,7 @@ pub struct Trace<'a> {
     pub pickle: Pickle<'a>,
     /// What it imports and calls.
     pub seen: Seen,
-    /// Why it ends before a STOP, when it does.
+    /// The reason, if it ends before a STOP.
     pub error: Option<Error>,
 }
 
@@ -76,17 +76,17 @@ impl<'a> Trace<'a> {
     }
 }
 
-/// What follows joblib's description of an array.
+/// The data after joblib's description of an array.
 enum JoblibArray {
-    /// So many bytes.
+    /// This many bytes.
     Numbers(usize),
     /// A pickle.
     Objects,
 }
 
 impl Machine<'_> {
-    /// joblib writes an array's bytes into the pickle, after the state of the object that describes it: if its state says so,
-    /// a byte with the number of padding bytes, and these; then the elements; objects are a separate pickle
+    /// joblib writes an array's bytes into the pickle, after the state of the object that describes it: if its state
+    /// says so, a byte with the number of padding bytes, and these; then the elements; objects are a separate pickle
     /// (`joblib/numpy_pickle.py`).
     pub(super) fn skip_joblib_array(&mut self, wrapper: Id) -> Result<()> {
         if !self.is_joblib_array(wrapper) {

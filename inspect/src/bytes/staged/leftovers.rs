@@ -1,9 +1,9 @@
-//! Temporary names, and what killed processes left under them. A writer holds an advisory lock on its temporary file or
-//! folder, which ends with the process: whatever can be locked is a leftover. On a file system without locks leftovers
-//! stay. On some shared file systems locks are visible only on the machine that holds them, so the names encode the
-//! machine: what another machine made, or this one before its last reboot, counts as a leftover only after a day.
-//! Releases without locks used shorter names; a file with such a name is a leftover once it has not been written to for a
-//! day.
+//! Temporary names, and files that killed processes left under them. A writer holds an advisory lock on its temporary
+//! file or folder, which ends with the process: whatever can be locked is a leftover. On a file system without locks
+//! leftovers stay. On some shared file systems locks are visible only on the machine that holds them, so the names
+//! encode the machine: what another machine made, or this one before its last reboot, counts as a leftover only after a
+//! day. Releases without locks used shorter names; a file with such a name is a leftover once it has not been written
+//! to for a day.
 
 use std::ffi::OsStr;
 use std::fs::{File, Permissions, TryLockError};
@@ -12,14 +12,14 @@ use std::sync::OnceLock;
 
 /// Temporary names begin like this: hidden from globs, and recognisable as unfinished work.
 const PREFIX: &str = ".ckpt-";
-/// And end like this.
+/// Temporary names end like this.
 const SUFFIX: &str = ".part";
 /// Letters and digits between them.
 const LETTERS: usize = 12;
 /// The first of these encode the machine and its last boot, if they are known.
 const MACHINE: usize = 6;
 
-/// What temporary names of this machine begin with, and whether that distinguishes it from others.
+/// The beginning of this machine's temporary names, and whether it differs from those of other machines.
 fn beginning() -> (&'static str, bool) {
     static BEGINNING: OnceLock<(String, bool)> = OnceLock::new();
     let (beginning, known) = BEGINNING.get_or_init(|| match machine() {
@@ -38,7 +38,7 @@ fn machine() -> Option<String> {
     Some((0..MACHINE as u32).map(|i| letters[(number / base.pow(i) % base) as usize]).collect())
 }
 
-/// Makes temporary names; a new file has the mode of what it replaces but for its owner's rights, or `mode` less the
+/// Makes temporary names. A new file has the mode of the one it replaces plus its owner's rights, or `mode` without the
 /// umask.
 pub(super) fn names(replaced: Option<Permissions>, mode: u32) -> tempfile::Builder<'static, 'static> {
     let mut builder = tempfile::Builder::new();
@@ -117,7 +117,7 @@ mod unix {
 
     use super::{is_at, is_temporary, is_unlocked, shows_locks};
 
-    /// Neither follows a link nor waits for a pipe's other end.
+    /// Opens a file without following a link or waiting for the other end of a pipe.
     const QUIETLY: OFlags =
         OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
 
@@ -136,13 +136,13 @@ mod unix {
         }
     }
 
-    /// `named`: whether a folder that was put aside keeps its name in it. `locks`: whether a lock of who writes to it is
-    /// known here.
+    /// `named`: whether a folder that was put aside keeps its name in it. `locks`: whether a lock of who writes to it
+    /// is known here.
     fn remove_unheld(folder: &Path, path: &Path, named: bool, locks: bool) -> io::Result<()> {
         let file = File::from(fs::open(path, QUIETLY, Mode::empty())?);
         let metadata = file.metadata()?;
         let ours = metadata.uid() == rustix::process::geteuid().as_raw();
-        // A new name is not given to another file while this one is locked: it is either there or gone.
+        // While this file is locked, no other file gets its name: it either exists or is gone.
         if !ours || file.try_lock().is_err() || !is_at(&file, path) {
             return Ok(());
         }
@@ -171,8 +171,8 @@ mod unix {
         Ok(())
     }
 
-    /// The folder `name` in `aside` was to be replaced by one of that name in `folder`. If the new one has not got there,
-    /// the old one goes back, else it is done with.
+    /// The folder `name` in `aside` was to be replaced by one of that name in `folder`. If the new one has not got
+    /// there, the old one is moved back, else it is removed.
     fn put_back(aside: &File, name: &CStr, folder: &Path) -> io::Result<()> {
         let place = folder.join(std::ffi::OsStr::from_bytes(name.to_bytes()));
         if place.symlink_metadata().is_err() {

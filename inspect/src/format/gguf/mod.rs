@@ -35,7 +35,7 @@ pub const MAGIC: [u8; 4] = *b"GGUF";
 pub const VERSION: u32 = 3;
 /// The first version whose sizes are 64 bits wide, the oldest that is read. Version 3 differs in allowing big-endian.
 pub const OLDEST_VERSION: u32 = 2;
-/// Data and tensors lie on multiples of this unless [`ALIGNMENT_KEY`] says otherwise.
+/// Data and tensors begin at multiples of this unless [`ALIGNMENT_KEY`] says otherwise.
 pub const DEFAULT_ALIGNMENT: u64 = 32;
 /// The key of the alignment, a u32 and a power of two.
 pub const ALIGNMENT_KEY: &str = "general.alignment";
@@ -43,7 +43,7 @@ pub const ALIGNMENT_KEY: &str = "general.alignment";
 pub const MAX_DIMS: usize = 4;
 /// Arrays within arrays, at most.
 pub const DEEPEST_ARRAY: usize = 8;
-/// Arrays longer than this become a description of themselves as plain values.
+/// Arrays longer than this are only described in plain values.
 pub const LONGEST_PLAIN: usize = 1024;
 
 /// `position` rounded up to a multiple of `alignment`, which is not 0; `None` on overflow.
@@ -63,9 +63,9 @@ pub struct Tensor {
     pub shape: Vec<usize>,
     /// First byte in the file.
     pub offset: u64,
-    /// Bytes it takes; 0 if that is unknown.
+    /// Its size in bytes; 0 if that is unknown.
     pub bytes: u64,
-    /// Why its bytes cannot be read, when they cannot.
+    /// Why its bytes cannot be read, if so.
     pub damage: Option<Damage>,
 }
 
@@ -73,27 +73,27 @@ pub struct Tensor {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Header<'a> {
-    /// Of the format.
+    /// Version of the format.
     pub version: u32,
     /// Whether numbers are big-endian.
     pub big_endian: bool,
-    /// Tensors lie on multiples of this, relative to the data's first byte.
+    /// Tensors begin at multiples of this, relative to the data's first byte.
     pub alignment: u64,
     /// The data's first byte in the file.
     pub data_offset: u64,
-    /// Keys and values in file order; a key that comes again is left out.
+    /// Keys and values in file order; repeated keys are left out.
     pub keys: Vec<(String, Value<'a>)>,
-    /// Tensors in file order; a name that comes again is left out.
+    /// Tensors in file order; repeated names are left out.
     pub tensors: Vec<Tensor>,
-    /// Whether sizes are taken for written with the slowest dimension first, as PyTorch gives shapes. One exporter did
-    /// that; [`Checkpoint::gguf_header`](crate::Checkpoint::gguf_header) detects it from the embedding's width, and
+    /// Whether sizes are read with the slowest dimension first, as in PyTorch's shapes. One exporter wrote
+    /// them so; [`Checkpoint::gguf_header`](crate::Checkpoint::gguf_header) detects it from the embedding's width, and
     /// [`Header::parse`] does not.
     pub transposed: bool,
-    /// Why the list of keys and tensors ends early, when it does.
+    /// Why the list of keys and tensors ends early, if it does.
     pub damage: Option<Damage>,
     /// What the user should know.
     pub warnings: Vec<Notice>,
-    /// The file's first bytes that it was read from.
+    /// The number of bytes at the start of the file that it was read from.
     extent: u64,
 }
 
@@ -337,7 +337,7 @@ impl<'a> Header<'a> {
         }
     }
 
-    /// Marks tensors whose bytes overlap. Two on exactly the same bytes share them, which harms nobody.
+    /// Marks tensors whose bytes overlap. Two on exactly the same bytes share them, which is harmless.
     fn find_overlaps(&mut self) {
         let mut order: Vec<usize> = (0..self.tensors.len())
             .filter(|&i| self.tensors[i].damage.is_none() && self.tensors[i].bytes > 0)
@@ -364,7 +364,7 @@ fn recognises(bytes: &[u8]) -> bool {
     bytes.starts_with(&MAGIC)
 }
 
-/// A tensor's entry as it is in the file.
+/// A tensor's entry in the file.
 struct Entry<'a> {
     name: &'a [u8],
     dims: usize,
@@ -428,7 +428,7 @@ fn quoted(name: &str) -> String {
     format!("{}{more}", start.escape_debug())
 }
 
-/// Adds to `error` in which of the header's entries it happened.
+/// Adds to `error` the entry of the header in which it happened.
 fn within(mut error: Error, what: &str, number: u64, count: u64) -> Error {
     error.what = format!("the header's {what} {} of {count}: {}", number + 1, error.what);
     error.hint("the file was cut short or overwritten; download or copy it again")

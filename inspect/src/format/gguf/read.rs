@@ -28,7 +28,7 @@ pub(crate) fn header_of<T>(
     data.grow(0, |bytes| Ok(Header::parse_of(bytes, data.len(), transposed)?.map(&mut read)))?
 }
 
-/// How many of the first bytes of the file `data` its header is read from.
+/// The number of bytes at the start of the file `data` that its header is read from.
 pub(crate) fn extent(data: &dyn ByteSource) -> Result<u64> {
     header_of(data, false, |header| header.extent)
 }

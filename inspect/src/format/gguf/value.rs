@@ -120,7 +120,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// An integer that i64 holds.
+    /// An integer that fits in i64.
     pub fn as_i64(&self) -> Option<i64> {
         Some(match *self {
             Value::Uint8(n) => n.into(),
@@ -235,7 +235,7 @@ impl<'a> Array<'a> {
 pub(super) struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
-    /// Length of the whole, of which `bytes` may be only the first ones.
+    /// Length of the whole file, of which `bytes` may be only the first ones.
     len: u64,
     pub big_endian: bool,
     /// Set when reading stopped because more bytes are needed than were given.
@@ -321,7 +321,7 @@ impl<'a> Cursor<'a> {
         })
     }
 
-    /// An array, walked once so that its end is known and all its lengths are true.
+    /// An array, walked once to find its end and to check all lengths in it.
     fn values(&mut self, depth: usize) -> Result<Array<'a>> {
         if depth >= DEEPEST_ARRAY {
             return Err(self

@@ -1,5 +1,6 @@
-//! The layouts of 2-bit ternary weights with one scale a matrix, a file each: what it is, the bytes it takes, its decoder
-//! and its encoder. In all of them a code is value + 1, so a zero byte is four times -1, and code 3 is not a ternary value.
+//! The layouts of 2-bit ternary weights with one scale per matrix, one file each: its description, its size, its
+//! decoder and its encoder. In all of them a code is value + 1, so a zero byte is four times -1, and code 3 is not a
+//! ternary value.
 
 mod hf_bitnet;
 mod i2_s;
@@ -37,8 +38,9 @@ trait Layout {
 
 macro_rules! packings {
     ($($(#[$doc:meta])* $packing:ident = $name:literal: $layout:ty;)*) => {
-        /// The layouts of 2-bit ternary weights with one scale per matrix. In all of them a code is value + 1, and code 3 is not a
-        /// ternary value. The last three are the I2_S type of bitnet.cpp's GGUF files, which do not record which one they use.
+        /// The layouts of 2-bit ternary weights with one scale per matrix. In all of them a code is value + 1, and code
+        /// 3 is not a ternary value. The last three are the I2_S type of bitnet.cpp's GGUF files, which do not record
+        /// which one they use.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum TernaryPacking {
@@ -49,7 +51,7 @@ macro_rules! packings {
             /// All of them.
             pub const ALL: &[TernaryPacking] = &[$(TernaryPacking::$packing),*];
 
-            /// The name that ckpt gives it.
+            /// Its name in ckpt.
             pub fn name(self) -> &'static str {
                 match self {
                     $(TernaryPacking::$packing => $name,)*
@@ -141,7 +143,7 @@ fn value(byte: u8, shift: usize) -> i8 {
     ((byte >> shift) & 3) as i8 - 1
 }
 
-/// Decodes values of one row of codes, which lie at the same bits of consecutive bytes.
+/// Decodes values of one row of codes, which are at the same bits of consecutive bytes.
 #[inline(always)]
 fn decode_run(bytes: &[u8], shift: usize, out: &mut [i8]) {
     out.iter_mut().zip(bytes).for_each(|(out, &byte)| *out = value(byte, shift));
@@ -159,7 +161,7 @@ mod tests {
 
     use super::*;
 
-    /// Sizes that every layout has room for, beside such as only some have.
+    /// Sizes that every layout can pack, and some that only certain layouts can.
     fn shapes() -> impl Strategy<Value = Vec<usize>> {
         let rows = prop::sample::select(vec![1usize, 2, 3, 4, 5, 7, 8, 12]);
         let cols = prop::sample::select(vec![1usize, 3, 5, 16, 64, 96, 128, 192, 256]);

@@ -45,7 +45,7 @@ const DTYPES: [DType; 25] = {
     ]
 };
 
-/// Whether `dtype` is a dtype of PyTorch's, with [`DType::name`] as its name there.
+/// Whether PyTorch has `dtype` under its [`DType::name`].
 pub fn has_dtype(dtype: DType) -> bool {
     DTYPES.contains(&dtype)
 }

@@ -127,7 +127,7 @@ impl<'p> Walker<'p, '_> {
                 args.shape(2).ok(),
                 Some("is a meta tensor: saved without data"),
             )),
-            // Its data are in the tensors it wraps, which follow among its attributes.
+            // Its data is in the tensors that it wraps, which are among its attributes.
             "_rebuild_wrapper_subclass" => {
                 Ok(no_storage(args.dtype(1)?, args.shape(2)?, args.shape(3).ok(), None))
             }
@@ -155,7 +155,7 @@ impl<'p> Walker<'p, '_> {
         Ok(tensor)
     }
 
-    /// The tensor that the node `id` stands for, kept out of the list.
+    /// The tensor of the node `id`, without adding it to the list.
     fn inner(&mut self, id: Id) -> Result<TensorInfo> {
         let pickle = self.pickle;
         let Node::Object(object) = pickle.node(id) else {
@@ -214,7 +214,7 @@ impl<'p> Walker<'p, '_> {
         Ok(tensor)
     }
 
-    /// A storage saved by itself: shown as the vector it is.
+    /// A storage saved on its own, shown as a vector.
     pub(super) fn bare_storage(&mut self, pid: Id, name: Option<&str>) -> Option<Value> {
         if let Some((mut tensor, storage)) = (self.known)(pid) {
             let index = self.add_storage(storage).ok()?;
@@ -303,7 +303,8 @@ impl<'p> Walker<'p, '_> {
     }
 
     pub(super) fn add_storage(&mut self, storage: StorageRef) -> Result<usize> {
-        // A key names one storage; a second class for it is inconsistent, and kept separate so that bounds hold for both.
+        // A key names one storage; a second class for it is inconsistent, and kept separate so that bounds hold for
+        // both.
         let identity = format!("{}\u{0}{}\u{0}{}", storage.key, storage.dtype, storage.bytes);
         let next = self.storages.len();
         if let Some(&index) = self.storage_keys.get(&identity) {

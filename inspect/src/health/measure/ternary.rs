@@ -113,7 +113,7 @@ fn blocks(elements: &Elements<'_>, range: Range<usize>, mut visit: impl FnMut(us
     let step = elements.step();
     let mut at = range.start;
     while at < range.end {
-        // To the end of a block of the encoding, so that the next piece begins with one.
+        // Up to the end of a block of the encoding, so that the next piece begins with a block.
         let n = (step - at % elements.granule()).min(range.end - at);
         visit(at, elements.block(at, &mut buffer[..n]));
         at += n;

@@ -41,7 +41,7 @@ pub(super) const MEAN: Measure =
         t.stats.as_ref()?.mean.map(Real)
     });
 
-/// The measure that verdicts follow, and trends are drawn of.
+/// The measure that verdicts are based on and trends are drawn of.
 pub const STD: Measure = element(
     "std",
     "std",

@@ -1,5 +1,5 @@
-//! Mistral: a Llama whose attention has a sliding window. GGUF has one name for both, and the window's key distinguishes
-//! them; a Mistral without a window is a Llama there.
+//! Mistral: a Llama whose attention has a sliding window. GGUF has one name for both, and the window's key
+//! distinguishes them; a Mistral without a window is a Llama there.
 
 use super::super::config::AttentionBias;
 use super::tensors::{

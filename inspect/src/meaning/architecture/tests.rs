@@ -1,4 +1,4 @@
-//! What holds for every architecture of the table.
+//! Properties of every architecture in the table.
 
 use serde_json::{Value as Json, json};
 
@@ -8,7 +8,7 @@ use crate::gguf::{Keys, Layout};
 use crate::meaning::{Activation, RopePairing, RopeScaling, Sizes, SlidingLayers};
 use crate::metadata::from_json;
 
-/// A model of each architecture, of sizes that no two tensors have in common, with whatever its kind may have.
+/// A model of each architecture, with everything that it may have, and sizes that make all shapes distinct.
 fn models() -> impl Iterator<Item = ModelConfig> {
     TABLE.into_iter().flat_map(|architecture| {
         let sizes = Sizes {
@@ -51,7 +51,7 @@ fn models() -> impl Iterator<Item = ModelConfig> {
     })
 }
 
-/// What a GGUF file with these keys is read as.
+/// The configuration read from a GGUF file with these keys.
 fn read(keys: &Keys) -> crate::Checkpoint {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
@@ -77,7 +77,7 @@ fn configurations_go_there_and_back() {
         assert_eq!(back.to_hugging_face(), config.to_hugging_face());
         let mut hosted = config.clone();
         if config.is_student() {
-            // What config.json cannot express.
+            // Settings that config.json cannot express.
             hosted.architecture = config.written_as();
             (hosted.use_bitlinear_attn, hosted.use_bitlinear_ffn) = (false, false);
             (hosted.attn_logit_soft_cap, hosted.final_logit_soft_cap) = (None, None);
@@ -92,7 +92,7 @@ fn configurations_go_there_and_back() {
         }
         let file = read(&config.to_gguf(true));
         let mut given = file.model.given().unwrap().clone();
-        // Tensors say it, and there are none.
+        // This follows from tensors, and there are none.
         given.tie_word_embeddings = Some(config.tie_word_embeddings);
         given.attention_bias = Some(config.attention_bias);
         assert_eq!(file.model.family(), Some(config.architecture));

@@ -1,6 +1,6 @@
-//! The elements of any tensor as numbers, whatever they are packed in: decoded a piece at a time on request, so that no
-//! decoded copy of a tensor is made, and borrowed if they need no decoding. Whatever measures, compares, shows, converts
-//! or runs a tensor reads it through [`Elements`].
+//! The elements of any tensor as numbers, in any packing: decoded piece by piece on request, so that no
+//! decoded copy of a tensor is made, and borrowed if they need no decoding. All code that measures, compares, shows,
+//! converts or runs a tensor reads it through [`Elements`].
 //!
 //! An encoding is a file here, or next to a format's blocks, and a variant of `Encoding`.
 
@@ -41,8 +41,8 @@ pub type RowOrder = Arc<dyn Fn(usize) -> usize + Send + Sync>;
 
 /// The elements of a tensor, row-major. Complex ones are pairs of real ones.
 ///
-/// Code 3 of a ternary packing, which is not a ternary value, reads as 2 times the scale: see [`Elements::check_codes`]. The
-/// same holds for GGML's ternary blocks, as in llama.cpp and gguf-py.
+/// Code 3 of a ternary packing, which is not a ternary value, reads as 2 times the scale: see
+/// [`Elements::check_codes`]. The same holds for GGML's ternary blocks, as in llama.cpp and gguf-py.
 #[derive(Clone)]
 pub struct Elements<'a> {
     len: usize,
@@ -52,16 +52,16 @@ pub struct Elements<'a> {
     rows: Option<Rows>,
 }
 
-/// How bytes stand for elements.
+/// How bytes encode elements.
 #[derive(Clone)]
 enum Encoding {
     /// Floating-point numbers that are exactly f32 values.
     Float(Float),
-    /// GGML's blocks, and what their elements are additionally multiplied by.
+    /// GGML's blocks, and a further factor of their elements.
     Blocks(Blocks, f32),
     /// Ternary codes and their scale.
     Packed(Packed),
-    /// What f32 cannot hold exactly: f64, integers.
+    /// Types that f32 cannot hold exactly: f64, integers.
     Wide(wide::Decode),
     /// Integers with a scale and a zero point.
     Affine(Affine),
@@ -135,18 +135,18 @@ impl<'a> Elements<'a> {
         Ok(Elements { len: bytes.len() / size, dtype, bytes, encoding, rows: None })
     }
 
-    /// How many there are.
+    /// The number of elements.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there are none.
+    /// Whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Elements of a block of the encoding, 1 where there are no blocks. Any range can be read; what begins and ends
-    /// with a block is read best.
+    /// Elements per block of the encoding, 1 if it has no blocks. Any range can be read; ranges that begin and end
+    /// with a block are read fastest.
     pub fn granule(&self) -> usize {
         match &self.encoding {
             Encoding::Blocks(blocks, _) => blocks.elements.max(1),
@@ -230,8 +230,8 @@ impl<'a> Elements<'a> {
         }
     }
 
-    /// Refuses a packed matrix with the code 3, which no packer writes. GGML's blocks mean whatever GGML's own decoders make
-    /// of them, and are not refused.
+    /// Refuses a packed matrix with the code 3, which no packer writes. GGML's blocks mean whatever GGML's own decoders
+    /// make of them, and are not refused.
     ///
     /// # Errors
     /// `Damaged`, with the first such byte.
@@ -345,7 +345,7 @@ pub(crate) fn in_chunks<T: Send>(
     let unit = CHUNK.div_ceil(block).saturating_mul(block);
     let chunk = |i: usize| work(i * unit..len.min((i + 1).saturating_mul(unit)));
     match len.div_ceil(unit) {
-        // Small tensors are many: a task for each would cost more than it brings.
+        // Small tensors are many: a task for each would cost more than it saves.
         0 | 1 => (len > 0).then(|| chunk(0)).into_iter().collect(),
         chunks => (0..chunks).into_par_iter().map(chunk).collect(),
     }
@@ -358,7 +358,7 @@ impl Checkpoint {
     /// Those of [`Checkpoint::tensor_bytes`]; `Unsupported` for sparse tensors, and for elements that are named and not
     /// decoded.
     pub fn elements<'a>(&'a self, tensor: &'a TensorInfo) -> Result<Elements<'a>> {
-        // Before its bytes, which may have to be inflated.
+        // Checked before its bytes are read, which may have to be inflated.
         refuse_sparse(tensor).map_err(|e| e.in_tensor(&tensor.name).in_file(&self.path))?;
         self.elements_in(tensor, self.tensor_bytes(tensor)?)
     }

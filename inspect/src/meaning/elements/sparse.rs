@@ -1,4 +1,5 @@
-//! Sparse tensors made dense on request: many formats have no sparse ones, and a layer multiplies with the dense matrix.
+//! Sparse tensors made dense on request: many formats have no sparse ones, and a layer multiplies with the dense
+//! matrix.
 
 use std::borrow::Cow;
 
@@ -16,8 +17,8 @@ impl Checkpoint {
     ///
     /// # Errors
     /// Those of [`Checkpoint::tensor_bytes`]. Of a sparse tensor: `Damaged` for indices that do not fit the shape;
-    /// `Unsupported` for what would be out of all proportion to the file, for elements listed more than once, which PyTorch
-    /// adds up in an order of its own, and for other layouts.
+    /// `Unsupported` for what would be out of all proportion to the file, for elements listed more than once, which
+    /// PyTorch adds up in an order of its own, and for other layouts.
     pub fn spread<'a>(&'a self, tensor: &'a TensorInfo) -> Result<Cow<'a, [u8]>> {
         match &tensor.sparse {
             None => self.tensor_bytes(tensor),

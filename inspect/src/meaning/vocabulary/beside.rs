@@ -57,7 +57,7 @@ impl Beside {
         })
     }
 
-    /// The id of the token with a role; of several the first.
+    /// The id of the token with a role; the first one if there are several.
     fn id(&self, role: &str) -> Option<u64> {
         let key = format!("{role}_token_id");
         [&self.config, &self.generation].into_iter().find_map(|file| {

@@ -257,7 +257,7 @@ fn settle(file: &File, bpe: &Bpe, beside: &Beside, vocabulary: &mut Vocabulary) 
             _ => {}
         }
     }
-    // Without a template this library puts nothing around text, whatever tokenizer_config.json says of it.
+    // Without a template this library puts nothing around text, even if tokenizer_config.json says otherwise.
     let byte_level = vocabulary.model == "gpt2";
     if has_template || byte_level {
         vocabulary.add("bos", first.is_some());

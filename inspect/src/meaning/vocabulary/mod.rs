@@ -1,5 +1,6 @@
 //! Vocabularies in the form of GGUF keys: read from tokenizer.json, a SentencePiece tokenizer.model or a GGUF file, so
-//! that llama.cpp gives the same ids to the same text. Its loader (`llama_vocab::impl::load`) defines what the keys mean.
+//! that llama.cpp gives the same ids to the same text. Its loader (`llama_vocab::impl::load`) defines what the keys
+//! mean.
 //!
 //! Tokenizers are only read here; text is split into tokens elsewhere.
 
@@ -25,7 +26,7 @@ pub const FILE_NAMES: [&str; 2] = ["tokenizer.json", "tokenizer.model"];
 const LARGEST_FILE: u64 = 128 << 20;
 /// Ids without a token are filled up, this many at most.
 const MOST_GAPS: usize = 1 << 16;
-/// The score of a token that no merge makes, below that of every token that one makes.
+/// The score of a token that no merge produces, below those of all tokens that merges produce.
 const LOW_SCORE: f32 = -10_000.0;
 
 /// What a token is for, as `tokenizer.ggml.token_type` numbers it.
@@ -57,7 +58,7 @@ impl TokenType {
 pub struct Token {
     /// Its text; bytes, since those of SentencePiece need not be UTF-8.
     pub text: Vec<u8>,
-    /// Which merge comes first: the one that makes the token with the highest score. Of no meaning where
+    /// Order of merges: the one that makes the token with the highest score is first. Not used if
     /// [`Vocabulary::merges`] are listed.
     pub score: f32,
     /// What it is for.
@@ -70,7 +71,7 @@ impl Token {
         Token { text: text.into(), score, kind }
     }
 
-    /// What fills an id that has no token.
+    /// A filler for an id without a token.
     fn padding(id: usize) -> Self {
         Token::new(format!("[PAD{id}]"), LOW_SCORE, TokenType::Unused)
     }
@@ -90,7 +91,7 @@ pub enum Role {
     Mask,
 }
 
-/// Each role, in order, with its name in Hugging Face's files and its key in GGUF (one of which is spelt so).
+/// Each role, in order, with its name in Hugging Face's files and its key in GGUF (one key really is misspelt).
 const ROLE_KEYS: [(Role, &str, &str); 7] = [
     (Role::Bos, "bos", "tokenizer.ggml.bos_token_id"),
     (Role::Eos, "eos", "tokenizer.ggml.eos_token_id"),
@@ -104,7 +105,7 @@ const ROLE_KEYS: [(Role, &str, &str); 7] = [
 const MERGES_KEY: &str = "tokenizer.ggml.merges";
 const CHARSMAP_KEY: &str = "tokenizer.ggml.precompiled_charsmap";
 const TRIMS_KEY: &str = "tokenizer.ggml.remove_extra_whitespaces";
-/// Keys that fields of [`Vocabulary`] say.
+/// Keys whose values are fields of [`Vocabulary`].
 const OWN_KEYS: [&str; 6] = [
     "tokenizer.ggml.model",
     "tokenizer.ggml.pre",
@@ -114,7 +115,7 @@ const OWN_KEYS: [&str; 6] = [
     MERGES_KEY,
 ];
 
-/// A vocabulary, and how text is cut into its tokens.
+/// A vocabulary, and how text is split into its tokens.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Vocabulary {
@@ -130,13 +131,13 @@ pub struct Vocabulary {
     pub merges: Option<Vec<String>>,
     /// Tokens with a role.
     pub roles: Vec<(Role, u32)>,
-    /// SentencePiece's `precompiled_charsmap`, which says how text is normalized; empty for as it is.
+    /// SentencePiece's `precompiled_charsmap`, which says how text is normalized; empty if it is not.
     pub charsmap: Vec<u8>,
     /// Whether SentencePiece drops spaces around text and all but one of those between words.
     pub trims: bool,
-    /// What is not said above: switches, the chat template, keys of another file.
+    /// Further keys: switches, the chat template, keys of another file.
     pub keys: Keys,
-    /// What may come out differently in other programs.
+    /// What may differ in other programs.
     pub warnings: Vec<Warning>,
 }
 
@@ -145,7 +146,7 @@ impl Vocabulary {
     /// that contains one of the first two. Files next to it in its folder say which tokens have a role.
     ///
     /// # Errors
-    /// `Io`, `Damaged`, `Unsupported`; `NotFound` for a folder that holds none.
+    /// `Io`, `Damaged`, `Unsupported`; `NotFound` for a folder without a tokenizer.
     pub fn read(path: &Path) -> Result<Self> {
         if path.is_dir() {
             let none = "contains neither tokenizer.json nor tokenizer.model";
@@ -196,7 +197,7 @@ impl Vocabulary {
     /// The vocabulary of a GGUF file.
     ///
     /// # Errors
-    /// `Unsupported` when it has none, `Damaged`.
+    /// `Unsupported` if it has none, `Damaged`.
     pub fn of_header(header: &Header<'_>) -> Result<Self> {
         if let Some(damage) = &header.damage {
             return Err(Error::from(damage));
@@ -263,8 +264,8 @@ impl Vocabulary {
         Ok(vocabulary)
     }
 
-    /// The vocabulary of a tokenizer of `model`'s kind that lies in `folder`, whose other files say which of its tokens,
-    /// given with their ids in any order, have a role.
+    /// The vocabulary of a tokenizer of `model`'s kind that lies in `folder`, whose other files say which of its
+    /// tokens, given with their ids in any order, have a role.
     ///
     /// # Errors
     /// `Damaged` when ids contradict each other or leave large gaps, or when a file of the folder is no JSON; `Io`.
@@ -289,7 +290,7 @@ impl Vocabulary {
         Ok(vocabulary)
     }
 
-    /// Makes at least as many tokens as the embedding has rows.
+    /// Adds tokens until there are as many as the embedding has rows.
     ///
     /// # Errors
     /// `Unsupported` for more rows without a token than any vocabulary is padded with.
@@ -307,7 +308,7 @@ impl Vocabulary {
         Ok(())
     }
 
-    /// The keys that say it.
+    /// Its GGUF keys.
     pub fn to_keys(&self) -> Keys {
         let mut keys = Keys::default();
         keys.set("tokenizer.ggml.model", self.model.as_str());
@@ -364,7 +365,7 @@ pub enum FileKind {
 }
 
 impl FileKind {
-    /// What the file at `path` begins like; one whose name ends in `.json` and that is no GGUF file is taken for JSON.
+    /// The kind of the file at `path`, by its first bytes; if it is not GGUF and its name ends in `.json`, JSON.
     ///
     /// # Errors
     /// Those of [`open_file`].
@@ -386,7 +387,7 @@ impl FileKind {
 /// would be waited for without end.
 ///
 /// # Errors
-/// `Io`; `Unsupported` for what is no regular file.
+/// `Io`; `Unsupported` for anything but a regular file.
 pub fn open_file(path: &Path) -> Result<File> {
     let io = |e: io::Error| Error::io(path, &e);
     if !std::fs::metadata(path).map_err(io)?.is_file() {
@@ -399,7 +400,7 @@ pub fn open_file(path: &Path) -> Result<File> {
 /// The bytes of a file that may be a tokenizer.
 ///
 /// # Errors
-/// `Io`; `Unsupported` for more than a tokenizer has, such as what a device gives.
+/// `Io`; `Unsupported` for files larger than any tokenizer, such as devices.
 pub fn read_file(path: &Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut file = open_file(path)?.take(LARGEST_FILE + 1);
@@ -411,7 +412,7 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The byte that a token such as `<0x0A>` stands for.
+/// The byte of a token such as `<0x0A>`.
 pub fn byte(text: &[u8]) -> Option<u8> {
     let hex = text.strip_prefix(b"<0x")?.strip_suffix(b">")?;
     let hex = std::str::from_utf8(hex).ok().filter(|hex| hex.len() == 2)?;

@@ -1,9 +1,10 @@
-//! llama.cpp knows pre-tokenizers by name. Its own converter tells them by the hash of what a tokenizer makes of a test
-//! text; here they are recognised by what tokenizer.json says they do, which is the same for every vocabulary trained with one.
+//! llama.cpp knows pre-tokenizers by name. Its own converter identifies them by the hash of a tokenizer's output for a
+//! test text; here they are recognised by what tokenizer.json says they do, which is the same for every vocabulary
+//! trained with one.
 //!
 //! The other way, a GGUF file's name gives the patterns that its text is split by.
 //!
-//! The patterns are those that tokenizer.json files have, as `llm_tokenizer_bpe` of llama.cpp notes beside its own.
+//! The patterns are those of tokenizer.json files, which `llm_tokenizer_bpe` of llama.cpp notes next to its own.
 
 use serde_json::Value as Json;
 
@@ -17,7 +18,7 @@ enum Step<'j> {
     Split(&'j str),
     /// GPT-2's pattern, which the byte-level step brings along.
     Gpt2,
-    /// Every digit by itself.
+    /// Every digit on its own.
     Digits,
     /// Runs of digits.
     DigitRuns,
@@ -48,7 +49,7 @@ const BLOOM: &str = r" ?[^(\s|.,!?…。，、।۔،)]+";
 pub struct PreTokenizer {
     /// Each splits what the ones before it left into what it matches and what lies between.
     pub patterns: &'static [&'static str],
-    /// Whether a piece that is a token is taken as it is, however it would be merged.
+    /// Whether a piece that is a token is taken whole, without applying merges.
     pub whole_words: bool,
 }
 

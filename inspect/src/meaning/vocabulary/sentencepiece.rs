@@ -192,7 +192,7 @@ pub(super) fn read(bytes: &[u8], beside: &Beside) -> Result<Vocabulary> {
     if unigram && vocabulary.tokens.iter().any(|t| t.kind == TokenType::Byte) {
         vocabulary.warnings.push(Warning::ByteFallback);
     }
-    // Without a word from Hugging Face's files, SentencePiece's users put the beginning there and no end.
+    // If Hugging Face's files say nothing, users of SentencePiece add the beginning token and no end token.
     vocabulary.add("bos", !unigram);
     vocabulary.add("eos", unigram);
     Ok(vocabulary)
@@ -203,12 +203,12 @@ fn is_special(vocabulary: &Vocabulary, id: u64) -> bool {
     token.is_some_and(|t| matches!(t.kind, TokenType::Unknown | TokenType::Control))
 }
 
-/// Tokens that other files add, or call otherwise.
+/// Tokens that other files add or rename.
 fn add(vocabulary: &mut Vocabulary, beside: &Beside) -> Result<()> {
     let mut extra = Vec::new();
     for added in beside.added() {
         let kind = if added.special { TokenType::Control } else { TokenType::UserDefined };
-        // llama.cpp finds added tokens in text that has its spaces still.
+        // llama.cpp looks for added tokens in text before its spaces are replaced.
         let text = if added.special { added.text } else { added.text.replace('▁', " ") };
         let known = usize::try_from(added.id).ok().and_then(|id| vocabulary.tokens.get_mut(id));
         match known {
@@ -217,7 +217,7 @@ fn add(vocabulary: &mut Vocabulary, beside: &Beside) -> Result<()> {
             None => extra.push((added.id, Token::new(text, LOW_SCORE, kind))),
         }
     }
-    // The last word on an id counts, as with those the model has itself.
+    // The last entry for an id counts, as for the model's own tokens.
     let mut last = std::collections::BTreeMap::new();
     extra.into_iter().for_each(|(id, token)| {
         last.insert(id, token);

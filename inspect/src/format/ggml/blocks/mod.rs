@@ -7,7 +7,7 @@
 use bytemuck::Pod;
 use half::f16;
 
-/// Declares the struct of a block: it has the bytes that a file has, and never more.
+/// Declares the struct of a block: it has exactly the bytes of the file, without padding.
 macro_rules! block {
     ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* }) => {
         $(#[$doc])*
@@ -52,13 +52,13 @@ pub use tq2_0::Tq2_0;
 /// Elements of the largest block.
 pub const LARGEST: usize = 256;
 
-/// How far a block's elements may be from the values that it was made of.
+/// How far a block's elements may be from the values that it encodes.
 ///
-/// For the formats with one scale a block it follows from how they round: half a step of the grid, a whole one where a
-/// symmetric grid ends a step short on one side. For the K formats, whose scales are searched for and rounded to 4 or 6
-/// bits themselves, no such bound is known: theirs is what no block of these encoders has been seen to exceed, from
-/// noise, outliers, ramps, and one-sided blocks, plus a margin of a fifth. A block that exceeds it is damaged or was made
-/// by no sensible encoder.
+/// For the formats with one scale per block it follows from how they round: half a step of the grid, a whole one where
+/// a symmetric grid ends a step short on one side. For the K formats, whose scales are searched for and rounded to 4 or
+/// 6 bits themselves, no such bound is known: theirs is the largest error seen in blocks of these encoders, from noise,
+/// outliers, ramps, and one-sided blocks, plus a margin of a fifth. A block that exceeds it is damaged, or was not made
+/// by a sensible encoder.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Loss {
@@ -70,7 +70,8 @@ pub struct Loss {
 
 /// A block of `N` elements.
 pub trait Block<const N: usize>: Pod {
-    /// How far its elements may be from the values it encodes; `None` for ternary blocks, whose codes are compared instead.
+    /// How far its elements may be from the values it encodes; `None` for ternary blocks, whose codes are compared
+    /// instead.
     const LOSS: Option<Loss>;
 
     /// Writes its elements to `out`.
@@ -99,19 +100,20 @@ pub trait Pack<const N: usize>: Pod {
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Codes {
-    /// Each block by itself, as llama.cpp does: its largest magnitude is the scale, and half of it rounds away from
+    /// Each block on its own, as llama.cpp does: its largest magnitude is the scale, and half of it rounds away from
     /// zero.
     ByBlock,
-    /// By one scale for the whole matrix: the code is the sign of what is larger in magnitude than `line`, else 0.
+    /// One scale for the whole matrix: the code is the sign of values larger in magnitude than `line`, else 0.
     Whole {
         /// The largest magnitude whose code is 0.
         line: f32,
-        /// What codes are multiplied by. A block without a nonzero code has the scale 0, as llama.cpp gives it.
+        /// The factor of codes. A block without a nonzero code has the scale 0, as in llama.cpp.
         scale: f32,
     },
 }
 
-/// Fills `out`, room for as many blocks as `values` fill, with them. For callers to compile for the processor's vectors.
+/// Encodes `values` to the blocks of `out`, which has room for all of them. For callers to compile for the processor's
+/// vectors.
 #[inline(always)]
 pub fn encode<const N: usize, B: Encode<N>>(values: &[f32], out: &mut [u8]) {
     let out: &mut [B] = bytemuck::cast_slice_mut(out);

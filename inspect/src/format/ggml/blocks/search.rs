@@ -1,10 +1,12 @@
-//! How the K types find their scales: by weighted least squares over a few candidate roundings of a group's values. Sums
-//! run in the order of `ggml-quants.c`, so that blocks have the same bytes as llama.cpp's without an importance matrix.
+//! How the K types find their scales: by weighted least squares over a few candidate roundings of a group's values.
+//! Sums run in the order of `ggml-quants.c`, so that blocks have the same bytes as llama.cpp's without an importance
+//! matrix.
 
 /// Groups whose magnitudes are all below it are zero.
 pub(super) const NOTHING: f32 = 1e-15;
 
-/// The nearest integer, with ties to even, for magnitudes below 2²²; other values, and NaN, give some integer of 23 bits.
+/// The nearest integer, with ties to even, for magnitudes below 2²²; other values, and NaN, give some integer of 23
+/// bits.
 #[inline(always)]
 pub(super) fn nearest(x: f32) -> i32 {
     const SHIFT: f32 = 1.5 * (1 << 23) as f32;
@@ -91,7 +93,8 @@ pub(super) fn affine<const N: usize>(values: &[f32; N], weights: &[f32; N], grid
     Fit { min: -low, ..fit }
 }
 
-/// Sums that say how well codes fit: of weight * value * code and of weight * code², the weight being the value squared.
+/// Sums that measure how well codes fit: of weight * value * code and of weight * code², with the squared value as
+/// weight.
 #[derive(Clone, Copy)]
 struct Sums {
     products: f32,
@@ -122,8 +125,8 @@ fn extreme(values: &[f32]) -> Option<f32> {
     (extreme.abs() >= NOTHING).then_some(extreme)
 }
 
-/// Codes for values `scale * code`, from `-half` to `half - 1` and stored plus `half`: the best of several scales near the
-/// one that the largest magnitude asks for.
+/// Codes for values `scale * code`, from `-half` to `half - 1` and stored plus `half`: the best of several scales near
+/// the one that the largest magnitude asks for.
 #[inline(always)]
 pub(super) fn symmetric<const N: usize>(values: &[f32; N], half: i8) -> Fit<N> {
     let Some(extreme) = extreme(values) else { return Fit { codes: [0; N], scale: 0.0, min: 0.0 } };
@@ -190,8 +193,8 @@ pub(super) fn largest_scale(scales: &[f32; 16]) -> f32 {
     scales.iter().fold(0.0f32, |most, &scale| if scale.abs() > most.abs() { scale } else { most })
 }
 
-/// Replaces the codes of `values` by the nearest ones under the block's final, rounded scale (and offset); a scale of zero
-/// leaves them unchanged.
+/// Replaces the codes of `values` by the nearest ones under the block's final, rounded scale (and offset); a scale of
+/// zero leaves them unchanged.
 #[inline(always)]
 pub(super) fn round_again(values: &[f32], scale: f32, min: f32, codes: &mut [u8], lowest: i32, highest: i32) {
     if scale != 0.0 {

@@ -1,5 +1,5 @@
-//! For AVX2. A part of the block that fits the first-level cache several times is seen as f64 and as f32 for the moments,
-//! as its upper 16 bits for the ternary line, and as exponent bytes for the octaves: one loop each, because 16
+//! For AVX2. A part of the block that fits the first-level cache several times is seen as f64 and as f32 for the
+//! moments, as its upper 16 bits for the ternary line, and as exponent bytes for the octaves: one loop each, because 16
 //! registers do not hold the counters of two.
 
 use std::arch::x86_64::*;

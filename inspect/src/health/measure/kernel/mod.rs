@@ -150,8 +150,8 @@ const AHEAD: usize = 2048;
 #[cfg(target_arch = "x86_64")]
 const SLACK: usize = 3;
 
-/// Writes the elements of `group` whose bit in `mask` is set to the start of `room`; returns how many. The first few are
-/// always written, whether they are wanted or not, because a branch on that would often be mispredicted.
+/// Writes the elements of `group` whose bit in `mask` is set to the start of `room`; returns how many. The first few
+/// are always written, whether they are wanted or not, because a branch on that would often be mispredicted.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn set_aside(group: &[f32; 64], mut mask: u64, room: &mut [MaybeUninit<f32>]) -> usize {
