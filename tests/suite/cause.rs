@@ -1,4 +1,4 @@
-//! `ckpt report` on what runs died of, through the real binary: three measurements of a recorded run, the fixture runs,
+//! `ckpt report` on why runs died, through the real binary: three measurements of a recorded run, the fixture runs,
 //! and files that cannot be read.
 
 use std::path::Path;
@@ -64,11 +64,11 @@ fn the_recorded_run_died_of_weight_decay() {
         assert!((2765.0..2795.0).contains(&number("half_life")), "{}", number("half_life"));
         assert!((number("predicted") / 2.5e-4 - 1.0).abs() < 2e-3);
         assert!(cause["direction"]["median"].as_f64().unwrap() > 0.999_999);
-        // But for the eps that absmean quantization adds to so small a scale, shrinking keeps the codes.
+        // Shrinking keeps the codes, except for the eps that absmean quantization adds to such a small scale.
         let zeros = |when: &str| cause["occupancy"][when].as_f64().unwrap();
         assert!((zeros("first") - zeros("last")).abs() < 0.02);
     }
-    // What never changed is another finding.
+    // Weights that never changed are another finding.
     assert!(causes.iter().any(|c| c["layer"] == "embed_tokens.weight" && c["cause"] == "never-trained"));
 
     // Without the accumulation the rates differ by the factor of eight, and without settings there is nothing to

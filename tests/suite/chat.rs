@@ -12,7 +12,7 @@ fn chat(program: &Program, flags: &[&str]) -> Session {
     Session::start(program, &[&["chat", HEALTHY], flags].concat(), (100, 40), &[])
 }
 
-/// Answers that never end by themselves.
+/// Answers that never end on their own.
 const ENDLESS: [&str; 5] = ["--temperature=0", "--repetition-penalty=1", "--slide", "-n", "100000000"];
 
 #[test]
@@ -47,7 +47,7 @@ fn lines_are_edited_and_remembered() {
     let flags = ["--temperature=0", "-n", "1"];
     let mut session = chat(&program, &flags);
     session.wait_for_next("> ");
-    // A typing error is taken back.
+    // A typing error is deleted.
     session.press("/helx\x7fp\r");
     session.wait_for_next("start a new conversation");
     session.press("\x04");
@@ -83,7 +83,7 @@ fn each_line_of_a_pipe_is_a_turn() {
     assert_eq!(code, Some(0));
     let half = twice.len() / 2;
     assert!(half > 1 && twice[..half] == twice[half..], "{twice:?}");
-    // What was said before changes the answer; a turn may have several lines.
+    // Earlier turns change the answer; a turn may have several lines.
     let (_, talk, _) = piped(&[], "import os\nimport os\n");
     assert_ne!(talk, twice);
     let (_, one, _) = piped(&[], "import os\\\nimport re\n");

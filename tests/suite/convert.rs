@@ -1,4 +1,4 @@
-//! `ckpt convert` and `ckpt verify` as a user runs them: outputs that are whole or not there, exit codes, what is said.
+//! `ckpt convert` and `ckpt verify` as a user runs them: outputs that are complete or absent, exit codes, messages.
 
 #[cfg(unix)]
 use std::path::Path;
@@ -17,7 +17,7 @@ fn place() -> Program {
     crate::program().in_its_folder()
 }
 
-/// A SafeTensors file of `mib` MiB of zeros in 1 MiB tensors, which takes no room on disk.
+/// A sparse SafeTensors file of `mib` MiB of zeros in 1 MiB tensors.
 #[cfg(unix)]
 fn sparse_file(path: &Path, mib: usize) {
     let file = (0..mib).fold(SafeTensors::new(), |file, i| file.hole(&format!("w{i}"), &[1 << 18]));
@@ -84,7 +84,7 @@ fn a_whole_run_goes_into_a_folder() {
     );
     assert!(!output.err().contains("step-00000.pt is"), "and no other: {}", output.err());
 
-    // One that cannot be converted does not keep the others from it, and shows in the exit code.
+    // If one cannot be converted, the others still are, and the exit code shows it.
     let output = place
         .run(&["convert", text(&fixture("formats")), "--to", "safetensors", "--out-dir", "formats"])
         .exits(3);
@@ -175,7 +175,7 @@ fn block_formats_that_are_made_ternary_are_compared_by_their_steps() {
     }
 }
 
-/// What a copy of a damaged checkpoint holds looks whole.
+/// A copy of a damaged checkpoint would look whole.
 #[test]
 fn a_damaged_checkpoint_is_neither_converted_nor_verified() {
     let place = place();
@@ -240,7 +240,7 @@ fn bf16_becomes_f16_and_verifies() {
     // The other way round bf16 loses bits of f16's.
     place.run(&["convert", "f16.safetensors", "--to", "bf16", "-o", "back.safetensors"]).exits(0);
 
-    // One step of f16 off is another value, though bf16 rounds it away.
+    // A difference of one step of f16 is a difference, although bf16 rounds it away.
     let mut wrong = std::fs::read(place.at("f16.safetensors")).unwrap();
     let last = wrong.len() - 2;
     wrong[last] ^= 1;
@@ -406,7 +406,7 @@ fn verify_reports_and_exits_by_what_it_finds() {
     place.run(&["verify", text(&a), "nothing.pt"]).exits(3);
 }
 
-/// PyTorch reads past a checksum that does not match; a copy would no longer tell.
+/// PyTorch ignores a checksum that does not match; a copy would hide it.
 #[test]
 fn a_checksum_that_does_not_match_is_neither_verified_nor_converted() {
     let place = place();
@@ -433,7 +433,7 @@ fn a_size_limit_leaves_nothing() {
     }
 }
 
-/// Needs the right to mount; says that it skips without.
+/// Needs permission to mount; without it, says that it skips.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_is_seen_before_the_first_byte() {
@@ -491,7 +491,7 @@ fn a_killed_conversion_leaves_nothing_under_the_final_name() {
     let output = interrupted(&place, "KILL");
     assert_eq!(output.code(), None);
     assert!(!place.at("out.pt").exists());
-    // What is left does not stand in the way, nor is it taken for a checkpoint.
+    // The leftover does not prevent another conversion, and is not taken for a checkpoint.
     sparse_file(&place.at("in.safetensors"), 2);
     place.run(&["convert", "in.safetensors", "--to", "f16", "-o", "out.pt"]).exits(0);
     // And it is gone now.

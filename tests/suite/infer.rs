@@ -67,7 +67,7 @@ fn logits_are_dumped() {
     run(&["--force"]).exits(0);
 }
 
-/// A device takes what it is given, and what can only be refused in the end is refused before anything is read.
+/// Devices are written to directly, and outputs that will be refused are refused before anything is read.
 #[cfg(unix)]
 #[test]
 fn where_output_goes_is_looked_at_first() {
@@ -333,7 +333,7 @@ fn a_tokenizer_that_is_not_json_gives_one_error() {
     }
 }
 
-/// Who reads a pipe may come later, or never.
+/// The reader of a pipe may come later, or never.
 #[cfg(unix)]
 #[test]
 fn a_pipe_without_a_reader_does_not_keep_a_signal_waiting() {

@@ -103,7 +103,7 @@ fn hostile_names_are_shown_as_text_by_every_command() {
         harmless(page, &text, false);
         assert!(text.contains("mlp\\u{7}\\u{200b}\\u{9b}31m"), "{page}");
     }
-    // The run's page has all that one can have: lines, marks, a cause.
+    // The run's page has everything that a page can have: lines, marks, a cause.
     let page = std::fs::read_to_string(at("run.html")).unwrap();
     for part in ["<table class=\"heat\"", "<circle", "<title>", "class=\"card cause\"", "class=\"legend\""] {
         assert!(page.contains(part), "{part}");

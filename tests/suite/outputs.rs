@@ -49,7 +49,8 @@ fn equal_models_are_verified() {
     );
     let record = ckpt(&["verify", HEALTHY, PACKED, "--outputs", "--prompts", IDS, "--format", "json"]).json();
     assert_eq!((&record["agrees"], &record["positions"]), (&true.into(), &96.into()));
-    // Scales that PyTorch summed in another order may differ in their last place, which now and then tips a rounding.
+    // Scales that PyTorch summed in another order may differ in their last place, which occasionally changes a
+    // rounding.
     for (key, most) in [("kl", 1e-6), ("largest_kl", 1e-5), ("largest_difference", 0.01)] {
         assert!(record[key].as_f64().unwrap() <= most, "{key}: {record:#}");
     }
@@ -86,7 +87,7 @@ fn different_models_are_refused() {
     for what in ["divergence", "top-1 agreement", "perplexity ratio"] {
         assert!(failures.iter().any(|f| f.contains(what)), "{what}: {failures:?}");
     }
-    // Flags count for both: without BitLinear the packed weights say something else.
+    // Flags apply to both: without BitLinear the packed weights give other results.
     let float = ["--bitlinear-attn=false", "--bitlinear-ffn=false", "--outputs"];
     ckpt(&[&["verify", HEALTHY, PACKED][..], &float].concat()).exits(1);
 }

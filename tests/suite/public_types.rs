@@ -14,7 +14,7 @@ const CLOSED: [(&str, &str, &str); 14] = [
     (
         "inspect",
         "meaning::config::Sizes",
-        "whoever makes a model gives all of its sizes, so that none is forgotten",
+        "all sizes of a model are required, so that none is forgotten",
     ),
     ("inspect", "format::ggml::blocks::q2_k::Q2K", BLOCK),
     ("inspect", "format::ggml::blocks::q3_k::Q3K", BLOCK),

@@ -108,7 +108,7 @@ fn nothing_is_overwritten_or_half_written() {
 
     let cut = folder.at("cut.pt");
     let bytes = std::fs::read(root().join(WHOLE)).unwrap();
-    // Only the pickle is there: every tensor is known, and none is whole.
+    // Only the pickle exists: every tensor is known, and none is whole.
     std::fs::write(&cut, &bytes[..1100]).unwrap();
     let none = folder.at("none.pt");
     let output = recover(3, &[text(&cut), "-o", text(&none)]);
@@ -193,7 +193,7 @@ fn surplus_and_inserted_bytes_are_damage() {
     let legacy = std::fs::read(fixture("formats/legacy.pt")).unwrap();
     let truth = expected("legacy.pt");
     let path = folder.at("legacy.pt");
-    // Nothing that is called whole after bytes were put in anywhere among the storages is other than it was.
+    // After bytes are inserted anywhere among the storages, tensors that are called whole are unchanged.
     let mut lost = 0;
     for back in (8..120).step_by(8) {
         let mut bytes = legacy.clone();

@@ -64,7 +64,7 @@ fn a_resumed_run_keeps_its_seed() {
     assert!(checkpoint(&whole) != checkpoint(&other));
 }
 
-/// A start that fails leaves nothing in the way of the next one.
+/// A failed start leaves nothing that prevents the next one.
 #[test]
 fn a_failed_start_leaves_no_folder() {
     let folder = tempfile::tempdir().unwrap();
@@ -74,7 +74,7 @@ fn a_failed_start_leaves_no_folder() {
         train(&run, &[&start[..], &[missing]].concat()).exits(3);
         assert!(!run.exists(), "{missing}");
     }
-    // One that was killed before its first step is no run either.
+    // A run that was killed before its first step does not count either.
     std::fs::create_dir(&run).unwrap();
     std::fs::write(run.join("metrics.jsonl"), "").unwrap();
     train(&run, &[&start[..], &[DATA]].concat()).exits(0);
@@ -125,7 +125,7 @@ fn wells_are_known_by_their_old_names() {
         train(&run, &[&start[..], &["--optimizer", "polarized-adamw", "--well", old]].concat()).exits(0);
         let written = std::fs::read_to_string(run.join("config.toml")).unwrap();
         assert!(written.contains(&format!("well = \"{new}\"")), "{written}");
-        // A configuration of before is read, and means the same.
+        // An older configuration is read, and means the same.
         let config = folder.path().join("old.toml");
         std::fs::write(&config, written.replace(new, old)).unwrap();
         let again = folder.path().join(new);
@@ -167,7 +167,7 @@ fn refusals_say_what_to_do() {
     refused(3, &["--resume", HEALTHY, "--reset-optimizer", "--data", "no.npy", "--steps", "2001"], "no.npy");
 }
 
-/// SIGTERM finishes the step at hand and saves.
+/// SIGTERM finishes the current step and saves.
 #[cfg(unix)]
 #[test]
 fn a_signal_saves_before_it_stops() {
@@ -247,7 +247,7 @@ fn teachers_and_patterns_of_files_are_taken() {
     refused("src/*.none", "no file matches");
 }
 
-/// A copy in another format goes on as its original does.
+/// A run resumed from a copy in another format continues like one resumed from the original.
 #[test]
 fn copies_in_other_formats_are_resumed() {
     let folder = tempfile::tempdir().unwrap();

@@ -16,7 +16,7 @@ use ckpt_kit::student::Student;
 
 const HEALTHY: &str = "healthy-run/step-02000.pt";
 
-/// `source` written with `options`, its notes, and whether it says the same.
+/// Writes `source` with `options`; returns the copy, its notes, and whether it matches.
 struct Converted {
     folder: tempfile::TempDir,
     notes: Vec<String>,
@@ -129,7 +129,7 @@ fn another_models_tokenizer_is_refused() {
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
-/// The rows of an embedding without columns cost nothing to announce, and a token each to name.
+/// A header can announce any number of rows of an embedding without columns, but each row would get a token.
 #[test]
 fn rows_beyond_any_vocabulary_are_refused() {
     let rows: &[usize] = &[1 << 33, 0];
@@ -175,7 +175,7 @@ fn the_student_becomes_qwen3() {
     for what in ["soft caps", "BitLinear", "no tokenizer", "rounded to -1, 0, +1"] {
         assert!(converted.notes_say(what), "{what}: {:?}", converted.notes);
     }
-    // What is written is what BitLinear multiplies with.
+    // The written values are those that BitLinear multiplies by.
     let source = open(fixture(HEALTHY)).unwrap();
     let packed = open(fixture("packed/nano-healthy-2000-i2s.pt")).unwrap();
     let find = |c: &Checkpoint, name: &str| c.tensors.iter().position(|t| t.name.ends_with(name)).unwrap();
@@ -194,7 +194,7 @@ fn the_student_becomes_qwen3() {
     let as_ternary =
         |t: &&ckpt_convert::Agreement| t.detail.as_ref().is_some_and(|d| d.contains("ternary form"));
     assert_eq!(report.tensors.iter().filter(as_ternary).count(), 14, "the float weights are not there");
-    // The same codes and another scale are not the same.
+    // The same codes with another scale do not match.
     let other = open(fixture("healthy-run/step-01000.pt")).unwrap();
     assert!(!verify(&other, &written).unwrap().agrees());
 }

@@ -1,5 +1,5 @@
-//! Sources that cannot be written as they are, and names that would lead out of an archive. What becomes of changed
-//! files is in `fuzz/`.
+//! Sources that cannot be written unchanged, and names that would lead out of an archive. Tests on mutated
+//! files are in `fuzz/`.
 
 use std::path::Path;
 
@@ -28,7 +28,7 @@ fn named(path: &Path, names: &[&str]) {
     names.iter().fold(SafeTensors::new(), |file, name| file.f32s(name, &[1], &[1.0])).write(path);
 }
 
-/// Entries of an archive are names of files for whoever unpacks it.
+/// Unpacking an archive uses its entries' names as file names.
 #[test]
 fn names_of_arrays_stay_inside_the_archive() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Everything the fixtures hold, through every writer and back, compared to the bit where the types allow it.
+//! Everything in the fixtures, through every writer and back, compared bit for bit if the types allow it.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use ckpt_kit::numbers::le;
 use ckpt_kit::safetensors::SafeTensors;
 use globset::Glob;
 
-/// Every fixture that is whole.
+/// Every undamaged fixture.
 fn whole_fixtures() -> Vec<PathBuf> {
     let folders = ["formats", "healthy-run", "packed"];
     let all = folders.iter().flat_map(|folder| fixtures::below(&fixture(folder), &[".pt"]));
@@ -22,7 +22,7 @@ fn whole_fixtures() -> Vec<PathBuf> {
     all
 }
 
-/// Converts, verifies, and gives the notes.
+/// Converts, verifies, and returns the notes.
 fn convert(source: &Path, options: &Options, to: &Path) -> Vec<String> {
     let checkpoint = open(source).unwrap();
     let mut plan = Plan::new(&checkpoint, options).unwrap_or_else(|e| panic!("{}: {e}", source.display()));
@@ -49,7 +49,7 @@ fn plain(tensor: &&TensorInfo) -> bool {
 #[test]
 fn pytorch_output_keeps_names_bytes_and_plain_values() {
     let folder = tempfile::tempdir().unwrap();
-    // Packed matrices are decoded, so what says how they are packed goes too.
+    // Packed matrices are decoded, so the tensors that describe the packing are left out too.
     for source in whole_fixtures().into_iter().filter(|p| !p.starts_with(fixture("packed"))) {
         let to = folder.path().join(source.file_name().unwrap());
         let options = Options::new(Target::Torch).with(|o| o.keep_optimizer = true);
@@ -140,7 +140,7 @@ fn npz_comes_back_to_the_bit() {
     assert!(why.to_string().ends_with("which NumPy cannot hold"), "{why}");
     assert_eq!(why.remedy(), Some(Remedy::Type("*", DType::F32)));
 
-    // The way out.
+    // The suggested remedy works.
     let floats = vec![(Glob::new("*").unwrap().compile_matcher(), DType::F32)];
     let options = Options::new(Target::Npz).with(|o| o.dtypes = floats);
     let source = fixture("formats/dtypes_float.pt");
@@ -206,7 +206,7 @@ fn tied_weights_stay_tied() {
     };
     assert_eq!(sharing(&source), ["alias", "lm_head.weight"]);
     assert_eq!(sharing(&half), ["alias", "lm_head.weight"]);
-    // A view of half the matrix has no word in SafeTensors: it is written out.
+    // SafeTensors cannot express a view of half the matrix: it is copied.
     assert_eq!(sharing(&back), ["lm_head.weight"]);
     assert!(open(&flat).unwrap().tensors.len() < shared.tensors.len(), "written once");
 }
@@ -274,7 +274,7 @@ fn packed_forms_carry_codes_and_scales_between_them_exactly() {
     convert(&at("floats.pt"), &Options::new(Target::I2s), &at("again.pt"));
     convert(&at("hf"), &Options::new(Target::I2s), &at("from-hf.pt"));
     convert(&at("hf"), &Options::new(Target::SafeTensors), &at("flat.safetensors"));
-    // A flat file says nothing of the model.
+    // A flat file says nothing about the model.
     let ternary = Some(Glob::new("*_proj.weight").unwrap().compile_matcher());
     convert(
         &at("flat.safetensors"),
@@ -302,7 +302,7 @@ fn masters_of_an_online_bitnet_stay_such() {
     let hf = |packed| Options::new(Target::Hf { packed });
     convert(&fixture("healthy-run/step-02000.pt"), &hf(false), &at("student"));
     let student = open(at("student")).unwrap();
-    // Without what says that the student's trainer made them.
+    // Without the values that show that the student's trainer wrote them.
     let mut weights = SafeTensors::new();
     for tensor in &student.tensors {
         weights = weights.tensor(&tensor.name, "F32", &tensor.shape, &tensor.bytes().unwrap());
@@ -501,7 +501,7 @@ fn gguf_becomes_what_it_was_made_from() {
     );
     assert_eq!(config["tie_word_embeddings"], false);
 
-    // A block that is off by more than its step is seen.
+    // A block that is off by more than its step is detected.
     let broken = folder.path().join("broken.gguf");
     let mut raw = std::fs::read(&gguf).unwrap();
     let blocks = bytes(&open(&gguf).unwrap(), "blk.0.attn_q.weight");
@@ -562,7 +562,7 @@ fn verification_sees_what_changed() {
     let report = verified(&source, &copy);
     assert_eq!(failed(&report), [("layers.0.mlp.up_proj.weight".into(), Some(0))]);
     // One bit of a code: the first byte's last value, element 3. One bit of a scale is within what mean|W| leaves
-    // open against floats, and shows against the packed original.
+    // open against floats, but is detected against the packed original.
     let report = verified(&source, &packed);
     assert_eq!(failed(&report), [("model_state_dict.layers.1.mlp.down_proj.weight".into(), Some(3))]);
     let other = open(fixture("healthy-run/step-01000.pt")).unwrap();
@@ -573,7 +573,7 @@ fn verification_sees_what_changed() {
     assert!(!report.agrees());
 }
 
-/// Where a layout pieces tensors together from ranges of several files, no writer notices.
+/// All writers handle tensors that a layout pieces together from ranges of several files.
 #[test]
 fn a_tensor_in_ranges_of_two_files_is_written_like_any_other() {
     let folder = tempfile::tempdir().unwrap();
@@ -611,7 +611,7 @@ fn a_tensor_in_ranges_of_two_files_is_written_like_any_other() {
         gguf(Quant::I2S),
     ] {
         let options = Options::new(target).with(|o| o.force = true);
-        // PyTorch's archives are called as their files are.
+        // The top folder of a PyTorch archive is named after its file.
         let to = at("written");
         let written = [&plain, &pieced].map(|source| {
             let mut plan = Plan::new(source, &options).unwrap();
@@ -624,7 +624,7 @@ fn a_tensor_in_ranges_of_two_files_is_written_like_any_other() {
     }
 }
 
-/// The ternary form of a narrow matrix has its scale in f32, whatever the matrix is rounded to.
+/// The ternary form of a narrow matrix has its scale in f32, even if the matrix is rounded to another type.
 #[test]
 fn narrow_students_become_gguf_of_every_plain_type() {
     let folder = tempfile::tempdir().unwrap();

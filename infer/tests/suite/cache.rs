@@ -119,7 +119,7 @@ fn a_rewound_cache_runs_as_if_nothing_had_been() {
     run(&mut runner, &mut cache, &other[70..]);
     assert_eq!(cache.keep_common_prefix(&ids).unwrap(), 70);
     assert!(run(&mut runner, &mut cache, &ids[70..]) == whole[70 * 1024..]);
-    // All of it known: the last token is left to run.
+    // If the whole prompt is cached, the last token is still run.
     assert_eq!(cache.keep_common_prefix(&ids).unwrap(), 99);
 }
 
@@ -194,7 +194,7 @@ fn a_prompt_cache_that_is_not_what_was_written_is_refused() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever happens to the file, restoring gives a cache or says what is wrong.
+    /// Restoring any modified file gives a cache or an error that says what is wrong.
     #[test]
     fn damaged_files_are_refused(at in any::<proptest::sample::Index>(), byte in any::<u8>(), cut in any::<bool>()) {
         let pool = Pool::new(1);
@@ -206,12 +206,12 @@ proptest! {
         cache.save(&path, &model).unwrap();
         let whole = std::fs::read(&path).unwrap();
         let mut bytes = whole.clone();
-        // Half of the changes meet the header.
+        // Half of the changes are in the header.
         let range = if byte & 1 == 0 { 600.min(bytes.len()) } else { bytes.len() };
         let at = at.index(range);
         if cut { bytes.truncate(at) } else { bytes[at] = byte }
         std::fs::write(&path, &bytes).unwrap();
-        // Only the very bytes that were written are taken.
+        // Only the exact bytes that were written are accepted.
         let restored = Cache::restore(&path, &model, KvType::F32, WhenFull::Stop);
         prop_assert_eq!(restored.is_ok(), bytes == whole);
     }

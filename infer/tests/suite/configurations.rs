@@ -89,12 +89,12 @@ fn hugging_face_models_run() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
 
-    /// Whatever happens to a model's file, it runs or says what is wrong.
+    /// Any modified model file runs or gives an error that says what is wrong.
     #[test]
     fn damaged_models_run_or_are_refused(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)) {
         let mut bytes = std::fs::read(data("infer", "per_channel.pt")).unwrap();
         for (at, byte) in changes {
-            // The pickle, which names, shapes and configures, is what is near the beginning.
+            // The pickle, with names, shapes and configuration, is near the beginning.
             let range = if byte & 3 == 0 { bytes.len() } else { 4000 };
             let at = at.index(range);
             bytes[at] = byte;

@@ -110,7 +110,7 @@ fn every_format_computes_the_same() {
 }
 
 /// The original exporter of bitnet-student wrote sizes in PyTorch's order and everything as F16, norms too, without a
-/// word on BitLinear.
+/// key about BitLinear.
 #[test]
 fn a_file_written_the_wrong_way_round_runs_as_the_student() {
     let pool = Pool::new(1);
@@ -179,7 +179,7 @@ fn gguf_files_agree_with_transformers() {
     let data = data("infer", "transformers");
     for name in ["llama", "qwen3"] {
         let folder = tempfile::tempdir().unwrap();
-        // The folder as it was downloaded, without the truth.
+        // The folder as it would be downloaded, without the expected results.
         for file in ["config.json", "model.safetensors"] {
             std::fs::copy(data.join(name).join(file), folder.path().join(file)).unwrap();
         }
@@ -194,7 +194,7 @@ fn gguf_files_agree_with_transformers() {
         let spread = want.iter().fold(0.0f32, |a, b| a.max(b.abs()));
         let off = largest_difference(&got, &want);
         assert!(off <= 2e-5 * spread, "{name}: {off} of {spread}");
-        // And what is dumped for comparison is read back.
+        // And dumped logits are read back for comparison.
         let dump = folder.path().join("logits.safetensors");
         std::fs::write(&dump, logits_file(&got, model.config().vocab_size)).unwrap();
         let dump = ckpt_inspect::open(&dump).unwrap();

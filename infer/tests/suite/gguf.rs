@@ -79,7 +79,7 @@ fn quant(layers: Quant, embed: Quant) -> Gguf {
     Gguf::new(layers, embed)
 }
 
-/// Converts `source` in each way and holds its logits to those of the source.
+/// Converts `source` in each way and compares its logits with those of the source.
 fn hold(source: &Path, cases: &[(Gguf, f32)]) {
     let folder = tempfile::tempdir().unwrap();
     let to = folder.path().join("model.gguf");
@@ -174,12 +174,12 @@ fn the_student_comes_back_from_gguf() {
                 _ => matches!(note, Note::TernaryForm),
             };
             assert!(notes.iter().any(is_noted), "{notes:?}");
-            // And into GGUF once more, the float weights asked for that are not there.
+            // And to GGUF once more, requesting float weights that do not exist.
             convert(&at(name), quant(Quant::F32, Quant::F32).with(|g| g.latent = true), &at("again.gguf"));
             assert_eq!(apart(&got, &logits(&at("again.gguf")).0), EXACT, "{layers} {name}");
         }
     }
-    // Float weights stay float weights, and are rounded where the next file says so.
+    // Float weights stay float weights, and are rounded if the next file asks for it.
     convert(&at("source.pt"), quant(Quant::F32, Quant::F32).with(|g| g.latent = true), &at("latent.gguf"));
     for (target, name) in [(Target::Torch, "latent.pt"), (Target::Gguf(Gguf::default()), "codes.gguf")] {
         write_as(&at("latent.gguf"), target, &at(name));
@@ -252,7 +252,7 @@ fn stretched_positions_go_along_both_ways() {
         let back = ckpt_inspect::open(file("back")).unwrap();
         assert!(back.tensor("rope_freqs.weight").is_err(), "config.json says it");
     }
-    // What is not run here is not run out of GGUF either.
+    // Models that are not run here are not run from GGUF either.
     for kind in ["yarn", "dynamic"] {
         let change =
             |config: &mut serde_json::Value| config["rope_scaling"] = json!({"type": kind, "factor": 4.0});

@@ -1,4 +1,4 @@
-//! Tokenizers: ids as llama.cpp and Python's `tokenizers` give them, and text that comes back whole.
+//! Tokenizers: the same ids as llama.cpp and Python's `tokenizers`, and text that survives a round trip.
 
 use std::path::{Path, PathBuf};
 
@@ -236,7 +236,7 @@ proptest! {
         prop_assert_eq!(joined, String::from_utf8_lossy(&bytes));
     }
 
-    /// A file with any byte changed gives a tokenizer or a typed error, and one that works does no harm.
+    /// A file with any byte changed gives a tokenizer or a typed error, and using the tokenizer does not panic.
     #[test]
     fn changed_files_do_no_harm(which in 0usize..2, at in any::<prop::sample::Index>(), to in any::<u8>()) {
         let name = ["llama-bpe.gguf", "gpt-2.gguf"][which];

@@ -62,7 +62,7 @@ fn logits_agree_with_transformers() {
     }
 }
 
-/// The same out of GGUF, and out of the folder that is made of that.
+/// The same from GGUF, and from the folder that is made from that.
 #[test]
 fn logits_agree_out_of_gguf_and_back() {
     for (name, when_full) in [
@@ -96,7 +96,7 @@ fn logits_agree_out_of_gguf_and_back() {
     }
 }
 
-/// A bias that is missing is no zero.
+/// A missing bias does not count as zero.
 #[test]
 fn a_model_without_its_biases_is_refused() {
     let place = tempfile::tempdir().unwrap();
@@ -110,7 +110,7 @@ fn a_model_without_its_biases_is_refused() {
     assert!(refused.to_string().contains("`layers.0.self_attn.q_proj.bias` is missing"), "{refused}");
 }
 
-/// Of the folder's model as it is, and with tables in f16; its ids; and a truth of the file.
+/// The folder's model, unchanged and with tables in f16; its ids; and an expected result from the file.
 fn pair(name: &str, pool: &Pool) -> (Model, Model, Vec<u32>, impl Fn(&str) -> Vec<f64>) {
     let open = |tables| {
         let options = LoadOptions::default().with(|o| o.tables = tables);

@@ -1,4 +1,4 @@
-//! Causes of death: every one from runs whose truth is known, and the neighbouring cases that must stay unknown.
+//! Causes of death: each in runs whose cause is known, and similar cases whose cause must stay unknown.
 
 use std::path::Path;
 
@@ -143,7 +143,7 @@ fn checkpoint(step: u64, tensors: Vec<TensorRecord>, training: Option<TrainingRe
     record
 }
 
-/// What pairs show: a cosine, and shares of codes silenced and woken.
+/// The result of pairs: a cosine, and shares of codes that became zero and ceased to be zero.
 #[derive(Clone, Copy)]
 struct Shown {
     cosine: f64,
@@ -381,7 +381,7 @@ fn a_constant_is_overwritten_where_it_was_alive_before() {
         let tensors = vec![constant(0.0), moment("optimizer.state.0.exp_avg", rms)];
         assert_eq!(why(vec![checkpoint(500, tensors, Some(training))], None, &given).cause, cause);
     }
-    // What had nearly vanished before was not overwritten.
+    // Weights that had nearly vanished before were not overwritten.
     let mut decayed = shrinking(&[0, 2000, 4000, 6000, 8000, 10_000], 1e-3, &decoupled(0.01, 0.1));
     decayed.push(checkpoint(12_000, vec![constant(0.0)], decoupled(0.01, 0.1)));
     assert_eq!(why(decayed, Some(SHRINKS), &given).cause, Cause::WeightDecay);

@@ -39,7 +39,7 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|v| v.to_bits()).collect()
 }
 
-/// Opens what was made by hand.
+/// Opens a hand-made file.
 trait Open {
     fn open(&self) -> Checkpoint;
 }
@@ -176,7 +176,7 @@ fn big_endian_blocks_have_the_same_values_and_bytes() {
     }
 }
 
-/// Equal, but for the digits of a float32: gguf-rs keeps the fewest that name it, we its value.
+/// Equal, except for the digits of a float32: gguf-rs keeps the shortest that identify it, and we keep its value.
 fn is_same(theirs: &serde_json::Value, ours: &serde_json::Value) -> bool {
     match (theirs, ours) {
         (serde_json::Value::Array(a), serde_json::Value::Array(b)) => {

@@ -1,4 +1,4 @@
-//! NumPy's arrays, alone and in archives: written by hand here, and by NumPy where there is one.
+//! NumPy's arrays, alone and in archives: written by hand here, and by NumPy if it is installed.
 
 use ckpt_inspect::npy::{self, ElementKind, Header};
 use ckpt_inspect::{DType, DamageKind, ErrorKind, NoticeKind, TernaryPacking, open, open_bytes};
@@ -207,7 +207,7 @@ fn entries_that_lie_on_each_other_take_no_more_than_they_are() {
     assert!(expected[8].text.contains("more such warnings"), "{expected:?}");
 }
 
-/// What says that a matrix is packed stands beside bytes in another order than a packing has.
+/// Bytes in another order than a packing's are left as bytes, even next to tensors that mark a packed matrix.
 #[test]
 fn packed_bytes_in_another_order_stay_bytes() {
     let scale = npy("'<f4'", false, "(1,)", &le(&[2.0f32]));

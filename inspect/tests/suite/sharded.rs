@@ -185,8 +185,8 @@ fn a_distributed_checkpoint_is_recognised_and_not_guessed_at() {
     assert!(open(folder.path()).unwrap_err().to_string().contains("dcp_to_torch"));
 }
 
-/// Files that are named like checkpoints and are none are reported, so that none is silently skipped. An ending that
-/// data have as well is not enough.
+/// Files that are named like checkpoints but are not are reported, so that none is silently skipped. An extension that
+/// data files use as well is not enough.
 #[test]
 fn what_is_spoilt_is_found_by_the_endings_of_every_format() {
     let folder = tempfile::tempdir().unwrap();
@@ -278,7 +278,7 @@ fn folders_are_searched_however_deep() {
     assert_eq!(ckpt_inspect::scan::files(&folder.path().join("d")).unwrap(), [deep]);
 }
 
-/// Single arrays are data beside checkpoints, and what was meant where nothing else is.
+/// Single arrays count as data next to checkpoints, and as checkpoints if there is nothing else.
 #[test]
 fn a_folder_of_arrays_is_reported() {
     let folder = tempfile::tempdir().unwrap();

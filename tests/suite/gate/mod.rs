@@ -1,4 +1,4 @@
-//! `ckpt gate` as a user and a CI system meet it: the real binary on real checkpoints.
+//! `ckpt gate` as users and CI systems run it: the real binary on real checkpoints.
 
 mod ci;
 mod formats;
@@ -259,7 +259,7 @@ fn a_baseline_refuses_what_got_worse() {
     assert_eq!(found(&relaxed, "std-shrunk"), found(&relaxed, "verdict-worse"));
     assert_eq!(found(&relaxed, "newly-dead"), [""; 0]);
 
-    // Growing is no regression.
+    // Growing is not a regression.
     gate(&[HEALTHY, "--baseline", COLLAPSED, "--max-new-dead", "1"]).exits(0);
     gate(&[COLLAPSED, "--allow", "weak", "--baseline", COLLAPSED]).exits(0);
     let many = gate(&[HEALTHY, "--baseline", "tests/fixtures/healthy-run"]);

@@ -114,7 +114,7 @@ fn shuffled_passes_hand_out_every_sequence_once() {
         };
         assert_eq!(sorted(&passes[0]), (65..105).collect::<Vec<_>>(), "buffer {buffer}");
         assert_eq!(sorted(&passes[1]), sorted(&passes[0]));
-        // A buffer of one is no shuffle.
+        // A buffer of one does not shuffle.
         assert_eq!(passes[0] != sorted(&passes[0]) && passes[0] != passes[1], buffer > 1);
     }
 }
@@ -271,14 +271,14 @@ fn tokens_are_kept_and_are_the_same() {
     assert!(truth.1 > 4);
     assert_eq!(batches(&cached), truth);
     let [shard] = &kept()[..] else { panic!("{:?}", kept()) };
-    // A file that is read from its tokens alone: what it says now is not looked at.
+    // A file that is read from its cached tokens alone: its present contents are not read.
     let data = &plain.files[0];
     let time = std::fs::metadata(data).unwrap().modified().unwrap();
     std::fs::write(data, "x".repeat(lines.len())).unwrap();
     std::fs::File::options().write(true).open(data).unwrap().set_modified(time).unwrap();
     assert_eq!(batches(&cached), truth);
     assert_eq!(Stream::validation(&cached, 1).unwrap(), held_out);
-    // A damaged shard is passed over, and one of a changed file is not its.
+    // A damaged shard is ignored, and so is one of an earlier version of the file.
     std::fs::write(data, &lines).unwrap();
     std::fs::File::options().write(true).open(data).unwrap().set_modified(time).unwrap();
     let bytes = std::fs::read(shard).unwrap();
@@ -381,7 +381,8 @@ fn sequences(rows: usize) -> Vec<u8> {
     SafeTensors::new().tensor("ids", "U16", &[rows, 4], &le(&ids)).bytes()
 }
 
-/// A saved place is gone on from where the file still has it, and refused where it ends before or the place is a lie.
+/// A saved position is continued from if the file still has it, and refused if the file is shorter or the position is
+/// invalid.
 #[test]
 fn places_beyond_the_end_are_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -402,7 +403,7 @@ fn places_beyond_the_end_are_refused() {
         let settings = in_order(folder.path(), name, &whole, 3);
         let mut stream = Stream::new(&settings, 0).unwrap();
         (0..12).for_each(|_| drop(stream.batch().unwrap()));
-        // Saves the place as it is, or with another offset.
+        // Saves the position unchanged, or with another offset.
         let keep = |stream: &Stream, offset: Option<i64>| {
             let mut state = stream.state();
             if let (Object::Dict(entries), Some(offset)) = (&mut state, offset)

@@ -103,7 +103,7 @@ fn a_student_that_is_its_teacher_has_nothing_to_learn() {
     let other = Parameters::init(&config, 1).unwrap();
     let (value, norm) = taught(&beside(&[(HEALTHY, 1.0)]), &teacher_alone(), &other);
     assert!(value > 1.0 && norm > 0.1, "{value} {norm}");
-    // Without a share of theirs, teachers change nothing.
+    // Without a share in the loss, teachers change nothing.
     let alone = teacher_alone().with(|l| l.alpha = 0.0);
     let mut network = Network::new(&config, &other, Estimator::default());
     let plain = network.loss(&other, &batch(), &Loss::default()).unwrap();

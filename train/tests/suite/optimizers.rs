@@ -1,4 +1,4 @@
-//! Every optimizer against PyTorch's in float64 (`data/optimizers.py`), and what the polarizer promises.
+//! Every optimizer against PyTorch's in float64 (`data/optimizers.py`), and the promises of the polarizer.
 
 use ckpt_convert::{Object, save};
 use ckpt_inspect::metadata::{HashableValue, Value};
@@ -157,7 +157,7 @@ fn entry<'o, 'a>(object: &'o mut Object<'a>, name: &str) -> Option<&'o mut Objec
     entries.iter_mut().find(|(k, _)| *k == key).map(|(_, value)| value)
 }
 
-/// Saves what `optimizer` holds after `change`, and loads it into `other`; what that says.
+/// Saves the state of `optimizer` after `change`, and loads it into `other`; returns the result.
 fn handed_over(
     optimizer: &dyn Optimizer,
     change: impl Fn(&mut Object),
@@ -180,7 +180,7 @@ fn targets(optimizer: &dyn Optimizer, parameters: &Parameters) -> Vec<f64> {
     all.values().map(|v| ckpt_inspect::metadata::as_f64(v).unwrap()).collect()
 }
 
-/// Targets of a start live on where the same ones are asked for, and only there.
+/// Targets from the start are kept if the same kind is configured, and only then.
 #[test]
 fn targets_are_taken_over_where_they_are_the_same() {
     let began = start();
@@ -192,7 +192,7 @@ fn targets_are_taken_over_where_they_are_the_same() {
     };
     let (absolute, relative) = (|size| Some(Target::Absolute(size)), |share| Some(Target::Relative(share)));
     let as_it_is = |_: &mut Object| {};
-    // Checkpoints of before do not say how their targets were chosen.
+    // Older checkpoints do not record how their targets were chosen.
     let as_before = |state: &mut Object| {
         let Some(Object::Plain(Value::Dict(all))) = entry(state, "polarizer") else { panic!("no polarizer") };
         all.retain(|key, _| *key == HashableValue::String("targets".into()));
@@ -299,8 +299,8 @@ fn settings_that_would_not_train_are_refused() {
     assert!(refused(named("adamw").with(|s| s.polarizer = polarizer)).contains("0.6"));
 }
 
-/// A table as every version so far wrote it, with the keys of all optimizers, is read whatever its name; what is
-/// written has the optimizer's own keys and reads as what it was.
+/// A table as every version so far wrote it, with the keys of all optimizers, is read for any optimizer; what is
+/// written has only the optimizer's own keys and reads as the same settings.
 #[test]
 fn settings_of_any_version_are_read() {
     let before = "name = \"NAME\"\nlr = 0.5\nadamw_lr = 0.25\nweight_decay = 0.125\nternary_weight_decay = 0.0625\nbetas = [0.5, 0.75]\neps = 0.5\nmomentum = 0.25\nhysteresis_threshold = 0.75\ntunnel_strength = 4.0\n\n[polarizer]\nwell = \"two-sided\"\nstrength = 0.25\n\n[polarizer.target]\nrelative = 0.5\n";

@@ -172,7 +172,8 @@ fn inspection_knows_every_optimizer() {
     }
 }
 
-/// Many files in another order each pass, kept tokens, middles to fill in: stopped at every step, a run is the same.
+/// Many files in another order in each pass, cached tokens, fill-in-the-middle: a run stopped at every step is the
+/// same.
 #[test]
 fn resuming_goes_on_in_the_text() {
     let folder = tempfile::tempdir().unwrap();
@@ -200,7 +201,7 @@ fn resuming_goes_on_in_the_text() {
     assert_eq!(pieces, straight);
     let end = resume_epoch(&place.join("step-002012.pt"));
     assert!(end > 1, "the data was read {end} times");
-    // Other files are not gone on in.
+    // A position is not continued in other files.
     all.data.files.pop();
     all.steps = 2020;
     let checkpoint = ckpt_inspect::open(place.join("step-002012.pt")).unwrap();
@@ -357,7 +358,7 @@ fn spoiled_steps_are_skipped_and_the_batch_is_saved() {
     assert_eq!(ckpt_inspect::open(&saved).unwrap().tensor("ids").unwrap().shape, [6, 23]);
 }
 
-/// PyTorch reads what is saved and goes on with it: see `peers/train.py`.
+/// PyTorch reads the saved checkpoint and continues with it: see `peers/train.py`.
 #[test]
 fn pytorch_loads_checkpoint_and_optimizer() {
     let Some(python) = peers::python(&["torch", "numpy"]) else { return };

@@ -13,7 +13,7 @@ use ckpt_train::optim::{Settings, adamw, muon};
 use ckpt_train::{Estimator, Loss, Network, Schedule, clip, global_norm};
 use truth::{relative, series, truth};
 
-/// How far a run may be from PyTorch's.
+/// The largest allowed distance of a run from PyTorch's.
 struct Bounds {
     /// In the loss of the first four steps.
     early: f64,

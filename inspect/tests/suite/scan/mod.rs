@@ -1,4 +1,4 @@
-//! The scanner on files assembled opcode by opcode, on every fixture, on mutations, and beside other scanners.
+//! The scanner on files assembled opcode by opcode, on every fixture, on mutations, and compared with other scanners.
 
 mod files;
 
@@ -227,8 +227,8 @@ proptest! {
     }
 }
 
-/// What picklescan and fickling say of the set, and the table of docs/scan.md. Needs a Python that has both, named by
-/// CKPT_PEERS_PYTHON; without one the test says that it skips, or fails where CKPT_REQUIRE_PEERS=1.
+/// What picklescan and fickling say about the set, and the table of docs/scan.md. Needs a Python that has both, named
+/// by CKPT_PEERS_PYTHON; without one the test says that it skips, or fails where CKPT_REQUIRE_PEERS=1.
 #[test]
 fn whatever_other_scanners_find_is_found() {
     let Some(python) = peers::python(&["picklescan", "fickling"]) else { return };
@@ -255,7 +255,7 @@ fn whatever_other_scanners_find_is_found() {
     }
     let page = std::fs::read_to_string(root().join("docs/scan.md")).unwrap();
     let named = |name: &str| format!("{name} {}", peers["versions"][name].as_str().unwrap());
-    // Of other versions the table says nothing.
+    // The table says nothing about other versions.
     let measured = ["picklescan", "fickling"].iter().all(|name| page.contains(&named(name)));
     if measured && !page.contains(&table) {
         let made = root().join("target/scan-table.md");
