@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use ckpt_infer::{
     Cache, Generator, Logits, Model, Outcome, Reason, Runner, SampleOptions, Specials, Stop, Token, Tokenizer,
 };
+use ckpt_reports::text::plural;
 use serde_json::{Value, json};
 
 use crate::generate::{Sampling, TokenizerArgs, Writer, prefill};
@@ -304,7 +305,7 @@ impl Ending {
 fn summary(prompt: usize, done: &Done<'_>) -> String {
     let rate = |n: usize, time: Duration| n as f64 / time.as_secs_f64().max(1e-9);
     let outcome = &done.outcome;
-    let mut line = format!("prompt {prompt} tokens, {:.0} tokens/s", rate(prompt, done.prefill));
+    let mut line = format!("prompt {}, {:.0} tokens/s", plural(prompt, "token"), rate(prompt, done.prefill));
     if outcome.ids.len() > 1 {
         // The first token came with the prompt.
         line += &format!(

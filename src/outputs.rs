@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use ckpt_infer::compare::{self, Comparison, Windows};
+use ckpt_reports::text::plural;
 use serde_json::{Value, json};
 
 use crate::generate::TokenizerArgs;
@@ -107,12 +108,13 @@ impl OutputArgs {
 fn sentences(c: &Comparison, sequences: usize, failures: &[String]) -> String {
     let (sequence, position, token) = c.worst.at;
     let mut text = format!(
-        "run on       {sequences} sequences, {} positions\n\
+        "run on       {}, {}\n\
          logits       largest difference {:.3e} (sequence {sequence}, position {position}, token {token}), mean {:.3e}\n\
          divergence   mean {:.3e} nats, largest {:.3e}\n\
          top-1        {:.2} % the same\n\
          perplexity   {:.4} and {:.4}\n",
-        c.positions,
+        plural(sequences, "sequence"),
+        plural(c.positions, "position"),
         c.worst.difference,
         c.mean_difference,
         c.kl,

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use ckpt_infer::compare::{self, Windows};
 use ckpt_infer::{Model, Pool, Runner, Tokenizer};
+use ckpt_reports::text::plural;
 use serde_json::json;
 
 use crate::{Failure, exit, sequences, terminal};
@@ -78,7 +79,7 @@ pub fn run(
         }
         terminal::print(&format!("{:.4}\n", likelihood.perplexity()))?;
         let rate = likelihood.tokens as f64 / seconds.max(1e-9);
-        terminal::note(&format!("{} tokens predicted, {rate:.0} tokens/s", likelihood.tokens));
+        terminal::note(&format!("{} predicted, {rate:.0} tokens/s", plural(likelihood.tokens, "token")));
     }
     Ok(exit::FINE)
 }

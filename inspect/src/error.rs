@@ -96,6 +96,11 @@ impl Error {
     }
 }
 
+/// `1 byte follows`, `2 bytes follow`.
+pub(crate) fn bytes_that(n: u64, verb: &str) -> String {
+    if n == 1 { format!("1 byte {verb}s") } else { format!("{n} bytes {verb}") }
+}
+
 /// `text` from a file, made safe to show in one line: characters that control a terminal, are invisible, reorder text
 /// around them, or are forbidden in XML are written as `\u{…}`.
 pub fn printable(text: &str) -> String {

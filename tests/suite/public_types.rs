@@ -11,11 +11,7 @@ const CRATES: [&str; 5] = ["inspect", "convert", "infer", "train", "reports"];
 /// Types that do not grow: crate, type and why. A struct of one unnamed field is a name for that field, and needs no
 /// entry.
 const CLOSED: [(&str, &str, &str); 14] = [
-    (
-        "inspect",
-        "meaning::config::Sizes",
-        "all sizes of a model are required, so that none is forgotten",
-    ),
+    ("inspect", "meaning::config::Sizes", "all sizes of a model are required, so that none is forgotten"),
     ("inspect", "format::ggml::blocks::q2_k::Q2K", BLOCK),
     ("inspect", "format::ggml::blocks::q3_k::Q3K", BLOCK),
     ("inspect", "format::ggml::blocks::q4_0::Q4_0", BLOCK),

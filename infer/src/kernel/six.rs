@@ -2,9 +2,9 @@
 //!
 //! Tiles of sixteen rows are a run of spans of 64 columns, each [`SPAN`] blocks. The first block holds the scales in
 //! f16, those of the sixteen rows for the first 32 columns, then for the others. Three blocks follow for every 16
-//! columns; in each, bytes 4r to 4r + 3 belong to row r. Byte i of the first holds the low four bits of columns i and 4
-//! + i, of the second those of columns 8 + i and 12 + i; byte i of the third holds at bits 2p and 2p + 1 the high two
-//! bits of column 4p + i. A code is value + 32.
+//! columns; in each, bytes 4r to 4r + 3 belong to row r. Byte i of the first holds the low four bits of columns i and
+//! 4 + i, of the second those of columns 8 + i and 12 + i; byte i of the third holds at bits 2p and 2p + 1 the high
+//! two bits of column 4p + i. A code is value + 32.
 
 use std::sync::{Mutex, PoisonError};
 

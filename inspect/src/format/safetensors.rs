@@ -10,6 +10,7 @@ use safetensors::tensor::{Dtype, TensorInfo as Entry};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use crate::bytes::{Source, slice};
+use crate::error::bytes_that;
 use crate::format::{Container, Contents, Extension, Family, Format};
 use crate::metadata::{HashableValue, Value};
 use crate::storage::Storage;
@@ -120,7 +121,7 @@ pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
         );
         fault(DamageKind::CutShort, what);
     } else if end < available {
-        let text = format!("{} bytes follow the last tensor", available - end);
+        let text = bytes_that(available - end, "follow") + " the last tensor";
         contents.notices.push(Notice::new(NoticeKind::Surplus, text));
     }
     placed.sort_by_key(|(range, _)| *range);

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::bytes::{ByteSource, Source, slice};
+use crate::error::bytes_that;
 use crate::format::{Container, Contents, Family, Format};
 use crate::pickle::{Id, Node, Pickle};
 use crate::storage::Storage;
@@ -302,7 +303,7 @@ fn locate(data: &dyn ByteSource, at: u64, storages: &[StorageRef]) -> Result<Loc
         located.shifted.extend(doubtful.into_iter().map(|key| (key, why.clone())));
     }
     if surplus > 0 {
-        let text = format!("{surplus} bytes follow the last storage");
+        let text = bytes_that(surplus, "follow") + " the last storage";
         located.surplus = Some(Notice::new(NoticeKind::Surplus, text));
     }
     Ok(located)

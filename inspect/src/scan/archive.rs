@@ -7,6 +7,7 @@ use super::Rule;
 use super::content::{Kind, Place, Scanner};
 use super::pickles::cut;
 use crate::bytes::{ByteSource, Reader, Section, SharedBytes, text};
+use crate::error::bytes_that;
 use crate::storage::inflate;
 use crate::zip::{self, Central, Directory, Entry, LOCAL_HEADER, Local, Method};
 use crate::{ErrorKind, Result};
@@ -127,12 +128,12 @@ impl Scanner<'_> {
     /// conceals.
     fn layout(&mut self, data: &dyn ByteSource, central: &Central, place: &Place) -> Result<Vec<Entry>> {
         if central.prefix > 0 {
-            let message = format!("{} bytes stand before the archive", central.prefix);
+            let message = bytes_that(central.prefix, "stand") + " before the archive";
             self.find(Rule::PrependedBytes, place, Some(0), message);
         }
         let rest = Section::from(data, central.end);
         if rest.len > 0 {
-            let message = format!("{} bytes follow the end of the archive", rest.len);
+            let message = bytes_that(rest.len, "follow") + " the end of the archive";
             self.find(Rule::AppendedBytes, place, Some(central.end), message);
             if let Some(inner) = place.inside("after the archive") {
                 self.dispatch(&rest, "", &inner)?;

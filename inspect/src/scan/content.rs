@@ -10,6 +10,7 @@ use super::pickles::{Stream, cut};
 use super::{Finding, Findings, Options, Rule, text};
 use crate::bytes::compression::{self, Compression};
 use crate::bytes::{ByteSource, Reader, Section, Source, text as text_of};
+use crate::error::bytes_that;
 use crate::format::{self, Family, HEAD, npy};
 use crate::pickle::Trace;
 use crate::zip::Directory;
@@ -317,7 +318,7 @@ impl<'o> Scanner<'o> {
         if rest.len == 0 {
             return Ok(());
         }
-        let message = format!("{} bytes follow the storages", rest.len);
+        let message = bytes_that(rest.len, "follow") + " the storages";
         self.find(Rule::AppendedBytes, place, Some(end), message);
         if let Some(inner) = place.inside("after the storages")
             && self.dispatch(&rest, "after.pkl", &inner)?.is_none()
@@ -395,7 +396,7 @@ impl<'o> Scanner<'o> {
         let parsed = npy::Header::parse(&header).ok();
         let objects = header.contains(&b'\\') || parsed.as_ref().is_none_or(npy::Header::may_hold_objects);
         if let Some(end) = parsed.and_then(|header| header.end()).filter(|end| *end < data.len()) {
-            let message = format!("{} bytes follow the array's elements", data.len() - end);
+            let message = bytes_that(data.len() - end, "follow") + " the array's elements";
             self.find(Rule::AppendedBytes, place, Some(end), message);
         }
         let stream = if objects { Stream::Pickles } else { Stream::Chance };

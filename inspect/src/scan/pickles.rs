@@ -9,6 +9,7 @@ use super::content::{Place, Scanner};
 use super::globals::{BUILTINS, Class, classify, is_plausible};
 use super::{Finding, Rule};
 use crate::bytes::{ByteSource, Section};
+use crate::error::bytes_that;
 use crate::pickle::{Id, Node, Object, Pickle, Trace};
 use crate::{Error, Result};
 
@@ -73,7 +74,7 @@ impl Scanner<'_> {
         }
         let blank = |b: u8| b == 0 || b.is_ascii_whitespace();
         if stream == Stream::Pickles && at > 0 && !data.all_from(at, blank)? {
-            let message = format!("{} bytes follow the last pickle", data.len() - at);
+            let message = bytes_that(data.len() - at, "follow") + " the last pickle";
             self.find(Rule::BytesAfterPickle, place, Some(at), message);
         }
         Ok(at > 0)

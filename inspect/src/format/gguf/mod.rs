@@ -25,6 +25,7 @@ pub use value::{Array, Value, ValueType};
 pub use write::{Encode, Entry as OutputEntry, Keys, Layout};
 
 use crate::bytes::{Short, text};
+use crate::error::bytes_that;
 use crate::ggml::GgmlType;
 use crate::{Damage, DamageKind, Error, Notice, NoticeKind, Result};
 use value::Cursor;
@@ -332,7 +333,7 @@ impl<'a> Header<'a> {
         let end = self.tensors.iter().filter(|t| t.damage.is_none()).map(|t| t.offset + t.bytes).max();
         let end = end.and_then(|end| padded(end, self.alignment)).unwrap_or(self.data_offset);
         if self.damage.is_none() && file_len > end && self.tensors.iter().all(|t| t.damage.is_none()) {
-            let text = format!("{} bytes follow the last tensor", file_len - end);
+            let text = bytes_that(file_len - end, "follow") + " the last tensor";
             self.warnings.push(Notice::new(NoticeKind::Surplus, text));
         }
     }
