@@ -432,7 +432,7 @@ fn places_beyond_the_end_are_refused() {
         if let Some(short) = short {
             std::fs::write(&settings.files[0], short).unwrap();
             let error = restored().err().unwrap();
-            assert!(error.contains("not one in these files"), "{name}: {error}");
+            assert!(error.contains("does not exist in these files"), "{name}: {error}");
         }
     }
 }
