@@ -1,5 +1,5 @@
 //! How long it takes `ckpt browse`, from its start, to have drawn its first whole screen of a checkpoint of 100 M
-//! parameters in f32, in a pseudo-terminal. `docs/benchmarks.md` tells how to run it and what the figures mean.
+//! parameters in f32, in a pseudo-terminal. `docs/benchmarks.md` says how to run it and what the figures mean.
 
 use std::error::Error;
 use std::io::{Read, Write};

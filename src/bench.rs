@@ -14,29 +14,29 @@ use crate::{Failure, exit};
 
 /// Measure a model's speed and memory on this machine.
 ///
-/// Prefill is a whole prompt with the logits of its last token, decode one token at a time after a context. The limit
-/// is the measured read bandwidth over the bytes of weights that a token reads. Figures are the best of some runs, in
-/// turns: what else the machine does only makes them lower.
+/// Prefill runs a whole prompt and computes the logits of its last token; decode generates one token at a time after a
+/// context. The limit is the machine's measured read bandwidth divided by the bytes of weights that each token reads.
+/// Figures are the best of several runs, because other load on the machine can only make them lower.
 #[derive(clap::Args)]
 pub struct Args {
     #[arg(help = runnable())]
     model: PathBuf,
-    /// Numbers of threads; powers of two and all processors by default.
+    /// Numbers of threads to measure with, such as 1,2,4; by default powers of two up to all processors.
     #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
     threads: Vec<u16>,
-    /// Lengths of prompts [default: those of 32, 128 and 512 that fit the model's context].
+    /// Prompt lengths in tokens [default: those of 32, 128 and 512 that fit into the model's context].
     #[arg(long, value_name = "N", value_delimiter = ',', value_parser = length)]
     prompt: Vec<usize>,
-    /// Tokens before the decoded ones [default: those of 16 and 512 that fit the context].
+    /// Context lengths before decoding, in tokens [default: those of 16 and 512 that fit into the context].
     #[arg(long, value_name = "N", value_delimiter = ',', value_parser = length)]
     context: Vec<usize>,
     /// Tokens to decode each time [default: 64, or half the context].
     #[arg(short = 'n', long, value_name = "N", value_parser = length)]
     tokens: Option<usize>,
-    /// How often everything is measured.
+    /// How many times to repeat each measurement.
     #[arg(long, value_name = "N", default_value = "5", value_parser = length)]
     repeat: usize,
-    /// Type of cached keys and values.
+    /// Type of the cached keys and values.
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     kv: Kv,
     /// Output format.
@@ -48,7 +48,7 @@ pub struct Args {
 
 fn length(text: &str) -> Result<usize, String> {
     let number = text.parse::<usize>().ok().filter(|n| (1..=1 << 24).contains(n));
-    number.ok_or_else(|| "a whole number from 1 on is needed".to_string())
+    number.ok_or_else(|| "must be a whole number of 1 or more".to_string())
 }
 
 /// Everything that was measured.
@@ -57,25 +57,25 @@ struct Record {
     model: String,
     kernel: &'static str,
     kv: &'static str,
-    /// Of weights as they are kept.
+    /// Bytes of weights in memory.
     weight_bytes: usize,
-    /// That one decoded token reads of them.
+    /// Bytes of weights that one decoded token reads.
     bytes_per_token: usize,
-    /// Of keys and values at the longest context.
+    /// Bytes of keys and values at the longest context.
     kv_bytes: usize,
-    /// The most that the process had in memory.
+    /// Peak memory of the process.
     peak_bytes: Option<u64>,
     threads: Vec<OfThreads>,
 }
 
-/// What was measured with so many threads.
+/// The measurements with one number of threads.
 #[derive(Serialize)]
 struct OfThreads {
     threads: usize,
     load_seconds: f64,
-    /// Bytes a second.
+    /// Bytes per second.
     read_bandwidth: f64,
-    /// Decoded tokens a second if reading the weights were all.
+    /// Decoded tokens per second if reading the weights were the only cost.
     limit: f64,
     prefill: Vec<Speed>,
     decode: Vec<Speed>,
@@ -108,7 +108,7 @@ struct Lengths {
 }
 
 impl Lengths {
-    /// What the user asks for, else the usual lengths that a context of `fits` tokens has room for.
+    /// The lengths that the user gave, else the usual lengths that fit into a context of `fits` tokens.
     fn of(args: &Args, fits: usize) -> Result<Lengths, Failure> {
         let decoded = args.tokens.unwrap_or(64.min(fits / 2).max(1));
         let given_or = |given: &[usize], usual: &[usize], room: usize| -> Vec<usize> {
@@ -128,7 +128,7 @@ impl Lengths {
             lengths.contexts.iter().map(|n| n.saturating_add(decoded)).chain(lengths.prompts.iter().copied());
         match needed.max().filter(|&tokens| tokens > fits) {
             Some(tokens) => Err(Failure::usage(format!(
-                "{tokens} tokens do not fit the model's context of {fits}; give shorter ones (--prompt, --context, -n) or --max-seq-len"
+                "{tokens} tokens do not fit into the model's context of {fits} tokens; lower --prompt, --context or -n, or raise --max-seq-len"
             ))),
             None => Ok(lengths),
         }
@@ -158,7 +158,9 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
 
 fn measure(args: &Args, pools: &[Pool]) -> Result<Record, Failure> {
     let kv = KvType::from(args.kv);
-    let (first, rest) = pools.split_first().ok_or_else(|| Failure::usage("a number of threads is needed"))?;
+    let (first, rest) = pools
+        .split_first()
+        .ok_or_else(|| Failure::usage("give at least one number of threads (--threads)"))?;
     let (_, model) = args.run.open(&args.model, first)?;
     let lengths = Lengths::of(args, model.config().max_seq_len)?;
     let memory = Memory::like(&model);
@@ -202,7 +204,7 @@ fn measure(args: &Args, pools: &[Pool]) -> Result<Record, Failure> {
     })
 }
 
-/// The most memory that this process had, where the system tells.
+/// The peak memory of this process, if the system reports it.
 fn peak_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

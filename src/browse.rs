@@ -33,7 +33,8 @@ use screen::{Listener, Screen};
 use state::{Command, Message, State};
 use worker::Workers;
 
-/// Look around in checkpoints: modules and tensors, histograms, ternary maps, norms, values, metadata, runs over steps.
+/// Explore checkpoints in the terminal: modules and tensors, histograms, ternary maps, norms, values, metadata, runs
+/// over steps.
 ///
 /// Statistics are measured in the background. Press ? for the keys.
 #[derive(clap::Args)]
@@ -41,14 +42,14 @@ pub struct Args {
     /// Files, folders or glob patterns.
     #[arg(required = true)]
     paths: Vec<PathBuf>,
-    /// Write what the screen would show to a file (.svg or .txt) instead of showing it.
+    /// Draw one screen to a file (.svg or .txt) instead of opening the browser.
     #[arg(long, value_name = "FILE")]
     snapshot: Option<PathBuf>,
     /// Size of the snapshot in characters.
     #[arg(long, value_name = "WIDTHxHEIGHT", default_value = "100x30", value_parser = size, requires = "snapshot")]
     size: (u16, u16),
-    /// Keys pressed before the snapshot is taken, such as "down down enter" or "/gate enter"; `esc` is a key, other
-    /// words are typed.
+    /// Keys to press before the snapshot is taken, such as "down down enter" or "/gate enter". Names of keys (`esc`)
+    /// are pressed, other words are typed.
     #[arg(long, value_name = "KEYS", default_value = "", requires = "snapshot")]
     keys: String,
     /// Replace an existing snapshot.
@@ -62,10 +63,10 @@ fn size(text: &str) -> Result<(u16, u16), String> {
     let part = |text: &str| text.parse::<u16>().ok().filter(|n| (1..=500).contains(n));
     text.split_once('x')
         .and_then(|(width, height)| Some((part(width)?, part(height)?)))
-        .ok_or_else(|| "width and height from 1 to 500, such as 100x30".into())
+        .ok_or_else(|| "must be WIDTHxHEIGHT, each from 1 to 500, such as 100x30".into())
 }
 
-/// What can be shown. An argument that leads nowhere is told before the screen is taken.
+/// The checkpoints to show. An argument that matches nothing is reported before the browser takes over the screen.
 fn found(found: Vec<crate::paths::Found>) -> Result<Vec<PathBuf>, Failure> {
     let mut paths = Vec::new();
     for found in found {
@@ -81,7 +82,7 @@ fn found(found: Vec<crate::paths::Found>) -> Result<Vec<PathBuf>, Failure> {
 pub fn run(args: &Args) -> Result<u8, Failure> {
     if args.snapshot.is_none() && !(std::io::stdout().is_terminal() && std::io::stdin().is_terminal()) {
         return Err(Failure::usage(
-            "browse needs a terminal; `ckpt inspect` prints, and --snapshot FILE.svg draws a screen",
+            "browse needs a terminal; use `ckpt inspect` to print, or --snapshot FILE.svg to draw one screen to a file",
         ));
     }
     let options = args.load.options(ckpt_inspect::Options::default(), args.load.policy()?.thresholds);
@@ -116,7 +117,7 @@ fn drawn_in_colors(file: &std::path::Path, terminal: bool) -> bool {
 fn browse(mut state: State, workers: Workers) -> Result<u8, Failure> {
     let broken = |e: std::io::Error| Failure::unwritable(format!("the terminal: {e}"));
     // The first file is opened before anything is shown: a header takes no time, and the first frame has something
-    // to say. A file that cannot be read is better told on the command line.
+    // to say. A file that cannot be read is better reported on the command line.
     let opened = workers.open(&state.files[0].path);
     if let (1, Err(error)) = (state.files.len(), &opened) {
         return Err(Failure::unreadable(error.clone()));
@@ -163,11 +164,11 @@ fn browse(mut state: State, workers: Workers) -> Result<u8, Failure> {
     }
 }
 
-/// What the background brings is drawn at most this often; what the user does, at once.
+/// Results from the background are drawn at most this often; the user's actions, at once.
 const FRAME: Duration = Duration::from_millis(40);
 
-/// The messages that are there, at least one unless a frame is due (drawn last at `stale`), and whether the user is
-/// waiting for what comes of them.
+/// The pending messages, at least one unless a frame is due (drawn last at `stale`), and whether the user is
+/// waiting for their effect.
 fn next(messages: &Receiver<Message>, stale: Option<Instant>) -> Option<(Vec<Message>, bool)> {
     let first = match stale {
         None => messages.recv().unwrap_or(Message::Leave),
@@ -189,7 +190,7 @@ fn snapshot(args: &Args, file: &std::path::Path, mut state: State, workers: Work
     terminal::may_write(file, args.force)?;
     let is_text = file.extension().is_some_and(|e| e.eq_ignore_ascii_case("txt"));
     if !is_text && !is_svg(file) {
-        return Err(Failure::usage("a snapshot's name ends in .svg or .txt"));
+        return Err(Failure::usage("the snapshot's file name must end in .svg or .txt"));
     }
     let read: Vec<PathBuf> = state.files.iter().map(|file| file.path.clone()).collect();
     paths::spare([file], || load::files(&read))?;
@@ -197,7 +198,7 @@ fn snapshot(args: &Args, file: &std::path::Path, mut state: State, workers: Work
     for at in 0..state.files.len() {
         let path = &state.files[at].path;
         let opened = workers.open(path);
-        // A picture of an error is no picture of what was asked for.
+        // A picture of an error is not what was asked for.
         if let Err(error) = &opened
             && (args.paths.contains(path) || (!shown && at + 1 == state.files.len()))
         {
@@ -371,7 +372,7 @@ mod tests {
         }
     }
 
-    /// What console fonts have of code page 437, beside ASCII.
+    /// The characters of code page 437 outside ASCII that console fonts have.
     #[test]
     fn the_console_is_drawn_what_its_font_has() {
         let mut desk = Desk::new(RUN, (120, 40));
@@ -385,7 +386,7 @@ mod tests {
         }
     }
 
-    /// A value too long for its line is read, and copied, in full.
+    /// A value that is too long for its line can be read, and is copied, as a whole.
     #[test]
     fn a_plain_value_is_read_in_full() {
         let mut desk = Desk::new(&["formats/truncated.pt"], (60, 24));
@@ -497,7 +498,7 @@ mod tests {
         desk.press("space g ] ] ] ] ] ] d");
         assert_eq!(desk.state.cover, Cover::Diff);
         let text = desk.text();
-        // As numpy has it: tests/fixtures/diff.
+        // The number is numpy's: tests/fixtures/diff.
         assert!(text.contains("cosine      0.995151"), "{text}");
         assert!(text.contains("agree       98.27 %"), "{text}");
         desk.press("esc");
@@ -526,7 +527,7 @@ mod tests {
         assert_eq!(desk.state.files[0].known().unwrap().verdict, whole.verdict);
     }
 
-    /// Any keys, clicks and sizes, on names that a file chose to be unkind.
+    /// Random keys, clicks and sizes, on hostile names.
     #[test]
     fn nothing_panics_and_no_control_character_is_drawn() {
         let formats = ["formats/unicode.pt", "formats/truncated.pt", "formats/bitflip.pt", "formats/evil.pt"];

@@ -17,21 +17,22 @@ use crate::model::ModelArgs;
 use crate::signal::Signal;
 use crate::{Failure, exit, terminal};
 
-/// Bytes of a line, and of a turn, at most.
+/// The most bytes of a line, and of a turn.
 const LONGEST_LINE: u64 = 1 << 20;
 
 /// Lines that the history keeps.
 const HISTORY: usize = 1000;
 
-const HELP: &str = "/clear          begin a new conversation
+const HELP: &str = "/clear          start a new conversation
 /system TEXT    tell the model something before everything else; without a text, take it back
 /help           this list
 /quit           leave, as Ctrl-D does
-A line that ends in \\ goes on in the next one. Ctrl-C stops an answer.";
+A line that ends in \\ continues on the next one. Ctrl-C stops an answer.";
 
 /// Talk to a model.
 ///
-/// Lines that begin with / are commands; /help lists them. Without a terminal each line of standard input is a turn.
+/// Lines that begin with / are commands; /help lists them. When standard input is not a terminal, each of its lines is
+/// a turn.
 #[derive(clap::Args)]
 #[command(allow_negative_numbers = true)]
 pub struct Args {
@@ -39,20 +40,20 @@ pub struct Args {
     model: ModelArgs,
     #[command(flatten)]
     tokenizer: TokenizerArgs,
-    /// How the conversation is written out: the model's own template if it has one, else `<|user|>` tags if it has tokens
-    /// for them, else "User:" and "Assistant:".
+    /// How the conversation is formatted: with the model's own template if it has one, else with `<|user|>` tags if its
+    /// vocabulary has them, else as "User:" and "Assistant:".
     #[arg(long, value_name = "TEMPLATE", default_value = "auto")]
     template: Choice,
-    /// What the model is told before everything else.
+    /// System message.
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
-    /// Tokens of an answer at most.
+    /// Maximum number of tokens of an answer.
     #[arg(short = 'n', long, value_name = "N", default_value_t = 512, value_parser = at_least_one)]
     max_tokens: usize,
-    /// End an answer before this text; may be given several times.
+    /// End an answer before this text; may be repeated.
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
-    /// Keep what is typed out of the history file.
+    /// Do not save what is typed to the history file.
     #[arg(long)]
     no_history: bool,
     #[command(flatten, next_help_heading = "Choosing tokens")]
@@ -62,7 +63,7 @@ pub struct Args {
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum Choice {
     Auto,
-    /// The model's own.
+    /// The model's own template.
     Model,
     /// `<|user|>`, `<|assistant|>`, `<|system|>`.
     Tags,
@@ -70,7 +71,7 @@ enum Choice {
     Plain,
 }
 
-/// Where turns come from.
+/// The source of turns.
 enum Input {
     Terminal { editor: Box<Editor<(), FileHistory>>, history: Option<PathBuf> },
     Pipe(StdinLock<'static>),
@@ -86,7 +87,7 @@ struct Talk<'t, 'm> {
     conversation: Conversation,
     options: SampleOptions,
     signal: Signal,
-    /// Answers so far, which move the seed on.
+    /// Answers so far, by which the random seed advances.
     answers: u64,
 }
 
@@ -99,7 +100,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     let interactive = std::io::stdin().is_terminal();
     let mut input = if interactive {
         terminal::note(&format!(
-            "{}, template {}; /help lists commands, Ctrl-D leaves",
+            "{}, template {}; /help lists the commands, Ctrl-D leaves",
             terminal::path(&checkpoint.path),
             template.name()
         ));
@@ -132,19 +133,18 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
             "/help" => terminal::note(HELP),
             "/clear" => {
                 talk.conversation.clear();
-                terminal::note("a new conversation");
+                terminal::note("started a new conversation");
             }
             "/system" => {
                 let text = Some(rest.trim()).filter(|text| !text.is_empty()).map(str::to_string);
-                terminal::note(if text.is_some() {
-                    "the model is told so"
-                } else {
-                    "the model is told nothing"
-                });
+                terminal::note(if text.is_some() { "system message set" } else { "system message removed" });
                 talk.conversation.set_system(text);
             }
             _ if command.starts_with('/') => {
-                terminal::note(&format!("{} is no command; /help lists them", terminal::escape(command)));
+                terminal::note(&format!(
+                    "unknown command {}; /help lists the commands",
+                    terminal::escape(command)
+                ));
             }
             _ => {
                 if !talk.answer(line)? {
@@ -165,7 +165,7 @@ fn template(args: &Args, tokenizer: &Tokenizer) -> Result<Template, Failure> {
             Some(source) => Template::Jinja(source.to_string()),
             None => {
                 return Err(Failure::usage(format!(
-                    "{}: neither it nor a tokenizer_config.json beside it has a chat template; try --template plain or tags",
+                    "{}: no chat template in it or in a tokenizer_config.json next to it; try --template plain or --template tags",
                     tokenizer.path().display()
                 )));
             }
@@ -174,7 +174,7 @@ fn template(args: &Args, tokenizer: &Tokenizer) -> Result<Template, Failure> {
 }
 
 impl Talk<'_, '_> {
-    /// Answers `text`; false when nobody reads any more.
+    /// Answers `text`; false if the output is no longer read.
     fn answer(&mut self, text: &str) -> Result<bool, Failure> {
         self.signal.flag.store(false, Ordering::Relaxed);
         self.conversation.ask(text);
@@ -191,10 +191,11 @@ impl Talk<'_, '_> {
             Err(error) => return Err(error.into()),
         };
         if forgotten > 0 {
-            terminal::note(&format!("the context is full: the first {forgotten} turns are forgotten"));
+            let turns = if forgotten == 1 { "turn was" } else { "turns were" };
+            terminal::note(&format!("the context is full: the first {forgotten} {turns} dropped"));
         }
         if self.cache.start() > 0 {
-            // A window that slid no longer has the beginning.
+            // A window that has slid no longer contains the beginning.
             self.cache = self.args.model.cache(self.model);
         }
         let reused = self.cache.keep_common_prefix(&ids)?;
@@ -230,8 +231,8 @@ impl Talk<'_, '_> {
             reading = show(&writer.finish())? && terminal::print_model_text("\n")?;
         }
         match outcome.reason {
-            Reason::ContextFull => terminal::note("the context is full (--slide goes on)"),
-            Reason::MaxTokens => terminal::note("the answer is as long as --max-tokens allows"),
+            Reason::ContextFull => terminal::note("the context is full (--slide continues past it)"),
+            Reason::MaxTokens => terminal::note("the answer was cut at --max-tokens"),
             Reason::Callback if self.signal.arrived() => terminal::note("stopped"),
             _ => {}
         }
@@ -291,7 +292,7 @@ impl Input {
                 read.map_err(|e| cannot(e.to_string()))?;
                 if line.len() as u64 > LONGEST_LINE {
                     return Err(cannot(format!(
-                        "a line is longer than {}; end some with \\",
+                        "a line is longer than {}; break it with \\ at the end of lines",
                         terminal::bytes(LONGEST_LINE)
                     )));
                 }
@@ -301,7 +302,7 @@ impl Input {
                 }
                 let line = String::from_utf8(line).map_err(|e| {
                     let at = e.utf8_error().valid_up_to();
-                    cannot(format!("a line is no UTF-8 at byte {at}; convert it, for example with iconv"))
+                    cannot(format!("a line is not UTF-8 at byte {at}; convert it, for example with iconv"))
                 })?;
                 Ok(ended.then_some(line))
             }
@@ -309,7 +310,7 @@ impl Input {
                 match editor.readline(prompt) {
                     Ok(line) => return Ok(Some(line)),
                     Err(ReadlineError::Eof) => return Ok(None),
-                    Err(ReadlineError::Interrupted) => terminal::note("Ctrl-D or /quit leaves"),
+                    Err(ReadlineError::Interrupted) => terminal::note("use Ctrl-D or /quit to leave"),
                     Err(ReadlineError::Signal(_)) => {}
                     Err(error) => {
                         return Err(Failure::unwritable(format!("the terminal cannot be used: {error}")));

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use ckpt_convert::names::Style;
 use ckpt_convert::quant::Quant;
-use ckpt_convert::{Control, Gguf, Options, Plan, Target};
+use ckpt_convert::{Control, Gguf, Note, Options, Plan, Remedy, Target};
 use ckpt_inspect::{DType, Verdict};
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
@@ -20,9 +20,9 @@ use crate::{Failure, exit};
 
 /// Convert checkpoints, and verify what was written by reading it back.
 ///
-/// Weights only, unless --keep-optimizer. fp32, f16 and bf16 write PyTorch files, or SafeTensors where -o ends in
-/// .safetensors. gguf writes what llama.cpp loads. An output appears whole or not at all; an existing one is replaced only with --force. Exit code 1
-/// when the copy does not say the same.
+/// Converts weights only, unless --keep-optimizer is given. fp32, f16 and bf16 write PyTorch files, or SafeTensors if
+/// -o ends in .safetensors. gguf writes files for llama.cpp. An output is written completely or not at all; an existing
+/// one is replaced only with --force. Exit code 1 when the copy does not match the source.
 #[derive(clap::Args)]
 pub struct Args {
     /// Files, folders or glob patterns.
@@ -31,81 +31,82 @@ pub struct Args {
     /// What to write.
     #[arg(long, value_name = "FORMAT")]
     to: To,
-    /// Where to write one checkpoint.
+    /// Output file or folder for one checkpoint.
     #[arg(short, long, value_name = "PATH")]
     output: Option<PathBuf>,
-    /// Folder for any number of checkpoints, laid out as they are where they come from.
+    /// Output folder for any number of checkpoints; subfolders are kept.
     #[arg(long, value_name = "DIR", conflicts_with = "output")]
     out_dir: Option<PathBuf>,
     /// Replace existing outputs.
     #[arg(long)]
     force: bool,
-    /// The state dict to convert, by its key.
+    /// Key of the state dict to convert, such as ema_state_dict.
     #[arg(long, value_name = "KEY")]
     root: Option<String>,
     /// Keep optimizer state, schedulers and random states (PyTorch to PyTorch).
     #[arg(long)]
     keep_optimizer: bool,
-    /// Type of the weights that a pattern matches, such as 'embed*=f16'; the first match counts.
+    /// Type of the weights whose output name matches a pattern, such as 'embed*=f16'; the first match applies.
     #[arg(long = "dtype", value_name = "GLOB=TYPE")]
     dtypes: Vec<String>,
-    /// Names of the tensors; by default those that the format's readers expect.
+    /// Naming scheme of the tensors; by default the one that readers of the format expect.
     #[arg(long)]
     names: Option<Names>,
-    /// The matrices that i2s, gguf and --packed make ternary, by the names in the output; by default those that a
-    /// BitLinear uses.
+    /// Matrices to make ternary (with i2s, gguf and --packed), by their output names; by default those of BitLinear
+    /// layers.
     #[arg(long, value_name = "GLOB")]
     ternary: Option<String>,
-    /// hf: pack ternary matrices as Hugging Face's BitNet does.
+    /// hf: pack ternary matrices in Hugging Face's BitNet format.
     #[arg(long)]
     packed: bool,
-    /// safetensors, hf, gguf: files of at most this size, such as 5GB; the output is a folder. A larger tensor has a file
-    /// of its own.
+    /// safetensors, hf, gguf: write a folder of files of at most this size, such as 5GB. A larger tensor gets a file of
+    /// its own.
     #[arg(long, visible_alias = "split-max-size", value_name = "SIZE", value_parser = size)]
     max_shard_size: Option<u64>,
     #[arg(long, value_name = "TYPE", help = quants())]
     quant: Option<Quant>,
-    /// gguf: type of the embedding and the output head; by default that of --quant if plain, else q8_0.
+    /// gguf: type of the embedding and the output head; by default that of --quant if it is f32, f16 or bf16, else
+    /// q8_0.
     #[arg(long, value_name = "TYPE")]
     embed: Option<Quant>,
-    /// gguf: scales of tq1_0 and tq2_0 matrices in f32, in tensors beside them that llama.cpp multiplies by.
+    /// gguf: store the scales of tq1_0 and tq2_0 matrices as f32, in separate tensors that llama.cpp multiplies by.
     #[arg(long)]
     exact_scales: bool,
-    /// gguf: keep the float weights of ternary layers, which only a runner that rounds them itself computes right with.
+    /// gguf: keep the float weights of ternary layers, for programs that round them to ternary themselves.
     #[arg(long)]
     latent: bool,
     /// gguf: the tokenizer to embed: a tokenizer.json, a tokenizer.model, a GGUF file or a folder; by default the one
-    /// beside the source.
+    /// next to the source.
     #[arg(long, value_name = "PATH")]
     tokenizer: Option<PathBuf>,
-    /// Refuse a checkpoint that is worse than healthy.
+    /// Refuse to convert a checkpoint whose verdict is worse than healthy.
     #[arg(long)]
     strict: bool,
-    /// Convert a collapsed checkpoint even so.
+    /// With --strict, convert a collapsed checkpoint all the same.
     #[arg(long)]
     allow_collapsed: bool,
-    /// Do not read the output back.
+    /// Do not verify the output by reading it back.
     #[arg(long)]
     no_verify: bool,
     #[command(flatten)]
     load: LoadArgs,
 }
 
-/// What `--quant` may be.
+/// The help of `--quant`, with its values.
 fn quants() -> String {
     let names: Vec<&str> = Quant::all().map(Quant::name).collect();
     format!(
-        "gguf: type of the matrices in layers: {}. By default tq2_0 for ternary models, what it was for GGUF sources, else f16",
+        "gguf: type of the layers' matrices: {}. By default tq2_0 for ternary models, unchanged for GGUF sources, else f16",
         names.join(", ")
     )
 }
 
-/// What `--to` names.
+/// The values of `--to`.
 #[derive(Clone, Copy, PartialEq)]
 enum To {
     /// All floating-point weights as one type, in PyTorch or SafeTensors.
     Floats(DType),
-    /// Types as they are, or as the target has them.
+    /// Types unchanged, or as the target needs them.
     Target(Target),
 }
 
@@ -133,13 +134,17 @@ impl ValueEnum for To {
 
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
 enum Names {
-    Student,
+    /// layers.0…, the names of bitnet-student (docs/bitnet.md).
+    #[value(alias = "student")]
+    Bitnet,
+    /// model.layers.0…, the names of Hugging Face.
     Hf,
+    /// blk.0…, the names of GGUF.
     Gguf,
 }
 
 impl Args {
-    /// What is written to `output`, and the extension it has where none is given.
+    /// The target that is written to `output`, and the extension of generated names.
     fn target(&self, output: Option<&Path>) -> (Target, &'static str) {
         let safetensors = output.is_some_and(|o| o.extension().is_some_and(|e| e == "safetensors"));
         let target = match self.to {
@@ -174,7 +179,7 @@ impl Args {
         options.root.clone_from(&self.root);
         options.keep_optimizer = self.keep_optimizer;
         options.names = self.names.map(|names| match names {
-            Names::Student => Style::Student,
+            Names::Bitnet => Style::Student,
             Names::Hf => Style::Hf,
             Names::Gguf => Style::Gguf,
         });
@@ -192,7 +197,7 @@ impl Args {
             let names: Vec<String> = names.map(|value| value.get_name().to_string()).collect();
             let (last, others) = names.split_last().expect("there are targets of several files");
             return Err(Failure::usage(format!(
-                "--max-shard-size goes with --to {} or {last}",
+                "--max-shard-size only works with --to {} or {last}",
                 others.join(", ")
             )));
         }
@@ -204,17 +209,17 @@ impl Args {
             (self.tokenizer.is_some(), "--tokenizer"),
         ];
         if let Some((_, flag)) = of_gguf.iter().find(|(given, _)| *given && !self.is_gguf()) {
-            return Err(Failure::usage(format!("{flag} goes with --to gguf")));
+            return Err(Failure::usage(format!("{flag} only works with --to gguf")));
         }
         if self.names.is_some() && self.is_gguf() {
-            return Err(Failure::usage("GGUF files have names of their own: leave out --names"));
+            return Err(Failure::usage("GGUF files have their own tensor names: leave out --names"));
         }
         if self.packed && !matches!(self.to, To::Target(Target::Hf { .. })) {
-            return Err(Failure::usage("--packed goes with --to hf; --to i2s packs on its own"));
+            return Err(Failure::usage("--packed only works with --to hf; --to i2s always packs"));
         }
         let makes_ternary = self.packed || self.is_gguf() || self.to == To::Target(Target::I2s);
         if self.ternary.is_some() && !makes_ternary {
-            return Err(Failure::usage("--ternary goes with --to i2s, --to gguf or --to hf --packed"));
+            return Err(Failure::usage("--ternary only works with --to i2s, --to gguf or --to hf --packed"));
         }
         Ok(())
     }
@@ -293,7 +298,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         match one(args, &load, path, output, &signal) {
             Ok(one) => code = code.max(one),
             Err(failure) if paths.len() > 1 && !signal.arrived() => {
-                // One file of a run that cannot be converted does not keep the others from it.
+                // If one file of a run cannot be converted, the others still are.
                 match failure.names(path) {
                     true => terminal::error(&failure.message),
                     false => terminal::error(&format!("{}: {}", path.display(), failure.message)),
@@ -312,7 +317,7 @@ fn outputs(args: &Args, paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     if let Some(output) = &args.output {
         if paths.len() > 1 {
             return Err(Failure::usage(format!(
-                "{} checkpoints go into a folder: --out-dir DIR",
+                "-o names one output, and there are {} checkpoints; use --out-dir DIR",
                 paths.len()
             )));
         }
@@ -330,10 +335,10 @@ fn outputs(args: &Args, paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     };
     let Some(folder) = &args.out_dir else {
         return Err(Failure::usage(
-            "name the output: -o PATH, or --out-dir DIR for any number of checkpoints",
+            "where to write? Give -o PATH for one checkpoint, or --out-dir DIR for any number",
         ));
     };
-    // What was given may be relative or lead through `..` and links: whatever it is, an output lies in the folder.
+    // The given path may be relative or lead through `..` and links; in any case, outputs stay in the folder.
     let places = paths.iter().map(|path| paths::absolute(path)).collect::<Result<Vec<_>, _>>()?;
     let root = common_folder(&places);
     let mut outputs = Vec::new();
@@ -342,14 +347,14 @@ fn outputs(args: &Args, paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
         let relative = relative.or(place.file_name().map(Path::new)).unwrap_or(Path::new("model"));
         if !relative.components().all(|part| matches!(part, Component::Normal(_))) {
             return Err(Failure::usage(format!(
-                "{}: has no place in a folder of outputs; convert it by itself, with -o",
+                "{}: no place for it below --out-dir can be made from its path; convert it by itself with -o",
                 terminal::path(path)
             )));
         }
         let output = folder.join(named(relative, path.is_dir()));
         if outputs.contains(&output) {
             return Err(Failure::usage(format!(
-                "two of the checkpoints would become {}; convert them one by one",
+                "two of the checkpoints would be written to {}; convert them one at a time with -o",
                 output.display()
             )));
         }
@@ -364,7 +369,7 @@ fn make_folders(args: &Args, outputs: &[PathBuf]) -> Result<(), Failure> {
     for output in outputs {
         let parent = output.parent().unwrap_or(folder);
         std::fs::create_dir_all(parent)
-            .map_err(|e| Failure::unwritable(format!("{}: cannot be made: {e}", parent.display())))?;
+            .map_err(|e| Failure::unwritable(format!("{}: cannot be created: {e}", parent.display())))?;
     }
     Ok(())
 }
@@ -381,7 +386,8 @@ fn common_folder(paths: &[PathBuf]) -> PathBuf {
 fn one(args: &Args, load: &LoadOptions, path: &Path, output: &Path, signal: &Signal) -> Result<u8, Failure> {
     let (target, _) = args.target(args.output.as_deref());
     let options = args.options(target)?;
-    // What is refused anyway is refused before anything is read. A folder is looked at once it is known what goes there.
+    // Outputs that will be refused are refused before anything is read. A folder is checked once its contents are
+    // known.
     if output == Path::new("-") || !output.is_dir() && !writes_folder(args, target) {
         ckpt_inspect::staged::may_write(output, args.force)?;
     }
@@ -403,7 +409,7 @@ fn one(args: &Args, load: &LoadOptions, path: &Path, output: &Path, signal: &Sig
     progress.clear();
     let written = written?;
     for note in &plan.notes {
-        terminal::warning(&format!("{}: {}", path.display(), terminal::escape(note)));
+        terminal::warning(&format!("{}: {}", path.display(), terminal::escape(&sentence(note))));
     }
     let wrote = format!(
         "{} → {} ({}, {})",
@@ -436,11 +442,38 @@ fn check_health(args: &Args, load: &LoadOptions, path: &Path) -> Result<(), Fail
     let reason = record.reasons.first().map(|r| format!(" ({})", terminal::escape(r))).unwrap_or_default();
     let message = format!("{} is {verdict}{reason}", path.display());
     if args.strict && !args.allow_collapsed {
-        let message = format!("{message}; --strict does not convert it without --allow-collapsed");
+        let message =
+            format!("{message}, and --strict refuses it; --allow-collapsed converts it all the same");
         return Err(Failure::new(exit::REFUSED, message).naming(path));
     }
-    terminal::warning(&format!("{message}: the copy will be, too"));
+    terminal::warning(&format!("{message}, and so will be the copy"));
     Ok(())
+}
+
+/// A note about a copy, with the flag that would help.
+pub fn sentence(note: &Note) -> String {
+    with_flag(note, note.remedy())
+}
+
+/// `message`, with the flag for `remedy` in parentheses.
+fn with_flag(message: &impl std::fmt::Display, remedy: Option<Remedy>) -> String {
+    let names = |quants: &[Quant]| quants.iter().map(|q| q.name()).collect::<Vec<_>>().join(" or ");
+    let flag = match remedy {
+        Some(Remedy::Target(name)) => format!("--to {name}"),
+        Some(Remedy::Type(pattern, dtype)) => {
+            format!("--dtype '{pattern}={}'", Quant::of(dtype).map_or(dtype.name(), Quant::name))
+        }
+        Some(Remedy::Root) => "--root KEY".into(),
+        Some(Remedy::ShardSize) => "--max-shard-size SIZE".into(),
+        Some(Remedy::Ternary(example)) => format!("--ternary '{example}'"),
+        Some(Remedy::Tokenizer) => "--tokenizer PATH".into(),
+        Some(Remedy::Packed) => "--packed".into(),
+        Some(Remedy::Quant(&[])) => "--quant TYPE".into(),
+        Some(Remedy::Quant(quants)) => format!("--quant {}", names(quants)),
+        Some(Remedy::ExactScales(quants)) => format!("--exact-scales, or --quant {}", names(quants)),
+        _ => return message.to_string(),
+    };
+    format!("{message} (try {flag})")
 }
 
 impl From<ckpt_convert::Error> for Failure {
@@ -448,8 +481,8 @@ impl From<ckpt_convert::Error> for Failure {
         use ckpt_convert::Error;
         match error {
             Error::Read(error) => error.into(),
-            Error::Target(message) => Failure::usage(message),
-            Error::Source { ref path, .. } => Failure::usage(error.to_string()).naming(path),
+            Error::Target { .. } => Failure::usage(with_flag(&error, error.remedy())),
+            Error::Source { ref path, .. } => Failure::usage(with_flag(&error, error.remedy())).naming(path),
             Error::Output(error) => error.into(),
             other => Failure::unreadable(other.to_string()),
         }

@@ -18,9 +18,9 @@ use crate::{Failure, exit, terminal};
 
 /// Diagnose a code model in three steps: syntax, logic, weights.
 ///
-/// Syntax: what the model writes, greedily, after the beginnings of Python programs must parse, without collapse or
-/// gibberish, for most of them. Logic: it must reverse a list by a loop, slicing or reversed(). Weights: none may be
-/// worse than healthy, as `ckpt inspect` judges them. Exit code 1 when a step fails.
+/// Syntax: given the beginnings of Python programs, most greedy completions must parse, without collapse or gibberish.
+/// Logic: the model must reverse a list with a loop, slicing or reversed(). Weights: every verdict of `ckpt inspect`
+/// must be healthy. Exit code 1 when a step fails.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -29,7 +29,7 @@ pub struct Args {
     tokenizer: TokenizerArgs,
     #[command(flatten)]
     load: LoadArgs,
-    /// Tokens of a completion at most.
+    /// Maximum number of tokens of a completion.
     #[arg(short = 'n', long, value_name = "N", default_value_t = 64, value_parser = at_least_one)]
     max_tokens: usize,
     /// Show what the model wrote.
@@ -50,7 +50,7 @@ struct Diagnosed {
 static FORMATS: [Exporter<Diagnosed>; 2] = [
     Exporter::new("json", |diagnosed, _| json(diagnosed)),
     Exporter::new("junit", |diagnosed: &Diagnosed, _| Ok(xml(&diagnosed.diagnosis)))
-        .with_summary("JUnit XML, a suite for each step"),
+        .with_summary("JUnit XML with a test suite per step"),
 ];
 
 /// Runs the subcommand.
@@ -77,11 +77,10 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     Ok(if diagnosed.diagnosis.passed { exit::FINE } else { exit::REFUSED })
 }
 
-/// What the gate has against the checkpoint at `path`: the steps that failed by what the model writes, or why it cannot
-/// be run.
+/// The gate's findings on the checkpoint at `path`: the steps that the model's output failed, or why it cannot be run.
 pub fn findings(path: &Path, tokenizer: Option<&Path>, record: &CheckpointRecord) -> Vec<String> {
     match diagnosed(path, tokenizer, record) {
-        Err(failure) => vec![format!("it cannot be diagnosed: {}", failure.message)],
+        Err(failure) => vec![format!("cannot be diagnosed: {}", failure.message)],
         Ok(diagnosis) => {
             let failed = diagnosis.steps.iter().filter(|step| !step.passed && step.name != StepName::Weights);
             failed.map(|step| format!("{}: {}", step.name, step.summary)).collect()
@@ -120,7 +119,7 @@ fn xml(diagnosis: &Diagnosis) -> String {
         .steps
         .iter()
         .map(|step| {
-            // The step's verdict is the case that counts: one bad completion does not fail the first step.
+            // The case is the step's verdict: one bad completion does not fail the first step.
             let details: String =
                 step.checks.iter().map(|c| format!("{}: {}\n", title(&c.subject), c.evidence)).collect();
             let verdict = Case::new("verdict", (!step.passed).then(|| step.summary.clone()), details);

@@ -14,9 +14,9 @@ use crate::{Failure, exit, fold};
 
 /// Compare two checkpoints: tensors added, removed, reshaped, retyped and changed, and by how much.
 ///
-/// Values are compared as the numbers they stand for, whatever they are packed in. Config, optimizer settings and
-/// other plain values are compared too. Exit code 0 when nothing differs, 1 when something does, 3 when a file cannot
-/// be read or is damaged.
+/// Values are compared as numbers, whatever format they are packed in. Config, optimizer settings and other metadata
+/// are compared too. Exit code 0 when nothing differs, 1 when something does, 3 when a file cannot be read or is
+/// damaged.
 #[derive(clap::Args)]
 pub struct Args {
     /// The first checkpoint: a file, or a folder that holds one.
@@ -29,16 +29,16 @@ pub struct Args {
     /// Only tensors of this group; without it, all.
     #[arg(long)]
     group: Option<crate::inspect::GroupArg>,
-    /// One row per tensor, nothing folded, and the tensors that are the same, too.
+    /// List every tensor in a row of its own, unchanged ones too.
     #[arg(long)]
     all: bool,
-    /// Largest difference of an element that still counts as the same.
+    /// Largest difference of an element that still counts as equal.
     #[arg(long, value_name = "X", default_value = "0", value_parser = tolerance)]
     tolerance: f64,
-    /// Only values count: dtypes, config and other plain values may differ.
+    /// Compare only values: dtypes, config and other metadata may differ.
     #[arg(long)]
     values_only: bool,
-    /// Layout of a GGUF file's I2_S tensors, which the file does not tell: x86, arm or rows.
+    /// Layout of the I2_S tensors of a GGUF file, which does not record it: x86, arm or rows.
     #[arg(long, value_name = "LAYOUT")]
     i2s_layout: Option<I2sLayout>,
     /// Output format.
@@ -49,7 +49,7 @@ pub struct Args {
 fn tolerance(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(x) if x >= 0.0 && x.is_finite() => Ok(x),
-        _ => Err("a number that is 0 or larger, such as 1e-6".into()),
+        _ => Err("must be a number of 0 or more, such as 1e-6".into()),
     }
 }
 
@@ -103,7 +103,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     })
 }
 
-/// What a tensor is called in any format, so that a checkpoint is matched with its copy in another one.
+/// The name of a tensor that is the same in every format, so that a checkpoint is matched with its copy in another one.
 pub fn canonical(name: &str) -> String {
     ckpt_inspect::meaning::names::canonical(name).into_owned()
 }
@@ -191,7 +191,7 @@ fn about(letter: &str, side: &Side) -> String {
     )
 }
 
-/// The rows of a table: one a tensor, or one for all whose names differ in numbers only.
+/// The rows of a table: one per tensor, or one for all tensors whose names differ only in numbers.
 fn rows<'t>(members: &[&'t TensorDiff], all: bool) -> Vec<(String, Vec<&'t TensorDiff>)> {
     if all {
         return members.iter().map(|t| (t.name.clone(), vec![*t])).collect();
@@ -264,7 +264,7 @@ fn unreadable(tensor: &TensorDiff) -> String {
     format!("{}: {}\n", terminal::escape(&tensor.name), terminal::escape(why))
 }
 
-/// Names with dtype and shape, and what they were.
+/// Names with dtype and shape, and the earlier ones.
 fn listing(members: &[&TensorDiff], all: bool) -> String {
     let mut table = Table::new(&[("tensor", false), ("count", true), ("A", false), ("B", false)], &["count"]);
     for (name, members) in rows(members, all) {

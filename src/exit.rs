@@ -1,8 +1,8 @@
-//! How a command ends: what scripts and CI systems act on.
+//! How a command ends, for scripts and CI systems.
 
 use std::process::ExitCode;
 
-/// Fine.
+/// Success.
 pub const FINE: u8 = 0;
 /// The gate or a verification says no; two checkpoints differ.
 pub const REFUSED: u8 = 1;
@@ -17,9 +17,9 @@ pub const UNWRITABLE: u8 = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Exit {
-    /// Fine.
+    /// Success.
     Fine,
-    /// The gate or a verification says no; two checkpoints differ.
+    /// The gate or a verification failed; two checkpoints differ.
     Refused,
     /// Wrong usage.
     Usage,

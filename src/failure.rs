@@ -7,11 +7,11 @@ use crate::exit;
 /// Why a command stopped, and the exit code that says so.
 #[derive(Debug)]
 pub struct Failure {
-    /// For the user, complete with what to try.
+    /// The message for the user, including what to try.
     pub message: String,
     /// One of [`exit`].
     pub code: u8,
-    /// The file that the message names, where it names the one that is wrong.
+    /// The file that the message names as the wrong one, if any.
     pub file: Option<PathBuf>,
 }
 
@@ -36,12 +36,12 @@ impl Failure {
         Failure::new(exit::UNWRITABLE, message)
     }
 
-    /// Tells that the message names `file`.
+    /// Records that the message names `file`.
     pub fn naming(self, file: &Path) -> Self {
         Failure { file: Some(file.to_path_buf()), ..self }
     }
 
-    /// Whether the message says that it is about what was given as `path`, or about a file of it.
+    /// Whether the message already names `path`, or a file of it.
     pub fn names(&self, path: &Path) -> bool {
         self.file.as_ref().is_some_and(|file| file.starts_with(path))
     }
@@ -78,7 +78,7 @@ impl From<ckpt_infer::Error> for Failure {
             Error::Token { .. } | Error::ContextFull { .. } | Error::Usage(_) | Error::Setting { .. } => {
                 exit::USAGE
             }
-            // The checkpoint, a file beside it, or what they make of a prompt.
+            // The checkpoint, a file next to it, or a prompt that they cannot handle.
             _ => exit::UNREADABLE,
         };
         Failure::new(code, error.to_string())

@@ -13,7 +13,7 @@ pub enum Matcher {
 }
 
 impl Matcher {
-    /// The matcher for what the user wrote.
+    /// The matcher for the user's pattern.
     pub fn new(pattern: &str) -> Result<Self, Failure> {
         let regex = pattern.strip_prefix('/').and_then(|p| p.strip_suffix('/')).filter(|p| !p.is_empty());
         match regex {

@@ -1,9 +1,9 @@
-//! Rows whose names differ in numbers only, folded into one: `layers.{0..11}.mlp.gate_proj.weight`.
+//! Rows whose names differ only in numbers, folded into one: `layers.{0..11}.mlp.gate_proj.weight`.
 
 use std::collections::HashMap;
 
-/// Folds `members` by the pattern of their names and by what else `key` gives, in order of first appearance. A row has
-/// the name that stands for all its members.
+/// Folds `members` by the pattern of their names and by the result of `key`, in order of first appearance. The name of
+/// a row covers all its members.
 pub fn fold<'m, T>(members: &'m [T], key: impl Fn(&'m T) -> (&'m str, &'m str)) -> Vec<(String, Vec<&'m T>)> {
     let pattern = |name: &str| -> Vec<String> {
         name.split('.').map(|part| if is_number(part) { "#".into() } else { part.to_string() }).collect()

@@ -1,5 +1,5 @@
-//! What `--format` takes: for the commands whose answers are written in several formats for machines, the names and help
-//! in the tables of those formats.
+//! The values of `--format`: for the commands that write results in several formats for machines, the names and help
+//! are in the tables of those formats.
 
 use std::ffi::OsStr;
 
@@ -30,7 +30,7 @@ impl<T> Clone for Format<T> {
     }
 }
 
-/// Takes one of the names, for the value beside it.
+/// Accepts one of the names and gives the value paired with it.
 #[derive(Clone)]
 pub struct Choice<V>(Vec<(PossibleValue, V)>);
 
@@ -55,7 +55,7 @@ fn name<T>(exporter: &Exporter<T>) -> PossibleValue {
 }
 
 impl<V: Clone> Choice<V> {
-    /// What `name` stands for.
+    /// The value of `name`.
     pub fn named(&self, name: &str) -> Option<V> {
         let found = self.0.iter().find(|(known, _)| known.matches(name, false));
         found.map(|(_, value)| value.clone())

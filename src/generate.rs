@@ -1,5 +1,5 @@
-//! What the commands share that generate text: the tokenizer, sampling options, prompts that a signal can stop, and
-//! tokens that become text.
+//! Shared by the commands that generate text: the tokenizer, sampling options, prompts that a signal can stop, and
+//! turning tokens into text.
 
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -10,26 +10,26 @@ use ckpt_inspect::Checkpoint;
 use crate::signal::Signal;
 use crate::{Failure, terminal};
 
-/// Tokens of a prompt between two looks at whether a signal came.
+/// Tokens of a prompt between two checks for a signal.
 const BLOCK: usize = 512;
 
 /// Which tokenizer to use.
 #[derive(clap::Args)]
 pub struct TokenizerArgs {
-    /// A tokenizer.json, a tokenizer.model, a GGUF file or a folder with one; by default a GGUF checkpoint's own, else
-    /// the one beside the checkpoint or in the folder above.
+    /// Tokenizer: a tokenizer.json, a tokenizer.model, a GGUF file or a folder with one; by default that of a GGUF
+    /// checkpoint itself, else the one next to the checkpoint or in the folder above.
     #[arg(long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
 }
 
 impl TokenizerArgs {
-    /// The tokenizer of `model`, which comes from `checkpoint`; what the user should know is noted.
+    /// The tokenizer of `model`, which comes from `checkpoint`; its warnings are printed.
     pub fn open(&self, checkpoint: &Checkpoint, model: &Model) -> Result<Tokenizer, Failure> {
         let tokenizer = match &self.tokenizer {
             Some(path) => Tokenizer::open(path)?,
             None => Tokenizer::of(checkpoint)?.ok_or_else(|| {
                 Failure::usage(format!(
-                    "{}: no tokenizer.json or tokenizer.model lies beside it or in the folder above; name one with --tokenizer, or give ids (ckpt infer --ids)",
+                    "{}: no tokenizer.json or tokenizer.model next to it or in the folder above; name one with --tokenizer, or give token ids (ckpt infer --ids)",
                     checkpoint.path.display()
                 ))
             })?,
@@ -43,46 +43,46 @@ impl TokenizerArgs {
 /// How tokens are chosen.
 #[derive(clap::Args)]
 pub struct Sampling {
-    /// 0 takes the most likely token; above, tokens are drawn, the more freely the higher [default: 0; chat: 0.7].
+    /// Sampling temperature; 0 always takes the most likely token [default: 0; chat: 0.7].
     #[arg(long, value_name = "T", value_parser = at_least_zero)]
     temperature: Option<f32>,
-    /// Only the K most likely tokens; 0 for all [default: 0].
+    /// Sample from the K most likely tokens only; 0 for all [default: 0].
     #[arg(long, value_name = "K")]
     top_k: Option<usize>,
-    /// Only the most likely tokens that reach probability P together [default: 1; chat: 0.95].
+    /// Sample from the smallest set of most likely tokens whose probabilities sum to P [default: 1; chat: 0.95].
     #[arg(long, value_name = "P", value_parser = share)]
     top_p: Option<f32>,
-    /// Only tokens at least P times as likely as the most likely one [default: 0].
+    /// Sample only from tokens at least P times as likely as the most likely one [default: 0].
     #[arg(long, value_name = "P", value_parser = share)]
     min_p: Option<f32>,
-    /// Penalty of tokens that occurred already; 1 for none [default: 1; chat: 1.2].
+    /// Penalty for tokens that occurred already; 1 for none [default: 1; chat: 1.2].
     #[arg(long, value_name = "X", value_parser = above_zero)]
     repetition_penalty: Option<f32>,
-    /// Repeats a draw; random by default, and told with --json.
+    /// Random seed for sampling, to repeat a result; random by default, and part of the --json output.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
 }
 
 fn at_least_zero(text: &str) -> Result<f32, String> {
     let number = text.parse::<f32>().ok().filter(|x| *x >= 0.0 && x.is_finite());
-    number.ok_or_else(|| "a number not below 0 is needed".to_string())
+    number.ok_or_else(|| "must be a number of 0 or more".to_string())
 }
 
 fn share(text: &str) -> Result<f32, String> {
-    at_least_zero(text).ok().filter(|x| *x <= 1.0).ok_or_else(|| "a number from 0 to 1 is needed".to_string())
+    at_least_zero(text).ok().filter(|x| *x <= 1.0).ok_or_else(|| "must be a number from 0 to 1".to_string())
 }
 
 fn above_zero(text: &str) -> Result<f32, String> {
-    at_least_zero(text).ok().filter(|x| *x > 0.0).ok_or_else(|| "a number above 0 is needed".to_string())
+    at_least_zero(text).ok().filter(|x| *x > 0.0).ok_or_else(|| "must be a number above 0".to_string())
 }
 
-/// A count that may not be 0.
+/// Parses a count above 0.
 pub fn at_least_one(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "a number above 0 is needed".to_string())
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "must be a number above 0".to_string())
 }
 
 impl Sampling {
-    /// The options, `default` where none is given.
+    /// The options, with `default` for those that are not given.
     pub fn options(&self, default: SampleOptions) -> SampleOptions {
         let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos() as u64);
         default.with(|o| {
@@ -124,9 +124,9 @@ pub fn prefill(
 pub struct Writer<'t> {
     stream: TextStream<'t>,
     stops: StopText,
-    /// All that was written.
+    /// The whole text so far.
     pub text: String,
-    /// Whether a stop text came.
+    /// Whether a stop text was found.
     pub stopped: bool,
 }
 
@@ -147,7 +147,7 @@ impl<'t> Writer<'t> {
         self.write(&piece)
     }
 
-    /// What was held back.
+    /// The text that was held back.
     pub fn finish(&mut self) -> String {
         if self.stopped {
             return String::new();

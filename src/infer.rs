@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use ckpt_infer::{
     Cache, Generator, Logits, Model, Outcome, Reason, Runner, SampleOptions, Specials, Stop, Token, Tokenizer,
 };
+use ckpt_reports::text::plural;
 use serde_json::{Value, json};
 
 use crate::generate::{Sampling, TokenizerArgs, Writer, prefill};
@@ -15,61 +16,61 @@ use crate::perplexity::{self, PerplexityArgs};
 use crate::signal::Signal;
 use crate::{Failure, exit, load, terminal};
 
-/// Prompts are bounded before they are read.
+/// The most bytes of a prompt that are read.
 const LONGEST_PROMPT: u64 = 4 << 20;
 
 /// Run a model: continue a prompt, or dump its logits.
 ///
-/// The prompt is -p's text, --ids' tokens, or standard input. The checkpoint's weights run as they are: BitLinear layers
-/// with ternary weights and int8 activations, exactly as they were trained. What the checkpoint does not tell is assumed
-/// and said; flags override it.
+/// The prompt is the text of -p, the tokens of --ids, or standard input. BitLinear layers run with ternary weights and
+/// int8 activations, exactly as they were trained. Settings that the checkpoint does not record are assumed, with a
+/// note; flags override them.
 #[derive(clap::Args)]
 #[command(allow_negative_numbers = true)]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// The text to continue; `-` for standard input, whose last line break does not count.
+    /// Text to continue; `-` reads standard input, without its last line break.
     #[arg(short, long, value_name = "TEXT")]
     prompt: Option<String>,
-    /// What follows the text to be written, for a model with fill-in-the-middle tokens.
+    /// Text after the gap to fill, for models with fill-in-the-middle tokens.
     #[arg(long, value_name = "TEXT", conflicts_with = "ids")]
     suffix: Option<String>,
-    /// The prompt as token ids; ids are printed too.
+    /// Prompt as token ids; the output is token ids too.
     #[arg(long, value_name = "IDS", value_delimiter = ',', conflicts_with_all = ["prompt", "tokenizer", "stop"])]
     ids: Option<Vec<u32>>,
     #[command(flatten)]
     tokenizer: TokenizerArgs,
-    /// Special tokens such as `<s>` in the prompt mean what they say, instead of being text.
+    /// Read special tokens such as `<s>` in the prompt as tokens, not as text.
     #[arg(long, conflicts_with = "ids")]
     parse_special: bool,
-    /// Show special tokens in what is written.
+    /// Show special tokens in the output.
     #[arg(long, conflicts_with = "ids")]
     show_special: bool,
-    /// Tokens to generate at most.
+    /// Maximum number of tokens to generate.
     #[arg(short = 'n', long, value_name = "N", default_value_t = 64)]
     max_tokens: usize,
-    /// End before this text; may be given several times.
+    /// Stop before this text; may be repeated.
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
-    /// End after this token id; may be given several times.
+    /// Stop after this token id; may be repeated.
     #[arg(long, value_name = "ID")]
     stop_id: Vec<u32>,
-    /// Go on after the tokens that end a text.
+    /// Do not stop at the tokens that end a text.
     #[arg(long)]
     ignore_eos: bool,
     /// Write the prompt's logits, [positions, vocabulary], to a SafeTensors file.
     #[arg(long, value_name = "FILE")]
     dump_logits: Option<PathBuf>,
-    /// Keep the prompt's KV cache in this file, and take from it what begins the prompt.
+    /// Save the prompt's KV cache to this file, and reuse what it already holds of the prompt.
     #[arg(long, value_name = "FILE", conflicts_with = "dump_logits")]
     prompt_cache: Option<PathBuf>,
-    /// Replace an existing file of logits.
+    /// Replace an existing logits file.
     #[arg(long)]
     force: bool,
     /// Print one JSON object instead of text as it comes.
     #[arg(long)]
     json: bool,
-    /// With --json, logarithmic probabilities of each token and of so many alternatives.
+    /// With --json, log probabilities of each token and of this many alternatives.
     #[arg(long, value_name = "N", requires = "json")]
     logprobs: Option<usize>,
     #[command(flatten, next_help_heading = "Choosing tokens")]
@@ -78,7 +79,7 @@ pub struct Args {
     perplexity: PerplexityArgs,
 }
 
-/// What came out.
+/// The result.
 struct Done<'r> {
     model: &'r Model,
     tokenizer: Option<&'r Tokenizer>,
@@ -100,7 +101,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         ckpt_inspect::staged::may_write(path, true)?;
     }
     if args.perplexity.are_idle() {
-        return Err(Failure::usage("--context and --stride go with --perplexity"));
+        return Err(Failure::usage("--context and --stride only work with --perplexity"));
     }
     let outputs = args.dump_logits.iter().chain(&args.prompt_cache).map(PathBuf::as_path);
     load::spare(outputs, std::slice::from_ref(&args.model.model))?;
@@ -122,7 +123,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     };
     if ids.is_empty() {
         return Err(Failure::usage(
-            "the prompt is empty; give text with -p or standard input, or tokens with --ids",
+            "the prompt is empty; give text with -p or on standard input, or token ids with --ids",
         ));
     }
     let signal = Signal::listen()?;
@@ -204,7 +205,7 @@ fn prompt(args: &Args) -> Result<String, Failure> {
         Some(text) => return Ok(text.to_string()),
         None if std::io::stdin().is_terminal() => {
             return Err(Failure::usage(
-                "there is no prompt; give text with -p, tokens with --ids, or pipe text in",
+                "there is no prompt; give text with -p, token ids with --ids, or pipe text in",
             ));
         }
         None => {}
@@ -214,11 +215,11 @@ fn prompt(args: &Args) -> Result<String, Failure> {
     let read = std::io::stdin().lock().take(LONGEST_PROMPT + 1).read_to_end(&mut bytes);
     read.map_err(|e| cannot(e.to_string()))?;
     if bytes.len() as u64 > LONGEST_PROMPT {
-        return Err(cannot(format!("more than {} are no prompt", terminal::bytes(LONGEST_PROMPT))));
+        return Err(cannot(format!("the prompt is longer than {}", terminal::bytes(LONGEST_PROMPT))));
     }
     let mut text = String::from_utf8(bytes).map_err(|e| {
         cannot(format!(
-            "is no UTF-8 at byte {}; convert it, for example with iconv",
+            "is not UTF-8 at byte {}; convert it, for example with iconv",
             e.utf8_error().valid_up_to()
         ))
     })?;
@@ -237,7 +238,7 @@ fn tokens(args: &Args, tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, Fa
     let Some(suffix) = &args.suffix else { return Ok(tokenizer.prompt(text, specials)?) };
     let fim = tokenizer.fim().ok_or_else(|| {
         Failure::usage(format!(
-            "{}: has no fill-in-the-middle tokens, so --suffix says nothing to this model",
+            "{}: has no fill-in-the-middle tokens, so --suffix cannot be used with this model",
             tokenizer.path().display()
         ))
     })?;
@@ -255,7 +256,7 @@ fn record(args: &Args, done: &Done<'_>) -> Value {
         "prefill_seconds": done.prefill.as_secs_f64(),
         "decode_seconds": done.outcome.decode.as_secs_f64(),
         "kernel": done.model.kernel().name(),
-        "assumed": done.model.assumed(),
+        "assumed": done.model.assumed().iter().map(ToString::to_string).collect::<Vec<_>>(),
     });
     if let Some(tokenizer) = done.tokenizer {
         record["text"] = done.text.as_str().into();
@@ -282,12 +283,12 @@ fn record(args: &Args, done: &Done<'_>) -> Value {
     record
 }
 
-/// Why no more text came.
+/// Why generation ended.
 #[derive(Clone, Copy)]
 enum Ending {
-    /// The text holds what it was to stop at.
+    /// A stop text was found.
     StopText,
-    /// What the generator says.
+    /// The generator's reason.
     Outcome(Reason),
 }
 
@@ -300,11 +301,11 @@ impl Ending {
     }
 }
 
-/// Tokens a second, and why it ended where that is not obvious.
+/// Tokens per second, and why it ended if that is not obvious.
 fn summary(prompt: usize, done: &Done<'_>) -> String {
     let rate = |n: usize, time: Duration| n as f64 / time.as_secs_f64().max(1e-9);
     let outcome = &done.outcome;
-    let mut line = format!("prompt {prompt} tokens, {:.0} tokens/s", rate(prompt, done.prefill));
+    let mut line = format!("prompt {}, {:.0} tokens/s", plural(prompt, "token"), rate(prompt, done.prefill));
     if outcome.ids.len() > 1 {
         // The first token came with the prompt.
         line += &format!(
@@ -314,7 +315,7 @@ fn summary(prompt: usize, done: &Done<'_>) -> String {
         );
     }
     if outcome.reason == Reason::ContextFull {
-        line += "; the context is full (--slide goes on)";
+        line += "; the context is full (--slide continues past it)";
     } else if matches!(done.ending, Ending::Outcome(Reason::Callback)) {
         line += "; interrupted";
     }

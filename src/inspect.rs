@@ -1,4 +1,4 @@
-//! `ckpt inspect`: what is in checkpoints, and how it measures.
+//! `ckpt inspect`: the contents of checkpoints, with measurements.
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
@@ -18,16 +18,16 @@ use crate::load::{LoadArgs, LoadOptions, records};
 use crate::terminal::{self, Table};
 use crate::{Failure, exit};
 
-/// Show what checkpoints hold: format, model, step, verdict and why, and their tensors.
+/// Show what checkpoints contain: format, model, step, verdict and reasons, and their tensors.
 ///
-/// Tensors of the same name but for a layer number are folded into one row; --all shows every one.
+/// Tensors whose names differ only in a layer number share a row; --all shows each of them.
 /// Exit code 3 when a file cannot be read or is damaged.
 #[derive(clap::Args)]
 pub struct Args {
     /// Files, folders or glob patterns.
     #[arg(required = true)]
     paths: Vec<PathBuf>,
-    /// One row per tensor, nothing folded; for several checkpoints, the tensors of each.
+    /// One row per tensor; with several checkpoints, the tensors of each.
     #[arg(long)]
     all: bool,
     /// Only tensors whose name matches: a glob, or a regular expression between slashes.
@@ -36,19 +36,19 @@ pub struct Args {
     /// Only tensors of this group.
     #[arg(long)]
     group: Option<GroupArg>,
-    /// Order of the rows.
+    /// Order of the tensors.
     #[arg(long, default_value = "file")]
     sort: Sort,
-    /// Read the header only: no statistics, no verdict.
+    /// Read only the header: no statistics, no verdict.
     #[arg(long)]
     no_stats: bool,
-    /// One tensor in detail: values, histogram, ternary occupancy, dead rows.
+    /// Show one tensor in detail: statistics, histogram, shares of -1, 0 and +1, dead rows, first values.
     #[arg(long, value_name = "NAME")]
     tensor: Option<String>,
-    /// Compare storages with the CRC-32 that the file records.
+    /// Check tensor data against the CRC-32 checksums recorded in the file.
     #[arg(long)]
     checksum: bool,
-    /// SHA-256 of each tensor's contiguous little-endian bytes.
+    /// Print the SHA-256 of each tensor's contiguous little-endian bytes.
     #[arg(long)]
     sha256: bool,
     /// Output format.
@@ -99,7 +99,7 @@ impl clap::ValueEnum for Sort {
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
         Some(match self {
-            Sort::File => PossibleValue::new("file").help("As in the file"),
+            Sort::File => PossibleValue::new("file").help("Order in the file"),
             Sort::Name => PossibleValue::new("name"),
             Sort::Size => PossibleValue::new("size").help("Largest first"),
             Sort::Measure(measure) => {
@@ -156,7 +156,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     Ok(code)
 }
 
-/// A record whose tensors are those to be shown, and what was told of it before the others were left out.
+/// A record with only the tensors to be shown, and facts about the whole record.
 struct Shown {
     summary: String,
     held: usize,
@@ -208,14 +208,14 @@ fn overview(shown: &[Shown]) -> String {
         ]);
     }
     table.render(terminal::width())
-        + &terminal::dim("name one checkpoint, or add --all, to see tensors")
+        + &terminal::dim("give a single checkpoint, or add --all, to see tensors")
         + "\n"
 }
 
-/// What the file is, the verdict on it and why. All its tensors are to be in `record`, whatever rows are shown.
+/// What the file is, its verdict and the reasons. `record` must contain all its tensors, even those that are not shown.
 fn summary(record: &CheckpointRecord, args: &Args) -> String {
     let why_not_judged = match &record.tensors {
-        none if none.is_empty() => "it holds no tensors",
+        none if none.is_empty() => "it contains no tensors",
         _ if args.no_stats => "--no-stats reads the header only",
         _ => "it has no weight matrices that can be measured",
     };
@@ -254,15 +254,16 @@ fn model(record: &CheckpointRecord) -> String {
     let config = |key: &str| record.model.config.get(key).map(|v| v.to_string());
     let mut parts = vec![terminal::escape(&record.model.architecture)];
     if record.model.is_student() {
-        for (key, label) in [
-            ("num_layers", "layers"),
-            ("hidden_dim", "hidden"),
-            ("mlp_hidden_dim", "mlp"),
-            ("num_heads", "heads"),
-            ("num_kv_heads", "KV heads"),
-            ("vocab_size", "vocabulary"),
+        for (key, label, plural) in [
+            ("num_layers", "layer", "s"),
+            ("hidden_dim", "hidden", ""),
+            ("mlp_hidden_dim", "mlp", ""),
+            ("num_heads", "head", "s"),
+            ("num_kv_heads", "KV head", "s"),
+            ("vocab_size", "vocabulary", ""),
         ] {
-            parts.extend(config(key).map(|value| format!("{value} {label}")));
+            let plural = |value: &str| if value == "1" { "" } else { plural };
+            parts.extend(config(key).map(|value| format!("{value} {label}{}", plural(&value))));
         }
     }
     if record.parameters > 0 {
@@ -300,7 +301,7 @@ fn tensors(shown: &Shown, args: &Args) -> String {
         out += &shared(&members);
     }
     if record.tensors.is_empty() && *held > 0 {
-        out += &format!("\nnone of the {held} tensors match\n");
+        out += &format!("\nno match among {}\n", ckpt_reports::text::plural(*held, "tensor"));
     }
     out
 }
@@ -308,11 +309,11 @@ fn tensors(shown: &Shown, args: &Args) -> String {
 /// Which of `members` lie on the same storage as others: tied weights and views.
 fn shared(members: &[&TensorRecord]) -> String {
     const SHOWN: usize = 4;
-    let mut told: std::collections::HashSet<&str> = Default::default();
+    let mut listed: std::collections::HashSet<&str> = Default::default();
     let mut lines = Vec::new();
     for tensor in members.iter().filter(|t| !t.shared_with.is_empty()) {
-        if told.insert(&tensor.name) {
-            told.extend(tensor.shared_with.iter().map(String::as_str));
+        if listed.insert(&tensor.name) {
+            listed.extend(tensor.shared_with.iter().map(String::as_str));
             let others: Vec<&str> = tensor.shared_with.iter().map(String::as_str).collect();
             lines.push(format!("{} shares its storage with {}", tensor.name, others.join(", ")));
         }
@@ -320,12 +321,12 @@ fn shared(members: &[&TensorRecord]) -> String {
     let more = lines.len().saturating_sub(SHOWN);
     lines.truncate(SHOWN);
     if more > 0 {
-        lines.push(format!("and {more} more share theirs"));
+        lines.push(format!("and {more} more share storage"));
     }
     lines.iter().map(|line| terminal::wrapped(line, 0, Style::new().dimmed())).collect()
 }
 
-/// One line: tensors whose names differ in numbers only.
+/// One row: tensors whose names differ only in numbers.
 struct Row<'r> {
     name: String,
     members: Vec<&'r TensorRecord>,
@@ -344,7 +345,7 @@ fn fold<'r>(members: &[&'r TensorRecord]) -> Vec<Row<'r>> {
         .collect()
 }
 
-/// Bytes of all; what a damaged header claims may be beyond counting.
+/// Bytes of all; saturates, because a damaged header may claim any size.
 fn total(members: &[&TensorRecord]) -> u64 {
     members.iter().fold(0, |sum, t| sum.saturating_add(t.bytes))
 }
@@ -356,7 +357,7 @@ fn table(rows: &[Row<'_>], args: &Args, prefix: &str) -> String {
     }
     if !args.no_stats {
         columns.extend(Column::measures());
-        // What they are sorted by is seen.
+        // The column that they are sorted by must be visible.
         if let Sort::Measure(measure) = args.sort
             && !Column::measures().any(|c| matches!(c, Column::Measure(listed) if listed.key == measure.key))
         {
@@ -419,7 +420,7 @@ enum Column {
 }
 
 impl Column {
-    /// Those of measures.
+    /// Columns of measures.
     fn measures() -> impl Iterator<Item = Column> {
         let is_listed = |m: &&Measure| [Place::Wide, Place::Narrow, Place::List].iter().any(|p| m.is_in(*p));
         MEASURES.iter().filter(is_listed).map(Column::Measure)
@@ -443,7 +444,7 @@ impl Column {
     }
 }
 
-/// `model_state_dict.` when all names begin so; for optimizers the first key, whatever it is.
+/// `model_state_dict.` if all names begin with it; for optimizers the first key, if it is common to all.
 fn common_prefix(members: &[&TensorRecord]) -> String {
     let Some(first) = members.first() else { return String::new() };
     let prefix = match first.name.split_once('.') {
@@ -586,7 +587,7 @@ fn detail(checkpoint: &Checkpoint, tensor: &TensorRecord) -> String {
     out + &preview(checkpoint, tensor)
 }
 
-/// The measures of a part of the tensor: a line each, faults on one, shares as bars.
+/// The measures of one part of the tensor: one line each, faults together on one, shares as bars.
 fn measures(tensor: &TensorRecord, part: Part) -> String {
     let all: Vec<&Measure> = shown_in(Place::Page).filter(|m| m.part == part).collect();
     let mut out = String::new();
@@ -660,12 +661,12 @@ fn preview(checkpoint: &Checkpoint, record: &TensorRecord) -> String {
     let width = tensor.shape.last().copied().unwrap_or(1);
     let mut corner = tensor.clone();
     if tensor.dtype.element_size().is_some() && tensor.quantizer.is_none() && tensor.sparse.is_none() {
-        // The first values only, whatever the tensor's size.
+        // Only the first values, even of a large tensor.
         for (i, size) in corner.shape.iter_mut().rev().enumerate() {
             *size = (*size).min([COLS + 1, ROWS + 1].get(i).copied().unwrap_or(1));
         }
     }
-    // f64 has values that f32 has not.
+    // f64 has values that f32 lacks.
     let values: Vec<f64> = match tensor.dtype {
         DType::F64 if tensor.sparse.is_none() => match checkpoint.view::<f64>(&corner) {
             Ok(view) => view.iter().copied().collect(),

@@ -1,6 +1,6 @@
 //! `ckpt`: checkpoint forensics on the command line, as a function for other front ends. This file maps subcommands to
-//! their modules, one file each. Libraries to build on are `ckpt-inspect`, `ckpt-convert`, `ckpt-infer`, `ckpt-train` and
-//! `ckpt-reports`.
+//! their modules, one file each. Libraries to build on are `ckpt-inspect`, `ckpt-convert`, `ckpt-infer`, `ckpt-train`
+//! and `ckpt-reports`.
 //!
 //! ```no_run
 //! use ckpt::Exit;
@@ -12,8 +12,8 @@
 //! ```
 //!
 //! # Features
-//! All are on by default; without them there are `inspect`, `diff`, `gate`, `report`, `convert`, `verify`, `recover` and
-//! `scan`.
+//! All are on by default; without them there are `inspect`, `diff`, `gate`, `report`, `convert`, `verify`, `recover`
+//! and `scan`.
 //! - `browse`: that command.
 //! - `infer`: `infer`, `chat`, `bench`, and `verify --outputs`.
 //! - `diagnose`: that command, and `gate --diagnose`.
@@ -67,7 +67,8 @@ pub use exit::Exit;
 use failure::Failure;
 pub use signal::handle_signals;
 
-/// Look inside checkpoints (.pt, .safetensors, .gguf), judge whether they are alive, gate and report on them.
+/// Inspect neural-network checkpoints (.pt, .safetensors, .gguf), judge whether they are alive, gate, report on,
+/// convert, run and train them.
 ///
 /// Nothing in a checkpoint is ever executed.
 #[derive(Parser)]
@@ -108,8 +109,8 @@ enum Command {
     },
 }
 
-/// Runs the command line `args`, the first of which is the program's name, as the program does: answers go to standard
-/// output, what else is to be said to standard error. Nothing in a checkpoint is ever executed.
+/// Runs the command line `args`, the first of which is the program's name, as the program does: results go to standard
+/// output, messages to standard error. Nothing in a checkpoint is ever executed.
 ///
 /// Commands that write listen for SIGINT, SIGTERM and SIGHUP from then on, and stop in order.
 pub fn run<A: Into<OsString> + Clone>(args: impl IntoIterator<Item = A>) -> Exit {

@@ -18,28 +18,28 @@ use rayon::prelude::*;
 use crate::paths::{self, Found};
 use crate::{Failure, terminal};
 
-/// Room for records in the cache folder; the ones written longest ago go first.
+/// The most bytes of records in the cache folder; the oldest are removed first.
 const CACHE_BYTES: u64 = 1 << 30;
 
-/// A policy file is text that a person wrote.
+/// The largest policy file that is read.
 const MAX_POLICY: u64 = 1 << 20;
 
-/// What every command takes that measures checkpoints.
+/// Options of every command that measures checkpoints.
 #[derive(clap::Args)]
 pub struct LoadArgs {
-    /// Policy file whose thresholds verdicts follow; by default ckpt.toml of the working directory, if there is one.
-    /// Exceptions by name are the gate's alone.
+    /// Policy file with the thresholds for verdicts; by default ckpt.toml in the working directory, if there is one.
+    /// Its exceptions by tensor name are used by `ckpt gate` only.
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
-    /// Layout of a GGUF file's I2_S tensors, which the file does not tell: x86, arm or rows.
+    /// Layout of the I2_S tensors of a GGUF file, which does not record it: x86, arm or rows.
     #[arg(long, value_name = "LAYOUT")]
     i2s_layout: Option<I2sLayout>,
-    /// Measure again even when a file has not changed.
+    /// Measure files again even if they have not changed.
     #[arg(long)]
     no_cache: bool,
 }
 
-/// The text in `path`, of at most `limit` bytes; a device or a pipe is read no further either.
+/// The text in `path`, of at most `limit` bytes, also from a device or a pipe.
 pub fn text(path: &Path, limit: u64) -> Result<String, Failure> {
     let cannot = |what: String| {
         Failure::unreadable(format!("{}: {what}", terminal::escape(&path.display().to_string())))
@@ -48,10 +48,10 @@ pub fn text(path: &Path, limit: u64) -> Result<String, Failure> {
     let read = File::open(path).and_then(|file| file.take(limit + 1).read_to_end(&mut bytes));
     read.map_err(|e| cannot(format!("cannot be read: {e}")))?;
     if bytes.len() as u64 > limit {
-        return Err(cannot(format!("is larger than {}; give a part of it", terminal::bytes(limit))));
+        return Err(cannot(format!("is larger than {}; use a part of it", terminal::bytes(limit))));
     }
     String::from_utf8(bytes)
-        .map_err(|e| cannot(format!("is not UTF-8 text: byte {} is not", e.utf8_error().valid_up_to())))
+        .map_err(|e| cannot(format!("is not UTF-8 text (at byte {})", e.utf8_error().valid_up_to())))
 }
 
 impl LoadArgs {
@@ -63,14 +63,14 @@ impl LoadArgs {
             None if default.is_file() => default,
             None => return Ok(Policy::default()),
         };
-        // A policy is an option like any other.
+        // An invalid policy is wrong usage, like any option.
         let text = text(file, MAX_POLICY).map_err(|failure| Failure::usage(failure.message))?;
         let policy = Policy::from_toml(&text).map_err(|e| {
             let lines: Vec<String> = e.to_string().lines().map(terminal::escape).collect();
             Failure::usage(format!("{}: {}", terminal::escape(&file.display().to_string()), lines.join("\n")))
         })?;
         if self.policy.is_none() {
-            terminal::note("policy from ckpt.toml");
+            terminal::note("using the policy in ckpt.toml");
         }
         Ok(policy)
     }
@@ -82,25 +82,25 @@ impl LoadArgs {
     }
 }
 
-/// How checkpoints are to be loaded.
+/// How to load checkpoints.
 #[derive(Clone, Copy, Debug)]
 pub struct LoadOptions {
-    /// What the records hold.
+    /// What the records contain.
     pub describe: Options,
     /// Whether to compare storages with their recorded checksums.
     pub checksum: bool,
     /// Whether records may come from and go to the cache.
     pub cache: bool,
-    /// What verdicts depend on.
+    /// The thresholds for verdicts.
     pub thresholds: Thresholds,
-    /// What files cannot tell.
+    /// Facts that files do not record.
     pub open: OpenOptions,
 }
 
-/// Every checkpoint that `paths` (files, folders, glob patterns) stand for, in order, without repetition.
+/// Every checkpoint that `paths` (files, folders, glob patterns) match, in order, without repetition.
 ///
 /// # Errors
-/// A pattern that is none is wrong usage.
+/// An invalid pattern is wrong usage.
 pub fn expand(paths: &[PathBuf]) -> Result<Vec<Found>, Failure> {
     let nothing = |path: &Path| {
         Error::new(ErrorKind::Unrecognised, "no checkpoint in this folder")
@@ -110,16 +110,16 @@ pub fn expand(paths: &[PathBuf]) -> Result<Vec<Found>, Failure> {
     paths::expand(paths, ckpt_inspect::find, nothing, ckpt_inspect::identity)
 }
 
-/// Every file of the checkpoints at `paths`. Of one that cannot be laid out, what was named.
+/// Every file of the checkpoints at `paths`; the given path itself if its files cannot be determined.
 pub fn files(paths: &[PathBuf]) -> Vec<PathBuf> {
     let of = |path: &PathBuf| ckpt_inspect::files_of(path).unwrap_or_else(|_| vec![path.clone()]);
     paths.iter().flat_map(of).collect()
 }
 
-/// Refuses `outputs` that would replace a file of the checkpoints that `paths` stand for.
+/// Refuses `outputs` that would replace a file of the checkpoints that `paths` match.
 ///
 /// # Errors
-/// Wrong usage, also of a pattern that is none.
+/// Wrong usage, also for an invalid pattern.
 pub fn spare<'p>(outputs: impl IntoIterator<Item = &'p Path>, paths: &[PathBuf]) -> Result<(), Failure> {
     let outputs: Vec<&Path> = outputs.into_iter().filter(|output| output.exists()).collect();
     if outputs.is_empty() {
@@ -129,7 +129,7 @@ pub fn spare<'p>(outputs: impl IntoIterator<Item = &'p Path>, paths: &[PathBuf])
     paths::spare(outputs, || files(&found))
 }
 
-/// Refuses a checkpoint of which something is missing or wrong: what is made of it would look whole.
+/// Refuses a damaged or incomplete checkpoint, because a copy of it would look intact.
 pub fn whole(checkpoint: &Checkpoint) -> Result<(), Failure> {
     if !checkpoint.is_damaged() {
         return Ok(());
@@ -144,7 +144,7 @@ pub fn whole(checkpoint: &Checkpoint) -> Result<(), Failure> {
     if let Some(tensor) = tensor {
         error = error.in_tensor(&tensor);
     }
-    Err(error.hint("`ckpt recover` writes what is whole of it").into())
+    Err(error.hint("`ckpt recover` saves what is intact").into())
 }
 
 /// A checkpoint's path and its record, or the error that kept it from being read.
@@ -158,7 +158,7 @@ pub fn records(paths: &[PathBuf], options: &LoadOptions) -> Result<Vec<Loaded>, 
     let len = |path: &PathBuf| std::fs::metadata(path).map_or(0, |m| m.len());
     let progress = terminal::progress(
         found.iter().flatten().map(len).sum(),
-        &format!("measuring {} checkpoints", found.len()),
+        &format!("measuring {}", ckpt_reports::text::plural(found.len(), "checkpoint")),
     );
     let loaded = found
         .into_par_iter()
@@ -184,8 +184,10 @@ pub fn pairs(run: &Run, options: &LoadOptions) -> Vec<Pair> {
     let requests = cause::pairs_needed(run);
     let cache = options.cache.then(cache).flatten();
     let bytes = |r: &PairRequest| run.checkpoints[r.from].file_bytes + run.checkpoints[r.to].file_bytes;
-    let progress =
-        terminal::progress(requests.iter().map(bytes).sum(), &format!("comparing {} pairs", requests.len()));
+    let progress = terminal::progress(
+        requests.iter().map(bytes).sum(),
+        &format!("comparing {}", ckpt_reports::text::plural(requests.len(), "pair")),
+    );
     let compare = |request: &PairRequest| {
         let paths = [request.from, request.to].map(|c| Path::new(&run.checkpoints[c].path));
         let key = format!("pair {:?} {:?}", request.names, options.open);
@@ -213,7 +215,7 @@ fn load(
     cache: Option<&Cache>,
     progress: &terminal::Progress,
 ) -> Result<CheckpointRecord, Error> {
-    // Header listings are as fast as the cache, and a damaged checksum must be seen in the file itself.
+    // Listing headers is as fast as the cache, and checksums must be checked in the file itself.
     let cache = cache.filter(|_| options.describe.stats && !options.checksum);
     let key = key(options);
     let mut record = match cache.and_then(|c| c.get(path, &key)) {
@@ -246,7 +248,7 @@ pub fn cached(path: &Path, options: &LoadOptions) -> Option<CheckpointRecord> {
     Some(record)
 }
 
-/// Keeps the whole `record` of `checkpoint`, if the cache may be used.
+/// Stores the whole `record` of `checkpoint`, if the cache may be used.
 #[cfg(feature = "browse")]
 pub fn keep(checkpoint: &ckpt_inspect::Checkpoint, record: &CheckpointRecord, options: &LoadOptions) {
     if let Some(cache) = options.cache.then(cache).flatten() {
@@ -255,7 +257,7 @@ pub fn keep(checkpoint: &ckpt_inspect::Checkpoint, record: &CheckpointRecord, op
     }
 }
 
-/// What tells records of the same file apart.
+/// The key of records of the same file.
 fn key(options: &LoadOptions) -> String {
     format!("{:?} {:?}", options.describe, options.open)
 }
@@ -270,7 +272,7 @@ pub fn cache_folder(name: &str) -> Option<PathBuf> {
     Some(base.join("ckpt").join(name))
 }
 
-/// Removes what was kept longest ago in the cache folder called `name`, until `bytes` remain.
+/// Removes the oldest files in the cache folder called `name`, until `bytes` remain.
 #[cfg(feature = "train")]
 pub fn prune(name: &str, bytes: u64) {
     if let Some(folder) = cache_folder(name) {

@@ -1,4 +1,4 @@
-//! The program `ckpt`: the library's command line, in a process of its own.
+//! The program `ckpt`: runs the library's command line.
 
 use std::process::ExitCode;
 

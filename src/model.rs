@@ -8,35 +8,35 @@ use ckpt_inspect::meaning::architecture::{STUDENT, TABLE};
 
 use crate::{Failure, terminal};
 
-/// Which checkpoints are run.
+/// The help text on which checkpoints can be run.
 pub fn runnable() -> String {
     let others = TABLE.iter().filter(|family| ***family != STUDENT);
-    let others: Vec<&str> = others.map(|family| family.label.trim_end_matches("'s")).collect();
-    format!("Checkpoint to run: the student model, or a plain {}", others.join(", "))
+    let others: Vec<&str> = others.map(|family| family.label).collect();
+    format!("Checkpoint to run: a bitnet-student model (docs/bitnet.md), or a {} model", others.join(", "))
 }
 
-/// A model, and what to override of its configuration.
+/// A model, and settings that override its configuration.
 #[derive(clap::Args)]
 pub struct ModelArgs {
     #[arg(help = runnable())]
     pub model: PathBuf,
-    /// Threads; all processors by default.
+    /// Number of threads; all processors by default.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
-    /// Type of cached keys and values.
+    /// Type of the cached keys and values.
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     kv: Kv,
-    /// Forget the oldest positions when the context is full, instead of stopping.
+    /// Drop the oldest positions when the context is full, instead of stopping.
     #[arg(long)]
     slide: bool,
     #[command(flatten)]
     run: RunArgs,
 }
 
-/// How a model runs, whichever it is.
+/// How to run a model.
 #[derive(clap::Args)]
 pub struct RunArgs {
-    /// Type to keep the embedding and the head in; the file's by default.
+    /// Type of the embedding and the output head in memory; that of the file by default.
     #[arg(long, value_name = "TYPE")]
     embeddings: Option<Table>,
     #[command(flatten, next_help_heading = "Overriding the checkpoint's configuration")]
@@ -60,45 +60,45 @@ enum Table {
 
 #[derive(clap::Args)]
 struct SettingsArgs {
-    /// Elements of a head.
+    /// Dimensions of an attention head.
     #[arg(long, value_name = "N", value_parser = some)]
     head_dim: Option<usize>,
-    /// Query heads.
+    /// Number of query heads.
     #[arg(long, value_name = "N", value_parser = some)]
     num_heads: Option<usize>,
-    /// Positions that attention sees.
+    /// Maximum number of positions in the context.
     #[arg(long, value_name = "N", value_parser = some)]
     max_seq_len: Option<usize>,
-    /// Base of the rotary frequencies.
+    /// Base of the rotary frequencies (RoPE theta).
     #[arg(long, value_name = "X", value_parser = positive)]
     rope_base: Option<f64>,
-    /// Stretch of rotary positions: `none`, or the factor of linear scaling.
+    /// Scaling of rotary positions: `none`, or the factor of linear scaling.
     #[arg(long, value_name = "FACTOR", value_parser = rope_scaling)]
     rope_scaling: Option<RopeScaling>,
-    /// Whether attention's projections are BitLinear.
+    /// Whether the attention projections are BitLinear.
     #[arg(long, value_name = "BOOL")]
     bitlinear_attn: Option<bool>,
     /// Whether the feed-forward projections are BitLinear.
     #[arg(long, value_name = "BOOL")]
     bitlinear_ffn: Option<bool>,
-    /// Whether a BitLinear has a scale for each output.
+    /// Whether each output of a BitLinear has a scale of its own.
     #[arg(long, value_name = "BOOL")]
     bitlinear_per_channel: Option<bool>,
-    /// Added to mean|W| and max|x|.
+    /// Epsilon of quantization, added to mean|W| and max|x|.
     #[arg(long, value_name = "X", value_parser = positive)]
     quantization_eps: Option<f64>,
-    /// Added to the mean square in norms.
+    /// Epsilon of the norms, added to the mean square.
     #[arg(long, value_name = "X", value_parser = positive)]
     norm_eps: Option<f64>,
-    /// Soft cap of attention scores, or `none`.
+    /// Soft cap of the attention scores, or `none`.
     #[arg(long, value_name = "CAP", value_parser = cap)]
     attn_cap: Option<Cap>,
-    /// Soft cap of logits, or `none`.
+    /// Soft cap of the final logits, or `none`.
     #[arg(long, value_name = "CAP", value_parser = cap)]
     final_cap: Option<Cap>,
 }
 
-/// A soft cap, or that there is none.
+/// A soft cap, or `none`.
 #[derive(Clone, Copy)]
 struct Cap(Option<f64>);
 
@@ -111,12 +111,12 @@ fn cap(text: &str) -> Result<Cap, String> {
 
 fn some(text: &str) -> Result<usize, String> {
     let number = text.parse::<usize>().ok().filter(|n| *n > 0);
-    number.ok_or_else(|| "a whole number above 0 is needed".to_string())
+    number.ok_or_else(|| "must be a whole number above 0".to_string())
 }
 
 fn positive(text: &str) -> Result<f64, String> {
     let number = text.parse::<f64>().ok().filter(|x| *x > 0.0 && x.is_finite());
-    number.ok_or_else(|| "a number above 0 is needed".to_string())
+    number.ok_or_else(|| "must be a number above 0".to_string())
 }
 
 fn rope_scaling(text: &str) -> Result<RopeScaling, String> {
@@ -132,7 +132,7 @@ impl ModelArgs {
         pool(self.threads)
     }
 
-    /// The checkpoint, and its model, loaded; notes tell what was assumed.
+    /// The checkpoint, and its model, loaded; what was assumed is noted.
     pub fn open(&self, pool: &Pool) -> Result<(Checkpoint, Model), Failure> {
         self.run.open(&self.model, pool)
     }
@@ -153,7 +153,7 @@ impl ModelArgs {
     }
 }
 
-/// So many threads, or all processors.
+/// This many threads, or all processors.
 pub fn pool(threads: Option<u16>) -> Pool {
     Pool::new(threads.map_or_else(processors, usize::from))
 }
@@ -164,15 +164,15 @@ pub fn processors() -> usize {
 }
 
 impl RunArgs {
-    /// A checkpoint, and its model, loaded; notes tell what was assumed.
+    /// A checkpoint, and its model, loaded; what was assumed is noted.
     pub fn open(&self, path: &Path, pool: &Pool) -> Result<(Checkpoint, Model), Failure> {
         let checkpoint = ckpt_inspect::open(path)?;
         let model = Model::load(&checkpoint, &self.options(), pool)?;
-        model.assumed().iter().for_each(|sentence| terminal::note(&terminal::escape(sentence)));
+        model.assumed().iter().for_each(|what| terminal::note(&terminal::escape(&what.to_string())));
         Ok((checkpoint, model))
     }
 
-    /// How models are to be loaded.
+    /// How to load models.
     pub fn options(&self) -> LoadOptions {
         let flags = &self.settings;
         let settings = Settings::default().with(|s| {

@@ -1,8 +1,9 @@
-//! `ckpt verify --outputs`: whether two checkpoints compute the same.
+//! `ckpt verify --outputs`: whether two models compute the same.
 
 use std::path::{Path, PathBuf};
 
 use ckpt_infer::compare::{self, Comparison, Windows};
+use ckpt_reports::text::plural;
 use serde_json::{Value, json};
 
 use crate::generate::TokenizerArgs;
@@ -19,25 +20,25 @@ pub struct OutputArgs {
     /// Compare what the models compute instead of their weights.
     #[arg(long)]
     pub outputs: bool,
-    /// With --outputs, a text to run on, in the first model's tokens, or token ids: .safetensors, or lists in .jsonl or
-    /// .ids. By default sequences that the first model draws itself.
+    /// With --outputs, what to run the models on: a text, in the first model's tokens, or a file of token ids
+    /// (.safetensors, .jsonl, .ids). By default sequences sampled from the first model.
     #[arg(long, value_name = "FILE", requires = "outputs")]
     prompts: Option<PathBuf>,
     #[command(flatten)]
     tokenizer: TokenizerArgs,
-    /// With --outputs, the largest mean Kullback-Leibler divergence of predictions, in nats.
+    /// With --outputs, the largest allowed mean Kullback-Leibler divergence, in nats.
     #[arg(long, value_name = "X", default_value_t = 0.01, value_parser = limit, requires = "outputs")]
     max_kl: f64,
-    /// With --outputs, the least share of positions with the same most likely token.
+    /// With --outputs, the smallest allowed share of positions with the same most likely token.
     #[arg(long, value_name = "X", default_value_t = 0.98, value_parser = share, requires = "outputs")]
     min_agreement: f64,
-    /// With --outputs, the largest ratio of the second perplexity to the first.
+    /// With --outputs, the largest allowed ratio of the second perplexity to the first.
     #[arg(long, value_name = "X", default_value_t = 1.02, value_parser = limit, requires = "outputs")]
     max_perplexity_ratio: f64,
-    /// With --outputs, the largest difference of a logit; any by default.
+    /// With --outputs, the largest allowed difference of a logit; no limit by default.
     #[arg(long, value_name = "X", value_parser = limit, requires = "outputs")]
     max_difference: Option<f64>,
-    /// Threads; all processors by default.
+    /// Number of threads; all processors by default.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), requires = "outputs")]
     threads: Option<u16>,
     #[command(flatten)]
@@ -46,14 +47,14 @@ pub struct OutputArgs {
 
 fn limit(text: &str) -> Result<f64, String> {
     let number = text.parse::<f64>().ok().filter(|x| *x >= 0.0);
-    number.ok_or_else(|| "a number not below 0 is needed".to_string())
+    number.ok_or_else(|| "must be a number of 0 or more".to_string())
 }
 
 fn share(text: &str) -> Result<f64, String> {
-    limit(text).ok().filter(|x| *x <= 1.0).ok_or_else(|| "a number from 0 to 1 is needed".to_string())
+    limit(text).ok().filter(|x| *x <= 1.0).ok_or_else(|| "must be a number from 0 to 1".to_string())
 }
 
-/// Runs both models and judges what they say.
+/// Runs both models and judges their outputs.
 pub fn run(args: &OutputArgs, (a, b): (&Path, &Path), as_json: bool) -> Result<u8, Failure> {
     let pool = pool(args.threads);
     let (checkpoint, first) = args.run.open(a, &pool)?;
@@ -94,7 +95,7 @@ impl OutputArgs {
         );
         check(
             c.a.tokens == 0 || ratio <= self.max_perplexity_ratio,
-            format!("the perplexities' ratio {ratio:.4} is above {}", self.max_perplexity_ratio),
+            format!("the perplexity ratio {ratio:.4} is above {}", self.max_perplexity_ratio),
         );
         if let Some(most) = self.max_difference {
             let worst = c.worst.difference;
@@ -107,12 +108,13 @@ impl OutputArgs {
 fn sentences(c: &Comparison, sequences: usize, failures: &[String]) -> String {
     let (sequence, position, token) = c.worst.at;
     let mut text = format!(
-        "run on       {sequences} sequences, {} positions\n\
+        "run on       {}, {}\n\
          logits       largest difference {:.3e} (sequence {sequence}, position {position}, token {token}), mean {:.3e}\n\
          divergence   mean {:.3e} nats, largest {:.3e}\n\
          top-1        {:.2} % the same\n\
          perplexity   {:.4} and {:.4}\n",
-        c.positions,
+        plural(sequences, "sequence"),
+        plural(c.positions, "position"),
         c.worst.difference,
         c.mean_difference,
         c.kl,
@@ -123,7 +125,7 @@ fn sentences(c: &Comparison, sequences: usize, failures: &[String]) -> String {
     );
     match failures {
         [] => text += "verified: the outputs agree\n",
-        failures => text += &format!("not the same: {}\n", failures.join("; ")),
+        failures => text += &format!("differs: {}\n", failures.join("; ")),
     }
     text
 }

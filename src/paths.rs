@@ -1,4 +1,4 @@
-//! Paths on the command line: files, folders, and patterns with `*`, `?` or `[` that stand for any number of them.
+//! Paths on the command line: files, folders, and patterns with `*`, `?` or `[` that match any number of them.
 
 use std::collections::HashSet;
 use std::hash::Hash;
@@ -8,18 +8,18 @@ use ckpt_inspect::{Error, ErrorKind};
 
 use crate::{Failure, terminal};
 
-/// The paths that `path` stands for: itself, or if nothing of that name is there and it is a pattern, what matches,
-/// which may be nothing.
+/// The paths that `path` matches: itself, or, if there is no such file and it is a pattern, all that match, perhaps
+/// none.
 ///
 /// # Errors
-/// A pattern that is none is wrong usage.
+/// An invalid pattern is wrong usage.
 pub fn matches(path: &Path) -> Result<Vec<PathBuf>, Failure> {
     let text = path.to_string_lossy();
     if path.exists() || !text.contains(['*', '?', '[']) {
         return Ok(vec![path.to_path_buf()]);
     }
     let matches = glob::glob(&text)
-        .map_err(|e| Failure::usage(format!("{}: is no pattern: {e}", terminal::path(path))))?;
+        .map_err(|e| Failure::usage(format!("{}: not a valid glob pattern: {e}", terminal::path(path))))?;
     // A pattern such as `.*` is meant for what is in a folder, and not for the folder itself or the one above.
     let ways =
         |text: &str| text.split(std::path::is_separator).filter(|part| matches!(*part, "." | "..")).count();
@@ -30,7 +30,7 @@ pub fn matches(path: &Path) -> Result<Vec<PathBuf>, Failure> {
 /// `path` from the root on, without `..` or links to folders; a link to a file keeps its own name.
 ///
 /// # Errors
-/// What is not there cannot be read.
+/// A path that does not exist cannot be read.
 pub fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     let folder = |folder: &Path| match folder {
         empty if empty == Path::new("") => Path::new(".").canonicalize(),
@@ -43,8 +43,8 @@ pub fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     resolved.map_err(|e| Error::new(ErrorKind::Io, e.to_string()).in_file(path).into())
 }
 
-/// Refuses `outputs` that would replace what is read from: one of the files that `sources` lists, or a folder that one
-/// lies in. It is asked only where an output is there already.
+/// Refuses `outputs` that would replace an input: one of the files that `sources` lists, or a folder that contains one.
+/// `sources` is called only if an output exists already.
 ///
 /// # Errors
 /// Wrong usage.
@@ -59,18 +59,17 @@ pub fn spare<'p>(
     }
     let sources: Vec<PathBuf> = sources().iter().filter_map(|source| source.canonicalize().ok()).collect();
     match outputs.iter().find(|(_, output)| sources.iter().any(|source| source.starts_with(output))) {
-        Some((output, _)) => Err(Failure::usage(format!(
-            "{} is what is read from; write to another place",
-            terminal::path(output)
-        ))),
+        Some((output, _)) => {
+            Err(Failure::usage(format!("{} is an input; choose another output", terminal::path(output))))
+        }
         None => Ok(()),
     }
 }
 
-/// A path that was found, or an argument that led to none and why.
+/// A path that was found, or an argument that matched none and why.
 pub type Found = Result<PathBuf, (PathBuf, Error)>;
 
-/// What `list` finds at each path that `paths` stand for, in order, each identity once. Where it finds nothing,
+/// What `list` finds at each path that `paths` match, in order, each identity once. Where it finds nothing,
 /// `nothing` says so.
 ///
 /// # Errors

@@ -5,21 +5,21 @@ use std::time::Instant;
 
 use ckpt_infer::compare::{self, Windows};
 use ckpt_infer::{Model, Pool, Runner, Tokenizer};
+use ckpt_reports::text::plural;
 use serde_json::json;
 
 use crate::{Failure, exit, sequences, terminal};
 
-/// What to predict, and from how much.
+/// The text to predict, and the windows.
 #[derive(clap::Args)]
 pub struct PerplexityArgs {
-    /// Print the perplexity of a text instead of continuing one, or of token ids: .safetensors, or lists in .jsonl or
-    /// .ids.
+    /// Print the perplexity of a text, or of a file of token ids (.safetensors, .jsonl, .ids), instead of generating.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "suffix", "ids", "dump_logits", "prompt_cache", "logprobs"])]
     pub perplexity: Option<PathBuf>,
-    /// With --perplexity, tokens that are predicted from at most; the model's context by default.
+    /// With --perplexity, the window in tokens; the model's context by default.
     #[arg(long, value_name = "N", requires = "perplexity")]
     context: Option<usize>,
-    /// With --perplexity, tokens from one window to the next; half the context by default.
+    /// With --perplexity, the distance between windows in tokens; half the window by default.
     #[arg(long, value_name = "N", requires = "perplexity")]
     stride: Option<usize>,
 }
@@ -45,7 +45,7 @@ pub fn run(
     let context = args.context.unwrap_or(most);
     if !(1..=most).contains(&context) {
         return Err(Failure::usage(format!(
-            "--context {context} does not fit the model's context of {most}"
+            "--context {context} is more than the model's context of {most} tokens"
         )));
     }
     let windows = Windows::new(context, args.stride.unwrap_or(context.div_ceil(2)));
@@ -54,7 +54,7 @@ pub fn run(
     let seconds = start.elapsed().as_secs_f64();
     if likelihood.tokens == 0 {
         return Err(Failure::usage(format!(
-            "{}: a sequence of at least two tokens is needed",
+            "{}: perplexity needs a sequence of at least two tokens",
             path.display()
         )));
     }
@@ -68,18 +68,18 @@ pub fn run(
             "stride": windows.stride,
             "seconds": seconds,
             "kernel": model.kernel().name(),
-            "assumed": model.assumed(),
+            "assumed": model.assumed().iter().map(ToString::to_string).collect::<Vec<_>>(),
         });
         terminal::print(&terminal::json(&record))?;
     } else {
         if likelihood.perplexity().is_nan() {
             terminal::warning(
-                "the model computes NaN: its weights hold NaN or infinity, or overflow on the way",
+                "the model computes NaN: its weights contain NaN or infinity, or intermediate values overflow",
             );
         }
         terminal::print(&format!("{:.4}\n", likelihood.perplexity()))?;
         let rate = likelihood.tokens as f64 / seconds.max(1e-9);
-        terminal::note(&format!("{} tokens predicted, {rate:.0} tokens/s", likelihood.tokens));
+        terminal::note(&format!("{} predicted, {rate:.0} tokens/s", plural(likelihood.tokens, "token")));
     }
     Ok(exit::FINE)
 }

@@ -1,4 +1,4 @@
-//! `ckpt recover`: what can be had of a damaged checkpoint.
+//! `ckpt recover`: what can be saved from a damaged checkpoint.
 
 use std::path::{Path, PathBuf};
 
@@ -13,21 +13,21 @@ use crate::signal::Signal;
 use crate::terminal::{self, Table};
 use crate::{Failure, exit, load, paths, verify};
 
-/// Write what is intact of a damaged checkpoint, and list what is lost.
+/// Save what is intact in a damaged checkpoint, and list what is lost.
 ///
-/// PyTorch zips without or with a wrong directory or with overwritten ranges, legacy PyTorch files, SafeTensors and
-/// GGUF files that are cut short. Without -o nothing is written: the list says what could be.
-/// Exit codes: 0 everything is whole; 1 the copy does not say the same; 2 wrong usage; 3 something is lost, or nothing
-/// can be had; 4 the output cannot be written.
+/// Handles PyTorch zips that are truncated, partly overwritten or have a missing or wrong directory, and truncated
+/// legacy PyTorch, SafeTensors and GGUF files. Without -o nothing is written, and the list shows what could be saved.
+/// Exit codes: 0 everything is intact; 1 the copy does not match; 2 wrong usage; 3 something is lost, or nothing can be
+/// recovered; 4 the output cannot be written.
 #[derive(clap::Args)]
 pub struct Args {
     /// The damaged file, or a folder that holds one checkpoint.
     path: PathBuf,
-    /// Where to write: SafeTensors where it ends in .safetensors, NumPy in .npz, GGUF (from GGUF) in .gguf, else PyTorch.
+    /// Output file: .safetensors, .npz (NumPy) or .gguf (from GGUF only); any other extension writes PyTorch.
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// What stands in for lost tensors: zeros, nan, or from=OTHER, the tensor of the same name in another checkpoint.
-    /// May be repeated: the first that can fill a tensor does. Without it, lost tensors are left out.
+    /// What replaces lost tensors: zeros, nan, or from=OTHER for the tensor of the same name in another checkpoint. May
+    /// be repeated: the first one that can fill a tensor is used. Without it, lost tensors are left out.
     #[arg(long, value_name = "WHAT", value_parser = filler)]
     fill: Vec<Filler>,
     /// Replace an existing output.
@@ -36,7 +36,7 @@ pub struct Args {
     /// Output format.
     #[arg(long, default_value = "human")]
     format: Format,
-    /// Layout of a GGUF file's I2_S tensors, which the file does not tell: x86, arm or rows.
+    /// Layout of the I2_S tensors of a GGUF file, which does not record it: x86, arm or rows.
     #[arg(long, value_name = "LAYOUT")]
     i2s_layout: Option<I2sLayout>,
 }
@@ -52,7 +52,7 @@ fn filler(text: &str) -> Result<Filler, String> {
         ("zeros", _) => Ok(Filler::With(Fill::Zeros)),
         ("nan", _) => Ok(Filler::With(Fill::Nan)),
         (_, Some(path)) if !path.is_empty() => Ok(Filler::From(path.into())),
-        _ => Err("give zeros, nan or from=CHECKPOINT".into()),
+        _ => Err("must be zeros, nan or from=CHECKPOINT".into()),
     }
 }
 
@@ -77,7 +77,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
                 let found = salvage.fill_from(ckpt_inspect::open_with(path, &options)?);
                 if found == 0 && salvage.holes().next().is_some() {
                     terminal::warning(&format!(
-                        "{} has none of the lost tensors whole, in the same type and shape",
+                        "{} has no intact tensor of the same name, type and shape for any of the lost ones",
                         terminal::escape(&path.display().to_string())
                     ));
                 }
@@ -94,9 +94,9 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     };
     terminal::print(&text)?;
     if salvage.checkpoint.tensors.is_empty() {
-        let what = if lists_nothing { "it lists no tensors" } else { "none of its tensors is whole" };
+        let what = if lists_nothing { "it lists no tensors" } else { "none of its tensors is intact" };
         return Err(Failure::unreadable(format!(
-            "{}: {what}, so nothing was written; --fill makes up for lost tensors",
+            "{}: {what}, so nothing was written; --fill replaces lost tensors",
             args.path.display()
         )));
     }
@@ -125,17 +125,19 @@ fn write(args: &Args, salvage: &mut Salvage, output: &Path) -> Result<Written, F
         Some("safetensors") => Target::SafeTensors,
         Some("npz") => Target::Npz,
         Some("npy") => {
-            return Err(Failure::usage("one array is no checkpoint; recover to .npz, .pt or .safetensors"));
+            return Err(Failure::usage(
+                "a .npy file holds a single array, not a checkpoint; recover to .npz, .pt or .safetensors",
+            ));
         }
         Some("gguf") if matches!(source.format, Container::Gguf { .. }) => Target::Gguf(Gguf::default()),
         Some("gguf") => {
             return Err(Failure::usage(
-                "only a GGUF file is recovered into GGUF; recover to .pt or .safetensors, then `ckpt convert --to gguf`",
+                "only a GGUF file can be recovered to GGUF; recover to .pt or .safetensors, then run `ckpt convert --to gguf`",
             ));
         }
         _ => Target::Torch,
     };
-    // The other containers have no lists: an element keeps the name it had.
+    // The other containers have no lists, so elements keep their names.
     if target == Target::Torch {
         salvage.close_gaps();
     }
@@ -154,11 +156,11 @@ fn write(args: &Args, salvage: &mut Salvage, output: &Path) -> Result<Written, F
     progress.clear();
     let written = written.map_err(|e| signal.explain(e.into()))?;
     let report = ckpt_convert::verify_written(&plan, output)?;
-    let mut notes = plan.notes.clone();
+    let mut notes: Vec<String> = plan.notes.iter().map(crate::convert::sentence).collect();
     let left_out = source.tensors.len() - plan.pairs.len().min(source.tensors.len());
     if !keep_optimizer && pickled && left_out > 0 {
         notes.push(format!(
-            "{} are no weights and are left out; -o FILE.pt keeps them",
+            "{} are not weights and are left out; -o FILE.pt keeps them",
             verify::tensors(left_out)
         ));
     }
@@ -210,8 +212,8 @@ fn human(args: &Args, salvage: &Salvage, written: Option<&Written>) -> String {
     let all = verified + unverified + lost;
     let vouched = match (verified, unverified) {
         (_, 0) => "all match their CRC-32".to_string(),
-        (0, _) => "no checksum vouches for them".to_string(),
-        (v, u) => format!("{v} match their CRC-32, no checksum vouches for {u}"),
+        (0, _) => "the file has no checksums for them".to_string(),
+        (v, u) => format!("{v} match their CRC-32, {u} have no checksum"),
     };
     let there = verified + unverified;
     let detail = if there > 0 { format!(" ({vouched})") } else { String::new() };
@@ -235,7 +237,7 @@ fn human(args: &Args, salvage: &Salvage, written: Option<&Written>) -> String {
     let moved = salvage.holes().filter(|loss| loss.in_list).count();
     if moved > 0 {
         let text = format!(
-            "{moved} lost tensors were elements of lists: those after them move up, unless --fill keeps their places"
+            "{moved} lost tensors were elements of lists: the elements after them move up, unless --fill keeps their places"
         );
         out += &terminal::labelled("note", Style::new(), &text);
     }
@@ -251,7 +253,7 @@ fn human(args: &Args, salvage: &Salvage, written: Option<&Written>) -> String {
             out += &terminal::labelled("written", Style::new().bold(), &what);
         }
         (None, None) if there > 0 => {
-            out += &terminal::labelled("written", Style::new(), "nothing; -o FILE writes what is whole");
+            out += &terminal::labelled("written", Style::new(), "nothing; -o FILE writes the intact tensors");
         }
         _ => {}
     }
@@ -277,7 +279,7 @@ fn losses(losses: &[Loss]) -> String {
             plain(terminal::escape(&loss.name)),
             plain(dtype.unwrap_or_else(|| "not known".into())),
             plain(if loss.dtype.is_some() { terminal::bytes(loss.bytes) } else { "not known".into() }),
-            plain(loss.range.map_or("not in it".into(), |(start, end)| format!("{start}..{end}"))),
+            plain(loss.range.map_or("not in the file".into(), |(start, end)| format!("{start}..{end}"))),
             plain(terminal::bytes(loss.present)),
             plain(terminal::escape(loss.filled.as_deref().unwrap_or("left out"))),
             plain(terminal::escape(&loss.why)),

@@ -17,17 +17,17 @@ use crate::{Failure, exit, terminal};
 
 /// Write a report on checkpoints and runs: which layers died, when, and how std went over steps.
 ///
-/// The HTML page is self-contained. Checkpoints of one folder are a run, ordered by step. Exit code 3 when a file
-/// cannot be read or is damaged; the report is written all the same, and says so.
+/// The HTML page is self-contained. The checkpoints of one folder form a run, ordered by step. Exit code 3 when a file
+/// cannot be read or is damaged; the report is still written, and says so.
 #[derive(clap::Args)]
 pub struct Args {
     /// Files, folders or glob patterns.
     #[arg(required = true)]
     paths: Vec<PathBuf>,
-    /// Where to write; standard output when not given.
+    /// Output file; standard output by default.
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Output format; by default the output file's extension says it, else html.
+    /// Output format; by default from the extension of the output file, else html.
     #[arg(long, value_parser = one_of(&REPORTS))]
     format: Option<&'static Exporter<Report>>,
     /// Heading of the report.
@@ -36,8 +36,8 @@ pub struct Args {
     /// Replace an existing file.
     #[arg(long)]
     force: bool,
-    /// Say in the terminal what each run died of, with the evidence, and what to do. With -o, the report is written
-    /// besides.
+    /// Explain in the terminal why each run died, with the evidence, and what to do. With -o, the report is written
+    /// as well.
     #[arg(long, conflicts_with = "format")]
     explain: bool,
     #[command(flatten)]
@@ -46,9 +46,9 @@ pub struct Args {
     load: LoadArgs,
 }
 
-/// What the user knows of the run's optimizer.
+/// Settings of the run's optimizer given by the user.
 #[derive(clap::Args)]
-#[command(next_help_heading = "The optimizer, where the files do not say or are wrong")]
+#[command(next_help_heading = "Optimizer settings, where the files lack them or have them wrong")]
 struct GivenArgs {
     /// Learning rate.
     #[arg(long, value_name = "X", value_parser = not_negative)]
@@ -56,7 +56,8 @@ struct GivenArgs {
     /// Weight decay.
     #[arg(long, value_name = "X", value_parser = not_negative)]
     weight_decay: Option<f64>,
-    /// Steps, as the checkpoints count them, per step of the optimizer: micro-batches where gradients are accumulated.
+    /// Steps, as the checkpoints count them, per optimizer step: the micro-batches per step under gradient
+    /// accumulation.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     accum: Option<u64>,
 }
@@ -64,11 +65,11 @@ struct GivenArgs {
 fn not_negative(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if value.is_finite() && value >= 0.0 => Ok(value),
-        _ => Err("not a number of 0 or more".into()),
+        _ => Err("must be a number of 0 or more".into()),
     }
 }
 
-/// The metrics beside a run's checkpoints, if a trainer left some there that can be read.
+/// The metrics next to a run's checkpoints, if a trainer left readable ones.
 fn training(run: &Run) -> Option<Training> {
     let folder = Path::new(&run.checkpoints.first()?.path).parent()?;
     let file = std::fs::File::open(folder.join("metrics.jsonl")).ok()?;
@@ -82,12 +83,14 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         (None, Some(output)) => Exporter::of_path(&REPORTS, output).ok_or_else(|| {
             let output = output.display();
             let names = names(&REPORTS);
-            Failure::usage(format!("{output}: its extension tells no format; add --format {names}"))
+            Failure::usage(format!("{output}: no format has this extension; add --format {names}"))
         })?,
         (None, None) => &REPORTS[0],
     };
     if args.output.is_none() && format.page && !args.explain && std::io::stdout().is_terminal() {
-        return Err(Failure::usage("name the page to write: -o report.html (or choose --format md)"));
+        return Err(Failure::usage(
+            "HTML is not printed to a terminal: give -o report.html, or choose --format md",
+        ));
     }
     if let Some(output) = &args.output {
         terminal::may_write(output, args.force)?;
@@ -138,8 +141,8 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         return Ok(code);
     };
     terminal::write_file(output, text.as_bytes(), args.force)?;
-    const TOLD: usize = 10;
-    for run in report.runs.iter().take(TOLD) {
+    const LISTED: usize = 10;
+    for run in report.runs.iter().take(LISTED) {
         let words = headline(run);
         let style = terminal::verdict_style(words.verdict).bold();
         let first = words.sentences.first().map(|s| terminal::escape(s)).unwrap_or_default();
@@ -149,14 +152,17 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
             terminal::paint(style, &words.title)
         ));
     }
-    if report.runs.len() > TOLD {
-        terminal::note(&format!("and {} more runs", report.runs.len() - TOLD));
+    if report.runs.len() > LISTED {
+        terminal::note(&format!(
+            "and {} more",
+            ckpt_reports::text::plural(report.runs.len() - LISTED, "run")
+        ));
     }
     terminal::note(&format!("wrote {}", terminal::path(output)));
     Ok(code)
 }
 
-/// What became of `run`, for a terminal.
+/// What happened to `run`, for a terminal.
 fn explained(run: &Run, explanation: &Explanation) -> String {
     let plain = Style::new();
     let words = headline(run);

@@ -1,4 +1,4 @@
-//! `ckpt scan`: what loading files would do besides loading them.
+//! `ckpt scan`: what loading files would do besides reading data.
 
 use std::path::{Path, PathBuf};
 
@@ -13,21 +13,21 @@ use crate::format::{Format, human_or, written};
 use crate::paths::{self, Found};
 use crate::{Failure, exit, terminal};
 
-/// Say what loading files would import, call and write, without doing any of it.
+/// List what loading files would import, call and write, without doing any of it.
 ///
-/// Pickles wherever they hide: in PyTorch files of any age, archives in archives, NumPy and joblib files; TorchScript
-/// code; archives that readers read in different ways; SafeTensors and GGUF files that contradict themselves.
-/// Exit codes: 0 nothing found; 1 something found; 2 wrong usage; 3 a file cannot be read or scanned whole; 4 the output
-/// cannot be written.
+/// Finds pickles, even hidden ones (PyTorch files of any age, nested archives, NumPy and joblib files), TorchScript
+/// code, archives that different readers read differently, and inconsistent SafeTensors and GGUF files. Exit codes: 0
+/// nothing found; 1 something found; 2 wrong usage; 3 a file cannot be read or fully scanned; 4 the output cannot be
+/// written.
 #[derive(clap::Args)]
 pub struct Args {
     /// Files, folders or glob patterns.
     #[arg(required = true)]
     paths: Vec<PathBuf>,
-    /// The least severity that makes the exit code 1.
+    /// The lowest severity that makes the exit code 1.
     #[arg(long, value_name = "SEVERITY", default_value = "unknown")]
     fail_on: FailOn,
-    /// Imports to count as harmless: package.module.Name, or a prefix and *; may be repeated.
+    /// Imports to treat as harmless: package.module.Name, or a prefix followed by *; may be repeated.
     #[arg(long, value_name = "PATTERN", value_parser = pattern)]
     allow: Vec<Pattern>,
     /// List harmless imports, notes and clean files too.
@@ -76,7 +76,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         FailOn::Unknown => Severity::Unknown,
         FailOn::Dangerous => Severity::Dangerous,
     };
-    // What makes the exit code 1 is shown.
+    // Findings that make the exit code 1 are shown.
     let shown = if args.all { Severity::Note } else { least.min(Severity::Unknown) };
     let scanned = Scanned::new(files, least);
     let code = match scanned.status {
@@ -102,10 +102,10 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     Ok(code)
 }
 
-/// Every file that `paths` (files, folders, glob patterns) stand for.
+/// Every file that `paths` (files, folders, glob patterns) match.
 fn expand(paths: &[PathBuf]) -> Result<Vec<Found>, Failure> {
     let nothing = |_: &Path| {
-        let what = "holds no file that a loader could be given";
+        let what = "contains no file that a loader would read";
         ckpt_inspect::Error::new(ckpt_inspect::ErrorKind::Unrecognised, what)
     };
     let identity = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
@@ -142,7 +142,7 @@ fn human(args: &Args, shown: Severity, scans: &[Scan]) -> String {
             terminal::dim(&scan.format)
         );
         if let Some(why) = &scan.unreadable {
-            out += &terminal::labelled("not whole", style(Severity::Unknown), why);
+            out += &terminal::labelled("incomplete", style(Severity::Unknown), why);
         }
         let findings: Vec<&Finding> = scan.findings.iter().filter(|f| f.severity >= shown).collect();
         for finding in findings.iter().take(LISTED) {
@@ -192,7 +192,7 @@ fn headline(scans: &[Scan], shown: Severity) -> String {
         (count(Severity::Dangerous), "dangerous"),
         (count(Severity::Unknown), "unknown"),
         (noted, "with notes only"),
-        (unread, "not scanned whole"),
+        (unread, "not fully scanned"),
     ];
     let parts: Vec<String> =
         parts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();

@@ -6,10 +6,10 @@ use ckpt_infer::{Specials, Tokenizer};
 
 use crate::{Failure, load};
 
-/// Texts are bounded before they are read: the tokenizers crate takes more than a hundred times their size.
+/// The most bytes of a text that are read: the tokenizers crate takes more than a hundred times its size.
 const LONGEST_TEXT: u64 = 32 << 20;
 
-/// The sequences in `path`: those of a file of ids, else one of all its text in the tokens of `tokenizer`.
+/// The sequences in `path`: those of a file of ids, else a single one with all its text as tokens of `tokenizer`.
 pub fn read(
     path: &Path,
     tokenizer: impl FnOnce() -> Result<Tokenizer, Failure>,
@@ -18,7 +18,7 @@ pub fn read(
         return Ok(ckpt_infer::read_ids(path)?);
     }
     let text = load::text(path, LONGEST_TEXT).map_err(|failure| Failure {
-        message: failure.message + " (files of token ids are called .safetensors, .json, .jsonl or .ids)",
+        message: failure.message + " (token ids are read from .safetensors, .json, .jsonl and .ids files)",
         ..failure
     })?;
     Ok(vec![tokenizer()?.prompt(&text, Specials::AsText)?])

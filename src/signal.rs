@@ -7,10 +7,10 @@ use crate::Failure;
 #[cfg(unix)]
 use crate::exit;
 
-/// Makes two signals that would end the process without a word say what happened. For a program that is nothing but
-/// this command line, before it starts a thread: where another process cuts a mapped file short while it is read, the
-/// program says so and ends with the code of a file that cannot be read; a limit on the size of files shows as an error
-/// of the write, instead of temporary files that are left behind.
+/// Handles two signals that would otherwise end the process silently. For programs that consist of this command line
+/// only, before they start a thread: if another process truncates a mapped file while it is read, the program says so
+/// and exits with the code for an unreadable file; a limit on file sizes shows as an error of the write, instead of
+/// leaving temporary files behind.
 pub fn handle_signals() {
     #[cfg(unix)]
     {
@@ -19,12 +19,12 @@ pub fn handle_signals() {
     }
 }
 
-/// Where another process cuts a mapped file short while it is read, the system ends this one with SIGBUS. This says
-/// why, with the exit code of a file that cannot be read, and gives a terminal back that was taken over.
+/// If another process truncates a mapped file while it is read, the system ends this one with SIGBUS. This handler says
+/// why, with the exit code for an unreadable file, and restores the terminal.
 #[cfg(unix)]
 fn explain_lost_pages() {
     const WHY: &[u8] =
-        b"error: a file became shorter while it was read; try again when nothing writes to it any more\n";
+        b"error: a file was truncated while it was being read; try again when nothing writes to it\n";
     static BEGUN: AtomicBool = AtomicBool::new(false);
     let explain = || {
         // Threads that read the same file get here together: the first one ends them all.
@@ -43,14 +43,14 @@ fn explain_lost_pages() {
     let _ = unsafe { signal_hook::low_level::register(signal_hook::consts::SIGBUS, explain) };
 }
 
-/// From here on a limit on the size of files shows as an error of the write, instead of ending the program with its
-/// temporary files left behind.
+/// From here on a limit on file sizes shows as an error of the write, instead of ending the program and leaving its
+/// temporary files behind.
 #[cfg(unix)]
 fn survive_size_limits() {
     let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default());
 }
 
-/// Ctrl-C and its kin: noted, so that the work can stop in order. A second one ends the program.
+/// Ctrl-C and similar signals: recorded, so that the work can stop in order. A second one ends the program.
 pub struct Signal {
     /// Set once a signal has arrived.
     pub flag: Arc<AtomicBool>,
@@ -65,7 +65,8 @@ impl Signal {
         {
             use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
             use signal_hook::flag;
-            let cannot = |e: std::io::Error| Failure::unwritable(format!("signals cannot be caught: {e}"));
+            let cannot =
+                |e: std::io::Error| Failure::unwritable(format!("cannot install signal handlers: {e}"));
             for number in [SIGINT, SIGTERM, SIGHUP] {
                 flag::register_conditional_default(number, signal.flag.clone()).map_err(cannot)?;
                 flag::register_usize(number, signal.number.clone(), number as usize).map_err(cannot)?;
@@ -81,7 +82,7 @@ impl Signal {
         let signal = Signal { flag: Arc::default(), number: Arc::default() };
         #[cfg(unix)]
         signal_hook::flag::register(signal_hook::consts::SIGINT, signal.flag.clone())
-            .map_err(|e| Failure::unwritable(format!("signals cannot be caught: {e}")))?;
+            .map_err(|e| Failure::unwritable(format!("cannot install signal handlers: {e}")))?;
         Ok(signal)
     }
 

@@ -1,4 +1,5 @@
-//! All output for people goes through here: colours, tables, progress, errors, and files that appear whole.
+//! All output for people goes through here: colours, tables, progress, errors, and files that are written completely or
+//! not at all.
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -26,7 +27,7 @@ enum When {
 }
 
 impl ColorArgs {
-    /// Applies the choice to everything printed from here on.
+    /// Applies the choice to everything that is printed from now on.
     pub fn apply(&self) {
         match self.color {
             When::Auto => {}
@@ -36,7 +37,7 @@ impl ColorArgs {
     }
 }
 
-/// Prints `text`, colours as the terminal wants them. A closed pipe ends the program quietly.
+/// Prints `text`, with colours if they are wanted. A closed pipe ends the program quietly.
 pub fn print(text: &str) -> Result<(), Failure> {
     let mut out = anstream::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -47,8 +48,8 @@ pub fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
-/// Prints what a model wrote: as it is, but for control characters on a terminal, which are shown as escapes. False when
-/// nobody reads it any more.
+/// Prints what a model wrote; on a terminal, control characters are shown as escapes. False if the output is no longer
+/// read.
 #[cfg(feature = "infer")]
 pub fn print_model_text(text: &str) -> Result<bool, Failure> {
     let mut out = std::io::stdout().lock();
@@ -85,7 +86,7 @@ pub fn note(message: &str) {
     let _ = writeln!(anstream::stderr(), "{message}");
 }
 
-/// Columns of the terminal; without one, lines are as long as they need to be.
+/// Columns of the terminal; unlimited without one, so that lines are not wrapped.
 pub fn width() -> usize {
     match terminal_size::terminal_size() {
         Some((width, _)) if std::io::stdout().is_terminal() => usize::from(width.0).max(40),
@@ -93,13 +94,13 @@ pub fn width() -> usize {
     }
 }
 
-/// `text` that a file chose, safe to print: control and invisible characters escaped, and so is what a CI system would
-/// take for a command in a log (a leading `::`, and `##` as in `##[error]` and `##vso[`).
+/// `text` from a file, made safe to print: control and invisible characters are escaped, and so is what a CI system
+/// would take for a command in a log (a leading `::`, and `##` as in `##[error]` and `##vso[`).
 pub fn escape(text: &str) -> String {
     printable_in_log(text)
 }
 
-/// A path, which whoever made the file chose, safe to print.
+/// A path, made safe to print: file names may be hostile.
 pub fn path(path: &Path) -> String {
     escape(&path.to_string_lossy())
 }
@@ -107,7 +108,7 @@ pub fn path(path: &Path) -> String {
 /// Columns that labels of a summary take.
 const LABELS: usize = 14;
 
-/// A line of a summary: a label, and `text`, which a file may have chosen, escaped and wrapped beside it.
+/// A line of a summary: a label, and `text`, which may come from a file, escaped and wrapped next to it.
 pub fn labelled(label: &str, style: Style, text: &str) -> String {
     labelled_in(label, LABELS, style, text)
 }
@@ -118,8 +119,8 @@ pub fn labelled_in(label: &str, columns: usize, style: Style, text: &str) -> Str
     format!("  {label:<width$}{}", &body[columns..], width = columns - 2)
 }
 
-/// `text`, which a file may have chosen, escaped and broken between words to the terminal's width, each line `indent`
-/// columns in.
+/// `text`, which may come from a file, escaped and broken between words to the terminal's width, each line indented by
+/// `indent` columns.
 pub fn wrapped(text: &str, indent: usize, style: Style) -> String {
     let room = width().saturating_sub(indent).max(20);
     let mut lines: Vec<String> = Vec::new();
@@ -156,12 +157,12 @@ pub fn bold(text: &str) -> String {
     paint(Style::new().bold(), text)
 }
 
-/// In the background.
+/// Dimmed.
 pub fn dim(text: &str) -> String {
     paint(Style::new().dimmed(), text)
 }
 
-/// `value` over several lines, in which what is invisible is seen.
+/// `value` over several lines, with invisible characters escaped.
 pub fn json(value: &serde_json::Value) -> String {
     ckpt_inspect::printable_json(&format!("{value:#}\n"))
 }
@@ -189,9 +190,9 @@ pub struct Table {
 
 /// The naming column keeps this many characters as long as there are columns to leave out.
 const NAME_WIDTH: usize = 44;
-/// And never less than this many.
+/// The naming column never has fewer characters than this.
 const SHORTEST_NAME: usize = 16;
-/// Without a terminal's width to keep to, names are shown whole, and rows are aligned up to this many.
+/// Without a terminal, names are shown whole, and rows are aligned up to this many characters.
 const LONGEST_PADDED: usize = 120;
 
 impl Table {
@@ -212,7 +213,7 @@ impl Table {
         self.rows.push(cells);
     }
 
-    /// The table in lines of at most `width` characters, as far as leaving out and shortening reach.
+    /// The table in lines of at most `width` characters, if leaving out columns and shortening names suffices.
     pub fn render(&self, width: usize) -> String {
         let widths: Vec<usize> = (0..self.right.len())
             .map(|c| self.rows.iter().filter_map(|row| row.get(c)).map(|(text, _)| self::columns(text)).max())
@@ -226,7 +227,7 @@ impl Table {
                 columns.retain(|c| c != gone);
             }
         }
-        // Narrower still: the columns before the last one go, from the right.
+        // If it is narrower still, the columns before the last one are left out, from the right.
         while columns.len() > 2 && widest(0).min(SHORTEST_NAME) + others(&columns) > width {
             columns.remove(columns.len() - 2);
         }
@@ -239,7 +240,7 @@ impl Table {
                 let Some((text, style)) = row.get(column) else { continue };
                 let cell_width = match position {
                     0 if shortens => name_width,
-                    // One long name does not push every row aside.
+                    // One long name must not widen every row.
                     0 => name_width.min(LONGEST_PADDED),
                     _ => widest(column),
                 };
@@ -279,9 +280,9 @@ pub fn shorten(text: &str, width: usize) -> String {
 /// Progress over bytes, on standard error and only on a terminal.
 pub struct Progress(ProgressBar);
 
-/// A bar over `bytes` bytes of what is being done.
+/// A bar over the `bytes` bytes of a piece of work.
 pub fn progress(bytes: u64, doing: &str) -> Progress {
-    // Small work is over before a bar could be read.
+    // A small piece of work is over before a bar could be read.
     if !std::io::stderr().is_terminal() || bytes < 64 << 20 {
         return Progress(ProgressBar::hidden());
     }
@@ -293,7 +294,7 @@ pub fn progress(bytes: u64, doing: &str) -> Progress {
     Progress(bar)
 }
 
-/// A bar over the steps of a run, of which `done` are taken, that tells a message beside it.
+/// A bar over the steps of a run, of which `done` have been taken, with a message next to it.
 #[cfg(feature = "train")]
 pub fn steps(done: u64, all: u64) -> Progress {
     if !std::io::stderr().is_terminal() {
@@ -307,7 +308,7 @@ pub fn steps(done: u64, all: u64) -> Progress {
 }
 
 impl Progress {
-    /// Moves to `position` with `message` beside the bar.
+    /// Moves to `position` with `message` next to the bar.
     #[cfg(feature = "train")]
     pub fn at(&self, position: u64, message: String) {
         self.0.set_position(position);
@@ -325,7 +326,7 @@ impl Progress {
         self.0.inc(bytes);
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub fn clear(&self) {
         self.0.finish_and_clear();
     }
@@ -336,7 +337,7 @@ pub fn write_file(path: &Path, contents: &[u8], force: bool) -> Result<(), Failu
     Ok(staged::write(path, contents, force)?)
 }
 
-/// [`write_file`] as long as `stop` is not set: a pipe that nobody reads is not waited for any longer.
+/// [`write_file`], which stops waiting for the reader of a pipe once `stop` is set.
 #[cfg(feature = "infer")]
 pub fn write_file_until(
     path: &Path,
@@ -347,7 +348,7 @@ pub fn write_file_until(
     Ok(staged::write_until(path, contents, force, stop)?)
 }
 
-/// Whether an output may go to `path`: an existing file needs `force`; a pipe or device takes what it is given.
+/// Whether an output may go to `path`: an existing file needs `force`; pipes and devices are allowed.
 pub fn may_write(path: &Path, force: bool) -> Result<(), Failure> {
     Ok(staged::may_write_or_feed(path, force)?)
 }
@@ -356,7 +357,7 @@ pub fn may_write(path: &Path, force: bool) -> Result<(), Failure> {
 mod tests {
     use super::*;
 
-    /// Where there is no terminal all of it is one line; each word is looked at once.
+    /// Without a terminal, the text is a single line; each word is looked at once.
     #[test]
     fn long_texts_are_wrapped_in_one_go() {
         let words = vec!["größe"; 1 << 18].join(" ");

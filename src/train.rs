@@ -1,4 +1,4 @@
-//! `ckpt train`: a student model trained or resumed, its layers watched while it learns.
+//! `ckpt train`: trains or resumes a bitnet-student model, and watches its layers meanwhile.
 
 use std::path::{Path, PathBuf};
 
@@ -13,39 +13,40 @@ use crate::paths;
 use crate::signal::Signal;
 use crate::{Failure, exit, load, terminal};
 
-/// Train a student model, or resume one, with optimizers that keep ternary weights alive.
+/// Train or resume a BitNet code model, with optimizers that keep ternary weights alive.
 ///
-/// Settings come from --config, and flags win. The run folder holds config.toml, metrics.jsonl, a checkpoint every
-/// --save-every steps in PyTorch's layout, and best.pt by validation loss. Ctrl-C and SIGTERM save before they stop;
-/// resuming goes on as if the run had not stopped. Exit code 1 when the run refuses or stops because of its weights.
+/// The model is bitnet-student (docs/bitnet.md). Settings come from --config; flags override them. The run folder gets
+/// config.toml, metrics.jsonl, a PyTorch checkpoint every --save-every steps, and best.pt by validation loss. Ctrl-C
+/// and SIGTERM save a checkpoint before the run stops; resuming continues as if it had not stopped. Exit code 1 when
+/// the run refuses to start, or stops, because of collapsed weights.
 #[derive(clap::Args)]
 #[command(allow_negative_numbers = true)]
 pub struct Args {
-    /// Checkpoint to go on from.
+    /// Checkpoint to continue from.
     #[arg(long, value_name = "CKPT", required_unless_present = "init", conflicts_with = "init")]
     resume: Option<PathBuf>,
-    /// Start anew: 50m, 125m, 300m, 500m, or a TOML or JSON file with a model's configuration.
+    /// Start a new model: 50m, 125m, 300m, 500m, or a TOML or JSON file with a model configuration.
     #[arg(long, value_name = "PRESET|FILE")]
     init: Option<String>,
-    /// TOML file with the run's settings, as a run writes it to its folder.
+    /// TOML file with settings, such as the config.toml of another run.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Data: text, JSONL, Parquet, or token ids (.npy, .safetensors); glob patterns such as 'src/**/*.py' too.
     #[arg(long, value_name = "FILE", num_args = 1..)]
     data: Vec<PathBuf>,
-    /// Data to validate on; by default a part of --data is held out.
+    /// Validation data; by default a part of --data is held out.
     #[arg(long, value_name = "FILE", num_args = 1..)]
     validation: Vec<PathBuf>,
-    /// The tokenizer.json that text is encoded with; by default the one beside the checkpoint, if there is one.
+    /// The tokenizer.json for text data; by default the one next to the checkpoint, if there is one.
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
-    /// Folder of the run.
+    /// Run folder.
     #[arg(short, long, value_name = "DIR", default_value = "run")]
     output: PathBuf,
-    /// Write into the folder of another run.
+    /// Write into the folder even if it contains another run.
     #[arg(long)]
     force: bool,
-    /// The step to stop at, counted from the model's beginning.
+    /// Step to stop at, counted from the start of the model's training.
     #[arg(long, value_name = "N")]
     steps: Option<u64>,
     #[arg(long, value_name = "NAME", help = optimizers())]
@@ -56,105 +57,106 @@ pub struct Args {
     /// Steps of linear warm-up from 0.
     #[arg(long, value_name = "N")]
     warmup: Option<u64>,
-    /// After the warm-up, a cosine that ends at --steps.
+    /// After the warm-up, decay the learning rate along a cosine that ends at --steps.
     #[arg(long)]
     cosine: bool,
-    /// Decoupled weight decay of parameters that no BitLinear uses; with muon-adamw of what is no matrix.
+    /// Decoupled weight decay of parameters outside BitLinear layers; with muon-adamw, of parameters that are not
+    /// matrices.
     #[arg(long, value_name = "RATE")]
     weight_decay: Option<f64>,
-    /// Decoupled weight decay of ternary weights, with muon-adamw of every matrix; 0 unless given, because it shrinks
-    /// them to nothing.
+    /// Decoupled weight decay of ternary weights; with muon-adamw, of every matrix. 0 by default, because it shrinks
+    /// ternary weights to nothing.
     #[arg(long, value_name = "RATE")]
     ternary_weight_decay: Option<f64>,
-    /// The polarizer's well; the seed's two come with the seed's target, 0.01, and strength.
+    /// The polarizer's rule; constant and piecewise have a target of 0.01 by default.
     #[arg(long, value_name = "WELL")]
     well: Option<WellArg>,
-    /// How large the polarizer keeps weights, absolutely.
+    /// Absolute magnitude that the polarizer pushes weights to.
     #[arg(long, value_name = "SIZE", conflicts_with = "relative_target")]
     target_scale: Option<f64>,
-    /// How large the polarizer keeps weights, as a share of each layer's mean|w| at the start; 0.25 unless given, but for
-    /// the seed's wells.
+    /// Magnitude that the polarizer pushes weights to, as a share of each layer's mean|w| at the start; 0.25 by default
+    /// for one-sided and two-sided.
     #[arg(long, value_name = "SHARE")]
     relative_target: Option<f64>,
-    /// How fast the polarizer is; 0.05 unless given, 0.01 for seed-step, 0.1 for seed-optimizer.
+    /// How strongly the polarizer pushes; by default 0.05, for constant 0.01, for piecewise 0.1.
     #[arg(long, value_name = "STRENGTH")]
     polarization_strength: Option<f64>,
-    /// Sequences in a batch.
+    /// Sequences per batch.
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
-    /// Positions in a sequence.
+    /// Positions per sequence.
     #[arg(long, value_name = "N")]
     length: Option<usize>,
-    /// Batches whose gradients are averaged for one step.
+    /// Gradient accumulation: batches per optimizer step.
     #[arg(long, value_name = "N")]
     accumulate: Option<u64>,
-    /// Largest global norm of the gradients; 0 for no limit.
+    /// Clip the global gradient norm to this; 0 for no limit.
     #[arg(long, value_name = "NORM")]
     clip: Option<f64>,
     /// Label smoothing of the loss.
     #[arg(long, value_name = "SHARE")]
     label_smoothing: Option<f64>,
-    /// Focal weighting: what is known already counts less by (1 - p)^GAMMA.
+    /// Focal loss: weight each token by (1 - p)^GAMMA, so that tokens already predicted well count less.
     #[arg(long, value_name = "GAMMA")]
     focal: Option<f64>,
-    /// Checkpoint to learn from, and how much it counts beside others; any that `ckpt infer` runs.
+    /// Checkpoint to distill from, optionally with its weight among several; any model that `ckpt infer` runs.
     #[arg(long = "teacher", value_name = "CKPT[=WEIGHT]")]
     teachers: Vec<String>,
-    /// Stored logits to learn from: SafeTensors with `logits` and `indices`, one file for each of --data.
+    /// Stored logits to distill from: SafeTensors files with `logits` and `indices`, one for each file of --data.
     #[arg(long, value_name = "FILE", num_args = 1..)]
     teacher_logits: Vec<PathBuf>,
-    /// Share of the teachers in the loss.
+    /// Weight of the teachers in the loss, from 0 to 1.
     #[arg(long, value_name = "SHARE")]
     alpha: Option<f64>,
-    /// Temperature at which student and teachers are compared.
+    /// Distillation temperature.
     #[arg(long, value_name = "T")]
     temperature: Option<f64>,
-    /// Hold the scales of a BitLinear constant in the backward pass.
+    /// Treat the scales of BitLinear layers as constants in the backward pass.
     #[arg(long)]
     detached_scales: bool,
-    /// Take sequences in their order; nothing is held out.
+    /// Use sequences in the order of the data, and hold nothing out.
     #[arg(long)]
     no_shuffle: bool,
     /// Share of documents held out for validation.
     #[arg(long, value_name = "SHARE")]
     holdout: Option<f64>,
-    /// Share of documents rearranged to prefix, suffix, middle, so that the model learns to fill in.
+    /// Share of documents rearranged for fill-in-the-middle training (prefix, suffix, middle).
     #[arg(long, value_name = "SHARE")]
     fim_rate: Option<f64>,
-    /// Neither read nor keep tokens in the user's cache folder.
+    /// Do not cache tokenized text in the user's cache folder.
     #[arg(long)]
     no_token_cache: bool,
-    /// Names all random draws; a resumed checkpoint's own, or 0, unless given.
+    /// Random seed; by default that of the resumed checkpoint, or 0.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Steps between checkpoints; 0 for one at the end.
+    /// Steps between checkpoints; 0 for only one at the end.
     #[arg(long, value_name = "N")]
     save_every: Option<u64>,
-    /// Checkpoints to keep; 0 for all.
+    /// Number of latest checkpoints to keep; 0 for all.
     #[arg(long, value_name = "N")]
     keep_last: Option<usize>,
     /// Steps between validations; 0 for none.
     #[arg(long, value_name = "N")]
     validate_every: Option<u64>,
-    /// Steps between measurements of the weights; 0 for none.
+    /// Steps between health checks of the weights; 0 for none.
     #[arg(long, value_name = "N")]
     health_every: Option<u64>,
     /// Stop when a layer falls below healthy.
     #[arg(long)]
     stop_on_collapse: bool,
-    /// Go on from a checkpoint whose layers have collapsed.
+    /// Continue from a checkpoint even if its layers have collapsed.
     #[arg(long)]
     allow_collapsed: bool,
-    /// Leave the checkpoint's optimizer state behind.
+    /// Ignore the checkpoint's optimizer state.
     #[arg(long)]
     reset_optimizer: bool,
-    /// Begin the data anew.
+    /// Start the data from the beginning.
     #[arg(long)]
     restart_data: bool,
-    /// Whether the checkpoint's projections are BitLinear, where its format cannot say (GGUF).
+    /// Whether the checkpoint's projections are BitLinear, if its format does not record that (GGUF).
     #[arg(long, value_name = "BOOL", requires = "resume")]
     bitlinear: Option<bool>,
-    /// Threads; all processors unless given. Results do not depend on it.
+    /// Number of threads; all processors by default. Results do not depend on it.
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
 }
@@ -163,8 +165,10 @@ pub struct Args {
 enum WellArg {
     OneSided,
     TwoSided,
-    SeedStep,
-    SeedOptimizer,
+    #[value(alias = "seed-step")]
+    Constant,
+    #[value(alias = "seed-optimizer")]
+    Piecewise,
 }
 
 impl From<WellArg> for Well {
@@ -172,28 +176,31 @@ impl From<WellArg> for Well {
         match well {
             WellArg::OneSided => Well::OneSided,
             WellArg::TwoSided => Well::TwoSided,
-            WellArg::SeedStep => Well::SeedStep,
-            WellArg::SeedOptimizer => Well::SeedOptimizer,
+            WellArg::Constant => Well::Constant,
+            WellArg::Piecewise => Well::Piecewise,
         }
     }
 }
 
-/// What of a file of settings flags are laid over before it is understood.
+/// The parts of a settings file that flags override before it is parsed.
 #[derive(Default, serde::Deserialize)]
 #[serde(default)]
 struct File {
     optimizer: toml::Table,
 }
 
-/// Room for tokens in the cache folder; those kept longest ago go first.
+/// The most bytes of tokens in the cache folder; the oldest are removed first.
 const TOKEN_CACHE: u64 = 4 << 30;
-/// A configuration is text that a person wrote.
+/// The largest configuration file that is read.
 const MAX_CONFIG: u64 = 1 << 20;
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match error {
             Error::Checkpoint(error) => error.into(),
+            Error::Collapsed(_) => {
+                Failure::new(exit::REFUSED, format!("{error}; --allow-collapsed continues regardless"))
+            }
             Error::Teacher(error) => error.into(),
             Error::Output(error) | Error::Save(ckpt_convert::Error::Output(error)) => error.into(),
             other => {
@@ -212,10 +219,13 @@ impl From<Error> for Failure {
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<u8, Failure> {
     let settings = args.settings()?;
+    if settings.data.files.is_empty() {
+        return Err(Failure::usage("there is no data to train on: give at least one file with --data"));
+    }
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(args.threads.unwrap_or(0))
         .build()
-        .map_err(|e| Failure::usage(format!("threads cannot be started: {e}")))?;
+        .map_err(|e| Failure::usage(format!("cannot start threads: {e}")))?;
     let signal = Signal::listen()?;
     pool.install(|| train(args, &settings, &signal))
 }
@@ -272,7 +282,7 @@ fn train(args: &Args, settings: &Settings, signal: &Signal) -> Result<u8, Failur
     match outcome? {
         Outcome::Finished => Ok(exit::FINE),
         _ => {
-            terminal::note(&format!("stopped at step {}; --resume goes on from there", trainer.step()));
+            terminal::note(&format!("stopped at step {}; --resume continues from there", trainer.step()));
             Ok(signal.code().unwrap_or(exit::FINE))
         }
     }
@@ -281,7 +291,9 @@ fn train(args: &Args, settings: &Settings, signal: &Signal) -> Result<u8, Failur
 /// What `--optimizer` may be.
 fn optimizers() -> String {
     let names = optim::NAMES.join(", ");
-    format!("One of {names}; polarized- in front adds the polarizer. muon-adamw is the seed's form of Muon")
+    format!(
+        "One of {names}; prefix with polarized- to add the polarizer. muon-adamw is the Muon variant of the trainer whose checkpoints ckpt reads natively (docs/bitnet.md)"
+    )
 }
 
 /// The configuration that `--init` names: a preset's, or a file's over the 125m preset's.
@@ -292,7 +304,7 @@ fn model(init: &str) -> Result<ModelConfig, Failure> {
     let path = Path::new(init);
     if !path.is_file() {
         return Err(Failure::usage(format!(
-            "--init {}: is neither a file nor one of {}",
+            "--init {}: neither a file nor one of {}",
             terminal::escape(init),
             PRESETS.join(", ")
         )));
@@ -304,17 +316,17 @@ fn model(init: &str) -> Result<ModelConfig, Failure> {
         false => serde_json::from_str(&text).map_err(|e| cannot(e.to_string()))?,
     };
     let serde_json::Value::Object(given) = given else {
-        return Err(cannot("is no table of settings".into()));
+        return Err(cannot("not a table of settings".into()));
     };
     let mut all = preset("125m").map(|usual| usual.to_record()).unwrap_or_default();
     for (key, value) in given {
         match all.get_mut(&key) {
             Some(slot) => *slot = value,
-            None => return Err(cannot(format!("a model has no `{key}`"))),
+            None => return Err(cannot(format!("unknown model setting `{key}`"))),
         }
     }
-    let told = Given::of_trainer(&from_json(serde_json::Value::Object(all)));
-    told.and_then(|told| told.complete()).map_err(|e| cannot(e.to_string()))
+    let given = Given::of_trainer(&from_json(serde_json::Value::Object(all)));
+    given.and_then(|given| given.complete()).map_err(|e| cannot(e.to_string()))
 }
 
 /// A teacher by its flag: a path, or a path, `=` and a weight.
@@ -324,13 +336,13 @@ fn teacher(text: &str) -> Teacher {
     Teacher::new(path, weight)
 }
 
-/// The data files that `given` paths and patterns stand for, each once.
+/// The data files that the `given` paths and patterns match, each once.
 fn files(given: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     let mut all: Vec<PathBuf> = Vec::new();
     for path in given {
         if path.is_dir() {
             return Err(Failure::usage(format!(
-                "{0}: is a folder; name its files, such as '{0}/**/*.py'",
+                "{0}: is a folder; give the files in it, such as '{0}/**/*.py'",
                 path.display()
             )));
         }
@@ -347,24 +359,24 @@ fn files(given: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
 }
 
 impl Args {
-    /// A run goes into a folder of its own, or on in the one that its checkpoint lies in.
+    /// A run has its own folder, or continues in the one of its checkpoint.
     fn may_go_into_folder(&self) -> Result<(), Failure> {
         let whole = |path: &Path| std::fs::canonicalize(path).ok();
         let from = self.resume.as_deref().and_then(whole);
         let same = from.is_some_and(|from| from.parent().map(Path::to_path_buf) == whole(&self.output));
-        // Where no step was taken, there is no run.
+        // Without a step there is no run to describe.
         let run = std::fs::metadata(self.output.join("metrics.jsonl")).is_ok_and(|m| m.len() > 0);
         match self.force || same || !run {
             true => Ok(()),
             false => Err(Failure::unwritable(format!(
-                "{}: holds another run; choose a folder with -o, or --force to write into it",
+                "{}: contains another run; choose another folder with -o, or use --force to write into it",
                 self.output.display()
             ))),
         }
     }
 
     /// The optimizer's settings of the file with the flags over them; `None` without any of these flags. Which keys an
-    /// optimizer has its name decides, and that may come from either.
+    /// optimizer has is decided by its name, which may come from either.
     fn optimizer(&self, mut table: toml::Table) -> Result<Option<toml::Table>, Failure> {
         let float = |flag: Option<f64>| flag.map(toml::Value::Float);
         let flags = [

@@ -1,4 +1,4 @@
-//! `ckpt verify`: whether two checkpoints say the same.
+//! `ckpt verify`: whether two checkpoints have the same weights, or compute the same.
 
 use std::path::PathBuf;
 
@@ -15,15 +15,15 @@ use crate::{Failure, exit};
 
 #[cfg_attr(
     feature = "infer",
-    doc = "Compare the weights of two checkpoints, whatever their formats and names, or with --outputs what they compute."
+    doc = "Compare the weights of two checkpoints, whatever their formats and names; with --outputs, compare what the models compute."
 )]
 #[cfg_attr(
     not(feature = "infer"),
     doc = "Compare the weights of two checkpoints, whatever their formats and names."
 )]
 ///
-/// Equal types must agree to the bit, a narrower type with the rounding of the wider one, packed ternary matrices in
-/// code and scale, block formats within what their steps allow. Exit code 1 when they do not agree.
+/// Equal types must match bit for bit, a narrower type must match the rounded wider one, packed ternary matrices must
+/// match in codes and scales, block formats within their precision. Exit code 1 when they do not match.
 #[derive(clap::Args)]
 #[command(allow_negative_numbers = true)]
 pub struct Args {
@@ -31,10 +31,10 @@ pub struct Args {
     a: PathBuf,
     /// The second checkpoint.
     b: PathBuf,
-    /// Every tensor, not only those that do not agree.
+    /// List every tensor, not only those that differ.
     #[arg(long)]
     all: bool,
-    /// Layout of a GGUF file's I2_S tensors, which the file does not tell: x86, arm or rows.
+    /// Layout of the I2_S tensors of a GGUF file, which does not record it: x86, arm or rows.
     #[arg(long, value_name = "LAYOUT")]
     i2s_layout: Option<I2sLayout>,
     /// Output format.
@@ -78,16 +78,16 @@ pub fn sentence(report: &Report) -> String {
     let count = |rule: Rule| report.tensors.iter().filter(|t| t.agrees && t.rule == rule).count();
     let kinds = [
         (Rule::Identical, "bit-equal"),
-        (Rule::Rounded, "equal as rounded"),
+        (Rule::Rounded, "equal after rounding"),
         (Rule::Ternary, "ternary-equal"),
-        (Rule::Blocks, "within their blocks' steps"),
+        (Rule::Blocks, "within the precision of their blocks"),
     ];
     let kinds: Vec<String> = kinds
         .into_iter()
         .filter(|(rule, _)| count(*rule) > 0)
         .map(|(rule, words)| format!("{} {words}", count(rule)))
         .collect();
-    let agreeing = if kinds.is_empty() { "none agrees".to_string() } else { kinds.join(", ") };
+    let agreeing = if kinds.is_empty() { "none agree".to_string() } else { kinds.join(", ") };
     let total = report.tensors.len();
     if report.agrees() {
         return format!("verified: {}, {agreeing}", tensors(total));
@@ -95,11 +95,11 @@ pub fn sentence(report: &Report) -> String {
     let bad = [
         (report.failures().count(), "differ"),
         (report.missing.len(), "missing"),
-        (report.extra.len(), "not in the first"),
+        (report.extra.len(), "only in the second"),
     ];
     let bad: Vec<String> =
         bad.iter().filter(|(n, _)| *n > 0).map(|(n, words)| format!("{n} {words}")).collect();
-    format!("not the same: {}; of {total} compared, {agreeing}", bad.join(", "))
+    format!("differs: {}; of {total} compared, {agreeing}", bad.join(", "))
 }
 
 /// `1 tensor`, `2 tensors`.
@@ -129,7 +129,7 @@ pub fn details(report: &Report, all: bool) -> String {
         }
         out += &table.render(terminal::width());
     }
-    for (names, words) in [(&report.missing, "missing"), (&report.extra, "not in the first")] {
+    for (names, words) in [(&report.missing, "missing"), (&report.extra, "only in the second")] {
         for name in names {
             out += &format!("{words}: {}\n", terminal::escape(name));
         }

@@ -15,7 +15,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let stop = Default::default();
     let written = write(&mut plan, &options, to, Control::new(&|_| (), &stop))?;
     for note in &plan.notes {
-        println!("note: {}", ckpt_inspect::printable(note));
+        println!("note: {}", ckpt_inspect::printable(&note.to_string()));
     }
     let report = verify_written(&plan, to)?;
     println!(

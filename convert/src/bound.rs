@@ -1,8 +1,8 @@
-//! How far two element types may be apart when they say the same.
+//! How far values of two element types may differ when one was made from the other.
 
 use ckpt_inspect::DType;
 
-/// Bits of a type's significand, and the bytes it takes.
+/// Bits of a type's significand, and its size in bytes.
 pub(crate) fn precision(dtype: DType) -> (u32, usize) {
     let bits = match dtype {
         DType::F64 => 53,
@@ -18,19 +18,19 @@ pub(crate) fn precision(dtype: DType) -> (u32, usize) {
     (bits, size.unwrap_or(4))
 }
 
-/// How far a value may be from what a block says of it: a share of the block's largest magnitude.
+/// How far a value may be from that of its block: a share of the block's largest magnitude.
 #[derive(Clone, Copy)]
 pub(crate) struct Bound {
     /// Elements of a block.
     pub block: usize,
-    /// Of the largest magnitude.
+    /// Share of the largest magnitude.
     pub share: f64,
     /// What a scale that is a subnormal f16, whose steps are 2^-24, adds at most.
     pub absolute: f64,
 }
 
-/// The bound of a block format, or of a plain one: what its blocks lose, and three roundings to f16 (scale, minimum, and
-/// their sum).
+/// The bound of a block format, or of a plain one: what its blocks lose, and three roundings to f16 (scale, minimum,
+/// and their sum).
 pub(crate) fn bound(dtype: DType) -> Option<Bound> {
     let DType::Ggml(ggml) = dtype else {
         let share = 2f64.powi(-(precision(dtype).0 as i32));
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
     use crate::quant::{Codes, Quant, encode};
 
-    /// Shapes of blocks that encoders have trouble with, by number.
+    /// Blocks that are difficult for encoders, by number.
     fn shaped(kind: usize, noise: &[f32], size: f32) -> Vec<f32> {
         let at = |i: usize, x: f32| match kind {
             0 => x,
@@ -68,7 +68,7 @@ mod tests {
         noise.iter().enumerate().map(|(i, &x)| size * at(i, x)).collect()
     }
 
-    /// How near the error of `values` in blocks comes to the bound: 1 is there.
+    /// The error of `values` in blocks relative to the bound: 1 is at the bound.
     fn share_of_bound(quant: Quant, values: &[f32]) -> f64 {
         let mut bytes = Vec::new();
         encode(quant, Codes::ByBlock, values, &mut bytes).unwrap();
@@ -91,7 +91,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(256))]
 
-        /// Any values come back within the bound, however small; large ones, until a minimum leaves the range of f16.
+        /// Values of any small size are restored within the bound, and large ones up to those whose minimum leaves the
+        /// range of f16.
         #[test]
         fn no_block_exceeds_its_bound(
             kind in 0usize..11,

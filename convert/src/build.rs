@@ -1,4 +1,4 @@
-//! Making a plan: which source tensors are written, under which names, as what.
+//! Making a plan: which source tensors are written, under which names and as which types.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -11,7 +11,8 @@ use ckpt_inspect::{
 
 use crate::gguf::{self, Gguf};
 use crate::names::{self, Style};
-use crate::plain::{carried, is_training_state, key_text, told};
+use crate::note::{Note, Omission, Remedy};
+use crate::plain::{carried, is_training_state, key_text, values_of};
 use crate::plan::{Blob, Content, Elements, Options, Output, Pair, Plan};
 use crate::quant::Quant;
 use crate::sharing::{Place, shared_runs, tied_names};
@@ -25,31 +26,31 @@ pub(crate) fn plan<'c>(source: &'c Checkpoint, options: &Options) -> Result<Plan
     let mut builder = Builder::new(source, options)?;
     let chosen = builder.choose()?;
     builder.add(chosen)?;
-    builder.tell_of_the_model();
+    builder.note_on_the_model();
     let Builder { plan, .. } = builder;
     if plan.pairs.is_empty() {
-        return Err(Error::of_source(source, "no tensor in it is a weight that could be converted"));
+        return Err(Error::of_source(source, "it contains no weights to convert"));
     }
     let mut names = HashSet::new();
     if let Some(twice) = plan.tensors.iter().find(|t| !names.insert(t.name.as_str())) {
-        return Err(Error::Target(format!(
-            "two tensors of the output would be called `{}`",
+        return Err(Error::target(format!(
+            "two tensors of the output would both be named `{}`",
             twice.name.escape_debug()
         )));
     }
     (options.target.form().check)(&plan)?;
-    // Beyond any disk; and sums of what is written stay in range.
+    // Larger than any disk, so that sums of sizes do not overflow.
     const MOST_BYTES: u64 = 1 << 60;
     let total = plan.blobs.iter().try_fold(0u64, |sum, blob| sum.checked_add(blob.bytes));
     if total.is_none_or(|total| total > MOST_BYTES) {
-        return Err(ReadError::unsupported("its tensors, written out, would take more than 2^60 bytes")
+        return Err(ReadError::unsupported("its tensors would take more than 2^60 bytes in the output")
             .in_file(&source.path)
             .into());
     }
     Ok(plan)
 }
 
-/// A source tensor with what was decided about it.
+/// A source tensor and the decisions about it.
 struct Chosen {
     index: usize,
     name: String,
@@ -60,31 +61,30 @@ struct Chosen {
 struct Builder<'c, 'o> {
     plan: Plan<'c>,
     options: &'o Options,
-    /// Whether the output is laid out as the source's object is.
+    /// Whether the output has the structure of the source's object.
     nested: bool,
-    /// The key under which weights go, with its dot.
+    /// The key under which weights are stored, with its dot.
     prefix: &'static str,
     style: Option<Style>,
-    /// Whether the output's configuration says what the divisors of rotary frequencies are made of.
-    tells_rope: bool,
+    /// Whether the output's configuration gives the parameters that determine the divisors of rotary frequencies.
+    config_has_rope: bool,
 }
 
 impl<'c, 'o> Builder<'c, 'o> {
     fn new(source: &'c Checkpoint, options: &'o Options) -> Result<Self> {
         let target = options.target;
         if options.keep_optimizer && !target.form().nests {
-            return Err(Error::Target(
-                "only PyTorch output (--to pt, fp32, f16, bf16, i2s) holds optimizer state".into(),
-            ));
+            return Err(Error::target("optimizer state can only be kept in PyTorch output")
+                .remedied_by(Remedy::Target("pt")));
         }
         let pickled = !matches!(source.format, Format::SafeTensors | Format::Gguf { .. });
         let has_key = source.tensors.iter().any(|t| without_state_dict(&t.name) != t.name);
-        // The seed's i2s form has its state dict under a key.
+        // Readers of i2s files expect the state dict under a key.
         let nested =
             pickled && target.form().nests && options.root.is_none() && (has_key || target == Target::Torch);
         if options.keep_optimizer && !nested {
-            return Err(Error::Target(
-                "--keep-optimizer needs a PyTorch source, whole: without --root".into(),
+            return Err(Error::target(
+                "optimizer state can only be kept when a PyTorch source is converted as a whole, not one of its state dicts",
             ));
         }
         let mut metadata = match (nested, pickled, &source.metadata) {
@@ -93,7 +93,7 @@ impl<'c, 'o> Builder<'c, 'o> {
                 Value::Dict(kept.map(|(key, value)| (key.clone(), value.clone())).collect())
             }
             (true, _, whole) => whole.clone(),
-            (false, true, Value::Dict(entries)) => Value::Dict(told(entries)),
+            (false, true, Value::Dict(entries)) => Value::Dict(values_of(entries)),
             (false, false, Value::Dict(entries)) => Value::Dict(carried(source, entries)),
             _ => Value::Dict(BTreeMap::new()),
         };
@@ -125,12 +125,12 @@ impl<'c, 'o> Builder<'c, 'o> {
         let has_config = matches!(target, Target::Hf { .. }) || gguf_student(source).is_some();
         let is_llama3 = |config: ModelConfig| matches!(config.rope_scaling, RopeScaling::Llama3 { .. });
         let llama3 = || source.model_config().is_ok_and(is_llama3);
-        let tells_rope = has_config && !matches!(target, Target::Gguf(_)) && llama3();
-        Ok(Builder { plan, options, nested, prefix, style, tells_rope })
+        let config_has_rope = has_config && !matches!(target, Target::Gguf(_)) && llama3();
+        Ok(Builder { plan, options, nested, prefix, style, config_has_rope })
     }
 
-    /// What is to be told of the model as a whole.
-    fn tell_of_the_model(&mut self) {
+    /// Notes what the output lacks to be the whole model.
+    fn note_on_the_model(&mut self) {
         let (source, target) = (self.plan.source, self.options.target);
         if target.form().is_model {
             let note = complete::note(&self.plan);
@@ -141,15 +141,9 @@ impl<'c, 'o> Builder<'c, 'o> {
             return;
         }
         if gguf_student(source).is_none() {
-            self.plan.notes.push(
-                "what the GGUF keys say of the model has no place in such a file; --to hf writes it as config.json"
-                    .into(),
-            );
+            self.plan.notes.push(Note::GgufKeysLost);
         } else if source.model.holds_codes() && target.packing().is_none() && target.form().tells_values {
-            self.plan.notes.push(
-                "BitLinear matrices are in their ternary form, and `latent: false` in the config says so to this suite; a trainer would make them ternary again, with mean|W| for their scale"
-                    .into(),
-            );
+            self.plan.notes.push(Note::TernaryForm);
         }
     }
 
@@ -168,8 +162,8 @@ impl<'c, 'o> Builder<'c, 'o> {
             let Some(inner) = inner else { continue };
             let training = tensor.group == Group::Optimizer
                 || (tensor.group == Group::Other && is_training_state(inner.split('.').next().unwrap_or("")));
-            let told = self.tells_rope && inner == names::ROPE_FACTORS;
-            if helpers.contains(&index) || told || (training && !options.keep_optimizer) {
+            let in_config = self.config_has_rope && inner == names::ROPE_FACTORS;
+            if helpers.contains(&index) || in_config || (training && !options.keep_optimizer) {
                 continue;
             }
             if tensor.storage.is_none() && tensor.sparse.is_none() {
@@ -180,7 +174,7 @@ impl<'c, 'o> Builder<'c, 'o> {
                 return Err(ReadError::from(damage)
                     .in_tensor(&tensor.name)
                     .in_file(&source.path)
-                    .hint("a damaged checkpoint is not converted")
+                    .hint("a damaged checkpoint cannot be converted; recover what is intact first")
                     .into());
             }
             if self.is_foreign(inner) {
@@ -189,12 +183,13 @@ impl<'c, 'o> Builder<'c, 'o> {
             }
             let name = if training { inner.to_string() } else { self.name(inner) };
             if let Some(other) = names.insert(name.clone(), &tensor.name) {
-                return Err(Error::Target(format!(
-                    "`{}` and `{}` would both be called `{}`; choose a state dict with --root",
+                let why = format!(
+                    "`{}` and `{}` would both be named `{}`; choose one state dict",
                     other.escape_debug(),
                     tensor.name.escape_debug(),
                     name.escape_debug()
-                )));
+                );
+                return Err(Error::target(why).remedied_by(Remedy::Root));
             }
             let dtype = if training { tensor.dtype } else { self.dtype(tensor, &name)? };
             chosen.push(Chosen { index, name, dtype, grid: None });
@@ -209,20 +204,14 @@ impl<'c, 'o> Builder<'c, 'o> {
         }
         for (glob, dtype) in &options.dtypes {
             if !chosen.iter().any(|c| glob.is_match(without_state_dict(&c.name))) {
-                self.plan.notes.push(format!(
-                    "no tensor of the output matches --dtype '{}={dtype}'",
-                    glob.glob().glob().escape_debug()
-                ));
+                let pattern = glob.glob().glob().to_string();
+                self.plan.notes.push(Note::UnmatchedType { pattern, dtype: *dtype });
             }
         }
-        let why = [(without_data, "were saved without data"), (without_name, "have no name in GGUF")];
-        for (left_out, why) in why {
+        for (left_out, why) in [(without_data, Omission::NoData), (without_name, Omission::NoName)] {
             if let Some(first) = left_out.first() {
-                self.plan.notes.push(format!(
-                    "{} tensors {why} and are left out, such as `{}`",
-                    left_out.len(),
-                    first.escape_debug()
-                ));
+                let (count, first) = (left_out.len(), first.to_string());
+                self.plan.notes.push(Note::LeftOut { count, first, why });
             }
         }
         match options.target {
@@ -235,8 +224,8 @@ impl<'c, 'o> Builder<'c, 'o> {
     fn no_root(&self, root: &str) -> Error {
         let within = |t: &TensorInfo| t.name.strip_prefix(root).is_some_and(|rest| rest.starts_with('.'));
         if self.plan.source.tensors.iter().any(within) {
-            return Error::Target(format!(
-                "what is under `{}` is training state, not weights; name a state dict",
+            return Error::target(format!(
+                "`{}` contains training state, not weights; give the key of a state dict",
                 root.escape_debug()
             ));
         }
@@ -244,14 +233,14 @@ impl<'c, 'o> Builder<'c, 'o> {
         let mut keys: Vec<&str> = weights.filter_map(|t| Some(t.name.split_once('.')?.0)).collect();
         keys.dedup();
         keys.truncate(8);
-        Error::Target(format!(
-            "no tensor's name begins with `{}.`; keys that hold tensors: {}",
+        Error::target(format!(
+            "no tensor's name begins with `{}.`; keys that contain tensors: {}",
             root.escape_debug(),
             keys.join(", ")
         ))
     }
 
-    /// Whether GGUF has no place for a tensor: neither a name that its readers know, nor one it had in GGUF before.
+    /// Whether a tensor has no name in GGUF: neither one that readers know, nor one that it had in a GGUF source.
     fn is_foreign(&self, inner: &str) -> bool {
         let from_gguf = matches!(self.plan.source.format, Format::Gguf { .. });
         let known = names::translate(without_state_dict(inner), Style::Gguf).is_some();
@@ -289,12 +278,12 @@ impl<'c, 'o> Builder<'c, 'o> {
         let ruled = real && matches!(self.options.target, Target::Gguf(_));
         let form = self.options.target.form();
         if !ruled && !(form.holds)(dtype) {
-            return Err(Error::Target(format!(
-                "tensor `{}` has elements of type {dtype}, which {} cannot hold; write it with {}",
+            let why = format!(
+                "tensor `{}` has elements of type {dtype}, which {} cannot hold",
                 tensor.name.escape_debug(),
-                form.reader,
-                (form.instead)(dtype)
-            )));
+                form.reader
+            );
+            return Err(Error::target(why).remedied_by((form.instead)(dtype)));
         }
         Ok(dtype)
     }
@@ -317,9 +306,7 @@ impl<'c, 'o> Builder<'c, 'o> {
             chosen.iter().filter(|c| packable(c) && !packing.tells_rows(&source.tensors[c.index].shape));
         let misfits = misfits.count();
         if misfits > 0 {
-            self.plan.notes.push(format!(
-                "{misfits} matrices stay unpacked: their rows are not a multiple of 4, as this packing needs"
-            ));
+            self.plan.notes.push(Note::Unpacked { count: misfits });
         }
         for c in chosen.iter_mut() {
             let tensor = &source.tensors[c.index];
@@ -330,36 +317,34 @@ impl<'c, 'o> Builder<'c, 'o> {
         }
         let packed: Vec<&Chosen> = chosen.iter().filter(|c| c.grid.is_some()).collect();
         if packed.is_empty() {
-            let why = match &options.ternary {
-                Some(glob) => format!(
-                    "no matrix in it, as they are called in the output, matches --ternary '{}'",
-                    glob.glob().glob().escape_debug()
+            return Err(match &options.ternary {
+                Some(glob) => Error::of_source(
+                    source,
+                    format!(
+                        "none of its matrices, by their names in the output, matches '{}'",
+                        glob.glob().glob().escape_debug()
+                    ),
                 ),
-                None => "no matrix in it is known to be ternary; choose them with --ternary '*_proj.weight'"
-                    .into(),
-            };
-            return Err(Error::of_source(source, why));
+                None => Error::of_source(
+                    source,
+                    "none of its matrices is known to be ternary; choose them by a pattern",
+                )
+                .remedied_by(Remedy::Ternary("*_proj.weight")),
+            });
         }
         let rounded = packed.iter().filter(|c| c.grid.is_some_and(|g| !g.exact)).count();
         if rounded > 0 {
-            let bit = if student.is_some() { ", as BitLinear rounds them in every forward pass" } else { "" };
-            self.plan.notes.push(format!(
-                "{rounded} matrices are rounded to -1, 0, +1 times mean|W|{bit}; the float weights cannot be had back"
-            ));
+            self.plan.notes.push(Note::Rounded { count: rounded, as_in_training: student.is_some() });
         }
         if student.is_some_and(|s| s.bitlinear_per_channel) {
-            self.plan
-                .notes
-                .push("the model scales each row on its own; the packed form has one scale a matrix".into());
+            self.plan.notes.push(Note::RowScalesLost);
         }
         let unscaled = packed.iter().filter(|c| c.grid.is_some_and(|g| g.scale.is_none())).count();
         if unscaled > 0 {
-            self.plan.notes.push(format!("{unscaled} source matrices have no scale: 1 is written for it"));
+            self.plan.notes.push(Note::Unscaled { count: unscaled });
         }
         if packing == TernaryPacking::I2sUnscaled {
-            self.plan
-                .notes
-                .push("this form keeps codes only: the scales of all packed matrices are lost".into());
+            self.plan.notes.push(Note::ScalesLost);
         }
         Ok(())
     }
@@ -378,13 +363,11 @@ impl<'c, 'o> Builder<'c, 'o> {
         let any = chosen.iter().any(|c| is_ternary(&c.name, &source.tensors[c.index]));
         let rules = gguf::Rules::new(settings, source, any, options.ternary.as_ref())?;
         if let (Some(glob), false) = (&options.ternary, any) {
-            self.plan.notes.push(format!(
-                "no matrix of the output matches --ternary '{}', so none is made ternary",
-                glob.glob().glob().escape_debug()
-            ));
+            let pattern = glob.glob().glob().to_string();
+            self.plan.notes.push(Note::UnmatchedTernary { pattern });
         }
         let unknown = gguf::is_unknown(source);
-        let mut told = gguf::Told::default();
+        let mut choices = gguf::Choices::default();
         for c in chosen.iter_mut() {
             let tensor = &source.tensors[c.index];
             let ternary = is_ternary(&c.name, tensor);
@@ -398,27 +381,27 @@ impl<'c, 'o> Builder<'c, 'o> {
             let asked = asked
                 .map(|dtype| Quant::of(dtype).ok_or(dtype))
                 .transpose()
-                .map_err(|dtype| Error::Target(format!("GGUF weights are not written as {dtype}")))?;
-            let quant = rules.quant(&c.name, tensor, ternary, asked, &mut told);
+                .map_err(|dtype| Error::target(format!("weights cannot be written to GGUF as {dtype}")))?;
+            let quant = rules.quant(&c.name, tensor, ternary, asked, &mut choices);
             c.dtype = quant.dtype();
             let packed = matches!(tensor.dtype, DType::Ternary(_));
-            // A matrix whose scale stood beside it keeps it there.
+            // A matrix whose scale was stored next to it keeps it there.
             let beside = settings.exact_scales || has_scale_beside(tensor);
             let needs_scale = quant == Quant::I2S || (beside && quant.is_ternary());
-            // Blocks that are ternary already keep their scales.
+            // Blocks that are already ternary keep their scales.
             let has_blocks = matches!(tensor.dtype, DType::Ggml(_)) && tensor.dtype.is_ternary();
             let rounds = ternary && !settings.latent && !has_blocks && !packed;
             if (quant.is_ternary() && (packed || needs_scale)) || rounds {
                 let grid = grid(source, tensor, eps)?;
-                // What a coarser type made of codes is computed with as it is.
+                // Codes that a coarser type has rounded already are written as they are, not rounded again.
                 if !grid.exact && source.model.holds_codes() && !quant.is_ternary() {
                     continue;
                 }
-                told.grid(&c.name, quant, grid, beside);
+                choices.grid(&c.name, quant, grid, beside);
                 c.grid = Some(grid);
             }
         }
-        self.plan.notes.extend(told.notes(source));
+        self.plan.notes.extend(choices.notes(source));
         Ok(())
     }
 
@@ -429,9 +412,7 @@ impl<'c, 'o> Builder<'c, 'o> {
         });
         let lost = lost.count();
         if lost > 0 {
-            self.plan.notes.push(format!(
-                "{lost} packed source matrices have no scale: they become -1, 0, +1 themselves"
-            ));
+            self.plan.notes.push(Note::BareCodes { count: lost });
         }
         let unpacked = chosen.iter().filter(|c| c.grid.is_none()).map(|c| (c.index, c.dtype));
         let form = self.options.target.form();
@@ -506,7 +487,7 @@ impl<'c, 'o> Builder<'c, 'o> {
         Ok(())
     }
 
-    /// A tensor of a GGUF file, and its scale where that stands beside it.
+    /// A tensor of a GGUF file, and its scale if that is a separate tensor.
     fn add_gguf(
         &mut self,
         c: Chosen,
@@ -517,7 +498,7 @@ impl<'c, 'o> Builder<'c, 'o> {
         let (tensor, quant) = (&elements.tensor, Quant::of(c.dtype));
         self.plan.pairs.push(Pair { elements: elements.clone(), name: c.name.clone() });
         if let Some(place) = Place::of(tensor, c.dtype) {
-            // Readers know of one pair that may be one tensor.
+            // Readers accept that one pair of names may share a tensor.
             match identical.get(&place) {
                 Some(other) if gguf::is_tied_pair(&c.name, other) => {
                     self.plan.tied.push((c.name, other.clone()));
@@ -558,7 +539,7 @@ impl<'c, 'o> Builder<'c, 'o> {
         self.plan.tensors.push(Output { name, dtype, shape, strides, blob, offset: 0 });
     }
 
-    /// A packed matrix and what stands beside it in this form.
+    /// A packed matrix and the tensors that go with it in this form.
     fn add_packed(
         &mut self,
         name: String,
@@ -568,7 +549,7 @@ impl<'c, 'o> Builder<'c, 'o> {
     ) -> Result<()> {
         let shape = elements.tensor.shape.clone();
         if matches!(elements.tensor.dtype, DType::Ternary(_)) {
-            // Codes are read as they are; the scale goes its own way.
+            // Codes are read as they are; the scale is written separately.
             elements.tensor.scale = Some(1.0);
         }
         let layer = name.strip_suffix(".weight").unwrap_or(&name).to_string();

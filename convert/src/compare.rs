@@ -1,4 +1,4 @@
-//! Passes over two sides' values that tell, mostly, that there is nothing to tell.
+//! Fast passes over the values of both sides, which in most cases show that nothing differs.
 
 use ckpt_inspect::DType;
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
@@ -22,7 +22,7 @@ with_avx2!(pub(crate) any_differs(x: &[f32], y: &[f32]) -> bool = portable_diffe
 
 with_avx2!(pub(crate) same_codes(x: &[f32], line_x: (f32, f32), y: &[f32], line_y: (f32, f32)) -> bool = portable_codes);
 
-/// Whether all codes are the same, and no value is beyond its limit. Each line: the largest magnitude whose code is 0,
+/// Whether all codes are equal, and no value is beyond its limit. Each row has the largest magnitude whose code is 0,
 /// and the limit.
 #[inline(always)]
 fn portable_codes(
@@ -42,7 +42,7 @@ fn portable_codes(
 
 with_avx2!(pub(crate) all_within(x: &[f32], y: &[f32], share: f64, absolute: f64) -> bool = portable_within);
 
-/// Whether no two values are further apart than a share of the largest magnitude and something more.
+/// Whether no two values differ by more than a share of the largest magnitude plus a constant.
 #[inline(always)]
 fn portable_within(x: &[f32], y: &[f32], share: f64, absolute: f64) -> bool {
     let mut largest = 0.0f32;
@@ -75,7 +75,7 @@ fn portable_difference(x: &[f32], y: &[f32]) -> f64 {
     rest.filter(|d| d.is_finite()).chain(lanes).fold(0.0, f64::max)
 }
 
-/// Whether any two values have other bits.
+/// Whether any two values have different bits.
 #[inline(always)]
 fn portable_differs(x: &[f32], y: &[f32]) -> bool {
     let differences = x.iter().zip(y).map(|(x, y)| x.to_bits() ^ y.to_bits());

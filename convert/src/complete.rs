@@ -6,18 +6,19 @@ use ckpt_inspect::Format;
 use ckpt_inspect::meaning::architecture::Role;
 
 use crate::names::{self, Style};
+use crate::note::{Fault, Note};
 use crate::plan::Plan;
 use crate::source::student;
 
 /// More layers than any model has; a configuration may say any number.
 const MOST_LAYERS: usize = 1 << 12;
-/// Tensors that are named; the rest is counted.
+/// The number of tensors that are named; the rest are counted.
 const NAMED: usize = 4;
 
-/// What a runner will miss in the model of `plan`, as a sentence; `None` where nothing is, or no model is recognised.
-pub(crate) fn note(plan: &Plan<'_>) -> Option<String> {
+/// What the model of `plan` lacks; `None` where it is complete or not recognised.
+pub(crate) fn note(plan: &Plan<'_>) -> Option<Note> {
     let source = plan.source;
-    // What a GGUF file of others holds, its architecture's name does not tell.
+    // The name of its architecture alone does not determine which tensors a GGUF file should have.
     let mut config = match source.format {
         Format::Gguf { .. } => student(source)?,
         _ => source.model_config().ok()?,
@@ -27,39 +28,33 @@ pub(crate) fn note(plan: &Plan<'_>) -> Option<String> {
         .iter()
         .filter_map(|pair| Some((names::role(&pair.name)?, pair.elements.tensor.shape.as_slice())))
         .collect();
-    // A layer counts as soon as one tensor of it is there, whatever the configuration says.
+    // A layer counts if any of its tensors is present, even if the configuration says otherwise.
     let of_layer = |role: &Role| match role {
         Role::Layer(n, _) => n.saturating_add(1),
         _ => 0,
     };
     let there = shapes.keys().map(of_layer).max().unwrap_or(0);
-    let told = source.model.given().ok().and_then(|given| given.num_layers).unwrap_or(0);
-    config.num_layers = config.num_layers.max(there).max(told).min(MOST_LAYERS);
+    let configured = source.model.given().ok().and_then(|given| given.num_layers).unwrap_or(0);
+    config.num_layers = config.num_layers.max(there).max(configured).min(MOST_LAYERS);
 
-    let mut wrong = Vec::new();
+    let mut faults = Vec::new();
     let mut count = 0;
     let in_layers = |role: &Role| matches!(role, Role::Layer(..));
     let outer = config.tensors().filter(|(role, _)| !in_layers(role) && *role != Role::Head);
     for (role, tensor) in outer.chain(config.tensors().filter(|(role, _)| in_layers(role))) {
         let wanted = tensor.shape_in(&config);
-        let fault = match shapes.get(&role) {
-            None => "is missing".to_string(),
+        let shape = match shapes.get(&role) {
+            None => None,
             // Tables of more rows than there are ids are common.
-            Some(shape) if role != Role::Embedding && *shape != wanted => {
-                format!("has shape {shape:?} where the model needs {wanted:?}")
-            }
+            Some(shape) if role != Role::Embedding && *shape != wanted => Some(shape.to_vec()),
             _ => continue,
         };
         count += 1;
-        if wrong.len() < NAMED {
+        if faults.len() < NAMED {
             let name = config.architecture.name(role, Style::Student).unwrap_or_default();
-            wrong.push(format!("`{name}` {fault}"));
+            faults.push(Fault { name, shape, wanted: wanted.to_vec() });
         }
     }
-    if count == 0 {
-        return None;
-    }
-    let more =
-        if count > wrong.len() { format!(", and {} more", count - wrong.len()) } else { String::new() };
-    Some(format!("the model is not whole, and no runner will load it: {}{more}", wrong.join("; ")))
+    let more = count - faults.len();
+    (count > 0).then_some(Note::Incomplete { faults, more })
 }

@@ -1,4 +1,4 @@
-//! The bytes of planned tensors: read piece by piece, converted, and handed to whoever writes them, in parallel.
+//! The bytes of planned tensors: read piece by piece, converted, and passed to the writer, in parallel.
 
 use std::cell::RefCell;
 use std::io::Write;
@@ -17,11 +17,11 @@ use crate::quant::{self, Codes, Quant};
 use crate::ternary::Grid;
 use crate::{Result, ternary};
 
-/// Bytes written in one go where they lie ready.
+/// Bytes written at a time if they need no conversion.
 const COPIED: usize = 1 << 20;
-/// Elements converted in one go.
+/// Elements converted at a time.
 const CONVERTED: usize = 1 << 16;
-/// What a tensor may allocate and still be worked on beside others. Larger ones take turns.
+/// Tensors that allocate at most this much are processed in parallel, larger ones one at a time.
 const SMALL: u64 = 1 << 20;
 
 /// Values that the narrower type could not hold.
@@ -41,7 +41,7 @@ impl AddAssign for Losses {
     }
 }
 
-/// What [`Checkpoint::spread`] allocates.
+/// Bytes that [`Checkpoint::spread`] allocates.
 fn allocated(source: &Checkpoint, tensor: &TensorInfo) -> u64 {
     match &tensor.sparse {
         Some(_) => tensor.byte_len().unwrap_or(0),
@@ -68,7 +68,7 @@ impl<'b> Decoded<'b> {
         Ok(Decoded { latent, grid: elements.grid })
     }
 
-    /// The same, of packed values only if none of them is a code that stands for nothing.
+    /// The same, refusing packed values with the invalid code 3.
     pub fn checked(
         source: &Checkpoint,
         elements: &Elements,
@@ -79,7 +79,7 @@ impl<'b> Decoded<'b> {
         Ok(decoded)
     }
 
-    /// Values `start..start + n` as they are written, in `buffer` if they do not lie ready.
+    /// Values `start..start + n` in their written form, in `buffer` if they must be converted.
     pub fn get<'v>(&'v self, start: usize, n: usize, buffer: &'v mut Vec<f32>) -> &'v [f32] {
         if self.grid.is_none() {
             return self.get_latent(start, n, buffer);
@@ -89,7 +89,7 @@ impl<'b> Decoded<'b> {
         buffer
     }
 
-    /// Values `start..start + n` as the source has them, in `buffer` if they do not lie ready.
+    /// Values `start..start + n` as the source has them, in `buffer` if they must be decoded.
     pub fn get_latent<'v>(&'v self, start: usize, n: usize, buffer: &'v mut Vec<f32>) -> &'v [f32] {
         if let Some(ready) = self.latent.as_f32() {
             return &ready[start..start + n];
@@ -99,12 +99,12 @@ impl<'b> Decoded<'b> {
         buffer
     }
 
-    /// How many there are.
+    /// The number of values.
     pub fn len(&self) -> usize {
         self.latent.len()
     }
 
-    /// Fills `out` with the values from `start`, in their ternary form where that is what is written.
+    /// Fills `out` with the values from `start`, in their ternary form if that is written.
     pub fn read(&self, start: usize, out: &mut [f32]) {
         self.latent.read_f32(start, out);
         if let Some(grid) = self.grid {
@@ -121,12 +121,12 @@ impl<'b> Decoded<'b> {
 pub struct Rotary {
     /// Rows of one head.
     pub head_dim: usize,
-    /// Whether rows are put into that order; else they are brought out of it.
+    /// Whether rows are put into that order; if not, they are put back from it.
     pub interleave: bool,
 }
 
 impl Rotary {
-    /// Where row `row` of the output is in the source.
+    /// The row of the source that is row `row` of the output.
     pub fn source_row(self, row: usize) -> usize {
         let (head, within) = (row / self.head_dim, row % self.head_dim);
         let half = self.head_dim / 2;
@@ -138,7 +138,7 @@ impl Rotary {
     }
 }
 
-/// Where blobs go, and what is to be known of them afterwards.
+/// The output of blobs, and what to record about them.
 pub(crate) struct Writer<'w> {
     pub source: &'w Checkpoint,
     pub blobs: &'w [Blob],
@@ -149,16 +149,16 @@ pub(crate) struct Writer<'w> {
 
 /// Where the bytes of a blob go.
 enum To<'o> {
-    /// From an offset of a file on, in any order.
+    /// At an offset of a file, in any order.
     Places(&'o OutputFile, u64),
-    /// To the end of what is written into a file in one go.
+    /// At the end of a file that is written as a stream.
     Stream(&'o OutputFile, RefCell<&'o mut dyn Write>),
 }
 
 /// Appends the bytes of some units, given the first and how many.
 type Piece<'p> = dyn Fn(usize, usize, &mut Vec<u8>) -> Result<Losses> + Sync + 'p;
 
-/// What was written of one blob.
+/// The outcome of writing one blob.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Written {
     pub losses: Losses,
@@ -167,8 +167,8 @@ pub(crate) struct Written {
 }
 
 impl Writer<'_> {
-    /// Writes blobs to their offsets of `output`: those that need little memory beside each other, the rest in turn.
-    /// Gives what became of each, in the order of `places`.
+    /// Writes blobs to their offsets of `output`: those that need little memory in parallel, the rest one at a time.
+    /// Returns the outcome of each, in the order of `places`.
     pub fn write(&self, output: &OutputFile, places: &[(usize, u64)]) -> Result<Vec<Written>> {
         output.flushing(|| self.write_all(output, places))
     }
@@ -304,7 +304,7 @@ impl Writer<'_> {
         Ok(Written { losses: Losses::default(), crc: combine(hashers) })
     }
 
-    /// Converts `len` units, `step` at a time, that `piece` makes into bytes of `size` a unit.
+    /// Converts `len` units, `step` at a time, with `piece`, which makes `size` bytes per unit.
     fn convert(
         &self,
         len: usize,
@@ -323,7 +323,7 @@ impl Writer<'_> {
         let (output, offset) = match to {
             To::Places(output, offset) => (*output, *offset),
             To::Stream(output, stream) => {
-                // As many beside each other as there are threads, and then those in their order.
+                // As many at a time as there are threads, written in their order.
                 let beside = rayon::current_num_threads();
                 for first in (0..count).step_by(beside) {
                     let pieces = (first..count.min(first + beside)).into_par_iter().map(made);
@@ -365,7 +365,7 @@ impl Writer<'_> {
     }
 }
 
-/// What a stream into `output` says when it cannot be written.
+/// The error of a stream into `output` that cannot be written.
 pub(crate) fn cannot(output: &OutputFile, source: std::io::Error) -> OutputError {
     OutputError::Write { path: output.path().to_path_buf(), source }
 }
@@ -405,7 +405,7 @@ fn narrow_pieces<W: bytemuck::Pod, const INFINITY: u16>(values: &[f32], out: &mu
 where
     [W]: HalfFloatSliceExt,
 {
-    // So few that they stay in the nearest cache, and that their counts fit the vector lanes that compare them.
+    // Few enough to stay in the first-level cache, and for counts to fit the vector lanes that compare them.
     const PIECE: usize = 1024;
     let mut words = [W::zeroed(); PIECE];
     let mut losses = Losses::default();
@@ -427,7 +427,7 @@ where
     losses
 }
 
-/// f64 to a narrower type in one rounding; to 16 bits by way of the nearest f32 it would be two.
+/// f64 to a narrower type in one rounding; going to 16 bits through the nearest f32 would round twice.
 pub(crate) fn narrow_f64(bytes: &[u8], dtype: DType, out: &mut Vec<u8>) -> Losses {
     let words = bytes.as_chunks::<8>().0.iter();
     let values: Vec<f64> = words.map(|&word| f64::from_le_bytes(word)).collect();

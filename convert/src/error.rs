@@ -1,10 +1,12 @@
-//! The error type of this crate: reading, writing, or asking for what a format cannot hold.
+//! The error type of this crate: failures to read or write, and requests that a format cannot fulfil.
 
 use std::path::PathBuf;
 
 use ckpt_inspect::{Checkpoint, printable};
 
-/// Why a conversion stopped. Nothing is left under the output's name.
+use crate::Remedy;
+
+/// Why a conversion stopped. It leaves nothing under the output's name.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -14,23 +16,51 @@ pub enum Error {
     /// The output cannot be written, or the caller stopped the work.
     #[error(transparent)]
     Output(#[from] ckpt_inspect::staged::Error),
-    /// What was asked for cannot be written in this form; what to try.
-    #[error("{0}")]
-    Target(String),
-    /// What was asked for cannot be made of this source; what to try.
+    /// The requested output cannot be written in this form.
+    #[error("{why}")]
+    Target {
+        /// Why.
+        why: String,
+        /// The option that would help, if there is one.
+        remedy: Option<Remedy>,
+    },
+    /// The requested output cannot be made from this source.
     #[error("{}: {why}", printable(&path.to_string_lossy()))]
     Source {
         /// The source, as it was opened.
         path: PathBuf,
         /// What it lacks, as a phrase that follows its name.
         why: String,
+        /// The option that would help, if there is one.
+        remedy: Option<Remedy>,
     },
 }
 
 impl Error {
-    /// `source` is not what is asked for.
+    /// The form cannot hold the requested output.
+    pub(crate) fn target(why: impl Into<String>) -> Self {
+        Error::Target { why: why.into(), remedy: None }
+    }
+
+    /// `source` is not what was requested.
     pub(crate) fn of_source(source: &Checkpoint, why: impl Into<String>) -> Self {
-        Error::Source { path: source.path.clone(), why: why.into() }
+        Error::Source { path: source.path.clone(), why: why.into(), remedy: None }
+    }
+
+    /// Adds the option that would help.
+    pub(crate) fn remedied_by(mut self, with: Remedy) -> Self {
+        if let Error::Target { remedy, .. } | Error::Source { remedy, .. } = &mut self {
+            *remedy = Some(with);
+        }
+        self
+    }
+
+    /// The option that would help, if there is one.
+    pub fn remedy(&self) -> Option<Remedy> {
+        match self {
+            Error::Target { remedy, .. } | Error::Source { remedy, .. } => *remedy,
+            _ => None,
+        }
     }
 }
 

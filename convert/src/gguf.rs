@@ -1,8 +1,8 @@
 //! GGUF files as llama.cpp loads them: which type each tensor gets, the keys that describe the model, one file or a
 //! split set. The header's bytes are written by [`ckpt_inspect::gguf::Layout`].
 //!
-//! Keys are those of `gguf-py/gguf/constants.py` in llama.cpp. The student's own (`ckpt.…`, and the soft caps under
-//! architectures that have none) are for this suite's runner; others pass over them.
+//! Keys are those of `gguf-py/gguf/constants.py` in llama.cpp. Those for the student (`ckpt.…`, and the soft caps under
+//! architectures that have none) are for ckpt's own runner; other programs ignore them.
 
 use std::path::Path;
 
@@ -17,7 +17,9 @@ use globset::GlobMatcher;
 use half::f16;
 
 use crate::encode::{Writer, Written};
+use crate::hf::soft_caps;
 use crate::names::{self, Style};
+use crate::note::{Note, Remedy};
 use crate::plan::{Options, Plan};
 use crate::quant::Quant;
 use crate::target::{Form, Target};
@@ -28,15 +30,15 @@ use crate::{Error, Result, safetensors};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Gguf {
-    /// Type of the matrices in layers. By default TQ2_0 for a ternary model, the tensor's own for a GGUF source and where no
-    /// model is recognised, else F16.
+    /// Type of the matrices in layers. By default TQ2_0 for a ternary model, the tensor's own for a GGUF source and
+    /// where no model is recognised, else F16.
     pub quant: Option<Quant>,
     /// Type of the embedding and the output head. By default `quant` where that is a plain type, else Q8_0.
     pub embed: Option<Quant>,
-    /// TQ1_0 and TQ2_0 blocks of scale 1, beside each matrix a tensor `.scale` with its own in f32: llama.cpp multiplies
-    /// by it, in every architecture (`llama_model_base::load_tensors`).
+    /// TQ1_0 and TQ2_0 blocks of scale 1, and for each matrix a tensor `.scale` with its f32 scale: llama.cpp
+    /// multiplies by it, in every architecture (`llama_model_base::load_tensors`).
     pub exact_scales: bool,
-    /// Keep the float weights of ternary layers. Only a runner that makes them ternary itself computes the same then.
+    /// Keep the float weights of ternary layers. Only a program that makes them ternary itself then computes the same.
     pub latent: bool,
 }
 
@@ -56,12 +58,12 @@ impl Gguf {
 /// `--to gguf`.
 pub(crate) const FORM: Form = Form {
     name: "gguf",
-    about: "GGUF, for llama.cpp and its kin",
+    about: "GGUF, for llama.cpp and programs built on it",
     extension: "gguf",
     splits: true,
     reader: "GGUF",
     holds: |dtype| ggml_of(dtype).is_some(),
-    instead: |_| "--to pt",
+    instead: |_| Remedy::Target("pt"),
     style: Some(Style::Gguf),
     nests: false,
     ties: true,
@@ -78,7 +80,7 @@ pub(crate) fn ggml_of(dtype: DType) -> Option<GgmlType> {
     Quant::of(dtype).map(Quant::ggml).or_else(|| PLAIN.into_iter().find(|ggml| ggml.dtype() == dtype))
 }
 
-/// Whether no model is recognised in `source`: its tensors go into the file as they are called and typed.
+/// Whether the model of `source` is not recognised: its tensors keep their names and types in the file.
 pub(crate) fn is_unknown(source: &Checkpoint) -> bool {
     let model = &source.model;
     let unknown = model.config.is_none() || model.is_unknown();
@@ -123,21 +125,26 @@ impl Rules {
             other => other,
         };
         if let (true, false, Some(glob)) = (ternary, any_ternary, chosen) {
-            return Err(Error::Target(format!(
-                "no matrix matches --ternary '{}'; the names are those in GGUF, such as `blk.0.ffn_up.weight`",
+            return Err(Error::target(format!(
+                "no matrix matches '{}'; the pattern is matched with the names in GGUF, such as `blk.0.ffn_up.weight`",
                 glob.glob().glob().escape_debug()
             )));
         }
-        let refused = if settings.latent && ternary {
-            "float weights do not go into ternary blocks; leave out --latent, or choose another --quant"
-        } else if ternary && !any_ternary {
-            "no matrix in it is known to be ternary; choose them with --ternary '*attn*' or another --quant"
-        } else if settings.exact_scales && !quant.is_some_and(|q| matches!(q, Quant::Tq1_0 | Quant::Tq2_0)) {
-            "--exact-scales goes with --quant tq1_0 and tq2_0; i2_s and f32 scales are exact already"
-        } else {
-            return Ok(Rules { quant, fallback: Quant::F16, settings });
-        };
-        Err(Error::Target(refused.into()))
+        if settings.latent && ternary {
+            let why =
+                "ternary blocks cannot hold float (latent) weights; choose another type for the matrices";
+            return Err(Error::target(why).remedied_by(Remedy::Quant(&[])));
+        }
+        if ternary && !any_ternary {
+            let why = "no matrix is known to be ternary; choose them by a pattern, or choose another type";
+            return Err(Error::target(why).remedied_by(Remedy::Ternary("*attn*")));
+        }
+        if settings.exact_scales && !quant.is_some_and(|q| matches!(q, Quant::Tq1_0 | Quant::Tq2_0)) {
+            let why =
+                "exact scales are an option of tq1_0 and tq2_0 only; those of i2_s and f32 are exact anyway";
+            return Err(Error::target(why).remedied_by(Remedy::Quant(&[Quant::Tq1_0, Quant::Tq2_0])));
+        }
+        Ok(Rules { quant, fallback: Quant::F16, settings })
     }
 
     /// Whether a tensor for which nothing is asked keeps its own type.
@@ -152,14 +159,14 @@ impl Rules {
         tensor: &TensorInfo,
         ternary: bool,
         asked: Option<Quant>,
-        told: &mut Told,
+        choices: &mut Choices,
     ) -> Quant {
         // llama.cpp computes with norms and biases in F32.
         if tensor.shape.len() < 2 {
             return Quant::F32;
         }
         let own = match tensor.dtype {
-            // Whatever its layout was, it becomes that of x86 builds.
+            // Any layout becomes that of x86 builds.
             DType::Ternary(_) => Some(Quant::I2S),
             dtype => Quant::of(dtype),
         };
@@ -171,7 +178,7 @@ impl Rules {
         } else if let Some(own) = own {
             own
         } else if main.is_ternary() && !ternary {
-            told.not_ternary += 1;
+            choices.not_ternary += 1;
             self.fallback
         } else {
             main
@@ -180,24 +187,24 @@ impl Rules {
         if quant.fits(&tensor.shape) {
             return quant;
         }
-        told.misfits.push((name.to_string(), quant));
+        choices.misfits.push((name.to_string(), quant));
         self.fallback
     }
 }
 
-/// What is to be told of the types.
+/// Decisions about types and scales that the user should know.
 #[derive(Debug, Default)]
-pub(crate) struct Told {
+pub(crate) struct Choices {
     misfits: Vec<(String, Quant)>,
     not_ternary: usize,
     rounded: usize,
     unscaled: usize,
     inexact: Vec<(String, f32)>,
-    /// Of those, how many have rows that the blocks asked for do not fit.
+    /// The number of these whose rows do not fill the requested blocks.
     inexact_misfits: usize,
 }
 
-impl Told {
+impl Choices {
     /// Notes how a matrix is made ternary.
     pub fn grid(&mut self, name: &str, quant: Quant, grid: Grid, exact_scales: bool) {
         self.rounded += usize::from(!grid.exact);
@@ -218,53 +225,39 @@ impl Told {
         }
     }
 
-    /// It, in sentences.
-    pub fn notes(self, source: &Checkpoint) -> Vec<String> {
+    /// The notes on it.
+    pub fn notes(self, source: &Checkpoint) -> Vec<Note> {
         let mut notes = Vec::new();
-        if let Some((name, quant)) = self.misfits.first() {
-            notes.push(format!(
-                "{} tensors are written as f16: their rows are no multiple of the {} elements of a {quant} block, such as `{name}`",
-                self.misfits.len(),
-                quant.block()
-            ));
+        if let Some((first, quant)) = self.misfits.first() {
+            let (count, first) = (self.misfits.len(), first.clone());
+            notes.push(Note::Misfits { count, first, quant: *quant });
         }
         if self.not_ternary > 0 {
-            notes.push(format!(
-                "{} matrices are written as f16: no BitLinear uses them, so they are not ternary",
-                self.not_ternary
-            ));
+            notes.push(Note::NotTernary { count: self.not_ternary });
         }
+        let student = source.model.student.as_ref();
         if self.rounded > 0 {
-            let bit = match source.model.student {
-                Some(_) => ", as BitLinear rounds them in every forward pass",
-                None => "",
-            };
-            notes.push(format!(
-                "{} matrices are rounded to -1, 0, +1 times mean|W|{bit}; the float weights cannot be had back",
-                self.rounded
-            ));
+            notes.push(Note::Rounded { count: self.rounded, as_in_training: student.is_some() });
         }
         if self.unscaled > 0 {
-            notes.push(format!("{} source matrices have no scale: 1 is written for it", self.unscaled));
+            notes.push(Note::Unscaled { count: self.unscaled });
         }
-        if let Some((name, scale)) = self.inexact.first() {
-            let keeps = match self.inexact_misfits {
-                0 => "--exact-scales (tq1_0, tq2_0) or --quant i2_s keeps them",
-                _ => "--quant f32 or bf16 keeps them, and i2_s where rows are a multiple of 128",
-            };
-            notes.push(format!(
-                "{} matrices have scales that f16 holds badly or not at all, such as {scale:e} of `{name}`; {keeps}",
-                self.inexact.len()
-            ));
+        if let Some((first, scale)) = self.inexact.first() {
+            notes.push(Note::InexactScales {
+                count: self.inexact.len(),
+                first: first.clone(),
+                scale: *scale,
+                misfits: self.inexact_misfits > 0,
+            });
         }
-        if source.model.student.as_ref().is_some_and(|s| s.bitlinear_per_channel) && self.rounded > 0 {
-            notes.push("the model scales each row on its own; one scale a matrix is written".into());
+        if student.is_some_and(|s| s.bitlinear_per_channel) && self.rounded > 0 {
+            notes.push(Note::RowScalesLost);
         }
         notes
     }
 }
 
-/// The configuration of the model in `source`, which keys are to tell.
+/// The configuration of the model in `source`, which the keys will describe.
 fn model(source: &Checkpoint) -> Result<ModelConfig> {
     source.model_config().map_err(|error| {
         let (last, others) = TABLE.split_last().expect("there are architectures");
@@ -273,12 +266,12 @@ fn model(source: &Checkpoint) -> Result<ModelConfig> {
             ConfigError::Missing(key) => format!("its config.json has no {key}"),
             other => other.to_string(),
         };
-        let written = format!("{} and {} are written", others.join(", "), last.label);
-        Error::of_source(source, format!("{what}; GGUF files name one ({written})"))
+        let known = format!("{} and {}", others.join(", "), last.label);
+        Error::of_source(source, format!("{what}, and a GGUF file needs a known architecture ({known})"))
     })
 }
 
-/// What GGUF divides the rotary frequencies of `source` by, where it is a Llama 3 that comes from elsewhere.
+/// The divisors of the rotary frequencies of `source` in GGUF, if it is a Llama 3 model in another format.
 pub(crate) fn rope_factors(source: &Checkpoint) -> Option<Vec<f32>> {
     if let Format::Gguf { .. } = source.format {
         return None;
@@ -287,13 +280,13 @@ pub(crate) fn rope_factors(source: &Checkpoint) -> Option<Vec<f32>> {
     config.rope_scaling.factors(config.rope_base, config.head_dim)
 }
 
-/// Keys of a GGUF source that say nothing true of a file written from it.
+/// Keys of a GGUF source that do not apply to a file written from it.
 fn is_of_the_file(key: &str) -> bool {
     key.starts_with("split.")
         || matches!(key, ALIGNMENT_KEY | "general.file_type" | "general.quantization_version")
 }
 
-/// All keys of the file, and what else is to be told.
+/// All keys of the file. Adds to the plan's notes what they cannot say.
 fn keys(plan: &mut Plan<'_>, options: &Options) -> Result<Keys> {
     let source = plan.source;
     let latent = matches!(&options.target, Target::Gguf(settings) if settings.latent);
@@ -330,23 +323,21 @@ fn keys(plan: &mut Plan<'_>, options: &Options) -> Result<Keys> {
             if let Some(rows) = rows {
                 let count = vocabulary.tokens.len();
                 if count > rows {
-                    return Err(Error::Target(format!(
-                        "the tokenizer has {count} tokens and the embedding {rows} rows: it is another model's; name the right one with --tokenizer"
-                    )));
+                    let why = format!(
+                        "the tokenizer has {count} tokens and the embedding {rows} rows, so it belongs to another model; give the right one"
+                    );
+                    return Err(Error::target(why).remedied_by(Remedy::Tokenizer));
                 }
                 vocabulary
                     .fill(rows)
-                    .map_err(|e| e.in_file(&source.path).hint("name the right one with --tokenizer"))?;
+                    .map_err(|e| e.in_file(&source.path).hint("give the right tokenizer"))?;
             }
-            plan.notes.extend(vocabulary.warnings.iter().map(|w| format!("tokenizer: {w}")));
+            plan.notes.extend(vocabulary.warnings.iter().cloned().map(Note::Tokenizer));
             keys.extend(vocabulary.to_keys());
         }
         None => {
             keys.set("tokenizer.ggml.model", "none");
-            plan.notes.push(
-                "no tokenizer lies beside the source, so the file takes and gives ids only; name one with --tokenizer"
-                    .into(),
-            );
+            plan.notes.push(Note::NoTokenizer { embedded: true });
         }
     }
     Ok(keys)
@@ -358,10 +349,7 @@ fn described(plan: &mut Plan<'_>, latent: bool) -> Result<Keys> {
     if is_unknown(source) {
         let mut keys = Keys::default();
         keys.set("general.architecture", "unknown");
-        plan.notes.push(
-            "no model is recognised in it: tensors keep their names and types, the file says architecture `unknown`, and no runner loads it"
-                .into(),
-        );
+        plan.notes.push(Note::UnknownArchitecture);
         return Ok(keys);
     }
     let config = model(source)?;
@@ -369,10 +357,7 @@ fn described(plan: &mut Plan<'_>, latent: bool) -> Result<Keys> {
     let mut keys = config.to_gguf(latent);
     let architecture = config.gguf_name();
     if !config.rope_scaling.is_known_in_gguf() {
-        plan.notes.push(format!(
-            "its rotary positions are scaled by `{}`, for which GGUF has no key: llama.cpp computes without it, and long texts will go wrong",
-            config.rope_scaling.kind().escape_debug()
-        ));
+        plan.notes.push(Note::RopeScaling { kind: config.rope_scaling.kind().to_string() });
     }
     if let Some(name) = source.path.file_stem() {
         keys.set("general.name", name.to_string_lossy().as_ref());
@@ -384,20 +369,14 @@ fn described(plan: &mut Plan<'_>, latent: bool) -> Result<Keys> {
     if !config.is_student() {
         return Ok(keys);
     }
-    let caps =
-        [("attention scores", config.attn_logit_soft_cap), ("final logits", config.final_logit_soft_cap)];
-    let unheard: Vec<String> =
-        caps.into_iter().filter_map(|(what, cap)| Some(format!("{what} at {}", cap?))).collect();
-    if !unheard.is_empty() {
-        plan.notes.push(format!(
-            "the soft caps ({}) are in the file for `ckpt infer`; llama.cpp does not apply them in {architecture} models",
-            unheard.join(", ")
-        ));
+    let caps = soft_caps(&config);
+    if !caps.is_empty() {
+        plan.notes.push(Note::SoftCaps { caps, architecture: Some(architecture.to_string()) });
     }
     if config.use_bitlinear_ffn || config.use_bitlinear_attn {
-        plan.notes.push("BitLinear rounds activations to 8 bits for each token; other runners round them their own way or not at all".into());
+        plan.notes.push(Note::Activations);
     }
-    plan.notes.extend(source.model.assumed.iter().cloned());
+    plan.notes.extend(source.model.assumed.iter().cloned().map(Note::Assumed));
     Ok(keys)
 }
 
@@ -425,13 +404,13 @@ impl File {
             .map(|&i| {
                 let tensor = &plan.tensors[i];
                 let ggml = ggml_of(tensor.dtype).ok_or_else(|| {
-                    Error::Target(format!("`{}` cannot be written as {}", tensor.name, tensor.dtype))
+                    Error::target(format!("`{}` cannot be written as {}", tensor.name, tensor.dtype))
                 })?;
                 Ok(OutputEntry::new(tensor.name.clone(), ggml, tensor.shape.clone()))
             })
             .collect::<Result<_>>()?;
         let layout = Layout::new(keys, &entries).ok_or_else(|| {
-            Error::Target("a tensor has more than four dimensions, which is all that GGUF has".into())
+            Error::target("a tensor has more than four dimensions, the most that GGUF allows")
         })?;
         let blobs = tensors.iter().map(|&i| plan.tensors[i].blob);
         let places = blobs.zip(layout.offsets.iter().copied()).collect();
@@ -444,8 +423,8 @@ impl File {
     }
 }
 
-/// Writes `plan` to the file `path`; with a limit for one file, to the folder `path`, as llama.cpp names and reads split
-/// sets: all keys in the first file, in each its number and how many files and tensors there are.
+/// Writes `plan` to the file `path`; with a limit for one file, to the folder `path`, as llama.cpp names and reads
+/// split sets: all keys in the first file, in each its number and how many files and tensors there are.
 fn write(
     plan: &mut Plan<'_>,
     options: &Options,
@@ -478,7 +457,8 @@ fn write(
         }
     }
     let count = u16::try_from(parts.len()).map_err(|_| {
-        Error::Target(format!("{} files are more than a split set may have; allow larger ones", parts.len()))
+        Error::target(format!("{} files are more than a split set may have; allow larger ones", parts.len()))
+            .remedied_by(Remedy::ShardSize)
     })?;
     let mut files = Vec::new();
     for (number, tensors) in (0..count).zip(&parts) {

@@ -12,11 +12,12 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::encode::Written;
 use crate::names::Style;
+use crate::note::Note;
 use crate::plan::{Options, Plan};
 use crate::target::{Form, Target};
 use crate::{Error, Result, safetensors};
 
-/// Files that lie beside a model's weights and go where they go.
+/// Files next to a model's weights that are copied with them.
 pub(crate) const BESIDE: [&str; 9] = [
     "tokenizer.json",
     "tokenizer_config.json",
@@ -28,13 +29,13 @@ pub(crate) const BESIDE: [&str; 9] = [
     "generation_config.json",
     "chat_template.jinja",
 ];
-/// Larger ones are no tokenizer's.
+/// Larger ones do not belong to a tokenizer.
 const MAX_BESIDE: u64 = 256 << 20;
 
 /// `--to hf`.
 pub(crate) const FORM: Form = Form {
     name: "hf",
-    about: "A Hugging Face model folder, types as they are",
+    about: "Hugging Face model folder, types unchanged",
     extension: "",
     style: Some(Style::Hf),
     is_model: true,
@@ -53,7 +54,7 @@ fn write(
     safetensors::write_folder(plan, path, options.max_shard_bytes, &beside, options.force, control)
 }
 
-/// config.json and the files beside the source, by name. Adds to the plan's notes what config.json cannot say.
+/// config.json and the files next to the source, by name. Adds to the plan's notes what config.json cannot express.
 fn beside(plan: &mut Plan<'_>) -> Result<Vec<(String, Vec<u8>)>> {
     let mut files = Vec::new();
     if let Some(config) = config(plan)? {
@@ -69,34 +70,30 @@ fn beside(plan: &mut Plan<'_>) -> Result<Vec<(String, Vec<u8>)>> {
                 if name.ends_with(".json")
                     && let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(&bytes)
                 {
-                    plan.notes.push(format!(
-                        "`{name}` beside the source is no JSON ({error}); it is copied as it is, and nothing will load it"
-                    ));
+                    plan.notes.push(Note::InvalidJson { name, error: error.to_string() });
                 }
                 files.push((name.to_string(), bytes));
             }
-            Ok(_) => plan.notes.push(format!(
-                "`{name}` beside the source is no file, or larger than {MAX_BESIDE} bytes, and is left out"
-            )),
+            Ok(_) => plan.notes.push(Note::NotCopied { name, limit: MAX_BESIDE }),
             Err(_) => {}
         }
     }
     if !files.iter().any(|(name, _)| name.starts_with("tokenizer") || name == "vocab.json") {
-        plan.notes.push("no tokenizer lies beside the source, so the folder has none".into());
+        plan.notes.push(Note::NoTokenizer { embedded: false });
     }
     Ok(files)
 }
 
 fn config_file(plan: &Plan<'_>, mut config: Map<String, Json>) -> Vec<u8> {
-    let told = plan.source.model.quantization.as_ref().filter(|q| q.is_bitnet());
+    let given = plan.source.model.quantization.as_ref().filter(|q| q.is_bitnet());
     if plan.target == (Target::Hf { packed: true }) {
-        // What else it says, such as of norms in each BitLinear, holds of packed matrices too.
-        let own = config.get(Quantization::KEY).filter(|_| told.is_some()).and_then(Json::as_object);
+        // Its other keys, such as those on norms in each BitLinear, apply to packed matrices too.
+        let own = config.get(Quantization::KEY).filter(|_| given.is_some()).and_then(Json::as_object);
         let mut packed = own.cloned().unwrap_or_default();
         packed.extend(Quantization::packed().map(|(key, word)| (key.to_string(), json!(word))));
         config.insert(Quantization::KEY.into(), Json::Object(packed));
-    } else if !told.is_some_and(|q| q.online) {
-        // Without it, transformers would multiply with the float masters as they are.
+    } else if !given.is_some_and(|q| q.online) {
+        // Without it, transformers would multiply by the unrounded float masters.
         config.shift_remove(Quantization::KEY);
     }
     config.insert("torch_dtype".into(), json!(main_dtype(plan).name()));
@@ -112,15 +109,13 @@ fn main_dtype(plan: &Plan<'_>) -> DType {
     sizes.into_values().max_by_key(|(bytes, _)| *bytes).map_or(DType::F32, |(_, dtype)| dtype)
 }
 
-/// What config.json says; `None` where no model is recognised, which is told.
+/// The contents of config.json; `None` if no model is recognised, which is noted.
 fn config(plan: &mut Plan<'_>) -> Result<Option<Map<String, Json>>> {
     let source = plan.source;
     let model = source.model_config();
     if let Some(student) = model.as_ref().ok().filter(|model| model.is_student()) {
-        plan.notes.extend(unsaid(student, plan.target));
-        if source.model.assumed.iter().any(|a| !a.is_empty()) {
-            plan.notes.extend(source.model.assumed.iter().cloned());
-        }
+        plan.notes.extend(not_in_config(student, plan.target));
+        plan.notes.extend(source.model.assumed.iter().cloned().map(Note::Assumed));
         return Ok(Some(student.to_hugging_face()));
     }
     if let Some(Json::Object(config)) = source.model.config.as_ref().map(whole_json) {
@@ -128,43 +123,36 @@ fn config(plan: &mut Plan<'_>) -> Result<Option<Map<String, Json>>> {
     }
     if let Ok(model) = model {
         if model.rope_scaling == RopeScaling::None && source.tensors.iter().any(|t| t.name == ROPE_FACTORS) {
-            plan.notes.push(format!(
-                "`{ROPE_FACTORS}` divides the rotary frequencies by what is not Llama 3's rule; config.json has no word for it"
-            ));
+            plan.notes.push(Note::RopeFactors);
         }
         return Ok(Some(model.to_hugging_face()));
     }
     if plan.target == (Target::Hf { packed: true }) {
         return Err(Error::of_source(
             source,
-            "no model is recognised in it, so there is no config.json to say how it is packed; leave out --packed",
+            "its model is not recognised, so there is no config.json to say how it is packed; write it unpacked",
         ));
     }
-    plan.notes.push(
-        "no model is recognised in it, so the folder has no config.json: put the model's own there".into(),
-    );
+    plan.notes.push(Note::NoConfig);
     Ok(None)
 }
 
-/// What the student does and these architectures do not.
-fn unsaid(student: &ModelConfig, target: Target) -> Vec<String> {
+/// What bitnet-student computes and config.json cannot express.
+fn not_in_config(student: &ModelConfig, target: Target) -> Vec<Note> {
     let mut notes = Vec::new();
-    let caps: Vec<String> =
-        [("attention scores", student.attn_logit_soft_cap), ("final logits", student.final_logit_soft_cap)]
-            .into_iter()
-            .filter_map(|(what, cap)| Some(format!("{what} at {}", cap?)))
-            .collect();
+    let caps = soft_caps(student);
     if !caps.is_empty() {
-        notes.push(format!(
-            "config.json has no word for the soft caps ({}); transformers will not apply them",
-            caps.join(", ")
-        ));
+        notes.push(Note::SoftCaps { caps, architecture: None });
     }
     if (student.use_bitlinear_ffn || student.use_bitlinear_attn) && target == (Target::Hf { packed: false }) {
-        notes.push(
-            "config.json has no word for BitLinear: transformers will multiply with the float weights and not quantize activations (--packed keeps the ternary form)"
-                .into(),
-        );
+        notes.push(Note::BitLinearLost);
     }
     notes
+}
+
+/// What the model soft-caps, and the values of the caps.
+pub(crate) fn soft_caps(config: &ModelConfig) -> Vec<(&'static str, f64)> {
+    let caps =
+        [("attention scores", config.attn_logit_soft_cap), ("final logits", config.final_logit_soft_cap)];
+    caps.into_iter().filter_map(|(what, cap)| Some((what, cap?))).collect()
 }

@@ -1,4 +1,5 @@
-//! Write checkpoints as PyTorch, SafeTensors, GGUF, Hugging Face, NumPy and packed ternary files, and verify what was written.
+//! Write checkpoints as PyTorch, SafeTensors, GGUF, Hugging Face, NumPy and packed ternary files, and verify what was
+//! written.
 //!
 //! ```no_run
 //! use ckpt_convert::{Control, Options, Plan, Target, verify_written, write};
@@ -22,6 +23,7 @@ mod encode;
 mod error;
 mod gguf;
 mod hf;
+mod note;
 mod npz;
 mod pickle;
 mod plain;
@@ -44,8 +46,9 @@ pub use ckpt_inspect::staged::Control;
 pub use encode::{Losses, Rotary};
 pub use error::{Error, Result};
 pub use gguf::Gguf;
-/// What chooses weights by name in [`Options`].
+/// A pattern that selects weights by name in [`Options`].
 pub use globset::{Glob, GlobMatcher};
+pub use note::{Fault, Note, Omission, Remedy};
 pub use plan::{Blob, Content, Elements, Options, Output, Pair, Plan};
 pub use save::{Object, save};
 pub use source::row_order;

@@ -1,5 +1,5 @@
-//! NumPy's `.npz`, as `numpy.savez` writes it: a zip of stored entries, one array each, called as the tensor with
-//! `.npy` behind. Its length is known before it is written, and all goes into it in one go.
+//! NumPy's `.npz`, as `numpy.savez` writes it: a zip of stored entries, one array each, named like the tensor plus
+//! `.npy`. Its length is known before it is written, and it is written as a stream.
 
 use std::collections::HashSet;
 use std::io::{self, Seek, SeekFrom};
@@ -7,11 +7,12 @@ use std::path::Path;
 
 use ckpt_inspect::metadata::Value;
 use ckpt_inspect::staged::{Control, Error as OutputError, OutputFile, StagedFile};
-use ckpt_inspect::{npy, torch};
+use ckpt_inspect::{DType, npy, torch};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
 use crate::encode::{Writer, Written, cannot};
+use crate::note::{Note, Remedy};
 use crate::plan::{Options, Output, Plan};
 use crate::target::Form;
 use crate::{Error, Result};
@@ -19,15 +20,15 @@ use crate::{Error, Result};
 /// `--to npz`.
 pub(crate) const FORM: Form = Form {
     name: "npz",
-    about: "NumPy's archive of arrays, types as they are",
+    about: "NumPy archive of arrays (.npz), types unchanged",
     extension: "npz",
     splits: false,
     reader: "NumPy",
     holds: npy::has_dtype,
     instead: |dtype| match dtype {
-        dtype if dtype.is_float() => "--dtype '*=f32'",
-        dtype if torch::has_dtype(dtype) => "--to pt",
-        _ => "--to safetensors",
+        dtype if dtype.is_float() => Remedy::Type("*", DType::F32),
+        dtype if torch::has_dtype(dtype) => Remedy::Target("pt"),
+        _ => Remedy::Target("safetensors"),
     },
     style: None,
     nests: false,
@@ -39,37 +40,38 @@ pub(crate) const FORM: Form = Form {
     write,
 };
 
-/// Longest name of an array: that of a zip's entry, less its extension and what else a header holds.
+/// Longest name of an array: that of a zip's entry, without its extension and the rest of a header.
 const LONGEST: usize = 65_000;
-/// Dimensions that an array of NumPy's has at most.
+/// The most dimensions of a NumPy array.
 const MOST_DIMENSIONS: usize = 64;
-/// Sizes and offsets from here on take zip64.
+/// Sizes and offsets from here on need zip64.
 const WIDE: u64 = u32::MAX as u64;
 
-/// Refuses names that NumPy, or who unpacks the archive, would take for something else.
+/// Refuses names that NumPy, or a program that unpacks the archive, would misread.
 fn check(plan: &Plan<'_>) -> Result<()> {
     let names: HashSet<&str> = plan.tensors.iter().map(|t| t.name.as_str()).collect();
     for tensor in &plan.tensors {
         let name = tensor.name.as_str();
         let mut parts = name.split(['/', '\\']);
         let why = if name.starts_with(['/', '\\']) || name.as_bytes().get(1) == Some(&b':') {
-            "is the path of a file outside of the archive"
+            "has a name that is a path outside the archive"
         } else if parts.any(|part| part == "..") {
-            "leads out of the folder that the archive is unpacked into"
+            "has a name that leads out of the folder that the archive is unpacked into"
         } else if name.contains('\0') {
-            "has a zero character, where Python ends the name of an entry"
+            "has a NUL character in its name, where Python ends the name of an entry"
         } else if name.len() > LONGEST {
-            "is longer than the name of a zip's entry may be"
+            "has a longer name than a zip entry may have"
         } else if name.strip_suffix(".npy").is_some_and(|inner| names.contains(inner)) {
-            "is what NumPy calls the entry of another tensor"
+            "has the name that NumPy gives the entry of another tensor"
         } else if tensor.shape.len() > MOST_DIMENSIONS {
-            "has more dimensions than an array of NumPy's"
+            "has more dimensions than a NumPy array may have"
         } else {
             continue;
         };
-        // Long names are not for reading.
+        // Long names are cut.
         let shown: String = name.chars().take(80).collect();
-        return Err(Error::Target(format!("tensor `{}` {why}; write it with --to pt", shown.escape_debug())));
+        let error = Error::target(format!("tensor `{}` {why}", shown.escape_debug()));
+        return Err(error.remedied_by(Remedy::Target("pt")));
     }
     Ok(())
 }
@@ -77,7 +79,7 @@ fn check(plan: &Plan<'_>) -> Result<()> {
 /// An entry before it is written.
 struct Entry {
     name: String,
-    /// What stands before the elements.
+    /// The bytes before the elements.
     header: Vec<u8>,
     len: u64,
 }
@@ -85,7 +87,7 @@ struct Entry {
 impl Entry {
     fn new(tensor: &Output, bytes: u64) -> Result<Entry> {
         let header = npy::header(tensor.dtype, &tensor.shape).ok_or_else(|| {
-            Error::Target(format!("`{}` cannot be written as {}", tensor.name.escape_debug(), tensor.dtype))
+            Error::target(format!("`{}` cannot be written as {}", tensor.name.escape_debug(), tensor.dtype))
         })?;
         let len = header.len() as u64 + bytes;
         Ok(Entry { name: format!("{}.npy", tensor.name), header, len })
@@ -114,7 +116,7 @@ fn archive_len(entries: &[Entry]) -> u64 {
     at + directory + 22 + if wide { 56 + 20 } else { 0 }
 }
 
-/// A place in the output that moves on with what is written.
+/// A position in the output that advances with every write.
 struct Cursor<'o> {
     output: &'o OutputFile,
     at: u64,
@@ -158,10 +160,7 @@ fn write(
     if let Value::Dict(values) = &plan.metadata
         && !values.is_empty()
     {
-        plan.notes.push(
-            "its plain values, such as config and step, have no place among arrays; --to safetensors keeps them"
-                .into(),
-        );
+        plan.notes.push(Note::MetadataLost);
     }
     let entries: Vec<Entry> =
         plan.tensors.iter().map(|t| Entry::new(t, plan.blobs[t.blob].bytes)).collect::<Result<_>>()?;
@@ -195,7 +194,7 @@ fn archive(
     }
     let end = zip.finish().map_err(refused)?.len;
     if end != len {
-        let what = format!("the archive has {end} bytes where {len} were foreseen");
+        let what = format!("the archive has {end} bytes instead of the {len} planned");
         return Err(cannot(output, io::Error::other(what)).into());
     }
     Ok(written)
@@ -207,7 +206,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes bytes and forgets them.
+    /// A writer that discards bytes.
     #[derive(Default)]
     struct Counted {
         at: u64,
@@ -238,7 +237,7 @@ mod tests {
         }
     }
 
-    /// An entry that is wide, one that lies where offsets are, and more entries than 16 bits count.
+    /// An entry of wide size, one at a wide offset, and more entries than 16 bits can count.
     #[test]
     fn the_length_is_known_before() {
         let zeros = vec![0; 1 << 20];

@@ -5,7 +5,7 @@ use ckpt_inspect::DType;
 use ckpt_inspect::metadata::{HashableValue, Value};
 use ckpt_inspect::torch::storage_class;
 
-/// A tensor as the pickle describes it.
+/// The pickle's description of a tensor.
 pub(crate) struct TensorRef<'t> {
     /// Its storage: `data/<key>` of the archive.
     pub key: usize,
@@ -15,7 +15,7 @@ pub(crate) struct TensorRef<'t> {
     /// First element on the storage.
     pub offset: u64,
     pub shape: &'t [usize],
-    /// In elements.
+    /// Strides in elements.
     pub strides: &'t [usize],
 }
 
@@ -71,7 +71,7 @@ impl Pickler {
             Value::I64(i) => self.int(*i),
             Value::Int(big) => match big.to_signed_bytes_le() {
                 bytes if bytes.len() < 256 => self.long(&bytes),
-                // LONG4 is not among what the restricted unpickler reads.
+                // The restricted unpickler does not read LONG4.
                 _ => self.str(&big.to_string()),
             },
             Value::F64(f) => {

@@ -1,4 +1,4 @@
-//! Which plain values of a checkpoint go along: its config and step, not its schedulers.
+//! Which plain values of a checkpoint are kept: its config and step, not its schedulers.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::source::gguf_student;
 
-/// Whether a checkpoint's key holds what only training needs.
+/// Whether the values of a checkpoint's key are only needed for training.
 pub(crate) fn is_training_state(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
     key.contains("optim")
@@ -29,8 +29,8 @@ pub(crate) fn key_text(key: &HashableValue) -> String {
     }
 }
 
-/// What a PyTorch object says beside its tensors and its training state.
-pub(crate) fn told(entries: &BTreeMap<HashableValue, Value>) -> BTreeMap<HashableValue, Value> {
+/// The values of a PyTorch object other than its tensors and its training state.
+pub(crate) fn values_of(entries: &BTreeMap<HashableValue, Value>) -> BTreeMap<HashableValue, Value> {
     let empty = |value: &Value| match value {
         Value::Dict(inner) => inner.is_empty(),
         Value::List(inner) => inner.is_empty(),
@@ -45,7 +45,7 @@ pub(crate) fn told(entries: &BTreeMap<HashableValue, Value>) -> BTreeMap<Hashabl
         .collect()
 }
 
-/// The plain values of SafeTensors and GGUF files that mean something elsewhere. Their numbers are text there.
+/// The plain values of SafeTensors and GGUF files that other formats can use. Their numbers are text there.
 pub(crate) fn carried(
     source: &Checkpoint,
     entries: &BTreeMap<HashableValue, Value>,
@@ -75,8 +75,8 @@ pub(crate) fn carried(
         .collect()
 }
 
-/// What a trainer puts beside the weights, for the student of a GGUF file. `latent` is false where the matrices of its
-/// BitLinears hold codes times a scale: see [`ckpt_inspect::Model::holds_codes`].
+/// What a trainer saves next to the weights, for the student of a GGUF file. `latent` is false where the matrices of
+/// its BitLinears hold codes times a scale: see [`ckpt_inspect::Model::holds_codes`].
 fn of_trainer(source: &Checkpoint, student: &ModelConfig) -> BTreeMap<HashableValue, Value> {
     let mut config = student.to_trainer();
     if source.model.holds_codes() {

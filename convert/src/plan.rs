@@ -1,5 +1,5 @@
-//! What is to be written: every output tensor with its name, type and shape, and the blobs of bytes they lie in, whose
-//! sizes are known before the first one is written.
+//! What will be written: every output tensor with its name, type and shape, and the blobs of bytes that contain them,
+//! whose sizes are known before the first one is written.
 
 use std::path::PathBuf;
 
@@ -7,42 +7,42 @@ use ckpt_inspect::metadata::Value;
 use ckpt_inspect::{Checkpoint, DType, TensorInfo, TernaryPacking, contiguous_strides};
 use globset::GlobMatcher;
 
-use crate::Result;
 use crate::encode::Rotary;
 use crate::names::Style;
 use crate::quant::Quant;
 use crate::target::Target;
 use crate::ternary::Grid;
+use crate::{Note, Result};
 
-/// What to write, and how tensors go into it.
+/// What to write, and how tensors are stored in it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Options {
     /// The container and packing.
     pub target: Target,
-    /// Type of all floating-point weights; their own when not given. Packed and quantized ones become float32.
+    /// Type of all floating-point weights; by default their own. Packed and quantized ones become float32.
     pub dtype: Option<DType>,
-    /// Types of the weights that a pattern matches, by the names in the output; the first match counts.
+    /// Types of the weights that a pattern matches, by the names in the output; the first match applies.
     pub dtypes: Vec<(GlobMatcher, DType)>,
     /// The key of the state dict to convert, such as `ema_state_dict`.
     pub root: Option<String>,
-    /// Whether optimizer state, schedulers and random states come along. PyTorch output only.
+    /// Whether to keep optimizer state, schedulers and random states. PyTorch output only.
     pub keep_optimizer: bool,
     /// Naming; by default the target's own.
     pub names: Option<Style>,
-    /// The matrices to pack, by the names in the output; by default those that a BitLinear uses.
+    /// The matrices to pack, by the names in the output; by default those of BitLinear layers.
     pub ternary: Option<GlobMatcher>,
     /// SafeTensors and GGUF: begin a new file beyond this many bytes of tensors.
     pub max_shard_bytes: Option<u64>,
-    /// GGUF: the tokenizer to embed, see [`ckpt_inspect::vocabulary::Vocabulary::read`]; by default the one that lies beside
-    /// the source, or is in it.
+    /// GGUF: the tokenizer to embed, see [`ckpt_inspect::vocabulary::Vocabulary::read`]; by default the one in the
+    /// source or next to it.
     pub tokenizer: Option<PathBuf>,
-    /// Whether to replace what is there.
+    /// Whether to replace an existing output.
     pub force: bool,
 }
 
 impl Options {
-    /// Everything as it is, into `target`.
+    /// Options that write everything unchanged to `target`.
     pub fn new(target: Target) -> Self {
         Options {
             target,
@@ -73,7 +73,7 @@ pub struct Blob {
     pub dtype: DType,
     /// Its length.
     pub bytes: u64,
-    /// What the bytes are.
+    /// Where the bytes come from.
     pub content: Content,
 }
 
@@ -88,7 +88,7 @@ impl Blob {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Content {
-    /// They are here.
+    /// These bytes.
     Bytes(Vec<u8>),
     /// A source tensor's elements, converted to the blob's type.
     Elements(Elements),
@@ -107,19 +107,19 @@ pub enum Content {
         elements: Elements,
         /// The blocks' type.
         quant: Quant,
-        /// Whether the scale of ternary blocks is 1, and the matrix's own stands beside it.
+        /// Whether the scale of ternary blocks is 1, and the matrix's own is a separate tensor.
         unit_scale: bool,
     },
 }
 
-/// Elements of the source in the order they are written in.
+/// Elements of the source in the order in which they are written.
 #[derive(Clone, Debug)]
 pub struct Elements {
     /// The tensor, or a run of the storage that several tensors share.
     pub tensor: TensorInfo,
-    /// Set where the rows are to be put in another order.
+    /// Set if the rows are put in another order.
     pub rotary: Option<Rotary>,
-    /// Set where what is written is the ternary form of the values.
+    /// Set if the ternary form of the values is written.
     pub grid: Option<Grid>,
     dense: Option<Box<TensorInfo>>,
 }
@@ -140,7 +140,7 @@ impl Elements {
         self.rotary.is_none() && self.grid.is_none()
     }
 
-    /// The tensor once a sparse one is spread out.
+    /// The tensor, made dense if it is sparse.
     pub fn dense(&self) -> &TensorInfo {
         self.dense.as_deref().unwrap_or(&self.tensor)
     }
@@ -171,7 +171,7 @@ impl Output {
     }
 }
 
-/// A source tensor and the name under which the output holds what it says.
+/// A source tensor and the name of its copy in the output.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Pair {
@@ -181,33 +181,33 @@ pub struct Pair {
     pub name: String,
 }
 
-/// Everything that a writer needs, and what the user is to be told.
+/// Everything that a writer needs, and notes for the user.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Plan<'c> {
-    /// Where elements come from.
+    /// The source of elements.
     pub source: &'c Checkpoint,
-    /// What is being written.
+    /// The target.
     pub target: Target,
     /// The bytes.
     pub blobs: Vec<Blob>,
     /// The tensors on them, in source order.
     pub tensors: Vec<Output>,
-    /// Names left out because the tensor is the very same as another, with that one's name.
+    /// Names left out because the tensor is the same as another, with the name of the other.
     pub tied: Vec<(String, String)>,
     /// Plain values to keep, by key.
     pub metadata: Value,
     /// What verification compares.
     pub pairs: Vec<Pair>,
-    /// What the output does not say any more.
-    pub notes: Vec<String>,
+    /// What the output loses, and what else the user should know.
+    pub notes: Vec<Note>,
 }
 
 impl<'c> Plan<'c> {
     /// Plans the conversion of `source`.
     ///
     /// # Errors
-    /// `Read` when tensors are damaged, `Target` when the target cannot hold what was asked for.
+    /// `Read` if tensors are damaged, `Target` if the target cannot hold what was requested.
     pub fn new(source: &'c Checkpoint, options: &Options) -> Result<Self> {
         crate::build::plan(source, options)
     }

@@ -1,4 +1,4 @@
-//! GGML's tensor types as they are written. The blocks' bytes, decoders and encoders are in
+//! GGML's tensor types, for writing. The blocks' bytes, decoders and encoders are in
 //! [`ckpt_inspect::ggml::blocks`]; their bytes are those of llama.cpp and of `gguf.quants`.
 
 use std::fmt;
@@ -23,16 +23,16 @@ use crate::{Error, Result};
 /// A row of the table of types.
 struct Row {
     quant: Quant,
-    /// On the command line.
+    /// Name on the command line.
     name: &'static str,
-    /// In the file.
+    /// Type in the file.
     ggml: GgmlType,
     /// `general.file_type` of files that are mostly of it.
     file_type: Option<u32>,
     encoder: Encoder,
 }
 
-/// What makes the blocks of a type: of `f32` to `bf16`, nothing.
+/// The encoder of a type's blocks; `f32` to `bf16` have none.
 type Encoder = Option<fn(Codes, &[f32], &mut [u8])>;
 
 macro_rules! quants {
@@ -55,8 +55,8 @@ macro_rules! quants {
     };
 }
 
-// A type, its name on the command line, its number in GGML, the number of `general.file_type` for files that are mostly of
-// it (`llama_ftype` in llama.h; bitnet.cpp has 40 for I2_S, which llama.cpp uses for another type), and its encoder.
+// A type, its name on the command line, its number in GGML, the number of `general.file_type` for files that are mostly
+// of it (`llama_ftype` in llama.h; bitnet.cpp has 40 for I2_S, which llama.cpp uses for another type), and its encoder.
 quants! {
     F32 = "f32": F32, Some(0), None;
     F16 = "f16": F16, Some(1), None;
@@ -73,7 +73,7 @@ quants! {
     Q6K = "q6_k": Q6_K, Some(18), Some(|_, values, out| blocks::<256, Q6K>(values, out));
     Tq1_0 = "tq1_0": TQ1_0, Some(36), Some(ternary_blocks::<256, Tq1_0>);
     Tq2_0 = "tq2_0": TQ2_0, Some(37), Some(ternary_blocks::<256, Tq2_0>);
-    /// bitnet.cpp's, in the layout of its x86 builds.
+    /// The type of bitnet.cpp, in the layout of its x86 builds.
     I2S = "i2_s": I2_S, None, Some(ternary_blocks::<I2_S_BLOCK, X86Block>);
 }
 
@@ -97,7 +97,7 @@ impl Quant {
         self.row().ggml
     }
 
-    /// The value of `general.file_type` for a file that is mostly of this type; `None` where llama.cpp has none.
+    /// The value of `general.file_type` for a file that is mostly of this type; `None` if llama.cpp has none.
     pub fn file_type(self) -> Option<u32> {
         self.row().file_type
     }
@@ -125,7 +125,7 @@ impl Quant {
         self.ggml().is_ternary()
     }
 
-    /// Whether it is a type of blocks, whose encoder is [`encode`].
+    /// Whether it is stored in blocks, which [`encode`] makes.
     pub fn is_packed(self) -> bool {
         self.dtype().element_size().is_none()
     }
@@ -157,20 +157,21 @@ impl FromStr for Quant {
         let lower = text.to_ascii_lowercase();
         Quant::all().find(|q| q.name() == lower).ok_or_else(|| {
             let names: Vec<&str> = Quant::all().map(Quant::name).collect();
-            format!("`{}` is none of {}", text.escape_debug(), names.join(", "))
+            format!("`{}` is not one of {}", text.escape_debug(), names.join(", "))
         })
     }
 }
 
-/// Appends the blocks of `values`, whole ones. Types that are not packed are not encoded here.
+/// Appends the blocks of `values`, which fill whole ones. Types without blocks are not encoded here.
 ///
-/// Values must be finite in the ternary types; elsewhere a NaN or infinity spoils its block, as it does in llama.cpp.
+/// Values must be finite in the ternary types; in other types a NaN or infinity spoils its block, as it does in
+/// llama.cpp.
 ///
 /// # Errors
 /// `Target` for types without blocks and for a count of values that is not a whole number of blocks.
 pub fn encode(quant: Quant, codes: Codes, values: &[f32], out: &mut Vec<u8>) -> Result<()> {
     if !quant.is_packed() || !values.len().is_multiple_of(quant.block()) {
-        return Err(Error::Target(format!("{} values are no whole blocks of {quant}", values.len())));
+        return Err(Error::target(format!("{} values do not fill whole blocks of {quant}", values.len())));
     }
     let start = out.len();
     out.resize(start + values.len() / quant.block() * quant.block_bytes(), 0);
@@ -181,8 +182,8 @@ pub fn encode(quant: Quant, codes: Codes, values: &[f32], out: &mut Vec<u8>) -> 
     Ok(())
 }
 
-/// Values lost to the f16 scale and minimum of their block: too small for it, so that the block says nothing but zeros,
-/// or too large.
+/// Values lost to the f16 scale and minimum of their block: too small for it, so that the block is all zeros, or too
+/// large.
 pub(crate) fn losses(quant: Quant, values: &[f32], blocks: &[u8]) -> Result<Losses> {
     // Between these any scale is representable.
     const SAFE: RangeInclusive<f32> = 1.0 / 1024.0..=1024.0;
@@ -216,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_numbers_are_told_apart() {
+    fn names_and_numbers_are_distinguished() {
         for quant in Quant::all() {
             assert_eq!(quant.name().parse(), Ok(quant));
             assert_eq!(Quant::of(quant.dtype()), Some(quant));

@@ -12,6 +12,7 @@ use serde_json::{Map, json};
 
 use crate::encode::{Writer, Written};
 use crate::names::Style;
+use crate::note::Remedy;
 use crate::plan::{Options, Plan};
 use crate::target::Form;
 use crate::{Error, Result};
@@ -69,10 +70,11 @@ impl File {
         header.resize(header.len().next_multiple_of(8), b' ');
         let length = header.len() as u64;
         if length > MAX_HEADER {
-            return Err(Error::Target(format!(
-                "{}: its names and metadata take {length} bytes, more than the {MAX_HEADER} that a header may have; use --max-shard-size",
+            let why = format!(
+                "{}: its names and metadata take {length} bytes, more than the {MAX_HEADER} that a header may have; write several files",
                 path.display()
-            )));
+            );
+            return Err(Error::target(why).remedied_by(Remedy::ShardSize));
         }
         header.splice(..0, length.to_le_bytes());
         let data = header.len() as u64;
@@ -90,12 +92,12 @@ impl File {
 /// `--to safetensors`.
 pub(crate) const FORM: Form = Form {
     name: "safetensors",
-    about: "SafeTensors, types as they are",
+    about: "SafeTensors, types unchanged",
     extension: "safetensors",
     splits: true,
     reader: "SafeTensors",
     holds: |dtype| dtype_of(dtype).is_some(),
-    instead: |_| "--to pt",
+    instead: |_| Remedy::Target("pt"),
     style: None,
     nests: false,
     ties: true,
@@ -116,12 +118,13 @@ pub(crate) const I2S: Form = Form {
     ..FORM
 };
 
-/// Refuses a tensor that is called as the header's plain values are.
+/// Refuses a tensor with the name that the header uses for metadata.
 pub(crate) fn without_metadata(plan: &Plan<'_>) -> Result<()> {
     match plan.tensors.iter().any(|t| t.name == "__metadata__") {
-        true => Err(Error::Target(
-            "SafeTensors has another use for the name `__metadata__`; write it with --to pt".into(),
-        )),
+        true => Err(Error::target(
+            "a tensor is named `__metadata__`, which SafeTensors reserves for other purposes",
+        )
+        .remedied_by(Remedy::Target("pt"))),
         false => Ok(()),
     }
 }

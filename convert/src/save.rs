@@ -1,4 +1,4 @@
-//! Saves values with tensors among them as a PyTorch file: what `torch.save` is to a trainer.
+//! Saves values with tensors among them as a PyTorch file, like `torch.save`.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -99,7 +99,7 @@ impl Words<'_> {
         }
     }
 
-    /// Calls `f` with little-endian bytes of a piece after the other, and where in the storage they begin.
+    /// Calls `f` with the little-endian bytes of one piece after another, and their position in the storage.
     fn pieces(self, mut f: impl FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
         const PIECE: usize = 1 << 18;
         let mut buffer = Vec::new();
@@ -117,7 +117,7 @@ impl Words<'_> {
     }
 }
 
-/// Saves `object` to `path`, whole or not at all; an existing file is replaced only with `force`.
+/// Saves `object` to `path`, completely or not at all; an existing file is replaced only with `force`.
 ///
 /// # Errors
 /// `Exists`, `NoSpace` or `Write`.

@@ -1,12 +1,12 @@
-//! Tensors that look at the same bytes: written once where the format lets them share, and remembered where not.
+//! Tensors on the same bytes: written once if the format allows sharing, else recorded as tied.
 
 use std::collections::HashMap;
 
 use ckpt_inspect::metadata::{HashableValue, Value};
 use ckpt_inspect::{Checkpoint, DType, Format, Storage, TensorInfo};
 
-/// The runs of storages that several of `tensors` (index, type to write) look at, by tensor: written once, so that tied
-/// weights stay tied. Tensors share where their elements have one type and keep one.
+/// The runs of storages that several of `tensors` (index, type to write) are views of, by tensor: written once, so that
+/// tied weights stay tied. Tensors share where their elements have one type and keep one.
 pub(crate) fn shared_runs(
     source: &Checkpoint,
     tensors: impl Iterator<Item = (usize, DType)>,
@@ -27,7 +27,7 @@ pub(crate) fn shared_runs(
             let end = tensor.byte_offset + tensor.span().unwrap_or(0) * size;
             (tensor.byte_offset, end)
         };
-        // Tensors that overlap make a run; one that lies apart is written on its own.
+        // Overlapping tensors form a run; separate ones are written on their own.
         members.sort_by_key(range);
         let mut joined: Vec<(u64, u64, Vec<usize>)> = Vec::new();
         for member in members {

@@ -1,7 +1,7 @@
-//! Kernels compiled for the processor that is there.
+//! Kernels compiled for several processors.
 
-/// Runs a kernel compiled once for any processor and once for AVX2, whichever is there. Floating-point operations are
-/// the same one by one, so results are the same bits. The kernel must be `#[inline(always)]`.
+/// Runs a kernel that is compiled once for any processor and once for AVX2, if the processor has it. Floating-point
+/// operations are the same, in the same order, so results are the same bits. The kernel must be `#[inline(always)]`.
 macro_rules! with_avx2 {
     ($vis:vis $name:ident$(<const $n:ident: usize, $t:ident: $bound:path>)?($($arg:ident: $type:ty),*) $(-> $out:ty)? = $portable:ident) => {
         $vis fn $name$(<const $n: usize, $t: $bound>)?($($arg: $type),*) $(-> $out)? {

@@ -1,4 +1,4 @@
-//! What a source says of its tensors beyond their type and shape.
+//! What a source records about its tensors beyond type and shape.
 
 use std::collections::HashSet;
 
@@ -12,7 +12,7 @@ use crate::names::{self, Style};
 use crate::plan::Elements;
 use crate::ternary::Grid;
 
-/// Tensors that only say how others are packed.
+/// Tensors that only describe how others are packed.
 pub(crate) fn helpers(source: &Checkpoint) -> HashSet<usize> {
     let packed: HashSet<&str> = source
         .tensors
@@ -28,12 +28,12 @@ pub(crate) fn helpers(source: &Checkpoint) -> HashSet<usize> {
     source.tensors.iter().enumerate().filter(|(_, t)| is_helper(t)).map(|(i, _)| i).collect()
 }
 
-/// Whether a tensor of its own says what GGML's blocks are multiplied by.
+/// Whether a separate tensor has the factor of GGML's blocks.
 pub(crate) fn has_scale_beside(tensor: &TensorInfo) -> bool {
     matches!(tensor.dtype, DType::Ggml(_)) && tensor.scale.is_some()
 }
 
-/// How the ternary form of a source matrix comes about.
+/// How a source matrix becomes ternary.
 pub(crate) fn grid(source: &Checkpoint, tensor: &TensorInfo, eps: f64) -> Result<Grid> {
     if matches!(tensor.dtype, DType::Ternary(_)) {
         return Ok(Grid { scale: tensor.scale, exact: true });

@@ -1,4 +1,4 @@
-//! What can be written: a line of [`Target`]'s table each, and a [`Form`] in the file of its writer.
+//! What can be written: for each target a line in [`Target`]'s table, and a [`Form`] in the file of its writer.
 
 use std::path::Path;
 
@@ -8,41 +8,42 @@ use ckpt_inspect::{Checkpoint, DType, Format, TernaryPacking};
 use crate::encode::Written;
 use crate::gguf::Gguf;
 use crate::names::Style;
+use crate::note::Remedy;
 use crate::plan::{Options, Plan};
 use crate::source::gguf_student;
 use crate::{Result, gguf, hf, npz, safetensors, torch};
 
-/// What is asked of a container or packing by those who plan, write and offer it.
+/// What planning, writing and the command line need to know about a container or packing.
 pub struct Form {
-    /// What the command line calls it; nothing where it comes of another's output name.
+    /// Its name on the command line; empty if it is chosen by the output's extension.
     pub name: &'static str,
-    /// What it is, in a line of help.
+    /// Its description in a line of help.
     pub about: &'static str,
-    /// The extension of its files; nothing where it is a folder.
+    /// The extension of its files; empty for a folder.
     pub extension: &'static str,
     /// Whether it can be a folder of several files of limited size.
     pub splits: bool,
-    /// Who reads it, in messages.
+    /// The programs that read it, for messages.
     pub(crate) reader: &'static str,
     /// Whether it has this element type.
     pub(crate) holds: fn(DType) -> bool,
-    /// What to do with an element type that it does not have.
-    pub(crate) instead: fn(DType) -> &'static str,
-    /// How tensors are called; by default as in the source.
+    /// The remedy for an element type that it does not have.
+    pub(crate) instead: fn(DType) -> Remedy,
+    /// The naming scheme of tensors; by default that of the source.
     pub(crate) style: Option<Style>,
-    /// Whether tensors lie in an object of PyTorch's, nested, and look at storages that they share.
+    /// Whether tensors are in a nested PyTorch object, and may share storages.
     pub(crate) nests: bool,
     /// Whether a tensor that is the same as another may be left out.
     pub(crate) ties: bool,
-    /// Whether it says plain values: config, step.
+    /// Whether it has plain values: config, step.
     pub(crate) tells_values: bool,
-    /// Whether it is a model that runners load.
+    /// Whether it is a model that other programs load.
     pub(crate) is_model: bool,
     /// How ternary matrices are packed.
     pub(crate) packing: fn(Target) -> Option<TernaryPacking>,
-    /// Refuses what this form cannot say of the planned tensors.
+    /// Refuses planned tensors that this form cannot represent.
     pub(crate) check: fn(&Plan<'_>) -> Result<()>,
-    /// Writes it: the bytes of all files, and what became of each blob.
+    /// Writes it: the bytes of all files, and the outcome of each blob.
     pub(crate) write: Write,
 }
 
@@ -63,7 +64,7 @@ macro_rules! targets {
                 [$(Target::$target $((<$settings>::default()))? $({ $field: <$of>::default() })?),*].into_iter()
             }
 
-            /// What is to be known of it.
+            /// Its row in the table.
             pub fn form(self) -> &'static Form {
                 match self {
                     $(Target::$target { .. } => &$form,)*
@@ -74,7 +75,7 @@ macro_rules! targets {
 }
 
 targets! {
-    /// The seed's i2s form in PyTorch's zip: `L.weight`, `L_shape`, `L_scale`.
+    /// The i2s form in PyTorch's zip: `L.weight`, `L_shape`, `L_scale`.
     I2s => torch::I2S;
     /// The ternary packer's SafeTensors form: `L.weight`, shapes in a `__metadata__` tensor, no scale.
     I2sSafeTensors => safetensors::I2S;
@@ -100,7 +101,7 @@ impl Target {
 
     pub(crate) fn style(self, source: &Checkpoint) -> Option<Style> {
         self.form().style.or(match source.format {
-            // GGUF's names are of use to GGUF readers alone.
+            // Only GGUF readers know GGUF's names.
             Format::Gguf { .. } if gguf_student(source).is_some() => Some(Style::Student),
             Format::Gguf { .. } => Some(Style::Hf),
             _ => None,

@@ -8,14 +8,14 @@ use rayon::prelude::*;
 use crate::encode::Decoded;
 use crate::simd::with_avx2;
 
-/// Elements looked at in one go.
+/// Elements looked at in one piece.
 const PIECE: usize = 1 << 16;
 
-/// How the values of a matrix become codes -1, 0, +1, and what a code stands for.
+/// How the values of a matrix become codes -1, 0, +1, and the value of a code.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Grid {
-    /// What codes are multiplied by; `None` where only signs are known.
+    /// The factor of codes; `None` if only signs are known.
     pub scale: Option<f32>,
     /// Whether every value is a code times the scale already, so that nothing is lost.
     pub exact: bool,
@@ -24,7 +24,7 @@ pub struct Grid {
 impl Grid {
     /// The grid of a matrix: its own where all nonzero magnitudes are the same, else the absmean rule's, which
     /// BitLinear applies in every forward pass: scale = mean|W| + eps, code = clamp(round(W / scale), -1, 1). The
-    /// scale is [`absmean_scale`], as wherever this suite makes weights ternary.
+    /// scale is [`absmean_scale`], as wherever ckpt makes weights ternary.
     ///
     /// # Errors
     /// `Damaged` when a value is NaN or infinite.
@@ -83,7 +83,7 @@ enum Magnitude {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Seen {
-    /// Of magnitudes.
+    /// The sum of magnitudes.
     sum: f64,
     magnitude: Magnitude,
 }
@@ -93,7 +93,7 @@ impl Seen {
         let sum = sum_of_magnitudes(values);
         let magnitude = match values.iter().find(|x| **x != 0.0) {
             None => Magnitude::Zero,
-            // Most matrices say otherwise at once.
+            // For most matrices the first few values show that there are several.
             Some(first) if values.chunks(1024).all(|v| have_one_magnitude(v, first.abs())) => {
                 Magnitude::One(first.abs())
             }

@@ -1,5 +1,5 @@
-//! PyTorch's zip: `data.pkl` first, so that a file cut short still says what it held, then `byteorder`, one entry per
-//! storage, `version` and `.data/serialization_id`.
+//! PyTorch's zip: `data.pkl` first, so that a truncated file still says what it contained, then `byteorder`, one entry
+//! per storage, `version` and `.data/serialization_id`.
 
 use std::path::Path;
 
@@ -11,6 +11,7 @@ use ckpt_inspect::torch::has_dtype;
 use crate::Result;
 use crate::encode::{Writer, Written};
 use crate::names::Style;
+use crate::note::Remedy;
 use crate::pickle::{Pickler, TensorRef};
 use crate::plan::{Options, Plan};
 use crate::target::Form;
@@ -25,12 +26,12 @@ const ID_LEN: usize = 40;
 /// `--to pt`.
 pub(crate) const FORM: Form = Form {
     name: "pt",
-    about: "PyTorch, types as they are",
+    about: "PyTorch, types unchanged",
     extension: "pt",
     splits: false,
     reader: "PyTorch",
     holds: has_dtype,
-    instead: |_| "--to safetensors",
+    instead: |_| Remedy::Target("safetensors"),
     style: None,
     nests: true,
     ties: false,
@@ -44,7 +45,7 @@ pub(crate) const FORM: Form = Form {
 /// `--to i2s`.
 pub(crate) const I2S: Form = Form {
     name: "i2s",
-    about: "Packed ternary, four values a byte; -o FILE.safetensors writes the packer's form",
+    about: "Packed ternary, four values per byte; -o FILE.safetensors writes the SafeTensors form, without scales",
     style: Some(Style::Student),
     packing: |_| Some(TernaryPacking::I2s),
     ..FORM
@@ -131,7 +132,7 @@ impl Object {
     }
 
     /// Puts tensor `index` at the path `name`, whose keys may hold dots themselves: as deep as containers lead, and
-    /// under what is left of the path there. Lists have lost the tensors they held; they come back in order.
+    /// under the rest of the path there. Lists without their tensors get them back in order.
     fn insert(&mut self, name: &str, index: usize) {
         match self {
             Object::Dict(entries) => {

@@ -1,5 +1,5 @@
-//! Whether two checkpoints say the same: tensor by tensor, as exactly as both element types allow. What is exact must
-//! agree to the bit; only block formats have a tolerance, which is the error their own grid implies.
+//! Whether two checkpoints match: tensor by tensor, as exactly as both element types allow. Exact types must match to
+//! the bit; only block formats have a tolerance, which is the error that their own grid implies.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -23,15 +23,15 @@ use crate::source::{grid, rotary};
 use crate::ternary::Grid;
 
 const TERNARY_FORM: &str = "ternary form compared; the float weights are not in the other";
-/// Elements compared in one go: whole blocks of every format.
+/// Elements compared in one piece: whole blocks of every format.
 const PIECE: usize = 1 << 16;
 
-/// By which rule two tensors are compared.
+/// The rule by which two tensors are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Rule {
-    /// The same elements, to the bit.
+    /// The same elements, bit for bit.
     Identical,
     /// The narrower type holds exactly what the wider one rounds to; of f16 and bf16, which hold each other's values in
     /// part, the one that was made of the other.
@@ -52,9 +52,9 @@ pub struct Agreement {
     pub other: String,
     /// Types of both.
     pub dtypes: [DType; 2],
-    /// The rule that they are held to.
+    /// The rule that they must satisfy.
     pub rule: Rule,
-    /// Whether they agree by it.
+    /// Whether they satisfy it.
     pub agrees: bool,
     /// Elements compared.
     pub elements: u64,
@@ -64,7 +64,7 @@ pub struct Agreement {
     pub first: Option<u64>,
     /// Largest difference of two values, where values are compared.
     pub worst: Option<f64>,
-    /// What else there is to say.
+    /// Further details.
     pub detail: Option<String>,
 }
 
@@ -81,7 +81,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Whether every tensor is there and agrees.
+    /// Whether every tensor is present and agrees.
     pub fn agrees(&self) -> bool {
         self.missing.is_empty() && self.extra.is_empty() && self.tensors.iter().all(|t| t.agrees)
     }
@@ -92,7 +92,7 @@ impl Report {
     }
 }
 
-/// Compares the weights of `a` with those of `b`, under whatever names.
+/// Compares the weights of `a` with those of `b`, whose names may differ.
 ///
 /// # Errors
 /// When a tensor cannot be read.
@@ -140,7 +140,7 @@ pub fn verify(a: &Checkpoint, b: &Checkpoint) -> Result<Report> {
     Ok(report)
 }
 
-/// How a BitLinear's float matrix becomes ternary, where `other` says that it holds such matrices so.
+/// How a BitLinear's float matrix becomes ternary, if `other` records that it stores such matrices in ternary form.
 fn ternary_form(checkpoint: &Checkpoint, tensor: &TensorInfo, other: &Checkpoint) -> Result<Option<Grid>> {
     let model = &checkpoint.model;
     let latent = tensor.dtype.is_float() && model.is_ternary(tensor) && !model.holds_codes();
@@ -154,8 +154,8 @@ fn style(checkpoint: &Checkpoint) -> Option<Style> {
     names::style_of(checkpoint.tensors.iter().map(|t| t.name.as_str()))
 }
 
-/// The weights of `checkpoint` by the names that all styles share, those it says are tied included. Where several
-/// state dicts make a name ambiguous, full names stand.
+/// The weights of `checkpoint` by the names that all styles share, including those recorded as tied. If several
+/// state dicts make a name ambiguous, full names are used.
 fn weights(checkpoint: &Checkpoint) -> Vec<(String, usize)> {
     let mut all: Vec<(String, usize)> = checkpoint
         .tensors
@@ -164,7 +164,7 @@ fn weights(checkpoint: &Checkpoint) -> Vec<(String, usize)> {
         .filter(|(_, t)| {
             t.group == Group::Weights
                 && t.name != "__metadata__"
-                // What other formats say as plain values.
+                // Tensors that are plain values in other formats.
                 && t.name != names::ROPE_FACTORS
                 && (t.storage.is_some() || t.sparse.is_some())
         })
@@ -207,7 +207,7 @@ pub fn verify_written(plan: &Plan<'_>, path: &Path) -> Result<Report> {
     Ok(report)
 }
 
-/// One side of a comparison, its bytes at hand.
+/// One side of a comparison, with its bytes.
 struct Side<'s> {
     checkpoint: &'s Checkpoint,
     elements: &'s Elements,
@@ -223,7 +223,7 @@ impl<'s> Side<'s> {
         self.elements.tensor.dtype
     }
 
-    /// The type that its values have: what is made ternary here is a code times a scale in f32.
+    /// The type of its values: for a matrix made ternary here, a code times a scale in f32.
     fn value_type(&self) -> DType {
         if self.elements.grid.is_some() { DType::F32 } else { self.dtype() }
     }
@@ -243,13 +243,13 @@ fn compare(
 ) -> Result<Agreement> {
     let other = &theirs.tensor;
     let tensor = &elements.tensor;
-    // GGUF has no tensor without dimensions.
+    // GGUF has no tensors without dimensions.
     let of_one = |shape: &[usize]| matches!(shape, [] | [1]);
     let same_shape = tensor.shape == other.shape || (of_one(&tensor.shape) && of_one(&other.shape));
     let rounds = |e: &Elements| e.grid.is_some_and(|grid| !grid.exact);
     let blocks_of = |e: &Elements| e.grid.is_some() && matches!(e.tensor.dtype, DType::Ggml(_));
     let rule = match rule(tensor.dtype, other.dtype) {
-        // What is made ternary was encoded anew.
+        // Matrices made ternary were encoded again.
         Some(Rule::Identical) if blocks_of(elements) || blocks_of(theirs) => Some(Rule::Blocks),
         Some(Rule::Identical) if rounds(elements) || rounds(theirs) => Some(Rule::Rounded),
         rule => rule,
@@ -278,7 +278,7 @@ fn compare(
     match rule {
         Rule::Identical if elements.is_source() && theirs.is_source() => {
             identical(&a, &b, &mut agreement);
-            // How far apart they are takes decoding.
+            // They must be decoded to find how far apart they are.
             if !agreement.agrees && tensor.dtype.is_float() {
                 rounded(&a, &b, made, &mut agreement)?;
             }
@@ -309,7 +309,7 @@ fn rule(a: DType, b: DType) -> Option<Rule> {
     (real(a) && real(b)).then_some(Rule::Rounded)
 }
 
-/// What a piece of a comparison found.
+/// The outcome of a piece of a comparison.
 #[derive(Clone, Copy, Default)]
 struct Found {
     differing: u64,
@@ -360,12 +360,12 @@ fn identical(a: &Side<'_>, b: &Side<'_>, agreement: &mut Agreement) {
     }
 }
 
-/// Which of two tensors was made of the other, where their types do not tell.
+/// Which of two tensors was made from the other, if their types do not show it.
 #[derive(Clone, Copy, PartialEq)]
 enum Made {
     /// The second.
     Second,
-    /// One or the other.
+    /// Unknown: either of them.
     Either,
 }
 
@@ -376,7 +376,8 @@ fn holds(wide: DType, thin: DType) -> bool {
     !beyond && (size, bits) >= (thin_size, thin_bits)
 }
 
-/// Where one type holds the other, that one is what the wide values round to; else the tensor that was made of the other.
+/// Where one type holds the other, that one is what the wide values round to; else the tensor that was made of the
+/// other.
 fn rounded(a: &Side<'_>, b: &Side<'_>, made: Made, agreement: &mut Agreement) -> Result<()> {
     let (first, second) = (a.value_type(), b.value_type());
     if !holds(first, second) && holds(second, first) {
@@ -434,7 +435,7 @@ fn has_half_scale(dtype: DType) -> bool {
     matches!(dtype, DType::F16 | DType::Ggml(_))
 }
 
-/// How far a scale may be off: exactly nothing but for what its place rounds to.
+/// How far a scale may be off: only by the rounding of the type that stores it.
 fn scale_tolerance(side: &Side<'_>) -> f64 {
     match side.dtype() {
         // Stored as a reciprocal in some files.
@@ -472,7 +473,7 @@ fn ternary(a: &Side<'_>, b: &Side<'_>, agreement: &mut Agreement) -> Result<()> 
     let near = |grid: Grid, x: f32| {
         !grid.exact && grid.scale.is_some_and(|scale| ((x / scale).abs() - 0.5).abs() < NEAR)
     };
-    // Beyond these a value is no code of a packed matrix.
+    // A value beyond these is not a code of a packed matrix.
     let limit = |side: &Side<'_>| match side.dtype() {
         DType::Ternary(_) => 1.0,
         _ => f32::INFINITY,
@@ -552,7 +553,7 @@ fn blocks(a: &Side<'_>, b: &Side<'_>, agreement: &mut Agreement) -> Result<()> {
             let finite = x.iter().chain(y).filter(|v| v.is_finite());
             let largest = finite.map(|v| f64::from(v.abs())).fold(0.0, f64::max);
             for (i, (x, y)) in x.iter().zip(y).enumerate() {
-                // A scale that is not a number makes elements that are none, on both sides.
+                // A NaN scale makes NaN elements, on both sides.
                 if x.to_bits() == y.to_bits() || (x.is_nan() && y.is_nan()) {
                     continue;
                 }

@@ -6,6 +6,7 @@ use ckpt_inspect::DType;
 use ckpt_inspect::staged::Control;
 
 use crate::encode::Losses;
+use crate::note::Note;
 use crate::plan::{Options, Plan};
 use crate::target::Target;
 use crate::{Error, Result};
@@ -16,12 +17,12 @@ use crate::{Error, Result};
 pub struct Written {
     /// Bytes of all files.
     pub bytes: u64,
-    /// What narrower types could not hold.
+    /// Values that narrower types could not hold.
     pub losses: Losses,
 }
 
 /// Writes `plan`, made with the same `options`, to `path`: a file, or a folder for Hugging Face models and shards. It
-/// appears whole or not at all. What was lost on the way is added to the plan's notes.
+/// is written completely or not at all. What was lost on the way is added to the plan's notes.
 ///
 /// # Errors
 /// Those of reading the source; `Exists`, `Foreign`, `NoSpace`, `Write` and `Stopped`, which leave `path` as it was.
@@ -29,8 +30,8 @@ pub fn write(plan: &mut Plan<'_>, options: &Options, path: &Path, control: Contr
     let is_file = |t: Target| t.form().splits && path.extension().is_some_and(|e| e == t.form().extension);
     let folder = plan.target.form().extension.is_empty() || options.max_shard_bytes.is_some();
     if folder && Target::all().any(is_file) {
-        return Err(Error::Target(format!(
-            "{}: a Hugging Face model, or a set of several files, is a folder; name one",
+        return Err(Error::target(format!(
+            "{}: a Hugging Face model or a set of several files is written to a folder, so its name has no such extension",
             path.display()
         )));
     }
@@ -38,11 +39,7 @@ pub fn write(plan: &mut Plan<'_>, options: &Options, path: &Path, control: Contr
         let larger: Vec<_> =
             plan.tensors.iter().filter(|t| plan.blobs[t.blob].bytes > limit).map(|t| &t.name).collect();
         if let Some(first) = larger.first() {
-            let note = format!(
-                "{} tensors are larger than the {limit} bytes asked for, such as `{}`: each has a file of its own",
-                larger.len(),
-                first.escape_debug()
-            );
+            let note = Note::LargeTensors { count: larger.len(), first: (*first).clone(), limit };
             plan.notes.push(note);
         }
     }
@@ -60,14 +57,13 @@ pub fn write(plan: &mut Plan<'_>, options: &Options, path: &Path, control: Contr
         }
     }
     for (dtype, sum, tensors) in by_dtype {
-        let lost = [(sum.overflowed, "infinite"), (sum.flushed, "zero")];
-        let lost: Vec<String> =
-            lost.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} became {what}")).collect();
-        plan.notes.push(format!(
-            "values beyond the range of {dtype}, in {tensors} of {} tensors: {}",
-            plan.tensors.len(),
-            lost.join(", ")
-        ));
+        plan.notes.push(Note::OutOfRange {
+            dtype,
+            tensors,
+            of: plan.tensors.len(),
+            infinite: sum.overflowed,
+            zero: sum.flushed,
+        });
     }
     Ok(Written { bytes, losses })
 }

@@ -11,9 +11,9 @@ const ALIGNMENT: u64 = 64;
 const PADDING_EXTRA: u16 = u16::from_le_bytes(*b"FB");
 /// File names are UTF-8 (4.4.4, bit 11).
 const FLAGS: u16 = 1 << 11;
-/// 1980-01-01, the first date there is (4.4.6).
+/// 1980-01-01, the earliest possible date (4.4.6).
 const DATE: u16 = 1 << 5 | 1;
-/// What a reader must know for zip64 (4.4.3).
+/// The version that a reader needs for zip64 (4.4.3).
 const VERSION: u16 = 45;
 const WIDE: u64 = u32::MAX as u64;
 

@@ -1,5 +1,5 @@
-//! Any bytes at all, some thousands of them: the targets of `fuzz/` on changes of files of every format. In a process of
-//! its own, so that the allocator's peak is its own.
+//! Thousands of arbitrary inputs: the targets of `fuzz/` on mutated files of every format. In a process
+//! of its own, so that it measures only its own peak of allocations.
 //!
 //! The same cases run each time. `CKPT_FUZZ_CASES` sets how many, `CKPT_FUZZ_SEED` which.
 
@@ -20,9 +20,9 @@ use peak_alloc::PeakAlloc;
 #[global_allocator]
 static ALLOCATOR: PeakAlloc = PeakAlloc;
 
-/// More than anything takes on a busy machine.
+/// More time than any case takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// What a case may allocate, whatever its bytes announce, and for each of its bytes.
+/// What a case may allocate at most, even if its bytes announce more: in total, and for each of its bytes.
 const MEMORY: (usize, usize) = (96 << 20, 256);
 
 fn setting(variable: &str, default: u64) -> u64 {
@@ -31,7 +31,7 @@ fn setting(variable: &str, default: u64) -> u64 {
     })
 }
 
-/// Runs `target` on `bytes`, which are kept where they can be looked at if the process does not survive them.
+/// Runs `target` on `bytes`, which are saved so that they can be examined if the process crashes.
 fn case(target: &Target, what: &str, bytes: &[u8]) {
     let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("fuzz-{}", target.name));
     std::fs::write(&kept, bytes).unwrap();
@@ -39,17 +39,17 @@ fn case(target: &Target, what: &str, bytes: &[u8]) {
     ALLOCATOR.reset_peak_usage();
     let survived = catch_unwind(AssertUnwindSafe(|| (target.run)(bytes))).is_ok();
     let used = ALLOCATOR.peak_usage().saturating_sub(before);
-    let told = format!("{}, {what}; its bytes are in {}", target.name, kept.display());
-    assert!(survived, "panics: {told}");
-    assert!(used <= MEMORY.0 + MEMORY.1 * bytes.len(), "takes {} MiB: {told}", used >> 20);
-    assert!(begun.elapsed() < PATIENCE, "takes {:?}: {told}", begun.elapsed());
+    let report = format!("{}, {what}; its bytes are in {}", target.name, kept.display());
+    assert!(survived, "panics: {report}");
+    assert!(used <= MEMORY.0 + MEMORY.1 * bytes.len(), "takes {} MiB: {report}", used >> 20);
+    assert!(begun.elapsed() < PATIENCE, "takes {:?}: {report}", begun.elapsed());
     std::fs::remove_file(&kept).unwrap();
 }
 
-/// All in one test: whatever runs beside it would count as its memory.
+/// All in one test, because memory of tests running in parallel would be counted too.
 #[test]
 fn any_bytes_give_an_answer_or_a_typed_error() {
-    // A new format has no place in the list of seeds without being made there, and its seed is what it says.
+    // Every format must be in the list of seeds, and its seed must be of that format.
     let all: BTreeSet<String> = Format::all().map(Format::name).collect();
     let opened = seeds::checkpoints().into_iter().filter_map(|seed| {
         let checkpoint = open_bytes(&seed.name, seed.bytes).ok()?;

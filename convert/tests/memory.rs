@@ -1,4 +1,4 @@
-//! Conversion streams: what is allocated stays below 64 MiB and the largest tensor, whatever the checkpoint's size.
+//! Conversion streams: for checkpoints of any size, allocations stay below 64 MiB and the largest tensor.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ static ALLOCATOR: PeakAlloc = PeakAlloc;
 
 const MIB: usize = 1 << 20;
 
-/// Layers of 8 MiB, one of 32 MiB: 128 MiB of float32 that take no room on disk.
+/// Layers of 8 MiB, one of 32 MiB: 128 MiB of float32 in a sparse file.
 fn source(path: &Path) {
     let file = (0..13).fold(SafeTensors::new(), |file, i| {
         file.hole(&format!("layers.{i}.mlp.up_proj.weight"), &[if i == 0 { 4096 } else { 1024 }, 2048])
@@ -62,7 +62,7 @@ fn memory_is_bounded() {
         assert!(used < 64, "{name}: {used} MiB, though everything can be read where it is mapped");
     }
 
-    // The same matrices transposed have to be copied to be laid out: one at a time.
+    // The same matrices, transposed, must be copied to change their layout: one at a time.
     let transposed = folder.path().join("transposed.pt");
     let mut plan = Plan::new(&checkpoint, &Options::new(Target::Torch)).unwrap();
     (plan.blobs, plan.tensors) = Default::default();

@@ -1,7 +1,7 @@
-//! What must hold of any bytes at all: they give a checkpoint or a typed error, and whatever a user does with that
-//! checkpoint ends, in an answer or a typed error.
+//! What must hold for arbitrary bytes: they give a checkpoint or a typed error, and whatever a user does with that
+//! checkpoint ends, with a result or a typed error.
 //!
-//! cargo-fuzz runs each target on bytes that it makes; `convert/tests/fuzz.rs` a number of cases, on stable.
+//! cargo-fuzz runs each target on bytes that it generates; `convert/tests/fuzz.rs` runs a number of cases, on stable.
 
 pub mod mutate;
 pub mod seeds;
@@ -18,13 +18,13 @@ use ckpt_inspect::{
 };
 use seeds::Seed;
 
-/// What can be run on bytes, and the bytes to begin with.
+/// Something to run on bytes, and the initial bytes.
 pub struct Target {
     /// What it is called.
     pub name: &'static str,
     /// Fails, by a panic, where something does not hold.
     pub run: fn(&[u8]),
-    /// Whole files, and files that are wrong in a way somebody thought of.
+    /// Valid files, and files with known kinds of errors.
     pub seeds: fn() -> Vec<Seed>,
 }
 
@@ -59,7 +59,7 @@ pub fn checkpoint(bytes: &[u8]) {
     }
     drop(checkpoint);
     recover(&path, &folder.path().join("recovered"), pick(bytes));
-    // What was begun and did not come about leaves nothing.
+    // An output that failed leaves nothing behind.
     let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     let made = ["fuzzed", "copy", "recovered"];
     assert!(left.iter().all(|name| made.iter().any(|made| name == made)), "{left:?}");
@@ -67,7 +67,7 @@ pub fn checkpoint(bytes: &[u8]) {
 
 type Listed<'c> = (Vec<String>, &'c Option<Damage>, &'c [Notice], &'c [String]);
 
-/// What is told of a file, or why it is none.
+/// What is known of a file, or why it cannot be opened.
 fn listed(opened: &Result<Checkpoint>) -> std::result::Result<Listed<'_>, String> {
     match opened {
         Ok(checkpoint) => {
@@ -91,7 +91,7 @@ fn pick(bytes: &[u8]) -> usize {
     bytes.iter().fold(bytes.len(), |sum, &byte| sum.wrapping_mul(31).wrapping_add(usize::from(byte)))
 }
 
-/// What is told without reading tensors.
+/// What is known without reading tensors.
 fn look(checkpoint: &Checkpoint) {
     checkpoint.parameters();
     checkpoint.sharing(8);
@@ -144,15 +144,15 @@ fn convert(checkpoint: &Checkpoint, choice: usize, to: &Path) {
                 Err(Error::Read(_)) => return,
                 Err(error) => panic!("{:?}: {error}", options.target),
             };
-            // Bytes beside a scale become a packed matrix where the copy has what says so and the source had not. That is
-            // what a comparison is for.
+            // Bytes beside a scale become a packed matrix where the copy has what says so and the source had not. That
+            // is what a comparison is for.
             let explained = |t: &Agreement| matches!(t.dtypes, [DType::U8, DType::Ternary(_)]);
             assert!(report.failures().all(explained), "{:?}: {report:#?}", options.target);
             assert!(report.agrees() || report.failures().count() > 0, "{:?}: {report:#?}", options.target);
         }
         Err(error) => {
             let foreseen = match &error {
-                Error::Read(_) | Error::Target(_) | Error::Source { .. } => true,
+                Error::Read(_) | Error::Target { .. } | Error::Source { .. } => true,
                 Error::Output(e) => matches!(e, staged::Error::NoSpace { .. } | staged::Error::Write { .. }),
                 _ => false,
             };

@@ -1,4 +1,4 @@
-//! Files to begin with: of every format at least one that opens, made here or a fixture.
+//! Initial files: of every format at least one that opens, made here or a fixture.
 
 use ckpt_inspect::Format;
 use ckpt_kit::fixtures::{below, data, fixture, root};
@@ -23,7 +23,7 @@ fn seed(name: impl Into<String>, bytes: impl Into<Vec<u8>>) -> Seed {
     Seed { name: name.into(), bytes: bytes.into() }
 }
 
-/// A student of which every part is there and no part is large.
+/// A small student model with every part.
 fn student() -> Vec<Tensor> {
     let sizes =
         Student { vocab: 8, width: 8, layers: 1, heads: 2, kv_heads: 1, head_dim: 4, mlp: 16, tied: false };

@@ -1,6 +1,6 @@
-//! Speed of a student model of 100 M random parameters, over instruction sets: loading, decoding and prefill over threads,
-//! beside the machine's limit. Each decoded token reads every weight once, so the limit is the read bandwidth over
-//! the bytes of weights; it is measured on as many bytes, read over and over by as many threads.
+//! Speed of a student model of 100 M random parameters, over instruction sets: loading, decoding and prefill over
+//! threads, beside the machine's limit. Each decoded token reads every weight once, so the limit is the read bandwidth
+//! over the bytes of weights; it is measured on as many bytes, read over and over by as many threads.
 //!
 //! `cargo bench -p ckpt-infer --bench decode`
 

@@ -1,4 +1,4 @@
-//! Continues a text with a model that has a tokenizer, its own or one beside it:
+//! Continues a text with a model that has a tokenizer, in the file or next to it:
 //! `cargo run -p ckpt-infer --example complete MODEL TEXT`.
 
 use std::io::Write;

@@ -1,6 +1,6 @@
 //! Attention of a block of queries over the KV cache: scores, soft cap, causal softmax, weighted values.
 //!
-//! Keys lie transposed in their pages, so sixteen positions' scores are summed at once, over the head's elements in
+//! Keys are transposed in their pages, so sixteen positions' scores are summed at once, over the head's elements in
 //! order; values are summed over positions in order. A query's result therefore does not depend on which other
 //! queries are computed with it: decoding gives what prefill gave, to the last bit.
 
@@ -21,7 +21,7 @@ pub(crate) struct Attend<'a, E> {
     pub queries: &'a [f32],
     /// Position of each query.
     pub positions: &'a [usize],
-    /// Positions that a query sees at most, itself included.
+    /// The most positions that a query sees, including its own.
     pub window: usize,
     /// 1 / sqrt(head_dim).
     pub scale: f32,

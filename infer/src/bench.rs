@@ -1,5 +1,5 @@
-//! How fast a model runs, beside what the machine could do at all: each decoded token reads every weight once, so the
-//! limit is the read bandwidth over the bytes of weights.
+//! How fast a model runs, compared with the machine's limit: each decoded token reads every weight once, so the limit
+//! is the read bandwidth divided by the bytes of weights.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -13,19 +13,19 @@ use crate::model::{Logits, Model, Runner, Sequence};
 
 /// Tokens that warm up caches and clocks before decoding is timed.
 const WARM_UP: usize = 4;
-/// Bytes that a measurement of bandwidth reads at least.
+/// The fewest bytes that a measurement of bandwidth reads.
 const READ: usize = 1 << 28;
-/// Bytes of memory that it is measured on at most.
+/// The most bytes of memory that it is measured on.
 const MOST: usize = 1 << 30;
-/// Bytes that one task of it reads.
+/// Bytes that one of its tasks reads.
 const PART: usize = 1 << 18;
 
-/// Something that takes time, and the times it took.
+/// The measured times of a piece of work.
 #[derive(Clone, Debug, Default)]
 pub struct Times(Vec<f64>);
 
 impl Times {
-    /// Runs `work` once more and keeps the seconds it took.
+    /// Runs `work` once more and records its seconds.
     pub fn time<T>(&mut self, work: impl FnOnce() -> T) -> T {
         let start = Instant::now();
         let result = work();
@@ -33,17 +33,17 @@ impl Times {
         result
     }
 
-    /// Keeps a time.
+    /// Records a time.
     pub fn push(&mut self, seconds: f64) {
         self.0.push(seconds);
     }
 
-    /// The shortest time: whatever else the machine does only makes it longer. NaN of none.
+    /// The shortest time, because other load on the machine can only make it longer. NaN if there is none.
     pub fn best(&self) -> f64 {
         self.0.iter().copied().fold(f64::NAN, f64::min)
     }
 
-    /// The median time. NaN of none.
+    /// The median time. NaN if there is none.
     pub fn median(&self) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
@@ -54,7 +54,7 @@ impl Times {
     }
 }
 
-/// Ids that stand for a prompt: what they are does not matter to the time.
+/// Ids of an arbitrary prompt, which do not matter for the time.
 pub fn some_ids(n: usize, vocab_size: usize) -> Vec<u32> {
     (0..n).map(|i| (i * 7919 % vocab_size.max(1)) as u32).collect()
 }
@@ -98,7 +98,7 @@ pub fn decode(runner: &mut Runner<'_>, kv: KvType, context: usize, n: usize) -> 
 #[derive(Debug)]
 pub struct Memory {
     values: Aligned<f32>,
-    /// How many times `values` are as many bytes as the model's.
+    /// How many times `values` must be read to have read as many bytes as the model has.
     times: f64,
     kernel: Kernel,
 }

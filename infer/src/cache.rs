@@ -13,7 +13,7 @@ use crate::{Error, Result};
 /// Positions per page.
 pub(crate) const PAGE: usize = 64;
 
-/// What keys and values are stored as.
+/// The element type of keys and values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)] // the variants are the types' names
 #[non_exhaustive]
@@ -30,8 +30,8 @@ pub enum WhenFull {
     /// [`Error::ContextFull`].
     #[default]
     Stop,
-    /// The oldest positions are forgotten: attention sees the last `max_seq_len` ones. Positions go on counting, and
-    /// rotary embedding only tells their differences, so no difference exceeds what the model was made for.
+    /// The oldest positions are forgotten: attention sees the last `max_seq_len` ones. Positions keep counting up;
+    /// rotary embedding depends only on their differences, and none exceeds what the model was made for.
     Slide,
 }
 
@@ -160,7 +160,7 @@ impl Cache {
         &self.ids
     }
 
-    /// What keys and values are stored as.
+    /// The element type of keys and values.
     pub fn kv_type(&self) -> KvType {
         match self.pages {
             Pages::F32(_) => KvType::F32,
@@ -187,13 +187,13 @@ impl Cache {
     /// Forgets the positions from `len` on.
     ///
     /// # Errors
-    /// `Usage` when positions before `len` have been forgotten by sliding, so that attention would miss them.
+    /// `Usage` when positions before `len` have been dropped by sliding, so that attention would lack them.
     pub fn truncate(&mut self, len: usize) -> Result<()> {
         if len >= self.ids.len() {
             return Ok(());
         }
         if self.start() > 0 {
-            return Err(Error::Usage("a window that has slid cannot be rewound"));
+            return Err(Error::Usage("the cache cannot be rewound after its window has slid"));
         }
         self.ids.truncate(len);
         let pages = len.div_ceil(PAGE);
@@ -209,7 +209,7 @@ impl Cache {
         }
     }
 
-    /// Positions that a query sees at most, itself included.
+    /// The most positions that a query sees, including its own.
     pub(crate) fn window(&self) -> usize {
         self.limit
     }

@@ -1,4 +1,4 @@
-//! What two models say of the same tokens: how far their logits and their predictions are apart, and how well each
+//! Compares two models on the same tokens: how far their logits and their predictions are apart, and how well each
 //! predicts the text.
 
 use crate::cache::{Cache, KvType, WhenFull};
@@ -7,7 +7,7 @@ use crate::model::{Logits, Model, Runner, Sequence};
 use crate::sample::{SampleOptions, Sampler};
 use crate::{Error, Result};
 
-/// Tokens whose logits are looked at together.
+/// Tokens whose logits are computed together.
 const BLOCK: usize = 64;
 
 /// How well a model predicts tokens.
@@ -21,7 +21,7 @@ pub struct Likelihood {
 }
 
 impl Likelihood {
-    /// e^(nats / tokens): as many equally likely tokens would be as hard to guess. NaN of no tokens.
+    /// The perplexity, e^(nats / tokens). NaN for no tokens.
     pub fn perplexity(self) -> f64 {
         (self.nats / self.tokens as f64).exp()
     }
@@ -32,11 +32,11 @@ impl Likelihood {
     }
 }
 
-/// How sequences are cut to windows that fit the model.
+/// How sequences are divided into windows that fit the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Windows {
-    /// Tokens of a window at most.
+    /// The most tokens in a window.
     pub context: usize,
     /// Tokens from the beginning of one window to the next. A position counts once, in the first window that has it,
     /// and predicts the token that follows it.
@@ -53,7 +53,7 @@ impl Windows {
 /// Part of a sequence.
 struct Window<'a> {
     ids: &'a [u32],
-    /// Where it begins in the sequence.
+    /// Its first position in the sequence.
     start: usize,
     /// The first of its positions that counts.
     new: usize,
@@ -63,7 +63,7 @@ impl Windows {
     /// The windows of `ids`.
     fn of(self, ids: &[u32]) -> Result<Vec<Window<'_>>> {
         if self.stride == 0 || self.stride > self.context {
-            return Err(Error::Usage("a stride from 1 to the context is needed"));
+            return Err(Error::Usage("the stride must be from 1 to the context"));
         }
         let mut windows = Vec::new();
         let (mut start, mut done) = (0, 0);
@@ -77,13 +77,13 @@ impl Windows {
 }
 
 impl Window<'_> {
-    /// Its tokens in blocks, and where in the window each begins.
+    /// Its tokens in blocks, and the position in the window where each begins.
     fn blocks(&self) -> impl Iterator<Item = (usize, &[u32])> {
         self.ids.chunks(BLOCK).enumerate().map(|(i, ids)| (i * BLOCK, ids))
     }
 }
 
-/// One position's logits as ln of probabilities, less their sum.
+/// One position's logits, and the logarithm to subtract for log probabilities.
 struct LogProbabilities<'a> {
     logits: &'a [f32],
     largest: f32,
@@ -101,16 +101,16 @@ impl<'a> LogProbabilities<'a> {
         f64::from(self.logits[id] - self.largest) - self.log_sum
     }
 
-    /// The most likely token, the lowest of equals.
+    /// The most likely token; among equals the lowest id.
     fn best(&self) -> usize {
         self.logits.iter().position(|&x| x == self.largest).unwrap_or(0)
     }
 }
 
-/// How well the runner's model predicts `sequences`, each by itself.
+/// How well the runner's model predicts `sequences`, each on its own.
 ///
 /// # Errors
-/// `Usage` for windows that make no sense, `Token`, `ContextFull` when a window is larger than the model's context.
+/// `Usage` for invalid windows, `Token`, `ContextFull` when a window is larger than the model's context.
 pub fn likelihood(
     runner: &mut Runner<'_>,
     pool: &Pool,
@@ -137,7 +137,7 @@ pub fn likelihood(
     Ok(total)
 }
 
-/// The largest difference of a logit, and where it was.
+/// The largest difference of a logit, and where it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Worst {
@@ -147,7 +147,7 @@ pub struct Worst {
     pub at: (usize, usize, usize),
 }
 
-/// What two models say of the same tokens.
+/// The comparison of two models on the same tokens.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Comparison {
@@ -218,20 +218,20 @@ impl Row {
             }
             sum += f64::from(difference);
             let (p, q) = (p.get(id), q.get(id));
-            // What p rules out counts nothing, even where q rules it out, too.
+            // Tokens with p = 0 contribute nothing, even if q = 0 too.
             if p != f64::NEG_INFINITY {
                 kl += p.exp() * (p - q);
             }
         }
         let next = next.map(|id| (p.get(id as usize), q.get(id as usize)));
-        // Rounding may leave a little less than nothing.
+        // Rounding may make it slightly negative.
         let kl = if kl < 0.0 { 0.0 } else { kl };
         Row { worst, mean_difference: sum / a.len() as f64, kl, same_best: p.best() == q.best(), next }
     }
 }
 
-/// Sequences of `length` tokens that the model draws itself, beginning with tokens from all over its vocabulary: text
-/// of the kind that it knows, for models without any at hand. The same model draws the same.
+/// Sequences of `length` tokens sampled from the model itself, starting with tokens from all over its vocabulary: they
+/// resemble its training data, which may not be at hand. The same model gives the same sequences.
 ///
 /// # Errors
 /// `ContextFull` when `length` is more than the model's context.
@@ -258,10 +258,10 @@ pub fn drawn(model: &Model, pool: &Pool, count: usize, length: usize) -> Result<
     Ok(sequences)
 }
 
-/// Runs both models over `sequences`, each by itself, and compares their logits at every position.
+/// Runs both models over `sequences`, each on its own, and compares their logits at every position.
 ///
 /// # Errors
-/// `Usage` when the vocabularies are not of one size, there is nothing to run, or windows make no sense; `Token`,
+/// `Usage` if the vocabularies differ in size, there is nothing to run, or windows are invalid; `Token`,
 /// `ContextFull` when a window is larger than a model's context.
 pub fn compare(
     a: &Model,
@@ -273,7 +273,7 @@ pub fn compare(
     let vocab_size = a.config().vocab_size;
     if b.config().vocab_size != vocab_size {
         return Err(Error::Usage(
-            "the models have vocabularies of different sizes, so their outputs do not compare",
+            "the models have vocabularies of different sizes, so their outputs cannot be compared",
         ));
     }
     let (mut first, mut second) = (Runner::new(a, pool), Runner::new(b, pool));

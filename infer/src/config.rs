@@ -1,17 +1,17 @@
-//! What the model computes: sizes from the tensors' shapes; the rest from flags, else from the checkpoint's own
-//! configuration (a trainer's `config`, config.json, GGUF keys), else from defaults, which are told.
+//! What the model computes: sizes from the tensors' shapes; the rest from settings, else from the checkpoint's own
+//! configuration (a trainer's `config`, config.json, GGUF keys), else from defaults, which are listed.
 
 use ckpt_inspect::meaning::architecture::{Part, Role, STUDENT, TABLE};
 use ckpt_inspect::meaning::names::Names;
 use ckpt_inspect::meaning::{Activation, ConfigError, Given, RopePairing, RopeScaling, SlidingLayers};
 use ckpt_inspect::{Checkpoint, DType, ModelConfig};
 
-use crate::{Error, Result};
+use crate::{Assumption, Error, Result};
 
 /// Sizes of a model stay below this, so that no sum of int8 products leaves i32 and no product of sizes overflows.
 const LARGEST: usize = 1 << 16;
 
-/// The configuration of the model in `checkpoint`, and sentences on what had to be assumed. `flags` come first.
+/// The configuration of the model in `checkpoint`, and what had to be assumed. `flags` come first.
 ///
 /// # Errors
 /// `Unsupported` for another network, `Inconsistent` when tensors are missing or do not fit each other.
@@ -19,7 +19,7 @@ pub fn configuration(
     checkpoint: &Checkpoint,
     names: &Names<'_>,
     flags: &Given,
-) -> Result<(ModelConfig, Vec<String>)> {
+) -> Result<(ModelConfig, Vec<Assumption>)> {
     let path = || checkpoint.path.clone();
     let unsupported = |what: String| Error::Unsupported { path: path(), what };
     let inconsistent = |what: String| Error::Inconsistent { path: path(), what };
@@ -41,7 +41,7 @@ pub fn configuration(
     scaling.map_or(Ok(()), runs).map_err(unsupported)?;
     let foreign = |name: &str| {
         unsupported(format!(
-            "tensor `{}` has no part in this network; further biases, experts and norms are not run",
+            "tensor `{}` is not part of a supported network; other biases, experts and norms are not supported",
             name.escape_debug()
         ))
     };
@@ -52,7 +52,9 @@ pub fn configuration(
         Some(&[rows, cols]) if (1..=LARGEST).contains(&cols) && rows >= 1 => Ok((rows, cols)),
         Some(shape) => {
             let name = names.called(role);
-            Err(inconsistent(format!("tensor `{name}` has shape {shape:?}, which no matrix here may have")))
+            Err(inconsistent(format!(
+                "tensor `{name}` has shape {shape:?}, which is not that of a matrix of a supported size"
+            )))
         }
         None => Err(inconsistent(format!("tensor `{}` is missing", names.called(role)))),
     };
@@ -63,9 +65,9 @@ pub fn configuration(
     if vocab_size > u32::MAX as usize || q_rows > LARGEST || mlp_hidden_dim > LARGEST {
         return Err(inconsistent(format!("a matrix has more than {LARGEST} rows")));
     }
-    let shapes = names.shapes().ok_or_else(|| inconsistent("its tensors are no model's".into()))?;
+    let shapes = names.shapes().ok_or_else(|| inconsistent("its tensors do not form a model".into()))?;
 
-    // The heads that a flag gives are heads of that many elements, whatever the configuration says of these.
+    // A head size given by an option overrides the one in the configuration.
     if flags.num_heads.is_some() {
         given.head_dim = None;
     }
@@ -75,7 +77,9 @@ pub fn configuration(
     let head_dim = config.head_dim;
     let divides = head_dim >= 2 && q_rows.is_multiple_of(head_dim) && kv_rows.is_multiple_of(head_dim);
     if !divides {
-        return Err(of_heads(format!("{q_rows} and {kv_rows} rows of Q and K are no heads of {head_dim}")));
+        return Err(of_heads(format!(
+            "the {q_rows} rows of Q and {kv_rows} rows of K do not divide into heads of {head_dim}"
+        )));
     }
     let (num_heads, num_kv_heads) = (config.num_heads, config.num_kv_heads);
     for (name, flag, found) in
@@ -87,17 +91,17 @@ pub fn configuration(
     }
     if head_dim % 2 != 0 || !num_heads.is_multiple_of(num_kv_heads) {
         return Err(of_heads(format!(
-            "{num_heads} query heads of {head_dim} do not share {num_kv_heads} KV heads"
+            "{num_heads} query heads of {head_dim} cannot be shared out among {num_kv_heads} KV heads"
         )));
     }
-    // What is packed is ternary, whatever is said of it.
+    // Packed matrices are ternary, even if the configuration says otherwise.
     config.use_bitlinear_attn |= shapes.packed_attn;
     config.use_bitlinear_ffn |= shapes.packed_ffn;
     if !(config.use_bitlinear_attn || config.use_bitlinear_ffn) {
         config.quantization_eps = STUDENT.defaults.quantization_eps;
         assumed.retain(|a| a.setting != "quantization_eps");
     }
-    // A window that slides is what is seen at most.
+    // With a sliding window, attention sees no more than the window.
     if let (None, Some(window)) = (flags.max_seq_len, config.sliding_window) {
         config.max_seq_len = config.max_seq_len.min(window);
     }
@@ -106,20 +110,16 @@ pub fn configuration(
         return Err(foreign(&tensor.name));
     }
     check(&config).map_err(inconsistent)?;
-    let list: Vec<String> = assumed.iter().map(|a| format!("{} {}", a.setting, a.value)).collect();
-    let assumed = match list.as_slice() {
-        [] => Vec::new(),
-        list => vec![format!("not told by names, shapes, config or flags, so assumed: {}", list.join(", "))],
-    };
+    let assumed = if assumed.is_empty() { Vec::new() } else { vec![Assumption::Settings(assumed)] };
     Ok((config, assumed))
 }
 
-/// What the checkpoint's own configuration tells.
+/// The checkpoint's own configuration.
 fn given(checkpoint: &Checkpoint) -> Result<Given, String> {
     checkpoint.model.given().cloned().map_err(|error| match error {
         ConfigError::Unknown => {
-            "is not recognised as a model: neither the student's tensor names, nor a config.json \
-                                 beside it, nor GGUF keys"
+            "is not recognised as a model: it has neither the tensor names of bitnet-student, nor a config.json \
+                                 next to it, nor GGUF keys"
                 .into()
         }
         ConfigError::Architecture(name) => {
@@ -128,37 +128,39 @@ fn given(checkpoint: &Checkpoint) -> Result<Given, String> {
             let mut known: Vec<&str> = classes.chain(gguf).collect();
             let mut seen = std::collections::HashSet::new();
             known.retain(|name| seen.insert(*name));
-            format!("is a {}; the student model and {} are run", name.escape_debug(), known.join(", "))
+            format!("is a {}; supported are bitnet-student, {}", name.escape_debug(), known.join(", "))
         }
-        ConfigError::NotUnderstood(error) => format!("has a config that is not understood: {error}"),
-        other => format!("has a config that does not suffice: {other}"),
+        ConfigError::NotUnderstood(error) => format!("has an invalid config: {error}"),
+        other => format!("has an incomplete config: {other}"),
     })
 }
 
-/// Whether a GGUF file was written by the student's first exporter, which wrote norms as F16, as nobody else does, and
-/// nothing on what the student computes.
+/// Whether a GGUF file was written by bitnet-student's original exporter, which wrote norms as F16, as nobody else
+/// does, and nothing about what the model computes.
 fn of_first_exporter(checkpoint: &Checkpoint, names: &Names<'_>) -> bool {
     matches!(checkpoint.format, ckpt_inspect::Format::Gguf { .. })
         && STUDENT.gguf.contains(&checkpoint.model.architecture.as_str())
         && names.get(Role::FinalNorm).is_some_and(|t| t.dtype == DType::F16)
 }
 
-/// Refuses what is told of a model and is not computed here.
+/// Refuses models that compute something which is not supported here.
 fn refuse(given: &Given) -> Result<(), String> {
     if let Some(Activation::Other(name)) = &given.activation {
-        return Err(format!("has hidden_act `{}`; silu is run", name.escape_debug()));
+        return Err(format!("has hidden_act `{}`; only silu is supported", name.escape_debug()));
     }
     if let Some(other) = given.quantization.as_ref().filter(|q| !q.is_bitnet()) {
         let method = other.method.as_deref().unwrap_or_default();
-        return Err(format!("is quantized by `{}`, which is not run", method.escape_debug()));
+        return Err(format!("is quantized by `{}`, which is not supported", method.escape_debug()));
     }
     match &given.sliding_layers {
         None | Some(SlidingLayers::All) => Ok(()),
-        Some(_) => Err("has layers that see windows of different lengths, which are not run".into()),
+        Some(_) => {
+            Err("has layers with attention windows of different lengths, which is not supported".into())
+        }
     }
 }
 
-/// Refuses stretched positions of kinds that are not computed here.
+/// Refuses kinds of rotary scaling that are not supported here.
 fn runs(scaling: &RopeScaling) -> Result<(), String> {
     if let Some(missing) = scaling.missing() {
         return Err(format!("has rope_scaling without {missing}"));
@@ -166,7 +168,7 @@ fn runs(scaling: &RopeScaling) -> Result<(), String> {
     match scaling {
         RopeScaling::None | RopeScaling::Linear { .. } | RopeScaling::Llama3 { .. } => Ok(()),
         other => Err(format!(
-            "has rope_scaling `{}`; linear and llama3 are run (or give --rope-scaling)",
+            "has rope_scaling `{}`; only linear and llama3 are supported (the setting rope_scaling overrides it)",
             other.kind().escape_debug()
         )),
     }
@@ -175,7 +177,7 @@ fn runs(scaling: &RopeScaling) -> Result<(), String> {
 fn check(config: &ModelConfig) -> Result<(), String> {
     let positive = |name: &str, x: f64| match x.is_finite() && x > 0.0 {
         true => Ok(()),
-        false => Err(format!("{name} is {x}, which makes no sense")),
+        false => Err(format!("{name} is {x}, which must be a positive number")),
     };
     positive("max_seq_len", config.max_seq_len as f64)?;
     positive("rope_base", config.rope_base)?;
@@ -186,7 +188,7 @@ fn check(config: &ModelConfig) -> Result<(), String> {
     }
     match config.rope_pairing {
         RopePairing::Halves | RopePairing::Neighbours => {}
-        other => return Err(format!("has rotary pairs of a kind that is not run: {other:?}")),
+        other => return Err(format!("pairs rotary elements in an unsupported way: {other:?}")),
     }
     match config.rope_scaling {
         RopeScaling::Linear { factor } => positive("rope_scaling.factor", factor),

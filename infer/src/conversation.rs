@@ -1,10 +1,10 @@
-//! A conversation, and the prompt that it makes: as many of its last turns as the context holds.
+//! A conversation, and its prompt: as many of its last turns as fit into the context.
 
 use crate::template::{Message, Template};
 use crate::tokenizer::{Specials, Tokenizer};
 use crate::{Error, Result, TokenRole};
 
-/// What was said so far.
+/// The turns so far, and the system message.
 #[derive(Clone, Debug)]
 pub struct Conversation {
     template: Template,
@@ -13,27 +13,27 @@ pub struct Conversation {
 }
 
 impl Conversation {
-    /// A conversation in which nothing was said.
+    /// An empty conversation.
     pub fn new(template: Template, system: Option<String>) -> Self {
         Conversation { template, system, turns: Vec::new() }
     }
 
-    /// How it is written out.
+    /// How it is formatted.
     pub fn template(&self) -> &Template {
         &self.template
     }
 
-    /// What the model is told before everything else.
+    /// The system message.
     pub fn system(&self) -> Option<&str> {
         self.system.as_deref()
     }
 
-    /// Says something else, or nothing, to the model before everything else.
+    /// Sets or removes the system message.
     pub fn set_system(&mut self, system: Option<String>) {
         self.system = system;
     }
 
-    /// Forgets what was said.
+    /// Removes all turns.
     pub fn clear(&mut self) {
         self.turns.clear();
     }
@@ -53,13 +53,13 @@ impl Conversation {
         self.turns.push(Message::new("assistant", text));
     }
 
-    /// Takes back the user's last turn, where the model has not answered it.
+    /// Removes the user's last turn if the model has not answered it.
     pub fn withdraw(&mut self) {
         self.turns.pop_if(|turn| turn.role == "user");
     }
 
-    /// The tokens that ask for the model's next turn, `positions` at most. For that the oldest turns are forgotten; how
-    /// many is told.
+    /// The tokens that ask for the model's next turn, `positions` at most. If needed the oldest turns are dropped; also
+    /// returns how many.
     ///
     /// # Errors
     /// `ContextFull` when the last turn alone is too long; `Tokenizer` for a template that fails.

@@ -8,7 +8,7 @@ use safetensors::tensor::TensorView;
 /// A SafeTensors file with the tensor `logits`, f32 [positions, vocab_size].
 ///
 /// # Panics
-/// When `logits` are no whole positions.
+/// If `logits` is not a whole number of positions.
 pub fn logits_file(logits: &[f32], vocab_size: usize) -> Vec<u8> {
     assert!(vocab_size > 0 && logits.len().is_multiple_of(vocab_size), "whole positions");
     let shape = vec![logits.len() / vocab_size, vocab_size];

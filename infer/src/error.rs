@@ -9,20 +9,20 @@ pub enum Error {
     /// The checkpoint cannot be read.
     #[error(transparent)]
     Checkpoint(#[from] ckpt_inspect::Error),
-    /// The network is one that this crate does not run.
+    /// The network is not supported by this crate.
     #[error("{}: {what}", path.display())]
     Unsupported {
         /// The checkpoint.
         path: PathBuf,
-        /// What it has that is not run.
+        /// What is not supported.
         what: String,
     },
-    /// Names, shapes and configuration contradict each other.
+    /// Names, shapes and configuration are inconsistent.
     #[error("{}: {what}", path.display())]
     Inconsistent {
         /// The checkpoint.
         path: PathBuf,
-        /// What does not fit what.
+        /// What is inconsistent.
         what: String,
     },
     /// A setting that was given contradicts the checkpoint.
@@ -30,7 +30,7 @@ pub enum Error {
     Setting {
         /// The checkpoint.
         path: PathBuf,
-        /// What does not fit what.
+        /// What is inconsistent.
         what: String,
     },
     /// A tokenizer cannot be read or used.
@@ -38,7 +38,7 @@ pub enum Error {
     Tokenizer {
         /// The tokenizer's file.
         path: PathBuf,
-        /// What is wrong with it, or missing in it.
+        /// What is wrong with it, or missing from it.
         what: String,
     },
     /// A token id is not in the vocabulary.
@@ -49,23 +49,25 @@ pub enum Error {
         /// Ids are below this.
         vocab_size: usize,
     },
-    /// The context is full, and was not to slide.
-    #[error("{wanted} positions do not fit a context of {limit}; shorten the prompt or let the window slide")]
+    /// The context is full, and sliding was not requested.
+    #[error(
+        "{wanted} positions do not fit into a context of {limit}; shorten the prompt or let the window slide"
+    )]
     ContextFull {
         /// Positions that would be needed.
         wanted: usize,
-        /// Positions that there are.
+        /// Positions in the context.
         limit: usize,
     },
-    /// The model computes nothing that a token could be chosen by.
+    /// The model's logits are NaN, so no token can be chosen.
     #[error(
-        "logits are NaN at position {position}: the weights hold NaN or infinity, or overflow on the way; `ckpt inspect` tells which"
+        "logits are NaN at position {position}: the weights contain NaN or infinity, or intermediate values overflow; `ckpt inspect` shows which weights"
     )]
     NotANumber {
         /// The position in the sequence.
         position: usize,
     },
-    /// A call that makes no sense, such as an empty prompt.
+    /// An invalid call, such as with an empty prompt.
     #[error("{0}")]
     Usage(&'static str),
     /// A file of token ids or text cannot be used.

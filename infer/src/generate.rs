@@ -1,4 +1,4 @@
-//! The generation loop: prompt, then one token after the other until something says stop.
+//! The generation loop: prompt, then one token after another until a stop condition.
 
 use std::time::{Duration, Instant};
 
@@ -7,20 +7,20 @@ use crate::model::{Logits, Runner, Sequence};
 use crate::sample::{SampleOptions, Sampler, log_softmax};
 use crate::{Error, Result};
 
-/// When generation ends, besides the end of the context.
+/// When generation ends, apart from the end of the context.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Stop {
-    /// After so many tokens.
+    /// After this many tokens.
     pub max_tokens: usize,
     /// After one of these tokens, which is still reported.
     pub ids: Vec<u32>,
-    /// With each token, give its logarithmic probability and so many alternatives; `None` for neither.
+    /// With each token, report its log probability and this many alternatives; `None` for neither.
     pub logprobs: Option<usize>,
 }
 
 impl Stop {
-    /// After so many tokens, and nothing else.
+    /// After this many tokens only.
     pub fn after(max_tokens: usize) -> Self {
         Stop { max_tokens, ..Stop::default() }
     }
@@ -42,11 +42,11 @@ pub struct Token {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Reason {
-    /// As many tokens as asked for.
+    /// The requested number of tokens was generated.
     MaxTokens,
-    /// One of the stop tokens.
+    /// A stop token was generated.
     StopToken,
-    /// The callback said so.
+    /// The callback stopped it.
     Callback,
     /// No position is left.
     ContextFull,
@@ -64,7 +64,7 @@ impl Reason {
     }
 }
 
-/// What came of a generation.
+/// The result of a generation.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Outcome {
@@ -72,7 +72,7 @@ pub struct Outcome {
     pub ids: Vec<u32>,
     /// Why it ended.
     pub reason: Reason,
-    /// Time until the prompt's logits were there.
+    /// Time until the prompt's logits were computed.
     pub prefill: Duration,
     /// Time for all tokens after the first.
     pub decode: Duration,
@@ -104,8 +104,8 @@ impl<'g, 'm> Generator<'g, 'm> {
     /// false.
     ///
     /// # Errors
-    /// `Usage` when the prompt is empty; `Token` and `ContextFull` of the prompt; `NotANumber` when all logits are NaN. A context that fills up later is
-    /// [`Reason::ContextFull`].
+    /// `Usage` when the prompt is empty; `Token` and `ContextFull` of the prompt; `NotANumber` when all logits are NaN.
+    /// A context that fills up later is [`Reason::ContextFull`].
     pub fn run(&mut self, prompt: &[u32], on_token: &mut dyn FnMut(&Token) -> bool) -> Result<Outcome> {
         if prompt.is_empty() {
             return Err(Error::Usage("the prompt is empty"));

@@ -8,7 +8,7 @@ use ckpt_inspect::{Checkpoint, DType, TensorInfo};
 
 use crate::{Error, Result};
 
-/// Largest file that is read: more tokens than a model gets through in a day.
+/// Largest file that is read: more tokens than a model processes in a day.
 const LARGEST_FILE: u64 = 1 << 30;
 
 /// Whether the file's name says that it holds token ids and not text: `.safetensors`, `.json`, `.jsonl` and `.ids`.
@@ -24,7 +24,7 @@ fn extension(path: &Path) -> Option<String> {
 /// in text a line each, as a JSON list or as numbers with commas or spaces between them.
 ///
 /// # Errors
-/// `Input` when the file cannot be read, is too large, or has something else than ids.
+/// `Input` if the file cannot be read, is too large, or contains anything but ids.
 pub fn read_ids(path: &Path) -> Result<Vec<Vec<u32>>> {
     let wrong = |what: String| Error::Input { path: path.to_path_buf(), what };
     let cannot = |e: std::io::Error| wrong(format!("cannot be read: {e}"));
@@ -35,13 +35,13 @@ pub fn read_ids(path: &Path) -> Result<Vec<Vec<u32>>> {
             let file = File::open(path).map_err(cannot)?;
             file.take(LARGEST_FILE + 1).read_to_string(&mut text).map_err(cannot)?;
             if text.len() as u64 > LARGEST_FILE {
-                return Err(wrong("has more than a GiB; give a part of it".into()));
+                return Err(wrong("is larger than 1 GiB; use a part of it".into()));
             }
             of_text(&text).map_err(wrong)?
         }
     };
     match sequences.is_empty() {
-        true => Err(wrong("holds no token ids".into())),
+        true => Err(wrong("contains no token ids".into())),
         false => Ok(sequences),
     }
 }
@@ -54,7 +54,7 @@ fn of_text(text: &str) -> Result<Vec<Vec<u32>>, String> {
         let words = inner.split([',', ' ', '\t']).filter(|word| !word.is_empty());
         let ids = words.map(|word| {
             word.parse::<u32>()
-                .map_err(|_| format!("line {}: `{}` is no token id", number + 1, word.escape_debug()))
+                .map_err(|_| format!("line {}: `{}` is not a token id", number + 1, word.escape_debug()))
         });
         sequences.push(ids.collect::<Result<Vec<u32>, String>>()?);
     }
@@ -70,14 +70,14 @@ fn of_tensors(file: &Checkpoint) -> Result<Vec<Vec<u32>>, String> {
             [only] => *only,
             _ => {
                 return Err(
-                    "needs a tensor `ids` of i32, i64, u16 or u32, or one tensor of integers alone".into()
+                    "needs a tensor `ids` of i32, i64, u16 or u32, or exactly one tensor of integers".into(),
                 );
             }
         },
     };
     let (1 | 2) = tensor.shape.len() else {
         return Err(format!(
-            "has ids of shape {:?}; [tokens] or [sequences, tokens] is needed",
+            "has ids of shape {:?}; the shape must be [tokens] or [sequences, tokens]",
             tensor.shape
         ));
     };
@@ -93,8 +93,8 @@ fn of_tensors(file: &Checkpoint) -> Result<Vec<Vec<u32>>, String> {
             .map(|&b| i64::from_le_bytes(b).try_into().ok())
             .collect::<Option<Vec<u32>>>(),
     };
-    let ids =
-        ids.ok_or_else(|| format!("`{}` has numbers that are no token ids", tensor.name.escape_debug()))?;
+    let ids = ids
+        .ok_or_else(|| format!("`{}` contains numbers that are not token ids", tensor.name.escape_debug()))?;
     let width = tensor.shape.last().copied().unwrap_or(0).max(1);
     Ok(ids.chunks(width).map(<[u32]>::to_vec).collect())
 }

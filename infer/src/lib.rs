@@ -51,7 +51,7 @@ pub use cache::{Cache, KvType, WhenFull};
 pub use ckpt_inspect::ModelConfig as Config;
 pub use ckpt_inspect::meaning::architecture::{Part, Role};
 pub use ckpt_inspect::meaning::names::Names;
-pub use ckpt_inspect::meaning::{Given as Settings, RopePairing, RopeScaling};
+pub use ckpt_inspect::meaning::{Assumption, Given as Settings, RopePairing, RopeScaling};
 pub use ckpt_inspect::vocabulary::Role as TokenRole;
 pub use config::configuration;
 pub use conversation::Conversation;

@@ -16,9 +16,9 @@ use crate::kernel::{Aligned, Kernel};
 use crate::model::{Layer, Model};
 use crate::rope::Rope;
 use crate::rows::Rows;
-use crate::{Config, Error, Names, Part, Result, Role, RopeScaling, Settings};
+use crate::{Assumption, Config, Error, Names, Part, Result, Role, RopeScaling, Settings};
 
-/// What the embedding and the head are kept as.
+/// The type of the embedding and the head in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TableType {
@@ -26,19 +26,19 @@ pub enum TableType {
     F32,
     /// f16.
     F16,
-    /// int8 with a scale for each row. Hidden states meet it with 16 bits, so the weights' rounding is all there is.
+    /// int8 with a scale for each row. Hidden states are rounded to 16 bits, so only the weights' rounding matters.
     Int8,
-    /// Six bits with a scale for each row and 32 columns, 6.5 bits a weight. Hidden states meet it with 16 bits.
+    /// Six bits with a scale for each row and 32 columns, 6.5 bits a weight. Hidden states are rounded to 16 bits.
     Q6,
 }
 
-/// How a model is to be loaded.
+/// How to load a model.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct LoadOptions {
-    /// What is to override the checkpoint's configuration.
+    /// Settings that override the checkpoint's configuration.
     pub settings: Settings,
-    /// What to keep the embedding and the head as; the file's own type when `None`.
+    /// The type of the embedding and the head in memory; the file's own type if `None`.
     pub tables: Option<TableType>,
     /// The instruction set to run with; the processor's best when `None`.
     pub kernel: Option<Kernel>,
@@ -69,13 +69,13 @@ impl Model {
         let head = if config.tie_word_embeddings { None } else { Some(loader.table(Role::Head)?) };
         let layers = (0..config.num_layers).map(|n| loader.layer(n)).collect::<Result<Vec<_>>>()?;
         let norm = loader.vector(Role::FinalNorm)?;
-        // The tensor says what Llama 3's parameters say: once is enough.
-        let told = matches!(config.rope_scaling, RopeScaling::Llama3 { .. });
-        let factors = names.get(Role::RopeFactors).filter(|_| !told);
+        // The tensor and Llama 3's parameters mean the same scaling; apply it only once.
+        let configured = matches!(config.rope_scaling, RopeScaling::Llama3 { .. });
+        let factors = names.get(Role::RopeFactors).filter(|_| !configured);
         let factors = factors.map(|t| checkpoint.values(t)).transpose()?;
         let rope = Rope::new(&config, factors.as_deref());
         if loader.scale_is_lost() {
-            assumed.push("the packed matrices' scales are lost; 1 is used, so outputs mean little".into());
+            assumed.push(Assumption::UnitScales);
         }
         Ok(Model { config, assumed, kernel, embedding, head, layers, norm, rope })
     }
@@ -149,7 +149,7 @@ impl<'a> Loader<'a> {
         Ok(padded)
     }
 
-    /// A projection [rows, cols]: ternary tensors as they are, floats ternarized for a BitLinear, else as they are.
+    /// A projection [rows, cols]: ternary tensors unchanged, floats made ternary for a BitLinear, else unchanged.
     fn matrix(&self, role: Role) -> Result<Matrix> {
         let tensor = self.tensor(role)?;
         let shape = (tensor.shape[0], tensor.shape[1]);
@@ -159,7 +159,7 @@ impl<'a> Loader<'a> {
             let codes = rows.codes();
             return Ok(self.signs(shape, tensor.scale.unwrap_or(1.0), |i, out| codes.read(i, out)));
         }
-        // Codes times their scale, in whatever type, are not to be rounded a second time.
+        // Codes times their scale, in any type, must not be rounded a second time.
         if tensor.dtype.is_ternary() || bitlinear && self.checkpoint.model.holds_codes() {
             let rows = Rows::of(self.checkpoint, tensor, shape)?;
             return match rows.magnitude(self.kernel, self.pool) {
@@ -214,7 +214,7 @@ impl<'a> Loader<'a> {
         })
     }
 
-    /// A matrix of floats, f16 and bf16 kept as they are and everything else as f32.
+    /// A matrix of floats: f16 and bf16 keep their type, everything else becomes f32.
     fn plain(&self, tensor: &TensorInfo, shape: (usize, usize)) -> Result<Matrix> {
         Ok(match tensor.dtype {
             DType::F16 => Matrix::F16(self.copied(tensor, shape)?),

@@ -14,11 +14,11 @@ use crate::kernel::product::{Activation, Forms, Output, Stack};
 use crate::kernel::simd::{LANES, Simd, Work};
 use crate::kernel::{Aligned, Kernel};
 use crate::rope::{Angles, Rope};
-use crate::{Error, Result};
+use crate::{Assumption, Error, Result};
 
-/// Tokens that go through the model together at most.
+/// The most tokens that go through the model together.
 const STEP: usize = 256;
-/// Tokens whose norms, and whose attention, one task computes.
+/// Tokens whose norms and attention one task computes.
 const NORM_TOKENS: usize = 16;
 const ATTENTION_TOKENS: usize = 8;
 
@@ -26,7 +26,7 @@ const ATTENTION_TOKENS: usize = 8;
 #[derive(Debug)]
 pub struct Model {
     pub(crate) config: Config,
-    pub(crate) assumed: Vec<String>,
+    pub(crate) assumed: Vec<Assumption>,
     pub(crate) kernel: Kernel,
     /// [vocab_size, hidden_dim]
     pub(crate) embedding: Matrix,
@@ -60,13 +60,13 @@ pub(crate) struct Layer {
 }
 
 impl Model {
-    /// What it computes.
+    /// Its configuration, which determines the computation.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// Sentences on what had to be assumed.
-    pub fn assumed(&self) -> &[String] {
+    /// What had to be assumed.
+    pub fn assumed(&self) -> &[Assumption] {
         &self.assumed
     }
 
@@ -82,7 +82,7 @@ impl Model {
         self.layers.iter().map(layer).sum::<usize>() + self.head().bytes()
     }
 
-    /// Bytes of all weights as they are kept.
+    /// Bytes of all weights in memory.
     pub fn bytes(&self) -> usize {
         let outer = if self.head.is_some() { self.embedding.bytes() } else { 0 };
         let vectors = |l: &Layer| {
@@ -92,7 +92,7 @@ impl Model {
         self.bytes_per_token() + outer + self.layers.iter().map(vectors).sum::<usize>() + 4 * self.norm.len()
     }
 
-    /// A fingerprint of configuration and weights as they are run, for files that belong to a model.
+    /// A fingerprint of the configuration and weights in use, for files that belong to a model.
     pub fn fingerprint(&self) -> String {
         let mut hash = Sha256::new();
         hash.update(to_vec(&self.config).unwrap_or_default());
@@ -123,7 +123,7 @@ impl Model {
         self.head.as_ref().unwrap_or(&self.embedding)
     }
 
-    /// Opens and loads in one go.
+    /// Opens and loads a model in one call.
     ///
     /// # Errors
     /// Those of [`ckpt_inspect::open`] and [`Model::load`].
@@ -133,7 +133,7 @@ impl Model {
     }
 }
 
-/// Which positions' logits are wanted.
+/// The positions whose logits to compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Logits {
@@ -151,9 +151,9 @@ pub enum Logits {
 pub struct Sequence<'a> {
     /// The tokens.
     pub ids: &'a [u32],
-    /// What came before them; they are added to it.
+    /// The tokens before them; these tokens are added to it.
     pub cache: &'a mut Cache,
-    /// Which of their logits are wanted.
+    /// Which of their logits to compute.
     pub logits: Logits,
 }
 
@@ -317,7 +317,7 @@ impl<'m> Runner<'m> {
         Ok(())
     }
 
-    /// Activations = norm(x), in the forms asked for.
+    /// Activations = norm(x), in the requested forms.
     fn normalize(&mut self, n: usize, weight: &[f32], forms: Forms) {
         let (config, x) = (&self.model.config, &self.x);
         let width = config.hidden_dim.next_multiple_of(LANES);
@@ -327,7 +327,7 @@ impl<'m> Runner<'m> {
         });
     }
 
-    /// Activations = attention's results, in the forms asked for.
+    /// Activations = attention's results, in the requested forms.
     fn take_mixed(&mut self, n: usize, forms: Forms) {
         let dim = self.model.config.num_heads * self.model.config.head_dim;
         let mixed = &self.mixed;
@@ -336,7 +336,7 @@ impl<'m> Runner<'m> {
         });
     }
 
-    /// Activations = silu(gate) * up, in the forms asked for.
+    /// Activations = silu(gate) * up, in the requested forms.
     fn gate(&mut self, n: usize, forms: Forms) {
         let dim = self.model.config.mlp_hidden_dim;
         let wide = &self.wide;

@@ -1,6 +1,6 @@
 //! A KV cache in a file, so that a long prompt need not be run again: SafeTensors with the token ids (`ids`), keys and
-//! values of each layer (`layers.N.key` and `.value`, [heads, positions, head_dim]), the model's fingerprint, and at the
-//! end (`checksum`) the CRC-32 of all bytes before it, little-endian: a damaged one would give gibberish.
+//! values of each layer (`layers.N.key` and `.value`, [heads, positions, head_dim]), the model's fingerprint, and at
+//! the end (`checksum`) the CRC-32 of all bytes before it, little-endian: a damaged one would give gibberish.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
@@ -17,22 +17,22 @@ use crate::kernel::float::Element;
 use crate::model::Model;
 use crate::{Error, Result};
 
-/// What the file says it is, before its version.
+/// The kind of the file, before its version.
 const KIND: &str = "ckpt-infer prompt cache ";
-/// Raised whenever the file changes. The first one had no checksum.
+/// Incremented whenever the format changes. The first one had no checksum.
 const VERSION: &str = "2";
 /// Bytes of the checksum.
 const CHECKSUM: u64 = 4;
 
 impl Cache {
-    /// Writes the cache to `path`, whole or not at all. An existing file is replaced.
+    /// Writes the cache to `path`, completely or not at all. An existing file is replaced.
     ///
     /// # Errors
     /// `Usage` when positions have been forgotten by sliding; `Output`.
     pub fn save(&self, path: &Path, model: &Model) -> Result<()> {
         if self.start() > 0 {
             return Err(Error::Usage(
-                "a window that has slid cannot be saved: its prompt is no longer there",
+                "the cache cannot be saved after its window has slid: the prompt is no longer in it",
             ));
         }
         let config = model.config();
@@ -59,7 +59,7 @@ impl Cache {
         }
         entry("checksum".into(), "U8", &[CHECKSUM as usize], CHECKSUM as usize);
         let mut header = serde_json::Value::Object(entries).to_string().into_bytes();
-        // What follows is aligned.
+        // The data after this is aligned.
         header.resize(header.len().next_multiple_of(8), b' ');
 
         let staged = StagedFile::create(path, (8 + header.len() + end) as u64, true)?;
@@ -95,7 +95,7 @@ impl Cache {
             Some(VERSION) => {}
             Some(_) => {
                 return Err(wrong(
-                    "is a prompt cache of another version of this program; remove it, and it is made again"
+                    "is a prompt cache of another version of this program; delete it, and it will be made again"
                         .into(),
                 ));
             }
@@ -103,12 +103,11 @@ impl Cache {
         }
         if !is_sound(path).map_err(|e| ckpt_inspect::Error::io(path, &e))? {
             return Err(wrong(
-                "is damaged: its checksum says that it is not what was written; remove it, and it is made again"
-                    .into(),
+                "is damaged: its checksum is wrong; delete it, and it will be made again".into(),
             ));
         }
         if text("model") != Some(&model.fingerprint()) {
-            return Err(wrong("was made by another model, or by this one with other flags".into()));
+            return Err(wrong("was made by another model, or by this one with other settings".into()));
         }
         let config = model.config();
         let ids = file.tensor("ids")?;
@@ -117,7 +116,10 @@ impl Cache {
         }
         let ids: Vec<u32> = file.view::<u32>(ids)?.iter().copied().collect();
         if let Some(id) = ids.iter().find(|&&id| id as usize >= config.vocab_size) {
-            return Err(wrong(format!("has token id {id}, and the vocabulary is {}", config.vocab_size)));
+            return Err(wrong(format!(
+                "contains token id {id}, but the vocabulary has {} tokens",
+                config.vocab_size
+            )));
         }
         let shape = [config.num_kv_heads, ids.len(), config.head_dim];
         let dtype = match kv {
@@ -134,14 +136,14 @@ impl Cache {
                     && tensor.dtype != dtype
                 {
                     return Err(wrong(format!(
-                        "keeps keys and values in {}, and {dtype} is asked for; ask for the same (--kv), or name another file",
+                        "has keys and values in {}, not in {dtype}; use the same type, or another file",
                         tensor.dtype
                     )));
                 }
                 if tensor.dtype != dtype || tensor.shape != shape {
                     let (name, found) = (&tensor.name, tensor.dtype);
                     return Err(wrong(format!(
-                        "has `{name}` as {found} {:?} where {dtype} {shape:?} is needed",
+                        "has `{name}` as {found} {:?} instead of {dtype} {shape:?}",
                         tensor.shape
                     )));
                 }
@@ -156,8 +158,8 @@ impl Cache {
         Ok(cache)
     }
 
-    /// Forgets what does not begin `ids`, and of what does, as much as to leave a token to run: prompts and caches of
-    /// one beginning share it. Returns how many tokens are kept.
+    /// Drops everything after the longest common prefix with `ids`, and leaves at least one token to run, so that
+    /// prompts with the same beginning share it. Returns how many tokens are kept.
     ///
     /// # Errors
     /// `Usage` when the window has slid.
@@ -181,12 +183,12 @@ fn is_sound(path: &Path) -> io::Result<bool> {
             n => sum.update(&piece[..n]),
         }
     }
-    let mut told = Vec::new();
-    file.read_to_end(&mut told)?;
-    Ok(told == sum.finalize().to_le_bytes())
+    let mut recorded = Vec::new();
+    file.read_to_end(&mut recorded)?;
+    Ok(recorded == sum.finalize().to_le_bytes())
 }
 
-/// A file that is written with the checksum of all that was.
+/// A file, and the checksum of everything written to it.
 struct Summed {
     file: BufWriter<StagedFile>,
     sum: Hasher,

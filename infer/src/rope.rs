@@ -1,13 +1,13 @@
-//! Rotary position embedding: pair i of a head turns by position * frequency i.
+//! Rotary position embedding: pair i of a head is rotated by position * frequency i.
 
 use crate::{Config, RopePairing, RopeScaling};
 
 /// Frequencies of a model's heads.
 #[derive(Debug)]
 pub(crate) struct Rope {
-    /// Radians a position, head_dim / 2 of them, in f32 as PyTorch computes them.
+    /// Radians per position, head_dim / 2 values, in f32 as PyTorch computes them.
     frequencies: Vec<f32>,
-    /// Whether neighbours turn together, or else one from each half: pairings that the configuration may have.
+    /// Whether pairs are neighbours; otherwise they have one element from each half of the head.
     neighbours: bool,
 }
 
@@ -19,7 +19,7 @@ pub(crate) struct Angles {
 }
 
 impl Rope {
-    /// Frequencies base^(-2i / head_dim), stretched as configured; `factors` divide them further.
+    /// Frequencies base^(-2i / head_dim), scaled as configured; `factors` divide them further.
     pub fn new(config: &Config, factors: Option<&[f32]>) -> Self {
         let half = config.head_dim / 2;
         let frequencies = (0..half).map(|i| {
@@ -43,7 +43,7 @@ impl Rope {
         }
     }
 
-    /// Turns one head's vector.
+    /// Rotates one head's vector.
     #[inline(always)]
     pub fn rotate(&self, head: &mut [f32], angles: &Angles) {
         let turns = angles.cos.iter().zip(&angles.sin);
@@ -75,7 +75,7 @@ fn stretch(frequency: f64, scaling: &RopeScaling) -> f64 {
             let kept = ((turns - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0.0, 1.0);
             frequency / factor * (1.0 - kept) + frequency * kept
         }
-        // Others are refused before.
+        // Other kinds are refused earlier.
         _ => frequency,
     }
 }

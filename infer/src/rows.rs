@@ -1,4 +1,4 @@
-//! A matrix's rows in f32, read from the file as they are asked for.
+//! A matrix's rows in f32, read from the file on demand.
 
 use ckpt_inspect::{Checkpoint, Elements, TensorInfo};
 
@@ -41,7 +41,7 @@ impl<'a> Rows<'a> {
         Rows { elements: self.elements.unscaled(), ..*self }
     }
 
-    /// All elements, row-major, where they lie ready.
+    /// All elements, row-major, if they can be borrowed without decoding.
     pub fn whole(&self) -> Option<&[f32]> {
         self.elements.as_f32()
     }
@@ -51,7 +51,7 @@ impl<'a> Rows<'a> {
         self.elements.read_f32(i * self.cols, out);
     }
 
-    /// The one magnitude of all elements that are not zero, 0 if all are; `None` where there are several, or NaN.
+    /// The common magnitude of all nonzero elements, 0 if all are zero; `None` if there are several magnitudes, or NaN.
     pub fn magnitude(&self, kernel: Kernel, pool: &Pool) -> Option<f32> {
         let parts = pool.map(self.rows.div_ceil(TASK_ROWS), |part| {
             let mut row = vec![0.0; self.cols];

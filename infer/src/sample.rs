@@ -1,4 +1,4 @@
-//! From logits to the next token: greedy, or drawn at random from what temperature, top-k, top-p and min-p leave.
+//! From logits to the next token: greedy, or drawn at random after temperature, top-k, top-p and min-p.
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashSet};
@@ -10,7 +10,7 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct SampleOptions {
-    /// Logits are divided by it; 0 takes the most likely token, the lowest id of equals.
+    /// Logits are divided by it; 0 takes the most likely token, and among equals the lowest id.
     pub temperature: f32,
     /// Only the k most likely tokens; 0 for all.
     pub top_k: usize,
@@ -21,7 +21,7 @@ pub struct SampleOptions {
     /// Logits of tokens that occurred are divided by it where positive and multiplied where negative (Keskar et al.
     /// 2019, <https://arxiv.org/abs/1909.05858>); 1 for none.
     pub repetition_penalty: f32,
-    /// Where the random numbers start. The same seed gives the same tokens from the same logits.
+    /// Random seed. The same seed gives the same tokens from the same logits.
     pub seed: u64,
 }
 
@@ -77,15 +77,15 @@ impl Sampler {
         Sampler { options: options.clone(), random, seen: HashSet::new(), logits: Vec::new() }
     }
 
-    /// Notes that a token occurred, for the repetition penalty.
+    /// Records that a token occurred, for the repetition penalty.
     pub fn accept(&mut self, id: u32) {
         if self.options.repetition_penalty != 1.0 {
             self.seen.insert(id);
         }
     }
 
-    /// The next token after `logits`, `[vocab_size]`. NaN counts as impossible; among logits that are all impossible the
-    /// first token is chosen.
+    /// The next token after `logits`, `[vocab_size]`. NaN counts as impossible; among logits that are all impossible
+    /// the first token is chosen.
     pub fn sample(&mut self, logits: &[f32]) -> u32 {
         let penalty = self.options.repetition_penalty;
         let mut penalized = std::mem::take(&mut self.logits);
@@ -148,7 +148,7 @@ impl Sampler {
     }
 }
 
-/// The id of the largest logit, the lowest of equals.
+/// The id of the largest logit; among equals the lowest.
 fn most_likely(logits: &[f32]) -> u32 {
     let mut best = (f32::NEG_INFINITY, 0);
     for (id, &logit) in (0..).zip(logits) {
@@ -159,7 +159,7 @@ fn most_likely(logits: &[f32]) -> u32 {
     best.1
 }
 
-/// Natural logarithms of the probabilities that `logits` stand for, summed in f64.
+/// Natural logarithms of the probabilities given by `logits`, summed in f64.
 pub fn log_softmax(logits: &[f32]) -> Vec<f32> {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|&x| f64::from(x - largest).exp()).sum();

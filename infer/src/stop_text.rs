@@ -1,6 +1,6 @@
-//! Texts that end a generation, found in text that comes in pieces.
+//! Texts that end a generation, found in text that arrives in pieces.
 
-/// Lets text through up to the first stop text, and holds back what may be the beginning of one.
+/// Passes text through up to the first stop text, and holds back what may be the beginning of one.
 #[derive(Clone, Debug, Default)]
 pub struct StopText {
     stops: Vec<String>,
@@ -13,7 +13,8 @@ impl StopText {
         StopText { stops: stops.into_iter().filter(|stop| !stop.is_empty()).collect(), held: String::new() }
     }
 
-    /// The text that `piece` lets through, and whether a stop text came. What begins with it is dropped.
+    /// The text that can be shown after `piece`, and whether a stop text was found. It and everything after it are
+    /// dropped.
     pub fn push(&mut self, piece: &str) -> (String, bool) {
         self.held.push_str(piece);
         if let Some(at) = self.stops.iter().filter_map(|stop| self.held.find(stop)).min() {
@@ -28,7 +29,7 @@ impl StopText {
         (std::mem::replace(&mut self.held, rest), false)
     }
 
-    /// What was held back, now that nothing follows.
+    /// The text that was held back, at the end of the input.
     pub fn finish(&mut self) -> String {
         std::mem::take(&mut self.held)
     }
@@ -54,7 +55,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// However a text is cut, what is let through is what stands before the first stop text.
+        /// However a text is divided, exactly the text before the first stop text is let through.
         #[test]
         fn cuts_change_nothing(text in "[abé]{0,20}", stops in prop::collection::vec("[abé]{1,4}", 0..3), size in 1usize..4) {
             let expected = stops.iter().filter_map(|stop| text.find(stop)).min().unwrap_or(text.len());
@@ -73,7 +74,7 @@ mod tests {
             if !stopped {
                 through += &stop.finish();
             }
-            // Of two stop texts in one piece the first counts; across pieces, the one that was whole first.
+            // Of two stop texts in one piece the first counts; across pieces, the one that was complete first.
             let earliest = stops.iter().filter_map(|s| text.find(s.as_str()).map(|at| at + s.len())).min();
             prop_assert_eq!(stopped, earliest.is_some());
             if stops.len() < 2 {

@@ -1,4 +1,4 @@
-//! How a conversation is written out for a model: plain turns, `<|user|>` turns, or the model's own Jinja template.
+//! How a conversation is formatted for a model: plain turns, `<|user|>` turns, or the model's own Jinja template.
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value};
@@ -12,7 +12,7 @@ use crate::tokenizer::Tokenizer;
 pub struct Message {
     /// `system`, `user` or `assistant`.
     pub role: String,
-    /// What was said.
+    /// Its text.
     pub content: String,
 }
 
@@ -23,25 +23,26 @@ impl Message {
     }
 }
 
-/// A way to write a conversation out.
+/// A format of conversations.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Template {
-    /// `User: …` and `Assistant: …`, a line each.
+    /// `User: …` and `Assistant: …`, one line each.
     Plain,
-    /// `<|user|>`, `<|assistant|>` and `<|system|>`, each on a line before the turn, and the end-of-text token after it.
+    /// `<|user|>`, `<|assistant|>` and `<|system|>`, each on a line before the turn, and the end-of-text token after
+    /// it.
     Tags,
     /// A Jinja template as `chat_template` of tokenizer_config.json and `tokenizer.chat_template` of GGUF have it.
     Jinja(String),
 }
 
-/// Steps that a template may take, far beyond what any in use takes.
+/// Steps that a template may take, far more than any real one takes.
 const FUEL: u64 = 10_000_000;
 /// Templates in use are a few kB.
 const LONGEST: usize = 1 << 20;
 
 impl Template {
-    /// What suits a tokenizer: its model's own template, else tags where it has a token for them, else plain turns.
+    /// The default for a tokenizer: its model's own template, else tags if it has a token for them, else plain turns.
     pub fn of(tokenizer: &Tokenizer) -> Self {
         match tokenizer.chat_template() {
             Some(template) => Template::Jinja(template.to_string()),
@@ -54,16 +55,16 @@ impl Template {
     /// that begin and end a text.
     ///
     /// # Errors
-    /// What is wrong with a Jinja template, or what it refuses.
+    /// The error in a Jinja template, or the message with which it refuses the conversation.
     pub fn render(&self, messages: &[Message], bos: &str, eos: &str) -> Result<String, String> {
         match self {
             Template::Plain => Ok(plain(messages)),
             Template::Tags => Ok(tags(messages, eos)),
-            Template::Jinja(source) => jinja(source, messages, bos, eos).map_err(|e| told(&e)),
+            Template::Jinja(source) => jinja(source, messages, bos, eos).map_err(|e| describe(&e)),
         }
     }
 
-    /// What the model writes when it goes on with the user's turn, which ends the answer.
+    /// The text with which a model begins the user's next turn, which ends its answer.
     pub fn stops(&self) -> &'static [&'static str] {
         match self {
             Template::Plain => &["\nUser:", "\nSystem:"],
@@ -72,7 +73,7 @@ impl Template {
         }
     }
 
-    /// What the user calls it.
+    /// Its name for the user.
     pub fn name(&self) -> &'static str {
         match self {
             Template::Plain => "plain",
@@ -100,7 +101,7 @@ fn jinja(source: &str, messages: &[Message], bos: &str, eos: &str) -> Result<Str
     if source.len() > LONGEST {
         return Err(JinjaError::new(
             ErrorKind::InvalidOperation,
-            format!("{} bytes are too many", source.len()),
+            format!("its {} bytes are too many", source.len()),
         ));
     }
     let mut environment = Environment::new();
@@ -125,7 +126,7 @@ fn jinja(source: &str, messages: &[Message], bos: &str, eos: &str) -> Result<Str
     })
 }
 
-/// `tojson` as transformers has it: minijinja's, with what that escapes for HTML as it was.
+/// `tojson` of transformers: minijinja's, without its escapes for HTML.
 fn to_json(value: Value, args: Kwargs) -> Result<String, JinjaError> {
     let _: Option<Value> = args.get("ensure_ascii")?;
     let json = minijinja::filters::tojson(&value, None, args)?.to_string();
@@ -152,7 +153,7 @@ fn to_json(value: Value, args: Kwargs) -> Result<String, JinjaError> {
     Ok(out)
 }
 
-fn told(error: &JinjaError) -> String {
+fn describe(error: &JinjaError) -> String {
     let line = error.line().map(|line| format!(" (line {line})")).unwrap_or_default();
     let detail = error.detail().map_or_else(|| error.kind().to_string(), str::to_string);
     format!("the model's chat template: {detail}{line}")
@@ -184,7 +185,7 @@ mod tests {
         );
     }
 
-    /// The constructs that templates in use are made of; what comes out is what Jinja2 with transformers' settings gives.
+    /// The constructs that real templates use; the expected output is that of Jinja2 with transformers' settings.
     #[test]
     fn jinja_templates_are_rendered_as_by_jinja2() {
         let template = "{{ bos_token }}{%- set ns = namespace(first=true) %}\n\
@@ -213,14 +214,14 @@ mod tests {
     }
 
     #[test]
-    fn what_a_template_refuses_or_cannot_do_is_told() {
-        let told = |source: &str| Template::Jinja(source.into()).render(&talk(), "", "").unwrap_err();
-        assert!(told("{{ raise_exception('no system turn') }}").contains("no system turn"));
-        assert!(told("{% for %}").contains("line 1"));
+    fn what_a_template_refuses_or_cannot_do_is_reported() {
+        let describe = |source: &str| Template::Jinja(source.into()).render(&talk(), "", "").unwrap_err();
+        assert!(describe("{{ raise_exception('no system turn') }}").contains("no system turn"));
+        assert!(describe("{% for %}").contains("line 1"));
         assert!(
-            told("{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}")
+            describe("{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}")
                 .contains("template")
         );
-        assert!(told(&" ".repeat(LONGEST + 1)).contains("too many"));
+        assert!(describe(&" ".repeat(LONGEST + 1)).contains("too many"));
     }
 }

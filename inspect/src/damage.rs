@@ -1,5 +1,4 @@
-//! What is wrong with a file or a tensor, and what its reader has to say besides: a kind that callers act on, and a
-//! sentence for people.
+//! What is wrong with a file or a tensor, and notices about it: a kind that callers act on, and a sentence for people.
 
 use std::fmt;
 
@@ -7,12 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, ErrorKind};
 
-/// What class of damage something has.
+/// Kinds of damage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum DamageKind {
-    /// The file ends before the bytes do that it announces.
+    /// The file ends before all the bytes that it announces.
     CutShort,
     /// A tensor reaches beyond the storage that it is a view of.
     BeyondStorage,
@@ -24,7 +23,7 @@ pub enum DamageKind {
     Empty,
     /// The file holds nothing but zero bytes.
     ZeroBytes,
-    /// Files of a set are not there.
+    /// Files of a set are missing.
     MissingShards,
     /// Tensors that an index promises are in no file of the set.
     MissingTensors,
@@ -32,25 +31,25 @@ pub enum DamageKind {
     UnreadableShard,
     /// Bytes differ from their checksum.
     ChecksumMismatch,
-    /// One name stands for two things where the format allows one.
+    /// One name is used twice where the format allows it once.
     Duplicate,
     /// Tensors overlap where the format allows no overlap.
     Overlap,
     /// An entry of a listing describes no tensor that can be read.
     UnreadableEntry,
-    /// A shape does not fit the bytes, the blocks or the elements that it is said to have.
+    /// A shape does not fit the declared bytes, blocks or elements.
     Shape,
     /// Two parts of the file contradict each other.
     Inconsistent,
-    /// Bytes were inserted or removed, so that what lies where cannot be told.
+    /// Bytes were inserted or removed, so that positions after them are unknown.
     Shifted,
-    /// Where the data begin cannot be told.
+    /// The position of the data is unknown.
     UnknownPlace,
-    /// Its type is not known.
+    /// Its type is unknown.
     UnknownType,
-    /// Codes that stand for nothing.
+    /// Codes that are not ternary values.
     UnknownCode,
-    /// Compressed data do not decode, or are compressed in a way that is not read.
+    /// Compressed data that does not decode, or whose compression is not supported.
     Compression,
     /// It was saved without data.
     NoData,
@@ -119,7 +118,7 @@ impl Damage {
     }
 }
 
-/// The whole message, and the fault that the error tells of.
+/// The whole message of the error, and its kind of damage.
 impl From<Error> for Damage {
     fn from(error: Error) -> Self {
         Damage::new(error.fault.unwrap_or_default(), error.to_string())
@@ -132,41 +131,41 @@ impl fmt::Display for Damage {
     }
 }
 
-/// What whoever needs the damaged bytes is told.
+/// The error of reading the damaged bytes.
 impl From<&Damage> for Error {
     fn from(damage: &Damage) -> Self {
         Error::new(ErrorKind::Damaged, damage.what.clone()).because(damage.kind)
     }
 }
 
-/// What class of remark a notice is.
+/// Kinds of notices.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum NoticeKind {
-    /// Bytes follow all that the format describes.
+    /// Bytes follow the end of the data.
     Surplus,
-    /// Bytes between tensors belong to none.
+    /// Bytes between tensors belong to no tensor.
     Hole,
-    /// A name is there more than once, and the first one counts.
+    /// A name occurs more than once, and the first occurrence is used.
     Duplicate,
-    /// Tensors do not lie where the format's alignment puts them.
+    /// Tensors are not aligned as the format requires.
     Misaligned,
-    /// Sizes are written in another order than the format's.
+    /// Dimensions are in another order than the format's.
     ForeignOrder,
-    /// The file does not tell a layout, and one was assumed.
+    /// The file does not record a layout, and one was assumed.
     AssumedLayout,
     /// The scales of packed matrices are lost.
     LostScale,
-    /// A configuration beside the weights cannot be understood, and was not used.
+    /// A configuration next to the weights is invalid, and was not used.
     ConfigNotUnderstood,
     /// Tensors, or files named like shards, are not in the index of their set.
     Unlisted,
     /// The folder holds the same model in another form, which was not read.
     OtherForm,
-    /// Objects of the file cannot be shown as what they are.
+    /// Objects of the file cannot be read as what they are.
     NotShown,
-    /// The listing was cut where the file repeats itself out of proportion.
+    /// The listing was cut because the file repeats itself out of proportion.
     ListingCut,
     /// A part that is not needed for the rest is damaged.
     DamagedPart,
@@ -176,7 +175,7 @@ pub enum NoticeKind {
     Other,
 }
 
-/// Something that the user should know of a checkpoint and that is not damage. As text it is [`Notice::text`].
+/// Something that the user should know about a checkpoint and that is not damage. As text it is [`Notice::text`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Notice {

@@ -13,11 +13,11 @@ pub enum ErrorKind {
     Io,
     /// The bytes are not a checkpoint in any known format.
     Unrecognised,
-    /// The format is known and its bytes contradict themselves or end too early.
+    /// The format is known, but its bytes are inconsistent or end too early.
     Damaged,
-    /// The bytes are well-formed and use something this crate does not read.
+    /// The bytes are well-formed, but use something that this crate does not support.
     Unsupported,
-    /// A name was asked for that the checkpoint does not hold.
+    /// The checkpoint does not contain what was asked for.
     NotFound,
 }
 
@@ -25,9 +25,9 @@ pub enum ErrorKind {
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub struct Error {
-    /// What class of failure this is.
+    /// The kind of failure.
     pub kind: ErrorKind,
-    /// Which damage it is, where callers act on that.
+    /// The kind of damage, if callers act on it.
     pub fault: Option<DamageKind>,
     /// What is wrong, as a phrase that follows the file's name.
     pub what: String,
@@ -50,12 +50,12 @@ impl Error {
         Error { kind, fault: None, what: what.into(), path: None, tensor: None, offset: None, hint: None }
     }
 
-    /// The bytes contradict themselves or end too early.
+    /// The bytes are inconsistent or end too early.
     pub fn damaged(what: impl Into<String>) -> Self {
         Self::new(ErrorKind::Damaged, what)
     }
 
-    /// Well-formed, and not read by this crate.
+    /// Well-formed, but not supported by this crate.
     pub fn unsupported(what: impl Into<String>) -> Self {
         Self::new(ErrorKind::Unsupported, what)
     }
@@ -96,8 +96,13 @@ impl Error {
     }
 }
 
-/// `text` that a file chose, safe to show in one line: characters that steer a terminal, are invisible, reorder what
-/// stands around them, or are forbidden in XML are written as `\u{…}`.
+/// `1 byte follows`, `2 bytes follow`.
+pub(crate) fn bytes_that(n: u64, verb: &str) -> String {
+    if n == 1 { format!("1 byte {verb}s") } else { format!("{n} bytes {verb}") }
+}
+
+/// `text` from a file, made safe to show in one line: characters that control a terminal, are invisible, reorder text
+/// around them, or are forbidden in XML are written as `\u{…}`.
 pub fn printable(text: &str) -> String {
     if !text.contains(is_hostile) {
         return text.to_string();
@@ -116,8 +121,8 @@ fn is_hostile(c: char) -> bool {
             | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{fffe}'..='\u{ffff}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// The same `json`, in which what [`printable`] escapes in text has JSON's own escapes: whoever parses it reads the text as it
-/// was, and whoever prints it sees what is there.
+/// The same `json`, in which the characters that [`printable`] escapes have JSON's own escapes: parsing it gives the
+/// original text, and printing it is safe.
 pub fn printable_json(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for c in json.chars() {
@@ -132,8 +137,8 @@ pub fn printable_json(json: &str) -> String {
     out
 }
 
-/// [`printable`] text that may begin a line of a log: what a CI system would take for a command there (a leading `::`,
-/// and `##` as in `##[error]` and `##vso[`) is escaped too.
+/// [`printable`] text that is safe at the start of a log line: what a CI system would take for a command (a leading
+/// `::`, and `##` as in `##[error]` and `##vso[`) is escaped too.
 pub fn printable_in_log(text: &str) -> String {
     let text = printable(text).replace("##", "#\\u{23}");
     match text.trim_start().strip_prefix("::") {
@@ -142,7 +147,7 @@ pub fn printable_in_log(text: &str) -> String {
     }
 }
 
-/// One line, safe to print whatever the file holds (see [`printable`]).
+/// One line, safe to print whatever the file contains (see [`printable`]).
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(path) = &self.path {

@@ -30,7 +30,7 @@ use health::{cache, verdict};
 use layout::step;
 use meaning::{checkpoint, group, open, ternary};
 
-// What stands in public signatures, in the version that it has there.
+// Crates whose types are in public signatures, in the same version.
 pub use {ndarray, serde_json};
 
 pub use analysis::{cause, diff, run, salvage, trend};

@@ -1,4 +1,4 @@
-//! Memory is bounded by the input's size, whatever the input says. One test alone in its process, so that the
+//! Memory is bounded by the input's size, even if the input announces more. One test alone in its process, so that the
 //! allocator's peak is its own.
 
 use ckpt_inspect::{Options, describe, open_bytes};
@@ -65,7 +65,7 @@ fn one_string_as(before: &[u8], unit: &[u8]) -> Vec<u8> {
     body
 }
 
-/// Every role that a string can have but that of a value or a key.
+/// Every role that a string can have except that of a value or a key.
 fn strings_in_roles() -> Vec<(&'static str, Vec<u8>)> {
     let call = |function: &str| [b"c", function.as_bytes(), b"\nq\x010"].concat();
     let pid = b"ctorch\nFloatStorage\nq\x020X\x07\0\0\0storageq\x030";
@@ -127,7 +127,7 @@ fn subclasses(levels: usize) -> Vec<u8> {
     body
 }
 
-/// One that is made from itself.
+/// A tensor subclass made from itself.
 fn endless_subclass() -> Vec<u8> {
     b"ctorch._tensor\n_rebuild_from_type_v2\nq\0]q\x01(h\0Nh\x01NeR".to_vec()
 }

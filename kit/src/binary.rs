@@ -10,9 +10,9 @@ use tempfile::TempDir;
 
 use crate::fixtures::root;
 
-/// The program, and a folder of its own: nothing of the user's is read or written, and no setting of the terminal counts.
+/// The program, and a folder of its own: no files or settings of the user or the terminal are used.
 ///
-/// It runs in the repository, so that `tests/fixtures/…` is a path, unless told otherwise.
+/// By default it runs in the repository, so that `tests/fixtures/…` is a path.
 pub struct Program {
     path: PathBuf,
     folder: TempDir,
@@ -130,7 +130,7 @@ impl Program {
         let mut command = self.command(arguments);
         let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = pipes.spawn().unwrap();
-        Running { command: told(&command), child }
+        Running { command: shown(&command), child }
     }
 
     /// A run of `script` by bash in the program's surroundings; `$0` is the program.
@@ -139,7 +139,7 @@ impl Program {
     }
 }
 
-fn told(command: &Command) -> String {
+fn shown(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
@@ -177,7 +177,7 @@ impl Ran {
     /// Runs `command` to its end.
     pub fn of(command: &mut Command) -> Self {
         let output = command.output().unwrap();
-        Ran::new(told(command), output)
+        Ran::new(shown(command), output)
     }
 
     /// What `output` says; `command` is for messages. All of it is UTF-8, whatever the program was given.

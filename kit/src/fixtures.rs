@@ -1,4 +1,4 @@
-//! Where the files lie that tests read.
+//! The files that tests read.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! GGUF files, of either byte order, whole or wrong in whatever way is asked for.
+//! GGUF files, of either byte order, valid or wrong in a chosen way.
 
 use crate::numbers::Number;
 use crate::tensor::Tensor;
@@ -27,7 +27,7 @@ pub struct Gguf {
     pub big_endian: bool,
     /// 3 unless set.
     pub version: Option<u32>,
-    /// How many tensors and keys there are said to be, if not as many as there are.
+    /// How many tensors and keys the header claims, if not as many as there are.
     pub counts: Option<[u64; 2]>,
     /// Name, type and encoded value of every key.
     pub keys: Vec<(String, u32, Vec<u8>)>,
@@ -38,13 +38,13 @@ pub struct Gguf {
 /// A tensor of the file.
 #[derive(Clone)]
 pub struct Entry {
-    /// What it is called.
+    /// Its name.
     pub name: String,
     /// Its dimensions as in the file: the length of a row first.
     pub sizes: Vec<u64>,
     /// GGML's number of its type.
     pub ggml: u32,
-    /// Where it is said to be within the data, if not where it is.
+    /// The offset within the data that the header claims, if not the real one.
     pub offset: Option<u64>,
     /// Its bytes.
     pub data: Vec<u8>,

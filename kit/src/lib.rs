@@ -1,7 +1,7 @@
-//! What the tests have in common: checkpoint files made by hand, whole or with a lie in them, runs of the program, and
-//! others who are asked what they make of a file. One idea, one file.
+//! Shared test code: checkpoint files made by hand, valid or with wrong values in them, runs of the program, and other
+//! programs to compare with. One topic per file.
 //!
-//! Nothing here uses the crates under test: what a test compares them with is not made by them.
+//! Nothing here uses the crates under test, so that expected results are independent of them.
 
 pub mod binary;
 pub mod fixtures;

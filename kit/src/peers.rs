@@ -1,6 +1,7 @@
-//! Others who are asked what they make of a file: a Python with the packages that everyone else reads checkpoints with.
+//! Other programs to compare with: a Python with the packages that are commonly used to read checkpoints.
 //!
-//! `CKPT_PEERS_PYTHON` names it. Without one a test that asks says that it skips, or fails where `CKPT_REQUIRE_PEERS=1`.
+//! `CKPT_PEERS_PYTHON` names it. Without it, a test that needs it prints that it skips, or fails if
+//! `CKPT_REQUIRE_PEERS=1`.
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
@@ -11,7 +12,7 @@ use serde_json::Value;
 
 use crate::fixtures::root;
 
-/// A Python that has what is asked for.
+/// A Python with the required packages.
 pub struct Python(OsString);
 
 /// The Python with `packages`, or nothing where a test may skip.

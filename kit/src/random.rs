@@ -1,4 +1,4 @@
-//! Numbers that look random and are the same on every machine and every day.
+//! Pseudo-random numbers that are the same on every machine.
 
 /// A linear congruential generator.
 #[derive(Clone, Debug)]

@@ -33,8 +33,8 @@ impl SafeTensors {
         self
     }
 
-    /// `bytes` as a tensor; `dtype` as the file says it, such as `BF16`. They are as many as it needs: a file that lies is
-    /// made by [`raw`].
+    /// `bytes` as a tensor; `dtype` as the file says it, such as `BF16`. They are as many as it needs: a file that lies
+    /// is made by [`raw`].
     pub fn tensor(mut self, name: &str, dtype: &str, shape: &[usize], bytes: &[u8]) -> Self {
         let digits = dtype.trim_start_matches(|c: char| !c.is_ascii_digit()).split('_').next();
         let bits: usize = digits.and_then(|digits| digits.parse().ok()).unwrap_or(8);

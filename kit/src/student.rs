@@ -1,4 +1,5 @@
-//! A small student model: layers of attention with normalised queries and keys, and gated MLPs.
+//! A small bitnet-student model (`docs/bitnet.md`): layers of attention with normalised queries and keys, and gated
+//! MLPs.
 
 use crate::random::Random;
 use crate::tensor::Tensor;
@@ -70,7 +71,8 @@ impl Student {
         self.shapes().into_iter().map(of).collect()
     }
 
-    /// As at the start of a training: gains of one, and matrices whose elements are even between plus and minus `spread`.
+    /// As at the start of a training: gains of one, and matrices whose elements are even between plus and minus
+    /// `spread`.
     pub fn drawn(&self, spread: f32) -> Vec<Tensor> {
         let mut random = Random::new(1);
         self.tensors(|name, _| if name.contains("norm") { 1.0 } else { spread * random.even() })

@@ -5,7 +5,7 @@ use crate::numbers::le;
 /// A contiguous tensor of float32.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tensor {
-    /// What it is called.
+    /// Its name.
     pub name: String,
     /// Its dimensions, rows first.
     pub shape: Vec<usize>,

@@ -8,8 +8,8 @@ use crate::{tar, zip};
 /// What a legacy file begins with: the pickle of its magic number.
 pub const MAGIC: &[u8] = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.";
 
-/// The opcodes of a tensor of `shape` and `strides` on the storage `key` of `elements`, `offset` elements in; `class` is
-/// the storage's, such as `FloatStorage`.
+/// The opcodes of a tensor of `shape` and `strides` on the storage `key` of `elements`, `offset` elements in; `class`
+/// is the storage's, such as `FloatStorage`.
 pub fn rebuild(
     class: &str,
     key: &str,
@@ -49,7 +49,8 @@ fn state_dict(tensors: &[Tensor], legacy: bool) -> Vec<u8> {
     dict(&named.collect::<Vec<_>>())
 }
 
-/// `torch.save({"model_state_dict": {…}})` as a zip, and more beside the state dict: keys and the opcodes of their values.
+/// `torch.save({"model_state_dict": {…}})` as a zip, and more beside the state dict: keys and the opcodes of their
+/// values.
 pub fn checkpoint(tensors: &[Tensor], more: &[(&str, Vec<u8>)]) -> Vec<u8> {
     let root = [&[("model_state_dict", state_dict(tensors, false))][..], more].concat();
     let storages: Vec<Vec<u8>> = tensors.iter().map(Tensor::bytes).collect();
@@ -98,7 +99,7 @@ pub fn legacy_of(system: &[u8], object: &[u8], keys: &[u8]) -> Vec<u8> {
 
 /// A storage of the tar form: its number, its class, and elements.
 pub struct TarStorage<'s> {
-    /// What tensors call it.
+    /// Its name in tensors.
     pub key: i32,
     /// `FloatStorage` or the like.
     pub class: &'s str,
@@ -110,7 +111,7 @@ pub struct TarStorage<'s> {
 
 /// A tensor of the tar form.
 pub struct TarTensor<'t> {
-    /// What the object calls it.
+    /// Its name in the object.
     pub key: i32,
     /// The number of its storage, or of a view.
     pub storage: i32,

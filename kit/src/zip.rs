@@ -1,15 +1,15 @@
-//! Zip archives, with whatever lies they are to tell.
+//! Zip archives, valid or with chosen inconsistencies.
 
 use std::io::Write;
 
 /// An entry of an archive.
 #[derive(Clone, Default)]
 pub struct Entry {
-    /// What the directory calls it.
+    /// Its name in the directory.
     pub name: String,
-    /// What its own header calls it, if not the same.
+    /// Its name in its own header, if not the same.
     pub local_name: Option<String>,
-    /// What it holds.
+    /// Its contents.
     pub data: Vec<u8>,
     /// Compressed with Deflate; stored unless set.
     pub deflated: bool,
@@ -23,12 +23,12 @@ pub struct Entry {
     pub attributes: u32,
 }
 
-/// A stored entry that tells no lies.
+/// A consistent stored entry.
 pub fn entry(name: &str, data: impl Into<Vec<u8>>) -> Entry {
     Entry { name: name.into(), data: data.into(), ..Entry::default() }
 }
 
-/// A deflated entry that tells no lies.
+/// A consistent deflated entry.
 pub fn deflated(name: &str, data: impl Into<Vec<u8>>) -> Entry {
     Entry { deflated: true, ..entry(name, data) }
 }

@@ -1,4 +1,4 @@
-//! A checkpoint against the one it must not be worse than.
+//! Compares a checkpoint with a baseline that it must not be worse than.
 
 use std::collections::HashMap;
 
@@ -60,7 +60,7 @@ impl<'b> Comparison<'b> {
         }
     }
 
-    /// What the candidate no longer has.
+    /// Tensors that the candidate no longer has.
     pub fn vanished(&self, policy: &Policy, findings: &mut Vec<Finding>) {
         if policy.baseline.allow_missing || self.weights.is_empty() {
             return;
@@ -68,15 +68,16 @@ impl<'b> Comparison<'b> {
         let gone: Vec<&Judged<'_>> =
             self.weights.iter().filter(|(_, seen)| !seen).map(|(judged, _)| judged).collect();
         if gone.len() == self.weights.len() {
-            let message =
-                format!("none of the baseline's {} weights is here: is it the same model?", gone.len());
+            let message = format!(
+                "none of the baseline's {} weights is in this checkpoint: is it the same model?",
+                gone.len()
+            );
             findings.push(Finding::new(Rule::TensorVanished, message));
             return;
         }
-        findings.extend(
-            gone.iter()
-                .map(|j| Finding::new(Rule::TensorVanished, "in the baseline and not here").on(j.tensor)),
-        );
+        findings.extend(gone.iter().map(|j| {
+            Finding::new(Rule::TensorVanished, "in the baseline but not in this checkpoint").on(j.tensor)
+        }));
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a run died of, in words: one sentence for each cause, the evidence, and what to do.
+//! Why a run died, in words: one sentence for each cause, the evidence, and what to do.
 
 use ckpt_inspect::cause::{AccumulationSource, Cause, Decay, Explanation, LayerCause, Setting, Source};
 use ckpt_inspect::run::Run;
@@ -12,13 +12,13 @@ use crate::text::{number, plural};
 pub struct Finding {
     /// The cause.
     pub cause: Cause,
-    /// It in a few words.
+    /// Its title, in a few words.
     pub title: String,
     /// What happened, in one sentence.
     pub sentence: String,
-    /// The weights that it happened to.
+    /// The affected weights.
     pub those: String,
-    /// What shows it, each with a heading of one or two words.
+    /// The evidence, each item with a heading of one or two words.
     pub evidence: Vec<(&'static str, String)>,
     /// What to do, most important first.
     pub advice: Vec<String>,
@@ -28,7 +28,7 @@ pub struct Finding {
     pub layers: Vec<usize>,
 }
 
-/// What `explanation` says of `run`, gravest cause first. Empty for a run that is alive.
+/// The causes that `explanation` gives for `run`, gravest first. Empty for a run that is alive.
 pub fn findings(run: &Run, explanation: &Explanation) -> Vec<Finding> {
     let causes = explanation.causes();
     let mut all: Vec<Finding> =
@@ -42,7 +42,7 @@ pub fn findings(run: &Run, explanation: &Explanation) -> Vec<Finding> {
     all
 }
 
-/// Whether what the explanation says of the whole run belongs under this cause.
+/// Whether the findings about the whole run belong under this cause.
 fn has_prognosis(cause: Cause) -> bool {
     !matches!(cause, Cause::NeverTrained | Cause::ScaleLost)
 }
@@ -53,7 +53,7 @@ fn finding(run: &Run, explanation: &Explanation, cause: Cause, layers: &[&LayerC
         let measure = run.tensor(l.layer, end).and_then(|t| run.layers[l.layer].measure(t));
         measure.unwrap_or(f64::INFINITY)
     };
-    // The one that is furthest gone; a course that can be drawn before one that cannot.
+    // The one that has declined most; one whose decline can be drawn is preferred.
     let example = layers
         .iter()
         .min_by(|a, b| a.decay.is_none().cmp(&b.decay.is_none()).then(size(a).total_cmp(&size(b))))
@@ -79,19 +79,21 @@ fn finding(run: &Run, explanation: &Explanation, cause: Cause, layers: &[&LayerC
         (Cause::ZeroBucket, _) => {
             format!("Nearly all values of {count} fell into the ternary zero bucket and stay there.")
         }
-        (Cause::Exploding, _) => format!("Values of {count} grew without bound or are not numbers."),
+        (Cause::Exploding, _) => format!("Values of {count} grew without bound or became NaN."),
         (Cause::Overwritten, _) => {
-            format!("Values of {count} were replaced by something that training does not make.")
+            format!("Values of {count} were replaced by something that training does not produce.")
         }
         (Cause::Truncated, _) => format!("The file ends before the bytes of {count}."),
         (Cause::ScaleLost, _) => {
-            format!("Packing lost the scale of {count}: the ternary codes are there, their size is not.")
+            format!(
+                "Packing lost the scale of {count}: the ternary codes are intact, but their magnitude is unknown."
+            )
         }
         (Cause::NeverTrained, _) => format!("Training never changed {count}."),
         (Cause::WeightDecay | Cause::Unknown, _) => {
-            format!("What became of {count} cannot be told from these files.")
+            format!("What happened to {count} cannot be determined from these files.")
         }
-        (other, _) => format!("What became of {count}: {}.", other.name()),
+        (other, _) => format!("What happened to {count}: {}.", other.name()),
     };
     let mut evidence = Vec::new();
     if cause == Cause::WeightDecay {
@@ -183,7 +185,7 @@ fn rates(layers: &[&LayerCause]) -> Vec<(&'static str, String)> {
         AccumulationSource::Given => ", steps per optimizer step as given",
         AccumulationSource::Counter => ", steps as the optimizer counts them",
         AccumulationSource::Config => ", accumulation from the config",
-        // Assumed, or by means that have no words here.
+        // Assumed, or found in another way.
         _ => "",
     };
     let predicted = format!(
@@ -195,7 +197,7 @@ fn rates(layers: &[&LayerCause]) -> Vec<(&'static str, String)> {
     vec![("measured", measured), ("predicted", predicted)]
 }
 
-/// `value` cut, not rounded, after so many digits: 0.99997 is not 1.
+/// `value` truncated, not rounded, after this many digits: 0.99997 is not 1.
 fn floor(value: f64, digits: i32) -> String {
     let scale = 10f64.powi(digits);
     format!("{:.*}", digits as usize, (value * scale).floor() / scale)
@@ -205,10 +207,10 @@ fn direction(layers: &[&LayerCause]) -> Option<(&'static str, String)> {
     let found: Vec<_> = layers.iter().filter_map(|l| l.direction).collect();
     let median = found.iter().map(|d| d.median).fold(f64::INFINITY, f64::min);
     let least = found.iter().map(|d| d.least).fold(f64::INFINITY, f64::min);
-    let verb = if median >= 0.99 { "it shrinks, it does not learn" } else { "it turns while it changes" };
+    let verb = if median >= 0.99 { "it shrinks, and does not learn" } else { "its direction changes" };
     (!found.is_empty()).then(|| {
         let text = format!(
-            "cosine from checkpoint to checkpoint {} in the middle, {} at least: {verb}.",
+            "cosine from checkpoint to checkpoint {} at the median, {} at least: {verb}.",
             floor(median, 4),
             floor(least, 3)
         );
@@ -224,7 +226,7 @@ fn push(layers: &[&LayerCause]) -> Option<(&'static str, String)> {
     let about = if first.at_most { "at most" } else { "about" };
     Some((
         "gradients",
-        format!("the optimizer's step{at} is {about} {} times what the decay takes.", number(Some(largest))),
+        format!("the optimizer's step{at} is {about} {} times that of the decay.", number(Some(largest))),
     ))
 }
 
@@ -264,7 +266,7 @@ fn resume(run: &Run, explanation: &Explanation) -> Vec<String> {
                 None => "by then".to_string(),
             };
             advice.push(format!(
-                "Resume from {}, the last healthy checkpoint, or rather from {}, the last one in which each of these weights had a std of 0.01 or more: {by_then} the decline was well under way.",
+                "Resume from {}, the last healthy checkpoint, or better from {}, the last one in which each of these weights had a std of 0.01 or more: {by_then} the decline was well under way.",
                 path(resume),
                 path(comfortable)
             ));
@@ -276,7 +278,7 @@ fn resume(run: &Run, explanation: &Explanation) -> Vec<String> {
     for change in &prognosis.changes {
         let restored = match change.setting {
             Setting::Saved(_) => {
-                " Loading the optimizer's state brings the old value back: set it after that."
+                " Loading the optimizer's state restores the old value, so set it after loading."
             }
             _ => "",
         };
@@ -301,7 +303,7 @@ fn short(value: f64) -> String {
 
 /// Why scaling dead weights back up is not among the advice.
 fn no_rescaling(explanation: &Explanation) -> Option<String> {
-    // Where std never fell there is nothing to scale back.
+    // If std never fell, there is nothing to scale back.
     let shrank =
         |l: &LayerCause| l.cause == Cause::WeightDecay || (l.cause == Cause::Unknown && l.decay.is_some());
     let prognosis = explanation.prognosis.as_ref().filter(|_| explanation.layers.iter().any(shrank))?;
@@ -309,7 +311,7 @@ fn no_rescaling(explanation: &Explanation) -> Option<String> {
     let percent = |v: f64| format!("{:.1}\u{a0}%", 100.0 * v);
     let others = match prognosis.other_agreement {
         Some(other) => {
-            format!(", of the other matrices' {}: the network has gone on without them", percent(other))
+            format!(", of the other matrices' {}: the network has adapted to their absence", percent(other))
         }
         None => String::new(),
     };
@@ -324,27 +326,27 @@ fn advice(cause: Cause, explanation: &Explanation) -> Vec<String> {
     let text = match cause {
         Cause::WeightDecay => return Vec::new(),
         Cause::ZeroBucket => {
-            "Less weight decay alone does not free them: values below half of mean |W| are zero whatever their scale. No setting here is known to. The polarizer of `ckpt train` leaves zeros zero at its default target, a quarter of mean |W|; it can free them only with a target above half of the mean that results, which a `--relative-target` above 1 is, and which was not measured. From a checkpoint before they fell in, a lower learning rate for these matrices may keep them out."
+            "Less weight decay alone does not free them: values below half of mean |W| are zero whatever their scale. No setting is known to free them. The polarizer of `ckpt train` leaves zeros at zero with its default target, a quarter of mean |W|; only a target above half of the resulting mean could free them, such as `ckpt train --relative-target` above 1, which has not been measured. Resuming from a checkpoint before they were trapped, a lower learning rate for these matrices may keep them free."
         }
         Cause::Exploding => {
             "Lower the learning rate or clip gradients before the first step named above, and look for a bad batch there."
         }
         Cause::Overwritten => {
-            "Take these weights from another copy of the file or an earlier checkpoint: what was there is gone."
+            "Take these weights from another copy of the file or from an earlier checkpoint: their previous values are lost."
         }
         Cause::Truncated => {
-            "Copy or download the file again. Where that is no better, `ckpt recover` writes out what is intact, and fills the holes from an earlier checkpoint."
+            "Copy or download the file again. If that does not help, `ckpt recover` saves what is intact, and can fill the holes from an earlier checkpoint."
         }
         Cause::ScaleLost => {
-            "Pack again from the original with a form that keeps scales; nothing in this copy tells them."
+            "Pack the original again in a form that keeps scales; they cannot be derived from this copy."
         }
         Cause::NeverTrained => {
-            "If it is not meant to be frozen: check that it is in one of the optimizer's groups, requires a gradient, and is used in the forward pass."
+            "If it is not frozen on purpose, check that it is in one of the optimizer's groups, requires a gradient, and is used in the forward pass."
         }
         Cause::Unknown if decays => {
-            "Give what the files lack (--lr, --weight-decay, --accum) or more checkpoints of the run."
+            "Give what the files lack (learning rate, weight decay, accumulation: `ckpt report --lr --weight-decay --accum`) or more checkpoints of the run."
         }
-        Cause::Unknown => "More checkpoints of the run, or the optimizer's state, would say more.",
+        Cause::Unknown => "More checkpoints of the run, or the optimizer's state, may show more.",
         _ => return Vec::new(),
     };
     vec![text.to_string()]
@@ -355,7 +357,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_as_they_are_read_aloud() {
+    fn numbers_are_formatted_for_people() {
         assert_eq!(steps(345.4), "345");
         assert_eq!(steps(2780.0), "2780");
         assert_eq!(steps(34_657.0), "34\u{202f}657");

@@ -1,7 +1,7 @@
 //! std of every judged matrix over steps, on a log axis over the bands of the levels, as SVG.
 //!
-//! plotters draws with colours and cannot name what it draws. So everything is drawn in a colour of its own that
-//! stands for a CSS class and a title, and the colours are then replaced by these: the page's style sheet decides
+//! plotters draws with colours and cannot label elements. So everything is drawn in a distinct colour that
+//! encodes a CSS class and a title, and the colours are then replaced by these: the page's style sheet decides
 //! how a line looks, in light, dark and print.
 
 use ckpt_inspect::Verdict;
@@ -9,7 +9,7 @@ use ckpt_inspect::run::{Judged, Run};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use crate::text::number;
+use crate::text::{number, plural};
 use crate::{Error, printable};
 
 pub(crate) const WIDTH: u32 = 960;
@@ -20,7 +20,7 @@ const MOST_DOTS: usize = 3000;
 /// A line of more points keeps its lowest and highest in each slice.
 const MOST_POINTS: usize = 800;
 
-/// Keys that stand for classes and titles.
+/// Colours that encode classes and titles.
 #[derive(Default)]
 pub(crate) struct Keys(Vec<(String, String)>);
 
@@ -113,7 +113,7 @@ pub fn std_over_steps(
         let exponent = if up { v.log10().ceil() } else { v.log10().floor() };
         10f64.powf(exponent.clamp(-40.0, 40.0))
     };
-    // Once something is below healthy, how far it is from dead should be seen.
+    // Once something is below healthy, its distance from dead should be visible.
     let lowest = if lowest < levels.healthy { lowest.min(levels.dying) } else { lowest };
     let floor = decade(lowest * 0.7, false);
     let ceiling = decade(highest * 1.4, true).max(floor * 10.0);
@@ -173,7 +173,7 @@ pub fn std_over_steps(
         for (layer, points) in &lines {
             let layer = &run.layers[*layer];
             let kind = kinds(&layer.pattern) % KINDS;
-            // A tensor that vanished altogether lies on the floor.
+            // A tensor that is all zero is drawn on the lower edge.
             let place = |&(i, v): &(usize, f64)| (x(i), v.max(floor));
             let style = keys.color(format!("line k{kind}"), &layer.name).stroke_width(2);
             let line: Vec<(f64, f64)> = thinned(points).iter().map(place).collect();
@@ -191,12 +191,14 @@ pub fn std_over_steps(
         area.present().map_err(|e| failed(&e))?;
     }
     let what = if relative { "Relative standard deviation" } else { "Standard deviation" };
-    let label =
-        format!("{what} of {} matrices over steps. The table of tensors has the values.", lines.len());
+    let label = format!(
+        "{what} of {} over steps. The table of tensors has the values.",
+        plural(lines.len(), "matrix")
+    );
     Ok(Some(keys.finish(&svg, size, "chart", &label)))
 }
 
-/// `points`, or of very many the lowest and highest of each slice.
+/// `points`, or if there are very many, the lowest and highest of each slice.
 fn thinned(points: &[(usize, f64)]) -> Vec<(usize, f64)> {
     if points.len() <= MOST_POINTS {
         return points.to_vec();

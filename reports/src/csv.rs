@@ -16,7 +16,7 @@ pub(crate) const REPORT: Exporter<Report> = Exporter {
 const BEFORE: [&str; 7] = ["run", "path", "step", "tensor", "dtype", "shape", "group"];
 const AFTER: [&str; 2] = ["verdict", "reason"];
 
-/// Columns of measures: fields of the record before the verdict, others at the end, where a new one moves none.
+/// Columns of measures: fields of the record before the verdict, others at the end, where a new one does not shift any.
 fn measures(computed: bool) -> impl Iterator<Item = &'static Measure> {
     shown_in(Place::Csv).filter(move |m| m.is_computed() == computed)
 }

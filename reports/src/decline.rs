@@ -9,7 +9,7 @@ use crate::chart::Keys;
 use crate::text::number;
 
 const SIZE: (u32, u32) = (560, 260);
-/// More dots than this say no more.
+/// The most dots; more would not show more.
 const MOST_DOTS: usize = 200;
 
 /// A drawn decline.

@@ -1,5 +1,5 @@
-//! The formats that answers are written in, a table for each kind of answer: the command line's names for them, their
-//! help and what a file's extension says all come from here.
+//! The output formats, a table for each kind of result: their names on the command line, their help and their file
+//! extensions all come from here.
 //!
 //! A new one is a file and a line in a table.
 
@@ -14,24 +14,24 @@ use crate::{Error, Report, Scanned, csv, github, html, json, junit, markdown, sa
 pub struct Exporter<T> {
     /// Its name on the command line.
     pub name: &'static str,
-    /// What it is and whom it is for, where the name does not say it.
+    /// Its description and purpose, if the name does not say so.
     pub summary: Option<&'static str>,
     /// Extensions of files that are in this format, lower-case, the usual one first; empty where a file's name does not
     /// choose.
     pub extensions: &'static [&'static str],
-    /// Whether it is a page, which nobody can read on a terminal.
+    /// Whether it is a page, which is not readable on a terminal.
     pub page: bool,
     /// Writes it. The path is the top of the repository: formats that attach findings to files see them from there.
     pub write: fn(&T, Option<&Path>) -> Result<String, Error>,
 }
 
 impl<T> Exporter<T> {
-    /// A format of this name, which no file's name chooses.
+    /// A format of this name, without file extensions.
     pub const fn new(name: &'static str, write: fn(&T, Option<&Path>) -> Result<String, Error>) -> Self {
         Exporter { name, summary: None, extensions: &[], page: false, write }
     }
 
-    /// The format, with what it is and whom it is for.
+    /// The format, with a description and purpose.
     pub const fn with_summary(mut self, summary: &'static str) -> Self {
         self.summary = Some(summary);
         self
@@ -48,7 +48,7 @@ pub static GATES: [Exporter<Outcome>; 4] = [json::GATE, junit::GATE, sarif::GATE
 pub static SCANS: [Exporter<Scanned>; 2] = [json::SCAN, sarif::SCAN];
 
 impl<T> Exporter<T> {
-    /// The format of `table` that the extension of `path` tells.
+    /// The format of `table` that has the extension of `path`.
     pub fn of_path<'a>(table: &'a [Self], path: &Path) -> Option<&'a Self> {
         let extension = path.extension()?.to_str()?;
         table.iter().find(|exporter| exporter.extensions.iter().any(|e| e.eq_ignore_ascii_case(extension)))
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn each_name_and_each_extension_tells_one_format() {
+    fn each_name_and_each_extension_gives_one_format() {
         for mut names in [
             names(&REPORTS),
             names(&GATES),
@@ -80,8 +80,9 @@ mod tests {
     }
 
     #[test]
-    fn a_path_tells_its_format() {
-        let told = |path: &str| Exporter::of_path(&REPORTS, Path::new(path)).map(|exporter| exporter.name);
+    fn the_format_follows_from_the_path() {
+        let format_of =
+            |path: &str| Exporter::of_path(&REPORTS, Path::new(path)).map(|exporter| exporter.name);
         for (path, name) in [
             ("a/report.html", Some("html")),
             ("Report.HTM", Some("html")),
@@ -93,7 +94,7 @@ mod tests {
             ("html", None),
             (".csv", None),
         ] {
-            assert_eq!(told(path), name, "{path}");
+            assert_eq!(format_of(path), name, "{path}");
         }
     }
 }

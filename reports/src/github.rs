@@ -1,4 +1,4 @@
-//! GitHub's workflow commands: what a step prints to have findings shown on its run and on the files.
+//! GitHub's workflow commands: lines that a step prints so that findings are shown on its run and on the files.
 //! <https://docs.github.com/en/actions/reference/workflows-and-actions/workflow-commands>
 
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What a run's records say, in words: how it ends, which layers are affected, since when, and where it is heading.
+//! A summary of a run in words: how it ends, which layers are affected, since when, and where it is heading.
 
 use ckpt_inspect::Verdict;
 use ckpt_inspect::run::{Layer, Run};
@@ -9,11 +9,11 @@ use crate::text::plural;
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Headline {
-    /// Of the last checkpoint.
+    /// Verdict of the last checkpoint.
     pub verdict: Option<Verdict>,
     /// One or two words.
     pub title: String,
-    /// What the title rests on, most important first.
+    /// The reasons for the title, most important first.
     pub sentences: Vec<String>,
 }
 
@@ -41,7 +41,7 @@ pub fn headline(run: &Run) -> Headline {
     let mut sentences = Vec::new();
     let title = match last.verdict {
         None => "Not judged",
-        Some(Verdict::Healthy) if heading_down(run).is_some() => "Healthy, and shrinking",
+        Some(Verdict::Healthy) if heading_down(run).is_some() => "Healthy, but shrinking",
         Some(Verdict::Healthy) => "Healthy",
         Some(Verdict::Weak) if below.iter().any(declining) => "Collapsing",
         Some(Verdict::Weak) => "Weak",
@@ -101,7 +101,7 @@ fn when(run: &Run, at: &dyn Fn(usize) -> String) -> Option<String> {
     Some(format!("First below healthy, at {}: {}{before}.", at(earliest.checkpoint), patterns(those)))
 }
 
-/// How fast `layer` shrinks, and when it is dead at that rate.
+/// How fast `layer` shrinks, and when it will be dead at that rate.
 fn where_to(layer: &Layer) -> Option<String> {
     let decline = layer.decline?;
     let levels = layer.judged?.levels;

@@ -1,7 +1,7 @@
 //! The report as one self-contained HTML page: no network, no external file, a strict content security policy.
 //! Everything but sorting, filtering and histograms works without JavaScript. Names and metadata come from
-//! checkpoints and are hostile text: [`printable`] makes what steers or hides visible, and `maud` escapes what it
-//! splices. The data block holds numbers and words of our own, and escapes `<`.
+//! checkpoints and are hostile text: [`printable`] makes control and invisible characters visible, and `maud` escapes
+//! what it splices. The data block holds numbers and words of our own, and escapes `<`.
 
 use base64::Engine;
 use ckpt_inspect::Verdict;
@@ -64,7 +64,7 @@ pub fn html(report: &Report) -> Result<String, Error> {
                         (plural(report.runs.iter().map(|r| r.checkpoints.len()).sum(), "checkpoint"))
                     }
                     @if histogram_stride(report) > 1 {
-                        p.muted { "Of each tensor, histograms are kept for one in " (histogram_stride(report)) " checkpoints." }
+                        p.muted { "Histograms are kept for one in " (histogram_stride(report)) " checkpoints of each tensor." }
                     }
                     @if several { (contents(report)) }
                 }
@@ -91,7 +91,7 @@ fn policy() -> String {
     )
 }
 
-/// Everything is told by a word and a shape as well as by a colour.
+/// A word and a shape show every verdict as well as a colour.
 fn badge(verdict: Option<Verdict>) -> Markup {
     let word = verdict.map_or("not judged", Verdict::name);
     html! { span class={ "badge v-" (verdict.map_or("none", Verdict::name)) } { span aria-hidden="true" { (glyph(verdict)) } " " (word) } }
@@ -196,7 +196,7 @@ fn trained(training: &Training) -> Result<Markup, Error> {
     })
 }
 
-/// Patterns of judged layers, in order of appearance: what lines and the legend are coloured by.
+/// Patterns of judged layers, in order of appearance: lines and the legend are coloured by them.
 fn patterns(run: &Run) -> Vec<&str> {
     let mut patterns: Vec<&str> = Vec::new();
     for layer in run.layers.iter().filter(|l| l.judged.is_some()) {
@@ -271,7 +271,7 @@ fn heatmap(i: usize, run: &Run) -> Markup {
         div.card {
             h3 id={ "heat" (i) } { "Health of each layer at each step" }
             ul.legend aria-label="Marks" { @for verdict in Verdict::ALL { li { (badge(Some(verdict))) } } }
-            @if shared > 1 { p.muted { "A column stands for up to " (shared) " checkpoints and shows the worst." } }
+            @if shared > 1 { p.muted { "Each column stands for up to " (shared) " checkpoints and shows the worst of them." } }
             div.scroll tabindex="0" role="group" aria-labelledby={ "heat" (i) } {
                 table.heat {
                     thead { tr { th scope="col" { "layer" } @for range in &columns { th scope="col" { span { (step(&run.checkpoints[range.start])) } } } } }
@@ -286,7 +286,7 @@ fn heatmap(i: usize, run: &Run) -> Markup {
     }
 }
 
-/// Where the layer crossed into `verdict`: interpolated between checkpoints where that can be, else the first one there.
+/// Where the layer crossed into `verdict`: interpolated between checkpoints if possible, else the first one there.
 fn crossing(run: &Run, layer: &Layer, verdict: Verdict) -> Option<(u64, Markup)> {
     let crossing = layer.crossings.iter().find(|c| c.verdict == verdict)?;
     let at = crossing.step.unwrap_or(crossing.checkpoint as u64);
@@ -306,7 +306,7 @@ fn expected(run: &Run, layer: &Layer, verdict: Verdict) -> Option<Markup> {
     let decline = layer.decline.filter(|d| Some(d.to) == run.checkpoints.last().and_then(|c| c.step))?;
     let step = decline.reaches(layer.judged?.levels.bound(verdict)?);
     (step > decline.to as f64).then(
-        || html! { span.muted title="not yet: where its present rate leads" { "→ " (format!("{step:.0}")) } },
+        || html! { span.muted title="not yet crossed: where its present rate leads" { "→ " (format!("{step:.0}")) } },
     )
 }
 
@@ -464,13 +464,13 @@ fn explained() -> Markup {
                 dt { "zero, entropy, dead rows, dead columns" } dd { "After ternary (absmean) quantization: the share of zeros, Shannon entropy of the shares of −1, 0 and +1 (at most 1.585 bits), and rows and columns that are all zero. For other tensors, zero is the share of elements that are 0." }
                 @for m in computed().filter(|m| m.is_in(Place::Details)) { dt { (m.heading) } dd { (m.explanation) } }
                 dt { "halves every" } dd { "From a least-squares line through ln std of the last checkpoints, as far back as the decline is steady. Decoupled weight decay alone makes such a line." }
-                dt { "≈ and →" } dd { "A step at which a threshold was crossed, interpolated between checkpoints; one at which it will be, at the present rate." }
+                dt { "≈ and →" } dd { "≈: the step at which a threshold was crossed, interpolated between checkpoints. →: the step at which it will be crossed at the present rate." }
             }
         }
     }
 }
 
-/// Histograms are embedded for every so manyth checkpoint.
+/// Histograms are embedded for every nth checkpoint; this is n.
 fn histogram_stride(report: &Report) -> usize {
     let cells: usize = report.runs.iter().map(|r| r.checkpoints.len() * r.layers.len()).sum();
     cells.div_ceil(HISTOGRAMS).max(1)

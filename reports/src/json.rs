@@ -1,4 +1,4 @@
-//! Answers for machines. The report: runs with what became of each layer, and the records themselves by path.
+//! JSON output. The report: runs with what happened to each layer, and the records themselves by path.
 
 use ckpt_inspect::cause::{Cause, Explanation, LayerCause};
 use ckpt_inspect::health::measures::{Place, shown_in};
@@ -31,8 +31,8 @@ pub(crate) const SCAN: Exporter<Scanned> = Exporter {
 
 /// The report as one JSON object: `{title, runs: [{name, verdict, title, sentences, checkpoints, layers}],
 /// unreadable}`. A checkpoint there has `{path, step, format, verdict, reasons, damaged}`; a layer has `{name, shape,
-/// dtype, relative, std, verdicts, first_below, segments, decline}` with one `std`, as of every measure that is told of
-/// layers, and one verdict per checkpoint. docs/report.md has all of it.
+/// dtype, relative, std, verdicts, first_below, segments, decline}` with one `std`, like every measure of layers, and
+/// one verdict per checkpoint. docs/report.md has all of it.
 ///
 /// # Errors
 /// None in practice: every number is finite or null.
@@ -75,14 +75,14 @@ fn run(run: &Run, explanation: &Explanation, training: Option<&Training>) -> Val
                 (0..run.checkpoints.len()).map(|c| run.tensor(l, c).map_or(Value::Null, value)).collect()
             };
             let any = (0..run.checkpoints.len()).rev().find_map(|c| run.tensor(l, c));
-            let mut told = json!({
+            let mut record = json!({
                 "name": layer.name,
                 "shape": any.map(|t| &t.shape),
                 "dtype": any.map(|t| t.dtype),
                 "relative": layer.judged.map(|j| j.relative),
             });
             for measure in shown_in(Place::Layers) {
-                told[measure.key] = each(&|t| json!(measure.value(t))).into();
+                record[measure.key] = each(&|t| json!(measure.value(t))).into();
             }
             let rest = json!({
                 "verdicts": each(&|t| json!(t.verdict)),
@@ -96,10 +96,10 @@ fn run(run: &Run, explanation: &Explanation, training: Option<&Training>) -> Val
                     "dead_at": layer.judged.map(|j| d.reaches(j.levels.dying)),
                 })),
             });
-            if let (Value::Object(told), Value::Object(rest)) = (&mut told, rest) {
-                told.extend(rest);
+            if let (Value::Object(record), Value::Object(rest)) = (&mut record, rest) {
+                record.extend(rest);
             }
-            told
+            record
         })
         .collect();
     json!({
@@ -113,7 +113,7 @@ fn run(run: &Run, explanation: &Explanation, training: Option<&Training>) -> Val
     })
 }
 
-/// What became of each weight that something became of, by its name.
+/// The causes found, by the name of the weight.
 fn causes(run: &Run, explanation: &Explanation) -> Vec<Value> {
     let one = |cause: &LayerCause| {
         json!({

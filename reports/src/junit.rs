@@ -1,4 +1,4 @@
-//! JUnit XML, as Jenkins and GitLab read it: a suite per checkpoint, a case per rule it was held against.
+//! JUnit XML, as Jenkins and GitLab read it: a suite per checkpoint, a case per rule that was checked.
 
 use ckpt_inspect::{printable, printable_in_log};
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
@@ -29,9 +29,9 @@ pub fn xml(outcome: &Outcome) -> String {
 pub struct Case {
     /// Its name.
     pub name: String,
-    /// Why it failed, in one line, when it did.
+    /// Why it failed, in one line, if it did.
     pub failure: Option<String>,
-    /// What it is based on.
+    /// The evidence.
     pub details: String,
 }
 

@@ -37,7 +37,7 @@ pub use policy::{Policy, PolicyError};
 pub use scanned::{ScanStatus, Scanned};
 pub use training::Training;
 
-/// What a report is made from.
+/// The contents of a report.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Report {
@@ -45,7 +45,7 @@ pub struct Report {
     pub title: String,
     /// The runs.
     pub runs: Vec<Run>,
-    /// What became of each run, in the same order.
+    /// What happened to each run, in the same order.
     pub explanations: Vec<Explanation>,
     /// Metrics of a run's training, by the run's index.
     pub training: std::collections::BTreeMap<usize, Training>,
@@ -54,7 +54,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// A report on `runs` and what became of them, in the same order.
+    /// A report on `runs` and what happened to them, in the same order.
     pub fn new(title: impl Into<String>, runs: Vec<Run>, explanations: Vec<Explanation>) -> Self {
         let (training, unreadable) = Default::default();
         Report { title: title.into(), runs, explanations, training, unreadable }
@@ -65,10 +65,10 @@ impl Report {
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// plotters refused.
+    /// plotters failed.
     #[error("the chart cannot be drawn: {0}")]
     Chart(String),
-    /// A value has no place in the format.
+    /// A value cannot be written in the format.
     #[error("the report cannot be written as {0}")]
     Format(String),
 }

@@ -7,7 +7,7 @@ use ckpt_inspect::run::Run;
 
 use crate::cause::findings;
 use crate::headline::headline;
-use crate::text::measured;
+use crate::text::{measured, plural};
 use crate::{Exporter, Report, printable};
 
 pub(crate) const REPORT: Exporter<Report> = Exporter {
@@ -66,7 +66,7 @@ fn section(run: &Run, explanation: &Explanation, out: &mut String) {
         }
     }
     *out += "\n| step | checkpoint | verdict | below healthy |\n| ---: | --- | --- | ---: |\n";
-    // The last ones are those that matter.
+    // The last ones matter most.
     let skipped = run.checkpoints.len().saturating_sub(ROWS);
     for checkpoint in &run.checkpoints[skipped..] {
         let step = checkpoint.step.map_or("?".into(), |s| s.to_string());
@@ -100,7 +100,7 @@ fn section(run: &Run, explanation: &Explanation, out: &mut String) {
         *out += &format!("| {} |{measured} {verdict} | {since} | {half} |\n", code(&layer.name));
     }
     if below.len() > ROWS {
-        *out += &format!("\n{} more layers are below healthy.\n", below.len() - ROWS);
+        *out += &format!("\nBelow healthy, too: {} more.\n", plural(below.len() - ROWS, "layer"));
     }
 }
 
@@ -122,11 +122,11 @@ fn escape(text: &str) -> String {
             '<' => out += "&lt;",
             '>' => out += "&gt;",
             '&' => out += "&amp;",
-            // A name behind @ would be notified.
+            // GitHub would notify a user named after @.
             '@' => out += "@\u{200b}",
             c => out.push(c),
         }
     }
-    // At the beginning of a line a log would take it for a command.
+    // At the beginning of a line, a CI log would run it as a command.
     out.replace("::", "\\::")
 }

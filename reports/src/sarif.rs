@@ -143,7 +143,7 @@ fn result(checked: &Checked, finding: &Finding, root: Option<&Path>) -> SarifRes
         location.logical_locations = Some(vec![logical]);
     }
     let index = Rule::ALL.iter().position(|&rule| rule == finding.rule).unwrap_or_default();
-    // What makes it the same finding in the next run: not its message, whose numbers change.
+    // The identity of the finding across runs: not its message, whose numbers change.
     let fingerprint = format!("{}:{}", finding.rule.id(), finding.tensor.as_deref().unwrap_or_default());
     let mut numbers = BTreeMap::new();
     for (key, value) in [("measured", finding.measured), ("limit", finding.limit)] {
@@ -166,7 +166,8 @@ fn result(checked: &Checked, finding: &Finding, root: Option<&Path>) -> SarifRes
     result
 }
 
-/// Plain message text: braces stand for arguments there (section 3.11.5) and brackets for links (3.11.6).
+/// Plain message text: in SARIF, braces are placeholders for arguments (section 3.11.5) and brackets are links
+/// (3.11.6).
 fn message(text: &str) -> String {
     text.replace('\\', "\\\\").replace('[', "\\[").replace(']', "\\]").replace('{', "{{").replace('}', "}}")
 }

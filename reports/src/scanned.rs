@@ -1,26 +1,26 @@
-//! What scans of files found together.
+//! The combined result of scans of several files.
 
 use ckpt_inspect::scan::{Scan, Severity};
 use serde::Serialize;
 
-/// How scans ended together.
+/// The combined outcome of scans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum ScanStatus {
-    /// Every file was scanned whole, and nothing found that counts.
+    /// Every file was fully scanned, without findings that count.
     Clean,
-    /// Something was found that counts.
+    /// There are findings that count.
     Found,
-    /// Nothing was found that counts, but not every file could be scanned whole.
+    /// There are no findings that count, but not every file could be fully scanned.
     Unreadable,
 }
 
-/// Scans of files, and how they ended together.
+/// Scans of files, and their combined outcome.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Scanned {
-    /// How they ended.
+    /// The combined outcome.
     pub status: ScanStatus,
     /// Each file.
     pub files: Vec<Scan>,

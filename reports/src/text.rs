@@ -1,9 +1,9 @@
-//! Numbers as people read them.
+//! Numbers for people to read.
 
 use ckpt_inspect::TensorRecord;
 use ckpt_inspect::health::measures::{Form, Measure, Value};
 
-/// Three significant digits: `0.0123`, `8.2e-4`, `-` for what is not known.
+/// Three significant digits: `0.0123`, `8.2e-4`, `-` if unknown.
 pub fn number(value: Option<f64>) -> String {
     match value {
         None => "-".into(),
@@ -16,7 +16,7 @@ pub fn number(value: Option<f64>) -> String {
     }
 }
 
-/// What `measure` says of `tensor`, in a cell of a table; `-` where it says nothing.
+/// The value of `measure` for `tensor`, as a table cell; `-` if there is none.
 pub fn measured(measure: &Measure, tensor: Option<&TensorRecord>) -> String {
     match (tensor.and_then(|t| measure.value(t)), measure.form) {
         (Some(Value::Count(count)), _) => count.to_string(),

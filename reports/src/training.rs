@@ -1,5 +1,5 @@
-//! What a training run's `metrics.jsonl` says, and its charts: loss, and below it on the same steps the health of the
-//! weights.
+//! The contents of a training run's `metrics.jsonl`, and its charts: loss, and below it over the same steps the health
+//! of the weights.
 
 use std::io::BufRead;
 
@@ -27,16 +27,16 @@ pub struct Training {
     pub most_zeros: Series,
 }
 
-/// A longer line is not of a trainer.
+/// Longer lines were not written by a trainer.
 const MAX_LINE: u64 = 1 << 22;
 /// Lines that are read.
 const MAX_LINES: usize = 1 << 23;
-/// Points of the training loss's line: means of so many slices.
+/// Points in the line of the training loss, each the mean of a slice.
 const POINTS: usize = 400;
 
 impl Training {
-    /// Reads metrics, one JSON object a line. Lines that are none are passed over; a step that comes again, because the
-    /// run went on from a checkpoint before it, replaces what was after it. `None` when nothing is left.
+    /// Reads metrics, one JSON object per line. Other lines are skipped; a step that occurs again, because the run was
+    /// resumed from a checkpoint before it, replaces it and everything after it. `None` if nothing is left.
     ///
     /// # Errors
     /// The reader's.
@@ -50,7 +50,7 @@ impl Training {
             }
             let Ok(entry) = serde_json::from_slice::<serde_json::Value>(&line) else { continue };
             let Some(step) = entry["step"].as_u64() else { continue };
-            // NaN and infinity are written as text, and have no place in a chart.
+            // NaN and infinity are written as text, and cannot be drawn.
             if let Some(loss) = entry["loss"].as_f64() {
                 for series in [&mut training.validation, &mut training.lowest_std, &mut training.most_zeros] {
                     series.truncate(series.partition_point(|p| p.0 < step));
@@ -117,7 +117,7 @@ impl Training {
     }
 }
 
-/// Adds a point; those at the same step and later go.
+/// Adds a point, and removes those at the same step and later.
 fn push(series: &mut Series, step: u64, value: f64) {
     series.truncate(series.partition_point(|p| p.0 < step));
     series.push((step, value));

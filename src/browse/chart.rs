@@ -10,7 +10,7 @@ use super::theme::Theme;
 const LEVELS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 const SHADES: [char; 5] = [' ', '░', '▒', '▓', '█'];
 
-/// A curve of positive numbers on a log axis that spans at least a decade, the largest at the top; a blank where there
+/// A curve of positive numbers on a log axis that spans at least a decade, the largest at the top; blank where there
 /// is none.
 pub fn trend(values: &[Option<f64>]) -> String {
     let known = || values.iter().flatten().filter(|v| **v > 0.0).map(|v| v.ln());
@@ -49,7 +49,7 @@ pub fn histogram(histogram: &Histogram, width: usize, height: usize, style: Styl
     if bins.is_empty() || width < 16 {
         return Vec::new();
     }
-    // Octaves that do not fit are the smallest ones, which hold least.
+    // If octaves do not fit, the smallest ones are left out, which have the fewest elements.
     let each = (width / bins.len()).clamp(1, 3);
     let skipped = bins.len().saturating_sub(width / each);
     let bins = &bins[skipped..];

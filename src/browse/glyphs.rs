@@ -3,7 +3,7 @@
 
 use ratatui::buffer::Buffer;
 
-/// What is drawn, and what stands for it among the characters of code page 437, which console fonts have.
+/// Each character that is drawn, and its substitute in code page 437, which console fonts have.
 const CONSOLE: [(&str, &str); 14] = [
     ("▁", "_"),
     ("▂", "_"),
@@ -21,7 +21,7 @@ const CONSOLE: [(&str, &str); 14] = [
     ("…", "~"),
 ];
 
-/// Replaces what the console's font does not have.
+/// Replaces characters that the console's font does not have.
 pub fn of_the_console(screen: &mut Buffer) {
     for cell in &mut screen.content {
         if let Some((_, instead)) = CONSOLE.iter().find(|(drawn, _)| *drawn == cell.symbol()) {

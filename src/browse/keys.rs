@@ -2,7 +2,7 @@
 
 use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
-/// What a key asks for, outside of search.
+/// The action of a key, outside of search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     Up,
@@ -37,7 +37,7 @@ pub enum Action {
     Quit,
 }
 
-/// Keys as people call them, what they do, and the words of the help page; empty words continue the line above.
+/// Names of keys, their actions, and the words of the help page; empty words continue the line above.
 const KEYS: [(&str, Action, &str); 48] = [
     ("up", Action::Up, "↑ ↓, k j|move"),
     ("k", Action::Up, ""),
@@ -89,13 +89,13 @@ const KEYS: [(&str, Action, &str); 48] = [
     ("ctrl-q", Action::Quit, ""),
 ];
 
-/// What `key` asks for.
+/// The action of `key`.
 pub fn action(key: &KeyEvent) -> Option<Action> {
     let name = name(key)?;
     KEYS.iter().find(|(key, ..)| *key == name).map(|(_, action, _)| *action)
 }
 
-/// Keys and what they do, for people.
+/// Keys and what they do, for the help page.
 pub fn help() -> impl Iterator<Item = (&'static str, &'static str)> {
     KEYS.iter().filter_map(|(_, _, words)| words.split_once('|'))
 }
@@ -154,7 +154,7 @@ pub fn parse(text: &str) -> Vec<KeyEvent> {
         .collect()
 }
 
-/// Whether the key goes down (some terminals tell when it comes up).
+/// Whether the key is pressed (some terminals also report its release).
 pub fn is_press(key: &KeyEvent) -> bool {
     key.kind != KeyEventKind::Release
 }

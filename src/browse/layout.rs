@@ -18,15 +18,15 @@ pub struct Areas {
     /// Headings of the list's columns.
     pub heading: Rect,
     pub list: Rect,
-    /// Beside the list, where there is room.
+    /// Next to the list, if there is room.
     pub detail: Option<Rect>,
     pub footer: Rect,
 }
 
-/// Screens at least this wide show the detail beside the list.
+/// Screens at least this wide show the details next to the list.
 const SIDE_BY_SIDE: u16 = 100;
 
-/// The parts of the screen as `state` has them.
+/// The parts of the screen for `state`.
 pub fn areas(state: &State) -> Areas {
     let (width, height) = state.size;
     let line = |y: u16| Rect::new(0, y.min(height), width, u16::from(y < height));
@@ -55,12 +55,12 @@ pub enum Column {
     Dtype,
     Size,
     Measure(&'static Measure),
-    /// Of the std over the steps.
+    /// Curve of the std over the steps.
     Trend,
     Verdict,
 }
 
-/// The columns that have room, with first character and width.
+/// The columns that fit, with first character and width.
 pub fn columns(state: &State) -> Vec<(Column, u16, u16)> {
     let width = areas(state).list.width;
     let steps = state.run().len();
@@ -103,7 +103,7 @@ pub fn column_at(state: &State, x: u16) -> Option<Column> {
         .map(|(c, ..)| c)
 }
 
-/// The words that lead to the views, with their first character on the header line. None where there is no room.
+/// The words that lead to the views, with their first character on the header line. Empty if there is no room.
 pub fn tabs(state: &State) -> Vec<(View, &'static str, u16)> {
     const WORDS: [(View, &str); 3] =
         [(View::Tensors, "1 tensors"), (View::Metadata, "2 metadata"), (View::Files, "3 files")];
@@ -122,7 +122,7 @@ pub fn tabs(state: &State) -> Vec<(View, &'static str, u16)> {
         .collect()
 }
 
-/// What a click at character `x` of the header asks for.
+/// The action of a click at character `x` of the header.
 pub fn tab_at(state: &State, x: u16) -> Option<Action> {
     let hit = tabs(state).into_iter().find(|(_, word, at)| (*at..at + word.len() as u16).contains(&x));
     hit.map(|(view, ..)| match view {

@@ -1,4 +1,4 @@
-//! Pages of text: a tensor in full, a comparison, help.
+//! Pages of text: all details of a tensor, a comparison, help.
 
 use ckpt_inspect::diff::{Diff, Status, TensorDiff};
 use ckpt_inspect::health::measures::{Form, Measure, Part, Place, STD, Value, shown_in};
@@ -12,12 +12,12 @@ use super::theme::Theme;
 use super::tree::{Kind, Row};
 use crate::terminal::{bytes, escape, number};
 
-/// `text` behind a label.
+/// `text` after a label.
 fn fact(theme: Theme, label: &str, text: impl Into<String>) -> Line<'static> {
     Line::from(vec![Span::styled(format!("{label:<11} "), theme.dim()), Span::raw(text.into())])
 }
 
-/// `text` behind a label, in lines of at most `width` characters.
+/// `text` after a label, in lines of at most `width` characters.
 fn long_fact(theme: Theme, label: &str, text: &str, width: usize) -> Vec<Line<'static>> {
     let pieces = wrapped(text, width.saturating_sub(12)).into_iter().enumerate();
     pieces.map(|(i, piece)| fact(theme, if i == 0 { label } else { "" }, piece)).collect()
@@ -27,7 +27,7 @@ fn title(theme: Theme, text: impl Into<String>) -> Line<'static> {
     Line::styled(text.into(), theme.bold())
 }
 
-/// `text` in lines of at most `width` characters, broken between words where words are shorter than that.
+/// `text` in lines of at most `width` characters, broken between words if words are shorter than that.
 pub fn wrapped(text: &str, width: usize) -> Vec<String> {
     let width = width.max(8);
     let mut lines = vec![String::new()];
@@ -50,7 +50,7 @@ pub fn wrapped(text: &str, width: usize) -> Vec<String> {
     lines.iter().map(|line| line.trim_end().to_string()).collect()
 }
 
-/// What the detail pane shows, `width` characters wide: the tensor under the cursor, or the file.
+/// The content of the detail pane, `width` characters wide: the tensor under the cursor, or the file.
 pub fn detail(state: &State, width: usize) -> Vec<Line<'static>> {
     match state.tensor() {
         Some((at, tensor)) => one_tensor(state, at, tensor, width),
@@ -325,7 +325,7 @@ fn from_afar(
     }
 }
 
-/// What the marked things differ in.
+/// The differences between the marked tensors or files.
 pub fn comparison(state: &State) -> Vec<Line<'static>> {
     let theme = Theme { colors: state.colors };
     let Some(comparison) = &state.comparison else { return vec![Line::raw("comparing…")] };
@@ -354,7 +354,7 @@ pub fn comparison(state: &State) -> Vec<Line<'static>> {
     lines
 }
 
-/// The plain value under the cursor, whole.
+/// The whole plain value under the cursor.
 pub fn value(state: &State) -> Vec<Line<'static>> {
     let theme = Theme { colors: state.colors };
     let Some(row) = state.values.get(state.value_list.at) else { return Vec::new() };
@@ -362,7 +362,7 @@ pub fn value(state: &State) -> Vec<Line<'static>> {
     let mut lines: Vec<Line> =
         wrapped(&escape(&row.path), width).into_iter().map(|piece| title(theme, piece)).collect();
     lines.push(Line::default());
-    // Lines of the value are lines here.
+    // Line breaks in the value are kept.
     let texts = row.text.split('\n').flat_map(|line| wrapped(&escape(line), width));
     lines.extend(texts.map(Line::raw));
     lines
@@ -459,7 +459,7 @@ fn two_files(diff: &Diff, theme: Theme, lines: &mut Vec<Line<'static>>) {
     let mut changed: Vec<&TensorDiff> = diff.tensors.iter().filter(|t| t.status != Status::Same).collect();
     let relative =
         |t: &TensorDiff| t.values.as_ref().and_then(|v| v.relative_change).unwrap_or(f64::INFINITY);
-    // Weights first, and what changed most.
+    // Weights first, and the largest changes first.
     let group = |t: &TensorDiff| t.a.as_ref().or(t.b.as_ref()).map(|side| side.group);
     changed.sort_by(|a, b| group(a).cmp(&group(b)).then(relative(b).total_cmp(&relative(a))));
     for tensor in changed {

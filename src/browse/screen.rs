@@ -1,4 +1,4 @@
-//! The terminal: taken over, drawn to, listened to, and given back as it was, whatever happens.
+//! The terminal: taken over, drawn to, read from, and always restored to its earlier state.
 
 use std::io::{self, Stdout, Write};
 #[cfg(unix)]
@@ -20,7 +20,7 @@ use super::view;
 
 /// Whether the terminal is ours at the moment.
 static TAKEN: AtomicBool = AtomicBool::new(false);
-/// How the terminal was before it was ours.
+/// The state of the terminal before it was ours.
 #[cfg(unix)]
 static BEFORE: OnceLock<rustix::termios::Termios> = OnceLock::new();
 /// The signal that asked to leave, 0 for none.
@@ -33,7 +33,7 @@ pub struct Screen {
 }
 
 impl Screen {
-    /// Takes the terminal over. From here on a panic, on any thread, gives it back before it is told.
+    /// Takes over the terminal. From here on a panic, on any thread, restores it before it is printed.
     pub fn enter() -> io::Result<Self> {
         let tell = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
@@ -65,7 +65,7 @@ impl Screen {
         execute!(io::stdout(), CopyToClipboard::to_clipboard_from(text))
     }
 
-    /// Stops the program as the shell's job control does, until it is continued.
+    /// Stops the program, as the shell's job control does, until it is continued.
     pub fn suspend(&mut self) -> io::Result<()> {
         #[cfg(unix)]
         {
@@ -101,7 +101,7 @@ fn take() -> io::Result<()> {
     taken
 }
 
-/// Gives the terminal back, once; whether it was ours. There is no one to tell of an error here.
+/// Restores the terminal, once; returns whether it was ours. Errors cannot be reported here.
 fn give_back() -> bool {
     let was_taken = TAKEN.swap(false, Ordering::SeqCst);
     if was_taken {
@@ -198,7 +198,7 @@ impl Listener {
     }
 }
 
-/// Ends the program as the signal that asked for it would have, so that its parent is told the truth.
+/// Ends the program as the signal that asked for it would have, so that its parent sees the right status.
 pub fn obey_signal() {
     #[cfg(unix)]
     if let signal @ 1.. = SIGNAL.load(Ordering::SeqCst) {
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_gives_the_terminal_back_before_it_is_told() {
+    fn a_panic_restores_the_terminal_before_it_is_printed() {
         let pty = native_pty_system().openpty(PtySize { rows: 24, cols: 80, ..PtySize::default() }).unwrap();
         let mut command = CommandBuilder::new(std::env::current_exe().unwrap());
         command.args(["--exact", "browse::screen::tests::takes_the_terminal_and_panics"]);

@@ -1,4 +1,4 @@
-//! All that the browser knows, and how messages change it. Nothing here draws, reads files or waits: what is to be
+//! The whole state of the browser, and how messages change it. Nothing here draws, reads files or waits: work to be
 //! done outside is returned as commands.
 
 mod actions;
@@ -21,7 +21,7 @@ use super::values::{self, ValueRow};
 use cursor::Cursor;
 use folding::Foldings;
 
-/// What happened.
+/// A message: something that happened.
 pub enum Message {
     /// A key, the mouse, another size.
     Input(Event),
@@ -35,11 +35,11 @@ pub enum Message {
     Looked { file: usize, tensor: usize, survey: Result<Box<Survey>, String> },
     /// Two tensors or files were compared.
     Compared(Box<Comparison>),
-    /// The terminal went away, or a signal asked to leave.
+    /// The terminal was closed, or a signal asked to leave.
     Leave,
 }
 
-/// What is to be done.
+/// A command: something that the browser asks the program to do.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
     Quit,
@@ -52,7 +52,7 @@ pub enum Command {
         tensor: usize,
     },
     Compare(Mark, Mark),
-    /// To the clipboard.
+    /// Copy to the clipboard.
     Copy(String),
 }
 
@@ -63,7 +63,7 @@ pub enum Mark {
     Tensor { file: usize, tensor: usize },
 }
 
-/// What a comparison found.
+/// The result of a comparison.
 #[derive(Clone, Debug)]
 pub struct Comparison {
     pub a: Mark,
@@ -88,17 +88,17 @@ pub struct File {
     pub done: u64,
     /// Tensors by name without the state dict's key.
     by_name: HashMap<String, usize>,
-    /// Number of its network, once the header was read.
+    /// The number of its network, once the header has been read.
     network: Option<usize>,
 }
 
 impl File {
-    /// A file that was not looked at yet.
+    /// A file that has not been opened yet.
     pub fn new(path: PathBuf) -> Self {
         File { path, record: None, complete: false, done: 0, by_name: HashMap::new(), network: None }
     }
 
-    /// Its record, once the header was read.
+    /// Its record, once the header has been read.
     pub fn known(&self) -> Option<&CheckpointRecord> {
         self.record.as_ref()?.as_ref().ok()
     }
@@ -114,7 +114,7 @@ impl File {
     }
 }
 
-/// Which list fills the left.
+/// The list on the left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum View {
     Tensors,
@@ -122,11 +122,11 @@ pub enum View {
     Files,
 }
 
-/// What covers the lists.
+/// A page that covers the lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cover {
     None,
-    /// The detail pane, over everything.
+    /// The detail pane, over the whole screen.
     Detail,
     Diff,
     Help,
@@ -134,7 +134,7 @@ pub enum Cover {
     Value,
 }
 
-/// The whole of it.
+/// The state of the browser.
 pub struct State {
     pub files: Vec<File>,
     /// Files of each run in the order of their steps.
@@ -154,7 +154,7 @@ pub struct State {
     pub detail_scroll: usize,
     pub cover_scroll: usize,
     pub marks: Vec<Mark>,
-    /// Of the tensor whose detail is shown.
+    /// The survey of the tensor whose details are shown.
     pub survey: Option<(usize, usize, Result<Survey, String>)>,
     pub comparison: Option<Comparison>,
     pub comparing: bool,
@@ -172,7 +172,7 @@ pub struct State {
 }
 
 impl State {
-    /// A browser of `paths`, none of which was opened yet.
+    /// A browser of `paths`, none of which has been opened yet.
     pub fn new(paths: Vec<PathBuf>, size: (u16, u16), colors: bool, thresholds: Thresholds) -> Self {
         let files: Vec<File> = paths.into_iter().map(File::new).collect();
         State {
@@ -234,7 +234,7 @@ impl State {
         Some(if total == 0 { 0.0 } else { done as f64 / total as f64 })
     }
 
-    /// Takes a message in.
+    /// Handles a message.
     pub fn update(&mut self, message: Message) -> Vec<Command> {
         let mut commands = Vec::new();
         match message {
@@ -260,7 +260,7 @@ impl State {
         commands
     }
 
-    /// Brings the lists up to date, once before drawing.
+    /// Updates the lists, once before drawing.
     pub fn settle(&mut self) -> Vec<Command> {
         let mut commands = Vec::new();
         if std::mem::take(&mut self.dirty) {
@@ -306,7 +306,7 @@ impl State {
                 at.entry(record.path.clone()).or_default().push(i);
             }
         }
-        // Which run a checkpoint belongs to is told by names and shapes alone.
+        // Which run a checkpoint belongs to follows from names and shapes alone.
         let headers = self.files.iter().filter_map(File::known).cloned().collect();
         self.runs = Run::group(headers, &self.thresholds)
             .into_iter()
@@ -327,7 +327,7 @@ impl State {
         self.dirty |= file == self.current;
     }
 
-    /// What tells a row from the others, also after the list was made again.
+    /// The identity of a row, which stays when the list is rebuilt.
     fn key_of(&self, row: &Row) -> String {
         match &row.kind {
             Kind::Module { path, .. } => format!("{path}."),

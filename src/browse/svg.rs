@@ -25,7 +25,7 @@ pub fn text(screen: &Buffer) -> String {
     out
 }
 
-/// The screen as an SVG that needs no font file and holds nothing but shapes and text.
+/// The screen as an SVG that needs no font file and contains only shapes and text.
 pub fn svg(screen: &Buffer) -> String {
     let (columns, lines) = (f64::from(screen.area.width), f64::from(screen.area.height));
     let (width, height) = (columns * WIDTH + 2.0 * MARGIN, lines * HEIGHT + 2.0 * MARGIN);
@@ -82,7 +82,7 @@ fn rows(screen: &Buffer) -> Vec<Vec<(u16, &Cell)>> {
     (0..screen.area.height).map(line).collect()
 }
 
-/// Neighbours that look the same.
+/// Neighbouring cells with the same style.
 fn runs<'r, 'c>(row: &'r [(u16, &'c Cell)]) -> impl Iterator<Item = &'r [(u16, &'c Cell)]> {
     row.chunk_by(|(_, a), (_, b)| a.style() == b.style())
 }

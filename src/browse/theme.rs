@@ -1,4 +1,4 @@
-//! Styles, in the terminal's own 16 colours. Without colours, weight and inversion remain, and nothing is told by
+//! Styles, in the terminal's own 16 colours. Without colours, weight and inversion remain, and nothing is shown by
 //! colour alone.
 
 use ckpt_inspect::Verdict;
@@ -20,7 +20,7 @@ impl Theme {
         Style::new().add_modifier(Modifier::BOLD)
     }
 
-    /// In the background.
+    /// Less important text.
     pub fn dim(self) -> Style {
         Style::new().add_modifier(Modifier::DIM)
     }
@@ -40,7 +40,7 @@ impl Theme {
         Style::new().add_modifier(Modifier::UNDERLINED)
     }
 
-    /// What is marked, what was found.
+    /// Marked rows and search matches.
     pub fn accent(self) -> Style {
         self.color(Color::Cyan).add_modifier(Modifier::BOLD)
     }
@@ -60,12 +60,12 @@ impl Theme {
         self.color(Color::Blue)
     }
 
-    /// Something is wrong.
+    /// Errors and damage.
     pub fn warning(self) -> Style {
         self.color(Color::Red).add_modifier(Modifier::BOLD)
     }
 
-    /// A verdict, as everywhere in this suite.
+    /// A verdict, with the same colours as everywhere in ckpt.
     pub fn verdict(self, verdict: Option<Verdict>) -> Style {
         match verdict {
             Some(Verdict::Healthy) => self.color(Color::Green),

@@ -8,7 +8,7 @@ use ckpt_inspect::{CheckpointRecord, Group, TensorRecord, Verdict, without_state
 
 use super::search::{Found, Query};
 
-/// Deeper names are one part from there on: a name is a file's choice, and so is its depth.
+/// The deepest level; the rest of a deeper name is one part, because a file may choose names of any depth.
 const DEEPEST: usize = 24;
 /// Rows that may be unfolded at first.
 const FIRST_ROWS: usize = 24;
@@ -16,11 +16,11 @@ const FIRST_ROWS: usize = 24;
 /// A line of the list.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
-    /// Modules around it.
+    /// Number of modules around it.
     pub depth: usize,
-    /// What is shown, as the file has it.
+    /// The text that is shown, as in the file.
     pub label: String,
-    /// What it stands for.
+    /// The item that it shows.
     pub kind: Kind,
     /// Tensors.
     pub count: usize,
@@ -34,7 +34,7 @@ pub struct Row {
     pub hits: Vec<usize>,
 }
 
-/// What a row stands for.
+/// The item that a row shows.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Kind {
     /// The tensors whose names begin with `path`.
@@ -153,7 +153,7 @@ impl VerdictFilter {
     }
 }
 
-/// How the list is to be made.
+/// How to build the list.
 #[derive(Clone, Debug, Default)]
 pub struct Order {
     pub sort: Sort,
@@ -194,8 +194,8 @@ fn sort(rows: &mut [Row], tensors: &[TensorRecord], order: &Order) {
     }
 }
 
-/// What tensors are called in a list without modules: not by the state dict's key, unless it is all that tells two
-/// apart.
+/// Names of tensors in a list without modules: without the state dict's key, unless only the key distinguishes two
+/// of them.
 fn flat_names(record: &CheckpointRecord) -> Vec<&str> {
     let mut times: HashMap<&str, usize> = HashMap::new();
     for tensor in &record.tensors {
@@ -313,7 +313,7 @@ impl<'t> Tree<'t> {
     ) {
         let mut children: Vec<(Row, usize)> = Vec::with_capacity(self.nodes[node].children.len());
         for &child in &self.nodes[node].children {
-            // A module that holds one thing only is shown with it.
+            // A module with a single child is shown together with it.
             let (mut at, mut label) = (child, self.nodes[child].part.to_string());
             while let ([only], None) = (self.nodes[at].children.as_slice(), self.nodes[at].tensor) {
                 at = *only;
@@ -349,7 +349,7 @@ impl<'t> Tree<'t> {
     }
 }
 
-/// The modules to unfold at first: outermost ones first, weights before the rest, as long as few rows come of it.
+/// The modules to unfold at first: outermost ones first, weights before the rest, as long as there are few rows.
 pub fn first_unfolded(record: &CheckpointRecord) -> HashSet<String> {
     let tree = Tree::new(record.tensors.iter().enumerate(), None);
     let mut unfolded = HashSet::new();
@@ -413,7 +413,7 @@ mod tests {
         );
     }
 
-    /// A name may be the beginning of another, empty, or all dots.
+    /// A name may be a prefix of another, empty, or all dots.
     #[test]
     fn strange_names_have_rows() {
         let names = ["a", "a.b", "", "...", "a", ".x"];

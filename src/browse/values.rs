@@ -11,7 +11,7 @@ const UNFOLDED: usize = 24;
 /// A line of the tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ValueRow {
-    /// Collections around it.
+    /// Number of collections around it.
     pub depth: usize,
     /// Its key or index.
     pub key: String,
@@ -19,7 +19,7 @@ pub struct ValueRow {
     pub path: String,
     /// The value on one line; of a collection, its size.
     pub text: String,
-    /// Whether its entries are shown; `None` when it has none.
+    /// Whether its entries are shown; `None` if it has none.
     pub open: Option<bool>,
 }
 

@@ -1,4 +1,4 @@
-//! Draws the state: the same state and size give the same characters, always.
+//! Draws the state: the same state and size always give the same characters.
 
 use ckpt_inspect::Verdict;
 use ratatui::buffer::Buffer;
@@ -87,7 +87,7 @@ impl Drawing<'_> {
             Some(Ok(record)) => {
                 let verdict = match record.verdict {
                     Some(verdict) if file.complete => Some(verdict.name().to_string()),
-                    // What is not measured yet may be worse.
+                    // Tensors that are not measured yet may be worse.
                     Some(verdict) if verdict > Verdict::Healthy => {
                         Some(format!("{} or worse", verdict.name()))
                     }
@@ -266,7 +266,7 @@ impl Drawing<'_> {
                 Column::Trend => match record {
                     Some(tensor) => {
                         let stds = pages::stds(state, tensor);
-                        // Of more steps than there is room for, some.
+                        // If there are more steps than room, only some are shown.
                         let n = usize::from(width).min(stds.len());
                         let some: Vec<Option<f64>> = (0..n).map(|i| stds[i * stds.len() / n]).collect();
                         (chart::trend(&some), self.theme.bars())
@@ -296,7 +296,7 @@ impl Drawing<'_> {
         if marked {
             self.put(0, y, 1, "●", self.theme.accent());
         }
-        // However deep, half of the column is left to the name.
+        // At any depth, half of the column is left for the name.
         let indent = (2 * row.depth as u16).min(width / 2);
         let arrow = match &row.kind {
             Kind::Module { open: true, .. } => "▾ ",
@@ -313,7 +313,7 @@ impl Drawing<'_> {
         let cut = fitted(&label, room);
         let style = if matches!(row.kind, Kind::Module { .. }) { self.theme.bold() } else { Style::new() };
         self.put(x, y, room, &cut, style);
-        // Places of matches are characters of the name: shown where the name is whole and has no escapes.
+        // Positions of matches are characters of the name: they are shown if the name is uncut and has no escapes.
         if cut == row.label {
             for &hit in &row.hits {
                 let before: String = cut.chars().take(hit).collect();

@@ -34,20 +34,20 @@ pub struct Workers {
     questions: Arc<Mutex<Option<Sender<Question>>>>,
 }
 
-/// What is asked of the answering thread, with the paths it concerns.
+/// Requests to the answering thread, with the paths that they concern.
 struct Question {
     command: Command,
     paths: Vec<PathBuf>,
 }
 
-/// The message that tells of an opened file.
+/// The message about an opened file.
 pub fn opened(file: usize, opened: Opened) -> Message {
     let complete = matches!(opened, Ok((_, true)));
     Message::Opened { file, record: opened.map(|(record, _)| Box::new(record)), complete }
 }
 
 impl Workers {
-    /// Workers that have not begun.
+    /// Workers that have not started.
     pub fn new(options: LoadOptions) -> Self {
         Workers {
             options,
@@ -58,7 +58,7 @@ impl Workers {
         }
     }
 
-    /// Starts the threads. They open and measure `paths` and tell `messages`.
+    /// Starts the threads. They open and measure `paths` and send `messages`.
     pub fn start(&self, paths: Vec<PathBuf>, messages: Sender<Message>) {
         let (sender, questions) = mpsc::channel::<Question>();
         *self.questions.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
@@ -84,7 +84,7 @@ impl Workers {
         std::thread::spawn(move || workers.measure_files(&paths, &messages));
     }
 
-    /// Lets everything stop as soon as it can. Nothing waits for it.
+    /// Asks everything to stop as soon as it can, without waiting.
     pub fn cancel(&self) {
         self.cancelled.store(true, Ordering::Relaxed);
     }
@@ -166,7 +166,7 @@ impl Workers {
         }
     }
 
-    /// Measures these tensors of `checkpoint`, as far as it is not cancelled.
+    /// Measures these tensors of `checkpoint`, unless it is cancelled.
     fn measure(
         &self,
         checkpoint: &Checkpoint,
@@ -180,7 +180,7 @@ impl Workers {
             .collect()
     }
 
-    /// Measures all of a file at once, for those who wait.
+    /// Measures a whole file before returning.
     pub fn measure_all(&self, file: usize, state: &State) -> Vec<Message> {
         let Some(record) = state.files[file].known().filter(|_| !state.files[file].complete) else {
             return Vec::new();
@@ -200,7 +200,7 @@ impl Workers {
         }
     }
 
-    /// Answers at once; `None` for commands that are no questions.
+    /// Answers at once; `None` for commands that have no answer.
     pub fn answer(&self, state: &State, command: &Command) -> Option<Message> {
         self.reply(&Question { command: command.clone(), paths: paths(state, command) })
     }
@@ -262,7 +262,7 @@ fn batch(record: &CheckpointRecord, done: usize) -> std::ops::Range<usize> {
     done..done + more.count()
 }
 
-/// `record` with measurements, or with the reason why there are none.
+/// `record` with its measurements, or with the reason that they are missing.
 fn measured(checkpoint: &Checkpoint, tensor: &TensorInfo, mut record: TensorRecord) -> TensorRecord {
     if record.damage.is_some() || tensor.dtype.is_complex() {
         return record;

@@ -1,4 +1,4 @@
-//! `ckpt browse` in a terminal of its own: what it shows, how it leaves, and that it leaves the terminal as it was.
+//! `ckpt browse` in a terminal of its own: what it shows, how it ends, and that it restores the terminal.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -75,7 +75,7 @@ fn copies_a_name_through_the_terminal() {
 }
 
 #[test]
-fn a_signal_gives_the_terminal_back_and_is_told_to_the_parent() {
+fn a_signal_restores_the_terminal_and_is_reported_to_the_parent() {
     for (name, number) in [
         ("TERM", "Terminated"),
         ("HUP", "Hangup"),
@@ -116,7 +116,7 @@ fn no_color_is_respected_and_colours_are_the_terminals_own() {
     assert!(colours.iter().all(|c| matches!(c, vt100::Color::Default | vt100::Color::Idx(0..16))));
 }
 
-/// A SafeTensors file of `tensors` matrices of 256 MiB, all of it a hole.
+/// A sparse SafeTensors file of `tensors` matrices of 256 MiB.
 fn large(folder: &Path, tensors: usize) -> PathBuf {
     let named = (0..tensors).map(|i| format!("layers.{i}.weight"));
     let file = named.fold(SafeTensors::new(), |file, name| file.hole(&name, &[8192, 8192]));
@@ -141,7 +141,7 @@ fn a_large_file_is_listed_at_once_and_left_at_once() {
     session.assert_restored();
 }
 
-/// Pages of a mapped file that are gone cost a SIGBUS, in the midst of anything.
+/// Missing pages of a mapped file cause a SIGBUS, at any moment.
 #[test]
 fn a_file_cut_short_while_it_is_measured_gives_the_terminal_back() {
     let folder = tempfile::tempdir().unwrap();
@@ -151,7 +151,7 @@ fn a_file_cut_short_while_it_is_measured_gives_the_terminal_back() {
     session.wait_for("measuring");
     std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(4096).unwrap();
     assert_eq!(session.end().exit_code(), 3);
-    session.wait_for("a file became shorter while it was read");
+    session.wait_for("a file was truncated while it was being read");
     session.assert_restored();
 }
 
@@ -161,7 +161,7 @@ fn without_a_terminal_it_says_what_to_use_instead() {
 }
 
 #[test]
-fn an_unreadable_file_is_told_on_the_command_line() {
+fn an_unreadable_file_is_reported_on_the_command_line() {
     let program = program();
     let mut session = browse(&program, &["tests/fixtures/no-such-file.pt"], (80, 24), &[]);
     assert_eq!(session.end().exit_code(), 3);
@@ -169,7 +169,7 @@ fn an_unreadable_file_is_told_on_the_command_line() {
     session.assert_restored();
 }
 
-/// The pictures of the docs are what the program draws today; CKPT_UPDATE_SCREENS=1 draws them anew.
+/// The pictures of the docs are what the program draws today; CKPT_UPDATE_SCREENS=1 redraws them.
 #[test]
 fn the_pictures_in_the_docs_are_what_the_program_draws() {
     let folder = tempfile::tempdir().unwrap();
@@ -210,7 +210,7 @@ fn an_error_is_no_picture_and_colours_can_be_left_out() {
         assert!(output.err().contains(path), "{output}");
         assert!(!picture.exists());
     }
-    // Where the picture goes is looked at before anything is measured.
+    // The picture's path is checked before anything is measured.
     let lost = folder.path().join("lost.svg");
     std::os::unix::fs::symlink("nowhere", &lost).unwrap();
     ckpt(&[text(&lost), text(&junk)], &[]).exits(4);

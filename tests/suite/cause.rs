@@ -1,5 +1,5 @@
-//! `ckpt report` on what runs died of, through the real binary: the seed's own three measurements, the fixture runs, and
-//! files that cannot be read.
+//! `ckpt report` on why runs died, through the real binary: three measurements of a recorded run, the fixture runs,
+//! and files that cannot be read.
 
 use std::path::Path;
 
@@ -42,10 +42,10 @@ fn student(path: &Path, std: f64) {
     file.write(path);
 }
 
-/// The seed's measurements of a run that died: std 4.5e-5, 6.2e-6 and 5.1e-7, Muon lr 0.02, weight decay 0.1, eight
+/// Recorded measurements of a run that died: std 4.5e-5, 6.2e-6 and 5.1e-7, Muon lr 0.02, weight decay 0.1, eight
 /// micro-batches per optimizer step.
 #[test]
-fn the_seeds_run_died_of_weight_decay() {
+fn the_recorded_run_died_of_weight_decay() {
     let program = program();
     let run = program.at("run");
     std::fs::create_dir(&run).unwrap();
@@ -64,17 +64,19 @@ fn the_seeds_run_died_of_weight_decay() {
         assert!((2765.0..2795.0).contains(&number("half_life")), "{}", number("half_life"));
         assert!((number("predicted") / 2.5e-4 - 1.0).abs() < 2e-3);
         assert!(cause["direction"]["median"].as_f64().unwrap() > 0.999_999);
-        // But for the eps that absmean quantization adds to so small a scale, shrinking keeps the codes.
+        // Shrinking keeps the codes, except for the eps that absmean quantization adds to such a small scale.
         let zeros = |when: &str| cause["occupancy"][when].as_f64().unwrap();
         assert!((zeros("first") - zeros("last")).abs() < 0.02);
     }
-    // What never changed is another finding.
+    // Weights that never changed are another finding.
     assert!(causes.iter().any(|c| c["layer"] == "embed_tokens.weight" && c["cause"] == "never-trained"));
 
-    // Without the accumulation the rates differ by the factor of eight, and without settings there is nothing to compare.
-    for (arguments, hint) in
-        [(&settings[..5], "give --accum 8"), (&settings[..1], "give --lr and --weight-decay")]
-    {
+    // Without the accumulation the rates differ by the factor of eight, and without settings there is nothing to
+    // compare.
+    for (arguments, hint) in [
+        (&settings[..5], "if one optimizer step were 8 checkpoint steps"),
+        (&settings[..1], "without the learning rate and the weight decay"),
+    ] {
         let found = run_of(&program, arguments);
         let gate = found["causes"]
             .as_array()
@@ -94,7 +96,7 @@ fn a_cause_is_explained_in_the_terminal() {
     for words in [
         "Weight decay shrinks 6 weights: their std halves every 344 steps, as fast as learning rate 0.02 × weight decay 0.1 alone makes it.",
         "2.002e-3 per step",
-        "it shrinks, it does not learn",
+        "it shrinks, and does not learn",
         "Resume from tests/fixtures/collapse-run/step-02000.pt",
         "Set optimizer_state_dict.muon.param_groups.0.weight_decay to 0.001 (it is 0.1)",
         "Do not scale these weights back up",
@@ -107,7 +109,7 @@ fn a_cause_is_explained_in_the_terminal() {
 }
 
 #[test]
-fn a_cause_is_told_in_json_and_markdown() {
+fn a_cause_is_in_json_and_markdown() {
     let program = program();
     let run = run_of(&program, &[COLLAPSE]);
     assert_eq!(run["prognosis"]["resume"], "tests/fixtures/collapse-run/step-02000.pt");

@@ -12,14 +12,14 @@ fn chat(program: &Program, flags: &[&str]) -> Session {
     Session::start(program, &[&["chat", HEALTHY], flags].concat(), (100, 40), &[])
 }
 
-/// Answers that never end by themselves.
+/// Answers that never end on their own.
 const ENDLESS: [&str; 5] = ["--temperature=0", "--repetition-penalty=1", "--slide", "-n", "100000000"];
 
 #[test]
 fn ctrl_c_stops_the_answer_and_not_the_program() {
     let program = program();
     let mut session = chat(&program, &ENDLESS);
-    session.wait_for_next("/help lists commands");
+    session.wait_for_next("/help lists the commands");
     session.wait_for_next("> ");
     for _ in 0..2 {
         session.press("# # # # # # #\r");
@@ -30,13 +30,13 @@ fn ctrl_c_stops_the_answer_and_not_the_program() {
         session.wait_for_next("> ");
     }
     session.press("\x03");
-    session.wait_for_next("Ctrl-D or /quit leaves");
+    session.wait_for_next("use Ctrl-D or /quit to leave");
     session.press("/nonsense\r");
-    session.wait_for_next("is no command");
+    session.wait_for_next("unknown command");
     session.press("/system Be brief.\r");
-    session.wait_for_next("told so");
+    session.wait_for_next("system message set");
     session.press("/clear\r");
-    session.wait_for_next("a new conversation");
+    session.wait_for_next("started a new conversation");
     session.press("/quit\r");
     assert_eq!(session.end().exit_code(), 0);
 }
@@ -47,9 +47,9 @@ fn lines_are_edited_and_remembered() {
     let flags = ["--temperature=0", "-n", "1"];
     let mut session = chat(&program, &flags);
     session.wait_for_next("> ");
-    // A typing error is taken back.
+    // A typing error is deleted.
     session.press("/helx\x7fp\r");
-    session.wait_for_next("begin a new conversation");
+    session.wait_for_next("start a new conversation");
     session.press("\x04");
     assert_eq!(session.end().exit_code(), 0);
     let history = std::fs::read_to_string(program.data().join("ckpt/chat-history")).unwrap();
@@ -58,13 +58,13 @@ fn lines_are_edited_and_remembered() {
     let mut session = chat(&program, &flags);
     session.wait_for_next("> ");
     session.press("\x1b[A\r");
-    session.wait_for_next("begin a new conversation");
+    session.wait_for_next("start a new conversation");
     session.press("\x04");
     assert_eq!(session.end().exit_code(), 0);
     let mut session = chat(&program, &["--no-history"]);
     session.wait_for_next("> ");
     session.press("/system secret\r");
-    session.wait_for_next("told so");
+    session.wait_for_next("system message set");
     session.press("\x04");
     assert_eq!(session.end().exit_code(), 0);
     assert!(!std::fs::read_to_string(program.data().join("ckpt/chat-history")).unwrap().contains("secret"));
@@ -83,7 +83,7 @@ fn each_line_of_a_pipe_is_a_turn() {
     assert_eq!(code, Some(0));
     let half = twice.len() / 2;
     assert!(half > 1 && twice[..half] == twice[half..], "{twice:?}");
-    // What was said before changes the answer; a turn may have several lines.
+    // Earlier turns change the answer; a turn may have several lines.
     let (_, talk, _) = piped(&[], "import os\nimport os\n");
     assert_ne!(talk, twice);
     let (_, one, _) = piped(&[], "import os\\\nimport re\n");
@@ -92,10 +92,10 @@ fn each_line_of_a_pipe_is_a_turn() {
     // 128 positions: after some turns the first ones are forgotten.
     let (code, _, notes) = piped(&[], &"for x in range(10): print(x)\n".repeat(8));
     assert_eq!(code, Some(0));
-    assert!(notes.contains("turns are forgotten"), "{notes}");
+    assert!(notes.contains("turns were dropped"), "{notes}");
     let (code, _, notes) = piped(&[], &format!("{}\nimport os\n", "words and words ".repeat(60)));
     assert_eq!(code, Some(0));
-    assert!(notes.contains("do not fit"), "{notes}");
+    assert!(notes.contains("do not fit into"), "{notes}");
 }
 
 #[test]

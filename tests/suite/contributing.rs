@@ -1,4 +1,4 @@
-//! What CONTRIBUTING and the page on architecture say of the code holds for the code.
+//! What CONTRIBUTING and the page on architecture say about the code is true.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -48,7 +48,7 @@ fn all_files() -> Vec<PathBuf> {
         .collect()
 }
 
-/// A path as the pages write it.
+/// A path as it is written in the pages.
 fn written(path: &Path) -> String {
     path.iter().map(|part| part.to_str().unwrap()).collect::<Vec<_>>().join("/")
 }
@@ -174,11 +174,11 @@ struct Table {
     folder: &'static str,
     /// The file with the table.
     file: &'static str,
-    /// What the table begins with.
+    /// The beginning of the table.
     begins: &'static str,
-    /// What stands in a file that is one of the kind.
+    /// Text in every file of the kind.
     entry: &'static str,
-    /// How the table names the file.
+    /// How the table refers to the file.
     named: &'static str,
 }
 
@@ -335,7 +335,7 @@ fn the_page_says_where_each_kind_goes() {
     assert_eq!(said, TABLES.iter().map(|table| table.folder.to_string()).collect());
 }
 
-/// The measure that was added as the page says is named by no other file of the program.
+/// The measure that was added as the page says is not named in any other file of the program.
 #[test]
 fn a_measure_is_its_file_and_its_line() {
     let name = regex(r"(?i)kurtosis");

@@ -1,4 +1,4 @@
-//! `ckpt convert` and `ckpt verify` as a user runs them: outputs that are whole or not there, exit codes, what is said.
+//! `ckpt convert` and `ckpt verify` as a user runs them: outputs that are complete or absent, exit codes, messages.
 
 #[cfg(unix)]
 use std::path::Path;
@@ -17,7 +17,7 @@ fn place() -> Program {
     crate::program().in_its_folder()
 }
 
-/// A SafeTensors file of `mib` MiB of zeros in 1 MiB tensors, which takes no room on disk.
+/// A sparse SafeTensors file of `mib` MiB of zeros in 1 MiB tensors.
 #[cfg(unix)]
 fn sparse_file(path: &Path, mib: usize) {
     let file = (0..mib).fold(SafeTensors::new(), |file, i| file.hole(&format!("w{i}"), &[1 << 18]));
@@ -30,15 +30,15 @@ fn every_target_says_what_was_written_and_verifies() {
     let source = fixture("healthy-run/step-02000.pt");
     for (to, name, wanted) in [
         ("fp32", "a.pt", "24 bit-equal"),
-        ("f16", "b.pt", "24 equal as rounded"),
-        ("bf16", "c.safetensors", "24 equal as rounded"),
+        ("f16", "b.pt", "24 equal after rounding"),
+        ("bf16", "c.safetensors", "24 equal after rounding"),
         ("i2s", "d.pt", "10 bit-equal, 14 ternary-equal"),
         ("i2s", "e.safetensors", "10 bit-equal, 14 ternary-equal"),
         ("safetensors", "f.safetensors", "24 bit-equal"),
         ("hf", "g", "24 bit-equal"),
         ("pt", "h.pt", "24 bit-equal"),
         ("npz", "k.npz", "24 bit-equal"),
-        ("gguf", "j.gguf", "9 bit-equal, 14 equal as rounded, 1 within their blocks' steps"),
+        ("gguf", "j.gguf", "9 bit-equal, 14 equal after rounding, 1 within the precision of their blocks"),
     ] {
         let output = place.run(&["convert", text(&source), "--to", to, "-o", name]).exits(0);
         assert_eq!(output.out().lines().count(), 1, "one line");
@@ -59,12 +59,12 @@ fn types_that_numpy_lacks_are_refused_with_the_way_out() {
     place.run(&["convert", text(&source), "--to", "bf16", "-o", "half.safetensors"]).exits(0);
     let npz = ["convert", "half.safetensors", "--to", "npz", "-o", "half.npz"];
     let output = place.run(&npz).exits(2);
-    let wanted = "bfloat16, which NumPy cannot hold; write it with --dtype '*=f32'";
+    let wanted = "bfloat16, which NumPy cannot hold (try --dtype '*=f32')";
     assert!(output.err().contains(wanted), "{}", output.err());
     assert_eq!(place.files(), ["half.safetensors"]);
     let output = place.run(&[&npz[..], &["--dtype", "*=f32"]].concat()).exits(0);
-    assert!(output.out().contains("24 equal as rounded"), "{}", output.out());
-    assert!(output.err().contains("plain values, such as config and step"), "{}", output.err());
+    assert!(output.out().contains("24 equal after rounding"), "{}", output.out());
+    assert!(output.err().contains("values other than tensors, such as config and step"), "{}", output.err());
 }
 
 #[test]
@@ -77,10 +77,14 @@ fn a_whole_run_goes_into_a_folder() {
     let written = std::fs::read_dir(place.at("out/run")).unwrap().count();
     assert_eq!(written, 9);
     assert!(place.at("out/run/step-04000.pt").exists());
-    assert!(output.err().contains("step-04000.pt is weak ("), "a collapsed one is told: {}", output.err());
+    assert!(
+        output.err().contains("step-04000.pt is weak ("),
+        "a collapsed one is reported: {}",
+        output.err()
+    );
     assert!(!output.err().contains("step-00000.pt is"), "and no other: {}", output.err());
 
-    // One that cannot be converted does not keep the others from it, and shows in the exit code.
+    // If one cannot be converted, the others still are, and the exit code shows it.
     let output = place
         .run(&["convert", text(&fixture("formats")), "--to", "safetensors", "--out-dir", "formats"])
         .exits(3);
@@ -163,11 +167,15 @@ fn block_formats_that_are_made_ternary_are_compared_by_their_steps() {
         place.run(&[&gguf[..], &["--force"]].concat()).exits(0);
         let ternary = ["convert", "q.gguf", "--to", "gguf", "--ternary", "blk*", "-o", "t.gguf", "--force"];
         let output = place.run(&ternary).exits(0);
-        assert!(output.out().contains("10 bit-equal, 14 within their blocks' steps"), "{}", output.out());
+        assert!(
+            output.out().contains("10 bit-equal, 14 within the precision of their blocks"),
+            "{}",
+            output.out()
+        );
     }
 }
 
-/// What a copy of a damaged checkpoint holds looks whole.
+/// A copy of a damaged checkpoint would look whole.
 #[test]
 fn a_damaged_checkpoint_is_neither_converted_nor_verified() {
     let place = place();
@@ -226,13 +234,13 @@ fn bf16_becomes_f16_and_verifies() {
     let file = SafeTensors::new().tensor("w", "BF16", &[64, 64], &le(&values));
     file.write(&place.at("w.safetensors"));
     let output = place.run(&["convert", "w.safetensors", "--to", "f16", "-o", "f16.safetensors"]).exits(0);
-    assert!(output.out().contains("1 equal as rounded"), "{}", output.out());
+    assert!(output.out().contains("1 equal after rounding"), "{}", output.out());
     place.run(&["verify", "w.safetensors", "f16.safetensors"]).exits(0);
     place.run(&["verify", "f16.safetensors", "w.safetensors"]).exits(0);
     // The other way round bf16 loses bits of f16's.
     place.run(&["convert", "f16.safetensors", "--to", "bf16", "-o", "back.safetensors"]).exits(0);
 
-    // One step of f16 off is another value, though bf16 rounds it away.
+    // A difference of one step of f16 is a difference, although bf16 rounds it away.
     let mut wrong = std::fs::read(place.at("f16.safetensors")).unwrap();
     let last = wrong.len() - 2;
     wrong[last] ^= 1;
@@ -281,13 +289,13 @@ fn files_and_folders_alone_are_replaced() {
     for (to, name, wanted) in [
         ("pt", "pipe", "is a pipe or a device"),
         ("hf", "pipe", "is a pipe or a device"),
-        ("hf", "file", "is a file, and a folder is to be written"),
-        ("pt", "folder", "is a folder, and a file is to be written"),
-        ("pt", "lost", "leads nowhere"),
+        ("hf", "file", "is a file, where a folder is to be written"),
+        ("pt", "folder", "is a folder, where a file is to be written"),
+        ("pt", "lost", "link to a file that does not exist"),
     ] {
         let output = place.run(&["convert", text(&source), "--to", to, "-o", name, "--force"]).exits(4);
-        let told = output.err();
-        assert!(told.contains(wanted) && !told.contains("--force replaces"), "{to} {name}: {told}");
+        let message = output.err();
+        assert!(message.contains(wanted) && !message.contains("--force replaces"), "{to} {name}: {message}");
     }
     assert!(place.at("pipe").symlink_metadata().unwrap().file_type().is_fifo());
     // A link stays one, and what it leads to is replaced.
@@ -299,15 +307,18 @@ fn files_and_folders_alone_are_replaced() {
 }
 
 #[test]
-fn what_does_not_come_about_is_told() {
+fn what_cannot_be_done_is_reported() {
     let place = place();
     let student = fixture("healthy-run/step-02000.pt");
     std::fs::copy(&student, place.at("model.pt")).unwrap();
     std::fs::write(place.at("tokenizer.json"), "{\"model\": ").unwrap();
     for (args, wanted) in [
-        (vec!["--to", "pt", "-o", "a.pt", "--dtype", "nomatch*=f16"], "matches --dtype 'nomatch*=float16'"),
-        (vec!["--to", "hf", "-o", "a", "--max-shard-size", "20kB"], "each has a file of its own"),
-        (vec!["--to", "hf", "-o", "b"], "`tokenizer.json` beside the source is no JSON"),
+        (
+            vec!["--to", "pt", "-o", "a.pt", "--dtype", "nomatch*=f16"],
+            "no tensor of the output matches the pattern 'nomatch*'",
+        ),
+        (vec!["--to", "hf", "-o", "a", "--max-shard-size", "20kB"], "each gets a file of its own"),
+        (vec!["--to", "hf", "-o", "b"], "`tokenizer.json` next to the source is not valid JSON"),
         (vec!["--to", "pt", "-o", "d.pt", "--dtype", "embed*=f16"], ""),
     ] {
         let output = place.run(&[&["convert", "model.pt"][..], &args[..]].concat()).exits(0);
@@ -332,7 +343,21 @@ fn a_collapsed_checkpoint_is_refused_under_strict() {
 }
 
 #[test]
-fn wrong_usage_is_told_with_what_to_do() {
+fn names_of_the_bitnet_model_are_known_by_their_old_word() {
+    let place = place();
+    let source = fixture("healthy-run/step-02000.pt");
+    for (names, output) in [("bitnet", "new.safetensors"), ("student", "old.safetensors")] {
+        let args = ["convert", text(&source), "--to", "safetensors", "--names", names, "-o", output];
+        place.run(&args).exits(0);
+    }
+    let bytes = |name: &str| std::fs::read(place.at(name)).unwrap();
+    assert!(bytes("old.safetensors") == bytes("new.safetensors"));
+    let help = place.run(&["convert", "--help"]);
+    assert!(help.out().contains("bitnet") && !help.out().contains("- student"), "{}", help.out());
+}
+
+#[test]
+fn errors_of_usage_say_what_to_do() {
     let place = place();
     let source = fixture("formats/whole.pt");
     let source = text(&source);
@@ -346,9 +371,9 @@ fn wrong_usage_is_told_with_what_to_do() {
         (vec!["--to", "safetensors", "-o", "x.safetensors", "--max-shard-size", "1GB"], "folder"),
         (vec!["--to", "safetensors", "-o", "x", "--max-shard-size", "1XB"], "5GB"),
         (vec!["--to", "i2s", "-o", "x.pt"], "--ternary"),
-        (vec!["--to", "hf", "--packed", "--ternary", "*w", "-o", "x"], "matches --ternary '*w'"),
-        (vec!["--to", "gguf", "--quant", "i2_s", "--ternary", "zz*", "-o", "x"], "matches --ternary 'zz*'"),
-        (vec!["--to", "pt", "-o", "-"], "name a file"),
+        (vec!["--to", "hf", "--packed", "--ternary", "*w", "-o", "x"], "in the output, matches '*w'"),
+        (vec!["--to", "gguf", "--quant", "i2_s", "--ternary", "zz*", "-o", "x"], "no matrix matches 'zz*'"),
+        (vec!["--to", "pt", "-o", "-"], "give a file name"),
         (vec!["--to", "safetensors", "-o", "x.safetensors", "--keep-optimizer"], "PyTorch"),
     ] {
         let output = place.run(&[&["convert", source][..], &args[..]].concat()).exits(2);
@@ -359,11 +384,11 @@ fn wrong_usage_is_told_with_what_to_do() {
 }
 
 #[test]
-fn verify_tells_and_exits_by_what_it_finds() {
+fn verify_reports_and_exits_by_what_it_finds() {
     let place = place();
     let (a, b) = (fixture("healthy-run/step-01000.pt"), fixture("healthy-run/step-02000.pt"));
     let output = place.run(&["verify", text(&a), text(&b)]).exits(1);
-    assert!(output.out().contains("not the same") && output.out().contains("mlp.gate_proj.weight"));
+    assert!(output.out().contains("differs: ") && output.out().contains("mlp.gate_proj.weight"));
     let output = place.run(&["verify", text(&a), text(&a), "--format", "json"]).exits(0);
     let report: serde_json::Value = output.json();
     assert_eq!(report["agrees"], true);
@@ -381,7 +406,7 @@ fn verify_tells_and_exits_by_what_it_finds() {
     place.run(&["verify", text(&a), "nothing.pt"]).exits(3);
 }
 
-/// PyTorch reads past a checksum that does not match; a copy would no longer tell.
+/// PyTorch ignores a checksum that does not match; a copy would hide it.
 #[test]
 fn a_checksum_that_does_not_match_is_neither_verified_nor_converted() {
     let place = place();
@@ -408,7 +433,7 @@ fn a_size_limit_leaves_nothing() {
     }
 }
 
-/// Needs the right to mount; says that it skips without.
+/// Needs permission to mount; without it, says that it skips.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_is_seen_before_the_first_byte() {
@@ -466,7 +491,7 @@ fn a_killed_conversion_leaves_nothing_under_the_final_name() {
     let output = interrupted(&place, "KILL");
     assert_eq!(output.code(), None);
     assert!(!place.at("out.pt").exists());
-    // What is left does not stand in the way, nor is it taken for a checkpoint.
+    // The leftover does not prevent another conversion, and is not taken for a checkpoint.
     sparse_file(&place.at("in.safetensors"), 2);
     place.run(&["convert", "in.safetensors", "--to", "f16", "-o", "out.pt"]).exits(0);
     // And it is gone now.

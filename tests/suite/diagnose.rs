@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::program;
 
-/// A model that has the prompts' programs by heart.
+/// A model that has memorized the prompts' programs.
 const PYTHON: &str = "tests/fixtures/python/model.pt";
 const COLLAPSED: &str = "tests/fixtures/collapse-run/step-04000.pt";
 const UNTRAINED: &str = "tests/fixtures/healthy-run/step-00000.pt";

@@ -94,7 +94,7 @@ fn a_copy_is_the_same() {
 }
 
 #[test]
-fn optimizer_settings_are_told_from_other_values() {
+fn optimizer_settings_are_distinguished_from_other_values() {
     let pair = ["tests/fixtures/collapse-run/step-00000.pt", "tests/fixtures/healthy-run/step-00000.pt"];
     let (found, code) = json(&pair);
     assert_eq!(code, 1);
@@ -105,7 +105,7 @@ fn optimizer_settings_are_told_from_other_values() {
     let (_, code) = json(&[pair[0], pair[1], "--values-only"]);
     assert_eq!(code, 0);
     ckpt(&["diff", pair[0], pair[1]]).says(&["optimizer settings"]);
-    // Against a copy without optimizer: its settings are gone, and no more is said of where its tensors were.
+    // Against a copy without optimizer: its settings are removed, and nothing else is reported where its tensors were.
     let folder = tempfile::tempdir().unwrap();
     let copy = convert(Path::new(pair[1]), &folder.path().join("copy.pt"), &["--to", "pt"]);
     let (found, code) = json(&[pair[1], copy.to_str().unwrap()]);
@@ -216,7 +216,7 @@ fn names_of_another_format_are_matched_through_a_mapping() {
     assert!(diff(&a, &b, Options::default(), &|_| false).is_none(), "stopped");
 }
 
-/// A copy with the names of another format is matched with what it was made from.
+/// A copy with the names of another format is matched with its source.
 #[test]
 fn a_checkpoint_is_the_same_as_its_converted_copy() {
     let folder = tempfile::tempdir().unwrap();
@@ -233,7 +233,7 @@ fn a_checkpoint_is_the_same_as_its_converted_copy() {
 }
 
 /// A one-layer student of width 256, so that rows fill a block of every type of GGUF, as a PyTorch file. Its head is
-/// its own, and its keys are no square.
+/// untied, and its key matrices are not square.
 fn student(folder: &Path) -> PathBuf {
     let sizes = Student { vocab: 40, layers: 1, tied: false, ..Student::default() };
     let source = written(SafeTensors::of(&sizes.drawn(LARGEST)), folder.join("student.safetensors"));
@@ -249,7 +249,7 @@ fn convert(source: &Path, output: &Path, options: &[&str]) -> PathBuf {
     output.to_path_buf()
 }
 
-/// Whatever a GGUF file packs its matrices in, each is found under its other name, with its dimensions in PyTorch's
+/// For every type of a GGUF file, each matrix is found under its other name, with its dimensions in PyTorch's
 /// order, and differs by what the type rounds away.
 #[test]
 fn a_checkpoint_against_its_gguf_differs_by_rounding_alone() {
@@ -310,7 +310,8 @@ fn a_checkpoint_against_its_gguf_differs_by_rounding_alone() {
     }
 }
 
-/// Scales beside ternary blocks are part of the values, and a float copy that a BitLinear uses is judged as its source.
+/// Separate scales of ternary blocks are part of the values, and a float copy that a BitLinear uses is judged as its
+/// source.
 #[test]
 fn what_gguf_keys_and_scales_say_counts() {
     let folder = tempfile::tempdir().unwrap();
@@ -339,7 +340,7 @@ fn what_gguf_keys_and_scales_say_counts() {
     assert_eq!((levels(&pt), levels(&latent)), (7, 7));
 }
 
-/// llama.cpp's `llama` wants the halves of each head interleaved: rows are compared as PyTorch has them.
+/// llama.cpp's `llama` needs the halves of each head interleaved: rows are compared in PyTorch's order.
 #[test]
 fn rows_of_queries_and_keys_are_compared_in_order() {
     let folder = tempfile::tempdir().unwrap();
@@ -396,7 +397,7 @@ fn damaged_and_missing_files_cost_exit_code_3() {
 }
 
 #[test]
-fn a_name_that_matches_nothing_and_a_wrong_checksum_are_told() {
+fn a_name_that_matches_nothing_and_a_wrong_checksum_are_reported() {
     let output = ckpt(&["diff", BEFORE, AFTER, "--filter", "nomatch"]);
     assert_eq!(output.code(), Some(2));
     let message = output.err();

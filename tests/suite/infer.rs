@@ -67,7 +67,7 @@ fn logits_are_dumped() {
     run(&["--force"]).exits(0);
 }
 
-/// A device takes what it is given, and what can only be refused in the end is refused before anything is read.
+/// Devices are written to directly, and outputs that will be refused are refused before anything is read.
 #[cfg(unix)]
 #[test]
 fn where_output_goes_is_looked_at_first() {
@@ -76,9 +76,9 @@ fn where_output_goes_is_looked_at_first() {
     std::os::unix::fs::symlink("nowhere", folder.path().join("lost")).unwrap();
     for (flag, name, word) in [
         ("--dump-logits", "", "a folder"),
-        ("--dump-logits", "lost", "leads nowhere"),
-        ("--dump-logits", "none/logits", "its folder is not there"),
-        ("--prompt-cache", "lost", "leads nowhere"),
+        ("--dump-logits", "lost", "link to a file that does not exist"),
+        ("--dump-logits", "none/logits", "its folder does not exist"),
+        ("--prompt-cache", "lost", "link to a file that does not exist"),
     ] {
         let path = folder.path().join(name);
         let output = ckpt(&["infer", "missing.pt", "--ids", "87", flag, text(&path)]).exits(4);
@@ -87,7 +87,7 @@ fn where_output_goes_is_looked_at_first() {
 }
 
 #[test]
-fn draws_repeat_and_json_tells_all() {
+fn samples_repeat_and_json_has_everything() {
     let run = |seed: &str| {
         let sampling = ["--temperature", "1.5", "--top-k", "40", "--top-p", "0.95", "--seed", seed];
         let what = ["infer", HEALTHY, "--ids", "87,280", "-n", "12", "--json", "--logprobs", "2"];
@@ -118,7 +118,7 @@ fn generation_ends_where_it_should() {
     assert!(output.out().trim_end().ends_with(third) && output.out().split(',').count() <= 3);
     let full = ["infer", HEALTHY, "--ids", &prompt, "-n", "500"];
     let output = ckpt(&full);
-    // 128 positions; the last token is told and not run.
+    // 128 positions; the last token is returned and not run.
     assert_eq!(output.out().split(',').count(), 128 - 16 + 1);
     assert!(output.err().contains("context is full"));
     let output = ckpt(&[&full[..], &["--slide"]].concat());
@@ -137,7 +137,7 @@ fn a_prompt_cache_changes_nothing_but_the_time() {
     assert!(first.err().contains("prompt 16 tokens"));
     let second = run();
     assert_eq!(second.out(), first.out());
-    assert!(second.err().contains("prompt 1 tokens"));
+    assert!(second.err().contains("prompt 1 token,"));
     std::fs::write(&cache, b"something else entirely").unwrap();
     run().exits(3);
 }
@@ -281,13 +281,13 @@ fn exit_codes_tell_what_went_wrong() {
         (&["infer", HEALTHY, "-p", ""], 2, "prompt is empty"),
         (&["infer", HEALTHY, "-p", "a", "--ids", "1"], 2, "cannot be used with"),
         (&["infer", HEALTHY, "-p", "a", "--tokenizer", "Cargo.toml"], 3, "Cargo.toml"),
-        (&["infer", HEALTHY, "-p", "a", "--tokenizer", "src"], 3, "holds neither"),
+        (&["infer", HEALTHY, "-p", "a", "--tokenizer", "src"], 3, "contains neither"),
         (
             &["infer", "tests/fixtures/trajectories/init.pt", "-p", "a", "--tokenizer", "nowhere"],
             3,
             "nowhere",
         ),
-        (&["infer", HEALTHY, "--ids", "1,2,3", "--max-seq-len", "2"], 2, "do not fit a context of 2"),
+        (&["infer", HEALTHY, "--ids", "1,2,3", "--max-seq-len", "2"], 2, "do not fit into a context of 2"),
         (&["infer", nothing.to_str().unwrap(), "--ids", "1"], 3, "none.pt"),
         (&["infer", "tests/fixtures/formats/tied.pt", "--ids", "1"], 3, "is not recognised as a model"),
         (&["infer", HEALTHY, "--ids", "1", "--attn-cap=-1"], 2, "a number above 0"),
@@ -295,7 +295,7 @@ fn exit_codes_tell_what_went_wrong() {
         (&["infer", HEALTHY, "--ids", "1", "--num-heads", "3"], 2, "by its tensors' shapes"),
         (&["infer", HEALTHY, "--ids", "1", "--context", "3"], 2, "--perplexity"),
         (&["infer", HEALTHY, "--ids", "1", "--top-p", "2"], 2, "from 0 to 1"),
-        (&["infer", HEALTHY, "--ids", "1", "--temperature", "-1"], 2, "not below 0"),
+        (&["infer", HEALTHY, "--ids", "1", "--temperature", "-1"], 2, "of 0 or more"),
         (&["infer", HEALTHY, "--perplexity", "nowhere.txt"], 3, "nowhere.txt"),
         (&["infer", HEALTHY, "--perplexity", "tests/fixtures/formats/tied.pt"], 3, "UTF-8"),
         (&["gate", HEALTHY, "--policy", "nowhere.toml"], 2, "nowhere.toml"),
@@ -319,7 +319,7 @@ fn settings_that_contradict_the_checkpoint_are_wrong_usage() {
 }
 
 #[test]
-fn a_tokenizer_that_is_no_json_is_an_error_and_nothing_else() {
+fn a_tokenizer_that_is_not_json_gives_one_error() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tokenizer.json");
     let whole = std::fs::read_to_string(fixture("tokenizer.json")).unwrap();
@@ -329,11 +329,11 @@ fn a_tokenizer_that_is_no_json_is_an_error_and_nothing_else() {
         std::fs::write(&path, [&whole[..at], to, &whole[at + from.len()..]].concat()).unwrap();
         let output = ckpt(&["infer", HEALTHY, "-p", "x", "--tokenizer", text(&path)]).exits(3);
         assert_eq!(output.err().lines().count(), 1, "{to}: {output}");
-        output.complains(&["is no tokenizer.json"]);
+        output.complains(&["is not a valid tokenizer.json"]);
     }
 }
 
-/// Who reads a pipe may come later, or never.
+/// The reader of a pipe may come later, or never.
 #[cfg(unix)]
 #[test]
 fn a_pipe_without_a_reader_does_not_keep_a_signal_waiting() {

@@ -65,7 +65,7 @@ fn the_summary_says_what_it_is_how_it_is_and_why() {
     for line in [
         "tests/fixtures/collapse-run/step-04000.pt\n",
         "  format      pytorch-zip, 1.14 MB\n",
-        "  model       bitnet-student, 2 layers, 64 hidden, 128 mlp, 2 heads, 1 KV heads, 1024 vocabulary, 140 k parameters\n",
+        "  model       bitnet-student, 2 layers, 64 hidden, 128 mlp, 2 heads, 1 KV head, 1024 vocabulary, 140 k parameters\n",
         "  step        4000, from step\n",
         "  verdict     weak\n",
         "              model_state_dict.layers.0.mlp.gate_proj.weight is weak: std 4.1e-5\n",
@@ -102,7 +102,7 @@ fn filters_by_glob_and_by_regular_expression() {
     assert_eq!(filtered("/(gate|up)_proj/"), 4);
     assert_eq!(filtered("/^layers\\.1\\./"), 11);
     let none = ckpt.exits(0, &[COLLAPSED, "--filter", "nothing*"]);
-    assert!(none.contains("none of the 66 tensors match"), "{none}");
+    assert!(none.contains("no match among 66 tensors"), "{none}");
     for (bad, why) in [("/(/", "regex"), ("[", "--filter")] {
         let output = ckpt.run(&[COLLAPSED, "--filter", bad]).exits(2);
         assert!(output.err().contains(why), "{}", output.err());
@@ -192,7 +192,7 @@ fn keys(value: &Value) -> BTreeSet<&str> {
     value.as_object().unwrap().keys().map(String::as_str).collect()
 }
 
-/// Every key there is, against the documented ones: docs/inspect.md is the schema.
+/// Every existing key against the documented ones: docs/inspect.md is the schema.
 #[test]
 fn json_has_exactly_the_documented_keys() {
     let page = include_str!("../../docs/inspect.md");
@@ -257,7 +257,7 @@ fn json_is_one_object_for_one_checkpoint_and_else_a_list() {
         [1000, 2000]
     );
     assert!(ckpt.json(&["tests/fixtures/packed", "--no-stats"]).is_object());
-    // What cannot be read does not change the form.
+    // Unreadable files do not change the form.
     let bad = ckpt.file("bad.pt", b"nothing");
     let output = ckpt.exits(3, &[COLLAPSED, bad.to_str().unwrap(), "--no-stats", "--format", "json"]);
     assert_eq!(serde_json::from_str::<Value>(&output).unwrap().as_array().unwrap().len(), 1);
@@ -295,7 +295,7 @@ fn what_cannot_be_read_exits_3_and_says_why() {
         assert!(error.contains(why) && error.contains(path.to_str().unwrap()), "{error}");
         assert_eq!(error.lines().count(), 1, "{error}");
     }
-    // The others are shown all the same.
+    // The others are still shown.
     let output = ckpt.run(&[page.to_str().unwrap(), "tests/fixtures/formats/tied.pt", "--all"]).exits(3);
     assert!(output.out().contains("lm_head.weight"));
     for usage in
@@ -306,7 +306,7 @@ fn what_cannot_be_read_exits_3_and_says_why() {
 }
 
 #[test]
-fn shared_storage_is_told() {
+fn shared_storage_is_reported() {
     let text = inspect(&["tests/fixtures/formats/tied.pt"]);
     assert!(text.contains("embed.weight shares its storage with lm_head.weight, alias"), "{text}");
 }
@@ -367,7 +367,7 @@ fn a_closed_pipe_is_success() {
     piped("\"$0\" completions bash | head -1 >/dev/null");
 }
 
-/// A file with other weights but the same size and time is answered from the cache; any other change is seen.
+/// A file with other weights but the same size and time is answered from the cache; any other change is detected.
 #[test]
 fn what_has_not_changed_is_not_read_again() {
     let ckpt = Ckpt::new();
@@ -393,7 +393,7 @@ fn what_has_not_changed_is_not_read_again() {
     assert_ne!(ckpt.json(&[name, "--no-cache"]), first);
     let changed = ckpt.exits(3, &[name, "--checksum"]);
     assert!(changed.contains("checksum mismatch"), "checksums are of the file itself\n{changed}");
-    // A record in which other measures were computed than are now is not shown with a hole.
+    // A record with other computed measures than today's is not used, so that no measure is missing.
     let mut records = std::fs::read_dir(ckpt.0.cache().join("ckpt/records")).unwrap();
     let kept = records.next().unwrap().unwrap().path();
     let mut older: Value = serde_json::from_slice(&std::fs::read(&kept).unwrap()).unwrap();
@@ -407,7 +407,7 @@ fn what_has_not_changed_is_not_read_again() {
     std::fs::create_dir(&folder).unwrap();
     let model = folder.join("model.safetensors");
     std::fs::write(&model, named("w", serde_json::json!({}))).unwrap();
-    // config.json beside it belongs to what is told of it.
+    // The config.json next to it is part of its record.
     let architecture = |path: &Path| ckpt.json(&[path.to_str().unwrap()])["model"]["architecture"].clone();
     assert_eq!((architecture(&folder), architecture(&model)), ("unknown".into(), "unknown".into()));
     std::fs::write(folder.join("config.json"), r#"{"architectures": ["LlamaForCausalLM"]}"#).unwrap();

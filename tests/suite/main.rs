@@ -1,4 +1,4 @@
-//! The program from outside: what its commands print, write and exit with. A module for each command or promise.
+//! The program from outside: output, files and exit codes of its commands. One module for each command or promise.
 
 #[cfg(all(unix, feature = "browse"))]
 mod browse;

@@ -35,7 +35,7 @@ fn write_run(folder: &Path) {
     }
 }
 
-/// Neither steers a terminal nor is hidden, nor a command in a log but for those that are meant.
+/// Text that neither controls a terminal, nor is hidden, nor is an unintended command in a log.
 fn harmless(what: &str, text: &str, commands: bool) {
     let hostile = |c: char| {
         c.is_control() && c != '\n' || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
@@ -103,7 +103,7 @@ fn hostile_names_are_shown_as_text_by_every_command() {
         harmless(page, &text, false);
         assert!(text.contains("mlp\\u{7}\\u{200b}\\u{9b}31m"), "{page}");
     }
-    // The run's page has all that one can have: lines, marks, a cause.
+    // The run's page has everything that a page can have: lines, marks, a cause.
     let page = std::fs::read_to_string(at("run.html")).unwrap();
     for part in ["<table class=\"heat\"", "<circle", "<title>", "class=\"card cause\"", "class=\"legend\""] {
         assert!(page.contains(part), "{part}");

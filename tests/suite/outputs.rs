@@ -49,7 +49,8 @@ fn equal_models_are_verified() {
     );
     let record = ckpt(&["verify", HEALTHY, PACKED, "--outputs", "--prompts", IDS, "--format", "json"]).json();
     assert_eq!((&record["agrees"], &record["positions"]), (&true.into(), &96.into()));
-    // Scales that PyTorch summed in another order may differ in their last place, which now and then tips a rounding.
+    // Scales that PyTorch summed in another order may differ in their last place, which occasionally changes a
+    // rounding.
     for (key, most) in [("kl", 1e-6), ("largest_kl", 1e-5), ("largest_difference", 0.01)] {
         assert!(record[key].as_f64().unwrap() <= most, "{key}: {record:#}");
     }
@@ -83,16 +84,16 @@ fn different_models_are_refused() {
     assert_eq!((code, &record["agrees"]), (Some(1), &false.into()));
     let failures: Vec<&str> =
         record["failures"].as_array().unwrap().iter().map(|f| f.as_str().unwrap()).collect();
-    for what in ["divergence", "top-1 agreement", "perplexities"] {
+    for what in ["divergence", "top-1 agreement", "perplexity ratio"] {
         assert!(failures.iter().any(|f| f.contains(what)), "{what}: {failures:?}");
     }
-    // Flags count for both: without BitLinear the packed weights say something else.
+    // Flags apply to both: without BitLinear the packed weights give other results.
     let float = ["--bitlinear-attn=false", "--bitlinear-ffn=false", "--outputs"];
     ckpt(&[&["verify", HEALTHY, PACKED][..], &float].concat()).exits(1);
 }
 
 #[test]
-fn wrong_input_is_told() {
+fn wrong_input_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, content: &str| {
         let path = folder.path().join(name);
@@ -104,9 +105,9 @@ fn wrong_input_is_told() {
     let empty = write("empty.ids", "\n\n");
     let one = write("one.ids", "7");
     for (args, code, says) in [
-        (&["infer", HEALTHY, "--perplexity", &words][..], 3, "line 2: `four` is no token id"),
+        (&["infer", HEALTHY, "--perplexity", &words][..], 3, "line 2: `four` is not a token id"),
         (&["infer", HEALTHY, "--perplexity", &large], 2, "outside the vocabulary"),
-        (&["infer", HEALTHY, "--perplexity", &empty], 3, "holds no token ids"),
+        (&["infer", HEALTHY, "--perplexity", &empty], 3, "contains no token ids"),
         (&["infer", HEALTHY, "--perplexity", &one], 2, "at least two tokens"),
         (&["infer", HEALTHY, "--perplexity", "none.ids"], 3, "cannot be read"),
         (&["infer", HEALTHY, "--perplexity", HEALTHY], 3, "is not UTF-8 text"),
@@ -115,7 +116,7 @@ fn wrong_input_is_told() {
         (
             &["infer", HEALTHY, "--perplexity", IDS, "--context", "500"],
             2,
-            "does not fit the model's context of 128",
+            "is more than the model's context of 128",
         ),
         (&["infer", HEALTHY, "--perplexity", IDS, "--ids", "1"], 2, "cannot be used with"),
         (&["verify", HEALTHY, PACKED, "--prompts", IDS], 2, "--outputs"),
@@ -124,8 +125,8 @@ fn wrong_input_is_told() {
             2,
             "vocabularies of different sizes",
         ),
-        (&["verify", HEALTHY, PACKED, "--outputs", "--max-kl", "-1"], 2, "not below 0"),
-        (&["bench", HEALTHY, "--prompt", "500"], 2, "do not fit the model's context of 128"),
+        (&["verify", HEALTHY, PACKED, "--outputs", "--max-kl", "-1"], 2, "of 0 or more"),
+        (&["bench", HEALTHY, "--prompt", "500"], 2, "do not fit into the model's context of 128"),
         (&["bench", HEALTHY, "--threads", "0"], 2, "0"),
         (&["bench", "none.pt"], 3, "none.pt"),
     ] {

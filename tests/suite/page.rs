@@ -114,7 +114,7 @@ impl Browser {
         self.post("goog/cdp/execute", body);
     }
 
-    /// What the page complained about: errors, and whatever its policy blocked.
+    /// What the page complained about: errors, and everything that its policy blocked.
     fn complaints(&self) -> Vec<Value> {
         self.post("se/log", json!({"type": "browser"})).as_array().cloned().unwrap_or_default()
     }

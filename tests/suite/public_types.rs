@@ -11,11 +11,7 @@ const CRATES: [&str; 5] = ["inspect", "convert", "infer", "train", "reports"];
 /// Types that do not grow: crate, type and why. A struct of one unnamed field is a name for that field, and needs no
 /// entry.
 const CLOSED: [(&str, &str, &str); 14] = [
-    (
-        "inspect",
-        "meaning::config::Sizes",
-        "whoever makes a model gives all of its sizes, so that none is forgotten",
-    ),
+    ("inspect", "meaning::config::Sizes", "all sizes of a model are required, so that none is forgotten"),
     ("inspect", "format::ggml::blocks::q2_k::Q2K", BLOCK),
     ("inspect", "format::ggml::blocks::q3_k::Q3K", BLOCK),
     ("inspect", "format::ggml::blocks::q4_0::Q4_0", BLOCK),
@@ -179,7 +175,7 @@ fn is_record(fields: &[String], named: bool) -> bool {
 }
 
 impl Module {
-    /// Reads the items among `tokens`; `inline` is told of modules within.
+    /// Reads the items among `tokens`; `inline` is called with modules within.
     fn read(&mut self, tokens: &[String], inline: &mut dyn FnMut(&str, &[String])) {
         let (mut i, mut attributes, mut public) = (0, HashSet::new(), false);
         while i < tokens.len() {
@@ -383,7 +379,7 @@ fn public_types_may_grow() {
 }
 
 #[test]
-fn attributes_and_fields_are_told_apart() {
+fn attributes_and_fields_are_distinguished() {
     let code = r##"
         /// It is not `pub enum No`.
         #[derive(

@@ -64,7 +64,8 @@ fn what_is_intact_of_the_fixtures_is_written_and_the_rest_is_listed() {
         }
     }
     let human = recover(3, &[TRUNCATED]);
-    for part in ["3 of 6 tensors", "layers.3.w", "50496..66880", "nothing; -o FILE writes what is whole"] {
+    for part in ["3 of 6 tensors", "layers.3.w", "50496..66880", "nothing; -o FILE writes the intact tensors"]
+    {
         assert!(human.contains(part), "{part}: {human}");
     }
 }
@@ -107,11 +108,11 @@ fn nothing_is_overwritten_or_half_written() {
 
     let cut = folder.at("cut.pt");
     let bytes = std::fs::read(root().join(WHOLE)).unwrap();
-    // Only the pickle is there: every tensor is known, and none is whole.
+    // Only the pickle exists: every tensor is known, and none is whole.
     std::fs::write(&cut, &bytes[..1100]).unwrap();
     let none = folder.at("none.pt");
-    let told = recover(3, &[text(&cut), "-o", text(&none)]);
-    assert!(told.contains("0 of 6 tensors"), "{told}");
+    let output = recover(3, &[text(&cut), "-o", text(&none)]);
+    assert!(output.contains("0 of 6 tensors"), "{output}");
     assert!(!none.exists());
     recover(3, &[text(&cut), "-o", text(&none), "--fill", "zeros"]);
     assert!(none.exists());
@@ -192,7 +193,7 @@ fn surplus_and_inserted_bytes_are_damage() {
     let legacy = std::fs::read(fixture("formats/legacy.pt")).unwrap();
     let truth = expected("legacy.pt");
     let path = folder.at("legacy.pt");
-    // Nothing that is called whole after bytes were put in anywhere among the storages is other than it was.
+    // After bytes are inserted anywhere among the storages, tensors that are called whole are unchanged.
     let mut lost = 0;
     for back in (8..120).step_by(8) {
         let mut bytes = legacy.clone();
@@ -203,7 +204,7 @@ fn surplus_and_inserted_bytes_are_damage() {
         let _ = std::fs::remove_file(&out);
         let record = json(3, &[text(&path), "-o", text(&out)]);
         lost += names(&record["losses"]).len();
-        // The last storage's own bytes cannot be told from those that follow it.
+        // The last storage's own bytes cannot be distinguished from those that follow it.
         if out.exists() && record["damage"].as_str().unwrap().contains("says that it has") {
             for (name, hash) in hashes(&out).as_object().unwrap() {
                 assert_eq!(*hash, truth[name], "{name}, {back} bytes from the end");

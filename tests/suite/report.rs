@@ -36,7 +36,7 @@ fn says_which_layers_collapsed_when_and_how_fast() {
             assert_eq!(first.len(), 1, "{name} is below healthy and no further down");
             assert_eq!(first[0]["verdict"], "weak");
             assert_eq!((&first[0]["step"], &first[0]["after"]), (&2500.into(), &2000.into()), "{name}");
-            // The corpus: 2.0e-3 a step from step 1500 on.
+            // The recorded run: 2.0e-3 per step from step 1500 on.
             let rate = layer["decline"]["rate"].as_f64().unwrap();
             assert!((1.95e-3..2.1e-3).contains(&rate), "{name}: {rate}");
             assert!(layer["decline"]["from"].as_u64().unwrap() <= 1500);
@@ -57,7 +57,7 @@ fn says_which_layers_collapsed_when_and_how_fast() {
 }
 
 #[test]
-fn a_healthy_run_is_told_apart_by_its_folder() {
+fn a_healthy_run_is_distinguished_by_its_folder() {
     let report = json(&[COLLAPSE, HEALTHY]);
     let runs = report["runs"].as_array().unwrap();
     assert_eq!(runs.len(), 2);
@@ -108,7 +108,7 @@ fn markdown_is_fit_for_a_pull_request() {
 }
 
 #[test]
-fn damaged_and_unreadable_files_are_told_and_cost_exit_code_3() {
+fn damaged_and_unreadable_files_are_reported_with_exit_code_3() {
     let program = program();
     let page = program.at("report.html");
     let garbage = program.at("garbage.pt");
@@ -167,7 +167,7 @@ fn a_second_report_reads_no_weights() {
         let path = entry.unwrap().path();
         let metadata = std::fs::metadata(&path).unwrap();
         let mut bytes = std::fs::read(&path).unwrap();
-        // The beginning is what a folder's checkpoints are recognised by.
+        // Checkpoints in a folder are recognised by their first bytes.
         bytes[64..].fill(0);
         std::fs::write(&path, bytes).unwrap();
         let file = std::fs::File::options().write(true).open(&path).unwrap();

@@ -67,13 +67,13 @@ fn the_exit_code_says_what_was_found_and_what_was_not_read() {
     exits(3, &["not/*.pt"]);
     let empty = tempfile::tempdir().unwrap();
     exits(3, &[empty.path().to_str().unwrap()]);
-    // Of a folder only what a loader could be given counts, and text called .bin is no pickle.
+    // In a folder only files that a loader could be given count, and text named .bin is not a pickle.
     std::fs::write(empty.path().join("vocab.bin"), "hello world").unwrap();
     std::fs::write(empty.path().join("README.md"), "cos and sin").unwrap();
     exits(0, &[empty.path().to_str().unwrap()]);
     exits(2, &[EVIL, "--allow", "*"]);
     exits(2, &[]);
-    // What the user vouches for does not count.
+    // Imports that the user allows do not count.
     exits(0, &[EVIL, "--allow", "posix.system"]);
 }
 
@@ -99,7 +99,7 @@ fn links_to_files_are_followed() {
     symlink("../../blobs/0f", snapshot.join("pytorch_model.bin")).unwrap();
     symlink(&snapshot, snapshot.join("loop")).unwrap();
     ckpt(&[text(&snapshot)]).exits(1).says(&["pytorch_model.bin", "dangerous"]);
-    // A link that leads nowhere is not passed over if its name is a checkpoint's.
+    // A broken link is not skipped if it is named like a checkpoint.
     let empty = folder.path().join("empty");
     std::fs::create_dir(&empty).unwrap();
     symlink("nowhere", empty.join("run.log")).unwrap();
@@ -110,7 +110,7 @@ fn links_to_files_are_followed() {
 }
 
 #[test]
-fn bytes_after_an_array_are_told() {
+fn bytes_after_an_array_are_reported() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.npy");
     let array = npy("'<f4'", false, "(2, 1)", &[0; 8]);
@@ -138,9 +138,9 @@ fn notes_that_fail_a_scan_are_shown() {
     let header = r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[4],"data_offsets":[20,24]}}"#;
     std::fs::write(&path, safetensors::raw(header, &[0; 24])).unwrap();
     let path = text(&path);
-    let told = exits(1, &[path, "--fail-on", "note"]);
-    assert!(told.contains("16 bytes between its tensors belong to none"), "{told}");
-    assert!(told.contains("1 with notes only") && !told.contains("clean"), "{told}");
+    let output = exits(1, &[path, "--fail-on", "note"]);
+    assert!(output.contains("16 bytes between its tensors belong to no tensor"), "{output}");
+    assert!(output.contains("1 with notes only") && !output.contains("clean"), "{output}");
     assert!(exits(0, &[path]).contains("nothing found"));
 }
 

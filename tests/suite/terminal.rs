@@ -1,4 +1,4 @@
-//! The program in a terminal of its own: keys pressed, screens waited for, and the terminal as it was left.
+//! The program in a terminal of its own: presses keys, waits for screens, and checks the terminal afterwards.
 
 use std::ffi::OsStr;
 use std::io::{Read, Write};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use ckpt_kit::binary::Program;
 use portable_pty::{Child, CommandBuilder, ExitStatus, MasterPty, PtySize, native_pty_system};
 
-/// Longer than anything takes on a busy machine.
+/// Longer than any step takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Session {
@@ -19,11 +19,11 @@ pub struct Session {
     modes_before: String,
 }
 
-/// What the program wrote.
+/// The output of the program.
 pub struct Shown {
     parser: vt100::Parser,
     pub bytes: Vec<u8>,
-    /// What no [`Session::wait_for_next`] has found.
+    /// Output that no [`Session::wait_for_next`] has consumed.
     unread: String,
 }
 
@@ -134,13 +134,13 @@ impl Session {
         });
     }
 
-    /// Waits until so many more bytes were written, whatever they are.
+    /// Waits until this many more bytes of any kind were written.
     #[track_caller]
     pub fn wait_for_more(&self, bytes: usize) {
         self.wait_with(&format!("writes {bytes} bytes more"), |shown| shown.unread.len() >= bytes);
     }
 
-    /// Waits for the end; the exit code, and the signal that it died of.
+    /// Waits for the end; returns the exit code, and the signal that killed it.
     #[track_caller]
     pub fn end(&mut self) -> ExitStatus {
         let begun = Instant::now();

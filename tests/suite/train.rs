@@ -60,11 +60,11 @@ fn a_resumed_run_keeps_its_seed() {
     assert!(!said.contains("seed"), "{said}");
     let other = folder.path().join("other");
     let said = run(&other, &[&resume[..], &["--seed", "8"]].concat());
-    assert!(said.contains("with seed 18446744073709551615, and this run goes on with 8"), "{said}");
+    assert!(said.contains("with random seed 18446744073709551615, but this run continues with 8"), "{said}");
     assert!(checkpoint(&whole) != checkpoint(&other));
 }
 
-/// A start that fails leaves nothing in the way of the next one.
+/// A failed start leaves nothing that prevents the next one.
 #[test]
 fn a_failed_start_leaves_no_folder() {
     let folder = tempfile::tempdir().unwrap();
@@ -74,7 +74,7 @@ fn a_failed_start_leaves_no_folder() {
         train(&run, &[&start[..], &[missing]].concat()).exits(3);
         assert!(!run.exists(), "{missing}");
     }
-    // One that was killed before its first step is no run either.
+    // A run that was killed before its first step does not count either.
     std::fs::create_dir(&run).unwrap();
     std::fs::write(run.join("metrics.jsonl"), "").unwrap();
     train(&run, &[&start[..], &[DATA]].concat()).exits(0);
@@ -102,7 +102,7 @@ fn a_new_model_is_made_from_a_file() {
         &[&start[..], &["--optimizer", "muon-adamw", "--weight-decay", "0.1"]].concat(),
     )
     .exits(0);
-    assert!(output.err().contains("weight decay 0.1 has no effect on any matrix"), "{}", output.err());
+    assert!(output.err().contains("weight_decay 0.1 has no effect on any matrix"), "{}", output.err());
     std::fs::write(&model, "hidden_size = 32\n").unwrap();
     train(&folder.path().join("other"), &start).exits(2).complains(&["hidden_size"]);
     for (wrong, key) in [
@@ -117,6 +117,26 @@ fn a_new_model_is_made_from_a_file() {
 }
 
 #[test]
+fn wells_are_known_by_their_old_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let start = ["--resume", HEALTHY, "--reset-optimizer", "--data", DATA, "--steps", "2001"];
+    for (old, new) in [("seed-step", "constant"), ("seed-optimizer", "piecewise")] {
+        let run = folder.path().join(old);
+        train(&run, &[&start[..], &["--optimizer", "polarized-adamw", "--well", old]].concat()).exits(0);
+        let written = std::fs::read_to_string(run.join("config.toml")).unwrap();
+        assert!(written.contains(&format!("well = \"{new}\"")), "{written}");
+        // An older configuration is read, and means the same.
+        let config = folder.path().join("old.toml");
+        std::fs::write(&config, written.replace(new, old)).unwrap();
+        let again = folder.path().join(new);
+        train(&again, &["--resume", HEALTHY, "--reset-optimizer", "--config", text(&config)]).exits(0);
+        assert_eq!(std::fs::read_to_string(again.join("config.toml")).unwrap(), written);
+    }
+    let help = train(folder.path(), &["--help"]);
+    assert!(help.out().contains("piecewise") && !help.out().contains("seed-"), "{}", help.out());
+}
+
+#[test]
 fn refusals_say_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     let refused = |code: i32, arguments: &[&str], word: &str| {
@@ -125,13 +145,14 @@ fn refusals_say_what_to_do() {
     };
     let collapsed = "tests/fixtures/collapse-run/step-04000.pt";
     refused(1, &["--resume", collapsed, "--data", DATA, "--steps", "4001"], "step-02000.pt");
+    refused(1, &["--resume", collapsed, "--data", DATA, "--steps", "4001"], "--allow-collapsed");
     refused(2, &["--resume", HEALTHY, "--data", DATA, "--steps", "9"], "step 2000 already");
     refused(2, &["--resume", HEALTHY, "--steps", "2001"], "--data");
     let most = usize::MAX.to_string();
     for batch in [most.as_str(), "99999999999"] {
         let asked =
             ["--resume", HEALTHY, "--reset-optimizer", "--data", DATA, "--steps", "2001", "--batch", batch];
-        refused(2, &asked, "--accumulate");
+        refused(2, &asked, "`accumulate`");
     }
     refused(2, &["--data", DATA], "--resume");
     refused(2, &["--init", "9b", "--data", DATA], "125m");
@@ -146,7 +167,7 @@ fn refusals_say_what_to_do() {
     refused(3, &["--resume", HEALTHY, "--reset-optimizer", "--data", "no.npy", "--steps", "2001"], "no.npy");
 }
 
-/// SIGTERM finishes the step at hand and saves.
+/// SIGTERM finishes the current step and saves.
 #[cfg(unix)]
 #[test]
 fn a_signal_saves_before_it_stops() {
@@ -226,7 +247,7 @@ fn teachers_and_patterns_of_files_are_taken() {
     refused("src/*.none", "no file matches");
 }
 
-/// A copy in another format goes on as its original does.
+/// A run resumed from a copy in another format continues like one resumed from the original.
 #[test]
 fn copies_in_other_formats_are_resumed() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,15 +1,15 @@
-//! Token ids as a training step takes them.
+//! Token ids in the form that a training step takes.
 
 use crate::{Error, Result};
 
-/// The target that the loss ignores, as PyTorch's cross entropy has it.
+/// The target that the loss ignores, the same as in PyTorch's cross entropy.
 pub const IGNORE: i32 = -100;
 
-/// Sequences of one length: what goes in, and what is to come out at each position.
+/// Sequences of one length: inputs, and the target at each position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Batch {
-    /// How many sequences.
+    /// The number of sequences.
     pub rows: usize,
     /// Positions in each.
     pub len: usize,
@@ -17,7 +17,7 @@ pub struct Batch {
     pub ids: Vec<u32>,
     /// The token after each position, or [`IGNORE`], `[rows, len]`.
     pub targets: Vec<i32>,
-    /// Where ready-made sequences come from: index of the file and row, one a sequence.
+    /// Where ready-made sequences come from: index of the file and row, for each sequence.
     pub sources: Vec<Option<(usize, usize)>>,
 }
 
@@ -29,7 +29,9 @@ impl Batch {
     pub fn next_token(sequences: &[&[u32]]) -> Result<Batch> {
         let full = sequences.first().map_or(0, |s| s.len());
         if full < 2 || sequences.iter().any(|s| s.len() != full) {
-            return Err(Error::settings("a batch needs sequences of one length, of at least 2 tokens"));
+            return Err(Error::settings(
+                "the sequences of a batch must have the same length, of at least 2 tokens",
+            ));
         }
         Ok(Batch {
             rows: sequences.len(),
@@ -40,7 +42,7 @@ impl Batch {
         })
     }
 
-    /// Positions whose prediction counts.
+    /// Positions whose prediction counts in the loss.
     pub fn counted(&self) -> usize {
         self.targets.iter().filter(|&&t| t != IGNORE).count()
     }
@@ -60,7 +62,7 @@ impl Batch {
         let bad = (high >= vocab as i64).then_some(high);
         match bad.or_else(|| self.targets.iter().find(is_bad).map(|&t| t.into())) {
             Some(id) => Err(Error::settings(format!(
-                "token id {id} in the data, and the model's vocabulary has {vocab}; was it made with another tokenizer?"
+                "the data contains token id {id}, but the model's vocabulary has {vocab} tokens; was it made with another tokenizer?"
             ))),
             None => Ok(()),
         }

@@ -1,5 +1,6 @@
-//! The student model in plain candle operations: the readable truth that the fused network is tested against, and the
-//! form that runs on any device candle knows. Forward as DESIGN describes it; backward by candle's autograd.
+//! The student model in plain candle operations: the readable reference that the fused network is tested against, and
+//! the form that runs on any device candle knows. Forward as `docs/bitnet.md` describes it; backward by candle's
+//! autograd.
 
 use candle_core::{D, DType, Device, Tensor, Var};
 use ckpt_inspect::ModelConfig;
@@ -9,7 +10,7 @@ use ckpt_inspect::meaning::names::Style;
 use crate::batch::{Batch, IGNORE};
 use crate::{Estimator, Gradients, Loss, Parameters, Result};
 
-/// A student model whose parameters are candle variables: the readable truth, with no backward pass of its own.
+/// A student model whose parameters are candle variables: the readable reference, without its own backward pass.
 /// `ckpt train` runs [`Network`](crate::Network), which is tested against it.
 ///
 /// It computes on the [`Device`] that it is given. For an NVIDIA GPU, build this crate with its feature `cuda` (candle
@@ -21,7 +22,7 @@ pub struct Composite {
     vars: Vec<Var>,
 }
 
-/// Rounds to the nearest integer, ties to even: adding and taking away 1.5 * 2^23 leaves f32 no fraction bits. Exact
+/// Rounds to the nearest integer, ties to even: adding and subtracting 1.5 * 2^23 leaves f32 no fraction bits. Exact
 /// for |x| < 2^22.
 fn round(x: &Tensor) -> candle_core::Result<Tensor> {
     const SHIFT: f64 = 12_582_912.0;
@@ -46,7 +47,7 @@ impl Composite {
     /// The model with these parameters on `device`.
     ///
     /// # Errors
-    /// candle's, such as memory of a GPU that does not suffice.
+    /// Those of candle, such as too little memory on a GPU.
     pub fn new(
         config: &ModelConfig,
         parameters: &Parameters,
@@ -84,8 +85,8 @@ impl Composite {
             weight.abs()?.mean_all()?.reshape((1, 1))?
         };
         let mut weight_scale = (abs_mean + eps)?;
-        // Of equal largest elements one takes the gradient, as torch.max has it. They are common: at a sequence's
-        // first position all heads of a group put out the same values.
+        // Among equal largest elements, one gets the gradient, as with torch.max. They are common: at a sequence's
+        // first position all heads of a group output the same values.
         let magnitudes = x.abs()?;
         let mut token_scale = (magnitudes.gather(&magnitudes.argmax_keepdim(D::Minus1)?, D::Minus1)? + eps)?;
         if self.estimator == Estimator::Detached {
@@ -194,7 +195,7 @@ fn rotary(c: &ModelConfig, len: usize, device: &Device) -> candle_core::Result<(
     Ok((table(cos)?, table(sin)?))
 }
 
-/// Rotary embedding in the rotate-half form: the first half of each head turns with the second.
+/// Rotary embedding in the rotate-half form: the first half of each head is rotated with the second.
 fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> candle_core::Result<Tensor> {
     let half = x.dim(D::Minus1)? / 2;
     let (first, second) = (x.narrow(D::Minus1, 0, half)?, x.narrow(D::Minus1, half, half)?);

@@ -1,5 +1,5 @@
-//! Teachers: models that run beside the student, or logits that were stored. Their probabilities at one temperature are
-//! averaged by weight, and [`Loss`](crate::Loss) draws the student towards them.
+//! Distillation: teachers are models that run during training, or stored logits. Their probabilities at one temperature
+//! are averaged by weight, and [`Loss`](crate::Loss) pulls the student towards them.
 
 use std::path::{Path, PathBuf};
 
@@ -10,27 +10,27 @@ use serde::{Deserialize, Serialize};
 use crate::network::math;
 use crate::{Batch, Error, Result};
 
-/// Who teaches.
+/// The teachers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct Settings {
-    /// Checkpoints that run beside the student.
+    /// Checkpoints that run during training.
     pub teachers: Vec<Teacher>,
     /// Stored logits of the data: one SafeTensors file for each data file, in their order. See [`Stored`].
     pub logits: Vec<PathBuf>,
-    /// How much the stored logits count beside the teachers; 1 when not given.
+    /// Weight of the stored logits relative to the teachers; 1 by default.
     pub logits_weight: Option<f64>,
 }
 
-/// A checkpoint that teaches.
+/// A teacher's checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Teacher {
     /// Any model that `ckpt infer` runs.
     pub path: PathBuf,
-    /// How much it counts beside the others.
+    /// Its weight relative to the others.
     #[serde(default = "one")]
     pub weight: f64,
 }
@@ -46,7 +46,7 @@ fn one() -> f64 {
     1.0
 }
 
-/// The teachers of a run, ready.
+/// The loaded teachers of a run.
 pub struct Teachers {
     models: Vec<(f32, Model)>,
     stored: Option<(f32, Vec<Stored>)>,
@@ -55,9 +55,9 @@ pub struct Teachers {
     temperature: f32,
 }
 
-/// Logits in a file: `logits` (sequences x positions x k) with `indices` of the same shape, the token that each is of,
-/// or without `indices` and k the vocabulary. Row n belongs to sequence n of the data file; where a position's k logits
-/// are not all, their probabilities count as the whole.
+/// Logits in a file: `logits` (sequences x positions x k) with `indices` of the same shape, the token of each,
+/// or without `indices` and k the vocabulary. Row n belongs to sequence n of the data file; if a position's k logits
+/// do not cover the vocabulary, their probabilities are normalized to 1.
 pub struct Stored {
     path: PathBuf,
     file: Checkpoint,
@@ -68,7 +68,7 @@ pub struct Stored {
     k: usize,
 }
 
-/// What teachers say of one batch.
+/// The teachers' targets for one batch.
 pub struct Targets {
     parts: Vec<Part>,
     temperature: f32,
@@ -78,13 +78,13 @@ pub struct Targets {
 struct Part {
     weight: f32,
     logits: Vec<f32>,
-    /// The token that each logit is of; all in order when there are none.
+    /// The token of each logit; if empty, logits are of all tokens in order.
     indices: Option<Vec<u32>>,
     k: usize,
 }
 
 impl Settings {
-    /// Whether anyone teaches.
+    /// Whether there are any teachers.
     pub fn is_empty(&self) -> bool {
         self.teachers.is_empty() && self.logits.is_empty()
     }
@@ -94,7 +94,7 @@ impl Teachers {
     /// Loads the teachers for a student of `vocab` tokens and `files` data files; `None` when there are none.
     ///
     /// # Errors
-    /// `Settings` for another vocabulary or weights that are not above 0; `Teacher` and `Data` for files that are none.
+    /// `Settings` for another vocabulary or weights not above 0; `Teacher` and `Data` for files of the wrong kind.
     pub fn load(settings: &Settings, vocab: usize, files: usize, temperature: f64) -> Result<Option<Self>> {
         if settings.is_empty() {
             return Ok(None);
@@ -105,7 +105,7 @@ impl Teachers {
             weights.push(stored_weight);
             if settings.logits.len() != files {
                 return Err(Error::settings(format!(
-                    "{} files of stored logits for {files} files of data; there must be one for each",
+                    "there are {} files of stored logits for {files} data files; there must be one for each",
                     settings.logits.len()
                 )));
             }
@@ -121,7 +121,7 @@ impl Teachers {
             let theirs = model.config().vocab_size;
             if theirs != vocab {
                 return Err(Error::settings(format!(
-                    "{}: a teacher of {theirs} tokens cannot teach a student of {vocab}; both need the same tokenizer",
+                    "{}: a teacher with a vocabulary of {theirs} tokens cannot teach a student with {vocab}; both need the same tokenizer",
                     teacher.path.display()
                 )));
             }
@@ -133,7 +133,7 @@ impl Teachers {
         Ok(Some(Teachers { models, stored, pool, vocab, temperature: temperature as f32 }))
     }
 
-    /// What they say of `batch`.
+    /// Their targets for `batch`.
     ///
     /// # Errors
     /// `Teacher` for ids or lengths that a teacher does not know; `Data` and `Settings` where stored logits do not fit
@@ -162,12 +162,14 @@ fn stored_part(weight: f32, files: &[Stored], batch: &Batch, vocab: usize) -> Re
     for source in &batch.sources {
         let Some((file, row)) = *source else {
             return Err(Error::settings(
-                "stored logits belong to ready-made sequences (.npy or .safetensors, sequences x length), and the data is none",
+                "stored logits need data of ready-made sequences (.npy or .safetensors, sequences x length)",
             ));
         };
         let stored = &files[file];
         if *k.get_or_insert(stored.k) != stored.k {
-            return Err(Error::settings("files of stored logits must all have as many a position"));
+            return Err(Error::settings(
+                "all files of stored logits must have the same number of logits per position",
+            ));
         }
         stored.read(row, batch.len, vocab, &mut logits, &mut indices)?;
     }
@@ -188,7 +190,7 @@ impl Stored {
         let indices = find("indices");
         match &indices {
             None if k != vocab => Err(bad(format!(
-                "has {k} logits a position for a vocabulary of {vocab}, and no `indices` that say which"
+                "has {k} logits per position for a vocabulary of {vocab}, and no `indices` to say of which tokens"
             ))),
             Some(indices) if indices.shape != logits.shape || k == 0 => {
                 Err(bad("`indices` and `logits` differ in shape, or are empty".into()))
@@ -210,7 +212,7 @@ impl Stored {
             return Err(Error::data(
                 &self.path,
                 format!(
-                    "holds logits of {} sequences of {} positions, and the data has sequence {row} of {positions}",
+                    "has logits for {} sequences of {} positions, but sequence {row} of the data has {positions}",
                     self.rows, self.positions
                 ),
             ));
@@ -222,7 +224,9 @@ impl Stored {
             if !(0.0..vocab as f32).contains(&value) {
                 return Err(Error::data(
                     &self.path,
-                    format!("`indices` of sequence {row} hold {value}, and the vocabulary has {vocab}"),
+                    format!(
+                        "`indices` of sequence {row} contain {value}, but the vocabulary has {vocab} tokens"
+                    ),
                 ));
             }
             indices.push(value as u32);

@@ -2,17 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-/// What kept a model from being built, data from being read, or a run from going on.
+/// Why a model cannot be built, data cannot be read, or a run cannot continue.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A checkpoint cannot be read.
     #[error(transparent)]
     Checkpoint(#[from] ckpt_inspect::Error),
-    /// The model, the run's settings and the data do not fit each other; says what to change.
+    /// The model, the run's settings and the data do not fit together; the message says what to change.
     #[error("{0}")]
     Settings(String),
-    /// A data file is not what its name or its beginning promises.
+    /// A data file is invalid.
     #[error("{}: {what}", path.display())]
     Data {
         /// The file.
@@ -45,7 +45,8 @@ pub enum Error {
     /// A file of the run's own cannot be written.
     #[error(transparent)]
     Output(#[from] ckpt_inspect::staged::Error),
-    /// A run cannot go on: losses or gradients stay NaN or infinite, or a layer has collapsed and the run was to stop.
+    /// A run cannot continue: losses or gradients stay NaN or infinite, or a layer has collapsed and the run was to
+    /// stop then.
     #[error("{0}")]
     Stopped(String),
     /// A teacher cannot be loaded or run.

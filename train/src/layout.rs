@@ -1,10 +1,10 @@
-//! Configurations as the seed's trainer writes them into its checkpoints.
+//! Configurations as the original trainer of bitnet-student writes them into its checkpoints.
 
 use ckpt_inspect::metadata::Value;
 
 use crate::{Settings, plain};
 
-/// What `ckpt report` compares a decline with, under the seed's names.
+/// The settings that `ckpt report` compares a decline with, under that trainer's names.
 pub(crate) fn training_config(settings: &Settings) -> Value {
     let o = &settings.optimizer;
     let (weight_decay, ternary_weight_decay) = o.weight_decay();

@@ -1,4 +1,5 @@
-//! Train and resume ternary (BitNet b1.58) student models.
+//! Train and resume small ternary (BitNet b1.58) code models, "student models" for short: the architecture
+//! `bitnet-student`, which `docs/bitnet.md` in the repository describes.
 
 #![warn(clippy::disallowed_macros, clippy::disallowed_methods)]
 

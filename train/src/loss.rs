@@ -4,20 +4,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::network::math;
 
-/// What is minimised at each position with logits z, p = softmax(z) and target t:
+/// The loss that is minimised at each position with logits z, p = softmax(z) and target t:
 ///
 /// `(1 - alpha) * (1 - p_t)^focal * ((1 - s) * -ln p_t + s * mean_v -ln p_v) + alpha * T^2 * KL(q || softmax(z / T))`
 ///
 /// with `s` the label smoothing as in `torch.nn.functional.cross_entropy`, the focal weight of Lin et al. 2017
-/// (<https://arxiv.org/abs/1708.02002>), and the teachers' probabilities `q` at temperature `T` as in Hinton et al. 2015
-/// (<https://arxiv.org/abs/1503.02531>). Without a teacher, alpha counts as 0.
+/// (<https://arxiv.org/abs/1708.02002>), and the teachers' probabilities `q` at temperature `T` as in Hinton et al.
+/// 2015 (<https://arxiv.org/abs/1503.02531>). Without a teacher, alpha counts as 0.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct Loss {
     /// Share of the target's probability that is spread over the vocabulary, 0 to 1.
     pub label_smoothing: f64,
-    /// How much what is known already counts less; 0 for not at all.
+    /// Exponent of the focal weight, by which well-predicted tokens count less; 0 for none.
     pub focal: f64,
     /// Share of the teachers in the loss, 0 to 1.
     pub alpha: f64,
@@ -32,7 +32,7 @@ impl Default for Loss {
 }
 
 impl Loss {
-    /// Whether the numbers make a loss.
+    /// Whether the numbers are valid.
     pub(crate) fn is_sound(&self) -> bool {
         let share = 0.0..=1.0;
         share.contains(&self.label_smoothing)
@@ -41,8 +41,8 @@ impl Loss {
             && (1e-3..=1e3).contains(&self.temperature)
     }
 
-    /// The loss of one position from its `logits` (`[vocab]`), which become `weight` times its gradient. `teacher` holds
-    /// the teachers' probabilities (`[vocab]`), and is overwritten.
+    /// The loss of one position from its `logits` (`[vocab]`), which become `weight` times its gradient. `teacher`
+    /// holds the teachers' probabilities (`[vocab]`), and is overwritten.
     pub(crate) fn row(
         &self,
         target: usize,

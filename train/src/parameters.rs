@@ -20,7 +20,7 @@ pub struct Parameter {
     pub name: String,
     /// Its shape, row-major.
     pub shape: Vec<usize>,
-    /// What it does.
+    /// Its role.
     pub role: Role,
     /// Whether a BitLinear quantizes it to -1, 0, +1 in the forward pass.
     pub ternary: bool,
@@ -96,7 +96,7 @@ impl Parameters {
         Ok(Parameters(list))
     }
 
-    /// The values that `checkpoint` holds for a model of this configuration, whatever their dtype there.
+    /// The values in `checkpoint` for a model of this configuration, of any dtype.
     ///
     /// # Errors
     /// `Settings` for a tensor that is missing or has another shape; the checkpoint's own errors.
@@ -117,7 +117,7 @@ impl Parameters {
             };
             if tensor.shape != parameter.shape {
                 return Err(Error::settings(format!(
-                    "{}: tensor `{}` has shape {:?}, and the configuration asks for {:?}",
+                    "{}: tensor `{}` has shape {:?}, but the configuration needs {:?}",
                     checkpoint.path.display(),
                     tensor.name.escape_debug(),
                     tensor.shape,
@@ -154,17 +154,17 @@ fn check(c: &ModelConfig) -> Result<()> {
     let sizes =
         [c.vocab_size, c.hidden_dim, c.num_layers, c.num_heads, c.num_kv_heads, c.head_dim, c.mlp_hidden_dim];
     if sizes.contains(&0) {
-        return Err(Error::settings("a model needs sizes above 0 everywhere"));
+        return Err(Error::settings("all sizes of a model must be above 0"));
     }
     if !c.num_heads.is_multiple_of(c.num_kv_heads) {
         return Err(Error::settings(format!(
-            "{} query heads cannot share {} key heads evenly",
+            "{} query heads cannot be shared out evenly among {} KV heads",
             c.num_heads, c.num_kv_heads
         )));
     }
     if !c.head_dim.is_multiple_of(2) {
         return Err(Error::settings(format!(
-            "head_dim {} is odd, and rotary embedding turns pairs",
+            "head_dim {} is odd, but rotary embedding rotates pairs of elements",
             c.head_dim
         )));
     }

@@ -1,12 +1,12 @@
-//! Random numbers that need no saved state: each stream is named by a key (seed, step, parameter …), so a resumed run
-//! draws what it would have drawn, on any number of threads.
+//! Random numbers that need no saved state: each stream has a key (seed, step, parameter …), so a resumed run draws the
+//! same numbers as one that was not stopped, on any number of threads.
 
 /// A stream of SplitMix64 (Steele, Lea and Flood 2014, <https://doi.org/10.1145/2660193.2660195>).
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
 impl Random {
-    /// The stream that `key` names.
+    /// The stream with this `key`.
     pub fn new(key: &[u64]) -> Self {
         let start = Random(0x243f_6a88_85a3_08d3);
         key.iter().fold(start, |stream, &part| Random(Random(stream.0 ^ part).next_u64()))

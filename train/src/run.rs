@@ -10,8 +10,8 @@ use serde_json::Value;
 use crate::tensorboard::Events;
 use crate::{Error, Result};
 
-/// The folder that a run writes to: `config.toml`, `metrics.jsonl` (one JSON object a line), TensorBoard's event files,
-/// `step-N.pt`, `best.pt`.
+/// The folder that a run writes to: `config.toml`, `metrics.jsonl` (one JSON object per line), TensorBoard's event
+/// files, `step-N.pt`, `best.pt`.
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
@@ -23,7 +23,7 @@ pub struct RunFolder {
 const TAIL: u64 = 1 << 16;
 
 impl RunFolder {
-    /// Makes the folder, or goes on in it.
+    /// Creates the folder, or continues in it.
     ///
     /// # Errors
     /// `Write`.
@@ -39,7 +39,7 @@ impl RunFolder {
         })
     }
 
-    /// Writes the run's settings, whole or not at all.
+    /// Writes the run's settings, completely or not at all.
     ///
     /// # Errors
     /// `Output`.
@@ -62,25 +62,26 @@ impl RunFolder {
         self.events.scalars(step, &values).map_err(|e| Error::write(&self.path, e))
     }
 
-    /// Where the checkpoint of `step` goes.
+    /// The path of the checkpoint of `step`.
     pub fn checkpoint(&self, step: u64) -> PathBuf {
         self.path.join(format!("step-{step:06}.pt"))
     }
 
-    /// Where the best checkpoint by validation loss goes.
+    /// The path of the best checkpoint by validation loss.
     pub fn best(&self) -> PathBuf {
         self.path.join("best.pt")
     }
 
-    /// Where the batch goes that made a run stop.
+    /// The path of the batch that made a run stop.
     pub fn bad_batch(&self, step: u64) -> PathBuf {
         self.path.join(format!("bad-batch-{step:06}.pt"))
     }
 
-    /// Removes all but the last `keep` checkpoints up to `step`; those of later steps, from a run that went further, stay.
+    /// Removes all but the last `keep` checkpoints up to `step`; those of later steps, from a run that went further,
+    /// stay.
     ///
     /// # Errors
-    /// `Write` when the folder cannot be listed or a file not removed.
+    /// `Write` if the folder cannot be listed or a file cannot be removed.
     pub fn prune(&self, keep: usize, step: u64) -> Result<()> {
         let io = |e| Error::write(&self.path, e);
         let mut steps: Vec<u64> = std::fs::read_dir(&self.path)

@@ -25,12 +25,12 @@ impl Default for Schedule {
 }
 
 impl Schedule {
-    /// A warm-up of so many steps, then the cosine that ends at step `cosine_steps`.
+    /// A warm-up of this many steps, then a cosine that ends at step `cosine_steps`.
     pub fn cosine(warmup: u64, cosine_steps: u64) -> Self {
         Schedule { warmup, cosine_steps: Some(cosine_steps), ..Schedule::default() }
     }
 
-    /// What the learning rate is multiplied by at `step`, counted from 0.
+    /// The factor of the learning rate at `step`, counted from 0.
     pub fn factor(&self, step: u64) -> f64 {
         if step < self.warmup {
             return step as f64 / self.warmup as f64;

@@ -3,22 +3,21 @@
 use std::path::{Path, PathBuf};
 
 use ckpt_infer::{Names, RopePairing, RopeScaling};
-use ckpt_inspect::meaning::AttentionBias;
 use ckpt_inspect::meaning::architecture::STUDENT;
+use ckpt_inspect::meaning::{Assumption, AttentionBias};
 use ckpt_inspect::{Checkpoint, ModelConfig, Thresholds, Verdict};
 
 use crate::{Error, Health, Parameters, Result};
 
-/// The configuration of the model in `checkpoint`, and sentences on what was assumed: the student's, or that of another
-/// format's model that computes the same. `bitlinear` says whether its projections are BitLinear where the format
-/// does not.
+/// The configuration of the model in `checkpoint`, and what was assumed: that of the student, or of an equivalent
+/// model in another format. `bitlinear` says whether its projections are BitLinear, if the format does not.
 ///
 /// # Errors
 /// `Settings` for a network that cannot be trained here.
 pub(crate) fn configuration(
     checkpoint: &Checkpoint,
     bitlinear: Option<bool>,
-) -> Result<(ModelConfig, Vec<String>)> {
+) -> Result<(ModelConfig, Vec<Assumption>)> {
     let path = checkpoint.path.display();
     let flags = ckpt_infer::Settings::default().with(|s| {
         s.use_bitlinear_attn = bitlinear;
@@ -29,7 +28,7 @@ pub(crate) fn configuration(
         && (config.rope_scaling != RopeScaling::None || config.rope_pairing != RopePairing::Halves)
     {
         return Err(Error::settings(format!(
-            "{path}: its rotary positions are scaled or paired as neighbours, and only the plain form can be trained"
+            "{path}: its rotary positions are scaled or pair neighbouring elements; only the plain form can be trained"
         )));
     }
     if let Some(student) = &checkpoint.model.student {
@@ -39,13 +38,13 @@ pub(crate) fn configuration(
         return Ok((student, checkpoint.model.assumed.clone()));
     }
     let (mut config, assumed) =
-        run.map_err(|e| Error::settings(format!("{path}: holds no model that can be trained: {e}")))?;
+        run.map_err(|e| Error::settings(format!("{path}: contains no model that can be trained: {e}")))?;
     if config.attention_bias != AttentionBias::None {
         return Err(Error::settings(format!(
-            "{path}: holds no model that can be trained: its attention has biases, and the student's has none"
+            "{path}: contains no model that can be trained: attention with biases is not supported"
         )));
     }
-    // Its window is the longest sequence already.
+    // Its window is already as long as the longest sequence.
     config.sliding_window = None;
     config.architecture = &STUDENT;
     Ok((config, assumed))
@@ -54,7 +53,7 @@ pub(crate) fn configuration(
 /// Checkpoints of a folder that are looked at for a healthy one, newest first.
 const LOOKED_AT: usize = 64;
 
-/// Refuses a checkpoint with layers below healthy, and names the last healthy one beside it.
+/// Refuses a checkpoint with layers below healthy, and names the last healthy one in its folder.
 ///
 /// # Errors
 /// `Collapsed`.
@@ -77,17 +76,13 @@ pub(crate) fn refuse_collapsed(
         worst.verdict
     );
     Err(Error::Collapsed(match last_healthy(checkpoint, config, thresholds) {
-        Some(path) => format!(
-            "{what}. The last healthy one is {}; --allow-collapsed goes on regardless",
-            path.display()
-        ),
-        None => format!(
-            "{what}. No other checkpoint in its folder is healthy; --allow-collapsed goes on regardless"
-        ),
+        Some(path) => format!("{what}. The last healthy checkpoint is {}", path.display()),
+        None => format!("{what}. No other checkpoint in its folder is healthy"),
     }))
 }
 
-/// The healthy checkpoint of the same model and the latest step up to that of `checkpoint` in its folder, not in those below.
+/// The healthy checkpoint of the same model and the latest step up to that of `checkpoint` in its folder, not in
+/// subfolders.
 fn last_healthy(checkpoint: &Checkpoint, config: &ModelConfig, thresholds: &Thresholds) -> Option<PathBuf> {
     let until = checkpoint.step.as_ref().map_or(u64::MAX, |(step, _)| *step);
     let folder = match checkpoint.path.parent() {

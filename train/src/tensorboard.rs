@@ -1,15 +1,15 @@
-//! TensorBoard's event files: TFRecords (<https://www.tensorflow.org/tutorials/load_data/tfrecord>) of `tensorflow.Event`
-//! messages (tensorflow/core/util/event.proto) with scalars.
+//! TensorBoard's event files: TFRecords (<https://www.tensorflow.org/tutorials/load_data/tfrecord>) of
+//! `tensorflow.Event` messages (tensorflow/core/util/event.proto) with scalars.
 
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// What the first event of a file says.
+/// The file version in the first event of a file.
 const VERSION: &str = "brain.Event:2";
 
-/// An event file that is written.
+/// An event file being written.
 #[derive(Debug)]
 pub(crate) struct Events(File);
 
@@ -40,7 +40,8 @@ fn record(data: &[u8]) -> Vec<u8> {
     out
 }
 
-/// CRC-32C, rotated and shifted so that a checksum of data that holds checksums is sound (tensorflow/core/lib/hash/crc32c.h).
+/// CRC-32C, rotated and shifted so that a checksum of data that holds checksums is sound
+/// (tensorflow/core/lib/hash/crc32c.h).
 fn masked_crc(data: &[u8]) -> u32 {
     crc32c::crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8)
 }
@@ -52,7 +53,8 @@ fn version(time: f64) -> Vec<u8> {
     out
 }
 
-/// `wall_time` (1), `step` (2, int64), `summary` (5) with a `value` (1) each of `tag` (1) and `simple_value` (2, float).
+/// `wall_time` (1), `step` (2, int64), `summary` (5) with a `value` (1) each of `tag` (1) and `simple_value` (2,
+/// float).
 fn event(time: f64, step: u64, values: &[(&str, f64)]) -> Vec<u8> {
     let mut summary = Vec::new();
     for (tag, value) in values {

@@ -21,12 +21,12 @@ use crate::{
     global_norm, plain,
 };
 
-/// Everything that decides what a run does.
+/// All settings of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct Settings {
-    /// The step to stop at, counted from the model's beginning.
+    /// The step to stop at, counted from the start of the model's training.
     pub steps: u64,
     /// Batches whose gradients are averaged for one step.
     pub accumulate: u64,
@@ -34,7 +34,7 @@ pub struct Settings {
     pub clip: f64,
     /// Whether scales are held constant in the backward pass of a BitLinear.
     pub detached_scales: bool,
-    /// Names all random draws; the checkpoint's that is resumed, or 0, when not given.
+    /// Random seed; by default that of the resumed checkpoint, or 0.
     pub seed: Option<u64>,
     /// Steps between checkpoints; 0 for one at the end.
     pub save_every: u64,
@@ -46,19 +46,19 @@ pub struct Settings {
     pub health_every: u64,
     /// Whether to stop when a layer falls below healthy.
     pub stop_on_collapse: bool,
-    /// Steps in a row that NaN or infinity may spoil before the run stops.
+    /// Steps in a row that may give NaN or infinity before the run stops.
     pub max_skipped: u64,
-    /// Below which std a layer is unhealthy.
+    /// The std below which a layer is unhealthy.
     pub thresholds: Thresholds,
     /// The learning rate over steps.
     pub schedule: Schedule,
-    /// What is minimised.
+    /// The loss.
     pub loss: Loss,
     /// The optimizer.
     pub optimizer: optim::Settings,
     /// The data.
     pub data: data::Settings,
-    /// Who teaches.
+    /// The teachers.
     pub distill: distill::Settings,
 }
 
@@ -86,21 +86,21 @@ impl Default for Settings {
     }
 }
 
-/// What a checkpoint's own state may be replaced by.
+/// How much of a checkpoint's own state to keep when resuming.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct ResumeOptions {
-    /// Start although layers have collapsed.
+    /// Start even if layers have collapsed.
     pub allow_collapsed: bool,
-    /// Leave the optimizer's state behind.
+    /// Ignore the optimizer's state.
     pub reset_optimizer: bool,
-    /// Begin the data anew.
+    /// Start the data from the beginning.
     pub restart_data: bool,
-    /// Whether projections are BitLinear; what the checkpoint says, or its format stands for, when not given.
+    /// Whether projections are BitLinear; by default what the checkpoint says, or what its format implies.
     pub bitlinear: Option<bool>,
 }
 
-/// What happens during a run, for whoever watches.
+/// What happens during a run, for the caller to show.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
@@ -114,7 +114,7 @@ pub enum Event<'a> {
         norm: f64,
         /// Factor of the schedule.
         factor: f64,
-        /// Tokens it saw.
+        /// Tokens in the step.
         tokens: u64,
         /// How long it took.
         seconds: f64,
@@ -178,12 +178,12 @@ impl Trainer {
         Self::with(config.clone(), parameters, settings, seed)
     }
 
-    /// Goes on from `checkpoint`: with its weights, and as far as it has them the optimizer's state, the step, the seed
-    /// unless the settings have one, and the place in the data.
+    /// Continues from `checkpoint`: with its weights and, if it has them, the optimizer's state, the step, the seed
+    /// unless the settings have one, and the position in the data.
     ///
     /// # Errors
-    /// `Collapsed` when its layers have, unless allowed; `Settings` when it is no student model or its state is of
-    /// another optimizer; the checkpoint's own.
+    /// `Collapsed` when its layers have, unless allowed; `Settings` when it is not a student model or its state belongs
+    /// to another optimizer; the checkpoint's own.
     pub fn resume(checkpoint: &Checkpoint, settings: &Settings, options: ResumeOptions) -> Result<Self> {
         let path = checkpoint.path.display();
         let (config, assumed) = start::configuration(checkpoint, options.bitlinear)?;
@@ -198,7 +198,7 @@ impl Trainer {
         trainer.warnings.extend(assumed.iter().map(|a| format!("{path}: {a}")));
         if let Some(saved) = saved_seed.filter(|&saved| saved != seed) {
             trainer.warnings.push(format!(
-                "{path}: was trained with seed {saved}, and this run goes on with {seed}: from here on other documents are held out, and data comes in another order"
+                "{path}: was trained with random seed {saved}, but this run continues with {seed}: other documents are held out from here on, and the data comes in another order"
             ));
         }
         let state_step = number("step").and_then(as_u64);
@@ -208,30 +208,32 @@ impl Trainer {
         trainer.skipped = number("skipped").and_then(as_u64).unwrap_or(0);
         const STATE: &str = "optimizer_state_dict";
         if options.reset_optimizer {
-            trainer.warnings.push("the optimizer starts without its state, as asked".into());
+            trainer.warnings.push("the optimizer starts without its saved state, as requested".into());
         } else if checkpoint.meta(STATE).is_some() {
             let notes = trainer.optimizer.load(checkpoint, STATE, &trainer.parameters)?;
             trainer.warnings.extend(notes);
             trainer.note_rates(checkpoint, STATE);
         } else {
-            trainer.warnings.push(format!("{path}: holds no optimizer state, so moments start at zero"));
+            trainer
+                .warnings
+                .push(format!("{path}: contains no optimizer state, so the moments start at zero"));
         }
         let restored = !options.restart_data && trainer.stream.restore(checkpoint, "training_state.data")?;
         if restored {
             trainer.best_loss = number("best_loss").and_then(as_f64).filter(|l| l.is_finite());
         } else {
-            // A loss on other data is no measure for this run's.
+            // A loss on other data cannot be compared with this run's.
             trainer.stream.begin_at(number("epoch").and_then(as_u64).unwrap_or(0));
             if !options.restart_data && trainer.step > 0 {
-                trainer
-                    .warnings
-                    .push(format!("{path}: does not say where in the data it was, so a pass over it begins"));
+                trainer.warnings.push(format!(
+                    "{path}: does not record its position in the data, so the data starts from the beginning"
+                ));
             }
         }
         Ok(trainer)
     }
 
-    /// Tells of learning rates that the checkpoint's optimizer had and this run's has not.
+    /// Warns of learning rates that differ from those of the checkpoint's optimizer.
     fn note_rates(&mut self, checkpoint: &Checkpoint, key: &str) {
         for Rate { part, lr: ours, .. } in self.settings.optimizer.rates() {
             let part = part.map_or(key.to_string(), |part| format!("{key}.{part}"));
@@ -245,7 +247,7 @@ impl Trainer {
             let Some(theirs) = groups.first().and_then(rate) else { continue };
             if (theirs - ours).abs() > 1e-6 * ours.abs() {
                 self.warnings.push(format!(
-                    "{}: was trained at a learning rate of {theirs}, and this run goes on at {ours} (--lr)",
+                    "{}: was trained at a learning rate of {theirs}, but this run continues at {ours}",
                     checkpoint.path.display()
                 ));
             }
@@ -266,7 +268,7 @@ impl Trainer {
         let length = settings.data.length;
         if length > config.max_seq_len {
             return Err(Error::settings(format!(
-                "sequences of {length} positions, and the model was made for at most {}",
+                "sequences of {length} positions are longer than the {} that the model was made for",
                 config.max_seq_len
             )));
         }
@@ -278,10 +280,10 @@ impl Trainer {
             settings.data.files.len(),
             settings.loss.temperature,
         )?;
-        let mut warnings: Vec<String> = settings.optimizer.surprises().into_iter().collect();
+        let mut warnings: Vec<String> = settings.optimizer.warning().into_iter().collect();
         for (lr, weight_decay) in optimizer.ternary_decay(&parameters) {
             warnings.push(format!(
-                "weight decay {weight_decay} at learning rate {lr} shrinks ternary weights: on its own it halves them every {:.0} steps (ln 2 / (lr * weight decay)), and absmean quantization hides that from the loss",
+                "weight decay {weight_decay} at learning rate {lr} shrinks ternary weights: by itself it halves them every {:.0} steps (ln 2 / (lr * weight decay)), and absmean quantization hides that from the loss",
                 optim::half_life(lr, weight_decay)
             ));
         }
@@ -309,7 +311,7 @@ impl Trainer {
         match self.step < self.settings.steps {
             true => Ok(()),
             false => Err(Error::settings(format!(
-                "the model is at step {} already; --steps is the step to stop at",
+                "the model is at step {} already, and `steps` is the step to stop at",
                 self.step
             ))),
         }
@@ -330,13 +332,13 @@ impl Trainer {
         &self.config
     }
 
-    /// The weights as they are.
+    /// The current weights.
     pub fn parameters(&self) -> &Parameters {
         &self.parameters
     }
 
-    /// Reads the data of the first step and what is validated on, so that a run that cannot begin is known before there
-    /// is a folder of it. [`Trainer::run`] does it by itself, too.
+    /// Reads the data of the first step and of validation, so that a run that cannot start fails before its folder is
+    /// created. [`Trainer::run`] does so by itself, too.
     ///
     /// # Errors
     /// Those of data, and `Settings` when there is no step to take.
@@ -359,12 +361,13 @@ impl Trainer {
         (0..self.settings.accumulate).map(|_| self.stream.batch()).collect()
     }
 
-    /// Trains to the last step, or until `stop` is set: then the step at hand is finished and saved; one whose data is
-    /// [prepared](Trainer::prepare) is at hand. Everything that happens is told to `watch` and written to `folder`.
+    /// Trains to the last step, or until `stop` is set: then the current step is finished and saved; one whose data is
+    /// [prepared](Trainer::prepare) is the current one. Everything that happens is passed to `watch` and written to
+    /// `folder`.
     ///
     /// # Errors
-    /// `Stopped` when NaN spoils step after step (the batch is saved) or a layer collapses and the settings say to stop;
-    /// errors of data and of writing.
+    /// `Stopped` if several steps in a row give NaN (the batch is saved) or a layer collapses and the settings say to
+    /// stop; errors of data and of writing.
     pub fn run(
         &mut self,
         folder: &mut RunFolder,
@@ -377,7 +380,7 @@ impl Trainer {
         self.prepare()?;
         let validation = self.validation.clone().unwrap_or_default();
         let mut gradients = self.parameters.zeros();
-        let (mut spoiled, mut told_bad, mut saved_at) = (0, 0, None);
+        let (mut spoiled, mut reported_bad, mut saved_at) = (0, 0, None);
         while self.step < self.settings.steps {
             if stop.load(Ordering::Relaxed) && self.ready.is_empty() {
                 if saved_at != Some(self.step) {
@@ -390,11 +393,11 @@ impl Trainer {
                 true => self.batches()?,
                 false => std::mem::take(&mut self.ready),
             };
-            if self.stream.bad > told_bad {
-                told_bad = self.stream.bad;
+            if self.stream.bad > reported_bad {
+                reported_bad = self.stream.bad;
                 let shown = std::mem::take(&mut self.stream.shown);
                 watch(Event::Warning(format!(
-                    "{told_bad} bad lines so far were left out; {}",
+                    "{reported_bad} invalid lines were skipped so far; {}",
                     shown.join("; ")
                 )));
             }
@@ -411,7 +414,7 @@ impl Trainer {
                 spoiled += 1;
                 self.skipped += 1;
                 watch(Event::Warning(format!(
-                    "step {}: loss {loss}, gradient norm {norm}; the step is skipped ({} so far)",
+                    "step {}: loss {loss}, gradient norm {norm}; the step was skipped ({} so far)",
                     self.step + 1,
                     self.skipped
                 )));
@@ -457,7 +460,7 @@ impl Trainer {
         Ok((total / batches.len() as f64, global_norm(gradients)))
     }
 
-    /// Validates, measures and saves, where it is time to. Whether it saved.
+    /// Validates, measures and saves when it is time to. Returns whether it saved.
     fn after_step(
         &mut self,
         folder: &mut RunFolder,
@@ -541,7 +544,7 @@ impl Trainer {
         }
     }
 
-    /// The checkpoint: the seed trainer's layout, with the place in the data beside the step.
+    /// The checkpoint: the layout of bitnet-student's original trainer, with the position in the data next to the step.
     fn object(&self) -> Object<'_> {
         let named = self.parameters.0.iter().map(|p| (p.name.as_str(), Object::floats(&p.shape, &p.values)));
         let factor = self.settings.schedule.factor(self.step);

@@ -1,9 +1,9 @@
 //! Converting a checkpoint of 100 M parameters in f32, against `cp`, gguf-py, llama.cpp's quantizer and PyTorch doing
-//! the same. `docs/benchmarks.md` tells how to run it and what the figures mean.
+//! the same. `docs/benchmarks.md` says how to run it and what the figures mean.
 //!
 //! Everything that is compared takes turns, from a file in the page cache to a file that is on the disk, and ratios are
-//! medians over the turns: a machine that is busy with something else slows neighbours in time alike. Processor time, which
-//! that does not touch, stands beside.
+//! medians over the turns: a machine that is busy with something else slows neighbours in time alike. Processor time,
+//! which that does not touch, stands beside.
 
 #[path = "../../../inspect/benches/measure/checkpoint.rs"]
 mod checkpoint;
@@ -68,7 +68,16 @@ fn main() -> Result<()> {
     let name = "llama.cpp, from F32 GGUF";
     row(&mut peers, turns, "GGUF TQ2_0", &source, &ternary(), name, &floats, python("quantize"))?;
     let i2s = Options::new(Target::I2s);
-    row(&mut peers, turns, "i2s", &source, &i2s, "PyTorch, the seed's formula", &source, python("i2s"))?;
+    row(
+        &mut peers,
+        turns,
+        "i2s",
+        &source,
+        &i2s,
+        "PyTorch, the original packer's formula",
+        &source,
+        python("i2s"),
+    )?;
     blocks(&mut peers, turns, &source)
 }
 
@@ -199,7 +208,7 @@ fn cp(_: &mut [Peer], from: &Path, to: &Path) -> Result<Option<Taken>> {
     Ok(status.success().then(|| Taken { seconds: start.elapsed().as_secs_f64(), cpu: f64::INFINITY }))
 }
 
-/// A Python that does what it is told and says how long it took.
+/// A Python process that runs commands and reports how long they took.
 struct Peer {
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,

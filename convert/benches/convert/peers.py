@@ -61,7 +61,7 @@ def finish(writer):
 
 
 def to_i2s(source, output):
-    """The seed's formula in PyTorch."""
+    """The original packer's formula in PyTorch."""
     state = torch.load(source, weights_only=True, mmap=True)["model_state_dict"]
     packed = {}
     for name, weight in state.items():

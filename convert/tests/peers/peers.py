@@ -136,7 +136,7 @@ def absmean(w, eps=1e-8):
 
 
 def unpack_i2s(packed, shape):
-    """The seed's formula: four values a byte, the first in the high bits, code = value + 1."""
+    """The original packer's formula: four values a byte, the first in the high bits, code = value + 1."""
     fields = torch.stack([(packed >> shift) & 3 for shift in (6, 4, 2, 0)], dim=1).flatten()
     numel = int(torch.prod(torch.as_tensor(shape)))
     return (fields[:numel].to(torch.float32) - 1).view(*[int(n) for n in shape])

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use ckpt_convert::quant::Quant;
 use ckpt_convert::{
-    Control, Error, Gguf, Object, Options, Plan, Target, save, verify, verify_written, write,
+    Control, Error, Gguf, Note, Object, Options, Plan, Remedy, Target, save, verify, verify_written, write,
 };
 use ckpt_inspect::ggml::GgmlType;
 use ckpt_inspect::gguf::{Header, Keys, Layout, OutputEntry};
@@ -16,7 +16,7 @@ use ckpt_kit::student::Student;
 
 const HEALTHY: &str = "healthy-run/step-02000.pt";
 
-/// `source` written with `options`, its notes, and whether it says the same.
+/// Writes `source` with `options`; returns the copy, its notes, and whether it matches.
 struct Converted {
     folder: tempfile::TempDir,
     notes: Vec<String>,
@@ -36,7 +36,8 @@ impl Converted {
         let failures: Vec<_> = report.failures().collect();
         assert!(report.extra.is_empty() && report.missing.is_empty(), "{report:?}");
         eprintln!("{failures:?}");
-        let (notes, agrees) = (plan.notes.clone(), report.agrees());
+        let notes = plan.notes.iter().map(ToString::to_string).collect();
+        let agrees = report.agrees();
         Converted { folder, notes, agrees }
     }
 
@@ -51,7 +52,7 @@ impl Converted {
         checkpoint
     }
 
-    fn told(&self, what: &str) -> bool {
+    fn notes_say(&self, what: &str) -> bool {
         self.notes.iter().any(|note| note.contains(what))
     }
 }
@@ -62,13 +63,6 @@ fn options(settings: Gguf) -> Options {
 
 fn with(quant: Quant) -> Options {
     options(Gguf::default().with(|g| g.quant = Some(quant)))
-}
-
-fn plan_error(source: &Path, options: &Options) -> String {
-    match Plan::new(&open(source).unwrap(), options) {
-        Err(error @ (Error::Target(_) | Error::Source { .. })) => error.to_string(),
-        other => panic!("{:?}", other.map(|_| ())),
-    }
 }
 
 /// A SafeTensors model of F32 tensors in a folder with a config.json; elements count up from small numbers.
@@ -115,7 +109,7 @@ fn every_type_says_the_same() {
         assert_eq!(written.tensor("blk.0.attn_norm.weight").unwrap().dtype, DType::F32);
         let embed = if quant.is_packed() { Quant::Q8_0 } else { quant };
         assert_eq!(written.tensor("token_embd.weight").unwrap().dtype, embed.dtype());
-        assert!(converted.told("inv_freq"));
+        assert!(converted.notes_say("inv_freq"));
     }
 }
 
@@ -130,12 +124,12 @@ fn another_models_tokenizer_is_refused() {
         let control = Control::new(&|_| (), &stop);
         write(&mut plan, &options, &folder.path().join("model.gguf"), control)
     });
-    let Err(Error::Target(message)) = written else { panic!("1024 tokens for 40 rows") };
+    let Err(Error::Target { why: message, .. }) = written else { panic!("1024 tokens for 40 rows") };
     assert!(message.contains("1024") && message.contains("40"), "{message}");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
-/// The rows of an embedding without columns cost nothing to announce, and a token each to name.
+/// A header can announce any number of rows of an embedding without columns, but each row would get a token.
 #[test]
 fn rows_beyond_any_vocabulary_are_refused() {
     let rows: &[usize] = &[1 << 33, 0];
@@ -163,7 +157,7 @@ fn the_student_becomes_qwen3() {
     assert_eq!(written.warnings, [""; 0]);
     let json = metadata::to_json(&written.metadata);
     let head_dim = written.tensor("blk.0.attn_q_norm.weight").unwrap().shape[0];
-    let told = serde_json::json!({
+    let expected = serde_json::json!({
         "general.architecture": "qwen3",
         "general.file_type": 1,
         "qwen3.block_count": 2,
@@ -175,13 +169,13 @@ fn the_student_becomes_qwen3() {
         "ckpt.use_bitlinear_ffn": true,
         "tokenizer.ggml.model": "none",
     });
-    for (key, value) in told.as_object().unwrap() {
+    for (key, value) in expected.as_object().unwrap() {
         assert_eq!(json[key], *value, "{key}: {json}");
     }
     for what in ["soft caps", "BitLinear", "no tokenizer", "rounded to -1, 0, +1"] {
-        assert!(converted.told(what), "{what}: {:?}", converted.notes);
+        assert!(converted.notes_say(what), "{what}: {:?}", converted.notes);
     }
-    // What is written is what BitLinear multiplies with.
+    // The written values are those that BitLinear multiplies by.
     let source = open(fixture(HEALTHY)).unwrap();
     let packed = open(fixture("packed/nano-healthy-2000-i2s.pt")).unwrap();
     let find = |c: &Checkpoint, name: &str| c.tensors.iter().position(|t| t.name.ends_with(name)).unwrap();
@@ -197,18 +191,23 @@ fn the_student_becomes_qwen3() {
     assert!(verify(&source, &latent).unwrap().agrees());
     let report = verify(&source, &written).unwrap();
     assert!(report.agrees());
-    let told = |t: &&ckpt_convert::Agreement| t.detail.as_ref().is_some_and(|d| d.contains("ternary form"));
-    assert_eq!(report.tensors.iter().filter(told).count(), 14, "the float weights are not there");
-    // The same codes and another scale are not the same.
+    let as_ternary =
+        |t: &&ckpt_convert::Agreement| t.detail.as_ref().is_some_and(|d| d.contains("ternary form"));
+    assert_eq!(report.tensors.iter().filter(as_ternary).count(), 14, "the float weights are not there");
+    // The same codes with another scale do not match.
     let other = open(fixture("healthy-run/step-01000.pt")).unwrap();
     assert!(!verify(&other, &written).unwrap().agrees());
 }
 
 #[test]
-fn rows_that_blocks_do_not_fill_are_f16_aloud() {
+fn rows_that_blocks_do_not_fill_become_f16_with_a_note() {
     let converted = Converted::new(&fixture(HEALTHY), &options(Gguf::default()));
     assert!(converted.agrees);
-    assert!(converted.told("no multiple of the 256 elements of a tq2_0 block"), "{:?}", converted.notes);
+    assert!(
+        converted.notes_say("not a multiple of the 256 elements of a tq2_0 block"),
+        "{:?}",
+        converted.notes
+    );
     assert_eq!(converted.open().tensor("blk.0.attn_q.weight").unwrap().dtype, DType::F16);
 }
 
@@ -263,17 +262,17 @@ fn ternary_types_hold_codes_and_scales() {
 }
 
 #[test]
-fn a_scale_that_f16_loses_is_told_and_can_stand_beside() {
+fn a_scale_that_f16_loses_is_reported_and_can_be_a_separate_tensor() {
     let folder = tempfile::tempdir().unwrap();
     let source = student(folder.path(), 5e-8);
     let lost = Converted::new(&source, &with(Quant::Tq2_0));
-    assert!(lost.told("scales that f16 holds badly"), "{:?}", lost.notes);
+    assert!(lost.notes_say("scales that f16 cannot represent well"), "{:?}", lost.notes);
     let source_far_gone = student(folder.path(), 1e-9);
     assert!(!Converted::new(&source_far_gone, &with(Quant::Tq2_0)).agrees, "the gate became zero");
 
     let exact = Gguf::default().with(|g| (g.quant, g.exact_scales) = (Some(Quant::Tq2_0), true));
     let converted = Converted::new(&source_far_gone, &options(exact));
-    assert!(converted.agrees && !converted.told("f16 holds badly"), "{:?}", converted.notes);
+    assert!(converted.agrees && !converted.notes_say("f16 cannot represent well"), "{:?}", converted.notes);
     let written = converted.open();
     let gate = written.tensor("blk.0.ffn_gate.weight").unwrap();
     assert_eq!(gate.scale, Some(1e-9));
@@ -319,7 +318,7 @@ fn llama_rows_are_interleaved_and_come_back() {
 }
 
 #[test]
-fn a_model_that_is_not_whole_is_told() {
+fn an_incomplete_model_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let source = open(fixture(HEALTHY)).unwrap();
     const UP: &str = "layers.1.mlp.up_proj.weight";
@@ -345,18 +344,19 @@ fn a_model_that_is_not_whole_is_told() {
         let path = folder.path().join(format!("{number}.pt"));
         save(&Object::dict([("model_state_dict", Object::Dict(weights.collect()))]), &path, false).unwrap();
         let broken = open(&path).unwrap();
-        for (target, told) in [
+        for (target, noted) in [
             (Target::Gguf(Gguf::default()), true),
             (Target::Hf { packed: false }, true),
             (Target::Torch, false),
         ] {
             let plan = Plan::new(&broken, &Options::new(target)).unwrap();
-            let found = plan.notes.iter().any(|note| note.contains("not whole") && note.contains(&wanted));
-            assert_eq!(found, told, "{wanted}: {:?}", plan.notes);
+            let is_it =
+                |note: &Note| matches!(note, Note::Incomplete { .. }) && note.to_string().contains(&wanted);
+            assert_eq!(plan.notes.iter().any(is_it), noted, "{wanted}: {:?}", plan.notes);
         }
     }
     let whole = Plan::new(&source, &Options::new(Target::Hf { packed: false })).unwrap();
-    assert!(whole.notes.iter().all(|note| !note.contains("not whole")), "{:?}", whole.notes);
+    assert!(!whole.notes.iter().any(|note| matches!(note, Note::Incomplete { .. })), "{:?}", whole.notes);
 }
 
 #[test]
@@ -365,8 +365,9 @@ fn advice_on_scales_fits_the_rows() {
     let exact = Gguf::default().with(|g| (g.quant, g.exact_scales) = (Some(Quant::Tq2_0), true));
     let checkpoint = open(&collapsed).unwrap();
     let plan = Plan::new(&checkpoint, &options(exact)).unwrap();
-    let told = |what: &str| plan.notes.iter().any(|note| note.contains(what));
-    assert!(!told("--exact-scales (tq1_0") && told("--quant f32 or bf16 keeps them"), "{:?}", plan.notes);
+    let remedies: Vec<Remedy> = plan.notes.iter().filter_map(Note::remedy).collect();
+    assert!(remedies.contains(&Remedy::Quant(&[Quant::F32, Quant::BF16])), "{:?}", plan.notes);
+    assert!(!remedies.iter().any(|r| matches!(r, Remedy::ExactScales(_))), "{:?}", plan.notes);
 }
 
 #[test]
@@ -398,7 +399,7 @@ fn split_sets_open_as_one() {
     assert!(metadata::to_json(&whole.open().metadata).get("split.no").is_none());
 }
 
-/// The seed's exporter wrote sizes in PyTorch's order, norms as F16 and no tokenizer.
+/// The original exporter of bitnet-student wrote sizes in PyTorch's order, norms as F16 and no tokenizer.
 #[test]
 fn a_file_written_the_wrong_way_round_is_repaired() {
     let mut keys = Keys::default();
@@ -438,10 +439,13 @@ fn a_file_written_the_wrong_way_round_is_repaired() {
 fn what_cannot_be_is_refused() {
     let llama = hugging_face(&llama_config(), &LLAMA);
     let gguf = Gguf::default();
-    let refused = |gguf: Gguf| plan_error(llama.path(), &options(gguf));
-    assert!(refused(gguf.with(|g| g.quant = Some(Quant::Tq2_0))).contains("--ternary"));
-    assert!(refused(gguf.with(|g| g.exact_scales = true)).contains("tq1_0"));
-    assert!(refused(gguf.with(|g| (g.quant, g.latent) = (Some(Quant::I2S), true))).contains("--latent"));
+    let remedy = |gguf: Gguf| Plan::new(&open(llama.path()).unwrap(), &options(gguf)).unwrap_err().remedy();
+    let ternary = gguf.with(|g| g.quant = Some(Quant::Tq2_0));
+    assert_eq!(remedy(ternary), Some(Remedy::Ternary("*attn*")));
+    let exact = gguf.with(|g| g.exact_scales = true);
+    assert_eq!(remedy(exact), Some(Remedy::Quant(&[Quant::Tq1_0, Quant::Tq2_0])));
+    let latent = gguf.with(|g| (g.quant, g.latent) = (Some(Quant::I2S), true));
+    assert_eq!(remedy(latent), Some(Remedy::Quant(&[])));
     let mut config = llama_config();
     config["architectures"] = serde_json::json!(["GemmaForCausalLM"]);
     let gemma = hugging_face(&config, &LLAMA);

@@ -37,7 +37,7 @@ fn bytes_are_those_of_gguf_py() {
     assert_eq!(i2_s, golden[at..]);
 }
 
-/// Ternary rows have the same bytes whether each block finds its scale or all are told it.
+/// Ternary rows have the same bytes whether each block finds its scale or all are given the same one.
 #[test]
 fn one_scale_for_all_blocks_gives_the_bytes_of_gguf_py() {
     let ternary = &values()[512..1024];

@@ -1,5 +1,5 @@
-//! Sources that cannot be written as they are, and names that would lead out of an archive. What becomes of changed
-//! files is in `fuzz/`.
+//! Sources that cannot be written unchanged, and names that would lead out of an archive. Tests on mutated
+//! files are in `fuzz/`.
 
 use std::path::Path;
 
@@ -28,7 +28,7 @@ fn named(path: &Path, names: &[&str]) {
     names.iter().fold(SafeTensors::new(), |file, name| file.f32s(name, &[1], &[1.0])).write(path);
 }
 
-/// Entries of an archive are names of files for whoever unpacks it.
+/// Unpacking an archive uses its entries' names as file names.
 #[test]
 fn names_of_arrays_stay_inside_the_archive() {
     let folder = tempfile::tempdir().unwrap();
@@ -48,18 +48,21 @@ fn names_of_arrays_stay_inside_the_archive() {
     std::fs::remove_file(&to).unwrap();
     let long = "n".repeat(65_001);
     for (names, why) in [
-        (&["w", "/etc/passwd"][..], "outside of the archive"),
-        (&["\\\\server\\share"], "outside of the archive"),
-        (&["C:w"], "outside of the archive"),
+        (&["w", "/etc/passwd"][..], "outside the archive"),
+        (&["\\\\server\\share"], "outside the archive"),
+        (&["C:w"], "outside the archive"),
         (&["../w"], "leads out"),
         (&["a/../../w"], "leads out"),
         (&["a\\..\\w"], "leads out"),
-        (&["a\0b"], "zero character"),
+        (&["a\0b"], "NUL character"),
         (&["w", "w.npy"], "another tensor"),
         (&[&long], "longer"),
     ] {
         let error = convert(names).unwrap_err();
-        assert!(matches!(&error, Error::Target(text) if text.contains(why) && text.len() < 300), "{error}");
+        assert!(
+            matches!(&error, Error::Target { why: text, .. } if text.contains(why) && text.len() < 300),
+            "{error}"
+        );
         assert!(!to.exists());
     }
 }

@@ -45,7 +45,7 @@ fn others_read_the_same() {
     let header = r#"{"a/b c":{"dtype":"F32","shape":[],"data_offsets":[0,4]},"ünï\"\n'":{"dtype":"F32","shape":[0,3],"data_offsets":[4,4]},"x\\y.npy":{"dtype":"F32","shape":[1],"data_offsets":[4,8]},"":{"dtype":"I8","shape":[1,1,1],"data_offsets":[8,9]}}"#;
     std::fs::write(&odd, raw(header, &[1; 9])).unwrap();
     convert(odd, Options::new(Target::Npz), "odd.npz");
-    // As many entries as 16 bits count.
+    // As many entries as 16 bits can count.
     let many = written.path().join("many.safetensors");
     let entries = (0..0xffff).map(|i| {
         let entry = serde_json::json!({"dtype": "U8", "shape": [1], "data_offsets": [i, i + 1]});
@@ -60,11 +60,11 @@ fn others_read_the_same() {
     for quant in Quant::all().filter(|q| *q != Quant::I2S) {
         let settings = Gguf::new(quant, quant);
         convert(student(), Options::new(Target::Gguf(settings)), &format!("{quant}.gguf"));
-        // What the blocks say to this suite.
+        // The values that ckpt reads from the blocks.
         let floats = pt().with(|o| o.dtype = Some(DType::F32));
         convert(written.path().join(format!("{quant}.gguf")), floats, &format!("{quant}.decoded.pt"));
     }
-    // A tokenizer beside the source goes where the weights go.
+    // A tokenizer next to the source is copied along with the weights.
     let model = written.path().join("model");
     std::fs::create_dir(&model).unwrap();
     std::fs::copy(fixtures.join("healthy-run/step-02000.pt"), model.join("model.pt")).unwrap();

@@ -1,5 +1,5 @@
-//! Tensors of any type, shape and strides, sharing storages as they like: through PyTorch's format, SafeTensors and GGUF,
-//! every element stays what and where it was.
+//! Tensors of any type, shape and strides, sharing storages as they like: through PyTorch's format, SafeTensors and
+//! GGUF, every element stays what and where it was.
 
 use ckpt_convert::{Blob, Content, Control, Gguf, Options, Output, Plan, Target, verify_written, write};
 use ckpt_inspect::metadata::Value;
@@ -23,7 +23,7 @@ const DTYPES: [DType; 14] = [
     DType::U64,
 ];
 
-/// Types without a word in GGUF; of the 8-bit floats and others it becomes another.
+/// Types that GGUF does not have; 8-bit floats and others become another type there.
 const NOT_IN_GGUF: [DType; 5] = [DType::U16, DType::U8, DType::Bool, DType::C64, DType::U64];
 
 #[derive(Clone, Debug)]
@@ -70,7 +70,7 @@ proptest! {
         let folder = tempfile::tempdir().unwrap();
         let [first, copy, flat, blocks] =
             ["first.pt", "copy.pt", "flat.safetensors", "flat.gguf"].map(|name| folder.path().join(name));
-        // Any checkpoint serves as the plan's source: all bytes are given.
+        // Any checkpoint can be the plan's source, because all bytes are given.
         let any = ckpt_kit::fixtures::fixture("formats/tied.pt");
         let source = open(&any).unwrap();
         let mut plan = Plan::new(&source, &Options::new(Target::Torch)).unwrap();
@@ -113,7 +113,7 @@ proptest! {
             let checkpoint = open(to).unwrap();
             for (name, dtype, shape, bytes) in &wanted {
                 let tensor = checkpoint.tensor(tied.get(name).unwrap_or(name)).unwrap();
-                // GGUF's tensors have a dimension at least.
+                // GGUF's tensors have at least one dimension.
                 let shape = if target == gguf && shape.is_empty() { &vec![1] } else { shape };
                 if target == gguf && *dtype == DType::F8E4M3FN {
                     continue;
@@ -122,7 +122,7 @@ proptest! {
                 prop_assert_eq!(&*checkpoint.tensor_bytes(tensor).unwrap(), bytes);
             }
         }
-        // The first file itself says what was planned.
+        // The first file itself contains what was planned.
         for (name, _, _, bytes) in &wanted {
             prop_assert_eq!(&*written.tensor_bytes(written.tensor(name).unwrap()).unwrap(), bytes);
         }

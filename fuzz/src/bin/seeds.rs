@@ -1,4 +1,4 @@
-//! Writes the files to begin with into `corpus/`, a folder for each target.
+//! Writes the initial files into `corpus/`, a folder for each target.
 
 fn main() -> std::io::Result<()> {
     let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");

@@ -1,4 +1,4 @@
-//! Whether a function reverses a list by means that Python has.
+//! Whether a function reverses a list in a way that works in Python.
 
 use std::collections::HashSet;
 
@@ -9,13 +9,13 @@ use super::syntax::{Whole, nodes};
 const LIST_METHODS: [&str; 11] =
     ["append", "clear", "copy", "count", "extend", "index", "insert", "pop", "remove", "reverse", "sort"];
 
-/// How the first function of `whole` goes about it: by a loop, by slicing or by `reversed()`. An error when it does none
+/// How the first function of `whole` does it: by a loop, by slicing or by `reversed()`. An error if it does none
 /// of these, calls `.reverse()`, or a method that lists do not have.
 pub(super) fn reverses(whole: &Whole) -> Result<String, String> {
     let code = whole.code.as_bytes();
     let text = |node: Node<'_>| node.utf8_text(code).unwrap_or_default().to_string();
     let function = nodes(whole.tree.root_node()).find(|node| node.kind() == "function_definition");
-    let function = function.ok_or("no function is left")?;
+    let function = function.ok_or("there is no function")?;
     let parameters = function.child_by_field_name("parameters");
     let mut lists: HashSet<String> =
         parameters.into_iter().flat_map(nodes).filter(|n| n.kind() == "identifier").map(text).collect();

@@ -1,4 +1,4 @@
-//! Statistics of generated text that tell collapse ("return return return") and gibberish.
+//! Statistics of generated text that detect collapse ("return return return") and gibberish.
 
 use std::collections::HashSet;
 
@@ -6,11 +6,11 @@ use serde::Serialize;
 
 use crate::tokenizer::Tokenizer;
 
-/// Tokens of the longest pattern whose repetition is looked for.
+/// The longest pattern whose repetition is detected, in tokens.
 const LONGEST_PERIOD: usize = 16;
-/// A pattern repeats itself so many times before it is a loop.
+/// A pattern that repeats this many times is a loop.
 const REPEATS: usize = 4;
-/// Fewer tokens, or words, are too few to say something.
+/// With fewer tokens, or words, there is no verdict.
 const FEWEST: usize = 8;
 /// Share of the tokens in a loop, from which on the text has collapsed.
 const MOST_LOOP: f64 = 0.5;
@@ -27,15 +27,15 @@ const LONGEST_WORDS: f64 = 16.0;
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Measures {
-    /// How many tokens it has.
+    /// Its number of tokens.
     pub tokens: usize,
     /// Share of its tokens that are different from each other.
     pub distinct: f64,
     /// Share of its tokens in the longest run in which at most 16 of them are repeated, four times at least.
     pub looped: f64,
-    /// What is repeated there.
+    /// The repeated text.
     pub pattern: Option<String>,
-    /// Share of characters that are no text: U+FFFD and control characters.
+    /// Share of characters that are not text: U+FFFD and control characters.
     pub broken: f64,
     /// Share of words that are tokens of the vocabulary by themselves; `None` for too few words.
     pub known_words: Option<f64>,
@@ -71,11 +71,11 @@ impl Measures {
         }
     }
 
-    /// What is wrong with the text, whatever it says.
+    /// What is wrong with the form of the text, regardless of its content.
     pub(super) fn fault(&self) -> Option<String> {
         let percent = |share: f64| format!("{:.0} %", 100.0 * share);
         if self.tokens == 0 {
-            return Some("nothing is written".into());
+            return Some("nothing was written".into());
         }
         if self.tokens >= FEWEST && self.looped >= MOST_LOOP {
             let pattern = self.pattern.as_deref().unwrap_or_default();
@@ -84,7 +84,7 @@ impl Measures {
             return Some(format!("collapse: {} of the tokens repeat `{pattern}`", percent(self.looped)));
         }
         if self.broken > MOST_BROKEN {
-            return Some(format!("gibberish: {} of the characters are no text", percent(self.broken)));
+            return Some(format!("gibberish: {} of the characters are not text", percent(self.broken)));
         }
         if let Some(known) = self.known_words.filter(|known| *known < FEWEST_KNOWN) {
             return Some(format!("gibberish: only {} of the words are in the vocabulary", percent(known)));

@@ -1,4 +1,4 @@
-//! The three-step diagnosis of a code model: does it write Python that parses, does it reverse a list, are its weights
+//! The three-step diagnosis of a code model: does it write Python that parses, can it reverse a list, are its weights
 //! alive.
 
 mod logic;
@@ -40,7 +40,7 @@ pub const SYNTAX_PROMPTS: [&str; 12] = [
 pub const LOGIC_PROMPT: &str =
     "def reverse_list(items):\n    \"\"\"Return the items in reverse order, without items.reverse().\"\"\"\n";
 
-/// What a diagnosis found.
+/// The result of a diagnosis.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Diagnosis {
@@ -50,14 +50,14 @@ pub struct Diagnosis {
     pub steps: Vec<Step>,
 }
 
-/// What a step of the protocol looks at. As text and in JSON the lower-case word.
+/// The subject of a step of the protocol. As text and in JSON, the lower-case word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum StepName {
-    /// Whether what the model writes parses.
+    /// Whether the model's output parses.
     Syntax,
-    /// Whether it does what it was asked for.
+    /// Whether it solves the task.
     Logic,
     /// The checkpoint's verdict.
     Weights,
@@ -77,13 +77,13 @@ impl fmt::Display for StepName {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Step {
-    /// What it looks at.
+    /// Its subject.
     pub name: StepName,
     /// Its verdict.
     pub passed: bool,
     /// The verdict in one line.
     pub summary: String,
-    /// What it is based on.
+    /// The evidence for it.
     pub checks: Vec<Check>,
 }
 
@@ -93,23 +93,23 @@ pub struct Step {
 pub struct Check {
     /// The prompt, or what was looked at.
     pub subject: String,
-    /// Whether it speaks for the model.
+    /// Whether it is in the model's favour.
     pub passed: bool,
     /// Why, in one line.
     pub evidence: String,
     /// What the model wrote, greedily.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub completion: Option<String>,
-    /// Statistics of that.
+    /// Statistics of the completion.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub measures: Option<Measures>,
 }
 
-/// How a diagnosis is made.
+/// The settings of a diagnosis.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Options {
-    /// Tokens of a completion at most.
+    /// The most tokens in a completion.
     pub max_tokens: usize,
 }
 
@@ -119,12 +119,12 @@ impl Default for Options {
     }
 }
 
-/// Makes the three steps. `record` is the checkpoint's, judged. `go_on` is asked before each prompt, with the number of
-/// those done and of all, and ends the diagnosis by returning false.
+/// Runs the three steps. `record` is that of the checkpoint, judged. `go_on` is asked before each prompt, with the
+/// number of those done and of all, and ends the diagnosis by returning false.
 ///
 /// # Errors
-/// Those of encoding and running; `Usage` when `go_on` ended it. A prompt that does not fit the model's context, and one after
-/// which the model computes NaN, is a check that failed.
+/// Those of encoding and running; `Usage` when `go_on` ended it. A prompt that does not fit the model's context, and
+/// one after which the model computes NaN, is a check that failed.
 pub fn diagnose(
     model: &Model,
     pool: &Pool,
@@ -151,7 +151,7 @@ pub fn diagnose(
     let syntax = Step {
         name: StepName::Syntax,
         passed: 2 * passed > checks.len(),
-        summary: format!("{passed} of {} prompts are continued by Python that parses", checks.len()),
+        summary: format!("{passed} of {} prompts are continued with Python that parses", checks.len()),
         checks,
     };
     let logic = Step {
@@ -164,7 +164,7 @@ pub fn diagnose(
     Ok(Diagnosis { passed: steps.iter().all(|step| step.passed), steps })
 }
 
-/// What the model makes of a prompt.
+/// The model's completion of a prompt.
 struct Completion {
     text: String,
     outcome: Outcome,
@@ -180,12 +180,12 @@ struct Completer<'d, 'm> {
 }
 
 impl Completer<'_, '_> {
-    /// The completion, or why there is none.
+    /// The completion, or the reason that it is missing.
     fn complete(&mut self, prompt: &str) -> Result<Result<Completion, String>> {
         let ids = self.tokenizer.prompt(prompt, Specials::AsText)?;
         let mut cache = Cache::new(self.model.config(), KvType::F32, WhenFull::Stop);
         if ids.len() > cache.room() {
-            return Ok(Err("the prompt does not fit the model's context".into()));
+            return Ok(Err("the prompt does not fit into the model's context".into()));
         }
         let stop = Stop {
             max_tokens: self.options.max_tokens,

@@ -1,4 +1,4 @@
-//! Whether a completion goes on in Python, up to its last whole statement.
+//! Whether a completion continues a prompt as valid Python, up to its last whole statement.
 
 use tree_sitter::{Node, Parser, Tree};
 
@@ -36,21 +36,21 @@ pub(super) fn parse(prompt: &str, completion: &str) -> Result<Whole, String> {
                 if statements > 0 {
                     return Ok(Whole { code: kept.to_string(), tree, statements });
                 }
-                return Err(mistake.unwrap_or_else(|| "no whole statement is written".to_string()));
+                return Err(mistake.unwrap_or_else(|| "no complete statement was written".to_string()));
             }
             None => break,
             Some(node) => {
                 let line = node.start_position().row + 1;
                 let text = kept[node.start_byte()..].lines().next().unwrap_or("").trim();
                 let text: String = text.chars().take(40).collect();
-                // What is wrong with nothing is that it ends there.
+                // The error in an empty text is that it ends.
                 mistake = (!text.is_empty())
                     .then(|| format!("a syntax error in line {line}, at `{text}`"))
                     .or(mistake);
             }
         }
     }
-    Err(mistake.unwrap_or_else(|| "no whole statement is written".to_string()))
+    Err(mistake.unwrap_or_else(|| "no complete statement was written".to_string()))
 }
 
 fn parser() -> Result<Parser, String> {
@@ -92,16 +92,16 @@ fn first_error(tree: &Tree) -> Option<Node<'_>> {
     nodes(root).find(wrong).or(root.has_error().then_some(root))
 }
 
-/// Whether `node` is a statement of the completion, which begins at byte `given`: begun there, or ended there without being
-/// the head of a block.
+/// Whether `node` is a statement of the completion, which begins at byte `given`: begun there, or ended there without
+/// being the head of a block.
 fn is_written(node: Node<'_>, given: usize) -> bool {
     let is_statement = node.kind().ends_with("_statement") || node.kind().ends_with("_definition");
     let has_block = || node.children(&mut node.walk()).any(|child| child.kind() == "block");
     is_statement && (node.start_byte() >= given || node.end_byte() > given && !has_block())
 }
 
-/// Whether `text`, lines at the end of generated code, may be the beginning of a statement that was cut off: nothing, one
-/// line, an open bracket or string, or headers whose block is missing.
+/// Whether `text`, lines at the end of generated code, may be the beginning of a statement that was cut off: nothing,
+/// one line, an open bracket or string, or headers whose block is missing.
 fn is_unfinished(text: &str) -> bool {
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let Some((_, headers)) = lines.split_last() else { return true };

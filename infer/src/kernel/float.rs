@@ -74,8 +74,8 @@ pub fn vectors_mut<T>(row: &mut [T]) -> &mut [[T; LANES]] {
     row.as_chunks_mut().0
 }
 
-/// e^x, within 2 units in the last place for -87 <= x <= 88; 0 below, NaN of NaN. Cody and Waite's reduction to |r| <= ln 2 / 2,
-/// then the Taylor polynomial of degree 7.
+/// e^x, within 2 units in the last place for -87 <= x <= 88; 0 below, NaN of NaN. Cody and Waite's reduction to |r| <=
+/// ln 2 / 2, then the Taylor polynomial of degree 7.
 #[inline(always)]
 pub fn exp<S: Simd>(s: S, x: S::F) -> S::F {
     let clamped = s.min(s.splat(88.0), s.max(s.splat(-87.0), x));

@@ -25,7 +25,7 @@ impl<T: Pod> Aligned<T> {
         Aligned { blocks: bytemuck::zeroed_vec(bytes.div_ceil(64)), len, elements: PhantomData }
     }
 
-    /// Makes it `len` elements long. New elements, and any that had been cut off, hold anything.
+    /// Makes it `len` elements long. The values of new elements, and of any that were cut off before, are unspecified.
     pub fn resize(&mut self, len: usize) {
         let blocks = (len * size_of::<T>()).div_ceil(64);
         if blocks > self.blocks.len() {

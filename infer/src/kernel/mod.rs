@@ -1,4 +1,4 @@
-//! The arithmetic that the processor is fastest at, chosen at run time: packed matrices, vectors of sixteen f32, and
+//! The fastest arithmetic for the processor, chosen at run time: packed matrices, vectors of sixteen f32, and
 //! the threads they run on. The only unsafe code of the crate is in this folder.
 
 #[cfg(target_arch = "x86_64")]

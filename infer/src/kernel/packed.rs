@@ -2,8 +2,8 @@
 //!
 //! Packed matrices come in tiles of sixteen rows. A tile is a run of 64-byte blocks, read in order; lane r (bytes 4r
 //! to 4r + 3) of a block belongs to row r of the tile. One register then holds sixteen rows' sums, no sum is ever
-//! added across lanes, and the activations of a block are broadcast. Columns beyond the last meet activations of
-//! zero, rows beyond the last are not written.
+//! added across lanes, and the activations of a block are broadcast. Columns beyond the last are multiplied by
+//! activations of zero; rows beyond the last are not written.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -25,7 +25,7 @@ const PACK_ROWS: usize = 64;
 #[derive(Debug)]
 pub struct Ternary {
     blocks: Vec<Block>,
-    /// What the codes of each row are multiplied by; padded to whole tiles.
+    /// The factor of each row's codes; padded to whole tiles.
     scales: Vec<f32>,
     rows: usize,
     cols: usize,
@@ -50,7 +50,7 @@ pub struct Dense<E> {
     cols: usize,
 }
 
-/// A weight matrix [out, in] in one of the forms that tokens can be multiplied with.
+/// A weight matrix [out, in] in one of the forms that kernels can multiply.
 #[derive(Debug)]
 #[allow(missing_docs)] // the variants are their contents' names
 pub enum Matrix {
@@ -259,7 +259,7 @@ impl<E: Element> Dense<E> {
         Dense { elements, rows, cols }
     }
 
-    /// How many rows there are.
+    /// The number of rows.
     pub fn rows(&self) -> usize {
         self.rows
     }
@@ -331,7 +331,7 @@ impl Matrix {
     /// Row `row` in f32, as an embedding.
     ///
     /// # Panics
-    /// When there is no such row.
+    /// If there is no such row.
     pub fn row(&self, row: usize, out: &mut [f32]) {
         fn dense<E: Element>(m: &Dense<E>, row: usize, out: &mut [f32]) {
             out.iter_mut().zip(m.row(row)).for_each(|(out, x)| *out = x.widen());

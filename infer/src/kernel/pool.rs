@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-/// Looks at the ticket before a worker sleeps: some 30 to 100 microseconds.
+/// The number of times that a worker checks the ticket before it sleeps: some 30 to 100 microseconds.
 const LOOKS: usize = 4000;
 
 /// Threads that run the tasks of one region at a time, the caller's among them.
@@ -44,7 +44,7 @@ struct Ticket(u64);
 
 impl Ticket {
     fn before_the_first(tasks: usize) -> u64 {
-        // The headroom is for late claims, one a thread.
+        // The headroom is for late claims, one per thread.
         assert!(tasks < (1 << 31), "fewer than 2^31 tasks a region");
         (tasks as u64) << 32
     }
@@ -57,7 +57,7 @@ impl Ticket {
 }
 
 impl Pool {
-    /// A pool of `threads` threads, the caller's included: `threads - 1` are started, as far as the system lets.
+    /// A pool of `threads` threads, the caller's included: `threads - 1` are started, or as many as the system allows.
     pub fn new(threads: usize) -> Self {
         let shared = Arc::new(Shared {
             ticket: AtomicU64::new(0),
@@ -154,7 +154,7 @@ impl Drop for Pool {
         *self.shared.stop.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.shared.wake.notify_all();
         for worker in self.workers.drain(..) {
-            // A worker only ends by itself; panics of tasks are caught.
+            // Workers never panic, because panics of tasks are caught.
             let _ = worker.join();
         }
     }
@@ -240,7 +240,7 @@ impl<T> Block<'_, T> {
 struct SendPtr<T>(*mut T);
 
 impl<T> SendPtr<T> {
-    /// A method, so that closures capture the whole.
+    /// A method, so that closures capture the whole struct.
     fn get(&self) -> *mut T {
         self.0
     }

@@ -1,4 +1,4 @@
-//! Plain Rust, for any processor, and what the other versions are tested against.
+//! Plain Rust, for any processor, and the reference that the other versions are tested against.
 
 use half::{bf16, f16};
 

@@ -20,7 +20,7 @@ pub struct Forms {
     pub halves: bool,
 }
 
-/// One token's input to a linear layer, in f32 and in whatever forms the layer's matrices ask for.
+/// One token's input to a linear layer, in f32 and in all forms that the layer's matrices need.
 #[derive(Debug, Default)]
 pub struct Activation {
     /// The values, padded with zeros to whole vectors.
@@ -41,14 +41,14 @@ pub struct Activation {
 }
 
 impl Activation {
-    /// Makes room for `width` values; what lies beyond them is zero.
+    /// Makes room for `width` values, padded with zeros.
     pub fn resize(&mut self, width: usize) {
         let padded = width.next_multiple_of(LANES);
         self.x.resize(padded);
         self.x[width..].fill(0.0);
     }
 
-    /// Makes the asked-for forms from `x`. int8: round(clamp(x / (max|x| + eps) * 127, -128, 127)), half to even.
+    /// Makes the requested forms from `x`. int8: round(clamp(x / (max|x| + eps) * 127, -128, 127)), half to even.
     #[inline(always)]
     pub fn quantize<S: Simd>(&mut self, s: S, forms: Forms, eps: f32) {
         if !(forms.int8 || forms.int16 || forms.halves) {
@@ -107,12 +107,12 @@ pub struct Stack {
     bias: Vec<f32>,
 }
 
-/// Where a product goes.
+/// The output of a product.
 #[derive(Debug)]
 pub struct Output<'a> {
     /// [tokens, width]; each row begins with the product's.
     pub out: &'a mut [f32],
-    /// Elements a row.
+    /// Elements per row.
     pub width: usize,
     /// Added to what is there instead of replacing it.
     pub add: bool,
@@ -124,7 +124,7 @@ pub struct Output<'a> {
 
 /// Tokens that one task multiplies: their activations stay in the first-level cache while weights pass.
 const TASK_TOKENS: usize = 32;
-/// Tasks for each thread, where there are several: what one thread is late with, another takes.
+/// Tasks for each thread, if there are several threads: faster threads take over from slower ones.
 const TASKS_PER_THREAD: usize = 3;
 
 impl Stack {
@@ -133,7 +133,7 @@ impl Stack {
         Stack { parts, bias }
     }
 
-    /// What is added to the outputs.
+    /// The biases, which are added to the outputs.
     pub fn bias(&self) -> Option<&[f32]> {
         Some(self.bias.as_slice()).filter(|bias| !bias.is_empty())
     }
@@ -202,11 +202,11 @@ impl Stack {
 pub struct Product<'a, 'b> {
     /// The weights.
     pub matrix: &'a Matrix,
-    /// One activation a row of `out`.
+    /// One activation for each row of `out`.
     pub tokens: &'a [Activation],
     /// The matrix's row that `out`'s first column belongs to: a multiple of [`LANES`].
     pub first: usize,
-    /// Where the result goes, tokens down and rows across.
+    /// The output, with tokens as rows and the matrix's rows as columns.
     pub out: pool::Block<'b, f32>,
     /// Added to what is there instead of replacing it.
     pub add: bool,
@@ -463,7 +463,7 @@ mod tests {
         values.chunks_exact(cols).map(of).collect()
     }
 
-    /// A BitLinear in the plainest way: quantized activation, integer dot, one product of scales.
+    /// A BitLinear in its simplest form: quantized activation, integer dot product, one product of scales.
     fn bitlinear(codes: &[i8], x: &[f32], scale: f32) -> f32 {
         let largest = x.iter().fold(0.0f32, |a, x| a.max(x.abs())) + 1e-8;
         let quantized = x.iter().map(|x| (x / largest * 127.0).clamp(-128.0, 127.0).round_ties_even() as i32);
@@ -497,7 +497,7 @@ mod tests {
         #[test]
         fn tiles_are_the_plain_integer_loop(blocks in 1usize..70, seed in any::<u64>(), extreme in any::<bool>()) {
             let mut numbers = Numbers(seed);
-            // The largest sums that there are, or any: codes 0 to 2 in every plane.
+            // The largest possible sums, or random ones: codes 0 to 2 in every plane.
             let mut byte = || if extreme { 0xaa } else {
                 (0..4).fold(0u8, |byte, _| byte << 2 | (numbers.next() % 3) as u8)
             };

@@ -1,4 +1,4 @@
-//! What a processor must offer for the model to run on it: sixteen f32 at a time, and the two integer dot products.
+//! The operations that each instruction set implements: on sixteen f32 at a time, and the two integer dot products.
 //! Everything else is written once in terms of these.
 
 use half::{bf16, f16};
@@ -10,7 +10,7 @@ pub const LANES: usize = 16;
 ///
 /// `run` and everything it calls must be `#[inline(always)]`, so that it is compiled with them.
 pub trait Work {
-    /// What it gives back.
+    /// Its result.
     type Output;
     /// Does the work.
     fn run<S: Simd>(self, simd: S) -> Self::Output;
@@ -64,16 +64,16 @@ pub trait Simd: Copy + Send + Sync {
     /// 4p + i.
     fn codes(self, w: Self::F, line: f32) -> [u32; 4];
 
-    /// Sums of code times activation over one tile of a [`super::packed::Ternary`] matrix, for M tokens. Element `[m][r]` is
-    /// of token m and row r. `x[m]` holds 16 activations a block.
+    /// Sums of code times activation over one tile of a [`super::packed::Ternary`] matrix, for M tokens. Element
+    /// `[m][r]` is of token m and row r. `x[m]` holds 16 activations a block.
     fn ternary<const M: usize>(self, tile: &[super::Block], x: [&[i8]; M]) -> [[i32; LANES]; M];
 
     /// Sums of int8 weight times activation over one tile of a [`super::packed::Bytes`] matrix, for M rows of unsigned
     /// activations. `x[m]` holds 4 activations a block.
     fn bytes<const M: usize>(self, tile: &[super::Block], x: [&[u8]; M]) -> [[i32; LANES]; M];
 
-    /// Sums of value times scale times activation over one tile of a [`super::six::Six`] matrix, for M tokens: the sum of
-    /// each group's integers is exact, and the groups are added in order.
+    /// Sums of value times scale times activation over one tile of a [`super::six::Six`] matrix, for M tokens: the sum
+    /// of each group's integers is exact, and the groups are added in order.
     fn six<const M: usize>(self, tile: &[super::Block], x: [super::six::Halves<'_>; M]) -> [[f32; LANES]; M];
 
     /// The sum of all lanes: halves added to halves.

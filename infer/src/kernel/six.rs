@@ -1,10 +1,10 @@
 //! Six-bit matrices, for embeddings and heads: a scale for each row and 32 columns.
 //!
-//! Tiles of sixteen rows are a run of spans of 64 columns, each [`SPAN`] blocks. The first block holds the scales in f16,
-//! those of the sixteen rows for the first 32 columns, then for the others. Three blocks follow for every 16 columns; in
-//! each, bytes 4r to 4r + 3 belong to row r. Byte i of the first holds the low four bits of columns i and 4 + i, of the
-//! second those of columns 8 + i and 12 + i; byte i of the third holds at bits 2p and 2p + 1 the high two bits of column
-//! 4p + i. A code is value + 32.
+//! Tiles of sixteen rows are a run of spans of 64 columns, each [`SPAN`] blocks. The first block holds the scales in
+//! f16, those of the sixteen rows for the first 32 columns, then for the others. Three blocks follow for every 16
+//! columns; in each, bytes 4r to 4r + 3 belong to row r. Byte i of the first holds the low four bits of columns i and
+//! 4 + i, of the second those of columns 8 + i and 12 + i; byte i of the third holds at bits 2p and 2p + 1 the high
+//! two bits of column 4p + i. A code is value + 32.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -29,7 +29,7 @@ const MOST: f32 = 31.0;
 #[derive(Debug)]
 pub struct Six {
     pub(super) blocks: Vec<Block>,
-    /// What the scales are multiplied by: max|W| / 31, so that f16 holds them whatever the weights' size.
+    /// The factor of the scales: max|W| / 31, so that they fit f16 for weights of any size.
     pub scale: f32,
     pub(super) rows: usize,
     pub(super) cols: usize,
@@ -42,7 +42,7 @@ pub struct Halves<'a> {
     pub high: &'a [i8],
     /// Whole spans.
     pub low: &'a [i8],
-    /// 32 * the sum of each group's x / scale, which is what codes are too large by.
+    /// 32 * the sum of each group's x / scale, which corrects for codes being 32 too large.
     pub excess: &'a [i32],
 }
 

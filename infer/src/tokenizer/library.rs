@@ -1,4 +1,5 @@
-//! What the `tokenizers` crate does: tokenizer.json as a whole, byte-level BPE and unigram models of other files.
+//! Tokenizers that use the `tokenizers` crate: whole tokenizer.json files, byte-level BPE and unigram models of other
+//! files.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,19 +15,19 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{DecoderWrapper, NormalizedString, Normalizer, SplitDelimiterBehavior};
 
-/// Runs `work` of the crate, whose panics on files that contradict themselves become errors.
+/// Runs `work` of the crate, turning its panics on inconsistent files into errors.
 fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(result) => result.map_err(|e| e.to_string()),
-        Err(_) => Err("contradicts itself".into()),
+        Err(_) => Err("is inconsistent".into()),
     }
 }
 
 /// tokenizer.json.
 pub(super) struct Json {
-    /// Takes special tokens for text.
+    /// Reads special tokens as text.
     plain: tokenizers::Tokenizer,
-    /// Takes special tokens for what they say.
+    /// Reads special tokens as tokens.
     parsing: OnceLock<tokenizers::Tokenizer>,
 }
 
@@ -39,11 +40,11 @@ impl std::fmt::Debug for Json {
 impl Json {
     /// Reads a file, and lists its tokens.
     pub fn read(bytes: &[u8]) -> Result<(Self, Vec<(u64, Token)>), String> {
-        let wrong = |e: String| format!("is no tokenizer.json: {e}");
-        // Of some of its parts the crate takes for granted that they are JSON.
+        let wrong = |e: String| format!("is not a valid tokenizer.json: {e}");
+        // The crate assumes that some of its parts are valid JSON.
         serde_json::from_slice::<serde_json::Value>(bytes).map_err(|e| wrong(e.to_string()))?;
         let mut plain = guarded(|| tokenizers::Tokenizer::from_bytes(bytes)).map_err(wrong)?;
-        // What is cut off or filled up is no prompt any more.
+        // Truncation and padding would change the prompt.
         guarded(|| plain.with_truncation(None).map(|t| t.with_padding(None)).map(|_| ()))?;
         plain.set_encode_special_tokens(true);
         let added = plain.get_added_tokens_decoder();
@@ -60,7 +61,7 @@ impl Json {
         Ok((Json { plain, parsing: OnceLock::new() }, tokens))
     }
 
-    /// What the post-processor puts before and after a text.
+    /// The tokens that the post-processor puts before and after a text.
     pub fn around(&self) -> Result<(Vec<u32>, Vec<u32>), String> {
         let ids = |add| guarded(|| self.plain.encode_fast("a", add)).map(|e| e.get_ids().to_vec());
         let (inner, all) = (ids(false)?, ids(true)?);
@@ -69,7 +70,7 @@ impl Json {
         Ok((all[..start].to_vec(), all[end..].to_vec()))
     }
 
-    /// Whether tokens are bytes, so that each can be decoded by itself.
+    /// Whether tokens are bytes, so that each can be decoded on its own.
     pub fn is_byte_level(&self) -> bool {
         matches!(self.plain.get_decoder(), Some(DecoderWrapper::ByteLevel(_)))
     }
@@ -88,7 +89,7 @@ impl Json {
         Ok(())
     }
 
-    /// The text of `ids`, as the file's decoder has it.
+    /// The text of `ids`, from the file's decoder.
     pub fn decode(&self, ids: &[u32], show_special: bool) -> String {
         guarded(|| self.plain.decode(ids, !show_special)).unwrap_or_default()
     }
@@ -118,15 +119,15 @@ const WITH_BOS: [&str; 10] = [
 ];
 
 impl ByteLevel {
-    /// The cutter, and whether its kind begins texts with a token.
+    /// The tokenizer, and whether its kind begins texts with a token.
     pub fn new(vocabulary: &Vocabulary, warnings: &mut Vec<String>) -> Result<(Self, bool), String> {
         let name = vocabulary.pre.as_deref();
         let known = pre_tokenizer(name.unwrap_or("default"));
         if name.is_none() || known.is_none() {
             let said = name.map_or("does not name its pre-tokenizer".to_string(), |name| {
-                format!("has the pre-tokenizer `{}`, which is not known", ckpt_inspect::printable(name))
+                format!("has the unknown pre-tokenizer `{}`", ckpt_inspect::printable(name))
             });
-            warnings.push(format!("the tokenizer {said}; text is split as by llama.cpp's default"));
+            warnings.push(format!("the tokenizer {said}; text is split by llama.cpp's default rule, so ids may differ from those in training"));
         }
         let PreTokenizer { patterns, whole_words, .. } =
             known.or_else(|| pre_tokenizer("default")).ok_or("has no pre-tokenizer")?;
@@ -184,7 +185,7 @@ impl Unigram {
         let pieces = vocabulary.tokens.iter().map(|token| {
             let text = String::from_utf8_lossy(&token.text);
             let matched = matches!(token.kind, TokenType::Normal | TokenType::UserDefined | TokenType::Byte);
-            // Text has no spaces where pieces are looked for, so these are never found.
+            // Text contains no spaces when pieces are looked up, so these are never found.
             (if matched { text.into_owned() } else { format!(" {text}") }, f64::from(token.score))
         });
         let pieces: Vec<(String, f64)> = pieces.collect();
@@ -242,7 +243,7 @@ pub(super) fn normalized(
     Ok(text.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" "))
 }
 
-/// GPT-2's characters for bytes: printable ones stand for themselves, the rest are moved to U+0100 and after.
+/// GPT-2's characters for bytes: printable ones are unchanged, the rest are moved to U+0100 and after.
 pub(super) fn bytes_of_chars() -> HashMap<char, u8> {
     let printable = |byte: &u8| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
     let themselves = (0..=255u8).filter(printable).map(|byte| (char::from(byte), byte));

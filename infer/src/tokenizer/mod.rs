@@ -19,56 +19,56 @@ pub use special::FIM_TEXTS;
 use special::Partition;
 pub use stream::TextStream;
 
-/// Cuts text into a model's tokens, and joins them again.
+/// Splits text into a model's tokens, and joins them again.
 #[derive(Debug)]
 pub struct Tokenizer {
     path: PathBuf,
     vocabulary: Vocabulary,
     partition: Partition,
     cutter: Cutter,
-    /// What the model's rule puts before and after a text.
+    /// The tokens that the model's rule puts before and after a text.
     begin: Vec<u32>,
     end: Vec<u32>,
     stops: Vec<u32>,
     fim: Option<FimTokens>,
-    /// What each token stands for; `None` where only a row of tokens tells that.
+    /// The text of each token; `None` if it depends on neighbouring tokens.
     pieces: Option<Vec<Piece>>,
-    /// What plain tokens stand for, made when asked for.
+    /// The texts of plain tokens, made on demand.
     words: OnceLock<HashSet<Box<[u8]>>>,
     warnings: Vec<String>,
 }
 
-/// How text without special tokens is cut.
+/// How text without special tokens is split.
 #[derive(Debug)]
 enum Cutter {
-    /// As tokenizer.json says, special tokens included.
+    /// By tokenizer.json, including special tokens.
     Json(Box<Json>),
     ByteLevel(ByteLevel),
     Scores(Scores),
     Unigram(Unigram),
 }
 
-/// What a token stands for.
+/// The text of a token.
 #[derive(Debug, Default)]
 struct Piece {
     bytes: Box<[u8]>,
-    /// Whether it is no text: control tokens and their like.
+    /// Whether it is not text: control tokens and the like.
     special: bool,
 }
 
-/// Tokens that mark the parts of a text with a hole in it.
+/// The tokens of fill-in-the-middle prompts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FimTokens {
-    /// Before what stands before the hole.
+    /// Before the prefix.
     pub prefix: u32,
-    /// Before what stands after the hole.
+    /// Before the suffix.
     pub suffix: u32,
-    /// Before what goes into the hole.
+    /// Before the middle.
     pub middle: u32,
 }
 
-/// Whether special tokens that are written out in a text are taken for what they say.
+/// Whether special tokens that are written out in a text are read as tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Specials {
@@ -79,14 +79,14 @@ pub enum Specials {
 }
 
 impl Tokenizer {
-    /// Reads the tokenizer at `path`: a tokenizer.json, a tokenizer.model, a GGUF file, told by their contents, or a
-    /// folder that holds one of the first two. Files that stand beside it in its folder say which tokens have a role.
+    /// Reads the tokenizer at `path`: a tokenizer.json, a tokenizer.model or a GGUF file, recognised by content, or a
+    /// folder that contains one of the first two. Files next to it in its folder say which tokens have a role.
     ///
     /// # Errors
-    /// `Checkpoint` for what cannot be read, is damaged or of a kind that is not known; `Tokenizer`.
+    /// `Checkpoint` for a file that cannot be read, is damaged or of an unknown kind; `Tokenizer`.
     pub fn open(path: &Path) -> Result<Self> {
         if path.is_dir() {
-            let what = "holds neither tokenizer.json nor tokenizer.model";
+            let what = "contains neither tokenizer.json nor tokenizer.model";
             return Self::in_folder(path)?
                 .ok_or_else(|| Error::Tokenizer { path: path.into(), what: what.into() });
         }
@@ -104,7 +104,7 @@ impl Tokenizer {
         Ok(Self::assemble(path, vocabulary, partition, Cutter::Json(Box::new(json)), (begin, end), pieces))
     }
 
-    /// The tokenizer of `checkpoint`: a GGUF file's own, else the one that lies beside the file, or in the folder above.
+    /// The tokenizer of `checkpoint`: a GGUF file's own, else the one next to the file, or in the folder above.
     /// `None` when there is none.
     ///
     /// # Errors
@@ -159,7 +159,7 @@ impl Tokenizer {
             }
             other => {
                 return Err(wrong(format!(
-                    "its tokenizer is of the kind `{}`; gpt2, llama and t5 are read (--tokenizer names another file)",
+                    "its tokenizer is of the kind `{}`; only gpt2, llama and t5 are supported, so give a tokenizer file",
                     ckpt_inspect::printable(other)
                 )));
             }
@@ -193,7 +193,7 @@ impl Tokenizer {
     /// The tokens of `text`, and nothing else.
     ///
     /// # Errors
-    /// `Tokenizer` where the vocabulary has no token for a character, nor one for what is unknown.
+    /// `Tokenizer` if the vocabulary has neither a token for a character, nor one for unknown characters.
     pub fn encode(&self, text: &str, specials: Specials) -> Result<Vec<u32>> {
         let wrong = |what: String| Error::Tokenizer { path: self.path.clone(), what };
         let mut ids = Vec::new();
@@ -217,8 +217,8 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// The tokens of a text that is to be continued: the model's rule says what begins it, and nothing ends it. What
-    /// begins it is not put there twice.
+    /// The tokens of a text to continue, with the tokens that the model's rule adds before a text, unless they are
+    /// there already, and without those that it adds after one.
     ///
     /// # Errors
     /// Those of [`Tokenizer::encode`].
@@ -228,7 +228,7 @@ impl Tokenizer {
         Ok(if written { ids } else { [self.begin.as_slice(), &ids].concat() })
     }
 
-    /// The text of `ids`, without special tokens. What is no UTF-8 becomes U+FFFD.
+    /// The text of `ids`, without special tokens. Invalid UTF-8 becomes U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> String {
         let mut stream = self.stream(&[], false);
         let mut text: String = ids.iter().map(|&id| stream.push(id)).collect();
@@ -239,13 +239,13 @@ impl Tokenizer {
         text
     }
 
-    /// Joins tokens as they come. `context` is what stands before the first of them, as far as it is known;
+    /// Joins tokens one by one. `context` is the known text before the first of them;
     /// `show_special` shows special tokens too.
     pub fn stream(&self, context: &[u32], show_special: bool) -> TextStream<'_> {
         TextStream::new(self, context, show_special)
     }
 
-    /// Whether a space is put before text, and so stands there after decoding.
+    /// Whether a space is put before text, and is therefore there after decoding.
     fn space_prefix(&self) -> bool {
         match &self.cutter {
             Cutter::Scores(cutter) => cutter.prefix(),
@@ -259,17 +259,17 @@ impl Tokenizer {
         &self.path
     }
 
-    /// How many tokens there are; ids are below.
+    /// The number of tokens; ids are below it.
     pub fn vocab_size(&self) -> usize {
         self.vocabulary.tokens.len()
     }
 
-    /// What the model's rule puts before a text.
+    /// The tokens that the model's rule puts before a text.
     pub fn begin(&self) -> &[u32] {
         &self.begin
     }
 
-    /// What the model's rule puts after a text that is whole.
+    /// The tokens that the model's rule puts after a complete text.
     pub fn end(&self) -> &[u32] {
         &self.end
     }
@@ -279,28 +279,28 @@ impl Tokenizer {
         &self.stops
     }
 
-    /// Tokens for filling a hole, where the vocabulary has them.
+    /// The fill-in-the-middle tokens, if the vocabulary has them.
     pub fn fim(&self) -> Option<FimTokens> {
         self.fim
     }
 
-    /// A token as the vocabulary writes it.
+    /// A token's text in the vocabulary.
     pub fn token(&self, id: u32) -> Option<String> {
         let token = self.vocabulary.tokens.get(id as usize)?;
         Some(String::from_utf8_lossy(&token.text).into_owned())
     }
 
-    /// The bytes that a token stands for; `None` when only its neighbours tell them.
+    /// The bytes of a token; `None` if they depend on its neighbours.
     pub fn bytes(&self, id: u32) -> Option<&[u8]> {
         self.pieces.as_ref()?.get(id as usize).map(|piece| &*piece.bytes)
     }
 
-    /// Whether a token is no text, such as the one that begins a text.
+    /// Whether a token is not text, such as the one that begins a text.
     pub fn is_special(&self, id: u32) -> bool {
         self.vocabulary.tokens.get(id as usize).is_none_or(|token| is_special(token.kind))
     }
 
-    /// Whether a plain token stands for exactly `text`.
+    /// Whether a plain token has exactly the text `text`.
     pub fn is_word(&self, text: &str) -> bool {
         self.words.get_or_init(|| {
             let pieces = self.pieces.iter().flatten().filter(|piece| !piece.special);
@@ -336,7 +336,7 @@ impl Tokenizer {
         }
     }
 
-    /// What the user should know.
+    /// Warnings for the user.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
@@ -353,7 +353,7 @@ impl Tokenizer {
         Err(Error::Tokenizer {
             path: self.path.clone(),
             what: format!(
-                "has {count} tokens and the model's embedding {rows} rows: it is another model's; name the right one with --tokenizer"
+                "has {count} tokens and the model's embedding {rows} rows, so it belongs to another model; give the right one"
             ),
         })
     }

@@ -1,6 +1,6 @@
-//! SentencePiece's BPE: of all neighbours that are a token together, those with the highest score are joined first, the
-//! leftmost of equals (Kudo and Richardson 2018, <https://arxiv.org/abs/1808.06226>). Characters that no token has become
-//! tokens of their bytes.
+//! SentencePiece's BPE: of all neighbours that form a token together, those with the highest score are joined first,
+//! the leftmost of equals (Kudo and Richardson 2018, <https://arxiv.org/abs/1808.06226>). Characters that no token has
+//! become tokens of their bytes.
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap};
@@ -30,7 +30,7 @@ struct Symbol {
     next: Option<usize>,
 }
 
-/// Two neighbours that are a token together.
+/// Two neighbours that form a token together.
 struct Merge {
     score: f32,
     left: usize,
@@ -124,7 +124,7 @@ impl Scores {
         while let Some(number) = at {
             let symbol = symbols[number];
             let tokens = self.tokens(&text[symbol.start..][..symbol.len])?;
-            // Characters without a token are unknown together.
+            // Consecutive characters without a token become one unknown token.
             if !(in_unknown && tokens.is_none()) {
                 out.extend(tokens.as_deref().unwrap_or(self.unknown.as_slice()));
             }

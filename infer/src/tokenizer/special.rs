@@ -7,7 +7,7 @@ use ckpt_inspect::vocabulary::{Role, TokenType, Vocabulary};
 
 use super::FimTokens;
 
-/// Tokens that are found in text before it is cut: those that a file adds always, control tokens when asked for.
+/// Tokens that are found in text before it is split: those that a file adds always, control tokens on request.
 #[derive(Debug)]
 pub(super) struct Partition {
     ids: HashMap<String, u32>,
@@ -100,10 +100,10 @@ pub(super) fn stops(vocabulary: &Vocabulary, partition: &Partition) -> Vec<u32> 
         "[EOT]",
         "<｜end▁of▁sentence｜>",
     ];
-    let told = ["tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
-    let told = told.into_iter().filter_map(|key| key_id(vocabulary, key));
+    let configured = ["tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
+    let configured = configured.into_iter().filter_map(|key| key_id(vocabulary, key));
     let usual = TEXTS.iter().filter_map(|text| partition.id(text));
-    let mut ids: Vec<u32> = vocabulary.role(Role::Eos).into_iter().chain(told).chain(usual).collect();
+    let mut ids: Vec<u32> = vocabulary.role(Role::Eos).into_iter().chain(configured).chain(usual).collect();
     ids.sort_unstable();
     ids.dedup();
     ids
@@ -122,7 +122,7 @@ pub const FIM_TEXTS: [[&str; 3]; 9] = [
     ["<|prefix|>", "<|suffix|>", "<|middle|>"],
 ];
 
-/// Tokens for filling a hole: as the file says, else those with a usual text.
+/// Fill-in-the-middle tokens: as the file says, else those with a usual text.
 pub(super) fn fim(vocabulary: &Vocabulary, partition: &Partition) -> Option<FimTokens> {
     let by_key = |which: [&str; 3]| {
         let [prefix, suffix, middle] =

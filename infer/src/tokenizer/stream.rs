@@ -1,18 +1,18 @@
-//! Text from tokens as they come: characters are shown whole or not yet.
+//! Text from tokens one by one: characters are shown only when they are complete.
 
 use super::{Cutter, Tokenizer};
 
 /// Tokens of context that are decoded with what follows, where a decoder looks at neighbours.
 const CONTEXT: usize = 8;
-/// A character that is not whole after so many tokens never will be.
+/// A character that is incomplete after this many tokens will not be completed.
 const LONGEST: usize = 16;
 
-/// Joins tokens to text. What is no UTF-8 becomes U+FFFD, as in [`String::from_utf8_lossy`] of all of it.
+/// Joins tokens to text. Invalid UTF-8 becomes U+FFFD, as in [`String::from_utf8_lossy`] of the whole text.
 #[derive(Clone, Debug)]
 pub struct TextStream<'t> {
     tokenizer: &'t Tokenizer,
     show_special: bool,
-    /// The beginning of a character.
+    /// The bytes of an incomplete character.
     bytes: Vec<u8>,
     /// Tokens that were shown last, and those after them that were not shown yet.
     shown: Vec<u32>,
@@ -34,7 +34,7 @@ impl<'t> TextStream<'t> {
         stream
     }
 
-    /// The characters that `id` completes, perhaps none. Ids beyond the vocabulary are no text.
+    /// The characters that `id` completes, perhaps none. Ids beyond the vocabulary have no text.
     pub fn push(&mut self, id: u32) -> String {
         let Some(pieces) = &self.tokenizer.pieces else { return self.push_to_row(id) };
         match pieces.get(id as usize) {
@@ -46,7 +46,7 @@ impl<'t> TextStream<'t> {
         }
     }
 
-    /// What is left: an incomplete character.
+    /// The rest: an incomplete character.
     pub fn finish(&mut self) -> String {
         let left = String::from_utf8_lossy(&std::mem::take(&mut self.bytes)).into_owned();
         left + &self.show_waiting()
@@ -81,7 +81,7 @@ impl<'t> TextStream<'t> {
         if incomplete || text.len() <= before.len() { String::new() } else { self.show_waiting() }
     }
 
-    /// The text of what was shown, and of that with what waits.
+    /// The text of the tokens already shown, and of these together with the waiting ones.
     fn row(&self) -> (String, String) {
         let Cutter::Json(json) = &self.tokenizer.cutter else { return Default::default() };
         let all = [self.shown.as_slice(), &self.waiting].concat();
@@ -96,7 +96,8 @@ impl<'t> TextStream<'t> {
         self.shown = std::mem::take(&mut self.waiting);
         match text.strip_prefix(before.as_str()) {
             Some(new) => new.to_string(),
-            // The decoder changed its mind about what was shown; the characters beyond it are what is new.
+            // The decoder now gives other text for the tokens already shown; only the characters beyond its length are
+            // new.
             None => text.chars().skip(before.chars().count()).collect(),
         }
     }

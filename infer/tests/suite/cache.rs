@@ -41,7 +41,7 @@ fn pages_grow_with_the_context() {
 }
 
 #[test]
-fn the_end_of_the_context_is_told_before_anything_runs() {
+fn the_end_of_the_context_is_reported_before_anything_runs() {
     let pool = Pool::new(1);
     let model = model(Some(20), &pool);
     let mut runner = Runner::new(&model, &pool);
@@ -119,7 +119,7 @@ fn a_rewound_cache_runs_as_if_nothing_had_been() {
     run(&mut runner, &mut cache, &other[70..]);
     assert_eq!(cache.keep_common_prefix(&ids).unwrap(), 70);
     assert!(run(&mut runner, &mut cache, &ids[70..]) == whole[70 * 1024..]);
-    // All of it known: the last token is left to run.
+    // If the whole prompt is cached, the last token is still run.
     assert_eq!(cache.keep_common_prefix(&ids).unwrap(), 99);
 }
 
@@ -157,7 +157,7 @@ fn a_saved_cache_goes_on_where_it_was() {
     assert_eq!(left.len(), 1, "temporary files are gone");
 }
 
-/// A flipped bit anywhere, and a cut anywhere, are told; so is the form without a checksum.
+/// A flipped bit anywhere, and a cut anywhere, are detected; so is the form without a checksum.
 #[test]
 fn a_prompt_cache_that_is_not_what_was_written_is_refused() {
     let pool = Pool::new(1);
@@ -194,7 +194,7 @@ fn a_prompt_cache_that_is_not_what_was_written_is_refused() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever happens to the file, restoring gives a cache or says what is wrong.
+    /// Restoring any modified file gives a cache or an error that says what is wrong.
     #[test]
     fn damaged_files_are_refused(at in any::<proptest::sample::Index>(), byte in any::<u8>(), cut in any::<bool>()) {
         let pool = Pool::new(1);
@@ -206,12 +206,12 @@ proptest! {
         cache.save(&path, &model).unwrap();
         let whole = std::fs::read(&path).unwrap();
         let mut bytes = whole.clone();
-        // Half of the changes meet the header.
+        // Half of the changes are in the header.
         let range = if byte & 1 == 0 { 600.min(bytes.len()) } else { bytes.len() };
         let at = at.index(range);
         if cut { bytes.truncate(at) } else { bytes[at] = byte }
         std::fs::write(&path, &bytes).unwrap();
-        // Only the very bytes that were written are taken.
+        // Only the exact bytes that were written are accepted.
         let restored = Cache::restore(&path, &model, KvType::F32, WhenFull::Stop);
         prop_assert_eq!(restored.is_ok(), bytes == whole);
     }

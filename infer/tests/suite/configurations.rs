@@ -1,6 +1,6 @@
-//! Unusual configurations against an independent implementation in PyTorch (`data/reference.py`): odd sizes, per-channel
-//! scales, BitLinear in one half of the block, no QK norm, an untied head, stretched rotary positions. And the same
-//! weights under Hugging Face's names.
+//! Unusual configurations against an independent implementation in PyTorch (`data/reference.py`): odd sizes,
+//! per-channel scales, BitLinear in one half of the block, no QK norm, an untied head, stretched rotary positions. And
+//! the same weights under Hugging Face's names.
 
 use std::path::Path;
 
@@ -26,7 +26,7 @@ fn unusual_configurations_agree_with_pytorch() {
                 let pool = Pool::new(threads);
                 let options = LoadOptions::default().with(|o| o.kernel = Some(kernel));
                 let model = Model::open(&data("infer", &format!("{name}.pt")), &options, &pool).unwrap();
-                assert_eq!(model.assumed(), [""; 0]);
+                assert_eq!(model.assumed(), []);
                 let off = largest_difference(&logits(&model, &pool, &ids), &want);
                 assert!(off <= 2e-4, "{name} on {}: {off}", kernel.name());
             }
@@ -89,12 +89,12 @@ fn hugging_face_models_run() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
 
-    /// Whatever happens to a model's file, it runs or says what is wrong.
+    /// Any modified model file runs or gives an error that says what is wrong.
     #[test]
     fn damaged_models_run_or_are_refused(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)) {
         let mut bytes = std::fs::read(data("infer", "per_channel.pt")).unwrap();
         for (at, byte) in changes {
-            // The pickle, which names, shapes and configures, is what is near the beginning.
+            // The pickle, with names, shapes and configuration, is near the beginning.
             let range = if byte & 3 == 0 { bytes.len() } else { 4000 };
             let at = at.index(range);
             bytes[at] = byte;
@@ -174,7 +174,7 @@ fn hugging_face_models_come_back_from_gguf() {
 }
 
 #[test]
-fn contradictions_are_told() {
+fn contradictions_are_reported() {
     let pool = Pool::new(1);
     let with = |settings| {
         Model::open(&fixture(HEALTHY), &LoadOptions::default().with(|o| o.settings = settings), &pool)
@@ -188,7 +188,7 @@ fn contradictions_are_told() {
         let outcome = with(settings.clone());
         assert!(matches!(outcome, Err(Error::Inconsistent { .. })), "{settings:?}: {outcome:?}");
     }
-    // A head's size is told by the QK norm; a flag cannot change it.
+    // A head's size follows from the QK norm; a flag cannot change it.
     let outcome = with(Settings::default().with(|s| s.head_dim = Some(7)));
     assert!(
         matches!(&outcome, Err(Error::Setting { what, .. }) if what.contains("head_dim is 32")),

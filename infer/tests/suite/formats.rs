@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use ckpt_convert::quant::Quant;
 use ckpt_convert::{Control, Gguf, Options, Plan, Target, write};
-use ckpt_infer::{LoadOptions, Model, Pool, Settings, logits_file};
+use ckpt_infer::{Assumption, LoadOptions, Model, Pool, Settings, logits_file};
 use ckpt_inspect::DType;
 use ckpt_inspect::ggml::GgmlType;
 use ckpt_inspect::gguf::{Keys, Layout, OutputEntry};
@@ -106,10 +106,11 @@ fn every_format_computes_the_same() {
     let path = folder.path().join("i2s.safetensors");
     convert(&source, &Options::new(Target::I2sSafeTensors), &path);
     let lost = model(&path, Settings::default(), &pool);
-    assert!(lost.assumed().iter().any(|s| s.contains("scales are lost")), "{:?}", lost.assumed());
+    assert!(lost.assumed().contains(&Assumption::UnitScales), "{:?}", lost.assumed());
 }
 
-/// The seed's exporter wrote sizes in PyTorch's order and everything as F16, norms too, without a word on BitLinear.
+/// The original exporter of bitnet-student wrote sizes in PyTorch's order and everything as F16, norms too, without a
+/// key about BitLinear.
 #[test]
 fn a_file_written_the_wrong_way_round_runs_as_the_student() {
     let pool = Pool::new(1);
@@ -161,7 +162,8 @@ fn a_file_written_the_wrong_way_round_runs_as_the_student() {
     let old = folder.path().join("old.gguf");
     std::fs::write(&old, bytes).unwrap();
     let old = model(&old, Settings::default(), &pool);
-    assert!(old.assumed().iter().any(|s| s.contains("use_bitlinear_ffn")), "{:?}", old.assumed());
+    let switch = |a: &Assumption| matches!(a, Assumption::Settings(s) if s.iter().any(|s| s.setting == "use_bitlinear_ffn"));
+    assert!(old.assumed().iter().any(switch), "{:?}", old.assumed());
 
     let source = student(folder.path());
     let narrow = folder.path().join("narrow.safetensors");
@@ -177,7 +179,7 @@ fn gguf_files_agree_with_transformers() {
     let data = data("infer", "transformers");
     for name in ["llama", "qwen3"] {
         let folder = tempfile::tempdir().unwrap();
-        // The folder as it was downloaded, without the truth.
+        // The folder as it would be downloaded, without the expected results.
         for file in ["config.json", "model.safetensors"] {
             std::fs::copy(data.join(name).join(file), folder.path().join(file)).unwrap();
         }
@@ -192,7 +194,7 @@ fn gguf_files_agree_with_transformers() {
         let spread = want.iter().fold(0.0f32, |a, b| a.max(b.abs()));
         let off = largest_difference(&got, &want);
         assert!(off <= 2e-5 * spread, "{name}: {off} of {spread}");
-        // And what is dumped for comparison is read back.
+        // And dumped logits are read back for comparison.
         let dump = folder.path().join("logits.safetensors");
         std::fs::write(&dump, logits_file(&got, model.config().vocab_size)).unwrap();
         let dump = ckpt_inspect::open(&dump).unwrap();

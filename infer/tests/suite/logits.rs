@@ -1,4 +1,4 @@
-//! What a model computes, and how far that is from what it should.
+//! Logits of a model, and how far they are from the expected ones.
 
 use ckpt_infer::{Cache, KvType, Logits, Model, Pool, Runner, Sequence, WhenFull};
 
@@ -9,7 +9,7 @@ pub fn logits(model: &Model, pool: &Pool, ids: &[u32]) -> Vec<f32> {
     Runner::new(model, pool).forward(&mut [sequence]).unwrap().to_vec()
 }
 
-/// NaN where one of them is that.
+/// NaN if either is NaN.
 pub fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, |a, b| if b > a || b.is_nan() { b } else { a })

@@ -149,7 +149,7 @@ fn token_by_token_is_prefill_is_batch() {
     }
 }
 
-/// Rounding of keys and values, or of the tables, moves logits a little and not much.
+/// Rounding keys and values, or the tables, changes logits only a little.
 #[test]
 fn narrower_storage_stays_close() {
     let pool = Pool::new(1);

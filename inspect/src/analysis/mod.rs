@@ -1,4 +1,4 @@
-//! What became of weights over a run, and why: made from records alone.
+//! What happened to weights over a run, and why, from records alone.
 
 pub mod cause;
 pub mod diff;

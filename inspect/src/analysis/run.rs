@@ -1,5 +1,5 @@
-//! Training runs: checkpoints of the same network in the order of their steps, and what became of each matrix over
-//! them. Made from records alone.
+//! Training runs: checkpoints of the same network in the order of their steps, and what happened to each matrix over
+//! them. Computed from records alone.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,9 +18,9 @@ use crate::verdict::{Levels, Thresholds, Verdict, relative_std};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Run {
-    /// The folder, and what else it takes to tell it from other runs there.
+    /// The folder, with a suffix if it contains several runs.
     pub name: String,
-    /// By step; those of unknown step last, by path.
+    /// Ordered by step; those of unknown step come last, by path.
     pub checkpoints: Vec<CheckpointRecord>,
     /// Every weight tensor of any of the checkpoints.
     pub layers: Vec<Layer>,
@@ -40,13 +40,13 @@ pub struct Layer {
     pub judged: Option<Judged>,
     /// First checkpoint at or below each level: weak, dying, dead.
     pub crossings: Vec<Crossing>,
-    /// How ln std went over steps, for tensors that are judged: a new segment where the slope changed.
+    /// The course of ln std over steps, for tensors that are judged: a new segment where the slope changed.
     pub segments: Vec<Segment>,
     /// The last segment, if it falls by a fifth at least over three checkpoints or more.
     pub decline: Option<Segment>,
 }
 
-/// By which scale a matrix is judged.
+/// The scale that a matrix is judged by.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Judged {
@@ -66,7 +66,7 @@ pub struct Crossing {
     pub checkpoint: usize,
     /// Its step.
     pub step: Option<u64>,
-    /// The step of the checkpoint before, when the level was still better.
+    /// The step of the checkpoint before, which was still above the level.
     pub after: Option<u64>,
     /// Where ln std, interpolated between the two, crossed the level.
     #[serde(default)]
@@ -249,8 +249,8 @@ impl Run {
         steps.iter().all(Option::is_some) && steps.windows(2).all(|w| w[0] < w[1])
     }
 
-    /// The step at which layer `layer`, healthy at the last checkpoint, falls below healthy at its present rate, if that
-    /// is before the run has taken as many steps again.
+    /// The step at which layer `layer`, healthy at the last checkpoint, falls below healthy at its present rate, if
+    /// that is before the run has taken as many steps again.
     pub fn falls_soon(&self, layer: usize) -> Option<f64> {
         let end = self.checkpoints.last()?.step?;
         let layer = &self.layers[layer];
@@ -290,7 +290,7 @@ impl Run {
             let level = self.layers[layer].judged?.levels.bound(verdict)?;
             let (from, to) = (after_step? as f64, step? as f64);
             let (high, low) = (measure(after?)?, measure(checkpoint)?);
-            // A matrix may be dead of something else than its std.
+            // A matrix may be dead for a reason other than its std.
             let crossed = low > 0.0 && low < level && level <= high;
             crossed.then(|| from + (to - from) * (high / level).ln() / (high / low).ln())
         };
@@ -298,7 +298,7 @@ impl Run {
     }
 }
 
-/// The folder that holds the run: `checkpoint-500/` and its like hold one checkpoint each.
+/// The folder of the run: folders such as `checkpoint-500/` contain one checkpoint each.
 fn folder(path: &Path) -> PathBuf {
     let parent = path.parent().unwrap_or(Path::new(""));
     let own = |p: &Path| p.file_name().and_then(|n| step_from_path(Path::new(n)));
@@ -308,7 +308,7 @@ fn folder(path: &Path) -> PathBuf {
     }
 }
 
-/// What tells one network from another: names, without the key of the state dict, and shapes of its matrices, sorted.
+/// What identifies a network: names, without the key of the state dict, and shapes of its matrices, sorted.
 pub type Network = Vec<(String, Vec<u64>)>;
 
 /// The network that `record` is a checkpoint of; empty when it has no matrices.

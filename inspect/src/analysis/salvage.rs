@@ -1,5 +1,5 @@
-//! What can be had of a damaged checkpoint: every tensor whose bytes are there, and for the others where their bytes
-//! were and what could stand in for them.
+//! What can be recovered from a damaged checkpoint: every tensor whose bytes exist; for the others, where their bytes
+//! were and what could replace them.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -13,31 +13,30 @@ use crate::storage::{Place, Segment, Storage};
 use crate::tensor::{TensorInfo, contiguous_strides};
 use crate::{DType, NoticeKind, OpenOptions, Result, open_with};
 
-/// A tensor may be filled up to this size whatever the size of its file,
+/// A tensor may always be filled up to this size,
 const FREE_FILL: u64 = 256 << 20;
-/// and beyond that to this many times the file's size: what a header announces is no reason to allocate it.
+/// and beyond that to this many times the file's size: a header's claim alone is not enough to allocate memory.
 const MAX_FILL: u64 = 64;
 
-/// A damaged checkpoint and what became of its tensors.
+/// A damaged checkpoint and the state of its tensors.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Salvage {
-    /// The checkpoint with the tensors that could be had, filled ones among them, and no others.
+    /// The checkpoint with only the recovered tensors, filled ones included.
     pub checkpoint: Checkpoint,
-    /// What is wrong with the container, if anything is.
+    /// Damage to the container.
     pub damage: Option<String>,
-    /// Tensors whose bytes have a CRC-32 that is right, in a listing that has one too.
+    /// Tensors whose bytes match a CRC-32, in a listing that matches one too.
     pub verified: usize,
-    /// Tensors that are there, with nothing to tell whether their bytes are right: the format records no checksum, or
-    /// the checksum is lost.
+    /// Tensors that cannot be verified, because the format records no checksum or the checksum is lost.
     pub unverified: Vec<String>,
-    /// Tensors that are not whole, in file order.
+    /// Incomplete tensors, in file order.
     pub losses: Vec<Loss>,
-    /// Where each of the checkpoint's tensors stood among all.
+    /// The original position of each of the checkpoint's tensors in the list of all tensors.
     positions: Vec<usize>,
 }
 
-/// A tensor that is not whole.
+/// An incomplete tensor.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Loss {
@@ -47,29 +46,29 @@ pub struct Loss {
     pub dtype: Option<DType>,
     /// Its shape.
     pub shape: Vec<u64>,
-    /// Bytes that its elements take.
+    /// Size of its elements in bytes.
     pub bytes: u64,
     /// The file that holds, or held, its bytes.
     #[serde(serialize_with = "shown")]
     pub file: Option<PathBuf>,
-    /// First byte of it in that file, and the one after its last, when that is known.
+    /// Its first byte in that file, and the one after its last, if known.
     pub range: Option<(u64, u64)>,
-    /// How many of these are there and can be told to be its own.
+    /// How many of these bytes exist and are known to be the tensor's own.
     pub present: u64,
     /// What is wrong.
     pub why: String,
-    /// What stands in for it, once something does: `zeros`, `nan`, or another checkpoint.
+    /// What it was filled with, if it was: `zeros`, `nan`, or another checkpoint.
     pub filled: Option<String>,
-    /// Whether it is an element of a list, in which those after it move up when it is left out.
+    /// Whether it is an element of a list: if it is left out, the elements after it move up.
     pub in_list: bool,
     #[serde(skip)]
     tensor: Option<Box<TensorInfo>>,
-    /// Where it stood among all tensors.
+    /// Its original position in the list of all tensors.
     #[serde(skip)]
     position: usize,
 }
 
-/// What a hole is filled with.
+/// What lost tensors are filled with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fill {
@@ -80,7 +79,7 @@ pub enum Fill {
 }
 
 impl Fill {
-    /// The option's word.
+    /// Its name as an option.
     pub fn name(self) -> &'static str {
         match self {
             Fill::Zeros => "zeros",
@@ -88,7 +87,7 @@ impl Fill {
         }
     }
 
-    /// The bytes of one element, or of any run of packed ones; `None` where the type has no such value.
+    /// The bytes of one element, or of any run of packed ones; `None` if the type has no such value.
     fn pattern(self, dtype: DType) -> Option<Vec<u8>> {
         match (self, dtype) {
             // Four codes of value + 1, in each of the layouts.
@@ -105,14 +104,14 @@ impl Fill {
     }
 }
 
-/// Opens `path`, compares what has a checksum with it, and parts what is whole from what is not.
+/// Opens `path`, verifies checksums, and separates intact tensors from incomplete ones.
 ///
 /// # Errors
 /// Those of [`open_with`]: nothing in it can be listed.
 pub fn salvage(path: &Path, options: &OpenOptions) -> Result<Salvage> {
     let mut checkpoint = open_with(path, options)?;
     checkpoint.verify_checksums();
-    // Bytes that no tensor accounts for were inserted somewhere, and may have moved those behind them.
+    // Bytes that belong to no tensor were inserted somewhere, and may have shifted those after them.
     let surplus = checkpoint.warnings.iter().filter(|notice| notice.kind == NoticeKind::Surplus);
     let surplus: Vec<String> = surplus.map(|notice| notice.text.clone()).collect();
     let damage: Vec<String> =
@@ -152,7 +151,7 @@ pub fn salvage(path: &Path, options: &OpenOptions) -> Result<Salvage> {
     Ok(salvage)
 }
 
-/// A path as text: JSON has no place for names that are not UTF-8.
+/// A path as text: JSON cannot express names that are not UTF-8.
 fn shown<S: serde::Serializer>(
     path: &Option<PathBuf>,
     serializer: S,
@@ -171,7 +170,7 @@ impl Loss {
             file: None,
             range: None,
             present: 0,
-            why: "it is in no file of the set".into(),
+            why: "no file of the set contains it".into(),
             filled: None,
             in_list: false,
             tensor: None,
@@ -197,7 +196,7 @@ impl Checkpoint {
             tensor: Some(Box::new(tensor.clone())),
             ..Loss::absent(String::new())
         };
-        // A tensor of several parts is lost with the first of them that is.
+        // A tensor of several parts is lost if any of them is.
         let is_missing = |s: &&Storage| matches!(s.run().place, Place::Missing { .. });
         let Some(broken) = tensor.storages().find(is_missing).or(tensor.storages().next()) else {
             return loss;
@@ -218,7 +217,7 @@ impl Checkpoint {
             }
             _ => return loss,
         };
-        // The beginning of a storage that ends too early is what it was; bytes that fail a checksum may not be.
+        // The start of a storage that ends too early is intact; bytes that fail a checksum may be wrong anywhere.
         if let (Place::Segments(_), None, true) =
             (&storage.place, storage.crc32, whole && tensor.is_contiguous())
         {
@@ -239,14 +238,14 @@ fn extent(tensor: &TensorInfo) -> Range<u64> {
     tensor.byte_offset..tensor.byte_offset.saturating_add(bytes.unwrap_or(0))
 }
 
-/// What tells that two tensors are the same view of one storage.
+/// Identifies a view of a storage: equal for tensors that are the same view.
 type View = (Option<Storage>, u64, Vec<usize>, Vec<usize>, DType);
 
 fn view(tensor: &TensorInfo) -> View {
     (tensor.storage.clone(), tensor.byte_offset, tensor.shape.clone(), tensor.strides.clone(), tensor.dtype)
 }
 
-/// Puts `tensor` where it stood.
+/// Puts `tensor` back at its original position.
 fn put(checkpoint: &mut Checkpoint, positions: &mut Vec<usize>, position: usize, tensor: TensorInfo) {
     let at = positions.partition_point(|&p| p <= position);
     positions.insert(at, position);
@@ -254,13 +253,13 @@ fn put(checkpoint: &mut Checkpoint, positions: &mut Vec<usize>, position: usize,
 }
 
 impl Salvage {
-    /// Whether everything is there and nothing is wrong.
+    /// Whether everything is present and undamaged.
     pub fn is_whole(&self) -> bool {
         self.damage.is_none() && self.losses.is_empty()
     }
 
-    /// Fills what is still lost and has a type that holds such a value. What is there of a tensor that was cut short
-    /// stays; one that fails its checksum is filled as a whole. Gives how many were filled.
+    /// Fills the tensors that are still lost and whose type has such a value. The intact start of a truncated tensor is
+    /// kept; one that fails its checksum is filled entirely. Returns how many were filled.
     pub fn fill(&mut self, fill: Fill) -> usize {
         let limit = FREE_FILL.max(self.checkpoint.file_bytes().saturating_mul(MAX_FILL));
         let Salvage { checkpoint, losses, positions, .. } = self;
@@ -305,7 +304,7 @@ impl Salvage {
         filled
     }
 
-    /// Replaces what is still lost by the tensors of the same name, type and shape in `other`, whole ones. Gives how
+    /// Replaces the tensors that are still lost by intact ones of the same name, type and shape in `other`. Returns how
     /// many were replaced.
     pub fn fill_from(&mut self, mut other: Checkpoint) -> usize {
         other.verify_checksums();
@@ -327,8 +326,7 @@ impl Salvage {
         filled
     }
 
-    /// Names the elements of lists as they are called once those that are lost are left out: what comes after them
-    /// moves up.
+    /// Renumbers the elements of lists for when the lost ones are left out: the elements after them move up.
     pub fn close_gaps(&mut self) {
         let mut gaps: HashMap<String, Vec<usize>> = HashMap::new();
         for hole in self.holes().filter(|loss| loss.in_list) {

@@ -15,9 +15,9 @@ pub struct Line {
     pub mean_x: f64,
     /// Mean of the points' y.
     pub mean_y: f64,
-    /// Standard error of the slope; `None` where as many points as parameters leave nothing to tell it from.
+    /// Standard error of the slope; `None` if there are only as many points as parameters.
     pub error: Option<f64>,
-    /// Degrees of freedom that the error has.
+    /// Degrees of freedom of the error.
     pub freedom: u64,
     /// Share of the variance of y that the line explains, 0 to 1; 1 for points on the line.
     pub r2: f64,
@@ -34,7 +34,7 @@ impl Line {
     }
 
     /// The line whose slope is common to `groups` of points, each with a level of its own: the analysis of covariance
-    /// within groups, n - groups - 1 degrees of freedom. `mean_x` and `mean_y` are those of all points.
+    /// within groups, n - groups - 1 degrees of freedom. `mean_x` and `mean_y` are means of all points.
     pub fn pooled(groups: &[&[(f64, f64)]]) -> Option<Line> {
         let (mut xx, mut xy, mut yy) = (0.0, 0.0, 0.0);
         let (mut n, mut levels, mut sum) = (0, 0, (0.0, 0.0));
@@ -83,18 +83,18 @@ impl Line {
     }
 
     /// Half the width of the two-sided 95 % confidence interval of the slope: its error times the quantile of
-    /// Student's t. Residuals of neighbouring checkpoints are alike, so it is rather too narrow.
+    /// Student's t. Residuals of neighbouring checkpoints are correlated, so it tends to be too narrow.
     pub fn half_width(&self) -> Option<f64> {
         let student = StudentsT::new(0.0, 1.0, self.freedom as f64).ok()?;
         Some(self.error? * student.inverse_cdf(0.975))
     }
 }
 
-/// ln std that is off a line by less, as a root mean square, is not reason enough to bend it.
+/// Residuals of ln std below this (root mean square) do not justify another segment.
 const NOISE: f64 = 0.005;
-/// At most so many pieces, and no more than one for every three points.
+/// The most pieces, and no more than one for every three points.
 const MOST_PIECES: usize = 8;
-/// Slopes change at the points of a grid of so many, and are then moved between its points.
+/// Slopes change at the points of a grid of this size, and are then refined between grid points.
 const GRID: usize = 128;
 
 /// Sums over a prefix of the points.
@@ -148,9 +148,9 @@ impl Prefix {
 }
 
 /// Where the slope of `points` changes: consecutive pieces, each with its first and last point, neighbours sharing one.
-/// Each piece has its own least-squares line. Among up to eight pieces, those of the least Bayesian information criterion
-/// n ln(max(RSS / n, NOISE²)) + (3 pieces - 1) ln n are taken (slope and level each, and the points between them).
-/// x must rise. Empty for fewer than two points.
+/// Each piece has its own least-squares line. Among up to eight pieces, those of the least Bayesian information
+/// criterion n ln(max(RSS / n, NOISE²)) + (3 pieces - 1) ln n are taken (slope and level each, and the points between
+/// them). x must rise. Empty for fewer than two points.
 pub fn pieces(points: &[(f64, f64)]) -> Vec<RangeInclusive<usize>> {
     let n = points.len();
     if n < 2 {

@@ -1,10 +1,10 @@
 //! Compressions that wrap a whole file.
 
-/// One of them.
+/// A compression format for whole files.
 pub(crate) struct Compression {
     magic: &'static [u8],
     pub name: &'static str,
-    /// The program that undoes it.
+    /// The program that decompresses it.
     pub undone_by: &'static str,
 }
 

@@ -1,7 +1,8 @@
 //! Plain values of checkpoints, between [`Value`] (what they are) and JSON (how they are shown).
 
 use serde_json::json;
-/// A plain value, and one that can be a key or in a set, as the crate `serde-pickle` has them.
+/// A plain value (a number, text, list, dict …, but no tensor), and one that can be a key or in a set, as the crate
+/// `serde-pickle` defines them.
 pub use serde_pickle::{HashableValue, Value};
 
 /// Arrays longer than this are described in JSON, not listed.
@@ -29,8 +30,8 @@ pub fn from_json(value: serde_json::Value) -> Value {
     }
 }
 
-/// A plain value as JSON for people and machines: long arrays and byte strings are described, numbers that JSON has
-/// no word for (NaN, infinity) become strings.
+/// A plain value as JSON for people and machines: long arrays and byte strings are summarized, numbers that JSON lacks
+/// (NaN, infinity) become strings.
 pub fn to_json(value: &Value) -> serde_json::Value {
     convert(value, 0)
 }
@@ -70,7 +71,7 @@ fn convert(value: &Value, depth: usize) -> serde_json::Value {
     }
 }
 
-/// A plain value as JSON, whole. What JSON has no word for becomes text.
+/// A plain value as complete JSON. What JSON lacks becomes text.
 pub fn whole_json(value: &Value) -> serde_json::Value {
     match value {
         Value::None => json!(null),

@@ -1,5 +1,5 @@
-//! Where bytes come from: a mapped file, bytes in memory, or whatever else can tell its length and give ranges. What
-//! reads them asks for the ranges that it needs, and for no file as a whole.
+//! Where bytes come from: a mapped file, bytes in memory, or anything else of known length that can return ranges.
+//! Readers ask for the ranges that they need, never for a file as a whole.
 
 pub(crate) mod compression;
 pub mod metadata;
@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{DamageKind, Error, Result};
 
-/// What is looked through in one piece where ranges have to be fetched.
+/// How much is searched in one piece if ranges have to be fetched.
 const WINDOW: u64 = 1 << 20;
 
 /// A run of bytes of known length that gives any range of itself.
@@ -32,7 +32,7 @@ pub(crate) trait ByteSource: fmt::Debug + Send + Sync {
     /// The bytes of `range`: borrowed where they are in memory, else fetched.
     ///
     /// # Errors
-    /// `Damaged` for a range that reaches beyond the end, `Io` when the bytes cannot be had.
+    /// `Damaged` for a range that extends beyond the end, `Io` when the bytes cannot be read.
     fn bytes(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>>;
 
     /// Whether ranges are borrowed, so that a longer one costs no more than a short one.
@@ -61,7 +61,7 @@ fn borrowed(all: &[u8], range: Range<u64>) -> Result<Cow<'_, [u8]>> {
         .zip(usize::try_from(range.end).ok())
         .and_then(|(start, end)| all.get(start..end));
     inside.map(Cow::Borrowed).ok_or_else(|| {
-        Error::damaged(format!("bytes up to {} are needed and {} are there", range.end, all.len()))
+        Error::damaged(format!("bytes up to {} are needed, and there are only {}", range.end, all.len()))
             .because(DamageKind::CutShort)
             .at(range.start)
     })
@@ -82,8 +82,8 @@ impl dyn ByteSource + '_ {
         }
     }
 
-    /// What `read` makes of the bytes from `at` on. It is given them all where that costs nothing, else the first of
-    /// them, and more for as long as it is short of some that are there.
+    /// The result of `read` on the bytes from `at` on. It gets all of them if that costs nothing, else the first ones,
+    /// and more as long as it asks for more.
     pub fn grow<T>(
         &self,
         at: u64,
@@ -115,7 +115,7 @@ impl dyn ByteSource + '_ {
         self.positions(needle, range, 1).map(|found| !found.is_empty())
     }
 
-    /// Tells `found` of every place of `needle` that does not overlap the one before, until it has enough.
+    /// Calls `found` with every position of `needle` that does not overlap the one before, until it returns false.
     fn search(&self, needle: &[u8], range: Range<u64>, mut found: impl FnMut(u64) -> bool) -> Result<()> {
         let finder = memmem::Finder::new(needle);
         let end = range.end.min(self.len());
@@ -140,7 +140,7 @@ impl dyn ByteSource + '_ {
         Ok(())
     }
 
-    /// Tells `seen` of the bytes from `at` on, piece by piece, until it has enough.
+    /// Calls `seen` with the bytes from `at` on, piece by piece, until it returns false.
     pub fn walk(&self, mut at: u64, mut seen: impl FnMut(&[u8]) -> bool) -> Result<()> {
         while at < self.len() {
             let window = self.window(at, WINDOW)?;
@@ -152,7 +152,7 @@ impl dyn ByteSource + '_ {
         Ok(())
     }
 
-    /// Whether every byte from `at` on is one that `wanted` takes.
+    /// Whether `wanted` accepts every byte from `at` on.
     pub fn all_from(&self, at: u64, wanted: impl Fn(u8) -> bool) -> Result<bool> {
         let mut all = true;
         self.walk(at, |piece| {
@@ -178,13 +178,13 @@ impl dyn ByteSource + '_ {
     }
 }
 
-/// Says that more bytes are needed than were given: so many in all, which are there.
+/// The error of a reader that needs more bytes than it was given: this many in all, which exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Short(pub u64);
 
 impl From<Short> for Error {
     fn from(Short(needed): Short) -> Self {
-        Error::damaged(format!("{needed} bytes are needed, and fewer are there"))
+        Error::damaged(format!("{needed} bytes are needed, and there are fewer"))
             .because(DamageKind::CutShort)
     }
 }
@@ -220,7 +220,7 @@ impl ByteSource for Section<'_> {
         match (self.start.checked_add(range.start), self.start.checked_add(range.end)) {
             (Some(start), Some(end)) if range.end <= self.len => self.whole.bytes(start..end),
             _ => Err(Error::damaged(format!(
-                "bytes up to {} are needed and {} are there",
+                "bytes up to {} are needed, and there are only {}",
                 range.end, self.len
             ))
             .because(DamageKind::CutShort)),
@@ -239,10 +239,10 @@ pub(crate) struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// What `error` says of the bytes that were read.
+    /// The library error behind `error`.
     ///
     /// # Errors
-    /// The source's own, where the bytes could not be had.
+    /// The source's own, if the bytes could not be read.
     pub fn complaint(error: std::io::Error) -> Result<String> {
         error.downcast::<Error>().map_or_else(|error| Ok(error.to_string()), Err)
     }
@@ -266,7 +266,7 @@ impl std::io::Seek for Reader<'_> {
         };
         let place = place.filter(|&at| at <= self.source.len());
         self.at = place.ok_or_else(|| {
-            std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "it ends before what it announces does")
+            std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "it ends earlier than its header says")
         })?;
         Ok(self.at)
     }
@@ -278,7 +278,7 @@ pub(crate) fn slice(all: &[u8], offset: u64, len: u64) -> Option<&[u8]> {
     all.get(usize::try_from(offset).ok()?..usize::try_from(end).ok()?)
 }
 
-/// The text that `bytes` are, invalid UTF-8 replaced. Copied before it is checked: bytes of a map may change in between.
+/// `bytes` as text, with invalid UTF-8 replaced. Copied before it is checked: bytes of a map may change in between.
 pub(crate) fn text(bytes: &[u8]) -> String {
     match String::from_utf8(bytes.to_vec()) {
         Ok(text) => text,
@@ -286,17 +286,17 @@ pub(crate) fn text(bytes: &[u8]) -> String {
     }
 }
 
-/// A file that is mapped.
+/// A memory-mapped file.
 ///
-/// The map is shared, not private: what another process writes to the file shows here, at any moment and in the middle
-/// of anything, and a file that is cut short takes its pages along. So, for as long as it is mapped:
+/// The map is shared, not private: what another process writes to the file appears here, at any moment and in the
+/// middle of any operation, and pages vanish when the file is truncated. So, for as long as it is mapped:
 ///
-/// - The bytes may change between two looks at them. What borrows them borrows bytes, or numbers of which any bits are
-///   valid: never `str`, never anything that is only sound as long as a check of before still holds. Text is copied
+/// - The bytes may change between two reads. Only bytes may be borrowed, or numbers for which every bit pattern is
+///   valid: never `str`, nor anything else that is only sound while an earlier check still holds. Text is copied
 ///   and then checked. A length or an offset is read once, into a variable, and that is checked against the map's
-///   length and used. Wrong numbers may come of a change, as of any other damage; nothing worse.
-/// - Touching a page that was cut off ends the process with SIGBUS. Nothing is half-written by that: outputs are
-///   written beside their place and put there whole.
+///   length and used. A change can cause wrong numbers, as any other damage can, but nothing worse.
+/// - Reading a page that was truncated away ends the process with SIGBUS. This leaves no output half-written: outputs are
+///   written under temporary names and renamed when complete.
 ///
 /// The length of the map itself does not change.
 #[derive(Debug)]
@@ -307,7 +307,7 @@ impl Map {
         if len == 0 {
             return Ok(Map(None));
         }
-        // SAFETY: the file may change while it is mapped, and all that sees the map holds to the contract above.
+        // SAFETY: the file may change while it is mapped, and all code that reads the map keeps the contract above.
         unsafe { memmap2::Mmap::map(file) }.map(Some).map(Map)
     }
 
@@ -330,13 +330,13 @@ impl ByteSource for Map {
     }
 }
 
-/// Bytes in memory that several owners share: made without a copy of what owns its bytes, such as a `Vec<u8>`, an
-/// `Arc<[u8]>` or what is compiled into a program.
+/// Bytes in memory that several owners share, made without copying from anything that owns bytes, such as a `Vec<u8>`,
+/// an `Arc<[u8]>` or bytes compiled into a program.
 #[derive(Clone)]
 pub struct SharedBytes(Arc<dyn AsRef<[u8]> + Send + Sync>);
 
 impl SharedBytes {
-    /// The bytes that `owner` holds, which must be the same whenever it is asked.
+    /// The bytes of `owner`, whose `as_ref` must always return the same ones.
     pub fn of(owner: impl AsRef<[u8]> + Send + Sync + 'static) -> Self {
         SharedBytes(Arc::new(owner))
     }
@@ -401,7 +401,7 @@ impl Source {
         if !std::fs::metadata(path).map_err(io)?.is_file() {
             return Err(Error::new(crate::ErrorKind::Io, "is not a regular file")
                 .in_file(path)
-                .hint("checkpoints are mapped, so a pipe or device is to be copied to a file first"));
+                .hint("copy it to a file first: checkpoints are memory-mapped, which pipes and devices do not allow"));
         }
         let file = File::open(path).map_err(io)?;
         let metadata = file.metadata().map_err(io)?;
@@ -409,7 +409,7 @@ impl Source {
         Ok(Self::of(path, Stamp::new(path, Some(&metadata)), map))
     }
 
-    /// Bytes that are no file, called `name`.
+    /// Bytes in memory, called `name`.
     pub fn in_memory(name: &Path, bytes: SharedBytes) -> Arc<Self> {
         Self::of(name, Stamp::never(name), bytes)
     }
@@ -432,7 +432,8 @@ impl Source {
         self.data.bytes(range).map_err(|e| e.in_file(&self.path))
     }
 
-    /// The first bytes, as many as `len` says; `kept` keeps how many these are, and them where they had to be fetched.
+    /// The first bytes, `len` of them; `kept` stores how many these are, and the bytes themselves if they had to be
+    /// fetched.
     pub fn beginning<'a>(
         &'a self,
         kept: &'a OnceLock<Beginning>,
@@ -467,7 +468,7 @@ pub(crate) struct Beginning {
     fetched: Option<Vec<u8>>,
 }
 
-/// A file at one moment, as far as telling a later change needs.
+/// The state of a file at one moment, to detect later changes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Stamp {
     path: PathBuf,
@@ -481,7 +482,7 @@ impl Stamp {
         Self::new(path, std::fs::metadata(path).ok().as_ref())
     }
 
-    /// What no file is like: bytes in memory, of which nothing tells whether they are the same later.
+    /// The state of bytes in memory, which never equals that of a file: later changes could not be detected.
     pub fn never(name: &Path) -> Self {
         Stamp { path: name.to_path_buf(), state: Some((u64::MAX, u128::MAX)) }
     }
@@ -491,7 +492,7 @@ impl Stamp {
             let modified = m.modified().ok()?.duration_since(UNIX_EPOCH).ok()?.as_nanos();
             Some((if m.is_dir() { 0 } else { m.len() }, modified))
         });
-        // The file itself, so that a link that is turned elsewhere does not count as unchanged.
+        // The file itself, so that a link that now points elsewhere does not count as unchanged.
         let path = path.canonicalize().or_else(|_| std::path::absolute(path));
         Stamp { path: path.unwrap_or_default(), state }
     }

@@ -1,4 +1,4 @@
-//! Storages: runs of bytes that tensors are views of, wherever their bytes are.
+//! Storages: runs of bytes, in files or in memory, that tensors are views of.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,13 +10,13 @@ use std::sync::Arc;
 use crate::bytes::Source;
 use crate::{Damage, DamageKind, Error, Result};
 
-/// A run of bytes that tensors are views of. It knows where its bytes are, so a tensor that holds it can be read
-/// wherever it came from; cloning it clones a pointer. Two storages are equal when they are the same one, as tied
+/// A run of bytes that tensors are views of. It knows where its bytes are, so a tensor on it can be read
+/// without its file; cloning it clones a pointer. Two storages are equal if they are the same one, as those of tied
 /// weights have.
 #[derive(Clone)]
 pub struct Storage(Arc<Run>);
 
-/// What a storage is.
+/// The data of a storage.
 #[derive(Debug)]
 pub(crate) struct Run {
     pub place: Place,
@@ -38,26 +38,26 @@ pub(crate) struct Segment {
 
 #[derive(Debug)]
 pub(crate) enum Place {
-    /// Ranges of files, one after another: borrowed where one holds all that is asked for, else copied together.
+    /// Ranges of files, one after another. A request within one range borrows; others are copied together.
     Segments(Vec<Segment>),
     /// A raw deflate stream.
     Deflated(Segment),
     /// Bytes that were inside the pickle.
     Inline(Arc<[u8]>),
-    /// Not in the file, or not to be trusted.
+    /// Bytes that are not in the file, or cannot be trusted.
     Missing {
         why: Damage,
-        /// The file and the first byte there, where the bytes are or would be.
+        /// The file, and the position in it where the bytes are or should be.
         at: Option<(Arc<Source>, u64)>,
     },
-    /// Made up: what is kept of a range, and `pattern` over and over.
+    /// A damaged range that was filled up: its intact start, then `pattern` repeated.
     Filled { kept: Option<Segment>, pattern: Vec<u8> },
 }
 
 /// Deflate cannot expand further than this (RFC 1951: 258 bytes from 2 bits, and block overhead).
 const DEFLATE_RATIO: u64 = 1032;
 
-/// A deflated storage may be this large whatever its compressed size,
+/// A deflated storage may always be this large,
 const FREE_INFLATION: u64 = 256 << 20;
 /// and beyond that this many times its compressed size: weights hardly compress.
 const MAX_INFLATION: u64 = 64;
@@ -97,29 +97,29 @@ impl Storage {
         Self::new(Place::Missing { why, at: None }, len, None, 1)
     }
 
-    /// A missing storage whose first byte is, or would be, at `offset` of `source`.
+    /// A missing storage whose first byte should be at `offset` of `source`.
     pub(crate) fn lost(why: Damage, len: u64, source: &Arc<Source>, offset: u64) -> Self {
         Self::new(Place::Missing { why, at: Some((source.clone(), offset)) }, len, None, 1)
     }
 
-    /// The storage whose bytes are `parts`, ranges of others, one after another: what a tensor lies on that was saved in
+    /// The storage whose bytes are `parts`, ranges of others, one after another: for a tensor that was saved in
     /// pieces. Nothing is copied.
     ///
     /// # Errors
-    /// `Damaged` for ranges that are not there; `Unsupported` for storages that are no ranges of files (compressed, within
-    /// a pickle, made up), and for such of different byte orders.
+    /// `Damaged` for ranges that do not exist; `Unsupported` for storages that are not ranges of files (compressed,
+    /// within a pickle, filled up), and for different byte orders.
     pub fn pieced<'a>(parts: impl IntoIterator<Item = (&'a Storage, Range<u64>)>) -> Result<Self> {
         let (mut segments, mut len, mut swap) = (Vec::new(), 0u64, None);
         for (storage, range) in parts {
             let run = storage.run();
             if range.start > range.end || range.end > run.len {
-                let what = format!("reaches byte {} of a storage that has {}", range.end, run.len);
+                let what = format!("needs byte {} of a storage of {} bytes", range.end, run.len);
                 return Err(Error::damaged(what).because(DamageKind::BeyondStorage));
             }
             let pieces = match &run.place {
                 Place::Segments(pieces) => pieces,
                 Place::Missing { why, .. } => return Err(why.into()),
-                _ => return Err(Error::unsupported("a part that is no range of a file")),
+                _ => return Err(Error::unsupported("a part that is not a range of a file")),
             };
             if *swap.get_or_insert(run.swap) != run.swap {
                 return Err(Error::unsupported("parts of different byte orders"));
@@ -161,7 +161,7 @@ impl Storage {
     /// The CRC-32 of the decoded bytes as they are in the file (not yet swapped).
     pub(crate) fn checksum(&self) -> Result<u32> {
         const PIECE: u64 = 1 << 20;
-        // What has to be made whole is asked for once.
+        // Data that must be assembled is requested once.
         let piece = if matches!(self.0.place, Place::Segments(_)) { PIECE } else { self.0.len.max(1) };
         let (mut hasher, mut at) = (crc32fast::Hasher::new(), 0);
         while at < self.0.len {
@@ -175,7 +175,7 @@ impl Storage {
     /// A range of the decoded bytes as they are in the file.
     pub(crate) fn range(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>> {
         let beyond = || {
-            Error::damaged(format!("{} bytes of storage are beyond the end of the file", self.0.len))
+            Error::damaged(format!("its storage of {} bytes lies beyond the end of the file", self.0.len))
                 .because(DamageKind::CutShort)
         };
         match &self.0.place {
@@ -188,7 +188,7 @@ impl Storage {
             Place::Deflated(Segment { source, offset, len: compressed }) => {
                 if self.0.len > FREE_INFLATION && self.0.len / MAX_INFLATION > *compressed {
                     return Err(Error::unsupported(format!(
-                        "its {compressed} compressed bytes inflate to {}, out of proportion",
+                        "its {compressed} compressed bytes would inflate to {}, which is out of proportion",
                         self.0.len
                     ))
                     .at(*offset)
@@ -196,7 +196,8 @@ impl Storage {
                     .hint("unpack the archive and zip it again without compression"));
                 }
                 let packed = source.data().part(*offset, *compressed).and_then(|packed| {
-                    packed.ok_or_else(|| Error::damaged("a compressed storage is beyond the end of the file"))
+                    packed
+                        .ok_or_else(|| Error::damaged("a compressed storage lies beyond the end of the file"))
                 });
                 packed
                     .and_then(|packed| inflate(&packed, self.0.len))
@@ -212,7 +213,7 @@ impl Storage {
                 let kept = match kept {
                     Some(segment) => {
                         gathered(std::slice::from_ref(segment), 0..segment.len).map_err(|_| {
-                            Error::damaged("what is kept of it is beyond the end of the file")
+                            Error::damaged("its stored part lies beyond the end of the file")
                                 .because(DamageKind::CutShort)
                         })?
                     }
@@ -220,7 +221,7 @@ impl Storage {
                 };
                 let mut bytes = Vec::new();
                 bytes.try_reserve_exact(self.0.len as usize).map_err(|_| {
-                    Error::unsupported(format!("{} bytes to fill are more than there is memory", self.0.len))
+                    Error::unsupported(format!("there is not enough memory to fill {} bytes", self.0.len))
                 })?;
                 bytes.extend_from_slice(&kept);
                 // The pattern is in step with the tensor's first byte.
@@ -240,7 +241,7 @@ impl Storage {
 fn cut_out(mut bytes: Vec<u8>, range: Range<u64>) -> Result<Cow<'static, [u8]>> {
     let len = bytes.len() as u64;
     if range.start > range.end || range.end > len {
-        return Err(Error::damaged(format!("reaches byte {} of a storage that has {len}", range.end))
+        return Err(Error::damaged(format!("needs byte {} of a storage of {len} bytes", range.end))
             .because(DamageKind::BeyondStorage));
     }
     bytes.truncate(range.end as usize);
@@ -248,12 +249,12 @@ fn cut_out(mut bytes: Vec<u8>, range: Range<u64>) -> Result<Cow<'static, [u8]>> 
     Ok(Cow::Owned(bytes))
 }
 
-/// The bytes of `range` of what `segments` are one after another.
+/// The bytes of `range` in `segments`, counted one after another.
 fn gathered(segments: &[Segment], range: Range<u64>) -> Result<Cow<'_, [u8]>> {
     let beyond = || Error::damaged("its pieces end before it does").because(DamageKind::CutShort);
     let len = range.end.checked_sub(range.start).ok_or_else(beyond)?;
     let mut copied: Vec<u8> = Vec::new();
-    // Where in the whole the segment begins.
+    // The position of the segment in the whole.
     let mut start = 0u64;
     for segment in segments {
         let end = start.checked_add(segment.len).ok_or_else(beyond)?;
@@ -282,7 +283,7 @@ pub(crate) fn inflate(packed: &[u8], len: u64) -> Result<Vec<u8>> {
         return damaged(format!("the compressed data is damaged: {error}"));
     }
     if out.len() as u64 != len {
-        return damaged(format!("the compressed data does not hold the {len} bytes announced"));
+        return damaged(format!("the compressed data does not contain the {len} bytes announced"));
     }
     Ok(out)
 }

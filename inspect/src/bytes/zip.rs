@@ -1,4 +1,4 @@
-//! Zip archives: their entries by the central directory, and where that is damaged by whatever headers are left.
+//! Zip archives: their entries by the central directory or, if that is damaged, by the headers that are left.
 //! Numbers in parentheses are sections of APPNOTE.TXT (<https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT>).
 
 use std::borrow::Cow;
@@ -72,27 +72,27 @@ pub(crate) struct Entry {
     pub header: u64,
     /// Where its data begins.
     pub offset: u64,
-    /// Bytes in the file, no more than there are.
+    /// Bytes in the file, at most as many as exist.
     pub compressed: u64,
     /// Bytes announced once decoded.
     pub len: u64,
     pub crc32: Option<u32>,
-    /// Whether all its bytes are there.
+    /// Whether all its bytes exist.
     pub whole: bool,
-    /// Why its bytes are not to be trusted, when nothing can vouch for them.
+    /// Why its bytes cannot be trusted, if there is nothing to verify them with.
     pub doubt: Option<&'static str>,
-    /// What the system that wrote it says of the file (4.4.15): in the upper half, Unix's mode.
+    /// External file attributes (4.4.15): the upper half is the Unix mode.
     pub attributes: u32,
 }
 
-/// What the central directory at the end of a file tells.
+/// The result of reading the central directory at the end of a file.
 #[derive(Debug)]
 pub(crate) enum Directory {
     /// The entries of the one archive.
     Of(Central),
-    /// Other archives stand before this one.
+    /// The entries of the last archive; there are others before it.
     Several,
-    /// Nothing, and why: there is none, it is cut short, or it points elsewhere than to the entries that it names.
+    /// No entries, and why: the directory is missing, cut short, or does not point to the entries that it names.
     Lost(&'static str),
 }
 
@@ -108,7 +108,7 @@ pub(crate) struct Central {
     pub start: u64,
 }
 
-/// A central header, as it stands.
+/// A central header, unverified.
 struct Record<'a> {
     name: Cow<'a, [u8]>,
     flags: u16,
@@ -119,7 +119,7 @@ struct Record<'a> {
     attributes: u32,
     /// Recorded place of the local header.
     local: u64,
-    /// Bytes of the header itself.
+    /// Length of the header itself.
     size: usize,
 }
 
@@ -181,7 +181,7 @@ impl<'a> Record<'a> {
     }
 }
 
-/// A local header, as it stands.
+/// A local header, unverified.
 pub(crate) struct Local<'a> {
     pub name: Cow<'a, [u8]>,
     pub flags: u16,
@@ -221,7 +221,7 @@ impl<'a> Local<'a> {
         }))
     }
 
-    /// Whether sizes and CRC-32 follow the data instead of standing here.
+    /// Whether sizes and CRC-32 follow the data instead of being in this header.
     pub fn sizes_follow(&self) -> bool {
         self.flags & SIZES_FOLLOW != 0 && self.compressed == 0
     }
@@ -232,7 +232,7 @@ pub(crate) fn has_directory(source: &dyn ByteSource) -> Result<bool> {
     Ok(end_record(source)?.is_some())
 }
 
-/// Whether any central header there is names an entry that `wanted` takes.
+/// Whether any existing central header names an entry that `wanted` accepts.
 pub(crate) fn names_in_directory(source: &dyn ByteSource, wanted: fn(&[u8]) -> bool) -> Result<bool> {
     for at in source.positions(CENTRAL_HEADER, 0..source.len(), MOST_ENTRIES)? {
         if Record::fetch(source, at)?.is_some_and(|record| wanted(&record.name)) {
@@ -257,7 +257,7 @@ fn end_record(source: &dyn ByteSource) -> Result<Option<(u64, [u8; END_RECORD])>
 /// Entries by the central directory at the file's end (4.3.12 to 4.3.16).
 ///
 /// # Errors
-/// When the bytes cannot be had.
+/// When the bytes cannot be read.
 pub(crate) fn central_directory(source: &dyn ByteSource) -> Result<Directory> {
     let lost = |why| Ok(Directory::Lost(why));
     let Some((end, record)) = end_record(source)? else { return lost("there is none") };
@@ -284,11 +284,13 @@ pub(crate) fn central_directory(source: &dyn ByteSource) -> Result<Directory> {
     }
     // Bytes put before the archive shift every offset by the same amount.
     let Some(actual) = after.checked_sub(size) else { return lost("its size is larger than the file") };
-    let Some(shift) = actual.checked_sub(start) else { return lost("its offset lies behind it") };
+    let Some(shift) = actual.checked_sub(start) else {
+        return lost("its recorded offset is after its actual position");
+    };
     if shift > 0 && source.window(0, 4)?.starts_with(LOCAL_HEADER) {
         return match source.contains(END, 0..actual)? {
             true => Ok(Directory::Several),
-            false => lost("it is not where it says that it is"),
+            false => lost("it is not at the offset that it records"),
         };
     }
     let headers = source.bytes(actual..after)?;
@@ -313,10 +315,10 @@ pub(crate) fn central_directory(source: &dyn ByteSource) -> Result<Directory> {
 }
 
 /// Entries of an archive whose central directory cannot be followed, in file order: those of local headers, and those
-/// that only a central header tells of. Of two that claim a name the one whose CRC-32 is right comes first.
+/// known only from a central header. If two have the same name, the one with the right CRC-32 comes first.
 ///
 /// # Errors
-/// When the bytes cannot be had.
+/// When the bytes cannot be read.
 pub(crate) fn salvage(source: &dyn ByteSource) -> Result<Vec<Entry>> {
     let mut entries = walk_local_headers(source)?;
     let mut by_name: HashMap<String, Vec<usize>> = HashMap::new();
@@ -329,10 +331,10 @@ pub(crate) fn salvage(source: &dyn ByteSource) -> Result<Vec<Entry>> {
     }
     let mut starts: Vec<u64> = records.iter().map(|r| r.local).collect();
     starts.sort_unstable();
-    // Each guess costs a checksum of what it guesses; together they read the file a few times at most.
+    // Each guess costs a checksum over the guessed range; together they read the file a few times at most.
     let mut budget = 4 * source.len();
-    let mut told: HashSet<&[u8]> = HashSet::new();
-    for record in records.iter().filter(|r| told.insert(&r.name)) {
+    let mut seen: HashSet<&[u8]> = HashSet::new();
+    for record in records.iter().filter(|r| seen.insert(&r.name)) {
         let name = text(&record.name);
         let known = by_name.get(&name).map_or(&[][..], Vec::as_slice);
         let mut places: Vec<(u64, u64)> =
@@ -365,7 +367,7 @@ pub(crate) fn salvage(source: &dyn ByteSource) -> Result<Vec<Entry>> {
             (Some(entry), &[first, ..]) => entries[first] = entry,
             (Some(entry), []) => entries.push(entry),
             (None, known) => {
-                // What the directory records still tells right from wrong.
+                // The directory's CRC-32 still shows whether the guess is right.
                 for &i in known {
                     let entry = &mut entries[i];
                     if !entry.whole && entry.compressed >= record.compressed {
@@ -394,7 +396,7 @@ fn has_its_checksum(source: &dyn ByteSource, entry: &Entry) -> Result<bool> {
 
 /// Entries by their local headers (4.3.7), in file order.
 fn walk_local_headers(source: &dyn ByteSource) -> Result<Vec<Entry>> {
-    // A descriptor tells how long the data before it is, and so where that begins.
+    // A descriptor gives the length of the data before it, and thereby where the data begins.
     let mut descriptors: HashMap<u64, (u64, u64)> = HashMap::new();
     for at in source.positions(DATA_DESCRIPTOR, 0..source.len(), MOST_ENTRIES)? {
         let descriptor = source.window(at, 16)?;
@@ -414,7 +416,7 @@ fn walk_local_headers(source: &dyn ByteSource) -> Result<Vec<Entry>> {
         }
         let Some(local) = Local::read(source, found)?.filter(|l| is_plausible(&l.name)) else { continue };
         if let Some(last) = entries.last_mut().filter(|last| !last.whole) {
-            // What was taken to reach the end of the file ends here.
+            // An entry that seemed to reach the end of the file ends here.
             last.compressed = last.compressed.min(found - last.offset);
             last.doubt = Some("its end and its checksum were overwritten");
         }
@@ -431,7 +433,7 @@ fn walk_local_headers(source: &dyn ByteSource) -> Result<Vec<Entry>> {
     Ok(entries)
 }
 
-/// Whether a name is one that an archive of a checkpoint could hold.
+/// Whether an archive of a checkpoint could contain this name.
 fn is_plausible(name: &[u8]) -> bool {
     !name.is_empty() && String::from_utf8(name.to_vec()).is_ok_and(|n| !n.contains(char::is_control))
 }
@@ -506,7 +508,7 @@ pub(crate) fn content<'a>(source: &'a dyn ByteSource, entry: &Entry) -> Result<C
     }
     if entry.len > source.len() + INFLATED_ALLOWANCE {
         return Err(Error::unsupported(format!(
-            "the entry `{}` inflates to {} bytes, out of proportion to the file",
+            "the entry `{}` inflates to {} bytes, which is out of proportion to the file",
             entry.name, entry.len
         ))
         .at(entry.offset));
@@ -523,15 +525,15 @@ pub(crate) fn first_name(bytes: &[u8]) -> Option<&[u8]> {
 /// The first decoded bytes of `entry`, up to `most` of them.
 ///
 /// # Errors
-/// `Unsupported` for a compression that is not read, `Io` when the bytes cannot be had.
+/// `Unsupported` for an unsupported compression, `Io` when the bytes cannot be read.
 pub(crate) fn beginning(source: &dyn ByteSource, entry: &Entry, most: u64) -> Result<Vec<u8>> {
-    // Deflate makes nothing longer than by a few bytes in every 32 KiB.
+    // Deflate lengthens data by at most a few bytes per 32 KiB.
     let raw = source.window(entry.offset, entry.compressed.min(most + most / 1024 + 64))?;
     match entry.method {
         Method::Stored => Ok(raw[..raw.len().min(most as usize)].to_vec()),
         Method::Deflated => {
             let mut out = Vec::new();
-            // What came out before an error, such as that of the cut, is all that is asked for.
+            // Only what was decoded before an error, such as that of the cut, is needed.
             let _ = flate2::read::DeflateDecoder::new(&*raw).take(most).read_to_end(&mut out);
             Ok(out)
         }

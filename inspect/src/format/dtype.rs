@@ -1,4 +1,4 @@
-//! Element types: plain ones as PyTorch names them, GGML's block types, and the ternary packings.
+//! Element types: plain ones with PyTorch's names, GGML's block types, and the ternary packings.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::format::packing::TernaryPacking;
 use crate::ggml::GgmlType;
 
-/// What one element of a tensor is, or how a block of elements is packed. Records hold it as its name.
+/// The type of an element of a tensor, or how a block of elements is packed. Records contain its name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[allow(missing_docs)] // the variants are the field's own names
 #[non_exhaustive]
@@ -24,13 +24,13 @@ pub enum DType {
     F8E4M3FNUZ,
     F8E5M2FNUZ,
     F8E8M0FNU,
-    /// Two 4-bit floats a byte, an element each.
+    /// 4-bit floats, two per byte.
     F4E2M1,
     /// 6-bit floats packed without gaps.
     F6E2M3,
     /// 6-bit floats packed without gaps.
     F6E3M2,
-    /// PyTorch's element of two 4-bit floats.
+    /// PyTorch's form: one element is a byte with two 4-bit floats.
     F4E2M1X2,
     I64,
     I32,
@@ -55,12 +55,12 @@ pub enum DType {
     QI32,
     /// One of GGML's block formats.
     Ggml(GgmlType),
-    /// Four ternary values a byte, shown as the matrix they stand for.
+    /// Four ternary values per byte, shown as the matrix that they encode.
     Ternary(TernaryPacking),
 }
 
 impl DType {
-    /// The name PyTorch (without `torch.`), GGML or this suite gives the type.
+    /// The type's name in PyTorch (without `torch.`), GGML or ckpt.
     pub fn name(self) -> &'static str {
         match self {
             DType::F64 => "float64",
@@ -96,7 +96,7 @@ impl DType {
         }
     }
 
-    /// Every type but GGML's and the packings.
+    /// Every type except GGML's and the packings.
     const PLAIN: [DType; 28] = {
         use DType::*;
         [
@@ -105,7 +105,7 @@ impl DType {
         ]
     };
 
-    /// Every type but GGML's.
+    /// Every type except GGML's.
     fn named() -> impl Iterator<Item = DType> {
         DType::PLAIN.into_iter().chain(TernaryPacking::ALL.iter().map(|&packing| DType::Ternary(packing)))
     }
@@ -156,7 +156,7 @@ impl DType {
         }
     }
 
-    /// Whether the type holds real floating-point numbers, one an element.
+    /// Whether elements are real floating-point numbers.
     pub fn is_float(self) -> bool {
         use DType::*;
         matches!(self, F64 | F32 | F16 | BF16 | F8E4M3FN | F8E5M2 | F8E4M3FNUZ | F8E5M2FNUZ | F8E8M0FNU)
@@ -197,7 +197,7 @@ impl FromStr for DType {
         let named = DType::named().find(|dtype| dtype.name() == name);
         named
             .or_else(|| GgmlType::named(name).map(DType::Ggml))
-            .ok_or_else(|| format!("`{}` is no element type", name.escape_debug()))
+            .ok_or_else(|| format!("`{}` is not an element type", name.escape_debug()))
     }
 }
 

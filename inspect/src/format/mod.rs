@@ -1,4 +1,4 @@
-//! Containers: which there are, how each is recognised, and what its reader gives.
+//! Containers: which ones exist, how each is recognised, and what its reader returns.
 //!
 //! A new one is a file and a line in [`FORMATS`].
 
@@ -32,29 +32,29 @@ use crate::{Damage, DamageKind, Error, ErrorKind, Notice, NoticeKind, Result};
 
 /// One kind of container.
 pub(crate) struct Container {
-    /// Which kind, for those who do something else with it than read its tensors.
+    /// The kind, for code that does more than read its tensors.
     pub family: Family,
-    /// What names of such files end in, after a dot.
+    /// Extensions of such files.
     pub extensions: &'static [(&'static str, Extension)],
     /// Whether a file begins like one, by its first [`HEAD`] bytes.
     pub recognises: fn(&[u8]) -> bool,
-    /// Whether a file that begins like nothing known is one all the same.
+    /// Whether a file is of this kind although its beginning is of no known format.
     pub recognises_later: Option<fn(&dyn ByteSource) -> Result<bool>>,
-    /// What it holds.
+    /// Reads what it contains.
     pub read: fn(&Arc<Source>) -> Result<Contents>,
 }
 
-/// Whose the ending of a name is.
+/// What an extension is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Extension {
-    /// Of checkpoints.
+    /// Only for checkpoints.
     Own,
-    /// Of checkpoints, and of much else.
+    /// For checkpoints, and for many other things.
     Shared,
 }
 
 impl Extension {
-    /// Whose the ending of `path` is, if checkpoints have it.
+    /// The use of the extension of `path`, if checkpoints have it.
     pub fn of(path: &Path) -> Option<Self> {
         let extension = path.extension()?.to_string_lossy();
         let mut all = FORMATS.iter().flat_map(|container| container.extensions);
@@ -76,7 +76,7 @@ pub(crate) enum Family {
 }
 
 impl Family {
-    /// What people call files of this kind.
+    /// The usual name of files of this kind.
     fn known_as(self) -> &'static str {
         match self {
             Family::Zip | Family::TorchLegacy | Family::Tar | Family::Pickle => "PyTorch",
@@ -99,7 +99,7 @@ pub(crate) static FORMATS: [Container; 8] = [
     torch_legacy::BARE,
 ];
 
-/// What is looked at of a file's beginning.
+/// The number of a file's first bytes that are looked at.
 pub(crate) const HEAD: u64 = 512;
 
 /// The container that begins with `head`.
@@ -107,14 +107,14 @@ pub(crate) fn recognise(head: &[u8]) -> Option<&'static Container> {
     candidates(head).next()
 }
 
-/// Every container that begins with `head`: some files are several.
+/// Every container that begins with `head`: some files are of several kinds.
 pub(crate) fn candidates(head: &[u8]) -> impl Iterator<Item = &'static Container> {
     let head = &head[..head.len().min(HEAD as usize)];
     FORMATS.iter().filter(move |container| (container.recognises)(head))
 }
 
-/// Whether `path` is a file that begins like a checkpoint. A single array does not, though it can be opened: folders hold
-/// many that are data.
+/// Whether `path` is a file that begins like a checkpoint. A single array does not, though it can be opened: folders
+/// hold many that are data.
 pub fn recognises(path: &Path) -> bool {
     family_of(path).is_some_and(|family| family != Family::Npy)
 }
@@ -132,7 +132,7 @@ fn family_of(path: &Path) -> Option<Family> {
     recognise(&head).map(|container| container.family)
 }
 
-/// What the file `source` holds.
+/// The contents of the file `source`.
 pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
     let data = source.data();
     if let Some(container) = recognise(&data.window(0, HEAD)?) {
@@ -148,7 +148,7 @@ pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
     Err(unrecognised(data)?)
 }
 
-/// The container a checkpoint came in. Records hold it as its name.
+/// The container of a checkpoint. Records contain its name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
 #[non_exhaustive]
@@ -172,7 +172,7 @@ pub enum Format {
 macro_rules! named {
     ($($format:ident: $word:literal;)*) => {
         impl Format {
-            /// Every format that is read; of GGUF both versions in both byte orders.
+            /// Every format that is read, including both versions of GGUF in both byte orders.
             pub fn all() -> impl Iterator<Item = Format> {
                 let orders = |version| [false, true].map(|big_endian| Format::Gguf { version, big_endian });
                 [$(Format::$format),*].into_iter().chain([2, 3].into_iter().flat_map(orders))
@@ -204,14 +204,14 @@ macro_rules! named {
                 };
                 match name {
                     $($word => Ok(Format::$format),)*
-                    _ => gguf().ok_or_else(|| format!("`{}` is no format", name.escape_debug())),
+                    _ => gguf().ok_or_else(|| format!("`{}` is not a format", name.escape_debug())),
                 }
             }
         }
     };
 }
 
-/// What the name of a big-endian GGUF file ends in.
+/// The suffix in the name of a big-endian GGUF format.
 const BIG_ENDIAN: &str = "-big-endian";
 
 named! {
@@ -243,7 +243,7 @@ impl<'de> Deserialize<'de> for Format {
     }
 }
 
-/// What one file holds, as its format's reader gives it.
+/// The contents of one file, from its format's reader.
 #[derive(Debug)]
 pub(crate) struct Contents {
     pub format: Format,
@@ -252,7 +252,7 @@ pub(crate) struct Contents {
     pub globals: Vec<String>,
     pub notices: Vec<Notice>,
     pub faults: Vec<Damage>,
-    /// Whether what names and places the tensors differs from its checksum.
+    /// Whether the listing of the tensors fails its checksum.
     pub listing_damaged: bool,
 }
 
@@ -269,17 +269,16 @@ impl Contents {
         }
     }
 
-    /// Leaves of faults and of notices the first few, and says how many more there are: a hostile listing has as many
-    /// as it likes.
+    /// Keeps the first few faults and notices, and counts the rest: a hostile listing may cause any number of them.
     pub fn tell_first(&mut self) {
-        const TOLD: usize = 8;
-        if let Some(more) = self.faults.len().checked_sub(TOLD).filter(|more| *more > 0) {
-            self.faults.truncate(TOLD);
+        const LISTED: usize = 8;
+        if let Some(more) = self.faults.len().checked_sub(LISTED).filter(|more| *more > 0) {
+            self.faults.truncate(LISTED);
             self.faults.push(Damage::new(DamageKind::Other, format!("and {more} more such faults")));
         }
-        if let Some(more) = self.notices.len().checked_sub(TOLD).filter(|more| *more > 0) {
-            self.notices.truncate(TOLD);
-            self.notices.push(Notice::new(NoticeKind::Other, format!("and {more} more such notices")));
+        if let Some(more) = self.notices.len().checked_sub(LISTED).filter(|more| *more > 0) {
+            self.notices.truncate(LISTED);
+            self.notices.push(Notice::new(NoticeKind::Other, format!("and {more} more such warnings")));
         }
     }
 
@@ -288,7 +287,7 @@ impl Contents {
     }
 }
 
-/// Adds those of `more` that are not in `list` yet.
+/// Adds the items of `more` that are not in `list` yet.
 pub(crate) fn add_new(list: &mut Vec<String>, more: impl IntoIterator<Item = String>) {
     let mut known: HashSet<String> = list.iter().cloned().collect();
     list.extend(more.into_iter().filter(|name| known.insert(name.clone())));
@@ -296,27 +295,27 @@ pub(crate) fn add_new(list: &mut Vec<String>, more: impl IntoIterator<Item = Str
 
 /// First bytes of files that are mistaken for checkpoints, what they are, and what to do.
 const OTHERS: [(&[u8], &str, &str); 2] = [
-    (b"\x89HDF", "is an HDF5 (Keras) file, which is not read", "save the weights as SafeTensors"),
-    (b"{", "is JSON, not a checkpoint", "a shard index ends in .index.json and holds a `weight_map`"),
+    (b"\x89HDF", "is an HDF5 (Keras) file, which is not supported", "save the weights as SafeTensors"),
+    (b"{", "is JSON, not a checkpoint", "a shard index ends in .index.json and contains a `weight_map`"),
 ];
 
-/// What a file is that is none of [`FORMATS`].
+/// The error for a file in none of the [`FORMATS`].
 fn unrecognised(data: &dyn ByteSource) -> Result<Error> {
     let error = |what: &str| Error::new(ErrorKind::Unrecognised, what);
     if data.len() == 0 {
         return Ok(error("is empty")
             .because(DamageKind::Empty)
-            .hint("the writer died before its first byte, or the disk was full"));
+            .hint("the program that wrote it died before its first byte, or the disk was full"));
     }
     if data.is_zero()? {
-        return Ok(error("holds only zero bytes")
+        return Ok(error("contains only zero bytes")
             .because(DamageKind::ZeroBytes)
             .hint("the file was allocated and never written"));
     }
     Ok(mistaken(&data.window(0, HEAD)?))
 }
 
-/// What a file that begins with `bytes` is mistaken for, or is instead.
+/// The error that says what a file that begins with `bytes` is instead.
 fn mistaken(bytes: &[u8]) -> Error {
     let error = |what: &str| Error::new(ErrorKind::Unrecognised, what);
     if bytes.starts_with(b"version https://git-lfs") {
@@ -334,8 +333,9 @@ fn mistaken(bytes: &[u8]) -> Error {
     }
     if let Some(head) = bytes.get(..9).filter(|head| head[8] == b'{') {
         let length = u64::from_le_bytes(head[..8].try_into().expect("eight bytes"));
-        return error("would be a SafeTensors file, if its header's length were possible")
-            .hint(format!("its first eight bytes say {length}, and at most 100 MB are allowed"));
+        return error("looks like a SafeTensors file, but its header's length is impossible").hint(format!(
+            "its first eight bytes give a header of {length} bytes, and at most 100 MB are allowed"
+        ));
     }
     let mut kinds: Vec<&str> = Vec::new();
     for container in FORMATS.iter().rev() {
@@ -346,7 +346,7 @@ fn mistaken(bytes: &[u8]) -> Error {
     }
     let last = kinds.pop().unwrap_or_default();
     error(&format!("is not a {} or {last} file", kinds.join(", ")))
-        .hint("these are recognised by content; the file's extension does not matter")
+        .hint("formats are recognised by content; the file's extension does not matter")
 }
 
 #[cfg(test)]

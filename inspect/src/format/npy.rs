@@ -1,5 +1,5 @@
 //! NumPy's arrays (<https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>): `.npy`, one array, and
-//! its header, which `.npz` has too.
+//! its header, which `.npz` uses too.
 //!
 //! ```text
 //! "\x93NUMPY", u8 major version, u8 minor version, u16 (version 1) or u32 header length
@@ -19,7 +19,7 @@ use crate::{DType, Damage, DamageKind, Error, Result};
 
 /// The first bytes.
 pub const MAGIC: &[u8; 6] = b"\x93NUMPY";
-/// Bytes that tell where the header is.
+/// Bytes that say how long the header is.
 pub(crate) const FIXED: u64 = 12;
 /// A header of structured elements may be long; NumPy itself refuses to evaluate more than 10 000 characters.
 pub const MAX_HEADER: u64 = 1 << 16;
@@ -27,7 +27,7 @@ pub const MAX_HEADER: u64 = 1 << 16;
 pub(crate) const CONTAINER: Container =
     Container { family: Family::Npy, extensions: &[], recognises, recognises_later: None, read };
 
-/// What the elements of an array are.
+/// The kinds of elements in an array.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ElementKind {
@@ -49,7 +49,7 @@ pub enum ElementKind {
     Other(String),
 }
 
-/// All that stands before an array's elements.
+/// Everything before an array's elements.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Header {
@@ -64,7 +64,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// Whether its elements may be a pickle. Python reads escapes in a type's code, too.
+    /// Whether its elements may be a pickle. Python also reads escapes in a type's code.
     pub fn may_hold_objects(&self) -> bool {
         match &self.elements {
             ElementKind::Plain { .. } => false,
@@ -74,7 +74,7 @@ impl Header {
         }
     }
 
-    /// Where its elements end, if it holds numbers and so many can be counted.
+    /// Where its elements end, if they are numbers and their size does not overflow.
     pub fn end(&self) -> Option<u64> {
         let ElementKind::Plain { dtype, .. } = &self.elements else { return None };
         let count = self.shape.iter().try_fold(1u64, |count, &size| count.checked_mul(size as u64))?;
@@ -94,28 +94,28 @@ impl Header {
         }
         let header = text(header);
         let mut literal = Literal { rest: &header, depth: 0 };
-        let bad = |what: &str| Error::damaged(format!("the header of the array {what}")).at(after);
-        let Some(Python::Dict(entries)) = literal.value() else { return Err(bad("is no dict of Python's")) };
-        // Of a key that is there twice, Python takes the last.
+        let bad = |what: &str| Error::damaged(format!("the array's header {what}")).at(after);
+        let Some(Python::Dict(entries)) = literal.value() else { return Err(bad("is not a Python dict")) };
+        // If a key occurs twice, Python takes the last one.
         let field = |name: &str| entries.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value);
         let elements = match field("descr") {
             Some(Python::Text(code)) => ElementKind::of(code),
             Some(fields @ Python::List(_)) => ElementKind::Structured { objects: fields.mentions_objects() },
-            _ => return Err(bad("says no type")),
+            _ => return Err(bad("names no type")),
         };
         let fortran = match field("fortran_order") {
             Some(Python::Bool(fortran)) => *fortran,
-            _ => return Err(bad("says no order")),
+            _ => return Err(bad("names no memory order")),
         };
         let shape = match field("shape") {
             Some(Python::List(sizes)) => sizes.iter().map(|size| match size {
                 Python::Int(n) => usize::try_from(*n).ok(),
                 _ => None,
             }),
-            _ => return Err(bad("says no shape")),
+            _ => return Err(bad("names no shape")),
         };
         let shape: Vec<usize> =
-            shape.collect::<Option<_>>().ok_or_else(|| bad("has a shape that is not made of sizes"))?;
+            shape.collect::<Option<_>>().ok_or_else(|| bad("has a shape that is not a tuple of sizes"))?;
         Ok(Header { elements, fortran, shape, start })
     }
 
@@ -139,9 +139,11 @@ impl Header {
     pub fn numbers(&self) -> Result<(DType, bool)> {
         Err(Error::unsupported(match &self.elements {
             ElementKind::Plain { dtype, big_endian } => return Ok((*dtype, *big_endian)),
-            ElementKind::Objects => "holds Python objects, which are a pickle".to_string(),
-            ElementKind::Structured { .. } => "holds records of several fields".to_string(),
-            ElementKind::Other(code) => format!("holds elements of NumPy's type `{}`", code.escape_debug()),
+            ElementKind::Objects => "contains Python objects, which are pickled".to_string(),
+            ElementKind::Structured { .. } => "contains records of several fields".to_string(),
+            ElementKind::Other(code) => {
+                format!("contains elements of the NumPy type `{}`", code.escape_debug())
+            }
         })
         .hint("save arrays of numbers"))
     }
@@ -178,9 +180,9 @@ pub(crate) fn cut_header() -> Error {
 /// # Errors
 /// Those of [`Header::parse`], the text's own aside.
 pub(crate) fn place(bytes: &[u8]) -> Result<Range<u64>> {
-    let fixed = bytes.strip_prefix(MAGIC).ok_or_else(|| {
-        Error::new(crate::ErrorKind::Unrecognised, "does not begin like an array of NumPy's")
-    })?;
+    let fixed = bytes
+        .strip_prefix(MAGIC)
+        .ok_or_else(|| Error::new(crate::ErrorKind::Unrecognised, "does not begin like a NumPy array"))?;
     let cut = cut_header;
     let after = |width: usize| {
         let start = MAGIC.len() as u64 + 2 + width as u64;
@@ -190,7 +192,7 @@ pub(crate) fn place(bytes: &[u8]) -> Result<Range<u64>> {
     match fixed.first().ok_or_else(cut)? {
         1 => after(2),
         2 | 3 => after(4),
-        other => Err(Error::unsupported(format!("an array in version {other} of NumPy's format"))),
+        other => Err(Error::unsupported(format!("an array in version {other} of the .npy format"))),
     }
 }
 
@@ -199,12 +201,12 @@ pub fn has_dtype(dtype: DType) -> bool {
     code_of(dtype).is_some()
 }
 
-/// All that stands before the elements of an array, little-endian and row by row: the bytes that `numpy.save` writes, in
-/// version 2 where a header is too long for version 1. `None` for a type that NumPy has not.
+/// Everything before the elements of an array, little-endian and row-major: the bytes that `numpy.save` writes, in
+/// version 2 if the header is too long for version 1. `None` for a type that NumPy does not have.
 pub fn header(dtype: DType, shape: &[usize]) -> Option<Vec<u8>> {
     /// Elements begin at a multiple of this.
     const ALIGNMENT: usize = 64;
-    /// Digits that NumPy keeps free for the first size to grow into.
+    /// Digits that NumPy reserves so that the first size can grow.
     const GROWTH: usize = 21;
     let code = code_of(dtype)?;
     let order = if dtype.word_size() == 1 { '|' } else { '<' };
@@ -260,7 +262,7 @@ fn read(source: &Arc<Source>) -> Result<Contents> {
     Ok(contents)
 }
 
-/// A literal of Python's, of the kinds that a header is made of. Tuples are lists.
+/// A Python literal, of the kinds that occur in headers. Tuples are lists.
 #[derive(Debug)]
 enum Python {
     Text(String),
@@ -271,7 +273,7 @@ enum Python {
 }
 
 impl Python {
-    /// Whether any text in it may be the code of objects.
+    /// Whether any text in it may be the type code of objects.
     fn mentions_objects(&self) -> bool {
         match self {
             Python::Text(text) => text.contains(['O', '\\']),
@@ -289,7 +291,7 @@ struct Literal<'t> {
 }
 
 impl Literal<'_> {
-    /// Whether `token` is next, which is passed over then.
+    /// Whether `token` is next, and skips it.
     fn takes(&mut self, token: char) -> bool {
         self.rest = self.rest.trim_start();
         let rest = self.rest.strip_prefix(token);

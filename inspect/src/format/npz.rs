@@ -1,5 +1,5 @@
 //! NumPy's `.npz`: a zip whose entries are `.npy` files, stored or deflated. Arrays are named by their entries without
-//! the extension. Arrays that hold no numbers are named in a notice and left out.
+//! the extension. Arrays that do not contain numbers are reported in a notice and left out.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ pub(crate) const CONTAINER: Container = Container {
 /// Bytes of an entry that are looked at first: as long as the headers that NumPy writes for numbers.
 const USUAL_HEADER: u64 = 128;
 /// Headers that are longer may take as many bytes, all together, as the file and these: entries of a hostile directory
-/// may lie on each other, and inflate to much more than they take.
+/// may overlap, and inflate to much more than their size.
 const LONG_HEADERS: u64 = 8 << 20;
 
 /// A zip whose first entry is an array.
@@ -35,12 +35,12 @@ fn read(source: &Arc<Source>) -> Result<Contents> {
     let entries = match zip::central_directory(data)? {
         Directory::Of(central) => central.entries,
         Directory::Several => {
-            return Err(Error::unsupported("holds several zip archives, one after another"));
+            return Err(Error::unsupported("contains several zip archives, one after another"));
         }
         Directory::Lost(reason) => {
             let entries = zip::salvage(data)?;
             let what = format!(
-                "the zip's central directory cannot be read ({reason}): the file was cut short, overwritten or never finished; {} entries found by their headers",
+                "the zip's central directory cannot be read ({reason}): the file was truncated, overwritten or never finished; {} entries were found by their local headers",
                 entries.len()
             );
             contents.faults.push(Damage::new(DamageKind::DirectoryLost, what));
@@ -53,7 +53,7 @@ fn read(source: &Arc<Source>) -> Result<Contents> {
         let Some(name) = entry.name.strip_suffix(".npy") else { continue };
         let shown = name.escape_debug();
         if !names.insert(name) {
-            let text = format!("`{shown}` is there more than once; the first one counts");
+            let text = format!("`{shown}` occurs more than once; the first occurrence is used");
             contents.notices.push(Notice::new(NoticeKind::Duplicate, text));
             continue;
         }
@@ -63,7 +63,7 @@ fn read(source: &Arc<Source>) -> Result<Contents> {
             Ok(tensor) => contents.tensors.push(tensor),
             Err(error) if error.kind == crate::ErrorKind::Io => return Err(error),
             Err(error) if error.kind == crate::ErrorKind::Unsupported => {
-                let text = format!("`{shown}` cannot be shown: {error}");
+                let text = format!("`{shown}` cannot be read: {error}");
                 contents.notices.push(Notice::new(NoticeKind::NotShown, text));
             }
             Err(error) => {
@@ -76,20 +76,20 @@ fn read(source: &Arc<Source>) -> Result<Contents> {
     Ok(contents)
 }
 
-/// The header of the array that `entry` is; what a long one takes is taken from `room`.
+/// The header of the array in `entry`; the size of a long one is subtracted from `room`.
 fn header(data: &dyn ByteSource, entry: &Entry, room: &mut u64) -> Result<Header> {
     let mut beginning = zip::beginning(data, entry, USUAL_HEADER)?;
     let end = npy::place(&beginning)?.end.min(MAX_HEADER + FIXED);
     if end > USUAL_HEADER {
         *room = room.checked_sub(end).ok_or_else(|| {
-            Error::unsupported("its header and those before it are out of proportion to the file")
+            Error::unsupported("its header, with those before it, is out of proportion to the file")
         })?;
         beginning = zip::beginning(data, entry, end)?;
     }
     Header::parse(&beginning)
 }
 
-/// The storage that `entry` is, the array's header included.
+/// The storage of `entry`, including the array's header.
 fn storage(source: &Arc<Source>, entry: &Entry, big_endian: bool) -> Storage {
     let swap = if big_endian { 2 } else { 1 };
     let segment = Segment { source: source.clone(), offset: entry.offset, len: entry.compressed };
@@ -104,6 +104,6 @@ fn storage(source: &Arc<Source>, entry: &Entry, big_endian: bool) -> Storage {
             Storage::new(Place::Deflated(segment), entry.len, entry.crc32, swap)
         }
         Method::Deflated => lost(DamageKind::CutShort, "its compressed array is cut short"),
-        Method::Other(_) => lost(DamageKind::Compression, "it is compressed in a way that is not read"),
+        Method::Other(_) => lost(DamageKind::Compression, "it is compressed with an unsupported method"),
     }
 }

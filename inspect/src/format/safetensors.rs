@@ -10,6 +10,7 @@ use safetensors::tensor::{Dtype, TensorInfo as Entry};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use crate::bytes::{Source, slice};
+use crate::error::bytes_that;
 use crate::format::{Container, Contents, Extension, Family, Format};
 use crate::metadata::{HashableValue, Value};
 use crate::storage::Storage;
@@ -39,7 +40,7 @@ pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
     let length = bytes.part(0, 8)?.map_or(0, |b| u64::from_le_bytes((*b).try_into().expect("eight bytes")));
     let header = bytes.part(8, length)?.ok_or_else(|| {
         Error::damaged(format!(
-            "the header takes {length} bytes and {} are there",
+            "the header should take {length} bytes, and there are only {}",
             file_len.saturating_sub(8)
         ))
         .because(DamageKind::CutShort)
@@ -66,7 +67,10 @@ pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
         }
         if !names.insert(name.clone()) {
             let name = name.escape_debug();
-            fault(DamageKind::Duplicate, format!("the header names `{name}` twice; the first one counts"));
+            fault(
+                DamageKind::Duplicate,
+                format!("the header names `{name}` twice; the first occurrence is used"),
+            );
             continue;
         }
         let entry: Entry = match serde_json::from_value(entry) {
@@ -112,21 +116,25 @@ pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
     }
     if end > available {
         let what = format!(
-            "the file is cut short: its header describes {} bytes and {file_len} are there",
+            "the file is cut short: its header describes {} bytes, and there are only {file_len}",
             data.saturating_add(end),
         );
         fault(DamageKind::CutShort, what);
     } else if end < available {
-        let text = format!("{} bytes follow the last tensor", available - end);
+        let text = bytes_that(available - end, "follow") + " the last tensor";
         contents.notices.push(Notice::new(NoticeKind::Surplus, text));
     }
     placed.sort_by_key(|(range, _)| *range);
     let ranges: Vec<(u64, u64)> = placed.iter().map(|(range, _)| *range).collect();
     contents.tensors.extend(placed.into_iter().map(|(_, tensor)| tensor));
-    // The format allows neither; readers that trust it would take one tensor's bytes for another's.
+    // The format allows neither; trusting readers would mistake one tensor's bytes for another's.
     let overlaps = ranges.windows(2).filter(|pair| pair[1].0 < pair[0].1 && pair[1].0 < pair[1].1).count();
     if overlaps > 0 {
-        fault(DamageKind::Overlap, format!("the data of {overlaps} tensors overlap those of others"));
+        let what = match overlaps {
+            1 => "the data of 1 tensor overlaps that of another".to_string(),
+            n => format!("the data of {n} tensors overlap those of others"),
+        };
+        fault(DamageKind::Overlap, what);
     }
     let mut reached = 0;
     let mut gap = 0;
@@ -135,7 +143,7 @@ pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
         reached = reached.max(stop);
     }
     if gap > 0 {
-        let text = format!("{gap} bytes between its tensors belong to none");
+        let text = format!("{gap} bytes between its tensors belong to no tensor");
         contents.notices.push(Notice::new(NoticeKind::Hole, text));
     }
     contents.faults = faults;
@@ -143,7 +151,7 @@ pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
     Ok(contents)
 }
 
-/// `__metadata__` holds strings alone, so a config is put there as JSON text; such texts become the values they say.
+/// `__metadata__` holds only strings, so a config is stored there as JSON text; such text is parsed.
 fn nested(metadata: Value) -> Value {
     let Value::Dict(entries) = metadata else { return metadata };
     let parse = |value| match value {
@@ -155,7 +163,7 @@ fn nested(metadata: Value) -> Value {
     Value::Dict(entries.into_iter().map(|(key, value)| (key, parse(value))).collect())
 }
 
-/// The header's entries in their order, also those of a name that is there twice.
+/// The header's entries in their order, including repeated names.
 struct Entries(Vec<(String, serde_json::Value)>);
 
 impl<'de> Deserialize<'de> for Entries {
@@ -180,7 +188,7 @@ impl<'de> Deserialize<'de> for Entries {
     }
 }
 
-/// JSON that a tensor's bytes hold, as the ternary packer stores its shapes in a tensor named `__metadata__`.
+/// JSON in a tensor's bytes: the ternary packer stores its shapes in a tensor named `__metadata__`.
 pub(crate) fn json_of(bytes: &[u8]) -> Option<Value> {
     let text = bytes.to_vec();
     let value = crate::metadata::from_json(serde_json::from_slice(&text).ok()?);
@@ -188,7 +196,7 @@ pub(crate) fn json_of(bytes: &[u8]) -> Option<Value> {
         .then_some(value)
 }
 
-/// The format's types that are read and written, and what they are here.
+/// The format's types that are read and written, and the corresponding types here.
 const DTYPES: [(Dtype, DType); 22] = [
     (Dtype::BOOL, DType::Bool),
     (Dtype::U8, DType::U8),

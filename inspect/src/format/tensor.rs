@@ -1,4 +1,4 @@
-//! What is known of one tensor before any of its bytes are looked at.
+//! What is known about a tensor before any of its bytes are read.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::storage::{Storage, swap_words};
 use crate::{DType, Damage, DamageKind, Error, Result};
 
-/// A tensor of a checkpoint: how its elements are laid out on a storage.
+/// A tensor of a checkpoint, and how its elements are laid out on a storage.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct TensorInfo {
@@ -17,7 +17,7 @@ pub struct TensorInfo {
     pub name: String,
     /// Element type or packing.
     pub dtype: DType,
-    /// Logical shape; for packed types that of the matrix they stand for.
+    /// Logical shape; for packed types that of the matrix they encode.
     pub shape: Vec<usize>,
     /// Strides in elements (row-major ones for packed types).
     pub strides: Vec<usize>,
@@ -27,16 +27,16 @@ pub struct TensorInfo {
     pub storage: Option<Storage>,
     /// What the tensor is for.
     pub group: Group,
-    /// Whether it is a parameter that gradients reach.
+    /// Whether it is a trainable parameter (`requires_grad`).
     pub requires_grad: bool,
     /// For ternary packings with one scale: what the codes -1, 0, +1 are multiplied by. For GGML's blocks: what their
-    /// elements are multiplied by besides, when a tensor beside them says so.
+    /// elements are additionally multiplied by, if a tensor next to them says so.
     pub scale: Option<f32>,
     /// How a quantized integer becomes a real number.
     pub quantizer: Option<Quantizer>,
     /// Coordinates and values of a sparse tensor.
     pub sparse: Option<Box<Sparse>>,
-    /// Why its bytes cannot be read, when they cannot.
+    /// Why its bytes cannot be read, if so.
     pub damage: Option<Damage>,
 }
 
@@ -81,15 +81,15 @@ pub enum Quantizer {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Sparse {
-    /// How its indices are kept.
+    /// How its indices are stored.
     pub layout: SparseLayout,
-    /// Index tensors: one of `[dimensions, nnz]` for COO; compressed and plain indices for CSR and its kin.
+    /// Index tensors: one of `[dimensions, nnz]` for COO; compressed and plain indices for CSR and similar layouts.
     pub indices: Vec<TensorInfo>,
     /// The listed elements.
     pub values: TensorInfo,
 }
 
-/// How a sparse tensor keeps the places of its elements. Shown as PyTorch's name, such as `torch.sparse_coo`.
+/// How a sparse tensor stores the positions of its elements. Shown as PyTorch's name, such as `torch.sparse_coo`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SparseLayout {
@@ -99,7 +99,7 @@ pub enum SparseLayout {
     Csr,
     /// Rows, and where each column begins.
     Csc,
-    /// One that is named and not read further.
+    /// One that is listed but not read.
     Other(String),
 }
 
@@ -135,14 +135,14 @@ pub fn contiguous_strides(shape: &[usize]) -> Vec<usize> {
     strides
 }
 
-/// Strides of `shape` with the first index the fastest, as Fortran has it, in elements.
+/// Strides of `shape` in Fortran order (the first index varies fastest), in elements.
 pub(crate) fn fortran_strides(shape: &[usize]) -> Vec<usize> {
     let reversed: Vec<usize> = shape.iter().rev().copied().collect();
     contiguous_strides(&reversed).into_iter().rev().collect()
 }
 
 impl TensorInfo {
-    /// A contiguous tensor at `byte_offset` of `storage`, group still to be told.
+    /// A contiguous tensor at `byte_offset` of `storage`, whose group is not known yet.
     pub(crate) fn contiguous(
         name: String,
         dtype: DType,
@@ -211,14 +211,14 @@ impl TensorInfo {
         let end = bytes.and_then(|b| b.checked_add(self.byte_offset));
         match end {
             Some(end) if end <= available || bytes == Some(0) => Ok(()),
-            Some(end) => Err(Error::damaged(format!("reaches byte {end} of a storage that has {available}"))
+            Some(end) => Err(Error::damaged(format!("needs byte {end} of a storage of {available} bytes"))
                 .because(DamageKind::BeyondStorage)),
-            None => Err(Error::damaged("has a shape whose size overflows, or that its blocks do not fill")
+            None => Err(Error::damaged("has a shape whose size overflows, or that whole blocks do not fill")
                 .because(DamageKind::Shape)),
         }
     }
 
-    /// Gives each of its storages, and of its parts', to `replace`.
+    /// Passes each of its storages, and those of its parts, to `replace`.
     pub(crate) fn replace_storages(&mut self, replace: &mut dyn FnMut(&mut Storage)) {
         self.storage.iter_mut().for_each(&mut *replace);
         if let Some(sparse) = &mut self.sparse {
@@ -241,8 +241,8 @@ impl TensorInfo {
         self.storage.iter().chain(parts.filter_map(|t| t.storage.as_ref()))
     }
 
-    /// The bytes of its elements, contiguous and little-endian: borrowed from the map when they are so there. Packed
-    /// types give their packed bytes. A sparse tensor gives its values'.
+    /// The bytes of its elements, contiguous and little-endian: borrowed from the file if it stores them so. Packed
+    /// types give their packed bytes, and a sparse tensor those of its values.
     ///
     /// # Errors
     /// `Damaged` when bytes are missing or out of the storage; `Unsupported` for a view that repeats its storage
@@ -285,19 +285,19 @@ impl TensorInfo {
         Ok(bytes)
     }
 
-    /// Refuses a view that repeats its storage out of all proportion, before what it says is copied.
+    /// Refuses a view that repeats its storage out of proportion, before it is copied.
     pub(crate) fn check_expansion(&self) -> Result<()> {
         let span = self.span().unwrap_or(0);
         if self.numel() > FREE_ELEMENTS && self.numel() / MAX_EXPANSION > span {
             return Err(Error::unsupported(format!(
-                "it repeats {span} elements to {}; that is not copied out",
+                "it expands {span} elements to {}, which is too many to copy",
                 self.numel()
             )));
         }
         Ok(())
     }
 
-    /// The tensor as an array of its own strides: borrowed from the map where alignment, byte order and compression
+    /// The tensor as an array with its own strides: borrowed from the file if alignment, byte order and compression
     /// allow it, else copied.
     ///
     /// # Errors
@@ -325,7 +325,7 @@ impl TensorInfo {
                 && let Ok(elements) = bytemuck::try_cast_slice::<u8, T>(run)
             {
                 let shape = IxDyn(&self.shape).strides(IxDyn(&self.strides));
-                // Refused for strides that ndarray has no view of; those are copied below.
+                // ndarray has no view for some strides; such tensors are copied below.
                 if let Ok(view) = ArrayViewD::from_shape(shape, elements) {
                     return Ok(CowArray::from(view));
                 }
@@ -338,7 +338,7 @@ impl TensorInfo {
         Ok(CowArray::from(array))
     }
 
-    /// Whether an element is there more than once, with stride 0: as `Tensor.expand` makes it.
+    /// Whether elements repeat through strides of 0, as `Tensor.expand` makes them.
     pub fn is_expanded(&self) -> bool {
         self.shape.iter().zip(&self.strides).any(|(&size, &stride)| size > 1 && stride == 0)
     }

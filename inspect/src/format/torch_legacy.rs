@@ -1,11 +1,13 @@
 //! PyTorch's format before 1.6: pickles back to back (magic number, protocol version, system info, the object, the
 //! list of storage keys), then each storage as an i64 element count and its raw elements, little-endian on every
-//! machine (`_legacy_save` in `torch/serialization.py`, `THPStorage_writeFileRaw`). Bare pickles, which some tools write, are read here too.
+//! machine (`_legacy_save` in `torch/serialization.py`, `THPStorage_writeFileRaw`). Bare pickles, which some tools
+//! write, are read here too.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::bytes::{ByteSource, Source, slice};
+use crate::error::bytes_that;
 use crate::format::{Container, Contents, Family, Format};
 use crate::pickle::{Id, Node, Pickle};
 use crate::storage::Storage;
@@ -89,7 +91,7 @@ fn read_bare(source: &Arc<Source>) -> Result<Contents> {
     })
 }
 
-/// What `read` makes of the pickle at `at`, which is called `what`, and the pickle's length.
+/// The result of `read` on the pickle at `at`, which errors call `what`, and the pickle's length.
 fn next<T>(
     data: &dyn ByteSource,
     at: u64,
@@ -162,21 +164,21 @@ fn read(source: &Arc<Source>) -> Result<Contents> {
 struct Located {
     /// First byte and bytes there, by key.
     places: HashMap<String, (u64, u64)>,
-    /// Where those that are not in the file would begin.
+    /// Where the missing ones would begin.
     gone: HashMap<String, u64>,
-    /// Those whose bytes cannot be told from others, and why.
+    /// Those whose bytes cannot be located for certain, and why.
     shifted: HashMap<String, Damage>,
     damage: Option<Damage>,
-    /// Of bytes after the last storage.
+    /// A notice about bytes after the last storage.
     surplus: Option<Notice>,
-    /// First byte after the last storage; `None` when it cannot be told.
+    /// First byte after the last storage; `None` if it is unknown.
     end: Option<u64>,
 }
 
-/// First byte after the storages of the legacy file `data`; `None` when that cannot be told.
+/// First byte after the storages of the legacy file `data`; `None` if that is unknown.
 ///
 /// # Errors
-/// When the bytes cannot be had.
+/// When the bytes cannot be read.
 pub(crate) fn end_of_storages(data: &dyn ByteSource) -> Result<Option<u64>> {
     match locate_all(data) {
         Ok(located) => Ok(located.end),
@@ -210,9 +212,9 @@ fn locate_all(data: &dyn ByteSource) -> Result<Located> {
 /// Walks the list of storage keys at `at` and the storages after it.
 ///
 /// # Errors
-/// When the bytes cannot be had.
+/// When the bytes cannot be read.
 fn locate(data: &dyn ByteSource, at: u64, storages: &[StorageRef]) -> Result<Located> {
-    // The element sizes, which place the storages, are told by the object's persistent ids.
+    // The element sizes, which determine where storages are, come from the object's persistent ids.
     let mut word_sizes: HashMap<&str, usize> = HashMap::new();
     let mut announced: HashMap<&str, u64> = HashMap::new();
     for storage in storages {
@@ -247,7 +249,7 @@ fn locate(data: &dyn ByteSource, at: u64, storages: &[StorageRef]) -> Result<Loc
     for key in keys {
         let Some(&size) = word_sizes.get(key.as_str()) else {
             let what = format!(
-                "nothing tells the size of storage `{}`; it and those after it are lost",
+                "the size of storage `{}` is unknown; it and those after it are lost",
                 key.escape_debug()
             );
             located.damage = Some(Damage::new(DamageKind::StorageLost, what));
@@ -258,7 +260,7 @@ fn locate(data: &dyn ByteSource, at: u64, storages: &[StorageRef]) -> Result<Loc
             let what = "the file is cut short within its storages";
             located.damage.get_or_insert_with(|| Damage::new(DamageKind::CutShort, what));
             cut = true;
-            // Its own persistent id tells where the next one would be.
+            // Its own persistent id says where the next one would be.
             located.gone.insert(key, position.saturating_add(8));
             position = position.saturating_add(8).saturating_add(expected.unwrap_or(0));
             continue;
@@ -270,7 +272,7 @@ fn locate(data: &dyn ByteSource, at: u64, storages: &[StorageRef]) -> Result<Loc
         if expected.is_some() && counted != expected {
             miscounted = true;
             let what = format!(
-                "storage `{}` says that it has {count} elements, and the object another number, which counts",
+                "storage `{}` records {count} elements, but the object gives another number, which is used",
                 key.escape_debug()
             );
             located.damage.get_or_insert_with(|| Damage::new(DamageKind::Inconsistent, what));
@@ -281,7 +283,7 @@ fn locate(data: &dyn ByteSource, at: u64, storages: &[StorageRef]) -> Result<Loc
         doubtful.push(key.clone());
         let Some(len) = expected.or(counted).filter(|&len| len <= left) else {
             located.damage.get_or_insert_with(|| {
-                let what = format!("the file is cut short: storage `{}` is not whole", key.escape_debug());
+                let what = format!("the file is cut short: storage `{}` is incomplete", key.escape_debug());
                 Damage::new(DamageKind::CutShort, what)
             });
             cut = true;
@@ -294,14 +296,14 @@ fn locate(data: &dyn ByteSource, at: u64, storages: &[StorageRef]) -> Result<Loc
     }
     located.end = Some(position);
     let surplus = data.len().saturating_sub(position);
-    // A count that was overwritten moves nothing: the next one, or the end of the file, is where it belongs.
+    // An overwritten count does not shift anything: the next one, or the end of the file, is at its right place.
     if miscounted && (surplus > 0 || cut) {
-        let why = "bytes were inserted or removed before it or in it: the counts before and after it do not lie where they belong";
+        let why = "bytes were inserted or removed before or inside it: the element counts around it are not where they should be";
         let why = Damage::new(DamageKind::Shifted, why);
         located.shifted.extend(doubtful.into_iter().map(|key| (key, why.clone())));
     }
     if surplus > 0 {
-        let text = format!("{surplus} bytes follow the last storage");
+        let text = bytes_that(surplus, "follow") + " the last storage";
         located.surplus = Some(Notice::new(NoticeKind::Surplus, text));
     }
     Ok(located)

@@ -114,7 +114,7 @@ fn triple<'p>(pickle: &'p Pickle<'_>) -> Result<(String, &'p [Id])> {
     Ok((key, parts))
 }
 
-/// What `read` makes of the pickle at `at`, which is moved behind it.
+/// The result of `read` on the pickle at `at`; `at` is moved past it.
 fn next<T>(part: &dyn ByteSource, at: &mut u64, mut read: impl FnMut(&Pickle<'_>) -> Result<T>) -> Result<T> {
     let (read, len) = Pickle::read_at(part, *at, |pickle, _| (read(&pickle), pickle.len as u64))?;
     *at += len;
@@ -180,7 +180,7 @@ fn read_tensors(
             Ok((key, key_of(record, parts[1]).unwrap_or_default()))
         })?;
         let run = runs.get(&storage).ok_or_else(|| {
-            Error::damaged(format!("a tensor refers to storage `{storage}`, which is not there"))
+            Error::damaged(format!("a tensor refers to storage `{storage}`, which is missing"))
         })?;
         let dims = i64_at(part, &mut at)? as i32;
         let dims = usize::try_from(dims)
@@ -203,7 +203,7 @@ fn read_tensors(
     Ok(tensors)
 }
 
-/// The number at `at`, which is moved behind it.
+/// The number at `at`; `at` is moved past it.
 fn i64_at(part: &dyn ByteSource, at: &mut u64) -> Result<i64> {
     let word = part.part(*at, 8)?.ok_or_else(|| {
         Error::damaged("the tar form's records are cut short").because(DamageKind::CutShort)

@@ -3,7 +3,7 @@
 //! Layout: entries under one top folder, `data.pkl` (the object), `data/<key>` (one storage each), `byteorder`,
 //! `version`; TorchScript adds `constants.pkl`, `constants/<key>` and `code/`. Entries are stored and data is
 //! 64-byte aligned (`caffe2/serialize/inline_container.cc`). PyTorch writes data.pkl before the storages, so a
-//! file that was cut short still tells what it held: then the local headers are walked instead of the directory.
+//! file that was cut short still says what it contained: then the local headers are walked instead of the directory.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,11 +25,11 @@ pub(crate) const CONTAINER: Container = Container {
     read,
 };
 
-/// How a distributed checkpoint becomes one that is read.
+/// How to convert a distributed checkpoint to one that can be read.
 pub(crate) const DCP_HINT: &str =
     "convert its folder: python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER OUT.pt";
 
-/// Whether `bytes` are an archive of PyTorch's though they do not begin like one: something was put before it, or its
+/// Whether `bytes` are an archive of PyTorch although they do not begin like one: something was put before it, or its
 /// beginning was overwritten.
 fn recognises_later(source: &dyn ByteSource) -> Result<bool> {
     Ok(zip::has_directory(source)? && zip::names_in_directory(source, |name| name.ends_with(b"data.pkl"))?)
@@ -44,12 +44,12 @@ fn read(source: &Arc<Source>) -> Result<Contents> {
     let (entries, damage) = match central_directory(bytes)? {
         Directory::Of(central) => (central.entries, None),
         Directory::Several => {
-            return Err(Error::unsupported("holds several zip archives one after another, as the parts of a distributed checkpoint (.distcp) do").hint(DCP_HINT));
+            return Err(Error::unsupported("contains several zip archives one after another, as the parts of a distributed checkpoint (.distcp) do").hint(DCP_HINT));
         }
         Directory::Lost(reason) => {
             let entries = zip::salvage(bytes)?;
             let why = format!(
-                "the zip's central directory cannot be read ({reason}): the file was cut short, overwritten or never finished; {} entries found by their headers",
+                "the zip's central directory cannot be read ({reason}): the file was truncated, overwritten or never finished; {} entries were found by their local headers",
                 entries.len()
             );
             (entries, Some(Damage::new(DamageKind::DirectoryLost, why)))
@@ -64,9 +64,7 @@ fn read(source: &Arc<Source>) -> Result<Contents> {
         .filter(|e| e.name == "data.pkl" || e.name.ends_with("/data.pkl"))
         .min_by_key(|e| e.name.len())
         .ok_or_else(|| match damage {
-            Some(_) => Error::damaged(
-                "a damaged zip, and no data.pkl in what is left of it, which names the tensors",
-            ),
+            Some(_) => Error::damaged("a damaged zip in which data.pkl, which names the tensors, is missing"),
             None if by_name.keys().any(|n| n.ends_with("model.json")) => {
                 Error::unsupported("a TorchScript archive from before PyTorch 1.4")
                     .hint("load and save it with PyTorch 1.4 to 2")
@@ -119,7 +117,7 @@ fn read(source: &Arc<Source>) -> Result<Contents> {
         } else {
             contents.notices.push(Notice::new(
                 NoticeKind::DamagedPart,
-                "constants.pkl is damaged; constants of the script are not listed",
+                "constants.pkl is damaged; the script's constants are not listed",
             ));
         }
     }
@@ -156,7 +154,7 @@ impl Places<'_> {
             let why = Damage::new(DamageKind::Inconsistent, format!("its storage `{key}`: {doubt}"));
             return Storage::lost(why, storage.bytes, source, entry.offset);
         }
-        // Which words to reverse is for each tensor to say: an untyped storage does not know.
+        // Which words to reverse depends on each tensor: an untyped storage has no word size.
         let swap = if self.big_endian { 2 } else { 1 };
         let segment = Segment { source: source.clone(), offset: entry.offset, len: entry.compressed };
         match entry.method {
@@ -172,7 +170,7 @@ impl Places<'_> {
             Method::Deflated => Storage::new(Place::Deflated(segment), entry.len, entry.crc32, swap),
             Method::Other(number) => {
                 let why = format!(
-                    "its storage `{key}` is compressed by zip method {number}; only stored and deflated are read"
+                    "its storage `{key}` is compressed by zip method {number}; only stored and deflated entries can be read"
                 );
                 Storage::missing(Damage::new(DamageKind::Compression, why), storage.bytes)
             }

@@ -1,4 +1,4 @@
-//! A folder of records by the files they were made from, so that what has not changed is not measured again.
+//! A folder of records, found by the files they were made from, so that unchanged files are not measured again.
 
 use std::path::{Path, PathBuf};
 
@@ -11,10 +11,10 @@ use crate::health::measures;
 use crate::staged::{self, is_temporary};
 use crate::{Checkpoint, CheckpointRecord};
 
-/// Raised whenever a measurement changes its meaning; a new one in the table is noticed by its key.
+/// Incremented whenever a measurement changes its meaning; a new one in the table is detected by its key.
 const SCHEMA: u32 = 4;
 
-/// Records kept in a folder, one file each.
+/// Records stored in a folder, one file each.
 #[derive(Clone, Debug)]
 pub struct Cache {
     folder: PathBuf,
@@ -31,7 +31,7 @@ struct Entry<T> {
 }
 
 impl Cache {
-    /// A cache in `folder`, which is made when the first record is kept.
+    /// A cache in `folder`, which is created when the first record is stored.
     pub fn new(folder: PathBuf) -> Self {
         Cache { folder }
     }
@@ -44,7 +44,7 @@ impl Cache {
         Some(record)
     }
 
-    /// Keeps `record`, made from `checkpoint`, which was opened by `path`.
+    /// Stores `record`, made from `checkpoint`, which was opened by `path`.
     ///
     /// # Errors
     /// When the folder cannot be written.
@@ -59,7 +59,7 @@ impl Cache {
         self.write(&target, checkpoint.stamps().collect(), record)
     }
 
-    /// What [`Cache::write`] kept under `entry`, if none of its files has changed.
+    /// The record that [`Cache::write`] stored under `entry`, if none of its files has changed.
     pub(crate) fn read<T: DeserializeOwned>(&self, entry: &Path) -> Option<T> {
         let entry: Entry<T> = serde_json::from_slice(&std::fs::read(entry).ok()?).ok()?;
         let current = entry.schema == SCHEMA
@@ -69,7 +69,7 @@ impl Cache {
         current.then_some(entry.record)
     }
 
-    /// Keeps `record`, which was made from `files`, under `target`.
+    /// Stores `record`, which was made from `files`, under `target`.
     pub(crate) fn write<T: Serialize>(
         &self,
         target: &Path,
@@ -87,7 +87,7 @@ impl Cache {
         staged::keep(target, &serde_json::to_vec(&entry)?).map_err(std::io::Error::other)
     }
 
-    /// Removes the records made longest ago until `bytes` remain, and what killed processes left.
+    /// Removes the oldest records until `bytes` remain, and files that killed processes left.
     ///
     /// # Errors
     /// When the folder cannot be listed.
@@ -96,7 +96,7 @@ impl Cache {
         let mut entries = Vec::new();
         for entry in std::fs::read_dir(&self.folder)? {
             let entry = entry?;
-            // Being written: who writes it removes it, or the next one to prune.
+            // It is being written: its writer removes it, or the next process that prunes.
             if is_temporary(&entry.file_name()) {
                 continue;
             }
@@ -114,11 +114,11 @@ impl Cache {
         Ok(())
     }
 
-    /// Where a record made of `paths` under `options` is kept.
+    /// Where a record made from `paths` with `options` is stored.
     pub(crate) fn entry(&self, paths: &[&Path], options: &str) -> Option<PathBuf> {
         let mut hash = Sha256::new();
         for path in paths {
-            // Both the name, which may tell the step, and the file that it leads to.
+            // Both the name, which may contain the step, and the file that it leads to.
             for path in [std::path::absolute(path).ok()?, path.canonicalize().ok()?] {
                 hash.update(path.as_os_str().as_encoded_bytes());
                 hash.update([0]);
@@ -138,7 +138,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    /// Keeping a record costs the same however many there are.
+    /// Storing a record takes the same time however many there are.
     #[test]
     fn leftovers_are_looked_for_when_pruning_alone() {
         let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! What tensors measure, and how they are judged.
+//! Measurements of tensors, and verdicts on them.
 
 pub(crate) mod cache;
 pub(crate) mod describe;

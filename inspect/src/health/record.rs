@@ -13,7 +13,7 @@ use crate::tensor::Group;
 use crate::verdict::{Finding, Verdict};
 use crate::{DType, Error, Format};
 
-/// One checkpoint: what it is, what its tensors measure, and how it was judged.
+/// One checkpoint: what it is, the measurements of its tensors, and how it was judged.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct CheckpointRecord {
@@ -23,7 +23,7 @@ pub struct CheckpointRecord {
     pub format: Format,
     /// Which network this is and how that is known.
     pub model: ModelRecord,
-    /// Training step, when the file or its name tells it.
+    /// Training step, if the file or its name contains it.
     pub step: Option<u64>,
     /// Where the step was found: a metadata path such as `training_state.step`, or `file name`.
     pub step_source: Option<String>,
@@ -34,7 +34,7 @@ pub struct CheckpointRecord {
     /// Whether the container is cut short or any tensor's bytes are missing or damaged.
     #[serde(default)]
     pub damaged: bool,
-    /// What is wrong with the container as a whole, which `warnings` tells too.
+    /// Damage to the container as a whole, which `warnings` mentions too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub damage: Option<Damage>,
     /// The worst verdict among the tensors; `None` before judging or when nothing could be judged.
@@ -43,7 +43,7 @@ pub struct CheckpointRecord {
     pub reasons: Vec<String>,
     /// Every tensor in file order.
     pub tensors: Vec<TensorRecord>,
-    /// How training was set: learning rates, weight decay, and which weights they concern.
+    /// Training settings: learning rates, weight decay, and the weights that they apply to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub training: Option<TrainingRecord>,
     /// Config, optimizer settings and other plain values of the file. Long arrays are summarised.
@@ -62,13 +62,13 @@ pub struct TensorRecord {
     pub name: String,
     /// Element type or packing; in JSON its [`DType::name`].
     pub dtype: DType,
-    /// Logical shape (of the matrix a packed tensor stands for).
+    /// Logical shape (for a packed tensor that of its matrix).
     pub shape: Vec<u64>,
     /// Strides in elements; row-major ones for packed tensors.
     pub strides: Vec<u64>,
     /// What it is for.
     pub group: Group,
-    /// Bytes its elements take, without what else its storage holds.
+    /// Size of its elements in bytes, without the rest of its storage.
     pub bytes: u64,
     /// Names of other tensors on the same storage (tied weights and views), at most 16.
     pub shared_with: Vec<String>,
@@ -79,10 +79,10 @@ pub struct TensorRecord {
     pub stats: Option<Stats>,
     /// Occupancy after absmean quantization, for matrices that a BitLinear uses or that are packed ternary.
     pub ternary: Option<Ternary>,
-    /// Why the bytes cannot be read, when they cannot.
+    /// Why the bytes cannot be read, if so.
     #[serde(default)]
     pub damage: Option<String>,
-    /// What class of damage that is.
+    /// The kind of damage.
     #[serde(default)]
     pub damage_kind: Option<DamageKind>,
     /// How it was judged; `None` for tensors whose health is not judged.
@@ -92,7 +92,7 @@ pub struct TensorRecord {
     pub finding: Option<Finding>,
 }
 
-/// As its fields say, with `reason` made from the finding.
+/// Its fields, with `reason` made from the finding.
 impl Serialize for TensorRecord {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let TensorRecord {
@@ -140,7 +140,7 @@ impl Serialize for TensorRecord {
 }
 
 impl TensorRecord {
-    /// Notes that its bytes cannot be read, as `error` says.
+    /// Records that its bytes cannot be read because of `error`.
     pub fn set_damage(&mut self, error: Error) {
         self.damage_kind = Some(error.fault.unwrap_or_default());
         self.damage = Some(error.what);
@@ -171,7 +171,7 @@ pub struct Stats {
     pub nan: u64,
     /// Infinite elements.
     pub inf: u64,
-    /// The measures of [`MEASURES`](crate::health::measures::MEASURES) that are no field here, each under its key.
+    /// The measures of [`MEASURES`](crate::health::measures::MEASURES) without a field here, each under its key.
     #[serde(flatten)]
     pub computed: Computed,
     /// Log-magnitude histogram; `None` when it was not asked for.

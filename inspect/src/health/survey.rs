@@ -1,5 +1,5 @@
-//! A tensor seen from afar: norms of its rows and columns, a coarse map of it, and its first values. For showing, not
-//! for judging.
+//! An overview of a tensor: norms of its rows and columns, a coarse map of it, and its first values. For display only,
+//! not for verdicts.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +8,7 @@ use crate::meaning::elements::{CodeRule, Elements, in_chunks};
 use crate::tensor::TensorInfo;
 use crate::{Error, Result};
 
-/// What a tensor looks like as a matrix: rows are its first dimension, columns all others. A vector is one row.
+/// An overview of a tensor as a matrix: rows are its first dimension, columns all others. A vector is one row.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Survey {
@@ -27,7 +27,7 @@ pub struct Survey {
     pub map_rows: usize,
     /// Columns of the map: at most [`MAP_COLS`], and no more than the matrix has.
     pub map_cols: usize,
-    /// Whether the cells' codes mean anything: the matrix is ternary, or a BitLinear makes it so.
+    /// Whether the cells have meaningful codes: the matrix is ternary, or a BitLinear makes it so.
     pub ternary: bool,
     /// The first values of the first rows.
     pub corner: Vec<Vec<f64>>,
@@ -81,7 +81,7 @@ pub fn survey(checkpoint: &Checkpoint, tensor: &TensorInfo) -> Result<Survey> {
 
 fn survey_inner(checkpoint: &Checkpoint, tensor: &TensorInfo) -> Result<Survey> {
     if tensor.dtype.is_complex() {
-        return Err(Error::unsupported("complex numbers have no map"));
+        return Err(Error::unsupported("maps of complex numbers are not supported"));
     }
     let values = checkpoint.elements(tensor)?;
     values.check_codes()?;
@@ -109,7 +109,7 @@ fn survey_inner(checkpoint: &Checkpoint, tensor: &TensorInfo) -> Result<Survey> 
         CodeRule::of(checkpoint, tensor, &values, abs)
     });
     let (map_rows, map_cols) = (rows.min(MAP_ROWS), cols.min(MAP_COLS));
-    // A vector's columns are its elements, and so long a list of norms shows nothing.
+    // A vector's columns are its elements, and their norms show nothing new.
     let row_limit = if rows <= MOST_NORMS { rows } else { 0 };
     let col_limit = if rows > 1 && cols <= MOST_NORMS { cols } else { 0 };
     let col_cells: Vec<usize> = (0..cols.min(MOST_NORMS)).map(|c| cell_of(c, cols, map_cols)).collect();
@@ -121,7 +121,7 @@ fn survey_inner(checkpoint: &Checkpoint, tensor: &TensorInfo) -> Result<Survey> 
         let mut map = vec![Cell::default(); map_rows * map_cols];
         let (mut row, mut col) = (range.start / cols, range.start % cols);
         let mut line = cell_of(row, rows, map_rows) * map_cols;
-        // What the codes are told from, of the block that is visited.
+        // The rule that gives the codes of the current block.
         let mut signs = vec![0.0; block];
         let mut signs_from = usize::MAX;
         blocks(&values, range.clone(), block, |i, x| {

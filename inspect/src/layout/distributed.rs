@@ -1,5 +1,5 @@
-//! What `torch.distributed.checkpoint` writes: a folder of `.distcp` files, and `.metadata` that says what lies where in
-//! them. It is recognised, and not read.
+//! What `torch.distributed.checkpoint` writes: a folder of `.distcp` files, and `.metadata` that says what is where in
+//! them. It is recognised, but not read.
 
 use std::path::Path;
 
@@ -16,6 +16,6 @@ fn recognises(path: &Path) -> bool {
 }
 
 fn set(folder: &Path) -> Result<Set> {
-    let what = "is a distributed checkpoint (.distcp files with their .metadata), which is not read";
+    let what = "is a distributed checkpoint (.distcp files with their .metadata), which is not supported";
     Err(Error::unsupported(what).in_file(folder).hint(DCP_HINT))
 }

@@ -1,4 +1,4 @@
-//! Folders as Hugging Face lays them out: one checkpoint, config.json and trainer_state.json beside it.
+//! Folders in Hugging Face's layout: one checkpoint, with config.json and trainer_state.json next to it.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -17,10 +17,10 @@ fn set(folder: &Path) -> Result<Set> {
     let mut set = folder_set(folder)?;
     let mut forms = FORMS.iter().filter(|form| folder.join(form).is_file());
     if let (Some(read), Some(other)) = (forms.next(), forms.next()) {
-        let text = format!("it was read from {read}, as transformers does, and not from {other} beside it");
+        let text = format!("it was read from {read}, as transformers does, not from {other} next to it");
         set.notices.push(Notice::new(NoticeKind::OtherForm, text));
     }
-    // Files that come or go.
+    // Files that are added or removed later.
     set.beside.push(Stamp::of(folder));
     Ok(set)
 }
@@ -29,7 +29,7 @@ fn lacks(set: &Set, _: &Joined<'_>) -> Lacks {
     Lacks { notices: set.notices.clone(), ..Lacks::default() }
 }
 
-/// What Hugging Face's trainer puts beside a model (optimizer.pt, scheduler.pt, rng_state.pth, training_args.bin), and
+/// What Hugging Face's trainer puts next to a model (optimizer.pt, scheduler.pt, rng_state.pth, training_args.bin), and
 /// other forms of the model.
 fn covers(files: &[PathBuf]) -> HashSet<PathBuf> {
     if !files.iter().any(|file| super::is_model(file)) {
@@ -43,8 +43,8 @@ fn covers(files: &[PathBuf]) -> HashSet<PathBuf> {
     files.iter().filter(beside).cloned().chain(other_forms(files)).collect()
 }
 
-/// Adds what lies beside the files of `set`, to which `path` led. A config beside a lone file is that file's only if
-/// Hugging Face would load the two together.
+/// Adds the files next to those of `set`, which was found by `path`. A config next to a single file belongs to it only
+/// if Hugging Face would load the two together.
 pub(super) fn add_config(path: &Path, set: &mut Set) {
     let is_folder = path.is_dir();
     if !is_folder && set.files.len() == 1 && !is_canonical(path) {
@@ -55,7 +55,7 @@ pub(super) fn add_config(path: &Path, set: &mut Set) {
     let config = folder.join("config.json");
     set.config = read_json(&config, MAX_CONFIG).map(from_json);
     if set.config.is_none() && config.is_file() {
-        let text = "the config.json beside it is not JSON that can be read, and was not used";
+        let text = "the config.json next to it is not valid JSON and was not used";
         set.notices.push(Notice::new(NoticeKind::ConfigNotUnderstood, text));
     }
     let state: Option<TrainerState> = read_json(&folder.join("trainer_state.json"), MAX_INDEX);
@@ -70,7 +70,7 @@ const FORMS: [&str; 4] = [
     "pytorch_model.bin.index.json",
 ];
 
-/// Of `files`, those in one folder, the forms of its model that are not read because another one is.
+/// Among `files` of one folder, the forms of its model that are not read because another form is.
 fn other_forms(files: &[PathBuf]) -> Vec<PathBuf> {
     let form = |name: &&str| files.iter().find(|file| self::name(file) == **name);
     FORMS.iter().filter_map(form).skip(1).cloned().collect()
@@ -99,7 +99,7 @@ fn folder_set(folder: &Path) -> Result<Set> {
         many => {
             Err(Error::new(ErrorKind::Unrecognised, format!("is a folder of {} checkpoints", many.len()))
                 .in_file(folder)
-                .hint(format!("name one of them, such as {}", many[0].display())))
+                .hint(format!("give one of them, such as {}", many[0].display())))
         }
     }
 }

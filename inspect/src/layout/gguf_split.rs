@@ -1,4 +1,4 @@
-//! The splits of a GGUF file, `NAME-00001-of-0000N.gguf`, whose `split.` keys tell how many there are.
+//! The splits of a GGUF file, `NAME-00001-of-0000N.gguf`, whose `split.` keys say how many there are.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ fn recognises(path: &Path) -> bool {
     shard_parts(&name(path)).is_some_and(|(.., ext)| ext.ends_with(".gguf"))
 }
 
-/// The file that the splits would be as one.
+/// The name of the file that the splits were made from.
 fn identity(path: &Path) -> PathBuf {
     match shard_parts(&name(path)).filter(|_| path.is_file()) {
         Some((base, .., ext)) => path.with_file_name(format!("{base}{ext}")),
@@ -22,7 +22,7 @@ fn identity(path: &Path) -> PathBuf {
     }
 }
 
-/// A split under any name tells of the others.
+/// Every part of a split says how many parts there are, even if it was renamed.
 fn lacks(set: &Set, joined: &Joined<'_>) -> Lacks {
     let missing = if set.missing.is_none() { missing_splits(joined) } else { None };
     Lacks { damage: missing.into_iter().collect(), ..Lacks::default() }
@@ -38,14 +38,14 @@ fn missing_splits(joined: &Joined<'_>) -> Option<Damage> {
     let (files, tensors) = (joined.files as u64, joined.tensors.len() as u64);
     if count > files {
         let what = format!(
-            "it is split {} of {count}, and the others are not beside it under names that end in -0000N-of-{count:05}",
+            "it is split {} of {count}, and the others are not next to it under names that end in -0000N-of-{count:05}",
             key("split.no").map_or_else(|| "one".into(), |n| n.saturating_add(1).to_string())
         );
         return Some(Damage::new(DamageKind::MissingShards, what));
     }
     let promised = key("split.tensors.count")?;
     (promised > tensors).then(|| {
-        let what = format!("the splits hold {tensors} of {promised} tensors");
+        let what = format!("the splits contain {tensors} of {promised} tensors");
         Damage::new(DamageKind::MissingTensors, what)
     })
 }

@@ -1,4 +1,4 @@
-//! What the files of a set hold, as one.
+//! The contents of the files of a set, joined.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use crate::format::Contents;
 use crate::metadata::Value;
 use crate::{Damage, DamageKind, Error, ErrorKind, Notice, NoticeKind, Result};
 
-/// A file of a set, opened or not.
+/// A file of a set, or the error of opening it.
 pub(crate) struct Opened {
     pub path: PathBuf,
     pub source: Result<Arc<Source>>,
@@ -28,7 +28,7 @@ impl Opened {
     }
 }
 
-/// What a checkpoint holds, made of its files.
+/// What a checkpoint contains, joined from its files.
 pub(crate) struct Whole {
     pub contents: Contents,
     /// The files that were read, in order.
@@ -37,8 +37,8 @@ pub(crate) struct Whole {
     pub unread: Vec<PathBuf>,
 }
 
-/// The tensors of all files, each a container of its own, one after another. A set of which some can be read is damaged,
-/// not unreadable.
+/// The tensors of all files, each a container of its own, one after another. A set of which only some files can be read
+/// is damaged, not unreadable.
 pub(super) fn one_after_another(files: Vec<Opened>) -> Result<Whole> {
     let mut all: Option<Joined> = None;
     let mut unread = Vec::new();
@@ -70,10 +70,10 @@ pub(super) fn one_after_another(files: Vec<Opened>) -> Result<Whole> {
 struct Joined {
     contents: Contents,
     files: Vec<Arc<Source>>,
-    /// Names of all tensors but those of the last file,
+    /// Names of all tensors except those of the last file,
     names: HashSet<String>,
     named: usize,
-    /// and of all globals but those.
+    /// and of all globals except those.
     globals: HashSet<String>,
 }
 
@@ -90,7 +90,7 @@ impl Joined {
         for tensor in more.tensors {
             if self.names.contains(&tensor.name) {
                 let text = format!(
-                    "`{}` is in more than one shard; the first one counts",
+                    "`{}` is in more than one shard; the first one is used",
                     tensor.name.escape_debug()
                 );
                 all.notices.push(Notice::new(NoticeKind::Duplicate, text));

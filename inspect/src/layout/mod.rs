@@ -25,7 +25,7 @@ use crate::{Damage, Error, Notice, Result};
 
 pub(crate) use join::{Opened, Whole};
 
-/// One way in which files make a checkpoint. What it says nothing of is as with a file by itself, [`single::LAYOUT`].
+/// One way in which files form a checkpoint. Its defaults are those of a single file, [`single::LAYOUT`].
 #[derive(Debug)]
 pub(crate) struct Layout {
     /// Whether what is at `path` belongs to a checkpoint of this layout.
@@ -37,15 +37,15 @@ pub(crate) struct Layout {
     /// What the files of a set hold as one checkpoint. A tensor may lie on ranges of several of them (a
     /// [`Storage`](crate::Storage) of pieces).
     pub join: fn(Vec<Opened>) -> Result<Whole>,
-    /// What was read from a set lacks of this layout, if it has to do with it.
+    /// What a set lacks according to this layout, if the layout applies.
     pub lacks: fn(&Set, &Joined<'_>) -> Lacks,
-    /// Whether a file that is no container stands for others, as an index does.
+    /// Whether a file that contains no tensors refers to others, as an index does.
     pub stands_for_files: fn(&Path) -> bool,
-    /// Of the files of one folder, in name order, those that another one stands for, and those that are no checkpoints.
+    /// Among the files of one folder, in name order, those that another one covers, and those that are not checkpoints.
     pub covers: fn(&[PathBuf]) -> HashSet<PathBuf>,
     /// Whether a file by its name is the model of the folder that it is in.
     pub is_model: fn(&Path) -> bool,
-    /// Whether a folder is one checkpoint, and nothing in it is one by itself.
+    /// Whether a folder is one checkpoint, and nothing in it is one on its own.
     pub is_whole: fn(&Path) -> bool,
 }
 
@@ -58,7 +58,7 @@ pub(crate) struct Joined<'a> {
     pub metadata: &'a Value,
 }
 
-/// What is missing of a set, and what else the user should know of it.
+/// What is missing in a set, and what else the user should know about it.
 #[derive(Default)]
 pub(crate) struct Lacks {
     pub damage: Vec<Damage>,
@@ -80,21 +80,21 @@ const MAX_CONFIG: u64 = 8 << 20;
 #[derive(Debug, Default)]
 pub(crate) struct Set {
     pub files: Vec<PathBuf>,
-    /// What they are joined by; a file by itself where none is named.
+    /// The layout that joins them; the single-file layout if none is named.
     pub layout: Option<&'static Layout>,
     /// Names that the index promises.
     pub weight_map: Option<BTreeSet<String>>,
     pub config: Option<Value>,
     pub trainer_step: Option<u64>,
-    /// What of the set is not there.
+    /// What is missing in the set.
     pub missing: Option<Damage>,
     /// What else the user should know.
     pub notices: Vec<Notice>,
-    /// What was looked at besides `files`, there or not.
+    /// Paths that were looked at besides `files`, existing or not.
     pub beside: Vec<Stamp>,
 }
 
-/// The layout of a file by itself.
+/// The layout of a single file.
 fn single() -> &'static Layout {
     &LAYOUTS[LAYOUTS.len() - 1]
 }
@@ -104,11 +104,11 @@ fn layout_of(path: &Path) -> &'static Layout {
     LAYOUTS.iter().find(|layout| (layout.recognises)(path)).unwrap_or_else(single)
 }
 
-/// The set that `path` belongs to, without what lies beside its files.
+/// The set that `path` belongs to, without the files next to it.
 fn laid_out(path: &Path) -> Result<Set> {
     let layout = layout_of(path);
     let mut set = (layout.set)(path)?;
-    // A folder's may be that of what it holds.
+    // The layout of a folder may be that of its contents.
     set.layout.get_or_insert(layout);
     Ok(set)
 }
@@ -121,7 +121,8 @@ pub(crate) fn set_of(path: &Path) -> Result<Set> {
     Ok(set)
 }
 
-/// The files that [`open`](crate::open) would read of the checkpoint at `path`: the shards of a set, the one of a folder.
+/// The files that [`open`](crate::open) would read of the checkpoint at `path`: the shards of a set, the one of a
+/// folder.
 ///
 /// # Errors
 /// `Io` when nothing is there, and what keeps a folder or an index from being opened.
@@ -139,7 +140,7 @@ pub(crate) fn lacks(set: &Set, joined: &Joined<'_>) -> Vec<Lacks> {
     LAYOUTS.iter().map(|layout| (layout.lacks)(set, joined)).collect()
 }
 
-/// What tells that two paths lead to the same checkpoint: a file by any of its names, a sharded set by any shard.
+/// The identity of the checkpoint at a path: equal for all names of a file and for all shards of a set.
 pub fn identity(path: &Path) -> PathBuf {
     let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
     (layout_of(&path).identity)(&path)
@@ -165,7 +166,7 @@ fn stands_for_files(path: &Path) -> bool {
     LAYOUTS.iter().any(|layout| (layout.stands_for_files)(path))
 }
 
-/// Checkpoints directly in `folder`, one path each, whatever files of it there are.
+/// Checkpoints directly in `folder`, one path each, even if some of their files are missing.
 fn find_in(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files: Vec<PathBuf> = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(|e| Error::io(folder, &e))? {
@@ -182,7 +183,7 @@ fn find_in(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// Files directly in `folder` that are named like checkpoints and do not begin like one: empty, overwritten, pointers
-/// of Git LFS, links that lead nowhere. Opening them tells what is wrong.
+/// of Git LFS, broken links. Opening them gives an error that says what is wrong.
 fn spoilt_in(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(|e| Error::io(folder, &e))? {
@@ -190,7 +191,7 @@ fn spoilt_in(folder: &Path) -> Result<Vec<PathBuf>> {
         let lost = path.is_symlink() && !path.exists();
         let named = || match format::Extension::of(&path) {
             Some(format::Extension::Own) => true,
-            // Nothing is there to tell what else it might be.
+            // There is nothing that could be something else.
             Some(format::Extension::Shared) => {
                 lost || is_model(&path) || std::fs::metadata(&path).is_ok_and(|m| m.len() == 0)
             }
@@ -220,15 +221,15 @@ fn sort(paths: &mut [PathBuf]) {
     });
 }
 
-/// Checkpoints below `path`: itself, or for a folder all that it holds, in name order. Files that are named like
-/// checkpoints and do not begin like one are among them, so that none is passed over: opening them tells why. Single
-/// arrays are data beside checkpoints; where nothing else is, they are what was meant. Links to folders are not entered.
+/// Checkpoints at or below `path` (a file itself, or everything in a folder), in name order. Files that are named like
+/// checkpoints but do not begin like one are included, so that none is silently skipped: opening them gives an error.
+/// Single arrays (`.npy`) are included only if there is nothing else. Links to folders are not followed.
 ///
 /// # Errors
 /// `Io` when a folder cannot be listed.
 pub fn find(path: &Path) -> Result<Vec<PathBuf>> {
     let (mut found, mut arrays) = (Vec::new(), Vec::new());
-    // As deep as folders lie in each other: the paths themselves end it.
+    // Not limited in depth, because paths are of limited length.
     let mut rest = vec![path.to_path_buf()];
     while let Some(path) = rest.pop() {
         let below = find_at(&path, &mut found, &mut arrays)?;
@@ -237,9 +238,9 @@ pub fn find(path: &Path) -> Result<Vec<PathBuf>> {
     Ok(if found.is_empty() { arrays } else { found })
 }
 
-/// Adds the checkpoints directly at `path`, in name order, and files that should be some; gives the folders where more
-/// may be. A folder that holds one model in Hugging Face's layout is one, and so is each folder in it that is named after
-/// a step.
+/// Adds the checkpoints directly at `path`, in name order, and files that should be checkpoints; returns folders where
+/// more may be. A folder that holds one model in Hugging Face's layout is one, and so is each folder in it that is
+/// named after a step.
 fn find_at(path: &Path, all: &mut Vec<PathBuf>, arrays: &mut Vec<PathBuf>) -> Result<Vec<PathBuf>> {
     if !path.is_dir() || LAYOUTS.iter().any(|layout| (layout.is_whole)(path)) {
         all.push(path.to_path_buf());
@@ -263,7 +264,7 @@ fn find_at(path: &Path, all: &mut Vec<PathBuf>, arrays: &mut Vec<PathBuf>) -> Re
             continue;
         }
         match path.is_dir() {
-            // Beside a finished model lie the checkpoints of its training, and other forms of itself.
+            // Next to a finished model there may be its training checkpoints and other forms of it.
             true if !path.is_symlink() && (!model || from_name(&name(&path)).is_some()) => folders.push(path),
             false if is_array(&path) => files.push(path),
             _ => {}

@@ -29,7 +29,7 @@ fn set(path: &Path) -> Result<Set> {
     if is_index(path) { index_set(path) } else { Ok(file_set(path)) }
 }
 
-/// The set's index, whether that is there or not.
+/// The path of the set's index, which may be missing.
 fn identity(path: &Path) -> PathBuf {
     match shard_parts(&name(path)).filter(|_| path.is_file()) {
         Some((base, .., ext)) => path.with_file_name(format!("{base}{ext}.index.json")),
@@ -37,24 +37,24 @@ fn identity(path: &Path) -> PathBuf {
     }
 }
 
-/// What the set's index promises and no shard holds, and the reverse.
+/// Tensors that are in the set's index but in no shard, and the reverse.
 fn lacks(set: &Set, joined: &Joined<'_>) -> Lacks {
     let mut lacks = Lacks { damage: set.missing.iter().cloned().collect(), ..Lacks::default() };
     let Some(index) = &set.weight_map else { return lacks };
     let known: HashSet<&str> = joined.tensors.iter().map(|t| t.name.as_str()).collect();
     let lost: Vec<&String> = index.iter().filter(|n| !known.contains(n.as_str())).collect();
     if let Some(first) = lost.first() {
-        let what = format!(
-            "of the tensors in the index, {} are in no shard, such as `{}`",
-            lost.len(),
-            first.escape_debug()
-        );
+        let what = match lost.len() {
+            1 => format!("1 tensor of the index is in no shard: `{}`", first.escape_debug()),
+            n => format!("{n} tensors of the index are in no shard, such as `{}`", first.escape_debug()),
+        };
         lacks.damage.push(Damage::new(DamageKind::MissingTensors, what));
         lacks.absent = lost.into_iter().cloned().collect();
     }
     let unlisted = joined.tensors.iter().filter(|t| !index.contains(&t.name)).count();
     if unlisted > 0 {
-        let text = format!("{unlisted} tensors of the shards are not in the index");
+        let are = if unlisted == 1 { " is" } else { "s are" };
+        let text = format!("{unlisted} tensor{are} in the shards but not in the index");
         lacks.notices.push(Notice::new(NoticeKind::Unlisted, text));
     }
     lacks
@@ -119,7 +119,7 @@ fn is_shard_of(shard: &str, index: &str) -> bool {
         .is_some_and(|(base, .., ext)| index.strip_suffix(".index.json") == Some(&format!("{base}{ext}")))
 }
 
-/// A shard brings its whole set along.
+/// Opening a shard opens its whole set.
 pub(super) fn file_set(path: &Path) -> Set {
     let file = name(path);
     let Some((base, number, count, ext)) = shard_parts(&file) else {
@@ -142,7 +142,7 @@ pub(super) fn file_set(path: &Path) -> Set {
     let weight_map = weight_map(&index).map(|m| m.into_keys().collect());
     let spoilt = (weight_map.is_none() && index.exists()).then(|| {
         let what = format!(
-            "{} is not a shard index: it has no `weight_map` of names to files, so what else should be there is not known",
+            "{} is not a shard index: it has no `weight_map` from names to files, so it is unknown what else should be there",
             name(&index)
         );
         Damage::new(DamageKind::Inconsistent, what)
@@ -159,7 +159,7 @@ fn weight_map(index: &Path) -> Option<WeightMap> {
 
 fn index_set(path: &Path) -> Result<Set> {
     let map = weight_map(path).ok_or_else(|| {
-        Error::new(ErrorKind::Damaged, "is not a shard index: it has no `weight_map` of names to files")
+        Error::new(ErrorKind::Damaged, "is not a shard index: it has no `weight_map` from names to files")
             .in_file(path)
     })?;
     let shards: BTreeSet<&String> = map.values().collect();
@@ -184,7 +184,7 @@ fn index_set(path: &Path) -> Result<Set> {
         }
     }
     if files.is_empty() {
-        return Err(Error::new(ErrorKind::Io, "none of the shards it names is there").in_file(path));
+        return Err(Error::new(ErrorKind::Io, "none of the shards it names exist").in_file(path));
     }
     let missing = (!gone.is_empty()).then(|| {
         let what = format!("{} of {} shards missing: {}", gone.len(), shards.len(), gone.join(", "));
@@ -199,7 +199,8 @@ fn index_set(path: &Path) -> Result<Set> {
     let notices = match extra.len() {
         0 => Vec::new(),
         n => {
-            let text = format!("{n} files look like shards and are not in the index: {}", extra.join(", "));
+            let look = if n == 1 { " looks like a shard but is" } else { "s look like shards but are" };
+            let text = format!("{n} file{look} not in the index: {}", extra.join(", "));
             vec![Notice::new(NoticeKind::Unlisted, text)]
         }
     };

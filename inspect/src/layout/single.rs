@@ -1,4 +1,4 @@
-//! One file, whatever lies beside it: what every layout is but for what it says otherwise.
+//! One file, regardless of what is next to it: the defaults of every layout.
 
 use std::collections::HashSet;
 use std::path::Path;

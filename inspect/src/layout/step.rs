@@ -23,7 +23,7 @@ const KEYS: [&str; 14] = [
     "iter",
 ];
 
-/// Words that a step number stands beside in file names.
+/// Words next to a step number in file names.
 const WORDS: [&str; 7] = ["step", "steps", "checkpoint", "ckpt", "iter", "iteration", "global_step"];
 
 /// The step in `metadata` and the key it was found under.
@@ -52,7 +52,7 @@ pub fn from_path(path: &Path) -> Option<u64> {
     let file = path.file_name()?.to_str()?;
     from_name(file).or_else(|| {
         let folder = path.parent()?.file_name()?.to_str()?;
-        // A folder's bare "step…" may be the run's; only the trainer's own folder names count.
+        // A bare "step…" in a folder's name may belong to the whole run; only the trainer's own folder names count.
         ["checkpoint-", "checkpoint_", "step-", "step_", "global_step", "iter_"]
             .iter()
             .any(|prefix| folder.starts_with(prefix))
@@ -61,7 +61,7 @@ pub fn from_path(path: &Path) -> Option<u64> {
     })
 }
 
-/// The step that a file's or folder's name tells.
+/// The step in a file's or folder's name.
 pub(crate) fn from_name(name: &str) -> Option<u64> {
     let lower = name.to_ascii_lowercase();
     let bytes = lower.as_bytes();

@@ -1,4 +1,4 @@
-//! An opened checkpoint: its tensors, its plain values, and the way to their bytes.
+//! An opened checkpoint: its tensors, its plain values, and access to their bytes.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -32,20 +32,20 @@ pub struct Checkpoint {
     pub globals: Vec<String>,
     /// What the user should know.
     pub warnings: Vec<Notice>,
-    /// Why the container as a whole is damaged, when it is (cut short, no directory, shards missing).
+    /// Damage to the container as a whole (cut short, no directory, shards missing).
     pub damage: Option<Damage>,
     /// Which network it is.
     pub model: Model,
     /// Training step and where it was found.
     pub step: Option<(u64, String)>,
     pub(crate) files: Vec<Arc<Source>>,
-    /// The header of the first of them, once it was asked for again.
+    /// The header of the first file, once it has been parsed again.
     pub(crate) header: OnceLock<Beginning>,
-    /// What else was looked at to open it: config.json and its kin, shards that are missing.
+    /// Other paths that opening depended on: config.json and similar files, missing shards.
     pub(crate) beside: Vec<Stamp>,
     /// Names that an index promises and no shard holds.
     pub(crate) absent: Vec<String>,
-    /// Whether what names and places the tensors differs from its checksum.
+    /// Whether the listing of the tensors fails its checksum.
     pub(crate) listing_damaged: bool,
 }
 
@@ -88,7 +88,7 @@ impl Checkpoint {
         self.files.iter().map(|f| f.stamp.clone()).chain(self.beside.iter().cloned())
     }
 
-    /// Elements of all weights; each storage's region counted once, however many names it has.
+    /// Elements of all weights; regions of a storage with several names count once.
     pub fn parameters(&self) -> u64 {
         let mut seen = std::collections::HashSet::new();
         self.tensors
@@ -107,7 +107,7 @@ impl Checkpoint {
             .fold(0, u64::saturating_add)
     }
 
-    /// Names of the other tensors on the same storage, for every tensor that has such, at most `limit` each.
+    /// For every tensor that shares its storage, the names of the others on it, at most `limit` each.
     pub fn sharing(&self, limit: usize) -> Vec<Vec<&str>> {
         let mut by_storage: HashMap<&Storage, Vec<usize>> = HashMap::new();
         for (i, tensor) in self.tensors.iter().enumerate() {
@@ -140,7 +140,7 @@ impl Checkpoint {
         tensor.bytes().map_err(|e| e.in_file(&self.path))
     }
 
-    /// Bytes that [`Checkpoint::tensor_bytes`] has to allocate for `tensor`: none where it can borrow from the map.
+    /// Bytes that [`Checkpoint::tensor_bytes`] has to allocate for `tensor`: 0 if it can borrow from the mapped file.
     pub fn copied_bytes(&self, tensor: &TensorInfo) -> u64 {
         let part = tensor.sparse.as_ref().map_or(tensor, |sparse| &sparse.values);
         let Some(storage) = &part.storage else { return 0 };

@@ -1,5 +1,5 @@
-//! A model's configuration, and the words in which trainers, Hugging Face and GGUF say it. What reads them is
-//! [`Given`](super::Given).
+//! A model's configuration, and how trainers, Hugging Face and GGUF write it. [`Given`](super::Given) reads these
+//! forms.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
@@ -8,14 +8,14 @@ use super::architecture::{Architecture, Biases, Kind, Part, Role, STUDENT};
 use super::rope::RopeScaling;
 use crate::gguf::Keys;
 
-/// A model's configuration. It determines the computation together with the weights.
+/// A model's configuration. Together with the weights it determines the computation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ModelConfig {
-    /// The family that it is of.
+    /// Its family.
     #[serde(with = "by_name")]
     pub architecture: &'static Architecture,
-    /// Token ids are below this.
+    /// The number of token ids.
     pub vocab_size: usize,
     /// Width of the residual stream.
     pub hidden_dim: usize,
@@ -29,11 +29,11 @@ pub struct ModelConfig {
     pub head_dim: usize,
     /// Width of the feed-forward layer.
     pub mlp_hidden_dim: usize,
-    /// Positions that attention sees at most.
+    /// The longest sequence, in positions.
     pub max_seq_len: usize,
     /// Base of the rotary frequencies.
     pub rope_base: f64,
-    /// How rotary positions are stretched.
+    /// How rotary positions are scaled.
     pub rope_scaling: RopeScaling,
     /// Which elements of a head rotate together.
     pub rope_pairing: RopePairing,
@@ -41,7 +41,7 @@ pub struct ModelConfig {
     pub use_bitlinear_ffn: bool,
     /// Q, K, V and O are BitLinear.
     pub use_bitlinear_attn: bool,
-    /// A BitLinear has a scale for each output instead of one.
+    /// A BitLinear has one scale per output instead of one per matrix.
     pub bitlinear_per_channel: bool,
     /// Added to mean|W| and max|x|.
     pub quantization_eps: f64,
@@ -58,7 +58,7 @@ pub struct ModelConfig {
     /// Which of attention's projections have biases.
     #[serde(default, skip_serializing_if = "is_default")]
     pub attention_bias: AttentionBias,
-    /// What the feed-forward layer's gate goes through.
+    /// The activation function of the feed-forward layer's gate.
     #[serde(default, skip_serializing_if = "is_default")]
     pub activation: Activation,
     /// Positions that attention sees in the layers that have a window.
@@ -69,7 +69,7 @@ pub struct ModelConfig {
     pub sliding_layers: SlidingLayers,
 }
 
-/// Sizes of a model, as in [`ModelConfig`]. Whoever makes a model gives all of them, so that none is forgotten.
+/// Sizes of a model, as in [`ModelConfig`]. All are required, so that none is forgotten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // as in `ModelConfig`
 pub struct Sizes {
@@ -107,7 +107,7 @@ pub enum AttentionBias {
     All,
 }
 
-/// What the feed-forward layer's gate goes through.
+/// The activation function of the feed-forward layer's gate.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Activation {
@@ -127,12 +127,12 @@ pub enum SlidingLayers {
     All,
     /// This one and those after it.
     From(usize),
-    /// Those that are true here.
+    /// The layers whose entry is true.
     Listed(Vec<bool>),
 }
 
 impl ModelConfig {
-    /// A model of `architecture` in these sizes, everything else as it usually is.
+    /// A model of `architecture` with these sizes and the usual settings.
     pub fn new(architecture: &'static Architecture, sizes: Sizes) -> Self {
         let usual = architecture.defaults;
         ModelConfig {
@@ -159,7 +159,7 @@ impl ModelConfig {
             final_logit_soft_cap: usual.final_logit_soft_cap,
             attention_bias: match architecture.biases {
                 Biases::Fixed(biases) => biases,
-                Biases::Told => AttentionBias::None,
+                Biases::Configured => AttentionBias::None,
             },
             activation: Activation::Silu,
             sliding_window: None,
@@ -167,12 +167,12 @@ impl ModelConfig {
         }
     }
 
-    /// Whether it is the student model's.
+    /// Whether it is bitnet-student's.
     pub fn is_student(&self) -> bool {
         *self.architecture == STUDENT
     }
 
-    /// What records show of a student, under its trainer's names.
+    /// The settings of a bitnet-student model that records show, under its trainer's names.
     pub fn to_record(&self) -> Map<String, Json> {
         object(json!({
             "vocab_size": self.vocab_size,
@@ -196,7 +196,7 @@ impl ModelConfig {
         }))
     }
 
-    /// The `config.model` that the student's trainer puts beside weights.
+    /// The `config.model` that bitnet-student's trainer saves next to the weights.
     pub fn to_trainer(&self) -> Map<String, Json> {
         let mut config = self.to_record();
         config.insert("dropout".into(), json!(0.0));
@@ -208,7 +208,7 @@ impl ModelConfig {
         config
     }
 
-    /// config.json. It has no word for BitLinear and soft caps.
+    /// config.json. It cannot express BitLinear and soft caps.
     pub fn to_hugging_face(&self) -> Map<String, Json> {
         let written = self.written_as();
         let mut config = object(json!({
@@ -234,7 +234,7 @@ impl ModelConfig {
             "use_cache": true,
             "sliding_window": self.sliding_window,
         }));
-        if written.biases == Biases::Told {
+        if written.biases == Biases::Configured {
             config.insert("attention_bias".into(), json!(self.attention_bias != AttentionBias::None));
         }
         if self.sliding_window.is_some() {
@@ -255,7 +255,7 @@ impl ModelConfig {
         config
     }
 
-    /// The architecture of GGUF files that hold it.
+    /// Its architecture in GGUF files.
     pub fn gguf_name(&self) -> &'static str {
         self.written_as().gguf.first().copied().unwrap_or(self.architecture.name)
     }
@@ -319,7 +319,7 @@ impl ModelConfig {
     }
 }
 
-/// What config.json calls a layer with a window.
+/// The name of a layer with a window in config.json.
 pub(super) const SLIDING: &str = "sliding_attention";
 
 fn object(value: Json) -> Map<String, Json> {

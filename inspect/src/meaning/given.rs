@@ -1,5 +1,5 @@
-//! What one source tells of a model: a trainer's configuration, config.json, the keys of a GGUF file, flags. With the
-//! shapes of tensors it becomes a [`ModelConfig`]; what nothing tells is assumed, and said to be.
+//! What one source says about a model: a trainer's configuration, config.json, the keys of a GGUF file, options. With
+//! the shapes of tensors it becomes a [`ModelConfig`]; what no source says is assumed, and listed.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use super::config::{Activation, AttentionBias, ModelConfig, RopePairing, SLIDING
 use super::rope::{RopeScaling, single};
 use crate::metadata::{HashableValue, Value, as_u64, lookup};
 
-/// What a source tells; whatever is `None` it does not.
+/// The settings that a source gives; `None` for those it does not.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[allow(missing_docs)] // as in `ModelConfig`
 #[non_exhaustive]
@@ -52,7 +52,7 @@ pub struct Given {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Quantization {
-    /// `quant_method`; empty where it is no text.
+    /// `quant_method`; empty if it is not text.
     pub method: Option<String>,
     /// Whether a layer's output is multiplied by its `weight_scale` (`autobitlinear`), and not divided by it.
     pub multiplies: bool,
@@ -66,8 +66,8 @@ impl Quantization {
 
     /// What `config`, a config.json, says; `None` where it says nothing.
     pub fn of_config(config: &Value) -> Option<Quantization> {
-        let told = lookup(config, Self::KEY).filter(|told| !matches!(told, Value::None))?;
-        let text = |key| match lookup(told, key)? {
+        let value = lookup(config, Self::KEY).filter(|value| !matches!(value, Value::None))?;
+        let text = |key| match lookup(value, key)? {
             Value::None => None,
             Value::String(text) => Some(text.as_str()),
             _ => Some(""),
@@ -84,8 +84,8 @@ impl Quantization {
         self.method.as_deref() == Some(BITNET)
     }
 
-    /// What is written of packed matrices. `autobitlinear` multiplies a layer's output by its `weight_scale`, so the scale
-    /// is kept to the last bit; `bitlinear` divides by it.
+    /// What is written for packed matrices. `autobitlinear` multiplies a layer's output by its `weight_scale`, so the
+    /// scale is kept to the last bit; `bitlinear` divides by it.
     pub fn packed() -> [(&'static str, &'static str); 3] {
         [(METHOD, BITNET), (CLASS, AUTO_BIT_LINEAR), (MODE, "offline")]
     }
@@ -97,20 +97,20 @@ const MODE: &str = "quantization_mode";
 const BITNET: &str = "bitnet";
 const AUTO_BIT_LINEAR: &str = "autobitlinear";
 
-/// Why a source does not tell of a model.
+/// Why a source does not describe a model.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// Nothing says which model it is.
-    #[error("no model is recognised in it")]
+    /// The architecture is not given.
+    #[error("its model is not recognised")]
     Unknown,
-    /// It is of an architecture that is not in the table.
+    /// The architecture is not in the table.
     #[error("its model is {}", .0.escape_debug())]
     Architecture(String),
-    /// What is written is of other types than it should be.
-    #[error("its config is not understood: {0}")]
+    /// A value in it is of another type than it should be.
+    #[error("its config is invalid: {0}")]
     NotUnderstood(String),
-    /// A setting is of another type than it should be, or no such number.
+    /// A setting has the wrong type or an impossible value.
     #[error("its configuration has a `{key}` that is not {wanted}")]
     Wrong {
         /// Its name.
@@ -118,19 +118,58 @@ pub enum ConfigError {
         /// What it should be.
         wanted: &'static str,
     },
-    /// A setting is not told that nothing else can tell.
+    /// A setting is missing that nothing else can give.
     #[error("its configuration has no {0}")]
     Missing(&'static str),
 }
 
-/// A setting that nothing told.
+/// A setting that was assumed, because nothing gives it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Assumed {
-    /// Which, as [`ModelConfig`] calls it.
+    /// Its name in [`ModelConfig`].
     pub setting: &'static str,
-    /// What it was taken for.
+    /// The value that was assumed.
     pub value: Setting,
+}
+
+impl fmt::Display for Assumed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.value {
+            Setting::Number(x) if x < 1e-3 => write!(f, "{} {x:e}", self.setting),
+            value => write!(f, "{} {value}", self.setting),
+        }
+    }
+}
+
+/// What had to be assumed about a model. As text it is a sentence.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Assumption {
+    /// The checkpoint's own configuration was not used.
+    ConfigNotUsed(ConfigError),
+    /// These settings have their usual values, because nothing gives others.
+    Settings(Vec<Assumed>),
+    /// The lost scales of packed matrices are taken to be 1.
+    UnitScales,
+}
+
+impl fmt::Display for Assumption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Assumption::ConfigNotUsed(error) => write!(f, "the checkpoint's config is not used: {error}"),
+            Assumption::Settings(settings) => {
+                f.write_str("not given by the checkpoint, so assumed: ")?;
+                for (i, setting) in settings.iter().enumerate() {
+                    write!(f, "{}{setting}", if i > 0 { ", " } else { "" })?;
+                }
+                Ok(())
+            }
+            Assumption::UnitScales => {
+                f.write_str("the scales of packed matrices are lost; 1 is used, so outputs mean little")
+            }
+        }
+    }
 }
 
 /// The value of a setting.
@@ -155,7 +194,7 @@ impl fmt::Display for Setting {
     }
 }
 
-/// What the shapes of a model's tensors tell.
+/// What the shapes of a model's tensors show.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 #[allow(missing_docs)] // as in `ModelConfig`
@@ -179,7 +218,8 @@ pub struct Shapes {
     pub packed_ffn: bool,
 }
 
-/// The config a trainer may have put beside the weights. Older ones have two switches instead of `use_bitlinear`.
+/// The config that a trainer may have saved next to the weights. Older ones have two switches instead of
+/// `use_bitlinear`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct TrainerFile {
@@ -199,7 +239,7 @@ struct TrainerFile {
     final_logit_soft_cap: Option<Option<f64>>,
 }
 
-/// Keeps "null" (no cap) apart from "not said".
+/// Distinguishes "null" (no cap) from a missing key.
 fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Option<f64>>, D::Error> {
     Option::<f64>::deserialize(deserializer).map(Some)
 }
@@ -231,10 +271,10 @@ fn typed<T: serde::de::DeserializeOwned>(config: &Value) -> Result<T, ConfigErro
     serde_pickle::from_value(config.clone()).map_err(|e| ConfigError::NotUnderstood(e.to_string()))
 }
 
-/// How a configuration says that positions are stretched: transformers 5 has it beside the base.
+/// The rotary scaling in a configuration: transformers 5 has it next to the base.
 fn scaling(config: &Value) -> Option<&Value> {
-    let told = ["rope_parameters", "rope_scaling"].into_iter().filter_map(|key| lookup(config, key));
-    told.into_iter().find(|told| !matches!(told, Value::None))
+    let value = ["rope_parameters", "rope_scaling"].into_iter().filter_map(|key| lookup(config, key));
+    value.into_iter().find(|value| !matches!(value, Value::None))
 }
 
 /// The class that config.json names, or else its `model_type`.
@@ -259,19 +299,19 @@ impl Given {
         self
     }
 
-    /// What the student's trainer wrote, older names included.
+    /// The configuration of bitnet-student's trainer, older names included.
     ///
     /// # Errors
     /// `NotUnderstood` and `Wrong`.
     pub fn of_trainer(config: &Value) -> Result<Given, ConfigError> {
         let file: TrainerFile = typed(config)?;
-        let told = |key| lookup(config, key).filter(|told| !matches!(told, Value::None));
+        let value = |key| lookup(config, key).filter(|value| !matches!(value, Value::None));
         let size = |key| {
-            let size = |told| usize::try_from(as_u64(told)?).ok();
+            let size = |value| usize::try_from(as_u64(value)?).ok();
             let wrong = ConfigError::Wrong { key, wanted: "a size" };
-            told(key).map(|told| size(told).ok_or(wrong)).transpose()
+            value(key).map(|value| size(value).ok_or(wrong)).transpose()
         };
-        let switch = |key| match told(key) {
+        let switch = |key| match value(key) {
             None => Ok(None),
             Some(Value::Bool(yes)) => Ok(Some(*yes)),
             Some(_) => Err(ConfigError::Wrong { key, wanted: "true or false" }),
@@ -313,8 +353,8 @@ impl Given {
         let file: HuggingFaceFile = typed(config)?;
         let quantization = Quantization::of_config(config);
         let bitnet = quantization.as_ref().is_some_and(Quantization::is_bitnet);
-        let told = scaling(config);
-        let theta = told.and_then(|told| crate::metadata::as_f64(lookup(told, "rope_theta")?));
+        let value = scaling(config);
+        let theta = value.and_then(|value| crate::metadata::as_f64(lookup(value, "rope_theta")?));
         let by_heads = || {
             file.hidden_size.zip(file.num_attention_heads).and_then(|(width, heads)| width.checked_div(heads))
         };
@@ -344,22 +384,24 @@ impl Given {
             mlp_hidden_dim: file.intermediate_size,
             max_seq_len: file.max_position_embeddings,
             rope_base: file.rope_theta.or(theta),
-            rope_scaling: told.map(RopeScaling::of_config),
+            rope_scaling: value.map(RopeScaling::of_config),
             rope_pairing: None,
             use_bitlinear_ffn: Some(bitnet),
             use_bitlinear_attn: Some(bitnet),
             bitlinear_per_channel: None,
-            // What transformers' BitLinear has as the least max|x|.
+            // The smallest max|x| in transformers' BitLinear.
             quantization_eps: bitnet.then_some(1e-5),
             norm_eps: file.rms_norm_eps,
             tie_word_embeddings: file.tie_word_embeddings,
             use_qk_norm: None,
             attn_logit_soft_cap: None,
             final_logit_soft_cap: None,
-            attention_bias: (architecture.biases == Biases::Told).then_some(match file.attention_bias {
-                Some(true) => AttentionBias::All,
-                _ => AttentionBias::None,
-            }),
+            attention_bias: (architecture.biases == Biases::Configured).then_some(
+                match file.attention_bias {
+                    Some(true) => AttentionBias::All,
+                    _ => AttentionBias::None,
+                },
+            ),
             activation: file.hidden_act.map(|name| match name.as_str() {
                 "silu" | "swish" => Activation::Silu,
                 _ => Activation::Other(name),
@@ -371,7 +413,7 @@ impl Given {
         })
     }
 
-    /// What the keys of a GGUF file say. Soft caps, and keys that begin with `ckpt.`, are what only this suite writes.
+    /// What the keys of a GGUF file say. Soft caps, and keys that begin with `ckpt.`, are written by ckpt only.
     ///
     /// # Errors
     /// `Unknown` and `Architecture`.
@@ -424,7 +466,7 @@ impl Given {
         Ok(given)
     }
 
-    /// The configuration that this tells by itself.
+    /// The configuration from this alone.
     ///
     /// # Errors
     /// `Missing` and `Unknown`.
@@ -452,11 +494,11 @@ impl Given {
         Ok(config)
     }
 
-    /// Overrides in `config` what this tells and shapes do not.
+    /// Overrides in `config` the settings that are given here and do not follow from shapes.
     fn put_into(&self, config: &mut ModelConfig) {
-        fn put<T: Clone>(slot: &mut T, told: &Option<T>) {
-            if let Some(told) = told {
-                slot.clone_from(told);
+        fn put<T: Clone>(slot: &mut T, value: &Option<T>) {
+            if let Some(value) = value {
+                slot.clone_from(value);
             }
         }
         put(&mut config.max_seq_len, &self.max_seq_len);
@@ -482,19 +524,19 @@ impl Given {
 }
 
 impl Shapes {
-    /// The configuration of the model of `architecture` that has these shapes; for what they do not tell the first that
-    /// does counts of `told`, and else what is usual, which is listed.
+    /// The configuration of the model of `architecture` that has these shapes; what they do not give comes
+    /// from the first of `sources` that does, else from the architecture's defaults, which are listed.
     pub fn configure(
         &self,
         architecture: &'static Architecture,
-        told: &[&Given],
+        sources: &[&Given],
     ) -> (ModelConfig, Vec<Assumed>) {
         let by_heads =
             |heads: usize| self.queries.checked_div(heads).filter(|&n| n > 0 && n * heads == self.queries);
         let of_given =
             |given: &&Given| given.head_dim.filter(|&n| n > 0).or(given.num_heads.and_then(by_heads));
         let of_norm = self.query_norm.filter(|&n| n > 0);
-        let head_dim = of_norm.or_else(|| told.iter().find_map(of_given));
+        let head_dim = of_norm.or_else(|| sources.iter().find_map(of_given));
         let usual = architecture.defaults;
         let sizes = Sizes {
             vocab_size: self.vocab_size,
@@ -509,49 +551,49 @@ impl Shapes {
         let mut config = ModelConfig::new(architecture, sizes);
         config.use_bitlinear_attn |= self.packed_attn;
         config.use_bitlinear_ffn |= self.packed_ffn;
-        if architecture.biases == Biases::Told {
+        if architecture.biases == Biases::Configured {
             config.attention_bias = self.attention_bias;
         }
-        told.iter().rev().for_each(|given| given.put_into(&mut config));
+        sources.iter().rev().for_each(|given| given.put_into(&mut config));
         config.use_qk_norm = self.query_norm.is_some();
         config.tie_word_embeddings = self.tie_word_embeddings;
 
-        let tells = |of: &dyn Fn(&Given) -> bool| told.iter().any(|given| of(given));
+        let given = |of: &dyn Fn(&Given) -> bool| sources.iter().any(|given| of(given));
         let (ffn, attention) = (config.use_bitlinear_ffn, config.use_bitlinear_attn);
         let cap = |cap: Option<f64>| Setting::Number(cap.unwrap_or(f64::INFINITY));
         let settings = [
             ("head_dim", head_dim.is_some(), Setting::Size(usual.head_dim)),
-            ("max_seq_len", tells(&|g| g.max_seq_len.is_some()), Setting::Size(usual.max_seq_len)),
-            ("rope_base", tells(&|g| g.rope_base.is_some()), Setting::Number(usual.rope_base)),
-            ("norm_eps", tells(&|g| g.norm_eps.is_some()), Setting::Number(usual.norm_eps)),
-            (
-                "use_bitlinear_ffn",
-                self.packed_ffn || tells(&|g| g.use_bitlinear_ffn.is_some()),
-                Setting::Switch(ffn),
-            ),
-            (
-                "use_bitlinear_attn",
-                self.packed_attn || tells(&|g| g.use_bitlinear_attn.is_some()),
-                Setting::Switch(attention),
-            ),
+            ("max_seq_len", given(&|g| g.max_seq_len.is_some()), Setting::Size(usual.max_seq_len)),
+            ("rope_base", given(&|g| g.rope_base.is_some()), Setting::Number(usual.rope_base)),
             (
                 "quantization_eps",
-                tells(&|g| g.quantization_eps.is_some()),
+                given(&|g| g.quantization_eps.is_some()),
                 Setting::Number(usual.quantization_eps),
             ),
-            // No cap is what most networks have, and not worth a word.
+            ("norm_eps", given(&|g| g.norm_eps.is_some()), Setting::Number(usual.norm_eps)),
+            // Most networks have no caps, so that need not be mentioned.
             (
                 "attn_logit_soft_cap",
-                usual.attn_logit_soft_cap.is_none() || tells(&|g| g.attn_logit_soft_cap.is_some()),
+                usual.attn_logit_soft_cap.is_none() || given(&|g| g.attn_logit_soft_cap.is_some()),
                 cap(usual.attn_logit_soft_cap),
             ),
             (
                 "final_logit_soft_cap",
-                usual.final_logit_soft_cap.is_none() || tells(&|g| g.final_logit_soft_cap.is_some()),
+                usual.final_logit_soft_cap.is_none() || given(&|g| g.final_logit_soft_cap.is_some()),
                 cap(usual.final_logit_soft_cap),
             ),
+            (
+                "use_bitlinear_ffn",
+                self.packed_ffn || given(&|g| g.use_bitlinear_ffn.is_some()),
+                Setting::Switch(ffn),
+            ),
+            (
+                "use_bitlinear_attn",
+                self.packed_attn || given(&|g| g.use_bitlinear_attn.is_some()),
+                Setting::Switch(attention),
+            ),
         ];
-        let assumed = settings.into_iter().filter(|(_, told, _)| !told);
+        let assumed = settings.into_iter().filter(|(_, given, _)| !given);
         (config, assumed.map(|(setting, _, value)| Assumed { setting, value }).collect())
     }
 }

@@ -1,4 +1,4 @@
-//! What a tensor is for, told from its path.
+//! What a tensor is for, derived from its path.
 
 use crate::meaning::optimizer::STATE;
 use crate::tensor::TensorInfo;

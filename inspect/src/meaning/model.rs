@@ -1,11 +1,11 @@
-//! Which network a checkpoint holds: the BitNet student model from names and shapes, else what config.json or GGUF
-//! keys say, else unknown. Whatever had to be assumed is said.
+//! Which network a checkpoint contains: bitnet-student by names and shapes, else what config.json or GGUF keys say,
+//! else unknown. Whatever had to be assumed is listed.
 
 use serde::{Deserialize, Serialize};
 
 use super::architecture::{Architecture, Biases, Kind, Role, STUDENT};
 use super::config::ModelConfig;
-use super::given::{self, Assumed, ConfigError, Given, Quantization, Setting};
+use super::given::{self, Assumption, ConfigError, Given, Quantization};
 use super::names::{self, Names, Style};
 use super::rope::RopeScaling;
 use crate::group::without_state_dict;
@@ -13,10 +13,10 @@ use crate::metadata::{HashableValue, Value, lookup};
 use crate::tensor::TensorInfo;
 use crate::{Checkpoint, Format, Group};
 
-/// What a network that nothing tells of is called.
+/// The name of an unrecognised network.
 const UNKNOWN: &str = "unknown";
 
-/// What is known of the network.
+/// What is known about the network.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Model {
@@ -24,13 +24,13 @@ pub struct Model {
     pub architecture: String,
     /// The student's configuration, when it is one.
     pub student: Option<ModelConfig>,
-    /// The configuration that a file beside or inside the checkpoint gives.
+    /// The configuration in a file next to the checkpoint or inside it.
     pub config: Option<Value>,
-    /// Sentences on what was assumed.
-    pub assumed: Vec<String>,
+    /// What had to be assumed.
+    pub assumed: Vec<Assumption>,
     /// `quantization_config` of config.json.
     pub quantization: Option<Quantization>,
-    /// What configuration or GGUF keys tell.
+    /// What the configuration or the GGUF keys say.
     given: Result<Given, ConfigError>,
     /// Whether the keys are a GGUF file's.
     is_gguf: bool,
@@ -50,7 +50,7 @@ impl Default for Model {
     }
 }
 
-/// Which network a checkpoint holds.
+/// Which network a checkpoint contains.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ModelRecord {
@@ -58,12 +58,12 @@ pub struct ModelRecord {
     pub architecture: String,
     /// Its configuration as far as known.
     pub config: serde_json::Map<String, serde_json::Value>,
-    /// What was assumed because neither names, shapes nor metadata tell it.
+    /// What had to be assumed because the checkpoint does not give it, in words.
     pub assumed: Vec<String>,
 }
 
 impl ModelRecord {
-    /// Whether it is the BitNet student model, whose configuration is [`ModelConfig`]'s.
+    /// Whether it is bitnet-student, whose configuration is a [`ModelConfig`]'s.
     pub fn is_student(&self) -> bool {
         self.architecture == STUDENT.name
     }
@@ -76,7 +76,7 @@ impl Model {
             let given = Given::of_gguf(metadata);
             return Model { architecture: architecture.into(), given, is_gguf: true, ..Model::default() };
         }
-        // A trainer's own config says more than the config.json that a conversion put beside the weights.
+        // A trainer's own config says more than the config.json that a conversion wrote next to the weights.
         let own =
             hf_config.filter(|_| given_config(metadata).is_some()).and_then(|_| student(tensors, metadata));
         if let Some(model) = own {
@@ -99,12 +99,12 @@ impl Model {
         Model { architecture: UNKNOWN.into(), ..Model::default() }
     }
 
-    /// Whether neither tensors nor a configuration tell which network it is.
+    /// Whether the network is not recognised, neither by tensors nor by a configuration.
     pub fn is_unknown(&self) -> bool {
         self.architecture == UNKNOWN
     }
 
-    /// What its configuration tells, or the keys of a GGUF file; for the student nothing, where no configuration is there.
+    /// What its configuration or the keys of a GGUF file say; nothing for a student without configuration.
     ///
     /// # Errors
     /// `Unknown` and `Architecture` for models that are not in the table, `NotUnderstood`.
@@ -112,7 +112,7 @@ impl Model {
         self.given.as_ref()
     }
 
-    /// The family that it is of, if that is in the table.
+    /// Its family, if that is in the table.
     pub fn family(&self) -> Option<&'static Architecture> {
         match &self.student {
             Some(student) => Some(student.architecture),
@@ -142,7 +142,7 @@ impl Model {
         })
     }
 
-    /// What the keys of a GGUF file say, when this suite wrote it of a model with BitLinears.
+    /// What the keys of a GGUF file say, when ckpt wrote it from a model with BitLinears.
     fn of_our_gguf(&self) -> Option<&Given> {
         let given = self.given.as_ref().ok().filter(|_| self.is_gguf)?;
         [given.use_bitlinear_attn, given.use_bitlinear_ffn].contains(&Some(true)).then_some(given)
@@ -154,7 +154,7 @@ impl Model {
             || self.quantization.as_ref().is_some_and(Quantization::is_bitnet)
     }
 
-    /// What a BitLinear of it adds to mean|W|: what its configuration says, else 1e-5 for Hugging Face's BitNet, as
+    /// What a BitLinear of it adds to mean|W|: by its configuration, else 1e-5 for Hugging Face's BitNet, as
     /// transformers' `BitLinear` has it, and the student's 1e-8 for others.
     pub fn quantization_eps(&self) -> f64 {
         let student = self.student.as_ref().map(|s| s.quantization_eps);
@@ -183,13 +183,17 @@ impl Model {
             },
             (None, None) => Default::default(),
         };
-        ModelRecord { architecture: self.architecture.clone(), config, assumed: self.assumed.clone() }
+        ModelRecord {
+            architecture: self.architecture.clone(),
+            config,
+            assumed: self.assumed.iter().map(Assumption::to_string).collect(),
+        }
     }
 }
 
 impl Checkpoint {
-    /// The configuration of its model: the student's, or what config.json or the keys of a GGUF file tell of one that is
-    /// in the table.
+    /// The configuration of its model: the student's, or that of config.json or the keys of a GGUF file if the
+    /// architecture is in the table.
     ///
     /// # Errors
     /// Those of [`Model::given`], and `Missing`.
@@ -203,10 +207,10 @@ impl Checkpoint {
         given.tie_word_embeddings = Some(names.is_tied());
         if let Format::Gguf { .. } = self.format {
             given.vocab_size = rows;
-            if given.architecture.is_some_and(|a| a.biases == Biases::Told) {
+            if given.architecture.is_some_and(|a| a.biases == Biases::Configured) {
                 given.attention_bias = Some(names.attention_bias());
             }
-            // Numbers that a file does not have are what llama.cpp takes them for.
+            // Numbers that a file lacks have llama.cpp's defaults.
             let base = *given.rope_base.get_or_insert(1e4);
             let factors = || self.values(names.get(Role::RopeFactors)?).ok();
             given.rope_scaling = given.rope_scaling.or_else(|| RopeScaling::of_factors(&factors()?, base));
@@ -240,56 +244,30 @@ fn given_config(metadata: &Value) -> Option<&Value> {
 }
 
 fn student(tensors: &[TensorInfo], metadata: &Value) -> Option<Model> {
-    // Names that begin with `model.` are Hugging Face's unless the trainer's own config stands beside them.
+    // Names that begin with `model.` are Hugging Face's unless the trainer's own config is saved with them.
     let given_model = lookup(metadata, "config.model").or_else(|| lookup(metadata, "config"));
     let hf_style = tensors.iter().any(|t| t.name == "model.embed_tokens.weight");
     if hf_style && given_config(metadata).is_none() {
         return None;
     }
-    // Under GGUF's names it may be anything that has such tensors.
+    // With GGUF's names it may be any architecture with such tensors.
     if names::style_of(tensors.iter().map(|t| t.name.as_str())) == Some(Style::Gguf) {
         return None;
     }
     let shapes = Names::new(tensors, &STUDENT, Style::Student, without_state_dict).shapes()?;
-    let mut said = Vec::new();
     let given = given_model.map_or_else(|| Ok(Given::default()), Given::of_trainer);
-    match &given {
-        Err(ConfigError::NotUnderstood(error)) => {
-            said.push(format!("the checkpoint's config is not understood and not used: {error}"));
-        }
-        Err(error) => said.push(format!("the checkpoint's config is not used: {error}")),
-        Ok(_) => {}
-    }
-    let told = given.clone().unwrap_or_default();
-    let (config, assumed) = shapes.configure(&STUDENT, &[&told]);
-    if !assumed.is_empty() {
-        said.push(format!("not told by names, shapes or config, so assumed: {}", list(assumed)));
+    let (config, settings) = shapes.configure(&STUDENT, &[&given.clone().unwrap_or_default()]);
+    let mut assumed: Vec<Assumption> =
+        given.as_ref().err().cloned().map(Assumption::ConfigNotUsed).into_iter().collect();
+    if !settings.is_empty() {
+        assumed.push(Assumption::Settings(settings));
     }
     Some(Model {
         architecture: STUDENT.name.into(),
         student: Some(config),
         config: given_model.cloned(),
-        assumed: said,
+        assumed,
         given,
         ..Model::default()
     })
-}
-
-/// What was assumed, in the order in which records have it.
-fn list(mut assumed: Vec<Assumed>) -> String {
-    const ORDER: [&str; 7] = [
-        "head_dim",
-        "max_seq_len",
-        "rope_base",
-        "quantization_eps",
-        "norm_eps",
-        "attn_logit_soft_cap",
-        "final_logit_soft_cap",
-    ];
-    assumed.sort_by_key(|a| ORDER.iter().position(|setting| *setting == a.setting).unwrap_or(ORDER.len()));
-    let said = assumed.iter().map(|a| match a.value {
-        Setting::Number(x) if x < 1e-3 => format!("{} {x:e}", a.setting),
-        value => format!("{} {value}", a.setting),
-    });
-    said.collect::<Vec<_>>().join(", ")
 }

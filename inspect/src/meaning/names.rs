@@ -1,5 +1,5 @@
-//! Tensor names: between the student's, Hugging Face's and GGUF's, and the part in the model that each names. All of it
-//! is read from the [table of architectures](super::architecture).
+//! Tensor names: translation between the student's, Hugging Face's and GGUF's, and the part of the model that each
+//! refers to. All of it follows from the [table of architectures](super::architecture).
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -10,7 +10,7 @@ use super::given::Shapes;
 use crate::group::without_state_dict;
 use crate::{Checkpoint, Format, Group, TensorInfo};
 
-/// Who calls a tensor what.
+/// A naming scheme of tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Style {
@@ -75,7 +75,7 @@ impl Architecture {
         parsed.role(self.tensors.iter().find(|t| parsed.is(t))?)
     }
 
-    /// What `style` calls a tensor of `role`; `None` where it has no word for it.
+    /// The name of a tensor of `role` in `style`; `None` if it has none.
     pub fn name(&self, role: Role, style: Style) -> Option<String> {
         let tensor = self.tensor(role)?;
         let module = match style {
@@ -92,7 +92,8 @@ impl Architecture {
     }
 }
 
-/// The part that `name`, of any style, has in the models of some architecture; without what surrounds it in state dicts.
+/// The part that `name`, of any style, has in the models of some architecture; without what surrounds it in state
+/// dicts.
 pub fn role(name: &str) -> Option<Role> {
     let name = canonical(name);
     TABLE.into_iter().find_map(|architecture| architecture.role(&name))
@@ -111,7 +112,7 @@ pub fn canonical(name: &str) -> Cow<'_, str> {
     from_gguf(name).map_or(Cow::Borrowed(name), Cow::Owned)
 }
 
-/// `name`, of any style, in `style`; `None` where that style has no word for it.
+/// `name`, of any style, in `style`; `None` if that style has no such name.
 pub fn translate(name: &str, style: Style) -> Option<String> {
     let name = canonical(name);
     match style {
@@ -141,8 +142,8 @@ pub fn style_of<'n>(names: impl IntoIterator<Item = &'n str>) -> Option<Style> {
 }
 
 /// Whether the shapes of a GGUF file are those of a model whose sizes were written in PyTorch's order: whether all
-/// matrices that must be as wide as the embedding are that high instead, or the other way round. The embedding is as wide
-/// as the file's keys say, or else as the first norm of the residual stream.
+/// matrices that must be as wide as the embedding are that high instead, or the other way round. The embedding is as
+/// wide as the file's keys say, or else as the first norm of the residual stream.
 pub(super) fn is_transposed<'n>(
     width: Option<u64>,
     tensors: impl Iterator<Item = (&'n str, &'n [usize])> + Clone,
@@ -207,7 +208,7 @@ fn to_gguf(name: &str) -> Option<String> {
 pub struct Names<'a> {
     architecture: &'static Architecture,
     roles: HashMap<Role, &'a TensorInfo>,
-    /// How they are called.
+    /// The style of their names.
     style: Style,
     /// Weights inside layers that no part of the model uses, such as biases and further norms.
     pub unused: Vec<&'a TensorInfo>,
@@ -228,7 +229,7 @@ impl<'a> Names<'a> {
         Self::new(&checkpoint.tensors, architecture, style, bare)
     }
 
-    /// Of `tensors`, whose names are what `bare` leaves of them.
+    /// The roles of `tensors`, by the part of their names that `bare` returns.
     pub(super) fn new(
         tensors: &'a [TensorInfo],
         architecture: &'static Architecture,
@@ -252,17 +253,17 @@ impl<'a> Names<'a> {
         Names { architecture, roles, style, unused }
     }
 
-    /// What a tensor of `role` is called in such a checkpoint, whether it is there or not.
+    /// The name of a tensor of `role` in such a checkpoint, which may lack it.
     pub fn called(&self, role: Role) -> String {
         self.architecture.name(role, self.style).unwrap_or_default()
     }
 
-    /// The tensor that plays `role`.
+    /// The tensor with `role`.
     pub fn get(&self, role: Role) -> Option<&'a TensorInfo> {
         self.roles.get(&role).copied()
     }
 
-    /// The roles of layers that are played, in no order.
+    /// The roles that tensors have, in no order.
     pub fn played(&self) -> impl Iterator<Item = (Role, &'a TensorInfo)> {
         self.roles.iter().map(|(role, tensor)| (*role, *tensor))
     }
@@ -273,7 +274,7 @@ impl<'a> Names<'a> {
         (0..).take_while(|&n| has(n, Part::AttentionNorm) || has(n, Part::Q)).count()
     }
 
-    /// What the tensors' shapes tell, unless the embedding, Q, K or the gate are no matrices.
+    /// What the tensors' shapes show, unless the embedding, Q, K or the gate are not matrices.
     pub fn shapes(&self) -> Option<Shapes> {
         let matrix = |role| match self.get(role)?.shape.as_slice() {
             &[rows, cols] => Some((rows, cols)),
@@ -324,7 +325,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_any_style_are_told_apart() {
+    fn names_of_any_style_are_distinguished() {
         assert_eq!(
             translate("layers.0.self_attn.q_proj.weight", Style::Gguf).unwrap(),
             "blk.0.attn_q.weight"

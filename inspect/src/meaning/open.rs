@@ -32,7 +32,7 @@ pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint> {
     open_with(path, &OpenOptions::default())
 }
 
-/// Opens the checkpoint that `bytes` are: one file, which is called `name` in messages and wherever a path is.
+/// Opens a checkpoint in memory: the `bytes` of one file, which is called `name` in messages and in place of its path.
 ///
 /// ```
 /// let header = br#"{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#;
@@ -52,12 +52,12 @@ pub fn open_bytes(name: impl AsRef<Path>, bytes: impl Into<SharedBytes>) -> Resu
     open_bytes_with(name, bytes, &OpenOptions::default())
 }
 
-/// What a checkpoint cannot tell of itself.
+/// What a checkpoint does not record about itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OpenOptions {
-    /// Which layout I2_S tensors of GGUF files have. Without it the tensors' rows tell, or else x86 is assumed and a
-    /// warning says so.
+    /// Which layout I2_S tensors of GGUF files have. Without it the layout is derived from the tensors' rows, or else
+    /// x86 is assumed with a warning.
     pub i2s_layout: Option<I2sLayout>,
 }
 
@@ -81,7 +81,7 @@ pub enum I2sLayout {
 }
 
 impl I2sLayout {
-    /// The packing it is.
+    /// The packing of this layout.
     pub fn packing(self) -> TernaryPacking {
         match self {
             I2sLayout::X86 => TernaryPacking::BitnetX86,
@@ -100,13 +100,13 @@ impl std::str::FromStr for I2sLayout {
             "x86" => Ok(I2sLayout::X86),
             "arm" => Ok(I2sLayout::Arm),
             "rows" => Ok(I2sLayout::Rows),
-            _ => Err(Error::unsupported(format!("`{}` is no I2_S layout", name.escape_debug()))
-                .hint("there are x86, arm and rows")),
+            _ => Err(Error::unsupported(format!("`{}` is not an I2_S layout", name.escape_debug()))
+                .hint("the layouts are x86, arm and rows")),
         }
     }
 }
 
-/// [`open`], told what the checkpoint cannot tell.
+/// [`open`], given what the checkpoint does not record.
 ///
 /// # Errors
 /// Those of [`open`].
@@ -117,7 +117,7 @@ pub fn open_with(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Checkp
     assemble(path, set.files.iter().map(opened).collect(), &set, options)
 }
 
-/// [`open_bytes`], told what the checkpoint cannot tell.
+/// [`open_bytes`], given what the checkpoint does not record.
 ///
 /// # Errors
 /// Those of [`open`].
@@ -132,7 +132,7 @@ pub fn open_bytes_with(
     assemble(name, vec![file], &Set::default(), options)
 }
 
-/// The checkpoint that `files`, those of `set`, make.
+/// The checkpoint in `files`, which are those of `set`.
 pub(crate) fn assemble(
     path: &Path,
     files: Vec<Opened>,
@@ -160,7 +160,7 @@ pub(crate) fn assemble(
     Ok(checkpoint)
 }
 
-/// What `source` holds, a GGUF file whose sizes are in PyTorch's order as it was meant.
+/// The contents of `source`; a GGUF file whose sizes are in PyTorch's order is read as intended.
 fn read(source: &Arc<Source>) -> Result<Contents> {
     let contents = format::read(source)?;
     let tensors = contents.tensors.iter().map(|t| (t.name.as_str(), t.shape.as_slice()));
@@ -202,7 +202,7 @@ fn complete(checkpoint: &mut Checkpoint, set: &Set, options: &OpenOptions) {
     }
 }
 
-/// Marks a tensor that does not lie within its storage, and those that share its fate.
+/// Marks tensors that are not within their storage.
 fn check(tensor: &mut TensorInfo) {
     if tensor.damage.is_some() {
         return;
@@ -229,17 +229,17 @@ mod tests {
     use super::*;
     use crate::bytes::tests::Fetched;
 
-    /// The checkpoint that `bytes` are where every range has to be fetched.
+    /// The checkpoint in `bytes`, opened from a source that has to fetch every range.
     fn open_fetched(path: &Path, bytes: &[u8]) -> Result<Checkpoint> {
         let source = Ok(Source::of(path, Stamp::never(path), Fetched(bytes.to_vec())));
         let file = Opened { path: path.to_path_buf(), source, read: format::read };
         assemble(path, vec![file], &Set::default(), &OpenOptions::default())
     }
 
-    /// All that can be told of a checkpoint.
-    fn told(opened: Result<Checkpoint>) -> std::result::Result<Vec<String>, String> {
+    /// Everything that is known of a checkpoint.
+    fn summary(opened: Result<Checkpoint>) -> std::result::Result<Vec<String>, String> {
         let checkpoint = opened.map_err(|e| e.to_string())?;
-        let mut told = vec![format!(
+        let mut summary = vec![format!(
             "{:?} {:?} {:?} {:?} {:?} {:?} {:?}",
             checkpoint.format,
             checkpoint.metadata,
@@ -252,13 +252,13 @@ mod tests {
         for tensor in &checkpoint.tensors {
             let bytes =
                 checkpoint.tensor_bytes(tensor).map(|b| crc32fast::hash(&b)).map_err(|e| e.to_string());
-            told.push(format!("{tensor:?} {bytes:?}"));
+            summary.push(format!("{tensor:?} {bytes:?}"));
         }
-        Ok(told)
+        Ok(summary)
     }
 
     #[test]
-    fn fetched_ranges_tell_what_a_map_tells() {
+    fn fetched_ranges_give_the_same_as_a_map() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let folders = ["../tests/fixtures/formats", "../tests/fixtures/packed", "tests/data"];
         let mut seen = 0;
@@ -273,8 +273,8 @@ mod tests {
                     let bytes = &bytes[..cut];
                     let at = format!("{} up to {cut}", path.display());
                     assert_eq!(
-                        told(open_fetched(&path, bytes)),
-                        told(open_bytes(&path, bytes.to_vec())),
+                        summary(open_fetched(&path, bytes)),
+                        summary(open_bytes(&path, bytes.to_vec())),
                         "{at}"
                     );
                 }

@@ -3,8 +3,8 @@
 //!
 //! Optimizer state dicts are PyTorch's: `{state: {i: {…}}, param_groups: [{lr, weight_decay, …, params: [i, …]}]}`,
 //! parameters numbered from group to group, within a group in the model's order. Several optimizers lie side by side
-//! (`{muon: …, adamw: …}`). Which weight has which number the file does not say: it is found by the shapes of the
-//! moments, else by counts, and where neither decides it stays open.
+//! (`{muon: …, adamw: …}`). The file does not say which weight has which number: that is derived from the shapes of the
+//! moments, else from counts; if neither decides, it stays unknown.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -15,7 +15,7 @@ use crate::metadata::{HashableValue, Value, as_f64, as_u64, key_text, lookup};
 use crate::tensor::TensorInfo;
 use crate::{Group, without_state_dict};
 
-/// How training was set when a checkpoint was written.
+/// The training settings when a checkpoint was written.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct TrainingRecord {
@@ -37,7 +37,7 @@ pub struct TrainingRecord {
 pub struct ParamGroup {
     /// Where it is, as a metadata path such as `optimizer_state_dict.muon.param_groups.0`.
     pub path: String,
-    /// Which optimizer it is a group of.
+    /// The optimizer that it belongs to.
     pub kind: Kind,
     /// Learning rate.
     pub lr: Option<f64>,
@@ -45,24 +45,24 @@ pub struct ParamGroup {
     pub weight_decay: Option<f64>,
     /// Momentum of SGD and Muon.
     pub momentum: Option<f64>,
-    /// Share of the gradient that SGD's momentum leaves out.
+    /// SGD's dampening: the share of the gradient that is not added to the momentum.
     pub dampening: Option<f64>,
     /// Whether the momentum is Nesterov's.
     pub nesterov: bool,
-    /// Whether this is Muon in the form that scales what it orthogonalised back to the size it had, so that steps shrink
-    /// with the gradient.
+    /// Whether this is Muon in the form that scales what it orthogonalised back to the size it had, so that steps
+    /// shrink with the gradient.
     #[serde(default)]
     pub keeps_size: bool,
     /// Whether a polarizer follows its steps, which pushes small weights away from zero.
     #[serde(default)]
     pub polarized: bool,
-    /// Weights that it certainly drives, as indices of the record's tensors, rising.
+    /// Weights that it certainly updates, as ascending indices of the record's tensors.
     pub tensors: Vec<u32>,
     /// For each of `tensors`, in the same order, the indices of its moments among the record's tensors.
     pub moments: Vec<Vec<u32>>,
 }
 
-/// Optimizers as far as they can be told apart.
+/// Optimizers, as far as they can be distinguished.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -72,7 +72,7 @@ pub enum Kind {
     /// Adam that adds weight decay to the gradient, which its second moment then divides out.
     #[serde(rename = "adam-l2")]
     AdamL2,
-    /// One of the two: state dicts before PyTorch 2.6 do not tell them apart.
+    /// One of the two: state dicts before PyTorch 2.6 do not distinguish them.
     #[serde(rename = "adam-or-adamw")]
     AdamEither,
     /// Stochastic gradient descent, with or without momentum.
@@ -94,7 +94,7 @@ pub enum Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DecayRule {
-    /// w ← (1 - lr·wd) w beside the step.
+    /// w ← (1 - lr·wd) w, separate from the gradient step.
     Decoupled,
     /// wd·w is added to the gradient and goes through the momentum.
     InGradient,
@@ -105,12 +105,13 @@ pub enum DecayRule {
 /// What is known of one kind of optimizer. A new kind is a line of [`KINDS`].
 struct Facts {
     kind: Kind,
-    /// The name people use.
+    /// Its name for people.
     name: &'static str,
-    /// What its state keeps of each parameter, besides a count of steps.
+    /// What its state stores for each parameter, besides a count of steps.
     state: &'static [&'static str],
     decay: DecayRule,
-    /// Whether a parameter group is one of its: by the settings that only this kind has, else by what the file calls it.
+    /// Whether a parameter group is one of its: by the settings that only this kind has, else by what the file calls
+    /// it.
     has: fn(&Signs<'_>) -> bool,
 }
 
@@ -118,20 +119,20 @@ struct Facts {
 pub(crate) const FIRST: &str = "exp_avg";
 /// Running mean of its square.
 pub(crate) const SECOND: &str = "exp_avg_sq";
-/// Momentum of SGD, Muon and their kin.
+/// Momentum of SGD, Muon and similar optimizers.
 pub(crate) const MOMENTUM: &str = "momentum_buffer";
 
-/// What an optimizer keeps of a parameter, by the last part of its name.
+/// State that an optimizer stores for a parameter, by the last part of its name.
 pub(crate) struct State {
-    /// That part.
+    /// The last part of its name.
     pub name: &'static str,
     /// Whether it has the parameter's shape.
     pub whole: bool,
-    /// Whether nothing but an optimizer calls a tensor so.
+    /// Whether only optimizers use this name.
     pub certain: bool,
 }
 
-/// The state that optimizers are known to keep.
+/// The state that optimizers are known to store.
 pub(crate) static STATE: [State; 12] = {
     const fn state(name: &'static str, whole: bool, certain: bool) -> State {
         State { name, whole, certain }
@@ -152,7 +153,7 @@ pub(crate) static STATE: [State; 12] = {
     ]
 };
 
-/// Of kinds that a group has the signs of, the first one counts.
+/// If a group matches several kinds, the first one is taken.
 static KINDS: [Facts; 9] = {
     use DecayRule::*;
     const MOMENTS: &[&str] = &[FIRST, SECOND];
@@ -192,7 +193,7 @@ static KINDS: [Facts; 9] = {
             sgd(g) && g.decoupled() == Some(true)
         }),
         facts(Kind::Sgd, "SGD", BUFFER, InGradient, sgd),
-        facts(Kind::Unknown, "an optimizer not known here", &[], Decoupled, |_| true),
+        facts(Kind::Unknown, "an unknown optimizer", &[], Decoupled, |_| true),
     ]
 };
 
@@ -201,12 +202,12 @@ impl Kind {
         KINDS.iter().find(|facts| facts.kind == self).expect("every kind has a line")
     }
 
-    /// The name people use.
+    /// Its name for people.
     pub fn name(self) -> &'static str {
         self.facts().name
     }
 
-    /// What its state dict keeps of each parameter, besides a count of steps.
+    /// What its state dict stores for each parameter, besides a count of steps.
     pub fn state(self) -> &'static [&'static str] {
         self.facts().state
     }
@@ -217,7 +218,7 @@ impl Kind {
     }
 }
 
-/// What a file says of a parameter group that tells its optimizer.
+/// What a file says about a parameter group that identifies its optimizer.
 struct Signs<'a> {
     group: &'a Value,
     /// The key that the optimizer is saved under, in lower case.
@@ -295,7 +296,7 @@ fn sgd_rate(lr: f64, weight_decay: f64, momentum: f64, dampening: f64, nesterov:
 }
 
 impl TrainingRecord {
-    /// The group that drives tensor `index` of the record.
+    /// The group that updates tensor `index` of the record.
     pub fn group_of(&self, index: usize) -> Option<&ParamGroup> {
         Some(self.find(index)?.0)
     }
@@ -313,7 +314,7 @@ impl TrainingRecord {
 
 /// Optimizers are looked for this deep among the plain values.
 const DEEPEST: usize = 5;
-/// No file has more parameter groups of use.
+/// More parameter groups than any real file has.
 const MOST_GROUPS: usize = 4096;
 
 /// The training settings of `checkpoint`; `None` where it has none.
@@ -392,7 +393,7 @@ fn state_dicts<'v>(value: &'v Value, path: &str, depth: usize, found: &mut Vec<(
     }
 }
 
-/// What optimizers are given: weights in the model's order, tied ones once, without buffers.
+/// The parameters that optimizers get: weights in the model's order, tied ones once, without buffers.
 fn parameters(checkpoint: &Checkpoint) -> Vec<usize> {
     let buffer = |t: &TensorInfo| {
         ["running_mean", "running_var", "inv_freq"].iter().any(|name| t.name.ends_with(name))
@@ -455,7 +456,7 @@ impl<'v> Numbers<'v> {
     }
 }
 
-/// For each group the tensors it drives, each with its number.
+/// For each group the tensors it updates, each with its number.
 type Driven = Vec<Vec<(usize, Option<u64>)>>;
 
 impl StateDict<'_> {
@@ -487,7 +488,8 @@ impl StateDict<'_> {
             momentum: number("momentum"),
             dampening: number("dampening"),
             nesterov: matches!(lookup(group, "nesterov"), Some(Value::Bool(true))),
-            // `ckpt train` has both forms, and says which; the seed, whose form it is, has no word for it.
+            // `ckpt train` has both forms and records which; the original trainer of bitnet-student records nothing and
+            // has this one.
             keeps_size: match lookup(group, "keeps_size") {
                 Some(Value::Bool(keeps)) => *keeps,
                 _ => lookup(group, "ns_iters").is_some(),
@@ -513,7 +515,7 @@ impl StateDict<'_> {
         Signs { group, called, configured: self.configured() }.kind()
     }
 
-    /// Whether a polarizer was saved beside the optimizer, or beside those that it is one of.
+    /// Whether a polarizer was saved with the optimizer, or with the optimizers that include it.
     fn polarized(&self) -> bool {
         let above = self.path.rsplit_once('.').map_or("", |(above, _)| above);
         [self.path, above].iter().any(|path| {
@@ -552,7 +554,7 @@ impl StateDict<'_> {
         Some(&self.checkpoint.tensors[*whole].shape)
     }
 
-    /// Which of `parameters` each group drives.
+    /// Which of `parameters` each group updates.
     fn assign(&self, parameters: &[usize], groups: &[Numbers<'_>]) -> Driven {
         let tensor = |p: usize| &self.checkpoint.tensors[p];
         if groups.iter().all(|g| g.names.is_some()) {

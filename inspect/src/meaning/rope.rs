@@ -1,4 +1,4 @@
-//! How rotary positions are stretched: `rope_scaling` of config.json and of the trainer's configuration, and the keys and
+//! How rotary positions are scaled: `rope_scaling` of config.json and of the trainer's configuration, and the keys and
 //! the tensor that GGUF has for it.
 
 use std::f64::consts::TAU;
@@ -9,14 +9,14 @@ use serde_json::{Map, Value as Json, json};
 use crate::gguf::Keys;
 use crate::metadata::{Value, as_f64, whole_json};
 
-/// `rope_scaling` as JSON text, for this suite: GGUF has no words for some of it.
+/// `rope_scaling` as JSON text, for ckpt: GGUF cannot express some of it.
 const KEY: &str = "ckpt.rope_scaling";
 
-/// How rotary positions are stretched beyond the length that the model was trained with.
+/// How rotary positions are scaled beyond the length that the model was trained with.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum RopeScaling {
-    /// Not at all.
+    /// No scaling.
     #[default]
     None,
     /// All positions divided by a factor.
@@ -35,25 +35,25 @@ pub enum RopeScaling {
         /// Length that the model was trained with.
         original_max_position_embeddings: f64,
     },
-    /// YaRN: as Llama 3's by the number of turns, and attention scores made larger.
+    /// YaRN: like Llama 3's, by the number of rotations, and with larger attention scores.
     Yarn {
         /// The divisor of long wavelengths.
         factor: f64,
-        /// Length that the model was trained with, where it is told.
+        /// Length that the model was trained with, if it is given.
         original_max_position_embeddings: Option<f64>,
-        /// What else is told, under config.json's names.
+        /// Further parameters, under config.json's names.
         more: Map<String, Json>,
     },
     /// A kind that is not known here, or one that lacks what it needs.
     Other {
         /// Its name.
         kind: String,
-        /// What is told of it, under config.json's names.
+        /// Its parameters, under config.json's names.
         parameters: Map<String, Json>,
     },
 }
 
-/// What kinds need beside their name.
+/// The parameters that each kind needs.
 const NEEDED: [(&str, &[&str]); 3] = [
     ("linear", &["factor"]),
     ("llama3", &["factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"]),
@@ -62,19 +62,19 @@ const NEEDED: [(&str, &[&str]); 3] = [
 
 impl RopeScaling {
     /// What `rope_scaling` or `rope_parameters` of a configuration says.
-    pub fn of_config(told: &Value) -> RopeScaling {
-        Self::of_json(whole_json(told))
+    pub fn of_config(config: &Value) -> RopeScaling {
+        Self::of_json(whole_json(config))
     }
 
-    fn of_json(told: Json) -> RopeScaling {
-        let mut parameters = match told {
+    fn of_json(config: Json) -> RopeScaling {
+        let mut parameters = match config {
             Json::Null => return RopeScaling::None,
             Json::Object(parameters) => parameters,
             other => return RopeScaling::Other { kind: other.to_string(), parameters: Map::new() },
         };
         // `type` is the older name, which many files have beside the newer one. The base is not of the scaling.
         let [kind, older, _] = ["rope_type", "type", "rope_theta"].map(|key| parameters.shift_remove(key));
-        let kind = match [kind, older].into_iter().flatten().find(|told| !told.is_null()) {
+        let kind = match [kind, older].into_iter().flatten().find(|config| !config.is_null()) {
             None => return RopeScaling::None,
             Some(Json::String(kind)) => kind,
             Some(other) => other.to_string(),
@@ -85,7 +85,7 @@ impl RopeScaling {
         known(&kind, &parameters).unwrap_or(RopeScaling::Other { kind, parameters })
     }
 
-    /// The kind, as config.json calls it.
+    /// The kind's name in config.json.
     pub fn kind(&self) -> &str {
         match self {
             RopeScaling::None => "default",
@@ -96,7 +96,7 @@ impl RopeScaling {
         }
     }
 
-    /// What it lacks, of a kind that is known.
+    /// The parameters that it lacks, if its kind is known.
     pub fn missing(&self) -> Option<&'static str> {
         match self {
             RopeScaling::Other { kind, parameters } => missing(kind, parameters),
@@ -104,14 +104,14 @@ impl RopeScaling {
         }
     }
 
-    /// As config.json says it; `None` for not at all.
+    /// The form in config.json; `None` for no scaling.
     pub fn to_json(&self) -> Option<Json> {
-        let mut told = Map::from_iter([("rope_type".to_string(), json!(self.kind()))]);
-        let mut tell = |key: &str, value: Json| told.insert(key.into(), value);
+        let mut config = Map::from_iter([("rope_type".to_string(), json!(self.kind()))]);
+        let mut put = |key: &str, value: Json| config.insert(key.into(), value);
         match self {
             RopeScaling::None => return None,
             RopeScaling::Linear { factor } => {
-                tell("factor", json!(factor));
+                put("factor", json!(factor));
             }
             RopeScaling::Llama3 {
                 factor,
@@ -119,32 +119,32 @@ impl RopeScaling {
                 high_freq_factor,
                 original_max_position_embeddings,
             } => {
-                tell("factor", json!(factor));
-                tell("low_freq_factor", json!(low_freq_factor));
-                tell("high_freq_factor", json!(high_freq_factor));
-                tell(ORIGINAL, positions(*original_max_position_embeddings));
+                put("factor", json!(factor));
+                put("low_freq_factor", json!(low_freq_factor));
+                put("high_freq_factor", json!(high_freq_factor));
+                put(ORIGINAL, positions(*original_max_position_embeddings));
             }
             RopeScaling::Yarn { factor, original_max_position_embeddings, more } => {
-                tell("factor", json!(factor));
+                put("factor", json!(factor));
                 if let Some(original) = original_max_position_embeddings {
-                    tell(ORIGINAL, positions(*original));
+                    put(ORIGINAL, positions(*original));
                 }
-                told.extend(more.clone());
+                config.extend(more.clone());
             }
-            RopeScaling::Other { parameters, .. } => told.extend(parameters.clone()),
+            RopeScaling::Other { parameters, .. } => config.extend(parameters.clone()),
         }
-        Some(Json::Object(told))
+        Some(Json::Object(config))
     }
 
-    /// Whether GGUF has words for it that other runners know.
+    /// Whether GGUF has keys for it that other programs know.
     pub fn is_known_in_gguf(&self) -> bool {
         !matches!(self, RopeScaling::Other { .. })
     }
 
-    /// Writes what GGUF has keys for into `keys`, for `architecture`, and all of it under this suite's own. Llama 3's
+    /// Writes what GGUF has keys for into `keys`, for `architecture`, and all of it under ckpt's own key. Llama 3's
     /// factors are a tensor there.
     pub(super) fn to_gguf(&self, architecture: &str, keys: &mut Keys) {
-        let Some(told) = self.to_json() else { return };
+        let Some(config) = self.to_json() else { return };
         let (factor, original) = match self {
             RopeScaling::Linear { factor } => (Some(*factor), None),
             RopeScaling::Yarn { factor, original_max_position_embeddings, .. } => {
@@ -160,18 +160,18 @@ impl RopeScaling {
         if let Some(original) = original {
             keys.set(&name("original_context_length"), &(original as u32));
         }
-        keys.set(KEY, told.to_string().as_str());
+        keys.set(KEY, config.to_string().as_str());
     }
 
-    /// What the keys of a GGUF file say, `own` by their full names; `None` where they say nothing.
+    /// The scaling in the keys of a GGUF file, with full names for `own`; `None` if they have none.
     pub(super) fn of_gguf<'v>(
         architecture: &str,
         own: &dyn Fn(&str) -> Option<&'v Value>,
     ) -> Option<RopeScaling> {
         match own(KEY) {
             Some(Value::String(text)) => {
-                let told = serde_json::from_str(text).unwrap_or_else(|_| json!(text));
-                return Some(Self::of_json(told));
+                let config = serde_json::from_str(text).unwrap_or_else(|_| json!(text));
+                return Some(Self::of_json(config));
             }
             Some(other) => return Some(Self::of_json(json!(format!("{other:?}")))),
             None => {}
@@ -181,17 +181,17 @@ impl RopeScaling {
             Value::String(kind) => json!(kind),
             other => json!(format!("{other:?}")),
         };
-        let mut told =
+        let mut config =
             json!({"rope_type": kind, "factor": of_model("factor").and_then(single).unwrap_or(1.0)});
         if let Some(original) = of_model("original_context_length").and_then(as_f64) {
-            told[ORIGINAL] = positions(original);
+            config[ORIGINAL] = positions(original);
         }
-        Some(Self::of_json(told))
+        Some(Self::of_json(config))
     }
 
-    /// What Llama 3 divides each rotary frequency by, one for two elements of a head: 1 for short waves, `factor` for long
-    /// ones, and a smooth way between (`_compute_llama3_parameters` of transformers; `rope_freqs` in llama.cpp). `None`
-    /// for other kinds of scaling.
+    /// Llama 3's divisors of rotary frequencies, one per two elements of a head: 1 for short waves, `factor` for long
+    /// ones, and a smooth transition between (`_compute_llama3_parameters` of transformers; `rope_freqs` in llama.cpp).
+    /// `None` for other kinds of scaling.
     pub fn factors(&self, base: f64, head_dim: usize) -> Option<Vec<f32>> {
         const LARGEST_HEAD: usize = 1 << 16;
         let RopeScaling::Llama3 {
@@ -220,13 +220,14 @@ impl RopeScaling {
         Some((0..head_dim / 2).map(|pair| of_pair(pair) as f32).collect())
     }
 
-    /// Llama 3's parameters, of which `factors` are these. The factors only tell original / low and original / high, so
-    /// low is taken for the 1 that all of its models have. `None` where no parameters give these very factors.
+    /// The parameters of Llama 3's scaling that give these `factors`. The factors only determine original / low and
+    /// original / high, so low is assumed to be 1, as in all of its models. `None` if no parameters give exactly these
+    /// factors.
     pub fn of_factors(factors: &[f32], base: f64) -> Option<RopeScaling> {
         let head_dim = 2 * factors.len();
         let factor = f64::from(*factors.last()?);
         let turns = |pair: usize| 1.0 / (TAU * base.powf(2.0 * pair as f64 / head_dim as f64));
-        // On the way between, `smooth` is a line over 1 / wave.
+        // In the transition, `smooth` is linear in 1 / wave.
         let between = factors.iter().enumerate().filter(|(_, f)| **f > 1.0 && f64::from(**f) < factor);
         let points: Vec<(f64, f64)> = between
             .map(|(pair, f)| (turns(pair), (1.0 / f64::from(*f) - 1.0 / factor) / (1.0 - 1.0 / factor)))
@@ -240,15 +241,15 @@ impl RopeScaling {
                 (slope * range, range + 1.0)
             }
         };
-        let told = RopeScaling::Llama3 {
+        let config = RopeScaling::Llama3 {
             factor,
             low_freq_factor: 1.0,
             high_freq_factor: (high * 1000.0).round() / 1000.0,
             original_max_position_embeddings: original.round(),
         };
-        let again = told.factors(base, head_dim)?;
+        let again = config.factors(base, head_dim)?;
         let near = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-5 * a.abs();
-        factors.iter().zip(&again).all(near).then_some(told)
+        factors.iter().zip(&again).all(near).then_some(config)
     }
 }
 
@@ -276,7 +277,7 @@ fn known(kind: &str, parameters: &Map<String, Json>) -> Option<RopeScaling> {
     })
 }
 
-/// The first thing that a scaling of `kind` needs and `parameters` do not tell.
+/// The first thing that a scaling of `kind` needs and `parameters` lack.
 fn missing(kind: &str, parameters: &Map<String, Json>) -> Option<&'static str> {
     let (_, needed) = NEEDED.iter().find(|(known, _)| *known == kind)?;
     needed.iter().copied().find(|key| parameters.get(*key).and_then(Json::as_f64).is_none())
@@ -301,10 +302,10 @@ mod tests {
         for (base, head_dim, factor, original) in
             [(5e5, 64, 32.0, 8192), (5e5, 128, 8.0, 8192), (1e4, 16, 8.0, 64)]
         {
-            let told = json!({"rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0,
+            let config = json!({"rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0,
                               "high_freq_factor": 4.0, "original_max_position_embeddings": original});
-            let scaling = RopeScaling::of_json(told.clone());
-            assert_eq!(scaling.to_json(), Some(told));
+            let scaling = RopeScaling::of_json(config.clone());
+            assert_eq!(scaling.to_json(), Some(config));
             let factors = scaling.factors(base, head_dim).unwrap();
             assert_eq!(RopeScaling::of_factors(&factors, base), Some(scaling));
         }
@@ -315,15 +316,15 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_keeps_what_is_told_of_it() {
-        for told in [
+    fn every_kind_keeps_its_parameters() {
+        for config in [
             json!({"rope_type": "linear", "factor": 2.0}),
             json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768, "beta_fast": 32}),
             json!({"rope_type": "yarn", "factor": 4.0}),
             json!({"rope_type": "longrope", "short_factor": [1.0, 2.0], "long_factor": [1.5, 2.5]}),
             json!({"rope_type": "llama3", "factor": 8.0}),
         ] {
-            assert_eq!(RopeScaling::of_json(told.clone()).to_json(), Some(told));
+            assert_eq!(RopeScaling::of_json(config.clone()).to_json(), Some(config));
         }
         let older = json!({"type": "linear", "factor": 2, "rope_theta": 1e4});
         assert_eq!(RopeScaling::of_json(older), RopeScaling::Linear { factor: 2.0 });

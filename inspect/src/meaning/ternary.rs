@@ -1,5 +1,5 @@
-//! Which tensors are 2-bit ternary matrices: those outside GGUF recognised by the tensors that stand beside them, I2_S
-//! told apart by its rows. The packings themselves are in [`crate::packing`].
+//! Which tensors are 2-bit ternary matrices: outside GGUF they are recognised by the tensors next to them; the layout
+//! of I2_S is derived from its rows. The packings themselves are in [`crate::packing`].
 
 use std::collections::HashMap;
 
@@ -36,7 +36,7 @@ pub(crate) fn recognise(checkpoint: &mut Checkpoint, quantization: Option<&Quant
             (tensor.shape.as_slice(), at(".weight_scale"), may_be_bitnet)
         {
             let Some(rows) = packed_rows.checked_mul(4) else { continue };
-            // Other schemes pack into bytes too; only this one has a single scale a matrix.
+            // Other schemes pack into bytes too; only this one has a single scale per matrix.
             let Some(scale) = one_number(checkpoint, scale_at) else { continue };
             hf_scales_guessed |= quantization.is_none();
             let factor = if quantization.is_some_and(|q| q.multiplies) { scale } else { 1.0 / scale };
@@ -44,7 +44,7 @@ pub(crate) fn recognise(checkpoint: &mut Checkpoint, quantization: Option<&Quant
         } else {
             continue;
         };
-        // A packing's bytes lie one after the other; views of them in another order stay bytes.
+        // Packed bytes are contiguous; views of them in another order are left as bytes.
         if !tensor.is_contiguous() || tensor.sparse.is_some() || tensor.quantizer.is_some() {
             strided += 1;
             continue;
@@ -55,23 +55,23 @@ pub(crate) fn recognise(checkpoint: &mut Checkpoint, quantization: Option<&Quant
         become_packed(&mut checkpoint.tensors[i], packing, shape, scale);
     }
     if strided > 0 {
-        let text = format!(
-            "{strided} packed matrices are strided views, which are not unpacked: they are read as the bytes that they are"
-        );
+        let are = if strided == 1 { "matrix is a strided view" } else { "matrices are strided views" };
+        let text = format!("{strided} packed {are}, which cannot be unpacked; raw bytes are shown");
         checkpoint.warnings.push(Notice::new(NoticeKind::NotShown, text));
     }
     let unscaled =
         checkpoint.tensors.iter().filter(|t| t.dtype == DType::Ternary(TernaryPacking::I2sUnscaled)).count();
     if unscaled > 0 {
+        let store = if unscaled == 1 { "matrix stores" } else { "matrices store" };
         let text = format!(
-            "{unscaled} packed matrices keep only signs: their scales are lost, so std and levels say nothing about collapse"
+            "{unscaled} packed {store} only codes: the scale is lost, so std and verdict say nothing about collapse"
         );
         checkpoint.warnings.push(Notice::new(NoticeKind::LostScale, text));
     }
     if hf_scales_guessed {
         checkpoint.warnings.push(Notice::new(
             NoticeKind::AssumedLayout,
-            "no quantization_config says how weight_scale is applied; assumed `bitlinear` (output divided by it)",
+            "no quantization_config says how weight_scale is applied; assumed `bitlinear` (the output is divided by it)",
         ));
     }
 }
@@ -80,7 +80,7 @@ fn become_packed(tensor: &mut TensorInfo, packing: TernaryPacking, shape: Vec<us
     let packed = tensor.numel();
     let dtype = DType::Ternary(packing);
     if numel(&shape).is_none() || dtype.bytes_for(&shape) != Some(packed) {
-        let what = format!("{packed} packed bytes do not hold its recorded shape {shape:?}");
+        let what = format!("{packed} packed bytes do not fit its recorded shape {shape:?}");
         tensor.damage = Some(Damage::new(DamageKind::Shape, what));
         return;
     }
@@ -127,7 +127,7 @@ fn one_number(checkpoint: &Checkpoint, at: usize) -> Option<f32> {
 }
 
 /// Decides which layout the I2_S tensors of a GGUF checkpoint have: the one given, else ARM's where rows do not fill
-/// x86 blocks, else x86's, which is an assumption and said.
+/// x86 blocks, else x86's, which is assumed with a notice.
 pub(crate) fn settle_i2s(checkpoint: &mut Checkpoint, given: Option<I2sLayout>) {
     let is_i2s = |t: &&mut TensorInfo| t.dtype == DType::Ternary(TernaryPacking::BitnetX86);
     let mut tensors: Vec<&mut TensorInfo> = checkpoint.tensors.iter_mut().filter(is_i2s).collect();
@@ -142,14 +142,14 @@ pub(crate) fn settle_i2s(checkpoint: &mut Checkpoint, given: Option<I2sLayout>) 
         None if tensors.iter().any(only_arm) => {
             checkpoint.warnings.push(Notice::new(
                 NoticeKind::AssumedLayout,
-                "its I2_S rows do not fill blocks of 128, so they are read in the layout of ARM builds (`--i2s-layout` says otherwise)",
+                "its I2_S rows do not fill blocks of 128, so the layout `arm` was assumed; the I2_S layout can be given as x86, arm or rows",
             ));
             I2sLayout::Arm
         }
         None => {
             checkpoint.warnings.push(Notice::new(
                 NoticeKind::AssumedLayout,
-                "I2_S does not say which build of bitnet.cpp wrote it; assumed the x86 layout (`--i2s-layout x86`), others are `arm` and `rows`",
+                "I2_S does not record which build of bitnet.cpp wrote it; the layout `x86` was assumed; the I2_S layout can be given as x86, arm or rows",
             ));
             I2sLayout::X86
         }
@@ -157,8 +157,8 @@ pub(crate) fn settle_i2s(checkpoint: &mut Checkpoint, given: Option<I2sLayout>) 
     tensors.iter_mut().for_each(|t| t.dtype = DType::Ternary(layout.packing()));
 }
 
-/// Gives the block-quantized matrices of a GGUF checkpoint the scale that stands beside them: llama.cpp multiplies what
-/// comes out of `L.weight` by the one number in `L.scale`.
+/// Gives the block-quantized matrices of a GGUF checkpoint the scale that is stored next to them: llama.cpp multiplies
+/// the output of `L.weight` by the one number in `L.scale`.
 pub(crate) fn apply_scales(checkpoint: &mut Checkpoint) {
     if !matches!(checkpoint.format, Format::Gguf { .. }) {
         return;

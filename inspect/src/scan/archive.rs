@@ -1,4 +1,4 @@
-//! Findings in archives: what members hold, and whether all readers see the same members.
+//! Findings in archives: the contents of members, and whether all readers see the same members.
 
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
@@ -7,17 +7,18 @@ use super::Rule;
 use super::content::{Kind, Place, Scanner};
 use super::pickles::cut;
 use crate::bytes::{ByteSource, Reader, Section, SharedBytes, text};
+use crate::error::bytes_that;
 use crate::storage::inflate;
 use crate::zip::{self, Central, Directory, Entry, LOCAL_HEADER, Local, Method};
 use crate::{ErrorKind, Result};
 
 /// The largest data descriptor: signature, CRC-32 and two sizes (4.3.9).
 const DESCRIPTOR: u64 = 24;
-/// The Unix mode's bits that tell a link, in the upper half of a zip's external attributes.
+/// The bits of the Unix mode that identify a link, in the upper half of a zip's external attributes.
 const LINK: u32 = 0o120000;
 
 impl Scanner<'_> {
-    /// Scans the zip archive `data`, and tells what it is.
+    /// Scans the zip archive `data`, and returns what it is.
     pub(super) fn zip(&mut self, data: &dyn ByteSource, place: &Place) -> Result<Kind> {
         let mut entries = match directory(data)? {
             Directory::Of(central) => {
@@ -57,7 +58,7 @@ impl Scanner<'_> {
         entries.sort_by_key(|e| e.header);
         for entry in &entries {
             let Some(mut inner) = place.inside(&cut(&entry.name)) else {
-                let message = "archives within archives, deeper than is looked".to_string();
+                let message = "archives nested too deeply to follow".to_string();
                 self.find(Rule::OpaqueContent, place, Some(entry.header), message);
                 return Ok(Kind::Zip);
             };
@@ -71,7 +72,7 @@ impl Scanner<'_> {
         })
     }
 
-    /// The archives that `data` is one after another; none when it is not, from the first byte to the last.
+    /// The concatenated archives in `data`; empty unless they cover it from the first byte to the last.
     fn parts<'b>(&mut self, data: &'b dyn ByteSource, place: &Place) -> Result<Vec<Section<'b>>> {
         let (mut parts, mut start) = (Vec::new(), 0);
         for at in data.positions(zip::END, 0..data.len(), usize::MAX)? {
@@ -94,14 +95,14 @@ impl Scanner<'_> {
         Ok(if start == data.len() { parts } else { Vec::new() })
     }
 
-    /// What the names of all entries tell. Gives whether it is an archive of PyTorch's.
+    /// Findings from the names of all entries. Returns whether it is a PyTorch archive.
     fn names(&mut self, entries: &[Entry], place: &Place) -> bool {
         let mut seen: HashMap<String, u64> = HashMap::new();
         for entry in entries {
             let count = seen.entry(entry.name.to_lowercase()).or_default();
             *count += 1;
             if *count == 2 {
-                let message = format!("`{}` is there more than once", cut(&entry.name));
+                let message = format!("`{}` occurs more than once", cut(&entry.name));
                 self.find(Rule::DuplicateEntry, place, Some(entry.header), message);
             }
             if leads_outside(&entry.name) {
@@ -123,15 +124,16 @@ impl Scanner<'_> {
         !objects.is_empty()
     }
 
-    /// Whether the directory accounts for all bytes, and agrees with the local headers. Gives entries that it conceals.
+    /// Checks that the directory accounts for all bytes and agrees with the local headers. Returns entries that it
+    /// conceals.
     fn layout(&mut self, data: &dyn ByteSource, central: &Central, place: &Place) -> Result<Vec<Entry>> {
         if central.prefix > 0 {
-            let message = format!("{} bytes stand before the archive", central.prefix);
+            let message = bytes_that(central.prefix, "stand") + " before the archive";
             self.find(Rule::PrependedBytes, place, Some(0), message);
         }
         let rest = Section::from(data, central.end);
         if rest.len > 0 {
-            let message = format!("{} bytes follow the end of the archive", rest.len);
+            let message = bytes_that(rest.len, "follow") + " the end of the archive";
             self.find(Rule::AppendedBytes, place, Some(central.end), message);
             if let Some(inner) = place.inside("after the archive") {
                 self.dispatch(&rest, "", &inner)?;
@@ -167,7 +169,7 @@ impl Scanner<'_> {
             let sized = if local.sizes_follow() { end.saturating_sub(local.data) } else { local.compressed };
             let compressed = sized.min(left);
             let name = text(&local.name);
-            let message = format!("`{}` has a local header and is not in the directory", cut(&name));
+            let message = format!("`{}` has a local header but is not in the central directory", cut(&name));
             self.find(Rule::HiddenEntry, place, Some(header), message);
             found.push(Entry {
                 name,
@@ -185,7 +187,7 @@ impl Scanner<'_> {
         }
         // A data descriptor is no longer; some writers leave its signature out, or pad.
         if found.is_empty() && gap.len > DESCRIPTOR && !(&gap as &dyn ByteSource).is_zero()? {
-            let message = format!("{} bytes between entries belong to none", gap.len);
+            let message = format!("{} bytes between entries belong to no entry", gap.len);
             self.find(Rule::Hole, place, Some(start), message);
         }
         Ok(found)
@@ -203,7 +205,7 @@ impl Scanner<'_> {
             differ.push("the compression".to_string());
         }
         if (local.flags ^ entry.flags) & zip::ENCRYPTED != 0 {
-            differ.push("the mark of encryption".to_string());
+            differ.push("the encryption flag".to_string());
         }
         if !local.sizes_follow() {
             if local.compressed != entry.compressed || local.len != entry.len {
@@ -215,7 +217,7 @@ impl Scanner<'_> {
         }
         if !differ.is_empty() {
             let message =
-                format!("`{name}`: local header and directory disagree on {}", differ.join(" and "));
+                format!("`{name}`: local header and central directory disagree on {}", differ.join(" and "));
             self.find(Rule::HeadersDisagree, place, Some(entry.header), message);
         }
         if (local.flags | entry.flags) & zip::ENCRYPTED != 0 {
@@ -229,7 +231,7 @@ impl Scanner<'_> {
         Ok(())
     }
 
-    /// Looks into one entry. `torch`: whether the archive is PyTorch's, whose storages are numbers.
+    /// Scans one entry. `torch`: whether the archive is PyTorch's, whose storages are numbers.
     fn entry(&mut self, data: &dyn ByteSource, entry: &Entry, torch: bool, place: &Place) -> Result<()> {
         let Some(raw) = Section::part(data, entry.offset, entry.compressed) else { return Ok(()) };
         if !entry.whole {
@@ -253,7 +255,7 @@ impl Scanner<'_> {
                 let packed = raw.bytes(0..raw.len)?;
                 inflated = match inflate(&packed, entry.len) {
                     Ok(inflated) => inflated.into(),
-                    // A reader that does not look at the size takes what there is.
+                    // A reader that ignores the size uses all bytes that exist.
                     Err(error) => match inflate_some(&packed, entry.len.max(raw.len)) {
                         Some(inflated) => {
                             self.find(Rule::HeadersDisagree, place, None, error.what);
@@ -268,7 +270,7 @@ impl Scanner<'_> {
                 &inflated
             }
             Method::Other(number) => {
-                let message = format!("compressed by zip method {number}, which is not read");
+                let message = format!("compressed by zip method {number}, which is not supported");
                 self.find(Rule::OpaqueContent, place, None, message);
                 return Ok(());
             }
@@ -317,11 +319,11 @@ impl Scanner<'_> {
                 self.find(rule, place, Some(at), message);
             }
             if kind.is_file() && !names.insert(name.clone()) {
-                let message = format!("`{}` is there more than once", cut(&name));
+                let message = format!("`{}` occurs more than once", cut(&name));
                 self.find(Rule::DuplicateEntry, place, Some(at), message);
             }
             let Some(inner) = place.inside(&cut(&name)) else {
-                let message = "archives within archives, deeper than is looked".to_string();
+                let message = "archives nested too deeply to follow".to_string();
                 self.find(Rule::OpaqueContent, place, Some(at), message);
                 return Ok(());
             };
@@ -350,7 +352,7 @@ pub(super) fn directory(data: &dyn ByteSource) -> Result<Directory> {
     understood(zip::central_directory(data), Directory::Lost("it is cut short"))
 }
 
-/// What was read, or `otherwise` where the bytes could be had and make no sense.
+/// What was read, or `otherwise` if the bytes could be read but are invalid.
 fn understood<T>(read: Result<T>, otherwise: T) -> Result<T> {
     match read {
         Err(error) if error.kind != ErrorKind::Io => Ok(otherwise),
@@ -358,15 +360,15 @@ fn understood<T>(read: Result<T>, otherwise: T) -> Result<T> {
     }
 }
 
-/// As much as a raw deflate stream gives, up to `most` bytes; `None` when that is nothing.
+/// As much as a raw deflate stream yields, up to `most` bytes; `None` if that is nothing.
 fn inflate_some(packed: &[u8], most: u64) -> Option<Vec<u8>> {
     let mut out = Vec::new();
-    // What came out before an error is there, too.
+    // This includes what was decoded before an error.
     let _ = flate2::read::DeflateDecoder::new(packed).take(most).read_to_end(&mut out);
     (!out.is_empty()).then_some(out)
 }
 
-/// Whether unpacking an entry of this name could write elsewhere than below the folder it is unpacked to.
+/// Whether unpacking an entry of this name could write outside the target folder.
 pub(super) fn leads_outside(name: &str) -> bool {
     let drive = name.as_bytes().get(1) == Some(&b':') && name.as_bytes()[0].is_ascii_alphabetic();
     name.starts_with(['/', '\\'])

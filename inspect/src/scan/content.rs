@@ -1,4 +1,4 @@
-//! What a file or a member of an archive is, by its first bytes and its name, and who looks into it.
+//! The kind of a file or an archive's member, by its first bytes and its name, and how it is scanned.
 
 use std::collections::HashSet;
 use std::io::Read;
@@ -10,14 +10,15 @@ use super::pickles::{Stream, cut};
 use super::{Finding, Findings, Options, Rule, text};
 use crate::bytes::compression::{self, Compression};
 use crate::bytes::{ByteSource, Reader, Section, Source, text as text_of};
+use crate::error::bytes_that;
 use crate::format::{self, Family, HEAD, npy};
 use crate::pickle::Trace;
 use crate::zip::Directory;
 use crate::{DamageKind, Error, ErrorKind, NoticeKind, Result, gguf, safetensors, torch_legacy, zip};
 
-/// Archives within archives, and pickles within pickles, at most.
+/// The deepest nesting of archives within archives, and of pickles within pickles.
 const DEEPEST: usize = 8;
-/// Bytes that may be inflated or followed more than once, whatever the file's size,
+/// Bytes that may be inflated or followed more than once in a file of any size,
 const FREE_WORK: u64 = 256 << 20;
 /// and beyond that this many times its size.
 const MOST_WORK: u64 = 16;
@@ -27,7 +28,7 @@ const PICKLED: [&str; 15] = [
     "pkl", "pickle", "pk", "pckl", "p", "pt", "pth", "bin", "ckpt", "joblib", "sav", "dat", "data", "npy",
     "npz",
 ];
-/// Up to this size anything is tried as a pickle without a header, whatever its name.
+/// Up to this size, files of any name are tried as a pickle without a header.
 const TRIED: u64 = 16 << 20;
 
 /// First bytes of containers that are not looked into.
@@ -43,7 +44,7 @@ const NATIVE: [(&[u8], &str); 5] = [
     (b"MZ\x90\0", "Windows"),
 ];
 
-/// What a file or a member of an archive is taken for.
+/// The recognised kind of a file or an archive's member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     TorchZip,
@@ -57,9 +58,9 @@ pub(super) enum Kind {
     Npy,
     Gzip,
     Zlib,
-    /// A container that is not looked into.
+    /// A container that cannot be scanned.
     Opaque,
-    /// Called like a pickle, and none.
+    /// Named like a pickle, but not one.
     NoPickle,
     /// Nothing by its first bytes; a zip's directory is at its end.
     Unknown,
@@ -81,24 +82,24 @@ impl Kind {
             Kind::Gzip => "gzip",
             Kind::Zlib => "zlib",
             Kind::Opaque => "opaque",
-            Kind::NoPickle => "no pickle",
+            Kind::NoPickle => "not a pickle",
             Kind::Unknown => "unknown",
         }
     }
 }
 
-/// Where something is: which member of which archive.
+/// The place of a finding: which member of which archive.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Place {
     /// Path through the archives, joined by `!`.
     pub member: String,
     pub depth: usize,
-    /// Whether it is of a TorchScript archive.
+    /// Whether it is in a TorchScript archive.
     pub script: bool,
 }
 
 impl Place {
-    /// The member `name` of what is here; `None` when that is too deep.
+    /// The member `name` at this place; `None` if that is nested too deeply.
     pub fn inside(&self, name: &str) -> Option<Place> {
         let member = match self.member.is_empty() {
             true => name.to_string(),
@@ -120,7 +121,7 @@ pub(super) struct Scanner<'o> {
     hidden: HashSet<String>,
 }
 
-/// Whether a file found in a folder is worth looking into.
+/// Whether a file found in a folder is worth scanning.
 pub(super) fn is_candidate(path: &Path) -> bool {
     let mut head = Vec::new();
     let read = std::fs::File::open(path).and_then(|file| file.take(512).read_to_end(&mut head));
@@ -158,7 +159,7 @@ impl<'o> Scanner<'o> {
         }
     }
 
-    /// Scans the file called `name`, and tells what it is.
+    /// Scans the file called `name`, and returns its kind.
     pub fn file(&mut self, source: &Arc<Source>, name: &str) -> Result<String> {
         let data = source.data();
         let place = Place::default();
@@ -182,12 +183,12 @@ impl<'o> Scanner<'o> {
                 None if data.len() == 0 => {
                     return Err(Error::new(ErrorKind::Unrecognised, "is empty").because(DamageKind::Empty));
                 }
-                // What is called like a pickle and ends at its first byte does nothing.
+                // A file that is named like a pickle and ends at its first opcode does nothing.
                 None if pickled => Kind::NoPickle,
                 None => {
                     return Err(Error::new(
                         ErrorKind::Unrecognised,
-                        "is neither a pickle nor an archive nor a file of tensors",
+                        "is neither a pickle, nor an archive, nor a tensor file",
                     ));
                 }
             },
@@ -202,10 +203,10 @@ impl<'o> Scanner<'o> {
         Ok(kind.name().to_string())
     }
 
-    /// Scans bytes that a pickle hands to a loader of PyTorch files.
+    /// Scans bytes that a pickle passes to a loader of PyTorch files.
     pub fn loaded(&mut self, data: &dyn ByteSource, place: &Place) -> Result<()> {
         if self.dispatch(data, "loaded.pt", place)?.is_none() {
-            let message = "a loader is given bytes that are neither a pickle nor an archive".to_string();
+            let message = "a loader would read bytes that are neither a pickle nor an archive".to_string();
             self.find(Rule::OpaqueContent, place, None, message);
         }
         Ok(())
@@ -236,7 +237,7 @@ impl<'o> Scanner<'o> {
         Ok(())
     }
 
-    /// Looks into `data` as what it is, and tells what that is; `None` when it is nothing that is loaded.
+    /// Scans `data` by its kind, and returns that; `None` if no loader reads it.
     pub fn dispatch(&mut self, data: &dyn ByteSource, name: &str, place: &Place) -> Result<Option<Kind>> {
         let head = data.window(0, HEAD)?;
         let Some(kind) = self.recognised(data, &head, name, place)? else { return Ok(None) };
@@ -257,7 +258,7 @@ impl<'o> Scanner<'o> {
         place: &Place,
     ) -> Result<Option<Kind>> {
         let pickled = PICKLED.contains(&extension(name).as_str());
-        // A member that is a file of tensors or a pickle is looked at as what it is called.
+        // A member that is a file of tensors or a pickle is scanned according to its name.
         let as_called = |family: &Family| matches!(family, Family::SafeTensors | Family::Pickle);
         let mut families = format::candidates(head).map(|container| container.family);
         match families.find(|family| !as_called(family)) {
@@ -287,7 +288,7 @@ impl<'o> Scanner<'o> {
             self.compressed(flate2::read::MultiGzDecoder::new(reader), data.len(), name, place)?;
             return Ok(Some(Kind::Gzip));
         }
-        // joblib compresses with zlib unless told otherwise.
+        // joblib compresses with zlib by default.
         if pickled && matches!(head, [0x78, 0x01 | 0x5e | 0x9c | 0xda, ..]) {
             self.compressed(flate2::read::ZlibDecoder::new(reader), data.len(), name, place)?;
             return Ok(Some(Kind::Zlib));
@@ -296,7 +297,7 @@ impl<'o> Scanner<'o> {
             OPAQUE.iter().find(|(magic, _)| head.starts_with(magic)).map(|(_, what)| what.to_string());
         let compressed = || Compression::of(head).map(|found| format!("compressed with {}", found.name));
         if let Some(what) = archive.or_else(compressed) {
-            self.find(Rule::OpaqueContent, place, None, format!("{what}, which is not looked into"));
+            self.find(Rule::OpaqueContent, place, None, format!("{what}, which cannot be scanned"));
             return Ok(Some(Kind::Opaque));
         }
         if matches!(head, [0x80, 0..=5, ..]) || (!head.is_empty() && (pickled || data.len() <= TRIED)) {
@@ -305,10 +306,11 @@ impl<'o> Scanner<'o> {
         Ok(None)
     }
 
-    /// What follows the storages of a legacy file.
+    /// Scans the bytes after the storages of a legacy file.
     fn after_storages(&mut self, data: &dyn ByteSource, place: &Place) -> Result<()> {
         let Some(end) = torch_legacy::end_of_storages(data)? else {
-            let message = "its storages cannot be located, nor what may follow them".to_string();
+            let message =
+                "its storages cannot be located, so whatever follows them was not scanned".to_string();
             self.find(Rule::OpaqueContent, place, None, message);
             return Ok(());
         };
@@ -316,7 +318,7 @@ impl<'o> Scanner<'o> {
         if rest.len == 0 {
             return Ok(());
         }
-        let message = format!("{} bytes follow the storages", rest.len);
+        let message = bytes_that(rest.len, "follow") + " the storages";
         self.find(Rule::AppendedBytes, place, Some(end), message);
         if let Some(inner) = place.inside("after the storages")
             && self.dispatch(&rest, "after.pkl", &inner)?.is_none()
@@ -326,7 +328,7 @@ impl<'o> Scanner<'o> {
         Ok(())
     }
 
-    /// A pickle without a container, or what is called like one.
+    /// A pickle without a container, or a file that is named like one.
     fn bare(
         &mut self,
         data: &dyn ByteSource,
@@ -362,7 +364,7 @@ impl<'o> Scanner<'o> {
         let read = reader.take(limit + 1).read_to_end(&mut inflated);
         self.spend(inflated.len() as u64);
         if inflated.len() as u64 > limit {
-            let message = format!("inflates to more than {limit} bytes; the rest was not looked into");
+            let message = format!("inflates to more than {limit} bytes; the rest was not scanned");
             self.find(Rule::OpaqueContent, place, None, message);
         } else if let Err(error) = read {
             let error = Reader::complaint(error)?;
@@ -390,11 +392,11 @@ impl<'o> Scanner<'o> {
             self.damaged(place, npy::cut_header().what);
             return Ok(());
         };
-        // A header that is not understood here may be in Python, which also reads escapes.
+        // Python, which also reads escapes, may understand a header that this crate does not.
         let parsed = npy::Header::parse(&header).ok();
         let objects = header.contains(&b'\\') || parsed.as_ref().is_none_or(npy::Header::may_hold_objects);
         if let Some(end) = parsed.and_then(|header| header.end()).filter(|end| *end < data.len()) {
-            let message = format!("{} bytes follow the array's elements", data.len() - end);
+            let message = bytes_that(data.len() - end, "follow") + " the array's elements";
             self.find(Rule::AppendedBytes, place, Some(end), message);
         }
         let stream = if objects { Stream::Pickles } else { Stream::Chance };
@@ -463,7 +465,7 @@ impl<'o> Scanner<'o> {
         for notice in header.warnings {
             let rule = match notice.kind {
                 NoticeKind::Surplus => Rule::AppendedBytes,
-                // Sizes in another order are a writer's mistake.
+                // Sizes in another order are an error of the writer.
                 NoticeKind::ForeignOrder => Rule::Hole,
                 _ => Rule::MalformedTensors,
             };
@@ -504,7 +506,7 @@ impl<'o> Scanner<'o> {
         self.options.allow.iter().any(|pattern| pattern.matches(global))
     }
 
-    /// Whether a hidden pickle was told of at this place already; from now on it was.
+    /// Whether a hidden pickle was already reported at this place, and marks it as reported.
     pub fn told_hidden(&mut self, place: &Place) -> bool {
         !self.hidden.insert(place.member.clone())
     }
@@ -519,7 +521,7 @@ impl<'o> Scanner<'o> {
     }
 
     pub fn out_of_budget(&mut self, place: &Place) {
-        let message = "repeats or nests itself out of proportion to the file; the rest was not looked into";
+        let message = "is nested or repeated out of proportion to the file; the rest was not scanned";
         self.find(Rule::OpaqueContent, place, None, message.into());
     }
 }

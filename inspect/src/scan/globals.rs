@@ -2,10 +2,10 @@
 //!
 //! Harmless are the names that PyTorch's own restricted unpickler accepts (`torch/_weights_only_unpickler.py`), those
 //! that numpy's arrays and generators need, and plain data types of the standard library: calling them with any
-//! arguments builds a value and nothing else. A module stands with its exact names; `*` after a prefix is used only
-//! where whatever begins so is of one kind.
+//! arguments builds a value and nothing else. Each module is listed with exact names; `*` after a prefix is used only
+//! where all names with that prefix are of one kind.
 
-/// What is known of an import.
+/// What is known about an import.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Class {
     /// Builds data.
@@ -37,7 +37,7 @@ const HARMLESS: &[(&str, &[&str])] = &[
         ],
     ),
     ("torch._tensor", &["_rebuild_from_type", "_rebuild_from_type_v2"]),
-    // Its argument is a file of its own, which is scanned; where something else is to call it, it is not harmless.
+    // Its argument is a separate file, which is scanned; it is not harmless if something else calls it.
     (
         "torch.storage",
         &["_load_from_bytes", "TypedStorage", "UntypedStorage", "_TypedStorage", "_UntypedStorage"],
@@ -165,19 +165,19 @@ const HARMLESS_BUILTINS: &[&str] = &[
     "NotImplemented",
 ];
 
-/// What `builtins` is and was called.
+/// The names of `builtins`, now and earlier.
 pub(crate) const BUILTINS: [&str; 3] = ["builtins", "__builtin__", "__builtins__"];
 
 const RUNS: &str = "runs programs or Python code";
-const REACHES: &str = "reaches any attribute or function of others";
+const REACHES: &str = "can reach any attribute or function";
 const IMPORTS: &str = "imports or loads code";
 const FILES: &str = "reads or changes files";
 const NETWORK: &str = "uses the network";
 const NATIVE: &str = "loads native code or writes to memory";
-const UNPICKLES: &str = "unpickles something that cannot be seen here";
-const DISARMS: &str = "tampers with tools that scan pickles";
+const UNPICKLES: &str = "unpickles data that cannot be inspected here";
+const DISARMS: &str = "tampers with pickle scanners";
 
-/// Modules of which everything is dangerous, with all below them.
+/// Modules in which everything is dangerous, including their submodules.
 const DANGEROUS_MODULES: &[(&str, &str)] = &[
     ("os", RUNS),
     ("posix", RUNS),
@@ -344,7 +344,7 @@ const DANGEROUS_MODULES: &[(&str, &str)] = &[
     ("ipykernel", RUNS),
 ];
 
-/// Names of other modules that are dangerous, and those of builtins.
+/// Dangerous names of other modules, including builtins.
 const DANGEROUS_NAMES: &[(&str, &[&str], &str)] = &[
     (
         "builtins",
@@ -388,7 +388,7 @@ const DANGEROUS_NAMES: &[(&str, &[&str], &str)] = &[
     ("itertools", &["starmap", "accumulate"], REACHES),
 ];
 
-/// Names that, anywhere on the way to an attribute, lead out of a module.
+/// Names that lead out of a module, anywhere in a path of attributes.
 const DANGEROUS_STEPS: &[&str] = &[
     "os",
     "sys",
@@ -428,7 +428,7 @@ const DANGEROUS_STEPS: &[&str] = &[
     "gi_frame",
 ];
 
-/// What is known of `module.name`.
+/// What is known about `module.name`.
 pub(crate) fn classify(module: &str, name: &str) -> Class {
     let canonical = if BUILTINS.contains(&module) { "builtins" } else { module };
     if canonical == "builtins" && HARMLESS_BUILTINS.contains(&name) {
@@ -499,7 +499,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_told_apart() {
+    fn names_are_distinguished() {
         for (module, name) in [
             ("torch._utils", "_rebuild_tensor_v2"),
             ("torch", "FloatStorage"),

@@ -1,5 +1,5 @@
-//! What loading a file would do besides loading it: imports and calls of its pickles, wherever they hide, and
-//! containers that say one thing to one reader and another to the next. Nothing is executed, and nothing is written.
+//! What loading a file would execute: imports and calls of its pickles, even hidden ones; and containers that
+//! different readers read differently. Nothing is executed, and nothing is written.
 
 mod archive;
 mod content;
@@ -19,7 +19,7 @@ use crate::bytes::Source;
 use crate::{Error, ErrorKind, Result, printable};
 use content::Scanner;
 
-/// How bad a finding is.
+/// The severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -64,14 +64,14 @@ macro_rules! rules {
                 }
             }
 
-            /// What it is about, in one sentence.
+            /// Its description, in one sentence.
             pub fn summary(self) -> &'static str {
                 match self {
                     $(Rule::$rule => $summary,)*
                 }
             }
 
-            /// How bad its findings are.
+            /// The severity of its findings.
             pub fn severity(self) -> Severity {
                 match self {
                     $(Rule::$rule => Severity::$severity,)*
@@ -93,15 +93,15 @@ rules! {
     ChangedClass "changed-class" Unknown
         "Unpickling sets attributes of a class or function that it imports."
     Expansion "expansion" Unknown
-        "The object unfolds to immensely many values: whoever walks it runs out of time or memory."
+        "The object expands to an immense number of values: whatever walks it runs out of time or memory."
     BrokenPickle "broken-pickle" Unknown
         "The pickle ends in an error; everything before that point is executed all the same."
     StrayProtocol "stray-protocol" Unknown
-        "A protocol opcode stands within the pickle, where no pickler writes one, or names a protocol that does not exist."
+        "A protocol opcode is in the middle of the pickle, where no pickler writes one, or names a protocol that does not exist."
     BytesAfterPickle "bytes-after-pickle" Unknown
-        "Bytes follow the pickle that it does not account for."
+        "The pickle is followed by bytes that are not part of it."
     HiddenPickle "hidden-pickle" Note
-        "A pickle lies in a byte string, or where storages lie."
+        "A pickle is hidden in a byte string, or where tensor data should be."
     DangerousScript "dangerous-script" Dangerous
         "TorchScript code reads or writes files, or calls operators of other libraries."
     DangerousTemplate "dangerous-template" Dangerous
@@ -125,19 +125,19 @@ rules! {
     OverlappingEntries "overlapping-entries" Unknown
         "Entries of the archive overlap."
     EncryptedEntry "encrypted-entry" Unknown
-        "An entry is marked as encrypted, which makes some readers pass it over; PyTorch does not look at the mark."
+        "An entry is marked as encrypted, which makes some readers skip it; PyTorch ignores the flag."
     SeveralArchives "several-archives" Note
-        "Archives stand one after another, as in the parts of a distributed checkpoint; each was scanned."
+        "There are several archives one after another, as in the parts of a distributed checkpoint; each was scanned."
     PrependedBytes "prepended-bytes" Unknown
-        "Bytes stand before the archive: the file is something else to other readers."
+        "There are bytes before the archive: other readers may take the file for something else."
     AppendedBytes "appended-bytes" Unknown
         "Bytes follow the end of what the format describes."
     OpaqueContent "opaque-content" Unknown
-        "Something in it cannot be looked into: compression or nesting that is not read."
+        "Part of it cannot be scanned: its compression is not supported, or it is nested too deeply."
     MalformedTensors "malformed-tensors" Unknown
         "Tensors overlap, or their header contradicts itself."
     Hole "hole" Note
-        "Bytes between tensors belong to none."
+        "Bytes between tensors belong to no tensor."
     Damaged "damaged" Note
         "The file is cut short or damaged; what is left of it was scanned."
 }
@@ -148,13 +148,13 @@ impl Serialize for Rule {
     }
 }
 
-/// One thing that was found.
+/// One finding.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Finding {
-    /// Which rule.
+    /// The rule.
     pub rule: Rule,
-    /// How bad it is.
+    /// The severity.
     pub severity: Severity,
     /// The member of the archive it is in; archives within archives are joined by `!`. Empty for the file itself.
     pub member: String,
@@ -164,32 +164,32 @@ pub struct Finding {
     pub global: Option<String>,
     /// What was found, in one line.
     pub message: String,
-    /// How often it is there.
+    /// How many times it occurs.
     pub count: u64,
 }
 
-/// What was found in one file.
+/// The findings in one file.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Scan {
-    /// The file as it was named.
+    /// The file's path as given.
     pub path: String,
-    /// What it was taken for.
+    /// Its recognised kind.
     pub format: String,
-    /// Pickles that were followed.
+    /// Pickles that were traced.
     pub pickles: u64,
-    /// Members of archives that were looked into.
+    /// Members of archives that were scanned.
     pub members: u64,
     /// Imports that are known to be harmless, as `module.name`.
     pub harmless: Vec<String>,
     /// What was found, worst first.
     pub findings: Vec<Finding>,
-    /// Why it could not be looked into, when it could not, or not whole.
+    /// Why it could not be scanned, or not fully; `None` if it was.
     pub unreadable: Option<String>,
 }
 
 impl Scan {
-    /// Of a file that could not be looked into.
+    /// The report on a file that could not be scanned.
     pub fn unreadable(path: &Path, mut error: Error) -> Self {
         error.path = error.path.filter(|named| named != path);
         Scan {
@@ -203,7 +203,7 @@ impl Scan {
         }
     }
 
-    /// The worst that was found.
+    /// The worst severity that was found.
     pub fn severity(&self) -> Option<Severity> {
         self.findings.iter().map(|f| f.severity).max()
     }
@@ -213,7 +213,7 @@ impl Scan {
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Options {
-    /// Imports (`module.name`) that count as harmless besides those that are.
+    /// Further imports (`module.name`) to treat as harmless.
     pub allow: Vec<Pattern>,
 }
 
@@ -225,7 +225,7 @@ impl Pattern {
     /// The pattern `text`.
     ///
     /// # Errors
-    /// Why it would allow too much: nothing before the `*`, or a `*` elsewhere than at its end.
+    /// The reason, if it would allow too much: nothing before the `*`, or a `*` that is not at its end.
     pub fn new(text: &str) -> Result<Self> {
         let stem = text.strip_suffix('*').unwrap_or(text);
         if stem.len() < 2 || stem.contains('*') || !stem.contains('.') {
@@ -248,10 +248,10 @@ const MAX_FINDINGS: usize = 2000;
 /// Harmless imports listed.
 const MAX_HARMLESS: usize = 1000;
 
-/// Scans the file `path`, whatever it is.
+/// Scans the file `path`, of any kind.
 ///
 /// # Errors
-/// `Io` when it cannot be read; `Unrecognised` when it is nothing that a loader of checkpoints or pickles reads.
+/// `Io` if it cannot be read; `Unrecognised` if no loader of checkpoints or pickles reads such files.
 pub fn scan(path: &Path, options: &Options) -> Result<Scan> {
     scan_source(&Source::open(path)?, options)
 }
@@ -275,7 +275,7 @@ pub fn files(path: &Path) -> Result<Vec<PathBuf>> {
         return Ok(vec![path.to_path_buf()]);
     }
     let mut found = Vec::new();
-    // As deep as folders lie in each other: the paths themselves end it.
+    // Not limited in depth, because paths are of limited length.
     let mut rest = list(path)?;
     while let Some((path, kind)) = rest.pop() {
         match kind {
@@ -288,15 +288,15 @@ pub fn files(path: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// What stands in a folder.
+/// An entry of a folder.
 enum Entry {
     Folder,
     File,
-    /// A link that leads nowhere.
+    /// A broken link.
     LostLink,
 }
 
-/// What `folder` holds, the last name first.
+/// The entries of `folder`, in reverse order of names.
 fn list(folder: &Path) -> Result<Vec<(PathBuf, Entry)>> {
     let io = |e: std::io::Error| Error::io(folder, &e);
     let mut entries = Vec::new();
@@ -319,7 +319,7 @@ fn list(folder: &Path) -> Result<Vec<(PathBuf, Entry)>> {
     Ok(entries)
 }
 
-/// Findings as they come, each kind counted once a member.
+/// Collects findings; equal ones in a member are counted together.
 #[derive(Default)]
 struct Findings {
     list: Vec<Finding>,

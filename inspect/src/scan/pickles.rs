@@ -9,15 +9,16 @@ use super::content::{Place, Scanner};
 use super::globals::{BUILTINS, Class, classify, is_plausible};
 use super::{Finding, Rule};
 use crate::bytes::{ByteSource, Section};
+use crate::error::bytes_that;
 use crate::pickle::{Id, Node, Object, Pickle, Trace};
 use crate::{Error, Result};
 
-/// How a stream of pickles is to be taken.
+/// How to interpret a stream of pickles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stream {
     /// One pickle, or several one after another: anything else that follows is odd.
     Pickles,
-    /// The given number of pickles at most, then bytes that are none.
+    /// The given number of pickles at most, then other bytes.
     Then(usize),
     /// Bytes that may hold a pickle by chance: only names that Python could import count.
     Chance,
@@ -31,7 +32,7 @@ const MOST_PICKLES: usize = 100_000;
 const SWEPT: u64 = 1 << 20;
 
 impl Scanner<'_> {
-    /// Follows the pickles at the start of `data`. Tells whether there was one.
+    /// Traces the pickles at the start of `data`. Returns whether there was one.
     pub(super) fn pickles(&mut self, data: &dyn ByteSource, place: &Place, stream: Stream) -> Result<bool> {
         let mut at = 0;
         let limit = match stream {
@@ -51,7 +52,7 @@ impl Scanner<'_> {
                 let finished = trace.error.is_none();
                 let real = match stream {
                     Stream::Chance => begins_plausibly(&trace),
-                    // What follows a whole pickle is another one if it does anything at all.
+                    // The bytes after a whole pickle are another one if they do anything.
                     _ => number == 0 || imports || (finished && trace.pickle.len > 2),
                 };
                 if !real {
@@ -59,7 +60,7 @@ impl Scanner<'_> {
                 }
                 self.pickles += 1;
                 if stream == Stream::Chance && !self.told_hidden(place) {
-                    let message = "a pickle lies where none belongs".to_string();
+                    let message = "there is a pickle where none belongs".to_string();
                     self.find(Rule::HiddenPickle, place, Some(at), message);
                 }
                 self.report(data, &trace, place, at)?;
@@ -73,7 +74,7 @@ impl Scanner<'_> {
         }
         let blank = |b: u8| b == 0 || b.is_ascii_whitespace();
         if stream == Stream::Pickles && at > 0 && !data.all_from(at, blank)? {
-            let message = format!("{} bytes follow the last pickle", data.len() - at);
+            let message = bytes_that(data.len() - at, "follow") + " the last pickle";
             self.find(Rule::BytesAfterPickle, place, Some(at), message);
         }
         Ok(at > 0)
@@ -135,15 +136,16 @@ impl Scanner<'_> {
             }
         }
         if let Some(values) = unfolded(&trace.pickle) {
-            let message = format!("its {} values unfold to {values}", trace.pickle.node_count());
+            let message = format!("its {} values expand to {values}", trace.pickle.node_count());
             self.find(Rule::Expansion, place, Some(base), message);
         }
         for &offset in &trace.seen.stray_protos {
-            let message = "a PROTO opcode within the pickle".to_string();
+            let message = "a PROTO opcode in the middle of the pickle".to_string();
             self.find(Rule::StrayProtocol, place, Some(base + offset), message);
         }
         for &offset in &trace.seen.lost_arrays {
-            let message = "joblib would read an array here, of a size that cannot be told: what follows it was not found";
+            let message =
+                "joblib would read an array of unknown size here, so what follows it was not scanned";
             self.find(Rule::OpaqueContent, place, Some(base + offset), message.to_string());
         }
         for &(offset, protocol) in &trace.seen.odd_protos {
@@ -154,7 +156,7 @@ impl Scanner<'_> {
             let offset = error.offset.map(|offset| base + offset);
             let message = match trace.seen.imports.is_empty() && trace.seen.calls.is_empty() {
                 true => error.what.clone(),
-                false => format!("{}; what stands before it is executed", error.what),
+                false => format!("{}; everything before that is executed", error.what),
             };
             self.find(Rule::BrokenPickle, place, offset, message);
         }
@@ -176,7 +178,7 @@ impl Scanner<'_> {
                 // The legacy form refers to classes so: ('module', class, file, source).
                 Node::Persistent(pid) if is_class(pickle, *pid) => {}
                 _ => {
-                    let message = format!("calls what it computes: {}", call(pickle, object));
+                    let message = format!("calls something that it computes: {}", call(pickle, object));
                     self.find(Rule::ComputedCall, place, Some(base + offset), message);
                 }
             }
@@ -193,7 +195,7 @@ impl Scanner<'_> {
             let what = usage.unwrap_or_else(|| format!("would import {}", cut(&global)));
             let (rule, message) = match self.class(module, name, place) {
                 Class::Harmless if handed_on.contains(&(module, name)) && !self.is_allowed(&global) => {
-                    let what = format!("hands on {global}, for something else to call");
+                    let what = format!("passes {global} to something else, which may call it");
                     match loads(module, name) {
                         Some(why) => (Rule::DangerousImport, format!("{what}: {why}")),
                         None => (Rule::UnknownImport, what),
@@ -230,7 +232,7 @@ impl Scanner<'_> {
                 self.find(Rule::ChangedClass, place, Some(base + offset), message);
             }
         }
-        // Byte strings may hold pickles that something else is to load.
+        // Byte strings may contain pickles for something else to load.
         for index in 0..pickle.node_count() {
             match pickle.node(Id::at(index)) {
                 Node::Bytes(bytes) => {
@@ -263,7 +265,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// What harmless callables are given that need not be harmless.
+    /// Arguments of harmless callables that need not be harmless.
     fn arguments(&mut self, pickle: &Pickle<'_>, object: &Object, place: &Place, offset: u64) -> Result<()> {
         let args = pickle.sequence(object.args).unwrap_or(&[]);
         match (pickle.global(object.callable), args) {
@@ -276,7 +278,7 @@ impl Scanner<'_> {
                     Some(bytes) => {
                         self.spend(bytes.len() as u64 + 1);
                         self.embedded(&bytes, place, offset, true)?;
-                        // A string of Python 2 is its bytes in some readers, and text in others.
+                        // Some readers keep a string of Python 2 as bytes, others decode it to text.
                         if let Some(text) = pickle.str(args[0]).filter(|text| !text.is_ascii()) {
                             self.embedded(text.as_bytes(), place, offset, true)?;
                         }
@@ -339,7 +341,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// Looks into `bytes`, which are part of the pickle at `offset`; `loaded` when they are known to be loaded.
+    /// Scans `bytes`, which are part of the pickle at `offset`; `loaded` if they are known to be loaded.
     fn embedded(&mut self, bytes: &[u8], place: &Place, offset: u64, loaded: bool) -> Result<()> {
         let head = bytes.get(..4).unwrap_or_default();
         let like_one = matches!(head, [0x80, 2..=5, ..]) || head == crate::zip::LOCAL_HEADER;
@@ -347,7 +349,7 @@ impl Scanner<'_> {
             return Ok(());
         }
         let Some(inner) = place.inside(&format!("bytes at {offset}")) else {
-            let message = "pickles within pickles, deeper than is looked".to_string();
+            let message = "pickles nested too deeply to follow".to_string();
             self.find(Rule::OpaqueContent, place, Some(offset), message);
             return Ok(());
         };
@@ -362,12 +364,12 @@ impl Scanner<'_> {
     }
 }
 
-/// How many values the pickle is when every reference counts as a copy, where that is out of all proportion.
+/// The number of values in the pickle if every reference counts as a copy; `None` unless it is out of proportion.
 fn unfolded(pickle: &Pickle<'_>) -> Option<String> {
     const HARMLESS: f64 = 1e9;
     let mut sizes: Vec<f64> = Vec::with_capacity(pickle.node_count());
     for index in 0..pickle.node_count() {
-        // What was made later than its container, as in cycles, is no part of an explosion.
+        // Nodes created later than their container, as in cycles, are not part of an explosion.
         let size = |id: &Id| sizes.get(id.index() as usize).copied().unwrap_or(1.0);
         let inner: f64 = match pickle.node(Id::at(index)) {
             Node::Tuple(items) | Node::List(items) | Node::Set(items) => items.iter().map(size).sum(),
@@ -389,12 +391,12 @@ fn begins_plausibly(trace: &Trace<'_>) -> bool {
     first.is_some_and(|(module, name)| is_plausible(module, name))
 }
 
-/// Whether a persistent id stands for a class that the pickle imports.
+/// Whether a persistent id refers to a class that the pickle imports.
 fn is_class(pickle: &Pickle<'_>, id: Id) -> bool {
     class_of(pickle, id).is_some()
 }
 
-/// The class that a persistent id stands for: ('module', class, file, source).
+/// The class that a persistent id refers to: ('module', class, file, source).
 fn class_of<'p>(pickle: &'p Pickle<'_>, id: Id) -> Option<(&'p str, &'p str)> {
     match pickle.sequence(id)? {
         &[kind, class, ..] if pickle.str(kind) == Some("module") => pickle.global(class),
@@ -404,7 +406,7 @@ fn class_of<'p>(pickle: &'p Pickle<'_>, id: Id) -> Option<(&'p str, &'p str)> {
 
 const NDARRAY_WRAPPER: (&str, &str) = ("joblib.numpy_pickle", "NDArrayWrapper");
 
-/// Imports that are harmless where what they are given is known, and so only where the pickle itself calls them.
+/// Imports that are harmless only if their arguments are known, and so only if the pickle itself calls them.
 const JUDGED_BY_ARGUMENTS: [(&str, &str); 4] = [
     ("torch.storage", "_load_from_bytes"),
     ("_codecs", "encode"),
@@ -412,13 +414,13 @@ const JUDGED_BY_ARGUMENTS: [(&str, &str); 4] = [
     ("joblib.numpy_pickle", "NumpyArrayWrapper"),
 ];
 
-/// Those of them that unpickle.
+/// The ones among them that unpickle.
 fn loads(module: &str, name: &str) -> Option<&'static str> {
-    ((module, name) != ("_codecs", "encode")).then_some("unpickles something that cannot be seen here")
+    ((module, name) != ("_codecs", "encode")).then_some("unpickles data that cannot be inspected here")
 }
 
-/// Imports judged by their arguments that are used otherwise than by calling them: handed to something that may call
-/// them, such as `torch._tensor._rebuild_from_type_v2(function, type, args, state)`, or kept for later.
+/// Imports judged by their arguments that are not called directly: passed to something that may call them, such as
+/// `torch._tensor._rebuild_from_type_v2(function, type, args, state)`, or kept for later.
 fn handed_on<'p>(trace: &'p Trace<'_>) -> HashSet<(&'p str, &'p str)> {
     let pickle = &trace.pickle;
     let judged = |id: &Id| pickle.global(*id).filter(|global| JUDGED_BY_ARGUMENTS.contains(global));
@@ -459,7 +461,7 @@ fn makes_bytes(pickle: &Pickle<'_>, object: &Object) -> bool {
     }
 }
 
-/// The byte string that `id` is: written as such, by way of a latin-1 string, or made of integers.
+/// The byte string at `id`: written as such, encoded from a latin-1 string, or made of integers.
 fn byte_string<'p>(pickle: &'p Pickle<'_>, id: Id, depth: usize) -> Option<Cow<'p, [u8]>> {
     const DEEPEST: usize = 8;
     match pickle.node(id) {
@@ -566,7 +568,7 @@ fn write(pickle: &Pickle<'_>, id: Id, depth: usize, out: &mut String) {
     }
 }
 
-/// `text` in a length that a line holds.
+/// `text`, shortened to fit a line.
 pub(super) fn cut(text: &str) -> String {
     let mut rest = text.chars();
     let start: String = rest.by_ref().take(SHOWN).collect();

@@ -1,4 +1,4 @@
-//! A file of any format is read and scanned by ranges: nothing asks for all of it at once, so that it may be far away.
+//! Files of any format are read and scanned by ranges: nothing requests all of a file at once, so it may be remote.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -10,7 +10,7 @@ use crate::format::{self, FORMATS, Family, HEAD, npy};
 use crate::{DType, Result};
 
 const LEN: u64 = 64 << 20;
-/// Of which this much is given at once.
+/// This much of it is returned at once.
 const LONGEST: u64 = 2 << 20;
 
 /// Zeros between a beginning and an end.

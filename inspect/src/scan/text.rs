@@ -1,4 +1,4 @@
-//! Text that is run: TorchScript's code, and the chat templates of language models.
+//! Text that is executed: TorchScript's code, and the chat templates of language models.
 
 /// Calls of TorchScript that reach files, and what they do. The names are those of serialized code, where operators of
 /// ATen are functions of `torch`.
@@ -51,7 +51,7 @@ pub(super) fn script(code: &str) -> Vec<(u64, String)> {
     found
 }
 
-/// What in a Jinja template leads out of it: the attributes that every attack on a template engine goes through.
+/// What leads out of a Jinja template: the attributes that every attack on a template engine goes through.
 pub(super) fn template(text: &str) -> Option<&'static str> {
     const STEPS: [&str; 16] = [
         "__class__",
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn code_that_reaches_files_is_told_from_code_that_computes() {
+    fn code_that_reaches_files_is_distinguished_from_code_that_computes() {
         let code = "def forward(self, x: Tensor) -> Tensor:\n  y = torch.add(x, 1)\n  _0 = ops.prim.data(y)\n  self.torch.save(y)\n";
         assert_eq!(script(code), []);
         let code = "  torch.save(x, \"/etc/passwd\")\n  z = ops.evil.run(x)\n";

@@ -1,4 +1,4 @@
-//! Causes of death: every one from runs whose truth is known, and the neighbouring cases that must stay unknown.
+//! Causes of death: each in runs whose cause is known, and similar cases whose cause must stay unknown.
 
 use std::path::Path;
 
@@ -143,7 +143,7 @@ fn checkpoint(step: u64, tensors: Vec<TensorRecord>, training: Option<TrainingRe
     record
 }
 
-/// What pairs show: a cosine, and shares of codes silenced and woken.
+/// The result of pairs: a cosine, and shares of codes that became zero and ceased to be zero.
 #[derive(Clone, Copy)]
 struct Shown {
     cosine: f64,
@@ -203,12 +203,18 @@ fn weight_decay_is_shown_by_rate_and_direction_together() {
     assert_eq!(why(run(1e-3, decoupled(0.01, 0.1)), None, &given).cause, Cause::WeightDecay);
 
     let turning = Shown { cosine: 0.9, ..SHRINKS };
-    assert_unknown(&why(run(1e-3, decoupled(0.01, 0.1)), Some(turning), &given), "turned while it fell");
+    assert_unknown(
+        &why(run(1e-3, decoupled(0.01, 0.1)), Some(turning), &given),
+        "changed direction while it fell",
+    );
     assert_unknown(&why(run(1e-3, decoupled(0.01, 0.05)), Some(SHRINKS), &given), "1.999 times");
     assert_unknown(&why(run(1.3e-3, decoupled(0.01, 0.1)), Some(SHRINKS), &given), "1.299 times");
-    assert_unknown(&why(run(1e-3, decoupled(0.01, 0.0)), Some(SHRINKS), &given), "was 0 all along");
+    assert_unknown(&why(run(1e-3, decoupled(0.01, 0.0)), Some(SHRINKS), &given), "was 0 throughout");
     assert_unknown(&why(run(1e-3, optimizer(Kind::AdamL2, 0.01, 0.1)), Some(SHRINKS), &given), "Adam adds");
-    assert_unknown(&why(run(1e-3, None), Some(SHRINKS), &given), "give --lr and --weight-decay");
+    assert_unknown(
+        &why(run(1e-3, None), Some(SHRINKS), &given),
+        "without the learning rate and the weight decay",
+    );
     let one = vec![checkpoint(6000, vec![matrix(5e-5, 0.33)], decoupled(0.01, 0.1))];
     assert_unknown(&why(one, None, &given), "one checkpoint");
     // Two points always lie on a line; only the direction makes them evidence.
@@ -235,7 +241,7 @@ fn settings_that_the_user_gives_go_before_those_of_the_file() {
     }
     all.accumulation = None;
     let found = why(run(None), Some(SHRINKS), &all);
-    assert_unknown(&found, "give --accum 8");
+    assert_unknown(&found, "if one optimizer step were 8 checkpoint steps");
     // The config has it: the rates agree with that, and with nothing else.
     let mut training = decoupled(0.02, 0.1).unwrap();
     training.accumulation = Some(8);
@@ -305,7 +311,10 @@ fn zero_bucket_trapping_needs_a_drift_that_does_not_come_back() {
     assert!(found.occupancy.unwrap().silenced > 0.9);
     let both = Shown { cosine: 0.98, silenced: 1300, woken: 1200 };
     assert_unknown(&why(run(&[0.33, 0.6, 0.95, 0.9995]), Some(both), &given), "both ways");
-    assert_unknown(&why(run(&[0.95, 0.99, 0.9995]), Some(trapped), &given), "never free");
+    assert_unknown(
+        &why(run(&[0.95, 0.99, 0.9995]), Some(trapped), &given),
+        "high from the first checkpoint on",
+    );
     assert_unknown(&why(run(&[0.9995]), None, &given), "one checkpoint");
     assert_unknown(&why(run(&[0.33, 0.9995]), None, &given), "could not be compared");
 }
@@ -323,7 +332,7 @@ fn never_trained_is_the_same_in_every_value() {
 }
 
 #[test]
-fn exploding_is_told_from_damaged_values() {
+fn exploding_is_distinguished_from_damaged_values() {
     let given = Given::default();
     let with_nan = |std: f64, nan: u64| {
         let mut tensor = matrix(std, 0.33);
@@ -372,7 +381,7 @@ fn a_constant_is_overwritten_where_it_was_alive_before() {
         let tensors = vec![constant(0.0), moment("optimizer.state.0.exp_avg", rms)];
         assert_eq!(why(vec![checkpoint(500, tensors, Some(training))], None, &given).cause, cause);
     }
-    // What had nearly vanished before was not overwritten.
+    // Weights that had nearly vanished before were not overwritten.
     let mut decayed = shrinking(&[0, 2000, 4000, 6000, 8000, 10_000], 1e-3, &decoupled(0.01, 0.1));
     decayed.push(checkpoint(12_000, vec![constant(0.0)], decoupled(0.01, 0.1)));
     assert_eq!(why(decayed, Some(SHRINKS), &given).cause, Cause::WeightDecay);
@@ -401,7 +410,7 @@ fn packed_copies_lose_scales_and_bytes() {
 }
 
 #[test]
-fn truncation_is_told_from_other_damage() {
+fn truncation_is_distinguished_from_other_damage() {
     let mut record = describe(
         &open(Path::new("../tests/fixtures/formats/truncated.pt")).unwrap(),
         Options::default(),
@@ -431,7 +440,7 @@ fn truncation_is_told_from_other_damage() {
         assert_eq!(found.cause, cause, "{kind:?}: {}", found.reason);
         assert!(found.reason.starts_with("as it is"), "{}", found.reason);
     }
-    // The file as a whole is told of beside the tensor where it is cut short.
+    // If the file is cut short, that is reported too, next to the tensor.
     let mut torn = matrix(0.02, 0.33);
     torn.set_damage(Error::damaged("a hole").because(CutShort));
     for (kind, reason) in [(CutShort, "a hole; damaged: no end"), (Overlap, "a hole")] {

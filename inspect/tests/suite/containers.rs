@@ -1,4 +1,4 @@
-//! Containers as other tools write them, files that are no checkpoints, and things that are not even files.
+//! Containers as other tools write them, files that are not checkpoints, and things that are not even files.
 
 use ckpt_inspect::{Checkpoint, DType, ErrorKind, Options, describe, open, open_bytes};
 use ckpt_kit::fixtures::fixture;
@@ -159,7 +159,7 @@ fn a_compression_method_that_is_not_read_is_named() {
 }
 
 #[test]
-fn files_that_are_no_checkpoints_are_told_for_what_they_are() {
+fn errors_say_what_files_that_are_not_checkpoints_are() {
     for (bytes, what) in [
         (&b""[..], "is empty"),
         (&[0; 4096], "only zero bytes"),
@@ -207,7 +207,7 @@ fn pipes_devices_and_loops_of_links_are_errors_at_once() {
         assert_eq!(error.kind, ErrorKind::Io, "{error}");
         assert!(error.to_string().contains(&*path.file_name().unwrap().to_string_lossy()), "{error}");
     }
-    // Links named like checkpoints that lead nowhere are not passed over; a pipe is nobody's checkpoint.
+    // Broken links named like checkpoints are not skipped; pipes are not checkpoints.
     assert_eq!(
         ckpt_inspect::find(folder.path()).unwrap(),
         ["dangling.pt", "loop.pt"].map(|name| folder.path().join(name))

@@ -1,5 +1,5 @@
-//! The one reader of elements: pieces agree with the whole and f32 with f64, for every encoding; and what an encoder makes
-//! of a block's elements is the block.
+//! The one reader of elements: pieces agree with the whole and f32 with f64, for every encoding; and what an encoder
+//! makes of a block's elements is the block.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ fn data(name: &str) -> Checkpoint {
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {
-    // All that is not a number is alike.
+    // All NaNs count as equal.
     values.iter().map(|x| if x.is_nan() { f32::NAN.to_bits() } else { x.to_bits() }).collect()
 }
 
@@ -151,7 +151,7 @@ proptest! {
     }
 }
 
-/// Strided, swapped, deflated, quantized by channel: whatever the files hold.
+/// Strided, byte-swapped, deflated, quantized by channel: everything in the fixtures.
 #[test]
 fn tensors_of_every_make_agree() {
     let mut read = 0;

@@ -1,5 +1,5 @@
 //! The floors of this crate: bytes, format, layout, meaning, health, analysis, scan. Each uses only those below it, and
-//! what stands beside them (errors, damage, the processor) uses none.
+//! the modules outside them (errors, damage, the processor) use none.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -57,7 +57,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Where the names come from that the crate's root hands on: `pub use format::{Format, gguf};` and its like.
+/// The origin of names that the crate's root re-exports: `pub use format::{Format, gguf};` and the like.
 fn handed_on(root: &str) -> HashMap<&str, &str> {
     let mut from = HashMap::new();
     for statement in root.split(';').filter_map(|s| s.split_once("use ").map(|(_, path)| path.trim())) {
@@ -73,7 +73,7 @@ fn handed_on(root: &str) -> HashMap<&str, &str> {
     from
 }
 
-/// The floor, counted from 1, of what the crate's root calls `name`; 0 for what stands beside the floors.
+/// The floor, counted from 1, of `name` in the crate's root; 0 for modules outside the floors.
 fn floor_of(name: &str, from: &HashMap<&str, &str>) -> usize {
     let mut name = name;
     for _ in 0..8 {

@@ -100,7 +100,7 @@ fn a_truncated_file_opens_with_what_is_whole() {
 }
 
 #[test]
-fn tied_weights_and_views_are_told() {
+fn tied_weights_and_views_are_reported() {
     let checkpoint = read("tied.pt");
     let names: Vec<&str> = checkpoint.tensors.iter().map(|t| t.name.as_str()).collect();
     let shared = checkpoint.sharing(16);

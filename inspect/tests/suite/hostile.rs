@@ -1,4 +1,4 @@
-//! Any bytes at all give a checkpoint or a typed error: sets of files in which something is wrong, and pickles made of
+//! Arbitrary bytes give a checkpoint or a typed error: sets of files in which something is wrong, and pickles made of
 //! random opcodes. Changes of single files are what `fuzz/` makes.
 
 use ckpt_inspect::pickle::Pickle;
@@ -35,7 +35,7 @@ fn the_sharded_set_itself_opens() {
     assert_eq!(checkpoint.tensor("l.weight").unwrap().dtype.name(), "hf_bitnet");
 }
 
-/// Describes and judges what was opened; whatever it was, this returns.
+/// Describes and judges what was opened, and always returns.
 fn examine(opened: Result<Checkpoint>) -> bool {
     match opened {
         Ok(mut checkpoint) => {
@@ -119,7 +119,7 @@ fn empty_tensors_whose_other_sizes_overflow_are_read() {
     assert!(examine(Ok(checkpoint)));
 }
 
-/// Heads are told and there are no rows for them to share.
+/// The configuration gives heads, but there are no rows for them.
 #[test]
 fn projections_without_rows_have_no_heads() {
     let rows = [("embed_tokens", 4), ("layers.0.self_attn.q_proj", 0), ("layers.0.self_attn.k_proj", 0)];

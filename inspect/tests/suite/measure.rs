@@ -115,7 +115,7 @@ fn ternary_occupancy_of_large_matrices_is_counted() {
         }
     }
     check_ternary(&values, cols);
-    // The sample sees another scale than the whole: the estimate is off and a second pass must save it.
+    // The sample has another scale than the whole: the estimate is off, and a second pass is needed.
     let tail = values.len() / 3;
     values[tail..].iter_mut().enumerate().for_each(|(i, v)| *v *= if (i / 64) % 7 == 3 { 40.0 } else { 1.0 });
     check_ternary(&values, cols);

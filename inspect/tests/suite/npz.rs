@@ -1,4 +1,4 @@
-//! NumPy's arrays, alone and in archives: written by hand here, and by NumPy where there is one.
+//! NumPy's arrays, alone and in archives: written by hand here, and by NumPy if it is installed.
 
 use ckpt_inspect::npy::{self, ElementKind, Header};
 use ckpt_inspect::{DType, DamageKind, ErrorKind, NoticeKind, TernaryPacking, open, open_bytes};
@@ -50,7 +50,7 @@ fn arrays_that_are_no_numbers_are_refused_for_what_they_are() {
 }
 
 #[test]
-fn arrays_cut_short_are_told_so() {
+fn truncated_arrays_are_reported() {
     let whole = npy("'<f4'", false, "(2, 3)", &le(&SIX));
     let cut = open_bytes("w.npy", whole[..whole.len() - 1].to_vec()).unwrap();
     assert!(cut.is_damaged() && cut.damage.unwrap().is_truncation());
@@ -61,7 +61,7 @@ fn arrays_cut_short_are_told_so() {
 }
 
 #[test]
-fn an_archive_of_arrays_opens_and_its_damage_is_told() {
+fn an_archive_of_arrays_opens_and_its_damage_is_reported() {
     let array = |values: &[f32]| npy("'<f4'", false, &format!("({},)", values.len()), &le(values));
     let bytes = zip(&[
         entry("layers.0.weight.npy", array(&SIX)),
@@ -151,16 +151,16 @@ arrays["empty"] = np.zeros((0, 3), np.float32)
 np.savez(sys.argv[1] + "/stored.npz", **arrays)
 np.savez_compressed(sys.argv[1] + "/deflated.npz", **arrays)
 np.save(sys.argv[1] + "/alone.npy", arrays["little.f4"])
-told = {name: [list(a.shape), a.astype(np.float64).ravel().tolist()] for name, a in arrays.items()}
-told["alone"] = told["little.f4"]
-print(json.dumps(told))
+expected = {name: [list(a.shape), a.astype(np.float64).ravel().tolist()] for name, a in arrays.items()}
+expected["alone"] = expected["little.f4"]
+print(json.dumps(expected))
 "#;
 
 #[test]
 fn numpy_and_this_read_the_same() {
     let Some(python) = peers::python(&["numpy"]) else { return };
     let folder = tempfile::tempdir().unwrap();
-    let told: std::collections::BTreeMap<String, (Vec<usize>, Vec<f64>)> =
+    let expected: std::collections::BTreeMap<String, (Vec<usize>, Vec<f64>)> =
         serde_json::from_str(&python.code(WRITER, &[folder.path()])).unwrap();
     let mut seen = 0;
     for file in ["stored.npz", "deflated.npz", "alone.npy"] {
@@ -168,14 +168,14 @@ fn numpy_and_this_read_the_same() {
         assert_eq!(checkpoint.verify_checksums(), [""; 0], "{file}");
         assert!(!checkpoint.is_damaged() && checkpoint.warnings.is_empty(), "{file}");
         for tensor in &checkpoint.tensors {
-            let (shape, values) = &told[&tensor.name];
+            let (shape, values) = &expected[&tensor.name];
             assert_eq!(tensor.shape, *shape, "{file}: {}", tensor.name);
             let found: Vec<f64> = checkpoint.values(tensor).unwrap().into_iter().map(f64::from).collect();
             assert_eq!(found, *values, "{file}: {}", tensor.name);
             seen += 1;
         }
     }
-    assert_eq!(seen, 2 * (told.len() - 1) + 1);
+    assert_eq!(seen, 2 * (expected.len() - 1) + 1);
 }
 
 /// A directory of a thousand entries on one local header, whose array has a header of 60 kB that deflates to nothing.
@@ -202,12 +202,12 @@ fn entries_that_lie_on_each_other_take_no_more_than_they_are() {
     let archive = open_bytes("a.npz", bytes).unwrap();
     assert!((1..200).contains(&archive.tensors.len()), "{}", archive.tensors.len());
     assert_eq!(archive.tensors[0].shape.len(), 30_000);
-    let told = &archive.warnings;
-    assert!(told.len() == 9 && told[0].text.contains("out of proportion"), "{told:?}");
-    assert!(told[8].text.contains("more such notices"), "{told:?}");
+    let expected = &archive.warnings;
+    assert!(expected.len() == 9 && expected[0].text.contains("out of proportion"), "{expected:?}");
+    assert!(expected[8].text.contains("more such warnings"), "{expected:?}");
 }
 
-/// What says that a matrix is packed stands beside bytes in another order than a packing has.
+/// Bytes in another order than a packing's are left as bytes, even next to tensors that mark a packed matrix.
 #[test]
 fn packed_bytes_in_another_order_stay_bytes() {
     let scale = npy("'<f4'", false, "(1,)", &le(&[2.0f32]));

@@ -1,4 +1,4 @@
-//! Checkpoints of unusual make against what PyTorch says of them: data/objects.py writes both.
+//! Unusual checkpoints compared with what PyTorch reads from them: data/objects.py writes both.
 
 use ckpt_inspect::diff::{Status, diff};
 use ckpt_inspect::metadata::Value;
@@ -38,7 +38,7 @@ fn tensors_that_pickle_itself_wrote_are_read() {
         assert_eq!(checkpoint.sharing(8)[0], ["again"], "one object, pickled once");
         assert!(checkpoint.tensor("p").unwrap().requires_grad);
     }
-    // From protocol 3 on the bytes lie in the file as they are.
+    // From protocol 3 on the bytes are unencoded in the file.
     let checkpoint = read("pickled-p4.pkl");
     let bytes = checkpoint.tensor_bytes(checkpoint.tensor("w").unwrap()).unwrap();
     assert!(matches!(bytes, std::borrow::Cow::Borrowed(_)));

@@ -39,7 +39,7 @@ fn every_optimizer_decays_as_pytorch_did() {
 }
 
 #[test]
-fn optimizers_are_told_by_kind_with_their_steps() {
+fn optimizers_are_recognised_with_their_steps() {
     for (name, kind, steps) in [
         ("adamw", Kind::AdamW, Some(400)),
         ("adam_l2", Kind::AdamL2, Some(400)),
@@ -52,7 +52,7 @@ fn optimizers_are_told_by_kind_with_their_steps() {
 }
 
 #[test]
-fn vectors_and_matrices_are_told_apart_by_moments_and_by_counts() {
+fn vectors_and_matrices_are_distinguished_by_moments_and_by_counts() {
     let record = record("adamw");
     let training = record.training.as_ref().unwrap();
     for (group, decay, count) in [(0, 0.1, 3), (1, 0.0, 5)] {

@@ -26,7 +26,7 @@ fn absmean(weights: &[f32], eps: f32) -> (Vec<i8>, f32) {
 }
 
 #[test]
-fn the_seed_form_holds_the_absmean_codes_of_the_weights_it_was_made_from() {
+fn the_i2s_form_holds_the_absmean_codes_of_the_weights_it_was_made_from() {
     let packed = open(fixture("packed/nano-healthy-2000-i2s.pt")).unwrap();
     let plain = open(fixture("healthy-run/step-02000.pt")).unwrap();
     let mut compared = 0;
@@ -80,7 +80,7 @@ fn a_zero_byte_is_four_times_minus_one_and_a_constant_is_dead() {
     assert_eq!(codes("b.weight"), [1, 0, -1, 1, 1, 1, -1, 0, 0]);
     assert_eq!(checkpoint.tensor("b.weight").unwrap().shape, [3, 3]);
     assert!(
-        checkpoint.warnings.iter().any(|w| w.text.contains("scales are lost")),
+        checkpoint.warnings.iter().any(|w| w.text.contains("scale is lost")),
         "{:?}",
         checkpoint.warnings
     );
@@ -214,7 +214,7 @@ fn bytes_with_scales_of_other_schemes_are_not_taken_for_ternary() {
 }
 
 #[test]
-fn a_code_that_stands_for_nothing_is_damage() {
+fn a_code_that_is_not_ternary_is_damage() {
     let shape = br#"{"a.weight_shape": [4, 6]}"#;
     let (_folder, checkpoint) = model(
         SafeTensors::new()
@@ -226,5 +226,9 @@ fn a_code_that_stands_for_nothing_is_damage() {
     judge(&mut record, &Default::default());
     assert!(record.damaged);
     assert_eq!(record.verdict, Some(Verdict::Corrupt));
-    assert!(record.reasons[0].contains("byte 2 of its packed values has the code 3"), "{:?}", record.reasons);
+    assert!(
+        record.reasons[0].contains("byte 2 of its packed values contains the code 3"),
+        "{:?}",
+        record.reasons
+    );
 }

@@ -1,4 +1,5 @@
-//! No tensor is said to be whole whose bytes are not those of the undamaged file: whatever was cut off or overwritten.
+//! No tensor is called whole if its bytes differ from those of the undamaged file, for any truncated or overwritten
+//! bytes.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -14,24 +15,24 @@ fn format(name: &str) -> PathBuf {
 }
 
 /// What identifies a tensor: type, shape and bytes.
-type Told = (String, Vec<usize>, Vec<u8>);
+type Content = (String, Vec<usize>, Vec<u8>);
 
-fn told(checkpoint: &Checkpoint, tensor: &TensorInfo) -> Told {
+fn content(checkpoint: &Checkpoint, tensor: &TensorInfo) -> Content {
     let bytes = checkpoint.tensor_bytes(tensor).unwrap().into_owned();
     (tensor.dtype.to_string(), tensor.shape.clone(), bytes)
 }
 
 /// Every tensor with data of the undamaged file.
-fn truth(path: &Path) -> HashMap<String, Told> {
+fn truth(path: &Path) -> HashMap<String, Content> {
     let checkpoint = open(path).unwrap();
     let has_data = |t: &&TensorInfo| t.storage.is_some() || t.sparse.is_some();
     let tensors = checkpoint.tensors.iter().filter(has_data);
-    tensors.map(|t| (t.name.clone(), told(&checkpoint, t))).collect()
+    tensors.map(|t| (t.name.clone(), content(&checkpoint, t))).collect()
 }
 
-/// Salvages `bytes`, holds what is said to be whole against `truth`, and gives how many of the tensors are whole.
-/// Where nothing vouches for a tensor it may differ if `excused`.
-fn whole(folder: &Path, bytes: &[u8], truth: &HashMap<String, Told>, excused: bool, what: &str) -> usize {
+/// Salvages `bytes`, compares the tensors called whole with `truth`, and returns how many there are.
+/// A tensor without a checksum may differ if `excused`.
+fn whole(folder: &Path, bytes: &[u8], truth: &HashMap<String, Content>, excused: bool, what: &str) -> usize {
     let path = folder.join("damaged");
     std::fs::write(&path, bytes).unwrap();
     let Ok(salvaged) = salvage(&path, &OpenOptions::default()) else { return 0 };
@@ -46,7 +47,7 @@ fn whole(folder: &Path, bytes: &[u8], truth: &HashMap<String, Told>, excused: bo
         let expected =
             truth.get(&tensor.name).unwrap_or_else(|| panic!("{what}: {} is made up", tensor.name));
         assert!(
-            told(&salvaged.checkpoint, tensor) == *expected,
+            content(&salvaged.checkpoint, tensor) == *expected,
             "{what}: {} is said to be whole",
             tensor.name
         );
@@ -81,7 +82,7 @@ fn every_truncation(path: &Path) {
     for end in ends(&bytes) {
         let found =
             whole(folder.path(), &bytes[..end], &truth, false, &format!("{} cut at {end}", path.display()));
-        // What is there is found: a longer beginning never holds less.
+        // Existing tensors are found: a longer prefix never gives fewer.
         assert!(found >= best, "{} cut at {end}: {found} tensors, {best} before", path.display());
         best = found;
     }
@@ -133,7 +134,7 @@ fn the_truncated_fixture_gives_what_its_truth_says() {
     assert_eq!(salvaged.verified, 3);
     let lost: Vec<&str> = salvaged.losses.iter().map(|l| l.name.as_str()).collect();
     assert_eq!(lost, names(3..6).collect::<Vec<_>>());
-    // The fourth was being written: its beginning is there.
+    // The fourth was being written: its beginning exists.
     let (start, end) = salvaged.losses[0].range.unwrap();
     assert_eq!(end - start, 64 * 64 * 4);
     assert_eq!(salvaged.losses[0].present, std::fs::metadata(format("truncated.pt")).unwrap().len() - start);
@@ -239,7 +240,7 @@ fn holes_are_filled() {
     assert_eq!(salvaged.fill(Fill::Nan), 3);
     assert_eq!(salvaged.holes().count(), 0);
     assert_eq!(salvaged.checkpoint.tensors.len(), 6);
-    // The beginning of the fourth is what it was, the rest is not a number.
+    // The beginning of the fourth is unchanged, the rest is NaN.
     let there = salvaged.losses[0].present as usize / 4;
     let (filled, original) = (value(&salvaged.checkpoint, 3), value(&whole, 3));
     assert!(there > 100 && there < 4096);
@@ -260,7 +261,7 @@ fn holes_are_filled() {
     let order: Vec<&str> = salvaged.checkpoint.tensors.iter().map(|t| t.name.as_str()).collect();
     assert!(order.is_sorted(), "{order:?}");
 
-    // A damaged tensor of the other one does not help.
+    // A damaged tensor in the other checkpoint is not used.
     let mut salvaged = salvage(&format("bitflip.pt"), &OpenOptions::default()).unwrap();
     assert_eq!(salvaged.fill_from(open(format("bitflip.pt")).unwrap()), 0);
     assert_eq!(salvaged.fill_from(open(format("whole.pt")).unwrap()), 1);
@@ -299,7 +300,8 @@ fn tied_weights_are_filled_once() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Zips vouch for every storage; with any bytes overwritten, what is called whole and vouched for is.
+    /// Zips have a checksum for every storage; with any bytes overwritten, tensors that are called whole and verified
+    /// are unchanged.
     #[test]
     fn nothing_overwritten_is_called_whole(
         file in 0..5usize,

@@ -88,7 +88,7 @@ fn a_missing_or_broken_shard_is_damage_and_the_others_are_read() {
             assert!(checkpoint.tensor_bytes(tensor).is_ok(), "{what}, shard {number}");
         }
     }
-    // Without an index, the names of the files tell how many there should be.
+    // Without an index, the names of the files say how many there should be.
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join(shard(1)), safetensors(&[("a", 1.0)])).unwrap();
     let damage = open(folder.path()).unwrap().damage.unwrap();
@@ -100,7 +100,7 @@ fn a_missing_or_broken_shard_is_damage_and_the_others_are_read() {
 }
 
 #[test]
-fn what_index_and_shards_say_differently_is_told() {
+fn differences_between_index_and_shards_are_reported() {
     let folder = tempfile::tempdir().unwrap();
     set(folder.path());
     index(folder.path(), &[("a", &shard(1)), ("b", &shard(2)), ("lost", &shard(2))]);
@@ -185,8 +185,8 @@ fn a_distributed_checkpoint_is_recognised_and_not_guessed_at() {
     assert!(open(folder.path()).unwrap_err().to_string().contains("dcp_to_torch"));
 }
 
-/// Files that are named like checkpoints and are none are told, so that none is passed over. An ending that data have as
-/// well is not enough.
+/// Files that are named like checkpoints but are not are reported, so that none is silently skipped. An extension that
+/// data files use as well is not enough.
 #[test]
 fn what_is_spoilt_is_found_by_the_endings_of_every_format() {
     let folder = tempfile::tempdir().unwrap();
@@ -278,9 +278,9 @@ fn folders_are_searched_however_deep() {
     assert_eq!(ckpt_inspect::scan::files(&folder.path().join("d")).unwrap(), [deep]);
 }
 
-/// Single arrays are data beside checkpoints, and what was meant where nothing else is.
+/// Single arrays count as data next to checkpoints, and as checkpoints if there is nothing else.
 #[test]
-fn a_folder_of_arrays_is_told_of() {
+fn a_folder_of_arrays_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let mut array = b"\x93NUMPY\x01\x00\x76\x00".to_vec();

@@ -1,4 +1,4 @@
-//! Writing whole or not at all, with child processes that are killed, alive, or under another umask.
+//! Writing completely or not at all, with child processes that are killed, alive, or have another umask.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -10,7 +10,7 @@ use ckpt_inspect::staged::{self, Error, Occupant, StagedFile, StagedFolder};
 
 const PLACE: &str = "CKPT_STAGED_PLACE";
 
-/// What the children do: nothing, unless they are told where.
+/// What the child processes do: nothing, unless they are given a folder.
 #[test]
 fn child_begins_and_waits() {
     let Some(place) = std::env::var_os(PLACE).map(PathBuf::from) else { return };
@@ -76,7 +76,7 @@ fn what_a_killed_process_left_is_removed_and_what_a_living_one_writes_stays() {
     let left = names(place.path());
     assert_eq!(left.len(), 2, "killed processes leave what they began");
     if !cfg!(target_os = "linux") {
-        // Nothing tells that it was this machine where they were.
+        // Nothing shows that they were made on this machine.
         age(&left.iter().map(|name| at(name)).collect::<Vec<_>>());
     }
 
@@ -110,7 +110,7 @@ fn only_leftovers_of_our_own_are_removed() {
     symlink("target", at(".ckpt-linkAAAAAAAA.part")).unwrap();
     symlink("targets", at(".ckpt-linkBBBBBBBB.part")).unwrap();
     assert!(Command::new("mkfifo").arg(at(".ckpt-pipeAAAAAAAA.part")).status().unwrap().success());
-    // Two folders in one are nothing that a writer leaves.
+    // A writer never leaves two folders in one.
     std::fs::create_dir_all(at(".ckpt-deepAAAAAAAA.part/a")).unwrap();
     std::fs::create_dir_all(at(".ckpt-deepAAAAAAAA.part/b")).unwrap();
     let before = names(place.path());
@@ -126,7 +126,7 @@ fn only_leftovers_of_our_own_are_removed() {
     assert_eq!(std::fs::read(at("target")).unwrap(), b"precious");
 }
 
-/// Releases without locks left other names. Nothing tells whether one is in use but when it was written to last.
+/// Releases without locks left other names. Only the time of the last write shows whether one is in use.
 #[test]
 fn what_releases_without_locks_left_is_removed_when_it_is_a_day_old() {
     let place = tempfile::tempdir().unwrap();
@@ -162,7 +162,7 @@ fn what_releases_without_locks_left_is_removed_when_it_is_a_day_old() {
     assert_eq!(names(place.path()), [&before[..], &["zzz".into()]].concat());
 }
 
-/// Where locks are not known from machine to machine, another one may be writing what nobody seems to hold.
+/// If machines do not see each other's locks, another machine may be writing a file that seems unlocked.
 #[test]
 fn what_another_machine_may_be_writing_stays_for_a_day() {
     let place = tempfile::tempdir().unwrap();
@@ -233,7 +233,7 @@ fn what_is_dropped_leaves_nothing() {
 }
 
 #[test]
-fn what_is_not_replaced_is_told() {
+fn what_is_not_replaced_is_reported() {
     let place = tempfile::tempdir().unwrap();
     let at = |name: &str| place.path().join(name);
     std::fs::write(at("file"), "precious").unwrap();
@@ -277,7 +277,7 @@ fn what_is_not_replaced_is_told() {
     assert!(at("link").is_symlink() && std::fs::read(at("file")).unwrap() == b"new");
 }
 
-/// What `force` replaces is looked at when it is replaced: until then, hours may have passed.
+/// The folder that `force` replaces is checked again when it is replaced, because hours may have passed.
 #[test]
 fn what_came_into_a_folder_meanwhile_is_not_lost() {
     let place = tempfile::tempdir().unwrap();
@@ -289,7 +289,7 @@ fn what_came_into_a_folder_meanwhile_is_not_lost() {
     std::fs::write(path.join("thesis.tex"), "precious").unwrap();
     let Err(Error::Foreign { entry, .. }) = staged.commit(&[]) else { panic!("replaced") };
     assert_eq!(entry, "thesis.tex");
-    // One that was made meanwhile was never looked at before.
+    // A folder that was created meanwhile was not checked before.
     let other = place.path().join("other");
     let staged = StagedFolder::create(&other, 0, true, ours).unwrap();
     std::fs::create_dir_all(other.join("notes")).unwrap();
@@ -327,7 +327,7 @@ fn child_without_files() {
     assert!(matches!(folder, Err(Error::Write { .. })), "{folder:?}");
 }
 
-/// Nobody else would see that it is in use.
+/// Other processes would not see that it is in use.
 #[test]
 fn a_folder_that_cannot_be_locked_is_not_begun() {
     let place = tempfile::tempdir().unwrap();
@@ -335,7 +335,7 @@ fn a_folder_that_cannot_be_locked_is_not_begun() {
     assert!(names(place.path()).is_empty());
 }
 
-/// Who finishes second without `force` does not replace what the first has made.
+/// Without `force`, the second process to finish does not replace the output of the first.
 #[test]
 fn a_file_made_meanwhile_stays() {
     let place = tempfile::tempdir().unwrap();
@@ -355,7 +355,7 @@ fn a_file_that_gets_another_owner_loses_the_rights_of_its_own() {
     let path = folder.path().join("file");
     for (owner, mode) in [(None, 0o6755), (Some(1), 0o755)] {
         std::fs::write(&path, b"old").unwrap();
-        // Only root gives files away.
+        // Only root can change the owner of files.
         if owner.is_some() && std::os::unix::fs::chown(&path, owner, None).is_err() {
             return;
         }

@@ -44,7 +44,7 @@ fn norms_and_codes_are_those_of_the_elements() {
     assert_eq!(ternary, 14);
 }
 
-/// Elements of every block format and packing are read from any place as they are read whole.
+/// Elements of every block format and packing are the same read from any position as read whole.
 #[test]
 fn packed_tensors_have_the_values_they_decode_to() {
     for path in ["tests/data/every_type.gguf", "../tests/fixtures/packed/nano-healthy-2000-i2s.pt"] {

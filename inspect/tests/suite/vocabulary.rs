@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use ckpt_inspect::gguf::{Header, Keys, Layout};
-use ckpt_inspect::vocabulary::{FileKind, Role, TokenType, Vocabulary};
+use ckpt_inspect::vocabulary::{FileKind, Role, TokenType, Vocabulary, Warning};
 use ckpt_inspect::{ErrorKind, Result};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -68,7 +68,9 @@ fn byte_level_bpe_has_merges() {
     assert_eq!(keys["tokenizer.ggml.unknown_token_id"], 0);
     assert_eq!(keys["tokenizer.ggml.add_bos_token"], false);
     assert!(keys.get("tokenizer.ggml.scores").is_none());
-    assert!(vocabulary.warnings.iter().any(|w| w.contains("[PAD7]")), "{:?}", vocabulary.warnings);
+    let padded = Warning::Padded { tokens: 7, rows: 9 };
+    assert!(vocabulary.warnings.contains(&padded), "{:?}", vocabulary.warnings);
+    assert!(padded.to_string().contains("[PAD7]"), "{padded}");
     vocabulary.fill(8).unwrap();
     assert_eq!(vocabulary.tokens.len(), 9, "a token is never taken away");
 }
@@ -192,13 +194,9 @@ fn sentencepiece_models_keep_scores_and_types() {
     assert_eq!(keys_of_bpe["tokenizer.ggml.add_space_prefix"], false);
     assert_eq!(keys_of_bpe["tokenizer.ggml.add_bos_token"], true);
     assert_eq!((vocabulary.role(Role::Eos), vocabulary.role(Role::Pad)), (Some(2), None));
-    assert!(
-        matches!(&vocabulary.warnings[..], [one] if one.contains("normalizes")),
-        "{:?}",
-        vocabulary.warnings
-    );
+    assert_eq!(vocabulary.warnings, [Warning::Normalizes]);
     let unigram = read(&[("tokenizer.model", &sentencepiece(1))]).unwrap();
-    assert!(matches!(&unigram.warnings[..], [one] if one.contains("bytes")), "{:?}", unigram.warnings);
+    assert_eq!(unigram.warnings, [Warning::ByteFallback]);
     let unigram = keys(&unigram);
     assert_eq!(unigram["tokenizer.ggml.model"], "t5");
     assert_eq!(unigram["tokenizer.ggml.precompiled_charsmap"], json!([7, 8]));
@@ -223,7 +221,7 @@ fn another_file_gives_its_keys_as_they_are() {
 }
 
 #[test]
-fn a_file_is_told_by_its_beginning() {
+fn a_file_is_recognised_by_its_first_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let of = |name: &str, bytes: &[u8]| {
         let path = folder.path().join(name);

@@ -1,4 +1,4 @@
-//! The panel on what a run died of: one sentence, one plot, what to do; the numbers of every layer on demand.
+//! The panel on why a run died: one sentence, one plot, what to do; the numbers of every layer on demand.
 
 use ckpt_inspect::Verdict;
 use ckpt_inspect::cause::{Cause, Explanation, LayerCause};
@@ -32,7 +32,7 @@ pub fn panel(i: usize, run: &Run, explanation: &Explanation) -> Result<Markup, E
     })
 }
 
-/// The cause of a file that cannot be read, if the error tells it.
+/// The cause of a file that cannot be read, if it follows from the error.
 pub fn of_unreadable(error: &ckpt_inspect::Error) -> Option<&'static str> {
     Some(Cause::of_unreadable(error)).filter(|c| *c != Cause::Unknown).map(Cause::name)
 }
@@ -61,7 +61,7 @@ fn one(run: &Run, finding: &Finding, chart: Option<&Drawing>) -> Markup {
                     }
                 }
             }
-            h5 { "What shows it" }
+            h5 { "Evidence" }
             dl.shown-by { @for (heading, text) in &finding.evidence { dt { (heading) } dd { (printable(text)) } } }
         }
     }
@@ -95,7 +95,7 @@ fn numbers(run: &Run, explanation: &Explanation) -> Markup {
                     thead { tr {
                         th scope="col" { "layer" } th scope="col" { "cause" } th.num scope="col" { "fall of ln std per step" } th.num scope="col" { "predicted" }
                         th.num scope="col" { "ratio" } th.num scope="col" { "R²" } th.num scope="col" { "slope changed at" } th.num scope="col" { "cosine" }
-                        th.num scope="col" { "codes as healthy" } th scope="col" { "why" }
+                        th.num scope="col" { "codes unchanged" } th scope="col" { "why" }
                     } }
                     tbody { @for l in &explanation.layers { (row(run, l, &rate)) } }
                 }

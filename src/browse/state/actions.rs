@@ -1,4 +1,4 @@
-//! What keys do to the state.
+//! How keys change the state.
 
 use ckpt_inspect::Group;
 use crossterm::event::{Event, KeyCode, KeyEvent, KeyModifiers};
@@ -9,7 +9,7 @@ use crate::browse::keys::{self, Action};
 use crate::browse::layout;
 use crate::browse::tree::{self, Kind, Row, Sort};
 
-/// Bytes of a query: more is a paste that went astray.
+/// The most bytes in a query; more is an accidental paste.
 const LONGEST_QUERY: usize = 256;
 
 impl State {
@@ -237,7 +237,7 @@ impl State {
             self.marks.remove(at);
             return;
         }
-        // Two are compared; a third one takes the place of the first.
+        // Two are compared; a third one replaces the first.
         if self.marks.len() == 2 {
             self.marks.remove(0);
         }

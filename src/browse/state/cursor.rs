@@ -1,4 +1,4 @@
-//! Where the user is in a list.
+//! The user's position in a list.
 
 use crate::browse::keys::Action;
 

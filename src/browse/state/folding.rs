@@ -1,5 +1,5 @@
-//! Which modules are unfolded. Each network has its own: what was folded in one is no word about another's module of
-//! the same path, and stays folded in every checkpoint of the same one.
+//! Which modules are unfolded, for each network separately: folding a module in one does not affect another's module of
+//! the same path, and applies to every checkpoint of the same network.
 
 use std::collections::{HashMap, HashSet};
 
@@ -16,7 +16,7 @@ struct Folding {
     modules: HashSet<String>,
 }
 
-/// Those of all networks that were met, numbered.
+/// The modules of all networks so far, by number.
 #[derive(Default)]
 pub struct Foldings {
     networks: HashMap<Network, usize>,
@@ -24,12 +24,12 @@ pub struct Foldings {
 }
 
 impl Foldings {
-    /// The number of `record`'s network. Modules that no checkpoint of it had before are unfolded as a first view
-    /// has them; the others stay as the user left them.
+    /// The number of `record`'s network. Modules that none of its checkpoints had before are unfolded as in a first
+    /// view; the others stay as the user left them.
     pub fn meet(&mut self, record: &CheckpointRecord) -> usize {
         let mut key = network(record);
         if key.is_empty() {
-            // Nothing but its path tells what has no matrices.
+            // A checkpoint without matrices is identified by its path only.
             key.push((record.path.clone(), Vec::new()));
         }
         let at = *self.networks.entry(key).or_insert(self.all.len());

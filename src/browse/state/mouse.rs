@@ -1,4 +1,4 @@
-//! What the mouse does to the state.
+//! How the mouse changes the state.
 
 use ckpt_inspect::health::measures::STD;
 use crossterm::event::{MouseButton, MouseEvent, MouseEventKind};

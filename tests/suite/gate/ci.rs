@@ -31,7 +31,7 @@ fn the_action_takes_inputs_through_the_environment_only() {
     }
 }
 
-/// Runs the action's gate step as a runner would, with these inputs; gives the exit code, what it printed, and the
+/// Runs the action's gate step as a runner would, with these inputs; returns the exit code, what it printed, and the
 /// folder it ran in, which is also where the runner's files are.
 #[cfg(unix)]
 fn act(inputs: &[(&str, &str)]) -> (i32, String, tempfile::TempDir) {

@@ -1,4 +1,4 @@
-//! `ckpt gate` as a user and a CI system meet it: the real binary on real checkpoints.
+//! `ckpt gate` as users and CI systems run it: the real binary on real checkpoints.
 
 mod ci;
 mod formats;
@@ -180,7 +180,7 @@ fn what_cannot_be_read_never_passes() {
     gate_in(folder.path(), &[&flipped, "--no-checksum"]).exits(0);
 }
 
-/// Files named like checkpoints that are none must not be passed over because a folder was given.
+/// Files that are named like checkpoints but cannot be read must not be skipped silently when a folder is given.
 #[test]
 fn nothing_in_a_folder_is_passed_over() {
     let folder = tempfile::tempdir().unwrap();
@@ -212,7 +212,7 @@ fn nothing_in_a_folder_is_passed_over() {
     assert!(output.out().contains("passed") && output.out().contains("no file matches"));
 }
 
-/// A header that contradicts itself is damage, whatever the rest of it says.
+/// A header that contradicts itself is damage, even if the rest of it is valid.
 #[test]
 fn a_safetensors_header_must_agree_with_itself() {
     let folder = tempfile::tempdir().unwrap();
@@ -259,7 +259,7 @@ fn a_baseline_refuses_what_got_worse() {
     assert_eq!(found(&relaxed, "std-shrunk"), found(&relaxed, "verdict-worse"));
     assert_eq!(found(&relaxed, "newly-dead"), [""; 0]);
 
-    // Growing is no regression.
+    // Growing is not a regression.
     gate(&[HEALTHY, "--baseline", COLLAPSED, "--max-new-dead", "1"]).exits(0);
     gate(&[COLLAPSED, "--allow", "weak", "--baseline", COLLAPSED]).exits(0);
     let many = gate(&[HEALTHY, "--baseline", "tests/fixtures/healthy-run"]);
@@ -303,7 +303,7 @@ fn the_policy_file_is_read_and_options_win_over_it() {
     let collapsed = absolute(COLLAPSED);
     std::fs::write(folder.path().join("ckpt.toml"), "[gate]\nallow = \"weak\"\n").unwrap();
     let output = gate_in(folder.path(), &[&collapsed]);
-    assert_eq!((output.code().unwrap(), output.err()), (0, "policy from ckpt.toml\n"));
+    assert_eq!((output.code().unwrap(), output.err()), (0, "using the policy in ckpt.toml\n"));
     gate_in(folder.path(), &[&collapsed, "--allow", "healthy"]).exits(1);
 
     let other =

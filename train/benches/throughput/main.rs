@@ -1,10 +1,10 @@
 //! A training step (forward, backward, clipping, AdamW) against PyTorch's on the same weights and batch: tokens per
-//! second and largest resident size. Both take turns, a step each, and the ratio is the median over the turns, so that a
-//! machine that is busy with something else slows both. It ends with an error where the losses differ.
+//! second and largest resident size. Both take turns, a step each, and the ratio is the median over the turns, so that
+//! a machine that is busy with something else slows both. It ends with an error where the losses differ.
 //!
 //! Arguments: `pico` (256 hidden, 4 layers, vocabulary 1024; 16 x 128 tokens) or `125m` (2 x 256), both unless given;
-//! `--threads N`; `--steps N`. PyTorch is looked for in `python3` or what CKPT_BENCH_PYTHON names, and left out where it
-//! is not found.
+//! `--threads N`; `--steps N`. PyTorch is looked for in `python3` or what CKPT_BENCH_PYTHON names, and left out where
+//! it is not found.
 
 use std::error::Error;
 use std::io::{BufRead, BufReader, Write};

@@ -1,4 +1,4 @@
-//! Documents of data files, one after the other, from any place on: JSONL lines, Parquet rows and pieces of text,
+//! Documents of data files, one after another, from any position on: JSONL lines, Parquet rows and pieces of text,
 //! tokenized; or ready-made ids.
 
 use std::fs::File;
@@ -12,20 +12,20 @@ use super::parquet::Parquet;
 use super::shard::{Place, Recorder, Shard};
 use crate::{Error, Result};
 
-/// Text is tokenized in pieces of about this many bytes, cut at ends of lines.
+/// Text is tokenized in pieces of about this many bytes, split at line ends.
 const PIECE: u64 = 1 << 14;
-/// A line that is longer is bad.
+/// Longer lines are invalid.
 const MAX_LINE: u64 = 1 << 26;
-/// Ids of an array of one dimension that are taken at a time.
+/// Ids of a one-dimensional array that are read at a time.
 const IDS: u64 = 1 << 12;
 
-/// What a file holds.
+/// What a file contains.
 enum Kind {
-    /// One JSON object a line.
+    /// One JSON object per line.
     Jsonl(BufReader<File>),
     Text(BufReader<File>),
     Parquet(Parquet),
-    /// The same as tokens, kept from an earlier time.
+    /// The same as cached tokens.
     Shard(Shard),
     Npy(Npy),
     /// Rows of a SafeTensors file's tensor.
@@ -39,13 +39,13 @@ enum Kind {
 /// One document.
 #[derive(Debug)]
 pub(super) enum Document {
-    /// To be packed with its neighbours.
+    /// Tokens to be packed with neighbouring documents.
     Tokens(Vec<Token>),
-    /// A sequence as it is.
+    /// An unchanged sequence.
     Window(Vec<Token>),
-    /// Not a document; why.
+    /// Not a document, and why.
     Bad(String),
-    /// Not wanted, and so not made.
+    /// Skipped, and so not tokenized.
     Skipped,
 }
 
@@ -55,7 +55,7 @@ pub(super) struct Documents {
     kind: Kind,
     /// Byte or row of the next document.
     pub offset: u64,
-    /// Bytes or rows of the file, where they are known.
+    /// Bytes or rows of the file, if known.
     pub end: Option<u64>,
     recorder: Option<Recorder>,
 }
@@ -90,10 +90,10 @@ impl Documents {
             "npy" => Kind::Npy(Npy::open(path)?),
             "safetensors" => ids_of(path)?,
             "jsonl" | "ndjson" | "json" => Kind::Jsonl(reader()?),
-            // It refuses what is beyond its last row itself.
+            // The reader itself refuses positions beyond its last row.
             "parquet" => Kind::Parquet(Parquet::open(path, offset)?),
             "gz" | "zst" | "zip" | "xz" | "bz2" | "tar" => {
-                return Err(Error::data(path, "is compressed; unpack it first"));
+                return Err(Error::data(path, "is compressed; decompress it first"));
             }
             _ => Kind::Text(reader()?),
         };
@@ -114,7 +114,7 @@ impl Documents {
                     return Ok(Some(document));
                 }
                 Some(None) => return Ok(None),
-                // A damaged shard is no harm: the data is still there.
+                // A damaged shard is harmless: the data itself is still there.
                 None => self.kind = Self::source(&self.path, self.offset)?.kind,
             }
         }
@@ -123,7 +123,7 @@ impl Documents {
         self.recorder = match (&document, recorder) {
             (Some(document), Some(mut recorder)) => recorder.add(document, self.offset).map(|()| recorder),
             (None, Some(recorder)) => {
-                // What cannot be kept is made again next time.
+                // If tokens cannot be cached, they are made again next time.
                 let _ = recorder.end();
                 None
             }
@@ -208,7 +208,7 @@ impl Documents {
                 self.offset += count;
                 Ok(Some(ready_made(&ids[first..first + count as usize * *cols], *flat)))
             }
-            // Its documents are taken where they are found.
+            // Its documents are read from it directly.
             Kind::Shard(_) => Ok(None),
         }
     }
@@ -221,7 +221,7 @@ fn piece(reader: &mut BufReader<File>) -> std::io::Result<Vec<u8>> {
     if piece.last() != Some(&b'\n') {
         reader.by_ref().take(PIECE).read_until(b'\n', &mut piece)?;
     }
-    // A character is not cut: at most three bytes follow its first.
+    // Characters are not split: at most three bytes follow the first byte of one.
     for _ in 0..3 {
         match reader.fill_buf()?.first() {
             Some(&byte) if byte & 0xc0 == 0x80 => {
@@ -239,7 +239,7 @@ fn ready_made(ids: &[u32], flat: bool) -> Document {
     if flat { Document::Tokens(tokens) } else { Document::Window(tokens) }
 }
 
-/// The tensor of token ids in a SafeTensors file: the one integer tensor, or the one called as such are called.
+/// The tensor of token ids in a SafeTensors file: the only integer tensor, or the one with the usual name.
 fn ids_of(path: &Path) -> Result<Kind> {
     const NAMES: [&str; 5] = ["ids", "input_ids", "tokens", "token_ids", "batches"];
     let checkpoint = ckpt_inspect::open(path)?;
@@ -251,14 +251,15 @@ fn ids_of(path: &Path) -> Result<Kind> {
     let tensor = match all.as_slice() {
         [one] => *one,
         several => *several.iter().find(|t| NAMES.contains(&t.name.as_str())).ok_or_else(|| {
-            Error::data(path, format!("has {} integer tensors and none is called `ids`", several.len()))
+            Error::data(path, format!("has {} integer tensors, and none is named `ids`", several.len()))
         })?,
     };
     // Ids above 2^24 would not survive f32, and no vocabulary has them.
     let id = |value: f32| (0.0..16_777_216.0).contains(&value).then_some(value as u32);
     let ids: Option<Vec<u32>> = checkpoint.values(tensor)?.into_iter().map(id).collect();
-    let ids =
-        ids.ok_or_else(|| Error::data(path, format!("`{}` holds a value that is no token id", tensor.name)))?;
+    let ids = ids.ok_or_else(|| {
+        Error::data(path, format!("`{}` contains a value that is not a token id", tensor.name))
+    })?;
     let flat = tensor.shape.len() < 2;
     let cols = if flat { 1 } else { *tensor.shape.last().unwrap_or(&1) };
     if cols == 0 || ids.is_empty() {

@@ -1,4 +1,4 @@
-//! Text and records become tokens.
+//! Turns text and records into tokens.
 
 use std::path::Path;
 
@@ -14,8 +14,8 @@ use crate::{Error, Result};
 /// Fields of a record that are read.
 pub(super) const FIELDS: [&str; 6] = ["text", "content", "prompt", "response", "responses", "messages"];
 
-/// What text needs.
-pub(super) const NO_TOKENIZER: &str = "text needs a tokenizer (--tokenizer tokenizer.json)";
+/// The error of text without a tokenizer.
+pub(super) const NO_TOKENIZER: &str = "text needs a tokenizer: give a tokenizer.json";
 
 /// Turns text into tokens.
 pub(super) struct Encoder {
@@ -25,9 +25,9 @@ pub(super) struct Encoder {
     fingerprint: Option<[u8; 32]>,
 }
 
-/// Raised whenever the same text becomes other tokens.
+/// Incremented whenever the same text gives different tokens.
 const VERSION: u8 = 1;
-/// Names that tokenizers give the token that ends a document.
+/// Usual names of the token that ends a document.
 const ENDS: [&str; 6] = ["<|endoftext|>", "</s>", "<eos>", "<|im_end|>", "<|eot_id|>", "<|end_of_text|>"];
 
 impl Encoder {
@@ -35,7 +35,7 @@ impl Encoder {
         let load = |path: &Path| -> Result<(Tokenizer, [u8; 32])> {
             let bytes = read_file(path)?;
             let loaded = Tokenizer::from_bytes(&bytes)
-                .map_err(|e| Error::data(path, format!("is no tokenizer: {e}")))?;
+                .map_err(|e| Error::data(path, format!("is not a valid tokenizer: {e}")))?;
             let mut hash = Sha256::new();
             hash.update([VERSION, mask_prompts.into()]);
             hash.update(&bytes);
@@ -46,7 +46,7 @@ impl Encoder {
         Ok(Encoder { tokenizer, end, mask_prompts, fingerprint })
     }
 
-    /// Names how text becomes tokens here; `None` without a tokenizer.
+    /// A fingerprint of how text becomes tokens; `None` without a tokenizer.
     pub fn fingerprint(&self) -> Option<[u8; 32]> {
         self.fingerprint
     }
@@ -78,11 +78,12 @@ impl Encoder {
 
     /// The documents of one JSON line.
     pub fn line(&self, line: &str) -> Result<Vec<Token>, String> {
-        let value: Value = serde_json::from_str(line).map_err(|e| format!("is no JSON: {e}"))?;
+        let value: Value = serde_json::from_str(line).map_err(|e| format!("is not valid JSON: {e}"))?;
         self.record(&value)
     }
 
-    /// The documents of one record: `text` or `content`; `prompt` with `response` or several `responses`; or `messages`.
+    /// The documents of one record: `text` or `content`; `prompt` with `response` or several `responses`; or
+    /// `messages`.
     pub fn record(&self, value: &Value) -> Result<Vec<Token>, String> {
         let mut out = Vec::new();
         let field = |name: &str| value.get(name).and_then(Value::as_str);

@@ -1,13 +1,14 @@
-//! Fill-in-the-middle (Bavarian et al. 2022, <https://arxiv.org/abs/2207.14255>), within one training sequence: a document's
-//! part of it becomes prefix, suffix, middle, each behind its token, so that the model learns to write what is between.
+//! Fill-in-the-middle (Bavarian et al. 2022, <https://arxiv.org/abs/2207.14255>), within one training sequence: a
+//! document's part of it becomes prefix, suffix, middle, each after its token, so that the model learns to write the
+//! middle.
 
 use super::Token;
 use crate::Random;
 
-/// Parts that are shorter stay as they are: there is nothing between to fill in.
+/// Shorter parts are unchanged: there is no middle to fill in.
 const SHORTEST: usize = 8;
 
-/// What is rearranged, and with which tokens.
+/// Which documents are rearranged, and with which tokens.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FillIn {
     /// Share of documents.

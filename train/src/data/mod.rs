@@ -1,5 +1,5 @@
-//! Training data: files become documents, documents are packed to sequences of one length, sequences go through a
-//! shuffle buffer into batches. Where a stream is can be saved, and it goes on from there as if it had not stopped.
+//! Training data: files become documents, documents are packed into sequences of one length, sequences go through a
+//! shuffle buffer into batches. The position of a stream can be saved, and restored as if it had not stopped.
 
 mod documents;
 mod encoder;
@@ -23,10 +23,10 @@ use encoder::Encoder;
 use fill_in::FillIn;
 use shard::Place;
 
-/// Tokens of a batch at most: more than fit any machine's memory with what a step keeps of each.
+/// The most tokens in a batch: more than a step could hold in any machine's memory.
 const LARGEST_BATCH: usize = 1 << 22;
 
-/// What is trained on.
+/// The training data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
@@ -34,7 +34,7 @@ pub struct Settings {
     /// Files: text; JSONL or Parquet (`text` or `content`, `prompt` and `response` or `responses`, or `messages`); or
     /// ready-made token ids (`.npy`, `.safetensors`; sequences x length, or one stream).
     pub files: Vec<PathBuf>,
-    /// Files to validate on; a part of `files` is held out when there are none.
+    /// Files to validate on; if empty, a part of `files` is held out.
     pub validation: Vec<PathBuf>,
     /// A `tokenizer.json`.
     pub tokenizer: Option<PathBuf>,
@@ -48,13 +48,13 @@ pub struct Settings {
     pub buffer: usize,
     /// Share of documents that is held out for validation.
     pub holdout: f64,
-    /// Batches to validate on, at most.
+    /// The most batches to validate on.
     pub validation_batches: usize,
-    /// Whether prompts are only read, not learnt.
+    /// Whether prompts are context only, and do not count in the loss.
     pub mask_prompts: bool,
     /// Share of documents that are rearranged for filling in the middle.
     pub fill_in_rate: f64,
-    /// Folder in which tokenized files are kept; none are when not given.
+    /// Folder in which tokenized files are cached; `None` for no cache.
     #[serde(skip)]
     pub token_cache: Option<PathBuf>,
 }
@@ -78,7 +78,7 @@ impl Default for Settings {
     }
 }
 
-/// A token, and whether it is to be learnt.
+/// A token, and whether it counts in the loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Token {
     id: u32,
@@ -88,7 +88,7 @@ struct Token {
 /// One sequence.
 #[derive(Clone, Debug)]
 struct Window {
-    /// One more than it has positions.
+    /// Tokens, one more than it has positions.
     tokens: Vec<Token>,
     /// Index of the file and row, for a ready-made one.
     source: Option<(usize, usize)>,
@@ -96,7 +96,7 @@ struct Window {
 
 /// Bad lines that are kept to be shown.
 const SHOWN: usize = 5;
-/// Documents without a sequence among them before a stream is given up.
+/// Documents in a row that yield no sequence before a stream is given up.
 const MAX_FRUITLESS: u64 = 1 << 22;
 
 /// Batches of training data, without end.
@@ -110,19 +110,19 @@ pub struct Stream {
     file: usize,
     /// This pass's order of the files.
     order: Vec<usize>,
-    /// Times that all files were read.
+    /// How often all files have been read.
     pub epoch: u64,
-    /// Sequences handed out; names the next random draw.
+    /// Sequences handed out, part of the key of random draws.
     drawn: u64,
     pending: Vec<Token>,
     buffer: Vec<Window>,
     /// Whether a pass is over and its last sequences are still to be handed out.
     emptying: bool,
-    /// Lines that were no documents.
+    /// Lines that were not documents.
     pub bad: u64,
     /// The first of them, and why.
     pub shown: Vec<String>,
-    /// Whether this stream is of the held-out documents.
+    /// Whether this stream reads the held-out documents.
     held_out: bool,
 }
 
@@ -133,7 +133,7 @@ impl Stream {
     /// `Settings` for sizes of zero or no files; `Data` and `Read` for a tokenizer that cannot be read.
     pub fn new(settings: &Settings, seed: u64) -> Result<Self> {
         if settings.files.is_empty() {
-            return Err(Error::settings("name the data to train on (--data FILE)"));
+            return Err(Error::settings("there is no data to train on: give at least one file"));
         }
         let tokens = settings.length.saturating_mul(settings.batch);
         for (sound, what) in [
@@ -142,12 +142,15 @@ impl Stream {
             (
                 tokens <= LARGEST_BATCH,
                 format!(
-                    "a batch of {} x {} tokens is larger than {LARGEST_BATCH}; --accumulate makes a step of several batches",
+                    "a batch of {} x {} tokens is larger than {LARGEST_BATCH}; use smaller batches, and `accumulate` to average the gradients of several",
                     settings.batch, settings.length
                 ),
             ),
-            ((0.0..1.0).contains(&settings.holdout), "the held-out share must be from 0 to below 1".into()),
-            ((0.0..=1.0).contains(&settings.fill_in_rate), "the fill-in rate must be from 0 to 1".into()),
+            ((0.0..1.0).contains(&settings.holdout), "holdout must be at least 0 and below 1".into()),
+            (
+                (0.0..=1.0).contains(&settings.fill_in_rate),
+                "the fill-in-the-middle rate must be from 0 to 1".into(),
+            ),
         ] {
             if !sound {
                 return Err(Error::settings(what));
@@ -159,7 +162,7 @@ impl Stream {
             rate => {
                 let marks = encoder.fill_in().ok_or_else(|| {
                     Error::settings(
-                        "filling in the middle needs a tokenizer that has tokens for it, such as <|fim_prefix|>, <|fim_middle|> and <|fim_suffix|>",
+                        "fill-in-the-middle training needs a tokenizer with tokens for it, such as <|fim_prefix|>, <|fim_middle|> and <|fim_suffix|>",
                     )
                 })?;
                 Some(FillIn { rate, marks, end: encoder.end_token() })
@@ -213,7 +216,7 @@ impl Stream {
     /// The next batch.
     ///
     /// # Errors
-    /// `Read` and `Data` for files that cannot be read, `Settings` when a whole pass yields no sequence.
+    /// `Read` and `Data` for files that cannot be read, `Settings` if a whole pass yields no sequence.
     pub fn batch(&mut self) -> Result<Batch> {
         let mut windows = Vec::with_capacity(self.settings.batch);
         while windows.len() < self.settings.batch {
@@ -258,7 +261,7 @@ impl Stream {
             fruitless = if self.buffer.is_empty() { fruitless + 1 } else { 0 };
             if self.epoch > start + 1 && self.buffer.is_empty() || fruitless > MAX_FRUITLESS {
                 return Err(Error::settings(format!(
-                    "the data holds no sequence of {} tokens to train on{}",
+                    "the data contains no sequence of {} tokens to train on{}",
                     self.settings.length + 1,
                     self.shown.first().map(|s| format!("; {s}")).unwrap_or_default()
                 )));
@@ -268,7 +271,7 @@ impl Stream {
             true => Random::new(&[self.seed, 1, self.drawn]).below(self.buffer.len()),
             false => 0,
         };
-        // The order of the rest is kept, so that it does not depend on what was drawn in which way.
+        // The rest keeps its order, so that it does not depend on earlier draws.
         let mut window = self.buffer.remove(at);
         if let Some(fill_in) = &self.fill_in {
             fill_in.apply(&mut window.tokens, &mut Random::new(&[self.seed, 3, self.drawn]));
@@ -312,7 +315,7 @@ impl Stream {
                 }
             }
             Document::Window(tokens) if tokens.len() < 2 => {
-                return Err(Error::data(path, "holds sequences of less than 2 tokens"));
+                return Err(Error::data(path, "contains sequences of fewer than 2 tokens"));
             }
             Document::Window(tokens) => {
                 self.buffer.push(Window { tokens, source: Some((file, offset as usize)) });
@@ -334,12 +337,12 @@ impl Stream {
         Ok(true)
     }
 
-    /// Where the stream is.
+    /// The position of the stream.
     pub fn state(&self) -> Object<'static> {
         let number = |n: u64| Value::I64(n as i64);
         let offset = self.open.as_ref().map_or(0, |d| d.offset);
         let lengths: Vec<i32> = self.buffer.iter().map(|w| w.tokens.len() as i32).collect();
-        // Two a sequence; -1 for one that was packed.
+        // Two numbers per sequence; -1 for packed ones.
         let source = |w: &Window| w.source.map_or([-1, -1], |(file, row)| [file as i32, row as i32]);
         let sources: Vec<i32> = self.buffer.iter().flat_map(source).collect();
         let integers =
@@ -364,23 +367,23 @@ impl Stream {
         ])
     }
 
-    /// What the place in the data is told by: folders may be called otherwise when a run goes on.
+    /// What identifies a file in a saved position: its name, since folders may be renamed before a run is resumed.
     fn file_name(&self, file: usize) -> String {
         let name = self.settings.files[file].file_name().unwrap_or_default();
         name.to_string_lossy().into_owned()
     }
 
-    /// Goes to where `checkpoint` says, under `key`; false when it says nothing.
+    /// Moves to the position that `checkpoint` has under `key`; false if it has none.
     ///
     /// # Errors
-    /// `Settings` when the place is not one in these files; the checkpoint's and the files' own.
+    /// `Settings` when the position does not exist in these files; the checkpoint's and the files' own.
     pub fn restore(&mut self, checkpoint: &Checkpoint, key: &str) -> Result<bool> {
         if checkpoint.meta(&format!("{key}.place")).is_none() {
             return Ok(false);
         }
         let foreign = || {
             Error::settings(format!(
-                "{}: its place in the data is not one in these files; --restart-data begins them anew",
+                "{}: its position in the data does not exist in these files; restart the data from the beginning (`restart_data`)",
                 checkpoint.path.display()
             ))
         };
@@ -429,7 +432,7 @@ impl Stream {
     }
 }
 
-/// Tokens as integers: those that are not learnt below zero.
+/// Tokens as integers: those that do not count in the loss are negative.
 fn encode(tokens: &[Token]) -> Vec<i32> {
     tokens.iter().map(|t| if t.learn { t.id as i32 } else { -(t.id as i32) - 1 }).collect()
 }

@@ -84,10 +84,10 @@ impl Npy {
             _ => bad(&format!("cannot be read: {}", error.what)),
         })?;
         let kind = Kind::of(&header).ok_or_else(|| {
-            bad("does not hold integers that can be token ids; save it as int32, int64, uint16 or uint32")
+            bad("does not contain integers that can be token ids; save it as int32, int64, uint16 or uint32")
         })?;
         if header.fortran {
-            return Err(bad("is in Fortran order; save numpy.ascontiguousarray of it"));
+            return Err(bad("is in Fortran order; save numpy.ascontiguousarray(x) instead"));
         }
         let dims: Vec<u64> = header.shape.iter().map(|&d| d as u64).collect();
         let flat = dims.len() == 1;
@@ -114,7 +114,7 @@ impl Npy {
         self.file.read_exact(&mut bytes).map_err(io)?;
         let ids: Option<Vec<u32>> = bytes.chunks_exact(size).map(|b| self.kind.decode(b)).collect();
         ids.ok_or_else(|| {
-            Error::data(&self.path, format!("rows from {first} hold a value that is no token id"))
+            Error::data(&self.path, format!("rows from {first} on contain a value that is not a token id"))
         })
     }
 }

@@ -29,8 +29,7 @@ impl Parquet {
     }
 
     fn open_unguarded(path: &Path, first: u64) -> Result<Self> {
-        let damaged =
-            |e: ParquetError| Error::data(path, format!("is no Parquet file that can be read: {e}"));
+        let damaged = |e: ParquetError| Error::data(path, format!("is not a readable Parquet file: {e}"));
         let open = || File::open(path).map_err(|e| Error::read(path, e));
         let whole = SerializedFileReader::new(open()?).map_err(damaged)?;
         let columns = columns(path, &whole)?;
@@ -50,8 +49,9 @@ impl Parquet {
         let mut parquet = Parquet { path: path.to_path_buf(), rows };
         for row in before..first {
             if parquet.rows.next().transpose().map_err(damaged)?.is_none() {
-                let what =
-                    format!("ends after {row} rows, before row {first}; --restart-data begins the data anew");
+                let what = format!(
+                    "ends after {row} rows, before row {first}; restart the data from the beginning (`restart_data`)"
+                );
                 return Err(Error::data(path, what));
             }
         }
@@ -77,11 +77,11 @@ fn columns(path: &Path, reader: &SerializedFileReader<File>) -> Result<Type> {
             root.get_fields().iter().take(20).map(|f| f.name().escape_debug().to_string()).collect();
         return Err(Error::data(
             path,
-            format!("has no column {}; its columns are {}", FIELDS.join(", "), names.join(", ")),
+            format!("has none of the columns {}; its columns are {}", FIELDS.join(", "), names.join(", ")),
         ));
     }
     let group = Type::group_type_builder(root.name()).with_fields(wanted).build();
-    group.map_err(|e| Error::data(path, format!("has a schema that makes no sense: {e}")))
+    group.map_err(|e| Error::data(path, format!("has an invalid schema: {e}")))
 }
 
 /// What `f` returns; a panic of the Parquet reader on a damaged file is an error.

@@ -1,9 +1,9 @@
-//! Tokenized shards: the documents of one data file as tokens, kept in a folder so that text is encoded once. A shard is
-//! named by what it was made from: the file's path, length and time, and the tokenizer.
+//! Tokenized shards: the documents of one data file as tokens, kept in a folder so that text is encoded once. A shard
+//! is named by what it was made from: the file's path, length and time, and the tokenizer.
 //!
-//! Layout, little-endian: [`MAGIC`], the name (32 bytes), then a record a document: where the next document begins in
-//! the data file (u64), length (u32), tokens (i32, those that are not learnt as -id - 1). A bad line has a length of
-//! [`BAD`], then the bytes (u32) of why, and the text. The end is a record at [`END`].
+//! Layout, little-endian: [`MAGIC`], the name (32 bytes), then a record per document: where the next document begins in
+//! the data file (u64), length (u32), tokens (i32, those that do not count in the loss as -id - 1). A bad line has a
+//! length of [`BAD`], then the bytes (u32) of why, and the text. The end is a record at [`END`].
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
@@ -20,7 +20,7 @@ const MAGIC: &[u8; 8] = b"ckpttok1";
 const BAD: u32 = u32::MAX;
 const END: u64 = u64::MAX;
 
-/// Where the shard of a data file is, and what it is called.
+/// The path of a data file's shard, and its name.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
     path: PathBuf,
@@ -28,8 +28,8 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// The place in `folder` of `file`'s tokens by the tokenizer of this fingerprint; `None` when the file cannot be
-    /// told from another one.
+    /// The path in `folder` of `file`'s tokens by the tokenizer of this fingerprint; `None` if the file cannot be
+    /// identified.
     pub fn of(folder: &Path, file: &Path, fingerprint: [u8; 32]) -> Option<Place> {
         let full = std::fs::canonicalize(file).ok()?;
         let metadata = std::fs::metadata(&full).ok()?;
@@ -54,8 +54,8 @@ pub(super) struct Shard {
 }
 
 impl Shard {
-    /// The shard at `place` from the document on that begins at `offset` of the data file; `None` when there is none,
-    /// or it is not whole.
+    /// The shard at `place` from the document on that begins at `offset` of the data file; `None` if it does not exist
+    /// or is incomplete.
     pub fn open(place: &Place, offset: u64) -> Option<Shard> {
         let file = File::open(&place.path).ok()?;
         let left = file.metadata().ok()?.len();
@@ -72,8 +72,8 @@ impl Shard {
         (at == offset).then_some(shard)
     }
 
-    /// The next document and where the one after it begins; the inner `None` at the end, the outer one when the shard is
-    /// damaged.
+    /// The next document and where the one after it begins; the inner `None` at the end, the outer one when the shard
+    /// is damaged.
     pub fn next(&mut self) -> Option<Option<(Document, u64)>> {
         let next = u64::from_le_bytes(self.array()?);
         if next == END {
@@ -94,7 +94,7 @@ impl Shard {
         Some(Some((document, next)))
     }
 
-    /// Passes over a document; where the next one begins.
+    /// Skips a document, and returns where the next one begins.
     fn skip(&mut self) -> Option<u64> {
         let next = u64::from_le_bytes(self.array()?);
         let bytes = match u32::from_le_bytes(self.array()?) {
@@ -133,7 +133,7 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    /// Begins the shard; `None` when the folder cannot be written, which is no reason not to train.
+    /// Begins the shard; `None` if the folder cannot be written, which does not prevent training.
     pub fn begin(place: Place) -> Option<Recorder> {
         let folder = place.path.parent()?;
         std::fs::create_dir_all(folder).ok()?;
@@ -160,7 +160,7 @@ impl Recorder {
         self.file.write_all(&next.to_le_bytes()).and_then(|()| self.file.write_all(&bytes)).ok()
     }
 
-    /// Ends the shard: from here on it is found.
+    /// Ends the shard: from here on it is used.
     pub fn end(mut self) -> Option<()> {
         self.file.write_all(&END.to_le_bytes()).ok()?;
         // A record's second field is always there.

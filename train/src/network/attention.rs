@@ -1,8 +1,8 @@
 //! Causal attention of the query heads that share one key head, over one sequence; forward and backward.
 //!
 //! `q^ = rope(norm(q))`, `k^ = rope(norm(k))`, `s = cap tanh(q^ k^' / sqrt(dim) / cap)`, `P = softmax(s)` over the
-//! positions up to the query's own, `o = P v`. Scores are made in tiles of queries and made again in the backward pass,
-//! so no more than a tile of them is ever kept.
+//! positions up to the query's own, `o = P v`. Scores are computed in tiles of queries and recomputed in the backward
+//! pass, so at most one tile of them is in memory.
 
 use super::math;
 use super::matmul::{Matrix, MatrixMut, matmul};
@@ -11,7 +11,7 @@ use super::norm;
 /// Queries per tile.
 const TILE: usize = 64;
 
-/// What all heads of a layer have in common.
+/// The settings that all heads of a layer share.
 pub(super) struct Attention<'a> {
     /// Positions in a sequence.
     pub len: usize,
@@ -42,7 +42,7 @@ impl Attention<'_> {
         (self.heads + 2 * self.kv_heads) * self.dim
     }
 
-    /// Normalizes and turns head `head` of `qkv` (`[len, width]`) into `out` (`[len, dim]`).
+    /// Normalizes and rotates head `head` of `qkv` (`[len, width]`) into `out` (`[len, dim]`).
     fn prepare(&self, qkv: &[f32], head: usize, out: &mut [f32]) {
         let (dim, half) = (self.dim, self.dim / 2);
         math::simd(|| {

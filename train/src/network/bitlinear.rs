@@ -1,20 +1,19 @@
-//! BitLinear (BitNet b1.58, <https://arxiv.org/abs/2402.17764>): forward and backward stand side by side.
+//! BitLinear (BitNet b1.58, <https://arxiv.org/abs/2402.17764>): forward and backward side by side.
 //!
 //! Forward: `ws = mean|W| + eps`, `Wq = clamp(round(W / ws), -1, 1)`; per token `xs = max|x| + eps`,
 //! `xq = round(x / xs * 127)`; `y = (xq . Wq) * (ws * xs / 127)`, rounding half to even, all in f32 as PyTorch computes
 //! it. The dot is one of integers below 2^24, so f32 sums are exact in any order as long as fan_in * 127 < 2^24.
 //!
-//! Backward: the straight-through estimator replaces rounding by the identity. With `Wd = ws Wq` and `xd = xs xq / 127`,
-//! `y = xd . Wd`, that leaves `dx = dy . Wd` and `dW = dy' . xd`: the detached form. When ws and xs are functions of W
-//! and x, as the reference trains, two terms are added:
-//! `dxs = sum_i dx_i (xd_i - x_i) / xs`, which goes to the largest |x| with its sign, and
-//! `dws = sum dW (Wd - W) / ws`, which goes to every weight as sign(W) / n.
+//! Backward: the straight-through estimator replaces rounding by the identity. With `Wd = ws Wq` and `xd = xs xq /
+//! 127`, `y = xd . Wd`, that leaves `dx = dy . Wd` and `dW = dy' . xd`: the detached form. When ws and xs are functions
+//! of W and x, as the reference trains, two terms are added: `dxs = sum_i dx_i (xd_i - x_i) / xs`, which goes to the
+//! largest |x| with its sign, and `dws = sum dW (Wd - W) / ws`, which goes to every weight as sign(W) / n.
 
 use ckpt_inspect::measure::absmean_scale;
 
 use super::math;
 
-/// `mean|W| + eps` for the matrix, or for each of its rows, as one value a row. The mean is taken in f64 and rounded.
+/// `mean|W| + eps` for the matrix, or for each of its rows, as one value per row. The mean is taken in f64 and rounded.
 pub(super) fn weight_scales(weights: &[f32], cols: usize, per_row: bool, eps: f64) -> Vec<f32> {
     let scale = |values: &[f32]| {
         let sum: f64 = values.chunks(4096).map(|c| c.iter().map(|w| f64::from(w.abs())).sum::<f64>()).sum();

@@ -1,5 +1,5 @@
-//! Final norm, output head and loss, forward and backward in one go, a chunk of positions at a time: logits of a whole
-//! batch are never kept. Positions that the loss ignores take no part.
+//! Final norm, output head and loss, forward and backward in one pass, a chunk of positions at a time: logits of a
+//! whole batch are never stored. Positions that the loss ignores are skipped.
 
 use rayon::prelude::*;
 
@@ -9,12 +9,12 @@ use crate::Loss;
 use crate::batch::IGNORE;
 use crate::distill::Targets;
 
-/// Logits made at a time, at most: 64 MiB of f32.
+/// The most logits computed at a time: 64 MiB of f32.
 const CHUNK_LOGITS: usize = 1 << 24;
 /// Rows of the head's gradient per unit of work.
 const ROWS: usize = 256;
 
-/// The head and what it is to predict.
+/// The head and its targets.
 pub(super) struct Head<'a> {
     /// `[vocab, hidden]`.
     pub weight: &'a [f32],
@@ -23,12 +23,12 @@ pub(super) struct Head<'a> {
     pub hidden: usize,
     pub eps: f32,
     pub soft_cap: Option<f32>,
-    /// One target a token, or [`IGNORE`].
+    /// One target per token, or [`IGNORE`].
     pub targets: &'a [i32],
     pub loss: &'a Loss,
-    /// What teachers say of each token, if there are any.
+    /// The teachers' targets of each token, if there are any.
     pub teachers: Option<&'a Targets>,
-    /// What the gradient of the mean loss is multiplied by.
+    /// The factor of the gradient of the mean loss.
     pub scale: f32,
 }
 

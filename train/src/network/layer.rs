@@ -1,4 +1,4 @@
-//! One transformer layer, forward and backward: attention and SwiGLU, each behind an RMSNorm and added to the residual
+//! One transformer layer, forward and backward: attention and SwiGLU, each after an RMSNorm and added to the residual
 //! stream.
 
 use ckpt_inspect::ModelConfig;
@@ -13,7 +13,7 @@ use crate::{Gradients, Parameters};
 /// Weight rows per unit of work.
 const ROWS: usize = 128;
 
-/// Matrices that are applied to the same input, as one: their rows stand one below the other.
+/// Matrices that are applied to the same input, stacked into one by rows.
 struct Projection {
     /// Indices of the parameters.
     at: Vec<usize>,
@@ -23,7 +23,7 @@ struct Projection {
     ternary: bool,
 }
 
-/// Where a layer's parameters are.
+/// The indices of a layer's parameters.
 pub(super) struct Layer {
     input_norm: usize,
     qkv: Projection,
@@ -34,7 +34,7 @@ pub(super) struct Layer {
     down: Projection,
 }
 
-/// ws of a layer's matrices, one value a row; empty where no BitLinear is used.
+/// ws of a layer's matrices, one value per row; empty without BitLinear.
 #[derive(Default)]
 pub(super) struct Scales {
     qkv: Vec<f32>,
@@ -43,7 +43,7 @@ pub(super) struct Scales {
     down: Vec<f32>,
 }
 
-/// What a forward or backward pass through a layer needs to know.
+/// The settings of a forward or backward pass through a layer.
 pub(super) struct Pass<'a> {
     pub config: &'a ModelConfig,
     pub estimator: Estimator,
@@ -57,7 +57,7 @@ pub(super) struct Pass<'a> {
     pub block: usize,
 }
 
-/// What the backward pass needs of the forward pass.
+/// Results of the forward pass that the backward pass needs.
 #[derive(Default)]
 pub(super) struct Activations {
     /// Residual stream before the layer, `[tokens, hidden]`.
@@ -90,13 +90,13 @@ impl Activations {
 /// Buffers that all layers share.
 #[derive(Default)]
 pub(super) struct Scratch {
-    /// Matrices as the product takes them: codes in the forward pass, `ws Wq` in the backward pass; or plain weights.
+    /// Matrices in the form for products: codes in the forward pass, `ws Wq` in the backward pass; or plain weights.
     weights: Weights,
     /// Inputs of a projection, `[tokens, widest]`.
     wide: Vec<f32>,
     /// `[tokens, hidden]`.
     narrow: Vec<f32>,
-    /// Gradient of the residual stream after the layer; before it, when the layer is done. `[tokens, hidden]`.
+    /// Gradient of the residual stream after the layer, and once the layer is done, before it. `[tokens, hidden]`.
     pub dx: Vec<f32>,
     /// Gradient of the residual stream after attention, `[tokens, hidden]`.
     d_middle: Vec<f32>,
@@ -106,7 +106,7 @@ pub(super) struct Scratch {
     /// `[sequences, kv_heads, len, (groups + 2) dim]`.
     d_groups: Vec<f32>,
     d_qkv: Vec<f32>,
-    /// What each projection was applied to, quantized and back, `[tokens, cols]`.
+    /// The input of each projection, quantized and dequantized, `[tokens, cols]`.
     inputs: Weights,
 }
 
@@ -202,7 +202,7 @@ impl Projection {
         self.at.iter().flat_map(scales).collect()
     }
 
-    /// Writes the matrices to `out` as the product takes them: codes, times ws if `scaled`; or plain.
+    /// Writes the matrices to `out` in the form for products: codes, times ws if `scaled`; or plain.
     fn expand(&self, parameters: &Parameters, scales: &[f32], scaled: bool, out: &mut [f32]) {
         let mut rest = out;
         let mut first = 0;
@@ -252,7 +252,7 @@ impl Projection {
         });
     }
 
-    /// From `dy` the gradient of the input to `dx`, for some tokens; `input` receives the input as the product saw it.
+    /// From `dy` the gradient of the input to `dx`, for some tokens; `input` receives the input of the product.
     /// `weights` from [`Projection::expand`], scaled.
     fn backward(
         &self,
@@ -317,7 +317,7 @@ impl Layer {
         }
     }
 
-    /// Calls `f` with the index of each ternary parameter and its scales, one a row.
+    /// Calls `f` with the index of each ternary parameter and its scales, one per row.
     pub fn each_scale<'s>(&self, scales: &'s Scales, mut f: impl FnMut(usize, &'s [f32])) {
         let all = [
             (&self.qkv, &scales.qkv),
@@ -518,7 +518,7 @@ impl Layer {
                 rms_norm_rows(input, input_norm, eps, h);
                 self.qkv.backward(pass, &weights.qkv, h, in_qkv, d_qkv, narrow);
                 let mut d_norm = vec![0.0; s.hidden];
-                // `narrow` becomes what the norm adds to the residual stream's gradient.
+                // `narrow` becomes the norm's part of the residual stream's gradient.
                 let dy = narrow.to_vec();
                 narrow.fill(0.0);
                 rms_norm_rows_backward(input, input_norm, eps, &dy, narrow, &mut d_norm);

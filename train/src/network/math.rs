@@ -70,7 +70,7 @@ pub(crate) fn sum_of(a: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     fold2(a, a, |a, _| f(a))
 }
 
-/// Largest element; negative infinity for an empty row. NaN is passed over.
+/// Largest element; negative infinity for an empty row. NaN is ignored.
 #[inline(always)]
 pub(crate) fn max(a: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
@@ -83,7 +83,7 @@ pub(crate) fn max(a: &[f32]) -> f32 {
     lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |m, &x| if x > m { x } else { m })
 }
 
-/// Largest magnitude; 0 for an empty row. NaN is passed over.
+/// Largest magnitude; 0 for an empty row. NaN is ignored.
 #[inline(always)]
 pub(crate) fn max_abs(a: &[f32]) -> f32 {
     let mut lanes = [0.0f32; LANES];

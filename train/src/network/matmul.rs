@@ -1,5 +1,5 @@
-//! Matrix products on f32 views, by the `gemm-f32` crate, one thread each: callers divide the work, always in the same way,
-//! so that results do not depend on how many threads there are.
+//! Matrix products on f32 views, by the `gemm-f32` crate, one thread each: callers divide the work, always in the same
+//! way, so that results do not depend on how many threads there are.
 
 use gemm_common::Parallelism;
 
@@ -65,7 +65,7 @@ pub(crate) fn matmul(c: MatrixMut<'_>, a: Matrix<'_>, b: Matrix<'_>, alpha: f32,
     }
     assert!(span(m, n, c.row_stride, 1) <= c.data.len() && (c.row_stride >= n || m <= 1));
     // SAFETY: all three views lie within their slices (checked above), `c` is borrowed exclusively and no two of its
-    // elements coincide. The product is asked for transposed, bᵀ aᵀ, because the kernel writes columns.
+    // elements coincide. The kernel writes columns, so it is given the transposed product, bᵀ aᵀ.
     unsafe {
         gemm_f32::gemm::f32::get_gemm_fn()(
             n,

@@ -1,11 +1,11 @@
-//! The student model with its gradients, hand-written for the CPU: each operation's forward and backward stand side by
-//! side in a file of their own, and this one strings them together. It computes what [`crate::Composite`] says, faster
+//! The student model with its gradients, hand-written for the CPU: each operation's forward and backward are side by
+//! side in a separate file, and this one combines them. It computes the same as [`crate::Composite`], faster
 //! and in less memory.
 //!
 //! Work is divided by token, by sequence and key head, or by weight row, into parts that depend on shapes alone; sums
-//! over parts run in their order. So results are the same bits on any number of threads. What is kept from the forward
-//! pass is the residual stream before and in the middle of each layer, Q K V, the attention's output, and gate and up;
-//! everything else is made again.
+//! over parts run in their order. So results are the same bits on any number of threads. Kept from the forward
+//! pass are the residual stream before and in the middle of each layer, Q K V, the attention's output, and gate and up;
+//! everything else is recomputed.
 
 mod attention;
 mod bitlinear;
@@ -49,7 +49,7 @@ pub struct Network {
     cos: Vec<f32>,
     sin: Vec<f32>,
     positions: usize,
-    /// ws of each layer's matrices, one value a row.
+    /// ws of each layer's matrices, one value per row.
     scales: Vec<layer::Scales>,
     activations: Vec<Activations>,
     /// Residual stream after the last layer, `[tokens, hidden]`.
@@ -58,7 +58,7 @@ pub struct Network {
     head_scratch: head::Scratch,
 }
 
-/// Tokens per unit of work, from their number alone.
+/// Tokens per unit of work, computed from the number of tokens alone.
 fn block(tokens: usize) -> usize {
     (tokens / 4).next_multiple_of(32).clamp(32, 256)
 }
@@ -88,7 +88,7 @@ impl Network {
         }
     }
 
-    /// Notes that parameters have changed, as after an optimizer step: the ternary scales are computed anew.
+    /// Recomputes the ternary scales after parameters have changed, as after an optimizer step.
     pub fn refresh(&mut self, parameters: &Parameters) {
         self.scales = self.layers.par_iter().map(|l| l.scales(&self.config, parameters)).collect();
     }
@@ -106,7 +106,7 @@ impl Network {
     }
 
     /// The mean loss over the positions of `batch` that count. `weight` times its gradient is added to `gradients`
-    /// (weight 1/n for n batches a step); [`Network::finish`] completes them. [`Network::refresh`] must have seen
+    /// (weight 1/n for n batches per step); [`Network::finish`] completes them. [`Network::refresh`] must have seen
     /// these parameters.
     ///
     /// # Errors
@@ -122,7 +122,7 @@ impl Network {
         self.accumulate_distilled(parameters, batch, loss, None, weight, gradients)
     }
 
-    /// [`Network::accumulate`], with what `teachers` say of the batch as part of the loss.
+    /// [`Network::accumulate`], with the targets of `teachers` as part of the loss.
     ///
     /// # Errors
     /// `Settings` for ids beyond the vocabulary.
@@ -160,7 +160,8 @@ impl Network {
         Ok(value)
     }
 
-    /// Adds to accumulated gradients what flows through the scales of the weights: once a step, after all batches.
+    /// Adds the part that flows through the scales of the weights to accumulated gradients: once per step, after all
+    /// batches.
     pub fn finish(&self, parameters: &Parameters, gradients: &mut Gradients) {
         if self.estimator == Estimator::Detached {
             return;
@@ -177,7 +178,7 @@ impl Network {
         });
     }
 
-    /// Bytes that its buffers take.
+    /// Size of its buffers in bytes.
     pub fn buffer_bytes(&self) -> usize {
         let activations: usize = self.activations.iter().map(Activations::len).sum();
         4 * (activations + self.output.len() + self.scratch.len() + self.head_scratch.len())

@@ -48,7 +48,8 @@ pub(crate) fn rotary_table(base: f64, dim: usize, len: usize) -> (Vec<f32>, Vec<
     angles.map(|a| (a.cos() as f32, a.sin() as f32)).unzip()
 }
 
-/// Turns one head in place, first half with second half; `direction` 1 forward, -1 backward (the transposed rotation).
+/// Rotates one head in place, first half with second half; `direction` 1 forward, -1 backward (the transposed
+/// rotation).
 #[inline(always)]
 pub(super) fn rotate(x: &mut [f32], cos: &[f32], sin: &[f32], direction: f32) {
     let (first, second) = x.split_at_mut(cos.len());

@@ -11,24 +11,24 @@ use super::{Groups, Hyperparameters, Optimizer, PART, Rate, at_least_zero, below
 use crate::network::math;
 use crate::{Gradients, Parameter, Parameters, Result};
 
-/// How AdamW is set.
+/// The settings of AdamW.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct Settings {
     /// Learning rate; [`LR`] when not given.
     pub lr: Option<f64>,
-    /// Decoupled weight decay of parameters that no BitLinear uses.
+    /// Decoupled weight decay of parameters outside BitLinear layers.
     pub weight_decay: f64,
     /// Decoupled weight decay of ternary weights.
     pub ternary_weight_decay: f64,
     /// Shares of the past in the two moments.
     pub betas: (f64, f64),
-    /// What is added to the root of the second moment.
+    /// Added to the root of the second moment.
     pub eps: f64,
 }
 
-/// The learning rate where none is given.
+/// The default learning rate.
 pub const LR: f64 = 3e-4;
 
 impl Default for Settings {
@@ -42,7 +42,7 @@ impl Settings {
         self.lr.unwrap_or(LR)
     }
 
-    /// AdamW on the parameters that are `wanted`.
+    /// AdamW on the `wanted` parameters.
     pub(super) fn on(&self, parameters: &Parameters, wanted: &dyn Fn(&Parameter) -> bool) -> AdamW {
         let groups = Groups::new(parameters, wanted, self.lr(), self.weight_decay, self.ternary_weight_decay);
         AdamW::new(groups, parameters, self.betas, self.eps)

@@ -1,4 +1,4 @@
-//! Parameter groups: which parameters an optimizer drives and how, and their part of torch's state dicts.
+//! Parameter groups: which parameters an optimizer updates and how, and their part of torch's state dicts.
 
 use ckpt_convert::Object;
 use ckpt_inspect::Checkpoint;
@@ -23,7 +23,7 @@ struct Group {
 pub(super) struct Groups(Vec<Group>);
 
 impl Groups {
-    /// One group in model order when all decay alike, else ternary weights and the others.
+    /// One group in model order if all have the same weight decay, else ternary weights and the others.
     pub(super) fn new(
         parameters: &Parameters,
         wanted: &dyn Fn(&Parameter) -> bool,
@@ -92,7 +92,7 @@ impl Groups {
         ])
     }
 
-    /// Pairs each member with the number that the state dict at `key` gives it: by `param_names` where they are, else
+    /// Pairs each member with the number that the state dict at `key` gives it: by `param_names` if present, else
     /// in order.
     pub(super) fn numbers(
         &self,
@@ -102,14 +102,14 @@ impl Groups {
     ) -> Result<Vec<(usize, i64)>> {
         let foreign = |what: String| {
             Error::settings(format!(
-                "{}: {what}; resume without its optimizer state (--reset-optimizer) or choose the optimizer it was saved by",
+                "{}: {what}; use the optimizer that it was saved by, or resume without its optimizer state (`reset_optimizer`)",
                 checkpoint.path.display()
             ))
         };
         let Some(Value::List(groups)) = checkpoint.meta(&format!("{key}.param_groups")) else {
             let muon = checkpoint.meta(&format!("{key}.muon")).is_some();
             return Err(foreign(match muon {
-                true => "its optimizer state is muon-adamw's".into(),
+                true => "its optimizer state belongs to muon-adamw".into(),
                 false => format!("has no {key}.param_groups"),
             }));
         };
@@ -134,11 +134,11 @@ impl Groups {
                 names.iter().map(String::as_str).zip(numbers.iter().copied()).collect();
             let number = |&at: &usize| Some((at, *by_name.get(parameters.0[at].name.as_str())?));
             let all: Option<Vec<_>> = members.iter().map(number).collect();
-            return all.ok_or_else(|| foreign("its optimizer state is of other parameters".into()));
+            return all.ok_or_else(|| foreign("its optimizer state belongs to other parameters".into()));
         }
         if numbers.len() != members.len() {
             return Err(foreign(format!(
-                "its optimizer state is of {} parameters, not {}",
+                "its optimizer state has {} parameters, not {}",
                 numbers.len(),
                 members.len()
             )));
@@ -154,9 +154,9 @@ impl Groups {
         checkpoint.tensors.iter().any(|t| t.name.starts_with(&state))
     }
 
-    /// Calls `take` with each member and its state tensor `name`, whose length is checked; PyTorch before 1.12 keeps the
-    /// `step` as a plain number. A parameter that has none (it never had a gradient) is passed over; that none has any
-    /// is an error.
+    /// Calls `take` with each member and its state tensor `name`, whose length is checked; PyTorch before 1.12 keeps
+    /// the `step` as a plain number. A parameter without it (which never had a gradient) is skipped; if no parameter
+    /// has it, that is an error.
     pub(super) fn load(
         &self,
         checkpoint: &Checkpoint,
@@ -194,7 +194,7 @@ impl Groups {
             return Ok(());
         }
         Err(Error::settings(format!(
-            "{}: its optimizer state holds no {name}, so another optimizer saved it; resume without it (--reset-optimizer)",
+            "{}: its optimizer state has no {name}, so another optimizer saved it; use that one, or resume without its optimizer state (`reset_optimizer`)",
             checkpoint.path.display()
         )))
     }

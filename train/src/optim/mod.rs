@@ -27,17 +27,17 @@ const PART: usize = 1 << 15;
 
 /// An optimizer with its state.
 pub trait Optimizer: Send {
-    /// One step: `factor` multiplies every learning rate, `step` counts from 0 and names random draws.
+    /// One step: `factor` multiplies every learning rate, `step` counts from 0 and is part of the key of random draws.
     fn step(&mut self, parameters: &mut Parameters, gradients: &Gradients, factor: f64, step: u64);
 
     /// The state in torch's layout; learning rates as of `factor`.
     fn state<'a>(&'a self, parameters: &Parameters, factor: f64) -> Object<'a>;
 
-    /// Takes over the state that `checkpoint` holds at `key` (`optimizer_state_dict`). Returns sentences on what of it is
-    /// not gone on with.
+    /// Takes over the state that `checkpoint` has at `key` (`optimizer_state_dict`). Returns warnings about parts of it
+    /// that are not continued.
     ///
     /// # Errors
-    /// `Settings` when it is another optimizer's or of another model; the checkpoint's own.
+    /// `Settings` when it belongs to another optimizer or another model; the checkpoint's own.
     fn load(&mut self, checkpoint: &Checkpoint, key: &str, parameters: &Parameters) -> Result<Vec<String>>;
 
     /// Learning rate and decoupled weight decay of each group that decays ternary weights.

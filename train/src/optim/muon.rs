@@ -1,5 +1,6 @@
 //! Muon (Jordan 2024, <https://kellerjordan.github.io/posts/muon/>): momentum, orthogonalized by Newton-Schulz
-//! iterations; AdamW takes the parameters that are left. In the seed's form and in today's usual one.
+//! iterations; AdamW updates the other parameters. In the form that is usual today, and in that of the original trainer
+//! of bitnet-student.
 
 use ckpt_convert::Object;
 use ckpt_inspect::Checkpoint;
@@ -13,19 +14,19 @@ use crate::network::math;
 use crate::network::matmul::{Matrix, MatrixMut, matmul};
 use crate::{Gradients, Parameter, Parameters, Result, Role};
 
-/// How Muon is set, and the AdamW beside it.
+/// The settings of Muon, and of AdamW for the other parameters.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct Settings {
     /// Learning rate of Muon's matrices; [`LR`] when not given.
     pub lr: Option<f64>,
-    /// Learning rate of what is left to AdamW.
+    /// Learning rate of the parameters that AdamW updates.
     pub adamw_lr: f64,
-    /// Decoupled weight decay of parameters that no BitLinear uses; in the seed's form of what is no matrix.
+    /// Decoupled weight decay of parameters outside BitLinear layers; in the cubic form, of parameters that are not
+    /// matrices.
     pub weight_decay: f64,
-    /// Decoupled weight decay of ternary weights; in the seed's form of every matrix, the embedding included, which the
-    /// seed decays alike.
+    /// Decoupled weight decay of ternary weights; in the cubic form, of every matrix, the embedding included.
     pub ternary_weight_decay: f64,
     /// Muon's momentum; [`MOMENTUM`] when not given.
     pub momentum: Option<f64>,
@@ -35,14 +36,14 @@ pub struct Settings {
     pub eps: f64,
 }
 
-/// How Muon in the seed's form is set.
+/// The settings of Muon in the form of the original trainer of bitnet-student, with a cubic iteration.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Seed(pub Settings);
+pub struct Cubic(pub Settings);
 
-/// The learning rate where none is given.
+/// The default learning rate.
 pub const LR: f64 = 0.02;
-/// The momentum where none is given.
+/// The default momentum.
 pub const MOMENTUM: f64 = 0.95;
 
 impl Default for Settings {
@@ -70,7 +71,7 @@ impl Settings {
         self.momentum.unwrap_or(MOMENTUM)
     }
 
-    /// AdamW as it is set for the parameters that Muon leaves.
+    /// The settings of AdamW for the parameters that Muon does not update.
     fn rest(&self) -> adamw::Settings {
         adamw::Settings {
             lr: Some(self.adamw_lr),
@@ -120,13 +121,13 @@ impl Hyperparameters for Settings {
     }
 }
 
-impl Hyperparameters for Seed {
+impl Hyperparameters for Cubic {
     fn check(&self) -> Result<()> {
         self.0.check()
     }
 
     fn build(&self, parameters: &Parameters, _seed: u64) -> Box<dyn Optimizer> {
-        // The seed decays every matrix alike.
+        // Every matrix has the same weight decay.
         let decay = self.0.ternary_weight_decay;
         self.0.on(parameters, Form::Cubic, decay, &|p| p.shape.len() == 2)
     }
@@ -139,11 +140,11 @@ impl Hyperparameters for Seed {
         self.0.weight_decay()
     }
 
-    fn surprises(&self) -> Option<String> {
+    fn warning(&self) -> Option<String> {
         let Settings { weight_decay, ternary_weight_decay, .. } = &self.0;
         (*weight_decay > 0.0).then(|| {
             format!(
-                "weight decay {weight_decay} has no effect on any matrix: muon-adamw decays all of them, the embedding too, by --ternary-weight-decay ({ternary_weight_decay}), as the seed does"
+                "weight_decay {weight_decay} has no effect on any matrix: muon-adamw decays all of them, the embedding too, by ternary_weight_decay ({ternary_weight_decay})"
             )
         })
     }
@@ -152,11 +153,11 @@ impl Hyperparameters for Seed {
 /// Newton-Schulz iterations.
 const ITERATIONS: usize = 5;
 
-/// Which iteration, and what is made of it.
+/// The iteration, and how its result is scaled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Form {
-    /// The seed's: `X(1.5 I - 0.5 X'X)`, times the norm it had; `w -= lr NS(g + m NS(b))`; all matrices.
+    /// The original trainer's: `X(1.5 I - 0.5 X'X)`, times the norm it had; `w -= lr NS(g + m NS(b))`; all matrices.
     Cubic,
     /// Today's: `a X + (b A + c A^2) X`, `A = XX'`, (a, b, c) = (3.4445, -4.7750, 2.0315);
     /// `w -= lr sqrt(max(1, rows / cols)) NS(g + m b)`; hidden matrices.
@@ -208,8 +209,8 @@ fn frobenius(x: &[f32]) -> f32 {
     x.chunks(4096).map(squares).sum::<f64>().sqrt() as f32
 }
 
-/// Turns `matrix` (`[rows, cols]`) towards the nearest matrix whose singular values are all equal, as `form` says: 1, or
-/// with [`Form::Cubic`] the norm that it had.
+/// Turns `matrix` (`[rows, cols]`) towards the nearest matrix whose singular values are all equal, as `form` says: 1,
+/// or with [`Form::Cubic`] the norm that it had.
 pub fn orthogonalize(matrix: &mut Vec<f32>, rows: usize, cols: usize, form: Form) {
     // The Gram matrix of the shorter side; both give the same result.
     let tall = rows >= cols;

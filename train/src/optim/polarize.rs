@@ -1,4 +1,5 @@
-//! The polarizer: after any optimizer's step it pushes ternary weights away from zero, so that their scale cannot vanish.
+//! The polarizer: after any optimizer's step it pushes ternary weights away from zero, so that their scale cannot
+//! vanish.
 
 use ckpt_inspect::Checkpoint;
 use ckpt_inspect::metadata::{HashableValue, Value, as_f64};
@@ -10,7 +11,7 @@ use crate::plain;
 use crate::{Error, Gradients, Parameter, Parameters, Random, Result, Role};
 use ckpt_convert::Object;
 
-/// The energy whose slope a weight follows.
+/// How the polarizer pushes a weight `w` with a `target` and a `strength`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -18,24 +19,28 @@ pub enum Well {
     /// Repulsion from zero alone: where `|w| < target`, `w += sign(w) 2 strength (target - |w|)`.
     #[default]
     OneSided,
-    /// `E = strength (|w| - target)^2` on both sides. It draws every weight to +-target: the layer loses its zeros.
+    /// `E = strength (|w| - target)^2` on both sides. It pulls every weight to +-target: the layer loses its zeros.
     TwoSided,
-    /// The seed's polarized step: on gate, up and down, where `1e-9 < |w| < target / 2`, `w += sign(w) strength`.
-    SeedStep,
-    /// The seed's PolarizedOptimizer: where `|w| < target / 2`, `w += sign(w) 2 strength`; up to `target`,
-    /// `w += sign(w) (target - |w|) strength`. With its defaults a dead weight is thrown to twenty times the target.
-    SeedOptimizer,
+    /// A push of constant size: on gate, up and down, where `1e-9 < |w| < target / 2`, `w += sign(w) strength`. The
+    /// "polarized step" of the original trainer of bitnet-student.
+    #[serde(alias = "seed-step")]
+    Constant,
+    /// A push in two pieces: where `|w| < target / 2`, `w += sign(w) 2 strength`; from there to `target`,
+    /// `w += sign(w) (target - |w|) strength`. With its defaults a dead weight jumps to twenty times the target. The
+    /// `PolarizedOptimizer` of the original trainer of bitnet-student.
+    #[serde(alias = "seed-optimizer")]
+    Piecewise,
 }
 
-/// How large a weight is to be.
+/// The target size of weights.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Target {
-    /// This large.
+    /// This size.
     Absolute(f64),
-    /// This share of the layer's mean|w| when training began or was resumed from elsewhere. Below one half, what was a
-    /// zero stays one.
+    /// This share of the layer's mean|w| when training began or was resumed from elsewhere. Below one half, weights
+    /// that were zero stay zero.
     Relative(f64),
 }
 
@@ -63,11 +68,11 @@ impl std::fmt::Display for Target {
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct Polarizer {
-    /// The energy.
+    /// How weights are pushed.
     pub well: Well,
-    /// Its minimum; a share of 0.25 for the wells, 0.01 absolutely for the seed's two forms when not given.
+    /// The target; by default a share of 0.25 for `OneSided` and `TwoSided`, 0.01 absolutely for the others.
     pub target: Option<Target>,
-    /// How fast; 0.05 for the wells, 0.01 and 0.1 for the seed's two forms when not given.
+    /// How strongly; by default 0.05 for `OneSided` and `TwoSided`, 0.01 for `Constant`, 0.1 for `Piecewise`.
     pub strength: Option<f64>,
 }
 
@@ -75,23 +80,23 @@ impl Polarizer {
     fn target(&self) -> Target {
         self.target.unwrap_or(match self.well {
             Well::OneSided | Well::TwoSided => Target::Relative(0.25),
-            Well::SeedStep | Well::SeedOptimizer => Target::Absolute(0.01),
+            Well::Constant | Well::Piecewise => Target::Absolute(0.01),
         })
     }
 
     fn strength(&self) -> f64 {
         self.strength.unwrap_or(match self.well {
             Well::OneSided | Well::TwoSided => 0.05,
-            Well::SeedStep => 1e-2,
-            Well::SeedOptimizer => 0.1,
+            Well::Constant => 1e-2,
+            Well::Piecewise => 0.1,
         })
     }
 
     /// Whether `parameter` is polarized.
     fn applies(&self, parameter: &Parameter) -> bool {
         match self.well {
-            Well::SeedStep => parameter.role == Role::Mlp,
-            Well::SeedOptimizer => matches!(parameter.role, Role::Mlp | Role::Attention),
+            Well::Constant => parameter.role == Role::Mlp,
+            Well::Piecewise => matches!(parameter.role, Role::Mlp | Role::Attention),
             Well::OneSided | Well::TwoSided => parameter.ternary,
         }
     }
@@ -102,9 +107,9 @@ impl Polarizer {
         let by = match self.well {
             Well::OneSided if size < target => 2.0 * strength * (target - size),
             Well::TwoSided => 2.0 * strength * (target - size),
-            Well::SeedStep if size > 1e-9 && size < target / 2.0 => strength,
-            Well::SeedOptimizer if size < target / 2.0 => 2.0 * strength,
-            Well::SeedOptimizer if size < target => (target - size) * strength,
+            Well::Constant if size > 1e-9 && size < target / 2.0 => strength,
+            Well::Piecewise if size < target / 2.0 => 2.0 * strength,
+            Well::Piecewise if size < target => (target - size) * strength,
             _ => return w,
         };
         w + by * if w == 0.0 { random() } else { w.signum() }
@@ -131,13 +136,13 @@ impl Polarized {
         let steep = matches!(well, Well::OneSided | Well::TwoSided) && 2.0 * strength > 1.0;
         if !(strength.is_finite() && strength >= 0.0) || steep {
             return Err(Error::settings(format!(
-                "polarization strength {strength}: the wells are stable from 0 to 0.5, where one step reaches the target"
+                "polarization strength {strength} must be from 0 to 0.5: beyond that, one step overshoots the target"
             )));
         }
         let wanted = polarizer.target();
         let (_, size) = wanted.named();
         if !(size.is_finite() && size >= 0.0) {
-            return Err(Error::settings(format!("polarization target {size} is not a number of at least 0")));
+            return Err(Error::settings(format!("polarization target {size} must be a number of 0 or more")));
         }
         let target = |p: &Parameter| match wanted {
             _ if !polarizer.applies(p) => None,
@@ -168,7 +173,7 @@ impl Optimizer for Polarized {
         });
     }
 
-    /// The base optimizer's, so that it loads anywhere, with `polarizer` beside it.
+    /// The base optimizer's state, so that it loads anywhere, with `polarizer` next to it.
     fn state<'a>(&'a self, parameters: &Parameters, factor: f64) -> Object<'a> {
         let mut state = self.base.state(parameters, factor);
         if let Object::Dict(entries) = &mut state {
@@ -197,17 +202,17 @@ impl Optimizer for Polarized {
             Some(chosen) if chosen == wanted => {}
             Some(chosen) => {
                 notes.push(format!(
-                    "{path}: was polarized to {chosen}, and this run goes on with {wanted} (--target-scale, --relative-target)"
+                    "{path}: was polarized with the target {chosen}, but this run continues with {wanted}"
                 ));
                 return Ok(notes);
             }
             None if targets.len() > 1 && values.all(|v| Some(v) == first) => {
-                notes.push(format!("{path}: was polarized to one size for all layers, and this run goes on with {wanted}"));
+                notes.push(format!("{path}: was polarized with one target for all layers, but this run continues with {wanted}"));
                 return Ok(notes);
             }
             None if matches!(wanted, Target::Absolute(_)) => {}
             None => notes.push(format!(
-                "{path}: does not say which share of mean|w| its polarizer's targets are; they are kept, whatever share this run asks for"
+                "{path}: does not record which share of mean|w| its polarizer's targets are; they are kept, whatever share this run asks for"
             )),
         }
         if matches!(wanted, Target::Relative(_)) {

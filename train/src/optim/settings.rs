@@ -1,4 +1,4 @@
-//! Which optimizer, and how it is set: the table of optimizers, and their settings as a file or a flag names them.
+//! The table of optimizers, and their settings as given by a file or by flags.
 
 use std::collections::BTreeSet;
 use std::str::FromStr;
@@ -10,9 +10,9 @@ use toml::Table;
 use super::{Optimizer, Polarized, Polarizer, adamw, muon, sgd, spin};
 use crate::{Error, Parameters, Result};
 
-/// The settings of one optimizer, and how it is made from them.
+/// The settings of one optimizer, and how to build it.
 pub(super) trait Hyperparameters {
-    /// Refuses numbers that would not train.
+    /// Refuses numbers with which training is impossible.
     fn check(&self) -> Result<()>;
 
     /// The optimizer for `parameters`; `seed` names its random draws.
@@ -24,8 +24,8 @@ pub(super) trait Hyperparameters {
     /// Weight decay of parameters that no BitLinear uses, and of ternary weights.
     fn weight_decay(&self) -> (f64, f64);
 
-    /// What is set and does less than its name says, in a sentence.
-    fn surprises(&self) -> Option<String> {
+    /// A warning on a setting that has less effect than its name says.
+    fn warning(&self) -> Option<String> {
         None
     }
 }
@@ -34,9 +34,9 @@ pub(super) trait Hyperparameters {
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Rate {
-    /// The key of the part of the state dict that it drives; `None` for the whole.
+    /// The key of the part of the state dict that it applies to; `None` for the whole.
     pub part: Option<&'static str>,
-    /// What a checkpoint's configuration calls it.
+    /// Its name in a checkpoint's configuration.
     pub setting: &'static str,
     /// The rate.
     pub lr: f64,
@@ -83,7 +83,7 @@ macro_rules! methods {
                 }
             }
 
-            /// The same optimizer, set as `table` says; keys that are not its own are passed over.
+            /// The same optimizer, set as `table` says; keys that are not its own are ignored.
             fn set(&self, table: Table) -> Result<Self, toml::de::Error> {
                 Ok(match self {
                     $(Method::$method(_) => Method::$method(table.try_into()?),)*
@@ -117,10 +117,10 @@ macro_rules! methods {
 methods! {
     /// Adam with decoupled weight decay.
     "adamw": AdamW(adamw::Settings);
-    /// Muon as it is usual today on hidden matrices, AdamW on the rest.
+    /// Muon in its usual form on hidden matrices, AdamW on the rest.
     "muon": Muon(muon::Settings);
-    /// Muon in the seed's form on all matrices, AdamW on the rest.
-    "muon-adamw": MuonAdamW(muon::Seed);
+    /// Muon in the form of the original trainer of bitnet-student on all matrices, AdamW on the rest.
+    "muon-adamw": MuonAdamW(muon::Cubic);
     /// Stochastic gradient descent.
     "sgd": Sgd(sgd::Settings);
     /// Sign descent in which weights near zero tunnel.
@@ -132,7 +132,7 @@ const POLARIZED: &str = "polarized-";
 const DEFAULT: &str = "polarized-adamw";
 
 /// An optimizer with its settings, and the polarizer after each of its steps if there is one. A file has them in one
-/// table: `name`, the optimizer's own keys, and `polarizer`. Keys that only other optimizers have are passed over.
+/// table: `name`, the optimizer's own keys, and `polarizer`. Keys that only other optimizers have are ignored.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Settings {
@@ -160,7 +160,7 @@ impl FromStr for Settings {
         };
         let method = Method::named(name).ok_or_else(|| {
             Error::settings(format!(
-                "`{}` is no optimizer; there are {}, and `{POLARIZED}` in front of any of them",
+                "unknown optimizer `{}`; choose one of {}, optionally prefixed with `{POLARIZED}`",
                 text.escape_debug(),
                 NAMES.join(", ")
             ))
@@ -178,7 +178,7 @@ impl Settings {
     /// The optimizer for `parameters`. `seed` names its random draws.
     ///
     /// # Errors
-    /// `Settings` for numbers that would not train.
+    /// `Settings` for numbers with which training is impossible.
     pub fn build(&self, parameters: &Parameters, seed: u64) -> Result<Box<dyn Optimizer>> {
         let settings = self.method.hyperparameters();
         settings.check()?;
@@ -189,12 +189,12 @@ impl Settings {
         })
     }
 
-    /// What is set and does less than its name says, in a sentence.
-    pub(crate) fn surprises(&self) -> Option<String> {
-        self.method.hyperparameters().surprises()
+    /// A warning on a setting that has less effect than its name says.
+    pub(crate) fn warning(&self) -> Option<String> {
+        self.method.hyperparameters().warning()
     }
 
-    /// Its learning rates: the one, or Muon's and AdamW's.
+    /// Its learning rates: a single one, or Muon's and AdamW's.
     pub fn rates(&self) -> Vec<Rate> {
         self.method.hyperparameters().rates()
     }
@@ -207,7 +207,7 @@ impl Settings {
     /// The settings that `table` holds.
     ///
     /// # Errors
-    /// `Settings` for a name that is none, keys that no optimizer has, and values of the wrong type.
+    /// `Settings` for an unknown name, keys that no optimizer has, and values of the wrong type.
     pub fn from_table(mut table: Table) -> Result<Self> {
         let wrong = |e: toml::de::Error| Error::settings(e.to_string().trim_end().replace('\n', " "));
         let mut settings: Settings = match table.remove("name") {
@@ -215,7 +215,7 @@ impl Settings {
             Some(toml::Value::String(name)) => name.parse()?,
             Some(other) => {
                 return Err(Error::settings(format!(
-                    "an optimizer's name is text, not {}",
+                    "an optimizer's name must be text, not {}",
                     other.type_str()
                 )));
             }
@@ -228,7 +228,7 @@ impl Settings {
         if let Some(key) = table.keys().find(|key| !known.contains(*key)) {
             let known: Vec<&str> = known.iter().map(String::as_str).collect();
             return Err(Error::settings(format!(
-                "no optimizer has a setting `{}`; there are name, polarizer, {}",
+                "unknown optimizer setting `{}`; the settings are name, polarizer, {}",
                 key.escape_debug(),
                 known.join(", ")
             )));
@@ -240,14 +240,14 @@ impl Settings {
 
 impl<'de> Deserialize<'de> for Settings {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // A value of JSON's takes numbers in whatever form a parser of JSON hands them over; one of TOML's does not.
+        // A JSON value accepts numbers in whatever form a JSON parser returns them; a TOML value does not.
         let given = serde_json::Map::deserialize(deserializer)?;
         let table = given.into_iter().filter_map(|(key, value)| Some((key, toml_of(value)?))).collect();
         Settings::from_table(table).map_err(D::Error::custom)
     }
 }
 
-/// `value` as TOML, which has no word for null: what is null is not given.
+/// `value` as TOML, which lacks null: keys that are null are left out.
 fn toml_of(value: serde_json::Value) -> Option<toml::Value> {
     use serde_json::Value as Json;
     Some(match value {
@@ -281,15 +281,15 @@ impl Serialize for Settings {
     }
 }
 
-/// Refuses a number that is below 0 or none.
+/// Refuses a number that is negative or NaN.
 pub(super) fn at_least_zero(numbers: &[(&str, f64)]) -> Result<()> {
     match numbers.iter().find(|(_, value)| !(value.is_finite() && *value >= 0.0)) {
-        Some((name, value)) => Err(Error::settings(format!("{name} {value} is not a number of at least 0"))),
+        Some((name, value)) => Err(Error::settings(format!("{name} {value} must be a number of 0 or more"))),
         None => Ok(()),
     }
 }
 
-/// Refuses a share of the past that is none.
+/// Refuses a decay factor (beta or momentum) that is not at least 0 and below 1.
 pub(super) fn below_one(momenta: &[f64]) -> Result<()> {
     match momenta.iter().all(|m| (0.0..1.0).contains(m)) {
         true => Ok(()),

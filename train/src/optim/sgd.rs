@@ -9,14 +9,14 @@ use super::{Groups, Hyperparameters, Optimizer, Rate, at_least_zero, below_one, 
 use crate::network::math;
 use crate::{Gradients, Parameters, Result};
 
-/// How SGD is set.
+/// The settings of SGD.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct Settings {
     /// Learning rate; [`LR`] when not given.
     pub lr: Option<f64>,
-    /// Decoupled weight decay of parameters that no BitLinear uses.
+    /// Decoupled weight decay of parameters outside BitLinear layers.
     pub weight_decay: f64,
     /// Decoupled weight decay of ternary weights.
     pub ternary_weight_decay: f64,
@@ -24,7 +24,7 @@ pub struct Settings {
     pub momentum: Option<f64>,
 }
 
-/// The learning rate where none is given.
+/// The default learning rate.
 pub const LR: f64 = 0.1;
 
 impl Settings {
@@ -104,7 +104,7 @@ impl Optimizer for Sgd {
 
     fn load(&mut self, checkpoint: &Checkpoint, key: &str, parameters: &Parameters) -> Result<Vec<String>> {
         let Self { groups, buffers, momentum } = self;
-        // PyTorch's SGD keeps no buffers where it needs none.
+        // PyTorch's SGD stores no buffers if it needs none.
         if *momentum == 0.0 && !Groups::holds_tensors(checkpoint, key) {
             groups.numbers(checkpoint, key, parameters)?;
             return Ok(Vec::new());

@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 use super::{Groups, Hyperparameters, Optimizer, PART, Rate, at_least_zero, below_one, buffers, each_part};
 use crate::{Gradients, Parameters, Random, Result};
 
-/// How the spin solver is set.
+/// The settings of the spin solver.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct Settings {
     /// Learning rate; [`LR`] when not given.
     pub lr: Option<f64>,
-    /// Decoupled weight decay of parameters that no BitLinear uses.
+    /// Decoupled weight decay of parameters outside BitLinear layers.
     pub weight_decay: f64,
     /// Decoupled weight decay of ternary weights.
     pub ternary_weight_decay: f64,
@@ -27,9 +27,9 @@ pub struct Settings {
     pub tunnel_strength: f64,
 }
 
-/// The learning rate where none is given.
+/// The default learning rate.
 pub const LR: f64 = 1e-3;
-/// The momentum where none is given.
+/// The default momentum.
 pub const MOMENTUM: f64 = 0.9;
 
 impl Default for Settings {

@@ -114,7 +114,7 @@ fn shuffled_passes_hand_out_every_sequence_once() {
         };
         assert_eq!(sorted(&passes[0]), (65..105).collect::<Vec<_>>(), "buffer {buffer}");
         assert_eq!(sorted(&passes[1]), sorted(&passes[0]));
-        // A buffer of one is no shuffle.
+        // A buffer of one does not shuffle.
         assert_eq!(passes[0] != sorted(&passes[0]) && passes[0] != passes[1], buffer > 1);
     }
 }
@@ -180,7 +180,7 @@ fn arrays_of_ids_are_read_and_others_refused() {
         (npy("<i8", "(2, 3)", &[0; 40]), "shorter"),
         (npy("<i8", "(99999999999, 99999999999)", &[0; 40]), "shorter"),
         (npy("<i8", "()", &[0; 8]), "scalar"),
-        (npy("<i8", "(1, 3)", &words(&[1, -2, 3])), "no token id"),
+        (npy("<i8", "(1, 3)", &words(&[1, -2, 3])), "not a token id"),
         (b"\x93NUMPY\x01\x00\xff".to_vec(), "read"),
         (b"PK".to_vec(), "read"),
     ] {
@@ -194,13 +194,13 @@ fn text_without_a_tokenizer_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let settings = in_order(folder.path(), "a.txt", b"text", 2).with(|s| s.tokenizer = None);
     let error = Stream::new(&settings, 0).unwrap().batch().unwrap_err().to_string();
-    assert!(error.contains("--tokenizer"), "{error}");
+    assert!(error.contains("give a tokenizer.json"), "{error}");
     assert!(Stream::new(&Settings::default(), 0).is_err());
     #[cfg(unix)]
     {
         let endless = settings.with(|s| s.tokenizer = Some("/dev/zero".into()));
         let error = Stream::new(&endless, 0).err().unwrap().to_string();
-        assert!(error.contains("no regular file"), "{error}");
+        assert!(error.contains("not a regular file"), "{error}");
     }
 }
 
@@ -271,14 +271,14 @@ fn tokens_are_kept_and_are_the_same() {
     assert!(truth.1 > 4);
     assert_eq!(batches(&cached), truth);
     let [shard] = &kept()[..] else { panic!("{:?}", kept()) };
-    // A file that is read from its tokens alone: what it says now is not looked at.
+    // A file that is read from its cached tokens alone: its present contents are not read.
     let data = &plain.files[0];
     let time = std::fs::metadata(data).unwrap().modified().unwrap();
     std::fs::write(data, "x".repeat(lines.len())).unwrap();
     std::fs::File::options().write(true).open(data).unwrap().set_modified(time).unwrap();
     assert_eq!(batches(&cached), truth);
     assert_eq!(Stream::validation(&cached, 1).unwrap(), held_out);
-    // A damaged shard is passed over, and one of a changed file is not its.
+    // A damaged shard is ignored, and so is one of an earlier version of the file.
     std::fs::write(data, &lines).unwrap();
     std::fs::File::options().write(true).open(data).unwrap().set_modified(time).unwrap();
     let bytes = std::fs::read(shard).unwrap();
@@ -317,7 +317,8 @@ fn middles_are_to_be_filled_in() {
         rearranged += 1;
         assert_eq!(ids[0], 257);
         let mark = |id: i32| ids.iter().position(|&i| i == id);
-        // What is cut off at the end is of the middle; put together again, the rest is the original's beginning and end.
+        // What is cut off at the end is of the middle; put together again, the rest is the original's beginning and
+        // end.
         let (suf, mid) = (mark(259).unwrap(), mark(258).unwrap_or(ids.len()));
         assert!(suf < mid);
         let suffix = &ids[suf + 1..mid];
@@ -380,7 +381,8 @@ fn sequences(rows: usize) -> Vec<u8> {
     SafeTensors::new().tensor("ids", "U16", &[rows, 4], &le(&ids)).bytes()
 }
 
-/// A saved place is gone on from where the file still has it, and refused where it ends before or the place is a lie.
+/// A saved position is continued from if the file still has it, and refused if the file is shorter or the position is
+/// invalid.
 #[test]
 fn places_beyond_the_end_are_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -401,7 +403,7 @@ fn places_beyond_the_end_are_refused() {
         let settings = in_order(folder.path(), name, &whole, 3);
         let mut stream = Stream::new(&settings, 0).unwrap();
         (0..12).for_each(|_| drop(stream.batch().unwrap()));
-        // Saves the place as it is, or with another offset.
+        // Saves the position unchanged, or with another offset.
         let keep = |stream: &Stream, offset: Option<i64>| {
             let mut state = stream.state();
             if let (Object::Dict(entries), Some(offset)) = (&mut state, offset)
@@ -424,13 +426,13 @@ fn places_beyond_the_end_are_refused() {
         for offset in [1 << 62, i64::MAX, 1 << 40] {
             keep(&stream, Some(offset));
             let error = restored().err().unwrap();
-            assert!(error.contains("--restart-data"), "{name} at {offset}: {error}");
+            assert!(error.contains("`restart_data`"), "{name} at {offset}: {error}");
         }
         keep(&stream, None);
         if let Some(short) = short {
             std::fs::write(&settings.files[0], short).unwrap();
             let error = restored().err().unwrap();
-            assert!(error.contains("not one in these files"), "{name}: {error}");
+            assert!(error.contains("does not exist in these files"), "{name}: {error}");
         }
     }
 }

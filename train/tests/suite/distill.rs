@@ -1,4 +1,5 @@
-//! Teachers: models beside the student and stored logits say the same; a student draws near to them.
+//! Teachers: models loaded along with the student and stored logits give the same results, and a student approaches
+//! them.
 
 use crate::truth;
 
@@ -102,7 +103,7 @@ fn a_student_that_is_its_teacher_has_nothing_to_learn() {
     let other = Parameters::init(&config, 1).unwrap();
     let (value, norm) = taught(&beside(&[(HEALTHY, 1.0)]), &teacher_alone(), &other);
     assert!(value > 1.0 && norm > 0.1, "{value} {norm}");
-    // Without a share of theirs, teachers change nothing.
+    // Without a share in the loss, teachers change nothing.
     let alone = teacher_alone().with(|l| l.alpha = 0.0);
     let mut network = Network::new(&config, &other, Estimator::default());
     let plain = network.loss(&other, &batch(), &Loss::default()).unwrap();
@@ -184,7 +185,7 @@ fn teachers_that_do_not_fit_are_refused() {
         let error = Teachers::load(settings, vocab, files, 2.0).err().expect(word).to_string();
         assert!(error.contains(word), "{word}: {error}");
     };
-    refused(&beside(&[(HEALTHY, 1.0)]), 1000, 1, "a student of 1000");
+    refused(&beside(&[(HEALTHY, 1.0)]), 1000, 1, "a student with 1000");
     refused(&beside(&[(HEALTHY, 0.0)]), vocab, 1, "weight");
     refused(&beside(&[("trajectories/truth.safetensors", 1.0)]), vocab, 1, "truth.safetensors");
     let all: Vec<f32> = vec![0.0; 2 * 63 * 4];
@@ -200,6 +201,6 @@ fn teachers_that_do_not_fit_are_refused() {
     assert!(error(&batch()).contains("the vocabulary has"), "{}", error(&batch()));
     let (mut far, mut packed) = (batch(), batch());
     (far.sources, packed.sources) = (vec![Some((0, 2)), Some((0, 0))], vec![None, None]);
-    assert!(error(&far).contains("sequence 2 of 63"), "{}", error(&far));
+    assert!(error(&far).contains("sequence 2 of the data has 63"), "{}", error(&far));
     assert!(error(&packed).contains("ready-made"), "{}", error(&packed));
 }

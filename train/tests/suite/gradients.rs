@@ -48,7 +48,7 @@ fn fused_agrees_with_pytorch() {
     assert!(distance < 1e-4, "{name}: {distance}");
 }
 
-/// A model whose sizes are no multiples of anything, and a batch of it.
+/// A model with odd sizes, and a batch for it.
 fn odd(change: impl FnOnce(&mut ModelConfig)) -> (ModelConfig, Parameters, Vec<Batch>) {
     let sizes = Sizes {
         vocab_size: 61,

@@ -1,4 +1,4 @@
-//! Every optimizer against PyTorch's in float64 (`data/optimizers.py`), and what the polarizer promises.
+//! Every optimizer against PyTorch's in float64 (`data/optimizers.py`), and the promises of the polarizer.
 
 use ckpt_convert::{Object, save};
 use ckpt_inspect::metadata::{HashableValue, Value};
@@ -82,7 +82,7 @@ fn they_agree_with_pytorch() {
         s.ternary_weight_decay = 0.2;
     });
     follow("muon", muon.clone().into(), &constant, None);
-    follow("muon-adamw", muon::Seed(muon).into(), &constant, None);
+    follow("muon-adamw", muon::Cubic(muon).into(), &constant, None);
     follow("spin", named("spin"), &constant, None);
 }
 
@@ -137,9 +137,9 @@ fn wells_push_weights_off_zero() {
         push(Well::TwoSided, absolute, Some(0.05), &weights),
         [0.001, 0.0046, -0.0046, 0.0082, 0.019, -0.019],
     );
-    // The seed's two with the seed's target and strength, which no one has to name.
-    close(push(Well::SeedStep, None, None, &weights), [0.0, 0.014, -0.014, 0.008, 0.02, -0.02]);
-    close(push(Well::SeedOptimizer, None, None, &weights), [0.2, 0.204, -0.204, 0.0082, 0.02, -0.02]);
+    // The original trainer's two, with its target and strength as defaults.
+    close(push(Well::Constant, None, None, &weights), [0.0, 0.014, -0.014, 0.008, 0.02, -0.02]);
+    close(push(Well::Piecewise, None, None, &weights), [0.2, 0.204, -0.204, 0.0082, 0.02, -0.02]);
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn entry<'o, 'a>(object: &'o mut Object<'a>, name: &str) -> Option<&'o mut Objec
     entries.iter_mut().find(|(k, _)| *k == key).map(|(_, value)| value)
 }
 
-/// Saves what `optimizer` holds after `change`, and loads it into `other`; what that says.
+/// Saves the state of `optimizer` after `change`, and loads it into `other`; returns the result.
 fn handed_over(
     optimizer: &dyn Optimizer,
     change: impl Fn(&mut Object),
@@ -180,7 +180,7 @@ fn targets(optimizer: &dyn Optimizer, parameters: &Parameters) -> Vec<f64> {
     all.values().map(|v| ckpt_inspect::metadata::as_f64(v).unwrap()).collect()
 }
 
-/// Targets of a start live on where the same ones are asked for, and only there.
+/// Targets from the start are kept if the same kind is configured, and only then.
 #[test]
 fn targets_are_taken_over_where_they_are_the_same() {
     let began = start();
@@ -192,7 +192,7 @@ fn targets_are_taken_over_where_they_are_the_same() {
     };
     let (absolute, relative) = (|size| Some(Target::Absolute(size)), |share| Some(Target::Relative(share)));
     let as_it_is = |_: &mut Object| {};
-    // Checkpoints of before do not say how their targets were chosen.
+    // Older checkpoints do not record how their targets were chosen.
     let as_before = |state: &mut Object| {
         let Some(Object::Plain(Value::Dict(all))) = entry(state, "polarizer") else { panic!("no polarizer") };
         all.retain(|key, _| *key == HashableValue::String("targets".into()));
@@ -218,14 +218,14 @@ fn targets_are_taken_over_where_they_are_the_same() {
     ] {
         let (got, notes) = resumed(from, to, false);
         assert_eq!(got, fresh(to, &now), "{from:?} {to:?}");
-        assert!(notes.len() == 1 && notes[0].contains("--relative-target"), "{notes:?}");
+        assert!(notes.len() == 1 && notes[0].contains("but this run continues with"), "{notes:?}");
     }
     let (got, notes) = resumed(relative(0.25), relative(0.9), true);
     assert_eq!(got, fresh(relative(0.25), &began), "the start's");
-    assert!(notes[0].contains("does not say"), "{notes:?}");
+    assert!(notes[0].contains("does not record"), "{notes:?}");
     let (got, notes) = resumed(absolute(0.5), relative(0.25), true);
     assert_eq!(got, fresh(relative(0.25), &now));
-    assert!(notes[0].contains("one size"), "{notes:?}");
+    assert!(notes[0].contains("one target for all layers"), "{notes:?}");
     assert_eq!(resumed(relative(0.25), absolute(0.01), true), (fresh(absolute(0.01), &now), vec![]));
 }
 
@@ -256,7 +256,7 @@ fn a_step_may_be_a_plain_number() {
         members.iter_mut().for_each(|m| *entry(&mut m.1, "step").unwrap() = Object::Plain(Value::None));
     };
     let error = handed_over(&*first, none, &mut *second, &parameters).unwrap_err();
-    assert!(error.contains("holds no step"), "{error}");
+    assert!(error.contains("has no step"), "{error}");
 }
 
 /// PyTorch's SGD without momentum keeps no buffers, or `None`.
@@ -281,7 +281,7 @@ fn no_momentum_needs_no_buffer() {
     assert!(needed.contains("momentum_buffer"), "{needed}");
     let adamw = named("adamw").build(&parameters, 0).unwrap();
     let foreign = handed_over(&*adamw, |_| {}, &mut *build(0.0), &parameters).unwrap_err();
-    assert!(foreign.contains("--reset-optimizer"), "{foreign}");
+    assert!(foreign.contains("`reset_optimizer`"), "{foreign}");
 }
 
 #[test]
@@ -294,13 +294,13 @@ fn settings_that_would_not_train_are_refused() {
     assert!(refused(adamw(1e-3, (1.0, 0.9))).contains("betas"));
     let muon = muon::Settings::default().with(|s| s.adamw_lr = -1.0);
     assert!(refused(muon.clone().into()).contains("adamw_lr"));
-    assert!(refused(muon::Seed(muon).into()).contains("adamw_lr"));
+    assert!(refused(muon::Cubic(muon).into()).contains("adamw_lr"));
     let polarizer = Some(Polarizer::default().with(|p| p.strength = Some(0.6)));
     assert!(refused(named("adamw").with(|s| s.polarizer = polarizer)).contains("0.6"));
 }
 
-/// A table as every version so far wrote it, with the keys of all optimizers, is read whatever its name; what is written
-/// has the optimizer's own keys and reads as what it was.
+/// A table as every version so far wrote it, with the keys of all optimizers, is read for any optimizer; what is
+/// written has only the optimizer's own keys and reads as the same settings.
 #[test]
 fn settings_of_any_version_are_read() {
     let before = "name = \"NAME\"\nlr = 0.5\nadamw_lr = 0.25\nweight_decay = 0.125\nternary_weight_decay = 0.0625\nbetas = [0.5, 0.75]\neps = 0.5\nmomentum = 0.25\nhysteresis_threshold = 0.75\ntunnel_strength = 4.0\n\n[polarizer]\nwell = \"two-sided\"\nstrength = 0.25\n\n[polarizer.target]\nrelative = 0.5\n";
@@ -350,7 +350,7 @@ fn decay_of_ternary_weights_is_known() {
     let adamw = adamw::Settings::default().with(|s| s.weight_decay = 0.1);
     assert_eq!(decay(Settings::from(adamw).with(|s| s.polarizer = Some(Polarizer::default()))), []);
     let seed = muon::Settings::default().with(|s| s.ternary_weight_decay = 0.1);
-    assert_eq!(decay(muon::Seed(seed).into()), [(0.02, 0.1)]);
-    // The run of DESIGN's table: 8 micro-batches a step, half-life 2 780 of them.
+    assert_eq!(decay(muon::Cubic(seed).into()), [(0.02, 0.1)]);
+    // The recorded run of docs/causes.md: 8 micro-batches a step, a half-life of 2 780 of them.
     assert!((half_life(0.02, 0.1) * 8.0 - 2772.6).abs() < 0.1);
 }

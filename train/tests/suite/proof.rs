@@ -1,5 +1,6 @@
-//! In small what docs/training-proof.md measures: from one healthy checkpoint, the seed's recipe collapses, and the
-//! polarized one stays healthy at a lower loss. Weight decay is five times the seed's, so that it takes 500 steps.
+//! On a small scale what docs/training-proof.md measures: from one healthy checkpoint, the original recipe collapses,
+//! and the polarized one stays healthy at a lower loss. Weight decay is five times that recipe's, so that it takes 500
+//! steps.
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -37,13 +38,13 @@ fn train(optimizer: optim::Settings, folder: &Path) -> (f64, Health) {
 }
 
 #[test]
-fn the_seeds_recipe_collapses_and_the_polarized_one_stays() {
+fn the_original_recipe_collapses_and_the_polarized_one_stays() {
     let folder = tempfile::tempdir().unwrap();
     let seed = optim::muon::Settings::default().with(|s| {
         s.lr = Some(0.02);
         s.ternary_weight_decay = 0.5;
     });
-    let (seed_loss, collapsed) = train(optim::muon::Seed(seed).into(), &folder.path().join("seed"));
+    let (seed_loss, collapsed) = train(optim::muon::Cubic(seed).into(), &folder.path().join("seed"));
     let (loss, healthy) = train(optim::Settings::default(), &folder.path().join("polarized"));
     let gone = collapsed.unhealthy();
     assert!(gone.iter().any(|l| l.name.contains("gate_proj")), "{gone:?}");

@@ -172,7 +172,8 @@ fn inspection_knows_every_optimizer() {
     }
 }
 
-/// Many files in another order each pass, kept tokens, middles to fill in: stopped at every step, a run is the same.
+/// Many files in another order in each pass, cached tokens, fill-in-the-middle: a run stopped at every step is the
+/// same.
 #[test]
 fn resuming_goes_on_in_the_text() {
     let folder = tempfile::tempdir().unwrap();
@@ -200,12 +201,12 @@ fn resuming_goes_on_in_the_text() {
     assert_eq!(pieces, straight);
     let end = resume_epoch(&place.join("step-002012.pt"));
     assert!(end > 1, "the data was read {end} times");
-    // Other files are not gone on in.
+    // A position is not continued in other files.
     all.data.files.pop();
     all.steps = 2020;
     let checkpoint = ckpt_inspect::open(place.join("step-002012.pt")).unwrap();
     let error = Trainer::resume(&checkpoint, &all, ResumeOptions::default()).err().unwrap().to_string();
-    assert!(error.contains("--restart-data"), "{error}");
+    assert!(error.contains("`restart_data`"), "{error}");
 }
 
 fn resume_epoch(path: &Path) -> u64 {
@@ -226,7 +227,7 @@ fn threads_do_not_change_a_bit() {
 }
 
 #[test]
-fn a_run_learns_and_its_folder_tells() {
+fn a_run_learns_and_its_folder_shows_it() {
     let folder = tempfile::tempdir().unwrap();
     let ids = write_ids(folder.path(), 40, 24);
     let place = folder.path().join("run");
@@ -277,7 +278,7 @@ fn stopping_saves_at_the_step_at_hand() {
 }
 
 #[test]
-fn the_seed_trainers_state_is_taken_over() {
+fn the_original_trainers_state_is_taken_over() {
     let folder = tempfile::tempdir().unwrap();
     let ids = write_ids(folder.path(), 23, 24);
     let mut settings = settings(&ids, 2002);
@@ -285,7 +286,7 @@ fn the_seed_trainers_state_is_taken_over() {
     let path = fixture("healthy-run/step-02000.pt");
     let mut trainer = resume(&path, &settings);
     run(&mut trainer, folder.path());
-    // AdamW counts its steps on from where the seed's trainer was.
+    // AdamW counts its steps on from where the original trainer was.
     let saved = ckpt_inspect::open(folder.path().join("step-002002.pt")).unwrap();
     let steps = |c: &ckpt_inspect::Checkpoint| {
         c.values(c.tensor("optimizer_state_dict.adamw.state.0.step").unwrap()).unwrap()[0]
@@ -294,7 +295,7 @@ fn the_seed_trainers_state_is_taken_over() {
     settings.optimizer = "adamw".parse().unwrap();
     let other = Trainer::resume(&ckpt_inspect::open(&path).unwrap(), &settings, ResumeOptions::default());
     let error = other.err().unwrap().to_string();
-    assert!(error.contains("--reset-optimizer"), "{error}");
+    assert!(error.contains("`reset_optimizer`"), "{error}");
 }
 
 #[test]
@@ -305,7 +306,10 @@ fn a_collapsed_checkpoint_is_refused_and_a_healthy_one_named() {
     let options = ResumeOptions::default().with(|o| o.reset_optimizer = true);
     match Trainer::resume(&checkpoint, &settings, options) {
         Err(Error::Collapsed(text)) => {
-            assert!(text.contains("step-02000.pt") && text.contains("--allow-collapsed"), "{text}");
+            assert!(
+                text.contains("The last healthy checkpoint is") && text.contains("step-02000.pt"),
+                "{text}"
+            );
         }
         other => panic!("{:?}", other.err()),
     }
@@ -334,7 +338,7 @@ fn a_collapsing_run_is_noticed_and_stopped() {
     // std falls by 0.9 a step from about 0.08: below 1e-3 after some 42 steps.
     assert!(matches!(result, Err(Error::Stopped(_))), "{result:?}");
     assert!((2035..2060).contains(&trainer.step()), "{}", trainer.step());
-    assert!(warnings.iter().any(|w| w.contains("every 7 steps")), "the half-life is told: {warnings:?}");
+    assert!(warnings.iter().any(|w| w.contains("every 7 steps")), "the half-life is reported: {warnings:?}");
     assert!(folder.path().join(format!("step-{:06}.pt", trainer.step())).exists());
 }
 
@@ -354,7 +358,7 @@ fn spoiled_steps_are_skipped_and_the_batch_is_saved() {
     assert_eq!(ckpt_inspect::open(&saved).unwrap().tensor("ids").unwrap().shape, [6, 23]);
 }
 
-/// PyTorch reads what is saved and goes on with it: see `peers/train.py`.
+/// PyTorch reads the saved checkpoint and continues with it: see `peers/train.py`.
 #[test]
 fn pytorch_loads_checkpoint_and_optimizer() {
     let Some(python) = peers::python(&["torch", "numpy"]) else { return };

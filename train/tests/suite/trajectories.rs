@@ -2,9 +2,10 @@
 //!
 //! Rounding to levels and codes makes training chaotic: a last bit decides a level, the level moves the loss, AdamW's
 //! first steps turn tiny gradients into full ones. PyTorch run twice with relative noise of 1e-7 to 4e-7 on its
-//! gradients (its own rounding error is 3e-7) differs from this truth, at the worst step and in the norm of all weights,
-//! by 6e-4 and 1e-3 (AdamW), 1.9e-3 and 1.8e-3 (with warm-up and clipping), 2e-1 and 2e-1 (seed-form Muon, though not
-//! before its fourth step). The bounds below allow twice that. Optimizers alone are held to 2e-5 in `optimizers.rs`.
+//! gradients (its own rounding error is 3e-7) differs from this truth, at the worst step and in the norm of all
+//! weights, by 6e-4 and 1e-3 (AdamW), 1.9e-3 and 1.8e-3 (with warm-up and clipping), 2e-1 and 2e-1 (cubic Muon, though
+//! not before its fourth step). The bounds below allow twice that. Optimizers alone are held to 2e-5 in
+//! `optimizers.rs`.
 
 use crate::truth;
 
@@ -12,7 +13,7 @@ use ckpt_train::optim::{Settings, adamw, muon};
 use ckpt_train::{Estimator, Loss, Network, Schedule, clip, global_norm};
 use truth::{relative, series, truth};
 
-/// How far a run may be from PyTorch's.
+/// The largest allowed distance of a run from PyTorch's.
 struct Bounds {
     /// In the loss of the first four steps.
     early: f64,
@@ -65,13 +66,13 @@ fn adamw_with_warmup_cosine_and_clipping_follows_pytorchs() {
 }
 
 #[test]
-fn the_seeds_muon_and_adamw_follow_their_trajectory() {
+fn cubic_muon_and_adamw_follow_their_trajectory() {
     let settings = muon::Settings::default().with(|s| {
         s.lr = Some(0.02);
         s.ternary_weight_decay = 0.1;
         s.weight_decay = 0.01;
     });
-    let settings = muon::Seed(settings).into();
+    let settings = muon::Cubic(settings).into();
     let bounds = Bounds { early: 1e-3, late: 0.5, weights: 0.5 };
     follow("muon_adamw", &settings, &Schedule::default(), None, &bounds);
 }

@@ -1,4 +1,4 @@
-//! How fast a weight shrank, beside how fast weight decay alone would have shrunk it.
+//! How fast a weight shrank, compared with how fast weight decay alone would have shrunk it.
 
 use serde::{Deserialize, Serialize};
 
@@ -33,9 +33,9 @@ pub struct Decay {
     pub ratio_interval: Option<f64>,
     /// Share of the fall of ln std since its highest that happened at the predicted rate, within a tenth.
     pub share: Option<f64>,
-    /// Steps that are counted for one of the optimizer.
+    /// Checkpoint steps per optimizer step.
     pub accumulation: f64,
-    /// Where that was found.
+    /// Where that number was found.
     pub accumulation_source: AccumulationSource,
     /// Learning rate at the beginning of the decline.
     pub lr_from: Option<f64>,
@@ -56,7 +56,7 @@ pub struct Decay {
 #[serde(from = "String", into = "String")]
 #[non_exhaustive]
 pub enum Source {
-    /// The user said so.
+    /// The user gave it.
     Given,
     /// The config has them.
     Config,
@@ -87,19 +87,19 @@ impl From<Source> for String {
     }
 }
 
-/// How it is known what a step is.
+/// How the number of checkpoint steps per optimizer step is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum AccumulationSource {
-    /// It is taken to be one of the optimizer's, which nothing contradicts.
+    /// It is assumed to be one, and nothing contradicts that.
     #[default]
     Assumed,
-    /// The user said so.
+    /// The user gave it.
     Given,
     /// The optimizer counts its own steps.
     Counter,
-    /// The config has it, and only then do the rates agree.
+    /// The config has it, and the rates agree only with it.
     Config,
 }
 
@@ -108,7 +108,7 @@ pub enum AccumulationSource {
 pub(super) const SAME: f64 = 0.05;
 const CONSISTENT: f64 = 0.1;
 
-/// What the settings are at one checkpoint.
+/// The settings at one checkpoint.
 #[derive(Clone, Debug, PartialEq)]
 struct Setting {
     lr: Option<f64>,
@@ -121,7 +121,7 @@ struct Setting {
 fn setting(run: &Run, layer: usize, checkpoint: usize, given: &Given) -> Setting {
     let training = run.checkpoints[checkpoint].training.as_ref();
     let group = training.zip(run.index(layer, checkpoint)).and_then(|(training, index)| {
-        // Groups that all say the same say it of every weight.
+        // Settings that are the same in all groups apply to every weight.
         let settings = |g: &ParamGroup| (g.lr, g.weight_decay, g.kind);
         let first = training.groups.first();
         let alike = first.filter(|f| training.groups.iter().all(|g| settings(g) == settings(f)));
@@ -145,7 +145,7 @@ fn setting(run: &Run, layer: usize, checkpoint: usize, given: &Given) -> Setting
     Setting { lr: used.lr, weight_decay: used.weight_decay, rate: used.decay_rate(), kind: used.kind, source }
 }
 
-/// Steps per optimizer step that may be meant, most certain first.
+/// Possible numbers of checkpoint steps per optimizer step, most certain first.
 fn accumulations(run: &Run, given: &Given) -> Vec<(f64, AccumulationSource)> {
     if let Some(accumulation) = given.accumulation {
         return vec![(accumulation as f64, AccumulationSource::Given)];
@@ -171,12 +171,12 @@ fn accumulations(run: &Run, given: &Given) -> Vec<(f64, AccumulationSource)> {
     all
 }
 
-/// The steepest long decline of layer `layer`, and what was predicted for it. `None` where ln std never falls by a fifth
-/// over one stretch.
+/// The steepest long decline of layer `layer`, and what was predicted for it. `None` where ln std never falls by a
+/// fifth over one stretch.
 ///
 /// Learning rate and weight decay are known at checkpoints; between them the rate is taken as the mean of the two
 /// (trapezoids), so a schedule is integrated as finely as checkpoints were kept. ln std is then fitted against that
-/// integral: under decay alone the slope is -1 whatever the schedule.
+/// integral: under decay alone the slope is -1 for every schedule.
 pub(super) fn decay(run: &Run, layer: usize, given: &Given) -> Option<Decay> {
     const LEAST_FALL: f64 = 0.2;
     let mut points: Vec<(usize, u64, f64)> = Vec::new();
@@ -202,7 +202,7 @@ pub(super) fn decay(run: &Run, layer: usize, given: &Given) -> Option<Decay> {
         }
         _ => by_time.clone(),
     };
-    // Where nothing decayed (a learning rate of 0), the axis stands still: such points are left out.
+    // Where nothing decayed (a learning rate of 0), the axis does not advance: such points are left out.
     let mut kept: Vec<usize> = Vec::new();
     for (i, point) in axis.iter().enumerate() {
         if kept.last().is_none_or(|&k| point.0 > axis[k].0) {
@@ -268,11 +268,11 @@ pub(super) fn decay(run: &Run, layer: usize, given: &Given) -> Option<Decay> {
     Some(found)
 }
 
-/// Decay accumulated since the first point, per counted step; `None` when the rate is known nowhere.
+/// Decay accumulated since the first point, per counted step; `None` if the rate is never known.
 fn accumulated(points: &[(f64, f64)], settings: &[Setting]) -> Option<Vec<f64>> {
     let mut rates: Vec<Option<f64>> = settings.iter().map(|s| s.rate).collect();
     rates.iter().flatten().next()?;
-    // What one checkpoint does not say, its neighbour does.
+    // Settings that one checkpoint lacks are taken from its neighbour.
     for i in 1..rates.len() {
         rates[i] = rates[i].or(rates[i - 1]);
     }

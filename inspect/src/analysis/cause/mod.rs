@@ -1,6 +1,6 @@
 //! Why the weights of a run died, shown from measurements: rates against what the optimizer's settings predict,
-//! directions, ternary codes, moments. Where these do not decide, the cause is unknown, and what is missing is said.
-//! The rules, with every threshold, are in docs/causes.md.
+//! directions, ternary codes, moments. If these do not decide, the cause is unknown, and the reason says what is
+//! missing. The rules, with every threshold, are in docs/causes.md.
 
 mod decay;
 mod pair;
@@ -21,7 +21,7 @@ use crate::trend::Line;
 use crate::verdict::Verdict;
 use crate::{DamageKind, Error};
 
-/// What a weight died of, or will.
+/// The cause of a weight's death, past or to come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -36,7 +36,7 @@ pub enum Cause {
     WeightDecay,
     /// Nearly all of its values fell into the ternary zero bucket and stayed there.
     ZeroBucket,
-    /// A packed copy keeps its codes without the scale that they are to be multiplied by.
+    /// A packed copy has codes, but has lost the scale to multiply them by.
     ScaleLost,
     /// Training never changed it.
     NeverTrained,
@@ -45,7 +45,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// The words people use.
+    /// Its name for people.
     pub fn name(self) -> &'static str {
         match self {
             Cause::Truncated => "truncated file",
@@ -59,7 +59,7 @@ impl Cause {
         }
     }
 
-    /// The cause of death of a file that cannot be read at all, from the error that says so.
+    /// The cause of death of a file that cannot be read at all, from the error of reading it.
     pub fn of_unreadable(error: &Error) -> Cause {
         match error.fault {
             Some(DamageKind::ZeroBytes) => Cause::Overwritten,
@@ -69,7 +69,7 @@ impl Cause {
     }
 }
 
-/// What the user knows and files may not hold. Each goes before what the file says.
+/// Settings given by the user, which override those of the files.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Given {
@@ -81,19 +81,19 @@ pub struct Given {
     pub accumulation: Option<u64>,
 }
 
-/// What became of a run's weights.
+/// What happened to a run's weights.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Explanation {
-    /// Weights that something happened to, in the order of the run's layers.
+    /// Weights with findings, in the order of the run's layers.
     pub layers: Vec<LayerCause>,
     /// Layers of the same pattern that shrank, as one.
     pub groups: Vec<GroupDecline>,
-    /// What is left, and what to do; `None` where nothing fell.
+    /// What remains usable, and what to do; `None` if no weight fell.
     pub prognosis: Option<Prognosis>,
 }
 
-/// What became of one weight, and the evidence.
+/// What happened to one weight, and the evidence.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct LayerCause {
@@ -101,13 +101,13 @@ pub struct LayerCause {
     pub layer: usize,
     /// The cause.
     pub cause: Cause,
-    /// What decided, or what is missing to decide.
+    /// The evidence that decided, or what is missing to decide.
     pub reason: String,
     /// Its decline over steps, where there is one.
     pub decay: Option<Decay>,
     /// How its direction changed over the decline.
     pub direction: Option<Direction>,
-    /// How its share of zeros moved, for ternary matrices in several checkpoints.
+    /// How its share of zeros changed, for ternary matrices in several checkpoints.
     pub occupancy: Option<Occupancy>,
     /// Step of the optimizer over step of the decay, from moments in the last checkpoint that has them.
     pub push: Option<Push>,
@@ -143,13 +143,13 @@ pub struct Occupancy {
     pub woken: f64,
 }
 
-/// One optimizer step's length over one decay step's, as norms.
+/// The length (norm) of one optimizer step over that of one decay step.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Push {
     /// Optimizer step over decay step.
     pub ratio: f64,
-    /// Whether it is only known to be no more than that.
+    /// Whether the ratio is only an upper bound.
     pub at_most: bool,
     /// The step at which the moments were saved.
     pub step: Option<u64>,
@@ -163,7 +163,7 @@ pub struct GroupDecline {
     pub pattern: String,
     /// How many of them decline.
     pub layers: usize,
-    /// Fall of ln std per step, common to them, each with a level of its own.
+    /// Fall of ln std per step that they have in common, with a separate level for each.
     pub rate: f64,
     /// Half the width of its 95 % confidence interval.
     pub interval: Option<f64>,
@@ -197,7 +197,7 @@ impl Explanation {
 enum Suspicion {
     /// Its bytes are missing or damaged.
     Damaged,
-    /// NaN, infinity, or a size no trained weight has.
+    /// NaN, infinity, or magnitudes that no trained weight has.
     NonFinite,
     /// Packed codes without a scale.
     Unscaled,
@@ -205,7 +205,7 @@ enum Suspicion {
     Constant,
     /// Below healthy for its std or its zeros.
     Fallen,
-    /// Healthy, and on its way to falling.
+    /// Healthy, but about to fall.
     Shrinking,
     /// The same in every checkpoint.
     Unchanged,
@@ -215,7 +215,7 @@ enum Suspicion {
 const EXPLODED: f64 = 100.0;
 const GROWN: f64 = 10.0;
 
-/// Weights of the run's last checkpoint that something happened to.
+/// Weights of the run's last checkpoint that need an explanation.
 fn suspects(run: &Run) -> Vec<(usize, Suspicion)> {
     let Some(end) = run.checkpoints.len().checked_sub(1) else { return Vec::new() };
     (0..run.layers.len()).filter_map(|l| Some((l, suspicion(run, l, run.tensor(l, end)?)?))).collect()
@@ -229,7 +229,7 @@ fn suspicion(run: &Run, layer: usize, last: &TensorRecord) -> Option<Suspicion> 
     if last.verdict == Some(Verdict::Corrupt) {
         return Some(Suspicion::NonFinite);
     }
-    // Codes that are not all zero, and nothing to multiply them by.
+    // Codes that are not all zero, without a scale.
     let packed = last.ternary.as_ref().filter(|_| is_packed(last));
     if packed.is_some_and(|t| t.zero < 1.0 && !t.scale.is_some_and(|s| s.is_finite() && s != 0.0)) {
         return Some(Suspicion::Unscaled);
@@ -280,8 +280,8 @@ fn unchanged(run: &Run, layer: usize) -> bool {
     last_step > first_step
 }
 
-/// Explains what became of `run`, given what the user knows, and the pairs of checkpoints that [`pairs_needed`] asked for
-/// as far as they could be compared.
+/// Explains what happened to `run`, given the user's settings and those pairs of checkpoints that [`pairs_needed`]
+/// asked for and that could be compared.
 pub fn explain(run: &Run, pairs: &[Pair], given: &Given) -> Explanation {
     let layers: Vec<LayerCause> = suspects(run)
         .into_iter()

@@ -1,4 +1,4 @@
-//! Two checkpoints of a run, matrix by matrix: whether a weight kept its direction, and how its ternary codes moved.
+//! Two checkpoints of a run, matrix by matrix: whether a weight kept its direction, and how its ternary codes changed.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -11,11 +11,11 @@ use crate::diff::{self, CodeDiff, Status, diff_tensors};
 use crate::run::Run;
 use crate::{Cache, Checkpoint, Group, Verdict, without_state_dict};
 
-/// Weights of one checkpoint beside those of a later one.
+/// Weights of one checkpoint compared with those of a later one.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct PairRecord {
-    /// The matrices that were asked for and that both have, by name.
+    /// The requested matrices that both have, by name.
     pub tensors: Vec<PairTensor>,
 }
 
@@ -29,7 +29,7 @@ pub struct PairTensor {
     pub unchanged: bool,
     /// Cosine of the angle between the two as vectors; `None` when either is zero or could not be read.
     pub cosine: Option<f64>,
-    /// How the codes -1, 0, +1 moved, for matrices that a BitLinear uses or that are packed ternary.
+    /// How the codes -1, 0, +1 changed, for matrices that a BitLinear uses or that are packed ternary.
     pub codes: Option<CodeDiff>,
 }
 
@@ -43,12 +43,12 @@ pub struct Pair {
     pub to: usize,
     /// Whether it is a link of the chain that leads through the run.
     pub link: bool,
-    /// What was found.
+    /// The comparison.
     pub record: PairRecord,
 }
 
 impl Pair {
-    /// What was found of the matrix `name`.
+    /// The comparison of the matrix `name`.
     pub fn tensor(&self, name: &str) -> Option<&PairTensor> {
         let tensors = &self.record.tensors;
         tensors.get(tensors.binary_search_by(|t| t.name.as_str().cmp(name)).ok()?)
@@ -70,16 +70,16 @@ pub struct PairRequest {
 }
 
 impl PairRequest {
-    /// The pair that was asked for, once `record` says what was found.
+    /// The pair that was asked for, with the `record` of its comparison.
     pub fn answered(&self, record: PairRecord) -> Pair {
         Pair { from: self.from, to: self.to, link: self.link, record }
     }
 }
 
-/// Pairs of consecutive checkpoints that are compared; of longer runs, checkpoints 2, 4, 8 … apart.
+/// The most pairs of consecutive checkpoints that are compared; in longer runs, checkpoints 2, 4, 8 … apart are.
 const MOST_PAIRS: usize = 32;
 
-/// Which checkpoints to compare so that [`super::explain`] can tell what happened to `run`: none where nothing did.
+/// Which checkpoints to compare so that [`super::explain`] can say what happened to `run`: none if nothing did.
 pub fn pairs_needed(run: &Run) -> Vec<PairRequest> {
     let suspects = super::suspects(run);
     let named = |wanted: &dyn Fn(Suspicion) -> bool| -> Vec<String> {
@@ -161,12 +161,12 @@ pub fn compare(a: &Checkpoint, b: &Checkpoint, names: &[String]) -> PairRecord {
 }
 
 impl Cache {
-    /// What [`Cache::put_pair`] kept of `paths`, if none of the files has changed.
+    /// The record that [`Cache::put_pair`] stored for `paths`, if none of the files has changed.
     pub fn get_pair(&self, paths: [&Path; 2], options: &str) -> Option<PairRecord> {
         self.read(&self.entry(&paths, options)?)
     }
 
-    /// Keeps `record`, made from two checkpoints, which were opened by `paths`.
+    /// Stores `record`, made from two checkpoints, which were opened by `paths`.
     ///
     /// # Errors
     /// When the folder cannot be written.

@@ -1,4 +1,4 @@
-//! What is left of a run that fell, where to resume it, and what to change.
+//! What remains usable of a run that fell, where to resume it, and what to change.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -9,24 +9,24 @@ use super::decay::{Source, half_life};
 use super::{Cause, LayerCause, Pair, last_healthy};
 use crate::run::Run;
 
-/// What is left and what to do.
+/// What remains usable and what to do.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Prognosis {
     /// The last healthy checkpoint, by its place in the run.
     pub resume: Option<usize>,
-    /// The last checkpoint in which every weight that fell since was of comfortable size (std of 0.01 or more), if that
+    /// The last checkpoint in which every weight that fell later had a comfortable size (std of 0.01 or more), if that
     /// is earlier.
     pub comfortable: Option<usize>,
     /// Share of ternary codes of the weights that fell which agree with the last healthy checkpoint, by elements.
     pub fallen_agreement: Option<f64>,
-    /// The same of all other ternary matrices: how far the rest of the network has moved on.
+    /// The same for all other ternary matrices: how much the rest of the network has changed.
     pub other_agreement: Option<f64>,
     /// What to change in the optimizer's settings.
     pub changes: Vec<Change>,
 }
 
-/// A setting, and what another value of it would give.
+/// A setting, and the effect of another value.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Change {

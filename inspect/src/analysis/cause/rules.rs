@@ -10,15 +10,15 @@ use crate::verdict::{Verdict, relative_std};
 
 /// A decline is a straight line from this R² on.
 const STRAIGHT: f64 = 0.99;
-/// Median cosine from which a weight has kept its direction.
+/// Median cosine from which on a weight counts as having kept its direction.
 const KEPT: f64 = 0.99;
 /// Share of the fall that the predicted rate must account for.
 const ACCOUNTED: f64 = 0.8;
-/// Share of zeros below which a matrix must once have been, to have been trapped since.
+/// A matrix counts as trapped only if its share of zeros was once below this.
 const FREE: f64 = 0.9;
 /// Codes silenced for each one woken, where a bucket traps.
 const TRAPPING: f64 = 2.0;
-/// Share of non-finite values that no single damaged byte makes.
+/// Share of non-finite values that a single damaged byte cannot cause.
 const MANY: f64 = 0.1;
 
 pub(super) fn decide(
@@ -87,7 +87,7 @@ impl Facts<'_> {
             (true, Some(file)) => (Cause::Truncated, format!("{damage}; damaged: {file}")),
             (true, None) => (Cause::Truncated, damage.to_string()),
             (false, _) => {
-                unknown(format!("{damage}: its bytes contradict themselves, and the file is not cut short"))
+                unknown(format!("{damage}: its bytes are inconsistent, and the file is not truncated"))
             }
         }
     }
@@ -95,11 +95,11 @@ impl Facts<'_> {
     fn unscaled(&self) -> Decision {
         let last = self.last();
         let what = match last.ternary.as_ref().and_then(|t| t.scale) {
-            None => "keeps no scale".to_string(),
+            None => "stores no scale".to_string(),
             Some(0.0) => "has a scale of 0".to_string(),
             Some(scale) => format!("has a scale of {scale}"),
         };
-        (Cause::ScaleLost, format!("its packed form ({}) holds live codes and {what}", last.dtype))
+        (Cause::ScaleLost, format!("its packed form ({}) has nonzero codes and {what}", last.dtype))
     }
 
     fn never_trained(&self) -> Decision {
@@ -114,9 +114,9 @@ impl Facts<'_> {
                 Cause::NeverTrained,
                 format!("every value is the same {span}: cosine 1, std as at the beginning"),
             ),
-            Some(_) => unknown(format!("its measurements are the same {span}, and its values are not")),
+            Some(_) => unknown(format!("its measurements are the same {span}, but its values are not")),
             None => {
-                unknown(format!("its measurements are the same {span}; the values could not be compared"))
+                unknown(format!("its measurements are the same {span}, but the values could not be compared"))
             }
         }
     }
@@ -175,7 +175,7 @@ impl Facts<'_> {
             return (Cause::Exploding, why);
         }
         unknown(format!(
-            "{what}, and neither its size nor its moments show an explosion: single values like that come from damaged bytes as well; `ckpt inspect --checksum` compares them with what was written"
+            "{what}, but neither its size nor the optimizer's moments show an explosion: a few such values can also come from damaged bytes, which the file's checksums would reveal"
         ))
     }
 
@@ -191,29 +191,33 @@ impl Facts<'_> {
         let percent = |share: f64| format!("{:.2} %", 100.0 * share);
         let Some(o) = occupancy else {
             return unknown(format!(
-                "{} of its codes are zero; one checkpoint does not show how they came there",
+                "{} of its codes are zero; one checkpoint does not show how they got there",
                 percent(zero)
             ));
         };
         let drift = format!("zeros went from {} of its codes to {}", percent(o.least), percent(zero));
         if o.least > FREE {
-            return unknown(format!("{drift}: it was never free of them, so nothing was seen to trap it"));
+            return unknown(format!(
+                "{drift}: they were high from the first checkpoint on, so the files do not show what caused them"
+            ));
         }
         match self.flow() {
             Some((silenced, woken)) if silenced < TRAPPING * woken => unknown(format!(
-                "{drift}, and codes went both ways ({} silenced, {} woken): the bucket does not hold them",
+                "{drift}, but codes moved both ways ({} to zero, {} from zero), so weights are not trapped there",
                 percent(silenced),
                 percent(woken)
             )),
             Some((silenced, woken)) => (
                 Cause::ZeroBucket,
                 format!(
-                    "{drift}, while its std stayed of a size: {} of its codes were silenced and {} woken",
+                    "{drift}, while its std hardly changed: {} of its codes became zero and {} became nonzero",
                     percent(silenced),
                     percent(woken)
                 ),
             ),
-            None => unknown(format!("{drift}; whether they came back in between could not be compared")),
+            None => unknown(format!(
+                "{drift}; whether codes also came back from zero is not known, because the weights could not be compared"
+            )),
         }
     }
 
@@ -241,7 +245,7 @@ impl Facts<'_> {
         if packed_zero {
             return (
                 Cause::Overwritten,
-                "every packed byte is zero, which reads as -1 throughout: packing a trained matrix never gives that".into(),
+                "every packed byte is zero, which decodes to -1 everywhere: packing a trained matrix never gives that".into(),
             );
         }
         let zeros = if value == 0.0 { ": its bytes are zeros" } else { "" };
@@ -258,9 +262,9 @@ impl Facts<'_> {
             }
             let (cause, why) = self.shrunk(decay, direction);
             return match cause {
-                Cause::WeightDecay => (cause, format!("{why}; then it became {value} throughout")),
+                Cause::WeightDecay => (cause, format!("{why}; then every value became {value}")),
                 _ => unknown(format!(
-                    "{change}; it was nearly gone before, and what took it there is not known: {why}"
+                    "{change}; it was nearly zero before that, and the cause of that is not known: {why}"
                 )),
             };
         }
@@ -270,7 +274,7 @@ impl Facts<'_> {
             return (
                 Cause::Overwritten,
                 format!(
-                    "every value is {value}, and the optimizer's moments show gradients that would have changed them one by one{zeros}"
+                    "every value is {value}, although the optimizer's moments show gradients that would have made them differ{zeros}"
                 ),
             );
         }
@@ -284,15 +288,15 @@ impl Facts<'_> {
             return (Cause::NeverTrained, format!("every value is {value} in all checkpoints"));
         }
         unknown(format!(
-            "every value is {value}: initialised so and never trained, or overwritten; an earlier checkpoint or the optimizer's moments would tell"
+            "every value is {value}: either initialised so and never trained, or overwritten; an earlier checkpoint or the optimizer's moments would show which"
         ))
     }
 
     fn shrunk(&self, decay: Option<&Decay>, direction: Option<&Direction>) -> Decision {
         let Some(decay) = decay else {
             return unknown(match self.run.series(self.layer).len() {
-                0 | 1 => "one checkpoint of known step does not show how it came there; give the run's other checkpoints".to_string(),
-                _ if self.run.has_steps() => "its std does not decline over the checkpoints that are there: it was small from the first, or fell before it".to_string(),
+                0 | 1 => "one checkpoint of known step does not show how it got there; give the run's other checkpoints".to_string(),
+                _ if self.run.has_steps() => "its std does not decline over these checkpoints: it was small from the first one on".to_string(),
                 _ => "the checkpoints' steps are not known, so there is no rate".to_string(),
             });
         };
@@ -302,15 +306,17 @@ impl Facts<'_> {
         let turned = direction.filter(|d| d.median < KEPT);
         let kept = direction.filter(|d| d.median >= KEPT);
         let shape = match (line, kept) {
-            (true, Some(d)) => format!("in a straight line and without turning (cosine {:.4})", d.median),
+            (true, Some(d)) => {
+                format!("in a straight line without changing direction (cosine {:.4})", d.median)
+            }
             (true, None) => "in a straight line".to_string(),
-            (false, Some(d)) => format!("without turning (cosine {:.4})", d.median),
+            (false, Some(d)) => format!("without changing direction (cosine {:.4})", d.median),
             (false, None) => format!("not in a straight line (R² {:.3})", decay.r2),
         };
         let Some(predicted) = decay.predicted else {
             return unknown(match decay.optimizer.decay() {
                 DecayRule::DividedOut => format!(
-                    "{course}, {shape}; Adam adds its weight decay to the gradient, so lr × weight decay is not its rate, and no other is predicted"
+                    "{course}, {shape}; Adam adds its weight decay to the gradient, so lr × weight decay does not predict its rate"
                 ),
                 _ if decay.lr_to.is_some() && decay.weight_decay.is_some() => {
                     format!(
@@ -318,44 +324,43 @@ impl Facts<'_> {
                     )
                 }
                 _ => format!(
-                    "{course}, {shape}; whether weight decay did it cannot be told without learning rate and weight decay, which the files do not hold: give --lr and --weight-decay"
+                    "{course}, {shape}; whether weight decay caused it cannot be decided without the learning rate and the weight decay, which the files do not contain"
                 ),
             });
         };
         if predicted == 0.0 {
-            return unknown(format!(
-                "{course}, {shape}; but learning rate times weight decay was 0 all along"
-            ));
+            return unknown(format!("{course}, {shape}; but learning rate × weight decay was 0 throughout"));
         }
         let ratio = decay.ratio.unwrap_or(0.0);
         let share = decay.share.unwrap_or(0.0);
         if (ratio - 1.0).abs() > SAME {
             let hint = match accumulation_hint(decay) {
                 Some(n) => format!(
-                    "; the rates would agree if {n} steps were one of the optimizer: check, and give --accum {n}"
+                    "; the rates would agree if one optimizer step were {n} checkpoint steps (gradient accumulation)"
                 ),
                 None => String::new(),
             };
             return unknown(format!(
-                "{course}, {ratio:.3} times the {predicted:.3e} that weight decay alone takes{hint}"
+                "{course}, {ratio:.3} times the {predicted:.3e} that weight decay alone predicts{hint}"
             ));
         }
-        let agrees = format!("{course}, {ratio:.3} times the {predicted:.3e} that weight decay alone takes");
+        let agrees =
+            format!("{course}, {ratio:.3} times the {predicted:.3e} that weight decay alone predicts");
         if let Some(turned) = turned {
             return unknown(format!(
-                "{agrees}, but it turned while it fell (median cosine {:.3}): gradients moved it as well",
+                "{agrees}, but it changed direction while it fell (median cosine {:.3}): gradients moved it as well",
                 turned.median
             ));
         }
         if kept.is_none() && !line {
             return unknown(format!(
-                "{agrees}, but over {} points, and its direction could not be compared",
+                "{agrees}, but over only {} points, and its direction could not be compared",
                 decay.points
             ));
         }
         if share < ACCOUNTED {
             return unknown(format!(
-                "{agrees}, which accounts for only {:.0} % of its whole fall",
+                "{agrees}, but that accounts for only {:.0} % of its decline",
                 100.0 * share
             ));
         }
@@ -389,9 +394,9 @@ impl Facts<'_> {
         Some(Occupancy { first: shares[0], least, last: shares[shares.len() - 1], silenced, woken })
     }
 
-    /// Length of the optimizer's step over the decay's, from moments: Adam's lr·|m| / (sqrt(mean v) + eps), SGD's lr·|buf|,
-    /// and for Muon in the form that keeps the size of what it orthogonalises at most sqrt(rank)·lr·|buf|; against
-    /// lr·wd·|W|.
+    /// Length of the optimizer's step over the decay's, from moments: Adam's lr·|m| / (sqrt(mean v) + eps), SGD's
+    /// lr·|buf|, and for Muon in the form that keeps the size of what it orthogonalises at most sqrt(rank)·lr·|buf|;
+    /// against lr·wd·|W|.
     fn push(&self, decay: &Decay) -> Option<Push> {
         let checkpoint = (0..=self.end).rev().find(|&c| !self.moments(c).is_empty())?;
         let step = self.run.checkpoints[checkpoint].step;

@@ -73,7 +73,7 @@ fn compare(
     let parts = in_chunks(x.len().min(y.len()), block, |range| Sums::of(&x, &y, range, block));
     let mut sums = parts.into_iter().fold(Sums::default(), Sums::join);
     if in_order && a.dtype == b.dtype && matches!(a.dtype, DType::I64 | DType::U64) {
-        // f64 does not tell neighbouring large integers apart.
+        // f64 does not distinguish neighbouring large integers.
         let words = bytes_a.as_chunks::<8>().0.iter().zip(bytes_b.as_chunks::<8>().0);
         sums.equal = words.filter(|(x, y)| x == y).count() as u64;
     }
@@ -112,7 +112,7 @@ fn ordered<'a>(elements: Elements<'a>, tensor: &TensorInfo, order: Option<RowOrd
     }
 }
 
-/// Whether the same bytes stand for the same numbers: scales and index tensors are the same, too.
+/// Whether equal bytes mean equal numbers: scales and index tensors are equal, too.
 fn same_meaning(
     (in_a, a): (&Checkpoint, &TensorInfo),
     (in_b, b): (&Checkpoint, &TensorInfo),
@@ -149,7 +149,7 @@ struct Sums {
     count: u64,
     equal: u64,
     nonfinite: u64,
-    /// Pairs of which one at least is not finite, and that are not the same.
+    /// Unequal pairs with at least one side that is not finite.
     unlike_nonfinite: u64,
     aa: f64,
     bb: f64,
@@ -291,7 +291,7 @@ impl Sums {
             norm_b: known(norm_b),
             norm_change: known(norm_change),
             relative_change: known(norm_change / norm_a),
-            // Rounding must not make it more than 1.
+            // Rounding must not push it above 1.
             cosine: known(self.ab / (norm_a * norm_b)).map(|c| c.clamp(-1.0, 1.0)),
             max_difference: known(self.max),
             max_at: index(if complex { self.max_at / 2 } else { self.max_at }, shape),

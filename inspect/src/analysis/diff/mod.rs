@@ -1,7 +1,7 @@
 //! What differs between two checkpoints: tensors added, removed, reshaped, retyped and changed, by how much, and plain
 //! values such as config and optimizer settings.
 //!
-//! Values are compared as the real numbers they stand for, in f64, whatever they are packed in. Both sides are read in
+//! Values are decoded from any packing and compared as real numbers, in f64. Both sides are read in
 //! blocks, once; matrices of a BitLinear a second time, because what rounds to zero depends on mean|W|. Tensors whose
 //! bytes are the same are not looked at further.
 
@@ -109,7 +109,7 @@ pub struct ValueDiff {
     pub count: u64,
     /// Elements that are equal, as numbers; NaN equals NaN.
     pub equal: u64,
-    /// Elements that are NaN or infinite in either.
+    /// Elements that are NaN or infinite on either side.
     pub nonfinite: u64,
     /// |x|, Euclidean.
     pub norm_a: Option<f64>,
@@ -123,7 +123,7 @@ pub struct ValueDiff {
     pub cosine: Option<f64>,
     /// Largest |y - x| of an element.
     pub max_difference: Option<f64>,
-    /// Index of the first element that differs so much.
+    /// Index of the first element with this difference.
     pub max_at: Vec<u64>,
 }
 
@@ -173,7 +173,7 @@ pub struct ValueChange {
 #[derive(Clone, Copy)]
 #[non_exhaustive]
 pub struct Options<'o> {
-    /// Gives a tensor's name, without the key of its state dict, the name by which both sides call it. The identity
+    /// Maps a tensor's name, without the key of its state dict, to the name used for both sides. The identity
     /// unless formats differ.
     pub canonical: &'o (dyn Fn(&str) -> String + Sync),
     /// Gives a matrix whose rows a format keeps in an order of its own the order of the others: where row `r` is in the
@@ -181,7 +181,7 @@ pub struct Options<'o> {
     pub rows: &'o (dyn Fn(&Checkpoint, &TensorInfo) -> Option<RowOrder> + Sync),
     /// Which tensors to compare.
     pub select: &'o (dyn Fn(&TensorInfo) -> bool + Sync),
-    /// Largest difference of an element that still counts as the same.
+    /// Largest difference of an element that still counts as equal.
     pub tolerance: f64,
 }
 
@@ -204,15 +204,15 @@ impl Diff {
             || !self.metadata.is_empty()
     }
 
-    /// Whether values of both sides are the same within the tolerance wherever either has a tensor: other dtypes and
+    /// Whether the values of all tensors of either side are the same within the tolerance: other dtypes and
     /// plain values do not matter.
     pub fn has_same_values(&self) -> bool {
         self.tensors.iter().all(|t| matches!(t.status, Status::Same | Status::Retyped))
     }
 }
 
-/// Compares `a` with `b`. `watch` is told of bytes as both sides' are done, and stops the comparison by returning
-/// false; the result is then `None`.
+/// Compares `a` with `b`. `watch` is called with the number of bytes of both sides that were processed, and stops the
+/// comparison by returning false; the result is then `None`.
 pub fn diff(
     a: &Checkpoint,
     b: &Checkpoint,

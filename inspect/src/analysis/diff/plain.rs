@@ -41,8 +41,8 @@ fn changed_values(
                 changed_values(&below(&i.to_string()), left.get(i), right.get(i), depth + 1, changes);
             }
         }
-        // Of optimizers that one side lacks, the settings are told apart from the rest. Where only tensors were, nothing
-        // is left.
+        // For optimizers that one side lacks, the settings are separated from the rest. If there were only tensors,
+        // nothing is left.
         (Some(Value::Dict(only)), None) | (None, Some(Value::Dict(only)))
             if is_bare(only, depth) || holds_settings(only, depth) =>
         {
@@ -64,13 +64,13 @@ fn changed_values(
 /// The key of an optimizer's settings.
 pub const SETTINGS: &str = "param_groups";
 
-/// Whether there is nothing in it but such dicts: tensors, which are no plain values, were there.
+/// Whether it contains only such dicts, which contained only tensors (tensors are not plain values).
 fn is_bare(dict: &BTreeMap<HashableValue, Value>, depth: usize) -> bool {
     depth < DEEPEST
         && dict.values().all(|value| matches!(value, Value::Dict(inner) if is_bare(inner, depth + 1)))
 }
 
-/// Whether an optimizer's settings are somewhere in it.
+/// Whether it contains an optimizer's settings at any depth.
 fn holds_settings(dict: &BTreeMap<HashableValue, Value>, depth: usize) -> bool {
     depth < DEEPEST
         && dict.iter().any(|(key, value)| match value {

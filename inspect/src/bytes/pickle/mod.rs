@@ -2,8 +2,8 @@
 //! nothing: what a pickle would call becomes an [`Object`] node that names the callable.
 //!
 //! Opcodes are those of CPython's `Lib/pickletools.py`. Every opcode adds at most three nodes and a copy of the text
-//! that it holds; byte strings borrow from the input. So the graph's size is proportional to the input's. Nothing here recurses; who walks the graph must
-//! expect cycles and any depth.
+//! that it contains; byte strings borrow from the input. So the graph's size is proportional to the input's. Nothing
+//! here recurses; code that walks the graph must expect cycles and any depth.
 
 mod text;
 mod trace;
@@ -22,12 +22,12 @@ pub use trace::{Seen, Trace};
 pub struct Id(u32);
 
 impl Id {
-    /// The node made as number `index`.
+    /// The id of the node that was created as number `index`.
     pub(crate) fn at(index: usize) -> Self {
         Id(index as u32)
     }
 
-    /// Its number, by which nodes were made.
+    /// Its number in the order of creation.
     pub fn index(self) -> u32 {
         self.0
     }
@@ -79,7 +79,7 @@ pub struct Object {
     pub args: Id,
     /// Keyword arguments (NEWOBJ_EX).
     pub kwargs: Option<Id>,
-    /// What BUILD hands to `__setstate__` or `__dict__`.
+    /// What BUILD passes to `__setstate__` or `__dict__`.
     pub state: Vec<Id>,
     /// What APPEND, APPENDS and ADDITEMS add.
     pub items: Vec<Id>,
@@ -87,12 +87,12 @@ pub struct Object {
     pub entries: Vec<(Id, Id)>,
 }
 
-/// One pickle, read.
+/// A pickle that was read.
 #[derive(Debug)]
 pub struct Pickle<'a> {
     input: &'a [u8],
     nodes: Vec<Node<'a>>,
-    /// The value the pickle stands for.
+    /// The value of the pickle.
     pub root: Id,
     /// Every distinct global, in order of appearance.
     pub globals: Vec<Global>,
@@ -120,10 +120,10 @@ impl<'a> Pickle<'a> {
         }
     }
 
-    /// What `read` makes of the pickle at `at`, and of the bytes that begin with it.
+    /// The result of `read` on the pickle at `at` and the bytes that begin with it.
     ///
     /// # Errors
-    /// Those of [`Pickle::parse`], and `Io` when the bytes cannot be had.
+    /// Those of [`Pickle::parse`], and `Io` when the bytes cannot be read.
     pub(crate) fn read_at<T>(
         source: &dyn ByteSource,
         at: u64,
@@ -138,7 +138,7 @@ impl<'a> Pickle<'a> {
         &self.nodes[id.0 as usize]
     }
 
-    /// Number of nodes: the measure for budgets of those who walk the graph.
+    /// Number of nodes, by which code that walks the graph limits its work.
     pub fn node_count(&self) -> usize {
         self.nodes.len()
     }
@@ -150,7 +150,7 @@ impl<'a> Pickle<'a> {
         inside.then(|| (part.as_ptr().addr() - range.start.addr()) as u64)
     }
 
-    /// The string `id` is, if it is one.
+    /// The value of node `id`, if it is a string.
     pub fn str(&self, id: Id) -> Option<&str> {
         match self.node(id) {
             Node::Str(s) => Some(s),
@@ -158,7 +158,7 @@ impl<'a> Pickle<'a> {
         }
     }
 
-    /// The integer `id` is, if it is one that fits.
+    /// The value of node `id`, if it is an integer that fits.
     pub fn int(&self, id: Id) -> Option<i64> {
         match *self.node(id) {
             Node::Int(i) => Some(i),
@@ -198,15 +198,15 @@ struct Machine<'a> {
     memo: HashMap<u64, Id>,
     globals: Vec<Global>,
     known_globals: HashSet<Global>,
-    /// What the names of globals may still take: one memoized string may be part of many.
+    /// Bytes that names of globals may still take: one memoized string may be part of many.
     global_bytes_left: usize,
-    /// Offset of the opcode at work.
+    /// Offset of the current opcode.
     opcode_at: u64,
-    /// Set when it is traced: what it does is noted, and it goes on where Python would.
+    /// Set when tracing: what the pickle does is recorded, and reading continues wherever Python's would.
     seen: Option<Seen>,
-    /// Bytes that there are, of which `input` may be the first alone.
+    /// Length of the whole, of which `input` may be only the first bytes.
     len: u64,
-    /// Set when it ends for want of those that were not given.
+    /// Set when reading stopped because more bytes are needed than were given.
     short: Option<Short>,
 }
 
@@ -233,7 +233,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// Follows the opcodes up to the STOP, and gives what is on the stack then.
+    /// Follows the opcodes up to STOP, and returns what is on the stack then.
     fn run(&mut self) -> Result<Id> {
         loop {
             let start = self.at;
@@ -332,7 +332,7 @@ impl<'a> Machine<'a> {
             0x97 => self.push(Node::Buffer)?,
             0x98 => { self.top()?; }
             other => return Err(Error::damaged(format!("unknown pickle opcode {other:#04x}"))
-                .hint("the file is not a pickle, or is damaged here")),
+                .hint("the file is not a pickle, or is damaged at this point")),
         }
         Ok(())
     }
@@ -347,7 +347,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// Bytes that there are from here on, given or not.
+    /// Bytes that exist from here on, given or not.
     fn left(&self) -> u64 {
         self.len - self.at as u64
     }
@@ -359,7 +359,9 @@ impl<'a> Machine<'a> {
             if n <= left {
                 self.short = Some(Short(self.at as u64 + n));
             }
-            return Err(Error::damaged(format!("a pickle opcode announces {n} bytes and {left} are left")));
+            return Err(Error::damaged(format!(
+                "a pickle opcode announces {n} bytes, and only {left} are left"
+            )));
         }
         Ok(())
     }
@@ -441,7 +443,7 @@ impl<'a> Machine<'a> {
         let mark = self
             .marks
             .pop()
-            .ok_or_else(|| Error::damaged("a pickle opcode needs a MARK and there is none"))?;
+            .ok_or_else(|| Error::damaged("a pickle opcode needs a MARK, and there is none"))?;
         Ok(self.stack.split_off(mark))
     }
 
@@ -478,7 +480,7 @@ impl<'a> Machine<'a> {
         match &mut self.nodes[target.0 as usize] {
             Node::List(list) | Node::Set(list) => list.extend_from_slice(items),
             Node::Object(object) => object.items.extend_from_slice(items),
-            // A bytearray takes its bytes so.
+            // This is how a bytearray gets its bytes.
             Node::Bytes(_) if traced => {
                 let more: Vec<u8> = items
                     .iter()
@@ -515,10 +517,10 @@ impl<'a> Machine<'a> {
         self.note(|seen, at| seen.builds.push((at, target)));
         match &mut self.nodes[target.0 as usize] {
             Node::Object(object) => object.state.push(state),
-            // A class or function with attributes set on it: the attributes are kept nowhere in Python's value.
+            // A class or function with attributes set on it: Python's value does not store the attributes.
             Node::Global(_) | Node::Persistent(_) => {}
             _ if traced => {}
-            _ => return Err(Error::damaged("the pickle gives a state to something that has none")),
+            _ => return Err(Error::damaged("the pickle sets the state of something that has none")),
         }
         if traced {
             self.skip_joblib_array(target)?;
@@ -558,7 +560,9 @@ impl<'a> Machine<'a> {
     fn global(&mut self, module: Arc<str>, name: Arc<str>) -> Result<()> {
         self.global_bytes_left =
             self.global_bytes_left.checked_sub(module.len() + name.len()).ok_or_else(|| {
-                Error::unsupported("the names of its globals repeat beyond what the pickle's size explains")
+                Error::unsupported(
+                    "its names of imports repeat far more often than a pickle of this size would",
+                )
             })?;
         let global = Global { module, name };
         if self.known_globals.insert(global.clone()) {
@@ -578,7 +582,7 @@ impl<'a> Machine<'a> {
                 let (module, name) = (module.clone(), name.clone());
                 self.global(module, name)
             }
-            _ => Err(Error::damaged("STACK_GLOBAL of the pickle is given something that is not a name")),
+            _ => Err(Error::damaged("a STACK_GLOBAL opcode of the pickle gets something that is not a name")),
         }
     }
 
@@ -592,7 +596,7 @@ impl<'a> Machine<'a> {
         }
         match self.byte()? {
             0..=5 => Ok(()),
-            // Readers differ in whether they look at it.
+            // Readers differ in whether they check it.
             other if self.is_traced() => {
                 self.note(|seen, at| seen.odd_protos.push((at, other)));
                 Ok(())
@@ -612,7 +616,9 @@ impl<'a> Machine<'a> {
         let len = u64::from_le_bytes(self.array()?);
         let left = self.left();
         if len > left && !self.is_traced() {
-            return Err(Error::damaged(format!("a pickle frame announces {len} bytes and {left} are left")));
+            return Err(Error::damaged(format!(
+                "a pickle frame announces {len} bytes, and only {left} are left"
+            )));
         }
         Ok(())
     }
@@ -625,7 +631,7 @@ impl<'a> Machine<'a> {
     /// A `str` of Python 2: text in most files, raw bytes in some (numpy arrays).
     fn old_string(&mut self, n: u64) -> Result<()> {
         let bytes = self.take(n)?;
-        // Looked at first, so that arrays are not copied to find out that they are no text.
+        // Checked first, so that arrays are not copied only to find that they are not text.
         let copy = std::str::from_utf8(bytes).is_ok().then(|| String::from_utf8(bytes.to_vec()));
         self.push(match copy {
             Some(Ok(s)) => Node::Str(s.into()),
@@ -715,7 +721,7 @@ mod tests {
         b"\x80\x02cjoblib.numpy_pickle\nNumpyArrayWrapper\n)\x81}(X\x05\0\0\0shapeK\x02\x85X\x05\0\0\0dtypecnumpy\ndtype\nX\x02\0\0\0O8\x85Rub\x80\x02]X\x03\0\0\0abca..",
     ];
 
-    /// Of the first bytes of a pickle the machine says what it says of all, or that it is short of some that are there.
+    /// Given only the first bytes of a pickle, the machine gives the same result as for all, or asks for more.
     #[test]
     fn the_first_bytes_are_enough_or_known_to_be_too_few() {
         let mut pickles = ARRAYS.map(<[u8]>::to_vec).to_vec();
@@ -727,14 +733,14 @@ mod tests {
             b"\x80\x02]\xf0".to_vec(),
         ]);
         for bytes in pickles {
-            let told = |pickle: &Pickle<'_>| format!("{:?} {:?} {}", pickle.nodes, pickle.root, pickle.len);
+            let shown = |pickle: &Pickle<'_>| format!("{:?} {:?} {}", pickle.nodes, pickle.root, pickle.len);
             let parsed = |given: &[u8]| {
                 let outcome = Pickle::parse_part(given, bytes.len() as u64)?;
-                Ok::<_, Short>(outcome.map_or_else(|error| error.to_string(), |pickle| told(&pickle)))
+                Ok::<_, Short>(outcome.map_or_else(|error| error.to_string(), |pickle| shown(&pickle)))
             };
             let traced = |given: &[u8]| {
                 let trace = Trace::of_part(given, bytes.len() as u64, 0)?;
-                Ok::<_, Short>(format!("{} {:?} {:?}", told(&trace.pickle), trace.seen, trace.error))
+                Ok::<_, Short>(format!("{} {:?} {:?}", shown(&trace.pickle), trace.seen, trace.error))
             };
             let whole = (parsed(&bytes).unwrap(), traced(&bytes).unwrap());
             for given in 0..bytes.len() {

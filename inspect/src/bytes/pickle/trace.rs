@@ -11,20 +11,20 @@ pub struct Seen {
     pub imports: Vec<(u64, Id)>,
     /// Every call: a [`Node::Object`].
     pub calls: Vec<(u64, Id)>,
-    /// What gets a state by BUILD.
+    /// Objects that get a state by BUILD.
     pub builds: Vec<(u64, Id)>,
     /// PROTO opcodes that are not the first opcode, which no pickler writes.
     pub stray_protos: Vec<u64>,
     /// PROTO opcodes of protocols that do not exist, and the protocol.
     pub odd_protos: Vec<(u64, u8)>,
-    /// Where joblib would read an array's bytes out of the pickle, of a size that cannot be told.
+    /// Where joblib would read an array of unknown size out of the pickle.
     pub lost_arrays: Vec<u64>,
-    /// Pickles of their own that stand within this one, as joblib writes arrays of objects: first byte and length.
+    /// Separate pickles embedded in this one, as joblib writes arrays of objects: first byte and length.
     pub inner: Vec<(u64, u64)>,
     depth: usize,
 }
 
-/// Pickles within pickles that are told apart.
+/// The depth to which nested pickles are distinguished.
 const DEEPEST: usize = 8;
 
 /// What a pickle does, opcode by opcode, as far as Python would get.
@@ -35,7 +35,7 @@ pub struct Trace<'a> {
     pub pickle: Pickle<'a>,
     /// What it imports and calls.
     pub seen: Seen,
-    /// Why it ends before a STOP, when it does.
+    /// The reason, if it ends before a STOP.
     pub error: Option<Error>,
 }
 
@@ -46,10 +46,10 @@ impl<'a> Trace<'a> {
         Self::of_part(input, input.len() as u64, 0).expect("all the bytes were given")
     }
 
-    /// What `read` makes of the trace of the pickle at `at`.
+    /// The result of `read` on the trace of the pickle at `at`.
     ///
     /// # Errors
-    /// `Io` when the bytes cannot be had.
+    /// `Io` when the bytes cannot be read.
     pub(crate) fn read_at<T>(
         source: &dyn ByteSource,
         at: u64,
@@ -76,23 +76,23 @@ impl<'a> Trace<'a> {
     }
 }
 
-/// What follows joblib's description of an array.
+/// The data after joblib's description of an array.
 enum JoblibArray {
-    /// So many bytes.
+    /// This many bytes.
     Numbers(usize),
     /// A pickle.
     Objects,
 }
 
 impl Machine<'_> {
-    /// joblib writes an array's bytes into the pickle, after the state of the object that describes it: a byte that
-    /// tells how many more align them, when its state says so, then the elements; objects are a pickle of their own
+    /// joblib writes an array's bytes into the pickle, after the state of the object that describes it: if its state
+    /// says so, a byte with the number of padding bytes, and these; then the elements; objects are a separate pickle
     /// (`joblib/numpy_pickle.py`).
     pub(super) fn skip_joblib_array(&mut self, wrapper: Id) -> Result<()> {
         if !self.is_joblib_array(wrapper) {
             return Ok(());
         }
-        // The byte that tells of the alignment.
+        // The byte with the number of padding bytes.
         self.have(self.left().min(1))?;
         let len = match self.joblib_array(wrapper) {
             Some(JoblibArray::Numbers(len)) => len as u64,

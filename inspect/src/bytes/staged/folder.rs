@@ -1,4 +1,4 @@
-//! Folders that appear whole or not at all, and what becomes of the folder that one replaces.
+//! Folders that are written completely or not at all, and what happens to the folder that one replaces.
 
 use std::fs::File;
 use std::io;
@@ -23,8 +23,9 @@ pub struct StagedFolder {
 }
 
 impl StagedFolder {
-    /// Begins a folder that will be `path` and hold about `len` bytes. With `force` it replaces an existing one, if that
-    /// holds nothing but what `ours` says a conversion writes. Of a link it is the folder that this leads to.
+    /// Starts a folder that will become `path` and hold about `len` bytes. With `force` it replaces an existing one, if
+    /// that contains only files that a conversion writes according to `ours`. If `path` is a link, its target is
+    /// replaced.
     ///
     /// # Errors
     /// `Exists`, `Occupied`, `Dash`, `NoFolder`, `Foreign`, `NoSpace`, or `Write`.
@@ -34,7 +35,7 @@ impl StagedFolder {
         if !parent.is_dir() {
             return Err(Error::NoFolder { path: path.to_path_buf() });
         }
-        // First of all: it may give an earlier folder its name back.
+        // This comes first, because it may restore an earlier folder.
         leftovers::remove(parent);
         let empty = std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
         if path.symlink_metadata().is_ok() && !empty {
@@ -70,22 +71,22 @@ impl StagedFolder {
         file.sync()
     }
 
-    /// Gives the finished folder its name; `files` are what [`StagedFolder::file`] began.
+    /// Gives the finished folder its name; `files` are those that [`StagedFolder::file`] started.
     ///
     /// # Errors
-    /// `Exists` when another process made one meanwhile, `Foreign` when something else came into the one to be replaced,
-    /// `Write`, or `Displaced`.
+    /// `Exists` if another process has created one meanwhile, `Foreign` if something else was added to the one to be
+    /// replaced, `Write`, or `Displaced`.
     pub fn commit(self, files: &[OutputFile]) -> Result<()> {
         files.iter().try_for_each(OutputFile::sync)?;
         sync_folder(self.temporary.path());
         let path = &self.path;
-        // An existing folder is moved aside, so that at no time a mixture stands under the name.
+        // An existing folder is moved aside, so that at no time the name refers to a mixture.
         let replaced = match self.force && path.exists() {
             true => Some(Replaced::take(path, self.ours)?),
             false => None,
         };
         if let Some(replaced) = &replaced {
-            // A file system without modes does without.
+            // Not every file system has permissions.
             let _ = std::fs::set_permissions(self.temporary.path(), replaced.mode.clone());
         }
         if let Err(error) = std::fs::rename(self.temporary.path(), path) {
@@ -100,7 +101,7 @@ impl StagedFolder {
                 None => error,
             });
         }
-        // It has left its temporary name: there is nothing to remove.
+        // It no longer has its temporary name, so there is nothing to remove.
         let _ = self.temporary.keep();
         if let Some(lock) = self.lock {
             let _ = lock.unlock();
@@ -110,7 +111,7 @@ impl StagedFolder {
     }
 }
 
-/// What `folder` holds that no conversion writes.
+/// Something in `folder` that no conversion writes.
 fn foreign(folder: &Path, ours: fn(&str) -> bool) -> io::Result<Option<String>> {
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
@@ -122,28 +123,28 @@ fn foreign(folder: &Path, ours: fn(&str) -> bool) -> io::Result<Option<String>> 
     Ok(None)
 }
 
-/// A folder that was moved aside for its successor. Dropped, it is removed.
+/// A folder that was moved aside for its successor. It is removed on drop.
 #[derive(Debug)]
 struct Replaced {
-    /// A temporary folder, in which it keeps its own name: by that it is found if this process is killed before its
+    /// A temporary folder, in which it keeps its own name: so it is found if this process is killed before the
     /// successor takes its place.
     aside: TempDir,
     /// Held until that is removed.
     _lock: Option<File>,
-    /// Where it was.
+    /// Its original path.
     path: PathBuf,
     mode: std::fs::Permissions,
 }
 
 impl Replaced {
-    /// Moves the folder at `path` aside, if it still holds nothing but what `ours` says a conversion writes.
+    /// Moves the folder at `path` aside, if it still contains only files that a conversion writes according to `ours`.
     fn take(path: &Path, ours: fn(&str) -> bool) -> Result<Self> {
         let io = cannot(path);
         let mode = std::fs::metadata(path).map_err(io)?.permissions();
         let (aside, lock) = temporary_folder(folder_of(path)).map_err(io)?;
         let replaced = Replaced { aside, _lock: lock, path: path.to_path_buf(), mode };
         std::fs::rename(path, replaced.place()).map_err(io)?;
-        // Nothing comes into it by its name any more.
+        // From here on nothing can be added under its name.
         match foreign(&replaced.place(), ours) {
             Ok(None) => Ok(replaced),
             Ok(Some(entry)) => Err(replaced.put_back(Error::Foreign { path: path.to_path_buf(), entry })),
@@ -155,12 +156,12 @@ impl Replaced {
         self.aside.path().join(self.path.file_name().unwrap_or_default())
     }
 
-    /// Gives it its name back because of `why`; that, or what else there is to say now.
+    /// Moves it back because of the error `why`; returns that error, or the one of moving it back.
     fn put_back(self, why: Error) -> Error {
         let place = self.place();
         let Err(source) = std::fs::rename(&place, &self.path) else { return why };
         let aside = self.aside.keep();
-        // A name under which nobody takes it for a leftover.
+        // A name that is not taken for a leftover.
         let kept = aside.with_extension("");
         let aside = if std::fs::rename(&aside, &kept).is_ok() { kept } else { aside };
         let aside = aside.join(place.file_name().unwrap_or_default());
@@ -178,7 +179,8 @@ fn temporary_folder(folder: &Path) -> io::Result<(TempDir, Option<File>)> {
                 if cfg!(not(unix)) {
                     return Ok((temporary, None));
                 }
-                // What nobody holds is a leftover. Listing it, to remove it, might fail for the same reason.
+                // Without a lock it would count as a leftover. Listing it, to remove it, might fail for the same
+                // reason.
                 let _ = std::fs::remove_dir(temporary.keep());
                 return Err(error);
             }
@@ -194,7 +196,7 @@ mod tests {
 
     /// Someone made another folder of that name while it was aside.
     #[test]
-    fn a_folder_that_cannot_be_put_back_is_kept_and_told() {
+    fn a_folder_that_cannot_be_moved_back_is_kept_and_reported() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("model");
         let make = |contents: &str| {

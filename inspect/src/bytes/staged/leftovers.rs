@@ -1,35 +1,35 @@
-//! Temporary names, and what killed processes left under them. Who writes holds an advisory lock on the temporary file
-//! or folder, which ends with the process: what can be locked is a leftover. A file system without locks keeps them.
-//! Some file systems that several machines share keep locks to the machine that has them, so the names tell on which one
-//! they were made: what another one made, or this one before it was started anew, is a leftover only after a day.
-//! Releases before there were locks used shorter names; what has such a name is a leftover once nobody has written to it
-//! for a day.
+//! Temporary names, and files that killed processes left under them. A writer holds an advisory lock on its temporary
+//! file or folder, which ends with the process: whatever can be locked is a leftover. On a file system without locks
+//! leftovers stay. On some shared file systems locks are visible only on the machine that holds them, so the names
+//! encode the machine: what another machine made, or this one before its last reboot, counts as a leftover only after a
+//! day. Releases without locks used shorter names; a file with such a name is a leftover once it has not been written
+//! to for a day.
 
 use std::ffi::OsStr;
 use std::fs::{File, Permissions, TryLockError};
 use std::path::Path;
 use std::sync::OnceLock;
 
-/// Temporary names begin like this: out of the way of globs, and known to belong to unfinished work.
+/// Temporary names begin like this: hidden from globs, and recognisable as unfinished work.
 const PREFIX: &str = ".ckpt-";
-/// And end like this.
+/// Temporary names end like this.
 const SUFFIX: &str = ".part";
 /// Letters and digits between them.
 const LETTERS: usize = 12;
-/// Of these, the first tell on which machine, since it was started last, the name was made, where that can be told.
+/// The first of these encode the machine and its last boot, if they are known.
 const MACHINE: usize = 6;
 
-/// What temporary names of this machine begin with, and whether it can be told from others.
+/// The beginning of this machine's temporary names, and whether it differs from those of other machines.
 fn beginning() -> (&'static str, bool) {
     static BEGINNING: OnceLock<(String, bool)> = OnceLock::new();
-    let (beginning, told) = BEGINNING.get_or_init(|| match machine() {
+    let (beginning, known) = BEGINNING.get_or_init(|| match machine() {
         Some(machine) => (format!("{PREFIX}{machine}"), true),
         None => (PREFIX.to_string(), false),
     });
-    (beginning, *told)
+    (beginning, *known)
 }
 
-/// Letters and digits for this machine and its last start, of the random number that Linux draws then.
+/// Letters and digits for this machine and its last boot, from the random boot id of Linux.
 fn machine() -> Option<String> {
     let drawn = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     let number = u128::from_str_radix(&drawn.trim().replace('-', ""), 16).ok()?;
@@ -38,7 +38,7 @@ fn machine() -> Option<String> {
     Some((0..MACHINE as u32).map(|i| letters[(number / base.pow(i) % base) as usize]).collect())
 }
 
-/// Makes temporary names; a new file has the mode of what it replaces but for its owner's rights, or `mode` less the
+/// Makes temporary names. A new file has the mode of the one it replaces plus its owner's rights, or `mode` without the
 /// umask.
 pub(super) fn names(replaced: Option<Permissions>, mode: u32) -> tempfile::Builder<'static, 'static> {
     let mut builder = tempfile::Builder::new();
@@ -62,11 +62,11 @@ pub(crate) fn is_temporary(name: &OsStr) -> bool {
         .is_some_and(|letters| letters.len() == LETTERS && letters.bytes().all(|b| b.is_ascii_alphanumeric()))
 }
 
-/// Whether a lock of who made the temporary `name` is known here.
+/// Whether locks of the process that made the temporary `name` are visible on this machine.
 #[cfg(unix)]
 fn shows_locks(name: &OsStr) -> bool {
-    let (beginning, told) = beginning();
-    told && name.as_encoded_bytes().starts_with(beginning.as_bytes())
+    let (beginning, known) = beginning();
+    known && name.as_encoded_bytes().starts_with(beginning.as_bytes())
 }
 
 /// Whether `name` is one that releases without locks made: six random letters and digits. People write words and
@@ -79,7 +79,7 @@ fn is_unlocked(name: &OsStr) -> bool {
     random.len() == 6 && random.bytes().all(|b| b.is_ascii_alphanumeric()) && changes >= 3
 }
 
-/// Locks the new `file` at `path` until it is closed; false when someone took it for a leftover before.
+/// Locks the new `file` at `path` until it is closed; false if another process has already taken it for a leftover.
 pub(super) fn hold(file: &File, path: &Path) -> bool {
     !matches!(file.try_lock(), Err(TryLockError::WouldBlock)) && is_at(file, path)
 }
@@ -97,7 +97,7 @@ fn is_at(_: &File, path: &Path) -> bool {
     path.exists()
 }
 
-/// Where no lock can be had on a folder, nor a file be removed that is open, leftovers stay.
+/// On systems where folders cannot be locked and open files cannot be removed, leftovers stay.
 #[cfg(not(unix))]
 pub(super) fn remove(_: &Path) {}
 
@@ -117,11 +117,11 @@ mod unix {
 
     use super::{is_at, is_temporary, is_unlocked, shows_locks};
 
-    /// Neither follows a link nor waits for a pipe's other end.
+    /// Opens a file without following a link or waiting for the other end of a pipe.
     const QUIETLY: OFlags =
         OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
 
-    /// What nobody is known to hold a lock on has to be this old, in seconds, where a lock would not be known here.
+    /// The age in seconds from which an unlocked file counts as a leftover if its lock might not be visible here.
     const OLD: i64 = 24 * 60 * 60;
 
     /// Removes what killed processes of this user left in `folder` under temporary names. What cannot be removed stays.
@@ -136,13 +136,13 @@ mod unix {
         }
     }
 
-    /// `named`: whether a folder that was put aside keeps its name in it. `locks`: whether a lock of who writes to it is
-    /// known here.
+    /// `named`: whether a folder that was put aside keeps its name in it. `locks`: whether a lock of who writes to it
+    /// is known here.
     fn remove_unheld(folder: &Path, path: &Path, named: bool, locks: bool) -> io::Result<()> {
         let file = File::from(fs::open(path, QUIETLY, Mode::empty())?);
         let metadata = file.metadata()?;
         let ours = metadata.uid() == rustix::process::geteuid().as_raw();
-        // A new name is not given to another file while this one is locked: it is either there or gone.
+        // While this file is locked, no other file gets its name: it either exists or is gone.
         if !ours || file.try_lock().is_err() || !is_at(&file, path) {
             return Ok(());
         }
@@ -153,7 +153,7 @@ mod unix {
         }
         if metadata.is_dir() && is_old(metadata.mtime()) {
             match entries(&file)?.as_slice() {
-                // Where it belongs cannot be told.
+                // Its original place is unknown.
                 [(_, FileType::Directory)] if !named => return Ok(()),
                 [(replaced, FileType::Directory)] => put_back(&file, replaced, folder)?,
                 files => {
@@ -171,8 +171,8 @@ mod unix {
         Ok(())
     }
 
-    /// The folder `name` in `aside` was to be replaced by one of that name in `folder`. If the new one has not got there,
-    /// the old one goes back, else it is done with.
+    /// The folder `name` in `aside` was to be replaced by one of that name in `folder`. If the new one has not got
+    /// there, the old one is moved back, else it is removed.
     fn put_back(aside: &File, name: &CStr, folder: &Path) -> io::Result<()> {
         let place = folder.join(std::ffi::OsStr::from_bytes(name.to_bytes()));
         if place.symlink_metadata().is_err() {

@@ -1,10 +1,10 @@
-//! Files and folders that appear whole or not at all: written under a temporary name in the same folder, synced, then
+//! Files and folders that are written completely or not at all: under a temporary name in the same folder, synced, then
 //! renamed, and the folder synced. What is not committed is removed; what a killed process left is removed by the next
 //! write into that folder.
 //!
-//! A new file has the mode that the process's umask gives, one that replaces another has that one's. Symbolic links are
-//! followed: what they lead to is replaced, and they stay. With `force` a regular file, or a folder of our own making,
-//! is replaced; a pipe, a device or a folder with anything else in it never is.
+//! A new file has the mode that the process's umask gives, one that replaces another keeps that one's mode. Symbolic
+//! links are followed: their target is replaced, and they stay. With `force` a regular file, or a folder with nothing
+//! but our own output, is replaced; a pipe, a device or a folder with anything else in it never is.
 
 mod folder;
 mod leftovers;
@@ -24,19 +24,19 @@ use crate::printable;
 pub use folder::StagedFolder;
 pub(crate) use leftovers::is_temporary;
 
-/// Why an output was not written. Nothing is left under its name but what was there before.
+/// Why an output was not written. What was under its name before is unchanged.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused a write.
-    #[error("{}: cannot be written: {source}; nothing was left there", shown(path))]
+    #[error("{}: cannot be written: {source}; nothing was left behind", shown(path))]
     Write {
         /// The output.
         path: PathBuf,
-        /// Its answer.
+        /// Its error.
         source: io::Error,
     },
-    /// A pipe or a device did not take what it was given.
+    /// A pipe or a device refused a write.
     #[error("{}: cannot be written: {source}", shown(path))]
     Stream {
         /// The pipe or device.
@@ -45,35 +45,39 @@ pub enum Error {
         source: io::Error,
     },
     /// The folder that an output goes into does not exist.
-    #[error("{}: cannot be written: its folder is not there", shown(path))]
+    #[error("{}: cannot be written: its folder does not exist", shown(path))]
     NoFolder {
         /// The output.
         path: PathBuf,
     },
-    /// The output is there already.
-    #[error("{} exists", shown(path))]
+    /// The output exists already.
+    #[error("{} already exists", shown(path))]
     Exists {
         /// The output.
         path: PathBuf,
     },
-    /// Something that an output does not replace stands there.
-    #[error("{} is {by}; name another output", shown(path))]
+    /// The path is taken by something that an output never replaces.
+    #[error("{} is {by}; choose another output", shown(path))]
     Occupied {
         /// The output.
         path: PathBuf,
-        /// What stands there.
+        /// What is there.
         by: Occupant,
     },
-    /// A folder that holds something no conversion writes is not replaced.
-    #[error("{} holds `{}`, which no conversion writes, so it is not replaced; choose another folder", shown(path), entry.escape_debug())]
+    /// A folder with anything in it that no conversion writes is not replaced.
+    #[error("{} contains `{}`, which is not part of a converted model, so the folder is not replaced; choose another one", shown(path), entry.escape_debug())]
     Foreign {
         /// The output folder.
         path: PathBuf,
         /// What it holds.
         entry: String,
     },
-    /// A folder that was to be replaced, and is not, could not be put back either. It is whole, under another name.
-    #[error("{}: what stood there is in {}, and cannot be put back: {source}", shown(path), shown(aside))]
+    /// A folder could not be replaced, and could not be moved back either. It is intact, under another name.
+    #[error(
+        "{}: its previous content was moved to {} and cannot be moved back: {source}",
+        shown(path),
+        shown(aside)
+    )]
     Displaced {
         /// The output folder.
         path: PathBuf,
@@ -82,7 +86,7 @@ pub enum Error {
         /// The operating system's answer.
         source: io::Error,
     },
-    /// The file system has too little room. Checked before the first byte.
+    /// The file system has too little space. Checked before the first byte.
     #[error(
         "{}: needs {needed} bytes and the file system has {available} left; nothing was written",
         shown(path)
@@ -95,8 +99,10 @@ pub enum Error {
         /// Bytes free to this user.
         available: u64,
     },
-    /// `-` was named, which elsewhere is standard output.
-    #[error("`-` is no name for an output, which is written whole or not at all: name a file")]
+    /// The output is named `-`, which means standard output in other programs.
+    #[error(
+        "`-` cannot be an output, because outputs are written completely or not at all: give a file name"
+    )]
     Dash,
     /// The caller stopped the work.
     #[error("stopped; nothing was written to {}", shown(path))]
@@ -106,13 +112,13 @@ pub enum Error {
     },
 }
 
-/// What stands where an output was to go, and is not replaced.
+/// Things at an output's path that are not replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Occupant {
-    /// A file where a folder is to be.
+    /// A file, where a folder is to be written.
     File,
-    /// A folder where a file is to be.
+    /// A folder, where a file is to be written.
     Folder,
     /// A pipe or a device.
     Stream,
@@ -123,10 +129,10 @@ pub enum Occupant {
 impl std::fmt::Display for Occupant {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Occupant::File => "a file, and a folder is to be written",
-            Occupant::Folder => "a folder, and a file is to be written",
-            Occupant::Stream => "a pipe or a device, which is not replaced",
-            Occupant::LostLink => "a symbolic link that leads nowhere",
+            Occupant::File => "a file, where a folder is to be written",
+            Occupant::Folder => "a folder, where a file is to be written",
+            Occupant::Stream => "a pipe or a device, which cannot be replaced",
+            Occupant::LostLink => "a symbolic link to a file that does not exist",
         })
     }
 }
@@ -138,7 +144,7 @@ fn shown(path: &Path) -> String {
 /// A result with this module's [`enum@Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What `error` says without the temporary name that a library added to it.
+/// The text of `error` without the temporary name that a library added to it.
 fn unnamed(error: io::Error) -> io::Error {
     match error.kind() {
         io::ErrorKind::Other => error,
@@ -155,14 +161,14 @@ fn cannot(path: &Path) -> impl Fn(io::Error) -> Error + Copy {
 #[derive(Clone, Copy)]
 #[non_exhaustive]
 pub struct Control<'c> {
-    /// Told of bytes as they are written.
+    /// Called with the number of bytes as they are written.
     pub progress: &'c (dyn Fn(u64) + Sync),
     /// Set by the caller to stop: what was written so far is removed.
     pub stop: &'c AtomicBool,
 }
 
 impl<'c> Control<'c> {
-    /// Tells `progress`, and stops when `stop` is set.
+    /// Calls `progress`, and stops when `stop` is set.
     pub fn new(progress: &'c (dyn Fn(u64) + Sync), stop: &'c AtomicBool) -> Self {
         Control { progress, stop }
     }
@@ -188,7 +194,7 @@ pub struct OutputFile {
     len: u64,
     /// Bytes handed to the operating system.
     written: AtomicU64,
-    /// What it said when it could not bring them to the disk. It says so once.
+    /// Its error in writing them to disk, which it reports only once.
     lost: OnceLock<io::Error>,
 }
 
@@ -210,9 +216,9 @@ impl OutputFile {
         Ok(())
     }
 
-    /// Does `work` while a thread brings to the disk what it has written, so that little is left to wait for.
+    /// Does `work` while a thread syncs what it has written so far, so that the final sync is short.
     pub fn flushing<T>(&self, work: impl FnOnce() -> T) -> T {
-        /// Bytes that are worth a trip.
+        /// Bytes after which a sync is worthwhile.
         const ENOUGH: u64 = 8 << 20;
         struct Ends<'e>(&'e AtomicBool);
         impl Drop for Ends<'_> {
@@ -256,15 +262,15 @@ impl OutputFile {
     }
 }
 
-/// What an output is to be.
+/// The kind of an output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     File,
     Folder,
 }
 
-/// Where an output named `path` goes, symbolic links followed. What stands there is replaced only if it is of that kind:
-/// a pipe or a device never is.
+/// Where an output named `path` goes, with symbolic links followed. Anything there is replaced only if it is of that
+/// kind: a pipe or a device never is.
 ///
 /// # Errors
 /// `Occupied`, or `Dash`.
@@ -291,7 +297,7 @@ fn place(path: &Path, kind: Kind) -> Result<PathBuf> {
     }
 }
 
-/// Whether a file may be written to `path`: nothing is there, or with `force` a regular file, in a folder that is.
+/// Whether a file may be written to `path`: its folder exists, and nothing is there, or with `force` a regular file.
 ///
 /// # Errors
 /// `Exists`, `Occupied`, `NoFolder` or `Dash`.
@@ -308,12 +314,12 @@ fn free_place(path: &Path, force: bool) -> Result<PathBuf> {
     }
 }
 
-/// Whether `path` leads to a pipe or a device, which [`write`] gives what it is to write.
+/// Whether `path` is a pipe or a device, to which [`write`] writes directly.
 fn is_stream(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|m| !m.is_file() && !m.is_dir())
 }
 
-/// Whether [`write()`] may write to `path`: as [`may_write`], but a pipe or a device takes what it is given.
+/// Whether [`write()`] may write to `path`: as [`may_write`], but pipes and devices are allowed.
 ///
 /// # Errors
 /// Those of [`may_write`].
@@ -321,7 +327,7 @@ pub fn may_write_or_feed(path: &Path, force: bool) -> Result<()> {
     if path != Path::new("-") && is_stream(path) { Ok(()) } else { may_write(path, force) }
 }
 
-/// Writes `contents` to `path`, whole or not at all. A pipe or a device takes what it is given.
+/// Writes `contents` to `path`, completely or not at all. Pipes and devices are written to directly.
 ///
 /// # Errors
 /// Those of [`StagedFile::create`] and [`StagedFile::commit`]; `Stream`.
@@ -329,7 +335,7 @@ pub fn write(path: &Path, contents: &[u8], force: bool) -> Result<()> {
     write_until(path, contents, force, &AtomicBool::new(false))
 }
 
-/// [`write()`], which waits for who reads a pipe no longer than until the caller sets `stop`.
+/// [`write()`], but it stops waiting for the reader of a pipe once the caller sets `stop`.
 ///
 /// # Errors
 /// Those of [`write()`]; `Stopped`.
@@ -343,8 +349,7 @@ pub fn write_until(path: &Path, contents: &[u8], force: bool, stop: &AtomicBool)
     file.commit()
 }
 
-/// Gives a pipe or a device what it is to take. The system is never let wait for its reader, since whoever asks this to
-/// stop would be waiting as well.
+/// Writes to a pipe or a device. Writes never block, because a blocked thread could not be stopped.
 #[cfg(unix)]
 fn feed(path: &Path, contents: &[u8], stop: &AtomicBool) -> Result<()> {
     use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
@@ -384,8 +389,8 @@ fn feed(path: &Path, contents: &[u8], _: &AtomicBool) -> Result<()> {
         .map_err(|source| Error::Stream { path: path.to_path_buf(), source })
 }
 
-/// Replaces `path` by `contents`, whole or not at all as long as the machine runs: for what can be made again, and would
-/// cost more to sync. Leftovers stay until [`tidy`].
+/// Replaces `path` by `contents`, completely or not at all unless the machine crashes: for data that can be made again
+/// more cheaply than it can be synced. Leftovers stay until [`tidy`].
 ///
 /// # Errors
 /// As [`write`].
@@ -409,7 +414,7 @@ pub struct StagedFile {
 }
 
 impl StagedFile {
-    /// Begins a file of `len` bytes that will be `path`, or what that links to.
+    /// Starts a file of `len` bytes that will become `path`, or the target of that link.
     ///
     /// # Errors
     /// `Exists` unless `force`, `Occupied`, `Dash`, `NoFolder`, `NoSpace`, or `Write`.
@@ -427,7 +432,7 @@ impl StagedFile {
         Ok(StagedFile { output, temporary, force })
     }
 
-    /// Begins a file that is written from its beginning to an end not known yet, through [`io::Write`].
+    /// Starts a file of unknown length that is written from start to end through [`io::Write`].
     ///
     /// # Errors
     /// As [`StagedFile::create`].
@@ -435,7 +440,7 @@ impl StagedFile {
         Self::create(path, 0, force)
     }
 
-    /// What to write to.
+    /// The file to write to.
     pub fn output(&self) -> &OutputFile {
         &self.output
     }
@@ -443,7 +448,7 @@ impl StagedFile {
     /// Gives the finished file its name.
     ///
     /// # Errors
-    /// `Exists` when another process made one meanwhile, or `Write`.
+    /// `Exists` if another process has created one meanwhile, or `Write`.
     pub fn commit(self) -> Result<()> {
         self.output.sync()?;
         let output = self.rename()?;
@@ -466,7 +471,7 @@ impl StagedFile {
     }
 }
 
-/// From the beginning on, for files whose length is not known.
+/// Writes from the start on, for files whose length is not known.
 impl Write for StagedFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.output.file.write(bytes)
@@ -477,24 +482,25 @@ impl Write for StagedFile {
     }
 }
 
-/// Attempts at a temporary name that nobody else takes for a leftover.
+/// Attempts at a temporary file before another process takes it for a leftover.
 const ATTEMPTS: usize = 16;
 
 fn taken() -> io::Error {
     io::Error::other("temporary files are removed as soon as they are made")
 }
 
-/// A new file in `folder`, locked, which is to replace what `path` may be.
+/// A new, locked file in `folder`, which will replace whatever is at `path`.
 fn temporary_file(folder: &Path, path: &Path) -> io::Result<(File, TempPath)> {
     let replaced = std::fs::metadata(path).ok();
     for _ in 0..ATTEMPTS {
-        // As `open` would, less the umask; the library's own default is private.
+        // The mode that `open` would give, without the umask; the library's own default is private.
         let builder = leftovers::names(replaced.as_ref().map(Metadata::permissions), 0o666);
         let (file, temporary) = builder.tempfile_in(folder)?.into_parts();
         if leftovers::hold(&file, &temporary) {
             #[cfg(unix)]
             if let Some(replaced) = &replaced {
-                // The umask may have taken from it. A file system without modes does without.
+                // The umask may have removed some of it. On file systems without permissions this fails, which is
+                // ignored.
                 let _ = file.set_permissions(mode_of(replaced, &file));
             }
             return Ok((file, temporary));
@@ -503,8 +509,8 @@ fn temporary_file(folder: &Path, path: &Path) -> io::Result<(File, TempPath)> {
     Err(taken())
 }
 
-/// The mode of what `file` replaces. Who starts a program with the rights of its owner or group trusts the one it had: of
-/// another's file they do not stay.
+/// The mode of the file that `file` replaces. Its setuid and setgid bits are kept only if the owner or group stays the
+/// same: whoever runs such a program trusts its owner.
 #[cfg(unix)]
 fn mode_of(replaced: &Metadata, file: &File) -> std::fs::Permissions {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -531,7 +537,7 @@ fn check_space(path: &Path, folder: &Path, needed: u64) -> Result<()> {
     Ok(())
 }
 
-/// Makes a rename in `folder` durable. File systems that cannot sync a folder do without.
+/// Makes a rename in `folder` durable, if the file system can sync folders.
 fn sync_folder(folder: &Path) {
     if let Ok(folder) = File::open(folder) {
         let _ = folder.sync_all();

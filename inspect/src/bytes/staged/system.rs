@@ -1,10 +1,11 @@
-//! What staging asks of the operating system beyond what the standard library has for each.
+//! What staging needs from the operating system beyond the standard library.
 
 use std::fs::File;
 use std::io;
 use std::path::Path;
 
-/// Sets room aside for `len` bytes of `file`. Some file systems cannot; then a full disk shows while writing.
+/// Reserves space for `len` bytes of `file`. Some file systems cannot do that; then a full disk is noticed while
+/// writing.
 #[cfg(any(unix, windows))]
 pub fn reserve(file: &File, len: u64) -> io::Result<()> {
     match fs4::FileExt::allocate(file, len) {
@@ -40,7 +41,7 @@ pub fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Resul
 #[cfg(not(any(unix, windows)))]
 pub use no_files::{available_space, reserve, write_all_at};
 
-/// Systems without files, such as a browser's WebAssembly: checkpoints are read from memory there, and none is written.
+/// Systems without files, such as WebAssembly in a browser: checkpoints are read from memory, and nothing is written.
 #[cfg(not(any(unix, windows)))]
 mod no_files {
     use super::*;

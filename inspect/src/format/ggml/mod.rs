@@ -1,6 +1,7 @@
 //! GGML's tensor types: numbers, names and block sizes as `ggml.h` and `ggml-common.h` of llama.cpp define them
 //! (<https://github.com/ggml-org/llama.cpp/tree/master/ggml>), and decoders for those in everyday use. The blocks
-//! themselves are in [`blocks`], for readers and writers alike: a new one is a file there, and a line in the table below.
+//! themselves are in [`blocks`], for readers and writers alike: a new one is a file there, and a line in the table
+//! below.
 
 pub mod blocks;
 
@@ -15,10 +16,10 @@ pub use blocks::Loss;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GgmlType(pub u32);
 
-/// What types are called that no number stands for.
+/// The name of types with an unknown number.
 const UNKNOWN: &str = "unknown";
 
-/// What is known of one type.
+/// What is known about one type.
 struct Facts {
     name: &'static str,
     /// Elements per block; 0 where the size is not known.
@@ -35,7 +36,7 @@ macro_rules! types {
         impl GgmlType {
             $(pub const $name: GgmlType = GgmlType($number);)*
 
-            /// The type of this name; that of no known number for `unknown`.
+            /// The type of this name; a type without a known number for `unknown`.
             pub(crate) fn named(name: &str) -> Option<Self> {
                 match name {
                     $(stringify!($name) => Some(GgmlType($number)),)*
@@ -59,8 +60,8 @@ macro_rules! types {
     };
 }
 
-// Numbers 4, 5 and 31 to 33 were given up by llama.cpp. It never wrote 36 to 38 to a file, where bitnet.cpp has its
-// own types; bitnet.cpp's TL2 (39) is MXFP4 in llama.cpp.
+// llama.cpp no longer uses numbers 4, 5 and 31 to 33. It never wrote 36 to 38 to a file, and bitnet.cpp uses them for
+// its own types; bitnet.cpp's TL2 (39) is MXFP4 in llama.cpp.
 types! {
     F32 = 0: 1, 4, [(0, 4, 1)];
     F16 = 1: 1, 2, [(0, 2, 1)];
@@ -130,7 +131,7 @@ macro_rules! with_block {
     };
 }
 
-/// Decodes whole blocks; what is left over on either side stays as it is.
+/// Decodes whole blocks; the remainder on either side is left unchanged.
 fn decode_blocks<const N: usize, B: Block<N>>(bytes: &[u8], out: &mut [f32]) {
     let whole = bytes.len() / size_of::<B>() * size_of::<B>();
     let blocks: &[B] = bytemuck::cast_slice(&bytes[..whole]);
@@ -144,12 +145,12 @@ fn loss<const N: usize, B: Block<N>>() -> Option<Loss> {
 }
 
 impl GgmlType {
-    /// GGML's own name, such as `Q4_K`; `unknown` for a number that has none.
+    /// GGML's own name, such as `Q4_K`; `unknown` for a number without a name.
     pub fn name(self) -> &'static str {
         facts(self).map_or(UNKNOWN, |f| f.name)
     }
 
-    /// Whether the number stands for a type at all.
+    /// Whether the number is that of any type.
     pub fn is_known(self) -> bool {
         facts(self).is_some()
     }
@@ -179,8 +180,8 @@ impl GgmlType {
         bytes.checked_add(if packed_whole { I2_S_TAIL } else { 0 })
     }
 
-    /// The type as tensors carry it: plain types are their [`DType`], I2_S is a [`TernaryPacking`] (bitnet.cpp's x86
-    /// layout, as far as the number tells), the rest stay GGML's.
+    /// The type as a [`DType`]: plain types are their own, I2_S is a [`TernaryPacking`] (bitnet.cpp's x86
+    /// layout, unless another one is known), the rest stay GGML's.
     pub fn dtype(self) -> DType {
         match self {
             GgmlType::F32 => DType::F32,
@@ -206,7 +207,7 @@ impl GgmlType {
         self.decode_blocks().is_some()
     }
 
-    /// How far its blocks may be from the values they were made of; `None` where they are not made of any, and for types
+    /// How far its blocks may be from the values that they encode; `None` if they do not encode values, and for types
     /// that are not decoded.
     pub fn loss(self) -> Option<Loss> {
         let of_block: fn() -> Option<Loss> = with_block!(self, loss, return None);
@@ -224,7 +225,7 @@ impl GgmlType {
     pub(crate) fn blocks(self) -> Result<Blocks> {
         match (self.decode_blocks(), facts(self)) {
             (Some(run), Some(facts)) => Ok(Blocks { elements: facts.elements, size: facts.bytes, run }),
-            _ => Err(Error::unsupported(format!("{self} blocks are named and not decoded"))),
+            _ => Err(Error::unsupported(format!("{self} blocks are listed but not decoded"))),
         }
     }
 
@@ -247,7 +248,7 @@ impl GgmlType {
     ///
     /// # Errors
     /// `Unsupported` for any other type; `Damaged` when `bytes` do not hold as many, or one is the fourth code of
-    /// TQ2_0, which stands for nothing.
+    /// TQ2_0, which is not a ternary value.
     pub fn ternary_codes(self, bytes: &[u8], out: &mut [i8]) -> Result<()> {
         fn run<B: blocks::TernaryBlock>(bytes: &[u8], out: &mut [i8]) -> bool {
             let whole = bytes.len() / size_of::<B>() * size_of::<B>();
@@ -269,7 +270,7 @@ impl GgmlType {
         }
         match out.iter().position(|&code| code > 1) {
             None => Ok(()),
-            Some(at) => Err(Error::damaged(format!("element {at} has the code 3, which stands for nothing"))
+            Some(at) => Err(Error::damaged(format!("element {at} is the code 3, which is not a ternary value (codes are 0, 1 and 2 for -1, 0 and +1)"))
                 .because(DamageKind::UnknownCode)),
         }
     }
@@ -304,7 +305,7 @@ pub(crate) struct Blocks {
 }
 
 impl Blocks {
-    /// Bytes of `len` elements; `None` on overflow and where they are no whole blocks.
+    /// Bytes of `len` elements; `None` on overflow and if they do not fill whole blocks.
     pub fn bytes_for(self, len: usize) -> Option<usize> {
         len.is_multiple_of(self.elements).then(|| (len / self.elements).checked_mul(self.size))?
     }
@@ -338,7 +339,7 @@ impl Blocks {
     }
 }
 
-/// Gives the elements of a block-quantized tensor as f32.
+/// Decodes the elements of a block-quantized tensor to f32.
 #[derive(Clone, Copy)]
 pub struct Decoder<'a> {
     bytes: &'a [u8],

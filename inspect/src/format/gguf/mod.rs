@@ -8,10 +8,10 @@
 //! ```
 //!
 //! A string is a u64 length and as many bytes; an array is a u32 element type, a u64 length and its elements. All of it
-//! is in the machine's byte order save the magic, which tells nothing; the version does.
+//! is in the writing machine's byte order except for the magic; the version shows which order that is.
 //!
 //! The parser is our own because `gguf-rs`, the second opinion in the tests, allocates what a string's length announces
-//! (up to 1 GiB) before it looks whether the bytes are there, and refuses nested arrays. Here nothing is copied:
+//! (up to 1 GiB) before it checks that the bytes are there, and refuses nested arrays. Here nothing is copied:
 //! values are views of the file, arrays are checked once and read when asked for.
 
 pub(crate) mod read;
@@ -25,6 +25,7 @@ pub use value::{Array, Value, ValueType};
 pub use write::{Encode, Entry as OutputEntry, Keys, Layout};
 
 use crate::bytes::{Short, text};
+use crate::error::bytes_that;
 use crate::ggml::GgmlType;
 use crate::{Damage, DamageKind, Error, Notice, NoticeKind, Result};
 use value::Cursor;
@@ -35,7 +36,7 @@ pub const MAGIC: [u8; 4] = *b"GGUF";
 pub const VERSION: u32 = 3;
 /// The first version whose sizes are 64 bits wide, the oldest that is read. Version 3 differs in allowing big-endian.
 pub const OLDEST_VERSION: u32 = 2;
-/// Data and tensors lie on multiples of this unless [`ALIGNMENT_KEY`] says otherwise.
+/// Data and tensors begin at multiples of this unless [`ALIGNMENT_KEY`] says otherwise.
 pub const DEFAULT_ALIGNMENT: u64 = 32;
 /// The key of the alignment, a u32 and a power of two.
 pub const ALIGNMENT_KEY: &str = "general.alignment";
@@ -43,7 +44,7 @@ pub const ALIGNMENT_KEY: &str = "general.alignment";
 pub const MAX_DIMS: usize = 4;
 /// Arrays within arrays, at most.
 pub const DEEPEST_ARRAY: usize = 8;
-/// Arrays longer than this become a description of themselves as plain values.
+/// Arrays longer than this are only described in plain values.
 pub const LONGEST_PLAIN: usize = 1024;
 
 /// `position` rounded up to a multiple of `alignment`, which is not 0; `None` on overflow.
@@ -63,9 +64,9 @@ pub struct Tensor {
     pub shape: Vec<usize>,
     /// First byte in the file.
     pub offset: u64,
-    /// Bytes it takes; 0 when that cannot be told.
+    /// Its size in bytes; 0 if that is unknown.
     pub bytes: u64,
-    /// Why its bytes cannot be read, when they cannot.
+    /// Why its bytes cannot be read, if so.
     pub damage: Option<Damage>,
 }
 
@@ -73,27 +74,27 @@ pub struct Tensor {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Header<'a> {
-    /// Of the format.
+    /// Version of the format.
     pub version: u32,
     /// Whether numbers are big-endian.
     pub big_endian: bool,
-    /// Tensors lie on multiples of this, relative to the data's first byte.
+    /// Tensors begin at multiples of this, relative to the data's first byte.
     pub alignment: u64,
     /// The data's first byte in the file.
     pub data_offset: u64,
-    /// Keys and values in file order; a key that comes again is left out.
+    /// Keys and values in file order; repeated keys are left out.
     pub keys: Vec<(String, Value<'a>)>,
-    /// Tensors in file order; a name that comes again is left out.
+    /// Tensors in file order; repeated names are left out.
     pub tensors: Vec<Tensor>,
-    /// Whether sizes are taken for written with the slowest dimension first, as PyTorch gives shapes. One exporter did
-    /// that; [`Checkpoint::gguf_header`](crate::Checkpoint::gguf_header) tells it from the embedding's width, and
+    /// Whether sizes are read with the slowest dimension first, as in PyTorch's shapes. One exporter wrote
+    /// them so; [`Checkpoint::gguf_header`](crate::Checkpoint::gguf_header) detects it from the embedding's width, and
     /// [`Header::parse`] does not.
     pub transposed: bool,
-    /// Why the list of keys and tensors ends early, when it does.
+    /// Why the list of keys and tensors ends early, if it does.
     pub damage: Option<Damage>,
     /// What the user should know.
     pub warnings: Vec<Notice>,
-    /// The file's first bytes that it was read from.
+    /// The number of bytes at the start of the file that it was read from.
     extent: u64,
 }
 
@@ -133,11 +134,9 @@ impl<'a> Header<'a> {
         if !(OLDEST_VERSION..=VERSION).contains(&version) {
             let hint = match version {
                 1 => {
-                    "version 1 is from 2023 and llama.cpp no longer reads it; convert the original model again"
+                    "version 1 dates from 2023, and llama.cpp no longer reads it either; convert the original model again"
                 }
-                _ => {
-                    "versions 2 and 3 are read; if the program that wrote it is not newer, the file is damaged"
-                }
+                _ => "versions 2 and 3 are supported; unless a newer program wrote it, the file is damaged",
             };
             return Err(Error::unsupported(format!("is GGUF version {version}")).at(4).hint(hint));
         }
@@ -167,7 +166,9 @@ impl<'a> Header<'a> {
         let unknown = |what: String| Some(Damage::new(DamageKind::UnknownPlace, what));
         let unknown_place = match (header.read_alignment(), &header.damage) {
             (Err(error), _) => unknown(error.to_string()),
-            (Ok(()), Some(_)) => unknown("the header ends before the data, so its place is not known".into()),
+            (Ok(()), Some(_)) => {
+                unknown("the header is cut short, so the position of the data is unknown".into())
+            }
             (Ok(()), None) => None,
         };
         if header.damage.is_none() {
@@ -224,7 +225,7 @@ impl<'a> Header<'a> {
             Ok(())
         };
         let outcome = read();
-        self.warnings.extend(again.warning("keys"));
+        self.warnings.extend(again.warning("key"));
         outcome
     }
 
@@ -248,7 +249,7 @@ impl<'a> Header<'a> {
             Ok(())
         };
         let outcome = read();
-        self.warnings.extend(again.warning("tensors"));
+        self.warnings.extend(again.warning("tensor"));
         outcome
     }
 
@@ -265,18 +266,18 @@ impl<'a> Header<'a> {
                     None => format!("of type {}", other.value_type().name()),
                 };
                 Err(Error::damaged(format!(
-                    "`{ALIGNMENT_KEY}` is {found}, not a uint32 that is a power of two, so the data's place is not known"
+                    "`{ALIGNMENT_KEY}` is {found}, not a uint32 that is a power of two, so the position of the data is unknown"
                 )))
             }
         }
     }
 
-    /// Turns entries into tensors: shapes, places, and what is wrong with them.
+    /// Turns entries into tensors: shapes, positions, and damage.
     fn place(&mut self, entries: Vec<Entry<'a>>, unknown_place: Option<Damage>, file_len: u64) {
         if self.transposed {
             self.warnings.push(Notice::new(
                 NoticeKind::ForeignOrder,
-                "its sizes are written in PyTorch's order instead of GGUF's; they are read as the shapes they mean, and other programs will not load it",
+                "its dimensions are in PyTorch's order instead of GGUF's; they are read as intended here, but other programs will not load the file",
             ));
         }
         let mut misaligned = 0;
@@ -294,7 +295,7 @@ impl<'a> Header<'a> {
             let damage = if unknown_place.is_some() {
                 unknown_place.clone()
             } else if !entry.ggml.is_known() {
-                let what = format!("{} is no type known here: newer, or damaged", entry.ggml);
+                let what = format!("{} is an unknown type: newer than this program, or damaged", entry.ggml);
                 damaged(DamageKind::UnknownType, what)
             } else if bytes.is_none() {
                 let elements = entry.ggml.block_elements();
@@ -324,19 +325,20 @@ impl<'a> Header<'a> {
         }
         if misaligned > 0 {
             let alignment = self.alignment;
-            let text = format!("{misaligned} tensors do not lie on multiples of {alignment} bytes");
+            let are = if misaligned == 1 { " is" } else { "s are" };
+            let text = format!("{misaligned} tensor{are} not aligned to multiples of {alignment} bytes");
             self.warnings.push(Notice::new(NoticeKind::Misaligned, text));
         }
         self.find_overlaps();
         let end = self.tensors.iter().filter(|t| t.damage.is_none()).map(|t| t.offset + t.bytes).max();
         let end = end.and_then(|end| padded(end, self.alignment)).unwrap_or(self.data_offset);
         if self.damage.is_none() && file_len > end && self.tensors.iter().all(|t| t.damage.is_none()) {
-            let text = format!("{} bytes follow the last tensor", file_len - end);
+            let text = bytes_that(file_len - end, "follow") + " the last tensor";
             self.warnings.push(Notice::new(NoticeKind::Surplus, text));
         }
     }
 
-    /// Marks tensors whose bytes overlap. Two on exactly the same bytes share them, which harms nobody.
+    /// Marks tensors whose bytes overlap. Two on exactly the same bytes share them, which is harmless.
     fn find_overlaps(&mut self) {
         let mut order: Vec<usize> = (0..self.tensors.len())
             .filter(|&i| self.tensors[i].damage.is_none() && self.tensors[i].bytes > 0)
@@ -363,7 +365,7 @@ fn recognises(bytes: &[u8]) -> bool {
     bytes.starts_with(&MAGIC)
 }
 
-/// A tensor's entry as it is in the file.
+/// A tensor's entry in the file.
 struct Entry<'a> {
     name: &'a [u8],
     dims: usize,
@@ -394,7 +396,7 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// Names that came again.
+/// Names that occur more than once.
 #[derive(Default)]
 struct Repeats {
     count: usize,
@@ -409,13 +411,17 @@ impl Repeats {
 
     fn warning(self, what: &str) -> Option<Notice> {
         let first = self.first?;
-        let text =
-            format!("{} {what} come more than once, such as `{first}`; the first one counts", self.count);
+        let text = match self.count {
+            1 => format!("1 {what} name occurs more than once: `{first}`; the first occurrence is used"),
+            n => format!(
+                "{n} {what} names occur more than once, such as `{first}`; the first occurrence is used"
+            ),
+        };
         Some(Notice::new(NoticeKind::Duplicate, text))
     }
 }
 
-/// A name for a message: control characters escaped, and never long.
+/// A name for a message: control characters escaped, and cut if it is long.
 fn quoted(name: &str) -> String {
     const LONGEST: usize = 80;
     let start: String = name.chars().take(LONGEST).collect();
@@ -423,7 +429,7 @@ fn quoted(name: &str) -> String {
     format!("{}{more}", start.escape_debug())
 }
 
-/// Says in which of the header's entries `error` happened.
+/// Adds to `error` the entry of the header in which it happened.
 fn within(mut error: Error, what: &str, number: u64, count: u64) -> Error {
     error.what = format!("the header's {what} {} of {count}: {}", number + 1, error.what);
     error.hint("the file was cut short or overwritten; download or copy it again")

@@ -19,7 +19,7 @@ pub(crate) const CONTAINER: Container = Container {
     read,
 };
 
-/// What `read` makes of the header of the file `data`, whose sizes are in PyTorch's order where it is `transposed`.
+/// The result of `read` on the header of the file `data`, whose sizes are in PyTorch's order if it is `transposed`.
 pub(crate) fn header_of<T>(
     data: &dyn ByteSource,
     transposed: bool,
@@ -28,7 +28,7 @@ pub(crate) fn header_of<T>(
     data.grow(0, |bytes| Ok(Header::parse_of(bytes, data.len(), transposed)?.map(&mut read)))?
 }
 
-/// How many of the first bytes of the file `data` its header is read from.
+/// The number of bytes at the start of the file `data` that its header is read from.
 pub(crate) fn extent(data: &dyn ByteSource) -> Result<u64> {
     header_of(data, false, |header| header.extent)
 }
@@ -37,7 +37,7 @@ fn read(source: &Arc<Source>) -> Result<Contents> {
     header_of(source.data(), false, |header| contents_of(source, header))?
 }
 
-/// What a file holds whose sizes are in PyTorch's order.
+/// The contents of a file whose sizes are in PyTorch's order.
 pub(crate) fn read_transposed(source: &Arc<Source>) -> Result<Contents> {
     header_of(source.data(), true, |header| contents_of(source, header))?
 }
@@ -101,17 +101,17 @@ mod tests {
         for whole in [&bytes[..], &bytes[..bytes.len() / 3]] {
             let len = whole.len() as u64;
             let extent = extent(&whole as &dyn ByteSource).unwrap();
-            let told = |given: &[u8]| {
+            let read = |given: &[u8]| {
                 Ok::<_, Short>(
                     Header::parse_of(given, len, false)?.map_or_else(|e| e.to_string(), |h| format!("{h:?}")),
                 )
             };
-            let header = told(whole).unwrap();
-            assert_eq!(told(&whole[..extent as usize]).unwrap(), header);
+            let header = read(whole).unwrap();
+            assert_eq!(read(&whole[..extent as usize]).unwrap(), header);
             for given in (0..extent as usize).step_by(7) {
-                match told(&whole[..given]) {
+                match read(&whole[..given]) {
                     Err(Short(needed)) => assert!((given as u64 + 1..=len).contains(&needed), "{given}"),
-                    Ok(told) => assert_eq!(told, header, "{given}"),
+                    Ok(read) => assert_eq!(read, header, "{given}"),
                 }
             }
         }

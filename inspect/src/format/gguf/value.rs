@@ -37,7 +37,7 @@ impl ValueType {
         Self::ALL.get(number as usize).copied()
     }
 
-    /// Bytes of a value; `None` for strings and arrays, which tell their own length.
+    /// Bytes of a value; `None` for strings and arrays, which record their own length.
     pub fn size(self) -> Option<usize> {
         use ValueType::*;
         Some(match self {
@@ -120,7 +120,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// An integer that i64 holds.
+    /// An integer that fits in i64.
     pub fn as_i64(&self) -> Option<i64> {
         Some(match *self {
             Value::Uint8(n) => n.into(),
@@ -235,10 +235,10 @@ impl<'a> Array<'a> {
 pub(super) struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
-    /// Bytes that there are, of which `bytes` may be the first alone.
+    /// Length of the whole file, of which `bytes` may be only the first ones.
     len: u64,
     pub big_endian: bool,
-    /// Set when it ends for want of those that were not given.
+    /// Set when reading stopped because more bytes are needed than were given.
     pub short: Option<Short>,
 }
 
@@ -267,7 +267,7 @@ impl<'a> Cursor<'a> {
                 self.short = Some(Short(self.at as u64 + len));
             }
             return Err(self
-                .error(format!("{len} bytes are announced and {} are left", self.left()))
+                .error(format!("{len} bytes are announced, and only {} are left", self.left()))
                 .because(DamageKind::CutShort));
         }
         let bytes = &self.bytes[self.at..self.at + len as usize];
@@ -299,7 +299,7 @@ impl<'a> Cursor<'a> {
     pub fn value_type(&mut self) -> Result<ValueType> {
         let number = self.u32()?;
         ValueType::from_number(number).ok_or_else(|| {
-            self.error(format!("{number} is no type of value")).because(DamageKind::UnknownType)
+            self.error(format!("{number} is not a known value type")).because(DamageKind::UnknownType)
         })
     }
 
@@ -321,7 +321,7 @@ impl<'a> Cursor<'a> {
         })
     }
 
-    /// An array, walked once so that its end is known and all its lengths are true.
+    /// An array, walked once to find its end and to check all lengths in it.
     fn values(&mut self, depth: usize) -> Result<Array<'a>> {
         if depth >= DEEPEST_ARRAY {
             return Err(self
@@ -333,7 +333,7 @@ impl<'a> Cursor<'a> {
         if len.checked_mul(element.least()).is_none_or(|least| least > self.left()) {
             let name = element.name();
             return Err(self
-                .error(format!("{len} {name} values are announced and {} bytes are left", self.left()))
+                .error(format!("{len} {name} values are announced, and only {} bytes are left", self.left()))
                 .because(DamageKind::CutShort));
         }
         let start = self.at;

@@ -1,4 +1,4 @@
-//! Everything before a GGUF file's data, written: version 3, little-endian. The layout is described at
+//! Writes everything before a GGUF file's data: version 3, little-endian. The layout is described at
 //! [`crate::gguf`].
 
 use super::value::Cursor;
@@ -72,7 +72,7 @@ impl<T: Encode + ?Sized> Encode for &T {
 pub struct Keys(Vec<(String, Vec<u8>)>);
 
 impl Keys {
-    /// Sets `key`, in the place of an earlier value if there is one.
+    /// Sets `key`, replacing an earlier value.
     pub fn set<T: Encode + ?Sized>(&mut self, key: &str, value: &T) {
         let mut bytes = Vec::new();
         (T::TYPE as u32).encode(&mut bytes);
@@ -116,17 +116,17 @@ impl Keys {
         self.0.iter().any(|(name, _)| name == key)
     }
 
-    /// Adds the keys of `other`, which win over those set before.
+    /// Adds the keys of `other`, which replace equal ones.
     pub fn extend(&mut self, other: Keys) {
         other.0.into_iter().for_each(|(key, bytes)| self.put(&key, bytes));
     }
 
-    /// How many there are.
+    /// The number of keys.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there are none.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -195,9 +195,9 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Lays out a file of `tensors`, in their order, at the default alignment. An alignment among `keys` is overruled.
-    /// `None` where a tensor has too many dimensions, an unknown size, rows that its blocks do not fill, or the whole
-    /// overflows.
+    /// Lays out a file of `tensors`, in their order, at the default alignment. An alignment among `keys` is replaced.
+    /// `None` if a tensor has too many dimensions, an unknown size, or rows that do not fill blocks, or if the whole
+    /// size overflows.
     pub fn new(keys: &Keys, tensors: &[Entry]) -> Option<Layout> {
         let keys: Vec<_> = keys.0.iter().filter(|(key, _)| key != ALIGNMENT_KEY).collect();
         let mut header = MAGIC.to_vec();

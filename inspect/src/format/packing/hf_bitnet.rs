@@ -1,10 +1,10 @@
-//! Hugging Face's BitNet (`pack_weights` of its integration): with P = ceil(rows / 4), row r lies in packed row r % P at
-//! bits 2 * (r / P), so that the four values of a byte are a quarter of the matrix apart. Rows that are not there are
-//! zero bits.
+//! Hugging Face's BitNet (`pack_weights` of its integration): with P = ceil(rows / 4), row r lies in packed row r % P
+//! at bits 2 * (r / P), so that the four values of a byte are a quarter of the matrix apart. Missing rows are zero
+//! bits.
 
 use super::{Layout, ReadCodes, bits, decode_run, numel};
 
-/// Quarters of the rows over each other.
+/// Quarters of the rows, stacked in the bits of a byte.
 pub struct Quarters;
 
 impl Layout for Quarters {
@@ -51,7 +51,7 @@ impl Layout for Quarters {
         }
     }
 
-    /// The packed shape has ceil(rows / 4) rows, which says it only of whole fours.
+    /// The packed shape has ceil(rows / 4) rows, which determines the number of rows only if it is a multiple of 4.
     fn tells_rows(shape: &[usize]) -> bool {
         matches!(shape, [rows, _] if rows.is_multiple_of(4))
     }

@@ -1,5 +1,5 @@
 //! I2_S of bitnet.cpp, in the three layouts that its builds write: blocks whose bytes hold values a quarter of a block
-//! apart (of 128 values on x86, of 64 on ARM), or columns of four rows. The scale is in a tail behind the values.
+//! apart (of 128 values on x86, of 64 on ARM), or columns of four rows. The scale is in a tail after the values.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -9,21 +9,21 @@ use crate::ggml::blocks::Pack;
 /// Bytes after the packed values of an I2_S or TL1 tensor; the first four are an f32 scale.
 pub const I2_S_TAIL: u64 = 32;
 
-/// What follows the packed values of an I2_S tensor.
+/// The tail after the packed values of an I2_S tensor.
 pub fn tail(scale: f32) -> [u8; I2_S_TAIL as usize] {
     let mut tail = [0; I2_S_TAIL as usize];
     tail[..4].copy_from_slice(&scale.to_le_bytes());
     tail
 }
 
-/// Four values a byte, the first in bits 7-6.
+/// Four values per byte, the first in bits 7-6.
 #[inline(always)]
 fn join(four: [u8; 4]) -> u8 {
     four[0] << 6 | four[1] << 4 | four[2] << 2 | four[3]
 }
 
-/// Blocks of `LANES` bytes, byte i of which holds values i, LANES + i, 2 * LANES + i and 3 * LANES + i from its high bits
-/// to its low ones.
+/// Blocks of `LANES` bytes, byte i of which holds values i, LANES + i, 2 * LANES + i and 3 * LANES + i from its high
+/// bits to its low ones.
 pub struct Lanes<const LANES: usize>;
 
 impl<const LANES: usize> Layout for Lanes<LANES> {

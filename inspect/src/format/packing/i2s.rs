@@ -1,9 +1,9 @@
-//! The ternary packer's form: row-major, four values a byte, the first in bits 7-6, the tail padded with code 1. The
-//! shape and, in PyTorch's containers, the scale stand beside it.
+//! The ternary packer's form: row-major, four values per byte, the first in bits 7-6, the tail padded with code 1. The
+//! shape and, in PyTorch's containers, the scale are stored next to it.
 
 use super::{Layout, ReadCodes, numel, value};
 
-/// Values one after the other.
+/// Consecutive values.
 pub struct RowMajor;
 
 impl Layout for RowMajor {
@@ -27,7 +27,7 @@ impl Layout for RowMajor {
         }
         for (byte, four) in out.iter_mut().zip(line.as_chunks::<4>().0) {
             let digits = u32::from_le_bytes(four.map(|code| (code + 1) as u8));
-            // Of the product's terms only those that bring a digit to its place reach the highest byte.
+            // In the highest byte of the product are only the terms that bring a digit to its place.
             *byte = (digits.wrapping_mul(1 << 30 | 1 << 20 | 1 << 10 | 1) >> 24) as u8;
         }
     }

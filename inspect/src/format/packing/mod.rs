@@ -1,5 +1,6 @@
-//! The layouts of 2-bit ternary weights with one scale a matrix, a file each: what it is, the bytes it takes, its decoder
-//! and its encoder. In all of them a code is value + 1, so a zero byte is four times -1, and code 3 stands for nothing.
+//! The layouts of 2-bit ternary weights with one scale per matrix, one file each: its description, its size, its
+//! decoder and its encoder. In all of them a code is value + 1, so a zero byte is four times -1, and code 3 is not a
+//! ternary value.
 
 mod hf_bitnet;
 mod i2_s;
@@ -29,7 +30,7 @@ trait Layout {
         Some(vec![usize::try_from(Self::bytes_for(shape)?).ok()?])
     }
 
-    /// Whether the number of rows can be told from the packed shape.
+    /// Whether the number of rows follows from the packed shape.
     fn tells_rows(_shape: &[usize]) -> bool {
         true
     }
@@ -37,9 +38,9 @@ trait Layout {
 
 macro_rules! packings {
     ($($(#[$doc:meta])* $packing:ident = $name:literal: $layout:ty;)*) => {
-        /// The layouts of 2-bit ternary weights with one scale a matrix. In all of them a code is value + 1, and code 3
-        /// stands for nothing. The last three are the I2_S type of bitnet.cpp's GGUF files, which do not say which one
-        /// they hold.
+        /// The layouts of 2-bit ternary weights with one scale per matrix. In all of them a code is value + 1, and code
+        /// 3 is not a ternary value. The last three are the I2_S type of bitnet.cpp's GGUF files, which do not record
+        /// which one they use.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum TernaryPacking {
@@ -50,7 +51,7 @@ macro_rules! packings {
             /// All of them.
             pub const ALL: &[TernaryPacking] = &[$(TernaryPacking::$packing),*];
 
-            /// The name that this suite gives it.
+            /// Its name in ckpt.
             pub fn name(self) -> &'static str {
                 match self {
                     $(TernaryPacking::$packing => $name,)*
@@ -72,7 +73,7 @@ macro_rules! packings {
                 }
             }
 
-            /// Whether a reader can tell the number of rows of `shape` from the packed shape.
+            /// Whether the number of rows of `shape` follows from the packed shape.
             pub fn tells_rows(self, shape: &[usize]) -> bool {
                 match self {
                     $(TernaryPacking::$packing => <$layout>::tells_rows(shape),)*
@@ -106,7 +107,7 @@ macro_rules! packings {
 }
 
 packings! {
-    /// Row-major, first value in bits 7-6, tail padded with code 1; `L_shape` and `L_scale` stand beside it.
+    /// Row-major, first value in bits 7-6, tail padded with code 1; `L_shape` and `L_scale` are stored next to it.
     I2s = "i2s": i2s::RowMajor;
     /// The bits of [`TernaryPacking::I2s`] in SafeTensors, shape in a `__metadata__` tensor, scale lost.
     I2sUnscaled = "i2s_unscaled": i2s::RowMajor;
@@ -132,7 +133,7 @@ pub fn check_codes(packed: &[u8]) -> Result<()> {
         return Ok(());
     }
     let at = packed.iter().position(|&byte| code_3_bits(byte) != 0).unwrap_or(0);
-    Err(Error::damaged(format!("byte {at} of its packed values has the code 3, which stands for nothing"))
+    Err(Error::damaged(format!("byte {at} of its packed values contains the code 3, which is not a ternary value (codes are 0, 1 and 2 for -1, 0 and +1)"))
         .because(DamageKind::UnknownCode))
 }
 
@@ -142,7 +143,7 @@ fn value(byte: u8, shift: usize) -> i8 {
     ((byte >> shift) & 3) as i8 - 1
 }
 
-/// Decodes values of one row of codes, which lie at the same bits of consecutive bytes.
+/// Decodes values of one row of codes, which are at the same bits of consecutive bytes.
 #[inline(always)]
 fn decode_run(bytes: &[u8], shift: usize, out: &mut [i8]) {
     out.iter_mut().zip(bytes).for_each(|(out, &byte)| *out = value(byte, shift));
@@ -160,7 +161,7 @@ mod tests {
 
     use super::*;
 
-    /// Sizes that every layout has room for, beside such as only some have.
+    /// Sizes that every layout can pack, and some that only certain layouts can.
     fn shapes() -> impl Strategy<Value = Vec<usize>> {
         let rows = prop::sample::select(vec![1usize, 2, 3, 4, 5, 7, 8, 12]);
         let cols = prop::sample::select(vec![1usize, 3, 5, 16, 64, 96, 128, 192, 256]);

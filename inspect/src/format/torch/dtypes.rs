@@ -2,7 +2,7 @@
 
 use crate::DType;
 
-/// PyTorch's typed storages: `torch.FloatStorage` and its kin.
+/// PyTorch's typed storages: `torch.FloatStorage` and the like.
 const STORAGES: [(&str, DType); 15] = [
     ("DoubleStorage", DType::F64),
     ("FloatStorage", DType::F32),
@@ -21,7 +21,7 @@ const STORAGES: [(&str, DType); 15] = [
     ("QInt32Storage", DType::QI32),
 ];
 
-/// The element type of `torch.FloatStorage` and its kin, `U8` for untyped ones.
+/// The element type of `torch.FloatStorage` and the like, `U8` for untyped ones.
 pub(crate) fn storage_dtype(class: &str) -> Option<DType> {
     let class = class.strip_prefix("Cuda").unwrap_or(class);
     if matches!(class, "UntypedStorage" | "_UntypedStorage") {
@@ -45,7 +45,7 @@ const DTYPES: [DType; 25] = {
     ]
 };
 
-/// Whether `dtype` is a dtype of PyTorch's, with [`DType::name`] as its name there.
+/// Whether PyTorch has `dtype` under its [`DType::name`].
 pub fn has_dtype(dtype: DType) -> bool {
     DTYPES.contains(&dtype)
 }

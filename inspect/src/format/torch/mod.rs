@@ -28,11 +28,11 @@ use crate::storage::{Place, Segment, Storage};
 use crate::tensor::TensorInfo;
 use crate::{DType, Error, Notice, NoticeKind, Result};
 
-/// What names of PyTorch's files end in.
+/// Extensions of PyTorch's files.
 pub(crate) const EXTENSIONS: &[(&str, Extension)] =
     &[("pt", Extension::Own), ("pth", Extension::Own), ("ckpt", Extension::Own), ("bin", Extension::Shared)];
 
-/// How deep containers may nest.
+/// The deepest nesting of containers.
 const MAX_DEPTH: usize = 256;
 /// Characters of a name from the file that a message quotes.
 const QUOTED: usize = 80;
@@ -40,7 +40,7 @@ const QUOTED: usize = 80;
 const MAX_WARNINGS: usize = 64;
 /// Bytes of a storage's key: PyTorch's are decimal numbers.
 const MAX_KEY: usize = 256;
-/// What the entry of one tensor or storage is charged, in bytes.
+/// The cost of one tensor's or storage's entry against the budget, in bytes.
 const ENTRY: usize = 256;
 
 /// A storage that tensors refer to; the container says where its bytes are.
@@ -49,7 +49,7 @@ pub(crate) struct StorageRef {
     pub key: String,
     /// Its element type; `U8` for untyped storages.
     pub dtype: DType,
-    /// Bytes it must hold.
+    /// Bytes it must contain.
     pub bytes: u64,
     /// For views of the legacy format: key of the whole storage, and first element there.
     pub view_of: Option<(String, u64)>,
@@ -73,7 +73,8 @@ enum InlineBytes {
 }
 
 impl StorageRef {
-    /// The storage, if its bytes are in `pickle`, which begins at `mapped` (a file, an offset) unless it was compressed.
+    /// The storage, if its bytes are in `pickle`, which begins at `mapped` (a file, an offset) unless it was
+    /// compressed.
     pub fn inline(&self, pickle: &[u8], mapped: Option<(&Arc<Source>, u64)>) -> Option<Storage> {
         let Inline { bytes, big_endian } = self.inline.as_ref()?;
         let place = match (bytes, mapped) {
@@ -87,13 +88,13 @@ impl StorageRef {
     }
 }
 
-/// What one pickle of PyTorch holds.
+/// The contents of one pickle of PyTorch.
 #[derive(Debug)]
 pub(crate) struct TorchObject {
-    /// Tensors, on storages whose place the container is yet to tell.
+    /// Tensors, on storages whose position only the container knows.
     pub tensors: Vec<TensorInfo>,
     pub storages: Vec<StorageRef>,
-    /// What stands for each of `storages` in `tensors`.
+    /// The placeholder for each of `storages` in `tensors`.
     handles: Vec<Storage>,
     pub metadata: Value,
     pub notices: Vec<Notice>,
@@ -143,7 +144,7 @@ pub(crate) fn interpret_with(
         notices: Vec::new(),
         // An element of a container takes at least one byte of the pickle.
         visits_left: pickle.len.saturating_mul(2).saturating_add(4096),
-        // A tensor's entry takes at least 70 bytes of the pickle, names are repeated by all that is below them.
+        // A tensor's entry takes at least 70 bytes of the pickle; names are repeated for everything below them.
         bytes_left: pickle.len.saturating_mul(16).saturating_add(1 << 20),
         more_warnings: 0,
         cut: false,
@@ -152,7 +153,7 @@ pub(crate) fn interpret_with(
     if walker.more_warnings > 0 {
         walker.notices.push(Notice::new(
             NoticeKind::NotShown,
-            format!("and {} more of its objects cannot be shown", walker.more_warnings),
+            format!("and {} more of its objects cannot be read", walker.more_warnings),
         ));
     }
     // Beside tensors, arrays are random-number states and histories; alone, they are the weights.
@@ -166,7 +167,7 @@ pub(crate) fn interpret_with(
     if walker.cut {
         walker.notices.push(Notice::new(
             NoticeKind::ListingCut,
-            "the object nests or repeats itself beyond what its size explains; the listing was cut there",
+            "its objects are nested or repeated out of proportion to the file's size; the listing stops there",
         ));
     }
     let Walker { tensors, storages, handles, notices, .. } = walker;
@@ -180,9 +181,9 @@ struct Walker<'p, 'a> {
     storages: Vec<StorageRef>,
     handles: Vec<Storage>,
     storage_keys: HashMap<String, usize>,
-    /// Numpy arrays met on the way.
+    /// NumPy arrays found so far.
     arrays: Vec<(TensorInfo, StorageRef)>,
-    /// Containers between the root and here: meeting one again is a cycle.
+    /// Containers between the root and here: finding one again is a cycle.
     path: HashSet<Id>,
     /// Storages that were read from byte strings.
     embedded: HashMap<Id, usize>,
@@ -190,7 +191,7 @@ struct Walker<'p, 'a> {
     visits_left: usize,
     /// Bytes that may still be copied or built.
     bytes_left: usize,
-    /// Warnings that were not kept.
+    /// The number of warnings that were not kept.
     more_warnings: usize,
     cut: bool,
 }
@@ -240,13 +241,13 @@ impl<'p> Walker<'p, '_> {
         result
     }
 
-    /// Whether nothing more can be built.
+    /// Whether the budget is used up.
     fn spent(&self) -> bool {
         self.visits_left == 0 || self.bytes_left == 0
     }
 
-    /// Whether a copy of `bytes` more is in proportion to the pickle: a string may be referred to from many places.
-    /// The first that is not ends the listing.
+    /// Whether the budget, which is in proportion to the pickle, covers a copy of `bytes` more: many places may refer
+    /// to one string. The first one that it does not cover ends the listing.
     fn afford(&mut self, bytes: usize) -> bool {
         match self.bytes_left.checked_sub(bytes) {
             Some(left) => self.bytes_left = left,
@@ -264,7 +265,7 @@ impl<'p> Walker<'p, '_> {
         if self.afford(bytes) {
             return Ok(());
         }
-        Err(Error::unsupported("it repeats parts of the pickle beyond what its size explains"))
+        Err(Error::unsupported("it repeats parts of the pickle out of proportion to its size"))
     }
 
     fn child_name(&mut self, parent: Option<&str>, key: &str) -> Option<String> {
@@ -378,7 +379,7 @@ impl<'p> Walker<'p, '_> {
             ("collections", "OrderedDict" | "defaultdict" | "Counter")
             | ("builtins" | "__builtin__", "dict") => {
                 let mut entries = Vec::new();
-                // Python 2 hands the pairs over as an argument.
+                // Python 2 passes the pairs as an argument.
                 for &arg in args {
                     let listed = pickle.sequence(arg).unwrap_or(&[]);
                     if let Node::Dict(pairs) = pickle.node(arg)

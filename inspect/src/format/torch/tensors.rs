@@ -64,13 +64,13 @@ impl<'p> Walker<'p, '_> {
             Err(error) => {
                 let (name, function) = (name.unwrap_or(""), quoted(function));
                 self.warn(|| {
-                    format!("`{}` is made by {function} and cannot be shown: {error}", quoted(name))
+                    format!("`{}` is created by {function} and cannot be read: {error}", quoted(name))
                 });
-                let value = format!("a tensor made by {function}: {error}");
+                let value = format!("a tensor created by {function}: {error}");
                 if !self.afford(value.len()) {
                     return None;
                 }
-                // What it was to be made of may still hold tensors.
+                // Its arguments may still contain tensors.
                 let child = self.child_name(Some(name), "args")?;
                 self.walk_items(args, Some(&child), depth);
                 Some(Value::String(value))
@@ -105,7 +105,7 @@ impl<'p> Walker<'p, '_> {
             "_rebuild_nested_tensor" => self.inner(args.get(0)?),
             "_rebuild_device_tensor_from_numpy" => {
                 let Node::Object(object) = self.pickle.node(args.get(0)?) else {
-                    return Err(Error::damaged("its numpy array is something else"));
+                    return Err(Error::damaged("its numpy array is not an array"));
                 };
                 let array =
                     self.numpy(object).ok_or_else(|| Error::damaged("its numpy array cannot be read"))?;
@@ -127,7 +127,7 @@ impl<'p> Walker<'p, '_> {
                 args.shape(2).ok(),
                 Some("is a meta tensor: saved without data"),
             )),
-            // Its data are in the tensors it wraps, which follow among its attributes.
+            // Its data is in the tensors that it wraps, which are among its attributes.
             "_rebuild_wrapper_subclass" => {
                 Ok(no_storage(args.dtype(1)?, args.shape(2)?, args.shape(3).ok(), None))
             }
@@ -155,7 +155,7 @@ impl<'p> Walker<'p, '_> {
         Ok(tensor)
     }
 
-    /// The tensor that the node `id` stands for, kept out of the list.
+    /// The tensor of the node `id`, without adding it to the list.
     fn inner(&mut self, id: Id) -> Result<TensorInfo> {
         let pickle = self.pickle;
         let Node::Object(object) = pickle.node(id) else {
@@ -214,7 +214,7 @@ impl<'p> Walker<'p, '_> {
         Ok(tensor)
     }
 
-    /// A storage saved by itself: shown as the vector it is.
+    /// A storage saved on its own, shown as a vector.
     pub(super) fn bare_storage(&mut self, pid: Id, name: Option<&str>) -> Option<Value> {
         if let Some((mut tensor, storage)) = (self.known)(pid) {
             let index = self.add_storage(storage).ok()?;
@@ -303,7 +303,8 @@ impl<'p> Walker<'p, '_> {
     }
 
     pub(super) fn add_storage(&mut self, storage: StorageRef) -> Result<usize> {
-        // A key names one storage; a second class for it would be a lie, kept apart so that bounds hold for both.
+        // A key names one storage; a second class for it is inconsistent, and kept separate so that bounds hold for
+        // both.
         let identity = format!("{}\u{0}{}\u{0}{}", storage.key, storage.dtype, storage.bytes);
         let next = self.storages.len();
         if let Some(&index) = self.storage_keys.get(&identity) {

@@ -19,7 +19,7 @@ pub use crate::meaning::elements::{absmean_scale, zero_line};
 use crate::record::{Histogram, Stats, Ternary};
 use kernel::{Line, Octaves, Sums};
 
-/// Elements per block that is looked at where it lies.
+/// Elements per block that is read in place.
 const BORROWED_BLOCK: usize = 1 << 14;
 
 /// How a matrix becomes ternary.
@@ -31,7 +31,7 @@ pub enum TernaryRule {
     Absmean {
         /// Added to mean|W|.
         eps: f64,
-        /// One scale a row instead of one for the matrix.
+        /// One scale per row instead of one for the matrix.
         per_row: bool,
     },
     /// The signs of the values are the codes: packed tensors.
@@ -51,7 +51,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// To measure the elements of a matrix with rows of `cols`, and its ternary occupancy by a rule.
+    /// A plan to measure the elements of a matrix with rows of `cols`, and its ternary occupancy by a rule.
     pub fn matrix(cols: usize, ternary: Option<TernaryRule>) -> Self {
         Plan { cols: Some(cols), ternary, histogram: false }
     }
@@ -65,9 +65,9 @@ impl Plan {
 /// What was measured.
 #[derive(Debug, Default)]
 pub struct Measured {
-    /// Of all elements.
+    /// Statistics of all elements.
     pub stats: Stats,
-    /// When the plan asked for it and there are rows and columns. `scale` is for the caller under
+    /// Set if the plan asked for it and there are rows and columns. `scale` is set by the caller under
     /// [`TernaryRule::Codes`].
     pub ternary: Option<Ternary>,
     seen: Seen,
@@ -109,7 +109,7 @@ impl Measured {
 struct Seen {
     moments: Moments,
     computed: Accumulators,
-    /// What the elements were given in to both.
+    /// The unit that elements were divided by before they were given to both.
     unit: f64,
 }
 
@@ -152,11 +152,11 @@ struct Scan<'r, 'a> {
     cols: Option<usize>,
     line: Option<Line>,
     histogram: bool,
-    /// Whether some chunk has seen every column come alive, so that others need not look.
+    /// Whether some chunk has found a nonzero code in every column, so that others need not look.
     cols_live: AtomicBool,
 }
 
-/// What a pass has seen so far.
+/// The sums of a pass so far.
 #[derive(Debug)]
 struct Tally {
     count: u64,
@@ -167,15 +167,15 @@ struct Tally {
     octaves: Octaves,
     above: u64,
     below: u64,
-    /// Elements near the ternary line, to be counted once it is known.
+    /// Elements near the ternary line, which are counted once it is known.
     near: Vec<f32>,
-    /// The same of chunks that were joined.
+    /// The same for chunks that were joined.
     near_joined: Vec<Vec<f32>>,
-    /// So many elements were near the line that setting them aside was given up.
+    /// Whether too many elements were near the line to set them aside.
     crowded: bool,
-    /// Rows in which no element lay beyond the line.
+    /// Rows in which no element was beyond the line.
     quiet_rows: Vec<usize>,
-    /// Columns in which some element lay beyond the line; empty without a line.
+    /// Columns in which some element was beyond the line; empty without a line.
     live_cols: Vec<bool>,
 }
 
@@ -183,7 +183,7 @@ struct Tally {
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Moments {
-    /// How many.
+    /// Their number.
     pub count: f64,
     /// Their sum.
     pub sum: f64,
@@ -374,11 +374,11 @@ impl Scan<'_, '_> {
         tally.crowded |= tally.near.len() as u64 > BLOCK as u64 + tally.count / 8;
     }
 
-    /// Notes which rows stay quiet and which columns come alive. In a healthy matrix every column is alive after a
-    /// few rows, and every row after a few elements.
+    /// Records which rows have only zero codes so far and which columns have nonzero ones. In a healthy matrix every
+    /// column has one after a few rows, and every row after a few elements.
     fn rows_and_cols(&self, block: &[f32], start: usize, line: Line, live: &mut bool, tally: &mut Tally) {
         let cols = tally.live_cols.len();
-        // What is not a number has no code; its bits would lie beyond any line.
+        // NaN has no code; its bits would be beyond any line.
         let lives = |x: &f32| line.is_beyond(*x) && !x.is_nan();
         for (row, col, piece) in row_pieces(block, start, cols) {
             if col == 0 {
@@ -400,7 +400,7 @@ impl Scan<'_, '_> {
     }
 }
 
-/// Elements that work in parallel is not cut within: whole rows and whole blocks of the encoding.
+/// The unit of parallel work in elements: whole rows and whole blocks of the encoding.
 fn unit(cols: Option<usize>, granule: usize) -> usize {
     match cols {
         // Rows of a block-quantized matrix are whole blocks, so a multiple of rows is one of blocks.
@@ -410,8 +410,8 @@ fn unit(cols: Option<usize>, granule: usize) -> usize {
     }
 }
 
-/// Moments of a block from its sums, recomputed about the mean where the mean dwarfs the spread: there the
-/// difference of two large sums would lose what it is to tell.
+/// Moments of a block from its sums, recomputed about the mean if the mean is much larger than the spread: there the
+/// difference of two large sums would cancel.
 fn moments(block: &[f32], sums: &Sums) -> Moments {
     const DWARFED: f64 = 1e4;
     let n = block.len() as f64;

@@ -10,7 +10,7 @@ use super::{BLOCK, Line, Tally, TernaryRule, row_pieces, unit};
 use crate::meaning::elements::{Elements, absmean_scale, in_chunks, zero_line};
 use crate::record::Ternary;
 
-/// Places that the sample which draws the line looks at.
+/// Positions in the sample from which the line is estimated.
 const RUNS: usize = 512;
 /// Elements read at each: a line of the cache.
 const RUN: usize = 16;
@@ -57,7 +57,7 @@ fn sample(elements: &Elements<'_>) -> Option<(f64, f64)> {
     (n > 0.0 && mean > 0.0).then(|| (mean, variance.sqrt() / mean))
 }
 
-/// The occupancy, once the first pass has told mean|W|.
+/// The occupancy, once the first pass has computed mean|W|.
 pub(super) fn resolve(
     elements: &Elements<'_>,
     rule: TernaryRule,
@@ -113,7 +113,7 @@ fn blocks(elements: &Elements<'_>, range: Range<usize>, mut visit: impl FnMut(us
     let step = elements.step();
     let mut at = range.start;
     while at < range.end {
-        // To the end of a block of the encoding, so that the next piece begins with one.
+        // Up to the end of a block of the encoding, so that the next piece begins with a block.
         let n = (step - at % elements.granule()).min(range.end - at);
         visit(at, elements.block(at, &mut buffer[..n]));
         at += n;

@@ -30,7 +30,7 @@ pub(super) fn measure(elements: &Elements<'_>, plan: &Plan) -> Measured {
     }
     let mut stats = scan.moments.stats(len, scan.nan, scan.inf);
     stats.histogram = plan.histogram.then(|| trimmed(&scan.bins, -1023));
-    // A BitLinear computes in f32, so that is what its codes come from.
+    // A BitLinear computes in f32, so its codes come from f32 values.
     let ternary = plan.ternary.and_then(|_| {
         let plan = Plan { histogram: false, ..*plan };
         measure_as_f32(elements, &plan).ternary

@@ -1,4 +1,4 @@
-//! How a measure is computed while others are: block after block of elements that are in the cache anyway, part after
+//! How measures are computed together: block after block of elements while they are in the cache, part after
 //! part of the tensor, parts joined in their order.
 
 use std::any::Any;
@@ -8,11 +8,11 @@ use super::{Computed, Source, computed};
 use crate::measure::Moments;
 use crate::measure::kernel::{Vectorized, vectorized};
 
-/// What one measure keeps of the elements it has seen. One that has seen nothing is [`Default`].
+/// The state of one measure after the elements seen so far. Its [`Default`] has seen none.
 pub trait Accumulate: Debug + Default + Send + 'static {
-    /// By which power of a factor the value grows when all elements grow by that factor: 0 for a ratio of
-    /// elements, 1 for a length, 2 for a variance. Elements of f64 near the ends of its range come scaled, so that their
-    /// fourth powers are in range.
+    /// The power of a factor by which the value grows when all elements are multiplied by that factor: 0 for a ratio of
+    /// elements, 1 for a length, 2 for a variance. Elements of f64 near the ends of its range come scaled, so that
+    /// their fourth powers are in range.
     const DEGREE: i32;
 
     /// Adds a block of finite elements, of which `known` are the moments. With `#[inline(always)]` it is compiled for
@@ -22,10 +22,10 @@ pub trait Accumulate: Debug + Default + Send + 'static {
     /// Adds `count` zeros: the elements that a sparse tensor does not list.
     fn add_zeros(&mut self, count: u64);
 
-    /// Adds what `later` saw, of elements that come after.
+    /// Adds the state of `later`, which has seen the elements after these.
     fn join(&mut self, later: &Self);
 
-    /// The value, given the moments of all elements. What is not finite is taken for none.
+    /// The value, given the moments of all elements. Values that are not finite count as missing.
     fn value(&self, known: &Moments) -> Option<f64>;
 }
 

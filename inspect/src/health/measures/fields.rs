@@ -32,7 +32,7 @@ const fn code(
 }
 
 pub(super) const COUNT: Measure =
-    element("count", "elements", Form::Count, &[Csv, Details], "Elements, finite or not.", |t| {
+    element("count", "elements", Form::Count, &[Csv, Details], "Number of elements, finite or not.", |t| {
         Some(Count(t.stats.as_ref()?.count))
     });
 
@@ -41,7 +41,7 @@ pub(super) const MEAN: Measure =
         t.stats.as_ref()?.mean.map(Real)
     });
 
-/// The measure that verdicts follow, and trends are drawn of.
+/// The measure that verdicts are based on and trends are drawn of.
 pub const STD: Measure = element(
     "std",
     "std",
@@ -86,7 +86,7 @@ pub(super) const ZERO_SHARE: Measure = element(
     "zero",
     Form::Share,
     &[List, Table],
-    "The share of elements that are 0; of a ternary matrix, that become 0.",
+    "The share of elements that are 0; for a ternary matrix, the share that quantizes to 0.",
     |t| match (&t.ternary, &t.stats) {
         (Some(ternary), _) => Some(Real(ternary.zero)),
         (None, Some(stats)) if stats.count > 0 => Some(Real(stats.zeros as f64 / stats.count as f64)),
@@ -129,7 +129,7 @@ pub(super) const SCALE: Measure = code(
     "scale",
     Form::Scale,
     &[Page],
-    "What a code stands for: the mean magnitude, or the packing's scale.",
+    "The magnitude that codes of -1 and +1 stand for: mean |W|, or the packing's scale.",
     |t| t.ternary.as_ref()?.scale.map(Real),
 );
 

@@ -19,8 +19,8 @@ pub(super) const MEASURE: Measure = Measure {
 
 const LANES: usize = 8;
 
-/// Sums of powers of the distances from the mean. Excess kurtosis, of the elements as they are and not of what they may
-/// be a sample of: m4 / m2² - 3, as `scipy.stats.kurtosis` has it unless told otherwise.
+/// Sums of powers of the distances from the mean. Excess kurtosis of the elements themselves, not of a population that
+/// they may be a sample of: m4 / m2² - 3, the default of `scipy.stats.kurtosis`.
 #[derive(Debug, Default)]
 struct Kurtosis {
     count: f64,
@@ -36,7 +36,7 @@ impl Accumulate for Kurtosis {
     #[inline(always)]
     fn add<T: Copy + Into<f64>>(&mut self, block: &[T], known: &Moments) {
         if known.min == known.max {
-            // The rounding of its mean is no spread.
+            // Rounding of its mean must not count as spread.
             return self.join(&Kurtosis { count: known.count, mean: known.min, ..Kurtosis::default() });
         }
         let about = known.sum / known.count;
@@ -103,8 +103,8 @@ fn add_powers(sums: &mut [[f64; LANES]; 4], d: [f64; LANES]) {
 }
 
 impl Kurtosis {
-    /// Of `count` elements, given sums of powers of their distances from `about`, which is their mean but for rounding.
-    /// Never inlined: next to the loop, the totals would decide which sums share a vector.
+    /// The kurtosis of `count` elements, given sums of powers of their distances from `about`, their mean except for
+    /// rounding. Never inlined: next to the loop, the totals would decide which sums share a vector.
     #[inline(never)]
     fn of_powers(count: f64, about: f64, sums: &[[f64; LANES]; 4]) -> Kurtosis {
         let [first, second, third, fourth] = sums.map(|lanes| lanes.iter().sum::<f64>());
@@ -206,7 +206,7 @@ mod tests {
             let found = of_f64(&many(|v| (v * 1e-6 + 1.0) * scale)).unwrap();
             assert!((found - wanted).abs() < 1e-8, "{found} for {wanted}");
         }
-        // Half of the tensor far from the other half: blocks differ, and are all of one value but one.
+        // Half of the tensor is far from the other half: blocks differ, and all but one consist of a single value.
         let halves: Vec<f64> = (0..500_000).map(|i| if i < 300_001 { 2.0 } else { -1.0 }).collect();
         assert_close(of_f32(&halves), counted(&halves));
     }

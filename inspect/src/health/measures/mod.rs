@@ -1,4 +1,4 @@
-//! The table of measures: everything that is told of a tensor in numbers. Records, the cache, reports, tables on the
+//! The table of measures: all numbers that describe a tensor. Records, the cache, reports, tables on the
 //! terminal and the browser go through [`MEASURES`] and show each measure where its line says. A new one is a file
 //! here, which holds an [`Accumulate`] and a [`Measure`], and its line in the table.
 
@@ -41,21 +41,21 @@ pub static MEASURES: &[Measure] = &[
     fields::DEAD_COLS,
 ];
 
-/// One thing that is measured of a tensor.
+/// One number that is measured for a tensor.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Measure {
     /// Its key in JSON and its column in CSV. Never changed.
     pub key: &'static str,
-    /// What it is called where there is room.
+    /// Its full name.
     pub heading: &'static str,
-    /// What it is called in at most eleven characters.
+    /// Its name in at most eleven characters.
     pub label: &'static str,
     /// What it is, in a sentence.
     pub explanation: &'static str,
     /// What kind of number it is.
     pub form: Form,
-    /// What it is a measure of.
+    /// What is measured.
     pub part: Part,
     /// Where it is shown.
     pub places: &'static [Place],
@@ -63,7 +63,7 @@ pub struct Measure {
     pub source: Source,
 }
 
-/// What a number says, which decides how it is written.
+/// The kind of a number, which decides how it is formatted.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Form {
@@ -75,7 +75,7 @@ pub enum Form {
     Share,
     /// Bits of information.
     Bits {
-        /// At most so many.
+        /// At most this many.
         most: f64,
     },
     /// Elements.
@@ -128,7 +128,8 @@ pub enum Place {
 pub enum Source {
     /// A field of the record.
     Field(fn(&TensorRecord) -> Option<Value>),
-    /// The elements: what [`accumulator`] makes sees all of them, and the record keeps it among [`Computed`].
+    /// The elements: an accumulator from [`accumulator`] sees all of them, and the record has the value among
+    /// [`Computed`].
     Elements(fn() -> Box<dyn Accumulator>),
 }
 
@@ -153,7 +154,7 @@ impl Value {
     }
 }
 
-/// The key tells measures apart.
+/// The key identifies a measure.
 impl PartialEq for Measure {
     fn eq(&self, other: &Self) -> bool {
         self.key == other.key
@@ -163,7 +164,7 @@ impl PartialEq for Measure {
 impl Eq for Measure {}
 
 impl Measure {
-    /// Its value for `tensor`, if it has been measured and there is one.
+    /// Its value for `tensor`, if it was measured and exists.
     pub fn value(&self, tensor: &TensorRecord) -> Option<Value> {
         match self.source {
             Source::Field(read) => read(tensor),
@@ -197,7 +198,7 @@ pub fn computed() -> impl Iterator<Item = &'static Measure> + Clone {
     MEASURES.iter().filter(|m| m.is_computed())
 }
 
-/// How many measures are computed from the elements.
+/// The number of measures that are computed from the elements.
 const COMPUTED: usize = {
     let (mut n, mut i) = (0, 0);
     while i < MEASURES.len() {
@@ -241,7 +242,7 @@ impl Serialize for Computed {
 }
 
 impl<'de> Deserialize<'de> for Computed {
-    /// What an older record lacks is not known.
+    /// Measures that an older record lacks are unknown.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Keys;
         impl<'de> Visitor<'de> for Keys {
@@ -255,7 +256,7 @@ impl<'de> Deserialize<'de> for Computed {
                 let mut all = Computed::default();
                 while let Some(key) = map.next_key::<String>()? {
                     match computed().zip(&mut all.0).find(|(m, _)| m.key == key) {
-                        // Flattened, a number may come as serde_json's own kind: what it is depends on features that
+                        // In a flattened field a number may arrive as serde_json's own type, depending on features that
                         // any crate of the build can turn on.
                         Some((_, slot)) => {
                             *slot = map.next_value::<Option<Number>>()?.and_then(|n| n.as_f64())
@@ -276,7 +277,7 @@ mod tests {
     use crate::record::Stats;
 
     #[test]
-    fn lines_can_be_told_apart_and_labels_fit() {
+    fn lines_can_be_distinguished_and_labels_fit() {
         for (i, measure) in MEASURES.iter().enumerate() {
             assert!(MEASURES[..i].iter().all(|m| m.key != measure.key), "{}", measure.key);
             assert!(measure.label.chars().count() <= 11, "{}", measure.label);

@@ -1,5 +1,5 @@
-//! Hugging Face's BitNet: a Llama with two more norms in a layer. It is neither written to GGUF nor run; its tensors have
-//! names.
+//! Hugging Face's BitNet: a Llama with two more norms per layer. It is neither written to GGUF nor run; only its
+//! tensors' names are known.
 
 use super::tensors::{ATTENTION_SUB_NORM, FFN_SUB_NORM, Tensor};
 

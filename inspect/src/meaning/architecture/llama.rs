@@ -8,7 +8,7 @@ use super::{Architecture, Biases, PLAIN};
 
 pub(super) static LLAMA: Architecture = Architecture {
     name: "llama",
-    label: "Llama's",
+    label: "Llama",
     classes: &["LlamaForCausalLM"],
     model_types: &["llama"],
     gguf: &["llama"],
@@ -32,7 +32,7 @@ pub(super) static LLAMA: Architecture = Architecture {
         &HEAD,
         &ROPE_FACTORS,
     ],
-    biases: Biases::Told,
+    biases: Biases::Configured,
     defaults: PLAIN,
     is_meant: |given| given.sliding_window.is_none(),
     written_as: |_| &LLAMA,

@@ -1,5 +1,5 @@
-//! Mistral: a Llama whose attention sees a window. GGUF has one name for both, and the window's key tells them apart; a
-//! Mistral without a window is a Llama there.
+//! Mistral: a Llama whose attention has a sliding window. GGUF has one name for both, and the window's key
+//! distinguishes them; a Mistral without a window is a Llama there.
 
 use super::super::config::AttentionBias;
 use super::tensors::{
@@ -9,7 +9,7 @@ use super::{Architecture, Biases, PLAIN};
 
 pub(super) static MISTRAL: Architecture = Architecture {
     name: "mistral",
-    label: "Mistral's",
+    label: "Mistral",
     classes: &["MistralForCausalLM"],
     model_types: &["mistral"],
     gguf: &["llama"],

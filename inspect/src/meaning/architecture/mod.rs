@@ -1,5 +1,5 @@
-//! The architectures that this suite knows, a file each: what others call them, and which tensors they are made of.
-//! Names, roles, shapes and whether a model is whole all follow from [`TABLE`]; a new architecture is a file and a line in
+//! The architectures that ckpt knows, one file each: their names in other programs, and their tensors. Names,
+//! roles, shapes and whether a model is complete all follow from [`TABLE`]; a new architecture is a file and a line in
 //! it.
 
 mod bitnet;
@@ -20,16 +20,16 @@ pub use tensors::{Dim, Tensor, When};
 use super::config::{AttentionBias, ModelConfig};
 use super::given::Given;
 
-/// Every architecture. Of those that share a name in GGUF, the first one whose signs are there counts.
+/// Every architecture. Of those that share a name in GGUF, the first one that matches the keys is taken.
 pub static TABLE: [&Architecture; 5] =
     [&student::STUDENT, &llama::LLAMA, &mistral::MISTRAL, &qwen2::QWEN2, &qwen3::QWEN3];
 
-/// A family of networks that differ in sizes and numbers only.
+/// A family of networks that differ only in sizes and settings.
 #[non_exhaustive]
 pub struct Architecture {
-    /// What this suite calls it.
+    /// Its name in ckpt.
     pub name: &'static str,
-    /// Whose it is, for sentences.
+    /// Its name in sentences.
     pub label: &'static str,
     /// Hugging Face's classes; the first one is written.
     pub classes: &'static [&'static str],
@@ -37,31 +37,32 @@ pub struct Architecture {
     pub model_types: &'static [&'static str],
     /// `general.architecture` of GGUF files; the first one is written.
     pub gguf: &'static [&'static str],
-    /// Whether GGUF has the rows of queries and keys in another order: those that rotate together are neighbours.
+    /// Whether GGUF stores the rows of queries and keys in another order, in which rows that rotate together are
+    /// neighbours.
     pub interleaved: bool,
     /// Its tensors in the order in which PyTorch numbers parameters. Rows of a layer stand for every layer.
     pub tensors: &'static [&'static Tensor],
-    /// Which of attention's projections have biases.
+    /// Which attention projections have biases.
     pub biases: Biases,
-    /// What holds where nothing tells.
+    /// Settings of models that do not give them.
     pub defaults: Defaults,
-    /// Whether a GGUF file of one of its names is of this family, by what its keys tell.
+    /// Whether a GGUF file with one of its names is of this family, by its keys.
     is_meant: fn(&Given) -> bool,
-    /// The family in whose words it is written where it has none of its own.
+    /// The family whose name is written in formats that have none for it.
     written_as: fn(&ModelConfig) -> &'static Architecture,
 }
 
-/// What tells of attention's biases.
+/// What determines the biases of attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Biases {
-    /// The architecture: these.
+    /// The architecture, which always has these.
     Fixed(AttentionBias),
     /// `attention_bias` of config.json, which concerns all four projections.
-    Told,
+    Configured,
 }
 
-/// Settings of models that do not tell them.
+/// Settings of models that do not give them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 #[allow(missing_docs)] // as in `ModelConfig`
@@ -126,7 +127,7 @@ pub enum Part {
     FfnSubNorm,
 }
 
-/// What a tensor does, in whichever layer.
+/// The part of a tensor in its layer or model, without the layer's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Kind {
@@ -147,7 +148,7 @@ pub enum Kind {
 }
 
 impl Role {
-    /// What a tensor of this role does.
+    /// The part of a tensor of this role.
     pub fn kind(self) -> Kind {
         match self {
             Role::Embedding => Kind::Embedding,
@@ -158,7 +159,7 @@ impl Role {
         }
     }
 
-    /// The same role, of layer `layer` where it is one of a layer's.
+    /// The same role in layer `layer`, if it is in a layer.
     pub(super) fn of_layer(self, layer: usize) -> Role {
         match self {
             Role::Layer(_, part) => Role::Layer(layer, part),
@@ -198,18 +199,18 @@ impl Part {
 }
 
 impl Architecture {
-    /// The architecture that config.json means by this class or `model_type`.
+    /// The architecture with this class or `model_type` in config.json.
     pub fn of_hugging_face(name: &str) -> Option<&'static Architecture> {
         TABLE.into_iter().find(|a| a.classes.contains(&name) || a.model_types.contains(&name))
     }
 
-    /// The architecture that GGUF's `name` stands for by itself, whatever other keys say.
+    /// The architecture with this `name` in GGUF, regardless of other keys.
     pub fn of_gguf(name: &str) -> Option<&'static Architecture> {
         let plain = Given::default();
         TABLE.into_iter().find(|a| a.gguf.contains(&name) && (a.is_meant)(&plain))
     }
 
-    /// The architecture of a GGUF file that says `name` and what is `given`.
+    /// The architecture of a GGUF file with this `name` and the keys in `given`.
     pub(super) fn meant_in_gguf(name: &str, given: &Given) -> Option<&'static Architecture> {
         TABLE.into_iter().find(|a| a.gguf.contains(&name) && (a.is_meant)(given))
     }
@@ -230,7 +231,8 @@ impl Architecture {
 }
 
 impl ModelConfig {
-    /// The architecture in whose words this model is written: its own, or for the student its host's.
+    /// The architecture under whose name this model is written: its own, or for the student the one that it is written
+    /// as.
     pub fn written_as(&self) -> &'static Architecture {
         (self.architecture.written_as)(self)
     }
@@ -267,7 +269,7 @@ impl fmt::Debug for Architecture {
     }
 }
 
-/// Every row of the table, and those of architectures that are only named.
+/// Every row of the table, and of architectures of which only the names are known.
 pub(super) fn vocabulary() -> impl Iterator<Item = &'static Tensor> {
     let known = TABLE.into_iter().flat_map(|a| a.tensors);
     known.chain(&bitnet::TENSORS).copied()

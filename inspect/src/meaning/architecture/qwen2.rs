@@ -9,7 +9,7 @@ use super::{Architecture, Biases, PLAIN};
 
 pub(super) static QWEN2: Architecture = Architecture {
     name: "qwen2",
-    label: "Qwen2's",
+    label: "Qwen2",
     classes: &["Qwen2ForCausalLM"],
     model_types: &["qwen2"],
     gguf: &["qwen2"],

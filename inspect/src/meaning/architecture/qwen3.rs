@@ -8,7 +8,7 @@ use super::{Architecture, Biases, PLAIN};
 
 pub(super) static QWEN3: Architecture = Architecture {
     name: "qwen3",
-    label: "Qwen3's",
+    label: "Qwen3",
     classes: &["Qwen3ForCausalLM"],
     model_types: &["qwen3"],
     gguf: &["qwen3"],
@@ -34,7 +34,7 @@ pub(super) static QWEN3: Architecture = Architecture {
         &HEAD,
         &ROPE_FACTORS,
     ],
-    biases: Biases::Told,
+    biases: Biases::Configured,
     defaults: PLAIN,
     is_meant: |_| true,
     written_as: |_| &QWEN3,

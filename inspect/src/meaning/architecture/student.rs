@@ -1,5 +1,6 @@
-//! The student model: a small BitNet code model with norms of queries and keys and soft caps. Hugging Face and GGUF have
-//! no name for it, so it is written as the nearest they have; keys of this suite's own tell it in GGUF.
+//! bitnet-student, or "the student" for short: a small BitNet code model with norms of queries and keys and soft caps,
+//! which `docs/bitnet.md` describes. Hugging Face and GGUF have no name for it, so it is written as the nearest
+//! architecture they have, and in GGUF additional keys (`ckpt.…`) record what differs.
 
 use super::super::config::AttentionBias;
 use super::tensors::{
@@ -8,10 +9,10 @@ use super::tensors::{
 };
 use super::{Architecture, Biases, Defaults, llama, qwen3};
 
-/// The student model.
+/// bitnet-student, the BitNet code model that ckpt trains and whose checkpoints it reads natively.
 pub static STUDENT: Architecture = Architecture {
     name: "bitnet-student",
-    label: "the student model's",
+    label: "bitnet-student",
     classes: &[],
     model_types: &[],
     gguf: &["qwen3", "llama"],
@@ -45,9 +46,9 @@ pub static STUDENT: Architecture = Architecture {
         final_logit_soft_cap: Some(30.0),
     },
     is_meant: |given| {
-        let told = given.use_bitlinear_ffn.or(given.use_bitlinear_attn).is_some();
+        let has_switch = given.use_bitlinear_ffn.or(given.use_bitlinear_attn).is_some();
         let caps = [given.attn_logit_soft_cap, given.final_logit_soft_cap];
-        told || caps.into_iter().flatten().flatten().next().is_some()
+        has_switch || caps.into_iter().flatten().flatten().next().is_some()
     },
     // Per-head norms of queries and keys are Qwen3's; without them it is a Llama.
     written_as: |config| if config.use_qk_norm { &qwen3::QWEN3 } else { &llama::LLAMA },

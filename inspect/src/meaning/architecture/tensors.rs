@@ -1,20 +1,20 @@
-//! The tensors that architectures are made of: what each is called, its shape, and when it is there.
+//! The tensors of architectures: their names, their shapes, and which models have them.
 
 use super::super::config::{AttentionBias, ModelConfig};
 use super::{Part, Role};
 
-/// One tensor of an architecture; for a tensor of layers, of each.
+/// One tensor of an architecture, or one in each layer.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Tensor {
     /// Its part in the model, in layer 0 if it is one of a layer's.
     pub role: Role,
-    /// Its module in Hugging Face's names and the student's, within the model or a layer; `None` where they have no
-    /// word for it.
+    /// Its module in Hugging Face's names and the student's, within the model or a layer; `None` if they have no name
+    /// for it.
     pub module: Option<&'static str>,
     /// The same in GGUF's names.
     pub gguf: &'static str,
-    /// What follows the module: `weight` or `bias`.
+    /// The part of the name after the module: `weight` or `bias`.
     pub leaf: &'static str,
     /// Its dimensions, as PyTorch gives them.
     pub shape: &'static [Dim],
@@ -48,7 +48,7 @@ pub enum Dim {
 pub enum When {
     /// All.
     Always,
-    /// Those whose head is not the embedding.
+    /// Those whose output head is not the embedding.
     Untied,
     /// Those that normalize queries and keys per head.
     QkNorm,
@@ -56,7 +56,7 @@ pub enum When {
     QkvBias,
     /// Those with a bias of O too.
     OutputBias,
-    /// None that their configuration tells of.
+    /// None that a configuration can announce.
     Never,
 }
 

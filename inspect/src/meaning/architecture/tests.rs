@@ -1,4 +1,4 @@
-//! What holds for every architecture of the table.
+//! Properties of every architecture in the table.
 
 use serde_json::{Value as Json, json};
 
@@ -8,7 +8,7 @@ use crate::gguf::{Keys, Layout};
 use crate::meaning::{Activation, RopePairing, RopeScaling, Sizes, SlidingLayers};
 use crate::metadata::from_json;
 
-/// A model of each architecture, of sizes that no two tensors have in common, with whatever its kind may have.
+/// A model of each architecture, with everything that it may have, and sizes that make all shapes distinct.
 fn models() -> impl Iterator<Item = ModelConfig> {
     TABLE.into_iter().flat_map(|architecture| {
         let sizes = Sizes {
@@ -35,7 +35,7 @@ fn models() -> impl Iterator<Item = ModelConfig> {
             high_freq_factor: 4.0,
             original_max_position_embeddings: 64.0,
         };
-        if architecture.biases == Biases::Told {
+        if architecture.biases == Biases::Configured {
             odd.attention_bias = AttentionBias::All;
         }
         if architecture.defaults.bitlinear {
@@ -51,7 +51,7 @@ fn models() -> impl Iterator<Item = ModelConfig> {
     })
 }
 
-/// What a GGUF file with these keys is read as.
+/// The configuration read from a GGUF file with these keys.
 fn read(keys: &Keys) -> crate::Checkpoint {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
@@ -72,12 +72,12 @@ fn configurations_go_there_and_back() {
             assert_eq!(words(&back), words(&config));
         }
 
-        let told = from_json(Json::Object(config.to_hugging_face()));
-        let back = Given::of_hugging_face(&told).unwrap().complete().unwrap();
+        let given = from_json(Json::Object(config.to_hugging_face()));
+        let back = Given::of_hugging_face(&given).unwrap().complete().unwrap();
         assert_eq!(back.to_hugging_face(), config.to_hugging_face());
         let mut hosted = config.clone();
         if config.is_student() {
-            // What config.json has no word for.
+            // Settings that config.json cannot express.
             hosted.architecture = config.written_as();
             (hosted.use_bitlinear_attn, hosted.use_bitlinear_ffn) = (false, false);
             (hosted.attn_logit_soft_cap, hosted.final_logit_soft_cap) = (None, None);
@@ -92,7 +92,7 @@ fn configurations_go_there_and_back() {
         }
         let file = read(&config.to_gguf(true));
         let mut given = file.model.given().unwrap().clone();
-        // Tensors say it, and there are none.
+        // This follows from tensors, and there are none.
         given.tie_word_embeddings = Some(config.tie_word_embeddings);
         given.attention_bias = Some(config.attention_bias);
         assert_eq!(file.model.family(), Some(config.architecture));
@@ -106,11 +106,11 @@ fn windows_of_some_layers_are_kept() {
     for layers in [SlidingLayers::All, SlidingLayers::From(2), SlidingLayers::Listed(vec![true, false, true])]
     {
         (config.sliding_window, config.sliding_layers) = (Some(16), layers);
-        let told = from_json(Json::Object(config.to_hugging_face()));
-        assert_eq!(Given::of_hugging_face(&told).unwrap().complete().unwrap(), config);
+        let given = from_json(Json::Object(config.to_hugging_face()));
+        assert_eq!(Given::of_hugging_face(&given).unwrap().complete().unwrap(), config);
     }
     config.activation = Activation::Other("relu2".into());
-    let told = |change: &[(&str, Json)]| {
+    let given = |change: &[(&str, Json)]| {
         let mut json = config.to_hugging_face();
         json.extend(change.iter().map(|(key, value)| (key.to_string(), value.clone())));
         json.shift_remove(if change.len() > 1 { "layer_types" } else { "" });
@@ -118,13 +118,13 @@ fn windows_of_some_layers_are_kept() {
         assert_eq!(given.activation, Some(Activation::Other("relu2".into())));
         (given.sliding_window, given.sliding_layers)
     };
-    assert_eq!(told(&[("use_sliding_window", json!(false))]), (None, None));
+    assert_eq!(given(&[("use_sliding_window", json!(false))]), (None, None));
     assert_eq!(
-        told(&[("layer_types", json!(["full_attention", "full_attention", "full_attention"]))]),
+        given(&[("layer_types", json!(["full_attention", "full_attention", "full_attention"]))]),
         (None, None)
     );
     // Layers from the fourth on, and there are three.
-    assert_eq!(told(&[("use_sliding_window", json!(true)), ("max_window_layers", json!(3))]), (None, None));
+    assert_eq!(given(&[("use_sliding_window", json!(true)), ("max_window_layers", json!(3))]), (None, None));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Quantized integers that a scale and a zero point, of the tensor or of each channel, make real numbers.
+//! Quantized integers with a scale and a zero point, per tensor or per channel.
 
 use crate::checkpoint::Checkpoint;
 use crate::tensor::{Quantizer, TensorInfo};
@@ -8,7 +8,7 @@ use crate::{DType, Error, Result};
 #[derive(Clone)]
 pub(super) struct Affine {
     integer: Integer,
-    /// Scale and zero point of each channel; one of the tensor alone where there are no channels.
+    /// Scale and zero point of each channel; a single pair for the whole tensor if there are no channels.
     channels: Vec<(f64, f64)>,
     /// Consecutive elements of one channel.
     run: usize,
@@ -22,7 +22,7 @@ enum Integer {
 }
 
 impl Affine {
-    /// Those of `tensor`, whose scales may be tensors of `checkpoint`.
+    /// The quantization of `tensor`, whose scales may be tensors of `checkpoint`.
     pub fn of(checkpoint: &Checkpoint, tensor: &TensorInfo) -> Result<Self> {
         let integer = match tensor.dtype {
             DType::QI8 => Integer::I8,
@@ -41,7 +41,7 @@ impl Affine {
         let sizes = tensor.shape.get(axis + 1..).unwrap_or(&[]);
         let run = sizes.iter().fold(1usize, |n, &d| n.saturating_mul(d));
         let channels =
-            *tensor.shape.get(axis).ok_or_else(|| Error::damaged("its channel axis is not there"))?;
+            *tensor.shape.get(axis).ok_or_else(|| Error::damaged("its channel axis is out of range"))?;
         if [scales, zero_points].iter().any(|t| t.numel() != channels as u64) {
             return Err(Error::damaged("its scales do not match its channels"));
         }

@@ -4,7 +4,7 @@ use super::Elements;
 use crate::Checkpoint;
 use crate::tensor::TensorInfo;
 
-/// mean|W| + eps as PyTorch has it, in f32: what a BitLinear divides its weights by.
+/// mean|W| + eps in f32, as PyTorch computes it: a BitLinear divides its weights by this.
 pub fn absmean_scale(mean: f64, eps: f64) -> f32 {
     mean as f32 + eps as f32
 }

@@ -1,8 +1,8 @@
-//! The elements of any tensor as numbers, whatever they are packed in: read a piece at a time where they are asked for,
-//! so that no decoded copy of a tensor is made, and borrowed where they lie ready. Whatever measures, compares, shows,
+//! The elements of any tensor as numbers, in any packing: decoded piece by piece on request, so that no
+//! decoded copy of a tensor is made, and borrowed if they need no decoding. All code that measures, compares, shows,
 //! converts or runs a tensor reads it through [`Elements`].
 //!
-//! An encoding is a file here, or where a format's blocks lie, and a variant of `Encoding`.
+//! An encoding is a file here, or next to a format's blocks, and a variant of `Encoding`.
 
 mod affine;
 mod codes;
@@ -31,7 +31,7 @@ use float::Float;
 use packed::Packed;
 pub(crate) use sparse::lists_twice;
 
-/// Elements that are decoded before they are looked at: 16 kB of f32, which stay in the first-level cache.
+/// Elements that are decoded at a time: 16 kB of f32, which stay in the first-level cache.
 pub(crate) const BLOCK: usize = 4096;
 /// Elements per unit of parallel work, at least.
 const CHUNK: usize = 1 << 18;
@@ -41,8 +41,8 @@ pub type RowOrder = Arc<dyn Fn(usize) -> usize + Send + Sync>;
 
 /// The elements of a tensor, row-major. Complex ones are pairs of real ones.
 ///
-/// Code 3 of a ternary packing, which stands for nothing, reads as 2 times the scale: see [`Elements::check_codes`]. So it
-/// does in GGML's ternary blocks, as llama.cpp and gguf-py have it.
+/// Code 3 of a ternary packing, which is not a ternary value, reads as 2 times the scale: see
+/// [`Elements::check_codes`]. The same holds for GGML's ternary blocks, as in llama.cpp and gguf-py.
 #[derive(Clone)]
 pub struct Elements<'a> {
     len: usize,
@@ -52,16 +52,16 @@ pub struct Elements<'a> {
     rows: Option<Rows>,
 }
 
-/// How bytes stand for elements.
+/// How bytes encode elements.
 #[derive(Clone)]
 enum Encoding {
     /// Floating-point numbers that are exactly f32 values.
     Float(Float),
-    /// GGML's blocks, and what their elements are multiplied by besides.
+    /// GGML's blocks, and a further factor of their elements.
     Blocks(Blocks, f32),
     /// Ternary codes and their scale.
     Packed(Packed),
-    /// What f32 cannot hold exactly: f64, integers.
+    /// Types that f32 cannot hold exactly: f64, integers.
     Wide(wide::Decode),
     /// Integers with a scale and a zero point.
     Affine(Affine),
@@ -135,18 +135,18 @@ impl<'a> Elements<'a> {
         Ok(Elements { len: bytes.len() / size, dtype, bytes, encoding, rows: None })
     }
 
-    /// How many there are.
+    /// The number of elements.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there are none.
+    /// Whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Elements of a block of the encoding, 1 where there are no blocks. Any range can be read; what begins and ends
-    /// with a block is read best.
+    /// Elements per block of the encoding, 1 if it has no blocks. Any range can be read; ranges that begin and end
+    /// with a block are read fastest.
     pub fn granule(&self) -> usize {
         match &self.encoding {
             Encoding::Blocks(blocks, _) => blocks.elements.max(1),
@@ -162,7 +162,7 @@ impl<'a> Elements<'a> {
     /// Fills `out` with the elements from `start`; f64, wide integers and quantized ones rounded.
     ///
     /// # Panics
-    /// When there are not so many.
+    /// When there are fewer.
     pub fn read_f32(&self, start: usize, out: &mut [f32]) {
         self.check_range(start, out.len());
         let read = |at: usize, out: &mut [f32]| self.encoding.read_f32(&self.bytes, at, out);
@@ -175,7 +175,7 @@ impl<'a> Elements<'a> {
     /// Fills `out` with the elements from `start`; integers beyond 2^53 rounded.
     ///
     /// # Panics
-    /// When there are not so many.
+    /// When there are fewer.
     pub fn read_f64(&self, start: usize, out: &mut [f64]) {
         self.check_range(start, out.len());
         let read = |at: usize, out: &mut [f64]| self.encoding.read_f64(&self.bytes, at, out);
@@ -189,7 +189,7 @@ impl<'a> Elements<'a> {
         assert!(n <= self.len && start <= self.len - n, "elements out of range");
     }
 
-    /// All elements, where they lie ready in memory.
+    /// All elements, if they can be borrowed without decoding.
     pub fn as_f32(&self) -> Option<&[f32]> {
         let ready = cfg!(target_endian = "little")
             && self.rows.is_none()
@@ -200,10 +200,10 @@ impl<'a> Elements<'a> {
         bytemuck::try_cast_slice(&self.bytes).ok()
     }
 
-    /// The elements `start..start + buffer.len()`, in `buffer` if they do not lie ready.
+    /// The elements `start..start + buffer.len()`, in `buffer` if they must be decoded.
     ///
     /// # Panics
-    /// When there are not so many.
+    /// When there are fewer.
     pub fn block<'b>(&'b self, start: usize, buffer: &'b mut [f32]) -> &'b [f32] {
         if let Some(all) = self.as_f32() {
             return &all[start..start + buffer.len()];
@@ -230,8 +230,8 @@ impl<'a> Elements<'a> {
         }
     }
 
-    /// Refuses a packed matrix with the code 3, which no packer writes. Blocks of GGML's stand for what its own decoders
-    /// make of them, and are not refused; [`Elements::codes`] has no word for theirs either.
+    /// Refuses a packed matrix with the code 3, which no packer writes. GGML's blocks mean whatever GGML's own decoders
+    /// make of them, and are not refused.
     ///
     /// # Errors
     /// `Damaged`, with the first such byte.
@@ -246,7 +246,7 @@ impl<'a> Elements<'a> {
     /// are none.
     ///
     /// # Errors
-    /// `Damaged` for the code 3, which stands for nothing.
+    /// `Damaged` for the code 3, which is not a ternary value.
     pub fn codes(&self) -> Result<Option<Vec<i8>>> {
         let mut codes = vec![0; self.len];
         match (&self.encoding, self.dtype) {
@@ -324,7 +324,7 @@ fn plain(dtype: DType) -> Result<(Encoding, usize)> {
     };
     encoding
         .zip(number.element_size())
-        .ok_or_else(|| Error::unsupported(format!("{dtype} elements are named and not decoded")))
+        .ok_or_else(|| Error::unsupported(format!("{dtype} elements are listed but not decoded")))
 }
 
 fn lcm(a: usize, b: usize) -> usize {
@@ -345,7 +345,7 @@ pub(crate) fn in_chunks<T: Send>(
     let unit = CHUNK.div_ceil(block).saturating_mul(block);
     let chunk = |i: usize| work(i * unit..len.min((i + 1).saturating_mul(unit)));
     match len.div_ceil(unit) {
-        // Small tensors are many: a task for each would cost more than it brings.
+        // Small tensors are many: a task for each would cost more than it saves.
         0 | 1 => (len > 0).then(|| chunk(0)).into_iter().collect(),
         chunks => (0..chunks).into_par_iter().map(chunk).collect(),
     }
@@ -358,7 +358,7 @@ impl Checkpoint {
     /// Those of [`Checkpoint::tensor_bytes`]; `Unsupported` for sparse tensors, and for elements that are named and not
     /// decoded.
     pub fn elements<'a>(&'a self, tensor: &'a TensorInfo) -> Result<Elements<'a>> {
-        // Before its bytes, which may have to be inflated.
+        // Checked before its bytes are read, which may have to be inflated.
         refuse_sparse(tensor).map_err(|e| e.in_tensor(&tensor.name).in_file(&self.path))?;
         self.elements_in(tensor, self.tensor_bytes(tensor)?)
     }
@@ -422,10 +422,9 @@ impl Checkpoint {
 
 fn refuse_sparse(tensor: &TensorInfo) -> Result<()> {
     match &tensor.sparse {
-        Some(sparse) => Err(Error::unsupported(format!(
-            "elements of a sparse tensor ({}) are not spread out",
-            sparse.layout
-        ))),
+        Some(sparse) => {
+            Err(Error::unsupported(format!("a sparse tensor ({}) has not been made dense", sparse.layout)))
+        }
         None => Ok(()),
     }
 }

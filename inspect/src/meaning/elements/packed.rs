@@ -14,7 +14,7 @@ pub(super) struct Packed {
 }
 
 impl Packed {
-    /// A matrix without a scale is its codes.
+    /// A matrix without a scale has its codes as elements.
     pub fn new(packing: TernaryPacking, shape: &[usize], scale: Option<f32>) -> Self {
         Packed { packing, shape: shape.to_vec(), scale: scale.unwrap_or(1.0) }
     }

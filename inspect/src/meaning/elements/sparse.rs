@@ -1,5 +1,5 @@
-//! Sparse tensors spread out, where that is asked for: many formats have none, and what a layer multiplies with is the
-//! dense matrix.
+//! Sparse tensors made dense on request: many formats have no sparse ones, and a layer multiplies with the dense
+//! matrix.
 
 use std::borrow::Cow;
 
@@ -7,7 +7,7 @@ use crate::checkpoint::Checkpoint;
 use crate::tensor::{Sparse, SparseLayout, TensorInfo};
 use crate::{Error, Result};
 
-/// A sparse tensor may be this many times larger than its listed elements when spread out.
+/// A sparse tensor may be this many times larger than its listed elements when it is made dense.
 const MAX_EXPANSION: u64 = 4096;
 const FREE_ELEMENTS: u64 = 1 << 20;
 
@@ -17,8 +17,8 @@ impl Checkpoint {
     ///
     /// # Errors
     /// Those of [`Checkpoint::tensor_bytes`]. Of a sparse tensor: `Damaged` for indices that do not fit the shape;
-    /// `Unsupported` for what would be out of all proportion to the file, for elements listed more than once, which PyTorch
-    /// adds up in an order of its own, and for other layouts.
+    /// `Unsupported` for what would be out of all proportion to the file, for elements listed more than once, which
+    /// PyTorch adds up in an order of its own, and for other layouts.
     pub fn spread<'a>(&'a self, tensor: &'a TensorInfo) -> Result<Cow<'a, [u8]>> {
         match &tensor.sparse {
             None => self.tensor_bytes(tensor),
@@ -35,12 +35,12 @@ fn spread_inner(source: &Checkpoint, tensor: &TensorInfo, sparse: &Sparse) -> Re
     if tensor.numel() == 0 {
         return match listed {
             0 => Ok(Vec::new()),
-            _ => Err(Error::damaged("an index of it is out of range")),
+            _ => Err(Error::damaged("one of its indices is out of range")),
         };
     }
     if tensor.numel() > FREE_ELEMENTS && tensor.numel() / MAX_EXPANSION > listed {
         return Err(Error::unsupported(format!(
-            "{listed} listed elements would be spread out to {}",
+            "its {listed} stored elements would become {} dense ones, which is too many",
             tensor.numel()
         )));
     }
@@ -51,14 +51,14 @@ fn spread_inner(source: &Checkpoint, tensor: &TensorInfo, sparse: &Sparse) -> Re
         let from = values.get(nth * size..(nth + 1) * size);
         match to.zip(from) {
             Some((to, from)) => to.copy_from_slice(from),
-            None => return Err(Error::damaged("an index of it is out of range")),
+            None => return Err(Error::damaged("one of its indices is out of range")),
         }
         Ok(())
     };
     let index = |tensor: &TensorInfo| -> Result<Vec<usize>> {
         tensor.check_expansion()?;
         let view = source.view::<i64>(tensor)?;
-        let wrong = || Error::damaged("an index of it is negative");
+        let wrong = || Error::damaged("one of its indices is negative");
         view.iter().map(|&i| usize::try_from(i).map_err(|_| wrong())).collect()
     };
     match (&sparse.layout, sparse.indices.as_slice(), tensor.shape.as_slice()) {
@@ -72,7 +72,7 @@ fn spread_inner(source: &Checkpoint, tensor: &TensorInfo, sparse: &Sparse) -> Re
             for (axis, &dim) in shape.iter().enumerate() {
                 for (place, &at) in places.iter_mut().zip(&axes[axis * n..][..n]) {
                     if at >= dim {
-                        return Err(Error::damaged("an index of it is out of range"));
+                        return Err(Error::damaged("one of its indices is out of range"));
                     }
                     *place = *place * dim + at;
                 }
@@ -98,7 +98,7 @@ fn spread_inner(source: &Checkpoint, tensor: &TensorInfo, sparse: &Sparse) -> Re
             for (line, run) in starts.windows(2).enumerate() {
                 for (nth, &at) in plain.iter().enumerate().take(run[1]).skip(run[0]) {
                     let seen = line_of.get_mut(at);
-                    let seen = seen.ok_or_else(|| Error::damaged("an index of it is out of range"))?;
+                    let seen = seen.ok_or_else(|| Error::damaged("one of its indices is out of range"))?;
                     if std::mem::replace(seen, line) == line {
                         return Err(listed_twice());
                     }
@@ -108,7 +108,7 @@ fn spread_inner(source: &Checkpoint, tensor: &TensorInfo, sparse: &Sparse) -> Re
         }
         _ => {
             return Err(Error::unsupported(format!(
-                "a sparse tensor of layout {} and shape {:?} is not spread out",
+                "a sparse tensor of layout {} and shape {:?} cannot be made dense",
                 sparse.layout, tensor.shape
             )));
         }
@@ -118,7 +118,7 @@ fn spread_inner(source: &Checkpoint, tensor: &TensorInfo, sparse: &Sparse) -> Re
 
 fn listed_twice() -> Error {
     Error::unsupported(
-        "elements are listed more than once and would have to be added up: save what .coalesce() gives",
+        "it stores elements more than once, which would have to be added up: save its .coalesce() instead",
     )
 }
 
@@ -127,10 +127,10 @@ fn listed_twice() -> Error {
 pub(crate) fn lists_twice(source: &Checkpoint, tensor: &TensorInfo, sparse: &Sparse) -> Result<bool> {
     let Some(indices) = sparse.indices.first() else { return Ok(false) };
     let &[dims, listed] = indices.shape.as_slice() else {
-        return Err(Error::damaged("its indices are no matrix"));
+        return Err(Error::damaged("its indices are not a matrix"));
     };
     if sparse.values.shape.first() != Some(&listed) {
-        return Err(Error::damaged("it has not as many indices as values"));
+        return Err(Error::damaged("it has different numbers of indices and values"));
     }
     // Without indices every value is the only element's.
     if dims == 0 {

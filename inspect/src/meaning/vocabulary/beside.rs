@@ -1,11 +1,11 @@
-//! The files beside a tokenizer that say which of its tokens have a role: tokenizer_config.json,
+//! The files next to a tokenizer that say which of its tokens have a role: tokenizer_config.json,
 //! special_tokens_map.json, config.json, generation_config.json, added_tokens.json, chat_template.jinja.
 
 use std::path::Path;
 
 use serde_json::Value as Json;
 
-use super::{ROLE_KEYS, Role, Token, TokenType, Vocabulary, read_file};
+use super::{ROLE_KEYS, Role, Token, TokenType, Vocabulary, Warning, read_file};
 use crate::{Error, Result};
 
 /// What those files hold; null where one is missing.
@@ -35,7 +35,7 @@ impl Beside {
         let json = |name: &str| -> Result<Json> {
             let Some(bytes) = file(name)? else { return Ok(Json::Null) };
             serde_json::from_slice(&bytes)
-                .map_err(|e| Error::damaged(format!("is no JSON: {e}")).in_file(&folder.join(name)))
+                .map_err(|e| Error::damaged(format!("is not valid JSON: {e}")).in_file(&folder.join(name)))
         };
         let template = file("chat_template.jinja")?;
         Ok(Beside {
@@ -57,7 +57,7 @@ impl Beside {
         })
     }
 
-    /// The id of the token with a role; of several the first.
+    /// The id of the token with a role; the first one if there are several.
     fn id(&self, role: &str) -> Option<u64> {
         let key = format!("{role}_token_id");
         [&self.config, &self.generation].into_iter().find_map(|file| {
@@ -76,16 +76,16 @@ impl Beside {
         let plain = self.added.as_object().into_iter().flatten();
         let plain = plain
             .filter_map(|(text, id)| Some(Added { id: id.as_u64()?, text: text.clone(), special: false }));
-        let told = self.tokenizer_config.get("added_tokens_decoder").and_then(Json::as_object);
-        let told = told.into_iter().flatten().filter_map(|(id, token)| {
+        let listed = self.tokenizer_config.get("added_tokens_decoder").and_then(Json::as_object);
+        let listed = listed.into_iter().flatten().filter_map(|(id, token)| {
             let special = token.get("special").and_then(Json::as_bool).unwrap_or(false);
             Some(Added { id: id.parse().ok()?, text: token.get("content")?.as_str()?.to_string(), special })
         });
-        plain.chain(told).collect()
+        plain.chain(listed).collect()
     }
 
     /// Gives roles to the tokens of `vocabulary`: as these files say, else as its `own` file does, else to those with a
-    /// usual text, which is said.
+    /// usual text, with a warning.
     pub fn settle(&self, vocabulary: &mut Vocabulary, own: &[(Role, Option<u64>)]) {
         const USUAL: [(Role, &[&str]); 4] = [
             (Role::Bos, &["<s>", "<|begin_of_text|>", "<bos>", "[BOS]", "<|startoftext|>", "<|endoftext|>"]),
@@ -117,21 +117,16 @@ impl Beside {
             let found = texts.iter().find_map(|text| find(vocabulary, text).filter(special));
             if let (Some(id), None) = (found, vocabulary.role(role)) {
                 let Token { text, .. } = &vocabulary.tokens[id as usize];
-                guessed.push(format!("{} {}", ROLE_KEYS[role as usize].1, String::from_utf8_lossy(text)));
+                guessed.push((role, String::from_utf8_lossy(text).into_owned()));
                 vocabulary.give(role, Some(id));
             }
         }
         if !guessed.is_empty() {
-            vocabulary.warnings.push(format!(
-                "no file beside the tokenizer says which tokens have a role; by their usual texts: {}",
-                guessed.join(", ")
-            ));
+            vocabulary.warnings.push(Warning::GuessedRoles(guessed));
         }
-        for (role, what) in [(Role::Bos, "begins"), (Role::Eos, "ends")] {
+        for role in [Role::Bos, Role::Eos] {
             if vocabulary.role(role).is_none() {
-                vocabulary.warnings.push(format!(
-                    "nothing says which token {what} a text; llama.cpp will take one of its own choice"
-                ));
+                vocabulary.warnings.push(Warning::NoRole(role));
             }
         }
         if let Some(template) = self.chat_template() {
@@ -140,13 +135,13 @@ impl Beside {
     }
 
     fn chat_template(&self) -> Option<&str> {
-        let told = self.tokenizer_config.get("chat_template");
+        let own = self.tokenizer_config.get("chat_template");
         let by_name = || {
             let named = |wanted: &str| {
-                told?.as_array()?.iter().find(|t| t.get("name").and_then(Json::as_str) == Some(wanted))
+                own?.as_array()?.iter().find(|t| t.get("name").and_then(Json::as_str) == Some(wanted))
             };
             named("default")?.get("template")?.as_str()
         };
-        self.template.as_deref().or_else(|| told?.as_str()).or_else(by_name)
+        self.template.as_deref().or_else(|| own?.as_str()).or_else(by_name)
     }
 }

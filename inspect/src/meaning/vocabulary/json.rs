@@ -1,5 +1,5 @@
 //! tokenizer.json of Hugging Face's tokenizers library: byte-level BPE (GPT-2 and after), and BPE on characters with
-//! byte fallback (Llama 2 and its kin), whose merges llama.cpp follows by scores.
+//! byte fallback (such as Llama 2), whose merges llama.cpp follows by scores.
 
 use std::collections::HashMap;
 
@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value as Json;
 
 use super::beside::Beside;
-use super::{LOW_SCORE, Role, Token, TokenType, Vocabulary, by_id, byte, pretokenizer};
+use super::{LOW_SCORE, Role, Token, TokenType, Vocabulary, Warning, by_id, byte, pretokenizer};
 use crate::gguf::Keys;
 use crate::{Error, Result};
 
@@ -82,18 +82,18 @@ pub(super) fn kind(step: &Json) -> &str {
 
 /// Reads a tokenizer.json.
 pub(super) fn read(bytes: &[u8], beside: &Beside) -> Result<Vocabulary> {
-    let wrong = |e: serde_json::Error| Error::damaged(format!("is no tokenizer.json: {e}"));
+    let wrong = |e: serde_json::Error| Error::damaged(format!("is not a tokenizer.json: {e}"));
     let file: File = serde_json::from_slice(bytes).map_err(wrong)?;
     let name = kind(&file.model);
     if !matches!(name, "BPE" | "") {
-        return Err(Error::unsupported(format!("its model is {name}; BPE is converted"))
-            .hint("a tokenizer.model of SentencePiece holds unigram models too"));
+        return Err(Error::unsupported(format!("its model is {name}; only BPE can be converted"))
+            .hint("unigram models are read from a SentencePiece tokenizer.model"));
     }
     let bpe: Bpe = Deserialize::deserialize(&file.model).map_err(wrong)?;
     let affix = [&bpe.continuing_subword_prefix, &bpe.end_of_word_suffix];
     if affix.into_iter().flatten().any(|text| !text.is_empty()) {
         return Err(Error::unsupported(
-            "it marks the insides or ends of words, which no GGUF tokenizer does",
+            "it marks the continuation or the end of words, which no GGUF tokenizer does",
         ));
     }
     let pairs: Vec<(&str, &str)> = bpe
@@ -101,7 +101,7 @@ pub(super) fn read(bytes: &[u8], beside: &Beside) -> Result<Vocabulary> {
         .iter()
         .map(Merge::pair)
         .collect::<Option<_>>()
-        .ok_or_else(|| Error::damaged("one of its merges is no pair of tokens"))?;
+        .ok_or_else(|| Error::damaged("one of its merges is not a pair of tokens"))?;
     let decoders = steps(&file.decoder, "decoders");
     let byte_level = |steps: &[&Json]| steps.iter().any(|step| kind(step) == "ByteLevel");
     if byte_level(&steps(&file.pre_tokenizer, "pretokenizers"))
@@ -112,7 +112,7 @@ pub(super) fn read(bytes: &[u8], beside: &Beside) -> Result<Vocabulary> {
         character_bpe(&file, &bpe, &pairs, beside)
     } else {
         Err(Error::unsupported(
-            "its BPE is neither byte-level nor has it byte fallback, so llama.cpp has no like of it",
+            "its BPE is neither byte-level nor has byte fallback, and llama.cpp has no equivalent",
         ))
     }
 }
@@ -127,9 +127,9 @@ fn byte_level_bpe(file: &File, bpe: &Bpe, pairs: &[(&str, &str)], beside: &Besid
     let (pre, mut warnings) = pretokenizer::name(&file.pre_tokenizer, bpe.ignore_merges);
     // llama.cpp normalizes nothing here. NFC changes only text that is not in that form already.
     let changed = steps(&file.normalizer, "normalizers").into_iter().map(kind).filter(|k| *k != "NFC");
-    let changed: Vec<&str> = changed.collect();
+    let changed: Vec<String> = changed.map(str::to_string).collect();
     if !changed.is_empty() {
-        warnings.push(format!("its normalizer ({}) has no like in llama.cpp", changed.join(", ")));
+        warnings.push(Warning::Normalizer(changed));
     }
     // A space would end the left token; byte-level vocabularies have Ġ for it.
     let merge =
@@ -182,16 +182,14 @@ fn character_bpe(file: &File, bpe: &Bpe, pairs: &[(&str, &str)], beside: &Beside
         (token.id, Token::new(token.content.as_str(), low, kind))
     });
     let own = std::mem::take(&mut tokens).into_iter().enumerate().map(|(id, token)| (id as u64, token));
-    // What the vocabulary left out is no token that an added one could contradict.
+    // Ids that the vocabulary leaves out may be taken by added tokens.
     let own = own.filter(|(_, token)| token.kind != TokenType::Unused);
     tokens = by_id(own.chain(extra))?;
     let mut keys = Keys::default();
     let (prefix, mut warnings) = space_prefix(file);
     keys.set("tokenizer.ggml.add_space_prefix", &prefix);
     if bpe.vocab.len() < 256 || (0..=255u8).any(|byte| !bpe.vocab.contains_key(&format!("<0x{byte:02X}>"))) {
-        warnings.push(
-            "it has not all 256 byte tokens; llama.cpp refuses text that needs the missing ones".into(),
-        );
+        warnings.push(Warning::MissingBytes);
     }
     let mut vocabulary = Vocabulary {
         model: "llama".into(),
@@ -210,14 +208,14 @@ fn character_bpe(file: &File, bpe: &Bpe, pairs: &[(&str, &str)], beside: &Beside
 }
 
 /// Whether a space is put before text: by a normalizer, or by the pre-tokenizer that replaced it.
-fn space_prefix(file: &File) -> (bool, Vec<String>) {
+fn space_prefix(file: &File) -> (bool, Vec<Warning>) {
     let mut prefix = false;
     let mut other = Vec::new();
     for step in steps(&file.normalizer, "normalizers") {
         match kind(step) {
             "Prepend" => prefix |= step.get("prepend").and_then(Json::as_str) == Some("▁"),
             "Replace" => {}
-            unknown => other.push(unknown),
+            unknown => other.push(unknown.to_string()),
         }
     }
     for step in steps(&file.pre_tokenizer, "pretokenizers") {
@@ -227,12 +225,10 @@ fn space_prefix(file: &File) -> (bool, Vec<String>) {
                 let older = step.get("add_prefix_space").and_then(Json::as_bool);
                 prefix |= scheme.map_or(older.unwrap_or(true), |s| s != "never");
             }
-            unknown => other.push(unknown),
+            unknown => other.push(unknown.to_string()),
         }
     }
-    let warning =
-        format!("its steps {} have no like in llama.cpp's SentencePiece tokenizer", other.join(", "));
-    (prefix, if other.is_empty() { Vec::new() } else { vec![warning] })
+    (prefix, if other.is_empty() { Vec::new() } else { vec![Warning::Steps(other)] })
 }
 
 /// Roles of tokens, and what is put around text: as the post-processor's template has it, else nothing.
@@ -242,11 +238,11 @@ fn settle(file: &File, bpe: &Bpe, beside: &Beside, vocabulary: &mut Vocabulary) 
         added.or_else(|| bpe.vocab.get(text).copied())
     };
     let (mut first, mut last) = (None, None);
-    let mut told = false;
+    let mut has_template = false;
     for step in steps(&file.post_processor, "processors") {
         match kind(step) {
             "TemplateProcessing" => {
-                told = true;
+                has_template = true;
                 let template = step.get("single").and_then(Json::as_array).map_or(&[][..], Vec::as_slice);
                 let special = |item: Option<&Json>| id_of(item?.get("SpecialToken")?.get("id")?.as_str()?);
                 if template.len() > 1 {
@@ -254,16 +250,16 @@ fn settle(file: &File, bpe: &Bpe, beside: &Beside, vocabulary: &mut Vocabulary) 
                 }
             }
             "RobertaProcessing" | "BertProcessing" => {
-                told = true;
+                has_template = true;
                 let token = |key: &str| id_of(step.get(key)?.get(0)?.as_str()?);
                 (first, last) = (token("cls"), token("sep"));
             }
             _ => {}
         }
     }
-    // Without a template this library puts nothing around text, whatever tokenizer_config.json says of it.
+    // Without a template this library puts nothing around text, even if tokenizer_config.json says otherwise.
     let byte_level = vocabulary.model == "gpt2";
-    if told || byte_level {
+    if has_template || byte_level {
         vocabulary.add("bos", first.is_some());
         vocabulary.add("eos", last.is_some());
     }

@@ -1,12 +1,14 @@
-//! Vocabularies as GGUF keys say them: read from tokenizer.json, SentencePiece's tokenizer.model or a GGUF file, so
-//! that llama.cpp gives the same ids to the same text. Its loader (`llama_vocab::impl::load`) says what the keys mean.
+//! Vocabularies in the form of GGUF keys: read from tokenizer.json, a SentencePiece tokenizer.model or a GGUF file, so
+//! that llama.cpp gives the same ids to the same text. Its loader (`llama_vocab::impl::load`) defines what the keys
+//! mean.
 //!
-//! Here tokenizers are read; text is cut into tokens elsewhere.
+//! Tokenizers are only read here; text is split into tokens elsewhere.
 
 mod beside;
 mod json;
 mod pretokenizer;
 mod sentencepiece;
+mod warning;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -16,14 +18,15 @@ use crate::gguf::{Header, Keys, MAGIC, ValueType};
 use crate::{Checkpoint, Error, ErrorKind, Result};
 use beside::Beside;
 pub use pretokenizer::{PreTokenizer, pre_tokenizer};
+pub use warning::Warning;
 
-/// What tokenizers are called in the folder of a model.
+/// File names of tokenizers in the folder of a model.
 pub const FILE_NAMES: [&str; 2] = ["tokenizer.json", "tokenizer.model"];
-/// Larger files are no tokenizer's. The largest in use take about 40 MB.
+/// Larger files are not tokenizers. The largest in use take about 40 MB.
 const LARGEST_FILE: u64 = 128 << 20;
 /// Ids without a token are filled up, this many at most.
 const MOST_GAPS: usize = 1 << 16;
-/// The score of a token that no merge makes, below that of every token that one makes.
+/// The score of a token that no merge produces, below those of all tokens that merges produce.
 const LOW_SCORE: f32 = -10_000.0;
 
 /// What a token is for, as `tokenizer.ggml.token_type` numbers it.
@@ -55,7 +58,7 @@ impl TokenType {
 pub struct Token {
     /// Its text; bytes, since those of SentencePiece need not be UTF-8.
     pub text: Vec<u8>,
-    /// Which merge comes first: the one that makes the token with the highest score. Of no meaning where
+    /// Order of merges: the one that makes the token with the highest score is first. Not used if
     /// [`Vocabulary::merges`] are listed.
     pub score: f32,
     /// What it is for.
@@ -68,13 +71,13 @@ impl Token {
         Token { text: text.into(), score, kind }
     }
 
-    /// What fills an id that has no token.
+    /// A filler for an id without a token.
     fn padding(id: usize) -> Self {
         Token::new(format!("[PAD{id}]"), LOW_SCORE, TokenType::Unused)
     }
 }
 
-/// What a token is there for, beside text.
+/// A token's special role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // their usual names
 #[non_exhaustive]
@@ -88,7 +91,7 @@ pub enum Role {
     Mask,
 }
 
-/// Each role, in order, with its name in Hugging Face's files and its key in GGUF (one of which is spelt so).
+/// Each role, in order, with its name in Hugging Face's files and its key in GGUF (one key really is misspelt).
 const ROLE_KEYS: [(Role, &str, &str); 7] = [
     (Role::Bos, "bos", "tokenizer.ggml.bos_token_id"),
     (Role::Eos, "eos", "tokenizer.ggml.eos_token_id"),
@@ -102,7 +105,7 @@ const ROLE_KEYS: [(Role, &str, &str); 7] = [
 const MERGES_KEY: &str = "tokenizer.ggml.merges";
 const CHARSMAP_KEY: &str = "tokenizer.ggml.precompiled_charsmap";
 const TRIMS_KEY: &str = "tokenizer.ggml.remove_extra_whitespaces";
-/// Keys that fields of [`Vocabulary`] say.
+/// Keys whose values are fields of [`Vocabulary`].
 const OWN_KEYS: [&str; 6] = [
     "tokenizer.ggml.model",
     "tokenizer.ggml.pre",
@@ -112,7 +115,7 @@ const OWN_KEYS: [&str; 6] = [
     MERGES_KEY,
 ];
 
-/// A vocabulary, and how text is cut into its tokens.
+/// A vocabulary, and how text is split into its tokens.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Vocabulary {
@@ -128,31 +131,31 @@ pub struct Vocabulary {
     pub merges: Option<Vec<String>>,
     /// Tokens with a role.
     pub roles: Vec<(Role, u32)>,
-    /// SentencePiece's `precompiled_charsmap`, which says how text is normalized; empty for as it is.
+    /// SentencePiece's `precompiled_charsmap`, which says how text is normalized; empty if it is not.
     pub charsmap: Vec<u8>,
     /// Whether SentencePiece drops spaces around text and all but one of those between words.
     pub trims: bool,
-    /// What is not said above: switches, the chat template, keys of another file.
+    /// Further keys: switches, the chat template, keys of another file.
     pub keys: Keys,
-    /// What the user should know.
-    pub warnings: Vec<String>,
+    /// What may differ in other programs.
+    pub warnings: Vec<Warning>,
 }
 
 impl Vocabulary {
     /// Reads the tokenizer at `path`: a tokenizer.json, a tokenizer.model, a GGUF file ([`FileKind::of`]), or a folder
-    /// that holds one of the first two. Files that stand beside it in its folder say which tokens have a role.
+    /// that contains one of the first two. Files next to it in its folder say which tokens have a role.
     ///
     /// # Errors
-    /// `Io`, `Damaged`, `Unsupported`; `NotFound` for a folder that holds none.
+    /// `Io`, `Damaged`, `Unsupported`; `NotFound` for a folder without a tokenizer.
     pub fn read(path: &Path) -> Result<Self> {
         if path.is_dir() {
-            let none = "holds neither tokenizer.json nor tokenizer.model";
+            let none = "contains neither tokenizer.json nor tokenizer.model";
             return Self::in_folder(path)?.ok_or_else(|| Error::new(ErrorKind::NotFound, none).in_file(path));
         }
         let beside = || Beside::read(path.parent().unwrap_or(Path::new("")));
         let vocabulary = match FileKind::of(path)? {
             FileKind::Gguf => {
-                let none = || Error::unsupported("has no tokenizer of its own").in_file(path);
+                let none = || Error::unsupported("has no embedded tokenizer").in_file(path);
                 return Self::embedded(&crate::open(path)?)?.ok_or_else(none);
             }
             FileKind::Json => json::read(&read_file(path)?, &beside()?),
@@ -194,7 +197,7 @@ impl Vocabulary {
     /// The vocabulary of a GGUF file.
     ///
     /// # Errors
-    /// `Unsupported` when it has none, `Damaged`.
+    /// `Unsupported` if it has none, `Damaged`.
     pub fn of_header(header: &Header<'_>) -> Result<Self> {
         if let Some(damage) = &header.damage {
             return Err(Error::from(damage));
@@ -203,7 +206,7 @@ impl Vocabulary {
         let (Some(model), Some(texts)) =
             (text("tokenizer.ggml.model"), header.strings("tokenizer.ggml.tokens"))
         else {
-            return Err(Error::unsupported("has no `tokenizer.ggml.model` and `tokenizer.ggml.tokens`"));
+            return Err(Error::unsupported("lacks `tokenizer.ggml.model` or `tokenizer.ggml.tokens`"));
         };
         let mut tokens: Vec<Token> =
             texts.map(|text| Token::new(text, LOW_SCORE, TokenType::Normal)).collect();
@@ -211,7 +214,10 @@ impl Vocabulary {
         let types = header.integers("tokenizer.ggml.token_type");
         let lengths = [scores.as_ref().map(Vec::len), types.as_ref().map(Vec::len)];
         if lengths.iter().flatten().any(|len| *len != tokens.len()) {
-            return Err(Error::damaged(format!("{} tokens have {lengths:?} scores and types", tokens.len())));
+            return Err(Error::damaged(format!(
+                "there are {} tokens, but {lengths:?} scores and types",
+                tokens.len()
+            )));
         }
         for (token, score) in tokens.iter_mut().zip(scores.iter().flatten()) {
             token.score = *score;
@@ -224,7 +230,7 @@ impl Vocabulary {
             Some(merges) => {
                 let strings = merges.as_array().filter(|m| m.element_type() == ValueType::String);
                 let merges = strings.and_then(|m| m.iter().map(|v| v.to_text()).collect());
-                let wrong = || Error::damaged(format!("`{MERGES_KEY}` are no strings"));
+                let wrong = || Error::damaged(format!("`{MERGES_KEY}` are not strings"));
                 Some(merges.ok_or_else(wrong)?)
             }
         };
@@ -258,8 +264,8 @@ impl Vocabulary {
         Ok(vocabulary)
     }
 
-    /// The vocabulary of a tokenizer of `model`'s kind that lies in `folder`, whose other files say which of its tokens,
-    /// given with their ids in any order, have a role.
+    /// The vocabulary of a tokenizer of `model`'s kind that lies in `folder`, whose other files say which of its
+    /// tokens, given with their ids in any order, have a role.
     ///
     /// # Errors
     /// `Damaged` when ids contradict each other or leave large gaps, or when a file of the folder is no JSON; `Io`.
@@ -284,7 +290,7 @@ impl Vocabulary {
         Ok(vocabulary)
     }
 
-    /// Makes at least as many tokens as the embedding has rows.
+    /// Adds tokens until there are as many as the embedding has rows.
     ///
     /// # Errors
     /// `Unsupported` for more rows without a token than any vocabulary is padded with.
@@ -292,19 +298,17 @@ impl Vocabulary {
         let count = self.tokens.len();
         if rows.saturating_sub(count) > MOST_GAPS {
             return Err(Error::unsupported(format!(
-                "the tokenizer has {count} tokens and the embedding {rows} rows, so it is another model's"
+                "the tokenizer has {count} tokens and the embedding {rows} rows, so it belongs to another model"
             )));
         }
         if count < rows {
-            self.warnings.push(format!(
-                "the tokenizer has {count} tokens and the embedding {rows} rows; the rest are called [PAD{count}] and so on"
-            ));
+            self.warnings.push(Warning::Padded { tokens: count, rows });
             self.tokens.extend((count..rows).map(Token::padding));
         }
         Ok(())
     }
 
-    /// The keys that say it.
+    /// Its GGUF keys.
     pub fn to_keys(&self) -> Keys {
         let mut keys = Keys::default();
         keys.set("tokenizer.ggml.model", self.model.as_str());
@@ -361,7 +365,7 @@ pub enum FileKind {
 }
 
 impl FileKind {
-    /// What the file at `path` begins like; one whose name ends in `.json` and that is no GGUF file is taken for JSON.
+    /// The kind of the file at `path`, by its first bytes; if it is not GGUF and its name ends in `.json`, JSON.
     ///
     /// # Errors
     /// Those of [`open_file`].
@@ -383,11 +387,11 @@ impl FileKind {
 /// would be waited for without end.
 ///
 /// # Errors
-/// `Io`; `Unsupported` for what is no regular file.
+/// `Io`; `Unsupported` for anything but a regular file.
 pub fn open_file(path: &Path) -> Result<File> {
     let io = |e: io::Error| Error::io(path, &e);
     if !std::fs::metadata(path).map_err(io)?.is_file() {
-        let what = "is no regular file, and a tokenizer is not read from pipes and devices";
+        let what = "is not a regular file; a tokenizer cannot be read from a pipe or device";
         return Err(Error::unsupported(what).in_file(path).hint("copy it into a file first"));
     }
     File::open(path).map_err(io)
@@ -396,19 +400,19 @@ pub fn open_file(path: &Path) -> Result<File> {
 /// The bytes of a file that may be a tokenizer.
 ///
 /// # Errors
-/// `Io`; `Unsupported` for more than a tokenizer has, such as what a device gives.
+/// `Io`; `Unsupported` for files larger than any tokenizer, such as devices.
 pub fn read_file(path: &Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut file = open_file(path)?.take(LARGEST_FILE + 1);
     file.read_to_end(&mut bytes).map_err(|e| Error::io(path, &e))?;
     if bytes.len() as u64 > LARGEST_FILE {
-        let what = format!("more than {LARGEST_FILE} bytes are too many for a tokenizer");
+        let what = format!("is larger than {LARGEST_FILE} bytes, which is too much for a tokenizer");
         return Err(Error::unsupported(what).in_file(path));
     }
     Ok(bytes)
 }
 
-/// The byte that a token such as `<0x0A>` stands for.
+/// The byte of a token such as `<0x0A>`.
 pub fn byte(text: &[u8]) -> Option<u8> {
     let hex = text.strip_prefix(b"<0x")?.strip_suffix(b">")?;
     let hex = std::str::from_utf8(hex).ok().filter(|hex| hex.len() == 2)?;

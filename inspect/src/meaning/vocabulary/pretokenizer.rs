@@ -1,12 +1,14 @@
-//! llama.cpp knows pre-tokenizers by name. Its own converter tells them by the hash of what a tokenizer makes of a test
-//! text; here they are told by what tokenizer.json says they do, which is the same for every vocabulary trained with one.
+//! llama.cpp knows pre-tokenizers by name. Its own converter identifies them by the hash of a tokenizer's output for a
+//! test text; here they are recognised by what tokenizer.json says they do, which is the same for every vocabulary
+//! trained with one.
 //!
 //! The other way, a GGUF file's name gives the patterns that its text is split by.
 //!
-//! The patterns are those that tokenizer.json files have, as `llm_tokenizer_bpe` of llama.cpp notes beside its own.
+//! The patterns are those of tokenizer.json files, which `llm_tokenizer_bpe` of llama.cpp notes next to its own.
 
 use serde_json::Value as Json;
 
+use super::Warning;
 use super::json::{kind, steps};
 
 /// One step of a pre-tokenizer.
@@ -16,7 +18,7 @@ enum Step<'j> {
     Split(&'j str),
     /// GPT-2's pattern, which the byte-level step brings along.
     Gpt2,
-    /// Every digit by itself.
+    /// Every digit on its own.
     Digits,
     /// Runs of digits.
     DigitRuns,
@@ -47,7 +49,7 @@ const BLOOM: &str = r" ?[^(\s|.,!?…。，、।۔،)]+";
 pub struct PreTokenizer {
     /// Each splits what the ones before it left into what it matches and what lies between.
     pub patterns: &'static [&'static str],
-    /// Whether a piece that is a token is taken as it is, however it would be merged.
+    /// Whether a piece that is a token is taken whole, without applying merges.
     pub whole_words: bool,
 }
 
@@ -85,7 +87,7 @@ pub fn pre_tokenizer(name: &str) -> Option<PreTokenizer> {
 
 /// llama.cpp's name for `pre_tokenizer`, and what the user should know. `ignore_merges` says that a word which is a
 /// token needs no merges, a part of the pre-tokenizer's name in llama.cpp.
-pub(super) fn name(pre_tokenizer: &Json, ignore_merges: Option<bool>) -> (&'static str, Vec<String>) {
+pub(super) fn name(pre_tokenizer: &Json, ignore_merges: Option<bool>) -> (&'static str, Vec<Warning>) {
     let whole_words = ignore_merges.unwrap_or(false);
     let found = listed(pre_tokenizer).and_then(|(steps, prefix)| {
         let name = match steps.as_slice() {
@@ -105,19 +107,14 @@ pub(super) fn name(pre_tokenizer: &Json, ignore_merges: Option<bool>) -> (&'stat
         Some((name, prefix))
     });
     let Some(((name, ignores), prefix)) = found else {
-        return (
-            "default",
-            vec!["its pre-tokenizer is none that llama.cpp is known to have: `default` is written, and other ids may come out than in training".into()],
-        );
+        return ("default", vec![Warning::UnknownPreTokenizer]);
     };
     let mut warnings = Vec::new();
     if ignores != whole_words {
-        let how =
-            if whole_words { "takes words that are tokens whole" } else { "builds every word by merges" };
-        warnings.push(format!("it {how}, which llama.cpp's `{name}` does not"));
+        warnings.push(Warning::WholeWords { here: whole_words, name });
     }
     if prefix {
-        warnings.push("it puts a space before text, which llama.cpp does not for this kind".into());
+        warnings.push(Warning::SpaceBeforeText);
     }
     (name, warnings)
 }
@@ -166,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn pre_tokenizers_are_told_by_what_they_do() {
+    fn pre_tokenizers_are_recognised_by_what_they_do() {
         let byte_level =
             |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "use_regex": regex});
         let split = |pattern: &str| {

@@ -9,7 +9,7 @@
 //! ```
 
 use super::beside::Beside;
-use super::{CHARSMAP_KEY, LOW_SCORE, Role, TRIMS_KEY, Token, TokenType, Vocabulary, by_id};
+use super::{CHARSMAP_KEY, LOW_SCORE, Role, TRIMS_KEY, Token, TokenType, Vocabulary, Warning, by_id};
 use crate::gguf::Keys;
 use crate::{Error, Result};
 
@@ -51,9 +51,9 @@ impl<'a> Message<'a> {
     }
 
     fn error(&self, what: &str) -> Error {
-        Error::damaged(format!("is no SentencePiece model: {what}"))
+        Error::damaged(format!("is not a SentencePiece model: {what}"))
             .at((self.origin + self.at) as u64)
-            .hint("a tokenizer is a tokenizer.json, a tokenizer.model of SentencePiece, or a GGUF file")
+            .hint("a tokenizer is a tokenizer.json, a SentencePiece tokenizer.model, or a GGUF file")
     }
 
     fn varint(&mut self) -> Result<u64> {
@@ -137,7 +137,7 @@ pub(super) fn read(bytes: &[u8], beside: &Beside) -> Result<Vocabulary> {
                         (3, Some(kind @ (1 | 2))) => unigram = kind == 1,
                         (3, _) => {
                             return Err(Error::unsupported(
-                                "its model is of words or characters; BPE and unigram are converted",
+                                "it is a word or character model; only BPE and unigram models can be converted",
                             ));
                         }
                         // -1, an id that there is not, is a number out of range here.
@@ -187,16 +187,12 @@ pub(super) fn read(bytes: &[u8], beside: &Beside) -> Result<Vocabulary> {
     let roles = roles.map(|(role, id)| (role, id.filter(|id| is_special(&vocabulary, *id))));
     beside.settle(&mut vocabulary, &roles);
     if !unigram && !charsmap.is_empty() {
-        vocabulary.warnings.push(
-            "it normalizes text, which llama.cpp does not for this kind: text that is not in that form gets other ids".into(),
-        );
+        vocabulary.warnings.push(Warning::Normalizes);
     }
     if unigram && vocabulary.tokens.iter().any(|t| t.kind == TokenType::Byte) {
-        vocabulary.warnings.push(
-            "it has tokens for bytes, which llama.cpp does not fall back to for this kind: characters without a token become unknown".into(),
-        );
+        vocabulary.warnings.push(Warning::ByteFallback);
     }
-    // Without a word from Hugging Face's files, SentencePiece's users put the beginning there and no end.
+    // If Hugging Face's files say nothing, users of SentencePiece add the beginning token and no end token.
     vocabulary.add("bos", !unigram);
     vocabulary.add("eos", unigram);
     Ok(vocabulary)
@@ -207,12 +203,12 @@ fn is_special(vocabulary: &Vocabulary, id: u64) -> bool {
     token.is_some_and(|t| matches!(t.kind, TokenType::Unknown | TokenType::Control))
 }
 
-/// Tokens that other files add, or call otherwise.
+/// Tokens that other files add or rename.
 fn add(vocabulary: &mut Vocabulary, beside: &Beside) -> Result<()> {
     let mut extra = Vec::new();
     for added in beside.added() {
         let kind = if added.special { TokenType::Control } else { TokenType::UserDefined };
-        // llama.cpp finds added tokens in text that has its spaces still.
+        // llama.cpp looks for added tokens in text before its spaces are replaced.
         let text = if added.special { added.text } else { added.text.replace('▁', " ") };
         let known = usize::try_from(added.id).ok().and_then(|id| vocabulary.tokens.get_mut(id));
         match known {
@@ -221,7 +217,7 @@ fn add(vocabulary: &mut Vocabulary, beside: &Beside) -> Result<()> {
             None => extra.push((added.id, Token::new(text, LOW_SCORE, kind))),
         }
     }
-    // The last word on an id counts, as with those the model has itself.
+    // The last entry for an id counts, as for the model's own tokens.
     let mut last = std::collections::BTreeMap::new();
     extra.into_iter().for_each(|(id, token)| {
         last.insert(id, token);

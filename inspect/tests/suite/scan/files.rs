@@ -13,7 +13,7 @@ use ckpt_kit::zip::{Entry, entry, zip};
 pub struct File {
     pub name: &'static str,
     pub bytes: Vec<u8>,
-    /// What it tries, or what it is.
+    /// What it tries, or its contents.
     pub about: &'static str,
     pub malicious: bool,
 }
@@ -85,8 +85,8 @@ fn joblib_objects(objects: &[u8]) -> Vec<u8> {
     [&joblib_array("O8", 1)[..], objects, b"s"].concat()
 }
 
-/// An array of joblib's whose wrapper `make` makes, whose bytes swallow the call after it for who takes them for
-/// opcodes.
+/// An array of joblib whose wrapper comes from `make`, and whose bytes hide the call after them from readers that take
+/// them for opcodes.
 fn joblib_swallows(make: &[u8], shape: &[u8], size: i32) -> Vec<u8> {
     let call = [&b"0"[..], &bare()].concat();
     [
@@ -448,7 +448,7 @@ fn p3(body: &[&[u8]]) -> Vec<u8> {
     pickle(3, &body.concat())
 }
 
-/// A pickle of protocol 0, which has no first bytes to be known by.
+/// A pickle of protocol 0, which has no magic bytes.
 fn bare() -> Vec<u8> {
     b"cposix\nsystem\n(S'id'\ntR.".to_vec()
 }
@@ -466,7 +466,7 @@ fn encoded(bytes: &[u8]) -> Vec<u8> {
     [&global("_codecs", "encode")[..], b"X", &length, text.as_bytes(), b"X\x06\0\0\0latin1\x86R"].concat()
 }
 
-/// Loaders that harmless callables are handed, and bytes that calls make.
+/// Loaders that are passed to harmless callables, and bytes that calls make.
 fn handed_on() -> Vec<File> {
     let load = global("torch.storage", "_load_from_bytes");
     let int = global("builtins", "int");

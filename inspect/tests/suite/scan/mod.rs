@@ -1,4 +1,4 @@
-//! The scanner on files assembled opcode by opcode, on every fixture, on mutations, and beside other scanners.
+//! The scanner on files assembled opcode by opcode, on every fixture, on mutations, and compared with other scanners.
 
 mod files;
 
@@ -45,7 +45,7 @@ fn every_malicious_file_is_found_and_no_benign_one() {
 fn what_runs_code_is_dangerous_wherever_it_is() {
     for file in files::all().iter().filter(|f| f.malicious) {
         let runs = file.bytes.windows(12).any(|w| w == b"posix\nsystem" || w == b"os\nsystem\n(S");
-        // Where an array ends that nobody can measure, nothing behind it can be told.
+        // If the size of an array is unknown, nothing after it can be scanned.
         let hidden = matches!(file.name, "array-of-no-size.pkl" | "array-resized.pkl");
         let plain = !hidden && !file.name.contains("safetensors") && !file.name.contains("gz");
         if runs && plain {
@@ -155,7 +155,7 @@ fn no_fixture_but_the_malicious_one_is_suspected() {
         assert_eq!(scan.unreadable.is_some(), damaged, "{name}: {:?}", scan.unreadable);
     }
     assert!(count >= 35, "{count}");
-    // Classes of a script are on no list, and are told to be unknown; the rest of these files is harmless.
+    // Classes of a script are on no list, and are reported as unknown; the rest of these files is harmless.
     for name in [
         "special.pt",
         "arrays-p2.pkl",
@@ -227,8 +227,8 @@ proptest! {
     }
 }
 
-/// What picklescan and fickling say of the set, and the table of docs/scan.md. Needs a Python that has both, named by
-/// CKPT_PEERS_PYTHON; without one the test says that it skips, or fails where CKPT_REQUIRE_PEERS=1.
+/// What picklescan and fickling say about the set, and the table of docs/scan.md. Needs a Python that has both, named
+/// by CKPT_PEERS_PYTHON; without one the test says that it skips, or fails where CKPT_REQUIRE_PEERS=1.
 #[test]
 fn whatever_other_scanners_find_is_found() {
     let Some(python) = peers::python(&["picklescan", "fickling"]) else { return };
@@ -255,7 +255,7 @@ fn whatever_other_scanners_find_is_found() {
     }
     let page = std::fs::read_to_string(root().join("docs/scan.md")).unwrap();
     let named = |name: &str| format!("{name} {}", peers["versions"][name].as_str().unwrap());
-    // Of other versions the table says nothing.
+    // The table says nothing about other versions.
     let measured = ["picklescan", "fickling"].iter().all(|name| page.contains(&named(name)));
     if measured && !page.contains(&table) {
         let made = root().join("target/scan-table.md");

@@ -1,13 +1,13 @@
-//! The blocks of GGML's quantized types, a file each: as `ggml-common.h` lays them out, with the decoder and, but for
-//! Q8_K, which no file has, the encoder. Every block is made of bytes alone, so a slice of them is a view of any byte
-//! slice; words are little-endian.
+//! The blocks of GGML's quantized types, one file per type: laid out as in `ggml-common.h`, with the decoder and the
+//! encoder (Q8_K, which no file uses, has no encoder). Every block consists of bytes alone, so any byte slice can be
+//! viewed as a slice of blocks; words are little-endian.
 //!
 //! Decoders and encoders follow `ggml-quants.c` operation by operation in f32, so results are the same bits.
 
 use bytemuck::Pod;
 use half::f16;
 
-/// Declares the struct of a block: it has the bytes that a file has, and never more.
+/// Declares the struct of a block: it has exactly the bytes of the file, without padding.
 macro_rules! block {
     ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* }) => {
         $(#[$doc])*
@@ -52,40 +52,41 @@ pub use tq2_0::Tq2_0;
 /// Elements of the largest block.
 pub const LARGEST: usize = 256;
 
-/// How far a block's elements may be from the values that it was made of.
+/// How far a block's elements may be from the values that it encodes.
 ///
-/// For the formats with one scale a block it follows from how they round: half a step of the grid, a whole one where a
-/// symmetric grid ends a step short on one side. For the K formats, whose scales are searched for and rounded to 4 or 6
-/// bits themselves, no such bound is known: theirs is what no block of these encoders has been seen to exceed, from
-/// noise, outliers, ramps, and one-sided blocks, with a fifth to spare. A block that exceeds it is damaged or was made by
-/// no sensible encoder.
+/// For the formats with one scale per block it follows from how they round: half a step of the grid, a whole one where
+/// a symmetric grid ends a step short on one side. For the K formats, whose scales are searched for and rounded to 4 or
+/// 6 bits themselves, no such bound is known: theirs is the largest error seen in blocks of these encoders, from noise,
+/// outliers, ramps, and one-sided blocks, plus a margin of a fifth. A block that exceeds it is damaged, or was not made
+/// by a sensible encoder.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Loss {
-    /// A share of the block's largest magnitude.
+    /// The largest error, as a share of the block's largest magnitude.
     pub share: f64,
-    /// How many levels an error in its f16 scale is multiplied by at most.
+    /// The largest number of levels, which multiplies an error in its f16 scale.
     pub levels: f64,
 }
 
 /// A block of `N` elements.
 pub trait Block<const N: usize>: Pod {
-    /// How far it may be from the values it was made of; `None` for ternary blocks, whose codes are compared instead.
+    /// How far its elements may be from the values it encodes; `None` for ternary blocks, whose codes are compared
+    /// instead.
     const LOSS: Option<Loss>;
 
-    /// The elements it stands for.
+    /// Writes its elements to `out`.
     fn decode(&self, out: &mut [f32; N]);
 }
 
 /// A block whose elements are -1, 0 or +1 times its scale.
 pub trait TernaryBlock: Block<256> {
-    /// The codes of its elements; bits that are no code give 2.
+    /// The codes of its elements; the invalid code 3 gives 2.
     fn codes(&self, out: &mut [i8; 256]);
 }
 
-/// A block that is made from values.
+/// A block that values can be encoded to.
 pub trait Encode<const N: usize>: Pod {
-    /// The block that is nearest by GGML's rule.
+    /// The block for `values` by GGML's rule.
     fn encode(values: &[f32; N]) -> Self;
 }
 
@@ -95,23 +96,24 @@ pub trait Pack<const N: usize>: Pod {
     fn pack(codes: &[u8; N], scale: f32) -> Self;
 }
 
-/// What makes a value's code in the ternary types.
+/// How values become codes in the ternary types.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Codes {
-    /// Each block by itself, as llama.cpp does: its largest magnitude is the scale, and half of it rounds away from
+    /// Each block on its own, as llama.cpp does: its largest magnitude is the scale, and half of it rounds away from
     /// zero.
     ByBlock,
-    /// By one scale for the whole matrix: the code is the sign of what is larger in magnitude than `line`, else 0.
+    /// One scale for the whole matrix: the code is the sign of values larger in magnitude than `line`, else 0.
     Whole {
         /// The largest magnitude whose code is 0.
         line: f32,
-        /// What codes are multiplied by. A block without a nonzero code has the scale 0, as llama.cpp gives it.
+        /// The factor of codes. A block without a nonzero code has the scale 0, as in llama.cpp.
         scale: f32,
     },
 }
 
-/// Fills `out`, room for as many blocks as `values` fill, with them. For callers to compile for the processor's vectors.
+/// Encodes `values` to the blocks of `out`, which has room for all of them. For callers to compile for the processor's
+/// vectors.
 #[inline(always)]
 pub fn encode<const N: usize, B: Encode<N>>(values: &[f32], out: &mut [u8]) {
     let out: &mut [B] = bytemuck::cast_slice_mut(out);
@@ -120,7 +122,7 @@ pub fn encode<const N: usize, B: Encode<N>>(values: &[f32], out: &mut [u8]) {
     }
 }
 
-/// [`encode`] for ternary blocks, whose codes are told by `rule`.
+/// [`encode`] for ternary blocks, whose codes follow from `rule`.
 #[inline(always)]
 pub fn encode_ternary<const N: usize, B: Pack<N>>(rule: Codes, values: &[f32], out: &mut [u8]) {
     let out: &mut [B] = bytemuck::cast_slice_mut(out);

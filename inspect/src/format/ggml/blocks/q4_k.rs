@@ -42,7 +42,7 @@ impl Block<256> for Q4K {
     }
 }
 
-/// What blocks of 8 groups with scales and mins of 6 bits are made of.
+/// The parts of blocks of 8 groups with scales and mins of 6 bits.
 pub(super) struct Groups {
     pub d: [u8; 2],
     pub dmin: [u8; 2],
@@ -51,7 +51,7 @@ pub(super) struct Groups {
 }
 
 impl Groups {
-    /// Those of `values`.
+    /// The parts for `values`.
     #[inline(always)]
     pub fn of(values: &[f32; 256], grid: &Grid) -> Groups {
         let groups = values.as_chunks::<32>().0;

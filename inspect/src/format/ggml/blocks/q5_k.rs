@@ -3,7 +3,8 @@ use super::search::Grid;
 use super::{Block, Encode, Loss, from_half};
 
 block! {
-    /// 256 elements d * scale * q - dmin * min in 8 groups of 32, 5 bits each: the low four in the order of [`super::Q4K`].
+    /// 256 elements d * scale * q - dmin * min in 8 groups of 32, 5 bits each: the low four in the order of
+    /// [`super::Q4K`].
     Q5K {
         /// Scale of the scales, f16.
         d: [u8; 2],

@@ -27,7 +27,8 @@ impl Encode<32> for Q8_0 {
         let factor = inverse(d);
         let mut qs = [0; 32];
         for i in 0..32 {
-            // Halves round away from zero: adding what is next below a half and cutting does so, and nothing else.
+            // Halves round away from zero: exactly this results from adding the number just below a half, and
+            // truncating.
             let q = (values[i] * factor).clamp(-127.0, 127.0);
             let whole = (q + JUST_BELOW_HALF.copysign(q)).trunc();
             // Here the last bits of an f32 are those of the integer it holds.

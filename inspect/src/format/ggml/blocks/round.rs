@@ -1,4 +1,4 @@
-//! What encoders round by.
+//! Rounding that encoders share.
 
 /// 1 / d, and 0 for 0.
 #[inline(always)]
@@ -38,7 +38,7 @@ pub fn range(values: &[f32; 32]) -> (f32, f32) {
     })
 }
 
-/// Quants 0 to `most` of values times `factor` plus `shift`, cut to integers.
+/// Quants 0 to `most`: values times `factor` plus `shift`, truncated to integers.
 #[inline(always)]
 pub fn cut(values: &[f32; 32], factor: f32, shift: f32, most: u8) -> [u8; 32] {
     values.map(|x| ((x * factor + shift) as u8).min(most))

@@ -1,24 +1,26 @@
-//! How the K types find their scales: by weighted least squares, from a few roundings of a group's values. The sums run in
-//! the order of `ggml-quants.c`, so that blocks have the bytes that llama.cpp gives them without an importance matrix.
+//! How the K types find their scales: by weighted least squares over a few candidate roundings of a group's values.
+//! Sums run in the order of `ggml-quants.c`, so that blocks have the same bytes as llama.cpp's without an importance
+//! matrix.
 
 /// Groups whose magnitudes are all below it are zero.
 pub(super) const NOTHING: f32 = 1e-15;
 
-/// The nearest integer, of halves the even one, for magnitudes below 2²²; others, and NaN, give some integer of 23 bits.
+/// The nearest integer, with ties to even, for magnitudes below 2²²; other values, and NaN, give some integer of 23
+/// bits.
 #[inline(always)]
 pub(super) fn nearest(x: f32) -> i32 {
     const SHIFT: f32 = 1.5 * (1 << 23) as f32;
     ((x + SHIFT).to_bits() & 0x7f_ffff) as i32 - 0x40_0000
 }
 
-/// Codes of a group, and the scale (and what is subtracted) that make them its values again.
+/// The codes of a group, with the scale (and the offset to subtract) that decode them.
 pub(super) struct Fit<const N: usize> {
     pub codes: [u8; N],
     pub scale: f32,
     pub min: f32,
 }
 
-/// What [`affine`] tries.
+/// The candidates that [`affine`] tries.
 pub(super) struct Grid {
     /// The largest code.
     pub most: u8,
@@ -26,7 +28,7 @@ pub(super) struct Grid {
     pub first: f32,
     pub step: f32,
     pub steps: u8,
-    /// What is summed, by weight, of the differences.
+    /// The error of one difference, which is summed by weight.
     pub error: fn(f32) -> f32,
 }
 
@@ -64,7 +66,7 @@ pub(super) fn affine<const N: usize>(values: &[f32; N], weights: &[f32; N], grid
     let mut fit = Fit { codes: rounded(inverse, low), scale: 1.0 / inverse, min: 0.0 };
     let mut least = error_of(&fit.codes, fit.scale, low);
     for i in 0..=grid.steps {
-        // From the least value of the best fit as yet; the range stays.
+        // Start from the minimum of the best fit so far; the range stays.
         let codes = rounded((grid.first + grid.step * f32::from(i) + most) / (high - low), low);
         let (mut codes_sum, mut squares, mut products) = (0.0f32, 0.0f32, 0.0f32);
         for ((&code, &x), &w) in codes.iter().zip(values).zip(weights) {
@@ -91,7 +93,8 @@ pub(super) fn affine<const N: usize>(values: &[f32; N], weights: &[f32; N], grid
     Fit { min: -low, ..fit }
 }
 
-/// Sums that say how well codes fit: of weight * value * code and of weight * code², the weight being the value squared.
+/// Sums that measure how well codes fit: of weight * value * code and of weight * code², with the squared value as
+/// weight.
 #[derive(Clone, Copy)]
 struct Sums {
     products: f32,
@@ -115,15 +118,15 @@ impl Sums {
     }
 }
 
-/// The first value of the largest magnitude, unless all are next to nothing.
+/// The first value of the largest magnitude, unless all are nearly zero.
 #[inline(always)]
 fn extreme(values: &[f32]) -> Option<f32> {
     let extreme = values.iter().fold(0.0f32, |most, &x| if x.abs() > most.abs() { x } else { most });
     (extreme.abs() >= NOTHING).then_some(extreme)
 }
 
-/// Codes, each plus `half`, of values `scale * code` with codes from `-half` to `half - 1`: the best of some scales near
-/// that of the largest magnitude.
+/// Codes for values `scale * code`, from `-half` to `half - 1` and stored plus `half`: the best of several scales near
+/// the one that the largest magnitude asks for.
 #[inline(always)]
 pub(super) fn symmetric<const N: usize>(values: &[f32; N], half: i8) -> Fit<N> {
     let Some(extreme) = extreme(values) else { return Fit { codes: [0; N], scale: 0.0, min: 0.0 } };
@@ -150,7 +153,7 @@ pub(super) fn symmetric<const N: usize>(values: &[f32; N], half: i8) -> Fit<N> {
     Fit { codes: codes.map(|code| (code + half) as u8), scale, min: 0.0 }
 }
 
-/// [`symmetric`] for few codes, each changed alone as long as that makes the fit better, five rounds at most.
+/// [`symmetric`] for few codes: each code is changed on its own while that improves the fit, for five rounds at most.
 #[inline(always)]
 pub(super) fn symmetric_by_rounds<const N: usize>(values: &[f32; N], half: i8) -> Fit<N> {
     let Some(extreme) = extreme(values) else { return Fit { codes: [0; N], scale: 0.0, min: 0.0 } };
@@ -184,14 +187,14 @@ pub(super) fn symmetric_by_rounds<const N: usize>(values: &[f32; N], half: i8) -
     Fit { codes: codes.map(|code| (code + half) as u8), scale: sums.scale(), min: 0.0 }
 }
 
-/// The first of the largest magnitude; 0 when there is none.
+/// The first value of the largest magnitude; 0 for no values.
 #[inline(always)]
 pub(super) fn largest_scale(scales: &[f32; 16]) -> f32 {
     scales.iter().fold(0.0f32, |most, &scale| if scale.abs() > most.abs() { scale } else { most })
 }
 
-/// Replaces the codes of `values` by those nearest under the scale (and what is subtracted) that the block has in the
-/// end; a scale of zero leaves them.
+/// Replaces the codes of `values` by the nearest ones under the block's final, rounded scale (and offset); a scale of
+/// zero leaves them unchanged.
 #[inline(always)]
 pub(super) fn round_again(values: &[f32], scale: f32, min: f32, codes: &mut [u8], lowest: i32, highest: i32) {
     if scale != 0.0 {

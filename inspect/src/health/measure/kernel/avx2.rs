@@ -1,10 +1,10 @@
-//! For AVX2. A part of the block that fits the first-level cache several times is seen as f64 and as f32 for the moments,
-//! as its upper 16 bits for the ternary line, and as exponent bytes for the octaves: one loop each, because 16
+//! For AVX2. A part of the block that fits the first-level cache several times is seen as f64 and as f32 for the
+//! moments, as its upper 16 bits for the ternary line, and as exponent bytes for the octaves: one loop each, because 16
 //! registers do not hold the counters of two.
 
 use std::arch::x86_64::*;
 
-use super::{AHEAD, Line, Octaves, SPARE, Sums, Vectorized, portable, set_aside};
+use super::{AHEAD, Line, Octaves, SLACK, Sums, Vectorized, portable, set_aside};
 use crate::InstructionSet;
 
 /// Groups of 64 elements in a part.
@@ -138,8 +138,8 @@ fn count_codes(groups: &[[f32; 64]], line: Line, near: &mut Vec<f32>) -> (u64, u
     let magnitude = _mm256_set1_epi16(0x7fff);
     let high = _mm256_set1_epi16(line.high as i16);
     let under_low = _mm256_set1_epi16(line.low as i16 - 1);
-    near.reserve(64 * groups.len() + SPARE);
-    let spare = near.spare_capacity_mut();
+    near.reserve(64 * groups.len() + SLACK);
+    let room = near.spare_capacity_mut();
     let (mut beyond, mut below) = (_mm256_setzero_si256(), _mm256_setzero_si256());
     let mut aside = 0;
     for group in groups {
@@ -154,7 +154,7 @@ fn count_codes(groups: &[[f32; 64]], line: Line, near: &mut Vec<f32>) -> (u64, u
             });
             *is_near = in_order(near);
         }
-        aside += set_aside(group, is_near[0] | is_near[1] << 32, &mut spare[aside..]);
+        aside += set_aside(group, is_near[0] | is_near[1] << 32, &mut room[aside..]);
     }
     // SAFETY: so many elements of the spare capacity were written.
     unsafe { near.set_len(near.len() + aside) };

@@ -4,7 +4,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{AHEAD, Line, Octaves, SPARE, Sums, Vectorized, portable, set_aside};
+use super::{AHEAD, Line, Octaves, SLACK, Sums, Vectorized, portable, set_aside};
 use crate::InstructionSet;
 
 /// Groups of 64 elements in a part.
@@ -141,8 +141,8 @@ fn count_codes(groups: &[[f32; 64]], line: Line, near: &mut Vec<f32>) -> (u64, u
     let high = _mm512_set1_epi16(line.high as i16);
     let low = _mm512_set1_epi16(line.low as i16);
     let width = _mm512_set1_epi16((line.high + 1 - line.low) as i16);
-    near.reserve(64 * groups.len() + SPARE);
-    let spare = near.spare_capacity_mut();
+    near.reserve(64 * groups.len() + SLACK);
+    let room = near.spare_capacity_mut();
     let (mut beyond, mut below) = (_mm512_setzero_si512(), _mm512_setzero_si512());
     let mut aside = 0;
     for group in groups {
@@ -156,7 +156,7 @@ fn count_codes(groups: &[[f32; 64]], line: Line, near: &mut Vec<f32>) -> (u64, u
             *is_near = _mm512_cmplt_epu16_mask(_mm512_sub_epi16(m, low), width);
         }
         let is_near = u64::from(is_near[0]) | u64::from(is_near[1]) << 32;
-        aside += set_aside(group, is_near, &mut spare[aside..]);
+        aside += set_aside(group, is_near, &mut room[aside..]);
     }
     // SAFETY: so many elements of the spare capacity were written.
     unsafe { near.set_len(near.len() + aside) };

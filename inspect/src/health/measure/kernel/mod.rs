@@ -148,21 +148,21 @@ pub(crate) fn vectorized(task: impl Vectorized) {
 const AHEAD: usize = 2048;
 /// Room that [`set_aside`] needs beyond what it is asked to write.
 #[cfg(target_arch = "x86_64")]
-const SPARE: usize = 3;
+const SLACK: usize = 3;
 
-/// Writes the elements of `group` whose bit in `mask` is set to the start of `spare`; returns how many. The first few
-/// are written whether they are wanted or not: how many are is chance, and a branch on it would be mispredicted.
+/// Writes the elements of `group` whose bit in `mask` is set to the start of `room`; returns how many. The first few
+/// are always written, whether they are wanted or not, because a branch on that would often be mispredicted.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn set_aside(group: &[f32; 64], mut mask: u64, spare: &mut [MaybeUninit<f32>]) -> usize {
+fn set_aside(group: &[f32; 64], mut mask: u64, room: &mut [MaybeUninit<f32>]) -> usize {
     let wanted = mask.count_ones() as usize;
-    let (few, more) = spare.split_at_mut(SPARE);
+    let (few, more) = room.split_at_mut(SLACK);
     for slot in few {
         slot.write(group[mask.trailing_zeros() as usize % 64]);
         mask &= mask.wrapping_sub(1);
     }
-    if wanted > SPARE {
-        for slot in &mut more[..wanted - SPARE] {
+    if wanted > SLACK {
+        for slot in &mut more[..wanted - SLACK] {
             slot.write(group[mask.trailing_zeros() as usize % 64]);
             mask &= mask.wrapping_sub(1);
         }

@@ -1,0 +1,102 @@
+//! What may come out differently when another program uses a vocabulary.
+
+use std::fmt;
+
+use super::{ROLE_KEYS, Role};
+
+/// Something about a vocabulary that its user should know. As text it is a sentence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Warning {
+    /// No file says which tokens these roles have, so tokens with the usual texts were taken.
+    GuessedRoles(Vec<(Role, String)>),
+    /// No token is known to begin a text ([`Role::Bos`]) or to end one ([`Role::Eos`]).
+    NoRole(Role),
+    /// These steps of tokenizer.json's normalizer are not in llama.cpp.
+    Normalizer(Vec<String>),
+    /// These steps of tokenizer.json are not in llama.cpp's SentencePiece tokenizer.
+    Steps(Vec<String>),
+    /// Tokens for some of the 256 bytes are missing.
+    MissingBytes,
+    /// The pre-tokenizer is not one that llama.cpp has.
+    UnknownPreTokenizer,
+    /// Words that are tokens themselves are taken whole here and merged by llama.cpp's pre-tokenizer of that name, or
+    /// the other way round.
+    WholeWords {
+        /// Whether this tokenizer takes them whole.
+        here: bool,
+        /// llama.cpp's name of the pre-tokenizer.
+        name: &'static str,
+    },
+    /// A space is put before text.
+    SpaceBeforeText,
+    /// Text is normalized, and llama.cpp does not do so for this kind of tokenizer.
+    Normalizes,
+    /// There are tokens for bytes, and llama.cpp does not use them for this kind of tokenizer.
+    ByteFallback,
+    /// The embedding has more rows than there are tokens.
+    Padded {
+        /// Tokens of the tokenizer.
+        tokens: usize,
+        /// Rows of the embedding.
+        rows: usize,
+    },
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Warning::GuessedRoles(guessed) => {
+                f.write_str("no file next to the tokenizer says which tokens have special roles; assumed from their usual texts: ")?;
+                for (i, (role, text)) in guessed.iter().enumerate() {
+                    let comma = if i > 0 { ", " } else { "" };
+                    write!(f, "{comma}{} {text}", ROLE_KEYS[*role as usize].1)?;
+                }
+                Ok(())
+            }
+            Warning::NoRole(role) => {
+                let what = match role {
+                    Role::Bos => "begins a text",
+                    Role::Eos => "ends a text",
+                    other => return write!(f, "no file says which token is {}", ROLE_KEYS[*other as usize].1),
+                };
+                write!(f, "no file says which token {what}; llama.cpp will choose one itself")
+            }
+            Warning::Normalizer(steps) => {
+                write!(f, "its normalizer ({}) has no equivalent in llama.cpp", steps.join(", "))
+            }
+            Warning::Steps(steps) => write!(
+                f,
+                "its steps {} have no equivalent in llama.cpp's SentencePiece tokenizer",
+                steps.join(", ")
+            ),
+            Warning::MissingBytes => f.write_str(
+                "some of the 256 byte tokens are missing; llama.cpp refuses text that needs them",
+            ),
+            Warning::UnknownPreTokenizer => f.write_str(
+                "its pre-tokenizer is none that llama.cpp is known to have: `default` is written, and text may get other ids than in training",
+            ),
+            Warning::WholeWords { here, name } => {
+                let how = if *here {
+                    "takes words that are tokens as they are"
+                } else {
+                    "builds every word by merges"
+                };
+                write!(f, "it {how}, which llama.cpp's `{name}` does not")
+            }
+            Warning::SpaceBeforeText => {
+                f.write_str("it puts a space before text, which llama.cpp does not do for this kind of tokenizer")
+            }
+            Warning::Normalizes => f.write_str(
+                "it normalizes text, which llama.cpp does not do for this kind of tokenizer: text that is not normalized already gets other ids",
+            ),
+            Warning::ByteFallback => f.write_str(
+                "it has byte tokens, which llama.cpp does not use for this kind of tokenizer: characters without a token become unknown",
+            ),
+            Warning::Padded { tokens, rows } => write!(
+                f,
+                "the tokenizer has {tokens} tokens and the embedding {rows} rows; the missing ones are named [PAD{tokens}] and so on"
+            ),
+        }
+    }
+}
