@@ -44,10 +44,11 @@ pub use format::packing::TernaryPacking;
 pub use format::{Format, ggml, gguf, npy, packing, recognises, safetensors, torch};
 pub use group::without_state_dict;
 pub use health::describe::{Options, describe};
-pub use health::rules::judge_tensor;
+pub use health::rules::{Judgement, RULES, judge_tensor, judgements};
 pub use health::{measure, record, survey};
 pub use layout::{find, identity};
 pub use meaning::elements::{Elements, RowOrder};
+pub use meaning::role::Role;
 #[cfg(feature = "vocabulary")]
 pub use meaning::vocabulary;
 pub use meaning::{Model, ModelConfig, optimizer};

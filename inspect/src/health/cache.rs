@@ -12,7 +12,7 @@ use crate::staged::{self, is_temporary};
 use crate::{Checkpoint, CheckpointRecord};
 
 /// Raised whenever a measurement changes its meaning; a new one in the table is noticed by its key.
-const SCHEMA: u32 = 4;
+const SCHEMA: u32 = 5;
 
 /// Records kept in a folder, one file each.
 #[derive(Clone, Debug)]

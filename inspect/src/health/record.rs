@@ -6,8 +6,10 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::damage::{Damage, DamageKind};
+pub use crate::health::measure::structure::Structure;
 use crate::health::measures::Computed;
 pub use crate::meaning::ModelRecord;
+use crate::meaning::role::Role;
 use crate::optimizer::TrainingRecord;
 use crate::tensor::Group;
 use crate::verdict::{Finding, Verdict};
@@ -41,6 +43,9 @@ pub struct CheckpointRecord {
     pub verdict: Option<Verdict>,
     /// Why, worst first, in words.
     pub reasons: Vec<String>,
+    /// What is wrong with the whole rather than with one tensor.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<Finding>,
     /// Every tensor in file order.
     pub tensors: Vec<TensorRecord>,
     /// How training was set: learning rates, weight decay, and which weights they concern.
@@ -68,6 +73,9 @@ pub struct TensorRecord {
     pub strides: Vec<u64>,
     /// What it is for.
     pub group: Group,
+    /// What it is for in its network.
+    #[serde(default)]
+    pub role: Role,
     /// Bytes its elements take, without what else its storage holds.
     pub bytes: u64,
     /// Names of other tensors on the same storage (tied weights and views), at most 16.
@@ -79,6 +87,9 @@ pub struct TensorRecord {
     pub stats: Option<Stats>,
     /// Occupancy after absmean quantization, for matrices that a BitLinear uses or that are packed ternary.
     pub ternary: Option<Ternary>,
+    /// How the rows of a matrix relate to each other, in a sample of them.
+    #[serde(default)]
+    pub structure: Option<Structure>,
     /// Why the bytes cannot be read, when they cannot.
     #[serde(default)]
     pub damage: Option<String>,
@@ -90,6 +101,9 @@ pub struct TensorRecord {
     /// Why it is not healthy, or not judged. In JSON `reason` is the sentence and `finding` the facts.
     #[serde(default)]
     pub finding: Option<Finding>,
+    /// What else is wrong with it.
+    #[serde(default)]
+    pub also: Vec<Finding>,
 }
 
 /// As its fields say, with `reason` made from the finding.
@@ -101,15 +115,18 @@ impl Serialize for TensorRecord {
             shape,
             strides,
             group,
+            role,
             bytes,
             shared_with,
             sha256,
             stats,
             ternary,
+            structure,
             damage,
             damage_kind,
             verdict,
             finding,
+            also,
         } = self;
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("name", name)?;
@@ -117,6 +134,7 @@ impl Serialize for TensorRecord {
         map.serialize_entry("shape", shape)?;
         map.serialize_entry("strides", strides)?;
         map.serialize_entry("group", group)?;
+        map.serialize_entry("role", role)?;
         map.serialize_entry("bytes", bytes)?;
         map.serialize_entry("shared_with", shared_with)?;
         if let Some(sha256) = sha256 {
@@ -124,6 +142,9 @@ impl Serialize for TensorRecord {
         }
         map.serialize_entry("stats", stats)?;
         map.serialize_entry("ternary", ternary)?;
+        if let Some(structure) = structure {
+            map.serialize_entry("structure", structure)?;
+        }
         if let Some(damage) = damage {
             map.serialize_entry("damage", damage)?;
         }
@@ -134,6 +155,9 @@ impl Serialize for TensorRecord {
         if let Some(finding) = finding {
             map.serialize_entry("reason", &finding.to_string())?;
             map.serialize_entry("finding", finding)?;
+        }
+        if !also.is_empty() {
+            map.serialize_entry("also", also)?;
         }
         map.end()
     }

@@ -10,6 +10,7 @@ mod model;
 pub mod names;
 pub(crate) mod open;
 pub mod optimizer;
+pub mod role;
 mod rope;
 pub(crate) mod ternary;
 #[cfg(feature = "vocabulary")]
