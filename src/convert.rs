@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use ckpt_convert::names::Style;
 use ckpt_convert::quant::Quant;
 use ckpt_convert::{Control, Gguf, Options, Plan, Target};
-use ckpt_inspect::{DType, Verdict};
+use ckpt_inspect::DType;
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 use globset::{Glob, GlobMatcher};
@@ -409,7 +409,7 @@ fn writes_folder(args: &Args, target: Target) -> bool {
 fn check_health(args: &Args, load: &LoadOptions, path: &Path) -> Result<(), Failure> {
     let measured = load::records(&[path.to_path_buf()], load)?;
     let Some((_, Ok(record))) = measured.into_iter().next() else { return Ok(()) };
-    let Some(verdict) = record.verdict.filter(|v| *v > Verdict::Healthy) else { return Ok(()) };
+    let Some(verdict) = record.verdict.filter(|v| v.is_below_healthy()) else { return Ok(()) };
     let reason = record.reasons.first().map(|r| format!(" ({})", terminal::escape(r))).unwrap_or_default();
     let message = format!("{} is {verdict}{reason}", path.display());
     if args.strict && !args.allow_collapsed {

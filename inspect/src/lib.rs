@@ -43,6 +43,7 @@ pub use error::{Error, ErrorKind, Result, printable, printable_in_log};
 pub use format::packing::TernaryPacking;
 pub use format::{Format, ggml, gguf, npy, packing, recognises, safetensors, torch};
 pub use group::without_state_dict;
+pub use health::coverage::{self, Coverage};
 pub use health::describe::{Options, describe};
 pub use health::rules::{Judgement, RULES, judge_tensor, judgements};
 pub use health::{measure, record, survey};

@@ -19,6 +19,7 @@ pub(crate) struct Comparison<'b> {
 impl<'b> Comparison<'b> {
     pub fn new(baseline: &'b CheckpointRecord, policy: &Policy) -> Self {
         let weights: Vec<(Judged<'b>, bool)> = judge_all(baseline, policy)
+            .0
             .into_iter()
             .filter(|j| j.tensor.group == Group::Weights)
             .map(|j| (j, false))

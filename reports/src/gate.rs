@@ -1,7 +1,8 @@
 //! The gate: checkpoints held against a [`Policy`] and, if one is given, against a baseline. It reads records alone.
 
 use ckpt_inspect::{
-    CheckpointRecord, Group, Levels, TensorRecord, Verdict, judge_tensor, printable, without_state_dict,
+    CheckpointRecord, Coverage, Finding as Why, Group, Judgement, Levels, TensorRecord, Verdict, judgements,
+    printable, without_state_dict,
 };
 use serde::Serialize;
 
@@ -55,6 +56,7 @@ pub enum Rule {
     WrongStep,
     NothingJudged,
     NotMeasured,
+    Incomplete,
     CorruptTensor,
     CorruptOptimizer,
     UnhealthyTensor,
@@ -70,12 +72,13 @@ pub enum Rule {
 
 impl Rule {
     /// Every rule, file-level ones first.
-    pub const ALL: [Rule; 16] = [
+    pub const ALL: [Rule; 17] = [
         Rule::UnreadableFile,
         Rule::DamagedFile,
         Rule::WrongStep,
         Rule::NothingJudged,
         Rule::NotMeasured,
+        Rule::Incomplete,
         Rule::CorruptTensor,
         Rule::CorruptOptimizer,
         Rule::UnhealthyTensor,
@@ -99,6 +102,9 @@ impl Rule {
             Rule::WrongStep => ("wrong-step", "The checkpoint is not of the required training step."),
             Rule::NothingJudged => ("nothing-judged", "No weight matrix could be judged."),
             Rule::NotMeasured => ("not-measured", "Weight matrices are of a type that is not measured."),
+            Rule::Incomplete => {
+                ("incomplete", "Layers or weights are not there that the others or config.json promise.")
+            }
             Rule::CorruptTensor => {
                 ("corrupt-tensor", "A tensor holds NaN or infinity, or its bytes are missing or damaged.")
             }
@@ -206,6 +212,10 @@ pub struct Checked {
     pub healthy: u64,
     /// How many of them are dead.
     pub dead: u64,
+    /// How many of them are still zero, as they begin by design.
+    pub untrained: u64,
+    /// How much of the checkpoint was judged, whatever the scope.
+    pub coverage: Coverage,
     /// The rules that it was held against.
     pub checks: Vec<Rule>,
     /// What was found: first the checkpoint as a whole, then tensor by tensor in file order.
@@ -271,6 +281,8 @@ pub fn unreadable(path: impl Into<String>, error: &str) -> Checked {
         judged: 0,
         healthy: 0,
         dead: 0,
+        untrained: 0,
+        coverage: Coverage::default(),
         checks: vec![Rule::UnreadableFile],
         findings: vec![Finding::new(Rule::UnreadableFile, error)],
     }
@@ -279,7 +291,7 @@ pub fn unreadable(path: impl Into<String>, error: &str) -> Checked {
 /// Holds `record` against `policy`, and against `baseline` where there is one. Verdicts in the record are not used:
 /// they are made again with the policy's thresholds.
 pub fn check(record: &CheckpointRecord, policy: &Policy, baseline: Option<&CheckpointRecord>) -> Checked {
-    let judged = judge_all(record, policy);
+    let (judged, whole_judgement) = judge_all(record, policy);
     let matrices: Vec<&Judged> = judged.iter().filter(|j| j.in_scope).collect();
     let count = |verdict| matrices.iter().filter(|j| j.verdict == Some(verdict)).count() as u64;
     let mut checked = Checked {
@@ -290,15 +302,19 @@ pub fn check(record: &CheckpointRecord, policy: &Policy, baseline: Option<&Check
             .iter()
             .filter(|j| j.in_scope || j.verdict == Some(Verdict::Corrupt))
             .filter_map(|j| j.verdict)
+            .chain(whole_judgement.verdict.filter(|_| !whole_judgement.findings.is_empty()))
             .max(),
         judged: matrices.len() as u64,
         healthy: count(Verdict::Healthy),
         dead: count(Verdict::Dead),
+        untrained: count(Verdict::Untrained),
+        coverage: coverage(record, &judged),
         checks: vec![
             Rule::UnreadableFile,
             Rule::DamagedFile,
             Rule::NothingJudged,
             Rule::NotMeasured,
+            Rule::Incomplete,
             Rule::CorruptTensor,
             Rule::CorruptOptimizer,
             Rule::UnhealthyTensor,
@@ -306,6 +322,9 @@ pub fn check(record: &CheckpointRecord, policy: &Policy, baseline: Option<&Check
         findings: Vec::new(),
     };
     whole(&mut checked, record, &judged, policy);
+    for why in &whole_judgement.findings {
+        checked.findings.push(Finding::new(Rule::Incomplete, why.to_string()));
+    }
     let mut comparison = baseline.map(|baseline| Comparison::new(baseline, policy));
     if comparison.is_some() {
         checked.checks.extend([Rule::TensorVanished, Rule::ShapeChanged, Rule::StdShrunk]);
@@ -334,7 +353,7 @@ pub(crate) struct Judged<'r> {
     pub tensor: &'r TensorRecord,
     pub rules: TensorRules,
     pub verdict: Option<Verdict>,
-    pub finding: Option<ckpt_inspect::Finding>,
+    pub findings: Vec<Why>,
     /// Whether its health decides: a weight matrix of the policy's scope.
     pub in_scope: bool,
 }
@@ -342,31 +361,46 @@ pub(crate) struct Judged<'r> {
 impl Judged<'_> {
     /// Why, in words.
     fn reason(&self) -> String {
-        self.finding.as_ref().map(ToString::to_string).unwrap_or_default()
+        self.findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
     }
 
     /// The share of zero codes and its bound, where that is what killed the tensor.
     fn zero_codes(&self) -> Option<(f64, f64)> {
-        match self.finding {
-            Some(ckpt_inspect::Finding::ZeroCodes { share, bound }) => Some((share, bound)),
+        match self.findings.first() {
+            Some(Why::ZeroCodes { share, bound }) => Some((*share, *bound)),
             _ => None,
         }
     }
 }
 
-/// Every tensor that the policy does not ignore.
-pub(crate) fn judge_all<'r>(record: &'r CheckpointRecord, policy: &Policy) -> Vec<Judged<'r>> {
-    let considered = || record.tensors.iter().filter(|t| !policy.ignores(&t.name));
-    let all = policy.scope == Scope::Matrices || !considered().any(is_projection);
-    considered()
-        .map(|tensor| {
+/// Every tensor that the policy does not ignore, and what is said of the whole.
+pub(crate) fn judge_all<'r>(record: &'r CheckpointRecord, policy: &Policy) -> (Vec<Judged<'r>>, Judgement) {
+    let (judgements, whole) = judgements(record, &|tensor| policy.rules(&tensor.name).thresholds);
+    let considered = || record.tensors.iter().zip(&judgements).filter(|(t, _)| !policy.ignores(&t.name));
+    let all = policy.scope == Scope::All || !considered().any(|(tensor, _)| is_projection(tensor));
+    let judged = considered()
+        .map(|(tensor, Judgement { verdict, findings, .. })| {
             let rules = policy.rules(&tensor.name);
-            let (verdict, finding) = judge_tensor(tensor, &rules.thresholds);
-            let in_scope =
-                verdict.is_some() && is_matrix(tensor) && (all || rules.named || is_projection(tensor));
-            Judged { tensor, rules, verdict, finding, in_scope }
+            let weight = tensor.group == Group::Weights;
+            let in_scope = verdict.is_some() && weight && (all || rules.named || is_projection(tensor));
+            Judged { tensor, rules, verdict: *verdict, findings: findings.clone(), in_scope }
         })
-        .collect()
+        .collect();
+    (judged, whole)
+}
+
+/// How much of what the policy does not ignore was judged.
+fn coverage(record: &CheckpointRecord, judged: &[Judged<'_>]) -> Coverage {
+    let mut considered = record.clone();
+    considered.tensors = judged
+        .iter()
+        .map(|j| {
+            let mut tensor = j.tensor.clone();
+            tensor.verdict = j.verdict;
+            tensor
+        })
+        .collect();
+    Coverage::of(&considered)
 }
 
 pub(crate) fn is_matrix(tensor: &TensorRecord) -> bool {
@@ -484,7 +518,8 @@ fn single(judged: &Judged<'_>, policy: &Policy) -> Option<Finding> {
         return Some(Finding::new(rule, &reason).on(tensor).against(bad, bad.map(|_| 0.0)));
     }
     let counted = verdict == Verdict::Dead && policy.max_dead.is_some();
-    if !judged.in_scope || verdict <= rules.allow || counted {
+    let allowed = verdict <= rules.allow || (verdict == Verdict::Untrained && !policy.require_trained);
+    if !judged.in_scope || allowed || counted {
         return None;
     }
     let (measured, limit) = measured(judged);
@@ -501,6 +536,9 @@ fn single(judged: &Judged<'_>, policy: &Policy) -> Option<Finding> {
 fn measured(judged: &Judged<'_>) -> (Option<f64>, Option<f64>) {
     if let Some((share, bound)) = judged.zero_codes() {
         return (Some(share), Some(bound));
+    }
+    if !matches!(judged.findings.first(), Some(Why::SmallStd { .. } | Why::SmallRelativeStd { .. })) {
+        return (None, None);
     }
     let tensor = judged.tensor;
     let begins = |levels: &Levels| levels.least(judged.rules.allow);

@@ -30,7 +30,7 @@ pub fn headline(run: &Run) -> Headline {
     let judged: Vec<usize> = (0..run.layers.len()).filter(|&l| run.layers[l].judged.is_some()).collect();
     let verdict_at_end = |l: usize| run.tensor(l, end).and_then(|t| t.verdict);
     let mut below: Vec<usize> =
-        (0..run.layers.len()).filter(|&l| verdict_at_end(l).is_some_and(|v| v > Verdict::Healthy)).collect();
+        (0..run.layers.len()).filter(|&l| verdict_at_end(l).is_some_and(Verdict::is_below_healthy)).collect();
     let measure = |l: usize| run.layers[l].measure(run.tensor(l, end)?);
     below.sort_by(|&a, &b| {
         let value = |l| measure(l).unwrap_or(0.0);
@@ -43,6 +43,7 @@ pub fn headline(run: &Run) -> Headline {
         None => "Not judged",
         Some(Verdict::Healthy) if heading_down(run).is_some() => "Healthy, and shrinking",
         Some(Verdict::Healthy) => "Healthy",
+        Some(Verdict::Untrained) => "Healthy, and not trained yet",
         Some(Verdict::Weak) if below.iter().any(declining) => "Collapsing",
         Some(Verdict::Weak) => "Weak",
         Some(Verdict::Dying) => "Dying",

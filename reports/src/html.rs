@@ -100,6 +100,7 @@ fn glyph(verdict: Option<Verdict>) -> &'static str {
     match verdict {
         None => "–",
         Some(Verdict::Healthy) => "●",
+        Some(Verdict::Untrained) => "○",
         Some(Verdict::Weak) => "◐",
         Some(Verdict::Dying) => "▼",
         Some(Verdict::Dead) => "✕",

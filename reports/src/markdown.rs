@@ -37,6 +37,7 @@ fn mark(verdict: Option<Verdict>) -> String {
     let Some(verdict) = verdict else { return "not judged".into() };
     let sign = match verdict {
         Verdict::Healthy => "🟢",
+        Verdict::Untrained => "⚪",
         Verdict::Weak => "🟡",
         Verdict::Dying => "🟠",
         Verdict::Dead => "🔴",
@@ -71,7 +72,7 @@ fn section(run: &Run, explanation: &Explanation, out: &mut String) {
     for checkpoint in &run.checkpoints[skipped..] {
         let step = checkpoint.step.map_or("?".into(), |s| s.to_string());
         let below =
-            checkpoint.tensors.iter().filter(|t| t.verdict.is_some_and(|v| v > Verdict::Healthy)).count();
+            checkpoint.tensors.iter().filter(|t| t.verdict.is_some_and(Verdict::is_below_healthy)).count();
         *out +=
             &format!("| {step} | {} | {} | {below} |\n", code(&checkpoint.path), mark(checkpoint.verdict));
     }
@@ -80,7 +81,7 @@ fn section(run: &Run, explanation: &Explanation, out: &mut String) {
     }
     let end = run.checkpoints.len() - 1;
     let below: Vec<usize> = (0..run.layers.len())
-        .filter(|&l| run.tensor(l, end).is_some_and(|t| t.verdict.is_some_and(|v| v > Verdict::Healthy)))
+        .filter(|&l| run.tensor(l, end).is_some_and(|t| t.verdict.is_some_and(Verdict::is_below_healthy)))
         .collect();
     if below.is_empty() {
         return;

@@ -22,7 +22,7 @@ use globset::GlobMatcher;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// What a checkpoint must be to pass. The default lets only healthy projections through.
+/// What a checkpoint must be to pass. The default lets only what is healthy through.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
@@ -31,8 +31,10 @@ pub struct Policy {
     /// `min_healthy`. Never `corrupt`.
     #[serde(deserialize_with = "allowed", skip_serializing_if = "Option::is_none")]
     pub allow: Option<Verdict>,
-    /// Which weight matrices are judged.
+    /// Which weights decide.
     pub scope: Scope,
+    /// Whether what is still zero, as it begins by design, is refused.
+    pub require_trained: bool,
     /// Smallest share (0 to 1) of the judged tensors that must be healthy.
     #[serde(deserialize_with = "optional_share", skip_serializing_if = "Option::is_none")]
     pub min_healthy: Option<f64>,
@@ -61,12 +63,13 @@ pub struct Policy {
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Scope {
-    /// Matrices that a BitLinear uses, packed ternary ones, and those named `*_proj`; in a checkpoint that has none
-    /// of these, every weight matrix. Also those that an entry of [`Policy::tensors`] names.
+    /// Every weight.
     #[default]
+    #[serde(alias = "matrices")]
+    All,
+    /// Matrices that a BitLinear uses, packed ternary ones, and those named `*_proj`; in a checkpoint that has none
+    /// of these, every weight. Also those that an entry of [`Policy::tensors`] names.
     Projections,
-    /// Every weight matrix, embeddings too.
-    Matrices,
 }
 
 /// What holds for the tensors of one name pattern.
@@ -401,7 +404,7 @@ mod tests {
             "#,
         )
         .unwrap();
-        assert_eq!((policy.allow, policy.scope), (Some(Verdict::Dying), Scope::Matrices));
+        assert_eq!((policy.allow, policy.scope), (Some(Verdict::Dying), Scope::All));
         assert_eq!((policy.min_healthy, policy.max_dead), (Some(0.9), Some(2)));
         assert_eq!((policy.require_step, policy.min_step), (Some(4000), Some(10)));
         assert!(policy.ignores("model_state_dict.lm_head.weight") && !policy.ignores("norm.weight"));

@@ -88,7 +88,7 @@ impl Drawing<'_> {
                 let verdict = match record.verdict {
                     Some(verdict) if file.complete => Some(verdict.name().to_string()),
                     // What is not measured yet may be worse.
-                    Some(verdict) if verdict > Verdict::Healthy => {
+                    Some(verdict) if verdict.is_below_healthy() => {
                         Some(format!("{} or worse", verdict.name()))
                     }
                     _ => None,

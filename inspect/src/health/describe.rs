@@ -101,6 +101,7 @@ pub fn describe(
     }
     warnings.extend(checkpoint.damage.iter().map(|d| format!("damaged: {d}")));
     CheckpointRecord {
+        coverage: Default::default(),
         findings: Vec::new(),
         path: checkpoint.path.display().to_string(),
         format: checkpoint.format,

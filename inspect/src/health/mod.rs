@@ -1,6 +1,7 @@
 //! What tensors measure, and how they are judged.
 
 pub(crate) mod cache;
+pub mod coverage;
 pub(crate) mod describe;
 pub mod measure;
 pub mod measures;

@@ -6,6 +6,7 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::damage::{Damage, DamageKind};
+use crate::health::coverage::Coverage;
 pub use crate::health::measure::structure::Structure;
 use crate::health::measures::Computed;
 pub use crate::meaning::ModelRecord;
@@ -46,6 +47,9 @@ pub struct CheckpointRecord {
     /// What is wrong with the whole rather than with one tensor.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub findings: Vec<Finding>,
+    /// How much of it the verdict speaks of.
+    #[serde(default)]
+    pub coverage: Coverage,
     /// Every tensor in file order.
     pub tensors: Vec<TensorRecord>,
     /// How training was set: learning rates, weight decay, and which weights they concern.

@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::coverage::Coverage;
 use super::rules::judgements;
 use crate::DamageKind;
 use crate::record::{CheckpointRecord, TensorRecord};
@@ -38,6 +39,11 @@ impl Verdict {
         Verdict::Dead,
         Verdict::Corrupt,
     ];
+
+    /// Whether something is wrong: what has not been trained yet is not.
+    pub fn is_below_healthy(self) -> bool {
+        self > Verdict::Untrained
+    }
 
     /// The lower-case word.
     pub fn name(self) -> &'static str {
@@ -100,7 +106,7 @@ impl Levels {
     /// The least value of this verdict; `None` for dead and corrupt, which have none.
     pub fn least(&self, verdict: Verdict) -> Option<f64> {
         match verdict {
-            Verdict::Healthy => Some(self.healthy),
+            Verdict::Healthy | Verdict::Untrained => Some(self.healthy),
             Verdict::Weak => Some(self.weak),
             Verdict::Dying => Some(self.dying),
             Verdict::Dead | Verdict::Corrupt => None,
@@ -401,8 +407,9 @@ pub fn judge(record: &mut CheckpointRecord, thresholds: &Thresholds) {
     }
     record.verdict = whole.verdict;
     record.findings = whole.findings;
+    record.coverage = Coverage::of(record);
     let mut worst: Vec<&TensorRecord> =
-        record.tensors.iter().filter(|t| t.verdict.is_some_and(|v| v > Verdict::Untrained)).collect();
+        record.tensors.iter().filter(|t| t.verdict.is_some_and(Verdict::is_below_healthy)).collect();
     worst.sort_by_key(|t| std::cmp::Reverse(t.verdict));
     const NAMED: usize = 8;
     record.reasons = record.findings.iter().map(ToString::to_string).collect();

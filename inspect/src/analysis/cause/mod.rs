@@ -241,7 +241,7 @@ fn suspicion(run: &Run, layer: usize, last: &TensorRecord) -> Option<Suspicion> 
     if unchanged(run, layer) {
         return Some(Suspicion::Unchanged);
     }
-    if last.verdict > Some(Verdict::Healthy) {
+    if last.verdict.is_some_and(Verdict::is_below_healthy) {
         return Some(Suspicion::Fallen);
     }
     if exploded(run, layer, last) {
