@@ -2,12 +2,13 @@
 //! parameters in f32, in a pseudo-terminal. `docs/benchmarks.md` tells how to run it and what the figures mean.
 
 use std::error::Error;
-use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use ckpt_kit::safetensors::SafeTensors;
+use ckpt_kit::student::Student;
 use portable_pty::{CommandBuilder, PtySize, native_pty_system};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -22,7 +23,7 @@ fn main() -> Result<()> {
         return Ok(());
     }
     let folder = tempfile::tempdir()?;
-    let safetensors = write(folder.path())?;
+    let safetensors = write(folder.path());
     let torch = folder.path().join("student-125m.pt");
     let converted = Command::new(CKPT)
         .args(["convert", "--to", "pt", "--allow-collapsed", "--no-verify", "-o"])
@@ -75,39 +76,13 @@ fn first_frame(path: &Path) -> Result<Duration> {
 }
 
 /// The student model's 125m preset as a SafeTensors file, all of it a hole: what the values are costs no time here.
-fn write(folder: &Path) -> Result<PathBuf> {
-    let (hidden, mlp, kv) = (768, 2048, 256);
-    let mut tensors = vec![("embed_tokens".to_string(), vec![32_000, hidden]), ("norm".into(), vec![hidden])];
-    for layer in 0..12 {
-        for (name, shape) in [
-            ("input_layernorm", vec![hidden]),
-            ("post_attention_layernorm", vec![hidden]),
-            ("self_attn.q_proj", vec![hidden, hidden]),
-            ("self_attn.k_proj", vec![kv, hidden]),
-            ("self_attn.v_proj", vec![kv, hidden]),
-            ("self_attn.o_proj", vec![hidden, hidden]),
-            ("self_attn.q_norm", vec![64]),
-            ("self_attn.k_norm", vec![64]),
-            ("mlp.gate_proj", vec![mlp, hidden]),
-            ("mlp.up_proj", vec![mlp, hidden]),
-            ("mlp.down_proj", vec![hidden, mlp]),
-        ] {
-            tensors.push((format!("layers.{layer}.{name}"), shape));
-        }
-    }
-    let mut header = serde_json::Map::new();
-    let mut end = 0u64;
-    for (name, shape) in tensors {
-        let start = end;
-        end += 4 * shape.iter().product::<u64>();
-        let entry = serde_json::json!({"dtype": "F32", "shape": shape, "data_offsets": [start, end]});
-        header.insert(name + ".weight", entry);
-    }
-    let header = serde_json::to_vec(&header)?;
+fn write(folder: &Path) -> PathBuf {
+    let (heads, kv_heads, head_dim) = (12, 4, 64);
+    let student =
+        Student { vocab: 32_000, width: 768, layers: 12, heads, kv_heads, head_dim, mlp: 2048, tied: true };
+    let shapes = student.shapes();
+    let file = shapes.iter().fold(SafeTensors::new(), |file, (name, shape)| file.hole(name, shape));
     let path = folder.join("student-125m.safetensors");
-    let mut file = File::create(&path)?;
-    file.write_all(&(header.len() as u64).to_le_bytes())?;
-    file.write_all(&header)?;
-    file.set_len(8 + header.len() as u64 + end)?;
-    Ok(path)
+    file.write_holes(&path);
+    path
 }

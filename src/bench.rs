@@ -8,7 +8,7 @@ use ckpt_infer::{KvType, Model, Pool, Runner};
 use serde::Serialize;
 
 use crate::format::Plain as Format;
-use crate::model::{Kv, RunArgs, processors};
+use crate::model::{Kv, RunArgs, processors, runnable};
 use crate::terminal::{self, Table};
 use crate::{Failure, exit};
 
@@ -19,7 +19,7 @@ use crate::{Failure, exit};
 /// turns: what else the machine does only makes them lower.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Checkpoint to run: the student model, or a plain Llama, Mistral, Qwen2 or Qwen3.
+    #[arg(help = runnable())]
     model: PathBuf,
     /// Numbers of threads; powers of two and all processors by default.
     #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]

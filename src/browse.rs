@@ -25,7 +25,7 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
 use crate::load::LoadArgs;
-use crate::{Failure, exit, load, terminal};
+use crate::{Failure, exit, load, paths, terminal};
 #[cfg(unix)]
 pub use screen::give_back_at_once;
 use screen::{Listener, Screen};
@@ -118,7 +118,7 @@ fn browse(mut state: State, workers: Workers) -> Result<u8, Failure> {
     // to say. A file that cannot be read is better told on the command line.
     let opened = workers.open(&state.files[0].path);
     if let (1, Err(error)) = (state.files.len(), &opened) {
-        return Err(Failure { message: error.clone(), code: exit::UNREADABLE });
+        return Err(Failure::unreadable(error.clone()));
     }
     let listener = Listener::new();
     let mut screen = Screen::enter().map_err(broken)?;
@@ -185,13 +185,13 @@ fn next(messages: &Receiver<Message>, stale: Option<Instant>) -> Option<(Vec<Mes
 
 /// Everything measured, the keys pressed, and the screen drawn to a file.
 fn snapshot(args: &Args, file: &std::path::Path, mut state: State, workers: Workers) -> Result<u8, Failure> {
-    if file.exists() && !args.force {
-        return Err(Failure::exists(file));
-    }
+    terminal::may_write(file, args.force)?;
     let is_text = file.extension().is_some_and(|e| e.eq_ignore_ascii_case("txt"));
     if !is_text && !is_svg(file) {
         return Err(Failure::usage("a snapshot's name ends in .svg or .txt"));
     }
+    let read: Vec<PathBuf> = state.files.iter().map(|file| file.path.clone()).collect();
+    paths::spare([file], || load::files(&read))?;
     let mut shown = false;
     for at in 0..state.files.len() {
         let path = &state.files[at].path;

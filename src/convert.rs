@@ -1,6 +1,6 @@
 //! `ckpt convert`: checkpoints into other formats, verified.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::LazyLock;
 
 use ckpt_convert::names::Style;
@@ -12,6 +12,7 @@ use clap::builder::PossibleValue;
 use globset::{Glob, GlobMatcher};
 
 use crate::load::{self, LoadArgs, LoadOptions};
+use crate::paths;
 use crate::signal::Signal;
 use crate::terminal;
 use crate::verify;
@@ -62,16 +63,7 @@ pub struct Args {
     /// of its own.
     #[arg(long, visible_alias = "split-max-size", value_name = "SIZE", value_parser = size)]
     max_shard_size: Option<u64>,
-    #[cfg_attr(
-        feature = "k-quants",
-        doc = "gguf: type of the matrices in layers: f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q2_k to q6_k, tq1_0, tq2_0 or"
-    )]
-    #[cfg_attr(
-        not(feature = "k-quants"),
-        doc = "gguf: type of the matrices in layers: f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, tq1_0, tq2_0 or"
-    )]
-    /// i2_s. By default tq2_0 for ternary models, what it was for GGUF sources, else f16.
-    #[arg(long, value_name = "TYPE")]
+    #[arg(long, value_name = "TYPE", help = quants())]
     quant: Option<Quant>,
     /// gguf: type of the embedding and the output head; by default that of --quant if plain, else q8_0.
     #[arg(long, value_name = "TYPE")]
@@ -97,6 +89,15 @@ pub struct Args {
     no_verify: bool,
     #[command(flatten)]
     load: LoadArgs,
+}
+
+/// What `--quant` may be.
+fn quants() -> String {
+    let made: Vec<&str> = Quant::all().filter(|quant| quant.is_made()).map(Quant::name).collect();
+    format!(
+        "gguf: type of the matrices in layers: {}. By default tq2_0 for ternary models, what it was for GGUF sources, else f16",
+        made.join(", ")
+    )
 }
 
 /// What `--to` names.
@@ -282,6 +283,10 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         return Ok(code);
     }
     let outputs = outputs(args, &paths)?;
+    paths::spare(outputs.iter().map(PathBuf::as_path), || {
+        load::files(&paths).into_iter().chain(args.tokenizer.clone()).collect()
+    })?;
+    make_folders(args, &outputs)?;
     let load = args.load.options(ckpt_inspect::Options::default(), args.load.policy()?.thresholds);
     let signal = Signal::listen()?;
     for (path, output) in paths.iter().zip(&outputs) {
@@ -289,10 +294,9 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
             Ok(one) => code = code.max(one),
             Err(failure) if paths.len() > 1 && !signal.arrived() => {
                 // One file of a run that cannot be converted does not keep the others from it.
-                let place = path.display().to_string();
-                match failure.message.contains(&place) {
+                match failure.names(path) {
                     true => terminal::error(&failure.message),
-                    false => terminal::error(&format!("{place}: {}", failure.message)),
+                    false => terminal::error(&format!("{}: {}", path.display(), failure.message)),
                 }
                 code = code.max(failure.code);
             }
@@ -314,10 +318,14 @@ fn outputs(args: &Args, paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
         }
         return Ok(vec![output.clone()]);
     }
-    let named = |path: &Path| match extension {
-        "" if path.is_dir() => path.to_path_buf(),
+    let named = |path: &Path, is_folder: bool| match extension {
+        "" if is_folder => path.to_path_buf(),
         "" => path.with_extension(""),
-        extension if path.is_dir() => PathBuf::from(format!("{}.{extension}", path.display())),
+        extension if is_folder => {
+            let mut name = path.as_os_str().to_os_string();
+            name.push(format!(".{extension}"));
+            name.into()
+        }
         extension => path.with_extension(extension),
     };
     let Some(folder) = &args.out_dir else {
@@ -325,12 +333,20 @@ fn outputs(args: &Args, paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
             "name the output: -o PATH, or --out-dir DIR for any number of checkpoints",
         ));
     };
-    let root = common_folder(paths);
+    // What was given may be relative or lead through `..` and links: whatever it is, an output lies in the folder.
+    let places = paths.iter().map(|path| paths::absolute(path)).collect::<Result<Vec<_>, _>>()?;
+    let root = common_folder(&places);
     let mut outputs = Vec::new();
-    for path in paths {
-        let relative = path.strip_prefix(&root).ok().filter(|p| *p != Path::new(""));
-        let relative = relative.or(path.file_name().map(Path::new)).unwrap_or(Path::new("model"));
-        let output = folder.join(named(relative));
+    for (path, place) in paths.iter().zip(&places) {
+        let relative = place.strip_prefix(&root).ok().filter(|p| *p != Path::new(""));
+        let relative = relative.or(place.file_name().map(Path::new)).unwrap_or(Path::new("model"));
+        if !relative.components().all(|part| matches!(part, Component::Normal(_))) {
+            return Err(Failure::usage(format!(
+                "{}: has no place in a folder of outputs; convert it by itself, with -o",
+                terminal::path(path)
+            )));
+        }
+        let output = folder.join(named(relative, path.is_dir()));
         if outputs.contains(&output) {
             return Err(Failure::usage(format!(
                 "two of the checkpoints would become {}; convert them one by one",
@@ -339,12 +355,18 @@ fn outputs(args: &Args, paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
         }
         outputs.push(output);
     }
-    for output in &outputs {
+    Ok(outputs)
+}
+
+/// The folders below --out-dir that `outputs` go into.
+fn make_folders(args: &Args, outputs: &[PathBuf]) -> Result<(), Failure> {
+    let Some(folder) = &args.out_dir else { return Ok(()) };
+    for output in outputs {
         let parent = output.parent().unwrap_or(folder);
         std::fs::create_dir_all(parent)
             .map_err(|e| Failure::unwritable(format!("{}: cannot be made: {e}", parent.display())))?;
     }
-    Ok(outputs)
+    Ok(())
 }
 
 /// The folder that all `paths` lie in.
@@ -367,10 +389,11 @@ fn one(args: &Args, load: &LoadOptions, path: &Path, output: &Path, signal: &Sig
     if !args.no_verify {
         source.verify_checksums();
     }
+    load::whole(&source)?;
     source
         .warnings
         .iter()
-        .for_each(|w| terminal::warning(&format!("{}: {}", path.display(), terminal::escape(w))));
+        .for_each(|w| terminal::warning(&format!("{}: {}", path.display(), terminal::escape(&w.text))));
     let mut plan = Plan::new(&source, &options)?;
     check_health(args, load, path)?;
     let progress = terminal::progress(plan.bytes(), "converting");
@@ -413,10 +436,8 @@ fn check_health(args: &Args, load: &LoadOptions, path: &Path) -> Result<(), Fail
     let reason = record.reasons.first().map(|r| format!(" ({})", terminal::escape(r))).unwrap_or_default();
     let message = format!("{} is {verdict}{reason}", path.display());
     if args.strict && !args.allow_collapsed {
-        return Err(Failure {
-            message: format!("{message}; --strict does not convert it without --allow-collapsed"),
-            code: exit::REFUSED,
-        });
+        let message = format!("{message}; --strict does not convert it without --allow-collapsed");
+        return Err(Failure::new(exit::REFUSED, message).naming(path));
     }
     terminal::warning(&format!("{message}: the copy will be, too"));
     Ok(())
@@ -428,6 +449,7 @@ impl From<ckpt_convert::Error> for Failure {
         match error {
             Error::Read(error) => error.into(),
             Error::Target(message) => Failure::usage(message),
+            Error::Source { ref path, .. } => Failure::usage(error.to_string()).naming(path),
             Error::Output(error) => error.into(),
             other => Failure::unreadable(other.to_string()),
         }

@@ -1,5 +1,7 @@
 //! Why a command stopped.
 
+use std::path::{Path, PathBuf};
+
 use crate::exit;
 
 /// Why a command stopped, and the exit code that says so.
@@ -9,35 +11,48 @@ pub struct Failure {
     pub message: String,
     /// One of [`exit`].
     pub code: u8,
+    /// The file that the message names, where it names the one that is wrong.
+    pub file: Option<PathBuf>,
 }
 
 impl Failure {
+    /// Ends with the exit code `code`.
+    pub fn new(code: u8, message: impl Into<String>) -> Self {
+        Failure { message: message.into(), code, file: None }
+    }
+
     /// Wrong usage.
     pub fn usage(message: impl Into<String>) -> Self {
-        Failure { message: message.into(), code: exit::USAGE }
+        Failure::new(exit::USAGE, message)
     }
 
     /// A file cannot be read or is damaged.
     pub fn unreadable(message: impl Into<String>) -> Self {
-        Failure { message: message.into(), code: exit::UNREADABLE }
-    }
-
-    /// An output is there already; nothing was written.
-    #[cfg(any(feature = "infer", feature = "browse"))]
-    pub fn exists(path: &std::path::Path) -> Self {
-        Failure::unwritable(format!("{} exists; --force replaces it", path.display()))
+        Failure::new(exit::UNREADABLE, message)
     }
 
     /// An output cannot be written.
     pub fn unwritable(message: impl Into<String>) -> Self {
-        Failure { message: message.into(), code: exit::UNWRITABLE }
+        Failure::new(exit::UNWRITABLE, message)
+    }
+
+    /// Tells that the message names `file`.
+    pub fn naming(self, file: &Path) -> Self {
+        Failure { file: Some(file.to_path_buf()), ..self }
+    }
+
+    /// Whether the message says that it is about what was given as `path`, or about a file of it.
+    pub fn names(&self, path: &Path) -> bool {
+        self.file.as_ref().is_some_and(|file| file.starts_with(path))
     }
 }
 
 impl From<ckpt_inspect::staged::Error> for Failure {
     fn from(error: ckpt_inspect::staged::Error) -> Self {
+        use ckpt_inspect::staged::Error;
         match error {
-            ckpt_inspect::staged::Error::Dash => Failure::usage(error.to_string()),
+            Error::Dash => Failure::usage(error.to_string()),
+            Error::Exists { .. } => Failure::unwritable(format!("{error}; --force replaces it")),
             other => Failure::unwritable(other.to_string()),
         }
     }
@@ -49,7 +64,7 @@ impl From<ckpt_inspect::Error> for Failure {
             ckpt_inspect::ErrorKind::NotFound => exit::USAGE,
             _ => exit::UNREADABLE,
         };
-        Failure { message: error.to_string(), code }
+        Failure { message: error.to_string(), code, file: error.path }
     }
 }
 
@@ -60,10 +75,12 @@ impl From<ckpt_infer::Error> for Failure {
         let code = match error {
             Error::Checkpoint(error) => return error.into(),
             Error::Output(error) => return error.into(),
-            Error::Token { .. } | Error::ContextFull { .. } | Error::Usage(_) => exit::USAGE,
+            Error::Token { .. } | Error::ContextFull { .. } | Error::Usage(_) | Error::Setting { .. } => {
+                exit::USAGE
+            }
             // The checkpoint, a file beside it, or what they make of a prompt.
             _ => exit::UNREADABLE,
         };
-        Failure { message: error.to_string(), code }
+        Failure::new(code, error.to_string())
     }
 }

@@ -15,7 +15,7 @@ use ckpt_reports::policy::{Pattern, Scope, check_factor, check_share};
 #[cfg(feature = "diagnose")]
 use crate::diagnose;
 use crate::format::{Format, human_or, written};
-use crate::load::{LoadArgs, LoadOptions, records};
+use crate::load::{self, LoadArgs, LoadOptions, records};
 use crate::{Failure, exit, terminal};
 
 /// Refuse checkpoints that are not good enough: for CI, pre-commit hooks and scripts.
@@ -141,6 +141,8 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         .chain(args.also.iter().map(|(format, file)| (*format, file.as_path())))
         .collect();
     writable(&outputs, args.force)?;
+    let read: Vec<PathBuf> = args.paths.iter().chain(&args.baseline).cloned().collect();
+    load::spare(outputs.iter().map(|(_, file)| *file), &read)?;
     let policy = policy(args)?;
     let describe = Options::default().with(|o| o.histogram = false);
     let options = args.load.options(describe, policy.thresholds);

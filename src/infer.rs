@@ -13,7 +13,7 @@ use crate::generate::{Sampling, TokenizerArgs, Writer, prefill};
 use crate::model::ModelArgs;
 use crate::perplexity::{self, PerplexityArgs};
 use crate::signal::Signal;
-use crate::{Failure, exit, terminal};
+use crate::{Failure, exit, load, terminal};
 
 /// Prompts are bounded before they are read.
 const LONGEST_PROMPT: u64 = 4 << 20;
@@ -93,12 +93,17 @@ struct Done<'r> {
 
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<u8, Failure> {
-    if let Some(path) = args.dump_logits.as_ref().filter(|path| path.exists() && !args.force) {
-        return Err(Failure::exists(path));
+    if let Some(path) = &args.dump_logits {
+        terminal::may_write(path, args.force)?;
+    }
+    if let Some(path) = &args.prompt_cache {
+        ckpt_inspect::staged::may_write(path, true)?;
     }
     if args.perplexity.are_idle() {
         return Err(Failure::usage("--context and --stride go with --perplexity"));
     }
+    let outputs = args.dump_logits.iter().chain(&args.prompt_cache).map(PathBuf::as_path);
+    load::spare(outputs, std::slice::from_ref(&args.model.model))?;
     let perplexed = args.perplexity.perplexity.as_ref();
     let text = if args.ids.is_some() || perplexed.is_some() { String::new() } else { prompt(args)? };
     let pool = args.model.pool();
@@ -135,7 +140,9 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     let Some(logits) = logits else { return Ok(signal.code().unwrap_or(exit::FINE)) };
     let vocab_size = model.config().vocab_size;
     if let Some(path) = &args.dump_logits {
-        terminal::write_file(path, &ckpt_infer::logits_file(&logits, vocab_size), args.force)?;
+        let file = ckpt_infer::logits_file(&logits, vocab_size);
+        terminal::write_file_until(path, &file, args.force, &signal.flag)
+            .map_err(|failure| signal.explain(failure))?;
     }
     let last = logits[logits.len() - vocab_size..].to_vec();
     if let Some(path) = args.prompt_cache.as_ref().filter(|_| reused + 1 < ids.len()) {

@@ -356,6 +356,12 @@ fn table(rows: &[Row<'_>], args: &Args, prefix: &str) -> String {
     }
     if !args.no_stats {
         columns.extend(Column::measures());
+        // What they are sorted by is seen.
+        if let Sort::Measure(measure) = args.sort
+            && !Column::measures().any(|c| matches!(c, Column::Measure(listed) if listed.key == measure.key))
+        {
+            columns.push(Column::Measure(measure));
+        }
     }
     if rows.iter().flat_map(|row| &row.members).any(|t| t.verdict.is_some()) {
         columns.push(Column::Verdict);
@@ -522,7 +528,7 @@ fn examine(
         checkpoint.verify_checksums();
     }
     let wanted = full_name(&checkpoint, name);
-    checkpoint.tensor(&wanted)?;
+    checkpoint.tensor(&wanted).map_err(|error| error.hint("list them with `ckpt inspect --all`"))?;
     checkpoint.tensors.retain(|t| t.name == wanted);
     let mut record = ckpt_inspect::describe(&checkpoint, options.describe, &|_| ());
     ckpt_inspect::judge(&mut record, &options.thresholds);

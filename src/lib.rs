@@ -93,7 +93,7 @@ enum Command {
     Recover(recover::Args),
     Scan(scan::Args),
     #[cfg(feature = "infer")]
-    Infer(infer::Args),
+    Infer(Box<infer::Args>),
     #[cfg(feature = "infer")]
     Bench(bench::Args),
     #[cfg(feature = "infer")]

@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 
 use ckpt_inspect::cause::{self, Pair, PairRequest};
 use ckpt_inspect::run::Run;
-use ckpt_inspect::{Cache, CheckpointRecord, Error, ErrorKind, I2sLayout, OpenOptions, Options, Thresholds};
+use ckpt_inspect::{
+    Cache, Checkpoint, CheckpointRecord, Error, ErrorKind, I2sLayout, OpenOptions, Options, TensorInfo,
+    Thresholds,
+};
 use ckpt_reports::Policy;
 use etcetera::BaseStrategy;
 use rayon::prelude::*;
@@ -60,7 +63,8 @@ impl LoadArgs {
             None if default.is_file() => default,
             None => return Ok(Policy::default()),
         };
-        let text = text(file, MAX_POLICY)?;
+        // A policy is an option like any other.
+        let text = text(file, MAX_POLICY).map_err(|failure| Failure::usage(failure.message))?;
         let policy = Policy::from_toml(&text).map_err(|e| {
             let lines: Vec<String> = e.to_string().lines().map(terminal::escape).collect();
             Failure::usage(format!("{}: {}", terminal::escape(&file.display().to_string()), lines.join("\n")))
@@ -104,6 +108,43 @@ pub fn expand(paths: &[PathBuf]) -> Result<Vec<Found>, Failure> {
             .hint("files are recognised by their content")
     };
     paths::expand(paths, ckpt_inspect::find, nothing, ckpt_inspect::identity)
+}
+
+/// Every file of the checkpoints at `paths`. Of one that cannot be laid out, what was named.
+pub fn files(paths: &[PathBuf]) -> Vec<PathBuf> {
+    let of = |path: &PathBuf| ckpt_inspect::files_of(path).unwrap_or_else(|_| vec![path.clone()]);
+    paths.iter().flat_map(of).collect()
+}
+
+/// Refuses `outputs` that would replace a file of the checkpoints that `paths` stand for.
+///
+/// # Errors
+/// Wrong usage, also of a pattern that is none.
+pub fn spare<'p>(outputs: impl IntoIterator<Item = &'p Path>, paths: &[PathBuf]) -> Result<(), Failure> {
+    let outputs: Vec<&Path> = outputs.into_iter().filter(|output| output.exists()).collect();
+    if outputs.is_empty() {
+        return Ok(());
+    }
+    let found: Vec<PathBuf> = expand(paths)?.into_iter().flatten().collect();
+    paths::spare(outputs, || files(&found))
+}
+
+/// Refuses a checkpoint of which something is missing or wrong: what is made of it would look whole.
+pub fn whole(checkpoint: &Checkpoint) -> Result<(), Failure> {
+    if !checkpoint.is_damaged() {
+        return Ok(());
+    }
+    let of_tensor = |t: &TensorInfo| Some((t.damage.clone()?, t.name.clone()));
+    let (what, tensor) = match (&checkpoint.damage, checkpoint.tensors.iter().find_map(of_tensor)) {
+        (Some(damage), _) => (damage.clone(), None),
+        (None, Some((damage, tensor))) => (damage, Some(tensor)),
+        (None, None) => return Ok(()),
+    };
+    let mut error = Error::from(&what).in_file(&checkpoint.path);
+    if let Some(tensor) = tensor {
+        error = error.in_tensor(&tensor);
+    }
+    Err(error.hint("`ckpt recover` writes what is whole of it").into())
 }
 
 /// A checkpoint's path and its record, or the error that kept it from being read.

@@ -4,13 +4,21 @@ use std::path::{Path, PathBuf};
 
 use ckpt_infer::{Cache, KvType, LoadOptions, Model, Pool, RopeScaling, Settings, TableType, WhenFull};
 use ckpt_inspect::Checkpoint;
+use ckpt_inspect::meaning::architecture::{STUDENT, TABLE};
 
 use crate::{Failure, terminal};
+
+/// Which checkpoints are run.
+pub fn runnable() -> String {
+    let others = TABLE.iter().filter(|family| ***family != STUDENT);
+    let others: Vec<&str> = others.map(|family| family.label.trim_end_matches("'s")).collect();
+    format!("Checkpoint to run: the student model, or a plain {}", others.join(", "))
+}
 
 /// A model, and what to override of its configuration.
 #[derive(clap::Args)]
 pub struct ModelArgs {
-    /// Checkpoint to run: the student model, or a plain Llama, Mistral, Qwen2 or Qwen3.
+    #[arg(help = runnable())]
     pub model: PathBuf,
     /// Threads; all processors by default.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
@@ -53,13 +61,13 @@ enum Table {
 #[derive(clap::Args)]
 struct SettingsArgs {
     /// Elements of a head.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = some)]
     head_dim: Option<usize>,
     /// Query heads.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = some)]
     num_heads: Option<usize>,
     /// Positions that attention sees.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = some)]
     max_seq_len: Option<usize>,
     /// Base of the rotary frequencies.
     #[arg(long, value_name = "X", value_parser = positive)]
@@ -99,6 +107,11 @@ fn cap(text: &str) -> Result<Cap, String> {
         "none" => Ok(Cap(None)),
         number => positive(number).map(|cap| Cap(Some(cap))),
     }
+}
+
+fn some(text: &str) -> Result<usize, String> {
+    let number = text.parse::<usize>().ok().filter(|n| *n > 0);
+    number.ok_or_else(|| "a whole number above 0 is needed".to_string())
 }
 
 fn positive(text: &str) -> Result<f64, String> {

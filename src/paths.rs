@@ -20,7 +20,51 @@ pub fn matches(path: &Path) -> Result<Vec<PathBuf>, Failure> {
     }
     let matches = glob::glob(&text)
         .map_err(|e| Failure::usage(format!("{}: is no pattern: {e}", terminal::path(path))))?;
-    Ok(matches.filter_map(Result::ok).collect())
+    // A pattern such as `.*` is meant for what is in a folder, and not for the folder itself or the one above.
+    let ways =
+        |text: &str| text.split(std::path::is_separator).filter(|part| matches!(*part, "." | "..")).count();
+    let within = |path: &PathBuf| ways(&path.to_string_lossy()) <= ways(&text);
+    Ok(matches.filter_map(Result::ok).filter(within).collect())
+}
+
+/// `path` from the root on, without `..` or links to folders; a link to a file keeps its own name.
+///
+/// # Errors
+/// What is not there cannot be read.
+pub fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    let folder = |folder: &Path| match folder {
+        empty if empty == Path::new("") => Path::new(".").canonicalize(),
+        folder => folder.canonicalize(),
+    };
+    let resolved = match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) => folder(parent).map(|parent| parent.join(name)),
+        _ => folder(path),
+    };
+    resolved.map_err(|e| Error::new(ErrorKind::Io, e.to_string()).in_file(path).into())
+}
+
+/// Refuses `outputs` that would replace what is read from: one of the files that `sources` lists, or a folder that one
+/// lies in. It is asked only where an output is there already.
+///
+/// # Errors
+/// Wrong usage.
+pub fn spare<'p>(
+    outputs: impl IntoIterator<Item = &'p Path>,
+    sources: impl FnOnce() -> Vec<PathBuf>,
+) -> Result<(), Failure> {
+    let there = |output: &'p Path| Some((output, output.canonicalize().ok()?));
+    let outputs: Vec<_> = outputs.into_iter().filter_map(there).collect();
+    if outputs.is_empty() {
+        return Ok(());
+    }
+    let sources: Vec<PathBuf> = sources().iter().filter_map(|source| source.canonicalize().ok()).collect();
+    match outputs.iter().find(|(_, output)| sources.iter().any(|source| source.starts_with(output))) {
+        Some((output, _)) => Err(Failure::usage(format!(
+            "{} is what is read from; write to another place",
+            terminal::path(output)
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// A path that was found, or an argument that led to none and why.

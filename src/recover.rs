@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::format::Plain as Format;
 use crate::signal::Signal;
 use crate::terminal::{self, Table};
-use crate::{Failure, exit, verify};
+use crate::{Failure, exit, load, paths, verify};
 
 /// Write what is intact of a damaged checkpoint, and list what is lost.
 ///
@@ -23,7 +23,7 @@ use crate::{Failure, exit, verify};
 pub struct Args {
     /// The damaged file, or a folder that holds one checkpoint.
     path: PathBuf,
-    /// Where to write: SafeTensors where it ends in .safetensors, GGUF (from GGUF) in .gguf, else PyTorch.
+    /// Where to write: SafeTensors where it ends in .safetensors, NumPy in .npz, GGUF (from GGUF) in .gguf, else PyTorch.
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// What stands in for lost tensors: zeros, nan, or from=OTHER, the tensor of the same name in another checkpoint.
@@ -60,18 +60,12 @@ fn filler(text: &str) -> Result<Filler, String> {
 pub fn run(args: &Args) -> Result<u8, Failure> {
     if let Some(output) = &args.output {
         terminal::may_write(output, args.force)?;
-        let same =
-            |path: &Path| output.canonicalize().is_ok_and(|o| path.canonicalize().is_ok_and(|p| p == o));
         let others = args.fill.iter().filter_map(|filler| match filler {
-            Filler::From(path) => Some(path.as_path()),
+            Filler::From(path) => Some(path.clone()),
             Filler::With(_) => None,
         });
-        if others.chain([args.path.as_path()]).any(same) {
-            return Err(Failure::usage(format!(
-                "{} is what is read from, and all there is of what is lost; write to another file",
-                output.display()
-            )));
-        }
+        let read: Vec<PathBuf> = others.chain([args.path.clone()]).collect();
+        paths::spare([output.as_path()], || load::files(&read))?;
     }
     let options = OpenOptions::i2s(args.i2s_layout);
     let mut salvage = salvage(&args.path, &options)?;
@@ -101,13 +95,10 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     terminal::print(&text)?;
     if salvage.checkpoint.tensors.is_empty() {
         let what = if lists_nothing { "it lists no tensors" } else { "none of its tensors is whole" };
-        return Err(Failure {
-            message: format!(
-                "{}: {what}, so nothing was written; --fill makes up for lost tensors",
-                args.path.display()
-            ),
-            code: exit::UNREADABLE,
-        });
+        return Err(Failure::unreadable(format!(
+            "{}: {what}, so nothing was written; --fill makes up for lost tensors",
+            args.path.display()
+        )));
     }
     Ok(match written {
         Some(Written { agrees: false, .. }) => exit::REFUSED,
@@ -129,8 +120,13 @@ struct Written {
 fn write(args: &Args, salvage: &mut Salvage, output: &Path) -> Result<Written, Failure> {
     let source = &salvage.checkpoint;
     let pickled = !matches!(source.format, Container::SafeTensors | Container::Gguf { .. });
-    let target = match output.extension().and_then(|e| e.to_str()) {
+    let extension = output.extension().map(|e| e.to_string_lossy().to_ascii_lowercase());
+    let target = match extension.as_deref() {
         Some("safetensors") => Target::SafeTensors,
+        Some("npz") => Target::Npz,
+        Some("npy") => {
+            return Err(Failure::usage("one array is no checkpoint; recover to .npz, .pt or .safetensors"));
+        }
         Some("gguf") if matches!(source.format, Container::Gguf { .. }) => Target::Gguf(Gguf::default()),
         Some("gguf") => {
             return Err(Failure::usage(

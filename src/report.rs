@@ -12,7 +12,7 @@ use ckpt_reports::exporter::REPORTS;
 use ckpt_reports::{Exporter, Report, Training, headline};
 
 use crate::format::{names, one_of, written};
-use crate::load::{LoadArgs, pairs, records};
+use crate::load::{self, LoadArgs, pairs, records};
 use crate::{Failure, exit, terminal};
 
 /// Write a report on checkpoints and runs: which layers died, when, and how std went over steps.
@@ -91,6 +91,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     }
     if let Some(output) = &args.output {
         terminal::may_write(output, args.force)?;
+        load::spare([output.as_path()], &args.paths)?;
     }
     let options = args.load.options(Options::default(), args.load.policy()?.thresholds);
     let mut code = exit::FINE;

@@ -63,6 +63,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     let mut options = Options::default();
     options.allow.clone_from(&args.allow);
     let found = expand(&args.paths)?;
+    paths::spare(args.output.as_deref(), || found.iter().flatten().cloned().collect())?;
     let files: Vec<Scan> = found
         .par_iter()
         .map(|found| match found {

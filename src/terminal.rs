@@ -123,13 +123,19 @@ pub fn labelled_in(label: &str, columns: usize, style: Style, text: &str) -> Str
 pub fn wrapped(text: &str, indent: usize, style: Style) -> String {
     let room = width().saturating_sub(indent).max(20);
     let mut lines: Vec<String> = Vec::new();
+    let mut taken = 0;
     for word in escape(text).split(' ') {
+        let wide = columns(word);
         match lines.last_mut() {
-            Some(line) if columns(line) + 1 + columns(word) <= room => {
+            Some(line) if taken + 1 + wide <= room => {
                 line.push(' ');
                 line.push_str(word);
+                taken += 1 + wide;
             }
-            _ => lines.push(word.to_string()),
+            _ => {
+                lines.push(word.to_string());
+                taken = wide;
+            }
         }
     }
     lines.iter().map(|line| format!("{}{}\n", " ".repeat(indent), paint(style, line))).collect()
@@ -326,7 +332,30 @@ pub fn write_file(path: &Path, contents: &[u8], force: bool) -> Result<(), Failu
     Ok(staged::write(path, contents, force)?)
 }
 
+/// [`write_file`] as long as `stop` is not set: a pipe that nobody reads is not waited for any longer.
+#[cfg(feature = "infer")]
+pub fn write_file_until(
+    path: &Path,
+    contents: &[u8],
+    force: bool,
+    stop: &std::sync::atomic::AtomicBool,
+) -> Result<(), Failure> {
+    Ok(staged::write_until(path, contents, force, stop)?)
+}
+
 /// Whether an output may go to `path`: an existing file needs `force`; a pipe or device takes what it is given.
 pub fn may_write(path: &Path, force: bool) -> Result<(), Failure> {
     Ok(staged::may_write_or_feed(path, force)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where there is no terminal all of it is one line; each word is looked at once.
+    #[test]
+    fn long_texts_are_wrapped_in_one_go() {
+        let words = vec!["größe"; 1 << 18].join(" ");
+        assert_eq!(wrapped(&words, 2, Style::new()), format!("  {words}\n"));
+    }
 }

@@ -48,8 +48,7 @@ pub struct Args {
     /// The step to stop at, counted from the model's beginning.
     #[arg(long, value_name = "N")]
     steps: Option<u64>,
-    /// adamw, muon, muon-adamw (the seed's form), sgd or spin; polarized- in front adds the polarizer.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", help = optimizers())]
     optimizer: Option<String>,
     /// Learning rate.
     #[arg(long, value_name = "RATE")]
@@ -196,7 +195,7 @@ impl From<Error> for Failure {
         match error {
             Error::Checkpoint(error) => error.into(),
             Error::Teacher(error) => error.into(),
-            Error::Output(error) => error.into(),
+            Error::Output(error) | Error::Save(ckpt_convert::Error::Output(error)) => error.into(),
             other => {
                 let code = match &other {
                     Error::Settings(_) => exit::USAGE,
@@ -204,7 +203,7 @@ impl From<Error> for Failure {
                     Error::Save(_) | Error::Write { .. } => exit::UNWRITABLE,
                     _ => exit::REFUSED,
                 };
-                Failure { message: other.to_string(), code }
+                Failure::new(code, other.to_string())
             }
         }
     }
@@ -277,6 +276,12 @@ fn train(args: &Args, settings: &Settings, signal: &Signal) -> Result<u8, Failur
             Ok(signal.code().unwrap_or(exit::FINE))
         }
     }
+}
+
+/// What `--optimizer` may be.
+fn optimizers() -> String {
+    let names = optim::NAMES.join(", ");
+    format!("One of {names}; polarized- in front adds the polarizer. muon-adamw is the seed's form of Muon")
 }
 
 /// The configuration that `--init` names: a preset's, or a file's over the 125m preset's.

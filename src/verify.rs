@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use anstyle::Style;
 use ckpt_convert::{Agreement, Report, Rule};
-use ckpt_inspect::{I2sLayout, OpenOptions};
+use ckpt_inspect::{DType, I2sLayout, OpenOptions};
 
 use crate::format::Plain as Format;
+use crate::load;
 #[cfg(feature = "infer")]
 use crate::outputs::{self, OutputArgs};
 use crate::terminal::{self, Table};
@@ -54,6 +55,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     let open = |path| -> Result<_, Failure> {
         let mut checkpoint = ckpt_inspect::open_with(path, &options)?;
         checkpoint.verify_checksums();
+        load::whole(&checkpoint)?;
         Ok(checkpoint)
     };
     let report = ckpt_convert::verify(&open(&args.a)?, &open(&args.b)?)?;
@@ -120,7 +122,7 @@ pub fn details(report: &Report, all: bool) -> String {
             let plain = |text: String| (text, Style::new());
             table.row(vec![
                 plain(terminal::escape(&tensor.name)),
-                plain(tensor.dtypes.join(" → ")),
+                plain(tensor.dtypes.map(DType::name).join(" → ")),
                 (outcome(tensor), style),
                 plain(terminal::number(tensor.worst)),
             ]);

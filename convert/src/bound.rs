@@ -29,34 +29,16 @@ pub(crate) struct Bound {
     pub absolute: f64,
 }
 
-/// The bound of a block format, or of a plain one.
-///
-/// For the formats with one scale a block it follows from how they round: half a step of the grid, a whole one where a
-/// symmetric grid ends a step short on one side, and three roundings to f16 (scale, minimum, and their sum). For the K
-/// formats, whose scales are searched for and rounded to 4 or 6 bits themselves, no such bound is known: theirs is what
-/// no block of the encoder here has been seen to exceed, from noise, outliers, ramps, and one-sided
-/// blocks, with a fifth to spare. A block that exceeds it is damaged or was made by no sensible encoder.
+/// The bound of a block format, or of a plain one: what its blocks lose, and three roundings to f16 (scale, minimum, and
+/// their sum).
 pub(crate) fn bound(dtype: DType) -> Option<Bound> {
     let DType::Ggml(ggml) = dtype else {
         let share = 2f64.powi(-(precision(dtype).0 as i32));
         return Some(Bound { block: 1, share, absolute: 0.0 });
     };
-    let (block, share, levels) = match ggml.name() {
-        "Q8_0" | "Q8_1" => (32, 0.5 / 127.0, 127.0),
-        "Q4_0" => (32, 1.0 / 8.0, 8.0),
-        "Q5_0" => (32, 1.0 / 16.0, 16.0),
-        "Q4_1" => (32, 1.0 / 15.0, 16.0),
-        "Q5_1" => (32, 1.0 / 31.0, 32.0),
-        "Q8_K" => (256, 1.0 / 127.0, 0.0),
-        // Levels of a sub-block's grid times those of its scale, and half as many again.
-        "Q6_K" => (256, 1.0 / 20.0, 48.0 * 128.0),
-        "Q5_K" => (256, 1.0 / 10.0, 48.0 * 64.0),
-        "Q4_K" => (256, 1.0 / 6.0, 24.0 * 64.0),
-        "Q3_K" => (256, 1.0 / 3.0, 6.0 * 32.0),
-        "Q2_K" => (256, 0.7, 6.0 * 16.0),
-        _ => return None,
-    };
-    Some(Bound { block, share: share + 3.0 * 2f64.powi(-11), absolute: levels * 2f64.powi(-25) })
+    let loss = ggml.loss()?;
+    let share = loss.share + 3.0 * 2f64.powi(-11);
+    Some(Bound { block: ggml.block_elements(), share, absolute: loss.levels * 2f64.powi(-25) })
 }
 
 #[cfg(test)]

@@ -28,10 +28,7 @@ pub(crate) fn plan<'c>(source: &'c Checkpoint, options: &Options) -> Result<Plan
     builder.tell_of_the_model();
     let Builder { plan, .. } = builder;
     if plan.pairs.is_empty() {
-        return Err(Error::Target(format!(
-            "{}: no tensor in it is a weight that could be converted",
-            source.path.display()
-        )));
+        return Err(Error::of_source(source, "no tensor in it is a weight that could be converted"));
     }
     let mut names = HashSet::new();
     if let Some(twice) = plan.tensors.iter().find(|t| !names.insert(t.name.as_str())) {
@@ -341,7 +338,7 @@ impl<'c, 'o> Builder<'c, 'o> {
                 None => "no matrix in it is known to be ternary; choose them with --ternary '*_proj.weight'"
                     .into(),
             };
-            return Err(Error::Target(format!("{}: {why}", source.path.display())));
+            return Err(Error::of_source(source, why));
         }
         let rounded = packed.iter().filter(|c| c.grid.is_some_and(|g| !g.exact)).count();
         if rounded > 0 {
@@ -455,7 +452,7 @@ impl<'c, 'o> Builder<'c, 'o> {
             }
             self.plan.pairs.push(Pair { elements: elements.clone(), name: c.name.clone() });
             if let Some(grid) = c.grid {
-                self.add_packed(c.name, elements, grid, &mut shapes);
+                self.add_packed(c.name, elements, grid, &mut shapes)?;
                 continue;
             }
             if let Some(run) = shared.get(&c.index) {
@@ -571,23 +568,20 @@ impl<'c, 'o> Builder<'c, 'o> {
         mut elements: Elements,
         grid: Grid,
         shapes: &mut serde_json::Map<String, serde_json::Value>,
-    ) {
+    ) -> Result<()> {
         let shape = elements.tensor.shape.clone();
         if matches!(elements.tensor.dtype, DType::Ternary(_)) {
             // Codes are read as they are; the scale goes its own way.
             elements.tensor.scale = Some(1.0);
         }
-        let numel: usize = shape.iter().product();
         let layer = name.strip_suffix(".weight").unwrap_or(&name).to_string();
         let scale = grid.scale.unwrap_or(1.0).to_le_bytes().to_vec();
         let packing = self.options.target.packing().unwrap_or(TernaryPacking::I2s);
-        let content = Content::Codes { elements, packing, grid };
-        let bytes = numel.div_ceil(4);
-        let stored = match packing {
-            TernaryPacking::HfBitnet => vec![shape[0] / 4, shape[1]],
-            _ => vec![bytes],
+        let (Some(bytes), Some(stored)) = (packing.bytes_for(&shape), packing.stored(&shape)) else {
+            return Err(ReadError::damaged("its size overflows").in_tensor(&elements.tensor.name).into());
         };
-        self.add_whole(name.clone(), DType::U8, stored, bytes as u64, content);
+        let content = Content::Codes { elements, packing, grid };
+        self.add_whole(name.clone(), DType::U8, stored, bytes, content);
         match packing {
             TernaryPacking::HfBitnet => {
                 self.add_whole(
@@ -614,5 +608,6 @@ impl<'c, 'o> Builder<'c, 'o> {
                 self.add_whole(format!("{layer}_scale"), DType::F32, Vec::new(), 4, Content::Bytes(scale));
             }
         }
+        Ok(())
     }
 }

@@ -273,12 +273,8 @@ fn model(source: &Checkpoint) -> Result<ModelConfig> {
             ConfigError::Missing(key) => format!("its config.json has no {key}"),
             other => other.to_string(),
         };
-        Error::Target(format!(
-            "{}: {what}; GGUF files name one ({} and {} are written)",
-            source.path.display(),
-            others.join(", "),
-            last.label
-        ))
+        let written = format!("{} and {} are written", others.join(", "), last.label);
+        Error::of_source(source, format!("{what}; GGUF files name one ({written})"))
     })
 }
 
@@ -338,7 +334,9 @@ fn keys(plan: &mut Plan<'_>, options: &Options) -> Result<Keys> {
                         "the tokenizer has {count} tokens and the embedding {rows} rows: it is another model's; name the right one with --tokenizer"
                     )));
                 }
-                vocabulary.fill(rows);
+                vocabulary
+                    .fill(rows)
+                    .map_err(|e| e.in_file(&source.path).hint("name the right one with --tokenizer"))?;
             }
             plan.notes.extend(vocabulary.warnings.iter().map(|w| format!("tokenizer: {w}")));
             keys.extend(vocabulary.to_keys());
@@ -497,7 +495,7 @@ fn write(
         files.push((name, File::new(plan, &own, tensors)?));
     }
     let total = files.iter().map(|(_, f)| f.layout.len).sum();
-    let staged = StagedFolder::create(path, total, options.force, &|name| name.ends_with(".gguf"))?;
+    let staged = StagedFolder::create(path, total, options.force, |name| name.ends_with(".gguf"))?;
     let mut outputs = Vec::new();
     for (name, file) in &files {
         let output = staged.file(name, file.layout.len)?;

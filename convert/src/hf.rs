@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use ckpt_inspect::meaning::RopeScaling;
 use ckpt_inspect::meaning::names::ROPE_FACTORS;
+use ckpt_inspect::meaning::{Quantization, RopeScaling};
 use ckpt_inspect::metadata::whole_json;
 use ckpt_inspect::staged::Control;
 use ckpt_inspect::{DType, Error as ReadError, ModelConfig, TernaryPacking};
@@ -88,15 +88,16 @@ fn beside(plan: &mut Plan<'_>) -> Result<Vec<(String, Vec<u8>)>> {
 }
 
 fn config_file(plan: &Plan<'_>, mut config: Map<String, Json>) -> Vec<u8> {
+    let told = plan.source.model.quantization.as_ref().filter(|q| q.is_bitnet());
     if plan.target == (Target::Hf { packed: true }) {
-        // `autobitlinear` multiplies a layer's output by its weight_scale, so the scale is kept to the last bit;
-        // `bitlinear` divides by it.
-        config.insert(
-            "quantization_config".into(),
-            json!({"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "offline"}),
-        );
-    } else {
-        config.remove("quantization_config");
+        // What else it says, such as of norms in each BitLinear, holds of packed matrices too.
+        let own = config.get(Quantization::KEY).filter(|_| told.is_some()).and_then(Json::as_object);
+        let mut packed = own.cloned().unwrap_or_default();
+        packed.extend(Quantization::packed().map(|(key, word)| (key.to_string(), json!(word))));
+        config.insert(Quantization::KEY.into(), Json::Object(packed));
+    } else if !told.is_some_and(|q| q.online) {
+        // Without it, transformers would multiply with the float masters as they are.
+        config.shift_remove(Quantization::KEY);
     }
     config.insert("torch_dtype".into(), json!(main_dtype(plan).name()));
     format!("{:#}\n", Json::Object(config)).into_bytes()
@@ -134,10 +135,10 @@ fn config(plan: &mut Plan<'_>) -> Result<Option<Map<String, Json>>> {
         return Ok(Some(model.to_hugging_face()));
     }
     if plan.target == (Target::Hf { packed: true }) {
-        return Err(Error::Target(format!(
-            "{}: no model is recognised in it, so there is no config.json to say how it is packed; leave out --packed",
-            source.path.display()
-        )));
+        return Err(Error::of_source(
+            source,
+            "no model is recognised in it, so there is no config.json to say how it is packed; leave out --packed",
+        ));
     }
     plan.notes.push(
         "no model is recognised in it, so the folder has no config.json: put the model's own there".into(),

@@ -20,74 +20,96 @@ use crate::encode::Losses;
 use crate::simd::with_avx2;
 use crate::{Error, Result};
 
-/// Types of GGUF tensors that are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[allow(missing_docs)] // GGML's own names
-#[non_exhaustive]
-pub enum Quant {
-    F32,
-    F16,
-    BF16,
-    Q8_0,
-    Q4_0,
-    Q4_1,
-    Q5_0,
-    Q5_1,
-    Q2K,
-    Q3K,
-    Q4K,
-    Q5K,
-    Q6K,
-    Tq1_0,
-    Tq2_0,
-    /// bitnet.cpp's, in the layout of its x86 builds.
-    I2S,
+/// A row of the table of types.
+struct Row {
+    quant: Quant,
+    /// On the command line.
+    name: &'static str,
+    /// In the file.
+    ggml: GgmlType,
+    /// `general.file_type` of files that are mostly of it.
+    file_type: Option<u32>,
+    encoder: Encoder,
 }
 
-/// A type beside its name on the command line, its number in GGML, and the number of `general.file_type` for files that
-/// are mostly of it (`llama_ftype` in llama.h; bitnet.cpp has 40 for I2_S, which llama.cpp uses for another type).
-const TABLE: [(Quant, &str, GgmlType, Option<u32>); 16] = [
-    (Quant::F32, "f32", GgmlType::F32, Some(0)),
-    (Quant::F16, "f16", GgmlType::F16, Some(1)),
-    (Quant::BF16, "bf16", GgmlType::BF16, Some(32)),
-    (Quant::Q8_0, "q8_0", GgmlType::Q8_0, Some(7)),
-    (Quant::Q4_0, "q4_0", GgmlType::Q4_0, Some(2)),
-    (Quant::Q4_1, "q4_1", GgmlType::Q4_1, Some(3)),
-    (Quant::Q5_0, "q5_0", GgmlType::Q5_0, Some(8)),
-    (Quant::Q5_1, "q5_1", GgmlType::Q5_1, Some(9)),
-    (Quant::Q2K, "q2_k", GgmlType::Q2_K, Some(10)),
-    (Quant::Q3K, "q3_k", GgmlType::Q3_K, Some(11)),
-    (Quant::Q4K, "q4_k", GgmlType::Q4_K, Some(14)),
-    (Quant::Q5K, "q5_k", GgmlType::Q5_K, Some(16)),
-    (Quant::Q6K, "q6_k", GgmlType::Q6_K, Some(18)),
-    (Quant::Tq1_0, "tq1_0", GgmlType::TQ1_0, Some(36)),
-    (Quant::Tq2_0, "tq2_0", GgmlType::TQ2_0, Some(37)),
-    (Quant::I2S, "i2_s", GgmlType::I2_S, None),
-];
+/// What makes the blocks of a type.
+enum Encoder {
+    /// It has none.
+    Plain,
+    /// Encoders of our own.
+    Own(fn(Codes, &[f32], &mut [u8])),
+    /// candle's, of the feature `k-quants`.
+    Candle,
+}
+
+macro_rules! quants {
+    ($($(#[$doc:meta])* $quant:ident = $name:literal: $ggml:ident, $file_type:expr, $encoder:expr;)*) => {
+        /// Types of GGUF tensors that are written.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[allow(missing_docs)] // GGML's own names
+        #[non_exhaustive]
+        pub enum Quant {
+            $($(#[$doc])* $quant,)*
+        }
+
+        static TABLE: [Row; [$($name),*].len()] = {
+            use Encoder::*;
+            [$(Row {
+                quant: Quant::$quant,
+                name: $name,
+                ggml: GgmlType::$ggml,
+                file_type: $file_type,
+                encoder: $encoder,
+            }),*]
+        };
+    };
+}
+
+// A type, its name on the command line, its number in GGML, the number of `general.file_type` for files that are mostly of
+// it (`llama_ftype` in llama.h; bitnet.cpp has 40 for I2_S, which llama.cpp uses for another type), and its encoder.
+quants! {
+    F32 = "f32": F32, Some(0), Plain;
+    F16 = "f16": F16, Some(1), Plain;
+    BF16 = "bf16": BF16, Some(32), Plain;
+    Q8_0 = "q8_0": Q8_0, Some(7), Own(|_, values, out| blocks::<32, Q8_0>(values, out));
+    Q4_0 = "q4_0": Q4_0, Some(2), Own(|_, values, out| blocks::<32, Q4_0>(values, out));
+    Q4_1 = "q4_1": Q4_1, Some(3), Own(|_, values, out| blocks::<32, Q4_1>(values, out));
+    Q5_0 = "q5_0": Q5_0, Some(8), Own(|_, values, out| blocks::<32, Q5_0>(values, out));
+    Q5_1 = "q5_1": Q5_1, Some(9), Own(|_, values, out| blocks::<32, Q5_1>(values, out));
+    Q2K = "q2_k": Q2_K, Some(10), Candle;
+    Q3K = "q3_k": Q3_K, Some(11), Candle;
+    Q4K = "q4_k": Q4_K, Some(14), Candle;
+    Q5K = "q5_k": Q5_K, Some(16), Candle;
+    Q6K = "q6_k": Q6_K, Some(18), Candle;
+    Tq1_0 = "tq1_0": TQ1_0, Some(36), Own(ternary_blocks::<256, Tq1_0>);
+    Tq2_0 = "tq2_0": TQ2_0, Some(37), Own(ternary_blocks::<256, Tq2_0>);
+    /// bitnet.cpp's, in the layout of its x86 builds.
+    I2S = "i2_s": I2_S, None, Own(ternary_blocks::<I2_S_BLOCK, X86Block>);
+}
 
 impl Quant {
     /// All of them.
     pub fn all() -> impl Iterator<Item = Quant> {
-        TABLE.iter().map(|row| row.0)
+        TABLE.iter().map(|row| row.quant)
     }
 
-    fn row(self) -> &'static (Quant, &'static str, GgmlType, Option<u32>) {
-        TABLE.iter().find(|row| row.0 == self).expect("every type is in the table")
+    fn row(self) -> &'static Row {
+        TABLE.iter().find(|row| row.quant == self).expect("every type is in the table")
     }
 
     /// Its name on the command line, such as `tq2_0`.
     pub fn name(self) -> &'static str {
-        self.row().1
+        self.row().name
     }
 
     /// Its type in the file.
     pub fn ggml(self) -> GgmlType {
-        self.row().2
+        self.row().ggml
     }
 
     /// The value of `general.file_type` for a file that is mostly of this type; `None` where llama.cpp has none.
     pub fn file_type(self) -> Option<u32> {
-        self.row().3
+        self.row().file_type
     }
 
     /// The element type of a tensor of it.
@@ -120,8 +142,7 @@ impl Quant {
 
     /// Whether this build makes tensors of it: the K types need the feature `k-quants`.
     pub fn is_made(self) -> bool {
-        use Quant::*;
-        cfg!(feature = "k-quants") || !matches!(self, Q2K | Q3K | Q4K | Q5K | Q6K)
+        cfg!(feature = "k-quants") || !matches!(self.row().encoder, Encoder::Candle)
     }
 
     /// Why a build that does not make it refuses it.
@@ -176,16 +197,10 @@ pub fn encode(quant: Quant, codes: Codes, values: &[f32], out: &mut Vec<u8>) -> 
     let start = out.len();
     out.resize(start + values.len() / quant.block() * quant.block_bytes(), 0);
     let place = &mut out[start..];
-    match quant {
-        Quant::Q8_0 => blocks::<32, Q8_0>(values, place),
-        Quant::Q4_0 => blocks::<32, Q4_0>(values, place),
-        Quant::Q4_1 => blocks::<32, Q4_1>(values, place),
-        Quant::Q5_0 => blocks::<32, Q5_0>(values, place),
-        Quant::Q5_1 => blocks::<32, Q5_1>(values, place),
-        Quant::Tq1_0 => ternary_blocks::<256, Tq1_0>(codes, values, place),
-        Quant::Tq2_0 => ternary_blocks::<256, Tq2_0>(codes, values, place),
-        Quant::I2S => ternary_blocks::<I2_S_BLOCK, X86Block>(codes, values, place),
-        _ => place.copy_from_slice(&k_blocks(quant, values)?),
+    match quant.row().encoder {
+        Encoder::Plain => {}
+        Encoder::Own(encode) => encode(codes, values, place),
+        Encoder::Candle => place.copy_from_slice(&k_blocks(quant, values)?),
     }
     Ok(())
 }

@@ -194,7 +194,7 @@ pub(crate) fn write_folder(
     }
     let total =
         files.iter().map(|f| f.len).sum::<u64>() + beside.iter().map(|(_, b)| b.len() as u64).sum::<u64>();
-    let staged = StagedFolder::create(path, total, force, &is_ours)?;
+    let staged = StagedFolder::create(path, total, force, is_ours)?;
     let mut outputs = Vec::new();
     let mut written = Vec::new();
     for (shard, file) in files.iter().enumerate() {

@@ -33,7 +33,8 @@ const PIECE: usize = 1 << 16;
 pub enum Rule {
     /// The same elements, to the bit.
     Identical,
-    /// The narrower type holds exactly what the wider one rounds to.
+    /// The narrower type holds exactly what the wider one rounds to; of f16 and bf16, which hold each other's values in
+    /// part, the one that was made of the other.
     Rounded,
     /// The same ternary codes and scale.
     Ternary,
@@ -50,7 +51,7 @@ pub struct Agreement {
     /// Its name in the second.
     pub other: String,
     /// Types of both.
-    pub dtypes: [String; 2],
+    pub dtypes: [DType; 2],
     /// The rule that they are held to.
     pub rule: Rule,
     /// Whether they agree by it.
@@ -115,7 +116,7 @@ pub fn verify(a: &Checkpoint, b: &Checkpoint) -> Result<Report> {
         let mut theirs = Elements::new(theirs.clone(), out_of_gguf(b, theirs, style_a));
         ours.grid = ternary_form(a, &ours.tensor, b)?;
         theirs.grid = ternary_form(b, &theirs.tensor, a)?;
-        compare(a, &ours, b, &theirs)
+        compare(a, &ours, b, &theirs, Made::Either)
     };
     let position: HashMap<&str, usize> = theirs.iter().map(|(key, i)| (key.as_str(), *i)).collect();
     let (in_a, in_b): (HashMap<_, _>, HashMap<_, _>) =
@@ -196,7 +197,7 @@ pub fn verify_written(plan: &Plan<'_>, path: &Path) -> Result<Report> {
         match index.get(name) {
             Some(&tensor) => {
                 let theirs = Elements::new(tensor.clone(), None);
-                report.tensors.push(compare(plan.source, &pair.elements, &written, &theirs)?);
+                report.tensors.push(compare(plan.source, &pair.elements, &written, &theirs, Made::Second)?);
             }
             None => report.missing.push(pair.name.clone()),
         }
@@ -233,21 +234,30 @@ impl<'s> Side<'s> {
 }
 
 /// Compares elements of `a` with elements of `b`.
-fn compare(a: &Checkpoint, elements: &Elements, b: &Checkpoint, theirs: &Elements) -> Result<Agreement> {
+fn compare(
+    a: &Checkpoint,
+    elements: &Elements,
+    b: &Checkpoint,
+    theirs: &Elements,
+    made: Made,
+) -> Result<Agreement> {
     let other = &theirs.tensor;
     let tensor = &elements.tensor;
     // GGUF has no tensor without dimensions.
     let of_one = |shape: &[usize]| matches!(shape, [] | [1]);
     let same_shape = tensor.shape == other.shape || (of_one(&tensor.shape) && of_one(&other.shape));
     let rounds = |e: &Elements| e.grid.is_some_and(|grid| !grid.exact);
+    let blocks_of = |e: &Elements| e.grid.is_some() && matches!(e.tensor.dtype, DType::Ggml(_));
     let rule = match rule(tensor.dtype, other.dtype) {
+        // What is made ternary was encoded anew.
+        Some(Rule::Identical) if blocks_of(elements) || blocks_of(theirs) => Some(Rule::Blocks),
         Some(Rule::Identical) if rounds(elements) || rounds(theirs) => Some(Rule::Rounded),
         rule => rule,
     };
     let mut agreement = Agreement {
         name: tensor.name.clone(),
         other: other.name.clone(),
-        dtypes: [tensor.dtype.name().into(), other.dtype.name().into()],
+        dtypes: [tensor.dtype, other.dtype],
         rule: rule.unwrap_or(Rule::Identical),
         agrees: false,
         elements: tensor.numel(),
@@ -270,10 +280,10 @@ fn compare(a: &Checkpoint, elements: &Elements, b: &Checkpoint, theirs: &Element
             identical(&a, &b, &mut agreement);
             // How far apart they are takes decoding.
             if !agreement.agrees && tensor.dtype.is_float() {
-                rounded(&a, &b, &mut agreement)?;
+                rounded(&a, &b, made, &mut agreement)?;
             }
         }
-        Rule::Identical | Rule::Rounded => rounded(&a, &b, &mut agreement)?,
+        Rule::Identical | Rule::Rounded => rounded(&a, &b, made, &mut agreement)?,
         Rule::Ternary => ternary(&a, &b, &mut agreement)?,
         Rule::Blocks => blocks(&a, &b, &mut agreement)?,
     }
@@ -350,10 +360,41 @@ fn identical(a: &Side<'_>, b: &Side<'_>, agreement: &mut Agreement) {
     }
 }
 
-fn rounded(a: &Side<'_>, b: &Side<'_>, agreement: &mut Agreement) -> Result<()> {
-    let ranks = (precision(a.value_type()), precision(b.value_type()));
-    let a_is_wide = (ranks.0.1, ranks.0.0) >= (ranks.1.1, ranks.1.0);
-    let (wide, thin) = if a_is_wide { (a, b) } else { (b, a) };
+/// Which of two tensors was made of the other, where their types do not tell.
+#[derive(Clone, Copy, PartialEq)]
+enum Made {
+    /// The second.
+    Second,
+    /// One or the other.
+    Either,
+}
+
+/// Whether every value of `thin` is one of `wide`. What bf16 and powers of two (E8M0) reach, f16 does not.
+fn holds(wide: DType, thin: DType) -> bool {
+    let ((bits, size), (thin_bits, thin_size)) = (precision(wide), precision(thin));
+    let beyond = wide == DType::F16 && matches!(thin, DType::BF16 | DType::F8E8M0FNU);
+    !beyond && (size, bits) >= (thin_size, thin_bits)
+}
+
+/// Where one type holds the other, that one is what the wide values round to; else the tensor that was made of the other.
+fn rounded(a: &Side<'_>, b: &Side<'_>, made: Made, agreement: &mut Agreement) -> Result<()> {
+    let (first, second) = (a.value_type(), b.value_type());
+    if !holds(first, second) && holds(second, first) {
+        return rounds_to(b, a, agreement);
+    }
+    rounds_to(a, b, agreement)?;
+    if !agreement.agrees && !holds(first, second) && made == Made::Either {
+        let mut reverse = agreement.clone();
+        rounds_to(b, a, &mut reverse)?;
+        if reverse.differing < agreement.differing {
+            *agreement = reverse;
+        }
+    }
+    Ok(())
+}
+
+/// Whether `thin` holds what the values of `wide` round to.
+fn rounds_to(wide: &Side<'_>, thin: &Side<'_>, agreement: &mut Agreement) -> Result<()> {
     let thin_type = match thin.value_type() {
         DType::QI8 | DType::QU8 | DType::QI32 => DType::F32,
         other => other,
@@ -491,7 +532,7 @@ fn all_zero(values: &Decoded<'_>, grid: Grid) -> bool {
 
 fn blocks(a: &Side<'_>, b: &Side<'_>, agreement: &mut Agreement) -> Result<()> {
     let of = |side: &Side<'_>| {
-        bound(side.dtype()).ok_or_else(|| {
+        bound(side.value_type()).ok_or_else(|| {
             ReadError::unsupported(format!("there is no bound on the error of {} blocks", side.dtype()))
                 .in_tensor(&side.elements.tensor.name)
         })

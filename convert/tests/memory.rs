@@ -1,7 +1,5 @@
 //! Conversion streams: what is allocated stays below 64 MiB and the largest tensor, whatever the checkpoint's size.
 
-use std::fs::File;
-use std::io::Write;
 use std::path::Path;
 
 use ckpt_convert::quant::Quant;
@@ -9,6 +7,7 @@ use ckpt_convert::{
     Blob, Content, Control, Elements, Gguf, Options, Output, Plan, Target, verify_written, write,
 };
 use ckpt_inspect::{DType, open};
+use ckpt_kit::safetensors::SafeTensors;
 use peak_alloc::PeakAlloc;
 
 #[global_allocator]
@@ -18,23 +17,10 @@ const MIB: usize = 1 << 20;
 
 /// Layers of 8 MiB, one of 32 MiB: 128 MiB of float32 that take no room on disk.
 fn source(path: &Path) {
-    let mut header = serde_json::Map::new();
-    let mut at = 0;
-    for i in 0..13 {
-        let rows = if i == 0 { 4096 } else { 1024 };
-        let end = at + rows * 2048 * 4;
-        let name = format!("layers.{i}.mlp.up_proj.weight");
-        header.insert(
-            name,
-            serde_json::json!({"dtype": "F32", "shape": [rows, 2048], "data_offsets": [at, end]}),
-        );
-        at = end;
-    }
-    let header = serde_json::Value::Object(header).to_string();
-    let mut file = File::create(path).unwrap();
-    file.write_all(&(header.len() as u64).to_le_bytes()).unwrap();
-    file.write_all(header.as_bytes()).unwrap();
-    file.set_len((8 + header.len() + at) as u64).unwrap();
+    let file = (0..13).fold(SafeTensors::new(), |file, i| {
+        file.hole(&format!("layers.{i}.mlp.up_proj.weight"), &[if i == 0 { 4096 } else { 1024 }, 2048])
+    });
+    file.write_holes(path);
 }
 
 fn peak(mut work: impl FnMut()) -> usize {

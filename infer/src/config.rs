@@ -23,6 +23,10 @@ pub fn configuration(
     let path = || checkpoint.path.clone();
     let unsupported = |what: String| Error::Unsupported { path: path(), what };
     let inconsistent = |what: String| Error::Inconsistent { path: path(), what };
+    let of_heads = |what: String| match (flags.head_dim, flags.num_heads) {
+        (None, None) => Error::Inconsistent { path: path(), what },
+        _ => Error::Setting { path: path(), what },
+    };
     let mut given = given(checkpoint).map_err(unsupported)?;
     if of_first_exporter(checkpoint, names) {
         given.architecture = Some(&STUDENT);
@@ -71,20 +75,18 @@ pub fn configuration(
     let head_dim = config.head_dim;
     let divides = head_dim >= 2 && q_rows.is_multiple_of(head_dim) && kv_rows.is_multiple_of(head_dim);
     if !divides {
-        return Err(inconsistent(format!(
-            "{q_rows} and {kv_rows} rows of Q and K are no heads of {head_dim}"
-        )));
+        return Err(of_heads(format!("{q_rows} and {kv_rows} rows of Q and K are no heads of {head_dim}")));
     }
     let (num_heads, num_kv_heads) = (config.num_heads, config.num_kv_heads);
     for (name, flag, found) in
         [("head_dim", flags.head_dim, head_dim), ("num_heads", flags.num_heads, num_heads)]
     {
         if let Some(flag) = flag.filter(|flag| *flag != found) {
-            return Err(inconsistent(format!("{name} is {found} by its tensors' shapes, not {flag}")));
+            return Err(of_heads(format!("{name} is {found} by its tensors' shapes, not {flag}")));
         }
     }
     if head_dim % 2 != 0 || !num_heads.is_multiple_of(num_kv_heads) {
-        return Err(inconsistent(format!(
+        return Err(of_heads(format!(
             "{num_heads} query heads of {head_dim} do not share {num_kv_heads} KV heads"
         )));
     }
@@ -146,9 +148,9 @@ fn refuse(given: &Given) -> Result<(), String> {
     if let Some(Activation::Other(name)) = &given.activation {
         return Err(format!("has hidden_act `{}`; silu is run", name.escape_debug()));
     }
-    match given.quantization.as_deref() {
-        None | Some("bitnet") => {}
-        Some(other) => return Err(format!("is quantized by `{}`, which is not run", other.escape_debug())),
+    if let Some(other) = given.quantization.as_ref().filter(|q| !q.is_bitnet()) {
+        let method = other.method.as_deref().unwrap_or_default();
+        return Err(format!("is quantized by `{}`, which is not run", method.escape_debug()));
     }
     match &given.sliding_layers {
         None | Some(SlidingLayers::All) => Ok(()),

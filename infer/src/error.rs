@@ -25,6 +25,14 @@ pub enum Error {
         /// What does not fit what.
         what: String,
     },
+    /// A setting that was given contradicts the checkpoint.
+    #[error("{}: {what}", path.display())]
+    Setting {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What does not fit what.
+        what: String,
+    },
     /// A tokenizer cannot be read or used.
     #[error("{}: {what}", path.display())]
     Tokenizer {

@@ -2,7 +2,6 @@
 //! sentence for people.
 
 use std::fmt;
-use std::ops::Deref;
 
 use serde::{Deserialize, Serialize};
 
@@ -127,14 +126,6 @@ impl From<Error> for Damage {
     }
 }
 
-impl Deref for Damage {
-    type Target = str;
-
-    fn deref(&self) -> &str {
-        &self.what
-    }
-}
-
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.what)
@@ -171,6 +162,8 @@ pub enum NoticeKind {
     ConfigNotUnderstood,
     /// Tensors, or files named like shards, are not in the index of their set.
     Unlisted,
+    /// The folder holds the same model in another form, which was not read.
+    OtherForm,
     /// Objects of the file cannot be shown as what they are.
     NotShown,
     /// The listing was cut where the file repeats itself out of proportion.
@@ -200,14 +193,6 @@ impl Notice {
     }
 }
 
-impl Deref for Notice {
-    type Target = str;
-
-    fn deref(&self) -> &str {
-        &self.text
-    }
-}
-
 impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
@@ -231,7 +216,7 @@ mod tests {
             Damage::new(DamageKind::CutShort, "its end is gone"),
         ];
         let damage = Damage::joined(faults).unwrap();
-        assert_eq!(&*damage, "one name twice; its end is gone");
+        assert_eq!(damage.what, "one name twice; its end is gone");
         assert!(damage.is(DamageKind::Duplicate) && damage.is_truncation());
         assert!(!damage.is(DamageKind::Overlap));
         assert_eq!(Damage::joined([]), None);

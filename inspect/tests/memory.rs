@@ -1,7 +1,10 @@
 //! Memory is bounded by the input's size, whatever the input says. One test alone in its process, so that the
 //! allocator's peak is its own.
 
-use ckpt_inspect::{Options, describe, open};
+use ckpt_inspect::{Options, describe, open_bytes};
+use ckpt_kit::pickle::pickle;
+use ckpt_kit::safetensors;
+use ckpt_kit::torch::zip_of;
 use peak_alloc::PeakAlloc;
 
 #[global_allocator]
@@ -11,13 +14,6 @@ const MB: usize = 1 << 20;
 
 fn repeat(unit: &[u8], total: usize) -> Vec<u8> {
     unit.iter().copied().cycle().take(total / unit.len() * unit.len()).collect()
-}
-
-fn pickle(body: Vec<u8>) -> Vec<u8> {
-    let mut bytes = vec![0x80, 4];
-    bytes.extend(body);
-    bytes.push(b'.');
-    bytes
 }
 
 /// Lists that hold the previous list twice: 2^n paths from n nodes.
@@ -156,19 +152,6 @@ fn endless_scales() -> Vec<u8> {
     body
 }
 
-/// `pickle` in a zip with three storages of 8 bytes.
-fn torch_zip(pickle: &[u8]) -> Vec<u8> {
-    let mut writer = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
-    let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
-    for (name, content) in
-        [("a/data.pkl", pickle), ("a/data/0", &[0; 8]), ("a/data/1", &[0; 8]), ("a/data/2", &[0; 8])]
-    {
-        writer.start_file(name, stored).unwrap();
-        std::io::Write::write_all(&mut writer, content).unwrap();
-    }
-    writer.finish().unwrap().into_inner()
-}
-
 fn gguf_with_counts(tensors: u64, keys: u64) -> Vec<u8> {
     let mut bytes = b"GGUF\x03\0\0\0".to_vec();
     bytes.extend(tensors.to_le_bytes());
@@ -213,43 +196,35 @@ fn gguf_scalar() -> Vec<u8> {
     [b"\x04\0\0\0\0\0\0\0####".as_slice(), &[0; 16]].concat()
 }
 
-fn deep(open: &[u8], close: &[u8], levels: usize) -> Vec<u8> {
-    [open.repeat(levels), close.repeat(levels)].concat()
-}
-
-fn safetensors(header: &str, announced: u64) -> Vec<u8> {
-    let mut bytes = announced.to_le_bytes().to_vec();
-    bytes.extend(header.as_bytes());
-    bytes
-}
-
 #[test]
 fn one_megabyte_never_takes_hundreds() {
     let expanded = r#"{"w":{"dtype":"F32","shape":[1099511627776,1099511627776],"data_offsets":[0,4]}}"#;
+    let storages = vec![vec![0; 8]; 3];
+    let announcing = |length: u64, header: &str| [&length.to_le_bytes()[..], header.as_bytes()].concat();
     let mut inputs: Vec<(&str, Vec<u8>)> = vec![
-        ("nothing but None", pickle(repeat(b"N", MB))),
-        ("marks", pickle(repeat(b"(", MB))),
-        ("empty lists", pickle(repeat(b"]", MB))),
-        ("empty dicts", pickle(repeat(b"}", MB))),
-        ("memoized", pickle(repeat(b"]\x94", MB))),
-        ("duplicates", pickle([b"]".to_vec(), repeat(b"2", MB)].concat())),
-        ("short strings", pickle(repeat(b"\x8c\x01a", MB))),
-        ("one-tuples", pickle([b"N".to_vec(), repeat(b"\x85", MB)].concat())),
-        ("instances", pickle([b"N".to_vec(), repeat(b")\x81", MB)].concat())),
-        ("appended to one list", pickle([b"]".to_vec(), repeat(b"Na", MB)].concat())),
-        ("doubling", pickle(doubling(MB / 16))),
-        ("one string many times", pickle(one_string_many_times())),
-        ("one key many times", pickle(one_key_many_times())),
-        ("subclasses of subclasses", pickle(subclasses(MB / 8))),
-        ("a subclass of itself", pickle(endless_subclass())),
-        ("endless scales", torch_zip(&pickle(endless_scales()))),
+        ("nothing but None", pickle(4, &repeat(b"N", MB))),
+        ("marks", pickle(4, &repeat(b"(", MB))),
+        ("empty lists", pickle(4, &repeat(b"]", MB))),
+        ("empty dicts", pickle(4, &repeat(b"}", MB))),
+        ("memoized", pickle(4, &repeat(b"]\x94", MB))),
+        ("duplicates", pickle(4, &[b"]".to_vec(), repeat(b"2", MB)].concat())),
+        ("short strings", pickle(4, &repeat(b"\x8c\x01a", MB))),
+        ("one-tuples", pickle(4, &[b"N".to_vec(), repeat(b"\x85", MB)].concat())),
+        ("instances", pickle(4, &[b"N".to_vec(), repeat(b")\x81", MB)].concat())),
+        ("appended to one list", pickle(4, &[b"]".to_vec(), repeat(b"Na", MB)].concat())),
+        ("doubling", pickle(4, &doubling(MB / 16))),
+        ("one string many times", pickle(4, &one_string_many_times())),
+        ("one key many times", pickle(4, &one_key_many_times())),
+        ("subclasses of subclasses", pickle(4, &subclasses(MB / 8))),
+        ("a subclass of itself", pickle(4, &endless_subclass())),
+        ("endless scales", zip_of(&pickle(4, &endless_scales()), &storages)),
         (
             "a string of 2^60 bytes",
-            pickle([b"\x8d".to_vec(), (1u64 << 60).to_le_bytes().to_vec(), vec![0; MB]].concat()),
+            pickle(4, &[b"\x8d".to_vec(), (1u64 << 60).to_le_bytes().to_vec(), vec![0; MB]].concat()),
         ),
         (
             "a frame of 2^60 bytes",
-            pickle([b"\x95".to_vec(), (1u64 << 60).to_le_bytes().to_vec(), vec![0; MB]].concat()),
+            pickle(4, &[b"\x95".to_vec(), (1u64 << 60).to_le_bytes().to_vec(), vec![0; MB]].concat()),
         ),
         ("a GGUF of 2^60 tensors", gguf_with_counts(1 << 60, 0)),
         ("a GGUF of 2^60 keys", gguf_with_counts(0, 1 << 60)),
@@ -268,23 +243,19 @@ fn one_megabyte_never_takes_hundreds() {
         ("a GGUF of empty strings", gguf_of(&gguf_array_key(8, &[0; 8000], 8), b"")),
         ("a GGUF of empty arrays", gguf_of(&gguf_array_key(9, &[0; 12_000], 12), b"")),
         ("a GGUF of one vocabulary", gguf_of(&gguf_array_key(8, &[0; 400_000], 8), b"")),
-        ("a SafeTensors header of 2^60 bytes", safetensors("{}", 1 << 60)),
-        ("a SafeTensors tensor of 2^82 bytes", safetensors(expanded, expanded.len() as u64)),
-        ("deep JSON", safetensors(&String::from_utf8(deep(b"[", b"]", MB / 2)).unwrap(), MB as u64)),
+        ("a SafeTensors header of 2^60 bytes", announcing(1 << 60, "{}")),
+        ("a SafeTensors tensor of 2^82 bytes", safetensors::raw(expanded, &[])),
+        ("deep JSON", safetensors::raw(&format!("{}{}", "[".repeat(MB / 2), "]".repeat(MB / 2)), &[])),
     ];
     let roles: Vec<&str> = strings_in_roles().iter().map(|(what, _)| *what).collect();
     for (what, body) in strings_in_roles() {
-        inputs.push((what, torch_zip(&pickle(body))));
+        inputs.push((what, zip_of(&pickle(4, &body), &storages)));
     }
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("input");
     for (what, bytes) in inputs {
-        std::fs::write(&path, &bytes).unwrap();
-        drop(bytes);
         let started = std::time::Instant::now();
         let before = ALLOCATOR.current_usage();
         ALLOCATOR.reset_peak_usage();
-        match open(&path) {
+        match open_bytes("input", bytes) {
             Ok(checkpoint) => drop(describe(&checkpoint, Options::default(), &|_| ())),
             Err(error) if what == "globals of one module" => assert!(error.to_string().contains("repeat")),
             Err(error) if roles.contains(&what) => panic!("{what}: {error}"),

@@ -9,8 +9,8 @@ use ckpt_inspect::run::{Judged, Run};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use crate::Error;
 use crate::text::number;
+use crate::{Error, printable};
 
 pub(crate) const WIDTH: u32 = 960;
 /// Classes `k0` to `k7` of lines; patterns beyond share them.
@@ -74,7 +74,7 @@ impl Keys {
 }
 
 fn escape(text: &str) -> String {
-    maud::html!((text)).into_string()
+    maud::html!((printable(text))).into_string()
 }
 
 /// The chart of the layers of `run` that are judged by std itself, or with `relative` of those judged by

@@ -1,6 +1,7 @@
 //! The report as one self-contained HTML page: no network, no external file, a strict content security policy.
 //! Everything but sorting, filtering and histograms works without JavaScript. Names and metadata come from
-//! checkpoints and are hostile text: `maud` escapes what it splices, and the data block escapes `<`.
+//! checkpoints and are hostile text: [`printable`] makes what steers or hides visible, and `maud` escapes what it
+//! splices. The data block holds numbers and words of our own, and escapes `<`.
 
 use base64::Engine;
 use ckpt_inspect::Verdict;
@@ -14,7 +15,7 @@ use sha2::{Digest, Sha256};
 use crate::chart::{KINDS, std_over_steps};
 use crate::headline::headline;
 use crate::text::{bytes, count, measured, plural, shape};
-use crate::{Error, Exporter, Report, Training};
+use crate::{Error, Exporter, Report, Training, printable};
 
 mod cause;
 
@@ -51,13 +52,13 @@ pub fn html(report: &Report) -> Result<String, Error> {
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
                 meta name="referrer" content="no-referrer";
-                title { (report.title) }
+                title { (printable(&report.title)) }
                 style { (PreEscaped(STYLE)) }
             }
             body {
                 a.skip href="#main" { "Skip to the report" }
                 header {
-                    h1 { (report.title) }
+                    h1 { (printable(&report.title)) }
                     p.muted {
                         (plural(report.runs.len(), "run")) ", "
                         (plural(report.runs.iter().map(|r| r.checkpoints.len()).sum(), "checkpoint"))
@@ -111,7 +112,7 @@ fn glyph(verdict: Option<Verdict>) -> &'static str {
 
 /// A name that may break after its dots and underscores, and nowhere else.
 fn name(text: &str) -> Markup {
-    html! { @for part in text.split_inclusive(['.', '_', '/']) { (part) wbr; } }
+    html! { @for part in printable(text).split_inclusive(['.', '_', '/']) { (part) wbr; } }
 }
 
 fn contents(report: &Report) -> Markup {
@@ -119,7 +120,7 @@ fn contents(report: &Report) -> Markup {
         nav aria-label="Runs" {
             ul {
                 @for (i, run) in report.runs.iter().enumerate() {
-                    li { a href={ "#run" (i) } { (run.name) } " " (badge(run.verdict())) }
+                    li { a href={ "#run" (i) } { (printable(&run.name)) } " " (badge(run.verdict())) }
                 }
             }
         }
@@ -148,9 +149,9 @@ fn section(i: usize, report: &Report) -> Result<Markup, Error> {
     Ok(html! {
         section.run id={ "run" (i) } aria-labelledby={ "title" (i) } {
             div class={ "headline v-" (verdict) } {
-                p.path { (run.name) }
+                p.path { (printable(&run.name)) }
                 h2 id={ "title" (i) } { span aria-hidden="true" { (glyph(words.verdict)) } " " (words.title) }
-                @for sentence in &words.sentences { p { (sentence) } }
+                @for sentence in &words.sentences { p { (printable(sentence)) } }
             }
             (causes)
             @if let Some(training) = training { (training) }
@@ -214,7 +215,7 @@ fn legend(run: &Run, patterns: &[&str]) -> Markup {
                 @let layers = run.layers.iter().filter(|l| l.pattern == *pattern).count();
                 li {
                     svg.swatch aria-hidden="true" viewBox="0 0 28 8" { line class={ "line k" (k % KINDS) } x1="0" y1="4" x2="28" y2="4"; }
-                    " " (pattern) @if layers > 1 { span.muted { " ×" (layers) } }
+                    " " (printable(pattern)) @if layers > 1 { span.muted { " ×" (layers) } }
                 }
             }
         }
@@ -366,8 +367,8 @@ fn checkpoints(run: &Run) -> Markup {
                                 td { (badge(c.verdict)) }
                                 td { @match c.reasons.as_slice() {
                                     [] => "",
-                                    [one] => (one),
-                                    [first, ..] => { details { summary { (first) } ul { @for why in &c.reasons[1..] { li { (why) } } } } }
+                                    [one] => (printable(one)),
+                                    [first, ..] => { details { summary { (printable(first)) } ul { @for why in &c.reasons[1..] { li { (printable(why)) } } } } }
                                 } }
                             }
                         }
@@ -376,7 +377,7 @@ fn checkpoints(run: &Run) -> Markup {
             }
             @if !warnings.is_empty() {
                 h4 { "Warnings" }
-                ul { @for (c, warning) in warnings { li { (c.path) ": " (warning) } } }
+                ul { @for (c, warning) in warnings { li { (printable(&c.path)) ": " (printable(warning)) } } }
             }
         }
     }

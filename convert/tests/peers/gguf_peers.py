@@ -3,7 +3,7 @@ the tokenizers that went along, with the tokenizers package.
 
     gguf_peers.py FIXTURES WRITTEN
 
-FIXTURES is the repository's tests/fixtures; WRITTEN holds what tests/peers.rs has had converted. Exits nonzero with an
+FIXTURES is the repository's tests/fixtures; WRITTEN holds what tests/suite/peers.rs has had converted. Exits nonzero with an
 assertion when anything differs.
 """
 

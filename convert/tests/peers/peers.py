@@ -2,7 +2,7 @@
 
     peers.py FIXTURES WRITTEN
 
-FIXTURES is the repository's tests/fixtures; WRITTEN holds what tests/peers.rs has had converted. Exits nonzero with
+FIXTURES is the repository's tests/fixtures; WRITTEN holds what tests/suite/peers.rs has had converted. Exits nonzero with
 an assertion when anything differs.
 """
 
@@ -123,6 +123,8 @@ assert set(integers) == set(before) and len(integers) > 5
 for key, tensor in before.items():
     numbers = tensor.resolve_conj().numpy()
     assert integers[key].dtype == numbers.dtype and np.array_equal(integers[key], numbers), key
+with np.load(written / "many.npz") as many:
+    assert len(many.files) == 65535 and [int(many[key][0]) for key in ("0", "65534")] == [7, 7]
 odd = {key: array.shape for key, array in arrays("odd.npz").items()}
 assert odd == {"a/b c": (), "ünï\"\n'": (0, 3), "x\\y.npy": (1,), "": (1, 1, 1)}, odd
 

@@ -39,8 +39,10 @@ impl std::fmt::Debug for Json {
 impl Json {
     /// Reads a file, and lists its tokens.
     pub fn read(bytes: &[u8]) -> Result<(Self, Vec<(u64, Token)>), String> {
-        let read = || tokenizers::Tokenizer::from_bytes(bytes);
-        let mut plain = guarded(read).map_err(|e| format!("is no tokenizer.json: {e}"))?;
+        let wrong = |e: String| format!("is no tokenizer.json: {e}");
+        // Of some of its parts the crate takes for granted that they are JSON.
+        serde_json::from_slice::<serde_json::Value>(bytes).map_err(|e| wrong(e.to_string()))?;
+        let mut plain = guarded(|| tokenizers::Tokenizer::from_bytes(bytes)).map_err(wrong)?;
         // What is cut off or filled up is no prompt any more.
         guarded(|| plain.with_truncation(None).map(|t| t.with_padding(None)).map(|_| ()))?;
         plain.set_encode_special_tokens(true);

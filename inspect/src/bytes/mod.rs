@@ -81,15 +81,20 @@ impl dyn ByteSource + '_ {
         }
     }
 
-    /// What `read` makes of the bytes from `at` on. It is given them all where that costs nothing, else as many as it
-    /// takes until it does not fail.
-    pub fn grow<T>(&self, at: u64, mut read: impl FnMut(&[u8]) -> Result<T>) -> Result<T> {
+    /// What `read` makes of the bytes from `at` on. It is given them all where that costs nothing, else the first of
+    /// them, and more for as long as it is short of some that are there.
+    pub fn grow<T>(
+        &self,
+        at: u64,
+        mut read: impl FnMut(&[u8]) -> std::result::Result<T, Short>,
+    ) -> Result<T> {
         let left = self.len().saturating_sub(at);
         let mut len = if self.is_resident() { left } else { left.min(WINDOW / 16) };
         loop {
             match read(&self.window(at, len)?) {
-                Err(_) if len < left => len = left.min(len.saturating_mul(4)),
-                outcome => return outcome,
+                Ok(made) => return Ok(made),
+                Err(Short(needed)) if len < left => len = left.min(len.saturating_mul(4).max(needed)),
+                Err(short) => return Err(short.into()),
             }
         }
     }
@@ -134,26 +139,75 @@ impl dyn ByteSource + '_ {
         Ok(())
     }
 
-    /// Whether every byte is 0.
-    pub fn is_zero(&self) -> Result<bool> {
-        let mut at = 0;
+    /// Tells `seen` of the bytes from `at` on, piece by piece, until it has enough.
+    pub fn walk(&self, mut at: u64, mut seen: impl FnMut(&[u8]) -> bool) -> Result<()> {
         while at < self.len() {
             let window = self.window(at, WINDOW)?;
-            if window.iter().any(|&b| b != 0) {
-                return Ok(false);
+            if !seen(&window) {
+                break;
             }
             at += window.len() as u64;
         }
-        Ok(true)
+        Ok(())
+    }
+
+    /// Whether every byte from `at` on is one that `wanted` takes.
+    pub fn all_from(&self, at: u64, wanted: impl Fn(u8) -> bool) -> Result<bool> {
+        let mut all = true;
+        self.walk(at, |piece| {
+            all = piece.iter().all(|&b| wanted(b));
+            all
+        })?;
+        Ok(all)
+    }
+
+    /// Whether every byte is 0.
+    pub fn is_zero(&self) -> Result<bool> {
+        self.all_from(0, |b| b == 0)
+    }
+
+    /// The CRC-32 of all bytes.
+    pub fn crc32(&self) -> Result<u32> {
+        let mut hasher = crc32fast::Hasher::new();
+        self.walk(0, |piece| {
+            hasher.update(piece);
+            true
+        })?;
+        Ok(hasher.finalize())
+    }
+}
+
+/// Says that more bytes are needed than were given: so many in all, which are there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Short(pub u64);
+
+impl From<Short> for Error {
+    fn from(Short(needed): Short) -> Self {
+        Error::damaged(format!("{needed} bytes are needed, and fewer are there"))
+            .because(DamageKind::CutShort)
     }
 }
 
 /// A range of another source, as a source of its own.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Section<'a> {
     pub whole: &'a dyn ByteSource,
     pub start: u64,
     pub len: u64,
+}
+
+impl<'a> Section<'a> {
+    /// The bytes of `whole` from `start` on.
+    pub fn from(whole: &'a dyn ByteSource, start: u64) -> Self {
+        let start = start.min(whole.len());
+        Section { whole, start, len: whole.len() - start }
+    }
+
+    /// The `len` bytes of `whole` from `start`; `None` unless all are there.
+    pub fn part(whole: &'a dyn ByteSource, start: u64, len: u64) -> Option<Self> {
+        let inside = start.checked_add(len).is_some_and(|end| end <= whole.len());
+        inside.then_some(Section { whole, start, len })
+    }
 }
 
 impl ByteSource for Section<'_> {
@@ -181,6 +235,16 @@ impl ByteSource for Section<'_> {
 pub(crate) struct Reader<'a> {
     pub source: &'a dyn ByteSource,
     pub at: u64,
+}
+
+impl Reader<'_> {
+    /// What `error` says of the bytes that were read.
+    ///
+    /// # Errors
+    /// The source's own, where the bytes could not be had.
+    pub fn complaint(error: std::io::Error) -> Result<String> {
+        error.downcast::<Error>().map_or_else(|error| Ok(error.to_string()), Err)
+    }
 }
 
 impl std::io::Read for Reader<'_> {
@@ -367,24 +431,39 @@ impl Source {
         self.data.bytes(range).map_err(|e| e.in_file(&self.path))
     }
 
-    /// The first bytes, as many as `len` says or more; `kept` keeps them, and `len` is asked, only where they have to be
-    /// fetched.
+    /// The first bytes, as many as `len` says; `kept` keeps how many these are, and them where they had to be fetched.
     pub fn beginning<'a>(
         &'a self,
-        kept: &'a OnceLock<Vec<u8>>,
+        kept: &'a OnceLock<Beginning>,
         len: impl FnOnce() -> Result<u64>,
     ) -> Result<&'a [u8]> {
-        if self.data.is_resident()
-            && let Cow::Borrowed(all) = self.data.bytes(0..self.len())?
-        {
-            return Ok(all);
+        let kept = match kept.get() {
+            Some(kept) => kept,
+            None => {
+                let len = len()?;
+                let fetched = match self.data.window(0, len)? {
+                    Cow::Borrowed(_) => None,
+                    Cow::Owned(fetched) => Some(fetched),
+                };
+                kept.get_or_init(|| Beginning { len, fetched })
+            }
+        };
+        if let Some(fetched) = &kept.fetched {
+            return Ok(fetched);
         }
-        if let Some(kept) = kept.get() {
-            return Ok(kept);
+        match self.data.window(0, kept.len)? {
+            Cow::Borrowed(bytes) => Ok(bytes),
+            Cow::Owned(_) => unreachable!("a source that lent its bytes does so again"),
         }
-        let fetched = self.data.window(0, len()?)?.into_owned();
-        Ok(kept.get_or_init(|| fetched))
     }
+}
+
+/// The first bytes of a file.
+#[derive(Debug)]
+pub(crate) struct Beginning {
+    len: u64,
+    /// `None` where the source lends them.
+    fetched: Option<Vec<u8>>,
 }
 
 /// A file at one moment, as far as telling a later change needs.

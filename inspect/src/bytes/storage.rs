@@ -102,6 +102,43 @@ impl Storage {
         Self::new(Place::Missing { why, at: Some((source.clone(), offset)) }, len, None, 1)
     }
 
+    /// The storage whose bytes are `parts`, ranges of others, one after another: what a tensor lies on that was saved in
+    /// pieces. Nothing is copied.
+    ///
+    /// # Errors
+    /// `Damaged` for ranges that are not there; `Unsupported` for storages that are no ranges of files (compressed, within
+    /// a pickle, made up), and for such of different byte orders.
+    pub fn pieced<'a>(parts: impl IntoIterator<Item = (&'a Storage, Range<u64>)>) -> Result<Self> {
+        let (mut segments, mut len, mut swap) = (Vec::new(), 0u64, None);
+        for (storage, range) in parts {
+            let run = storage.run();
+            if range.start > range.end || range.end > run.len {
+                let what = format!("reaches byte {} of a storage that has {}", range.end, run.len);
+                return Err(Error::damaged(what).because(DamageKind::BeyondStorage));
+            }
+            let pieces = match &run.place {
+                Place::Segments(pieces) => pieces,
+                Place::Missing { why, .. } => return Err(why.into()),
+                _ => return Err(Error::unsupported("a part that is no range of a file")),
+            };
+            if *swap.get_or_insert(run.swap) != run.swap {
+                return Err(Error::unsupported("parts of different byte orders"));
+            }
+            let mut start = 0u64;
+            for piece in pieces {
+                let end = start.saturating_add(piece.len);
+                let (from, to) = (range.start.clamp(start, end), range.end.clamp(start, end));
+                if from < to {
+                    let offset = piece.offset.saturating_add(from - start);
+                    segments.push(Segment { source: piece.source.clone(), offset, len: to - from });
+                }
+                start = end;
+            }
+            len = len.saturating_add(range.end - range.start);
+        }
+        Ok(Self::new(Place::Segments(segments), len, None, swap.unwrap_or(1)))
+    }
+
     pub(crate) fn run(&self) -> &Run {
         &self.0
     }
@@ -121,9 +158,18 @@ impl Storage {
         }
     }
 
-    /// The decoded bytes as they are in the file (not yet swapped).
-    pub(crate) fn bytes(&self) -> Result<Cow<'_, [u8]>> {
-        self.range(0..self.0.len)
+    /// The CRC-32 of the decoded bytes as they are in the file (not yet swapped).
+    pub(crate) fn checksum(&self) -> Result<u32> {
+        const PIECE: u64 = 1 << 20;
+        // What has to be made whole is asked for once.
+        let piece = if matches!(self.0.place, Place::Segments(_)) { PIECE } else { self.0.len.max(1) };
+        let (mut hasher, mut at) = (crc32fast::Hasher::new(), 0);
+        while at < self.0.len {
+            let end = at.saturating_add(piece).min(self.0.len);
+            hasher.update(&self.range(at..end)?);
+            at = end;
+        }
+        Ok(hasher.finalize())
     }
 
     /// A range of the decoded bytes as they are in the file.

@@ -7,7 +7,7 @@ use std::io::Read;
 
 use memchr::memmem;
 
-use crate::bytes::{ByteSource, text};
+use crate::bytes::{ByteSource, Section, text};
 use crate::storage::inflate;
 use crate::{DamageKind, Error, Result};
 
@@ -380,11 +380,11 @@ pub(crate) fn salvage(source: &dyn ByteSource) -> Result<Vec<Entry>> {
 }
 
 fn has_its_checksum(source: &dyn ByteSource, entry: &Entry) -> Result<bool> {
-    let Some(raw) = source.part(entry.offset, entry.compressed)? else { return Ok(false) };
+    let Some(raw) = Section::part(source, entry.offset, entry.compressed) else { return Ok(false) };
     let found = match entry.method {
-        Method::Stored => crc32fast::hash(&raw),
+        Method::Stored => (&raw as &dyn ByteSource).crc32()?,
         Method::Deflated if entry.len <= source.len() + INFLATED_ALLOWANCE => {
-            let Ok(inflated) = inflate(&raw, entry.len) else { return Ok(false) };
+            let Ok(inflated) = inflate(&raw.bytes(0..raw.len)?, entry.len) else { return Ok(false) };
             crc32fast::hash(&inflated)
         }
         _ => return Ok(false),

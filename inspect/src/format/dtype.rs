@@ -168,11 +168,6 @@ impl DType {
         matches!(self, I64 | I32 | I16 | I8 | U64 | U32 | U16 | U8)
     }
 
-    /// Whether elements are smaller than a byte: listed and copied, not decoded.
-    pub fn is_sub_byte(self) -> bool {
-        matches!(self, DType::F4E2M1 | DType::F6E2M3 | DType::F6E3M2 | DType::F4E2M1X2)
-    }
-
     /// Whether elements are complex numbers.
     pub fn is_complex(self) -> bool {
         matches!(self, DType::C32 | DType::C64 | DType::C128)

@@ -27,18 +27,38 @@ use crate::bytes::{ByteSource, Source};
 use crate::metadata::Value;
 use crate::pickle::Pickle;
 use crate::tensor::TensorInfo;
-use crate::{Damage, DamageKind, Error, ErrorKind, Notice, Result};
+use crate::{Damage, DamageKind, Error, ErrorKind, Notice, NoticeKind, Result};
 
 /// One kind of container.
 pub(crate) struct Container {
     /// Which kind, for those who do something else with it than read its tensors.
     pub family: Family,
+    /// What names of such files end in, after a dot.
+    pub extensions: &'static [(&'static str, Extension)],
     /// Whether a file begins like one, by its first [`HEAD`] bytes.
     pub recognises: fn(&[u8]) -> bool,
     /// Whether a file that begins like nothing known is one all the same.
     pub recognises_later: Option<fn(&dyn ByteSource) -> Result<bool>>,
     /// What it holds.
     pub read: fn(&Arc<Source>) -> Result<Contents>,
+}
+
+/// Whose the ending of a name is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extension {
+    /// Of checkpoints.
+    Own,
+    /// Of checkpoints, and of much else.
+    Shared,
+}
+
+impl Extension {
+    /// Whose the ending of `path` is, if checkpoints have it.
+    pub fn of(path: &Path) -> Option<Self> {
+        let extension = path.extension()?.to_string_lossy();
+        let mut all = FORMATS.iter().flat_map(|container| container.extensions);
+        all.find(|(known, _)| extension.eq_ignore_ascii_case(known)).map(|(_, whose)| *whose)
+    }
 }
 
 /// The kinds of containers.
@@ -52,6 +72,18 @@ pub(crate) enum Family {
     Pickle,
     Npy,
     Npz,
+}
+
+impl Family {
+    /// What people call files of this kind.
+    fn known_as(self) -> &'static str {
+        match self {
+            Family::Zip | Family::TorchLegacy | Family::Tar | Family::Pickle => "PyTorch",
+            Family::Gguf => "GGUF",
+            Family::SafeTensors => "SafeTensors",
+            Family::Npy | Family::Npz => "NumPy",
+        }
+    }
 }
 
 /// Every container that is read, in the order in which they are tried.
@@ -83,10 +115,20 @@ pub(crate) fn candidates(head: &[u8]) -> impl Iterator<Item = &'static Container
 /// Whether `path` is a file that begins like a checkpoint. A single array does not, though it can be opened: folders hold
 /// many that are data.
 pub fn recognises(path: &Path) -> bool {
+    family_of(path).is_some_and(|family| family != Family::Npy)
+}
+
+/// Whether `path` is a file named like a single array, and begins like one.
+pub(crate) fn is_array(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e.eq_ignore_ascii_case("npy")) && family_of(path) == Some(Family::Npy)
+}
+
+/// The kind of container that the file at `path` begins like.
+fn family_of(path: &Path) -> Option<Family> {
     use std::io::Read;
     let mut head = Vec::new();
-    let readable = std::fs::File::open(path).and_then(|f| f.take(HEAD).read_to_end(&mut head)).is_ok();
-    readable && recognise(&head).is_some_and(|container| container.family != Family::Npy)
+    std::fs::File::open(path).and_then(|f| f.take(HEAD).read_to_end(&mut head)).ok()?;
+    recognise(&head).map(|container| container.family)
 }
 
 /// What the file `source` holds.
@@ -129,6 +171,12 @@ pub enum Format {
 macro_rules! named {
     ($($format:ident: $word:literal;)*) => {
         impl Format {
+            /// Every format that is read; of GGUF both versions in both byte orders.
+            pub fn all() -> impl Iterator<Item = Format> {
+                let orders = |version| [false, true].map(|big_endian| Format::Gguf { version, big_endian });
+                [$(Format::$format),*].into_iter().chain([2, 3].into_iter().flat_map(orders))
+            }
+
             /// A stable lower-case name.
             pub fn name(self) -> String {
                 match self {
@@ -220,6 +268,20 @@ impl Contents {
         }
     }
 
+    /// Leaves of faults and of notices the first few, and says how many more there are: a hostile listing has as many
+    /// as it likes.
+    pub fn tell_first(&mut self) {
+        const TOLD: usize = 8;
+        if let Some(more) = self.faults.len().checked_sub(TOLD).filter(|more| *more > 0) {
+            self.faults.truncate(TOLD);
+            self.faults.push(Damage::new(DamageKind::Other, format!("and {more} more such faults")));
+        }
+        if let Some(more) = self.notices.len().checked_sub(TOLD).filter(|more| *more > 0) {
+            self.notices.truncate(TOLD);
+            self.notices.push(Notice::new(NoticeKind::Other, format!("and {more} more such notices")));
+        }
+    }
+
     pub fn add_globals(&mut self, pickle: &Pickle<'_>) {
         add_new(&mut self.globals, pickle.globals.iter().map(|g| format!("{}.{}", g.module, g.name)));
     }
@@ -274,7 +336,15 @@ fn mistaken(bytes: &[u8]) -> Error {
         return error("would be a SafeTensors file, if its header's length were possible")
             .hint(format!("its first eight bytes say {length}, and at most 100 MB are allowed"));
     }
-    error("is not a PyTorch, SafeTensors or GGUF file")
+    let mut kinds: Vec<&str> = Vec::new();
+    for container in FORMATS.iter().rev() {
+        let kind = container.family.known_as();
+        if !kinds.contains(&kind) {
+            kinds.push(kind);
+        }
+    }
+    let last = kinds.pop().unwrap_or_default();
+    error(&format!("is not a {} or {last} file", kinds.join(", ")))
         .hint("these are recognised by content; the file's extension does not matter")
 }
 

@@ -7,27 +7,30 @@
 //! the elements
 //! ```
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::bytes::{Source, slice, text};
 use crate::format::{Container, Contents, Family, Format};
 use crate::storage::{Place, Segment, Storage};
-use crate::tensor::{TensorInfo, contiguous_strides};
+use crate::tensor::{TensorInfo, fortran_strides};
 use crate::torch::{code_of, numpy_code};
 use crate::{DType, Damage, DamageKind, Error, Result};
 
 /// The first bytes.
 pub const MAGIC: &[u8; 6] = b"\x93NUMPY";
+/// Bytes that tell where the header is.
+pub(crate) const FIXED: u64 = 12;
 /// A header of structured elements may be long; NumPy itself refuses to evaluate more than 10 000 characters.
 pub const MAX_HEADER: u64 = 1 << 16;
 
 pub(crate) const CONTAINER: Container =
-    Container { family: Family::Npy, recognises, recognises_later: None, read };
+    Container { family: Family::Npy, extensions: &[], recognises, recognises_later: None, read };
 
 /// What the elements of an array are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Elements {
+pub enum ElementKind {
     /// Numbers.
     Plain {
         /// Their type.
@@ -51,7 +54,7 @@ pub enum Elements {
 #[non_exhaustive]
 pub struct Header {
     /// What the elements are.
-    pub elements: Elements,
+    pub elements: ElementKind,
     /// Whether the first index is the fastest.
     pub fortran: bool,
     /// Sizes of the dimensions.
@@ -64,11 +67,18 @@ impl Header {
     /// Whether its elements may be a pickle. Python reads escapes in a type's code, too.
     pub fn may_hold_objects(&self) -> bool {
         match &self.elements {
-            Elements::Plain { .. } => false,
-            Elements::Objects => true,
-            Elements::Structured { objects } => *objects,
-            Elements::Other(code) => code.contains(['O', '\\']),
+            ElementKind::Plain { .. } => false,
+            ElementKind::Objects => true,
+            ElementKind::Structured { objects } => *objects,
+            ElementKind::Other(code) => code.contains(['O', '\\']),
         }
+    }
+
+    /// Where its elements end, if it holds numbers and so many can be counted.
+    pub fn end(&self) -> Option<u64> {
+        let ElementKind::Plain { dtype, .. } = &self.elements else { return None };
+        let count = self.shape.iter().try_fold(1u64, |count, &size| count.checked_mul(size as u64))?;
+        count.checked_mul(dtype.element_size()? as u64)?.checked_add(self.start)
     }
 
     /// Parses the header at the start of `bytes`, of which [`MAX_HEADER`] and 12 more are enough.
@@ -89,8 +99,8 @@ impl Header {
         // Of a key that is there twice, Python takes the last.
         let field = |name: &str| entries.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value);
         let elements = match field("descr") {
-            Some(Python::Text(code)) => Elements::of(code),
-            Some(fields @ Python::List(_)) => Elements::Structured { objects: fields.mentions_objects() },
+            Some(Python::Text(code)) => ElementKind::of(code),
+            Some(fields @ Python::List(_)) => ElementKind::Structured { objects: fields.mentions_objects() },
             _ => return Err(bad("says no type")),
         };
         let fortran = match field("fortran_order") {
@@ -117,8 +127,7 @@ impl Header {
         let (dtype, _) = self.numbers()?;
         let mut tensor = TensorInfo::contiguous(name, dtype, self.shape.clone(), Some(storage), self.start);
         if self.fortran {
-            let reversed: Vec<usize> = self.shape.iter().rev().copied().collect();
-            tensor.strides = contiguous_strides(&reversed).into_iter().rev().collect();
+            tensor.strides = fortran_strides(&self.shape);
         }
         Ok(tensor)
     }
@@ -129,23 +138,23 @@ impl Header {
     /// `Unsupported`, with the reason, for elements that are no numbers.
     pub fn numbers(&self) -> Result<(DType, bool)> {
         Err(Error::unsupported(match &self.elements {
-            Elements::Plain { dtype, big_endian } => return Ok((*dtype, *big_endian)),
-            Elements::Objects => "holds Python objects, which are a pickle".to_string(),
-            Elements::Structured { .. } => "holds records of several fields".to_string(),
-            Elements::Other(code) => format!("holds elements of NumPy's type `{}`", code.escape_debug()),
+            ElementKind::Plain { dtype, big_endian } => return Ok((*dtype, *big_endian)),
+            ElementKind::Objects => "holds Python objects, which are a pickle".to_string(),
+            ElementKind::Structured { .. } => "holds records of several fields".to_string(),
+            ElementKind::Other(code) => format!("holds elements of NumPy's type `{}`", code.escape_debug()),
         })
         .hint("save arrays of numbers"))
     }
 }
 
-impl Elements {
+impl ElementKind {
     /// The elements of NumPy's type `code`, such as `<f4`.
-    fn of(code: &str) -> Elements {
+    fn of(code: &str) -> ElementKind {
         let plain = code.trim_start_matches(['<', '>', '=', '|']);
         match numpy_code(plain) {
-            Some(dtype) => Elements::Plain { dtype, big_endian: code.starts_with('>') },
-            None if plain.starts_with('O') => Elements::Objects,
-            None => Elements::Other(code.to_string()),
+            Some(dtype) => ElementKind::Plain { dtype, big_endian: code.starts_with('>') },
+            None if plain.starts_with('O') => ElementKind::Objects,
+            None => ElementKind::Other(code.to_string()),
         }
     }
 }
@@ -154,15 +163,29 @@ impl Elements {
 ///
 /// # Errors
 /// Those of [`Header::parse`], the text's own aside.
-pub(crate) fn written(bytes: &[u8]) -> Result<(&[u8], u64)> {
+fn written(bytes: &[u8]) -> Result<(&[u8], u64)> {
+    let place = place(bytes)?;
+    let header = slice(bytes, place.start, place.end - place.start).ok_or_else(cut_header)?;
+    Ok((header, place.end))
+}
+
+pub(crate) fn cut_header() -> Error {
+    Error::damaged("the header of the array is cut short").because(DamageKind::CutShort).at(6)
+}
+
+/// Where the header's text is, by the first [`FIXED`] `bytes`. The elements follow it.
+///
+/// # Errors
+/// Those of [`Header::parse`], the text's own aside.
+pub(crate) fn place(bytes: &[u8]) -> Result<Range<u64>> {
     let fixed = bytes.strip_prefix(MAGIC).ok_or_else(|| {
         Error::new(crate::ErrorKind::Unrecognised, "does not begin like an array of NumPy's")
     })?;
-    let cut = || Error::damaged("the header of the array is cut short").because(DamageKind::CutShort).at(6);
+    let cut = cut_header;
     let after = |width: usize| {
         let start = MAGIC.len() as u64 + 2 + width as u64;
         let len = crate::zip::word(fixed, 2, width).ok_or_else(cut)?;
-        Ok::<_, Error>((slice(bytes, start, len).ok_or_else(cut)?, start + len))
+        Ok::<_, Error>(start..start + len)
     };
     match fixed.first().ok_or_else(cut)? {
         1 => after(2),
@@ -221,7 +244,7 @@ fn recognises(bytes: &[u8]) -> bool {
 }
 
 fn read(source: &Arc<Source>) -> Result<Contents> {
-    let header = Header::parse(&source.data().window(0, MAX_HEADER + 12)?)?;
+    let header = Header::parse(&source.data().window(0, MAX_HEADER + FIXED)?)?;
     let (_, big_endian) = header.numbers()?;
     let segment = Segment { source: source.clone(), offset: 0, len: source.len() };
     let swap = if big_endian { 2 } else { 1 };
@@ -346,15 +369,15 @@ mod tests {
     #[test]
     fn headers_that_programs_write() {
         let plain = header("{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }     \n").unwrap();
-        let elements = Elements::Plain { dtype: DType::F32, big_endian: false };
+        let elements = ElementKind::Plain { dtype: DType::F32, big_endian: false };
         assert_eq!((plain.elements, plain.fortran, plain.shape), (elements, false, vec![3, 4]));
         let old = header("{'shape': (3L,), 'fortran_order': True, 'descr': \">i2\"}").unwrap();
-        let elements = Elements::Plain { dtype: DType::I16, big_endian: true };
+        let elements = ElementKind::Plain { dtype: DType::I16, big_endian: true };
         assert_eq!((old.elements, old.fortran, old.shape), (elements, true, vec![3]));
         let objects = header("{'descr': '|O', 'fortran_order': False, 'shape': ()}").unwrap();
-        assert_eq!((objects.elements, objects.shape), (Elements::Objects, vec![]));
+        assert_eq!((objects.elements, objects.shape), (ElementKind::Objects, vec![]));
         let records = "{'descr': [('a', '<f4'), ('b', '<i8', (2,))], 'fortran_order': False, 'shape': (1,)}";
-        assert_eq!(header(records).unwrap().elements, Elements::Structured { objects: false });
+        assert_eq!(header(records).unwrap().elements, ElementKind::Structured { objects: false });
     }
 
     #[test]

@@ -3,15 +3,26 @@
 
 use std::sync::Arc;
 
-use crate::bytes::Source;
-use crate::format::npy::{Header, MAX_HEADER};
-use crate::format::{Container, Contents, Family, Format};
+use crate::bytes::{ByteSource, Source};
+use crate::format::npy::{self, FIXED, Header, MAX_HEADER};
+use crate::format::{Container, Contents, Extension, Family, Format};
 use crate::storage::{Place, Segment, Storage};
 use crate::zip::{self, Directory, Entry, LOCAL_HEADER, Method};
 use crate::{Damage, DamageKind, Error, Notice, NoticeKind, Result};
 
-pub(crate) const CONTAINER: Container =
-    Container { family: Family::Npz, recognises, recognises_later: None, read };
+pub(crate) const CONTAINER: Container = Container {
+    family: Family::Npz,
+    extensions: &[("npz", Extension::Own)],
+    recognises,
+    recognises_later: None,
+    read,
+};
+
+/// Bytes of an entry that are looked at first: as long as the headers that NumPy writes for numbers.
+const USUAL_HEADER: u64 = 128;
+/// Headers that are longer may take as many bytes, all together, as the file and these: entries of a hostile directory
+/// may lie on each other, and inflate to much more than they take.
+const LONG_HEADERS: u64 = 8 << 20;
 
 /// A zip whose first entry is an array.
 fn recognises(bytes: &[u8]) -> bool {
@@ -37,6 +48,7 @@ fn read(source: &Arc<Source>) -> Result<Contents> {
         }
     };
     let mut names = std::collections::HashSet::new();
+    let mut room = data.len() + LONG_HEADERS;
     for entry in &entries {
         let Some(name) = entry.name.strip_suffix(".npy") else { continue };
         let shown = name.escape_debug();
@@ -45,8 +57,7 @@ fn read(source: &Arc<Source>) -> Result<Contents> {
             contents.notices.push(Notice::new(NoticeKind::Duplicate, text));
             continue;
         }
-        let placed = zip::beginning(data, entry, MAX_HEADER + 12)
-            .and_then(|beginning| Header::parse(&beginning))
+        let placed = header(data, entry, &mut room)
             .and_then(|header| header.tensor(name.to_string(), storage(source, entry, header.numbers()?.1)));
         match placed {
             Ok(tensor) => contents.tensors.push(tensor),
@@ -61,7 +72,21 @@ fn read(source: &Arc<Source>) -> Result<Contents> {
             }
         }
     }
+    contents.tell_first();
     Ok(contents)
+}
+
+/// The header of the array that `entry` is; what a long one takes is taken from `room`.
+fn header(data: &dyn ByteSource, entry: &Entry, room: &mut u64) -> Result<Header> {
+    let mut beginning = zip::beginning(data, entry, USUAL_HEADER)?;
+    let end = npy::place(&beginning)?.end.min(MAX_HEADER + FIXED);
+    if end > USUAL_HEADER {
+        *room = room.checked_sub(end).ok_or_else(|| {
+            Error::unsupported("its header and those before it are out of proportion to the file")
+        })?;
+        beginning = zip::beginning(data, entry, end)?;
+    }
+    Header::parse(&beginning)
 }
 
 /// The storage that `entry` is, the array's header included.

@@ -10,7 +10,7 @@ use safetensors::tensor::{Dtype, TensorInfo as Entry};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use crate::bytes::{Source, slice};
-use crate::format::{Container, Contents, Family, Format};
+use crate::format::{Container, Contents, Extension, Family, Format};
 use crate::metadata::{HashableValue, Value};
 use crate::storage::Storage;
 use crate::tensor::TensorInfo;
@@ -19,8 +19,13 @@ use crate::{DType, Damage, DamageKind, Error, Notice, NoticeKind, Result};
 /// The format's own limit on the header, in bytes.
 pub const MAX_HEADER: u64 = 100_000_000;
 
-pub(crate) const CONTAINER: Container =
-    Container { family: Family::SafeTensors, recognises, recognises_later: None, read };
+pub(crate) const CONTAINER: Container = Container {
+    family: Family::SafeTensors,
+    extensions: &[("safetensors", Extension::Own)],
+    recognises,
+    recognises_later: None,
+    read,
+};
 
 fn recognises(bytes: &[u8]) -> bool {
     let Some(length) = slice(bytes, 0, 8) else { return false };
@@ -133,13 +138,8 @@ pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
         let text = format!("{gap} bytes between its tensors belong to none");
         contents.notices.push(Notice::new(NoticeKind::Hole, text));
     }
-    const TOLD: usize = 8;
-    if faults.len() > TOLD {
-        let more = faults.len() - TOLD;
-        faults.truncate(TOLD);
-        faults.push(Damage::new(DamageKind::Other, format!("and {more} more such faults")));
-    }
     contents.faults = faults;
+    contents.tell_first();
     Ok(contents)
 }
 

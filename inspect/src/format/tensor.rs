@@ -135,6 +135,12 @@ pub fn contiguous_strides(shape: &[usize]) -> Vec<usize> {
     strides
 }
 
+/// Strides of `shape` with the first index the fastest, as Fortran has it, in elements.
+pub(crate) fn fortran_strides(shape: &[usize]) -> Vec<usize> {
+    let reversed: Vec<usize> = shape.iter().rev().copied().collect();
+    contiguous_strides(&reversed).into_iter().rev().collect()
+}
+
 impl TensorInfo {
     /// A contiguous tensor at `byte_offset` of `storage`, group still to be told.
     pub(crate) fn contiguous(
@@ -187,7 +193,7 @@ impl TensorInfo {
 
     /// Elements between the first and the last one, both counted; 0 when empty.
     pub fn span(&self) -> Option<u64> {
-        if self.numel() == 0 {
+        if self.shape.contains(&0) {
             return Some(0);
         }
         let reach = self.shape.iter().zip(&self.strides).try_fold(0u64, |reach, (&size, &stride)| {
@@ -266,14 +272,8 @@ impl TensorInfo {
         } else {
             let size =
                 self.dtype.element_size().ok_or_else(|| Error::unsupported("a strided packed tensor"))?;
-            let span = self.span().unwrap_or(0);
-            if self.numel() > FREE_ELEMENTS && self.numel() / MAX_EXPANSION > span {
-                return Err(Error::unsupported(format!(
-                    "it repeats {span} elements to {}; that is not copied out",
-                    self.numel()
-                )));
-            }
-            let run = storage.range(start..start + span * size as u64)?;
+            self.check_expansion()?;
+            let run = storage.range(start..start + self.span().unwrap_or(0) * size as u64)?;
             Cow::Owned(gather(&run, &self.shape, &self.strides, size))
         };
         if storage.run().swap > 1 {
@@ -283,6 +283,18 @@ impl TensorInfo {
             }
         }
         Ok(bytes)
+    }
+
+    /// Refuses a view that repeats its storage out of all proportion, before what it says is copied.
+    pub(crate) fn check_expansion(&self) -> Result<()> {
+        let span = self.span().unwrap_or(0);
+        if self.numel() > FREE_ELEMENTS && self.numel() / MAX_EXPANSION > span {
+            return Err(Error::unsupported(format!(
+                "it repeats {span} elements to {}; that is not copied out",
+                self.numel()
+            )));
+        }
+        Ok(())
     }
 
     /// The tensor as an array of its own strides: borrowed from the map where alignment, byte order and compression

@@ -9,15 +9,21 @@ use crate::bytes::{ByteSource, Source, slice};
 use crate::format::{Container, Contents, Family, Format};
 use crate::pickle::{Id, Node, Pickle};
 use crate::storage::Storage;
-use crate::torch::{StorageRef, TorchObject, interpret, persistent_storage};
+use crate::torch::{EXTENSIONS, StorageRef, TorchObject, interpret, persistent_storage};
 use crate::{DType, Damage, DamageKind, Error, Notice, NoticeKind, Result};
 
-pub(crate) const CONTAINER: Container =
-    Container { family: Family::TorchLegacy, recognises, recognises_later: None, read };
+pub(crate) const CONTAINER: Container = Container {
+    family: Family::TorchLegacy,
+    extensions: EXTENSIONS,
+    recognises,
+    recognises_later: None,
+    read,
+};
 
 /// A pickle without a container.
 pub(crate) const BARE: Container = Container {
     family: Family::Pickle,
+    extensions: &[],
     recognises: recognises_bare,
     recognises_later: None,
     read: read_bare,
@@ -67,8 +73,7 @@ pub(crate) fn lone_storage(bytes: &[u8]) -> Result<(DType, usize, usize)> {
 }
 
 fn read_bare(source: &Arc<Source>) -> Result<Contents> {
-    source.data().grow(0, |bytes| {
-        let pickle = Pickle::parse(bytes)?;
+    Pickle::read_at(source.data(), 0, |pickle, bytes| {
         let mut contents = Contents::new(Format::Pickle);
         contents.add_globals(&pickle);
         let mut object = interpret(&pickle);
@@ -80,7 +85,7 @@ fn read_bare(source: &Arc<Source>) -> Result<Contents> {
         });
         contents.metadata = object.metadata;
         contents.notices = object.notices;
-        Ok(contents)
+        contents
     })
 }
 
@@ -91,7 +96,7 @@ fn next<T>(
     what: &str,
     mut read: impl FnMut(&Pickle<'_>) -> T,
 ) -> Result<(T, u64)> {
-    let parsed = data.grow(at, |bytes| Pickle::parse(bytes).map(|pickle| (read(&pickle), pickle.len as u64)));
+    let parsed = Pickle::read_at(data, at, |pickle, _| (read(&pickle), pickle.len as u64));
     parsed.map_err(|e| {
         let offset = at + e.offset.unwrap_or(0);
         Error { what: format!("{what}: {}", e.what), offset: Some(offset), ..e }
@@ -169,10 +174,21 @@ struct Located {
 }
 
 /// First byte after the storages of the legacy file `data`; `None` when that cannot be told.
-pub(crate) fn end_of_storages(data: &dyn ByteSource) -> Option<u64> {
+///
+/// # Errors
+/// When the bytes cannot be had.
+pub(crate) fn end_of_storages(data: &dyn ByteSource) -> Result<Option<u64>> {
+    match locate_all(data) {
+        Ok(located) => Ok(located.end),
+        Err(error) if error.kind == crate::ErrorKind::Io => Err(error),
+        Err(_) => Ok(None),
+    }
+}
+
+fn locate_all(data: &dyn ByteSource) -> Result<Located> {
     let mut at = 0;
     for what in ["magic number", "protocol version", "system info"] {
-        at += next(data, at, what, |_| ()).ok()?.1;
+        at += next(data, at, what, |_| ())?.1;
     }
     // Storages of objects that are not interpreted count, too.
     let referred = |object: &Pickle<'_>| -> Vec<StorageRef> {
@@ -187,8 +203,8 @@ pub(crate) fn end_of_storages(data: &dyn ByteSource) -> Option<u64> {
             })
             .collect()
     };
-    let (storages, len) = next(data, at, "the object", referred).ok()?;
-    locate(data, at + len, &storages).ok()?.end
+    let (storages, len) = next(data, at, "the object", referred)?;
+    locate(data, at + len, &storages)
 }
 
 /// Walks the list of storage keys at `at` and the storages after it.

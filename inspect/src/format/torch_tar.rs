@@ -18,7 +18,7 @@ use crate::torch::{StorageRef, interpret_with, storage_dtype};
 use crate::{DType, Damage, DamageKind, Error, Result};
 
 pub(crate) const CONTAINER: Container =
-    Container { family: Family::Tar, recognises, recognises_later: None, read };
+    Container { family: Family::Tar, extensions: &[], recognises, recognises_later: None, read };
 
 fn recognises(bytes: &[u8]) -> bool {
     bytes.get(257..262) == Some(b"ustar")
@@ -116,11 +116,7 @@ fn triple<'p>(pickle: &'p Pickle<'_>) -> Result<(String, &'p [Id])> {
 
 /// What `read` makes of the pickle at `at`, which is moved behind it.
 fn next<T>(part: &dyn ByteSource, at: &mut u64, mut read: impl FnMut(&Pickle<'_>) -> Result<T>) -> Result<T> {
-    // What is wrong with the record is no reason to look at more bytes.
-    let (read, len) = part.grow(*at, |bytes| {
-        let pickle = Pickle::parse(bytes)?;
-        Ok((read(&pickle), pickle.len as u64))
-    })?;
+    let (read, len) = Pickle::read_at(part, *at, |pickle, _| (read(&pickle), pickle.len as u64))?;
     *at += len;
     read
 }

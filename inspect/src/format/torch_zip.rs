@@ -13,12 +13,17 @@ use crate::format::{Container, Contents, Family, Format};
 use crate::metadata::{HashableValue, Value};
 use crate::pickle::Pickle;
 use crate::storage::{Place, Segment, Storage};
-use crate::torch::{StorageRef, TorchObject, interpret};
+use crate::torch::{EXTENSIONS, StorageRef, TorchObject, interpret};
 use crate::zip::{self, Directory, END, Entry, LOCAL_HEADER, Method, central_directory, content};
 use crate::{Damage, DamageKind, Error, Notice, NoticeKind, Result};
 
-pub(crate) const CONTAINER: Container =
-    Container { family: Family::Zip, recognises, recognises_later: Some(recognises_later), read };
+pub(crate) const CONTAINER: Container = Container {
+    family: Family::Zip,
+    extensions: EXTENSIONS,
+    recognises,
+    recognises_later: Some(recognises_later),
+    read,
+};
 
 /// How a distributed checkpoint becomes one that is read.
 pub(crate) const DCP_HINT: &str =

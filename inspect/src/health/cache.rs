@@ -87,15 +87,16 @@ impl Cache {
         staged::keep(target, &serde_json::to_vec(&entry)?).map_err(std::io::Error::other)
     }
 
-    /// Removes the records made longest ago until `bytes` remain.
+    /// Removes the records made longest ago until `bytes` remain, and what killed processes left.
     ///
     /// # Errors
     /// When the folder cannot be listed.
     pub fn prune(&self, bytes: u64) -> std::io::Result<()> {
+        staged::tidy(&self.folder);
         let mut entries = Vec::new();
         for entry in std::fs::read_dir(&self.folder)? {
             let entry = entry?;
-            // Being written: who writes it removes it, or the next one to write.
+            // Being written: who writes it removes it, or the next one to prune.
             if is_temporary(&entry.file_name()) {
                 continue;
             }
@@ -131,4 +132,25 @@ impl Cache {
 /// Lower-case hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    /// Keeping a record costs the same however many there are.
+    #[test]
+    fn leftovers_are_looked_for_when_pruning_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::new(folder.path().to_path_buf());
+        let left = folder.path().join(".ckpt-AAAAAAAAAAAA.part");
+        std::fs::write(&left, "half").unwrap();
+        std::fs::File::open(&left).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+        let record = folder.path().join("record.json");
+        cache.write(&record, Vec::new(), &7).unwrap();
+        assert!(left.exists());
+        cache.prune(1 << 20).unwrap();
+        assert!(!left.exists());
+        assert_eq!(cache.read(&record), Some(7));
+    }
 }

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Checkpoint;
-use crate::meaning::elements::{Codes, Elements, in_chunks};
+use crate::meaning::elements::{CodeRule, Elements, in_chunks};
 use crate::tensor::TensorInfo;
 use crate::{Error, Result};
 
@@ -106,7 +106,7 @@ fn survey_inner(checkpoint: &Checkpoint, tensor: &TensorInfo) -> Result<Survey> 
             sum
         });
         let abs = sums.into_iter().fold((0.0, 0), |all, one| (all.0 + one.0, all.1 + one.1));
-        Codes::of(checkpoint, tensor, &values, abs)
+        CodeRule::of(checkpoint, tensor, &values, abs)
     });
     let (map_rows, map_cols) = (rows.min(MAP_ROWS), cols.min(MAP_COLS));
     // A vector's columns are its elements, and so long a list of norms shows nothing.

@@ -1,20 +1,25 @@
 //! Folders as Hugging Face lays them out: one checkpoint, config.json and trainer_state.json beside it.
 
-use std::path::Path;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{Joined, Lacks, Layout, MAX_CONFIG, MAX_INDEX, Set, find_in, name, read_json};
+use super::{Joined, Lacks, Layout, MAX_CONFIG, MAX_INDEX, Set, find_in, laid_out, name, read_json, single};
 use crate::bytes::Stamp;
 use crate::metadata::from_json;
-use crate::torch_zip::DCP_HINT;
 use crate::{Error, ErrorKind, Notice, NoticeKind, Result};
 
 pub(super) const LAYOUT: Layout =
-    Layout { recognises: Path::is_dir, set, identity: Path::to_path_buf, lacks };
+    Layout { recognises: Path::is_dir, set, lacks, covers, is_model: is_canonical, ..single::LAYOUT };
 
 fn set(folder: &Path) -> Result<Set> {
     let mut set = folder_set(folder)?;
+    let mut forms = FORMS.iter().filter(|form| folder.join(form).is_file());
+    if let (Some(read), Some(other)) = (forms.next(), forms.next()) {
+        let text = format!("it was read from {read}, as transformers does, and not from {other} beside it");
+        set.notices.push(Notice::new(NoticeKind::OtherForm, text));
+    }
     // Files that come or go.
     set.beside.push(Stamp::of(folder));
     Ok(set)
@@ -22,6 +27,20 @@ fn set(folder: &Path) -> Result<Set> {
 
 fn lacks(set: &Set, _: &Joined<'_>) -> Lacks {
     Lacks { notices: set.notices.clone(), ..Lacks::default() }
+}
+
+/// What Hugging Face's trainer puts beside a model (optimizer.pt, scheduler.pt, rng_state.pth, training_args.bin), and
+/// other forms of the model.
+fn covers(files: &[PathBuf]) -> HashSet<PathBuf> {
+    if !files.iter().any(|file| super::is_model(file)) {
+        return HashSet::new();
+    }
+    let beside = |file: &&PathBuf| {
+        let name = name(file);
+        ["optimizer.", "scheduler.", "rng_state"].iter().any(|start| name.starts_with(start))
+            || name == "training_args.bin"
+    };
+    files.iter().filter(beside).cloned().chain(other_forms(files)).collect()
 }
 
 /// Adds what lies beside the files of `set`, to which `path` led. A config beside a lone file is that file's only if
@@ -43,7 +62,21 @@ pub(super) fn add_config(path: &Path, set: &mut Set) {
     set.trainer_step = state.map(|state| state.global_step);
 }
 
-pub(super) fn is_canonical(path: &Path) -> bool {
+/// Names of one model in several forms, in the order in which transformers looks for them.
+const FORMS: [&str; 4] = [
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+];
+
+/// Of `files`, those in one folder, the forms of its model that are not read because another one is.
+fn other_forms(files: &[PathBuf]) -> Vec<PathBuf> {
+    let form = |name: &&str| files.iter().find(|file| self::name(file) == **name);
+    FORMS.iter().filter_map(form).skip(1).cloned().collect()
+}
+
+fn is_canonical(path: &Path) -> bool {
     matches!(
         name(path).as_str(),
         "model.safetensors"
@@ -60,13 +93,8 @@ struct TrainerState {
 
 /// The one checkpoint of a folder.
 fn folder_set(folder: &Path) -> Result<Set> {
-    if is_distributed(folder) {
-        let what = "is a distributed checkpoint (.distcp files with their .metadata), which is not read";
-        return Err(Error::unsupported(what).in_file(folder).hint(DCP_HINT));
-    }
     match find_in(folder)?.as_slice() {
-        [one] if one.is_dir() => folder_set(one),
-        [one] => (super::layout_of(one).set)(one),
+        [one] => laid_out(one),
         [] => Err(Error::new(ErrorKind::Unrecognised, "is a folder without a checkpoint").in_file(folder)),
         many => {
             Err(Error::new(ErrorKind::Unrecognised, format!("is a folder of {} checkpoints", many.len()))
@@ -74,12 +102,4 @@ fn folder_set(folder: &Path) -> Result<Set> {
                 .hint(format!("name one of them, such as {}", many[0].display())))
         }
     }
-}
-
-/// Whether `folder` is what `torch.distributed.checkpoint` writes.
-pub(super) fn is_distributed(folder: &Path) -> bool {
-    let distcp =
-        |entry: std::io::Result<std::fs::DirEntry>| entry.is_ok_and(|e| name(&e.path()).ends_with(".distcp"));
-    folder.join(".metadata").is_file()
-        && std::fs::read_dir(folder).is_ok_and(|mut entries| entries.any(distcp))
 }

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use super::sharded::{file_set, shard_parts};
-use super::{Joined, Lacks, Layout, Set, name};
+use super::{Joined, Lacks, Layout, Set, name, single};
 use crate::metadata::{HashableValue, Value, as_u64};
 use crate::{Damage, DamageKind, Format};
 
-pub(super) const LAYOUT: Layout = Layout { recognises, set: |path| Ok(file_set(path)), identity, lacks };
+pub(super) const LAYOUT: Layout =
+    Layout { recognises, set: |path| Ok(file_set(path)), identity, lacks, ..single::LAYOUT };
 
 fn recognises(path: &Path) -> bool {
     shard_parts(&name(path)).is_some_and(|(.., ext)| ext.ends_with(".gguf"))

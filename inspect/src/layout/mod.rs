@@ -2,28 +2,31 @@
 //!
 //! A new one is a file and a line in [`LAYOUTS`].
 
+mod distributed;
 mod folder;
 mod gguf_split;
+mod join;
 mod sharded;
 mod single;
 pub(crate) mod step;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
 use crate::bytes::Stamp;
-use crate::format::{Format, recognises};
+use crate::format::{self, Format, is_array, recognises};
 use crate::metadata::Value;
 use crate::step::from_name;
 use crate::tensor::TensorInfo;
 use crate::{Damage, Error, Notice, Result};
-use folder::{is_canonical, is_distributed};
-use sharded::{is_index, is_shard_of, names_shards, shard_parts, weight_map};
 
-/// One way in which files make a checkpoint.
+pub(crate) use join::{Opened, Whole};
+
+/// One way in which files make a checkpoint. What it says nothing of is as with a file by itself, [`single::LAYOUT`].
+#[derive(Debug)]
 pub(crate) struct Layout {
     /// Whether what is at `path` belongs to a checkpoint of this layout.
     pub recognises: fn(&Path) -> bool,
@@ -31,8 +34,19 @@ pub(crate) struct Layout {
     pub set: fn(&Path) -> Result<Set>,
     /// What all files of one checkpoint have in common, so that two paths of the same are the same checkpoint.
     pub identity: fn(&Path) -> PathBuf,
+    /// What the files of a set hold as one checkpoint. A tensor may lie on ranges of several of them (a
+    /// [`Storage`](crate::Storage) of pieces).
+    pub join: fn(Vec<Opened>) -> Result<Whole>,
     /// What was read from a set lacks of this layout, if it has to do with it.
     pub lacks: fn(&Set, &Joined<'_>) -> Lacks,
+    /// Whether a file that is no container stands for others, as an index does.
+    pub stands_for_files: fn(&Path) -> bool,
+    /// Of the files of one folder, in name order, those that another one stands for, and those that are no checkpoints.
+    pub covers: fn(&[PathBuf]) -> HashSet<PathBuf>,
+    /// Whether a file by its name is the model of the folder that it is in.
+    pub is_model: fn(&Path) -> bool,
+    /// Whether a folder is one checkpoint, and nothing in it is one by itself.
+    pub is_whole: fn(&Path) -> bool,
 }
 
 /// What was read from the files of a set.
@@ -54,10 +68,9 @@ pub(crate) struct Lacks {
 }
 
 /// Every layout, in the order in which they are tried. The last one takes any path.
-static LAYOUTS: [Layout; 4] = [folder::LAYOUT, gguf_split::LAYOUT, sharded::LAYOUT, single::LAYOUT];
+static LAYOUTS: [Layout; 5] =
+    [distributed::LAYOUT, folder::LAYOUT, gguf_split::LAYOUT, sharded::LAYOUT, single::LAYOUT];
 
-/// How deep folders are searched for checkpoints.
-const DEEPEST: usize = 6;
 /// An index or trainer_state.json, which are read for single keys, may be this large.
 const MAX_INDEX: u64 = 256 << 20;
 /// config.json, which is kept whole, may be this large.
@@ -67,6 +80,8 @@ const MAX_CONFIG: u64 = 8 << 20;
 #[derive(Debug, Default)]
 pub(crate) struct Set {
     pub files: Vec<PathBuf>,
+    /// What they are joined by; a file by itself where none is named.
+    pub layout: Option<&'static Layout>,
     /// Names that the index promises.
     pub weight_map: Option<BTreeSet<String>>,
     pub config: Option<Value>,
@@ -79,17 +94,44 @@ pub(crate) struct Set {
     pub beside: Vec<Stamp>,
 }
 
+/// The layout of a file by itself.
+fn single() -> &'static Layout {
+    &LAYOUTS[LAYOUTS.len() - 1]
+}
+
 /// The layout of what is at `path`.
 fn layout_of(path: &Path) -> &'static Layout {
-    LAYOUTS.iter().find(|layout| (layout.recognises)(path)).unwrap_or(&LAYOUTS[LAYOUTS.len() - 1])
+    LAYOUTS.iter().find(|layout| (layout.recognises)(path)).unwrap_or_else(single)
+}
+
+/// The set that `path` belongs to, without what lies beside its files.
+fn laid_out(path: &Path) -> Result<Set> {
+    let layout = layout_of(path);
+    let mut set = (layout.set)(path)?;
+    // A folder's may be that of what it holds.
+    set.layout.get_or_insert(layout);
+    Ok(set)
 }
 
 /// The set that `path` (a file, a shard, an index, or a folder) belongs to.
 pub(crate) fn set_of(path: &Path) -> Result<Set> {
     std::fs::metadata(path).map_err(|e| Error::io(path, &e))?;
-    let mut set = (layout_of(path).set)(path)?;
+    let mut set = laid_out(path)?;
     folder::add_config(path, &mut set);
     Ok(set)
+}
+
+/// The files that [`open`](crate::open) would read of the checkpoint at `path`: the shards of a set, the one of a folder.
+///
+/// # Errors
+/// `Io` when nothing is there, and what keeps a folder or an index from being opened.
+pub fn files_of(path: &Path) -> Result<Vec<PathBuf>> {
+    Ok(set_of(path)?.files)
+}
+
+/// What `files`, those of `set`, hold as one checkpoint.
+pub(crate) fn join(set: &Set, files: Vec<Opened>) -> Result<Whole> {
+    (set.layout.unwrap_or_else(single).join)(files)
 }
 
 /// What `joined`, which was read from `set`, lacks of each layout.
@@ -111,51 +153,31 @@ fn read_json<T: DeserializeOwned>(path: &Path, most: u64) -> Option<T> {
     let metadata = std::fs::metadata(path).ok().filter(|m| m.is_file() && m.len() <= most)?;
     let mut text = Vec::new();
     std::fs::File::open(path).ok()?.take(metadata.len()).read_to_end(&mut text).ok()?;
-    serde_json::from_slice(&text).ok()
+    // Editors on Windows begin text with a byte order mark.
+    serde_json::from_slice(text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text)).ok()
 }
 
-/// Checkpoints directly in `folder`: an index stands for its shards, the first shard for its set, and files that
-/// Hugging Face's trainer puts beside a model (optimizer.pt, scheduler.pt, rng_state.pth) are not checkpoints.
+fn is_model(path: &Path) -> bool {
+    LAYOUTS.iter().any(|layout| (layout.is_model)(path))
+}
+
+fn stands_for_files(path: &Path) -> bool {
+    LAYOUTS.iter().any(|layout| (layout.stands_for_files)(path))
+}
+
+/// Checkpoints directly in `folder`, one path each, whatever files of it there are.
 fn find_in(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files: Vec<PathBuf> = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(|e| Error::io(folder, &e))? {
         let path = entry.map_err(|e| Error::io(folder, &e))?.path();
-        if !name(&path).starts_with('.') && path.is_file() && (is_index(&path) || recognises(&path)) {
+        let candidate = || stands_for_files(&path) || recognises(&path);
+        if !name(&path).starts_with('.') && path.is_file() && candidate() {
             files.push(path);
         }
     }
     sort(&mut files);
-    let mut covered: BTreeSet<String> = BTreeSet::new();
-    let mut indices = Vec::new();
-    for index in files.iter().filter(|f| is_index(f)) {
-        if let Some(map) = weight_map(index) {
-            covered.extend(map.into_values());
-            indices.push(name(index));
-        }
-    }
-    let has_model = files.iter().any(|f| is_canonical(f) || is_index(f));
-    let beside = |n: &str| {
-        has_model
-            && (n.starts_with("optimizer.")
-                || n.starts_with("scheduler.")
-                || n.starts_with("rng_state")
-                || n == "training_args.bin")
-    };
-    let mut sets: BTreeSet<(String, usize)> = BTreeSet::new();
-    files.retain(|file| {
-        let n = name(file);
-        if covered.contains(&n)
-            || indices.iter().any(|index| is_shard_of(&n, index))
-            || beside(&n)
-            || (is_index(file) && !names_shards(&n) && weight_map(file).is_none())
-        {
-            return false;
-        }
-        match shard_parts(&n) {
-            Some((base, _, count, _)) => sets.insert((base.to_string(), count)),
-            None => true,
-        }
-    });
+    let covered: HashSet<PathBuf> = LAYOUTS.iter().flat_map(|layout| (layout.covers)(&files)).collect();
+    files.retain(|file| !covered.contains(file));
     Ok(files)
 }
 
@@ -165,10 +187,16 @@ fn spoilt_in(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(|e| Error::io(folder, &e))? {
         let path = entry.map_err(|e| Error::io(folder, &e))?.path();
-        let extension = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
-        let named = matches!(extension.as_str(), "pt" | "pth" | "ckpt" | "safetensors" | "gguf");
-        let there = path.is_file() || (path.is_symlink() && !path.exists());
-        if named && there && !name(&path).starts_with('.') && !recognises(&path) {
+        let lost = path.is_symlink() && !path.exists();
+        let named = || match format::Extension::of(&path) {
+            Some(format::Extension::Own) => true,
+            // Nothing is there to tell what else it might be.
+            Some(format::Extension::Shared) => {
+                lost || is_model(&path) || std::fs::metadata(&path).is_ok_and(|m| m.len() == 0)
+            }
+            None => false,
+        };
+        if !name(&path).starts_with('.') && (lost || path.is_file()) && named() && !recognises(&path) {
             files.push(path);
         }
     }
@@ -193,25 +221,32 @@ fn sort(paths: &mut [PathBuf]) {
 }
 
 /// Checkpoints below `path`: itself, or for a folder all that it holds, in name order. Files that are named like
-/// checkpoints and do not begin like one are among them, so that none is passed over: opening them tells why.
+/// checkpoints and do not begin like one are among them, so that none is passed over: opening them tells why. Single
+/// arrays are data beside checkpoints; where nothing else is, they are what was meant. Links to folders are not entered.
 ///
 /// # Errors
 /// `Io` when a folder cannot be listed.
 pub fn find(path: &Path) -> Result<Vec<PathBuf>> {
-    find_below(path, 0)
+    let (mut found, mut arrays) = (Vec::new(), Vec::new());
+    // As deep as folders lie in each other: the paths themselves end it.
+    let mut rest = vec![path.to_path_buf()];
+    while let Some(path) = rest.pop() {
+        let below = find_at(&path, &mut found, &mut arrays)?;
+        rest.extend(below.into_iter().rev());
+    }
+    Ok(if found.is_empty() { arrays } else { found })
 }
 
-/// All checkpoints below `path`, in name order, and files that should be some. A folder that holds one model in Hugging Face's layout is one, and so
-/// is each folder in it that is named after a step.
-fn find_below(path: &Path, depth: usize) -> Result<Vec<PathBuf>> {
-    if !path.is_dir() {
-        return Ok(vec![path.to_path_buf()]);
-    }
-    if is_distributed(path) {
-        return Ok(vec![path.to_path_buf()]);
+/// Adds the checkpoints directly at `path`, in name order, and files that should be some; gives the folders where more
+/// may be. A folder that holds one model in Hugging Face's layout is one, and so is each folder in it that is named after
+/// a step.
+fn find_at(path: &Path, all: &mut Vec<PathBuf>, arrays: &mut Vec<PathBuf>) -> Result<Vec<PathBuf>> {
+    if !path.is_dir() || LAYOUTS.iter().any(|layout| (layout.is_whole)(path)) {
+        all.push(path.to_path_buf());
+        return Ok(Vec::new());
     }
     let mut found = find_in(path)?;
-    let model = matches!(found.as_slice(), [one] if is_canonical(one) || is_index(one));
+    let model = matches!(found.as_slice(), [one] if is_model(one));
     if model {
         found = vec![path.to_path_buf()];
     }
@@ -220,18 +255,22 @@ fn find_below(path: &Path, depth: usize) -> Result<Vec<PathBuf>> {
         found.extend(spoilt);
         sort(&mut found);
     }
-    if depth < DEEPEST {
-        let mut folders: Vec<PathBuf> = std::fs::read_dir(path)
-            .map_err(|e| Error::io(path, &e))?
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|p| !name(p).starts_with('.') && p.is_dir() && !p.is_symlink())
+    all.extend(found);
+    let (mut folders, mut files) = (Vec::new(), Vec::new());
+    for entry in std::fs::read_dir(path).map_err(|e| Error::io(path, &e))?.flatten() {
+        let path = entry.path();
+        if name(&path).starts_with('.') {
+            continue;
+        }
+        match path.is_dir() {
             // Beside a finished model lie the checkpoints of its training, and other forms of itself.
-            .filter(|p| !model || from_name(&name(p)).is_some())
-            .collect();
-        sort(&mut folders);
-        for folder in folders {
-            found.extend(find_below(&folder, depth + 1)?);
+            true if !path.is_symlink() && (!model || from_name(&name(&path)).is_some()) => folders.push(path),
+            false if is_array(&path) => files.push(path),
+            _ => {}
         }
     }
-    Ok(found)
+    sort(&mut folders);
+    sort(&mut files);
+    arrays.extend(files);
+    Ok(folders)
 }

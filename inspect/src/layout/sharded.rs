@@ -10,7 +10,16 @@ use super::{Joined, Lacks, Layout, MAX_INDEX, Set, name, read_json, single};
 use crate::bytes::Stamp;
 use crate::{Damage, DamageKind, Error, ErrorKind, Notice, NoticeKind, Result};
 
-pub(super) const LAYOUT: Layout = Layout { recognises, set, identity, lacks };
+pub(super) const LAYOUT: Layout = Layout {
+    recognises,
+    set,
+    identity,
+    lacks,
+    stands_for_files: is_index,
+    covers,
+    is_model: is_index,
+    ..single::LAYOUT
+};
 
 fn recognises(path: &Path) -> bool {
     is_index(path) || shard_parts(&name(path)).is_some()
@@ -51,12 +60,36 @@ fn lacks(set: &Set, joined: &Joined<'_>) -> Lacks {
     lacks
 }
 
-pub(super) fn is_index(path: &Path) -> bool {
+/// Shards that an index lists, or that are named like its own; all but the first of a set; indices of something else.
+fn covers(files: &[PathBuf]) -> HashSet<PathBuf> {
+    let mut listed: BTreeSet<String> = BTreeSet::new();
+    let mut indices = Vec::new();
+    for index in files.iter().filter(|file| is_index(file)) {
+        if let Some(map) = weight_map(index) {
+            listed.extend(map.into_values());
+            indices.push(name(index));
+        }
+    }
+    let mut sets: BTreeSet<(String, usize)> = BTreeSet::new();
+    let covered = |file: &&PathBuf| {
+        let n = name(file);
+        if listed.contains(&n) || indices.iter().any(|index| is_shard_of(&n, index)) {
+            return true;
+        }
+        if is_index(file) && !indices.contains(&n) && !names_shards(&n) {
+            return true;
+        }
+        shard_parts(&n).is_some_and(|(base, _, count, _)| !sets.insert((base.to_string(), count)))
+    };
+    files.iter().filter(covered).cloned().collect()
+}
+
+fn is_index(path: &Path) -> bool {
     name(path).ends_with(".index.json")
 }
 
 /// Whether an index of this name should hold a `weight_map`; others may be indices of something else.
-pub(super) fn names_shards(index: &str) -> bool {
+fn names_shards(index: &str) -> bool {
     index.ends_with(".safetensors.index.json") || index.ends_with(".bin.index.json")
 }
 
@@ -81,7 +114,7 @@ pub(super) fn shard_parts(name: &str) -> Option<(&str, usize, usize, &str)> {
 }
 
 /// Whether the file `shard` is named as one of those that the index `index` joins.
-pub(super) fn is_shard_of(shard: &str, index: &str) -> bool {
+fn is_shard_of(shard: &str, index: &str) -> bool {
     shard_parts(shard)
         .is_some_and(|(base, .., ext)| index.strip_suffix(".index.json") == Some(&format!("{base}{ext}")))
 }
@@ -107,16 +140,24 @@ pub(super) fn file_set(path: &Path) -> Set {
         Damage::new(DamageKind::MissingShards, what)
     });
     let weight_map = weight_map(&index).map(|m| m.into_keys().collect());
+    let spoilt = (weight_map.is_none() && index.exists()).then(|| {
+        let what = format!(
+            "{} is not a shard index: it has no `weight_map` of names to files, so what else should be there is not known",
+            name(&index)
+        );
+        Damage::new(DamageKind::Inconsistent, what)
+    });
+    let missing = Damage::joined(missing.into_iter().chain(spoilt));
     Set { files: there, missing, weight_map, beside, ..Set::default() }
 }
 
-pub(super) type WeightMap = BTreeMap<String, String>;
+type WeightMap = BTreeMap<String, String>;
 
-pub(super) fn weight_map(index: &Path) -> Option<WeightMap> {
+fn weight_map(index: &Path) -> Option<WeightMap> {
     read_json(index, MAX_INDEX).map(|Index { weight_map }| weight_map)
 }
 
-pub(super) fn index_set(path: &Path) -> Result<Set> {
+fn index_set(path: &Path) -> Result<Set> {
     let map = weight_map(path).ok_or_else(|| {
         Error::new(ErrorKind::Damaged, "is not a shard index: it has no `weight_map` of names to files")
             .in_file(path)

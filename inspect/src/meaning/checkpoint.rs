@@ -7,9 +7,9 @@ use std::sync::{Arc, OnceLock};
 
 use ndarray::{CowArray, IxDyn};
 
-use crate::bytes::{Source, Stamp};
+use crate::bytes::{Beginning, Source, Stamp};
 use crate::format::Format;
-use crate::meaning::Model;
+use crate::meaning::{Model, names};
 use crate::metadata::{Value, lookup};
 use crate::storage::Storage;
 use crate::tensor::{Element, TensorInfo};
@@ -39,8 +39,8 @@ pub struct Checkpoint {
     /// Training step and where it was found.
     pub step: Option<(u64, String)>,
     pub(crate) files: Vec<Arc<Source>>,
-    /// The header of the first of them, once it had to be fetched again.
-    pub(crate) header: OnceLock<Vec<u8>>,
+    /// The header of the first of them, once it was asked for again.
+    pub(crate) header: OnceLock<Beginning>,
     /// What else was looked at to open it: config.json and its kin, shards that are missing.
     pub(crate) beside: Vec<Stamp>,
     /// Names that an index promises and no shard holds.
@@ -67,7 +67,7 @@ impl Checkpoint {
             let error = Error::new(ErrorKind::NotFound, format!("has no tensor `{}`", name.escape_debug()))
                 .in_file(&self.path);
             match near.as_slice() {
-                [] => error.hint("list them with `ckpt inspect --all`"),
+                [] => error,
                 near => error.hint(format!("did you mean {}?", near.join(", "))),
             }
         })
@@ -173,19 +173,12 @@ impl Checkpoint {
             .into_par_iter()
             .filter_map(|storage| {
                 let expected = storage.run().crc32?;
-                let damage = match storage.bytes() {
-                    Ok(bytes) => {
-                        let found = crc32fast::hash(&bytes);
-                        if found == expected {
-                            return None;
-                        }
-                        Damage::new(
-                            DamageKind::ChecksumMismatch,
-                            format!(
-                                "checksum mismatch: CRC-32 is {found:08x}, the file records {expected:08x}"
-                            ),
-                        )
-                    }
+                let damage = match storage.checksum() {
+                    Ok(found) if found == expected => return None,
+                    Ok(found) => Damage::new(
+                        DamageKind::ChecksumMismatch,
+                        format!("checksum mismatch: CRC-32 is {found:08x}, the file records {expected:08x}"),
+                    ),
                     Err(error) => error.into(),
                 };
                 Some((storage.clone(), damage))
@@ -212,13 +205,18 @@ impl Checkpoint {
     /// scores. `None` for other formats. Parsed anew, which takes about a millisecond.
     pub fn gguf_header(&self) -> Option<Result<gguf::Header<'_>>> {
         let file = self.files.first().filter(|_| matches!(self.format, Format::Gguf { .. }))?;
-        let bytes =
-            file.beginning(&self.header, || gguf::read::header_of(file.data(), |header| header.data_offset));
-        Some(
-            bytes
-                .and_then(|bytes| gguf::Header::parse_of(bytes, file.len()))
-                .map_err(|e| e.in_file(&file.path)),
-        )
+        let bytes = file.beginning(&self.header, || gguf::read::extent(file.data()));
+        let parsed = |bytes| {
+            let header = gguf::Header::parse_of(bytes, file.len(), false)??;
+            let width =
+                header.of_architecture("embedding_length").and_then(|v| u64::try_from(v.as_i64()?).ok());
+            let tensors = header.tensors.iter().map(|t| (t.name.as_str(), t.shape.as_slice()));
+            match names::is_transposed(width, tensors) {
+                true => gguf::Header::parse_of(bytes, file.len(), true)?,
+                false => Ok(header),
+            }
+        };
+        Some(bytes.and_then(parsed).map_err(|e| e.in_file(&file.path)))
     }
 
     /// The plain value at a dotted path such as `config.training.muon_lr`.

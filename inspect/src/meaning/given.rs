@@ -44,9 +44,58 @@ pub struct Given {
     pub sliding_layers: Option<SlidingLayers>,
     /// Whether the matrices of its BitLinears are float weights, and not codes times a scale.
     pub latent: Option<bool>,
-    /// `quant_method` of config.json.
-    pub quantization: Option<String>,
+    /// `quantization_config` of config.json.
+    pub quantization: Option<Quantization>,
 }
+
+/// What `quantization_config` of config.json says of a BitLinear.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Quantization {
+    /// `quant_method`; empty where it is no text.
+    pub method: Option<String>,
+    /// Whether a layer's output is multiplied by its `weight_scale` (`autobitlinear`), and not divided by it.
+    pub multiplies: bool,
+    /// Whether the weights are float masters that every forward pass rounds, and not codes.
+    pub online: bool,
+}
+
+impl Quantization {
+    /// Its key in config.json.
+    pub const KEY: &'static str = "quantization_config";
+
+    /// What `config`, a config.json, says; `None` where it says nothing.
+    pub fn of_config(config: &Value) -> Option<Quantization> {
+        let told = lookup(config, Self::KEY).filter(|told| !matches!(told, Value::None))?;
+        let text = |key| match lookup(told, key)? {
+            Value::None => None,
+            Value::String(text) => Some(text.as_str()),
+            _ => Some(""),
+        };
+        Some(Quantization {
+            method: text(METHOD).map(str::to_string),
+            multiplies: text(CLASS) == Some(AUTO_BIT_LINEAR),
+            online: text(MODE) == Some("online"),
+        })
+    }
+
+    /// Whether it is Hugging Face's BitNet.
+    pub fn is_bitnet(&self) -> bool {
+        self.method.as_deref() == Some(BITNET)
+    }
+
+    /// What is written of packed matrices. `autobitlinear` multiplies a layer's output by its `weight_scale`, so the scale
+    /// is kept to the last bit; `bitlinear` divides by it.
+    pub fn packed() -> [(&'static str, &'static str); 3] {
+        [(METHOD, BITNET), (CLASS, AUTO_BIT_LINEAR), (MODE, "offline")]
+    }
+}
+
+const METHOD: &str = "quant_method";
+const CLASS: &str = "linear_class";
+const MODE: &str = "quantization_mode";
+const BITNET: &str = "bitnet";
+const AUTO_BIT_LINEAR: &str = "autobitlinear";
 
 /// Why a source does not tell of a model.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -61,6 +110,14 @@ pub enum ConfigError {
     /// What is written is of other types than it should be.
     #[error("its config is not understood: {0}")]
     NotUnderstood(String),
+    /// A setting is of another type than it should be, or no such number.
+    #[error("its configuration has a `{key}` that is not {wanted}")]
+    Wrong {
+        /// Its name.
+        key: &'static str,
+        /// What it should be.
+        wanted: &'static str,
+    },
     /// A setting is not told that nothing else can tell.
     #[error("its configuration has no {0}")]
     Missing(&'static str),
@@ -168,12 +225,6 @@ struct HuggingFaceFile {
     tie_word_embeddings: Option<bool>,
     attention_bias: Option<bool>,
     hidden_act: Option<String>,
-    quantization_config: Option<QuantizationFile>,
-}
-
-#[derive(Debug, Deserialize)]
-struct QuantizationFile {
-    quant_method: Option<String>,
 }
 
 fn typed<T: serde::de::DeserializeOwned>(config: &Value) -> Result<T, ConfigError> {
@@ -211,24 +262,29 @@ impl Given {
     /// What the student's trainer wrote, older names included.
     ///
     /// # Errors
-    /// `NotUnderstood`.
+    /// `NotUnderstood` and `Wrong`.
     pub fn of_trainer(config: &Value) -> Result<Given, ConfigError> {
         let file: TrainerFile = typed(config)?;
-        // Where there are tensors, these say the sizes.
-        let size = |key: &str| usize::try_from(as_u64(lookup(config, key)?)?).ok();
-        let switch = |key: &str| match lookup(config, key) {
-            Some(Value::Bool(yes)) => Some(*yes),
-            _ => None,
+        let told = |key| lookup(config, key).filter(|told| !matches!(told, Value::None));
+        let size = |key| {
+            let size = |told| usize::try_from(as_u64(told)?).ok();
+            let wrong = ConfigError::Wrong { key, wanted: "a size" };
+            told(key).map(|told| size(told).ok_or(wrong)).transpose()
+        };
+        let switch = |key| match told(key) {
+            None => Ok(None),
+            Some(Value::Bool(yes)) => Ok(Some(*yes)),
+            Some(_) => Err(ConfigError::Wrong { key, wanted: "true or false" }),
         };
         Ok(Given {
             architecture: Some(&super::architecture::STUDENT),
-            vocab_size: size("vocab_size"),
-            hidden_dim: size("hidden_dim"),
-            num_layers: size("num_layers"),
+            vocab_size: size("vocab_size")?,
+            hidden_dim: size("hidden_dim")?,
+            num_layers: size("num_layers")?,
             num_heads: file.num_heads,
-            num_kv_heads: size("num_kv_heads"),
+            num_kv_heads: size("num_kv_heads")?,
             head_dim: file.head_dim,
-            mlp_hidden_dim: size("mlp_hidden_dim"),
+            mlp_hidden_dim: size("mlp_hidden_dim")?,
             max_seq_len: file.max_seq_len,
             rope_base: file.rope_base,
             rope_scaling: scaling(config).map(RopeScaling::of_config),
@@ -237,11 +293,11 @@ impl Given {
             bitlinear_per_channel: file.bitlinear_per_channel,
             quantization_eps: file.quantization_eps,
             norm_eps: file.norm_eps,
-            tie_word_embeddings: switch("tie_word_embeddings"),
-            use_qk_norm: switch("use_qk_norm"),
+            tie_word_embeddings: switch("tie_word_embeddings")?,
+            use_qk_norm: switch("use_qk_norm")?,
             attn_logit_soft_cap: file.attn_logit_soft_cap,
             final_logit_soft_cap: file.final_logit_soft_cap,
-            latent: switch("latent"),
+            latent: switch("latent")?,
             ..Given::default()
         })
     }
@@ -255,8 +311,8 @@ impl Given {
         let architecture = Architecture::of_hugging_face(name);
         let architecture = architecture.ok_or_else(|| ConfigError::Architecture(name.to_string()))?;
         let file: HuggingFaceFile = typed(config)?;
-        let quantization = file.quantization_config.map(|q| q.quant_method.unwrap_or_default());
-        let bitnet = quantization.as_deref() == Some("bitnet");
+        let quantization = Quantization::of_config(config);
+        let bitnet = quantization.as_ref().is_some_and(Quantization::is_bitnet);
         let told = scaling(config);
         let theta = told.and_then(|told| crate::metadata::as_f64(lookup(told, "rope_theta")?));
         let by_heads = || {
@@ -434,7 +490,7 @@ impl Shapes {
         told: &[&Given],
     ) -> (ModelConfig, Vec<Assumed>) {
         let by_heads =
-            |heads: usize| self.queries.checked_div(heads).filter(|dim| dim * heads == self.queries);
+            |heads: usize| self.queries.checked_div(heads).filter(|&n| n > 0 && n * heads == self.queries);
         let of_given =
             |given: &&Given| given.head_dim.filter(|&n| n > 0).or(given.num_heads.and_then(by_heads));
         let of_norm = self.query_norm.filter(|&n| n > 0);

@@ -1,5 +1,6 @@
 //! What a tensor is for, told from its path.
 
+use crate::meaning::optimizer::STATE;
 use crate::tensor::TensorInfo;
 use crate::{DType, Group};
 
@@ -23,22 +24,6 @@ const STATE_DICTS: [&str; 16] = [
     "student",
 ];
 
-/// Last parts of names that optimizers give their state.
-const OPTIMIZER_STATE: [&str; 12] = [
-    "exp_avg",
-    "exp_avg_sq",
-    "max_exp_avg_sq",
-    "momentum_buffer",
-    "square_avg",
-    "grad_avg",
-    "acc_delta",
-    "exp_inf",
-    "exp_avg_sq_row",
-    "exp_avg_sq_col",
-    "sum",
-    "prev",
-];
-
 /// Integer buffers that belong to a module.
 const INTEGER_BUFFERS: [&str; 4] =
     ["num_batches_tracked", "position_ids", "relative_position_index", "attn_mask"];
@@ -58,6 +43,7 @@ pub(crate) fn group(tensor: &TensorInfo) -> Group {
     let last = parts.last().copied().unwrap_or("");
     let lower = parts[0].to_ascii_lowercase();
     let nested = parts.len() > 1;
+    let state = STATE.iter().find(|state| state.name == last);
     let is_optimizer_key = |key: &str| {
         let key = key.to_ascii_lowercase();
         key.starts_with("optim")
@@ -66,8 +52,8 @@ pub(crate) fn group(tensor: &TensorInfo) -> Group {
             || key.ends_with("optimizer_state_dict")
     };
     if parts[..parts.len() - 1].iter().take(3).any(|key| is_optimizer_key(key))
-        || (nested && parts[0] == "state" && (last == "step" || OPTIMIZER_STATE.contains(&last)))
-        || (OPTIMIZER_STATE[..4].contains(&last) && nested)
+        || (nested && parts[0] == "state" && (last == "step" || state.is_some()))
+        || (nested && state.is_some_and(|state| state.certain))
     {
         return Group::Optimizer;
     }

@@ -17,6 +17,6 @@ pub(crate) mod ternary;
 pub mod vocabulary;
 
 pub use config::{Activation, AttentionBias, ModelConfig, RopePairing, Sizes, SlidingLayers};
-pub use given::{Assumed, ConfigError, Given, Setting, Shapes};
+pub use given::{Assumed, ConfigError, Given, Quantization, Setting, Shapes};
 pub use model::{Model, ModelRecord};
 pub use rope::RopeScaling;

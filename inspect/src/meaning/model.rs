@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::architecture::{Architecture, Biases, Kind, Role, STUDENT};
 use super::config::ModelConfig;
-use super::given::{self, Assumed, ConfigError, Given, Setting};
+use super::given::{self, Assumed, ConfigError, Given, Quantization, Setting};
 use super::names::{self, Names, Style};
 use super::rope::RopeScaling;
 use crate::group::without_state_dict;
@@ -28,6 +28,8 @@ pub struct Model {
     pub config: Option<Value>,
     /// Sentences on what was assumed.
     pub assumed: Vec<String>,
+    /// `quantization_config` of config.json.
+    pub quantization: Option<Quantization>,
     /// What configuration or GGUF keys tell.
     given: Result<Given, ConfigError>,
     /// Whether the keys are a GGUF file's.
@@ -41,6 +43,7 @@ impl Default for Model {
             student: None,
             config: None,
             assumed: Vec::new(),
+            quantization: None,
             given: Err(ConfigError::Unknown),
             is_gguf: false,
         }
@@ -85,6 +88,7 @@ impl Model {
             return Model {
                 architecture: name.to_string(),
                 config: Some(config.clone()),
+                quantization: Quantization::of_config(config),
                 given: Given::of_hugging_face(config),
                 ..Model::default()
             };
@@ -132,12 +136,10 @@ impl Model {
             };
             return used == Some(true);
         }
-        let Some(layer) = tensor.name.strip_suffix("_proj.weight") else { return false };
-        if let Some(student) = &self.student {
-            let attention = layer.contains("self_attn.");
-            return if attention { student.use_bitlinear_attn } else { student.use_bitlinear_ffn };
-        }
-        self.is_bitnet()
+        names::role(&tensor.name).is_some_and(|role| match &self.student {
+            Some(student) => student.is_bitlinear(role),
+            None => matches!(role.kind(), Kind::Attention | Kind::Mlp) && self.is_bitnet(),
+        })
     }
 
     /// What the keys of a GGUF file say, when this suite wrote it of a model with BitLinears.
@@ -148,9 +150,8 @@ impl Model {
 
     /// Hugging Face's BitNet, by its architecture or its quantization.
     fn is_bitnet(&self) -> bool {
-        let method = self.config.as_ref().and_then(|c| lookup(c, "quantization_config.quant_method"));
         self.architecture.to_ascii_lowercase().contains("bitnet")
-            || matches!(method, Some(Value::String(method)) if method == "bitnet")
+            || self.quantization.as_ref().is_some_and(Quantization::is_bitnet)
     }
 
     /// What a BitLinear of it adds to mean|W|: what its configuration says, else 1e-5 for Hugging Face's BitNet, as
@@ -225,6 +226,13 @@ fn gguf_architecture(metadata: &Value) -> Option<&str> {
     }
 }
 
+/// The width of the embedding, by the keys of a GGUF file.
+pub(super) fn gguf_width(metadata: &Value) -> Option<u64> {
+    let key = format!("{}.embedding_length", gguf_architecture(metadata)?);
+    let Value::Dict(keys) = metadata else { return None };
+    crate::metadata::as_u64(keys.get(&HashableValue::String(key))?)
+}
+
 /// The student's config among the plain values, where a trainer put it.
 fn given_config(metadata: &Value) -> Option<&Value> {
     let config = lookup(metadata, "config.model").or_else(|| lookup(metadata, "config"))?;
@@ -245,8 +253,12 @@ fn student(tensors: &[TensorInfo], metadata: &Value) -> Option<Model> {
     let shapes = Names::new(tensors, &STUDENT, Style::Student, without_state_dict).shapes()?;
     let mut said = Vec::new();
     let given = given_model.map_or_else(|| Ok(Given::default()), Given::of_trainer);
-    if let Err(ConfigError::NotUnderstood(error)) = &given {
-        said.push(format!("the checkpoint's config is not understood and not used: {error}"));
+    match &given {
+        Err(ConfigError::NotUnderstood(error)) => {
+            said.push(format!("the checkpoint's config is not understood and not used: {error}"));
+        }
+        Err(error) => said.push(format!("the checkpoint's config is not used: {error}")),
+        Ok(_) => {}
     }
     let told = given.clone().unwrap_or_default();
     let (config, assumed) = shapes.configure(&STUDENT, &[&told]);
@@ -259,7 +271,7 @@ fn student(tensors: &[TensorInfo], metadata: &Value) -> Option<Model> {
         config: given_model.cloned(),
         assumed: said,
         given,
-        is_gguf: false,
+        ..Model::default()
     })
 }
 

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use super::architecture::{Architecture, Kind, Part, Role, TABLE, Tensor, vocabulary};
+use super::architecture::{Architecture, Dim, Kind, Part, Role, TABLE, Tensor, vocabulary};
 use super::config::AttentionBias;
 use super::given::Shapes;
 use crate::group::without_state_dict;
@@ -140,6 +140,40 @@ pub fn style_of<'n>(names: impl IntoIterator<Item = &'n str>) -> Option<Style> {
     })
 }
 
+/// Whether the shapes of a GGUF file are those of a model whose sizes were written in PyTorch's order: whether all
+/// matrices that must be as wide as the embedding are that high instead, or the other way round. The embedding is as wide
+/// as the file's keys say, or else as the first norm of the residual stream.
+pub(super) fn is_transposed<'n>(
+    width: Option<u64>,
+    tensors: impl Iterator<Item = (&'n str, &'n [usize])> + Clone,
+) -> bool {
+    let known = tensors.filter_map(|(name, shape)| {
+        let role = role(name)?;
+        Some((TABLE.into_iter().find_map(|architecture| architecture.tensor(role))?.shape, shape))
+    });
+    let of_norm = || {
+        known.clone().find_map(|known| match known {
+            ([Dim::Hidden], &[size]) => Some(size as u64),
+            _ => None,
+        })
+    };
+    let Some(width) = width.or_else(of_norm) else { return false };
+    let mut transposed = 0;
+    for (dims, shape) in known {
+        let (here, there) = match (dims, shape) {
+            (_, [rows, cols]) if rows == cols => continue,
+            ([_, Dim::Hidden], &[rows, cols]) => (cols, rows),
+            ([Dim::Hidden, _], &[rows, cols]) => (rows, cols),
+            _ => continue,
+        };
+        if here as u64 == width {
+            return false;
+        }
+        transposed += usize::from(there as u64 == width);
+    }
+    transposed > 0
+}
+
 fn is_in_layers(tensor: &Tensor) -> bool {
     matches!(tensor.role, Role::Layer(..))
 }
@@ -265,9 +299,11 @@ impl<'a> Names<'a> {
 
     /// Whether there is no head, or it is the embedding.
     pub fn is_tied(&self) -> bool {
-        let place = |t: &TensorInfo| (t.storage.clone(), t.byte_offset);
+        let same = |a: &TensorInfo, b: &TensorInfo| {
+            a.storage.is_some() && a.storage == b.storage && a.byte_offset == b.byte_offset
+        };
         match (self.get(Role::Head), self.get(Role::Embedding)) {
-            (Some(head), Some(embedding)) => place(head) == place(embedding),
+            (Some(head), Some(embedding)) => same(head, embedding),
             (Some(_), None) => false,
             (None, _) => true,
         }
@@ -302,6 +338,17 @@ mod tests {
             translate("blk.2.ffn_sub_norm.weight", Style::Student).unwrap(),
             "layers.2.mlp.ffn_sub_norm.weight"
         );
+    }
+
+    #[test]
+    fn a_head_without_data_is_not_the_embedding() {
+        let tensors = ["lm_head.weight", "embed_tokens.weight"].map(|name| {
+            let shape = vec![4, 2];
+            let meta = TensorInfo::contiguous(name.into(), crate::DType::F32, shape, None, 0);
+            TensorInfo { group: Group::Weights, ..meta }
+        });
+        let tied = |tensors| Names::new(tensors, TABLE[0], Style::Student, |name| name).is_tied();
+        assert!(!tied(&tensors) && tied(&tensors[1..]));
     }
 
     #[test]

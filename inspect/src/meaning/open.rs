@@ -1,19 +1,18 @@
-//! Opens a path or bytes: joins the files of a layout, and completes what single readers cannot know (groups, packings,
+//! Opens a path or bytes: has a layout join its files, and completes what single readers cannot know (groups, packings,
 //! model, step).
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use crate::bytes::{SharedBytes, Source, Stamp};
 use crate::checkpoint::Checkpoint;
-use crate::format::{self, Contents, add_new};
-use crate::layout::{self, Set};
-use crate::meaning::Model;
+use crate::format::{self, Contents};
+use crate::layout::{self, Opened, Set, Whole};
+use crate::meaning::{Model, Quantization, model, names};
 use crate::metadata::{HashableValue, Value};
 use crate::storage::Place;
 use crate::tensor::TensorInfo;
-use crate::{Damage, DamageKind, Error, Notice, NoticeKind, Result, TernaryPacking};
+use crate::{Damage, Error, Format, Result, TernaryPacking, gguf};
 use crate::{group, step, ternary};
 
 /// Opens the checkpoint at `path`: a file, one shard or the index of a sharded set, or a folder that holds one
@@ -114,8 +113,8 @@ impl std::str::FromStr for I2sLayout {
 pub fn open_with(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Checkpoint> {
     let path = path.as_ref();
     let set = layout::set_of(path)?;
-    let sources = set.files.iter().map(|file| (file.clone(), Source::open(file))).collect();
-    assemble(path, sources, &set, options)
+    let opened = |file: &PathBuf| Opened { path: file.clone(), source: Source::open(file), read };
+    assemble(path, set.files.iter().map(opened).collect(), &set, options)
 }
 
 /// [`open_bytes`], told what the checkpoint cannot tell.
@@ -128,50 +127,20 @@ pub fn open_bytes_with(
     options: &OpenOptions,
 ) -> Result<Checkpoint> {
     let name = name.as_ref();
-    let source = Source::in_memory(name, bytes.into());
-    assemble(name, vec![(name.to_path_buf(), Ok(source))], &Set::default(), options)
+    let source = Ok(Source::in_memory(name, bytes.into()));
+    let file = Opened { path: name.to_path_buf(), source, read };
+    assemble(name, vec![file], &Set::default(), options)
 }
 
-/// The checkpoint that `sources`, the files of `set`, make.
-fn assemble(
+/// The checkpoint that `files`, those of `set`, make.
+pub(crate) fn assemble(
     path: &Path,
-    sources: Vec<(PathBuf, Result<Arc<Source>>)>,
+    files: Vec<Opened>,
     set: &Set,
     options: &OpenOptions,
 ) -> Result<Checkpoint> {
-    let mut checkpoint: Option<Checkpoint> = None;
-    let mut unreadable: Vec<Error> = Vec::new();
-    let mut unread: Vec<Stamp> = Vec::new();
-    for (number, (file, source)) in sources.into_iter().enumerate() {
-        let opened = source.and_then(|source| match format::read(&source) {
-            Ok(contents) => Ok((source, contents)),
-            Err(error) => Err(error.in_file(&file)),
-        });
-        match (opened, &mut checkpoint) {
-            (Ok((source, contents)), None) => checkpoint = Some(begin(path, source, contents)),
-            (Ok((source, contents)), Some(checkpoint)) => join(checkpoint, source, contents, number),
-            (Err(error), _) => {
-                unread.push(Stamp::of(&file));
-                unreadable.push(error);
-            }
-        }
-    }
-    let Some(mut checkpoint) = checkpoint else {
-        let nothing = || Error::new(crate::ErrorKind::Unrecognised, "holds no checkpoint").in_file(path);
-        return Err(unreadable.into_iter().next().unwrap_or_else(nothing));
-    };
-    // A set whose other shards can be read is damaged, not unreadable.
-    for error in unreadable {
-        let kind = error.fault.unwrap_or(DamageKind::UnreadableShard);
-        checkpoint.add_damage(Damage::new(kind, error.to_string()));
-    }
-    checkpoint.beside = set.beside.iter().cloned().chain(unread).collect();
-    complete(&mut checkpoint, set, options);
-    Ok(checkpoint)
-}
-
-fn begin(path: &Path, source: Arc<Source>, contents: Contents) -> Checkpoint {
-    Checkpoint {
+    let Whole { contents, files, unread } = layout::join(set, files).map_err(|e| e.in_file(path))?;
+    let mut checkpoint = Checkpoint {
         path: path.to_path_buf(),
         format: contents.format,
         tensors: contents.tensors,
@@ -181,37 +150,24 @@ fn begin(path: &Path, source: Arc<Source>, contents: Contents) -> Checkpoint {
         damage: Damage::joined(contents.faults),
         model: Model::default(),
         step: None,
-        files: vec![source],
+        files,
         header: OnceLock::new(),
-        beside: Vec::new(),
+        beside: set.beside.iter().cloned().chain(unread.iter().map(|file| Stamp::of(file))).collect(),
         absent: Vec::new(),
         listing_damaged: contents.listing_damaged,
-    }
+    };
+    complete(&mut checkpoint, set, options);
+    Ok(checkpoint)
 }
 
-fn join(checkpoint: &mut Checkpoint, source: Arc<Source>, contents: Contents, number: usize) {
-    checkpoint.files.push(source);
-    let known: HashSet<String> = checkpoint.tensors.iter().map(|t| t.name.clone()).collect();
-    for tensor in contents.tensors {
-        if known.contains(&tensor.name) {
-            let text =
-                format!("`{}` is in more than one shard; the first one counts", tensor.name.escape_debug());
-            checkpoint.warnings.push(Notice::new(NoticeKind::Duplicate, text));
-        } else {
-            checkpoint.tensors.push(tensor);
-        }
-    }
-    add_new(&mut checkpoint.globals, contents.globals);
-    if let (Value::Dict(all), Value::Dict(more)) = (&mut checkpoint.metadata, contents.metadata) {
-        for (key, value) in more {
-            all.entry(key).or_insert(value);
-        }
-    }
-    checkpoint.warnings.extend(contents.notices);
-    checkpoint.listing_damaged |= contents.listing_damaged;
-    if let Some(mut damage) = Damage::joined(contents.faults) {
-        damage.what = format!("shard {}: {damage}", number + 1);
-        checkpoint.add_damage(damage);
+/// What `source` holds, a GGUF file whose sizes are in PyTorch's order as it was meant.
+fn read(source: &Arc<Source>) -> Result<Contents> {
+    let contents = format::read(source)?;
+    let tensors = contents.tensors.iter().map(|t| (t.name.as_str(), t.shape.as_slice()));
+    let is_gguf = matches!(contents.format, Format::Gguf { .. });
+    match is_gguf && names::is_transposed(model::gguf_width(&contents.metadata), tensors) {
+        true => gguf::read::read_transposed(source),
+        false => Ok(contents),
     }
 }
 
@@ -233,7 +189,7 @@ fn complete(checkpoint: &mut Checkpoint, set: &Set, options: &OpenOptions) {
         checkpoint.absent.extend(lacks.absent);
     }
     let config = set.config.as_ref();
-    let quantization = config.and_then(|c| crate::metadata::lookup(c, "quantization_config")).cloned();
+    let quantization = config.and_then(Quantization::of_config);
     ternary::recognise(checkpoint, quantization.as_ref());
     ternary::apply_scales(checkpoint);
     checkpoint.model = Model::recognise(&checkpoint.tensors, &checkpoint.metadata, config);
@@ -275,8 +231,9 @@ mod tests {
 
     /// The checkpoint that `bytes` are where every range has to be fetched.
     fn open_fetched(path: &Path, bytes: &[u8]) -> Result<Checkpoint> {
-        let source = Source::of(path, Stamp::never(path), Fetched(bytes.to_vec()));
-        assemble(path, vec![(path.to_path_buf(), Ok(source))], &Set::default(), &OpenOptions::default())
+        let source = Ok(Source::of(path, Stamp::never(path), Fetched(bytes.to_vec())));
+        let file = Opened { path: path.to_path_buf(), source, read: format::read };
+        assemble(path, vec![file], &Set::default(), &OpenOptions::default())
     }
 
     /// All that can be told of a checkpoint.

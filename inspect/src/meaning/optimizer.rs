@@ -114,11 +114,49 @@ struct Facts {
     has: fn(&Signs<'_>) -> bool,
 }
 
+/// Running mean of the gradient.
+pub(crate) const FIRST: &str = "exp_avg";
+/// Running mean of its square.
+pub(crate) const SECOND: &str = "exp_avg_sq";
+/// Momentum of SGD, Muon and their kin.
+pub(crate) const MOMENTUM: &str = "momentum_buffer";
+
+/// What an optimizer keeps of a parameter, by the last part of its name.
+pub(crate) struct State {
+    /// That part.
+    pub name: &'static str,
+    /// Whether it has the parameter's shape.
+    pub whole: bool,
+    /// Whether nothing but an optimizer calls a tensor so.
+    pub certain: bool,
+}
+
+/// The state that optimizers are known to keep.
+pub(crate) static STATE: [State; 12] = {
+    const fn state(name: &'static str, whole: bool, certain: bool) -> State {
+        State { name, whole, certain }
+    }
+    [
+        state(FIRST, true, true),
+        state(MOMENTUM, true, true),
+        state(SECOND, true, true),
+        state("max_exp_avg_sq", true, true),
+        state("square_avg", true, false),
+        state("sum", true, false),
+        state("grad_avg", true, false),
+        state("acc_delta", true, false),
+        state("exp_inf", true, false),
+        state("prev", true, false),
+        state("exp_avg_sq_row", false, false),
+        state("exp_avg_sq_col", false, false),
+    ]
+};
+
 /// Of kinds that a group has the signs of, the first one counts.
 static KINDS: [Facts; 9] = {
     use DecayRule::*;
-    const MOMENTS: &[&str] = &["exp_avg", "exp_avg_sq"];
-    const BUFFER: &[&str] = &["momentum_buffer"];
+    const MOMENTS: &[&str] = &[FIRST, SECOND];
+    const BUFFER: &[&str] = &[MOMENTUM];
     const fn facts(
         kind: Kind,
         name: &'static str,
@@ -147,7 +185,7 @@ static KINDS: [Facts; 9] = {
         }),
         facts(Kind::AdamL2, "Adam with L2", MOMENTS, DividedOut, |g| adam(g) && g.decoupled() == Some(false)),
         facts(Kind::AdamEither, "Adam or AdamW", MOMENTS, Decoupled, adam),
-        facts(Kind::Lion, "Lion", &["exp_avg"], Decoupled, |g| {
+        facts(Kind::Lion, "Lion", &[FIRST], Decoupled, |g| {
             g.has("betas") && !g.has("eps") && g.named("lion")
         }),
         facts(Kind::Sgdw, "SGD with decoupled weight decay", BUFFER, Decoupled, |g| {
@@ -449,9 +487,11 @@ impl StateDict<'_> {
             momentum: number("momentum"),
             dampening: number("dampening"),
             nesterov: matches!(lookup(group, "nesterov"), Some(Value::Bool(true))),
-            // `ckpt train` has both forms, and calls the usual one `muon`.
-            keeps_size: lookup(group, "ns_iters").is_some()
-                && !self.configured().is_some_and(|name| matches!(name.as_str(), "muon" | "polarized-muon")),
+            // `ckpt train` has both forms, and says which; the seed, whose form it is, has no word for it.
+            keeps_size: match lookup(group, "keeps_size") {
+                Some(Value::Bool(keeps)) => *keeps,
+                _ => lookup(group, "ns_iters").is_some(),
+            },
             polarized: self.polarized(),
             path,
             tensors: Vec::new(),
@@ -503,13 +543,12 @@ impl StateDict<'_> {
 
     /// The shape of the parameter of this number, from its moments.
     fn shape(&self, number: u64) -> Option<&[usize]> {
-        const WHOLE: [&str; 5] = ["exp_avg", "momentum_buffer", "exp_avg_sq", "square_avg", "sum"];
         let moments = self.moments.get(&self.state_key(number))?;
         let named = |name: &str| {
             let ends = |i: &&usize| self.checkpoint.tensors[**i].name.rsplit('.').next() == Some(name);
             moments.iter().find(ends)
         };
-        let whole = WHOLE.iter().find_map(|name| named(name))?;
+        let whole = STATE.iter().filter(|state| state.whole).find_map(|state| named(state.name))?;
         Some(&self.checkpoint.tensors[*whole].shape)
     }
 

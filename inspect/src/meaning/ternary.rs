@@ -4,19 +4,19 @@
 use std::collections::HashMap;
 
 use crate::checkpoint::Checkpoint;
-use crate::metadata::{Value, as_u64, lookup};
+use crate::meaning::Quantization;
+use crate::metadata::{Value, as_u64};
 use crate::tensor::{TensorInfo, contiguous_strides, numel};
 use crate::{DType, Damage, DamageKind, Format, Group, I2sLayout, Notice, NoticeKind, TernaryPacking};
 
 /// Finds packed matrices among the tensors of `checkpoint` and gives them their logical dtype, shape and scale.
-/// `quantization` is `quantization_config` of a Hugging Face config.json, if there is one.
-pub(crate) fn recognise(checkpoint: &mut Checkpoint, quantization: Option<&Value>) {
+/// `quantization` is what a Hugging Face config.json says of it, if there is one.
+pub(crate) fn recognise(checkpoint: &mut Checkpoint, quantization: Option<&Quantization>) {
     let index: HashMap<String, usize> =
         checkpoint.tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect();
     let shapes = packer_shapes(checkpoint, &index);
-    let mut hf_scales_guessed = false;
-    let method = quantization.and_then(|q| lookup(q, "quant_method"));
-    let may_be_bitnet = method.is_none_or(|m| matches!(m, Value::String(m) if m == "bitnet"));
+    let (mut hf_scales_guessed, mut strided) = (false, 0);
+    let may_be_bitnet = quantization.is_none_or(|q| q.method.is_none() || q.is_bitnet());
     for i in 0..checkpoint.tensors.len() {
         let tensor = &checkpoint.tensors[i];
         let Some(layer) = tensor.name.strip_suffix(".weight") else { continue };
@@ -24,43 +24,41 @@ pub(crate) fn recognise(checkpoint: &mut Checkpoint, quantization: Option<&Value
             continue;
         }
         let at = |suffix: &str| index.get(&format!("{layer}{suffix}")).copied();
-        if let (1, Some(shape_at)) = (tensor.shape.len(), at("_shape")) {
+        let (packing, shape, scale, helpers) = if let (1, Some(shape_at)) = (tensor.shape.len(), at("_shape"))
+        {
             let Some(shape) = small_integers(checkpoint, shape_at) else { continue };
-            let scales = at("_scale").and_then(|s| small_floats(checkpoint, s));
-            let lost = scales.is_none();
-            let packing = if lost { TernaryPacking::I2sUnscaled } else { TernaryPacking::I2s };
-            for helper in [Some(shape_at), at("_scale")].into_iter().flatten() {
-                checkpoint.tensors[helper].group = Group::Other;
-            }
-            become_packed(
-                &mut checkpoint.tensors[i],
-                packing,
-                shape,
-                scales.and_then(|s| s.first().copied()),
-            );
+            let scale = at("_scale").and_then(|s| one_number(checkpoint, s));
+            let packing = if scale.is_none() { TernaryPacking::I2sUnscaled } else { TernaryPacking::I2s };
+            (packing, shape, scale, [Some(shape_at), at("_scale")])
         } else if let Some(shape) = shapes.get(&format!("{layer}.weight_shape")) {
-            let shape = shape.clone();
-            become_packed(&mut checkpoint.tensors[i], TernaryPacking::I2sUnscaled, shape, None);
+            (TernaryPacking::I2sUnscaled, shape.clone(), None, [None; 2])
         } else if let (&[packed_rows, cols], Some(scale_at), true) =
             (tensor.shape.as_slice(), at(".weight_scale"), may_be_bitnet)
         {
             let Some(rows) = packed_rows.checked_mul(4) else { continue };
             // Other schemes pack into bytes too; only this one has a single scale a matrix.
-            let Some(scale) = small_floats(checkpoint, scale_at).and_then(|s| s.first().copied()) else {
-                continue;
-            };
-            let class = quantization.and_then(|q| lookup(q, "linear_class"));
-            let multiplies = matches!(class, Some(Value::String(class)) if class == "autobitlinear");
+            let Some(scale) = one_number(checkpoint, scale_at) else { continue };
             hf_scales_guessed |= quantization.is_none();
-            let factor = if multiplies { scale } else { 1.0 / scale };
-            checkpoint.tensors[scale_at].group = Group::Other;
-            become_packed(
-                &mut checkpoint.tensors[i],
-                TernaryPacking::HfBitnet,
-                vec![rows, cols],
-                Some(factor),
-            );
+            let factor = if quantization.is_some_and(|q| q.multiplies) { scale } else { 1.0 / scale };
+            (TernaryPacking::HfBitnet, vec![rows, cols], Some(factor), [Some(scale_at), None])
+        } else {
+            continue;
+        };
+        // A packing's bytes lie one after the other; views of them in another order stay bytes.
+        if !tensor.is_contiguous() || tensor.sparse.is_some() || tensor.quantizer.is_some() {
+            strided += 1;
+            continue;
         }
+        for helper in helpers.into_iter().flatten() {
+            checkpoint.tensors[helper].group = Group::Other;
+        }
+        become_packed(&mut checkpoint.tensors[i], packing, shape, scale);
+    }
+    if strided > 0 {
+        let text = format!(
+            "{strided} packed matrices are strided views, which are not unpacked: they are read as the bytes that they are"
+        );
+        checkpoint.warnings.push(Notice::new(NoticeKind::NotShown, text));
     }
     let unscaled =
         checkpoint.tensors.iter().filter(|t| t.dtype == DType::Ternary(TernaryPacking::I2sUnscaled)).count();
@@ -119,21 +117,13 @@ fn small_integers(checkpoint: &Checkpoint, at: usize) -> Option<Vec<usize>> {
     view.iter().map(|&n| usize::try_from(n).ok()).collect()
 }
 
-fn small_floats(checkpoint: &Checkpoint, at: usize) -> Option<Vec<f32>> {
-    let tensor = &checkpoint.tensors[at];
-    if tensor.numel() != 1 {
+/// The number that a tensor of one element of the types of scales holds.
+fn one_number(checkpoint: &Checkpoint, at: usize) -> Option<f32> {
+    let tensor = checkpoint.tensors.get(at).filter(|t| t.numel() == 1)?;
+    if !matches!(tensor.dtype, DType::F32 | DType::F16 | DType::BF16) {
         return None;
     }
-    match tensor.dtype {
-        DType::F32 => checkpoint.view::<f32>(tensor).ok().map(|v| v.iter().copied().collect()),
-        DType::F16 => {
-            checkpoint.view::<half::f16>(tensor).ok().map(|v| v.iter().map(|x| x.to_f32()).collect())
-        }
-        DType::BF16 => {
-            checkpoint.view::<half::bf16>(tensor).ok().map(|v| v.iter().map(|x| x.to_f32()).collect())
-        }
-        _ => None,
-    }
+    checkpoint.values(tensor).ok()?.first().copied()
 }
 
 /// Decides which layout the I2_S tensors of a GGUF checkpoint have: the one given, else ARM's where rows do not fill
@@ -184,7 +174,7 @@ pub(crate) fn apply_scales(checkpoint: &mut Checkpoint) {
         let blocks = matches!(tensor.dtype, DType::Ggml(_));
         let at = tensor.name.strip_suffix(".weight").and_then(|layer| index.get(layer)).copied();
         let Some(at) = at.filter(|_| blocks) else { continue };
-        if let Some(&[scale]) = small_floats(checkpoint, at).as_deref() {
+        if let Some(scale) = one_number(checkpoint, at) {
             checkpoint.tensors[i].scale = Some(scale);
             checkpoint.tensors[at].group = Group::Other;
         }

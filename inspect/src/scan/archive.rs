@@ -1,14 +1,15 @@
 //! Findings in archives: what members hold, and whether all readers see the same members.
 
 use std::collections::{HashMap, HashSet};
-use std::io::{Cursor, Read};
+use std::io::Read;
 
 use super::Rule;
-use super::content::{Place, Scanner};
+use super::content::{Kind, Place, Scanner};
 use super::pickles::cut;
-use crate::bytes::{ByteSource, slice, text};
+use crate::bytes::{ByteSource, Reader, Section, SharedBytes, text};
 use crate::storage::inflate;
-use crate::zip::{self, Central, DATA_DESCRIPTOR, Directory, Entry, LOCAL_HEADER, Local, Method};
+use crate::zip::{self, Central, Directory, Entry, LOCAL_HEADER, Local, Method};
+use crate::{ErrorKind, Result};
 
 /// The largest data descriptor: signature, CRC-32 and two sizes (4.3.9).
 const DESCRIPTOR: u64 = 24;
@@ -16,33 +17,33 @@ const DESCRIPTOR: u64 = 24;
 const LINK: u32 = 0o120000;
 
 impl Scanner<'_> {
-    /// Scans the zip archive `bytes`, and tells what it is.
-    pub(super) fn zip(&mut self, bytes: &[u8], place: &Place) -> &'static str {
-        let mut entries = match directory(bytes) {
+    /// Scans the zip archive `data`, and tells what it is.
+    pub(super) fn zip(&mut self, data: &dyn ByteSource, place: &Place) -> Result<Kind> {
+        let mut entries = match directory(data)? {
             Directory::Of(central) => {
                 let mut entries = central.entries.clone();
-                entries.extend(self.layout(bytes, &central, place));
+                entries.extend(self.layout(data, &central, place)?);
                 entries
             }
             Directory::Several => {
-                let parts = self.parts(bytes, place);
+                let parts = self.parts(data, place)?;
                 if parts.len() > 1 {
                     let message = format!("{} archives, one after another", parts.len());
                     self.find(Rule::SeveralArchives, place, None, message);
                     for (number, part) in parts.into_iter().enumerate() {
                         if let Some(inner) = place.inside(&format!("archive {}", number + 1)) {
-                            self.zip(part, &inner);
+                            self.zip(&part, &inner)?;
                         }
                     }
-                    return "zip";
+                    return Ok(Kind::Zip);
                 }
-                let entries = salvage(bytes);
+                let entries = understood(zip::salvage(data), Vec::new())?;
                 let message = format!("{} entries of several archives, one after another", entries.len());
                 self.find(Rule::PrependedBytes, place, None, message);
                 entries
             }
             Directory::Lost(reason) => {
-                let entries = salvage(bytes);
+                let entries = understood(zip::salvage(data), Vec::new())?;
                 let message = format!(
                     "the central directory cannot be read ({reason}); {} entries found by their headers",
                     entries.len()
@@ -58,37 +59,39 @@ impl Scanner<'_> {
             let Some(mut inner) = place.inside(&cut(&entry.name)) else {
                 let message = "archives within archives, deeper than is looked".to_string();
                 self.find(Rule::OpaqueContent, place, Some(entry.header), message);
-                return "zip";
+                return Ok(Kind::Zip);
             };
             inner.script = script;
-            self.entry(bytes, entry, torch, &inner);
+            self.entry(data, entry, torch, &inner)?;
         }
-        match (torch, script) {
-            (true, true) => "torchscript",
-            (true, false) => "pytorch-zip",
-            _ => "zip",
-        }
+        Ok(match (torch, script) {
+            (true, true) => Kind::TorchScript,
+            (true, false) => Kind::TorchZip,
+            _ => Kind::Zip,
+        })
     }
 
-    /// The archives that `bytes` are one after another; none when they are not, from the first byte to the last.
-    fn parts<'b>(&mut self, bytes: &'b [u8], place: &Place) -> Vec<&'b [u8]> {
+    /// The archives that `data` is one after another; none when it is not, from the first byte to the last.
+    fn parts<'b>(&mut self, data: &'b dyn ByteSource, place: &Place) -> Result<Vec<Section<'b>>> {
         let (mut parts, mut start) = (Vec::new(), 0);
-        for at in memchr::memmem::find_iter(bytes, zip::END) {
-            let comment = zip::word(bytes, at + 20, 2).unwrap_or(0) as usize;
-            let end = at + zip::END_RECORD + comment;
-            let Some(part) = bytes.get(start..end) else { continue };
+        for at in data.positions(zip::END, 0..data.len(), usize::MAX)? {
+            let record = data.window(at, zip::END_RECORD as u64)?;
+            let end = at + zip::END_RECORD as u64 + zip::word(&record, 20, 2).unwrap_or(0);
+            let Some(part) = end.checked_sub(start).and_then(|len| Section::part(data, start, len)) else {
+                continue;
+            };
             // Looking for its directory may read all of it.
-            if !self.afford(part.len() as u64) {
+            if !self.afford(part.len) {
                 self.out_of_budget(place);
-                return Vec::new();
+                return Ok(Vec::new());
             }
-            self.spend(part.len() as u64 / 8 + 64);
-            if matches!(directory(part), Directory::Of(central) if central.prefix == 0) {
+            self.spend(part.len / 8 + 64);
+            if matches!(directory(&part)?, Directory::Of(central) if central.prefix == 0) {
                 parts.push(part);
                 start = end;
             }
         }
-        if start == bytes.len() { parts } else { Vec::new() }
+        Ok(if start == data.len() { parts } else { Vec::new() })
     }
 
     /// What the names of all entries tell. Gives whether it is an archive of PyTorch's.
@@ -121,19 +124,17 @@ impl Scanner<'_> {
     }
 
     /// Whether the directory accounts for all bytes, and agrees with the local headers. Gives entries that it conceals.
-    fn layout(&mut self, bytes: &[u8], central: &Central, place: &Place) -> Vec<Entry> {
+    fn layout(&mut self, data: &dyn ByteSource, central: &Central, place: &Place) -> Result<Vec<Entry>> {
         if central.prefix > 0 {
             let message = format!("{} bytes stand before the archive", central.prefix);
             self.find(Rule::PrependedBytes, place, Some(0), message);
         }
-        let after = bytes.len() as u64 - central.end.min(bytes.len() as u64);
-        if after > 0 {
-            let message = format!("{after} bytes follow the end of the archive");
+        let rest = Section::from(data, central.end);
+        if rest.len > 0 {
+            let message = format!("{} bytes follow the end of the archive", rest.len);
             self.find(Rule::AppendedBytes, place, Some(central.end), message);
-            if let (Some(inner), Some(rest)) =
-                (place.inside("after the archive"), slice(bytes, central.end, after))
-            {
-                self.dispatch(rest, "", &inner);
+            if let Some(inner) = place.inside("after the archive") {
+                self.dispatch(&rest, "", &inner)?;
             }
         }
         let mut order: Vec<&Entry> = central.entries.iter().collect();
@@ -141,29 +142,28 @@ impl Scanner<'_> {
         let mut concealed = Vec::new();
         let mut reached = central.prefix;
         for entry in &order {
-            self.agreement(bytes, entry, place);
+            self.agreement(data, entry, place)?;
             if entry.header < reached {
                 let message = format!("`{}` begins within the entry before it", cut(&entry.name));
                 self.find(Rule::OverlappingEntries, place, Some(entry.header), message);
             } else {
-                concealed.extend(self.gap(bytes, reached, entry.header, place));
+                concealed.extend(self.gap(data, reached, entry.header, place)?);
             }
             reached = reached.max(entry.offset + entry.compressed);
         }
         if central.start >= reached {
-            concealed.extend(self.gap(bytes, reached, central.start, place));
+            concealed.extend(self.gap(data, reached, central.start, place)?);
         }
-        concealed
+        Ok(concealed)
     }
 
     /// What lies between two entries: at most a data descriptor and padding, unless entries are concealed.
-    fn gap(&mut self, bytes: &[u8], start: u64, end: u64, place: &Place) -> Vec<Entry> {
-        let Some(gap) = slice(bytes, start, end - start) else { return Vec::new() };
+    fn gap(&mut self, data: &dyn ByteSource, start: u64, end: u64, place: &Place) -> Result<Vec<Entry>> {
+        let Some(gap) = Section::part(data, start, end - start) else { return Ok(Vec::new()) };
         let mut found = Vec::new();
-        for at in memchr::memmem::find_iter(gap, LOCAL_HEADER).take(1000) {
-            let header = start + at as u64;
-            let Some(local) = local_header(&bytes, header) else { continue };
-            let left = (bytes.len() as u64).saturating_sub(local.data);
+        for header in data.positions(LOCAL_HEADER, start..end, 1000)? {
+            let Some(local) = Local::read(data, header)? else { continue };
+            let left = data.len().saturating_sub(local.data);
             let sized = if local.sizes_follow() { end.saturating_sub(local.data) } else { local.compressed };
             let compressed = sized.min(left);
             let name = text(&local.name);
@@ -183,20 +183,17 @@ impl Scanner<'_> {
                 attributes: 0,
             });
         }
-        let descriptor = gap.starts_with(DATA_DESCRIPTOR) && gap.len() as u64 <= DESCRIPTOR;
-        if found.is_empty() && !descriptor && gap.len() > 3 && gap.iter().any(|&b| b != 0) {
-            // Some writers leave the signature out, or pad.
-            if gap.len() as u64 > DESCRIPTOR {
-                let message = format!("{} bytes between entries belong to none", gap.len());
-                self.find(Rule::Hole, place, Some(start), message);
-            }
+        // A data descriptor is no longer; some writers leave its signature out, or pad.
+        if found.is_empty() && gap.len > DESCRIPTOR && !(&gap as &dyn ByteSource).is_zero()? {
+            let message = format!("{} bytes between entries belong to none", gap.len);
+            self.find(Rule::Hole, place, Some(start), message);
         }
-        found
+        Ok(found)
     }
 
-    fn agreement(&mut self, bytes: &[u8], entry: &Entry, place: &Place) {
+    fn agreement(&mut self, data: &dyn ByteSource, entry: &Entry, place: &Place) -> Result<()> {
         let name = cut(&entry.name);
-        let Some(local) = local_header(&bytes, entry.header) else { return };
+        let Some(local) = Local::read(data, entry.header)? else { return Ok(()) };
         let mut differ = Vec::new();
         let local_name = text(&local.name);
         if local_name != entry.name {
@@ -229,47 +226,57 @@ impl Scanner<'_> {
         if mode & 0o170000 == LINK {
             self.find(Rule::Link, place, Some(entry.header), format!("`{name}` is a symbolic link"));
         }
+        Ok(())
     }
 
     /// Looks into one entry. `torch`: whether the archive is PyTorch's, whose storages are numbers.
-    fn entry(&mut self, bytes: &[u8], entry: &Entry, torch: bool, place: &Place) {
-        let Some(raw) = slice(bytes, entry.offset, entry.compressed) else { return };
+    fn entry(&mut self, data: &dyn ByteSource, entry: &Entry, torch: bool, place: &Place) -> Result<()> {
+        let Some(raw) = Section::part(data, entry.offset, entry.compressed) else { return Ok(()) };
         if !entry.whole {
             self.damaged(place, "the entry is cut short".into());
         }
         // Entries that overlap are read as often as they are named.
         if !self.afford(entry.compressed) {
-            return self.out_of_budget(place);
+            self.out_of_budget(place);
+            return Ok(());
         }
         self.spend(entry.compressed);
-        let decoded = match entry.method {
-            Method::Stored => std::borrow::Cow::Borrowed(raw),
+        let inflated: SharedBytes;
+        let decoded: &dyn ByteSource = match entry.method {
+            Method::Stored => &raw,
             Method::Deflated => {
                 if !self.afford(entry.len) {
-                    return self.out_of_budget(place);
+                    self.out_of_budget(place);
+                    return Ok(());
                 }
                 self.spend(entry.len);
-                match inflate(raw, entry.len) {
-                    Ok(inflated) => std::borrow::Cow::Owned(inflated),
+                let packed = raw.bytes(0..raw.len)?;
+                inflated = match inflate(&packed, entry.len) {
+                    Ok(inflated) => inflated.into(),
                     // A reader that does not look at the size takes what there is.
-                    Err(error) => match inflate_some(raw, entry.len.max(raw.len() as u64)) {
+                    Err(error) => match inflate_some(&packed, entry.len.max(raw.len)) {
                         Some(inflated) => {
                             self.find(Rule::HeadersDisagree, place, None, error.what);
-                            std::borrow::Cow::Owned(inflated)
+                            inflated.into()
                         }
-                        None => return self.damaged(place, error.what),
+                        None => {
+                            self.damaged(place, error.what);
+                            return Ok(());
+                        }
                     },
-                }
+                };
+                &inflated
             }
             Method::Other(number) => {
                 let message = format!("compressed by zip method {number}, which is not read");
-                return self.find(Rule::OpaqueContent, place, None, message);
+                self.find(Rule::OpaqueContent, place, None, message);
+                return Ok(());
             }
         };
         let is_storage = torch
             && entry.name.rsplit('/').nth(1).is_some_and(|folder| folder == "data" || folder == "constants");
         if let Some(expected) = entry.crc32.filter(|_| entry.whole) {
-            let found = crc32fast::hash(&decoded);
+            let found = decoded.crc32()?;
             if found != expected {
                 let message = format!("CRC-32 is {found:08x}, the archive records {expected:08x}");
                 match is_storage {
@@ -278,18 +285,22 @@ impl Scanner<'_> {
                 }
             }
         }
-        self.member(&decoded, &entry.name, place);
+        self.member(decoded, &entry.name, place)
     }
 
-    /// Scans the tar archive `bytes`.
-    pub(super) fn tar(&mut self, bytes: &[u8], place: &Place) {
-        let mut archive = tar::Archive::new(Cursor::new(bytes));
-        let Ok(entries) = archive.entries() else { return };
+    /// Scans the tar archive `data`.
+    pub(super) fn tar(&mut self, data: &dyn ByteSource, place: &Place) -> Result<()> {
+        let mut archive = tar::Archive::new(Reader { source: data, at: 0 });
+        let Ok(entries) = archive.entries_with_seek() else { return Ok(()) };
         let mut names: HashSet<String> = HashSet::new();
         for entry in entries {
             let entry = match entry {
                 Ok(entry) => entry,
-                Err(error) => return self.damaged(place, format!("the tar archive is damaged: {error}")),
+                Err(error) => {
+                    let error = Reader::complaint(error)?;
+                    self.damaged(place, format!("the tar archive is damaged: {error}"));
+                    return Ok(());
+                }
             };
             let name = text(&entry.path_bytes());
             let at = entry.raw_file_position();
@@ -311,38 +322,40 @@ impl Scanner<'_> {
             }
             let Some(inner) = place.inside(&cut(&name)) else {
                 let message = "archives within archives, deeper than is looked".to_string();
-                return self.find(Rule::OpaqueContent, place, Some(at), message);
+                self.find(Rule::OpaqueContent, place, Some(at), message);
+                return Ok(());
             };
-            let len = entry.size().min((bytes.len() as u64).saturating_sub(at));
-            if len < entry.size() {
+            let mut content = Section::from(data, at);
+            if content.len < entry.size() {
                 self.damaged(&inner, "the entry is cut short".into());
             }
-            let content = slice(bytes, at, len).unwrap_or_default();
+            content.len = content.len.min(entry.size());
             match name.trim_start_matches("./") {
                 // PyTorch's oldest form: pickles between raw elements.
                 "storages" | "tensors" => {
                     self.members += 1;
-                    self.sweep(content, &inner);
+                    self.sweep(&content, &inner)?;
                 }
-                "pickle" => self.member(content, "pickle.pkl", &inner),
-                _ if kind.is_file() => self.member(content, &name, &inner),
+                "pickle" => self.member(&content, "pickle.pkl", &inner)?,
+                _ if kind.is_file() => self.member(&content, &name, &inner)?,
                 _ => {}
             }
         }
+        Ok(())
     }
 }
 
-/// The directory of an archive in memory, whose bytes can always be had.
-pub(super) fn directory(bytes: &[u8]) -> Directory {
-    zip::central_directory(&bytes).unwrap_or(Directory::Lost("it is cut short"))
+/// The directory of the archive `data`.
+pub(super) fn directory(data: &dyn ByteSource) -> Result<Directory> {
+    understood(zip::central_directory(data), Directory::Lost("it is cut short"))
 }
 
-fn salvage(bytes: &[u8]) -> Vec<Entry> {
-    zip::salvage(&bytes).unwrap_or_default()
-}
-
-fn local_header<'b>(bytes: &'b &[u8], at: u64) -> Option<Local<'b>> {
-    Local::read(bytes as &dyn ByteSource, at).ok().flatten()
+/// What was read, or `otherwise` where the bytes could be had and make no sense.
+fn understood<T>(read: Result<T>, otherwise: T) -> Result<T> {
+    match read {
+        Err(error) if error.kind != ErrorKind::Io => Ok(otherwise),
+        read => read,
+    }
 }
 
 /// As much as a raw deflate stream gives, up to `most` bytes; `None` when that is nothing.

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use super::archive::directory;
 use super::pickles::{Stream, cut};
 use super::{Finding, Findings, Options, Rule, text};
-use crate::bytes::{Source, text as text_of};
-use crate::format::{self, Family, npy};
+use crate::bytes::{ByteSource, Reader, Section, Source, text as text_of};
+use crate::format::{self, Family, HEAD, npy};
+use crate::pickle::Trace;
 use crate::zip::Directory;
 use crate::{DamageKind, Error, ErrorKind, NoticeKind, Result, gguf, safetensors, torch_legacy, zip};
 
@@ -26,7 +27,7 @@ const PICKLED: [&str; 15] = [
     "npz",
 ];
 /// Up to this size anything is tried as a pickle without a header, whatever its name.
-const TRIED: usize = 16 << 20;
+const TRIED: u64 = 16 << 20;
 
 /// First bytes of containers that are not looked into.
 const OPAQUE: [(&[u8], &str); 6] = [
@@ -46,6 +47,50 @@ const NATIVE: [(&[u8], &str); 5] = [
     (b"\xca\xfe\xba\xbe", "Mach-O or Java"),
     (b"MZ\x90\0", "Windows"),
 ];
+
+/// What a file or a member of an archive is taken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    TorchZip,
+    TorchScript,
+    Zip,
+    TorchLegacy,
+    Tar,
+    Pickle,
+    Gguf,
+    SafeTensors,
+    Npy,
+    Gzip,
+    Zlib,
+    /// One of [`OPAQUE`].
+    Opaque,
+    /// Called like a pickle, and none.
+    NoPickle,
+    /// Nothing by its first bytes; a zip's directory is at its end.
+    Unknown,
+}
+
+impl Kind {
+    /// A stable lower-case name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::TorchZip => "pytorch-zip",
+            Kind::TorchScript => "torchscript",
+            Kind::Zip => "zip",
+            Kind::TorchLegacy => "pytorch-legacy",
+            Kind::Tar => "tar",
+            Kind::Pickle => "pickle",
+            Kind::Gguf => "gguf",
+            Kind::SafeTensors => "safetensors",
+            Kind::Npy => "npy",
+            Kind::Gzip => "gzip",
+            Kind::Zlib => "zlib",
+            Kind::Opaque => "opaque",
+            Kind::NoPickle => "no pickle",
+            Kind::Unknown => "unknown",
+        }
+    }
+}
 
 /// Where something is: which member of which archive.
 #[derive(Clone, Debug, Default)]
@@ -84,20 +129,19 @@ pub(super) struct Scanner<'o> {
 pub(super) fn is_candidate(path: &Path) -> bool {
     let mut head = Vec::new();
     let read = std::fs::File::open(path).and_then(|file| file.take(512).read_to_end(&mut head));
-    let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
     read.is_err()
-        || PICKLED.contains(&extension.as_str())
-        || matches!(
-            extension.as_str(),
-            "safetensors" | "gguf" | "zip" | "tar" | "pt2" | "nemo" | "mar" | "7z"
-        )
+        || is_named(path)
         || format::recognise(&head).is_some()
         || head.starts_with(b"\x1f\x8b")
         || OPAQUE.iter().any(|(magic, _)| head.starts_with(magic))
 }
 
-fn has_directory(bytes: &[u8]) -> bool {
-    zip::has_directory(&bytes).unwrap_or(false)
+/// Whether the file's name ends as those of checkpoints, pickles and archives do.
+pub(super) fn is_named(path: &Path) -> bool {
+    let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let extension = extension.as_str();
+    PICKLED.contains(&extension)
+        || matches!(extension, "safetensors" | "gguf" | "zip" | "tar" | "pt2" | "nemo" | "mar" | "7z")
 }
 
 fn extension(name: &str) -> String {
@@ -119,32 +163,32 @@ impl<'o> Scanner<'o> {
         }
     }
 
-    /// Scans the whole file called `name`, and tells what it is.
+    /// Scans the file called `name`, and tells what it is.
     pub fn file(&mut self, source: &Arc<Source>, name: &str) -> Result<String> {
-        // Every byte may matter here, so this is the one place that looks at a file as a whole.
-        let whole = source.bytes(0..source.len())?;
-        let bytes = &*whole;
+        let data = source.data();
         let place = Place::default();
-        let family = format::recognise(bytes).map(|container| container.family);
+        let family = format::recognise(&data.window(0, HEAD)?).map(|container| container.family);
         let pickled = PICKLED.contains(&extension(name).as_str());
-        let format = match family {
-            Some(Family::Zip | Family::Npz) => self.zip(bytes, &place),
+        let is_zip = matches!(family, Some(Family::Zip | Family::Npz));
+        let has_directory = zip::has_directory(data)?;
+        let kind = match family {
+            Some(Family::Zip | Family::Npz) => self.zip(data, &place)?,
             Some(Family::Gguf) => {
-                self.gguf(bytes, &place);
-                "gguf"
+                self.gguf(data, &place)?;
+                Kind::Gguf
             }
             Some(Family::SafeTensors) => {
-                self.safetensors(source, &place);
-                "safetensors"
+                self.safetensors(source, &place)?;
+                Kind::SafeTensors
             }
-            _ => match self.dispatch(bytes, name, &place) {
-                Some(format) => format,
-                None if has_directory(bytes) => "unknown",
-                None if bytes.is_empty() => {
+            _ => match self.dispatch(data, name, &place)? {
+                Some(kind) => kind,
+                None if has_directory => Kind::Unknown,
+                None if data.len() == 0 => {
                     return Err(Error::new(ErrorKind::Unrecognised, "is empty").because(DamageKind::Empty));
                 }
                 // What is called like a pickle and ends at its first byte does nothing.
-                None if pickled => "no pickle",
+                None if pickled => Kind::NoPickle,
                 None => {
                     return Err(Error::new(
                         ErrorKind::Unrecognised,
@@ -153,151 +197,169 @@ impl<'o> Scanner<'o> {
                 }
             },
         };
-        if matches!(format, "gguf" | "safetensors") {
-            self.pickles(bytes, &place, Stream::Chance);
+        if matches!(kind, Kind::Gguf | Kind::SafeTensors) {
+            self.pickles(data, &place, Stream::Chance)?;
         }
-        let is_followed = || !matches!(directory(bytes), Directory::Lost(_));
-        if !matches!(family, Some(Family::Zip | Family::Npz)) && has_directory(bytes) && is_followed() {
-            self.zip(bytes, &place);
-            return Ok(format!("{format}, and zip"));
+        if !is_zip && has_directory && !matches!(directory(data)?, Directory::Lost(_)) {
+            self.zip(data, &place)?;
+            return Ok(format!("{}, and zip", kind.name()));
         }
-        Ok(format.to_string())
+        Ok(kind.name().to_string())
     }
 
     /// Scans bytes that a pickle hands to a loader of PyTorch files.
-    pub fn loaded(&mut self, bytes: &[u8], place: &Place) {
-        if self.dispatch(bytes, "loaded.pt", place).is_none() {
+    pub fn loaded(&mut self, data: &dyn ByteSource, place: &Place) -> Result<()> {
+        if self.dispatch(data, "loaded.pt", place)?.is_none() {
             let message = "a loader is given bytes that are neither a pickle nor an archive".to_string();
             self.find(Rule::OpaqueContent, place, None, message);
         }
+        Ok(())
     }
 
     /// Scans the member `name` of an archive.
-    pub fn member(&mut self, bytes: &[u8], name: &str, place: &Place) {
+    pub fn member(&mut self, data: &dyn ByteSource, name: &str, place: &Place) -> Result<()> {
         self.members += 1;
+        let head = data.window(0, HEAD)?;
         // Storages are numbers that may look like anything.
         let is_storage = name.rsplit('/').next().is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()));
         if let Some((_, kind)) =
-            NATIVE.iter().find(|(magic, _)| bytes.starts_with(magic)).filter(|_| !is_storage)
+            NATIVE.iter().find(|(magic, _)| head.starts_with(magic)).filter(|_| !is_storage)
         {
             let message = format!("`{}` is {kind} machine code", cut(name));
-            return self.find(Rule::NativeCode, place, None, message);
-        }
-        if place.script && name.ends_with(".py") {
-            return self.script(bytes, place);
-        }
-        if is_storage {
-            if matches!(bytes, [0x80, 2..=5, ..]) {
-                self.pickles(bytes, place, Stream::Chance);
+            self.find(Rule::NativeCode, place, None, message);
+        } else if place.script && name.ends_with(".py") {
+            self.script(data, place)?;
+        } else if is_storage {
+            if matches!(*head, [0x80, 2..=5, ..]) {
+                self.pickles(data, place, Stream::Chance)?;
             }
-            return;
-        }
-        if name.ends_with("debug_pkl") {
-            self.pickles(bytes, place, Stream::Pickles);
+        } else if name.ends_with("debug_pkl") {
+            self.pickles(data, place, Stream::Pickles)?;
         } else {
-            self.dispatch(bytes, name, place);
+            self.dispatch(data, name, place)?;
         }
+        Ok(())
     }
 
-    /// Looks into `bytes` as what they are, and tells what that is; `None` when they are nothing that is loaded.
-    pub fn dispatch(&mut self, bytes: &[u8], name: &str, place: &Place) -> Option<&'static str> {
-        let format = self.recognised(bytes, name, place)?;
+    /// Looks into `data` as what it is, and tells what that is; `None` when it is nothing that is loaded.
+    pub fn dispatch(&mut self, data: &dyn ByteSource, name: &str, place: &Place) -> Result<Option<Kind>> {
+        let head = data.window(0, HEAD)?;
+        let Some(kind) = self.recognised(data, &head, name, place)? else { return Ok(None) };
         // First bytes may be opcodes, too, and the loader decides which they are. A zip's are a persistent id that is
         // text, at which every unpickler stops.
-        let ends_at_once = bytes.first() == Some(&b'P');
-        if !matches!(format, "pickle" | "pytorch-legacy") && !ends_at_once {
-            self.pickles(bytes, place, Stream::Chance);
+        let ends_at_once = head.first() == Some(&b'P');
+        if !matches!(kind, Kind::Pickle | Kind::TorchLegacy) && !ends_at_once {
+            self.pickles(data, place, Stream::Chance)?;
         }
-        Some(format)
+        Ok(Some(kind))
     }
 
-    fn recognised(&mut self, bytes: &[u8], name: &str, place: &Place) -> Option<&'static str> {
+    fn recognised(
+        &mut self,
+        data: &dyn ByteSource,
+        head: &[u8],
+        name: &str,
+        place: &Place,
+    ) -> Result<Option<Kind>> {
         let pickled = PICKLED.contains(&extension(name).as_str());
         // A member that is a file of tensors or a pickle is looked at as what it is called.
         let as_called = |family: &Family| matches!(family, Family::SafeTensors | Family::Pickle);
-        let mut families = format::candidates(bytes).map(|container| container.family);
+        let mut families = format::candidates(head).map(|container| container.family);
         match families.find(|family| !as_called(family)) {
-            Some(Family::Zip | Family::Npz) => return Some(self.zip(bytes, place)),
+            Some(Family::Zip | Family::Npz) => return self.zip(data, place).map(Some),
             Some(Family::TorchLegacy) => {
                 // Magic number, protocol, system info, object, storage keys; then the storages.
-                self.pickles(bytes, place, Stream::Then(5));
-                self.after_storages(bytes, place);
-                return Some("pytorch-legacy");
+                self.pickles(data, place, Stream::Then(5))?;
+                self.after_storages(data, place)?;
+                return Ok(Some(Kind::TorchLegacy));
             }
             Some(Family::Tar) => {
-                self.tar(bytes, place);
-                return Some("tar");
+                self.tar(data, place)?;
+                return Ok(Some(Kind::Tar));
             }
             Some(Family::Gguf) => {
-                self.gguf(bytes, place);
-                return Some("gguf");
+                self.gguf(data, place)?;
+                return Ok(Some(Kind::Gguf));
             }
             Some(Family::Npy) => {
-                self.npy(bytes, place);
-                return Some("npy");
+                self.npy(data, place)?;
+                return Ok(Some(Kind::Npy));
             }
             Some(Family::SafeTensors | Family::Pickle) | None => {}
         }
-        if bytes.starts_with(b"\x1f\x8b") {
-            self.compressed(flate2::read::MultiGzDecoder::new(bytes), bytes.len(), name, place);
-            return Some("gzip");
+        let reader = Reader { source: data, at: 0 };
+        if head.starts_with(b"\x1f\x8b") {
+            self.compressed(flate2::read::MultiGzDecoder::new(reader), data.len(), name, place)?;
+            return Ok(Some(Kind::Gzip));
         }
         // joblib compresses with zlib unless told otherwise.
-        if pickled && matches!(bytes, [0x78, 0x01 | 0x5e | 0x9c | 0xda, ..]) {
-            self.compressed(flate2::read::ZlibDecoder::new(bytes), bytes.len(), name, place);
-            return Some("zlib");
+        if pickled && matches!(head, [0x78, 0x01 | 0x5e | 0x9c | 0xda, ..]) {
+            self.compressed(flate2::read::ZlibDecoder::new(reader), data.len(), name, place)?;
+            return Ok(Some(Kind::Zlib));
         }
-        if let Some((_, what)) = OPAQUE.iter().find(|(magic, _)| bytes.starts_with(magic)) {
+        if let Some((_, what)) = OPAQUE.iter().find(|(magic, _)| head.starts_with(magic)) {
             self.find(Rule::OpaqueContent, place, None, format!("{what}, which is not looked into"));
-            return Some("opaque");
+            return Ok(Some(Kind::Opaque));
         }
-        if matches!(bytes, [0x80, 0..=5, ..]) || (!bytes.is_empty() && (pickled || bytes.len() <= TRIED)) {
-            return self.bare(bytes, pickled, place);
+        if matches!(head, [0x80, 0..=5, ..]) || (!head.is_empty() && (pickled || data.len() <= TRIED)) {
+            return self.bare(data, head, pickled, place);
         }
-        None
+        Ok(None)
     }
 
     /// What follows the storages of a legacy file.
-    fn after_storages(&mut self, bytes: &[u8], place: &Place) {
-        let Some(end) = torch_legacy::end_of_storages(&bytes) else {
+    fn after_storages(&mut self, data: &dyn ByteSource, place: &Place) -> Result<()> {
+        let Some(end) = torch_legacy::end_of_storages(data)? else {
             let message = "its storages cannot be located, nor what may follow them".to_string();
-            return self.find(Rule::OpaqueContent, place, None, message);
+            self.find(Rule::OpaqueContent, place, None, message);
+            return Ok(());
         };
-        let rest = usize::try_from(end).ok().and_then(|end| bytes.get(end..)).unwrap_or_default();
-        if rest.is_empty() {
-            return;
+        let rest = Section::from(data, end);
+        if rest.len == 0 {
+            return Ok(());
         }
-        let message = format!("{} bytes follow the storages", rest.len());
+        let message = format!("{} bytes follow the storages", rest.len);
         self.find(Rule::AppendedBytes, place, Some(end), message);
         if let Some(inner) = place.inside("after the storages")
-            && self.dispatch(rest, "after.pkl", &inner).is_none()
+            && self.dispatch(&rest, "after.pkl", &inner)?.is_none()
         {
-            self.sweep(rest, &inner);
+            self.sweep(&rest, &inner)?;
         }
+        Ok(())
     }
 
     /// A pickle without a container, or what is called like one.
-    fn bare(&mut self, bytes: &[u8], pickled: bool, place: &Place) -> Option<&'static str> {
-        let trace = crate::pickle::Trace::new(bytes);
-        let does_something = !trace.seen.imports.is_empty() || !trace.seen.calls.is_empty();
-        let headed = matches!(bytes, [0x80, 2..=5, ..]);
-        let whole = trace.error.is_none();
+    fn bare(
+        &mut self,
+        data: &dyn ByteSource,
+        head: &[u8],
+        pickled: bool,
+        place: &Place,
+    ) -> Result<Option<Kind>> {
+        let (does_something, end) = Trace::read_at(data, 0, |trace| {
+            let does_something = !trace.seen.imports.is_empty() || !trace.seen.calls.is_empty();
+            (does_something, trace.error.is_none().then_some(trace.pickle.len as u64))
+        })?;
+        let headed = matches!(head, [0x80, 2..=5, ..]);
         // Text called .data or .bin ends at its first letters; under another name only a whole pickle that imports
         // something is one.
-        let is_one = match pickled {
-            true => headed || does_something || whole,
-            false => headed || (does_something && whole && bytes[trace.pickle.len..].trim_ascii().is_empty()),
+        let is_one = match (pickled, end) {
+            (true, end) => headed || does_something || end.is_some(),
+            (false, Some(end)) if does_something && !headed => {
+                data.all_from(end, |b| b.is_ascii_whitespace())?
+            }
+            (false, _) => headed,
         };
         if !is_one {
-            return None;
+            return Ok(None);
         }
         let by_chance = !pickled && !headed;
         let stream = if by_chance { Stream::Chance } else { Stream::Pickles };
-        self.pickles(bytes, place, stream).then_some("pickle")
+        Ok(self.pickles(data, place, stream)?.then_some(Kind::Pickle))
     }
 
-    fn compressed(&mut self, reader: impl Read, len: usize, name: &str, place: &Place) {
-        let limit = FREE_WORK.min(self.budget).max(len as u64);
+    fn compressed(&mut self, reader: impl Read, len: u64, name: &str, place: &Place) -> Result<()> {
+        let limit = FREE_WORK.min(self.budget).max(len);
         let mut inflated = Vec::new();
         let read = reader.take(limit + 1).read_to_end(&mut inflated);
         self.spend(inflated.len() as u64);
@@ -305,34 +367,51 @@ impl<'o> Scanner<'o> {
             let message = format!("inflates to more than {limit} bytes; the rest was not looked into");
             self.find(Rule::OpaqueContent, place, None, message);
         } else if let Err(error) = read {
+            let error = Reader::complaint(error)?;
             self.damaged(place, format!("the compressed data is damaged: {error}"));
         }
         if let Some(inner) = place.inside("inflated") {
             let bare =
                 name.rsplit_once('.').map_or(name, |(stem, last)| if last == "gz" { stem } else { name });
             let bare = if extension(bare).is_empty() { "inflated.pkl" } else { bare };
-            self.member(&inflated, bare, &inner);
+            self.member(&inflated.as_slice(), bare, &inner)?;
         }
+        Ok(())
     }
 
     /// A NumPy array, whose elements are a pickle if they are objects (`numpy/lib/format.py`).
-    fn npy(&mut self, bytes: &[u8], place: &Place) {
-        let (header, start) = match npy::written(bytes) {
-            Ok(written) => written,
-            Err(error) => return self.damaged(place, error.what),
+    fn npy(&mut self, data: &dyn ByteSource, place: &Place) -> Result<()> {
+        let end = match npy::place(&data.window(0, npy::FIXED)?) {
+            Ok(place) => place.end,
+            Err(error) => {
+                self.damaged(place, error.what);
+                return Ok(());
+            }
+        };
+        let Some(header) = data.part(0, end)? else {
+            self.damaged(place, npy::cut_header().what);
+            return Ok(());
         };
         // A header that is not understood here may be in Python, which also reads escapes.
-        let objects = header.contains(&b'\\')
-            || npy::Header::parse(bytes).map_or(true, |header| header.may_hold_objects());
+        let parsed = npy::Header::parse(&header).ok();
+        let objects = header.contains(&b'\\') || parsed.as_ref().is_none_or(npy::Header::may_hold_objects);
+        if let Some(end) = parsed.and_then(|header| header.end()).filter(|end| *end < data.len()) {
+            let message = format!("{} bytes follow the array's elements", data.len() - end);
+            self.find(Rule::AppendedBytes, place, Some(end), message);
+        }
         let stream = if objects { Stream::Pickles } else { Stream::Chance };
-        let data = usize::try_from(start).ok().and_then(|start| bytes.get(start..)).unwrap_or_default();
-        self.pickles(data, place, stream);
+        self.pickles(&Section::from(data, end), place, stream)?;
+        Ok(())
     }
 
-    fn safetensors(&mut self, source: &Arc<Source>, place: &Place) {
+    fn safetensors(&mut self, source: &Arc<Source>, place: &Place) -> Result<()> {
         let contents = match safetensors::read(source) {
             Ok(contents) => contents,
-            Err(error) => return self.damaged(place, error.to_string()),
+            Err(error) if error.kind == ErrorKind::Io => return Err(error),
+            Err(error) => {
+                self.damaged(place, error.to_string());
+                return Ok(());
+            }
         };
         for fault in contents.faults {
             match fault.kind {
@@ -353,13 +432,19 @@ impl<'o> Scanner<'o> {
             };
             self.find(rule, place, None, notice.text);
         }
+        Ok(())
     }
 
-    fn gguf(&mut self, bytes: &[u8], place: &Place) {
-        let header = match gguf::Header::parse(bytes) {
-            Ok(header) => header,
-            Err(error) => return self.damaged(place, error.to_string()),
-        };
+    fn gguf(&mut self, data: &dyn ByteSource, place: &Place) -> Result<()> {
+        match gguf::read::header_of(data, false, |header| self.header(header, place)) {
+            Err(error) if error.kind == ErrorKind::Io => return Err(error),
+            Err(error) => self.damaged(place, error.to_string()),
+            Ok(()) => {}
+        }
+        Ok(())
+    }
+
+    fn header(&mut self, header: gguf::Header<'_>, place: &Place) {
         for (key, value) in header.keys.iter().filter(|(key, _)| key.contains("chat_template")) {
             if let Some(what) = value.to_text().as_deref().and_then(text::template) {
                 let message = format!("`{}` reaches into Python: {what}", cut(key));
@@ -388,10 +473,11 @@ impl<'o> Scanner<'o> {
         }
     }
 
-    fn script(&mut self, bytes: &[u8], place: &Place) {
-        for (offset, what) in text::script(&text_of(bytes)) {
+    fn script(&mut self, data: &dyn ByteSource, place: &Place) -> Result<()> {
+        for (offset, what) in text::script(&text_of(&data.bytes(0..data.len())?)) {
             self.find(Rule::DangerousScript, place, Some(offset), what);
         }
+        Ok(())
     }
 
     /// Adds a finding of `rule` that concerns no import.

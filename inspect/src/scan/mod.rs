@@ -5,10 +5,13 @@ mod archive;
 mod content;
 mod globals;
 mod pickles;
+#[cfg(test)]
+mod ranges;
 mod text;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -250,15 +253,19 @@ const MAX_HARMLESS: usize = 1000;
 /// # Errors
 /// `Io` when it cannot be read; `Unrecognised` when it is nothing that a loader of checkpoints or pickles reads.
 pub fn scan(path: &Path, options: &Options) -> Result<Scan> {
-    let source = Source::open(path)?;
+    scan_source(&Source::open(path)?, options)
+}
+
+fn scan_source(source: &Arc<Source>, options: &Options) -> Result<Scan> {
+    let path = &source.path;
     let mut scanner = Scanner::new(options, source.len());
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let format = scanner.file(&source, &name).map_err(|e| e.in_file(path))?;
+    let format = scanner.file(source, &name).map_err(|e| e.in_file(path))?;
     Ok(scanner.finish(path, format))
 }
 
 /// Every file below `path` that a loader of checkpoints or pickles could be given, in name order; `path` itself when it
-/// is a file. Links are not followed.
+/// is a file. Links to files are followed, as a loader follows them; links to folders are not.
 ///
 /// # Errors
 /// `Io` when a folder cannot be listed.
@@ -268,25 +275,48 @@ pub fn files(path: &Path) -> Result<Vec<PathBuf>> {
         return Ok(vec![path.to_path_buf()]);
     }
     let mut found = Vec::new();
-    below(path, 0, &mut found)?;
-    found.retain(|file| content::is_candidate(file));
-    Ok(found)
-}
-
-fn below(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<()> {
-    const DEEPEST: usize = 16;
-    let io = |e: std::io::Error| Error::io(folder, &e);
-    let mut entries =
-        std::fs::read_dir(folder).map_err(io)?.collect::<std::io::Result<Vec<_>>>().map_err(io)?;
-    entries.sort_by_key(|entry| entry.file_name());
-    for entry in entries {
-        match entry.file_type() {
-            Ok(kind) if kind.is_dir() && depth < DEEPEST => below(&entry.path(), depth + 1, found)?,
-            Ok(kind) if kind.is_file() => found.push(entry.path()),
+    // As deep as folders lie in each other: the paths themselves end it.
+    let mut rest = list(path)?;
+    while let Some((path, kind)) = rest.pop() {
+        match kind {
+            Entry::Folder => rest.extend(list(&path)?),
+            Entry::File if content::is_candidate(&path) => found.push(path),
+            Entry::LostLink if content::is_named(&path) => found.push(path),
             _ => {}
         }
     }
-    Ok(())
+    Ok(found)
+}
+
+/// What stands in a folder.
+enum Entry {
+    Folder,
+    File,
+    /// A link that leads nowhere.
+    LostLink,
+}
+
+/// What `folder` holds, the last name first.
+fn list(folder: &Path) -> Result<Vec<(PathBuf, Entry)>> {
+    let io = |e: std::io::Error| Error::io(folder, &e);
+    let mut entries = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(io)? {
+        let entry = entry.map_err(io)?;
+        let (path, kind) = (entry.path(), entry.file_type().map_err(io)?);
+        let kind = match kind.is_symlink() {
+            true => match std::fs::metadata(&path) {
+                Ok(target) if target.is_file() => Entry::File,
+                Ok(_) => continue,
+                Err(_) => Entry::LostLink,
+            },
+            false if kind.is_dir() => Entry::Folder,
+            false if kind.is_file() => Entry::File,
+            false => continue,
+        };
+        entries.push((path, kind));
+    }
+    entries.sort_by(|(a, _), (b, _)| b.file_name().cmp(&a.file_name()));
+    Ok(entries)
 }
 
 /// Findings as they come, each kind counted once a member.

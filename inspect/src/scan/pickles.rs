@@ -8,7 +8,9 @@ use super::archive::leads_outside;
 use super::content::{Place, Scanner};
 use super::globals::{BUILTINS, Class, classify, is_plausible};
 use super::{Finding, Rule};
+use crate::bytes::{ByteSource, Section};
 use crate::pickle::{Id, Node, Object, Pickle, Trace};
+use crate::{Error, Result};
 
 /// How a stream of pickles is to be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,89 +27,111 @@ pub(super) enum Stream {
 const SHOWN: usize = 160;
 /// Pickles followed in one stream.
 const MOST_PICKLES: usize = 100_000;
+/// Bytes that are swept in one piece.
+const SWEPT: u64 = 1 << 20;
 
 impl Scanner<'_> {
-    /// Follows the pickles at the start of `bytes`. Tells whether there was one.
-    pub(super) fn pickles(&mut self, bytes: &[u8], place: &Place, stream: Stream) -> bool {
+    /// Follows the pickles at the start of `data`. Tells whether there was one.
+    pub(super) fn pickles(&mut self, data: &dyn ByteSource, place: &Place, stream: Stream) -> Result<bool> {
         let mut at = 0;
         let limit = match stream {
             Stream::Then(count) => count,
             _ => MOST_PICKLES,
         };
         for number in 0..limit {
-            let rest = &bytes[at..];
-            if rest.is_empty() {
-                return number > 0;
+            if at >= data.len() {
+                return Ok(number > 0);
             }
-            let Some(trace) = self.trace(rest, place) else { return number > 0 };
-            let imports = !trace.seen.imports.is_empty();
-            let finished = trace.error.is_none();
-            let real = match stream {
-                Stream::Chance => begins_plausibly(&trace),
-                // What follows a whole pickle is another one if it does anything at all.
-                _ => number == 0 || imports || (finished && trace.pickle.len > 2),
-            };
-            if !real {
-                break;
+            if !self.may_trace(place) {
+                return Ok(number > 0);
             }
-            self.pickles += 1;
-            if stream == Stream::Chance && !self.told_hidden(place) {
-                let message = "a pickle lies where none belongs".to_string();
-                self.find(Rule::HiddenPickle, place, Some(at as u64), message);
-            }
-            self.report(bytes, &trace, place, at as u64);
-            at += trace.pickle.len;
+            let followed = Trace::read_at(data, at, |trace| {
+                self.spend(trace.pickle.len as u64);
+                let imports = !trace.seen.imports.is_empty();
+                let finished = trace.error.is_none();
+                let real = match stream {
+                    Stream::Chance => begins_plausibly(&trace),
+                    // What follows a whole pickle is another one if it does anything at all.
+                    _ => number == 0 || imports || (finished && trace.pickle.len > 2),
+                };
+                if !real {
+                    return Ok(None);
+                }
+                self.pickles += 1;
+                if stream == Stream::Chance && !self.told_hidden(place) {
+                    let message = "a pickle lies where none belongs".to_string();
+                    self.find(Rule::HiddenPickle, place, Some(at), message);
+                }
+                self.report(data, &trace, place, at)?;
+                Ok::<_, Error>(Some((trace.pickle.len as u64, finished)))
+            })??;
+            let Some((len, finished)) = followed else { break };
+            at += len;
             if !finished {
-                return true;
+                return Ok(true);
             }
         }
-        let rest = &bytes[at..];
-        if stream == Stream::Pickles && at > 0 && rest.iter().any(|&b| b != 0 && !b.is_ascii_whitespace()) {
-            let message = format!("{} bytes follow the last pickle", rest.len());
-            self.find(Rule::BytesAfterPickle, place, Some(at as u64), message);
+        let blank = |b: u8| b == 0 || b.is_ascii_whitespace();
+        if stream == Stream::Pickles && at > 0 && !data.all_from(at, blank)? {
+            let message = format!("{} bytes follow the last pickle", data.len() - at);
+            self.find(Rule::BytesAfterPickle, place, Some(at), message);
         }
-        at > 0
+        Ok(at > 0)
     }
 
-    /// A pickle starting anywhere in `bytes`: for streams in which pickles and raw data alternate.
-    pub(super) fn sweep(&mut self, bytes: &[u8], place: &Place) {
+    /// A pickle starting anywhere in `data`: for streams in which pickles and raw data alternate.
+    pub(super) fn sweep(&mut self, data: &dyn ByteSource, place: &Place) -> Result<()> {
         let mut at = 0;
-        while let Some(found) = memchr::memchr(0x80, bytes.get(at..).unwrap_or_default()) {
-            at += found;
-            if matches!(bytes.get(at + 1), Some(2..=5)) {
-                let Some(trace) = self.trace(&bytes[at..], place) else { return };
-                if trace.seen.imports.is_empty() || begins_plausibly(&trace) {
-                    self.pickles += u64::from(trace.error.is_none());
-                    self.imports(&trace, place, at as u64);
+        while at < data.len() {
+            let window = data.window(at, SWEPT)?;
+            let (start, end) = (at, at + window.len() as u64);
+            // A pickle may reach beyond the window, and its first two bytes may, too.
+            while let Some(found) = window.get((at - start) as usize..).and_then(|w| memchr::memchr(0x80, w))
+            {
+                at += found as u64;
+                let mut len = 1;
+                let next = match window.get((at - start) as usize + 1) {
+                    Some(&next) => next,
+                    None => data.window(at + 1, 1)?.first().copied().unwrap_or_default(),
+                };
+                if matches!(next, 2..=5) {
+                    if !self.may_trace(place) {
+                        return Ok(());
+                    }
+                    let whole = Trace::read_at(data, at, |trace| {
+                        self.spend(trace.pickle.len as u64);
+                        if trace.seen.imports.is_empty() || begins_plausibly(&trace) {
+                            self.pickles += u64::from(trace.error.is_none());
+                            self.imports(&trace, place, at)?;
+                        }
+                        Ok::<_, Error>(trace.error.is_none().then_some(trace.pickle.len as u64))
+                    })??;
+                    len = whole.unwrap_or(1);
                 }
-                if trace.error.is_none() {
-                    at += trace.pickle.len;
-                    continue;
-                }
+                at += len;
             }
-            at += 1;
+            at = at.max(end);
         }
+        Ok(())
     }
 
-    /// The trace of the pickle at the start of `bytes`, while there is a budget for it.
-    fn trace<'b>(&mut self, bytes: &'b [u8], place: &Place) -> Option<Trace<'b>> {
-        if !self.afford(1) {
+    /// Whether there is a budget for following one more pickle.
+    fn may_trace(&mut self, place: &Place) -> bool {
+        let may = self.afford(1);
+        if !may {
             self.out_of_budget(place);
-            return None;
         }
-        let trace = Trace::new(bytes);
-        self.spend(trace.pickle.len as u64);
-        Some(trace)
+        may
     }
 
-    fn report(&mut self, bytes: &[u8], trace: &Trace<'_>, place: &Place, base: u64) {
-        self.imports(trace, place, base);
+    fn report(&mut self, data: &dyn ByteSource, trace: &Trace<'_>, place: &Place, base: u64) -> Result<()> {
+        self.imports(trace, place, base)?;
         for &(offset, len) in &trace.seen.inner {
-            let inner = crate::bytes::slice(bytes, base + offset, len);
+            let inner = Section::part(data, base + offset, len);
             if let (Some(inner), Some(place)) =
                 (inner, place.inside(&format!("objects at {}", base + offset)))
             {
-                self.pickles(inner, &place, Stream::Pickles);
+                self.pickles(&inner, &place, Stream::Pickles)?;
             }
         }
         if let Some(values) = unfolded(&trace.pickle) {
@@ -134,10 +158,11 @@ impl Scanner<'_> {
             };
             self.find(Rule::BrokenPickle, place, offset, message);
         }
+        Ok(())
     }
 
     /// Imports, calls, and what their arguments hold.
-    fn imports(&mut self, trace: &Trace<'_>, place: &Place, base: u64) {
+    fn imports(&mut self, trace: &Trace<'_>, place: &Place, base: u64) -> Result<()> {
         let pickle = &trace.pickle;
         // Which call uses which import first.
         let mut called: HashMap<(Arc<str>, Arc<str>), Id> = HashMap::new();
@@ -146,7 +171,7 @@ impl Scanner<'_> {
             match pickle.node(object.callable) {
                 Node::Global(g) => {
                     called.entry((g.module.clone(), g.name.clone())).or_insert(id);
-                    self.arguments(pickle, object, place, base + offset);
+                    self.arguments(pickle, object, place, base + offset)?;
                 }
                 // The legacy form refers to classes so: ('module', class, file, source).
                 Node::Persistent(pid) if is_class(pickle, *pid) => {}
@@ -209,20 +234,21 @@ impl Scanner<'_> {
         for index in 0..pickle.node_count() {
             match pickle.node(Id::at(index)) {
                 Node::Bytes(bytes) => {
-                    self.embedded(bytes, place, base + pickle.offset_of(bytes).unwrap_or(0), false);
+                    self.embedded(bytes, place, base + pickle.offset_of(bytes).unwrap_or(0), false)?;
                 }
                 Node::Object(object) if makes_bytes(pickle, object) => {
-                    if !self.afford(1) {
-                        return self.out_of_budget(place);
+                    if !self.may_trace(place) {
+                        return Ok(());
                     }
                     if let Some(bytes) = byte_string(pickle, Id::at(index), 0) {
                         self.spend(bytes.len() as u64 + 1);
-                        self.embedded(&bytes, place, base, false);
+                        self.embedded(&bytes, place, base, false)?;
                     }
                 }
                 _ => {}
             }
         }
+        Ok(())
     }
 
     fn class(&self, module: &str, name: &str, place: &Place) -> Class {
@@ -238,21 +264,21 @@ impl Scanner<'_> {
     }
 
     /// What harmless callables are given that need not be harmless.
-    fn arguments(&mut self, pickle: &Pickle<'_>, object: &Object, place: &Place, offset: u64) {
+    fn arguments(&mut self, pickle: &Pickle<'_>, object: &Object, place: &Place, offset: u64) -> Result<()> {
         let args = pickle.sequence(object.args).unwrap_or(&[]);
         match (pickle.global(object.callable), args) {
             (Some(("torch.storage", "_load_from_bytes")), args) => {
-                if !self.afford(1) {
-                    return self.out_of_budget(place);
+                if !self.may_trace(place) {
+                    return Ok(());
                 }
                 let bytes = args.first().and_then(|&id| byte_string(pickle, id, 0));
                 match bytes {
                     Some(bytes) => {
                         self.spend(bytes.len() as u64 + 1);
-                        self.embedded(&bytes, place, offset, true);
+                        self.embedded(&bytes, place, offset, true)?;
                         // A string of Python 2 is its bytes in some readers, and text in others.
                         if let Some(text) = pickle.str(args[0]).filter(|text| !text.is_ascii()) {
-                            self.embedded(text.as_bytes(), place, offset, true);
+                            self.embedded(text.as_bytes(), place, offset, true)?;
                         }
                     }
                     None => {
@@ -272,6 +298,7 @@ impl Scanner<'_> {
             (Some(NDARRAY_WRAPPER), args) => self.array_beside(pickle, object, args, place, offset),
             _ => {}
         }
+        Ok(())
     }
 
     /// joblib unpickles the file that this object names, `numpy.load(folder + filename, allow_pickle=True)`: one beside
@@ -313,24 +340,25 @@ impl Scanner<'_> {
     }
 
     /// Looks into `bytes`, which are part of the pickle at `offset`; `loaded` when they are known to be loaded.
-    fn embedded(&mut self, bytes: &[u8], place: &Place, offset: u64, loaded: bool) {
+    fn embedded(&mut self, bytes: &[u8], place: &Place, offset: u64, loaded: bool) -> Result<()> {
         let head = bytes.get(..4).unwrap_or_default();
         let like_one = matches!(head, [0x80, 2..=5, ..]) || head == crate::zip::LOCAL_HEADER;
         if !loaded && !like_one {
-            return;
+            return Ok(());
         }
         let Some(inner) = place.inside(&format!("bytes at {offset}")) else {
             let message = "pickles within pickles, deeper than is looked".to_string();
             self.find(Rule::OpaqueContent, place, Some(offset), message);
-            return;
+            return Ok(());
         };
         if loaded {
-            self.loaded(bytes, &inner);
+            self.loaded(&bytes, &inner)?;
         } else if head == crate::zip::LOCAL_HEADER {
-            self.zip(bytes, &inner);
+            self.zip(&bytes, &inner)?;
         } else {
-            self.pickles(bytes, &inner, Stream::Chance);
+            self.pickles(&bytes, &inner, Stream::Chance)?;
         }
+        Ok(())
     }
 }
 

@@ -6,9 +6,9 @@ use ckpt_inspect::run::Run;
 use maud::{Markup, PreEscaped, html};
 
 use super::name;
-use crate::Error;
 use crate::cause::{Finding, findings};
 use crate::decline::{Drawing, decline};
+use crate::{Error, printable};
 
 /// The panel for `run`, the `i`th of the page; nothing for a run that is alive.
 pub fn panel(i: usize, run: &Run, explanation: &Explanation) -> Result<Markup, Error> {
@@ -41,8 +41,8 @@ fn one(run: &Run, finding: &Finding, chart: Option<&Drawing>) -> Markup {
     html! {
         div.finding {
             h4 { (finding.title) }
-            p.said { (finding.sentence) }
-            p.muted { (finding.those) }
+            p.said { (printable(&finding.sentence)) }
+            p.muted { (printable(&finding.those)) }
             div.beside {
                 @if let Some(Drawing { svg, predicted }) = chart {
                     figure {
@@ -57,12 +57,12 @@ fn one(run: &Run, finding: &Finding, chart: Option<&Drawing>) -> Markup {
                 @if !finding.advice.is_empty() {
                     div.todo {
                         h5 { "What to do" }
-                        ol { @for advice in &finding.advice { li { (advice) } } }
+                        ol { @for advice in &finding.advice { li { (printable(advice)) } } }
                     }
                 }
             }
             h5 { "What shows it" }
-            dl.shown-by { @for (heading, text) in &finding.evidence { dt { (heading) } dd { (text) } } }
+            dl.shown-by { @for (heading, text) in &finding.evidence { dt { (heading) } dd { (printable(text)) } } }
         }
     }
 }
@@ -120,7 +120,7 @@ fn row(run: &Run, l: &LayerCause, rate: &dyn Fn(f64, Option<f64>) -> String) -> 
             td.num { (if changes.is_empty() { "–".to_string() } else { changes.join(", ") }) }
             td.num { (or_dash(l.direction.map(|d| format!("{:.4}", d.median)))) }
             td.num { (or_dash(l.survival.map(|s| format!("{:.1} %", 100.0 * s)))) }
-            td.why { (l.reason) }
+            td.why { (printable(&l.reason)) }
         }
     }
 }

@@ -267,6 +267,7 @@ impl Optimizer for Muon {
             ("momentum", Value::F64(self.momentum)),
             ("nesterov", Value::Bool(true)),
             ("ns_iters", Value::I64(ITERATIONS as i64)),
+            ("keeps_size", Value::Bool(self.form == Form::Cubic)),
         ];
         let muon = self.groups.state(parameters, factor, &options, |at| {
             let buffer = Object::floats(&parameters.0[at].shape, &self.buffers[at]);

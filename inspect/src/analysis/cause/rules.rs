@@ -3,7 +3,7 @@
 use super::decay::{SAME, accumulation_hint, decay};
 use super::{Cause, Decay, Direction, Given, LayerCause, Occupancy, Pair, Push, Suspicion, last_healthy};
 use crate::DamageKind;
-use crate::optimizer::{DecayRule, Kind, ParamGroup};
+use crate::optimizer::{DecayRule, FIRST, Kind, MOMENTUM, ParamGroup, SECOND};
 use crate::record::{Stats, TensorRecord};
 use crate::run::Run;
 use crate::verdict::{Verdict, relative_std};
@@ -407,14 +407,14 @@ impl Facts<'_> {
         let weight_decay = decay.weight_decay.filter(|wd| *wd > 0.0)?;
         let (update, at_most) = match decay.optimizer {
             Kind::AdamW | Kind::AdamEither => {
-                let second = named("exp_avg_sq")?.mean?.max(0.0).sqrt() + 1e-8;
-                (rms(named("exp_avg")?)? / second, false)
+                let second = named(SECOND)?.mean?.max(0.0).sqrt() + 1e-8;
+                (rms(named(FIRST)?)? / second, false)
             }
-            Kind::Sgd | Kind::Sgdw => (rms(named("momentum_buffer")?)?, false),
+            Kind::Sgd | Kind::Sgdw => (rms(named(MOMENTUM)?)?, false),
             Kind::Muon if self.group(checkpoint).is_some_and(|g| g.keeps_size) => {
                 let shape = &self.at(checkpoint)?.shape;
                 let rank = shape.first()?.min(shape.get(1)?);
-                (rms(named("momentum_buffer")?)? * (*rank as f64).sqrt(), true)
+                (rms(named(MOMENTUM)?)? * (*rank as f64).sqrt(), true)
             }
             _ => return None,
         };

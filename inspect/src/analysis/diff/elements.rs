@@ -2,7 +2,7 @@
 
 use super::{CodeDiff, Options, RowOrder, Status, TensorDiff, ValueDiff, side};
 use crate::checkpoint::Checkpoint;
-use crate::meaning::elements::{Codes, Elements, in_chunks};
+use crate::meaning::elements::{CodeRule, Elements, in_chunks};
 use crate::tensor::TensorInfo;
 use crate::{DType, Quantizer, Result, without_state_dict};
 
@@ -63,7 +63,7 @@ fn compare(
     let orders = [(options.rows)(in_a, a), (options.rows)(in_b, b)];
     let in_order = orders.iter().all(Option::is_none);
     let same_bytes = in_order && a.dtype == b.dtype && bytes_a == bytes_b;
-    if same_bytes && same_meaning((in_a, a), (in_b, b)) {
+    if same_bytes && same_meaning((in_a, a), (in_b, b))? {
         return Ok(None);
     }
     let [order_a, order_b] = orders;
@@ -80,8 +80,8 @@ fn compare(
     let ternary = (in_a.model.is_ternary(a) || in_b.model.is_ternary(b)).then(|| {
         let finite = sums.count - sums.nonfinite;
         let whole = |sum: f64, alone: (f64, u64)| (sum + alone.0, finite + alone.1);
-        let left = Codes::of(in_a, a, &x, whole(sums.abs_a, sums.alone_a));
-        let right = Codes::of(in_b, b, &y, whole(sums.abs_b, sums.alone_b));
+        let left = CodeRule::of(in_a, a, &x, whole(sums.abs_a, sums.alone_a));
+        let right = CodeRule::of(in_b, b, &y, whole(sums.abs_b, sums.alone_b));
         let (x, y) = (x.unscaled(), y.unscaled());
         in_chunks(x.len(), block, |range| codes((&x, &left), (&y, &right), range, block)).into_iter().fold(
             CodeDiff::default(),
@@ -113,11 +113,12 @@ fn ordered<'a>(elements: Elements<'a>, tensor: &TensorInfo, order: Option<RowOrd
 }
 
 /// Whether the same bytes stand for the same numbers: scales and index tensors are the same, too.
-fn same_meaning((in_a, a): (&Checkpoint, &TensorInfo), (in_b, b): (&Checkpoint, &TensorInfo)) -> bool {
+fn same_meaning(
+    (in_a, a): (&Checkpoint, &TensorInfo),
+    (in_b, b): (&Checkpoint, &TensorInfo),
+) -> Result<bool> {
     let same = |a: &TensorInfo, b: &TensorInfo| {
-        a.dtype == b.dtype
-            && a.shape == b.shape
-            && matches!((in_a.tensor_bytes(a), in_b.tensor_bytes(b)), (Ok(a), Ok(b)) if a == b)
+        Ok(a.dtype == b.dtype && a.shape == b.shape && in_a.tensor_bytes(a)? == in_b.tensor_bytes(b)?)
     };
     let quantizers = match (&a.quantizer, &b.quantizer) {
         (None, None) => true,
@@ -128,19 +129,18 @@ fn same_meaning((in_a, a): (&Checkpoint, &TensorInfo), (in_b, b): (&Checkpoint, 
         (
             Some(Quantizer::PerChannel { scales, zero_points, axis }),
             Some(Quantizer::PerChannel { scales: others, zero_points: zeros, axis: along }),
-        ) => axis == along && same(scales, others) && same(zero_points, zeros),
+        ) => axis == along && same(scales, others)? && same(zero_points, zeros)?,
         _ => false,
     };
     let sparse = match (&a.sparse, &b.sparse) {
         (None, None) => true,
-        (Some(a), Some(b)) => {
-            a.layout == b.layout
-                && a.indices.len() == b.indices.len()
-                && a.indices.iter().zip(&b.indices).all(|(a, b)| same(a, b))
+        (Some(a), Some(b)) if a.layout == b.layout && a.indices.len() == b.indices.len() => {
+            let pairs = a.indices.iter().zip(&b.indices);
+            pairs.map(|(a, b)| same(a, b)).collect::<Result<Vec<bool>>>()?.into_iter().all(|same| same)
         }
         _ => false,
     };
-    a.scale == b.scale && quantizers && sparse
+    Ok(a.scale == b.scale && quantizers && sparse)
 }
 
 /// Sums over pairs of elements. All but the counts are over pairs that are finite on both sides.
@@ -311,8 +311,8 @@ fn index(mut at: usize, shape: &[usize]) -> Vec<u64> {
 }
 
 fn codes(
-    (x, left): (&Elements<'_>, &Codes),
-    (y, right): (&Elements<'_>, &Codes),
+    (x, left): (&Elements<'_>, &CodeRule),
+    (y, right): (&Elements<'_>, &CodeRule),
     range: std::ops::Range<usize>,
     block: usize,
 ) -> CodeDiff {

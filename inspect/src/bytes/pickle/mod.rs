@@ -12,7 +12,7 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::bytes::text as text_of;
+use crate::bytes::{ByteSource, Short, text as text_of};
 use crate::{Error, Result};
 use text::{big_decimal, unescape_string, unescape_unicode};
 pub use trace::{Seen, Trace};
@@ -107,7 +107,30 @@ impl<'a> Pickle<'a> {
     /// `Damaged` with the offset in the pickle where an opcode is unknown, an argument runs past the end, or the
     /// stack does not hold what an opcode needs.
     pub fn parse(input: &'a [u8]) -> Result<Self> {
-        Machine::new(input).run()
+        Self::parse_part(input, input.len() as u64)?
+    }
+
+    /// [`Pickle::parse`] of the first `input` of `len` bytes.
+    fn parse_part(input: &'a [u8], len: u64) -> std::result::Result<Result<Self>, Short> {
+        let mut machine = Machine::new(input, len);
+        let outcome = machine.run();
+        match machine.short {
+            Some(short) => Err(short),
+            None => Ok(outcome.map(|root| machine.end(root))),
+        }
+    }
+
+    /// What `read` makes of the pickle at `at`, and of the bytes that begin with it.
+    ///
+    /// # Errors
+    /// Those of [`Pickle::parse`], and `Io` when the bytes cannot be had.
+    pub(crate) fn read_at<T>(
+        source: &dyn ByteSource,
+        at: u64,
+        mut read: impl FnMut(Pickle<'_>, &[u8]) -> T,
+    ) -> Result<T> {
+        let len = source.len().saturating_sub(at);
+        source.grow(at, |bytes| Ok(Pickle::parse_part(bytes, len)?.map(|pickle| read(pickle, bytes))))?
     }
 
     /// The node `id`.
@@ -181,10 +204,14 @@ struct Machine<'a> {
     opcode_at: u64,
     /// Set when it is traced: what it does is noted, and it goes on where Python would.
     seen: Option<Seen>,
+    /// Bytes that there are, of which `input` may be the first alone.
+    len: u64,
+    /// Set when it ends for want of those that were not given.
+    short: Option<Short>,
 }
 
 impl<'a> Machine<'a> {
-    fn new(input: &'a [u8]) -> Self {
+    fn new(input: &'a [u8], len: u64) -> Self {
         let nodes = vec![Node::None, Node::Bool(false), Node::Bool(true), Node::Tuple(Vec::new())];
         Machine {
             input,
@@ -195,25 +222,34 @@ impl<'a> Machine<'a> {
             memo: HashMap::new(),
             globals: Vec::new(),
             known_globals: HashSet::new(),
-            global_bytes_left: input.len().saturating_mul(16).saturating_add(1 << 20),
+            global_bytes_left: usize::try_from(len)
+                .unwrap_or(usize::MAX)
+                .saturating_mul(16)
+                .saturating_add(1 << 20),
             opcode_at: 0,
             seen: None,
+            len,
+            short: None,
         }
     }
 
-    fn run(mut self) -> Result<Pickle<'a>> {
+    /// Follows the opcodes up to the STOP, and gives what is on the stack then.
+    fn run(&mut self) -> Result<Id> {
         loop {
             let start = self.at;
             let opcode = self
                 .byte()
                 .map_err(|_| Error::damaged("the pickle ends without a STOP opcode").at(start as u64))?;
             if opcode == b'.' {
-                let root = self.pop().map_err(|e| e.at(start as u64))?;
-                let len = self.at;
-                return Ok(Pickle { input: self.input, nodes: self.nodes, root, globals: self.globals, len });
+                return self.pop().map_err(|e| e.at(start as u64));
             }
             self.step(opcode).map_err(|e| e.at(start as u64))?;
         }
+    }
+
+    /// What was read so far.
+    fn end(self, root: Id) -> Pickle<'a> {
+        Pickle { input: self.input, nodes: self.nodes, root, globals: self.globals, len: self.at }
     }
 
     #[rustfmt::skip]
@@ -311,14 +347,26 @@ impl<'a> Machine<'a> {
         }
     }
 
-    fn take(&mut self, n: u64) -> Result<&'a [u8]> {
-        let rest = &self.input[self.at..];
-        if n > rest.len() as u64 {
-            return Err(Error::damaged(format!(
-                "a pickle opcode announces {n} bytes and {} are left",
-                rest.len()
-            )));
+    /// Bytes that there are from here on, given or not.
+    fn left(&self) -> u64 {
+        self.len - self.at as u64
+    }
+
+    /// Makes sure that the next `n` bytes were given.
+    fn have(&mut self, n: u64) -> Result<()> {
+        if n > (self.input.len() - self.at) as u64 {
+            let left = self.left();
+            if n <= left {
+                self.short = Some(Short(self.at as u64 + n));
+            }
+            return Err(Error::damaged(format!("a pickle opcode announces {n} bytes and {left} are left")));
         }
+        Ok(())
+    }
+
+    fn take(&mut self, n: u64) -> Result<&'a [u8]> {
+        self.have(n)?;
+        let rest = &self.input[self.at..];
         self.at += n as usize;
         Ok(&rest[..n as usize])
     }
@@ -337,6 +385,10 @@ impl<'a> Machine<'a> {
             Some(end) => {
                 self.at += end + 1;
                 Ok(&rest[..end])
+            }
+            None if (rest.len() as u64) < self.left() => {
+                self.have(rest.len() as u64 + 1)?;
+                Ok(rest)
             }
             None if self.is_traced() && !rest.is_empty() => {
                 self.at = self.input.len();
@@ -469,7 +521,7 @@ impl<'a> Machine<'a> {
             _ => return Err(Error::damaged("the pickle gives a state to something that has none")),
         }
         if traced {
-            self.skip_joblib_array(target);
+            self.skip_joblib_array(target)?;
         }
         Ok(())
     }
@@ -558,7 +610,7 @@ impl<'a> Machine<'a> {
 
     fn frame(&mut self) -> Result<()> {
         let len = u64::from_le_bytes(self.array()?);
-        let left = (self.input.len() - self.at) as u64;
+        let left = self.left();
         if len > left && !self.is_traced() {
             return Err(Error::damaged(format!("a pickle frame announces {len} bytes and {left} are left")));
         }
@@ -650,5 +702,53 @@ fn long_node(bytes: Cow<'_, [u8]>) -> Node<'_> {
         Node::Int(i64::from_le_bytes(word))
     } else {
         Node::BigInt(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// joblib's description of an array, before a STOP: of bytes, and of objects.
+    const ARRAYS: [&[u8]; 2] = [
+        b"\x80\x02cjoblib.numpy_pickle\nNumpyArrayWrapper\n)\x81}(X\x05\0\0\0shapeK\x09\x85X\x05\0\0\0dtypecnumpy\ndtype\nX\x02\0\0\0i8\x85RX\x1b\0\0\0numpy_array_alignment_bytesK\x10ub\x03...012345678901234567890123456789012345678901234567890123456789012345678901.",
+        b"\x80\x02cjoblib.numpy_pickle\nNumpyArrayWrapper\n)\x81}(X\x05\0\0\0shapeK\x02\x85X\x05\0\0\0dtypecnumpy\ndtype\nX\x02\0\0\0O8\x85Rub\x80\x02]X\x03\0\0\0abca..",
+    ];
+
+    /// Of the first bytes of a pickle the machine says what it says of all, or that it is short of some that are there.
+    #[test]
+    fn the_first_bytes_are_enough_or_known_to_be_too_few() {
+        let mut pickles = ARRAYS.map(<[u8]>::to_vec).to_vec();
+        pickles.extend([
+            b"(dp0\nVname\nI12\nsVlong\nL123456789012345678901L\ns.".to_vec(),
+            b"\x80\x04\x95\x10\0\0\0\0\0\0\0C\x05bytes\x8c\x04text\x86.behind".to_vec(),
+            b"\x80\x02X\xff\xff\xff\x7fmore than there is".to_vec(),
+            b"\x80\x02cno end of line".to_vec(),
+            b"\x80\x02]\xf0".to_vec(),
+        ]);
+        for bytes in pickles {
+            let told = |pickle: &Pickle<'_>| format!("{:?} {:?} {}", pickle.nodes, pickle.root, pickle.len);
+            let parsed = |given: &[u8]| {
+                let outcome = Pickle::parse_part(given, bytes.len() as u64)?;
+                Ok::<_, Short>(outcome.map_or_else(|error| error.to_string(), |pickle| told(&pickle)))
+            };
+            let traced = |given: &[u8]| {
+                let trace = Trace::of_part(given, bytes.len() as u64, 0)?;
+                Ok::<_, Short>(format!("{} {:?} {:?}", told(&trace.pickle), trace.seen, trace.error))
+            };
+            let whole = (parsed(&bytes).unwrap(), traced(&bytes).unwrap());
+            for given in 0..bytes.len() {
+                for (outcome, whole) in
+                    [(parsed(&bytes[..given]), &whole.0), (traced(&bytes[..given]), &whole.1)]
+                {
+                    match outcome {
+                        Ok(outcome) => assert_eq!(outcome, *whole, "{given} of {}", bytes.escape_ascii()),
+                        Err(Short(needed)) => {
+                            assert!((given as u64 + 1..=bytes.len() as u64).contains(&needed), "{given}");
+                        }
+                    }
+                }
+            }
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! What a pickle would do: its imports and calls in order, followed as far as Python's unpickler would get.
 
 use super::{Id, Machine, NONE, Node, Pickle};
-use crate::Error;
+use crate::bytes::{ByteSource, Short};
+use crate::{Error, Result};
 
 /// Imports and calls of a pickle, each with the offset of its opcode.
 #[derive(Debug, Default)]
@@ -42,30 +43,36 @@ impl<'a> Trace<'a> {
     /// Follows the pickle at the start of `input` for as long as Python's unpickler would: what only this machine
     /// cannot represent (items appended to an instance, a number beyond its range) does not end it.
     pub fn new(input: &'a [u8]) -> Self {
-        Self::at_depth(input, 0)
+        Self::of_part(input, input.len() as u64, 0).expect("all the bytes were given")
     }
 
-    fn at_depth(input: &'a [u8], depth: usize) -> Self {
-        let mut machine = Machine::new(input);
+    /// What `read` makes of the trace of the pickle at `at`.
+    ///
+    /// # Errors
+    /// `Io` when the bytes cannot be had.
+    pub(crate) fn read_at<T>(
+        source: &dyn ByteSource,
+        at: u64,
+        mut read: impl FnMut(Trace<'_>) -> T,
+    ) -> Result<T> {
+        let len = source.len().saturating_sub(at);
+        source.grow(at, |bytes| Trace::of_part(bytes, len, 0).map(&mut read))
+    }
+
+    /// The trace of the first `input` of `len` bytes, as the pickle number `depth` within others.
+    pub(super) fn of_part(input: &'a [u8], len: u64, depth: usize) -> std::result::Result<Self, Short> {
+        let mut machine = Machine::new(input, len);
         machine.seen = Some(Seen { depth, ..Seen::default() });
-        let result = loop {
-            let start = machine.at;
-            let step = match machine.byte() {
-                Ok(b'.') => break machine.pop().map_err(|e| e.at(start as u64)),
-                Ok(opcode) => machine.step(opcode),
-                Err(_) => Err(Error::damaged("the pickle ends without a STOP opcode")),
-            };
-            if let Err(error) = step {
-                break Err(error.at(start as u64));
-            }
-        };
-        let (root, error) = match result {
+        let outcome = machine.run();
+        if let Some(short) = machine.short {
+            return Err(short);
+        }
+        let seen = machine.seen.take().unwrap_or_default();
+        let (root, error) = match outcome {
             Ok(root) => (root, None),
             Err(error) => (NONE, Some(error)),
         };
-        let Machine { nodes, globals, at, seen, .. } = machine;
-        let pickle = Pickle { input, nodes, root, globals, len: at };
-        Trace { pickle, seen: seen.unwrap_or_default(), error }
+        Ok(Trace { pickle: machine.end(root), seen, error })
     }
 }
 
@@ -81,27 +88,36 @@ impl Machine<'_> {
     /// joblib writes an array's bytes into the pickle, after the state of the object that describes it: a byte that
     /// tells how many more align them, when its state says so, then the elements; objects are a pickle of their own
     /// (`joblib/numpy_pickle.py`).
-    pub(super) fn skip_joblib_array(&mut self, wrapper: Id) {
+    pub(super) fn skip_joblib_array(&mut self, wrapper: Id) -> Result<()> {
+        if !self.is_joblib_array(wrapper) {
+            return Ok(());
+        }
+        // The byte that tells of the alignment.
+        self.have(self.left().min(1))?;
         let len = match self.joblib_array(wrapper) {
-            Some(JoblibArray::Numbers(len)) => len,
+            Some(JoblibArray::Numbers(len)) => len as u64,
             Some(JoblibArray::Objects) => {
                 let depth = self.seen.as_ref().map_or(0, |seen| seen.depth);
                 if depth == DEEPEST {
-                    return;
+                    return Ok(());
                 }
-                let len = Trace::at_depth(&self.input[self.at..], depth + 1).pickle.len;
                 let at = self.at as u64;
-                self.note(|seen, _| seen.inner.push((at, len as u64)));
+                let len = match Trace::of_part(&self.input[self.at..], self.left(), depth + 1) {
+                    Ok(inner) => inner.pickle.len as u64,
+                    Err(Short(needed)) => {
+                        self.have(needed)?;
+                        needed
+                    }
+                };
+                self.note(|seen, _| seen.inner.push((at, len)));
                 len
             }
             None => {
-                if self.is_joblib_array(wrapper) {
-                    self.note(|seen, at| seen.lost_arrays.push(at));
-                }
-                return;
+                self.note(|seen, at| seen.lost_arrays.push(at));
+                return Ok(());
             }
         };
-        self.at = self.at.saturating_add(len).min(self.input.len());
+        self.take(len.min(self.left())).map(drop)
     }
 
     fn is_joblib_array(&self, wrapper: Id) -> bool {
@@ -114,9 +130,6 @@ impl Machine<'_> {
     fn joblib_array(&self, wrapper: Id) -> Option<JoblibArray> {
         let node = |id: Id| &self.nodes[id.0 as usize];
         let Node::Object(object) = node(wrapper) else { return None };
-        if !self.is_joblib_array(wrapper) {
-            return None;
-        }
         let Node::Dict(entries) = node(*object.state.last()?) else { return None };
         let field = |name: &str| {
             entries

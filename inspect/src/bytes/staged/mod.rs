@@ -6,20 +6,22 @@
 //! followed: what they lead to is replaced, and they stay. With `force` a regular file, or a folder of our own making,
 //! is replaced; a pipe, a device or a folder with anything else in it never is.
 
+mod folder;
 mod leftovers;
 mod system;
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use tempfile::{TempDir, TempPath};
+use tempfile::TempPath;
 
 use crate::printable;
 
+pub use folder::StagedFolder;
 pub(crate) use leftovers::is_temporary;
 
 /// Why an output was not written. Nothing is left under its name but what was there before.
@@ -49,7 +51,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// The output is there already.
-    #[error("{} exists; --force replaces it", shown(path))]
+    #[error("{} exists", shown(path))]
     Exists {
         /// The output.
         path: PathBuf,
@@ -69,6 +71,16 @@ pub enum Error {
         path: PathBuf,
         /// What it holds.
         entry: String,
+    },
+    /// A folder that was to be replaced, and is not, could not be put back either. It is whole, under another name.
+    #[error("{}: what stood there is in {}, and cannot be put back: {source}", shown(path), shown(aside))]
+    Displaced {
+        /// The output folder.
+        path: PathBuf,
+        /// Where it is.
+        aside: PathBuf,
+        /// The operating system's answer.
+        source: io::Error,
     },
     /// The file system has too little room. Checked before the first byte.
     #[error(
@@ -126,8 +138,17 @@ fn shown(path: &Path) -> String {
 /// A result with this module's [`enum@Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// What `error` says without the temporary name that a library added to it.
+fn unnamed(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::Other => error,
+        kind if error.get_ref().is_some() => kind.into(),
+        _ => error,
+    }
+}
+
 fn cannot(path: &Path) -> impl Fn(io::Error) -> Error + Copy {
-    move |source| Error::Write { path: path.to_path_buf(), source }
+    move |source| Error::Write { path: path.to_path_buf(), source: unnamed(source) }
 }
 
 /// How a caller watches and stops the work.
@@ -270,10 +291,10 @@ fn place(path: &Path, kind: Kind) -> Result<PathBuf> {
     }
 }
 
-/// Whether a file may be written to `path`: nothing is there, or with `force` a regular file.
+/// Whether a file may be written to `path`: nothing is there, or with `force` a regular file, in a folder that is.
 ///
 /// # Errors
-/// `Exists`, `Occupied` or `Dash`.
+/// `Exists`, `Occupied`, `NoFolder` or `Dash`.
 pub fn may_write(path: &Path, force: bool) -> Result<()> {
     free_place(path, force).map(drop)
 }
@@ -282,6 +303,7 @@ fn free_place(path: &Path, force: bool) -> Result<PathBuf> {
     let place = place(path, Kind::File)?;
     match place.symlink_metadata() {
         Ok(_) if !force => Err(Error::Exists { path: path.to_path_buf() }),
+        Err(_) if !folder_of(&place).is_dir() => Err(Error::NoFolder { path: path.to_path_buf() }),
         _ => Ok(place),
     }
 }
@@ -294,7 +316,7 @@ fn is_stream(path: &Path) -> bool {
 /// Whether [`write()`] may write to `path`: as [`may_write`], but a pipe or a device takes what it is given.
 ///
 /// # Errors
-/// `Exists`, `Occupied` or `Dash`.
+/// Those of [`may_write`].
 pub fn may_write_or_feed(path: &Path, force: bool) -> Result<()> {
     if path != Path::new("-") && is_stream(path) { Ok(()) } else { may_write(path, force) }
 }
@@ -304,27 +326,78 @@ pub fn may_write_or_feed(path: &Path, force: bool) -> Result<()> {
 /// # Errors
 /// Those of [`StagedFile::create`] and [`StagedFile::commit`]; `Stream`.
 pub fn write(path: &Path, contents: &[u8], force: bool) -> Result<()> {
+    write_until(path, contents, force, &AtomicBool::new(false))
+}
+
+/// [`write()`], which waits for who reads a pipe no longer than until the caller sets `stop`.
+///
+/// # Errors
+/// Those of [`write()`]; `Stopped`.
+pub fn write_until(path: &Path, contents: &[u8], force: bool, stop: &AtomicBool) -> Result<()> {
     may_write_or_feed(path, force)?;
     if is_stream(path) {
-        let open = File::options().write(true).open(path);
-        return open
-            .and_then(|mut file| file.write_all(contents))
-            .map_err(|source| Error::Stream { path: path.to_path_buf(), source });
+        return feed(path, contents, stop);
     }
     let file = StagedFile::create(path, contents.len() as u64, force)?;
     file.output().write_at(0, contents)?;
     file.commit()
 }
 
+/// Gives a pipe or a device what it is to take. The system is never let wait for its reader, since whoever asks this to
+/// stop would be waiting as well.
+#[cfg(unix)]
+fn feed(path: &Path, contents: &[u8], stop: &AtomicBool) -> Result<()> {
+    use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+    let cannot = |source| Error::Stream { path: path.to_path_buf(), source };
+    let wait = || {
+        std::thread::sleep(Duration::from_millis(10));
+        Control { progress: &|_| (), stop }.check(path)
+    };
+    let is_pipe = || std::fs::metadata(path).is_ok_and(|m| m.file_type().is_fifo());
+    let no_reader = rustix::io::Errno::NXIO.raw_os_error();
+    let mut options = File::options();
+    options.write(true).custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32);
+    let mut file = loop {
+        match options.open(path) {
+            Ok(file) => break file,
+            Err(e) if e.raw_os_error() == Some(no_reader) && is_pipe() => wait()?,
+            Err(e) => return Err(cannot(e)),
+        }
+    };
+    let mut rest = contents;
+    while !rest.is_empty() {
+        match file.write(rest) {
+            Ok(0) => return Err(cannot(io::ErrorKind::WriteZero.into())),
+            Ok(taken) => rest = &rest[taken..],
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => wait()?,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(cannot(e)),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn feed(path: &Path, contents: &[u8], _: &AtomicBool) -> Result<()> {
+    let open = File::options().write(true).open(path);
+    open.and_then(|mut file| file.write_all(contents))
+        .map_err(|source| Error::Stream { path: path.to_path_buf(), source })
+}
+
 /// Replaces `path` by `contents`, whole or not at all as long as the machine runs: for what can be made again, and would
-/// cost more to sync.
+/// cost more to sync. Leftovers stay until [`tidy`].
 ///
 /// # Errors
 /// As [`write`].
 pub(crate) fn keep(path: &Path, contents: &[u8]) -> Result<()> {
-    let mut file = StagedFile::begin(path, true)?;
+    let mut file = StagedFile::stage(&free_place(path, true)?, 0, true)?;
     file.write_all(contents).map_err(cannot(path))?;
     file.rename().map(drop)
+}
+
+/// Removes what killed processes left in `folder`.
+pub(crate) fn tidy(folder: &Path) {
+    leftovers::remove(folder);
 }
 
 /// One file that will be renamed to its name.
@@ -342,12 +415,13 @@ impl StagedFile {
     /// `Exists` unless `force`, `Occupied`, `Dash`, `NoFolder`, `NoSpace`, or `Write`.
     pub fn create(path: &Path, len: u64, force: bool) -> Result<Self> {
         let path = &free_place(path, force)?;
+        leftovers::remove(folder_of(path));
+        Self::stage(path, len, force)
+    }
+
+    fn stage(path: &Path, len: u64, force: bool) -> Result<Self> {
         let folder = folder_of(path);
-        if !folder.is_dir() {
-            return Err(Error::NoFolder { path: path.to_path_buf() });
-        }
         check_space(path, folder, len)?;
-        leftovers::remove(folder);
         let (file, temporary) = temporary_file(folder, path).map_err(cannot(path))?;
         let output = OutputFile::new(file, path.to_path_buf(), len)?;
         Ok(StagedFile { output, temporary, force })
@@ -403,108 +477,6 @@ impl Write for StagedFile {
     }
 }
 
-/// A folder that will be renamed to its name.
-#[derive(Debug)]
-pub struct StagedFolder {
-    temporary: TempDir,
-    /// Held as long as the temporary name is in use.
-    lock: Option<File>,
-    path: PathBuf,
-    force: bool,
-}
-
-impl StagedFolder {
-    /// Begins a folder that will be `path` and hold about `len` bytes. With `force` it replaces an existing one, if that
-    /// holds nothing but what `ours` says a conversion writes. Of a link it is the folder that this leads to.
-    ///
-    /// # Errors
-    /// `Exists`, `Occupied`, `Dash`, `NoFolder`, `Foreign`, `NoSpace`, or `Write`.
-    pub fn create(path: &Path, len: u64, force: bool, ours: &dyn Fn(&str) -> bool) -> Result<Self> {
-        let path = &place(path, Kind::Folder)?;
-        let parent = folder_of(path);
-        if !parent.is_dir() {
-            return Err(Error::NoFolder { path: path.to_path_buf() });
-        }
-        // First of all: it may give an earlier folder its name back.
-        leftovers::remove(parent);
-        let empty = std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
-        if path.symlink_metadata().is_ok() && !empty {
-            if !force {
-                return Err(Error::Exists { path: path.to_path_buf() });
-            }
-            for entry in std::fs::read_dir(path).map_err(cannot(path))? {
-                let entry = entry.map_err(cannot(path))?;
-                let name = entry.file_name().to_string_lossy().into_owned();
-                if !ours(&name) || entry.path().is_dir() {
-                    return Err(Error::Foreign { path: path.to_path_buf(), entry: name });
-                }
-            }
-        }
-        check_space(path, parent, len)?;
-        let (temporary, lock) = temporary_folder(parent).map_err(cannot(path))?;
-        Ok(StagedFolder { temporary, lock, path: path.to_path_buf(), force })
-    }
-
-    /// A file of `len` bytes in the folder.
-    ///
-    /// # Errors
-    /// `Write`.
-    pub fn file(&self, name: &str, len: u64) -> Result<OutputFile> {
-        let path = self.path.join(name);
-        let file = File::options().write(true).create_new(true).open(self.temporary.path().join(name));
-        OutputFile::new(file.map_err(cannot(&path))?, path, len)
-    }
-
-    /// A file of these bytes in the folder.
-    ///
-    /// # Errors
-    /// `Write`.
-    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let file = self.file(name, bytes.len() as u64)?;
-        file.write_at(0, bytes)?;
-        file.sync()
-    }
-
-    /// Gives the finished folder its name; `files` are what [`StagedFolder::file`] began.
-    ///
-    /// # Errors
-    /// `Exists` when another process made one meanwhile, or `Write`.
-    pub fn commit(self, files: &[OutputFile]) -> Result<()> {
-        files.iter().try_for_each(OutputFile::sync)?;
-        sync_folder(self.temporary.path());
-        let (path, parent) = (&self.path, folder_of(&self.path));
-        let io = |e: io::Error| match e.kind() {
-            io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty => {
-                Error::Exists { path: path.to_path_buf() }
-            }
-            _ => cannot(path)(e),
-        };
-        // An existing folder is moved aside, so that at no time a mixture stands under the name. It keeps its own name
-        // there, by which it is found if this process is killed before the new one takes its place.
-        let aside = match (self.force && path.exists(), path.file_name()) {
-            (true, Some(name)) => {
-                let (aside, lock) = temporary_folder(parent).map_err(io)?;
-                let mode = std::fs::metadata(path).map_err(io)?.permissions();
-                std::fs::rename(path, aside.path().join(name)).map_err(io)?;
-                std::fs::set_permissions(self.temporary.path(), mode).map_err(io)?;
-                Some((aside.path().join(name), aside, lock))
-            }
-            _ => None,
-        };
-        if let Err(error) = std::fs::rename(self.temporary.path(), path) {
-            if let Some((replaced, ..)) = &aside {
-                std::fs::rename(replaced, path).map_err(io)?;
-            }
-            return Err(io(error));
-        }
-        // It has left its temporary name: there is nothing to remove.
-        let _ = self.temporary.keep();
-        drop(self.lock);
-        sync_folder(parent);
-        Ok(())
-    }
-}
-
 /// Attempts at a temporary name that nobody else takes for a leftover.
 const ATTEMPTS: usize = 16;
 
@@ -514,16 +486,16 @@ fn taken() -> io::Error {
 
 /// A new file in `folder`, locked, which is to replace what `path` may be.
 fn temporary_file(folder: &Path, path: &Path) -> io::Result<(File, TempPath)> {
-    let replaced = std::fs::metadata(path).ok().map(|m| m.permissions());
+    let replaced = std::fs::metadata(path).ok();
     for _ in 0..ATTEMPTS {
         // As `open` would, less the umask; the library's own default is private.
-        let builder = leftovers::names(replaced.clone(), 0o666);
+        let builder = leftovers::names(replaced.as_ref().map(Metadata::permissions), 0o666);
         let (file, temporary) = builder.tempfile_in(folder)?.into_parts();
         if leftovers::hold(&file, &temporary) {
             #[cfg(unix)]
-            if let Some(mode) = replaced {
+            if let Some(replaced) = &replaced {
                 // The umask may have taken from it. A file system without modes does without.
-                let _ = file.set_permissions(mode);
+                let _ = file.set_permissions(mode_of(replaced, &file));
             }
             return Ok((file, temporary));
         }
@@ -531,17 +503,17 @@ fn temporary_file(folder: &Path, path: &Path) -> io::Result<(File, TempPath)> {
     Err(taken())
 }
 
-/// A new folder in `folder`, and what holds its lock, if the system locks folders.
-fn temporary_folder(folder: &Path) -> io::Result<(TempDir, Option<File>)> {
-    for _ in 0..ATTEMPTS {
-        let temporary = leftovers::names(None, 0o777).tempdir_in(folder)?;
-        match File::open(temporary.path()) {
-            Ok(lock) if leftovers::hold(&lock, temporary.path()) => return Ok((temporary, Some(lock))),
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Ok((temporary, None)),
-            _ => {}
-        }
+/// The mode of what `file` replaces. Who starts a program with the rights of its owner or group trusts the one it had: of
+/// another's file they do not stay.
+#[cfg(unix)]
+fn mode_of(replaced: &Metadata, file: &File) -> std::fs::Permissions {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    const RIGHTS: u32 = 0o6000;
+    let owner = |m: &Metadata| (m.uid(), m.gid());
+    match file.metadata() {
+        Ok(new) if owner(&new) == owner(replaced) => replaced.permissions(),
+        _ => PermissionsExt::from_mode(replaced.mode() & !RIGHTS & 0o7777),
     }
-    Err(taken())
 }
 
 fn folder_of(path: &Path) -> &Path {

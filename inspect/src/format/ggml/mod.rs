@@ -9,6 +9,7 @@ use std::fmt;
 use crate::tensor::numel;
 use crate::{DType, DamageKind, Error, Result, TernaryPacking};
 use blocks::Block;
+pub use blocks::Loss;
 
 /// A tensor type of GGML by its number in a GGUF file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -138,6 +139,10 @@ fn decode_blocks<const N: usize, B: Block<N>>(bytes: &[u8], out: &mut [f32]) {
 
 type DecodeBlocks = fn(&[u8], &mut [f32]);
 
+fn loss<const N: usize, B: Block<N>>() -> Option<Loss> {
+    B::LOSS
+}
+
 impl GgmlType {
     /// GGML's own name, such as `Q4_K`; `unknown` for a number that has none.
     pub fn name(self) -> &'static str {
@@ -201,6 +206,13 @@ impl GgmlType {
         self.decode_blocks().is_some()
     }
 
+    /// How far its blocks may be from the values they were made of; `None` where they are not made of any, and for types
+    /// that are not decoded.
+    pub fn loss(self) -> Option<Loss> {
+        let of_block: fn() -> Option<Loss> = with_block!(self, loss, return None);
+        of_block()
+    }
+
     fn decode_blocks(self) -> Option<DecodeBlocks> {
         Some(with_block!(self, decode_blocks, return None))
     }
@@ -224,7 +236,7 @@ impl GgmlType {
     pub fn decoder(self, bytes: &[u8], len: usize) -> Result<Decoder<'_>> {
         let blocks = self.blocks()?;
         match blocks.bytes_for(len).and_then(|n| bytes.get(..n)) {
-            Some(bytes) => Ok(Decoder { bytes, len, blocks, scale: 1.0 }),
+            Some(bytes) => Ok(Decoder { bytes, len, blocks }),
             None => {
                 Err(Error::damaged(format!("{} bytes do not hold {len} elements of {self}", bytes.len())))
             }
@@ -332,22 +344,16 @@ pub struct Decoder<'a> {
     bytes: &'a [u8],
     len: usize,
     blocks: Blocks,
-    scale: f32,
 }
 
 impl Decoder<'_> {
-    /// The decoder of elements that are `scale` times as large: what a tensor of its own beside this one says.
-    pub fn scaled(self, scale: f32) -> Self {
-        Decoder { scale: self.scale * scale, ..self }
-    }
-
     /// Fills `out` with the elements from `start`. Whole blocks are written in place.
     ///
     /// # Panics
     /// When `start + out.len()` is more than the decoder's elements.
     pub fn read(&self, start: usize, out: &mut [f32]) {
         assert!(out.len() <= self.len && start <= self.len - out.len(), "elements out of range");
-        self.blocks.read(self.bytes, start, out, self.scale);
+        self.blocks.read(self.bytes, start, out, 1.0);
     }
 }
 

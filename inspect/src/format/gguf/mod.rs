@@ -24,7 +24,7 @@ pub(crate) use read::CONTAINER;
 pub use value::{Array, Value, ValueType};
 pub use write::{Encode, Entry as OutputEntry, Keys, Layout};
 
-use crate::bytes::text;
+use crate::bytes::{Short, text};
 use crate::ggml::GgmlType;
 use crate::{Damage, DamageKind, Error, Notice, NoticeKind, Result};
 use value::Cursor;
@@ -85,13 +85,16 @@ pub struct Header<'a> {
     pub keys: Vec<(String, Value<'a>)>,
     /// Tensors in file order; a name that comes again is left out.
     pub tensors: Vec<Tensor>,
-    /// Whether matrices are written with the slowest dimension first, as PyTorch gives shapes. One exporter did that;
-    /// it is told from the embedding's width.
+    /// Whether sizes are taken for written with the slowest dimension first, as PyTorch gives shapes. One exporter did
+    /// that; [`Checkpoint::gguf_header`](crate::Checkpoint::gguf_header) tells it from the embedding's width, and
+    /// [`Header::parse`] does not.
     pub transposed: bool,
     /// Why the list of keys and tensors ends early, when it does.
     pub damage: Option<Damage>,
     /// What the user should know.
     pub warnings: Vec<Notice>,
+    /// The file's first bytes that it was read from.
+    extent: u64,
 }
 
 impl<'a> Header<'a> {
@@ -102,16 +105,27 @@ impl<'a> Header<'a> {
     /// `Unrecognised` for another format, `Unsupported` for another version, `Damaged` when not one key or tensor can
     /// be listed though some are announced.
     pub fn parse(bytes: &'a [u8]) -> Result<Header<'a>> {
-        Self::parse_of(bytes, bytes.len() as u64)
+        Self::parse_of(bytes, bytes.len() as u64, false)?
     }
 
-    /// [`Header::parse`] of the first `bytes` of a file of `file_len`.
-    pub(crate) fn parse_of(bytes: &'a [u8], file_len: u64) -> Result<Header<'a>> {
-        if !recognises(bytes) {
-            return Err(Error::new(crate::ErrorKind::Unrecognised, "does not begin with `GGUF`"));
+    /// [`Header::parse`] of the first `bytes` of a file of `file_len`, whose sizes are in PyTorch's order where it is
+    /// `transposed`.
+    pub(crate) fn parse_of(
+        bytes: &'a [u8],
+        file_len: u64,
+        transposed: bool,
+    ) -> std::result::Result<Result<Header<'a>>, Short> {
+        let mut cursor = Cursor::new(bytes, file_len, false);
+        let header = Self::read(&mut cursor, file_len, transposed);
+        cursor.short.map_or(Ok(header), Err)
+    }
+
+    fn read(cursor: &mut Cursor<'a>, file_len: u64, transposed: bool) -> Result<Header<'a>> {
+        match cursor.take(MAGIC.len() as u64) {
+            Ok(magic) if *magic == MAGIC => {}
+            Err(error) if cursor.short.is_some() => return Err(error),
+            _ => return Err(Error::new(crate::ErrorKind::Unrecognised, "does not begin with `GGUF`")),
         }
-        let mut cursor = Cursor::new(bytes, false);
-        cursor.take(MAGIC.len() as u64)?;
         let version = cursor.u32()?;
         // A version is a small number, so its high bytes are zero in the right order.
         cursor.big_endian = version & 0xffff == 0;
@@ -135,14 +149,15 @@ impl<'a> Header<'a> {
             data_offset: file_len,
             keys: Vec::new(),
             tensors: Vec::new(),
-            transposed: false,
+            transposed,
             damage: None,
             warnings: Vec::new(),
+            extent: 0,
         };
         let mut entries = Vec::new();
-        let listed = header
-            .read_keys(&mut cursor, keys)
-            .and_then(|()| header.read_entries(&mut cursor, tensors, &mut entries));
+        let listed =
+            header.read_keys(cursor, keys).and_then(|()| header.read_entries(cursor, tensors, &mut entries));
+        header.extent = cursor.position();
         if let Err(error) = listed {
             if header.keys.is_empty() && entries.is_empty() {
                 return Err(error);
@@ -159,7 +174,6 @@ impl<'a> Header<'a> {
             header.damage.clone_from(&unknown_place);
             header.data_offset = padded(cursor.position(), header.alignment).unwrap_or(u64::MAX);
         }
-        header.transposed = header.is_transposed(&entries);
         header.place(entries, unknown_place, file_len);
         Ok(header)
     }
@@ -255,57 +269,6 @@ impl<'a> Header<'a> {
                 )))
             }
         }
-    }
-
-    /// Whether matrices that must be as wide as the embedding are that high instead, all of them.
-    fn is_transposed(&self, entries: &[Entry<'_>]) -> bool {
-        const FROM_EMBEDDING: [&str; 14] = [
-            "token_embd",
-            "output",
-            "attn_q",
-            "attn_k",
-            "attn_v",
-            "ffn_gate",
-            "ffn_up",
-            "embed_tokens",
-            "lm_head",
-            "q_proj",
-            "k_proj",
-            "v_proj",
-            "gate_proj",
-            "up_proj",
-        ];
-        const TO_EMBEDDING: [&str; 4] = ["attn_output", "ffn_down", "o_proj", "down_proj"];
-        const NORMS: [&str; 5] = ["output_norm", "attn_norm", "ffn_norm", "input_layernorm", "norm"];
-        let layer = |entry: &Entry<'_>| {
-            let name = entry.name.strip_suffix(b".weight")?;
-            String::from_utf8(name.rsplit(|&b| b == b'.').next()?.to_vec()).ok()
-        };
-        let of_norm = || {
-            let norm = entries
-                .iter()
-                .find(|e| e.sizes().len() == 1 && layer(e).is_some_and(|l| NORMS.contains(&l.as_str())))?;
-            Some(norm.sizes[0])
-        };
-        let key = self.of_architecture("embedding_length").and_then(|v| u64::try_from(v.as_i64()?).ok());
-        let Some(width) = key.or_else(of_norm) else { return false };
-        let mut turned = 0;
-        for entry in entries {
-            let &[fast, slow] = entry.sizes() else { continue };
-            let Some(layer) = layer(entry).filter(|_| fast != slow) else { continue };
-            let (width_here, width_if_turned) = if FROM_EMBEDDING.contains(&layer.as_str()) {
-                (fast, slow)
-            } else if TO_EMBEDDING.contains(&layer.as_str()) {
-                (slow, fast)
-            } else {
-                continue;
-            };
-            if width_here == width {
-                return false;
-            }
-            turned += usize::from(width_if_turned == width);
-        }
-        turned > 0
     }
 
     /// Turns entries into tensors: shapes, places, and what is wrong with them.
@@ -415,7 +378,9 @@ impl<'a> Entry<'a> {
         let dims = cursor.u32()? as usize;
         if dims > MAX_DIMS {
             let name = quoted(&text(name));
-            return Err(cursor.error(format!("`{name}` has {dims} dimensions, more than {MAX_DIMS}")));
+            return Err(cursor
+                .error(format!("`{name}` has {dims} dimensions, more than {MAX_DIMS}"))
+                .because(DamageKind::Inconsistent));
         }
         let mut sizes = [1; MAX_DIMS];
         for size in &mut sizes[..dims] {
@@ -461,7 +426,5 @@ fn quoted(name: &str) -> String {
 /// Says in which of the header's entries `error` happened.
 fn within(mut error: Error, what: &str, number: u64, count: u64) -> Error {
     error.what = format!("the header's {what} {} of {count}: {}", number + 1, error.what);
-    error
-        .because(DamageKind::CutShort)
-        .hint("the file was cut short or overwritten; download or copy it again")
+    error.hint("the file was cut short or overwritten; download or copy it again")
 }

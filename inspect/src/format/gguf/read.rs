@@ -5,29 +5,41 @@ use std::sync::Arc;
 
 use super::{Header, LONGEST_PLAIN, recognises};
 use crate::bytes::{ByteSource, Source};
-use crate::format::{Container, Contents, Family, Format};
+use crate::format::{Container, Contents, Extension, Family, Format};
 use crate::metadata::{HashableValue, Value};
 use crate::storage::{Place, Segment, Storage};
 use crate::tensor::TensorInfo;
 use crate::{DType, Damage, DamageKind, Error, Result, TernaryPacking, ggml};
 
-pub(crate) const CONTAINER: Container =
-    Container { family: Family::Gguf, recognises, recognises_later: None, read };
+pub(crate) const CONTAINER: Container = Container {
+    family: Family::Gguf,
+    extensions: &[("gguf", Extension::Own)],
+    recognises,
+    recognises_later: None,
+    read,
+};
 
-/// What `read` makes of the header of the file `data`.
-pub(crate) fn header_of<T>(data: &dyn ByteSource, mut read: impl FnMut(Header<'_>) -> T) -> Result<T> {
-    data.grow(0, |bytes| {
-        let header = Header::parse_of(bytes, data.len())?;
-        match &header.damage {
-            // It may end where these bytes do.
-            Some(damage) if (bytes.len() as u64) < data.len() => Err(damage.into()),
-            _ => Ok(read(header)),
-        }
-    })
+/// What `read` makes of the header of the file `data`, whose sizes are in PyTorch's order where it is `transposed`.
+pub(crate) fn header_of<T>(
+    data: &dyn ByteSource,
+    transposed: bool,
+    mut read: impl FnMut(Header<'_>) -> T,
+) -> Result<T> {
+    data.grow(0, |bytes| Ok(Header::parse_of(bytes, data.len(), transposed)?.map(&mut read)))?
+}
+
+/// How many of the first bytes of the file `data` its header is read from.
+pub(crate) fn extent(data: &dyn ByteSource) -> Result<u64> {
+    header_of(data, false, |header| header.extent)
 }
 
 fn read(source: &Arc<Source>) -> Result<Contents> {
-    header_of(source.data(), |header| contents_of(source, header))?
+    header_of(source.data(), false, |header| contents_of(source, header))?
+}
+
+/// What a file holds whose sizes are in PyTorch's order.
+pub(crate) fn read_transposed(source: &Arc<Source>) -> Result<Contents> {
+    header_of(source.data(), true, |header| contents_of(source, header))?
 }
 
 fn contents_of(source: &Arc<Source>, header: Header<'_>) -> Result<Contents> {
@@ -76,4 +88,32 @@ fn contents_of(source: &Arc<Source>, header: Header<'_>) -> Result<Contents> {
         contents.faults.push(Damage::new(DamageKind::Tensors, what));
     }
     Ok(contents)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bytes::Short;
+
+    #[test]
+    fn the_first_bytes_of_a_header_are_enough_or_known_to_be_too_few() {
+        let bytes = include_bytes!("../../../tests/data/every_type.gguf");
+        for whole in [&bytes[..], &bytes[..bytes.len() / 3]] {
+            let len = whole.len() as u64;
+            let extent = extent(&whole as &dyn ByteSource).unwrap();
+            let told = |given: &[u8]| {
+                Ok::<_, Short>(
+                    Header::parse_of(given, len, false)?.map_or_else(|e| e.to_string(), |h| format!("{h:?}")),
+                )
+            };
+            let header = told(whole).unwrap();
+            assert_eq!(told(&whole[..extent as usize]).unwrap(), header);
+            for given in (0..extent as usize).step_by(7) {
+                match told(&whole[..given]) {
+                    Err(Short(needed)) => assert!((given as u64 + 1..=len).contains(&needed), "{given}"),
+                    Ok(told) => assert_eq!(told, header, "{given}"),
+                }
+            }
+        }
+    }
 }

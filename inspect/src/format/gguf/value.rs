@@ -1,9 +1,9 @@
 //! Metadata values of a GGUF file, and the cursor that reads them in either byte order.
 
 use super::DEEPEST_ARRAY;
-use crate::bytes::text;
+use crate::bytes::{Short, text};
 use crate::metadata::Value as Plain;
-use crate::{Error, Result};
+use crate::{DamageKind, Error, Result};
 
 /// The type of a metadata value, by its number in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -225,7 +225,7 @@ impl<'a> Array<'a> {
 
     /// Its elements in order.
     pub fn iter(&self) -> impl Iterator<Item = Value<'a>> + use<'a> {
-        let mut cursor = Cursor::new(self.bytes, self.big_endian);
+        let mut cursor = Cursor::new(self.bytes, self.bytes.len() as u64, self.big_endian);
         let element = self.element;
         (0..self.len).map_while(move |_| cursor.value(element, 0).ok())
     }
@@ -235,12 +235,17 @@ impl<'a> Array<'a> {
 pub(super) struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
+    /// Bytes that there are, of which `bytes` may be the first alone.
+    len: u64,
     pub big_endian: bool,
+    /// Set when it ends for want of those that were not given.
+    pub short: Option<Short>,
 }
 
 impl<'a> Cursor<'a> {
-    pub fn new(bytes: &'a [u8], big_endian: bool) -> Self {
-        Cursor { bytes, at: 0, big_endian }
+    /// At the first of `len` bytes, of which `bytes` were given.
+    pub fn new(bytes: &'a [u8], len: u64, big_endian: bool) -> Self {
+        Cursor { bytes, at: 0, len, big_endian, short: None }
     }
 
     pub fn position(&self) -> u64 {
@@ -253,12 +258,17 @@ impl<'a> Cursor<'a> {
     }
 
     fn left(&self) -> u64 {
-        (self.bytes.len() - self.at) as u64
+        self.len - self.at as u64
     }
 
     pub fn take(&mut self, len: u64) -> Result<&'a [u8]> {
-        if len > self.left() {
-            return Err(self.error(format!("{len} bytes are announced and {} are left", self.left())));
+        if len > (self.bytes.len() - self.at) as u64 {
+            if len <= self.left() {
+                self.short = Some(Short(self.at as u64 + len));
+            }
+            return Err(self
+                .error(format!("{len} bytes are announced and {} are left", self.left()))
+                .because(DamageKind::CutShort));
         }
         let bytes = &self.bytes[self.at..self.at + len as usize];
         self.at += bytes.len();
@@ -288,7 +298,9 @@ impl<'a> Cursor<'a> {
 
     pub fn value_type(&mut self) -> Result<ValueType> {
         let number = self.u32()?;
-        ValueType::from_number(number).ok_or_else(|| self.error(format!("{number} is no type of value")))
+        ValueType::from_number(number).ok_or_else(|| {
+            self.error(format!("{number} is no type of value")).because(DamageKind::UnknownType)
+        })
     }
 
     pub fn value(&mut self, kind: ValueType, depth: usize) -> Result<Value<'a>> {
@@ -312,15 +324,17 @@ impl<'a> Cursor<'a> {
     /// An array, walked once so that its end is known and all its lengths are true.
     fn values(&mut self, depth: usize) -> Result<Array<'a>> {
         if depth >= DEEPEST_ARRAY {
-            return Err(self.error(format!("arrays are nested more than {DEEPEST_ARRAY} deep")));
+            return Err(self
+                .error(format!("arrays are nested more than {DEEPEST_ARRAY} deep"))
+                .because(DamageKind::Inconsistent));
         }
         let element = self.value_type()?;
         let len = self.u64()?;
         if len.checked_mul(element.least()).is_none_or(|least| least > self.left()) {
             let name = element.name();
-            return Err(
-                self.error(format!("{len} {name} values are announced and {} bytes are left", self.left()))
-            );
+            return Err(self
+                .error(format!("{len} {name} values are announced and {} bytes are left", self.left()))
+                .because(DamageKind::CutShort));
         }
         let start = self.at;
         match (element, element.size()) {

@@ -101,7 +101,7 @@ impl Keys {
     /// The value of `key`.
     pub fn get(&self, key: &str) -> Option<Value<'_>> {
         let (_, bytes) = self.0.iter().find(|(name, _)| name == key)?;
-        let mut cursor = Cursor::new(bytes, false);
+        let mut cursor = Cursor::new(bytes, bytes.len() as u64, false);
         let kind = cursor.value_type().ok()?;
         cursor.value(kind, 0).ok()
     }

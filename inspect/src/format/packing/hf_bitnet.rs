@@ -14,6 +14,11 @@ impl Layout for Quarters {
         (rows.div_ceil(4) as u64).checked_mul(cols as u64)
     }
 
+    fn stored(shape: &[usize]) -> Option<Vec<usize>> {
+        let &[rows, cols] = shape else { return None };
+        Some(vec![rows.div_ceil(4), cols])
+    }
+
     fn decode(packed: &[u8], shape: &[usize], start: usize, out: &mut [i8]) {
         let (rows, cols) = (shape[0], shape[1]);
         let packed_rows = rows.div_ceil(4);

@@ -7,6 +7,7 @@ mod i2s;
 
 pub use i2_s::{I2_S_BLOCK, I2_S_TAIL, X86Block, tail};
 
+use crate::tensor::numel;
 use crate::{DamageKind, Error, Result};
 
 /// Fills a slice with the codes of consecutive values of a matrix, row-major, from an index on.
@@ -22,6 +23,11 @@ trait Layout {
 
     /// Makes bytes `start..start + out.len()`.
     fn encode(shape: &[usize], start: usize, out: &mut [u8], codes: &mut ReadCodes<'_>);
+
+    /// The shape of the tensor of bytes that holds a matrix of `shape`, outside of GGUF.
+    fn stored(shape: &[usize]) -> Option<Vec<usize>> {
+        Some(vec![usize::try_from(Self::bytes_for(shape)?).ok()?])
+    }
 
     /// Whether the number of rows can be told from the packed shape.
     fn tells_rows(_shape: &[usize]) -> bool {
@@ -55,6 +61,14 @@ macro_rules! packings {
             pub fn bytes_for(self, shape: &[usize]) -> Option<u64> {
                 match self {
                     $(TernaryPacking::$packing => <$layout>::bytes_for(shape),)*
+                }
+            }
+
+            /// The shape of the tensor of bytes that holds a matrix of `shape`, outside of GGUF; `None` as for
+            /// [`TernaryPacking::bytes_for`].
+            pub fn stored(self, shape: &[usize]) -> Option<Vec<usize>> {
+                match self {
+                    $(TernaryPacking::$packing => <$layout>::stored(shape),)*
                 }
             }
 
@@ -120,10 +134,6 @@ pub fn check_codes(packed: &[u8]) -> Result<()> {
     let at = packed.iter().position(|&byte| code_3_bits(byte) != 0).unwrap_or(0);
     Err(Error::damaged(format!("byte {at} of its packed values has the code 3, which stands for nothing"))
         .because(DamageKind::UnknownCode))
-}
-
-fn numel(shape: &[usize]) -> Option<u64> {
-    shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d as u64))
 }
 
 /// The value of the two bits at `shift`.

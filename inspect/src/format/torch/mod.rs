@@ -21,11 +21,16 @@ pub(crate) use numpy::{code_of, numpy_code, scalar};
 pub(crate) use tensors::persistent_storage;
 
 use crate::bytes::{Source, slice};
+use crate::format::Extension;
 use crate::metadata::{HashableValue, Value};
 use crate::pickle::{Id, Node, Object, Pickle};
 use crate::storage::{Place, Segment, Storage};
 use crate::tensor::TensorInfo;
 use crate::{DType, Error, Notice, NoticeKind, Result};
+
+/// What names of PyTorch's files end in.
+pub(crate) const EXTENSIONS: &[(&str, Extension)] =
+    &[("pt", Extension::Own), ("pth", Extension::Own), ("ckpt", Extension::Own), ("bin", Extension::Shared)];
 
 /// How deep containers may nest.
 const MAX_DEPTH: usize = 256;

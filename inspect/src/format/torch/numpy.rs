@@ -8,7 +8,7 @@ use super::{Inline, StorageRef, Walker};
 use crate::DType;
 use crate::metadata::Value;
 use crate::pickle::{Id, Node, Object};
-use crate::tensor::{TensorInfo, contiguous_strides, numel};
+use crate::tensor::{TensorInfo, contiguous_strides, fortran_strides, numel};
 
 impl<'p> Walker<'p, '_> {
     /// A numpy array as the tensor that `torch.from_numpy` would make of it, without a name.
@@ -102,11 +102,7 @@ pub(super) struct NumpyArray<'p> {
 
 impl NumpyArray<'_> {
     fn strides(&self) -> Vec<usize> {
-        if !self.fortran {
-            return contiguous_strides(&self.shape);
-        }
-        let reversed: Vec<usize> = self.shape.iter().rev().copied().collect();
-        contiguous_strides(&reversed).into_iter().rev().collect()
+        if self.fortran { fortran_strides(&self.shape) } else { contiguous_strides(&self.shape) }
     }
 
     /// Small arrays whole, large ones described.

@@ -154,7 +154,7 @@ fn by_row(elements: &Elements<'_>, cols: usize, eps: f64) -> Ternary {
 
 /// Codes of a whole matrix, or of some rows.
 #[derive(Default)]
-struct Codes {
+struct CodeCounts {
     above: u64,
     below: u64,
     nan: u64,
@@ -162,8 +162,8 @@ struct Codes {
     live_cols: Vec<bool>,
 }
 
-impl Codes {
-    fn join(mut self, other: Codes) -> Codes {
+impl CodeCounts {
+    fn join(mut self, other: CodeCounts) -> CodeCounts {
         if self.live_cols.is_empty() {
             return other;
         }
@@ -185,9 +185,9 @@ impl Codes {
 }
 
 /// Counts every code, given the line of each row.
-fn count(elements: &Elements<'_>, cols: usize, line: impl Fn(usize) -> f32 + Sync) -> Codes {
+fn count(elements: &Elements<'_>, cols: usize, line: impl Fn(usize) -> f32 + Sync) -> CodeCounts {
     let chunk = |range: Range<usize>| {
-        let mut codes = Codes { live_cols: vec![false; cols], ..Codes::default() };
+        let mut codes = CodeCounts { live_cols: vec![false; cols], ..CodeCounts::default() };
         let mut row_lives = false;
         blocks(elements, range, |at, block| {
             for (row, col, piece) in row_pieces(block, at, cols) {
@@ -207,5 +207,5 @@ fn count(elements: &Elements<'_>, cols: usize, line: impl Fn(usize) -> f32 + Syn
         codes
     };
     let parts = in_chunks(elements.len(), unit(Some(cols), elements.granule()), chunk);
-    parts.into_iter().fold(Codes::default(), Codes::join)
+    parts.into_iter().fold(CodeCounts::default(), CodeCounts::join)
 }

@@ -22,7 +22,7 @@ pub fn zero_line(scale: f32) -> f32 {
 }
 
 /// How the elements of a matrix become codes.
-pub(crate) enum Codes {
+pub(crate) enum CodeRule {
     /// By their sign: packed ternary matrices.
     Sign,
     /// Zero up to this magnitude.
@@ -31,7 +31,7 @@ pub(crate) enum Codes {
     Lines(Vec<f32>, usize),
 }
 
-impl Codes {
+impl CodeRule {
     /// The rule for `tensor`; `abs` is the sum of its finite magnitudes and their number. One look at every row where
     /// each has its own scale.
     pub fn of(
@@ -39,16 +39,16 @@ impl Codes {
         tensor: &TensorInfo,
         elements: &Elements<'_>,
         abs: (f64, u64),
-    ) -> Codes {
+    ) -> CodeRule {
         if tensor.dtype.is_ternary() {
-            return Codes::Sign;
+            return CodeRule::Sign;
         }
         let student = checkpoint.model.student.as_ref();
         let eps = checkpoint.model.quantization_eps();
         let line = |sum: f64, n: u64| zero_line(absmean_scale(if n > 0 { sum / n as f64 } else { 0.0 }, eps));
         let cols: usize = tensor.shape.get(1..).unwrap_or(&[]).iter().product();
         if !student.is_some_and(|s| s.bitlinear_per_channel) || cols == 0 {
-            return Codes::Line(line(abs.0, abs.1));
+            return CodeRule::Line(line(abs.0, abs.1));
         }
         let mut row = vec![0.0; cols];
         let lines = (0..elements.len() / cols).map(|r| {
@@ -56,15 +56,15 @@ impl Codes {
             let finite = row.iter().filter(|x| x.is_finite());
             line(finite.clone().map(|x| x.abs()).sum(), finite.count() as u64)
         });
-        Codes::Lines(lines.collect(), cols)
+        CodeRule::Lines(lines.collect(), cols)
     }
 
     /// The code of element `i`, which is `x`.
     pub fn code(&self, i: usize, x: f64) -> i8 {
         let line = match self {
-            Codes::Sign => 0.0,
-            Codes::Line(line) => *line,
-            Codes::Lines(lines, cols) => lines.get(i / cols).copied().unwrap_or(0.0),
+            CodeRule::Sign => 0.0,
+            CodeRule::Line(line) => *line,
+            CodeRule::Lines(lines, cols) => lines.get(i / cols).copied().unwrap_or(0.0),
         };
         // A BitLinear computes in f32.
         let x = x as f32;

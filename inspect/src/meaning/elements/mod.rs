@@ -25,7 +25,7 @@ use crate::ggml::Blocks;
 use crate::tensor::TensorInfo;
 use crate::{DType, Error, Result};
 use affine::Affine;
-pub(crate) use codes::Codes;
+pub(crate) use codes::CodeRule;
 pub use codes::{absmean_scale, zero_line};
 use float::Float;
 use packed::Packed;
@@ -41,7 +41,8 @@ pub type RowOrder = Arc<dyn Fn(usize) -> usize + Send + Sync>;
 
 /// The elements of a tensor, row-major. Complex ones are pairs of real ones.
 ///
-/// Code 3 of a ternary packing, which stands for nothing, reads as 2 times the scale: see [`Elements::check_codes`].
+/// Code 3 of a ternary packing, which stands for nothing, reads as 2 times the scale: see [`Elements::check_codes`]. So it
+/// does in GGML's ternary blocks, as llama.cpp and gguf-py have it.
 #[derive(Clone)]
 pub struct Elements<'a> {
     len: usize,
@@ -229,7 +230,8 @@ impl<'a> Elements<'a> {
         }
     }
 
-    /// Refuses a packed matrix with the code 3, which no packer writes.
+    /// Refuses a packed matrix with the code 3, which no packer writes. Blocks of GGML's stand for what its own decoders
+    /// make of them, and are not refused; [`Elements::codes`] has no word for theirs either.
     ///
     /// # Errors
     /// `Damaged`, with the first such byte.
@@ -394,8 +396,7 @@ impl Checkpoint {
     /// Elements as real numbers in f32, row-major: packed and quantized ones decoded.
     ///
     /// # Errors
-    /// Those of [`Checkpoint::elements`]; `Unsupported` for complex numbers, `Damaged` for a code that stands for
-    /// nothing.
+    /// Those of [`Checkpoint::elements`], and of [`Elements::check_codes`]; `Unsupported` for complex numbers.
     pub fn values(&self, tensor: &TensorInfo) -> Result<Vec<f32>> {
         let elements = self.elements(tensor)?;
         let values = || {

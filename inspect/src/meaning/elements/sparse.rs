@@ -32,6 +32,12 @@ impl Checkpoint {
 fn spread_inner(source: &Checkpoint, tensor: &TensorInfo, sparse: &Sparse) -> Result<Vec<u8>> {
     let size = tensor.dtype.element_size().ok_or_else(|| Error::unsupported("sparse packed elements"))?;
     let listed = sparse.values.numel();
+    if tensor.numel() == 0 {
+        return match listed {
+            0 => Ok(Vec::new()),
+            _ => Err(Error::damaged("an index of it is out of range")),
+        };
+    }
     if tensor.numel() > FREE_ELEMENTS && tensor.numel() / MAX_EXPANSION > listed {
         return Err(Error::unsupported(format!(
             "{listed} listed elements would be spread out to {}",
@@ -50,6 +56,7 @@ fn spread_inner(source: &Checkpoint, tensor: &TensorInfo, sparse: &Sparse) -> Re
         Ok(())
     };
     let index = |tensor: &TensorInfo| -> Result<Vec<usize>> {
+        tensor.check_expansion()?;
         let view = source.view::<i64>(tensor)?;
         let wrong = || Error::damaged("an index of it is negative");
         view.iter().map(|&i| usize::try_from(i).map_err(|_| wrong())).collect()
@@ -79,9 +86,13 @@ fn spread_inner(source: &Checkpoint, tensor: &TensorInfo, sparse: &Sparse) -> Re
         (layout @ (SparseLayout::Csr | SparseLayout::Csc), [compressed, plain], &[rows, cols]) => {
             let by_row = *layout == SparseLayout::Csr;
             let (lines, across) = if by_row { (rows, cols) } else { (cols, rows) };
+            let wrong = || Error::damaged("its compressed indices do not match its shape");
+            if plain.numel() != listed || compressed.numel() != lines as u64 + 1 {
+                return Err(wrong());
+            }
             let (starts, plain) = (index(compressed)?, index(plain)?);
-            if starts.len() != lines + 1 || !starts.is_sorted() || starts.last() != Some(&plain.len()) {
-                return Err(Error::damaged("its compressed indices do not match its shape"));
+            if !starts.is_sorted() || starts.last() != Some(&plain.len()) {
+                return Err(wrong());
             }
             let mut line_of = vec![usize::MAX; across];
             for (line, run) in starts.windows(2).enumerate() {
@@ -115,10 +126,18 @@ fn listed_twice() -> Error {
 /// its indices do.
 pub(crate) fn lists_twice(source: &Checkpoint, tensor: &TensorInfo, sparse: &Sparse) -> Result<bool> {
     let Some(indices) = sparse.indices.first() else { return Ok(false) };
-    let indices = source.view::<i64>(indices)?;
-    let &[dims, listed] = indices.shape() else {
+    let &[dims, listed] = indices.shape.as_slice() else {
         return Err(Error::damaged("its indices are no matrix"));
     };
+    if sparse.values.shape.first() != Some(&listed) {
+        return Err(Error::damaged("it has not as many indices as values"));
+    }
+    // Without indices every value is the only element's.
+    if dims == 0 {
+        return Ok(listed > 1);
+    }
+    indices.check_expansion()?;
+    let indices = source.view::<i64>(indices)?;
     let sizes =
         tensor.shape.get(..dims).ok_or_else(|| Error::damaged("it has more indices than dimensions"))?;
     let mut places = vec![0i64; listed];
@@ -129,4 +148,66 @@ pub(crate) fn lists_twice(source: &Checkpoint, tensor: &TensorInfo, sparse: &Spa
     }
     places.sort_unstable();
     Ok(places.windows(2).any(|pair| pair[0] == pair[1]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{DType, ErrorKind};
+
+    /// One index, one value, and nothing.
+    fn parts() -> Checkpoint {
+        let header = br#"{"i":{"dtype":"I64","shape":[1],"data_offsets":[0,8]},"v":{"dtype":"F32","shape":[1],"data_offsets":[8,12]}}"#;
+        let bytes = [&(header.len() as u64).to_le_bytes()[..], header, &[0; 12]].concat();
+        crate::open_bytes("parts", bytes).unwrap()
+    }
+
+    /// `name`, repeated to `shape` with strides of zero.
+    fn expanded(source: &Checkpoint, name: &str, shape: &[usize]) -> TensorInfo {
+        let mut part = source.tensor(name).unwrap().clone();
+        (part.shape, part.strides) = (shape.to_vec(), vec![0; shape.len()]);
+        part
+    }
+
+    fn sparse(
+        shape: &[usize],
+        layout: SparseLayout,
+        indices: Vec<TensorInfo>,
+        values: TensorInfo,
+    ) -> TensorInfo {
+        let mut tensor = TensorInfo::contiguous("w".into(), DType::F32, shape.to_vec(), None, 0);
+        tensor.sparse = Some(Box::new(Sparse { layout, indices, values }));
+        tensor
+    }
+
+    #[test]
+    fn indices_that_repeat_one_are_not_collected() {
+        const MANY: usize = 1 << 40;
+        let source = parts();
+        let part = |name, shape: &[usize]| expanded(&source, name, shape);
+        for (shape, starts, places) in [
+            // More indices than values.
+            ([1, 1], [2], [MANY]),
+            // A row for each of the starts, and no columns.
+            ([MANY, 0], [MANY + 1], [0]),
+            // No rows, and a column for each mark.
+            ([0, MANY], [1], [1]),
+        ] {
+            let listed = places[0].min(1);
+            let indices = vec![part("i", &starts), part("i", &places)];
+            let tensor = sparse(&shape, SparseLayout::Csr, indices, part("v", &[listed]));
+            let spread = source.spread(&tensor);
+            match listed {
+                0 => assert!(spread.unwrap().is_empty()),
+                _ => assert_eq!(spread.unwrap_err().kind, ErrorKind::Damaged),
+            }
+        }
+        let of_scalar = sparse(&[1], SparseLayout::Coo, vec![part("i", &[1, MANY])], part("v", &[MANY]));
+        assert_eq!(source.spread(&of_scalar).unwrap_err().kind, ErrorKind::Unsupported);
+        assert_eq!(source.measure(&of_scalar, false).unwrap_err().kind, ErrorKind::Unsupported);
+        let more = sparse(&[1], SparseLayout::Coo, vec![part("i", &[1, MANY])], part("v", &[1]));
+        assert_eq!(source.measure(&more, false).unwrap_err().kind, ErrorKind::Damaged);
+        let placeless = sparse(&[1], SparseLayout::Coo, vec![part("i", &[0, MANY])], part("v", &[MANY, 0]));
+        assert_eq!(source.measure(&placeless, false).unwrap_err().kind, ErrorKind::Unsupported);
+    }
 }

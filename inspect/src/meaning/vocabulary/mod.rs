@@ -285,14 +285,23 @@ impl Vocabulary {
     }
 
     /// Makes at least as many tokens as the embedding has rows.
-    pub fn fill(&mut self, rows: usize) {
+    ///
+    /// # Errors
+    /// `Unsupported` for more rows without a token than any vocabulary is padded with.
+    pub fn fill(&mut self, rows: usize) -> Result<()> {
         let count = self.tokens.len();
+        if rows.saturating_sub(count) > MOST_GAPS {
+            return Err(Error::unsupported(format!(
+                "the tokenizer has {count} tokens and the embedding {rows} rows, so it is another model's"
+            )));
+        }
         if count < rows {
             self.warnings.push(format!(
                 "the tokenizer has {count} tokens and the embedding {rows} rows; the rest are called [PAD{count}] and so on"
             ));
             self.tokens.extend((count..rows).map(Token::padding));
         }
+        Ok(())
     }
 
     /// The keys that say it.

@@ -51,8 +51,27 @@ pub use tq2_0::Tq2_0;
 /// Elements of the largest block.
 pub const LARGEST: usize = 256;
 
+/// How far a block's elements may be from the values that it was made of.
+///
+/// For the formats with one scale a block it follows from how they round: half a step of the grid, a whole one where a
+/// symmetric grid ends a step short on one side. For the K formats, whose scales are searched for and rounded to 4 or 6
+/// bits themselves, no such bound is known: theirs is what no block of candle's encoders has been seen to exceed, from
+/// noise, outliers, ramps, and one-sided blocks, with a fifth to spare. A block that exceeds it is damaged or was made by
+/// no sensible encoder.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Loss {
+    /// A share of the block's largest magnitude.
+    pub share: f64,
+    /// How many levels an error in its f16 scale is multiplied by at most.
+    pub levels: f64,
+}
+
 /// A block of `N` elements.
 pub trait Block<const N: usize>: Pod {
+    /// How far it may be from the values it was made of; `None` for ternary blocks, whose codes are compared instead.
+    const LOSS: Option<Loss>;
+
     /// The elements it stands for.
     fn decode(&self, out: &mut [f32; N]);
 }

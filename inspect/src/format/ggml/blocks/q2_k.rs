@@ -1,4 +1,4 @@
-use super::{Block, from_half};
+use super::{Block, Loss, from_half};
 
 block! {
     /// 256 elements d * scale * q - dmin * min in 16 groups of 16, 2 bits each: in each half of the block, element
@@ -16,6 +16,9 @@ block! {
 }
 
 impl Block<256> for Q2K {
+    // Levels of a sub-block's grid times those of its scale, and half as many again.
+    const LOSS: Option<Loss> = Some(Loss { share: 0.7, levels: 6.0 * 16.0 });
+
     fn decode(&self, out: &mut [f32; 256]) {
         let (d, dmin) = (from_half(self.d), from_half(self.dmin));
         for (g, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {

@@ -1,5 +1,5 @@
 use super::q2_k::two_bits;
-use super::{Block, from_half};
+use super::{Block, Loss, from_half};
 
 block! {
     /// 256 elements d * (scale - 32) * q in 16 groups of 16, 3 bits each: the low two in the order of [`super::Q2K`].
@@ -16,6 +16,9 @@ block! {
 }
 
 impl Block<256> for Q3K {
+    // Levels of a sub-block's grid times those of its scale, and half as many again.
+    const LOSS: Option<Loss> = Some(Loss { share: 1.0 / 3.0, levels: 6.0 * 32.0 });
+
     fn decode(&self, out: &mut [f32; 256]) {
         let d = from_half(self.d);
         for (g, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {

@@ -1,5 +1,5 @@
 use super::round::{cut, extreme, inverse};
-use super::{Block, Encode, from_half, to_half};
+use super::{Block, Encode, Loss, from_half, to_half};
 
 block! {
     /// 32 elements d * (q - 8), 4 bits each: element i in the low half of byte i, i + 16 in the high half.
@@ -12,6 +12,8 @@ block! {
 }
 
 impl Block<32> for Q4_0 {
+    const LOSS: Option<Loss> = Some(Loss { share: 1.0 / 8.0, levels: 8.0 });
+
     fn decode(&self, out: &mut [f32; 32]) {
         let d = from_half(self.d);
         for i in 0..16 {

@@ -1,6 +1,6 @@
 use super::q4_0::low_halves;
 use super::round::{cut, inverse, range};
-use super::{Block, Encode, from_half, to_half};
+use super::{Block, Encode, Loss, from_half, to_half};
 
 block! {
     /// 32 elements d * q + m, 4 bits each, in the order of [`super::Q4_0`].
@@ -15,6 +15,8 @@ block! {
 }
 
 impl Block<32> for Q4_1 {
+    const LOSS: Option<Loss> = Some(Loss { share: 1.0 / 15.0, levels: 16.0 });
+
     fn decode(&self, out: &mut [f32; 32]) {
         let (d, m) = (from_half(self.d), from_half(self.m));
         for i in 0..16 {

@@ -1,4 +1,4 @@
-use super::{Block, from_half};
+use super::{Block, Loss, from_half};
 
 block! {
     /// 256 elements d * scale * q - dmin * min in 8 groups of 32, 4 bits each: groups 2k and 2k + 1 in the low and
@@ -27,6 +27,9 @@ pub fn scale_min(scales: &[u8; 12], g: usize) -> (u8, u8) {
 }
 
 impl Block<256> for Q4K {
+    // Levels of a sub-block's grid times those of its scale, and half as many again.
+    const LOSS: Option<Loss> = Some(Loss { share: 1.0 / 6.0, levels: 24.0 * 64.0 });
+
     fn decode(&self, out: &mut [f32; 256]) {
         let (d, dmin) = (from_half(self.d), from_half(self.dmin));
         for (g, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {

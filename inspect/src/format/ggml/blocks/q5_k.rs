@@ -1,5 +1,5 @@
 use super::q4_k::scale_min;
-use super::{Block, from_half};
+use super::{Block, Loss, from_half};
 
 block! {
     /// 256 elements d * scale * q - dmin * min in 8 groups of 32, 5 bits each: the low four in the order of [`super::Q4K`].
@@ -18,6 +18,9 @@ block! {
 }
 
 impl Block<256> for Q5K {
+    // Levels of a sub-block's grid times those of its scale, and half as many again.
+    const LOSS: Option<Loss> = Some(Loss { share: 1.0 / 10.0, levels: 48.0 * 64.0 });
+
     fn decode(&self, out: &mut [f32; 256]) {
         let (d, dmin) = (from_half(self.d), from_half(self.dmin));
         for (g, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {

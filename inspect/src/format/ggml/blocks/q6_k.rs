@@ -1,4 +1,4 @@
-use super::{Block, from_half};
+use super::{Block, Loss, from_half};
 
 block! {
     /// 256 elements d * scale * (q - 32) in 16 groups of 16, 6 bits each. In each half of the block, run r of 32
@@ -16,6 +16,9 @@ block! {
 }
 
 impl Block<256> for Q6K {
+    // Levels of a sub-block's grid times those of its scale, and half as many again.
+    const LOSS: Option<Loss> = Some(Loss { share: 1.0 / 20.0, levels: 48.0 * 128.0 });
+
     fn decode(&self, out: &mut [f32; 256]) {
         let d = from_half(self.d);
         for (g, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {

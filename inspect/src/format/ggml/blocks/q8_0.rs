@@ -1,5 +1,5 @@
 use super::round::{inverse, largest};
-use super::{Block, Encode, from_half, to_half};
+use super::{Block, Encode, Loss, from_half, to_half};
 
 block! {
     /// 32 elements q * d, 8 bits each.
@@ -12,6 +12,8 @@ block! {
 }
 
 impl Block<32> for Q8_0 {
+    const LOSS: Option<Loss> = Some(Loss { share: 0.5 / 127.0, levels: 127.0 });
+
     fn decode(&self, out: &mut [f32; 32]) {
         let d = from_half(self.d);
         out.iter_mut().zip(self.qs).for_each(|(out, q)| *out = f32::from(q) * d);

@@ -1,4 +1,4 @@
-use super::{Block, Pack, TernaryBlock, from_half, scaled, to_half};
+use super::{Block, Loss, Pack, TernaryBlock, from_half, scaled, to_half};
 
 block! {
     /// 256 ternary elements, five to a byte in base 3. A byte is ceil(v * 256 / 243) with v of five base-3 digits, the
@@ -14,6 +14,8 @@ block! {
 }
 
 impl Block<256> for Tq1_0 {
+    const LOSS: Option<Loss> = None;
+
     fn decode(&self, out: &mut [f32; 256]) {
         scaled(self, from_half(self.d), out);
     }

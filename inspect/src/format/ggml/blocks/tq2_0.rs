@@ -1,4 +1,4 @@
-use super::{Block, Pack, TernaryBlock, from_half, scaled, to_half};
+use super::{Block, Loss, Pack, TernaryBlock, from_half, scaled, to_half};
 
 block! {
     /// 256 ternary elements of 2 bits, code = value + 1: byte 32 * h + i holds elements 128 * h + 32 * s + i at bits
@@ -12,6 +12,8 @@ block! {
 }
 
 impl Block<256> for Tq2_0 {
+    const LOSS: Option<Loss> = None;
+
     fn decode(&self, out: &mut [f32; 256]) {
         scaled(self, from_half(self.d), out);
     }

@@ -1,0 +1,8 @@
+//! Checkpoints written in every format, read back, and read by others.
+
+mod gguf;
+mod golden;
+mod hostile;
+mod peers;
+mod round_trips;
+mod strides;

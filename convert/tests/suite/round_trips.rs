@@ -1,0 +1,636 @@
+//! Everything the fixtures hold, through every writer and back, compared to the bit where the types allow it.
+
+use std::path::{Path, PathBuf};
+
+use ckpt_convert::names::Style;
+use ckpt_convert::quant::Quant;
+use ckpt_convert::{Control, Gguf, Options, Plan, Report, Rule, Target, verify, verify_written, write};
+use ckpt_inspect::{Checkpoint, DType, Group, Storage, TensorInfo, TernaryPacking, open};
+use ckpt_kit::fixtures::{self, fixture};
+use ckpt_kit::numbers::le;
+use ckpt_kit::safetensors::SafeTensors;
+use globset::Glob;
+
+/// Every fixture that is whole.
+fn whole_fixtures() -> Vec<PathBuf> {
+    let folders = ["formats", "healthy-run", "packed"];
+    let all = folders.iter().flat_map(|folder| fixtures::below(&fixture(folder), &[".pt"]));
+    let all: Vec<PathBuf> = all.filter(|path| !path.ends_with("truncated.pt")).collect();
+    assert!(all.len() > 20);
+    all
+}
+
+/// Converts, verifies, and gives the notes.
+fn convert(source: &Path, options: &Options, to: &Path) -> Vec<String> {
+    let checkpoint = open(source).unwrap();
+    let mut plan = Plan::new(&checkpoint, options).unwrap_or_else(|e| panic!("{}: {e}", source.display()));
+    let stop = Default::default();
+    write(&mut plan, options, to, Control::new(&|_| (), &stop))
+        .unwrap_or_else(|e| panic!("{}: {e}", source.display()));
+    let report = verify_written(&plan, to).unwrap();
+    assert!(report.agrees(), "{}: {report:#?}", source.display());
+    plan.notes
+}
+
+fn verified(a: &Path, b: &Path) -> Report {
+    verify(&open(a).unwrap(), &open(b).unwrap()).unwrap()
+}
+
+fn bytes(checkpoint: &Checkpoint, name: &str) -> Vec<u8> {
+    checkpoint.tensor_bytes(checkpoint.tensor(name).unwrap()).unwrap().into_owned()
+}
+
+fn plain(tensor: &&TensorInfo) -> bool {
+    tensor.sparse.is_none() && tensor.quantizer.is_none() && tensor.dtype.element_size().is_some()
+}
+
+#[test]
+fn pytorch_output_keeps_names_bytes_and_plain_values() {
+    let folder = tempfile::tempdir().unwrap();
+    // Packed matrices are decoded, so what says how they are packed goes too.
+    for source in whole_fixtures().into_iter().filter(|p| !p.starts_with(fixture("packed"))) {
+        let to = folder.path().join(source.file_name().unwrap());
+        let options = Options::new(Target::Torch).with(|o| o.keep_optimizer = true);
+        convert(&source, &options, &to);
+        let (before, after) = (open(&source).unwrap(), open(&to).unwrap());
+        for tensor in before.tensors.iter().filter(plain) {
+            let copy = after.tensor(&tensor.name).unwrap();
+            assert_eq!((copy.dtype, &copy.shape), (tensor.dtype, &tensor.shape), "{}", tensor.name);
+            assert_eq!(bytes(&after, &tensor.name), *before.tensor_bytes(tensor).unwrap(), "{}", tensor.name);
+        }
+        assert_eq!(after.tensors.len(), before.tensors.len(), "{}", source.display());
+        assert_eq!(after.metadata, before.metadata, "{}", source.display());
+        assert_eq!(open(&to).unwrap().verify_checksums(), [""; 0]);
+        assert_eq!(after.step.map(|s| s.0), before.step.map(|s| s.0));
+    }
+}
+
+#[test]
+fn safetensors_come_back_to_the_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    for source in whole_fixtures().iter().filter(|p| !p.ends_with("dtypes_float.pt")) {
+        let name = source.file_stem().unwrap();
+        let there = folder.path().join(name).with_extension("safetensors");
+        let back = folder.path().join(name).with_extension("pt");
+        convert(source, &Options::new(Target::SafeTensors), &there);
+        convert(&there, &Options::new(Target::Torch), &back);
+        let report = verified(source, &back);
+        assert!(report.agrees(), "{}: {report:#?}", source.display());
+        let (before, after) = (open(source).unwrap(), open(&back).unwrap());
+        let counted = before.tensors.iter().all(|t| t.quantizer.is_none() && !t.is_expanded());
+        assert!(!counted || after.parameters() == before.parameters(), "{}", source.display());
+        assert_eq!(after.model.student, before.model.student, "{}", source.display());
+    }
+}
+
+/// As many entries as 16 bits count, which is also what they say where zip64 counts; and one more.
+#[test]
+fn npz_with_as_many_arrays_as_its_directory_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let (from, to) = (folder.path().join("many.safetensors"), folder.path().join("many.npz"));
+    for count in [0xffff, 0x1_0000] {
+        let file = (0..count)
+            .fold(SafeTensors::new(), |file, i| file.tensor(&i.to_string(), "U8", &[1], &[i as u8]));
+        file.write(&from);
+        convert(&from, &Options::new(Target::Npz).with(|o| o.force = true), &to);
+        let written = open(&to).unwrap();
+        assert_eq!((written.tensors.len(), &written.damage), (count, &None));
+        assert_eq!(self::bytes(&written, &(count - 1).to_string()), [(count - 1) as u8]);
+    }
+}
+
+#[test]
+fn npz_comes_back_to_the_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut refused = Vec::new();
+    for source in whole_fixtures() {
+        let name = source.file_stem().unwrap();
+        let at = |extension: &str| folder.path().join(name).with_extension(extension);
+        let options = Options::new(Target::Npz);
+        if let Err(error) = Plan::new(&open(&source).unwrap(), &options) {
+            refused.push((name.to_str().unwrap().to_string(), error.to_string()));
+            continue;
+        }
+        let notes = convert(&source, &options, &at("npz"));
+        let told = notes.iter().any(|note| note.contains("have no place among arrays"));
+        assert!(told || open(&source).unwrap().step.is_none(), "{}: {notes:?}", source.display());
+        assert_eq!(open(at("npz")).unwrap().verify_checksums(), [""; 0]);
+        convert(&at("npz"), &Options::new(Target::Torch), &at("pt"));
+        let report = verified(&source, &at("pt"));
+        assert!(report.agrees(), "{}: {report:#?}", source.display());
+
+        // The same bytes in SafeTensors, by whichever way they came there.
+        let options = Options::new(Target::SafeTensors);
+        if Plan::new(&open(&source).unwrap(), &options).is_err() {
+            continue;
+        }
+        convert(&source, &options, &at("direct"));
+        convert(&at("npz"), &options, &at("back"));
+        let (direct, back) = (open(at("direct")).unwrap(), open(at("back")).unwrap());
+        for tensor in &direct.tensors {
+            let copy = back.tensor(&tensor.name).unwrap();
+            assert_eq!((copy.dtype, &copy.shape), (tensor.dtype, &tensor.shape), "{}", tensor.name);
+            assert_eq!(bytes(&back, &tensor.name), bytes(&direct, &tensor.name), "{}", tensor.name);
+        }
+    }
+    let [(name, why)] = &refused[..] else { panic!("{refused:?}") };
+    assert_eq!(name, "dtypes_float");
+    assert!(why.contains("NumPy cannot hold; write it with --dtype '*=f32'"), "{why}");
+
+    // The way out.
+    let floats = vec![(Glob::new("*").unwrap().compile_matcher(), DType::F32)];
+    let options = Options::new(Target::Npz).with(|o| o.dtypes = floats);
+    let source = fixture("formats/dtypes_float.pt");
+    convert(&source, &options, &folder.path().join("floats.npz"));
+}
+
+#[test]
+fn gguf_comes_back_to_the_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut refused = Vec::new();
+    for source in whole_fixtures() {
+        let name = source.file_stem().unwrap();
+        let there = folder.path().join(name).with_extension("gguf");
+        let back = folder.path().join(name).with_extension("pt");
+        let settings = Gguf::new(Quant::F32, Quant::F32).with(|g| g.latent = true);
+        let model = open(&source).unwrap().model.student.is_some();
+        let settings = if model { settings } else { Gguf::default() };
+        let options = Options::new(Target::Gguf(settings));
+        if let Err(error) = Plan::new(&open(&source).unwrap(), &options) {
+            refused.push((source, error.to_string()));
+            continue;
+        }
+        let notes = convert(&source, &options, &there);
+        assert_eq!(notes.iter().any(|n| n.contains("architecture `unknown`")), !model, "{notes:?}");
+        convert(&there, &Options::new(Target::Torch), &back);
+        let report = verified(&source, &back);
+        assert!(report.agrees(), "{}: {report:#?}", source.display());
+    }
+    let what: Vec<&str> =
+        refused.iter().map(|(path, _)| path.file_name().unwrap().to_str().unwrap()).collect();
+    assert_eq!(
+        what,
+        ["dtypes_float.pt", "dtypes_int.pt"],
+        "complex numbers, bytes and bools have no type there"
+    );
+    assert!(refused.iter().all(|(_, why)| why.contains("--to pt")), "{refused:?}");
+}
+
+#[test]
+fn complex128_goes_to_pytorch_only() {
+    let checkpoint = open(fixture("formats/dtypes_float.pt")).unwrap();
+    let error = Plan::new(&checkpoint, &Options::new(Target::SafeTensors)).unwrap_err().to_string();
+    assert!(error.contains("complex128") && error.contains("--to pt"), "{error}");
+}
+
+#[test]
+fn tied_weights_stay_tied() {
+    let folder = tempfile::tempdir().unwrap();
+    let (half, flat, back) = ("half.pt", "flat.safetensors", "back.pt");
+    let [half, flat, back] = [half, flat, back].map(|n| folder.path().join(n));
+    let source = fixture("formats/tied.pt");
+    convert(&source, &Options::new(Target::Torch).with(|o| o.dtype = Some(DType::F16)), &half);
+    convert(&source, &Options::new(Target::SafeTensors), &flat);
+    convert(&flat, &Options::new(Target::Torch), &back);
+    let shared = open(&source).unwrap();
+    let sharing = |path: &Path| {
+        let checkpoint = open(path).unwrap();
+        let embed = checkpoint.tensors.iter().position(|t| t.name.ends_with("embed.weight")).unwrap();
+        let mut names: Vec<String> = checkpoint.sharing(16)[embed].iter().map(|s| s.to_string()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(sharing(&source), ["alias", "lm_head.weight"]);
+    assert_eq!(sharing(&half), ["alias", "lm_head.weight"]);
+    // A view of half the matrix has no word in SafeTensors: it is written out.
+    assert_eq!(sharing(&back), ["lm_head.weight"]);
+    assert!(open(&flat).unwrap().tensors.len() < shared.tensors.len(), "written once");
+}
+
+#[test]
+fn narrower_types_round_once_and_losses_are_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, to) = (folder.path().join("wide.safetensors"), folder.path().join("narrow.pt"));
+    // 1 + 2^-11 + 2^-40 lies above the midpoint of two f16; rounded to f32 first it would be the midpoint itself.
+    let doubles = [1.0 + 2f64.powi(-11) + 2f64.powi(-40), 70_000.0, 1e-30, f64::NAN, f64::INFINITY];
+    let singles = [65_519.9f32, 65_520.0, 3e-8, -2e-8, -0.0, f32::NEG_INFINITY];
+    SafeTensors::new().tensor("d", "F64", &[5], &le(&doubles)).f32s("s", &[6], &singles).write(&source);
+    let options = Options::new(Target::Torch).with(|o| o.dtype = Some(DType::F16));
+    let notes = convert(&source, &options, &to);
+    let after = open(&to).unwrap();
+    let values = |name: &str| after.values(after.tensor(name).unwrap()).unwrap();
+    let d = values("d");
+    assert_eq!(d[..3], [1.0 + 2f32.powi(-10), f32::INFINITY, 0.0]);
+    assert!(d[3].is_nan() && d[4] == f32::INFINITY);
+    assert_eq!(values("s"), [65_504.0, f32::INFINITY, 2f32.powi(-24), -0.0, -0.0, f32::NEG_INFINITY]);
+    assert_eq!(
+        notes,
+        ["values beyond the range of float16, in 2 of 2 tensors: 2 became infinite, 2 became zero"]
+    );
+    let (source, to) = (folder.path().join("huge.safetensors"), folder.path().join("single.pt"));
+    SafeTensors::new().tensor("d", "F64", &[3], &le(&[1e300f64, 1e-300, 0.1])).write(&source);
+    let notes = convert(&source, &Options::new(Target::Torch).with(|o| o.dtype = Some(DType::F32)), &to);
+    assert_eq!(
+        notes,
+        ["values beyond the range of float32, in 1 of 1 tensors: 1 became infinite, 1 became zero"]
+    );
+}
+
+#[test]
+fn i2s_equals_the_seeds_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let to = folder.path().join("i2s.pt");
+    let notes = convert(&fixture("healthy-run/step-02000.pt"), &Options::new(Target::I2s), &to);
+    assert!(notes.iter().any(|n| n.starts_with("14 matrices are rounded")), "{notes:?}");
+    let (ours, seeds) = (open(&to).unwrap(), open(fixture("packed/nano-healthy-2000-i2s.pt")).unwrap());
+    assert_eq!(ours.tensors.len(), seeds.tensors.len());
+    for theirs in &seeds.tensors {
+        let own = ours.tensor(&theirs.name).unwrap();
+        assert_eq!((own.dtype, &own.shape), (theirs.dtype, &theirs.shape), "{}", theirs.name);
+        let (a, b) = (bytes(&ours, &own.name), bytes(&seeds, &own.name));
+        if own.name.ends_with("_scale") {
+            // PyTorch sums |W| in f32, in an order that depends on the processor; here it is summed in f64.
+            let bits = |raw: &[u8]| u32::from_le_bytes(raw.try_into().unwrap());
+            assert!(bits(&a).abs_diff(bits(&b)) <= 1, "{}", own.name);
+        } else {
+            assert_eq!(a, b, "{}", own.name);
+        }
+    }
+    assert_eq!(ours.meta("packed").unwrap().to_string(), seeds.meta("packed").unwrap().to_string());
+    assert!(verified(&to, &fixture("packed/nano-healthy-2000-i2s.pt")).agrees());
+}
+
+#[test]
+fn packed_forms_carry_codes_and_scales_between_them_exactly() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let seeds = fixture("packed/nano-healthy-2000-i2s.pt");
+    convert(&seeds, &Options::new(Target::Torch).with(|o| o.dtype = Some(DType::F32)), &at("floats.pt"));
+    convert(&seeds, &Options::new(Target::Hf { packed: true }), &at("hf"));
+    convert(&at("floats.pt"), &Options::new(Target::I2s), &at("again.pt"));
+    convert(&at("hf"), &Options::new(Target::I2s), &at("from-hf.pt"));
+    convert(&at("hf"), &Options::new(Target::SafeTensors), &at("flat.safetensors"));
+    // A flat file says nothing of the model.
+    let ternary = Some(Glob::new("*_proj.weight").unwrap().compile_matcher());
+    convert(
+        &at("flat.safetensors"),
+        &Options::new(Target::I2s).with(|o| o.ternary = ternary),
+        &at("from-flat.pt"),
+    );
+    let first = open(&seeds).unwrap();
+    for name in ["again.pt", "from-hf.pt", "from-flat.pt"] {
+        let copy = open(at(name)).unwrap();
+        for tensor in &first.tensors {
+            assert_eq!(bytes(&copy, &tensor.name), bytes(&first, &tensor.name), "{name}: {}", tensor.name);
+        }
+    }
+    let hf = open(at("hf")).unwrap();
+    let gate = hf.tensor("model.layers.0.mlp.gate_proj.weight").unwrap();
+    assert_eq!(gate.dtype, DType::Ternary(TernaryPacking::HfBitnet));
+    assert_eq!(gate.shape, [128, 64]);
+}
+
+/// Float masters that every forward pass rounds: without its `quantization_config` a copy would compute plain products.
+#[test]
+fn masters_of_an_online_bitnet_stay_such() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    convert(
+        &fixture("healthy-run/step-02000.pt"),
+        &Options::new(Target::Hf { packed: false }),
+        &at("masters"),
+    );
+    let path = at("masters").join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let online = serde_json::json!({
+        "quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "online", "use_rms_norm": true,
+    });
+    config["quantization_config"] = online.clone();
+    std::fs::write(&path, config.to_string()).unwrap();
+    let told = |name: &str| -> serde_json::Value {
+        let config: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(at(name).join("config.json")).unwrap()).unwrap();
+        config.get("quantization_config").cloned().unwrap_or_default()
+    };
+    let narrow = Options::new(Target::Hf { packed: false }).with(|o| o.dtype = Some(DType::BF16));
+    convert(&at("masters"), &narrow, &at("copy"));
+    assert_eq!(told("copy"), online);
+    let ternary = |name: &str| {
+        let copy = open(at(name)).unwrap();
+        copy.tensors.iter().filter(|t| copy.model.is_ternary(t)).count()
+    };
+    assert_eq!((ternary("masters"), ternary("copy")), (14, 14));
+    convert(&at("copy"), &Options::new(Target::Hf { packed: true }), &at("packed"));
+    assert_eq!(
+        (&told("packed")["quantization_mode"], &told("packed")["use_rms_norm"]),
+        (&"offline".into(), &true.into())
+    );
+    assert_eq!(ternary("packed"), 14);
+    // Codes times their scales are not what such a layer would round.
+    convert(&at("packed"), &Options::new(Target::Hf { packed: false }), &at("floats"));
+    assert_eq!(told("floats"), serde_json::Value::Null);
+}
+
+#[test]
+fn the_packers_form_keeps_codes_and_says_that_scales_are_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let to = folder.path().join("packed.safetensors");
+    let notes =
+        convert(&fixture("packed/nano-healthy-2000-i2s.pt"), &Options::new(Target::I2sSafeTensors), &to);
+    assert!(notes.iter().any(|n| n.contains("scales of all packed matrices are lost")), "{notes:?}");
+    let (before, after) = (open(fixture("packed/nano-healthy-2000-i2s.pt")).unwrap(), open(&to).unwrap());
+    let name = "layers.0.mlp.gate_proj.weight";
+    assert_eq!(after.tensor(name).unwrap().dtype, DType::Ternary(TernaryPacking::I2sUnscaled));
+    assert_eq!(bytes(&after, name), bytes(&before, &format!("model_state_dict.{name}")));
+    let back = folder.path().join("back.pt");
+    let notes = convert(&to, &Options::new(Target::I2s), &back);
+    assert!(notes.iter().any(|n| n.contains("1 is written")), "{notes:?}");
+}
+
+#[test]
+fn a_hugging_face_folder_is_complete_and_split_where_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("source");
+    std::fs::create_dir(&model).unwrap();
+    std::fs::copy(fixture("healthy-run/step-02000.pt"), model.join("model.pt")).unwrap();
+    std::fs::write(model.join("tokenizer.json"), "{\"version\":\"1.0\"}").unwrap();
+    let to = folder.path().join("hf");
+    let options = Options::new(Target::Hf { packed: false }).with(|o| o.max_shard_bytes = Some(200_000));
+    let notes = convert(&model.join("model.pt"), &options, &to);
+    assert!(
+        notes.iter().any(|n| n.contains("soft caps (attention scores at 50, final logits at 30)")),
+        "{notes:?}"
+    );
+    assert!(notes.iter().any(|n| n.contains("BitLinear")), "{notes:?}");
+    let mut files: Vec<String> = std::fs::read_dir(&to)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().to_string_lossy().into_owned())
+        .collect();
+    files.sort();
+    assert_eq!(
+        files,
+        [
+            "config.json",
+            "model-00001-of-00003.safetensors",
+            "model-00002-of-00003.safetensors",
+            "model-00003-of-00003.safetensors",
+            "model.safetensors.index.json",
+            "tokenizer.json"
+        ]
+    );
+    let config: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(to.join("config.json")).unwrap()).unwrap();
+    assert_eq!(config["architectures"][0], "Qwen3ForCausalLM");
+    let wanted = [
+        ("vocab_size", 1024),
+        ("hidden_size", 64),
+        ("intermediate_size", 128),
+        ("num_hidden_layers", 2),
+        ("num_attention_heads", 2),
+        ("num_key_value_heads", 1),
+        ("head_dim", 32),
+        ("max_position_embeddings", 128),
+    ];
+    for (key, value) in wanted {
+        assert_eq!(config[key], value, "{key}");
+    }
+    let hf = open(&to).unwrap();
+    assert!(hf.tensors.iter().all(|t| t.name.starts_with("model.")));
+    assert_eq!(hf.damage, None);
+    assert!(hf.model.student.is_some(), "the trainer's config came along");
+    // And back under the student's names.
+    let back = folder.path().join("back.pt");
+    convert(&to, &Options::new(Target::Torch).with(|o| o.names = Some(Style::Student)), &back);
+    let back = open(&back).unwrap();
+    assert!(back.tensor("model_state_dict.layers.1.mlp.down_proj.weight").is_ok());
+    assert!(back.meta("config.model.hidden_dim").is_some());
+}
+
+#[test]
+fn weights_alone_are_written_unless_told_otherwise() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = fixture("healthy-run/step-02000.pt");
+    let (lean, full) = (folder.path().join("lean.pt"), folder.path().join("full.pt"));
+    convert(&source, &Options::new(Target::Torch), &lean);
+    convert(&source, &Options::new(Target::Torch).with(|o| o.keep_optimizer = true), &full);
+    let (lean, full, source) = (open(&lean).unwrap(), open(&full).unwrap(), open(&source).unwrap());
+    assert!(lean.tensors.iter().all(|t| t.group == Group::Weights));
+    assert!(lean.meta("optimizer_state_dict").is_none() && lean.meta("config.model").is_some());
+    assert_eq!(full.metadata, source.metadata);
+    assert_eq!(full.tensors.len(), source.tensors.len());
+    for target in [Target::SafeTensors, Target::Hf { packed: false }] {
+        let options = Options::new(target).with(|o| o.keep_optimizer = true);
+        assert!(matches!(Plan::new(&source, &options), Err(ckpt_convert::Error::Target(_))));
+    }
+}
+
+#[test]
+fn types_by_pattern_and_a_state_dict_by_its_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let to = folder.path().join("mixed.safetensors");
+    let glob = |text: &str| Glob::new(text).unwrap().compile_matcher();
+    let options = Options::new(Target::SafeTensors).with(|o| {
+        o.dtype = Some(DType::BF16);
+        o.dtypes = vec![(glob("embed*"), DType::F16), (glob("*norm.weight"), DType::F32)];
+        o.root = Some("model_state_dict".into());
+    });
+    convert(&fixture("healthy-run/step-02000.pt"), &options, &to);
+    let after = open(&to).unwrap();
+    assert_eq!(after.tensor("embed_tokens.weight").unwrap().dtype, DType::F16);
+    assert_eq!(after.tensor("layers.1.self_attn.k_norm.weight").unwrap().dtype, DType::F32);
+    assert_eq!(after.tensor("layers.1.self_attn.k_proj.weight").unwrap().dtype, DType::BF16);
+    let source = open(fixture("healthy-run/step-02000.pt")).unwrap();
+    let error = Plan::new(&source, &options.with(|o| o.root = Some("ema".into()))).unwrap_err().to_string();
+    assert!(error.contains("`ema.`") && error.contains("model_state_dict"), "{error}");
+}
+
+#[test]
+fn values_that_are_ternary_already_keep_their_scale_to_the_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, to) = (folder.path().join("t.safetensors"), folder.path().join("t.pt"));
+    let scale = 0.031_4f32;
+    // 5 x 7 does not fill its last byte.
+    let codes: Vec<i8> = (0..35).map(|i| [0, 1, -1, 1, 0, 0, -1][i * i % 7]).collect();
+    let values: Vec<f32> = codes.iter().map(|&c| f32::from(c) * scale).collect();
+    SafeTensors::new().f32s("l.weight", &[5, 7], &values).write(&source);
+    let ternary = Some(Glob::new("*.weight").unwrap().compile_matcher());
+    let notes = convert(&source, &Options::new(Target::I2s).with(|o| o.ternary = ternary), &to);
+    assert_eq!(notes, [""; 0], "nothing is lost");
+    let after = open(&to).unwrap();
+    let tensor = after.tensor("model_state_dict.l.weight").unwrap();
+    assert_eq!(tensor.scale, Some(scale));
+    assert_eq!(after.ternary_codes(tensor).unwrap().unwrap(), codes);
+    assert_eq!(bytes(&after, &tensor.name).last().unwrap() & 3, 1, "the tail is padded with code 1");
+    let none = Plan::new(&open(&source).unwrap(), &Options::new(Target::I2s)).unwrap_err().to_string();
+    assert!(none.contains("--ternary"), "{none}");
+}
+
+/// tests/data/llama_gguf.py made both files: the GGUF with gguf-py, its query and key rows interleaved.
+#[test]
+fn gguf_becomes_what_it_was_made_from() {
+    let data = fixtures::root().join("convert/tests/data");
+    let (gguf, original) = (data.join("llama.gguf"), data.join("llama.safetensors"));
+    let folder = tempfile::tempdir().unwrap();
+    let to = folder.path().join("hf");
+    convert(&gguf, &Options::new(Target::Hf { packed: false }), &to);
+    let rules = |report: &Report| {
+        let count = |rule| report.tensors.iter().filter(|t| t.rule == rule).count();
+        [Rule::Identical, Rule::Rounded, Rule::Ternary, Rule::Blocks].map(count)
+    };
+    let report = verified(&gguf, &original);
+    assert!(report.agrees(), "{report:#?}");
+    assert_eq!(rules(&report), [4, 2, 1, 5]);
+    assert!(verified(&original, &gguf).agrees() && verified(&gguf, &to).agrees());
+    // Keys are stored as float32: row for row those of the original.
+    let (hf, original) = (open(&to).unwrap(), open(&original).unwrap());
+    let keys = "model.layers.0.self_attn.k_proj.weight";
+    assert_eq!(bytes(&hf, keys), bytes(&original, keys));
+    let config: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(to.join("config.json")).unwrap()).unwrap();
+    assert_eq!(
+        (&config["architectures"][0], &config["rms_norm_eps"]),
+        (&"LlamaForCausalLM".into(), &1e-5.into())
+    );
+    assert_eq!(config["tie_word_embeddings"], false);
+
+    // A block that is off by more than its step is seen.
+    let broken = folder.path().join("broken.gguf");
+    let mut raw = std::fs::read(&gguf).unwrap();
+    let blocks = bytes(&open(&gguf).unwrap(), "blk.0.attn_q.weight");
+    let at = raw.windows(blocks.len()).position(|w| w == blocks).unwrap();
+    raw[at + 2] ^= 0x40;
+    std::fs::write(&broken, raw).unwrap();
+    let report = verified(&broken, &folder.path().join("hf"));
+    assert_eq!(report.failures().map(|t| t.differing).collect::<Vec<_>>(), [1]);
+}
+
+#[test]
+fn names_that_a_format_cannot_tell_apart_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, pt) = (folder.path().join("s.safetensors"), folder.path().join("s.pt"));
+    // A float matrix beside a tensor that is called what its packed form would need.
+    SafeTensors::new().f32s("l.weight", &[1, 4], &[0.0; 4]).f32s("l_scale", &[1], &[0.0]).write(&source);
+    let ternary = Some(Glob::new("l.weight").unwrap().compile_matcher());
+    let checkpoint = open(&source).unwrap();
+    let error = Plan::new(&checkpoint, &Options::new(Target::I2s).with(|o| o.ternary = ternary))
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("l_scale"), "{error}");
+    let mut plan = Plan::new(&checkpoint, &Options::new(Target::Torch)).unwrap();
+    plan.tensors[0].name = "__metadata__".into();
+    let stop = Default::default();
+    write(&mut plan, &Options::new(Target::Torch), &pt, Control::new(&|_| (), &stop)).unwrap();
+    let checkpoint = open(&pt).unwrap();
+    let error = Plan::new(&checkpoint, &Options::new(Target::SafeTensors)).unwrap_err().to_string();
+    assert!(error.contains("__metadata__"), "{error}");
+}
+
+#[test]
+fn verification_sees_what_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = fixture("healthy-run/step-02000.pt");
+    let copy = folder.path().join("copy.safetensors");
+    let packed = folder.path().join("packed.pt");
+    convert(&source, &Options::new(Target::SafeTensors).with(|o| o.dtype = Some(DType::F16)), &copy);
+    convert(&source, &Options::new(Target::I2s), &packed);
+    assert!(verified(&source, &copy).tensors.iter().all(|t| t.agrees && t.rule == Rule::Rounded));
+    let flip = |path: &Path, name: &str| {
+        let offset = {
+            let checkpoint = open(path).unwrap();
+            let found = bytes(&checkpoint, name);
+            let raw = std::fs::read(path).unwrap();
+            raw.windows(found.len()).position(|w| w == found).unwrap()
+        };
+        let mut raw = std::fs::read(path).unwrap();
+        raw[offset] ^= 1;
+        std::fs::write(path, raw).unwrap();
+    };
+    flip(&copy, "layers.0.mlp.up_proj.weight");
+    flip(&packed, "model_state_dict.layers.1.mlp.up_proj_scale");
+    flip(&packed, "model_state_dict.layers.1.mlp.down_proj.weight");
+    let failed = |report: &Report| -> Vec<(String, Option<u64>)> {
+        report.failures().map(|t| (t.other.clone(), t.first)).collect()
+    };
+    let report = verified(&source, &copy);
+    assert_eq!(failed(&report), [("layers.0.mlp.up_proj.weight".into(), Some(0))]);
+    // One bit of a code: the first byte's last value, element 3. One bit of a scale is within what mean|W| leaves
+    // open against floats, and shows against the packed original.
+    let report = verified(&source, &packed);
+    assert_eq!(failed(&report), [("model_state_dict.layers.1.mlp.down_proj.weight".into(), Some(3))]);
+    let other = open(fixture("healthy-run/step-01000.pt")).unwrap();
+    let report = verify(&open(&source).unwrap(), &other).unwrap();
+    assert!(report.failures().count() > 20);
+    let report = verify(&open(fixture("formats/whole.pt")).unwrap(), &other).unwrap();
+    assert_eq!((report.missing.len(), report.extra.len(), report.tensors.len()), (6, 24, 0));
+    assert!(!report.agrees());
+}
+
+/// Where a layout pieces tensors together from ranges of several files, no writer notices.
+#[test]
+fn a_tensor_in_ranges_of_two_files_is_written_like_any_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    convert(&fixture("healthy-run/step-02000.pt"), &Options::new(Target::SafeTensors), &at("plain"));
+    let plain = open(at("plain")).unwrap();
+    let halves = ["first", "second"].map(|half| {
+        let mut file = SafeTensors::new();
+        for tensor in &plain.tensors {
+            assert_eq!(tensor.dtype, DType::F32);
+            let bytes = plain.tensor_bytes(tensor).unwrap();
+            let (start, end) = bytes.split_at(bytes.len() / 3 / 4 * 4);
+            let part = if half == "first" { start } else { end };
+            file = file.tensor(&tensor.name, "F32", &[part.len() / 4], part);
+        }
+        file.write(&at(half));
+        open(at(half)).unwrap()
+    });
+    let mut pieced = open(at("plain")).unwrap();
+    for tensor in &mut pieced.tensors {
+        let parts = halves.each_ref().map(|half| half.tensor(&tensor.name).unwrap());
+        let range = |part: &TensorInfo| part.byte_offset..part.byte_offset + part.byte_len().unwrap();
+        let parts = parts.map(|part| (part.storage.as_ref().unwrap(), range(part)));
+        tensor.storage = Some(Storage::pieced(parts).unwrap());
+        tensor.byte_offset = 0;
+    }
+    let gguf = |quant| Target::Gguf(Gguf::default().with(|g| g.quant = Some(quant)));
+    for target in [
+        Target::SafeTensors,
+        Target::Torch,
+        Target::Npz,
+        gguf(Quant::F16),
+        gguf(Quant::Q8_0),
+        gguf(Quant::Tq2_0),
+        gguf(Quant::I2S),
+    ] {
+        let options = Options::new(target).with(|o| o.force = true);
+        let written = [(&plain, "of plain"), (&pieced, "of pieced")].map(|(source, name)| {
+            let mut plan = Plan::new(source, &options).unwrap();
+            let stop = Default::default();
+            write(&mut plan, &options, &at(name), Control::new(&|_| (), &stop)).unwrap();
+            assert!(verify_written(&plan, &at(name)).unwrap().agrees());
+            std::fs::read(at(name)).unwrap()
+        });
+        assert!(written[0] == written[1], "{:?}", options.target);
+    }
+}
+
+/// The ternary form of a narrow matrix has its scale in f32, whatever the matrix is rounded to.
+#[test]
+fn narrow_students_become_gguf_of_every_plain_type() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = fixture("healthy-run/step-02000.pt");
+    for dtype in [DType::F16, DType::BF16] {
+        let narrow = folder.path().join(dtype.name());
+        convert(&source, &Options::new(Target::Torch).with(|o| o.dtype = Some(dtype)), &narrow);
+        for quant in [Quant::F32, Quant::F16, Quant::BF16, Quant::Q8_0] {
+            let to = folder.path().join(format!("{dtype}-{quant}.gguf"));
+            let gguf = Gguf::new(quant, quant);
+            convert(&narrow, &Options::new(Target::Gguf(gguf)), &to);
+            let report = verified(&narrow, &to);
+            assert!(report.agrees(), "{report:#?}");
+            let gate =
+                report.tensors.iter().find(|t| t.name.ends_with("layers.0.mlp.gate_proj.weight")).unwrap();
+            assert!(matches!(gate.rule, Rule::Rounded | Rule::Blocks), "{gate:?}");
+        }
+    }
+}

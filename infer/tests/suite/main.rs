@@ -1,0 +1,10 @@
+//! Models opened and run, against what PyTorch, transformers and llama.cpp compute.
+
+mod cache;
+mod configurations;
+mod formats;
+mod gguf;
+mod logits;
+mod tokenizer;
+mod transformers;
+mod truth;

@@ -1,0 +1,198 @@
+//! Plain models of Hugging Face folders against the logits that transformers computes (`data/transformers_truth.py`).
+
+use std::path::{Path, PathBuf};
+
+use ckpt_convert::quant::Quant;
+use ckpt_convert::{Control, Gguf, Options, Plan, Target, write};
+use ckpt_infer::compare::{self, Windows};
+use ckpt_infer::{
+    Cache, Kernel, KvType, LoadOptions, Logits, Model, Pool, Runner, Sequence, TableType, WhenFull,
+};
+
+fn folder(name: &str) -> PathBuf {
+    ckpt_kit::fixtures::data("infer", "transformers").join(name)
+}
+
+/// Logits of the model in `file`, all at once and token by token, on every instruction set, are those of `name`'s truth.
+fn agrees(name: &str, file: &Path, when_full: WhenFull) {
+    let truth = ckpt_inspect::open(folder(name).join("truth.safetensors")).unwrap();
+    let ids = truth.view::<i32>(truth.tensor("ids").unwrap()).unwrap();
+    let ids: Vec<u32> = ids.iter().map(|&id| id as u32).collect();
+    let want = truth.values(truth.tensor("logits").unwrap()).unwrap();
+    for kernel in Kernel::available() {
+        let pool = Pool::new(2);
+        let options = LoadOptions::default().with(|o| o.kernel = Some(kernel));
+        let model = Model::open(file, &options, &pool).unwrap();
+        assert_eq!(model.assumed(), [""; 0], "{name}");
+        for step in [ids.len(), 1] {
+            let mut cache = Cache::new(model.config(), KvType::F32, when_full);
+            let mut runner = Runner::new(&model, &pool);
+            let mut logits = Vec::new();
+            for ids in ids.chunks(step) {
+                let sequence = Sequence::new(ids, &mut cache, Logits::All);
+                logits.extend_from_slice(runner.forward(&mut [sequence]).unwrap());
+            }
+            assert_eq!(logits.len(), want.len());
+            let largest = want.iter().fold(0.0f32, |a, b| a.max(b.abs()));
+            for (at, (got, want)) in logits.iter().zip(&want).enumerate() {
+                let off = (got - want).abs();
+                assert!(
+                    off <= 2e-5 * largest,
+                    "{} on {}: {got} for {want}, logit {at}",
+                    file.display(),
+                    kernel.name()
+                );
+            }
+        }
+    }
+}
+
+/// Llama with Llama 3's rotary scaling and an untied head, Qwen2 with its biases, Qwen3 in f16 with QK norms and tied
+/// tables, and Mistral, whose window is shorter than the text.
+#[test]
+fn logits_agree_with_transformers() {
+    for (name, when_full) in [
+        ("llama", WhenFull::Stop),
+        ("qwen2", WhenFull::Stop),
+        ("qwen3", WhenFull::Stop),
+        ("mistral", WhenFull::Slide),
+    ] {
+        agrees(name, &folder(name).join("model.safetensors"), when_full);
+    }
+}
+
+/// The same out of GGUF, and out of the folder that is made of that.
+#[test]
+fn logits_agree_out_of_gguf_and_back() {
+    for (name, when_full) in [
+        ("llama", WhenFull::Stop),
+        ("qwen2", WhenFull::Stop),
+        ("qwen3", WhenFull::Stop),
+        ("mistral", WhenFull::Slide),
+    ] {
+        let place = tempfile::tempdir().unwrap();
+        let at = |name: &str| place.path().join(name);
+        let convert = |from: &Path, target: Target, to: &Path| {
+            let options = Options::new(target);
+            let source = ckpt_inspect::open(from).unwrap();
+            let mut plan = Plan::new(&source, &options).unwrap();
+            write(&mut plan, &options, to, Control::new(&|_| (), &Default::default())).unwrap();
+            let told = |what: &str| plan.notes.iter().any(|note| note.contains(what));
+            assert!(!told("not whole") && !told("left out"), "{name}: {:?}", plan.notes);
+        };
+        let f32s = Gguf::new(Quant::F32, Quant::F32);
+        convert(&folder(name).join("model.safetensors"), Target::Gguf(f32s), &at("model.gguf"));
+        agrees(name, &at("model.gguf"), when_full);
+        convert(&at("model.gguf"), Target::Hf { packed: false }, &at("back"));
+        agrees(name, &at("back"), when_full);
+        let [first, back] = [folder(name).join("model.safetensors"), at("back")].map(|path| {
+            let mut config = ckpt_inspect::open(&path).unwrap().model_config().unwrap();
+            // GGUF has it as f32.
+            config.norm_eps = f64::from(config.norm_eps as f32);
+            config
+        });
+        assert_eq!(first, back);
+    }
+}
+
+/// A bias that is missing is no zero.
+#[test]
+fn a_model_without_its_biases_is_refused() {
+    let place = tempfile::tempdir().unwrap();
+    for file in ["model.safetensors", "config.json"] {
+        std::fs::copy(folder("qwen3").join(file), place.path().join(file)).unwrap();
+    }
+    let config = std::fs::read_to_string(place.path().join("config.json")).unwrap();
+    let config = config.replace("\"attention_bias\": false", "\"attention_bias\": true");
+    std::fs::write(place.path().join("config.json"), config).unwrap();
+    let refused = Model::open(place.path(), &LoadOptions::default(), &Pool::new(1)).unwrap_err();
+    assert!(refused.to_string().contains("`layers.0.self_attn.q_proj.bias` is missing"), "{refused}");
+}
+
+/// Of the folder's model as it is, and with tables in f16; its ids; and a truth of the file.
+fn pair(name: &str, pool: &Pool) -> (Model, Model, Vec<u32>, impl Fn(&str) -> Vec<f64>) {
+    let open = |tables| {
+        let options = LoadOptions::default().with(|o| o.tables = tables);
+        Model::open(&folder(name).join("model.safetensors"), &options, pool).unwrap()
+    };
+    let truth = ckpt_inspect::open(folder(name).join("truth.safetensors")).unwrap();
+    let ids = truth.view::<i32>(truth.tensor("ids").unwrap()).unwrap().iter().map(|&id| id as u32).collect();
+    let values = move |name: &str| {
+        let tensor = truth.tensor(name).unwrap();
+        truth.values(tensor).unwrap().into_iter().map(f64::from).collect()
+    };
+    (open(None), open(Some(TableType::F16)), ids, values)
+}
+
+/// Perplexity is e^loss, and the divergence of a rounded model from the exact one is PyTorch's.
+#[test]
+fn predictions_are_judged_as_pytorch_judges_them() {
+    let pool = Pool::new(2);
+    let (exact, rounded, ids, truth) = pair("llama", &pool);
+    let windows = Windows::new(128, 64);
+    let sequences = [ids.clone(), ids];
+    for (model, loss) in [(&exact, "loss"), (&rounded, "rounded_loss")] {
+        let mut runner = Runner::new(model, &pool);
+        let likelihood = compare::likelihood(&mut runner, &pool, &sequences, windows).unwrap();
+        assert_eq!(likelihood.tokens, 2 * 29);
+        let want = truth(loss)[0].exp();
+        assert!(
+            (likelihood.perplexity() / want - 1.0).abs() < 1e-5,
+            "{}, not {want}",
+            likelihood.perplexity()
+        );
+    }
+    let comparison = compare::compare(&exact, &rounded, &pool, &sequences, windows).unwrap();
+    let kl = truth("kl");
+    let (mean, largest) = (kl.iter().sum::<f64>() / kl.len() as f64, kl.iter().copied().fold(0.0, f64::max));
+    assert!(mean > 1e-9 && (comparison.kl / mean - 1.0).abs() < 0.02, "{} for {mean}", comparison.kl);
+    assert!((comparison.largest_kl / largest - 1.0).abs() < 0.02, "{} for {largest}", comparison.largest_kl);
+    assert!((comparison.a.perplexity() / truth("loss")[0].exp() - 1.0).abs() < 1e-5);
+    assert!((comparison.b.perplexity() / truth("rounded_loss")[0].exp() - 1.0).abs() < 1e-5);
+    assert_eq!((comparison.positions, comparison.vocab_size), (60, 53));
+}
+
+/// Windows of any length count every token once, and the longest is that of the whole.
+#[test]
+fn every_token_is_predicted_once() {
+    let pool = Pool::new(1);
+    let (model, _, ids, _) = pair("llama", &pool);
+    let mut runner = Runner::new(&model, &pool);
+    let mut of = |context, stride| {
+        compare::likelihood(&mut runner, &pool, std::slice::from_ref(&ids), Windows::new(context, stride))
+    };
+    let whole = of(30, 30).unwrap();
+    assert_eq!(of(100, 1).unwrap(), whole);
+    for (context, stride) in [(7, 7), (7, 3), (2, 1), (28, 1), (1, 1)] {
+        let windowed = of(context, stride).unwrap();
+        assert_eq!(windowed.tokens, 29, "{context} {stride}");
+        assert_ne!(windowed.nats, whole.nats);
+    }
+    assert!(of(7, 8).is_err() && of(7, 0).is_err() && of(0, 0).is_err());
+    let own = compare::compare(&model, &model, &pool, &[ids[..20].to_vec()], Windows::new(7, 4));
+    let own = own.unwrap();
+    assert_eq!((own.positions, own.same_best, own.kl, own.worst.difference), (20, 20, 0.0, 0.0));
+    assert_eq!(own.a, own.b);
+    assert_eq!(
+        own.a,
+        compare::likelihood(&mut runner, &pool, &[ids[..20].to_vec()], Windows::new(7, 4)).unwrap()
+    );
+}
+
+#[test]
+fn drawn_sequences_are_of_the_model() {
+    let pool = Pool::new(2);
+    let (model, ..) = pair("llama", &pool);
+    let drawn = compare::drawn(&model, &pool, 5, 12).unwrap();
+    assert_eq!(drawn, compare::drawn(&model, &pool, 5, 12).unwrap());
+    assert_eq!(drawn.iter().map(Vec::len).collect::<Vec<_>>(), [12; 5]);
+    assert_eq!(drawn.iter().map(|ids| ids[0]).collect::<Vec<_>>(), [0, 10, 21, 31, 42]);
+    // What a model draws it finds likelier than what another does, on average over enough tokens.
+    let (other, ..) = pair("mistral", &pool);
+    let windows = Windows::new(9, 9);
+    let drawn = compare::drawn(&model, &pool, 20, 40).unwrap();
+    let comparison = compare::compare(&model, &other, &pool, &drawn, windows);
+    let comparison = comparison.unwrap();
+    assert!(comparison.a.perplexity() < 0.9 * comparison.b.perplexity(), "{comparison:?}");
+    assert!(comparison.agreement() < 0.5 && comparison.kl > 0.1, "{comparison:?}");
+}

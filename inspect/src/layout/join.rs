@@ -1,0 +1,228 @@
+//! What the files of a set hold, as one.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::bytes::Source;
+use crate::format::Contents;
+use crate::metadata::Value;
+use crate::{Damage, DamageKind, Error, ErrorKind, Notice, NoticeKind, Result};
+
+/// A file of a set, opened or not.
+pub(crate) struct Opened {
+    pub path: PathBuf,
+    pub source: Result<Arc<Source>>,
+    /// How a container is read.
+    pub read: fn(&Arc<Source>) -> Result<Contents>,
+}
+
+impl Opened {
+    /// The file, and what it holds as a container of its own.
+    pub fn read(self) -> Result<(Arc<Source>, Contents)> {
+        let source = self.source?;
+        match (self.read)(&source) {
+            Ok(contents) => Ok((source, contents)),
+            Err(error) => Err(error.in_file(&self.path)),
+        }
+    }
+}
+
+/// What a checkpoint holds, made of its files.
+pub(crate) struct Whole {
+    pub contents: Contents,
+    /// The files that were read, in order.
+    pub files: Vec<Arc<Source>>,
+    /// Those that could not be.
+    pub unread: Vec<PathBuf>,
+}
+
+/// The tensors of all files, each a container of its own, one after another. A set of which some can be read is damaged,
+/// not unreadable.
+pub(super) fn one_after_another(files: Vec<Opened>) -> Result<Whole> {
+    let mut all: Option<Joined> = None;
+    let mut unread = Vec::new();
+    let mut errors = Vec::new();
+    for (number, file) in files.into_iter().enumerate() {
+        let path = file.path.clone();
+        match (file.read(), &mut all) {
+            (Ok((source, contents)), None) => all = Some(Joined::of(source, contents)),
+            (Ok((source, contents)), Some(all)) => all.add(source, contents, number),
+            (Err(error), _) => {
+                unread.push(path);
+                errors.push(error);
+            }
+        }
+    }
+    let Some(Joined { mut contents, files, .. }) = all else {
+        let nothing = || Error::new(ErrorKind::Unrecognised, "holds no checkpoint");
+        return Err(errors.into_iter().next().unwrap_or_else(nothing));
+    };
+    contents.faults.extend(
+        errors
+            .into_iter()
+            .map(|error| Damage::new(error.fault.unwrap_or(DamageKind::UnreadableShard), error.to_string())),
+    );
+    Ok(Whole { contents, files, unread })
+}
+
+/// What was read so far.
+struct Joined {
+    contents: Contents,
+    files: Vec<Arc<Source>>,
+    /// Names of all tensors but those of the last file,
+    names: HashSet<String>,
+    named: usize,
+    /// and of all globals but those.
+    globals: HashSet<String>,
+}
+
+impl Joined {
+    fn of(source: Arc<Source>, contents: Contents) -> Self {
+        Joined { contents, files: vec![source], names: HashSet::new(), named: 0, globals: HashSet::new() }
+    }
+
+    fn add(&mut self, source: Arc<Source>, more: Contents, number: usize) {
+        self.files.push(source);
+        let all = &mut self.contents;
+        self.names.extend(all.tensors[self.named..].iter().map(|t| t.name.clone()));
+        self.named = all.tensors.len();
+        for tensor in more.tensors {
+            if self.names.contains(&tensor.name) {
+                let text = format!(
+                    "`{}` is in more than one shard; the first one counts",
+                    tensor.name.escape_debug()
+                );
+                all.notices.push(Notice::new(NoticeKind::Duplicate, text));
+            } else {
+                all.tensors.push(tensor);
+            }
+        }
+        if self.globals.is_empty() {
+            self.globals.extend(all.globals.iter().cloned());
+        }
+        all.globals.extend(more.globals.into_iter().filter(|name| self.globals.insert(name.clone())));
+        if let (Value::Dict(all), Value::Dict(more)) = (&mut all.metadata, more.metadata) {
+            for (key, value) in more {
+                all.entry(key).or_insert(value);
+            }
+        }
+        all.notices.extend(more.notices);
+        all.listing_damaged |= more.listing_damaged;
+        if let Some(mut damage) = Damage::joined(more.faults) {
+            damage.what = format!("shard {}: {damage}", number + 1);
+            all.faults.push(damage);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::diff::{Status, diff};
+    use crate::layout::{Layout, Set, single};
+    use crate::open::assemble;
+    use crate::{Checkpoint, OpenOptions, Options, Storage, describe, judge};
+
+    /// A SafeTensors file of these tensors.
+    fn file(name: &str, tensors: &[(&str, &[usize], &[f32])]) -> Opened {
+        let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
+        for (name, shape, values) in tensors {
+            let start = data.len();
+            data.extend(values.iter().flat_map(|x| x.to_le_bytes()));
+            let entry =
+                serde_json::json!({"dtype": "F32", "shape": shape, "data_offsets": [start, data.len()]});
+            header.insert(name.to_string(), entry);
+        }
+        let header = serde_json::Value::Object(header).to_string();
+        let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat();
+        let path = PathBuf::from(name);
+        Opened { source: Ok(Source::in_memory(&path, bytes.into())), path, read: crate::format::read }
+    }
+
+    fn open(files: Vec<Opened>, layout: Option<&'static Layout>) -> Result<Checkpoint> {
+        let set = Set { layout, ..Set::default() };
+        assemble(Path::new("checkpoint"), files, &set, &OpenOptions::default())
+    }
+
+    /// Ranks, each with some rows of every tensor.
+    static RANKS: Layout = Layout { join: rows_of_ranks, ..single::LAYOUT };
+
+    fn rows_of_ranks(files: Vec<Opened>) -> Result<Whole> {
+        let read: Vec<_> = files.into_iter().map(Opened::read).collect::<Result<_>>()?;
+        let (files, mut ranks): (Vec<_>, Vec<_>) = read.into_iter().unzip();
+        let mut contents = ranks.remove(0);
+        for tensor in &mut contents.tensors {
+            let theirs = ranks.iter().filter_map(|rank| rank.tensors.iter().find(|t| t.name == tensor.name));
+            let parts: Vec<_> = std::iter::once(tensor.clone()).chain(theirs.cloned()).collect();
+            tensor.shape[0] = parts.iter().map(|part| part.shape[0]).sum();
+            let ranges = parts.iter().filter_map(|part| {
+                let end = part.byte_offset + part.byte_len()?;
+                Some((part.storage.as_ref()?, part.byte_offset..end))
+            });
+            tensor.storage = Some(Storage::pieced(ranges)?);
+            tensor.byte_offset = 0;
+        }
+        Ok(Whole { contents, files, unread: Vec::new() })
+    }
+
+    #[test]
+    fn a_tensor_in_ranges_of_two_files_is_measured_and_compared_like_any_other() {
+        let value = |i: usize| ((i * 37 + 11) % 101) as f32 / 64.0 - 0.7;
+        let up: Vec<f32> = (0..96 * 40).map(value).collect();
+        let norm: Vec<f32> = (0..7).map(value).collect();
+        let (up_name, norm_name) = ("layers.0.mlp.up_proj.weight", "norm.weight");
+        let plain = |up: &[f32]| {
+            open(vec![file("plain", &[(up_name, &[96, 40], up), (norm_name, &[7], &norm)])], None).unwrap()
+        };
+        let ranks = vec![
+            file("rank 0", &[(norm_name, &[3], &norm[..3]), (up_name, &[61, 40], &up[..61 * 40])]),
+            file("rank 1", &[(norm_name, &[4], &norm[3..]), (up_name, &[35, 40], &up[61 * 40..])]),
+        ];
+        let pieced = open(ranks, Some(&RANKS)).unwrap();
+        assert_eq!(
+            pieced.files().map(Path::to_path_buf).collect::<Vec<_>>(),
+            ["rank 0", "rank 1"].map(PathBuf::from)
+        );
+        assert_eq!((pieced.is_damaged(), pieced.parameters()), (false, 96 * 40 + 7));
+
+        let whole = plain(&up);
+        let records = [&pieced, &whole].map(|checkpoint| {
+            let options = Options { sha256: true, ..Options::default() };
+            let mut record = describe(checkpoint, options, &|_| ());
+            judge(&mut record, &Default::default());
+            record.tensors.sort_by(|a, b| a.name.cmp(&b.name));
+            serde_json::to_value(&record.tensors).unwrap()
+        });
+        assert_eq!(records[0], records[1]);
+        assert_eq!(records[0][0]["stats"]["count"], 96 * 40);
+
+        let compared = |other: &Checkpoint| diff(&pieced, other, Default::default(), &|_| true).unwrap();
+        assert_eq!(compared(&whole).count(Status::Same), 2);
+        let mut changed = up.clone();
+        changed[61 * 40] += 1.0;
+        let found = compared(&plain(&changed));
+        let tensor = found.tensors.iter().find(|t| t.name == up_name).unwrap();
+        let values = tensor.values.as_ref().unwrap();
+        assert_eq!(
+            (tensor.status, values.equal, &values.max_at[..]),
+            (Status::Changed, 96 * 40 - 1, &[61, 0][..])
+        );
+    }
+
+    #[test]
+    fn files_are_joined_in_time_that_grows_with_what_they_hold() {
+        let names: Vec<String> = (0..100_000).map(|i| format!("model.layers.{i}.weight")).collect();
+        let large: Vec<(&str, &[usize], &[f32])> =
+            names.iter().map(|name| (name.as_str(), &[0][..], &[][..])).collect();
+        let small = (0..8000).map(|i| file("small", &[(&format!("other.{i}"), &[0], &[])]));
+        let files = std::iter::once(file("large", &large)).chain(small).collect();
+        let started = Instant::now();
+        let whole = one_after_another(files).unwrap();
+        assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
+        assert_eq!((whole.contents.tensors.len(), whole.files.len()), (108_000, 8001));
+    }
+}

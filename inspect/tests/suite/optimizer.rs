@@ -1,0 +1,78 @@
+//! Optimizer settings read from checkpoints against what PyTorch's optimizers did with them (data/optimizers.py).
+
+use std::path::Path;
+
+use ckpt_inspect::optimizer::Kind;
+use ckpt_inspect::{Options, describe, open};
+use serde_json::Value;
+
+fn record(name: &str) -> ckpt_inspect::CheckpointRecord {
+    let path = format!("tests/data/optimizers/{name}.pt");
+    describe(&open(Path::new(&path)).unwrap(), Options::default().with(|o| o.stats = false), &|_| ())
+}
+
+#[test]
+fn every_optimizer_decays_as_pytorch_did() {
+    let truth: Value = serde_json::from_str(include_str!("../data/optimizers.json")).unwrap();
+    let mut compared = 0;
+    for (name, rates) in truth.as_object().unwrap() {
+        let record = record(name);
+        let training = record.training.as_ref().unwrap();
+        for (weight, rate) in rates.as_object().unwrap() {
+            let index =
+                record.tensors.iter().position(|t| t.name == format!("model_state_dict.{weight}")).unwrap();
+            let Some(group) = training.group_of(index) else {
+                assert_eq!((name.as_str(), weight.as_str()), ("sgd_unclear", "head.weight"));
+                continue;
+            };
+            let found = group.decay_rate();
+            if group.kind == Kind::AdamL2 {
+                assert_eq!(found, None, "{name}: coupled decay has no rate of its own");
+                continue;
+            }
+            let (found, wanted) = (found.unwrap(), rate.as_f64().unwrap());
+            assert!((found / wanted - 1.0).abs() < 1e-6, "{name} {weight}: {found}, PyTorch {wanted}");
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, 23);
+}
+
+#[test]
+fn optimizers_are_told_by_kind_with_their_steps() {
+    for (name, kind, steps) in [
+        ("adamw", Kind::AdamW, Some(400)),
+        ("adam_l2", Kind::AdamL2, Some(400)),
+        ("sgd_nesterov", Kind::Sgd, None),
+        ("muon", Kind::Muon, None),
+    ] {
+        let training = record(name).training.unwrap();
+        assert_eq!((training.groups[0].kind, training.optimizer_steps), (kind, steps), "{name}");
+    }
+}
+
+#[test]
+fn vectors_and_matrices_are_told_apart_by_moments_and_by_counts() {
+    let record = record("adamw");
+    let training = record.training.as_ref().unwrap();
+    for (group, decay, count) in [(0, 0.1, 3), (1, 0.0, 5)] {
+        let group = &training.groups[group];
+        assert_eq!((group.weight_decay, group.tensors.len()), (Some(decay), count));
+        for (&tensor, moments) in group.tensors.iter().zip(&group.moments) {
+            let tensor = &record.tensors[tensor as usize];
+            assert_eq!(tensor.shape.len() >= 2, decay > 0.0, "{}", tensor.name);
+            assert_eq!(moments.len(), 2, "{}", tensor.name);
+            for &moment in moments {
+                assert_eq!(record.tensors[moment as usize].shape, tensor.shape);
+            }
+        }
+    }
+    // Before the first step there are no moments: Muon has the matrices, AdamW the vectors.
+    let path = Path::new("../tests/fixtures/collapse-run/step-00000.pt");
+    let record = describe(&open(path).unwrap(), Options::default().with(|o| o.stats = false), &|_| ());
+    for group in &record.training.as_ref().unwrap().groups {
+        let matrices = group.tensors.iter().filter(|&&t| record.tensors[t as usize].shape.len() == 2).count();
+        let wanted = if group.kind == Kind::Muon { (15, 15) } else { (9, 0) };
+        assert_eq!((group.tensors.len(), matrices), wanted, "{}", group.path);
+    }
+}

@@ -1,0 +1,39 @@
+//! The program from outside: what its commands print, write and exit with. A module for each command or promise.
+
+#[cfg(all(unix, feature = "browse"))]
+mod browse;
+mod cause;
+#[cfg(all(unix, feature = "infer"))]
+mod chat;
+mod contributing;
+mod convert;
+#[cfg(feature = "diagnose")]
+mod diagnose;
+mod diff;
+#[cfg(all(unix, feature = "browse", feature = "diagnose", feature = "train", feature = "k-quants"))]
+mod documentation;
+#[cfg(feature = "diagnose")]
+mod gate;
+#[cfg(feature = "infer")]
+mod infer;
+mod inspect;
+mod library;
+mod names;
+#[cfg(feature = "infer")]
+mod outputs;
+mod page;
+mod public_types;
+mod recover;
+mod report;
+mod scan;
+#[cfg(all(unix, any(feature = "browse", feature = "infer")))]
+mod terminal;
+#[cfg(feature = "train")]
+mod train;
+
+use ckpt_kit::binary::Program;
+
+/// The program, with a cache and a folder of its own.
+fn program() -> Program {
+    Program::new(env!("CARGO_BIN_EXE_ckpt"))
+}

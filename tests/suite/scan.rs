@@ -1,0 +1,160 @@
+//! `ckpt scan` through the real binary.
+
+use ckpt_kit::binary::{Ran, text};
+#[cfg(unix)]
+use ckpt_kit::fixtures::root;
+use ckpt_kit::npy::npy;
+use ckpt_kit::safetensors;
+use serde_json::Value;
+
+use crate::program;
+
+const EVIL: &str = "tests/fixtures/formats/evil.pt";
+
+fn ckpt(arguments: &[&str]) -> Ran {
+    program().run(&[&["scan"], arguments].concat())
+}
+
+/// Standard output of a run that exits with `code`.
+fn exits(code: i32, arguments: &[&str]) -> String {
+    ckpt(arguments).exits(code).out().to_string()
+}
+
+#[test]
+fn a_malicious_file_is_refused_and_nothing_of_it_runs() {
+    let human = exits(1, &[EVIL]);
+    for part in ["dangerous", "posix.system", "data.pkl, offset", "1 file scanned: 1 dangerous"] {
+        assert!(human.contains(part), "{part}: {human}");
+    }
+    let json: Value = serde_json::from_str(&exits(1, &[EVIL, "--format", "json"])).unwrap();
+    assert_eq!(json["status"], "found");
+    let finding = &json["files"][0]["findings"][0];
+    assert_eq!(finding["rule"], "dangerous-import");
+    assert_eq!(finding["global"], "posix.system");
+    assert!(finding["offset"].is_u64());
+}
+
+#[test]
+fn sarif_names_every_rule_and_places_every_result() {
+    let log: Value = serde_json::from_str(&exits(1, &[EVIL, "--format", "sarif"])).unwrap();
+    let run = &log["runs"][0];
+    assert_eq!(log["version"], "2.1.0");
+    assert_eq!(run["tool"]["driver"]["name"], "ckpt scan");
+    let rules = run["tool"]["driver"]["rules"].as_array().unwrap();
+    let result = &run["results"][0];
+    assert_eq!(rules[result["ruleIndex"].as_u64().unwrap() as usize]["id"], result["ruleId"]);
+    assert_eq!(result["level"], "error");
+    let location = &result["locations"][0];
+    assert_eq!(location["physicalLocation"]["artifactLocation"]["uri"], EVIL);
+    assert!(location["logicalLocations"][0]["fullyQualifiedName"].as_str().unwrap().ends_with("data.pkl"));
+}
+
+#[test]
+fn the_exit_code_says_what_was_found_and_what_was_not_read() {
+    exits(0, &["tests/fixtures/formats/whole.pt"]);
+    exits(
+        0,
+        &["tests/fixtures/healthy-run", "tests/fixtures/formats/t*.pt", "--fail-on", "dangerous"].map(|a| {
+            // The truncated one is damaged.
+            if a.ends_with("t*.pt") { "tests/fixtures/formats/tied.pt" } else { a }
+        }),
+    );
+    exits(1, &["tests/fixtures/formats"]);
+    exits(3, &["tests/fixtures/formats/truncated.pt"]);
+    exits(3, &["tests/fixtures/formats/bitflip.pt"]);
+    exits(3, &["Cargo.toml"]);
+    exits(3, &["not/there.pt"]);
+    exits(3, &["not/*.pt"]);
+    let empty = tempfile::tempdir().unwrap();
+    exits(3, &[empty.path().to_str().unwrap()]);
+    // Of a folder only what a loader could be given counts, and text called .bin is no pickle.
+    std::fs::write(empty.path().join("vocab.bin"), "hello world").unwrap();
+    std::fs::write(empty.path().join("README.md"), "cos and sin").unwrap();
+    exits(0, &[empty.path().to_str().unwrap()]);
+    exits(2, &[EVIL, "--allow", "*"]);
+    exits(2, &[]);
+    // What the user vouches for does not count.
+    exits(0, &[EVIL, "--allow", "posix.system"]);
+}
+
+#[test]
+fn unknown_classes_fail_unless_only_dangerous_ones_are_to() {
+    let objects = "inspect/tests/data/objects-p5.pt";
+    let human = exits(1, &[objects]);
+    assert!(human.contains("unknown-import") && human.contains("__main__.Config"), "{human}");
+    exits(0, &[objects, "--fail-on", "dangerous"]);
+    exits(0, &[objects, "--allow", "__main__.*"]);
+}
+
+/// As in the cache of Hugging Face, whose snapshots are links into a folder of blobs without extensions.
+#[cfg(unix)]
+#[test]
+fn links_to_files_are_followed() {
+    use std::os::unix::fs::symlink;
+    let folder = tempfile::tempdir().unwrap();
+    let (blobs, snapshot) = (folder.path().join("blobs"), folder.path().join("snapshots/1"));
+    std::fs::create_dir_all(&snapshot).unwrap();
+    std::fs::create_dir(&blobs).unwrap();
+    std::fs::copy(root().join(EVIL), blobs.join("0f")).unwrap();
+    symlink("../../blobs/0f", snapshot.join("pytorch_model.bin")).unwrap();
+    symlink(&snapshot, snapshot.join("loop")).unwrap();
+    ckpt(&[text(&snapshot)]).exits(1).says(&["pytorch_model.bin", "dangerous"]);
+    // A link that leads nowhere is not passed over if its name is a checkpoint's.
+    let empty = folder.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    symlink("nowhere", empty.join("run.log")).unwrap();
+    std::fs::write(empty.join("good.pkl"), b"\x80\x02}.").unwrap();
+    exits(0, &[empty.to_str().unwrap()]);
+    symlink("nowhere", empty.join("model.safetensors")).unwrap();
+    exits(3, &[empty.to_str().unwrap()]);
+}
+
+#[test]
+fn bytes_after_an_array_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.npy");
+    let array = npy("'<f4'", false, "(2, 1)", &[0; 8]);
+    std::fs::write(&path, &array).unwrap();
+    ckpt(&[text(&path)]).exits(0);
+    std::fs::write(&path, [&array[..], b"more"].concat()).unwrap();
+    ckpt(&[text(&path)]).exits(1).says(&["4 bytes follow the array's elements"]);
+}
+
+#[test]
+fn a_report_is_written_whole_and_replaces_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let report = folder.path().join("scan.sarif");
+    let arguments = [EVIL, "--format", "sarif", "-o", report.to_str().unwrap()];
+    exits(1, &arguments);
+    assert!(serde_json::from_slice::<Value>(&std::fs::read(&report).unwrap()).is_ok());
+    exits(4, &arguments);
+    exits(1, &[&arguments[..], &["--force"]].concat());
+}
+
+#[test]
+fn notes_that_fail_a_scan_are_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("hole.safetensors");
+    let header = r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[4],"data_offsets":[20,24]}}"#;
+    std::fs::write(&path, safetensors::raw(header, &[0; 24])).unwrap();
+    let path = text(&path);
+    let told = exits(1, &[path, "--fail-on", "note"]);
+    assert!(told.contains("16 bytes between its tensors belong to none"), "{told}");
+    assert!(told.contains("1 with notes only") && !told.contains("clean"), "{told}");
+    assert!(exits(0, &[path]).contains("nothing found"));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_size_limit_leaves_nothing() {
+    for command in [
+        "scan $ROOT/tests/fixtures/formats --format json -o out",
+        "report $ROOT/tests/fixtures/collapse-run -o out.html",
+        "browse $ROOT/tests/fixtures/formats/whole.pt --snapshot out.svg",
+    ] {
+        let program = program().in_its_folder();
+        let script = format!("ulimit -f 1; exec \"$0\" {}", command.replace("$ROOT", text(root())));
+        program.shell(&script).exits(4);
+        assert_eq!(program.files(), [""; 0], "{command}");
+    }
+}

@@ -1,0 +1,436 @@
+//! Data: every form of it, packing, masks, order, and bad lines.
+
+use crate::truth;
+
+use std::path::Path;
+
+use ckpt_convert::{Object, save};
+use ckpt_inspect::metadata::{HashableValue, Value};
+use ckpt_kit::fixtures;
+use ckpt_kit::npy::raw;
+use ckpt_kit::numbers::le;
+use ckpt_kit::safetensors::SafeTensors;
+use ckpt_train::data::{Settings, Stream};
+use truth::tokenizer;
+
+fn in_order(folder: &Path, file: &str, contents: &[u8], length: usize) -> Settings {
+    let path = folder.join(file);
+    std::fs::write(&path, contents).unwrap();
+    Settings::default().with(|s| {
+        s.files = vec![path];
+        s.tokenizer = Some(tokenizer(folder));
+        s.length = length;
+        s.batch = 1;
+        s.shuffle = false;
+        s.holdout = 0.0;
+    })
+}
+
+/// Ids and targets of the first `n` batches as text, `_` for what is ignored and `$` for the end.
+fn shown(settings: &Settings, n: usize) -> Vec<(String, String)> {
+    let mut stream = Stream::new(settings, 0).unwrap();
+    let text = |id: i64| match id {
+        256 => '$',
+        257 => '<',
+        258 => '|',
+        259 => '>',
+        -100 => '_',
+        id => char::from(id as u8),
+    };
+    (0..n)
+        .map(|_| {
+            let batch = stream.batch().unwrap();
+            let ids = batch.ids.iter().map(|&id| text(id.into())).collect();
+            (ids, batch.targets.iter().map(|&t| text(t.into())).collect())
+        })
+        .collect()
+}
+
+fn pairs(all: &[(&str, &str)]) -> Vec<(String, String)> {
+    all.iter().map(|(a, b)| (a.to_string(), b.to_string())).collect()
+}
+
+#[test]
+fn text_is_packed_and_every_token_predicted_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = in_order(folder.path(), "a.txt", b"hello there\nyou\n", 5);
+    let got = shown(&settings, 4);
+    assert_eq!(got[..3], pairs(&[("hello", "ello "), (" ther", "there"), ("e\nyou", "\nyou\n")]));
+    // The text's end, and the next pass.
+    assert_eq!(got[3], ("\n$hel".into(), "$hell".into()));
+}
+
+#[test]
+fn prompts_are_masked() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines = br#"{"prompt": "ab", "response": "cd"}
+{"prompt": "p", "responses": {"one": "q", "two": {"response": "r"}}}
+{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]}
+{"text": "xyz"}
+"#;
+    let mut settings = in_order(folder.path(), "a.jsonl", lines, 19);
+    let all = "abcd$pq$pr$hi\nyo$xyz$";
+    assert_eq!(shown(&settings, 1), pairs(&[(&all[..19], "_cd$_q$_r$___yo$xyz"[..].trim_end())]));
+    settings.mask_prompts = false;
+    assert_eq!(shown(&settings, 1), pairs(&[(&all[..19], &all[1..20])]));
+}
+
+#[test]
+fn bad_lines_are_counted_and_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines = b"{\"text\": \"good\"}\nnot json\n{\"other\": 1}\n\xff\xfe\n\n{\"text\": \"day\"}\n";
+    let settings = in_order(folder.path(), "a.jsonl", lines, 6);
+    let mut stream = Stream::new(&settings, 0).unwrap();
+    assert_eq!(
+        stream.batch().unwrap().ids,
+        b"good\x00d"[..].iter().map(|&b| if b == 0 { 256 } else { b.into() }).collect::<Vec<u32>>()
+    );
+    assert_eq!(stream.bad, 3);
+    assert!(stream.shown[0].contains("a.jsonl: the line at byte 17"), "{:?}", stream.shown);
+    let nothing = in_order(folder.path(), "b.jsonl", b"[]\n", 6);
+    let error = Stream::new(&nothing, 0).unwrap().batch().unwrap_err().to_string();
+    assert!(error.contains("no sequence"), "{error}");
+}
+
+#[test]
+fn shuffled_passes_hand_out_every_sequence_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let ids: Vec<u8> = (0..40).flat_map(|i| [65 + i, 1, 2]).collect();
+    for buffer in [1, 7, 1000] {
+        let file = npy("|u1", "(40, 3)", &ids);
+        let settings = in_order(folder.path(), "a.npy", &file, 2).with(|s| {
+            s.shuffle = true;
+            s.buffer = buffer;
+        });
+        let mut passes: Vec<Vec<u32>> = Vec::new();
+        let mut stream = Stream::new(&settings, 9).unwrap();
+        for _ in 0..2 {
+            passes.push((0..40).map(|_| stream.batch().unwrap().ids[0]).collect());
+        }
+        let sorted = |pass: &[u32]| {
+            let mut pass = pass.to_vec();
+            pass.sort_unstable();
+            pass
+        };
+        assert_eq!(sorted(&passes[0]), (65..105).collect::<Vec<_>>(), "buffer {buffer}");
+        assert_eq!(sorted(&passes[1]), sorted(&passes[0]));
+        // A buffer of one is no shuffle.
+        assert_eq!(passes[0] != sorted(&passes[0]) && passes[0] != passes[1], buffer > 1);
+    }
+}
+
+#[test]
+fn held_out_documents_are_not_trained_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines: String = (0..60).map(|i| format!("{{\"text\": \"{}\"}}\n", char::from(b'0' + i))).collect();
+    let mut settings = in_order(folder.path(), "a.jsonl", lines.as_bytes(), 2);
+    settings.holdout = 0.3;
+    let ids = |batches: Vec<ckpt_train::Batch>| {
+        batches
+            .into_iter()
+            .flat_map(|b| b.ids)
+            .filter(|&id| id != 256)
+            .collect::<std::collections::BTreeSet<u32>>()
+    };
+    let held_out = ids(Stream::validation(&settings, 3).unwrap());
+    let mut stream = Stream::new(&settings, 3).unwrap();
+    let trained = ids((0..120).map(|_| stream.batch().unwrap()).collect());
+    assert!(held_out.len() >= 8 && trained.len() >= 30, "{held_out:?} {trained:?}");
+    assert!(held_out.is_disjoint(&trained));
+    let own = settings.clone().with(|s| s.validation.clone_from(&settings.files));
+    assert!(ids(Stream::validation(&own, 3).unwrap()).len() > 12);
+}
+
+#[test]
+fn ready_made_ids_keep_their_order() {
+    let truth = truth::truth();
+    let settings = Settings::default().with(|s| {
+        s.files = vec![fixtures::fixture("trajectories/truth.safetensors")];
+        s.batch = 4;
+        s.shuffle = false;
+        s.holdout = 0.0;
+    });
+    // The fixture's only integer tensor is `batches`, 20 x 4 x 64.
+    let mut stream = Stream::new(&settings, 0).unwrap();
+    for (i, batch) in truth.batches.iter().chain(&truth.batches[..1]).enumerate() {
+        let sources = (0..4).map(|row| Some((0, (4 * i + row) % 80))).collect();
+        let mut wanted = batch.clone();
+        wanted.sources = sources;
+        assert_eq!(stream.batch().unwrap(), wanted);
+    }
+}
+
+fn npy(descr: &str, shape: &str, data: &[u8]) -> Vec<u8> {
+    raw(2, &format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}"), data)
+}
+
+#[test]
+fn arrays_of_ids_are_read_and_others_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let read = |bytes: &[u8], length: usize| {
+        let mut settings = in_order(folder.path(), "a.npy", bytes, length);
+        settings.tokenizer = None;
+        Stream::new(&settings, 0).unwrap().batch().map(|b| b.ids).map_err(|e| e.to_string())
+    };
+    let words = |values: &[i64]| le(values);
+    assert_eq!(read(&npy("<i8", "(2, 3)", &words(&[1, 2, 3, 4, 5, 6])), 9).unwrap(), [1, 2]);
+    assert_eq!(read(&npy("|u1", "(5,)", &[9, 8, 7, 6, 5]), 4).unwrap(), [9, 8, 7, 6]);
+    for (bytes, what) in [
+        (npy("<f4", "(2,)", &[0; 8]), "integers"),
+        (npy("<i8", "(2, 3)", &[0; 40]), "shorter"),
+        (npy("<i8", "(99999999999, 99999999999)", &[0; 40]), "shorter"),
+        (npy("<i8", "()", &[0; 8]), "scalar"),
+        (npy("<i8", "(1, 3)", &words(&[1, -2, 3])), "no token id"),
+        (b"\x93NUMPY\x01\x00\xff".to_vec(), "read"),
+        (b"PK".to_vec(), "read"),
+    ] {
+        let error = read(&bytes, 2).unwrap_err();
+        assert!(error.contains(what), "{what}: {error}");
+    }
+}
+
+#[test]
+fn text_without_a_tokenizer_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = in_order(folder.path(), "a.txt", b"text", 2).with(|s| s.tokenizer = None);
+    let error = Stream::new(&settings, 0).unwrap().batch().unwrap_err().to_string();
+    assert!(error.contains("--tokenizer"), "{error}");
+    assert!(Stream::new(&Settings::default(), 0).is_err());
+    #[cfg(unix)]
+    {
+        let endless = settings.with(|s| s.tokenizer = Some("/dev/zero".into()));
+        let error = Stream::new(&endless, 0).err().unwrap().to_string();
+        assert!(error.contains("no regular file"), "{error}");
+    }
+}
+
+/// The text of the first `n` batches.
+fn read(settings: &Settings, n: usize) -> String {
+    shown(settings, n).into_iter().map(|(ids, _)| ids).collect()
+}
+
+#[test]
+fn parquet_rows_are_records() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |file: &str, length: usize| {
+        in_order(folder.path(), "unused.txt", b"", length)
+            .with(|s| s.files = vec![fixtures::data("train", file)])
+    };
+    let good: String = (0..20).filter(|i| i % 7 != 3).map(|i| format!("row{i:02}$")).collect();
+    assert_eq!(read(&at("text.parquet", 101), 1), good[..101]);
+    assert_eq!(read(&at("chat.parquet", 20), 1), "hi\nyo0$hi\nyo1$hi\nyo2$"[..20]);
+    // The row without an answer is bad.
+    assert_eq!(read(&at("answers.parquet", 8), 1), "ab$ac$bd");
+    let mut stream = Stream::new(&at("answers.parquet", 12), 0).unwrap();
+    stream.batch().unwrap();
+    assert_eq!(stream.bad, 1);
+    assert!(stream.shown[0].contains("answers.parquet: the row 2"), "{:?}", stream.shown);
+}
+
+#[test]
+fn damaged_parquet_files_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = std::fs::read(fixtures::data("train", "text.parquet")).unwrap();
+    let (mut refused, mut random) = (0, ckpt_train::Random::new(&[7]));
+    for round in 0..300 {
+        let mut bytes = whole.clone();
+        match round % 3 {
+            0 => bytes.truncate(random.below(whole.len())),
+            _ => (0..1 + round % 4).for_each(|_| {
+                let at = random.below(whole.len());
+                bytes[at] = random.next_u64() as u8;
+            }),
+        }
+        let settings = in_order(folder.path(), "a.parquet", &bytes, 40);
+        let mut stream = Stream::new(&settings, 0).unwrap();
+        refused += i32::from((0..8).any(|_| stream.batch().is_err()));
+    }
+    assert!(refused > 100, "{refused}");
+}
+
+#[test]
+fn tokens_are_kept_and_are_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines: String = (0..50)
+        .map(|i| match i % 9 {
+            4 => "no json\n".to_string(),
+            5 => format!("{{\"prompt\": \"p{i}\", \"response\": \"r{i}\"}}\n"),
+            _ => format!("{{\"text\": \"number {i}\"}}\n"),
+        })
+        .collect();
+    let plain = in_order(folder.path(), "a.jsonl", lines.as_bytes(), 10).with(|s| s.holdout = 0.2);
+    let cache = folder.path().join("cache");
+    let cached = plain.clone().with(|s| s.token_cache = Some(cache.clone()));
+    let kept = || std::fs::read_dir(&cache).map_or(Vec::new(), |d| d.map(|e| e.unwrap().path()).collect());
+    let batches = |settings: &Settings| {
+        let mut stream = Stream::new(settings, 1).unwrap();
+        ((0..60).map(|_| stream.batch().unwrap()).collect::<Vec<_>>(), stream.bad, stream.shown)
+    };
+    let (truth, held_out) = (batches(&plain), Stream::validation(&plain, 1).unwrap());
+    assert!(held_out.len() > 2);
+    assert!(truth.1 > 4);
+    assert_eq!(batches(&cached), truth);
+    let [shard] = &kept()[..] else { panic!("{:?}", kept()) };
+    // A file that is read from its tokens alone: what it says now is not looked at.
+    let data = &plain.files[0];
+    let time = std::fs::metadata(data).unwrap().modified().unwrap();
+    std::fs::write(data, "x".repeat(lines.len())).unwrap();
+    std::fs::File::options().write(true).open(data).unwrap().set_modified(time).unwrap();
+    assert_eq!(batches(&cached), truth);
+    assert_eq!(Stream::validation(&cached, 1).unwrap(), held_out);
+    // A damaged shard is passed over, and one of a changed file is not its.
+    std::fs::write(data, &lines).unwrap();
+    std::fs::File::options().write(true).open(data).unwrap().set_modified(time).unwrap();
+    let bytes = std::fs::read(shard).unwrap();
+    for cut in [0, 20, 41, 300, bytes.len() - 13] {
+        std::fs::write(shard, &bytes[..cut]).unwrap();
+        assert_eq!(batches(&cached), truth, "cut at {cut}");
+    }
+    std::fs::write(data, b"{\"text\": \"other\"}\n").unwrap();
+    let other = cached.clone().with(|s| {
+        s.holdout = 0.0;
+        s.length = 4;
+    });
+    assert_eq!(read(&other, 2), "other$ot");
+    let unmasked = other.with(|s| s.mask_prompts = false);
+    assert_eq!(read(&unmasked, 2), "other$ot");
+    assert_eq!(kept().len(), 3, "a pass that ends keeps its tokens: {:?}", kept());
+}
+
+#[test]
+fn middles_are_to_be_filled_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let text: String = (0..400).map(|i| char::from(b'a' + (i % 26) as u8)).collect();
+    let mut settings = in_order(folder.path(), "a.txt", text.as_bytes(), 39);
+    settings.fill_in_rate = 0.5;
+    let mut stream = Stream::new(&settings, 5).unwrap();
+    let (mut rearranged, mut suffix_first) = (0, 0);
+    for n in 0..10 {
+        let batch = stream.batch().unwrap();
+        assert_eq!((batch.len, batch.targets.len()), (39, 39));
+        let original: Vec<i32> = (0..40).map(|i| text.as_bytes()[39 * n + i].into()).collect();
+        let mut ids: Vec<i32> = batch.ids.iter().map(|&id| id as i32).collect();
+        ids.push(*batch.targets.last().unwrap());
+        if ids == original {
+            continue;
+        }
+        rearranged += 1;
+        assert_eq!(ids[0], 257);
+        let mark = |id: i32| ids.iter().position(|&i| i == id);
+        // What is cut off at the end is of the middle; put together again, the rest is the original's beginning and end.
+        let (suf, mid) = (mark(259).unwrap(), mark(258).unwrap_or(ids.len()));
+        assert!(suf < mid);
+        let suffix = &ids[suf + 1..mid];
+        let begin = if suf == 1 {
+            suffix_first += 1;
+            ids[(mid + 1).min(ids.len())..].to_vec()
+        } else {
+            [&ids[1..suf], &ids[(mid + 1).min(ids.len())..]].concat()
+        };
+        assert!(original.starts_with(&begin), "{ids:?}");
+        if mid < ids.len() {
+            assert!(original.ends_with(suffix), "{ids:?}");
+        }
+    }
+    assert!(
+        (2..9).contains(&rearranged) && (1..rearranged).contains(&suffix_first),
+        "{rearranged} {suffix_first}"
+    );
+    let validation = settings.clone().with(|s| s.validation = settings.files.clone());
+    assert!(Stream::validation(&validation, 5).unwrap().iter().all(|b| b.ids.iter().all(|&id| id < 256)));
+    let tokenizer = settings.tokenizer.clone().unwrap();
+    let known = std::fs::read_to_string(&tokenizer).unwrap();
+    for [prefix, suffix, middle] in ckpt_infer::FIM_TEXTS {
+        let named = known.replace("<|fim_prefix|>", prefix).replace("<|fim_suffix|>", suffix);
+        std::fs::write(&tokenizer, named.replace("<|fim_middle|>", middle)).unwrap();
+        assert!(Stream::new(&settings, 5).is_ok(), "{prefix}");
+    }
+    std::fs::write(&tokenizer, known.replace("fim_", "f")).unwrap();
+    let error = Stream::new(&settings, 5).err().unwrap().to_string();
+    assert!(error.contains("fim_prefix"), "{error}");
+}
+
+#[test]
+fn files_are_shuffled_anew_each_pass() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = in_order(folder.path(), "unused.txt", b"", 2);
+    settings.files = (0..20)
+        .map(|i| {
+            let path = folder.path().join(format!("{i}.npy"));
+            std::fs::write(&path, npy("|u1", "(1, 3)", &[i, i, i])).unwrap();
+            path
+        })
+        .collect();
+    (settings.shuffle, settings.buffer) = (true, 1);
+    let mut stream = Stream::new(&settings, 0).unwrap();
+    let mut pass = || (0..20).map(|_| stream.batch().unwrap().ids[0]).collect::<Vec<_>>();
+    let (first, second) = (pass(), pass());
+    let sorted = |mut pass: Vec<u32>| {
+        pass.sort_unstable();
+        pass
+    };
+    assert_ne!(first, second);
+    assert_eq!(sorted(first.clone()), (0..20).collect::<Vec<_>>());
+    assert_eq!(sorted(second), sorted(first));
+}
+
+/// A SafeTensors file of `rows` sequences of four ids.
+fn sequences(rows: usize) -> Vec<u8> {
+    let ids: Vec<u16> = (0..rows * 4).map(|i| i as u16 % 200).collect();
+    SafeTensors::new().tensor("ids", "U16", &[rows, 4], &le(&ids)).bytes()
+}
+
+/// A saved place is gone on from where the file still has it, and refused where it ends before or the place is a lie.
+#[test]
+fn places_beyond_the_end_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("place.pt");
+    let rows = |n: usize| npy("|u1", &format!("({n}, 4)"), &vec![7; 4 * n]);
+    let flat = |n: usize| npy("|u1", &format!("({n},)"), &vec![7; n]);
+    let lines = |n: usize| "{\"text\": \"line\"}\n".repeat(n).into_bytes();
+    let parquet = std::fs::read(fixtures::data("train", "text.parquet")).unwrap();
+    let forms = [
+        ("a.npy", rows(100), Some(rows(3))),
+        ("flat.npy", flat(9000), Some(flat(400))),
+        ("a.safetensors", sequences(100), Some(sequences(3))),
+        ("a.jsonl", lines(100), Some(lines(3))),
+        ("a.txt", lines(3000), Some(lines(3))),
+        ("a.parquet", parquet, None),
+    ];
+    for (name, whole, short) in forms {
+        let settings = in_order(folder.path(), name, &whole, 3);
+        let mut stream = Stream::new(&settings, 0).unwrap();
+        (0..12).for_each(|_| drop(stream.batch().unwrap()));
+        // Saves the place as it is, or with another offset.
+        let keep = |stream: &Stream, offset: Option<i64>| {
+            let mut state = stream.state();
+            if let (Object::Dict(entries), Some(offset)) = (&mut state, offset)
+                && let Object::Plain(Value::Dict(place)) = &mut entries[0].1
+            {
+                let old = place.insert(HashableValue::String("offset".into()), Value::I64(offset));
+                assert!(old.is_some());
+            }
+            save(&Object::dict([("data", state)]), &path, true).unwrap();
+        };
+        let restored = || {
+            let mut stream = Stream::new(&settings, 0).unwrap();
+            let taken = stream.restore(&ckpt_inspect::open(&path).unwrap(), "data");
+            taken.map(|taken| (taken, stream)).map_err(|e| e.to_string())
+        };
+        keep(&stream, None);
+        let (taken, mut other) = restored().unwrap();
+        assert!(taken);
+        assert_eq!(other.batch().unwrap(), stream.batch().unwrap(), "{name}");
+        for offset in [1 << 62, i64::MAX, 1 << 40] {
+            keep(&stream, Some(offset));
+            let error = restored().err().unwrap();
+            assert!(error.contains("--restart-data"), "{name} at {offset}: {error}");
+        }
+        keep(&stream, None);
+        if let Some(short) = short {
+            std::fs::write(&settings.files[0], short).unwrap();
+            let error = restored().err().unwrap();
+            assert!(error.contains("not one in these files"), "{name}: {error}");
+        }
+    }
+}

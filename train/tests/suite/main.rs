@@ -1,0 +1,11 @@
+//! Students trained, against what PyTorch computes.
+
+mod data;
+mod distill;
+#[cfg(feature = "candle")]
+mod gradients;
+mod optimizers;
+mod proof;
+mod trainer;
+mod trajectories;
+mod truth;
