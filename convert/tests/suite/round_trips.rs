@@ -295,39 +295,43 @@ fn packed_forms_carry_codes_and_scales_between_them_exactly() {
 fn masters_of_an_online_bitnet_stay_such() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    convert(
-        &fixture("healthy-run/step-02000.pt"),
-        &Options::new(Target::Hf { packed: false }),
-        &at("masters"),
-    );
-    let path = at("masters").join("config.json");
-    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let hf = |packed| Options::new(Target::Hf { packed });
+    convert(&fixture("healthy-run/step-02000.pt"), &hf(false), &at("student"));
+    let student = open(at("student")).unwrap();
+    // Without what says that the student's trainer made them.
+    let mut weights = SafeTensors::new();
+    for tensor in &student.tensors {
+        weights = weights.tensor(&tensor.name, "F32", &tensor.shape, &tensor.bytes().unwrap());
+    }
+    std::fs::create_dir(at("masters")).unwrap();
+    weights.write(&at("masters").join("model.safetensors"));
+    let config = std::fs::read(at("student").join("config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_slice(&config).unwrap();
     let online = serde_json::json!({
         "quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "online", "use_rms_norm": true,
     });
     config["quantization_config"] = online.clone();
-    std::fs::write(&path, config.to_string()).unwrap();
+    std::fs::write(at("masters").join("config.json"), config.to_string()).unwrap();
     let told = |name: &str| -> serde_json::Value {
         let config: serde_json::Value =
             serde_json::from_slice(&std::fs::read(at(name).join("config.json")).unwrap()).unwrap();
         config.get("quantization_config").cloned().unwrap_or_default()
     };
-    let narrow = Options::new(Target::Hf { packed: false }).with(|o| o.dtype = Some(DType::BF16));
-    convert(&at("masters"), &narrow, &at("copy"));
+    convert(&at("masters"), &hf(false).with(|o| o.dtype = Some(DType::BF16)), &at("copy"));
     assert_eq!(told("copy"), online);
     let ternary = |name: &str| {
         let copy = open(at(name)).unwrap();
         copy.tensors.iter().filter(|t| copy.model.is_ternary(t)).count()
     };
     assert_eq!((ternary("masters"), ternary("copy")), (14, 14));
-    convert(&at("copy"), &Options::new(Target::Hf { packed: true }), &at("packed"));
+    convert(&at("copy"), &hf(true), &at("packed"));
     assert_eq!(
         (&told("packed")["quantization_mode"], &told("packed")["use_rms_norm"]),
         (&"offline".into(), &true.into())
     );
     assert_eq!(ternary("packed"), 14);
     // Codes times their scales are not what such a layer would round.
-    convert(&at("packed"), &Options::new(Target::Hf { packed: false }), &at("floats"));
+    convert(&at("packed"), &hf(false), &at("floats"));
     assert_eq!(told("floats"), serde_json::Value::Null);
 }
 
@@ -603,12 +607,14 @@ fn a_tensor_in_ranges_of_two_files_is_written_like_any_other() {
         gguf(Quant::I2S),
     ] {
         let options = Options::new(target).with(|o| o.force = true);
-        let written = [(&plain, "of plain"), (&pieced, "of pieced")].map(|(source, name)| {
+        // PyTorch's archives are called as their files are.
+        let to = at("written");
+        let written = [&plain, &pieced].map(|source| {
             let mut plan = Plan::new(source, &options).unwrap();
             let stop = Default::default();
-            write(&mut plan, &options, &at(name), Control::new(&|_| (), &stop)).unwrap();
-            assert!(verify_written(&plan, &at(name)).unwrap().agrees());
-            std::fs::read(at(name)).unwrap()
+            write(&mut plan, &options, &to, Control::new(&|_| (), &stop)).unwrap();
+            assert!(verify_written(&plan, &to).unwrap().agrees());
+            std::fs::read(&to).unwrap()
         });
         assert!(written[0] == written[1], "{:?}", options.target);
     }
