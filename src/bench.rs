@@ -148,7 +148,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     let text = match args.format {
         Format::Json => {
             let json = serde_json::to_value(&record).map_err(|e| Failure::unwritable(e.to_string()))?;
-            format!("{json:#}\n")
+            terminal::json(&json)
         }
         Format::Human => human(&record),
     };

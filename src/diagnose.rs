@@ -104,7 +104,7 @@ fn json(diagnosed: &Diagnosed) -> Result<String, ckpt_reports::Error> {
     let failed = |e| ckpt_reports::Error::Format(format!("JSON: {e}"));
     let mut value = serde_json::to_value(&diagnosed.diagnosis).map_err(failed)?;
     value["path"] = diagnosed.path.as_str().into();
-    Ok(format!("{value:#}\n"))
+    Ok(terminal::json(&value))
 }
 
 fn xml(diagnosis: &Diagnosis) -> String {

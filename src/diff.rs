@@ -130,7 +130,9 @@ fn json(diff: &Diff, all: bool) -> Result<String, Failure> {
         tensors.retain(|_| found.next().is_some_and(|t| all || t.status != Status::Same));
     }
     value["same"] = diff.count(Status::Same).into();
-    serde_json::to_string_pretty(&value).map(|text| text + "\n").map_err(broken)
+    serde_json::to_string_pretty(&value)
+        .map(|text| ckpt_inspect::printable_json(&text) + "\n")
+        .map_err(broken)
 }
 
 fn human(diff: &Diff, args: &Args) -> String {

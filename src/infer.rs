@@ -190,7 +190,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         prefill,
     };
     if args.json {
-        terminal::print(&format!("{:#}\n", record(args, &done)))?;
+        terminal::print(&terminal::json(&record(args, &done)))?;
     } else if more {
         terminal::note(&summary(ids.len() - reused, &done));
     }

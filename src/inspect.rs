@@ -165,7 +165,7 @@ struct Shown {
 
 fn json<T: serde::Serialize + ?Sized>(value: &T) -> Result<String, Failure> {
     serde_json::to_string_pretty(value)
-        .map(|text| text + "\n")
+        .map(|text| ckpt_inspect::printable_json(&text) + "\n")
         .map_err(|e| Failure::unwritable(format!("standard output: {e}")))
 }
 

@@ -69,7 +69,7 @@ pub fn run(args: &OutputArgs, (a, b): (&Path, &Path), as_json: bool) -> Result<u
     let comparison = compare::compare(&first, &second, &pool, &prompts, windows)?;
     let failures = args.failures(&comparison);
     let text = match as_json {
-        true => format!("{:#}\n", record(&comparison, prompts.len(), &failures)),
+        true => terminal::json(&record(&comparison, prompts.len(), &failures)),
         false => sentences(&comparison, prompts.len(), &failures),
     };
     terminal::print(&text)?;

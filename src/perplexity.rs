@@ -70,7 +70,7 @@ pub fn run(
             "kernel": model.kernel().name(),
             "assumed": model.assumed(),
         });
-        terminal::print(&format!("{record:#}\n"))?;
+        terminal::print(&terminal::json(&record))?;
     } else {
         if likelihood.perplexity().is_nan() {
             terminal::warning(

@@ -89,7 +89,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         _ => None,
     };
     let text = match args.format {
-        Format::Json => format!("{:#}\n", record(args, &salvage, written.as_ref())),
+        Format::Json => terminal::json(&record(args, &salvage, written.as_ref())),
         Format::Human => human(args, &salvage, written.as_ref()),
     };
     terminal::print(&text)?;

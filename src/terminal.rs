@@ -161,6 +161,11 @@ pub fn dim(text: &str) -> String {
     paint(Style::new().dimmed(), text)
 }
 
+/// `value` over several lines, in which what is invisible is seen.
+pub fn json(value: &serde_json::Value) -> String {
+    ckpt_inspect::printable_json(&format!("{value:#}\n"))
+}
+
 /// The colour of a verdict, in the terminal's 16.
 pub fn verdict_style(verdict: Option<Verdict>) -> Style {
     let color = match verdict {

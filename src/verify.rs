@@ -70,7 +70,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
 fn json(report: &Report) -> Result<String, Failure> {
     let mut value = serde_json::to_value(report).map_err(|e| Failure::unwritable(e.to_string()))?;
     value["agrees"] = report.agrees().into();
-    Ok(format!("{value:#}\n"))
+    Ok(terminal::json(&value))
 }
 
 /// The outcome in one line.

@@ -9,7 +9,7 @@
 //! let model = Model::load(&checkpoint, &LoadOptions::default(), &pool)?;
 //! let mut runner = Runner::new(&model, &pool);
 //! let mut cache = Cache::new(model.config(), KvType::F32, WhenFull::Stop);
-//! let stop = Stop { max_tokens: 32, ..Stop::default() };
+//! let stop = Stop::after(32);
 //! let mut generator = Generator::new(&mut runner, &mut cache, &SampleOptions::default(), stop);
 //! let outcome = generator.run(&[1, 2, 3], &mut |token| {
 //!     println!("{}", token.id);

@@ -99,18 +99,35 @@ impl Error {
 /// `text` that a file chose, safe to show in one line: characters that steer a terminal, are invisible, reorder what
 /// stands around them, or are forbidden in XML are written as `\u{…}`.
 pub fn printable(text: &str) -> String {
-    let hostile = |c: char| {
-        c.is_control()
-            || matches!(c,
-                '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-                | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{fffe}'..='\u{ffff}' | '\u{e0000}'..='\u{e007f}')
-    };
-    if !text.contains(hostile) {
+    if !text.contains(is_hostile) {
         return text.to_string();
     }
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        if hostile(c) { out.extend(c.escape_unicode()) } else { out.push(c) }
+        if is_hostile(c) { out.extend(c.escape_unicode()) } else { out.push(c) }
+    }
+    out
+}
+
+fn is_hostile(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{fffe}'..='\u{ffff}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// The same `json`, in which what [`printable`] escapes in text has JSON's own escapes: whoever parses it reads the text as it
+/// was, and whoever prints it sees what is there.
+pub fn printable_json(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        if is_hostile(c) && c != '\n' {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                out += &format!("\\u{unit:04x}");
+            }
+        } else {
+            out.push(c);
+        }
     }
     out
 }
@@ -147,7 +164,7 @@ impl fmt::Display for Error {
 
 #[cfg(test)]
 mod tests {
-    use super::{printable, printable_in_log};
+    use super::{printable, printable_in_log, printable_json};
 
     #[test]
     fn commands_of_ci_systems_become_text() {
@@ -161,5 +178,16 @@ mod tests {
         assert_eq!(printable("größe 🦀 層"), "größe 🦀 層");
         assert_eq!(printable("a\n\u{1b}[31mb\u{202e}c\u{ffff}"), "a\\u{a}\\u{1b}[31mb\\u{202e}c\\u{ffff}");
         assert_eq!(printable("in\u{200b}visible\u{2028}"), "in\\u{200b}visible\\u{2028}");
+    }
+
+    #[test]
+    fn json_says_the_same_in_characters_that_are_seen() {
+        let value = serde_json::json!({"a\n\u{202e}": ["größe 🦀", "\u{9b}31m\u{e0041}\u{feff}"]});
+        let text = printable_json(&serde_json::to_string_pretty(&value).unwrap());
+        assert!(
+            text.contains("größe 🦀") && text.contains("\\u202e") && text.contains("\\udb40\\udc41"),
+            "{text}"
+        );
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
     }
 }

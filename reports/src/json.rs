@@ -47,7 +47,7 @@ pub fn json(report: &Report) -> Result<String, Error> {
 
 fn text(value: &impl Serialize) -> Result<String, Error> {
     let text = serde_json::to_string_pretty(value).map_err(|e| Error::Format(format!("JSON: {e}")))?;
-    Ok(text + "\n")
+    Ok(ckpt_inspect::printable_json(&text) + "\n")
 }
 
 fn segment(s: &Segment) -> Value {

@@ -105,7 +105,8 @@ fn document(tool: &str, rules: Vec<ReportingDescriptor>, results: Vec<SarifResul
     let driver = ToolComponent::builder().name(tool).version(env!("CARGO_PKG_VERSION")).rules(rules).build();
     let run = Run::builder().tool(Tool::builder().driver(driver).build()).results(results).build();
     let log = Sarif::builder().schema(SCHEMA).version(json!("2.1.0")).runs(vec![run]).build();
-    serde_json::to_string_pretty(&log).expect("a log's keys are strings") + "\n"
+    ckpt_inspect::printable_json(&serde_json::to_string_pretty(&log).expect("a log's keys are strings"))
+        + "\n"
 }
 
 fn descriptor(rule: Rule) -> ReportingDescriptor {

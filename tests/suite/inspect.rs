@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 #[cfg(target_os = "linux")]
 use std::process::Command;
 
-use ckpt_kit::binary::{Program, Ran, text};
+#[cfg(unix)]
+use ckpt_kit::binary::text;
+use ckpt_kit::binary::{Program, Ran};
 use ckpt_kit::safetensors::SafeTensors;
 use serde_json::Value;
 

@@ -73,6 +73,12 @@ fn hostile_names_are_shown_as_text_by_every_command() {
         &["report", RUN, "--format", "html", "-o", "run.html"],
         &["report", RUN, "--format", "md"],
         &["gate", FILE, "--format", "sarif"],
+        &["gate", FILE, "--format", "json"],
+        &["inspect", FILE, "--format", "json"],
+        &["diff", FILE, "plain.safetensors", "--format", "json"],
+        &["scan", FILE, "--format", "json"],
+        &["report", FILE, "--format", "json"],
+        &["verify", FILE, "plain.safetensors", "--format", "json"],
         &["report", FILE, "-o", "::error::\u{1b}.md"],
         &["verify", FILE, "plain.safetensors"],
         &["convert", FILE, "--to", "f16", "-o", "::error::\u{1b}.pt"],
@@ -99,7 +105,7 @@ fn hostile_names_are_shown_as_text_by_every_command() {
     }
     // The run's page has all that one can have: lines, marks, a cause.
     let page = std::fs::read_to_string(at("run.html")).unwrap();
-    for part in ["table.heat", "<circle", "<title>", "class=\"card cause\"", "class=\"legend\""] {
+    for part in ["<table class=\"heat\"", "<circle", "<title>", "class=\"card cause\"", "class=\"legend\""] {
         assert!(page.contains(part), "{part}");
     }
 }
