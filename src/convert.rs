@@ -287,7 +287,9 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         load::files(&paths).into_iter().chain(args.tokenizer.clone()).collect()
     })?;
     make_folders(args, &outputs)?;
-    let load = args.load.options(ckpt_inspect::Options::default(), args.load.policy()?.thresholds);
+    let mut load = args.load.options(ckpt_inspect::Options::default(), args.load.policy()?.thresholds);
+    // What a trainer keeps beside a model is no part of what is made of it.
+    load.open.companions = false;
     let signal = Signal::listen()?;
     for (path, output) in paths.iter().zip(&outputs) {
         match one(args, &load, path, output, &signal) {

@@ -144,8 +144,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     let read: Vec<PathBuf> = args.paths.iter().chain(&args.baseline).cloned().collect();
     load::spare(outputs.iter().map(|(_, file)| *file), &read)?;
     let policy = policy(args)?;
-    let describe = Options::default().with(|o| o.histogram = false);
-    let options = args.load.options(describe, policy.thresholds);
+    let options = args.load.options(Options::default(), policy.thresholds);
     let options = LoadOptions { checksum: !args.no_checksum, ..options };
     let mut checked = Vec::new();
     let baseline = args.baseline.as_deref().map(|path| baseline(path, &options)).transpose()?;
@@ -285,14 +284,19 @@ fn checkpoint(checked: &Checked, width: usize) -> String {
     let mut facts = Vec::new();
     facts.extend(checked.step.map(|step| format!("step {step}")));
     facts.extend(checked.verdict.map(|verdict| verdict.to_string()));
+    if checked.companion {
+        facts.push("no weights: what a trainer keeps beside them".into());
+    }
     if checked.judged > 0 {
         facts.push(format!("{} of {} tensors healthy", checked.healthy, checked.judged));
-        if checked.untrained > 0 {
-            facts.push(format!("{} untrained", checked.untrained));
-        }
-        if !checked.coverage.is_whole() {
-            facts.push(format!("judged {}", terminal::escape(&checked.coverage.to_string())));
-        }
+    }
+    if checked.untrained > 0 {
+        facts.push(format!("{} untrained", checked.untrained));
+    }
+    if !checked.coverage.is_whole() {
+        facts.push(format!("judged {}", terminal::escape(&checked.coverage.to_string())));
+    } else if checked.judged == 0 && checked.coverage.parameters > 0 {
+        facts.push("no matrix; looked for NaN and infinity alone".into());
     }
     let mut out =
         terminal::paint(style(checked.status).bold(), &status) + " " + &terminal::escape(&checked.path);

@@ -47,7 +47,8 @@ pub use health::coverage::{self, Coverage};
 pub use health::describe::{Options, describe};
 pub use health::rules::{Judgement, RULES, judge_tensor, judgements};
 pub use health::{measure, record, survey};
-pub use layout::{files_of, find, identity};
+pub use layout::companion::is_companion;
+pub use layout::{Listing, files_of, find, identity, list};
 pub use meaning::elements::{Elements, RowOrder};
 pub use meaning::role::Role;
 #[cfg(feature = "vocabulary")]

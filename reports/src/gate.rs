@@ -1,7 +1,9 @@
 //! The gate: checkpoints held against a [`Policy`] and, if one is given, against a baseline. It reads records alone.
 
+use std::path::Path;
+
 use ckpt_inspect::{
-    CheckpointRecord, Coverage, Finding as Why, Group, Judgement, Levels, TensorRecord, Verdict, judgements,
+    CheckpointRecord, Coverage, DType, Finding as Why, Group, Judgement, TensorRecord, Verdict, judgements,
     printable, without_state_dict,
 };
 use serde::Serialize;
@@ -57,6 +59,7 @@ pub enum Rule {
     NothingJudged,
     NotMeasured,
     Incomplete,
+    Contradiction,
     CorruptTensor,
     CorruptOptimizer,
     UnhealthyTensor,
@@ -72,13 +75,14 @@ pub enum Rule {
 
 impl Rule {
     /// Every rule, file-level ones first.
-    pub const ALL: [Rule; 17] = [
+    pub const ALL: [Rule; 18] = [
         Rule::UnreadableFile,
         Rule::DamagedFile,
         Rule::WrongStep,
         Rule::NothingJudged,
         Rule::NotMeasured,
         Rule::Incomplete,
+        Rule::Contradiction,
         Rule::CorruptTensor,
         Rule::CorruptOptimizer,
         Rule::UnhealthyTensor,
@@ -96,15 +100,20 @@ impl Rule {
     fn row(self) -> (&'static str, &'static str) {
         match self {
             Rule::UnreadableFile => ("unreadable-file", "The file cannot be opened as a checkpoint."),
-            Rule::DamagedFile => {
-                ("damaged-file", "The file is cut short, or bytes differ from their recorded checksum.")
-            }
+            Rule::DamagedFile => (
+                "damaged-file",
+                "The file is cut short, bytes differ from their recorded checksum, or the format's own library refuses it.",
+            ),
             Rule::WrongStep => ("wrong-step", "The checkpoint is not of the required training step."),
             Rule::NothingJudged => ("nothing-judged", "No weight matrix could be judged."),
             Rule::NotMeasured => ("not-measured", "Weight matrices are of a type that is not measured."),
             Rule::Incomplete => {
                 ("incomplete", "Layers or weights are not there that the others or config.json promise.")
             }
+            Rule::Contradiction => (
+                "contradiction",
+                "The index and the shards of a set disagree, or files are there that no index names.",
+            ),
             Rule::CorruptTensor => {
                 ("corrupt-tensor", "A tensor holds NaN or infinity, or its bytes are missing or damaged.")
             }
@@ -214,6 +223,9 @@ pub struct Checked {
     pub dead: u64,
     /// How many of them are still zero, as they begin by design.
     pub untrained: u64,
+    /// Whether it holds no weights, but what a trainer keeps beside them: moments were measured, and there is nothing else to
+    /// judge.
+    pub companion: bool,
     /// How much of the checkpoint was judged, whatever the scope.
     pub coverage: Coverage,
     /// The rules that it was held against.
@@ -282,6 +294,7 @@ pub fn unreadable(path: impl Into<String>, error: &str) -> Checked {
         healthy: 0,
         dead: 0,
         untrained: 0,
+        companion: false,
         coverage: Coverage::default(),
         checks: vec![Rule::UnreadableFile],
         findings: vec![Finding::new(Rule::UnreadableFile, error)],
@@ -308,6 +321,7 @@ pub fn check(record: &CheckpointRecord, policy: &Policy, baseline: Option<&Check
         healthy: count(Verdict::Healthy),
         dead: count(Verdict::Dead),
         untrained: count(Verdict::Untrained),
+        companion: is_companion(record),
         coverage: coverage(record, &judged),
         checks: vec![
             Rule::UnreadableFile,
@@ -315,6 +329,7 @@ pub fn check(record: &CheckpointRecord, policy: &Policy, baseline: Option<&Check
             Rule::NothingJudged,
             Rule::NotMeasured,
             Rule::Incomplete,
+            Rule::Contradiction,
             Rule::CorruptTensor,
             Rule::CorruptOptimizer,
             Rule::UnhealthyTensor,
@@ -323,9 +338,14 @@ pub fn check(record: &CheckpointRecord, policy: &Policy, baseline: Option<&Check
     };
     whole(&mut checked, record, &judged, policy);
     for why in &whole_judgement.findings {
-        checked.findings.push(Finding::new(Rule::Incomplete, why.to_string()));
+        let rule = match why {
+            Why::Refused { .. } => Rule::DamagedFile,
+            Why::Contradiction { .. } => Rule::Contradiction,
+            _ => Rule::Incomplete,
+        };
+        checked.findings.push(Finding::new(rule, why.to_string()));
     }
-    let mut comparison = baseline.map(|baseline| Comparison::new(baseline, policy));
+    let mut comparison = baseline.map(|baseline| Comparison::new(baseline, record, policy));
     if comparison.is_some() {
         checked.checks.extend([Rule::TensorVanished, Rule::ShapeChanged, Rule::StdShrunk]);
         checked.checks.extend([Rule::NewlyDead, Rule::VerdictWorse]);
@@ -340,7 +360,8 @@ pub fn check(record: &CheckpointRecord, policy: &Policy, baseline: Option<&Check
         comparison.vanished(policy, &mut checked.findings);
     }
     let refused = checked.findings.iter().any(|f| f.severity == Severity::Error);
-    checked.status = match (record.damaged, refused) {
+    let unreadable = record.damaged || checked.findings.iter().any(|f| f.rule == Rule::DamagedFile);
+    checked.status = match (unreadable, refused) {
         (true, _) => Status::Unreadable,
         (false, true) => Status::Refused,
         (false, false) => Status::Passed,
@@ -387,6 +408,13 @@ pub(crate) fn judge_all<'r>(record: &'r CheckpointRecord, policy: &Policy) -> (V
         })
         .collect();
     (judged, whole)
+}
+
+/// Whether `record` is of a file without weights that a trainer put beside a model, or of an optimizer's state alone.
+fn is_companion(record: &CheckpointRecord) -> bool {
+    let has = |group: Group| record.tensors.iter().any(|t| t.group == group);
+    let named = ckpt_inspect::is_companion(Path::new(&record.path));
+    !has(Group::Weights) && (named || has(Group::Optimizer))
 }
 
 /// How much of what the policy does not ignore was judged.
@@ -463,7 +491,13 @@ fn whole(checked: &mut Checked, record: &CheckpointRecord, judged: &[Judged<'_>]
         let message = format!("scale lost, so only told dead or not: {count}, such as {}", first.tensor.name);
         findings.push(Finding::new(Rule::NotMeasured, message));
     }
-    if checked.judged == 0 && !record.damaged {
+    // Of weights whose role is not known NaN and values beyond reason are looked for, and of vectors NaN.
+    let measured = |j: &Judged<'_>| {
+        let real = !j.tensor.dtype.is_integer() && j.tensor.dtype != DType::Bool;
+        real && j.tensor.group == Group::Weights && j.tensor.stats.as_ref().is_some_and(|s| s.count > 0)
+    };
+    let looked_at = checked.judged > 0 || checked.companion || judged.iter().any(measured);
+    if !looked_at && !record.damaged {
         let message = match record.tensors.len() {
             0 => "it holds no tensors".to_string(),
             _ if judged.is_empty() => "all of its tensors are ignored".to_string(),
@@ -541,11 +575,12 @@ fn measured(judged: &Judged<'_>) -> (Option<f64>, Option<f64>) {
         return (None, None);
     }
     let tensor = judged.tensor;
-    let begins = |levels: &Levels| levels.least(judged.rules.allow);
+    let levels = judged.rules.thresholds.levels(tensor);
+    let begins = levels.and_then(|levels| levels.least(judged.rules.allow));
     let std = tensor.stats.as_ref().and_then(|s| s.std);
     if tensor.ternary.is_some() {
-        return (std, begins(&judged.rules.thresholds.projection));
+        return (std, begins);
     }
     let fan_in: u64 = tensor.shape[1..].iter().fold(1, |n, &d| n.saturating_mul(d));
-    (std.map(|s| s * (fan_in as f64).sqrt()), begins(&judged.rules.thresholds.relative))
+    (std.map(|s| s * (fan_in as f64).sqrt()), begins)
 }

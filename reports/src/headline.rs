@@ -1,7 +1,9 @@
 //! What a run's records say, in words: how it ends, which layers are affected, since when, and where it is heading.
 
+use std::path::Path;
+
 use ckpt_inspect::Verdict;
-use ckpt_inspect::run::{Layer, Run};
+use ckpt_inspect::run::{Aside, Layer, Run};
 
 use crate::text::plural;
 
@@ -87,7 +89,28 @@ pub fn headline(run: &Run) -> Headline {
         sentences.extend(slowest.and_then(|l| where_to(&run.layers[l])));
         sentences.extend(last_healthy(run));
     }
+    sentences.extend(aside(run));
     Headline { verdict: last.verdict, title: title.into(), sentences }
+}
+
+/// Checkpoints that stay out of the series, and what is wrong with them.
+fn aside(run: &Run) -> Option<String> {
+    const NAMED: usize = 4;
+    let name =
+        |path: &str| Path::new(path).file_name().map_or(path.into(), |n| n.to_string_lossy().into_owned());
+    let one = |aside: &Aside| {
+        let verdict = aside.record.verdict.filter(|v| v.is_below_healthy());
+        let verdict = verdict.map(|v| format!(" ({v})")).unwrap_or_default();
+        let other = &run.checkpoints[aside.same_step_as];
+        let step = other.step.unwrap_or(0);
+        format!("{}{verdict} is of step {step}, as {} is", name(&aside.record.path), name(&other.path))
+    };
+    let told: Vec<String> = run.aside.iter().take(NAMED).map(one).collect();
+    let more = match run.aside.len() - told.len() {
+        0 => String::new(),
+        more => format!(", and so on for {more} more"),
+    };
+    (!told.is_empty()).then(|| format!("Not in the series: {}{more}.", told.join("; ")))
 }
 
 /// Which layers fell below healthy first, and when.

@@ -3,7 +3,7 @@
 use ckpt_inspect::Verdict;
 use ckpt_inspect::cause::Explanation;
 use ckpt_inspect::health::measures::{Measure, Place, shown_in};
-use ckpt_inspect::run::Run;
+use ckpt_inspect::run::{Aside, Run};
 
 use crate::cause::findings;
 use crate::headline::headline;
@@ -75,6 +75,11 @@ fn section(run: &Run, explanation: &Explanation, out: &mut String) {
             checkpoint.tensors.iter().filter(|t| t.verdict.is_some_and(Verdict::is_below_healthy)).count();
         *out +=
             &format!("| {step} | {} | {} | {below} |\n", code(&checkpoint.path), mark(checkpoint.verdict));
+    }
+    for Aside { record, .. } in run.aside.iter().take(ROWS) {
+        let step = record.step.map_or("?".into(), |s| s.to_string());
+        let name = code(&record.path);
+        *out += &format!("| {step} | {name} (not in the series) | {} | |\n", mark(record.verdict));
     }
     if skipped > 0 {
         *out += &format!("\n{skipped} earlier checkpoints are not listed.\n");

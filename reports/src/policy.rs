@@ -242,7 +242,8 @@ impl Policy {
             rules.max_shrink = entry.max_shrink.unwrap_or(rules.max_shrink);
             rules.thresholds.dead_zero_share =
                 entry.dead_zero_share.unwrap_or(rules.thresholds.dead_zero_share);
-            for levels in [&mut rules.thresholds.projection, &mut rules.thresholds.relative] {
+            let Thresholds { projection, relative, convolutions, tables, .. } = &mut rules.thresholds;
+            for levels in [projection, relative, convolutions, tables] {
                 levels.healthy = entry.healthy.unwrap_or(levels.healthy);
                 levels.weak = entry.weak.unwrap_or(levels.weak);
                 levels.dying = entry.dying.unwrap_or(levels.dying);
@@ -312,6 +313,8 @@ fn allowed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Verdict>
 struct PartialThresholds {
     projection: PartialLevels,
     relative: PartialLevels,
+    convolutions: PartialLevels,
+    tables: PartialLevels,
     #[serde(deserialize_with = "optional_share")]
     dead_zero_share: Option<f64>,
 }
@@ -350,6 +353,9 @@ fn thresholds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Thresholds, 
     };
     thresholds.projection = given.projection.over(thresholds.projection).map_err(error("projection"))?;
     thresholds.relative = given.relative.over(thresholds.relative).map_err(error("relative"))?;
+    thresholds.convolutions =
+        given.convolutions.over(thresholds.convolutions).map_err(error("convolutions"))?;
+    thresholds.tables = given.tables.over(thresholds.tables).map_err(error("tables"))?;
     thresholds.dead_zero_share = given.dead_zero_share.unwrap_or(thresholds.dead_zero_share);
     Ok(thresholds)
 }
@@ -386,6 +392,9 @@ mod tests {
             [gate.thresholds]
             dead_zero_share = 0.95
             projection = { healthy = 2e-3, weak = 2e-5, dying = 2e-6 }
+            tables = { healthy = 1e-2 }
+            [gate.thresholds.convolutions]
+            dying = 1e-6
             [gate.thresholds.relative]
             healthy = 0.5
             [[gate.tensors]]
@@ -410,6 +419,7 @@ mod tests {
         assert!(policy.ignores("model_state_dict.lm_head.weight") && !policy.ignores("norm.weight"));
         assert_eq!(policy.thresholds.relative.healthy, 0.5);
         assert_eq!(policy.thresholds.relative.weak, Thresholds::default().relative.weak);
+        assert_eq!((policy.thresholds.tables.healthy, policy.thresholds.convolutions.dying), (1e-2, 1e-6));
         let other = policy.rules("layers.0.self_attn.q_proj.weight");
         assert_eq!((other.allow, other.max_shrink, other.named), (Verdict::Dying, 3.0, false));
         assert_eq!(other.thresholds.projection.weak, 2e-5);
@@ -417,7 +427,8 @@ mod tests {
         assert_eq!((named.allow, named.max_shrink, named.named), (Verdict::Weak, 10.0, true));
         let Levels { healthy, weak, dying, .. } = named.thresholds.relative;
         assert_eq!([healthy, weak, dying], [1.0, 0.1, 0.01]);
-        assert_eq!(named.thresholds.projection, named.thresholds.relative);
+        let Thresholds { projection, relative, convolutions, tables, .. } = named.thresholds;
+        assert!([projection, convolutions, tables].iter().all(|levels| *levels == relative));
         assert_eq!(named.thresholds.dead_zero_share, 0.5);
         assert!(policy.baseline.allow_worse && policy.baseline.allow_missing);
         let again: Policy = serde_json::from_value(serde_json::to_value(&policy).unwrap()).unwrap();

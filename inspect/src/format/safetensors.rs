@@ -61,6 +61,10 @@ pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
     let mut names: HashSet<String> = HashSet::new();
     for (name, entry) in header {
         if name == "__metadata__" && entry.get("dtype").is_none() {
+            if !is_text(&entry) {
+                let text = "its __metadata__ holds other things than text";
+                contents.notices.push(Notice::new(NoticeKind::Unusual, text).refused());
+            }
             contents.metadata = nested(crate::metadata::from_json(entry));
             continue;
         }
@@ -118,7 +122,7 @@ pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
         fault(DamageKind::CutShort, what);
     } else if end < available {
         let text = format!("{} bytes follow the last tensor", available - end);
-        contents.notices.push(Notice::new(NoticeKind::Surplus, text));
+        contents.notices.push(Notice::new(NoticeKind::Surplus, text).refused());
     }
     placed.sort_by_key(|(range, _)| *range);
     let ranges: Vec<(u64, u64)> = placed.iter().map(|(range, _)| *range).collect();
@@ -136,11 +140,20 @@ pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
     }
     if gap > 0 {
         let text = format!("{gap} bytes between its tensors belong to none");
-        contents.notices.push(Notice::new(NoticeKind::Hole, text));
+        contents.notices.push(Notice::new(NoticeKind::Hole, text).refused());
     }
     contents.faults = faults;
     contents.tell_first();
     Ok(contents)
+}
+
+/// Whether `metadata` is what the format allows as such: texts by name, or nothing.
+fn is_text(metadata: &serde_json::Value) -> bool {
+    match metadata {
+        serde_json::Value::Null => true,
+        serde_json::Value::Object(entries) => entries.values().all(serde_json::Value::is_string),
+        _ => false,
+    }
 }
 
 /// `__metadata__` holds strings alone, so a config is put there as JSON text; such texts become the values they say.

@@ -123,6 +123,13 @@ pub fn describe(
         },
         globals: checkpoint.globals.clone(),
         warnings,
+        notices: checkpoint
+            .warnings
+            .iter()
+            .filter(|notice| notice.is_finding())
+            .take(WARNINGS)
+            .cloned()
+            .collect(),
     }
 }
 

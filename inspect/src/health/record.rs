@@ -5,7 +5,7 @@
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::damage::{Damage, DamageKind};
+use crate::damage::{Damage, DamageKind, Notice};
 use crate::health::coverage::Coverage;
 pub use crate::health::measure::structure::Structure;
 use crate::health::measures::Computed;
@@ -61,6 +61,9 @@ pub struct CheckpointRecord {
     pub globals: Vec<String>,
     /// Things the user should know: damage, guesses, lost scales.
     pub warnings: Vec<String>,
+    /// Those of them that speak against the checkpoint, as facts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notices: Vec<Notice>,
 }
 
 /// One tensor.

@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::coverage::Coverage;
 use super::rules::judgements;
-use crate::DamageKind;
+use crate::meaning::role::{Role, is_weight_normed};
 use crate::record::{CheckpointRecord, TensorRecord};
+use crate::{DamageKind, NoticeKind};
 
 /// How healthy a tensor or checkpoint is, from best to worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -136,6 +137,10 @@ pub struct Thresholds {
     pub projection: Levels,
     /// Levels of std * sqrt(fan_in) for other weight matrices, whose natural size is 1 / sqrt(fan_in).
     pub relative: Levels,
+    /// Levels of the same for convolutions: nearly all have a normalization behind them, so there is no weak.
+    pub convolutions: Levels,
+    /// Levels of the same for tables of embeddings and positions, which have no fan-in: RWKV's begin at 1e-4.
+    pub tables: Levels,
     /// Share of zeros after quantization at or above which a ternary matrix is dead.
     pub dead_zero_share: f64,
 }
@@ -145,7 +150,27 @@ impl Default for Thresholds {
         Thresholds {
             projection: Levels::default(),
             relative: Levels { healthy: 3e-2, weak: 3e-4, dying: 3e-5 },
+            convolutions: Levels { healthy: 3e-4, weak: 3e-4, dying: 3e-5 },
+            tables: Levels { healthy: 3e-6, weak: 3e-8, dying: 3e-9 },
             dead_zero_share: 0.999,
+        }
+    }
+}
+
+impl Thresholds {
+    /// The levels that `tensor` is judged by: of std for a ternary matrix, else of std * sqrt(fan_in). `None` where size
+    /// says nothing: factors of adapters depend on rank, alpha and step, and under weight normalization only the direction
+    /// counts.
+    pub fn levels(&self, tensor: &TensorRecord) -> Option<&Levels> {
+        if tensor.ternary.is_some() {
+            return Some(&self.projection);
+        }
+        match tensor.role {
+            _ if is_weight_normed(&tensor.name) => None,
+            Role::Matrix | Role::Head | Role::Router => Some(&self.relative),
+            Role::Convolution => Some(&self.convolutions),
+            Role::Embedding | Role::Positional => Some(&self.tables),
+            _ => None,
         }
     }
 }
@@ -304,6 +329,31 @@ pub enum Finding {
         /// What there is.
         found: u64,
     },
+    /// A scale is NaN.
+    NanScale,
+    /// The format's own library refuses the file.
+    Refused {
+        /// What class of remark it is.
+        kind: NoticeKind,
+        /// What is wrong, in words.
+        what: String,
+    },
+    /// Files of the set say different things.
+    Contradiction {
+        /// What class of remark it is.
+        kind: NoticeKind,
+        /// What is wrong, in words.
+        what: String,
+    },
+    /// A tensor has another shape than the configuration promises.
+    PromisedShape {
+        /// The tensor.
+        name: String,
+        /// The shape that the configuration gives it.
+        promised: Vec<u64>,
+        /// The one it has.
+        found: Vec<u64>,
+    },
     /// Weights are not there that others promise.
     Missing {
         /// How many.
@@ -325,7 +375,9 @@ pub enum Finding {
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Finding::Damaged { what, .. } => f.write_str(what),
+            Finding::Damaged { what, .. } | Finding::Contradiction { what, .. } => f.write_str(what),
+            Finding::Refused { what, .. } => write!(f, "{what}: the format's own library refuses the file"),
+            Finding::NanScale => f.write_str("a scale of 255, which is NaN"),
             Finding::NotFinite { nan, inf: 0, count } => write!(f, "{nan} of {} NaN", plural(*count)),
             Finding::NotFinite { nan: 0, inf, count } => write!(f, "{inf} of {} infinite", plural(*count)),
             Finding::NotFinite { nan, inf, count } => {
@@ -338,6 +390,9 @@ impl fmt::Display for Finding {
             Finding::ScaleLost => f.write_str("its scale is lost"),
             Finding::Untrained => f.write_str("zero, as it begins by design: not trained yet"),
             Finding::Empty => f.write_str("it has no elements"),
+            Finding::FarValue { value, typical: 0.0 } => {
+                write!(f, "a value of {value:.1e} beside which all others vanish: a flipped bit?")
+            }
             Finding::FarValue { value, typical } => {
                 write!(f, "a value of {value:.1e} where others are about {typical:.1e}: a flipped bit?")
             }
@@ -378,6 +433,12 @@ impl fmt::Display for Finding {
                 write!(
                     f,
                     "config.json says {key} {promised}, and there are {found}: incomplete, or another model's?"
+                )
+            }
+            Finding::PromisedShape { name, promised, found } => {
+                write!(
+                    f,
+                    "{name} has shape {found:?}, and config.json promises {promised:?}: another model's?"
                 )
             }
             Finding::Missing { count, names } => {

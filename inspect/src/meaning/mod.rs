@@ -15,6 +15,7 @@ mod rope;
 pub(crate) mod ternary;
 #[cfg(feature = "vocabulary")]
 pub mod vocabulary;
+pub mod wrappers;
 
 pub use config::{Activation, AttentionBias, ModelConfig, RopePairing, Sizes, SlidingLayers};
 pub use given::{Assumed, ConfigError, Given, Quantization, Setting, Shapes};

@@ -8,6 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::DType;
+use crate::group::without_state_dict;
 use crate::tensor::{Group, TensorInfo};
 
 /// What a tensor is for in its network, or beside it.
@@ -251,6 +252,7 @@ static SIGNS: &[Sign] = &[
         Dims::Any,
         &["quant map", "codebook", "codebooks", "embed avg", "embed sum"],
     ),
+    Sign(Role::Codebook, Place::Path, Dims::Table, &["codebook embed", "codebooks embed"]),
     Sign(Role::Codebook, Place::ModuleEnd, Dims::Any, &["codebook", "codebooks"]),
     Sign(
         Role::Count,
@@ -394,7 +396,8 @@ static SIGNS: &[Sign] = &[
 ];
 
 /// Words of modules whose weights begin at zero, whatever happens to them later: modulation by adaLN-Zero, the zero
-/// convolutions of ControlNet, the last layer of a diffusion network, and RWKV's projections.
+/// convolutions of ControlNet, the last layer of a diffusion network, RWKV's projections, and what moves a detector's boxes
+/// and a deformable attention's points.
 static ZERO_AT_FIRST: &[&str] = &[
     "ada ln",
     "adaln",
@@ -424,6 +427,11 @@ static ZERO_AT_FIRST: &[&str] = &[
     "img attn gate",
     "attn gate",
     "mlp gate",
+    "bbox embed",
+    "bbox head",
+    "bbox predictor",
+    "sampling offsets",
+    "attention weights",
 ];
 
 /// Words that the last projection of a residual branch goes by.
@@ -454,7 +462,8 @@ const FIELDS: [&str; 9] =
     ["weight", "bias", "kernel", "w", "scale", "gamma", "beta", "embedding", "weight_orig"];
 
 /// Words of parameters without a module that are matrices.
-const WEIGHTS: [&str; 8] = ["weight", "kernel", "proj", "projection", "qkv", "weights", "matrix", "linear"];
+const WEIGHTS: [&str; 9] =
+    ["weight", "kernel", "proj", "projection", "qkv", "weights", "matrix", "linear", "original 1"];
 
 /// A name taken apart into words.
 struct Words {
@@ -609,7 +618,15 @@ pub fn roles(tensors: &[TensorInfo]) -> Vec<Role> {
     // Modules with a part called `experts`.
     let of_experts: HashSet<&str> =
         tensors.iter().filter_map(|t| t.name.split_once(".experts.")).map(|(module, _)| module).collect();
+    // Single numbers beside a state dict are a trainer's: the best score, the lowest loss.
+    let in_state_dict = |t: &TensorInfo| {
+        without_state_dict(&t.name) != t.name && t.name.split('.').next().unwrap_or("").contains("state")
+    };
+    let has_state_dict = tensors.iter().any(|t| in_state_dict(t) && t.shape.len() >= 2);
     for (tensor, role) in tensors.iter().zip(&mut roles) {
+        if has_state_dict && tensor.group == Group::Weights && tensor.numel() <= 1 && !in_state_dict(tensor) {
+            *role = Role::TrainerState;
+        }
         let Some((module, field)) = tensor.name.rsplit_once('.') else { continue };
         if *role == Role::Matrix
             && let Some((block, "gate" | "w_gate" | "wg")) = module.rsplit_once('.')

@@ -283,6 +283,9 @@ fn adapters_and_modulations_begin_at_zero() {
         network.add(&at("lora_B"), &[64, 8], vec![0.0; 512]);
     }
     network.add("blocks.0.adaLN_modulation.1.weight", &[384, 64], vec![0.0; 384 * 64]);
+    network.add("decoder.bbox_embed.0.layers.2.weight", &[4, 64], vec![0.0; 256]);
+    network.add("decoder.layers.0.encoder_attn.sampling_offsets.weight", &[64, 64], vec![0.0; 4096]);
+    network.add("quantizer.layers.0.codebook.embed", &[64, 32], vec![0.0; 2048]);
     let record = network.judged();
     assert_eq!(record.verdict, Some(Verdict::Untrained), "{:?}", record.reasons);
     network.get("base_model.model.layers.1.q_proj.lora_A.weight").fill(0.0);
@@ -297,6 +300,40 @@ fn a_missing_layer_and_a_missing_weight_are_told_by_name() {
     };
     assert_eq!(missing(Network::new().without("layers.3.")), ["model.layers.3"]);
     assert_eq!(missing(Network::new().without("layers.2.mlp.up")), ["model.layers.2.mlp.up_proj.weight"]);
+    // Of three layers, the middle one.
+    let three = |part: &str| {
+        let mut three = Network::new();
+        three
+            .0
+            .retain(|(name, ..)| !["layers.3.", "layers.4.", "layers.5."].iter().any(|l| name.contains(l)));
+        three.without(part)
+    };
+    assert_eq!(missing(three("layers.1.mlp.up")), ["model.layers.1.mlp.up_proj.weight"]);
+    assert_healthy(&three("layers.0.mlp.up"));
+    // Every second number, where activations have none.
+    let mut sequential = Network::new();
+    for (name, ..) in &mut sequential.0 {
+        for layer in (0..6).rev() {
+            *name = name.replace(&format!("layers.{layer}."), &format!("layers.{}.", 2 * layer));
+        }
+    }
+    assert_healthy(&sequential);
+    // The first layer may do without a norm, and any block without what changes a shape, but not without half a module.
+    assert_healthy(&Network::new().without("layers.0.input_layernorm"));
+    let mut shortcuts = Network::new();
+    for layer in 0..6 {
+        shortcuts.add(
+            &format!("model.layers.{layer}.shortcut.weight"),
+            &[64, 64],
+            random(4096, 0.1, 70 + layer),
+        );
+    }
+    assert_healthy(&shortcuts.without("layers.3.shortcut"));
+    let mut biased = Network::new();
+    for layer in 1..6 {
+        biased.add(&format!("model.layers.{layer}.mlp.up_proj.bias"), &[64], random(64, 0.1, 80 + layer));
+    }
+    assert_eq!(missing(biased), ["model.layers.0.mlp.up_proj.bias"]);
     // A layer of another kind.
     let mut other = Network::new().without("layers.2.mlp.up");
     other.add("model.layers.2.mixer.weight", &[64, 64], random(4096, 0.1, 99));
@@ -319,6 +356,10 @@ fn a_weight_without_elements_is_corrupt_and_a_buffer_without_is_not() {
     let mut network = Network::new();
     network.add("model.extra", &[0], vec![]);
     assert_healthy(&network);
+    // e3nn's modules without weights have a mask of their outputs instead.
+    network.add("model.convolution.weight", &[0], vec![]);
+    network.add("model.convolution.output_mask", &[16], vec![1.0; 16]);
+    assert_healthy(&network);
     network.add("model.layers.2.mlp.gate_proj.weight", &[0], vec![]);
     let record = network.judged();
     assert_found(&record, "model.layers.2.mlp.gate_proj.weight", Verdict::Corrupt, |f| *f == Finding::Empty);
@@ -334,6 +375,54 @@ fn infinity_is_meant_in_masks_and_in_what_a_trainer_keeps() {
     assert_healthy(&network);
     network.get(UP)[0] = f32::INFINITY;
     assert_eq!(network.judged().verdict, Some(Verdict::Corrupt));
+}
+
+/// A best score or lowest loss that a trainer keeps beside the state dict begins at infinity.
+#[test]
+fn single_numbers_beside_a_state_dict_are_a_trainers() {
+    let mut network = Network::new();
+    network.0.iter_mut().for_each(|(name, ..)| *name = format!("state_dict.{name}"));
+    network.add("lowest_val", &[], vec![f32::INFINITY]);
+    network.add("early_stopping.best_score", &[1], vec![f32::NAN]);
+    assert_healthy(&network);
+    network.add("state_dict.logit_scale", &[], vec![f32::NAN]);
+    assert_eq!(network.judged().verdict, Some(Verdict::Corrupt));
+}
+
+#[test]
+fn a_table_or_a_convolution_beyond_reason_is_corrupt_too() {
+    let mut network = Network::new();
+    network.get("model.embed_tokens.weight").iter_mut().for_each(|v| *v *= 1e7);
+    let name = "model.embed_tokens.weight";
+    assert_found(&network.judged(), name, Verdict::Corrupt, |f| {
+        matches!(f, Finding::LargeRelativeStd { .. })
+    });
+    let mut normalized = Network::new();
+    normalized.add("conv1.weight", &[64, 64], random(4096, 100.0, 3));
+    assert_healthy(&normalized);
+}
+
+/// MXFP4's scales are bytes, of which 255 is NaN; other bytes may be 255.
+#[test]
+fn a_scale_of_255_is_nan_where_codes_stand_beside_it() {
+    let judged = |codes: &str, scales: &str, largest: u8| {
+        let header = serde_json::json!({
+            codes: {"dtype": "U8", "shape": [2, 4, 2, 16], "data_offsets": [0, 256]},
+            scales: {"dtype": "U8", "shape": [2, 4, 2], "data_offsets": [256, 272]},
+        });
+        let header = serde_json::to_vec(&header).unwrap();
+        let scales_of = [&[120u8; 15][..], &[largest]].concat();
+        let bytes = [&(header.len() as u64).to_le_bytes()[..], &header, &[0x21; 256], &scales_of].concat();
+        let checkpoint = open_bytes_with("made.safetensors", bytes, &OpenOptions::default()).unwrap();
+        let mut record = describe(&checkpoint, Options::default(), &|_| ());
+        judge(&mut record, &Thresholds::default());
+        record
+    };
+    let (codes, scales) = ("mlp.experts.gate_up_proj_blocks", "mlp.experts.gate_up_proj_scales");
+    assert_found(&judged(codes, scales, 255), scales, Verdict::Corrupt, |f| *f == Finding::NanScale);
+    assert_eq!(found(&judged(codes, scales, 254), scales), (None, vec![]));
+    let absmax = judged("x.weight", "x.weight.absmax", 255);
+    assert_eq!(found(&absmax, "x.weight.absmax"), (None, vec![]));
 }
 
 #[test]
@@ -355,6 +444,8 @@ fn roles_are_told_from_names_shapes_and_siblings() {
         ("blocks.0.ls1.gamma", vec![64], Role::LayerScale),
         ("backbone.layers.0.mixer.A_log", vec![64, 16], Role::LayerScale),
         ("rnn.weight_hh_l0", vec![64, 16], Role::Matrix),
+        ("fc.parametrizations.weight.original1", vec![64, 16], Role::Matrix),
+        ("fc.parametrizations.weight.original0", vec![64, 1], Role::Unknown),
         ("rotary_emb.inv_freq", vec![32], Role::Cache),
         ("x.weight_scale_inv", vec![2, 2], Role::Scale),
         ("quantize.embedding.weight", vec![32, 8], Role::Embedding),

@@ -11,7 +11,7 @@ pub(super) const MEASURE: Measure = Measure {
                   leaves a hole. Runs below 512 are told as 0.",
     form: Form::Count,
     part: Part::Elements,
-    places: &[Place::Csv, Place::Details, Place::Page],
+    places: &[Place::Csv, Place::Details],
     source: Source::Elements(accumulator::<ZeroRun>),
 };
 

@@ -12,7 +12,7 @@ pub(super) const RULE: Rule = Rule {
         match matrix.role() {
             _ if !matrix.is_constant() => None,
             // It may be a state that nothing has come into yet.
-            Role::Unknown => Ruling::undecided(finding()),
+            Role::Unknown if matrix.ternary.is_none() => Ruling::undecided(finding()),
             _ => Ruling::new(Verdict::Dead, finding()),
         }
     }),

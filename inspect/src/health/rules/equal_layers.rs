@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::{Check, Network, Rule, Ruling};
+use super::{Check, Network, Rule, Ruling, Tell};
 use crate::meaning::role::Role;
 use crate::record::Stats;
 use crate::verdict::{Finding, Verdict};
@@ -17,7 +17,7 @@ pub(super) const RULE: Rule = Rule {
     check: Check::Network(check),
 };
 
-fn check(network: &Network<'_>, found: &mut dyn FnMut(usize, Option<Ruling>)) {
+fn check(network: &Network<'_>, found: Tell<'_>) {
     for family in &network.families {
         let mut known: HashMap<[u64; 6], usize> = HashMap::new();
         for &i in family {

@@ -20,7 +20,8 @@ pub(super) const RULE: Rule = Rule {
             return None;
         }
         let typical = ((mean * finite - largest) / others).max(0.0);
-        (largest > FAR * typical && typical > 0.0)
+        // Others that are not zero and leave no trace in the sum are further below it than f64 can tell.
+        (largest > FAR * typical)
             .then(|| Ruling::new(Verdict::Corrupt, Finding::FarValue { value: largest, typical }))?
     }),
 };

@@ -2,7 +2,7 @@
 //! training, while gains of normalizations are all 1 and what comes before it in the branch is alive. Once gains have
 //! moved, a zero that stayed is no beginning.
 
-use super::{Check, Network, Rule, Ruling};
+use super::{Check, Network, Rule, Ruling, Tell};
 use crate::meaning::role::{Role, is_last_of_branch};
 use crate::record::TensorRecord;
 use crate::verdict::{Finding, Verdict};
@@ -13,7 +13,7 @@ pub(super) const RULE: Rule = Rule {
     check: Check::Network(check),
 };
 
-fn check(network: &Network<'_>, found: &mut dyn FnMut(usize, Option<Ruling>)) {
+fn check(network: &Network<'_>, found: Tell<'_>) {
     if network.is_as_initialized() == Some(false) {
         return;
     }

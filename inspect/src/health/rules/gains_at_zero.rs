@@ -3,7 +3,7 @@
 //! step of training moves them. So a zero among gains that have moved is none by design, and neither is one among others
 //! of the same normalization that are not zero.
 
-use super::{Check, Network, Rule, Ruling};
+use super::{Check, Network, Rule, Ruling, Tell};
 use crate::meaning::role::Role;
 use crate::verdict::{Finding, Verdict};
 
@@ -13,7 +13,7 @@ pub(super) const RULE: Rule = Rule {
     check: Check::Network(check),
 };
 
-fn check(network: &Network<'_>, found: &mut dyn FnMut(usize, Option<Ruling>)) {
+fn check(network: &Network<'_>, found: Tell<'_>) {
     let trained = network.is_as_initialized() == Some(false);
     for family in &network.families {
         let gains = || family.iter().copied().filter(|&i| network.tensor(i).role == Role::NormGain);

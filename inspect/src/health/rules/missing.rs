@@ -9,8 +9,11 @@ use crate::verdict::{Finding, Verdict};
 /// Weights that make a block one of the network's layers, and layers that make a promise.
 const WEIGHTS: usize = 4;
 const LAYERS: usize = 3;
+/// Words of modules that some blocks of a network do without: where the shape stays, nothing changes it.
+const OPTIONAL: [&str; 7] =
+    ["downsample", "downsamplers", "upsample", "upsamplers", "shortcut", "conv_shortcut", "skip"];
 /// Names that are told.
-const NAMED: usize = 5;
+pub(super) const NAMED: usize = 5;
 
 pub(super) const RULE: Rule = Rule {
     name: "missing",
@@ -30,6 +33,11 @@ impl Stack<'_> {
     /// Whether its blocks are layers rather than single modules.
     pub fn is_of_layers(&self) -> bool {
         self.blocks.values().any(|block| block.len() >= WEIGHTS)
+    }
+
+    /// Whether it stands in a module of this name.
+    pub fn is_within(&self, module: &str) -> bool {
+        self.before.split('.').any(|part| part == module)
     }
 
     pub fn len(&self) -> u64 {
@@ -54,24 +62,39 @@ fn check(network: &Network<'_>) -> Vec<Ruling> {
         let mut kinds: BTreeMap<&BTreeSet<&str>, usize> = BTreeMap::new();
         blocks.values().for_each(|kind| *kinds.entry(kind).or_default() += 1);
         let Some((&usual, &times)) = kinds.iter().max_by_key(|(_, times)| **times) else { continue };
-        if times < LAYERS || times * 4 < blocks.len() * 3 || usual.len() < WEIGHTS {
-            continue;
-        }
-        let (Some((&first, _)), Some((&last, _))) = (blocks.first_key_value(), blocks.last_key_value())
+        let (Some((&first, start)), Some((&last, end))) = (blocks.first_key_value(), blocks.last_key_value())
         else {
             continue;
         };
-        // A name may announce any number.
+        // Of three layers the one between two that are alike is held against them.
+        let of_three = blocks.len() == LAYERS && times + 1 == LAYERS && start == end;
+        let most = times >= LAYERS && times * 4 >= blocks.len() * 3;
+        if !(most || of_three) || usual.len() < WEIGHTS {
+            continue;
+        }
+        // A name may announce any number, and every second number is what a list of layers and activations has.
         let holes = last - first + 1 - blocks.len() as u64;
-        if holes > 0 && holes <= blocks.len() as u64 {
+        let numbers: Vec<u64> = blocks.keys().copied().collect();
+        let even = numbers.windows(2).all(|pair| pair[1] - pair[0] == numbers[1] - numbers[0]);
+        if holes > 0 && holes <= blocks.len() as u64 && !even {
             let absent = (first..last).filter(|n| !blocks.contains_key(n));
             missing.extend(absent.map(|n| format!("{before}{n}")));
         }
         for (n, block) in blocks {
             // A layer with something of its own is of another kind.
-            if block.is_subset(usual) {
-                missing.extend(usual.difference(block).map(|after| format!("{before}{n}.{after}")));
+            if !block.is_subset(usual) {
+                continue;
             }
+            let modules: BTreeSet<&str> = block.iter().map(|after| module(after)).collect();
+            // The first and the last layer may do without a whole module: a norm of what is normalized already, values that
+            // are mixed with those of the layer before.
+            let at_end = *n == first || *n == last;
+            let by_design = |after: &str| {
+                let whole = !modules.contains(module(after));
+                whole && (at_end || after.split('.').any(|part| OPTIONAL.contains(&part)))
+            };
+            let absent = usual.difference(block).filter(|after| !by_design(after));
+            missing.extend(absent.map(|after| format!("{before}{n}.{after}")));
         }
     }
     if missing.is_empty() {
@@ -80,6 +103,11 @@ fn check(network: &Network<'_>) -> Vec<Ruling> {
     let count = missing.len() as u64;
     missing.truncate(NAMED);
     Ruling::new(Verdict::Corrupt, Finding::Missing { count, names: missing }).into_iter().collect()
+}
+
+/// The module that a weight belongs to.
+fn module(name: &str) -> &str {
+    name.rsplit_once('.').map_or("", |(module, _)| module)
 }
 
 /// A name before its first number, that number, and what follows.

@@ -2,8 +2,10 @@
 //! the worst answer decides, the first of the table among equals. A new one is a file, its line in the table, and its
 //! variant of [`Finding`].
 
+mod architecture;
 mod constant;
 mod constant_columns;
+mod contradiction;
 mod damaged;
 mod empty;
 mod equal_layers;
@@ -14,10 +16,12 @@ mod gains_at_zero;
 mod large_relative_std;
 mod misread;
 mod missing;
+mod nan_scale;
 mod network;
 mod not_finite;
 mod one_direction;
 mod promised;
+mod refused;
 mod saturated;
 mod scale_lost;
 mod siblings;
@@ -46,10 +50,11 @@ pub struct Rule {
 }
 
 /// Every rule, in the order in which they are asked.
-pub static RULES: [Rule; 25] = [
+pub static RULES: [Rule; 29] = [
     damaged::RULE,
     empty::RULE,
     not_finite::RULE,
+    nan_scale::RULE,
     untrained::RULE,
     fresh_branch::RULE,
     constant::RULE,
@@ -72,7 +77,13 @@ pub static RULES: [Rule; 25] = [
     variance::RULE,
     missing::RULE,
     promised::RULE,
+    architecture::RULE,
+    refused::RULE,
+    contradiction::RULE,
 ];
+
+/// Takes what a rule says of the tensor at a place.
+type Tell<'t> = &'t mut dyn FnMut(usize, Option<Ruling>);
 
 /// What a rule looks at.
 enum Check {
@@ -83,7 +94,7 @@ enum Check {
     /// A matrix, or what has more dimensions, of real weights.
     Matrix(fn(&Matrix<'_>, &Thresholds) -> Option<Ruling>),
     /// All tensors together. It tells of which one it says something.
-    Network(fn(&Network<'_>, &mut dyn FnMut(usize, Option<Ruling>))),
+    Network(fn(&Network<'_>, Tell<'_>)),
     /// All tensors together. What it says is of the whole.
     Whole(fn(&Network<'_>) -> Vec<Ruling>),
 }

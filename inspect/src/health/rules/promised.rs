@@ -13,6 +13,11 @@ use crate::verdict::{Finding, Verdict};
 const LAYERS: [&str; 4] = ["num_hidden_layers", "n_layer", "num_layers", "n_layers"];
 const TOKENS: [&str; 1] = ["vocab_size"];
 const WIDTH: [&str; 3] = ["hidden_size", "n_embd", "d_model"];
+/// The same of networks of two halves, and the module that each stands in.
+const HALVES: [(&str, [&str; 2]); 2] = [
+    ("encoder", ["encoder_layers", "num_encoder_layers"]),
+    ("decoder", ["decoder_layers", "num_decoder_layers"]),
+];
 /// Keys of networks in which layers share their weights.
 const SHARED: [&str; 3] = ["num_hidden_groups", "num_mem_blocks", "use_shared_attention_adapter"];
 /// Modules that hold a row for each token.
@@ -47,6 +52,15 @@ fn check(network: &Network<'_>) -> Vec<Ruling> {
         && most < promised
     {
         missed(key, promised, most);
+    }
+    for (half, keys) in HALVES {
+        let of_half = |s: &&Stack<'_>| s.is_of_layers() && s.is_within(half);
+        if let Some((key, promised)) = given(&keys)
+            && let Some(most) = stacks(network).iter().filter(of_half).map(Stack::len).max()
+            && most < promised
+        {
+            missed(key, promised, most);
+        }
     }
     if let Some((key, promised)) = given(&TOKENS) {
         let rows = weights()

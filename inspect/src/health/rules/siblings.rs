@@ -1,7 +1,7 @@
 //! A matrix against the same one in the other layers: they are of one size, and where one is a hundred times larger or
 //! smaller than the middle one, and far out of their spread, something happened to it.
 
-use super::{Check, Network, Rule, Ruling};
+use super::{Check, Network, Rule, Ruling, Tell};
 use crate::verdict::{Finding, Verdict};
 
 /// Layers that make a middle.
@@ -17,7 +17,7 @@ pub(super) const RULE: Rule = Rule {
     check: Check::Network(check),
 };
 
-fn check(network: &Network<'_>, found: &mut dyn FnMut(usize, Option<Ruling>)) {
+fn check(network: &Network<'_>, found: Tell<'_>) {
     for family in &network.families {
         let sizes: Vec<(usize, f64)> = family
             .iter()
