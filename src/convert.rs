@@ -93,10 +93,10 @@ pub struct Args {
 
 /// What `--quant` may be.
 fn quants() -> String {
-    let made: Vec<&str> = Quant::all().filter(|quant| quant.is_made()).map(Quant::name).collect();
+    let names: Vec<&str> = Quant::all().map(Quant::name).collect();
     format!(
         "gguf: type of the matrices in layers: {}. By default tq2_0 for ternary models, what it was for GGUF sources, else f16",
-        made.join(", ")
+        names.join(", ")
     )
 }
 

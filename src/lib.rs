@@ -18,7 +18,6 @@
 //! - `infer`: `infer`, `chat`, `bench`, and `verify --outputs`.
 //! - `diagnose`: that command, and `gate --diagnose`.
 //! - `train`: that command.
-//! - `k-quants`: `convert --quant` writes GGML's K types.
 
 #[cfg(feature = "infer")]
 mod bench;

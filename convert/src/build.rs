@@ -539,9 +539,6 @@ impl<'c, 'o> Builder<'c, 'o> {
         let scale = c.grid.and_then(|g| g.scale).unwrap_or(1.0).abs();
         let content = match quant {
             Some(quant) if quant.is_packed() && !(same && c.grid.is_none()) => {
-                if !quant.is_made() {
-                    return Err(quant.not_made());
-                }
                 Content::Blocks { elements, quant, unit_scale }
             }
             _ => Content::Elements(elements),

@@ -1,6 +1,5 @@
 //! GGML's tensor types as they are written. The blocks' bytes, decoders and encoders are in
-//! [`ckpt_inspect::ggml::blocks`]; their bytes are those of llama.cpp and of `gguf.quants`. The encoders of the K types
-//! are candle's, whose search for scales is its own: their bytes differ from llama.cpp's and mean nearly the same.
+//! [`ckpt_inspect::ggml::blocks`]; their bytes are those of llama.cpp and of `gguf.quants`.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -11,7 +10,8 @@ use ckpt_inspect::ggml::GgmlType;
 pub use ckpt_inspect::ggml::blocks::Codes;
 use ckpt_inspect::ggml::blocks::round::largest;
 use ckpt_inspect::ggml::blocks::{
-    Encode, Pack, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Tq1_0, Tq2_0, encode as encode_blocks, encode_ternary,
+    Encode, Pack, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Tq1_0, Tq2_0,
+    encode as encode_blocks, encode_ternary,
 };
 pub use ckpt_inspect::packing::tail as i2_s_tail;
 use ckpt_inspect::packing::{I2_S_BLOCK, X86Block};
@@ -32,15 +32,8 @@ struct Row {
     encoder: Encoder,
 }
 
-/// What makes the blocks of a type.
-enum Encoder {
-    /// It has none.
-    Plain,
-    /// Encoders of our own.
-    Own(fn(Codes, &[f32], &mut [u8])),
-    /// candle's, of the feature `k-quants`.
-    Candle,
-}
+/// What makes the blocks of a type: of `f32` to `bf16`, nothing.
+type Encoder = Option<fn(Codes, &[f32], &mut [u8])>;
 
 macro_rules! quants {
     ($($(#[$doc:meta])* $quant:ident = $name:literal: $ggml:ident, $file_type:expr, $encoder:expr;)*) => {
@@ -52,39 +45,36 @@ macro_rules! quants {
             $($(#[$doc])* $quant,)*
         }
 
-        static TABLE: [Row; [$($name),*].len()] = {
-            use Encoder::*;
-            [$(Row {
-                quant: Quant::$quant,
-                name: $name,
-                ggml: GgmlType::$ggml,
-                file_type: $file_type,
-                encoder: $encoder,
-            }),*]
-        };
+        static TABLE: [Row; [$($name),*].len()] = [$(Row {
+            quant: Quant::$quant,
+            name: $name,
+            ggml: GgmlType::$ggml,
+            file_type: $file_type,
+            encoder: $encoder,
+        }),*];
     };
 }
 
 // A type, its name on the command line, its number in GGML, the number of `general.file_type` for files that are mostly of
 // it (`llama_ftype` in llama.h; bitnet.cpp has 40 for I2_S, which llama.cpp uses for another type), and its encoder.
 quants! {
-    F32 = "f32": F32, Some(0), Plain;
-    F16 = "f16": F16, Some(1), Plain;
-    BF16 = "bf16": BF16, Some(32), Plain;
-    Q8_0 = "q8_0": Q8_0, Some(7), Own(|_, values, out| blocks::<32, Q8_0>(values, out));
-    Q4_0 = "q4_0": Q4_0, Some(2), Own(|_, values, out| blocks::<32, Q4_0>(values, out));
-    Q4_1 = "q4_1": Q4_1, Some(3), Own(|_, values, out| blocks::<32, Q4_1>(values, out));
-    Q5_0 = "q5_0": Q5_0, Some(8), Own(|_, values, out| blocks::<32, Q5_0>(values, out));
-    Q5_1 = "q5_1": Q5_1, Some(9), Own(|_, values, out| blocks::<32, Q5_1>(values, out));
-    Q2K = "q2_k": Q2_K, Some(10), Candle;
-    Q3K = "q3_k": Q3_K, Some(11), Candle;
-    Q4K = "q4_k": Q4_K, Some(14), Candle;
-    Q5K = "q5_k": Q5_K, Some(16), Candle;
-    Q6K = "q6_k": Q6_K, Some(18), Candle;
-    Tq1_0 = "tq1_0": TQ1_0, Some(36), Own(ternary_blocks::<256, Tq1_0>);
-    Tq2_0 = "tq2_0": TQ2_0, Some(37), Own(ternary_blocks::<256, Tq2_0>);
+    F32 = "f32": F32, Some(0), None;
+    F16 = "f16": F16, Some(1), None;
+    BF16 = "bf16": BF16, Some(32), None;
+    Q8_0 = "q8_0": Q8_0, Some(7), Some(|_, values, out| blocks::<32, Q8_0>(values, out));
+    Q4_0 = "q4_0": Q4_0, Some(2), Some(|_, values, out| blocks::<32, Q4_0>(values, out));
+    Q4_1 = "q4_1": Q4_1, Some(3), Some(|_, values, out| blocks::<32, Q4_1>(values, out));
+    Q5_0 = "q5_0": Q5_0, Some(8), Some(|_, values, out| blocks::<32, Q5_0>(values, out));
+    Q5_1 = "q5_1": Q5_1, Some(9), Some(|_, values, out| blocks::<32, Q5_1>(values, out));
+    Q2K = "q2_k": Q2_K, Some(10), Some(|_, values, out| blocks::<256, Q2K>(values, out));
+    Q3K = "q3_k": Q3_K, Some(11), Some(|_, values, out| blocks::<256, Q3K>(values, out));
+    Q4K = "q4_k": Q4_K, Some(14), Some(|_, values, out| blocks::<256, Q4K>(values, out));
+    Q5K = "q5_k": Q5_K, Some(16), Some(|_, values, out| blocks::<256, Q5K>(values, out));
+    Q6K = "q6_k": Q6_K, Some(18), Some(|_, values, out| blocks::<256, Q6K>(values, out));
+    Tq1_0 = "tq1_0": TQ1_0, Some(36), Some(ternary_blocks::<256, Tq1_0>);
+    Tq2_0 = "tq2_0": TQ2_0, Some(37), Some(ternary_blocks::<256, Tq2_0>);
     /// bitnet.cpp's, in the layout of its x86 builds.
-    I2S = "i2_s": I2_S, None, Own(ternary_blocks::<I2_S_BLOCK, X86Block>);
+    I2S = "i2_s": I2_S, None, Some(ternary_blocks::<I2_S_BLOCK, X86Block>);
 }
 
 impl Quant {
@@ -140,18 +130,6 @@ impl Quant {
         self.dtype().element_size().is_none()
     }
 
-    /// Whether this build makes tensors of it: the K types need the feature `k-quants`.
-    pub fn is_made(self) -> bool {
-        cfg!(feature = "k-quants") || !matches!(self.row().encoder, Encoder::Candle)
-    }
-
-    /// Why a build that does not make it refuses it.
-    pub(crate) fn not_made(self) -> Error {
-        Error::Target(format!(
-            "{self} blocks are not made by this build, which is without its feature k-quants; q4_0 to q8_0 are"
-        ))
-    }
-
     /// Whether rows of `shape` fill whole blocks.
     pub fn fits(self, shape: &[usize]) -> bool {
         shape.last().is_none_or(|row| row.is_multiple_of(self.block()))
@@ -197,10 +175,8 @@ pub fn encode(quant: Quant, codes: Codes, values: &[f32], out: &mut Vec<u8>) -> 
     let start = out.len();
     out.resize(start + values.len() / quant.block() * quant.block_bytes(), 0);
     let place = &mut out[start..];
-    match quant.row().encoder {
-        Encoder::Plain => {}
-        Encoder::Own(encode) => encode(codes, values, place),
-        Encoder::Candle => place.copy_from_slice(&k_blocks(quant, values)?),
+    if let Some(encode) = quant.row().encoder {
+        encode(codes, values, place);
     }
     Ok(())
 }
@@ -226,31 +202,6 @@ pub(crate) fn losses(quant: Quant, values: &[f32], blocks: &[u8]) -> Result<Loss
         losses.overflowed += overflowed.count() as u64;
     }
     Ok(losses)
-}
-
-#[cfg(feature = "k-quants")]
-fn k_blocks(quant: Quant, values: &[f32]) -> Result<Vec<u8>> {
-    use candle_core::quantized::{GgmlDType, QTensor};
-    use candle_core::{Device, Tensor};
-
-    let dtype = match quant {
-        Quant::Q2K => GgmlDType::Q2K,
-        Quant::Q3K => GgmlDType::Q3K,
-        Quant::Q4K => GgmlDType::Q4K,
-        Quant::Q5K => GgmlDType::Q5K,
-        _ => GgmlDType::Q6K,
-    };
-    let quantize = || {
-        let tensor = Tensor::from_slice(values, values.len(), &Device::Cpu)?;
-        Ok(QTensor::quantize(&tensor, dtype)?.data()?.into_owned())
-    };
-    quantize()
-        .map_err(|e: candle_core::Error| Error::Target(format!("{quant} blocks could not be made: {e}")))
-}
-
-#[cfg(not(feature = "k-quants"))]
-fn k_blocks(quant: Quant, _: &[f32]) -> Result<Vec<u8>> {
-    Err(quant.not_made())
 }
 
 with_avx2!(magnitude(values: &[f32]) -> f32 = largest);
@@ -301,6 +252,11 @@ mod tests {
         agree!(blocks, encode_blocks, 32, Q4_1);
         agree!(blocks, encode_blocks, 32, Q5_0);
         agree!(blocks, encode_blocks, 32, Q5_1);
+        agree!(blocks, encode_blocks, 256, Q2K);
+        agree!(blocks, encode_blocks, 256, Q3K);
+        agree!(blocks, encode_blocks, 256, Q4K);
+        agree!(blocks, encode_blocks, 256, Q5K);
+        agree!(blocks, encode_blocks, 256, Q6K);
         for rule in [Codes::ByBlock, Codes::Whole { line: 0.03, scale: 0.06 }] {
             agree!(ternary_blocks, encode_ternary, 256, Tq1_0, rule);
             agree!(ternary_blocks, encode_ternary, 256, Tq2_0, rule);

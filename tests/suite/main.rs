@@ -10,7 +10,7 @@ mod convert;
 #[cfg(feature = "diagnose")]
 mod diagnose;
 mod diff;
-#[cfg(all(unix, feature = "browse", feature = "diagnose", feature = "train", feature = "k-quants"))]
+#[cfg(all(unix, feature = "browse", feature = "diagnose", feature = "train"))]
 mod documentation;
 #[cfg(feature = "diagnose")]
 mod gate;

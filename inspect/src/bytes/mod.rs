@@ -1,6 +1,7 @@
 //! Where bytes come from: a mapped file, bytes in memory, or whatever else can tell its length and give ranges. What
 //! reads them asks for the ranges that it needs, and for no file as a whole.
 
+pub(crate) mod compression;
 pub mod metadata;
 pub mod pickle;
 pub mod staged;

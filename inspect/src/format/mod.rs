@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::bytes::compression::Compression;
 use crate::bytes::{ByteSource, Source};
 use crate::metadata::Value;
 use crate::pickle::Pickle;
@@ -301,12 +302,8 @@ pub(crate) fn add_new(list: &mut Vec<String>, more: impl IntoIterator<Item = Str
 }
 
 /// First bytes of files that are mistaken for checkpoints, what they are, and what to do.
-const OTHERS: [(&[u8], &str, &str); 6] = [
+const OTHERS: [(&[u8], &str, &str); 2] = [
     (b"\x89HDF", "is an HDF5 (Keras) file, which is not read", "save the weights as SafeTensors"),
-    (b"\x1f\x8b", "is compressed with gzip", "decompress it first (gunzip)"),
-    (b"\x28\xb5\x2f\xfd", "is compressed with Zstandard", "decompress it first (unzstd)"),
-    (b"\xfd7zXZ", "is compressed with xz", "decompress it first (unxz)"),
-    (b"BZh", "is compressed with bzip2", "decompress it first (bunzip2)"),
     (b"{", "is JSON, not a checkpoint", "a shard index ends in .index.json and holds a `weight_map`"),
 ];
 
@@ -337,6 +334,10 @@ fn mistaken(bytes: &[u8]) -> Error {
     }
     if let Some((_, what, hint)) = OTHERS.iter().find(|(magic, ..)| bytes.starts_with(magic)) {
         return error(what).hint(*hint);
+    }
+    if let Some(Compression { name, undone_by, .. }) = Compression::of(bytes) {
+        return error(&format!("is compressed with {name}"))
+            .hint(format!("decompress it first ({undone_by})"));
     }
     if let Some(head) = bytes.get(..9).filter(|head| head[8] == b'{') {
         let length = u64::from_le_bytes(head[..8].try_into().expect("eight bytes"));

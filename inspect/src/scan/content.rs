@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::archive::directory;
 use super::pickles::{Stream, cut};
 use super::{Finding, Findings, Options, Rule, text};
+use crate::bytes::compression::{self, Compression};
 use crate::bytes::{ByteSource, Reader, Section, Source, text as text_of};
 use crate::format::{self, Family, HEAD, npy};
 use crate::pickle::Trace;
@@ -30,14 +31,8 @@ const PICKLED: [&str; 15] = [
 const TRIED: u64 = 16 << 20;
 
 /// First bytes of containers that are not looked into.
-const OPAQUE: [(&[u8], &str); 6] = [
-    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
-    (b"Rar!\x1a\x07", "a RAR archive"),
-    (b"\xfd7zXZ\0", "compressed with xz"),
-    (b"BZh", "compressed with bzip2"),
-    (b"\x28\xb5\x2f\xfd", "compressed with Zstandard"),
-    (b"\x04\x22\x4d\x18", "compressed with LZ4"),
-];
+const OPAQUE: [(&[u8], &str); 2] =
+    [(b"7z\xbc\xaf\x27\x1c", "a 7z archive"), (b"Rar!\x1a\x07", "a RAR archive")];
 
 /// First bytes of programs and libraries.
 const NATIVE: [(&[u8], &str); 5] = [
@@ -62,7 +57,7 @@ pub(super) enum Kind {
     Npy,
     Gzip,
     Zlib,
-    /// One of [`OPAQUE`].
+    /// A container that is not looked into.
     Opaque,
     /// Called like a pickle, and none.
     NoPickle,
@@ -132,7 +127,7 @@ pub(super) fn is_candidate(path: &Path) -> bool {
     read.is_err()
         || is_named(path)
         || format::recognise(&head).is_some()
-        || head.starts_with(b"\x1f\x8b")
+        || Compression::of(&head).is_some()
         || OPAQUE.iter().any(|(magic, _)| head.starts_with(magic))
 }
 
@@ -288,7 +283,7 @@ impl<'o> Scanner<'o> {
             Some(Family::SafeTensors | Family::Pickle) | None => {}
         }
         let reader = Reader { source: data, at: 0 };
-        if head.starts_with(b"\x1f\x8b") {
+        if compression::GZIP.begins(head) {
             self.compressed(flate2::read::MultiGzDecoder::new(reader), data.len(), name, place)?;
             return Ok(Some(Kind::Gzip));
         }
@@ -297,7 +292,10 @@ impl<'o> Scanner<'o> {
             self.compressed(flate2::read::ZlibDecoder::new(reader), data.len(), name, place)?;
             return Ok(Some(Kind::Zlib));
         }
-        if let Some((_, what)) = OPAQUE.iter().find(|(magic, _)| head.starts_with(magic)) {
+        let archive =
+            OPAQUE.iter().find(|(magic, _)| head.starts_with(magic)).map(|(_, what)| what.to_string());
+        let compressed = || Compression::of(head).map(|found| format!("compressed with {}", found.name));
+        if let Some(what) = archive.or_else(compressed) {
             self.find(Rule::OpaqueContent, place, None, format!("{what}, which is not looked into"));
             return Ok(Some(Kind::Opaque));
         }

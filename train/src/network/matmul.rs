@@ -1,4 +1,4 @@
-//! Matrix products on f32 views, by the `gemm` crate, one thread each: callers divide the work, always in the same way,
+//! Matrix products on f32 views, by the `gemm-f32` crate, one thread each: callers divide the work, always in the same way,
 //! so that results do not depend on how many threads there are.
 
 /// A matrix that is read: element (r, c) is at `r * row_stride + c * col_stride`.
@@ -63,28 +63,28 @@ pub(crate) fn matmul(c: MatrixMut<'_>, a: Matrix<'_>, b: Matrix<'_>, alpha: f32,
     }
     assert!(span(m, n, c.row_stride, 1) <= c.data.len() && (c.row_stride >= n || m <= 1));
     // SAFETY: all three views lie within their slices (checked above), `c` is borrowed exclusively and no two of its
-    // elements coincide.
+    // elements coincide. The product is asked for transposed, bᵀ aᵀ, because the kernel writes columns.
     unsafe {
-        gemm::gemm(
-            m,
+        gemm_f32::gemm::f32::get_gemm_fn()(
             n,
+            m,
             k,
             c.data.as_mut_ptr(),
-            1,
             c.row_stride as isize,
+            1,
             add,
-            a.data.as_ptr(),
-            a.col_stride as isize,
-            a.row_stride as isize,
             b.data.as_ptr(),
-            b.col_stride as isize,
             b.row_stride as isize,
+            b.col_stride as isize,
+            a.data.as_ptr(),
+            a.row_stride as isize,
+            a.col_stride as isize,
             1.0,
             alpha,
             false,
             false,
             false,
-            gemm::Parallelism::None,
+            Parallelism::None,
         );
     }
 }

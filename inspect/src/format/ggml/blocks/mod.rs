@@ -1,6 +1,6 @@
-//! The blocks of GGML's quantized types, a file each: as `ggml-common.h` lays them out, with the decoder and, where it is
-//! ours, the encoder. Every block is made of bytes alone, so a slice of them is a view of any byte slice; words are
-//! little-endian.
+//! The blocks of GGML's quantized types, a file each: as `ggml-common.h` lays them out, with the decoder and, but for
+//! Q8_K, which no file has, the encoder. Every block is made of bytes alone, so a slice of them is a view of any byte
+//! slice; words are little-endian.
 //!
 //! Decoders and encoders follow `ggml-quants.c` operation by operation in f32, so results are the same bits.
 
@@ -31,6 +31,7 @@ mod q6_k;
 mod q8_0;
 mod q8_k;
 pub mod round;
+mod search;
 mod tq1_0;
 mod tq2_0;
 
@@ -55,7 +56,7 @@ pub const LARGEST: usize = 256;
 ///
 /// For the formats with one scale a block it follows from how they round: half a step of the grid, a whole one where a
 /// symmetric grid ends a step short on one side. For the K formats, whose scales are searched for and rounded to 4 or 6
-/// bits themselves, no such bound is known: theirs is what no block of candle's encoders has been seen to exceed, from
+/// bits themselves, no such bound is known: theirs is what no block of these encoders has been seen to exceed, from
 /// noise, outliers, ramps, and one-sided blocks, with a fifth to spare. A block that exceeds it is damaged or was made by
 /// no sensible encoder.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -1,5 +1,6 @@
-use super::q2_k::two_bits;
-use super::{Block, Loss, from_half};
+use super::q2_k::{pack_two_bits, two_bits};
+use super::search::{largest_scale, nearest, round_again, symmetric_by_rounds};
+use super::{Block, Encode, Loss, from_half, to_half};
 
 block! {
     /// 256 elements d * (scale - 32) * q in 16 groups of 16, 3 bits each: the low two in the order of [`super::Q2K`].
@@ -15,6 +16,15 @@ block! {
     }
 }
 
+impl Q3K {
+    /// The scale of group `g`, a whole number from -32 to 31.
+    fn scale(&self, g: usize) -> f32 {
+        let low = (self.scales[g % 8] >> (4 * (g / 8))) & 15;
+        let high = (self.scales[8 + g % 4] >> (2 * (g / 4))) & 3;
+        (i32::from(low | high << 4) - 32) as f32
+    }
+}
+
 impl Block<256> for Q3K {
     // Levels of a sub-block's grid times those of its scale, and half as many again.
     const LOSS: Option<Loss> = Some(Loss { share: 1.0 / 3.0, levels: 6.0 * 32.0 });
@@ -22,9 +32,7 @@ impl Block<256> for Q3K {
     fn decode(&self, out: &mut [f32; 256]) {
         let d = from_half(self.d);
         for (g, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-            let low = (self.scales[g % 8] >> (4 * (g / 8))) & 15;
-            let high = (self.scales[8 + g % 4] >> (2 * (g / 4))) & 3;
-            let dl = d * (i32::from(low | high << 4) - 32) as f32;
+            let dl = d * self.scale(g);
             let (qs, shift) = two_bits(&self.qs, g);
             let hmask = &self.hmask[16 * (g % 2)..16 * (g % 2) + 16];
             for ((out, q), h) in out.iter_mut().zip(qs).zip(hmask) {
@@ -32,5 +40,41 @@ impl Block<256> for Q3K {
                 *out = dl * (i32::from((q >> shift) & 3) - i32::from(lowered << 2)) as f32;
             }
         }
+    }
+}
+
+impl Encode<256> for Q3K {
+    #[inline(always)]
+    fn encode(values: &[f32; 256]) -> Self {
+        let groups = values.as_chunks::<16>().0;
+        let mut codes = [0; 256];
+        let mut steps = [0.0f32; 16];
+        for (g, (group, codes)) in groups.iter().zip(codes.as_chunks_mut::<16>().0).enumerate() {
+            let fit = symmetric_by_rounds(group, 4);
+            (*codes, steps[g]) = (fit.codes, fit.scale);
+        }
+        let mut block = Q3K { hmask: [0; 32], qs: [0; 64], scales: [0; 12], d: [0; 2] };
+        let largest = largest_scale(&steps);
+        if largest != 0.0 {
+            let inverse = -32.0 / largest;
+            for (g, step) in steps.iter().enumerate() {
+                let scale = ((nearest(inverse * step) as i8).clamp(-32, 31) + 32) as u8;
+                block.scales[g % 8] |= (scale & 15) << (4 * (g / 8));
+                block.scales[8 + g % 4] |= (scale >> 4) << (2 * (g / 4));
+            }
+            block.d = to_half(1.0 / inverse);
+        }
+        let d = from_half(block.d);
+        for (g, (group, codes)) in groups.iter().zip(codes.as_chunks_mut::<16>().0).enumerate() {
+            round_again(group, d * block.scale(g), 0.0, codes, -4, 3);
+        }
+        for (run, codes) in codes.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            for (code, h) in codes.iter_mut().zip(&mut block.hmask) {
+                *h |= (*code >> 2) << run;
+                *code &= 3;
+            }
+        }
+        block.qs = pack_two_bits(&codes);
+        block
     }
 }

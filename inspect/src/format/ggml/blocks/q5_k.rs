@@ -1,5 +1,6 @@
-use super::q4_k::scale_min;
-use super::{Block, Loss, from_half};
+use super::q4_k::{Groups, scale_min};
+use super::search::Grid;
+use super::{Block, Encode, Loss, from_half};
 
 block! {
     /// 256 elements d * scale * q - dmin * min in 8 groups of 32, 5 bits each: the low four in the order of [`super::Q4K`].
@@ -31,5 +32,18 @@ impl Block<256> for Q5K {
                 *out = dl * f32::from(((q >> shift) & 15) | (((h >> g) & 1) << 4)) - ml;
             }
         }
+    }
+}
+
+impl Encode<256> for Q5K {
+    #[inline(always)]
+    fn encode(values: &[f32; 256]) -> Self {
+        const GRID: Grid = Grid { most: 31, first: -0.5, step: 0.1, steps: 15, error: |x| x * x };
+        let groups = Groups::of(values, &GRID);
+        let mut qh = [0; 32];
+        for (g, codes) in groups.codes.as_chunks::<32>().0.iter().enumerate() {
+            qh.iter_mut().zip(codes).for_each(|(h, code)| *h |= (code >> 4) << g);
+        }
+        Q5K { d: groups.d, dmin: groups.dmin, scales: groups.scales, qh, qs: groups.nibbles() }
     }
 }

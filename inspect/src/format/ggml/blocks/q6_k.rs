@@ -1,4 +1,5 @@
-use super::{Block, Loss, from_half};
+use super::search::{NOTHING, largest_scale, nearest, round_again, symmetric};
+use super::{Block, Encode, Loss, from_half, to_half};
 
 block! {
     /// 256 elements d * scale * (q - 32) in 16 groups of 16, 6 bits each. In each half of the block, run r of 32
@@ -32,5 +33,40 @@ impl Block<256> for Q6K {
                 *out = dl * (i32::from(q) - 32) as f32;
             }
         }
+    }
+}
+
+impl Encode<256> for Q6K {
+    #[inline(always)]
+    fn encode(values: &[f32; 256]) -> Self {
+        let groups = values.as_chunks::<16>().0;
+        let mut block = Q6K { ql: [0; 128], qh: [0; 64], scales: [0; 16], d: [0; 2] };
+        let mut codes = [0; 256];
+        let mut steps = [0.0f32; 16];
+        for (g, (group, codes)) in groups.iter().zip(codes.as_chunks_mut::<16>().0).enumerate() {
+            let fit = symmetric(group, 32);
+            (*codes, steps[g]) = (fit.codes, fit.scale);
+        }
+        let largest = largest_scale(&steps);
+        if largest.abs() < NOTHING {
+            return block;
+        }
+        let inverse = -128.0 / largest;
+        block.d = to_half(1.0 / inverse);
+        block.scales = steps.map(|step| nearest(inverse * step).min(127) as i8);
+        let d = from_half(block.d);
+        for ((group, codes), scale) in groups.iter().zip(codes.as_chunks_mut::<16>().0).zip(block.scales) {
+            round_again(group, d * f32::from(scale), 0.0, codes, -32, 31);
+        }
+        for (part, codes) in codes.as_chunks::<128>().0.iter().enumerate() {
+            for i in 0..32 {
+                let runs: [u8; 4] = std::array::from_fn(|run| codes[32 * run + i]);
+                block.ql[64 * part + i] = (runs[0] & 15) | (runs[2] << 4);
+                block.ql[64 * part + 32 + i] = (runs[1] & 15) | (runs[3] << 4);
+                let high = runs.map(|code| code >> 4);
+                block.qh[32 * part + i] = high[0] | high[1] << 2 | high[2] << 4 | high[3] << 6;
+            }
+        }
+        block
     }
 }
