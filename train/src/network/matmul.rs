@@ -1,6 +1,8 @@
 //! Matrix products on f32 views, by the `gemm-f32` crate, one thread each: callers divide the work, always in the same way,
 //! so that results do not depend on how many threads there are.
 
+use gemm_common::Parallelism;
+
 /// A matrix that is read: element (r, c) is at `r * row_stride + c * col_stride`.
 #[derive(Clone, Copy)]
 pub(crate) struct Matrix<'a> {
