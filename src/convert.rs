@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 
 use ckpt_convert::names::Style;
 use ckpt_convert::quant::Quant;
-use ckpt_convert::{Control, Gguf, Note, Options, Plan, Remedy, Target};
-use ckpt_inspect::{DType, Verdict};
+use ckpt_convert::{Control, Gguf, Options, Plan, Target};
+use ckpt_inspect::DType;
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 use globset::{Glob, GlobMatcher};
@@ -292,7 +292,9 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         load::files(&paths).into_iter().chain(args.tokenizer.clone()).collect()
     })?;
     make_folders(args, &outputs)?;
-    let load = args.load.options(ckpt_inspect::Options::default(), args.load.policy()?.thresholds);
+    let mut load = args.load.options(ckpt_inspect::Options::default(), args.load.policy()?.thresholds);
+    // What a trainer keeps beside a model is no part of what is made of it.
+    load.open.companions = false;
     let signal = Signal::listen()?;
     for (path, output) in paths.iter().zip(&outputs) {
         match one(args, &load, path, output, &signal) {
@@ -438,7 +440,7 @@ fn writes_folder(args: &Args, target: Target) -> bool {
 fn check_health(args: &Args, load: &LoadOptions, path: &Path) -> Result<(), Failure> {
     let measured = load::records(&[path.to_path_buf()], load)?;
     let Some((_, Ok(record))) = measured.into_iter().next() else { return Ok(()) };
-    let Some(verdict) = record.verdict.filter(|v| *v > Verdict::Healthy) else { return Ok(()) };
+    let Some(verdict) = record.verdict.filter(|v| v.is_below_healthy()) else { return Ok(()) };
     let reason = record.reasons.first().map(|r| format!(" ({})", terminal::escape(r))).unwrap_or_default();
     let message = format!("{} is {verdict}{reason}", path.display());
     if args.strict && !args.allow_collapsed {

@@ -10,7 +10,7 @@ use ckpt_reports::exporter::GATES;
 #[cfg(feature = "diagnose")]
 use ckpt_reports::gate::Rule;
 use ckpt_reports::gate::{self, Checked, Finding, Outcome, Severity, Status};
-use ckpt_reports::policy::{Pattern, check_factor, check_share};
+use ckpt_reports::policy::{Pattern, Scope, check_factor, check_share};
 
 #[cfg(feature = "diagnose")]
 use crate::diagnose;
@@ -20,7 +20,7 @@ use crate::{Failure, exit, terminal};
 
 /// Refuse checkpoints that are not good enough: for CI, pre-commit hooks and scripts.
 ///
-/// By default every projection must be healthy, nothing corrupt, every recorded checksum right. A ./ckpt.toml says
+/// By default every weight must be healthy or still as it begins by design, nothing missing or corrupt, every recorded checksum right. A ./ckpt.toml says
 /// otherwise, and options say otherwise again.
 /// Exit codes: 0 all pass; 1 some are refused; 2 wrong usage or policy; 3 some cannot be read or are damaged;
 /// 4 a report cannot be written.
@@ -32,6 +32,12 @@ pub struct Args {
     /// The worst verdict that a tensor may have.
     #[arg(long, value_name = "VERDICT")]
     allow: Option<Allow>,
+    /// Which weights decide: all of them, or only those of ternary layers and those called *_proj.
+    #[arg(long, value_name = "SCOPE")]
+    scope: Option<ScopeArg>,
+    /// Refuse what is still zero as it begins by design, such as the B factors of an adapter that was not trained.
+    #[arg(long)]
+    require_trained: bool,
     /// Smallest share of the judged tensors that must be healthy; weak ones pass then, unless --allow says otherwise.
     #[arg(long, value_name = "0..1", value_parser = share)]
     min_healthy: Option<f64>,
@@ -86,6 +92,12 @@ pub struct Args {
 }
 
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+enum ScopeArg {
+    All,
+    Projections,
+}
+
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
 enum Allow {
     Healthy,
     Weak,
@@ -132,8 +144,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     let read: Vec<PathBuf> = args.paths.iter().chain(&args.baseline).cloned().collect();
     load::spare(outputs.iter().map(|(_, file)| *file), &read)?;
     let policy = policy(args)?;
-    let describe = Options::default().with(|o| o.histogram = false);
-    let options = args.load.options(describe, policy.thresholds);
+    let options = args.load.options(Options::default(), policy.thresholds);
     let options = LoadOptions { checksum: !args.no_checksum, ..options };
     let mut checked = Vec::new();
     let baseline = args.baseline.as_deref().map(|path| baseline(path, &options)).transpose()?;
@@ -202,6 +213,11 @@ fn policy(args: &Args) -> Result<Policy, Failure> {
         Allow::Dead => Verdict::Dead,
     });
     policy.allow = allow.or(policy.allow);
+    policy.scope = args.scope.map_or(policy.scope, |scope| match scope {
+        ScopeArg::All => Scope::All,
+        ScopeArg::Projections => Scope::Projections,
+    });
+    policy.require_trained |= args.require_trained;
     policy.min_healthy = args.min_healthy.or(policy.min_healthy);
     policy.max_dead = args.max_dead.or(policy.max_dead);
     policy.require_step = args.require_step.or(policy.require_step);
@@ -268,8 +284,19 @@ fn checkpoint(checked: &Checked, width: usize) -> String {
     let mut facts = Vec::new();
     facts.extend(checked.step.map(|step| format!("step {step}")));
     facts.extend(checked.verdict.map(|verdict| verdict.to_string()));
+    if checked.companion {
+        facts.push("no weights: what a trainer keeps beside them".into());
+    }
     if checked.judged > 0 {
         facts.push(format!("{} of {} tensors healthy", checked.healthy, checked.judged));
+    }
+    if checked.untrained > 0 {
+        facts.push(format!("{} untrained", checked.untrained));
+    }
+    if !checked.coverage.is_whole() {
+        facts.push(format!("judged {}", terminal::escape(&checked.coverage.to_string())));
+    } else if checked.judged == 0 && checked.coverage.parameters > 0 {
+        facts.push("no matrix; looked for NaN and infinity alone".into());
     }
     let mut out =
         terminal::paint(style(checked.status).bold(), &status) + " " + &terminal::escape(&checked.path);

@@ -241,6 +241,9 @@ fn summary(record: &CheckpointRecord, args: &Args) -> String {
         Some(verdict) => line("verdict", terminal::verdict_style(Some(verdict)).bold(), verdict.name()),
         None => line("verdict", plain.dimmed(), &format!("not judged: {why_not_judged}")),
     }
+    if record.verdict.is_some() && !record.coverage.is_whole() {
+        line("judged", plain, &terminal::escape(&record.coverage.to_string()));
+    }
     for reason in &record.reasons {
         line("", plain, reason);
     }

@@ -1,6 +1,7 @@
 //! From the paths on the command line to records: globs and folders expanded, unchanged files answered from the
 //! cache, the rest opened, measured and judged.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -8,8 +9,8 @@ use std::path::{Path, PathBuf};
 use ckpt_inspect::cause::{self, Pair, PairRequest};
 use ckpt_inspect::run::Run;
 use ckpt_inspect::{
-    Cache, Checkpoint, CheckpointRecord, Error, ErrorKind, I2sLayout, OpenOptions, Options, TensorInfo,
-    Thresholds,
+    Cache, Checkpoint, CheckpointRecord, Error, ErrorKind, I2sLayout, Listing, OpenOptions, Options,
+    TensorInfo, Thresholds,
 };
 use ckpt_reports::Policy;
 use etcetera::BaseStrategy;
@@ -77,7 +78,8 @@ impl LoadArgs {
 
     /// How to load, with verdicts by `thresholds`.
     pub fn options(&self, describe: Options, thresholds: Thresholds) -> LoadOptions {
-        let open = OpenOptions::i2s(self.i2s_layout);
+        let mut open = OpenOptions::i2s(self.i2s_layout);
+        open.companions = true;
         LoadOptions { describe, checksum: false, cache: !self.no_cache, thresholds, open }
     }
 }
@@ -102,12 +104,34 @@ pub struct LoadOptions {
 /// # Errors
 /// An invalid pattern is wrong usage.
 pub fn expand(paths: &[PathBuf]) -> Result<Vec<Found>, Failure> {
+    let (found, skipped) = expanded(paths)?;
+    const TOLD: usize = 5;
+    if !skipped.is_empty() {
+        let told: Vec<String> = skipped.iter().take(TOLD).map(|path| terminal::path(path)).collect();
+        let more = match skipped.len() - told.len() {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        terminal::note(&format!("skipped, since no tensors are in them: {}{more}", told.join(", ")));
+    }
+    Ok(found)
+}
+
+/// The same, and the files of folders that begin like checkpoints and are none.
+fn expanded(paths: &[PathBuf]) -> Result<(Vec<Found>, Vec<PathBuf>), Failure> {
     let nothing = |path: &Path| {
         Error::new(ErrorKind::Unrecognised, "no checkpoint in this folder")
             .in_file(path)
             .hint("files are recognised by their content")
     };
-    paths::expand(paths, ckpt_inspect::find, nothing, ckpt_inspect::identity)
+    let skipped = RefCell::new(Vec::new());
+    let list = |path: &Path| {
+        let Listing { checkpoints, skipped: more, .. } = ckpt_inspect::list(path)?;
+        skipped.borrow_mut().extend(more);
+        Ok(checkpoints)
+    };
+    let found = paths::expand(paths, list, nothing, ckpt_inspect::identity)?;
+    Ok((found, skipped.into_inner()))
 }
 
 /// Every file of the checkpoints at `paths`; the given path itself if its files cannot be determined.
@@ -125,7 +149,7 @@ pub fn spare<'p>(outputs: impl IntoIterator<Item = &'p Path>, paths: &[PathBuf])
     if outputs.is_empty() {
         return Ok(());
     }
-    let found: Vec<PathBuf> = expand(paths)?.into_iter().flatten().collect();
+    let found: Vec<PathBuf> = expanded(paths)?.0.into_iter().flatten().collect();
     paths::spare(outputs, || files(&found))
 }
 

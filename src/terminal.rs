@@ -171,6 +171,7 @@ pub fn json(value: &serde_json::Value) -> String {
 pub fn verdict_style(verdict: Option<Verdict>) -> Style {
     let color = match verdict {
         Some(Verdict::Healthy) => AnsiColor::Green,
+        Some(Verdict::Untrained) => AnsiColor::Cyan,
         Some(Verdict::Weak) => AnsiColor::Yellow,
         Some(Verdict::Dying) => AnsiColor::Magenta,
         Some(Verdict::Dead | Verdict::Corrupt) => AnsiColor::Red,

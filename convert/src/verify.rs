@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use ckpt_inspect::meaning::architecture::{Role, STUDENT};
+use ckpt_inspect::meaning::wrappers;
 use ckpt_inspect::{
     Checkpoint, DType, Error as ReadError, Format, Group, Result as ReadResult, TensorInfo, TernaryPacking,
 };
@@ -154,8 +155,8 @@ fn style(checkpoint: &Checkpoint) -> Option<Style> {
     names::style_of(checkpoint.tensors.iter().map(|t| t.name.as_str()))
 }
 
-/// The weights of `checkpoint` by the names that all styles share, including those recorded as tied. If several
-/// state dicts make a name ambiguous, full names are used.
+/// The weights of `checkpoint` by the names that all styles and wrappers share, those it says are tied included. Where
+/// several state dicts make a name ambiguous, full names stand.
 fn weights(checkpoint: &Checkpoint) -> Vec<(String, usize)> {
     let mut all: Vec<(String, usize)> = checkpoint
         .tensors
@@ -171,16 +172,10 @@ fn weights(checkpoint: &Checkpoint) -> Vec<(String, usize)> {
         .map(|(i, t)| (t.name.clone(), i))
         .collect();
     all.extend(tied_names(checkpoint));
-    let mut uses: HashMap<String, usize> = HashMap::new();
-    for (name, _) in &all {
-        *uses.entry(names::canonical(name).into_owned()).or_default() += 1;
-    }
-    all.into_iter()
-        .map(|(name, i)| {
-            let key = names::canonical(&name).into_owned();
-            (if uses[&key] == 1 { key } else { name }, i)
-        })
-        .collect()
+    let names = wrappers::shared(all.iter().map(|(name, _)| name.as_str()), &|name| {
+        names::canonical(name).into_owned()
+    });
+    names.into_iter().map(|name| name.into_owned()).zip(all.iter().map(|(_, i)| *i)).collect()
 }
 
 /// Reads back what was written from `plan` to `path` and compares it with the plan's source.

@@ -149,7 +149,9 @@ pub enum NoticeKind {
     Hole,
     /// A name occurs more than once, and the first occurrence is used.
     Duplicate,
-    /// Tensors are not aligned as the format requires.
+    /// What the format writes one way is written in another.
+    Unusual,
+    /// Tensors do not lie where the format's alignment puts them.
     Misaligned,
     /// Dimensions are in another order than the format's.
     ForeignOrder,
@@ -161,6 +163,8 @@ pub enum NoticeKind {
     ConfigNotUnderstood,
     /// Tensors, or files named like shards, are not in the index of their set.
     Unlisted,
+    /// Two files of a set, or of a folder, say different things of one tensor.
+    Contradiction,
     /// The folder holds the same model in another form, which was not read.
     OtherForm,
     /// Objects of the file cannot be read as what they are.
@@ -183,12 +187,25 @@ pub struct Notice {
     pub kind: NoticeKind,
     /// What there is to know, in words.
     pub text: String,
+    /// Whether the format's own library refuses a file for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub refused: bool,
 }
 
 impl Notice {
     /// A notice of `kind`.
     pub fn new(kind: NoticeKind, text: impl Into<String>) -> Self {
-        Notice { kind, text: text.into() }
+        Notice { kind, text: text.into(), refused: false }
+    }
+
+    /// The same, for what the format's own library refuses a file for.
+    pub fn refused(self) -> Self {
+        Notice { refused: true, ..self }
+    }
+
+    /// Whether it speaks against the checkpoint: its own library refuses it, or its files do not agree.
+    pub fn is_finding(&self) -> bool {
+        self.refused || matches!(self.kind, NoticeKind::Unlisted | NoticeKind::Contradiction)
     }
 }
 

@@ -43,11 +43,14 @@ pub use error::{Error, ErrorKind, Result, printable, printable_in_log, printable
 pub use format::packing::TernaryPacking;
 pub use format::{Format, ggml, gguf, npy, packing, recognises, safetensors, torch};
 pub use group::without_state_dict;
+pub use health::coverage::{self, Coverage};
 pub use health::describe::{Options, describe};
-pub use health::rules::judge_tensor;
+pub use health::rules::{Judgement, RULES, judge_tensor, judgements};
 pub use health::{measure, record, survey};
-pub use layout::{files_of, find, identity};
+pub use layout::companion::is_companion;
+pub use layout::{Listing, files_of, find, identity, list};
 pub use meaning::elements::{Elements, RowOrder};
+pub use meaning::role::Role;
 #[cfg(feature = "vocabulary")]
 pub use meaning::vocabulary;
 pub use meaning::{Model, ModelConfig, optimizer};

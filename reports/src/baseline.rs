@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use ckpt_inspect::meaning::names::canonical;
+use ckpt_inspect::meaning::wrappers;
 use ckpt_inspect::{CheckpointRecord, Group, Verdict, without_state_dict};
 
 use crate::gate::{Finding, Judged, Rule, is_matrix, judge_all};
@@ -14,11 +16,16 @@ pub(crate) struct Comparison<'b> {
     by_name: HashMap<&'b str, usize>,
     /// By the name without its state dict's key; `None` where several weights would have it.
     by_short_name: HashMap<&'b str, Option<usize>>,
+    /// By the name without what wraps it, likewise.
+    by_shared_name: HashMap<String, Option<usize>>,
+    /// The candidate's weights' names, and each without what wraps it.
+    shared_names: HashMap<&'b str, String>,
 }
 
 impl<'b> Comparison<'b> {
-    pub fn new(baseline: &'b CheckpointRecord, policy: &Policy) -> Self {
+    pub fn new(baseline: &'b CheckpointRecord, candidate: &'b CheckpointRecord, policy: &Policy) -> Self {
         let weights: Vec<(Judged<'b>, bool)> = judge_all(baseline, policy)
+            .0
             .into_iter()
             .filter(|j| j.tensor.group == Group::Weights)
             .map(|j| (j, false))
@@ -30,14 +37,21 @@ impl<'b> Comparison<'b> {
             by_name.insert(name, i);
             by_short_name.entry(without_state_dict(name)).and_modify(|at| *at = None).or_insert(Some(i));
         }
-        Comparison { weights, by_name, by_short_name }
+        let mut by_shared_name = HashMap::new();
+        for (i, name) in shared(weights.iter().map(|(judged, _)| judged.tensor.name.as_str())).enumerate() {
+            by_shared_name.entry(name).and_modify(|at| *at = None).or_insert(Some(i));
+        }
+        let names = candidate.tensors.iter().filter(|t| t.group == Group::Weights).map(|t| t.name.as_str());
+        let shared_names = names.clone().zip(shared(names)).collect();
+        Comparison { weights, by_name, by_short_name, by_shared_name, shared_names }
     }
 
     /// Compares one tensor with its counterpart, if it has one.
     pub fn compare(&mut self, now: &Judged<'_>, policy: &Policy, findings: &mut Vec<Finding>) {
         let name = now.tensor.name.as_str();
         let short = || self.by_short_name.get(without_state_dict(name)).copied().flatten();
-        let Some(at) = self.by_name.get(name).copied().or_else(short) else { return };
+        let bare = || self.by_shared_name.get(self.shared_names.get(name)?).copied().flatten();
+        let Some(at) = self.by_name.get(name).copied().or_else(bare).or_else(short) else { return };
         if now.tensor.group != Group::Weights {
             return;
         }
@@ -79,6 +93,11 @@ impl<'b> Comparison<'b> {
             Finding::new(Rule::TensorVanished, "in the baseline but not in this checkpoint").on(j.tensor)
         }));
     }
+}
+
+/// What each of `names` is called without what wraps it.
+fn shared<'n>(names: impl Iterator<Item = &'n str> + Clone) -> impl Iterator<Item = String> {
+    wrappers::shared(names, &|name| canonical(name).into_owned()).into_iter().map(|name| name.into_owned())
 }
 
 /// Whether the std of a matrix fell by more than its rules allow. A packing that lost its scale has no std to compare.

@@ -33,7 +33,7 @@ pub fn csv(report: &Report) -> Result<String, Error> {
     let heading = BEFORE.into_iter().chain(keys(false)).chain(AFTER).chain(keys(true));
     out.write_record(heading).map_err(|e| failed(&e))?;
     for run in &report.runs {
-        for checkpoint in &run.checkpoints {
+        for checkpoint in run.checkpoints.iter().chain(run.aside.iter().map(|aside| &aside.record)) {
             let step = checkpoint.step.map(|s| s.to_string()).unwrap_or_default();
             for tensor in &checkpoint.tensors {
                 let mut line = vec![plain(&run.name), plain(&checkpoint.path), step.clone()];

@@ -1,7 +1,10 @@
 //! The gate: checkpoints held against a [`Policy`] and, if one is given, against a baseline. It reads records alone.
 
+use std::path::Path;
+
 use ckpt_inspect::{
-    CheckpointRecord, Group, Levels, TensorRecord, Verdict, judge_tensor, printable, without_state_dict,
+    CheckpointRecord, Coverage, DType, Finding as Why, Group, Judgement, TensorRecord, Verdict, judgements,
+    printable, without_state_dict,
 };
 use serde::Serialize;
 
@@ -55,6 +58,8 @@ pub enum Rule {
     WrongStep,
     NothingJudged,
     NotMeasured,
+    Incomplete,
+    Contradiction,
     CorruptTensor,
     CorruptOptimizer,
     UnhealthyTensor,
@@ -70,12 +75,14 @@ pub enum Rule {
 
 impl Rule {
     /// Every rule, file-level ones first.
-    pub const ALL: [Rule; 16] = [
+    pub const ALL: [Rule; 18] = [
         Rule::UnreadableFile,
         Rule::DamagedFile,
         Rule::WrongStep,
         Rule::NothingJudged,
         Rule::NotMeasured,
+        Rule::Incomplete,
+        Rule::Contradiction,
         Rule::CorruptTensor,
         Rule::CorruptOptimizer,
         Rule::UnhealthyTensor,
@@ -93,12 +100,20 @@ impl Rule {
     fn row(self) -> (&'static str, &'static str) {
         match self {
             Rule::UnreadableFile => ("unreadable-file", "The file cannot be opened as a checkpoint."),
-            Rule::DamagedFile => {
-                ("damaged-file", "The file is cut short, or bytes differ from their recorded checksum.")
-            }
+            Rule::DamagedFile => (
+                "damaged-file",
+                "The file is cut short, bytes differ from their recorded checksum, or the format's own library refuses it.",
+            ),
             Rule::WrongStep => ("wrong-step", "The checkpoint is not of the required training step."),
             Rule::NothingJudged => ("nothing-judged", "No weight matrix could be judged."),
             Rule::NotMeasured => ("not-measured", "Weight matrices are of a type that is not measured."),
+            Rule::Incomplete => {
+                ("incomplete", "Layers or weights are not there that the others or config.json promise.")
+            }
+            Rule::Contradiction => (
+                "contradiction",
+                "The index and the shards of a set disagree, or files are there that no index names.",
+            ),
             Rule::CorruptTensor => {
                 ("corrupt-tensor", "A tensor holds NaN or infinity, or its bytes are missing or damaged.")
             }
@@ -206,6 +221,13 @@ pub struct Checked {
     pub healthy: u64,
     /// How many of them are dead.
     pub dead: u64,
+    /// How many of them are still zero, as they begin by design.
+    pub untrained: u64,
+    /// Whether it holds no weights, but what a trainer keeps beside them: moments were measured, and there is nothing else to
+    /// judge.
+    pub companion: bool,
+    /// How much of the checkpoint was judged, whatever the scope.
+    pub coverage: Coverage,
     /// The rules that it was held against.
     pub checks: Vec<Rule>,
     /// What was found: first the checkpoint as a whole, then tensor by tensor in file order.
@@ -271,6 +293,9 @@ pub fn unreadable(path: impl Into<String>, error: &str) -> Checked {
         judged: 0,
         healthy: 0,
         dead: 0,
+        untrained: 0,
+        companion: false,
+        coverage: Coverage::default(),
         checks: vec![Rule::UnreadableFile],
         findings: vec![Finding::new(Rule::UnreadableFile, error)],
     }
@@ -279,7 +304,7 @@ pub fn unreadable(path: impl Into<String>, error: &str) -> Checked {
 /// Holds `record` against `policy`, and against `baseline` where there is one. Verdicts in the record are not used:
 /// they are made again with the policy's thresholds.
 pub fn check(record: &CheckpointRecord, policy: &Policy, baseline: Option<&CheckpointRecord>) -> Checked {
-    let judged = judge_all(record, policy);
+    let (judged, whole_judgement) = judge_all(record, policy);
     let matrices: Vec<&Judged> = judged.iter().filter(|j| j.in_scope).collect();
     let count = |verdict| matrices.iter().filter(|j| j.verdict == Some(verdict)).count() as u64;
     let mut checked = Checked {
@@ -290,15 +315,21 @@ pub fn check(record: &CheckpointRecord, policy: &Policy, baseline: Option<&Check
             .iter()
             .filter(|j| j.in_scope || j.verdict == Some(Verdict::Corrupt))
             .filter_map(|j| j.verdict)
+            .chain(whole_judgement.verdict.filter(|_| !whole_judgement.findings.is_empty()))
             .max(),
         judged: matrices.len() as u64,
         healthy: count(Verdict::Healthy),
         dead: count(Verdict::Dead),
+        untrained: count(Verdict::Untrained),
+        companion: is_companion(record),
+        coverage: coverage(record, &judged),
         checks: vec![
             Rule::UnreadableFile,
             Rule::DamagedFile,
             Rule::NothingJudged,
             Rule::NotMeasured,
+            Rule::Incomplete,
+            Rule::Contradiction,
             Rule::CorruptTensor,
             Rule::CorruptOptimizer,
             Rule::UnhealthyTensor,
@@ -306,7 +337,15 @@ pub fn check(record: &CheckpointRecord, policy: &Policy, baseline: Option<&Check
         findings: Vec::new(),
     };
     whole(&mut checked, record, &judged, policy);
-    let mut comparison = baseline.map(|baseline| Comparison::new(baseline, policy));
+    for why in &whole_judgement.findings {
+        let rule = match why {
+            Why::Refused { .. } => Rule::DamagedFile,
+            Why::Contradiction { .. } => Rule::Contradiction,
+            _ => Rule::Incomplete,
+        };
+        checked.findings.push(Finding::new(rule, why.to_string()));
+    }
+    let mut comparison = baseline.map(|baseline| Comparison::new(baseline, record, policy));
     if comparison.is_some() {
         checked.checks.extend([Rule::TensorVanished, Rule::ShapeChanged, Rule::StdShrunk]);
         checked.checks.extend([Rule::NewlyDead, Rule::VerdictWorse]);
@@ -321,7 +360,8 @@ pub fn check(record: &CheckpointRecord, policy: &Policy, baseline: Option<&Check
         comparison.vanished(policy, &mut checked.findings);
     }
     let refused = checked.findings.iter().any(|f| f.severity == Severity::Error);
-    checked.status = match (record.damaged, refused) {
+    let unreadable = record.damaged || checked.findings.iter().any(|f| f.rule == Rule::DamagedFile);
+    checked.status = match (unreadable, refused) {
         (true, _) => Status::Unreadable,
         (false, true) => Status::Refused,
         (false, false) => Status::Passed,
@@ -334,7 +374,7 @@ pub(crate) struct Judged<'r> {
     pub tensor: &'r TensorRecord,
     pub rules: TensorRules,
     pub verdict: Option<Verdict>,
-    pub finding: Option<ckpt_inspect::Finding>,
+    pub findings: Vec<Why>,
     /// Whether its health decides: a weight matrix of the policy's scope.
     pub in_scope: bool,
 }
@@ -342,31 +382,53 @@ pub(crate) struct Judged<'r> {
 impl Judged<'_> {
     /// Why, in words.
     fn reason(&self) -> String {
-        self.finding.as_ref().map(ToString::to_string).unwrap_or_default()
+        self.findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
     }
 
     /// The share of zero codes and its bound, where that is what killed the tensor.
     fn zero_codes(&self) -> Option<(f64, f64)> {
-        match self.finding {
-            Some(ckpt_inspect::Finding::ZeroCodes { share, bound }) => Some((share, bound)),
+        match self.findings.first() {
+            Some(Why::ZeroCodes { share, bound }) => Some((*share, *bound)),
             _ => None,
         }
     }
 }
 
-/// Every tensor that the policy does not ignore.
-pub(crate) fn judge_all<'r>(record: &'r CheckpointRecord, policy: &Policy) -> Vec<Judged<'r>> {
-    let considered = || record.tensors.iter().filter(|t| !policy.ignores(&t.name));
-    let all = policy.scope == Scope::Matrices || !considered().any(is_projection);
-    considered()
-        .map(|tensor| {
+/// Every tensor that the policy does not ignore, and what is said of the whole.
+pub(crate) fn judge_all<'r>(record: &'r CheckpointRecord, policy: &Policy) -> (Vec<Judged<'r>>, Judgement) {
+    let (judgements, whole) = judgements(record, &|tensor| policy.rules(&tensor.name).thresholds);
+    let considered = || record.tensors.iter().zip(&judgements).filter(|(t, _)| !policy.ignores(&t.name));
+    let all = policy.scope == Scope::All || !considered().any(|(tensor, _)| is_projection(tensor));
+    let judged = considered()
+        .map(|(tensor, Judgement { verdict, findings, .. })| {
             let rules = policy.rules(&tensor.name);
-            let (verdict, finding) = judge_tensor(tensor, &rules.thresholds);
-            let in_scope =
-                verdict.is_some() && is_matrix(tensor) && (all || rules.named || is_projection(tensor));
-            Judged { tensor, rules, verdict, finding, in_scope }
+            let weight = tensor.group == Group::Weights;
+            let in_scope = verdict.is_some() && weight && (all || rules.named || is_projection(tensor));
+            Judged { tensor, rules, verdict: *verdict, findings: findings.clone(), in_scope }
         })
-        .collect()
+        .collect();
+    (judged, whole)
+}
+
+/// Whether `record` is of a file without weights that a trainer put beside a model, or of an optimizer's state alone.
+fn is_companion(record: &CheckpointRecord) -> bool {
+    let has = |group: Group| record.tensors.iter().any(|t| t.group == group);
+    let named = ckpt_inspect::is_companion(Path::new(&record.path));
+    !has(Group::Weights) && (named || has(Group::Optimizer))
+}
+
+/// How much of what the policy does not ignore was judged.
+fn coverage(record: &CheckpointRecord, judged: &[Judged<'_>]) -> Coverage {
+    let mut considered = record.clone();
+    considered.tensors = judged
+        .iter()
+        .map(|j| {
+            let mut tensor = j.tensor.clone();
+            tensor.verdict = j.verdict;
+            tensor
+        })
+        .collect();
+    Coverage::of(&considered)
 }
 
 pub(crate) fn is_matrix(tensor: &TensorRecord) -> bool {
@@ -429,7 +491,13 @@ fn whole(checked: &mut Checked, record: &CheckpointRecord, judged: &[Judged<'_>]
         let message = format!("scale lost, so only told dead or not: {count}, such as {}", first.tensor.name);
         findings.push(Finding::new(Rule::NotMeasured, message));
     }
-    if checked.judged == 0 && !record.damaged {
+    // Of weights whose role is not known NaN and values beyond reason are looked for, and of vectors NaN.
+    let measured = |j: &Judged<'_>| {
+        let real = !j.tensor.dtype.is_integer() && j.tensor.dtype != DType::Bool;
+        real && j.tensor.group == Group::Weights && j.tensor.stats.as_ref().is_some_and(|s| s.count > 0)
+    };
+    let looked_at = checked.judged > 0 || checked.companion || judged.iter().any(measured);
+    if !looked_at && !record.damaged {
         let message = match record.tensors.len() {
             0 => "it holds no tensors".to_string(),
             _ if judged.is_empty() => "all of its tensors are ignored".to_string(),
@@ -484,7 +552,8 @@ fn single(judged: &Judged<'_>, policy: &Policy) -> Option<Finding> {
         return Some(Finding::new(rule, &reason).on(tensor).against(bad, bad.map(|_| 0.0)));
     }
     let counted = verdict == Verdict::Dead && policy.max_dead.is_some();
-    if !judged.in_scope || verdict <= rules.allow || counted {
+    let allowed = verdict <= rules.allow || (verdict == Verdict::Untrained && !policy.require_trained);
+    if !judged.in_scope || allowed || counted {
         return None;
     }
     let (measured, limit) = measured(judged);
@@ -502,12 +571,16 @@ fn measured(judged: &Judged<'_>) -> (Option<f64>, Option<f64>) {
     if let Some((share, bound)) = judged.zero_codes() {
         return (Some(share), Some(bound));
     }
+    if !matches!(judged.findings.first(), Some(Why::SmallStd { .. } | Why::SmallRelativeStd { .. })) {
+        return (None, None);
+    }
     let tensor = judged.tensor;
-    let begins = |levels: &Levels| levels.least(judged.rules.allow);
+    let levels = judged.rules.thresholds.levels(tensor);
+    let begins = levels.and_then(|levels| levels.least(judged.rules.allow));
     let std = tensor.stats.as_ref().and_then(|s| s.std);
     if tensor.ternary.is_some() {
-        return (std, begins(&judged.rules.thresholds.projection));
+        return (std, begins);
     }
     let fan_in: u64 = tensor.shape[1..].iter().fold(1, |n, &d| n.saturating_mul(d));
-    (std.map(|s| s * (fan_in as f64).sqrt()), begins(&judged.rules.thresholds.relative))
+    (std.map(|s| s * (fan_in as f64).sqrt()), begins)
 }

@@ -1,7 +1,9 @@
 //! A summary of a run in words: how it ends, which layers are affected, since when, and where it is heading.
 
+use std::path::Path;
+
 use ckpt_inspect::Verdict;
-use ckpt_inspect::run::{Layer, Run};
+use ckpt_inspect::run::{Aside, Layer, Run};
 
 use crate::text::plural;
 
@@ -30,7 +32,7 @@ pub fn headline(run: &Run) -> Headline {
     let judged: Vec<usize> = (0..run.layers.len()).filter(|&l| run.layers[l].judged.is_some()).collect();
     let verdict_at_end = |l: usize| run.tensor(l, end).and_then(|t| t.verdict);
     let mut below: Vec<usize> =
-        (0..run.layers.len()).filter(|&l| verdict_at_end(l).is_some_and(|v| v > Verdict::Healthy)).collect();
+        (0..run.layers.len()).filter(|&l| verdict_at_end(l).is_some_and(Verdict::is_below_healthy)).collect();
     let measure = |l: usize| run.layers[l].measure(run.tensor(l, end)?);
     below.sort_by(|&a, &b| {
         let value = |l| measure(l).unwrap_or(0.0);
@@ -43,6 +45,7 @@ pub fn headline(run: &Run) -> Headline {
         None => "Not judged",
         Some(Verdict::Healthy) if heading_down(run).is_some() => "Healthy, but shrinking",
         Some(Verdict::Healthy) => "Healthy",
+        Some(Verdict::Untrained) => "Healthy, and not trained yet",
         Some(Verdict::Weak) if below.iter().any(declining) => "Collapsing",
         Some(Verdict::Weak) => "Weak",
         Some(Verdict::Dying) => "Dying",
@@ -86,7 +89,28 @@ pub fn headline(run: &Run) -> Headline {
         sentences.extend(slowest.and_then(|l| where_to(&run.layers[l])));
         sentences.extend(last_healthy(run));
     }
+    sentences.extend(aside(run));
     Headline { verdict: last.verdict, title: title.into(), sentences }
+}
+
+/// Checkpoints that stay out of the series, and what is wrong with them.
+fn aside(run: &Run) -> Option<String> {
+    const NAMED: usize = 4;
+    let name =
+        |path: &str| Path::new(path).file_name().map_or(path.into(), |n| n.to_string_lossy().into_owned());
+    let one = |aside: &Aside| {
+        let verdict = aside.record.verdict.filter(|v| v.is_below_healthy());
+        let verdict = verdict.map(|v| format!(" ({v})")).unwrap_or_default();
+        let other = &run.checkpoints[aside.same_step_as];
+        let step = other.step.unwrap_or(0);
+        format!("{}{verdict} is of step {step}, as {} is", name(&aside.record.path), name(&other.path))
+    };
+    let told: Vec<String> = run.aside.iter().take(NAMED).map(one).collect();
+    let more = match run.aside.len() - told.len() {
+        0 => String::new(),
+        more => format!(", and so on for {more} more"),
+    };
+    (!told.is_empty()).then(|| format!("Not in the series: {}{more}.", told.join("; ")))
 }
 
 /// Which layers fell below healthy first, and when.

@@ -101,6 +101,7 @@ fn glyph(verdict: Option<Verdict>) -> &'static str {
     match verdict {
         None => "–",
         Some(Verdict::Healthy) => "●",
+        Some(Verdict::Untrained) => "○",
         Some(Verdict::Weak) => "◐",
         Some(Verdict::Dying) => "▼",
         Some(Verdict::Dead) => "✕",
@@ -355,10 +356,10 @@ fn checkpoints(run: &Run) -> Markup {
                         th scope="col" { "verdict" } th scope="col" { "why" }
                     } }
                     tbody {
-                        @for c in &run.checkpoints {
+                        @for (c, aside) in run.checkpoints.iter().map(|c| (c, false)).chain(run.aside.iter().map(|a| (&a.record, true))) {
                             tr {
                                 td.num { (step(c)) }
-                                th scope="row" { (name(&c.path)) }
+                                th scope="row" { (name(&c.path)) @if aside { " (not in the series)" } }
                                 td { (c.format) @if c.damaged { " (damaged)" } }
                                 td.num { (number(c.metadata.get("loss").and_then(Value::as_f64))) }
                                 td.num { (count(c.parameters)) }

@@ -2,7 +2,7 @@
 
 use ckpt_inspect::cause::{Cause, Explanation, LayerCause};
 use ckpt_inspect::health::measures::{Place, shown_in};
-use ckpt_inspect::run::{Run, Segment};
+use ckpt_inspect::run::{Aside, Run, Segment};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -104,7 +104,7 @@ fn run(run: &Run, explanation: &Explanation, training: Option<&Training>) -> Val
         .collect();
     json!({
         "name": run.name, "verdict": words.verdict, "title": words.title, "sentences": words.sentences,
-        "checkpoints": checkpoints, "layers": layers, "causes": causes(run, explanation),
+        "checkpoints": checkpoints, "aside": aside(run), "layers": layers, "causes": causes(run, explanation),
         "group_declines": explanation.groups, "prognosis": prognosis(run, explanation),
         "training": training.map(|t| json!({
             "loss": t.loss.last(), "best_validation_loss": t.best(), "validation_loss": t.validation,
@@ -113,7 +113,19 @@ fn run(run: &Run, explanation: &Explanation, training: Option<&Training>) -> Val
     })
 }
 
-/// The causes found, by the name of the weight.
+/// Checkpoints of a step that another one of the run is of, which stay out of the series.
+fn aside(run: &Run) -> Vec<Value> {
+    let one = |aside: &Aside| {
+        let Aside { record: r, same_step_as, .. } = aside;
+        json!({
+            "path": r.path, "step": r.step, "format": r.format, "verdict": r.verdict, "reasons": r.reasons,
+            "damaged": r.damaged, "same_step_as": run.checkpoints[*same_step_as].path,
+        })
+    };
+    run.aside.iter().map(one).collect()
+}
+
+/// What became of each weight that something became of, by its name.
 fn causes(run: &Run, explanation: &Explanation) -> Vec<Value> {
     let one = |cause: &LayerCause| {
         json!({

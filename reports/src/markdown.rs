@@ -3,7 +3,7 @@
 use ckpt_inspect::Verdict;
 use ckpt_inspect::cause::Explanation;
 use ckpt_inspect::health::measures::{Measure, Place, shown_in};
-use ckpt_inspect::run::Run;
+use ckpt_inspect::run::{Aside, Run};
 
 use crate::cause::findings;
 use crate::headline::headline;
@@ -37,6 +37,7 @@ fn mark(verdict: Option<Verdict>) -> String {
     let Some(verdict) = verdict else { return "not judged".into() };
     let sign = match verdict {
         Verdict::Healthy => "🟢",
+        Verdict::Untrained => "⚪",
         Verdict::Weak => "🟡",
         Verdict::Dying => "🟠",
         Verdict::Dead => "🔴",
@@ -71,16 +72,21 @@ fn section(run: &Run, explanation: &Explanation, out: &mut String) {
     for checkpoint in &run.checkpoints[skipped..] {
         let step = checkpoint.step.map_or("?".into(), |s| s.to_string());
         let below =
-            checkpoint.tensors.iter().filter(|t| t.verdict.is_some_and(|v| v > Verdict::Healthy)).count();
+            checkpoint.tensors.iter().filter(|t| t.verdict.is_some_and(Verdict::is_below_healthy)).count();
         *out +=
             &format!("| {step} | {} | {} | {below} |\n", code(&checkpoint.path), mark(checkpoint.verdict));
+    }
+    for Aside { record, .. } in run.aside.iter().take(ROWS) {
+        let step = record.step.map_or("?".into(), |s| s.to_string());
+        let name = code(&record.path);
+        *out += &format!("| {step} | {name} (not in the series) | {} | |\n", mark(record.verdict));
     }
     if skipped > 0 {
         *out += &format!("\n{skipped} earlier checkpoints are not listed.\n");
     }
     let end = run.checkpoints.len() - 1;
     let below: Vec<usize> = (0..run.layers.len())
-        .filter(|&l| run.tensor(l, end).is_some_and(|t| t.verdict.is_some_and(|v| v > Verdict::Healthy)))
+        .filter(|&l| run.tensor(l, end).is_some_and(|t| t.verdict.is_some_and(Verdict::is_below_healthy)))
         .collect();
     if below.is_empty() {
         return;

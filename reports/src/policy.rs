@@ -22,7 +22,7 @@ use globset::GlobMatcher;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// What a checkpoint must be to pass. The default lets only healthy projections through.
+/// What a checkpoint must be to pass. The default lets only what is healthy through.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
@@ -31,8 +31,10 @@ pub struct Policy {
     /// `min_healthy`. Never `corrupt`.
     #[serde(deserialize_with = "allowed", skip_serializing_if = "Option::is_none")]
     pub allow: Option<Verdict>,
-    /// Which weight matrices are judged.
+    /// Which weights decide.
     pub scope: Scope,
+    /// Whether what is still zero, as it begins by design, is refused.
+    pub require_trained: bool,
     /// Smallest share (0 to 1) of the judged tensors that must be healthy.
     #[serde(deserialize_with = "optional_share", skip_serializing_if = "Option::is_none")]
     pub min_healthy: Option<f64>,
@@ -61,12 +63,13 @@ pub struct Policy {
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Scope {
-    /// Matrices that a BitLinear uses, packed ternary ones, and those named `*_proj`; in a checkpoint that has none
-    /// of these, every weight matrix. Also those that an entry of [`Policy::tensors`] names.
+    /// Every weight.
     #[default]
+    #[serde(alias = "matrices")]
+    All,
+    /// Matrices that a BitLinear uses, packed ternary ones, and those named `*_proj`; in a checkpoint that has none
+    /// of these, every weight. Also those that an entry of [`Policy::tensors`] names.
     Projections,
-    /// Every weight matrix, embeddings too.
-    Matrices,
 }
 
 /// What holds for the tensors of one name pattern.
@@ -239,7 +242,8 @@ impl Policy {
             rules.max_shrink = entry.max_shrink.unwrap_or(rules.max_shrink);
             rules.thresholds.dead_zero_share =
                 entry.dead_zero_share.unwrap_or(rules.thresholds.dead_zero_share);
-            for levels in [&mut rules.thresholds.projection, &mut rules.thresholds.relative] {
+            let Thresholds { projection, relative, convolutions, tables, .. } = &mut rules.thresholds;
+            for levels in [projection, relative, convolutions, tables] {
                 levels.healthy = entry.healthy.unwrap_or(levels.healthy);
                 levels.weak = entry.weak.unwrap_or(levels.weak);
                 levels.dying = entry.dying.unwrap_or(levels.dying);
@@ -309,6 +313,8 @@ fn allowed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Verdict>
 struct PartialThresholds {
     projection: PartialLevels,
     relative: PartialLevels,
+    convolutions: PartialLevels,
+    tables: PartialLevels,
     #[serde(deserialize_with = "optional_share")]
     dead_zero_share: Option<f64>,
 }
@@ -347,6 +353,9 @@ fn thresholds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Thresholds, 
     };
     thresholds.projection = given.projection.over(thresholds.projection).map_err(error("projection"))?;
     thresholds.relative = given.relative.over(thresholds.relative).map_err(error("relative"))?;
+    thresholds.convolutions =
+        given.convolutions.over(thresholds.convolutions).map_err(error("convolutions"))?;
+    thresholds.tables = given.tables.over(thresholds.tables).map_err(error("tables"))?;
     thresholds.dead_zero_share = given.dead_zero_share.unwrap_or(thresholds.dead_zero_share);
     Ok(thresholds)
 }
@@ -383,6 +392,9 @@ mod tests {
             [gate.thresholds]
             dead_zero_share = 0.95
             projection = { healthy = 2e-3, weak = 2e-5, dying = 2e-6 }
+            tables = { healthy = 1e-2 }
+            [gate.thresholds.convolutions]
+            dying = 1e-6
             [gate.thresholds.relative]
             healthy = 0.5
             [[gate.tensors]]
@@ -401,12 +413,13 @@ mod tests {
             "#,
         )
         .unwrap();
-        assert_eq!((policy.allow, policy.scope), (Some(Verdict::Dying), Scope::Matrices));
+        assert_eq!((policy.allow, policy.scope), (Some(Verdict::Dying), Scope::All));
         assert_eq!((policy.min_healthy, policy.max_dead), (Some(0.9), Some(2)));
         assert_eq!((policy.require_step, policy.min_step), (Some(4000), Some(10)));
         assert!(policy.ignores("model_state_dict.lm_head.weight") && !policy.ignores("norm.weight"));
         assert_eq!(policy.thresholds.relative.healthy, 0.5);
         assert_eq!(policy.thresholds.relative.weak, Thresholds::default().relative.weak);
+        assert_eq!((policy.thresholds.tables.healthy, policy.thresholds.convolutions.dying), (1e-2, 1e-6));
         let other = policy.rules("layers.0.self_attn.q_proj.weight");
         assert_eq!((other.allow, other.max_shrink, other.named), (Verdict::Dying, 3.0, false));
         assert_eq!(other.thresholds.projection.weak, 2e-5);
@@ -414,7 +427,8 @@ mod tests {
         assert_eq!((named.allow, named.max_shrink, named.named), (Verdict::Weak, 10.0, true));
         let Levels { healthy, weak, dying, .. } = named.thresholds.relative;
         assert_eq!([healthy, weak, dying], [1.0, 0.1, 0.01]);
-        assert_eq!(named.thresholds.projection, named.thresholds.relative);
+        let Thresholds { projection, relative, convolutions, tables, .. } = named.thresholds;
+        assert!([projection, convolutions, tables].iter().all(|levels| *levels == relative));
         assert_eq!(named.thresholds.dead_zero_share, 0.5);
         assert!(policy.baseline.allow_worse && policy.baseline.allow_missing);
         let again: Policy = serde_json::from_value(serde_json::to_value(&policy).unwrap()).unwrap();

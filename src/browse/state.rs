@@ -315,7 +315,10 @@ impl State {
     }
 
     fn measured(&mut self, file: usize, tensor: usize, mut record: TensorRecord) {
-        (record.verdict, record.finding) = judge_tensor(&record, &self.thresholds);
+        let judgement = judge_tensor(&record, &self.thresholds);
+        let mut findings = judgement.findings.into_iter();
+        (record.verdict, record.finding) = (judgement.verdict, findings.next());
+        record.also = findings.collect();
         let known = &mut self.files[file];
         known.done += record.bytes;
         if let Some(Ok(whole)) = &mut known.record {

@@ -69,6 +69,7 @@ impl Theme {
     pub fn verdict(self, verdict: Option<Verdict>) -> Style {
         match verdict {
             Some(Verdict::Healthy) => self.color(Color::Green),
+            Some(Verdict::Untrained) => self.color(Color::Cyan),
             Some(Verdict::Weak) => self.color(Color::Yellow),
             Some(Verdict::Dying) => self.color(Color::Magenta),
             Some(Verdict::Dead | Verdict::Corrupt) => self.color(Color::Red).add_modifier(Modifier::BOLD),

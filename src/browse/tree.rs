@@ -147,7 +147,7 @@ impl VerdictFilter {
     fn keeps(self, verdict: Option<Verdict>) -> bool {
         match self {
             VerdictFilter::All => true,
-            VerdictFilter::BelowHealthy => verdict.is_some_and(|v| v > Verdict::Healthy),
+            VerdictFilter::BelowHealthy => verdict.is_some_and(Verdict::is_below_healthy),
             VerdictFilter::Only(only) => verdict == Some(only),
         }
     }

@@ -87,8 +87,8 @@ impl Drawing<'_> {
             Some(Ok(record)) => {
                 let verdict = match record.verdict {
                     Some(verdict) if file.complete => Some(verdict.name().to_string()),
-                    // Tensors that are not measured yet may be worse.
-                    Some(verdict) if verdict > Verdict::Healthy => {
+                    // What is not measured yet may be worse.
+                    Some(verdict) if verdict.is_below_healthy() => {
                         Some(format!("{} or worse", verdict.name()))
                     }
                     _ => None,

@@ -241,6 +241,13 @@ fn json_has_exactly_the_documented_keys() {
         .unwrap()
         .iter()
         .for_each(|t| met.extend(keys(t).into_iter().map(str::to_string)));
+    // Wrong in two ways.
+    let values: Vec<f32> = (0..1024).map(|i| [f32::NAN, 1e30, 0.1][i.min(2)]).collect();
+    let twice =
+        ckpt.file("twice.safetensors", &SafeTensors::new().f32s("a.weight", &[32, 32], &values).bytes());
+    let twice = ckpt.json(&[twice.to_str().unwrap()]);
+    agree("Tensor", &twice["tensors"][0]);
+    met.extend(keys(&twice["tensors"][0]).into_iter().map(str::to_string));
     for (key, _) in documented("Tensor") {
         assert!(met.contains(key), "`{key}` was never there to be compared");
     }

@@ -30,6 +30,7 @@ mod scan;
 mod terminal;
 #[cfg(feature = "train")]
 mod train;
+mod wrappers;
 
 use ckpt_kit::binary::Program;
 

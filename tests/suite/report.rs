@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use ckpt_kit::binary::text;
+use ckpt_kit::fixtures::root;
 use serde_json::Value;
 
 use crate::program;
@@ -54,6 +55,39 @@ fn says_which_layers_collapsed_when_and_how_fast() {
         words.contains("The last healthy checkpoint is tests/fixtures/collapse-run/step-02000.pt"),
         "{words}"
     );
+}
+
+/// A `best.pt` and a `last.ckpt` are of steps that other files are of, and cost neither the axis nor the cause.
+#[test]
+fn what_shares_a_step_is_marked_and_stays_out_of_the_series() {
+    let program = program().in_its_folder();
+    let run = program.at("run");
+    std::fs::create_dir(&run).unwrap();
+    for entry in std::fs::read_dir(root().join(COLLAPSE)).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, run.join(path.file_name().unwrap())).unwrap();
+    }
+    for (copy, of) in [("best.pt", "step-01000.pt"), ("last.ckpt", "step-04000.pt")] {
+        std::fs::copy(run.join(of), run.join(copy)).unwrap();
+    }
+    let report = program.run(&["report", "run", "--format", "json"]).exits(0).json();
+    let found = &report["runs"][0];
+    assert_eq!(found["checkpoints"].as_array().unwrap().len(), 9);
+    let aside: Vec<(&str, &str)> = found["aside"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|a| (a["path"].as_str().unwrap(), a["same_step_as"].as_str().unwrap()))
+        .collect();
+    assert_eq!(aside, [("run/best.pt", "run/step-01000.pt"), ("run/last.ckpt", "run/step-04000.pt")]);
+    let causes = found["causes"].as_array().unwrap();
+    assert!(causes.len() == 6 && causes.iter().all(|c| c["cause"] == "weight-decay"), "{causes:?}");
+    assert!(causes.iter().all(|c| c["direction"]["median"].as_f64().unwrap() > 0.99));
+    for format in ["md", "html"] {
+        let shown = program.run(&["report", "run", "--format", format]).exits(0);
+        assert!(shown.out().contains("(not in the series)") && shown.out().contains("best.pt"), "{format}");
+    }
+    program.run(&["report", "run", "--explain"]).says(&["Weight decay"]);
 }
 
 #[test]

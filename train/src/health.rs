@@ -1,7 +1,7 @@
 //! The measurements of `inspect` on weights that are being trained.
 
 use ckpt_inspect::measure::{Plan, TernaryRule, measure};
-use ckpt_inspect::{Elements, Group, ModelConfig, TensorRecord, Thresholds, Verdict, judge_tensor};
+use ckpt_inspect::{Elements, Group, ModelConfig, Role, TensorRecord, Thresholds, Verdict, judge_tensor};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -48,7 +48,7 @@ impl Health {
 
     /// Matrices that are not healthy, worst first.
     pub fn unhealthy(&self) -> Vec<&Measured> {
-        let mut all: Vec<&Measured> = self.layers.iter().filter(|l| l.verdict > Verdict::Healthy).collect();
+        let mut all: Vec<&Measured> = self.layers.iter().filter(|l| l.verdict.is_below_healthy()).collect();
         all.sort_by_key(|l| std::cmp::Reverse(l.verdict));
         all
     }
@@ -61,12 +61,13 @@ fn measured(parameter: &Parameter, config: &ModelConfig, thresholds: &Thresholds
     let measured = measure(&Elements::from(&parameter.values[..]), &plan);
     let mut record = TensorRecord::default();
     (record.name, record.group) = (parameter.name.clone(), Group::Weights);
+    record.role = Role::Matrix;
     record.shape = parameter.shape.iter().map(|&d| d as u64).collect();
     (record.stats, record.ternary) = (Some(measured.stats), measured.ternary);
     Measured {
         std: record.stats.as_ref().and_then(|s| s.std),
         zero: record.ternary.as_ref().map_or(0.0, |t| t.zero),
-        verdict: judge_tensor(&record, thresholds).0.unwrap_or(Verdict::Healthy),
+        verdict: judge_tensor(&record, thresholds).verdict.unwrap_or(Verdict::Healthy),
         name: record.name,
     }
 }

@@ -247,7 +247,7 @@ fn logic_check(completion: Result<Completion, String>, tokenizer: &Tokenizer) ->
 /// The third step, from the checkpoint's verdict.
 fn weights(record: &CheckpointRecord) -> Step {
     let (passed, summary) = match record.verdict {
-        Some(Verdict::Healthy) => (true, "all judged tensors are healthy".to_string()),
+        Some(Verdict::Healthy | Verdict::Untrained) => (true, "all judged tensors are healthy".to_string()),
         Some(verdict) => {
             let why = record.reasons.first().map(|reason| format!(": {reason}")).unwrap_or_default();
             (false, format!("{verdict}{why}"))
@@ -255,7 +255,7 @@ fn weights(record: &CheckpointRecord) -> Step {
         None => (false, "no weight matrix could be judged".to_string()),
     };
     let judged = record.tensors.iter().filter_map(|tensor| {
-        let verdict = tensor.verdict.filter(|verdict| *verdict != Verdict::Healthy)?;
+        let verdict = tensor.verdict.filter(|verdict| verdict.is_below_healthy())?;
         let why = tensor.finding.as_ref().map(|finding| format!(": {finding}")).unwrap_or_default();
         Some(check(without_state_dict(&tensor.name), None, Err(format!("{verdict}{why}"))))
     });

@@ -24,6 +24,18 @@ pub struct Run {
     pub checkpoints: Vec<CheckpointRecord>,
     /// Every weight tensor of any of the checkpoints.
     pub layers: Vec<Layer>,
+    /// Checkpoints of a step that one in the series is of too, such as `best.pt` and `last.ckpt`.
+    pub aside: Vec<Aside>,
+}
+
+/// A checkpoint that stays out of its run's series.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Aside {
+    /// It.
+    pub record: CheckpointRecord,
+    /// Which checkpoint of the series is of the same step.
+    pub same_step_as: usize,
 }
 
 /// One weight tensor over the checkpoints of a run.
@@ -181,11 +193,8 @@ impl Run {
             .collect()
     }
 
-    fn new(name: String, mut checkpoints: Vec<CheckpointRecord>, thresholds: &Thresholds) -> Run {
-        checkpoints.sort_by(|a, b| {
-            let key = |r: &CheckpointRecord| (r.step.is_none(), r.step, r.path.clone());
-            key(a).cmp(&key(b))
-        });
+    fn new(name: String, checkpoints: Vec<CheckpointRecord>, thresholds: &Thresholds) -> Run {
+        let (checkpoints, aside) = series(checkpoints);
         let mut layers: Vec<Layer> = Vec::new();
         let mut index: BTreeMap<String, usize> = BTreeMap::new();
         for (i, checkpoint) in checkpoints.iter().enumerate() {
@@ -209,12 +218,13 @@ impl Run {
                 layers[layer].at[i].get_or_insert(j);
                 if tensor.verdict.is_some() && tensor.stats.is_some() {
                     let relative = tensor.ternary.is_none();
-                    let levels = if relative { thresholds.relative } else { thresholds.projection };
+                    // Where size says nothing, no size is too small.
+                    let levels = *thresholds.levels(tensor).unwrap_or(&thresholds.tables);
                     layers[layer].judged.get_or_insert(Judged { relative, levels });
                 }
             }
         }
-        let mut run = Run { name, checkpoints, layers };
+        let mut run = Run { name, checkpoints, layers, aside };
         let courses: Vec<(Vec<Crossing>, Vec<Segment>)> = (0..run.layers.len())
             .into_par_iter()
             .map(|i| {
@@ -298,7 +308,26 @@ impl Run {
     }
 }
 
-/// The folder of the run: folders such as `checkpoint-500/` contain one checkpoint each.
+/// `checkpoints` by step, one of each, and the others: of several, the one whose name tells the step is the run's.
+fn series(mut checkpoints: Vec<CheckpointRecord>) -> (Vec<CheckpointRecord>, Vec<Aside>) {
+    checkpoints.sort_by_cached_key(|r| {
+        let is_named = r.step.is_some() && step_from_path(Path::new(&r.path)) == r.step;
+        (r.step.is_none(), r.step, !is_named, r.path.clone())
+    });
+    let mut series: Vec<CheckpointRecord> = Vec::with_capacity(checkpoints.len());
+    let mut aside = Vec::new();
+    for record in checkpoints {
+        match series.last() {
+            Some(last) if record.step.is_some() && last.step == record.step => {
+                aside.push(Aside { record, same_step_as: series.len() - 1 });
+            }
+            _ => series.push(record),
+        }
+    }
+    (series, aside)
+}
+
+/// The folder that holds the run: `checkpoint-500/` and its like hold one checkpoint each.
 fn folder(path: &Path) -> PathBuf {
     let parent = path.parent().unwrap_or(Path::new(""));
     let own = |p: &Path| p.file_name().and_then(|n| step_from_path(Path::new(n)));

@@ -139,6 +139,17 @@ impl Storage {
         Ok(Self::new(Place::Segments(segments), len, None, swap.unwrap_or(1)))
     }
 
+    /// The file that its bytes begin in.
+    pub(crate) fn file(&self) -> Option<&std::path::Path> {
+        let source = match &self.run().place {
+            Place::Segments(segments) => &segments.first()?.source,
+            Place::Deflated(segment) => &segment.source,
+            Place::Missing { at, .. } => &at.as_ref()?.0,
+            Place::Inline(_) | Place::Filled { .. } => return None,
+        };
+        Some(&source.path)
+    }
+
     pub(crate) fn run(&self) -> &Run {
         &self.0
     }

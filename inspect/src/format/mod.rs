@@ -119,6 +119,13 @@ pub fn recognises(path: &Path) -> bool {
     family_of(path).is_some_and(|family| family != Family::Npy)
 }
 
+/// Whether the file at `path` begins like an archive or a pickle, which hold checkpoints and anything else.
+pub(crate) fn may_hold_anything(path: &Path) -> bool {
+    family_of(path).is_some_and(|family| {
+        matches!(family, Family::Zip | Family::Npz | Family::Tar | Family::Pickle | Family::TorchLegacy)
+    })
+}
+
 /// Whether `path` is a file named like a single array, and begins like one.
 pub(crate) fn is_array(path: &Path) -> bool {
     path.extension().is_some_and(|e| e.eq_ignore_ascii_case("npy")) && family_of(path) == Some(Family::Npy)

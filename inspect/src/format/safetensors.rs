@@ -62,6 +62,10 @@ pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
     let mut names: HashSet<String> = HashSet::new();
     for (name, entry) in header {
         if name == "__metadata__" && entry.get("dtype").is_none() {
+            if !is_text(&entry) {
+                let text = "its __metadata__ holds other things than text";
+                contents.notices.push(Notice::new(NoticeKind::Unusual, text).refused());
+            }
             contents.metadata = nested(crate::metadata::from_json(entry));
             continue;
         }
@@ -121,8 +125,8 @@ pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
         );
         fault(DamageKind::CutShort, what);
     } else if end < available {
-        let text = bytes_that(available - end, "follow") + " the last tensor";
-        contents.notices.push(Notice::new(NoticeKind::Surplus, text));
+        let text = format!("{} bytes follow the last tensor", available - end);
+        contents.notices.push(Notice::new(NoticeKind::Surplus, text).refused());
     }
     placed.sort_by_key(|(range, _)| *range);
     let ranges: Vec<(u64, u64)> = placed.iter().map(|(range, _)| *range).collect();
@@ -143,15 +147,24 @@ pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
         reached = reached.max(stop);
     }
     if gap > 0 {
-        let text = format!("{gap} bytes between its tensors belong to no tensor");
-        contents.notices.push(Notice::new(NoticeKind::Hole, text));
+        let text = format!("{gap} bytes between its tensors belong to none");
+        contents.notices.push(Notice::new(NoticeKind::Hole, text).refused());
     }
     contents.faults = faults;
     contents.tell_first();
     Ok(contents)
 }
 
-/// `__metadata__` holds only strings, so a config is stored there as JSON text; such text is parsed.
+/// Whether `metadata` is what the format allows as such: texts by name, or nothing.
+fn is_text(metadata: &serde_json::Value) -> bool {
+    match metadata {
+        serde_json::Value::Null => true,
+        serde_json::Value::Object(entries) => entries.values().all(serde_json::Value::is_string),
+        _ => false,
+    }
+}
+
+/// `__metadata__` holds strings alone, so a config is put there as JSON text; such texts become the values they say.
 fn nested(metadata: Value) -> Value {
     let Value::Dict(entries) = metadata else { return metadata };
     let parse = |value| match value {

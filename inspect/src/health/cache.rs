@@ -11,8 +11,8 @@ use crate::health::measures;
 use crate::staged::{self, is_temporary};
 use crate::{Checkpoint, CheckpointRecord};
 
-/// Incremented whenever a measurement changes its meaning; a new one in the table is detected by its key.
-const SCHEMA: u32 = 4;
+/// Raised whenever a measurement changes its meaning; a new one in the table is noticed by its key.
+const SCHEMA: u32 = 5;
 
 /// Records stored in a folder, one file each.
 #[derive(Clone, Debug)]

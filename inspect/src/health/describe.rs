@@ -8,6 +8,8 @@ use sha2::{Digest, Sha256};
 use crate::cache::hex;
 use crate::checkpoint::Checkpoint;
 use crate::meaning::elements::{Elements, lists_twice};
+use crate::meaning::role::{self, Role};
+use crate::measure::structure::Structure;
 use crate::measure::{Measured, Plan, TernaryRule, measure};
 use crate::record::{CheckpointRecord, Stats, TensorRecord, Ternary};
 use crate::storage::{Place, Storage};
@@ -58,6 +60,7 @@ pub fn describe(
     progress: &(dyn Fn(u64) + Sync),
 ) -> CheckpointRecord {
     let sharing = checkpoint.sharing(SHARED_NAMES);
+    let roles = role::roles(&checkpoint.tensors);
     let first = first_alike(checkpoint);
     let affordable = affordable(checkpoint, &first);
     let left_out = affordable.iter().filter(|a| !**a).count();
@@ -69,15 +72,16 @@ pub fn describe(
         .map(|(i, (tensor, shared))| {
             let unread = Options { stats: false, sha256: false, ..options };
             let options = if first[i] == i && affordable[i] { options } else { unread };
-            let record = describe_tensor(checkpoint, tensor, &shared, options);
+            let record = describe_tensor(checkpoint, tensor, roles[i], &shared, options);
             progress(record.bytes);
             record
         })
         .collect();
     for (i, &first) in first.iter().enumerate().filter(|(i, first)| i != *first) {
-        let TensorRecord { sha256, stats, ternary, damage, damage_kind, .. } = tensors[first].clone();
-        tensors[i] =
-            TensorRecord { sha256, stats, ternary, damage, damage_kind, ..std::mem::take(&mut tensors[i]) };
+        let TensorRecord { sha256, stats, ternary, structure, damage, damage_kind, .. } =
+            tensors[first].clone();
+        let own = std::mem::take(&mut tensors[i]);
+        tensors[i] = TensorRecord { sha256, stats, ternary, structure, damage, damage_kind, ..own };
     }
     // Some damage shows only when the bytes are read.
     let found_damaged = tensors
@@ -97,6 +101,8 @@ pub fn describe(
     }
     warnings.extend(checkpoint.damage.iter().map(|d| format!("damaged: {d}")));
     CheckpointRecord {
+        coverage: Default::default(),
+        findings: Vec::new(),
         path: checkpoint.path.display().to_string(),
         format: checkpoint.format,
         model: checkpoint.model.record(),
@@ -117,6 +123,13 @@ pub fn describe(
         },
         globals: checkpoint.globals.clone(),
         warnings,
+        notices: checkpoint
+            .warnings
+            .iter()
+            .filter(|notice| notice.is_finding())
+            .take(WARNINGS)
+            .cloned()
+            .collect(),
     }
 }
 
@@ -160,6 +173,7 @@ fn first_alike(checkpoint: &Checkpoint) -> Vec<usize> {
 fn describe_tensor(
     checkpoint: &Checkpoint,
     tensor: &TensorInfo,
+    role: Role,
     shared: &[&str],
     options: Options,
 ) -> TensorRecord {
@@ -170,6 +184,7 @@ fn describe_tensor(
         shape: sizes(&tensor.shape),
         strides: sizes(&tensor.strides),
         group: tensor.group,
+        role,
         bytes: stored_bytes(tensor),
         shared_with: shared.iter().map(|s| s.to_string()).collect(),
         damage: tensor.damage.as_ref().map(|damage| damage.what.clone()),
@@ -191,6 +206,7 @@ fn describe_tensor(
             Ok((stats, ternary)) => {
                 record.stats = Some(stats);
                 record.ternary = ternary;
+                record.structure = checkpoint.structure(tensor, role);
             }
             Err(error) if error.kind == crate::ErrorKind::Damaged => record.set_damage(error),
             Err(_) => {}
@@ -207,6 +223,13 @@ fn stored_bytes(tensor: &TensorInfo) -> u64 {
 }
 
 impl Checkpoint {
+    /// How the rows of `tensor` relate to each other, if its role is a matrix's.
+    fn structure(&self, tensor: &TensorInfo, role: Role) -> Option<Structure> {
+        let judged = role.is_matrix() && tensor.sparse.is_none() && !tensor.dtype.is_integer();
+        let cols = matrix_cols(&tensor.shape).filter(|_| judged)?;
+        Structure::of(&self.elements(tensor).ok()?.real().ok()?, cols)
+    }
+
     /// Statistics of `tensor`, and its ternary occupancy if it is packed or a BitLinear uses it.
     ///
     /// # Errors

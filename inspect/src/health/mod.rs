@@ -1,6 +1,7 @@
 //! Measurements of tensors, and verdicts on them.
 
 pub(crate) mod cache;
+pub mod coverage;
 pub(crate) mod describe;
 pub mod measure;
 pub mod measures;

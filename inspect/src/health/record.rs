@@ -5,9 +5,12 @@
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::damage::{Damage, DamageKind};
+use crate::damage::{Damage, DamageKind, Notice};
+use crate::health::coverage::Coverage;
+pub use crate::health::measure::structure::Structure;
 use crate::health::measures::Computed;
 pub use crate::meaning::ModelRecord;
+use crate::meaning::role::Role;
 use crate::optimizer::TrainingRecord;
 use crate::tensor::Group;
 use crate::verdict::{Finding, Verdict};
@@ -41,6 +44,12 @@ pub struct CheckpointRecord {
     pub verdict: Option<Verdict>,
     /// Why, worst first, in words.
     pub reasons: Vec<String>,
+    /// What is wrong with the whole rather than with one tensor.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<Finding>,
+    /// How much of it the verdict speaks of.
+    #[serde(default)]
+    pub coverage: Coverage,
     /// Every tensor in file order.
     pub tensors: Vec<TensorRecord>,
     /// Training settings: learning rates, weight decay, and the weights that they apply to.
@@ -52,6 +61,9 @@ pub struct CheckpointRecord {
     pub globals: Vec<String>,
     /// Things the user should know: damage, guesses, lost scales.
     pub warnings: Vec<String>,
+    /// Those of them that speak against the checkpoint, as facts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notices: Vec<Notice>,
 }
 
 /// One tensor.
@@ -68,7 +80,10 @@ pub struct TensorRecord {
     pub strides: Vec<u64>,
     /// What it is for.
     pub group: Group,
-    /// Size of its elements in bytes, without the rest of its storage.
+    /// What it is for in its network.
+    #[serde(default)]
+    pub role: Role,
+    /// Bytes its elements take, without what else its storage holds.
     pub bytes: u64,
     /// Names of other tensors on the same storage (tied weights and views), at most 16.
     pub shared_with: Vec<String>,
@@ -79,7 +94,10 @@ pub struct TensorRecord {
     pub stats: Option<Stats>,
     /// Occupancy after absmean quantization, for matrices that a BitLinear uses or that are packed ternary.
     pub ternary: Option<Ternary>,
-    /// Why the bytes cannot be read, if so.
+    /// How the rows of a matrix relate to each other, in a sample of them.
+    #[serde(default)]
+    pub structure: Option<Structure>,
+    /// Why the bytes cannot be read, when they cannot.
     #[serde(default)]
     pub damage: Option<String>,
     /// The kind of damage.
@@ -90,6 +108,9 @@ pub struct TensorRecord {
     /// Why it is not healthy, or not judged. In JSON `reason` is the sentence and `finding` the facts.
     #[serde(default)]
     pub finding: Option<Finding>,
+    /// What else is wrong with it.
+    #[serde(default)]
+    pub also: Vec<Finding>,
 }
 
 /// Its fields, with `reason` made from the finding.
@@ -101,15 +122,18 @@ impl Serialize for TensorRecord {
             shape,
             strides,
             group,
+            role,
             bytes,
             shared_with,
             sha256,
             stats,
             ternary,
+            structure,
             damage,
             damage_kind,
             verdict,
             finding,
+            also,
         } = self;
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("name", name)?;
@@ -117,6 +141,7 @@ impl Serialize for TensorRecord {
         map.serialize_entry("shape", shape)?;
         map.serialize_entry("strides", strides)?;
         map.serialize_entry("group", group)?;
+        map.serialize_entry("role", role)?;
         map.serialize_entry("bytes", bytes)?;
         map.serialize_entry("shared_with", shared_with)?;
         if let Some(sha256) = sha256 {
@@ -124,6 +149,9 @@ impl Serialize for TensorRecord {
         }
         map.serialize_entry("stats", stats)?;
         map.serialize_entry("ternary", ternary)?;
+        if let Some(structure) = structure {
+            map.serialize_entry("structure", structure)?;
+        }
         if let Some(damage) = damage {
             map.serialize_entry("damage", damage)?;
         }
@@ -134,6 +162,9 @@ impl Serialize for TensorRecord {
         if let Some(finding) = finding {
             map.serialize_entry("reason", &finding.to_string())?;
             map.serialize_entry("finding", finding)?;
+        }
+        if !also.is_empty() {
+            map.serialize_entry("also", also)?;
         }
         map.end()
     }

@@ -5,9 +5,11 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::rules::judge_tensor;
-use crate::DamageKind;
+use super::coverage::Coverage;
+use super::rules::judgements;
+use crate::meaning::role::{Role, is_weight_normed};
 use crate::record::{CheckpointRecord, TensorRecord};
+use crate::{DamageKind, NoticeKind};
 
 /// How healthy a tensor or checkpoint is, from best to worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -16,6 +18,8 @@ use crate::record::{CheckpointRecord, TensorRecord};
 pub enum Verdict {
     /// Weights have the size of trained weights.
     Healthy,
+    /// Zero where the network's design lets it begin at zero.
+    Untrained,
     /// Barely alive: far below a trained size, still different from noise.
     Weak,
     /// About to vanish.
@@ -28,13 +32,25 @@ pub enum Verdict {
 
 impl Verdict {
     /// All verdicts from best to worst.
-    pub const ALL: [Verdict; 5] =
-        [Verdict::Healthy, Verdict::Weak, Verdict::Dying, Verdict::Dead, Verdict::Corrupt];
+    pub const ALL: [Verdict; 6] = [
+        Verdict::Healthy,
+        Verdict::Untrained,
+        Verdict::Weak,
+        Verdict::Dying,
+        Verdict::Dead,
+        Verdict::Corrupt,
+    ];
+
+    /// Whether something is wrong: what has not been trained yet is not.
+    pub fn is_below_healthy(self) -> bool {
+        self > Verdict::Untrained
+    }
 
     /// The lower-case word.
     pub fn name(self) -> &'static str {
         match self {
             Verdict::Healthy => "healthy",
+            Verdict::Untrained => "untrained",
             Verdict::Weak => "weak",
             Verdict::Dying => "dying",
             Verdict::Dead => "dead",
@@ -52,10 +68,9 @@ impl fmt::Display for Verdict {
 impl std::str::FromStr for Verdict {
     type Err = String;
     fn from_str(s: &str) -> Result<Self, String> {
-        Verdict::ALL
-            .into_iter()
-            .find(|v| v.name() == s)
-            .ok_or_else(|| format!("`{s}` is not a verdict: healthy, weak, dying, dead or corrupt"))
+        Verdict::ALL.into_iter().find(|v| v.name() == s).ok_or_else(|| {
+            format!("`{s}` is not a verdict: healthy, untrained, weak, dying, dead or corrupt")
+        })
     }
 }
 
@@ -85,14 +100,14 @@ impl Levels {
             Verdict::Weak => Some(self.healthy),
             Verdict::Dying => Some(self.weak),
             Verdict::Dead => Some(self.dying),
-            Verdict::Healthy | Verdict::Corrupt => None,
+            Verdict::Healthy | Verdict::Untrained | Verdict::Corrupt => None,
         }
     }
 
     /// The least value of this verdict; `None` for dead and corrupt, which have none.
     pub fn least(&self, verdict: Verdict) -> Option<f64> {
         match verdict {
-            Verdict::Healthy => Some(self.healthy),
+            Verdict::Healthy | Verdict::Untrained => Some(self.healthy),
             Verdict::Weak => Some(self.weak),
             Verdict::Dying => Some(self.dying),
             Verdict::Dead | Verdict::Corrupt => None,
@@ -122,6 +137,10 @@ pub struct Thresholds {
     pub projection: Levels,
     /// Levels of std * sqrt(fan_in) for other weight matrices, whose natural size is 1 / sqrt(fan_in).
     pub relative: Levels,
+    /// Levels of the same for convolutions: nearly all have a normalization behind them, so there is no weak.
+    pub convolutions: Levels,
+    /// Levels of the same for tables of embeddings and positions, which have no fan-in: RWKV's begin at 1e-4.
+    pub tables: Levels,
     /// Share of zeros after quantization at or above which a ternary matrix is dead.
     pub dead_zero_share: f64,
 }
@@ -131,7 +150,27 @@ impl Default for Thresholds {
         Thresholds {
             projection: Levels::default(),
             relative: Levels { healthy: 3e-2, weak: 3e-4, dying: 3e-5 },
+            convolutions: Levels { healthy: 3e-4, weak: 3e-4, dying: 3e-5 },
+            tables: Levels { healthy: 3e-6, weak: 3e-8, dying: 3e-9 },
             dead_zero_share: 0.999,
+        }
+    }
+}
+
+impl Thresholds {
+    /// The levels that `tensor` is judged by: of std for a ternary matrix, else of std * sqrt(fan_in). `None` where size
+    /// says nothing: factors of adapters depend on rank, alpha and step, and under weight normalization only the direction
+    /// counts.
+    pub fn levels(&self, tensor: &TensorRecord) -> Option<&Levels> {
+        if tensor.ternary.is_some() {
+            return Some(&self.projection);
+        }
+        match tensor.role {
+            _ if is_weight_normed(&tensor.name) => None,
+            Role::Matrix | Role::Head | Role::Router => Some(&self.relative),
+            Role::Convolution => Some(&self.convolutions),
+            Role::Embedding | Role::Positional => Some(&self.tables),
+            _ => None,
         }
     }
 }
@@ -201,6 +240,127 @@ pub enum Finding {
         /// The one below which it is judged so.
         bound: Option<f64>,
     },
+    /// It begins at zero by design, and is zero.
+    Untrained,
+    /// It has no elements.
+    Empty,
+    /// One of its values is far beyond the others.
+    FarValue {
+        /// That value's magnitude.
+        value: f64,
+        /// The mean magnitude of the others that are not zero.
+        typical: f64,
+    },
+    /// Some of its values are the largest that its type can hold.
+    Saturated {
+        /// That value.
+        limit: f64,
+    },
+    /// Its magnitudes are as if it were read as another type than it was written as.
+    Misread {
+        /// The share of them within a factor of four.
+        share: f64,
+    },
+    /// A stretch of it is zero.
+    ZeroHole {
+        /// Elements in the stretch.
+        run: u64,
+        /// All elements.
+        count: u64,
+    },
+    /// Many of its rows or columns are zero.
+    ZeroRows {
+        /// Share of the rows.
+        rows: f64,
+        /// Share of the columns.
+        columns: f64,
+    },
+    /// Many of its rows are equal.
+    EqualRows {
+        /// The share of them that repeat another one.
+        share: f64,
+    },
+    /// Some of its columns have one value throughout.
+    ConstantColumns {
+        /// Their share.
+        share: f64,
+    },
+    /// Its rows go in one direction, or hardly more.
+    OneDirection {
+        /// (Σσ²)² / Σσ⁴ of some of its rows.
+        effective: f64,
+        /// The directions that these rows take.
+        rank: u64,
+        /// How many these rows are.
+        rows: u64,
+    },
+    /// It is far larger or smaller than the same matrix in other layers.
+    UnlikeSiblings {
+        /// Its standard deviation.
+        std: f64,
+        /// The median of theirs.
+        median: f64,
+    },
+    /// It equals the same matrix of another layer.
+    EqualLayers {
+        /// That one's name.
+        other: String,
+    },
+    /// Its gains are all zero, and those of other layers are not.
+    GainsAtZero,
+    /// A mean of squares is negative, or beyond all reason.
+    ImpossibleVariance {
+        /// That value.
+        value: f64,
+    },
+    /// It is larger than its fan-in lets expect.
+    LargeRelativeStd {
+        /// Its standard deviation.
+        std: f64,
+        /// std * sqrt(fan_in).
+        relative: f64,
+    },
+    /// The configuration promises something else than there is.
+    Promised {
+        /// Its key.
+        key: String,
+        /// What it says.
+        promised: u64,
+        /// What there is.
+        found: u64,
+    },
+    /// A scale is NaN.
+    NanScale,
+    /// The format's own library refuses the file.
+    Refused {
+        /// What class of remark it is.
+        kind: NoticeKind,
+        /// What is wrong, in words.
+        what: String,
+    },
+    /// Files of the set say different things.
+    Contradiction {
+        /// What class of remark it is.
+        kind: NoticeKind,
+        /// What is wrong, in words.
+        what: String,
+    },
+    /// A tensor has another shape than the configuration promises.
+    PromisedShape {
+        /// The tensor.
+        name: String,
+        /// The shape that the configuration gives it.
+        promised: Vec<u64>,
+        /// The one it has.
+        found: Vec<u64>,
+    },
+    /// Weights are not there that others promise.
+    Missing {
+        /// How many.
+        count: u64,
+        /// The first of them: weights, or layers.
+        names: Vec<String>,
+    },
     /// It is smaller than its fan-in lets expect.
     SmallRelativeStd {
         /// Its standard deviation.
@@ -215,7 +375,9 @@ pub enum Finding {
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Finding::Damaged { what, .. } => f.write_str(what),
+            Finding::Damaged { what, .. } | Finding::Contradiction { what, .. } => f.write_str(what),
+            Finding::Refused { what, .. } => write!(f, "{what}: the format's own library refuses the file"),
+            Finding::NanScale => f.write_str("a scale of 255, which is NaN"),
             Finding::NotFinite { nan, inf: 0, count } => write!(f, "{nan} of {} NaN", plural(*count)),
             Finding::NotFinite { nan: 0, inf, count } => write!(f, "{inf} of {} infinite", plural(*count)),
             Finding::NotFinite { nan, inf, count } => {
@@ -226,6 +388,66 @@ impl fmt::Display for Finding {
                 write!(f, "{:.2} % of its ternary values are zero", 100.0 * share)
             }
             Finding::ScaleLost => f.write_str("its scale is lost"),
+            Finding::Untrained => f.write_str("zero, as it begins by design: not trained yet"),
+            Finding::Empty => f.write_str("it has no elements"),
+            Finding::FarValue { value, typical: 0.0 } => {
+                write!(f, "a value of {value:.1e} beside which all others vanish: a flipped bit?")
+            }
+            Finding::FarValue { value, typical } => {
+                write!(f, "a value of {value:.1e} where others are about {typical:.1e}: a flipped bit?")
+            }
+            Finding::Saturated { limit } => write!(f, "values at the type's limit of {limit}"),
+            Finding::Misread { share } => write!(
+                f,
+                "{:.0} % of its magnitudes lie within a factor of four: bytes of another type?",
+                100.0 * share
+            ),
+            Finding::ZeroHole { run, count } => {
+                write!(f, "{run} of its {count} values are zero in one stretch")
+            }
+            Finding::ZeroRows { rows, columns } if rows >= columns => {
+                write!(f, "{:.0} % of its rows are zero", 100.0 * rows)
+            }
+            Finding::ZeroRows { columns, .. } => {
+                write!(f, "{:.0} % of its columns are zero", 100.0 * columns)
+            }
+            Finding::EqualRows { share } => write!(f, "{:.0} % of its rows repeat others", 100.0 * share),
+            Finding::ConstantColumns { share } => {
+                write!(f, "{:.0} % of its columns have one value throughout", 100.0 * share)
+            }
+            Finding::OneDirection { effective, rank, rows } => write!(
+                f,
+                "its rows go in {} (effective rank {effective:.2}, rank {rank} of {rows} rows)",
+                if *rank == 1 || *effective < 1.5 { "one direction" } else { "few directions" }
+            ),
+            Finding::UnlikeSiblings { std, median } => {
+                write!(f, "std {std:.1e}, where other layers have {median:.1e}")
+            }
+            Finding::EqualLayers { other } => write!(f, "the same as {other}, bit for bit"),
+            Finding::GainsAtZero => f.write_str("every gain is zero, unlike in other layers"),
+            Finding::ImpossibleVariance { value } => write!(f, "a variance of {value:.1e}"),
+            Finding::LargeRelativeStd { std, relative } => {
+                write!(f, "std {std:.1e}, {relative:.1e} times 1/sqrt(fan_in)")
+            }
+            Finding::Promised { key, promised, found } => {
+                write!(
+                    f,
+                    "config.json says {key} {promised}, and there are {found}: incomplete, or another model's?"
+                )
+            }
+            Finding::PromisedShape { name, promised, found } => {
+                write!(
+                    f,
+                    "{name} has shape {found:?}, and config.json promises {promised:?}: another model's?"
+                )
+            }
+            Finding::Missing { count, names } => {
+                write!(f, "not there: {}", names.join(", "))?;
+                match *count as usize - names.len() {
+                    0 => Ok(()),
+                    more => write!(f, " and {more} more"),
+                }
+            }
             Finding::SmallStd { std, .. } => write!(f, "std {std:.1e}"),
             Finding::SmallRelativeStd { std, relative, .. } => {
                 write!(f, "std {std:.1e}, {relative:.1e} of 1/sqrt(fan_in)")
@@ -234,21 +456,30 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Judges every tensor and the whole: fills `verdict`, `reasons` and the tensors' `verdict` and `finding`.
+/// Judges every tensor and the whole: fills `verdict`, `reasons` and `findings`, and the tensors' `verdict`, `finding` and
+/// `also`.
 pub fn judge(record: &mut CheckpointRecord, thresholds: &Thresholds) {
-    for tensor in &mut record.tensors {
-        (tensor.verdict, tensor.finding) = judge_tensor(tensor, thresholds);
+    let (tensors, whole) = judgements(record, &|_| *thresholds);
+    for (tensor, judgement) in record.tensors.iter_mut().zip(tensors) {
+        let mut findings = judgement.findings.into_iter();
+        tensor.verdict = judgement.verdict;
+        tensor.finding = findings.next();
+        tensor.also = findings.collect();
     }
-    record.verdict = record.tensors.iter().filter_map(|t| t.verdict).max();
+    record.verdict = whole.verdict;
+    record.findings = whole.findings;
+    record.coverage = Coverage::of(record);
     let mut worst: Vec<&TensorRecord> =
-        record.tensors.iter().filter(|t| t.verdict.is_some_and(|v| v > Verdict::Healthy)).collect();
+        record.tensors.iter().filter(|t| t.verdict.is_some_and(Verdict::is_below_healthy)).collect();
     worst.sort_by_key(|t| std::cmp::Reverse(t.verdict));
     const NAMED: usize = 8;
-    record.reasons = worst
-        .iter()
-        .take(NAMED)
-        .filter_map(|t| Some(format!("{} is {}: {}", t.name, t.verdict?, t.finding.as_ref()?)))
-        .collect();
+    record.reasons = record.findings.iter().map(ToString::to_string).collect();
+    record.reasons.extend(
+        worst
+            .iter()
+            .take(NAMED)
+            .filter_map(|t| Some(format!("{} is {}: {}", t.name, t.verdict?, t.finding.as_ref()?))),
+    );
     if worst.len() > NAMED {
         record.reasons.push(format!("and {} more tensors below healthy", worst.len() - NAMED));
     }

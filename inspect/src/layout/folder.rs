@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::companion::is_companion;
+use super::sharded::weight_map;
 use super::{Joined, Lacks, Layout, MAX_CONFIG, MAX_INDEX, Set, find_in, laid_out, name, read_json, single};
 use crate::bytes::Stamp;
 use crate::metadata::from_json;
@@ -19,27 +21,35 @@ fn set(folder: &Path) -> Result<Set> {
     if let (Some(read), Some(other)) = (forms.next(), forms.next()) {
         let text = format!("it was read from {read}, as transformers does, not from {other} next to it");
         set.notices.push(Notice::new(NoticeKind::OtherForm, text));
+        // Files of another format may hold what this one leaves out: tied weights, buffers that are computed.
+        if [read, other].iter().all(|form| form.contains("safetensors")) {
+            set.other_map = weight_map(&folder.join(other));
+        }
     }
     // Files that are added or removed later.
     set.beside.push(Stamp::of(folder));
     Ok(set)
 }
 
-fn lacks(set: &Set, _: &Joined<'_>) -> Lacks {
-    Lacks { notices: set.notices.clone(), ..Lacks::default() }
+fn lacks(set: &Set, joined: &Joined<'_>) -> Lacks {
+    let mut lacks = Lacks { notices: set.notices.clone(), ..Lacks::default() };
+    if let Some(other) = &set.other_map {
+        let known: HashSet<&str> = joined.tensors.iter().map(|t| t.name.as_str()).collect();
+        let absent = other.keys().filter(|name| !known.contains(name.as_str())).count();
+        if absent > 0 {
+            let text = format!("{absent} tensors of the other form beside it are not in what was read");
+            lacks.notices.push(Notice::new(NoticeKind::Contradiction, text));
+        }
+    }
+    lacks
 }
 
-/// What Hugging Face's trainer puts next to a model (optimizer.pt, scheduler.pt, rng_state.pth, training_args.bin), and
-/// other forms of the model.
+/// What trainers put beside a model, and other forms of it.
 fn covers(files: &[PathBuf]) -> HashSet<PathBuf> {
     if !files.iter().any(|file| super::is_model(file)) {
         return HashSet::new();
     }
-    let beside = |file: &&PathBuf| {
-        let name = name(file);
-        ["optimizer.", "scheduler.", "rng_state"].iter().any(|start| name.starts_with(start))
-            || name == "training_args.bin"
-    };
+    let beside = |file: &&PathBuf| is_companion(file);
     files.iter().filter(beside).cloned().chain(other_forms(files)).collect()
 }
 
@@ -93,7 +103,7 @@ struct TrainerState {
 
 /// The one checkpoint of a folder.
 fn folder_set(folder: &Path) -> Result<Set> {
-    match find_in(folder)?.as_slice() {
+    match find_in(folder)?.checkpoints.as_slice() {
         [one] => laid_out(one),
         [] => Err(Error::new(ErrorKind::Unrecognised, "is a folder without a checkpoint").in_file(folder)),
         many => {

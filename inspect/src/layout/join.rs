@@ -93,7 +93,7 @@ impl Joined {
                     "`{}` is in more than one shard; the first one is used",
                     tensor.name.escape_debug()
                 );
-                all.notices.push(Notice::new(NoticeKind::Duplicate, text));
+                all.notices.push(Notice::new(NoticeKind::Contradiction, text));
             } else {
                 all.tensors.push(tensor);
             }

@@ -2,6 +2,7 @@
 //!
 //! A new one is a file and a line in [`LAYOUTS`].
 
+pub(crate) mod companion;
 mod distributed;
 mod folder;
 mod gguf_split;
@@ -10,18 +11,18 @@ mod sharded;
 mod single;
 pub(crate) mod step;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
-use crate::bytes::Stamp;
-use crate::format::{self, Format, is_array, recognises};
+use crate::bytes::{Source, Stamp};
+use crate::format::{self, Format, is_array, may_hold_anything, recognises};
 use crate::metadata::Value;
 use crate::step::from_name;
 use crate::tensor::TensorInfo;
-use crate::{Damage, Error, Notice, Result};
+use crate::{Damage, Error, ErrorKind, Notice, Result};
 
 pub(crate) use join::{Opened, Whole};
 
@@ -82,12 +83,14 @@ pub(crate) struct Set {
     pub files: Vec<PathBuf>,
     /// The layout that joins them; the single-file layout if none is named.
     pub layout: Option<&'static Layout>,
-    /// Names that the index promises.
-    pub weight_map: Option<BTreeSet<String>>,
+    /// Names that the index promises, and the file that each is in.
+    pub weight_map: Option<BTreeMap<String, String>>,
     pub config: Option<Value>,
     pub trainer_step: Option<u64>,
     /// What is missing in the set.
     pub missing: Option<Damage>,
+    /// The same of another form of the model that lies beside it and is not read.
+    pub other_map: Option<BTreeMap<String, String>>,
     /// What else the user should know.
     pub notices: Vec<Notice>,
     /// Paths that were looked at besides `files`, existing or not.
@@ -166,8 +169,8 @@ fn stands_for_files(path: &Path) -> bool {
     LAYOUTS.iter().any(|layout| (layout.stands_for_files)(path))
 }
 
-/// Checkpoints directly in `folder`, one path each, even if some of their files are missing.
-fn find_in(folder: &Path) -> Result<Vec<PathBuf>> {
+/// Checkpoints directly in `folder`, one path each, whatever files of it there are, and what only begins like one.
+fn find_in(folder: &Path) -> Result<Listing> {
     let mut files: Vec<PathBuf> = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(|e| Error::io(folder, &e))? {
         let path = entry.map_err(|e| Error::io(folder, &e))?.path();
@@ -179,7 +182,31 @@ fn find_in(folder: &Path) -> Result<Vec<PathBuf>> {
     sort(&mut files);
     let covered: HashSet<PathBuf> = LAYOUTS.iter().flat_map(|layout| (layout.covers)(&files)).collect();
     files.retain(|file| !covered.contains(file));
-    Ok(files)
+    let (skipped, checkpoints) = files.into_iter().partition(|file| is_something_else(file));
+    Ok(Listing { checkpoints, skipped })
+}
+
+/// Whether the file at `path` only begins like a checkpoint: archives and pickles hold anything, and by its name it is none.
+fn is_something_else(path: &Path) -> bool {
+    if format::Extension::of(path) == Some(format::Extension::Own)
+        || is_model(path)
+        || stands_for_files(path)
+        || companion::is_companion(path)
+        // Said to be a part of one, whatever it holds.
+        || path.extension().is_some_and(|e| e == "distcp")
+        || !may_hold_anything(path)
+    {
+        return false;
+    }
+    let named = path.extension().is_some() && format::Extension::of(path).is_none();
+    match Source::open(path).and_then(|source| format::read(&source)) {
+        Ok(contents) => contents.tensors.is_empty() && contents.faults.is_empty(),
+        Err(error) => match error.kind {
+            ErrorKind::Unrecognised | ErrorKind::Unsupported => true,
+            ErrorKind::Damaged => named,
+            _ => false,
+        },
+    }
 }
 
 /// Files directly in `folder` that are named like checkpoints and do not begin like one: empty, overwritten, pointers
@@ -221,51 +248,89 @@ fn sort(paths: &mut [PathBuf]) {
     });
 }
 
-/// Checkpoints at or below `path` (a file itself, or everything in a folder), in name order. Files that are named like
-/// checkpoints but do not begin like one are included, so that none is silently skipped: opening them gives an error.
-/// Single arrays (`.npy`) are included only if there is nothing else. Links to folders are not followed.
-///
-/// # Errors
-/// `Io` when a folder cannot be listed.
-pub fn find(path: &Path) -> Result<Vec<PathBuf>> {
-    let (mut found, mut arrays) = (Vec::new(), Vec::new());
-    // Not limited in depth, because paths are of limited length.
-    let mut rest = vec![path.to_path_buf()];
-    while let Some(path) = rest.pop() {
-        let below = find_at(&path, &mut found, &mut arrays)?;
-        rest.extend(below.into_iter().rev());
-    }
-    Ok(if found.is_empty() { arrays } else { found })
+/// What was found below a path.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Listing {
+    /// Checkpoints, and what should be one, in name order; a folder that could not be listed is among them, so that
+    /// opening it tells why.
+    pub checkpoints: Vec<PathBuf>,
+    /// Files that begin like checkpoints and are none: archives and pickles without a tensor.
+    pub skipped: Vec<PathBuf>,
 }
 
-/// Adds the checkpoints directly at `path`, in name order, and files that should be checkpoints; returns folders where
-/// more may be. A folder that holds one model in Hugging Face's layout is one, and so is each folder in it that is
-/// named after a step.
-fn find_at(path: &Path, all: &mut Vec<PathBuf>, arrays: &mut Vec<PathBuf>) -> Result<Vec<PathBuf>> {
+/// Checkpoints below `path`: those that [`list`] gives.
+///
+/// # Errors
+/// `Io` when `path` is a folder that cannot be listed.
+pub fn find(path: &Path) -> Result<Vec<PathBuf>> {
+    Ok(list(path)?.checkpoints)
+}
+
+/// Checkpoints below `path`: itself, or for a folder all that it holds, in name order. Files that are named like
+/// checkpoints and do not begin like one are among them, so that none is passed over: opening them tells why. Single
+/// arrays are data beside checkpoints; where nothing else is, they are what was meant. Links to folders are not entered.
+///
+/// # Errors
+/// `Io` when `path` is a folder that cannot be listed.
+pub fn list(path: &Path) -> Result<Listing> {
+    let (mut listing, mut arrays) = (Listing::default(), Vec::new());
+    // As deep as folders lie in each other: the paths themselves end it.
+    let mut rest = vec![path.to_path_buf()];
+    while let Some(folder) = rest.pop() {
+        match find_at(&folder, &mut listing, &mut arrays) {
+            Ok(below) => rest.extend(below.into_iter().rev()),
+            Err(error) if folder == path => return Err(error),
+            // The others are to be looked at all the same.
+            Err(_) => listing.checkpoints.push(folder),
+        }
+    }
+    if listing.checkpoints.is_empty() {
+        listing.checkpoints = arrays;
+    }
+    Ok(listing)
+}
+
+/// Adds the checkpoints directly at `path`, in name order, and files that should be some; gives the folders where more
+/// may be. A folder that holds one model in Hugging Face's layout is one, and so is each folder in it that is named after
+/// a step.
+fn find_at(path: &Path, all: &mut Listing, arrays: &mut Vec<PathBuf>) -> Result<Vec<PathBuf>> {
     if !path.is_dir() || LAYOUTS.iter().any(|layout| (layout.is_whole)(path)) {
-        all.push(path.to_path_buf());
+        all.checkpoints.push(path.to_path_buf());
         return Ok(Vec::new());
     }
-    let mut found = find_in(path)?;
+    let Listing { checkpoints: mut found, skipped } = find_in(path)?;
+    all.skipped.extend(skipped);
     let model = matches!(found.as_slice(), [one] if is_model(one));
     if model {
         found = vec![path.to_path_buf()];
+    } else {
+        // Of several models, whose they are is not known.
+        found.extend(companion::companions(path)?.into_iter().filter(|file| recognises(file)));
+        sort(&mut found);
+        found.dedup();
     }
-    let spoilt = spoilt_in(path)?;
+    let mut spoilt = spoilt_in(path)?;
+    if model {
+        // They are opened with it.
+        spoilt.retain(|file| !companion::is_companion(file));
+    }
     if !spoilt.is_empty() {
         found.extend(spoilt);
         sort(&mut found);
     }
-    all.extend(found);
+    all.checkpoints.extend(found);
     let (mut folders, mut files) = (Vec::new(), Vec::new());
     for entry in std::fs::read_dir(path).map_err(|e| Error::io(path, &e))?.flatten() {
+        // What is a folder can be told of one that cannot be entered.
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
         let path = entry.path();
         if name(&path).starts_with('.') {
             continue;
         }
-        match path.is_dir() {
-            // Next to a finished model there may be its training checkpoints and other forms of it.
-            true if !path.is_symlink() && (!model || from_name(&name(&path)).is_some()) => folders.push(path),
+        match is_folder {
+            // Beside a finished model lie the checkpoints of its training, and other forms of itself.
+            true if !model || from_name(&name(&path)).is_some() => folders.push(path),
             false if is_array(&path) => files.push(path),
             _ => {}
         }

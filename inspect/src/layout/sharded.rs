@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::{Joined, Lacks, Layout, MAX_INDEX, Set, name, read_json, single};
 use crate::bytes::Stamp;
+use crate::tensor::TensorInfo;
 use crate::{Damage, DamageKind, Error, ErrorKind, Notice, NoticeKind, Result};
 
 pub(super) const LAYOUT: Layout = Layout {
@@ -42,7 +43,7 @@ fn lacks(set: &Set, joined: &Joined<'_>) -> Lacks {
     let mut lacks = Lacks { damage: set.missing.iter().cloned().collect(), ..Lacks::default() };
     let Some(index) = &set.weight_map else { return lacks };
     let known: HashSet<&str> = joined.tensors.iter().map(|t| t.name.as_str()).collect();
-    let lost: Vec<&String> = index.iter().filter(|n| !known.contains(n.as_str())).collect();
+    let lost: Vec<&String> = index.keys().filter(|n| !known.contains(n.as_str())).collect();
     if let Some(first) = lost.first() {
         let what = match lost.len() {
             1 => format!("1 tensor of the index is in no shard: `{}`", first.escape_debug()),
@@ -51,7 +52,20 @@ fn lacks(set: &Set, joined: &Joined<'_>) -> Lacks {
         lacks.damage.push(Damage::new(DamageKind::MissingTensors, what));
         lacks.absent = lost.into_iter().cloned().collect();
     }
-    let unlisted = joined.tensors.iter().filter(|t| !index.contains(&t.name)).count();
+    let misplaced = |t: &&TensorInfo| {
+        let file = t.storage.as_ref().and_then(|s| s.file());
+        index.get(&t.name).zip(file).is_some_and(|(promised, file)| *promised != name(file))
+    };
+    let mut misplaced = joined.tensors.iter().filter(misplaced);
+    if let Some(first) = misplaced.next() {
+        let text = format!(
+            "{} tensors are in other shards than the index says, such as `{}`",
+            1 + misplaced.count(),
+            first.name.escape_debug()
+        );
+        lacks.notices.push(Notice::new(NoticeKind::Contradiction, text));
+    }
+    let unlisted = joined.tensors.iter().filter(|t| !index.contains_key(&t.name)).count();
     if unlisted > 0 {
         let are = if unlisted == 1 { " is" } else { "s are" };
         let text = format!("{unlisted} tensor{are} in the shards but not in the index");
@@ -139,7 +153,7 @@ pub(super) fn file_set(path: &Path) -> Set {
         let what = format!("{} of {count} shards missing: {}{more}", gone.len(), names.join(", "));
         Damage::new(DamageKind::MissingShards, what)
     });
-    let weight_map = weight_map(&index).map(|m| m.into_keys().collect());
+    let weight_map = weight_map(&index);
     let spoilt = (weight_map.is_none() && index.exists()).then(|| {
         let what = format!(
             "{} is not a shard index: it has no `weight_map` from names to files, so it is unknown what else should be there",
@@ -153,7 +167,7 @@ pub(super) fn file_set(path: &Path) -> Set {
 
 type WeightMap = BTreeMap<String, String>;
 
-fn weight_map(index: &Path) -> Option<WeightMap> {
+pub(super) fn weight_map(index: &Path) -> Option<WeightMap> {
     read_json(index, MAX_INDEX).map(|Index { weight_map }| weight_map)
 }
 
@@ -162,7 +176,7 @@ fn index_set(path: &Path) -> Result<Set> {
         Error::new(ErrorKind::Damaged, "is not a shard index: it has no `weight_map` from names to files")
             .in_file(path)
     })?;
-    let shards: BTreeSet<&String> = map.values().collect();
+    let shards: BTreeSet<String> = map.values().cloned().collect();
     let mut files = Vec::new();
     let mut gone = Vec::new();
     let mut beside = vec![Stamp::of(path)];
@@ -205,6 +219,6 @@ fn index_set(path: &Path) -> Result<Set> {
         }
     };
     beside.push(Stamp::of(folder));
-    let weight_map = Some(map.into_keys().collect());
+    let weight_map = Some(map);
     Ok(Set { files, missing, weight_map, notices, beside, ..Set::default() })
 }

@@ -5,7 +5,7 @@ use crate::tensor::TensorInfo;
 use crate::{DType, Group};
 
 /// Keys under which trainers keep a state dict.
-const STATE_DICTS: [&str; 16] = [
+pub(crate) const STATE_DICTS: [&str; 16] = [
     "model_state_dict",
     "state_dict",
     "model_state",

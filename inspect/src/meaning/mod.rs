@@ -10,10 +10,12 @@ mod model;
 pub mod names;
 pub(crate) mod open;
 pub mod optimizer;
+pub mod role;
 mod rope;
 pub(crate) mod ternary;
 #[cfg(feature = "vocabulary")]
 pub mod vocabulary;
+pub mod wrappers;
 
 pub use config::{Activation, AttentionBias, ModelConfig, RopePairing, Sizes, SlidingLayers};
 pub use given::{Assumed, Assumption, ConfigError, Given, Quantization, Setting, Shapes};

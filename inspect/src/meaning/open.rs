@@ -7,12 +7,12 @@ use std::sync::{Arc, OnceLock};
 use crate::bytes::{SharedBytes, Source, Stamp};
 use crate::checkpoint::Checkpoint;
 use crate::format::{self, Contents};
-use crate::layout::{self, Opened, Set, Whole};
+use crate::layout::{self, Opened, Set, Whole, companion};
 use crate::meaning::{Model, Quantization, model, names};
 use crate::metadata::{HashableValue, Value};
 use crate::storage::Place;
 use crate::tensor::TensorInfo;
-use crate::{Damage, Error, Format, Result, TernaryPacking, gguf};
+use crate::{Damage, DamageKind, Error, Format, Group, Notice, Result, TernaryPacking, gguf};
 use crate::{group, step, ternary};
 
 /// Opens the checkpoint at `path`: a file, one shard or the index of a sharded set, or a folder that holds one
@@ -59,12 +59,15 @@ pub struct OpenOptions {
     /// Which layout I2_S tensors of GGUF files have. Without it the layout is derived from the tensors' rows, or else
     /// x86 is assumed with a warning.
     pub i2s_layout: Option<I2sLayout>,
+    /// Whether what a trainer put beside the model of a folder is opened with it: its tensors are then called after their
+    /// file, such as `optimizer.state.0.exp_avg`, and damage of such a file is the checkpoint's.
+    pub companions: bool,
 }
 
 impl OpenOptions {
     /// With I2_S tensors in this layout, where one is known.
     pub fn i2s(layout: Option<I2sLayout>) -> Self {
-        OpenOptions { i2s_layout: layout }
+        OpenOptions { i2s_layout: layout, companions: false }
     }
 }
 
@@ -114,7 +117,53 @@ pub fn open_with(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Checkp
     let path = path.as_ref();
     let set = layout::set_of(path)?;
     let opened = |file: &PathBuf| Opened { path: file.clone(), source: Source::open(file), read };
-    assemble(path, set.files.iter().map(opened).collect(), &set, options)
+    let mut checkpoint = assemble(path, set.files.iter().map(opened).collect(), &set, options)?;
+    if options.companions && path.is_dir() {
+        for file in companion::companions(path)? {
+            attach(&mut checkpoint, &file);
+        }
+    }
+    Ok(checkpoint)
+}
+
+/// Adds what the companion `file` of the checkpoint's model holds.
+fn attach(checkpoint: &mut Checkpoint, file: &Path) {
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let opened = Source::open(file).and_then(|source| {
+        let contents = format::read(&source)?;
+        Ok((source, contents))
+    });
+    let (source, contents) = match opened {
+        Ok(opened) => opened,
+        Err(error) => {
+            checkpoint.beside.push(Stamp::of(file));
+            let kind = error.fault.unwrap_or(DamageKind::UnreadableShard);
+            return checkpoint.add_damage(Damage::new(kind, error.in_file(file).to_string()));
+        }
+    };
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    if let Some(mut damage) = Damage::joined(contents.faults) {
+        damage.what = format!("{name}: {damage}");
+        checkpoint.add_damage(damage);
+    }
+    let group = if companion::is_optimizer(file) { Group::Optimizer } else { Group::Other };
+    for mut tensor in contents.tensors {
+        tensor.name = format!("{stem}.{}", tensor.name);
+        tensor.group = group;
+        check(&mut tensor);
+        checkpoint.tensors.push(tensor);
+    }
+    if let Value::Dict(all) = &mut checkpoint.metadata {
+        all.entry(HashableValue::String(stem)).or_insert(contents.metadata);
+    }
+    format::add_new(&mut checkpoint.globals, contents.globals);
+    checkpoint.warnings.extend(
+        contents
+            .notices
+            .into_iter()
+            .map(|notice| Notice { text: format!("{name}: {}", notice.text), ..notice }),
+    );
+    checkpoint.files.push(source);
 }
 
 /// [`open_bytes`], given what the checkpoint does not record.

@@ -11,8 +11,8 @@ use ckpt_inspect::optimizer::{Kind, ParamGroup, TrainingRecord};
 use ckpt_inspect::record::{Stats, TensorRecord, Ternary};
 use ckpt_inspect::run::Run;
 use ckpt_inspect::{
-    CheckpointRecord, DType, Damage, DamageKind, Error, ErrorKind, Group, Options, TernaryPacking,
-    Thresholds, describe, find, judge, open,
+    CheckpointRecord, DType, Damage, DamageKind, Error, ErrorKind, Group, Options, Role, TernaryPacking,
+    Thresholds, Verdict, describe, find, judge, open,
 };
 
 const NAME: &str = "layers.0.mlp.gate_proj.weight";
@@ -361,6 +361,68 @@ fn exploding_is_distinguished_from_damaged_values() {
     training.groups[0].moments = vec![vec![1]];
     let both = vec![start(), checkpoint(500, vec![with_nan(0.021, 1), bad], Some(training))];
     assert_eq!(why(both, None, &given).cause, Cause::Exploding);
+}
+
+/// A run that exploded without a NaN, whether its checkpoints show the growth or only the end is there; and what is
+/// corrupt without having grown.
+#[test]
+fn a_size_that_no_training_leaves_is_an_explosion_and_a_flipped_bit_is_none() {
+    let given = Given::default();
+    let plain = |std: f64| {
+        let mut tensor = matrix(std, 0.33);
+        (tensor.ternary, tensor.role) = (None, Role::Matrix);
+        tensor
+    };
+    let found = why(
+        vec![checkpoint(0, vec![plain(0.02)], None), checkpoint(500, vec![plain(6e4)], None)],
+        None,
+        &given,
+    );
+    assert_eq!(found.cause, Cause::Exploding, "{}", found.reason);
+    assert!(found.reason.contains("its std grew 3.0e6 times"), "{}", found.reason);
+    let found = why(vec![checkpoint(500, vec![plain(6e4)], None)], None, &given);
+    assert_eq!(found.cause, Cause::Exploding, "{}", found.reason);
+    assert!(found.reason.contains("no training leaves"), "{}", found.reason);
+    let mut flipped = plain(0.02);
+    let stats = flipped.stats.as_mut().unwrap();
+    (stats.abs_max, stats.max) = (Some(1e30), Some(1e30));
+    (stats.abs_mean, stats.std) = (Some((0.016 * 4095.0 + 1e30) / 4096.0), Some(1e30 / 64.0));
+    assert_unknown(&why(vec![checkpoint(500, vec![flipped], None)], None, &given), "damaged bytes");
+}
+
+#[test]
+fn what_a_trainer_keeps_is_no_weight_that_explodes() {
+    let mut score = matrix(0.02, 0.33);
+    (score.name, score.role, score.ternary) =
+        ("callbacks.EarlyStopping.best_score".into(), Role::TrainerState, None);
+    score.stats.as_mut().unwrap().inf = 1;
+    let records = vec![
+        checkpoint(0, vec![matrix(0.02, 0.33)], None),
+        checkpoint(500, vec![matrix(0.021, 0.33), score], None),
+    ];
+    assert!(records.iter().all(|r| r.verdict == Some(Verdict::Healthy)));
+    let runs = Run::group(records, &Thresholds::default());
+    assert!(runs.iter().all(|run| explain(run, &[], &Given::default()).layers.is_empty()));
+}
+
+/// `best.pt` and `last.ckpt` are of steps that other files are of: the series is that of the others.
+#[test]
+fn checkpoints_of_one_step_enter_the_series_once() {
+    let mut records = shrinking(&STEPS, 1e-3, &decoupled(0.01, 0.1));
+    for (name, of) in [("best.pt", 2), ("last.ckpt", 6)] {
+        let mut copy = records[of].clone();
+        copy.path = format!("run/{name}");
+        records.push(copy);
+    }
+    let run = Run::group(records.clone(), &Thresholds::default()).remove(0);
+    assert!(run.has_steps());
+    assert_eq!(run.checkpoints.len(), STEPS.len());
+    assert!(run.checkpoints.iter().all(|c| c.path.contains("step-")), "the names that tell the step");
+    let aside: Vec<(&str, usize)> = run.aside.iter().map(|a| (&a.record.path[..], a.same_step_as)).collect();
+    assert_eq!(aside, [("run/best.pt", 2), ("run/last.ckpt", 6)]);
+    let found = why(records, Some(SHRINKS), &Given::default());
+    assert_eq!(found.cause, Cause::WeightDecay, "{}", found.reason);
+    assert!(found.direction.is_some());
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod floors;
 mod formats;
 mod gguf;
 mod hostile;
+mod judge;
 mod measure;
 mod npz;
 mod objects;

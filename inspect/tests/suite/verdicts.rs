@@ -2,9 +2,15 @@
 
 use ckpt_inspect::record::{Stats, Ternary};
 use ckpt_inspect::{
-    CheckpointRecord, DType, DamageKind, Error, Finding, Group, TensorRecord, TernaryPacking, Thresholds,
-    Verdict, judge, judge_tensor,
+    CheckpointRecord, DType, DamageKind, Error, Finding, Group, Role, TensorRecord, TernaryPacking,
+    Thresholds, Verdict, judge,
 };
+
+/// What is said of one tensor by itself: the verdict, and the finding that decides.
+fn judge_tensor(tensor: &TensorRecord, thresholds: &Thresholds) -> (Option<Verdict>, Option<Finding>) {
+    let judgement = ckpt_inspect::judge_tensor(tensor, thresholds);
+    (judgement.verdict, judgement.findings.into_iter().next())
+}
 
 /// A healthy 16 by 64 matrix that no BitLinear uses.
 fn matrix() -> TensorRecord {
@@ -16,6 +22,7 @@ fn matrix() -> TensorRecord {
     tensor.name = "layers.0.mlp.gate_proj.weight".into();
     (tensor.dtype, tensor.shape, tensor.group) = (DType::F32, vec![16, 64], Group::Weights);
     tensor.stats = Some(stats);
+    tensor.role = Role::Matrix;
     tensor
 }
 
@@ -133,6 +140,9 @@ fn records_come_back_from_json_as_they_were() {
     ];
     let mut record = CheckpointRecord::default();
     record.tensors = tensors;
+    for (i, tensor) in record.tensors.iter_mut().enumerate() {
+        tensor.name = format!("weight_{i}");
+    }
     judge(&mut record, &Thresholds::default());
     let json = serde_json::to_value(&record).unwrap();
     assert_eq!(serde_json::from_value::<CheckpointRecord>(json.clone()).unwrap(), record);
@@ -148,6 +158,7 @@ fn records_come_back_from_json_as_they_were() {
     let mut earlier = json;
     for tensor in earlier["tensors"].as_array_mut().unwrap() {
         tensor.as_object_mut().unwrap().remove("finding");
+        tensor.as_object_mut().unwrap().remove("also");
     }
     let mut read: CheckpointRecord = serde_json::from_value(earlier).unwrap();
     assert_eq!(read.tensors[2].finding, None);

@@ -22,7 +22,7 @@ pub fn panel(i: usize, run: &Run, explanation: &Explanation) -> Result<Markup, E
             explanation.layers.iter().find(|l| l.layer == f.example).map_or(Ok(None), |l| decline(run, l))
         })
         .collect::<Result<_, _>>()?;
-    let below = run.verdict() > Some(Verdict::Healthy);
+    let below = run.verdict().is_some_and(Verdict::is_below_healthy);
     Ok(html! {
         section.card.cause aria-labelledby={ "cause" (i) } {
             h3 id={ "cause" (i) } { @if below { "Cause of death" } @else { "What is happening" } }

@@ -18,7 +18,7 @@ pub use prognosis::{Change, Prognosis, Setting};
 use crate::record::{Stats, TensorRecord};
 use crate::run::Run;
 use crate::trend::Line;
-use crate::verdict::Verdict;
+use crate::verdict::{Finding, Verdict};
 use crate::{DamageKind, Error};
 
 /// The cause of a weight's death, past or to come.
@@ -197,8 +197,12 @@ impl Explanation {
 enum Suspicion {
     /// Its bytes are missing or damaged.
     Damaged,
-    /// NaN, infinity, or magnitudes that no trained weight has.
+    /// NaN or infinity.
     NonFinite,
+    /// A size that no trained weight has.
+    Grown,
+    /// Corrupt in another way: values that training does not make.
+    Altered,
     /// Packed codes without a scale.
     Unscaled,
     /// Every value is the same.
@@ -227,7 +231,19 @@ fn suspicion(run: &Run, layer: usize, last: &TensorRecord) -> Option<Suspicion> 
     }
     let stats = last.stats.as_ref()?;
     if last.verdict == Some(Verdict::Corrupt) {
-        return Some(Suspicion::NonFinite);
+        let has = |wanted: &dyn Fn(&Finding) -> bool| last.finding.iter().chain(&last.also).any(wanted);
+        if has(&|f| matches!(f, Finding::NotFinite { .. })) {
+            return Some(Suspicion::NonFinite);
+        }
+        if has(&|f| matches!(f, Finding::FarValue { .. })) {
+            return Some(Suspicion::Altered);
+        }
+        let too_large =
+            |f: &Finding| matches!(f, Finding::LargeRelativeStd { .. } | Finding::Saturated { .. });
+        return Some(match has(&too_large) || exploded(run, layer, last) {
+            true => Suspicion::Grown,
+            false => Suspicion::Altered,
+        });
     }
     // Codes that are not all zero, without a scale.
     let packed = last.ternary.as_ref().filter(|_| is_packed(last));
@@ -241,11 +257,11 @@ fn suspicion(run: &Run, layer: usize, last: &TensorRecord) -> Option<Suspicion> 
     if unchanged(run, layer) {
         return Some(Suspicion::Unchanged);
     }
-    if last.verdict > Some(Verdict::Healthy) {
+    if last.verdict.is_some_and(Verdict::is_below_healthy) {
         return Some(Suspicion::Fallen);
     }
     if exploded(run, layer, last) {
-        return Some(Suspicion::NonFinite);
+        return Some(Suspicion::Grown);
     }
     run.falls_soon(layer).map(|_| Suspicion::Shrinking)
 }

@@ -40,6 +40,8 @@ pub(super) fn decide(
     let (cause, reason) = match suspicion {
         Suspicion::Damaged => facts.damaged(),
         Suspicion::NonFinite => facts.exploding(),
+        Suspicion::Grown => facts.grown(),
+        Suspicion::Altered => facts.altered(),
         Suspicion::Unscaled => facts.unscaled(),
         Suspicion::Constant => facts.constant(decay.as_ref(), direction.as_ref()),
         Suspicion::Unchanged => facts.never_trained(),
@@ -134,20 +136,39 @@ impl Facts<'_> {
         training.moments_of(index).iter().filter_map(|&m| record.tensors.get(m as usize)).collect()
     }
 
+    /// The least and the largest std over the run, as multiples of 1 / sqrt(fan_in), and whether that is an explosion.
+    fn sizes(&self) -> (f64, f64, bool) {
+        let sizes = (0..=self.end).filter_map(|c| relative_std(self.at(c)?)).filter(|s| *s > 0.0);
+        let (least, most) = sizes.fold((f64::INFINITY, 0.0), |(a, b), s| (s.min(a), s.max(b)));
+        (least, most, most >= super::GROWN * least && most >= super::EXPLODED)
+    }
+
+    fn grown(&self) -> Decision {
+        let (least, most, grown) = self.sizes();
+        let reason = match grown {
+            true => format!("its std grew {:.1e} times and is {most:.1e} of 1/sqrt(fan_in)", most / least),
+            false => format!(
+                "its std is {most:.1e} of 1/sqrt(fan_in), a size that no training leaves; {}",
+                self.finding()
+            ),
+        };
+        (Cause::Exploding, reason)
+    }
+
+    fn altered(&self) -> Decision {
+        unknown(format!("{}: training does not make this, damaged bytes do", self.finding()))
+    }
+
+    /// What was found of it, in words.
+    fn finding(&self) -> String {
+        self.last().finding.as_ref().map(ToString::to_string).unwrap_or_default()
+    }
+
     fn exploding(&self) -> Decision {
         let bad = |t: &TensorRecord| t.stats.as_ref().is_some_and(|s| s.nan + s.inf > 0);
         let last = self.last();
         let stats = last.stats.clone().unwrap_or_default();
-        let sizes: Vec<f64> =
-            (0..=self.end).filter_map(|c| relative_std(self.at(c)?)).filter(|s| *s > 0.0).collect();
-        let least = sizes.iter().copied().fold(f64::INFINITY, f64::min);
-        let most = sizes.iter().copied().fold(0.0, f64::max);
-        let grown = most >= super::GROWN * least && most >= super::EXPLODED;
-        if !bad(last) {
-            let reason =
-                format!("its std grew {:.1e} times and is {most:.1e} of 1/sqrt(fan_in)", most / least);
-            return (Cause::Exploding, reason);
-        }
+        let (least, most, grown) = self.sizes();
         let first = (0..=self.end).find(|&c| self.at(c).is_some_and(bad)).unwrap_or(self.end);
         let share = (stats.nan + stats.inf) as f64 / stats.count.max(1) as f64;
         let record = &self.run.checkpoints[self.end];

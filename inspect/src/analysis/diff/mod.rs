@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Checkpoint;
 pub use crate::meaning::elements::RowOrder;
+use crate::meaning::wrappers;
 use crate::tensor::TensorInfo;
 use crate::{DType, Format, Group, without_state_dict};
 pub use elements::diff_tensors;
@@ -259,8 +260,8 @@ fn side(tensor: &TensorInfo) -> TensorSide {
 
 type Pair<'t> = (String, Option<&'t TensorInfo>, Option<&'t TensorInfo>);
 
-/// Tensors of the same name: of the same full name first, then of the same name without the state dict's key, where
-/// that is one tensor's alone.
+/// Tensors of the same name: of the same full name first, then weights of the same name without what wraps them, then any
+/// of the same name without the state dict's key, where that is one tensor's alone.
 fn pairs<'t>(a: &'t Checkpoint, b: &'t Checkpoint, options: Options<'_>) -> Vec<Pair<'t>> {
     let selected = |c: &'t Checkpoint| -> Vec<&'t TensorInfo> {
         c.tensors.iter().filter(|t| (options.select)(t)).collect()
@@ -289,6 +290,24 @@ fn pairs<'t>(a: &'t Checkpoint, b: &'t Checkpoint, options: Options<'_>) -> Vec<
     let open = |list: &[&TensorInfo], free: &dyn Fn(usize) -> bool| {
         unique(list.iter().enumerate().filter(|(i, _)| free(*i)).map(|(i, t)| (i, short(t))).collect())
     };
+    let unwrapped = |list: &[&'t TensorInfo], free: &dyn Fn(usize) -> bool| {
+        let weights: Vec<(usize, &str)> = list
+            .iter()
+            .enumerate()
+            .filter(|(i, t)| t.group == Group::Weights && free(*i))
+            .map(|(i, t)| (i, t.name.as_str()))
+            .collect();
+        let names = wrappers::shared(weights.iter().map(|(_, name)| *name), &options.canonical);
+        unique(weights.iter().zip(names).map(|((i, _), name)| (*i, name.into_owned())).collect())
+    };
+    let open_left = unwrapped(&left, &|i| partner[i].is_none());
+    let open_right = unwrapped(&right, &|i| !taken[i]);
+    for (name, i) in open_left {
+        if let (Some(i), Some(Some(at))) = (i, open_right.get(&name)) {
+            taken[*at] = true;
+            partner[i] = Some(*at);
+        }
+    }
     let open_left = open(&left, &|i| partner[i].is_none());
     let open_right = open(&right, &|i| !taken[i]);
     for (name, i) in open_left {
@@ -298,7 +317,16 @@ fn pairs<'t>(a: &'t Checkpoint, b: &'t Checkpoint, options: Options<'_>) -> Vec<
         }
     }
     let own = |t: &TensorInfo| without_state_dict(&t.name).to_string();
-    let both = |a: &TensorInfo, b: &TensorInfo| if own(a) == own(b) { own(a) } else { short(a) };
+    let bare = |t: &TensorInfo| (options.canonical)(&wrappers::unwrapped(&t.name));
+    let both = |a: &TensorInfo, b: &TensorInfo| {
+        if own(a) == own(b) {
+            own(a)
+        } else if short(a) == short(b) {
+            short(a)
+        } else {
+            bare(a)
+        }
+    };
     let matched = left.iter().zip(partner).map(|(t, at)| match at.map(|at| right[at]) {
         Some(other) => (both(t, other), Some(*t), Some(other)),
         None => (own(t), Some(*t), None),

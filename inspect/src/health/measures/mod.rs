@@ -5,6 +5,7 @@
 mod accumulate;
 mod fields;
 mod kurtosis;
+mod zero_run;
 
 use std::fmt;
 
@@ -30,6 +31,7 @@ pub static MEASURES: &[Measure] = &[
     kurtosis::MEASURE,
     fields::ZEROS,
     fields::ZERO_SHARE,
+    zero_run::MEASURE,
     fields::NAN,
     fields::INF,
     fields::NEG,

@@ -1,9 +1,16 @@
 //! Bytes that cannot be read are no weights.
 
-use super::{Rule, Ruling};
+use super::{Check, Rule, Ruling};
 use crate::verdict::{Finding, Verdict};
 
-pub(super) const RULE: Rule = Rule::Tensor(|tensor| {
-    let what = tensor.damage.clone()?;
-    Ruling::new(Verdict::Corrupt, Finding::Damaged { fault: tensor.damage_kind.unwrap_or_default(), what })
-});
+pub(super) const RULE: Rule = Rule {
+    name: "damaged",
+    summary: "The tensor's bytes are missing, or differ from their checksum.",
+    check: Check::Tensor(|tensor| {
+        let what = tensor.damage.clone()?;
+        Ruling::new(
+            Verdict::Corrupt,
+            Finding::Damaged { fault: tensor.damage_kind.unwrap_or_default(), what },
+        )
+    }),
+};

@@ -1,44 +1,109 @@
-//! The rules that verdicts follow from, a file each. They are asked in the order of [`RULES`], and the first one that has
-//! something to say of a tensor decides. A new one is a file, its line in the table, and its variant of [`Finding`].
+//! The rules that verdicts follow from, a file each: what each one looks at, and what it says. All of [`RULES`] are asked;
+//! the worst answer decides, the first of the table among equals. A new one is a file, its line in the table, and its
+//! variant of [`Finding`].
 
+mod architecture;
 mod constant;
+mod constant_columns;
+mod contradiction;
 mod damaged;
+mod empty;
+mod equal_layers;
+mod equal_rows;
+mod far_value;
+mod fresh_branch;
+mod gains_at_zero;
+mod large_relative_std;
+mod misread;
+mod missing;
+mod nan_scale;
+mod network;
 mod not_finite;
+mod one_direction;
+mod promised;
+mod refused;
+mod saturated;
 mod scale_lost;
+mod siblings;
 mod small_relative_std;
 mod small_std;
+mod untrained;
+mod variance;
 mod zero_codes;
+mod zero_hole;
+mod zero_rows;
 
 use crate::DType;
-use crate::record::{Stats, TensorRecord, Ternary};
+use crate::meaning::role::Role;
+use crate::record::{CheckpointRecord, Stats, TensorRecord, Ternary};
 use crate::tensor::Group;
 use crate::verdict::{Finding, Thresholds, Verdict};
+pub(crate) use network::Network;
+
+/// One rule.
+pub struct Rule {
+    /// Its name, which is that of its finding.
+    pub name: &'static str,
+    /// What it finds, in a sentence.
+    pub summary: &'static str,
+    check: Check,
+}
 
 /// Every rule, in the order in which they are asked.
-static RULES: [Rule; 7] = [
+pub static RULES: [Rule; 29] = [
     damaged::RULE,
+    empty::RULE,
     not_finite::RULE,
+    nan_scale::RULE,
+    untrained::RULE,
+    fresh_branch::RULE,
     constant::RULE,
     zero_codes::RULE,
     scale_lost::RULE,
+    misread::RULE,
+    saturated::RULE,
+    far_value::RULE,
+    zero_hole::RULE,
+    zero_rows::RULE,
+    equal_rows::RULE,
+    constant_columns::RULE,
+    one_direction::RULE,
     small_std::RULE,
     small_relative_std::RULE,
+    large_relative_std::RULE,
+    siblings::RULE,
+    equal_layers::RULE,
+    gains_at_zero::RULE,
+    variance::RULE,
+    missing::RULE,
+    promised::RULE,
+    architecture::RULE,
+    refused::RULE,
+    contradiction::RULE,
 ];
 
-/// One rule.
-enum Rule {
-    /// It looks at any tensor, whether it was measured or not.
+/// Takes what a rule says of the tensor at a place.
+type Tell<'t> = &'t mut dyn FnMut(usize, Option<Ruling>);
+
+/// What a rule looks at.
+enum Check {
+    /// Any tensor, whether it was measured or not.
     Tensor(fn(&TensorRecord) -> Option<Ruling>),
-    /// It looks at the elements of weights and of optimizer state.
-    Elements(fn(&Stats) -> Option<Ruling>),
-    /// It looks at a matrix, or what has more dimensions, of real weights.
+    /// The elements of a tensor.
+    Elements(fn(&TensorRecord, &Stats) -> Option<Ruling>),
+    /// A matrix, or what has more dimensions, of real weights.
     Matrix(fn(&Matrix<'_>, &Thresholds) -> Option<Ruling>),
+    /// All tensors together. It tells of which one it says something.
+    Network(fn(&Network<'_>, Tell<'_>)),
+    /// All tensors together. What it says is of the whole.
+    Whole(fn(&Network<'_>) -> Vec<Ruling>),
 }
 
 /// What a rule says. Without a verdict, that the tensor cannot be judged.
-pub(super) struct Ruling {
-    verdict: Option<Verdict>,
-    finding: Finding,
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Ruling {
+    pub verdict: Option<Verdict>,
+    pub finding: Finding,
 }
 
 impl Ruling {
@@ -52,8 +117,9 @@ impl Ruling {
 }
 
 /// The measurements of a weight that has the shape of a matrix, or more dimensions.
-pub(super) struct Matrix<'t> {
+pub(crate) struct Matrix<'t> {
     tensor: &'t TensorRecord,
+    stats: &'t Stats,
     ternary: Option<&'t Ternary>,
     std: f64,
     min: f64,
@@ -67,26 +133,110 @@ impl<'t> Matrix<'t> {
         let stats = tensor.stats.as_ref()?;
         let real = !tensor.dtype.is_integer() && tensor.dtype != DType::Bool;
         let dims = tensor.shape.iter().filter(|&&d| d > 1).count();
-        let matrix = tensor.group == Group::Weights && tensor.shape.len() >= 2 && dims > 0;
+        let is_weight =
+            tensor.group == Group::Weights && (tensor.role.is_matrix() || tensor.ternary.is_some());
+        let matrix = is_weight && tensor.shape.len() >= 2 && dims > 0;
         (real && matrix && stats.count >= 2).then_some(())?;
         let (std, min, max) = (stats.std?, stats.min?, stats.max?);
-        Some(Matrix { tensor, ternary: tensor.ternary.as_ref(), std, min, max })
+        Some(Matrix { tensor, stats, ternary: tensor.ternary.as_ref(), std, min, max })
+    }
+
+    fn role(&self) -> Role {
+        self.tensor.role
+    }
+
+    /// Whether it multiplies activations as it stands: no table, no factor of an adapter, no codes.
+    fn is_plain(&self) -> bool {
+        self.ternary.is_none()
+            && matches!(self.role(), Role::Matrix | Role::Convolution | Role::Head | Role::Router)
+    }
+
+    /// Whether all of it is one value.
+    fn is_constant(&self) -> bool {
+        self.min == self.max
     }
 }
 
-/// Judges one tensor. `None` for a verdict where health is not judged: optimizer state, other tensors, vectors
-/// that hold only finite numbers, and whatever was not measured. Ternary codes whose scale is lost are judged dead
-/// or, with that finding, not at all.
-pub fn judge_tensor(tensor: &TensorRecord, thresholds: &Thresholds) -> (Option<Verdict>, Option<Finding>) {
-    let elements = tensor.stats.as_ref().filter(|_| tensor.group != Group::Other);
-    let matrix = Matrix::of(tensor);
-    let ruling = RULES.iter().find_map(|rule| match rule {
-        Rule::Tensor(rule) => rule(tensor),
-        Rule::Elements(rule) => rule(elements?),
-        Rule::Matrix(rule) => rule(matrix.as_ref()?, thresholds),
-    });
-    match ruling {
-        Some(Ruling { verdict, finding }) => (verdict, Some(finding)),
-        None => (matrix.map(|_| Verdict::Healthy), None),
+/// What is said of one tensor.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Judgement {
+    /// How it is judged; `None` where its health is not judged.
+    pub verdict: Option<Verdict>,
+    /// Why it is not healthy, or not judged, worst first.
+    pub findings: Vec<Finding>,
+}
+
+/// Findings that are kept of one tensor.
+const KEPT: usize = 4;
+
+impl Judgement {
+    /// Of `tensor`, of which `rulings` are all.
+    fn of(tensor: &TensorRecord, mut rulings: Vec<Ruling>) -> Self {
+        // What begins at zero may be of one value, and what is of one value is small and has equal rows for that reason.
+        if rulings.iter().any(|r| r.finding == Finding::Untrained) {
+            rulings.retain(|r| !matches!(r.finding, Finding::Constant { .. }));
+        }
+        let whole =
+            |r: &Ruling| matches!(r.finding, Finding::Constant { .. } | Finding::Untrained | Finding::Empty);
+        if let Some(decided) = rulings.iter().position(whole) {
+            let decided = rulings.swap_remove(decided);
+            rulings.retain(|r| matches!(r.finding, Finding::Damaged { .. } | Finding::NotFinite { .. }));
+            rulings.push(decided);
+        }
+        rulings.sort_by_key(|r| std::cmp::Reverse(r.verdict));
+        let verdict = match rulings.first() {
+            Some(worst) => worst.verdict,
+            None => Matrix::of(tensor).map(|_| Verdict::Healthy),
+        };
+        rulings.truncate(KEPT);
+        Judgement { verdict, findings: rulings.into_iter().map(|r| r.finding).collect() }
     }
+}
+
+fn rulings(tensor: &TensorRecord, thresholds: &Thresholds) -> Vec<Ruling> {
+    let elements = tensor.stats.as_ref();
+    let matrix = Matrix::of(tensor);
+    let ask = |rule: &Rule| match rule.check {
+        Check::Tensor(check) => check(tensor),
+        Check::Elements(check) => check(tensor, elements?),
+        Check::Matrix(check) => check(matrix.as_ref()?, thresholds),
+        Check::Network(_) | Check::Whole(_) => None,
+    };
+    RULES.iter().filter_map(ask).collect()
+}
+
+/// Judges one tensor by itself. No verdict where health is not judged: optimizer state, other tensors, vectors that hold
+/// only finite numbers, and whatever was not measured. Ternary codes whose scale is lost are judged dead or, with
+/// that finding, not at all.
+pub fn judge_tensor(tensor: &TensorRecord, thresholds: &Thresholds) -> Judgement {
+    Judgement::of(tensor, rulings(tensor, thresholds))
+}
+
+/// Judges every tensor of `record`, by itself and among the others, and the whole. `thresholds` are each tensor's.
+pub fn judgements<'r>(
+    record: &'r CheckpointRecord,
+    thresholds: &dyn Fn(&'r TensorRecord) -> Thresholds,
+) -> (Vec<Judgement>, Judgement) {
+    let network = Network::of(record);
+    let mut of_tensors: Vec<Vec<Ruling>> =
+        record.tensors.iter().map(|tensor| rulings(tensor, &thresholds(tensor))).collect();
+    let mut of_whole = Vec::new();
+    for rule in &RULES {
+        match rule.check {
+            Check::Network(check) => check(&network, &mut |i, ruling| of_tensors[i].extend(ruling)),
+            Check::Whole(check) => of_whole.extend(check(&network)),
+            _ => {}
+        }
+    }
+    let of_tensors: Vec<Judgement> = record
+        .tensors
+        .iter()
+        .zip(of_tensors)
+        .map(|(tensor, rulings)| Judgement::of(tensor, rulings))
+        .collect();
+    let worst =
+        of_whole.iter().filter_map(|r| r.verdict).chain(of_tensors.iter().filter_map(|j| j.verdict)).max();
+    let findings = of_whole.into_iter().map(|r| r.finding).collect();
+    (of_tensors, Judgement { verdict: worst, findings })
 }

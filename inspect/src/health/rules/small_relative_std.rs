@@ -1,16 +1,23 @@
 //! Any other matrix, by its standard deviation against 1 / sqrt(fan_in), which the usual initializations give.
 
-use super::{Rule, Ruling};
+use super::{Check, Rule, Ruling};
 use crate::verdict::{Finding, Verdict, relative_std};
 
-pub(super) const RULE: Rule = Rule::Matrix(|matrix, thresholds| {
-    if matrix.ternary.is_some() {
-        return None;
-    }
-    let (levels, std) = (&thresholds.relative, matrix.std);
-    let relative = relative_std(matrix.tensor).unwrap_or(std);
-    match levels.judge(relative) {
-        Verdict::Healthy => None,
-        worse => Ruling::new(worse, Finding::SmallRelativeStd { std, relative, bound: levels.bound(worse) }),
-    }
-});
+pub(super) const RULE: Rule = Rule {
+    name: "small-relative-std",
+    summary: "A matrix is smaller than its fan-in lets expect.",
+    check: Check::Matrix(|matrix, thresholds| {
+        if matrix.ternary.is_some() {
+            return None;
+        }
+        let levels = thresholds.levels(matrix.tensor)?;
+        let std = matrix.std;
+        let relative = relative_std(matrix.tensor).unwrap_or(std);
+        match levels.judge(relative) {
+            Verdict::Healthy => None,
+            worse => {
+                Ruling::new(worse, Finding::SmallRelativeStd { std, relative, bound: levels.bound(worse) })
+            }
+        }
+    }),
+};

@@ -1,0 +1,18 @@
+//! Files of one set that say different things: an index that names other tensors or files than there are, a tensor in two
+//! shards, shards that no index names.
+
+use super::{Check, Rule, Ruling};
+use crate::verdict::{Finding, Verdict};
+
+pub(super) const RULE: Rule = Rule {
+    name: "contradiction",
+    summary: "The index and the shards of a set disagree, or files are there that no index names.",
+    check: Check::Whole(|network| {
+        let notices = network.record.notices.iter().filter(|notice| !notice.refused);
+        notices
+            .filter_map(|n| {
+                Ruling::new(Verdict::Corrupt, Finding::Contradiction { kind: n.kind, what: n.text.clone() })
+            })
+            .collect()
+    }),
+};

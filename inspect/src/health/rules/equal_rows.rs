@@ -1,0 +1,28 @@
+//! Rows that are equal compute the same: symmetry that initialization never broke, or that something restored. Rows of new
+//! tokens are often made equal, as a mean of the others.
+
+use super::{Check, Rule, Ruling};
+use crate::meaning::role::Role;
+use crate::verdict::{Finding, Verdict};
+
+const MANY: f64 = 0.25;
+const MANY_TOKENS: f64 = 0.9;
+/// Fewer rows are no evidence.
+const ENOUGH: u64 = 16;
+
+pub(super) const RULE: Rule = Rule {
+    name: "equal-rows",
+    summary: "Many rows of a matrix are equal to others.",
+    check: Check::Matrix(|matrix, _| {
+        let structure = matrix.tensor.structure.as_ref()?;
+        let nonzero = structure.sampled_rows - structure.zero_rows;
+        let many = match matrix.role() {
+            Role::Matrix | Role::Convolution | Role::Router if matrix.ternary.is_none() => MANY,
+            Role::Embedding | Role::Head => MANY_TOKENS,
+            _ => return None,
+        };
+        let share = structure.equal_rows as f64 / nonzero as f64;
+        (nonzero >= ENOUGH && share >= many)
+            .then(|| Ruling::new(Verdict::Dead, Finding::EqualRows { share }))?
+    }),
+};

@@ -1,0 +1,35 @@
+//! Scales of MXFP4 that are saved as bytes: an exponent each, of which 255 is NaN. Codes beside them tell that they are
+//! such scales.
+
+use std::collections::HashMap;
+
+use super::{Check, Network, Rule, Ruling, Tell};
+use crate::DType;
+use crate::meaning::role::Role;
+use crate::verdict::{Finding, Verdict};
+
+/// What ends the names of scales and of the codes that they belong to.
+const PAIRS: [(&str, &str); 2] = [("_scales", "_blocks"), (".weight_scale", ".weight_packed")];
+const NAN: f64 = 255.0;
+
+pub(super) const RULE: Rule =
+    Rule { name: "nan-scale", summary: "A scale of MXFP4 codes is NaN.", check: Check::Network(check) };
+
+fn check(network: &Network<'_>, found: Tell<'_>) {
+    let tensors = &network.record.tensors;
+    let suspects = tensors.iter().enumerate().filter(|(_, t)| {
+        let largest = t.stats.as_ref().and_then(|s| s.max);
+        t.dtype == DType::U8 && t.role == Role::Scale && largest == Some(NAN)
+    });
+    let mut bytes: Option<HashMap<&str, DType>> = None;
+    for (i, tensor) in suspects {
+        let bytes = bytes.get_or_insert_with(|| tensors.iter().map(|t| (t.name.as_str(), t.dtype)).collect());
+        let are_its_codes = |(scale, codes): &(&str, &str)| {
+            let base = tensor.name.strip_suffix(scale)?;
+            Some(bytes.get(format!("{base}{codes}").as_str()) == Some(&DType::U8))
+        };
+        if PAIRS.iter().filter_map(are_its_codes).any(|are| are) {
+            found(i, Ruling::new(Verdict::Corrupt, Finding::NanScale));
+        }
+    }
+}

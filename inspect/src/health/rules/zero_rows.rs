@@ -1,0 +1,36 @@
+//! Rows or columns of zeros: outputs that are always the same, inputs that are ignored. Tables have rows that nothing ever
+//! looked up: padding, and vocabularies that are longer than the tokenizer's.
+
+use super::{Check, Rule, Ruling};
+use crate::meaning::role::Role;
+use crate::verdict::{Finding, Verdict};
+
+/// Shares of rows, or columns, from which a matrix is weak and dead.
+const SOME: f64 = 0.1;
+const MOST: f64 = 0.5;
+/// Of tables, rows that may be zero.
+const UNUSED: f64 = 0.75;
+/// Fewer rows or columns are no evidence.
+const ENOUGH: u64 = 16;
+
+pub(super) const RULE: Rule = Rule {
+    name: "zero-rows",
+    summary: "Many rows or columns of a float matrix are zero.",
+    check: Check::Matrix(|matrix, _| {
+        let structure = matrix.tensor.structure.as_ref()?;
+        let rows = structure.sampled_rows;
+        let cols: u64 = matrix.tensor.shape[1..].iter().product();
+        let (some, most) = match matrix.role() {
+            Role::Matrix | Role::Router | Role::Convolution if matrix.ternary.is_none() => (SOME, MOST),
+            Role::Embedding | Role::Head => (UNUSED, UNUSED),
+            _ => return None,
+        };
+        let share = |of: u64, all: u64| if all >= ENOUGH { of as f64 / all as f64 } else { 0.0 };
+        let of_rows = share(structure.zero_rows.max(structure.faint_rows), rows);
+        let of_cols = share(structure.zero_cols, cols);
+        let worst = of_rows.max(of_cols);
+        let verdict = if worst >= most { Verdict::Dead } else { Verdict::Weak };
+        (worst >= some)
+            .then(|| Ruling::new(verdict, Finding::ZeroRows { rows: of_rows, columns: of_cols }))?
+    }),
+};

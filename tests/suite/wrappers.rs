@@ -1,0 +1,67 @@
+//! One network under the names that training and saving give it: it is compared with itself whatever wraps it.
+
+use ckpt_kit::peers;
+use serde_json::Value;
+
+use crate::program;
+
+/// The same weights eight times, as PyTorch and its trainers save them, and once moved by a step.
+const WRITE: &str = r#"
+import sys, torch, copy
+from pathlib import Path
+folder = Path(sys.argv[1])
+torch.manual_seed(0)
+net = torch.nn.Sequential()
+net.add_module("encoder", torch.nn.Linear(32, 64))
+net.add_module("norm", torch.nn.LayerNorm(64))
+net.add_module("head", torch.nn.Linear(64, 16))
+plain = net.state_dict()
+under = lambda prefix: {prefix + key: value for key, value in plain.items()}
+moved = {key: value * 1.5 for key, value in plain.items()}
+save = lambda what, name: torch.save(what, folder / f"{name}.pt")
+save(plain, "plain")
+save({"model": plain, "step": 7}, "model")
+save({"state_dict": torch.nn.DataParallel(net).state_dict()}, "parallel")
+save({"state_dict": under("model."), "callbacks": {}, "epoch": 1}, "lightning")
+save(under("_orig_mod."), "compiled")
+save({"model_state_dict": under("module._orig_mod.")}, "both")
+save({"model": plain, "ema": moved}, "averaged")
+save(net, "whole")
+save({"state_dict": {"model." + key: value for key, value in moved.items()}}, "moved")
+"#;
+
+const SAME: [&str; 7] = ["model", "parallel", "lightning", "compiled", "both", "averaged", "whole"];
+
+#[test]
+fn a_network_is_itself_under_every_wrapper() {
+    let Some(python) = peers::python(&["torch"]) else { return };
+    let program = program().in_its_folder();
+    python.code(WRITE, &[program.folder()]);
+    for name in SAME {
+        let other = format!("{name}.pt");
+        let arguments =
+            ["diff", "plain.pt", &other, "--group", "weights", "--values-only", "--all", "--format", "json"];
+        let found: Value = program.run(&arguments).json();
+        let tensors = found["tensors"].as_array().unwrap();
+        let same = tensors.iter().filter(|t| t["status"] == "same").count();
+        assert_eq!(same, 6, "{name}: {found}");
+        assert!(
+            tensors
+                .iter()
+                .all(|t| t["status"] == "same" || t["b"]["name"].as_str().unwrap().starts_with("ema."))
+        );
+        // A moving average beside it is more than the first has.
+        program.run(&["verify", "plain.pt", &other]).exits(i32::from(name == "averaged"));
+        for pair in [["plain.pt", &other], [&other, "plain.pt"]] {
+            let allowed = if name == "averaged" && pair[1] == other { 1 } else { 0 };
+            program.run(&["gate", pair[0], "--baseline", pair[1]]).exits(allowed);
+        }
+    }
+    program.run(&["verify", "plain.pt", "moved.pt"]).exits(1).says(&["6 differ"]);
+    let found = program.run(&["gate", "moved.pt", "--baseline", "model.pt", "--max-shrink", "1"]).exits(0);
+    assert!(!found.out().contains("vanished"));
+    program
+        .run(&["gate", "model.pt", "--baseline", "moved.pt", "--max-shrink", "1.2"])
+        .exits(1)
+        .says(&["std-shrunk"]);
+}
