@@ -155,8 +155,8 @@ fn style(checkpoint: &Checkpoint) -> Option<Style> {
     names::style_of(checkpoint.tensors.iter().map(|t| t.name.as_str()))
 }
 
-/// The weights of `checkpoint` by the names that all styles and wrappers share, those it says are tied included. Where
-/// several state dicts make a name ambiguous, full names stand.
+/// The weights of `checkpoint` by the names that all styles and wrappers share, including those recorded as tied. If
+/// several state dicts make a name ambiguous, full names are used.
 fn weights(checkpoint: &Checkpoint) -> Vec<(String, usize)> {
     let mut all: Vec<(String, usize)> = checkpoint
         .tensors

@@ -125,7 +125,7 @@ pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
         );
         fault(DamageKind::CutShort, what);
     } else if end < available {
-        let text = format!("{} bytes follow the last tensor", available - end);
+        let text = bytes_that(available - end, "follow") + " the last tensor";
         contents.notices.push(Notice::new(NoticeKind::Surplus, text).refused());
     }
     placed.sort_by_key(|(range, _)| *range);
@@ -147,7 +147,7 @@ pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
         reached = reached.max(stop);
     }
     if gap > 0 {
-        let text = format!("{gap} bytes between its tensors belong to none");
+        let text = format!("{gap} bytes between its tensors belong to no tensor");
         contents.notices.push(Notice::new(NoticeKind::Hole, text).refused());
     }
     contents.faults = faults;
@@ -164,7 +164,7 @@ fn is_text(metadata: &serde_json::Value) -> bool {
     }
 }
 
-/// `__metadata__` holds strings alone, so a config is put there as JSON text; such texts become the values they say.
+/// `__metadata__` holds only strings, so a config is stored there as JSON text; such text is parsed.
 fn nested(metadata: Value) -> Value {
     let Value::Dict(entries) = metadata else { return metadata };
     let parse = |value| match value {
