@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use ckpt_convert::names::Style;
 use ckpt_convert::quant::Quant;
-use ckpt_convert::{Control, Gguf, Options, Plan, Target};
+use ckpt_convert::{Control, Gguf, Note, Options, Plan, Remedy, Target};
 use ckpt_inspect::DType;
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
