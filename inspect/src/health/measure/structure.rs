@@ -242,10 +242,9 @@ fn rank(mut gram: Vec<Vec<f64>>) -> Option<u64> {
         }
         let pivot = (0..n).max_by(|&a, &b| gram[a][a].total_cmp(&gram[b][b]))?;
         let (column, by): (Vec<f64>, f64) = (gram[pivot].clone(), gram[pivot][pivot]);
-        for i in 0..n {
-            for j in 0..n {
-                gram[i][j] -= column[i] * column[j] / by;
-            }
+        for (row, &own) in gram.iter_mut().zip(&column) {
+            let factor = own / by;
+            row.iter_mut().zip(&column).for_each(|(g, other)| *g -= factor * other);
         }
     }
     Some(n as u64)
