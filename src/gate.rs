@@ -20,8 +20,8 @@ use crate::{Failure, exit, terminal};
 
 /// Refuse checkpoints that are not good enough: for CI, pre-commit hooks and scripts.
 ///
-/// By default every weight must be healthy or still as it begins by design, nothing missing or corrupt, every recorded checksum right. A ./ckpt.toml says
-/// otherwise, and options say otherwise again.
+/// By default every weight must be healthy or untrained (zero as initialised by design), nothing may be missing or corrupt,
+/// and every recorded checksum must match. A ./ckpt.toml changes that, and options override both.
 /// Exit codes: 0 all pass; 1 some are refused; 2 wrong usage or policy; 3 some cannot be read or are damaged;
 /// 4 a report cannot be written.
 #[derive(clap::Args)]
@@ -35,7 +35,7 @@ pub struct Args {
     /// Which weights decide: all of them, or only those of ternary layers and those called *_proj.
     #[arg(long, value_name = "SCOPE")]
     scope: Option<ScopeArg>,
-    /// Refuse what is still zero as it begins by design, such as the B factors of an adapter that was not trained.
+    /// Refuse untrained weights: zero as initialised by design, such as the B factors of a new adapter.
     #[arg(long)]
     require_trained: bool,
     /// Smallest share of the judged tensors that must be healthy; weak ones pass then, unless --allow says otherwise.
@@ -44,16 +44,16 @@ pub struct Args {
     /// How many of the judged tensors may be dead.
     #[arg(long, value_name = "COUNT")]
     max_dead: Option<u64>,
-    /// The training step that every checkpoint must be of.
+    /// The training step that every checkpoint must have.
     #[arg(long, value_name = "STEP")]
     require_step: Option<u64>,
     /// The training step that every checkpoint must have reached.
     #[arg(long, value_name = "STEP")]
     min_step: Option<u64>,
-    /// Leave out tensors whose name matches; may be repeated.
+    /// Do not judge tensors whose name matches; may be repeated.
     #[arg(long, value_name = "GLOB")]
     ignore: Vec<String>,
-    /// A checkpoint that none may be worse than.
+    /// A checkpoint to compare with: none may be worse.
     #[arg(long, value_name = "CHECKPOINT")]
     baseline: Option<PathBuf>,
     /// By what factor the std of a weight matrix may fall below the baseline's [default: 2].
@@ -67,11 +67,11 @@ pub struct Args {
     #[cfg(feature = "diagnose")]
     #[arg(long)]
     diagnose: bool,
-    /// With --diagnose, the models' tokenizer; by default the one beside each checkpoint.
+    /// With --diagnose, the models' tokenizer; by default the one next to each checkpoint.
     #[cfg(feature = "diagnose")]
     #[arg(long, value_name = "FILE", requires = "diagnose")]
     tokenizer: Option<PathBuf>,
-    /// Do not compare storages with the CRC-32 that the file records. Unchanged files are then answered from the
+    /// Do not check storages against the CRC-32 recorded in the file. Measurements of unchanged files then come from the
     /// cache.
     #[arg(long)]
     no_checksum: bool,
@@ -122,7 +122,7 @@ fn also(text: &str) -> Result<(Format<Outcome>, PathBuf), String> {
     Ok((format, file.into()))
 }
 
-/// With --diagnose, adds what the gate has against the model's writing.
+/// With --diagnose, adds the diagnosis steps that failed.
 #[cfg(feature = "diagnose")]
 fn diagnosed(args: &Args, mut checked: Checked, path: &Path, record: &CheckpointRecord) -> Checked {
     if args.diagnose {
@@ -236,7 +236,11 @@ fn baseline(path: &Path, options: &LoadOptions) -> Result<Result<CheckpointRecor
         |why: &str| Ok(Err(gate::unreadable(path.display().to_string(), &format!("as the baseline: {why}"))));
     let mut loaded = records(&[path.to_path_buf()], options)?;
     if loaded.len() != 1 {
-        let message = format!("--baseline {}: {} checkpoints; name one", path.display(), loaded.len());
+        let message = format!(
+            "--baseline {}: there are {} checkpoints; name one of them",
+            path.display(),
+            loaded.len()
+        );
         return Err(Failure::usage(message));
     }
     match loaded.pop() {

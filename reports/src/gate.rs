@@ -108,7 +108,7 @@ impl Rule {
             Rule::NothingJudged => ("nothing-judged", "No weight matrix could be judged."),
             Rule::NotMeasured => ("not-measured", "Weight matrices are of a type that is not measured."),
             Rule::Incomplete => {
-                ("incomplete", "Layers or weights are not there that the others or config.json promise.")
+                ("incomplete", "Layers or weights are missing that the other layers or config.json imply.")
             }
             Rule::Contradiction => (
                 "contradiction",
@@ -123,7 +123,7 @@ impl Rule {
             Rule::UnhealthyTensor => ("unhealthy-tensor", "A weight matrix is worse than allowed."),
             Rule::TooManyDead => ("too-many-dead", "More weight matrices are dead than allowed."),
             Rule::TooFewHealthy => ("too-few-healthy", "Fewer weight matrices are healthy than required."),
-            Rule::TensorVanished => ("tensor-vanished", "A weight of the baseline is not there."),
+            Rule::TensorVanished => ("tensor-vanished", "A weight of the baseline is missing."),
             Rule::ShapeChanged => ("shape-changed", "A weight has another shape than in the baseline."),
             Rule::StdShrunk => {
                 ("std-shrunk", "The standard deviation of a weight matrix fell too far below the baseline's.")
@@ -461,7 +461,9 @@ fn whole(checked: &mut Checked, record: &CheckpointRecord, judged: &[Judged<'_>]
     let wrong_step = |required: u64, words: &str| {
         let message = match record.step {
             Some(step) => format!("step {step}; {words} {required} is required"),
-            None => format!("neither the file nor its name tells its step; {words} {required} is required"),
+            None => {
+                format!("its step is neither in the file nor in its name; {words} {required} is required")
+            }
         };
         let step = record.step.map(|s| s as f64);
         Finding::new(Rule::WrongStep, message).against(step, Some(required as f64))
@@ -488,7 +490,10 @@ fn whole(checked: &mut Checked, record: &CheckpointRecord, judged: &[Judged<'_>]
     let lost: Vec<&Judged<'_>> = judged.iter().filter(|j| scale_is_lost(j)).collect();
     if let Some(first) = lost.first() {
         let count = plural(lost.len(), "ternary matrix");
-        let message = format!("scale lost, so only told dead or not: {count}, such as {}", first.tensor.name);
+        let message = format!(
+            "scale lost, so these could only be checked for being dead: {count}, such as {}",
+            first.tensor.name
+        );
         findings.push(Finding::new(Rule::NotMeasured, message));
     }
     // Of weights whose role is not known NaN and values beyond reason are looked for, and of vectors NaN.
@@ -499,7 +504,7 @@ fn whole(checked: &mut Checked, record: &CheckpointRecord, judged: &[Judged<'_>]
     let looked_at = checked.judged > 0 || checked.companion || judged.iter().any(measured);
     if !looked_at && !record.damaged {
         let message = match record.tensors.len() {
-            0 => "it holds no tensors".to_string(),
+            0 => "it contains no tensors".to_string(),
             _ if judged.is_empty() => "all of its tensors are ignored".to_string(),
             _ => "none of its tensors is a weight matrix that can be judged".to_string(),
         };

@@ -22,7 +22,7 @@ use globset::GlobMatcher;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// What a checkpoint must be to pass. The default lets only what is healthy through.
+/// What a checkpoint must be to pass. By default, only healthy and untrained weights pass.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
@@ -121,7 +121,7 @@ impl TensorPolicy {
 #[non_exhaustive]
 pub struct BaselinePolicy {
     /// By what factor the std of a weight matrix may fall: 2 unless given. Over 1 000 steps of a healthy run of the
-    /// student model it fell by at most 1.23; over 500 steps of one that collapsed, by 2.7.
+    /// bitnet-student model it fell by at most 1.23; over 500 steps of one that collapsed, by 2.7.
     #[serde(deserialize_with = "factor")]
     pub max_shrink: f64,
     /// Share of a ternary matrix's rows, and of its columns, that may have died: 0 unless given.
@@ -139,7 +139,7 @@ impl Default for BaselinePolicy {
     }
 }
 
-/// A glob over tensor names; `*` crosses dots. It matches a name as it stands in the file or without the key of its
+/// A glob over tensor names; `*` crosses dots. It matches a name as in the file or without the key of its
 /// state dict.
 #[derive(Clone, Debug)]
 pub struct Pattern {

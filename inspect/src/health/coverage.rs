@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::record::{CheckpointRecord, TensorRecord};
 use crate::tensor::Group;
 
-/// How many matrices and parameters the verdict of a checkpoint speaks of.
+/// How many matrices and parameters the verdict of a checkpoint covers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Coverage {
@@ -49,7 +49,7 @@ pub enum Reason {
     Codes,
     /// Its scale is lost, so that its size is not known.
     ScaleLost,
-    /// What it is for is not known.
+    /// Its role is unknown.
     Unknown,
 }
 

@@ -52,7 +52,7 @@ const MAX_REREAD: u64 = 64;
 /// and this many bytes more.
 const FREE_READ: u64 = 512 << 20;
 
-/// Describes and measures `checkpoint`, in parallel over its tensors. `progress` is told of bytes as they are done.
+/// Describes and measures `checkpoint`, in parallel over its tensors. `progress` is called with the bytes done.
 /// Verdicts are left to [`crate::judge`].
 pub fn describe(
     checkpoint: &Checkpoint,
@@ -234,7 +234,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// `Damaged` when its bytes cannot be read, `Unsupported` for complex elements and block formats that are
-    /// named but not decoded.
+    /// listed but not decoded.
     pub fn measure(&self, tensor: &TensorInfo, histogram: bool) -> Result<(Stats, Option<Ternary>)> {
         self.measure_inner(tensor, histogram)
             .map(|measured| (measured.stats, measured.ternary))
@@ -256,7 +256,7 @@ impl Checkpoint {
         if let Some(sparse) = &tensor.sparse {
             if sparse.layout == SparseLayout::Coo && lists_twice(self, tensor, sparse)? {
                 return Err(Error::unsupported(
-                    "elements listed more than once, which are to be added up first",
+                    "elements listed more than once, which have to be summed first",
                 ));
             }
             let mut measured = self.measure_inner(&sparse.values, histogram)?;
@@ -296,7 +296,7 @@ impl Checkpoint {
     }
 }
 
-/// Row length of a matrix: what multiplies one output. Convolutions and their kin count as [out, in...].
+/// Row length of a matrix: what multiplies one output. Convolutions count as [out, in...].
 fn matrix_cols(shape: &[usize]) -> Option<usize> {
     let cols = shape.get(1..)?.iter().try_fold(1usize, |n, &d| n.checked_mul(d))?;
     (shape.len() >= 2 && cols > 0).then_some(cols)

@@ -205,7 +205,7 @@ pub(crate) fn relative_std(tensor: &TensorRecord) -> Option<f64> {
 pub enum Finding {
     /// Its bytes cannot be read.
     Damaged {
-        /// What class of damage it is.
+        /// The kind of damage.
         fault: DamageKind,
         /// What is wrong, in words.
         what: String,
@@ -231,7 +231,7 @@ pub enum Finding {
         /// The share from which it is dead.
         bound: f64,
     },
-    /// Its codes are there without the scale that they are to be multiplied by.
+    /// The scale of its codes is missing.
     ScaleLost,
     /// It is smaller than a matrix that a BitLinear uses should be.
     SmallStd {
@@ -285,7 +285,7 @@ pub enum Finding {
         /// Their share.
         share: f64,
     },
-    /// Its rows go in one direction, or hardly more.
+    /// Its rows lie in one direction, or in few.
     OneDirection {
         /// (Σσ²)² / Σσ⁴ of some of its rows.
         effective: f64,
@@ -308,19 +308,19 @@ pub enum Finding {
     },
     /// Its gains are all zero, and those of other layers are not.
     GainsAtZero,
-    /// A mean of squares is negative, or beyond all reason.
+    /// A mean of squares is negative or implausibly large.
     ImpossibleVariance {
         /// That value.
         value: f64,
     },
-    /// It is larger than its fan-in lets expect.
+    /// It is larger than usual for its fan-in.
     LargeRelativeStd {
         /// Its standard deviation.
         std: f64,
         /// std * sqrt(fan_in).
         relative: f64,
     },
-    /// The configuration promises something else than there is.
+    /// The checkpoint contradicts its configuration.
     Promised {
         /// Its key.
         key: String,
@@ -354,14 +354,14 @@ pub enum Finding {
         /// The one it has.
         found: Vec<u64>,
     },
-    /// Weights are not there that others promise.
+    /// Weights are missing that the other layers imply.
     Missing {
         /// How many.
         count: u64,
         /// The first of them: weights, or layers.
         names: Vec<String>,
     },
-    /// It is smaller than its fan-in lets expect.
+    /// It is smaller than usual for its fan-in.
     SmallRelativeStd {
         /// Its standard deviation.
         std: f64,
@@ -481,6 +481,9 @@ pub fn judge(record: &mut CheckpointRecord, thresholds: &Thresholds) {
             .filter_map(|t| Some(format!("{} is {}: {}", t.name, t.verdict?, t.finding.as_ref()?))),
     );
     if worst.len() > NAMED {
-        record.reasons.push(format!("and {} more tensors below healthy", worst.len() - NAMED));
+        record.reasons.push(match worst.len() - NAMED {
+            1 => "and 1 more tensor below healthy".into(),
+            more => format!("and {more} more tensors below healthy"),
+        });
     }
 }
