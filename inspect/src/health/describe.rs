@@ -87,7 +87,7 @@ pub fn describe(
     let found_damaged = tensors
         .iter()
         .zip(&checkpoint.tensors)
-        .any(|(found, told)| found.damage.is_some() && told.damage.is_none());
+        .any(|(found, known)| found.damage.is_some() && known.damage.is_none());
     let mut warnings: Vec<String> =
         checkpoint.warnings.iter().take(WARNINGS).map(|notice| notice.text.clone()).collect();
     let more = checkpoint.warnings.len() - warnings.len();

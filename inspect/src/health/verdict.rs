@@ -442,7 +442,7 @@ impl fmt::Display for Finding {
                 )
             }
             Finding::Missing { count, names } => {
-                write!(f, "not there: {}", names.join(", "))?;
+                write!(f, "missing: {}", names.join(", "))?;
                 match *count as usize - names.len() {
                     0 => Ok(()),
                     more => write!(f, " and {more} more"),

@@ -66,10 +66,10 @@ fn what_a_known_architecture_promises_must_be_there_in_its_shape() {
         whole.iter().filter(|(name, _)| !name.contains(part)).cloned().collect()
     };
     for (part, told) in [
-        ("model.norm", "not there: model.norm.weight"),
-        ("lm_head", "not there: lm_head.weight"),
-        ("mlp.up_proj", "not there: model.layers.0.mlp.up_proj.weight"),
-        ("layers.3.self_attn.k_proj", "not there: model.layers.3.self_attn.k_proj.weight"),
+        ("model.norm", "missing: model.norm.weight"),
+        ("lm_head", "missing: lm_head.weight"),
+        ("mlp.up_proj", "missing: model.layers.0.mlp.up_proj.weight"),
+        ("layers.3.self_attn.k_proj", "missing: model.layers.3.self_attn.k_proj.weight"),
         ("layers.3.", "num_hidden_layers 4, and there are 3"),
     ] {
         answer(&without(part), &config()).exits(1).says(&["incomplete", told]);
