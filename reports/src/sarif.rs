@@ -1,15 +1,9 @@
 //! SARIF 2.1.0 (<https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html>), as code scanning services read
 //! it: every rule described, one result per finding.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde_json::json;
-use serde_sarif::sarif::{
-    ArtifactLocation, Location, LogicalLocation, Message, MultiformatMessageString, PhysicalLocation,
-    PropertyBag, Region, ReportingConfiguration, ReportingDescriptor, Result as SarifResult, ResultLevel,
-    Run, Sarif, Tool, ToolComponent,
-};
+use serde_json::{Map, Value, json};
 
 use ckpt_inspect::scan;
 
@@ -41,127 +35,122 @@ const SCHEMA: &str =
 
 /// The outcome as a SARIF log. `root` is the top of the repository: paths below it become relative URIs.
 pub fn log(outcome: &Outcome, root: Option<&Path>) -> String {
-    let results: Vec<SarifResult> = outcome
+    let rules = Rule::ALL.map(|rule| descriptor(rule.id(), rule.summary(), level(rule.severity())));
+    let results: Vec<Value> = outcome
         .checkpoints
         .iter()
         .flat_map(|checked| checked.findings.iter().map(move |finding| result(checked, finding, root)))
         .collect();
-    document("ckpt gate", Rule::ALL.map(descriptor).to_vec(), results)
+    document("ckpt gate", &rules, &results)
 }
 
 /// What scans found, as a SARIF log; `root` as for [`log`]. Files that could not be scanned are results of the rule
 /// `damaged`.
 pub fn scan_log(scans: &[scan::Scan], root: Option<&Path>) -> String {
-    let rules = scan::Rule::ALL.iter().map(|rule| {
-        ReportingDescriptor::builder()
-            .id(rule.id())
-            .short_description(MultiformatMessageString::builder().text(rule.summary()).build())
-            .default_configuration(
-                ReportingConfiguration::builder().level(json!(scan_level(rule.severity()))).build(),
-            )
-            .build()
-    });
-    let results = scans
+    let rules: Vec<Value> = scan::Rule::ALL
         .iter()
-        .flat_map(|scan| scan.findings.iter().map(move |finding| scan_result(&scan.path, finding, root)));
-    document("ckpt scan", rules.collect(), results.collect())
+        .map(|rule| descriptor(rule.id(), rule.summary(), scan_level(rule.severity())))
+        .collect();
+    let results: Vec<Value> = scans
+        .iter()
+        .flat_map(|scan| scan.findings.iter().map(move |finding| scan_result(&scan.path, finding, root)))
+        .collect();
+    document("ckpt scan", &rules, &results)
 }
 
-fn scan_level(severity: scan::Severity) -> ResultLevel {
+fn level(severity: Severity) -> &'static str {
     match severity {
-        scan::Severity::Dangerous => ResultLevel::Error,
-        scan::Severity::Note => ResultLevel::Note,
-        _ => ResultLevel::Warning,
+        Severity::Error => "error",
+        Severity::Warning => "warning",
     }
 }
 
-fn scan_result(path: &str, finding: &scan::Finding, root: Option<&Path>) -> SarifResult {
-    let mut location = location(path, root);
-    if !finding.member.is_empty() {
-        let logical = LogicalLocation::builder().fully_qualified_name(&finding.member).kind("member").build();
-        location.logical_locations = Some(vec![logical]);
+fn scan_level(severity: scan::Severity) -> &'static str {
+    match severity {
+        scan::Severity::Dangerous => "error",
+        scan::Severity::Note => "note",
+        _ => "warning",
     }
+}
+
+/// The log of one run of `tool`.
+fn document(tool: &str, rules: &[Value], results: &[Value]) -> String {
+    let log = json!({
+        "$schema": SCHEMA,
+        "version": "2.1.0",
+        "runs": [{
+            "tool": { "driver": { "name": tool, "version": env!("CARGO_PKG_VERSION"), "rules": rules } },
+            "results": results,
+        }],
+    });
+    ckpt_inspect::printable_json(&serde_json::to_string_pretty(&log).expect("a log's keys are strings"))
+        + "\n"
+}
+
+/// A rule, as `reportingDescriptor` (section 3.49).
+fn descriptor(id: &str, summary: &str, level: &str) -> Value {
+    json!({
+        "id": id,
+        "shortDescription": { "text": summary },
+        "defaultConfiguration": { "level": level },
+    })
+}
+
+/// Where a file is, and within it a member, as `location` (section 3.28).
+fn location(path: &str, member: Option<&str>, root: Option<&Path>) -> Value {
+    let uri = uri(path, root);
+    let mut place = json!({ "uri": uri });
+    if !uri.starts_with("file:") {
+        place["uriBaseId"] = "%SRCROOT%".into();
+    }
+    // A checkpoint has no lines, but code scanning attaches alerts to one.
+    let mut location = json!({
+        "physicalLocation": { "artifactLocation": place, "region": { "startLine": 1 } },
+    });
+    if let Some(member) = member {
+        location["logicalLocations"] = json!([{ "fullyQualifiedName": member, "kind": "member" }]);
+    }
+    location
+}
+
+fn scan_result(path: &str, finding: &scan::Finding, root: Option<&Path>) -> Value {
     let place = match (finding.member.as_str(), finding.offset) {
         ("", None) => String::new(),
         ("", Some(offset)) => format!("offset {offset}: "),
         (member, None) => format!("{member}: "),
         (member, Some(offset)) => format!("{member}, offset {offset}: "),
     };
-    let index = scan::Rule::ALL.iter().position(|&rule| rule == finding.rule).unwrap_or_default();
+    let member = Some(finding.member.as_str()).filter(|member| !member.is_empty());
     let what = finding.global.as_deref().unwrap_or_default();
-    let fingerprint = format!("{}:{}:{what}", finding.rule.id(), finding.member);
-    SarifResult::builder()
-        .rule_id(finding.rule.id())
-        .rule_index(index as i64)
-        .level(scan_level(finding.severity))
-        .message(Message::builder().text(message(&(place + &finding.message))).build())
-        .locations(vec![location])
-        .partial_fingerprints(BTreeMap::from([("ruleMemberAndImport/v1".to_string(), fingerprint)]))
-        .build()
+    json!({
+        "ruleId": finding.rule.id(),
+        "ruleIndex": scan::Rule::ALL.iter().position(|&rule| rule == finding.rule),
+        "level": scan_level(finding.severity),
+        "message": { "text": message(&(place + &finding.message)) },
+        "locations": [location(path, member, root)],
+        "partialFingerprints": {
+            "ruleMemberAndImport/v1": format!("{}:{}:{what}", finding.rule.id(), finding.member),
+        },
+    })
 }
 
-/// The log of one run of `tool`.
-fn document(tool: &str, rules: Vec<ReportingDescriptor>, results: Vec<SarifResult>) -> String {
-    let driver = ToolComponent::builder().name(tool).version(env!("CARGO_PKG_VERSION")).rules(rules).build();
-    let run = Run::builder().tool(Tool::builder().driver(driver).build()).results(results).build();
-    let log = Sarif::builder().schema(SCHEMA).version(json!("2.1.0")).runs(vec![run]).build();
-    ckpt_inspect::printable_json(&serde_json::to_string_pretty(&log).expect("a log's keys are strings"))
-        + "\n"
-}
-
-fn descriptor(rule: Rule) -> ReportingDescriptor {
-    let level = match rule.severity() {
-        Severity::Error => "error",
-        Severity::Warning => "warning",
-    };
-    ReportingDescriptor::builder()
-        .id(rule.id())
-        .short_description(MultiformatMessageString::builder().text(rule.summary()).build())
-        .default_configuration(ReportingConfiguration::builder().level(json!(level)).build())
-        .build()
-}
-
-/// Where a file is.
-fn location(path: &str, root: Option<&Path>) -> Location {
-    let uri = uri(path, root);
-    let mut place = ArtifactLocation::builder().uri(uri.clone()).build();
-    if !uri.starts_with("file:") {
-        place.uri_base_id = Some("%SRCROOT%".into());
-    }
-    // A checkpoint has no lines; code scanning attaches alerts to one all the same.
-    let physical = PhysicalLocation::builder()
-        .artifact_location(place)
-        .region(Region::builder().start_line(1).build())
-        .build();
-    Location::builder().physical_location(physical).build()
-}
-
-fn result(checked: &Checked, finding: &Finding, root: Option<&Path>) -> SarifResult {
-    let mut location = location(&checked.path, root);
-    if let Some(tensor) = &finding.tensor {
-        let logical = LogicalLocation::builder().fully_qualified_name(tensor).kind("member").build();
-        location.logical_locations = Some(vec![logical]);
-    }
-    let index = Rule::ALL.iter().position(|&rule| rule == finding.rule).unwrap_or_default();
+fn result(checked: &Checked, finding: &Finding, root: Option<&Path>) -> Value {
     // The identity of the finding across runs: not its message, whose numbers change.
     let fingerprint = format!("{}:{}", finding.rule.id(), finding.tensor.as_deref().unwrap_or_default());
-    let mut numbers = BTreeMap::new();
-    for (key, value) in [("measured", finding.measured), ("limit", finding.limit)] {
-        numbers.extend(value.map(|value| (key.to_string(), json!(value))));
-    }
-    let mut result = SarifResult::builder()
-        .rule_id(finding.rule.id())
-        .rule_index(index as i64)
-        .level(match finding.severity {
-            Severity::Error => ResultLevel::Error,
-            Severity::Warning => ResultLevel::Warning,
-        })
-        .message(Message::builder().text(message(&finding.line())).build())
-        .locations(vec![location])
-        .partial_fingerprints(BTreeMap::from([("ruleAndTensor/v1".to_string(), fingerprint)]))
-        .build();
+    let mut result = json!({
+        "ruleId": finding.rule.id(),
+        "ruleIndex": Rule::ALL.iter().position(|&rule| rule == finding.rule),
+        "level": level(finding.severity),
+        "message": { "text": message(&finding.line()) },
+        "locations": [location(&checked.path, finding.tensor.as_deref(), root)],
+        "partialFingerprints": { "ruleAndTensor/v1": fingerprint },
+    });
+    let numbers: Map<String, Value> = [("measured", finding.measured), ("limit", finding.limit)]
+        .into_iter()
+        .filter_map(|(key, value)| Some((key.to_string(), value?.into())))
+        .collect();
     if !numbers.is_empty() {
-        result.properties = Some(PropertyBag::builder().additional_properties(numbers).build());
+        result["properties"] = numbers.into();
     }
     result
 }
