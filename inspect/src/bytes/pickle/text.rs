@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::lossy;
+use super::machine::lossy;
 use crate::{Error, Result};
 
 /// Decimal digits as little-endian two's complement. Like CPython, no more than 4300 of them: the conversion is

@@ -1,6 +1,7 @@
 //! What a pickle would do: its imports and calls in order, followed as far as Python's unpickler would get.
 
-use super::{Id, Machine, NONE, Node, Pickle};
+use super::machine::{Machine, NONE};
+use super::{Id, Node, Pickle};
 use crate::bytes::{ByteSource, Short};
 use crate::{Error, Result};
 

@@ -1,0 +1,538 @@
+//! The machine that a pickle is a program for: its stack, its memo and its opcodes.
+
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::text::{big_decimal, unescape_string, unescape_unicode};
+use super::{Global, Id, Node, Object, Pickle, Seen};
+use crate::bytes::{Short, text as text_of};
+use crate::{Error, Result};
+
+pub(super) const NONE: Id = Id(0);
+const FALSE: Id = Id(1);
+const TRUE: Id = Id(2);
+const EMPTY_TUPLE: Id = Id(3);
+
+/// The machine while it reads.
+pub(super) struct Machine<'a> {
+    pub(super) input: &'a [u8],
+    pub(super) at: usize,
+    pub(super) nodes: Vec<Node<'a>>,
+    pub(super) stack: Vec<Id>,
+    pub(super) marks: Vec<usize>,
+    pub(super) memo: HashMap<u64, Id>,
+    pub(super) globals: Vec<Global>,
+    pub(super) known_globals: HashSet<Global>,
+    /// Bytes that names of globals may still take: one memoized string may be part of many.
+    pub(super) global_bytes_left: usize,
+    /// Offset of the current opcode.
+    pub(super) opcode_at: u64,
+    /// Set when tracing: what the pickle does is recorded, and reading continues wherever Python's would.
+    pub(super) seen: Option<Seen>,
+    /// Length of the whole, of which `input` may be only the first bytes.
+    pub(super) len: u64,
+    /// Set when reading stopped because more bytes are needed than were given.
+    pub(super) short: Option<Short>,
+}
+
+impl<'a> Machine<'a> {
+    pub(super) fn new(input: &'a [u8], len: u64) -> Self {
+        let nodes = vec![Node::None, Node::Bool(false), Node::Bool(true), Node::Tuple(Vec::new())];
+        Machine {
+            input,
+            at: 0,
+            nodes,
+            stack: Vec::new(),
+            marks: Vec::new(),
+            memo: HashMap::new(),
+            globals: Vec::new(),
+            known_globals: HashSet::new(),
+            global_bytes_left: usize::try_from(len)
+                .unwrap_or(usize::MAX)
+                .saturating_mul(16)
+                .saturating_add(1 << 20),
+            opcode_at: 0,
+            seen: None,
+            len,
+            short: None,
+        }
+    }
+
+    /// Follows the opcodes up to STOP, and returns what is on the stack then.
+    pub(super) fn run(&mut self) -> Result<Id> {
+        loop {
+            let start = self.at;
+            let opcode = self
+                .byte()
+                .map_err(|_| Error::damaged("the pickle ends without a STOP opcode").at(start as u64))?;
+            if opcode == b'.' {
+                return self.pop().map_err(|e| e.at(start as u64));
+            }
+            self.step(opcode).map_err(|e| e.at(start as u64))?;
+        }
+    }
+
+    /// What was read so far.
+    pub(super) fn end(self, root: Id) -> Pickle<'a> {
+        Pickle { input: self.input, nodes: self.nodes, root, globals: self.globals, len: self.at }
+    }
+
+    #[rustfmt::skip]
+    fn step(&mut self, opcode: u8) -> Result<()> {
+        self.opcode_at = self.at as u64 - 1;
+        match opcode {
+            // Protocol 0: arguments are lines of text.
+            b'(' => self.marks.push(self.stack.len()),
+            b'0' => self.pop_or_mark()?,
+            b'1' => { self.pop_to_mark()?; }
+            b'2' => { let top = self.top()?; self.stack.push(top); }
+            b'F' => { let v = self.decimal_float()?; self.push(Node::Float(v))?; }
+            b'I' => self.int_line()?,
+            b'L' => self.long_line()?,
+            b'N' => self.stack.push(NONE),
+            b'P' => { let s = lossy(self.line()?); let id = self.add(Node::Str(s))?; self.push(Node::Persistent(id))?; }
+            b'R' => { let args = self.pop()?; let callable = self.pop()?; self.object(callable, args, None)?; }
+            b'S' => { let line = self.line()?; let s = unescape_string(line)?; self.push(Node::Str(s))?; }
+            b'V' => { let s = unescape_unicode(self.line()?); self.push(Node::Str(s))?; }
+            b'a' => { let item = self.pop()?; self.extend(&[item])?; }
+            b'b' => self.build()?,
+            b'c' => { let module = lossy(self.line()?); let name = lossy(self.line()?); self.global(module, name)?; }
+            b'd' => { let items = self.pop_to_mark()?; let pairs = self.pairs(&items)?; self.push(Node::Dict(pairs))?; }
+            b'g' => { let key = self.memo_key_line()?; self.get(key)?; }
+            b'i' => self.inst()?,
+            b'l' => { let items = self.pop_to_mark()?; self.push(Node::List(items))?; }
+            b'p' => { let key = self.memo_key_line()?; self.put(key)?; }
+            b's' => { let value = self.pop()?; let key = self.pop()?; self.set(vec![(key, value)])?; }
+            b't' => { let items = self.pop_to_mark()?; self.push(Node::Tuple(items))?; }
+            // Protocol 1: binary arguments.
+            b')' => self.stack.push(EMPTY_TUPLE),
+            b']' => self.push(Node::List(Vec::new()))?,
+            b'}' => self.push(Node::Dict(Vec::new()))?,
+            b'G' => { let v = f64::from_be_bytes(self.array()?); self.push(Node::Float(v))?; }
+            b'J' => { let v = i32::from_le_bytes(self.array()?); self.push(Node::Int(v.into()))?; }
+            b'K' => { let v = self.byte()?; self.push(Node::Int(v.into()))?; }
+            b'M' => { let v = u16::from_le_bytes(self.array()?); self.push(Node::Int(v.into()))?; }
+            b'Q' => { let id = self.pop()?; self.push(Node::Persistent(id))?; }
+            b'T' => { let n = i32::from_le_bytes(self.array()?); let n = size(n.into())?; self.old_string(n)?; }
+            b'U' => { let n = self.byte()?; self.old_string(n.into())?; }
+            b'X' => { let n = u32::from_le_bytes(self.array()?); self.string(n.into())?; }
+            b'e' => { let items = self.pop_to_mark()?; self.extend(&items)?; }
+            b'h' => { let key = self.byte()?; self.get(key.into())?; }
+            b'j' => { let key = u32::from_le_bytes(self.array()?); self.get(key.into())?; }
+            b'o' => self.obj()?,
+            b'q' => { let key = self.byte()?; self.put(key.into())?; }
+            b'r' => { let key = u32::from_le_bytes(self.array()?); self.put(key.into())?; }
+            b'u' => { let items = self.pop_to_mark()?; let pairs = self.pairs(&items)?; self.set(pairs)?; }
+            // Protocol 2.
+            0x80 => self.proto()?,
+            0x81 => { let args = self.pop()?; let class = self.pop()?; self.object(class, args, None)?; }
+            0x82 => { let code = self.byte()?; self.extension(code.into())?; }
+            0x83 => { let code = u16::from_le_bytes(self.array()?); self.extension(code.into())?; }
+            0x84 => { let code = u32::from_le_bytes(self.array()?); self.extension(code)?; }
+            0x85 => self.tuple(1)?,
+            0x86 => self.tuple(2)?,
+            0x87 => self.tuple(3)?,
+            0x88 => self.stack.push(TRUE),
+            0x89 => self.stack.push(FALSE),
+            0x8a => { let n = self.byte()?; self.long(n.into())?; }
+            0x8b => { let n = i32::from_le_bytes(self.array()?); let n = size(n.into())?; self.long(n)?; }
+            // Protocol 3.
+            b'B' => { let n = u32::from_le_bytes(self.array()?); self.bytes(n.into())?; }
+            b'C' => { let n = self.byte()?; self.bytes(n.into())?; }
+            // Protocol 4.
+            0x8c => { let n = self.byte()?; self.string(n.into())?; }
+            0x8d => { let n = u64::from_le_bytes(self.array()?); self.string(n)?; }
+            0x8e | 0x96 => { let n = u64::from_le_bytes(self.array()?); self.bytes(n)?; }
+            0x8f => self.push(Node::Set(Vec::new()))?,
+            0x90 => { let items = self.pop_to_mark()?; self.extend(&items)?; }
+            0x91 => { let items = self.pop_to_mark()?; self.push(Node::Set(items))?; }
+            0x92 => {
+                let kwargs = self.pop()?; let args = self.pop()?; let class = self.pop()?;
+                self.object(class, args, Some(kwargs))?;
+            }
+            0x93 => self.stack_global()?,
+            0x94 => { let key = self.memo.len() as u64; self.put(key)?; }
+            0x95 => self.frame()?,
+            // Protocol 5 (0x96, BYTEARRAY8, is above).
+            0x97 => self.push(Node::Buffer)?,
+            0x98 => { self.top()?; }
+            other => return Err(Error::damaged(format!("unknown pickle opcode {other:#04x}"))
+                .hint("the file is not a pickle, or is damaged at this point")),
+        }
+        Ok(())
+    }
+
+    pub(super) fn is_traced(&self) -> bool {
+        self.seen.is_some()
+    }
+
+    pub(super) fn note(&mut self, note: impl FnOnce(&mut Seen, u64)) {
+        if let Some(seen) = &mut self.seen {
+            note(seen, self.opcode_at);
+        }
+    }
+
+    /// Bytes that exist from here on, given or not.
+    pub(super) fn left(&self) -> u64 {
+        self.len - self.at as u64
+    }
+
+    /// Makes sure that the next `n` bytes were given.
+    pub(super) fn have(&mut self, n: u64) -> Result<()> {
+        if n > (self.input.len() - self.at) as u64 {
+            let left = self.left();
+            if n <= left {
+                self.short = Some(Short(self.at as u64 + n));
+            }
+            return Err(Error::damaged(format!(
+                "a pickle opcode announces {n} bytes, and only {left} are left"
+            )));
+        }
+        Ok(())
+    }
+
+    pub(super) fn take(&mut self, n: u64) -> Result<&'a [u8]> {
+        self.have(n)?;
+        let rest = &self.input[self.at..];
+        self.at += n as usize;
+        Ok(&rest[..n as usize])
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
+        Ok(self.take(N as u64)?.try_into().expect("take returns as many bytes as asked for"))
+    }
+
+    fn byte(&mut self) -> Result<u8> {
+        Ok(self.array::<1>()?[0])
+    }
+
+    pub(super) fn line(&mut self) -> Result<&'a [u8]> {
+        let rest = &self.input[self.at..];
+        match rest.iter().position(|&b| b == b'\n') {
+            Some(end) => {
+                self.at += end + 1;
+                Ok(&rest[..end])
+            }
+            None if (rest.len() as u64) < self.left() => {
+                self.have(rest.len() as u64 + 1)?;
+                Ok(rest)
+            }
+            None if self.is_traced() && !rest.is_empty() => {
+                self.at = self.input.len();
+                Ok(rest)
+            }
+            None => Err(Error::damaged("a text argument of a pickle opcode has no end of line")),
+        }
+    }
+
+    fn add(&mut self, node: Node<'a>) -> Result<Id> {
+        let id = u32::try_from(self.nodes.len())
+            .map_err(|_| Error::unsupported("the pickle has more than 2^32 values"))?;
+        self.nodes.push(node);
+        Ok(Id(id))
+    }
+
+    pub(super) fn push(&mut self, node: Node<'a>) -> Result<()> {
+        let id = self.add(node)?;
+        self.stack.push(id);
+        Ok(())
+    }
+
+    /// The lowest stack position that may be popped: what lies under a mark is out of reach.
+    fn floor(&self) -> usize {
+        self.marks.last().copied().unwrap_or(0)
+    }
+
+    fn pop(&mut self) -> Result<Id> {
+        if self.stack.len() <= self.floor() {
+            return Err(underflow());
+        }
+        Ok(self.stack.pop().expect("longer than its floor"))
+    }
+
+    fn pop_or_mark(&mut self) -> Result<()> {
+        if self.stack.len() == self.floor() && self.marks.pop().is_some() {
+            return Ok(());
+        }
+        self.pop().map(drop)
+    }
+
+    fn top(&self) -> Result<Id> {
+        if self.stack.len() <= self.floor() {
+            return Err(underflow());
+        }
+        Ok(self.stack[self.stack.len() - 1])
+    }
+
+    fn pop_to_mark(&mut self) -> Result<Vec<Id>> {
+        let mark = self
+            .marks
+            .pop()
+            .ok_or_else(|| Error::damaged("a pickle opcode needs a MARK, and there is none"))?;
+        Ok(self.stack.split_off(mark))
+    }
+
+    fn tuple(&mut self, n: usize) -> Result<()> {
+        if self.stack.len() < self.floor() + n {
+            return Err(underflow());
+        }
+        let items = self.stack.split_off(self.stack.len() - n);
+        self.push(Node::Tuple(items))
+    }
+
+    fn get(&mut self, key: u64) -> Result<()> {
+        let id = *self
+            .memo
+            .get(&key)
+            .ok_or_else(|| Error::damaged(format!("the pickle's memo has no entry {key}")))?;
+        self.stack.push(id);
+        Ok(())
+    }
+
+    fn put(&mut self, key: u64) -> Result<()> {
+        let top = self.top()?;
+        self.memo.insert(key, top);
+        Ok(())
+    }
+
+    fn memo_key_line(&mut self) -> Result<u64> {
+        let line = self.line()?;
+        parse_ascii(line).ok_or_else(|| Error::damaged("a memo index of the pickle is not a number"))
+    }
+
+    fn extend(&mut self, items: &[Id]) -> Result<()> {
+        let (target, traced) = (self.top()?, self.is_traced());
+        match &mut self.nodes[target.0 as usize] {
+            Node::List(list) | Node::Set(list) => list.extend_from_slice(items),
+            Node::Object(object) => object.items.extend_from_slice(items),
+            // This is how a bytearray gets its bytes.
+            Node::Bytes(_) if traced => {
+                let more: Vec<u8> = items
+                    .iter()
+                    .filter_map(|id| match self.nodes[id.0 as usize] {
+                        Node::Int(i) => u8::try_from(i).ok(),
+                        _ => None,
+                    })
+                    .collect();
+                if let Node::Bytes(bytes) = &mut self.nodes[target.0 as usize] {
+                    bytes.to_mut().extend(more);
+                }
+            }
+            _ if traced => {}
+            _ => return Err(Error::damaged("the pickle appends to something that is not a list")),
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, pairs: Vec<(Id, Id)>) -> Result<()> {
+        let (target, traced) = (self.top()?, self.is_traced());
+        match &mut self.nodes[target.0 as usize] {
+            Node::Dict(entries) if entries.is_empty() => *entries = pairs,
+            Node::Dict(entries) => entries.extend(pairs),
+            Node::Object(object) => object.entries.extend(pairs),
+            _ if traced => {}
+            _ => return Err(Error::damaged("the pickle sets an item of something that is not a dict")),
+        }
+        Ok(())
+    }
+
+    fn build(&mut self) -> Result<()> {
+        let state = self.pop()?;
+        let (target, traced) = (self.top()?, self.is_traced());
+        self.note(|seen, at| seen.builds.push((at, target)));
+        match &mut self.nodes[target.0 as usize] {
+            Node::Object(object) => object.state.push(state),
+            // A class or function with attributes set on it: Python's value does not store the attributes.
+            Node::Global(_) | Node::Persistent(_) => {}
+            _ if traced => {}
+            _ => return Err(Error::damaged("the pickle sets the state of something that has none")),
+        }
+        if traced {
+            self.skip_joblib_array(target)?;
+        }
+        Ok(())
+    }
+
+    fn object(&mut self, callable: Id, args: Id, kwargs: Option<Id>) -> Result<()> {
+        let object =
+            Object { callable, args, kwargs, state: Vec::new(), items: Vec::new(), entries: Vec::new() };
+        let id = self.add(Node::Object(Box::new(object)))?;
+        self.note(|seen, at| seen.calls.push((at, id)));
+        self.stack.push(id);
+        Ok(())
+    }
+
+    fn inst(&mut self) -> Result<()> {
+        let args = self.pop_to_mark()?;
+        let module = lossy(self.line()?);
+        let name = lossy(self.line()?);
+        let args = self.add(Node::Tuple(args))?;
+        self.global(module, name)?;
+        let callable = self.pop()?;
+        self.object(callable, args, None)
+    }
+
+    fn obj(&mut self) -> Result<()> {
+        let mut args = self.pop_to_mark()?;
+        if args.is_empty() {
+            return Err(underflow());
+        }
+        let callable = args.remove(0);
+        let args = self.add(Node::Tuple(args))?;
+        self.object(callable, args, None)
+    }
+
+    fn global(&mut self, module: Arc<str>, name: Arc<str>) -> Result<()> {
+        self.global_bytes_left =
+            self.global_bytes_left.checked_sub(module.len() + name.len()).ok_or_else(|| {
+                Error::unsupported(
+                    "its names of imports repeat far more often than a pickle of this size would",
+                )
+            })?;
+        let global = Global { module, name };
+        if self.known_globals.insert(global.clone()) {
+            self.globals.push(global.clone());
+        }
+        let id = self.add(Node::Global(Box::new(global)))?;
+        self.note(|seen, at| seen.imports.push((at, id)));
+        self.stack.push(id);
+        Ok(())
+    }
+
+    fn stack_global(&mut self) -> Result<()> {
+        let name = self.pop()?;
+        let module = self.pop()?;
+        match (&self.nodes[module.0 as usize], &self.nodes[name.0 as usize]) {
+            (Node::Str(module), Node::Str(name)) => {
+                let (module, name) = (module.clone(), name.clone());
+                self.global(module, name)
+            }
+            _ => Err(Error::damaged("a STACK_GLOBAL opcode of the pickle gets something that is not a name")),
+        }
+    }
+
+    fn extension(&mut self, code: u32) -> Result<()> {
+        self.global("copyreg".into(), format!("_inverted_registry[{code}]").into())
+    }
+
+    fn proto(&mut self) -> Result<()> {
+        if self.opcode_at > 0 {
+            self.note(|seen, at| seen.stray_protos.push(at));
+        }
+        match self.byte()? {
+            0..=5 => Ok(()),
+            // Readers differ in whether they check it.
+            other if self.is_traced() => {
+                self.note(|seen, at| seen.odd_protos.push((at, other)));
+                Ok(())
+            }
+            other => Err(Error::unsupported(format!("pickle protocol {other}; 0 to 5 are known"))),
+        }
+    }
+
+    fn pairs(&self, items: &[Id]) -> Result<Vec<(Id, Id)>> {
+        if !items.len().is_multiple_of(2) && !self.is_traced() {
+            return Err(Error::damaged("the pickle sets items with a key that has no value"));
+        }
+        Ok(items.chunks_exact(2).map(|kv| (kv[0], kv[1])).collect())
+    }
+
+    fn frame(&mut self) -> Result<()> {
+        let len = u64::from_le_bytes(self.array()?);
+        let left = self.left();
+        if len > left && !self.is_traced() {
+            return Err(Error::damaged(format!(
+                "a pickle frame announces {len} bytes, and only {left} are left"
+            )));
+        }
+        Ok(())
+    }
+
+    fn string(&mut self, n: u64) -> Result<()> {
+        let bytes = self.take(n)?;
+        self.push(Node::Str(lossy(bytes)))
+    }
+
+    /// A `str` of Python 2: text in most files, raw bytes in some (numpy arrays).
+    fn old_string(&mut self, n: u64) -> Result<()> {
+        let bytes = self.take(n)?;
+        // Checked first, so that arrays are not copied only to find that they are not text.
+        let copy = std::str::from_utf8(bytes).is_ok().then(|| String::from_utf8(bytes.to_vec()));
+        self.push(match copy {
+            Some(Ok(s)) => Node::Str(s.into()),
+            _ => Node::Bytes(Cow::Borrowed(bytes)),
+        })
+    }
+
+    fn bytes(&mut self, n: u64) -> Result<()> {
+        let bytes = self.take(n)?;
+        self.push(Node::Bytes(Cow::Borrowed(bytes)))
+    }
+
+    fn long(&mut self, n: u64) -> Result<()> {
+        let bytes = self.take(n)?;
+        self.push(long_node(Cow::Borrowed(bytes)))
+    }
+
+    fn int_line(&mut self) -> Result<()> {
+        match self.line()? {
+            b"00" => self.stack.push(FALSE),
+            b"01" => self.stack.push(TRUE),
+            line => return self.decimal_int(line),
+        }
+        Ok(())
+    }
+
+    fn long_line(&mut self) -> Result<()> {
+        let line = self.line()?;
+        self.decimal_int(line.strip_suffix(b"L").unwrap_or(line))
+    }
+
+    fn decimal_int(&mut self, digits: &'a [u8]) -> Result<()> {
+        let node = if let Some(small) = parse_ascii(digits) {
+            Node::Int(small)
+        } else {
+            match big_decimal(digits) {
+                Ok(bytes) => long_node(Cow::Owned(bytes)),
+                Err(_) if self.is_traced() => Node::Int(0),
+                Err(error) => return Err(error),
+            }
+        };
+        self.push(node)
+    }
+
+    fn decimal_float(&mut self) -> Result<f64> {
+        let line = self.line()?;
+        let number = parse_ascii(line).or(self.is_traced().then_some(0.0));
+        number.ok_or_else(|| Error::damaged("a FLOAT of the pickle is not a number"))
+    }
+}
+
+pub(super) fn underflow() -> Error {
+    Error::damaged("a pickle opcode needs a value and the stack is empty")
+}
+
+fn size(n: i64) -> Result<u64> {
+    u64::try_from(n).map_err(|_| Error::damaged(format!("a pickle opcode announces {n} bytes")))
+}
+
+pub(super) fn parse_ascii<T: std::str::FromStr>(line: &[u8]) -> Option<T> {
+    String::from_utf8(line.to_vec()).ok()?.trim().parse().ok()
+}
+
+/// Text as Python wrote it; lone surrogates, which UTF-8 has no place for, become replacement characters.
+pub(super) fn lossy(bytes: &[u8]) -> Arc<str> {
+    text_of(bytes).into()
+}
+
+fn long_node(bytes: Cow<'_, [u8]>) -> Node<'_> {
+    if bytes.len() <= 8 {
+        let fill = if bytes.last().is_some_and(|b| b & 0x80 != 0) { 0xff } else { 0 };
+        let mut word = [fill; 8];
+        word[..bytes.len()].copy_from_slice(&bytes);
+        Node::Int(i64::from_le_bytes(word))
+    } else {
+        Node::BigInt(bytes)
+    }
+}
