@@ -37,14 +37,19 @@ fn lacks(set: &Set, joined: &Joined<'_>) -> Lacks {
         let known: HashSet<&str> = joined.tensors.iter().map(|t| t.name.as_str()).collect();
         let absent = other.keys().filter(|name| !known.contains(name.as_str())).count();
         if absent > 0 {
-            let text = format!("{absent} tensors of the other form beside it are not in what was read");
+            let are = if absent == 1 {
+                " of the other form next to it is"
+            } else {
+                "s of the other form next to it are"
+            };
+            let text = format!("{absent} tensor{are} not in what was read");
             lacks.notices.push(Notice::new(NoticeKind::Contradiction, text));
         }
     }
     lacks
 }
 
-/// What trainers put beside a model, and other forms of it.
+/// The files that trainers save next to a model, and other forms of it.
 fn covers(files: &[PathBuf]) -> HashSet<PathBuf> {
     if !files.iter().any(|file| super::is_model(file)) {
         return HashSet::new();

@@ -58,11 +58,10 @@ fn lacks(set: &Set, joined: &Joined<'_>) -> Lacks {
     };
     let mut misplaced = joined.tensors.iter().filter(misplaced);
     if let Some(first) = misplaced.next() {
-        let text = format!(
-            "{} tensors are in other shards than the index says, such as `{}`",
-            1 + misplaced.count(),
-            first.name.escape_debug()
-        );
+        let count = 1 + misplaced.count();
+        let are = if count == 1 { " is" } else { "s are" };
+        let such = first.name.escape_debug();
+        let text = format!("{count} tensor{are} in another shard than the index says, such as `{such}`");
         lacks.notices.push(Notice::new(NoticeKind::Contradiction, text));
     }
     let unlisted = joined.tensors.iter().filter(|t| !index.contains_key(&t.name)).count();

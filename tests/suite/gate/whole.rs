@@ -179,13 +179,13 @@ fn index_and_shards_must_agree() {
     set(|_, _| ()).exits(0);
     set(|_, map| drop(map.remove(UP)))
         .exits(1)
-        .says(&["contradiction", "1 tensors of the shards are not in the index"]);
+        .says(&["contradiction", "1 tensor is in the shards but not in the index"]);
     set(|_, map| drop(map.insert(UP.into(), shard_name(3, 3).into())))
         .exits(1)
-        .says(&["contradiction", "1 tensors are in other shards than the index says"]);
+        .says(&["contradiction", "1 tensor is in another shard than the index says"]);
     set(|folder, _| file(&[("x.weight".into(), vec![4, 4])]).write(&folder.join(shard_name(4, 4))))
         .exits(1)
-        .says(&["contradiction", "look like shards and are not in the index"]);
+        .says(&["contradiction", "1 file looks like a shard but is not in the index"]);
     set(|folder, _| {
         let twice = ["model.layers.3.mlp.up_proj.weight", "model.layers.3.mlp.down_proj.weight", UP];
         file(&twice.map(|name| (name.into(), vec![WIDTH, WIDTH]))).write(&folder.join(shard_name(3, 3)));
