@@ -374,40 +374,54 @@ fn a_closed_pipe_is_success() {
     piped("\"$0\" completions bash | head -1 >/dev/null");
 }
 
-/// A file with other weights but the same size and time is answered from the cache; any other change is detected.
+/// An unchanged file is answered from the cache, whatever its age; one that was replaced, even by one of the same size and
+/// time, is measured again.
 #[test]
 fn what_has_not_changed_is_not_read_again() {
     let ckpt = Ckpt::new();
     let bytes = std::fs::read("tests/fixtures/formats/whole.pt").unwrap();
     let path = ckpt.file("model.pt", &bytes);
     let name = path.to_str().unwrap();
-    let time = std::fs::metadata(&path).unwrap().modified().unwrap();
+    let set = |time| std::fs::File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+    let time = std::time::UNIX_EPOCH - std::time::Duration::from_millis(1_700_250);
+    set(time);
     let rewrite = |bytes: &[u8], time| {
         std::fs::write(&path, bytes).unwrap();
-        std::fs::File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+        set(time);
     };
     let first = ckpt.json(&[name]);
     let weights = &first["tensors"][0];
     assert!(weights["stats"]["std"].as_f64().unwrap() > 0.0);
     let json = std::fs::read_dir(ckpt.0.cache().join("ckpt/records")).unwrap().count();
     assert_eq!(json, 1, "one record is kept");
+    // Whether the record was used is told by a change in it.
+    let kept =
+        std::fs::read_dir(ckpt.0.cache().join("ckpt/records")).unwrap().next().unwrap().unwrap().path();
+    let change = |pointer: &str, value: Value| {
+        let mut record: Value = serde_json::from_slice(&std::fs::read(&kept).unwrap()).unwrap();
+        *record.pointer_mut(pointer).unwrap() = value;
+        std::fs::write(&kept, record.to_string()).unwrap();
+    };
+    change("/record/step", 987.into());
+    let from_cache = ckpt.json(&[name]);
+    assert_eq!(from_cache["step"], 987, "answered from the cache");
+    assert_eq!(from_cache["tensors"], first["tensors"]);
+    assert_eq!(ckpt.json(&[name, "--no-cache"]), first);
     // The same file with some weights replaced: a stretch without a header of the zip.
     let mut other = bytes.clone();
     let at = bytes.windows(4000).position(|w| !w.windows(2).any(|pair| pair == b"PK")).unwrap();
     other[at + 500..at + 3500].fill(0);
     rewrite(&other, time);
-    assert_eq!(ckpt.json(&[name]), first, "answered from the cache");
-    assert_ne!(ckpt.json(&[name, "--no-cache"]), first);
+    let replaced = ckpt.json(&[name]);
+    assert!(replaced != first && replaced["step"] == first["step"], "size and time alone are not trusted");
+    assert_eq!(ckpt.json(&[name, "--no-cache"]), replaced);
     let changed = ckpt.exits(3, &[name, "--checksum"]);
     assert!(changed.contains("checksum mismatch"), "checksums are of the file itself\n{changed}");
     // A record with other computed measures than today's is not used, so that no measure is missing.
-    let mut records = std::fs::read_dir(ckpt.0.cache().join("ckpt/records")).unwrap();
-    let kept = records.next().unwrap().unwrap().path();
-    let mut older: Value = serde_json::from_slice(&std::fs::read(&kept).unwrap()).unwrap();
-    assert!(older["measures"].is_array());
-    older["measures"] = serde_json::json!(["unheard_of"]);
-    std::fs::write(&kept, older.to_string()).unwrap();
-    assert_ne!(ckpt.json(&[name]), first, "measured again");
+    change("/record/step", 987.into());
+    assert_eq!(ckpt.json(&[name])["step"], 987);
+    change("/measures", serde_json::json!(["unheard_of"]));
+    assert_eq!(ckpt.json(&[name]), replaced, "measured again");
     rewrite(&other, time + std::time::Duration::from_secs(1));
     assert_ne!(ckpt.json(&[name]), first, "a new time is a change");
     let folder = ckpt.0.at("checkpoint-7");
