@@ -39,6 +39,9 @@ const SUMMARY: Option<&str> = Some("SARIF 2.1.0, for code scanning");
 const SCHEMA: &str =
     "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json";
 
+/// Where the program is described.
+const DOCUMENTATION: &str = "https://docs.rs/ckpt";
+
 /// The outcome as a SARIF log. `root` is the top of the repository: paths below it become relative URIs.
 pub fn log(outcome: &Outcome, root: Option<&Path>) -> String {
     let results: Vec<SarifResult> = outcome
@@ -53,13 +56,14 @@ pub fn log(outcome: &Outcome, root: Option<&Path>) -> String {
 /// `damaged`.
 pub fn scan_log(scans: &[scan::Scan], root: Option<&Path>) -> String {
     let rules = scan::Rule::ALL.iter().map(|rule| {
-        ReportingDescriptor::builder()
-            .id(rule.id())
-            .short_description(MultiformatMessageString::builder().text(rule.summary()).build())
-            .default_configuration(
-                ReportingConfiguration::builder().level(json!(scan_level(rule.severity()))).build(),
-            )
-            .build()
+        let help = match rule.severity() {
+            scan::Severity::Dangerous => "Do not load the file with a library that unpickles or runs it. Ask whoever made it what it needs this for; \
+                                          `ckpt convert` writes its tensors alone to a SafeTensors file.",
+            scan::Severity::Note => "Nothing needs to be done where this is meant.",
+            _ => "Find out what made the file before it is loaded with a library that unpickles or runs it; `ckpt convert` \
+                  writes its tensors alone to a SafeTensors file.",
+        };
+        described(rule.id(), rule.summary(), help, scan_level(rule.severity()))
     });
     let results = scans
         .iter()
@@ -102,7 +106,12 @@ fn scan_result(path: &str, finding: &scan::Finding, root: Option<&Path>) -> Sari
 
 /// The log of one run of `tool`.
 fn document(tool: &str, rules: Vec<ReportingDescriptor>, results: Vec<SarifResult>) -> String {
-    let driver = ToolComponent::builder().name(tool).version(env!("CARGO_PKG_VERSION")).rules(rules).build();
+    let driver = ToolComponent::builder()
+        .name(tool)
+        .version(env!("CARGO_PKG_VERSION"))
+        .information_uri(DOCUMENTATION)
+        .rules(rules)
+        .build();
     let run = Run::builder().tool(Tool::builder().driver(driver).build()).results(results).build();
     let log = Sarif::builder().schema(SCHEMA).version(json!("2.1.0")).runs(vec![run]).build();
     ckpt_inspect::printable_json(&serde_json::to_string_pretty(&log).expect("a log's keys are strings"))
@@ -110,13 +119,25 @@ fn document(tool: &str, rules: Vec<ReportingDescriptor>, results: Vec<SarifResul
 }
 
 fn descriptor(rule: Rule) -> ReportingDescriptor {
-    let level = match rule.severity() {
-        Severity::Error => "error",
-        Severity::Warning => "warning",
-    };
+    described(rule.id(), rule.summary(), rule.help(), level(rule.severity()))
+}
+
+fn level(severity: Severity) -> ResultLevel {
+    match severity {
+        Severity::Error => ResultLevel::Error,
+        Severity::Warning => ResultLevel::Warning,
+    }
+}
+
+/// A rule with what code scanning shows of it.
+fn described(id: &str, summary: &str, help: &str, level: ResultLevel) -> ReportingDescriptor {
+    let text = |text: &str| MultiformatMessageString::builder().text(text).build();
     ReportingDescriptor::builder()
-        .id(rule.id())
-        .short_description(MultiformatMessageString::builder().text(rule.summary()).build())
+        .id(id)
+        .name(id)
+        .short_description(text(summary))
+        .full_description(text(summary))
+        .help(MultiformatMessageString::builder().text(help).markdown(help).build())
         .default_configuration(ReportingConfiguration::builder().level(json!(level)).build())
         .build()
 }
@@ -152,10 +173,7 @@ fn result(checked: &Checked, finding: &Finding, root: Option<&Path>) -> SarifRes
     let mut result = SarifResult::builder()
         .rule_id(finding.rule.id())
         .rule_index(index as i64)
-        .level(match finding.severity {
-            Severity::Error => ResultLevel::Error,
-            Severity::Warning => ResultLevel::Warning,
-        })
+        .level(level(finding.severity))
         .message(Message::builder().text(message(&finding.line())).build())
         .locations(vec![location])
         .partial_fingerprints(BTreeMap::from([("ruleAndTensor/v1".to_string(), fingerprint)]))
