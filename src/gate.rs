@@ -1,16 +1,18 @@
 //! `ckpt gate`: refuse checkpoints that are not good enough.
 
+mod human;
+
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use anstyle::Style;
-use ckpt_inspect::{CheckpointRecord, Options, Verdict, without_state_dict};
-use ckpt_reports::Policy;
+use ckpt_inspect::{CheckpointRecord, Options, Verdict};
 use ckpt_reports::exporter::GATES;
 #[cfg(feature = "diagnose")]
 use ckpt_reports::gate::Rule;
-use ckpt_reports::gate::{self, Checked, Finding, Outcome, Severity, Status};
-use ckpt_reports::policy::{Pattern, Scope, check_factor, check_share};
+use ckpt_reports::gate::{self, Checked, Outcome, Status};
+use ckpt_reports::policy::{Pattern, Scope, Unmatched, check_factor, check_share};
+use ckpt_reports::text::plural;
+use ckpt_reports::{Accepted, Policy};
 
 #[cfg(feature = "diagnose")]
 use crate::diagnose;
@@ -81,6 +83,15 @@ pub struct Args {
     /// Write the output to a file instead of printing it.
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Print nothing of what passes.
+    #[arg(short, long)]
+    quiet: bool,
+    /// Known findings, which refuse nothing: a file that --write-accepted wrote.
+    #[arg(long, value_name = "FILE")]
+    accept: Option<PathBuf>,
+    /// Write what is found to a file for --accept, and accept it.
+    #[arg(long, value_name = "FILE")]
+    write_accepted: Option<PathBuf>,
     /// Write a report in another format as well, such as junit=gate.xml; may be repeated.
     #[arg(long, value_name = "FORMAT=FILE", value_parser = also)]
     also: Vec<(Format<Outcome>, PathBuf)>,
@@ -90,6 +101,9 @@ pub struct Args {
     #[command(flatten)]
     load: LoadArgs,
 }
+
+/// The largest file of known findings that is read.
+const MAX_ACCEPTED: u64 = 64 << 20;
 
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
 enum ScopeArg {
@@ -140,10 +154,13 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         .map(|file| (args.format, file.as_path()))
         .chain(args.also.iter().map(|(format, file)| (*format, file.as_path())))
         .collect();
-    writable(&outputs, args.force)?;
+    let files: Vec<&Path> =
+        outputs.iter().map(|(_, file)| *file).chain(args.write_accepted.as_deref()).collect();
+    writable(&files, args.force)?;
     let read: Vec<PathBuf> = args.paths.iter().chain(&args.baseline).cloned().collect();
-    load::spare(outputs.iter().map(|(_, file)| *file), &read)?;
+    load::spare(files, &read)?;
     let policy = policy(args)?;
+    let known = args.accept.as_deref().map(accepted).transpose()?;
     let options = args.load.options(Options::default(), policy.thresholds);
     let options = LoadOptions { checksum: !args.no_checksum, ..options };
     let mut checked = Vec::new();
@@ -156,9 +173,17 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         }
         None => None,
     };
-    for (path, record) in records(&args.paths, &options)? {
+    let (found, skipped) = load::expanded(&args.paths)?;
+    if !args.quiet {
+        load::tell_skipped(&skipped);
+    }
+    let mut idle = policy.patterns();
+    let mut readable = false;
+    for (path, record) in load::each(found, &options, |loaded| loaded) {
         checked.push(match record {
             Ok(record) => {
+                readable = true;
+                idle.retain(|(_, pattern)| !record.tensors.iter().any(|t| pattern.matches(&t.name)));
                 let checked = gate::check(&record, &policy, baseline.as_ref());
                 #[cfg(feature = "diagnose")]
                 let checked = diagnosed(args, checked, &path, &record);
@@ -167,23 +192,23 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
             Err(error) => gate::unreadable(path.display().to_string(), &reason(error, &path)),
         });
     }
-    let outcome = Outcome::new(policy, baseline.map(|b| b.path), checked);
-    if args.output.is_none() {
-        terminal::print(&match args.format {
-            Format::Human => human(&outcome, terminal::width()),
-            Format::Written(format) => written(format, &outcome)?,
-        })?;
+    let unmatched = idle.into_iter().map(|(unmatched, _)| unmatched).filter(|_| readable).collect();
+    let mut outcome = Outcome::new(policy, baseline.map(|b| b.path), checked);
+    outcome.unmatched = unmatched;
+    outcome.skipped = skipped.iter().map(|path| path.display().to_string()).collect();
+    let root = std::env::current_dir().ok();
+    if let Some(known) = known {
+        known.apply(&mut outcome, root.as_deref());
     }
-    for (format, file) in &outputs {
-        let text = match format {
-            Format::Human => anstream::adapter::strip_str(&human(&outcome, usize::MAX)).to_string(),
-            Format::Written(format) => written(format, &outcome)?,
-        };
-        terminal::write_file(file, text.as_bytes(), args.force)?;
+    if let Some(file) = &args.write_accepted {
+        let known = Accepted::of(&outcome, root.as_deref());
+        terminal::write_file(file, known.to_json().as_bytes(), args.force)?;
+        known.apply(&mut outcome, root.as_deref());
+        let findings = plural(known.len(), "known finding");
+        terminal::note(&format!("{findings} written to {}", terminal::path(file)));
     }
-    if args.output.is_some() {
-        terminal::note(&outcome.headline());
-    }
+    tell(&outcome);
+    report(args, &outputs, &outcome)?;
     Ok(match outcome.status {
         Status::Passed => exit::FINE,
         Status::Refused => exit::REFUSED,
@@ -191,12 +216,58 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     })
 }
 
+/// Warns of what the user wrote down and is of no effect.
+fn tell(outcome: &Outcome) {
+    for Unmatched { key, pattern, .. } in &outcome.unmatched {
+        terminal::warning(&format!("the pattern `{pattern}` of {key} matches no tensor"));
+    }
+    const TOLD: usize = 5;
+    for known in outcome.resolved.iter().take(TOLD) {
+        let what = known.tensor.as_deref().map_or(String::new(), |tensor| format!(" of {tensor}"));
+        let rule = known.rule.id();
+        terminal::warning(&format!("{}: {rule}{what} is accepted, and no longer found", known.checkpoint));
+    }
+    if outcome.resolved.len() > TOLD {
+        let more = plural(outcome.resolved.len() - TOLD, "accepted finding");
+        terminal::warning(&format!("and {more} more no longer found; write the file again"));
+    }
+}
+
+/// Prints and writes the outcome in the formats asked for.
+fn report(args: &Args, outputs: &[(Format<Outcome>, &Path)], outcome: &Outcome) -> Result<(), Failure> {
+    if args.output.is_none() {
+        terminal::print(&match args.format {
+            Format::Human => human::text(outcome, terminal::width(), args.quiet),
+            Format::Written(format) => written(format, outcome)?,
+        })?;
+    }
+    for (format, file) in outputs {
+        let text = match format {
+            Format::Human => {
+                anstream::adapter::strip_str(&human::text(outcome, usize::MAX, args.quiet)).to_string()
+            }
+            Format::Written(format) => written(format, outcome)?,
+        };
+        terminal::write_file(file, text.as_bytes(), args.force)?;
+    }
+    if args.output.is_some() && !(args.quiet && outcome.status == Status::Passed) {
+        terminal::note(&outcome.headline());
+    }
+    Ok(())
+}
+
+/// The known findings in `file`. What cannot be used is wrong usage, like a policy.
+fn accepted(file: &Path) -> Result<Accepted, Failure> {
+    let text = load::text(file, MAX_ACCEPTED).map_err(|failure| Failure::usage(failure.message))?;
+    Accepted::from_json(&text).map_err(|e| Failure::usage(format!("{}: {e}", terminal::path(file))))
+}
+
 /// Fails before anything is measured where the end could only be that a report cannot be written.
-fn writable(outputs: &[(Format<Outcome>, &Path)], force: bool) -> Result<(), Failure> {
+fn writable(outputs: &[&Path], force: bool) -> Result<(), Failure> {
     let mut seen = HashSet::new();
-    for (_, file) in outputs {
+    for file in outputs {
         if !seen.insert(file) {
-            return Err(Failure::usage(format!("{}: two reports cannot be the same file", file.display())));
+            return Err(Failure::usage(format!("{}: two outputs cannot be the same file", file.display())));
         }
         terminal::may_write(file, force)?;
     }
@@ -205,7 +276,10 @@ fn writable(outputs: &[(Format<Outcome>, &Path)], force: bool) -> Result<(), Fai
 
 /// The policy of the file, with the options over it.
 fn policy(args: &Args) -> Result<Policy, Failure> {
-    let mut policy = args.load.policy()?;
+    let (mut policy, found) = args.load.policy_or_found()?;
+    if found && !args.quiet {
+        terminal::note("using the policy in ckpt.toml");
+    }
     let allow = args.allow.map(|allow| match allow {
         Allow::Healthy => Verdict::Healthy,
         Allow::Weak => Verdict::Weak,
@@ -257,105 +331,4 @@ fn baseline(path: &Path, options: &LoadOptions) -> Result<Result<CheckpointRecor
 fn reason(mut error: ckpt_inspect::Error, path: &Path) -> String {
     error.path = error.path.filter(|named| named != path);
     error.to_string()
-}
-
-/// Tensors with findings listed per checkpoint.
-const LISTED: usize = 30;
-
-/// Each checkpoint with its findings, tensor by tensor, and the headline.
-fn human(outcome: &Outcome, width: usize) -> String {
-    let mut out = String::new();
-    for checked in &outcome.checkpoints {
-        out += &checkpoint(checked, width);
-    }
-    if let Some(baseline) = &outcome.baseline {
-        out += &terminal::dim(&format!("compared with {}", terminal::escape(baseline)));
-        out.push('\n');
-    }
-    out + &terminal::paint(style(outcome.status).bold(), &outcome.headline()) + "\n"
-}
-
-fn style(status: Status) -> Style {
-    terminal::verdict_style(Some(match status {
-        Status::Passed => Verdict::Healthy,
-        Status::Refused => Verdict::Dead,
-        _ => Verdict::Corrupt,
-    }))
-}
-
-fn checkpoint(checked: &Checked, width: usize) -> String {
-    let status = format!("{:<10}", checked.status.name());
-    let mut facts = Vec::new();
-    facts.extend(checked.step.map(|step| format!("step {step}")));
-    facts.extend(checked.verdict.map(|verdict| verdict.to_string()));
-    if checked.companion {
-        facts.push("no weights: what a trainer keeps beside them".into());
-    }
-    if checked.judged > 0 {
-        facts.push(format!("{} of {} tensors healthy", checked.healthy, checked.judged));
-    }
-    if checked.untrained > 0 {
-        facts.push(format!("{} untrained", checked.untrained));
-    }
-    if !checked.coverage.is_whole() {
-        facts.push(format!("judged {}", terminal::escape(&checked.coverage.to_string())));
-    } else if checked.judged == 0 && checked.coverage.parameters > 0 {
-        facts.push("no matrix; looked for NaN and infinity alone".into());
-    }
-    let mut out =
-        terminal::paint(style(checked.status).bold(), &status) + " " + &terminal::escape(&checked.path);
-    if !facts.is_empty() {
-        out += "  ";
-        out += &terminal::dim(&facts.join(", "));
-    }
-    out.push('\n');
-    let mut groups: Vec<(Option<&str>, Vec<&Finding>)> = Vec::new();
-    for finding in &checked.findings {
-        let tensor = finding.tensor.as_deref();
-        match groups.last_mut() {
-            Some((last, group)) if *last == tensor && tensor.is_some() => group.push(finding),
-            _ => groups.push((tensor, vec![finding])),
-        }
-    }
-    for (tensor, findings) in groups.iter().take(LISTED) {
-        if let Some(tensor) = tensor {
-            out += &format!("  - {}\n", terminal::escape(without_state_dict(tensor)));
-        }
-        let indent = if tensor.is_some() { "      " } else { "  - " };
-        for finding in findings {
-            let rule = format!("{:<17}", finding.rule.id());
-            let style = match finding.severity {
-                Severity::Warning => terminal::verdict_style(Some(Verdict::Weak)),
-                _ => Style::new(),
-            };
-            let room = width.saturating_sub(indent.len() + 18).max(40);
-            for (i, line) in wrap(&terminal::escape(&finding.message), room).iter().enumerate() {
-                let lead = if i == 0 { terminal::paint(style, &rule) } else { " ".repeat(17) };
-                let indent = if i == 0 { indent } else { &"      "[..indent.len()] };
-                out += &format!("{indent}{lead} {line}\n");
-            }
-        }
-    }
-    if groups.len() > LISTED {
-        let more = format!("and {} more; --format json lists all", groups.len() - LISTED);
-        out += &format!("  - {}\n", terminal::dim(&more));
-    }
-    out
-}
-
-/// `text` in lines of at most `width` characters where its words allow it.
-fn wrap(text: &str, width: usize) -> Vec<String> {
-    let mut lines = vec![String::new()];
-    for word in text.split(' ') {
-        let line = lines.last_mut().expect("there is always a line");
-        if line.is_empty() {
-            *line = word.to_string();
-        } else if line.chars().count() + 1 + word.chars().count() <= width {
-            *line += " ";
-            *line += word;
-        } else {
-            lines.push(word.to_string());
-        }
-    }
-    lines
 }

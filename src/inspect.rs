@@ -1,22 +1,23 @@
 //! `ckpt inspect`: the contents of checkpoints, with measurements.
 
+mod answers;
+mod tensor;
+
 use std::path::PathBuf;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex};
 
 use anstyle::Style;
-use ckpt_inspect::health::measures::{Form, MEASURES, Measure, Part, Place, Value, shown_in};
-use ckpt_inspect::record::Histogram;
-use ckpt_inspect::{
-    Checkpoint, CheckpointRecord, DType, Group, Options, TensorRecord, Verdict, without_state_dict,
-};
+use ckpt_inspect::health::measures::{MEASURES, Measure, Place, shown_in};
+use ckpt_inspect::{CheckpointRecord, Group, Options, TensorRecord, Verdict, without_state_dict};
+use ckpt_reports::text::plural;
 use clap::builder::PossibleValue;
 
 use crate::filter::Matcher;
 use crate::fold;
-use crate::format::Plain as Format;
-use crate::load::{LoadArgs, LoadOptions, records};
+use crate::load::{self, LoadArgs, LoadOptions};
 use crate::terminal::{self, Table};
 use crate::{Failure, exit};
+use answers::{Answer, Answers, asks_for_several};
 
 /// Show what checkpoints contain: format, model, step, verdict and reasons, and their tensors.
 ///
@@ -36,7 +37,7 @@ pub struct Args {
     /// Only tensors of this group.
     #[arg(long)]
     group: Option<GroupArg>,
-    /// Order of the tensors.
+    /// Order of the tensors, and by name, size and verdict of several checkpoints.
     #[arg(long, default_value = "file")]
     sort: Sort,
     /// Read only the header: no statistics, no verdict.
@@ -56,6 +57,17 @@ pub struct Args {
     format: Format,
     #[command(flatten)]
     load: LoadArgs,
+}
+
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+enum Format {
+    Human,
+    /// An object for one checkpoint; a list for several paths, a pattern, or a folder of checkpoints
+    Json,
+    /// A line of JSON for each checkpoint, as soon as it is measured
+    Ndjson,
+    /// A table of the tensors
+    Csv,
 }
 
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
@@ -118,55 +130,87 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     let options = args.load.options(describe, args.load.policy()?.thresholds);
     let options = LoadOptions { checksum: args.checksum, ..options };
     if let Some(name) = &args.tensor {
-        return one_tensor(args, name, &options);
+        return tensor::run(args, name, &options);
     }
-    let mut code = exit::FINE;
-    let mut shown = Vec::new();
-    let loaded = records(&args.paths, &options)?;
-    let alone = loaded.len() == 1;
-    for (_, record) in loaded {
-        match record {
+    let found = load::expand(&args.paths)?;
+    let several = asks_for_several(&args.paths, &found);
+    let alone = found.len() == 1;
+    let answers = Mutex::new(Answers::new(args.format, several));
+    let told = |answer: Answer| answers.lock().expect("nothing panics while it is held").add(answer);
+    let taken = load::each(found, &options, |(path, record)| -> Result<Shown, Failure> {
+        let (mut summary, mut held, mut damaged, mut failure) = (String::new(), 0, true, None);
+        let answer = match record {
             Ok(mut record) => {
-                if record.damaged {
-                    code = exit::UNREADABLE;
+                if args.format == Format::Human {
+                    summary = self::summary(&record, args);
                 }
-                let summary =
-                    if args.format == Format::Human { summary(&record, args) } else { String::new() };
-                let held = record.tensors.len();
+                (held, damaged) = (record.tensors.len(), record.damaged);
                 select(&mut record.tensors, args, matcher.as_ref());
-                shown.push(Shown { summary, held, record });
+                Answer::Record(Box::new(record))
             }
             Err(error) => {
-                terminal::error(&error.to_string());
-                code = exit::UNREADABLE;
+                failure = Some(error.to_string());
+                Answer::unreadable(&path, error.to_string())
             }
-        }
+        };
+        // A line of its own is written at once and need not be kept.
+        let answer = match args.format {
+            Format::Ndjson => told(answer).map(|()| None)?,
+            _ => Some(answer),
+        };
+        Ok(Shown { summary, held, damaged, failure, answer })
+    });
+    let mut shown = taken.into_iter().collect::<Result<Vec<Shown>, Failure>>()?;
+    for failure in shown.iter().filter_map(|s| s.failure.as_deref()) {
+        terminal::error(failure);
     }
-    let text = match (args.format, shown.as_slice()) {
-        (Format::Json, []) if alone => String::new(),
-        (Format::Json, [one]) if alone => json(&one.record)?,
-        (Format::Json, many) => json(&many.iter().map(|s| &s.record).collect::<Vec<_>>())?,
-        (Format::Human, []) => String::new(),
-        (Format::Human, many) if alone || args.all => {
-            many.iter().map(|s| s.summary.clone() + &tensors(s, args)).collect::<Vec<_>>().join("\n")
+    let code = if shown.iter().any(|s| s.damaged) { exit::UNREADABLE } else { exit::FINE };
+    order(&mut shown, args.sort);
+    let text = match args.format {
+        Format::Human if alone || args.all => {
+            let each = shown.iter().filter_map(|s| Some(s.summary.clone() + &tensors(s, s.record()?, args)));
+            each.collect::<Vec<_>>().join("\n")
         }
-        (Format::Human, many) => overview(many),
+        Format::Human => overview(&shown),
+        _ => String::new(),
     };
     terminal::print(&text)?;
+    for answer in shown.into_iter().filter_map(|s| s.answer) {
+        told(answer)?;
+    }
+    answers.into_inner().expect("nothing panics while it is held").end()?;
     Ok(code)
 }
 
-/// A record with only the tensors to be shown, and facts about the whole record.
+/// What is shown of a checkpoint, and facts about the whole.
 struct Shown {
     summary: String,
     held: usize,
-    record: CheckpointRecord,
+    /// Whether it is, or cannot be read.
+    damaged: bool,
+    failure: Option<String>,
+    /// With only the tensors to be shown; `None` once it has been written.
+    answer: Option<Answer>,
 }
 
-fn json<T: serde::Serialize + ?Sized>(value: &T) -> Result<String, Failure> {
-    serde_json::to_string_pretty(value)
-        .map(|text| ckpt_inspect::printable_json(&text) + "\n")
-        .map_err(|e| Failure::unwritable(format!("standard output: {e}")))
+impl Shown {
+    fn record(&self) -> Option<&CheckpointRecord> {
+        self.answer.as_ref()?.record()
+    }
+}
+
+/// Sorts checkpoints, those that cannot be read with the worst.
+fn order(shown: &mut [Shown], sort: Sort) {
+    let path = |s: &Shown| s.answer.as_ref().map(|answer| answer.path().to_string());
+    match sort {
+        Sort::File | Sort::Measure(_) => {}
+        Sort::Name => shown.sort_by_key(path),
+        Sort::Size => shown.sort_by_key(|s| std::cmp::Reverse(s.record().map_or(0, |r| r.file_bytes))),
+        Sort::Verdict => shown.sort_by_key(|s| {
+            let verdict = s.record().and_then(|r| r.verdict.max(r.damaged.then_some(Verdict::Corrupt)));
+            std::cmp::Reverse((s.failure.is_some(), verdict))
+        }),
+    }
 }
 
 fn select(tensors: &mut Vec<TensorRecord>, args: &Args, matcher: Option<&Matcher>) {
@@ -184,7 +228,7 @@ fn select(tensors: &mut Vec<TensorRecord>, args: &Args, matcher: Option<&Matcher
     }
 }
 
-/// One line per checkpoint.
+/// One line per checkpoint, and one why it is not healthy; then how many there are of each verdict.
 fn overview(shown: &[Shown]) -> String {
     let columns = [
         ("checkpoint", false),
@@ -195,7 +239,11 @@ fn overview(shown: &[Shown]) -> String {
         ("verdict", false),
     ];
     let mut table = Table::new(&columns, &["format", "size", "parameters"]);
-    for Shown { record, .. } in shown {
+    let records: Vec<&CheckpointRecord> = shown.iter().filter_map(Shown::record).collect();
+    if records.is_empty() {
+        return String::new();
+    }
+    for record in &records {
         let verdict = record.verdict;
         let plain = |text: String| (text, Style::new());
         table.row(vec![
@@ -207,9 +255,47 @@ fn overview(shown: &[Shown]) -> String {
             (verdict.map_or("not judged", Verdict::name).to_string(), terminal::verdict_style(verdict)),
         ]);
     }
-    table.render(terminal::width())
-        + &terminal::dim("give a single checkpoint, or add --all, to see tensors")
-        + "\n"
+    let table = table.render(terminal::width());
+    let mut lines = table.lines();
+    let mut out = lines.next().unwrap_or_default().to_string() + "\n";
+    for (line, record) in lines.zip(&records) {
+        out += line;
+        out.push('\n');
+        if let Some(reason) = record.reasons.first() {
+            out += &terminal::wrapped(reason, 4, Style::new().dimmed());
+        }
+    }
+    out += &terminal::wrapped(&totals(shown, &records), 0, Style::new());
+    out + &terminal::dim("give a single checkpoint, or add --all, to see tensors") + "\n"
+}
+
+/// `12 checkpoints, 13.7 MB, 1.68 M parameters: 8 healthy, 4 weak; 1 unreadable`.
+fn totals(shown: &[Shown], records: &[&CheckpointRecord]) -> String {
+    let bytes = records.iter().fold(0, |sum: u64, r| sum.saturating_add(r.file_bytes));
+    let parameters = records.iter().fold(0, |sum: u64, r| sum.saturating_add(r.parameters));
+    let mut verdicts: Vec<(Option<Verdict>, usize)> = Vec::new();
+    for record in records {
+        match verdicts.iter_mut().find(|(verdict, _)| *verdict == record.verdict) {
+            Some((_, count)) => *count += 1,
+            None => verdicts.push((record.verdict, 1)),
+        }
+    }
+    verdicts.sort_unstable();
+    let verdicts: Vec<String> = verdicts
+        .iter()
+        .map(|(verdict, count)| format!("{count} {}", verdict.map_or("not judged", Verdict::name)))
+        .collect();
+    let unreadable = match shown.len() - records.len() {
+        0 => String::new(),
+        some => format!("; {some} unreadable"),
+    };
+    format!(
+        "{}, {}, {} parameters: {}{unreadable}",
+        plural(records.len(), "checkpoint"),
+        terminal::bytes(bytes),
+        terminal::count(parameters),
+        verdicts.join(", ")
+    )
 }
 
 /// What the file is, its verdict and the reasons. `record` must contain all its tensors, even those that are not shown.
@@ -275,8 +361,8 @@ fn model(record: &CheckpointRecord) -> String {
     parts.join(", ")
 }
 
-fn tensors(shown: &Shown, args: &Args) -> String {
-    let Shown { record, held, .. } = shown;
+fn tensors(shown: &Shown, record: &CheckpointRecord, args: &Args) -> String {
+    let held = shown.held;
     let mut out = String::new();
     for (group, title) in
         [(Group::Weights, "weights"), (Group::Optimizer, "optimizer"), (Group::Other, "other tensors")]
@@ -303,8 +389,8 @@ fn tensors(shown: &Shown, args: &Args) -> String {
         out += &table(&rows, args, &prefix);
         out += &shared(&members);
     }
-    if record.tensors.is_empty() && *held > 0 {
-        out += &format!("\nno match among {}\n", ckpt_reports::text::plural(*held, "tensor"));
+    if record.tensors.is_empty() && held > 0 {
+        out += &format!("\nno match among {}\n", plural(held, "tensor"));
     }
     out
 }
@@ -480,215 +566,4 @@ fn range(members: &[&TensorRecord], value: impl Fn(&TensorRecord) -> Option<f64>
         _ if low == high => terminal::number(Some(low)),
         _ => format!("{}..{}", terminal::number(Some(low)), terminal::number(Some(high))),
     }
-}
-
-fn one_tensor(args: &Args, name: &str, options: &LoadOptions) -> Result<u8, Failure> {
-    let paths = crate::load::expand(&args.paths)?;
-    let alone = paths.len() == 1;
-    let mut text = String::new();
-    let mut code = exit::FINE;
-    let mut found = Vec::new();
-    for path in paths {
-        let examined = match path {
-            Ok(path) => examine(&path, name, args, options),
-            Err((_, error)) => Err(error.into()),
-        };
-        match examined {
-            Ok((checkpoint, record)) => {
-                if record.tensors[0].damage.is_some() {
-                    code = exit::UNREADABLE;
-                }
-                if args.format == Format::Human {
-                    text += &detail(&checkpoint, &record.tensors[0]);
-                }
-                found.push(record);
-            }
-            Err(failure) => {
-                terminal::error(&failure.message);
-                code = code.max(failure.code);
-            }
-        }
-    }
-    if args.format == Format::Json {
-        text = match found.as_slice() {
-            [] if alone => String::new(),
-            [one] if alone => json(one)?,
-            many => json(many)?,
-        };
-    }
-    terminal::print(&text)?;
-    Ok(code)
-}
-
-/// The checkpoint at `path` and its record, both with the tensor `name` alone.
-fn examine(
-    path: &std::path::Path,
-    name: &str,
-    args: &Args,
-    options: &LoadOptions,
-) -> Result<(Checkpoint, CheckpointRecord), Failure> {
-    let mut checkpoint = ckpt_inspect::open_with(path, &options.open)?;
-    if args.checksum {
-        checkpoint.verify_checksums();
-    }
-    let wanted = full_name(&checkpoint, name);
-    checkpoint.tensor(&wanted).map_err(|error| error.hint("list them with `ckpt inspect --all`"))?;
-    checkpoint.tensors.retain(|t| t.name == wanted);
-    let mut record = ckpt_inspect::describe(&checkpoint, options.describe, &|_| ());
-    ckpt_inspect::judge(&mut record, &options.thresholds);
-    Ok((checkpoint, record))
-}
-
-/// The tensor's full name, when `name` lacks the state dict's key and only one tensor fits.
-fn full_name(checkpoint: &Checkpoint, name: &str) -> String {
-    if checkpoint.tensors.iter().any(|t| t.name == name) {
-        return name.to_string();
-    }
-    let fits: Vec<&str> = checkpoint
-        .tensors
-        .iter()
-        .map(|t| t.name.as_str())
-        .filter(|n| without_state_dict(n) == name)
-        .collect();
-    match fits.as_slice() {
-        [one] => one.to_string(),
-        _ => name.to_string(),
-    }
-}
-
-fn detail(checkpoint: &Checkpoint, tensor: &TensorRecord) -> String {
-    let mut out = format!(
-        "{}\n{}\n",
-        terminal::bold(&terminal::escape(&tensor.name)),
-        terminal::dim(&terminal::escape(&checkpoint.path.display().to_string()))
-    );
-    let mut line = |label: &str, text: String| out += &terminal::labelled(label, Style::new(), &text);
-    line("dtype", tensor.dtype.to_string());
-    line("shape", shape(&tensor.shape));
-    line("strides", shape(&tensor.strides));
-    line("size", terminal::bytes(tensor.bytes));
-    if !tensor.shared_with.is_empty() {
-        line("shares with", tensor.shared_with.join(", "));
-    }
-    if let Some(sha256) = &tensor.sha256 {
-        line("sha256", sha256.clone());
-    }
-    if let Some(verdict) = tensor.verdict {
-        let reason = tensor.finding.as_ref().map(|f| format!(": {f}")).unwrap_or_default();
-        let style = terminal::verdict_style(Some(verdict));
-        out += &terminal::labelled("verdict", style, &format!("{verdict}{reason}"));
-    }
-    if tensor.stats.is_some() {
-        out += &measures(tensor, Part::Elements);
-    }
-    if tensor.ternary.is_some() {
-        out += &measures(tensor, Part::Codes);
-    }
-    if let Some(histogram) = tensor.stats.as_ref().and_then(|s| s.histogram.as_ref()) {
-        out += &draw(histogram);
-    }
-    out + &preview(checkpoint, tensor)
-}
-
-/// The measures of one part of the tensor: one line each, faults together on one, shares as bars.
-fn measures(tensor: &TensorRecord, part: Part) -> String {
-    let all: Vec<&Measure> = shown_in(Place::Page).filter(|m| m.part == part).collect();
-    let mut out = String::new();
-    let mut line = |label: &str, text: String| out += &terminal::labelled(label, Style::new(), &text);
-    let joins = |m: &Measure| m.form == Form::Faults || m.form == Form::Share && part == Part::Codes;
-    for alike in all.chunk_by(|a, b| a.form == b.form && joins(a)) {
-        if alike[0].form == Form::Share && joins(alike[0]) {
-            for (i, measure) in alike.iter().enumerate() {
-                let share = measure.real(tensor).unwrap_or(0.0);
-                let bar = "█".repeat((share * 40.0).round() as usize);
-                let text = format!("{:>2} {:5.1} %  {bar}", measure.label, 100.0 * share);
-                line(if i == 0 { "ternary" } else { "" }, text);
-            }
-            continue;
-        }
-        let labels: Vec<&str> = alike.iter().map(|m| m.label).collect();
-        let texts: Vec<String> = alike.iter().map(|m| measured(m, tensor)).collect();
-        line(&labels.join(", "), texts.join(", "));
-    }
-    out
-}
-
-fn measured(measure: &Measure, tensor: &TensorRecord) -> String {
-    let count = || tensor.stats.as_ref().map_or(1, |s| s.count.max(1));
-    match (measure.form, measure.value(tensor)) {
-        (Form::Part, Some(Value::Count(part))) => {
-            format!("{part} ({:.2} %)", 100.0 * part as f64 / count() as f64)
-        }
-        (Form::Rows, Some(Value::Count(rows))) => format!("{rows} of {}", tensor.shape[0]),
-        (Form::Columns, Some(Value::Count(cols))) => {
-            format!("{cols} of {}", tensor.shape[1..].iter().product::<u64>())
-        }
-        (Form::Bits { most }, Some(Value::Real(bits))) => format!("{bits:.3} bits of {most}"),
-        (Form::Share, Some(Value::Real(share))) => format!("{:.1} %", 100.0 * share),
-        (Form::Scale, None) => "lost".into(),
-        (_, Some(Value::Count(count))) => count.to_string(),
-        (_, value) => terminal::number(value.map(Value::real)),
-    }
-}
-
-fn draw(histogram: &Histogram) -> String {
-    let most = histogram.counts.iter().copied().max().unwrap_or(0).max(1);
-    let room = terminal::width().saturating_sub(26).clamp(8, 40);
-    let mut out = String::from("  |w| by powers of two\n");
-    let mut empty = 0;
-    for (i, &count) in histogram.counts.iter().enumerate() {
-        empty = if count == 0 { empty + 1 } else { 0 };
-        if empty == 2 {
-            out += "          ⋮\n";
-        }
-        if count == 0 {
-            continue;
-        }
-        let low = (f64::from(histogram.first) + i as f64).exp2();
-        let width = (room as f64 * count as f64 / most as f64).ceil() as usize;
-        out += &format!("  {:>9} {:<room$} {count}\n", terminal::number(Some(low)), "█".repeat(width));
-    }
-    out
-}
-
-/// The first values of the first rows.
-fn preview(checkpoint: &Checkpoint, record: &TensorRecord) -> String {
-    const ROWS: usize = 4;
-    const COLS: usize = 8;
-    const CELL: usize = 11;
-    let shown = (terminal::width().saturating_sub(4) / CELL).clamp(1, COLS);
-    let Some(tensor) = checkpoint.tensors.first().filter(|t| t.numel() > 0 && record.damage.is_none()) else {
-        return String::new();
-    };
-    let rows = tensor.numel() / tensor.shape.last().map_or(1, |&cols| cols as u64);
-    let width = tensor.shape.last().copied().unwrap_or(1);
-    let mut corner = tensor.clone();
-    if tensor.dtype.element_size().is_some() && tensor.quantizer.is_none() && tensor.sparse.is_none() {
-        // Only the first values, even of a large tensor.
-        for (i, size) in corner.shape.iter_mut().rev().enumerate() {
-            *size = (*size).min([COLS + 1, ROWS + 1].get(i).copied().unwrap_or(1));
-        }
-    }
-    // f64 has values that f32 lacks.
-    let values: Vec<f64> = match tensor.dtype {
-        DType::F64 if tensor.sparse.is_none() => match checkpoint.view::<f64>(&corner) {
-            Ok(view) => view.iter().copied().collect(),
-            Err(_) => return String::new(),
-        },
-        _ => match checkpoint.values(&corner) {
-            Ok(values) => values.into_iter().map(f64::from).collect(),
-            Err(_) => return String::new(),
-        },
-    };
-    let cols = corner.shape.last().copied().unwrap_or(1);
-    let mut out = String::from("  values\n");
-    for row in values.chunks(cols).take(ROWS) {
-        let cells: Vec<String> =
-            row.iter().take(shown).map(|&v| format!("{:>10}", terminal::number(Some(v)))).collect();
-        out += &format!("  {}{}\n", cells.join(" "), if width > shown { " …" } else { "" });
-    }
-    if rows > ROWS as u64 {
-        out += "  …\n";
-    }
-    out
 }

@@ -58,11 +58,20 @@ pub fn text(path: &Path, limit: u64) -> Result<String, Failure> {
 impl LoadArgs {
     /// The policy of the file.
     pub fn policy(&self) -> Result<Policy, Failure> {
+        let (policy, found) = self.policy_or_found()?;
+        if found {
+            terminal::note("using the policy in ckpt.toml");
+        }
+        Ok(policy)
+    }
+
+    /// The policy of the file, and whether that is the working directory's, which was not named.
+    pub fn policy_or_found(&self) -> Result<(Policy, bool), Failure> {
         let default = Path::new("ckpt.toml");
         let file = match &self.policy {
             Some(file) => file.as_path(),
             None if default.is_file() => default,
-            None => return Ok(Policy::default()),
+            None => return Ok((Policy::default(), false)),
         };
         // An invalid policy is wrong usage, like any option.
         let text = text(file, MAX_POLICY).map_err(|failure| Failure::usage(failure.message))?;
@@ -70,10 +79,7 @@ impl LoadArgs {
             let lines: Vec<String> = e.to_string().lines().map(terminal::escape).collect();
             Failure::usage(format!("{}: {}", terminal::escape(&file.display().to_string()), lines.join("\n")))
         })?;
-        if self.policy.is_none() {
-            terminal::note("using the policy in ckpt.toml");
-        }
-        Ok(policy)
+        Ok((policy, self.policy.is_none()))
     }
 
     /// How to load, with verdicts by `thresholds`.
@@ -105,6 +111,12 @@ pub struct LoadOptions {
 /// An invalid pattern is wrong usage.
 pub fn expand(paths: &[PathBuf]) -> Result<Vec<Found>, Failure> {
     let (found, skipped) = expanded(paths)?;
+    tell_skipped(&skipped);
+    Ok(found)
+}
+
+/// Notes which files were passed over.
+pub fn tell_skipped(skipped: &[PathBuf]) {
     const TOLD: usize = 5;
     if !skipped.is_empty() {
         let told: Vec<String> = skipped.iter().take(TOLD).map(|path| terminal::path(path)).collect();
@@ -114,11 +126,10 @@ pub fn expand(paths: &[PathBuf]) -> Result<Vec<Found>, Failure> {
         };
         terminal::note(&format!("skipped, since no tensors are in them: {}{more}", told.join(", ")));
     }
-    Ok(found)
 }
 
-/// The same, and the files of folders that begin like checkpoints and are none.
-fn expanded(paths: &[PathBuf]) -> Result<(Vec<Found>, Vec<PathBuf>), Failure> {
+/// The same as [`expand`], and the files of folders that begin like checkpoints and are none, of which it prints nothing.
+pub fn expanded(paths: &[PathBuf]) -> Result<(Vec<Found>, Vec<PathBuf>), Failure> {
     let nothing = |path: &Path| {
         Error::new(ErrorKind::Unrecognised, "no checkpoint in this folder")
             .in_file(path)
@@ -177,21 +188,25 @@ pub type Loaded = (PathBuf, Result<CheckpointRecord, Error>);
 /// The records of `paths`, each with the error that kept it from being read, if one did. A progress bar shows on a
 /// terminal's standard error.
 pub fn records(paths: &[PathBuf], options: &LoadOptions) -> Result<Vec<Loaded>, Failure> {
-    let found = expand(paths)?;
+    Ok(each(expand(paths)?, options, |loaded| loaded))
+}
+
+/// What `take` makes of each record of `found`, as soon as there is one; the results are in order.
+pub fn each<R: Send>(found: Vec<Found>, options: &LoadOptions, take: impl Fn(Loaded) -> R + Sync) -> Vec<R> {
     let cache = options.cache.then(cache).flatten();
     let len = |path: &PathBuf| std::fs::metadata(path).map_or(0, |m| m.len());
     let progress = terminal::progress(
         found.iter().flatten().map(len).sum(),
         &format!("measuring {}", ckpt_reports::text::plural(found.len(), "checkpoint")),
     );
-    let loaded = found
+    let taken = found
         .into_par_iter()
         .map(|found| match found {
             Ok(path) => {
                 let record = load(&path, options, cache.as_ref(), &progress);
-                (path, record)
+                take((path, record))
             }
-            Err((path, error)) => (path, Err(error)),
+            Err((path, error)) => take((path, Err(error))),
         })
         .collect();
     progress.clear();
@@ -199,7 +214,7 @@ pub fn records(paths: &[PathBuf], options: &LoadOptions) -> Result<Vec<Loaded>, 
         // A cache that cannot be pruned is no reason to fail.
         let _ = cache.prune(CACHE_BYTES);
     }
-    Ok(loaded)
+    taken
 }
 
 /// The pairs of checkpoints of `run` whose weights must be compared to explain it, from the cache where neither has

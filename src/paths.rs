@@ -8,16 +8,21 @@ use ckpt_inspect::{Error, ErrorKind};
 
 use crate::{Failure, terminal};
 
+/// Whether `path` is no file but a pattern.
+pub fn is_pattern(path: &Path) -> bool {
+    !path.exists() && path.to_string_lossy().contains(['*', '?', '['])
+}
+
 /// The paths that `path` matches: itself, or, if there is no such file and it is a pattern, all that match, perhaps
 /// none.
 ///
 /// # Errors
 /// An invalid pattern is wrong usage.
 pub fn matches(path: &Path) -> Result<Vec<PathBuf>, Failure> {
-    let text = path.to_string_lossy();
-    if path.exists() || !text.contains(['*', '?', '[']) {
+    if !is_pattern(path) {
         return Ok(vec![path.to_path_buf()]);
     }
+    let text = path.to_string_lossy();
     let matches = glob::glob(&text)
         .map_err(|e| Failure::usage(format!("{}: not a valid glob pattern: {e}", terminal::path(path))))?;
     // A pattern such as `.*` is meant for what is in a folder, and not for the folder itself or the one above.

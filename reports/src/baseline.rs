@@ -70,7 +70,9 @@ impl<'b> Comparison<'b> {
             && !policy.baseline.allow_worse
         {
             let message = format!("{is}; {was} in the baseline");
-            findings.push(Finding::new(Rule::VerdictWorse, message).on(now.tensor));
+            findings.push(
+                Finding::new(Rule::VerdictWorse, message).on(now.tensor).since(now.verdict, &now.findings),
+            );
         }
     }
 

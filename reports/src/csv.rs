@@ -1,7 +1,7 @@
 //! The report as a table: one line per tensor of each checkpoint.
 
 use ckpt_inspect::health::measures::{Form, Measure, Place, Value, shown_in};
-use ckpt_inspect::{TensorRecord, printable_in_log};
+use ckpt_inspect::{CheckpointRecord, TensorRecord, printable_in_log};
 
 use crate::{Error, Exporter, Report};
 
@@ -27,20 +27,39 @@ fn measures(computed: bool) -> impl Iterator<Item = &'static Measure> {
 /// # Errors
 /// None in practice: it is written to memory.
 pub fn csv(report: &Report) -> Result<String, Error> {
+    let mut lines = Vec::new();
+    for run in &report.runs {
+        for checkpoint in run.checkpoints.iter().chain(run.aside.iter().map(|aside| &aside.record)) {
+            let begin = plain(&run.name);
+            lines.extend(of_checkpoint(checkpoint).map(|line| [vec![begin.clone()], line].concat()));
+        }
+    }
+    table(&BEFORE, lines)
+}
+
+/// The tensors of `records` as CSV, as [`csv`] has those of runs.
+///
+/// # Errors
+/// None in practice: it is written to memory.
+pub fn tensors<'r>(records: impl IntoIterator<Item = &'r CheckpointRecord>) -> Result<String, Error> {
+    table(&BEFORE[1..], records.into_iter().flat_map(of_checkpoint))
+}
+
+/// A line for each tensor of `checkpoint`, from its path on.
+fn of_checkpoint(checkpoint: &CheckpointRecord) -> impl Iterator<Item = Vec<String>> {
+    let step = checkpoint.step.map(|s| s.to_string()).unwrap_or_default();
+    let begin = vec![plain(&checkpoint.path), step];
+    checkpoint.tensors.iter().map(move |tensor| [begin.clone(), fields(tensor)].concat())
+}
+
+fn table(before: &[&'static str], lines: impl IntoIterator<Item = Vec<String>>) -> Result<String, Error> {
     let failed = |e: &dyn std::fmt::Display| Error::Format(format!("CSV: {e}"));
     let mut out = ::csv::Writer::from_writer(Vec::new());
     let keys = |computed| measures(computed).map(|m| m.key);
-    let heading = BEFORE.into_iter().chain(keys(false)).chain(AFTER).chain(keys(true));
+    let heading = before.iter().copied().chain(keys(false)).chain(AFTER).chain(keys(true));
     out.write_record(heading).map_err(|e| failed(&e))?;
-    for run in &report.runs {
-        for checkpoint in run.checkpoints.iter().chain(run.aside.iter().map(|aside| &aside.record)) {
-            let step = checkpoint.step.map(|s| s.to_string()).unwrap_or_default();
-            for tensor in &checkpoint.tensors {
-                let mut line = vec![plain(&run.name), plain(&checkpoint.path), step.clone()];
-                line.extend(fields(tensor));
-                out.write_record(line).map_err(|e| failed(&e))?;
-            }
-        }
+    for line in lines {
+        out.write_record(line).map_err(|e| failed(&e))?;
     }
     let bytes = out.into_inner().map_err(|e| failed(&e))?;
     String::from_utf8(bytes).map_err(|e| failed(&e))

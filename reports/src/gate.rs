@@ -1,5 +1,7 @@
 //! The gate: checkpoints held against a [`Policy`] and, if one is given, against a baseline. It reads records alone.
 
+mod rule;
+
 use std::path::Path;
 
 use ckpt_inspect::{
@@ -8,9 +10,12 @@ use ckpt_inspect::{
 };
 use serde::Serialize;
 
+use crate::accepted::Known;
 use crate::baseline::Comparison;
-use crate::policy::{Policy, Scope, TensorRules};
+use crate::policy::{Policy, Scope, TensorRules, Unmatched};
 use crate::text::plural;
+
+pub use rule::{Rule, Severity};
 
 /// How a check ended, from best to worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -36,124 +41,6 @@ impl Status {
     }
 }
 
-/// Whether a finding refuses a checkpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum Severity {
-    /// It does not pass.
-    Error,
-    /// It may pass; something could not be checked.
-    Warning,
-}
-
-/// What can be found. Identifiers are stable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
-#[allow(missing_docs)]
-#[non_exhaustive]
-pub enum Rule {
-    UnreadableFile,
-    DamagedFile,
-    WrongStep,
-    NothingJudged,
-    NotMeasured,
-    Incomplete,
-    Contradiction,
-    CorruptTensor,
-    CorruptOptimizer,
-    UnhealthyTensor,
-    TooManyDead,
-    TooFewHealthy,
-    TensorVanished,
-    ShapeChanged,
-    StdShrunk,
-    NewlyDead,
-    VerdictWorse,
-    FailedDiagnosis,
-}
-
-impl Rule {
-    /// Every rule, file-level ones first.
-    pub const ALL: [Rule; 18] = [
-        Rule::UnreadableFile,
-        Rule::DamagedFile,
-        Rule::WrongStep,
-        Rule::NothingJudged,
-        Rule::NotMeasured,
-        Rule::Incomplete,
-        Rule::Contradiction,
-        Rule::CorruptTensor,
-        Rule::CorruptOptimizer,
-        Rule::UnhealthyTensor,
-        Rule::TooManyDead,
-        Rule::TooFewHealthy,
-        Rule::TensorVanished,
-        Rule::ShapeChanged,
-        Rule::StdShrunk,
-        Rule::NewlyDead,
-        Rule::VerdictWorse,
-        Rule::FailedDiagnosis,
-    ];
-
-    /// The identifier, such as `unhealthy-tensor`, and what it refuses in one sentence.
-    fn row(self) -> (&'static str, &'static str) {
-        match self {
-            Rule::UnreadableFile => ("unreadable-file", "The file cannot be opened as a checkpoint."),
-            Rule::DamagedFile => (
-                "damaged-file",
-                "The file is cut short, bytes differ from their recorded checksum, or the format's own library refuses it.",
-            ),
-            Rule::WrongStep => ("wrong-step", "The checkpoint is not of the required training step."),
-            Rule::NothingJudged => ("nothing-judged", "No weight matrix could be judged."),
-            Rule::NotMeasured => ("not-measured", "Weight matrices are of a type that is not measured."),
-            Rule::Incomplete => {
-                ("incomplete", "Layers or weights are missing that the other layers or config.json imply.")
-            }
-            Rule::Contradiction => (
-                "contradiction",
-                "The index and the shards of a set disagree, or files are there that no index names.",
-            ),
-            Rule::CorruptTensor => {
-                ("corrupt-tensor", "A tensor holds NaN or infinity, or its bytes are missing or damaged.")
-            }
-            Rule::CorruptOptimizer => {
-                ("corrupt-optimizer", "The optimizer's state holds NaN or infinity, or is missing bytes.")
-            }
-            Rule::UnhealthyTensor => ("unhealthy-tensor", "A weight matrix is worse than allowed."),
-            Rule::TooManyDead => ("too-many-dead", "More weight matrices are dead than allowed."),
-            Rule::TooFewHealthy => ("too-few-healthy", "Fewer weight matrices are healthy than required."),
-            Rule::TensorVanished => ("tensor-vanished", "A weight of the baseline is missing."),
-            Rule::ShapeChanged => ("shape-changed", "A weight has another shape than in the baseline."),
-            Rule::StdShrunk => {
-                ("std-shrunk", "The standard deviation of a weight matrix fell too far below the baseline's.")
-            }
-            Rule::NewlyDead => {
-                ("newly-dead", "Rows or columns of a ternary matrix died that were alive in the baseline.")
-            }
-            Rule::VerdictWorse => ("verdict-worse", "A weight matrix is judged worse than in the baseline."),
-            Rule::FailedDiagnosis => {
-                ("failed-diagnosis", "The model fails a step of the diagnosis, or cannot be run.")
-            }
-        }
-    }
-
-    /// The identifier, such as `unhealthy-tensor`.
-    pub fn id(self) -> &'static str {
-        self.row().0
-    }
-
-    /// What it refuses, in one sentence.
-    pub fn summary(self) -> &'static str {
-        self.row().1
-    }
-
-    /// Whether its findings refuse a checkpoint.
-    pub fn severity(self) -> Severity {
-        if self == Rule::NotMeasured { Severity::Warning } else { Severity::Error }
-    }
-}
-
 /// One thing that was found.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
@@ -170,6 +57,10 @@ pub struct Finding {
     pub measured: Option<f64>,
     /// The bound it missed, in the same unit.
     pub limit: Option<f64>,
+    /// The tensor's verdict, where it is what was found.
+    pub verdict: Option<Verdict>,
+    /// What was found by the rules of verdicts, with its figures.
+    pub because: Vec<Why>,
 }
 
 impl Finding {
@@ -181,6 +72,8 @@ impl Finding {
             message: printable(message.as_ref()),
             measured: None,
             limit: None,
+            verdict: None,
+            because: Vec::new(),
         }
     }
 
@@ -191,6 +84,12 @@ impl Finding {
 
     pub(crate) fn against(mut self, measured: Option<f64>, limit: Option<f64>) -> Self {
         (self.measured, self.limit) = (measured.filter(|m| m.is_finite()), limit);
+        self
+    }
+
+    /// With the verdict and what led to it.
+    pub(crate) fn since(mut self, verdict: Option<Verdict>, because: &[Why]) -> Self {
+        (self.verdict, self.because) = (verdict, because.to_vec());
         self
     }
 
@@ -232,6 +131,8 @@ pub struct Checked {
     pub checks: Vec<Rule>,
     /// What was found: first the checkpoint as a whole, then tensor by tensor in file order.
     pub findings: Vec<Finding>,
+    /// What was found and is known, so that it refuses nothing.
+    pub accepted: Vec<Finding>,
 }
 
 impl Checked {
@@ -257,13 +158,25 @@ pub struct Outcome {
     pub baseline: Option<String>,
     /// Each checkpoint, in the order given.
     pub checkpoints: Vec<Checked>,
+    /// Files that were passed over because no tensor is in them.
+    pub skipped: Vec<String>,
+    /// Patterns of the policy and of `--ignore` that match no tensor of any checkpoint.
+    pub unmatched: Vec<Unmatched>,
+    /// Accepted findings that no longer occur.
+    pub resolved: Vec<Known>,
 }
 
 impl Outcome {
     /// The outcome of `checkpoints`; without any, nothing has passed.
     pub fn new(policy: Policy, baseline: Option<String>, checkpoints: Vec<Checked>) -> Self {
         let status = checkpoints.iter().map(|c| c.status).max().unwrap_or(Status::Unreadable);
-        Outcome { status, policy, baseline, checkpoints }
+        let (skipped, unmatched, resolved) = Default::default();
+        Outcome { status, policy, baseline, checkpoints, skipped, unmatched, resolved }
+    }
+
+    /// How many findings were accepted.
+    pub fn accepted(&self) -> usize {
+        self.checkpoints.iter().map(|c| c.accepted.len()).sum()
     }
 
     /// How many checkpoints ended in `status`.
@@ -274,12 +187,17 @@ impl Outcome {
     /// One sentence, such as `1 of 3 checkpoints refused`.
     pub fn headline(&self) -> String {
         let all = plural(self.checkpoints.len(), "checkpoint");
-        match (self.count(Status::Refused), self.count(Status::Unreadable)) {
+        let accepted = match self.accepted() {
+            0 => String::new(),
+            some => format!("; {} accepted", plural(some, "known finding")),
+        };
+        let ended = match (self.count(Status::Refused), self.count(Status::Unreadable)) {
             (0, 0) => format!("{all} passed"),
             (refused, 0) => format!("{refused} of {all} refused"),
             (0, unreadable) => format!("{unreadable} of {all} unreadable"),
             (refused, unreadable) => format!("{refused} of {all} refused, {unreadable} unreadable"),
-        }
+        };
+        ended + &accepted
     }
 }
 
@@ -298,6 +216,7 @@ pub fn unreadable(path: impl Into<String>, error: &str) -> Checked {
         coverage: Coverage::default(),
         checks: vec![Rule::UnreadableFile],
         findings: vec![Finding::new(Rule::UnreadableFile, error)],
+        accepted: Vec::new(),
     }
 }
 
@@ -335,6 +254,7 @@ pub fn check(record: &CheckpointRecord, policy: &Policy, baseline: Option<&Check
             Rule::UnhealthyTensor,
         ],
         findings: Vec::new(),
+        accepted: Vec::new(),
     };
     whole(&mut checked, record, &judged, policy);
     for why in &whole_judgement.findings {
@@ -343,7 +263,7 @@ pub fn check(record: &CheckpointRecord, policy: &Policy, baseline: Option<&Check
             Why::Contradiction { .. } => Rule::Contradiction,
             _ => Rule::Incomplete,
         };
-        checked.findings.push(Finding::new(rule, why.to_string()));
+        checked.findings.push(Finding::new(rule, why.to_string()).since(None, std::slice::from_ref(why)));
     }
     let mut comparison = baseline.map(|baseline| Comparison::new(baseline, record, policy));
     if comparison.is_some() {
@@ -554,7 +474,8 @@ fn single(judged: &Judged<'_>, policy: &Policy) -> Option<Finding> {
             _ => Rule::CorruptTensor,
         };
         let bad = tensor.stats.as_ref().map(|s| (s.nan + s.inf) as f64);
-        return Some(Finding::new(rule, &reason).on(tensor).against(bad, bad.map(|_| 0.0)));
+        let finding = Finding::new(rule, &reason).on(tensor).against(bad, bad.map(|_| 0.0));
+        return Some(finding.since(judged.verdict, &judged.findings));
     }
     let counted = verdict == Verdict::Dead && policy.max_dead.is_some();
     let allowed = verdict <= rules.allow || (verdict == Verdict::Untrained && !policy.require_trained);
@@ -568,7 +489,8 @@ fn single(judged: &Judged<'_>, policy: &Policy) -> Option<Finding> {
         None => format!("{} is allowed", rules.allow),
     };
     let message = format!("{verdict}: {reason}; {bound}");
-    Some(Finding::new(Rule::UnhealthyTensor, message).on(tensor).against(measured, limit))
+    let finding = Finding::new(Rule::UnhealthyTensor, message).on(tensor).against(measured, limit);
+    Some(finding.since(judged.verdict, &judged.findings))
 }
 
 /// What decided a verdict, and where the worst allowed one begins.

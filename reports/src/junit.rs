@@ -20,7 +20,13 @@ pub fn xml(outcome: &Outcome) -> String {
     for checked in &outcome.checkpoints {
         report.add_test_suite(suite(checked));
     }
-    report.to_string().expect("writing XML to memory does not fail")
+    text(&report)
+}
+
+/// `report` as text. The schema that Jenkins checks against (junit-10.xsd) knows no `skipped` of the root, which comes first.
+fn text(report: &Report) -> String {
+    let text = report.to_string().expect("writing XML to memory does not fail");
+    text.replacen(" skipped=\"0\"", "", 1)
 }
 
 /// A case of another command's report.
@@ -67,7 +73,7 @@ pub fn report(title: &str, suites: &[(String, Vec<Case>)]) -> String {
         }
         report.add_test_suite(suite);
     }
-    report.to_string().expect("writing XML to memory does not fail")
+    text(&report)
 }
 
 fn suite(checked: &Checked) -> TestSuite {

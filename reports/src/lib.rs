@@ -3,6 +3,7 @@
 #![deny(missing_docs)]
 #![warn(clippy::disallowed_macros, clippy::disallowed_methods)]
 
+mod accepted;
 mod baseline;
 pub mod cause;
 mod chart;
@@ -26,8 +27,9 @@ mod training;
 use ckpt_inspect::cause::Explanation;
 use ckpt_inspect::run::Run;
 
+pub use accepted::{Accepted, AcceptedError, Known};
 pub use ckpt_inspect::printable;
-pub use csv::csv;
+pub use csv::{csv, tensors as csv_of_tensors};
 pub use exporter::Exporter;
 pub use headline::{Headline, headline};
 pub use html::html;

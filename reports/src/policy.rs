@@ -157,6 +157,11 @@ impl Pattern {
         Ok(Pattern { source: glob.to_string(), matcher: compiled.compile_matcher() })
     }
 
+    /// The glob.
+    pub fn as_str(&self) -> &str {
+        &self.source
+    }
+
     /// Whether it covers the tensor called `name`.
     pub fn matches(&self, name: &str) -> bool {
         self.matcher.is_match(name) || self.matcher.is_match(without_state_dict(name))
@@ -207,7 +212,24 @@ pub struct TensorRules {
     pub named: bool,
 }
 
+/// A pattern that matches nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Unmatched {
+    /// The key of the policy that it is of: `ignore` or `tensors`.
+    pub key: &'static str,
+    /// The glob.
+    pub pattern: String,
+}
+
 impl Policy {
+    /// Every pattern in it.
+    pub fn patterns(&self) -> Vec<(Unmatched, &Pattern)> {
+        let of = |key, pattern| (Unmatched { key, pattern: Pattern::as_str(pattern).to_string() }, pattern);
+        let ignored = self.ignore.iter().map(|pattern| of("ignore", pattern));
+        ignored.chain(self.tensors.iter().map(|entry| of("tensors", &entry.pattern))).collect()
+    }
+
     /// The policy in the text of a `ckpt.toml`.
     ///
     /// # Errors

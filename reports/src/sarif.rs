@@ -33,9 +33,13 @@ const SUMMARY: Option<&str> = Some("SARIF 2.1.0, for code scanning");
 const SCHEMA: &str =
     "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json";
 
+/// Where the program is described.
+const DOCUMENTATION: &str = "https://docs.rs/ckpt";
+
 /// The outcome as a SARIF log. `root` is the top of the repository: paths below it become relative URIs.
 pub fn log(outcome: &Outcome, root: Option<&Path>) -> String {
-    let rules = Rule::ALL.map(|rule| descriptor(rule.id(), rule.summary(), level(rule.severity())));
+    let rules =
+        Rule::ALL.map(|rule| descriptor(rule.id(), rule.summary(), rule.help(), level(rule.severity())));
     let results: Vec<Value> = outcome
         .checkpoints
         .iter()
@@ -49,7 +53,10 @@ pub fn log(outcome: &Outcome, root: Option<&Path>) -> String {
 pub fn scan_log(scans: &[scan::Scan], root: Option<&Path>) -> String {
     let rules: Vec<Value> = scan::Rule::ALL
         .iter()
-        .map(|rule| descriptor(rule.id(), rule.summary(), scan_level(rule.severity())))
+        .map(|rule| {
+            let severity = rule.severity();
+            descriptor(rule.id(), rule.summary(), scan_help(severity), scan_level(severity))
+        })
         .collect();
     let results: Vec<Value> = scans
         .iter()
@@ -73,13 +80,34 @@ fn scan_level(severity: scan::Severity) -> &'static str {
     }
 }
 
+fn scan_help(severity: scan::Severity) -> &'static str {
+    match severity {
+        scan::Severity::Dangerous => {
+            "Do not load the file with a library that unpickles or runs it. Ask whoever made it what it needs this for; \
+             `ckpt convert` writes its tensors alone to a SafeTensors file."
+        }
+        scan::Severity::Note => "Nothing needs to be done where this is meant.",
+        _ => {
+            "Find out what made the file before it is loaded with a library that unpickles or runs it; `ckpt convert` \
+             writes its tensors alone to a SafeTensors file."
+        }
+    }
+}
+
 /// The log of one run of `tool`.
 fn document(tool: &str, rules: &[Value], results: &[Value]) -> String {
     let log = json!({
         "$schema": SCHEMA,
         "version": "2.1.0",
         "runs": [{
-            "tool": { "driver": { "name": tool, "version": env!("CARGO_PKG_VERSION"), "rules": rules } },
+            "tool": {
+                "driver": {
+                    "name": tool,
+                    "version": env!("CARGO_PKG_VERSION"),
+                    "informationUri": DOCUMENTATION,
+                    "rules": rules,
+                },
+            },
             "results": results,
         }],
     });
@@ -87,11 +115,14 @@ fn document(tool: &str, rules: &[Value], results: &[Value]) -> String {
         + "\n"
 }
 
-/// A rule, as `reportingDescriptor` (section 3.49).
-fn descriptor(id: &str, summary: &str, level: &str) -> Value {
+/// A rule, as `reportingDescriptor` (section 3.49), with what code scanning shows of it.
+fn descriptor(id: &str, summary: &str, help: &str, level: &str) -> Value {
     json!({
         "id": id,
+        "name": id,
         "shortDescription": { "text": summary },
+        "fullDescription": { "text": summary },
+        "help": { "text": help, "markdown": help },
         "defaultConfiguration": { "level": level },
     })
 }

@@ -263,11 +263,90 @@ fn json_is_one_object_for_one_checkpoint_and_else_a_list() {
         glob.as_array().unwrap().iter().map(|c| c["step"].as_u64().unwrap()).collect::<Vec<_>>(),
         [1000, 2000]
     );
-    assert!(ckpt.json(&["tests/fixtures/packed", "--no-stats"]).is_object());
-    // Unreadable files do not change the form.
+    assert!(ckpt.json(&["tests/fixtures/packed/nano-healthy-2000-i2s.pt", "--no-stats"]).is_object());
+    // What was asked for decides, and not how many there are.
+    for several in ["tests/fixtures/healthy-run/step-02*.pt", "tests/fixtures/packed"] {
+        let shown = ckpt.json(&[several, "--no-stats"]);
+        assert_eq!(shown.as_array().unwrap().len(), 1, "{several}");
+    }
+    let model = ckpt.0.at("model");
+    std::fs::create_dir(&model).unwrap();
+    std::fs::write(model.join("model.safetensors"), named("w", serde_json::json!({}))).unwrap();
+    assert!(ckpt.json(&[model.to_str().unwrap()]).is_object(), "the folder is the checkpoint");
+    // Unreadable files do not change the form, and are rows.
     let bad = ckpt.file("bad.pt", b"nothing");
-    let output = ckpt.exits(3, &[COLLAPSED, bad.to_str().unwrap(), "--no-stats", "--format", "json"]);
-    assert_eq!(serde_json::from_str::<Value>(&output).unwrap().as_array().unwrap().len(), 1);
+    let bad = bad.to_str().unwrap();
+    let output = ckpt.exits(3, &[COLLAPSED, bad, "--no-stats", "--format", "json"]);
+    let shown: Value = serde_json::from_str(&output).unwrap();
+    assert_eq!(shown.as_array().unwrap().len(), 2);
+    assert_eq!((&shown[0]["step"], keys(&shown[1])), (&4000.into(), BTreeSet::from(["error", "path"])));
+    assert_eq!(shown[1]["path"], bad);
+    for tensor in [&[][..], &["--tensor", "w"]] {
+        let output = ckpt.exits(3, &[&[bad, "--format", "json"], tensor].concat());
+        let shown: Value = serde_json::from_str(&output).unwrap();
+        assert!(shown["error"].as_str().unwrap().contains("bad.pt"), "{output}");
+    }
+    let many = ckpt.json(&["tests/fixtures/healthy-run", "--tensor", GATE]);
+    assert_eq!(many.as_array().unwrap().len(), 3);
+}
+
+/// A line each, with all that the list has.
+#[test]
+fn ndjson_has_a_line_a_checkpoint() {
+    let ckpt = Ckpt::new();
+    let bad = ckpt.file("bad.pt", b"nothing");
+    let paths = ["tests/fixtures/healthy-run", bad.to_str().unwrap()];
+    let list: Value =
+        serde_json::from_str(&ckpt.exits(3, &[&paths[..], &["--format", "json"]].concat())).unwrap();
+    let lines = ckpt.exits(3, &[&paths[..], &["--format", "ndjson"]].concat());
+    let mut lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    lines.sort_by_key(|line| (line["path"] == *paths[1], line["step"].as_u64()));
+    assert_eq!(Value::Array(lines), list);
+    let one = ckpt.exits(0, &[COLLAPSED, "--format", "ndjson", "--tensor", GATE]);
+    assert_eq!(serde_json::from_str::<Value>(&one).unwrap()["tensors"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn csv_has_a_line_a_tensor() {
+    let ckpt = Ckpt::new();
+    let table = ckpt.exits(0, &["tests/fixtures/healthy-run", "--format", "csv", "--filter", "*.mlp.*"]);
+    let lines: Vec<&str> = table.lines().collect();
+    assert!(lines[0].starts_with("path,step,tensor,dtype,shape,group,count,mean,std,"), "{}", lines[0]);
+    assert_eq!(lines.len(), 1 + 3 * 6);
+    let path = "tests/fixtures/healthy-run/step-01000.pt";
+    assert!(
+        lines[7].starts_with(&format!("{path},1000,model_state_dict.{GATE},float32,128x64,weights,")),
+        "{}",
+        lines[7]
+    );
+    let one = ckpt.exits(0, &[path, "--format", "csv", "--tensor", GATE]);
+    assert_eq!(one.lines().collect::<Vec<_>>(), [lines[0], lines[7]]);
+    // Of what cannot be read there is no tensor.
+    assert_eq!(ckpt.exits(3, &["absent.pt", "--format", "csv"]).lines().count(), 1);
+}
+
+#[test]
+fn checkpoints_are_sorted_and_counted() {
+    let ckpt = Ckpt::new();
+    let bad = ckpt.file("bad.pt", b"nothing");
+    let paths = ["tests/fixtures/healthy-run/step-02000.pt", COLLAPSED, bad.to_str().unwrap()];
+    let sorted = |order: &str| -> Vec<String> {
+        let output = ckpt.exits(3, &[&paths[..], &["--format", "json", "--sort", order]].concat());
+        let shown: Value = serde_json::from_str(&output).unwrap();
+        shown.as_array().unwrap().iter().map(|c| c["path"].as_str().unwrap().to_string()).collect()
+    };
+    assert_eq!(sorted("verdict"), [paths[2], paths[1], paths[0]]);
+    assert_eq!(sorted("file"), paths);
+    assert_eq!(sorted("name"), [paths[2], paths[1], paths[0]]);
+    let text = ckpt.exits(3, &[&paths[..], &["--sort", "verdict"]].concat());
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[1].starts_with(COLLAPSED) && lines[1].ends_with("weak"), "{text}");
+    assert_eq!(lines[2], format!("    model_state_dict.{GATE} is weak: std 4.1e-5"));
+    assert!(lines[3].starts_with(paths[0]) && lines[3].ends_with("healthy"), "{text}");
+    assert!(
+        lines[4].starts_with("2 checkpoints, ") && lines[4].ends_with(": 1 healthy, 1 weak; 1 unreadable"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -374,40 +453,54 @@ fn a_closed_pipe_is_success() {
     piped("\"$0\" completions bash | head -1 >/dev/null");
 }
 
-/// A file with other weights but the same size and time is answered from the cache; any other change is detected.
+/// An unchanged file is answered from the cache, whatever its age; one that was replaced, even by one of the same size and
+/// time, is measured again.
 #[test]
 fn what_has_not_changed_is_not_read_again() {
     let ckpt = Ckpt::new();
     let bytes = std::fs::read("tests/fixtures/formats/whole.pt").unwrap();
     let path = ckpt.file("model.pt", &bytes);
     let name = path.to_str().unwrap();
-    let time = std::fs::metadata(&path).unwrap().modified().unwrap();
+    let set = |time| std::fs::File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+    let time = std::time::UNIX_EPOCH - std::time::Duration::from_millis(1_700_250);
+    set(time);
     let rewrite = |bytes: &[u8], time| {
         std::fs::write(&path, bytes).unwrap();
-        std::fs::File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+        set(time);
     };
     let first = ckpt.json(&[name]);
     let weights = &first["tensors"][0];
     assert!(weights["stats"]["std"].as_f64().unwrap() > 0.0);
     let json = std::fs::read_dir(ckpt.0.cache().join("ckpt/records")).unwrap().count();
     assert_eq!(json, 1, "one record is kept");
+    // Whether the record was used is told by a change in it.
+    let kept =
+        std::fs::read_dir(ckpt.0.cache().join("ckpt/records")).unwrap().next().unwrap().unwrap().path();
+    let change = |pointer: &str, value: Value| {
+        let mut record: Value = serde_json::from_slice(&std::fs::read(&kept).unwrap()).unwrap();
+        *record.pointer_mut(pointer).unwrap() = value;
+        std::fs::write(&kept, record.to_string()).unwrap();
+    };
+    change("/record/step", 987.into());
+    let from_cache = ckpt.json(&[name]);
+    assert_eq!(from_cache["step"], 987, "answered from the cache");
+    assert_eq!(from_cache["tensors"], first["tensors"]);
+    assert_eq!(ckpt.json(&[name, "--no-cache"]), first);
     // The same file with some weights replaced: a stretch without a header of the zip.
     let mut other = bytes.clone();
     let at = bytes.windows(4000).position(|w| !w.windows(2).any(|pair| pair == b"PK")).unwrap();
     other[at + 500..at + 3500].fill(0);
     rewrite(&other, time);
-    assert_eq!(ckpt.json(&[name]), first, "answered from the cache");
-    assert_ne!(ckpt.json(&[name, "--no-cache"]), first);
+    let replaced = ckpt.json(&[name]);
+    assert!(replaced != first && replaced["step"] == first["step"], "size and time alone are not trusted");
+    assert_eq!(ckpt.json(&[name, "--no-cache"]), replaced);
     let changed = ckpt.exits(3, &[name, "--checksum"]);
     assert!(changed.contains("checksum mismatch"), "checksums are of the file itself\n{changed}");
     // A record with other computed measures than today's is not used, so that no measure is missing.
-    let mut records = std::fs::read_dir(ckpt.0.cache().join("ckpt/records")).unwrap();
-    let kept = records.next().unwrap().unwrap().path();
-    let mut older: Value = serde_json::from_slice(&std::fs::read(&kept).unwrap()).unwrap();
-    assert!(older["measures"].is_array());
-    older["measures"] = serde_json::json!(["unheard_of"]);
-    std::fs::write(&kept, older.to_string()).unwrap();
-    assert_ne!(ckpt.json(&[name]), first, "measured again");
+    change("/record/step", 987.into());
+    assert_eq!(ckpt.json(&[name])["step"], 987);
+    change("/measures", serde_json::json!(["unheard_of"]));
+    assert_eq!(ckpt.json(&[name]), replaced, "measured again");
     rewrite(&other, time + std::time::Duration::from_secs(1));
     assert_ne!(ckpt.json(&[name]), first, "a new time is a change");
     let folder = ckpt.0.at("checkpoint-7");

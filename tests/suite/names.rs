@@ -76,6 +76,10 @@ fn hostile_names_are_shown_as_text_by_every_command() {
         &["gate", FILE, "--format", "sarif"],
         &["gate", FILE, "--format", "json"],
         &["inspect", FILE, "--format", "json"],
+        &["inspect", FILE, "--format", "ndjson"],
+        &["inspect", FILE, "--format", "csv"],
+        &["gate", FILE, "--write-accepted", "known.json"],
+        &["gate", "plain.safetensors", "--ignore", "::error::\u{1b}", "--accept", "known.json"],
         &["diff", FILE, "plain.safetensors", "--format", "json"],
         &["scan", FILE, "--format", "json"],
         &["report", FILE, "--format", "json"],
@@ -99,6 +103,7 @@ fn hostile_names_are_shown_as_text_by_every_command() {
     let err = refused.err();
     assert!(err.contains("--ternary"), "{err}");
     harmless("i2s", err, false);
+    harmless("known.json", &std::fs::read_to_string(at("known.json")).unwrap(), false);
     for page in ["::error::\u{1b}.md", "file.html", "run.html"] {
         let text = std::fs::read_to_string(at(page)).unwrap();
         harmless(page, &text, false);

@@ -5,6 +5,7 @@ pub(crate) mod compression;
 pub mod metadata;
 pub mod pickle;
 pub mod staged;
+mod stamp;
 pub(crate) mod storage;
 pub mod zip;
 
@@ -14,10 +15,10 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::time::UNIX_EPOCH;
 
 use memchr::memmem;
-use serde::{Deserialize, Serialize};
+
+pub(crate) use stamp::Stamp;
 
 use crate::{DamageKind, Error, Result};
 
@@ -390,7 +391,7 @@ pub(crate) struct Source {
     /// Its name for messages: the path that it was opened by.
     pub path: PathBuf,
     /// The file as it was when it was opened.
-    pub stamp: Stamp,
+    stamp: Stamp,
     data: Box<dyn ByteSource>,
 }
 
@@ -420,6 +421,11 @@ impl Source {
 
     pub fn len(&self) -> u64 {
         self.data.len()
+    }
+
+    /// The file as it was when it was opened, with a digest of some of its bytes.
+    pub fn sampled(&self) -> Stamp {
+        self.stamp.clone().sampled(&*self.data)
     }
 
     /// Its bytes, by ranges.
@@ -466,41 +472,6 @@ pub(crate) struct Beginning {
     len: u64,
     /// `None` where the source lends them.
     fetched: Option<Vec<u8>>,
-}
-
-/// The state of a file at one moment, to detect later changes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Stamp {
-    path: PathBuf,
-    /// Size and modification time in nanoseconds; `None` when it is not there.
-    state: Option<(u64, u128)>,
-}
-
-impl Stamp {
-    /// What is at `path` now.
-    pub fn of(path: &Path) -> Self {
-        Self::new(path, std::fs::metadata(path).ok().as_ref())
-    }
-
-    /// The state of bytes in memory, which never equals that of a file: later changes could not be detected.
-    pub fn never(name: &Path) -> Self {
-        Stamp { path: name.to_path_buf(), state: Some((u64::MAX, u128::MAX)) }
-    }
-
-    fn new(path: &Path, metadata: Option<&std::fs::Metadata>) -> Self {
-        let state = metadata.and_then(|m| {
-            let modified = m.modified().ok()?.duration_since(UNIX_EPOCH).ok()?.as_nanos();
-            Some((if m.is_dir() { 0 } else { m.len() }, modified))
-        });
-        // The file itself, so that a link that now points elsewhere does not count as unchanged.
-        let path = path.canonicalize().or_else(|_| std::path::absolute(path));
-        Stamp { path: path.unwrap_or_default(), state }
-    }
-
-    /// Whether the file is still as it was.
-    pub fn is_current(&self) -> bool {
-        Self::of(&self.path) == *self
-    }
 }
 
 #[cfg(test)]

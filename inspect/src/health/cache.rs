@@ -12,7 +12,7 @@ use crate::staged::{self, is_temporary};
 use crate::{Checkpoint, CheckpointRecord};
 
 /// Raised whenever a measurement changes its meaning; a new one in the table is noticed by its key.
-const SCHEMA: u32 = 5;
+const SCHEMA: u32 = 6;
 
 /// Records stored in a folder, one file each.
 #[derive(Clone, Debug)]
@@ -36,8 +36,8 @@ impl Cache {
         Cache { folder }
     }
 
-    /// The record of `path` made with `options`, if the files it was made from are unchanged (size and
-    /// modification time) and those it lacked are still missing.
+    /// The record of `path` made with `options`, if the files it was made from are unchanged (size, times, inode, and a
+    /// digest of some of their bytes) and those it lacked are still missing.
     pub fn get(&self, path: &Path, options: &str) -> Option<CheckpointRecord> {
         let mut record: CheckpointRecord = self.read(&self.entry(&[path], options)?)?;
         record.path = path.display().to_string();

@@ -85,7 +85,7 @@ impl Checkpoint {
 
     /// Everything that its record depends on.
     pub(crate) fn stamps(&self) -> impl Iterator<Item = Stamp> {
-        self.files.iter().map(|f| f.stamp.clone()).chain(self.beside.iter().cloned())
+        self.files.iter().map(|f| f.sampled()).chain(self.beside.iter().cloned())
     }
 
     /// Elements of all weights; regions of a storage with several names count once.

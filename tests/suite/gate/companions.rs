@@ -100,7 +100,11 @@ fn what_else_lies_in_a_folder_is_skipped_and_told() {
     std::fs::write(at("vocab.pkl"), pickle(2, &dict(&[("word", int(7))]))).unwrap();
     let output = gate_in(folder.path(), &[".", "--format", "json"]).exits(0);
     let output = output.complains(&["skipped", "data.zip", "logs.tar", "vocab.pkl"]);
-    assert_eq!(output.json()["checkpoints"].as_array().unwrap().len(), 1);
+    let outcome = output.json();
+    assert_eq!(outcome["checkpoints"].as_array().unwrap().len(), 1);
+    let skipped: Vec<&str> =
+        outcome["skipped"].as_array().unwrap().iter().map(|path| path.as_str().unwrap()).collect();
+    assert_eq!(skipped, ["./data.zip", "./logs.tar", "./vocab.pkl"]);
     // Named, it is what was meant.
     gate_in(folder.path(), &["data.zip"]).exits(3);
     // A checkpoint by its name is never skipped.

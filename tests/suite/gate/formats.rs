@@ -38,6 +38,100 @@ fn parse_xml(text: &str) -> Vec<(String, BTreeMap<String, String>, String)> {
     }
 }
 
+/// An element of the schema: its name, the attributes that it must have, those that it may have, and what may be in it;
+/// `#text` is text.
+type Allowed = (&'static str, &'static [&'static str], &'static [&'static str], &'static [&'static str]);
+
+/// The rules of junit-10.xsd of Jenkins' xunit plugin.
+const JUNIT_10: [Allowed; 10] = [
+    ("testsuites", &[], &["name", "time", "tests", "failures", "errors"], &["testsuite"]),
+    (
+        "testsuite",
+        &["name", "tests", "failures", "errors"],
+        &["group", "time", "skipped", "timestamp", "hostname", "id", "package", "file", "log", "url"],
+        &["testsuite", "properties", "testcase", "system-out", "system-err"],
+    ),
+    (
+        "testcase",
+        &["name"],
+        &["time", "classname", "group"],
+        &["skipped", "error", "failure", "system-out", "system-err"],
+    ),
+    ("failure", &[], &["type", "message"], &["#text"]),
+    ("error", &[], &["type", "message"], &["#text"]),
+    ("skipped", &[], &["type", "message"], &["#text"]),
+    ("system-out", &[], &[], &["#text"]),
+    ("system-err", &[], &[], &["#text"]),
+    ("properties", &[], &[], &["property"]),
+    ("property", &["name", "value"], &[], &[]),
+];
+
+/// Where `xml` breaks a rule of the schema.
+fn faults_by_junit_10(xml: &str) -> Vec<String> {
+    use quick_xml::events::Event;
+    let mut reader = quick_xml::Reader::from_str(xml);
+    let mut faults = Vec::new();
+    let mut open: Vec<Allowed> = Vec::new();
+    let mut roots = 0;
+    loop {
+        let event = reader.read_event().unwrap();
+        let within = |name: &str| open.last().is_none_or(|(.., inside)| inside.contains(&name));
+        match &event {
+            Event::Start(tag) | Event::Empty(tag) => {
+                let name = String::from_utf8(tag.name().as_ref().to_vec()).unwrap();
+                let Some(rule) = JUNIT_10.iter().find(|(known, ..)| *known == name) else {
+                    faults.push(format!("<{name}> is unknown"));
+                    return faults;
+                };
+                let root = open.is_empty();
+                roots += usize::from(root);
+                if root && name != "testsuites" || !within(&name) {
+                    faults.push(format!("<{name}> in {:?}", open.last().map(|o| o.0)));
+                }
+                let has: Vec<String> = tag
+                    .attributes()
+                    .map(|a| String::from_utf8(a.unwrap().key.as_ref().to_vec()).unwrap())
+                    .collect();
+                let (_, must, may, _) = rule;
+                faults.extend(
+                    must.iter()
+                        .filter(|m| !has.iter().any(|h| h == *m))
+                        .map(|m| format!("{name} without {m}")),
+                );
+                let known = |h: &&str| must.contains(h) || may.contains(h);
+                let unknown = has.iter().map(String::as_str).filter(|h| !known(h));
+                faults.extend(unknown.map(|h| format!("{name} with {h}")));
+                if matches!(event, Event::Start(_)) {
+                    open.push(*rule);
+                }
+            }
+            Event::End(_) => {
+                open.pop();
+            }
+            Event::Text(text) if !text.decode().unwrap().trim().is_empty() && !within("#text") => {
+                faults.push(format!("text in {:?}", open.last().map(|o| o.0)));
+            }
+            Event::Eof => break,
+            _ => {}
+        }
+    }
+    if roots != 1 {
+        faults.push(format!("{roots} roots"));
+    }
+    faults
+}
+
+#[test]
+fn junit_follows_the_schema_that_jenkins_checks() {
+    let with_unknown = "<testsuites skipped='0'><testsuite name='a'>x</testsuite><properties/></testsuites>";
+    assert_eq!(faults_by_junit_10(with_unknown).len(), 6, "{:?}", faults_by_junit_10(with_unknown));
+    let all = [HEALTHY, COLLAPSED, "missing.pt", "tests/fixtures/formats", "--min-step", "3000"];
+    for args in [&all[..], &[HEALTHY], &["--baseline", HEALTHY, COLLAPSED]] {
+        let output = gate(&[args, &["--format", "junit"]].concat());
+        assert_eq!(faults_by_junit_10(output.out()), [""; 0], "{args:?}\n{output}");
+    }
+}
+
 #[test]
 fn junit_has_a_suite_per_checkpoint_and_a_case_per_rule() {
     let output =
@@ -67,7 +161,18 @@ fn sarif_says_where_and_describes_every_rule() {
     let log = output.json();
     assert_eq!(log["version"], "2.1.0");
     let run = &log["runs"][0];
-    let rules = run["tool"]["driver"]["rules"].as_array().unwrap();
+    let driver = &run["tool"]["driver"];
+    assert!(driver["informationUri"].as_str().unwrap().starts_with("https://"));
+    let rules = driver["rules"].as_array().unwrap();
+    for rule in rules {
+        // What code scanning shows of a rule, all of it required there.
+        for shown in ["shortDescription", "fullDescription", "help"] {
+            let text = rule[shown]["text"].as_str().unwrap();
+            assert!(text.ends_with('.') && text.len() <= 1000, "{}: {shown}", rule["id"]);
+        }
+        assert!(rule["help"]["markdown"].is_string() && rule["name"] == rule["id"]);
+        assert!(["error", "warning"].contains(&rule["defaultConfiguration"]["level"].as_str().unwrap()));
+    }
     let results = run["results"].as_array().unwrap();
     assert_eq!(results.len(), 7, "nothing is said of what passes");
     for result in results {

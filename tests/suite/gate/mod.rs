@@ -1,5 +1,6 @@
 //! `ckpt gate` as users and CI systems run it: the real binary on real checkpoints.
 
+mod accepted;
 mod ci;
 mod companions;
 mod formats;
@@ -349,7 +350,10 @@ fn a_policy_that_cannot_be_used_is_wrong_usage() {
     ] {
         gate_in(folder.path(), &[args, &[&healthy]].concat()).exits(2);
     }
-    gate_in(folder.path(), &["--policy", "missing.toml", &healthy]).exits(2);
+    for command in ["gate", "inspect", "report"] {
+        let output = program().in_folder(folder.path()).run(&[command, &healthy, "--policy", "missing.toml"]);
+        output.exits(2).complains(&["missing.toml"]);
+    }
 }
 
 #[test]
@@ -375,4 +379,64 @@ fn reports_are_written_whole_and_not_over_others() {
     gate_in(folder.path(), &[&collapsed, "--also", "junit=gate.xml", "--force"]).exits(1);
     assert!(read("gate.xml").starts_with("<?xml"));
     gate_in(folder.path(), &[&collapsed, "-o", "no/such/folder.txt"]).exits(4);
+}
+
+#[test]
+fn layers_share_a_row() {
+    let output = gate(&[COLLAPSED]).exits(1);
+    let rows: Vec<&str> = output.out().lines().filter(|line| line.starts_with("  - ")).collect();
+    assert_eq!(
+        rows,
+        ["gate", "up", "down"].map(|p| format!("  - layers.{{0..1}}.mlp.{p}_proj.weight  2 tensors"))
+    );
+    output.says(&["weak: std 4.1e-5; healthy begins at 1e-3 (the first; all from 2.0e-5 to 4.1e-5)"]);
+    // Those of other verdicts have rows of their own.
+    let folder = tempfile::tempdir().unwrap();
+    let weak = |layer: u8| format!("layers.{layer}.fc.weight");
+    let sizes = [2e-3, 2e-3, 1e-4];
+    let names: Vec<String> = (0..3).map(weak).collect();
+    let tensors: Vec<_> = (0..3).map(|i| (&names[i][..], &[8, 8][..], values(64, sizes[i]))).collect();
+    f32s(&folder.path().join("m.safetensors"), &tensors);
+    gate_in(folder.path(), &["m.safetensors"])
+        .exits(1)
+        .says(&["  - layers.{0..1}.fc.weight  2 tensors\n", "  - layers.2.fc.weight\n"]);
+}
+
+#[test]
+fn quiet_is_silent_about_what_passes() {
+    let folder = tempfile::tempdir().unwrap();
+    let (healthy, collapsed) = (absolute(HEALTHY), absolute(COLLAPSED));
+    std::fs::write(folder.path().join("ckpt.toml"), "[gate]\nallow = 'healthy'\n").unwrap();
+    let output = gate_in(folder.path(), &[&healthy, "--quiet"]).exits(0);
+    assert_eq!((output.out(), output.err()), ("", ""));
+    let output = gate_in(folder.path(), &[&healthy, &collapsed, "-q"]).exits(1);
+    assert!(output.out().starts_with("refused ") && !output.out().contains("passed"), "{output}");
+    assert!(output.out().ends_with("1 of 2 checkpoints refused\n"));
+    let output = gate_in(folder.path(), &[&healthy, "-q", "-o", "gate.json", "--format", "json"]).exits(0);
+    assert_eq!((output.out(), output.err()), ("", ""));
+    assert!(folder.path().join("gate.json").exists());
+}
+
+#[test]
+fn a_pattern_that_matches_nothing_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let (healthy, collapsed) = (absolute(HEALTHY), absolute(COLLAPSED));
+    let policy =
+        "[gate]\nignore = ['norm.weight', 'head.*']\n[[gate.tensors]]\npattern = '*.fc.*'\nallow = 'weak'\n";
+    std::fs::write(folder.path().join("p.toml"), policy).unwrap();
+    let args = [&healthy, &collapsed, "--policy", "p.toml", "--ignore", "lm_hed.*", "--format", "json"];
+    let output = gate_in(folder.path(), &args).exits(1);
+    let told = ["`head.*` of ignore", "`lm_hed.*` of ignore", "`*.fc.*` of tensors"];
+    let output = output.complains(&told);
+    assert_eq!(output.err().lines().count(), 3, "{output}");
+    let unmatched = output.json()["unmatched"].clone();
+    assert_eq!(
+        unmatched,
+        json!([
+            {"key": "ignore", "pattern": "head.*"}, {"key": "ignore", "pattern": "lm_hed.*"},
+            {"key": "tensors", "pattern": "*.fc.*"},
+        ])
+    );
+    // Of a checkpoint that cannot be read nothing is known.
+    assert_eq!(gate_in(folder.path(), &["missing.pt", "--ignore", "a"]).exits(3).err(), "");
 }
