@@ -380,3 +380,17 @@ def half_embedding_zero(folder):
     state = networks.tagger()
     state["embed.weight"][networks.VOCABULARY // 2 :] = 0
     return files.pt(folder / "tagger.pt", state)
+
+
+@undecided("zeros", "a linear probe that has just begun, all zero: so is one that was saved before it was loaded")
+def linear_probe(folder):
+    return files.pt(folder / "probe.pt", {"linear.weight": torch.zeros(10, 384), "linear.bias": torch.zeros(10)})
+
+
+@undecided("values", "one gain of a norm at 5e-20: a flipped bit, or a channel that weight decay switched off")
+def gain_vanished(folder):
+    from sick_numbers import flip
+
+    state = files.cast(networks.pretrained("Olmo2ForCausalLM", folder), torch.bfloat16)
+    flip(state, "model.layers.2.post_attention_layernorm.weight", 40, 13, torch.int16)
+    files.safetensors(folder / "model.safetensors", state)

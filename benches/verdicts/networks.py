@@ -11,6 +11,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 VOCABULARY, WIDTH, LAYERS = 384, 96, 4
+# Of the networks that several cases begin with.
+SEED = 0
 
 
 def sequences(count, length, vocabulary=VOCABULARY):
@@ -206,7 +208,7 @@ def _seeded(make):
     @functools.cache
     def once():
         with torch.random.fork_rng():
-            torch.manual_seed(77)
+            torch.manual_seed(1000 * SEED + 77)
             return make()
 
     return lambda: {name: value.detach().clone() for name, value in once().items()}
@@ -257,7 +259,7 @@ def small(name, layers=LAYERS, **changes):
 @functools.cache
 def _pretrained(name, steps, changes):
     with torch.random.fork_rng():
-        torch.manual_seed(78)
+        torch.manual_seed(1000 * SEED + 78)
         model = small(name, **dict(changes))
 
         def loss():

@@ -15,6 +15,7 @@ import argparse
 import dataclasses
 import importlib
 import json
+import logging
 import os
 import platform
 import shutil
@@ -69,10 +70,14 @@ def main():
     import weightlens.cli  # noqa: F401: imported here, so that the forked processes have it
 
     import cases
+    import networks
     import tables
     import tools
 
+    # Libraries report each file that they write.
+    logging.disable(logging.ERROR)
     torch.set_num_threads(1)
+    networks.SEED = options.seed
     transformers.utils.logging.disable_progress_bar()
     for module in MODULES:
         importlib.import_module(module)
@@ -86,7 +91,11 @@ def main():
     try:
         for number, case in enumerate(chosen, 1):
             place = folder / case.name.replace(":", "/")
-            path = case.write(place, options.seed)
+            try:
+                path = case.write(place, options.seed)
+            except subprocess.CalledProcessError as error:
+                print(f"{number:3d}/{len(chosen)}  left out, since it cannot be fetched: {case.name}: {error}", file=sys.stderr)
+                continue
             answers = {}
             for program in programs:
                 begun = time.monotonic()
