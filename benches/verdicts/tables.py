@@ -69,11 +69,12 @@ def by_kind(rows, what):
     """Right answers by kind, of the sick or of the healthy."""
     sick, healthy = _groups(rows)
     chosen = sick if what == "sick" else [r for group in healthy.values() for r in group]
-    kinds = list(dict.fromkeys(r.case.kind for r in chosen))
+    kind_of = lambda row: "released models" if row.case.group == RELEASED else row.case.kind
+    kinds = list(dict.fromkeys(map(kind_of, chosen)))
     count = (lambda c, some: len(some) - sum(map(c.wrong, some))) if what == "sick" else (lambda c, some: sum(map(c.wrong, some)))
     lines = []
     for kind in kinds:
-        some = [r for r in chosen if r.case.kind == kind]
+        some = [r for r in chosen if kind_of(r) == kind]
         lines.append([kind, len(some), *(count(c, some) for c in COLUMNS)])
     head = ["fault" if what == "sick" else "false alarms, by kind", "cases", *(c.label for c in COLUMNS)]
     return table(head, lines) if lines else ""
@@ -91,9 +92,10 @@ def wrong(rows):
     lines = []
     for row in rows:
         if row.case.group != UNDECIDED and COLUMNS[0].wrong(row):
-            said = " ".join(row.answers["ckpt"][1].split())
-            lines.append([row.case.name, "missed" if row.case.sick else "false alarm", row.case.why, said[:300].replace("|", "/")])
-    return table(["case", "", "how it comes about", "ckpt says"], lines) if lines else "ckpt is right about all of them.\n"
+            said = row.answers["ckpt"][1].splitlines()
+            said = " ".join((said[0] if row.case.sick else ": ".join(line.strip(" -") for line in said[1:3])).split())
+            lines.append([f"`{row.case.name}`", "missed" if row.case.sick else "false alarm", row.case.why, said[:160].replace("|", "/")])
+    return table(["case", "ckpt", "how it comes about", "it says"], lines) if lines else "ckpt is right about all of them.\n"
 
 
 def failures(rows, complete):
