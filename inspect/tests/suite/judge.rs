@@ -457,3 +457,17 @@ fn roles_are_told_from_names_shapes_and_siblings() {
         assert_eq!(record.tensors.iter().find(|t| t.name == name).unwrap().role, role, "{name}");
     }
 }
+
+#[test]
+fn what_pruning_leaves_is_not_misread() {
+    let mut network = Network::new();
+    let values = network.get(UP);
+    let mut sizes: Vec<f32> = values.iter().map(|v| v.abs()).collect();
+    sizes.sort_by(f32::total_cmp);
+    let line = sizes[sizes.len() * 9 / 10];
+    values.iter_mut().filter(|v| v.abs() < line).for_each(|v| *v = 0.0);
+    assert_eq!(
+        network.judged().tensors.iter().find(|t| t.name == UP).unwrap().verdict,
+        Some(Verdict::Healthy)
+    );
+}

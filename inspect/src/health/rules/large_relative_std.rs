@@ -11,7 +11,7 @@ const MOST_OTHERS: f64 = 1e5;
 
 pub(super) const RULE: Rule = Rule {
     name: "large-relative-std",
-    summary: "A matrix is ten thousand times larger than its fan-in lets expect.",
+    summary: "A matrix is ten thousand times larger than usual for its fan-in.",
     check: Check::Matrix(|matrix, _| {
         let most = match matrix.role() {
             _ if matrix.ternary.is_some() || is_weight_normed(&matrix.tensor.name) => return None,

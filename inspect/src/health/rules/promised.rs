@@ -46,7 +46,10 @@ fn check(network: &Network<'_>) -> Vec<Ruling> {
         let finding = Finding::Promised { key: key.into(), promised, found: there };
         found.extend(Ruling::new(Verdict::Corrupt, finding));
     };
+    // Convolutional networks count their layers in ways of their own.
+    let of_role = |role: Role| weights().filter(|t| t.role == role).count();
     if let Some((key, promised)) = given(&LAYERS)
+        && of_role(Role::Convolution) <= of_role(Role::Matrix)
         && !SHARED.iter().any(|key| config.contains_key(*key))
         && let Some(most) = stacks(network).iter().filter(|s| s.is_of_layers()).map(Stack::len).max()
         && most < promised

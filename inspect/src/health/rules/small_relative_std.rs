@@ -3,9 +3,13 @@
 use super::{Check, Rule, Ruling};
 use crate::verdict::{Finding, Verdict, relative_std};
 
+/// Matrices of fewer columns take coordinates or settings, not activations; they are usually drawn with a fixed std, which is
+/// small against theirs.
+const FEW_COLUMNS: u64 = 16;
+
 pub(super) const RULE: Rule = Rule {
     name: "small-relative-std",
-    summary: "A matrix is smaller than its fan-in lets expect.",
+    summary: "A matrix is smaller than usual for its fan-in.",
     check: Check::Matrix(|matrix, thresholds| {
         if matrix.ternary.is_some() {
             return None;
@@ -15,6 +19,7 @@ pub(super) const RULE: Rule = Rule {
         let relative = relative_std(matrix.tensor).unwrap_or(std);
         match levels.judge(relative) {
             Verdict::Healthy => None,
+            Verdict::Weak if matrix.tensor.shape[1..].iter().product::<u64>() < FEW_COLUMNS => None,
             worse => {
                 Ruling::new(worse, Finding::SmallRelativeStd { std, relative, bound: levels.bound(worse) })
             }
