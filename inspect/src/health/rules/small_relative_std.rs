@@ -3,9 +3,9 @@
 use super::{Check, Rule, Ruling};
 use crate::verdict::{Finding, Verdict, relative_std};
 
-/// Matrices of fewer columns take coordinates or settings, not activations; they are usually drawn with a fixed std, which is
+/// Matrices of fewer columns take coordinates, not activations; they are usually drawn with a fixed std, which is
 /// small against theirs.
-const FEW_COLUMNS: u64 = 16;
+const FEW_COLUMNS: u64 = 4;
 
 pub(super) const RULE: Rule = Rule {
     name: "small-relative-std",
