@@ -37,7 +37,7 @@ pub fn csv(report: &Report) -> Result<String, Error> {
     table(&BEFORE, lines)
 }
 
-/// The tensors of `records` as CSV, as [`csv`] has those of runs.
+/// The tensors of `records` as CSV, as [`csv()`] has those of runs.
 ///
 /// # Errors
 /// None in practice: it is written to memory.

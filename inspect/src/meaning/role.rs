@@ -1,6 +1,6 @@
 //! What tensors are for, told from their names, shapes, types and siblings. Networks that this suite has never heard of
 //! are judged by it, so a role is what the field's habits of naming say; what they do not say is [`Role::Unknown`].
-//! A habit is a line in [`SIGNS`].
+//! A habit is a line in `SIGNS`.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
