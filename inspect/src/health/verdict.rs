@@ -423,7 +423,7 @@ impl fmt::Display for Finding {
             Finding::UnlikeSiblings { std, median } => {
                 write!(f, "std {std:.1e}, where other layers have {median:.1e}")
             }
-            Finding::EqualLayers { other } => write!(f, "the same as {other}, bit for bit"),
+            Finding::EqualLayers { other } => write!(f, "measures the same as {other}, to the last bit"),
             Finding::GainsAtZero => f.write_str("every gain is zero, unlike in other layers"),
             Finding::ImpossibleVariance { value } => write!(f, "a variance of {value:.1e}"),
             Finding::LargeRelativeStd { std, relative } => {

@@ -1,5 +1,5 @@
-//! Two layers that are the same to the last bit: one was loaded twice, or copied over another. Measurements that agree in
-//! every bit are taken for equal elements.
+//! Two layers that are the same to the last bit: one was loaded twice, or copied over another. Elements are
+//! not compared: measurements that agree in every bit are taken for them.
 
 use std::collections::HashMap;
 
@@ -13,7 +13,7 @@ const ENOUGH: u64 = 256;
 
 pub(super) const RULE: Rule = Rule {
     name: "equal-layers",
-    summary: "A matrix is bit for bit the same as in another layer.",
+    summary: "A matrix measures the same as in another layer, to the last bit.",
     check: Check::Network(check),
 };
 
