@@ -21,13 +21,16 @@ pub(super) const RULE: Rule = Rule {
         let rows = structure.sampled_rows;
         let cols: u64 = matrix.tensor.shape[1..].iter().product();
         let (some, most) = match matrix.role() {
+            _ if matrix.is_of_experts() => return None,
             Role::Matrix | Role::Router | Role::Convolution if matrix.ternary.is_none() => (SOME, MOST),
             Role::Embedding | Role::Head => (UNUSED, UNUSED),
             _ => return None,
         };
         let share = |of: u64, all: u64| if all >= ENOUGH { of as f64 / all as f64 } else { 0.0 };
         let of_rows = share(structure.zero_rows.max(structure.faint_rows), rows);
-        let of_cols = share(structure.zero_cols, cols);
+        // Kernels that take inputs which are not there yet, or interpolate, begin so.
+        let begins = matrix.role() == Role::Convolution && matrix.is_untrained();
+        let of_cols = if begins { 0.0 } else { share(structure.zero_cols, cols) };
         let worst = of_rows.max(of_cols);
         let verdict = if worst >= most { Verdict::Dead } else { Verdict::Weak };
         (worst >= some)
