@@ -18,6 +18,8 @@ pub(super) const RULE: Rule = Rule {
         let nonzero = structure.sampled_rows - structure.zero_rows;
         let many = match matrix.role() {
             _ if matrix.is_of_experts() => return None,
+            // Kernels that interpolate begin so.
+            Role::Convolution if matrix.is_untrained() => return None,
             Role::Matrix | Role::Convolution | Role::Router if matrix.ternary.is_none() => MANY,
             Role::Embedding | Role::Head => MANY_TOKENS,
             _ => return None,

@@ -83,6 +83,10 @@ impl Stack<'_> {
         }
         let gaps: Vec<(u64, u64)> =
             numbers.windows(2).filter(|pair| pair[1] - pair[0] > 1).map(|pair| (pair[0], pair[1])).collect();
+        // Every second number is what a list of layers and activations has.
+        if numbers.windows(2).all(|pair| pair[1] - pair[0] == numbers[1] - numbers[0]) {
+            return Vec::new();
+        }
         let distances: Vec<u64> = gaps.windows(2).map(|pair| pair[1].0 - pair[0].0).collect();
         if distances.len() >= 2 && distances.iter().all(|d| *d == distances[0]) {
             return Vec::new();

@@ -29,8 +29,10 @@ const SHARED: [&str; 3] = ["num_hidden_groups", "num_mem_blocks", "use_shared_at
 /// Modules that hold a row for each token.
 const EMBEDDINGS: [&str; 6] =
     ["embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embed_in", "token_embd"];
-/// Tokens by which a padded vocabulary may be longer than promised, and the share.
-const PADDING: (u64, f64) = (2048, 1.25);
+/// Tokens by which a padded vocabulary may be longer than promised, unless it is a quarter of them; few are padded to a
+/// multiple of 128. A table may also hold several vocabularies.
+const PADDING: u64 = 2048;
+const FEW_TOKENS: u64 = 1000;
 
 pub(super) const RULE: Rule = Rule {
     name: "promised",
@@ -85,10 +87,15 @@ fn check(network: &Network<'_>) -> Vec<Ruling> {
                 .filter(|t| t.name.rsplit('.').nth(1).is_some_and(|module| EMBEDDINGS.contains(&module)))
                 .map(|t| t.shape[0])
         };
-        let padded = (promised as f64 * PADDING.1).max((promised + PADDING.0) as f64);
+        let padded = match promised < FEW_TOKENS {
+            true => (promised + 128).next_multiple_of(128),
+            false => (promised + PADDING).max(promised + promised / 4),
+        };
         if let Some(rows) = rows().max().filter(|rows| *rows < promised) {
             missed(key, promised, rows);
-        } else if let Some(rows) = rows().min().filter(|rows| *rows as f64 > padded) {
+        } else if let Some(rows) =
+            rows().min().filter(|rows| *rows > padded && !rows.is_multiple_of(promised))
+        {
             missed(key, promised, rows);
         }
     }
@@ -124,11 +131,16 @@ fn has_width<'r, W: Iterator<Item = &'r TensorRecord>>(
 ) -> bool {
     let gains = || weights().filter(|t| t.role == Role::NormGain && t.shape.len() == 1);
     let tables = || weights().filter(|t| t.role == Role::Embedding && t.shape.len() == 2);
-    if layered.is_empty() || gains().count() < 2 || tables().next().is_none() {
+    if layered.is_empty() || gains().count() < 2 {
         let sides: HashSet<u64> = weights().flat_map(|t| t.shape.iter().copied()).collect();
         return sides.iter().any(|side| *side > 0 && side.is_multiple_of(promised));
     }
-    gains().any(|t| t.shape[0] == promised) || tables().any(|t| t.shape[1] == promised)
+    // Where there is no table the layers must be of one width to contradict.
+    let width = usual_width(gains().map(|t| &t.shape[..]));
+    let uniform = || gains().filter(|t| t.shape[0] == width).count() * 4 >= gains().count() * 3;
+    gains().any(|t| t.shape[0] == promised)
+        || tables().any(|t| t.shape[1] == promised)
+        || (tables().next().is_none() && !uniform())
 }
 
 /// The length of most vectors.

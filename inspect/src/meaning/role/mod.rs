@@ -172,6 +172,11 @@ fn alone(tensor: &TensorInfo) -> Role {
         1 if is_field => Role::NormGain,
         // Gains of several dimensions, one for each head or place.
         _ if matches!(words.own.as_str(), " scale " | " gamma ") => Role::LayerScale,
+        // One output.
+        2.. if vector && words.own == " weight " && shape[0] == 1 => match shape.len() {
+            2 => Role::Matrix,
+            _ => Role::Convolution,
+        },
         _ if vector || !is_weight => Role::Unknown,
         2 => Role::Matrix,
         3 if !is_field && !words.own.contains(" kernel ") => Role::Matrix,

@@ -171,7 +171,7 @@ pub(super) static SIGNS: &[Sign] = &[
     ),
     Sign(Role::Cache, Place::ModuleEnd, Dims::Vector, &["rope freqs"]),
     Sign(Role::LoraA, Place::Path, Dims::Matrix, &["lora a", "lora down", "lora embedding a"]),
-    Sign(Role::LoraB, Place::Path, Dims::Matrix, &["lora b", "lora up", "lora embedding b"]),
+    Sign(Role::LoraB, Place::Path, Dims::Matrix, &["lora b", "lora up", "lora embedding b", "oft r"]),
     Sign(
         Role::LayerScale,
         Place::OwnEnd,
