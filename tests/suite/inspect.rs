@@ -248,6 +248,15 @@ fn json_has_exactly_the_documented_keys() {
     let twice = ckpt.json(&[twice.to_str().unwrap()]);
     agree("Tensor", &twice["tensors"][0]);
     met.extend(keys(&twice["tensors"][0]).into_iter().map(str::to_string));
+    // Two layers with the same elements.
+    let values: Vec<f32> = (0..1024).map(|i| (i % 37) as f32 - 18.0).collect();
+    let layers = (0..2).fold(SafeTensors::new(), |file, layer| {
+        file.f32s(&format!("layers.{layer}.fc.weight"), &[32, 32], &values)
+    });
+    let layers = ckpt.json(&[ckpt.file("layers.safetensors", &layers.bytes()).to_str().unwrap()]);
+    assert_eq!(layers["tensors"][1]["equal_to"], "layers.0.fc.weight");
+    agree("Tensor", &layers["tensors"][1]);
+    met.extend(keys(&layers["tensors"][1]).into_iter().map(str::to_string));
     for (key, _) in documented("Tensor") {
         assert!(met.contains(key), "`{key}` was never there to be compared");
     }

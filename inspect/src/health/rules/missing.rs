@@ -76,7 +76,7 @@ impl Stack<'_> {
         let numbers: Vec<u64> = self.blocks.keys().copied().collect();
         let (Some(first), Some(last)) = (numbers.first(), numbers.last()) else { return Vec::new() };
         // A name may announce any number.
-        let holes = last - first + 1 - self.len();
+        let holes = (last - first).saturating_sub(self.len() - 1);
         let own = self.before.trim_end_matches('.').rsplit('.').next().unwrap_or("");
         if holes == 0 || holes > self.len() || SEQUENCES.contains(&own) || !self.is_of_layers() {
             return Vec::new();

@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 use std::collections::HashMap;
 
 use crate::meaning::role::{Role, families, is_end, is_field, sibling};
-use crate::record::{CheckpointRecord, TensorRecord};
+use crate::record::{CheckpointRecord, Stats, TensorRecord};
 use crate::tensor::Group;
 
 /// A checkpoint's tensors, by family.
@@ -149,9 +149,9 @@ impl<'r> Network<'r> {
                 self.matrices().filter(move |(_, t)| judged(t)).filter_map(|(_, t)| t.stats.as_ref());
             matrices.filter(|s| s.count >= 256 && s.min < s.max)
         };
-        let uniform = |s: &crate::record::Stats| {
-            let flat = s.computed.get("kurtosis").is_some_and(|k| (k + 1.2).abs() < 0.2);
-            flat && s.abs_max.zip(s.std).is_some_and(|(most, std)| most < 1.8 * std)
+        // The bound of a uniform distribution is 1.73 of its std.
+        let uniform = |s: &Stats| {
+            s.abs_max.zip(s.std).is_some_and(|(most, std)| (1.65 * std..1.8 * std).contains(&most))
         };
         large().count() >= 2 && large().all(uniform)
     }
@@ -206,8 +206,10 @@ impl<'r> Network<'r> {
         let own = |module: &Module| module.all > 1;
         // A list of matrices that are all zero says no more than one of them.
         let alive = |module: &Module| own(module) && (module.alive > own_alive || module.named > 0);
-        let (nearest, number) = around(&tensor.name).filter_map(several).find(|(m, _)| own(m))?;
+        let (nearest, _) = around(&tensor.name).filter_map(several).find(|(m, _)| own(m))?;
         let (module, _) = around(&tensor.name).filter_map(several).find(|(m, _)| alive(m))?;
+        // Children of a sequence; layers that hold more than a matrix have numbers too.
+        let number = around(&tensor.name).next().and_then(|module| number_in(module, &tensor.name));
         let highest = number.is_some_and(|number| nearest.named == 0 && number == nearest.highest);
         let reversed: Vec<u64> = tensor.shape.iter().rev().copied().collect();
         let itself = usize::from(reversed == tensor.shape && is_zero(tensor));

@@ -67,7 +67,9 @@ fn check(network: &Network<'_>) -> Vec<Ruling> {
     {
         let further = given(&AHEAD).map_or(0, |(_, n)| n);
         // Another model's, where there are more: of several stacks it may mean any.
-        if most < promised || (layered.len() == 1 && key != "num_layers" && most > promised + further) {
+        if most < promised
+            || (layered.len() == 1 && key != "num_layers" && most > promised.saturating_add(further))
+        {
             missed(key, promised, most);
         }
     }
@@ -89,7 +91,7 @@ fn check(network: &Network<'_>) -> Vec<Ruling> {
         };
         let padded = match promised < FEW_TOKENS {
             true => (promised + 128).next_multiple_of(128),
-            false => (promised + PADDING).max(promised + promised / 4),
+            false => promised.saturating_add(PADDING.max(promised / 4)),
         };
         if let Some(rows) = rows().max().filter(|rows| *rows < promised) {
             missed(key, promised, rows);

@@ -32,12 +32,14 @@ pub(super) const RULE: Rule = Rule {
         let levels = levels(matrix, thresholds)?;
         let std = matrix.std;
         let relative = relative_std(matrix.tensor).unwrap_or(std);
+        // Levels that somebody asked for hold as they are.
+        let asked = *thresholds != Thresholds::default();
         let few = matrix.tensor.shape[1..].iter().product::<u64>() < FEW_COLUMNS;
         match levels.judge(relative) {
             Verdict::Healthy => None,
-            Verdict::Weak if few || std >= USUAL => None,
-            Verdict::Weak if relative >= LAST_IN_TRAINING && is_last(matrix) => None,
-            _ if begins_so(matrix) => None,
+            Verdict::Weak if !asked && (few || std >= USUAL) => None,
+            Verdict::Weak if !asked && relative >= LAST_IN_TRAINING && is_last(matrix) => None,
+            _ if !asked && begins_so(matrix) => None,
             worse => {
                 Ruling::new(worse, Finding::SmallRelativeStd { std, relative, bound: levels.bound(worse) })
             }
@@ -47,6 +49,9 @@ pub(super) const RULE: Rule = Rule {
 
 fn levels<'t>(matrix: &Matrix<'_>, thresholds: &'t Thresholds) -> Option<&'t Levels> {
     let usual = thresholds.levels(matrix.tensor)?;
+    if *thresholds != Thresholds::default() {
+        return Some(usual);
+    }
     let cols: u64 = matrix.tensor.shape[1..].iter().product();
     let is_table = cols <= COLUMNS && matrix.tensor.shape[0] >= ROWS * cols;
     let begins = || !matrix.among.is_some_and(|(network, _)| network.trained() == Some(true));

@@ -457,4 +457,4 @@ pub(super) const FIELDS: [&str; 9] =
 
 /// Words of parameters without a module that are matrices.
 pub(super) const WEIGHTS: [&str; 9] =
-    ["weight", "kernel", "proj", "projection", "qkv", "weights", "matrix", "linear", "original 1"];
+    ["weight", "kernel", "proj", "projection", "qkv", "weights", "matrix", "linear", "original"];
