@@ -2,6 +2,7 @@
 
 mod cause;
 mod containers;
+mod distributed;
 mod elements;
 mod floors;
 mod formats;
