@@ -7,6 +7,7 @@ use ckpt_inspect::{
 use ckpt_kit::fixtures::data;
 use ckpt_kit::gguf::Gguf;
 use ckpt_kit::peers;
+use ckpt_kit::random::Random;
 
 /// The type by its name in GGML.
 fn named(name: &str) -> GgmlType {
@@ -126,4 +127,20 @@ fn a_scale_that_is_nan_is_found_in_blocks() {
         let (count, verdict, _) = judged(name, at, scale);
         assert!(count == 0 && verdict != Some(Verdict::Corrupt), "{name} {at} {scale}");
     }
+}
+
+/// Blocks of signs have one magnitude each, which is no sign that they are bytes of another type.
+#[test]
+fn signs_with_a_scale_for_each_block_are_healthy() {
+    let mut random = Random::new(8);
+    let mut bytes = Vec::new();
+    for _ in 0..64 * 1024 / 128 {
+        // An f16 from 0.016 to 0.031.
+        bytes.extend([random.below(256) as u8, 0x24 + random.below(4) as u8]);
+        bytes.extend((0..16).map(|_| random.below(256) as u8));
+    }
+    let file = Gguf::new().tensor("blk.0.ffn_up.weight", &[1024, 64], GgmlType::Q1_0.0, bytes).bytes();
+    let mut record = describe(&open_bytes("model.gguf", file).unwrap(), Options::default(), &|_| ());
+    judge(&mut record, &Thresholds::default());
+    assert_eq!((record.verdict, &record.tensors[0].finding), (Some(Verdict::Healthy), &None));
 }

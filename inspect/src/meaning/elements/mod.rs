@@ -78,9 +78,11 @@ enum Factor {
 impl Factor {
     /// The factor of the elements of `tensor`.
     fn of(tensor: &TensorInfo) -> Self {
-        let run = |scales: &Arc<[f32]>| tensor.numel().checked_div(scales.len() as u64);
-        match tensor.scales.as_ref().and_then(|scales| Some((scales, usize::try_from(run(scales)?).ok()?))) {
-            Some((scales, run)) if run > 0 => Factor::Each(scales.clone(), run),
+        let elements = usize::try_from(tensor.numel()).unwrap_or(0);
+        match &tensor.scales {
+            Some(scales) if elements > 0 && elements.is_multiple_of(scales.len()) => {
+                Factor::Each(scales.clone(), elements / scales.len())
+            }
             _ => Factor::One(tensor.scale.unwrap_or(1.0)),
         }
     }
