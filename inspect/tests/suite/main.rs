@@ -1,5 +1,6 @@
 //! Checkpoints opened, measured, judged, compared, recovered and scanned, through what the crate makes public.
 
+mod blocks;
 mod cause;
 mod containers;
 mod distributed;
