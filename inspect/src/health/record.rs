@@ -66,6 +66,13 @@ pub struct CheckpointRecord {
     pub notices: Vec<Notice>,
 }
 
+impl CheckpointRecord {
+    /// How bad it is: its verdict, or corrupt if it is damaged. What checkpoints are sorted by where the worst come first.
+    pub fn standing(&self) -> Option<Verdict> {
+        self.verdict.max(self.damaged.then_some(Verdict::Corrupt))
+    }
+}
+
 /// One tensor.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[non_exhaustive]
