@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::cache::hex;
 use crate::checkpoint::Checkpoint;
+use crate::health::equal;
 use crate::meaning::elements::{Elements, lists_twice};
 use crate::meaning::role::{self, Role};
 use crate::measure::structure::Structure;
@@ -82,6 +83,9 @@ pub fn describe(
             tensors[first].clone();
         let own = std::mem::take(&mut tensors[i]);
         tensors[i] = TensorRecord { sha256, stats, ternary, structure, damage, damage_kind, ..own };
+    }
+    if options.stats {
+        equal::find(checkpoint, &mut tensors);
     }
     // Some damage shows only when the bytes are read.
     let found_damaged = tensors

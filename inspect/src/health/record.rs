@@ -94,6 +94,9 @@ pub struct TensorRecord {
     pub bytes: u64,
     /// Names of other tensors on the same storage (tied weights and views), at most 16.
     pub shared_with: Vec<String>,
+    /// The first tensor of another layer or expert whose elements are the same, on a storage of its own.
+    #[serde(default)]
+    pub equal_to: Option<String>,
     /// SHA-256 of the contiguous little-endian elements, when asked for.
     #[serde(default)]
     pub sha256: Option<String>,
@@ -132,6 +135,7 @@ impl Serialize for TensorRecord {
             role,
             bytes,
             shared_with,
+            equal_to,
             sha256,
             stats,
             ternary,
@@ -151,6 +155,9 @@ impl Serialize for TensorRecord {
         map.serialize_entry("role", role)?;
         map.serialize_entry("bytes", bytes)?;
         map.serialize_entry("shared_with", shared_with)?;
+        if let Some(equal_to) = equal_to {
+            map.serialize_entry("equal_to", equal_to)?;
+        }
         if let Some(sha256) = sha256 {
             map.serialize_entry("sha256", sha256)?;
         }
