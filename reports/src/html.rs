@@ -439,7 +439,7 @@ fn row(run: &Run, l: usize, first: &TensorRecord, last: &TensorRecord, over: boo
     html! {
         tr data-verdict=(verdict.map_or("none", Verdict::name)) data-layer=(l) {
             th scope="row" { (name(&layer.name)) }
-            td { (last.dtype.name()) }
+            td { (last.dtype) }
             td { (shape(&last.shape)) }
             @for m in shown_in(Place::Table) {
                 @if over && m.is_in(Place::Narrow) { (num(m, first)) }

@@ -2,10 +2,12 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 use ndarray::{ArrayViewD, CowArray, IxDyn, ShapeBuilder};
 use serde::{Deserialize, Serialize};
 
+use crate::quantized::Quantized;
 use crate::storage::{Storage, swap_words};
 use crate::{DType, Damage, DamageKind, Error, Result};
 
@@ -36,6 +38,9 @@ pub struct TensorInfo {
     pub quantizer: Option<Quantizer>,
     /// Coordinates and values of a sparse tensor.
     pub sparse: Option<Box<Sparse>>,
+    /// The stored tensors that it is made of, if it is codes with scales beside them; then its storage is that of the
+    /// codes.
+    pub quantized: Option<Arc<Quantized>>,
     /// Why its bytes cannot be read, if so.
     pub damage: Option<Damage>,
 }
@@ -163,6 +168,7 @@ impl TensorInfo {
             scale: None,
             quantizer: None,
             sparse: None,
+            quantized: None,
             damage: None,
         }
     }
@@ -173,8 +179,12 @@ impl TensorInfo {
         numel(&self.shape).unwrap_or(u64::MAX)
     }
 
-    /// Bytes that its elements take when contiguous; `None` when that overflows or blocks do not fit.
+    /// Bytes that its elements take when contiguous, of a quantized weight those of its codes; `None` when that overflows
+    /// or blocks do not fit.
     pub fn byte_len(&self) -> Option<u64> {
+        if let Some(quantized) = &self.quantized {
+            return quantized.codes().byte_len();
+        }
         self.dtype.bytes_for(&self.shape)
     }
 
@@ -228,6 +238,9 @@ impl TensorInfo {
             scales.replace_storages(replace);
             zero_points.replace_storages(replace);
         }
+        if let Some(quantized) = &mut self.quantized {
+            Arc::make_mut(quantized).parts_mut().for_each(|t| t.replace_storages(replace));
+        }
     }
 
     /// All storages that its elements depend on: its own, its parts', its scales'.
@@ -237,12 +250,14 @@ impl TensorInfo {
             Some(Quantizer::PerChannel { scales, zero_points, .. }) => Some([&**scales, &**zero_points]),
             _ => None,
         };
-        let parts = sparse.chain(scales.into_iter().flatten());
+        // The storage of its codes is its own.
+        let parts = self.quantized.iter().flat_map(|q| q.parts().iter().skip(1).map(|part| &part.tensor));
+        let parts = sparse.chain(scales.into_iter().flatten()).chain(parts);
         self.storage.iter().chain(parts.filter_map(|t| t.storage.as_ref()))
     }
 
     /// The bytes of its elements, contiguous and little-endian: borrowed from the file if it stores them so. Packed
-    /// types give their packed bytes, and a sparse tensor those of its values.
+    /// types give their packed bytes, a sparse tensor those of its values, and a quantized weight those of its codes.
     ///
     /// # Errors
     /// `Damaged` when bytes are missing or out of the storage; `Unsupported` for a view that repeats its storage
@@ -254,6 +269,9 @@ impl TensorInfo {
     fn bytes_inner(&self) -> Result<Cow<'_, [u8]>> {
         if let Some(sparse) = &self.sparse {
             return sparse.values.bytes_inner();
+        }
+        if let (Some(quantized), None) = (&self.quantized, &self.damage) {
+            return quantized.codes().bytes_inner();
         }
         if let Some(damage) = &self.damage {
             return Err(damage.into());

@@ -66,16 +66,22 @@ pub(super) fn add_config(path: &Path, set: &mut Set) {
         return;
     }
     let folder = if is_folder { path } else { path.parent().unwrap_or(Path::new("")) };
-    set.beside.extend(["config.json", "trainer_state.json"].map(|name| Stamp::of(&folder.join(name))));
+    let read = ["config.json", "trainer_state.json"].into_iter().chain(QUANTIZATION);
+    set.beside.extend(read.map(|name| Stamp::of(&folder.join(name))));
     let config = folder.join("config.json");
     set.config = read_json(&config, MAX_CONFIG).map(from_json);
     if set.config.is_none() && config.is_file() {
         let text = "the config.json next to it is not valid JSON and was not used";
         set.notices.push(Notice::new(NoticeKind::ConfigNotUnderstood, text));
     }
+    let mut others = QUANTIZATION.iter().map(|name| read_json(&folder.join(name), MAX_CONFIG).map(from_json));
+    set.quantization = others.find_map(|value| value);
     let state: Option<TrainerState> = read_json(&folder.join("trainer_state.json"), MAX_INDEX);
     set.trainer_step = state.map(|state| state.global_step);
 }
+
+/// Files that say how weights are quantized: of ModelOpt, AutoGPTQ and AutoAWQ.
+const QUANTIZATION: [&str; 3] = ["hf_quant_config.json", "quantize_config.json", "quant_config.json"];
 
 /// Names of one model in several forms, in the order in which transformers looks for them.
 const FORMS: [&str; 4] = [

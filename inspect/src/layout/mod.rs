@@ -86,6 +86,8 @@ pub(crate) struct Set {
     /// Names that the index promises, and the file that each is in.
     pub weight_map: Option<BTreeMap<String, String>>,
     pub config: Option<Value>,
+    /// What a file that speaks of nothing but quantization says.
+    pub quantization: Option<Value>,
     pub trainer_step: Option<u64>,
     /// What is missing in the set.
     pub missing: Option<Damage>,

@@ -13,6 +13,7 @@ mod npz;
 mod objects;
 mod optimizer;
 mod packings;
+mod quantized;
 mod salvage;
 mod scan;
 mod second_opinion;
