@@ -23,6 +23,14 @@ use crate::{Error, Result, complete};
 
 /// Plans the conversion of `source`.
 pub(crate) fn plan<'c>(source: &'c Checkpoint, options: &Options) -> Result<Plan<'c>> {
+    // Codes are never written as if they were weights.
+    let keeps = options.keep_quantized && source.tensors.iter().all(|t| t.quantized.is_none());
+    if keeps && source.coding.stored > 0 && matches!(options.target, Target::Gguf(_)) {
+        return Err(Error::target("GGUF holds no codes of other formats; write them dequantized"));
+    }
+    if let Some(why) = source.coding.refusal().filter(|_| !keeps) {
+        return Err(Error::of_source(source, why));
+    }
     let mut builder = Builder::new(source, options)?;
     let chosen = builder.choose()?;
     builder.add(chosen)?;
@@ -121,6 +129,7 @@ impl<'c, 'o> Builder<'c, 'o> {
             metadata,
             pairs: Vec::new(),
             notes: Vec::new(),
+            keeps: options.keep_quantized && source.coding.stored > 0,
         };
         let has_config = matches!(target, Target::Hf { .. }) || gguf_student(source).is_some();
         let is_llama3 = |config: ModelConfig| matches!(config.rope_scaling, RopeScaling::Llama3 { .. });
@@ -132,6 +141,10 @@ impl<'c, 'o> Builder<'c, 'o> {
     /// Notes what the output lacks to be the whole model.
     fn note_on_the_model(&mut self) {
         let (source, target) = (self.plan.source, self.options.target);
+        if self.plan.keeps {
+            // Its layers have other tensors than the architecture's.
+            return;
+        }
         if target.form().is_model {
             let note = complete::note(&self.plan);
             self.plan.notes.extend(note);
@@ -263,12 +276,12 @@ impl<'c, 'o> Builder<'c, 'o> {
     /// The stored type of a tensor that is not packed.
     fn dtype(&self, tensor: &TensorInfo, name: &str) -> Result<DType> {
         let quantized = matches!(tensor.dtype, DType::QI8 | DType::QU8 | DType::QI32);
-        let packed = matches!(tensor.dtype, DType::Ggml(_) | DType::Ternary(_));
+        let packed = matches!(tensor.dtype, DType::Ggml(_) | DType::Ternary(_) | DType::Quantized(_));
         let real = tensor.dtype.is_float() || packed || quantized;
         let bare = without_state_dict(name);
         let chosen =
             self.options.dtypes.iter().find(|(glob, _)| glob.is_match(bare)).map(|(_, dtype)| *dtype);
-        let plain = match real {
+        let plain = match real && !self.plan.keeps {
             true => chosen.or(self.options.dtype),
             false => None,
         };

@@ -89,6 +89,8 @@ pub(crate) struct Set {
     pub config: Option<Value>,
     /// Whether a merge's own configuration beside it lays out layers of other models.
     pub merged: bool,
+    /// What a file that speaks of nothing but quantization says.
+    pub quantization: Option<Value>,
     pub trainer_step: Option<u64>,
     /// What is missing in the set.
     pub missing: Option<Damage>,

@@ -18,6 +18,7 @@ mod npz;
 mod objects;
 mod optimizer;
 mod packings;
+mod quantized;
 mod salvage;
 mod scan;
 mod second_opinion;
