@@ -49,7 +49,7 @@ fn levels<'t>(matrix: &Matrix<'_>, thresholds: &'t Thresholds) -> Option<&'t Lev
     let usual = thresholds.levels(matrix.tensor)?;
     let cols: u64 = matrix.tensor.shape[1..].iter().product();
     let is_table = cols <= COLUMNS && matrix.tensor.shape[0] >= ROWS * cols;
-    let begins = || !matrix.among.is_some_and(|(network, _)| network.trained() == Some(true));
+    let begins = || matrix.among.is_none_or(|(network, _)| network.trained() != Some(true));
     Some(match matrix.role() {
         Role::Matrix if is_table => &thresholds.tables,
         Role::Matrix | Role::Head if is_last(matrix) && begins() => &LAST,

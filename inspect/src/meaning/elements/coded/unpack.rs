@@ -35,7 +35,7 @@ impl Coded<'_> {
             Packed::Rows { bits: 4, stride } => nibbles(&bytes[row * stride..], col, 0, buffer),
             Packed::HighFirst { stride } => nibbles(&bytes[row * stride..], col, 4, buffer),
             Packed::Rows { bits, stride } => stream(&bytes[row * stride..], bits, col, buffer),
-            Packed::Down { .. } | Packed::Awq { .. } => self.from_tile(row, col, buffer),
+            Packed::Down { .. } | Packed::Awq { .. } => self.copy_tile(row, col, buffer),
             Packed::Words { .. } | Packed::AwqRows { .. } => {
                 let codes = buffer.iter_mut().enumerate();
                 codes.for_each(|(i, slot)| *slot = packed.get(bytes, row, col + i));
@@ -44,7 +44,7 @@ impl Coded<'_> {
         buffer
     }
 
-    fn from_tile(&self, row: usize, col: usize, out: &mut [u8]) {
+    fn copy_tile(&self, row: usize, col: usize, out: &mut [u8]) {
         let first = row / TILE_ROWS * TILE_ROWS;
         TILE.with_borrow_mut(|tile| {
             let mut done = 0;
