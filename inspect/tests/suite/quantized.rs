@@ -268,7 +268,7 @@ fn words_with_waste_are_told_by_their_number() {
     // Ten codes of three bits a word: code i of a row is i % 8.
     let row: Vec<u32> = (0..7)
         .map(|word| {
-            (0..10).filter(|i| 10 * word + i < 64).fold(0, |all, i| all | (10 * word + i) % 8 << (3 * i))
+            (0..10).filter(|i| 10 * word + i < 64).fold(0, |all, i| all | (((10 * word + i) % 8) << (3 * i)))
         })
         .collect();
     let words: Vec<u32> = [row.clone(), row].concat();
