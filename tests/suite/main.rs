@@ -32,6 +32,7 @@ mod terminal;
 #[cfg(feature = "train")]
 mod train;
 mod wrappers;
+mod zoo;
 
 use ckpt_kit::binary::Program;
 

@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::cache::hex;
 use crate::checkpoint::Checkpoint;
+use crate::health::equal;
 use crate::meaning::elements::{Elements, lists_twice};
 use crate::meaning::role::{self, Role};
 use crate::measure::structure::Structure;
@@ -90,6 +91,9 @@ pub fn describe(
             tensors[first].clone();
         let own = std::mem::take(&mut tensors[i]);
         tensors[i] = TensorRecord { sha256, stats, ternary, structure, damage, damage_kind, ..own };
+    }
+    if options.stats {
+        equal::find(checkpoint, &mut tensors);
     }
     // Some damage shows only when the bytes are read.
     let found_damaged = tensors
@@ -194,7 +198,9 @@ fn first_alike(checkpoint: &Checkpoint) -> Vec<usize> {
             && tensor.damage.is_none();
         let Some(storage) = tensor.storage.as_ref().filter(|_| plain) else { return i };
         let region = (storage.clone(), tensor.byte_offset, tensor.shape.clone(), tensor.strides.clone());
-        let reading = (tensor.dtype, tensor.scale.map(f32::to_bits), checkpoint.model.is_ternary(tensor));
+        let bits = |scales: &[f32]| scales.iter().map(|scale| scale.to_bits()).collect::<Vec<_>>();
+        let scales = (tensor.scale.map(f32::to_bits), tensor.scales.as_deref().map(bits));
+        let reading = (tensor.dtype, scales, checkpoint.model.is_ternary(tensor));
         *known.entry((region, reading)).or_insert(i)
     };
     checkpoint.tensors.iter().enumerate().map(place).collect()
@@ -326,6 +332,7 @@ impl Checkpoint {
             measured.ternary = measure(&elements.unscaled(), &plan).ternary;
         }
         let Measured { stats, ternary, .. } = &mut measured;
+        stats.nan_scales = elements.nan_scales();
         if let (Some(ternary), DType::Ternary(_)) = (&mut *ternary, tensor.dtype) {
             ternary.scale = tensor.scale.map(f64::from);
         }

@@ -70,6 +70,13 @@ pub struct CheckpointRecord {
     pub notices: Vec<Notice>,
 }
 
+impl CheckpointRecord {
+    /// How bad it is: its verdict, or corrupt if it is damaged. What checkpoints are sorted by where the worst come first.
+    pub fn standing(&self) -> Option<Verdict> {
+        self.verdict.max(self.damaged.then_some(Verdict::Corrupt))
+    }
+}
+
 /// One tensor.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[non_exhaustive]
@@ -91,6 +98,9 @@ pub struct TensorRecord {
     pub bytes: u64,
     /// Names of other tensors on the same storage (tied weights and views), at most 16.
     pub shared_with: Vec<String>,
+    /// The first tensor of another layer or expert whose elements are the same, on a storage of its own.
+    #[serde(default)]
+    pub equal_to: Option<String>,
     /// SHA-256 of the contiguous little-endian elements, when asked for.
     #[serde(default)]
     pub sha256: Option<String>,
@@ -132,6 +142,7 @@ impl Serialize for TensorRecord {
             role,
             bytes,
             shared_with,
+            equal_to,
             sha256,
             stats,
             ternary,
@@ -152,6 +163,9 @@ impl Serialize for TensorRecord {
         map.serialize_entry("role", role)?;
         map.serialize_entry("bytes", bytes)?;
         map.serialize_entry("shared_with", shared_with)?;
+        if let Some(equal_to) = equal_to {
+            map.serialize_entry("equal_to", equal_to)?;
+        }
         if let Some(sha256) = sha256 {
             map.serialize_entry("sha256", sha256)?;
         }
@@ -213,12 +227,19 @@ pub struct Stats {
     pub nan: u64,
     /// Infinite elements.
     pub inf: u64,
+    /// Blocks with a scale that is NaN by the standard of its type, whatever GGML's decoder takes it for.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub nan_scales: u64,
     /// The measures of [`MEASURES`](crate::health::measures::MEASURES) without a field here, each under its key.
     #[serde(flatten)]
     pub computed: Computed,
     /// Log-magnitude histogram; `None` when it was not asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub histogram: Option<Histogram>,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// What a quantized weight is stored in, or why stored tensors are none.

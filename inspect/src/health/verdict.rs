@@ -262,6 +262,38 @@ pub enum Finding {
         /// The share of them within a factor of four.
         share: f64,
     },
+    /// All of its elements are whole numbers: codes without their scale.
+    WholeNumbers {
+        /// The largest magnitude.
+        largest: f64,
+    },
+    /// A value is larger than anything of its role can be.
+    BeyondReason {
+        /// That value.
+        value: f64,
+        /// The magnitude from which it is.
+        bound: f64,
+    },
+    /// A stretch of it is one value other than zero.
+    ConstantHole {
+        /// Elements in the stretch.
+        run: u64,
+        /// All elements.
+        count: u64,
+    },
+    /// Some of the experts that it holds are zero, faint, far too large, or equal to others.
+    Experts {
+        /// Experts that were looked at.
+        all: u64,
+        /// Those that are zero.
+        zero: u64,
+        /// Those that are far smaller than the others, and not zero.
+        faint: u64,
+        /// Those that are far larger.
+        loud: u64,
+        /// Those that equal another one.
+        equal: u64,
+    },
     /// A stretch of it is zero.
     ZeroHole {
         /// Elements in the stretch.
@@ -332,6 +364,11 @@ pub enum Finding {
     },
     /// A scale is NaN.
     NanScale,
+    /// Some of its blocks have a scale that is NaN by the standard of its type, and a number for GGML's decoder.
+    NanScales {
+        /// How many.
+        blocks: u64,
+    },
     /// Stored tensors should be a quantized weight or a part of one, and are none.
     QuantParts {
         /// Why.
@@ -407,6 +444,8 @@ impl fmt::Display for Finding {
             Finding::Damaged { what, .. } | Finding::Contradiction { what, .. } => f.write_str(what),
             Finding::Refused { what, .. } => write!(f, "{what}: the format's own library refuses the file"),
             Finding::NanScale => f.write_str("a scale of 255, which is NaN"),
+            Finding::NanScales { blocks: 1 } => f.write_str("the scale of one of its blocks is NaN"),
+            Finding::NanScales { blocks } => write!(f, "the scales of {blocks} of its blocks are NaN"),
             Finding::QuantParts { fault } => fault.fmt(f),
             Finding::QuantScales { nan, inf, zero, negative, count } => {
                 let kinds = [(nan, "NaN"), (inf, "infinite"), (zero, "zero"), (negative, "negative")];
@@ -463,7 +502,22 @@ impl fmt::Display for Finding {
             Finding::UnlikeSiblings { std, median } => {
                 write!(f, "std {std:.1e}, where other layers have {median:.1e}")
             }
-            Finding::EqualLayers { other } => write!(f, "measures the same as {other}, to the last bit"),
+            Finding::EqualLayers { other } => write!(f, "equals {other}, element for element"),
+            Finding::WholeNumbers { largest } => {
+                write!(f, "whole numbers up to {}: codes without their scale?", short(*largest))
+            }
+            Finding::BeyondReason { value, bound } => {
+                write!(f, "a value of {value:.1e}, where {bound:.0e} is beyond reason")
+            }
+            Finding::ConstantHole { run, count } => {
+                write!(f, "{run} of its {count} values are one number in one stretch")
+            }
+            Finding::Experts { all, zero, faint, loud, equal } => {
+                let parts =
+                    [(zero, "zero"), (faint, "faint"), (loud, "far too large"), (equal, "equal to others")];
+                let told = parts.iter().filter(|(n, _)| **n > 0).map(|(n, what)| format!("{n} {what}"));
+                write!(f, "of its {all} experts {}", told.collect::<Vec<_>>().join(", "))
+            }
             Finding::GainsAtZero => f.write_str("every gain is zero, unlike in other layers"),
             Finding::ImpossibleVariance { value } => write!(f, "a variance of {value:.1e}"),
             Finding::LargeRelativeStd { std, relative } => {

@@ -250,6 +250,7 @@ fn complete(checkpoint: &mut Checkpoint, set: &Set, options: &OpenOptions) {
         scheme::recognise(checkpoint, &config, options.stored);
     }
     checkpoint.model = Model::recognise(&checkpoint.tensors, &checkpoint.metadata, config);
+    checkpoint.model.repeats_layers = set.merged;
     checkpoint.step = step::from_metadata(&checkpoint.metadata)
         .or_else(|| step::from_tensors(&checkpoint.tensors))
         .or_else(|| set.trainer_step.map(|s| (s, "trainer_state.json".to_string())))

@@ -1,13 +1,18 @@
 //! Checkpoints opened, measured, judged, compared, recovered and scanned, through what the crate makes public.
 
+mod blocks;
 mod cause;
 mod containers;
+mod distributed;
 mod elements;
 mod floors;
 mod formats;
 mod gguf;
 mod hostile;
 mod judge;
+mod judge_beginnings;
+mod judge_values;
+mod judge_whole;
 mod measure;
 mod npz;
 mod objects;
