@@ -16,7 +16,7 @@ use crate::plain::{carried, is_training_state, key_text, values_of};
 use crate::plan::{Blob, Content, Elements, Options, Output, Pair, Plan};
 use crate::quant::Quant;
 use crate::sharing::{Place, shared_runs, tied_names};
-use crate::source::{gguf_student, grid, has_scale_beside, helpers, rotary};
+use crate::source::{beside_codes, gguf_student, grid, has_scale_beside, helpers, rotary};
 use crate::target::Target;
 use crate::ternary::Grid;
 use crate::{Error, Result, complete};
@@ -163,10 +163,10 @@ impl<'c, 'o> Builder<'c, 'o> {
     /// The source tensors to write, their names and types.
     fn choose(&mut self) -> Result<Vec<Chosen>> {
         let (source, options) = (self.plan.source, self.options);
-        let helpers = helpers(source, options.target);
+        let (helpers, beside) = (helpers(source, options.target), beside_codes(source));
         let mut chosen = Vec::new();
         let mut names: HashMap<String, &str> = HashMap::new();
-        let (mut without_data, mut without_name) = (Vec::new(), Vec::new());
+        let (mut without_data, mut without_name, mut without_use) = (Vec::new(), Vec::new(), Vec::new());
         for (index, tensor) in source.tensors.iter().enumerate() {
             let inner = match &options.root {
                 Some(root) => tensor.name.strip_prefix(root.as_str()).and_then(|n| n.strip_prefix('.')),
@@ -177,6 +177,10 @@ impl<'c, 'o> Builder<'c, 'o> {
                 || (tensor.group == Group::Other && is_training_state(inner.split('.').next().unwrap_or("")));
             let in_config = self.config_has_rope && inner == names::ROPE_FACTORS;
             if helpers.contains(&index) || in_config || (training && !options.keep_optimizer) {
+                continue;
+            }
+            if beside.contains(&index) {
+                without_use.push(tensor.name.as_str());
                 continue;
             }
             if tensor.storage.is_none() && tensor.sparse.is_none() {
@@ -221,7 +225,12 @@ impl<'c, 'o> Builder<'c, 'o> {
                 self.plan.notes.push(Note::UnmatchedType { pattern, dtype: *dtype });
             }
         }
-        for (left_out, why) in [(without_data, Omission::NoData), (without_name, Omission::NoName)] {
+        let left_out = [
+            (without_data, Omission::NoData),
+            (without_name, Omission::NoName),
+            (without_use, Omission::NoCodes),
+        ];
+        for (left_out, why) in left_out {
             if let Some(first) = left_out.first() {
                 let (count, first) = (left_out.len(), first.to_string());
                 self.plan.notes.push(Note::LeftOut { count, first, why });

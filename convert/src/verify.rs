@@ -22,7 +22,7 @@ use crate::encode::{Decoded, narrow, narrow_f64};
 use crate::names::{self, Style};
 use crate::plan::{Elements, Plan};
 use crate::sharing::tied_names;
-use crate::source::{grid, rotary};
+use crate::source::{beside_codes, grid, rotary};
 use crate::ternary::Grid;
 
 const TERNARY_FORM: &str = "ternary form compared; the float weights are not in the other";
@@ -177,12 +177,14 @@ fn style(checkpoint: &Checkpoint) -> Option<Style> {
 /// The weights of `checkpoint` by the names that all styles and wrappers share, including those recorded as tied. If
 /// several state dicts make a name ambiguous, full names are used.
 fn weights(checkpoint: &Checkpoint) -> Vec<(String, usize)> {
+    let beside = beside_codes(checkpoint);
     let mut all: Vec<(String, usize)> = checkpoint
         .tensors
         .iter()
         .enumerate()
-        .filter(|(_, t)| {
+        .filter(|(i, t)| {
             t.group == Group::Weights
+                && !beside.contains(i)
                 && t.name != "__metadata__"
                 // Tensors that are plain values in other formats.
                 && t.name != names::ROPE_FACTORS

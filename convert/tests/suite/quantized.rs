@@ -32,6 +32,7 @@ fn model(folder: &Path) {
         .tensor("model.layers.0.mlp.down_proj.qzeros", "I32", &[2, 8], &[0x77; 64])
         .tensor("model.layers.0.mlp.down_proj.scales", "F16", &[2, 64], &[0x1c; 256])
         .f32s("model.norm.weight", &[8], &[1.0; 8])
+        .f32s(&own("input_scale"), &[1], &[1.0])
         .write(&folder.join("model.safetensors"));
     let config = json!({
         "architectures": ["OtherForCausalLM"],
@@ -66,6 +67,7 @@ fn codes_become_the_values_that_they_stand_for() {
     assert!(report.agrees() && report.tensors.len() == 3, "{report:#?}");
     assert!(config_of(&hf).get("quantization_config").is_none());
     let copy = open(&hf).unwrap();
+    assert!(copy.tensor(&own("input_scale")).is_err(), "there is nothing that it scales");
     for name in [own("weight"), "model.layers.0.mlp.down_proj.weight".into()] {
         let (tensor, written) = (source.tensor(&name).unwrap(), copy.tensor(&name).unwrap());
         assert_eq!((written.dtype, &written.shape), (DType::BF16, &tensor.shape));
@@ -102,7 +104,7 @@ fn what_is_kept_is_the_same_bit_for_bit() {
     let mut stored = OpenOptions::default();
     stored.stored = true;
     let (before, after) = (open_with(folder.path(), &stored).unwrap(), open_with(&to, &stored).unwrap());
-    assert_eq!(before.tensors.len(), 6);
+    assert_eq!(before.tensors.len(), 7);
     for tensor in &before.tensors {
         let copy = after.tensor(&tensor.name).unwrap();
         assert_eq!((copy.dtype, &copy.shape), (tensor.dtype, &tensor.shape));

@@ -3,7 +3,7 @@
 use ckpt_inspect::quantized::{PartRole, QuantFault};
 use ckpt_inspect::record::CheckpointRecord;
 use ckpt_inspect::{
-    Checkpoint, Coverage, DType, Finding, OpenOptions, Verdict, describe, judge, open, open_with,
+    Checkpoint, Coverage, DType, Finding, OpenOptions, Verdict, describe, judge, open, open_bytes, open_with,
 };
 use ckpt_kit::numbers::le;
 use ckpt_kit::peers;
@@ -209,6 +209,41 @@ fn scales_of_no_codes_are_found_and_those_of_activations_are_not() {
 }
 
 #[test]
+fn a_parameter_that_is_called_like_a_scale_is_no_fault_of_a_float_network() {
+    let values: Vec<f32> = noise(64 * 64).iter().map(|&byte| f32::from(byte) * 1e-4 - 0.0128).collect();
+    let file = SafeTensors::new().f32s(&own("weight"), &[64, 64], &values).f32s(
+        &own("weight_scale"),
+        &[64],
+        &[1.0; 64],
+    );
+    let (checkpoint, record) = judged(&file, &Value::Null);
+    assert!(checkpoint.coding.faults.is_empty(), "{:?}", checkpoint.coding.faults);
+    assert_eq!(record.quantization, None);
+}
+
+#[test]
+fn kernels_of_eight_bit_floats_are_weights_too() {
+    let file = SafeTensors::new().tensor(&own("weight"), "F8_E4M3", &[8, 4, 3, 3], &float8_codes(288)).f32s(
+        &own("scale_weight"),
+        &[],
+        &[0.5],
+    );
+    let (checkpoint, _) = judged(&file, &Value::Null);
+    let tensor = checkpoint.tensor(&own("weight")).unwrap();
+    assert_eq!(
+        (tensor.dtype.to_string().as_str(), tensor.shape.as_slice()),
+        ("fp8_e4m3 tensor", &[8, 4, 3, 3][..])
+    );
+    let bare = open_bytes(
+        "x.safetensors",
+        SafeTensors::new().tensor("w", "F8_E4M3", &[288], &float8_codes(288)).bytes(),
+    );
+    let bare = bare.unwrap();
+    let halves: Vec<f32> = bare.values(&bare.tensors[0]).unwrap().iter().map(|x| 0.5 * x).collect();
+    assert_eq!(checkpoint.values(tensor).unwrap(), halves);
+}
+
+#[test]
 fn scales_of_another_tensor_do_not_fit() {
     let file = SafeTensors::new()
         .tensor(&own("weight"), "F8_E4M3", &[128, 256], &float8_codes(128 * 256))
@@ -268,7 +303,7 @@ fn words_with_waste_are_told_by_their_number() {
     // Ten codes of three bits a word: code i of a row is i % 8.
     let row: Vec<u32> = (0..7)
         .map(|word| {
-            (0..10).filter(|i| 10 * word + i < 64).fold(0, |all, i| all | (((10 * word + i) % 8) << (3 * i)))
+            (0..10).filter(|i| 10 * word + i < 64).fold(0, |all, i| all | ((10 * word + i) % 8) << (3 * i))
         })
         .collect();
     let words: Vec<u32> = [row.clone(), row].concat();

@@ -66,7 +66,7 @@ pub(super) fn find(stored: &Stored<'_>, at: usize) -> Option<Found> {
 
 fn weight(stored: &Stored<'_>, at: usize, scale: usize, name: String, code: Code) -> Found {
     let codes = stored.tensor(at);
-    let sizes = Sizes::of(&codes.shape).ok_or_else(|| QuantFault::shape(stored.tensor(scale), codes))?;
+    let sizes = Sizes::flat(&codes.shape).ok_or_else(|| QuantFault::shape(stored.tensor(scale), codes))?;
     let dtype = stored.tensor(scale).dtype;
     if !(dtype.is_float() || dtype == DType::U8) {
         let (part, found) = (stored.tensor(scale).name.clone(), dtype.to_string());

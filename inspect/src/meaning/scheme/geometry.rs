@@ -23,6 +23,18 @@ impl Sizes {
         }
     }
 
+    /// The same, of vectors and of kernels too: a row for each output.
+    pub fn flat(shape: &[usize]) -> Option<Self> {
+        match shape {
+            [cols] => Some(Sizes { slices: 1, rows: 1, cols: *cols }),
+            [rows, rest @ ..] if rest.len() > 2 => {
+                let cols = rest.iter().try_fold(1usize, |n, &d| n.checked_mul(d))?;
+                Some(Sizes { slices: 1, rows: *rows, cols })
+            }
+            _ => Sizes::of(shape),
+        }
+    }
+
     /// The shape of the logical weight, of as many dimensions as `like` has.
     pub fn shape(self, like: &[usize]) -> Vec<usize> {
         match like.len() {

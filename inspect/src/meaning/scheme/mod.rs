@@ -249,6 +249,11 @@ pub(crate) fn recognise(checkpoint: &mut Checkpoint, config: &Config, stored: bo
 
 /// Lists what belongs to codes among the tensors that belong to none.
 fn orphans(checkpoint: &Checkpoint, gone: &HashSet<usize>, faulty: &HashSet<usize>, coding: &mut Coding) {
+    // A network of floats may call a parameter of its own so.
+    let is_quantized = !gone.is_empty() || !faulty.is_empty() || coding.method.is_some();
+    if !is_quantized || coding.unread.is_some() || coding.method.as_deref() == Some("bitnet") {
+        return;
+    }
     // Where codes cannot be read, what is beside them is theirs.
     let owners: HashSet<&str> = faulty
         .iter()
@@ -264,12 +269,7 @@ fn orphans(checkpoint: &Checkpoint, gone: &HashSet<usize>, faulty: &HashSet<usiz
         let Some((layer, field)) = tensor.name.rsplit_once('.') else { continue };
         let of_weight = layer.strip_suffix(".weight").unwrap_or(layer);
         let owned = owners.contains(layer) || owners.contains(of_weight) || ternary.contains(layer);
-        if !gone.contains(&at)
-            && COMPANIONS.contains(&field)
-            && !owned
-            && tensor.group != Group::Optimizer
-            && coding.unread.is_none()
-        {
+        if !gone.contains(&at) && COMPANIONS.contains(&field) && !owned && tensor.group != Group::Optimizer {
             coding.faults.push((tensor.name.clone(), QuantFault::Orphaned));
         }
     }

@@ -11,10 +11,12 @@ use super::{Elements, narrowed, wide};
 use crate::quantized::form::{Global, Grid, Numbers, Value, Zero};
 use crate::quantized::{PartRole, Quantized};
 use crate::{DType, DamageKind, Error, Result};
-use kernel::Terms;
+use kernel::Groups;
 
 /// Columns that are decoded at a time.
 const PIECE: usize = 1024;
+/// Groups of a piece, at most.
+const MOST_GROUPS: usize = 64;
 
 /// The codes of a weight and what they are multiplied by.
 pub(crate) struct Coded<'a> {
@@ -84,6 +86,13 @@ impl<'a> Coded<'a> {
             Some(index) => index.iter().max().map_or(0, |&most| most as usize + 1),
             None => form.groups(),
         };
+        // Where groups have scales of their own, their number is checked below.
+        let is_shared = form.scale.is_none_or(|grid| grid.group_stride == 0);
+        if is_shared && groups > form.groups() {
+            return Err(
+                Error::damaged("its index names groups that there are not").because(DamageKind::OutOfRange)
+            );
+        }
         let sizes: Vec<usize> = bytes.iter().map(|bytes| bytes.len()).collect();
         let counts: Vec<usize> = parts
             .iter()
@@ -186,11 +195,12 @@ impl<'a> Coded<'a> {
     /// Passes the codes of pieces of rows to `finish`, with where they begin and the part of `out` that they are for.
     fn pieces<T>(&self, start: usize, out: &mut [T], finish: impl Fn(usize, usize, &[u8], &mut [T])) {
         let cols = self.quantized.form.cols.max(1);
+        let most = self.quantized.form.group.max(1).saturating_mul(MOST_GROUPS).min(PIECE);
         let mut buffer = [0u8; PIECE];
         let mut done = 0;
         while done < out.len() {
             let (row, col) = ((start + done) / cols, (start + done) % cols);
-            let n = (cols - col).min(out.len() - done).min(PIECE);
+            let n = (cols - col).min(out.len() - done).min(most);
             let codes = self.codes(row, col, &mut buffer[..n]);
             finish(row, col, codes, &mut out[done..done + n]);
             done += n;
@@ -201,48 +211,77 @@ impl<'a> Coded<'a> {
     fn apply<const BARE: bool>(&self, row: usize, col: usize, codes: &[u8], out: &mut [f32]) {
         let form = &self.quantized.form;
         let (slice, row) = (row / form.rows.max(1), row % form.rows.max(1));
+        let group = form.group.max(1);
         if let Some(index) = &self.index {
-            let all = RowTerms::of::<BARE>(self, slice, row, 0, self.groups);
-            let of = |col: usize| all.at(index.get(col).map_or(0, |&group| group as usize));
+            let mut rows = [(); 3].map(|()| vec![0.0; self.groups]);
+            let all = self.terms::<BARE>(slice, row, 0, rows.each_mut().map(Vec::as_mut_slice));
             // Neighbours mostly share a group.
+            let index = &index[col.min(index.len())..];
             let mut at = 0;
             while at < codes.len() {
-                let group = index.get(col + at);
-                let run = index[(col + at).min(index.len())..].iter().take(codes.len() - at);
-                let run = run.take_while(|&next| Some(next) == group).count().max(1);
-                self.finish(&codes[at..at + run], of(col + at), &mut out[at..at + run]);
+                let group = index.get(at).map_or(0, |&group| group as usize);
+                let run = index[at.min(index.len())..].iter().take(codes.len() - at);
+                let run = run.take_while(|&&next| next as usize == group).count().max(1);
+                let of = |all: &[f32]| if group < all.len() { group..group + 1 } else { 0..0 };
+                let one = Groups {
+                    first: run,
+                    size: run,
+                    scales: &all.scales[of(all.scales)],
+                    zeros: &all.zeros[of(all.zeros)],
+                    offsets: &all.offsets[of(all.offsets)],
+                    ..all
+                };
+                self.finish(&codes[at..at + run], one, &mut out[at..at + run]);
                 at += run;
             }
             return;
         }
-        let group = form.group.max(1);
         let first = col / group;
         let count = (col + codes.len() - 1) / group - first + 1;
-        let all = RowTerms::of::<BARE>(self, slice, row, first, count);
-        let mut at = 0;
-        while at < codes.len() {
-            let nth = (col + at) / group;
-            let n = ((nth + 1) * group - col - at).min(codes.len() - at);
-            self.finish(&codes[at..at + n], all.at(nth - first), &mut out[at..at + n]);
-            at += n;
+        let mut rows = [[0.0; MOST_GROUPS + 1]; 3];
+        let all = self.terms::<BARE>(slice, row, first, rows.each_mut().map(|all| &mut all[..count]));
+        self.finish(codes, Groups { first: (first + 1) * group - col, size: group, ..all }, out);
+    }
+
+    /// What the groups of `row` from `group` on share, in buffers for as many as are wanted.
+    fn terms<'b, const BARE: bool>(
+        &self,
+        slice: usize,
+        row: usize,
+        group: usize,
+        [scales, zeros, offsets]: [&'b mut [f32]; 3],
+    ) -> Groups<'b> {
+        match BARE {
+            true => scales.fill(1.0),
+            false => self.scales(slice, row, group, scales),
+        }
+        let has_zeros = self.zeros(slice, row, group, zeros);
+        let offset = self.quantized.form.offset.as_ref().filter(|_| !BARE);
+        if let Some(grid) = offset {
+            self.grid(grid, slice, row, group, offsets);
+        }
+        Groups {
+            first: 0,
+            size: 0,
+            scales,
+            less: 0.0,
+            zeros: if has_zeros { zeros } else { &[] },
+            offsets: if offset.is_some() { offsets } else { &[] },
         }
     }
 
-    /// Fills `out` with the elements whose codes share `terms`.
-    fn finish(&self, codes: &[u8], terms: Terms, out: &mut [f32]) {
+    /// Fills `out` with the elements whose codes are of `groups`.
+    fn finish(&self, codes: &[u8], groups: Groups<'_>, out: &mut [f32]) {
         match self.quantized.form.value {
-            Value::Unsigned(less) => {
-                // Small whole numbers: their difference is exact.
-                let zero = terms.zero + less as f32;
-                kernel::unsigned(codes, Terms { zero, ..terms }, out);
-            }
-            Value::Signed => kernel::signed(codes, terms, out),
-            Value::E2m1 => kernel::e2m1(codes, terms, out),
-            Value::Book(_) => kernel::book(codes, &self.book, terms, out),
-            Value::Float(DType::F8E4M3FN) => kernel::e4m3(codes, terms, out),
+            // Small whole numbers: their sum is exact.
+            Value::Unsigned(less) => kernel::unsigned(codes, Groups { less: less as f32, ..groups }, out),
+            Value::Signed => kernel::signed(codes, groups, out),
+            Value::E2m1 => kernel::e2m1(codes, groups, out),
+            Value::Book(_) => kernel::book(codes, &self.book, groups, out),
+            Value::Float(DType::F8E4M3FN) => kernel::e4m3(codes, groups, out),
             Value::Float(dtype) => {
                 read_numbers(dtype, codes, 0, out);
-                kernel::scale(terms, out);
+                kernel::numbers(groups, out);
             }
         }
     }
@@ -319,39 +358,5 @@ impl<'a> Coded<'a> {
             }
         }
         true
-    }
-}
-
-/// The terms of some groups of a row.
-struct RowTerms {
-    scales: Vec<f32>,
-    zeros: Vec<f32>,
-    offsets: Vec<f32>,
-}
-
-impl RowTerms {
-    /// Those of `row` for `n` groups from `group` on.
-    fn of<const BARE: bool>(coded: &Coded<'_>, slice: usize, row: usize, group: usize, n: usize) -> RowTerms {
-        let mut all = RowTerms { scales: vec![1.0; n], zeros: vec![0.0; n], offsets: Vec::new() };
-        if !BARE {
-            coded.scales(slice, row, group, &mut all.scales);
-        }
-        if !coded.zeros(slice, row, group, &mut all.zeros) {
-            all.zeros = Vec::new();
-        }
-        if let (Some(grid), false) = (&coded.quantized.form.offset, BARE) {
-            all.offsets = vec![0.0; n];
-            coded.grid(grid, slice, row, group, &mut all.offsets);
-        }
-        all
-    }
-
-    fn at(&self, nth: usize) -> Terms {
-        let of = |all: &[f32]| all.get(nth).copied();
-        Terms {
-            scale: of(&self.scales).unwrap_or(f32::NAN),
-            zero: of(&self.zeros).unwrap_or(0.0),
-            offset: of(&self.offsets),
-        }
     }
 }

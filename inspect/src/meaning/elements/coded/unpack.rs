@@ -35,7 +35,7 @@ impl Coded<'_> {
             Packed::Rows { bits: 4, stride } => nibbles(&bytes[row * stride..], col, 0, buffer),
             Packed::HighFirst { stride } => nibbles(&bytes[row * stride..], col, 4, buffer),
             Packed::Rows { bits, stride } => stream(&bytes[row * stride..], bits, col, buffer),
-            Packed::Down { .. } | Packed::Awq { .. } => self.copy_tile(row, col, buffer),
+            Packed::Down { .. } | Packed::Awq { .. } => self.read_tile(row, col, buffer),
             Packed::Words { .. } | Packed::AwqRows { .. } => {
                 let codes = buffer.iter_mut().enumerate();
                 codes.for_each(|(i, slot)| *slot = packed.get(bytes, row, col + i));
@@ -44,7 +44,7 @@ impl Coded<'_> {
         buffer
     }
 
-    fn copy_tile(&self, row: usize, col: usize, out: &mut [u8]) {
+    fn read_tile(&self, row: usize, col: usize, out: &mut [u8]) {
         let first = row / TILE_ROWS * TILE_ROWS;
         TILE.with_borrow_mut(|tile| {
             let mut done = 0;
@@ -75,10 +75,14 @@ impl Coded<'_> {
             Packed::Down { bits: 4, width, .. } => {
                 for nth in 0..cols.div_ceil(8) {
                     let words = bytes[4 * ((col / 8 + nth) * width + row)..].as_chunks::<4>().0;
-                    let n = (cols - 8 * nth).min(8);
                     for (r, &word) in words[..rows].iter().enumerate() {
                         let spread = spread(u32::from_le_bytes(word)).to_le_bytes();
-                        codes[r * cols + 8 * nth..][..n].copy_from_slice(&spread[..n]);
+                        let line = &mut codes[r * cols + 8 * nth..];
+                        let rest = cols - 8 * nth;
+                        match line.first_chunk_mut::<8>().filter(|_| rest >= 8) {
+                            Some(all) => *all = spread,
+                            None => line[..rest].copy_from_slice(&spread[..rest]),
+                        }
                     }
                 }
             }
@@ -89,8 +93,8 @@ impl Coded<'_> {
                 for c in 0..cols {
                     let (nth, shift) = down(bits, whole, col + c);
                     let (low, high) = (line(nth), if shift + bits > 32 { line(nth + 1) } else { line(nth) });
-                    for r in 0..rows {
-                        let [low, high] = [low[r], high[r]].map(|word| u64::from(u32::from_le_bytes(word)));
+                    for (r, (&low, &high)) in low.iter().zip(high).take(rows).enumerate() {
+                        let [low, high] = [low, high].map(|word| u64::from(u32::from_le_bytes(word)));
                         codes[r * cols + c] = ((low | high << 32) >> shift) as u8 & mask;
                     }
                 }
