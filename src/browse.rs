@@ -2,9 +2,11 @@
 //! function of that state; files are read by threads of their own.
 
 mod chart;
+mod files;
 mod glyphs;
 mod keys;
 mod layout;
+mod order;
 mod pages;
 mod screen;
 mod search;
@@ -338,6 +340,7 @@ mod tests {
             ("value", (40, 12), "m down enter"),
             ("files", (80, 24), "f down space down space"),
             ("files", (40, 12), "f"),
+            ("files-searched", (80, 24), "f /step3 enter s s s"),
             ("two-files", (80, 24), "f down down space G space d"),
             ("two-tensors", (80, 24), "/gate enter space space d"),
             ("help", (80, 24), "?"),
@@ -424,7 +427,72 @@ mod tests {
         desk.press("esc / nothing-like-it");
         assert_eq!(desk.state.rows.len(), 0);
         desk.press("esc t");
-        assert!(desk.state.order.query.is_empty());
+        assert!(desk.state.listing.order.query.is_empty());
+    }
+
+    /// The same keys as for tensors, in the list of files.
+    #[test]
+    fn files_are_searched_filtered_and_sorted() {
+        let paths =
+            ["collapse-run", "healthy-run", "formats/expected.json", "packed/nano-healthy-2000-i2s.pt"];
+        let mut desk = Desk::new(&paths, (100, 24));
+        let shown = |desk: &Desk| -> Vec<String> {
+            let name = |row: &files::FileRow| {
+                desk.state.files[row.file].path.file_name().unwrap().to_string_lossy().into_owned()
+            };
+            desk.state.file_rows.iter().map(name).collect()
+        };
+        desk.press("f");
+        assert_eq!(shown(&desk).len(), 14);
+        desk.press("/hstep2000");
+        assert_eq!(shown(&desk)[0], "step-02000.pt");
+        assert!(desk.text().contains(" found") && desk.state.searching);
+        desk.press("enter");
+        assert!(desk.text().contains("only /hstep2000, "), "{}", desk.text());
+        desk.press("esc v");
+        assert_eq!(
+            shown(&desk),
+            ["step-02500.pt", "step-03000.pt", "step-03500.pt", "step-04000.pt", "expected.json"],
+            "weak, and what cannot be read"
+        );
+        // The list keeps the file that the cursor is on, and keys act on what is shown.
+        desk.press("g down s s");
+        assert_eq!(desk.state.file_order.sort, files::FileSort::Step);
+        assert!(desk.text().contains("step▾"), "{}", desk.text());
+        assert!(desk.state.files[desk.state.file_at().unwrap()].path.ends_with("step-03000.pt"));
+        desk.press("s");
+        assert_eq!(shown(&desk)[0], "expected.json", "the worst first");
+        desk.press("S");
+        assert_eq!(shown(&desk)[4], "expected.json");
+        desk.press("g space space");
+        assert!(desk.state.marks.iter().all(
+            |m| matches!(m, state::Mark::File(f) if desk.state.files[*f].record.as_ref().unwrap().is_ok())
+        ));
+        desk.press("g enter");
+        assert_eq!(desk.state.file().known().unwrap().verdict, Some(ckpt_inspect::Verdict::Weak));
+        assert_eq!(desk.state.view, state::View::Tensors);
+        assert!(desk.state.listing.order.query.is_empty(), "the search was in another list");
+        desk.press("f v v v v v");
+        assert_eq!(desk.state.file_order.verdict, order::VerdictFilter::Only(ckpt_inspect::Verdict::Dead));
+        assert!(desk.text().contains("nothing matches; Esc ends search and filters"), "{}", desk.text());
+        desk.press("enter space d y esc");
+        desk.press("esc");
+        assert_eq!((shown(&desk).len(), desk.state.view), (14, state::View::Files));
+        desk.press("esc");
+        assert_eq!(desk.state.view, state::View::Tensors);
+        // By a click on a heading, too.
+        desk.press("f");
+        let (_, x, _) = layout::file_columns(&desk.state)[3];
+        let heading = desk.line("measured");
+        desk.click(x + 5, heading);
+        assert_eq!(desk.state.file_order.sort, files::FileSort::Size);
+        let sizes: Vec<u64> = desk
+            .state
+            .file_rows
+            .iter()
+            .filter_map(|r| Some(desk.state.files[r.file].known()?.file_bytes))
+            .collect();
+        assert!(sizes.len() == 13 && sizes.is_sorted_by(|a, b| a >= b), "{sizes:?}");
     }
 
     /// Modules stay folded from step to step, and one that is folded in one network is not in another that has a
@@ -474,9 +542,9 @@ mod tests {
         let columns = layout::columns(&desk.state);
         let std = columns.iter().find(|(c, ..)| *c == layout::Column::Measure(&STD)).unwrap();
         desk.click(std.1 + 2, 2);
-        assert_eq!(desk.state.order.sort, tree::Sort::Measure(&STD));
+        assert_eq!(desk.state.listing.order.sort, tree::Sort::Measure(&STD));
         desk.click(std.1 + 2, 2);
-        assert!(desk.state.order.reversed);
+        assert!(desk.state.listing.order.reversed);
         for _ in 0..5 {
             desk.mouse(MouseEventKind::ScrollDown, 100, 20);
         }

@@ -8,7 +8,8 @@ use std::sync::{LazyLock, Mutex};
 
 use anstyle::Style;
 use ckpt_inspect::health::measures::{MEASURES, Measure, Place, shown_in};
-use ckpt_inspect::{CheckpointRecord, Group, Options, TensorRecord, Verdict, without_state_dict};
+use ckpt_inspect::record::QuantizationRecord;
+use ckpt_inspect::{CheckpointRecord, DType, Group, Options, TensorRecord, Verdict, without_state_dict};
 use ckpt_reports::text::plural;
 use clap::builder::PossibleValue;
 
@@ -37,15 +38,19 @@ pub struct Args {
     /// Only tensors of this group.
     #[arg(long)]
     group: Option<GroupArg>,
-    /// Order of the tensors, and by name, size and verdict of several checkpoints.
-    #[arg(long, default_value = "file")]
-    sort: Sort,
+    /// Order of the tensors, and by name, size and verdict of several checkpoints [default: file; of more than 100
+    /// rows, the worst 100].
+    #[arg(long)]
+    sort: Option<Sort>,
     /// Read only the header: no statistics, no verdict.
     #[arg(long)]
     no_stats: bool,
     /// Show one tensor in detail: statistics, histogram, shares of -1, 0 and +1, dead rows, first values.
     #[arg(long, value_name = "NAME")]
     tensor: Option<String>,
+    /// Show the tensors of quantized weights as they are stored: codes, scales, zero points.
+    #[arg(long)]
+    stored: bool,
     /// Check tensor data against the CRC-32 checksums recorded in the file.
     #[arg(long)]
     checksum: bool,
@@ -128,7 +133,8 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     let mut describe = Options::default();
     (describe.stats, describe.histogram, describe.sha256) = (!args.no_stats, !args.no_stats, args.sha256);
     let options = args.load.options(describe, args.load.policy()?.thresholds);
-    let options = LoadOptions { checksum: args.checksum, ..options };
+    let mut options = LoadOptions { checksum: args.checksum, ..options };
+    options.open.stored = args.stored;
     if let Some(name) = &args.tensor {
         return tensor::run(args, name, &options);
     }
@@ -165,13 +171,15 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         terminal::error(failure);
     }
     let code = if shown.iter().any(|s| s.damaged) { exit::UNREADABLE } else { exit::FINE };
-    order(&mut shown, args.sort);
+    if let Some(sort) = args.sort {
+        order(&mut shown, sort);
+    }
     let text = match args.format {
         Format::Human if alone || args.all => {
             let each = shown.iter().filter_map(|s| Some(s.summary.clone() + &tensors(s, s.record()?, args)));
             each.collect::<Vec<_>>().join("\n")
         }
-        Format::Human => overview(&shown),
+        Format::Human => overview(&mut shown, args.sort.is_none()),
         _ => String::new(),
     };
     terminal::print(&text)?;
@@ -207,8 +215,7 @@ fn order(shown: &mut [Shown], sort: Sort) {
         Sort::Name => shown.sort_by_key(path),
         Sort::Size => shown.sort_by_key(|s| std::cmp::Reverse(s.record().map_or(0, |r| r.file_bytes))),
         Sort::Verdict => shown.sort_by_key(|s| {
-            let verdict = s.record().and_then(|r| r.verdict.max(r.damaged.then_some(Verdict::Corrupt)));
-            std::cmp::Reverse((s.failure.is_some(), verdict))
+            std::cmp::Reverse((s.failure.is_some(), s.record().and_then(CheckpointRecord::standing)))
         }),
     }
 }
@@ -216,7 +223,7 @@ fn order(shown: &mut [Shown], sort: Sort) {
 fn select(tensors: &mut Vec<TensorRecord>, args: &Args, matcher: Option<&Matcher>) {
     tensors
         .retain(|t| matcher.is_none_or(|m| m.matches(&t.name)) && args.group.is_none_or(|g| g.is(t.group)));
-    match args.sort {
+    match args.sort.unwrap_or(Sort::File) {
         Sort::File => {}
         Sort::Name => tensors.sort_by(|a, b| a.name.cmp(&b.name)),
         Sort::Size => tensors.sort_by_key(|t| std::cmp::Reverse(t.bytes)),
@@ -228,8 +235,13 @@ fn select(tensors: &mut Vec<TensorRecord>, args: &Args, matcher: Option<&Matcher
     }
 }
 
-/// One line per checkpoint, and one why it is not healthy; then how many there are of each verdict.
-fn overview(shown: &[Shown]) -> String {
+/// One line per checkpoint, and one why it is not healthy; then how many there are of each verdict. Of very many the worst,
+/// if the list `may_be_cut`.
+fn overview(shown: &mut [Shown], may_be_cut: bool) -> String {
+    let is_cut = may_be_cut && shown.len() > terminal::MOST_LISTED;
+    if is_cut {
+        order(shown, Sort::Verdict);
+    }
     let columns = [
         ("checkpoint", false),
         ("format", false),
@@ -243,7 +255,8 @@ fn overview(shown: &[Shown]) -> String {
     if records.is_empty() {
         return String::new();
     }
-    for record in &records {
+    let listed = if is_cut { &records[..records.len().min(terminal::MOST_LISTED)] } else { &records };
+    for record in listed {
         let verdict = record.verdict;
         let plain = |text: String| (text, Style::new());
         table.row(vec![
@@ -258,12 +271,17 @@ fn overview(shown: &[Shown]) -> String {
     let table = table.render(terminal::width());
     let mut lines = table.lines();
     let mut out = lines.next().unwrap_or_default().to_string() + "\n";
-    for (line, record) in lines.zip(&records) {
+    for (line, record) in lines.zip(listed) {
         out += line;
         out.push('\n');
         if let Some(reason) = record.reasons.first() {
             out += &terminal::wrapped(reason, 4, Style::new().dimmed());
         }
+    }
+    if listed.len() < records.len() {
+        let more = records.len() - listed.len();
+        out += &terminal::dim(&format!("and {more} more, none of them worse; --sort file lists all"));
+        out.push('\n');
     }
     out += &terminal::wrapped(&totals(shown, &records), 0, Style::new());
     out + &terminal::dim("give a single checkpoint, or add --all, to see tensors") + "\n"
@@ -273,18 +291,6 @@ fn overview(shown: &[Shown]) -> String {
 fn totals(shown: &[Shown], records: &[&CheckpointRecord]) -> String {
     let bytes = records.iter().fold(0, |sum: u64, r| sum.saturating_add(r.file_bytes));
     let parameters = records.iter().fold(0, |sum: u64, r| sum.saturating_add(r.parameters));
-    let mut verdicts: Vec<(Option<Verdict>, usize)> = Vec::new();
-    for record in records {
-        match verdicts.iter_mut().find(|(verdict, _)| *verdict == record.verdict) {
-            Some((_, count)) => *count += 1,
-            None => verdicts.push((record.verdict, 1)),
-        }
-    }
-    verdicts.sort_unstable();
-    let verdicts: Vec<String> = verdicts
-        .iter()
-        .map(|(verdict, count)| format!("{count} {}", verdict.map_or("not judged", Verdict::name)))
-        .collect();
     let unreadable = match shown.len() - records.len() {
         0 => String::new(),
         some => format!("; {some} unreadable"),
@@ -294,7 +300,7 @@ fn totals(shown: &[Shown], records: &[&CheckpointRecord]) -> String {
         plural(records.len(), "checkpoint"),
         terminal::bytes(bytes),
         terminal::count(parameters),
-        verdicts.join(", ")
+        terminal::verdicts(records.iter().map(|r| r.verdict))
     )
 }
 
@@ -322,6 +328,9 @@ fn summary(record: &CheckpointRecord, args: &Args) -> String {
             let short = value.as_f64().filter(|_| value.is_f64()).map(|v| terminal::number(Some(v)));
             line(key, plain, &short.unwrap_or(value.to_string()));
         }
+    }
+    if let Some(quantization) = &record.quantization {
+        line("quantized", plain, &quantized(quantization));
     }
     match record.verdict {
         Some(verdict) => line("verdict", terminal::verdict_style(Some(verdict)).bold(), verdict.name()),
@@ -361,6 +370,30 @@ fn model(record: &CheckpointRecord) -> String {
     parts.join(", ")
 }
 
+/// `gptq 4-bit g128, 224 weights; 2 matrices are not: lm_head.weight and 1 more`.
+fn quantized(record: &QuantizationRecord) -> String {
+    let kind = |(kind, count): &(DType, u64)| {
+        format!("{kind}, {}", plural(usize::try_from(*count).unwrap_or(usize::MAX), "weight"))
+    };
+    let mut parts: Vec<String> = record.kinds.iter().map(kind).collect();
+    if parts.is_empty() {
+        parts.extend(
+            record.unread.as_ref().map(|name| format!("{}, which is not read", terminal::escape(name))),
+        );
+    }
+    let (first, more) = match record.left.as_slice() {
+        [] => return parts.join("; "),
+        [first] => (first, String::new()),
+        [first, others @ ..] => (first, format!(" and {} more", others.len())),
+    };
+    let are = match record.left.len() {
+        1 => "1 matrix is not".to_string(),
+        n => format!("{n} matrices are not"),
+    };
+    parts.push(format!("{are}: {}{more}", terminal::escape(first)));
+    parts.join("; ")
+}
+
 fn tensors(shown: &Shown, record: &CheckpointRecord, args: &Args) -> String {
     let held = shown.held;
     let mut out = String::new();
@@ -381,12 +414,22 @@ fn tensors(shown: &Shown, record: &CheckpointRecord, args: &Args) -> String {
         let size = format!("{} {plural}, {}{place}", members.len(), terminal::bytes(bytes));
         out += &format!("\n{}  {}\n", terminal::bold(title), terminal::dim(&size));
         // Sorting by a measure only makes sense for single tensors.
-        let rows: Vec<Row> = if args.all || args.sort != Sort::File {
+        let mut rows: Vec<Row> = if args.all || args.sort.is_some_and(|sort| sort != Sort::File) {
             members.iter().map(|t| Row::new(t.name.clone(), vec![t])).collect()
         } else {
             fold(&members)
         };
+        let may_be_cut = !args.all && args.sort.is_none();
+        let more = if may_be_cut { rows.len().saturating_sub(terminal::MOST_LISTED) } else { 0 };
+        if more > 0 {
+            rows.sort_by_key(|row| std::cmp::Reverse(row.worst()));
+            rows.truncate(terminal::MOST_LISTED);
+        }
         out += &table(&rows, args, &prefix);
+        if more > 0 {
+            out += &terminal::dim(&format!("and {more} more, none of them worse; --sort file lists all"));
+            out.push('\n');
+        }
         out += &shared(&members);
     }
     if record.tensors.is_empty() && held > 0 {
@@ -425,10 +468,15 @@ impl<'r> Row<'r> {
     fn new(name: String, members: Vec<&'r TensorRecord>) -> Self {
         Row { name, members }
     }
+
+    /// The worst verdict among them.
+    fn worst(&self) -> Option<Verdict> {
+        self.members.iter().filter_map(|t| t.verdict).max()
+    }
 }
 
 fn fold<'r>(members: &[&'r TensorRecord]) -> Vec<Row<'r>> {
-    fold::fold(members, |t| (t.name.as_str(), t.dtype.name()))
+    fold::fold(members, |t| (t.name.as_str(), t.dtype))
         .into_iter()
         .map(|(name, members)| Row::new(name, members.into_iter().copied().collect()))
         .collect()
@@ -447,7 +495,7 @@ fn table(rows: &[Row<'_>], args: &Args, prefix: &str) -> String {
     if !args.no_stats {
         columns.extend(Column::measures());
         // The column that they are sorted by must be visible.
-        if let Sort::Measure(measure) = args.sort
+        if let Some(Sort::Measure(measure)) = args.sort
             && !Column::measures().any(|c| matches!(c, Column::Measure(listed) if listed.key == measure.key))
         {
             columns.push(Column::Measure(measure));
@@ -466,7 +514,7 @@ fn table(rows: &[Row<'_>], args: &Args, prefix: &str) -> String {
     let mut table = Table::new(&headings, &expendable);
     for row in rows {
         let first = row.members[0];
-        let worst = row.members.iter().filter_map(|t| t.verdict).max();
+        let worst = row.worst();
         let damaged = row.members.iter().any(|t| t.damage.is_some());
         let name = row.name.strip_prefix(prefix).unwrap_or(&row.name);
         let cell = |column: &Column| match column {

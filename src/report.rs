@@ -9,7 +9,8 @@ use ckpt_inspect::cause::{self, Cause, Explanation, Given};
 use ckpt_inspect::run::Run;
 use ckpt_reports::cause::findings;
 use ckpt_reports::exporter::REPORTS;
-use ckpt_reports::{Exporter, Report, Training, headline};
+use ckpt_reports::text::plural;
+use ckpt_reports::{Exporter, Report, Training, extent, headline, worst};
 
 use crate::format::{names, one_of, written};
 use crate::load::{self, LoadArgs, pairs, records};
@@ -125,9 +126,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     let mut report = Report::new(&args.title, runs, explanations);
     (report.training, report.unreadable) = (training, unreadable);
     if args.explain {
-        for (run, explanation) in report.runs.iter().zip(&report.explanations) {
-            terminal::print(&explained(run, explanation))?;
-        }
+        explain_all(&report)?;
         for (path, why) in &report.unreadable {
             terminal::print(&format!("{}: {}\n", terminal::escape(path), Cause::of_unreadable(why).name()))?;
         }
@@ -141,25 +140,51 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         return Ok(code);
     };
     terminal::write_file(output, text.as_bytes(), args.force)?;
+    tell(&report);
+    terminal::note(&format!("wrote {}", terminal::path(output)));
+    Ok(code)
+}
+
+/// Notes how each run ends, or of many how the worst end; and how many end how.
+fn tell(report: &Report) {
     const LISTED: usize = 10;
-    for run in report.runs.iter().take(LISTED) {
+    let order = worst::runs(&report.runs);
+    for &i in order.iter().take(LISTED) {
+        let run = &report.runs[i];
         let words = headline(run);
         let style = terminal::verdict_style(words.verdict).bold();
         let first = words.sentences.first().map(|s| terminal::escape(s)).unwrap_or_default();
         terminal::note(&format!(
             "{}: {}. {first}",
-            terminal::escape(&run.name),
+            terminal::escape(run.title()),
             terminal::paint(style, &words.title)
         ));
     }
-    if report.runs.len() > LISTED {
-        terminal::note(&format!(
-            "and {} more",
-            ckpt_reports::text::plural(report.runs.len() - LISTED, "run")
-        ));
+    if order.len() > LISTED {
+        terminal::note(&format!("and {} more", order.len() - LISTED));
+        let verdicts = terminal::verdicts(report.runs.iter().map(Run::standing));
+        terminal::note(&format!("{}: {verdicts}", extent(&report.runs)));
     }
-    terminal::note(&format!("wrote {}", terminal::path(output)));
-    Ok(code)
+}
+
+/// Prints why each run died, the worst first; of many, only of those that there is something to explain of.
+fn explain_all(report: &Report) -> Result<(), Failure> {
+    let order = worst::runs(&report.runs);
+    let many = order.len() > terminal::MOST_LISTED;
+    let mut well = 0;
+    for &i in &order {
+        let (run, explanation) = (&report.runs[i], &report.explanations[i]);
+        if many && explanation.layers.is_empty() {
+            well += 1;
+        } else {
+            terminal::print(&explained(run, explanation))?;
+        }
+    }
+    if well > 0 {
+        let noun = if report.runs.iter().any(Run::is_series) { "run" } else { "model" };
+        terminal::print(&format!("{} with nothing to explain\n", plural(well, noun)))?;
+    }
+    Ok(())
 }
 
 /// What happened to `run`, for a terminal.
@@ -167,7 +192,7 @@ fn explained(run: &Run, explanation: &Explanation) -> String {
     let plain = Style::new();
     let words = headline(run);
     let style = terminal::verdict_style(words.verdict).bold();
-    let mut out = format!("{}: {}\n", terminal::escape(&run.name), terminal::paint(style, &words.title));
+    let mut out = format!("{}: {}\n", terminal::escape(run.title()), terminal::paint(style, &words.title));
     let findings = findings(run, explanation);
     if findings.is_empty() {
         out += &terminal::wrapped(&words.sentences.join(" "), 2, plain);

@@ -181,6 +181,17 @@ pub fn verdict_style(verdict: Option<Verdict>) -> Style {
     Style::new().fg_color(Some(color.into()))
 }
 
+/// Of more checkpoints or tensors than this, the worst are printed, and how many more there are.
+pub const MOST_LISTED: usize = 100;
+
+/// How many of each verdict there are: `6 healthy, 4 weak, 2 dead`.
+pub fn verdicts(verdicts: impl IntoIterator<Item = Option<Verdict>>) -> String {
+    let word = |(verdict, count): &(Option<Verdict>, usize)| {
+        format!("{count} {}", verdict.map_or("not judged", Verdict::name))
+    };
+    ckpt_reports::worst::counts(verdicts).iter().rev().map(word).collect::<Vec<_>>().join(", ")
+}
+
 /// A table of left- or right-aligned columns; the first one names the row.
 pub struct Table {
     rows: Vec<Vec<(String, Style)>>,

@@ -10,7 +10,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::text::{number, plural};
-use crate::{Error, printable};
+use crate::{Error, printable, worst};
 
 pub(crate) const WIDTH: u32 = 960;
 /// Classes `k0` to `k7` of lines; patterns beyond share them.
@@ -19,6 +19,10 @@ pub const KINDS: usize = 8;
 const MOST_DOTS: usize = 3000;
 /// A line of more points keeps its lowest and highest in each slice.
 const MOST_POINTS: usize = 800;
+/// Points of all lines together.
+const ALL_POINTS: usize = 40_000;
+/// More lines could not be told apart: the worst are drawn.
+pub(crate) const MOST_LINES: usize = 300;
 
 /// Colours that encode classes and titles.
 #[derive(Default)]
@@ -87,9 +91,11 @@ pub fn std_over_steps(
     relative: bool,
     kinds: &dyn Fn(&str) -> usize,
 ) -> Result<Option<String>, Error> {
-    let layers: Vec<usize> = (0..run.layers.len())
-        .filter(|&l| run.layers[l].judged.is_some_and(|j| j.relative == relative))
-        .collect();
+    if !run.is_series() {
+        return Ok(None);
+    }
+    let judged = |l: &usize| run.layers[*l].judged.is_some_and(|j| j.relative == relative);
+    let layers = worst::layers(run, (0..run.layers.len()).filter(judged).collect(), MOST_LINES);
     let Some(Judged { levels, .. }) = layers.first().and_then(|&l| run.layers[l].judged) else {
         return Ok(None);
     };
@@ -106,7 +112,7 @@ pub fn std_over_steps(
     let values = || lines.iter().flat_map(|(_, points)| points.iter().map(|p| p.1)).filter(|v| *v > 0.0);
     let lowest = values().fold(levels.healthy, f64::min);
     let highest = values().fold(levels.healthy, f64::max);
-    if count < 2 || values().next().is_none() {
+    if values().next().is_none() {
         return Ok(None);
     }
     let decade = |v: f64, up: bool| {
@@ -170,13 +176,14 @@ pub fn std_over_steps(
             .draw()
             .map_err(|e| failed(&e))?;
         let dots = lines.iter().map(|(_, points)| points.len()).sum::<usize>() <= MOST_DOTS;
+        let most = MOST_POINTS.min(ALL_POINTS / lines.len());
         for (layer, points) in &lines {
             let layer = &run.layers[*layer];
             let kind = kinds(&layer.pattern) % KINDS;
             // A tensor that is all zero is drawn on the lower edge.
             let place = |&(i, v): &(usize, f64)| (x(i), v.max(floor));
             let style = keys.color(format!("line k{kind}"), &layer.name).stroke_width(2);
-            let line: Vec<(f64, f64)> = thinned(points).iter().map(place).collect();
+            let line: Vec<(f64, f64)> = thinned(points, most).iter().map(place).collect();
             chart.draw_series(LineSeries::new(line, style)).map_err(|e| failed(&e))?;
             for point in points.iter().filter(|_| dots) {
                 let at = match run.checkpoints[point.0].step {
@@ -198,12 +205,12 @@ pub fn std_over_steps(
     Ok(Some(keys.finish(&svg, size, "chart", &label)))
 }
 
-/// `points`, or if there are very many, the lowest and highest of each slice.
-fn thinned(points: &[(usize, f64)]) -> Vec<(usize, f64)> {
-    if points.len() <= MOST_POINTS {
+/// `points`, or if there are more than `most`, the lowest and highest of each slice.
+fn thinned(points: &[(usize, f64)], most: usize) -> Vec<(usize, f64)> {
+    if points.len() <= most {
         return points.to_vec();
     }
-    let slice = points.len().div_ceil(MOST_POINTS / 2);
+    let slice = points.len().div_ceil(most / 2);
     points
         .chunks(slice)
         .flat_map(|chunk| {

@@ -19,6 +19,19 @@ pub struct Headline {
     pub sentences: Vec<String>,
 }
 
+/// How much `runs` are: `2 runs and 3 models, 21 checkpoints`.
+pub fn extent(runs: &[Run]) -> String {
+    let series = runs.iter().filter(|r| r.is_series()).count();
+    let checkpoints: usize = runs.iter().map(|r| r.checkpoints.len() + r.aside.len()).sum();
+    let models = plural(runs.len() - series, "model");
+    match (series, runs.len() - series) {
+        (0, 0) => plural(0, "checkpoint"),
+        (0, _) => models,
+        (_, 0) => format!("{}, {}", plural(series, "run"), plural(checkpoints, "checkpoint")),
+        _ => format!("{} and {models}, {}", plural(series, "run"), plural(checkpoints, "checkpoint")),
+    }
+}
+
 /// The words for `run`.
 pub fn headline(run: &Run) -> Headline {
     let Some(last) = run.checkpoints.last() else {

@@ -1,23 +1,29 @@
 //! The report as one self-contained HTML page: no network, no external file, a strict content security policy.
-//! Everything but sorting, filtering and histograms works without JavaScript. Names and metadata come from
-//! checkpoints and are hostile text: [`printable`] makes control and invisible characters visible, and `maud` escapes
-//! what it splices. The data block holds numbers and words of our own, and escapes `<`.
+//! Without JavaScript it shows the summary, the plots and the worst of each table. The rest is compact data
+//! ([`data`]), from which the script draws the rows that are looked at. Names and metadata come from checkpoints and are
+//! hostile text: [`printable`] makes control and invisible characters visible, `maud` escapes what it splices, the
+//! script makes text nodes alone, and the data blocks escape `<`.
 
 use base64::Engine;
 use ckpt_inspect::Verdict;
-use ckpt_inspect::health::measures::{Form, Measure, Place, computed, shown_in};
-use ckpt_inspect::record::{CheckpointRecord, TensorRecord};
+use ckpt_inspect::health::measures::{Place, computed};
+use ckpt_inspect::record::CheckpointRecord;
 use ckpt_inspect::run::{Layer, Run};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
-use serde_json::{Value, json};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::chart::{KINDS, std_over_steps};
-use crate::headline::headline;
-use crate::text::{bytes, count, measured, plural, shape};
-use crate::{Error, Exporter, Report, Training, printable};
+use crate::chart::{KINDS, MOST_LINES, std_over_steps};
+use crate::headline::{extent, headline};
+use crate::text::{bytes, count, plural};
+use crate::{Error, Exporter, Report, Training, printable, worst};
 
 mod cause;
+mod data;
+mod overview;
+mod tensors;
+#[cfg(test)]
+mod tests;
 
 pub(crate) const REPORT: Exporter<Report> = Exporter {
     name: "html",
@@ -31,18 +37,48 @@ const STYLE: &str = include_str!("html/page.css");
 const SCRIPT: &str = include_str!("html/page.js");
 /// Columns of a heatmap; more checkpoints share columns, which then show the worst.
 const HEATMAP_COLUMNS: usize = 48;
-/// Tensors times checkpoints whose histograms are embedded.
-const HISTOGRAMS: usize = 20_000;
+/// Rows of a table that are there before the script runs, and that are drawn at a time.
+const ROWS: usize = 100;
+/// Rows of a table that the script does not draw.
+const MOST_ROWS: usize = 200;
+/// Entries of a legend.
+const MOST_KINDS: usize = 24;
+/// Files that could not be read, before they are folded.
+const MOST_UNREADABLE: usize = 20;
+/// Of several runs, so many are shown one below the other; of more, each is shown when its row is opened.
+const MOST_SECTIONS: usize = 6;
+/// Bytes of the sections of runs, without those of the only run. Charts of further runs are left out.
+const SECTION_BYTES: usize = 3_000_000;
 const LEVELS: [Verdict; 3] = [Verdict::Weak, Verdict::Dying, Verdict::Dead];
+
+/// Where the page shows a run, beside its row among the others.
+enum Shown {
+    /// In a section of its own.
+    Section(String),
+    /// In a section that its row unfolds.
+    Folded(String),
+    /// Below its row, from data alone.
+    Data,
+}
+
+impl Shown {
+    /// Bytes that are written out.
+    fn written(&self) -> usize {
+        match self {
+            Shown::Section(text) | Shown::Folded(text) => text.len(),
+            Shown::Data => 0,
+        }
+    }
+}
 
 /// The page for `report`.
 ///
 /// # Errors
 /// When a chart cannot be drawn.
 pub fn html(report: &Report) -> Result<String, Error> {
-    let sections: Vec<Markup> =
-        (0..report.runs.len()).map(|i| section(i, report)).collect::<Result<_, _>>()?;
-    let several = report.runs.len() > 1;
+    let order = worst::runs(&report.runs);
+    let shown = shown(report, &order)?;
+    let data = data::data(report, &order, &shown);
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -59,27 +95,57 @@ pub fn html(report: &Report) -> Result<String, Error> {
                 a.skip href="#main" { "Skip to the report" }
                 header {
                     h1 { (printable(&report.title)) }
-                    p.muted {
-                        (plural(report.runs.len(), "run")) ", "
-                        (plural(report.runs.iter().map(|r| r.checkpoints.len()).sum(), "checkpoint"))
-                    }
-                    @if histogram_stride(report) > 1 {
-                        p.muted { "Histograms are kept for one in " (histogram_stride(report)) " checkpoints of each tensor." }
-                    }
-                    @if several { (contents(report)) }
+                    p.muted { (extent(&report.runs)) }
+                    @for note in &data.left_out { p.muted { (note) } }
                 }
                 main #main {
                     @if !report.unreadable.is_empty() { (unreadable(report)) }
-                    @for section in sections { (section) }
-                    (explained())
+                    @if order.len() > 1 { (overview::overview(report, &order, &shown)) }
+                    @for shown in &shown { @if let Shown::Section(section) = shown { (PreEscaped(section)) } }
+                    @if !order.is_empty() { (explained()) }
                 }
                 footer.muted { "Made by ckpt " (env!("CARGO_PKG_VERSION")) " from measurements of the files; nothing in them was executed." }
-                script type="application/json" id="data" { (PreEscaped(embedded(report))) }
+                @if order.len() > 1 {
+                    @for (place, shown) in shown.iter().enumerate() {
+                        @if let Shown::Folded(section) = shown { template id={ "section" (place) } { (PreEscaped(section)) } }
+                    }
+                    template #tensors-once { (tensors::card(0, None)) }
+                    template #tensors-over { (tensors::card(1, None)) }
+                }
+                script type="application/json" id="data" { (PreEscaped(data.page)) }
+                script type="text/plain" id="details" { (PreEscaped(data.details)) }
                 script { (PreEscaped(SCRIPT)) }
             }
         }
     };
     Ok(page.into_string())
+}
+
+/// How each run of `order` is shown.
+fn shown(report: &Report, order: &[usize]) -> Result<Vec<Shown>, Error> {
+    let series = order.iter().filter(|&&i| report.runs[i].is_series()).count();
+    let mut left = SECTION_BYTES;
+    let mut all = Vec::with_capacity(order.len());
+    for (place, &i) in order.iter().enumerate() {
+        let alone = order.len() == 1;
+        let is_series = report.runs[i].is_series();
+        // A drawing takes some thousand bytes at least.
+        if !alone && (!is_series || left < 1 << 13) {
+            all.push(Shown::Data);
+            continue;
+        }
+        let in_place = alone || series <= MOST_SECTIONS;
+        let section = section(place, i, report, in_place)?.into_string();
+        all.push(match left.checked_sub(section.len()) {
+            Some(rest) if !alone => {
+                left = rest;
+                if in_place { Shown::Section(section) } else { Shown::Folded(section) }
+            }
+            None if !alone => Shown::Data,
+            _ => Shown::Section(section),
+        });
+    }
+    Ok(all)
 }
 
 fn policy() -> String {
@@ -115,28 +181,24 @@ fn name(text: &str) -> Markup {
     html! { @for part in printable(text).split_inclusive(['.', '_', '/']) { (part) wbr; } }
 }
 
-fn contents(report: &Report) -> Markup {
+fn unreadable(report: &Report) -> Markup {
+    let item = |why: &ckpt_inspect::Error| {
+        html! { li { (printable(&why.to_string())) @if let Some(cause) = cause::of_unreadable(why) { " (cause: " (cause) ")" } } }
+    };
+    let (first, rest) = report.unreadable.split_at(report.unreadable.len().min(MOST_UNREADABLE));
     html! {
-        nav aria-label="Runs" {
-            ul {
-                @for (i, run) in report.runs.iter().enumerate() {
-                    li { a href={ "#run" (i) } { (printable(&run.name)) } " " (badge(run.verdict())) }
-                }
+        section.card.alert aria-labelledby="unreadable" {
+            h2 #unreadable { (plural(report.unreadable.len(), "checkpoint")) " could not be read" }
+            ul { @for (_, why) in first { (item(why)) } }
+            @if !rest.is_empty() {
+                details { summary { "And " (rest.len()) " more" } ul { @for (_, why) in rest { (item(why)) } } }
             }
         }
     }
 }
 
-fn unreadable(report: &Report) -> Markup {
-    html! {
-        section.card.alert aria-labelledby="unreadable" {
-            h2 #unreadable { (plural(report.unreadable.len(), "checkpoint")) " could not be read" }
-            ul { @for (_, why) in &report.unreadable { li { (why.to_string()) @if let Some(cause) = cause::of_unreadable(why) { " (cause: " (cause) ")" } } } }
-        }
-    }
-}
-
-fn section(i: usize, report: &Report) -> Result<Markup, Error> {
+/// What is shown of run `i`, at `place` of the page; with `in_place` also the rows of its tensors.
+fn section(place: usize, i: usize, report: &Report, in_place: bool) -> Result<Markup, Error> {
     let run = &report.runs[i];
     let training = report.training.get(&i).map(trained).transpose()?;
     let words = headline(run);
@@ -145,12 +207,13 @@ fn section(i: usize, report: &Report) -> Result<Markup, Error> {
     let chart = std_over_steps(run, false, &kinds)?;
     let relative = std_over_steps(run, true, &kinds)?;
     let verdict = words.verdict.map_or("none", Verdict::name);
-    let causes = cause::panel(i, run, &report.explanations[i])?;
+    let causes = cause::panel(place, run, &report.explanations[i])?;
+    let judged = run.layers.iter().filter(|l| l.judged.is_some()).count();
     Ok(html! {
-        section.run id={ "run" (i) } aria-labelledby={ "title" (i) } {
+        section.run id={ "run" (place) } aria-labelledby={ "title" (place) } {
             div class={ "headline v-" (verdict) } {
-                p.path { (printable(&run.name)) }
-                h2 id={ "title" (i) } { span aria-hidden="true" { (glyph(words.verdict)) } " " (words.title) }
+                p.path { (printable(run.title())) }
+                h2 id={ "title" (place) } { span aria-hidden="true" { (glyph(words.verdict)) } " " (words.title) }
                 @for sentence in &words.sentences { p { (printable(sentence)) } }
             }
             (causes)
@@ -159,6 +222,7 @@ fn section(i: usize, report: &Report) -> Result<Markup, Error> {
                 div.card {
                     h3 { "Standard deviation over steps" }
                     (legend(run, &patterns))
+                    @if judged > MOST_LINES { p.muted { "Of " (judged) " matrices, the worst " (MOST_LINES) " of each chart are drawn." } }
                     @if let Some(svg) = &chart { div.scroll tabindex="0" role="group" aria-label="Chart" { (PreEscaped(svg)) } }
                     @if let Some(svg) = &relative {
                         h4 { "Matrices that no ternary layer uses, relative to 1/√fan_in" }
@@ -166,10 +230,10 @@ fn section(i: usize, report: &Report) -> Result<Markup, Error> {
                     }
                 }
             }
-            (heatmap(i, run))
+            (heatmap(place, run))
             (crossings(run))
-            (checkpoints(run))
-            (tensors(i, run))
+            (checkpoints(place, run))
+            (tensors::card(place, Some((run, in_place))))
         }
     })
 }
@@ -211,13 +275,14 @@ fn patterns(run: &Run) -> Vec<&str> {
 fn legend(run: &Run, patterns: &[&str]) -> Markup {
     html! {
         ul.legend aria-label="Lines" {
-            @for (k, pattern) in patterns.iter().enumerate() {
+            @for (k, pattern) in patterns.iter().enumerate().take(MOST_KINDS) {
                 @let layers = run.layers.iter().filter(|l| l.pattern == *pattern).count();
                 li {
                     svg.swatch aria-hidden="true" viewBox="0 0 28 8" { line class={ "line k" (k % KINDS) } x1="0" y1="4" x2="28" y2="4"; }
                     " " (printable(pattern)) @if layers > 1 { span.muted { " ×" (layers) } }
                 }
             }
+            @if patterns.len() > MOST_KINDS { li.muted { "and " (patterns.len() - MOST_KINDS) " more" } }
         }
     }
 }
@@ -248,6 +313,8 @@ fn heatmap(i: usize, run: &Run) -> Markup {
     if judged.is_empty() {
         return html! {};
     }
+    let all = judged.len();
+    let judged = worst::layers(run, judged, MOST_ROWS);
     let cell = |l: usize, range: &std::ops::Range<usize>| {
         let worst = range.clone().filter_map(|c| Some((c, run.tensor(l, c)?))).max_by_key(|(_, t)| t.verdict);
         let verdict = worst.and_then(|(_, t)| t.verdict);
@@ -272,6 +339,7 @@ fn heatmap(i: usize, run: &Run) -> Markup {
         div.card {
             h3 id={ "heat" (i) } { "Health of each layer at each step" }
             ul.legend aria-label="Marks" { @for verdict in Verdict::ALL { li { (badge(Some(verdict))) } } }
+            @if all > judged.len() { p.muted { "The worst " (judged.len()) " of " (all) " layers." } }
             @if shared > 1 { p.muted { "Each column stands for up to " (shared) " checkpoints and shows the worst of them." } }
             div.scroll tabindex="0" role="group" aria-labelledby={ "heat" (i) } {
                 table.heat {
@@ -287,8 +355,22 @@ fn heatmap(i: usize, run: &Run) -> Markup {
     }
 }
 
+/// Where a layer crossed into a verdict.
+struct Crossed {
+    /// To sort by.
+    at: u64,
+    text: String,
+    title: Option<String>,
+}
+
+impl Crossed {
+    fn cell(&self) -> Markup {
+        html! { span title=[self.title.as_deref()] { (self.text) } }
+    }
+}
+
 /// Where the layer crossed into `verdict`: interpolated between checkpoints if possible, else the first one there.
-fn crossing(run: &Run, layer: &Layer, verdict: Verdict) -> Option<(u64, Markup)> {
+fn crossing(run: &Run, layer: &Layer, verdict: Verdict) -> Option<Crossed> {
     let crossing = layer.crossings.iter().find(|c| c.verdict == verdict)?;
     let at = crossing.step.unwrap_or(crossing.checkpoint as u64);
     let first = step(&run.checkpoints[crossing.checkpoint]);
@@ -299,7 +381,7 @@ fn crossing(run: &Run, layer: &Layer, verdict: Verdict) -> Option<(u64, Markup)>
         (_, Some(after)) => (first, Some(format!("the checkpoint before, step {after}, was above"))),
         (_, None) => (first, None),
     };
-    Some((at, html! { span title=[title] { (text) } }))
+    Some(Crossed { at, text, title })
 }
 
 /// Where the layer will cross into `verdict` at the rate of its last segment.
@@ -313,13 +395,17 @@ fn expected(run: &Run, layer: &Layer, verdict: Verdict) -> Option<Markup> {
 
 /// The layers that crossed a threshold, and when.
 fn crossings(run: &Run) -> Markup {
-    let crossed: Vec<&Layer> = run.layers.iter().filter(|l| !l.crossings.is_empty()).collect();
+    let crossed: Vec<usize> =
+        (0..run.layers.len()).filter(|&l| !run.layers[l].crossings.is_empty()).collect();
     if crossed.is_empty() {
         return html! {};
     }
+    let all = crossed.len();
+    let crossed = worst::layers(run, crossed, MOST_ROWS);
     html! {
         div.card {
             h3 { "When each threshold was crossed" }
+            @if all > crossed.len() { p.muted { "The worst " (crossed.len()) " of " (all) " layers." } }
             div.scroll tabindex="0" role="group" aria-label="Thresholds" {
                 table.data {
                     thead { tr {
@@ -328,10 +414,10 @@ fn crossings(run: &Run) -> Markup {
                         th.num scope="col" { "halves every" }
                     } }
                     tbody {
-                        @for layer in crossed {
+                        @for layer in crossed.iter().map(|&l| &run.layers[l]) {
                             tr {
                                 th scope="row" { (name(&layer.name)) }
-                                @for level in LEVELS { td.num { @match crossing(run, layer, level).map(|c| c.1).or_else(|| expected(run, layer, level)) { Some(cell) => (cell), None => "–" } } }
+                                @for level in LEVELS { td.num { @match crossing(run, layer, level).map(|c| c.cell()).or_else(|| expected(run, layer, level)) { Some(cell) => (cell), None => "–" } } }
                                 td.num { @match layer.decline { Some(d) => { (format!("{:.0} steps", d.half_life())) } None => "–" } }
                             }
                         }
@@ -342,26 +428,43 @@ fn crossings(run: &Run) -> Markup {
     }
 }
 
-fn checkpoints(run: &Run) -> Markup {
+/// A checkpoint, and whether it stays out of the series.
+fn all_checkpoints(run: &Run) -> impl DoubleEndedIterator<Item = (&CheckpointRecord, bool)> {
+    let aside = run.aside.iter().map(|a| (&a.record, true));
+    run.checkpoints.iter().map(|c| (c, false)).chain(aside)
+}
+
+fn loss(checkpoint: &CheckpointRecord) -> Option<f64> {
+    checkpoint.metadata.get("loss").and_then(Value::as_f64)
+}
+
+/// The checkpoints of a run; where there are very many, the last ones until the script draws them all.
+fn checkpoints(place: usize, run: &Run) -> Markup {
     let warnings: Vec<(&CheckpointRecord, &String)> =
         run.checkpoints.iter().flat_map(|c| c.warnings.iter().map(move |w| (c, w))).take(50).collect();
+    let all = run.checkpoints.len() + run.aside.len();
+    let skipped = if all > MOST_ROWS { all - ROWS } else { 0 };
+    let heading = |text: &str, is_number: bool| {
+        html! { th scope="col" class=[is_number.then_some("num")] { (text) } }
+    };
     html! {
-        div.card {
-            h3 { "Checkpoints" }
-            div.scroll tabindex="0" role="group" aria-label="Checkpoints" {
+        div.card.checkpoints data-place=(place) {
+            h3 id={ "checkpoints" (place) } { "Checkpoints" }
+            (controls("File contains", skipped > 0))
+            div.scroll tabindex="0" role="group" aria-labelledby={ "checkpoints" (place) } {
                 table.data {
                     thead { tr {
-                        th.num scope="col" { "step" } th scope="col" { "file" } th scope="col" { "format" }
-                        th.num scope="col" { "loss" } th.num scope="col" { "parameters" } th.num scope="col" { "size" }
-                        th scope="col" { "verdict" } th scope="col" { "why" }
+                        (heading("step", true)) (heading("file", false)) (heading("format", false))
+                        (heading("loss", true)) (heading("parameters", true)) (heading("size", true))
+                        (heading("verdict", false)) (heading("why", false))
                     } }
                     tbody {
-                        @for (c, aside) in run.checkpoints.iter().map(|c| (c, false)).chain(run.aside.iter().map(|a| (&a.record, true))) {
+                        @for (c, aside) in all_checkpoints(run).skip(skipped) {
                             tr {
                                 td.num { (step(c)) }
                                 th scope="row" { (name(&c.path)) @if aside { " (not in the series)" } }
                                 td { (c.format) @if c.damaged { " (damaged)" } }
-                                td.num { (number(c.metadata.get("loss").and_then(Value::as_f64))) }
+                                td.num { (number(loss(c))) }
                                 td.num { (count(c.parameters)) }
                                 td.num { (bytes(c.file_bytes)) }
                                 td { (badge(c.verdict)) }
@@ -375,6 +478,7 @@ fn checkpoints(run: &Run) -> Markup {
                     }
                 }
             }
+            (pages(skipped, "earlier checkpoint"))
             @if !warnings.is_empty() {
                 h4 { "Warnings" }
                 ul { @for (c, warning) in warnings { li { (printable(&c.path)) ": " (printable(warning)) } } }
@@ -383,73 +487,32 @@ fn checkpoints(run: &Run) -> Markup {
     }
 }
 
-/// The first and the last checkpoint that have the tensor.
-fn ends(run: &Run, l: usize) -> Option<(&TensorRecord, &TensorRecord)> {
-    let mut all = (0..run.checkpoints.len()).filter_map(|c| run.tensor(l, c));
-    let first = all.next()?;
-    Some((first, all.next_back().unwrap_or(first)))
-}
-
-fn tensors(i: usize, run: &Run) -> Markup {
-    let heading = |text: &str, kind: &str| {
-        html! { th scope="col" class=[(kind == "num").then_some("num")] data-kind=(kind) { (text) } }
-    };
-    let over = run.checkpoints.len() > 1;
+/// What a table is searched and filtered by, for the script to show.
+fn controls(search: &str, filters: bool) -> Markup {
     html! {
-        div.card.tensors data-run=(i) {
-            h3 id={ "tensors" (i) } { "Tensors" }
+        @if filters {
             div.controls hidden {
-                label { "Name contains " input type="search" class="filter"; }
+                label { (search) " " input type="search" class="filter"; }
                 label { "Verdict " select.verdict {
                     option value="" { "any" }
                     option value="below" { "below healthy" }
                     @for v in Verdict::ALL { option value=(v) { (v) } }
+                    option value="none" { "not judged" }
                 } }
                 span.shown role="status" { }
-            }
-            div.scroll tabindex="0" role="group" aria-labelledby={ "tensors" (i) } {
-                table.data.sortable {
-                    thead { tr {
-                        (heading("name", "text")) (heading("dtype", "text")) (heading("shape", "text"))
-                        @for m in shown_in(Place::Table) {
-                            @if over && m.is_in(Place::Narrow) {
-                                (heading(&format!("{}, first", m.heading), "num")) (heading(&format!("{}, last", m.heading), "num"))
-                            } @else { (heading(m.heading, "num")) }
-                        }
-                        @if over { (heading("below healthy at", "num")) }
-                        (heading("verdict", "num"))
-                    } }
-                    tbody {
-                        @for l in 0..run.layers.len() { @if let Some((first, last)) = ends(run, l) { (row(run, l, first, last, over)) } }
-                    }
-                }
             }
         }
     }
 }
 
-fn row(run: &Run, l: usize, first: &TensorRecord, last: &TensorRecord, over: bool) -> Markup {
-    let layer = &run.layers[l];
-    let num = |m: &Measure, t: &TensorRecord| {
-        let value = m.real(t);
-        html! { td.num data-v=[value] { @if value.is_some() { (measured(m, Some(t))) } @else { "–" } } }
-    };
-    let below = crossing(run, layer, Verdict::Weak);
-    let verdict = last.verdict;
+/// How many rows are not there without the script, and the buttons by which it turns pages.
+fn pages(more: usize, noun: &str) -> Markup {
     html! {
-        tr data-verdict=(verdict.map_or("none", Verdict::name)) data-layer=(l) {
-            th scope="row" { (name(&layer.name)) }
-            td { (last.dtype.name()) }
-            td { (shape(&last.shape)) }
-            @for m in shown_in(Place::Table) {
-                @if over && m.is_in(Place::Narrow) { (num(m, first)) }
-                (num(m, last))
-            }
-            @if over { td.num data-v=[below.as_ref().map(|b| b.0)] { @match &below { Some((_, cell)) => (cell), None => "–" } } }
-            td data-v=(verdict.map_or(-1, |v| v as i32)) {
-                (badge(verdict))
-                @if let Some(finding) = &last.finding { span.muted { " " (finding.to_string()) } }
-            }
+        @if more > 0 { p.more.muted { "And " (plural(more, noun)) ", which the page's script lists." } }
+        div.pages hidden {
+            button.previous type="button" { "Previous" }
+            span.range { }
+            button.next type="button" { "Next" }
         }
     }
 }
@@ -469,47 +532,4 @@ fn explained() -> Markup {
             }
         }
     }
-}
-
-/// Histograms are embedded for every nth checkpoint; this is n.
-fn histogram_stride(report: &Report) -> usize {
-    let cells: usize = report.runs.iter().map(|r| r.checkpoints.len() * r.layers.len()).sum();
-    cells.div_ceil(HISTOGRAMS).max(1)
-}
-
-/// The measures that the script shows: real numbers, which it rounds, and whole ones.
-fn details() -> [Vec<&'static Measure>; 2] {
-    let (reals, wholes) = shown_in(Place::Details).partition(|m| matches!(m.form, Form::Real | Form::Scale));
-    [reals, wholes]
-}
-
-/// Measurements that the script shows on demand.
-fn embedded(report: &Report) -> String {
-    let stride = histogram_stride(report);
-    let runs: Vec<Value> = report
-        .runs
-        .iter()
-        .map(|run| {
-            let n = run.checkpoints.len();
-            let chosen: Vec<usize> = (0..n).filter(|c| c % stride == 0 || c + 1 == n).collect();
-            let tensor = |l: usize, c: usize| {
-                let Some(tensor) = run.tensor(l, c) else { return Value::Null };
-                let Some(stats) = &tensor.stats else { return Value::Null };
-                let measured = |m: &&Measure| m.value(tensor);
-                let [reals, wholes] = details().map(|d| d.iter().map(measured).collect::<Vec<_>>());
-                let (first, counts) = stats.histogram.as_ref().map_or((0, &[][..]), |h| (h.first, &h.counts));
-                json!([reals, wholes, first, counts])
-            };
-            let layers: Vec<Value> =
-                (0..run.layers.len()).map(|l| chosen.iter().map(|&c| tensor(l, c)).collect()).collect();
-            json!({
-                "steps": chosen.iter().map(|&c| step(&run.checkpoints[c])).collect::<Vec<_>>(),
-                "layers": layers,
-            })
-        })
-        .collect();
-    let name = |m: &&Measure| json!([m.heading, m.explanation]);
-    let names = details().map(|d| d.iter().map(name).collect::<Vec<_>>());
-    // Inside a script element only `<` could end or nest it.
-    json!({"measures": names, "runs": runs}).to_string().replace('<', "\\u003c")
 }

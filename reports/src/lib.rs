@@ -23,6 +23,7 @@ pub mod sarif;
 mod scanned;
 pub mod text;
 mod training;
+pub mod worst;
 
 use ckpt_inspect::cause::Explanation;
 use ckpt_inspect::run::Run;
@@ -31,7 +32,7 @@ pub use accepted::{Accepted, AcceptedError, Known};
 pub use ckpt_inspect::printable;
 pub use csv::{csv, tensors as csv_of_tensors};
 pub use exporter::Exporter;
-pub use headline::{Headline, headline};
+pub use headline::{Headline, extent, headline};
 pub use html::html;
 pub use json::json;
 pub use markdown::markdown;

@@ -6,9 +6,9 @@ use ckpt_inspect::health::measures::{Measure, Place, shown_in};
 use ckpt_inspect::run::{Aside, Run};
 
 use crate::cause::findings;
-use crate::headline::headline;
+use crate::headline::{extent, headline};
 use crate::text::{measured, plural};
-use crate::{Exporter, Report, printable};
+use crate::{Exporter, Report, printable, worst};
 
 pub(crate) const REPORT: Exporter<Report> = Exporter {
     name: "md",
@@ -18,6 +18,8 @@ pub(crate) const REPORT: Exporter<Report> = Exporter {
     write: |report, _| Ok(markdown(report)),
 };
 
+/// Of more runs, only the worst have a section.
+const SECTIONS: usize = 6;
 /// Rows of a table; a comment on a pull request has room for 65 536 characters.
 const ROWS: usize = 60;
 
@@ -27,10 +29,35 @@ pub fn markdown(report: &Report) -> String {
     for (_, why) in &report.unreadable {
         out += &format!("\n> **Unreadable:** {}\n", escape(&why.to_string()));
     }
-    for (run, explanation) in report.runs.iter().zip(&report.explanations) {
-        section(run, explanation, &mut out);
+    if report.runs.len() <= SECTIONS {
+        for (run, explanation) in report.runs.iter().zip(&report.explanations) {
+            section(run, explanation, &mut out);
+        }
+        return out;
+    }
+    let order = worst::runs(&report.runs);
+    overview(report, &order, &mut out);
+    let is_sick = |i: &usize| report.runs[*i].standing().is_some_and(Verdict::is_below_healthy);
+    for &i in order.iter().take(SECTIONS).filter(|i| is_sick(i)) {
+        section(&report.runs[i], &report.explanations[i], &mut out);
     }
     out
+}
+
+/// One table of very many runs and models, the worst first.
+fn overview(report: &Report, order: &[usize], out: &mut String) {
+    let count = |(verdict, count): &(Option<Verdict>, usize)| format!("{count} {}", mark(*verdict));
+    let counts: Vec<String> =
+        worst::counts(report.runs.iter().map(Run::standing)).iter().map(count).collect();
+    *out += &format!("\n{}: {}\n", extent(&report.runs), counts.join(", "));
+    *out += "\n| run or model | verdict | why |\n| --- | --- | --- |\n";
+    for run in order.iter().take(ROWS).map(|&i| &report.runs[i]) {
+        let why = run.checkpoints.last().and_then(|c| c.reasons.first()).map_or(String::new(), |r| escape(r));
+        *out += &format!("| {} | {} | {why} |\n", code(run.title()), mark(run.standing()));
+    }
+    if order.len() > ROWS {
+        *out += &format!("\n{} more are not listed; none of them is worse.\n", order.len() - ROWS);
+    }
 }
 
 fn mark(verdict: Option<Verdict>) -> String {

@@ -3,6 +3,7 @@
 use ckpt_inspect::health::measures::{Measure, Place, shown_in};
 use ratatui::layout::Rect;
 
+use super::files::FileSort;
 use super::keys::Action;
 use super::pages;
 use super::state::{Cover, State, View};
@@ -101,6 +102,29 @@ pub fn column_at(state: &State, x: u16) -> Option<Column> {
         .into_iter()
         .find(|(_, start, width)| (*start..=start + width).contains(&x))
         .map(|(c, ..)| c)
+}
+
+/// The columns of the list of files that fit, with first character and width.
+pub fn file_columns(state: &State) -> Vec<(FileSort, u16, u16)> {
+    let width = areas(state).list.width;
+    let narrow = width < 60;
+    let facts = if narrow { 17 } else { 38 };
+    let name = width.saturating_sub(facts + 2);
+    let mut columns = vec![
+        (FileSort::Name, 2, name.saturating_sub(1)),
+        (FileSort::Step, name + 2, 8),
+        (FileSort::Verdict, name + 11, 8),
+    ];
+    if !narrow {
+        columns.push((FileSort::Size, name + 19, 11));
+    }
+    columns
+}
+
+/// The column of the list of files at character `x`.
+pub fn file_column_at(state: &State, x: u16) -> Option<FileSort> {
+    let hit = file_columns(state).into_iter().find(|(_, start, width)| (*start..start + width).contains(&x));
+    hit.map(|(column, ..)| column)
 }
 
 /// The words that lead to the views, with their first character on the header line. Empty if there is no room.

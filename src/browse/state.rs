@@ -15,8 +15,10 @@ use ckpt_inspect::survey::Survey;
 use ckpt_inspect::{CheckpointRecord, TensorRecord, Thresholds, judge, judge_tensor, without_state_dict};
 use crossterm::event::Event;
 
+use super::files::{self, FileRow, FileSort};
 use super::layout;
-use super::tree::{self, Kind, Order, Row};
+use super::order::{Narrow, Order};
+use super::tree::{self, Kind, Listing, Row};
 use super::values::{self, ValueRow};
 use cursor::Cursor;
 use folding::Foldings;
@@ -142,12 +144,14 @@ pub struct State {
     pub current: usize,
     pub view: View,
     pub cover: Cover,
-    pub order: Order,
+    pub listing: Listing,
+    pub file_order: Order<FileSort>,
     pub searching: bool,
     pub rows: Vec<Row>,
     pub list: Cursor,
     pub values: Vec<ValueRow>,
     pub value_list: Cursor,
+    pub file_rows: Vec<FileRow>,
     pub file_list: Cursor,
     /// Whether keys scroll the detail pane.
     pub focus_detail: bool,
@@ -166,7 +170,9 @@ pub struct State {
     foldings: Foldings,
     toggled_values: HashSet<String>,
     selected: Option<String>,
+    selected_file: Option<usize>,
     dirty: bool,
+    files_dirty: bool,
     wanted: Option<(usize, usize)>,
     thresholds: Thresholds,
 }
@@ -181,12 +187,14 @@ impl State {
             current: 0,
             view: View::Tensors,
             cover: Cover::None,
-            order: Order::default(),
+            listing: Listing::default(),
+            file_order: Order::default(),
             searching: false,
             rows: Vec::new(),
             list: Cursor::default(),
             values: Vec::new(),
             value_list: Cursor::default(),
+            file_rows: Vec::new(),
             file_list: Cursor::default(),
             focus_detail: false,
             detail_scroll: 0,
@@ -202,7 +210,9 @@ impl State {
             foldings: Foldings::default(),
             toggled_values: HashSet::new(),
             selected: None,
+            selected_file: None,
             dirty: true,
+            files_dirty: true,
             wanted: None,
             thresholds,
         }
@@ -246,7 +256,7 @@ impl State {
                 if let Some(Ok(record)) = &mut self.files[file].record {
                     judge(record, &self.thresholds);
                 }
-                self.dirty = true;
+                (self.dirty, self.files_dirty) = (true, true);
             }
             Message::Looked { file, tensor, survey } => {
                 self.survey = Some((file, tensor, survey.map(|s| *s)));
@@ -267,10 +277,14 @@ impl State {
             self.list_tensors();
             self.list_values();
         }
+        if std::mem::take(&mut self.files_dirty) {
+            self.list_files();
+        }
         let height = usize::from(layout::areas(self).list.height);
         self.list.settle(self.rows.len(), height);
         self.value_list.settle(self.values.len(), height);
-        self.file_list.settle(self.files.len(), height);
+        self.file_list.settle(self.file_rows.len(), height);
+        self.selected_file = self.file_at();
         self.selected = self.rows.get(self.list.at).map(|row| self.key_of(row));
         let shown = layout::areas(self).detail.is_some() || self.cover == Cover::Detail;
         if let (true, Some((tensor, _))) = (shown, self.tensor())
@@ -293,7 +307,7 @@ impl State {
         }
         file.complete = complete;
         file.record = Some(record.map(|r| *r));
-        self.dirty = true;
+        (self.dirty, self.files_dirty) = (true, true);
         if self.files.iter().all(|f| f.record.is_some()) {
             self.tell_runs_apart();
         }
@@ -328,6 +342,7 @@ impl State {
             }
         }
         self.dirty |= file == self.current;
+        self.files_dirty = true;
     }
 
     /// The identity of a row, which stays when the list is rebuilt.
@@ -344,13 +359,46 @@ impl State {
     fn list_tensors(&mut self) {
         let file = &self.files[self.current];
         self.rows = match (file.known(), file.network) {
-            (Some(record), Some(network)) => tree::rows(record, &self.order, self.foldings.unfolded(network)),
+            (Some(record), Some(network)) => {
+                tree::rows(record, &self.listing, self.foldings.unfolded(network))
+            }
             _ => Vec::new(),
         };
         let again =
             self.selected.as_ref().and_then(|key| self.rows.iter().position(|r| self.key_of(r) == *key));
         if let Some(at) = again {
             self.list.at = at;
+        }
+    }
+
+    fn list_files(&mut self) {
+        self.file_rows = files::rows(&self.files, &self.file_order);
+        let again =
+            self.selected_file.and_then(|file| self.file_rows.iter().position(|row| row.file == file));
+        if let Some(at) = again {
+            self.file_list.at = at;
+        }
+    }
+
+    /// The file under the cursor of the list of files.
+    pub fn file_at(&self) -> Option<usize> {
+        Some(self.file_rows.get(self.file_list.at)?.file)
+    }
+
+    /// How the list that is shown is searched and filtered; `None` for metadata.
+    pub fn narrowed(&self) -> Option<&dyn Narrow> {
+        match self.view {
+            View::Tensors => Some(&self.listing.order),
+            View::Files => Some(&self.file_order),
+            View::Metadata => None,
+        }
+    }
+
+    fn narrowed_mut(&mut self) -> Option<&mut dyn Narrow> {
+        match self.view {
+            View::Tensors => Some(&mut self.listing.order),
+            View::Files => Some(&mut self.file_order),
+            View::Metadata => None,
         }
     }
 
@@ -366,7 +414,8 @@ impl State {
             return;
         }
         self.current = file;
-        self.file_list.at = file;
+        self.selected_file = Some(file);
+        self.files_dirty = true;
         self.dirty = true;
         if !self.files[file].complete {
             commands.push(Command::Measure(file));

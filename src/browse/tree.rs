@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use ckpt_inspect::health::measures::{Measure, Place, shown_in};
 use ckpt_inspect::{CheckpointRecord, Group, TensorRecord, Verdict, without_state_dict};
 
+use super::order::{Order, Sorting};
 use super::search::{Found, Query};
 
 /// The deepest level; the rest of a deeper name is one part, because a file may choose names of any depth.
@@ -56,9 +57,8 @@ pub enum Sort {
     Verdict,
 }
 
-impl Sort {
-    /// The next one, as a key cycles through them.
-    pub fn next(self) -> Sort {
+impl Sorting for Sort {
+    fn next(self) -> Sort {
         let measures = shown_in(Place::Narrow).map(Sort::Measure);
         let first = [Sort::File, Sort::Name, Sort::Shape, Sort::Dtype, Sort::Size];
         let mut all = first.into_iter().chain(measures).chain([Sort::Verdict]);
@@ -66,15 +66,7 @@ impl Sort {
         all.next().unwrap_or_default()
     }
 
-    fn measure(self) -> Option<&'static Measure> {
-        match self {
-            Sort::Measure(measure) => Some(measure),
-            _ => None,
-        }
-    }
-
-    /// The column's heading.
-    pub fn name(self) -> &'static str {
+    fn name(self) -> &'static str {
         match self {
             Sort::File => "file order",
             Sort::Name => "name",
@@ -83,6 +75,15 @@ impl Sort {
             Sort::Size => "size",
             Sort::Measure(measure) => measure.heading,
             Sort::Verdict => "verdict",
+        }
+    }
+}
+
+impl Sort {
+    fn measure(self) -> Option<&'static Measure> {
+        match self {
+            Sort::Measure(measure) => Some(measure),
+            _ => None,
         }
     }
 
@@ -109,85 +110,41 @@ impl Sort {
 }
 
 /// Numbers in names by value: layer 2 before layer 10.
-fn natural(name: &str) -> Vec<(u64, &str)> {
+pub fn natural(name: &str) -> Vec<(u64, &str)> {
     name.split('.').map(|part| (part.parse().unwrap_or(u64::MAX), part)).collect()
-}
-
-/// Which verdicts are shown.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum VerdictFilter {
-    #[default]
-    All,
-    BelowHealthy,
-    Only(Verdict),
-}
-
-impl VerdictFilter {
-    /// The next one, as a key cycles through them.
-    pub fn next(self) -> Self {
-        match self {
-            VerdictFilter::All => VerdictFilter::BelowHealthy,
-            VerdictFilter::BelowHealthy => VerdictFilter::Only(Verdict::Healthy),
-            VerdictFilter::Only(verdict) => {
-                let at = Verdict::ALL.iter().position(|v| *v == verdict).unwrap_or(0);
-                Verdict::ALL.get(at + 1).map_or(VerdictFilter::All, |v| VerdictFilter::Only(*v))
-            }
-        }
-    }
-
-    /// What it shows, in words; empty for everything.
-    pub fn name(self) -> &'static str {
-        match self {
-            VerdictFilter::All => "",
-            VerdictFilter::BelowHealthy => "below healthy",
-            VerdictFilter::Only(verdict) => verdict.name(),
-        }
-    }
-
-    fn keeps(self, verdict: Option<Verdict>) -> bool {
-        match self {
-            VerdictFilter::All => true,
-            VerdictFilter::BelowHealthy => verdict.is_some_and(Verdict::is_below_healthy),
-            VerdictFilter::Only(only) => verdict == Some(only),
-        }
-    }
 }
 
 /// How to build the list.
 #[derive(Clone, Debug, Default)]
-pub struct Order {
-    pub sort: Sort,
-    pub reversed: bool,
+pub struct Listing {
+    pub order: Order<Sort>,
     /// Tensors alone, without modules.
     pub flat: bool,
-    pub query: String,
-    pub verdict: VerdictFilter,
     pub group: Option<Group>,
 }
 
 /// The list of `record`'s tensors. Modules whose path is in `unfolded` show what is in them; while a search is on, the
 /// list is flat and the best matches come first.
-pub fn rows(record: &CheckpointRecord, order: &Order, unfolded: &HashSet<String>) -> Vec<Row> {
-    let kept =
-        record.tensors.iter().enumerate().filter(|(_, t)| {
-            order.verdict.keeps(t.verdict) && order.group.is_none_or(|group| t.group == group)
-        });
-    let mut rows: Vec<Row> = if !order.query.is_empty() {
-        search(kept, order, &flat_names(record))
-    } else if order.flat {
+pub fn rows(record: &CheckpointRecord, listing: &Listing, unfolded: &HashSet<String>) -> Vec<Row> {
+    let kept = record.tensors.iter().enumerate().filter(|(_, t)| {
+        listing.order.verdict.keeps(t.verdict) && listing.group.is_none_or(|group| t.group == group)
+    });
+    let mut rows: Vec<Row> = if !listing.order.query.is_empty() {
+        search(kept, listing, &flat_names(record))
+    } else if listing.flat {
         let names = flat_names(record);
-        kept.map(|(i, t)| tensor_row(i, t, names[i].to_string(), 0, order)).collect()
+        kept.map(|(i, t)| tensor_row(i, t, names[i].to_string(), 0, listing)).collect()
     } else {
-        let tree = Tree::new(kept, order.sort.measure());
+        let tree = Tree::new(kept, listing.order.sort.measure());
         let mut rows = Vec::new();
-        tree.list(0, 0, &record.tensors, order, unfolded, &mut rows);
+        tree.list(0, 0, &record.tensors, listing, unfolded, &mut rows);
         return rows;
     };
-    sort(&mut rows, &record.tensors, order);
+    sort(&mut rows, &record.tensors, &listing.order);
     rows
 }
 
-fn sort(rows: &mut [Row], tensors: &[TensorRecord], order: &Order) {
+fn sort(rows: &mut [Row], tensors: &[TensorRecord], order: &Order<Sort>) {
     rows.sort_by(|a, b| order.sort.compare(tensors, a, b));
     if order.reversed {
         rows.reverse();
@@ -211,21 +168,21 @@ fn flat_names(record: &CheckpointRecord) -> Vec<&str> {
 
 fn search<'t>(
     tensors: impl Iterator<Item = (usize, &'t TensorRecord)>,
-    order: &Order,
+    listing: &Listing,
     names: &[&str],
 ) -> Vec<Row> {
-    let query = Query::new(&order.query);
+    let query = Query::new(&listing.order.query);
     let mut found: Vec<_> =
         tensors.filter_map(|(i, tensor)| query.find(names[i]).map(|found| (found, i, tensor))).collect();
     found.sort_by_key(|(found, ..)| std::cmp::Reverse(found.score));
     let row = |(found, i, tensor): (Found, usize, &TensorRecord)| Row {
         hits: found.hits,
-        ..tensor_row(i, tensor, names[i].to_string(), 0, order)
+        ..tensor_row(i, tensor, names[i].to_string(), 0, listing)
     };
     found.into_iter().map(row).collect()
 }
 
-fn tensor_row(i: usize, tensor: &TensorRecord, label: String, depth: usize, order: &Order) -> Row {
+fn tensor_row(i: usize, tensor: &TensorRecord, label: String, depth: usize, listing: &Listing) -> Row {
     Row {
         depth,
         label,
@@ -233,7 +190,7 @@ fn tensor_row(i: usize, tensor: &TensorRecord, label: String, depth: usize, orde
         count: 1,
         bytes: tensor.bytes,
         verdict: tensor.verdict,
-        least: order.sort.measure().and_then(|m| m.real(tensor)),
+        least: listing.order.sort.measure().and_then(|m| m.real(tensor)),
         hits: Vec::new(),
     }
 }
@@ -307,7 +264,7 @@ impl<'t> Tree<'t> {
         node: usize,
         depth: usize,
         tensors: &[TensorRecord],
-        order: &Order,
+        listing: &Listing,
         unfolded: &HashSet<String>,
         rows: &mut Vec<Row>,
     ) {
@@ -321,7 +278,7 @@ impl<'t> Tree<'t> {
             }
             let found = &self.nodes[at];
             let row = match found.tensor {
-                Some(i) => tensor_row(i, &tensors[i], label, depth, order),
+                Some(i) => tensor_row(i, &tensors[i], label, depth, listing),
                 None => Row {
                     depth,
                     label,
@@ -335,15 +292,15 @@ impl<'t> Tree<'t> {
             };
             children.push((row, at));
         }
-        children.sort_by(|(a, _), (b, _)| order.sort.compare(tensors, a, b));
-        if order.reversed {
+        children.sort_by(|(a, _), (b, _)| listing.order.sort.compare(tensors, a, b));
+        if listing.order.reversed {
             children.reverse();
         }
         for (row, at) in children {
             let open = matches!(row.kind, Kind::Module { open: true, .. });
             rows.push(row);
             if open {
-                self.list(at, depth + 1, tensors, order, unfolded, rows);
+                self.list(at, depth + 1, tensors, listing, unfolded, rows);
             }
         }
     }
@@ -394,8 +351,8 @@ mod tests {
         record
     }
 
-    fn labels(names: &[&str], order: &Order, unfolded: &HashSet<String>) -> Vec<String> {
-        rows(&record(names), order, unfolded)
+    fn labels(names: &[&str], listing: &Listing, unfolded: &HashSet<String>) -> Vec<String> {
+        rows(&record(names), listing, unfolded)
             .into_iter()
             .map(|row| format!("{}{}", " ".repeat(row.depth), row.label))
             .collect()
@@ -406,9 +363,9 @@ mod tests {
         let names =
             ["m.layers.0.a.weight", "m.layers.0.b.weight", "m.layers.1.a.weight", "m.norm.weight", "step"];
         let record = record(&names);
-        assert_eq!(labels(&names, &Order::default(), &HashSet::new()), ["m", "step"]);
+        assert_eq!(labels(&names, &Listing::default(), &HashSet::new()), ["m", "step"]);
         assert_eq!(
-            labels(&names, &Order::default(), &all_modules(&record)),
+            labels(&names, &Listing::default(), &all_modules(&record)),
             ["m", " layers", "  0", "   a.weight", "   b.weight", "  1.a.weight", " norm.weight", "step"]
         );
     }
@@ -418,18 +375,23 @@ mod tests {
     fn strange_names_have_rows() {
         let names = ["a", "a.b", "", "...", "a", ".x"];
         let unfolded = all_modules(&record(&names));
-        let shown = labels(&names, &Order::default(), &unfolded);
+        let shown = labels(&names, &Listing::default(), &unfolded);
         assert_eq!(shown.len(), 7, "{shown:?}");
         let deep = vec!["x"; 100_000].join(".");
-        assert_eq!(labels(&[&deep, "y"], &Order::default(), &HashSet::new()).len(), 2);
+        assert_eq!(labels(&[&deep, "y"], &Listing::default(), &HashSet::new()).len(), 2);
     }
 
     #[test]
     fn search_finds_scattered_letters_and_numbers_sort_by_value() {
         let names = ["layers.10.mlp.gate_proj", "layers.2.mlp.gate_proj", "embed"];
-        let search = Order { query: "l2gate".into(), ..Order::default() };
+        let search =
+            Listing { order: Order { query: "l2gate".into(), ..Order::default() }, ..Listing::default() };
         assert_eq!(labels(&names, &search, &HashSet::new()), ["layers.2.mlp.gate_proj"]);
-        let sorted = Order { sort: Sort::Name, flat: true, ..Order::default() };
+        let sorted = Listing {
+            order: Order { sort: Sort::Name, ..Order::default() },
+            flat: true,
+            ..Listing::default()
+        };
         let by_name = labels(&names, &sorted, &HashSet::new());
         assert_eq!(by_name, ["embed", "layers.2.mlp.gate_proj", "layers.10.mlp.gate_proj"]);
     }

@@ -8,8 +8,10 @@ use ratatui::text::Line;
 use unicode_width::UnicodeWidthStr;
 
 use super::chart;
+use super::files::FileSort;
 use super::glyphs;
 use super::layout::{self, Areas, Column};
+use super::order::{Sorting, VerdictFilter};
 use super::pages;
 use super::state::{Cover, Mark, State, View};
 use super::theme::Theme;
@@ -196,14 +198,8 @@ impl Drawing<'_> {
                 Column::Trend => ("steps", Sort::File),
                 Column::Verdict => ("verdict", Sort::Verdict),
             };
-            let sorted = state.order.sort == sort && sort != Sort::File;
-            let arrow = if !sorted {
-                ""
-            } else if state.order.reversed {
-                "▴"
-            } else {
-                "▾"
-            };
+            let arrow = state.listing.order.arrow(sort);
+            let sorted = !arrow.is_empty();
             let text = format!("{title}{arrow}");
             let inset = if right_aligned(*column) { width.saturating_sub(text.width() as u16) } else { 0 };
             let style =
@@ -303,24 +299,15 @@ impl Drawing<'_> {
             Kind::Module { open: false, .. } => "▸ ",
             Kind::Tensor(_) => "  ",
         };
-        let flat = row.depth == 0 && (state.order.flat || !state.order.query.is_empty());
+        let flat = row.depth == 0 && (state.listing.flat || !state.listing.order.query.is_empty());
         let arrow = if flat { "" } else { arrow };
         let x = 1 + indent;
         self.put(x, y, width.saturating_sub(x), arrow, self.theme.dim());
         let x = x + arrow.width() as u16;
         let room = width.saturating_sub(x);
-        let label = if row.label.is_empty() { "(the root)".to_string() } else { escape(&row.label) };
-        let cut = fitted(&label, room);
         let style = if matches!(row.kind, Kind::Module { .. }) { self.theme.bold() } else { Style::new() };
-        self.put(x, y, room, &cut, style);
-        // Positions of matches are characters of the name: they are shown if the name is uncut and has no escapes.
-        if cut == row.label {
-            for &hit in &row.hits {
-                let before: String = cut.chars().take(hit).collect();
-                let place = Rect::new(x + before.width() as u16, y, 1, 1);
-                self.fill(place.intersection(Rect::new(x, y, room, 1)), self.theme.accent());
-            }
-        }
+        let label = if row.label.is_empty() { "(the root)" } else { &row.label };
+        self.matched(x, y, room, label, &row.hits, style);
     }
 
     fn values(&mut self, areas: &Areas) {
@@ -354,48 +341,86 @@ impl Drawing<'_> {
         let state = self.state;
         self.fill(areas.heading, self.theme.heading());
         let width = areas.list.width;
-        let narrow = width < 60;
-        let facts = if narrow { 17 } else { 38 };
-        let name_width = width.saturating_sub(facts + 2);
-        self.put(2, areas.heading.y, name_width, "checkpoint", self.theme.heading());
-        let titles =
-            format!("{:>8} {:<8}{}", "step", "verdict", if narrow { "" } else { "       size  measured" });
-        self.put(name_width + 2, areas.heading.y, facts, &titles, self.theme.heading());
-        let files = state.files.iter().enumerate().skip(state.file_list.offset);
-        for (y, (at, file)) in (areas.list.y..areas.list.bottom()).zip(files) {
-            let marked = state.marks.contains(&Mark::File(at));
+        let columns = layout::file_columns(state);
+        for &(column, x, width) in &columns {
+            let arrow = state.file_order.arrow(column);
+            let text = format!("{}{arrow}", column.name());
+            let style = if arrow.is_empty() {
+                self.theme.heading()
+            } else {
+                self.theme.heading().patch(self.theme.bold())
+            };
+            let inset = match column {
+                FileSort::Step | FileSort::Size => width.saturating_sub(text.width() as u16),
+                _ => 0,
+            };
+            self.put(x + inset, areas.heading.y, width, &text, style);
+        }
+        let at_column =
+            |wanted| columns.iter().find(|(column, ..)| *column == wanted).map(|(_, x, width)| (*x, *width));
+        let (Some(name), Some(step), Some(verdict)) =
+            (at_column(FileSort::Name), at_column(FileSort::Step), at_column(FileSort::Verdict))
+        else {
+            return;
+        };
+        let size = at_column(FileSort::Size);
+        // Behind the size is what was measured.
+        if let Some((x, width)) = size {
+            self.put(x + width, areas.heading.y, 10, "  measured", self.theme.heading());
+        }
+        if state.file_rows.is_empty() {
+            let text = "nothing matches; Esc ends search and filters";
+            self.put(1, areas.list.y, width.saturating_sub(2), text, self.theme.dim());
+        }
+        let rows = state.file_rows.iter().enumerate().skip(state.file_list.offset);
+        for (y, (at, row)) in (areas.list.y..areas.list.bottom()).zip(rows) {
+            let file = &state.files[row.file];
+            let marked = state.marks.contains(&Mark::File(row.file));
             let glyph = if marked {
                 "●"
-            } else if at == state.current {
+            } else if row.file == state.current {
                 "›"
             } else {
                 " "
             };
             self.put(0, y, 1, glyph, self.theme.accent());
-            let path = fitted(&escape(&file.path.display().to_string()), name_width.saturating_sub(1));
-            self.put(2, y, name_width.saturating_sub(1), &path, Style::new());
-            let x = name_width + 2;
+            self.matched(name.0, y, name.1, &file.path.display().to_string(), &row.hits, Style::new());
             match &file.record {
-                None => self.put(x, y, facts, "        …", self.theme.dim()),
-                Some(Err(_)) => self.put(x, y, facts, "         cannot be read", self.theme.warning()),
+                None => self.put(step.0, y, width, "        …", self.theme.dim()),
+                Some(Err(_)) => self.put(step.0, y, width, "         cannot be read", self.theme.warning()),
                 Some(Ok(record)) => {
-                    let step = record.step.map_or("-".into(), |s| s.to_string());
-                    self.put(x, y, 8, &format!("{step:>8}"), Style::new());
-                    let verdict = record.verdict.map_or("-", Verdict::name);
-                    self.put(x + 9, y, 8, verdict, self.theme.verdict(record.verdict));
-                    if !narrow {
-                        self.put(x + 17, y, 11, &format!("{:>11}", bytes(record.file_bytes)), Style::new());
+                    let known = record.step.map_or("-".into(), |s| s.to_string());
+                    self.put(step.0, y, step.1, &format!("{known:>8}"), Style::new());
+                    let standing = record.standing();
+                    let word = standing.map_or("-", Verdict::name);
+                    self.put(verdict.0, y, verdict.1, word, self.theme.verdict(standing));
+                    if let Some((x, width)) = size {
+                        self.put(x, y, width, &format!("{:>11}", bytes(record.file_bytes)), Style::new());
                         let share = match file.total() {
                             _ if file.complete => "100 %".to_string(),
                             0 => "0 %".into(),
                             total => format!("{} %", 100 * file.done / total),
                         };
-                        self.put(x + 28, y, 10, &format!("{share:>10}"), self.theme.dim());
+                        self.put(x + width, y, 10, &format!("{share:>10}"), self.theme.dim());
                     }
                 }
             }
             if at == state.file_list.at {
                 self.fill(Rect::new(areas.list.x, y, width, 1), self.theme.cursor(true));
+            }
+        }
+    }
+
+    /// Writes the name `text` from a file, cut to `room`, with the characters that a search matched.
+    fn matched(&mut self, x: u16, y: u16, room: u16, text: &str, hits: &[usize], style: Style) {
+        let cut = fitted(&escape(text), room);
+        self.put(x, y, room, &cut, style);
+        // Positions of matches are characters of the name: they are shown if the name is uncut and has no escapes.
+        if cut == text {
+            for &hit in hits {
+                let before: String = cut.chars().take(hit).collect();
+                let place = Rect::new(x + before.width() as u16, y, 1, 1);
+                self.fill(place.intersection(Rect::new(x, y, room, 1)), self.theme.accent());
             }
         }
     }
@@ -415,12 +440,14 @@ impl Drawing<'_> {
             self.theme.dim(),
         );
         if state.searching {
-            let found = format!("  {} found", state.rows.len());
-            let text = format!("/{}", escape(&state.order.query));
+            let query = state.narrowed().map_or("", |order| order.query());
+            let rows = if state.view == View::Files { state.file_rows.len() } else { state.rows.len() };
+            let found = format!("  {rows} found");
+            let text = format!("/{}", escape(query));
             self.put(1, area.y, room, &text, self.theme.accent());
             let x = (1 + text.width() as u16).min(room);
             self.put(x, area.y, room.saturating_sub(x), "▏", self.theme.accent());
-            if !state.order.query.is_empty() {
+            if !query.is_empty() {
                 self.put(x + 1, area.y, room.saturating_sub(x + 1), &found, self.theme.dim());
             }
             return;
@@ -429,15 +456,22 @@ impl Drawing<'_> {
             return self.put(1, area.y, room, &fitted(&escape(message), room), self.theme.accent());
         }
         let mut parts = Vec::new();
-        let order = &state.order;
-        if !order.query.is_empty() {
-            parts.push(format!("/{}", escape(&order.query)));
+        if let Some(order) = state.narrowed() {
+            if !order.query().is_empty() {
+                parts.push(format!("/{}", escape(order.query())));
+            }
+            if order.verdict() != VerdictFilter::All {
+                parts.push(order.verdict().name().to_string());
+            }
         }
-        if !order.verdict.name().is_empty() {
-            parts.push(order.verdict.name().to_string());
+        match state.view {
+            View::Tensors => parts.extend(state.listing.group.map(|group| group.name().to_string())),
+            View::Files if !parts.is_empty() => {
+                parts.push(format!("{} of {}", state.file_rows.len(), state.files.len()));
+            }
+            _ => {}
         }
-        parts.extend(order.group.map(|group| group.name().to_string()));
-        if !parts.is_empty() && state.view == View::Tensors && state.cover == Cover::None {
+        if !parts.is_empty() && state.cover == Cover::None {
             let text = format!("only {}  (Esc: all)", parts.join(", "));
             return self.put(1, area.y, room, &text, self.theme.accent());
         }
@@ -459,7 +493,16 @@ impl Drawing<'_> {
                 &["? help", "/ search", "Enter open", "s sort", "v verdict", "Space mark", "d diff", "q quit"]
             }
             (_, View::Metadata) => &["Esc back", "Enter fold, read", "y copy the key", "q quit"],
-            (_, View::Files) => &["Esc back", "Enter open", "Space mark", "d diff", "q quit"],
+            (_, View::Files) => &[
+                "Esc back",
+                "/ search",
+                "Enter open",
+                "s sort",
+                "v verdict",
+                "Space mark",
+                "d diff",
+                "q quit",
+            ],
         };
         let mut text = String::new();
         for hint in hints {

@@ -10,14 +10,30 @@ use crate::{fold, terminal};
 /// Rows of findings listed per checkpoint.
 const LISTED: usize = 30;
 
-/// Each checkpoint with its findings, tensor by tensor, and the headline; `quiet` leaves out what passes.
+/// Each checkpoint with its findings, tensor by tensor, and the headline; `quiet` leaves out what passes. Of very many
+/// checkpoints, the worst.
 pub(super) fn text(outcome: &Outcome, width: usize, quiet: bool) -> String {
     if quiet && outcome.status == Status::Passed {
         return String::new();
     }
     let mut out = String::new();
-    for checked in outcome.checkpoints.iter().filter(|c| !quiet || c.status != Status::Passed) {
+    let mut told: Vec<&Checked> =
+        outcome.checkpoints.iter().filter(|c| !quiet || c.status != Status::Passed).collect();
+    let more = told.len().saturating_sub(terminal::MOST_LISTED);
+    if more > 0 {
+        told.sort_by_key(|c| std::cmp::Reverse((c.status, c.verdict)));
+    }
+    for checked in told.iter().take(terminal::MOST_LISTED) {
         out += &checkpoint(checked, width);
+    }
+    if more > 0 {
+        let rest = &told[terminal::MOST_LISTED..];
+        let ended = [Status::Unreadable, Status::Refused, Status::Passed]
+            .map(|status| (rest.iter().filter(|c| c.status == status).count(), status.name()));
+        let ended: Vec<String> =
+            ended.iter().filter(|(n, _)| *n > 0).map(|(n, name)| format!("{n} {name}")).collect();
+        let more = format!("and {more} more: {}; --format json lists all", ended.join(", "));
+        out += &format!("{}\n", terminal::dim(&more));
     }
     if let Some(baseline) = &outcome.baseline {
         out += &terminal::dim(&format!("compared with {}", terminal::escape(baseline)));

@@ -59,6 +59,31 @@ fn opens_folds_searches_shows_detail_resizes_and_quits() {
     session.assert_restored();
 }
 
+/// A zoo, in which the sick are looked for.
+#[test]
+fn a_list_of_files_is_searched_and_filtered() {
+    let program = program();
+    let zoo = crate::zoo::zoo(&program, 60);
+    let mut session = browse(&program, &[text(&zoo)], (120, 20), &[]);
+    session.press("3");
+    session.wait_until_gone("measuring");
+    session.wait_for("model-000.safetensors");
+    session.press("v");
+    session.wait_until_gone("model-000.safetensors");
+    session.wait_for("model-049.safetensors");
+    session.press("\x1b");
+    session.wait_for("model-048.safetensors");
+    session.press("g");
+    session.wait_for("model-000.safetensors");
+    session.press("/m57");
+    session.wait_for("1 found");
+    session.press("\r\r");
+    session.wait_for("body.weight");
+    session.wait_for("l-057.safetensors");
+    session.press("q");
+    assert_eq!(session.end().exit_code(), 0);
+}
+
 #[test]
 fn copies_a_name_through_the_terminal() {
     let program = program();

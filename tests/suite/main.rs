@@ -23,6 +23,7 @@ mod names;
 mod outputs;
 mod page;
 mod public_types;
+mod quantized;
 mod recover;
 mod report;
 mod scan;
@@ -31,6 +32,7 @@ mod terminal;
 #[cfg(feature = "train")]
 mod train;
 mod wrappers;
+mod zoo;
 
 use ckpt_kit::binary::Program;
 

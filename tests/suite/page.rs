@@ -12,6 +12,7 @@ use ckpt_kit::safetensors::SafeTensors;
 use serde_json::{Value, json};
 
 use crate::program;
+use crate::zoo::zoo;
 
 /// A browser session; both programs end with it.
 struct Browser {
@@ -281,5 +282,136 @@ fn the_cause_of_death_is_seen_at_a_glance() {
     browser.click(".cause summary");
     let rows = "return document.querySelectorAll('.cause details table:last-of-type tbody tr').length";
     assert!(browser.run(rows).as_u64().unwrap() >= 6);
+    assert_eq!(browser.complaints(), Vec::<Value>::new());
+}
+
+/// The rows of the table of runs, names alone.
+fn overview(browser: &Browser) -> Vec<String> {
+    let rows = browser.run(
+        "return [...document.querySelectorAll('.overview > table > tbody > tr[data-run]')].map(r => r.cells[0].textContent.split('/').pop())",
+    );
+    rows.as_array().unwrap().iter().map(|name| name.as_str().unwrap().to_string()).collect()
+}
+
+#[test]
+fn a_zoo_is_one_table_in_which_the_worst_come_first() {
+    let Some(browser) = Browser::open() else { return };
+    let program = program();
+    browser.size(1200, 900);
+    browser.visit(&report(&program, &[text(&zoo(&program, 130))]));
+    let said = |css: &str| {
+        let script = format!("return document.querySelector('{css}').textContent.trim()");
+        browser.run(&script).as_str().unwrap().to_string()
+    };
+    assert_eq!(browser.run("return document.documentElement.dataset.ready"), "");
+    assert_eq!(said("header .muted"), "130 models");
+    assert_eq!(said(".counts"), "✕ dead 2● healthy 128");
+    let first = overview(&browser);
+    assert_eq!(first.len(), 100);
+    assert_eq!(first[..3], ["model-049.safetensors", "model-099.safetensors", "model-000.safetensors"]);
+    assert_eq!(
+        browser.run("return document.querySelectorAll('tr').length"),
+        101,
+        "only what is looked at is drawn"
+    );
+    assert_eq!(said(".overview > .pages .range"), "1 to 100 of 130");
+    browser.click(".overview > .pages .next");
+    assert_eq!(
+        (overview(&browser).len(), said(".overview > .pages .range")),
+        (30, "101 to 130 of 130".into())
+    );
+    assert_eq!(browser.run("return document.querySelector('.overview .next').disabled"), true);
+
+    // Counts filter, and say that they do.
+    browser.click(".counts li[data-verdict=dead] button");
+    assert_eq!(overview(&browser), first[..2]);
+    assert_eq!(
+        browser.run("return document.querySelector('.counts [data-verdict=dead] button').ariaPressed"),
+        "true"
+    );
+    assert_eq!(said(".overview .shown"), "2 of 130 rows");
+    browser.click(".counts li[data-verdict=dead] button");
+    browser.type_into(".overview .filter", "MODEL-04");
+    assert_eq!(overview(&browser).len(), 10);
+    assert_eq!(overview(&browser)[0], "model-049.safetensors");
+
+    // A row is opened: what it is, its tensors, and the measurements of one, made from data of the page.
+    browser.click(".overview button.open");
+    assert_eq!(said(".opened .verdict-title"), "Dead");
+    let opened = said(".opened");
+    for part in ["overwritten", "every value is 0", "model-049.safetensors", "2 of 2 tensors"] {
+        assert!(opened.to_lowercase().contains(part), "{part}: {opened}");
+    }
+    assert_eq!(browser.names(), ["net0.head.weight", "body.weight"]);
+    browser.click(".opened .tensors tbody tr:last-child button.open");
+    assert!(
+        browser.run("return document.querySelectorAll('.opened .detail rect').length").as_u64().unwrap() > 3
+    );
+    let std = browser.run("return document.querySelectorAll('.opened .detail dd')[1].textContent");
+    assert!((0.2..0.3).contains(&std.as_str().unwrap().parse::<f64>().unwrap()), "{std}");
+    // It stays open while others come and go, and closes.
+    browser.type_into(".overview .filter", "9");
+    assert_eq!(overview(&browser), ["model-049.safetensors"]);
+    assert_eq!(said(".opened .verdict-title"), "Dead");
+    browser.click(".overview button.open[aria-expanded=true]");
+    assert_eq!(browser.run("return document.querySelectorAll('.opened').length"), 0);
+
+    // Sorting, by a real button in a heading that says so.
+    browser.run("const f = document.querySelector('.overview .filter'); f.value = ''; f.dispatchEvent(new Event('input'))");
+    assert_eq!(browser.run("return document.querySelector('[aria-sort]').textContent"), "verdict");
+    browser.click(".overview thead th:nth-child(1) button");
+    assert_eq!(overview(&browser)[0], "model-000.safetensors");
+    assert_eq!(browser.run("return document.querySelector('[aria-sort=ascending]').textContent"), "name");
+    browser.click(".overview thead th:nth-child(7) button");
+    browser.click(".overview thead th:nth-child(7) button");
+    assert_eq!(overview(&browser)[0], "model-129.safetensors", "the largest, and of those the last");
+    assert_eq!(browser.complaints(), Vec::<Value>::new());
+
+    // On a phone, and in the dark.
+    browser.size(360, 740);
+    browser.click(".overview button.open");
+    for scheme in ["light", "dark"] {
+        browser.media(json!([{"name": "prefers-color-scheme", "value": scheme}]));
+        let overflow =
+            browser.run("return document.documentElement.scrollWidth - document.documentElement.clientWidth");
+        assert_eq!(overflow, 0, "{scheme}: the page itself must not scroll sideways");
+    }
+}
+
+#[test]
+fn runs_beside_models_have_sections_or_unfold() {
+    let Some(browser) = Browser::open() else { return };
+    let program = program();
+    let zoo = zoo(&program, 5);
+    let fixtures = ["tests/fixtures/collapse-run", "tests/fixtures/healthy-run"];
+    browser.size(1200, 900);
+    browser.visit(&report(&program, &[&fixtures[..], &[text(&zoo)]].concat()));
+    assert_eq!(
+        browser.run("return document.querySelector('header .muted').textContent"),
+        "2 runs and 5 models, 17 checkpoints"
+    );
+    assert_eq!(browser.run("return document.querySelectorAll('main > .run svg.chart').length > 2"), true);
+    assert_eq!(browser.run("return document.querySelector('.overview th a').hash"), "#run0");
+    assert_eq!(browser.names().len(), 48);
+
+    // More runs than are shown one below the other: a row unfolds its section, with its charts, and a link opens it.
+    let many = program.at("many");
+    for run in 0..7 {
+        let folder = many.join(format!("run{run}"));
+        std::fs::create_dir_all(&folder).unwrap();
+        for step in ["step-00000.pt", "step-02000.pt"] {
+            std::fs::copy(Path::new(fixtures[1]).join(step), folder.join(step)).unwrap();
+        }
+    }
+    let page = program.at("many.html");
+    program.run(&["report", text(&many), "-o", text(&page)]).exits(0);
+    browser.visit(&page);
+    assert_eq!(browser.run("return document.querySelectorAll('.run').length"), 0);
+    browser.click(".overview tr:nth-child(2) button.open");
+    assert_eq!(browser.run("return document.querySelectorAll('.opened .run svg.chart').length"), 2);
+    assert_eq!(browser.names().len(), 24);
+    browser.run("location.hash = '#run4'");
+    browser.run("return new Promise(done => setTimeout(done, 50))");
+    assert_eq!(browser.run("return document.querySelectorAll('.opened').length"), 2);
     assert_eq!(browser.complaints(), Vec::<Value>::new());
 }

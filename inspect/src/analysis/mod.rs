@@ -4,4 +4,5 @@ pub mod cause;
 pub mod diff;
 pub mod run;
 pub mod salvage;
+mod series;
 pub mod trend;

@@ -2,14 +2,15 @@
 //! them. Computed from records alone.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::analysis::series;
+pub use crate::analysis::series::{Network, network};
 use crate::group::without_state_dict;
 use crate::record::{CheckpointRecord, TensorRecord};
-use crate::step_from_path;
 use crate::tensor::Group;
 use crate::trend::{self, Line};
 use crate::verdict::{Levels, Thresholds, Verdict, relative_std};
@@ -166,35 +167,31 @@ impl Layer {
 }
 
 impl Run {
-    /// Sorts `records` into runs: by folder and by the names and shapes of their matrices. Records must have been
-    /// judged with `thresholds`.
+    /// Sorts `records` into runs: by folder, by the names and shapes of their matrices, and by what their steps and names
+    /// say; models that are no run are runs of one checkpoint. Records must have been judged with `thresholds`.
     pub fn group(records: Vec<CheckpointRecord>, thresholds: &Thresholds) -> Vec<Run> {
-        let mut runs: BTreeMap<(PathBuf, Network), Vec<CheckpointRecord>> = BTreeMap::new();
-        for record in records {
-            runs.entry((folder(Path::new(&record.path)), network(&record))).or_default().push(record);
+        let runs = series::runs(records);
+        let mut named: BTreeMap<&Path, usize> = BTreeMap::new();
+        for (folder, _) in &runs {
+            *named.entry(folder).or_default() += 1;
         }
-        let mut named: BTreeMap<PathBuf, usize> = BTreeMap::new();
-        for (folder, _) in runs.keys() {
-            *named.entry(folder.clone()).or_default() += 1;
-        }
-        runs.into_iter()
-            .map(|((folder, _), checkpoints)| {
-                let place = match folder.to_string_lossy() {
-                    empty if empty.is_empty() => ".".to_string(),
-                    place => place.into_owned(),
-                };
-                let name = match checkpoints.as_slice() {
-                    [one] if named[&folder] > 1 => one.path.clone(),
-                    [one, rest @ ..] if named[&folder] > 1 => format!("{} and {} more", one.path, rest.len()),
-                    _ => place,
-                };
-                Run::new(name, checkpoints, thresholds)
+        let names: Vec<String> = runs
+            .iter()
+            .map(|(folder, checkpoints)| match checkpoints.as_slice() {
+                [one] if named[folder.as_path()] > 1 => one.path.clone(),
+                [one, rest @ ..] if named[folder.as_path()] > 1 => {
+                    format!("{} and {} more", one.path, rest.len())
+                }
+                _ if folder.as_os_str().is_empty() => ".".to_string(),
+                _ => folder.to_string_lossy().into_owned(),
             })
-            .collect()
+            .collect();
+        let new = |(name, (_, checkpoints))| Run::new(name, checkpoints, thresholds);
+        names.into_iter().zip(runs).map(new).collect()
     }
 
     fn new(name: String, checkpoints: Vec<CheckpointRecord>, thresholds: &Thresholds) -> Run {
-        let (checkpoints, aside) = series(checkpoints);
+        let (checkpoints, aside) = series::in_order(checkpoints);
         let mut layers: Vec<Layer> = Vec::new();
         let mut index: BTreeMap<String, usize> = BTreeMap::new();
         for (i, checkpoint) in checkpoints.iter().enumerate() {
@@ -275,6 +272,24 @@ impl Run {
         self.checkpoints.last()?.verdict
     }
 
+    /// How bad the last checkpoint is (see [`CheckpointRecord::standing`]).
+    pub fn standing(&self) -> Option<Verdict> {
+        self.checkpoints.last()?.standing()
+    }
+
+    /// What people call it: the path of a single checkpoint, else its name.
+    pub fn title(&self) -> &str {
+        match self.checkpoints.as_slice() {
+            [one] if self.aside.is_empty() => &one.path,
+            _ => &self.name,
+        }
+    }
+
+    /// Whether there are several checkpoints: a single one may be any model.
+    pub fn is_series(&self) -> bool {
+        self.checkpoints.len() > 1
+    }
+
     /// Step and judged measure of layer `layer`, where both are known.
     pub fn series(&self, layer: usize) -> Vec<(u64, f64)> {
         (0..self.checkpoints.len())
@@ -308,50 +323,6 @@ impl Run {
     }
 }
 
-/// `checkpoints` by step, one of each, and the others: of several, the one whose name tells the step is the run's.
-fn series(mut checkpoints: Vec<CheckpointRecord>) -> (Vec<CheckpointRecord>, Vec<Aside>) {
-    checkpoints.sort_by_cached_key(|r| {
-        let is_named = r.step.is_some() && step_from_path(Path::new(&r.path)) == r.step;
-        (r.step.is_none(), r.step, !is_named, r.path.clone())
-    });
-    let mut series: Vec<CheckpointRecord> = Vec::with_capacity(checkpoints.len());
-    let mut aside = Vec::new();
-    for record in checkpoints {
-        match series.last() {
-            Some(last) if record.step.is_some() && last.step == record.step => {
-                aside.push(Aside { record, same_step_as: series.len() - 1 });
-            }
-            _ => series.push(record),
-        }
-    }
-    (series, aside)
-}
-
-/// The folder that holds the run: `checkpoint-500/` and its like hold one checkpoint each.
-fn folder(path: &Path) -> PathBuf {
-    let parent = path.parent().unwrap_or(Path::new(""));
-    let own = |p: &Path| p.file_name().and_then(|n| step_from_path(Path::new(n)));
-    match parent.parent() {
-        Some(above) if own(path).is_none() && own(parent).is_some() => above.to_path_buf(),
-        _ => parent.to_path_buf(),
-    }
-}
-
-/// What identifies a network: names, without the key of the state dict, and shapes of its matrices, sorted.
-pub type Network = Vec<(String, Vec<u64>)>;
-
-/// The network that `record` is a checkpoint of; empty when it has no matrices.
-pub fn network(record: &CheckpointRecord) -> Network {
-    let mut all: Network = record
-        .tensors
-        .iter()
-        .filter(|t| t.group == Group::Weights && t.shape.len() >= 2)
-        .map(|t| (without_state_dict(&t.name).to_string(), t.shape.clone()))
-        .collect();
-    all.sort();
-    all
-}
-
 fn pattern(name: &str) -> String {
     let number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
     let parts: Vec<&str> = name.split('.').map(|part| if number(part) { "*" } else { part }).collect();
@@ -361,19 +332,6 @@ fn pattern(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn folders_of_runs() {
-        for (path, run) in [
-            ("runs/a/step-100.pt", "runs/a"),
-            ("runs/a/checkpoint-500", "runs/a"),
-            ("runs/a/checkpoint-500/model.safetensors", "runs/a"),
-            ("a-2000steps/step-100.pt", "a-2000steps"),
-            ("step-100.pt", ""),
-        ] {
-            assert_eq!(folder(Path::new(path)), Path::new(run), "{path}");
-        }
-    }
 
     #[test]
     fn a_decline_is_fitted_where_it_is_steady() {

@@ -2,10 +2,12 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 use ndarray::{ArrayViewD, CowArray, IxDyn, ShapeBuilder};
 use serde::{Deserialize, Serialize};
 
+use crate::quantized::Quantized;
 use crate::storage::{Storage, swap_words};
 use crate::{DType, Damage, DamageKind, Error, Result};
 
@@ -32,10 +34,15 @@ pub struct TensorInfo {
     /// For ternary packings with one scale: what the codes -1, 0, +1 are multiplied by. For GGML's blocks: what their
     /// elements are additionally multiplied by, if a tensor next to them says so.
     pub scale: Option<f32>,
+    /// The same for GGML's blocks of several matrices, along the first dimension, of which each has its own factor.
+    pub scales: Option<Arc<[f32]>>,
     /// How a quantized integer becomes a real number.
     pub quantizer: Option<Quantizer>,
     /// Coordinates and values of a sparse tensor.
     pub sparse: Option<Box<Sparse>>,
+    /// The stored tensors that it is made of, if it is codes with scales beside them; then its storage is that of the
+    /// codes.
+    pub quantized: Option<Arc<Quantized>>,
     /// Why its bytes cannot be read, if so.
     pub damage: Option<Damage>,
 }
@@ -161,8 +168,10 @@ impl TensorInfo {
             group: Group::Other,
             requires_grad: false,
             scale: None,
+            scales: None,
             quantizer: None,
             sparse: None,
+            quantized: None,
             damage: None,
         }
     }
@@ -173,8 +182,12 @@ impl TensorInfo {
         numel(&self.shape).unwrap_or(u64::MAX)
     }
 
-    /// Bytes that its elements take when contiguous; `None` when that overflows or blocks do not fit.
+    /// Bytes that its elements take when contiguous, of a quantized weight those of its codes; `None` when that overflows
+    /// or blocks do not fit.
     pub fn byte_len(&self) -> Option<u64> {
+        if let Some(quantized) = &self.quantized {
+            return quantized.codes().byte_len();
+        }
         self.dtype.bytes_for(&self.shape)
     }
 
@@ -228,6 +241,9 @@ impl TensorInfo {
             scales.replace_storages(replace);
             zero_points.replace_storages(replace);
         }
+        if let Some(quantized) = &mut self.quantized {
+            Arc::make_mut(quantized).parts_mut().for_each(|t| t.replace_storages(replace));
+        }
     }
 
     /// All storages that its elements depend on: its own, its parts', its scales'.
@@ -237,12 +253,14 @@ impl TensorInfo {
             Some(Quantizer::PerChannel { scales, zero_points, .. }) => Some([&**scales, &**zero_points]),
             _ => None,
         };
-        let parts = sparse.chain(scales.into_iter().flatten());
+        // The storage of its codes is its own.
+        let parts = self.quantized.iter().flat_map(|q| q.parts().iter().skip(1).map(|part| &part.tensor));
+        let parts = sparse.chain(scales.into_iter().flatten()).chain(parts);
         self.storage.iter().chain(parts.filter_map(|t| t.storage.as_ref()))
     }
 
     /// The bytes of its elements, contiguous and little-endian: borrowed from the file if it stores them so. Packed
-    /// types give their packed bytes, and a sparse tensor those of its values.
+    /// types give their packed bytes, a sparse tensor those of its values, and a quantized weight those of its codes.
     ///
     /// # Errors
     /// `Damaged` when bytes are missing or out of the storage; `Unsupported` for a view that repeats its storage
@@ -254,6 +272,9 @@ impl TensorInfo {
     fn bytes_inner(&self) -> Result<Cow<'_, [u8]>> {
         if let Some(sparse) = &self.sparse {
             return sparse.values.bytes_inner();
+        }
+        if let (Some(quantized), None) = (&self.quantized, &self.damage) {
+            return quantized.codes().bytes_inner();
         }
         if let Some(damage) = &self.damage {
             return Err(damage.into());

@@ -12,6 +12,7 @@ use crate::health::measures::Computed;
 pub use crate::meaning::ModelRecord;
 use crate::meaning::role::Role;
 use crate::optimizer::TrainingRecord;
+use crate::quantized::{PartRole, QuantFault};
 use crate::tensor::Group;
 use crate::verdict::{Finding, Verdict};
 use crate::{DType, Error, Format};
@@ -50,6 +51,9 @@ pub struct CheckpointRecord {
     /// How much of it the verdict speaks of.
     #[serde(default)]
     pub coverage: Coverage,
+    /// How its weights are quantized, if they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<QuantizationRecord>,
     /// Every tensor in file order.
     pub tensors: Vec<TensorRecord>,
     /// Training settings: learning rates, weight decay, and the weights that they apply to.
@@ -64,6 +68,13 @@ pub struct CheckpointRecord {
     /// Those of them that speak against the checkpoint, as facts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notices: Vec<Notice>,
+}
+
+impl CheckpointRecord {
+    /// How bad it is: its verdict, or corrupt if it is damaged. What checkpoints are sorted by where the worst come first.
+    pub fn standing(&self) -> Option<Verdict> {
+        self.verdict.max(self.damaged.then_some(Verdict::Corrupt))
+    }
 }
 
 /// One tensor.
@@ -100,6 +111,9 @@ pub struct TensorRecord {
     /// How the rows of a matrix relate to each other, in a sample of them.
     #[serde(default)]
     pub structure: Option<Structure>,
+    /// What a quantized weight is stored in, and what was measured of that.
+    #[serde(default)]
+    pub quantized: Option<QuantRecord>,
     /// Why the bytes cannot be read, when they cannot.
     #[serde(default)]
     pub damage: Option<String>,
@@ -133,6 +147,7 @@ impl Serialize for TensorRecord {
             stats,
             ternary,
             structure,
+            quantized,
             damage,
             damage_kind,
             verdict,
@@ -158,6 +173,9 @@ impl Serialize for TensorRecord {
         map.serialize_entry("ternary", ternary)?;
         if let Some(structure) = structure {
             map.serialize_entry("structure", structure)?;
+        }
+        if let Some(quantized) = quantized {
+            map.serialize_entry("quantized", quantized)?;
         }
         if let Some(damage) = damage {
             map.serialize_entry("damage", damage)?;
@@ -209,12 +227,97 @@ pub struct Stats {
     pub nan: u64,
     /// Infinite elements.
     pub inf: u64,
+    /// Blocks with a scale that is NaN by the standard of its type, whatever GGML's decoder takes it for.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub nan_scales: u64,
     /// The measures of [`MEASURES`](crate::health::measures::MEASURES) without a field here, each under its key.
     #[serde(flatten)]
     pub computed: Computed,
     /// Log-magnitude histogram; `None` when it was not asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub histogram: Option<Histogram>,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+/// What a quantized weight is stored in, or why stored tensors are none.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct QuantRecord {
+    /// Its stored tensors, codes first.
+    pub parts: Vec<PartRecord>,
+    /// Its scales.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scales: Option<ScaleStats>,
+    /// Its codes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub codes: Option<CodeStats>,
+    /// Why it cannot be read as a weight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<QuantFault>,
+}
+
+/// A stored tensor of a quantized weight.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct PartRecord {
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    pub role: PartRole,
+    /// The type of its elements as stored.
+    pub dtype: DType,
+    /// Its shape as stored.
+    pub shape: Vec<u64>,
+}
+
+/// The scales of a quantized weight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ScaleStats {
+    /// How many there are.
+    pub count: u64,
+    /// Those that are not a number.
+    pub nan: u64,
+    /// Infinite ones.
+    pub inf: u64,
+    /// Those that are zero.
+    pub zero: u64,
+    /// Elements that such a scale makes zero although their codes are not.
+    pub silenced: u64,
+    /// Negative ones.
+    pub negative: u64,
+}
+
+/// The codes of a quantized weight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct CodeStats {
+    /// Bits of a code.
+    pub bits: u8,
+    /// The one code that all elements have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub equal: Option<u8>,
+    /// The share of codes at either end of their range, in a sample.
+    pub at_limit: f64,
+}
+
+/// How a checkpoint is quantized.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct QuantizationRecord {
+    /// The method that its configuration names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// The types of its quantized weights, and how many there are of each.
+    pub kinds: Vec<(DType, u64)>,
+    /// The scheme that is known by name and not read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unread: Option<String>,
+    /// Matrices that are not quantized.
+    pub left: Vec<String>,
 }
 
 /// Counts of nonzero finite elements by magnitude: bin `i` holds 2^(first+i) <= |w| < 2^(first+i+1).

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::coverage::Coverage;
 use super::rules::judgements;
 use crate::meaning::role::{Role, is_weight_normed};
+use crate::quantized::QuantFault;
 use crate::record::{CheckpointRecord, TensorRecord};
 use crate::{DamageKind, NoticeKind};
 
@@ -363,6 +364,39 @@ pub enum Finding {
     },
     /// A scale is NaN.
     NanScale,
+    /// Some of its blocks have a scale that is NaN by the standard of its type, and a number for GGML's decoder.
+    NanScales {
+        /// How many.
+        blocks: u64,
+    },
+    /// Stored tensors should be a quantized weight or a part of one, and are none.
+    QuantParts {
+        /// Why.
+        fault: QuantFault,
+    },
+    /// Scales of a quantized weight are nothing to multiply by.
+    QuantScales {
+        /// Those that are not a number.
+        nan: u64,
+        /// Infinite ones.
+        inf: u64,
+        /// Those that are zero beside codes that are not.
+        zero: u64,
+        /// Negative ones.
+        negative: u64,
+        /// All of them.
+        count: u64,
+    },
+    /// The codes of a quantized weight are all the same.
+    EqualCodes {
+        /// The code.
+        code: u8,
+    },
+    /// Many codes of a quantized weight are at the ends of their range.
+    SaturatedCodes {
+        /// Their share.
+        share: f64,
+    },
     /// The format's own library refuses the file.
     Refused {
         /// What class of remark it is.
@@ -410,6 +444,19 @@ impl fmt::Display for Finding {
             Finding::Damaged { what, .. } | Finding::Contradiction { what, .. } => f.write_str(what),
             Finding::Refused { what, .. } => write!(f, "{what}: the format's own library refuses the file"),
             Finding::NanScale => f.write_str("a scale of 255, which is NaN"),
+            Finding::NanScales { blocks: 1 } => f.write_str("the scale of one of its blocks is NaN"),
+            Finding::NanScales { blocks } => write!(f, "the scales of {blocks} of its blocks are NaN"),
+            Finding::QuantParts { fault } => fault.fmt(f),
+            Finding::QuantScales { nan, inf, zero, negative, count } => {
+                let kinds = [(nan, "NaN"), (inf, "infinite"), (zero, "zero"), (negative, "negative")];
+                let said = kinds.iter().filter(|(n, _)| **n > 0).map(|(n, what)| format!("{n} {what}"));
+                let scales = if *count == 1 { "scale" } else { "scales" };
+                write!(f, "of {count} {scales}: {}", said.collect::<Vec<_>>().join(", "))
+            }
+            Finding::EqualCodes { code } => write!(f, "every code is {code}"),
+            Finding::SaturatedCodes { share } => {
+                write!(f, "{:.0} % of its codes are at the ends of their range", 100.0 * share)
+            }
             Finding::NotFinite { nan, inf: 0, count } => write!(f, "{nan} of {} NaN", plural(*count)),
             Finding::NotFinite { nan: 0, inf, count } => write!(f, "{inf} of {} infinite", plural(*count)),
             Finding::NotFinite { nan, inf, count } => {

@@ -67,7 +67,8 @@ pub(super) fn add_config(path: &Path, set: &mut Set) {
         return;
     }
     let folder = if is_folder { path } else { path.parent().unwrap_or(Path::new("")) };
-    set.beside.extend(["config.json", "trainer_state.json", MERGE].map(|name| Stamp::of(&folder.join(name))));
+    let read = ["config.json", "trainer_state.json", MERGE].into_iter().chain(QUANTIZATION);
+    set.beside.extend(read.map(|name| Stamp::of(&folder.join(name))));
     let config = folder.join("config.json");
     set.config = read_json(&config, MAX_CONFIG).map(from_json);
     if set.config.is_none() && config.is_file() {
@@ -75,6 +76,8 @@ pub(super) fn add_config(path: &Path, set: &mut Set) {
         set.notices.push(Notice::new(NoticeKind::ConfigNotUnderstood, text));
     }
     set.merged = lays_out_layers(&folder.join(MERGE));
+    let mut others = QUANTIZATION.iter().map(|name| read_json(&folder.join(name), MAX_CONFIG).map(from_json));
+    set.quantization = others.find_map(|value| value);
     let state: Option<TrainerState> = read_json(&folder.join("trainer_state.json"), MAX_INDEX);
     set.trainer_step = state.map(|state| state.global_step);
 }
@@ -89,6 +92,9 @@ fn lays_out_layers(path: &Path) -> bool {
     let read = std::fs::File::open(path).and_then(|file| file.take(MAX_CONFIG).read_to_string(&mut text));
     read.is_ok() && text.lines().any(|line| line.trim_start_matches([' ', '-']).starts_with("layer_range:"))
 }
+
+/// Files that say how weights are quantized: of ModelOpt, AutoGPTQ and AutoAWQ.
+const QUANTIZATION: [&str; 3] = ["hf_quant_config.json", "quantize_config.json", "quant_config.json"];
 
 /// Names of one model in several forms, in the order in which transformers looks for them.
 const FORMS: [&str; 4] = [

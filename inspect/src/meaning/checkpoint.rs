@@ -9,11 +9,11 @@ use ndarray::{CowArray, IxDyn};
 
 use crate::bytes::{Beginning, Source, Stamp};
 use crate::format::Format;
-use crate::meaning::{Model, names};
+use crate::meaning::{Coding, Model, names};
 use crate::metadata::{Value, lookup};
 use crate::storage::Storage;
 use crate::tensor::{Element, TensorInfo};
-use crate::{DType, Damage, DamageKind, Error, ErrorKind, Group, Notice, Result, gguf};
+use crate::{DType, Damage, Error, ErrorKind, Group, Notice, Result, gguf};
 
 /// A checkpoint: one file, or a sharded set opened as one.
 #[derive(Debug)]
@@ -36,6 +36,8 @@ pub struct Checkpoint {
     pub damage: Option<Damage>,
     /// Which network it is.
     pub model: Model,
+    /// How its weights are quantized.
+    pub coding: Coding,
     /// Training step and where it was found.
     pub step: Option<(u64, String)>,
     pub(crate) files: Vec<Arc<Source>>,
@@ -172,15 +174,7 @@ impl Checkpoint {
         let bad: HashMap<Storage, Damage> = storages
             .into_par_iter()
             .filter_map(|storage| {
-                let expected = storage.run().crc32?;
-                let damage = match storage.checksum() {
-                    Ok(found) if found == expected => return None,
-                    Ok(found) => Damage::new(
-                        DamageKind::ChecksumMismatch,
-                        format!("checksum mismatch: CRC-32 is {found:08x}, the file records {expected:08x}"),
-                    ),
-                    Err(error) => error.into(),
-                };
+                let damage = storage.contradicted()?;
                 Some((storage.clone(), damage))
             })
             .collect();

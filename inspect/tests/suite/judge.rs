@@ -419,7 +419,7 @@ fn a_table_or_a_convolution_beyond_reason_is_corrupt_too() {
 /// MXFP4's scales are bytes, of which 255 is NaN; other bytes may be 255.
 #[test]
 fn a_scale_of_255_is_nan_where_codes_stand_beside_it() {
-    let judged = |codes: &str, scales: &str, largest: u8| {
+    let judged = |codes: &str, scales: &str, largest: u8, stored: bool| {
         let header = serde_json::json!({
             codes: {"dtype": "U8", "shape": [2, 4, 2, 16], "data_offsets": [0, 256]},
             scales: {"dtype": "U8", "shape": [2, 4, 2], "data_offsets": [256, 272]},
@@ -427,16 +427,24 @@ fn a_scale_of_255_is_nan_where_codes_stand_beside_it() {
         let header = serde_json::to_vec(&header).unwrap();
         let scales_of = [&[120u8; 15][..], &[largest]].concat();
         let bytes = [&(header.len() as u64).to_le_bytes()[..], &header, &[0x21; 256], &scales_of].concat();
-        let checkpoint = open_bytes_with("made.safetensors", bytes, &OpenOptions::default()).unwrap();
+        let mut options = OpenOptions::default();
+        options.stored = stored;
+        let checkpoint = open_bytes_with("made.safetensors", bytes, &options).unwrap();
         let mut record = describe(&checkpoint, Options::default(), &|_| ());
         judge(&mut record, &Thresholds::default());
         record
     };
     let (codes, scales) = ("mlp.experts.gate_up_proj_blocks", "mlp.experts.gate_up_proj_scales");
-    assert_found(&judged(codes, scales, 255), scales, Verdict::Corrupt, |f| *f == Finding::NanScale);
-    assert_eq!(found(&judged(codes, scales, 254), scales), (None, vec![]));
-    let absmax = judged("x.weight", "x.weight.absmax", 255);
-    assert_eq!(found(&absmax, "x.weight.absmax"), (None, vec![]));
+    assert_found(&judged(codes, scales, 255, true), scales, Verdict::Corrupt, |f| *f == Finding::NanScale);
+    assert_eq!(found(&judged(codes, scales, 254, true), scales), (None, vec![]));
+    for stored in [true, false] {
+        let absmax = judged("x.weight", "x.weight.absmax", 255, stored);
+        assert_eq!(found(&absmax, "x.weight.absmax"), (None, vec![]));
+    }
+    // As the weight that they make up.
+    let weight = "mlp.experts.gate_up_proj";
+    assert_found(&judged(codes, scales, 255, false), weight, Verdict::Corrupt, |f| *f == Finding::NanScale);
+    assert!(!found(&judged(codes, scales, 254, false), weight).1.contains(&Finding::NanScale));
 }
 
 #[test]

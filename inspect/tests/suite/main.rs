@@ -1,7 +1,9 @@
 //! Checkpoints opened, measured, judged, compared, recovered and scanned, through what the crate makes public.
 
+mod blocks;
 mod cause;
 mod containers;
+mod distributed;
 mod elements;
 mod floors;
 mod formats;
@@ -16,6 +18,7 @@ mod npz;
 mod objects;
 mod optimizer;
 mod packings;
+mod quantized;
 mod salvage;
 mod scan;
 mod second_opinion;

@@ -5,9 +5,10 @@ use ckpt_inspect::cause::{Cause, Explanation, LayerCause};
 use ckpt_inspect::run::Run;
 use maud::{Markup, PreEscaped, html};
 
-use super::name;
+use super::{MOST_ROWS, name};
 use crate::cause::{Finding, findings};
 use crate::decline::{Drawing, decline};
+use crate::text::plural;
 use crate::{Error, printable};
 
 /// The panel for `run`, the `i`th of the page; nothing for a run that is alive.
@@ -69,6 +70,8 @@ fn one(run: &Run, finding: &Finding, chart: Option<&Drawing>) -> Markup {
 
 /// Every layer's numbers, and those of layers of the same kind together.
 fn numbers(run: &Run, explanation: &Explanation) -> Markup {
+    let layers = explanation.layers.iter().take(MOST_ROWS);
+    let more = explanation.layers.len().saturating_sub(MOST_ROWS);
     let rate = |rate: f64, interval: Option<f64>| match interval {
         Some(interval) => format!("{rate:.3e} ± {interval:.0e}"),
         None => format!("{rate:.3e}"),
@@ -83,7 +86,7 @@ fn numbers(run: &Run, explanation: &Explanation) -> Markup {
                             th scope="col" { "layers of a kind" } th.num scope="col" { "shrinking" } th.num scope="col" { "from step" } th.num scope="col" { "to step" }
                             th.num scope="col" { "fall of ln std per step" } th.num scope="col" { "R²" } th.num scope="col" { "halves every" }
                         } }
-                        tbody { @for g in &explanation.groups { tr {
+                        tbody { @for g in explanation.groups.iter().take(MOST_ROWS) { tr {
                             th scope="row" { (name(&g.pattern)) } td.num { (g.layers) } td.num { (g.from) } td.num { (g.to) }
                             td.num { (rate(g.rate, g.interval)) } td.num { (format!("{:.4}", g.r2)) } td.num { (format!("{:.0} steps", g.half_life)) }
                         } } }
@@ -97,9 +100,10 @@ fn numbers(run: &Run, explanation: &Explanation) -> Markup {
                         th.num scope="col" { "ratio" } th.num scope="col" { "R²" } th.num scope="col" { "slope changed at" } th.num scope="col" { "cosine" }
                         th.num scope="col" { "codes unchanged" } th scope="col" { "why" }
                     } }
-                    tbody { @for l in &explanation.layers { (row(run, l, &rate)) } }
+                    tbody { @for l in layers { (row(run, l, &rate)) } }
                 }
             }
+            @if more > 0 { p.muted { "And " (plural(more, "layer")) " more; --format json lists all." } }
         }
     }
 }

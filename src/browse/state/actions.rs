@@ -5,9 +5,11 @@ use crossterm::event::{Event, KeyCode, KeyEvent, KeyModifiers};
 
 use super::cursor::{Cursor, scroll};
 use super::{Command, Cover, Mark, State, View};
+use crate::browse::files::FileSort;
 use crate::browse::keys::{self, Action};
 use crate::browse::layout;
-use crate::browse::tree::{self, Kind, Row, Sort};
+use crate::browse::order::VerdictFilter;
+use crate::browse::tree::{Kind, Row, Sort};
 
 /// The most bytes in a query; more is an accidental paste.
 const LONGEST_QUERY: usize = 256;
@@ -32,17 +34,17 @@ impl State {
 
     fn type_query(&mut self, key: KeyEvent, commands: &mut Vec<Command>) {
         let control = key.modifiers.contains(KeyModifiers::CONTROL);
+        let Some(order) = self.narrowed_mut() else { return };
+        let query = order.query_mut();
         match key.code {
             KeyCode::Char('c') if control => return commands.push(Command::Quit),
-            KeyCode::Char('u') if control => self.order.query.clear(),
-            KeyCode::Char(c) if !control && self.order.query.len() < LONGEST_QUERY => {
-                self.order.query.push(c)
-            }
-            KeyCode::Backspace if self.order.query.is_empty() => self.searching = false,
-            KeyCode::Backspace => drop(self.order.query.pop()),
+            KeyCode::Char('u') if control => query.clear(),
+            KeyCode::Char(c) if !control && query.len() < LONGEST_QUERY => query.push(c),
+            KeyCode::Backspace if query.is_empty() => self.searching = false,
+            KeyCode::Backspace => drop(query.pop()),
             KeyCode::Enter => self.searching = false,
             KeyCode::Esc => {
-                self.order.query.clear();
+                query.clear();
                 self.searching = false;
             }
             KeyCode::Up | KeyCode::Down | KeyCode::PageUp | KeyCode::PageDown => {
@@ -52,10 +54,18 @@ impl State {
         }
         // The best match is wanted, not what was selected before.
         if !matches!(key.code, KeyCode::Enter | KeyCode::Esc) {
-            self.selected = None;
-            self.list = Cursor::default();
+            if self.view == View::Files {
+                (self.selected_file, self.file_list) = (None, Cursor::default());
+            } else {
+                (self.selected, self.list) = (None, Cursor::default());
+            }
         }
-        self.dirty = true;
+        self.reordered();
+    }
+
+    /// The list that is shown is to be made again.
+    fn reordered(&mut self) {
+        if self.view == View::Files { self.files_dirty = true } else { self.dirty = true }
     }
 
     pub(super) fn act(&mut self, action: Action, commands: &mut Vec<Command>) {
@@ -72,7 +82,7 @@ impl State {
             Action::Escape => return self.escape(),
             Action::Tensors | Action::Metadata | Action::Files => {
                 self.cover = Cover::None;
-                self.focus_detail = false;
+                (self.focus_detail, self.searching) = (false, false);
                 self.view = match action {
                     Action::Tensors => View::Tensors,
                     Action::Metadata => View::Metadata,
@@ -120,18 +130,25 @@ impl State {
             self.cover = Cover::None;
         } else if self.focus_detail {
             self.focus_detail = false;
+        } else if self.widen() {
+            self.reordered();
         } else if self.view != View::Tensors {
             self.view = View::Tensors;
-        } else if !self.order.query.is_empty() {
-            self.order.query.clear();
-            self.dirty = true;
-        } else if self.order.group.is_some() || self.order.verdict != tree::VerdictFilter::All {
-            self.order.group = None;
-            self.order.verdict = tree::VerdictFilter::All;
-            self.dirty = true;
         } else {
             self.marks.clear();
         }
+    }
+
+    /// Ends the search in the list that is shown, or else its filters; false if there are none.
+    fn widen(&mut self) -> bool {
+        let Some(order) = self.narrowed_mut() else { return false };
+        if !order.query().is_empty() {
+            order.query_mut().clear();
+            return true;
+        }
+        let filtered = std::mem::take(order.verdict_mut()) != VerdictFilter::All;
+        let grouped = self.view == View::Tensors && self.listing.group.take().is_some();
+        filtered || grouped
     }
 
     fn act_on_tensors(&mut self, action: Action) {
@@ -194,42 +211,53 @@ impl State {
     }
 
     fn reorder(&mut self, action: Action) {
-        let order = &mut self.order;
+        let listing = &mut self.listing;
+        match action {
+            Action::Flat => listing.flat = !listing.flat,
+            Action::Groups => {
+                listing.group = match listing.group {
+                    None => Group::ALL.first().copied(),
+                    Some(group) => Group::ALL.iter().copied().skip_while(|g| *g != group).nth(1),
+                };
+                self.message = Some(format!("tensors: {}", listing.group.map_or("all", Group::name)));
+            }
+            action => return self.narrow(action),
+        }
+        self.dirty = true;
+    }
+
+    /// Searches, filters or sorts the list that is shown.
+    fn narrow(&mut self, action: Action) {
+        let Some(order) = self.narrowed_mut() else { return };
         match action {
             Action::Search => {
                 self.searching = true;
                 return;
             }
             Action::Sort => {
-                (order.sort, order.reversed) = (order.sort.next(), false);
-                self.message = Some(format!("sorted by {}", order.sort.name()));
+                let name = order.sort_by_next();
+                self.message = Some(format!("sorted by {name}"));
             }
-            Action::Reverse => order.reversed = !order.reversed,
-            Action::Flat => order.flat = !order.flat,
+            Action::Reverse => order.reverse(),
             Action::Verdicts => {
-                order.verdict = order.verdict.next();
-                let name = order.verdict.name();
-                self.message = Some(format!("verdicts: {}", if name.is_empty() { "all" } else { name }));
-            }
-            Action::Groups => {
-                order.group = match order.group {
-                    None => Group::ALL.first().copied(),
-                    Some(group) => Group::ALL.iter().copied().skip_while(|g| *g != group).nth(1),
-                };
-                self.message = Some(format!("tensors: {}", order.group.map_or("all", Group::name)));
+                let next = order.verdict().next();
+                *order.verdict_mut() = next;
+                let name = if next == VerdictFilter::All { "all" } else { next.name() };
+                self.message = Some(format!("verdicts: {name}"));
             }
             _ => return,
         }
-        self.dirty = true;
+        self.reordered();
     }
 
     pub(super) fn sort_by(&mut self, column: Sort) {
-        if self.order.sort == column {
-            self.order.reversed = !self.order.reversed;
-        } else {
-            (self.order.sort, self.order.reversed) = (column, false);
-        }
+        self.listing.order.sort_by(column);
         self.dirty = true;
+    }
+
+    pub(super) fn sort_files_by(&mut self, column: FileSort) {
+        self.file_order.sort_by(column);
+        self.files_dirty = true;
     }
 
     fn mark(&mut self, mark: Mark) {
@@ -246,7 +274,7 @@ impl State {
 
     fn compare(&mut self, commands: &mut Vec<Command>) {
         let here = match self.view {
-            View::Files => Some(Mark::File(self.file_list.at)),
+            View::Files => self.file_at().map(Mark::File),
             _ => self.tensor().map(|(tensor, _)| Mark::Tensor { file: self.current, tensor }),
         };
         let is_file = |mark: &Mark| matches!(mark, Mark::File(_));
@@ -276,7 +304,7 @@ impl State {
                 let row = self.values.get(self.value_list.at);
                 row.map(|v| if self.cover == Cover::Value { v.text.clone() } else { v.path.clone() })
             }
-            View::Files => self.files.get(self.file_list.at).map(|f| f.path.display().to_string()),
+            View::Files => self.file_at().map(|file| self.files[file].path.display().to_string()),
         };
         if let Some(text) = text {
             self.message = Some(format!("copied {text}"));
@@ -310,17 +338,17 @@ impl State {
 
     fn act_on_files(&mut self, action: Action, commands: &mut Vec<Command>) {
         let page = usize::from(layout::areas(self).list.height);
-        self.file_list.go(action, self.files.len(), page);
-        match action {
-            Action::Enter | Action::In => {
-                self.show(self.file_list.at, commands);
+        self.file_list.go(action, self.file_rows.len(), page);
+        match (action, self.file_at()) {
+            (Action::Enter | Action::In, Some(file)) => {
+                self.show(file, commands);
                 self.view = View::Tensors;
             }
-            Action::Mark => {
-                self.mark(Mark::File(self.file_list.at));
+            (Action::Mark, Some(file)) => {
+                self.mark(Mark::File(file));
                 self.file_list.at += 1;
             }
-            _ => {}
+            (action, _) => self.narrow(action),
         }
     }
 

@@ -56,13 +56,17 @@ impl State {
                 Some(Column::Verdict) => self.sort_by(Sort::Verdict),
                 None => {}
             }
+        } else if areas.heading.contains(place) && self.view == View::Files {
+            if let Some(column) = layout::file_column_at(self, mouse.column) {
+                self.sort_files_by(column);
+            }
         } else if areas.list.contains(place) {
             self.focus_detail = false;
             let line = usize::from(mouse.row - areas.list.y);
             let (cursor, len) = match self.view {
                 View::Tensors => (&mut self.list, self.rows.len()),
                 View::Metadata => (&mut self.value_list, self.values.len()),
-                View::Files => (&mut self.file_list, self.files.len()),
+                View::Files => (&mut self.file_list, self.file_rows.len()),
             };
             let at = cursor.offset + line;
             if at >= len {

@@ -7,6 +7,7 @@
 //! the update of Chan, Golub and LeVeque (1983, <https://doi.org/10.1080/00031305.1983.10483115>).
 
 pub(crate) mod kernel;
+pub(crate) mod quantized;
 pub(crate) mod structure;
 mod ternary;
 mod wide;
@@ -246,6 +247,7 @@ impl Moments {
             zeros: self.zeros,
             nan,
             inf,
+            nan_scales: 0,
             computed: Computed::default(),
             histogram: None,
         }

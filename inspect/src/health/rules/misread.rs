@@ -4,6 +4,8 @@
 //! leave zeros.
 
 use super::{Check, Rule, Ruling};
+use crate::DType;
+use crate::ggml::GgmlType;
 use crate::record::Histogram;
 use crate::verdict::{Finding, Verdict};
 
@@ -24,9 +26,11 @@ pub(super) const RULE: Rule = Rule {
         let about_one: u64 = [-1, 0].into_iter().filter_map(of_octave).sum();
         let share = about_one as f64 / all as f64;
         let varied = matrix.stats.abs_max? > 1.01 * matrix.stats.abs_mean?;
+        let binary = matrix.tensor.dtype == DType::Ggml(GgmlType::Q1_0);
         let full = matrix.stats.zeros <= matrix.stats.count / NONZERO;
         let flat = matrix.tensor.structure.as_ref().is_some_and(|s| 2 * s.flat_rows > s.sampled_rows);
-        (matrix.is_plain() && full && all >= ENOUGH && share >= SHARE && varied && !flat && matrix.min < 0.0)
+        let judged = matrix.is_plain() && !binary && !flat && full && all >= ENOUGH;
+        (judged && share >= SHARE && varied && matrix.min < 0.0)
             .then(|| Ruling::new(Verdict::Corrupt, Finding::Misread { share }))?
     }),
 };

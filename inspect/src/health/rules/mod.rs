@@ -24,6 +24,9 @@ mod network;
 mod not_finite;
 mod one_direction;
 mod promised;
+mod quant_codes;
+mod quant_parts;
+mod quant_scales;
 mod refused;
 mod saturated;
 mod scale_lost;
@@ -54,8 +57,10 @@ pub struct Rule {
 }
 
 /// Every rule, in the order in which they are asked.
-pub static RULES: [Rule; 33] = [
+pub static RULES: [Rule; 36] = [
     damaged::RULE,
+    quant_parts::RULE,
+    quant_scales::RULE,
     empty::RULE,
     not_finite::RULE,
     nan_scale::RULE,
@@ -64,6 +69,7 @@ pub static RULES: [Rule; 33] = [
     constant::RULE,
     zero_codes::RULE,
     scale_lost::RULE,
+    quant_codes::RULE,
     misread::RULE,
     whole_numbers::RULE,
     saturated::RULE,
@@ -219,11 +225,16 @@ impl Judgement {
         if rulings.iter().any(|r| r.finding == Finding::Untrained) {
             rulings.retain(|r| !matches!(r.finding, Finding::Constant { .. }));
         }
-        let whole =
-            |r: &Ruling| matches!(r.finding, Finding::Constant { .. } | Finding::Untrained | Finding::Empty);
+        let whole = |r: &Ruling| {
+            use Finding::*;
+            matches!(r.finding, Constant { .. } | EqualCodes { .. } | Untrained | Empty)
+        };
         if let Some(decided) = rulings.iter().position(whole) {
             let decided = rulings.swap_remove(decided);
-            rulings.retain(|r| matches!(r.finding, Finding::Damaged { .. } | Finding::NotFinite { .. }));
+            rulings.retain(|r| {
+                use Finding::*;
+                matches!(r.finding, Damaged { .. } | NotFinite { .. } | QuantScales { .. } | NanScale)
+            });
             rulings.push(decided);
         }
         rulings.sort_by_key(|r| std::cmp::Reverse(r.verdict));

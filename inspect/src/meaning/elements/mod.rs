@@ -5,6 +5,7 @@
 //! An encoding is a file here, or next to a format's blocks, and a variant of `Encoding`.
 
 mod affine;
+pub(crate) mod coded;
 mod codes;
 mod float;
 mod float8;
@@ -25,6 +26,7 @@ use crate::ggml::Blocks;
 use crate::tensor::TensorInfo;
 use crate::{DType, Error, Result};
 use affine::Affine;
+use coded::Coded;
 pub(crate) use codes::CodeRule;
 pub use codes::{absmean_scale, zero_line};
 use float::Float;
@@ -48,23 +50,61 @@ pub struct Elements<'a> {
     len: usize,
     dtype: DType,
     bytes: Cow<'a, [u8]>,
-    encoding: Encoding,
+    encoding: Encoding<'a>,
     rows: Option<Rows>,
 }
 
 /// How bytes encode elements.
 #[derive(Clone)]
-enum Encoding {
+enum Encoding<'a> {
     /// Floating-point numbers that are exactly f32 values.
     Float(Float),
     /// GGML's blocks, and a further factor of their elements.
-    Blocks(Blocks, f32),
+    Blocks(Blocks, Factor),
     /// Ternary codes and their scale.
     Packed(Packed),
     /// Types that f32 cannot hold exactly: f64, integers.
     Wide(wide::Decode),
     /// Integers with a scale and a zero point.
     Affine(Affine),
+    /// Codes with scales in other tensors, whose bytes it has; and whether the scales are left out.
+    Coded(Arc<Coded<'a>>, bool),
+}
+
+/// What the elements of blocks are multiplied by.
+#[derive(Clone)]
+enum Factor {
+    One(f32),
+    /// One factor for each run of so many elements.
+    Each(Arc<[f32]>, usize),
+}
+
+impl Factor {
+    /// The factor of the elements of `tensor`.
+    fn of(tensor: &TensorInfo) -> Self {
+        let elements = usize::try_from(tensor.numel()).unwrap_or(0);
+        match &tensor.scales {
+            Some(scales) if elements > 0 && elements.is_multiple_of(scales.len()) => {
+                Factor::Each(scales.clone(), elements / scales.len())
+            }
+            _ => Factor::One(tensor.scale.unwrap_or(1.0)),
+        }
+    }
+
+    /// Calls `read` for the parts of `out`, which is what begins at `start`, that have one factor.
+    fn each(&self, start: usize, out: &mut [f32], read: impl Fn(usize, &mut [f32], f32)) {
+        let (factors, run) = match self {
+            Factor::One(factor) => return read(start, out, *factor),
+            Factor::Each(factors, run) => (factors, *run),
+        };
+        let mut done = 0;
+        while done < out.len() {
+            let (matrix, within) = ((start + done) / run, (start + done) % run);
+            let n = (run - within).min(out.len() - done);
+            read(start + done, &mut out[done..done + n], factors[matrix]);
+            done += n;
+        }
+    }
 }
 
 /// Rows in another order.
@@ -97,14 +137,18 @@ fn narrowed(start: usize, out: &mut [f32], read: impl Fn(usize, &mut [f64])) {
     }
 }
 
-impl Encoding {
+impl Encoding<'_> {
     fn read_f32(&self, bytes: &[u8], start: usize, out: &mut [f32]) {
         match self {
             Encoding::Float(float) => float.read(bytes, start, out),
-            Encoding::Blocks(blocks, scale) => blocks.read(bytes, start, out, *scale),
+            Encoding::Blocks(blocks, factor) => {
+                factor.each(start, out, |at, out, factor| blocks.read(bytes, at, out, factor));
+            }
             Encoding::Packed(packed) => packed.read(bytes, start, out),
             Encoding::Wide(decode) => narrowed(start, out, |at, wide| decode(bytes, at, wide)),
             Encoding::Affine(affine) => narrowed(start, out, |at, wide| affine.read(bytes, at, wide)),
+            Encoding::Coded(coded, false) => coded.read(start, out),
+            Encoding::Coded(coded, true) => coded.read_bare(start, out),
         }
     }
 
@@ -265,15 +309,38 @@ impl<'a> Elements<'a> {
         Ok(Some(ordered))
     }
 
-    /// The elements without the one scale of their tensor: a packed matrix's are its codes, which a scale that is not
-    /// positive would hide.
+    /// Blocks with a scale that is NaN by the standard of its type, and a number for GGML's decoder.
+    pub(crate) fn nan_scales(&self) -> u64 {
+        match &self.encoding {
+            Encoding::Blocks(blocks, _) => {
+                let unit = blocks.elements;
+                let count = |range: Range<usize>| {
+                    blocks.nan_scales(&self.bytes, range.start / unit..range.end / unit)
+                };
+                in_chunks(self.len, unit, count).into_iter().sum()
+            }
+            _ => 0,
+        }
+    }
+
+    /// The elements without scales: a packed matrix's are its codes, which a scale that is not positive would hide, and a
+    /// quantized weight's are what its codes stand for, less their zero points.
     pub fn unscaled(&self) -> Elements<'_> {
         let encoding = match &self.encoding {
             Encoding::Packed(packed) => Encoding::Packed(packed.unscaled()),
-            Encoding::Blocks(blocks, _) => Encoding::Blocks(*blocks, 1.0),
+            Encoding::Blocks(blocks, _) => Encoding::Blocks(*blocks, Factor::One(1.0)),
+            Encoding::Coded(coded, _) => Encoding::Coded(coded.clone(), true),
             other => other.clone(),
         };
         Elements { encoding, bytes: Cow::Borrowed(&self.bytes), rows: self.rows.clone(), ..*self }
+    }
+
+    /// The codes and scales that they are made of, where they are a quantized weight's.
+    pub(crate) fn coded(&self) -> Option<&Coded<'a>> {
+        match &self.encoding {
+            Encoding::Coded(coded, _) => Some(coded),
+            _ => None,
+        }
     }
 
     /// The same elements with rows of `cols` in another order: row `r` is row `source(r)` of these.
@@ -311,7 +378,7 @@ impl fmt::Debug for Elements<'_> {
 }
 
 /// The encoding of a plain dtype, and the bytes of one number.
-fn plain(dtype: DType) -> Result<(Encoding, usize)> {
+fn plain(dtype: DType) -> Result<(Encoding<'static>, usize)> {
     let number = match dtype {
         DType::C32 => DType::F16,
         DType::C64 => DType::F32,
@@ -366,23 +433,37 @@ impl Checkpoint {
     /// The elements of `tensor` in `bytes`, which [`Checkpoint::tensor_bytes`] gave.
     ///
     /// # Errors
-    /// `Damaged` when they do not fill its shape; `Unsupported` for sparse tensors, and for elements that are named and
-    /// not decoded.
+    /// `Damaged` when they do not fill its shape, or when other parts of a quantized weight cannot be read;
+    /// `Unsupported` for sparse tensors, and for elements that are named and not decoded.
     pub fn elements_in<'a>(
         &self,
-        tensor: &TensorInfo,
+        tensor: &'a TensorInfo,
         bytes: impl Into<Cow<'a, [u8]>>,
     ) -> Result<Elements<'a>> {
         self.elements_inner(tensor, bytes.into()).map_err(|e| e.in_tensor(&tensor.name).in_file(&self.path))
     }
 
-    fn elements_inner<'a>(&self, tensor: &TensorInfo, bytes: Cow<'a, [u8]>) -> Result<Elements<'a>> {
+    fn elements_inner<'a>(&self, tensor: &'a TensorInfo, bytes: Cow<'a, [u8]>) -> Result<Elements<'a>> {
         refuse_sparse(tensor)?;
         let len = usize::try_from(tensor.numel())
             .map_err(|_| Error::unsupported("more elements than this machine can address"))?;
+        if let Some(quantized) = &tensor.quantized {
+            if quantized.form.numel() != Some(len) {
+                return Err(Error::unsupported("a part of a quantized weight"));
+            }
+            let coded = Coded::new(quantized, bytes)?;
+            let encoding = Encoding::Coded(Arc::new(coded), false);
+            return Ok(Elements {
+                len,
+                dtype: tensor.dtype,
+                bytes: Cow::Borrowed(&[]),
+                encoding,
+                rows: None,
+            });
+        }
         let encoding = match tensor.dtype {
             DType::Ternary(packing) => Encoding::Packed(Packed::new(packing, &tensor.shape, tensor.scale)),
-            DType::Ggml(ggml) => Encoding::Blocks(ggml.blocks()?, tensor.scale.unwrap_or(1.0)),
+            DType::Ggml(ggml) => Encoding::Blocks(ggml.blocks()?, Factor::of(tensor)),
             DType::QI8 | DType::QU8 | DType::QI32 => Encoding::Affine(Affine::of(self, tensor)?),
             other => plain(other)?.0,
         };
