@@ -150,7 +150,7 @@ impl<'c, 'o> Builder<'c, 'o> {
     /// The source tensors to write, their names and types.
     fn choose(&mut self) -> Result<Vec<Chosen>> {
         let (source, options) = (self.plan.source, self.options);
-        let helpers = helpers(source);
+        let helpers = helpers(source, options.target);
         let mut chosen = Vec::new();
         let mut names: HashMap<String, &str> = HashMap::new();
         let (mut without_data, mut without_name) = (Vec::new(), Vec::new());
@@ -378,11 +378,12 @@ impl<'c, 'o> Builder<'c, 'o> {
             if plain && (keeps || !c.dtype.is_float()) {
                 continue;
             }
+            let can_be = |quant: &Quant| quant.is_made() || quant.dtype() == tensor.dtype;
             let asked = asked
-                .map(|dtype| Quant::of(dtype).ok_or(dtype))
+                .map(|dtype| Quant::of(dtype).filter(can_be).ok_or(dtype))
                 .transpose()
                 .map_err(|dtype| Error::target(format!("weights cannot be written to GGUF as {dtype}")))?;
-            let quant = rules.quant(&c.name, tensor, ternary, asked, &mut choices);
+            let mut quant = rules.quant(&c.name, tensor, ternary, asked, &mut choices);
             c.dtype = quant.dtype();
             let packed = matches!(tensor.dtype, DType::Ternary(_));
             // A matrix whose scale was stored next to it keeps it there.
@@ -396,6 +397,10 @@ impl<'c, 'o> Builder<'c, 'o> {
                 // Codes that a coarser type has rounded already are written as they are, not rounded again.
                 if !grid.exact && source.model.holds_codes() && !quant.is_ternary() {
                     continue;
+                }
+                if !quant.is_made() {
+                    quant = rules.fallback();
+                    c.dtype = quant.dtype();
                 }
                 choices.grid(&c.name, quant, grid, beside);
                 c.grid = Some(grid);
@@ -514,21 +519,26 @@ impl<'c, 'o> Builder<'c, 'o> {
         let bytes = gguf::ggml_of(c.dtype)
             .and_then(|ggml| ggml.bytes_for(&shape))
             .ok_or_else(|| ReadError::damaged("its size overflows").in_tensor(&tensor.name))?;
-        let same = tensor.dtype == c.dtype && quant != Some(Quant::I2S) && tensor.scale.is_none();
+        let copied = tensor.dtype == c.dtype && quant != Some(Quant::I2S) && c.grid.is_none();
         let beside = settings.exact_scales || has_scale_beside(tensor);
         let unit_scale = beside && matches!(quant, Some(Quant::Tq1_0 | Quant::Tq2_0)) && c.grid.is_some();
-        let scale = c.grid.and_then(|g| g.scale).unwrap_or(1.0).abs();
+        let scales = match (unit_scale, tensor.scale, &tensor.scales) {
+            (true, ..) => Some(vec![c.grid.and_then(|g| g.scale).unwrap_or(1.0).abs()]),
+            (false, Some(scale), _) if copied => Some(vec![scale]),
+            (false, None, Some(scales)) if copied => Some(scales.to_vec()),
+            _ => None,
+        };
         let content = match quant {
-            Some(quant) if quant.is_packed() && !(same && c.grid.is_none()) => {
-                Content::Blocks { elements, quant, unit_scale }
-            }
+            Some(quant) if quant.is_packed() && !copied => Content::Blocks { elements, quant, unit_scale },
             _ => Content::Elements(elements),
         };
         let layer = c.name.strip_suffix(".weight").unwrap_or(&c.name).to_string();
         self.add_whole(c.name, c.dtype, shape, bytes, content);
-        if unit_scale {
+        if let Some(scales) = scales {
             let name = format!("{layer}.scale");
-            self.add_whole(name, DType::F32, vec![1], 4, Content::Bytes(scale.to_le_bytes().to_vec()));
+            let bytes: Vec<u8> = scales.iter().flat_map(|scale| scale.to_le_bytes()).collect();
+            let (shape, len) = (vec![scales.len()], bytes.len() as u64);
+            self.add_whole(name, DType::F32, shape, len, Content::Bytes(bytes));
         }
         Ok(())
     }

@@ -147,6 +147,11 @@ impl Rules {
         Ok(Rules { quant, fallback: Quant::F16, settings })
     }
 
+    /// The type where the one that is wanted cannot be.
+    pub fn fallback(&self) -> Quant {
+        self.fallback
+    }
+
     /// Whether a tensor for which nothing is asked keeps its own type.
     pub fn keeps_types(&self) -> bool {
         self.quant.is_none()
@@ -387,7 +392,7 @@ fn main_type(plan: &Plan<'_>) -> Option<Quant> {
         let own = plan.tensors.iter().filter(layers).filter(|t| t.dtype == quant.dtype());
         own.map(|t| t.shape.iter().product::<usize>()).sum::<usize>()
     };
-    Quant::all().max_by_key(elements).filter(|q| elements(q) > 0)
+    Quant::every().max_by_key(elements).filter(|q| elements(q) > 0)
 }
 
 /// One file's header and tensors.

@@ -32,7 +32,8 @@ struct Row {
     encoder: Encoder,
 }
 
-/// The encoder of a type's blocks; `f32` to `bf16` have none.
+/// The encoder of a type's blocks. `f32` to `bf16` have none, nor do types whose blocks are only copied from files that have
+/// them.
 type Encoder = Option<fn(Codes, &[f32], &mut [u8])>;
 
 macro_rules! quants {
@@ -75,12 +76,37 @@ quants! {
     Tq2_0 = "tq2_0": TQ2_0, Some(37), Some(ternary_blocks::<256, Tq2_0>);
     /// The type of bitnet.cpp, in the layout of its x86 builds.
     I2S = "i2_s": I2_S, None, Some(ternary_blocks::<I2_S_BLOCK, X86Block>);
+    Q8_1 = "q8_1": Q8_1, None, None;
+    Q8K = "q8_k": Q8_K, None, None;
+    Iq1S = "iq1_s": IQ1_S, Some(24), None;
+    Iq1M = "iq1_m": IQ1_M, Some(31), None;
+    Iq2Xxs = "iq2_xxs": IQ2_XXS, Some(19), None;
+    Iq2Xs = "iq2_xs": IQ2_XS, Some(20), None;
+    Iq2S = "iq2_s": IQ2_S, Some(28), None;
+    Iq3Xxs = "iq3_xxs": IQ3_XXS, Some(23), None;
+    Iq3S = "iq3_s": IQ3_S, Some(26), None;
+    Iq4Nl = "iq4_nl": IQ4_NL, Some(25), None;
+    Iq4Xs = "iq4_xs": IQ4_XS, Some(30), None;
+    Mxfp4 = "mxfp4": MXFP4, Some(38), None;
+    Nvfp4 = "nvfp4": NVFP4, Some(39), None;
+    Q1_0 = "q1_0": Q1_0, Some(40), None;
+    Q2_0 = "q2_0": Q2_0, Some(41), None;
 }
 
 impl Quant {
-    /// All of them.
+    /// All that values can be written as.
     pub fn all() -> impl Iterator<Item = Quant> {
+        Quant::every().filter(|quant| quant.is_made())
+    }
+
+    /// All of them.
+    pub(crate) fn every() -> impl Iterator<Item = Quant> {
         TABLE.iter().map(|row| row.quant)
+    }
+
+    /// Whether values can be written as it. Blocks of other types are copied from files that have them.
+    pub fn is_made(self) -> bool {
+        !self.is_packed() || self.row().encoder.is_some()
     }
 
     fn row(self) -> &'static Row {
@@ -109,7 +135,7 @@ impl Quant {
 
     /// The type whose tensors have this element type.
     pub fn of(dtype: DType) -> Option<Quant> {
-        Quant::all().find(|q| q.dtype() == dtype)
+        Quant::every().find(|q| q.dtype() == dtype)
     }
 
     /// Elements that a row must be a multiple of.
@@ -155,30 +181,38 @@ impl FromStr for Quant {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let lower = text.to_ascii_lowercase();
-        Quant::all().find(|q| q.name() == lower).ok_or_else(|| {
-            let names: Vec<&str> = Quant::all().map(Quant::name).collect();
-            format!("`{}` is not one of {}", text.escape_debug(), names.join(", "))
-        })
+        match Quant::every().find(|q| q.name() == lower) {
+            Some(quant) if quant.is_made() => Ok(quant),
+            Some(quant) => Err(not_made(quant.name())),
+            None => {
+                let names: Vec<&str> = Quant::all().map(Quant::name).collect();
+                Err(format!("`{}` is not one of {}", text.escape_debug(), names.join(", ")))
+            }
+        }
     }
 }
 
-/// Appends the blocks of `values`, which fill whole ones. Types without blocks are not encoded here.
+/// Why a type cannot be chosen.
+fn not_made(name: &str) -> String {
+    format!("`{name}` is kept where a GGUF file has it, and cannot be made of other values")
+}
+
+/// Appends the blocks of `values`, which fill whole ones. Types without blocks, and those that are only copied, are not
+/// encoded here.
 ///
 /// Values must be finite in the ternary types; in other types a NaN or infinity spoils its block, as it does in
 /// llama.cpp.
 ///
 /// # Errors
-/// `Target` for types without blocks and for a count of values that is not a whole number of blocks.
+/// `Target` for types that are not encoded and for a count of values that is not a whole number of blocks.
 pub fn encode(quant: Quant, codes: Codes, values: &[f32], out: &mut Vec<u8>) -> Result<()> {
-    if !quant.is_packed() || !values.len().is_multiple_of(quant.block()) {
+    let encoder = quant.row().encoder.filter(|_| values.len().is_multiple_of(quant.block()));
+    let Some(encode) = encoder else {
         return Err(Error::target(format!("{} values do not fill whole blocks of {quant}", values.len())));
-    }
+    };
     let start = out.len();
     out.resize(start + values.len() / quant.block() * quant.block_bytes(), 0);
-    let place = &mut out[start..];
-    if let Some(encode) = quant.row().encoder {
-        encode(codes, values, place);
-    }
+    encode(codes, values, &mut out[start..]);
     Ok(())
 }
 
@@ -218,11 +252,15 @@ mod tests {
 
     #[test]
     fn names_and_numbers_are_distinguished() {
-        for quant in Quant::all() {
-            assert_eq!(quant.name().parse(), Ok(quant));
+        for quant in Quant::every() {
+            let parsed = if quant.is_made() { Ok(quant) } else { Err(not_made(quant.name())) };
+            assert_eq!(quant.name().parse(), parsed);
             assert_eq!(Quant::of(quant.dtype()), Some(quant));
             assert_eq!(quant.ggml().name().to_lowercase(), quant.name());
         }
+        // Whatever is decoded can be kept.
+        let decoded = (0..100).map(GgmlType).filter(|ggml| ggml.decodes());
+        decoded.for_each(|ggml| assert!(Quant::of(ggml.dtype()).is_some(), "{ggml}"));
         assert_eq!("TQ2_0".parse(), Ok(Quant::Tq2_0));
         assert!("q9".parse::<Quant>().unwrap_err().contains("tq1_0"));
         assert_eq!(Quant::I2S.dtype(), DType::Ternary(TernaryPacking::BitnetX86));

@@ -10,10 +10,11 @@ use crate::Result;
 use crate::encode::{Decoded, Rotary};
 use crate::names::{self, Style};
 use crate::plan::Elements;
+use crate::target::Target;
 use crate::ternary::Grid;
 
-/// Tensors that only describe how others are packed.
-pub(crate) fn helpers(source: &Checkpoint) -> HashSet<usize> {
+/// Tensors that only describe how others are packed, and outside of GGUF those of the activations that these multiply.
+pub(crate) fn helpers(source: &Checkpoint, target: Target) -> HashSet<usize> {
     let packed: HashSet<&str> = source
         .tensors
         .iter()
@@ -21,8 +22,9 @@ pub(crate) fn helpers(source: &Checkpoint) -> HashSet<usize> {
         .filter_map(|t| t.name.strip_suffix(".weight"))
         .collect();
     let is_helper = |t: &TensorInfo| {
-        let layer =
-            [".weight_scale", "_scale", "_shape", ".scale"].iter().find_map(|s| t.name.strip_suffix(s));
+        let suffixes = [".weight_scale", "_scale", "_shape", ".scale"].into_iter();
+        let of_activations = Some(".input_scale").filter(|_| !matches!(target, Target::Gguf(_)));
+        let layer = of_activations.into_iter().chain(suffixes).find_map(|s| t.name.strip_suffix(s));
         layer.is_some_and(|layer| packed.contains(layer)) || (t.name == "__metadata__" && !packed.is_empty())
     };
     source.tensors.iter().enumerate().filter(|(_, t)| is_helper(t)).map(|(i, _)| i).collect()
@@ -30,7 +32,7 @@ pub(crate) fn helpers(source: &Checkpoint) -> HashSet<usize> {
 
 /// Whether a separate tensor has the factor of GGML's blocks.
 pub(crate) fn has_scale_beside(tensor: &TensorInfo) -> bool {
-    matches!(tensor.dtype, DType::Ggml(_)) && tensor.scale.is_some()
+    matches!(tensor.dtype, DType::Ggml(_)) && (tensor.scale.is_some() || tensor.scales.is_some())
 }
 
 /// How a source matrix becomes ternary.

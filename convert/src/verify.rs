@@ -246,6 +246,10 @@ fn compare(
     let rule = match rule(tensor.dtype, other.dtype) {
         // Matrices made ternary were encoded again.
         Some(Rule::Identical) if blocks_of(elements) || blocks_of(theirs) => Some(Rule::Blocks),
+        // Equal blocks say the same only with equal factors.
+        Some(Rule::Identical) if tensor.scale != other.scale || tensor.scales != other.scales => {
+            Some(Rule::Blocks)
+        }
         Some(Rule::Identical) if rounds(elements) || rounds(theirs) => Some(Rule::Rounded),
         rule => rule,
     };

@@ -1,6 +1,7 @@
 //! Initial files: of every format at least one that opens, made here or a fixture.
 
 use ckpt_inspect::Format;
+use ckpt_inspect::ggml::GgmlType;
 use ckpt_kit::fixtures::{below, data, fixture, root};
 use ckpt_kit::gguf::{Gguf, kind};
 use ckpt_kit::numbers::le;
@@ -129,18 +130,24 @@ fn gguf(version: u32, big_endian: bool, tensors: &[Tensor]) -> Vec<u8> {
         name.replace("self_attn.q_proj", "attn_q").replace("mlp.down_proj", "ffn_down")
     };
     let tensors: Vec<Tensor> = tensors.iter().map(|t| Tensor { name: named(&t.name), ..t.clone() }).collect();
-    file.key("tokenizer.ggml.tokens", kind::ARRAY, tokens)
+    let file = file
+        .key("tokenizer.ggml.tokens", kind::ARRAY, tokens)
         .key("tokenizer.ggml.scores", kind::ARRAY, scores)
         .key("tokenizer.ggml.token_type", kind::ARRAY, kinds)
         .key("tokenizer.ggml.merges", kind::ARRAY, merges)
         .key("nested", kind::ARRAY, nested)
         .of(&tensors)
-        // Q8_0, Q4_K, TQ2_0 and I2_S.
-        .tensor("blk.0.q8_0", &[32, 2], 8, vec![0x11; 68])
-        .tensor("blk.0.q4_k", &[256], 12, vec![0x11; 144])
-        .tensor("blk.0.tq2_0", &[256], 35, vec![0x15; 66])
+        // I2_S, and a matrix with a factor for each of its experts.
         .tensor("blk.0.i2_s", &[128, 4], 36, vec![0x15; 160])
-        .bytes()
+        .tensor("blk.0.ffn_up_exps.weight", &[64, 2, 2], 40, vec![0x15; 144])
+        .tensor("blk.0.ffn_up_exps.scale", &[2], 0, vec![0x3e; 8]);
+    // Blocks of every type.
+    let types = (0..100).map(GgmlType).filter(|ggml| ggml.decodes());
+    let blocks = types.fold(file, |file, ggml| {
+        let bytes = vec![0x15; 512 / ggml.block_elements() * ggml.block_bytes().unwrap()];
+        file.tensor(&format!("blk.0.{}.weight", ggml.name()), &[256, 2], ggml.0, bytes)
+    });
+    blocks.bytes()
 }
 
 /// Seeds of the checkpoints' target: of every format one made here, the small fixtures, and files that are wrong.

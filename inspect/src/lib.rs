@@ -25,7 +25,7 @@ mod processor;
 pub mod scan;
 
 use bytes::storage;
-use format::{dtype, tensor, torch_legacy, torch_zip};
+use format::{dtype, tensor, torch_legacy};
 use health::{cache, verdict};
 use layout::step;
 use meaning::{checkpoint, group, open, ternary};

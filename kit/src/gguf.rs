@@ -1,6 +1,7 @@
 //! GGUF files, of either byte order, valid or wrong in a chosen way.
 
 use crate::numbers::Number;
+use crate::random::Random;
 use crate::tensor::Tensor;
 
 /// Numbers that a file gives to the types of its keys' values.
@@ -19,6 +20,19 @@ pub mod kind {
 
 /// The number of GGML's float32.
 pub const F32: u32 = 0;
+
+/// `count` blocks of `size` bytes of the type that GGML numbers `ggml`, which decode to finite numbers of moderate size:
+/// bytes that are small as exponents of f16, and as those of E4M3.
+pub fn blocks(ggml: u32, size: usize, count: usize, random: &mut Random) -> Vec<u8> {
+    const MXFP4: u32 = 39;
+    const Q8_K: u32 = 15;
+    let byte = |i: usize, random: &mut Random| match (ggml, i % size) {
+        (MXFP4, 0) => 120,
+        (Q8_K, 3) => 0x3c,
+        _ => random.below(0x30) as u8,
+    };
+    (0..size * count).map(|i| byte(i, random)).collect()
+}
 
 /// A file to be written.
 #[derive(Clone, Default)]

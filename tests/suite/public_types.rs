@@ -10,8 +10,21 @@ const CRATES: [&str; 5] = ["inspect", "convert", "infer", "train", "reports"];
 
 /// Types that do not grow: crate, type and why. A struct of one unnamed field is a name for that field, and needs no
 /// entry.
-const CLOSED: [(&str, &str, &str); 14] = [
+const CLOSED: [(&str, &str, &str); 28] = [
     ("inspect", "meaning::config::Sizes", "all sizes of a model are required, so that none is forgotten"),
+    ("inspect", "format::ggml::blocks::iq1_m::Iq1M", BLOCK),
+    ("inspect", "format::ggml::blocks::iq1_s::Iq1S", BLOCK),
+    ("inspect", "format::ggml::blocks::iq2_s::Iq2S", BLOCK),
+    ("inspect", "format::ggml::blocks::iq2_xs::Iq2Xs", BLOCK),
+    ("inspect", "format::ggml::blocks::iq2_xxs::Iq2Xxs", BLOCK),
+    ("inspect", "format::ggml::blocks::iq3_s::Iq3S", BLOCK),
+    ("inspect", "format::ggml::blocks::iq3_xxs::Iq3Xxs", BLOCK),
+    ("inspect", "format::ggml::blocks::iq4_nl::Iq4Nl", BLOCK),
+    ("inspect", "format::ggml::blocks::iq4_xs::Iq4Xs", BLOCK),
+    ("inspect", "format::ggml::blocks::mxfp4::Mxfp4", BLOCK),
+    ("inspect", "format::ggml::blocks::nvfp4::Nvfp4", BLOCK),
+    ("inspect", "format::ggml::blocks::q1_0::Q1_0", BLOCK),
+    ("inspect", "format::ggml::blocks::q2_0::Q2_0", BLOCK),
     ("inspect", "format::ggml::blocks::q2_k::Q2K", BLOCK),
     ("inspect", "format::ggml::blocks::q3_k::Q3K", BLOCK),
     ("inspect", "format::ggml::blocks::q4_0::Q4_0", BLOCK),
@@ -22,6 +35,7 @@ const CLOSED: [(&str, &str, &str); 14] = [
     ("inspect", "format::ggml::blocks::q5_k::Q5K", BLOCK),
     ("inspect", "format::ggml::blocks::q6_k::Q6K", BLOCK),
     ("inspect", "format::ggml::blocks::q8_0::Q8_0", BLOCK),
+    ("inspect", "format::ggml::blocks::q8_1::Q8_1", BLOCK),
     ("inspect", "format::ggml::blocks::q8_k::Q8K", BLOCK),
     ("inspect", "format::ggml::blocks::tq1_0::Tq1_0", BLOCK),
     ("inspect", "format::ggml::blocks::tq2_0::Tq2_0", BLOCK),

@@ -8,8 +8,9 @@ use ckpt_convert::{Control, Gguf, Options, Plan, Target, write};
 use ckpt_infer::{Assumption, LoadOptions, Model, Pool, Settings, logits_file};
 use ckpt_inspect::DType;
 use ckpt_inspect::ggml::GgmlType;
-use ckpt_inspect::gguf::{Keys, Layout, OutputEntry};
+use ckpt_inspect::gguf::{Header, Keys, Layout, OutputEntry};
 use ckpt_kit::fixtures::data;
+use ckpt_kit::gguf::blocks;
 use ckpt_kit::random::Random;
 use ckpt_kit::safetensors::SafeTensors;
 use ckpt_kit::student::Student;
@@ -107,6 +108,56 @@ fn every_format_computes_the_same() {
     convert(&source, &Options::new(Target::I2sSafeTensors), &path);
     let lost = model(&path, Settings::default(), &pool);
     assert!(lost.assumed().contains(&Assumption::UnitScales), "{:?}", lost.assumed());
+}
+
+/// GGUF files with blocks of every type run as their values do, written as f32.
+#[test]
+fn blocks_of_every_type_run() {
+    let pool = Pool::new(2);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("float.safetensors");
+    let config =
+        r#"{"model": {"hidden_dim": 256, "head_dim": 64, "max_seq_len": 128, "use_bitlinear": false}}"#;
+    SafeTensors::of(&weights()).metadata(serde_json::json!({"config": config})).write(&path);
+    let plain = folder.path().join("plain.gguf");
+    convert(&path, &gguf(Quant::F32, |_| ()), &plain);
+    let bytes = std::fs::read(&plain).unwrap();
+    let header = Header::parse(&bytes).unwrap();
+    let mut keys = Keys::default();
+    header.keys.iter().for_each(|(key, value)| keys.copy(key, value));
+    let mut types = (0..100).map(GgmlType).filter(|ggml| ggml.decodes() && !ggml.is_ternary()).cycle();
+    let mut used = std::collections::BTreeSet::new();
+    let mut random = Random::new(6);
+    let mut tensors = Vec::new();
+    for tensor in &header.tensors {
+        let own = bytes[tensor.offset as usize..][..tensor.bytes as usize].to_vec();
+        let is_matrix = tensor.shape.len() == 2;
+        let ggml = if is_matrix { types.next().unwrap() } else { tensor.ggml };
+        used.insert(ggml.name());
+        let data = match is_matrix {
+            true => {
+                let size = ggml.block_bytes().unwrap();
+                blocks(ggml.0, size, ggml.bytes_for(&tensor.shape).unwrap() as usize / size, &mut random)
+            }
+            false => own,
+        };
+        tensors.push((OutputEntry::new(&*tensor.name, ggml, tensor.shape.clone()), data));
+    }
+    assert!(used.len() > 14, "{used:?}");
+    let entries: Vec<OutputEntry> = tensors.iter().map(|(entry, _)| entry.clone()).collect();
+    let layout = Layout::new(&keys, &entries).unwrap();
+    let mut file = layout.header.clone();
+    file.resize(layout.len as usize, 0);
+    for ((_, data), offset) in tensors.iter().zip(&layout.offsets) {
+        file[*offset as usize..][..data.len()].copy_from_slice(data);
+    }
+    let mixed = folder.path().join("mixed.gguf");
+    std::fs::write(&mixed, file).unwrap();
+    let floats = folder.path().join("floats.safetensors");
+    convert(&mixed, &Options::new(Target::SafeTensors), &floats);
+    let [ran, wanted] = [&mixed, &floats].map(|path| logits(&model(path, Settings::default(), &pool), &pool));
+    assert!(ran.iter().all(|x| x.is_finite()) && ran.iter().any(|x| *x != 0.0));
+    assert_eq!(ran, wanted);
 }
 
 /// The original exporter of bitnet-student wrote sizes in PyTorch's order and everything as F16, norms too, without a

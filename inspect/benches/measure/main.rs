@@ -1,10 +1,11 @@
 //! Listing and measuring a checkpoint of 100 M parameters in f32, against PyTorch doing the same and against what
 //! the machine can do at all: a sum over the same mapped bytes. `docs/benchmarks.md` tells how to run it and what
-//! the figures mean.
+//! the figures mean. And GGML's blocks, against the gguf package and numpy.
 //!
 //! Everything that is compared takes turns, and ratios are medians over the turns: a machine that is busy with
 //! something else slows neighbours in time alike.
 
+mod blocks;
 mod checkpoint;
 
 use std::env;
@@ -40,11 +41,20 @@ fn main() -> Result<()> {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     let python = env::var("CKPT_BENCH_PYTHON").unwrap_or_else(|_| "python3".into());
     let folder = tempfile::tempdir()?;
+    if env::args().any(|arg| arg == "blocks") {
+        return blocks::measure(folder.path(), &python);
+    }
     let path = folder.path().join("student-125m.pt");
     let parameters = checkpoint::write(&path)?;
     let mib = std::fs::metadata(&path)?.len() >> 20;
     println!("{:.1} M parameters in f32, {mib} MiB, {threads} threads", parameters as f64 / 1e6);
-    let mut pytorch = match PyTorch::start(&python, &path, threads) {
+    let mut command = Command::new(&python);
+    command.arg(script("pytorch.py")).arg("measure").arg(&path).arg(threads.to_string());
+    let started = Peer::start(&mut command).and_then(|mut pytorch| {
+        pytorch.seconds("plain")?;
+        Ok(pytorch)
+    });
+    let mut pytorch = match started {
         Ok(pytorch) => {
             println!("PyTorch {}", pytorch.version);
             Some(pytorch)
@@ -57,7 +67,9 @@ fn main() -> Result<()> {
     println!();
     list(&path, pytorch.is_some().then_some(&python))?;
     println!();
-    measure(&path, &mut pytorch)
+    measure(&path, &mut pytorch)?;
+    println!();
+    blocks::measure(folder.path(), &python)
 }
 
 /// Whole processes that name every tensor with its shape and dtype.
@@ -68,7 +80,7 @@ fn list(path: &Path, python: Option<&String>) -> Result<()> {
     for _ in 0..LISTINGS {
         ours.push(process(Command::new(&binary).args(["inspect", "--no-stats", "--all"]).arg(path))?);
         if let Some(python) = python {
-            theirs.push(process(Command::new(python).arg(script()).arg("list").arg(path))?);
+            theirs.push(process(Command::new(python).arg(script("pytorch.py")).arg("list").arg(path))?);
         }
     }
     println!("{:<44}{:>12}{:>16}", "listing, whole process", "median", "PyTorch / ckpt");
@@ -82,7 +94,7 @@ fn list(path: &Path, python: Option<&String>) -> Result<()> {
 }
 
 /// Measuring in one process, pages in memory.
-fn measure(path: &Path, pytorch: &mut Option<PyTorch>) -> Result<()> {
+fn measure(path: &Path, pytorch: &mut Option<Peer>) -> Result<()> {
     let checkpoint = ckpt_inspect::open(path)?;
     let bytes: u64 = checkpoint.tensors.iter().filter_map(|t| t.byte_len()).sum();
     let with = Options::default();
@@ -99,8 +111,8 @@ fn measure(path: &Path, pytorch: &mut Option<PyTorch>) -> Result<()> {
         let enough = theirs.iter().chain(&theirs_tuned).sum::<f64>() > PYTORCH_ENOUGH;
         let its_turn = turn.is_multiple_of(PYTORCH_EVERY) && !enough;
         if let Some(pytorch) = pytorch.as_mut().filter(|_| its_turn) {
-            theirs_tuned.push(pytorch.measure("tuned")?);
-            theirs.push(pytorch.measure("plain")?);
+            theirs_tuned.push(pytorch.seconds("tuned")?);
+            theirs.push(pytorch.seconds("plain")?);
             full_beside.extend(full.last());
         }
     }
@@ -183,37 +195,30 @@ fn agree(record: &CheckpointRecord, theirs: &serde_json::Value) -> Result<()> {
     Ok(())
 }
 
-/// A Python that has loaded the file and measures it at a word.
-struct PyTorch {
+/// A Python that has loaded a file and measures it, or a part of it, at a word.
+struct Peer {
     child: Child,
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
     version: String,
 }
 
-impl PyTorch {
-    fn start(python: &str, path: &Path, threads: usize) -> Result<PyTorch> {
-        let mut child = Command::new(python)
-            .arg(script())
-            .arg("measure")
-            .arg(path)
-            .arg(threads.to_string())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|e| format!("{python}: {e}"))?;
+impl Peer {
+    /// Starts `command`, which prints its library's version first.
+    fn start(command: &mut Command) -> Result<Peer> {
+        let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = piped.spawn().map_err(|e| format!("{command:?}: {e}"))?;
         let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
             return Err("its pipes are gone".into());
         };
-        let mut pytorch = PyTorch { child, stdin, stdout: BufReader::new(stdout), version: String::new() };
-        pytorch.version = pytorch.line()?;
-        pytorch.measure("plain")?;
-        Ok(pytorch)
+        let mut peer = Peer { child, stdin, stdout: BufReader::new(stdout), version: String::new() };
+        peer.version = peer.line()?;
+        Ok(peer)
     }
 
-    fn measure(&mut self, how: &str) -> Result<f64> {
-        writeln!(self.stdin, "{how}")?;
+    /// What it says that `word` took.
+    fn seconds(&mut self, word: &str) -> Result<f64> {
+        writeln!(self.stdin, "{word}")?;
         Ok(self.line()?.parse()?)
     }
 
@@ -239,8 +244,8 @@ impl PyTorch {
     }
 }
 
-fn script() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/measure/pytorch.py")
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/measure").join(name)
 }
 
 /// The release binary, built if it is not.

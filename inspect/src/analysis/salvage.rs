@@ -134,8 +134,10 @@ pub fn salvage(path: &Path, options: &OpenOptions) -> Result<Salvage> {
                 salvage.losses.push(Loss { position, ..loss });
             }
             _ => {
-                let vouched = |s: &Storage| s.run().crc32.is_some();
-                if has_data && !salvage.checkpoint.listing_damaged && tensor.storages().all(vouched) {
+                if has_data
+                    && !salvage.checkpoint.listing_damaged
+                    && tensor.storages().all(Storage::is_vouched_for)
+                {
                     salvage.verified += 1;
                 } else if has_data {
                     salvage.unverified.push(tensor.name.clone());

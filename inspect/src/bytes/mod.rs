@@ -419,6 +419,13 @@ impl Source {
         Arc::new(Source { path: path.to_path_buf(), stamp, data: Box::new(data) })
     }
 
+    /// The `len` bytes of `whole` from `start`, as a file within the file; `None` unless all are there.
+    pub fn section(whole: &Arc<Self>, start: u64, len: u64) -> Option<Arc<Self>> {
+        Section::part(&*whole.data, start, len)?;
+        let data = Box::new(Within { whole: whole.clone(), start, len });
+        Some(Arc::new(Source { path: whole.path.clone(), stamp: whole.stamp.clone(), data }))
+    }
+
     pub fn len(&self) -> u64 {
         self.data.len()
     }
@@ -463,6 +470,34 @@ impl Source {
             Cow::Borrowed(bytes) => Ok(bytes),
             Cow::Owned(_) => unreachable!("a source that lent its bytes does so again"),
         }
+    }
+}
+
+/// A [`Section`] of a file that shares it.
+#[derive(Debug)]
+struct Within {
+    whole: Arc<Source>,
+    start: u64,
+    len: u64,
+}
+
+impl ByteSource for Within {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn bytes(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        let Within { start, len, .. } = *self;
+        let (from, to) = (range.start.min(len), range.end.min(len));
+        if (from, to) != (range.start, range.end) || from > to {
+            let what = format!("bytes up to {} are needed, and there are only {len}", range.end);
+            return Err(Error::damaged(what).because(DamageKind::CutShort).at(start));
+        }
+        self.whole.data.bytes(start + from..start + to)
+    }
+
+    fn is_resident(&self) -> bool {
+        self.whole.data.is_resident()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Storages: runs of bytes, in files or in memory, that tensors are views of.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::io::Read;
@@ -26,6 +27,10 @@ pub(crate) struct Run {
     pub crc32: Option<u32>,
     /// Above 1 when the words of its tensors are big-endian.
     pub swap: usize,
+    /// Where each of several ranges begins in it.
+    starts: Vec<u64>,
+    /// The storages with checksums that it was pieced together from.
+    parts: Vec<Storage>,
 }
 
 /// A range of a file.
@@ -84,7 +89,22 @@ impl fmt::Debug for Storage {
 
 impl Storage {
     pub(crate) fn new(place: Place, len: u64, crc32: Option<u32>, swap: usize) -> Self {
-        Storage(Arc::new(Run { place, len, crc32, swap }))
+        Self::with_parts(place, len, crc32, swap, Vec::new())
+    }
+
+    fn with_parts(place: Place, len: u64, crc32: Option<u32>, swap: usize, parts: Vec<Storage>) -> Self {
+        let starts = match &place {
+            Place::Segments(segments) if segments.len() > 1 => segments
+                .iter()
+                .scan(0u64, |next, segment| {
+                    let start = *next;
+                    *next = start.saturating_add(segment.len);
+                    Some(start)
+                })
+                .collect(),
+            _ => Vec::new(),
+        };
+        Storage(Arc::new(Run { place, len, crc32, swap, starts, parts }))
     }
 
     /// `len` bytes of `source` from `offset`.
@@ -110,6 +130,7 @@ impl Storage {
     /// within a pickle, filled up), and for different byte orders.
     pub fn pieced<'a>(parts: impl IntoIterator<Item = (&'a Storage, Range<u64>)>) -> Result<Self> {
         let (mut segments, mut len, mut swap) = (Vec::new(), 0u64, None);
+        let (mut checked, mut seen) = (Vec::new(), HashSet::new());
         for (storage, range) in parts {
             let run = storage.run();
             if range.start > range.end || range.end > run.len {
@@ -124,6 +145,9 @@ impl Storage {
             if *swap.get_or_insert(run.swap) != run.swap {
                 return Err(Error::unsupported("parts of different byte orders"));
             }
+            if run.crc32.is_some() && seen.insert(storage) {
+                checked.push(storage.clone());
+            }
             let mut start = 0u64;
             for piece in pieces {
                 let end = start.saturating_add(piece.len);
@@ -136,7 +160,7 @@ impl Storage {
             }
             len = len.saturating_add(range.end - range.start);
         }
-        Ok(Self::new(Place::Segments(segments), len, None, swap.unwrap_or(1)))
+        Ok(Self::with_parts(Place::Segments(segments), len, None, swap.unwrap_or(1), checked))
     }
 
     /// The file that its bytes begin in.
@@ -183,6 +207,24 @@ impl Storage {
         Ok(hasher.finalize())
     }
 
+    /// Whether its bytes, or those that it was pieced together from, have a checksum.
+    pub(crate) fn is_vouched_for(&self) -> bool {
+        self.0.crc32.is_some() || !self.0.parts.is_empty()
+    }
+
+    /// What differs from a checksum, if something does.
+    pub(crate) fn contradicted(&self) -> Option<Damage> {
+        let Some(expected) = self.0.crc32 else { return self.0.parts.iter().find_map(Self::contradicted) };
+        match self.checksum() {
+            Ok(found) if found == expected => None,
+            Ok(found) => Some(Damage::new(
+                DamageKind::ChecksumMismatch,
+                format!("checksum mismatch: CRC-32 is {found:08x}, the file records {expected:08x}"),
+            )),
+            Err(error) => Some(error.into()),
+        }
+    }
+
     /// A range of the decoded bytes as they are in the file.
     pub(crate) fn range(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>> {
         let beyond = || {
@@ -190,12 +232,17 @@ impl Storage {
                 .because(DamageKind::CutShort)
         };
         match &self.0.place {
-            Place::Segments(segments) => gathered(segments, range).map_err(|error| match segments.first() {
-                Some(first) if error.kind == crate::ErrorKind::Damaged => {
-                    beyond().at(first.offset).in_file(&first.source.path)
-                }
-                _ => error,
-            }),
+            Place::Segments(segments) => {
+                let first = self.0.starts.partition_point(|&start| start <= range.start).saturating_sub(1);
+                let start = self.0.starts.get(first).copied().unwrap_or(0);
+                let rest = segments.get(first..).unwrap_or(&[]);
+                gathered(rest, start, range).map_err(|error| match rest.first() {
+                    Some(first) if error.kind == crate::ErrorKind::Damaged => {
+                        beyond().at(first.offset).in_file(&first.source.path)
+                    }
+                    _ => error,
+                })
+            }
             Place::Deflated(Segment { source, offset, len: compressed }) => {
                 if self.0.len > FREE_INFLATION && self.0.len / MAX_INFLATION > *compressed {
                     return Err(Error::unsupported(format!(
@@ -223,7 +270,7 @@ impl Storage {
             Place::Filled { kept, pattern } => {
                 let kept = match kept {
                     Some(segment) => {
-                        gathered(std::slice::from_ref(segment), 0..segment.len).map_err(|_| {
+                        gathered(std::slice::from_ref(segment), 0, 0..segment.len).map_err(|_| {
                             Error::damaged("its stored part lies beyond the end of the file")
                                 .because(DamageKind::CutShort)
                         })?
@@ -260,13 +307,11 @@ fn cut_out(mut bytes: Vec<u8>, range: Range<u64>) -> Result<Cow<'static, [u8]>> 
     Ok(Cow::Owned(bytes))
 }
 
-/// The bytes of `range` in `segments`, counted one after another.
-fn gathered(segments: &[Segment], range: Range<u64>) -> Result<Cow<'_, [u8]>> {
+/// The bytes of `range` in `segments`, of which the first begins at `start` and the others follow.
+fn gathered(segments: &[Segment], mut start: u64, range: Range<u64>) -> Result<Cow<'_, [u8]>> {
     let beyond = || Error::damaged("its pieces end before it does").because(DamageKind::CutShort);
     let len = range.end.checked_sub(range.start).ok_or_else(beyond)?;
     let mut copied: Vec<u8> = Vec::new();
-    // The position of the segment in the whole.
-    let mut start = 0u64;
     for segment in segments {
         let end = start.checked_add(segment.len).ok_or_else(beyond)?;
         let (from, to) = (range.start.clamp(start, end), range.end.clamp(start, end));
@@ -277,6 +322,9 @@ fn gathered(segments: &[Segment], range: Range<u64>) -> Result<Cow<'_, [u8]>> {
                 return Ok(bytes);
             }
             copied.extend_from_slice(&bytes);
+            if copied.len() as u64 == len {
+                break;
+            }
         }
         start = end;
     }

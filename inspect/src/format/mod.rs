@@ -170,6 +170,8 @@ pub enum Format {
     SafeTensors,
     Npy,
     Npz,
+    /// A folder of `torch.distributed.checkpoint`.
+    TorchDistributed,
     Gguf {
         version: u32,
         big_endian: bool,
@@ -179,10 +181,11 @@ pub enum Format {
 macro_rules! named {
     ($($format:ident: $word:literal;)*) => {
         impl Format {
-            /// Every format that is read, including both versions of GGUF in both byte orders.
+            /// Every format of single files, including both versions of GGUF in both byte orders.
             pub fn all() -> impl Iterator<Item = Format> {
                 let orders = |version| [false, true].map(|big_endian| Format::Gguf { version, big_endian });
-                [$(Format::$format),*].into_iter().chain([2, 3].into_iter().flat_map(orders))
+                let files = [$(Format::$format),*].into_iter().filter(|format| *format != Format::TorchDistributed);
+                files.chain([2, 3].into_iter().flat_map(orders))
             }
 
             /// A stable lower-case name.
@@ -230,6 +233,7 @@ named! {
     SafeTensors: "safetensors";
     Npy: "npy";
     Npz: "npz";
+    TorchDistributed: "pytorch-distributed";
 }
 
 impl fmt::Display for Format {

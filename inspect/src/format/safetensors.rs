@@ -9,9 +9,9 @@ use std::sync::Arc;
 use safetensors::tensor::{Dtype, TensorInfo as Entry};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
-use crate::bytes::{Source, slice};
+use crate::bytes::{ByteSource, Source, slice};
 use crate::error::bytes_that;
-use crate::format::{Container, Contents, Extension, Family, Format};
+use crate::format::{Container, Contents, Extension, Family, Format, HEAD};
 use crate::metadata::{HashableValue, Value};
 use crate::storage::Storage;
 use crate::tensor::TensorInfo;
@@ -32,6 +32,17 @@ fn recognises(bytes: &[u8]) -> bool {
     let Some(length) = slice(bytes, 0, 8) else { return false };
     let length = u64::from_le_bytes(length.try_into().expect("eight bytes"));
     (2..=MAX_HEADER).contains(&length) && bytes[8..].trim_ascii_start().first() == Some(&b'{')
+}
+
+/// The bytes of the SafeTensors file that begins at `at`, if one does: its header, and what that announces.
+pub(crate) fn extent(source: &dyn ByteSource, at: u64) -> Option<u64> {
+    let head = source.window(at, HEAD).ok().filter(|head| recognises(head))?;
+    let length = u64::from_le_bytes(slice(&head, 0, 8)?.try_into().ok()?);
+    let header = source.part(at.checked_add(8)?, length).ok()??.into_owned();
+    let Entries(header) = serde_json::from_slice(&header).ok()?;
+    let end = |entry: &serde_json::Value| entry.get("data_offsets")?.get(1)?.as_u64();
+    let data = header.iter().filter_map(|(_, entry)| end(entry)).max().unwrap_or(0);
+    length.checked_add(8)?.checked_add(data)
 }
 
 pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 use ndarray::{ArrayViewD, CowArray, IxDyn, ShapeBuilder};
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,8 @@ pub struct TensorInfo {
     /// For ternary packings with one scale: what the codes -1, 0, +1 are multiplied by. For GGML's blocks: what their
     /// elements are additionally multiplied by, if a tensor next to them says so.
     pub scale: Option<f32>,
+    /// The same for GGML's blocks of several matrices, along the first dimension, of which each has its own factor.
+    pub scales: Option<Arc<[f32]>>,
     /// How a quantized integer becomes a real number.
     pub quantizer: Option<Quantizer>,
     /// Coordinates and values of a sparse tensor.
@@ -161,6 +164,7 @@ impl TensorInfo {
             group: Group::Other,
             requires_grad: false,
             scale: None,
+            scales: None,
             quantizer: None,
             sparse: None,
             damage: None,

@@ -25,10 +25,6 @@ pub(crate) const CONTAINER: Container = Container {
     read,
 };
 
-/// How to convert a distributed checkpoint to one that can be read.
-pub(crate) const DCP_HINT: &str =
-    "convert its folder: python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER OUT.pt";
-
 /// Whether `bytes` are an archive of PyTorch although they do not begin like one: something was put before it, or its
 /// beginning was overwritten.
 fn recognises_later(source: &dyn ByteSource) -> Result<bool> {
@@ -39,12 +35,12 @@ fn recognises(bytes: &[u8]) -> bool {
     bytes.starts_with(LOCAL_HEADER) || bytes.starts_with(END)
 }
 
-fn read(source: &Arc<Source>) -> Result<Contents> {
+pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
     let bytes = source.data();
     let (entries, damage) = match central_directory(bytes)? {
         Directory::Of(central) => (central.entries, None),
         Directory::Several => {
-            return Err(Error::unsupported("contains several zip archives one after another, as the parts of a distributed checkpoint (.distcp) do").hint(DCP_HINT));
+            return Err(Error::unsupported("contains several zip archives one after another, as the parts of a distributed checkpoint (.distcp) do").hint("give its folder, with the .metadata that says what they hold"));
         }
         Directory::Lost(reason) => {
             let entries = zip::salvage(bytes)?;

@@ -12,7 +12,7 @@ use crate::staged::{self, is_temporary};
 use crate::{Checkpoint, CheckpointRecord};
 
 /// Raised whenever a measurement changes its meaning; a new one in the table is noticed by its key.
-const SCHEMA: u32 = 6;
+const SCHEMA: u32 = 7;
 
 /// Records stored in a folder, one file each.
 #[derive(Clone, Debug)]

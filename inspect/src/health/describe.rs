@@ -164,7 +164,9 @@ fn first_alike(checkpoint: &Checkpoint) -> Vec<usize> {
         let plain = tensor.quantizer.is_none() && tensor.sparse.is_none() && tensor.damage.is_none();
         let Some(storage) = tensor.storage.as_ref().filter(|_| plain) else { return i };
         let region = (storage.clone(), tensor.byte_offset, tensor.shape.clone(), tensor.strides.clone());
-        let reading = (tensor.dtype, tensor.scale.map(f32::to_bits), checkpoint.model.is_ternary(tensor));
+        let bits = |scales: &[f32]| scales.iter().map(|scale| scale.to_bits()).collect::<Vec<_>>();
+        let scales = (tensor.scale.map(f32::to_bits), tensor.scales.as_deref().map(bits));
+        let reading = (tensor.dtype, scales, checkpoint.model.is_ternary(tensor));
         *known.entry((region, reading)).or_insert(i)
     };
     checkpoint.tensors.iter().enumerate().map(place).collect()
@@ -275,6 +277,7 @@ impl Checkpoint {
             measured.ternary = measure(&elements.unscaled(), &plan).ternary;
         }
         let Measured { stats, ternary, .. } = &mut measured;
+        stats.nan_scales = elements.nan_scales();
         if let (Some(ternary), DType::Ternary(_)) = (&mut *ternary, tensor.dtype) {
             ternary.scale = tensor.scale.map(f64::from);
         }

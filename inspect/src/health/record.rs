@@ -209,12 +209,19 @@ pub struct Stats {
     pub nan: u64,
     /// Infinite elements.
     pub inf: u64,
+    /// Blocks with a scale that is NaN by the standard of its type, whatever GGML's decoder takes it for.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub nan_scales: u64,
     /// The measures of [`MEASURES`](crate::health::measures::MEASURES) without a field here, each under its key.
     #[serde(flatten)]
     pub computed: Computed,
     /// Log-magnitude histogram; `None` when it was not asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub histogram: Option<Histogram>,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// Counts of nonzero finite elements by magnitude: bin `i` holds 2^(first+i) <= |w| < 2^(first+i+1).

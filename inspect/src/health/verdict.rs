@@ -331,6 +331,11 @@ pub enum Finding {
     },
     /// A scale is NaN.
     NanScale,
+    /// Some of its blocks have a scale that is NaN by the standard of its type, and a number for GGML's decoder.
+    NanScales {
+        /// How many.
+        blocks: u64,
+    },
     /// The format's own library refuses the file.
     Refused {
         /// What class of remark it is.
@@ -378,6 +383,8 @@ impl fmt::Display for Finding {
             Finding::Damaged { what, .. } | Finding::Contradiction { what, .. } => f.write_str(what),
             Finding::Refused { what, .. } => write!(f, "{what}: the format's own library refuses the file"),
             Finding::NanScale => f.write_str("a scale of 255, which is NaN"),
+            Finding::NanScales { blocks: 1 } => f.write_str("the scale of one of its blocks is NaN"),
+            Finding::NanScales { blocks } => write!(f, "the scales of {blocks} of its blocks are NaN"),
             Finding::NotFinite { nan, inf: 0, count } => write!(f, "{nan} of {} NaN", plural(*count)),
             Finding::NotFinite { nan: 0, inf, count } => write!(f, "{inf} of {} infinite", plural(*count)),
             Finding::NotFinite { nan, inf, count } => {

@@ -3,13 +3,14 @@
 //! A new one is a file and a line in [`LAYOUTS`].
 
 pub(crate) mod companion;
-mod distributed;
 mod folder;
 mod gguf_split;
 mod join;
 mod sharded;
 mod single;
 pub(crate) mod step;
+mod tiles;
+mod torch_dcp;
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::Read;
@@ -70,7 +71,7 @@ pub(crate) struct Lacks {
 
 /// Every layout, in the order in which they are tried. The last one takes any path.
 static LAYOUTS: [Layout; 5] =
-    [distributed::LAYOUT, folder::LAYOUT, gguf_split::LAYOUT, sharded::LAYOUT, single::LAYOUT];
+    [torch_dcp::LAYOUT, folder::LAYOUT, gguf_split::LAYOUT, sharded::LAYOUT, single::LAYOUT];
 
 /// An index or trainer_state.json, which are read for single keys, may be this large.
 const MAX_INDEX: u64 = 256 << 20;

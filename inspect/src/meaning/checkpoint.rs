@@ -13,7 +13,7 @@ use crate::meaning::{Model, names};
 use crate::metadata::{Value, lookup};
 use crate::storage::Storage;
 use crate::tensor::{Element, TensorInfo};
-use crate::{DType, Damage, DamageKind, Error, ErrorKind, Group, Notice, Result, gguf};
+use crate::{DType, Damage, Error, ErrorKind, Group, Notice, Result, gguf};
 
 /// A checkpoint: one file, or a sharded set opened as one.
 #[derive(Debug)]
@@ -172,15 +172,7 @@ impl Checkpoint {
         let bad: HashMap<Storage, Damage> = storages
             .into_par_iter()
             .filter_map(|storage| {
-                let expected = storage.run().crc32?;
-                let damage = match storage.checksum() {
-                    Ok(found) if found == expected => return None,
-                    Ok(found) => Damage::new(
-                        DamageKind::ChecksumMismatch,
-                        format!("checksum mismatch: CRC-32 is {found:08x}, the file records {expected:08x}"),
-                    ),
-                    Err(error) => error.into(),
-                };
+                let damage = storage.contradicted()?;
                 Some((storage.clone(), damage))
             })
             .collect();

@@ -119,11 +119,16 @@ fn small_integers(checkpoint: &Checkpoint, at: usize) -> Option<Vec<usize>> {
 
 /// The number that a tensor of one element of the types of scales holds.
 fn one_number(checkpoint: &Checkpoint, at: usize) -> Option<f32> {
-    let tensor = checkpoint.tensors.get(at).filter(|t| t.numel() == 1)?;
+    numbers(checkpoint, at, 1)?.first().copied()
+}
+
+/// The numbers that a tensor of `count` elements of the types of scales holds.
+fn numbers(checkpoint: &Checkpoint, at: usize, count: usize) -> Option<Vec<f32>> {
+    let tensor = checkpoint.tensors.get(at).filter(|t| t.numel() == count as u64)?;
     if !matches!(tensor.dtype, DType::F32 | DType::F16 | DType::BF16) {
         return None;
     }
-    checkpoint.values(tensor).ok()?.first().copied()
+    checkpoint.values(tensor).ok()
 }
 
 /// Decides which layout the I2_S tensors of a GGUF checkpoint have: the one given, else ARM's where rows do not fill
@@ -157,26 +162,38 @@ pub(crate) fn settle_i2s(checkpoint: &mut Checkpoint, given: Option<I2sLayout>) 
     tensors.iter_mut().for_each(|t| t.dtype = DType::Ternary(layout.packing()));
 }
 
+/// Experts whose matrices have a scale each, at most.
+const MOST_EXPERTS: usize = 1024;
+
 /// Gives the block-quantized matrices of a GGUF checkpoint the scale that is stored next to them: llama.cpp multiplies
-/// the output of `L.weight` by the one number in `L.scale`.
+/// the output of `L.weight` by the one number in `L.scale`, or where it holds the matrices of several experts, that of each
+/// by its number. `L.input_scale` is of activations.
 pub(crate) fn apply_scales(checkpoint: &mut Checkpoint) {
     if !matches!(checkpoint.format, Format::Gguf { .. }) {
         return;
     }
-    let index: HashMap<String, usize> = checkpoint
-        .tensors
-        .iter()
-        .enumerate()
-        .filter_map(|(i, t)| Some((t.name.strip_suffix(".scale")?.to_string(), i)))
-        .collect();
+    let named = |suffix: &str| -> HashMap<String, usize> {
+        let tensors = checkpoint.tensors.iter().enumerate();
+        tensors.filter_map(|(i, t)| Some((t.name.strip_suffix(suffix)?.to_string(), i))).collect()
+    };
+    let (scales, input_scales) = (named(".scale"), named(".input_scale"));
     for i in 0..checkpoint.tensors.len() {
         let tensor = &checkpoint.tensors[i];
         let blocks = matches!(tensor.dtype, DType::Ggml(_));
-        let at = tensor.name.strip_suffix(".weight").and_then(|layer| index.get(layer)).copied();
-        let Some(at) = at.filter(|_| blocks) else { continue };
-        if let Some(scale) = one_number(checkpoint, at) {
-            checkpoint.tensors[i].scale = Some(scale);
+        let Some(layer) = tensor.name.strip_suffix(".weight").filter(|_| blocks) else { continue };
+        let (at, of_activations) = (scales.get(layer).copied(), input_scales.get(layer).copied());
+        let experts = tensor.shape.first().filter(|&&n| tensor.shape.len() > 2 && n <= MOST_EXPERTS).copied();
+        if let Some(at) = of_activations {
             checkpoint.tensors[at].group = Group::Other;
         }
+        let Some(at) = at else { continue };
+        if let Some(scale) = one_number(checkpoint, at) {
+            checkpoint.tensors[i].scale = Some(scale);
+        } else if let Some(scales) = experts.and_then(|count| numbers(checkpoint, at, count)) {
+            checkpoint.tensors[i].scales = Some(scales.into());
+        } else {
+            continue;
+        }
+        checkpoint.tensors[at].group = Group::Other;
     }
 }

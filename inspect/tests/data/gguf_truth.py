@@ -1,6 +1,6 @@
 """Writes the GGUF fixtures and what the gguf package reads from them.
 
-every_type.gguf      every tensor type whose values are read, some that are only named, and every type of value
+every_type.gguf      every tensor type that the gguf package dequantizes, and every type of value
 every_type.f32       the values gguf.quants gives to the tensors whose names begin with "v.", in file order
 big_endian.gguf      the types that gguf's own byte-order conversion handles, converted
 gguf_truth.json      names, types, shapes, places and keys of both, as gguf.GGUFReader tells them
@@ -25,7 +25,8 @@ rng = np.random.default_rng(20)
 # Where a block keeps its f16 scales, so that random blocks have finite ones.
 HALVES = {
     T.Q4_0: [0], T.Q4_1: [0, 2], T.Q5_0: [0], T.Q5_1: [0, 2], T.Q8_0: [0], T.Q2_K: [80, 82], T.Q3_K: [108],
-    T.Q4_K: [0, 2], T.Q5_K: [0, 2], T.Q6_K: [208], T.IQ4_NL: [0],
+    T.Q4_K: [0, 2], T.Q5_K: [0, 2], T.Q6_K: [208], T.IQ4_NL: [0], T.IQ1_S: [0], T.IQ2_XXS: [0], T.IQ2_XS: [0],
+    T.IQ2_S: [0], T.IQ3_XXS: [0], T.IQ3_S: [0], T.IQ4_XS: [0],
 }
 PLAIN = {
     T.F32: np.float32, T.F16: np.float16, T.F64: np.float64, T.I8: np.int8, T.I16: np.int16, T.I32: np.int32,
@@ -33,6 +34,12 @@ PLAIN = {
 }
 QUANTIZED = [
     T.Q4_0, T.Q4_1, T.Q5_0, T.Q5_1, T.Q8_0, T.Q2_K, T.Q3_K, T.Q4_K, T.Q5_K, T.Q6_K, T.Q8_K, T.TQ1_0, T.TQ2_0, T.BF16,
+]
+# Types without an f16 scale, or with one in parts: random bytes are restricted so that it is finite.
+BYTES = {T.MXFP4: (range(1), 110, 130), T.IQ1_M: (range(49, 56, 2), 0, 0x30)}
+# Not NVFP4, which gguf-rs does not know.
+NEWER = [
+    T.IQ4_NL, T.MXFP4, T.IQ1_S, T.IQ1_M, T.IQ2_XXS, T.IQ2_XS, T.IQ2_S, T.IQ3_XXS, T.IQ3_S, T.IQ4_XS,
 ]
 CONVERTIBLE = [T.F32, T.F16, T.BF16, T.Q4_0, T.Q8_0, T.Q4_K, T.Q6_K, T.MXFP4]
 
@@ -47,6 +54,9 @@ def random_blocks(kind, rows):
     for at in HALVES.get(kind, []):
         scale = (rng.standard_normal(len(blocks)) * 0.01).astype(np.float16)
         blocks[:, at : at + 2] = scale.view(np.uint8).reshape(-1, 2)
+    if kind in BYTES:
+        places, low, high = BYTES[kind]
+        blocks[:, list(places)] = rng.integers(low, high, (len(blocks), len(places)), dtype=np.uint8)
     if kind == T.Q8_K:
         blocks[:, :4] = weights(1)[0, : len(blocks)].view(np.uint8).reshape(-1, 4)
     return blocks.reshape(rows, -1)
@@ -132,8 +142,8 @@ def truth(path):
 
 tensors = [(f"v.{kind.name.lower()}", kind, plain(kind)) for kind in PLAIN]
 tensors += [(f"v.{kind.name.lower()}", kind, packed(kind)) for kind in QUANTIZED]
+tensors += [(f"v.{kind.name.lower()}", kind, packed(kind)) for kind in NEWER]
 expected = np.concatenate([values(data, kind).reshape(-1).astype("<f4") for _, kind, data in tensors])
-tensors += [(f"named.{kind.name.lower()}", kind, packed(kind)) for kind in (T.IQ4_NL, T.MXFP4, T.IQ1_S)]
 write("every_type.gguf", tensors, every_key)
 expected.tofile("every_type.f32")
 

@@ -88,7 +88,7 @@ fn header_and_places_agree_with_gguf_py() {
 fn values_are_those_of_gguf_py_to_the_bit() {
     let checkpoint = open(data("inspect", "every_type.gguf")).unwrap();
     let expected = expected();
-    assert_eq!(expected.len(), 21);
+    assert_eq!(expected.len(), 31);
     for (name, wanted) in &expected {
         let tensor = checkpoint.tensor(name).unwrap();
         assert_eq!(bits(&checkpoint.values(tensor).unwrap()), bits(wanted), "{name}");
@@ -99,10 +99,6 @@ fn values_are_those_of_gguf_py_to_the_bit() {
         let mean = wanted.iter().map(|&v| f64::from(v)).sum::<f64>() / 512.0;
         let off = (stats.mean.unwrap() - mean).abs();
         assert!(off <= 1e-9 * stats.abs_mean.unwrap(), "{name}: mean {:?} for {mean}", stats.mean);
-    }
-    for name in ["named.iq4_nl", "named.mxfp4", "named.iq1_s"] {
-        let error = checkpoint.values(checkpoint.tensor(name).unwrap()).unwrap_err();
-        assert_eq!(error.kind, ErrorKind::Unsupported, "{name}");
     }
     assert!(!checkpoint.is_damaged());
 }
@@ -165,14 +161,12 @@ fn big_endian_blocks_have_the_same_values_and_bytes() {
             "{}: bytes are little-endian whatever the file is",
             tensor.name
         );
-        if tensor.name != "named.mxfp4" {
-            assert_eq!(
-                bits(&big.values(tensor).unwrap()),
-                bits(&little.values(same).unwrap()),
-                "{}",
-                tensor.name
-            );
-        }
+        assert_eq!(
+            bits(&big.values(tensor).unwrap()),
+            bits(&little.values(same).unwrap()),
+            "{}",
+            tensor.name
+        );
     }
 }
 
@@ -477,6 +471,42 @@ fn a_code_that_is_not_ternary_is_damage() {
     let record = describe(&checkpoint, Options::default(), &|_| ());
     assert!(record.tensors[0].damage.as_ref().unwrap().contains("code 3"), "{:?}", record.tensors[0].damage);
     assert!(checkpoint.ternary_codes(&checkpoint.tensors[0]).is_err());
+}
+
+/// bitnet.cpp's TL2 has the number of MXFP4: the architecture and the room that a tensor has decide.
+#[test]
+fn the_number_39_is_tl2_in_files_of_bitnet_cpp() {
+    // As `ggml_nbytes` of bitnet.cpp: (cols - 256) * rows / 3 * 5 / 8 + 64 * rows, padded to 32, and a tail.
+    let (rows, cols) = (64, 512);
+    let tl2: usize = (256 * 64 / 3 * 5 / 8 + 64 * 64usize).next_multiple_of(32) + 32;
+    let mxfp4 = rows * cols / 32 * 17;
+    let opened = |architecture: &str, size: usize, more: bool| {
+        let file = Gguf::new()
+            .key_text("general.architecture", architecture)
+            .f32s("output_norm.weight", &[8])
+            .tensor("blk.0.attn_q.weight", &[cols as u64, rows as u64], 39, vec![0x22; size]);
+        if more { file.f32s("blk.0.attn_norm.weight", &[8]) } else { file }.open()
+    };
+    for more in [true, false] {
+        for architecture in ["bitnet-b1.58", "bitnet", "bitnet-25"] {
+            let checkpoint = opened(architecture, tl2, more);
+            assert!(!checkpoint.is_damaged(), "{:?}", checkpoint.damage);
+            let tensor = checkpoint.tensor("blk.0.attn_q.weight").unwrap();
+            assert_eq!((tensor.dtype.name(), tensor.byte_len()), ("TL2", Some(tl2 as u64)));
+            let error = checkpoint.values(tensor).unwrap_err();
+            assert_eq!(error.kind, ErrorKind::Unsupported);
+            assert!(error.what.contains("kernels that bitnet.cpp was built with"), "{error}");
+            let real = opened(architecture, mxfp4, more);
+            assert_eq!(real.tensor("blk.0.attn_q.weight").unwrap().dtype.name(), "MXFP4", "it has room");
+        }
+        let other = opened("llama", tl2, more);
+        assert_eq!(other.tensor("blk.0.attn_q.weight").unwrap().dtype.name(), "MXFP4");
+        assert!(other.is_damaged(), "its bytes are cut short, or those of the next tensor");
+    }
+    // The number that it has here is not one of files.
+    let number = GgmlType::TL2.0;
+    let unknown = Gguf::new().tensor("w", &[512, 64], number, vec![0; tl2]).open();
+    assert!(damage(&unknown, "w").unwrap().contains("unknown type"));
 }
 
 #[test]

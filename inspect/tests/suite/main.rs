@@ -1,7 +1,9 @@
 //! Checkpoints opened, measured, judged, compared, recovered and scanned, through what the crate makes public.
 
+mod blocks;
 mod cause;
 mod containers;
+mod distributed;
 mod elements;
 mod floors;
 mod formats;

@@ -7,21 +7,11 @@ use rayon::prelude::*;
 
 use super::attention::{Attention, NormGradients};
 use super::matmul::{Matrix, MatrixMut, matmul};
-use super::{Estimator, bitlinear, disjoint, math, norm, ranges};
+use super::norm::{rms_norm_rows, rms_norm_rows_backward};
+use super::projection::{Projection, ROWS};
+use super::swiglu::{swiglu, swiglu_backward};
+use super::{Estimator, disjoint, math, ranges};
 use crate::{Gradients, Parameters};
-
-/// Weight rows per unit of work.
-const ROWS: usize = 128;
-
-/// Matrices that are applied to the same input, stacked into one by rows.
-struct Projection {
-    /// Indices of the parameters.
-    at: Vec<usize>,
-    /// Rows of each.
-    rows: Vec<usize>,
-    cols: usize,
-    ternary: bool,
-}
 
 /// The indices of a layer's parameters.
 pub(super) struct Layer {
@@ -182,110 +172,6 @@ impl Scratch {
                 .sum::<usize>()
             + self.d_groups.len()
             + self.d_qkv.len()
-    }
-}
-
-impl Projection {
-    fn new(parameters: &[(usize, usize)], cols: usize, ternary: bool) -> Self {
-        let (at, rows) = parameters.iter().copied().unzip();
-        Projection { at, rows, cols, ternary }
-    }
-
-    fn scales(&self, c: &ModelConfig, parameters: &Parameters) -> Vec<f32> {
-        if !self.ternary {
-            return Vec::new();
-        }
-        let scales = |&at: &usize| {
-            let weights = &parameters.0[at].values;
-            bitlinear::weight_scales(weights, self.cols, c.bitlinear_per_channel, c.quantization_eps)
-        };
-        self.at.iter().flat_map(scales).collect()
-    }
-
-    /// Writes the matrices to `out` in the form for products: codes, times ws if `scaled`; or plain.
-    fn expand(&self, parameters: &Parameters, scales: &[f32], scaled: bool, out: &mut [f32]) {
-        let mut rest = out;
-        let mut first = 0;
-        for (&at, &rows) in self.at.iter().zip(&self.rows) {
-            let (out, next) = rest.split_at_mut(rows * self.cols);
-            rest = next;
-            let part = ROWS * self.cols;
-            let weights = &parameters.0[at].values;
-            out.par_chunks_mut(part).zip(weights.par_chunks(part)).enumerate().for_each(
-                |(i, (out, weights))| {
-                    if !self.ternary {
-                        return out.copy_from_slice(weights);
-                    }
-                    let scales = &scales[first + i * ROWS..];
-                    math::simd(|| {
-                        let rows = out.chunks_mut(self.cols).zip(weights.chunks(self.cols));
-                        for ((out, weights), &scale) in rows.zip(scales) {
-                            bitlinear::codes(weights, scale, if scaled { scale } else { 1.0 }, out);
-                        }
-                    });
-                },
-            );
-            first += rows;
-        }
-    }
-
-    /// `out = x . W'` for some tokens; `x` is quantized in place on the way. `weights` from [`Projection::expand`].
-    fn forward(&self, pass: &Pass<'_>, weights: &[f32], scales: &[f32], x: &mut [f32], out: &mut [f32]) {
-        let (cols, rows) = (self.cols, weights.len() / self.cols);
-        let n = out.len() / rows;
-        let eps = pass.config.quantization_eps as f32;
-        let mut token_scales = Vec::new();
-        if self.ternary {
-            math::simd(|| token_scales.extend(x.chunks_mut(cols).map(|x| bitlinear::quantize(x, eps))));
-        }
-        matmul(
-            MatrixMut::new(out, n, rows),
-            Matrix::new(x, n, cols),
-            Matrix::new(weights, rows, cols).t(),
-            1.0,
-            false,
-        );
-        math::simd(|| {
-            for (y, &token_scale) in out.chunks_mut(rows).zip(&token_scales) {
-                bitlinear::rescale(y, scales, token_scale);
-            }
-        });
-    }
-
-    /// From `dy` the gradient of the input to `dx`, for some tokens; `input` receives the input of the product.
-    /// `weights` from [`Projection::expand`], scaled.
-    fn backward(
-        &self,
-        pass: &Pass<'_>,
-        weights: &[f32],
-        x: &[f32],
-        input: &mut [f32],
-        dy: &[f32],
-        dx: &mut [f32],
-    ) {
-        let (cols, rows) = (self.cols, weights.len() / self.cols);
-        let n = dy.len() / rows;
-        matmul(
-            MatrixMut::new(dx, n, cols),
-            Matrix::new(dy, n, rows),
-            Matrix::new(weights, rows, cols),
-            1.0,
-            false,
-        );
-        input.copy_from_slice(x);
-        if !self.ternary {
-            return;
-        }
-        let eps = pass.config.quantization_eps as f32;
-        math::simd(|| {
-            for ((x, input), dx) in x.chunks(cols).zip(input.chunks_mut(cols)).zip(dx.chunks_mut(cols)) {
-                let token_scale = bitlinear::quantize(input, eps);
-                bitlinear::dequantize(input, token_scale);
-                if pass.estimator == Estimator::ThroughScales {
-                    bitlinear::through_token_scale(x, input, token_scale, dx);
-                }
-            }
-        });
     }
 }
 
@@ -603,51 +489,6 @@ fn qkv_by_token(d_groups: &[f32], a: &Attention<'_>, first: usize, out: &mut [f3
             row[(a.heads + a.kv_heads + kv) * dim..][..dim].copy_from_slice(&from[(groups + 1) * dim..]);
         }
     }
-}
-
-fn rms_norm_rows(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
-    let hidden = weight.len();
-    math::simd(|| {
-        for (x, y) in x.chunks(hidden).zip(y.chunks_mut(hidden)) {
-            norm::rms_norm(x, weight, eps, y);
-        }
-    });
-}
-
-fn rms_norm_rows_backward(x: &[f32], weight: &[f32], eps: f32, dy: &[f32], dx: &mut [f32], dw: &mut [f32]) {
-    let hidden = weight.len();
-    math::simd(|| {
-        for ((x, dy), dx) in x.chunks(hidden).zip(dy.chunks(hidden)).zip(dx.chunks_mut(hidden)) {
-            norm::rms_norm_backward(x, weight, eps, dy, dx, dw);
-        }
-    });
-}
-
-/// `silu(gate) * up`, from rows of gate and up side by side.
-fn swiglu(gate_up: &[f32], mlp: usize, out: &mut [f32]) {
-    math::simd(|| {
-        for (row, out) in gate_up.chunks(2 * mlp).zip(out.chunks_mut(mlp)) {
-            let (gate, up) = row.split_at(mlp);
-            for ((h, &g), &u) in out.iter_mut().zip(gate).zip(up) {
-                *h = g / (1.0 + math::exp(-g)) * u;
-            }
-        }
-    });
-}
-
-/// With `s = sigmoid(g)`: `dg = dh u s (1 + g (1 - s))`, `du = dh g s`.
-fn swiglu_backward(gate_up: &[f32], mlp: usize, dh: &[f32], d_gate_up: &mut [f32]) {
-    math::simd(|| {
-        let rows = gate_up.chunks(2 * mlp).zip(dh.chunks(mlp));
-        for ((row, dh), out) in rows.zip(d_gate_up.chunks_mut(2 * mlp)) {
-            let ((gate, up), (d_gate, d_up)) = (row.split_at(mlp), out.split_at_mut(mlp));
-            for ((((dg, du), &g), &u), &d) in d_gate.iter_mut().zip(d_up).zip(gate).zip(up).zip(dh) {
-                let s = 1.0 / (1.0 + math::exp(-g));
-                *dg = d * u * s * (1.0 + g * (1.0 - s));
-                *du = d * g * s;
-            }
-        }
-    });
 }
 
 fn add(a: &[f32], b: &[f32], out: &mut [f32]) {

@@ -14,6 +14,8 @@ mod layer;
 pub(crate) mod math;
 pub(crate) mod matmul;
 mod norm;
+mod projection;
+mod swiglu;
 
 use std::ops::Range;
 

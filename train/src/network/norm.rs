@@ -58,3 +58,30 @@ pub(super) fn rotate(x: &mut [f32], cos: &[f32], sin: &[f32], direction: f32) {
         (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
     }
 }
+
+/// [`rms_norm`] of every row of `x`.
+pub(super) fn rms_norm_rows(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
+    let hidden = weight.len();
+    math::simd(|| {
+        for (x, y) in x.chunks(hidden).zip(y.chunks_mut(hidden)) {
+            rms_norm(x, weight, eps, y);
+        }
+    });
+}
+
+/// [`rms_norm_backward`] of every row of `x`.
+pub(super) fn rms_norm_rows_backward(
+    x: &[f32],
+    weight: &[f32],
+    eps: f32,
+    dy: &[f32],
+    dx: &mut [f32],
+    dw: &mut [f32],
+) {
+    let hidden = weight.len();
+    math::simd(|| {
+        for ((x, dy), dx) in x.chunks(hidden).zip(dy.chunks(hidden)).zip(dx.chunks_mut(hidden)) {
+            rms_norm_backward(x, weight, eps, dy, dx, dw);
+        }
+    });
+}

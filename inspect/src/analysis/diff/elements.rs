@@ -140,7 +140,7 @@ fn same_meaning(
         }
         _ => false,
     };
-    Ok(a.scale == b.scale && quantizers && sparse)
+    Ok(a.scale == b.scale && a.scales == b.scales && quantizers && sparse)
 }
 
 /// Sums over pairs of elements. All but the counts are over pairs that are finite on both sides.

@@ -6,6 +6,7 @@
 pub mod blocks;
 
 use std::fmt;
+use std::ops::Range;
 
 use crate::tensor::numel;
 use crate::{DType, DamageKind, Error, Result, TernaryPacking};
@@ -61,7 +62,7 @@ macro_rules! types {
 }
 
 // llama.cpp no longer uses numbers 4, 5 and 31 to 33. It never wrote 36 to 38 to a file, and bitnet.cpp uses them for
-// its own types; bitnet.cpp's TL2 (39) is MXFP4 in llama.cpp.
+// its own types; bitnet.cpp's TL2 is 39 in a file, which is MXFP4 in llama.cpp, and has a number here that no file uses.
 types! {
     F32 = 0: 1, 4, [(0, 4, 1)];
     F16 = 1: 1, 2, [(0, 2, 1)];
@@ -105,9 +106,25 @@ types! {
     MXFP4 = 39: 32, 17, [];
     NVFP4 = 40: 64, 36, [];
     Q1_0 = 41: 128, 18, [(0, 2, 1)];
+    Q2_0 = 42: 64, 18, [(0, 2, 1)];
+    TL2 = 0xffff_0027: 1, 1, [];
 }
 
 pub use crate::format::packing::I2_S_TAIL;
+
+/// Bytes of a matrix in TL2: five bits for three elements but for the last 256 of each row, which take four bits for two;
+/// padded, and the tail after them (`ggml_nbytes` of bitnet.cpp).
+fn tl2_bytes(shape: &[usize]) -> Option<u64> {
+    let &[rows, cols] = shape else { return None };
+    let threes = (cols as u64).checked_sub(256)?.checked_mul(rows as u64)?;
+    let twos = (rows as u64).checked_mul(64)?;
+    (threes / 3)
+        .checked_mul(5)?
+        .checked_div(8)?
+        .checked_add(twos)?
+        .checked_next_multiple_of(32)?
+        .checked_add(I2_S_TAIL)
+}
 
 /// Evaluates `$run::<ELEMENTS, Block>` for the block type of `$ggml`, `$otherwise` for types that are not decoded.
 macro_rules! with_block {
@@ -118,6 +135,7 @@ macro_rules! with_block {
             GgmlType::Q5_0 => $run::<32, blocks::Q5_0>,
             GgmlType::Q5_1 => $run::<32, blocks::Q5_1>,
             GgmlType::Q8_0 => $run::<32, blocks::Q8_0>,
+            GgmlType::Q8_1 => $run::<32, blocks::Q8_1>,
             GgmlType::Q2_K => $run::<256, blocks::Q2K>,
             GgmlType::Q3_K => $run::<256, blocks::Q3K>,
             GgmlType::Q4_K => $run::<256, blocks::Q4K>,
@@ -126,6 +144,19 @@ macro_rules! with_block {
             GgmlType::Q8_K => $run::<256, blocks::Q8K>,
             GgmlType::TQ1_0 => $run::<256, blocks::Tq1_0>,
             GgmlType::TQ2_0 => $run::<256, blocks::Tq2_0>,
+            GgmlType::IQ1_S => $run::<256, blocks::Iq1S>,
+            GgmlType::IQ1_M => $run::<256, blocks::Iq1M>,
+            GgmlType::IQ2_XXS => $run::<256, blocks::Iq2Xxs>,
+            GgmlType::IQ2_XS => $run::<256, blocks::Iq2Xs>,
+            GgmlType::IQ2_S => $run::<256, blocks::Iq2S>,
+            GgmlType::IQ3_XXS => $run::<256, blocks::Iq3Xxs>,
+            GgmlType::IQ3_S => $run::<256, blocks::Iq3S>,
+            GgmlType::IQ4_NL => $run::<32, blocks::Iq4Nl>,
+            GgmlType::IQ4_XS => $run::<256, blocks::Iq4Xs>,
+            GgmlType::MXFP4 => $run::<32, blocks::Mxfp4>,
+            GgmlType::NVFP4 => $run::<64, blocks::Nvfp4>,
+            GgmlType::Q1_0 => $run::<128, blocks::Q1_0>,
+            GgmlType::Q2_0 => $run::<64, blocks::Q2_0>,
             _ => $otherwise,
         }
     };
@@ -139,6 +170,12 @@ fn decode_blocks<const N: usize, B: Block<N>>(bytes: &[u8], out: &mut [f32]) {
 }
 
 type DecodeBlocks = fn(&[u8], &mut [f32]);
+
+/// Blocks with a scale that is NaN.
+fn count_nan_scales<const N: usize, B: Block<N>>(bytes: &[u8]) -> u64 {
+    let blocks: &[B] = bytemuck::cast_slice(bytes);
+    blocks.iter().filter(|block| block.has_nan_scale()).count() as u64
+}
 
 fn loss<const N: usize, B: Block<N>>() -> Option<Loss> {
     B::LOSS
@@ -170,6 +207,9 @@ impl GgmlType {
     pub fn bytes_for(self, shape: &[usize]) -> Option<u64> {
         let facts = facts(self)?;
         let numel = numel(shape)?;
+        if self == GgmlType::TL2 {
+            return tl2_bytes(shape);
+        }
         let packed_whole = matches!(self, GgmlType::I2_S | GgmlType::TL1);
         let run = if packed_whole { numel } else { shape.last().map_or(1, |&row| row as u64) };
         let elements = facts.elements as u64;
@@ -199,7 +239,7 @@ impl GgmlType {
 
     /// Whether every value is -1, 0 or +1 times a scale.
     pub fn is_ternary(self) -> bool {
-        matches!(self, GgmlType::TQ1_0 | GgmlType::TQ2_0 | GgmlType::I2_S | GgmlType::TL1)
+        matches!(self, GgmlType::TQ1_0 | GgmlType::TQ2_0 | GgmlType::I2_S | GgmlType::TL1 | GgmlType::TL2)
     }
 
     /// Whether [`GgmlType::decoder`] decodes its blocks.
@@ -223,10 +263,18 @@ impl GgmlType {
     /// # Errors
     /// `Unsupported` for a type whose blocks are not.
     pub(crate) fn blocks(self) -> Result<Blocks> {
-        match (self.decode_blocks(), facts(self)) {
-            (Some(run), Some(facts)) => Ok(Blocks { elements: facts.elements, size: facts.bytes, run }),
-            _ => Err(Error::unsupported(format!("{self} blocks are listed but not decoded"))),
-        }
+        let not_decoded = || {
+            let why = match self {
+                GgmlType::TL1 | GgmlType::TL2 => {
+                    ": how its bytes are arranged follows from the kernels that bitnet.cpp was built with, which no file records"
+                }
+                _ => "",
+            };
+            Error::unsupported(format!("{self} blocks are listed but not decoded{why}"))
+        };
+        let (run, facts) = self.decode_blocks().zip(facts(self)).ok_or_else(not_decoded)?;
+        let nan_scales: fn(&[u8]) -> u64 = with_block!(self, count_nan_scales, return Err(not_decoded()));
+        Ok(Blocks { elements: facts.elements, size: facts.bytes, run, nan_scales })
     }
 
     /// A decoder of the first `len` elements that `bytes` hold, little-endian and contiguous.
@@ -302,12 +350,21 @@ pub(crate) struct Blocks {
     /// Bytes of a block.
     size: usize,
     run: DecodeBlocks,
+    nan_scales: fn(&[u8]) -> u64,
 }
 
 impl Blocks {
     /// Bytes of `len` elements; `None` on overflow and if they do not fill whole blocks.
     pub fn bytes_for(self, len: usize) -> Option<usize> {
         len.is_multiple_of(self.elements).then(|| (len / self.elements).checked_mul(self.size))?
+    }
+
+    /// How many of the blocks in `range` have a scale that is NaN.
+    ///
+    /// # Panics
+    /// When they are not all within `bytes`.
+    pub fn nan_scales(self, bytes: &[u8], range: Range<usize>) -> u64 {
+        (self.nan_scales)(&bytes[range.start * self.size..range.end * self.size])
     }
 
     /// Fills `out` with the elements from `start`, times `scale`. Whole blocks are written in place.

@@ -42,6 +42,8 @@ pub const DEFAULT_ALIGNMENT: u64 = 32;
 pub const ALIGNMENT_KEY: &str = "general.alignment";
 /// Dimensions of a tensor, at most.
 pub const MAX_DIMS: usize = 4;
+/// What bitnet.cpp calls its architectures.
+const BITNET: [&str; 3] = ["bitnet-b1.58", "bitnet", "bitnet-25"];
 /// Arrays within arrays, at most.
 pub const DEEPEST_ARRAY: usize = 8;
 /// Arrays longer than this are only described in plain values.
@@ -272,21 +274,40 @@ impl<'a> Header<'a> {
         }
     }
 
+    /// Tells the TL2 of bitnet.cpp from MXFP4, which has the same number: in a file of one of its architectures, where
+    /// some tensor of this number has no room for MXFP4 before the next one, they are TL2.
+    fn settle_tl2(&self, entries: &mut [Entry<'a>], file_len: u64) {
+        let architecture = self.get("general.architecture").and_then(|value| value.to_text());
+        if !architecture.is_some_and(|name| BITNET.contains(&&*name)) {
+            return;
+        }
+        let mut ends: Vec<u64> = entries.iter().map(|entry| entry.offset).collect();
+        ends.push(file_len.saturating_sub(self.data_offset));
+        ends.sort_unstable();
+        let too_small = |entry: &Entry<'_>| {
+            let end = ends.get(ends.partition_point(|&end| end <= entry.offset)).copied();
+            let room = end.unwrap_or(u64::MAX).saturating_sub(entry.offset);
+            entry.ggml == GgmlType::MXFP4
+                && entry.ggml.bytes_for(&entry.shape(self.transposed)).is_none_or(|bytes| bytes > room)
+        };
+        if entries.iter().any(too_small) {
+            let theirs = entries.iter_mut().filter(|entry| entry.ggml == GgmlType::MXFP4);
+            theirs.for_each(|entry| entry.ggml = GgmlType::TL2);
+        }
+    }
+
     /// Turns entries into tensors: shapes, positions, and damage.
-    fn place(&mut self, entries: Vec<Entry<'a>>, unknown_place: Option<Damage>, file_len: u64) {
+    fn place(&mut self, mut entries: Vec<Entry<'a>>, unknown_place: Option<Damage>, file_len: u64) {
         if self.transposed {
             self.warnings.push(Notice::new(
                 NoticeKind::ForeignOrder,
                 "its dimensions are in PyTorch's order instead of GGUF's; they are read as intended here, but other programs will not load the file",
             ));
         }
+        self.settle_tl2(&mut entries, file_len);
         let mut misaligned = 0;
         for entry in entries {
-            let mut shape: Vec<usize> =
-                entry.sizes().iter().map(|&n| usize::try_from(n).unwrap_or(usize::MAX)).collect();
-            if !self.transposed {
-                shape.reverse();
-            }
+            let shape = entry.shape(self.transposed);
             let offset = self.data_offset.checked_add(entry.offset);
             let bytes = entry.ggml.bytes_for(&shape);
             let end = offset.zip(bytes).and_then(|(offset, bytes)| offset.checked_add(bytes));
@@ -388,11 +409,22 @@ impl<'a> Entry<'a> {
         for size in &mut sizes[..dims] {
             *size = cursor.u64()?;
         }
-        Ok(Entry { name, dims, sizes, ggml: GgmlType(cursor.u32()?), offset: cursor.u64()? })
+        let ggml = match GgmlType(cursor.u32()?) {
+            // Not a number of files.
+            GgmlType::TL2 => GgmlType(u32::MAX),
+            ggml => ggml,
+        };
+        Ok(Entry { name, dims, sizes, ggml, offset: cursor.u64()? })
     }
 
-    fn sizes(&self) -> &[u64] {
-        &self.sizes[..self.dims]
+    /// The row-major shape; `transposed` if the file has it so.
+    fn shape(&self, transposed: bool) -> Vec<usize> {
+        let sizes = self.sizes[..self.dims].iter();
+        let mut shape: Vec<usize> = sizes.map(|&n| usize::try_from(n).unwrap_or(usize::MAX)).collect();
+        if !transposed {
+            shape.reverse();
+        }
+        shape
     }
 }
 

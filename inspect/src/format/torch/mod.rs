@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 use num_bigint::BigInt;
 
-pub(crate) use dtypes::storage_dtype;
 pub use dtypes::{has_dtype, storage_class};
+pub(crate) use dtypes::{storage_dtype, torch_dtype};
 pub(crate) use numpy::{code_of, numpy_code, scalar};
 pub(crate) use tensors::persistent_storage;
 

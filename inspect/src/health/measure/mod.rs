@@ -246,6 +246,7 @@ impl Moments {
             zeros: self.zeros,
             nan,
             inf,
+            nan_scales: 0,
             computed: Computed::default(),
             histogram: None,
         }

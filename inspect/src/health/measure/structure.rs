@@ -2,8 +2,6 @@
 //! directions they go. What concerns all rows or many of them shows in a sample, so only a sample is looked at: rows
 //! spread over the whole matrix, always the same ones.
 
-use std::collections::HashSet;
-
 use serde::{Deserialize, Serialize};
 
 use super::kernel::{Vectorized, vectorized};
@@ -83,9 +81,9 @@ struct Sample {
     least: Vec<f32>,
     most: Vec<f32>,
     norms: Vec<f64>,
-    seen: HashSet<u64>,
+    /// The hashes of rows that are not zero.
+    seen: Vec<u64>,
     zero_rows: u64,
-    equal_rows: u64,
     /// Some of the rows that are neither zero nor equal to one before, scaled to the norm 1.
     compared: Vec<Vec<f32>>,
     others: usize,
@@ -97,9 +95,8 @@ impl Sample {
             least: vec![f32::INFINITY; cols],
             most: vec![f32::NEG_INFINITY; cols],
             norms: Vec::new(),
-            seen: HashSet::new(),
+            seen: Vec::new(),
             zero_rows: 0,
-            equal_rows: 0,
             compared: Vec::new(),
             others: 0,
         }
@@ -114,9 +111,7 @@ impl Sample {
             self.zero_rows += 1;
             return;
         }
-        if !self.seen.insert(hash(row)) {
-            self.equal_rows += 1;
-        }
+        self.seen.push(hash(row));
         // Every so many rows, so that those compared are from all over.
         let every = count.div_ceil(COMPARED);
         if self.others.is_multiple_of(every) && squares.is_finite() {
@@ -127,10 +122,13 @@ impl Sample {
 
     fn finish(mut self, count: usize) -> Structure {
         let nonzero = count as u64 - self.zero_rows;
+        let hashes = self.seen.len();
+        self.seen.sort_unstable();
+        self.seen.dedup();
         let mut structure = Structure {
             sampled_rows: count as u64,
             zero_rows: self.zero_rows,
-            equal_rows: self.equal_rows,
+            equal_rows: (hashes - self.seen.len()) as u64,
             compared_rows: self.compared.len() as u64,
             ..Structure::default()
         };
@@ -144,8 +142,8 @@ impl Sample {
         structure.faint_rows = self.norms.iter().filter(|&&norm| norm <= median * FAINT).count() as u64;
         if self.compared.len() >= 2 {
             let gram = gram(&self.compared);
-            structure.effective_rank = effective_rank(&gram);
-            structure.rank = rank(gram);
+            structure.effective_rank = effective_rank(&gram, self.compared.len());
+            structure.rank = rank(gram, self.compared.len());
         }
         structure
     }
@@ -181,73 +179,125 @@ impl Vectorized for &mut Look<'_> {
 
 /// A hash of the bits of `row`, in which zeros of either sign are alike.
 fn hash(row: &[f32]) -> u64 {
-    row.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, &x| {
-        (hash.rotate_left(5) ^ u64::from((x + 0.0).to_bits())).wrapping_mul(0x517c_c1b7_2722_0a95)
+    let mut hash = Hash { row, lanes: [0x811c_9dc5; 8] };
+    vectorized(&mut hash);
+    hash.lanes.iter().fold(row.len() as u64, |hash, &lane| {
+        (hash.rotate_left(5) ^ u64::from(lane)).wrapping_mul(0x517c_c1b7_2722_0a95)
     })
 }
 
-/// Inner products of `rows` with each other, in units in which the largest row has the norm 1.
-fn gram(rows: &[Vec<f32>]) -> Vec<Vec<f64>> {
-    let mut gram = vec![vec![0.0; rows.len()]; rows.len()];
-    for i in 0..rows.len() {
-        for j in 0..=i {
-            let mut product = Product { a: &rows[i], b: &rows[j], sum: 0.0 };
-            vectorized(&mut product);
-            gram[i][j] = product.sum;
-            gram[j][i] = product.sum;
-        }
-    }
-    gram
+struct Hash<'a> {
+    row: &'a [f32],
+    /// One for every eighth element.
+    lanes: [u32; 8],
 }
 
-struct Product<'a> {
-    a: &'a [f32],
-    b: &'a [f32],
-    sum: f64,
-}
-
-impl Vectorized for &mut Product<'_> {
+impl Vectorized for &mut Hash<'_> {
     #[inline(always)]
     fn run(self) {
-        let mut sums = [0.0f64; 8];
-        let (a, rest_a) = self.a.as_chunks::<8>();
-        let (b, rest_b) = self.b.as_chunks::<8>();
-        for (a, b) in a.iter().zip(b) {
-            for i in 0..8 {
-                sums[i] += f64::from(a[i]) * f64::from(b[i]);
+        let mut lanes = self.lanes;
+        let (eights, rest) = self.row.as_chunks::<8>();
+        // The rotation brings the sign to where the product spreads it.
+        let mix = |lane: u32, x: f32| (lane.rotate_left(5) ^ (x + 0.0).to_bits()).wrapping_mul(0x9e37_79b1);
+        for eight in eights {
+            for (lane, &x) in lanes.iter_mut().zip(eight) {
+                *lane = mix(*lane, x);
             }
         }
-        let rest: f64 = rest_a.iter().zip(rest_b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
-        self.sum = sums.iter().sum::<f64>() + rest;
+        for (lane, &x) in lanes.iter_mut().zip(rest) {
+            *lane = mix(*lane, x);
+        }
+        self.lanes = lanes;
     }
 }
 
-fn effective_rank(gram: &[Vec<f64>]) -> Option<f64> {
-    let trace: f64 = (0..gram.len()).map(|i| gram[i][i]).sum();
-    let squares: f64 = gram.iter().flatten().map(|g| (g / trace) * (g / trace)).sum();
+/// The inner products of rows with each other, a square of them.
+struct Gram<'a> {
+    rows: &'a [Vec<f32>],
+    products: Vec<f64>,
+}
+
+/// Inner products of `rows` with each other.
+fn gram(rows: &[Vec<f32>]) -> Vec<f64> {
+    let mut gram = Gram { rows, products: vec![0.0; rows.len() * rows.len()] };
+    vectorized(&mut gram);
+    gram.products
+}
+
+impl Vectorized for &mut Gram<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let n = self.rows.len();
+        for i in 0..n {
+            for j in 0..=i {
+                let (a, rest_a) = self.rows[i].as_chunks::<8>();
+                let (b, rest_b) = self.rows[j].as_chunks::<8>();
+                let mut sums = [0.0f64; 8];
+                for (a, b) in a.iter().zip(b) {
+                    for ((sum, &a), &b) in sums.iter_mut().zip(a).zip(b) {
+                        *sum += f64::from(a) * f64::from(b);
+                    }
+                }
+                let rest: f64 = rest_a.iter().zip(rest_b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
+                let product = sums.iter().sum::<f64>() + rest;
+                self.products[i * n + j] = product;
+                self.products[j * n + i] = product;
+            }
+        }
+    }
+}
+
+/// Of `n` rows with inner products `gram`.
+fn effective_rank(gram: &[f64], n: usize) -> Option<f64> {
+    let trace: f64 = gram.iter().step_by(n + 1).sum();
+    let squares: f64 = gram.iter().map(|g| (g / trace) * (g / trace)).sum();
     Some(1.0 / squares).filter(|rank| rank.is_finite())
 }
 
-/// The pivots of a Cholesky decomposition that are needed until less than [`RESIDUE`] is left.
-fn rank(mut gram: Vec<Vec<f64>>) -> Option<u64> {
-    let n = gram.len();
-    let trace: f64 = (0..n).map(|i| gram[i][i]).sum();
+/// The pivots of a Cholesky decomposition of `gram`, the inner products of `n` rows, that are needed until less than
+/// [`RESIDUE`] is left.
+fn rank(mut gram: Vec<f64>, n: usize) -> Option<u64> {
+    let trace: f64 = gram.iter().step_by(n + 1).sum();
     if !(trace > 0.0 && trace.is_finite()) {
         return None;
     }
     for step in 0..n {
-        let left: f64 = (0..n).map(|i| gram[i][i].max(0.0)).sum();
+        let diagonal = |i: usize| gram[i * (n + 1)];
+        let left: f64 = (step..n).map(|i| diagonal(i).max(0.0)).sum();
         if left <= RESIDUE * trace {
             return Some(step as u64);
         }
-        let pivot = (0..n).max_by(|&a, &b| gram[a][a].total_cmp(&gram[b][b]))?;
-        let (column, by): (Vec<f64>, f64) = (gram[pivot].clone(), gram[pivot][pivot]);
-        for (row, &own) in gram.iter_mut().zip(&column) {
-            let factor = own / by;
-            row.iter_mut().zip(&column).for_each(|(g, other)| *g -= factor * other);
+        let pivot = (step..n).max_by(|&a, &b| diagonal(a).total_cmp(&diagonal(b)))?;
+        // The pivot's row and column come first of those that are left.
+        for i in step..n {
+            gram.swap(step * n + i, pivot * n + i);
         }
+        for i in step..n {
+            gram.swap(i * n + step, i * n + pivot);
+        }
+        vectorized(Elimination { rest: &mut gram[step * n..], n, step });
     }
     Some(n as u64)
+}
+
+/// Takes what the first of the rows in `rest` has in common with the others from them, from column `step` on.
+struct Elimination<'a> {
+    rest: &'a mut [f64],
+    n: usize,
+    step: usize,
+}
+
+impl Vectorized for Elimination<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let (first, others) = self.rest.split_at_mut(self.n);
+        let first = &first[self.step..];
+        for other in others.chunks_mut(self.n) {
+            let other = &mut other[self.step..];
+            let factor = other[0] / first[0];
+            other.iter_mut().zip(first).for_each(|(other, first)| *other -= factor * first);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -291,6 +341,16 @@ mod tests {
         }
         let found = of(&values, 32);
         assert_eq!((found.sampled_rows, found.zero_rows, found.faint_rows, found.equal_rows), (64, 8, 8, 3));
+    }
+
+    #[test]
+    fn rows_that_differ_in_signs_alone_are_not_equal() {
+        let values: Vec<f32> = random(256 * 64).into_iter().map(f32::signum).collect();
+        assert_eq!(of(&values, 64).equal_rows, 0);
+        let zeros: Vec<f32> = (0..64 * 32)
+            .map(|i| if i % 2 == 0 { 1.0 } else { 0.0f32.copysign((i % 5) as f32 - 2.0) })
+            .collect();
+        assert_eq!(of(&zeros, 32).equal_rows, 63, "zeros of either sign are alike");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Scales of MXFP4 that are saved as bytes: an exponent each, of which 255 is NaN. Codes beside them tell that they are
-//! such scales.
+//! such scales. In GGML's blocks of MXFP4 and NVFP4 the scales are counted while they are measured, because decoders make
+//! numbers of them.
 
 use std::collections::HashMap;
 
@@ -12,8 +13,11 @@ use crate::verdict::{Finding, Verdict};
 const PAIRS: [(&str, &str); 2] = [("_scales", "_blocks"), (".weight_scale", ".weight_packed")];
 const NAN: f64 = 255.0;
 
-pub(super) const RULE: Rule =
-    Rule { name: "nan-scale", summary: "A scale of MXFP4 codes is NaN.", check: Check::Network(check) };
+pub(super) const RULE: Rule = Rule {
+    name: "nan-scale",
+    summary: "A scale of MXFP4 or NVFP4 codes is NaN.",
+    check: Check::Network(check),
+};
 
 fn check(network: &Network<'_>, found: Tell<'_>) {
     let tensors = &network.record.tensors;
@@ -21,6 +25,12 @@ fn check(network: &Network<'_>, found: Tell<'_>) {
         let largest = t.stats.as_ref().and_then(|s| s.max);
         t.dtype == DType::U8 && t.role == Role::Scale && largest == Some(NAN)
     });
+    for (i, tensor) in tensors.iter().enumerate() {
+        let blocks = tensor.stats.as_ref().map_or(0, |s| s.nan_scales);
+        if blocks > 0 {
+            found(i, Ruling::new(Verdict::Corrupt, Finding::NanScales { blocks }));
+        }
+    }
     let mut bytes: Option<HashMap<&str, DType>> = None;
     for (i, tensor) in suspects {
         let bytes = bytes.get_or_insert_with(|| tensors.iter().map(|t| (t.name.as_str(), t.dtype)).collect());

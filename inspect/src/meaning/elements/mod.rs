@@ -58,13 +58,49 @@ enum Encoding {
     /// Floating-point numbers that are exactly f32 values.
     Float(Float),
     /// GGML's blocks, and a further factor of their elements.
-    Blocks(Blocks, f32),
+    Blocks(Blocks, Factor),
     /// Ternary codes and their scale.
     Packed(Packed),
     /// Types that f32 cannot hold exactly: f64, integers.
     Wide(wide::Decode),
     /// Integers with a scale and a zero point.
     Affine(Affine),
+}
+
+/// What the elements of blocks are multiplied by.
+#[derive(Clone)]
+enum Factor {
+    One(f32),
+    /// One factor for each run of so many elements.
+    Each(Arc<[f32]>, usize),
+}
+
+impl Factor {
+    /// The factor of the elements of `tensor`.
+    fn of(tensor: &TensorInfo) -> Self {
+        let elements = usize::try_from(tensor.numel()).unwrap_or(0);
+        match &tensor.scales {
+            Some(scales) if elements > 0 && elements.is_multiple_of(scales.len()) => {
+                Factor::Each(scales.clone(), elements / scales.len())
+            }
+            _ => Factor::One(tensor.scale.unwrap_or(1.0)),
+        }
+    }
+
+    /// Calls `read` for the parts of `out`, which is what begins at `start`, that have one factor.
+    fn each(&self, start: usize, out: &mut [f32], read: impl Fn(usize, &mut [f32], f32)) {
+        let (factors, run) = match self {
+            Factor::One(factor) => return read(start, out, *factor),
+            Factor::Each(factors, run) => (factors, *run),
+        };
+        let mut done = 0;
+        while done < out.len() {
+            let (matrix, within) = ((start + done) / run, (start + done) % run);
+            let n = (run - within).min(out.len() - done);
+            read(start + done, &mut out[done..done + n], factors[matrix]);
+            done += n;
+        }
+    }
 }
 
 /// Rows in another order.
@@ -101,7 +137,9 @@ impl Encoding {
     fn read_f32(&self, bytes: &[u8], start: usize, out: &mut [f32]) {
         match self {
             Encoding::Float(float) => float.read(bytes, start, out),
-            Encoding::Blocks(blocks, scale) => blocks.read(bytes, start, out, *scale),
+            Encoding::Blocks(blocks, factor) => {
+                factor.each(start, out, |at, out, factor| blocks.read(bytes, at, out, factor));
+            }
             Encoding::Packed(packed) => packed.read(bytes, start, out),
             Encoding::Wide(decode) => narrowed(start, out, |at, wide| decode(bytes, at, wide)),
             Encoding::Affine(affine) => narrowed(start, out, |at, wide| affine.read(bytes, at, wide)),
@@ -265,12 +303,26 @@ impl<'a> Elements<'a> {
         Ok(Some(ordered))
     }
 
+    /// Blocks with a scale that is NaN by the standard of its type, and a number for GGML's decoder.
+    pub(crate) fn nan_scales(&self) -> u64 {
+        match &self.encoding {
+            Encoding::Blocks(blocks, _) => {
+                let unit = blocks.elements;
+                let count = |range: Range<usize>| {
+                    blocks.nan_scales(&self.bytes, range.start / unit..range.end / unit)
+                };
+                in_chunks(self.len, unit, count).into_iter().sum()
+            }
+            _ => 0,
+        }
+    }
+
     /// The elements without the one scale of their tensor: a packed matrix's are its codes, which a scale that is not
     /// positive would hide.
     pub fn unscaled(&self) -> Elements<'_> {
         let encoding = match &self.encoding {
             Encoding::Packed(packed) => Encoding::Packed(packed.unscaled()),
-            Encoding::Blocks(blocks, _) => Encoding::Blocks(*blocks, 1.0),
+            Encoding::Blocks(blocks, _) => Encoding::Blocks(*blocks, Factor::One(1.0)),
             other => other.clone(),
         };
         Elements { encoding, bytes: Cow::Borrowed(&self.bytes), rows: self.rows.clone(), ..*self }
@@ -382,7 +434,7 @@ impl Checkpoint {
             .map_err(|_| Error::unsupported("more elements than this machine can address"))?;
         let encoding = match tensor.dtype {
             DType::Ternary(packing) => Encoding::Packed(Packed::new(packing, &tensor.shape, tensor.scale)),
-            DType::Ggml(ggml) => Encoding::Blocks(ggml.blocks()?, tensor.scale.unwrap_or(1.0)),
+            DType::Ggml(ggml) => Encoding::Blocks(ggml.blocks()?, Factor::of(tensor)),
             DType::QI8 | DType::QU8 | DType::QI32 => Encoding::Affine(Affine::of(self, tensor)?),
             other => plain(other)?.0,
         };

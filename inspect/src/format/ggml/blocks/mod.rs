@@ -1,5 +1,5 @@
 //! The blocks of GGML's quantized types, one file per type: laid out as in `ggml-common.h`, with the decoder and the
-//! encoder (Q8_K, which no file uses, has no encoder). Every block consists of bytes alone, so any byte slice can be
+//! encoder, for the types that are made here; the blocks of others are copied from files that have them. Every block consists of bytes alone, so any byte slice can be
 //! viewed as a slice of blocks; words are little-endian.
 //!
 //! Decoders and encoders follow `ggml-quants.c` operation by operation in f32, so results are the same bits.
@@ -19,6 +19,20 @@ macro_rules! block {
     };
 }
 
+mod codebook;
+mod iq1_m;
+mod iq1_s;
+mod iq2_s;
+mod iq2_xs;
+mod iq2_xxs;
+mod iq3_s;
+mod iq3_xxs;
+mod iq4_nl;
+mod iq4_xs;
+mod mxfp4;
+mod nvfp4;
+mod q1_0;
+mod q2_0;
 mod q2_k;
 mod q3_k;
 mod q4_0;
@@ -29,12 +43,26 @@ mod q5_1;
 mod q5_k;
 mod q6_k;
 mod q8_0;
+mod q8_1;
 mod q8_k;
 pub mod round;
 mod search;
 mod tq1_0;
 mod tq2_0;
 
+pub use iq1_m::Iq1M;
+pub use iq1_s::Iq1S;
+pub use iq2_s::Iq2S;
+pub use iq2_xs::Iq2Xs;
+pub use iq2_xxs::Iq2Xxs;
+pub use iq3_s::Iq3S;
+pub use iq3_xxs::Iq3Xxs;
+pub use iq4_nl::Iq4Nl;
+pub use iq4_xs::Iq4Xs;
+pub use mxfp4::Mxfp4;
+pub use nvfp4::Nvfp4;
+pub use q1_0::Q1_0;
+pub use q2_0::Q2_0;
 pub use q2_k::Q2K;
 pub use q3_k::Q3K;
 pub use q4_0::Q4_0;
@@ -45,6 +73,7 @@ pub use q5_1::Q5_1;
 pub use q5_k::Q5K;
 pub use q6_k::Q6K;
 pub use q8_0::Q8_0;
+pub use q8_1::Q8_1;
 pub use q8_k::Q8K;
 pub use tq1_0::Tq1_0;
 pub use tq2_0::Tq2_0;
@@ -57,8 +86,9 @@ pub const LARGEST: usize = 256;
 /// For the formats with one scale per block it follows from how they round: half a step of the grid, a whole one where
 /// a symmetric grid ends a step short on one side. For the K formats, whose scales are searched for and rounded to 4 or
 /// 6 bits themselves, no such bound is known: theirs is the largest error seen in blocks of these encoders, from noise,
-/// outliers, ramps, and one-sided blocks, plus a margin of a fifth. A block that exceeds it is damaged, or was not made
-/// by a sensible encoder.
+/// outliers, ramps, and one-sided blocks, plus a margin of a fifth. So it is for the IQ formats, with llama.cpp's encoders
+/// and equal importances; where only seven signs of eight are stored, a value may get the wrong one. A block that exceeds
+/// its bound is damaged, or was not made by a sensible encoder.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Loss {
@@ -76,6 +106,11 @@ pub trait Block<const N: usize>: Pod {
 
     /// Writes its elements to `out`.
     fn decode(&self, out: &mut [f32; N]);
+
+    /// Whether one of its scales is NaN by the standard of its type, which GGML's decoder takes for a number.
+    fn has_nan_scale(&self) -> bool {
+        false
+    }
 }
 
 /// A block whose elements are -1, 0 or +1 times its scale.

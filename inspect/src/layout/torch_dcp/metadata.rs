@@ -1,0 +1,264 @@
+//! The file `.metadata` of a distributed checkpoint: a pickle of the class `Metadata` and those in it
+//! (`torch/distributed/checkpoint/metadata.py`, `filesystem.py`), read as data.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::metadata::HashableValue;
+use crate::pickle::{Id, Node, Pickle};
+use crate::torch::torch_dtype;
+use crate::{DType, DamageKind, Error, Result};
+
+/// The deepest nesting of an item that is kept.
+const DEEPEST: usize = 64;
+/// Dimensions of a tensor, at most.
+const DIMENSIONS: usize = 64;
+
+/// What a distributed checkpoint holds, and where.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    /// Tensors, and plain values, by their flat names.
+    pub items: Vec<(String, Item)>,
+    /// The place of each name in `items`: ranks that list by themselves have blocks of the same tensors.
+    numbers: HashMap<String, usize>,
+    /// Where each block of a tensor is, by its name and the first element in each dimension; plain values have none.
+    /// Ranks that list by themselves each have what is replicated.
+    places: HashMap<Key, Vec<Place>>,
+    /// The keys that lead to an item in the nested state dict.
+    pub paths: HashMap<String, Vec<HashableValue>>,
+}
+
+/// A name, and the first element of a block.
+type Key = (String, Option<Vec<usize>>);
+
+/// A thing that was saved.
+#[derive(Debug)]
+pub(super) enum Item {
+    Tensor(Blocks),
+    Value,
+}
+
+/// A tensor and the blocks that it was saved in.
+#[derive(Debug)]
+pub(super) struct Blocks {
+    /// Its element type; `None` for one that is not known here.
+    pub dtype: Option<DType>,
+    pub shape: Vec<usize>,
+    pub chunks: Vec<Chunk>,
+}
+
+/// A block of a tensor.
+#[derive(Clone, Debug)]
+pub(super) struct Chunk {
+    pub offsets: Vec<usize>,
+    pub sizes: Vec<usize>,
+}
+
+/// A range of a file.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub file: String,
+    pub offset: u64,
+    pub len: u64,
+    /// How its bytes were transformed, such as `stream.zstd/1`.
+    pub transforms: Vec<String>,
+}
+
+impl Listing {
+    /// Adds what `pickle` lists.
+    ///
+    /// # Errors
+    /// `Damaged` for a pickle that is no such listing.
+    pub fn add(&mut self, pickle: &Pickle<'_>) -> Result<()> {
+        // A name that many places share is copied for each.
+        let mut reader = Reader { pickle, left: pickle.len.saturating_mul(8).saturating_add(1 << 20) };
+        let items = reader.field(pickle.root, "state_dict_metadata").and_then(|id| reader.entries(id));
+        let items = items.ok_or_else(|| wrong("it lists no tensors (`state_dict_metadata`)"))?;
+        for &(key, value) in items {
+            let name = pickle.str(key).ok_or_else(|| wrong("a name that is no text"))?;
+            let name = reader.copied(name)?;
+            let item = reader.item(value).map_err(|e| e.in_tensor(&name))?;
+            match (self.numbers.get(&name).map(|&number| &mut self.items[number].1), item) {
+                (None, item) => {
+                    self.numbers.insert(name.clone(), self.items.len());
+                    self.items.push((name, item));
+                }
+                (Some(Item::Tensor(Blocks { chunks, .. })), Item::Tensor(Blocks { chunks: more, .. })) => {
+                    let known: HashSet<Vec<usize>> =
+                        chunks.iter().map(|chunk| chunk.offsets.clone()).collect();
+                    chunks.extend(more.into_iter().filter(|chunk| !known.contains(&chunk.offsets)));
+                }
+                // A value that each of them has.
+                _ => {}
+            }
+        }
+        let places =
+            reader.field(pickle.root, "storage_data").and_then(|id| reader.entries(id)).unwrap_or(&[]);
+        for &(index, info) in places {
+            let (key, place) = reader.place(index, info)?;
+            self.places.entry(key).or_default().push(place);
+        }
+        let paths =
+            reader.field(pickle.root, "planner_data").and_then(|id| reader.entries(id)).unwrap_or(&[]);
+        for &(key, path) in paths {
+            let parts = pickle.sequence(path).unwrap_or(&[]).iter().take(DEEPEST);
+            let keys: Option<Vec<HashableValue>> =
+                parts.map(|&part| reader.key(part)).collect::<Result<_>>()?;
+            if let (Some(name), Some(keys)) = (pickle.str(key), keys) {
+                self.paths.insert(reader.copied(name)?, keys);
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the block of tensor `name` is that begins at `offsets`, in each rank that has it; without them, the plain
+    /// value `name`.
+    pub fn places(&self, name: &str, offsets: Option<&[usize]>) -> &[Place] {
+        self.places.get(&(name.to_string(), offsets.map(<[usize]>::to_vec))).map_or(&[], Vec::as_slice)
+    }
+
+    /// Every range that something was written to.
+    pub fn ranges(&self) -> impl Iterator<Item = &Place> {
+        self.places.values().flatten()
+    }
+}
+
+fn wrong(what: &str) -> Error {
+    Error::damaged(format!("is no listing of a distributed checkpoint: {what}"))
+        .because(DamageKind::UnreadableEntry)
+}
+
+/// Reads objects of a pickle by their fields.
+struct Reader<'p, 'a> {
+    pickle: &'p Pickle<'a>,
+    /// Bytes that may still be copied, in proportion to the pickle.
+    left: usize,
+}
+
+impl<'p> Reader<'p, '_> {
+    fn pay(&mut self, bytes: usize) -> Result<()> {
+        let left = self.left.checked_sub(bytes);
+        self.left =
+            left.ok_or_else(|| Error::unsupported("it repeats itself out of proportion to its size"))?;
+        Ok(())
+    }
+
+    fn copied(&mut self, text: &str) -> Result<String> {
+        self.pay(text.len() + 16)?;
+        Ok(text.to_string())
+    }
+
+    /// The state of object `id`.
+    fn state(&self, id: Id) -> Option<Id> {
+        match self.pickle.node(id) {
+            Node::Object(object) => object.state.last().copied(),
+            _ => None,
+        }
+    }
+
+    /// The field `name` of object `id`.
+    fn field(&self, id: Id, name: &str) -> Option<Id> {
+        let Node::Dict(fields) = self.pickle.node(self.state(id)?) else { return None };
+        fields.iter().rev().find(|(key, _)| self.pickle.str(*key) == Some(name)).map(|&(_, value)| value)
+    }
+
+    fn entries(&self, id: Id) -> Option<&'p [(Id, Id)]> {
+        match self.pickle.node(id) {
+            Node::Dict(entries) => Some(entries),
+            Node::Object(object) if !object.entries.is_empty() => Some(&object.entries),
+            _ => None,
+        }
+    }
+
+    /// The name of the class of object `id`.
+    fn class(&self, id: Id) -> Option<&str> {
+        match self.pickle.node(id) {
+            Node::Object(object) => self.pickle.global(object.callable).map(|(_, name)| name),
+            _ => None,
+        }
+    }
+
+    fn item(&mut self, id: Id) -> Result<Item> {
+        match self.class(id) {
+            Some("BytesStorageMetadata") => return Ok(Item::Value),
+            Some("TensorStorageMetadata") => {}
+            other => {
+                return Err(wrong(&format!(
+                    "an entry of class {}",
+                    other.unwrap_or("unknown").escape_debug()
+                )));
+            }
+        }
+        let shape = self.field(id, "size").ok_or_else(|| wrong("a tensor without a size"))?;
+        let shape = self.sizes(shape)?;
+        // The state is a tuple that begins with the type, or a dict in between versions.
+        let properties = self.field(id, "properties").and_then(|properties| {
+            let dtype = || self.field(properties, "dtype");
+            self.pickle.sequence(self.state(properties)?)?.first().copied().or_else(dtype)
+        });
+        let dtype = properties.and_then(|id| self.pickle.global(id)).and_then(|(_, name)| torch_dtype(name));
+        let listed = self.field(id, "chunks").and_then(|chunks| self.pickle.sequence(chunks));
+        let listed = listed.ok_or_else(|| wrong("a tensor without blocks"))?;
+        let without = || wrong("a block without a place");
+        let mut chunks = Vec::new();
+        for &chunk in listed {
+            let offsets = self.sizes(self.field(chunk, "offsets").ok_or_else(without)?)?;
+            let sizes = self.sizes(self.field(chunk, "sizes").ok_or_else(without)?)?;
+            chunks.push(Chunk { offsets, sizes });
+        }
+        Ok(Item::Tensor(Blocks { dtype, shape, chunks }))
+    }
+
+    /// A `torch.Size`, or a sequence of whole numbers.
+    fn sizes(&mut self, id: Id) -> Result<Vec<usize>> {
+        let pickle = self.pickle;
+        let items = match pickle.node(id) {
+            Node::Object(object) => {
+                let first = pickle.sequence(object.args).and_then(|args| args.first().copied());
+                first.and_then(|first| pickle.sequence(first))
+            }
+            _ => pickle.sequence(id),
+        };
+        let items =
+            items.filter(|items| items.len() <= DIMENSIONS).ok_or_else(|| wrong("a size that is none"))?;
+        self.pay(8 * items.len() + 24)?;
+        let size = |&item: &Id| pickle.int(item).and_then(|n| usize::try_from(n).ok());
+        items.iter().map(size).collect::<Option<_>>().ok_or_else(|| wrong("a size that is none"))
+    }
+
+    /// An entry of `storage_data`.
+    fn place(&mut self, index: Id, info: Id) -> Result<(Key, Place)> {
+        let pickle = self.pickle;
+        let text = |id: Option<Id>| id.and_then(|id| pickle.str(id));
+        let name = text(self.field(index, "fqn")).ok_or_else(|| wrong("a place of nothing"))?;
+        let file = text(self.field(info, "relative_path")).ok_or_else(|| wrong("a place without a file"))?;
+        let offsets = match self.field(index, "offset") {
+            None => None,
+            Some(id) if matches!(pickle.node(id), Node::None) => None,
+            Some(id) => Some(self.sizes(id)?),
+        };
+        let number = |name: &str| {
+            let number = self.field(info, name).and_then(|id| pickle.int(id));
+            number
+                .and_then(|n| u64::try_from(n).ok())
+                .ok_or_else(|| wrong("a place without an offset or a length"))
+        };
+        let (offset, len) = (number("offset")?, number("length")?);
+        let mut transforms = Vec::new();
+        let listed = self.field(info, "transform_descriptors").and_then(|id| pickle.sequence(id));
+        for &transform in listed.unwrap_or(&[]).iter().take(8) {
+            transforms.push(self.copied(text(Some(transform)).unwrap_or("unknown"))?);
+        }
+        let place = Place { file: self.copied(file)?, offset, len, transforms };
+        Ok(((self.copied(name)?, offsets), place))
+    }
+
+    /// A key of a dict or an index of a list; `None` for anything else.
+    fn key(&mut self, id: Id) -> Result<Option<HashableValue>> {
+        let pickle = self.pickle;
+        Ok(match pickle.node(id) {
+            Node::Str(text) => Some(HashableValue::String(self.copied(text)?)),
+            Node::Int(number) => Some(HashableValue::I64(*number)),
+            _ => None,
+        })
+    }
+}

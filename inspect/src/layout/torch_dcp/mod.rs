@@ -1,0 +1,387 @@
+//! What `torch.distributed.checkpoint` writes (torchtitan, FSDP2, Accelerate, Megatron-Core, NeMo): a folder of `.distcp`
+//! files, in which each rank saved blocks of tensors and plain values one after another, each as an archive of
+//! `torch.save` or as a SafeTensors file; and `.metadata`, written last, that says what is where.
+
+mod metadata;
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use self::metadata::{Blocks, Chunk, Item, Listing, Place};
+use super::join::{Opened, Whole};
+use super::tiles::{self, Budget, Tile};
+use super::{Layout, Set, name, single, sort};
+use crate::bytes::Source;
+use crate::bytes::storage::Storage;
+use crate::format::{Contents, safetensors, torch_zip};
+use crate::metadata::{HashableValue, Value};
+use crate::pickle::Pickle;
+use crate::tensor::TensorInfo;
+use crate::{DType, Damage, DamageKind, Error, Format, Notice, NoticeKind, Result};
+
+pub(super) const LAYOUT: Layout =
+    Layout { recognises, set, identity, join, is_whole: is_folder, ..single::LAYOUT };
+
+/// The largest `.metadata` that is read.
+const MAX_METADATA: u64 = 1 << 30;
+
+fn recognises(path: &Path) -> bool {
+    is_folder(path) || (is_file(path) && path.parent().is_some_and(has_listing))
+}
+
+/// Whether `path` is a file of a distributed checkpoint by its name.
+fn is_file(path: &Path) -> bool {
+    (is_part(path) || is_listing(path)) && path.is_file()
+}
+
+fn is_part(path: &Path) -> bool {
+    name(path).ends_with(".distcp")
+}
+
+/// Whether `path` is named like a listing: that of all ranks, or of one.
+fn is_listing(path: &Path) -> bool {
+    let name = name(path);
+    name == ".metadata" || (name.starts_with("__") && name.ends_with(".metadata"))
+}
+
+fn is_folder(path: &Path) -> bool {
+    path.is_dir() && files(path).is_ok_and(|files| files.iter().any(|file| is_part(file)))
+}
+
+fn has_listing(folder: &Path) -> bool {
+    files(folder).is_ok_and(|files| files.iter().any(|file| is_listing(file)))
+}
+
+/// The files of a distributed checkpoint in `folder`: listings first, then by their names.
+fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let folder = if folder == Path::new("") { Path::new(".") } else { folder };
+    let entries = std::fs::read_dir(folder).map_err(|e| Error::io(folder, &e))?;
+    let mut files: Vec<PathBuf> =
+        entries.flatten().map(|entry| entry.path()).filter(|path| is_file(path)).collect();
+    sort(&mut files);
+    files.sort_by_key(|path| !is_listing(path));
+    // The listing of all ranks is made from those of single ones.
+    if files.iter().any(|file| name(file) == ".metadata") {
+        files.retain(|file| !is_listing(file) || name(file) == ".metadata");
+    }
+    Ok(files)
+}
+
+/// The folder of the checkpoint that `path` belongs to.
+fn identity(path: &Path) -> PathBuf {
+    match path.is_dir() {
+        true => path.to_path_buf(),
+        false => path.parent().unwrap_or(Path::new("")).to_path_buf(),
+    }
+}
+
+fn set(path: &Path) -> Result<Set> {
+    let folder = identity(path);
+    let files = files(&folder)?;
+    if !files.first().is_some_and(|file| is_listing(file)) {
+        let what = "is a distributed checkpoint whose saving was not finished: .metadata, which is written last and says what the .distcp files hold, is not there";
+        return Err(Error::new(crate::ErrorKind::Damaged, what)
+            .because(DamageKind::MissingShards)
+            .in_file(path)
+            .hint("use the checkpoint of an earlier step"));
+    }
+    Ok(Set { files, ..Set::default() })
+}
+
+fn join(files: Vec<Opened>) -> Result<Whole> {
+    let mut contents = Contents::new(Format::TorchDistributed);
+    let (mut listing, mut read, mut unread) = (Listing::default(), Vec::new(), Vec::new());
+    let mut parts: HashMap<String, std::result::Result<Arc<Source>, Damage>> = HashMap::new();
+    for file in files {
+        if is_listing(&file.path) {
+            let source = file.source?;
+            add_listing(&mut listing, &mut contents, &source).map_err(|e| e.in_file(&file.path))?;
+            read.push(source);
+            continue;
+        }
+        let part = match file.source {
+            Ok(source) => {
+                read.push(source.clone());
+                Ok(source)
+            }
+            Err(error) => {
+                unread.push(file.path.clone());
+                Err(Damage::new(error.fault.unwrap_or(DamageKind::UnreadableShard), error.to_string()))
+            }
+        };
+        parts.insert(name(&file.path), part);
+    }
+    let bytes = parts.values().flatten().fold(0u64, |sum, part| sum.saturating_add(part.len()));
+    let folder = Folder {
+        parts,
+        bytes,
+        left: Cell::new(bytes.saturating_mul(2)),
+        used: RefCell::default(),
+        blobs: RefCell::default(),
+    };
+    folder.add_missing(&listing, &mut contents);
+    folder.add_items(&listing, &mut contents);
+    folder.add_unclaimed(&listing, &mut contents);
+    contents.metadata = with_lists(std::mem::replace(&mut contents.metadata, Value::None), 0);
+    contents.tell_first();
+    Ok(Whole { contents, files: read, unread })
+}
+
+fn add_listing(listing: &mut Listing, contents: &mut Contents, source: &Source) -> Result<()> {
+    if source.len() > MAX_METADATA {
+        return Err(Error::unsupported(format!("a listing of more than {MAX_METADATA} bytes is not read")));
+    }
+    let bytes = source.bytes(0..source.len())?;
+    let pickle = Pickle::parse(&bytes)?;
+    contents.add_globals(&pickle);
+    listing.add(&pickle)
+}
+
+/// The files that ranks wrote, by their names.
+struct Folder {
+    parts: HashMap<String, std::result::Result<Arc<Source>, Damage>>,
+    /// Bytes of all of them.
+    bytes: u64,
+    /// Bytes that may still be read: places of a true listing do not overlap.
+    left: Cell<u64>,
+    /// The ranges that were read, by file.
+    used: RefCell<HashMap<String, Vec<(u64, u64)>>>,
+    /// The tensors of SafeTensors files that were read, by the file and where in it they begin.
+    blobs: RefCell<HashMap<(String, u64), HashMap<String, TensorInfo>>>,
+}
+
+impl Folder {
+    /// Tells which files the listing names and the folder lacks.
+    fn add_missing(&self, listing: &Listing, contents: &mut Contents) {
+        let named: BTreeMap<&str, ()> = listing.ranges().map(|place| (place.file.as_str(), ())).collect();
+        let gone: Vec<&str> = named.keys().copied().filter(|file| !self.parts.contains_key(*file)).collect();
+        if !gone.is_empty() {
+            let first: Vec<String> =
+                gone.iter().take(3).map(|file| file.escape_debug().to_string()).collect();
+            let more = if gone.len() > 3 { " and more" } else { "" };
+            let what = format!("{} of {} files missing: {}{more}", gone.len(), named.len(), first.join(", "));
+            contents.faults.push(Damage::new(DamageKind::MissingShards, what));
+        }
+        contents.faults.extend(self.parts.values().filter_map(|part| part.as_ref().err().cloned()));
+    }
+
+    fn add_items(&self, listing: &Listing, contents: &mut Contents) {
+        let mut budget = Budget::of_bytes(self.bytes);
+        for (name, item) in &listing.items {
+            match item {
+                Item::Tensor(blocks) => {
+                    let tensor = self.tensor(listing, name, blocks, &mut budget, &mut contents.notices);
+                    contents.tensors.push(tensor);
+                }
+                Item::Value => self.add_value(listing, name, contents),
+            }
+        }
+    }
+
+    fn tensor(
+        &self,
+        listing: &Listing,
+        name: &str,
+        Blocks { dtype, shape, chunks }: &Blocks,
+        budget: &mut Budget,
+        notices: &mut Vec<Notice>,
+    ) -> TensorInfo {
+        let tile = |chunk: &Chunk| {
+            let places = listing.places(name, Some(&chunk.offsets));
+            let (part, found) = self.block(name, places);
+            notices.extend(found.map(|mut notice| {
+                notice.text = format!("`{}` {}", name.escape_debug(), notice.text);
+                notice
+            }));
+            Tile { offsets: chunk.offsets.clone(), sizes: chunk.sizes.clone(), part }
+        };
+        let tiles: Vec<Tile> = chunks.iter().map(tile).collect();
+        let stored = || tiles.iter().find_map(|tile| tile.part.as_ref().ok()).map(|part| part.dtype);
+        match dtype.or_else(stored) {
+            Some(dtype) => tiles::join(name.to_string(), dtype, shape.clone(), tiles, budget),
+            None => {
+                let damage = Damage::new(DamageKind::UnknownType, "its element type is unknown");
+                let mut tensor = TensorInfo::contiguous(name.to_string(), DType::U8, shape.clone(), None, 0);
+                tensor.storage = Some(Storage::missing(damage.clone(), 0));
+                tensor.damage = Some(damage);
+                tensor
+            }
+        }
+    }
+
+    /// The tensor that was saved at each of `places`, of replicas the first that can be read; and whether the checksums of
+    /// replicas differ.
+    fn block(
+        &self,
+        name: &str,
+        places: &[Place],
+    ) -> (std::result::Result<TensorInfo, Damage>, Option<Notice>) {
+        let mut part: std::result::Result<(TensorInfo, &Place), Damage> =
+            Err(lost("the listing does not say where".into()));
+        let mut differ = None;
+        for place in places {
+            let found = self.tensor_at(name, place);
+            match (&part, found) {
+                (Ok((first, at)), Ok(other)) if differ.is_none() && checksum(first) != checksum(&other) => {
+                    let text = format!(
+                        "differs between {} and {} by their checksums; the first is used",
+                        at.file.escape_debug(),
+                        place.file.escape_debug()
+                    );
+                    differ = Some(Notice::new(NoticeKind::Contradiction, text));
+                }
+                (Ok(_), _) => {}
+                (Err(_), found) => part = found.map(|tensor| (tensor, place)),
+            }
+        }
+        (part.map(|(tensor, _)| tensor), differ)
+    }
+
+    /// The tensor `name` that was saved at `place`, alone or in a SafeTensors file with others.
+    fn tensor_at(&self, name: &str, place: &Place) -> std::result::Result<TensorInfo, Damage> {
+        let key = (place.file.clone(), place.offset);
+        let of_blob = |tensors: &HashMap<String, TensorInfo>| {
+            let what = || lost(format!("{} does not hold it", place.file.escape_debug()));
+            tensors.get(name).cloned().ok_or_else(what)
+        };
+        if let Some(tensors) = self.blobs.borrow().get(&key) {
+            return of_blob(tensors);
+        }
+        let mut saved = self.saved(place)?;
+        match (saved.format, saved.tensors.len()) {
+            (Format::SafeTensors, _) => {
+                let tensors = saved.tensors.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
+                let found = of_blob(&tensors);
+                self.blobs.borrow_mut().insert(key, tensors);
+                found
+            }
+            (_, 1) => Ok(saved.tensors.remove(0)),
+            (_, n) => Err(lost(format!("{n} tensors are in its place in {}", place.file.escape_debug()))),
+        }
+    }
+
+    /// Adds the plain value `name` where its keys lead to, and tensors that lie in it.
+    fn add_value(&self, listing: &Listing, name: &str, contents: &mut Contents) {
+        let place = listing.places(name, None).first();
+        let place = place.ok_or_else(|| lost("the listing does not say where".into()));
+        let saved = match place.and_then(|place| self.saved(place)) {
+            Ok(saved) => saved,
+            Err(mut damage) => {
+                damage.what = format!("the value `{}`: {damage}", name.escape_debug());
+                return contents.faults.push(damage);
+            }
+        };
+        for mut tensor in saved.tensors {
+            tensor.name =
+                if tensor.name.is_empty() { name.to_string() } else { format!("{name}.{}", tensor.name) };
+            contents.tensors.push(tensor);
+        }
+        crate::format::add_new(&mut contents.globals, saved.globals);
+        contents.notices.extend(saved.notices);
+        let whole = [HashableValue::String(name.to_string())];
+        let keys = listing.paths.get(name).map_or(&whole[..], Vec::as_slice);
+        put(&mut contents.metadata, keys, saved.metadata);
+    }
+
+    /// What was saved at `place`.
+    fn saved(&self, place: &Place) -> std::result::Result<Contents, Damage> {
+        let file = place.file.escape_debug();
+        let source = match self.parts.get(&place.file) {
+            Some(Ok(source)) => source,
+            Some(Err(damage)) => return Err(damage.clone()),
+            None => return Err(Damage::new(DamageKind::MissingShards, format!("{file} is missing"))),
+        };
+        if let [transform, ..] = &place.transforms[..] {
+            let what = format!("{file} has it as {}, which is not read", transform.escape_debug());
+            return Err(Damage::new(DamageKind::Compression, what));
+        }
+        let section = |len| {
+            Source::section(source, place.offset, len).ok_or_else(|| {
+                let end = place.offset.saturating_add(len);
+                let what = format!("{file} has {} bytes, and {end} are needed", source.len());
+                Damage::new(DamageKind::CutShort, what)
+            })
+        };
+        // The length of a tensor in a SafeTensors file is that of its elements alone.
+        let extent = safetensors::extent(source.data(), place.offset);
+        let len = extent.unwrap_or(place.len);
+        let section = section(len)?;
+        let Some(left) = self.left.get().checked_sub(len) else {
+            let what = "the places that the listing names overlap out of proportion to the files";
+            return Err(Damage::new(DamageKind::Overlap, what));
+        };
+        self.left.set(left);
+        self.used.borrow_mut().entry(place.file.clone()).or_default().push((place.offset, len));
+        let read = match extent {
+            Some(_) => safetensors::read(&section),
+            None => torch_zip::read(&section),
+        };
+        let mut contents = read.map_err(|error| {
+            let kind = error.fault.unwrap_or_default();
+            Damage::new(kind, format!("{file}, from byte {}: {error}", place.offset))
+        })?;
+        match Damage::joined(std::mem::take(&mut contents.faults)) {
+            Some(mut damage) => {
+                damage.what = format!("{file}, from byte {}: {damage}", place.offset);
+                Err(damage)
+            }
+            None => Ok(contents),
+        }
+    }
+
+    /// Tells of bytes that the listing does not mention.
+    fn add_unclaimed(&self, listing: &Listing, contents: &mut Contents) {
+        let mut used = self.used.borrow_mut();
+        for place in listing.ranges() {
+            used.entry(place.file.clone()).or_default().push((place.offset, place.len));
+        }
+        let mut parts: Vec<_> = self.parts.iter().collect();
+        parts.sort_by_key(|(file, _)| file.as_str());
+        for (file, part) in parts {
+            let Ok(source) = part else { continue };
+            let free = tiles::unclaimed(source.len(), used.remove(file).unwrap_or_default());
+            if free > 0 {
+                let text =
+                    format!("{free} bytes of {} are in no place that .metadata names", file.escape_debug());
+                contents.notices.push(Notice::new(NoticeKind::Hole, text));
+            }
+        }
+    }
+}
+
+/// What two copies of a tensor have in common, without reading them.
+fn checksum(tensor: &TensorInfo) -> (&[usize], DType, Option<u32>) {
+    (&tensor.shape, tensor.dtype, tensor.storage.as_ref().and_then(|storage| storage.run().crc32))
+}
+
+fn lost(what: String) -> Damage {
+    Damage::new(DamageKind::StorageLost, what)
+}
+
+/// Makes lists of dicts with the keys 0, 1, 2 …, which is how lists are listed.
+fn with_lists(value: Value, depth: usize) -> Value {
+    let Value::Dict(entries) = value else { return value };
+    if depth > 64 {
+        return Value::Dict(entries);
+    }
+    let is_list = !entries.is_empty()
+        && entries.keys().enumerate().all(|(i, key)| *key == HashableValue::I64(i as i64));
+    let below = entries.into_iter().map(|(key, value)| (key, with_lists(value, depth + 1)));
+    match is_list {
+        true => Value::List(below.map(|(_, value)| value).collect()),
+        false => Value::Dict(below.collect()),
+    }
+}
+
+/// Puts `value` into nested dicts.
+fn put(into: &mut Value, keys: &[HashableValue], value: Value) {
+    let [first, rest @ ..] = keys else { return };
+    let Value::Dict(entries) = into else { return };
+    if rest.is_empty() {
+        entries.insert(first.clone(), value);
+    } else {
+        put(entries.entry(first.clone()).or_insert_with(|| Value::Dict(BTreeMap::new())), rest, value);
+    }
+}

@@ -1,0 +1,297 @@
+//! Optimizers' state dicts among a checkpoint's plain values, and which of its weights each parameter group has.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use super::kind::Signs;
+use super::{Kind, ParamGroup, STATE};
+use crate::checkpoint::Checkpoint;
+use crate::metadata::{HashableValue, Value, as_f64, as_u64, key_text, lookup};
+use crate::tensor::TensorInfo;
+use crate::{Group, without_state_dict};
+
+/// Optimizers are looked for this deep among the plain values.
+const DEEPEST: usize = 5;
+/// More parameter groups than any real file has.
+const MOST_GROUPS: usize = 4096;
+
+/// The parameter groups of every optimizer in `checkpoint`, with the weights that each certainly updates, and the steps
+/// that the optimizers counted.
+pub(super) fn groups(checkpoint: &Checkpoint) -> (Vec<ParamGroup>, Option<u64>) {
+    let mut found = Vec::new();
+    state_dicts(&checkpoint.metadata, "", 0, &mut found);
+    let parameters = parameters(checkpoint);
+    let index: HashMap<&str, usize> =
+        checkpoint.tensors.iter().enumerate().map(|(i, t)| (t.name.as_str(), i)).collect();
+    let moments = moments(checkpoint);
+    let mut all: Vec<ParamGroup> = Vec::new();
+    let mut steps = None;
+    for (path, groups) in found {
+        let optimizer = StateDict { checkpoint, path: &path, index: &index, moments: &moments };
+        let mut own: Vec<ParamGroup> = Vec::new();
+        let mut numbers = Vec::new();
+        for (i, group) in groups.iter().enumerate().take(MOST_GROUPS - all.len().min(MOST_GROUPS)) {
+            own.push(optimizer.group(i, group));
+            numbers.push(Numbers::of(group));
+        }
+        let driven = optimizer.assign(&parameters, &numbers);
+        for (group, mut driven) in own.iter_mut().zip(driven) {
+            driven.sort_unstable();
+            for (tensor, number) in driven {
+                group.tensors.push(tensor as u32);
+                let of_number = number.and_then(|n| moments.get(&optimizer.state_key(n)));
+                group
+                    .moments
+                    .push(of_number.map(|m| m.iter().map(|&i| i as u32).collect()).unwrap_or_default());
+            }
+        }
+        steps = steps.max(optimizer.steps(&numbers));
+        all.extend(own);
+    }
+    (all, steps)
+}
+
+/// Every `param_groups` among the plain values, with the path of what holds it.
+fn state_dicts<'v>(value: &'v Value, path: &str, depth: usize, found: &mut Vec<(String, &'v [Value])>) {
+    let below = |key: &str| if path.is_empty() { key.to_string() } else { format!("{path}.{key}") };
+    match value {
+        Value::Dict(entries) => match entries.get(&HashableValue::String("param_groups".into())) {
+            Some(Value::List(groups) | Value::Tuple(groups)) => found.push((path.to_string(), groups)),
+            _ if depth < DEEPEST => {
+                for (key, value) in entries {
+                    state_dicts(value, &below(&key_text(key)), depth + 1, found);
+                }
+            }
+            _ => {}
+        },
+        Value::List(items) | Value::Tuple(items) if depth < DEEPEST && items.len() <= 64 => {
+            for (i, value) in items.iter().enumerate() {
+                state_dicts(value, &below(&i.to_string()), depth + 1, found);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The parameters that optimizers get: weights in the model's order, tied ones once, without buffers.
+fn parameters(checkpoint: &Checkpoint) -> Vec<usize> {
+    let buffer = |t: &TensorInfo| {
+        ["running_mean", "running_var", "inv_freq"].iter().any(|name| t.name.ends_with(name))
+    };
+    let mut seen = HashSet::new();
+    (0..checkpoint.tensors.len())
+        .filter(|&i| {
+            let tensor = &checkpoint.tensors[i];
+            tensor.group == Group::Weights && tensor.dtype.is_float() && !buffer(tensor)
+        })
+        .filter(|&i| {
+            let tensor = &checkpoint.tensors[i];
+            tensor.storage.is_none() || seen.insert((&tensor.storage, tensor.byte_offset))
+        })
+        .collect()
+}
+
+/// Tensors of optimizers by the path of the parameter's state.
+fn moments(checkpoint: &Checkpoint) -> BTreeMap<String, Vec<usize>> {
+    let mut by_state: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for (i, tensor) in checkpoint.tensors.iter().enumerate().filter(|(_, t)| t.group == Group::Optimizer) {
+        if let Some((state, last)) = tensor.name.rsplit_once('.')
+            && last != "step"
+        {
+            by_state.entry(state.to_string()).or_default().push(i);
+        }
+    }
+    by_state
+}
+
+/// One optimizer's state dict in a checkpoint.
+struct StateDict<'a> {
+    checkpoint: &'a Checkpoint,
+    path: &'a str,
+    index: &'a HashMap<&'a str, usize>,
+    moments: &'a BTreeMap<String, Vec<usize>>,
+}
+
+/// Which parameters a group has: their numbers, and where the file has them, their names.
+struct Numbers<'v> {
+    numbers: Vec<u64>,
+    names: Option<Vec<&'v str>>,
+}
+
+impl<'v> Numbers<'v> {
+    fn of(group: &'v Value) -> Self {
+        let list = |key: &str| match lookup(group, key) {
+            Some(Value::List(items) | Value::Tuple(items)) => items.as_slice(),
+            _ => &[],
+        };
+        let text = |v: &'v Value| match v {
+            Value::String(s) => Some(s.as_str()),
+            _ => None,
+        };
+        let names: Option<Vec<&str>> = list("param_names").iter().map(text).collect();
+        Numbers {
+            numbers: list("params").iter().filter_map(as_u64).collect(),
+            names: names.filter(|n| !n.is_empty()),
+        }
+    }
+}
+
+/// For each group the tensors it updates, each with its number.
+type Driven = Vec<Vec<(usize, Option<u64>)>>;
+
+impl StateDict<'_> {
+    fn below(&self, key: &str) -> String {
+        if self.path.is_empty() { key.to_string() } else { format!("{}.{key}", self.path) }
+    }
+
+    fn state_key(&self, number: u64) -> String {
+        self.below(&format!("state.{number}"))
+    }
+
+    /// A number of the file, whether it was saved plain or as a tensor of one element.
+    fn number(&self, path: &str, plain: Option<&Value>) -> Option<f64> {
+        let tensor = || {
+            let tensor = &self.checkpoint.tensors[*self.index.get(path)?];
+            let bytes = self.checkpoint.tensor_bytes(tensor).ok().filter(|_| tensor.numel() == 1)?;
+            as_f64(&crate::torch::scalar(tensor.dtype, &bytes)?)
+        };
+        plain.and_then(as_f64).or_else(tensor).filter(|v| v.is_finite())
+    }
+
+    fn group(&self, i: usize, group: &Value) -> ParamGroup {
+        let path = self.below(&format!("param_groups.{i}"));
+        let number = |key: &str| self.number(&format!("{path}.{key}"), lookup(group, key));
+        ParamGroup {
+            kind: self.kind(group),
+            lr: number("lr"),
+            weight_decay: number("weight_decay"),
+            momentum: number("momentum"),
+            dampening: number("dampening"),
+            nesterov: matches!(lookup(group, "nesterov"), Some(Value::Bool(true))),
+            // `ckpt train` has both forms and records which; the original trainer of bitnet-student records nothing and
+            // has this one.
+            keeps_size: match lookup(group, "keeps_size") {
+                Some(Value::Bool(keeps)) => *keeps,
+                _ => lookup(group, "ns_iters").is_some(),
+            },
+            polarized: self.polarized(),
+            path,
+            tensors: Vec::new(),
+            moments: Vec::new(),
+        }
+    }
+
+    /// What the config calls the optimizer, in lower case.
+    fn configured(&self) -> Option<String> {
+        let config = ["config.training.optimizer", "config.optimizer", "args.optim", "config.training.optim"];
+        config.iter().find_map(|p| match lookup(&self.checkpoint.metadata, p) {
+            Some(Value::String(name)) => Some(name.to_ascii_lowercase()),
+            _ => None,
+        })
+    }
+
+    fn kind(&self, group: &Value) -> Kind {
+        let called = self.path.rsplit('.').next().unwrap_or("").to_ascii_lowercase();
+        Signs { group, called, configured: self.configured() }.kind()
+    }
+
+    /// Whether a polarizer was saved with the optimizer, or with the optimizers that include it.
+    fn polarized(&self) -> bool {
+        let above = self.path.rsplit_once('.').map_or("", |(above, _)| above);
+        [self.path, above].iter().any(|path| {
+            let key = if path.is_empty() { "polarizer".to_string() } else { format!("{path}.polarizer") };
+            matches!(lookup(&self.checkpoint.metadata, &key), Some(Value::Dict(_)))
+        })
+    }
+
+    /// Steps that the optimizer counted for any of its parameters.
+    fn steps(&self, groups: &[Numbers<'_>]) -> Option<u64> {
+        let state = lookup(&self.checkpoint.metadata, &self.below("state"));
+        let step = |number: &u64| {
+            let plain = state.and_then(|s| match s {
+                Value::Dict(entries) => entries
+                    .get(&HashableValue::I64(*number as i64))
+                    .or_else(|| entries.get(&HashableValue::String(number.to_string()))),
+                _ => None,
+            });
+            let steps = self.number(
+                &format!("{}.step", self.state_key(*number)),
+                plain.and_then(|s| lookup(s, "step")),
+            )?;
+            (steps >= 0.0 && steps.fract() == 0.0).then_some(steps as u64)
+        };
+        groups.iter().flat_map(|g| &g.numbers).filter_map(step).max()
+    }
+
+    /// The shape of the parameter of this number, from its moments.
+    fn shape(&self, number: u64) -> Option<&[usize]> {
+        let moments = self.moments.get(&self.state_key(number))?;
+        let named = |name: &str| {
+            let ends = |i: &&usize| self.checkpoint.tensors[**i].name.rsplit('.').next() == Some(name);
+            moments.iter().find(ends)
+        };
+        let whole = STATE.iter().filter(|state| state.whole).find_map(|state| named(state.name))?;
+        Some(&self.checkpoint.tensors[*whole].shape)
+    }
+
+    /// Which of `parameters` each group updates.
+    fn assign(&self, parameters: &[usize], groups: &[Numbers<'_>]) -> Driven {
+        let tensor = |p: usize| &self.checkpoint.tensors[p];
+        if groups.iter().all(|g| g.names.is_some()) {
+            let by_name: HashMap<&str, usize> =
+                parameters.iter().map(|&p| (without_state_dict(&tensor(p).name), p)).collect();
+            let named = |g: &Numbers<'_>| {
+                let numbers = g.numbers.iter().copied().map(Some).chain(std::iter::repeat(None));
+                let names = g.names.iter().flatten().zip(numbers);
+                names.filter_map(|(name, n)| Some((*by_name.get(name)?, n))).collect()
+            };
+            return groups.iter().map(named).collect();
+        }
+        // A group may be empty: a trainer makes one for each setting, whether parameters have it or not.
+        let known = |g: &Numbers<'_>| g.numbers.iter().all(|n| self.shape(*n).is_some());
+        if groups.iter().all(known) && groups.iter().any(|g| !g.numbers.is_empty()) {
+            return groups.iter().map(|g| self.by_shapes(parameters, &g.numbers)).collect();
+        }
+        self.by_counts(parameters, groups)
+    }
+
+    /// Parameters of the model in order whose shapes are those of the group: the earliest such sequence and the latest
+    /// one agree on what is certain.
+    fn by_shapes(&self, parameters: &[usize], numbers: &[u64]) -> Vec<(usize, Option<u64>)> {
+        let matches = |p: usize, n: u64| Some(self.checkpoint.tensors[p].shape.as_slice()) == self.shape(n);
+        let mut earliest = Vec::new();
+        let mut rest = parameters.iter();
+        for &n in numbers {
+            let Some(&p) = rest.find(|p| matches(**p, n)) else { return Vec::new() };
+            earliest.push(p);
+        }
+        let mut latest = Vec::new();
+        let mut rest = parameters.iter().rev();
+        for &n in numbers.iter().rev() {
+            let Some(&p) = rest.find(|p| matches(**p, n)) else { return Vec::new() };
+            latest.push(p);
+        }
+        let certain = earliest.iter().zip(latest.iter().rev()).zip(numbers);
+        certain.filter(|((early, late), _)| early == late).map(|((p, _), n)| (*p, Some(*n))).collect()
+    }
+
+    /// Without moments: all of them where there is one group, else matrices and the rest where the counts are theirs.
+    fn by_counts(&self, parameters: &[usize], groups: &[Numbers<'_>]) -> Driven {
+        let matrix = |p: &&usize| self.checkpoint.tensors[**p].shape.len() >= 2;
+        let matrices: Vec<usize> = parameters.iter().filter(matrix).copied().collect();
+        let others: Vec<usize> = parameters.iter().filter(|p| !matrix(p)).copied().collect();
+        let numbered = |tensors: &[usize], g: &Numbers<'_>| {
+            tensors.iter().copied().zip(g.numbers.iter().copied().map(Some)).collect()
+        };
+        let of = |g: &Numbers<'_>| {
+            let n = g.numbers.len();
+            let whole = n == parameters.len() && groups.len() == 1;
+            match n {
+                _ if whole => numbered(parameters, g),
+                _ if n == matrices.len() && n != others.len() => numbered(&matrices, g),
+                _ if n == others.len() && n != matrices.len() => numbered(&others, g),
+                _ => Vec::new(),
+            }
+        };
+        groups.iter().map(of).collect()
+    }
+}
