@@ -63,8 +63,8 @@ pub struct Args {
     /// its own.
     #[arg(long, visible_alias = "split-max-size", value_name = "SIZE", value_parser = size)]
     max_shard_size: Option<u64>,
-    #[arg(long, value_name = "TYPE", help = quants())]
-    quant: Option<Quant>,
+    #[arg(long, value_name = "TYPE", help = quants(), value_parser = quant)]
+    quant: Option<Quantization>,
     /// gguf: type of the embedding and the output head; by default that of --quant if it is f32, f16 or bf16, else
     /// q8_0.
     #[arg(long, value_name = "TYPE")]
@@ -92,11 +92,27 @@ pub struct Args {
     load: LoadArgs,
 }
 
+/// The values of `--quant`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Quantization {
+    /// Quantized weights as they are stored.
+    Keep,
+    /// Matrices of a GGUF file in this type.
+    To(Quant),
+}
+
+fn quant(text: &str) -> Result<Quantization, String> {
+    match text {
+        "keep" => Ok(Quantization::Keep),
+        other => other.parse().map(Quantization::To),
+    }
+}
+
 /// The help of `--quant`, with its values.
 fn quants() -> String {
     let names: Vec<&str> = Quant::all().map(Quant::name).collect();
     format!(
-        "gguf: type of the layers' matrices: {}. By default tq2_0 for ternary models, unchanged for GGUF sources, else f16",
+        "gguf: type of the layers' matrices: {}. By default tq2_0 for ternary models, unchanged for GGUF sources, else f16. Other targets: keep, which writes quantized weights as they are stored instead of dequantized",
         names.join(", ")
     )
 }
@@ -152,7 +168,11 @@ impl Args {
             To::Target(Target::Gguf(_)) => {
                 let Args { quant, embed, exact_scales, latent, .. } = *self;
                 let mut gguf = Gguf::default();
-                (gguf.quant, gguf.embed) = (quant, embed);
+                gguf.quant = match quant {
+                    Some(Quantization::To(quant)) => Some(quant),
+                    Some(Quantization::Keep) | None => None,
+                };
+                gguf.embed = embed;
                 (gguf.exact_scales, gguf.latent) = (exact_scales, latent);
                 Target::Gguf(gguf)
             }
@@ -162,6 +182,11 @@ impl Args {
             To::Floats(_) => Target::Torch,
         };
         (target, if self.max_shard_size.is_some() { "" } else { target.form().extension })
+    }
+
+    /// Whether quantized weights are written as they are stored.
+    fn keeps(&self) -> bool {
+        self.quant == Some(Quantization::Keep)
     }
 
     fn is_gguf(&self) -> bool {
@@ -186,6 +211,7 @@ impl Args {
         options.ternary = self.ternary.as_deref().map(glob).transpose()?;
         options.max_shard_bytes = self.max_shard_size;
         options.tokenizer.clone_from(&self.tokenizer);
+        options.keep_quantized = self.keeps();
         options.force = self.force;
         Ok(options)
     }
@@ -202,7 +228,7 @@ impl Args {
             )));
         }
         let of_gguf = [
-            (self.quant.is_some(), "--quant"),
+            (matches!(self.quant, Some(Quantization::To(_))), "--quant TYPE"),
             (self.embed.is_some(), "--embed"),
             (self.exact_scales, "--exact-scales"),
             (self.latent, "--latent"),
@@ -210,6 +236,12 @@ impl Args {
         ];
         if let Some((_, flag)) = of_gguf.iter().find(|(given, _)| *given && !self.is_gguf()) {
             return Err(Failure::usage(format!("{flag} only works with --to gguf")));
+        }
+        let changes = matches!(self.to, To::Floats(_)) || !self.dtypes.is_empty() || self.packed;
+        if self.keeps() && (changes || self.is_gguf()) {
+            return Err(Failure::usage(
+                "--quant keep writes what is stored: it goes with --to safetensors, hf, pt or npz, and no other types",
+            ));
         }
         if self.names.is_some() && self.is_gguf() {
             return Err(Failure::usage("GGUF files have their own tensor names: leave out --names"));
@@ -393,7 +425,9 @@ fn one(args: &Args, load: &LoadOptions, path: &Path, output: &Path, signal: &Sig
     if output == Path::new("-") || !output.is_dir() && !writes_folder(args, target) {
         ckpt_inspect::staged::may_write(output, args.force)?;
     }
-    let mut source = ckpt_inspect::open_with(path, &load.open)?;
+    let mut open = load.open;
+    open.stored = args.keeps();
+    let mut source = ckpt_inspect::open_with(path, &open)?;
     if !args.no_verify {
         source.verify_checksums();
     }

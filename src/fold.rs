@@ -1,15 +1,19 @@
 //! Rows whose names differ only in numbers, folded into one: `layers.{0..11}.mlp.gate_proj.weight`.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 
 /// Folds `members` by the pattern of their names and by the result of `key`, in order of first appearance. The name of
 /// a row covers all its members.
-pub fn fold<'m, T>(members: &'m [T], key: impl Fn(&'m T) -> (&'m str, &'m str)) -> Vec<(String, Vec<&'m T>)> {
+pub fn fold<'m, T, K: Copy + Eq + Hash>(
+    members: &'m [T],
+    key: impl Fn(&'m T) -> (&'m str, K),
+) -> Vec<(String, Vec<&'m T>)> {
     let pattern = |name: &str| -> Vec<String> {
         name.split('.').map(|part| if is_number(part) { "#".into() } else { part.to_string() }).collect()
     };
-    let mut order: Vec<(Vec<String>, &str)> = Vec::new();
-    let mut folded: HashMap<(Vec<String>, &str), Vec<&'m T>> = HashMap::new();
+    let mut order: Vec<(Vec<String>, K)> = Vec::new();
+    let mut folded: HashMap<(Vec<String>, K), Vec<&'m T>> = HashMap::new();
     for member in members {
         let (name, kind) = key(member);
         let key = (pattern(name), kind);

@@ -8,7 +8,8 @@ use std::sync::{LazyLock, Mutex};
 
 use anstyle::Style;
 use ckpt_inspect::health::measures::{MEASURES, Measure, Place, shown_in};
-use ckpt_inspect::{CheckpointRecord, Group, Options, TensorRecord, Verdict, without_state_dict};
+use ckpt_inspect::record::QuantizationRecord;
+use ckpt_inspect::{CheckpointRecord, DType, Group, Options, TensorRecord, Verdict, without_state_dict};
 use ckpt_reports::text::plural;
 use clap::builder::PossibleValue;
 
@@ -47,6 +48,9 @@ pub struct Args {
     /// Show one tensor in detail: statistics, histogram, shares of -1, 0 and +1, dead rows, first values.
     #[arg(long, value_name = "NAME")]
     tensor: Option<String>,
+    /// Show the tensors of quantized weights as they are stored: codes, scales, zero points.
+    #[arg(long)]
+    stored: bool,
     /// Check tensor data against the CRC-32 checksums recorded in the file.
     #[arg(long)]
     checksum: bool,
@@ -129,7 +133,8 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     let mut describe = Options::default();
     (describe.stats, describe.histogram, describe.sha256) = (!args.no_stats, !args.no_stats, args.sha256);
     let options = args.load.options(describe, args.load.policy()?.thresholds);
-    let options = LoadOptions { checksum: args.checksum, ..options };
+    let mut options = LoadOptions { checksum: args.checksum, ..options };
+    options.open.stored = args.stored;
     if let Some(name) = &args.tensor {
         return tensor::run(args, name, &options);
     }
@@ -324,6 +329,9 @@ fn summary(record: &CheckpointRecord, args: &Args) -> String {
             line(key, plain, &short.unwrap_or(value.to_string()));
         }
     }
+    if let Some(quantization) = &record.quantization {
+        line("quantized", plain, &quantized(quantization));
+    }
     match record.verdict {
         Some(verdict) => line("verdict", terminal::verdict_style(Some(verdict)).bold(), verdict.name()),
         None => line("verdict", plain.dimmed(), &format!("not judged: {why_not_judged}")),
@@ -360,6 +368,30 @@ fn model(record: &CheckpointRecord) -> String {
         parts.push(format!("{} parameters", terminal::count(record.parameters)));
     }
     parts.join(", ")
+}
+
+/// `gptq 4-bit g128, 224 weights; 2 matrices are not: lm_head.weight and 1 more`.
+fn quantized(record: &QuantizationRecord) -> String {
+    let kind = |(kind, count): &(DType, u64)| {
+        format!("{kind}, {}", plural(usize::try_from(*count).unwrap_or(usize::MAX), "weight"))
+    };
+    let mut parts: Vec<String> = record.kinds.iter().map(kind).collect();
+    if parts.is_empty() {
+        parts.extend(
+            record.unread.as_ref().map(|name| format!("{}, which is not read", terminal::escape(name))),
+        );
+    }
+    let (first, more) = match record.left.as_slice() {
+        [] => return parts.join("; "),
+        [first] => (first, String::new()),
+        [first, others @ ..] => (first, format!(" and {} more", others.len())),
+    };
+    let are = match record.left.len() {
+        1 => "1 matrix is not".to_string(),
+        n => format!("{n} matrices are not"),
+    };
+    parts.push(format!("{are}: {}{more}", terminal::escape(first)));
+    parts.join("; ")
 }
 
 fn tensors(shown: &Shown, record: &CheckpointRecord, args: &Args) -> String {
@@ -444,7 +476,7 @@ impl<'r> Row<'r> {
 }
 
 fn fold<'r>(members: &[&'r TensorRecord]) -> Vec<Row<'r>> {
-    fold::fold(members, |t| (t.name.as_str(), t.dtype.name()))
+    fold::fold(members, |t| (t.name.as_str(), t.dtype))
         .into_iter()
         .map(|(name, members)| Row::new(name, members.into_iter().copied().collect()))
         .collect()

@@ -67,7 +67,8 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         let read: Vec<PathBuf> = others.chain([args.path.clone()]).collect();
         paths::spare([output.as_path()], || load::files(&read))?;
     }
-    let options = OpenOptions::i2s(args.i2s_layout);
+    let mut options = OpenOptions::i2s(args.i2s_layout);
+    options.stored = true;
     let mut salvage = salvage(&args.path, &options)?;
     let lists_nothing = salvage.checkpoint.tensors.is_empty() && salvage.losses.is_empty();
     for filler in &args.fill {
@@ -146,6 +147,7 @@ fn write(args: &Args, salvage: &mut Salvage, output: &Path) -> Result<Written, F
     let options = Options::new(target).with(|o| {
         o.force = args.force;
         o.keep_optimizer = keep_optimizer;
+        o.keep_quantized = true;
     });
     let mut plan = Plan::new(source, &options)?;
     let signal = Signal::listen()?;

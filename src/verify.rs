@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anstyle::Style;
 use ckpt_convert::{Agreement, Report, Rule};
-use ckpt_inspect::{DType, I2sLayout, OpenOptions};
+use ckpt_inspect::{I2sLayout, OpenOptions};
 
 use crate::format::Plain as Format;
 use crate::load;
@@ -122,7 +122,7 @@ pub fn details(report: &Report, all: bool) -> String {
             let plain = |text: String| (text, Style::new());
             table.row(vec![
                 plain(terminal::escape(&tensor.name)),
-                plain(tensor.dtypes.map(DType::name).join(" → ")),
+                plain(tensor.dtypes.map(|dtype| dtype.to_string()).join(" → ")),
                 (outcome(tensor), style),
                 plain(terminal::number(tensor.worst)),
             ]);

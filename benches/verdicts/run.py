@@ -30,7 +30,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
-MODULES = ["sick_numbers", "sick_structure", "healthy_networks", "healthy_files", "architectures"]
+MODULES = ["sick_numbers", "sick_structure", "sick_bits", "sick_whole", "healthy_networks", "healthy_files", "healthy_beginnings", "architectures"]
 
 
 def processor():

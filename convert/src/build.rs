@@ -16,13 +16,21 @@ use crate::plain::{carried, is_training_state, key_text, values_of};
 use crate::plan::{Blob, Content, Elements, Options, Output, Pair, Plan};
 use crate::quant::Quant;
 use crate::sharing::{Place, shared_runs, tied_names};
-use crate::source::{gguf_student, grid, has_scale_beside, helpers, rotary};
+use crate::source::{beside_codes, gguf_student, grid, has_scale_beside, helpers, rotary};
 use crate::target::Target;
 use crate::ternary::Grid;
 use crate::{Error, Result, complete};
 
 /// Plans the conversion of `source`.
 pub(crate) fn plan<'c>(source: &'c Checkpoint, options: &Options) -> Result<Plan<'c>> {
+    // Codes are never written as if they were weights.
+    let keeps = options.keep_quantized && source.tensors.iter().all(|t| t.quantized.is_none());
+    if keeps && source.coding.stored > 0 && matches!(options.target, Target::Gguf(_)) {
+        return Err(Error::target("GGUF holds no codes of other formats; write them dequantized"));
+    }
+    if let Some(why) = source.coding.refusal().filter(|_| !keeps) {
+        return Err(Error::of_source(source, why));
+    }
     let mut builder = Builder::new(source, options)?;
     let chosen = builder.choose()?;
     builder.add(chosen)?;
@@ -121,6 +129,7 @@ impl<'c, 'o> Builder<'c, 'o> {
             metadata,
             pairs: Vec::new(),
             notes: Vec::new(),
+            keeps: options.keep_quantized && source.coding.stored > 0,
         };
         let has_config = matches!(target, Target::Hf { .. }) || gguf_student(source).is_some();
         let is_llama3 = |config: ModelConfig| matches!(config.rope_scaling, RopeScaling::Llama3 { .. });
@@ -132,6 +141,10 @@ impl<'c, 'o> Builder<'c, 'o> {
     /// Notes what the output lacks to be the whole model.
     fn note_on_the_model(&mut self) {
         let (source, target) = (self.plan.source, self.options.target);
+        if self.plan.keeps {
+            // Its layers have other tensors than the architecture's.
+            return;
+        }
         if target.form().is_model {
             let note = complete::note(&self.plan);
             self.plan.notes.extend(note);
@@ -150,10 +163,10 @@ impl<'c, 'o> Builder<'c, 'o> {
     /// The source tensors to write, their names and types.
     fn choose(&mut self) -> Result<Vec<Chosen>> {
         let (source, options) = (self.plan.source, self.options);
-        let helpers = helpers(source, options.target);
+        let (helpers, beside) = (helpers(source, options.target), beside_codes(source));
         let mut chosen = Vec::new();
         let mut names: HashMap<String, &str> = HashMap::new();
-        let (mut without_data, mut without_name) = (Vec::new(), Vec::new());
+        let (mut without_data, mut without_name, mut without_use) = (Vec::new(), Vec::new(), Vec::new());
         for (index, tensor) in source.tensors.iter().enumerate() {
             let inner = match &options.root {
                 Some(root) => tensor.name.strip_prefix(root.as_str()).and_then(|n| n.strip_prefix('.')),
@@ -164,6 +177,10 @@ impl<'c, 'o> Builder<'c, 'o> {
                 || (tensor.group == Group::Other && is_training_state(inner.split('.').next().unwrap_or("")));
             let in_config = self.config_has_rope && inner == names::ROPE_FACTORS;
             if helpers.contains(&index) || in_config || (training && !options.keep_optimizer) {
+                continue;
+            }
+            if beside.contains(&index) {
+                without_use.push(tensor.name.as_str());
                 continue;
             }
             if tensor.storage.is_none() && tensor.sparse.is_none() {
@@ -208,7 +225,12 @@ impl<'c, 'o> Builder<'c, 'o> {
                 self.plan.notes.push(Note::UnmatchedType { pattern, dtype: *dtype });
             }
         }
-        for (left_out, why) in [(without_data, Omission::NoData), (without_name, Omission::NoName)] {
+        let left_out = [
+            (without_data, Omission::NoData),
+            (without_name, Omission::NoName),
+            (without_use, Omission::NoCodes),
+        ];
+        for (left_out, why) in left_out {
             if let Some(first) = left_out.first() {
                 let (count, first) = (left_out.len(), first.to_string());
                 self.plan.notes.push(Note::LeftOut { count, first, why });
@@ -263,12 +285,12 @@ impl<'c, 'o> Builder<'c, 'o> {
     /// The stored type of a tensor that is not packed.
     fn dtype(&self, tensor: &TensorInfo, name: &str) -> Result<DType> {
         let quantized = matches!(tensor.dtype, DType::QI8 | DType::QU8 | DType::QI32);
-        let packed = matches!(tensor.dtype, DType::Ggml(_) | DType::Ternary(_));
+        let packed = matches!(tensor.dtype, DType::Ggml(_) | DType::Ternary(_) | DType::Quantized(_));
         let real = tensor.dtype.is_float() || packed || quantized;
         let bare = without_state_dict(name);
         let chosen =
             self.options.dtypes.iter().find(|(glob, _)| glob.is_match(bare)).map(|(_, dtype)| *dtype);
-        let plain = match real {
+        let plain = match real && !self.plan.keeps {
             true => chosen.or(self.options.dtype),
             false => None,
         };

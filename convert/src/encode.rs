@@ -57,7 +57,11 @@ pub(crate) struct Decoded<'b> {
 
 impl<'b> Decoded<'b> {
     /// The values of `elements`, whose bytes are `bytes`.
-    pub fn new(source: &Checkpoint, elements: &Elements, bytes: &'b [u8]) -> Result<Decoded<'b>, ReadError> {
+    pub fn new(
+        source: &Checkpoint,
+        elements: &'b Elements,
+        bytes: &'b [u8],
+    ) -> Result<Decoded<'b>, ReadError> {
         let tensor = &elements.tensor;
         let values = source.elements_in(elements.dense(), bytes)?.real();
         let mut latent = values.map_err(|e| e.in_tensor(&tensor.name).in_file(&source.path))?;
@@ -71,7 +75,7 @@ impl<'b> Decoded<'b> {
     /// The same, refusing packed values with the invalid code 3.
     pub fn checked(
         source: &Checkpoint,
-        elements: &Elements,
+        elements: &'b Elements,
         bytes: &'b [u8],
     ) -> Result<Decoded<'b>, ReadError> {
         let decoded = Decoded::new(source, elements, bytes)?;

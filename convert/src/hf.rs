@@ -29,6 +29,11 @@ pub(crate) const BESIDE: [&str; 9] = [
     "generation_config.json",
     "chat_template.jinja",
 ];
+/// Files that say how weights are quantized, which are copied where they stay so.
+pub(crate) const QUANTIZATION: [&str; 3] =
+    ["hf_quant_config.json", "quantize_config.json", "quant_config.json"];
+/// What config.json calls it.
+const QUANTIZATION_KEYS: [&str; 3] = [Quantization::KEY, "compression_config", "quantization"];
 /// Larger ones do not belong to a tokenizer.
 const MAX_BESIDE: u64 = 256 << 20;
 
@@ -62,7 +67,8 @@ fn beside(plan: &mut Plan<'_>) -> Result<Vec<(String, Vec<u8>)>> {
     }
     let source = &plan.source.path;
     let folder = if source.is_dir() { source.as_path() } else { source.parent().unwrap_or(Path::new("")) };
-    for name in BESIDE {
+    let kept = QUANTIZATION.iter().filter(|_| plan.keeps);
+    for &name in BESIDE.iter().chain(kept) {
         let path = folder.join(name);
         match std::fs::metadata(&path) {
             Ok(m) if m.is_file() && m.len() <= MAX_BESIDE => {
@@ -92,9 +98,11 @@ fn config_file(plan: &Plan<'_>, mut config: Map<String, Json>) -> Vec<u8> {
         let mut packed = own.cloned().unwrap_or_default();
         packed.extend(Quantization::packed().map(|(key, word)| (key.to_string(), json!(word))));
         config.insert(Quantization::KEY.into(), Json::Object(packed));
-    } else if !given.is_some_and(|q| q.online) {
-        // Without it, transformers would multiply by the unrounded float masters.
-        config.shift_remove(Quantization::KEY);
+    } else if !plan.keeps && !given.is_some_and(|q| q.online) {
+        // Without that of float masters, transformers would multiply by them unrounded.
+        for key in QUANTIZATION_KEYS {
+            config.shift_remove(key);
+        }
     }
     config.insert("torch_dtype".into(), json!(main_dtype(plan).name()));
     format!("{:#}\n", Json::Object(config)).into_bytes()

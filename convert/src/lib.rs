@@ -54,5 +54,5 @@ pub use save::{Object, save};
 pub use source::row_order;
 pub use target::{Form, Target};
 pub use ternary::Grid;
-pub use verify::{Agreement, Report, Rule, verify, verify_written};
+pub use verify::{Agreement, QuantizationError, Report, Rule, verify, verify_written};
 pub use write::{Written, write};

@@ -174,6 +174,8 @@ pub enum Omission {
     NoData,
     /// GGUF has no name for it.
     NoName,
+    /// It scales activations or caches of a quantized model, which the copy is not.
+    NoCodes,
 }
 
 /// What is wrong with a tensor of a model.
@@ -256,6 +258,7 @@ impl fmt::Display for Note {
                 let why = match why {
                     Omission::NoData => "saved without data",
                     Omission::NoName => "without a name in GGUF",
+                    Omission::NoCodes => "a scale of activations or caches, which only the quantized model has",
                 };
                 write!(f, "{left_out} left out, such as `{}`: {why}", first.escape_debug())
             }

@@ -37,6 +37,9 @@ pub struct Options {
     /// GGUF: the tokenizer to embed, see [`ckpt_inspect::vocabulary::Vocabulary::read`]; by default the one in the
     /// source or next to it.
     pub tokenizer: Option<PathBuf>,
+    /// Whether quantized weights are written as they are stored, with what says how: for a source that was opened so
+    /// ([`OpenOptions::stored`](ckpt_inspect::OpenOptions::stored)), in types that the target holds.
+    pub keep_quantized: bool,
     /// Whether to replace an existing output.
     pub force: bool,
 }
@@ -54,6 +57,7 @@ impl Options {
             ternary: None,
             max_shard_bytes: None,
             tokenizer: None,
+            keep_quantized: false,
             force: false,
         }
     }
@@ -201,6 +205,8 @@ pub struct Plan<'c> {
     pub pairs: Vec<Pair>,
     /// What the output loses, and what else the user should know.
     pub notes: Vec<Note>,
+    /// Whether quantized weights are written as they are stored.
+    pub(crate) keeps: bool,
 }
 
 impl<'c> Plan<'c> {

@@ -227,4 +227,5 @@ fn is_ours(name: &str) -> bool {
         || name == "model.safetensors.index.json"
         || name == "config.json"
         || crate::hf::BESIDE.contains(&name)
+        || crate::hf::QUANTIZATION.contains(&name)
 }

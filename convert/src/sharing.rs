@@ -65,7 +65,7 @@ pub(crate) struct Place(Storage, u64, Vec<usize>, Vec<usize>, DType, DType);
 impl Place {
     /// The place of `tensor` when it is written as `dtype`.
     pub fn of(tensor: &TensorInfo, dtype: DType) -> Option<Place> {
-        (tensor.numel() > 0 && tensor.quantizer.is_none()).then_some(())?;
+        (tensor.numel() > 0 && tensor.quantizer.is_none() && tensor.quantized.is_none()).then_some(())?;
         let (shape, strides) = (tensor.shape.clone(), tensor.strides.clone());
         Some(Place(tensor.storage.clone()?, tensor.byte_offset, shape, strides, tensor.dtype, dtype))
     }

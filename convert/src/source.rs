@@ -2,8 +2,9 @@
 
 use std::collections::HashSet;
 
-use ckpt_inspect::meaning::RopePairing;
+use ckpt_inspect::Role as TensorRole;
 use ckpt_inspect::meaning::architecture::{Part, Role, STUDENT};
+use ckpt_inspect::meaning::{RopePairing, role};
 use ckpt_inspect::{Checkpoint, DType, Format, ModelConfig, TensorInfo};
 
 use crate::Result;
@@ -28,6 +29,15 @@ pub(crate) fn helpers(source: &Checkpoint, target: Target) -> HashSet<usize> {
         layer.is_some_and(|layer| packed.contains(layer)) || (t.name == "__metadata__" && !packed.is_empty())
     };
     source.tensors.iter().enumerate().filter(|(_, t)| is_helper(t)).map(|(i, _)| i).collect()
+}
+
+/// Scales of activations and caches of a quantized model, which say nothing of what its weights are.
+pub(crate) fn beside_codes(source: &Checkpoint) -> HashSet<usize> {
+    if source.tensors.iter().all(|t| t.quantized.is_none()) {
+        return HashSet::new();
+    }
+    let roles = role::roles(&source.tensors).into_iter().enumerate();
+    roles.filter(|(_, role)| *role == TensorRole::Scale).map(|(i, _)| i).collect()
 }
 
 /// Whether a separate tensor has the factor of GGML's blocks.

@@ -7,8 +7,10 @@ use std::path::Path;
 
 use ckpt_inspect::meaning::architecture::{Role, STUDENT};
 use ckpt_inspect::meaning::wrappers;
+use ckpt_inspect::quantized::{Blocking, QuantType};
 use ckpt_inspect::{
-    Checkpoint, DType, Error as ReadError, Format, Group, Result as ReadResult, TensorInfo, TernaryPacking,
+    Checkpoint, DType, Error as ReadError, Format, Group, OpenOptions, Result as ReadResult, TensorInfo,
+    TernaryPacking,
 };
 use rayon::prelude::*;
 use serde::Serialize;
@@ -20,7 +22,7 @@ use crate::encode::{Decoded, narrow, narrow_f64};
 use crate::names::{self, Style};
 use crate::plan::{Elements, Plan};
 use crate::sharing::tied_names;
-use crate::source::{grid, rotary};
+use crate::source::{beside_codes, grid, rotary};
 use crate::ternary::Grid;
 
 const TERNARY_FORM: &str = "ternary form compared; the float weights are not in the other";
@@ -67,6 +69,23 @@ pub struct Agreement {
     pub worst: Option<f64>,
     /// Further details.
     pub detail: Option<String>,
+    /// How far a quantized weight is from the other, if they differ.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantization_error: Option<QuantizationError>,
+}
+
+/// How far a quantized weight is from what it was made of, as shares of the root mean square of the other's values.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct QuantizationError {
+    /// The root mean square of the differences.
+    pub relative_rms: f64,
+    /// The same of the block where it is largest, as a share of that block's own.
+    pub worst_block: f64,
+    /// Row-major index of the block's first element.
+    pub worst_at: u64,
+    /// Elements of a block.
+    pub block: u64,
 }
 
 /// How two checkpoints compare.
@@ -158,12 +177,14 @@ fn style(checkpoint: &Checkpoint) -> Option<Style> {
 /// The weights of `checkpoint` by the names that all styles and wrappers share, including those recorded as tied. If
 /// several state dicts make a name ambiguous, full names are used.
 fn weights(checkpoint: &Checkpoint) -> Vec<(String, usize)> {
+    let beside = beside_codes(checkpoint);
     let mut all: Vec<(String, usize)> = checkpoint
         .tensors
         .iter()
         .enumerate()
-        .filter(|(_, t)| {
+        .filter(|(i, t)| {
             t.group == Group::Weights
+                && !beside.contains(i)
                 && t.name != "__metadata__"
                 // Tensors that are plain values in other formats.
                 && t.name != names::ROPE_FACTORS
@@ -183,7 +204,9 @@ fn weights(checkpoint: &Checkpoint) -> Vec<(String, usize)> {
 /// # Errors
 /// When it cannot be read.
 pub fn verify_written(plan: &Plan<'_>, path: &Path) -> Result<Report> {
-    let written = ckpt_inspect::open(path)?;
+    let mut options = OpenOptions::default();
+    options.stored = plan.keeps;
+    let written = ckpt_inspect::open_with(path, &options)?;
     let index: HashMap<&str, &TensorInfo> = written.tensors.iter().map(|t| (t.name.as_str(), t)).collect();
     let tied: HashMap<&str, &str> = plan.tied.iter().map(|(n, kept)| (n.as_str(), kept.as_str())).collect();
     let mut report = Report::default();
@@ -264,6 +287,7 @@ fn compare(
         first: None,
         worst: None,
         detail: None,
+        quantization_error: None,
     };
     if !same_shape {
         agreement.detail = Some(format!("shape {:?} is not {:?}", tensor.shape, other.shape));
@@ -286,20 +310,88 @@ fn compare(
         Rule::Ternary => ternary(&a, &b, &mut agreement)?,
         Rule::Blocks => blocks(&a, &b, &mut agreement)?,
     }
+    let is_coded = |side: &Side<'_>| matches!(side.dtype(), DType::Quantized(_));
+    if !agreement.agrees && (is_coded(&a) || is_coded(&b)) {
+        let (coded, other) = if is_coded(&a) { (&a, &b) } else { (&b, &a) };
+        let error = quantization_error(coded, other)?;
+        if let Some(error) = error {
+            let QuantizationError { relative_rms, worst_block, worst_at, .. } = error;
+            agreement.detail.get_or_insert_with(|| {
+                format!("relative RMS error {relative_rms:.2e}, in the worst block {worst_block:.2e} (at {worst_at})")
+            });
+        }
+        agreement.quantization_error = error;
+    }
     if rounds(elements) || rounds(theirs) {
         agreement.detail.get_or_insert_with(|| TERNARY_FORM.into());
     }
     Ok(agreement)
 }
 
+/// Elements of a block whose error is told, where the scheme names none.
+const ERROR_BLOCK: usize = 128;
+
+/// How far `coded` is from `other`; `None` where nothing of them is finite and not zero.
+fn quantization_error(coded: &Side<'_>, other: &Side<'_>) -> Result<Option<QuantizationError>> {
+    let block = match coded.dtype() {
+        DType::Quantized(QuantType { blocking: Blocking::Group(n), .. }) if n > 0 => n as usize,
+        _ => ERROR_BLOCK,
+    };
+    let (ours, theirs) = (coded.decoded()?, other.decoded()?);
+    let len = ours.len();
+    let piece = (PIECE / block).max(1).saturating_mul(block);
+    /// Sums of squares, and the worst block.
+    #[derive(Clone, Copy, Default)]
+    struct Sums {
+        error: f64,
+        size: f64,
+        worst: f64,
+        at: u64,
+    }
+    let sums = (0..len.div_ceil(piece)).into_par_iter().map(|nth| {
+        let (start, n) = (nth * piece, piece.min(len - nth * piece));
+        let (mut x, mut y) = (Vec::new(), Vec::new());
+        let (x, y) = (ours.get(start, n, &mut x), theirs.get(start, n, &mut y));
+        let mut all = Sums::default();
+        for (i, (x, y)) in x.chunks(block).zip(y.chunks(block)).enumerate() {
+            let (mut error, mut size) = (0.0, 0.0);
+            for (x, y) in x.iter().zip(y).filter(|(x, y)| x.is_finite() && y.is_finite()) {
+                let (x, y) = (f64::from(*x), f64::from(*y));
+                error += (x - y) * (x - y);
+                size += y * y;
+            }
+            (all.error, all.size) = (all.error + error, all.size + size);
+            if size > 0.0 && (error / size).sqrt() > all.worst {
+                (all.worst, all.at) = ((error / size).sqrt(), (start + i * block) as u64);
+            }
+        }
+        all
+    });
+    let all = sums.collect::<Vec<_>>().into_iter().fold(Sums::default(), |a, b| Sums {
+        error: a.error + b.error,
+        size: a.size + b.size,
+        worst: a.worst.max(b.worst),
+        at: if b.worst > a.worst { b.at } else { a.at },
+    });
+    Ok((all.size > 0.0).then(|| QuantizationError {
+        relative_rms: (all.error / all.size).sqrt(),
+        worst_block: all.worst,
+        worst_at: all.at,
+        block: block as u64,
+    }))
+}
+
 fn rule(a: DType, b: DType) -> Option<Rule> {
     let quantized = |d| matches!(d, DType::QI8 | DType::QU8 | DType::QI32);
-    let real = |d: DType| d.is_float() || quantized(d) || matches!(d, DType::Ggml(_) | DType::Ternary(_));
+    let real = |d: DType| {
+        d.is_float() || quantized(d) || matches!(d, DType::Ggml(_) | DType::Ternary(_) | DType::Quantized(_))
+    };
     if a.is_ternary() || b.is_ternary() {
         return (real(a) && real(b)).then_some(Rule::Ternary);
     }
     let blocks = |d: DType| matches!(d, DType::Ggml(_));
-    if a == b && !quantized(a) {
+    let is_coded = |d| quantized(d) || matches!(d, DType::Quantized(_));
+    if a == b && !is_coded(a) {
         return Some(Rule::Identical);
     }
     if blocks(a) || blocks(b) {
@@ -396,7 +488,7 @@ fn rounded(a: &Side<'_>, b: &Side<'_>, made: Made, agreement: &mut Agreement) ->
 /// Whether `thin` holds what the values of `wide` round to.
 fn rounds_to(wide: &Side<'_>, thin: &Side<'_>, agreement: &mut Agreement) -> Result<()> {
     let thin_type = match thin.value_type() {
-        DType::QI8 | DType::QU8 | DType::QI32 => DType::F32,
+        DType::QI8 | DType::QU8 | DType::QI32 | DType::Quantized(_) => DType::F32,
         other => other,
     };
     let narrows = matches!(thin_type, DType::F16 | DType::BF16);

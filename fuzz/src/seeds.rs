@@ -164,6 +164,7 @@ pub fn checkpoints() -> Vec<Seed> {
         }
     }
     all.push(seed("packed-rows.safetensors", hugging_face_bitnet()));
+    all.extend(quantized());
     all.push(seed(
         "immense-rows.safetensors",
         safetensors::raw(
@@ -183,6 +184,65 @@ fn hugging_face_bitnet() -> Vec<u8> {
         .f32s("l.weight_scale", &[1], &[0.5])
         .tensor("n.weight", "BF16", &[4], &[0x3f; 8])
         .bytes()
+}
+
+/// A small weight of every quantization scheme.
+fn quantized() -> Vec<Seed> {
+    let file = safetensors::SafeTensors::new;
+    let bytes = |n: u8| -> Vec<u8> { (0..n).map(|i| i.wrapping_mul(37) & 0x6e).collect() };
+    let state = r#"{"quant_type":"nf4","blocksize":64,"dtype":"bfloat16","shape":[2,64],"nested_blocksize":256,"nested_offset":0.5}"#;
+    let nested = file()
+        .tensor("l.weight", "U8", &[64, 1], &bytes(64))
+        .tensor("l.weight.absmax", "U8", &[2], &[7, 9])
+        .f32s("l.weight.quant_map", &[16], &[0.25; 16])
+        .f32s("l.weight.nested_absmax", &[1], &[0.5])
+        .f32s("l.weight.nested_quant_map", &[256], &[0.125; 256])
+        .tensor("l.weight.quant_state.bitsandbytes__nf4", "U8", &[state.len()], state.as_bytes());
+    let gptq = file()
+        .tensor("l.qweight", "I32", &[2, 8], &bytes(64))
+        .tensor("l.qzeros", "I32", &[2, 1], &[0x77; 8])
+        .tensor("l.scales", "F16", &[2, 8], &[0x2c; 32])
+        .tensor("l.g_idx", "I32", &[16], &le(&[0i32, 1, 1, 0, 0, 1, 0, 1, 1, 0, 0, 1, 0, 1, 1, 0]));
+    let awq = file()
+        .tensor("l.qweight", "I32", &[16, 2], &bytes(128))
+        .tensor("l.qzeros", "I32", &[2, 2], &[0x77; 16])
+        .tensor("l.scales", "F16", &[2, 16], &[0x2c; 64]);
+    let float8 = file()
+        .tensor("l.weight", "F8_E4M3", &[8, 8], &bytes(64))
+        .f32s("l.weight_scale_inv", &[1, 2], &[0.5, 0.25])
+        .tensor("m.weight", "I8", &[4, 16], &bytes(64))
+        .tensor("m.weight_scale", "F8_E8M0", &[4, 1], &[120; 4])
+        .tensor("n.weight", "I8", &[4, 4], &bytes(16))
+        .f32s("n.SCB", &[4], &[0.5; 4]);
+    let packed = file()
+        .tensor("l.weight_packed", "I32", &[4, 1], &bytes(16))
+        .tensor("l.weight_shape", "I64", &[2], &le(&[4i64, 8]))
+        .f32s("l.weight_scale", &[4, 2], &[0.5; 8])
+        .tensor("l.weight_zero_point", "I32", &[1, 2], &[0x77; 8])
+        .tensor("n.weight", "I8", &[4, 4], &bytes(16))
+        .f32s("n.weight_scale", &[4, 1], &[0.5; 4]);
+    let float4 = file()
+        .tensor("l.weight_packed", "U8", &[2, 16], &bytes(32))
+        .tensor("l.weight_scale", "F8_E4M3", &[2, 2], &[0x38; 4])
+        .f32s("l.weight_global_scale", &[1], &[4.0])
+        .tensor("e.up_blocks", "U8", &[2, 2, 1, 16], &bytes(64))
+        .tensor("e.up_scales", "U8", &[2, 2, 1], &[120; 4]);
+    let mlx = file()
+        .tensor("l.weight", "U32", &[2, 8], &bytes(64))
+        .tensor("l.scales", "F16", &[2, 1], &[0x2c; 4])
+        .tensor("l.biases", "F16", &[2, 1], &[0xac; 4])
+        .tensor("m.weight", "U32", &[2, 4], &bytes(32))
+        .tensor("m.scales", "U8", &[2, 1], &[120; 2]);
+    let files = [
+        ("bitsandbytes", nested),
+        ("gptq", gptq),
+        ("awq", awq),
+        ("fp8", float8),
+        ("compressed", packed),
+        ("fp4", float4),
+        ("mlx", mlx),
+    ];
+    files.map(|(name, file)| seed(format!("{name}.safetensors"), file.bytes())).into()
 }
 
 /// Seeds of the pickles' target: those of every protocol, and opcodes in any order.

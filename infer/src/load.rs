@@ -60,6 +60,9 @@ impl Model {
     /// Those of the checkpoint's tensors; `Unsupported` for networks that are not run; `Inconsistent` when tensors
     /// are missing or do not fit each other.
     pub fn load(checkpoint: &Checkpoint, options: &LoadOptions, pool: &Pool) -> Result<Model> {
+        if let Some(what) = checkpoint.coding.refusal() {
+            return Err(Error::Unsupported { path: checkpoint.path.clone(), what });
+        }
         let names = Names::of(checkpoint);
         let (config, mut assumed) = configuration(checkpoint, &names, &options.settings)?;
         let kernel = options.kernel.unwrap_or_else(Kernel::best);

@@ -49,6 +49,8 @@ pub enum DamageKind {
     UnknownType,
     /// Codes that are not ternary values.
     UnknownCode,
+    /// An index, a group or a zero point is outside of what it points into.
+    OutOfRange,
     /// Compressed data that does not decode, or whose compression is not supported.
     Compression,
     /// It was saved without data.

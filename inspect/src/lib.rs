@@ -41,7 +41,7 @@ pub use damage::{Damage, DamageKind, Notice, NoticeKind};
 pub use dtype::DType;
 pub use error::{Error, ErrorKind, Result, printable, printable_in_log, printable_json};
 pub use format::packing::TernaryPacking;
-pub use format::{Format, ggml, gguf, npy, packing, recognises, safetensors, torch};
+pub use format::{Format, ggml, gguf, npy, packing, quantized, recognises, safetensors, torch};
 pub use group::without_state_dict;
 pub use health::coverage::{self, Coverage};
 pub use health::describe::{Options, describe};

@@ -98,6 +98,12 @@ fn detail(checkpoint: &Checkpoint, tensor: &TensorRecord) -> String {
     if !tensor.shared_with.is_empty() {
         line("shares with", tensor.shared_with.join(", "));
     }
+    for (i, part) in tensor.quantized.iter().flat_map(|quantized| &quantized.parts).enumerate() {
+        let label = if i == 0 { "stored as" } else { "" };
+        let text =
+            format!("{}: {} {}, {}", terminal::escape(&part.name), part.dtype, shape(&part.shape), part.role);
+        line(label, text);
+    }
     if let Some(sha256) = &tensor.sha256 {
         line("sha256", sha256.clone());
     }
@@ -203,6 +209,15 @@ fn preview(checkpoint: &Checkpoint, record: &TensorRecord) -> String {
             Ok(view) => view.iter().copied().collect(),
             Err(_) => return String::new(),
         },
+        _ if tensor.quantized.is_some() => {
+            let Ok(elements) = checkpoint.elements(tensor) else { return String::new() };
+            corner.shape = vec![rows.min(ROWS as u64 + 1) as usize, width.min(COLS + 1)];
+            let mut values = vec![0.0; corner.shape[0] * corner.shape[1]];
+            for (row, part) in values.chunks_mut(corner.shape[1]).enumerate() {
+                elements.read_f64(row * width, part);
+            }
+            values
+        }
         _ => match checkpoint.values(&corner) {
             Ok(values) => values.into_iter().map(f64::from).collect(),
             Err(_) => return String::new(),

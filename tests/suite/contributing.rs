@@ -182,7 +182,7 @@ struct Table {
     named: &'static str,
 }
 
-const TABLES: [Table; 11] = [
+const TABLES: [Table; 12] = [
     Table {
         folder: "inspect/src/format",
         file: "inspect/src/format/mod.rs",
@@ -217,6 +217,13 @@ const TABLES: [Table; 11] = [
         begins: "static TABLE: ",
         entry: r": Architecture =",
         named: r"\b(\w+)::",
+    },
+    Table {
+        folder: "inspect/src/meaning/scheme",
+        file: "inspect/src/meaning/scheme/mod.rs",
+        begins: "static SCHEMES: ",
+        entry: r"\bpub\(super\) fn find\(",
+        named: r"\b(\w+)::find\b",
     },
     Table {
         folder: "inspect/src/health/measures",

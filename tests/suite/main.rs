@@ -23,6 +23,7 @@ mod names;
 mod outputs;
 mod page;
 mod public_types;
+mod quantized;
 mod recover;
 mod report;
 mod scan;

@@ -4,5 +4,6 @@ mod gguf;
 mod golden;
 mod hostile;
 mod peers;
+mod quantized;
 mod round_trips;
 mod strides;

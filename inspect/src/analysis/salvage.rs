@@ -109,7 +109,8 @@ impl Fill {
 /// # Errors
 /// Those of [`open_with`]: nothing in it can be listed.
 pub fn salvage(path: &Path, options: &OpenOptions) -> Result<Salvage> {
-    let mut checkpoint = open_with(path, options)?;
+    // What is in the file, not what it stands for.
+    let mut checkpoint = open_with(path, &OpenOptions { stored: true, ..*options })?;
     checkpoint.verify_checksums();
     // Bytes that belong to no tensor were inserted somewhere, and may have shifted those after them.
     let surplus = checkpoint.warnings.iter().filter(|notice| notice.kind == NoticeKind::Surplus);

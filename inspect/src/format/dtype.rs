@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::format::packing::TernaryPacking;
 use crate::ggml::GgmlType;
+use crate::quantized::QuantType;
 
 /// The type of an element of a tensor, or how a block of elements is packed. Records contain its name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -57,10 +58,13 @@ pub enum DType {
     Ggml(GgmlType),
     /// Four ternary values per byte, shown as the matrix that they encode.
     Ternary(TernaryPacking),
+    /// Codes with scales in other tensors, shown as the weight that they stand for.
+    Quantized(QuantType),
 }
 
 impl DType {
-    /// The type's name in PyTorch (without `torch.`), GGML or ckpt.
+    /// The type's name in PyTorch (without `torch.`), GGML or ckpt; of a quantized weight only its family's, and as text
+    /// all of it.
     pub fn name(self) -> &'static str {
         match self {
             DType::F64 => "float64",
@@ -93,10 +97,11 @@ impl DType {
             DType::QI32 => "qint32",
             DType::Ggml(ggml) => ggml.name(),
             DType::Ternary(packing) => packing.name(),
+            DType::Quantized(kind) => kind.family(),
         }
     }
 
-    /// Every type except GGML's and the packings.
+    /// Every type except GGML's, the packings and those of quantized weights.
     const PLAIN: [DType; 28] = {
         use DType::*;
         [
@@ -105,7 +110,7 @@ impl DType {
         ]
     };
 
-    /// Every type except GGML's.
+    /// Every type except GGML's and those of quantized weights.
     fn named() -> impl Iterator<Item = DType> {
         DType::PLAIN.into_iter().chain(TernaryPacking::ALL.iter().map(|&packing| DType::Ternary(packing)))
     }
@@ -128,9 +133,12 @@ impl DType {
             | DType::QI8
             | DType::QU8 => 1,
             DType::C128 => 16,
-            DType::F4E2M1 | DType::F6E2M3 | DType::F6E3M2 | DType::Ggml(_) | DType::Ternary(_) => {
-                return None;
-            }
+            DType::F4E2M1
+            | DType::F6E2M3
+            | DType::F6E3M2
+            | DType::Ggml(_)
+            | DType::Ternary(_)
+            | DType::Quantized(_) => return None,
         })
     }
 
@@ -185,11 +193,14 @@ impl DType {
 
 impl fmt::Display for DType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
+        match self {
+            DType::Quantized(kind) => kind.fmt(f),
+            other => f.pad(other.name()),
+        }
     }
 }
 
-/// A type by its [`DType::name`].
+/// A type by its text.
 impl FromStr for DType {
     type Err = String;
 
@@ -197,13 +208,14 @@ impl FromStr for DType {
         let named = DType::named().find(|dtype| dtype.name() == name);
         named
             .or_else(|| GgmlType::named(name).map(DType::Ggml))
+            .or_else(|| name.parse().ok().map(DType::Quantized))
             .ok_or_else(|| format!("`{}` is not an element type", name.escape_debug()))
     }
 }
 
 impl Serialize for DType {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.name())
+        serializer.collect_str(self)
     }
 }
 

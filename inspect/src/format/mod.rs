@@ -8,6 +8,7 @@ pub mod gguf;
 pub mod npy;
 mod npz;
 pub mod packing;
+pub mod quantized;
 pub mod safetensors;
 pub(crate) mod tensor;
 pub mod torch;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ndarray::{ArrayViewD, CowArray, IxDyn, ShapeBuilder};
 use serde::{Deserialize, Serialize};
 
+use crate::quantized::Quantized;
 use crate::storage::{Storage, swap_words};
 use crate::{DType, Damage, DamageKind, Error, Result};
 
@@ -39,6 +40,9 @@ pub struct TensorInfo {
     pub quantizer: Option<Quantizer>,
     /// Coordinates and values of a sparse tensor.
     pub sparse: Option<Box<Sparse>>,
+    /// The stored tensors that it is made of, if it is codes with scales beside them; then its storage is that of the
+    /// codes.
+    pub quantized: Option<Arc<Quantized>>,
     /// Why its bytes cannot be read, if so.
     pub damage: Option<Damage>,
 }
@@ -167,6 +171,7 @@ impl TensorInfo {
             scales: None,
             quantizer: None,
             sparse: None,
+            quantized: None,
             damage: None,
         }
     }
@@ -177,8 +182,12 @@ impl TensorInfo {
         numel(&self.shape).unwrap_or(u64::MAX)
     }
 
-    /// Bytes that its elements take when contiguous; `None` when that overflows or blocks do not fit.
+    /// Bytes that its elements take when contiguous, of a quantized weight those of its codes; `None` when that overflows
+    /// or blocks do not fit.
     pub fn byte_len(&self) -> Option<u64> {
+        if let Some(quantized) = &self.quantized {
+            return quantized.codes().byte_len();
+        }
         self.dtype.bytes_for(&self.shape)
     }
 
@@ -232,6 +241,9 @@ impl TensorInfo {
             scales.replace_storages(replace);
             zero_points.replace_storages(replace);
         }
+        if let Some(quantized) = &mut self.quantized {
+            Arc::make_mut(quantized).parts_mut().for_each(|t| t.replace_storages(replace));
+        }
     }
 
     /// All storages that its elements depend on: its own, its parts', its scales'.
@@ -241,12 +253,14 @@ impl TensorInfo {
             Some(Quantizer::PerChannel { scales, zero_points, .. }) => Some([&**scales, &**zero_points]),
             _ => None,
         };
-        let parts = sparse.chain(scales.into_iter().flatten());
+        // The storage of its codes is its own.
+        let parts = self.quantized.iter().flat_map(|q| q.parts().iter().skip(1).map(|part| &part.tensor));
+        let parts = sparse.chain(scales.into_iter().flatten()).chain(parts);
         self.storage.iter().chain(parts.filter_map(|t| t.storage.as_ref()))
     }
 
     /// The bytes of its elements, contiguous and little-endian: borrowed from the file if it stores them so. Packed
-    /// types give their packed bytes, and a sparse tensor those of its values.
+    /// types give their packed bytes, a sparse tensor those of its values, and a quantized weight those of its codes.
     ///
     /// # Errors
     /// `Damaged` when bytes are missing or out of the storage; `Unsupported` for a view that repeats its storage
@@ -258,6 +272,9 @@ impl TensorInfo {
     fn bytes_inner(&self) -> Result<Cow<'_, [u8]>> {
         if let Some(sparse) = &self.sparse {
             return sparse.values.bytes_inner();
+        }
+        if let (Some(quantized), None) = (&self.quantized, &self.damage) {
+            return quantized.codes().bytes_inner();
         }
         if let Some(damage) = &self.damage {
             return Err(damage.into());

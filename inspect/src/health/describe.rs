@@ -7,11 +7,15 @@ use sha2::{Digest, Sha256};
 
 use crate::cache::hex;
 use crate::checkpoint::Checkpoint;
+use crate::health::equal;
 use crate::meaning::elements::{Elements, lists_twice};
 use crate::meaning::role::{self, Role};
 use crate::measure::structure::Structure;
-use crate::measure::{Measured, Plan, TernaryRule, measure};
-use crate::record::{CheckpointRecord, Stats, TensorRecord, Ternary};
+use crate::measure::{self, Measured, Plan, TernaryRule, measure};
+use crate::quantized::{Part, QuantFault};
+use crate::record::{
+    CheckpointRecord, PartRecord, QuantRecord, QuantizationRecord, Stats, TensorRecord, Ternary,
+};
 use crate::storage::{Place, Storage};
 use crate::tensor::{SparseLayout, TensorInfo};
 use crate::{DType, Error, Result, metadata};
@@ -64,6 +68,8 @@ pub fn describe(
     let first = first_alike(checkpoint);
     let affordable = affordable(checkpoint, &first);
     let left_out = affordable.iter().filter(|a| !**a).count();
+    let faults: HashMap<&str, &QuantFault> =
+        checkpoint.coding.faults.iter().map(|(name, fault)| (name.as_str(), fault)).collect();
     let mut tensors: Vec<TensorRecord> = checkpoint
         .tensors
         .par_iter()
@@ -72,7 +78,10 @@ pub fn describe(
         .map(|(i, (tensor, shared))| {
             let unread = Options { stats: false, sha256: false, ..options };
             let options = if first[i] == i && affordable[i] { options } else { unread };
-            let record = describe_tensor(checkpoint, tensor, roles[i], &shared, options);
+            let mut record = describe_tensor(checkpoint, tensor, roles[i], &shared, options);
+            if let Some(&fault) = faults.get(tensor.name.as_str()) {
+                record.quantized.get_or_insert_default().fault = Some(fault.clone());
+            }
             progress(record.bytes);
             record
         })
@@ -82,6 +91,9 @@ pub fn describe(
             tensors[first].clone();
         let own = std::mem::take(&mut tensors[i]);
         tensors[i] = TensorRecord { sha256, stats, ternary, structure, damage, damage_kind, ..own };
+    }
+    if options.stats {
+        equal::find(checkpoint, &mut tensors);
     }
     // Some damage shows only when the bytes are read.
     let found_damaged = tensors
@@ -102,6 +114,7 @@ pub fn describe(
     warnings.extend(checkpoint.damage.iter().map(|d| format!("damaged: {d}")));
     CheckpointRecord {
         coverage: Default::default(),
+        quantization: quantization(checkpoint),
         findings: Vec::new(),
         path: checkpoint.path.display().to_string(),
         format: checkpoint.format,
@@ -133,6 +146,24 @@ pub fn describe(
     }
 }
 
+/// How the weights of `checkpoint` are quantized; `None` if none is, and none should be.
+fn quantization(checkpoint: &Checkpoint) -> Option<QuantizationRecord> {
+    let coding = &checkpoint.coding;
+    let mut record = QuantizationRecord {
+        method: coding.method.clone(),
+        unread: coding.unread.clone(),
+        left: coding.left.clone(),
+        ..QuantizationRecord::default()
+    };
+    for tensor in checkpoint.tensors.iter().filter(|t| t.quantized.is_some()) {
+        match record.kinds.iter_mut().find(|(known, _)| *known == tensor.dtype) {
+            Some((_, count)) => *count += 1,
+            None => record.kinds.push((tensor.dtype, 1)),
+        }
+    }
+    (!record.kinds.is_empty() || record.unread.is_some()).then_some(record)
+}
+
 /// Which tensors may be read so that all reading stays in proportion to the files: views may overlap, and each view
 /// of a deflated storage inflates it.
 fn affordable(checkpoint: &Checkpoint, first: &[usize]) -> Vec<bool> {
@@ -161,7 +192,10 @@ fn affordable(checkpoint: &Checkpoint, first: &[usize]) -> Vec<bool> {
 fn first_alike(checkpoint: &Checkpoint) -> Vec<usize> {
     let mut known = HashMap::new();
     let place = |(i, tensor): (usize, &TensorInfo)| {
-        let plain = tensor.quantizer.is_none() && tensor.sparse.is_none() && tensor.damage.is_none();
+        let plain = tensor.quantizer.is_none()
+            && tensor.quantized.is_none()
+            && tensor.sparse.is_none()
+            && tensor.damage.is_none();
         let Some(storage) = tensor.storage.as_ref().filter(|_| plain) else { return i };
         let region = (storage.clone(), tensor.byte_offset, tensor.shape.clone(), tensor.strides.clone());
         let bits = |scales: &[f32]| scales.iter().map(|scale| scale.to_bits()).collect::<Vec<_>>();
@@ -193,6 +227,16 @@ fn describe_tensor(
         damage_kind: tensor.damage.as_ref().map(|damage| damage.kind),
         ..TensorRecord::default()
     };
+    if let Some(quantized) = &tensor.quantized {
+        let part = |part: &Part| PartRecord {
+            name: part.tensor.name.clone(),
+            role: part.role,
+            dtype: part.tensor.dtype,
+            shape: sizes(&part.tensor.shape),
+        };
+        let parts = quantized.parts().iter().map(part).collect();
+        record.quantized = Some(QuantRecord { parts, ..QuantRecord::default() });
+    }
     if tensor.damage.is_some() {
         return record;
     }
@@ -209,6 +253,11 @@ fn describe_tensor(
                 record.stats = Some(stats);
                 record.ternary = ternary;
                 record.structure = checkpoint.structure(tensor, role);
+                let elements = record.quantized.as_ref().and_then(|_| checkpoint.elements(tensor).ok());
+                let parts = elements.as_ref().and_then(measure::quantized::measure);
+                if let (Some(quantized), Some((scales, codes))) = (&mut record.quantized, parts) {
+                    (quantized.scales, quantized.codes) = (Some(scales), Some(codes));
+                }
             }
             Err(error) if error.kind == crate::ErrorKind::Damaged => record.set_damage(error),
             Err(_) => {}
@@ -220,7 +269,13 @@ fn describe_tensor(
 fn stored_bytes(tensor: &TensorInfo) -> u64 {
     match &tensor.sparse {
         Some(sparse) => sparse.indices.iter().chain([&sparse.values]).map(stored_bytes).sum(),
-        None => tensor.byte_len().unwrap_or(0),
+        None => match &tensor.quantized {
+            Some(quantized) => {
+                let sizes = quantized.parts().iter().map(|part| stored_bytes(&part.tensor));
+                sizes.fold(0, u64::saturating_add)
+            }
+            None => tensor.byte_len().unwrap_or(0),
+        },
     }
 }
 

@@ -3,6 +3,7 @@
 pub(crate) mod cache;
 pub mod coverage;
 pub(crate) mod describe;
+mod equal;
 pub mod measure;
 pub mod measures;
 pub mod record;

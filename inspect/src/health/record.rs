@@ -12,6 +12,7 @@ use crate::health::measures::Computed;
 pub use crate::meaning::ModelRecord;
 use crate::meaning::role::Role;
 use crate::optimizer::TrainingRecord;
+use crate::quantized::{PartRole, QuantFault};
 use crate::tensor::Group;
 use crate::verdict::{Finding, Verdict};
 use crate::{DType, Error, Format};
@@ -50,6 +51,9 @@ pub struct CheckpointRecord {
     /// How much of it the verdict speaks of.
     #[serde(default)]
     pub coverage: Coverage,
+    /// How its weights are quantized, if they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<QuantizationRecord>,
     /// Every tensor in file order.
     pub tensors: Vec<TensorRecord>,
     /// Training settings: learning rates, weight decay, and the weights that they apply to.
@@ -94,6 +98,9 @@ pub struct TensorRecord {
     pub bytes: u64,
     /// Names of other tensors on the same storage (tied weights and views), at most 16.
     pub shared_with: Vec<String>,
+    /// The first tensor of another layer or expert whose elements are the same, on a storage of its own.
+    #[serde(default)]
+    pub equal_to: Option<String>,
     /// SHA-256 of the contiguous little-endian elements, when asked for.
     #[serde(default)]
     pub sha256: Option<String>,
@@ -104,6 +111,9 @@ pub struct TensorRecord {
     /// How the rows of a matrix relate to each other, in a sample of them.
     #[serde(default)]
     pub structure: Option<Structure>,
+    /// What a quantized weight is stored in, and what was measured of that.
+    #[serde(default)]
+    pub quantized: Option<QuantRecord>,
     /// Why the bytes cannot be read, when they cannot.
     #[serde(default)]
     pub damage: Option<String>,
@@ -132,10 +142,12 @@ impl Serialize for TensorRecord {
             role,
             bytes,
             shared_with,
+            equal_to,
             sha256,
             stats,
             ternary,
             structure,
+            quantized,
             damage,
             damage_kind,
             verdict,
@@ -151,6 +163,9 @@ impl Serialize for TensorRecord {
         map.serialize_entry("role", role)?;
         map.serialize_entry("bytes", bytes)?;
         map.serialize_entry("shared_with", shared_with)?;
+        if let Some(equal_to) = equal_to {
+            map.serialize_entry("equal_to", equal_to)?;
+        }
         if let Some(sha256) = sha256 {
             map.serialize_entry("sha256", sha256)?;
         }
@@ -158,6 +173,9 @@ impl Serialize for TensorRecord {
         map.serialize_entry("ternary", ternary)?;
         if let Some(structure) = structure {
             map.serialize_entry("structure", structure)?;
+        }
+        if let Some(quantized) = quantized {
+            map.serialize_entry("quantized", quantized)?;
         }
         if let Some(damage) = damage {
             map.serialize_entry("damage", damage)?;
@@ -222,6 +240,84 @@ pub struct Stats {
 
 fn is_zero(count: &u64) -> bool {
     *count == 0
+}
+
+/// What a quantized weight is stored in, or why stored tensors are none.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct QuantRecord {
+    /// Its stored tensors, codes first.
+    pub parts: Vec<PartRecord>,
+    /// Its scales.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scales: Option<ScaleStats>,
+    /// Its codes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub codes: Option<CodeStats>,
+    /// Why it cannot be read as a weight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<QuantFault>,
+}
+
+/// A stored tensor of a quantized weight.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct PartRecord {
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    pub role: PartRole,
+    /// The type of its elements as stored.
+    pub dtype: DType,
+    /// Its shape as stored.
+    pub shape: Vec<u64>,
+}
+
+/// The scales of a quantized weight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ScaleStats {
+    /// How many there are.
+    pub count: u64,
+    /// Those that are not a number.
+    pub nan: u64,
+    /// Infinite ones.
+    pub inf: u64,
+    /// Those that are zero.
+    pub zero: u64,
+    /// Elements that such a scale makes zero although their codes are not.
+    pub silenced: u64,
+    /// Negative ones.
+    pub negative: u64,
+}
+
+/// The codes of a quantized weight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct CodeStats {
+    /// Bits of a code.
+    pub bits: u8,
+    /// The one code that all elements have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub equal: Option<u8>,
+    /// The share of codes at either end of their range, in a sample.
+    pub at_limit: f64,
+}
+
+/// How a checkpoint is quantized.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct QuantizationRecord {
+    /// The method that its configuration names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// The types of its quantized weights, and how many there are of each.
+    pub kinds: Vec<(DType, u64)>,
+    /// The scheme that is known by name and not read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unread: Option<String>,
+    /// Matrices that are not quantized.
+    pub left: Vec<String>,
 }
 
 /// Counts of nonzero finite elements by magnitude: bin `i` holds 2^(first+i) <= |w| < 2^(first+i+1).

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::coverage::Coverage;
 use super::rules::judgements;
 use crate::meaning::role::{Role, is_weight_normed};
+use crate::quantized::QuantFault;
 use crate::record::{CheckpointRecord, TensorRecord};
 use crate::{DamageKind, NoticeKind};
 
@@ -261,6 +262,38 @@ pub enum Finding {
         /// The share of them within a factor of four.
         share: f64,
     },
+    /// All of its elements are whole numbers: codes without their scale.
+    WholeNumbers {
+        /// The largest magnitude.
+        largest: f64,
+    },
+    /// A value is larger than anything of its role can be.
+    BeyondReason {
+        /// That value.
+        value: f64,
+        /// The magnitude from which it is.
+        bound: f64,
+    },
+    /// A stretch of it is one value other than zero.
+    ConstantHole {
+        /// Elements in the stretch.
+        run: u64,
+        /// All elements.
+        count: u64,
+    },
+    /// Some of the experts that it holds are zero, faint, far too large, or equal to others.
+    Experts {
+        /// Experts that were looked at.
+        all: u64,
+        /// Those that are zero.
+        zero: u64,
+        /// Those that are far smaller than the others, and not zero.
+        faint: u64,
+        /// Those that are far larger.
+        loud: u64,
+        /// Those that equal another one.
+        equal: u64,
+    },
     /// A stretch of it is zero.
     ZeroHole {
         /// Elements in the stretch.
@@ -336,6 +369,34 @@ pub enum Finding {
         /// How many.
         blocks: u64,
     },
+    /// Stored tensors should be a quantized weight or a part of one, and are none.
+    QuantParts {
+        /// Why.
+        fault: QuantFault,
+    },
+    /// Scales of a quantized weight are nothing to multiply by.
+    QuantScales {
+        /// Those that are not a number.
+        nan: u64,
+        /// Infinite ones.
+        inf: u64,
+        /// Those that are zero beside codes that are not.
+        zero: u64,
+        /// Negative ones.
+        negative: u64,
+        /// All of them.
+        count: u64,
+    },
+    /// The codes of a quantized weight are all the same.
+    EqualCodes {
+        /// The code.
+        code: u8,
+    },
+    /// Many codes of a quantized weight are at the ends of their range.
+    SaturatedCodes {
+        /// Their share.
+        share: f64,
+    },
     /// The format's own library refuses the file.
     Refused {
         /// What class of remark it is.
@@ -385,6 +446,17 @@ impl fmt::Display for Finding {
             Finding::NanScale => f.write_str("a scale of 255, which is NaN"),
             Finding::NanScales { blocks: 1 } => f.write_str("the scale of one of its blocks is NaN"),
             Finding::NanScales { blocks } => write!(f, "the scales of {blocks} of its blocks are NaN"),
+            Finding::QuantParts { fault } => fault.fmt(f),
+            Finding::QuantScales { nan, inf, zero, negative, count } => {
+                let kinds = [(nan, "NaN"), (inf, "infinite"), (zero, "zero"), (negative, "negative")];
+                let said = kinds.iter().filter(|(n, _)| **n > 0).map(|(n, what)| format!("{n} {what}"));
+                let scales = if *count == 1 { "scale" } else { "scales" };
+                write!(f, "of {count} {scales}: {}", said.collect::<Vec<_>>().join(", "))
+            }
+            Finding::EqualCodes { code } => write!(f, "every code is {code}"),
+            Finding::SaturatedCodes { share } => {
+                write!(f, "{:.0} % of its codes are at the ends of their range", 100.0 * share)
+            }
             Finding::NotFinite { nan, inf: 0, count } => write!(f, "{nan} of {} NaN", plural(*count)),
             Finding::NotFinite { nan: 0, inf, count } => write!(f, "{inf} of {} infinite", plural(*count)),
             Finding::NotFinite { nan, inf, count } => {
@@ -430,7 +502,22 @@ impl fmt::Display for Finding {
             Finding::UnlikeSiblings { std, median } => {
                 write!(f, "std {std:.1e}, where other layers have {median:.1e}")
             }
-            Finding::EqualLayers { other } => write!(f, "measures the same as {other}, to the last bit"),
+            Finding::EqualLayers { other } => write!(f, "equals {other}, element for element"),
+            Finding::WholeNumbers { largest } => {
+                write!(f, "whole numbers up to {}: codes without their scale?", short(*largest))
+            }
+            Finding::BeyondReason { value, bound } => {
+                write!(f, "a value of {value:.1e}, where {bound:.0e} is beyond reason")
+            }
+            Finding::ConstantHole { run, count } => {
+                write!(f, "{run} of its {count} values are one number in one stretch")
+            }
+            Finding::Experts { all, zero, faint, loud, equal } => {
+                let parts =
+                    [(zero, "zero"), (faint, "faint"), (loud, "far too large"), (equal, "equal to others")];
+                let told = parts.iter().filter(|(n, _)| **n > 0).map(|(n, what)| format!("{n} {what}"));
+                write!(f, "of its {all} experts {}", told.collect::<Vec<_>>().join(", "))
+            }
             Finding::GainsAtZero => f.write_str("every gain is zero, unlike in other layers"),
             Finding::ImpossibleVariance { value } => write!(f, "a variance of {value:.1e}"),
             Finding::LargeRelativeStd { std, relative } => {

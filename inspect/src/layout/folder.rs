@@ -1,6 +1,7 @@
 //! Folders in Hugging Face's layout: one checkpoint, with config.json and trainer_state.json next to it.
 
 use std::collections::HashSet;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -66,16 +67,34 @@ pub(super) fn add_config(path: &Path, set: &mut Set) {
         return;
     }
     let folder = if is_folder { path } else { path.parent().unwrap_or(Path::new("")) };
-    set.beside.extend(["config.json", "trainer_state.json"].map(|name| Stamp::of(&folder.join(name))));
+    let read = ["config.json", "trainer_state.json", MERGE].into_iter().chain(QUANTIZATION);
+    set.beside.extend(read.map(|name| Stamp::of(&folder.join(name))));
     let config = folder.join("config.json");
     set.config = read_json(&config, MAX_CONFIG).map(from_json);
     if set.config.is_none() && config.is_file() {
         let text = "the config.json next to it is not valid JSON and was not used";
         set.notices.push(Notice::new(NoticeKind::ConfigNotUnderstood, text));
     }
+    set.merged = lays_out_layers(&folder.join(MERGE));
+    let mut others = QUANTIZATION.iter().map(|name| read_json(&folder.join(name), MAX_CONFIG).map(from_json));
+    set.quantization = others.find_map(|value| value);
     let state: Option<TrainerState> = read_json(&folder.join("trainer_state.json"), MAX_INDEX);
     set.trainer_step = state.map(|state| state.global_step);
 }
+
+/// What mergekit leaves beside what it made.
+const MERGE: &str = "mergekit_config.yml";
+
+/// Whether the configuration of a merge at `path` puts layers of other models one after the other, where some may be
+/// there more than once.
+fn lays_out_layers(path: &Path) -> bool {
+    let mut text = String::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(MAX_CONFIG).read_to_string(&mut text));
+    read.is_ok() && text.lines().any(|line| line.trim_start_matches([' ', '-']).starts_with("layer_range:"))
+}
+
+/// Files that say how weights are quantized: of ModelOpt, AutoGPTQ and AutoAWQ.
+const QUANTIZATION: [&str; 3] = ["hf_quant_config.json", "quantize_config.json", "quant_config.json"];
 
 /// Names of one model in several forms, in the order in which transformers looks for them.
 const FORMS: [&str; 4] = [

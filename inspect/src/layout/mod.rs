@@ -75,7 +75,7 @@ static LAYOUTS: [Layout; 5] =
 
 /// An index or trainer_state.json, which are read for single keys, may be this large.
 const MAX_INDEX: u64 = 256 << 20;
-/// config.json, which is kept whole, may be this large.
+/// config.json and a merge's configuration, which are kept whole, may be this large.
 const MAX_CONFIG: u64 = 8 << 20;
 
 /// The files that make one checkpoint.
@@ -87,6 +87,10 @@ pub(crate) struct Set {
     /// Names that the index promises, and the file that each is in.
     pub weight_map: Option<BTreeMap<String, String>>,
     pub config: Option<Value>,
+    /// Whether a merge's own configuration beside it lays out layers of other models.
+    pub merged: bool,
+    /// What a file that speaks of nothing but quantization says.
+    pub quantization: Option<Value>,
     pub trainer_step: Option<u64>,
     /// What is missing in the set.
     pub missing: Option<Damage>,

@@ -9,7 +9,7 @@ use ndarray::{CowArray, IxDyn};
 
 use crate::bytes::{Beginning, Source, Stamp};
 use crate::format::Format;
-use crate::meaning::{Model, names};
+use crate::meaning::{Coding, Model, names};
 use crate::metadata::{Value, lookup};
 use crate::storage::Storage;
 use crate::tensor::{Element, TensorInfo};
@@ -36,6 +36,8 @@ pub struct Checkpoint {
     pub damage: Option<Damage>,
     /// Which network it is.
     pub model: Model,
+    /// How its weights are quantized.
+    pub coding: Coding,
     /// Training step and where it was found.
     pub step: Option<(u64, String)>,
     pub(crate) files: Vec<Arc<Source>>,

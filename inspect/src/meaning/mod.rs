@@ -12,6 +12,7 @@ pub(crate) mod open;
 pub mod optimizer;
 pub mod role;
 mod rope;
+pub(crate) mod scheme;
 pub(crate) mod ternary;
 #[cfg(feature = "vocabulary")]
 pub mod vocabulary;
@@ -21,3 +22,4 @@ pub use config::{Activation, AttentionBias, ModelConfig, RopePairing, Sizes, Sli
 pub use given::{Assumed, Assumption, ConfigError, Given, Quantization, Setting, Shapes};
 pub use model::{Model, ModelRecord};
 pub use rope::RopeScaling;
+pub use scheme::Coding;

@@ -30,6 +30,8 @@ pub struct Model {
     pub assumed: Vec<Assumption>,
     /// `quantization_config` of config.json.
     pub quantization: Option<Quantization>,
+    /// Whether a merge's own configuration beside it says that layers may be there more than once.
+    pub repeats_layers: bool,
     /// What the configuration or the GGUF keys say.
     given: Result<Given, ConfigError>,
     /// Whether the keys are a GGUF file's.
@@ -44,6 +46,7 @@ impl Default for Model {
             config: None,
             assumed: Vec::new(),
             quantization: None,
+            repeats_layers: false,
             given: Err(ConfigError::Unknown),
             is_gguf: false,
         }
@@ -60,6 +63,9 @@ pub struct ModelRecord {
     pub config: serde_json::Map<String, serde_json::Value>,
     /// What had to be assumed because the checkpoint does not give it, in words.
     pub assumed: Vec<String>,
+    /// Whether a merge's own configuration beside it says that layers may be there more than once.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub repeats_layers: bool,
 }
 
 impl ModelRecord {
@@ -187,6 +193,7 @@ impl Model {
             architecture: self.architecture.clone(),
             config,
             assumed: self.assumed.iter().map(Assumption::to_string).collect(),
+            repeats_layers: self.repeats_layers,
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::bytes::{SharedBytes, Source, Stamp};
 use crate::checkpoint::Checkpoint;
 use crate::format::{self, Contents};
 use crate::layout::{self, Opened, Set, Whole, companion};
-use crate::meaning::{Model, Quantization, model, names};
+use crate::meaning::{Coding, Model, Quantization, model, names, scheme};
 use crate::metadata::{HashableValue, Value};
 use crate::storage::Place;
 use crate::tensor::TensorInfo;
@@ -62,12 +62,15 @@ pub struct OpenOptions {
     /// Whether what a trainer put beside the model of a folder is opened with it: its tensors are then called after their
     /// file, such as `optimizer.state.0.exp_avg`, and damage of such a file is the checkpoint's.
     pub companions: bool,
+    /// Whether the tensors of quantized weights are listed as their files have them: codes, scales and what else there
+    /// is, instead of the weights that they make up.
+    pub stored: bool,
 }
 
 impl OpenOptions {
     /// With I2_S tensors in this layout, where one is known.
     pub fn i2s(layout: Option<I2sLayout>) -> Self {
-        OpenOptions { i2s_layout: layout, companions: false }
+        OpenOptions { i2s_layout: layout, ..OpenOptions::default() }
     }
 }
 
@@ -198,6 +201,7 @@ pub(crate) fn assemble(
         warnings: contents.notices,
         damage: Damage::joined(contents.faults),
         model: Model::default(),
+        coding: Coding::default(),
         step: None,
         files,
         header: OnceLock::new(),
@@ -241,7 +245,12 @@ fn complete(checkpoint: &mut Checkpoint, set: &Set, options: &OpenOptions) {
     let quantization = config.and_then(Quantization::of_config);
     ternary::recognise(checkpoint, quantization.as_ref());
     ternary::apply_scales(checkpoint);
+    if !matches!(checkpoint.format, Format::Gguf { .. }) {
+        let config = scheme::Config::of(config, set.quantization.as_ref());
+        scheme::recognise(checkpoint, &config, options.stored);
+    }
     checkpoint.model = Model::recognise(&checkpoint.tensors, &checkpoint.metadata, config);
+    checkpoint.model.repeats_layers = set.merged;
     checkpoint.step = step::from_metadata(&checkpoint.metadata)
         .or_else(|| step::from_tensors(&checkpoint.tensors))
         .or_else(|| set.trainer_step.map(|s| (s, "trainer_state.json".to_string())))

@@ -43,6 +43,21 @@ const HARMLESS: &[(&str, &[&str])] = &[
         &["_load_from_bytes", "TypedStorage", "UntypedStorage", "_TypedStorage", "_UntypedStorage"],
     ),
     ("torch.serialization", &["_get_layout"]),
+    // What the listing of a distributed checkpoint is made of.
+    (
+        "torch.distributed.checkpoint.metadata",
+        &[
+            "Metadata",
+            "TensorStorageMetadata",
+            "TensorProperties",
+            "_MEM_FORMAT_ENCODING",
+            "ChunkStorageMetadata",
+            "BytesStorageMetadata",
+            "MetadataIndex",
+            "StorageMeta",
+        ],
+    ),
+    ("torch.distributed.checkpoint.filesystem", &["_StorageInfo"]),
     ("torch.nn.parameter", &["Parameter", "Buffer", "UninitializedParameter"]),
     ("torch.nested._internal.nested_tensor", &["NestedTensor", "_rebuild_njt"]),
     (

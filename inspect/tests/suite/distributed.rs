@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use ckpt_inspect::scan::{self, Severity};
 use ckpt_inspect::{Checkpoint, DamageKind, ErrorKind, Format, find, identity, lookup, open};
 use ckpt_kit::peers;
 
@@ -111,6 +112,34 @@ fn a_flipped_byte_shows_in_the_checksums() {
     flipped[at + 2] ^= 1;
     std::fs::write(&file, flipped).unwrap();
     assert_eq!(open(folder.path()).unwrap().verify_checksums(), ["model.layers.0.mlp.up_proj.weight"]);
+}
+
+#[test]
+fn the_listing_and_every_part_are_scanned() {
+    let scanned = |folder: &Path| -> Vec<(String, Option<Severity>)> {
+        let files = scan::files(folder).unwrap();
+        let name = |file: &PathBuf| file.file_name().unwrap().to_string_lossy().into_owned();
+        let severity = |file: &PathBuf| scan::scan(file, &scan::Options::default()).unwrap().severity();
+        let mut all: Vec<_> = files.iter().map(|file| (name(file), severity(file))).collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all
+    };
+    let clean = scanned(&saved());
+    assert_eq!(
+        clean.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+        [".metadata", "__0_0.distcp", "__1_0.distcp"]
+    );
+    assert!(
+        clean.iter().all(|(_, severity)| severity.is_none_or(|severity| severity == Severity::Note)),
+        "{clean:?}"
+    );
+    // torch unpickles the listing without any restriction.
+    let folder = copy(&saved());
+    let file = folder.path().join(".metadata");
+    let listing = std::fs::read(&file).unwrap();
+    let call = b"cos\nsystem\n(X\x02\0\0\0idtR0";
+    std::fs::write(&file, [&listing[..2], call, &listing[2..]].concat()).unwrap();
+    assert_eq!(scanned(folder.path())[0], (".metadata".into(), Some(Severity::Dangerous)));
 }
 
 /// Any byte of the listing changed, and any end cut off: an error or a checkpoint, in little time.

@@ -7,9 +7,9 @@ use ckpt_inspect::{
 };
 
 /// Named f32 tensors as a SafeTensors file, described and judged.
-struct Network(Vec<(String, Vec<usize>, Vec<f32>)>);
+pub(crate) struct Network(pub(crate) Vec<(String, Vec<usize>, Vec<f32>)>);
 
-fn random(n: usize, scale: f32, seed: u64) -> Vec<f32> {
+pub(crate) fn random(n: usize, scale: f32, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = move || {
         state ^= state << 13;
@@ -22,7 +22,7 @@ fn random(n: usize, scale: f32, seed: u64) -> Vec<f32> {
 
 impl Network {
     /// A trained one: six layers of attention and MLP, with norms.
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut network = Network(Vec::new());
         network.add("model.embed_tokens.weight", &[300, 64], random(300 * 64, 0.02, 1));
         for layer in 0..6u64 {
@@ -39,26 +39,35 @@ impl Network {
         network
     }
 
-    fn add(&mut self, name: &str, shape: &[usize], values: Vec<f32>) {
+    pub(crate) fn add(&mut self, name: &str, shape: &[usize], values: Vec<f32>) {
         self.0.push((name.into(), shape.to_vec(), values));
     }
 
-    fn get(&mut self, name: &str) -> &mut Vec<f32> {
+    pub(crate) fn get(&mut self, name: &str) -> &mut Vec<f32> {
         &mut self.0.iter_mut().find(|(n, ..)| n == name).unwrap_or_else(|| panic!("{name}")).2
     }
 
-    fn without(mut self, part: &str) -> Self {
+    pub(crate) fn without(mut self, part: &str) -> Self {
         self.0.retain(|(name, ..)| !name.contains(part));
         self
     }
 
-    fn judged(&self) -> CheckpointRecord {
+    pub(crate) fn judged(&self) -> CheckpointRecord {
+        self.judged_as("F32", |v| v.to_le_bytes())
+    }
+
+    /// The same with its numbers in another type.
+    pub(crate) fn judged_as<const N: usize>(
+        &self,
+        dtype: &str,
+        encode: impl Fn(f32) -> [u8; N],
+    ) -> CheckpointRecord {
         let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
         for (name, shape, values) in &self.0 {
             let start = data.len();
-            data.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+            data.extend(values.iter().flat_map(|v| encode(*v)));
             let entry =
-                serde_json::json!({"dtype": "F32", "shape": shape, "data_offsets": [start, data.len()]});
+                serde_json::json!({"dtype": dtype, "shape": shape, "data_offsets": [start, data.len()]});
             header.insert(name.clone(), entry);
         }
         let header = serde_json::to_vec(&header).unwrap();
@@ -70,23 +79,28 @@ impl Network {
     }
 }
 
-const UP: &str = "model.layers.2.mlp.up_proj.weight";
+pub(crate) const UP: &str = "model.layers.2.mlp.up_proj.weight";
 
 /// The verdict on the tensor called `name`, and all that was found of it.
-fn found(record: &CheckpointRecord, name: &str) -> (Option<Verdict>, Vec<Finding>) {
+pub(crate) fn found(record: &CheckpointRecord, name: &str) -> (Option<Verdict>, Vec<Finding>) {
     let tensor = record.tensors.iter().find(|t| t.name == name).unwrap();
     (tensor.verdict, tensor.finding.iter().chain(&tensor.also).cloned().collect())
 }
 
 #[track_caller]
-fn assert_found(record: &CheckpointRecord, name: &str, verdict: Verdict, is: impl Fn(&Finding) -> bool) {
+pub(crate) fn assert_found(
+    record: &CheckpointRecord,
+    name: &str,
+    verdict: Verdict,
+    is: impl Fn(&Finding) -> bool,
+) {
     let (is_judged, findings) = found(record, name);
     assert_eq!(is_judged, Some(verdict), "{findings:?}");
     assert!(findings.iter().any(is), "{findings:?}");
 }
 
 #[track_caller]
-fn assert_healthy(network: &Network) -> CheckpointRecord {
+pub(crate) fn assert_healthy(network: &Network) -> CheckpointRecord {
     let record = network.judged();
     assert_eq!(record.verdict, Some(Verdict::Healthy), "{:?}", record.reasons);
     record
@@ -405,7 +419,7 @@ fn a_table_or_a_convolution_beyond_reason_is_corrupt_too() {
 /// MXFP4's scales are bytes, of which 255 is NaN; other bytes may be 255.
 #[test]
 fn a_scale_of_255_is_nan_where_codes_stand_beside_it() {
-    let judged = |codes: &str, scales: &str, largest: u8| {
+    let judged = |codes: &str, scales: &str, largest: u8, stored: bool| {
         let header = serde_json::json!({
             codes: {"dtype": "U8", "shape": [2, 4, 2, 16], "data_offsets": [0, 256]},
             scales: {"dtype": "U8", "shape": [2, 4, 2], "data_offsets": [256, 272]},
@@ -413,16 +427,24 @@ fn a_scale_of_255_is_nan_where_codes_stand_beside_it() {
         let header = serde_json::to_vec(&header).unwrap();
         let scales_of = [&[120u8; 15][..], &[largest]].concat();
         let bytes = [&(header.len() as u64).to_le_bytes()[..], &header, &[0x21; 256], &scales_of].concat();
-        let checkpoint = open_bytes_with("made.safetensors", bytes, &OpenOptions::default()).unwrap();
+        let mut options = OpenOptions::default();
+        options.stored = stored;
+        let checkpoint = open_bytes_with("made.safetensors", bytes, &options).unwrap();
         let mut record = describe(&checkpoint, Options::default(), &|_| ());
         judge(&mut record, &Thresholds::default());
         record
     };
     let (codes, scales) = ("mlp.experts.gate_up_proj_blocks", "mlp.experts.gate_up_proj_scales");
-    assert_found(&judged(codes, scales, 255), scales, Verdict::Corrupt, |f| *f == Finding::NanScale);
-    assert_eq!(found(&judged(codes, scales, 254), scales), (None, vec![]));
-    let absmax = judged("x.weight", "x.weight.absmax", 255);
-    assert_eq!(found(&absmax, "x.weight.absmax"), (None, vec![]));
+    assert_found(&judged(codes, scales, 255, true), scales, Verdict::Corrupt, |f| *f == Finding::NanScale);
+    assert_eq!(found(&judged(codes, scales, 254, true), scales), (None, vec![]));
+    for stored in [true, false] {
+        let absmax = judged("x.weight", "x.weight.absmax", 255, stored);
+        assert_eq!(found(&absmax, "x.weight.absmax"), (None, vec![]));
+    }
+    // As the weight that they make up.
+    let weight = "mlp.experts.gate_up_proj";
+    assert_found(&judged(codes, scales, 255, false), weight, Verdict::Corrupt, |f| *f == Finding::NanScale);
+    assert!(!found(&judged(codes, scales, 254, false), weight).1.contains(&Finding::NanScale));
 }
 
 #[test]

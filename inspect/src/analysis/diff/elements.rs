@@ -97,7 +97,10 @@ fn compare(
     Ok(Some((sums, ternary)))
 }
 
-fn elements<'a>((checkpoint, tensor): (&Checkpoint, &TensorInfo), bytes: &'a [u8]) -> Result<Elements<'a>> {
+fn elements<'a>(
+    (checkpoint, tensor): (&Checkpoint, &'a TensorInfo),
+    bytes: &'a [u8],
+) -> Result<Elements<'a>> {
     let elements = checkpoint.elements_in(tensor, bytes)?;
     elements.check_codes().map_err(|e| e.in_tensor(&tensor.name).in_file(&checkpoint.path))?;
     Ok(elements)
@@ -140,7 +143,19 @@ fn same_meaning(
         }
         _ => false,
     };
-    Ok(a.scale == b.scale && a.scales == b.scales && quantizers && sparse)
+    let parts = match (&a.quantized, &b.quantized) {
+        (None, None) => true,
+        (Some(a), Some(b)) if a.parts().len() == b.parts().len() => {
+            let pairs = a.parts().iter().zip(b.parts());
+            pairs
+                .map(|(a, b)| same(&a.tensor, &b.tensor))
+                .collect::<Result<Vec<_>>>()?
+                .into_iter()
+                .all(|same| same)
+        }
+        _ => false,
+    };
+    Ok(a.scale == b.scale && a.scales == b.scales && quantizers && sparse && parts)
 }
 
 /// Sums over pairs of elements. All but the counts are over pairs that are finite on both sides.

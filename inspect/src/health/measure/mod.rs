@@ -7,6 +7,7 @@
 //! the update of Chan, Golub and LeVeque (1983, <https://doi.org/10.1080/00031305.1983.10483115>).
 
 pub(crate) mod kernel;
+pub(crate) mod quantized;
 pub(crate) mod structure;
 mod ternary;
 mod wide;

@@ -13,8 +13,9 @@ const ROWS: usize = 256;
 const ELEMENTS: usize = 1 << 21;
 /// Rows of which the directions are compared.
 const COMPARED: usize = 32;
-/// A row is faint whose norm is this share of the median's, or less.
+/// A row is faint whose norm is this share of the median's, or less, and loud from this multiple on.
 const FAINT: f64 = 1e-5;
+const LOUD: f64 = 1e3;
 /// What further directions may hold of all squares without counting as directions. The rounding of bf16 is a hundredth of
 /// it.
 const RESIDUE: f64 = 1e-4;
@@ -31,6 +32,15 @@ pub struct Structure {
     pub equal_rows: u64,
     /// Rows whose norm is far below the median row's, zero ones included.
     pub faint_rows: u64,
+    /// Rows whose norm is far above the median row's.
+    #[serde(default)]
+    pub loud_rows: u64,
+    /// Rows whose elements other than zero have one magnitude.
+    #[serde(default)]
+    pub flat_rows: u64,
+    /// Whether all of the sampled elements are whole numbers.
+    #[serde(default)]
+    pub whole: bool,
     /// Columns that are zero in all sampled rows.
     pub zero_cols: u64,
     /// Columns with one value other than zero in all sampled rows that are not zero.
@@ -69,11 +79,18 @@ impl Structure {
     }
 }
 
-/// The `i`th of `count` rows out of `rows`: one out of each of `count` equal stretches, at no regular distance.
+/// The `i`th of `count` rows out of `rows`. Where not all are looked at they are those of one half, one out of each of
+/// equal stretches at no regular distance, and those at the same places in the other half: what was written twice, and
+/// heads that are copies, show in both.
 fn spread(i: usize, count: usize, rows: usize) -> usize {
-    let (start, end) = (i * rows / count, (i + 1) * rows / count);
+    if count == rows {
+        return i;
+    }
+    let (half, of) = (rows / 2, count.div_ceil(2));
+    let (i, offset) = if i < of { (i, 0) } else { (i - of, half) };
+    let (start, end) = (i * half / of, (i + 1) * half / of);
     let hash = (i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33;
-    start + hash as usize % (end - start).max(1)
+    offset + start + hash as usize % (end - start).max(1)
 }
 
 struct Sample {
@@ -84,6 +101,8 @@ struct Sample {
     /// The hashes of rows that are not zero.
     seen: Vec<u64>,
     zero_rows: u64,
+    flat_rows: u64,
+    whole: bool,
     /// Some of the rows that are neither zero nor equal to one before, scaled to the norm 1.
     compared: Vec<Vec<f32>>,
     others: usize,
@@ -97,6 +116,8 @@ impl Sample {
             norms: Vec::new(),
             seen: Vec::new(),
             zero_rows: 0,
+            flat_rows: 0,
+            whole: true,
             compared: Vec::new(),
             others: 0,
         }
@@ -112,6 +133,8 @@ impl Sample {
             return;
         }
         self.seen.push(hash(row));
+        self.flat_rows += u64::from(is_flat(row));
+        self.whole = self.whole && row.iter().all(|x| x.fract() == 0.0);
         // Every so many rows, so that those compared are from all over.
         let every = count.div_ceil(COMPARED);
         if self.others.is_multiple_of(every) && squares.is_finite() {
@@ -129,6 +152,8 @@ impl Sample {
             sampled_rows: count as u64,
             zero_rows: self.zero_rows,
             equal_rows: (hashes - self.seen.len()) as u64,
+            flat_rows: self.flat_rows,
+            whole: self.whole && nonzero > 0,
             compared_rows: self.compared.len() as u64,
             ..Structure::default()
         };
@@ -140,6 +165,8 @@ impl Sample {
         let middle = self.norms.len() / 2;
         let median = *self.norms.select_nth_unstable_by(middle, f64::total_cmp).1;
         structure.faint_rows = self.norms.iter().filter(|&&norm| norm <= median * FAINT).count() as u64;
+        structure.loud_rows =
+            self.norms.iter().filter(|&&norm| median > 0.0 && norm >= median * LOUD).count() as u64;
         if self.compared.len() >= 2 {
             let gram = gram(&self.compared);
             structure.effective_rank = effective_rank(&gram, self.compared.len());
@@ -175,6 +202,13 @@ impl Vectorized for &mut Look<'_> {
             *most = most.max(x);
         }
     }
+}
+
+/// Whether the elements of `row` that are not zero have one magnitude.
+fn is_flat(row: &[f32]) -> bool {
+    let mut magnitudes = row.iter().map(|x| x.abs()).filter(|&x| x != 0.0);
+    let first = magnitudes.next();
+    magnitudes.all(|x| Some(x) == first)
 }
 
 /// A hash of the bits of `row`, in which zeros of either sign are alike.

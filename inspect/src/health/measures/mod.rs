@@ -5,7 +5,7 @@
 mod accumulate;
 mod fields;
 mod kurtosis;
-mod zero_run;
+mod runs;
 
 use std::fmt;
 
@@ -31,7 +31,9 @@ pub static MEASURES: &[Measure] = &[
     kurtosis::MEASURE,
     fields::ZEROS,
     fields::ZERO_SHARE,
-    zero_run::MEASURE,
+    runs::ZERO_RUN,
+    runs::ZERO_RUN_AT,
+    runs::CONSTANT_RUN,
     fields::NAN,
     fields::INF,
     fields::NEG,

@@ -1,48 +1,58 @@
-//! Two layers that are the same to the last bit: one was loaded twice, or copied over another. Elements are
-//! not compared: measurements that agree in every bit are taken for them.
+//! Two layers with the same elements: one was loaded twice, or copied over another. A merge may lay out the same layers
+//! more than once, if its own configuration says so. Experts that are all alike are those of a layer that was upcycled
+//! from a dense one and has not been trained.
 
 use std::collections::HashMap;
 
 use super::{Check, Network, Rule, Ruling, Tell};
-use crate::meaning::role::Role;
-use crate::record::Stats;
+use crate::meaning::role::expert;
 use crate::verdict::{Finding, Verdict};
-
-/// Fewer elements may agree by chance.
-const ENOUGH: u64 = 256;
 
 pub(super) const RULE: Rule = Rule {
     name: "equal-layers",
-    summary: "A matrix measures the same as in another layer, to the last bit.",
+    summary: "A matrix has the same elements as in another layer, or in another expert.",
     check: Check::Network(check),
 };
 
 fn check(network: &Network<'_>, found: Tell<'_>) {
+    let merged = network.record.model.repeats_layers;
     for family in &network.families {
-        let mut known: HashMap<[u64; 6], usize> = HashMap::new();
+        let repeats = || {
+            let equal = |&i: &usize| Some((i, network.tensor(i).equal_to.as_deref()?));
+            family.iter().filter_map(equal)
+        };
+        if repeats().next().is_none() {
+            continue;
+        }
+        // How many experts each layer has, and how many of them equal each of them.
+        let (mut experts, mut copies) = (HashMap::new(), HashMap::new());
         for &i in family {
-            let tensor = network.tensor(i);
-            let judged = matches!(tensor.role, Role::Matrix | Role::Convolution | Role::Codes);
-            // Tied on purpose: one storage.
-            let Some(stats) = tensor.stats.as_ref().filter(|_| judged && tensor.shared_with.is_empty())
-            else {
-                continue;
+            let (layer, _) = of_layer(&network.tensor(i).name);
+            *experts.entry(layer).or_insert(0) += 1;
+        }
+        for (_, other) in repeats() {
+            *copies.entry(other).or_insert(0) += 1;
+        }
+        for (i, other) in repeats() {
+            let (layer, of_experts) = of_layer(&network.tensor(i).name);
+            let same_layer = of_experts && of_layer(other).0 == layer;
+            // Modules that are copied to make layers are equal until the first step.
+            let all_alike = copies[other] + 1 == family.len() && network.trained() == Some(false);
+            let verdict = match () {
+                () if all_alike => Verdict::Untrained,
+                () if same_layer && copies[other] + 1 == experts[layer] => Verdict::Untrained,
+                () if merged && !same_layer => continue,
+                () => Verdict::Dead,
             };
-            let Some(key) = key(stats) else { continue };
-            match known.get(&key) {
-                Some(&first) => {
-                    let other = network.tensor(first).name.clone();
-                    found(i, Ruling::new(Verdict::Dead, Finding::EqualLayers { other }));
-                }
-                None => drop(known.insert(key, i)),
-            }
+            found(i, Ruling::new(verdict, Finding::EqualLayers { other: other.into() }));
         }
     }
 }
 
-/// What equal elements have in common; `None` for too few of them, and where all are one value.
-fn key(stats: &Stats) -> Option<[u64; 6]> {
-    let (mean, std, min, max, abs) = (stats.mean?, stats.std?, stats.min?, stats.max?, stats.abs_mean?);
-    (stats.count >= ENOUGH && min < max)
-        .then(|| [stats.count, mean.to_bits(), std.to_bits(), min.to_bits(), max.to_bits(), abs.to_bits()])
+/// `name` up to the number of its expert, and whether it is of one.
+fn of_layer(name: &str) -> (&str, bool) {
+    match expert(name) {
+        Some(_) => (name.split(".expert").next().unwrap_or(name), true),
+        None => (name, false),
+    }
 }

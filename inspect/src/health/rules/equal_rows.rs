@@ -17,6 +17,9 @@ pub(super) const RULE: Rule = Rule {
         let structure = matrix.tensor.structure.as_ref()?;
         let nonzero = structure.sampled_rows - structure.zero_rows;
         let many = match matrix.role() {
+            _ if matrix.is_of_experts() => return None,
+            // Kernels that interpolate begin so.
+            Role::Convolution if matrix.is_untrained() => return None,
             Role::Matrix | Role::Convolution | Role::Router if matrix.ternary.is_none() => MANY,
             Role::Embedding | Role::Head => MANY_TOKENS,
             _ => return None,

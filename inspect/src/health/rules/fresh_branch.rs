@@ -1,42 +1,44 @@
-//! Networks whose residual branches begin at zero: the last projection of every branch is zero until the first step of
-//! training, while gains of normalizations are all 1 and what comes before it in the branch is alive. Once gains have
-//! moved, a zero that stayed is no beginning.
+//! Networks that begin with matrices at zero: the last projection of every branch, the last layer, the one that moves
+//! points or picks experts. Until the first step of training gains of normalizations are of one value each, and so are
+//! biases; what stands beside the zero matrix is alive, and the same matrix is zero in every layer. Once the network has been
+//! trained, a zero that stayed is no beginning. Where neither shows, a last layer is taken for one that begins at zero if
+//! its name says that it is one, or if its bias is zero too.
 
+use super::network::{Beside, is_zero};
 use super::{Check, Network, Rule, Ruling, Tell};
-use crate::meaning::role::{Role, is_last_of_branch};
-use crate::record::TensorRecord;
+use crate::meaning::role::{Role, is_outlet};
 use crate::verdict::{Finding, Verdict};
 
 pub(super) const RULE: Rule = Rule {
     name: "untrained-branches",
-    summary: "The last projections of all residual branches are zero, in a network that has not been trained.",
+    summary: "Matrices that end branches, or networks, are zero in a network that has not been trained.",
     check: Check::Network(check),
 };
 
 fn check(network: &Network<'_>, found: Tell<'_>) {
-    if network.is_as_initialized() == Some(false) {
-        return;
+    for &i in network.families.iter().flatten() {
+        let tensor = network.tensor(i);
+        let judged = tensor.role.is_matrix()
+            && tensor.shape.len() >= 2
+            && !matches!(tensor.role, Role::LoraA | Role::Codes)
+            && is_zero(tensor);
+        if judged && begins_at_zero(network, i) {
+            found(i, Ruling::new(Verdict::Untrained, Finding::Untrained));
+        }
     }
-    let is_zero = |t: &TensorRecord| {
-        let stats = t.stats.as_ref();
-        stats.is_some_and(|s| s.count > 1 && s.min == Some(0.0) && s.max == Some(0.0))
+}
+
+fn begins_at_zero(network: &Network<'_>, i: usize) -> bool {
+    let trained = network.trained();
+    let everywhere = network.siblings(i).is_none_or(|siblings| siblings.alive == 0);
+    if trained == Some(true) || !everywhere {
+        return false;
+    }
+    let Some(Beside { alive: true, deadlocked: false, is_last }) = network.beside(i) else { return false };
+    let name = &network.tensor(i).name;
+    let without_bias = || {
+        let module = name.strip_suffix("weight")?;
+        network.named(&format!("{module}bias")).map(is_zero)
     };
-    for family in &network.families {
-        let all = || family.iter().map(|&i| network.tensor(i)).filter(|t| t.role.is_matrix());
-        if all().next().is_none() || !all().all(|t| is_zero(t) && is_last_of_branch(&t.name)) {
-            continue;
-        }
-        for &i in family {
-            let name = &network.tensor(i).name;
-            let branch = name.rsplitn(3, '.').nth(2).unwrap_or_default();
-            let alive = network.record.tensors.iter().any(|t| {
-                let inside = t.name.strip_prefix(branch).is_some_and(|rest| rest.starts_with('.'));
-                let multiplies = matches!(t.role, Role::Matrix | Role::Convolution);
-                inside && multiplies && !is_zero(t)
-            });
-            if alive {
-                found(i, Ruling::new(Verdict::Untrained, Finding::Untrained));
-            }
-        }
-    }
+    trained == Some(false) || is_outlet(name) || (is_last && without_bias() == Some(true))
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Check, Network, Rule, Ruling};
+use crate::meaning::role::is_essential;
 use crate::tensor::Group;
 use crate::verdict::{Finding, Verdict};
 
@@ -10,8 +11,25 @@ use crate::verdict::{Finding, Verdict};
 const WEIGHTS: usize = 4;
 const LAYERS: usize = 3;
 /// Words of modules that some blocks of a network do without: where the shape stays, nothing changes it.
-const OPTIONAL: [&str; 7] =
-    ["downsample", "downsamplers", "upsample", "upsamplers", "shortcut", "conv_shortcut", "skip"];
+const OPTIONAL: [&str; 8] =
+    ["downsample", "downsamplers", "upsample", "upsamplers", "shortcut", "conv_shortcut", "skip", "resize"];
+/// What people call sequences in which layers without weights have numbers too: activations, pools.
+const SEQUENCES: [&str; 14] = [
+    "",
+    "net",
+    "main",
+    "model",
+    "module",
+    "features",
+    "seq",
+    "sequential",
+    "classifier",
+    "fc",
+    "mlp",
+    "conv",
+    "convs",
+    "head",
+];
 /// Names that are told.
 pub(super) const NAMED: usize = 5;
 
@@ -21,18 +39,26 @@ pub(super) const RULE: Rule = Rule {
     check: Check::Whole(check),
 };
 
+/// The names of a block's weights, and their shapes.
+type Names<'r> = BTreeSet<&'r str>;
+type Shapes<'r> = BTreeMap<&'r str, &'r [u64]>;
+
 /// Numbered blocks that stand in one place.
 pub(super) struct Stack<'r> {
     /// The names of their weights before the number.
     before: &'r str,
     /// By number, what follows it in the names.
-    blocks: BTreeMap<u64, BTreeSet<&'r str>>,
+    blocks: BTreeMap<u64, Shapes<'r>>,
 }
 
 impl Stack<'_> {
     /// Whether its blocks are layers rather than single modules.
     pub fn is_of_layers(&self) -> bool {
-        self.blocks.values().any(|block| block.len() >= WEIGHTS)
+        self.blocks.values().any(|block| {
+            let mut modules = block.keys().map(|after| module(after));
+            let first = modules.next();
+            block.len() >= WEIGHTS && modules.any(|module| Some(module) != first)
+        })
     }
 
     /// Whether it stands in a module of this name.
@@ -43,26 +69,57 @@ impl Stack<'_> {
     pub fn len(&self) -> u64 {
         self.blocks.len() as u64
     }
+
+    /// Numbers that are left out between blocks that are alike. None where layers without weights may have them: in
+    /// sequences, at equal distances, between blocks of different shapes.
+    fn holes(&self) -> Vec<u64> {
+        let numbers: Vec<u64> = self.blocks.keys().copied().collect();
+        let (Some(first), Some(last)) = (numbers.first(), numbers.last()) else { return Vec::new() };
+        // A name may announce any number.
+        let holes = last - first + 1 - self.len();
+        let own = self.before.trim_end_matches('.').rsplit('.').next().unwrap_or("");
+        if holes == 0 || holes > self.len() || SEQUENCES.contains(&own) || !self.is_of_layers() {
+            return Vec::new();
+        }
+        let gaps: Vec<(u64, u64)> =
+            numbers.windows(2).filter(|pair| pair[1] - pair[0] > 1).map(|pair| (pair[0], pair[1])).collect();
+        // Every second number is what a list of layers and activations has.
+        if numbers.windows(2).all(|pair| pair[1] - pair[0] == numbers[1] - numbers[0]) {
+            return Vec::new();
+        }
+        let distances: Vec<u64> = gaps.windows(2).map(|pair| pair[1].0 - pair[0].0).collect();
+        if distances.len() >= 2 && distances.iter().all(|d| *d == distances[0]) {
+            return Vec::new();
+        }
+        let mut kinds: BTreeMap<&Shapes<'_>, usize> = BTreeMap::new();
+        self.blocks.values().for_each(|block| *kinds.entry(block).or_default() += 1);
+        let uniform = kinds.values().any(|times| times * 4 >= self.blocks.len() * 3);
+        let alike = gaps.iter().filter(|(a, b)| uniform || self.blocks[a] == self.blocks[b]);
+        alike.flat_map(|(a, b)| a + 1..*b).collect()
+    }
 }
 
 /// The stacks of the network's weights.
 pub(super) fn stacks<'r>(network: &Network<'r>) -> Vec<Stack<'r>> {
-    let mut stacks: BTreeMap<&str, BTreeMap<u64, BTreeSet<&str>>> = BTreeMap::new();
+    let mut stacks: BTreeMap<&str, BTreeMap<u64, Shapes<'r>>> = BTreeMap::new();
     for tensor in network.record.tensors.iter().filter(|t| t.group == Group::Weights) {
         let Some((before, number, after)) = numbered(&tensor.name) else { continue };
-        stacks.entry(before).or_default().entry(number).or_default().insert(after);
+        stacks.entry(before).or_default().entry(number).or_default().insert(after, &tensor.shape);
     }
     stacks.into_iter().map(|(before, blocks)| Stack { before, blocks }).collect()
 }
 
 fn check(network: &Network<'_>) -> Vec<Ruling> {
     let mut missing = Vec::new();
-    for Stack { before, blocks } in &stacks(network) {
+    for stack in &stacks(network) {
+        let Stack { before, blocks } = stack;
         // What most layers are made of. Others are of another kind, and promise nothing.
-        let mut kinds: BTreeMap<&BTreeSet<&str>, usize> = BTreeMap::new();
-        blocks.values().for_each(|kind| *kinds.entry(kind).or_default() += 1);
+        let names: BTreeMap<u64, Names<'_>> =
+            blocks.iter().map(|(n, block)| (*n, block.keys().copied().collect())).collect();
+        let mut kinds: BTreeMap<&Names<'_>, usize> = BTreeMap::new();
+        names.values().for_each(|kind| *kinds.entry(kind).or_default() += 1);
         let Some((&usual, &times)) = kinds.iter().max_by_key(|(_, times)| **times) else { continue };
-        let (Some((&first, start)), Some((&last, end))) = (blocks.first_key_value(), blocks.last_key_value())
+        let (Some((&first, start)), Some((&last, end))) = (names.first_key_value(), names.last_key_value())
         else {
             continue;
         };
@@ -72,26 +129,36 @@ fn check(network: &Network<'_>) -> Vec<Ruling> {
         if !(most || of_three) || usual.len() < WEIGHTS {
             continue;
         }
-        // A name may announce any number, and every second number is what a list of layers and activations has.
-        let holes = last - first + 1 - blocks.len() as u64;
-        let numbers: Vec<u64> = blocks.keys().copied().collect();
-        let even = numbers.windows(2).all(|pair| pair[1] - pair[0] == numbers[1] - numbers[0]);
-        if holes > 0 && holes <= blocks.len() as u64 && !even {
-            let absent = (first..last).filter(|n| !blocks.contains_key(n));
-            missing.extend(absent.map(|n| format!("{before}{n}")));
+        missing.extend(stack.holes().into_iter().map(|n| format!("{before}{n}")));
+        // How many blocks have each part.
+        let mut having: BTreeMap<&str, usize> = BTreeMap::new();
+        for block in names.values() {
+            let parts: BTreeSet<&str> = block.iter().map(|after| component(after)).collect();
+            parts.into_iter().for_each(|part| *having.entry(part).or_default() += 1);
         }
-        for (n, block) in blocks {
+        for (n, block) in &names {
             // A layer with something of its own is of another kind.
             if !block.is_subset(usual) {
                 continue;
             }
             let modules: BTreeSet<&str> = block.iter().map(|after| module(after)).collect();
-            // The first and the last layer may do without a whole module: a norm of what is normalized already, values that
-            // are mixed with those of the layer before.
-            let at_end = *n == first || *n == last;
+            let components: BTreeSet<&str> = block.iter().map(|after| component(after)).collect();
             let by_design = |after: &str| {
-                let whole = !modules.contains(module(after));
-                whole && (at_end || after.split('.').any(|part| OPTIONAL.contains(&part)))
+                // Half a module is no design.
+                if modules.contains(module(after)) {
+                    return false;
+                }
+                // Nothing of a part of several modules, such as attention to another sequence.
+                let part = component(after);
+                let whole = part != module(after) && !components.contains(part);
+                if *n == first || *n == last {
+                    // The first and the last layer may do without a whole module: a norm of what is normalized already,
+                    // values that are mixed with those of the layer before; but not without one that all need.
+                    return whole || !is_essential(after);
+                }
+                let several = names.len() > having.get(part).map_or(0, |n| n + 1);
+                let optional = after.split('.').any(|part| OPTIONAL.contains(&part));
+                optional || (whole && (of_three || several))
             };
             let absent = usual.difference(block).filter(|after| !by_design(after));
             missing.extend(absent.map(|after| format!("{before}{n}.{after}")));
@@ -107,7 +174,13 @@ fn check(network: &Network<'_>) -> Vec<Ruling> {
 
 /// The module that a weight belongs to.
 fn module(name: &str) -> &str {
-    name.rsplit_once('.').map_or("", |(module, _)| module)
+    let module = name.rsplit_once('.').map_or("", |(module, _)| module);
+    module.split(".parametrizations").next().unwrap_or(module)
+}
+
+/// The part of the layer that a weight belongs to.
+fn component(name: &str) -> &str {
+    name.split('.').next().unwrap_or(name)
 }
 
 /// A name before its first number, that number, and what follows.

@@ -3,13 +3,16 @@
 //! variant of [`Finding`].
 
 mod architecture;
+mod beyond_reason;
 mod constant;
 mod constant_columns;
+mod constant_hole;
 mod contradiction;
 mod damaged;
 mod empty;
 mod equal_layers;
 mod equal_rows;
+mod experts;
 mod far_value;
 mod fresh_branch;
 mod gains_at_zero;
@@ -21,6 +24,9 @@ mod network;
 mod not_finite;
 mod one_direction;
 mod promised;
+mod quant_codes;
+mod quant_parts;
+mod quant_scales;
 mod refused;
 mod saturated;
 mod scale_lost;
@@ -29,6 +35,7 @@ mod small_relative_std;
 mod small_std;
 mod untrained;
 mod variance;
+mod whole_numbers;
 mod zero_codes;
 mod zero_hole;
 mod zero_rows;
@@ -50,8 +57,10 @@ pub struct Rule {
 }
 
 /// Every rule, in the order in which they are asked.
-pub static RULES: [Rule; 29] = [
+pub static RULES: [Rule; 36] = [
     damaged::RULE,
+    quant_parts::RULE,
+    quant_scales::RULE,
     empty::RULE,
     not_finite::RULE,
     nan_scale::RULE,
@@ -60,12 +69,17 @@ pub static RULES: [Rule; 29] = [
     constant::RULE,
     zero_codes::RULE,
     scale_lost::RULE,
+    quant_codes::RULE,
     misread::RULE,
+    whole_numbers::RULE,
     saturated::RULE,
+    beyond_reason::RULE,
     far_value::RULE,
     zero_hole::RULE,
+    constant_hole::RULE,
     zero_rows::RULE,
     equal_rows::RULE,
+    experts::RULE,
     constant_columns::RULE,
     one_direction::RULE,
     small_std::RULE,
@@ -124,12 +138,17 @@ pub(crate) struct Matrix<'t> {
     std: f64,
     min: f64,
     max: f64,
+    /// The network that it is judged in, and its place there.
+    among: Option<Among<'t>>,
 }
+
+/// A network, and the place of a tensor in it.
+type Among<'t> = (&'t Network<'t>, usize);
 
 impl<'t> Matrix<'t> {
     /// `None` for vectors, for codes of an integer layer, masks and indices, whose spread says nothing, and for what was
     /// not measured.
-    fn of(tensor: &'t TensorRecord) -> Option<Self> {
+    fn of(tensor: &'t TensorRecord, among: Option<Among<'t>>) -> Option<Self> {
         let stats = tensor.stats.as_ref()?;
         let real = !tensor.dtype.is_integer() && tensor.dtype != DType::Bool;
         let dims = tensor.shape.iter().filter(|&&d| d > 1).count();
@@ -138,7 +157,7 @@ impl<'t> Matrix<'t> {
         let matrix = is_weight && tensor.shape.len() >= 2 && dims > 0;
         (real && matrix && stats.count >= 2).then_some(())?;
         let (std, min, max) = (stats.std?, stats.min?, stats.max?);
-        Some(Matrix { tensor, stats, ternary: tensor.ternary.as_ref(), std, min, max })
+        Some(Matrix { tensor, stats, ternary: tensor.ternary.as_ref(), std, min, max, among })
     }
 
     fn role(&self) -> Role {
@@ -154,6 +173,35 @@ impl<'t> Matrix<'t> {
     /// Whether all of it is one value.
     fn is_constant(&self) -> bool {
         self.min == self.max
+    }
+
+    fn is_zero(&self) -> bool {
+        self.min == 0.0 && self.max == 0.0
+    }
+
+    /// Whether it holds the experts of a layer, one after the other.
+    fn is_of_experts(&self) -> bool {
+        self.tensor.shape.len() == 3 && self.role() == Role::Matrix && self.tensor.name.contains("experts")
+    }
+
+    /// Whether it is of a network that shows that it has not been trained.
+    fn is_untrained(&self) -> bool {
+        self.among.is_some_and(|(network, _)| network.trained() == Some(false))
+    }
+
+    /// Whether it is of a checkpoint that says that no step has been taken.
+    fn is_at_step_0(&self) -> bool {
+        self.among.is_some_and(|(network, _)| network.is_at_step_0())
+    }
+
+    /// Whether a scale stands beside it.
+    fn has_scale(&self) -> bool {
+        let module = self.tensor.name.strip_suffix("weight").unwrap_or(&self.tensor.name);
+        let names =
+            ["weight_scale", "weight_scale_inv", "scale", "scales", "w_scale", "scaling_factor", "SCB"];
+        self.among.is_some_and(|(network, _)| {
+            names.iter().any(|name| network.named(&format!("{module}{name}")).is_some())
+        })
     }
 }
 
@@ -177,26 +225,31 @@ impl Judgement {
         if rulings.iter().any(|r| r.finding == Finding::Untrained) {
             rulings.retain(|r| !matches!(r.finding, Finding::Constant { .. }));
         }
-        let whole =
-            |r: &Ruling| matches!(r.finding, Finding::Constant { .. } | Finding::Untrained | Finding::Empty);
+        let whole = |r: &Ruling| {
+            use Finding::*;
+            matches!(r.finding, Constant { .. } | EqualCodes { .. } | Untrained | Empty)
+        };
         if let Some(decided) = rulings.iter().position(whole) {
             let decided = rulings.swap_remove(decided);
-            rulings.retain(|r| matches!(r.finding, Finding::Damaged { .. } | Finding::NotFinite { .. }));
+            rulings.retain(|r| {
+                use Finding::*;
+                matches!(r.finding, Damaged { .. } | NotFinite { .. } | QuantScales { .. } | NanScale)
+            });
             rulings.push(decided);
         }
         rulings.sort_by_key(|r| std::cmp::Reverse(r.verdict));
         let verdict = match rulings.first() {
             Some(worst) => worst.verdict,
-            None => Matrix::of(tensor).map(|_| Verdict::Healthy),
+            None => Matrix::of(tensor, None).map(|_| Verdict::Healthy),
         };
         rulings.truncate(KEPT);
         Judgement { verdict, findings: rulings.into_iter().map(|r| r.finding).collect() }
     }
 }
 
-fn rulings(tensor: &TensorRecord, thresholds: &Thresholds) -> Vec<Ruling> {
+fn rulings(tensor: &TensorRecord, among: Option<Among<'_>>, thresholds: &Thresholds) -> Vec<Ruling> {
     let elements = tensor.stats.as_ref();
-    let matrix = Matrix::of(tensor);
+    let matrix = Matrix::of(tensor, among);
     let ask = |rule: &Rule| match rule.check {
         Check::Tensor(check) => check(tensor),
         Check::Elements(check) => check(tensor, elements?),
@@ -210,7 +263,7 @@ fn rulings(tensor: &TensorRecord, thresholds: &Thresholds) -> Vec<Ruling> {
 /// only finite numbers, and whatever was not measured. Ternary codes whose scale is lost are judged dead or, with
 /// that finding, not at all.
 pub fn judge_tensor(tensor: &TensorRecord, thresholds: &Thresholds) -> Judgement {
-    Judgement::of(tensor, rulings(tensor, thresholds))
+    Judgement::of(tensor, rulings(tensor, None, thresholds))
 }
 
 /// Judges every tensor of `record`, by itself and among the others, and the whole. `thresholds` are each tensor's.
@@ -219,8 +272,9 @@ pub fn judgements<'r>(
     thresholds: &dyn Fn(&'r TensorRecord) -> Thresholds,
 ) -> (Vec<Judgement>, Judgement) {
     let network = Network::of(record);
-    let mut of_tensors: Vec<Vec<Ruling>> =
-        record.tensors.iter().map(|tensor| rulings(tensor, &thresholds(tensor))).collect();
+    let rulings =
+        |(i, tensor): (usize, &'r TensorRecord)| rulings(tensor, Some((&network, i)), &thresholds(tensor));
+    let mut of_tensors: Vec<Vec<Ruling>> = record.tensors.iter().enumerate().map(rulings).collect();
     let mut of_whole = Vec::new();
     for rule in &RULES {
         match rule.check {

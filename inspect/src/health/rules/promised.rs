@@ -1,18 +1,24 @@
-//! What config.json promises: how many layers there are, how many tokens, how wide the network is. Of an architecture that
-//! is not known nothing else is held against it. A configuration of another model beside the weights shows here too.
+//! What config.json promises, or the keys of a GGUF file: how many layers there are, how many tokens, how wide the network
+//! is. Of an architecture that is not known nothing else is held against it. A configuration of another model beside the
+//! weights shows here too.
 
 use std::collections::{HashMap, HashSet};
+
+use serde_json::{Map, Value};
 
 use super::missing::{Stack, stacks};
 use super::{Check, Network, Rule, Ruling};
 use crate::meaning::role::Role;
+use crate::record::TensorRecord;
 use crate::tensor::Group;
 use crate::verdict::{Finding, Verdict};
 
 /// What configurations call the number of layers, of tokens, and the width.
-const LAYERS: [&str; 4] = ["num_hidden_layers", "n_layer", "num_layers", "n_layers"];
+const LAYERS: [&str; 5] = ["num_hidden_layers", "n_layer", "num_layers", "n_layers", "block_count"];
 const TOKENS: [&str; 1] = ["vocab_size"];
-const WIDTH: [&str; 3] = ["hidden_size", "n_embd", "d_model"];
+const WIDTH: [&str; 4] = ["hidden_size", "n_embd", "d_model", "embedding_length"];
+/// Further layers, which predict later tokens.
+const AHEAD: [&str; 2] = ["num_nextn_predict_layers", "nextn_predict_layers"];
 /// The same of networks of two halves, and the module that each stands in.
 const HALVES: [(&str, [&str; 2]); 2] = [
     ("encoder", ["encoder_layers", "num_encoder_layers"]),
@@ -23,15 +29,19 @@ const SHARED: [&str; 3] = ["num_hidden_groups", "num_mem_blocks", "use_shared_at
 /// Modules that hold a row for each token.
 const EMBEDDINGS: [&str; 6] =
     ["embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embed_in", "token_embd"];
+/// Tokens by which a padded vocabulary may be longer than promised, unless it is a quarter of them; few are padded to a
+/// multiple of 128. A table may also hold several vocabularies.
+const PADDING: u64 = 2048;
+const FEW_TOKENS: u64 = 1000;
 
 pub(super) const RULE: Rule = Rule {
     name: "promised",
-    summary: "config.json promises more layers, more tokens or another width than there are.",
+    summary: "config.json, or a GGUF file's keys, promise other numbers of layers or tokens, or another width.",
     check: Check::Whole(check),
 };
 
 fn check(network: &Network<'_>) -> Vec<Ruling> {
-    let config = &network.record.model.config;
+    let config = told(network);
     let given = |keys: &[&'static str]| {
         keys.iter().find_map(|key| Some((*key, config.get(*key)?.as_u64().filter(|n| *n > 0)?)))
     };
@@ -46,43 +56,91 @@ fn check(network: &Network<'_>) -> Vec<Ruling> {
         let finding = Finding::Promised { key: key.into(), promised, found: there };
         found.extend(Ruling::new(Verdict::Corrupt, finding));
     };
+    let stacks = stacks(network);
+    let layered: Vec<&Stack<'_>> = stacks.iter().filter(|s| s.is_of_layers()).collect();
     // Convolutional networks count their layers in ways of their own.
     let of_role = |role: Role| weights().filter(|t| t.role == role).count();
     if let Some((key, promised)) = given(&LAYERS)
         && of_role(Role::Convolution) <= of_role(Role::Matrix)
         && !SHARED.iter().any(|key| config.contains_key(*key))
-        && let Some(most) = stacks(network).iter().filter(|s| s.is_of_layers()).map(Stack::len).max()
-        && most < promised
+        && let Some(most) = layered.iter().map(|s| s.len()).max()
     {
-        missed(key, promised, most);
+        let further = given(&AHEAD).map_or(0, |(_, n)| n);
+        // Another model's, where there are more: of several stacks it may mean any.
+        if most < promised || (layered.len() == 1 && key != "num_layers" && most > promised + further) {
+            missed(key, promised, most);
+        }
     }
     for (half, keys) in HALVES {
-        let of_half = |s: &&Stack<'_>| s.is_of_layers() && s.is_within(half);
+        let of_half = |s: &&&Stack<'_>| s.is_within(half);
         if let Some((key, promised)) = given(&keys)
-            && let Some(most) = stacks(network).iter().filter(of_half).map(Stack::len).max()
+            && let Some(most) = layered.iter().filter(of_half).map(|s| s.len()).max()
             && most < promised
         {
             missed(key, promised, most);
         }
     }
     if let Some((key, promised)) = given(&TOKENS) {
-        let rows = weights()
-            .filter(|t| t.role == Role::Embedding && t.shape.len() == 2)
-            .filter(|t| t.name.rsplit('.').nth(1).is_some_and(|module| EMBEDDINGS.contains(&module)))
-            .map(|t| t.shape[0])
-            .max();
-        if let Some(rows) = rows.filter(|rows| *rows < promised) {
+        let rows = || {
+            weights()
+                .filter(|t| t.role == Role::Embedding && t.shape.len() == 2)
+                .filter(|t| t.name.rsplit('.').nth(1).is_some_and(|module| EMBEDDINGS.contains(&module)))
+                .map(|t| t.shape[0])
+        };
+        let padded = match promised < FEW_TOKENS {
+            true => (promised + 128).next_multiple_of(128),
+            false => (promised + PADDING).max(promised + promised / 4),
+        };
+        if let Some(rows) = rows().max().filter(|rows| *rows < promised) {
+            missed(key, promised, rows);
+        } else if let Some(rows) =
+            rows().min().filter(|rows| *rows > padded && !rows.is_multiple_of(promised))
+        {
             missed(key, promised, rows);
         }
     }
-    if let Some((key, promised)) = given(&WIDTH) {
-        let sides: HashSet<u64> = weights().flat_map(|t| t.shape.iter().copied()).collect();
-        let multiple = |side: &u64| *side > 0 && side.is_multiple_of(promised);
-        if !sides.iter().any(multiple) && network.record.tensors.iter().all(|t| t.role != Role::Codes) {
-            missed(key, promised, usual_width(weights().map(|t| &t.shape[..])));
-        }
+    if let Some((key, promised)) = given(&WIDTH)
+        && network.record.tensors.iter().all(|t| t.role != Role::Codes)
+        && !has_width(weights, &layered, promised)
+    {
+        missed(key, promised, usual_width(weights().map(|t| &t.shape[..])));
     }
     found
+}
+
+/// What config.json says, or else the keys of a GGUF file, without its architecture's name.
+fn told(network: &Network<'_>) -> Map<String, Value> {
+    let (config, keys) = (&network.record.model.config, &network.record.metadata);
+    let Some(Value::String(architecture)) = keys.get("general.architecture").filter(|_| config.is_empty())
+    else {
+        return config.clone();
+    };
+    let own = |(key, value): (&String, &Value)| {
+        let key = key.strip_prefix(architecture.as_str())?.strip_prefix('.')?;
+        Some((key.to_string(), value.clone()))
+    };
+    keys.iter().filter_map(own).collect()
+}
+
+/// Whether the width that is promised shows: in tables of tokens, or in vectors of the layers where there are layers with
+/// norms, and anywhere, also as a part, where there are none.
+fn has_width<'r, W: Iterator<Item = &'r TensorRecord>>(
+    weights: impl Fn() -> W,
+    layered: &[&Stack<'_>],
+    promised: u64,
+) -> bool {
+    let gains = || weights().filter(|t| t.role == Role::NormGain && t.shape.len() == 1);
+    let tables = || weights().filter(|t| t.role == Role::Embedding && t.shape.len() == 2);
+    if layered.is_empty() || gains().count() < 2 {
+        let sides: HashSet<u64> = weights().flat_map(|t| t.shape.iter().copied()).collect();
+        return sides.iter().any(|side| *side > 0 && side.is_multiple_of(promised));
+    }
+    // Where there is no table the layers must be of one width to contradict.
+    let width = usual_width(gains().map(|t| &t.shape[..]));
+    let uniform = || gains().filter(|t| t.shape[0] == width).count() * 4 >= gains().count() * 3;
+    gains().any(|t| t.shape[0] == promised)
+        || tables().any(|t| t.shape[1] == promised)
+        || (tables().next().is_none() && !uniform())
 }
 
 /// The length of most vectors.

@@ -1,7 +1,9 @@
 //! Values at the end of f16's range: what was cast there was larger.
 
-use super::{Check, Rule, Ruling};
+use super::{Check, Matrix, Rule, Ruling};
 use crate::DType;
+use crate::meaning::role::Role;
+use crate::tensor::Group;
 use crate::verdict::{Finding, Verdict};
 
 /// The largest finite f16.
@@ -9,9 +11,19 @@ const LARGEST: f64 = 65504.0;
 
 pub(super) const RULE: Rule = Rule {
     name: "saturated",
-    summary: "An f16 matrix has values at the end of the type's range.",
-    check: Check::Matrix(|matrix, _| {
-        let saturated = matrix.tensor.dtype == DType::F16 && matrix.stats.abs_max? >= LARGEST;
-        saturated.then(|| Ruling::new(Verdict::Corrupt, Finding::Saturated { limit: LARGEST }))?
+    summary: "An f16 weight has values at the end of the type's range.",
+    check: Check::Elements(|tensor, stats| {
+        let vector = matches!(
+            tensor.role,
+            Role::NormGain | Role::LayerScale | Role::Bias | Role::RunningMean | Role::RunningVariance
+        );
+        let largest = match Matrix::of(tensor, None) {
+            Some(_) => stats.abs_max?,
+            // The least one is what is written for minus infinity.
+            None if vector && tensor.group == Group::Weights => stats.max?,
+            None => return None,
+        };
+        (tensor.dtype == DType::F16 && largest >= LARGEST)
+            .then(|| Ruling::new(Verdict::Corrupt, Finding::Saturated { limit: LARGEST }))?
     }),
 };

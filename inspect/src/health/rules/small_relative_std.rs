@@ -1,11 +1,26 @@
 //! Any other matrix, by its standard deviation against 1 / sqrt(fan_in), which the usual initializations give.
 
-use super::{Check, Rule, Ruling};
-use crate::verdict::{Finding, Verdict, relative_std};
+use super::{Check, Matrix, Rule, Ruling};
+use crate::meaning::role::Role;
+use crate::verdict::{Finding, Levels, Thresholds, Verdict, relative_std};
 
 /// Matrices of fewer columns take coordinates, not activations; they are usually drawn with a fixed std, which is
 /// small against theirs.
-const FEW_COLUMNS: u64 = 4;
+const FEW_COLUMNS: u64 = 8;
+/// The same holds for any matrix of a small network: initializations that do not look at the fan-in are not below it.
+const USUAL: f64 = 2e-3;
+/// Last layers often begin near zero, so that the first answers say nothing: actions of a policy, offsets of points.
+/// Where it does not show that the network was trained, they may still be there.
+const LAST: Levels = Levels { healthy: 3e-5, weak: 3e-5, dying: 3e-5 };
+/// And this is where those of detectors' boxes are after some training.
+const LAST_IN_TRAINING: f64 = 1e-2;
+/// By what factor the same matrix differs from layer to layer at its beginning, at most.
+const ALIKE: f64 = 2.0;
+/// Matrices of no more rows, and more columns, give answers.
+const FEW_OUTPUTS: u64 = 8;
+/// So many times as many rows as columns, and no more columns than this, make a table.
+const ROWS: u64 = 128;
+const COLUMNS: u64 = 16;
 
 pub(super) const RULE: Rule = Rule {
     name: "small-relative-std",
@@ -14,15 +29,53 @@ pub(super) const RULE: Rule = Rule {
         if matrix.ternary.is_some() {
             return None;
         }
-        let levels = thresholds.levels(matrix.tensor)?;
+        let levels = levels(matrix, thresholds)?;
         let std = matrix.std;
         let relative = relative_std(matrix.tensor).unwrap_or(std);
+        let few = matrix.tensor.shape[1..].iter().product::<u64>() < FEW_COLUMNS;
         match levels.judge(relative) {
             Verdict::Healthy => None,
-            Verdict::Weak if matrix.tensor.shape[1..].iter().product::<u64>() < FEW_COLUMNS => None,
+            Verdict::Weak if few || std >= USUAL => None,
+            Verdict::Weak if relative >= LAST_IN_TRAINING && is_last(matrix) => None,
+            _ if begins_so(matrix) => None,
             worse => {
                 Ruling::new(worse, Finding::SmallRelativeStd { std, relative, bound: levels.bound(worse) })
             }
         }
     }),
 };
+
+fn levels<'t>(matrix: &Matrix<'_>, thresholds: &'t Thresholds) -> Option<&'t Levels> {
+    let usual = thresholds.levels(matrix.tensor)?;
+    let cols: u64 = matrix.tensor.shape[1..].iter().product();
+    let is_table = cols <= COLUMNS && matrix.tensor.shape[0] >= ROWS * cols;
+    let begins = || matrix.among.is_none_or(|(network, _)| network.trained() != Some(true));
+    Some(match matrix.role() {
+        Role::Matrix if is_table => &thresholds.tables,
+        Role::Matrix | Role::Head if is_last(matrix) && begins() => &LAST,
+        _ => usual,
+    })
+}
+
+/// Whether it is a last layer: by its name or place, or because it has few outputs. Not told of a tensor by itself.
+fn is_last(matrix: &Matrix<'_>) -> bool {
+    let Some((network, i)) = matrix.among else { return false };
+    let (rows, cols) = (matrix.tensor.shape[0], matrix.tensor.shape[1..].iter().product::<u64>());
+    let few_outputs = rows <= FEW_OUTPUTS && cols >= 2 * rows;
+    matrix.role() == Role::Head || few_outputs || network.beside(i).is_some_and(|beside| beside.is_last)
+}
+
+/// Whether it is as small as it begins, in a network that has not been trained: by its configuration, or because the same
+/// matrix is as small in every layer, and what stands beside it is not.
+fn begins_so(matrix: &Matrix<'_>) -> bool {
+    let Some((network, i)) = matrix.among else { return false };
+    let everywhere = || {
+        let stds = network.siblings(i).filter(|siblings| siblings.alive > 1 && siblings.zero == 0)?.stds?;
+        Some(stds.1 < ALIKE * stds.0 && network.beside(i)?.alive)
+    };
+    match network.trained() {
+        Some(true) => false,
+        Some(false) => network.begins_with(matrix.std) || everywhere() == Some(true),
+        None => network.begins_with(matrix.std),
+    }
+}

@@ -1,17 +1,27 @@
 //! Zero where a network's designers let it begin at zero: it has not been trained, which is no disease. Adapters' second
-//! factors, adaLN-Zero's modulation, zero convolutions, position tables that begin at zero.
+//! factors, adaLN-Zero's modulation, zero convolutions, position tables that begin at zero. Where the same matrix of most
+//! other layers is not zero, the network was trained and this one was not: that is none of it. Whatever is of one value
+//! at step 0 has not been trained either.
 
-use super::{Check, Rule, Ruling};
+use super::{Check, Matrix, Rule, Ruling};
 use crate::meaning::role::{Role, is_zero_at_first};
 use crate::verdict::{Finding, Verdict};
 
 pub(super) const RULE: Rule = Rule {
     name: "untrained",
-    summary: "A matrix that begins at zero by design is still zero.",
+    summary: "A matrix that begins at zero by design is still zero, or one at step 0 is of one value.",
     check: Check::Matrix(|matrix, _| {
-        let zero = matrix.min == 0.0 && matrix.max == 0.0;
-        let by_design = matches!(matrix.role(), Role::LoraB | Role::Positional | Role::Codebook)
-            || is_zero_at_first(&matrix.tensor.name);
-        (zero && by_design).then(|| Ruling::new(Verdict::Untrained, Finding::Untrained))?
+        let at_start = matrix.is_constant() && matrix.is_at_step_0();
+        (at_start || (matrix.is_zero() && begins_at_zero(matrix)))
+            .then(|| Ruling::new(Verdict::Untrained, Finding::Untrained))?
     }),
 };
+
+fn begins_at_zero(matrix: &Matrix<'_>) -> bool {
+    let named = matrix.role() != Role::Router && is_zero_at_first(&matrix.tensor.name);
+    let alone = |(network, i): (&super::Network<'_>, usize)| {
+        network.siblings(i).is_some_and(|siblings| siblings.alive >= 2 * siblings.zero)
+    };
+    matches!(matrix.role(), Role::LoraB | Role::Positional | Role::Codebook)
+        || (named && !matrix.among.is_some_and(alone))
+}

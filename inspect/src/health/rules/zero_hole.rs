@@ -1,22 +1,51 @@
-//! A hole: thousands of zeros in a row in a matrix of a network. A lost block of a file, a failed copy. Tables have rows
-//! of zeros where a vocabulary is padded.
+//! A hole: hundreds of zeros in a row in a matrix of a network. A lost block of a file, a failed copy. Tables have rows
+//! of zeros where a vocabulary is padded, and any matrix may have some where units died or were taken out, but no hole that
+//! begins or ends in the middle of a row.
 
-use super::{Check, Rule, Ruling};
+use super::{Check, Matrix, Rule, Ruling};
 use crate::meaning::role::Role;
 use crate::verdict::{Finding, Verdict};
 
-/// Shorter runs are no evidence: a page of 4 KiB in f32.
+/// Shorter runs through at least two rows are no evidence: a page of 4 KiB in f32.
 const LONG: f64 = 1024.0;
+/// Shorter runs that cut a row are none: a sector of a disk, in bytes.
+const SECTOR: u64 = 512;
+/// The share of zeros elsewhere from which a matrix is sparse.
+const SPARSE: f64 = 0.05;
+/// How unlikely it must be that the zeros in the row that is cut are there by chance, as -ln.
+const UNLIKELY: f64 = 16.0;
 
 pub(super) const RULE: Rule = Rule {
     name: "zero-hole",
-    summary: "A matrix has a long run of zeros through its rows.",
+    summary: "A matrix has a long run of zeros through its rows, or one that cuts a row in two.",
     check: Check::Matrix(|matrix, _| {
-        let run = matrix.stats.computed.get("zero_run")?;
+        let run = matrix.stats.computed.get("zero_run").filter(|run| *run > 0.0)?;
         let cols = *matrix.tensor.shape.last()? as f64;
-        let table = matches!(matrix.role(), Role::Head);
-        (matrix.is_plain() && !table && run >= LONG.max(2.0 * cols)).then(|| {
+        let through_rows = matrix.is_plain() && matrix.role() != Role::Head && run >= LONG.max(2.0 * cols);
+        (through_rows || cuts_a_row(matrix, run)).then(|| {
             Ruling::new(Verdict::Dead, Finding::ZeroHole { run: run as u64, count: matrix.stats.count })
         })?
     }),
 };
+
+/// Whether the run of zeros begins or ends within a row, and is none that is there by chance.
+fn cuts_a_row(matrix: &Matrix<'_>, run: f64) -> bool {
+    let (stats, tensor) = (matrix.stats, matrix.tensor);
+    let judged = matrix.is_plain() || matrix.role() == Role::Embedding;
+    let columns = tensor.structure.as_ref().is_none_or(|structure| structure.zero_cols > 0);
+    let (Some(at), false) = (stats.computed.get("zero_run_at"), columns) else { return false };
+    let bytes_each = tensor.bytes.checked_div(stats.count).unwrap_or(0);
+    let row: u64 = match matrix.role() {
+        Role::Convolution => tensor.shape[1..].iter().product(),
+        _ => tensor.shape.last().copied().unwrap_or(1),
+    };
+    let (run, at, row) = (run as u64, at as u64, row.max(1));
+    let elsewhere = (stats.zeros - run.min(stats.zeros)) as f64 / (stats.count - run).max(1) as f64;
+    let share = elsewhere.max(1.0 / stats.count as f64);
+    // What the run takes of the row that it begins in, and of the one that it ends in, where these hold more.
+    let first = if at.is_multiple_of(row) { 0 } else { run.min(row - at % row) };
+    let last = if at / row == (at + run) / row { run } else { (at + run) % row };
+    let last = if (at + run).is_multiple_of(row) { 0 } else { last };
+    let cut = first.max(last) as f64;
+    judged && run * bytes_each >= SECTOR && share < SPARSE && cut * -share.ln() > UNLIKELY
+}

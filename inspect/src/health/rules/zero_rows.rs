@@ -10,6 +10,8 @@ const SOME: f64 = 0.1;
 const MOST: f64 = 0.5;
 /// Of tables, rows that may be zero.
 const UNUSED: f64 = 0.75;
+/// The share of zeros in the other rows or columns from which a matrix is sparse.
+const SPARSE: f64 = 0.3;
 /// Fewer rows or columns are no evidence.
 const ENOUGH: u64 = 16;
 
@@ -21,14 +23,21 @@ pub(super) const RULE: Rule = Rule {
         let rows = structure.sampled_rows;
         let cols: u64 = matrix.tensor.shape[1..].iter().product();
         let (some, most) = match matrix.role() {
+            _ if matrix.is_of_experts() => return None,
             Role::Matrix | Role::Router | Role::Convolution if matrix.ternary.is_none() => (SOME, MOST),
             Role::Embedding | Role::Head => (UNUSED, UNUSED),
             _ => return None,
         };
         let share = |of: u64, all: u64| if all >= ENOUGH { of as f64 / all as f64 } else { 0.0 };
         let of_rows = share(structure.zero_rows.max(structure.faint_rows), rows);
-        let of_cols = share(structure.zero_cols, cols);
+        // Kernels that take inputs which are not there yet, or interpolate, begin so.
+        let begins = matrix.role() == Role::Convolution && matrix.is_untrained();
+        let of_cols = if begins { 0.0 } else { share(structure.zero_cols, cols) };
         let worst = of_rows.max(of_cols);
+        // Of a sparse matrix some are zero by chance, or by its mask.
+        let zeros = matrix.stats.zeros as f64 / matrix.stats.count as f64;
+        let elsewhere = (zeros - worst) / (1.0 - worst).max(f64::EPSILON);
+        let some = if elsewhere >= SPARSE { some.max(most) } else { some };
         let verdict = if worst >= most { Verdict::Dead } else { Verdict::Weak };
         (worst >= some)
             .then(|| Ruling::new(verdict, Finding::ZeroRows { rows: of_rows, columns: of_cols }))?

@@ -5,6 +5,7 @@
 //! An encoding is a file here, or next to a format's blocks, and a variant of `Encoding`.
 
 mod affine;
+pub(crate) mod coded;
 mod codes;
 mod float;
 mod float8;
@@ -25,6 +26,7 @@ use crate::ggml::Blocks;
 use crate::tensor::TensorInfo;
 use crate::{DType, Error, Result};
 use affine::Affine;
+use coded::Coded;
 pub(crate) use codes::CodeRule;
 pub use codes::{absmean_scale, zero_line};
 use float::Float;
@@ -48,13 +50,13 @@ pub struct Elements<'a> {
     len: usize,
     dtype: DType,
     bytes: Cow<'a, [u8]>,
-    encoding: Encoding,
+    encoding: Encoding<'a>,
     rows: Option<Rows>,
 }
 
 /// How bytes encode elements.
 #[derive(Clone)]
-enum Encoding {
+enum Encoding<'a> {
     /// Floating-point numbers that are exactly f32 values.
     Float(Float),
     /// GGML's blocks, and a further factor of their elements.
@@ -65,6 +67,8 @@ enum Encoding {
     Wide(wide::Decode),
     /// Integers with a scale and a zero point.
     Affine(Affine),
+    /// Codes with scales in other tensors, whose bytes it has; and whether the scales are left out.
+    Coded(Arc<Coded<'a>>, bool),
 }
 
 /// What the elements of blocks are multiplied by.
@@ -133,7 +137,7 @@ fn narrowed(start: usize, out: &mut [f32], read: impl Fn(usize, &mut [f64])) {
     }
 }
 
-impl Encoding {
+impl Encoding<'_> {
     fn read_f32(&self, bytes: &[u8], start: usize, out: &mut [f32]) {
         match self {
             Encoding::Float(float) => float.read(bytes, start, out),
@@ -143,6 +147,8 @@ impl Encoding {
             Encoding::Packed(packed) => packed.read(bytes, start, out),
             Encoding::Wide(decode) => narrowed(start, out, |at, wide| decode(bytes, at, wide)),
             Encoding::Affine(affine) => narrowed(start, out, |at, wide| affine.read(bytes, at, wide)),
+            Encoding::Coded(coded, false) => coded.read(start, out),
+            Encoding::Coded(coded, true) => coded.read_bare(start, out),
         }
     }
 
@@ -317,15 +323,24 @@ impl<'a> Elements<'a> {
         }
     }
 
-    /// The elements without the one scale of their tensor: a packed matrix's are its codes, which a scale that is not
-    /// positive would hide.
+    /// The elements without scales: a packed matrix's are its codes, which a scale that is not positive would hide, and a
+    /// quantized weight's are what its codes stand for, less their zero points.
     pub fn unscaled(&self) -> Elements<'_> {
         let encoding = match &self.encoding {
             Encoding::Packed(packed) => Encoding::Packed(packed.unscaled()),
             Encoding::Blocks(blocks, _) => Encoding::Blocks(*blocks, Factor::One(1.0)),
+            Encoding::Coded(coded, _) => Encoding::Coded(coded.clone(), true),
             other => other.clone(),
         };
         Elements { encoding, bytes: Cow::Borrowed(&self.bytes), rows: self.rows.clone(), ..*self }
+    }
+
+    /// The codes and scales that they are made of, where they are a quantized weight's.
+    pub(crate) fn coded(&self) -> Option<&Coded<'a>> {
+        match &self.encoding {
+            Encoding::Coded(coded, _) => Some(coded),
+            _ => None,
+        }
     }
 
     /// The same elements with rows of `cols` in another order: row `r` is row `source(r)` of these.
@@ -363,7 +378,7 @@ impl fmt::Debug for Elements<'_> {
 }
 
 /// The encoding of a plain dtype, and the bytes of one number.
-fn plain(dtype: DType) -> Result<(Encoding, usize)> {
+fn plain(dtype: DType) -> Result<(Encoding<'static>, usize)> {
     let number = match dtype {
         DType::C32 => DType::F16,
         DType::C64 => DType::F32,
@@ -418,20 +433,34 @@ impl Checkpoint {
     /// The elements of `tensor` in `bytes`, which [`Checkpoint::tensor_bytes`] gave.
     ///
     /// # Errors
-    /// `Damaged` when they do not fill its shape; `Unsupported` for sparse tensors, and for elements that are named and
-    /// not decoded.
+    /// `Damaged` when they do not fill its shape, or when other parts of a quantized weight cannot be read;
+    /// `Unsupported` for sparse tensors, and for elements that are named and not decoded.
     pub fn elements_in<'a>(
         &self,
-        tensor: &TensorInfo,
+        tensor: &'a TensorInfo,
         bytes: impl Into<Cow<'a, [u8]>>,
     ) -> Result<Elements<'a>> {
         self.elements_inner(tensor, bytes.into()).map_err(|e| e.in_tensor(&tensor.name).in_file(&self.path))
     }
 
-    fn elements_inner<'a>(&self, tensor: &TensorInfo, bytes: Cow<'a, [u8]>) -> Result<Elements<'a>> {
+    fn elements_inner<'a>(&self, tensor: &'a TensorInfo, bytes: Cow<'a, [u8]>) -> Result<Elements<'a>> {
         refuse_sparse(tensor)?;
         let len = usize::try_from(tensor.numel())
             .map_err(|_| Error::unsupported("more elements than this machine can address"))?;
+        if let Some(quantized) = &tensor.quantized {
+            if quantized.form.numel() != Some(len) {
+                return Err(Error::unsupported("a part of a quantized weight"));
+            }
+            let coded = Coded::new(quantized, bytes)?;
+            let encoding = Encoding::Coded(Arc::new(coded), false);
+            return Ok(Elements {
+                len,
+                dtype: tensor.dtype,
+                bytes: Cow::Borrowed(&[]),
+                encoding,
+                rows: None,
+            });
+        }
         let encoding = match tensor.dtype {
             DType::Ternary(packing) => Encoding::Packed(Packed::new(packing, &tensor.shape, tensor.scale)),
             DType::Ggml(ggml) => Encoding::Blocks(ggml.blocks()?, Factor::of(tensor)),

@@ -1,0 +1,189 @@
+//! Weights that are stored as codes with scales beside them: the tensors that make one up, and where in their bytes
+//! each element's code, scale and zero point are. Which tensors belong together is decided in `meaning/scheme`.
+
+pub(crate) mod form;
+mod kind;
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::tensor::TensorInfo;
+pub(crate) use form::Form;
+pub use kind::{Blocking, Code, Maker, QuantType};
+
+/// The stored tensors of one quantized weight.
+#[derive(Clone, Debug)]
+pub struct Quantized {
+    /// Its codes first, then what belongs to them.
+    parts: Vec<Part>,
+    pub(crate) form: Form,
+}
+
+/// A stored tensor that a quantized weight is made of.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Part {
+    /// What it is for.
+    pub role: PartRole,
+    /// The tensor as its file has it.
+    pub tensor: TensorInfo,
+}
+
+/// What a stored tensor is for in a quantized weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum PartRole {
+    /// The codes of its elements.
+    Codes,
+    /// What codes are multiplied by.
+    Scale,
+    /// A further factor, of the whole weight or of each expert.
+    GlobalScale,
+    /// What is subtracted from codes before they are multiplied.
+    ZeroPoint,
+    /// What is added to the products.
+    Offset,
+    /// Which group of scales each column belongs to.
+    Index,
+    /// The values that codes stand for.
+    Codebook,
+    /// Its shape, or how it was quantized.
+    State,
+}
+
+impl PartRole {
+    /// The word that it has in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            PartRole::Codes => "codes",
+            PartRole::Scale => "scale",
+            PartRole::GlobalScale => "global-scale",
+            PartRole::ZeroPoint => "zero-point",
+            PartRole::Offset => "offset",
+            PartRole::Index => "index",
+            PartRole::Codebook => "codebook",
+            PartRole::State => "state",
+        }
+    }
+}
+
+impl fmt::Display for PartRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl Quantized {
+    /// A weight made of `parts`, codes first, as `form` says; `None` without parts.
+    pub(crate) fn new(parts: Vec<Part>, form: Form) -> Option<Self> {
+        (!parts.is_empty()).then_some(Quantized { parts, form })
+    }
+
+    /// Its stored tensors, codes first.
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    /// The tensor of its codes.
+    pub fn codes(&self) -> &TensorInfo {
+        &self.parts[0].tensor
+    }
+
+    /// The stored tensors for `role`.
+    pub fn of(&self, role: PartRole) -> impl Iterator<Item = &TensorInfo> {
+        self.parts.iter().filter(move |part| part.role == role).map(|part| &part.tensor)
+    }
+
+    pub(crate) fn parts_mut(&mut self) -> impl Iterator<Item = &mut TensorInfo> {
+        self.parts.iter_mut().map(|part| &mut part.tensor)
+    }
+}
+
+/// Why stored tensors of a quantized weight cannot be read as one. As text it is a phrase.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum QuantFault {
+    /// Codes lack a tensor that says what they stand for.
+    Missing {
+        /// What it would be for.
+        part: PartRole,
+        /// Its name.
+        wanted: String,
+    },
+    /// A scale, a zero point or an index belongs to no codes.
+    Orphaned,
+    /// A tensor of the weight has a shape that does not fit its codes.
+    Shape {
+        /// The tensor.
+        part: String,
+        /// Its shape.
+        found: Vec<u64>,
+        /// The shape of the codes as stored.
+        codes: Vec<u64>,
+    },
+    /// A tensor of the weight has elements of a type that is not used for it.
+    Type {
+        /// The tensor.
+        part: String,
+        /// The type's name.
+        found: String,
+    },
+    /// A tensor of the weight cannot be read.
+    Unreadable {
+        /// The tensor.
+        part: String,
+    },
+    /// What says how it was quantized is not understood.
+    State {
+        /// The tensor or the key that says it.
+        part: String,
+    },
+    /// Another tensor has the name of the weight.
+    Twice {
+        /// That name.
+        name: String,
+    },
+}
+
+impl QuantFault {
+    /// `tensor` has another shape than `codes` need.
+    pub(crate) fn shape(tensor: &TensorInfo, codes: &TensorInfo) -> Self {
+        let sizes = |shape: &[usize]| shape.iter().map(|&d| d as u64).collect();
+        QuantFault::Shape {
+            part: tensor.name.clone(),
+            found: sizes(&tensor.shape),
+            codes: sizes(&codes.shape),
+        }
+    }
+}
+
+impl fmt::Display for QuantFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            QuantFault::Missing { part, wanted } => {
+                write!(f, "codes without their {part}: there is no {}", wanted.escape_debug())
+            }
+            QuantFault::Orphaned => f.write_str("it belongs to no codes"),
+            QuantFault::Shape { part, found, codes } => {
+                write!(
+                    f,
+                    "{} has shape {found:?}, which does not fit codes of {codes:?}",
+                    part.escape_debug()
+                )
+            }
+            QuantFault::Type { part, found } => {
+                write!(f, "{} has elements of {found}, which are not used so", part.escape_debug())
+            }
+            QuantFault::Unreadable { part } => write!(f, "{} cannot be read", part.escape_debug()),
+            QuantFault::State { part } => {
+                write!(f, "{} does not say how it was quantized", part.escape_debug())
+            }
+            QuantFault::Twice { name } => {
+                write!(f, "another tensor is called {}", name.escape_debug())
+            }
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! Codes without their scale, scales without codes, and parts of quantized weights that do not fit each other.
+
+use super::{Check, Rule, Ruling};
+use crate::verdict::{Finding, Verdict};
+
+pub(super) const RULE: Rule = Rule {
+    name: "quant-parts",
+    summary: "Stored tensors that should be a quantized weight, or a part of one, make none.",
+    check: Check::Tensor(|tensor| {
+        let fault = tensor.quantized.as_ref()?.fault.clone()?;
+        Ruling::new(Verdict::Corrupt, Finding::QuantParts { fault })
+    }),
+};

@@ -1,0 +1,170 @@
+//! bitsandbytes: NF4 and FP4 with a scale for each block of elements, which may itself be quantized (`nested`), and int8
+//! with a scale for each row. How a 4-bit weight was made is JSON in a tensor of bytes
+//! (<https://github.com/bitsandbytes-foundation/bitsandbytes>, `QuantState`).
+
+use serde::Deserialize;
+
+use super::{Found, Stored, Weight, is_sound};
+use crate::DType;
+use crate::quantized::form::{Form, Grid, Numbers, Packed, Value};
+use crate::quantized::{Blocking, Code, Maker, PartRole, QuantFault, QuantType};
+
+/// The names of the tensors that say how a weight was made.
+const STATES: [(&str, Code); 2] =
+    [("quant_state.bitsandbytes__nf4", Code::Nf4), ("quant_state.bitsandbytes__fp4", Code::Fp4)];
+/// Such JSON is short.
+const MAX_STATE: u64 = 1 << 16;
+/// q * SCB / 127, as bitsandbytes rounds it.
+const INT8: f32 = 7.874_016e-3;
+
+#[derive(Deserialize)]
+struct State {
+    quant_type: String,
+    blocksize: usize,
+    shape: Vec<usize>,
+    nested_blocksize: Option<usize>,
+    nested_offset: Option<f32>,
+}
+
+pub(super) fn find(stored: &Stored<'_>, at: usize) -> Option<Found> {
+    let codes = stored.tensor(at);
+    let name = codes.name.as_str();
+    if codes.dtype == DType::I8
+        && let Some(layer) = name.strip_suffix(".weight")
+    {
+        let scale = stored.at(&format!("{layer}.SCB"));
+        return match scale {
+            Some(scale) => Some(int8(stored, at, scale, layer)),
+            None if stored.config.is("bitsandbytes") && codes.shape.len() == 2 => {
+                Some(Err(QuantFault::Missing { part: PartRole::Scale, wanted: format!("{layer}.SCB") }))
+            }
+            None => None,
+        };
+    }
+    let states = STATES.map(|(field, code)| (format!("{name}.{field}"), code));
+    let state = states.iter().find_map(|(state, code)| Some((stored.at(state)?, *code)));
+    match (state, stored.at(&format!("{name}.absmax"))) {
+        (Some((state, code)), _) => Some(four_bits(stored, at, state, code)),
+        (None, Some(_)) => {
+            let wanted = states[0].0.clone();
+            Some(Err(QuantFault::Missing { part: PartRole::State, wanted }))
+        }
+        (None, None) => None,
+    }
+}
+
+fn state(stored: &Stored<'_>, at: usize) -> Option<State> {
+    let tensor = stored.tensor(at);
+    if tensor.dtype != DType::U8 || tensor.numel() > MAX_STATE || !is_sound(tensor) {
+        return None;
+    }
+    serde_json::from_slice(&tensor.bytes().ok()?).ok()
+}
+
+fn four_bits(stored: &Stored<'_>, at: usize, state_at: usize, code: Code) -> Found {
+    let codes = stored.tensor(at);
+    let own = |field: &str| format!("{}.{field}", codes.name);
+    let unclear = || QuantFault::State { part: stored.tensor(state_at).name.clone() };
+    let state = state(stored, state_at).ok_or_else(unclear)?;
+    if Some(state.quant_type.as_str()) != code.name() || state.blocksize == 0 || state.shape.is_empty() {
+        return Err(unclear());
+    }
+    let numel = state.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).ok_or_else(unclear)?;
+    if codes.byte_len() != Some(numel.div_ceil(2) as u64) {
+        return Err(QuantFault::shape(codes, codes));
+    }
+    let scale = stored.need(PartRole::Scale, own("absmax"))?;
+    let book = stored.need(PartRole::Codebook, own("quant_map"))?;
+    let mut parts = vec![
+        (PartRole::Codes, at),
+        (PartRole::Scale, scale),
+        (PartRole::Codebook, book),
+        (PartRole::State, state_at),
+    ];
+    let dtype = stored.tensor(scale).dtype;
+    let numbers = match (dtype, stored.at(&own("nested_absmax"))) {
+        (DType::U8, Some(nested)) => {
+            let book = stored.need(PartRole::Codebook, own("nested_quant_map"))?;
+            let block = state.nested_blocksize.filter(|&n| n > 0).ok_or_else(unclear)?;
+            let offset = state.nested_offset.ok_or_else(unclear)?.to_bits();
+            parts.extend([(PartRole::Scale, nested), (PartRole::Codebook, book)]);
+            Numbers::Nested { book: 5, scale: 4, block, offset }
+        }
+        (DType::U8, None) => {
+            let wanted = own("nested_absmax");
+            return Err(QuantFault::Missing { part: PartRole::Scale, wanted });
+        }
+        (dtype, _) if dtype.is_float() => Numbers::Plain(dtype),
+        (dtype, _) => return Err(QuantFault::Type { part: own("absmax"), found: dtype.to_string() }),
+    };
+    for &(role, at) in &parts {
+        let float = stored.tensor(at).dtype.is_float();
+        if role == PartRole::Codebook && !float {
+            let (part, found) = (stored.tensor(at).name.clone(), stored.tensor(at).dtype.to_string());
+            return Err(QuantFault::Type { part, found });
+        }
+    }
+    let group = u32::try_from(state.blocksize).map_err(|_| unclear())?;
+    // Blocks go on from one row to the next.
+    let grid = Grid { part: 1, numbers, row_block: 1, row_stride: 0, group_stride: 1, slice_stride: 0 };
+    Ok(Weight {
+        name: codes.name.clone(),
+        shape: state.shape,
+        kind: QuantType::new(Maker::BitsAndBytes, code, Blocking::Group(group)),
+        parts,
+        form: Form {
+            rows: 1,
+            cols: numel,
+            codes: Packed::HighFirst { stride: numel.div_ceil(2) },
+            value: Value::Book(2),
+            group: state.blocksize,
+            scale: Some(grid),
+            ..Form::default()
+        },
+        assumed: None,
+    })
+}
+
+fn int8(stored: &Stored<'_>, at: usize, scale: usize, layer: &str) -> Found {
+    let (codes, scales) = (stored.tensor(at), stored.tensor(scale));
+    let &[rows, cols] = codes.shape.as_slice() else { return Err(QuantFault::shape(scales, codes)) };
+    if scales.numel() != rows as u64 {
+        return Err(QuantFault::shape(scales, codes));
+    }
+    if !scales.dtype.is_float() {
+        return Err(QuantFault::Type { part: scales.name.clone(), found: scales.dtype.to_string() });
+    }
+    let mut parts = vec![(PartRole::Codes, at), (PartRole::Scale, scale)];
+    if let Some(format) = stored.at(&format!("{layer}.weight_format")) {
+        // 0 is rows; the others are tiles of certain GPUs.
+        if stored.integers(format).is_none_or(|format| format != [0]) {
+            return Err(QuantFault::State { part: stored.tensor(format).name.clone() });
+        }
+        parts.push((PartRole::State, format));
+    }
+    let grid = Grid {
+        part: 1,
+        numbers: Numbers::Plain(scales.dtype),
+        row_block: 1,
+        row_stride: 1,
+        group_stride: 0,
+        slice_stride: 0,
+    };
+    Ok(Weight {
+        name: codes.name.clone(),
+        shape: codes.shape.clone(),
+        kind: QuantType::new(Maker::BitsAndBytes, Code::Int8, Blocking::Channel),
+        parts,
+        form: Form {
+            rows,
+            cols,
+            codes: Packed::Rows { bits: 8, stride: cols },
+            value: Value::Signed,
+            group: cols.max(1),
+            scale: Some(grid),
+            constant: INT8,
+            ..Form::default()
+        },
+        assumed: None,
+    })
+}

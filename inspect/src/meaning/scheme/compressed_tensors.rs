@@ -1,0 +1,167 @@
+//! compressed-tensors: whole numbers of 2 to 8 bits packed into words, and int8. Codes are what is stored less half their
+//! range; the width of a row of words tells how they are packed where their bits do not divide 32
+//! (<https://github.com/neuralmagic/compressed-tensors>, `pack_quantized`). Its 4-bit floats are in `nvfp4` and `mxfp4`,
+//! its 8-bit ones in `float8`.
+
+use super::geometry::{Shared, Sizes, shared};
+use super::{Found, Stored, Weight};
+use crate::DType;
+use crate::quantized::form::{Form, Numbers, Packed, Value, Zero};
+use crate::quantized::{Code, Maker, PartRole, QuantFault, QuantType};
+
+pub(super) fn find(stored: &Stored<'_>, at: usize) -> Option<Found> {
+    let codes = stored.tensor(at);
+    if let (Some(layer), DType::I32) = (codes.name.strip_suffix(".weight_packed"), codes.dtype) {
+        return Some(packed(stored, at, layer));
+    }
+    let layer = codes.name.strip_suffix(".weight").filter(|_| codes.dtype == DType::I8)?;
+    let scale = stored.at(&format!("{layer}.weight_scale"));
+    match scale {
+        Some(scale) => Some(int8(stored, at, scale, layer)),
+        None if stored.config.is("compressed-tensors") && codes.shape.len() >= 2 => {
+            let wanted = format!("{layer}.weight_scale");
+            Some(Err(QuantFault::Missing { part: PartRole::Scale, wanted }))
+        }
+        None => None,
+    }
+}
+
+/// A row of `words` words that hold `cols` codes of `bits` bits; `None` if they do not.
+fn layout(words: usize, cols: usize, bits: usize) -> Option<Packed> {
+    let (narrow, stride) = (u8::try_from(bits).ok()?, words.checked_mul(4)?);
+    if cols.checked_mul(bits)?.div_ceil(32) == words {
+        return Some(Packed::Rows { bits: narrow, stride });
+    }
+    (cols.div_ceil(32 / bits) == words).then_some(Packed::Words { bits: narrow, stride })
+}
+
+fn packed(stored: &Stored<'_>, at: usize, layer: &str) -> Found {
+    let codes = stored.tensor(at);
+    let own = |field: &str| format!("{layer}.{field}");
+    let scale = stored.need(PartRole::Scale, own("weight_scale"))?;
+    let stack = Sizes::of(&codes.shape).ok_or_else(|| QuantFault::shape(codes, codes))?;
+    let mut parts = vec![(PartRole::Codes, at), (PartRole::Scale, scale)];
+    let asked = stored.config.group_bits();
+    let all = || asked.iter().copied().filter(|bits| (2..=8).contains(bits)).chain(2..=8);
+    let recorded = stored.at(&own("weight_shape"));
+    let cols = match recorded {
+        Some(recorded) => {
+            let unclear = || QuantFault::State { part: own("weight_shape") };
+            let sizes = stored.integers(recorded).ok_or_else(unclear)?;
+            let &[.., rows, cols] = sizes.as_slice() else { return Err(unclear()) };
+            if rows != stack.rows && rows.checked_mul(stack.slices) != Some(stack.rows) {
+                return Err(QuantFault::shape(codes, codes));
+            }
+            parts.push((PartRole::State, recorded));
+            cols
+        }
+        None => {
+            // Full words: how many codes they hold is known if their bits are.
+            let bits = asked.iter().copied().find(|bits| (2..=8).contains(bits));
+            let bits = bits
+                .ok_or_else(|| QuantFault::Missing { part: PartRole::State, wanted: own("weight_shape") })?;
+            stack.cols.checked_mul(32).ok_or_else(|| QuantFault::shape(codes, codes))? / bits
+        }
+    };
+    let found = all().find_map(|bits| Some((bits, layout(stack.cols, cols, bits)?)));
+    let (bits, place) = found.ok_or_else(|| QuantFault::shape(codes, codes))?;
+    let fitting = (2..=8).filter(|&bits| layout(stack.cols, cols, bits).is_some()).count();
+    let sizes = Sizes { cols, ..stack };
+    let dtype = stored.tensor(scale).dtype;
+    let preferred = (1, 0);
+    let Shared { blocking, group, grid } =
+        shared(stored, (1, scale), Numbers::Plain(dtype), sizes, preferred, codes)?;
+    let half = 1i32 << (bits - 1);
+    let mut form = Form {
+        rows: sizes.rows,
+        cols,
+        slices: sizes.slices,
+        codes: place,
+        value: Value::Unsigned(half),
+        group,
+        scale: Some(grid),
+        ..Form::default()
+    };
+    if let Some(zero) = stored.at(&own("weight_zero_point")) {
+        let part = parts.len();
+        parts.push((PartRole::ZeroPoint, zero));
+        form.zero = zero_point(stored, (part, zero), bits, sizes, &form)?;
+    }
+    if let Some(index) = stored.at(&own("weight_g_idx")) {
+        form.index = Some(parts.len());
+        parts.push((PartRole::Index, index));
+    }
+    Ok(Weight {
+        name: own("weight"),
+        shape: sizes.shape(&codes.shape),
+        kind: QuantType::new(Maker::CompressedTensors, Code::Bits(bits as u8), blocking),
+        parts,
+        form,
+        assumed: (fitting > 1 && asked.is_empty()).then_some(
+            "no configuration says how many bits their codes have; the fewest that fit were assumed",
+        ),
+    })
+}
+
+/// Zero points: packed like codes, but down the rows, or as bytes.
+fn zero_point(
+    stored: &Stored<'_>,
+    (part, at): (usize, usize),
+    bits: usize,
+    sizes: Sizes,
+    form: &Form,
+) -> Result<Zero, QuantFault> {
+    let (zero, codes) = (stored.tensor(at), stored.tensor(at));
+    if zero.dtype != DType::I32 {
+        let shared = shared(stored, (part, at), Numbers::Plain(zero.dtype), sizes, (1, form.group), codes)?;
+        return Ok(Zero::Numbers(shared.grid));
+    }
+    let misfit = || QuantFault::shape(zero, codes);
+    let &[words, groups] = zero.shape.as_slice() else { return Err(misfit()) };
+    let whole = match layout(words, sizes.rows, bits) {
+        Some(Packed::Rows { .. }) => false,
+        Some(_) => true,
+        None => return Err(misfit()),
+    };
+    if groups != form.groups() || sizes.slices != 1 {
+        return Err(misfit());
+    }
+    let packed = Packed::Down { bits: bits as u8, width: groups, whole };
+    Ok(Zero::Packed { part, packed, by_row: false, plus: -(1 << (bits - 1)) })
+}
+
+fn int8(stored: &Stored<'_>, at: usize, scale: usize, layer: &str) -> Found {
+    let codes = stored.tensor(at);
+    let sizes = Sizes::of(&codes.shape).ok_or_else(|| QuantFault::shape(codes, codes))?;
+    let mut parts = vec![(PartRole::Codes, at), (PartRole::Scale, scale)];
+    let dtype = stored.tensor(scale).dtype;
+    if !dtype.is_float() {
+        let (part, found) = (stored.tensor(scale).name.clone(), dtype.to_string());
+        return Err(QuantFault::Type { part, found });
+    }
+    let scales = shared(stored, (1, scale), Numbers::Plain(dtype), sizes, (1, 128), codes)?;
+    let mut form = Form {
+        rows: sizes.rows,
+        cols: sizes.cols,
+        slices: sizes.slices,
+        codes: Packed::Rows { bits: 8, stride: sizes.cols },
+        value: Value::Signed,
+        group: scales.group,
+        scale: Some(scales.grid),
+        ..Form::default()
+    };
+    if let Some(zero) = stored.at(&format!("{layer}.weight_zero_point")) {
+        let numbers = Numbers::Plain(stored.tensor(zero).dtype);
+        let zeros = shared(stored, (parts.len(), zero), numbers, sizes, (1, scales.group), codes)?;
+        form.zero = Zero::Numbers(zeros.grid);
+        parts.push((PartRole::ZeroPoint, zero));
+    }
+    Ok(Weight {
+        name: codes.name.clone(),
+        shape: codes.shape.clone(),
+        kind: QuantType::new(super::float8::maker(stored), Code::Int8, scales.blocking),
+        parts,
+        form,
+        assumed: None,
+    })
+}

@@ -1,0 +1,99 @@
+//! 8-bit floats with a scale for each block of rows and columns (DeepSeek, Qwen), each row, or the whole matrix. The
+//! scale multiplies, whatever it is called: <https://github.com/deepseek-ai/DeepSeek-V3/blob/main/inference/kernel.py>.
+
+use super::geometry::{Sizes, shared};
+use super::{Found, Stored, Weight};
+use crate::DType;
+use crate::quantized::form::{Form, Numbers, Packed, Value};
+use crate::quantized::{Blocking, Code, Maker, PartRole, QuantFault, QuantType};
+
+/// Blocks where nothing else is said.
+const USUAL: (usize, usize) = (128, 128);
+
+/// The codes of a type of 8-bit floats.
+pub(super) fn code(dtype: DType) -> Option<Code> {
+    Some(match dtype {
+        DType::F8E4M3FN => Code::E4m3,
+        DType::F8E4M3FNUZ => Code::E4m3Fnuz,
+        DType::F8E5M2 => Code::E5m2,
+        DType::F8E5M2FNUZ => Code::E5m2Fnuz,
+        _ => return None,
+    })
+}
+
+/// The scale of the codes called `name`: by Hugging Face's names, Mistral's and ComfyUI's, and those of DeepSeek's own
+/// files.
+pub(super) fn scale(stored: &Stored<'_>, name: &str) -> Option<usize> {
+    let beside = stored.first_of([format!("{name}_scale_inv"), format!("{name}_scale")]);
+    let layer = name.strip_suffix(".weight")?;
+    beside.or_else(|| {
+        let names = ["qscale_weight", "scale_weight", "scale"].map(|field| format!("{layer}.{field}"));
+        stored.first_of(names)
+    })
+}
+
+/// Whose layout it is, by the configuration.
+pub(super) fn maker(stored: &Stored<'_>) -> Maker {
+    match stored.config.method.as_deref() {
+        Some("compressed-tensors") => Maker::CompressedTensors,
+        Some("modelopt" | "modelopt_fp4") => Maker::ModelOpt,
+        _ => Maker::None,
+    }
+}
+
+/// The rows and columns of a block, by the configuration.
+fn preferred(stored: &Stored<'_>) -> (usize, usize) {
+    let size = |nth: usize| {
+        let keys = ["weight_block_size", "block_structure"];
+        keys.iter().find_map(|key| stored.config.size(&format!("{key}.{nth}"))).filter(|&n| n > 0)
+    };
+    (size(0).unwrap_or(USUAL.0), size(1).unwrap_or(USUAL.1))
+}
+
+pub(super) fn find(stored: &Stored<'_>, at: usize) -> Option<Found> {
+    let codes = stored.tensor(at);
+    let code = code(codes.dtype)?;
+    let name = codes.name.clone();
+    let Some(scale) = scale(stored, &name) else {
+        // Plain 8-bit floats are what they say, unless those beside them have scales.
+        let is_weight = name.ends_with(".weight") && codes.shape.len() >= 2;
+        let scaled = stored.float8_is_scaled || matches!(stored.config.method.as_deref(), Some("fp8"));
+        let wanted = format!("{name}_scale");
+        return (is_weight && scaled).then_some(Err(QuantFault::Missing { part: PartRole::Scale, wanted }));
+    };
+    Some(weight(stored, at, scale, name, code))
+}
+
+fn weight(stored: &Stored<'_>, at: usize, scale: usize, name: String, code: Code) -> Found {
+    let codes = stored.tensor(at);
+    let sizes = Sizes::flat(&codes.shape).ok_or_else(|| QuantFault::shape(stored.tensor(scale), codes))?;
+    let dtype = stored.tensor(scale).dtype;
+    if !(dtype.is_float() || dtype == DType::U8) {
+        let (part, found) = (stored.tensor(scale).name.clone(), dtype.to_string());
+        return Err(QuantFault::Type { part, found });
+    }
+    let shared = shared(stored, (1, scale), Numbers::Plain(dtype), sizes, preferred(stored), codes)?;
+    let exponents = matches!(dtype, DType::U8 | DType::F8E8M0FNU);
+    let code = match shared.blocking {
+        Blocking::Group(32) if exponents && code == Code::E4m3 => Code::Mxfp8,
+        _ => code,
+    };
+    let form = Form {
+        rows: sizes.rows,
+        cols: sizes.cols,
+        slices: sizes.slices,
+        codes: Packed::Rows { bits: 8, stride: sizes.cols },
+        value: Value::Float(codes.dtype),
+        group: shared.group,
+        scale: Some(shared.grid),
+        ..Form::default()
+    };
+    Ok(Weight {
+        name,
+        shape: codes.shape.clone(),
+        kind: QuantType::new(maker(stored), code, shared.blocking),
+        parts: vec![(PartRole::Codes, at), (PartRole::Scale, scale)],
+        form,
+        assumed: None,
+    })
+}

@@ -1,0 +1,276 @@
+//! Quantization schemes: which stored tensors are the codes, scales and zero points of one weight, told from the tensors
+//! themselves and from what a configuration says of them. A new one is a file, and a line in [`SCHEMES`].
+
+mod awq;
+mod bitsandbytes;
+mod compressed_tensors;
+pub(crate) mod config;
+mod float8;
+mod geometry;
+mod gptq;
+mod mlx;
+mod mxfp4;
+mod nvfp4;
+mod torchao;
+mod unread;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use crate::checkpoint::Checkpoint;
+use crate::metadata::{HashableValue, Value};
+use crate::quantized::{Form, Part, PartRole, QuantFault, QuantType, Quantized};
+use crate::tensor::{TensorInfo, contiguous_strides};
+use crate::{DType, Group, Notice, NoticeKind};
+pub use config::Coding;
+pub(crate) use config::Config;
+
+/// One scheme: the weight whose codes are the tensor at a place, if they are of it.
+type Scheme = fn(&Stored<'_>, usize) -> Option<Found>;
+
+/// Every scheme that is read, in the order in which they are asked.
+static SCHEMES: [Scheme; 9] = [
+    torchao::find,
+    bitsandbytes::find,
+    nvfp4::find,
+    mxfp4::find,
+    compressed_tensors::find,
+    float8::find,
+    gptq::find,
+    awq::find,
+    mlx::find,
+];
+
+/// A weight, or why its codes cannot be read.
+type Found = Result<Weight, QuantFault>;
+
+/// A quantized weight among stored tensors.
+struct Weight {
+    name: String,
+    shape: Vec<usize>,
+    kind: QuantType,
+    /// Places of its tensors, codes first.
+    parts: Vec<(PartRole, usize)>,
+    form: Form,
+    /// What had to be assumed of it.
+    assumed: Option<&'static str>,
+}
+
+/// The tensors of a checkpoint as its files have them.
+struct Stored<'c> {
+    checkpoint: &'c Checkpoint,
+    config: &'c Config,
+    index: HashMap<&'c str, usize>,
+    /// Whether some 8-bit floats have scales beside them.
+    float8_is_scaled: bool,
+}
+
+impl<'c> Stored<'c> {
+    fn new(checkpoint: &'c Checkpoint, config: &'c Config) -> Self {
+        let mut index = HashMap::new();
+        for (i, tensor) in checkpoint.tensors.iter().enumerate() {
+            index.entry(tensor.name.as_str()).or_insert(i);
+        }
+        let mut stored = Stored { checkpoint, config, index, float8_is_scaled: false };
+        let is_scaled = |tensor: &TensorInfo| {
+            float8::code(tensor.dtype).is_some() && float8::scale(&stored, &tensor.name).is_some()
+        };
+        stored.float8_is_scaled = checkpoint.tensors.iter().any(is_scaled);
+        stored
+    }
+
+    fn tensor(&self, at: usize) -> &'c TensorInfo {
+        &self.checkpoint.tensors[at]
+    }
+
+    /// The place of the tensor called `name`.
+    fn at(&self, name: &str) -> Option<usize> {
+        self.index.get(name).copied()
+    }
+
+    /// The place of the first that there is of `names`.
+    fn first_of<const N: usize>(&self, names: [String; N]) -> Option<usize> {
+        names.iter().find_map(|name| self.at(name))
+    }
+
+    /// The place of the tensor called `name`, which codes need as their `part`.
+    fn need(&self, part: PartRole, name: String) -> Result<usize, QuantFault> {
+        self.at(&name).ok_or(QuantFault::Missing { part, wanted: name })
+    }
+
+    /// What the plain values of the files say under `name`, which may hold dots.
+    fn plain_value(&self, name: &str) -> Option<&'c Value> {
+        match &self.checkpoint.metadata {
+            Value::Dict(all) => all.get(&HashableValue::String(name.to_string())),
+            _ => None,
+        }
+    }
+
+    /// The whole numbers in a small tensor; `None` for others.
+    fn integers(&self, at: usize) -> Option<Vec<usize>> {
+        let tensor = self.tensor(at);
+        let small = tensor.numel() <= 8 && tensor.dtype.is_integer() && is_sound(tensor);
+        let values = small.then(|| self.checkpoint.values(tensor).ok())??;
+        // Sizes beyond those that f32 holds are no sizes of matrices.
+        let size = |&x: &f32| (x >= 0.0 && x.fract() == 0.0 && x <= 16_777_216.0).then_some(x as usize);
+        values.iter().map(size).collect()
+    }
+}
+
+/// Whether `tensor` has no data of its own: an instance of a subclass of PyTorch's tensors, whose parts are others.
+fn is_shell(tensor: &TensorInfo) -> bool {
+    tensor.storage.is_none() && tensor.sparse.is_none() && tensor.damage.is_none()
+}
+
+/// Whether the bytes of `tensor` can be read as they lie.
+fn is_sound(tensor: &TensorInfo) -> bool {
+    tensor.damage.is_none()
+        && tensor.storage.is_some()
+        && tensor.sparse.is_none()
+        && tensor.quantizer.is_none()
+        && tensor.quantized.is_none()
+        && tensor.dtype.element_size().is_some()
+        && tensor.is_contiguous()
+}
+
+impl Weight {
+    /// The same, if its tensors are as large as it needs and can be read.
+    fn checked(self, stored: &Stored<'_>) -> Found {
+        let tensor = |part: usize| stored.tensor(self.parts[part].1);
+        if let Some((_, at)) = self.parts.iter().find(|(_, at)| !is_sound(stored.tensor(*at))) {
+            return Err(QuantFault::Unreadable { part: stored.tensor(*at).name.clone() });
+        }
+        let size = |n: u64| usize::try_from(n).unwrap_or(0);
+        let bytes: Vec<usize> =
+            self.parts.iter().map(|(_, at)| size(stored.tensor(*at).byte_len().unwrap_or(0))).collect();
+        let counts: Vec<usize> = self.parts.iter().map(|(_, at)| size(stored.tensor(*at).numel())).collect();
+        // Groups that an index tells are checked when it is read.
+        let groups = if self.form.index.is_some() { 1 } else { self.form.groups() };
+        let numel = self.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+        let short = match numel.is_some() && numel == self.form.numel() {
+            true => self.form.too_small(groups, &bytes, &counts),
+            false => Some(0),
+        };
+        match short {
+            None => Ok(self),
+            Some(part) => Err(QuantFault::shape(tensor(part), tensor(0))),
+        }
+    }
+}
+
+/// The last part of names of tensors that belong to codes, and to nothing else.
+const COMPANIONS: [&str; 12] = [
+    "weight_scale",
+    "weight_scale_inv",
+    "weight_scale_2",
+    "weight_global_scale",
+    "weight_zero_point",
+    "weight_g_idx",
+    "qscale_weight",
+    "qzeros",
+    "g_idx",
+    "absmax",
+    "nested_absmax",
+    "SCB",
+];
+
+/// Makes the weights of quantized checkpoints of the tensors that they are stored in, or only counts them if they are to
+/// be listed as they are `stored`.
+pub(crate) fn recognise(checkpoint: &mut Checkpoint, config: &Config, stored: bool) {
+    let (weights, faults, shells) = {
+        let stored = Stored::new(checkpoint, config);
+        let (mut weights, mut faults, mut shells) = (Vec::new(), Vec::new(), HashSet::new());
+        let mut taken: HashSet<usize> = HashSet::new();
+        for at in 0..checkpoint.tensors.len() {
+            if taken.contains(&at) || checkpoint.tensors[at].group == Group::Optimizer {
+                continue;
+            }
+            let found = SCHEMES.iter().find_map(|find| find(&stored, at));
+            let found = found.map(|found| {
+                let weight = found?.checked(&stored)?;
+                let other = stored.at(&weight.name).filter(|&other| other != at);
+                match other.is_some_and(|other| !is_shell(stored.tensor(other))) {
+                    true => Err(QuantFault::Twice { name: weight.name }),
+                    false => Ok(weight),
+                }
+            });
+            match found {
+                None => {}
+                Some(Ok(weight)) => {
+                    taken.extend(weight.parts.iter().map(|(_, at)| *at));
+                    shells.extend(stored.at(&weight.name).filter(|&other| other != at));
+                    weights.push((at, weight));
+                }
+                Some(Err(fault)) => faults.push((at, fault)),
+            }
+        }
+        (weights, faults, shells)
+    };
+    let mut coding = Coding::of(config);
+    if stored {
+        coding.stored = weights.len() + faults.len();
+        checkpoint.coding = coding;
+        return;
+    }
+    let faulty: HashSet<usize> = faults.iter().map(|(at, _)| *at).collect();
+    coding.faults =
+        faults.into_iter().map(|(at, fault)| (checkpoint.tensors[at].name.clone(), fault)).collect();
+    let mut assumed: Vec<(&'static str, usize)> = Vec::new();
+    let mut gone: HashSet<usize> = shells;
+    for (at, weight) in weights {
+        if let Some(what) = weight.assumed {
+            match assumed.iter_mut().find(|(known, _)| *known == what) {
+                Some((_, count)) => *count += 1,
+                None => assumed.push((what, 1)),
+            }
+        }
+        gone.extend(weight.parts.iter().skip(1).map(|(_, at)| *at));
+        let part = |&(role, at): &(PartRole, usize)| Part { role, tensor: checkpoint.tensors[at].clone() };
+        let parts = weight.parts.iter().map(part).collect();
+        let Some(quantized) = Quantized::new(parts, weight.form) else { continue };
+        let codes = &mut checkpoint.tensors[at];
+        codes.name = weight.name;
+        codes.dtype = DType::Quantized(weight.kind);
+        codes.strides = contiguous_strides(&weight.shape);
+        codes.shape = weight.shape;
+        codes.group = Group::Weights;
+        codes.quantized = Some(Arc::new(quantized));
+    }
+    orphans(checkpoint, &gone, &faulty, &mut coding);
+    let mut at = 0..;
+    checkpoint.tensors.retain(|_| !at.next().is_some_and(|at| gone.contains(&at)));
+    for (what, count) in assumed {
+        let weights = if count == 1 { "1 quantized weight" } else { &format!("{count} quantized weights") };
+        checkpoint.warnings.push(Notice::new(NoticeKind::AssumedLayout, format!("{weights}: {what}")));
+    }
+    coding.describe(checkpoint);
+    checkpoint.coding = coding;
+}
+
+/// Lists what belongs to codes among the tensors that belong to none.
+fn orphans(checkpoint: &Checkpoint, gone: &HashSet<usize>, faulty: &HashSet<usize>, coding: &mut Coding) {
+    // A network of floats may call a parameter of its own so.
+    let is_quantized = !gone.is_empty() || !faulty.is_empty() || coding.method.is_some();
+    if !is_quantized || coding.unread.is_some() || coding.method.as_deref() == Some("bitnet") {
+        return;
+    }
+    // Where codes cannot be read, what is beside them is theirs.
+    let owners: HashSet<&str> = faulty
+        .iter()
+        .filter_map(|&at| checkpoint.tensors[at].name.rsplit_once('.').map(|(layer, _)| layer))
+        .collect();
+    let ternary: HashSet<&str> = checkpoint
+        .tensors
+        .iter()
+        .filter(|t| t.dtype.is_ternary())
+        .filter_map(|t| t.name.strip_suffix(".weight"))
+        .collect();
+    for (at, tensor) in checkpoint.tensors.iter().enumerate() {
+        let Some((layer, field)) = tensor.name.rsplit_once('.') else { continue };
+        let of_weight = layer.strip_suffix(".weight").unwrap_or(layer);
+        let owned = owners.contains(layer) || owners.contains(of_weight) || ternary.contains(layer);
+        if !gone.contains(&at) && COMPANIONS.contains(&field) && !owned && tensor.group != Group::Optimizer {
+            coding.faults.push((tensor.name.clone(), QuantFault::Orphaned));
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Quantized models on the command line: shown as their weights, refused by the gate where these are dead, converted or
+//! kept.
+
+use ckpt_kit::binary::Program;
+use ckpt_kit::random::Random;
+use ckpt_kit::safetensors::SafeTensors;
+
+use crate::program;
+
+const LAYER: &str = "model.layers.0.mlp.up_proj";
+
+/// A model folder with one GPTQ matrix, whose codes are `codes`, and an embedding.
+fn model(program: &Program, name: &str, codes: &[u8]) -> String {
+    let folder = program.at(name);
+    std::fs::create_dir(&folder).unwrap();
+    let mut random = Random::new(7);
+    let values: Vec<f32> = (0..512).map(|_| (random.below(1 << 16) as f32 / 65536.0 - 0.5) * 0.07).collect();
+    SafeTensors::new()
+        .metadata(serde_json::json!({"format": "pt"}))
+        .f32s("model.embed_tokens.weight", &[8, 64], &values)
+        .tensor(&format!("{LAYER}.qweight"), "I32", &[16, 64], codes)
+        .tensor(&format!("{LAYER}.qzeros"), "I32", &[2, 8], &[0x77; 64])
+        .f32s(&format!("{LAYER}.scales"), &[2, 64], &[0.01; 128])
+        .write(&folder.join("model.safetensors"));
+    let config = r#"{"architectures": ["OtherForCausalLM"], "quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 64, "checkpoint_format": "gptq"}}"#;
+    std::fs::write(folder.join("config.json"), config).unwrap();
+    name.to_string()
+}
+
+fn noise() -> Vec<u8> {
+    let mut random = Random::new(2);
+    (0..4096).map(|_| random.bits() as u8).collect()
+}
+
+#[test]
+fn a_quantized_model_is_shown_as_its_weights_and_as_it_is_stored() {
+    let program = program().in_its_folder();
+    let model = model(&program, "model", &noise());
+    let shown = program.run(&["inspect", &model]).exits(0);
+    shown.says(&[
+        "gptq 4-bit g64, 1 weight; 1 matrix is not: model.embed_tokens.weight",
+        "[64, 128]",
+        "healthy",
+    ]);
+    let stored = program.run(&["inspect", &model, "--stored"]).exits(0);
+    stored.says(&["up_proj.qweight", "up_proj.qzeros", "up_proj.scales"]);
+    let one = program.run(&["inspect", &model, "--tensor", &format!("{LAYER}.weight")]).exits(0);
+    one.says(&[
+        "stored as",
+        "up_proj.qweight: int32 [16, 64], codes",
+        "up_proj.scales: float32 [2, 64], scale",
+    ]);
+    let json = program.run(&["inspect", &model, "--format", "json"]).exits(0).json();
+    assert_eq!(json["quantization"]["left"][0], "model.embed_tokens.weight");
+    assert_eq!(json["quantization"]["kinds"][0][0], "gptq 4-bit g64");
+    let tensors = json["tensors"].as_array().unwrap();
+    let weight = tensors.iter().find(|t| t["name"] == format!("{LAYER}.weight")).unwrap();
+    assert_eq!(weight["dtype"], "gptq 4-bit g64");
+    assert_eq!(weight["quantized"]["parts"][0]["role"], "codes");
+    assert_eq!(weight["quantized"]["scales"]["count"], 128);
+}
+
+#[test]
+fn the_gate_refuses_codes_that_stand_for_zeros() {
+    let program = program().in_its_folder();
+    let (alive, dead) = (model(&program, "alive", &noise()), model(&program, "dead", &[0x88; 4096]));
+    program.run(&["gate", &alive]).exits(0);
+    program.run(&["gate", &dead]).exits(1).says(&["up_proj.weight"]);
+}
+
+#[test]
+fn a_quantized_model_is_dequantized_or_kept() {
+    let program = program().in_its_folder();
+    let model = model(&program, "model", &noise());
+    let config = |folder: &str| std::fs::read_to_string(program.at(folder).join("config.json")).unwrap();
+    program.run(&["convert", &model, "--to", "hf", "-o", "plain"]).exits(0).says(&["verified: 2 tensors"]);
+    assert!(!config("plain").contains("quantization_config"));
+    program.run(&["verify", &model, "plain"]).exits(0);
+    program.run(&["convert", &model, "--to", "hf", "--quant", "keep", "-o", "kept"]).exits(0);
+    assert!(config("kept").contains("quantization_config"));
+    program.run(&["diff", &model, "kept"]).exits(0);
+    program.run(&["convert", &model, "--to", "bf16", "--quant", "keep", "-o", "x.pt"]).exits(2);
+    program
+        .run(&["convert", &model, "--to", "safetensors", "--quant", "q8_0", "-o", "x.safetensors"])
+        .exits(2);
+    // What was made of it is not it.
+    program.run(&["convert", &model, "--to", "fp32", "-o", "x.safetensors"]).exits(0);
+    let lost = program.at("lost");
+    std::fs::create_dir(&lost).unwrap();
+    SafeTensors::new()
+        .tensor(&format!("{LAYER}.qweight"), "I32", &[16, 64], &noise())
+        .write(&lost.join("model.safetensors"));
+    let refused = program.run(&["convert", "lost", "--to", "fp32", "-o", "y.safetensors"]).exits(2);
+    refused.complains(&["up_proj.qweight", "codes without their scale"]);
+    assert!(!program.at("y.safetensors").exists());
+}
