@@ -509,7 +509,7 @@ fn controls(search: &str, filters: bool) -> Markup {
 fn pages(more: usize, noun: &str) -> Markup {
     html! {
         @if more > 0 { p.more.muted { "And " (plural(more, noun)) ", which the page's script lists." } }
-        div.pages hidden {
+        div.pages role="group" aria-label="Pages" hidden {
             button.previous type="button" { "Previous" }
             span.range { }
             button.next type="button" { "Next" }
