@@ -137,11 +137,11 @@ fn codes_of_one_value_are_dead_whatever_their_scale() {
         judge(&mut record, &Thresholds::default());
         record
     };
-    let dead = |f: &Finding| matches!(f, Finding::Constant { .. });
+    let dead = |f: &Finding| matches!(f, Finding::Constant { .. } | Finding::EqualCodes { .. });
     assert_found(&judged(&[0; 512]), "x.weight", Verdict::Dead, dead);
     assert_found(&judged(&[0x88; 512]), "x.weight", Verdict::Dead, dead);
     let several: Vec<u8> = (0..512).map(|i| (i * 37 % 251) as u8).collect();
-    assert_eq!(found(&judged(&several), "x.weight"), (None, vec![]));
+    assert!(!found(&judged(&several), "x.weight").1.iter().any(dead));
 }
 
 #[test]
