@@ -104,7 +104,10 @@ fn config_file(plan: &Plan<'_>, mut config: Map<String, Json>) -> Vec<u8> {
             config.shift_remove(key);
         }
     }
-    config.insert("torch_dtype".into(), json!(main_dtype(plan).name()));
+    // The types of scales are not what a quantized model computes in.
+    if !plan.keeps {
+        config.insert("torch_dtype".into(), json!(main_dtype(plan).name()));
+    }
     format!("{:#}\n", Json::Object(config)).into_bytes()
 }
 
