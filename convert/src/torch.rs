@@ -155,7 +155,18 @@ impl Object {
                     _ => items.insert(at, Object::Tensor(index)),
                 }
             }
-            other => *other = Object::Tensor(index),
+            // A root that holds nothing else.
+            Object::Plain(_) if name.is_empty() => *self = Object::Tensor(index),
+            Object::Plain(_) => {
+                *self = Object::Dict(vec![(HashableValue::String(name.into()), Object::Tensor(index))])
+            }
+            Object::Tensor(first) => {
+                let both = [("", *first), (name, index)];
+                let entry = |(name, index): (&str, usize)| {
+                    (HashableValue::String(name.into()), Object::Tensor(index))
+                };
+                *self = Object::Dict(both.map(entry).into());
+            }
         }
     }
 
