@@ -131,6 +131,11 @@ impl Object {
         }
     }
 
+    /// Tensor `index` under `key` alone.
+    fn under(key: &str, index: usize) -> Object {
+        Object::Dict(vec![(HashableValue::String(key.into()), Object::Tensor(index))])
+    }
+
     /// Puts tensor `index` at the path `name`, whose keys may hold dots themselves: as deep as containers lead, and
     /// under the rest of the path there. Lists without their tensors get them back in order.
     fn insert(&mut self, name: &str, index: usize) {
@@ -149,17 +154,16 @@ impl Object {
                 let (first, rest) = name.split_once('.').unwrap_or((name, ""));
                 let at = first.parse::<usize>().map_or(items.len(), |at| at.min(items.len()));
                 match items.get_mut(at) {
-                    Some(inner @ (Object::Dict(_) | Object::List(_))) if !rest.is_empty() => {
-                        inner.insert(rest, index)
-                    }
-                    _ => items.insert(at, Object::Tensor(index)),
+                    _ if rest.is_empty() => items.insert(at, Object::Tensor(index)),
+                    Some(inner @ (Object::Dict(_) | Object::List(_))) => inner.insert(rest, index),
+                    // A text in the place of something that could not be read, and holds tensors.
+                    Some(inner @ Object::Plain(_)) => *inner = Object::under(rest, index),
+                    _ => items.insert(at, Object::under(rest, index)),
                 }
             }
             // A root that holds nothing else.
             Object::Plain(_) if name.is_empty() => *self = Object::Tensor(index),
-            Object::Plain(_) => {
-                *self = Object::Dict(vec![(HashableValue::String(name.into()), Object::Tensor(index))])
-            }
+            Object::Plain(_) => *self = Object::under(name, index),
             Object::Tensor(first) => {
                 let both = [("", *first), (name, index)];
                 let entry = |(name, index): (&str, usize)| {
