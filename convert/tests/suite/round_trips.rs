@@ -10,7 +10,9 @@ use ckpt_convert::{
 use ckpt_inspect::{Checkpoint, DType, Group, Storage, TensorInfo, TernaryPacking, open};
 use ckpt_kit::fixtures::{self, fixture};
 use ckpt_kit::numbers::le;
+use ckpt_kit::pickle::{self, call};
 use ckpt_kit::safetensors::SafeTensors;
+use ckpt_kit::torch;
 use globset::Glob;
 
 /// Every undamaged fixture.
@@ -64,6 +66,26 @@ fn pytorch_output_keeps_names_bytes_and_plain_values() {
         assert_eq!(after.metadata, before.metadata, "{}", source.display());
         assert_eq!(open(&to).unwrap().verify_checksums(), [""; 0]);
         assert_eq!(after.step.map(|s| s.0), before.step.map(|s| s.0));
+    }
+}
+
+/// Where PyTorch's constructor is not known, its arguments are shown, and tensors in them.
+#[test]
+fn tensors_below_what_could_not_be_read_keep_their_names() {
+    let tensor = |key: &str| torch::rebuild("FloatStorage", key, 2, 0, &[2], &[1]);
+    let unknown = |arguments: &[Vec<u8>]| call(&pickle::global("torch._utils", "_rebuild_other"), arguments);
+    let folder = tempfile::tempdir().unwrap();
+    let dict = pickle::dict(&[("k", tensor("1"))]);
+    for (object, names) in [
+        (unknown(&[tensor("0"), tensor("1")]), [".args.0", ".args.1"]),
+        (pickle::list(&[unknown(&[tensor("0")]), dict]), ["0.args.0", "1.k"]),
+    ] {
+        let storages = [le(&[0.5f32, -1.0]), le(&[2.0f32, 3.0])];
+        let (from, to) = (folder.path().join("from.pt"), folder.path().join(names[0]));
+        std::fs::write(&from, torch::zip_of(&pickle::pickle(2, &object), &storages)).unwrap();
+        convert(&from, &Options::new(Target::Torch), &to);
+        let found: Vec<String> = open(&to).unwrap().tensors.into_iter().map(|tensor| tensor.name).collect();
+        assert_eq!(found, names);
     }
 }
 
