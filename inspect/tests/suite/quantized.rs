@@ -377,4 +377,9 @@ fn a_state_that_lies_is_refused() {
     }
     let (checkpoint, _) = judged(&nf4(b"{".to_vec()), &Value::Null);
     assert!(matches!(checkpoint.coding.faults[0].1, QuantFault::State { .. }));
+    // What is no JSON at all may be of another version: not judged, and not passed over.
+    let (checkpoint, record) = judged(&nf4(b"\x01state of another kind".to_vec()), &Value::Null);
+    assert!(matches!(checkpoint.coding.faults[0].1, QuantFault::Foreign { .. }));
+    assert_eq!(found(&record, &own("weight")).0, None);
+    assert!(record.coverage.judged < record.coverage.matrices, "{:?}", record.coverage);
 }

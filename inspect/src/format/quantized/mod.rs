@@ -141,6 +141,11 @@ pub enum QuantFault {
         /// The tensor or the key that says it.
         part: String,
     },
+    /// What says how it was quantized is in another form than the one that is known, perhaps of another version.
+    Foreign {
+        /// The tensor that says it.
+        part: String,
+    },
     /// Another tensor has the name of the weight.
     Twice {
         /// That name.
@@ -180,6 +185,9 @@ impl fmt::Display for QuantFault {
             QuantFault::Unreadable { part } => write!(f, "{} cannot be read", part.escape_debug()),
             QuantFault::State { part } => {
                 write!(f, "{} does not say how it was quantized", part.escape_debug())
+            }
+            QuantFault::Foreign { part } => {
+                write!(f, "{} says how it was quantized in a form that is not known", part.escape_debug())
             }
             QuantFault::Twice { name } => {
                 write!(f, "another tensor is called {}", name.escape_debug())

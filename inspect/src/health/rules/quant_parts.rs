@@ -1,6 +1,7 @@
 //! Codes without their scale, scales without codes, and parts of quantized weights that do not fit each other.
 
 use super::{Check, Rule, Ruling};
+use crate::quantized::QuantFault;
 use crate::verdict::{Finding, Verdict};
 
 pub(super) const RULE: Rule = Rule {
@@ -8,6 +9,9 @@ pub(super) const RULE: Rule = Rule {
     summary: "Stored tensors that should be a quantized weight, or a part of one, make none.",
     check: Check::Tensor(|tensor| {
         let fault = tensor.quantized.as_ref()?.fault.clone()?;
-        Ruling::new(Verdict::Corrupt, Finding::QuantParts { fault })
+        match fault {
+            QuantFault::Foreign { .. } => Ruling::undecided(Finding::QuantParts { fault }),
+            _ => Ruling::new(Verdict::Corrupt, Finding::QuantParts { fault }),
+        }
     }),
 };

@@ -53,19 +53,25 @@ pub(super) fn find(stored: &Stored<'_>, at: usize) -> Option<Found> {
     }
 }
 
-fn state(stored: &Stored<'_>, at: usize) -> Option<State> {
+fn state(stored: &Stored<'_>, at: usize) -> Result<State, QuantFault> {
     let tensor = stored.tensor(at);
+    let part = || tensor.name.clone();
     if tensor.dtype != DType::U8 || tensor.numel() > MAX_STATE || !is_sound(tensor) {
-        return None;
+        return Err(QuantFault::State { part: part() });
     }
-    serde_json::from_slice(&tensor.bytes().ok()?).ok()
+    let text = tensor.bytes().map_err(|_| QuantFault::Unreadable { part: part() })?;
+    let is_json = text.trim_ascii_start().starts_with(b"{");
+    if !is_json && text.iter().any(|&byte| byte != 0) {
+        return Err(QuantFault::Foreign { part: part() });
+    }
+    serde_json::from_slice(&text).map_err(|_| QuantFault::State { part: part() })
 }
 
 fn four_bits(stored: &Stored<'_>, at: usize, state_at: usize, code: Code) -> Found {
     let codes = stored.tensor(at);
     let own = |field: &str| format!("{}.{field}", codes.name);
     let unclear = || QuantFault::State { part: stored.tensor(state_at).name.clone() };
-    let state = state(stored, state_at).ok_or_else(unclear)?;
+    let state = state(stored, state_at)?;
     if Some(state.quant_type.as_str()) != code.name() || state.blocksize == 0 || state.shape.is_empty() {
         return Err(unclear());
     }
