@@ -381,5 +381,5 @@ fn a_state_that_lies_is_refused() {
     let (checkpoint, record) = judged(&nf4(b"\x01state of another kind".to_vec()), &Value::Null);
     assert!(matches!(checkpoint.coding.faults[0].1, QuantFault::Foreign { .. }));
     assert_eq!(found(&record, &own("weight")).0, None);
-    assert!(record.coverage.judged < record.coverage.matrices, "{:?}", record.coverage);
+    assert!(record.coverage.measured_parameters < record.coverage.parameters, "{:?}", record.coverage);
 }
