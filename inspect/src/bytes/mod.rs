@@ -218,18 +218,22 @@ impl ByteSource for Section<'_> {
     }
 
     fn bytes(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>> {
-        match (self.start.checked_add(range.start), self.start.checked_add(range.end)) {
-            (Some(start), Some(end)) if range.end <= self.len => self.whole.bytes(start..end),
-            _ => Err(Error::damaged(format!(
-                "bytes up to {} are needed, and there are only {}",
-                range.end, self.len
-            ))
-            .because(DamageKind::CutShort)),
-        }
+        within(self.whole, self.start, self.len, range)
     }
 
     fn is_resident(&self) -> bool {
         self.whole.is_resident()
+    }
+}
+
+/// `range` of the `len` bytes of `whole` from `start`.
+fn within(whole: &dyn ByteSource, start: u64, len: u64, range: Range<u64>) -> Result<Cow<'_, [u8]>> {
+    match (start.checked_add(range.start), start.checked_add(range.end)) {
+        (Some(from), Some(to)) if range.end <= len => whole.bytes(from..to),
+        _ => {
+            let what = format!("bytes up to {} are needed, and there are only {len}", range.end);
+            Err(Error::damaged(what).because(DamageKind::CutShort))
+        }
     }
 }
 
@@ -487,13 +491,7 @@ impl ByteSource for Within {
     }
 
     fn bytes(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>> {
-        let Within { start, len, .. } = *self;
-        let (from, to) = (range.start.min(len), range.end.min(len));
-        if (from, to) != (range.start, range.end) || from > to {
-            let what = format!("bytes up to {} are needed, and there are only {len}", range.end);
-            return Err(Error::damaged(what).because(DamageKind::CutShort).at(start));
-        }
-        self.whole.data.bytes(start + from..start + to)
+        within(&*self.whole.data, self.start, self.len, range)
     }
 
     fn is_resident(&self) -> bool {

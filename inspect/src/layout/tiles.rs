@@ -1,7 +1,5 @@
 //! Tensors that were saved in blocks, as the ranks of a distributed run save them: joined without a copy.
 
-use std::collections::HashSet;
-
 use crate::bytes::storage::Storage;
 use crate::format::tensor::{contiguous_strides, numel};
 use crate::tensor::TensorInfo;
@@ -218,7 +216,7 @@ fn place(tile: &Tile) -> String {
 
 /// Bytes of files that belong to nothing, of the `len` bytes of a file of which `used` are ranges that do.
 pub(super) fn unclaimed(len: u64, used: impl IntoIterator<Item = (u64, u64)>) -> u64 {
-    let mut used: Vec<(u64, u64)> = used.into_iter().collect::<HashSet<_>>().into_iter().collect();
+    let mut used: Vec<(u64, u64)> = used.into_iter().collect();
     used.sort_unstable();
     let (mut next, mut free) = (0u64, 0u64);
     for (start, count) in used {
