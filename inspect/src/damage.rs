@@ -175,6 +175,10 @@ pub enum NoticeKind {
     ListingCut,
     /// A part that is not needed for the rest is damaged.
     DamagedPart,
+    /// Tensors are one rank's parts of larger ones.
+    OneRank,
+    /// Tensors are vectors of several parameters, of which neither names nor shapes are known.
+    Flat,
     /// Anything else.
     #[default]
     #[serde(other)]

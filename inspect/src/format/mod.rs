@@ -29,6 +29,7 @@ use crate::bytes::{ByteSource, Source};
 use crate::metadata::Value;
 use crate::pickle::Pickle;
 use crate::tensor::TensorInfo;
+use crate::torch::TorchObject;
 use crate::{Damage, DamageKind, Error, ErrorKind, Notice, NoticeKind, Result};
 
 /// One kind of container.
@@ -171,8 +172,10 @@ pub enum Format {
     SafeTensors,
     Npy,
     Npz,
-    /// A folder of `torch.distributed.checkpoint`.
+    /// Files of several ranks, as `torch.distributed` divides tensors.
     TorchDistributed,
+    /// A folder of DeepSpeed.
+    DeepSpeed,
     Gguf {
         version: u32,
         big_endian: bool,
@@ -185,7 +188,8 @@ macro_rules! named {
             /// Every format of single files, including both versions of GGUF in both byte orders.
             pub fn all() -> impl Iterator<Item = Format> {
                 let orders = |version| [false, true].map(|big_endian| Format::Gguf { version, big_endian });
-                let files = [$(Format::$format),*].into_iter().filter(|format| *format != Format::TorchDistributed);
+                let folders = [Format::TorchDistributed, Format::DeepSpeed];
+                let files = [$(Format::$format),*].into_iter().filter(move |format| !folders.contains(format));
                 files.chain([2, 3].into_iter().flat_map(orders))
             }
 
@@ -235,6 +239,7 @@ named! {
     Npy: "npy";
     Npz: "npz";
     TorchDistributed: "pytorch-distributed";
+    DeepSpeed: "deepspeed";
 }
 
 impl fmt::Display for Format {
@@ -264,6 +269,8 @@ pub(crate) struct Contents {
     pub globals: Vec<String>,
     pub notices: Vec<Notice>,
     pub faults: Vec<Damage>,
+    /// Every `torch.Size` by the keys that lead to it, in the file's order, which plain values do not keep.
+    pub sizes: Vec<(String, Vec<usize>)>,
     /// Whether the listing of the tensors fails its checksum.
     pub listing_damaged: bool,
 }
@@ -277,8 +284,16 @@ impl Contents {
             globals: Vec::new(),
             notices: Vec::new(),
             faults: Vec::new(),
+            sizes: Vec::new(),
             listing_damaged: false,
         }
+    }
+
+    /// Adds what a pickle of PyTorch holds beside its tensors.
+    pub fn add_plain(&mut self, object: TorchObject) {
+        self.metadata = object.metadata;
+        self.notices.extend(object.notices);
+        self.sizes.extend(object.sizes);
     }
 
     /// Keeps the first few faults and notices, and counts the rest: a hostile listing may cause any number of them.

@@ -43,8 +43,52 @@ pub struct TensorInfo {
     /// The stored tensors that it is made of, if it is codes with scales beside them; then its storage is that of the
     /// codes.
     pub quantized: Option<Arc<Quantized>>,
+    /// What it is one rank's share of, if it was not joined with the others.
+    pub(crate) share: Option<Arc<Share>>,
     /// Why its bytes cannot be read, if so.
     pub damage: Option<Damage>,
+}
+
+/// The tensor that a rank saved its part of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Share {
+    /// Shape of the whole.
+    pub whole: Vec<usize>,
+    /// Which part this is.
+    pub division: Division,
+    /// Its number among the parts that the rank saved of it.
+    pub number: usize,
+}
+
+/// How a tensor is divided over ranks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Division {
+    /// A DTensor: over each dimension of a mesh of ranks in turn.
+    Mesh {
+        /// Ranks in each dimension of the mesh.
+        sizes: Vec<usize>,
+        /// This one's place in each.
+        at: Vec<usize>,
+        /// How each dimension divides the tensor.
+        placements: Vec<Placement>,
+        /// The dimensions of the mesh that divide it, in the order in which they do.
+        order: Vec<usize>,
+    },
+    /// A shard of a ShardedTensor: where it begins in the whole, and where all shards are.
+    Block { offsets: Vec<usize>, all: Arc<Vec<(Vec<usize>, Vec<usize>)>> },
+    /// In a way that is not read.
+    Other(String),
+}
+
+/// What one dimension of a mesh does with a tensor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Placement {
+    /// Each rank has a chunk along this dimension, as `torch.chunk` makes them.
+    Shard(usize),
+    /// Each rank has the whole.
+    Replicate,
+    /// Anything else, such as a sum that is still to be made.
+    Other(String),
 }
 
 /// What a tensor is for.
@@ -172,6 +216,7 @@ impl TensorInfo {
             quantizer: None,
             sparse: None,
             quantized: None,
+            share: None,
             damage: None,
         }
     }

@@ -85,8 +85,7 @@ fn read_bare(source: &Arc<Source>) -> Result<Contents> {
                 Storage::missing(why, storage.bytes)
             })
         });
-        contents.metadata = object.metadata;
-        contents.notices = object.notices;
+        contents.add_plain(object);
         contents
     })
 }
@@ -154,8 +153,7 @@ fn read(source: &Arc<Source>) -> Result<Contents> {
             }
         }
     });
-    contents.metadata = object.metadata;
-    contents.notices.extend(object.notices);
+    contents.add_plain(object);
     Ok(contents)
 }
 

@@ -92,8 +92,7 @@ fn read(source: &Arc<Source>) -> Result<Contents> {
             }
         }
     });
-    contents.metadata = listed.metadata;
-    contents.notices.extend(listed.notices);
+    contents.add_plain(listed);
     Ok(contents)
 }
 

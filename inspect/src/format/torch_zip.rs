@@ -135,8 +135,7 @@ impl Places<'_> {
         contents.tensors.extend(
             object.placed(|storage| storage.inline(pickle, mapped).unwrap_or_else(|| self.place(storage))),
         );
-        contents.metadata = object.metadata;
-        contents.notices.extend(object.notices);
+        contents.add_plain(object);
     }
 
     fn place(&self, storage: &StorageRef) -> Storage {

@@ -27,6 +27,13 @@ fn set(folder: &Path) -> Result<Set> {
             set.other_map = weight_map(&folder.join(other));
         }
     }
+    if let Some(tag) = super::deepspeed::named_in(folder) {
+        let text = format!(
+            "its optimizer's state, which DeepSpeed saved in {}, is not read with it: open that folder by itself",
+            name(&tag).escape_debug()
+        );
+        set.notices.push(Notice::new(NoticeKind::OtherForm, text));
+    }
     // Files that are added or removed later.
     set.beside.push(Stamp::of(folder));
     Ok(set)

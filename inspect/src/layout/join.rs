@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::bytes::Source;
 use crate::format::Contents;
 use crate::metadata::Value;
+use crate::tensor::TensorInfo;
 use crate::{Damage, DamageKind, Error, ErrorKind, Notice, NoticeKind, Result};
 
 /// A file of a set, or the error of opening it.
@@ -63,7 +64,22 @@ pub(super) fn one_after_another(files: Vec<Opened>) -> Result<Whole> {
             .into_iter()
             .map(|error| Damage::new(error.fault.unwrap_or(DamageKind::UnreadableShard), error.to_string())),
     );
+    contents.notices.extend(shares(&contents.tensors));
     Ok(Whole { contents, files, unread })
+}
+
+/// Tells of tensors that are one rank's parts of larger ones.
+fn shares(tensors: &[TensorInfo]) -> Option<Notice> {
+    let mut parts = tensors.iter().filter_map(|tensor| Some((tensor, tensor.share.as_ref()?)));
+    let (first, share) = parts.next()?;
+    let text = format!(
+        "{} of its tensors are one rank's parts of larger ones, such as `{}`: {:?} of {:?}; the files of the other ranks are not beside it",
+        1 + parts.count(),
+        first.name.escape_debug(),
+        first.shape,
+        share.whole
+    );
+    Some(Notice::new(NoticeKind::OneRank, text))
 }
 
 /// What was read so far.

@@ -3,9 +3,12 @@
 //! A new one is a file and a line in [`LAYOUTS`].
 
 pub(crate) mod companion;
+mod deepspeed;
 mod folder;
 mod gguf_split;
 mod join;
+mod megatron;
+mod per_rank;
 mod sharded;
 mod single;
 pub(crate) mod step;
@@ -70,8 +73,16 @@ pub(crate) struct Lacks {
 }
 
 /// Every layout, in the order in which they are tried. The last one takes any path.
-static LAYOUTS: [Layout; 5] =
-    [torch_dcp::LAYOUT, folder::LAYOUT, gguf_split::LAYOUT, sharded::LAYOUT, single::LAYOUT];
+static LAYOUTS: [Layout; 8] = [
+    torch_dcp::LAYOUT,
+    deepspeed::LAYOUT,
+    megatron::LAYOUT,
+    per_rank::LAYOUT,
+    folder::LAYOUT,
+    gguf_split::LAYOUT,
+    sharded::LAYOUT,
+    single::LAYOUT,
+];
 
 /// An index or trainer_state.json, which are read for single keys, may be this large.
 const MAX_INDEX: u64 = 256 << 20;
@@ -335,6 +346,8 @@ fn find_at(path: &Path, all: &mut Listing, arrays: &mut Vec<PathBuf>) -> Result<
         }
         match is_folder {
             // Beside a finished model lie the checkpoints of its training, and other forms of itself.
+            // The optimizer of a model beside it is no other one.
+            true if model && deepspeed::is_tag(&path) => {}
             true if !model || from_name(&name(&path)).is_some() => folders.push(path),
             false if is_array(&path) => files.push(path),
             _ => {}

@@ -6,9 +6,10 @@ use crate::metadata::{Value, as_u64, lookup};
 use crate::tensor::TensorInfo;
 
 /// Where trainers write the step, most specific first.
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 15] = [
     "step",
     "global_step",
+    "global_steps",
     "training_state.step",
     "training_state.global_step",
     "trainer_state.global_step",

@@ -25,7 +25,7 @@ impl Budget {
         Budget(bytes / 32 + 65_536)
     }
 
-    fn pay(&mut self, ranges: u64) -> bool {
+    pub fn pay(&mut self, ranges: u64) -> bool {
         match self.0.checked_sub(ranges) {
             Some(left) => self.0 = left,
             None => return false,

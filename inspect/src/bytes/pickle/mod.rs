@@ -175,6 +175,32 @@ impl<'a> Pickle<'a> {
         }
     }
 
+    /// The attribute `name` of the object `id`, from what was last put into it.
+    pub(crate) fn attribute(&self, id: Id, name: &str) -> Option<Id> {
+        let Node::Object(object) = self.node(id) else { return None };
+        let state = object.state.last()?;
+        // With `__slots__` the state is a pair.
+        let parts = match self.node(*state) {
+            Node::Tuple(parts) if parts.len() == 2 => parts,
+            _ => std::slice::from_ref(state),
+        };
+        parts.iter().find_map(|&part| self.entry(part, name))
+    }
+
+    /// The value of the key `name` of the dict `id`.
+    pub(crate) fn entry(&self, id: Id, name: &str) -> Option<Id> {
+        let Node::Dict(entries) = self.node(id) else { return None };
+        entries.iter().rev().find(|(key, _)| self.str(*key) == Some(name)).map(|&(_, value)| value)
+    }
+
+    /// `(module, name)` of the callable of the object `id`.
+    pub(crate) fn class(&self, id: Id) -> Option<(&str, &str)> {
+        match self.node(id) {
+            Node::Object(object) => self.global(object.callable),
+            _ => None,
+        }
+    }
+
     /// `(module, name)` of a global.
     pub fn global(&self, id: Id) -> Option<(&str, &str)> {
         match self.node(id) {

@@ -7,6 +7,7 @@
 
 mod dtypes;
 mod numpy;
+mod shares;
 mod tensors;
 
 use std::borrow::Cow;
@@ -98,6 +99,8 @@ pub(crate) struct TorchObject {
     handles: Vec<Storage>,
     pub metadata: Value,
     pub notices: Vec<Notice>,
+    /// Every `torch.Size` by the keys that lead to it, in the pickle's order.
+    pub sizes: Vec<(String, Vec<usize>)>,
 }
 
 impl TorchObject {
@@ -142,6 +145,7 @@ pub(crate) fn interpret_with(
         path: HashSet::new(),
         embedded: HashMap::new(),
         notices: Vec::new(),
+        sizes: Vec::new(),
         // An element of a container takes at least one byte of the pickle.
         visits_left: pickle.len.saturating_mul(2).saturating_add(4096),
         // A tensor's entry takes at least 70 bytes of the pickle; names are repeated for everything below them.
@@ -170,8 +174,8 @@ pub(crate) fn interpret_with(
             "its objects are nested or repeated out of proportion to the file's size; the listing stops there",
         ));
     }
-    let Walker { tensors, storages, handles, notices, .. } = walker;
-    TorchObject { tensors, storages, handles, metadata, notices }
+    let Walker { tensors, storages, handles, notices, sizes, .. } = walker;
+    TorchObject { tensors, storages, handles, metadata, notices, sizes }
 }
 
 struct Walker<'p, 'a> {
@@ -188,6 +192,7 @@ struct Walker<'p, 'a> {
     /// Storages that were read from byte strings.
     embedded: HashMap<Id, usize>,
     notices: Vec<Notice>,
+    sizes: Vec<(String, Vec<usize>)>,
     visits_left: usize,
     /// Bytes that may still be copied or built.
     bytes_left: usize,
@@ -399,8 +404,20 @@ impl<'p> Walker<'p, '_> {
                 entries.extend_from_slice(&object.entries);
                 return self.walk_entries(&entries, name, depth).map(Value::Dict);
             }
+            // As versions wrote it in which it was no tensor itself.
+            ("torch.distributed._shard.sharded_tensor.api", "ShardedTensor") => {
+                if let Some(&state) = object.state.last()
+                    && let Some(shards) = self.sharded(object.callable, state)
+                {
+                    self.list_shards(shards, name, depth);
+                    return None;
+                }
+            }
             ("builtins" | "__builtin__", "set" | "frozenset" | "list" | "tuple") | ("torch", "Size") => {
                 let items = args.first().and_then(|&a| pickle.sequence(a)).unwrap_or(&[]);
+                if function == "Size" {
+                    self.keep_size(name, args);
+                }
                 return self.walk_items(items, name, depth).map(Value::List);
             }
             ("torch", "device" | "Device") | ("torch.serialization", "_get_layout") => {

@@ -40,6 +40,17 @@ impl<'p> Walker<'p, '_> {
             let pickle = self.pickle;
             let inner = args.first().and_then(|&f| pickle.global(f)).map(|(_, f)| f);
             let inner_args = args.get(2).and_then(|&a| pickle.sequence(a));
+            if inner == Some("_rebuild_wrapper_subclass")
+                && let (Some(&class), Some(inner), Some(&state)) = (args.get(1), inner_args, args.get(3))
+            {
+                if let Some(local) = self.local_tensor(class, state) {
+                    return self.list_local(local, inner, state, name, depth);
+                }
+                if let Some(shards) = self.sharded(class, state) {
+                    self.list_shards(shards, name, depth);
+                    return None;
+                }
+            }
             let value = match (inner, inner_args) {
                 (Some(f), Some(a)) => self.rebuild(f, a, name, depth + 1),
                 _ => None,

@@ -157,8 +157,7 @@ impl<'p> Reader<'p, '_> {
 
     /// The field `name` of object `id`.
     fn field(&self, id: Id, name: &str) -> Option<Id> {
-        let Node::Dict(fields) = self.pickle.node(self.state(id)?) else { return None };
-        fields.iter().rev().find(|(key, _)| self.pickle.str(*key) == Some(name)).map(|&(_, value)| value)
+        self.pickle.attribute(id, name)
     }
 
     fn entries(&self, id: Id) -> Option<&'p [(Id, Id)]> {
@@ -171,10 +170,7 @@ impl<'p> Reader<'p, '_> {
 
     /// The name of the class of object `id`.
     fn class(&self, id: Id) -> Option<&str> {
-        match self.pickle.node(id) {
-            Node::Object(object) => self.pickle.global(object.callable).map(|(_, name)| name),
-            _ => None,
-        }
+        self.pickle.class(id).map(|(_, name)| name)
     }
 
     fn item(&mut self, id: Id) -> Result<Item> {

@@ -1,0 +1,325 @@
+//! What DeepSpeed saves (`runtime/engine.py`): a folder for each tag, and beside them `latest`, which names the last one.
+//! Model states hold the module in 16 bits; with ZeRO the fp32 weights and the moments lie in the optimizer's states, as
+//! flat vectors divided over the ranks.
+
+mod flat;
+mod universal;
+mod zero;
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use self::zero::Rank;
+use super::join::{Opened, Whole};
+use super::tiles::Budget;
+use super::{Layout, Set, is_model, name, single, sort};
+use crate::bytes::Stamp;
+use crate::format::{Contents, add_new};
+use crate::metadata::{HashableValue, Value};
+use crate::tensor::TensorInfo;
+use crate::{Damage, DamageKind, Error, Format, Notice, NoticeKind, Result};
+
+pub(super) const LAYOUT: Layout = Layout { recognises, set, identity, join, is_whole, ..single::LAYOUT };
+
+/// What a file holds, by its name; the numbers are ranks of data and of model parallelism.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// The module: whole, or with ZeRO-3 one of each rank, with placeholders.
+    Model { dp: usize, mp: usize },
+    /// An optimizer's partition.
+    Optimizer { dp: usize, mp: usize },
+    /// A layer of a pipeline.
+    Layer { layer: usize, mp: usize },
+    /// An expert, or the optimizer of experts.
+    Expert,
+}
+
+impl Kind {
+    fn of(name: &str) -> Option<Kind> {
+        let stem = name.strip_suffix(".pt")?;
+        let ranks = |text: &str| {
+            let (dp, mp) = text.strip_prefix("zero_pp_rank_")?.split_once("_mp_rank_")?;
+            Some((number(dp)?, number(mp)?))
+        };
+        if let Some(rest) = stem.strip_suffix("_optim_states") {
+            let rest = ["bf16_", "fp16_"].iter().find_map(|dtype| rest.strip_prefix(dtype)).unwrap_or(rest);
+            return match ranks(rest) {
+                Some((dp, mp)) => Some(Kind::Optimizer { dp, mp }),
+                None => rest.starts_with("expp_rank_").then_some(Kind::Expert),
+            };
+        }
+        if let Some(rest) = stem.strip_suffix("_model_states") {
+            if let Some((dp, mp)) = ranks(rest) {
+                return Some(Kind::Model { dp, mp });
+            }
+            return match rest.strip_prefix("mp_rank_") {
+                Some(mp) => Some(Kind::Model { dp: 0, mp: number(mp)? }),
+                None => rest.contains("expert_").then_some(Kind::Expert),
+            };
+        }
+        let layer = stem.strip_suffix("-model_states")?.strip_prefix("layer_")?;
+        let (layer, mp) = layer.split_once("-model_").unwrap_or((layer, "0"));
+        Some(Kind::Layer { layer: number(layer)?, mp: number(mp)? })
+    }
+}
+
+fn number(text: &str) -> Option<usize> {
+    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
+fn recognises(path: &Path) -> bool {
+    tag_of(path).is_some()
+}
+
+/// The folder with the files of the checkpoint that `path` belongs to: a folder of a tag, one that names its last tag, or
+/// a file of it.
+fn tag_of(path: &Path) -> Option<PathBuf> {
+    if path.is_dir() {
+        return if is_tag(path) { Some(path.to_path_buf()) } else { latest(path) };
+    }
+    let folder = match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    if Kind::of(&name(path)).is_some() {
+        return path.is_file().then(|| folder.to_path_buf());
+    }
+    // A state of one parameter in a universal checkpoint.
+    let zero = folder.parent().filter(|zero| name(zero) == universal::FOLDER && universal::is_state(path))?;
+    zero.parent().map(Path::to_path_buf)
+}
+
+/// Whether `folder` holds what DeepSpeed saved under one tag.
+pub(super) fn is_tag(folder: &Path) -> bool {
+    let Ok(entries) = std::fs::read_dir(folder) else { return false };
+    let known = |path: &Path| Kind::of(&name(path)).is_some() && path.is_file();
+    entries.flatten().any(|entry| known(&entry.path()))
+}
+
+/// The folder of the tag that is named in `folder` as the last one.
+pub(super) fn named_in(folder: &Path) -> Option<PathBuf> {
+    let named = ["latest", "latest_universal"].into_iter().find_map(|file| {
+        let mut text = String::new();
+        std::fs::File::open(folder.join(file)).ok()?.take(4096).read_to_string(&mut text).ok()?;
+        let tag = text.trim();
+        // A name with folders in it could point anywhere.
+        (Path::new(tag).file_name() == Some(tag.as_ref())).then(|| folder.join(tag))
+    })?;
+    is_tag(&named).then_some(named)
+}
+
+/// The same, where nothing else in `folder` is a model.
+fn latest(folder: &Path) -> Option<PathBuf> {
+    let models = || std::fs::read_dir(folder).is_ok_and(|e| e.flatten().any(|entry| is_model(&entry.path())));
+    named_in(folder).filter(|_| !models())
+}
+
+/// Whether `folder` is one checkpoint: of a tag, or with one tag that it names.
+fn is_whole(folder: &Path) -> bool {
+    if is_tag(folder) {
+        return true;
+    }
+    latest(folder).is_some()
+        && std::fs::read_dir(folder).is_ok_and(|entries| {
+            entries.flatten().filter(|entry| entry.path().is_dir() && is_tag(&entry.path())).count() == 1
+        })
+}
+
+fn identity(path: &Path) -> PathBuf {
+    tag_of(path).unwrap_or_else(|| path.to_path_buf())
+}
+
+fn set(path: &Path) -> Result<Set> {
+    let folder = identity(path);
+    let entries = std::fs::read_dir(&folder).map_err(|e| Error::io(&folder, &e))?;
+    let mut files: Vec<PathBuf> = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| Kind::of(&name(path)).is_some() && path.is_file())
+        .collect();
+    sort(&mut files);
+    // Model states first: they say what the others hold.
+    files.sort_by_key(|path| matches!(Kind::of(&name(path)), Some(Kind::Optimizer { .. } | Kind::Expert)));
+    files.extend(universal::files(&folder)?);
+    Ok(Set { files, beside: vec![Stamp::of(&folder)], ..Set::default() })
+}
+
+/// What one file holds.
+struct Saved {
+    /// In the file's order.
+    tensors: Vec<TensorInfo>,
+    numbers: HashMap<String, usize>,
+    metadata: Value,
+    sizes: Vec<(String, Vec<usize>)>,
+}
+
+impl Saved {
+    fn of(contents: &mut Contents) -> Self {
+        let tensors = std::mem::take(&mut contents.tensors);
+        Saved {
+            numbers: tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect(),
+            tensors,
+            metadata: std::mem::replace(&mut contents.metadata, Value::None),
+            sizes: std::mem::take(&mut contents.sizes),
+        }
+    }
+
+    fn tensor(&self, name: &str) -> Option<&TensorInfo> {
+        Some(&self.tensors[*self.numbers.get(name)?])
+    }
+}
+
+fn join(files: Vec<Opened>) -> Result<Whole> {
+    let mut whole =
+        Whole { contents: Contents::new(Format::DeepSpeed), files: Vec::new(), unread: Vec::new() };
+    let contents = &mut whole.contents;
+    let mut ranks: BTreeMap<usize, Rank> = BTreeMap::new();
+    let mut others: Vec<(String, Saved)> = Vec::new();
+    let mut parameters = universal::Parameters::default();
+    let (mut bytes, mut first_error) = (0u64, None);
+    for file in files {
+        let path = file.path.clone();
+        let file_name = name(&path);
+        let read = file.read();
+        let saved = match read {
+            Ok((source, mut more)) => {
+                bytes = bytes.saturating_add(source.len());
+                whole.files.push(source);
+                if let Some(mut damage) = Damage::joined(std::mem::take(&mut more.faults)) {
+                    damage.what = format!("{}: {damage}", file_name.escape_debug());
+                    contents.faults.push(damage);
+                }
+                contents.listing_damaged |= more.listing_damaged;
+                contents.notices.append(&mut more.notices);
+                add_new(&mut contents.globals, std::mem::take(&mut more.globals));
+                Ok(Saved::of(&mut more))
+            }
+            Err(error) => {
+                let kind = error.fault.unwrap_or(DamageKind::UnreadableShard);
+                let damage = Damage::new(kind, error.to_string());
+                contents.faults.push(damage.clone());
+                whole.unread.push(path.clone());
+                first_error.get_or_insert(error);
+                Err(damage)
+            }
+        };
+        match (Kind::of(&file_name), saved) {
+            (Some(Kind::Model { dp, mp }), Ok(saved)) => {
+                ranks.entry(mp).or_default().models.insert(dp, saved);
+            }
+            (Some(Kind::Optimizer { dp, mp }), saved) => {
+                ranks.entry(mp).or_default().optimizers.insert(dp, saved);
+            }
+            (Some(Kind::Layer { layer, mp }), Ok(saved)) => {
+                others.push((
+                    if mp == 0 {
+                        format!("layer_{layer:02}")
+                    } else {
+                        format!("layer_{layer:02}-model_{mp:02}")
+                    },
+                    saved,
+                ));
+            }
+            (Some(Kind::Expert), Ok(saved)) => {
+                let stem = file_name.trim_end_matches(".pt").trim_end_matches("_model_states");
+                others.push((stem.to_string(), saved));
+            }
+            (None, Ok(saved)) => parameters.add(&path, saved),
+            (_, Err(_)) => {}
+        }
+    }
+    if whole.files.is_empty()
+        && let Some(error) = first_error
+    {
+        return Err(error);
+    }
+    let mut budget = Budget::of_bytes(bytes);
+    let several = ranks.len() > 1;
+    for (mp, rank) in ranks {
+        let mut part = match parameters.is_empty() {
+            true => rank.joined(&mut budget),
+            false => parameters.joined(rank),
+        };
+        if several {
+            part.tensors
+                .iter_mut()
+                .for_each(|tensor| tensor.name = format!("mp_rank_{mp:02}.{}", tensor.name));
+            part.metadata = dict([(format!("mp_rank_{mp:02}"), part.metadata)]);
+        }
+        contents.tensors.append(&mut part.tensors);
+        contents.faults.append(&mut part.faults);
+        contents.notices.append(&mut part.notices);
+        merge(&mut contents.metadata, part.metadata);
+    }
+    if several {
+        let text = "its model-parallel ranks have parts of each tensor, which are not joined: each is shown under its rank (`mp_rank_00.`, `mp_rank_01.`, …)";
+        contents.notices.push(Notice::new(NoticeKind::NotShown, text));
+    }
+    add_others(contents, others);
+    contents.tell_first();
+    Ok(whole)
+}
+
+/// Adds layers of a pipeline and experts, each under its file's name.
+fn add_others(contents: &mut Contents, others: Vec<(String, Saved)>) {
+    if others.is_empty() {
+        return;
+    }
+    let first = others[0].0.clone();
+    for (stem, saved) in others {
+        for mut tensor in saved.tensors {
+            tensor.name = format!("{stem}.{}", tensor.name);
+            contents.tensors.push(tensor);
+        }
+    }
+    let text = format!(
+        "layers and experts that were saved in files of their own are shown under the names of these (`{}.`, …)",
+        first.escape_debug()
+    );
+    contents.notices.push(Notice::new(NoticeKind::NotShown, text));
+}
+
+fn text(key: impl Into<String>) -> HashableValue {
+    HashableValue::String(key.into())
+}
+
+fn dict(entries: impl IntoIterator<Item = (impl Into<String>, Value)>) -> Value {
+    Value::Dict(entries.into_iter().map(|(key, value)| (text(key), value)).collect())
+}
+
+/// The plain value at a dotted path, whose parts may be numbers.
+fn find<'v>(value: &'v Value, path: &str) -> Option<&'v Value> {
+    path.split('.').try_fold(value, |value, key| match value {
+        Value::Dict(entries) => {
+            let number = || key.parse().ok().map(HashableValue::I64);
+            entries.get(&text(key)).or_else(|| entries.get(&number()?))
+        }
+        Value::List(items) | Value::Tuple(items) => items.get(key.parse::<usize>().ok()?),
+        _ => None,
+    })
+}
+
+/// Adds the entries of `more` that `all` lacks.
+fn merge(all: &mut Value, more: Value) {
+    if let (Value::Dict(all), Value::Dict(more)) = (all, more) {
+        for (key, value) in more {
+            all.entry(key).or_insert(value);
+        }
+    }
+}
+
+/// What the files of one model-parallel rank hold together.
+struct Part {
+    tensors: Vec<TensorInfo>,
+    metadata: Value,
+    faults: Vec<Damage>,
+    notices: Vec<Notice>,
+}
+
+impl Part {
+    fn new() -> Self {
+        let metadata = Value::Dict(BTreeMap::new());
+        Part { tensors: Vec::new(), metadata, faults: Vec::new(), notices: Vec::new() }
+    }
+}

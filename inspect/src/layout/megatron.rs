@@ -1,0 +1,141 @@
+//! Megatron-LM's own files: a folder for each iteration, in it one for each model-parallel rank (`mp_rank_02_001`), which
+//! has parts of all tensors. They are shown under their rank: how a tensor was divided is not in the files.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use super::join::{Opened, Whole};
+use super::{Layout, Set, name, single, sort};
+use crate::bytes::Stamp;
+use crate::format::{Contents, add_new};
+use crate::metadata::{HashableValue, Value};
+use crate::{Damage, DamageKind, Error, Notice, NoticeKind, Result};
+
+pub(super) const LAYOUT: Layout =
+    Layout { recognises, set, identity, join, is_whole: is_iteration, ..single::LAYOUT };
+
+/// The model, and the optimizer where it is distributed.
+const FILES: [&str; 3] = ["model_optim_rng.pt", "model_rng.pt", "distrib_optim.pt"];
+/// Says which iteration is the last.
+const LATEST: &str = "latest_checkpointed_iteration.txt";
+
+/// Whether a folder is called as those of ranks are: `mp_rank_00`, `mp_rank_00_001`.
+fn is_rank(path: &Path) -> bool {
+    let name = name(path);
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    name.strip_prefix("mp_rank_").is_some_and(|rest| rest.split('_').all(digits))
+}
+
+/// The files of ranks below the folder of an iteration.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).map(|e| e.flatten().map(|entry| entry.path()).collect());
+    let mut folders: Vec<PathBuf> = entries.unwrap_or_default();
+    folders.retain(|path| is_rank(path) && path.is_dir());
+    sort(&mut folders);
+    let below = |folder: &PathBuf| FILES.map(|file| folder.join(file));
+    folders.iter().flat_map(below).filter(|path| path.is_file()).collect()
+}
+
+fn is_iteration(folder: &Path) -> bool {
+    folder.is_dir() && !files(folder).is_empty()
+}
+
+/// The folder of the iteration that `path` belongs to: itself, the one that a folder names as the last, or that of a
+/// rank's file.
+fn iteration_of(path: &Path) -> Option<PathBuf> {
+    if path.is_file() {
+        let rank = path.parent().filter(|rank| is_rank(rank) && FILES.contains(&name(path).as_str()))?;
+        return Some(match rank.parent() {
+            Some(folder) if folder != Path::new("") => folder.to_path_buf(),
+            _ => PathBuf::from("."),
+        });
+    }
+    if is_iteration(path) {
+        return Some(path.to_path_buf());
+    }
+    let mut text = String::new();
+    std::fs::File::open(path.join(LATEST)).ok()?.take(64).read_to_string(&mut text).ok()?;
+    let folder = match text.trim() {
+        "release" => path.join("release"),
+        number => path.join(format!("iter_{:07}", number.parse::<u64>().ok()?)),
+    };
+    is_iteration(&folder).then_some(folder)
+}
+
+fn recognises(path: &Path) -> bool {
+    iteration_of(path).is_some()
+}
+
+fn identity(path: &Path) -> PathBuf {
+    iteration_of(path).unwrap_or_else(|| path.to_path_buf())
+}
+
+fn set(path: &Path) -> Result<Set> {
+    let folder = identity(path);
+    Ok(Set { files: files(&folder), beside: vec![Stamp::of(&folder)], ..Set::default() })
+}
+
+fn join(files: Vec<Opened>) -> Result<Whole> {
+    let rank = |path: &Path| path.parent().map(name).unwrap_or_default();
+    let mut ranks: Vec<String> = files.iter().map(|file| rank(&file.path)).collect();
+    ranks.dedup();
+    let several = ranks.len() > 1;
+    let mut all: Option<Contents> = None;
+    let (mut read, mut unread, mut faults, mut first) = (Vec::new(), Vec::new(), Vec::new(), None);
+    for file in files {
+        let path = file.path.clone();
+        let (source, mut more) = match file.read() {
+            Ok(read) => read,
+            Err(error) => {
+                let kind = error.fault.unwrap_or(DamageKind::UnreadableShard);
+                faults.push(Damage::new(kind, error.to_string()));
+                unread.push(path);
+                first.get_or_insert(error);
+                continue;
+            }
+        };
+        read.push(source);
+        let optimizer = name(&path).starts_with("distrib_optim");
+        let prefix = match (several, optimizer) {
+            (true, false) => rank(&path),
+            (true, true) => format!("{}.distrib_optim", rank(&path)),
+            (false, true) => "distrib_optim".into(),
+            (false, false) => String::new(),
+        };
+        if !prefix.is_empty() {
+            more.tensors.iter_mut().for_each(|t| t.name = format!("{prefix}.{}", t.name));
+        }
+        for fault in &mut more.faults {
+            fault.what = format!("{}/{}: {fault}", rank(&path), name(&path));
+        }
+        match &mut all {
+            // The values of ranks are the same but for what they keep to themselves.
+            None => all = Some(more),
+            Some(all) => {
+                all.tensors.append(&mut more.tensors);
+                all.faults.append(&mut more.faults);
+                all.notices.append(&mut more.notices);
+                all.listing_damaged |= more.listing_damaged;
+                add_new(&mut all.globals, more.globals);
+                if let (true, Value::Dict(all)) = (optimizer, &mut all.metadata) {
+                    all.entry(HashableValue::String(prefix)).or_insert(more.metadata);
+                }
+            }
+        }
+    }
+    let Some(mut contents) = all else {
+        let nothing = || Error::new(crate::ErrorKind::Unrecognised, "holds no checkpoint");
+        return Err(first.unwrap_or_else(nothing));
+    };
+    contents.faults.append(&mut faults);
+    if several {
+        let text = format!(
+            "its {} model-parallel ranks have parts of each tensor, which are not joined: each is shown under its rank (`{}.`, …)",
+            ranks.len(),
+            ranks[0]
+        );
+        contents.notices.push(Notice::new(NoticeKind::NotShown, text));
+    }
+    contents.tell_first();
+    Ok(Whole { contents, files: read, unread })
+}
