@@ -58,6 +58,22 @@ const HARMLESS: &[(&str, &[&str])] = &[
         ],
     ),
     ("torch.distributed.checkpoint.filesystem", &["_StorageInfo"]),
+    // What tensors of several ranks are made of.
+    ("torch.distributed.tensor", &["DTensor"]),
+    ("torch.distributed.tensor._api", &["DTensor"]),
+    ("torch.distributed._tensor.api", &["DTensor"]),
+    ("torch.distributed.tensor._dtensor_spec", &["DTensorSpec", "TensorMeta", "ShardOrderEntry"]),
+    ("torch.distributed._tensor.placement_types", &["DTensorSpec", "TensorMeta", "Shard", "Replicate"]),
+    (
+        "torch.distributed.tensor.placement_types",
+        &["Shard", "_StridedShard", "Replicate", "Partial", "DTensorSpec", "TensorMeta"],
+    ),
+    ("torch.distributed.device_mesh", &["DeviceMesh"]),
+    ("torch.distributed._mesh_layout", &["_MeshLayout", "_FlatLayout"]),
+    // Settings and addresses that DeepSpeed saves with its partitions.
+    ("deepspeed.runtime.zero.config", &["ZeroStageEnum"]),
+    ("deepspeed.runtime.fp16.loss_scaler", &["LossScaler", "DynamicLossScaler"]),
+    ("deepspeed.utils.tensor_fragment", &["fragment_address"]),
     ("torch.nn.parameter", &["Parameter", "Buffer", "UninitializedParameter"]),
     ("torch.nested._internal.nested_tensor", &["NestedTensor", "_rebuild_njt"]),
     (

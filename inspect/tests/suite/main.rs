@@ -19,6 +19,7 @@ mod objects;
 mod optimizer;
 mod packings;
 mod quantized;
+mod ranks;
 mod salvage;
 mod scan;
 mod second_opinion;

@@ -85,9 +85,13 @@ fn tag_of(path: &Path) -> Option<PathBuf> {
     if Kind::of(&name(path)).is_some() {
         return path.is_file().then(|| folder.to_path_buf());
     }
-    // A state of one parameter in a universal checkpoint.
-    let zero = folder.parent().filter(|zero| name(zero) == universal::FOLDER && universal::is_state(path))?;
-    zero.parent().map(Path::to_path_buf)
+    // A state of one parameter in a universal checkpoint, or what they have in common.
+    let zero = match universal::is_common(path) {
+        true => folder,
+        false => folder.parent().filter(|_| universal::is_state(path))?,
+    };
+    let tag = zero.parent().filter(|_| name(zero) == universal::FOLDER)?;
+    is_tag(tag).then(|| tag.to_path_buf())
 }
 
 /// Whether `folder` holds what DeepSpeed saved under one tag.
@@ -235,11 +239,14 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
         return Err(error);
     }
     let mut budget = Budget::of_bytes(bytes);
+    if !parameters.is_empty() {
+        ranks.entry(0).or_default();
+    }
     let several = ranks.len() > 1;
     for (mp, rank) in ranks {
         let mut part = match parameters.is_empty() {
             true => rank.joined(&mut budget),
-            false => parameters.joined(rank),
+            false => parameters.joined(rank, &mut budget),
         };
         if several {
             part.tensors

@@ -11,7 +11,7 @@ use crate::format::add_new;
 use crate::layout::tiles::Budget;
 use crate::metadata::{HashableValue, Value, as_f64, as_u64};
 use crate::storage::Storage;
-use crate::tensor::{TensorInfo, numel};
+use crate::tensor::{TensorInfo, contiguous_strides, numel};
 use crate::torch::scalar;
 use crate::{DType, Damage, DamageKind, Notice, NoticeKind};
 
@@ -53,8 +53,8 @@ pub(super) struct Rank {
 }
 
 /// A parameter that the optimizer has.
-struct Parameter {
-    name: String,
+pub(super) struct Parameter {
+    pub name: String,
     shape: Vec<usize>,
     /// Its elements.
     count: usize,
@@ -62,6 +62,21 @@ struct Parameter {
     group: usize,
     /// Elements of padding that follow it in the group's vector.
     padding: usize,
+}
+
+impl Parameter {
+    /// One of which nothing but the name is needed.
+    pub fn named(name: String) -> Self {
+        Parameter { name, shape: Vec::new(), count: 0, group: 0, padding: 0 }
+    }
+
+    /// `tensor` in the parameter's shape, where it is a vector of its elements.
+    pub fn shaped(&self, tensor: TensorInfo) -> TensorInfo {
+        if tensor.shape != [self.count] || !tensor.is_contiguous() {
+            return tensor;
+        }
+        TensorInfo { strides: contiguous_strides(&self.shape), shape: self.shape.clone(), ..tensor }
+    }
 }
 
 /// The states of all parameters, by what they are: `None` for the weights, else the name of a moment.
@@ -100,23 +115,8 @@ impl Rank {
         self.add_frozen(first, budget, &mut made);
         use_copies(&module, &parameters, &mut made, &mut part.notices);
         add_aliases(first, &mut made);
-        let wanted: HashSet<&str> = parameters.iter().map(|parameter| parameter.name.as_str()).collect();
-        // In the module's order: what was made, and what only the module has. Placeholders vanish.
-        for (name, tensor) in module {
-            if let Some(made) = made.remove(name) {
-                part.tensors.push(made);
-            } else if tensor.numel() > 0 || (self.models.len() == 1 && !wanted.contains(name)) {
-                part.tensors.push(TensorInfo { name: name.to_string(), ..tensor.clone() });
-            }
-        }
-        let order: HashMap<&str, usize> =
-            parameters.iter().enumerate().map(|(i, parameter)| (parameter.name.as_str(), i)).collect();
-        let mut rest: Vec<TensorInfo> = made.into_values().collect();
-        rest.sort_by(|a, b| {
-            let key = |t: &TensorInfo| order.get(t.name.as_str()).copied().unwrap_or(usize::MAX);
-            key(a).cmp(&key(b)).then_with(|| a.name.cmp(&b.name))
-        });
-        part.tensors.append(&mut rest);
+        let vanish = self.models.len() > 1;
+        part.tensors = listed(&module, made, &parameters, vanish);
         let own = |t: &&TensorInfo| {
             let first = t.name.split('.').next().unwrap_or("");
             !PLUMBING.contains(&first) || (first == "optimizer" && moments.is_empty())
@@ -142,9 +142,12 @@ impl Rank {
     }
 
     /// Adds parameters that are not trained: whole in the first rank's file, or in stage 3 divided over all.
-    fn add_frozen(&self, first: &Saved, budget: &mut Budget, made: &mut HashMap<String, TensorInfo>) {
+    pub fn add_frozen(&self, first: &Saved, budget: &mut Budget, made: &mut HashMap<String, TensorInfo>) {
         for (key, shape) in &first.sizes {
             let Some(name) = key.strip_prefix("frozen_param_shapes.") else { continue };
+            if made.contains_key(name) {
+                continue;
+            }
             let key = format!("frozen_param_fragments.{name}");
             let Some(count) = numel(shape).and_then(|count| usize::try_from(count).ok()) else { continue };
             let Some(dtype) = first.tensor(&key).map(|tensor| tensor.dtype) else { continue };
@@ -185,12 +188,12 @@ pub(super) fn plain_values(saved: &Saved) -> Value {
 }
 
 /// The tensors of the module in `saved`, by their names.
-fn module(saved: &Saved) -> Vec<(&str, &TensorInfo)> {
+pub(super) fn module(saved: &Saved) -> Vec<(&str, &TensorInfo)> {
     saved.tensors.iter().filter_map(|t| Some((t.name.strip_prefix("module.")?, t))).collect()
 }
 
 /// The parameters that the optimizer has, in its order.
-fn parameters(saved: &Saved) -> Vec<Parameter> {
+pub(super) fn parameters(saved: &Saved) -> Vec<Parameter> {
     let grouped = !matches!(find(&saved.metadata, "param_shapes"), Some(Value::Dict(_)));
     let parameter = |(key, shape): &(String, Vec<usize>)| {
         let key = key.strip_prefix("param_shapes.")?;
@@ -255,6 +258,32 @@ fn without_masters(
     }
 }
 
+/// The tensors that were `made` and what only the module has, in the module's order. Placeholders vanish.
+pub(super) fn listed(
+    module: &[(&str, &TensorInfo)],
+    mut made: HashMap<String, TensorInfo>,
+    parameters: &[Parameter],
+    vanish: bool,
+) -> Vec<TensorInfo> {
+    let order: HashMap<&str, usize> =
+        parameters.iter().enumerate().map(|(i, parameter)| (parameter.name.as_str(), i)).collect();
+    let mut tensors = Vec::new();
+    for (name, tensor) in module {
+        if let Some(made) = made.remove(*name) {
+            tensors.push(made);
+        } else if tensor.numel() > 0 || !(vanish || order.contains_key(name)) {
+            tensors.push(TensorInfo { name: name.to_string(), ..(*tensor).clone() });
+        }
+    }
+    let mut rest: Vec<TensorInfo> = made.into_values().collect();
+    rest.sort_by(|a, b| {
+        let place = |t: &TensorInfo| order.get(t.name.as_str()).copied().unwrap_or(usize::MAX);
+        place(a).cmp(&place(b)).then_with(|| a.name.cmp(&b.name))
+    });
+    tensors.append(&mut rest);
+    tensors
+}
+
 /// Takes the module's own weights where those of the optimizer are not whole.
 fn use_copies(
     module: &[(&str, &TensorInfo)],
@@ -285,7 +314,7 @@ fn use_copies(
 }
 
 /// Adds parameters that share another's elements.
-fn add_aliases(saved: &Saved, made: &mut HashMap<String, TensorInfo>) {
+pub(super) fn add_aliases(saved: &Saved, made: &mut HashMap<String, TensorInfo>) {
     let Some(Value::Dict(shared)) = find(&saved.metadata, "shared_params") else { return };
     for (alias, name) in shared {
         if let (HashableValue::String(alias), Value::String(name)) = (alias, name)
@@ -612,35 +641,11 @@ impl<'a> Zero<'a> {
     /// The optimizer's plain values, as one has them that drives the parameters themselves.
     fn plain(&self) -> Value {
         let Some(saved) = self.first() else { return Value::Dict(BTreeMap::new()) };
-        let list = |items: &mut dyn Iterator<Item = Value>| Value::List(items.collect());
         let groups = GROUPS.iter().find_map(|groups| match find(&saved.metadata, groups)? {
             Value::List(groups) | Value::Tuple(groups) => Some(groups.as_slice()),
             _ => None,
         });
-        let mut members: HashMap<usize, Vec<usize>> = HashMap::new();
-        for (i, parameter) in self.parameters.iter().enumerate() {
-            members.entry(parameter.group).or_default().push(i);
-        }
-        let groups = groups.unwrap_or(&[]).iter().enumerate().map(|(i, group)| {
-            let mut group = group.clone();
-            let vectors: BTreeSet<usize> = match find(&group, "params") {
-                Some(Value::List(vectors)) => {
-                    vectors.iter().filter_map(|v| usize::try_from(as_u64(v)?).ok()).collect()
-                }
-                _ => BTreeSet::from([i]),
-            };
-            // Each is in one group, whatever several say.
-            let own: Vec<usize> =
-                vectors.iter().filter_map(|vector| members.remove(vector)).flatten().collect();
-            if let Value::Dict(entries) = &mut group {
-                let numbers = &mut own.iter().map(|&i| Value::I64(i as i64));
-                let names = &mut own.iter().map(|&i| Value::String(self.parameters[i].name.clone()));
-                entries.insert(text("params"), list(numbers));
-                entries.insert(text("param_names"), list(names));
-            }
-            group
-        });
-        let groups: Vec<Value> = groups.collect();
+        let groups = grouped(groups.unwrap_or(&[]), self.parameters);
         let counted = |(i, parameter): (usize, &Parameter)| {
             let vector = if self.stage3 { 0 } else { parameter.group };
             let step =
@@ -649,7 +654,7 @@ impl<'a> Zero<'a> {
             Some((HashableValue::I64(i as i64), dict([("step", step.clone())])))
         };
         let state = self.parameters.iter().enumerate().filter_map(counted).collect();
-        dict([("param_groups", Value::List(groups)), ("state", Value::Dict(state))])
+        dict([("param_groups", groups), ("state", Value::Dict(state))])
     }
 }
 
@@ -669,4 +674,31 @@ fn group_count(saved: &Saved, group: usize) -> Option<u64> {
         Value::List(counts) => counts.get(group).and_then(as_u64),
         _ => None,
     }
+}
+
+/// The settings of an optimizer's groups, with the parameters whose vectors each has.
+pub(super) fn grouped(groups: &[Value], parameters: &[Parameter]) -> Value {
+    let mut members: HashMap<usize, Vec<usize>> = HashMap::new();
+    for (i, parameter) in parameters.iter().enumerate() {
+        members.entry(parameter.group).or_default().push(i);
+    }
+    let with_parameters = |(i, group): (usize, &Value)| {
+        let mut group = group.clone();
+        let vectors: BTreeSet<usize> = match find(&group, "params") {
+            Some(Value::List(vectors)) => {
+                vectors.iter().filter_map(|v| usize::try_from(as_u64(v)?).ok()).collect()
+            }
+            _ => BTreeSet::from([i]),
+        };
+        // Each is in one group, whatever several say.
+        let own: Vec<usize> = vectors.iter().filter_map(|vector| members.remove(vector)).flatten().collect();
+        if let Value::Dict(entries) = &mut group {
+            let numbers = own.iter().map(|&i| Value::I64(i as i64)).collect();
+            let names = own.iter().map(|&i| Value::String(parameters[i].name.clone())).collect();
+            entries.insert(text("params"), Value::List(numbers));
+            entries.insert(text("param_names"), Value::List(names));
+        }
+        group
+    };
+    Value::List(groups.iter().enumerate().map(with_parameters).collect())
 }

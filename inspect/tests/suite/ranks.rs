@@ -1,0 +1,424 @@
+//! What each rank of a distributed run saved for itself: DTensors and ShardedTensors, DeepSpeed's partitions, Megatron's
+//! folders.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use ckpt_inspect::scan::{self, Severity};
+use ckpt_inspect::{
+    Checkpoint, DamageKind, Format, NoticeKind, Options, TensorInfo, describe, find, identity, lookup, open,
+};
+use ckpt_kit::fixtures::below;
+use ckpt_kit::peers;
+
+/// Of PyTorch 2.15 and DeepSpeed 0.19.8: what `tests/peers/ranks.py` and `deepspeed.py` save, with three and four ranks.
+fn saved(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/ranks").join(name)
+}
+
+fn copy_into(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let copy = to.join(path.file_name().unwrap());
+        match path.is_dir() {
+            true => copy_into(&path, &copy),
+            false => drop(std::fs::copy(&path, &copy).unwrap()),
+        }
+    }
+}
+
+/// A copy of what was saved, to be changed.
+fn copy(name: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    copy_into(&saved(name), folder.path());
+    folder
+}
+
+/// Type, shape and bytes.
+type Content = (String, Vec<usize>, Vec<u8>);
+
+fn content(tensor: &TensorInfo) -> Content {
+    let bytes = tensor.bytes().unwrap_or_else(|e| panic!("{}: {e}", tensor.name)).into_owned();
+    (tensor.dtype.to_string(), tensor.shape.clone(), bytes)
+}
+
+fn tensors(checkpoint: &Checkpoint) -> BTreeMap<String, Content> {
+    checkpoint.tensors.iter().map(|tensor| (tensor.name.clone(), content(tensor))).collect()
+}
+
+/// A checkpoint of which nothing is wrong.
+#[track_caller]
+fn sound(path: &Path) -> Checkpoint {
+    let mut checkpoint = open(path).unwrap();
+    assert_eq!(checkpoint.damage, None);
+    assert!(checkpoint.warnings.is_empty(), "{:?}", checkpoint.warnings);
+    assert_eq!(checkpoint.verify_checksums(), [""; 0]);
+    checkpoint
+}
+
+#[track_caller]
+fn assert_equal(found: &BTreeMap<String, Content>, expected: &BTreeMap<String, Content>) {
+    assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
+    for (name, content) in expected {
+        assert_eq!(&found[name], content, "{name}");
+    }
+}
+
+/// The tensors of `folder` are those of `whole`, and of `optimizer`.
+#[track_caller]
+fn assert_same(folder: &Path, whole: &Path, optimizer: Option<&Path>) {
+    let mut expected = tensors(&open(whole).unwrap());
+    if let Some(optimizer) = optimizer {
+        let moments = tensors(&open(optimizer).unwrap());
+        expected.extend(moments.into_iter().map(|(name, content)| (format!("optimizer.{name}"), content)));
+    }
+    let checkpoint = sound(folder);
+    assert_eq!(checkpoint.format, Format::TorchDistributed);
+    let mut found = tensors(&checkpoint);
+    found.retain(|name, _| !name.starts_with("extra_state."));
+    assert_equal(&found, &expected);
+}
+
+/// The weights of `folder` are those that zero_to_fp32.py finds, which makes fp32 of buffers.
+#[track_caller]
+fn assert_consolidated(folder: &Path, whole: &Path) -> Checkpoint {
+    let checkpoint = sound(folder);
+    assert_eq!(checkpoint.format, Format::DeepSpeed);
+    let mut found = tensors(&checkpoint);
+    found.retain(|name, _| !name.starts_with("optimizer."));
+    let seen = found.remove("seen").unwrap();
+    assert_eq!((seen.0.as_str(), &seen.2[..]), ("int64", &7u64.to_le_bytes()[..]));
+    let mut expected = tensors(&open(whole).unwrap());
+    expected.remove("seen");
+    assert_equal(&found, &expected);
+    checkpoint
+}
+
+#[test]
+fn parts_of_ranks_are_the_tensors_that_they_were() {
+    assert_same(&saved("fsdp2"), &saved("fsdp2.pt"), Some(&saved("fsdp2-optim.pt")));
+    assert_same(&saved("sharded"), &saved("sharded.pt"), None);
+    let checkpoint = open(saved("fsdp2")).unwrap();
+    let learning_rate = lookup(&checkpoint.metadata, "optimizer.param_groups.0.lr");
+    assert_eq!(format!("{learning_rate:?}"), "Some(F64(0.01))");
+    // What each rank keeps to itself stays apart.
+    let rng = (0..4).map(|rank| checkpoint.tensor(&format!("extra_state.rank_{rank}.rng")).unwrap());
+    assert_eq!(rng.map(|t| t.bytes().unwrap()[0]).collect::<Vec<_>>(), [0, 1, 2, 3]);
+}
+
+#[test]
+fn partitions_of_zero_are_what_deepspeed_makes_of_them() {
+    for name in ["zero2", "zero3"] {
+        let checkpoint = assert_consolidated(&saved(name), &saved(&format!("{name}.pt")));
+        assert_eq!(checkpoint.step, Some((3, "global_steps".into())));
+        // Tied weights are one.
+        let (a, b) = ("embed_tokens.weight", "lm_head.weight");
+        assert_eq!(checkpoint.tensor(a).unwrap().storage, checkpoint.tensor(b).unwrap().storage);
+        let options = Options::default().with(|o| o.stats = false);
+        let training = describe(&checkpoint, options, &|_| ()).training.unwrap();
+        assert_eq!(training.optimizer_steps, Some(3));
+        let groups = &training.groups;
+        let of = |numbers: &[u32]| -> Vec<&str> {
+            numbers.iter().map(|&i| checkpoint.tensors[i as usize].name.as_str()).collect()
+        };
+        let names: Vec<Vec<&str>> = groups.iter().map(|group| of(&group.tensors)).collect();
+        assert_eq!(names, [["embed_tokens.weight", "back.weight"], ["norm.weight", "norm.bias"]]);
+        let moments = ["optimizer.state.3.exp_avg", "optimizer.state.3.exp_avg_sq"];
+        assert_eq!(of(&groups[1].moments[1]), moments);
+        assert_eq!(groups.iter().map(|group| group.weight_decay).collect::<Vec<_>>(), [Some(0.1), Some(0.0)]);
+    }
+}
+
+/// DeepSpeed's own conversion has every moment of every parameter in a file.
+#[test]
+fn moments_are_cut_like_their_weights() {
+    let (zero, universal) = (sound(&saved("zero3")), sound(&saved("universal-zero3")));
+    let (mut zero, universal) = (tensors(&zero), tensors(&universal));
+    assert_eq!(zero.keys().filter(|name| name.ends_with(".exp_avg")).count(), 4);
+    // It does not keep the steps of stage 3.
+    zero.retain(|name, _| !name.ends_with(".step"));
+    assert_equal(&universal, &zero);
+}
+
+#[test]
+fn any_file_of_the_folder_is_the_checkpoint() {
+    for (name, most) in [("fsdp2", 12), ("sharded", 4), ("zero2", 5), ("zero3", 7), ("universal-zero3", 16)] {
+        let folder = saved(name);
+        let whole = open(&folder).unwrap();
+        let files = below(&folder, &[".pt"]);
+        assert!(files.len() >= most - 1, "{name}: {}", files.len());
+        for file in files {
+            let checkpoint = open(&file).unwrap();
+            assert_eq!(checkpoint.tensors.len(), whole.tensors.len(), "{}", file.display());
+            assert_eq!(identity(&file), identity(&find(&folder).unwrap()[0]), "{}", file.display());
+        }
+        assert_eq!(find(&folder).unwrap().len(), 1);
+    }
+    assert_eq!(find(&saved("zero2")).unwrap(), [saved("zero2")]);
+}
+
+#[test]
+fn a_run_of_deepspeed_is_a_checkpoint_for_each_tag() {
+    let folder = copy("zero2");
+    copy_into(&saved("zero2/global_step3"), &folder.path().join("global_step12"));
+    let tags: Vec<PathBuf> = ["global_step3", "global_step12"].map(|tag| folder.path().join(tag)).into();
+    assert_eq!(find(folder.path()).unwrap(), tags);
+    // The folder of all is the last one.
+    assert_eq!(identity(folder.path()), identity(&tags[0]));
+    // As Hugging Face's Trainer has it.
+    let run = tempfile::tempdir().unwrap();
+    let trainer = run.path().join("checkpoint-500");
+    copy_into(&saved("zero2"), &trainer);
+    std::fs::write(trainer.join("trainer_state.json"), r#"{"global_step": 500}"#).unwrap();
+    assert_eq!(find(run.path()).unwrap(), [trainer]);
+}
+
+#[test]
+fn what_a_missing_rank_had_is_damaged_and_the_rest_is_read() {
+    let folder = copy("fsdp2");
+    std::fs::remove_file(folder.path().join("model_world_size_4_rank_1.pt")).unwrap();
+    let checkpoint = open(folder.path()).unwrap();
+    let damage = checkpoint.damage.clone().unwrap();
+    assert_eq!(damage.kind, DamageKind::MissingShards);
+    assert_eq!(damage.what, "1 of 4 files of `model` missing: that of rank 1");
+    for tensor in &checkpoint.tensors {
+        let lost = tensor.damage.as_ref().map(|damage| damage.kind);
+        let of_optimizer = tensor.name.starts_with("optimizer.") || tensor.name.starts_with("extra_state.");
+        assert_eq!(lost, (!of_optimizer).then_some(DamageKind::MissingShards), "{}", tensor.name);
+    }
+
+    let folder = copy("zero3");
+    let optimizer = |rank: usize| {
+        folder.path().join(format!("global_step3/bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"))
+    };
+    std::fs::remove_file(optimizer(1)).unwrap();
+    let checkpoint = open(folder.path()).unwrap();
+    let damage = checkpoint.damage.clone().unwrap();
+    assert_eq!(damage.what, "1 of 3 files of the optimizer missing: that of rank 1");
+    for (name, lost) in [("embed_tokens.weight", true), ("lm_head.weight", true), ("frozen.weight", false)] {
+        let tensor = checkpoint.tensor(name).unwrap();
+        assert_eq!(tensor.damage.as_ref().map(|d| d.kind), lost.then_some(DamageKind::MissingShards));
+        assert_eq!(tensor.bytes().is_err(), lost, "{name}");
+    }
+    // Without any of them only names and shapes of the weights are left.
+    for rank in [0, 2] {
+        std::fs::remove_file(optimizer(rank)).unwrap();
+    }
+    let checkpoint = open(folder.path()).unwrap();
+    assert_eq!(checkpoint.damage.as_ref().map(|damage| damage.kind), Some(DamageKind::MissingShards));
+    assert_eq!(checkpoint.tensor("back.weight").unwrap().shape, [6, 5]);
+    assert!(checkpoint.tensor("back.weight").unwrap().bytes().is_err());
+}
+
+#[test]
+fn without_the_masters_the_weights_are_the_modules_own() {
+    let folder = copy("zero2");
+    let optimizer = |rank: usize| {
+        folder.path().join(format!("global_step3/bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"))
+    };
+    let kinds = |checkpoint: &Checkpoint| {
+        (
+            checkpoint.damage.as_ref().map(|damage| damage.kind),
+            checkpoint.warnings.iter().map(|notice| notice.kind).collect::<Vec<_>>(),
+        )
+    };
+    std::fs::remove_file(optimizer(2)).unwrap();
+    let checkpoint = open(folder.path()).unwrap();
+    let missing = Some(DamageKind::MissingShards);
+    assert_eq!(kinds(&checkpoint), (missing, vec![NoticeKind::OtherForm]));
+    // Every weight is whole, some of them in 16 bits.
+    let types: Vec<String> = ["embed_tokens.weight", "back.weight", "norm.bias"]
+        .map(|name| content(checkpoint.tensor(name).unwrap()).0)
+        .into();
+    assert!(types.contains(&"bfloat16".to_string()), "{types:?}");
+    for rank in [0, 1] {
+        std::fs::remove_file(optimizer(rank)).unwrap();
+    }
+    let checkpoint = open(folder.path()).unwrap();
+    assert_eq!(kinds(&checkpoint), (None, vec![NoticeKind::OtherForm]));
+    assert_eq!(content(checkpoint.tensor("embed_tokens.weight").unwrap()).0, "bfloat16");
+    // The other way round nothing says what the vectors hold.
+    let folder = copy("zero2");
+    std::fs::remove_file(folder.path().join("global_step3/mp_rank_00_model_states.pt")).unwrap();
+    let checkpoint = open(folder.path()).unwrap();
+    assert_eq!(kinds(&checkpoint).0, missing);
+    let name = "rank_1.optimizer_state_dict.single_partition_of_fp32_groups.0";
+    assert_eq!(checkpoint.tensor(name).unwrap().shape.len(), 1);
+}
+
+#[test]
+fn files_of_another_save_are_told() {
+    let folder = copy("zero2");
+    let tag = folder.path().join("global_step3");
+    let name = |rank: usize| tag.join(format!("bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"));
+    std::fs::copy(name(0), name(3)).unwrap();
+    let damage = open(folder.path()).unwrap().damage.unwrap();
+    assert_eq!(damage.kind, DamageKind::Inconsistent);
+    assert!(damage.what.starts_with("the optimizer was divided over 3 ranks"), "{damage}");
+    std::fs::remove_file(name(3)).unwrap();
+    // A partition of another length.
+    let other = saved("zero3/global_step3/bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt");
+    std::fs::copy(other, name(1)).unwrap();
+    let checkpoint = open(folder.path()).unwrap();
+    assert!(checkpoint.damage.unwrap().is(DamageKind::Inconsistent));
+}
+
+#[test]
+fn a_part_alone_is_shown_as_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let alone = folder.path().join("model_world_size_4_rank_3.pt");
+    std::fs::copy(saved("fsdp2/model_world_size_4_rank_3.pt"), &alone).unwrap();
+    let checkpoint = open(&alone).unwrap();
+    let mut names: Vec<&str> = checkpoint.tensors.iter().map(|t| t.name.as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["down.weight", "up.bias", "up.weight"]);
+    // 10 rows over two and two ranks.
+    assert_eq!(checkpoint.tensor("up.weight").unwrap().shape, [2, 6]);
+    let [notice] = &checkpoint.warnings[..] else { panic!("{:?}", checkpoint.warnings) };
+    assert_eq!(notice.kind, NoticeKind::OneRank);
+    assert!(notice.text.starts_with("3 of its tensors are one rank's parts of larger ones"), "{notice}");
+}
+
+#[test]
+fn model_parallel_ranks_layers_and_iterations_are_shown_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        path
+    };
+    for name in [
+        "megatron/iter_0000040/mp_rank_00/model_optim_rng.pt",
+        "megatron/iter_0000040/mp_rank_01/model_optim_rng.pt",
+        "pipeline/global_step3/layer_00-model_states.pt",
+        "pipeline/global_step3/layer_01-model_states.pt",
+    ] {
+        std::fs::copy(saved("sharded.pt"), at(name)).unwrap();
+    }
+    std::fs::write(at("megatron/latest_checkpointed_iteration.txt"), "40").unwrap();
+    let names = |name: &str| {
+        let checkpoint = open(folder.path().join(name)).unwrap();
+        assert_eq!(checkpoint.damage, None);
+        let [notice] = &checkpoint.warnings[..] else { panic!("{:?}", checkpoint.warnings) };
+        assert_eq!(notice.kind, NoticeKind::NotShown);
+        checkpoint.tensors.iter().map(|t| t.name.clone()).collect::<Vec<_>>()
+    };
+    let found = names("megatron");
+    assert!(found.contains(&"mp_rank_00.up.weight".into()) && found.contains(&"mp_rank_01.up.weight".into()));
+    assert_eq!(names("megatron/iter_0000040/mp_rank_01/model_optim_rng.pt"), found);
+    assert_eq!(find(&folder.path().join("megatron")).unwrap(), [at("megatron/iter_0000040")]);
+    assert!(names("pipeline/global_step3").contains(&"layer_01.up.weight".into()));
+
+    let parallel = copy("zero2");
+    let tag = parallel.path().join("global_step3");
+    for file in below(&tag, &[".pt"]) {
+        let name = file.file_name().unwrap().to_string_lossy().replace("mp_rank_00", "mp_rank_01");
+        std::fs::copy(&file, tag.join(name)).unwrap();
+    }
+    let checkpoint = open(&tag).unwrap();
+    let one = tensors(&open(saved("zero2")).unwrap());
+    let found = tensors(&checkpoint);
+    assert_eq!(found.len(), 2 * one.len());
+    for (name, content) in one {
+        assert_eq!(found[&format!("mp_rank_01.{name}")], content, "{name}");
+    }
+}
+
+#[test]
+fn nothing_in_the_files_of_ranks_is_suspicious() {
+    for name in ["fsdp2", "zero2", "zero3", "universal-zero3"] {
+        for file in scan::files(&saved(name)).unwrap() {
+            let severity = scan::scan(&file, &scan::Options::default()).unwrap().severity();
+            assert!(severity.is_none_or(|s| s == Severity::Note), "{}: {severity:?}", file.display());
+        }
+    }
+}
+
+/// Any byte of a pickle changed: an error or a checkpoint, in little time.
+#[test]
+fn files_of_ranks_that_lie_are_errors_or_damage() {
+    let mut read = 0;
+    for (name, file) in [
+        ("zero2", "global_step3/mp_rank_00_model_states.pt"),
+        ("zero2", "global_step3/bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt"),
+        ("zero3", "global_step3/zero_pp_rank_0_mp_rank_00_model_states.pt"),
+        ("zero3", "global_step3/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"),
+        ("fsdp2", "model_world_size_4_rank_2.pt"),
+        ("sharded", "model_rank1.pt"),
+    ] {
+        let folder = copy(name);
+        let file = folder.path().join(file);
+        let whole = std::fs::read(&file).unwrap();
+        for i in (0..whole.len()).step_by(13) {
+            let mut bytes = whole.clone();
+            bytes[i] ^= 1 << (i % 8);
+            std::fs::write(&file, bytes).unwrap();
+            if let Ok(checkpoint) = open(folder.path()) {
+                read += 1;
+                for tensor in &checkpoint.tensors {
+                    let _ = tensor.bytes();
+                }
+            }
+        }
+    }
+    assert!(read > 0);
+}
+
+#[test]
+fn torch_divides_tensors_and_they_are_joined_to_the_same_bytes() {
+    let Some(python) = peers::python(&["torch"]) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    python.script("inspect", "ranks.py", &[folder.path()]);
+    let at = |name: &str| folder.path().join(name);
+    assert_same(&at("placed"), &at("placed.pt"), None);
+    assert_same(&at("fsdp2"), &at("fsdp2.pt"), Some(&at("fsdp2-optim.pt")));
+    assert_same(&at("sharded"), &at("sharded.pt"), None);
+
+    let partial = open(at("partial")).unwrap();
+    let damage = partial.tensor("sum").unwrap().damage.clone().unwrap();
+    assert_eq!(damage.what, "it is placed as Partial, which is not joined");
+    assert_eq!(partial.tensor("rest").unwrap().shape, [5]);
+    assert!(partial.tensor("rest").unwrap().bytes().is_ok());
+
+    let mut told: Vec<String> =
+        open(at("differs")).unwrap().warnings.into_iter().map(|notice| notice.text).collect();
+    told.sort();
+    assert_eq!(
+        told,
+        [
+            "`everywhere`: rank 2 disagrees with rank 0 from element 6 on; the latter's is used",
+            "`plain`: rank 3 disagrees with rank 0 from element 4 on; the latter's is used",
+        ]
+    );
+
+    let local = open(at("local")).unwrap();
+    let [notice] = &local.warnings[..] else { panic!("{:?}", local.warnings) };
+    assert_eq!(notice.kind, NoticeKind::Flat);
+    let [flat] = &local.tensors[..] else { panic!("{:?}", local.tensors) };
+    assert_eq!(flat.shape, [130]);
+}
+
+#[test]
+fn deepspeed_saves_every_stage_and_it_is_joined_to_what_its_script_makes() {
+    if std::env::var_os("CKPT_REQUIRE_LAYOUTS").is_none() {
+        return peers::skip("CKPT_REQUIRE_LAYOUTS", "DeepSpeed takes minutes");
+    }
+    let Some(python) = peers::python(&["torch", "deepspeed"]) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    python.script("inspect", "deepspeed.py", &[folder.path()]);
+    let at = |name: &str| folder.path().join(name);
+    for name in ["zero1", "zero2", "zero2-aligned", "zero3"] {
+        assert_consolidated(&at(name), &at(&format!("{name}.pt")));
+    }
+    let mut zero0 = tensors(&sound(&at("zero0")));
+    zero0.retain(|name, _| !name.starts_with("optimizer."));
+    assert_equal(&zero0, &tensors(&open(at("zero0.pt")).unwrap()));
+    for stage in [2, 3] {
+        let [mut zero, mut universal] = [format!("zero{stage}"), format!("universal-zero{stage}")]
+            .map(|name| tensors(&sound(&at(&name))));
+        zero.retain(|name, _| !name.ends_with(".step"));
+        universal.retain(|name, _| !name.ends_with(".step"));
+        assert_equal(&universal, &zero);
+    }
+}
