@@ -24,6 +24,7 @@ mod outputs;
 mod page;
 mod public_types;
 mod quantized;
+mod ranks;
 mod recover;
 mod report;
 mod scan;

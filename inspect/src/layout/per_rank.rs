@@ -50,25 +50,15 @@ impl Named {
         })
     }
 
-    /// Whether a file of `other`'s name belongs to the same checkpoint.
-    fn goes_with(&self, other: &Named) -> bool {
-        self.world == other.world && (self.world.is_some() || self.stem == other.stem)
+    /// What the names of one checkpoint's files have in common.
+    fn kin(&self) -> (Option<usize>, &str) {
+        (self.world, if self.world.is_some() { "" } else { &self.stem })
     }
 
     /// Files of the model come first.
     fn order(&self) -> (bool, &str, usize) {
         (self.stem != MODEL, &self.stem, self.rank)
     }
-}
-
-/// The files among `files` that go with one of them, in order.
-fn together(named: &Named, files: impl Iterator<Item = PathBuf>) -> Vec<(Named, PathBuf)> {
-    let mut all: Vec<(Named, PathBuf)> = files
-        .filter_map(|path| Some((Named::of(&path)?, path)))
-        .filter(|(other, _)| named.goes_with(other))
-        .collect();
-    all.sort_by(|(a, _), (b, _)| a.order().cmp(&b.order()));
-    all
 }
 
 /// The files of the checkpoint that the file at `path` belongs to, if there are several.
@@ -79,7 +69,11 @@ fn files(path: &Path) -> Option<Vec<(Named, PathBuf)>> {
         _ => Path::new("."),
     };
     let entries = std::fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path());
-    let all = together(&named, entries.filter(|path| path.is_file()));
+    let mut all: Vec<(Named, PathBuf)> = entries
+        .filter_map(|path| Some((Named::of(&path)?, path)))
+        .filter(|(other, path)| named.kin() == other.kin() && path.is_file())
+        .collect();
+    all.sort_by(|(a, _), (b, _)| a.order().cmp(&b.order()));
     is_set(&all).then_some(all)
 }
 
@@ -112,18 +106,17 @@ fn set(path: &Path) -> Result<Set> {
 
 /// All files of a checkpoint but the first.
 fn covers(files: &[PathBuf]) -> HashSet<PathBuf> {
-    let mut seen: Vec<Named> = Vec::new();
+    let mut sets: BTreeMap<(Option<usize>, String), Vec<(Named, PathBuf)>> = BTreeMap::new();
+    for (named, path) in files.iter().filter_map(|path| Some((Named::of(path)?, path))) {
+        let (world, stem) = named.kin();
+        sets.entry((world, stem.to_string())).or_default().push((named.clone(), path.clone()));
+    }
     let mut covered = HashSet::new();
-    for path in files {
-        let Some(named) = Named::of(path) else { continue };
-        if seen.iter().any(|other| other.goes_with(&named)) {
-            continue;
+    for mut set in sets.into_values() {
+        set.sort_by(|(a, _), (b, _)| a.order().cmp(&b.order()));
+        if is_set(&set) {
+            covered.extend(set.into_iter().skip(1).map(|(_, path)| path));
         }
-        let all = together(&named, files.iter().cloned());
-        if is_set(&all) {
-            covered.extend(all.into_iter().skip(1).map(|(_, path)| path));
-        }
-        seen.push(named);
     }
     covered
 }
@@ -171,7 +164,7 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
     }
     let mut budget = Budget::of_bytes(bytes);
     let only = all.len() == 1;
-    for (stem, kin) in all {
+    for (stem, mut kin) in all {
         let highest = kin.ranks.last().map_or(0, |rank| rank.saturating_add(1));
         // Of many more ranks than there are files, nothing is known.
         let world = world.unwrap_or(highest).min(count.saturating_mul(64));
@@ -191,7 +184,11 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
             _ if only => None,
             _ => Some(stem.clone()),
         };
-        add_joined(contents, kin, prefix.as_deref(), stem == OWN, !gone.is_empty(), &mut budget);
+        if stem == OWN && !only {
+            // Random states and the like are of no use without their rank.
+            (kin.names, kin.parts) = Default::default();
+        }
+        add_joined(contents, kin, prefix.as_deref(), !gone.is_empty(), &mut budget);
     }
     let flat = |t: &&TensorInfo| FLAT.iter().any(|name| t.name.rsplit('.').next() == Some(name));
     let mut flats = contents.tensors.iter().filter(flat);
@@ -241,20 +238,12 @@ fn add_joined(
     contents: &mut Contents,
     mut kin: Kin,
     prefix: Option<&str>,
-    own: bool,
     incomplete: bool,
     budget: &mut Budget,
 ) {
     let below = |name: &str| prefix.map_or(name.to_string(), |prefix| format!("{prefix}.{name}"));
     for name in &kin.names {
         let parts = kin.parts.remove(name).unwrap_or_default();
-        if own {
-            for (rank, tensor) in parts {
-                let name = below(&format!("rank_{rank}.{name}"));
-                contents.tensors.push(TensorInfo { name, ..tensor });
-            }
-            continue;
-        }
         let mut notices = Vec::new();
         let joined = Parts { name: below(name), parts, incomplete };
         contents.tensors.push(joined.joined(budget, &mut notices));

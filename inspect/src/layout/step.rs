@@ -51,15 +51,19 @@ pub fn from_path(path: &Path) -> Option<u64> {
     // `model.pt` and `.` are in a folder too.
     let path = std::path::absolute(path).ok()?;
     let file = path.file_name()?.to_str()?;
-    from_name(file).or_else(|| {
-        let folder = path.parent()?.file_name()?.to_str()?;
-        // A bare "step…" in a folder's name may belong to the whole run; only the trainer's own folder names count.
-        ["checkpoint-", "checkpoint_", "step-", "step_", "global_step", "iter_"]
-            .iter()
-            .any(|prefix| folder.starts_with(prefix))
-            .then(|| from_name(folder))
-            .flatten()
-    })
+    // A bare "step…" in a folder's name may belong to the whole run; only the trainer's own folder names count.
+    let of_folder = |folder: Option<&Path>, prefixes: &[&str]| {
+        let name = folder?.file_name()?.to_str()?;
+        prefixes.iter().any(|prefix| name.starts_with(prefix)).then(|| from_name(name)).flatten()
+    };
+    let folder = path.parent();
+    from_name(file)
+        .or_else(|| {
+            let prefixes = ["checkpoint-", "checkpoint_", "step-", "step_", "global_step", "iter_"];
+            of_folder(folder, &prefixes)
+        })
+        // verl has a folder for each model of a step.
+        .or_else(|| of_folder(folder?.parent(), &["global_step"]))
 }
 
 /// The step in a file's or folder's name.
@@ -126,6 +130,7 @@ mod tests {
             ("ckpt_500_step_1200.pt", Some(1200)),
             ("iter_0004000/model.pt", Some(4000)),
             ("global_step1000/mp_rank_00_model_states.pt", Some(1000)),
+            ("run/global_step_100/actor/model_world_size_8_rank_0.pt", Some(100)),
             ("llama-7b.gguf", None),
             ("model-00001-of-00002.safetensors", None),
             ("epoch_12.pt", None),

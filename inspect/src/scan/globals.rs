@@ -69,6 +69,16 @@ const HARMLESS: &[(&str, &[&str])] = &[
         &["Shard", "_StridedShard", "Replicate", "Partial", "DTensorSpec", "TensorMeta"],
     ),
     ("torch.distributed.device_mesh", &["DeviceMesh"]),
+    ("torch.distributed._shard.sharded_tensor.api", &["ShardedTensor"]),
+    ("torch.distributed._shard.sharded_tensor.shard", &["Shard"]),
+    (
+        "torch.distributed._shard.sharded_tensor.metadata",
+        &["ShardedTensorMetadata", "TensorProperties", "MEM_FORMAT_ENCODING"],
+    ),
+    ("torch.distributed._shard.metadata", &["ShardMetadata"]),
+    ("torch.distributed._shard.sharding_spec.chunk_sharding_spec", &["ChunkShardingSpec"]),
+    ("torch.distributed._shard.sharding_spec.api", &["EnumerableShardingSpec"]),
+    ("torch.distributed.remote_device", &["_remote_device"]),
     ("torch.distributed._mesh_layout", &["_MeshLayout", "_FlatLayout"]),
     // Settings and addresses that DeepSpeed saves with its partitions.
     ("deepspeed.runtime.zero.config", &["ZeroStageEnum"]),

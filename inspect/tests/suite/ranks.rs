@@ -75,9 +75,7 @@ fn assert_same(folder: &Path, whole: &Path, optimizer: Option<&Path>) {
     }
     let checkpoint = sound(folder);
     assert_eq!(checkpoint.format, Format::TorchDistributed);
-    let mut found = tensors(&checkpoint);
-    found.retain(|name, _| !name.starts_with("extra_state."));
-    assert_equal(&found, &expected);
+    assert_equal(&tensors(&checkpoint), &expected);
 }
 
 /// The weights of `folder` are those that zero_to_fp32.py finds, which makes fp32 of buffers.
@@ -102,9 +100,6 @@ fn parts_of_ranks_are_the_tensors_that_they_were() {
     let checkpoint = open(saved("fsdp2")).unwrap();
     let learning_rate = lookup(&checkpoint.metadata, "optimizer.param_groups.0.lr");
     assert_eq!(format!("{learning_rate:?}"), "Some(F64(0.01))");
-    // What each rank keeps to itself stays apart.
-    let rng = (0..4).map(|rank| checkpoint.tensor(&format!("extra_state.rank_{rank}.rng")).unwrap());
-    assert_eq!(rng.map(|t| t.bytes().unwrap()[0]).collect::<Vec<_>>(), [0, 1, 2, 3]);
 }
 
 #[test]
@@ -184,8 +179,12 @@ fn what_a_missing_rank_had_is_damaged_and_the_rest_is_read() {
     assert_eq!(damage.what, "1 of 4 files of `model` missing: that of rank 1");
     for tensor in &checkpoint.tensors {
         let lost = tensor.damage.as_ref().map(|damage| damage.kind);
-        let of_optimizer = tensor.name.starts_with("optimizer.") || tensor.name.starts_with("extra_state.");
-        assert_eq!(lost, (!of_optimizer).then_some(DamageKind::MissingShards), "{}", tensor.name);
+        assert_eq!(
+            lost,
+            (!tensor.name.starts_with("optimizer.")).then_some(DamageKind::MissingShards),
+            "{}",
+            tensor.name
+        );
     }
 
     let folder = copy("zero3");
@@ -400,10 +399,8 @@ fn torch_divides_tensors_and_they_are_joined_to_the_same_bytes() {
 }
 
 #[test]
+#[ignore = "trains with DeepSpeed for minutes: bash .ci/peers layouts"]
 fn deepspeed_saves_every_stage_and_it_is_joined_to_what_its_script_makes() {
-    if std::env::var_os("CKPT_REQUIRE_LAYOUTS").is_none() {
-        return peers::skip("CKPT_REQUIRE_LAYOUTS", "DeepSpeed takes minutes");
-    }
     let Some(python) = peers::python(&["torch", "deepspeed"]) else { return };
     let folder = tempfile::tempdir().unwrap();
     python.script("inspect", "deepspeed.py", &[folder.path()]);

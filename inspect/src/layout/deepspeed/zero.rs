@@ -564,35 +564,42 @@ impl<'a> Zero<'a> {
 
     /// The state `key` of every parameter.
     fn state(&self, key: &Key, budget: &mut Budget, mut made: impl FnMut(usize, TensorInfo)) {
-        let flats: Vec<Flat> = match self.stage3 {
-            true => (0..self.ranks.len()).map(|dp| self.of_rank(dp, key)).collect(),
+        // By group, or by rank where each parameter is divided by itself.
+        let flats: BTreeMap<usize, Flat> = match self.stage3 {
+            true => (0..self.ranks.len()).map(|dp| (dp, self.of_rank(dp, key))).collect(),
             false => {
-                let groups = self.parameters.iter().map(|p| p.group + 1).max().unwrap_or(0);
-                (0..groups.min(self.parameters.len())).map(|group| self.of_group(group, key)).collect()
+                let groups: BTreeSet<usize> = self.parameters.iter().map(|p| p.group).collect();
+                let whole = groups.into_iter().filter(|group| !self.refused.contains_key(group));
+                whole.map(|group| (group, self.of_group(group, key))).collect()
             }
         };
-        let dtype = flats.iter().find_map(Flat::dtype).unwrap_or(DType::F32);
+        let dtype = flats.values().find_map(Flat::dtype).unwrap_or(DType::F32);
         let mut offsets: BTreeMap<usize, usize> = BTreeMap::new();
         for (i, parameter) in self.parameters.iter().enumerate() {
             let offset = offsets.entry(if self.stage3 { 0 } else { parameter.group }).or_default();
             let mut tiles = Vec::new();
+            let mut refused = self.refused.get(&parameter.group).cloned();
             if self.stage3 {
+                if !budget.pay(flats.len() as u64) {
+                    let what = "its parameters are divided over ranks out of proportion to their bytes";
+                    refused.get_or_insert(Damage::new(DamageKind::Inconsistent, what));
+                }
                 let share = parameter.count.div_ceil(self.ranks.len());
-                for (dp, flat) in flats.iter().enumerate() {
+                for (&dp, flat) in flats.iter().filter(|_| refused.is_none()) {
                     let start = share.saturating_mul(dp).min(parameter.count);
                     flat.cut(*offset, share.min(parameter.count - start), start, &mut tiles);
                 }
                 *offset = offset.saturating_add(share);
             } else {
-                if let Some(flat) = flats.get(parameter.group) {
+                if let Some(flat) = flats.get(&parameter.group) {
                     flat.cut(*offset, parameter.count, 0, &mut tiles);
                 }
                 *offset = offset.saturating_add(parameter.count).saturating_add(parameter.padding);
             }
             let mut tensor = flat::tensor(String::new(), dtype, &parameter.shape, tiles, budget);
-            if let Some(damage) = self.refused.get(&parameter.group) {
+            if let Some(damage) = refused {
                 tensor.storage = Some(Storage::missing(damage.clone(), tensor.byte_len().unwrap_or(0)));
-                tensor.damage = Some(damage.clone());
+                tensor.damage = Some(damage);
             }
             made(i, tensor);
         }
