@@ -23,12 +23,17 @@ fn partitions_pass_the_gate_and_are_converted_compared_and_verified() {
             "universal-zero3" => saved("zero3.pt"),
             name => saved(&format!("{name}.pt")),
         };
-        let said = ckpt.run(&["diff", text(&joined), text(&whole), "--format", "json"]).out().to_string();
+        let said = ckpt.run(&["diff", text(&folder), text(&whole), "--format", "json"]).out().to_string();
         let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+        let mut same = 0;
         for tensor in said["tensors"].as_array().unwrap() {
+            let called = tensor["name"].as_str().unwrap();
+            same += usize::from(tensor["status"] == "same");
             // zero_to_fp32.py makes fp32 of a buffer of whole numbers.
-            assert!(tensor["status"] == "same" || tensor["name"] == "seen", "{name}: {tensor}");
+            let other = called == "seen" || called.starts_with("optimizer.");
+            assert!(tensor["status"] == "same" || other, "{name}: {tensor}");
         }
+        assert!(same >= 3, "{name}: {said}");
     }
 }
 
@@ -43,7 +48,7 @@ fn a_missing_rank_is_refused_and_what_is_left_is_recovered() {
             std::fs::copy(&path, tag.join(path.file_name().unwrap())).unwrap();
         }
     }
-    ckpt.run(&["gate", text(&tag)]).exits(1);
+    ckpt.run(&["gate", text(&tag)]).exits(3);
     let rest = ckpt.at("rest.safetensors");
     let said = ckpt.run(&["recover", text(&tag), "-o", text(&rest), "--fill", "zeros"]).out().to_string();
     assert!(said.contains("the optimizer's file of rank 1 is missing"), "{said}");
