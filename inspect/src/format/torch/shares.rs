@@ -67,9 +67,7 @@ impl Walker<'_, '_> {
             _ if self.tensors.len() != before + 1 => {
                 Division::Other("its local tensor is not a plain tensor".into())
             }
-            Some(spec) if numel(&whole).is_some() => {
-                self.mesh(spec).unwrap_or_else(|what| Division::Other(what))
-            }
+            Some(spec) if numel(&whole).is_some() => self.mesh(spec).unwrap_or_else(Division::Other),
             _ => Division::Other("its shape or its mesh cannot be read".into()),
         };
         let grad = wrapper.get(7).is_some_and(|&id| matches!(pickle.node(id), Node::Bool(true)));

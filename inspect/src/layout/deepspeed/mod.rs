@@ -210,7 +210,9 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
         };
         match (Kind::of(&file_name), saved) {
             (Some(Kind::Model { dp, mp }), Ok(saved)) => {
-                ranks.entry(mp).or_default().models.insert(dp, saved);
+                let rank = ranks.entry(mp).or_default();
+                rank.divided |= file_name.starts_with("zero_pp_rank_");
+                rank.models.insert(dp, saved);
             }
             (Some(Kind::Optimizer { dp, mp }), saved) => {
                 ranks.entry(mp).or_default().optimizers.insert(dp, saved);

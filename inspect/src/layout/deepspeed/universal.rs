@@ -136,7 +136,7 @@ impl Parameters {
             zero::add_aliases(first, &mut made);
         }
         let mut moments = std::mem::take(&mut part.tensors);
-        part.tensors = zero::listed(&module, made, &parameters, rank.models.len() > 1);
+        part.tensors = zero::listed(&module, made, &parameters, rank.divided);
         part.tensors.append(&mut moments);
         let groups = self.optimizer.take().and_then(|optimizer| {
             let found = GROUPS.iter().find_map(|groups| find(&optimizer, groups))?;

@@ -15,7 +15,7 @@ use crate::tensor::{TensorInfo, contiguous_strides, numel};
 use crate::torch::scalar;
 use crate::{DType, Damage, DamageKind, Notice, NoticeKind};
 
-/// The keys of a flat vector's place among an optimizer's states.
+/// Where the flat vectors of weights are, up to stage 2 and in stage 3.
 const MASTERS: [&str; 2] =
     ["optimizer_state_dict.single_partition_of_fp32_groups", "optimizer_state_dict.fp32_flat_groups"];
 /// Where the wrapped optimizer keeps what it knows of each vector: as a state dict, in stage 3 one, or bare.
@@ -24,6 +24,7 @@ const STATES: [&str; 3] = [
     "optimizer_state_dict.optimizer_state_dict.state",
     "optimizer_state_dict.base_optimizer_state",
 ];
+/// Where its settings are.
 const GROUPS: [&str; 2] = [
     "optimizer_state_dict.base_optimizer_state.param_groups",
     "optimizer_state_dict.optimizer_state_dict.param_groups",
@@ -40,12 +41,16 @@ const PLUMBING: [&str; 7] = [
 ];
 const PADDINGS: &str = "optimizer_state_dict.param_alignment_paddings";
 const PARTITIONS: &str = "optimizer_state_dict.partition_count";
+/// For each file that is there, so many ranks are believed.
+const MOST_RANKS: usize = 64;
 /// States that an optimizer keeps of each parameter, at most.
 const MOST_MOMENTS: usize = 16;
 
 /// The files of one model-parallel rank.
 #[derive(Default)]
 pub(super) struct Rank {
+    /// Whether each data-parallel rank has model states of its own, as in stage 3.
+    pub divided: bool,
     /// Model states, by data-parallel rank.
     pub models: BTreeMap<usize, Saved>,
     /// Partitions of the optimizer, by data-parallel rank; those that cannot be read are said why.
@@ -91,6 +96,7 @@ impl Rank {
         };
         let module = module(first);
         part.metadata = plain_values(first);
+        part.faults.extend(self.missing_models());
         let mut parameters = parameters(first);
         let optimizer = self.optimizers.values().flatten().next();
         if let Some(optimizer) = optimizer {
@@ -115,8 +121,7 @@ impl Rank {
         self.add_frozen(first, budget, &mut made);
         use_copies(&module, &parameters, &mut made, &mut part.notices);
         add_aliases(first, &mut made);
-        let vanish = self.models.len() > 1;
-        part.tensors = listed(&module, made, &parameters, vanish);
+        part.tensors = listed(&module, made, &parameters, self.divided);
         let own = |t: &&TensorInfo| {
             let first = t.name.split('.').next().unwrap_or("");
             !PLUMBING.contains(&first) || (first == "optimizer" && moments.is_empty())
@@ -127,6 +132,28 @@ impl Rank {
             merge(&mut part.metadata, dict([("optimizer", optimizer.clone())]));
         }
         part
+    }
+
+    /// Model states that are missing.
+    fn missing_models(&self) -> Option<Damage> {
+        let mut gone = (0..self.model_files()).filter(|dp| !self.models.contains_key(dp));
+        let first = gone.next()?;
+        let what = format!(
+            "{} of {} files of model states missing, such as that of rank {first}",
+            1 + gone.count(),
+            self.model_files()
+        );
+        Some(Damage::new(DamageKind::MissingShards, what))
+    }
+
+    /// How many files of model states there should be, one for each rank in stage 3.
+    fn model_files(&self) -> usize {
+        let last = self.models.keys().last().map_or(0, |last| last.saturating_add(1));
+        let said =
+            self.models.values().find_map(|saved| find(&saved.metadata, "dp_world_size").and_then(as_u64));
+        let ranks =
+            said.and_then(|ranks| usize::try_from(ranks).ok()).filter(|_| self.divided).unwrap_or(last);
+        ranks.clamp(1, MOST_RANKS.saturating_mul(self.models.len()).max(1))
     }
 
     /// Shows the partitions of optimizers as they are: nothing says what is in them.
@@ -152,23 +179,19 @@ impl Rank {
             let Some(count) = numel(shape).and_then(|count| usize::try_from(count).ok()) else { continue };
             let Some(dtype) = first.tensor(&key).map(|tensor| tensor.dtype) else { continue };
             let mut all = Flat::default();
-            for saved in self.models.values() {
-                let tensor = saved.tensor(&key).cloned();
-                let tensor = tensor.map(|tensor| {
-                    let flat = tensor.numel() as usize;
-                    let contiguous = tensor.is_contiguous();
-                    (
-                        flat,
-                        if contiguous {
-                            TensorInfo { shape: vec![flat], strides: vec![1], ..tensor }
-                        } else {
-                            tensor
-                        },
-                    )
-                });
-                match tensor {
-                    Some((len, tensor)) => all.push(len, Ok(tensor)),
-                    None => all.push(0, Err(Damage::default())),
+            for dp in 0..self.model_files() {
+                let fragment = self.models.get(&dp).and_then(|saved| saved.tensor(&key));
+                match fragment.filter(|tensor| tensor.is_contiguous()) {
+                    Some(tensor) => {
+                        let len = tensor.numel() as usize;
+                        let flat = TensorInfo { shape: vec![len], strides: vec![1], ..tensor.clone() };
+                        all.push(len, Ok(flat));
+                    }
+                    None => {
+                        let what = format!("the model states of rank {dp} do not hold it");
+                        let share = count.div_ceil(self.model_files());
+                        all.push(share, Err(Damage::new(DamageKind::MissingShards, what)));
+                    }
                 }
             }
             let mut tiles = Vec::new();
@@ -369,7 +392,7 @@ impl<'a> Zero<'a> {
         }
         let last = rank.optimizers.keys().last().map_or(0, |last| last.saturating_add(1));
         // Of many more ranks than there are files, nothing is known.
-        let most = rank.optimizers.len().saturating_mul(64).max(1);
+        let most = rank.optimizers.len().saturating_mul(MOST_RANKS).max(1);
         let world = counts.last().copied().unwrap_or(last).clamp(1, most);
         let gone: Vec<usize> = (0..world).filter(|dp| !rank.optimizers.contains_key(dp)).collect();
         if let Some(first) = gone.first() {
