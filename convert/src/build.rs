@@ -315,7 +315,7 @@ impl<'c, 'o> Builder<'c, 'o> {
         let (source, options) = (self.plan.source, self.options);
         let Some(packing) = options.target.packing() else { return Ok(()) };
         let student = source.model.student.as_ref();
-        let eps = source.model.quantization_eps();
+        let floor = source.model.quantization_floor();
         let packable = |c: &Chosen| {
             let tensor = &source.tensors[c.index];
             let wanted = match &options.ternary {
@@ -335,7 +335,7 @@ impl<'c, 'o> Builder<'c, 'o> {
             if !packable(c) || !packing.tells_rows(&tensor.shape) {
                 continue;
             }
-            c.grid = Some(grid(source, tensor, eps)?);
+            c.grid = Some(grid(source, tensor, floor)?);
         }
         let packed: Vec<&Chosen> = chosen.iter().filter(|c| c.grid.is_some()).collect();
         if packed.is_empty() {
@@ -374,7 +374,7 @@ impl<'c, 'o> Builder<'c, 'o> {
     /// Decides the types of GGUF output, and which matrices are written in their ternary form.
     fn settle_quants(&mut self, settings: Gguf, chosen: &mut [Chosen]) -> Result<()> {
         let (source, options) = (self.plan.source, self.options);
-        let eps = source.model.quantization_eps();
+        let floor = source.model.quantization_floor();
         let is_ternary = |name: &str, tensor: &TensorInfo| {
             let wanted = match &options.ternary {
                 Some(glob) => glob.is_match(name),
@@ -415,7 +415,7 @@ impl<'c, 'o> Builder<'c, 'o> {
             let has_blocks = matches!(tensor.dtype, DType::Ggml(_)) && tensor.dtype.is_ternary();
             let rounds = ternary && !settings.latent && !has_blocks && !packed;
             if (quant.is_ternary() && (packed || needs_scale)) || rounds {
-                let grid = grid(source, tensor, eps)?;
+                let grid = grid(source, tensor, floor)?;
                 // Codes that a coarser type has rounded already are written as they are, not rounded again.
                 if !grid.exact && source.model.holds_codes() && !quant.is_ternary() {
                     continue;

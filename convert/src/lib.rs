@@ -29,6 +29,7 @@ mod pickle;
 mod plain;
 mod plan;
 pub mod quant;
+mod runner;
 mod safetensors;
 mod save;
 mod sharing;

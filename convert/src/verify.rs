@@ -165,7 +165,7 @@ fn ternary_form(checkpoint: &Checkpoint, tensor: &TensorInfo, other: &Checkpoint
     let model = &checkpoint.model;
     let latent = tensor.dtype.is_float() && model.is_ternary(tensor) && !model.holds_codes();
     match latent && other.model.holds_codes() {
-        true => Ok(Some(grid(checkpoint, tensor, checkpoint.model.quantization_eps())?)),
+        true => Ok(Some(grid(checkpoint, tensor, checkpoint.model.quantization_floor())?)),
         false => Ok(None),
     }
 }
@@ -544,7 +544,7 @@ fn scale_tolerance(side: &Side<'_>) -> f64 {
 fn ternary(a: &Side<'_>, b: &Side<'_>, agreement: &mut Agreement) -> Result<()> {
     let grid = |side: &Side<'_>, values: &Decoded<'_>| match side.dtype() {
         DType::Ternary(_) => Ok(Grid { scale: side.elements.tensor.scale, exact: true }),
-        _ => Grid::measure(values, side.checkpoint.model.quantization_eps())
+        _ => Grid::measure(values, side.checkpoint.model.quantization_floor())
             .map_err(|e| e.in_tensor(&side.elements.tensor.name)),
     };
     // The code of a packed matrix is its value at scale 1.

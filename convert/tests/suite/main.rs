@@ -6,4 +6,5 @@ mod hostile;
 mod peers;
 mod quantized;
 mod round_trips;
+mod runner;
 mod strides;

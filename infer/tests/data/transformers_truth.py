@@ -26,6 +26,7 @@ CASES = {
     "mistral": (MistralForCausalLM, MistralConfig(**SIZES, head_dim=10, sliding_window=9), torch.float32),
     "qwen3": (Qwen3ForCausalLM, Qwen3Config(**SIZES, head_dim=16, tie_word_embeddings=True), torch.float16),
     "qwen2": (Qwen2ForCausalLM, Qwen2Config(**SIZES), torch.float32),
+    "llama-biases": (LlamaForCausalLM, LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True), torch.float32),
 }
 
 for number, (name, (architecture, config, dtype)) in enumerate(CASES.items()):

@@ -305,7 +305,7 @@ impl Checkpoint {
             Some(TernaryRule::Codes)
         } else {
             self.model.is_ternary(tensor).then(|| TernaryRule::Absmean {
-                eps: self.model.quantization_eps(),
+                floor: self.model.quantization_floor(),
                 per_row: student.is_some_and(|s| s.bitlinear_per_channel),
             })
         };
