@@ -5,6 +5,7 @@
 pub(crate) mod companion;
 mod components;
 mod folder;
+mod foreign;
 mod gguf_split;
 mod hf_shards;
 mod join;
@@ -73,9 +74,10 @@ pub(crate) struct Lacks {
 }
 
 /// Every layout, in the order in which they are tried. The last one takes any path.
-static LAYOUTS: [Layout; 7] = [
+static LAYOUTS: [Layout; 8] = [
     torch_dcp::LAYOUT,
     hf_shards::LAYOUT,
+    foreign::LAYOUT,
     components::LAYOUT,
     folder::LAYOUT,
     gguf_split::LAYOUT,
