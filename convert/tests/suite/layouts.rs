@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use ckpt_convert::{Control, Error, Options, Plan, Target, verify, verify_written, write};
-use ckpt_inspect::{Format, open};
+use ckpt_inspect::{DType, Format, open};
 use ckpt_kit::fixtures::{below, fixture};
 use ckpt_kit::peers;
 use ckpt_kit::safetensors::SafeTensors;
@@ -78,6 +78,53 @@ fn torch_reads_the_distributed_checkpoints() {
     let said = python.script("convert", "dcp_peers.py", &[folder.path()]);
     let compared: usize = said.split(' ').next().unwrap().parse().unwrap();
     assert!(compared > 15 && said.contains("read the same"), "{said}");
+}
+
+/// A matrix that two ranks have the columns of, larger than what is gathered at a time.
+#[test]
+fn a_large_tensor_in_blocks_of_columns_is_written_and_compared_in_stretches() {
+    const SIDE: usize = 2600;
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let value = |row: usize, col: usize| ((row * 31 + col * 17) % 251) as f32 / 64.0;
+    let block = |cols: std::ops::Range<usize>| -> Vec<f32> {
+        (0..SIDE).flat_map(|row| cols.clone().map(move |col| value(row, col))).collect()
+    };
+    std::fs::create_dir(at("ranks")).unwrap();
+    for (rank, cols) in [(1, 0..1000), (2, 1000..SIDE)] {
+        let info = serde_json::json!({"w": {"saved_offsets": [0, cols.start]}}).to_string();
+        let file = SafeTensors::new().metadata(serde_json::json!({"DCP_SHARDING_INFO": info})).f32s(
+            "w",
+            &[SIDE, cols.len()],
+            &block(cols),
+        );
+        file.write(&at("ranks").join(format!("shard-{rank:05}-model-00001-of-00001.safetensors")));
+    }
+    SafeTensors::new().f32s("w", &[SIDE, SIDE], &block(0..SIDE)).write(&at("whole.safetensors"));
+    let whole = open(at("whole.safetensors")).unwrap();
+    let half = Options::new(Target::Torch).with(|o| o.dtype = Some(DType::F16));
+    for (options, name) in [
+        (Options::new(Target::SafeTensors), "copy.safetensors"),
+        (Options::new(Target::Torch), "copy.pt"),
+        (half, "half.pt"),
+        (Options::new(Target::Npz), "copy.npz"),
+        (Options::new(Target::Dcp), "copy"),
+    ] {
+        convert(&at("ranks"), &options, &at(name)).unwrap();
+        let mut copy = open(at(name)).unwrap();
+        assert_eq!(copy.verify_checksums(), [""; 0], "{name}");
+        assert!(verify(&whole, &copy).unwrap().agrees(), "{name}");
+    }
+    // A difference is found where it is.
+    let mut values = block(0..SIDE);
+    values[5_000_000] += 1.0;
+    SafeTensors::new().f32s("w", &[SIDE, SIDE], &values).write(&at("other.safetensors"));
+    let report = verify(&open(at("ranks")).unwrap(), &open(at("other.safetensors")).unwrap()).unwrap();
+    let found = &report.tensors[0];
+    assert_eq!(
+        (found.agrees, found.differing, found.first, found.worst),
+        (false, 1, Some(5_000_000), Some(1.0))
+    );
 }
 
 #[test]

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::companion::companions;
 use super::folder::FORMS;
 use super::step::from_name;
-use super::{Layout, MAX_CONFIG, Set, find_in, hf_shards, name, read_json, single, torch_dcp};
+use super::{LAYOUTS, Layout, MAX_CONFIG, Set, find_in, name, read_json, single};
 use crate::bytes::Stamp;
 use crate::{Damage, DamageKind, Error, Result};
 
@@ -42,15 +42,15 @@ const KINDS: [fn(&Path) -> Option<Composition>; 4] = [pipeline, modules, ranks, 
 
 /// What the folder at `path` consists of, if it is more than one model's files.
 fn composition(folder: &Path) -> Option<Composition> {
-    if !folder.is_dir() || is_of_ranks(folder) {
+    if !folder.is_dir() || is_whole(folder) {
         return None;
     }
     KINDS.iter().find_map(|kind| kind(folder))
 }
 
-/// Whether `folder` is what many ranks saved, and nothing else.
-fn is_of_ranks(folder: &Path) -> bool {
-    [torch_dcp::LAYOUT, hf_shards::LAYOUT].iter().any(|layout| (layout.is_whole)(folder))
+/// Whether `folder` is one checkpoint as it is, such as what many ranks saved.
+fn is_whole(folder: &Path) -> bool {
+    LAYOUTS.iter().any(|layout| (layout.is_whole)(folder))
 }
 
 /// The components of the folder at `path`; none if it is none of such folders.
@@ -83,7 +83,7 @@ enum Weights {
 
 /// The weights directly in `folder`, in whatever form: of several, the one that libraries load.
 fn weights(folder: &Path) -> Weights {
-    if is_of_ranks(folder) {
+    if is_whole(folder) {
         return Weights::At(folder.to_path_buf());
     }
     if let Some(form) = form_in(folder) {
@@ -203,7 +203,7 @@ fn ranks(folder: &Path) -> Option<Composition> {
             let number = inner.strip_prefix(begin).and_then(|number| number.parse::<u32>().ok());
             let path = folder.join(&inner);
             if let Some(number) = number
-                && is_of_ranks(&path)
+                && is_whole(&path)
             {
                 // Names are the state dict's own where there is one of each.
                 let name = if number == 0 { String::new() } else { inner };
