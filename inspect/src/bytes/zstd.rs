@@ -3,12 +3,12 @@
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use ruzstd::decoding::StreamingDecoder;
+use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
 
 use super::{ByteSource, Source, Stamp};
 use crate::{DamageKind, Error, Result};
@@ -94,18 +94,56 @@ impl ByteSource for Unpacked {
 }
 
 /// The frames in `packed`, decompressed to at most `limit` bytes.
-fn unpack(mut packed: &[u8], limit: u64) -> Result<Vec<u8>> {
+fn unpack(packed: &[u8], limit: u64) -> Result<Vec<u8>> {
     let damaged = |what: String| Error::damaged(what).because(DamageKind::Compression);
     let mut out = Vec::new();
-    while !packed.is_empty() {
-        let mut frame = StreamingDecoder::new(&mut packed)
-            .map_err(|error| damaged(format!("the compressed data is damaged: {error}")))?;
-        let left = limit.saturating_sub(out.len() as u64).saturating_add(1);
-        let read = Read::by_ref(&mut frame).take(left).read_to_end(&mut out);
-        read.map_err(|error| damaged(format!("the compressed data is damaged: {error}")))?;
-        if out.len() as u64 > limit {
-            return Err(damaged(format!("the compressed data holds more than the {limit} bytes announced")));
-        }
+    let read = Frames::new(packed).take(limit.saturating_add(1)).read_to_end(&mut out);
+    read.map_err(|error| damaged(format!("the compressed data is damaged: {error}")))?;
+    if out.len() as u64 > limit {
+        return Err(damaged(format!("the compressed data holds more than the {limit} bytes announced")));
     }
     Ok(out)
+}
+
+/// Decompresses frames, one after another.
+pub(crate) struct Frames<R: Read>(State<R>);
+
+enum State<R: Read> {
+    Between(BufReader<R>),
+    Within(Box<StreamingDecoder<BufReader<R>, FrameDecoder>>),
+    Over,
+}
+
+impl<R: Read> Frames<R> {
+    /// Those that `packed` reads.
+    pub fn new(packed: R) -> Self {
+        Frames(State::Between(BufReader::new(packed)))
+    }
+}
+
+impl<R: Read> Read for Frames<R> {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        if out.is_empty() {
+            return Ok(0);
+        }
+        loop {
+            match std::mem::replace(&mut self.0, State::Over) {
+                State::Over => return Ok(0),
+                State::Between(mut packed) => {
+                    if packed.fill_buf()?.is_empty() {
+                        return Ok(0);
+                    }
+                    let frame = StreamingDecoder::new(packed).map_err(std::io::Error::other)?;
+                    self.0 = State::Within(Box::new(frame));
+                }
+                State::Within(mut frame) => match frame.read(out)? {
+                    0 => self.0 = State::Between(frame.into_inner()),
+                    count => {
+                        self.0 = State::Within(frame);
+                        return Ok(count);
+                    }
+                },
+            }
+        }
+    }
 }

@@ -300,6 +300,8 @@ fn what_one_process_of_torch_saves_in_other_layouts_is_read() {
     let at = |name: &str| folder.path().join(name);
     // Compressed parts.
     assert_same(&at("zstd"), &at("whole.pt"));
+    let parts = scan::scan(&at("zstd/__0_0.distcp"), &scan::Options::default()).unwrap();
+    assert_eq!(parts.severity(), Some(Severity::Note), "{parts:?}");
     // An exported program: its weights by their names, and the constants.
     let program = open(at("program.pt2")).unwrap();
     assert_eq!(program.damage, None);
@@ -311,7 +313,7 @@ fn what_one_process_of_torch_saves_in_other_layouts_is_read() {
     assert_eq!(found, tensors(&open(at("program.pt")).unwrap()));
     assert_eq!(program.sharing(1).iter().filter(|others| !others.is_empty()).count(), 2);
     // Megatron-Core's: blocks, what all ranks have in common, and objects that are told.
-    let megatron = open(at("megatron")).unwrap();
+    let megatron = open(at("megatron/iter_0000300")).unwrap();
     assert_eq!((megatron.damage.clone(), megatron.step.clone()), (None, Some((300, "iteration".into()))));
     let notices: Vec<&str> = megatron.warnings.iter().map(|notice| notice.text.as_str()).collect();
     assert_eq!(notices, ["1 object of a layer's own is bytes of a form that is not read"]);
