@@ -11,7 +11,7 @@ use crate::checkpoint::Checkpoint;
 use crate::metadata::{Value, lookup};
 use crate::storage::{Place, Segment, Storage};
 use crate::tensor::{TensorInfo, contiguous_strides};
-use crate::{DType, NoticeKind, OpenOptions, Result, open_with};
+use crate::{DType, NoticeKind, OpenOptions, Result, open_with, ternary};
 
 /// A tensor may always be filled up to this size,
 const FREE_FILL: u64 = 256 << 20;
@@ -325,6 +325,8 @@ impl Salvage {
             loss.filled = Some(fill.name().to_string());
             filled += 1;
         }
+        // What weights are multiplied by may have been filled.
+        ternary::apply_scales(checkpoint);
         filled
     }
 
@@ -347,6 +349,7 @@ impl Salvage {
             filled += 1;
         }
         self.checkpoint.files.extend(files);
+        ternary::apply_scales(&mut self.checkpoint);
         filled
     }
 

@@ -183,12 +183,10 @@ fn modules(folder: &Path) -> Option<Composition> {
 
 /// The folders in `folder`, by name.
 fn folders(folder: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(folder).map(|entries| entries.flatten().collect()).unwrap_or(Vec::new());
-    let mut folders: Vec<PathBuf> = entries
-        .iter()
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-        .map(|entry| entry.path())
-        .collect();
+    let entries: Vec<_> =
+        std::fs::read_dir(folder).map(|entries| entries.flatten().collect()).unwrap_or_default();
+    let is_folder = |entry: &&std::fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+    let mut folders: Vec<PathBuf> = entries.iter().filter(is_folder).map(|entry| entry.path()).collect();
     super::sort(&mut folders);
     folders.iter().map(|path| name(path)).collect()
 }

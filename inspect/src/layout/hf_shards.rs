@@ -44,16 +44,14 @@ fn is_shard(path: &Path) -> bool {
 /// as long as no whole files have been made.
 fn shards_at(folder: &Path) -> Option<PathBuf> {
     let holds = |folder: &Path, wanted: fn(&Path) -> bool| {
-        let entries = std::fs::read_dir(folder).ok()?;
-        entries.flatten().any(|entry| wanted(&entry.path())).then_some(())
+        std::fs::read_dir(folder).is_ok_and(|entries| entries.flatten().any(|entry| wanted(&entry.path())))
     };
-    if holds(folder, is_shard).is_some() {
+    if holds(folder, is_shard) {
         return Some(folder.to_path_buf());
     }
     let inner = folder.join(BLOCKS);
-    holds(&inner, is_shard)?;
-    let is_whole = |path: &Path| path.extension().is_some_and(|e| e == "safetensors");
-    holds(folder, is_whole).is_none().then_some(inner)
+    let is_safetensors = |path: &Path| path.extension().is_some_and(|e| e == "safetensors");
+    (holds(&inner, is_shard) && !holds(folder, is_safetensors)).then_some(inner)
 }
 
 /// Whether `folder` holds the blocks that the whole files beside it were made of.

@@ -203,6 +203,50 @@ fn the_model_and_the_optimizer_of_many_ranks_are_the_checkpoint_of_the_folder_th
     assert_eq!(files.len(), 6);
 }
 
+/// Any byte of the files that name components changed: an error or a checkpoint, and nothing outside of the folder.
+#[test]
+fn indices_that_lie_lead_nowhere() {
+    let whole = sentence_transformer(matrix("linear.weight", 16, 32));
+    let index = whole.path().join("modules.json");
+    let text = std::fs::read(&index).unwrap();
+    for i in 0..text.len() {
+        for changed in [b'.', b'/', b'"', b'0'] {
+            let mut bytes = text.clone();
+            bytes[i] = changed;
+            std::fs::write(&index, &bytes).unwrap();
+            if let Ok(files) = files_of(whole.path()) {
+                assert!(files.iter().all(|file| file.starts_with(whole.path())), "{files:?}");
+            }
+            let _ = open(whole.path());
+        }
+    }
+    for path in ["..", "/", "../..", "2_Dense/..", "", "."] {
+        let module = json!([{"path": path, "type": "Dense"}, {"path": "2_Dense", "type": "Dense"}]);
+        std::fs::write(&index, module.to_string()).unwrap();
+        let files = files_of(whole.path()).unwrap();
+        assert!(
+            files.len() <= 2 && files.iter().all(|file| file.parent().unwrap().starts_with(whole.path()))
+        );
+    }
+}
+
+#[test]
+fn files_of_other_libraries_say_what_they_are_and_what_to_do() {
+    use ckpt_kit::zip::{entry, zip};
+    let keras =
+        [entry("metadata.json", "{}"), entry("config.json", "{}"), entry("model.weights.h5", "\u{89}HDF")];
+    let exported = [entry("serialized_exported_program.json", "{}"), entry("serialized_state_dict.pt", "PK")];
+    for (bytes, what, hint) in [
+        (zip(&keras), "Keras", "safetensors"),
+        (b"\x89HDF\r\n\x1a\n and more".to_vec(), "HDF5", "safetensors"),
+        (zip(&exported), "torch.export", "state_dict"),
+    ] {
+        let error = ckpt_inspect::open_bytes("model", bytes).unwrap_err();
+        assert!(error.to_string().contains(what), "{error}");
+        assert!(error.hint.as_ref().unwrap().contains(hint), "{error:?}");
+    }
+}
+
 #[test]
 fn checkpoints_of_other_libraries_say_what_they_are() {
     for (file, what) in [("_CHECKPOINT_METADATA", "Orbax"), ("manifest.ocdbt", "OCDBT")] {

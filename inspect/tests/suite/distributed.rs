@@ -129,6 +129,45 @@ fn of_a_tensor_that_lost_a_rank_the_blocks_of_the_others_are_kept() {
     }
 }
 
+/// Every cut of a rank's file: what was saved before it is read, and the blocks of the other rank always are.
+#[test]
+fn a_cut_file_costs_the_blocks_after_the_cut() {
+    let folder = copy(&saved());
+    let file = folder.path().join("__1_0.distcp");
+    let whole = std::fs::read(&file).unwrap();
+    let name = "model.layers.0.mlp.up_proj.weight";
+    let mut lost = Vec::new();
+    for cut in (0..whole.len()).step_by(whole.len() / 40) {
+        std::fs::write(&file, &whole[..cut]).unwrap();
+        let checkpoint = open(folder.path()).unwrap();
+        assert!(checkpoint.is_damaged(), "{cut}");
+        lost.push(checkpoint.tensors.iter().filter(|tensor| tensor.damage.is_some()).count());
+        let salvage = salvage::salvage(folder.path(), &OpenOptions::default()).unwrap();
+        if let Some(loss) = salvage.losses.iter().find(|loss| loss.name == name) {
+            assert_eq!((loss.present, &loss.holes[..]), (120, &[(120, 216)][..]), "{cut}");
+        }
+    }
+    assert!(lost.is_sorted_by(|a, b| a >= b) && lost[0] > *lost.last().unwrap(), "{lost:?}");
+}
+
+/// Any byte of a block's header changed: an error or damage, in little time.
+#[test]
+fn headers_of_blocks_that_lie_are_errors_or_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    shards(folder.path(), &[(1, &[0, 0], &[2, 3], 1.0), (2, &[2, 0], &[2, 3], 2.0)]);
+    let file = folder.path().join("shard-00002-model-00001-of-00001.safetensors");
+    let whole = std::fs::read(&file).unwrap();
+    for i in 0..whole.len() {
+        for bit in [0, 3, 6] {
+            let mut bytes = whole.clone();
+            bytes[i] ^= 1 << bit;
+            std::fs::write(&file, &bytes).unwrap();
+            let checkpoint = open(folder.path()).unwrap();
+            checkpoint.tensors.iter().for_each(|tensor| drop(tensor.bytes().map(|bytes| bytes.len())));
+        }
+    }
+}
+
 /// Two ranks' blocks of one matrix, as the Hugging Face writer names and describes them.
 fn shards(folder: &Path, ranks: &[(usize, &[usize], &[usize], f32)]) {
     for (rank, offsets, shape, value) in ranks {
