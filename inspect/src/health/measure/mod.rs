@@ -273,6 +273,12 @@ impl Tally {
         }
     }
 
+    /// This one as that of all chunks so far.
+    fn joinable(mut self) -> Tally {
+        self.near_joined.push(std::mem::take(&mut self.near));
+        self
+    }
+
     fn join(mut self, mut other: Tally) -> Tally {
         self.count += other.count;
         self.nan += other.nan;
@@ -319,9 +325,12 @@ impl Scan<'_, '_> {
     fn run(&self) -> Tally {
         let live_cols = if self.line.is_some() { self.cols.unwrap_or(0) } else { 0 };
         let unit = unit(self.cols.filter(|_| live_cols > 0), self.elements.granule());
-        in_chunks(self.elements.len(), unit, |range| self.chunk(range, live_cols))
-            .into_iter()
-            .fold(Tally::new(live_cols), Tally::join)
+        let mut chunks =
+            in_chunks(self.elements.len(), unit, |range| self.chunk(range, live_cols)).into_iter();
+        match chunks.next() {
+            Some(first) => chunks.fold(first.joinable(), Tally::join),
+            None => Tally::new(live_cols),
+        }
     }
 
     fn chunk(&self, range: Range<usize>, live_cols: usize) -> Tally {

@@ -62,20 +62,9 @@ impl Structure {
             return None;
         }
         let count = rows.min(ROWS).min((ELEMENTS / cols).max(8));
-        let mut sample = Sample::new(cols);
-        let mut buffer = vec![0.0f32; cols];
-        for i in 0..count {
-            let start = spread(i, count, rows) * cols;
-            let row = match elements.as_f32() {
-                Some(all) => &all[start..start + cols],
-                None => {
-                    elements.read_f32(start, &mut buffer);
-                    &buffer[..]
-                }
-            };
-            sample.add(row, count);
-        }
-        Some(sample.finish(count))
+        let mut look = Look { elements, rows, count, sample: Sample::new(cols, count) };
+        vectorized(&mut look);
+        Some(look.sample.finish())
     }
 }
 
@@ -93,7 +82,38 @@ fn spread(i: usize, count: usize, rows: usize) -> usize {
     offset + start + hash as usize % (end - start).max(1)
 }
 
+/// One look at the sampled rows of a matrix.
+struct Look<'a> {
+    elements: &'a Elements<'a>,
+    rows: usize,
+    count: usize,
+    sample: Sample,
+}
+
+impl Vectorized for &mut Look<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let cols = self.sample.cols;
+        let ready = self.elements.as_f32();
+        let mut buffer = vec![0.0f32; if ready.is_some() { 0 } else { cols }];
+        for i in 0..self.count {
+            let start = spread(i, self.count, self.rows) * cols;
+            let row = match ready {
+                Some(all) => &all[start..start + cols],
+                None => {
+                    self.elements.read_f32(start, &mut buffer);
+                    &buffer[..]
+                }
+            };
+            self.sample.add(row);
+        }
+    }
+}
+
 struct Sample {
+    cols: usize,
+    /// Rows that will have been added.
+    count: usize,
     /// Of each column over the rows that are not zero.
     least: Vec<f32>,
     most: Vec<f32>,
@@ -103,18 +123,20 @@ struct Sample {
     zero_rows: u64,
     flat_rows: u64,
     whole: bool,
-    /// Some of the rows that are neither zero nor equal to one before, scaled to the norm 1.
-    compared: Vec<Vec<f32>>,
+    /// Some of the rows that are neither zero nor equal to one before, one after the other.
+    compared: Vec<f32>,
     others: usize,
 }
 
 impl Sample {
-    fn new(cols: usize) -> Self {
+    fn new(cols: usize, count: usize) -> Self {
         Sample {
+            cols,
+            count,
             least: vec![f32::INFINITY; cols],
             most: vec![f32::NEG_INFINITY; cols],
-            norms: Vec::new(),
-            seen: Vec::new(),
+            norms: Vec::with_capacity(count),
+            seen: Vec::with_capacity(count),
             zero_rows: 0,
             flat_rows: 0,
             whole: true,
@@ -123,38 +145,42 @@ impl Sample {
         }
     }
 
-    fn add(&mut self, row: &[f32], count: usize) {
-        let mut look = Look { row, least: &mut self.least, most: &mut self.most, squares: 0.0 };
-        vectorized(&mut look);
-        let squares = look.squares;
+    #[inline(always)]
+    fn add(&mut self, row: &[f32]) {
+        let squares = squares(row);
         self.norms.push(squares.sqrt());
         if squares == 0.0 {
             self.zero_rows += 1;
             return;
         }
+        for ((&x, least), most) in row.iter().zip(&mut self.least).zip(&mut self.most) {
+            *least = least.min(x);
+            *most = most.max(x);
+        }
         self.seen.push(hash(row));
         self.flat_rows += u64::from(is_flat(row));
         self.whole = self.whole && row.iter().all(|x| x.fract() == 0.0);
         // Every so many rows, so that those compared are from all over.
-        let every = count.div_ceil(COMPARED);
+        let every = self.count.div_ceil(COMPARED);
         if self.others.is_multiple_of(every) && squares.is_finite() {
-            self.compared.push(row.to_vec());
+            self.compared.extend_from_slice(row);
         }
         self.others += 1;
     }
 
-    fn finish(mut self, count: usize) -> Structure {
-        let nonzero = count as u64 - self.zero_rows;
+    fn finish(mut self) -> Structure {
+        let nonzero = self.count as u64 - self.zero_rows;
+        let compared = self.compared.len() / self.cols;
         let hashes = self.seen.len();
         self.seen.sort_unstable();
         self.seen.dedup();
         let mut structure = Structure {
-            sampled_rows: count as u64,
+            sampled_rows: self.count as u64,
             zero_rows: self.zero_rows,
             equal_rows: (hashes - self.seen.len()) as u64,
             flat_rows: self.flat_rows,
             whole: self.whole && nonzero > 0,
-            compared_rows: self.compared.len() as u64,
+            compared_rows: compared as u64,
             ..Structure::default()
         };
         for (&least, &most) in self.least.iter().zip(&self.most) {
@@ -167,41 +193,39 @@ impl Sample {
         structure.faint_rows = self.norms.iter().filter(|&&norm| norm <= median * FAINT).count() as u64;
         structure.loud_rows =
             self.norms.iter().filter(|&&norm| median > 0.0 && norm >= median * LOUD).count() as u64;
-        if self.compared.len() >= 2 {
-            let gram = gram(&self.compared);
-            structure.effective_rank = effective_rank(&gram, self.compared.len());
-            structure.rank = rank(gram, self.compared.len());
+        if compared >= 2 {
+            let gram = Gram::of(&self.compared, self.cols);
+            structure.effective_rank = gram.effective_rank();
+            structure.rank = gram.rank();
         }
         structure
     }
 }
 
-/// One look at a row: its squares, and the extremes of the columns so far.
-struct Look<'a> {
-    row: &'a [f32],
-    least: &'a mut [f32],
-    most: &'a mut [f32],
-    squares: f64,
-}
-
-impl Vectorized for &mut Look<'_> {
-    #[inline(always)]
-    fn run(self) {
-        let mut sums = [0.0f64; 8];
-        for chunk in self.row.chunks(8) {
-            for (sum, &x) in sums.iter_mut().zip(chunk) {
-                *sum += f64::from(x) * f64::from(x);
-            }
-        }
-        self.squares = sums.iter().sum();
-        if self.squares == 0.0 {
-            return;
-        }
-        for ((&x, least), most) in self.row.iter().zip(&mut *self.least).zip(&mut *self.most) {
-            *least = least.min(x);
-            *most = most.max(x);
+/// The sum of the squares of `row`.
+#[inline(always)]
+fn squares(row: &[f32]) -> f64 {
+    let mut sums = [0.0f64; 16];
+    for chunk in row.chunks(16) {
+        for (sum, &x) in sums.iter_mut().zip(chunk) {
+            *sum += f64::from(x) * f64::from(x);
         }
     }
+    sum(sums)
+}
+
+/// The sum of `lanes`, whose number is a power of two: halves are added as long as there are some, since one addition
+/// after the other would each wait for the last.
+#[inline(always)]
+fn sum<const N: usize>(mut lanes: [f64; N]) -> f64 {
+    let mut half = N / 2;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] += lanes[i + half];
+        }
+        half /= 2;
+    }
+    lanes[0]
 }
 
 /// Whether the elements of `row` that are not zero have one magnitude.
@@ -212,126 +236,160 @@ fn is_flat(row: &[f32]) -> bool {
 }
 
 /// A hash of the bits of `row`, in which zeros of either sign are alike.
+#[inline(always)]
 fn hash(row: &[f32]) -> u64 {
-    let mut hash = Hash { row, lanes: [0x811c_9dc5; 8] };
-    vectorized(&mut hash);
-    hash.lanes.iter().fold(row.len() as u64, |hash, &lane| {
-        (hash.rotate_left(5) ^ u64::from(lane)).wrapping_mul(0x517c_c1b7_2722_0a95)
-    })
-}
-
-struct Hash<'a> {
-    row: &'a [f32],
-    /// One for every eighth element.
-    lanes: [u32; 8],
-}
-
-impl Vectorized for &mut Hash<'_> {
-    #[inline(always)]
-    fn run(self) {
-        let mut lanes = self.lanes;
-        let (eights, rest) = self.row.as_chunks::<8>();
-        // The rotation brings the sign to where the product spreads it.
-        let mix = |lane: u32, x: f32| (lane.rotate_left(5) ^ (x + 0.0).to_bits()).wrapping_mul(0x9e37_79b1);
-        for eight in eights {
-            for (lane, &x) in lanes.iter_mut().zip(eight) {
-                *lane = mix(*lane, x);
-            }
+    // One for every sixteenth element, so that few have to wait for another.
+    let mut lanes = [0x811c_9dc5u32; 16];
+    let (chunks, rest) = row.as_chunks::<16>();
+    // The rotation brings the sign to where the product spreads it.
+    let mix = |lane: u32, x: u32| (lane.rotate_left(5) ^ x).wrapping_mul(0x9e37_79b1);
+    let bits = |x: f32| (x + 0.0).to_bits();
+    for chunk in chunks {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane = mix(*lane, bits(x));
         }
-        for (lane, &x) in lanes.iter_mut().zip(rest) {
-            *lane = mix(*lane, x);
-        }
-        self.lanes = lanes;
     }
+    for (lane, &x) in lanes.iter_mut().zip(rest) {
+        *lane = mix(*lane, bits(x));
+    }
+    for i in 0..8 {
+        lanes[i] = mix(lanes[i], lanes[i + 8]);
+    }
+    let fold = |hash: u64, pair: &[u32]| {
+        let both = u64::from(pair[0]) << 32 | u64::from(pair[1]);
+        (hash.rotate_left(5) ^ both).wrapping_mul(0x517c_c1b7_2722_0a95)
+    };
+    lanes[..8].chunks_exact(2).fold(row.len() as u64, fold)
 }
+
+/// Columns of which products are summed at a time, while they are in the first-level cache.
+const TILE: usize = 64;
 
 /// The inner products of rows with each other, a square of them.
 struct Gram<'a> {
-    rows: &'a [Vec<f32>],
-    products: Vec<f64>,
+    rows: &'a [f32],
+    cols: usize,
+    products: [[f64; COMPARED]; COMPARED],
+    /// The sum of the squares of all of them.
+    squares: f64,
 }
 
-/// Inner products of `rows` with each other.
-fn gram(rows: &[Vec<f32>]) -> Vec<f64> {
-    let mut gram = Gram { rows, products: vec![0.0; rows.len() * rows.len()] };
-    vectorized(&mut gram);
-    gram.products
+impl Gram<'_> {
+    /// Of `rows` of `cols`.
+    fn of(rows: &[f32], cols: usize) -> Gram<'_> {
+        let mut gram = Gram { rows, cols, products: [[0.0; COMPARED]; COMPARED], squares: 0.0 };
+        vectorized(&mut gram);
+        gram
+    }
+
+    /// The sum of the products of rows with themselves.
+    fn trace(&self) -> f64 {
+        self.products.iter().enumerate().map(|(i, row)| row[i]).sum()
+    }
+
+    fn effective_rank(&self) -> Option<f64> {
+        Some(self.trace().powi(2) / self.squares).filter(|rank| rank.is_finite())
+    }
+
+    /// The pivots of a Cholesky decomposition that are needed until less than [`RESIDUE`] is left.
+    fn rank(&self) -> Option<u64> {
+        let mut pivots = Pivots { gram: self, rank: None };
+        vectorized(&mut pivots);
+        pivots.rank
+    }
 }
 
 impl Vectorized for &mut Gram<'_> {
     #[inline(always)]
     fn run(self) {
-        let n = self.rows.len();
-        for i in 0..n {
-            for j in 0..=i {
-                let (a, rest_a) = self.rows[i].as_chunks::<8>();
-                let (b, rest_b) = self.rows[j].as_chunks::<8>();
-                let mut sums = [0.0f64; 8];
-                for (a, b) in a.iter().zip(b) {
-                    for ((sum, &a), &b) in sums.iter_mut().zip(a).zip(b) {
-                        *sum += f64::from(a) * f64::from(b);
+        let n = self.rows.len() / self.cols;
+        let mut tile = [[0.0f64; COMPARED]; TILE];
+        for start in (0..self.cols).step_by(TILE) {
+            let width = TILE.min(self.cols - start);
+            for i in 0..n {
+                let row = &self.rows[i * self.cols + start..][..width];
+                for (column, &x) in tile.iter_mut().zip(row) {
+                    column[i] = x.into();
+                }
+            }
+            for (i, products) in self.products[..n].iter_mut().enumerate() {
+                let mut sums = *products;
+                for column in &tile[..width] {
+                    let factor = column[i];
+                    for (sum, x) in sums.iter_mut().zip(column) {
+                        *sum += factor * x;
                     }
                 }
-                let rest: f64 = rest_a.iter().zip(rest_b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
-                let product = sums.iter().sum::<f64>() + rest;
-                self.products[i * n + j] = product;
-                self.products[j * n + i] = product;
+                *products = sums;
             }
         }
+        let mut squares = [0.0f64; COMPARED];
+        for row in &self.products {
+            for (sum, x) in squares.iter_mut().zip(row) {
+                *sum += x * x;
+            }
+        }
+        self.squares = sum(squares);
     }
 }
 
-/// Of `n` rows with inner products `gram`.
-fn effective_rank(gram: &[f64], n: usize) -> Option<f64> {
-    let trace: f64 = gram.iter().step_by(n + 1).sum();
-    let squares: f64 = gram.iter().map(|g| (g / trace) * (g / trace)).sum();
-    Some(1.0 / squares).filter(|rank| rank.is_finite())
+struct Pivots<'a> {
+    gram: &'a Gram<'a>,
+    rank: Option<u64>,
 }
 
-/// The pivots of a Cholesky decomposition of `gram`, the inner products of `n` rows, that are needed until less than
-/// [`RESIDUE`] is left.
-fn rank(mut gram: Vec<f64>, n: usize) -> Option<u64> {
-    let trace: f64 = gram.iter().step_by(n + 1).sum();
-    if !(trace > 0.0 && trace.is_finite()) {
-        return None;
-    }
-    for step in 0..n {
-        let diagonal = |i: usize| gram[i * (n + 1)];
-        let left: f64 = (step..n).map(|i| diagonal(i).max(0.0)).sum();
-        if left <= RESIDUE * trace {
-            return Some(step as u64);
-        }
-        let pivot = (step..n).max_by(|&a, &b| diagonal(a).total_cmp(&diagonal(b)))?;
-        // The pivot's row and column come first of those that are left.
-        for i in step..n {
-            gram.swap(step * n + i, pivot * n + i);
-        }
-        for i in step..n {
-            gram.swap(i * n + step, i * n + pivot);
-        }
-        vectorized(Elimination { rest: &mut gram[step * n..], n, step });
-    }
-    Some(n as u64)
-}
-
-/// Takes what the first of the rows in `rest` has in common with the others from them, from column `step` on.
-struct Elimination<'a> {
-    rest: &'a mut [f64],
-    n: usize,
-    step: usize,
-}
-
-impl Vectorized for Elimination<'_> {
+impl Vectorized for &mut Pivots<'_> {
     #[inline(always)]
     fn run(self) {
-        let (first, others) = self.rest.split_at_mut(self.n);
-        let first = &first[self.step..];
-        for other in others.chunks_mut(self.n) {
-            let other = &mut other[self.step..];
-            let factor = other[0] / first[0];
-            other.iter_mut().zip(first).for_each(|(other, first)| *other -= factor * first);
+        let products = &self.gram.products;
+        let n = self.gram.rows.len() / self.gram.cols;
+        let trace = self.gram.trace();
+        if !(trace > 0.0 && trace.is_finite()) {
+            return;
         }
+        // What is left of each row's square, and the columns of the triangle so far.
+        let mut left = [0.0f64; COMPARED];
+        for (i, (left, row)) in left.iter_mut().zip(products).enumerate() {
+            *left = row[i];
+        }
+        let mut columns = [[0.0f64; COMPARED]; COMPARED];
+        for step in 0..n {
+            if sum(left) <= RESIDUE * trace {
+                self.rank = Some(step as u64);
+                return;
+            }
+            let most = most(left);
+            let Some(pivot) = left.iter().position(|&x| x == most) else { return };
+            let mut column = products[pivot];
+            for earlier in &columns[..step] {
+                let factor = earlier[pivot];
+                for (x, e) in column.iter_mut().zip(earlier) {
+                    *x -= factor * e;
+                }
+            }
+            let scale = 1.0 / most.sqrt();
+            for (x, left) in column.iter_mut().zip(&mut left) {
+                *x *= scale;
+                *left = (*left - *x * *x).max(0.0);
+            }
+            left[pivot] = 0.0;
+            columns[step] = column;
+        }
+        self.rank = Some(n as u64);
     }
+}
+
+/// The largest of `lanes`, by halves.
+#[inline(always)]
+fn most(mut lanes: [f64; COMPARED]) -> f64 {
+    let mut half = COMPARED / 2;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] = lanes[i].max(lanes[i + half]);
+        }
+        half /= 2;
+    }
+    lanes[0]
 }
 
 #[cfg(test)]

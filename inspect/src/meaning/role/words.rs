@@ -8,6 +8,8 @@ pub(super) struct Words {
     pub path: String,
     pub own: String,
     pub module: String,
+    /// A bit for each byte that some word begins with, by its lower six bits.
+    initials: u64,
 }
 
 fn push_words(text: &str, into: &mut String) {
@@ -46,7 +48,10 @@ impl Words {
             }
             false => last,
         };
-        Words { path: words(name), own: words(last), module: words(module) }
+        let path = words(name);
+        let initials = path.as_bytes().windows(2).filter(|pair| pair[0] == b' ');
+        let initials = initials.fold(0, |initials, pair| initials | bit(pair[1]));
+        Words { own: words(last), module: words(module), path, initials }
     }
 
     pub fn module_ends_with(&self, phrase: &str) -> bool {
@@ -54,6 +59,10 @@ impl Words {
     }
 
     pub fn bear(&self, place: Place, phrase: &str) -> bool {
+        // For every tensor this is asked a few hundred times, and seldom is there a word with that initial.
+        if phrase.bytes().next().is_some_and(|initial| self.initials & bit(initial) == 0) {
+            return false;
+        }
         let begins = |text: &str| text[1..].strip_prefix(phrase).is_some_and(|rest| rest.starts_with(' '));
         let ends =
             |text: &str| text[..text.len() - 1].strip_suffix(phrase).is_some_and(|rest| rest.ends_with(' '));
@@ -69,9 +78,13 @@ impl Words {
     }
 }
 
+fn bit(byte: u8) -> u64 {
+    1 << (byte & 63)
+}
+
 /// Whether `phrase` is in `text`, as whole words.
 pub(super) fn holds(text: &str, phrase: &str) -> bool {
-    // For every tensor this is asked a few hundred times: what prepares a search takes longer than the search.
+    // Names are short: what prepares a search takes longer than the search.
     let (text, phrase) = (text.as_bytes(), phrase.as_bytes());
     let begins = |at: usize| text[at..].strip_prefix(phrase).is_some_and(|rest| rest.first() == Some(&b' '));
     (1..text.len()).any(|at| text[at - 1] == b' ' && begins(at))
