@@ -99,15 +99,17 @@ fn weights(folder: &Path) -> Weights {
 
 /// The model in `folder` that is named as libraries name one.
 fn form_in(folder: &Path) -> Option<PathBuf> {
-    FORMS.as_flattened().iter().map(|form| folder.join(form)).find(|form| form.is_file())
+    file_in(folder, FORMS.as_flattened())
 }
 
 /// The weights of an adapter in `folder`.
 fn adapter_in(folder: &Path) -> Option<PathBuf> {
-    ["adapter_model.safetensors", "adapter_model.bin"]
-        .iter()
-        .map(|file| folder.join(file))
-        .find(|file| file.is_file())
+    file_in(folder, &["adapter_model.safetensors", "adapter_model.bin"])
+}
+
+/// The first of `names` that is a file of `folder`.
+fn file_in(folder: &Path, names: &[&str]) -> Option<PathBuf> {
+    names.iter().map(|name| folder.join(name)).find(|path| path.is_file())
 }
 
 impl Composition {
@@ -209,7 +211,16 @@ fn ranks(folder: &Path) -> Option<Composition> {
             }
         }
     }
-    (!whole.components.is_empty()).then_some(whole)
+    if whole.components.is_empty() {
+        return None;
+    }
+    // The model may have been saved as one file beside its optimizer.
+    if !whole.components.iter().any(|component| component.is_model)
+        && let Some(path) = form_in(folder).or_else(|| file_in(folder, &["pytorch_model_fsdp.bin"]))
+    {
+        whole.components.insert(0, Component { name: String::new(), path, is_model: true });
+    }
+    Some(whole)
 }
 
 /// A model, what trainers of diffusers saved beside it (such as the average of its weights), and adapters.

@@ -201,6 +201,15 @@ fn the_model_and_the_optimizer_of_many_ranks_are_the_checkpoint_of_the_folder_th
     assert!(checkpoint.tensors.iter().any(|t| t.group == Group::Optimizer));
     let files: Vec<PathBuf> = files_of(&step).unwrap();
     assert_eq!(files.len(), 6);
+    // Of many ranks may be the optimizer alone.
+    std::fs::remove_dir_all(step.join("pytorch_model_fsdp_0")).unwrap();
+    std::fs::write(step.join("model.safetensors"), matrix("own.weight", 8, 8)).unwrap();
+    let checkpoint = open(&step).unwrap();
+    assert_eq!(
+        (checkpoint.tensors[0].name.as_str(), checkpoint.tensors.len()),
+        ("own.weight", own.tensors.len() + 1)
+    );
+    assert_eq!(find(run.path()).unwrap(), [step]);
 }
 
 /// Any byte of the files that name components changed: an error or a checkpoint, and nothing outside of the folder.
