@@ -31,6 +31,15 @@ pub(crate) fn plan<'c>(source: &'c Checkpoint, options: &Options) -> Result<Plan
     if let Some(why) = source.coding.refusal().filter(|_| !keeps) {
         return Err(Error::of_source(source, why));
     }
+    let form = options.target.form();
+    if !source.components.is_empty() && (form.is_model || options.target.packing().is_some()) {
+        let names: Vec<String> = source.components.iter().map(|name| folder_name(name)).collect();
+        let why = format!(
+            "it consists of several models, those in {}, and the output would be one: convert each of them by itself",
+            names.join(", ")
+        );
+        return Err(Error::of_source(source, why));
+    }
     let mut builder = Builder::new(source, options)?;
     let chosen = builder.choose()?;
     builder.add(chosen)?;
@@ -56,6 +65,14 @@ pub(crate) fn plan<'c>(source: &'c Checkpoint, options: &Options) -> Result<Plan
             .into());
     }
     Ok(plan)
+}
+
+/// The folder of a component, in words.
+fn folder_name(component: &str) -> String {
+    match component {
+        "" => "the folder itself".into(),
+        name => format!("{}/", name.escape_debug()),
+    }
 }
 
 /// A source tensor and the decisions about it.
@@ -88,8 +105,8 @@ impl<'c, 'o> Builder<'c, 'o> {
         let pickled = !matches!(source.format, Format::SafeTensors | Format::Gguf { .. });
         let has_key = source.tensors.iter().any(|t| without_state_dict(&t.name) != t.name);
         // Readers of i2s files expect the state dict under a key.
-        let nested =
-            pickled && target.form().nests && options.root.is_none() && (has_key || target == Target::Torch);
+        let keeps = matches!(target, Target::Torch | Target::Dcp);
+        let nested = pickled && target.form().nests && options.root.is_none() && (has_key || keeps);
         if options.keep_optimizer && !nested {
             return Err(Error::target(
                 "optimizer state can only be kept when a PyTorch source is converted as a whole, not one of its state dicts",
@@ -109,7 +126,8 @@ impl<'c, 'o> Builder<'c, 'o> {
         if let (Value::Dict(entries), true) = (&mut metadata, target.form().nests) {
             let packed = HashableValue::String("packed".into());
             entries.remove(&packed);
-            if !nested && (!entries.is_empty() || target == Target::I2s) {
+            // What resumes from a distributed checkpoint asks for names, not for a state dict.
+            if !nested && target != Target::Dcp && (!entries.is_empty() || target == Target::I2s) {
                 prefix = "model_state_dict.";
                 let key = HashableValue::String("model_state_dict".into());
                 entries.insert(key, Value::Dict(BTreeMap::new()));
@@ -443,7 +461,7 @@ impl<'c, 'o> Builder<'c, 'o> {
         }
         let unpacked = chosen.iter().filter(|c| c.grid.is_none()).map(|c| (c.index, c.dtype));
         let form = self.options.target.form();
-        let shared = match form.nests {
+        let shared = match form.shares {
             true => shared_runs(self.plan.source, unpacked),
             false => HashMap::new(),
         };

@@ -66,6 +66,7 @@ pub(crate) const FORM: Form = Form {
     instead: |_| Remedy::Target("pt"),
     style: Some(Style::Gguf),
     nests: false,
+    shares: false,
     ties: true,
     tells_values: true,
     is_model: true,

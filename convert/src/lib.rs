@@ -19,6 +19,7 @@ mod bound;
 mod build;
 mod compare;
 mod complete;
+mod dcp;
 mod encode;
 mod error;
 mod gguf;

@@ -3,6 +3,7 @@
 mod gguf;
 mod golden;
 mod hostile;
+mod layouts;
 mod peers;
 mod quantized;
 mod round_trips;

@@ -119,6 +119,7 @@ pub fn describe(
         path: checkpoint.path.display().to_string(),
         format: checkpoint.format,
         model: checkpoint.model.record(),
+        components: checkpoint.components.clone(),
         step: checkpoint.step.as_ref().map(|(step, _)| *step),
         step_source: checkpoint.step.as_ref().map(|(_, source)| source.clone()),
         file_bytes: checkpoint.file_bytes(),

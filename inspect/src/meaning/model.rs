@@ -103,6 +103,11 @@ impl Model {
         if let Some(model) = student(tensors, metadata) {
             return model;
         }
+        Model::unknown()
+    }
+
+    /// A network that is not recognised.
+    pub(crate) fn unknown() -> Model {
         Model { architecture: UNKNOWN.into(), ..Model::default() }
     }
 
