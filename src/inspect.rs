@@ -320,6 +320,9 @@ fn summary(record: &CheckpointRecord, args: &Args) -> String {
     for assumed in &record.model.assumed {
         line("", plain.dimmed(), assumed);
     }
+    if !record.components.is_empty() {
+        line("models", plain, &models(&record.components));
+    }
     if let Some(step) = record.step {
         line("step", plain, &format!("{step}, from {}", record.step_source.as_deref().unwrap_or("?")));
     }
@@ -346,6 +349,15 @@ fn summary(record: &CheckpointRecord, args: &Args) -> String {
         line("warning", terminal::verdict_style(Some(Verdict::Weak)), text);
     }
     out
+}
+
+/// The folders of the models that a checkpoint consists of.
+fn models(components: &[String]) -> String {
+    let shown = |name: &String| match name.as_str() {
+        "" => "that of the folder itself".to_string(),
+        name => terminal::escape(name),
+    };
+    components.iter().map(shown).collect::<Vec<_>>().join(", ")
 }
 
 fn model(record: &CheckpointRecord) -> String {

@@ -281,7 +281,11 @@ fn losses(losses: &[Loss]) -> String {
             plain(terminal::escape(&loss.name)),
             plain(dtype.unwrap_or_else(|| "not known".into())),
             plain(if loss.dtype.is_some() { terminal::bytes(loss.bytes) } else { "not known".into() }),
-            plain(loss.range.map_or("not in the file".into(), |(start, end)| format!("{start}..{end}"))),
+            plain(match loss.range {
+                Some((start, end)) => format!("{start}..{end}"),
+                None if loss.present > 0 => "in several places".into(),
+                None => "not in the file".into(),
+            }),
             plain(terminal::bytes(loss.present)),
             plain(terminal::escape(loss.filled.as_deref().unwrap_or("left out"))),
             plain(terminal::escape(&loss.why)),

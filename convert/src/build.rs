@@ -31,6 +31,15 @@ pub(crate) fn plan<'c>(source: &'c Checkpoint, options: &Options) -> Result<Plan
     if let Some(why) = source.coding.refusal().filter(|_| !keeps) {
         return Err(Error::of_source(source, why));
     }
+    let form = options.target.form();
+    if !source.components.is_empty() && (form.is_model || options.target.packing().is_some()) {
+        let names: Vec<String> = source.components.iter().map(|name| folder_name(name)).collect();
+        let why = format!(
+            "it consists of several models, those in {}, and the output would be one: convert each of them by itself",
+            names.join(", ")
+        );
+        return Err(Error::of_source(source, why));
+    }
     let mut builder = Builder::new(source, options)?;
     let chosen = builder.choose()?;
     builder.add(chosen)?;
@@ -56,6 +65,14 @@ pub(crate) fn plan<'c>(source: &'c Checkpoint, options: &Options) -> Result<Plan
             .into());
     }
     Ok(plan)
+}
+
+/// The folder of a component, in words.
+fn folder_name(component: &str) -> String {
+    match component {
+        "" => "the folder itself".into(),
+        name => format!("{}/", name.escape_debug()),
+    }
 }
 
 /// A source tensor and the decisions about it.
@@ -88,8 +105,8 @@ impl<'c, 'o> Builder<'c, 'o> {
         let pickled = !matches!(source.format, Format::SafeTensors | Format::Gguf { .. });
         let has_key = source.tensors.iter().any(|t| without_state_dict(&t.name) != t.name);
         // Readers of i2s files expect the state dict under a key.
-        let nested =
-            pickled && target.form().nests && options.root.is_none() && (has_key || target == Target::Torch);
+        let keeps = matches!(target, Target::Torch | Target::Dcp);
+        let nested = pickled && target.form().nests && options.root.is_none() && (has_key || keeps);
         if options.keep_optimizer && !nested {
             return Err(Error::target(
                 "optimizer state can only be kept when a PyTorch source is converted as a whole, not one of its state dicts",
@@ -109,7 +126,8 @@ impl<'c, 'o> Builder<'c, 'o> {
         if let (Value::Dict(entries), true) = (&mut metadata, target.form().nests) {
             let packed = HashableValue::String("packed".into());
             entries.remove(&packed);
-            if !nested && (!entries.is_empty() || target == Target::I2s) {
+            // What resumes from a distributed checkpoint asks for names, not for a state dict.
+            if !nested && target != Target::Dcp && (!entries.is_empty() || target == Target::I2s) {
                 prefix = "model_state_dict.";
                 let key = HashableValue::String("model_state_dict".into());
                 entries.insert(key, Value::Dict(BTreeMap::new()));
@@ -315,7 +333,7 @@ impl<'c, 'o> Builder<'c, 'o> {
         let (source, options) = (self.plan.source, self.options);
         let Some(packing) = options.target.packing() else { return Ok(()) };
         let student = source.model.student.as_ref();
-        let eps = source.model.quantization_eps();
+        let floor = source.model.quantization_floor();
         let packable = |c: &Chosen| {
             let tensor = &source.tensors[c.index];
             let wanted = match &options.ternary {
@@ -335,7 +353,7 @@ impl<'c, 'o> Builder<'c, 'o> {
             if !packable(c) || !packing.tells_rows(&tensor.shape) {
                 continue;
             }
-            c.grid = Some(grid(source, tensor, eps)?);
+            c.grid = Some(grid(source, tensor, floor)?);
         }
         let packed: Vec<&Chosen> = chosen.iter().filter(|c| c.grid.is_some()).collect();
         if packed.is_empty() {
@@ -374,7 +392,7 @@ impl<'c, 'o> Builder<'c, 'o> {
     /// Decides the types of GGUF output, and which matrices are written in their ternary form.
     fn settle_quants(&mut self, settings: Gguf, chosen: &mut [Chosen]) -> Result<()> {
         let (source, options) = (self.plan.source, self.options);
-        let eps = source.model.quantization_eps();
+        let floor = source.model.quantization_floor();
         let is_ternary = |name: &str, tensor: &TensorInfo| {
             let wanted = match &options.ternary {
                 Some(glob) => glob.is_match(name),
@@ -415,7 +433,7 @@ impl<'c, 'o> Builder<'c, 'o> {
             let has_blocks = matches!(tensor.dtype, DType::Ggml(_)) && tensor.dtype.is_ternary();
             let rounds = ternary && !settings.latent && !has_blocks && !packed;
             if (quant.is_ternary() && (packed || needs_scale)) || rounds {
-                let grid = grid(source, tensor, eps)?;
+                let grid = grid(source, tensor, floor)?;
                 // Codes that a coarser type has rounded already are written as they are, not rounded again.
                 if !grid.exact && source.model.holds_codes() && !quant.is_ternary() {
                     continue;
@@ -443,7 +461,7 @@ impl<'c, 'o> Builder<'c, 'o> {
         }
         let unpacked = chosen.iter().filter(|c| c.grid.is_none()).map(|c| (c.index, c.dtype));
         let form = self.options.target.form();
-        let shared = match form.nests {
+        let shared = match form.shares {
             true => shared_runs(self.plan.source, unpacked),
             false => HashMap::new(),
         };

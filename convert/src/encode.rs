@@ -24,6 +24,9 @@ const CONVERTED: usize = 1 << 16;
 /// Tensors that allocate at most this much are processed in parallel, larger ones one at a time.
 const SMALL: u64 = 1 << 20;
 
+/// Tensors that lie in several places are gathered this many bytes at a time.
+pub(crate) const GATHERED: u64 = 16 << 20;
+
 /// Values that the narrower type could not hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -211,6 +214,13 @@ impl Writer<'_> {
     fn write_blob(&self, blob: &Blob, to: &To<'_>) -> Result<Written> {
         match &blob.content {
             Content::Bytes(bytes) => self.copy(bytes, to),
+            Content::Elements(elements)
+                if self.allocated(blob) > GATHERED
+                    && elements.is_source()
+                    && elements.tensor.stretch(0, 0).is_some() =>
+            {
+                self.write_stretches(blob, &elements.tensor, to)
+            }
             Content::Elements(elements) => {
                 let tensor = &elements.tensor;
                 let bytes = self.source.spread(tensor)?;
@@ -247,6 +257,32 @@ impl Writer<'_> {
                 self.write_blocks(elements, *quant, *unit_scale, to)
             }
         }
+    }
+
+    /// Writes `tensor`, which has to be gathered, some elements at a time.
+    fn write_stretches(&self, blob: &Blob, tensor: &TensorInfo, to: &To<'_>) -> Result<Written> {
+        let size = |dtype: DType| dtype.element_size().unwrap_or(1) as u64;
+        let (step, width) = (GATHERED / size(tensor.dtype), size(blob.dtype));
+        let (mut losses, mut crc) = (Losses::default(), Hasher::new());
+        let mut start = 0;
+        while start < tensor.numel() {
+            let count = step.min(tensor.numel() - start);
+            let stretch = tensor.stretch(start, count);
+            let stretch =
+                stretch.ok_or_else(|| ReadError::damaged("its size overflows").in_tensor(&tensor.name))?;
+            let content = Content::Elements(Elements::new(stretch, None));
+            let part = Blob::new(blob.dtype, count * width, content);
+            let written = match to {
+                To::Places(output, offset) => {
+                    self.write_blob(&part, &To::Places(output, offset + start * width))?
+                }
+                To::Stream(..) => self.write_blob(&part, to)?,
+            };
+            losses += written.losses;
+            crc.combine(&Hasher::new_with_initial_len(written.crc, part.bytes));
+            start += count;
+        }
+        Ok(Written { losses, crc: crc.finalize() })
     }
 
     fn write_blocks(

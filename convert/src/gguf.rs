@@ -24,7 +24,7 @@ use crate::plan::{Options, Plan};
 use crate::quant::Quant;
 use crate::target::{Form, Target};
 use crate::ternary::Grid;
-use crate::{Error, Result, safetensors};
+use crate::{Error, Result, runner, safetensors};
 
 /// How weights go into a GGUF file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,6 +66,7 @@ pub(crate) const FORM: Form = Form {
     instead: |_| Remedy::Target("pt"),
     style: Some(Style::Gguf),
     nests: false,
+    shares: false,
     ties: true,
     tells_values: true,
     is_model: true,
@@ -364,6 +365,7 @@ fn described(plan: &mut Plan<'_>, latent: bool) -> Result<Keys> {
     if !config.rope_scaling.is_known_in_gguf() {
         plan.notes.push(Note::RopeScaling { kind: config.rope_scaling.kind().to_string() });
     }
+    plan.notes.extend(runner::notes(plan, &config)?);
     if let Some(name) = source.path.file_stem() {
         keys.set("general.name", name.to_string_lossy().as_ref());
     }

@@ -129,6 +129,20 @@ pub enum Note {
         /// The kind's name in config.json.
         kind: String,
     },
+    /// Not every version of llama.cpp reads these biases in models of the architecture.
+    Biases {
+        /// How many.
+        count: usize,
+        /// The architecture in GGUF.
+        architecture: String,
+    },
+    /// llama.cpp reads no sliding window in models of the architecture.
+    SlidingWindow {
+        /// Positions that attention sees.
+        window: usize,
+        /// The architecture in GGUF.
+        architecture: String,
+    },
     /// config.json cannot express the divisors of rotary frequencies that the source has.
     RopeFactors,
     /// The copy's readers do not apply soft caps.
@@ -352,6 +366,15 @@ impl fmt::Display for Note {
                 f,
                 "its rotary positions are scaled by `{}`, for which GGUF has no key: llama.cpp ignores it, and long texts will go wrong",
                 kind.escape_debug()
+            ),
+            Note::Biases { count, architecture } => write!(
+                f,
+                "the model has {count} {}, which not every llama.cpp reads in {architecture} models: one that does not refuses the file",
+                if *count == 1 { "bias" } else { "biases" }
+            ),
+            Note::SlidingWindow { window, architecture } => write!(
+                f,
+                "its attention sees {window} positions, and llama.cpp reads no window in {architecture} models: longer texts will differ there"
             ),
             Note::RopeFactors => f.write_str(
                 "the divisors of its rotary frequencies do not follow Llama 3's rule, and config.json cannot express others",

@@ -32,6 +32,7 @@ pub(crate) const FORM: Form = Form {
     },
     style: None,
     nests: false,
+    shares: false,
     ties: false,
     tells_values: false,
     is_model: false,

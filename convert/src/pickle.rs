@@ -23,12 +23,14 @@ pub(crate) struct TensorRef<'t> {
 #[derive(Default)]
 pub(crate) struct Pickler {
     out: Vec<u8>,
+    /// Classes and functions that were named, and can be referred to by their number.
+    named: Vec<(&'static str, &'static str)>,
 }
 
 impl Pickler {
     /// Begins a pickle.
     pub fn new() -> Self {
-        Pickler { out: vec![0x80, 2] }
+        Pickler { out: vec![0x80, 2], named: Vec::new() }
     }
 
     /// The finished pickle of the one value that was appended.
@@ -55,6 +57,62 @@ impl Pickler {
     /// `]`.
     pub fn end_list(&mut self) {
         self.out.push(b'e');
+    }
+
+    /// An instance of a class, whose state `state` appends; without one, of a class that has none.
+    pub fn instance(
+        &mut self,
+        (module, name): (&'static str, &'static str),
+        state: Option<&mut dyn FnMut(&mut Self)>,
+    ) {
+        self.known(module, name);
+        self.out.extend([b')', 0x81]);
+        if let Some(state) = state {
+            state(self);
+            self.out.push(b'b');
+        }
+    }
+
+    /// What a function returns for the one argument that `argument` appends.
+    pub fn call(&mut self, module: &'static str, name: &'static str, argument: impl FnOnce(&mut Self)) {
+        self.known(module, name);
+        argument(self);
+        self.out.extend([0x85, b'R']);
+    }
+
+    /// A tuple of what `items` appends.
+    pub fn tuple(&mut self, items: impl FnOnce(&mut Self)) {
+        self.out.push(b'(');
+        items(self);
+        self.out.push(b't');
+    }
+
+    /// A text.
+    pub fn text(&mut self, text: &str) {
+        self.str(text);
+    }
+
+    /// A whole number.
+    pub fn number(&mut self, number: u64) {
+        self.int(number as i64);
+    }
+
+    /// A `torch.Size`.
+    pub fn size(&mut self, sizes: &[usize]) {
+        self.call("torch", "Size", |pickler| pickler.sizes(sizes));
+    }
+
+    /// A class or function: in full the first time, then by its number.
+    pub fn known(&mut self, module: &'static str, name: &'static str) {
+        if let Some(number) = self.named.iter().position(|known| *known == (module, name)) {
+            self.out.extend([b'h', number as u8]);
+            return;
+        }
+        self.global(module, name);
+        if let Ok(number) = u8::try_from(self.named.len()) {
+            self.out.extend([b'q', number]);
+            self.named.push((module, name));
+        }
     }
 
     /// A dict's key.

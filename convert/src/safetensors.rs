@@ -100,6 +100,7 @@ pub(crate) const FORM: Form = Form {
     instead: |_| Remedy::Target("pt"),
     style: None,
     nests: false,
+    shares: false,
     ties: true,
     tells_values: true,
     is_model: false,

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use ckpt_inspect::Role as TensorRole;
 use ckpt_inspect::meaning::architecture::{Part, Role, STUDENT};
 use ckpt_inspect::meaning::{RopePairing, role};
+use ckpt_inspect::measure::Floor;
 use ckpt_inspect::{Checkpoint, DType, Format, ModelConfig, TensorInfo};
 
 use crate::Result;
@@ -46,14 +47,14 @@ pub(crate) fn has_scale_beside(tensor: &TensorInfo) -> bool {
 }
 
 /// How a source matrix becomes ternary.
-pub(crate) fn grid(source: &Checkpoint, tensor: &TensorInfo, eps: f64) -> Result<Grid> {
+pub(crate) fn grid(source: &Checkpoint, tensor: &TensorInfo, floor: Floor) -> Result<Grid> {
     if matches!(tensor.dtype, DType::Ternary(_)) {
         return Ok(Grid { scale: tensor.scale, exact: true });
     }
     let elements = Elements::new(tensor.clone(), None);
     let bytes = source.spread(&elements.tensor)?;
     let values = Decoded::new(source, &elements, &bytes)?;
-    Ok(Grid::measure(&values, eps).map_err(|e| e.in_tensor(&tensor.name).in_file(&source.path))?)
+    Ok(Grid::measure(&values, floor).map_err(|e| e.in_tensor(&tensor.name).in_file(&source.path))?)
 }
 
 /// The order of query and key rows in PyTorch's terms, for those of a GGUF file that has them in another: where each is

@@ -11,7 +11,7 @@ use crate::names::Style;
 use crate::note::Remedy;
 use crate::plan::{Options, Plan};
 use crate::source::gguf_student;
-use crate::{Result, gguf, hf, npz, safetensors, torch};
+use crate::{Result, dcp, gguf, hf, npz, safetensors, torch};
 
 /// What planning, writing and the command line need to know about a container or packing.
 pub struct Form {
@@ -31,8 +31,10 @@ pub struct Form {
     pub(crate) instead: fn(DType) -> Remedy,
     /// The naming scheme of tensors; by default that of the source.
     pub(crate) style: Option<Style>,
-    /// Whether tensors are in a nested PyTorch object, and may share storages.
+    /// Whether tensors are in a nested PyTorch object.
     pub(crate) nests: bool,
+    /// Whether tensors may be views of one storage.
+    pub(crate) shares: bool,
     /// Whether a tensor that is the same as another may be left out.
     pub(crate) ties: bool,
     /// Whether it has plain values: config, step.
@@ -88,6 +90,8 @@ targets! {
     } => hf::FORM;
     /// PyTorch's zip.
     Torch => torch::FORM;
+    /// A folder of `torch.distributed.checkpoint`.
+    Dcp => dcp::FORM;
     /// GGUF, one file or a split set.
     Gguf(Gguf) => gguf::FORM;
     /// NumPy's archive of arrays.

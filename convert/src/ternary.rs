@@ -1,6 +1,6 @@
 //! Making a matrix ternary. The packings of its codes are in [`ckpt_inspect::packing`].
 
-use ckpt_inspect::measure::{absmean_scale, zero_line};
+use ckpt_inspect::measure::{Floor, absmean_scale, zero_line};
 use ckpt_inspect::packing::ReadCodes;
 use ckpt_inspect::{Error as ReadError, TernaryPacking};
 use rayon::prelude::*;
@@ -23,12 +23,12 @@ pub struct Grid {
 
 impl Grid {
     /// The grid of a matrix: its own where all nonzero magnitudes are the same, else the absmean rule's, which
-    /// BitLinear applies in every forward pass: scale = mean|W| + eps, code = clamp(round(W / scale), -1, 1). The
+    /// BitLinear applies in every forward pass: scale = mean|W|, kept from zero, code = clamp(round(W / scale), -1, 1). The
     /// scale is [`absmean_scale`], as wherever ckpt makes weights ternary.
     ///
     /// # Errors
     /// `Damaged` when a value is NaN or infinite.
-    pub(crate) fn measure(values: &Decoded<'_>, eps: f64) -> Result<Grid, ReadError> {
+    pub(crate) fn measure(values: &Decoded<'_>, floor: Floor) -> Result<Grid, ReadError> {
         let pieces: Vec<Seen> = (0..values.len().div_ceil(PIECE))
             .into_par_iter()
             .map(|i| {
@@ -42,10 +42,10 @@ impl Grid {
         }
         Ok(match seen.magnitude {
             Magnitude::One(scale) => Grid { scale: Some(scale), exact: true },
-            Magnitude::Zero => Grid { scale: Some(eps as f32), exact: true },
+            Magnitude::Zero => Grid { scale: Some(floor.of(0.0)), exact: true },
             Magnitude::Many => {
                 let mean = seen.sum / values.len() as f64;
-                Grid { scale: Some(absmean_scale(mean, eps)), exact: false }
+                Grid { scale: Some(absmean_scale(mean, floor)), exact: false }
             }
         })
     }

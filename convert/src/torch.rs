@@ -34,6 +34,7 @@ pub(crate) const FORM: Form = Form {
     instead: |_| Remedy::Target("safetensors"),
     style: None,
     nests: true,
+    shares: true,
     ties: false,
     tells_values: true,
     is_model: false,
@@ -77,42 +78,71 @@ pub(crate) fn archive<T>(
     sizes: &[u64],
     storages: impl FnOnce(&OutputFile, &[u64]) -> Result<(Vec<u32>, T)>,
 ) -> Result<(u64, T)> {
-    // Before the storages come data.pkl and byteorder.
-    const FIRST: usize = 2;
     let folder = path.file_stem().and_then(|s| s.to_str()).filter(|s| s.len() < 256).unwrap_or("archive");
-    let named = |name: &str, len: usize| (format!("{folder}/{name}"), len as u64);
-    let mut entries = vec![named("data.pkl", pickle.len()), named("byteorder", BYTEORDER.len())];
-    entries.extend(sizes.iter().enumerate().map(|(i, &bytes)| (format!("{folder}/data/{i}"), bytes)));
-    entries.extend([named("version", VERSION.len()), named(".data/serialization_id", ID_LEN)]);
-    let count = entries.len();
-    let layout = Layout::new(entries);
-
-    let staged = StagedFile::create(path, layout.len(), force)?;
+    let archive = Archive::new(folder, pickle, sizes);
+    let staged = StagedFile::create(path, archive.len(), force)?;
     let output = staged.output();
-    let places: Vec<u64> = (0..sizes.len()).map(|i| layout.data(FIRST + i)).collect();
-    let (storage_crcs, result) = storages(output, &places)?;
-
-    let all: Vec<u8> = storage_crcs.iter().flat_map(|crc| crc.to_le_bytes()).collect();
-    let id = format!("{:020}{:020}", crc32fast::hash(pickle), crc32fast::hash(&all));
-    let small = [(0, pickle), (1, BYTEORDER), (count - 2, VERSION), (count - 1, id.as_bytes())];
-    let mut crcs: Vec<u32> = vec![0; count];
-    crcs[FIRST..count - 2].copy_from_slice(&storage_crcs);
-    for (entry, bytes) in small {
-        output.write_at(layout.data(entry), bytes)?;
-        crcs[entry] = crc32fast::hash(bytes);
-    }
-    for (entry, &crc) in crcs.iter().enumerate() {
-        let (at, header) = layout.local_header(entry, crc);
-        output.write_at(at, &header)?;
-    }
-    let (at, directory) = layout.central_directory(&crcs);
-    output.write_at(at, &directory)?;
+    let places: Vec<u64> = (0..sizes.len()).map(|i| archive.storage(i)).collect();
+    let (crcs, result) = storages(output, &places)?;
+    archive.finish(output, 0, &crcs)?;
     staged.commit()?;
-    Ok((layout.len(), result))
+    Ok((archive.len(), result))
+}
+
+/// What `torch.save` writes, before it is written: everything but the storages, and where those go.
+pub(crate) struct Archive<'p> {
+    layout: Layout,
+    pickle: &'p [u8],
+    storages: usize,
+}
+
+/// Before the storages come data.pkl and byteorder.
+const FIRST: usize = 2;
+
+impl<'p> Archive<'p> {
+    /// An archive of `pickle` and storages of these sizes, whose entries are in `folder`.
+    pub fn new(folder: &str, pickle: &'p [u8], sizes: &[u64]) -> Self {
+        let named = |name: &str, len: usize| (format!("{folder}/{name}"), len as u64);
+        let mut entries = vec![named("data.pkl", pickle.len()), named("byteorder", BYTEORDER.len())];
+        entries.extend(sizes.iter().enumerate().map(|(i, &bytes)| (format!("{folder}/data/{i}"), bytes)));
+        entries.extend([named("version", VERSION.len()), named(".data/serialization_id", ID_LEN)]);
+        Archive { layout: Layout::new(entries), pickle, storages: sizes.len() }
+    }
+
+    /// Bytes of it.
+    pub fn len(&self) -> u64 {
+        self.layout.len()
+    }
+
+    /// Where the storage number `i` begins in it.
+    pub fn storage(&self, i: usize) -> u64 {
+        self.layout.data(FIRST + i)
+    }
+
+    /// Writes the rest of it, from `start` of `output` on, once its storages are there and have these CRC-32s.
+    pub fn finish(&self, output: &OutputFile, start: u64, storages: &[u32]) -> Result<()> {
+        let count = FIRST + self.storages + 2;
+        let all: Vec<u8> = storages.iter().flat_map(|crc| crc.to_le_bytes()).collect();
+        let id = format!("{:020}{:020}", crc32fast::hash(self.pickle), crc32fast::hash(&all));
+        let small = [(0, self.pickle), (1, BYTEORDER), (count - 2, VERSION), (count - 1, id.as_bytes())];
+        let mut crcs: Vec<u32> = vec![0; count];
+        crcs[FIRST..count - 2].copy_from_slice(storages);
+        for (entry, bytes) in small {
+            output.write_at(start + self.layout.data(entry), bytes)?;
+            crcs[entry] = crc32fast::hash(bytes);
+        }
+        for (entry, &crc) in crcs.iter().enumerate() {
+            let (at, header) = self.layout.local_header(entry, crc);
+            output.write_at(start + at, &header)?;
+        }
+        let (at, directory) = self.layout.central_directory(&crcs);
+        output.write_at(start + at, &directory)?;
+        Ok(())
+    }
 }
 
 /// The object that is saved: the plan's plain values with its tensors among them.
-enum Object {
+pub(crate) enum Object {
     Plain(Value),
     Dict(Vec<(HashableValue, Object)>),
     List(Vec<Object>),
@@ -121,6 +151,15 @@ enum Object {
 }
 
 impl Object {
+    /// The object that `plan` makes.
+    pub fn planned(plan: &Plan<'_>) -> Object {
+        let mut root = Object::of(&plan.metadata);
+        for (index, tensor) in plan.tensors.iter().enumerate() {
+            root.insert(&tensor.name, index);
+        }
+        root
+    }
+
     fn of(value: &Value) -> Object {
         match value {
             Value::Dict(entries) => {
@@ -174,7 +213,8 @@ impl Object {
         }
     }
 
-    fn write(&self, plan: &Plan<'_>, pickler: &mut Pickler) {
+    /// Appends it to a pickle.
+    pub fn write(&self, plan: &Plan<'_>, pickler: &mut Pickler) {
         match self {
             Object::Plain(value) => pickler.value(value),
             Object::Dict(entries) => {
@@ -217,11 +257,7 @@ fn after_key<'n>(name: &'n str, key: &HashableValue) -> Option<&'n str> {
 }
 
 fn pickle(plan: &Plan<'_>) -> Vec<u8> {
-    let mut root = Object::of(&plan.metadata);
-    for (index, tensor) in plan.tensors.iter().enumerate() {
-        root.insert(&tensor.name, index);
-    }
     let mut pickler = Pickler::new();
-    root.write(plan, &mut pickler);
+    Object::planned(plan).write(plan, &mut pickler);
     pickler.finish()
 }

@@ -18,7 +18,7 @@ use serde::Serialize;
 use crate::Result;
 use crate::bound::{bound, precision};
 use crate::compare::{all_within, any_differs, largest_difference, same_codes, widen};
-use crate::encode::{Decoded, narrow, narrow_f64};
+use crate::encode::{Decoded, GATHERED, narrow, narrow_f64};
 use crate::names::{self, Style};
 use crate::plan::{Elements, Plan};
 use crate::sharing::tied_names;
@@ -165,7 +165,7 @@ fn ternary_form(checkpoint: &Checkpoint, tensor: &TensorInfo, other: &Checkpoint
     let model = &checkpoint.model;
     let latent = tensor.dtype.is_float() && model.is_ternary(tensor) && !model.holds_codes();
     match latent && other.model.holds_codes() {
-        true => Ok(Some(grid(checkpoint, tensor, checkpoint.model.quantization_eps())?)),
+        true => Ok(Some(grid(checkpoint, tensor, checkpoint.model.quantization_floor())?)),
         false => Ok(None),
     }
 }
@@ -297,19 +297,18 @@ fn compare(
         agreement.detail = Some("the types have no values in common".into());
         return Ok(agreement);
     };
-    let (a, b) = (Side::new(a, elements)?, Side::new(b, theirs)?);
-    match rule {
-        Rule::Identical if elements.is_source() && theirs.is_source() => {
-            identical(&a, &b, &mut agreement);
-            // They must be decoded to find how far apart they are.
-            if !agreement.agrees && tensor.dtype.is_float() {
-                rounded(&a, &b, made, &mut agreement)?;
-            }
-        }
-        Rule::Identical | Rule::Rounded => rounded(&a, &b, made, &mut agreement)?,
-        Rule::Ternary => ternary(&a, &b, &mut agreement)?,
-        Rule::Blocks => blocks(&a, &b, &mut agreement)?,
+    let gathers = |c: &Checkpoint, e: &Elements| c.copied_bytes(&e.tensor) > GATHERED;
+    let sides = [elements, theirs];
+    // What is rounded either way is judged as a whole.
+    if (rule == Rule::Identical || (rule == Rule::Rounded && made == Made::Second))
+        && (gathers(a, elements) || gathers(b, theirs))
+        && sides.iter().all(|side| side.is_source() && side.tensor.stretch(0, 0).is_some())
+    {
+        compare_stretches((a, tensor), (b, other), made, rule, &mut agreement)?;
+        return Ok(agreement);
     }
+    let (a, b) = (Side::new(a, elements)?, Side::new(b, theirs)?);
+    apply(rule, &a, &b, made, &mut agreement)?;
     let is_coded = |side: &Side<'_>| matches!(side.dtype(), DType::Quantized(_));
     if !agreement.agrees && (is_coded(&a) || is_coded(&b)) {
         let (coded, other) = if is_coded(&a) { (&a, &b) } else { (&b, &a) };
@@ -326,6 +325,59 @@ fn compare(
         agreement.detail.get_or_insert_with(|| TERNARY_FORM.into());
     }
     Ok(agreement)
+}
+
+/// Compares both sides by `rule`.
+fn apply(rule: Rule, a: &Side<'_>, b: &Side<'_>, made: Made, agreement: &mut Agreement) -> Result<()> {
+    match rule {
+        Rule::Identical if a.elements.is_source() && b.elements.is_source() => {
+            identical(a, b, agreement);
+            // They must be decoded to find how far apart they are.
+            if !agreement.agrees && a.dtype().is_float() {
+                rounded(a, b, made, agreement)?;
+            }
+        }
+        Rule::Identical | Rule::Rounded => rounded(a, b, made, agreement)?,
+        Rule::Ternary => ternary(a, b, agreement)?,
+        Rule::Blocks => blocks(a, b, agreement)?,
+    }
+    Ok(())
+}
+
+/// Compares tensors of which one has to be gathered, some elements at a time.
+fn compare_stretches(
+    (a, ours): (&Checkpoint, &TensorInfo),
+    (b, theirs): (&Checkpoint, &TensorInfo),
+    made: Made,
+    rule: Rule,
+    agreement: &mut Agreement,
+) -> Result<()> {
+    let size = ours.dtype.element_size().unwrap_or(1).max(theirs.dtype.element_size().unwrap_or(1));
+    let step = GATHERED / size as u64;
+    agreement.agrees = true;
+    let mut start = 0;
+    while start < ours.numel() {
+        let count = step.min(ours.numel() - start);
+        let stretch = |tensor: &TensorInfo| {
+            let stretch = tensor.stretch(start, count);
+            let stretch =
+                stretch.ok_or_else(|| ReadError::damaged("its size overflows").in_tensor(&tensor.name));
+            stretch.map(|stretch| Elements::new(stretch, None))
+        };
+        let (ours, theirs) = (stretch(ours)?, stretch(theirs)?);
+        let mut part = agreement.clone();
+        (part.differing, part.first, part.worst) = (0, None, None);
+        apply(rule, &Side::new(a, &ours)?, &Side::new(b, &theirs)?, made, &mut part)?;
+        agreement.agrees &= part.agrees;
+        agreement.differing += part.differing;
+        agreement.first = agreement.first.or(part.first.map(|first| start + first));
+        agreement.worst = match (agreement.worst, part.worst) {
+            (Some(one), Some(other)) => Some(one.max(other)),
+            (one, other) => one.or(other),
+        };
+        start += count;
+    }
+    Ok(())
 }
 
 /// Elements of a block whose error is told, where the scheme names none.
@@ -544,7 +596,7 @@ fn scale_tolerance(side: &Side<'_>) -> f64 {
 fn ternary(a: &Side<'_>, b: &Side<'_>, agreement: &mut Agreement) -> Result<()> {
     let grid = |side: &Side<'_>, values: &Decoded<'_>| match side.dtype() {
         DType::Ternary(_) => Ok(Grid { scale: side.elements.tensor.scale, exact: true }),
-        _ => Grid::measure(values, side.checkpoint.model.quantization_eps())
+        _ => Grid::measure(values, side.checkpoint.model.quantization_floor())
             .map_err(|e| e.in_tensor(&side.elements.tensor.name)),
     };
     // The code of a packed matrix is its value at scale 1.

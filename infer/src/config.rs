@@ -99,6 +99,7 @@ pub fn configuration(
     config.use_bitlinear_ffn |= shapes.packed_ffn;
     if !(config.use_bitlinear_attn || config.use_bitlinear_ffn) {
         config.quantization_eps = STUDENT.defaults.quantization_eps;
+        config.quantization_least = false;
         assumed.retain(|a| a.setting != "quantization_eps");
     }
     // With a sliding window, attention sees no more than the window.
@@ -151,6 +152,9 @@ fn refuse(given: &Given) -> Result<(), String> {
     if let Some(other) = given.quantization.as_ref().filter(|q| !q.is_bitnet()) {
         let method = other.method.as_deref().unwrap_or_default();
         return Err(format!("is quantized by `{}`, which is not supported", method.escape_debug()));
+    }
+    if given.quantization.as_ref().is_some_and(|q| q.norms) {
+        return Err("normalizes the input of each BitLinear (`use_rms_norm`), which is not supported".into());
     }
     match &given.sliding_layers {
         None | Some(SlidingLayers::All) => Ok(()),

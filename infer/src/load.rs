@@ -171,7 +171,7 @@ impl<'a> Loader<'a> {
             };
         }
         if bitlinear {
-            let (eps, per_row) = (self.config.quantization_eps, self.config.bitlinear_per_channel);
+            let (floor, per_row) = (self.config.quantization_floor(), self.config.bitlinear_per_channel);
             let rows = Rows::of(self.checkpoint, tensor, shape)?;
             let weights = match rows.whole() {
                 Some(weights) => Cow::Borrowed(weights),
@@ -182,7 +182,7 @@ impl<'a> Loader<'a> {
                 self.pool,
                 &weights,
                 shape,
-                eps,
+                floor,
                 per_row,
             )));
         }

@@ -1,6 +1,7 @@
 //! The model and its forward pass. One block is: x += o(attention(norm x)), x += down(silu(gate) * up).
 
 use ckpt_inspect::Checkpoint;
+use ckpt_inspect::measure::Floor;
 use serde_json::to_vec;
 use sha2::{Digest, Sha256};
 
@@ -304,7 +305,7 @@ impl<'m> Runner<'m> {
                 from: From::Norm { x, weight: norm, eps: config.norm_eps as f32 },
                 width: config.hidden_dim,
                 forms: head.forms(),
-                eps: config.quantization_eps as f32,
+                floor: config.quantization_floor(),
                 to: activation,
             });
         }
@@ -420,7 +421,7 @@ struct Prepare<'a> {
     from: From<'a>,
     width: usize,
     forms: Forms,
-    eps: f32,
+    floor: Floor,
     to: &'a mut Activation,
 }
 
@@ -434,7 +435,7 @@ impl Work for Prepare<'_> {
             From::Gated { gate, up } => swiglu(s, gate, up, &mut self.to.x[..self.width]),
             From::Copy(x) => self.to.x[..self.width].copy_from_slice(x),
         }
-        self.to.quantize(s, self.forms, self.eps);
+        self.to.quantize(s, self.forms, self.floor);
     }
 }
 
@@ -447,11 +448,11 @@ fn prepare<'a>(
     from: impl Fn(usize) -> From<'a> + Sync,
 ) {
     let rows = cuts(0..activations.len(), NORM_TOKENS);
-    let eps = model.config.quantization_eps as f32;
+    let floor = model.config.quantization_floor();
     pool.blocks(activations, 1, &rows, &[0, 1], |first, _, mut block| {
         for i in 0..block.rows() {
             let to = &mut block.row(i)[0];
-            model.kernel.run(Prepare { from: from(first + i), width, forms, eps, to });
+            model.kernel.run(Prepare { from: from(first + i), width, forms, floor, to });
         }
     });
 }

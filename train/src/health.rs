@@ -55,7 +55,8 @@ impl Health {
 }
 
 fn measured(parameter: &Parameter, config: &ModelConfig, thresholds: &Thresholds) -> Measured {
-    let rule = TernaryRule::Absmean { eps: config.quantization_eps, per_row: config.bitlinear_per_channel };
+    let rule =
+        TernaryRule::Absmean { floor: config.quantization_floor(), per_row: config.bitlinear_per_channel };
     let mut plan = Plan::default();
     (plan.cols, plan.ternary) = (parameter.shape.get(1).copied(), Some(rule));
     let measured = measure(&Elements::from(&parameter.values[..]), &plan);

@@ -39,9 +39,9 @@ pub(crate) fn configuration(
     }
     let (mut config, assumed) =
         run.map_err(|e| Error::settings(format!("{path}: contains no model that can be trained: {e}")))?;
-    if config.attention_bias != AttentionBias::None {
+    if config.attention_bias != AttentionBias::None || config.mlp_bias {
         return Err(Error::settings(format!(
-            "{path}: contains no model that can be trained: attention with biases is not supported"
+            "{path}: contains no model that can be trained: biases are not supported"
         )));
     }
     // Its window is already as long as the longest sequence.

@@ -3,7 +3,9 @@
 mod gguf;
 mod golden;
 mod hostile;
+mod layouts;
 mod peers;
 mod quantized;
 mod round_trips;
+mod runner;
 mod strides;

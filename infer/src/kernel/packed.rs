@@ -7,6 +7,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use ckpt_inspect::measure::Floor;
 use half::{bf16, f16};
 
 use super::Kernel;
@@ -63,14 +64,14 @@ pub enum Matrix {
 }
 
 impl Ternary {
-    /// Packs weights by the absmean rule, clamp(round(W / ws), -1, 1) with ws = mean|W| + eps, of the matrix or of
-    /// each row. The mean is taken in f64 and the quotient in f32. `weights` is row-major.
+    /// Packs weights by the absmean rule, clamp(round(W / ws), -1, 1) with ws = mean|W|, kept from zero, of the matrix or
+    /// of each row. The mean is taken in f64 and the quotient in f32. `weights` is row-major.
     pub fn absmean(
         kernel: Kernel,
         pool: &Pool,
         weights: &[f32],
         (rows, cols): (usize, usize),
-        eps: f64,
+        floor: Floor,
         per_row: bool,
     ) -> Self {
         use ckpt_inspect::measure::{absmean_scale, zero_line};
@@ -82,9 +83,9 @@ impl Ternary {
         });
         let sums = parts.concat();
         let scales: Vec<f32> = if per_row {
-            sums.iter().map(|sum| absmean_scale(sum / cols as f64, eps)).collect()
+            sums.iter().map(|sum| absmean_scale(sum / cols as f64, floor)).collect()
         } else {
-            vec![absmean_scale(sums.iter().sum::<f64>() / weights.len() as f64, eps); rows]
+            vec![absmean_scale(sums.iter().sum::<f64>() / weights.len() as f64, floor); rows]
         };
         let lines = |i: usize| zero_line(scales[i]);
         let row = |i: usize, out: &mut [f32]| out.copy_from_slice(&weights[i * cols..][..cols]);

@@ -1,6 +1,8 @@
 //! Products of matrices with blocks of tokens: activations in the forms that matrices ask for, and the work divided
 //! among threads.
 
+use ckpt_inspect::measure::Floor;
+
 use super::Kernel;
 use super::float::{Element, abs_max, soft_cap, vectors, vectors_mut};
 use super::memory::Aligned;
@@ -26,7 +28,7 @@ pub struct Activation {
     /// The values, padded with zeros to whole vectors.
     pub x: Aligned<f32>,
     int8: Aligned<i8>,
-    /// max|x| + eps.
+    /// max|x|, kept from zero.
     int8_scale: f32,
     int8_sum: i32,
     /// x / int16_scale = 256 * (high - 128) + low, within ±32767.
@@ -48,16 +50,16 @@ impl Activation {
         self.x[width..].fill(0.0);
     }
 
-    /// Makes the requested forms from `x`. int8: round(clamp(x / (max|x| + eps) * 127, -128, 127)), half to even.
+    /// Makes the requested forms from `x`. int8: round(clamp(x / max|x| * 127, -128, 127)), half to even.
     #[inline(always)]
-    pub fn quantize<S: Simd>(&mut self, s: S, forms: Forms, eps: f32) {
+    pub fn quantize<S: Simd>(&mut self, s: S, forms: Forms, floor: Floor) {
         if !(forms.int8 || forms.int16 || forms.halves) {
             return;
         }
         let largest = abs_max(s, &self.x);
         if forms.int8 {
             self.int8.resize(self.x.len());
-            self.int8_scale = largest + eps;
+            self.int8_scale = floor.of(largest);
             let (scale, most, least) = (s.splat(self.int8_scale), s.splat(127.0), s.splat(-128.0));
             self.int8_sum = 0;
             for (x, q) in vectors(&self.x).iter().zip(vectors_mut(&mut self.int8)) {
@@ -449,7 +451,7 @@ mod tests {
         type Output = ();
         #[inline(always)]
         fn run<S: Simd>(self, s: S) {
-            self.0.quantize(s, self.1, 1e-8);
+            self.0.quantize(s, self.1, Floor::Added(1e-8));
         }
     }
 
@@ -553,7 +555,7 @@ mod tests {
             let pool = Pool::new(2);
             for kernel in Kernel::available() {
                 let matrix =
-                    Matrix::Ternary(Ternary::absmean(kernel, &pool, &weights, (rows, cols), 1e-8, per_row));
+                    Matrix::Ternary(Ternary::absmean(kernel, &pool, &weights, (rows, cols), Floor::Added(1e-8), per_row));
                 let mut row = vec![0.0; cols];
                 for (r, w) in weights.chunks_exact(cols).enumerate() {
                     let scale = if per_row { mean(w) } else { mean(&weights) } + 1e-8;

@@ -9,12 +9,16 @@ Run with torch, transformers and safetensors installed; the seed makes it repeat
 import copy
 import os
 
+# Its BitLinear is meant to be compiled, for which a C compiler would be needed.
+os.environ["TORCHDYNAMO_DISABLE"] = "1"
+
 import torch
 from safetensors.torch import save_file
 from transformers import (
-    LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config,
+    BitNetQuantConfig, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config,
     Qwen3ForCausalLM,
 )
+from transformers.integrations.bitnet import replace_with_bitnet_linear
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SIZES = dict(vocab_size=53, hidden_size=24, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
@@ -26,11 +30,23 @@ CASES = {
     "mistral": (MistralForCausalLM, MistralConfig(**SIZES, head_dim=10, sliding_window=9), torch.float32),
     "qwen3": (Qwen3ForCausalLM, Qwen3Config(**SIZES, head_dim=16, tie_word_embeddings=True), torch.float16),
     "qwen2": (Qwen2ForCausalLM, Qwen2Config(**SIZES), torch.float32),
+    "llama-biases": (LlamaForCausalLM, LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True), torch.float32),
+    # Its matrices are small enough to tell a least scale of 1e-5 from one that is 1e-5 more.
+    "llama-bitlinear": (LlamaForCausalLM, LlamaConfig(**SIZES | dict(initializer_range=0.02)), torch.float32),
 }
 
 for number, (name, (architecture, config, dtype)) in enumerate(CASES.items()):
     torch.manual_seed(number)
     model = architecture(config).eval()
+    if name == "llama-bitlinear":
+        masters = model.state_dict()
+        quantization = BitNetQuantConfig(linear_class="autobitlinear", quantization_mode="online")
+        model = replace_with_bitnet_linear(model, ["lm_head"], quantization).eval()
+        model.load_state_dict(masters, assign=True)
+        config.quantization_config = quantization.to_dict()
+        # Only the matrices are small: what comes in and goes out is not.
+        for table in (model.model.embed_tokens, model.lm_head):
+            torch.nn.init.normal_(table.weight, std=0.2)
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
             # Biases begin at zero, where nobody would see that they are missing.

@@ -48,12 +48,14 @@ fn agrees(name: &str, file: &Path, when_full: WhenFull) {
     }
 }
 
-/// Llama with Llama 3's rotary scaling and an untied head, Qwen2 with its biases, Qwen3 in f16 with QK norms and tied
+/// Llama with Llama 3's rotary scaling and an untied head, with all biases, and with BitLinears, Qwen2 with its biases, Qwen3 in f16 with QK norms and tied
 /// tables, and Mistral, whose window is shorter than the text.
 #[test]
 fn logits_agree_with_transformers() {
     for (name, when_full) in [
         ("llama", WhenFull::Stop),
+        ("llama-biases", WhenFull::Stop),
+        ("llama-bitlinear", WhenFull::Stop),
         ("qwen2", WhenFull::Stop),
         ("qwen3", WhenFull::Stop),
         ("mistral", WhenFull::Slide),
@@ -67,6 +69,7 @@ fn logits_agree_with_transformers() {
 fn logits_agree_out_of_gguf_and_back() {
     for (name, when_full) in [
         ("llama", WhenFull::Stop),
+        ("llama-biases", WhenFull::Stop),
         ("qwen2", WhenFull::Stop),
         ("qwen3", WhenFull::Stop),
         ("mistral", WhenFull::Slide),

@@ -11,7 +11,7 @@ use crate::checkpoint::Checkpoint;
 use crate::metadata::{Value, lookup};
 use crate::storage::{Place, Segment, Storage};
 use crate::tensor::{TensorInfo, contiguous_strides};
-use crate::{DType, NoticeKind, OpenOptions, Result, open_with};
+use crate::{DType, NoticeKind, OpenOptions, Result, open_with, ternary};
 
 /// A tensor may always be filled up to this size,
 const FREE_FILL: u64 = 256 << 20;
@@ -55,6 +55,9 @@ pub struct Loss {
     pub range: Option<(u64, u64)>,
     /// How many of these bytes exist and are known to be the tensor's own.
     pub present: u64,
+    /// Ranges of its elements' bytes that are lost, where there are others before and after them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub holes: Vec<(u64, u64)>,
     /// What is wrong.
     pub why: String,
     /// What it was filled with, if it was: `zeros`, `nan`, or another checkpoint.
@@ -173,6 +176,7 @@ impl Loss {
             file: None,
             range: None,
             present: 0,
+            holes: Vec::new(),
             why: "no file of the set contains it".into(),
             filled: None,
             in_list: false,
@@ -218,6 +222,12 @@ impl Checkpoint {
             Place::Deflated(Segment { source, offset, len }) => {
                 (source, *offset..offset.saturating_add(*len))
             }
+            Place::Holed { .. } if whole && tensor.is_contiguous() => {
+                let holes = storage_holes(broken, &within);
+                let lost = holes.iter().fold(0, |sum, (start, end)| sum + (end - start));
+                (loss.present, loss.holes) = (loss.bytes.saturating_sub(lost), holes);
+                return loss;
+            }
             _ => return loss,
         };
         // The start of a storage that ends too early is intact; bytes that fail a checksum may be wrong anywhere.
@@ -230,6 +240,12 @@ impl Checkpoint {
         loss.range = Some((range.start, range.end));
         loss
     }
+}
+
+/// The holes in `within` of `storage`, counted from its beginning.
+fn storage_holes(storage: &Storage, within: &Range<u64>) -> Vec<(u64, u64)> {
+    let holes = storage.holes(within.clone());
+    holes.iter().map(|hole| (hole.start - within.start, hole.end - within.start)).collect()
 }
 
 /// First byte and the one after the last of `tensor` on its storage.
@@ -279,12 +295,17 @@ impl Salvage {
             let storage = storages.entry(view(tensor)).or_insert_with(|| {
                 let run = tensor.storage.as_ref().map(Storage::run);
                 let kept = match run.map(|run| &run.place) {
-                    Some(Place::Segments(segments)) => segments.first().map(|segment| Segment {
-                        source: segment.source.clone(),
-                        offset: segment.offset.saturating_add(tensor.byte_offset),
-                        len: loss.present,
-                    }),
-                    _ => None,
+                    // A tensor with holes begins where its storage does.
+                    Some(Place::Holed { kept, .. }) if loss.present > 0 => kept.clone(),
+                    Some(Place::Segments(segments)) if loss.present > 0 => {
+                        let segment = segments.first().map(|segment| Segment {
+                            source: segment.source.clone(),
+                            offset: segment.offset.saturating_add(tensor.byte_offset),
+                            len: loss.present,
+                        });
+                        segment.map(|segment| (0, segment)).into_iter().collect()
+                    }
+                    _ => Vec::new(),
                 };
                 let swap = run.map_or(1, |run| run.swap);
                 let mut pattern = pattern.clone();
@@ -304,6 +325,8 @@ impl Salvage {
             loss.filled = Some(fill.name().to_string());
             filled += 1;
         }
+        // What weights are multiplied by may have been filled.
+        ternary::apply_scales(checkpoint);
         filled
     }
 
@@ -326,6 +349,7 @@ impl Salvage {
             filled += 1;
         }
         self.checkpoint.files.extend(files);
+        ternary::apply_scales(&mut self.checkpoint);
         filled
     }
 

@@ -9,10 +9,12 @@ pub(crate) struct Compression {
 }
 
 pub(crate) const GZIP: Compression = Compression { magic: b"\x1f\x8b", name: "gzip", undone_by: "gunzip" };
+pub(crate) const ZSTD: Compression =
+    Compression { magic: b"\x28\xb5\x2f\xfd", name: "Zstandard", undone_by: "unzstd" };
 
 const COMPRESSIONS: [Compression; 5] = [
     GZIP,
-    Compression { magic: b"\x28\xb5\x2f\xfd", name: "Zstandard", undone_by: "unzstd" },
+    ZSTD,
     Compression { magic: b"\xfd7zXZ\0", name: "xz", undone_by: "unxz" },
     Compression { magic: b"BZh", name: "bzip2", undone_by: "bunzip2" },
     Compression { magic: b"\x04\x22\x4d\x18", name: "LZ4", undone_by: "unlz4" },

@@ -8,6 +8,7 @@ pub mod staged;
 mod stamp;
 pub(crate) mod storage;
 pub mod zip;
+pub(crate) mod zstd;
 
 use std::borrow::Cow;
 use std::fmt;

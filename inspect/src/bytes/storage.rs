@@ -55,8 +55,10 @@ pub(crate) enum Place {
         /// The file, and the position in it where the bytes are or should be.
         at: Option<(Arc<Source>, u64)>,
     },
-    /// A damaged range that was filled up: its intact start, then `pattern` repeated.
-    Filled { kept: Option<Segment>, pattern: Vec<u8> },
+    /// Ranges of files by where each begins, in order, with holes between them.
+    Holed { kept: Vec<(u64, Segment)>, why: Damage },
+    /// The same, with `pattern` repeated in the holes.
+    Filled { kept: Vec<(u64, Segment)>, pattern: Vec<u8> },
 }
 
 /// Deflate cannot expand further than this (RFC 1951: 258 bytes from 2 bits, and block overhead).
@@ -137,30 +139,78 @@ impl Storage {
                 let what = format!("needs byte {} of a storage of {} bytes", range.end, run.len);
                 return Err(Error::damaged(what).because(DamageKind::BeyondStorage));
             }
-            let pieces = match &run.place {
-                Place::Segments(pieces) => pieces,
-                Place::Missing { why, .. } => return Err(why.into()),
-                _ => return Err(Error::unsupported("a part that is not a range of a file")),
-            };
             if *swap.get_or_insert(run.swap) != run.swap {
                 return Err(Error::unsupported("parts of different byte orders"));
             }
             if run.crc32.is_some() && seen.insert(storage) {
                 checked.push(storage.clone());
             }
-            let mut start = 0u64;
-            for piece in pieces {
-                let end = start.saturating_add(piece.len);
-                let (from, to) = (range.start.clamp(start, end), range.end.clamp(start, end));
-                if from < to {
-                    let offset = piece.offset.saturating_add(from - start);
-                    segments.push(Segment { source: piece.source.clone(), offset, len: to - from });
-                }
-                start = end;
-            }
             len = len.saturating_add(range.end - range.start);
+            segments.extend(storage.segments(range)?);
         }
         Ok(Self::with_parts(Place::Segments(segments), len, None, swap.unwrap_or(1), checked))
+    }
+
+    /// A storage of `len` bytes of which those of `parts` are there, ranges of others by where each begins, in order; the
+    /// rest is lost for the reason `why`.
+    ///
+    /// # Errors
+    /// Those of [`Storage::pieced`].
+    pub(crate) fn holed<'a>(
+        parts: impl IntoIterator<Item = (u64, &'a Storage, Range<u64>)>,
+        len: u64,
+        why: Damage,
+    ) -> Result<Self> {
+        let (mut kept, mut swap) = (Vec::new(), None);
+        for (mut at, storage, range) in parts {
+            let own = storage.run().swap;
+            if *swap.get_or_insert(own) != own {
+                return Err(Error::unsupported("parts of different byte orders"));
+            }
+            for segment in storage.segments(range)? {
+                let next = at.saturating_add(segment.len);
+                kept.push((at, segment));
+                at = next;
+            }
+        }
+        Ok(Self::new(Place::Holed { kept, why }, len, None, swap.unwrap_or(1)))
+    }
+
+    /// The ranges of files that `range` of it is.
+    fn segments(&self, range: Range<u64>) -> Result<Vec<Segment>> {
+        let pieces = match &self.0.place {
+            Place::Segments(pieces) => pieces,
+            Place::Missing { why, .. } | Place::Holed { why, .. } => return Err(why.into()),
+            _ => return Err(Error::unsupported("a part that is not a range of a file")),
+        };
+        let (mut start, mut segments) = (0u64, Vec::new());
+        for piece in pieces {
+            let end = start.saturating_add(piece.len);
+            let (from, to) = (range.start.clamp(start, end), range.end.clamp(start, end));
+            if from < to {
+                let offset = piece.offset.saturating_add(from - start);
+                segments.push(Segment { source: piece.source.clone(), offset, len: to - from });
+            }
+            start = end;
+        }
+        Ok(segments)
+    }
+
+    /// The parts of `range` that are in no range of a file, where others are.
+    pub(crate) fn holes(&self, range: Range<u64>) -> Vec<Range<u64>> {
+        let Place::Holed { kept, .. } = &self.0.place else { return Vec::new() };
+        let (mut holes, mut next) = (Vec::new(), range.start);
+        for (at, segment) in kept {
+            let (from, to) = ((*at).min(range.end), at.saturating_add(segment.len).min(range.end));
+            if from > next {
+                holes.push(next..from);
+            }
+            next = next.max(to);
+        }
+        if next < range.end {
+            holes.push(next..range.end);
+        }
+        holes
     }
 
     /// The file that its bytes begin in.
@@ -169,6 +219,7 @@ impl Storage {
             Place::Segments(segments) => &segments.first()?.source,
             Place::Deflated(segment) => &segment.source,
             Place::Missing { at, .. } => &at.as_ref()?.0,
+            Place::Holed { kept, .. } => &kept.first()?.1.source,
             Place::Inline(_) | Place::Filled { .. } => return None,
         };
         Some(&source.path)
@@ -187,7 +238,7 @@ impl Storage {
     pub(crate) fn copied(&self, len: u64) -> u64 {
         match &self.0.place {
             Place::Deflated(_) => self.0.len.saturating_add(len),
-            Place::Filled { .. } => self.0.len,
+            Place::Filled { .. } | Place::Holed { .. } => len,
             Place::Segments(segments) if segments.len() != 1 => len,
             Place::Segments(_) | Place::Inline(_) | Place::Missing { .. } => 0,
         }
@@ -267,33 +318,52 @@ impl Storage {
                 inside.map(Cow::Borrowed).ok_or_else(beyond)
             }
             Place::Missing { why, .. } => Err(why.into()),
+            Place::Holed { kept, why } => match self.holes(range.clone()).is_empty() {
+                true => overlaid(vec![0; length(&range)?], kept, range),
+                false => Err(why.into()),
+            },
             Place::Filled { kept, pattern } => {
-                let kept = match kept {
-                    Some(segment) => {
-                        gathered(std::slice::from_ref(segment), 0, 0..segment.len).map_err(|_| {
-                            Error::damaged("its stored part lies beyond the end of the file")
-                                .because(DamageKind::CutShort)
-                        })?
-                    }
-                    None => Cow::Borrowed(&[][..]),
-                };
-                let mut bytes = Vec::new();
-                bytes.try_reserve_exact(self.0.len as usize).map_err(|_| {
-                    Error::unsupported(format!("there is not enough memory to fill {} bytes", self.0.len))
-                })?;
-                bytes.extend_from_slice(&kept);
+                if range.start > range.end || range.end > self.0.len {
+                    return Err(Error::damaged(format!(
+                        "needs byte {} of a storage of {} bytes",
+                        range.end, self.0.len
+                    ))
+                    .because(DamageKind::BeyondStorage));
+                }
                 // The pattern is in step with the tensor's first byte.
-                bytes.extend(
-                    pattern
-                        .iter()
-                        .cycle()
-                        .skip(kept.len() % pattern.len().max(1))
-                        .take((self.0.len as usize).saturating_sub(kept.len())),
-                );
-                cut_out(bytes, range)
+                let (len, step) = (length(&range)?, pattern.len().max(1));
+                let mut bytes = Vec::new();
+                bytes.try_reserve_exact(len).map_err(|_| {
+                    Error::unsupported(format!("there is not enough memory to fill {len} bytes"))
+                })?;
+                let skipped = (range.start % step as u64) as usize;
+                bytes.extend(pattern.iter().cycle().skip(skipped).take(len));
+                overlaid(bytes, kept, range)
             }
         }
     }
+}
+
+fn length(range: &Range<u64>) -> Result<usize> {
+    let len = range.end.checked_sub(range.start).and_then(|len| usize::try_from(len).ok());
+    len.ok_or_else(|| Error::damaged("its range is none").because(DamageKind::BeyondStorage))
+}
+
+/// The bytes of `range`, which are `bytes` except where something was `kept`.
+fn overlaid(mut bytes: Vec<u8>, kept: &[(u64, Segment)], range: Range<u64>) -> Result<Cow<'static, [u8]>> {
+    let first = kept.partition_point(|(at, segment)| at.saturating_add(segment.len) <= range.start);
+    for (at, segment) in kept[first..].iter().take_while(|(at, _)| *at < range.end) {
+        let (from, to) = (range.start.max(*at), range.end.min(at.saturating_add(segment.len)));
+        if from >= to {
+            continue;
+        }
+        let start = segment.offset.saturating_add(from - at);
+        let own = segment.source.bytes(start..start.saturating_add(to - from)).map_err(|_| {
+            Error::damaged("its stored part lies beyond the end of the file").because(DamageKind::CutShort)
+        })?;
+        bytes[(from - range.start) as usize..(to - range.start) as usize].copy_from_slice(&own);
+    }
+    Ok(Cow::Owned(bytes))
 }
 
 fn cut_out(mut bytes: Vec<u8>, range: Range<u64>) -> Result<Cow<'static, [u8]>> {

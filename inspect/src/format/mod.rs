@@ -12,6 +12,7 @@ pub mod quantized;
 pub mod safetensors;
 pub(crate) mod tensor;
 pub mod torch;
+mod torch_export;
 pub(crate) mod torch_legacy;
 mod torch_tar;
 pub(crate) mod torch_zip;
@@ -320,9 +321,12 @@ pub(crate) fn add_new(list: &mut Vec<String>, more: impl IntoIterator<Item = Str
     list.extend(more.into_iter().filter(|name| known.insert(name.clone())));
 }
 
+/// What to do about weights of Keras.
+pub(crate) const FROM_KERAS: &str = "load it with Keras and save the arrays: safetensors.numpy.save_file({w.path: w.numpy() for w in keras.saving.load_model(FILE).weights}, \"model.safetensors\")";
+
 /// First bytes of files that are mistaken for checkpoints, what they are, and what to do.
 const OTHERS: [(&[u8], &str, &str); 2] = [
-    (b"\x89HDF", "is an HDF5 (Keras) file, which is not supported", "save the weights as SafeTensors"),
+    (b"\x89HDF", "is an HDF5 file, such as Keras writes (.h5, .weights.h5), which is not read", FROM_KERAS),
     (b"{", "is JSON, not a checkpoint", "a shard index ends in .index.json and contains a `weight_map`"),
 ];
 

@@ -351,6 +351,22 @@ impl TensorInfo {
         Ok(bytes)
     }
 
+    /// Its elements from `start` on, `count` of them, as a vector; `None` for a tensor whose elements are not just one after
+    /// another. For tensors that are gathered from several places, and need not be in memory as a whole.
+    pub fn stretch(&self, start: u64, count: u64) -> Option<TensorInfo> {
+        let size = self.dtype.element_size()? as u64;
+        let plain = self.sparse.is_none() && self.quantizer.is_none() && self.quantized.is_none();
+        let bare = self.scale.is_none() && self.scales.is_none() && self.damage.is_none();
+        let inside = start.checked_add(count).is_some_and(|end| end <= self.numel());
+        if !(plain && bare && inside && self.is_contiguous()) {
+            return None;
+        }
+        let mut stretch = self.clone();
+        (stretch.shape, stretch.strides) = (vec![usize::try_from(count).ok()?], vec![1]);
+        stretch.byte_offset = self.byte_offset.checked_add(start.checked_mul(size)?)?;
+        Some(stretch)
+    }
+
     /// Refuses a view that repeats its storage out of proportion, before it is copied.
     pub(crate) fn check_expansion(&self) -> Result<()> {
         let span = self.span().unwrap_or(0);

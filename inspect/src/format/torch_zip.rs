@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::bytes::{ByteSource, Source};
-use crate::format::{Container, Contents, Family, Format};
+use crate::format::{Container, Contents, Family, Format, torch_export};
 use crate::metadata::{HashableValue, Value};
 use crate::pickle::Pickle;
 use crate::storage::{Place, Segment, Storage};
@@ -24,6 +24,9 @@ pub(crate) const CONTAINER: Container = Container {
     recognises_later: Some(recognises_later),
     read,
 };
+
+/// What every archive of Keras 3 holds.
+const KERAS: [&str; 2] = ["model.weights.h5", "config.json"];
 
 /// Whether `bytes` are an archive of PyTorch although they do not begin like one: something was put before it, or its
 /// beginning was overwritten.
@@ -58,15 +61,27 @@ pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
     let main = entries
         .iter()
         .filter(|e| e.name == "data.pkl" || e.name.ends_with("/data.pkl"))
-        .min_by_key(|e| e.name.len())
-        .ok_or_else(|| match damage {
-            Some(_) => Error::damaged("a damaged zip in which data.pkl, which names the tensors, is missing"),
-            None if by_name.keys().any(|n| n.ends_with("model.json")) => {
-                Error::unsupported("a TorchScript archive from before PyTorch 1.4")
-                    .hint("load and save it with PyTorch 1.4 to 2")
-            }
-            None => Error::unsupported("a zip archive without data.pkl: not a PyTorch checkpoint"),
-        })?;
+        .min_by_key(|e| e.name.len());
+    if main.is_none()
+        && let Some(exported) = torch_export::read(source, &by_name)
+    {
+        return exported.map(|mut contents| {
+            contents.faults.extend(damage);
+            contents
+        });
+    }
+    let main = main.ok_or_else(|| match damage {
+        Some(_) => Error::damaged("a damaged zip in which data.pkl, which names the tensors, is missing"),
+        None if KERAS.iter().all(|name| by_name.contains_key(name)) => Error::unsupported(
+            "is a Keras model (.keras), whose weights are in an HDF5 file, which is not read",
+        )
+        .hint(crate::format::FROM_KERAS),
+        None if by_name.keys().any(|n| n.ends_with("model.json")) => {
+            Error::unsupported("a TorchScript archive from before PyTorch 1.4")
+                .hint("load and save it with PyTorch 1.4 to 2")
+        }
+        None => Error::unsupported("a zip archive without data.pkl: not a PyTorch checkpoint"),
+    })?;
     let prefix = main.name.strip_suffix("data.pkl").unwrap_or("");
     let script = by_name.contains_key(format!("{prefix}constants.pkl").as_str());
     let big_endian = by_name

@@ -119,6 +119,7 @@ pub fn describe(
         path: checkpoint.path.display().to_string(),
         format: checkpoint.format,
         model: checkpoint.model.record(),
+        components: checkpoint.components.clone(),
         step: checkpoint.step.as_ref().map(|(step, _)| *step),
         step_source: checkpoint.step.as_ref().map(|(_, source)| source.clone()),
         file_bytes: checkpoint.file_bytes(),
@@ -305,7 +306,7 @@ impl Checkpoint {
             Some(TernaryRule::Codes)
         } else {
             self.model.is_ternary(tensor).then(|| TernaryRule::Absmean {
-                eps: self.model.quantization_eps(),
+                floor: self.model.quantization_floor(),
                 per_row: student.is_some_and(|s| s.bitlinear_per_channel),
             })
         };

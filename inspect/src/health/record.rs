@@ -27,6 +27,9 @@ pub struct CheckpointRecord {
     pub format: Format,
     /// Which network this is and how that is known.
     pub model: ModelRecord,
+    /// The models that it consists of, if they are several ([`Checkpoint::components`](crate::Checkpoint::components)).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub components: Vec<String>,
     /// Training step, if the file or its name contains it.
     pub step: Option<u64>,
     /// Where the step was found: a metadata path such as `training_state.step`, or `file name`.

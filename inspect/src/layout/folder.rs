@@ -18,9 +18,10 @@ pub(super) const LAYOUT: Layout =
 
 fn set(folder: &Path) -> Result<Set> {
     let mut set = folder_set(folder)?;
-    let mut forms = FORMS.iter().filter(|form| folder.join(form).is_file());
-    if let (Some(read), Some(other)) = (forms.next(), forms.next()) {
-        let text = format!("it was read from {read}, as transformers does, not from {other} next to it");
+    for (forms, library) in FORMS.iter().zip(LIBRARIES) {
+        let mut forms = forms.iter().filter(|form| folder.join(form).is_file());
+        let (Some(read), Some(other)) = (forms.next(), forms.next()) else { continue };
+        let text = format!("it was read from {read}, as {library} does, not from {other} next to it");
         set.notices.push(Notice::new(NoticeKind::OtherForm, text));
         // Files of another format may hold what this one leaves out: tied weights, buffers that are computed.
         if [read, other].iter().all(|form| form.contains("safetensors")) {
@@ -103,18 +104,27 @@ fn lays_out_layers(path: &Path) -> bool {
 /// Files that say how weights are quantized: of ModelOpt, AutoGPTQ and AutoAWQ.
 const QUANTIZATION: [&str; 3] = ["hf_quant_config.json", "quantize_config.json", "quant_config.json"];
 
-/// Names of one model in several forms, in the order in which transformers looks for them.
-const FORMS: [&str; 4] = [
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
+/// Names of one model in several forms, in the order in which the [`LIBRARIES`] look for them.
+pub(super) const FORMS: [[&str; 4]; 2] = [
+    [
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "pytorch_model.bin",
+        "pytorch_model.bin.index.json",
+    ],
+    [
+        "diffusion_pytorch_model.safetensors",
+        "diffusion_pytorch_model.safetensors.index.json",
+        "diffusion_pytorch_model.bin",
+        "diffusion_pytorch_model.bin.index.json",
+    ],
 ];
+const LIBRARIES: [&str; 2] = ["transformers", "diffusers"];
 
 /// Among `files` of one folder, the forms of its model that are not read because another form is.
 fn other_forms(files: &[PathBuf]) -> Vec<PathBuf> {
     let form = |name: &&str| files.iter().find(|file| self::name(file) == **name);
-    FORMS.iter().filter_map(form).skip(1).cloned().collect()
+    FORMS.iter().flat_map(|forms| forms.iter().filter_map(form).skip(1)).cloned().collect()
 }
 
 fn is_canonical(path: &Path) -> bool {
@@ -122,8 +132,11 @@ fn is_canonical(path: &Path) -> bool {
         name(path).as_str(),
         "model.safetensors"
             | "pytorch_model.bin"
+            | "pytorch_model_fsdp.bin"
             | "adapter_model.safetensors"
+            | "adapter_model.bin"
             | "diffusion_pytorch_model.safetensors"
+            | "diffusion_pytorch_model.bin"
     )
 }
 

@@ -3,9 +3,12 @@
 //! A new one is a file and a line in [`LAYOUTS`].
 
 pub(crate) mod companion;
+mod components;
 mod deepspeed;
 mod folder;
+mod foreign;
 mod gguf_split;
+mod hf_shards;
 mod join;
 mod megatron;
 mod per_rank;
@@ -28,6 +31,7 @@ use crate::step::from_name;
 use crate::tensor::TensorInfo;
 use crate::{Damage, Error, ErrorKind, Notice, Result};
 
+pub(crate) use components::Component;
 pub(crate) use join::{Opened, Whole};
 
 /// One way in which files form a checkpoint. Its defaults are those of a single file, [`single::LAYOUT`].
@@ -73,11 +77,14 @@ pub(crate) struct Lacks {
 }
 
 /// Every layout, in the order in which they are tried. The last one takes any path.
-static LAYOUTS: [Layout; 8] = [
+static LAYOUTS: [Layout; 11] = [
     torch_dcp::LAYOUT,
+    hf_shards::LAYOUT,
+    foreign::LAYOUT,
     deepspeed::LAYOUT,
     megatron::LAYOUT,
     per_rank::LAYOUT,
+    components::LAYOUT,
     folder::LAYOUT,
     gguf_split::LAYOUT,
     sharded::LAYOUT,
@@ -93,6 +100,8 @@ const MAX_CONFIG: u64 = 8 << 20;
 #[derive(Debug, Default)]
 pub(crate) struct Set {
     pub files: Vec<PathBuf>,
+    /// Instead of files, the checkpoints that it consists of.
+    pub components: Vec<Component>,
     /// The layout that joins them; the single-file layout if none is named.
     pub layout: Option<&'static Layout>,
     /// Names that the index promises, and the file that each is in.
@@ -146,7 +155,11 @@ pub(crate) fn set_of(path: &Path) -> Result<Set> {
 /// # Errors
 /// `Io` when nothing is there, and what keeps a folder or an index from being opened.
 pub fn files_of(path: &Path) -> Result<Vec<PathBuf>> {
-    Ok(set_of(path)?.files)
+    let Set { mut files, components, .. } = set_of(path)?;
+    for component in components {
+        files.extend(files_of(&component.path)?);
+    }
+    Ok(files)
 }
 
 /// What `files`, those of `set`, hold as one checkpoint.
@@ -308,8 +321,8 @@ pub fn list(path: &Path) -> Result<Listing> {
 }
 
 /// Adds the checkpoints directly at `path`, in name order, and files that should be some; gives the folders where more
-/// may be. A folder that holds one model in Hugging Face's layout is one, and so is each folder in it that is named after
-/// a step.
+/// may be. A folder that holds one model in Hugging Face's layout, or components, is one, and so is each folder in it that is
+/// named after a step.
 fn find_at(path: &Path, all: &mut Listing, arrays: &mut Vec<PathBuf>) -> Result<Vec<PathBuf>> {
     if !path.is_dir() || LAYOUTS.iter().any(|layout| (layout.is_whole)(path)) {
         all.checkpoints.push(path.to_path_buf());
@@ -317,8 +330,13 @@ fn find_at(path: &Path, all: &mut Listing, arrays: &mut Vec<PathBuf>) -> Result<
     }
     let Listing { checkpoints: mut found, skipped } = find_in(path)?;
     all.skipped.extend(skipped);
-    let model = matches!(found.as_slice(), [one] if is_model(one));
-    if model {
+    let own: HashSet<PathBuf> = components::of(path).iter().map(|part| identity(&part.path)).collect();
+    let model = !own.is_empty() || matches!(found.as_slice(), [one] if is_model(one));
+    if !own.is_empty() {
+        // What else is in it may be all of them in one file.
+        found.retain(|file| !own.contains(&identity(file)) && !companion::is_companion(file));
+        found.insert(0, path.to_path_buf());
+    } else if model {
         found = vec![path.to_path_buf()];
     } else {
         // Of several models, whose they are is not known.
@@ -329,12 +347,13 @@ fn find_at(path: &Path, all: &mut Listing, arrays: &mut Vec<PathBuf>) -> Result<
     let mut spoilt = spoilt_in(path)?;
     if model {
         // They are opened with it.
-        spoilt.retain(|file| !companion::is_companion(file));
+        spoilt.retain(|file| !companion::is_companion(file) && !own.contains(&identity(file)));
     }
     if !spoilt.is_empty() {
         found.extend(spoilt);
         sort(&mut found);
     }
+    let found_nothing = found.is_empty();
     all.checkpoints.extend(found);
     let (mut folders, mut files) = (Vec::new(), Vec::new());
     for entry in std::fs::read_dir(path).map_err(|e| Error::io(path, &e))?.flatten() {
@@ -345,9 +364,11 @@ fn find_at(path: &Path, all: &mut Listing, arrays: &mut Vec<PathBuf>) -> Result<
             continue;
         }
         match is_folder {
-            // Beside a finished model lie the checkpoints of its training, and other forms of itself.
+            // Its tensors have been counted.
+            true if !found_nothing && hf_shards::are_joined(&path) => {}
             // The optimizer of a model beside it is no other one.
             true if model && deepspeed::is_tag(&path) => {}
+            // Beside a finished model lie the checkpoints of its training, and other forms of itself.
             true if !model || from_name(&name(&path)).is_some() => folders.push(path),
             false if is_array(&path) => files.push(path),
             _ => {}

@@ -45,7 +45,7 @@ struct Run {
 }
 
 /// The tensor `name` of `shape` whose blocks `tiles` are. Where they do not cover it exactly, or one is missing, it is
-/// damaged.
+/// damaged; what the others hold can be read if their places are known.
 pub(super) fn join(
     name: String,
     dtype: DType,
@@ -63,7 +63,7 @@ pub(super) fn join(
     }
     let mut whole = TensorInfo::contiguous(name, dtype, shape, None, 0);
     match pieced(&whole, &tiles, budget) {
-        Ok(storage) => whole.storage = Some(storage),
+        Ok((storage, damage)) => (whole.storage, whole.damage) = (Some(storage), damage),
         Err(error) => {
             let damage = Damage::new(error.fault.unwrap_or_default(), error.what);
             let bytes = whole.byte_len().unwrap_or(0);
@@ -74,8 +74,8 @@ pub(super) fn join(
     whole
 }
 
-/// The storage of `whole`.
-fn pieced(whole: &TensorInfo, tiles: &[Tile], budget: &mut Budget) -> Result<Storage> {
+/// The storage of `whole`, and what is missing of it.
+fn pieced(whole: &TensorInfo, tiles: &[Tile], budget: &mut Budget) -> Result<(Storage, Option<Damage>)> {
     let shape = |what: String| Error::damaged(what).because(DamageKind::Shape);
     let elements = numel(&whole.shape)
         .and_then(|elements| usize::try_from(elements).ok())
@@ -84,46 +84,72 @@ fn pieced(whole: &TensorInfo, tiles: &[Tile], budget: &mut Budget) -> Result<Sto
         .dtype
         .element_size()
         .ok_or_else(|| Error::unsupported("elements of a type that shares bytes were saved in blocks"))?;
-    let mut runs = Vec::new();
+    let (mut runs, mut lost) = (Vec::new(), Vec::new());
     for (i, tile) in tiles.iter().enumerate() {
-        let part = match &tile.part {
-            Ok(part) => part,
+        check_place(whole, tile)?;
+        match &tile.part {
+            Ok(part) => match check(whole, tile, part) {
+                Ok(()) => add_runs(whole, i, tile, part, budget, &mut runs)?,
+                Err(error) => lost.push(Damage::new(error.fault.unwrap_or_default(), error.what)),
+            },
             Err(damage) => {
-                let what = format!("its block {} is not there: {damage}", place(tile));
-                return Err(Error::damaged(what).because(damage.kind));
+                lost.push(Damage::new(
+                    damage.kind,
+                    format!("its block {} is not there: {damage}", place(tile)),
+                ));
             }
-        };
-        check(whole, tile, part)?;
-        add_runs(whole, i, tile, part, budget, &mut runs)?;
+        }
     }
     runs.sort_unstable_by_key(|run| run.at);
-    let mut next = 0;
+    let (mut next, mut hole) = (0, None);
     for run in &runs {
-        if run.at != next {
-            let (kind, what) = match run.at > next {
-                true => {
-                    (DamageKind::StorageLost, format!("its elements {next} to {} are in no block", run.at))
-                }
-                false => (DamageKind::Overlap, format!("its element {} is in more than one block", run.at)),
-            };
-            return Err(Error::damaged(what).because(kind));
+        if run.at < next {
+            let what = format!("its element {} is in more than one block", run.at);
+            return Err(Error::damaged(what).because(DamageKind::Overlap));
+        }
+        if run.at > next {
+            hole.get_or_insert((next, run.at));
         }
         next = run.at + run.len;
     }
     if next != elements {
-        let what = format!("its elements {next} to {elements} are in no block");
-        return Err(Error::damaged(what).because(DamageKind::StorageLost));
+        hole.get_or_insert((next, elements));
     }
-    let ranges = runs.iter().filter_map(|run| {
-        let part = tiles[run.tile].part.as_ref().ok()?;
-        let start = part.byte_offset + (run.from * width) as u64;
-        Some((part.storage.as_ref()?, start..start + (run.len * width) as u64))
-    });
-    Storage::pieced(ranges)
+    let ranges = || {
+        runs.iter().filter_map(|run| {
+            let part = tiles[run.tile].part.as_ref().ok()?;
+            let start = part.byte_offset + (run.from * width) as u64;
+            let range = start..start + (run.len * width) as u64;
+            Some(((run.at * width) as u64, part.storage.as_ref()?, range))
+        })
+    };
+    let no_block = |(start, end)| {
+        let what = format!("its elements {start} to {end} are in no block");
+        Damage::new(DamageKind::StorageLost, what)
+    };
+    let Some(damage) = told(lost).or(hole.map(no_block)) else {
+        return Ok((Storage::pieced(ranges().map(|(_, storage, range)| (storage, range)))?, None));
+    };
+    if runs.is_empty() {
+        return Err((&damage).into());
+    }
+    Ok((Storage::holed(ranges(), (elements * width) as u64, damage.clone())?, Some(damage)))
 }
 
-/// Refuses a block that does not fit `whole`, or whose bytes cannot be pieced together with others.
-fn check(whole: &TensorInfo, tile: &Tile, part: &TensorInfo) -> Result<()> {
+/// What is wrong with several blocks of a tensor: of many, with the first.
+fn told(mut lost: Vec<Damage>) -> Option<Damage> {
+    const TOLD: usize = 3;
+    let more = lost.len().saturating_sub(TOLD);
+    lost.truncate(TOLD);
+    let mut damage = Damage::joined(lost)?;
+    if more > 0 {
+        damage.what.push_str(&format!("; and {more} more blocks"));
+    }
+    Some(damage)
+}
+
+/// Refuses a block that is not within `whole`.
+fn check_place(whole: &TensorInfo, tile: &Tile) -> Result<()> {
     let inside = tile.offsets.len() == whole.shape.len()
         && tile.sizes.len() == whole.shape.len()
         && whole
@@ -131,10 +157,15 @@ fn check(whole: &TensorInfo, tile: &Tile, part: &TensorInfo) -> Result<()> {
             .iter()
             .zip(tile.offsets.iter().zip(&tile.sizes))
             .all(|(&all, (&at, &size))| at.checked_add(size).is_some_and(|end| end <= all));
-    if !inside {
-        let what = format!("its block {} reaches beyond its shape {:?}", place(tile), whole.shape);
-        return Err(Error::damaged(what).because(DamageKind::Shape));
+    if inside {
+        return Ok(());
     }
+    let what = format!("its block {} reaches beyond its shape {:?}", place(tile), whole.shape);
+    Err(Error::damaged(what).because(DamageKind::Shape))
+}
+
+/// Refuses a block that is not what the listing says, or whose bytes cannot be pieced together with others.
+fn check(whole: &TensorInfo, tile: &Tile, part: &TensorInfo) -> Result<()> {
     if part.shape != tile.sizes || part.dtype != whole.dtype {
         let what = format!(
             "its block {} is {} {:?} where the listing says {} {:?}",

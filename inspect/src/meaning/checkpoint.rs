@@ -40,6 +40,9 @@ pub struct Checkpoint {
     pub coding: Coding,
     /// Training step and where it was found.
     pub step: Option<(u64, String)>,
+    /// The models that it consists of, if they are several: the folders that their tensors are called after, or nothing for
+    /// the one whose tensors have their own names.
+    pub components: Vec<String>,
     pub(crate) files: Vec<Arc<Source>>,
     /// The header of the first file, once it has been parsed again.
     pub(crate) header: OnceLock<Beginning>,

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
 
 use super::architecture::{Architecture, Biases, Kind, Part, Role, STUDENT};
+use super::elements::Floor;
 use super::rope::RopeScaling;
 use crate::gguf::Keys;
 
@@ -43,8 +44,11 @@ pub struct ModelConfig {
     pub use_bitlinear_attn: bool,
     /// A BitLinear has one scale per output instead of one per matrix.
     pub bitlinear_per_channel: bool,
-    /// Added to mean|W| and max|x|.
+    /// Added to mean|W| and max|x|, or the least that they count as.
     pub quantization_eps: f64,
+    /// Whether `quantization_eps` is the least that they count as.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub quantization_least: bool,
     /// Added to the mean square under the root.
     pub norm_eps: f64,
     /// The head is the embedding.
@@ -58,6 +62,9 @@ pub struct ModelConfig {
     /// Which of attention's projections have biases.
     #[serde(default, skip_serializing_if = "is_default")]
     pub attention_bias: AttentionBias,
+    /// Whether the projections of the feed-forward layer have biases.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub mlp_bias: bool,
     /// The activation function of the feed-forward layer's gate.
     #[serde(default, skip_serializing_if = "is_default")]
     pub activation: Activation,
@@ -152,6 +159,7 @@ impl ModelConfig {
             use_bitlinear_attn: usual.bitlinear,
             bitlinear_per_channel: false,
             quantization_eps: usual.quantization_eps,
+            quantization_least: false,
             norm_eps: usual.norm_eps,
             tie_word_embeddings: true,
             use_qk_norm: architecture.has(Part::QNorm),
@@ -161,9 +169,18 @@ impl ModelConfig {
                 Biases::Fixed(biases) => biases,
                 Biases::Configured => AttentionBias::None,
             },
+            mlp_bias: false,
             activation: Activation::Silu,
             sliding_window: None,
             sliding_layers: SlidingLayers::All,
+        }
+    }
+
+    /// What keeps the scales of its BitLinears from zero.
+    pub fn quantization_floor(&self) -> Floor {
+        match self.quantization_least {
+            true => Floor::Least(self.quantization_eps),
+            false => Floor::Added(self.quantization_eps),
         }
     }
 
@@ -230,7 +247,7 @@ impl ModelConfig {
                 Activation::Other(name) => name,
             },
             "attention_dropout": 0.0,
-            "mlp_bias": false,
+            "mlp_bias": self.mlp_bias,
             "use_cache": true,
             "sliding_window": self.sliding_window,
         }));

@@ -31,6 +31,7 @@ pub struct Given {
     pub use_bitlinear_attn: Option<bool>,
     pub bitlinear_per_channel: Option<bool>,
     pub quantization_eps: Option<f64>,
+    pub quantization_least: Option<bool>,
     pub norm_eps: Option<f64>,
     pub tie_word_embeddings: Option<bool>,
     pub use_qk_norm: Option<bool>,
@@ -39,6 +40,7 @@ pub struct Given {
     /// `Some(None)` is "no cap".
     pub final_logit_soft_cap: Option<Option<f64>>,
     pub attention_bias: Option<AttentionBias>,
+    pub mlp_bias: Option<bool>,
     pub activation: Option<Activation>,
     pub sliding_window: Option<usize>,
     pub sliding_layers: Option<SlidingLayers>,
@@ -58,6 +60,8 @@ pub struct Quantization {
     pub multiplies: bool,
     /// Whether the weights are float masters that every forward pass rounds, and not codes.
     pub online: bool,
+    /// Whether each BitLinear normalizes its input (`use_rms_norm`).
+    pub norms: bool,
 }
 
 impl Quantization {
@@ -76,6 +80,7 @@ impl Quantization {
             method: text(METHOD).map(str::to_string),
             multiplies: text(CLASS) == Some(AUTO_BIT_LINEAR),
             online: text(MODE) == Some("online"),
+            norms: matches!(lookup(value, NORMS), Some(Value::Bool(true))),
         })
     }
 
@@ -94,6 +99,7 @@ impl Quantization {
 const METHOD: &str = "quant_method";
 const CLASS: &str = "linear_class";
 const MODE: &str = "quantization_mode";
+const NORMS: &str = "use_rms_norm";
 const BITNET: &str = "bitnet";
 const AUTO_BIT_LINEAR: &str = "autobitlinear";
 
@@ -212,6 +218,7 @@ pub struct Shapes {
     /// Whether there is no head but the embedding.
     pub tie_word_embeddings: bool,
     pub attention_bias: AttentionBias,
+    pub mlp_bias: bool,
     /// Whether Q is packed in ternary form.
     pub packed_attn: bool,
     /// Whether the gate is.
@@ -264,6 +271,7 @@ struct HuggingFaceFile {
     rms_norm_eps: Option<f64>,
     tie_word_embeddings: Option<bool>,
     attention_bias: Option<bool>,
+    mlp_bias: Option<bool>,
     hidden_act: Option<String>,
 }
 
@@ -389,8 +397,9 @@ impl Given {
             use_bitlinear_ffn: Some(bitnet),
             use_bitlinear_attn: Some(bitnet),
             bitlinear_per_channel: None,
-            // The smallest max|x| in transformers' BitLinear.
+            // The least mean|W| and max|x| in transformers' BitLinear.
             quantization_eps: bitnet.then_some(1e-5),
+            quantization_least: bitnet.then_some(true),
             norm_eps: file.rms_norm_eps,
             tie_word_embeddings: file.tie_word_embeddings,
             use_qk_norm: None,
@@ -402,6 +411,8 @@ impl Given {
                     _ => AttentionBias::None,
                 },
             ),
+            // Others have no such setting, and ignore it.
+            mlp_bias: architecture.has(Part::GateBias).then_some(file.mlp_bias.unwrap_or(false)),
             activation: file.hidden_act.map(|name| match name.as_str() {
                 "silu" | "swish" => Activation::Silu,
                 _ => Activation::Other(name),
@@ -509,12 +520,14 @@ impl Given {
         put(&mut config.use_bitlinear_attn, &self.use_bitlinear_attn);
         put(&mut config.bitlinear_per_channel, &self.bitlinear_per_channel);
         put(&mut config.quantization_eps, &self.quantization_eps);
+        put(&mut config.quantization_least, &self.quantization_least);
         put(&mut config.norm_eps, &self.norm_eps);
         put(&mut config.tie_word_embeddings, &self.tie_word_embeddings);
         put(&mut config.use_qk_norm, &self.use_qk_norm);
         put(&mut config.attn_logit_soft_cap, &self.attn_logit_soft_cap);
         put(&mut config.final_logit_soft_cap, &self.final_logit_soft_cap);
         put(&mut config.attention_bias, &self.attention_bias);
+        put(&mut config.mlp_bias, &self.mlp_bias);
         put(&mut config.activation, &self.activation);
         if self.sliding_window.is_some() {
             config.sliding_window = self.sliding_window;
@@ -554,6 +567,7 @@ impl Shapes {
         if architecture.biases == Biases::Configured {
             config.attention_bias = self.attention_bias;
         }
+        config.mlp_bias = self.mlp_bias && architecture.has(Part::GateBias);
         sources.iter().rev().for_each(|given| given.put_into(&mut config));
         config.use_qk_norm = self.query_norm.is_some();
         config.tie_word_embeddings = self.tie_word_embeddings;

@@ -2,6 +2,7 @@
 
 pub mod architecture;
 pub(crate) mod checkpoint;
+mod compose;
 mod config;
 pub mod elements;
 mod given;

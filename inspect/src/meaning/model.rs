@@ -3,8 +3,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::architecture::{Architecture, Biases, Kind, Role, STUDENT};
+use super::architecture::{Architecture, Biases, Kind, Part, Role, STUDENT};
 use super::config::ModelConfig;
+use super::elements::Floor;
 use super::given::{self, Assumption, ConfigError, Given, Quantization};
 use super::names::{self, Names, Style};
 use super::rope::RopeScaling;
@@ -102,6 +103,11 @@ impl Model {
         if let Some(model) = student(tensors, metadata) {
             return model;
         }
+        Model::unknown()
+    }
+
+    /// A network that is not recognised.
+    pub(crate) fn unknown() -> Model {
         Model { architecture: UNKNOWN.into(), ..Model::default() }
     }
 
@@ -160,12 +166,16 @@ impl Model {
             || self.quantization.as_ref().is_some_and(Quantization::is_bitnet)
     }
 
-    /// What a BitLinear of it adds to mean|W|: by its configuration, else 1e-5 for Hugging Face's BitNet, as
-    /// transformers' `BitLinear` has it, and the student's 1e-8 for others.
-    pub fn quantization_eps(&self) -> f64 {
-        let student = self.student.as_ref().map(|s| s.quantization_eps);
-        let usual = if self.is_bitnet() { 1e-5 } else { STUDENT.defaults.quantization_eps };
-        student.or(self.of_our_gguf().and_then(|keys| keys.quantization_eps)).unwrap_or(usual)
+    /// What keeps mean|W| of its BitLinears from zero: by its configuration, else at least 1e-5 for Hugging Face's
+    /// BitNet, as transformers' `BitLinear` has it, and the student's 1e-8 more for others.
+    pub fn quantization_floor(&self) -> Floor {
+        let student = self.student.as_ref().map(ModelConfig::quantization_floor);
+        let ours = || self.of_our_gguf()?.quantization_eps.map(Floor::Added);
+        let usual = || match self.is_bitnet() {
+            true => Floor::Least(1e-5),
+            false => Floor::Added(STUDENT.defaults.quantization_eps),
+        };
+        student.or_else(ours).unwrap_or_else(usual)
     }
 
     /// Whether the matrices of its BitLinears hold codes times a scale already, in whatever type, and not the float
@@ -216,6 +226,9 @@ impl Checkpoint {
             given.vocab_size = rows;
             if given.architecture.is_some_and(|a| a.biases == Biases::Configured) {
                 given.attention_bias = Some(names.attention_bias());
+            }
+            if given.architecture.is_some_and(|a| a.has(Part::GateBias)) {
+                given.mlp_bias = Some(names.mlp_bias());
             }
             // Numbers that a file lacks have llama.cpp's defaults.
             let base = *given.rope_base.get_or_insert(1e4);

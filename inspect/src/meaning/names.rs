@@ -293,6 +293,7 @@ impl<'a> Names<'a> {
             query_norm: of_first(Part::QNorm).map(|t| if let [dim] = t.shape[..] { dim } else { 0 }),
             tie_word_embeddings: self.is_tied(),
             attention_bias: self.attention_bias(),
+            mlp_bias: self.mlp_bias(),
             packed_attn: packed(Part::Q),
             packed_ffn: packed(Part::Gate),
         })
@@ -317,6 +318,11 @@ impl<'a> Names<'a> {
             [true, false] => AttentionBias::Qkv,
             [true, true] => AttentionBias::All,
         }
+    }
+
+    /// Whether the projections of the first feed-forward layer have biases.
+    pub fn mlp_bias(&self) -> bool {
+        self.get(Role::Layer(0, Part::GateBias)).is_some()
     }
 }
 

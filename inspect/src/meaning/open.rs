@@ -8,6 +8,7 @@ use crate::bytes::{SharedBytes, Source, Stamp};
 use crate::checkpoint::Checkpoint;
 use crate::format::{self, Contents};
 use crate::layout::{self, Opened, Set, Whole, companion};
+use crate::meaning::compose::compose;
 use crate::meaning::{Coding, Model, Quantization, model, names, scheme};
 use crate::metadata::{HashableValue, Value};
 use crate::storage::Place;
@@ -119,14 +120,22 @@ impl std::str::FromStr for I2sLayout {
 pub fn open_with(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Checkpoint> {
     let path = path.as_ref();
     let set = layout::set_of(path)?;
-    let opened = |file: &PathBuf| Opened { path: file.clone(), source: Source::open(file), read };
-    let mut checkpoint = assemble(path, set.files.iter().map(opened).collect(), &set, options)?;
+    let mut checkpoint = match set.components.is_empty() {
+        true => open_set(path, &set, options)?,
+        false => compose(path, &set, options)?,
+    };
     if options.companions && path.is_dir() {
         for file in companion::companions(path)? {
             attach(&mut checkpoint, &file);
         }
     }
     Ok(checkpoint)
+}
+
+/// The checkpoint in the files of `set`.
+pub(super) fn open_set(path: &Path, set: &Set, options: &OpenOptions) -> Result<Checkpoint> {
+    let opened = |file: &PathBuf| Opened { path: file.clone(), source: Source::open(file), read };
+    assemble(path, set.files.iter().map(opened).collect(), set, options)
 }
 
 /// Adds what the companion `file` of the checkpoint's model holds.
@@ -206,6 +215,7 @@ pub(crate) fn assemble(
         files,
         header: OnceLock::new(),
         beside: set.beside.iter().cloned().chain(unread.iter().map(|file| Stamp::of(file))).collect(),
+        components: Vec::new(),
         absent: Vec::new(),
         listing_damaged: contents.listing_damaged,
     };

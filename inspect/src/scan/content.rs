@@ -9,6 +9,7 @@ use super::archive::directory;
 use super::pickles::{Stream, cut};
 use super::{Finding, Findings, Options, Rule, text};
 use crate::bytes::compression::{self, Compression};
+use crate::bytes::zstd;
 use crate::bytes::{ByteSource, Reader, Section, Source, text as text_of};
 use crate::error::bytes_that;
 use crate::format::{self, Family, HEAD, npy};
@@ -58,6 +59,7 @@ pub(super) enum Kind {
     Npy,
     Gzip,
     Zlib,
+    Zstd,
     /// A container that cannot be scanned.
     Opaque,
     /// Named like a pickle, but not one.
@@ -81,6 +83,7 @@ impl Kind {
             Kind::Npy => "npy",
             Kind::Gzip => "gzip",
             Kind::Zlib => "zlib",
+            Kind::Zstd => "zstd",
             Kind::Opaque => "opaque",
             Kind::NoPickle => "not a pickle",
             Kind::Unknown => "unknown",
@@ -287,6 +290,10 @@ impl<'o> Scanner<'o> {
         if compression::GZIP.begins(head) {
             self.compressed(flate2::read::MultiGzDecoder::new(reader), data.len(), name, place)?;
             return Ok(Some(Kind::Gzip));
+        }
+        if compression::ZSTD.begins(head) {
+            self.compressed(zstd::Frames::new(reader), data.len(), name, place)?;
+            return Ok(Some(Kind::Zstd));
         }
         // joblib compresses with zlib by default.
         if pickled && matches!(head, [0x78, 0x01 | 0x5e | 0x9c | 0xda, ..]) {

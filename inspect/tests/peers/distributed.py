@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 import torch.multiprocessing
-from torch.distributed.checkpoint import FileSystemWriter
+from torch.distributed.checkpoint import FileSystemWriter, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.filesystem import SerializationFormat
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
@@ -75,6 +75,10 @@ def save(rank, folder):
     tensors = {"model": model}
     writer = FileSystemWriter(f"{folder}/safetensors", serialization_format=SerializationFormat.SAFETENSORS)
     dcp.save(tensors, storage_writer=writer)
+    files = {name: 1 + i % 2 for i, name in enumerate(model)}
+    for form, joins in ("hugging-face", False), ("consolidated", True):
+        writer = HuggingFaceStorageWriter(f"{folder}/{form}", files, save_distributed=True, enable_consolidation=joins)
+        dcp.save(model, storage_writer=writer)
     dist.destroy_process_group()
 
 
@@ -83,5 +87,6 @@ if __name__ == "__main__":
     torch.multiprocessing.spawn(save, args=(out,), nprocs=WORLD)
     dcp_to_torch_save(out / "plain", out / "whole.pt")
     torch.save({"model": weights()}, out / "weights.pt")
+    torch.save(weights(), out / "flat.pt")
     dcp.save(weights(), checkpoint_id=out / "alone")
     torch.save(weights(), out / "alone.pt")

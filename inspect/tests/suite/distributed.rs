@@ -3,9 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use ckpt_inspect::salvage::{self, Fill};
 use ckpt_inspect::scan::{self, Severity};
-use ckpt_inspect::{Checkpoint, DamageKind, ErrorKind, Format, find, identity, lookup, open};
+use ckpt_inspect::{
+    Checkpoint, DamageKind, ErrorKind, Format, Group, OpenOptions, find, identity, lookup, open,
+};
 use ckpt_kit::peers;
+use ckpt_kit::safetensors::SafeTensors;
 
 /// Two ranks' blocks of a few tensors, and the same state dict whole (`tests/data/distributed.py`).
 fn saved() -> PathBuf {
@@ -96,6 +100,119 @@ fn what_a_missing_rank_had_is_damaged_and_the_rest_is_read() {
 }
 
 #[test]
+fn of_a_tensor_that_lost_a_rank_the_blocks_of_the_others_are_kept() {
+    let folder = copy(&saved());
+    let whole = open(saved()).unwrap();
+    std::fs::remove_file(folder.path().join("__1_0.distcp")).unwrap();
+    let mut salvage = salvage::salvage(folder.path(), &OpenOptions::default()).unwrap();
+    // Cut by rows and by columns: 9 rows of 6 as 5 and 4, 9 columns in 6 rows likewise.
+    let rows = ("model.layers.0.mlp.up_proj.weight", 5 * 6 * 4, vec![(120, 216)]);
+    let columns = (
+        "model.layers.0.mlp.down_proj.weight",
+        6 * 5 * 4,
+        (0..6).map(|i| (36 * i + 20, 36 * i + 36)).collect(),
+    );
+    for (name, present, holes) in [&rows, &columns] {
+        let loss = salvage.losses.iter().find(|loss| loss.name == *name).unwrap();
+        assert_eq!((loss.present, &loss.holes), (*present, holes), "{name}");
+        assert!(loss.why.ends_with("is not there: __1_0.distcp is missing"), "{}", loss.why);
+    }
+    salvage.fill(Fill::Nan);
+    for (name, _, holes) in [rows, columns] {
+        let (filled, own) = (salvage.checkpoint.tensor(name).unwrap(), whole.tensor(name).unwrap());
+        let (filled, own) = (filled.bytes().unwrap(), own.bytes().unwrap());
+        for (at, (found, expected)) in filled.chunks(4).zip(own.chunks(4)).enumerate() {
+            let lost = holes.iter().any(|(start, end)| (*start..*end).contains(&(4 * at as u64)));
+            let expected = if lost { f32::NAN.to_le_bytes() } else { expected.try_into().unwrap() };
+            assert_eq!(found, expected, "{name}, element {at}");
+        }
+    }
+}
+
+/// Every cut of a rank's file: what was saved before it is read, and the blocks of the other rank always are.
+#[test]
+fn a_cut_file_costs_the_blocks_after_the_cut() {
+    let folder = copy(&saved());
+    let file = folder.path().join("__1_0.distcp");
+    let whole = std::fs::read(&file).unwrap();
+    let name = "model.layers.0.mlp.up_proj.weight";
+    let mut lost = Vec::new();
+    for cut in (0..whole.len()).step_by(whole.len() / 40) {
+        std::fs::write(&file, &whole[..cut]).unwrap();
+        let checkpoint = open(folder.path()).unwrap();
+        assert!(checkpoint.is_damaged(), "{cut}");
+        lost.push(checkpoint.tensors.iter().filter(|tensor| tensor.damage.is_some()).count());
+        let salvage = salvage::salvage(folder.path(), &OpenOptions::default()).unwrap();
+        if let Some(loss) = salvage.losses.iter().find(|loss| loss.name == name) {
+            assert_eq!((loss.present, &loss.holes[..]), (120, &[(120, 216)][..]), "{cut}");
+        }
+    }
+    assert!(lost.is_sorted_by(|a, b| a >= b) && lost[0] > *lost.last().unwrap(), "{lost:?}");
+}
+
+/// Any byte of a block's header changed: an error or damage, in little time.
+#[test]
+fn headers_of_blocks_that_lie_are_errors_or_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    shards(folder.path(), &[(1, &[0, 0], &[2, 3], 1.0), (2, &[2, 0], &[2, 3], 2.0)]);
+    let file = folder.path().join("shard-00002-model-00001-of-00001.safetensors");
+    let whole = std::fs::read(&file).unwrap();
+    for i in 0..whole.len() {
+        for bit in [0, 3, 6] {
+            let mut bytes = whole.clone();
+            bytes[i] ^= 1 << bit;
+            std::fs::write(&file, &bytes).unwrap();
+            let checkpoint = open(folder.path()).unwrap();
+            checkpoint.tensors.iter().for_each(|tensor| drop(tensor.bytes().map(|bytes| bytes.len())));
+        }
+    }
+}
+
+/// Two ranks' blocks of one matrix, as the Hugging Face writer names and describes them.
+fn shards(folder: &Path, ranks: &[(usize, &[usize], &[usize], f32)]) {
+    for (rank, offsets, shape, value) in ranks {
+        let info = serde_json::json!({"w": {"saved_offsets": offsets}}).to_string();
+        let metadata = serde_json::json!({"DCP_SHARDING_INFO": info, "DCP_VERSION": "1.0"});
+        let values = vec![*value; shape.iter().product()];
+        let file = SafeTensors::new().metadata(metadata).f32s("w", shape, &values);
+        let name = format!("shard-{rank:05}-model-00001-of-00001.safetensors");
+        std::fs::write(folder.join(name), file.bytes()).unwrap();
+    }
+}
+
+#[test]
+fn blocks_of_the_hugging_face_writer_are_joined_and_holes_are_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let all: [(usize, &[usize], &[usize], f32); 3] =
+        [(1, &[0, 0], &[2, 2], 1.0), (2, &[0, 2], &[2, 1], 2.0), (3, &[2, 0], &[1, 3], 3.0)];
+    shards(folder.path(), &all);
+    let file = folder.path().join("shard-00002-model-00001-of-00001.safetensors");
+    for path in [folder.path(), &file] {
+        let checkpoint = open(path).unwrap();
+        assert_eq!((checkpoint.damage.clone(), checkpoint.warnings.len()), (None, 0));
+        assert_eq!(checkpoint.metadata, ckpt_inspect::metadata::Value::Dict(Default::default()));
+        let w = checkpoint.tensor("w").unwrap();
+        assert_eq!(w.shape, [3, 3]);
+        assert_eq!(checkpoint.values(w).unwrap(), [1.0, 1.0, 2.0, 1.0, 1.0, 2.0, 3.0, 3.0, 3.0]);
+        assert_eq!(identity(path), identity(folder.path()));
+    }
+    assert_eq!(find(folder.path()).unwrap(), [folder.path()]);
+    std::fs::remove_file(&file).unwrap();
+    let checkpoint = open(folder.path()).unwrap();
+    let damage = checkpoint.tensor("w").unwrap().damage.clone().unwrap();
+    assert_eq!(damage.what, "its elements 2 to 3 are in no block");
+    let notices: Vec<&str> = checkpoint.warnings.iter().map(|notice| notice.text.as_str()).collect();
+    assert_eq!(
+        notices,
+        ["no file of rank 2, of 3 or more: it had nothing to save, or its tensors are missing"]
+    );
+    // A block that would reach beyond any size, and one of other dimensions.
+    shards(folder.path(), &[(2, &[usize::MAX, 0], &[2, 1], 2.0), (4, &[0], &[1, 1], 2.0)]);
+    let checkpoint = open(folder.path()).unwrap();
+    assert_eq!(checkpoint.damage.unwrap().kind, DamageKind::UnreadableEntry);
+}
+
+#[test]
 fn a_flipped_byte_shows_in_the_checksums() {
     let folder = copy(&saved());
     let file = folder.path().join("__0_0.distcp");
@@ -177,6 +294,16 @@ fn torch_saves_it_in_every_form_and_joins_it_to_the_same_bytes() {
         assert_same(&at(form), &at("whole.pt"));
     }
     assert_same(&at("safetensors"), &at("weights.pt"));
+    // The Hugging Face writer's blocks, and the files that it makes of them.
+    for form in ["hugging-face", "consolidated", "consolidated/sharded"] {
+        let checkpoint = open(at(form)).unwrap();
+        assert_eq!((checkpoint.format, checkpoint.damage.clone()), (Format::SafeTensors, None));
+        assert!(checkpoint.warnings.is_empty(), "{form}: {:?}", checkpoint.warnings);
+        assert_eq!(tensors(&checkpoint), tensors(&open(at("flat.pt")).unwrap()), "{form}");
+    }
+    assert_eq!(find(&at("consolidated")).unwrap(), [at("consolidated")]);
+    std::fs::remove_file(at("consolidated").join("model.safetensors.index.json")).unwrap();
+    assert_eq!(find(&at("consolidated")).unwrap().len(), 1);
     // What every rank has is the same in all, unless one of them was changed.
     let file = at("by-rank").join("__2_0.distcp");
     let name = "model.layers.0.input_layernorm.weight";
@@ -202,4 +329,62 @@ fn torch_saves_it_in_every_form_and_joins_it_to_the_same_bytes() {
         )]
     );
     assert_same(&at("alone"), &at("alone.pt"));
+}
+
+#[test]
+fn what_one_process_of_torch_saves_in_other_layouts_is_read() {
+    let Some(python) = peers::python(&["torch", "zstandard"]) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    python.script("inspect", "layouts.py", &[folder.path()]);
+    let at = |name: &str| folder.path().join(name);
+    // Compressed parts.
+    assert_same(&at("zstd"), &at("whole.pt"));
+    let parts = scan::scan(&at("zstd/__0_0.distcp"), &scan::Options::default()).unwrap();
+    assert_eq!(parts.severity(), Some(Severity::Note), "{parts:?}");
+    // An exported program: its weights by their names, and the constants.
+    let program = open(at("program.pt2")).unwrap();
+    assert_eq!(program.damage, None);
+    let mut found = tensors(&program);
+    let constants: Vec<String> =
+        found.keys().filter(|name| name.starts_with("constants.")).cloned().collect();
+    assert_eq!(constants, ["constants.lifted_tensor_0", "constants.mask"]);
+    constants.iter().for_each(|name| drop(found.remove(name)));
+    assert_eq!(found, tensors(&open(at("program.pt")).unwrap()));
+    assert_eq!(program.sharing(1).iter().filter(|others| !others.is_empty()).count(), 2);
+    // Megatron-Core's: blocks, what all ranks have in common, and objects that are told.
+    let megatron = open(at("megatron/iter_0000300")).unwrap();
+    assert_eq!((megatron.damage.clone(), megatron.step.clone()), (None, Some((300, "iteration".into()))));
+    let notices: Vec<&str> = megatron.warnings.iter().map(|notice| notice.text.as_str()).collect();
+    assert_eq!(notices, ["1 object of a layer's own is bytes of a form that is not read"]);
+    let mut found = tensors(&megatron);
+    let own: Vec<String> = found.keys().filter(|name| name.contains("/shard_")).cloned().collect();
+    assert_eq!(own, ["decoder.layers.mlp._extra_state/shard_0_2.scale", "rng_state/shard_0.0_1.1.0"]);
+    for name in &own {
+        assert_eq!(megatron.tensor(name).unwrap().group, Group::Other);
+        found.remove(name);
+    }
+    assert_eq!(found, tensors(&open(at("megatron.pt")).unwrap()));
+    let told = |path: &str| lookup(&megatron.metadata, path).map(|value| format!("{value:?}"));
+    assert_eq!(told("optimizer.param_groups.0.lr").unwrap(), "F64(0.001)");
+    let backend = megatron.metadata.clone();
+    assert!(format!("{backend:?}").contains("torch_dist"));
+}
+
+/// Changed and cut compressed parts: an error or damage, and never more memory than was announced.
+#[test]
+fn compressed_parts_that_lie_are_damage() {
+    let Some(python) = peers::python(&["torch", "zstandard"]) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    python.script("inspect", "layouts.py", &[folder.path()]);
+    let file = folder.path().join("zstd/__0_0.distcp");
+    let whole = std::fs::read(&file).unwrap();
+    for i in (0..whole.len()).step_by(whole.len() / 60) {
+        let mut bytes = whole.clone();
+        bytes[i] ^= 1 << (i % 8);
+        std::fs::write(&file, &bytes).unwrap();
+        let checkpoint = open(folder.path().join("zstd")).unwrap();
+        checkpoint.tensors.iter().for_each(|tensor| drop(tensor.bytes().map(|bytes| bytes.len())));
+        std::fs::write(&file, &whole[..i]).unwrap();
+        assert!(open(folder.path().join("zstd")).unwrap().is_damaged());
+    }
 }

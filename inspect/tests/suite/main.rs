@@ -2,6 +2,7 @@
 
 mod blocks;
 mod cause;
+mod components;
 mod containers;
 mod distributed;
 mod elements;

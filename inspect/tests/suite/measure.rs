@@ -1,6 +1,6 @@
 //! Measurements against a plain two-pass computation in f64, over dtypes, sizes, scales and special values.
 
-use ckpt_inspect::measure::{Measured, Plan, TernaryRule, measure};
+use ckpt_inspect::measure::{Floor, Measured, Plan, TernaryRule, measure};
 use ckpt_inspect::{DType, Elements};
 use ckpt_kit::numbers::le;
 use proptest::prelude::*;
@@ -90,7 +90,7 @@ fn codes(values: &[f32], scale: f32) -> (usize, usize) {
 }
 
 fn check_ternary(values: &[f32], cols: usize) {
-    let plan = Plan::matrix(cols, Some(TernaryRule::Absmean { eps: 1e-8, per_row: false }));
+    let plan = Plan::matrix(cols, Some(TernaryRule::Absmean { floor: Floor::Added(1e-8), per_row: false }));
     let ternary = plain(DType::F32, &le(values), plan).ternary.unwrap();
     let mean = values.iter().map(|v| f64::from(v.abs())).sum::<f64>() / values.len() as f64;
     let scale = mean as f32 + 1e-8;
@@ -152,7 +152,8 @@ fn codes_are_signs_however_small_the_scale() {
 #[test]
 fn infinite_weights_have_codes_and_nan_has_none() {
     let mut values = normal(768 * 400, 0.0, 0.02);
-    let plan = Plan::matrix(768, Some(TernaryRule::Absmean { eps: 1e-8, per_row: false })).with_histogram();
+    let plan = Plan::matrix(768, Some(TernaryRule::Absmean { floor: Floor::Added(1e-8), per_row: false }))
+        .with_histogram();
     (values[70], values[9000], values[200_000]) = (f32::INFINITY, f32::NEG_INFINITY, f32::NAN);
     let measured = plain(DType::F32, &le(&values), plan);
     let finite: Vec<f32> = values.iter().copied().filter(|v| v.is_finite()).collect();
@@ -176,7 +177,7 @@ fn nan_keeps_no_row_alive() {
     }
     values[row * cols + col] = f32::NAN;
     for per_row in [false, true] {
-        let ternary = Some(TernaryRule::Absmean { eps: 1e-8, per_row });
+        let ternary = Some(TernaryRule::Absmean { floor: Floor::Added(1e-8), per_row });
         let plan = Plan::matrix(cols, ternary);
         let ternary = plain(DType::F32, &le(&values), plan).ternary.unwrap();
         assert_eq!((ternary.dead_rows, ternary.dead_cols), (1, 1), "per row: {per_row}");
@@ -187,7 +188,7 @@ fn nan_keeps_no_row_alive() {
 fn exact_halves_round_to_even() {
     // mean|W| is 1 up to eps, which f32 drops: the half is a zero, the next number is not.
     let values = [0.5f32, -0.5, 1.5, -1.5, 0.5f32.next_up(), -(0.5f32.next_down()), 2.0, 1.5 - f32::EPSILON];
-    let plan = Plan::matrix(4, Some(TernaryRule::Absmean { eps: 0.0, per_row: false }));
+    let plan = Plan::matrix(4, Some(TernaryRule::Absmean { floor: Floor::Added(0.0), per_row: false }));
     let mean = values.iter().map(|v| f64::from(v.abs())).sum::<f64>() / 8.0;
     let ternary = plain(DType::F32, &le(&values), plan).ternary.unwrap();
     let (neg, pos) = codes(&values, mean as f32);
@@ -202,7 +203,7 @@ fn a_scale_per_row_gives_each_row_its_codes() {
         .enumerate()
         .for_each(|(r, row)| row.iter_mut().for_each(|v| *v *= 10f32.powi(r as i32 % 9 - 4)));
     values[..100].fill(0.0);
-    let plan = Plan::matrix(100, Some(TernaryRule::Absmean { eps: 1e-8, per_row: true }));
+    let plan = Plan::matrix(100, Some(TernaryRule::Absmean { floor: Floor::Added(1e-8), per_row: true }));
     let ternary = plain(DType::F32, &le(&values), plan).ternary.unwrap();
     let (mut neg, mut pos) = (0, 0);
     for row in values.chunks(100) {

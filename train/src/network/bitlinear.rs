@@ -9,7 +9,7 @@
 //! of W and x, as the reference trains, two terms are added: `dxs = sum_i dx_i (xd_i - x_i) / xs`, which goes to the
 //! largest |x| with its sign, and `dws = sum dW (Wd - W) / ws`, which goes to every weight as sign(W) / n.
 
-use ckpt_inspect::measure::absmean_scale;
+use ckpt_inspect::measure::{Floor, absmean_scale};
 
 use super::math;
 
@@ -17,7 +17,7 @@ use super::math;
 pub(super) fn weight_scales(weights: &[f32], cols: usize, per_row: bool, eps: f64) -> Vec<f32> {
     let scale = |values: &[f32]| {
         let sum: f64 = values.chunks(4096).map(|c| c.iter().map(|w| f64::from(w.abs())).sum::<f64>()).sum();
-        absmean_scale(sum / values.len() as f64, eps)
+        absmean_scale(sum / values.len() as f64, Floor::Added(eps))
     };
     let rows = weights.len() / cols;
     if per_row { weights.chunks(cols).map(scale).collect() } else { vec![scale(weights); rows] }

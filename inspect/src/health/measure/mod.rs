@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::health::measures::{Accumulators, Computed};
 use crate::meaning::elements::{BLOCK, Elements, in_chunks};
-pub use crate::meaning::elements::{absmean_scale, zero_line};
+pub use crate::meaning::elements::{Floor, absmean_scale, zero_line};
 use crate::record::{Histogram, Stats, Ternary};
 use kernel::{Line, Octaves, Sums};
 
@@ -28,11 +28,11 @@ const BORROWED_BLOCK: usize = 1 << 14;
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum TernaryRule {
-    /// clamp(round(W / (mean|W| + eps)), -1, 1), rounding half to even, in f32 as PyTorch computes it: zero where
+    /// clamp(round(W / mean|W|), -1, 1), rounding half to even, in f32 as PyTorch computes it: zero where
     /// |W / scale| <= 0.5.
     Absmean {
-        /// Added to mean|W|.
-        eps: f64,
+        /// What keeps mean|W| from zero.
+        floor: Floor,
         /// One scale per row instead of one for the matrix.
         per_row: bool,
     },

@@ -7,7 +7,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::{BLOCK, Line, Tally, TernaryRule, row_pieces, unit};
-use crate::meaning::elements::{Elements, absmean_scale, in_chunks, zero_line};
+use crate::meaning::elements::{Elements, Floor, absmean_scale, in_chunks, zero_line};
 use crate::record::Ternary;
 
 /// Positions in the sample from which the line is estimated.
@@ -20,9 +20,9 @@ pub(super) fn first_line(elements: &Elements<'_>, rule: TernaryRule) -> Option<L
     match rule {
         TernaryRule::Codes => Some(Line::SIGN),
         TernaryRule::Absmean { per_row: true, .. } => None,
-        TernaryRule::Absmean { eps, per_row: false } => {
+        TernaryRule::Absmean { floor, per_row: false } => {
             let (mean, error) = sample(elements)?;
-            let at = zero_line(absmean_scale(mean, eps));
+            let at = zero_line(absmean_scale(mean, floor));
             // Four standard errors: one matrix in 16 000 needs a second pass.
             let margin = at * (4.0 * error).min(0.1) as f32;
             (at - margin >= f32::MIN_POSITIVE).then(|| Line::around(at, margin))
@@ -68,9 +68,9 @@ pub(super) fn resolve(
     let count = tally.moments.count;
     let (final_line, scale) = match rule {
         TernaryRule::Codes => (0.0, None),
-        TernaryRule::Absmean { per_row: true, eps } => return by_row(elements, cols, eps),
-        TernaryRule::Absmean { per_row: false, eps } => {
-            let scale = absmean_scale(if count > 0.0 { tally.moments.abs / count } else { 0.0 }, eps);
+        TernaryRule::Absmean { per_row: true, floor } => return by_row(elements, cols, floor),
+        TernaryRule::Absmean { per_row: false, floor } => {
+            let scale = absmean_scale(if count > 0.0 { tally.moments.abs / count } else { 0.0 }, floor);
             (zero_line(scale), Some(f64::from(scale)))
         }
     };
@@ -136,7 +136,7 @@ fn second_pass(elements: &Elements<'_>, cols: usize, line: f32, scale: Option<f6
 }
 
 /// Each row against its own scale; the reported scale is the mean of the rows'.
-fn by_row(elements: &Elements<'_>, cols: usize, eps: f64) -> Ternary {
+fn by_row(elements: &Elements<'_>, cols: usize, floor: Floor) -> Ternary {
     let rows = elements.len() / cols;
     let row_scale = |row: usize| {
         let (mut sum, mut finite) = (0.0, 0u64);
@@ -144,7 +144,7 @@ fn by_row(elements: &Elements<'_>, cols: usize, eps: f64) -> Ternary {
             sum += block.iter().filter(|x| x.is_finite()).map(|x| f64::from(x.abs())).sum::<f64>();
             finite += block.iter().filter(|x| x.is_finite()).count() as u64;
         });
-        absmean_scale(if finite > 0 { sum / finite as f64 } else { 0.0 }, eps)
+        absmean_scale(if finite > 0 { sum / finite as f64 } else { 0.0 }, floor)
     };
     let scales: Vec<f32> = (0..rows).into_par_iter().map(row_scale).collect();
     let lines: Vec<f32> = scales.iter().map(|&scale| zero_line(scale)).collect();

@@ -5,7 +5,7 @@
 mod metadata;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,10 +13,11 @@ use self::metadata::{Blocks, Chunk, Item, Listing, Place};
 use super::join::{Opened, Whole};
 use super::tiles::{self, Budget, Tile};
 use super::{Layout, Set, name, single, sort};
-use crate::bytes::Source;
 use crate::bytes::storage::Storage;
+use crate::bytes::zstd::{self, Recent};
+use crate::bytes::{Source, Stamp};
 use crate::format::{Contents, safetensors, torch_zip};
-use crate::metadata::{HashableValue, Value};
+use crate::metadata::{HashableValue, Value, from_json};
 use crate::pickle::Pickle;
 use crate::tensor::TensorInfo;
 use crate::{DType, Damage, DamageKind, Error, Format, Notice, NoticeKind, Result};
@@ -87,18 +88,33 @@ fn set(path: &Path) -> Result<Set> {
             .in_file(path)
             .hint("use the checkpoint of an earlier step"));
     }
-    Ok(Set { files, ..Set::default() })
+    // What Megatron-Core keeps beside the blocks.
+    let common = [COMMON, BACKEND].map(|name| folder.join(name));
+    let beside = common.iter().map(|path| Stamp::of(path)).collect();
+    let files = files.into_iter().chain(common.into_iter().filter(|path| path.is_file())).collect();
+    Ok(Set { files, beside, ..Set::default() })
 }
+
+/// What Megatron-Core saves once, for all ranks: a state dict without blocks, and what wrote it.
+const COMMON: &str = "common.pt";
+const BACKEND: &str = "metadata.json";
+/// The largest of the latter that is read.
+const MAX_BACKEND: u64 = 1 << 20;
 
 fn join(files: Vec<Opened>) -> Result<Whole> {
     let mut contents = Contents::new(Format::TorchDistributed);
     let (mut listing, mut read, mut unread) = (Listing::default(), Vec::new(), Vec::new());
+    let mut beside = Vec::new();
     let mut parts: HashMap<String, std::result::Result<Arc<Source>, Damage>> = HashMap::new();
     for file in files {
         if is_listing(&file.path) {
             let source = file.source?;
             add_listing(&mut listing, &mut contents, &source).map_err(|e| e.in_file(&file.path))?;
             read.push(source);
+            continue;
+        }
+        if [COMMON, BACKEND].contains(&name(&file.path).as_str()) {
+            beside.push(file);
             continue;
         }
         let part = match file.source {
@@ -120,13 +136,68 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
         left: Cell::new(bytes.saturating_mul(2)),
         used: RefCell::default(),
         blobs: RefCell::default(),
+        unpacked: Cell::new(bytes.saturating_mul(MAX_RATIO).max(FREE_RATIO)),
+        recent: Arc::default(),
+        objects: Cell::new(0),
     };
     folder.add_missing(&listing, &mut contents);
     folder.add_items(&listing, &mut contents);
     folder.add_unclaimed(&listing, &mut contents);
+    for file in beside {
+        let path = file.path.clone();
+        match add_beside(file, &mut contents) {
+            Ok(source) => read.push(source),
+            Err(error) => {
+                let kind = error.fault.unwrap_or(DamageKind::UnreadableShard);
+                contents.faults.push(Damage::new(kind, error.in_file(&path).to_string()));
+                unread.push(path);
+            }
+        }
+    }
     contents.metadata = with_lists(std::mem::replace(&mut contents.metadata, Value::None), 0);
     contents.tell_first();
     Ok(Whole { contents, files: read, unread })
+}
+
+/// Adds what Megatron-Core keeps beside the blocks. The state dict of all ranks has other keys than theirs.
+fn add_beside(file: Opened, contents: &mut Contents) -> Result<Arc<Source>> {
+    if name(&file.path) == BACKEND {
+        let source = file.source?;
+        let bytes = source.bytes(0..source.len().min(MAX_BACKEND))?.into_owned();
+        let value = serde_json::from_slice(&bytes).map_err(|e| {
+            Error::damaged(format!("is not valid JSON: {e}")).because(DamageKind::Inconsistent)
+        })?;
+        put(&mut contents.metadata, &[HashableValue::String(BACKEND.into())], from_json(value));
+        return Ok(source);
+    }
+    let (source, own) = file.read()?;
+    let known: HashSet<String> = contents.tensors.iter().map(|tensor| tensor.name.clone()).collect();
+    for mut tensor in own.tensors {
+        if known.contains(&tensor.name) {
+            tensor.name = format!("common.{}", tensor.name);
+        }
+        contents.tensors.push(tensor);
+    }
+    merge(&mut contents.metadata, own.metadata, 0);
+    crate::format::add_new(&mut contents.globals, own.globals);
+    contents.notices.extend(own.notices);
+    contents.faults.extend(own.faults.into_iter().map(|mut damage| {
+        damage.what = format!("{COMMON}: {damage}");
+        damage
+    }));
+    Ok(source)
+}
+
+/// Adds the entries of `more` that `all` lacks, at any depth.
+fn merge(all: &mut Value, more: Value, depth: usize) {
+    let (Value::Dict(all), Value::Dict(more)) = (all, more) else { return };
+    for (key, value) in more {
+        match all.get_mut(&key) {
+            Some(known) if depth < 64 => merge(known, value, depth + 1),
+            Some(_) => {}
+            None => drop(all.insert(key, value)),
+        }
+    }
 }
 
 fn add_listing(listing: &mut Listing, contents: &mut Contents, source: &Source) -> Result<()> {
@@ -150,7 +221,24 @@ struct Folder {
     used: RefCell<HashMap<String, Vec<(u64, u64)>>>,
     /// The tensors of SafeTensors files that were read, by the file and where in it they begin.
     blobs: RefCell<HashMap<(String, u64), HashMap<String, TensorInfo>>>,
+    /// Bytes that parts may still decompress to,
+    unpacked: Cell<u64>,
+    /// and those that did last.
+    recent: Arc<Recent>,
+    /// Objects of Megatron-Core's own that are not shown.
+    objects: Cell<u64>,
 }
+
+/// The extension of torch that compresses a part, before its version.
+const ZSTD: &str = "stream.zstd/1";
+/// All parts together may decompress to this many times the bytes of their files, and always to this many bytes: weights
+/// hardly compress.
+const MAX_RATIO: u64 = 64;
+const FREE_RATIO: u64 = 256 << 20;
+/// Bytes of an archive besides those of its tensor, at most.
+const AROUND: u64 = 1 << 20;
+/// A plain value may decompress to this many bytes.
+const MAX_VALUE: u64 = 64 << 20;
 
 impl Folder {
     /// Tells which files the listing names and the folder lacks.
@@ -178,6 +266,12 @@ impl Folder {
                 Item::Value => self.add_value(listing, name, contents),
             }
         }
+        let objects = self.objects.get();
+        if objects > 0 {
+            let are = if objects == 1 { " of a layer's own is" } else { "s of layers' own are" };
+            let text = format!("{objects} object{are} bytes of a form that is not read");
+            contents.notices.push(Notice::new(NoticeKind::NotShown, text));
+        }
     }
 
     fn tensor(
@@ -190,7 +284,8 @@ impl Folder {
     ) -> TensorInfo {
         let tile = |chunk: &Chunk| {
             let places = listing.places(name, Some(&chunk.offsets));
-            let (part, found) = self.block(name, places);
+            let bytes = dtype.and_then(|dtype| dtype.bytes_for(&chunk.sizes)).unwrap_or(MAX_VALUE);
+            let (part, found) = self.block(name, places, bytes);
             notices.extend(found.map(|mut notice| {
                 notice.text = format!("`{}` {}", name.escape_debug(), notice.text);
                 notice
@@ -211,18 +306,19 @@ impl Folder {
         }
     }
 
-    /// The tensor that was saved at each of `places`, of replicas the first that can be read; and whether the checksums of
+    /// The tensor of `bytes` bytes that was saved at each of `places`, of replicas the first that can be read; and whether the checksums of
     /// replicas differ.
     fn block(
         &self,
         name: &str,
         places: &[Place],
+        bytes: u64,
     ) -> (std::result::Result<TensorInfo, Damage>, Option<Notice>) {
         let mut part: std::result::Result<(TensorInfo, &Place), Damage> =
             Err(lost("the listing does not say where".into()));
         let mut differ = None;
         for place in places {
-            let found = self.tensor_at(name, place);
+            let found = self.tensor_at(name, place, bytes);
             match (&part, found) {
                 (Ok((first, at)), Ok(other)) if differ.is_none() && checksum(first) != checksum(&other) => {
                     let text = format!(
@@ -240,7 +336,7 @@ impl Folder {
     }
 
     /// The tensor `name` that was saved at `place`, alone or in a SafeTensors file with others.
-    fn tensor_at(&self, name: &str, place: &Place) -> std::result::Result<TensorInfo, Damage> {
+    fn tensor_at(&self, name: &str, place: &Place, bytes: u64) -> std::result::Result<TensorInfo, Damage> {
         let key = (place.file.clone(), place.offset);
         let of_blob = |tensors: &HashMap<String, TensorInfo>| {
             let what = || lost(format!("{} does not hold it", place.file.escape_debug()));
@@ -249,7 +345,7 @@ impl Folder {
         if let Some(tensors) = self.blobs.borrow().get(&key) {
             return of_blob(tensors);
         }
-        let mut saved = self.saved(place)?;
+        let mut saved = self.saved(place, bytes)?;
         match (saved.format, saved.tensors.len()) {
             (Format::SafeTensors, _) => {
                 let tensors = saved.tensors.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
@@ -266,8 +362,12 @@ impl Folder {
     fn add_value(&self, listing: &Listing, name: &str, contents: &mut Contents) {
         let place = listing.places(name, None).first();
         let place = place.ok_or_else(|| lost("the listing does not say where".into()));
-        let saved = match place.and_then(|place| self.saved(place)) {
+        let saved = match place.and_then(|place| self.saved(place, MAX_VALUE)) {
             Ok(saved) => saved,
+            // Bytes of a layer's own making, which a rank saved for itself.
+            Err(damage) if is_object(name) && place_is_whole(damage.kind) => {
+                return self.objects.set(self.objects.get() + 1);
+            }
             Err(mut damage) => {
                 damage.what = format!("the value `{}`: {damage}", name.escape_debug());
                 return contents.faults.push(damage);
@@ -285,15 +385,17 @@ impl Folder {
         put(&mut contents.metadata, keys, saved.metadata);
     }
 
-    /// What was saved at `place`.
-    fn saved(&self, place: &Place) -> std::result::Result<Contents, Damage> {
+    /// What was saved at `place`, which is of about `bytes` bytes once it is decompressed.
+    fn saved(&self, place: &Place, bytes: u64) -> std::result::Result<Contents, Damage> {
         let file = place.file.escape_debug();
         let source = match self.parts.get(&place.file) {
             Some(Ok(source)) => source,
             Some(Err(damage)) => return Err(damage.clone()),
             None => return Err(Damage::new(DamageKind::MissingShards, format!("{file} is missing"))),
         };
-        if let [transform, ..] = &place.transforms[..] {
+        let is_zstd = |transform: &String| transform == ZSTD || transform.starts_with("stream.zstd/1.");
+        let packed = matches!(&place.transforms[..], [transform] if is_zstd(transform));
+        if let ([transform, ..], false) = (&place.transforms[..], packed) {
             let what = format!("{file} has it as {}, which is not read", transform.escape_debug());
             return Err(Damage::new(DamageKind::Compression, what));
         }
@@ -305,23 +407,29 @@ impl Folder {
             })
         };
         // The length of a tensor in a SafeTensors file is that of its elements alone.
-        let extent = safetensors::extent(source.data(), place.offset);
+        let extent = safetensors::extent(source.data(), place.offset).filter(|_| !packed);
         let len = extent.unwrap_or(place.len);
-        let section = section(len)?;
+        let mut section = section(len)?;
         let Some(left) = self.left.get().checked_sub(len) else {
             let what = "the places that the listing names overlap out of proportion to the files";
             return Err(Damage::new(DamageKind::Overlap, what));
         };
         self.left.set(left);
         self.used.borrow_mut().entry(place.file.clone()).or_default().push((place.offset, len));
+        let failed = |error: Error| {
+            let kind = error.fault.unwrap_or_default();
+            Damage::new(kind, format!("{file}, from byte {}: {error}", place.offset))
+        };
+        if packed {
+            let limit = bytes.saturating_add(AROUND).min(self.unpacked.get());
+            section = zstd::source(source, (place.offset, len), limit, &self.recent).map_err(failed)?;
+            self.unpacked.set(self.unpacked.get().saturating_sub(section.len()));
+        }
         let read = match extent {
             Some(_) => safetensors::read(&section),
             None => torch_zip::read(&section),
         };
-        let mut contents = read.map_err(|error| {
-            let kind = error.fault.unwrap_or_default();
-            Damage::new(kind, format!("{file}, from byte {}: {error}", place.offset))
-        })?;
+        let mut contents = read.map_err(failed)?;
         match Damage::joined(std::mem::take(&mut contents.faults)) {
             Some(mut damage) => {
                 damage.what = format!("{file}, from byte {}: {damage}", place.offset);
@@ -354,6 +462,22 @@ impl Folder {
 /// What two copies of a tensor have in common, without reading them.
 fn checksum(tensor: &TensorInfo) -> (&[usize], DType, Option<u32>) {
     (&tensor.shape, tensor.dtype, tensor.storage.as_ref().and_then(|storage| storage.run().crc32))
+}
+
+/// Whether Megatron-Core saved the object `name` for each rank by itself, such as `…/shard_0_8`.
+fn is_object(name: &str) -> bool {
+    name.rsplit_once('/').is_some_and(|(_, shard)| shard.starts_with("shard_"))
+}
+
+/// Whether the bytes are there of something that could not be read for this reason.
+fn place_is_whole(kind: DamageKind) -> bool {
+    !matches!(
+        kind,
+        DamageKind::MissingShards
+            | DamageKind::CutShort
+            | DamageKind::StorageLost
+            | DamageKind::UnreadableShard
+    )
 }
 
 fn lost(what: String) -> Damage {

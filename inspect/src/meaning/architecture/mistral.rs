@@ -30,6 +30,7 @@ pub(super) static MISTRAL: Architecture = Architecture {
         &ROPE_FACTORS,
     ],
     biases: Biases::Fixed(AttentionBias::None),
+    biased_in_gguf: true,
     defaults: PLAIN,
     is_meant: |given| given.sliding_window.is_some(),
     written_as: |_| &MISTRAL,

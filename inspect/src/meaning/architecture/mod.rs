@@ -44,6 +44,8 @@ pub struct Architecture {
     pub tensors: &'static [&'static Tensor],
     /// Which attention projections have biases.
     pub biases: Biases,
+    /// Whether every llama.cpp adds the biases that its models may have.
+    pub biased_in_gguf: bool,
     /// Settings of models that do not give them.
     pub defaults: Defaults,
     /// Whether a GGUF file with one of its names is of this family, by its keys.
@@ -124,6 +126,9 @@ pub enum Part {
     Gate,
     Up,
     Down,
+    GateBias,
+    UpBias,
+    DownBias,
     FfnSubNorm,
 }
 
@@ -181,6 +186,7 @@ impl Part {
             Part::Q | Part::K | Part::V | Part::O => Kind::Attention,
             Part::Gate | Part::Up | Part::Down => Kind::Mlp,
             Part::QBias | Part::KBias | Part::VBias | Part::OBias => Kind::Bias,
+            Part::GateBias | Part::UpBias | Part::DownBias => Kind::Bias,
         }
     }
 }
@@ -193,6 +199,9 @@ impl Part {
             Part::K => Some(Part::KBias),
             Part::V => Some(Part::VBias),
             Part::O => Some(Part::OBias),
+            Part::Gate => Some(Part::GateBias),
+            Part::Up => Some(Part::UpBias),
+            Part::Down => Some(Part::DownBias),
             _ => None,
         }
     }

@@ -33,6 +33,7 @@ pub(super) static QWEN2: Architecture = Architecture {
         &ROPE_FACTORS,
     ],
     biases: Biases::Fixed(AttentionBias::Qkv),
+    biased_in_gguf: true,
     defaults: PLAIN,
     is_meant: |_| true,
     written_as: |_| &QWEN2,

@@ -35,6 +35,7 @@ pub(super) static QWEN3: Architecture = Architecture {
         &ROPE_FACTORS,
     ],
     biases: Biases::Configured,
+    biased_in_gguf: false,
     defaults: PLAIN,
     is_meant: |_| true,
     written_as: |_| &QWEN3,

@@ -35,6 +35,7 @@ pub static STUDENT: Architecture = Architecture {
         &ROPE_FACTORS,
     ],
     biases: Biases::Fixed(AttentionBias::None),
+    biased_in_gguf: false,
     defaults: Defaults {
         max_seq_len: 2048,
         head_dim: 64,

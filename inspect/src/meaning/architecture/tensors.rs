@@ -56,6 +56,8 @@ pub enum When {
     QkvBias,
     /// Those with a bias of O too.
     OutputBias,
+    /// Those with biases in the feed-forward layer.
+    MlpBias,
     /// None that a configuration can announce.
     Never,
 }
@@ -69,6 +71,7 @@ impl When {
             When::QkNorm => config.use_qk_norm,
             When::QkvBias => config.attention_bias != AttentionBias::None,
             When::OutputBias => config.attention_bias == AttentionBias::All,
+            When::MlpBias => config.mlp_bias,
             When::Never => false,
         }
     }
@@ -147,5 +150,8 @@ pub(super) static FFN_NORM: Tensor =
 pub(super) static GATE: Tensor = of_layer(Part::Gate, "mlp.gate_proj", "ffn_gate", &[Dim::Mlp, Dim::Hidden]);
 pub(super) static UP: Tensor = of_layer(Part::Up, "mlp.up_proj", "ffn_up", &[Dim::Mlp, Dim::Hidden]);
 pub(super) static DOWN: Tensor = of_layer(Part::Down, "mlp.down_proj", "ffn_down", &[Dim::Hidden, Dim::Mlp]);
+pub(super) static GATE_BIAS: Tensor = bias(Part::GateBias, &GATE, &[Dim::Mlp], When::MlpBias);
+pub(super) static UP_BIAS: Tensor = bias(Part::UpBias, &UP, &[Dim::Mlp], When::MlpBias);
+pub(super) static DOWN_BIAS: Tensor = bias(Part::DownBias, &DOWN, &[Dim::Hidden], When::MlpBias);
 pub(super) static FFN_SUB_NORM: Tensor =
     of_layer(Part::FfnSubNorm, "mlp.ffn_sub_norm", "ffn_sub_norm", &[Dim::Mlp]);

@@ -38,6 +38,7 @@ fn models() -> impl Iterator<Item = ModelConfig> {
         if architecture.biases == Biases::Configured {
             odd.attention_bias = AttentionBias::All;
         }
+        odd.mlp_bias = architecture.has(Part::GateBias);
         if architecture.defaults.bitlinear {
             (odd.use_bitlinear_attn, odd.bitlinear_per_channel) = (false, true);
             (odd.attn_logit_soft_cap, odd.final_logit_soft_cap) = (None, Some(20.0));
@@ -95,6 +96,7 @@ fn configurations_go_there_and_back() {
         // This follows from tensors, and there are none.
         given.tie_word_embeddings = Some(config.tie_word_embeddings);
         given.attention_bias = Some(config.attention_bias);
+        given.mlp_bias = Some(config.mlp_bias);
         assert_eq!(file.model.family(), Some(config.architecture));
         assert_eq!(given.complete().unwrap(), stored);
     }

@@ -4,9 +4,30 @@ use super::Elements;
 use crate::Checkpoint;
 use crate::tensor::TensorInfo;
 
-/// mean|W| + eps in f32, as PyTorch computes it: a BitLinear divides its weights by this.
-pub fn absmean_scale(mean: f64, eps: f64) -> f32 {
-    mean as f32 + eps as f32
+/// What keeps the scales of a BitLinear, mean|W| and max|x|, from zero.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Floor {
+    /// Is added to them, as bitnet-student has it.
+    Added(f64),
+    /// Is the least that they count as, as in transformers' `BitLinear`.
+    Least(f64),
+}
+
+impl Floor {
+    /// The scale for this magnitude, in f32.
+    #[inline(always)]
+    pub fn of(self, magnitude: f32) -> f32 {
+        match self {
+            Floor::Added(eps) => magnitude + eps as f32,
+            Floor::Least(least) => magnitude.max(least as f32),
+        }
+    }
+}
+
+/// mean|W|, kept from zero, in f32 as PyTorch computes it: a BitLinear divides its weights by this.
+pub fn absmean_scale(mean: f64, floor: Floor) -> f32 {
+    floor.of(mean as f32)
 }
 
 /// The largest |w| that the absmean rule rounds to zero: w / scale, in f32, is at most one half.
@@ -44,8 +65,9 @@ impl CodeRule {
             return CodeRule::Sign;
         }
         let student = checkpoint.model.student.as_ref();
-        let eps = checkpoint.model.quantization_eps();
-        let line = |sum: f64, n: u64| zero_line(absmean_scale(if n > 0 { sum / n as f64 } else { 0.0 }, eps));
+        let floor = checkpoint.model.quantization_floor();
+        let line =
+            |sum: f64, n: u64| zero_line(absmean_scale(if n > 0 { sum / n as f64 } else { 0.0 }, floor));
         let cols: usize = tensor.shape.get(1..).unwrap_or(&[]).iter().product();
         if !student.is_some_and(|s| s.bitlinear_per_channel) || cols == 0 {
             return CodeRule::Line(line(abs.0, abs.1));

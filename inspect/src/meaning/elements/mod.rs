@@ -28,7 +28,7 @@ use crate::{DType, Error, Result};
 use affine::Affine;
 use coded::Coded;
 pub(crate) use codes::CodeRule;
-pub use codes::{absmean_scale, zero_line};
+pub use codes::{Floor, absmean_scale, zero_line};
 use float::Float;
 use packed::Packed;
 pub(crate) use sparse::lists_twice;

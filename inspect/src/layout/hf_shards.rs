@@ -1,0 +1,211 @@
+//! What the Hugging Face writer of `torch.distributed.checkpoint` saves: `shard-00003-model-00001-of-00002.safetensors`,
+//! in which rank 3 has blocks of tensors; `DCP_SHARDING_INFO` in the header says where each begins in its tensor. Once
+//! whole files have been made of them, they stay in the folder `sharded`.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+
+use super::join::{Opened, Whole};
+use super::tiles::{self, Budget, Tile};
+use super::{Layout, Set, name, single, sort};
+use crate::format::Contents;
+use crate::metadata::{HashableValue, Value, as_u64};
+use crate::tensor::TensorInfo;
+use crate::{Damage, DamageKind, Error, ErrorKind, Format, Notice, NoticeKind, Result};
+
+pub(super) const LAYOUT: Layout = Layout {
+    recognises: |path| is_shard(path) || shards_at(path).is_some(),
+    set,
+    identity: |path| folder_of(path).unwrap_or_else(|| path.to_path_buf()),
+    join,
+    is_whole: |path| shards_at(path).is_some(),
+    ..single::LAYOUT
+};
+
+/// The folder that keeps the blocks beside the whole files made of them.
+const BLOCKS: &str = "sharded";
+/// What a header says of the blocks.
+const INFO: &str = "DCP_SHARDING_INFO";
+const VERSION: &str = "DCP_VERSION";
+
+/// The rank, from 1 on, whose blocks are in a file of this name.
+fn rank(name: &str) -> Option<usize> {
+    let (rank, model) = name.strip_prefix("shard-")?.split_once("-model-")?;
+    let (number, count) = model.strip_suffix(".safetensors")?.split_once("-of-")?;
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    (is_number(number) && is_number(count) && is_number(rank)).then(|| rank.parse().ok()).flatten()
+}
+
+fn is_shard(path: &Path) -> bool {
+    rank(&name(path)).is_some() && path.is_file()
+}
+
+/// The folder that holds the blocks, if `folder` is one of a checkpoint that consists of them: itself, or the one in it
+/// as long as no whole files have been made.
+fn shards_at(folder: &Path) -> Option<PathBuf> {
+    let holds = |folder: &Path, wanted: fn(&Path) -> bool| {
+        std::fs::read_dir(folder).is_ok_and(|entries| entries.flatten().any(|entry| wanted(&entry.path())))
+    };
+    if holds(folder, is_shard) {
+        return Some(folder.to_path_buf());
+    }
+    let inner = folder.join(BLOCKS);
+    let is_safetensors = |path: &Path| path.extension().is_some_and(|e| e == "safetensors");
+    (holds(&inner, is_shard) && !holds(folder, is_safetensors)).then_some(inner)
+}
+
+/// Whether `folder` holds the blocks that the whole files beside it were made of.
+pub(super) fn are_joined(folder: &Path) -> bool {
+    name(folder) == BLOCKS
+        && (LAYOUT.is_whole)(folder)
+        && folder.parent().is_some_and(|whole| !(LAYOUT.is_whole)(whole))
+}
+
+/// The folder of the blocks that `path` belongs to.
+fn folder_of(path: &Path) -> Option<PathBuf> {
+    match path.is_dir() {
+        true => shards_at(path),
+        false => path.parent().map(Path::to_path_buf),
+    }
+}
+
+fn set(path: &Path) -> Result<Set> {
+    let folder = folder_of(path).unwrap_or_default();
+    let listed = if folder == Path::new("") { Path::new(".") } else { &folder };
+    let entries = std::fs::read_dir(listed).map_err(|e| Error::io(listed, &e))?;
+    let shards = entries.flatten().map(|entry| folder.join(entry.file_name())).filter(|path| is_shard(path));
+    let mut files: Vec<PathBuf> = shards.collect();
+    sort(&mut files);
+    Ok(Set { files, ..Set::default() })
+}
+
+/// The blocks of one tensor.
+struct Blocks {
+    shape: Vec<usize>,
+    tiles: Vec<Tile>,
+}
+
+fn join(files: Vec<Opened>) -> Result<Whole> {
+    let mut contents = Contents::new(Format::SafeTensors);
+    let (mut read, mut unread) = (Vec::new(), Vec::new());
+    let mut blocks: HashMap<String, Blocks> = HashMap::new();
+    let mut names: Vec<String> = Vec::new();
+    let mut ranks = BTreeSet::new();
+    let mut first_error = None;
+    for file in files {
+        let path = file.path.clone();
+        ranks.extend(rank(&name(&path)));
+        let (source, own) = match file.read() {
+            Ok(opened) => opened,
+            Err(error) => {
+                let kind = error.fault.unwrap_or(DamageKind::UnreadableShard);
+                contents.faults.push(Damage::new(kind, error.to_string()));
+                first_error.get_or_insert(error);
+                unread.push(path);
+                continue;
+            }
+        };
+        if let Some(mut damage) = Damage::joined(own.faults) {
+            damage.what = format!("{}: {damage}", name(&path).escape_debug());
+            contents.faults.push(damage);
+        }
+        contents.notices.extend(own.notices);
+        let info = add_values(&mut contents.metadata, own.metadata);
+        for tensor in own.tensors {
+            let known = blocks.entry(tensor.name.clone()).or_insert_with(|| {
+                names.push(tensor.name.clone());
+                Blocks { shape: vec![0; tensor.shape.len()], tiles: Vec::new() }
+            });
+            known.add(tensor, info.as_ref(), &path, &mut contents);
+        }
+        read.push(source);
+    }
+    if read.is_empty() {
+        let nothing = || Error::new(ErrorKind::Unrecognised, "holds no checkpoint");
+        return Err(first_error.unwrap_or_else(nothing));
+    }
+    let bytes = read.iter().fold(0u64, |sum, source| sum.saturating_add(source.len()));
+    let mut budget = Budget::of_bytes(bytes);
+    for name in names {
+        let Some(Blocks { shape, tiles }) = blocks.remove(&name) else { continue };
+        let dtype = tiles.iter().find_map(|tile| tile.part.as_ref().ok()).map(|part| part.dtype);
+        if let Some(dtype) = dtype {
+            contents.tensors.push(tiles::join(name, dtype, shape, tiles, &mut budget));
+        }
+    }
+    contents.notices.extend(without_file(&ranks));
+    contents.tell_first();
+    Ok(Whole { contents, files: read, unread })
+}
+
+/// Ranks between others of which there is no file: whether they had something to save is written nowhere.
+fn without_file(ranks: &BTreeSet<usize>) -> Option<Notice> {
+    let last = *ranks.last()?;
+    let gone = (1..=last).filter(|rank| !ranks.contains(rank));
+    let first: Vec<String> = gone.take(3).map(|rank| rank.to_string()).collect();
+    let count = last.saturating_sub(ranks.iter().filter(|rank| **rank > 0).count());
+    let more = if count > 3 { " and more" } else { "" };
+    let text = format!(
+        "no file of rank {}{more}, of {last} or more: it had nothing to save, or its tensors are missing",
+        first.join(", ")
+    );
+    (count > 0).then(|| Notice::new(NoticeKind::Other, text))
+}
+
+/// Adds the plain values of a header except those about blocks, which it gives.
+fn add_values(all: &mut Value, own: Value) -> Option<Value> {
+    let (Value::Dict(all), Value::Dict(mut own)) = (all, own) else { return None };
+    let key = |name: &str| HashableValue::String(name.into());
+    let info = own.remove(&key(INFO));
+    own.remove(&key(VERSION));
+    for (key, value) in own {
+        all.entry(key).or_insert(value);
+    }
+    info
+}
+
+impl Blocks {
+    /// Adds `part`, a block that begins where `info` says, or at the tensor's first element if nothing is said.
+    fn add(&mut self, part: TensorInfo, info: Option<&Value>, path: &Path, contents: &mut Contents) {
+        let offsets = match info {
+            None => Some(vec![0; part.shape.len()]),
+            Some(info) => offsets(info, &part.name),
+        };
+        let ends = offsets.as_ref().and_then(|offsets| {
+            let fits = offsets.len() == part.shape.len() && offsets.len() == self.shape.len();
+            let ends = offsets.iter().zip(&part.shape).map(|(at, size)| at.checked_add(*size));
+            ends.collect::<Option<Vec<usize>>>().filter(|_| fits)
+        });
+        let (Some(offsets), Some(ends)) = (offsets, ends) else {
+            let what = format!(
+                "{}: where its block of `{}` belongs is not said",
+                name(path).escape_debug(),
+                part.name.escape_debug()
+            );
+            return contents.faults.push(Damage::new(DamageKind::UnreadableEntry, what));
+        };
+        if self.tiles.iter().any(|tile| tile.offsets == offsets && tile.sizes == part.shape) {
+            let text = format!(
+                "the block of `{}` in {} is in another file, too; the first is used",
+                part.name.escape_debug(),
+                name(path).escape_debug()
+            );
+            return contents.notices.push(Notice::new(NoticeKind::Duplicate, text));
+        }
+        // A rank may have nothing of a tensor.
+        if !part.shape.contains(&0) || self.tiles.is_empty() {
+            self.shape.iter_mut().zip(ends).for_each(|(all, end)| *all = (*all).max(end));
+        }
+        self.tiles.push(Tile { offsets, sizes: part.shape.clone(), part: Ok(part) });
+    }
+}
+
+/// Where the block of `name` begins.
+fn offsets(info: &Value, name: &str) -> Option<Vec<usize>> {
+    let Value::Dict(entries) = info else { return None };
+    let Value::Dict(entry) = entries.get(&HashableValue::String(name.into()))? else { return None };
+    let Value::List(offsets) = entry.get(&HashableValue::String("saved_offsets".into()))? else {
+        return None;
+    };
+    offsets.iter().map(|offset| as_u64(offset).and_then(|offset| usize::try_from(offset).ok())).collect()
+}

@@ -1,0 +1,69 @@
+"""Saves small models in the layouts that one process of PyTorch can make, each beside the same state dict whole:
+layouts.py FOLDER."""
+
+import io
+import json
+import pathlib
+import sys
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import FileSystemWriter
+from torch.distributed.checkpoint._extension import ZStandard
+
+folder = pathlib.Path(sys.argv[1]).resolve()
+random = torch.Generator().manual_seed(0)
+
+
+def matrix(*shape):
+    return torch.randn(*shape, generator=random) * 0.05
+
+
+class Network(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up = torch.nn.Linear(8, 6)
+        self.down = torch.nn.Linear(6, 8, bias=False).to(torch.bfloat16)
+        self.tied = self.up.weight
+        self.turned = torch.nn.Parameter(matrix(4, 3).t())
+        self.register_buffer("count", torch.tensor(7))
+        self.register_buffer("mask", torch.ones(3), persistent=False)
+
+    def forward(self, x):
+        x = self.up(x).to(torch.bfloat16)
+        return self.down(x) + self.turned.sum() + self.tied.sum() + self.count + self.mask.sum() + torch.tensor([2.0])
+
+
+program = torch.export.export(Network(), (torch.randn(2, 8),))
+torch.export.save(program, folder / "program.pt2")
+torch.save(dict(program.state_dict), folder / "program.pt")
+
+state = {"model": {"layers.0.weight": matrix(64, 32), "layers.1.weight": torch.zeros(300, 300)}, "step": 7}
+torch.save(state, folder / "whole.pt")
+dcp.save(state, storage_writer=FileSystemWriter(folder / "zstd", _extensions=[ZStandard()]), no_dist=True)
+
+# As Megatron-Core's `torch_dist` lays it out: objects that ranks save by themselves are bytes that are written as they are.
+class Planner(dcp.DefaultSavePlanner):
+    def transform_object(self, write_item, object):
+        return object if isinstance(object, io.BytesIO) else super().transform_object(write_item, object)
+
+
+def saved(value):
+    stream = io.BytesIO()
+    torch.save(value, stream)
+    return stream
+
+
+blocks = {
+    "decoder.layers.self_attention.linear_qkv.weight": matrix(2, 12, 8),
+    "optimizer.state.exp_avg.decoder.layers.self_attention.linear_qkv.weight": matrix(2, 12, 8),
+    "decoder.layers.mlp._extra_state/shard_0_2": saved({"scale": torch.ones(3)}),
+    "decoder.layers.mlp._extra_state/shard_1_2": io.BytesIO(b"bytes of a form of its own"),
+    "rng_state/shard_0.0_1.1": saved([torch.arange(5, dtype=torch.uint8)]),
+}
+megatron = folder / "megatron" / "iter_0000300"
+dcp.save(blocks, storage_writer=FileSystemWriter(megatron), planner=Planner(flatten_state_dict=False), no_dist=True)
+common = {"iteration": 300, "checkpoint_version": 3.0, "optimizer": {"param_groups": [{"lr": 1e-3}]}}
+torch.save(common, megatron / "common.pt")
+(megatron / "metadata.json").write_text(json.dumps({"sharded_backend": "torch_dist", "sharded_backend_version": 1}))
+torch.save({name: tensor for name, tensor in blocks.items() if torch.is_tensor(tensor)}, folder / "megatron.pt")

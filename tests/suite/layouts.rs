@@ -1,0 +1,92 @@
+//! Folders whose parts are one checkpoint, through the program's commands.
+
+use std::path::{Path, PathBuf};
+
+use ckpt_kit::binary::text;
+use ckpt_kit::fixtures::root;
+use ckpt_kit::safetensors::SafeTensors;
+
+use crate::program;
+
+/// A file of one matrix of values that a trained one might have, or of this one alone.
+fn matrix(path: &Path, name: &str, value: Option<f32>) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let values: Vec<f32> =
+        (0..64 * 48).map(|i| value.unwrap_or(((i * 37 + 11) % 101) as f32 / 640.0 - 0.07)).collect();
+    SafeTensors::new().f32s(name, &[64, 48], &values).write(path);
+}
+
+fn sentence_transformer(folder: &Path, dense: Option<f32>) {
+    matrix(&folder.join("model.safetensors"), "encoder.layer.0.attention.self.query.weight", None);
+    matrix(&folder.join("2_Dense/model.safetensors"), "linear.weight", dense);
+    let modules = r#"[{"idx":0,"name":"0","path":"","type":"sentence_transformers.models.Transformer"},
+        {"idx":2,"name":"2","path":"2_Dense","type":"sentence_transformers.models.Dense"}]"#;
+    std::fs::write(folder.join("modules.json"), modules).unwrap();
+}
+
+#[test]
+fn the_gate_refuses_a_folder_of_which_one_component_is_dead() {
+    let ckpt = program();
+    let (good, bad, run) = (ckpt.at("good"), ckpt.at("bad"), ckpt.at("run/checkpoint-500"));
+    sentence_transformer(&good, None);
+    sentence_transformer(&bad, Some(f32::NAN));
+    matrix(&run.join("model.safetensors"), "conv_in.weight", None);
+    matrix(&run.join("unet_ema/diffusion_pytorch_model.safetensors"), "conv_in.weight", Some(f32::NAN));
+    ckpt.run(&["gate", text(&good)]).exits(0);
+    for folder in [&bad, &run] {
+        let ran = ckpt.run(&["gate", text(folder), "--format", "json"]);
+        let said = ran.exits(1).json();
+        assert_eq!(said["checkpoints"].as_array().unwrap().len(), 1, "{said}");
+        assert!(said.to_string().contains("NaN") || said.to_string().contains("nan"), "{said}");
+    }
+    let record = ckpt.run(&["inspect", text(&bad), "--format", "json"]).exits(0).json();
+    assert_eq!(record["components"], serde_json::json!(["", "2_Dense"]));
+    let said = ckpt.run(&["inspect", text(&bad)]).exits(0).out().to_string();
+    assert!(said.contains("that of the folder itself, 2_Dense"), "{said}");
+    assert!(said.contains("2_Dense.linear.weight"), "{said}");
+    // The cache notices a change of a component.
+    matrix(&bad.join("2_Dense/model.safetensors"), "linear.weight", None);
+    ckpt.run(&["gate", text(&bad)]).exits(0);
+}
+
+fn saved() -> PathBuf {
+    root().join("inspect/tests/data/distributed/step-7")
+}
+
+#[test]
+fn a_distributed_checkpoint_is_converted_to_one_and_back_compared_and_scanned() {
+    let ckpt = program();
+    let (step, flat) = (ckpt.at("step-7"), ckpt.at("flat.safetensors"));
+    ckpt.run(&["convert", text(&saved()), "--to", "dcp", "--keep-optimizer", "-o", text(&step)]).exits(0);
+    ckpt.run(&["diff", text(&saved()), text(&step)]).exits(0);
+    ckpt.run(&["convert", text(&step), "--to", "safetensors", "-o", text(&flat)]).exits(0);
+    ckpt.run(&["verify", text(&saved()), text(&flat)]).exits(0);
+    ckpt.run(&["scan", text(&step)]).exits(0);
+    // One of a run, beside others.
+    let out = ckpt.at("out");
+    ckpt.run(&["convert", text(&saved()), "--to", "dcp", "--out-dir", text(&out)]).exits(0);
+    assert!(out.join("step-7/.metadata").is_file());
+}
+
+#[test]
+fn what_a_lost_rank_had_is_filled_and_the_rest_is_kept() {
+    let ckpt = program();
+    let folder = ckpt.at("step-7");
+    std::fs::create_dir(&folder).unwrap();
+    for file in [".metadata", "__0_0.distcp"] {
+        std::fs::copy(saved().join(file), folder.join(file)).unwrap();
+    }
+    let out = ckpt.at("out.safetensors");
+    let ran = ckpt.run(&["recover", text(&folder), "-o", text(&out), "--fill", "zeros", "--format", "json"]);
+    let said = ran.exits(3).json();
+    let rows = said["losses"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|loss| loss["name"] == "model.layers.0.mlp.up_proj.weight");
+    let rows = rows.unwrap();
+    assert_eq!((&rows["present"], &rows["holes"]), (&120.into(), &serde_json::json!([[120, 216]])), "{rows}");
+    assert_eq!((&rows["filled"], &said["output_agrees"]), (&"zeros".into(), &true.into()));
+    let said = ckpt.run(&["recover", text(&folder)]).exits(3).out().to_string();
+    assert!(said.contains("in several places"), "{said}");
+}
