@@ -15,6 +15,7 @@
 
 #![warn(clippy::disallowed_macros, clippy::disallowed_methods)]
 
+mod agreement;
 mod bound;
 mod build;
 mod compare;
@@ -43,6 +44,7 @@ mod verify;
 mod write;
 mod zip;
 
+pub use agreement::{Agreement, QuantizationError, Rule};
 pub use ckpt_inspect::meaning::names;
 pub use ckpt_inspect::staged::Control;
 pub use encode::{Losses, Rotary};
@@ -56,5 +58,5 @@ pub use save::{Object, save};
 pub use source::row_order;
 pub use target::{Form, Target};
 pub use ternary::Grid;
-pub use verify::{Agreement, QuantizationError, Report, Rule, verify, verify_written};
+pub use verify::{Report, verify, verify_written};
 pub use write::{Written, write};
