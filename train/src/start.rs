@@ -47,6 +47,8 @@ pub(crate) fn configuration(
     // Its window is already as long as the longest sequence.
     config.sliding_window = None;
     config.architecture = &STUDENT;
+    // Its BitLinears add to their scales.
+    config.quantization_least = false;
     Ok((config, assumed))
 }
 

@@ -244,6 +244,11 @@ impl Storage {
         }
     }
 
+    /// Whether a range of it takes no more than its own bytes: not where all have to be inflated for it.
+    pub(crate) fn gives_ranges(&self) -> bool {
+        !matches!(self.0.place, Place::Deflated(_))
+    }
+
     /// The CRC-32 of the decoded bytes as they are in the file (not yet swapped).
     pub(crate) fn checksum(&self) -> Result<u32> {
         const PIECE: u64 = 1 << 20;

@@ -2,11 +2,11 @@
 //! for, and the last ones are kept.
 
 use std::borrow::Cow;
-use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, Read};
+use std::collections::{HashMap, VecDeque};
+use std::io::{BufReader, Read};
 use std::ops::Range;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
 
@@ -16,26 +16,39 @@ use crate::{DamageKind, Error, Result};
 /// Decompressed bytes that are kept for when they are asked for again: blocks of columns are read in turn, row by row.
 const KEPT: usize = 1 << 30;
 
+/// Which source a range is of, and where it begins there.
+type Key = (usize, u64);
+
 /// What was decompressed last, of several sources.
 #[derive(Debug, Default)]
-pub(crate) struct Recent(Mutex<VecDeque<((usize, u64), Arc<[u8]>)>>);
+pub(crate) struct Recent(Mutex<Kept>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    bytes: HashMap<Key, Arc<[u8]>>,
+    /// In the order in which they were decompressed.
+    order: VecDeque<Key>,
+    total: usize,
+}
 
 impl Recent {
-    fn get(&self, key: (usize, u64), unpack: impl FnOnce() -> Result<Vec<u8>>) -> Result<Arc<[u8]>> {
-        let kept = || self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let known = |all: &VecDeque<((usize, u64), Arc<[u8]>)>| {
-            all.iter().find(|(other, _)| *other == key).map(|(_, bytes)| bytes.clone())
-        };
-        if let Some(bytes) = known(&kept()) {
-            return Ok(bytes);
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn get(&self, key: Key, unpack: impl FnOnce() -> Result<Vec<u8>>) -> Result<Arc<[u8]>> {
+        if let Some(bytes) = self.kept().bytes.get(&key) {
+            return Ok(bytes.clone());
         }
         let bytes: Arc<[u8]> = unpack()?.into();
-        let mut all = kept();
-        if known(&all).is_none() {
-            all.push_back((key, bytes.clone()));
+        let mut kept = self.kept();
+        if kept.bytes.insert(key, bytes.clone()).is_none() {
+            kept.order.push_back(key);
+            kept.total += bytes.len();
         }
-        while all.len() > 1 && all.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() > KEPT {
-            all.pop_front();
+        while kept.order.len() > 1 && kept.total > KEPT {
+            let oldest = kept.order.pop_front().and_then(|oldest| kept.bytes.remove(&oldest));
+            kept.total -= oldest.map_or(0, |bytes| bytes.len());
         }
         Ok(bytes)
     }
@@ -105,33 +118,85 @@ fn unpack(packed: &[u8], limit: u64) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-/// Decompresses frames, one after another.
+/// Decompresses frames, one after another, and passes over those that only carry what an application adds (RFC 8878,
+/// section 3.1).
 pub(crate) struct Frames<R: Read>(State<R>);
 
 enum State<R: Read> {
-    Between(BufReader<R>),
-    Within(Box<StreamingDecoder<BufReader<R>, FrameDecoder>>),
+    Between(Begun<R>),
+    Within(Box<StreamingDecoder<Begun<R>, FrameDecoder>>),
     Over,
+    Failed(std::io::ErrorKind, String),
+}
+
+/// What is read, of which the beginning was looked at already.
+struct Begun<R: Read> {
+    /// A magic number, and the length of a frame that is passed over.
+    head: [u8; 8],
+    /// Which bytes of it are still to be read.
+    left: Range<usize>,
+    rest: BufReader<R>,
+}
+
+impl<R: Read> Begun<R> {
+    /// Reads on until the head is full, or everything is read.
+    fn look(&mut self) -> std::io::Result<&[u8]> {
+        self.head.copy_within(self.left.clone(), 0);
+        self.left = 0..self.left.len();
+        while self.left.end < self.head.len() {
+            match self.rest.read(&mut self.head[self.left.end..]) {
+                Ok(0) => break,
+                Ok(count) => self.left.end += count,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(&self.head[self.left.clone()])
+    }
+}
+
+impl<R: Read> Read for Begun<R> {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        if self.left.is_empty() {
+            return self.rest.read(out);
+        }
+        let count = out.len().min(self.left.len());
+        out[..count].copy_from_slice(&self.head[self.left.start..][..count]);
+        self.left.start += count;
+        Ok(count)
+    }
+}
+
+/// The length of the frame whose head this is, if it is one to pass over.
+fn skipped(head: &[u8]) -> Option<u64> {
+    let [a, b, c, d, e, f, g, h] = *head.first_chunk()?;
+    let skips = u32::from_le_bytes([a, b, c, d]) & !0xf == 0x184d_2a50;
+    skips.then(|| u32::from_le_bytes([e, f, g, h]).into())
 }
 
 impl<R: Read> Frames<R> {
     /// Those that `packed` reads.
     pub fn new(packed: R) -> Self {
-        Frames(State::Between(BufReader::new(packed)))
+        Frames(State::Between(Begun { head: [0; 8], left: 0..0, rest: BufReader::new(packed) }))
     }
-}
 
-impl<R: Read> Read for Frames<R> {
-    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
-        if out.is_empty() {
-            return Ok(0);
-        }
+    fn next(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
         loop {
             match std::mem::replace(&mut self.0, State::Over) {
                 State::Over => return Ok(0),
+                State::Failed(kind, what) => return Err(std::io::Error::new(kind, what)),
                 State::Between(mut packed) => {
-                    if packed.fill_buf()?.is_empty() {
+                    let head = packed.look()?;
+                    if head.is_empty() {
                         return Ok(0);
+                    }
+                    if let Some(len) = skipped(head) {
+                        packed.left = 0..0;
+                        if std::io::copy(&mut packed.rest.by_ref().take(len), &mut std::io::sink())? < len {
+                            return Err(std::io::ErrorKind::UnexpectedEof.into());
+                        }
+                        self.0 = State::Between(packed);
+                        continue;
                     }
                     let frame = StreamingDecoder::new(packed).map_err(std::io::Error::other)?;
                     self.0 = State::Within(Box::new(frame));
@@ -145,5 +210,62 @@ impl<R: Read> Read for Frames<R> {
                 },
             }
         }
+    }
+}
+
+impl<R: Read> Read for Frames<R> {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        if out.is_empty() {
+            return Ok(0);
+        }
+        // Who reads on after an error is told it again, not that the data has ended.
+        self.next(out).inspect_err(|error| self.0 = State::Failed(error.kind(), error.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A frame of one block that is not compressed (RFC 8878).
+    fn raw(bytes: &[u8]) -> Vec<u8> {
+        let header = u32::try_from(bytes.len()).unwrap() << 3 | 1;
+        let mut frame = b"\x28\xb5\x2f\xfd\x20".to_vec();
+        frame.push(bytes.len().try_into().unwrap());
+        frame.extend(&header.to_le_bytes()[..3]);
+        frame.extend(bytes);
+        frame
+    }
+
+    fn skippable(bytes: &[u8]) -> Vec<u8> {
+        let len = u32::try_from(bytes.len()).unwrap();
+        [&b"\x5e\x2a\x4d\x18"[..], &len.to_le_bytes(), bytes].concat()
+    }
+
+    #[test]
+    fn frames_follow_each_other_and_some_are_passed_over() {
+        let packed = [skippable(b"a note"), raw(b"one "), skippable(b""), raw(b"two")].concat();
+        assert_eq!(unpack(&packed, 7).unwrap(), b"one two");
+        assert_eq!(unpack(b"", 7).unwrap(), b"");
+    }
+
+    #[test]
+    fn what_is_cut_or_larger_than_announced_is_damage() {
+        let packed = [raw(b"one "), skippable(b"a note")].concat();
+        assert!(unpack(&packed, 3).unwrap_err().what.contains("more than the 3 bytes"));
+        for end in 1..packed.len() {
+            let whole = end == raw(b"one ").len();
+            assert_eq!(unpack(&packed[..end], 100).is_ok(), whole, "cut at {end}");
+        }
+    }
+
+    #[test]
+    fn an_error_is_told_again() {
+        let packed = [raw(b"one "), b"no frame".to_vec()].concat();
+        let mut frames = Frames::new(&packed[..]);
+        let mut out = [0; 16];
+        assert_eq!(frames.read(&mut out).unwrap(), 4);
+        assert!(frames.read(&mut out).is_err());
+        assert!(frames.read(&mut out).is_err());
     }
 }

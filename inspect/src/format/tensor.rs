@@ -352,13 +352,15 @@ impl TensorInfo {
     }
 
     /// Its elements from `start` on, `count` of them, as a vector; `None` for a tensor whose elements are not just one after
-    /// another. For tensors that are gathered from several places, and need not be in memory as a whole.
+    /// another, or have to be inflated for each part. For tensors that are gathered from several places, and need not be
+    /// in memory as a whole.
     pub fn stretch(&self, start: u64, count: u64) -> Option<TensorInfo> {
         let size = self.dtype.element_size()? as u64;
         let plain = self.sparse.is_none() && self.quantizer.is_none() && self.quantized.is_none();
         let bare = self.scale.is_none() && self.scales.is_none() && self.damage.is_none();
         let inside = start.checked_add(count).is_some_and(|end| end <= self.numel());
-        if !(plain && bare && inside && self.is_contiguous()) {
+        let by_ranges = self.storage.as_ref().is_none_or(Storage::gives_ranges);
+        if !(plain && bare && inside && by_ranges && self.is_contiguous()) {
             return None;
         }
         let mut stretch = self.clone();

@@ -103,16 +103,26 @@ fn read_tables(source: &Arc<Source>, entries: &HashMap<&str, &Entry>) -> Result<
     names.sort_unstable();
     let mut known = false;
     for (end, folder, prefix) in TABLES {
-        for name in names.iter().filter(|name| name.ends_with(end)) {
+        let tables = names.iter().filter(|name| name.ends_with(end) && name.contains(folder));
+        let several = tables.clone().count() > 1;
+        for name in tables {
             let Some(start) = name.find(folder) else { continue };
+            // The table is called like its model, which names are to tell where there are several.
+            let model = name[start + folder.len()..].strip_suffix(end).filter(|_| several);
+            let model = model.map(|model| format!("{model}.")).unwrap_or_default();
             known = true;
             let text = content(source.data(), entries[name])?.into_owned();
             let table: Table = serde_json::from_slice(&text)
                 .map_err(|e| Error::damaged(format!("{} is not valid: {e}", name.escape_debug())))?;
-            let places =
-                Places { source, entries, folder: &name[..start + folder.len()], given: RefCell::default() };
+            let places = Places {
+                source,
+                entries,
+                folder: &name[..start + folder.len()],
+                given: RefCell::default(),
+                unpickled: RefCell::default(),
+            };
             for (tensor, payload) in table.config {
-                places.add(&mut contents, format!("{prefix}{tensor}"), &payload);
+                places.add(&mut contents, format!("{model}{prefix}{tensor}"), &payload);
             }
         }
     }
@@ -135,6 +145,8 @@ struct Places<'e> {
     folder: &'e str,
     /// Those that were given: tied weights are in one place.
     given: RefCell<HashMap<String, Storage>>,
+    /// What was in the archives within this one that were read: each is read once.
+    unpickled: RefCell<HashMap<String, Vec<TensorInfo>>>,
 }
 
 impl Places<'_> {
@@ -159,7 +171,7 @@ impl Places<'_> {
             return contents.faults.push(unreadable("has no type or size that is known"));
         };
         if payload.use_pickle {
-            return self.add_pickled(contents, name, entry.copied());
+            return self.add_pickled(contents, &name, payload, entry.copied());
         }
         let width = dtype.element_size().unwrap_or(1);
         let start = offset.checked_mul(width);
@@ -194,21 +206,29 @@ impl Places<'_> {
     }
 
     /// Adds a tensor that is an archive of its own within this one.
-    fn add_pickled(&self, contents: &mut Contents, name: String, entry: Option<&Entry>) {
+    fn add_pickled(&self, contents: &mut Contents, name: &str, payload: &Payload, entry: Option<&Entry>) {
+        let named = |tensors: &[TensorInfo]| {
+            let named = tensors.iter().map(|tensor| {
+                let name = match tensor.name.as_str() {
+                    "" => name.to_string(),
+                    own => format!("{name}.{own}"),
+                };
+                TensorInfo { name, ..tensor.clone() }
+            });
+            named.collect::<Vec<_>>()
+        };
+        if let Some(read) = self.unpickled.borrow().get(&payload.path_name) {
+            return contents.tensors.extend(named(read));
+        }
         let inner = entry
             .filter(|entry| entry.method == Method::Stored)
             .and_then(|entry| Source::section(self.source, entry.offset, entry.compressed))
             .ok_or_else(|| Error::damaged("its bytes are not in the file"))
-            .and_then(|section| torch_zip::read(&section));
+            .and_then(|section| torch_zip::read_inner(&section));
         match inner {
             Ok(inner) => {
-                for mut tensor in inner.tensors {
-                    tensor.name = match tensor.name.as_str() {
-                        "" => name.clone(),
-                        own => format!("{name}.{own}"),
-                    };
-                    contents.tensors.push(tensor);
-                }
+                contents.tensors.extend(named(&inner.tensors));
+                self.unpickled.borrow_mut().insert(payload.path_name.clone(), inner.tensors);
                 crate::format::add_new(&mut contents.globals, inner.globals);
                 contents.faults.extend(inner.faults);
                 contents.notices.extend(inner.notices);

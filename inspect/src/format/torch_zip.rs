@@ -39,6 +39,15 @@ fn recognises(bytes: &[u8]) -> bool {
 }
 
 pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
+    read_form(source, true)
+}
+
+/// The same of an archive within another, which is no exported program.
+pub(super) fn read_inner(source: &Arc<Source>) -> Result<Contents> {
+    read_form(source, false)
+}
+
+fn read_form(source: &Arc<Source>, may_be_exported: bool) -> Result<Contents> {
     let bytes = source.data();
     let (entries, damage) = match central_directory(bytes)? {
         Directory::Of(central) => (central.entries, None),
@@ -63,6 +72,7 @@ pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
         .filter(|e| e.name == "data.pkl" || e.name.ends_with("/data.pkl"))
         .min_by_key(|e| e.name.len());
     if main.is_none()
+        && may_be_exported
         && let Some(exported) = torch_export::read(source, &by_name)
     {
         return exported.map(|mut contents| {

@@ -1,7 +1,7 @@
 //! Folders whose parts are one checkpoint: several models, each in a folder of its own (diffusers, sentence-transformers,
 //! adapters beside their base), or a model and its optimizer that were saved by many ranks (accelerate).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component as Step, Path, PathBuf};
 
 use serde::Deserialize;
@@ -174,10 +174,13 @@ fn modules(folder: &Path) -> Option<Composition> {
     const WEIGHTED: [&str; 6] = ["Transformer", "Dense", "LSTM", "CNN", "LayerNorm", "StaticEmbedding"];
     let modules: Vec<Module> = read_json(&folder.join(INDEX), MAX_CONFIG)?;
     let mut whole = Composition { listed_in: Some(INDEX), ..Composition::default() };
-    for Module { path, class } in &modules {
+    let mut seen = BTreeSet::new();
+    for Module { path, class } in modules.iter().filter(|module| seen.insert(module.path.as_str())) {
         let must = class.rsplit('.').next().is_some_and(|class| WEIGHTED.contains(&class));
         if path.is_empty() || is_inside(path) {
             whole.add(folder, path, must);
+        } else if must {
+            whole.missing.push(path.clone());
         }
     }
     whole.if_any()

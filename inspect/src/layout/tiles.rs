@@ -1,6 +1,6 @@
 //! Tensors that were saved in blocks, as the ranks of a distributed run save them: joined without a copy.
 
-use crate::bytes::storage::Storage;
+use crate::bytes::storage::{Place, Storage};
 use crate::format::tensor::{contiguous_strides, numel};
 use crate::tensor::TensorInfo;
 use crate::{DType, Damage, DamageKind, Error, Result};
@@ -53,15 +53,14 @@ pub(super) fn join(
     tiles: Vec<Tile>,
     budget: &mut Budget,
 ) -> TensorInfo {
-    if let [Tile { offsets, sizes, part: Ok(part) }] = &tiles[..]
-        && offsets.iter().all(|&at| at == 0)
-        && *sizes == shape
-        && part.shape == shape
-        && part.dtype == dtype
-    {
-        return TensorInfo { name, ..part.clone() };
-    }
     let mut whole = TensorInfo::contiguous(name, dtype, shape, None, 0);
+    if let [tile @ Tile { offsets, sizes, part: Ok(part) }] = &tiles[..]
+        && offsets.iter().all(|&at| at == 0)
+        && *sizes == whole.shape
+        && check(&whole, tile, part).is_ok()
+    {
+        return TensorInfo { name: whole.name, ..part.clone() };
+    }
     match pieced(&whole, &tiles, budget) {
         Ok((storage, damage)) => (whole.storage, whole.damage) = (Some(storage), damage),
         Err(error) => {
@@ -80,6 +79,7 @@ fn pieced(whole: &TensorInfo, tiles: &[Tile], budget: &mut Budget) -> Result<(St
     let elements = numel(&whole.shape)
         .and_then(|elements| usize::try_from(elements).ok())
         .ok_or_else(|| shape("it has more elements than can be counted".into()))?;
+    let bytes = whole.byte_len().ok_or_else(|| shape("it has more bytes than can be counted".into()))?;
     let width = whole
         .dtype
         .element_size()
@@ -133,7 +133,7 @@ fn pieced(whole: &TensorInfo, tiles: &[Tile], budget: &mut Budget) -> Result<(St
     if runs.is_empty() {
         return Err((&damage).into());
     }
-    Ok((Storage::holed(ranges(), (elements * width) as u64, damage.clone())?, Some(damage)))
+    Ok((Storage::holed(ranges(), bytes, damage.clone())?, Some(damage)))
 }
 
 /// What is wrong with several blocks of a tensor: of many, with the first.
@@ -184,7 +184,11 @@ fn check(whole: &TensorInfo, tile: &Tile, part: &TensorInfo) -> Result<()> {
         return Err(Error::unsupported("blocks of sparse and quantized tensors are not joined"));
     }
     match &part.storage {
-        Some(storage) => part.check_bounds(storage.byte_len()),
+        Some(storage) => match &storage.run().place {
+            // Where its file is cut.
+            Place::Missing { why, .. } => Err(why.into()),
+            _ => part.check_bounds(storage.byte_len()),
+        },
         None if part.numel() == 0 => Ok(()),
         None => Err(Error::damaged(format!("its block {} was saved without data", place(tile)))
             .because(DamageKind::NoData)),

@@ -60,7 +60,7 @@ pub(crate) fn group(tensor: &TensorInfo) -> Group {
     // What Megatron-Core saves of each rank by itself.
     let of_rank = |part: &&str| part.split_once('/').is_some_and(|(_, shard)| shard.starts_with("shard_"));
     if lower.contains("rng")
-        || parts.iter().any(|part| of_rank(part))
+        || parts.iter().any(of_rank)
         || lower.contains("scheduler")
         || lower.contains("random")
         || lower == "training_state"
