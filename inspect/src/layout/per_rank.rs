@@ -106,7 +106,8 @@ fn set(path: &Path) -> Result<Set> {
 
 /// All files of a checkpoint but the first.
 fn covers(files: &[PathBuf]) -> HashSet<PathBuf> {
-    let mut sets: BTreeMap<(Option<usize>, String), Vec<(Named, PathBuf)>> = BTreeMap::new();
+    type Files = Vec<(Named, PathBuf)>;
+    let mut sets: BTreeMap<(Option<usize>, String), Files> = BTreeMap::new();
     for (named, path) in files.iter().filter_map(|path| Some((Named::of(path)?, path))) {
         let (world, stem) = named.kin();
         sets.entry((world, stem.to_string())).or_default().push((named.clone(), path.clone()));
