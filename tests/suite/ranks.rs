@@ -15,7 +15,7 @@ fn saved(name: &str) -> PathBuf {
 fn partitions_pass_the_gate_and_are_converted_compared_and_verified() {
     let ckpt = program();
     for name in ["zero2", "zero3", "universal-zero3", "fsdp2", "sharded"] {
-        let (folder, joined) = (saved(name), ckpt.at(&format!("{name}.safetensors")));
+        let (folder, joined) = (saved(name), ckpt.at(format!("{name}.safetensors")));
         ckpt.run(&["gate", text(&folder)]).exits(0);
         ckpt.run(&["convert", text(&folder), "--to", "safetensors", "-o", text(&joined)]).exits(0);
         ckpt.run(&["verify", text(&folder), text(&joined)]).exits(0);
@@ -58,7 +58,7 @@ fn a_missing_rank_is_refused_and_what_is_left_is_recovered() {
 fn steps_of_a_run_are_reported_each_as_one() {
     let ckpt = program();
     for step in ["global_step3", "global_step9"] {
-        let to = ckpt.at(&format!("run/{step}"));
+        let to = ckpt.at(format!("run/{step}"));
         std::fs::create_dir_all(&to).unwrap();
         for entry in std::fs::read_dir(saved("zero2/global_step3")).unwrap() {
             let path = entry.unwrap().path();

@@ -3,6 +3,7 @@
 mod gguf;
 mod golden;
 mod hostile;
+mod large;
 mod layouts;
 mod peers;
 mod quantized;

@@ -185,7 +185,7 @@ fn the_model_and_the_optimizer_of_many_ranks_are_the_checkpoint_of_the_folder_th
             std::fs::copy(&path, step.join(inner).join(path.file_name().unwrap())).unwrap();
         }
     }
-    assert_eq!(find(run.path()).unwrap(), [step.clone()]);
+    assert_eq!(find(run.path()).unwrap(), std::slice::from_ref(&step));
     let checkpoint = open(&step).unwrap();
     assert_eq!(checkpoint.damage, None);
     assert_eq!(checkpoint.components, [""; 0]);

@@ -168,6 +168,18 @@ fn headers_of_blocks_that_lie_are_errors_or_damage() {
     }
 }
 
+/// A block that begins where bytes can no longer be counted.
+#[test]
+fn blocks_beyond_what_can_be_counted_are_damage() {
+    for start in [(1 << 62) - 4, (1 << 62) - 2, (1 << 61) - 2, usize::MAX - 2] {
+        let folder = tempfile::tempdir().unwrap();
+        shards(folder.path(), &[(1, &[start], &[4], 1.0)]);
+        let found =
+            open(folder.path()).map(|checkpoint| checkpoint.tensors.iter().all(|t| t.damage.is_some()));
+        assert!(found.unwrap_or(true), "from {start}");
+    }
+}
+
 /// Two ranks' blocks of one matrix, as the Hugging Face writer names and describes them.
 fn shards(folder: &Path, ranks: &[(usize, &[usize], &[usize], f32)]) {
     for (rank, offsets, shape, value) in ranks {
