@@ -209,9 +209,11 @@ impl Notice {
         Notice { refused: true, ..self }
     }
 
-    /// Whether it speaks against the checkpoint: its own library refuses it, or its files do not agree.
+    /// Whether it speaks against the checkpoint: its own library refuses it, its files do not agree, or it is a part of a
+    /// model whose other parts are not there.
     pub fn is_finding(&self) -> bool {
-        self.refused || matches!(self.kind, NoticeKind::Unlisted | NoticeKind::Contradiction)
+        let kinds = [NoticeKind::Unlisted, NoticeKind::Contradiction, NoticeKind::OneRank];
+        self.refused || kinds.contains(&self.kind)
     }
 }
 

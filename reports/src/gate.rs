@@ -235,7 +235,8 @@ pub fn check(record: &CheckpointRecord, policy: &Policy, baseline: Option<&Check
             .filter(|j| j.in_scope || j.verdict == Some(Verdict::Corrupt))
             .filter_map(|j| j.verdict)
             .chain(whole_judgement.verdict.filter(|_| !whole_judgement.findings.is_empty()))
-            .max(),
+            .max()
+            .map(|verdict| if record.damaged { Verdict::Corrupt } else { verdict }),
         judged: matrices.len() as u64,
         healthy: count(Verdict::Healthy),
         dead: count(Verdict::Dead),

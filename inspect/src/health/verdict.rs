@@ -560,7 +560,8 @@ pub fn judge(record: &mut CheckpointRecord, thresholds: &Thresholds) {
         tensor.finding = findings.next();
         tensor.also = findings.collect();
     }
-    record.verdict = whole.verdict;
+    // What is not there cannot be well.
+    record.verdict = whole.verdict.map(|verdict| if record.damaged { Verdict::Corrupt } else { verdict });
     record.findings = whole.findings;
     record.coverage = Coverage::of(record);
     let mut worst: Vec<&TensorRecord> =

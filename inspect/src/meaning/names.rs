@@ -99,11 +99,17 @@ pub fn role(name: &str) -> Option<Role> {
     TABLE.into_iter().find_map(|architecture| architecture.role(&name))
 }
 
-/// `name` as the student calls it: without the key of a state dict, whichever style it has. A name that no style
-/// knows stays as it is.
+/// `name` as the student calls it: without the key of a state dict and what PyTorch wraps models in, whichever style it
+/// has. A name that no style knows stays as it is.
 pub fn canonical(name: &str) -> Cow<'_, str> {
+    /// What may be before a model's own names, also several times: the key of a state dict, wrappers of PyTorch.
+    const BEFORE: [&str; 3] = ["model", "module", "_orig_mod"];
     let name = without_state_dict(name);
-    if let Some(rest) = name.strip_prefix("model.") {
+    let mut rest = name;
+    while let Some((before, after)) = rest.split_once('.')
+        && BEFORE.contains(&before)
+    {
+        rest = after;
         let first = rest.split('.').next().unwrap_or("");
         if first == "layers" || vocabulary().any(|t| t.module == Some(first) && !is_in_layers(t)) {
             return Cow::Borrowed(rest);
