@@ -2,8 +2,8 @@
 //! certain biases, and no sliding window where it reads no key for one (`src/models` in llama.cpp).
 
 use ckpt_inspect::ModelConfig;
-use ckpt_inspect::meaning::Activation;
 use ckpt_inspect::meaning::architecture::Kind;
+use ckpt_inspect::meaning::{Activation, SlidingLayers};
 
 use crate::names;
 use crate::note::Note;
@@ -27,6 +27,12 @@ pub(crate) fn notes(plan: &Plan<'_>, config: &ModelConfig) -> Result<Vec<Note>> 
     if source.model.quantization.as_ref().is_some_and(|q| q.norms) {
         let why = format!(
             "each of its BitLinears normalizes its input (`use_rms_norm`), and {name} models in GGUF have no such norms"
+        );
+        return Err(Error::of_source(source, why));
+    }
+    if config.sliding_window.is_some() && config.sliding_layers != SlidingLayers::All {
+        let why = format!(
+            "only some of its layers have an attention window, and a GGUF file of a {name} model cannot say which"
         );
         return Err(Error::of_source(source, why));
     }

@@ -60,6 +60,18 @@ fn a_sliding_window_is_told() {
 }
 
 #[test]
+fn windows_of_some_layers_are_refused() {
+    let place = tempfile::tempdir().unwrap();
+    changed("qwen2", place.path(), |config| {
+        config["sliding_window"] = 8.into();
+        config["use_sliding_window"] = true.into();
+        config["layer_types"] = serde_json::json!(["full_attention", "sliding_attention"]);
+    });
+    let refused = notes(place.path()).unwrap_err().to_string();
+    assert!(refused.contains("only some of its layers"), "{refused}");
+}
+
+#[test]
 fn biases_that_a_runner_may_not_read_are_told() {
     let told = |name: &str, class: &str| {
         let place = tempfile::tempdir().unwrap();
