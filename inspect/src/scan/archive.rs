@@ -32,7 +32,7 @@ impl Scanner<'_> {
                     let message = format!("{} archives, one after another", parts.len());
                     self.find(Rule::SeveralArchives, place, None, message);
                     for (number, part) in parts.into_iter().enumerate() {
-                        if let Some(inner) = place.inside(&format!("archive {}", number + 1)) {
+                        if let Some(inner) = self.inside(place, &format!("archive {}", number + 1), None) {
                             self.zip(&part, &inner)?;
                         }
                     }
@@ -57,9 +57,7 @@ impl Scanner<'_> {
         let torch = self.names(&entries, place);
         entries.sort_by_key(|e| e.header);
         for entry in &entries {
-            let Some(mut inner) = place.inside(&cut(&entry.name)) else {
-                let message = "archives nested too deeply to follow".to_string();
-                self.find(Rule::OpaqueContent, place, Some(entry.header), message);
+            let Some(mut inner) = self.inside(place, &cut(&entry.name), Some(entry.header)) else {
                 return Ok(Kind::Zip);
             };
             inner.script = script;
@@ -135,7 +133,7 @@ impl Scanner<'_> {
         if rest.len > 0 {
             let message = bytes_that(rest.len, "follow") + " the end of the archive";
             self.find(Rule::AppendedBytes, place, Some(central.end), message);
-            if let Some(inner) = place.inside("after the archive") {
+            if let Some(inner) = self.inside(place, "after the archive", Some(central.end)) {
                 self.dispatch(&rest, "", &inner)?;
             }
         }
@@ -163,7 +161,7 @@ impl Scanner<'_> {
     fn gap(&mut self, data: &dyn ByteSource, start: u64, end: u64, place: &Place) -> Result<Vec<Entry>> {
         let Some(gap) = Section::part(data, start, end - start) else { return Ok(Vec::new()) };
         let mut found = Vec::new();
-        for header in data.positions(LOCAL_HEADER, start..end, 1000)? {
+        for header in data.positions(LOCAL_HEADER, start..end, usize::MAX)? {
             let Some(local) = Local::read(data, header)? else { continue };
             let left = data.len().saturating_sub(local.data);
             let sized = if local.sizes_follow() { end.saturating_sub(local.data) } else { local.compressed };
@@ -322,11 +320,7 @@ impl Scanner<'_> {
                 let message = format!("`{}` occurs more than once", cut(&name));
                 self.find(Rule::DuplicateEntry, place, Some(at), message);
             }
-            let Some(inner) = place.inside(&cut(&name)) else {
-                let message = "archives nested too deeply to follow".to_string();
-                self.find(Rule::OpaqueContent, place, Some(at), message);
-                return Ok(());
-            };
+            let Some(inner) = self.inside(place, &cut(&name), Some(at)) else { return Ok(()) };
             let mut content = Section::from(data, at);
             if content.len < entry.size() {
                 self.damaged(&inner, "the entry is cut short".into());

@@ -102,8 +102,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// The member `name` at this place; `None` if that is nested too deeply.
-    pub fn inside(&self, name: &str) -> Option<Place> {
+    fn inside(&self, name: &str) -> Option<Place> {
         let member = match self.member.is_empty() {
             true => name.to_string(),
             false => format!("{}!{name}", self.member),
@@ -327,7 +326,7 @@ impl<'o> Scanner<'o> {
         }
         let message = bytes_that(rest.len, "follow") + " the storages";
         self.find(Rule::AppendedBytes, place, Some(end), message);
-        if let Some(inner) = place.inside("after the storages")
+        if let Some(inner) = self.inside(place, "after the storages", Some(end))
             && self.dispatch(&rest, "after.pkl", &inner)?.is_none()
         {
             self.sweep(&rest, &inner)?;
@@ -377,7 +376,7 @@ impl<'o> Scanner<'o> {
             let error = Reader::complaint(error)?;
             self.damaged(place, format!("the compressed data is damaged: {error}"));
         }
-        if let Some(inner) = place.inside("inflated") {
+        if let Some(inner) = self.inside(place, "inflated", None) {
             let bare =
                 name.rsplit_once('.').map_or(name, |(stem, last)| if last == "gz" { stem } else { name });
             let bare = if extension(bare).is_empty() { "inflated.pkl" } else { bare };
@@ -485,6 +484,16 @@ impl<'o> Scanner<'o> {
             self.find(Rule::DangerousScript, place, Some(offset), what);
         }
         Ok(())
+    }
+
+    /// The member `name` at this place; `None`, which is reported, if that is nested too deeply.
+    pub fn inside(&mut self, place: &Place, name: &str, offset: Option<u64>) -> Option<Place> {
+        let inner = place.inside(name);
+        if inner.is_none() {
+            let message = "archives or pickles nested too deeply to follow".to_string();
+            self.find(Rule::OpaqueContent, place, offset, message);
+        }
+        inner
     }
 
     /// Adds a finding of `rule` that concerns no import.

@@ -243,7 +243,7 @@ impl Pattern {
     }
 }
 
-/// Findings kept of one file; the rest are counted.
+/// Findings listed of one file, worst first; the rest are counted.
 const MAX_FINDINGS: usize = 2000;
 /// Harmless imports listed.
 const MAX_HARMLESS: usize = 1000;
@@ -319,10 +319,12 @@ fn list(folder: &Path) -> Result<Vec<(PathBuf, Entry)>> {
     Ok(entries)
 }
 
-/// Collects findings; equal ones in a member are counted together.
+/// Collects findings; equal ones in a member are counted together. Each severity has its own limit, so that none
+/// displaces a worse one.
 #[derive(Default)]
 struct Findings {
     list: Vec<Finding>,
+    kept: [usize; 3],
     index: HashMap<(Rule, String, String), usize>,
     dropped: u64,
 }
@@ -335,7 +337,8 @@ impl Findings {
             let known = &mut self.list[at];
             known.count += 1;
             known.severity = known.severity.max(finding.severity);
-        } else if self.list.len() < MAX_FINDINGS {
+        } else if self.kept[finding.severity as usize] < MAX_FINDINGS {
+            self.kept[finding.severity as usize] += 1;
             self.index.insert(key, self.list.len());
             self.list.push(finding);
         } else {
@@ -346,8 +349,9 @@ impl Findings {
 
 impl Scanner<'_> {
     fn finish(self, path: &Path, format: String) -> Scan {
-        let Findings { mut list, dropped, .. } = self.findings;
+        let Findings { mut list, mut dropped, .. } = self.findings;
         list.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+        dropped += list.drain(list.len().min(MAX_FINDINGS)..).map(|finding| finding.count).sum::<u64>();
         if dropped > 0 {
             list.push(Finding {
                 rule: Rule::Damaged,

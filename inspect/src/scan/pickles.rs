@@ -129,9 +129,8 @@ impl Scanner<'_> {
         self.imports(trace, place, base)?;
         for &(offset, len) in &trace.seen.inner {
             let inner = Section::part(data, base + offset, len);
-            if let (Some(inner), Some(place)) =
-                (inner, place.inside(&format!("objects at {}", base + offset)))
-            {
+            let name = format!("objects at {}", base + offset);
+            if let (Some(inner), Some(place)) = (inner, self.inside(place, &name, Some(base + offset))) {
                 self.pickles(&inner, &place, Stream::Pickles)?;
             }
         }
@@ -348,9 +347,7 @@ impl Scanner<'_> {
         if !loaded && !like_one {
             return Ok(());
         }
-        let Some(inner) = place.inside(&format!("bytes at {offset}")) else {
-            let message = "pickles nested too deeply to follow".to_string();
-            self.find(Rule::OpaqueContent, place, Some(offset), message);
+        let Some(inner) = self.inside(place, &format!("bytes at {offset}"), Some(offset)) else {
             return Ok(());
         };
         if loaded {

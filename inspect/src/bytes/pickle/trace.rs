@@ -100,6 +100,7 @@ impl Machine<'_> {
             Some(JoblibArray::Objects) => {
                 let depth = self.seen.as_ref().map_or(0, |seen| seen.depth);
                 if depth == DEEPEST {
+                    self.note(|seen, at| seen.lost_arrays.push(at));
                     return Ok(());
                 }
                 let at = self.at as u64;

@@ -6,6 +6,8 @@ use std::sync::LazyLock;
 
 use ckpt_inspect::scan::{Options, Pattern, Rule, Scan, Severity, files as files_below, scan};
 use ckpt_kit::fixtures::{data, root};
+use ckpt_kit::pickle::{bytes8, global, pickle};
+use ckpt_kit::zip::{entry, zip};
 use ckpt_kit::{peers, safetensors};
 use proptest::prelude::*;
 
@@ -118,6 +120,20 @@ fn every_trick_has_its_rule() {
         let scan = find(name);
         assert!(rules(&scan).contains(&rule), "{name}: {:?}", scan.findings);
     }
+}
+
+#[test]
+fn no_number_of_harmless_findings_hides_a_dangerous_one() {
+    // Each byte string that begins like a pickle is a note.
+    let harmless = pickle(2, &[&global("collections", "OrderedDict")[..], b")R"].concat());
+    let notes = pickle(3, &[b"(", &*bytes8(&harmless).repeat(4000), b"l"].concat());
+    let evil = pickle(2, &[&global("posix", "system")[..], b"U\x02id\x85R"].concat());
+    let entries = [entry("m/a.pkl", notes), entry("m/data.pkl", evil)];
+    let scan = scan_bytes("many.pt", &zip(&entries)).unwrap();
+    assert_eq!(scan.severity(), Some(Severity::Dangerous));
+    assert_eq!(scan.findings[0].global.as_deref(), Some("posix.system"));
+    assert!(scan.findings.len() <= 2001, "{}", scan.findings.len());
+    assert_eq!(scan.findings.iter().map(|f| f.count).sum::<u64>(), 4001);
 }
 
 #[test]
