@@ -267,6 +267,20 @@ fn opcodes() -> Vec<File> {
             [&b"I1_0\n0"[..], b"cos\nsystem\n(S'id'\ntR."].concat(),
         ),
         bad(
+            "underscored-index.pkl",
+            "a memo index that Python reads and others may not, then the call",
+            [&b"I1\np1_0\n0g +10 \n0"[..], &bare()].concat(),
+        ),
+        bad(
+            "far-index.bin",
+            "a memo index beyond 64 bits, then the call",
+            [
+                &b"I0x1_f\np00018446744073709551616\n0L-0b1L\nF 1_0.5 \ng18446744073709551616\n000"[..],
+                &bare(),
+            ]
+            .concat(),
+        ),
+        bad(
             "frame-lies.pkl",
             "a frame that ends before the call",
             [&b"\x80\x04\x95\x03\0\0\0\0\0\0\0N0"[..], &call("posix", "system", "id")[2..]].concat(),
