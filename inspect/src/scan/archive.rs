@@ -55,7 +55,9 @@ impl Scanner<'_> {
         };
         let script = entries.iter().any(|e| e.name.ends_with("constants.pkl"));
         let torch = self.names(&entries, place);
-        entries.sort_by_key(|e| e.header);
+        // Which members are storages is known from the pickles.
+        entries.sort_by_key(|e| (storage_key(&e.name).is_some(), e.header));
+        let outer = std::mem::take(&mut self.storages);
         for entry in &entries {
             let Some(mut inner) = self.inside(place, &cut(&entry.name), Some(entry.header)) else {
                 return Ok(Kind::Zip);
@@ -63,6 +65,7 @@ impl Scanner<'_> {
             inner.script = script;
             self.entry(data, entry, torch, &inner)?;
         }
+        self.storages = outer;
         Ok(match (torch, script) {
             (true, true) => Kind::TorchScript,
             (true, false) => Kind::TorchZip,
@@ -229,9 +232,12 @@ impl Scanner<'_> {
         Ok(())
     }
 
-    /// Scans one entry. `torch`: whether the archive is PyTorch's, whose storages are numbers.
+    /// Scans one entry. `torch`: whether the archive is PyTorch's, of which some entries are storages.
     fn entry(&mut self, data: &dyn ByteSource, entry: &Entry, torch: bool, place: &Place) -> Result<()> {
-        let Some(raw) = Section::part(data, entry.offset, entry.compressed) else { return Ok(()) };
+        let Some(raw) = Section::part(data, entry.offset, entry.compressed) else {
+            self.damaged(place, "the entry lies outside the file".into());
+            return Ok(());
+        };
         if !entry.whole {
             self.damaged(place, "the entry is cut short".into());
         }
@@ -273,8 +279,7 @@ impl Scanner<'_> {
                 return Ok(());
             }
         };
-        let is_storage = torch
-            && entry.name.rsplit('/').nth(1).is_some_and(|folder| folder == "data" || folder == "constants");
+        let is_storage = torch && storage_key(&entry.name).is_some_and(|key| self.storages.contains(key));
         if let Some(expected) = entry.crc32.filter(|_| entry.whole) {
             let found = decoded.crc32()?;
             if found != expected {
@@ -285,13 +290,23 @@ impl Scanner<'_> {
                 }
             }
         }
-        self.member(decoded, &entry.name, place)
+        match is_storage {
+            true => self.storage(decoded, place),
+            false => self.member(decoded, &entry.name, place),
+        }
     }
 
     /// Scans the tar archive `data`.
     pub(super) fn tar(&mut self, data: &dyn ByteSource, place: &Place) -> Result<()> {
         let mut archive = tar::Archive::new(Reader { source: data, at: 0 });
-        let Ok(entries) = archive.entries_with_seek() else { return Ok(()) };
+        let entries = match archive.entries_with_seek() {
+            Ok(entries) => entries,
+            Err(error) => {
+                let error = Reader::complaint(error)?;
+                self.damaged(place, format!("the tar archive is damaged: {error}"));
+                return Ok(());
+            }
+        };
         let mut names: HashSet<String> = HashSet::new();
         for entry in entries {
             let entry = match entry {
@@ -333,12 +348,19 @@ impl Scanner<'_> {
                     self.sweep(&content, &inner)?;
                 }
                 "pickle" => self.member(&content, "pickle.pkl", &inner)?,
-                _ if kind.is_file() => self.member(&content, &name, &inner)?,
-                _ => {}
+                _ if kind.is_dir() || kind.is_symlink() || kind.is_hard_link() => {}
+                // Readers take entries of unknown types for files.
+                _ => self.member(&content, &name, &inner)?,
             }
         }
         Ok(())
     }
+}
+
+/// The key of the storage that an entry of this name would be: PyTorch's are in the folder of their kind.
+fn storage_key(name: &str) -> Option<&str> {
+    let (folder, key) = name.rsplit_once('/')?;
+    matches!(folder.rsplit('/').next(), Some("data" | "constants")).then_some(key)
 }
 
 /// The directory of the archive `data`.

@@ -121,6 +121,8 @@ pub(super) struct Scanner<'o> {
     pub unreadable: Option<String>,
     budget: u64,
     hidden: HashSet<String>,
+    /// Keys of the storages that the objects of the current archive refer to.
+    pub storages: HashSet<String>,
 }
 
 /// Whether a file found in a folder is worth scanning.
@@ -158,6 +160,7 @@ impl<'o> Scanner<'o> {
             unreadable: None,
             budget: FREE_WORK.saturating_add(len.saturating_mul(MOST_WORK)),
             hidden: HashSet::new(),
+            storages: HashSet::new(),
         }
     }
 
@@ -214,23 +217,24 @@ impl<'o> Scanner<'o> {
         Ok(())
     }
 
+    /// Scans a storage of PyTorch's: numbers, which may look like anything.
+    pub fn storage(&mut self, data: &dyn ByteSource, place: &Place) -> Result<()> {
+        self.members += 1;
+        if matches!(*data.window(0, HEAD)?, [0x80, 2..=5, ..]) {
+            self.pickles(data, place, Stream::Chance)?;
+        }
+        Ok(())
+    }
+
     /// Scans the member `name` of an archive.
     pub fn member(&mut self, data: &dyn ByteSource, name: &str, place: &Place) -> Result<()> {
         self.members += 1;
         let head = data.window(0, HEAD)?;
-        // Storages are numbers that may look like anything.
-        let is_storage = name.rsplit('/').next().is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()));
-        if let Some((_, kind)) =
-            NATIVE.iter().find(|(magic, _)| head.starts_with(magic)).filter(|_| !is_storage)
-        {
+        if let Some((_, kind)) = NATIVE.iter().find(|(magic, _)| head.starts_with(magic)) {
             let message = format!("`{}` is {kind} machine code", cut(name));
             self.find(Rule::NativeCode, place, None, message);
         } else if place.script && name.ends_with(".py") {
             self.script(data, place)?;
-        } else if is_storage {
-            if matches!(*head, [0x80, 2..=5, ..]) {
-                self.pickles(data, place, Stream::Chance)?;
-            }
         } else if name.ends_with("debug_pkl") {
             self.pickles(data, place, Stream::Pickles)?;
         } else {

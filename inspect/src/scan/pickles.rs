@@ -231,9 +231,18 @@ impl Scanner<'_> {
                 self.find(Rule::ChangedClass, place, Some(base + offset), message);
             }
         }
+        let refers = place.member.ends_with("data.pkl") || place.member.ends_with("constants.pkl");
         // Byte strings may contain pickles for something else to load.
         for index in 0..pickle.node_count() {
             match pickle.node(Id::at(index)) {
+                Node::Persistent(pid) if refers => {
+                    // ('storage', class, key, location, elements)
+                    if let Some(&[kind, _, key, ..]) = pickle.sequence(*pid)
+                        && let (Some("storage"), Some(key)) = (pickle.str(kind), pickle.str(key))
+                    {
+                        self.storages.insert(key.to_string());
+                    }
+                }
                 Node::Bytes(bytes) => {
                     self.embedded(bytes, place, base + pickle.offset_of(bytes).unwrap_or(0), false)?;
                 }
