@@ -53,7 +53,22 @@ impl Scanner<'_> {
                 entries
             }
         };
-        let script = entries.iter().any(|e| e.name.ends_with("constants.pkl"));
+        for other in understood(zip::other_directories(data), Vec::new())? {
+            let what = match other {
+                Directory::Of(central) => {
+                    let message = format!("{} entries by another end record", central.entries.len());
+                    let known: HashSet<_> = entries.iter().map(Entry::identity).collect();
+                    let more = central.entries.iter().filter(|e| !known.contains(&e.identity()));
+                    let more: Vec<Entry> = more.cloned().collect();
+                    entries.extend(more);
+                    message
+                }
+                Directory::Several => "another end record is that of one of several archives".into(),
+                Directory::Lost(reason) => format!("another end record has no directory ({reason})"),
+            };
+            self.find(Rule::SeveralDirectories, place, None, what);
+        }
+        let (script, code) = torch_script(&entries);
         let torch = self.names(&entries, place);
         // Which members are storages is known from the pickles.
         entries.sort_by_key(|e| (storage_key(&e.name).is_some(), e.header));
@@ -63,6 +78,7 @@ impl Scanner<'_> {
                 return Ok(Kind::Zip);
             };
             inner.script = script;
+            inner.code = code;
             self.entry(data, entry, torch, &inner)?;
         }
         self.storages = outer;
@@ -114,7 +130,7 @@ impl Scanner<'_> {
         let objects: HashSet<&str> = entries
             .iter()
             .map(|e| e.name.as_str())
-            .filter(|name| *name == "data.pkl" || name.ends_with("/data.pkl"))
+            .filter(|name| name.rsplit('/').next().is_some_and(|n| n.eq_ignore_ascii_case("data.pkl")))
             .collect();
         if objects.len() > 1 {
             let mut names: Vec<&str> = objects.iter().copied().collect();
@@ -355,6 +371,15 @@ impl Scanner<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether PyTorch takes the archive for TorchScript, which it does by `constants.pkl` in the folder of the first entry;
+/// and whether it could be read as such at all: its reader does not distinguish cases.
+fn torch_script(entries: &[Entry]) -> (bool, bool) {
+    let folder = entries.first().and_then(|e| e.name.split_once('/')).map(|(folder, _)| folder);
+    let marker = folder.map(|folder| format!("{folder}/constants.pkl"));
+    let is_one = marker.is_some_and(|marker| entries.iter().any(|e| e.name == marker));
+    (is_one, is_one || entries.iter().any(|e| e.name.to_lowercase().ends_with("constants.pkl")))
 }
 
 /// The key of the storage that an entry of this name would be: PyTorch's are in the folder of their kind.

@@ -99,6 +99,8 @@ pub(super) struct Place {
     pub depth: usize,
     /// Whether it is in a TorchScript archive.
     pub script: bool,
+    /// Whether it is in an archive that some reader could take for TorchScript, and run its code.
+    pub code: bool,
 }
 
 impl Place {
@@ -107,7 +109,7 @@ impl Place {
             true => name.to_string(),
             false => format!("{}!{name}", self.member),
         };
-        (self.depth < DEEPEST).then_some(Place { member, depth: self.depth + 1, script: self.script })
+        (self.depth < DEEPEST).then(|| Place { member, depth: self.depth + 1, ..self.clone() })
     }
 }
 
@@ -233,7 +235,7 @@ impl<'o> Scanner<'o> {
         if let Some((_, kind)) = NATIVE.iter().find(|(magic, _)| head.starts_with(magic)) {
             let message = format!("`{}` is {kind} machine code", cut(name));
             self.find(Rule::NativeCode, place, None, message);
-        } else if place.script && name.ends_with(".py") {
+        } else if place.code && extension(name) == "py" {
             self.script(data, place)?;
         } else if name.ends_with("debug_pkl") {
             self.pickles(data, place, Stream::Pickles)?;

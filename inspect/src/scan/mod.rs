@@ -114,6 +114,8 @@ rules! {
         "An entry of the archive is a link."
     DuplicateEntry "duplicate-entry" Unknown
         "Two entries of the archive have one name: which one is read depends on the reader."
+    SeveralDirectories "several-directories" Unknown
+        "The archive has several end records: which entries it has depends on the reader."
     SeveralPickles "several-pickles" Unknown
         "The archive holds more than one data.pkl."
     ChecksumMismatch "checksum-mismatch" Unknown

@@ -263,7 +263,9 @@ impl Scanner<'_> {
 
     fn class(&self, module: &str, name: &str, place: &Place) -> Class {
         // TorchScript's own unpickler maps these to types of the archive and to lists; nothing is imported.
-        if place.script && (module.starts_with("__torch__.") || module == "torch.jit._pickle") {
+        let of_script =
+            || module.starts_with("__torch__.") || (module == "torch.jit._pickle" && !name.contains('.'));
+        if place.script && of_script() {
             return Class::Harmless;
         }
         let class = classify(module, name);
