@@ -13,7 +13,7 @@ use crate::bytes::zstd;
 use crate::bytes::{ByteSource, Reader, Section, Source, text as text_of};
 use crate::error::bytes_that;
 use crate::format::{self, Family, HEAD, npy};
-use crate::pickle::Trace;
+use crate::pickle::{Reader as Unpickler, Trace};
 use crate::zip::Directory;
 use crate::{DamageKind, Error, ErrorKind, NoticeKind, Result, gguf, safetensors, torch_legacy, zip};
 
@@ -348,7 +348,7 @@ impl<'o> Scanner<'o> {
         pickled: bool,
         place: &Place,
     ) -> Result<Option<Kind>> {
-        let (does_something, end) = Trace::read_at(data, 0, |trace| {
+        let (does_something, end) = Trace::read_at(data, 0, Unpickler::Joblib, |trace| {
             let does_something = !trace.seen.imports.is_empty() || !trace.seen.calls.is_empty();
             (does_something, trace.error.is_none().then_some(trace.pickle.len as u64))
         })?;

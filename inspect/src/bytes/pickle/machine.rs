@@ -318,21 +318,34 @@ impl<'a> Machine<'a> {
             Node::Object(object) => object.items.extend_from_slice(items),
             // This is how a bytearray gets its bytes.
             Node::Bytes(_) if traced => {
-                let more: Vec<u8> = items
+                let more: Option<Vec<u8>> = items
                     .iter()
-                    .filter_map(|id| match self.nodes[id.0 as usize] {
+                    .map(|id| match self.nodes[id.0 as usize] {
                         Node::Int(i) => u8::try_from(i).ok(),
+                        Node::Bool(b) => Some(b.into()),
                         _ => None,
                     })
                     .collect();
-                if let Node::Bytes(bytes) = &mut self.nodes[target.0 as usize] {
-                    bytes.to_mut().extend(more);
+                match (more, &mut self.nodes[target.0 as usize]) {
+                    (Some(more), Node::Bytes(bytes)) => bytes.to_mut().extend(more),
+                    _ => self.lost(target),
                 }
             }
-            _ if traced => {}
+            _ if traced => self.lost(target),
             _ => return Err(Error::damaged("the pickle appends to something that is not a list")),
         }
+        self.note(|seen, at| {
+            let last = seen.changed.entry(target.index()).or_default();
+            *last = at.max(*last);
+        });
         Ok(())
+    }
+
+    /// Notes that the value of `target` is changed in a way that is not followed.
+    fn lost(&mut self, target: Id) {
+        self.note(|seen, _| {
+            seen.changed.insert(target.index(), u64::MAX);
+        });
     }
 
     fn set(&mut self, pairs: Vec<(Id, Id)>) -> Result<()> {
@@ -340,8 +353,13 @@ impl<'a> Machine<'a> {
         match &mut self.nodes[target.0 as usize] {
             Node::Dict(entries) if entries.is_empty() => *entries = pairs,
             Node::Dict(entries) => entries.extend(pairs),
-            Node::Object(object) => object.entries.extend(pairs),
-            _ if traced => {}
+            Node::Object(object) => {
+                object.entries.extend(pairs);
+                if traced {
+                    self.lost(target);
+                }
+            }
+            _ if traced => self.lost(target),
             _ => return Err(Error::damaged("the pickle sets an item of something that is not a dict")),
         }
         Ok(())
