@@ -521,8 +521,17 @@ fn is_torch_data(module: &str, name: &str) -> bool {
             .any(|rest| rest.chars().all(|c| c.is_ascii_digit() || c == '_')),
         "torch.distributed.checkpoint.metadata" => class || name == "_MEM_FORMAT_ENCODING",
         "pathlib" | "pathlib._local" | "pathlib._abc" => class && name.ends_with("Path"),
-        // A layer's state is data and further layers.
-        _ => class && (module.starts_with("torch.nn.modules.") || module == "torch.nn.modules"),
+        // A layer's state is data and further layers. What these modules import is none: modules (`F`), and the means
+        // of annotations.
+        _ => {
+            let imported =
+                ["Any", "Callable", "DeviceLikeType", "Function", "Iterator", "Literal", "Mapping"]
+                    .iter()
+                    .chain(&["Optional", "Protocol", "Self", "Sequence", "TypeVar", "Union", "TYPE_CHECKING"])
+                    .any(|other| *other == name);
+            let layer = name.len() > 1 && !imported;
+            class && layer && (module.starts_with("torch.nn.modules.") || module == "torch.nn.modules")
+        }
     }
 }
 
@@ -572,6 +581,8 @@ mod tests {
             ("os2", "system2"),
             ("torch", "floatish"),
             ("torch.nn.modules.linear", "init"),
+            ("torch.nn.modules.activation", "F"),
+            ("torch.nn.modules.module", "Union"),
             ("builtins", "print"),
             ("torch.nn.modulesque", "Linear"),
         ] {
