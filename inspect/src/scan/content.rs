@@ -524,8 +524,8 @@ impl<'o> Scanner<'o> {
         }
     }
 
-    pub fn is_allowed(&self, global: &str) -> bool {
-        self.options.allow.iter().any(|pattern| pattern.matches(global))
+    pub fn is_allowed(&self, module: &str, name: &str) -> bool {
+        self.options.allow.iter().any(|pattern| pattern.matches(module, name))
     }
 
     /// Whether a hidden pickle was already reported at this place, and marks it as reported.

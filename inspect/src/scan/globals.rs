@@ -535,6 +535,16 @@ fn is_torch_data(module: &str, name: &str) -> bool {
     }
 }
 
+/// Whether `name` could be defined in a module of its own: not a path of attributes, which leads through what a module
+/// imports, nor the name of something dangerous that it may have imported.
+pub(crate) fn may_be_own(name: &str) -> bool {
+    let builtin = |(module, names, _): &(&str, &[&str], &str)| *module == "builtins" && names.contains(&name);
+    !name.contains('.')
+        && !DANGEROUS_STEPS.contains(&name)
+        && !DANGEROUS_NAMES.iter().any(builtin)
+        && !DANGEROUS_MODULES.iter().any(|(module, _)| *module == name)
+}
+
 /// Whether `module` and `name` could be those of a Python object: what random bytes rarely spell.
 pub(crate) fn is_plausible(module: &str, name: &str) -> bool {
     let identifier = |part: &str| {

@@ -219,7 +219,8 @@ pub struct Options {
     pub allow: Vec<Pattern>,
 }
 
-/// `module.name`, or a prefix of such followed by `*`.
+/// `module.name`, or a prefix of such followed by `*`, which admits names defined in modules and none that lead through
+/// what a module imports: `package.config.*` admits `package.config.Config`, not `package.config.os.system`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern(String);
 
@@ -237,9 +238,10 @@ impl Pattern {
         Ok(Pattern(text.to_string()))
     }
 
-    fn matches(&self, global: &str) -> bool {
+    fn matches(&self, module: &str, name: &str) -> bool {
+        let global = format!("{module}.{name}");
         match self.0.strip_suffix('*') {
-            Some(stem) => global.starts_with(stem),
+            Some(stem) => global.starts_with(stem) && globals::may_be_own(name),
             None => self.0 == global,
         }
     }

@@ -224,7 +224,7 @@ impl Scanner<'_> {
             });
             let what = usage.unwrap_or_else(|| format!("would import {}", cut(&global)));
             let (rule, message) = match self.class(module, name, place) {
-                Class::Harmless if handed_on.contains(&(module, name)) && !self.is_allowed(&global) => {
+                Class::Harmless if handed_on.contains(&(module, name)) && !self.is_allowed(module, name) => {
                     let what = format!("passes {global} to something else, which may call it");
                     match loads(module, name) {
                         Some(why) => (Rule::DangerousImport, format!("{what}: {why}")),
@@ -300,7 +300,7 @@ impl Scanner<'_> {
             return Class::Harmless;
         }
         let class = classify(module, name);
-        match class != Class::Harmless && self.is_allowed(&format!("{module}.{name}")) {
+        match class != Class::Harmless && self.is_allowed(module, name) {
             true => Class::Harmless,
             false => class,
         }
