@@ -29,6 +29,10 @@ const PICKLED: [&str; 15] = [
     "pkl", "pickle", "pk", "pckl", "p", "pt", "pth", "bin", "ckpt", "joblib", "sav", "dat", "data", "npy",
     "npz",
 ];
+/// Those among them that members of archives have which are unpickled, and no others.
+const PROMISING: [&str; 10] = ["pkl", "pickle", "pk", "pckl", "pt", "pth", "ckpt", "joblib", "npy", "npz"];
+/// The first bytes of what Git LFS has in place of a file.
+const LFS: &[u8] = b"version https://git-lfs";
 /// Up to this size, files of any name are tried as a pickle without a header.
 const TRIED: u64 = 16 << 20;
 
@@ -146,6 +150,11 @@ pub(super) fn is_named(path: &Path) -> bool {
         || matches!(extension, "safetensors" | "gguf" | "zip" | "tar" | "pt2" | "nemo" | "mar" | "7z")
 }
 
+/// Whether text may contain the byte, in UTF-8 or an older encoding.
+fn is_text(byte: u8) -> bool {
+    byte >= b' ' && byte != 0x7f || matches!(byte, b'\t' | b'\n' | b'\r' | 0x0c)
+}
+
 fn extension(name: &str) -> String {
     let last = name.rsplit(['/', '\\']).next().unwrap_or(name);
     last.rsplit_once('.').map(|(_, e)| e.to_lowercase()).unwrap_or_default()
@@ -186,12 +195,18 @@ impl<'o> Scanner<'o> {
             }
             _ => match self.dispatch(data, name, &place)? {
                 Some(kind) => kind,
-                None if has_directory => Kind::Unknown,
+                None if has_directory && self.has_entries(data)? => Kind::Unknown,
                 None if data.len() == 0 => {
                     return Err(Error::new(ErrorKind::Unrecognised, "is empty").because(DamageKind::Empty));
                 }
-                // A file that is named like a pickle and ends at its first opcode does nothing.
-                None if pickled => Kind::NoPickle,
+                None if data.window(0, HEAD)?.starts_with(LFS) => {
+                    return Err(Error::new(
+                        ErrorKind::Unrecognised,
+                        "is a Git LFS pointer: the file that it stands for was not scanned",
+                    ));
+                }
+                // Text that is named like a pickle, and as one ends before it does anything.
+                None if pickled && data.all_from(0, is_text)? => Kind::NoPickle,
                 None => {
                     return Err(Error::new(
                         ErrorKind::Unrecognised,
@@ -203,11 +218,24 @@ impl<'o> Scanner<'o> {
         if matches!(kind, Kind::Gguf | Kind::SafeTensors) {
             self.pickles(data, &place, Stream::Chance)?;
         }
-        if !is_zip && has_directory && !matches!(directory(data)?, Directory::Lost(_)) {
+        let mut also = String::new();
+        if !is_zip && has_directory && self.has_entries(data)? {
             self.zip(data, &place)?;
-            return Ok(format!("{}, and zip", kind.name()));
+            also += ", and zip";
         }
-        Ok(kind.name().to_string())
+        let is_tar = format::candidates(&data.window(0, HEAD)?).any(|c| c.family == Family::Tar);
+        if is_tar && kind != Kind::Tar {
+            self.tar(data, &place)?;
+            also += ", and tar";
+        }
+        Ok(kind.name().to_string() + &also)
+    }
+
+    /// Whether some reader of zips would find entries in `data`.
+    fn has_entries(&self, data: &dyn ByteSource) -> Result<bool> {
+        let mut readings = zip::other_directories(data)?;
+        readings.push(directory(data)?);
+        Ok(readings.iter().any(|reading| !matches!(reading, Directory::Lost(_))))
     }
 
     /// Scans bytes that a pickle passes to a loader of PyTorch files.
@@ -239,8 +267,12 @@ impl<'o> Scanner<'o> {
             self.script(data, place)?;
         } else if name.ends_with("debug_pkl") {
             self.pickles(data, place, Stream::Pickles)?;
-        } else {
-            self.dispatch(data, name, place)?;
+        } else if self.dispatch(data, name, place)?.is_none()
+            && PROMISING.contains(&extension(name).as_str())
+            && data.len() > 0
+            && !data.all_from(0, is_text)?
+        {
+            self.damaged(place, "is neither a pickle, nor an archive, nor a tensor file".into());
         }
         Ok(())
     }
