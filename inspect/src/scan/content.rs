@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::archive::directory;
 use super::pickles::{Stream, cut};
-use super::{Finding, Findings, Options, Rule, text};
+use super::{Finding, Findings, Options, Rule, template, text};
 use crate::bytes::compression::{self, Compression};
 use crate::bytes::zstd;
 use crate::bytes::{ByteSource, Reader, Section, Source, text as text_of};
@@ -490,7 +490,7 @@ impl<'o> Scanner<'o> {
 
     fn header(&mut self, header: gguf::Header<'_>, place: &Place) {
         for (key, value) in header.keys.iter().filter(|(key, _)| key.contains("chat_template")) {
-            if let Some(what) = value.to_text().as_deref().and_then(text::template) {
+            if let Some(what) = value.to_text().as_deref().and_then(template::reaches) {
                 let message = format!("`{}` reaches into Python: {what}", cut(key));
                 self.find(Rule::DangerousTemplate, place, None, message);
             }

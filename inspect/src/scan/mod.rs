@@ -7,6 +7,7 @@ mod globals;
 mod pickles;
 #[cfg(test)]
 mod ranges;
+mod template;
 mod text;
 
 use std::collections::HashMap;
