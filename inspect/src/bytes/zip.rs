@@ -283,11 +283,7 @@ fn end_records(source: &dyn ByteSource) -> Result<Vec<EndRecord>> {
 /// # Errors
 /// When the bytes cannot be read.
 pub(crate) fn central_directory(source: &dyn ByteSource) -> Result<Directory> {
-    let records = end_records(source)?;
-    let fits = |(end, record): &&EndRecord| {
-        end + END_RECORD as u64 + word(record, 20, 2).unwrap_or(0) <= source.len()
-    };
-    match records.iter().find(fits) {
+    match end_records(source)?.iter().find(|record| fits(source, record)) {
         Some(record) => directory_of(source, record),
         None => Ok(Directory::Lost("there is none")),
     }
@@ -298,8 +294,18 @@ pub(crate) fn central_directory(source: &dyn ByteSource) -> Result<Directory> {
 /// # Errors
 /// When the bytes cannot be read.
 pub(crate) fn other_directories(source: &dyn ByteSource) -> Result<Vec<Directory>> {
-    let others = end_records(source)?;
-    others.iter().skip(1).map(|record| directory_of(source, record)).collect()
+    let records = end_records(source)?;
+    let usual = records.iter().find(|record| fits(source, record));
+    records
+        .iter()
+        .filter(|record| Some(*record) != usual)
+        .map(|record| directory_of(source, record))
+        .collect()
+}
+
+/// Whether the comment of an end record fits.
+fn fits(source: &dyn ByteSource, (at, record): &EndRecord) -> bool {
+    at + END_RECORD as u64 + word(record, 20, 2).unwrap_or(0) <= source.len()
 }
 
 fn directory_of(source: &dyn ByteSource, &(end, record): &EndRecord) -> Result<Directory> {

@@ -71,7 +71,7 @@ impl Scanner<'_> {
         let (script, code) = torch_script(&entries);
         let torch = self.names(&entries, place);
         // Which members are storages is known from the pickles.
-        entries.sort_by_key(|e| (storage_key(&e.name).is_some(), e.header));
+        entries.sort_by_key(|e| (!e.name.ends_with(".pkl"), e.header));
         let outer = std::mem::take(&mut self.storages);
         for entry in &entries {
             let Some(mut inner) = self.inside(place, &cut(&entry.name), Some(entry.header)) else {
@@ -79,7 +79,7 @@ impl Scanner<'_> {
             };
             inner.script = script;
             inner.code = code;
-            self.entry(data, entry, torch, &inner)?;
+            self.entry(data, entry, &inner)?;
         }
         self.storages = outer;
         Ok(match (torch, script) {
@@ -248,8 +248,8 @@ impl Scanner<'_> {
         Ok(())
     }
 
-    /// Scans one entry. `torch`: whether the archive is PyTorch's, of which some entries are storages.
-    fn entry(&mut self, data: &dyn ByteSource, entry: &Entry, torch: bool, place: &Place) -> Result<()> {
+    /// Scans one entry.
+    fn entry(&mut self, data: &dyn ByteSource, entry: &Entry, place: &Place) -> Result<()> {
         let Some(raw) = Section::part(data, entry.offset, entry.compressed) else {
             self.damaged(place, "the entry lies outside the file".into());
             return Ok(());
@@ -295,7 +295,7 @@ impl Scanner<'_> {
                 return Ok(());
             }
         };
-        let is_storage = torch && storage_key(&entry.name).is_some_and(|key| self.storages.contains(key));
+        let is_storage = self.storages.contains(&entry.name);
         if let Some(expected) = entry.crc32.filter(|_| entry.whole) {
             let found = decoded.crc32()?;
             if found != expected {
@@ -380,12 +380,6 @@ fn torch_script(entries: &[Entry]) -> (bool, bool) {
     let marker = folder.map(|folder| format!("{folder}/constants.pkl"));
     let is_one = marker.is_some_and(|marker| entries.iter().any(|e| e.name == marker));
     (is_one, is_one || entries.iter().any(|e| e.name.to_lowercase().ends_with("constants.pkl")))
-}
-
-/// The key of the storage that an entry of this name would be: PyTorch's are in the folder of their kind.
-fn storage_key(name: &str) -> Option<&str> {
-    let (folder, key) = name.rsplit_once('/')?;
-    matches!(folder.rsplit('/').next(), Some("data" | "constants")).then_some(key)
 }
 
 /// The directory of the archive `data`.

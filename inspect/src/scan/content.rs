@@ -127,7 +127,7 @@ pub(super) struct Scanner<'o> {
     pub unreadable: Option<String>,
     budget: u64,
     hidden: HashSet<String>,
-    /// Keys of the storages that the objects of the current archive refer to.
+    /// Names of the entries that are storages, because an object of the current archive refers to them.
     pub storages: HashSet<String>,
 }
 

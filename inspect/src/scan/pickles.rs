@@ -130,14 +130,18 @@ impl Scanner<'_> {
                     if !self.may_trace(place) {
                         return Ok(());
                     }
-                    let whole = Trace::read_at(data, at, Reader::Joblib, |trace| {
+                    let (whole, skipped) = Trace::read_at(data, at, Reader::Joblib, |trace| {
                         self.spend(trace.pickle.len as u64);
                         if trace.seen.imports.is_empty() || begins_plausibly(&trace) {
                             self.pickles += u64::from(trace.error.is_none());
                             self.imports(&trace, place, at)?;
                         }
-                        Ok::<_, Error>(trace.error.is_none().then_some(trace.pickle.len as u64))
+                        let whole = trace.error.is_none().then_some(trace.pickle.len as u64);
+                        Ok::<_, Error>((whole, trace.seen.skipped.first().copied()))
                     })??;
+                    if let Some(skipped) = skipped {
+                        self.as_others_read(data, at, skipped, place)?;
+                    }
                     len = whole.unwrap_or(1);
                 }
                 at += len;
@@ -262,16 +266,22 @@ impl Scanner<'_> {
                 self.find(Rule::ChangedClass, place, Some(base + offset), message);
             }
         }
-        let refers = place.member.ends_with("data.pkl") || place.member.ends_with("constants.pkl");
+        // The storages of `folder/data.pkl` are `folder/data/0` and so on.
+        let name = place.member.rsplit('!').next().unwrap_or_default();
+        let storages = name.strip_suffix(".pkl").filter(|stem| {
+            let last = stem.rsplit('/').next();
+            matches!(last, Some("data" | "constants"))
+        });
         // Byte strings may contain pickles for something else to load.
         for index in 0..pickle.node_count() {
             match pickle.node(Id::at(index)) {
-                Node::Persistent(pid) if refers => {
+                Node::Persistent(pid) => {
                     // ('storage', class, key, location, elements)
-                    if let Some(&[kind, _, key, ..]) = pickle.sequence(*pid)
+                    if let Some(folder) = storages
+                        && let Some(&[kind, _, key, ..]) = pickle.sequence(*pid)
                         && let (Some("storage"), Some(key)) = (pickle.str(kind), pickle.str(key))
                     {
-                        self.storages.insert(key.to_string());
+                        self.storages.insert(format!("{folder}/{key}"));
                     }
                 }
                 Node::Bytes(bytes) => {

@@ -359,6 +359,11 @@ impl<'a> Machine<'a> {
                     self.lost(target);
                 }
             }
+            // What it holds counts, wherever in it that is.
+            Node::List(items) if traced => {
+                items.extend(pairs.iter().map(|&(_, value)| value));
+                self.lost(target);
+            }
             _ if traced => self.lost(target),
             _ => return Err(Error::damaged("the pickle sets an item of something that is not a dict")),
         }

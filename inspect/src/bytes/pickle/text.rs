@@ -230,3 +230,53 @@ pub(super) fn unescape_unicode(line: &[u8]) -> Arc<str> {
 fn hex(digits: &[u8]) -> Option<u32> {
     digits.iter().try_fold(0, |code, &digit| Some(code << 4 | char::from(digit).to_digit(16)?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `int` and `float` of CPython 3.12 make of these, and where the C library's reading of them goes first.
+    #[test]
+    fn numbers_are_pythons() {
+        let decimal: [(&[u8], Option<i64>); 10] = [
+            (b" +1_0 ", Some(10)),
+            (b"010", Some(10)),
+            (b"-0", Some(0)),
+            (b"1\0junk", Some(1)),
+            (b"\x0b7\x0c", Some(7)),
+            (b"1__0", None),
+            (b"_1", None),
+            (b"1_", None),
+            (b"- 1", None),
+            (b"", None),
+        ];
+        for (text, number) in decimal {
+            assert_eq!(integer(text, false).and_then(|n| n.small()), number, "{}", text.escape_ascii());
+        }
+        let prefixed: [(&[u8], Option<i64>); 7] = [
+            (b"0x_fF", Some(255)),
+            (b"-0b1", Some(-1)),
+            (b"0o1_7", Some(15)),
+            (b"010", Some(8)),
+            (b"00_0", Some(0)),
+            (b"-9223372036854775808", Some(i64::MIN)),
+            (b"0x", None),
+        ];
+        for (text, number) in prefixed {
+            assert_eq!(integer(text, true).and_then(|n| n.small()), number, "{}", text.escape_ascii());
+        }
+        for number in [1i128 << 64, -(1i128 << 64), i128::MAX / 3, -(i128::MAX / 3), -(1i128 << 63) - 1] {
+            let sign = if number < 0 { "-" } else { "" };
+            for text in [number.to_string(), format!("{sign}0x{:x}", number.unsigned_abs())] {
+                let bytes = integer(text.as_bytes(), true).unwrap().big().unwrap();
+                let mut wide = [if number < 0 { 0xff } else { 0 }; 16];
+                let len = bytes.len().min(16);
+                wide[..len].copy_from_slice(&bytes[..len]);
+                assert_eq!(i128::from_le_bytes(wide), number, "{text}");
+            }
+        }
+        assert_eq!(float(b" 1_0.5 "), Some(10.5));
+        assert_eq!(float(b"1_.5"), None);
+        assert_eq!(&*unescape_unicode(b"\\u0041\\\\u0041\\x"), "A\\\\u0041\\x");
+    }
+}

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use ckpt_inspect::scan::{Options, Pattern, Rule, Scan, Severity, files as files_below, scan};
 use ckpt_kit::fixtures::{data, root};
-use ckpt_kit::pickle::{bytes8, global, pickle};
+use ckpt_kit::pickle::{bytes8, global, pickle, short_text};
 use ckpt_kit::zip::{entry, zip};
 use ckpt_kit::{peers, safetensors};
 use proptest::prelude::*;
@@ -116,6 +116,9 @@ fn every_trick_has_its_rule() {
         ("legacy-junk.pt", Rule::AppendedBytes),
         ("overlap.safetensors", Rule::MalformedTensors),
         ("template.gguf", Rule::DangerousTemplate),
+        ("comment.pt", Rule::SeveralDirectories),
+        ("script-path.pt", Rule::DangerousImport),
+        ("list-changed.pkl", Rule::OpaqueContent),
     ] {
         let scan = find(name);
         assert!(rules(&scan).contains(&rule), "{name}: {:?}", scan.findings);
@@ -149,6 +152,15 @@ fn what_the_user_vouches_for_is_harmless() {
     assert_eq!(scan(&path, &allow("totally_fine.*")).unwrap().severity(), None);
     assert_eq!(scan(&path, &allow("totally_fine.Config")).unwrap().severity(), None);
     assert_eq!(scan(&path, &allow("totally_fine.Con")).unwrap().severity(), Some(Severity::Unknown));
+    // Names that lead through what a module imports are admitted only when they are spelt out.
+    let dotted = |name: &str| pickle(4, &[short_text("mine.config"), short_text(name), vec![0x93]].concat());
+    for name in ["os.system", "Config.__init__", "os", "system", "getattr"] {
+        std::fs::write(&path, dotted(name)).unwrap();
+        assert!(scan(&path, &allow("mine.config.*")).unwrap().severity().is_some(), "{name}");
+        assert_eq!(scan(&path, &allow(&format!("mine.config.{name}"))).unwrap().severity(), None, "{name}");
+    }
+    std::fs::write(&path, dotted("Config")).unwrap();
+    assert_eq!(scan(&path, &allow("mine.*")).unwrap().severity(), None);
     for nonsense in ["*", "os", "a.*.b", ""] {
         assert!(Pattern::new(nonsense).is_err(), "{nonsense}");
     }
