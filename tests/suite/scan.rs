@@ -71,6 +71,24 @@ fn the_exit_code_says_what_was_found_and_what_was_not_read() {
     std::fs::write(empty.path().join("vocab.bin"), "hello world").unwrap();
     std::fs::write(empty.path().join("README.md"), "cos and sin").unwrap();
     exits(0, &[empty.path().to_str().unwrap()]);
+    // A file that is not what its name promises is not clean.
+    let random: Vec<u8> = (0..200u32).map(|i| (i * i * 31 % 251) as u8).collect();
+    let mut directory_only = b"junk".repeat(16);
+    directory_only.extend(b"PK\x05\x06\0\0\0\0\x05\0\x05\0d\0\0\0?B\x0f\0\0\0");
+    let files: [(&str, &[u8]); 6] = [
+        ("lfs.bin", b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 12345\n"),
+        ("elf.bin", b"\x7fELF\x02\x01\x01\0\0\0\0\0"),
+        ("picture.pt", b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR"),
+        ("program.pt", b"MZ\x90\0\x03\0\0\0"),
+        ("random.pt", &random),
+        ("directory.xyz", &directory_only),
+    ];
+    for (name, bytes) in files {
+        let path = empty.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        exits(3, &[path.to_str().unwrap()]);
+        std::fs::remove_file(path).unwrap();
+    }
     exits(2, &[EVIL, "--allow", "*"]);
     exits(2, &[]);
     // Imports that the user allows do not count.

@@ -44,7 +44,7 @@ const MOST_ENTRIES: usize = 1 << 22;
 const CUT: &str = "it is cut short";
 
 /// How an entry is compressed (4.4.5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Method {
     Stored,
     Deflated,
@@ -83,6 +83,13 @@ pub(crate) struct Entry {
     pub doubt: Option<&'static str>,
     /// External file attributes (4.4.15): the upper half is the Unix mode.
     pub attributes: u32,
+}
+
+impl Entry {
+    /// What two entries have in common that are read alike.
+    pub fn identity(&self) -> (String, u64, Method, u64, u64) {
+        (self.name.clone(), self.header, self.method, self.compressed, self.len)
+    }
 }
 
 /// The result of reading the central directory at the end of a file.
@@ -227,9 +234,9 @@ impl<'a> Local<'a> {
     }
 }
 
-/// Whether an end of central directory record is where one has to be.
+/// Whether an end of central directory record is where some reader would find one.
 pub(crate) fn has_directory(source: &dyn ByteSource) -> Result<bool> {
-    Ok(end_record(source)?.is_some())
+    Ok(!end_records(source)?.is_empty())
 }
 
 /// Whether any existing central header names an entry that `wanted` accepts.
@@ -242,16 +249,33 @@ pub(crate) fn names_in_directory(source: &dyn ByteSource, wanted: fn(&[u8]) -> b
     Ok(false)
 }
 
-/// Where the end of central directory record is, and the record: the last one whose comment fits (4.3.16).
-fn end_record(source: &dyn ByteSource) -> Result<Option<(u64, [u8; END_RECORD])>> {
+/// An end of central directory record, and where it is.
+type EndRecord = (u64, [u8; END_RECORD]);
+
+/// The end of central directory records that readers take (4.3.16), each once: the last whose comment fits; the last,
+/// whatever its comment (PyTorch, Python); the last whose comment ends with the file (libzip).
+fn end_records(source: &dyn ByteSource) -> Result<Vec<EndRecord>> {
     let start = source.len().saturating_sub((END_RECORD + usize::from(u16::MAX)) as u64);
     let tail = source.bytes(start..source.len())?;
-    let found = memmem::rfind_iter(&tail, END).find_map(|at| {
-        let record: [u8; END_RECORD] = tail.get(at..at + END_RECORD)?.try_into().ok()?;
-        let comment = word(&record, 20, 2)? as usize;
-        (at + END_RECORD + comment <= tail.len()).then_some((start + at as u64, record))
-    });
-    Ok(found)
+    let (mut fits, mut last, mut exact) = (None, None, None);
+    for at in memmem::rfind_iter(&tail, END) {
+        let Some(record) = tail.get(at..at + END_RECORD).and_then(|r| <[u8; END_RECORD]>::try_from(r).ok())
+        else {
+            continue;
+        };
+        let end = at + END_RECORD + word(&record, 20, 2).unwrap_or(0) as usize;
+        let found = (start + at as u64, record);
+        last = last.or(Some(found));
+        fits = fits.or((end <= tail.len()).then_some(found));
+        exact = exact.or((end == tail.len()).then_some(found));
+    }
+    let mut records: Vec<EndRecord> = Vec::new();
+    for found in [fits, last, exact].into_iter().flatten() {
+        if !records.contains(&found) {
+            records.push(found);
+        }
+    }
+    Ok(records)
 }
 
 /// Entries by the central directory at the file's end (4.3.12 to 4.3.16).
@@ -259,8 +283,33 @@ fn end_record(source: &dyn ByteSource) -> Result<Option<(u64, [u8; END_RECORD])>
 /// # Errors
 /// When the bytes cannot be read.
 pub(crate) fn central_directory(source: &dyn ByteSource) -> Result<Directory> {
+    match end_records(source)?.iter().find(|record| fits(source, record)) {
+        Some(record) => directory_of(source, record),
+        None => Ok(Directory::Lost("there is none")),
+    }
+}
+
+/// What readers find that take another end record than [`central_directory`].
+///
+/// # Errors
+/// When the bytes cannot be read.
+pub(crate) fn other_directories(source: &dyn ByteSource) -> Result<Vec<Directory>> {
+    let records = end_records(source)?;
+    let usual = records.iter().find(|record| fits(source, record));
+    records
+        .iter()
+        .filter(|record| Some(*record) != usual)
+        .map(|record| directory_of(source, record))
+        .collect()
+}
+
+/// Whether the comment of an end record fits.
+fn fits(source: &dyn ByteSource, (at, record): &EndRecord) -> bool {
+    at + END_RECORD as u64 + word(record, 20, 2).unwrap_or(0) <= source.len()
+}
+
+fn directory_of(source: &dyn ByteSource, &(end, record): &EndRecord) -> Result<Directory> {
     let lost = |why| Ok(Directory::Lost(why));
-    let Some((end, record)) = end_record(source)? else { return lost("there is none") };
     let field = |at, width| word(&record, at, width).unwrap_or(0);
     let (mut count, mut size, mut start, mut after) = (field(10, 2), field(12, 4), field(16, 4), end);
     if let Some(at) = end.checked_sub(20)

@@ -21,7 +21,20 @@ pub(crate) const CONTAINER: Container =
     Container { family: Family::Tar, extensions: &[], recognises, recognises_later: None, read };
 
 fn recognises(bytes: &[u8]) -> bool {
-    bytes.get(257..262) == Some(b"ustar")
+    bytes.get(257..262) == Some(b"ustar") || has_checksum(bytes)
+}
+
+/// Whether a header has its checksum, by which readers know archives older than the word `ustar`: the sum of its bytes,
+/// signed or not, with the checksum's own as spaces, in octal.
+fn has_checksum(bytes: &[u8]) -> bool {
+    let Some(header) = bytes.get(..512) else { return false };
+    let field = header[148..156].split(|&b| b == 0).next().unwrap_or_default().trim_ascii();
+    let recorded = std::str::from_utf8(field).ok().and_then(|field| i64::from_str_radix(field, 8).ok());
+    let rest = || header[..148].iter().chain(&header[156..]);
+    let spaces = 8 * i64::from(b' ');
+    let unsigned = spaces + rest().map(|&b| i64::from(b)).sum::<i64>();
+    let signed = spaces + rest().map(|&b| i64::from(b as i8)).sum::<i64>();
+    recorded.is_some_and(|recorded| recorded == unsigned || recorded == signed)
 }
 
 /// Bytes of one storage: where in the file, how many, of which type.

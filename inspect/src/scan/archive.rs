@@ -32,7 +32,7 @@ impl Scanner<'_> {
                     let message = format!("{} archives, one after another", parts.len());
                     self.find(Rule::SeveralArchives, place, None, message);
                     for (number, part) in parts.into_iter().enumerate() {
-                        if let Some(inner) = place.inside(&format!("archive {}", number + 1)) {
+                        if let Some(inner) = self.inside(place, &format!("archive {}", number + 1), None) {
                             self.zip(&part, &inner)?;
                         }
                     }
@@ -53,18 +53,35 @@ impl Scanner<'_> {
                 entries
             }
         };
-        let script = entries.iter().any(|e| e.name.ends_with("constants.pkl"));
+        for other in understood(zip::other_directories(data), Vec::new())? {
+            let what = match other {
+                Directory::Of(central) => {
+                    let message = format!("{} entries by another end record", central.entries.len());
+                    let known: HashSet<_> = entries.iter().map(Entry::identity).collect();
+                    let more = central.entries.iter().filter(|e| !known.contains(&e.identity()));
+                    let more: Vec<Entry> = more.cloned().collect();
+                    entries.extend(more);
+                    message
+                }
+                Directory::Several => "another end record is that of one of several archives".into(),
+                Directory::Lost(reason) => format!("another end record has no directory ({reason})"),
+            };
+            self.find(Rule::SeveralDirectories, place, None, what);
+        }
+        let (script, code) = torch_script(&entries);
         let torch = self.names(&entries, place);
-        entries.sort_by_key(|e| e.header);
+        // Which members are storages is known from the pickles.
+        entries.sort_by_key(|e| (!e.name.ends_with(".pkl"), e.header));
+        let outer = std::mem::take(&mut self.storages);
         for entry in &entries {
-            let Some(mut inner) = place.inside(&cut(&entry.name)) else {
-                let message = "archives nested too deeply to follow".to_string();
-                self.find(Rule::OpaqueContent, place, Some(entry.header), message);
+            let Some(mut inner) = self.inside(place, &cut(&entry.name), Some(entry.header)) else {
                 return Ok(Kind::Zip);
             };
             inner.script = script;
-            self.entry(data, entry, torch, &inner)?;
+            inner.code = code;
+            self.entry(data, entry, &inner)?;
         }
+        self.storages = outer;
         Ok(match (torch, script) {
             (true, true) => Kind::TorchScript,
             (true, false) => Kind::TorchZip,
@@ -113,7 +130,7 @@ impl Scanner<'_> {
         let objects: HashSet<&str> = entries
             .iter()
             .map(|e| e.name.as_str())
-            .filter(|name| *name == "data.pkl" || name.ends_with("/data.pkl"))
+            .filter(|name| name.rsplit('/').next().is_some_and(|n| n.eq_ignore_ascii_case("data.pkl")))
             .collect();
         if objects.len() > 1 {
             let mut names: Vec<&str> = objects.iter().copied().collect();
@@ -135,7 +152,7 @@ impl Scanner<'_> {
         if rest.len > 0 {
             let message = bytes_that(rest.len, "follow") + " the end of the archive";
             self.find(Rule::AppendedBytes, place, Some(central.end), message);
-            if let Some(inner) = place.inside("after the archive") {
+            if let Some(inner) = self.inside(place, "after the archive", Some(central.end)) {
                 self.dispatch(&rest, "", &inner)?;
             }
         }
@@ -163,7 +180,7 @@ impl Scanner<'_> {
     fn gap(&mut self, data: &dyn ByteSource, start: u64, end: u64, place: &Place) -> Result<Vec<Entry>> {
         let Some(gap) = Section::part(data, start, end - start) else { return Ok(Vec::new()) };
         let mut found = Vec::new();
-        for header in data.positions(LOCAL_HEADER, start..end, 1000)? {
+        for header in data.positions(LOCAL_HEADER, start..end, usize::MAX)? {
             let Some(local) = Local::read(data, header)? else { continue };
             let left = data.len().saturating_sub(local.data);
             let sized = if local.sizes_follow() { end.saturating_sub(local.data) } else { local.compressed };
@@ -231,9 +248,12 @@ impl Scanner<'_> {
         Ok(())
     }
 
-    /// Scans one entry. `torch`: whether the archive is PyTorch's, whose storages are numbers.
-    fn entry(&mut self, data: &dyn ByteSource, entry: &Entry, torch: bool, place: &Place) -> Result<()> {
-        let Some(raw) = Section::part(data, entry.offset, entry.compressed) else { return Ok(()) };
+    /// Scans one entry.
+    fn entry(&mut self, data: &dyn ByteSource, entry: &Entry, place: &Place) -> Result<()> {
+        let Some(raw) = Section::part(data, entry.offset, entry.compressed) else {
+            self.damaged(place, "the entry lies outside the file".into());
+            return Ok(());
+        };
         if !entry.whole {
             self.damaged(place, "the entry is cut short".into());
         }
@@ -275,8 +295,7 @@ impl Scanner<'_> {
                 return Ok(());
             }
         };
-        let is_storage = torch
-            && entry.name.rsplit('/').nth(1).is_some_and(|folder| folder == "data" || folder == "constants");
+        let is_storage = self.storages.contains(&entry.name);
         if let Some(expected) = entry.crc32.filter(|_| entry.whole) {
             let found = decoded.crc32()?;
             if found != expected {
@@ -287,13 +306,23 @@ impl Scanner<'_> {
                 }
             }
         }
-        self.member(decoded, &entry.name, place)
+        match is_storage {
+            true => self.storage(decoded, place),
+            false => self.member(decoded, &entry.name, place),
+        }
     }
 
     /// Scans the tar archive `data`.
     pub(super) fn tar(&mut self, data: &dyn ByteSource, place: &Place) -> Result<()> {
         let mut archive = tar::Archive::new(Reader { source: data, at: 0 });
-        let Ok(entries) = archive.entries_with_seek() else { return Ok(()) };
+        let entries = match archive.entries_with_seek() {
+            Ok(entries) => entries,
+            Err(error) => {
+                let error = Reader::complaint(error)?;
+                self.damaged(place, format!("the tar archive is damaged: {error}"));
+                return Ok(());
+            }
+        };
         let mut names: HashSet<String> = HashSet::new();
         for entry in entries {
             let entry = match entry {
@@ -322,11 +351,7 @@ impl Scanner<'_> {
                 let message = format!("`{}` occurs more than once", cut(&name));
                 self.find(Rule::DuplicateEntry, place, Some(at), message);
             }
-            let Some(inner) = place.inside(&cut(&name)) else {
-                let message = "archives nested too deeply to follow".to_string();
-                self.find(Rule::OpaqueContent, place, Some(at), message);
-                return Ok(());
-            };
+            let Some(inner) = self.inside(place, &cut(&name), Some(at)) else { return Ok(()) };
             let mut content = Section::from(data, at);
             if content.len < entry.size() {
                 self.damaged(&inner, "the entry is cut short".into());
@@ -339,12 +364,22 @@ impl Scanner<'_> {
                     self.sweep(&content, &inner)?;
                 }
                 "pickle" => self.member(&content, "pickle.pkl", &inner)?,
-                _ if kind.is_file() => self.member(&content, &name, &inner)?,
-                _ => {}
+                _ if kind.is_dir() || kind.is_symlink() || kind.is_hard_link() => {}
+                // Readers take entries of unknown types for files.
+                _ => self.member(&content, &name, &inner)?,
             }
         }
         Ok(())
     }
+}
+
+/// Whether PyTorch takes the archive for TorchScript, which it does by `constants.pkl` in the folder of the first entry;
+/// and whether it could be read as such at all: its reader does not distinguish cases.
+fn torch_script(entries: &[Entry]) -> (bool, bool) {
+    let folder = entries.first().and_then(|e| e.name.split_once('/')).map(|(folder, _)| folder);
+    let marker = folder.map(|folder| format!("{folder}/constants.pkl"));
+    let is_one = marker.is_some_and(|marker| entries.iter().any(|e| e.name == marker));
+    (is_one, is_one || entries.iter().any(|e| e.name.to_lowercase().ends_with("constants.pkl")))
 }
 
 /// The directory of the archive `data`.

@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use super::archive::directory;
 use super::pickles::{Stream, cut};
-use super::{Finding, Findings, Options, Rule, text};
+use super::{Finding, Findings, Options, Rule, template, text};
 use crate::bytes::compression::{self, Compression};
 use crate::bytes::zstd;
 use crate::bytes::{ByteSource, Reader, Section, Source, text as text_of};
 use crate::error::bytes_that;
 use crate::format::{self, Family, HEAD, npy};
-use crate::pickle::Trace;
+use crate::pickle::{Reader as Unpickler, Trace};
 use crate::zip::Directory;
 use crate::{DamageKind, Error, ErrorKind, NoticeKind, Result, gguf, safetensors, torch_legacy, zip};
 
@@ -29,6 +29,10 @@ const PICKLED: [&str; 15] = [
     "pkl", "pickle", "pk", "pckl", "p", "pt", "pth", "bin", "ckpt", "joblib", "sav", "dat", "data", "npy",
     "npz",
 ];
+/// Those among them that members of archives have which are unpickled, and no others.
+const PROMISING: [&str; 10] = ["pkl", "pickle", "pk", "pckl", "pt", "pth", "ckpt", "joblib", "npy", "npz"];
+/// The first bytes of what Git LFS has in place of a file.
+const LFS: &[u8] = b"version https://git-lfs";
 /// Up to this size, files of any name are tried as a pickle without a header.
 const TRIED: u64 = 16 << 20;
 
@@ -99,16 +103,17 @@ pub(super) struct Place {
     pub depth: usize,
     /// Whether it is in a TorchScript archive.
     pub script: bool,
+    /// Whether it is in an archive that some reader could take for TorchScript, and run its code.
+    pub code: bool,
 }
 
 impl Place {
-    /// The member `name` at this place; `None` if that is nested too deeply.
-    pub fn inside(&self, name: &str) -> Option<Place> {
+    fn inside(&self, name: &str) -> Option<Place> {
         let member = match self.member.is_empty() {
             true => name.to_string(),
             false => format!("{}!{name}", self.member),
         };
-        (self.depth < DEEPEST).then_some(Place { member, depth: self.depth + 1, script: self.script })
+        (self.depth < DEEPEST).then(|| Place { member, depth: self.depth + 1, ..self.clone() })
     }
 }
 
@@ -122,6 +127,8 @@ pub(super) struct Scanner<'o> {
     pub unreadable: Option<String>,
     budget: u64,
     hidden: HashSet<String>,
+    /// Names of the entries that are storages, because an object of the current archive refers to them.
+    pub storages: HashSet<String>,
 }
 
 /// Whether a file found in a folder is worth scanning.
@@ -143,6 +150,11 @@ pub(super) fn is_named(path: &Path) -> bool {
         || matches!(extension, "safetensors" | "gguf" | "zip" | "tar" | "pt2" | "nemo" | "mar" | "7z")
 }
 
+/// Whether text may contain the byte, in UTF-8 or an older encoding.
+fn is_text(byte: u8) -> bool {
+    byte >= b' ' && byte != 0x7f || matches!(byte, b'\t' | b'\n' | b'\r' | 0x0c)
+}
+
 fn extension(name: &str) -> String {
     let last = name.rsplit(['/', '\\']).next().unwrap_or(name);
     last.rsplit_once('.').map(|(_, e)| e.to_lowercase()).unwrap_or_default()
@@ -159,6 +171,7 @@ impl<'o> Scanner<'o> {
             unreadable: None,
             budget: FREE_WORK.saturating_add(len.saturating_mul(MOST_WORK)),
             hidden: HashSet::new(),
+            storages: HashSet::new(),
         }
     }
 
@@ -182,12 +195,18 @@ impl<'o> Scanner<'o> {
             }
             _ => match self.dispatch(data, name, &place)? {
                 Some(kind) => kind,
-                None if has_directory => Kind::Unknown,
+                None if has_directory && self.has_entries(data)? => Kind::Unknown,
                 None if data.len() == 0 => {
                     return Err(Error::new(ErrorKind::Unrecognised, "is empty").because(DamageKind::Empty));
                 }
-                // A file that is named like a pickle and ends at its first opcode does nothing.
-                None if pickled => Kind::NoPickle,
+                None if data.window(0, HEAD)?.starts_with(LFS) => {
+                    return Err(Error::new(
+                        ErrorKind::Unrecognised,
+                        "is a Git LFS pointer: the file that it stands for was not scanned",
+                    ));
+                }
+                // Text that is named like a pickle, and as one ends before it does anything.
+                None if pickled && data.all_from(0, is_text)? => Kind::NoPickle,
                 None => {
                     return Err(Error::new(
                         ErrorKind::Unrecognised,
@@ -199,11 +218,24 @@ impl<'o> Scanner<'o> {
         if matches!(kind, Kind::Gguf | Kind::SafeTensors) {
             self.pickles(data, &place, Stream::Chance)?;
         }
-        if !is_zip && has_directory && !matches!(directory(data)?, Directory::Lost(_)) {
+        let mut also = String::new();
+        if !is_zip && has_directory && self.has_entries(data)? {
             self.zip(data, &place)?;
-            return Ok(format!("{}, and zip", kind.name()));
+            also += ", and zip";
         }
-        Ok(kind.name().to_string())
+        let is_tar = format::candidates(&data.window(0, HEAD)?).any(|c| c.family == Family::Tar);
+        if is_tar && kind != Kind::Tar {
+            self.tar(data, &place)?;
+            also += ", and tar";
+        }
+        Ok(kind.name().to_string() + &also)
+    }
+
+    /// Whether some reader of zips would find entries in `data`.
+    fn has_entries(&self, data: &dyn ByteSource) -> Result<bool> {
+        let mut readings = zip::other_directories(data)?;
+        readings.push(directory(data)?);
+        Ok(readings.iter().any(|reading| !matches!(reading, Directory::Lost(_))))
     }
 
     /// Scans bytes that a pickle passes to a loader of PyTorch files.
@@ -215,27 +247,32 @@ impl<'o> Scanner<'o> {
         Ok(())
     }
 
+    /// Scans a storage of PyTorch's: numbers, which may look like anything.
+    pub fn storage(&mut self, data: &dyn ByteSource, place: &Place) -> Result<()> {
+        self.members += 1;
+        if matches!(*data.window(0, HEAD)?, [0x80, 2..=5, ..]) {
+            self.pickles(data, place, Stream::Chance)?;
+        }
+        Ok(())
+    }
+
     /// Scans the member `name` of an archive.
     pub fn member(&mut self, data: &dyn ByteSource, name: &str, place: &Place) -> Result<()> {
         self.members += 1;
         let head = data.window(0, HEAD)?;
-        // Storages are numbers that may look like anything.
-        let is_storage = name.rsplit('/').next().is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()));
-        if let Some((_, kind)) =
-            NATIVE.iter().find(|(magic, _)| head.starts_with(magic)).filter(|_| !is_storage)
-        {
+        if let Some((_, kind)) = NATIVE.iter().find(|(magic, _)| head.starts_with(magic)) {
             let message = format!("`{}` is {kind} machine code", cut(name));
             self.find(Rule::NativeCode, place, None, message);
-        } else if place.script && name.ends_with(".py") {
+        } else if place.code && extension(name) == "py" {
             self.script(data, place)?;
-        } else if is_storage {
-            if matches!(*head, [0x80, 2..=5, ..]) {
-                self.pickles(data, place, Stream::Chance)?;
-            }
         } else if name.ends_with("debug_pkl") {
             self.pickles(data, place, Stream::Pickles)?;
-        } else {
-            self.dispatch(data, name, place)?;
+        } else if self.dispatch(data, name, place)?.is_none()
+            && PROMISING.contains(&extension(name).as_str())
+            && data.len() > 0
+            && !data.all_from(0, is_text)?
+        {
+            self.damaged(place, "is neither a pickle, nor an archive, nor a tensor file".into());
         }
         Ok(())
     }
@@ -327,7 +364,7 @@ impl<'o> Scanner<'o> {
         }
         let message = bytes_that(rest.len, "follow") + " the storages";
         self.find(Rule::AppendedBytes, place, Some(end), message);
-        if let Some(inner) = place.inside("after the storages")
+        if let Some(inner) = self.inside(place, "after the storages", Some(end))
             && self.dispatch(&rest, "after.pkl", &inner)?.is_none()
         {
             self.sweep(&rest, &inner)?;
@@ -343,7 +380,7 @@ impl<'o> Scanner<'o> {
         pickled: bool,
         place: &Place,
     ) -> Result<Option<Kind>> {
-        let (does_something, end) = Trace::read_at(data, 0, |trace| {
+        let (does_something, end) = Trace::read_at(data, 0, Unpickler::Joblib, |trace| {
             let does_something = !trace.seen.imports.is_empty() || !trace.seen.calls.is_empty();
             (does_something, trace.error.is_none().then_some(trace.pickle.len as u64))
         })?;
@@ -377,7 +414,7 @@ impl<'o> Scanner<'o> {
             let error = Reader::complaint(error)?;
             self.damaged(place, format!("the compressed data is damaged: {error}"));
         }
-        if let Some(inner) = place.inside("inflated") {
+        if let Some(inner) = self.inside(place, "inflated", None) {
             let bare =
                 name.rsplit_once('.').map_or(name, |(stem, last)| if last == "gz" { stem } else { name });
             let bare = if extension(bare).is_empty() { "inflated.pkl" } else { bare };
@@ -453,7 +490,7 @@ impl<'o> Scanner<'o> {
 
     fn header(&mut self, header: gguf::Header<'_>, place: &Place) {
         for (key, value) in header.keys.iter().filter(|(key, _)| key.contains("chat_template")) {
-            if let Some(what) = value.to_text().as_deref().and_then(text::template) {
+            if let Some(what) = value.to_text().as_deref().and_then(template::reaches) {
                 let message = format!("`{}` reaches into Python: {what}", cut(key));
                 self.find(Rule::DangerousTemplate, place, None, message);
             }
@@ -487,6 +524,16 @@ impl<'o> Scanner<'o> {
         Ok(())
     }
 
+    /// The member `name` at this place; `None`, which is reported, if that is nested too deeply.
+    pub fn inside(&mut self, place: &Place, name: &str, offset: Option<u64>) -> Option<Place> {
+        let inner = place.inside(name);
+        if inner.is_none() {
+            let message = "archives or pickles nested too deeply to follow".to_string();
+            self.find(Rule::OpaqueContent, place, offset, message);
+        }
+        inner
+    }
+
     /// Adds a finding of `rule` that concerns no import.
     pub fn find(&mut self, rule: Rule, place: &Place, offset: Option<u64>, message: String) {
         let member = place.member.clone();
@@ -509,8 +556,8 @@ impl<'o> Scanner<'o> {
         }
     }
 
-    pub fn is_allowed(&self, global: &str) -> bool {
-        self.options.allow.iter().any(|pattern| pattern.matches(global))
+    pub fn is_allowed(&self, module: &str, name: &str) -> bool {
+        self.options.allow.iter().any(|pattern| pattern.matches(module, name))
     }
 
     /// Whether a hidden pickle was already reported at this place, and marks it as reported.

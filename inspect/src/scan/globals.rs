@@ -521,9 +521,28 @@ fn is_torch_data(module: &str, name: &str) -> bool {
             .any(|rest| rest.chars().all(|c| c.is_ascii_digit() || c == '_')),
         "torch.distributed.checkpoint.metadata" => class || name == "_MEM_FORMAT_ENCODING",
         "pathlib" | "pathlib._local" | "pathlib._abc" => class && name.ends_with("Path"),
-        // A layer's state is data and further layers.
-        _ => class && (module.starts_with("torch.nn.modules.") || module == "torch.nn.modules"),
+        // A layer's state is data and further layers. What these modules import is none: modules (`F`), and the means
+        // of annotations.
+        _ => {
+            let imported =
+                ["Any", "Callable", "DeviceLikeType", "Function", "Iterator", "Literal", "Mapping"]
+                    .iter()
+                    .chain(&["Optional", "Protocol", "Self", "Sequence", "TypeVar", "Union", "TYPE_CHECKING"])
+                    .any(|other| *other == name);
+            let layer = name.len() > 1 && !imported;
+            class && layer && (module.starts_with("torch.nn.modules.") || module == "torch.nn.modules")
+        }
     }
+}
+
+/// Whether `name` could be defined in a module of its own: not a path of attributes, which leads through what a module
+/// imports, nor the name of something dangerous that it may have imported.
+pub(crate) fn may_be_own(name: &str) -> bool {
+    let builtin = |(module, names, _): &(&str, &[&str], &str)| *module == "builtins" && names.contains(&name);
+    !name.contains('.')
+        && !DANGEROUS_STEPS.contains(&name)
+        && !DANGEROUS_NAMES.iter().any(builtin)
+        && !DANGEROUS_MODULES.iter().any(|(module, _)| *module == name)
 }
 
 /// Whether `module` and `name` could be those of a Python object: what random bytes rarely spell.
@@ -572,6 +591,8 @@ mod tests {
             ("os2", "system2"),
             ("torch", "floatish"),
             ("torch.nn.modules.linear", "init"),
+            ("torch.nn.modules.activation", "F"),
+            ("torch.nn.modules.module", "Union"),
             ("builtins", "print"),
             ("torch.nn.modulesque", "Linear"),
         ] {

@@ -7,6 +7,7 @@ mod globals;
 mod pickles;
 #[cfg(test)]
 mod ranges;
+mod template;
 mod text;
 
 use std::collections::HashMap;
@@ -114,6 +115,8 @@ rules! {
         "An entry of the archive is a link."
     DuplicateEntry "duplicate-entry" Unknown
         "Two entries of the archive have one name: which one is read depends on the reader."
+    SeveralDirectories "several-directories" Unknown
+        "The archive has several end records: which entries it has depends on the reader."
     SeveralPickles "several-pickles" Unknown
         "The archive holds more than one data.pkl."
     ChecksumMismatch "checksum-mismatch" Unknown
@@ -217,7 +220,8 @@ pub struct Options {
     pub allow: Vec<Pattern>,
 }
 
-/// `module.name`, or a prefix of such followed by `*`.
+/// `module.name`, or a prefix of such followed by `*`, which admits names defined in modules and none that lead through
+/// what a module imports: `package.config.*` admits `package.config.Config`, not `package.config.os.system`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern(String);
 
@@ -235,15 +239,16 @@ impl Pattern {
         Ok(Pattern(text.to_string()))
     }
 
-    fn matches(&self, global: &str) -> bool {
+    fn matches(&self, module: &str, name: &str) -> bool {
+        let global = format!("{module}.{name}");
         match self.0.strip_suffix('*') {
-            Some(stem) => global.starts_with(stem),
+            Some(stem) => global.starts_with(stem) && globals::may_be_own(name),
             None => self.0 == global,
         }
     }
 }
 
-/// Findings kept of one file; the rest are counted.
+/// Findings listed of one file, worst first; the rest are counted.
 const MAX_FINDINGS: usize = 2000;
 /// Harmless imports listed.
 const MAX_HARMLESS: usize = 1000;
@@ -319,10 +324,12 @@ fn list(folder: &Path) -> Result<Vec<(PathBuf, Entry)>> {
     Ok(entries)
 }
 
-/// Collects findings; equal ones in a member are counted together.
+/// Collects findings; equal ones in a member are counted together. Each severity has its own limit, so that none
+/// displaces a worse one.
 #[derive(Default)]
 struct Findings {
     list: Vec<Finding>,
+    kept: [usize; 3],
     index: HashMap<(Rule, String, String), usize>,
     dropped: u64,
 }
@@ -335,7 +342,8 @@ impl Findings {
             let known = &mut self.list[at];
             known.count += 1;
             known.severity = known.severity.max(finding.severity);
-        } else if self.list.len() < MAX_FINDINGS {
+        } else if self.kept[finding.severity as usize] < MAX_FINDINGS {
+            self.kept[finding.severity as usize] += 1;
             self.index.insert(key, self.list.len());
             self.list.push(finding);
         } else {
@@ -346,8 +354,9 @@ impl Findings {
 
 impl Scanner<'_> {
     fn finish(self, path: &Path, format: String) -> Scan {
-        let Findings { mut list, dropped, .. } = self.findings;
+        let Findings { mut list, mut dropped, .. } = self.findings;
         list.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+        dropped += list.drain(list.len().min(MAX_FINDINGS)..).map(|finding| finding.count).sum::<u64>();
         if dropped > 0 {
             list.push(Finding {
                 rule: Rule::Damaged,

@@ -10,7 +10,7 @@ use super::globals::{BUILTINS, Class, classify, is_plausible};
 use super::{Finding, Rule};
 use crate::bytes::{ByteSource, Section};
 use crate::error::bytes_that;
-use crate::pickle::{Id, Node, Object, Pickle, Trace};
+use crate::pickle::{Id, Node, Object, Pickle, Reader, Trace};
 use crate::{Error, Result};
 
 /// How to interpret a stream of pickles.
@@ -46,7 +46,7 @@ impl Scanner<'_> {
             if !self.may_trace(place) {
                 return Ok(number > 0);
             }
-            let followed = Trace::read_at(data, at, |trace| {
+            let followed = Trace::read_at(data, at, Reader::Joblib, |trace| {
                 self.spend(trace.pickle.len as u64);
                 let imports = !trace.seen.imports.is_empty();
                 let finished = trace.error.is_none();
@@ -64,9 +64,12 @@ impl Scanner<'_> {
                     self.find(Rule::HiddenPickle, place, Some(at), message);
                 }
                 self.report(data, &trace, place, at)?;
-                Ok::<_, Error>(Some((trace.pickle.len as u64, finished)))
+                Ok::<_, Error>(Some((trace.pickle.len as u64, finished, trace.seen.skipped.first().copied())))
             })??;
-            let Some((len, finished)) = followed else { break };
+            let Some((len, finished, skipped)) = followed else { break };
+            if let Some(skipped) = skipped.filter(|_| self.may_trace(place)) {
+                self.as_others_read(data, at, skipped, place)?;
+            }
             at += len;
             if !finished {
                 return Ok(true);
@@ -78,6 +81,34 @@ impl Scanner<'_> {
             self.find(Rule::BytesAfterPickle, place, Some(at), message);
         }
         Ok(at > 0)
+    }
+
+    /// Reports what readers do that know nothing of joblib, to whom the arrays of the pickle at `at` are opcodes; the
+    /// first array is `skipped` bytes after it. Elements may look like anything, so names that Python could not import
+    /// do not count.
+    fn as_others_read(&mut self, data: &dyn ByteSource, at: u64, skipped: u64, place: &Place) -> Result<()> {
+        Trace::read_at(data, at, Reader::Plain, |mut trace| {
+            self.spend(trace.pickle.len as u64);
+            trace.seen.imports.retain(|(offset, _)| *offset >= skipped);
+            trace.seen.builds.retain(|(offset, _)| *offset >= skipped);
+            let plausible = begins_plausibly(&trace);
+            if !plausible {
+                trace.seen.imports.clear();
+                trace.seen.builds.clear();
+            }
+            let pickle = &trace.pickle;
+            trace.seen.calls.retain(|&(offset, id)| {
+                let named = match pickle.node(id) {
+                    Node::Object(object) => pickle.global(object.callable).is_some(),
+                    _ => false,
+                };
+                offset >= skipped && (plausible || named)
+            });
+            match trace.seen.imports.is_empty() && trace.seen.calls.is_empty() {
+                true => Ok(()),
+                false => self.imports(&trace, place, at),
+            }
+        })?
     }
 
     /// A pickle starting anywhere in `data`: for streams in which pickles and raw data alternate.
@@ -99,14 +130,18 @@ impl Scanner<'_> {
                     if !self.may_trace(place) {
                         return Ok(());
                     }
-                    let whole = Trace::read_at(data, at, |trace| {
+                    let (whole, skipped) = Trace::read_at(data, at, Reader::Joblib, |trace| {
                         self.spend(trace.pickle.len as u64);
                         if trace.seen.imports.is_empty() || begins_plausibly(&trace) {
                             self.pickles += u64::from(trace.error.is_none());
                             self.imports(&trace, place, at)?;
                         }
-                        Ok::<_, Error>(trace.error.is_none().then_some(trace.pickle.len as u64))
+                        let whole = trace.error.is_none().then_some(trace.pickle.len as u64);
+                        Ok::<_, Error>((whole, trace.seen.skipped.first().copied()))
                     })??;
+                    if let Some(skipped) = skipped {
+                        self.as_others_read(data, at, skipped, place)?;
+                    }
                     len = whole.unwrap_or(1);
                 }
                 at += len;
@@ -129,9 +164,8 @@ impl Scanner<'_> {
         self.imports(trace, place, base)?;
         for &(offset, len) in &trace.seen.inner {
             let inner = Section::part(data, base + offset, len);
-            if let (Some(inner), Some(place)) =
-                (inner, place.inside(&format!("objects at {}", base + offset)))
-            {
+            let name = format!("objects at {}", base + offset);
+            if let (Some(inner), Some(place)) = (inner, self.inside(place, &name, Some(base + offset))) {
                 self.pickles(&inner, &place, Stream::Pickles)?;
             }
         }
@@ -173,7 +207,7 @@ impl Scanner<'_> {
             match pickle.node(object.callable) {
                 Node::Global(g) => {
                     called.entry((g.module.clone(), g.name.clone())).or_insert(id);
-                    self.arguments(pickle, object, place, base + offset)?;
+                    self.arguments(trace, object, place, base, offset)?;
                 }
                 // The legacy form refers to classes so: ('module', class, file, source).
                 Node::Persistent(pid) if is_class(pickle, *pid) => {}
@@ -194,7 +228,7 @@ impl Scanner<'_> {
             });
             let what = usage.unwrap_or_else(|| format!("would import {}", cut(&global)));
             let (rule, message) = match self.class(module, name, place) {
-                Class::Harmless if handed_on.contains(&(module, name)) && !self.is_allowed(&global) => {
+                Class::Harmless if handed_on.contains(&(module, name)) && !self.is_allowed(module, name) => {
                     let what = format!("passes {global} to something else, which may call it");
                     match loads(module, name) {
                         Some(why) => (Rule::DangerousImport, format!("{what}: {why}")),
@@ -232,9 +266,24 @@ impl Scanner<'_> {
                 self.find(Rule::ChangedClass, place, Some(base + offset), message);
             }
         }
+        // The storages of `folder/data.pkl` are `folder/data/0` and so on.
+        let name = place.member.rsplit('!').next().unwrap_or_default();
+        let storages = name.strip_suffix(".pkl").filter(|stem| {
+            let last = stem.rsplit('/').next();
+            matches!(last, Some("data" | "constants"))
+        });
         // Byte strings may contain pickles for something else to load.
         for index in 0..pickle.node_count() {
             match pickle.node(Id::at(index)) {
+                Node::Persistent(pid) => {
+                    // ('storage', class, key, location, elements)
+                    if let Some(folder) = storages
+                        && let Some(&[kind, _, key, ..]) = pickle.sequence(*pid)
+                        && let (Some("storage"), Some(key)) = (pickle.str(kind), pickle.str(key))
+                    {
+                        self.storages.insert(format!("{folder}/{key}"));
+                    }
+                }
                 Node::Bytes(bytes) => {
                     self.embedded(bytes, place, base + pickle.offset_of(bytes).unwrap_or(0), false)?;
                 }
@@ -242,7 +291,7 @@ impl Scanner<'_> {
                     if !self.may_trace(place) {
                         return Ok(());
                     }
-                    if let Some(bytes) = byte_string(pickle, Id::at(index), 0) {
+                    if let Some(bytes) = byte_string(trace, Id::at(index), u64::MAX - 1, 0) {
                         self.spend(bytes.len() as u64 + 1);
                         self.embedded(&bytes, place, base, false)?;
                     }
@@ -255,25 +304,36 @@ impl Scanner<'_> {
 
     fn class(&self, module: &str, name: &str, place: &Place) -> Class {
         // TorchScript's own unpickler maps these to types of the archive and to lists; nothing is imported.
-        if place.script && (module.starts_with("__torch__.") || module == "torch.jit._pickle") {
+        let of_script =
+            || module.starts_with("__torch__.") || (module == "torch.jit._pickle" && !name.contains('.'));
+        if place.script && of_script() {
             return Class::Harmless;
         }
         let class = classify(module, name);
-        match class != Class::Harmless && self.is_allowed(&format!("{module}.{name}")) {
+        match class != Class::Harmless && self.is_allowed(module, name) {
             true => Class::Harmless,
             false => class,
         }
     }
 
     /// Arguments of harmless callables that need not be harmless.
-    fn arguments(&mut self, pickle: &Pickle<'_>, object: &Object, place: &Place, offset: u64) -> Result<()> {
+    fn arguments(
+        &mut self,
+        trace: &Trace<'_>,
+        object: &Object,
+        place: &Place,
+        base: u64,
+        called: u64,
+    ) -> Result<()> {
+        let (pickle, offset) = (&trace.pickle, base + called);
         let args = pickle.sequence(object.args).unwrap_or(&[]);
         match (pickle.global(object.callable), args) {
             (Some(("torch.storage", "_load_from_bytes")), args) => {
                 if !self.may_trace(place) {
                     return Ok(());
                 }
-                let bytes = args.first().and_then(|&id| byte_string(pickle, id, 0));
+                let known = known_at(trace, object.args, called);
+                let bytes = args.first().filter(|_| known).and_then(|&id| byte_string(trace, id, called, 0));
                 match bytes {
                     Some(bytes) => {
                         self.spend(bytes.len() as u64 + 1);
@@ -348,9 +408,7 @@ impl Scanner<'_> {
         if !loaded && !like_one {
             return Ok(());
         }
-        let Some(inner) = place.inside(&format!("bytes at {offset}")) else {
-            let message = "pickles nested too deeply to follow".to_string();
-            self.find(Rule::OpaqueContent, place, Some(offset), message);
+        let Some(inner) = self.inside(place, &format!("bytes at {offset}"), Some(offset)) else {
             return Ok(());
         };
         if loaded {
@@ -461,22 +519,40 @@ fn makes_bytes(pickle: &Pickle<'_>, object: &Object) -> bool {
     }
 }
 
-/// The byte string at `id`: written as such, encoded from a latin-1 string, or made of integers.
-fn byte_string<'p>(pickle: &'p Pickle<'_>, id: Id, depth: usize) -> Option<Cow<'p, [u8]>> {
+/// Whether the value of `id` is what it was `at` this offset: what changes after a call is not what the call got.
+fn known_at(trace: &Trace<'_>, id: Id, at: u64) -> bool {
+    trace.seen.changed.get(&id.index()).is_none_or(|&changed| changed < at)
+}
+
+/// The byte string at `id`, written as such, encoded from a latin-1 string, or made of integers, as a call at the offset
+/// `at` gets it.
+fn byte_string<'p>(trace: &'p Trace<'_>, id: Id, at: u64, depth: usize) -> Option<Cow<'p, [u8]>> {
     const DEEPEST: usize = 8;
+    if !known_at(trace, id, at) {
+        return None;
+    }
+    let pickle = &trace.pickle;
     match pickle.node(id) {
         Node::Bytes(bytes) => Some(Cow::Borrowed(bytes)),
         Node::Str(text) => latin1(text).map(Cow::Owned),
         Node::Object(object) if object.kwargs.is_none() && makes_bytes(pickle, object) && depth < DEEPEST => {
-            let args = pickle.sequence(object.args)?;
+            // Calls are in the order of their ids.
+            let made = trace.seen.calls.binary_search_by_key(&id.index(), |(_, call)| call.index()).ok()?;
+            let made = trace.seen.calls[made].0;
+            let args = pickle.sequence(object.args).filter(|_| known_at(trace, object.args, made))?;
             let mut bytes = match *args {
                 [] => Cow::Borrowed(&[][..]),
                 [only] if pickle.sequence(only).is_some() => {
-                    Cow::Owned(integers(pickle, pickle.sequence(only)?)?)
+                    let items = pickle.sequence(only).filter(|_| known_at(trace, only, made))?;
+                    Cow::Owned(integers(pickle, items)?)
                 }
                 [only] if pickle.str(only).is_some() => Cow::Borrowed(pickle.str(only)?.as_bytes()),
-                [only] => byte_string(pickle, only, depth + 1)?,
-                [text, encoding, ..] => encoded(pickle.str(text)?, pickle.str(encoding)?)?,
+                [only] => byte_string(trace, only, made, depth + 1)?,
+                [text, encoding] => encoded(pickle.str(text)?, pickle.str(encoding)?, "strict")?,
+                [text, encoding, errors] => {
+                    encoded(pickle.str(text)?, pickle.str(encoding)?, pickle.str(errors)?)?
+                }
+                _ => return None,
             };
             // A bytearray takes more bytes by APPEND.
             if !object.items.is_empty() {
@@ -488,11 +564,26 @@ fn byte_string<'p>(pickle: &'p Pickle<'_>, id: Id, depth: usize) -> Option<Cow<'
     }
 }
 
-fn encoded<'p>(text: &'p str, encoding: &str) -> Option<Cow<'p, [u8]>> {
-    if LATIN1.contains(&encoding) {
-        return latin1(text).map(Cow::Owned);
+/// `text.encode(encoding, errors)`; `None` where Python raises an error, or where the handler of errors is unknown.
+fn encoded<'p>(text: &'p str, encoding: &str, errors: &str) -> Option<Cow<'p, [u8]>> {
+    let name: String =
+        encoding.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect();
+    let most = match &*name {
+        "utf8" | "u8" | "cp65001" => return Some(Cow::Borrowed(text.as_bytes())),
+        "ascii" | "usascii" | "646" => 0x7f,
+        "latin1" | "latin" | "l1" | "iso88591" | "88591" | "cp819" => 0xff,
+        _ => return None,
+    };
+    let mut bytes = Vec::with_capacity(text.len());
+    for c in text.chars() {
+        match (u8::try_from(u32::from(c)).ok().filter(|byte| *byte <= most), errors) {
+            (Some(byte), _) => bytes.push(byte),
+            (None, "ignore") => {}
+            (None, "replace") => bytes.push(b'?'),
+            (None, _) => return None,
+        }
     }
-    UTF8.contains(&encoding).then_some(Cow::Borrowed(text.as_bytes()))
+    Some(Cow::Owned(bytes))
 }
 
 fn integers(pickle: &Pickle<'_>, items: &[Id]) -> Option<Vec<u8>> {

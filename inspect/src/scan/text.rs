@@ -1,14 +1,10 @@
-//! Text that is executed: TorchScript's code, and the chat templates of language models.
+//! TorchScript's code, which is executed as text.
 
-/// Calls of TorchScript that reach files, and what they do. The names are those of serialized code, where operators of
-/// ATen are functions of `torch`.
-const CALLS: [(&str, &str); 6] = [
-    ("torch.save(", "writes a file"),
-    ("torch.load(", "reads a file"),
-    ("torch.from_file(", "maps a file"),
-    ("torch._export(", "writes a file"),
-    ("torch.open(", "opens a file"),
-    ("torch.file(", "opens a file"),
+/// Words in the names of operators that reach files, processes or the network: `aten::from_file`,
+/// `torchaudio::sox_io_save_audio_file`, `prim::rpc_async`.
+const REACHING: [&str; 16] = [
+    "file", "files", "save", "load", "read", "write", "open", "export", "import", "exec", "system", "sox",
+    "ffmpeg", "io", "rpc", "url",
 ];
 
 /// Libraries of operators that come with PyTorch.
@@ -28,50 +24,90 @@ const OPERATORS: [&str; 13] = [
     "_quantized",
 ];
 
-/// What TorchScript code does beyond arithmetic, with the offset of each.
+/// What TorchScript code does beyond arithmetic, with the offset of each. Operators of ATen are functions of `torch` in
+/// serialized code, and those of all libraries are in `ops`.
 pub(super) fn script(code: &str) -> Vec<(u64, String)> {
     const MOST: usize = 100;
     let mut found = Vec::new();
-    let stands_alone =
-        |at: usize| !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '.');
-    for (call, what) in CALLS {
-        let hits = code.match_indices(call).filter(|(at, _)| stands_alone(*at));
-        found.extend(
-            hits.take(MOST).map(|(at, _)| (at as u64, format!("{} {what}", call.trim_end_matches('(')))),
-        );
-    }
-    for (at, _) in code.match_indices("ops.").filter(|(at, _)| stands_alone(*at)).take(MOST) {
-        let library: String =
-            code[at + 4..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-        if !library.is_empty() && !OPERATORS.contains(&library.as_str()) {
-            found.push((at as u64, format!("calls the operators of `{}`", super::pickles::cut(&library))));
+    for (at, path) in paths(code) {
+        let reaches =
+            |name: &&str| name.split('_').any(|word| REACHING.contains(&word.to_lowercase().as_str()));
+        let shown = || super::pickles::cut(&path.join("."));
+        let what = match *path {
+            ["torch"] | ["ops"] | ["ops", _] => {
+                format!("uses `{}` other than by calling its operators", shown())
+            }
+            ["ops", library, ..] if !OPERATORS.contains(&library) => {
+                format!("calls the operators of `{}`", super::pickles::cut(library))
+            }
+            ["torch", ref names @ ..] | ["ops", _, ref names @ ..]
+                if names.iter().any(|name| reaches(name)) =>
+            {
+                format!("{} reads or writes files, or reaches out otherwise", shown())
+            }
+            _ => continue,
+        };
+        found.push((at, what));
+        if found.len() == MOST {
+            break;
         }
     }
-    found.sort();
     found
 }
 
-/// What leads out of a Jinja template: the attributes that every attack on a template engine goes through.
-pub(super) fn template(text: &str) -> Option<&'static str> {
-    const STEPS: [&str; 16] = [
-        "__class__",
-        "__mro__",
-        "__base__",
-        "__bases__",
-        "__subclasses__",
-        "__globals__",
-        "__builtins__",
-        "__import__",
-        "__init__",
-        "__getattribute__",
-        "__dict__",
-        "__code__",
-        "_TemplateReference__context",
-        "os.popen",
-        "os.system",
-        "|attr(",
-    ];
-    STEPS.into_iter().find(|step| text.contains(step))
+/// The dotted names in `code` outside of comments and strings, however they are spaced, with the offset of each.
+fn paths(code: &str) -> Vec<(u64, Vec<&str>)> {
+    let mut found: Vec<(u64, Vec<&str>)> = Vec::new();
+    // Whether the last token is a dot, and whether it is a name that a dot would continue.
+    let (mut dot, mut named) = (false, false);
+    let mut rest = code;
+    while let Some(first) = rest.chars().next() {
+        let at = code.len() - rest.len();
+        let blank = |c: char| c.is_whitespace() || c == '\\';
+        let word = |c: char| c.is_alphanumeric() || c == '_';
+        if blank(first) {
+            rest = rest.trim_start_matches(blank);
+        } else if first == '#' {
+            rest = rest.find('\n').map_or("", |end| &rest[end..]);
+        } else if first == '"' || first == '\'' {
+            rest = &rest[string(rest)..];
+            (dot, named) = (false, false);
+        } else if word(first) {
+            let name = &rest[..rest.find(|c| !word(c)).unwrap_or(rest.len())];
+            match found.last_mut() {
+                Some((_, path)) if dot && named => path.push(name),
+                // The attribute of a value begins no path.
+                _ if dot => found.push((at as u64, vec!["", name])),
+                _ => found.push((at as u64, vec![name])),
+            }
+            rest = &rest[name.len()..];
+            (dot, named) = (false, true);
+        } else {
+            named = named && first == '.';
+            dot = first == '.';
+            rest = &rest[first.len_utf8()..];
+        }
+    }
+    found
+}
+
+/// The length of the string that `text` begins with, its quotes included; one in single quotes ends with its line.
+fn string(text: &str) -> usize {
+    let quote = &text[..1];
+    let long = text.starts_with(&quote.repeat(3));
+    let end = if long { quote.repeat(3) } else { quote.to_string() };
+    let mut at = end.len();
+    while let Some(rest) = text.get(at..).filter(|rest| !rest.is_empty()) {
+        if rest.starts_with(&end) {
+            return at + end.len();
+        }
+        if !long && rest.starts_with('\n') {
+            return at;
+        }
+        let escaped = rest.starts_with('\\');
+        at += rest.chars().take(1 + usize::from(escaped)).map(char::len_utf8).sum::<usize>();
+    }
+    text.len()
 }
 
 #[cfg(test)]
@@ -86,11 +122,28 @@ mod tests {
         let found = script(code);
         assert_eq!(found.len(), 2);
         assert_eq!(found[0].0, 2);
-    }
-
-    #[test]
-    fn templates() {
-        assert_eq!(template("{% for m in messages %}{{ m['role'] }}{% endfor %}"), None);
-        assert!(template("{{ ''.__class__.__mro__[1].__subclasses__() }}").is_some());
+        for code in [
+            "torch.save (x)",
+            "y = torch . save(x)",
+            "y = torch .\\\n  save(x)",
+            "ops . evil.run(x)",
+            "ops.aten.save(x, \"p\")",
+            "ops.aten.from_file(\"p\", False, 4)",
+            "ops.torchaudio.sox_io_save_audio_file(\"p\", x)",
+            "t = torch\n  t.save(x)",
+            "a = 'open\n  torch.load(\"p\")",
+            "ops.prim.rpc_async(x)",
+        ] {
+            assert_eq!(script(code).len(), 1, "{code}");
+        }
+        for code in [
+            "x = \"torch.save(y)\" # torch.load(z)",
+            "f(x).torch.save(y)",
+            "self.ops.evil.run(x)",
+            "def f(self: __torch__.torch.nn.Net) -> Tensor: return torch.unread(x)",
+            "x = \"\"\"ops.evil\n\"\"\"",
+        ] {
+            assert_eq!(script(code), [], "{code}");
+        }
     }
 }

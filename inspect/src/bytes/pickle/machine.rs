@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::text::{big_decimal, unescape_string, unescape_unicode};
+use super::text::{float, integer, unescape_string, unescape_unicode};
 use super::{Global, Id, Node, Object, Pickle, Seen};
 use crate::bytes::{Short, text as text_of};
 use crate::{Error, Result};
@@ -22,6 +22,8 @@ pub(super) struct Machine<'a> {
     pub(super) stack: Vec<Id>,
     pub(super) marks: Vec<usize>,
     pub(super) memo: HashMap<u64, Id>,
+    /// Numbers, counted down from the largest, of memo indices of 2^63 and more.
+    pub(super) far: HashMap<Vec<u8>, u64>,
     pub(super) globals: Vec<Global>,
     pub(super) known_globals: HashSet<Global>,
     /// Bytes that names of globals may still take: one memoized string may be part of many.
@@ -46,6 +48,7 @@ impl<'a> Machine<'a> {
             stack: Vec::new(),
             marks: Vec::new(),
             memo: HashMap::new(),
+            far: HashMap::new(),
             globals: Vec::new(),
             known_globals: HashSet::new(),
             global_bytes_left: usize::try_from(len)
@@ -297,8 +300,15 @@ impl<'a> Machine<'a> {
     }
 
     fn memo_key_line(&mut self) -> Result<u64> {
-        let line = self.line()?;
-        parse_ascii(line).ok_or_else(|| Error::damaged("a memo index of the pickle is not a number"))
+        let key = integer(self.line()?, false)
+            .ok_or_else(|| Error::damaged("a memo index of the pickle is not a number"))?;
+        if let Some(near) = key.small().and_then(|key| u64::try_from(key).ok()) {
+            return Ok(near);
+        }
+        let digits =
+            key.index().ok_or_else(|| Error::damaged("a memo index of the pickle is a negative number"))?;
+        let next = u64::MAX - self.far.len() as u64;
+        Ok(*self.far.entry(digits).or_insert(next))
     }
 
     fn extend(&mut self, items: &[Id]) -> Result<()> {
@@ -308,21 +318,34 @@ impl<'a> Machine<'a> {
             Node::Object(object) => object.items.extend_from_slice(items),
             // This is how a bytearray gets its bytes.
             Node::Bytes(_) if traced => {
-                let more: Vec<u8> = items
+                let more: Option<Vec<u8>> = items
                     .iter()
-                    .filter_map(|id| match self.nodes[id.0 as usize] {
+                    .map(|id| match self.nodes[id.0 as usize] {
                         Node::Int(i) => u8::try_from(i).ok(),
+                        Node::Bool(b) => Some(b.into()),
                         _ => None,
                     })
                     .collect();
-                if let Node::Bytes(bytes) = &mut self.nodes[target.0 as usize] {
-                    bytes.to_mut().extend(more);
+                match (more, &mut self.nodes[target.0 as usize]) {
+                    (Some(more), Node::Bytes(bytes)) => bytes.to_mut().extend(more),
+                    _ => self.lost(target),
                 }
             }
-            _ if traced => {}
+            _ if traced => self.lost(target),
             _ => return Err(Error::damaged("the pickle appends to something that is not a list")),
         }
+        self.note(|seen, at| {
+            let last = seen.changed.entry(target.index()).or_default();
+            *last = at.max(*last);
+        });
         Ok(())
+    }
+
+    /// Notes that the value of `target` is changed in a way that is not followed.
+    fn lost(&mut self, target: Id) {
+        self.note(|seen, _| {
+            seen.changed.insert(target.index(), u64::MAX);
+        });
     }
 
     fn set(&mut self, pairs: Vec<(Id, Id)>) -> Result<()> {
@@ -330,8 +353,18 @@ impl<'a> Machine<'a> {
         match &mut self.nodes[target.0 as usize] {
             Node::Dict(entries) if entries.is_empty() => *entries = pairs,
             Node::Dict(entries) => entries.extend(pairs),
-            Node::Object(object) => object.entries.extend(pairs),
-            _ if traced => {}
+            Node::Object(object) => {
+                object.entries.extend(pairs);
+                if traced {
+                    self.lost(target);
+                }
+            }
+            // What it holds counts, wherever in it that is.
+            Node::List(items) if traced => {
+                items.extend(pairs.iter().map(|&(_, value)| value));
+                self.lost(target);
+            }
+            _ if traced => self.lost(target),
             _ => return Err(Error::damaged("the pickle sets an item of something that is not a dict")),
         }
         Ok(())
@@ -490,21 +523,23 @@ impl<'a> Machine<'a> {
     }
 
     fn decimal_int(&mut self, digits: &'a [u8]) -> Result<()> {
-        let node = if let Some(small) = parse_ascii(digits) {
-            Node::Int(small)
-        } else {
-            match big_decimal(digits) {
-                Ok(bytes) => long_node(Cow::Owned(bytes)),
-                Err(_) if self.is_traced() => Node::Int(0),
-                Err(error) => return Err(error),
-            }
+        let read = match integer(digits, true) {
+            Some(number) => match number.small() {
+                Some(small) => Ok(Node::Int(small)),
+                None => number.big().map(|bytes| long_node(Cow::Owned(bytes))),
+            },
+            None => Err(Error::damaged("an integer of the pickle is not a number")),
+        };
+        let node = match read {
+            Err(_) if self.is_traced() => Node::Int(0),
+            read => read?,
         };
         self.push(node)
     }
 
     fn decimal_float(&mut self) -> Result<f64> {
         let line = self.line()?;
-        let number = parse_ascii(line).or(self.is_traced().then_some(0.0));
+        let number = float(line).or(self.is_traced().then_some(0.0));
         number.ok_or_else(|| Error::damaged("a FLOAT of the pickle is not a number"))
     }
 }
@@ -515,10 +550,6 @@ pub(super) fn underflow() -> Error {
 
 fn size(n: i64) -> Result<u64> {
     u64::try_from(n).map_err(|_| Error::damaged(format!("a pickle opcode announces {n} bytes")))
-}
-
-pub(super) fn parse_ascii<T: std::str::FromStr>(line: &[u8]) -> Option<T> {
-    String::from_utf8(line.to_vec()).ok()?.trim().parse().ok()
 }
 
 /// Text as Python wrote it; lone surrogates, which UTF-8 has no place for, become replacement characters.

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use crate::Result;
 use crate::bytes::{ByteSource, Short};
 use machine::Machine;
-pub use trace::{Seen, Trace};
+pub use trace::{Reader, Seen, Trace};
 
 /// Index of a node in its [`Pickle`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -238,7 +238,7 @@ mod tests {
                 Ok::<_, Short>(outcome.map_or_else(|error| error.to_string(), |pickle| shown(&pickle)))
             };
             let traced = |given: &[u8]| {
-                let trace = Trace::of_part(given, bytes.len() as u64, 0)?;
+                let trace = Trace::of_part(given, bytes.len() as u64, Reader::Joblib, 0)?;
                 Ok::<_, Short>(format!("{} {:?} {:?}", shown(&trace.pickle), trace.seen, trace.error))
             };
             let whole = (parsed(&bytes).unwrap(), traced(&bytes).unwrap());

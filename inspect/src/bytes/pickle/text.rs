@@ -1,43 +1,140 @@
-//! The text arguments of protocol 0: integers in decimal, and strings with Python's escapes.
+//! The text arguments of protocol 0, read as CPython reads them: numbers, and strings with Python's escapes.
 
 use std::sync::Arc;
 
 use super::machine::lossy;
 use crate::{Error, Result};
 
-/// Decimal digits as little-endian two's complement. Like CPython, no more than 4300 of them: the conversion is
-/// quadratic.
-pub(super) fn big_decimal(digits: &[u8]) -> Result<Vec<u8>> {
-    let digits = digits.trim_ascii();
-    let (negative, digits) = match digits.strip_prefix(b"-") {
-        Some(rest) => (true, rest),
-        None => (false, digits),
+/// An integer as Python's `int` reads it.
+pub(super) struct Integer {
+    negative: bool,
+    radix: u32,
+    /// Values of the digits, without leading zeros.
+    digits: Vec<u8>,
+}
+
+/// An integer between white space, with a sign, and with single underscores between its digits; up to a NUL, at which
+/// C's strings end. `prefixed` is Python's base 0: a prefix names the base, and a leading zero is C's for octal.
+pub(super) fn integer(line: &[u8], prefixed: bool) -> Option<Integer> {
+    let text = stripped(line);
+    let (negative, text) = match text {
+        [sign @ (b'-' | b'+'), rest @ ..] => (*sign == b'-', rest),
+        _ => (false, text),
     };
-    if digits.is_empty() || digits.len() > 4300 || !digits.iter().all(u8::is_ascii_digit) {
-        return Err(Error::damaged("an integer of the pickle is not a number of at most 4300 digits"));
-    }
-    let mut bytes: Vec<u8> = Vec::new();
+    let (radix, digits) = match text {
+        [b'0', b'x' | b'X', rest @ ..] if prefixed => (16, rest.strip_prefix(b"_").unwrap_or(rest)),
+        [b'0', b'o' | b'O', rest @ ..] if prefixed => (8, rest.strip_prefix(b"_").unwrap_or(rest)),
+        [b'0', b'b' | b'B', rest @ ..] if prefixed => (2, rest.strip_prefix(b"_").unwrap_or(rest)),
+        [b'0', _, ..] if prefixed => (8, text),
+        _ => (10, text),
+    };
+    let digits = without_underscores(digits)?;
+    let mut values = Vec::with_capacity(digits.len());
     for digit in digits {
-        let mut carry = u16::from(digit - b'0');
-        for byte in &mut bytes {
-            let v = u16::from(*byte) * 10 + carry;
-            *byte = v as u8;
-            carry = v >> 8;
-        }
-        if carry > 0 {
-            bytes.push(carry as u8);
+        let value = char::from(digit).to_digit(radix)? as u8;
+        if value > 0 || !values.is_empty() {
+            values.push(value);
         }
     }
-    bytes.push(0);
-    if negative {
-        let mut carry = true;
-        for byte in &mut bytes {
-            let (v, overflow) = (!*byte).overflowing_add(carry.into());
-            *byte = v;
-            carry = overflow;
-        }
+    Some(Integer { negative, radix, digits: values })
+}
+
+impl Integer {
+    /// The digits of a number that is not negative.
+    pub fn index(self) -> Option<Vec<u8>> {
+        (!self.negative || self.digits.is_empty()).then_some(self.digits)
     }
-    Ok(bytes)
+
+    pub fn small(&self) -> Option<i64> {
+        let digits = self.digits.iter();
+        let sign = if self.negative { -1 } else { 1 };
+        digits
+            .copied()
+            .try_fold(0i64, |n, digit| n.checked_mul(self.radix.into())?.checked_add(sign * i64::from(digit)))
+    }
+
+    /// Little-endian two's complement. Like CPython, no more than 4300 decimal digits: the conversion is quadratic.
+    pub fn big(&self) -> Result<Vec<u8>> {
+        if self.radix == 10 && self.digits.len() > 4300 {
+            return Err(Error::damaged("an integer of the pickle has more than 4300 digits"));
+        }
+        let mut words: Vec<u64> = Vec::new();
+        if self.radix == 10 {
+            for part in self.digits.chunks(18) {
+                let (mut carry, mut scale) = (0u128, 1u128);
+                for &digit in part {
+                    carry = carry * 10 + u128::from(digit);
+                    scale *= 10;
+                }
+                for word in &mut words {
+                    let wide = u128::from(*word) * scale + carry;
+                    *word = wide as u64;
+                    carry = wide >> 64;
+                }
+                if carry > 0 {
+                    words.push(carry as u64);
+                }
+            }
+        } else {
+            let width = self.radix.trailing_zeros();
+            let (mut wide, mut bits) = (0u128, 0);
+            for &digit in self.digits.iter().rev() {
+                wide |= u128::from(digit) << bits;
+                bits += width;
+                if bits >= 64 {
+                    words.push(wide as u64);
+                    (wide, bits) = (wide >> 64, bits - 64);
+                }
+            }
+            words.push(wide as u64);
+        }
+        let mut bytes: Vec<u8> = words.into_iter().flat_map(u64::to_le_bytes).collect();
+        bytes.truncate(bytes.iter().rposition(|&b| b != 0).map_or(0, |last| last + 1));
+        bytes.push(0);
+        if self.negative {
+            let mut carry = true;
+            for byte in &mut bytes {
+                (*byte, carry) = (!*byte).overflowing_add(carry.into());
+            }
+        }
+        Ok(bytes)
+    }
+}
+
+/// A number as Python's `float` reads it.
+pub(super) fn float(line: &[u8]) -> Option<f64> {
+    let digits = without_underscores(stripped(line))?;
+    String::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// The text up to a NUL, without the white space of C around it.
+fn stripped(line: &[u8]) -> &[u8] {
+    let mut text = line.split(|&b| b == 0).next().unwrap_or_default();
+    let blank = |b: &u8| matches!(b, b' ' | 9..=13);
+    while let [first, rest @ ..] = text
+        && blank(first)
+    {
+        text = rest;
+    }
+    while let [rest @ .., last] = text
+        && blank(last)
+    {
+        text = rest;
+    }
+    text
+}
+
+/// `text` without the underscores between its digits; `None` if it is empty or has others.
+fn without_underscores(text: &[u8]) -> Option<Vec<u8>> {
+    let odd = text.windows(2).any(|pair| match pair {
+        [b'_', after] => !after.is_ascii_alphanumeric(),
+        [before, b'_'] => !before.is_ascii_alphanumeric(),
+        _ => false,
+    });
+    if text.is_empty() || odd || text.starts_with(b"_") || text.ends_with(b"_") {
+        return None;
+    }
+    Some(text.iter().copied().filter(|b| *b != b'_').collect())
 }
 
 /// The argument of STRING: a quoted literal with Python 2's escapes.
@@ -117,6 +214,11 @@ pub(super) fn unescape_unicode(line: &[u8]) -> Arc<str> {
             None => {
                 units.push(u16::from(*first));
                 rest = tail;
+                // The byte after a backslash begins no other escape.
+                if let ([b'\\'], [next, after @ ..]) = (&[*first], tail) {
+                    units.push(u16::from(*next));
+                    rest = after;
+                }
                 continue;
             }
         }
@@ -127,4 +229,54 @@ pub(super) fn unescape_unicode(line: &[u8]) -> Arc<str> {
 
 fn hex(digits: &[u8]) -> Option<u32> {
     digits.iter().try_fold(0, |code, &digit| Some(code << 4 | char::from(digit).to_digit(16)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `int` and `float` of CPython 3.12 make of these, and where the C library's reading of them goes first.
+    #[test]
+    fn numbers_are_pythons() {
+        let decimal: [(&[u8], Option<i64>); 10] = [
+            (b" +1_0 ", Some(10)),
+            (b"010", Some(10)),
+            (b"-0", Some(0)),
+            (b"1\0junk", Some(1)),
+            (b"\x0b7\x0c", Some(7)),
+            (b"1__0", None),
+            (b"_1", None),
+            (b"1_", None),
+            (b"- 1", None),
+            (b"", None),
+        ];
+        for (text, number) in decimal {
+            assert_eq!(integer(text, false).and_then(|n| n.small()), number, "{}", text.escape_ascii());
+        }
+        let prefixed: [(&[u8], Option<i64>); 7] = [
+            (b"0x_fF", Some(255)),
+            (b"-0b1", Some(-1)),
+            (b"0o1_7", Some(15)),
+            (b"010", Some(8)),
+            (b"00_0", Some(0)),
+            (b"-9223372036854775808", Some(i64::MIN)),
+            (b"0x", None),
+        ];
+        for (text, number) in prefixed {
+            assert_eq!(integer(text, true).and_then(|n| n.small()), number, "{}", text.escape_ascii());
+        }
+        for number in [1i128 << 64, -(1i128 << 64), i128::MAX / 3, -(i128::MAX / 3), -(1i128 << 63) - 1] {
+            let sign = if number < 0 { "-" } else { "" };
+            for text in [number.to_string(), format!("{sign}0x{:x}", number.unsigned_abs())] {
+                let bytes = integer(text.as_bytes(), true).unwrap().big().unwrap();
+                let mut wide = [if number < 0 { 0xff } else { 0 }; 16];
+                let len = bytes.len().min(16);
+                wide[..len].copy_from_slice(&bytes[..len]);
+                assert_eq!(i128::from_le_bytes(wide), number, "{text}");
+            }
+        }
+        assert_eq!(float(b" 1_0.5 "), Some(10.5));
+        assert_eq!(float(b"1_.5"), None);
+        assert_eq!(&*unescape_unicode(b"\\u0041\\\\u0041\\x"), "A\\\\u0041\\x");
+    }
 }

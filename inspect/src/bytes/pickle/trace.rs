@@ -1,5 +1,7 @@
 //! What a pickle would do: its imports and calls in order, followed as far as Python's unpickler would get.
 
+use std::collections::BTreeMap;
+
 use super::machine::{Machine, NONE};
 use super::{Id, Node, Pickle};
 use crate::bytes::{ByteSource, Short};
@@ -14,15 +16,31 @@ pub struct Seen {
     pub calls: Vec<(u64, Id)>,
     /// Objects that get a state by BUILD.
     pub builds: Vec<(u64, Id)>,
+    /// The last change of each list, set, byte string and object after it was made, by its number and the offset of
+    /// the opcode; `u64::MAX` where the value is no longer known.
+    pub changed: BTreeMap<u32, u64>,
     /// PROTO opcodes that are not the first opcode, which no pickler writes.
     pub stray_protos: Vec<u64>,
     /// PROTO opcodes of protocols that do not exist, and the protocol.
     pub odd_protos: Vec<(u64, u8)>,
     /// Where joblib would read an array of unknown size out of the pickle.
     pub lost_arrays: Vec<u64>,
+    /// Where joblib would skip an array, whose bytes are opcodes to other readers.
+    pub skipped: Vec<u64>,
     /// Separate pickles embedded in this one, as joblib writes arrays of objects: first byte and length.
     pub inner: Vec<(u64, u64)>,
     depth: usize,
+    reader: Reader,
+}
+
+/// Who reads the pickle.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reader {
+    /// joblib, which reads arrays between the opcodes.
+    #[default]
+    Joblib,
+    /// Everyone else.
+    Plain,
 }
 
 /// The depth to which nested pickles are distinguished.
@@ -44,7 +62,7 @@ impl<'a> Trace<'a> {
     /// Follows the pickle at the start of `input` for as long as Python's unpickler would: what only this machine
     /// cannot represent (items appended to an instance, a number beyond its range) does not end it.
     pub fn new(input: &'a [u8]) -> Self {
-        Self::of_part(input, input.len() as u64, 0).expect("all the bytes were given")
+        Self::of_part(input, input.len() as u64, Reader::Joblib, 0).expect("all the bytes were given")
     }
 
     /// The result of `read` on the trace of the pickle at `at`.
@@ -54,16 +72,22 @@ impl<'a> Trace<'a> {
     pub(crate) fn read_at<T>(
         source: &dyn ByteSource,
         at: u64,
+        reader: Reader,
         mut read: impl FnMut(Trace<'_>) -> T,
     ) -> Result<T> {
         let len = source.len().saturating_sub(at);
-        source.grow(at, |bytes| Trace::of_part(bytes, len, 0).map(&mut read))
+        source.grow(at, |bytes| Trace::of_part(bytes, len, reader, 0).map(&mut read))
     }
 
     /// The trace of the first `input` of `len` bytes, as the pickle number `depth` within others.
-    pub(super) fn of_part(input: &'a [u8], len: u64, depth: usize) -> std::result::Result<Self, Short> {
+    pub(super) fn of_part(
+        input: &'a [u8],
+        len: u64,
+        reader: Reader,
+        depth: usize,
+    ) -> std::result::Result<Self, Short> {
         let mut machine = Machine::new(input, len);
-        machine.seen = Some(Seen { depth, ..Seen::default() });
+        machine.seen = Some(Seen { depth, reader, ..Seen::default() });
         let outcome = machine.run();
         if let Some(short) = machine.short {
             return Err(short);
@@ -90,9 +114,13 @@ impl Machine<'_> {
     /// says so, a byte with the number of padding bytes, and these; then the elements; objects are a separate pickle
     /// (`joblib/numpy_pickle.py`).
     pub(super) fn skip_joblib_array(&mut self, wrapper: Id) -> Result<()> {
-        if !self.is_joblib_array(wrapper) {
+        if self.seen.as_ref().is_some_and(|seen| seen.reader == Reader::Plain)
+            || !self.is_joblib_array(wrapper)
+        {
             return Ok(());
         }
+        let at = self.at as u64;
+        self.note(|seen, _| seen.skipped.push(at));
         // The byte with the number of padding bytes.
         self.have(self.left().min(1))?;
         let len = match self.joblib_array(wrapper) {
@@ -100,10 +128,12 @@ impl Machine<'_> {
             Some(JoblibArray::Objects) => {
                 let depth = self.seen.as_ref().map_or(0, |seen| seen.depth);
                 if depth == DEEPEST {
+                    self.note(|seen, at| seen.lost_arrays.push(at));
                     return Ok(());
                 }
                 let at = self.at as u64;
-                let len = match Trace::of_part(&self.input[self.at..], self.left(), depth + 1) {
+                let len = match Trace::of_part(&self.input[self.at..], self.left(), Reader::Joblib, depth + 1)
+                {
                     Ok(inner) => inner.pickle.len as u64,
                     Err(Short(needed)) => {
                         self.have(needed)?;

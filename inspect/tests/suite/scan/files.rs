@@ -164,6 +164,7 @@ pub fn all() -> Vec<File> {
     files.extend(handed_on());
     files.extend(containers());
     files.extend(several_readings());
+    files.extend(taken_for_harmless());
     files.extend(benign());
     files
 }
@@ -265,6 +266,20 @@ fn opcodes() -> Vec<File> {
             "underscored-int.pkl",
             "a number that Python reads and others may not, then the call",
             [&b"I1_0\n0"[..], b"cos\nsystem\n(S'id'\ntR."].concat(),
+        ),
+        bad(
+            "underscored-index.pkl",
+            "a memo index that Python reads and others may not, then the call",
+            [&b"I1\np1_0\n0g +10 \n0"[..], &bare()].concat(),
+        ),
+        bad(
+            "far-index.bin",
+            "a memo index beyond 64 bits, then the call",
+            [
+                &b"I0x1_f\np00018446744073709551616\n0L-0b1L\nF 1_0.5 \ng18446744073709551616\n000"[..],
+                &bare(),
+            ]
+            .concat(),
         ),
         bad(
             "frame-lies.pkl",
@@ -616,6 +631,161 @@ fn several_readings() -> Vec<File> {
     ]
 }
 
+/// A tar whose headers are as old as version 7 of Unix: nothing after the link's name.
+fn old_tar(entries: &[ckpt_kit::tar::Entry<'_>]) -> Vec<u8> {
+    let mut bytes = tar(entries);
+    for header in bytes.chunks_exact_mut(512).filter(|header| &header[257..262] == b"ustar") {
+        header[257..].fill(0);
+        header[148..156].fill(b' ');
+        let sum: u32 = header.iter().map(|&b| u32::from(b)).sum();
+        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    }
+    bytes
+}
+
+/// Two archives: `second` is the comment of `first`, and announces a comment that does not fit.
+fn archive_in_a_comment(mut first: Vec<u8>, mut second: Vec<u8>) -> Vec<u8> {
+    let (by, end) = (first.len() as u32, first.len() - 2);
+    first[end..].copy_from_slice(&(second.len() as u16).to_le_bytes());
+    let places = |signature: &[u8]| -> Vec<usize> {
+        second.windows(4).enumerate().filter(|(_, w)| *w == signature).map(|(at, _)| at).collect()
+    };
+    let mut offsets: Vec<usize> = places(b"PK\x01\x02").iter().map(|at| at + 42).collect();
+    offsets.push(places(b"PK\x05\x06")[0] + 16);
+    for at in offsets {
+        let offset = u32::from_le_bytes(second[at..at + 4].try_into().unwrap()) + by;
+        second[at..at + 4].copy_from_slice(&offset.to_le_bytes());
+    }
+    let end = second.len() - 2;
+    second[end] = 1;
+    [first, second].concat()
+}
+
+/// `torch.storage._load_from_bytes` on what `bytes` makes.
+fn loads(bytes: &[u8]) -> Vec<u8> {
+    p3(&[&global("torch.storage", "_load_from_bytes"), bytes, b"\x85R"])
+}
+
+/// What scanners take for harmless by its name, by its first reader, or before it has changed.
+fn taken_for_harmless() -> Vec<File> {
+    let set: Vec<u8> =
+        bare().iter().enumerate().flat_map(|(i, &byte)| [b'K', i as u8, b'K', byte, b's']).collect();
+    let zeros = b"K\0".repeat(bare().len());
+    let set_later = [&global("builtins", "bytes")[..], b"](", &zeros, b"e", &set, b"\x85R"].concat();
+    let integers: Vec<u8> = bare().iter().flat_map(|&byte| [b'K', byte]).collect();
+    // The list holds something harmless, but only after bytes were made of it.
+    let changed: Vec<u8> =
+        b"}.".iter().enumerate().flat_map(|(i, &b)| [b'K', i as u8, b'K', b, b's']).collect();
+    let changed_later = [
+        &b"]q\0("[..],
+        &integers,
+        b"e0",
+        &global("builtins", "bytes"),
+        b"h\0\x85Rq\x010h\0",
+        &changed,
+        b"0h\x01",
+    ]
+    .concat();
+    let ignored = |make: &[u8]| {
+        let text = String::from_utf8(bare()).unwrap() + "\u{e9}";
+        let length = (text.len() as u32).to_le_bytes();
+        loads(&[make, b"X", &length, text.as_bytes(), b"X\x05\0\0\0asciiX\x06\0\0\0ignore\x87R"].concat())
+    };
+    let skipped = [&b"cos\nsystem\n"[..], &short_text("id"), b"\x85R."].concat();
+    let array = p2(&[
+        &global("joblib.numpy_pickle", "NumpyArrayWrapper")[..],
+        b")\x81}(U\x05shapeK",
+        &[skipped.len() as u8],
+        b"\x85U\x05dtype",
+        &global("numpy", "dtype"),
+        b"U\x02u1\x89\x88\x87Rub",
+        &skipped,
+    ]
+    .concat());
+    let script = |code: &str| {
+        zip(&[
+            entry("s/data.pkl", p2(b"}")),
+            entry("s/constants.pkl", p2(b")")),
+            entry("s/code/__torch__.py", code),
+        ])
+    };
+    let of_script = p2(&[&global("torch.jit._pickle", "__builtins__.get")[..], b"U\x04eval\x85R"].concat());
+    vec![
+        bad(
+            "number.npz",
+            "an array of objects called 0",
+            zip(&[entry("0", npy("\'|O\'", false, "(1,)", &evil()))]),
+        ),
+        bad("zip-number.zip", "a zip called 0 in a zip", zip(&[entry("0", torch(evil(), &[]))])),
+        bad("number.zip", "a pickle without a header called 0", zip(&[entry("0", bare())])),
+        bad("number.tar", "the same in a tar", tar(&[("0", &bare(), None)])),
+        bad(
+            "unreferred.pt",
+            "a pickle among the storages, to which no tensor refers",
+            torch(state_dict(), &[entry("m/data/7", bare())]),
+        ),
+        bad(
+            "oldest-v7.pt",
+            "PyTorch's oldest form in a tar without `ustar`",
+            old_tar(&[
+                ("storages", b"\x80\x02K\0.", None),
+                ("tensors", b"\x80\x02K\0.", None),
+                ("pickle", &evil(), None),
+            ]),
+        ),
+        bad(
+            "comment.pt",
+            "an archive in the comment of another, whose own comment does not fit",
+            archive_in_a_comment(torch(state_dict(), &[]), torch(evil(), &[])),
+        ),
+        bad(
+            "nearly-script.pt",
+            "an entry that ends like TorchScript's marker",
+            torch(of_script.clone(), &[entry("m/xconstants.pkl", p2(b")"))]),
+        ),
+        bad(
+            "script-elsewhere.pt",
+            "TorchScript's marker in another folder",
+            torch(of_script.clone(), &[entry("n/constants.pkl", p2(b")"))]),
+        ),
+        bad(
+            "script-path.pt",
+            "TorchScript whose object imports by a path of attributes",
+            zip(&[entry("s/data.pkl", of_script), entry("s/constants.pkl", p2(b")"))]),
+        ),
+        bad("script-spaced.pt", "TorchScript with spaces", script("y = torch . save (x, \"p\")\n")),
+        bad(
+            "script-aten.pt",
+            "TorchScript that calls aten::from_file",
+            script("y = ops.aten.from_file(\"p\")\n"),
+        ),
+        bad("list-set.pkl", "_load_from_bytes on bytes of a list that SETITEM fills", loads(&set_later)),
+        bad(
+            "list-changed.pkl",
+            "_load_from_bytes on bytes of a list that changes later",
+            loads(&changed_later),
+        ),
+        bad("array-opcodes.pkl", "an array of joblib's that is opcodes to others", array.clone()),
+        bad("array-opcodes.pt", "the same in PyTorch's zip", torch(array, &[])),
+        bad("ignored.pkl", "bytes(text, 'ascii', 'ignore')", ignored(&global("builtins", "bytes"))),
+        bad(
+            "ignored-codecs.pkl",
+            "_codecs.encode(text, 'ascii', 'ignore')",
+            ignored(&global("_codecs", "encode")),
+        ),
+        bad(
+            "module.pkl",
+            "a module that a module of layers imports",
+            p2(&global("torch.nn.modules.activation", "F")),
+        ),
+        bad(
+            "template-parts.gguf",
+            "a chat template that reaches into Python by a name in parts",
+            gguf("tokenizer.chat_template", "{{ lipsum['__glo' ~ 'bals__'] }}"),
+        ),
+    ]
+}
+
 /// A legacy file of one tensor of two float32.
 fn legacy_of_one_storage() -> Vec<u8> {
     let head = [MAGIC, b"\x80\x02M\xe9\x03.", &p2(b"}")].concat();
@@ -819,6 +989,8 @@ fn benign() -> Vec<File> {
         good("script.pt", "TorchScript", zip(&[entry("s/data.pkl", *b"\x80\x02c__torch__.m\nNet\n)\x81}U\x01nctorch.jit._pickle\nbuild_intlist\n](K\x01e\x85Rsb."), entry("s/constants.pkl", p2(b")")), entry("s/code/__torch__.py", "def forward(self, x):\n  return torch.add(ops.prim.data(x), 1)\n")])),
         good("oldest.tar", "PyTorch's oldest form", tar(&[("storages", b"\x80\x02K\0.\x80\x02].", None), ("tensors", b"\x80\x02K\0.", None), ("pickle", &p2(b"}"), None)])),
         good("model.safetensors", "SafeTensors", raw(r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}"#, &[0; 4])),
+        good("template-mentions.gguf", "a chat template that mentions Python", gguf("tokenizer.chat_template", "{# __init__ #}Do not use __import__.{{ m['role'] }}")),
+        good("text.bin", "text called .bin", *b"hello world\n"),
         good("template-plain.gguf", "a chat template that formats", gguf("tokenizer.chat_template", "{% for m in messages %}{{ m['role'] }}{% endfor %}")),
     ]
 }

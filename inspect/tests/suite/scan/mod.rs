@@ -6,6 +6,8 @@ use std::sync::LazyLock;
 
 use ckpt_inspect::scan::{Options, Pattern, Rule, Scan, Severity, files as files_below, scan};
 use ckpt_kit::fixtures::{data, root};
+use ckpt_kit::pickle::{bytes8, global, pickle, short_text};
+use ckpt_kit::zip::{entry, zip};
 use ckpt_kit::{peers, safetensors};
 use proptest::prelude::*;
 
@@ -114,10 +116,27 @@ fn every_trick_has_its_rule() {
         ("legacy-junk.pt", Rule::AppendedBytes),
         ("overlap.safetensors", Rule::MalformedTensors),
         ("template.gguf", Rule::DangerousTemplate),
+        ("comment.pt", Rule::SeveralDirectories),
+        ("script-path.pt", Rule::DangerousImport),
+        ("list-changed.pkl", Rule::OpaqueContent),
     ] {
         let scan = find(name);
         assert!(rules(&scan).contains(&rule), "{name}: {:?}", scan.findings);
     }
+}
+
+#[test]
+fn no_number_of_harmless_findings_hides_a_dangerous_one() {
+    // Each byte string that begins like a pickle is a note.
+    let harmless = pickle(2, &[&global("collections", "OrderedDict")[..], b")R"].concat());
+    let notes = pickle(3, &[b"(", &*bytes8(&harmless).repeat(4000), b"l"].concat());
+    let evil = pickle(2, &[&global("posix", "system")[..], b"U\x02id\x85R"].concat());
+    let entries = [entry("m/a.pkl", notes), entry("m/data.pkl", evil)];
+    let scan = scan_bytes("many.pt", &zip(&entries)).unwrap();
+    assert_eq!(scan.severity(), Some(Severity::Dangerous));
+    assert_eq!(scan.findings[0].global.as_deref(), Some("posix.system"));
+    assert!(scan.findings.len() <= 2001, "{}", scan.findings.len());
+    assert_eq!(scan.findings.iter().map(|f| f.count).sum::<u64>(), 4001);
 }
 
 #[test]
@@ -133,6 +152,15 @@ fn what_the_user_vouches_for_is_harmless() {
     assert_eq!(scan(&path, &allow("totally_fine.*")).unwrap().severity(), None);
     assert_eq!(scan(&path, &allow("totally_fine.Config")).unwrap().severity(), None);
     assert_eq!(scan(&path, &allow("totally_fine.Con")).unwrap().severity(), Some(Severity::Unknown));
+    // Names that lead through what a module imports are admitted only when they are spelt out.
+    let dotted = |name: &str| pickle(4, &[short_text("mine.config"), short_text(name), vec![0x93]].concat());
+    for name in ["os.system", "Config.__init__", "os", "system", "getattr"] {
+        std::fs::write(&path, dotted(name)).unwrap();
+        assert!(scan(&path, &allow("mine.config.*")).unwrap().severity().is_some(), "{name}");
+        assert_eq!(scan(&path, &allow(&format!("mine.config.{name}"))).unwrap().severity(), None, "{name}");
+    }
+    std::fs::write(&path, dotted("Config")).unwrap();
+    assert_eq!(scan(&path, &allow("mine.*")).unwrap().severity(), None);
     for nonsense in ["*", "os", "a.*.b", ""] {
         assert!(Pattern::new(nonsense).is_err(), "{nonsense}");
     }

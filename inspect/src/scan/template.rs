@@ -1,0 +1,285 @@
+//! Chat templates: Jinja, of which only the expressions are looked at, token by token, with strings as Python reads them.
+
+/// A token of an expression.
+#[derive(Clone, Debug, PartialEq)]
+enum Token<'t> {
+    Word(&'t str),
+    /// Decoded.
+    Text(String),
+    Sign(char),
+}
+
+/// The attributes that every attack on a template engine goes through.
+const STEPS: [&str; 13] = [
+    "__class__",
+    "__mro__",
+    "__base__",
+    "__bases__",
+    "__subclasses__",
+    "__globals__",
+    "__builtins__",
+    "__import__",
+    "__init__",
+    "__getattribute__",
+    "__dict__",
+    "__code__",
+    "_TemplateReference__context",
+];
+
+/// Filters that look up attributes by names that they get as strings.
+const LOOKUPS: [&str; 9] =
+    ["map", "selectattr", "rejectattr", "groupby", "sort", "sum", "unique", "min", "max"];
+/// Filters that make a number, as an index may be.
+const NUMBERS: [&str; 4] = ["int", "length", "count", "abs"];
+
+/// What leads out of a Jinja template into Python's objects, if anything does.
+pub(super) fn reaches(template: &str) -> Option<String> {
+    expressions(template).into_iter().find_map(|expression| judged(&tokens(expression)))
+}
+
+/// The insides of `{{ }}` and `{% %}`, without comments and raw text.
+fn expressions(template: &str) -> Vec<&str> {
+    let mut found = Vec::new();
+    let mut rest = template;
+    while let Some(start) = rest.find("{{").into_iter().chain(rest.find("{%")).chain(rest.find("{#")).min() {
+        let (kind, inner) = (rest.as_bytes()[start + 1], &rest[start + 2..]);
+        if kind == b'#' {
+            rest = inner.find("#}").map_or("", |end| &inner[end + 2..]);
+            continue;
+        }
+        let len = expression(inner, if kind == b'{' { "}}" } else { "%}" });
+        rest = inner.get(len + 2..).unwrap_or_default();
+        if inner[..len].trim_matches(['-', '+', ' ', '\t', '\n', '\r']) == "raw" {
+            let end = rest.match_indices("{%").find(|(at, _)| {
+                rest[at + 2..].trim_start_matches(['-', '+', ' ', '\t', '\n', '\r']).starts_with("endraw")
+            });
+            rest = end.map_or("", |(at, _)| &rest[at..]);
+        } else {
+            found.push(&inner[..len]);
+        }
+    }
+    found
+}
+
+/// The length of the expression at the start of `text`, which ends before `end` outside of strings and braces.
+fn expression(text: &str, end: &str) -> usize {
+    let (mut at, mut depth) = (0, 0usize);
+    while let Some(first) = text[at..].chars().next() {
+        if depth == 0 && text[at..].starts_with(end) {
+            return at;
+        }
+        match first {
+            '\'' | '"' => at += quoted(&text[at..]).0,
+            _ => {
+                depth = match first {
+                    '{' => depth + 1,
+                    '}' => depth.saturating_sub(1),
+                    _ => depth,
+                };
+                at += first.len_utf8();
+            }
+        }
+    }
+    at
+}
+
+fn tokens(expression: &str) -> Vec<Token<'_>> {
+    let word = |c: char| c.is_alphanumeric() || c == '_';
+    let mut found = Vec::new();
+    let mut rest = expression;
+    while let Some(first) = rest.chars().next() {
+        let len = if word(first) {
+            let len = rest.find(|c| !word(c)).unwrap_or(rest.len());
+            found.push(Token::Word(&rest[..len]));
+            len
+        } else if matches!(first, '\'' | '"') {
+            let (len, text) = quoted(rest);
+            found.push(Token::Text(text));
+            len
+        } else {
+            if !first.is_whitespace() {
+                found.push(Token::Sign(first));
+            }
+            first.len_utf8()
+        };
+        rest = &rest[len..];
+    }
+    found
+}
+
+/// The length of the string that `text` begins with, its quotes included, and its value.
+fn quoted(text: &str) -> (usize, String) {
+    let mut value = String::new();
+    let mut rest = text.chars();
+    let quote = rest.next();
+    while let Some(c) = rest.next() {
+        if Some(c) == quote {
+            break;
+        }
+        if c != '\\' {
+            value.push(c);
+            continue;
+        }
+        let digits = |skip: usize, most: usize, radix: u32| {
+            let digits: String =
+                rest.as_str().chars().skip(skip).take(most).take_while(|c| c.is_digit(radix)).collect();
+            let code = u32::from_str_radix(&digits, radix).ok().and_then(char::from_u32);
+            code.map(|code| (code, skip + digits.len()))
+        };
+        let escape = rest.as_str().chars().next();
+        let decoded = match escape {
+            Some('x') => digits(1, 2, 16),
+            Some('u') => digits(1, 4, 16),
+            Some('U') => digits(1, 8, 16),
+            Some('0'..='7') => digits(0, 3, 8),
+            Some(other @ ('\\' | '\'' | '"')) => Some((other, 1)),
+            Some('\n') => {
+                rest.next();
+                continue;
+            }
+            Some('n' | 'r' | 't' | 'a' | 'b' | 'f' | 'v') => Some((' ', 1)),
+            _ => None,
+        };
+        match decoded {
+            Some((code, len)) => {
+                value.push(code);
+                rest.by_ref().take(len).for_each(drop);
+            }
+            // Characters by name (`\N{LOW LINE}`) are kept, and so are backslashes that begin no escape.
+            None => value.push('\\'),
+        }
+    }
+    (text.len() - rest.as_str().len(), value)
+}
+
+/// Why an expression is dangerous, if it is.
+fn judged(tokens: &[Token<'_>]) -> Option<String> {
+    let mut parts = String::new();
+    for (i, token) in tokens.iter().enumerate() {
+        let before = |n: usize| i.checked_sub(n).map(|at| &tokens[at]);
+        match token {
+            Token::Word(name) => {
+                let attribute = before(1) == Some(&Token::Sign('.'));
+                let of_os = attribute && before(2) == Some(&Token::Word("os"));
+                let filter = before(1) == Some(&Token::Sign('|'));
+                if name.starts_with("__")
+                    || STEPS.contains(name)
+                    || attribute && *name == "popen"
+                    || of_os && *name == "system"
+                    || filter && *name == "attr"
+                {
+                    return Some((*name).to_string());
+                }
+                if filter
+                    && LOOKUPS.contains(name)
+                    && tokens.get(i + 1) == Some(&Token::Sign('('))
+                    && let Some(why) = computed(&tokens[i + 2..])
+                {
+                    return Some(why);
+                }
+            }
+            Token::Text(text) => {
+                let whole = text.trim();
+                let fragment = |c: char| c.is_ascii_alphanumeric() || "_%{}.[]!:".contains(c);
+                if whole == "attr"
+                    || text.contains("\\N{")
+                    || text.contains("__") && (text.contains('{') || whole.chars().all(fragment))
+                {
+                    return Some(format!("'{text}'"));
+                }
+                if !whole.contains(char::is_whitespace) {
+                    match parts.contains("%s") {
+                        true => parts = parts.replacen("%s", whole, 1),
+                        false => parts += whole,
+                    }
+                }
+            }
+            Token::Sign('[') => {
+                let subscript = match before(1) {
+                    Some(Token::Word(word)) => {
+                        !matches!(*word, "in" | "if" | "else" | "and" | "or" | "not" | "is")
+                    }
+                    Some(Token::Sign(sign)) => matches!(sign, ')' | ']'),
+                    _ => false,
+                };
+                if subscript && let Some(why) = computed(&tokens[i + 1..]) {
+                    return Some(why);
+                }
+            }
+            Token::Sign(_) => {}
+        }
+    }
+    let backwards: String = parts.chars().rev().collect();
+    let step = STEPS.iter().find(|step| parts.contains(**step) || backwards.contains(**step));
+    step.map(|step| format!("'{step}' in parts"))
+}
+
+/// Why the name that a subscript or an argument gives is no plain one: `tokens` begin after the bracket.
+fn computed(tokens: &[Token<'_>]) -> Option<String> {
+    let (mut depth, mut text, mut built) = (0usize, false, false);
+    for (i, token) in tokens.iter().enumerate() {
+        let after = tokens.get(i + 1);
+        match token {
+            Token::Sign(')' | ']' | '}') if depth == 0 => break,
+            Token::Sign(')' | ']' | '}') => depth -= 1,
+            Token::Sign('(' | '[' | '{') => depth += 1,
+            _ if depth > 0 => {}
+            Token::Text(_) => {
+                text = true;
+                built |= matches!(after, Some(Token::Sign('[' | '.')));
+            }
+            Token::Sign('~') => (text, built) = (true, true),
+            Token::Sign('+' | '*' | '%') => built = true,
+            Token::Sign('|') => {
+                if !matches!(after, Some(Token::Word(filter)) if NUMBERS.contains(filter)) {
+                    (text, built) = (true, true);
+                }
+            }
+            _ => {}
+        }
+    }
+    (text && built).then(|| "a name that it computes".to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn templates_that_reach_into_python_are_distinguished_from_those_that_mention_it() {
+        for template in [
+            "{% for m in messages %}{{ m['role'] }}{% endfor %}",
+            "{# see the __init__ docs #}{% for m in messages %}{{ m['role'] }}{% endfor %}",
+            "You may not use __import__ in code.{{ m['content'] }}",
+            "{{ 'You may not use __import__ in code.' + m['content'] }}",
+            "{% raw %}{{ x.__class__ }}{% endraw %}{{ y }}",
+            "{{ messages[loop.index0 - 1]['content'].split('</think>')[-1].lstrip('\\n') }}",
+            "{{ messages[1:] | map(attribute='content') | join('\\n') }}{{ x[(n - 1) | int] }}",
+            "{% if '{{' in m %}{{ m | selectattr('role', 'equalto', 'user') | list }}{% endif %}",
+            "{% for i in ['a' ~ b, 'c'] %}{{ {'x': {'y': i}} }}{% endfor %}{{ system.message }}",
+        ] {
+            assert_eq!(reaches(template), None, "{template}");
+        }
+        for template in [
+            "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+            "{{ cycler . __init__ }}",
+            "{{ lipsum['__glo'~'bals__']['os']['po'~'pen']('id') }}",
+            "{{ lipsum['_' ~ '_glo' ~ 'bals_' ~ '_'] }}",
+            "{{ lipsum['\\x5f\\x5fglobals\\137\\u005f'] }}",
+            "{{ lipsum['\\N{LOW LINE}'] }}",
+            "{{ lipsum | attr('x') }}",
+            "{{ [lipsum]|map('attr', y)|list }}",
+            "{{ [lipsum]|map(attribute='__glo'+'bals__')|list }}",
+            "{{ [lipsum]|map(attribute=u~u~'globals'~u~u)|list }}",
+            "{{ lipsum['%sglobals%s'|format('__','__')] }}",
+            "{{ lipsum[['__glo','bals__']|join] }}",
+            "{{ lipsum['__slabolg__'[::-1]] }}",
+            "{{ lipsum['_' * 2 + 'globals' + '_' * 2] }}",
+            "{{ '{0.__class__} of it'.format(x) }}",
+            "{% set f = x.os.popen %}",
+            "{{ '}}' }}{{ x.__class__ }}",
+        ] {
+            assert!(reaches(template).is_some(), "{template}");
+        }
+    }
+}
