@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 
 use ckpt_inspect::scan::{self, Severity};
 use ckpt_inspect::{
-    Checkpoint, DamageKind, Format, NoticeKind, Options, TensorInfo, describe, find, identity, lookup, open,
+    Checkpoint, Damage, DamageKind, Format, NoticeKind, Options, TensorInfo, describe, find, identity,
+    lookup, open,
 };
 use ckpt_kit::fixtures::below;
-use ckpt_kit::peers;
+use ckpt_kit::tensor::Tensor;
+use ckpt_kit::{peers, torch};
 
 /// Of PyTorch 2.15 and DeepSpeed 0.19.8: what `tests/peers/ranks.py` and `deepspeed.py` save, with three and four ranks.
 fn saved(name: &str) -> PathBuf {
@@ -346,10 +348,10 @@ fn nothing_in_the_files_of_ranks_is_suspicious() {
     }
 }
 
-/// Any byte of a pickle changed: an error or a checkpoint, in little time.
+/// Any byte of a file changed: an error, something that is told or shows in the checksums, or what was saved.
 #[test]
 fn files_of_ranks_that_lie_are_errors_or_damage() {
-    let mut read = 0;
+    let mut told = 0;
     for (name, file) in [
         ("zero2", "global_step3/mp_rank_00_model_states.pt"),
         ("zero2", "global_step3/bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt"),
@@ -359,21 +361,93 @@ fn files_of_ranks_that_lie_are_errors_or_damage() {
         ("sharded", "model_rank1.pt"),
     ] {
         let folder = copy(name);
+        let saved = tensors(&open(folder.path()).unwrap());
         let file = folder.path().join(file);
         let whole = std::fs::read(&file).unwrap();
         for i in (0..whole.len()).step_by(13) {
             let mut bytes = whole.clone();
             bytes[i] ^= 1 << (i % 8);
             std::fs::write(&file, bytes).unwrap();
-            if let Ok(checkpoint) = open(folder.path()) {
-                read += 1;
-                for tensor in &checkpoint.tensors {
-                    let _ = tensor.bytes();
-                }
+            let Ok(mut checkpoint) = open(folder.path()) else { continue };
+            checkpoint.tensors.iter().for_each(|tensor| drop(tensor.bytes().map(|bytes| bytes.len())));
+            if checkpoint.is_damaged()
+                || !checkpoint.warnings.is_empty()
+                || !checkpoint.verify_checksums().is_empty()
+            {
+                told += 1;
+                continue;
             }
+            assert!(tensors(&checkpoint) == saved, "{}: byte {i}", file.display());
         }
     }
-    assert!(read > 0);
+    assert!(told > 0);
+}
+
+/// What the damage of a checkpoint is, which is there.
+#[track_caller]
+fn damage(path: &Path) -> Damage {
+    open(path).unwrap().damage.unwrap()
+}
+
+#[track_caller]
+fn assert_missing(path: &Path, what: &str) {
+    let damage = damage(path);
+    assert!(damage.is(DamageKind::MissingShards) && damage.what.contains(what), "{damage}");
+}
+
+#[test]
+fn files_of_one_rank_are_told_and_compared() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, value) in [("rank0", 3.0), ("rank_0", 1.0), ("rank_1", 3.0)] {
+        let file = torch::checkpoint(&[Tensor::new("w", &[2], [3.0, value])], &[]);
+        std::fs::write(folder.path().join(format!("model_world_size_2_{name}.pt")), file).unwrap();
+    }
+    let told = damage(folder.path());
+    assert_eq!(told.kind, DamageKind::Inconsistent);
+    assert_eq!(told.what, "model_world_size_2_rank0.pt and model_world_size_2_rank_0.pt are both of rank 0");
+    let warnings: Vec<String> =
+        open(folder.path()).unwrap().warnings.into_iter().map(|notice| notice.text).collect();
+    let [text] = &warnings[..] else { panic!("{warnings:?}") };
+    assert!(text.contains("another file of rank 0 disagrees with rank 0 from element 1 on"), "{text}");
+}
+
+#[test]
+fn files_of_ranks_that_cannot_be_read_are_not_called_missing() {
+    let folder = copy("fsdp2");
+    let rank = |rank: usize| folder.path().join(format!("model_world_size_4_rank_{rank}.pt"));
+    std::fs::write(rank(1), "nothing of the kind").unwrap();
+    let checkpoint = open(folder.path()).unwrap();
+    assert!(!checkpoint.damage.as_ref().unwrap().is(DamageKind::MissingShards), "{:?}", checkpoint.damage);
+    let tensor = checkpoint.tensor("up.weight").unwrap().damage.clone().unwrap();
+    assert!(tensor.what.ends_with("the file of the rank that has it cannot be read"), "{tensor}");
+    // One of more ranks than saved.
+    let folder = copy("fsdp2");
+    let name = "model_world_size_4_rank_9.pt";
+    std::fs::copy(saved("fsdp2/model_world_size_4_rank_1.pt"), folder.path().join(name)).unwrap();
+    let told = damage(folder.path());
+    assert_eq!(told.what, format!("{name} is the file of a rank beyond the 4 that saved: it is not used"));
+    assert_equal(&tensors(&open(folder.path()).unwrap()), &tensors(&open(saved("fsdp2")).unwrap()));
+}
+
+#[test]
+fn missing_ranks_of_megatron_are_told() {
+    let megatron = |ranks: &[&str]| {
+        let folder = tempfile::tempdir().unwrap();
+        for rank in ranks {
+            let rank = folder.path().join(rank);
+            std::fs::create_dir(&rank).unwrap();
+            std::fs::copy(saved("sharded.pt"), rank.join("model_optim_rng.pt")).unwrap();
+        }
+        folder
+    };
+    assert_missing(
+        megatron(&["mp_rank_00", "mp_rank_02"]).path(),
+        "the files of 1 of 3 ranks missing: those of rank 1",
+    );
+    let pipeline = ["mp_rank_00_000", "mp_rank_00_001", "mp_rank_01_001"];
+    assert_missing(megatron(&pipeline).path(), "the files of 1 of 4 ranks missing: those of rank 1_0");
+    let whole = megatron(&["mp_rank_00_000", "mp_rank_00_001", "mp_rank_01_000", "mp_rank_01_001"]);
+    assert_eq!(open(whole.path()).unwrap().damage, None);
 }
 
 #[test]
