@@ -186,7 +186,7 @@ pub enum NoticeKind {
 }
 
 /// Something that the user should know about a checkpoint and that is not damage. As text it is [`Notice::text`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Notice {
     /// Its kind.

@@ -19,6 +19,7 @@ pub(crate) mod torch_zip;
 
 use std::collections::HashSet;
 use std::fmt;
+use std::hash::Hash;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -316,9 +317,9 @@ impl Contents {
 }
 
 /// Adds the items of `more` that are not in `list` yet.
-pub(crate) fn add_new(list: &mut Vec<String>, more: impl IntoIterator<Item = String>) {
-    let mut known: HashSet<String> = list.iter().cloned().collect();
-    list.extend(more.into_iter().filter(|name| known.insert(name.clone())));
+pub(crate) fn add_new<T: Clone + Eq + Hash>(list: &mut Vec<T>, more: impl IntoIterator<Item = T>) {
+    let mut known: HashSet<T> = list.iter().cloned().collect();
+    list.extend(more.into_iter().filter(|item| known.insert(item.clone())));
 }
 
 /// What to do about weights of Keras.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::join::{Opened, Whole};
 use super::tiles::{self, Budget, Tile};
 use super::{Layout, Set, name, single, sort};
+use crate::bytes::Stamp;
 use crate::format::Contents;
 use crate::metadata::{HashableValue, Value, as_u64};
 use crate::tensor::TensorInfo;
@@ -76,7 +77,7 @@ fn set(path: &Path) -> Result<Set> {
     let shards = entries.flatten().map(|entry| folder.join(entry.file_name())).filter(|path| is_shard(path));
     let mut files: Vec<PathBuf> = shards.collect();
     sort(&mut files);
-    Ok(Set { files, ..Set::default() })
+    Ok(Set { files, beside: vec![Stamp::of(listed)], ..Set::default() })
 }
 
 /// The blocks of one tensor.

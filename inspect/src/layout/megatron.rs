@@ -1,6 +1,7 @@
 //! Megatron-LM's own files: a folder for each iteration, in it one for each model-parallel rank (`mp_rank_02_001`), which
 //! has parts of all tensors. They are shown under their rank: how a tensor was divided is not in the files.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -75,11 +76,50 @@ fn set(path: &Path) -> Result<Set> {
     Ok(Set { files: files(&folder), beside: vec![Stamp::of(&folder)], ..Set::default() })
 }
 
+/// How many ranks there should be by the names of their folders, and whether some are missing. The numbers in a name are
+/// of tensor, pipeline and expert parallelism, and of each there is every one up to the highest.
+fn grids(ranks: &[String]) -> (usize, Option<Damage>) {
+    let numbers = |rank: &String| -> Option<Vec<usize>> {
+        rank.strip_prefix("mp_rank_")?.split('_').map(|number| number.parse().ok()).collect()
+    };
+    let mut grids: BTreeMap<usize, BTreeSet<Vec<usize>>> = BTreeMap::new();
+    for rank in ranks.iter().filter_map(numbers) {
+        grids.entry(rank.len()).or_default().insert(rank);
+    }
+    let (mut world, mut there, mut first) = (0usize, 0, None);
+    for (dimensions, grid) in grids {
+        let size = |d: usize| grid.iter().map(|rank| rank[d]).max().unwrap_or(0).saturating_add(1);
+        let sizes: Vec<usize> = (0..dimensions).map(size).collect();
+        let count = sizes.iter().fold(1usize, |count, size| count.saturating_mul(*size));
+        world = world.saturating_add(count);
+        there += grid.len();
+        if count > grid.len() {
+            let at = |i: usize| {
+                let mut rest = i;
+                let mut rank: Vec<usize> = sizes.iter().rev().map(|&n| (rest % n, rest /= n).0).collect();
+                rank.reverse();
+                rank
+            };
+            first = first.or((0..=grid.len()).map(at).find(|rank| !grid.contains(rank)));
+        }
+    }
+    let damage = first.map(|first| {
+        let gone = world - there;
+        let more = if gone > 1 { " and more" } else { "" };
+        let first: Vec<String> = first.iter().map(usize::to_string).collect();
+        let what =
+            format!("the files of {gone} of {world} ranks missing: those of rank {}{more}", first.join("_"));
+        Damage::new(DamageKind::MissingShards, what)
+    });
+    (world.max(ranks.len()), damage)
+}
+
 fn join(files: Vec<Opened>) -> Result<Whole> {
     let rank = |path: &Path| path.parent().map(name).unwrap_or_default();
     let mut ranks: Vec<String> = files.iter().map(|file| rank(&file.path)).collect();
     ranks.dedup();
-    let several = ranks.len() > 1;
+    let (world, missing) = grids(&ranks);
+    let several = world > 1;
     let mut all: Option<Contents> = None;
     let (mut read, mut unread, mut faults, mut first) = (Vec::new(), Vec::new(), Vec::new(), None);
     for file in files {
@@ -128,10 +168,10 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
         return Err(first.unwrap_or_else(nothing));
     };
     contents.faults.append(&mut faults);
+    contents.faults.extend(missing);
     if several {
         let text = format!(
-            "its {} model-parallel ranks have parts of each tensor, which are not joined: each is shown under its rank (`{}.`, …)",
-            ranks.len(),
+            "its {world} model-parallel ranks have parts of each tensor, which are not joined: each is shown under its rank (`{}.`, …)",
             ranks[0]
         );
         contents.notices.push(Notice::new(NoticeKind::NotShown, text));

@@ -353,6 +353,7 @@ fn find_at(path: &Path, all: &mut Listing, arrays: &mut Vec<PathBuf>) -> Result<
         found.extend(spoilt);
         sort(&mut found);
     }
+    let tag = deepspeed::only_tag(path).filter(|_| model);
     let found_nothing = found.is_empty();
     all.checkpoints.extend(found);
     let (mut folders, mut files) = (Vec::new(), Vec::new());
@@ -367,9 +368,11 @@ fn find_at(path: &Path, all: &mut Listing, arrays: &mut Vec<PathBuf>) -> Result<
             // Its tensors have been counted.
             true if !found_nothing && hf_shards::are_joined(&path) => {}
             // The optimizer of a model beside it is no other one.
-            true if model && deepspeed::is_tag(&path) => {}
+            true if tag.as_ref() == Some(&path) => {}
             // Beside a finished model lie the checkpoints of its training, and other forms of itself.
-            true if !model || from_name(&name(&path)).is_some() => folders.push(path),
+            true if !model || from_name(&name(&path)).is_some() || deepspeed::is_tag(&path) => {
+                folders.push(path);
+            }
             false if is_array(&path) => files.push(path),
             _ => {}
         }

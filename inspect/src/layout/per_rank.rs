@@ -61,6 +61,11 @@ impl Named {
     }
 }
 
+/// Sorts files by what their names say, and those of which it is the same by the names.
+fn sort(files: &mut [(Named, PathBuf)]) {
+    files.sort_by(|(a, at_a), (b, at_b)| (a.order(), at_a).cmp(&(b.order(), at_b)));
+}
+
 /// The files of the checkpoint that the file at `path` belongs to, if there are several.
 fn files(path: &Path) -> Option<Vec<(Named, PathBuf)>> {
     let named = Named::of(path).filter(|_| path.is_file())?;
@@ -73,7 +78,7 @@ fn files(path: &Path) -> Option<Vec<(Named, PathBuf)>> {
         .filter_map(|path| Some((Named::of(&path)?, path)))
         .filter(|(other, path)| named.kin() == other.kin() && path.is_file())
         .collect();
-    all.sort_by(|(a, _), (b, _)| a.order().cmp(&b.order()));
+    sort(&mut all);
     is_set(&all).then_some(all)
 }
 
@@ -114,7 +119,7 @@ fn covers(files: &[PathBuf]) -> HashSet<PathBuf> {
     }
     let mut covered = HashSet::new();
     for mut set in sets.into_values() {
-        set.sort_by(|(a, _), (b, _)| a.order().cmp(&b.order()));
+        sort(&mut set);
         if is_set(&set) {
             covered.extend(set.into_iter().skip(1).map(|(_, path)| path));
         }
@@ -130,7 +135,10 @@ struct Kin {
     /// What each rank has of them.
     parts: HashMap<String, Vec<(usize, TensorInfo)>>,
     metadata: Option<Value>,
-    ranks: BTreeSet<usize>,
+    /// The ranks of which there is a file, and how it is called.
+    ranks: BTreeMap<usize, String>,
+    /// Whether one of the files cannot be read.
+    unread: bool,
 }
 
 fn join(files: Vec<Opened>) -> Result<Whole> {
@@ -145,17 +153,37 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
         let Some(named) = Named::of(&path) else { continue };
         world = world.or(named.world);
         let kin = all.entry(named.stem.clone()).or_default();
+        let of_another = named.world.filter(|world| named.rank >= *world);
+        match of_another {
+            Some(world) => {
+                let what = format!(
+                    "{} is the file of a rank beyond the {world} that saved: it is not used",
+                    name(&path).escape_debug()
+                );
+                contents.faults.push(Damage::new(DamageKind::Inconsistent, what));
+            }
+            None => {
+                if let Some(other) = kin.ranks.get(&named.rank) {
+                    let (one, other) = (other.escape_debug(), name(&path));
+                    let what = format!("{one} and {} are both of rank {}", other.escape_debug(), named.rank);
+                    contents.faults.push(Damage::new(DamageKind::Inconsistent, what));
+                }
+                kin.ranks.entry(named.rank).or_insert_with(|| name(&path));
+            }
+        }
         match file.read() {
             Ok((source, more)) => {
                 bytes = bytes.saturating_add(source.len());
                 whole.files.push(source);
-                kin.ranks.insert(named.rank);
-                add(contents, kin, &path, named.rank, more);
+                if of_another.is_none() {
+                    add(contents, kin, &path, named.rank, more);
+                }
             }
             Err(failed) => {
                 let kind = failed.fault.unwrap_or(DamageKind::UnreadableShard);
                 contents.faults.push(Damage::new(kind, failed.to_string()));
                 whole.unread.push(path);
+                kin.unread |= of_another.is_none();
                 error.get_or_insert(failed);
             }
         }
@@ -166,10 +194,10 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
     let mut budget = Budget::of_bytes(bytes);
     let only = all.len() == 1;
     for (stem, mut kin) in all {
-        let highest = kin.ranks.last().map_or(0, |rank| rank.saturating_add(1));
+        let highest = kin.ranks.keys().last().map_or(0, |rank| rank.saturating_add(1));
         // Of many more ranks than there are files, nothing is known.
         let world = world.unwrap_or(highest).min(count.saturating_mul(64));
-        let gone: Vec<usize> = (0..world).filter(|rank| !kin.ranks.contains(rank)).collect();
+        let gone: Vec<usize> = (0..world).filter(|rank| !kin.ranks.contains_key(rank)).collect();
         if let Some(first) = gone.first() {
             let more = if gone.len() > 1 { " and more" } else { "" };
             let what = format!(
@@ -189,7 +217,21 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
             // Random states and the like are of no use without their rank.
             (kin.names, kin.parts) = Default::default();
         }
-        add_joined(contents, kin, prefix.as_deref(), !gone.is_empty(), &mut budget);
+        let incomplete = match (gone.is_empty(), kin.unread) {
+            (true, false) => None,
+            (true, true) => {
+                Some((DamageKind::UnreadableShard, "the file of the rank that has it cannot be read"))
+            }
+            (false, false) => {
+                Some((DamageKind::MissingShards, "the file of the rank that has it is missing"))
+            }
+            (false, true) => Some((
+                DamageKind::MissingShards,
+                "the file of the rank that has it is missing or cannot be read",
+            )),
+        };
+        let incomplete = incomplete.map(|(kind, what)| Damage::new(kind, what));
+        add_joined(contents, kin, prefix.as_deref(), incomplete, &mut budget);
     }
     let flat = |t: &&TensorInfo| FLAT.iter().any(|name| t.name.rsplit('.').next() == Some(name));
     let mut flats = contents.tensors.iter().filter(flat);
@@ -213,8 +255,7 @@ fn add(contents: &mut Contents, kin: &mut Kin, path: &Path, rank: usize, mut mor
     }
     contents.listing_damaged |= more.listing_damaged;
     // Ranks have the same to tell.
-    let known: HashSet<String> = contents.notices.iter().map(|notice| notice.text.clone()).collect();
-    contents.notices.extend(more.notices.into_iter().filter(|notice| !known.contains(&notice.text)));
+    add_new(&mut contents.notices, more.notices);
     add_new(&mut contents.globals, more.globals);
     kin.metadata.get_or_insert(more.metadata);
     for tensor in more.tensors {
@@ -239,14 +280,14 @@ fn add_joined(
     contents: &mut Contents,
     mut kin: Kin,
     prefix: Option<&str>,
-    incomplete: bool,
+    incomplete: Option<Damage>,
     budget: &mut Budget,
 ) {
     let below = |name: &str| prefix.map_or(name.to_string(), |prefix| format!("{prefix}.{name}"));
     for name in &kin.names {
         let parts = kin.parts.remove(name).unwrap_or_default();
         let mut notices = Vec::new();
-        let joined = Parts { name: below(name), parts, incomplete };
+        let joined = Parts { name: below(name), parts, incomplete: incomplete.clone() };
         contents.tensors.push(joined.joined(budget, &mut notices));
         contents.notices.append(&mut notices);
     }
@@ -262,8 +303,8 @@ fn add_joined(
 struct Parts {
     name: String,
     parts: Vec<(usize, TensorInfo)>,
-    /// Whether files of ranks are missing.
-    incomplete: bool,
+    /// Why a part may not be there, if files of ranks are missing or cannot be read.
+    incomplete: Option<Damage>,
 }
 
 /// Where a part begins in the whole, and its size.
@@ -295,12 +336,10 @@ impl Parts {
             }
         }
         let mut tiles: Vec<Tile> = Vec::new();
-        if incomplete {
+        if let Some(damage) = incomplete {
             for (offsets, sizes) in all_blocks(&share, budget) {
                 if !blocks.contains_key(&(offsets.clone(), sizes.clone())) {
-                    let what = "the file of the rank that has it is missing";
-                    let part = Err(Damage::new(DamageKind::MissingShards, what));
-                    tiles.push(Tile { offsets, sizes, part });
+                    tiles.push(Tile { offsets, sizes, part: Err(damage.clone()) });
                 }
             }
         }
@@ -395,12 +434,15 @@ fn agreed<'t>(name: &str, parts: &'t [(usize, TensorInfo)], notices: &mut Vec<No
         Some(storage) => matches!(storage.run().place, Place::Missing { .. }),
         None => true,
     };
-    let (first, tensor) = parts.iter().find(|(_, tensor)| !lost(tensor)).unwrap_or(&parts[0]);
-    for (rank, other) in parts.iter().filter(|(rank, other)| rank != first && !lost(other)) {
+    let used = parts.iter().position(|(_, tensor)| !lost(tensor)).unwrap_or(0);
+    let (first, tensor) = &parts[used];
+    for (rank, other) in parts[used + 1..].iter().filter(|(_, other)| !lost(other)) {
         if let Some(how) = difference(tensor, other) {
             let name = name.escape_debug();
-            let text =
-                format!("`{name}`: rank {rank} disagrees with rank {first}{how}; the latter's is used");
+            let again = if rank == first { "another file of " } else { "" };
+            let text = format!(
+                "`{name}`: {again}rank {rank} disagrees with rank {first}{how}; the latter's is used"
+            );
             notices.push(Notice::new(NoticeKind::Contradiction, text));
         }
     }

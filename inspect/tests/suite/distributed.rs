@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use ckpt_inspect::salvage::{self, Fill};
 use ckpt_inspect::scan::{self, Severity};
 use ckpt_inspect::{
-    Checkpoint, DamageKind, ErrorKind, Format, Group, OpenOptions, find, identity, lookup, open,
+    Cache, Checkpoint, DamageKind, ErrorKind, Format, Group, OpenOptions, Options, describe, find, identity,
+    lookup, open,
 };
 use ckpt_kit::peers;
 use ckpt_kit::safetensors::SafeTensors;
@@ -150,13 +151,15 @@ fn a_cut_file_costs_the_blocks_after_the_cut() {
     assert!(lost.is_sorted_by(|a, b| a >= b) && lost[0] > *lost.last().unwrap(), "{lost:?}");
 }
 
-/// Any byte of a block's header changed: an error or damage, in little time.
+/// Any byte of a block's header changed: something that is told, or what was saved.
 #[test]
 fn headers_of_blocks_that_lie_are_errors_or_damage() {
     let folder = tempfile::tempdir().unwrap();
     shards(folder.path(), &[(1, &[0, 0], &[2, 3], 1.0), (2, &[2, 0], &[2, 3], 2.0)]);
     let file = folder.path().join("shard-00002-model-00001-of-00001.safetensors");
     let whole = std::fs::read(&file).unwrap();
+    let saved = tensors(&open(folder.path()).unwrap());
+    let elements = 2 * 3 * 4;
     for i in 0..whole.len() {
         for bit in [0, 3, 6] {
             let mut bytes = whole.clone();
@@ -164,6 +167,10 @@ fn headers_of_blocks_that_lie_are_errors_or_damage() {
             std::fs::write(&file, &bytes).unwrap();
             let checkpoint = open(folder.path()).unwrap();
             checkpoint.tensors.iter().for_each(|tensor| drop(tensor.bytes().map(|bytes| bytes.len())));
+            // Nothing speaks for or against the elements.
+            let told = checkpoint.is_damaged() || !checkpoint.warnings.is_empty();
+            let is_header = i < whole.len() - elements;
+            assert!(told || !is_header || tensors(&checkpoint) == saved, "byte {i}, bit {bit}");
         }
     }
 }
@@ -222,6 +229,21 @@ fn blocks_of_the_hugging_face_writer_are_joined_and_holes_are_damage() {
     shards(folder.path(), &[(2, &[usize::MAX, 0], &[2, 1], 2.0), (4, &[0], &[1, 1], 2.0)]);
     let checkpoint = open(folder.path()).unwrap();
     assert_eq!(checkpoint.damage.unwrap().kind, DamageKind::UnreadableEntry);
+}
+
+#[test]
+fn a_rank_that_is_added_makes_a_record_obsolete() {
+    let (folder, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    shards(folder.path(), &[(1, &[0, 0], &[2, 3], 1.0)]);
+    let checkpoint = open(folder.path()).unwrap();
+    let record = describe(&checkpoint, Options::default().with(|o| o.stats = false), &|_| ());
+    let cache = Cache::new(cache.path().join("records"));
+    cache.put(folder.path(), "", &checkpoint, &record).unwrap();
+    assert!(cache.get(folder.path(), "").is_some());
+    // Some file systems count time in hundredths of seconds.
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    shards(folder.path(), &[(2, &[2, 0], &[2, 3], 2.0)]);
+    assert!(cache.get(folder.path(), "").is_none());
 }
 
 #[test]

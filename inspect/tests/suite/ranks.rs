@@ -6,10 +6,14 @@ use std::path::{Path, PathBuf};
 
 use ckpt_inspect::scan::{self, Severity};
 use ckpt_inspect::{
-    Checkpoint, DamageKind, Format, NoticeKind, Options, TensorInfo, describe, find, identity, lookup, open,
+    Checkpoint, Damage, DamageKind, Format, NoticeKind, Options, TensorInfo, describe, find, identity,
+    lookup, open,
 };
 use ckpt_kit::fixtures::below;
-use ckpt_kit::peers;
+use ckpt_kit::pickle::{dict, pickle};
+use ckpt_kit::safetensors::SafeTensors;
+use ckpt_kit::tensor::Tensor;
+use ckpt_kit::{peers, torch};
 
 /// Of PyTorch 2.15 and DeepSpeed 0.19.8: what `tests/peers/ranks.py` and `deepspeed.py` save, with three and four ranks.
 fn saved(name: &str) -> PathBuf {
@@ -346,10 +350,10 @@ fn nothing_in_the_files_of_ranks_is_suspicious() {
     }
 }
 
-/// Any byte of a pickle changed: an error or a checkpoint, in little time.
+/// Any byte of a file changed: an error, something that is told or shows in the checksums, or what was saved.
 #[test]
 fn files_of_ranks_that_lie_are_errors_or_damage() {
-    let mut read = 0;
+    let mut told = 0;
     for (name, file) in [
         ("zero2", "global_step3/mp_rank_00_model_states.pt"),
         ("zero2", "global_step3/bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt"),
@@ -359,21 +363,254 @@ fn files_of_ranks_that_lie_are_errors_or_damage() {
         ("sharded", "model_rank1.pt"),
     ] {
         let folder = copy(name);
+        let saved = tensors(&open(folder.path()).unwrap());
         let file = folder.path().join(file);
         let whole = std::fs::read(&file).unwrap();
         for i in (0..whole.len()).step_by(13) {
             let mut bytes = whole.clone();
             bytes[i] ^= 1 << (i % 8);
             std::fs::write(&file, bytes).unwrap();
-            if let Ok(checkpoint) = open(folder.path()) {
-                read += 1;
-                for tensor in &checkpoint.tensors {
-                    let _ = tensor.bytes();
-                }
+            let Ok(mut checkpoint) = open(folder.path()) else { continue };
+            checkpoint.tensors.iter().for_each(|tensor| drop(tensor.bytes().map(|bytes| bytes.len())));
+            if checkpoint.is_damaged()
+                || !checkpoint.warnings.is_empty()
+                || !checkpoint.verify_checksums().is_empty()
+            {
+                told += 1;
+                continue;
             }
+            assert!(tensors(&checkpoint) == saved, "{}: byte {i}", file.display());
         }
     }
-    assert!(read > 0);
+    assert!(told > 0);
+}
+
+/// What the damage of a checkpoint is, which is there.
+#[track_caller]
+fn damage(path: &Path) -> Damage {
+    open(path).unwrap().damage.unwrap()
+}
+
+#[track_caller]
+fn assert_missing(path: &Path, what: &str) {
+    let damage = damage(path);
+    assert!(damage.is(DamageKind::MissingShards) && damage.what.contains(what), "{damage}");
+}
+
+#[test]
+fn a_second_partition_of_a_rank_is_told_and_not_used() {
+    let folder = copy("zero2");
+    let tag = folder.path().join("global_step3");
+    let (one, other) =
+        ("bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt", "zero_pp_rank_0_mp_rank_00_optim_states.pt");
+    std::fs::copy(tag.join("bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt"), tag.join(other)).unwrap();
+    let told = damage(folder.path());
+    assert_eq!(told.kind, DamageKind::Inconsistent);
+    assert_eq!(
+        told.what,
+        format!("{one} and {other} are the same rank's by their names: the latter is not used")
+    );
+    // The file is used that is called like the others.
+    assert_equal(&tensors(&open(folder.path()).unwrap()), &tensors(&open(saved("zero2")).unwrap()));
+}
+
+#[test]
+fn files_of_one_rank_are_told_and_compared() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, value) in [("rank0", 3.0), ("rank_0", 1.0), ("rank_1", 3.0)] {
+        let file = torch::checkpoint(&[Tensor::new("w", &[2], [3.0, value])], &[]);
+        std::fs::write(folder.path().join(format!("model_world_size_2_{name}.pt")), file).unwrap();
+    }
+    let told = damage(folder.path());
+    assert_eq!(told.kind, DamageKind::Inconsistent);
+    assert_eq!(told.what, "model_world_size_2_rank0.pt and model_world_size_2_rank_0.pt are both of rank 0");
+    let warnings: Vec<String> =
+        open(folder.path()).unwrap().warnings.into_iter().map(|notice| notice.text).collect();
+    let [text] = &warnings[..] else { panic!("{warnings:?}") };
+    assert!(text.contains("another file of rank 0 disagrees with rank 0 from element 1 on"), "{text}");
+}
+
+#[test]
+fn files_of_ranks_that_cannot_be_read_are_not_called_missing() {
+    let folder = copy("fsdp2");
+    let rank = |rank: usize| folder.path().join(format!("model_world_size_4_rank_{rank}.pt"));
+    std::fs::write(rank(1), "nothing of the kind").unwrap();
+    let checkpoint = open(folder.path()).unwrap();
+    assert!(!checkpoint.damage.as_ref().unwrap().is(DamageKind::MissingShards), "{:?}", checkpoint.damage);
+    let tensor = checkpoint.tensor("up.weight").unwrap().damage.clone().unwrap();
+    assert!(tensor.what.ends_with("the file of the rank that has it cannot be read"), "{tensor}");
+    // One of more ranks than saved.
+    let folder = copy("fsdp2");
+    let name = "model_world_size_4_rank_9.pt";
+    std::fs::copy(saved("fsdp2/model_world_size_4_rank_1.pt"), folder.path().join(name)).unwrap();
+    let told = damage(folder.path());
+    assert_eq!(told.what, format!("{name} is the file of a rank beyond the 4 that saved: it is not used"));
+    assert_equal(&tensors(&open(folder.path()).unwrap()), &tensors(&open(saved("fsdp2")).unwrap()));
+}
+
+#[test]
+fn a_parameter_without_its_file_is_missing_from_a_universal_checkpoint() {
+    let whole = tensors(&open(saved("universal-zero3")).unwrap());
+    let folder = copy("universal-zero3");
+    let zero = folder.path().join("zero");
+    std::fs::remove_file(zero.join("norm.bias/fp32.pt")).unwrap();
+    std::fs::remove_dir_all(zero.join("back.weight")).unwrap();
+    let checkpoint = open(folder.path()).unwrap();
+    let told = checkpoint.damage.clone().unwrap();
+    assert_eq!(told.kind, DamageKind::MissingShards);
+    assert_eq!(told.what, "files of 2 of 4 parameters missing, such as that of `exp_avg` of `back.weight`");
+    for (name, shape) in [("norm.bias", &[6][..]), ("back.weight", &[6, 5])] {
+        let tensor = checkpoint.tensor(name).unwrap();
+        assert_eq!((&tensor.shape[..], tensor.bytes().is_err()), (shape, true), "{name}");
+    }
+    assert_eq!(content(checkpoint.tensor("norm.weight").unwrap()), whole["norm.weight"]);
+    // A model that has its own copies.
+    for rank in 0..3 {
+        std::fs::remove_file(folder.path().join(format!("zero_pp_rank_{rank}_mp_rank_00_model_states.pt")))
+            .unwrap();
+    }
+    let model = "mp_rank_00_model_states.pt";
+    std::fs::copy(saved("zero2/global_step3").join(model), folder.path().join(model)).unwrap();
+    let checkpoint = open(folder.path()).unwrap();
+    assert!(checkpoint.damage.unwrap().is(DamageKind::MissingShards));
+    assert!(checkpoint.warnings.iter().any(|notice| notice.kind == NoticeKind::OtherForm));
+    assert_eq!(
+        checkpoint.tensors.iter().find(|t| t.name == "norm.bias").unwrap().dtype.to_string(),
+        "bfloat16"
+    );
+
+    // Moments that others have, and a file that holds nothing.
+    let folder = copy("universal-zero3");
+    let moment = folder.path().join("zero/norm.bias/exp_avg.pt");
+    std::fs::remove_file(&moment).unwrap();
+    let told = damage(folder.path());
+    assert_eq!(told.what, "files of 1 of 4 parameters missing, such as that of `exp_avg` of `norm.bias`");
+    let nothing = pickle(2, &dict(&[("nothing", b"N".to_vec())]));
+    std::fs::write(&moment, torch::zip_of(&nothing, &[])).unwrap();
+    let told = damage(folder.path());
+    assert_eq!(told.kind, DamageKind::UnreadableEntry);
+    assert_eq!(told.what, "the file of `exp_avg` of `norm.bias` holds neither a tensor nor a number");
+}
+
+#[test]
+fn the_weights_of_a_universal_checkpoint_are_those_of_all_model_parallel_ranks() {
+    let folder = copy("universal-zero3");
+    for rank in 0..3 {
+        let name =
+            |mp: usize| folder.path().join(format!("zero_pp_rank_{rank}_mp_rank_{mp:02}_model_states.pt"));
+        std::fs::copy(name(0), name(1)).unwrap();
+    }
+    let checkpoint = open(folder.path()).unwrap();
+    assert_eq!(checkpoint.damage, None);
+    assert_eq!(checkpoint.step, Some((3, "global_steps".into())));
+    let (found, whole) = (tensors(&checkpoint), tensors(&open(saved("universal-zero3")).unwrap()));
+    for (name, content) in &whole {
+        let apart = ["mp_rank_00", "mp_rank_01"].map(|rank| found.get(&format!("{rank}.{name}")));
+        match name.as_str() {
+            "shift" | "seen" | "frozen.weight" | "frozen.bias" => {
+                assert_eq!(apart, [Some(content); 2], "{name}")
+            }
+            _ => assert_eq!((found.get(name), apart), (Some(content), [None; 2]), "{name}"),
+        }
+    }
+    let [notice] = &checkpoint.warnings[..] else { panic!("{:?}", checkpoint.warnings) };
+    assert_eq!(notice.kind, NoticeKind::NotShown);
+}
+
+#[test]
+fn tags_beside_a_gathered_model_are_passed_over_only_where_it_is_theirs() {
+    let folder = copy("zero2");
+    let at = |name: &str| folder.path().join(name);
+    SafeTensors::new().f32s("w", &[2], &[1.0, 2.0]).write(&at("model.safetensors"));
+    assert_eq!(find(folder.path()).unwrap(), [folder.path()]);
+    std::fs::rename(at("global_step3"), at("last")).unwrap();
+    // It names no tag that is there.
+    assert_eq!(find(folder.path()).unwrap(), [folder.path().to_path_buf(), at("last")]);
+    std::fs::rename(at("last"), at("global_step3")).unwrap();
+    copy_into(&saved("zero2/global_step3"), &at("global_step12"));
+    let all = [folder.path().to_path_buf(), at("global_step3"), at("global_step12")];
+    assert_eq!(find(folder.path()).unwrap(), all);
+}
+
+#[test]
+fn missing_model_parallel_ranks_are_told() {
+    let folder = copy("zero2");
+    let tag = folder.path().join("global_step3");
+    let model = tag.join("mp_rank_00_model_states.pt");
+    let mut bytes = std::fs::read(&model).unwrap();
+    let key = bytes.windows(13).position(|bytes| bytes == b"mp_world_size").unwrap();
+    let number = key + bytes[key..].iter().position(|byte| *byte == b'K').unwrap() + 1;
+    assert_eq!(std::mem::replace(&mut bytes[number], 2), 1);
+    std::fs::write(&model, bytes).unwrap();
+    assert_missing(&tag, "the files of 1 of 2 model-parallel ranks missing: those of rank 1");
+
+    let folder = copy("zero2");
+    let tag = folder.path().join("global_step3");
+    for file in below(&tag, &[".pt"]) {
+        let name = file.file_name().unwrap().to_string_lossy().replace("mp_rank_00", "mp_rank_02");
+        std::fs::rename(&file, tag.join(name)).unwrap();
+    }
+    assert_missing(&tag, "the files of 2 of 3 model-parallel ranks missing: those of rank 0 and more");
+    let checkpoint = open(&tag).unwrap();
+    assert!(checkpoint.tensors.iter().all(|tensor| tensor.name.starts_with("mp_rank_02.")));
+}
+
+#[test]
+fn missing_ranks_of_megatron_are_told() {
+    let megatron = |ranks: &[&str]| {
+        let folder = tempfile::tempdir().unwrap();
+        for rank in ranks {
+            let rank = folder.path().join(rank);
+            std::fs::create_dir(&rank).unwrap();
+            std::fs::copy(saved("sharded.pt"), rank.join("model_optim_rng.pt")).unwrap();
+        }
+        folder
+    };
+    assert_missing(
+        megatron(&["mp_rank_00", "mp_rank_02"]).path(),
+        "the files of 1 of 3 ranks missing: those of rank 1",
+    );
+    let pipeline = ["mp_rank_00_000", "mp_rank_00_001", "mp_rank_01_001"];
+    assert_missing(megatron(&pipeline).path(), "the files of 1 of 4 ranks missing: those of rank 1_0");
+    let whole = megatron(&["mp_rank_00_000", "mp_rank_00_001", "mp_rank_01_000", "mp_rank_01_001"]);
+    assert_eq!(open(whole.path()).unwrap().damage, None);
+}
+
+#[test]
+fn what_is_not_trained_does_not_vanish() {
+    let folder = copy("zero3");
+    for rank in 0..3 {
+        let states =
+            folder.path().join(format!("global_step3/zero_pp_rank_{rank}_mp_rank_00_model_states.pt"));
+        let mut bytes = std::fs::read(&states).unwrap();
+        let key = bytes.windows(22).position(|bytes| bytes == b"frozen_param_fragments").unwrap();
+        bytes[key + 21] = b'z';
+        std::fs::write(&states, bytes).unwrap();
+        let checkpoint = open(folder.path()).unwrap();
+        let tensor = checkpoint.tensor("frozen.weight").unwrap();
+        assert_eq!((&tensor.shape[..], tensor.bytes().is_err()), (&[5, 6][..], true));
+        let dtype = if rank == 2 { "float32" } else { "bfloat16" };
+        assert_eq!(tensor.dtype.to_string(), dtype);
+        let told = checkpoint.damage.is_some_and(|damage| damage.is(DamageKind::StorageLost));
+        assert_eq!(told, rank == 2);
+    }
+}
+
+#[test]
+fn moments_of_other_lengths_than_their_weights_do_not_move_the_others() {
+    let folder = copy("zero2");
+    let file = folder.path().join("global_step3/bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let key = bytes.windows(7).position(|bytes| bytes == b"exp_avg").unwrap();
+    // The tuple of its only size.
+    let size = key + 1 + bytes[key..].windows(3).position(|bytes| bytes == [b'K', 38, 0x85]).unwrap();
+    assert_eq!(std::mem::replace(&mut bytes[size], 37), 38);
+    std::fs::write(&file, bytes).unwrap();
+    let checkpoint = open(folder.path()).unwrap();
+    let whole = open(saved("zero2")).unwrap();
+    let (first, second) = ("optimizer.state.0.exp_avg", "optimizer.state.1.exp_avg");
+    assert_eq!(checkpoint.tensor(first).unwrap().damage.as_ref().map(|d| d.kind), Some(DamageKind::Shape));
+    assert_eq!(content(checkpoint.tensor(second).unwrap()), content(whole.tensor(second).unwrap()));
 }
 
 #[test]

@@ -3,10 +3,11 @@
 //! flat vectors divided over the ranks.
 
 mod flat;
+mod partitions;
 mod universal;
 mod zero;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -16,19 +17,19 @@ use super::tiles::Budget;
 use super::{Layout, Set, is_model, name, single, sort};
 use crate::bytes::Stamp;
 use crate::format::{Contents, add_new};
-use crate::metadata::{HashableValue, Value};
+use crate::metadata::{HashableValue, Value, as_u64};
 use crate::tensor::TensorInfo;
 use crate::{Damage, DamageKind, Error, Format, Notice, NoticeKind, Result};
 
 pub(super) const LAYOUT: Layout = Layout { recognises, set, identity, join, is_whole, ..single::LAYOUT };
 
 /// What a file holds, by its name; the numbers are ranks of data and of model parallelism.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Kind {
-    /// The module: whole, or with ZeRO-3 one of each rank, with placeholders.
-    Model { dp: usize, mp: usize },
-    /// An optimizer's partition.
-    Optimizer { dp: usize, mp: usize },
+    /// The module: whole, or with ZeRO-3 one of each rank (`divided`), with placeholders.
+    Model { dp: usize, mp: usize, divided: bool },
+    /// An optimizer's partition, with the type that its name has.
+    Optimizer { dp: usize, mp: usize, dtype: Option<&'static str> },
     /// A layer of a pipeline.
     Layer { layer: usize, mp: usize },
     /// An expert, or the optimizer of experts.
@@ -43,18 +44,19 @@ impl Kind {
             Some((number(dp)?, number(mp)?))
         };
         if let Some(rest) = stem.strip_suffix("_optim_states") {
-            let rest = ["bf16_", "fp16_"].iter().find_map(|dtype| rest.strip_prefix(dtype)).unwrap_or(rest);
+            let typed = |dtype| Some((Some(dtype), rest.strip_prefix(dtype)?));
+            let (dtype, rest) = ["bf16_", "fp16_"].into_iter().find_map(typed).unwrap_or((None, rest));
             return match ranks(rest) {
-                Some((dp, mp)) => Some(Kind::Optimizer { dp, mp }),
+                Some((dp, mp)) => Some(Kind::Optimizer { dp, mp, dtype }),
                 None => rest.starts_with("expp_rank_").then_some(Kind::Expert),
             };
         }
         if let Some(rest) = stem.strip_suffix("_model_states") {
             if let Some((dp, mp)) = ranks(rest) {
-                return Some(Kind::Model { dp, mp });
+                return Some(Kind::Model { dp, mp, divided: true });
             }
             return match rest.strip_prefix("mp_rank_") {
-                Some(mp) => Some(Kind::Model { dp: 0, mp: number(mp)? }),
+                Some(mp) => Some(Kind::Model { dp: 0, mp: number(mp)?, divided: false }),
                 None => rest.contains("expert_").then_some(Kind::Expert),
             };
         }
@@ -62,6 +64,61 @@ impl Kind {
         let (layer, mp) = layer.split_once("-model_").unwrap_or((layer, "0"));
         Some(Kind::Layer { layer: number(layer)?, mp: number(mp)? })
     }
+
+    /// What it is a part of, however its file is called; nothing for what may be in several files.
+    fn place(self) -> Option<Kind> {
+        match self {
+            Kind::Model { dp, mp, .. } => Some(Kind::Model { dp, mp, divided: false }),
+            Kind::Optimizer { dp, mp, .. } => Some(Kind::Optimizer { dp, mp, dtype: None }),
+            Kind::Layer { .. } => Some(self),
+            Kind::Expert => None,
+        }
+    }
+
+    /// How its file is called, whichever rank it is of.
+    fn form(self) -> Kind {
+        match self {
+            Kind::Model { divided, .. } => Kind::Model { dp: 0, mp: 0, divided },
+            Kind::Optimizer { dtype, .. } => Kind::Optimizer { dp: 0, mp: 0, dtype },
+            Kind::Layer { .. } => Kind::Layer { layer: 0, mp: 0 },
+            Kind::Expert => self,
+        }
+    }
+
+    /// Its rank of model parallelism, where the ranks' files are joined.
+    fn model_parallel(self) -> Option<usize> {
+        match self {
+            Kind::Model { mp, .. } | Kind::Optimizer { mp, .. } => Some(mp),
+            Kind::Layer { .. } | Kind::Expert => None,
+        }
+    }
+}
+
+/// Which of the files are not used, because another one is of the same rank: that which is called like most of the
+/// others is. Tells of each.
+fn superseded<'n>(names: &'n [String], faults: &mut Vec<Damage>) -> HashSet<&'n str> {
+    let mut forms: HashMap<Kind, usize> = HashMap::new();
+    let mut places: HashMap<Kind, Vec<(Kind, &str)>> = HashMap::new();
+    for (kind, name) in names.iter().filter_map(|name| Some((Kind::of(name)?, name.as_str()))) {
+        *forms.entry(kind.form()).or_default() += 1;
+        if let Some(place) = kind.place() {
+            places.entry(place).or_default().push((kind, name));
+        }
+    }
+    let mut unused = HashSet::new();
+    for (kind, _) in names.iter().filter_map(|name| Some((Kind::of(name)?.place()?, name))) {
+        let Some(files) = places.remove(&kind).filter(|files| files.len() > 1) else { continue };
+        // The first of those that are as frequent.
+        let frequent = |(kind, _): &&(Kind, &str)| forms[&kind.form()];
+        let Some(&(_, used)) = files.iter().rev().max_by_key(frequent) else { continue };
+        for (_, other) in files.into_iter().filter(|(_, name)| *name != used) {
+            let (one, two) = (used.escape_debug(), other.escape_debug());
+            let what = format!("{one} and {two} are the same rank's by their names: the latter is not used");
+            faults.push(Damage::new(DamageKind::Inconsistent, what));
+            unused.insert(other);
+        }
+    }
+    unused
 }
 
 fn number(text: &str) -> Option<usize> {
@@ -119,15 +176,15 @@ fn latest(folder: &Path) -> Option<PathBuf> {
     named_in(folder).filter(|_| !models())
 }
 
+/// The folder of the tag that is named in `folder`, if there is no other.
+pub(super) fn only_tag(folder: &Path) -> Option<PathBuf> {
+    let tags = |entries: std::fs::ReadDir| entries.flatten().filter(|entry| is_tag(&entry.path())).count();
+    named_in(folder).filter(|_| std::fs::read_dir(folder).is_ok_and(|entries| tags(entries) == 1))
+}
+
 /// Whether `folder` is one checkpoint: of a tag, or with one tag that it names.
 fn is_whole(folder: &Path) -> bool {
-    if is_tag(folder) {
-        return true;
-    }
-    latest(folder).is_some()
-        && std::fs::read_dir(folder).is_ok_and(|entries| {
-            entries.flatten().filter(|entry| entry.path().is_dir() && is_tag(&entry.path())).count() == 1
-        })
+    is_tag(folder) || (latest(folder).is_some() && only_tag(folder).is_some())
 }
 
 fn identity(path: &Path) -> PathBuf {
@@ -182,6 +239,8 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
     let mut others: Vec<(String, Saved)> = Vec::new();
     let mut parameters = universal::Parameters::default();
     let (mut bytes, mut first_error) = (0u64, None);
+    let names: Vec<String> = files.iter().map(|file| name(&file.path)).collect();
+    let unused = superseded(&names, &mut contents.faults);
     for file in files {
         let path = file.path.clone();
         let file_name = name(&path);
@@ -208,13 +267,16 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
                 Err(damage)
             }
         };
+        if unused.contains(file_name.as_str()) {
+            continue;
+        }
         match (Kind::of(&file_name), saved) {
-            (Some(Kind::Model { dp, mp }), Ok(saved)) => {
+            (Some(Kind::Model { dp, mp, divided }), Ok(saved)) => {
                 let rank = ranks.entry(mp).or_default();
-                rank.divided |= file_name.starts_with("zero_pp_rank_");
+                rank.divided |= divided;
                 rank.models.insert(dp, saved);
             }
-            (Some(Kind::Optimizer { dp, mp }), saved) => {
+            (Some(Kind::Optimizer { dp, mp, .. }), saved) => {
                 ranks.entry(mp).or_default().optimizers.insert(dp, saved);
             }
             (Some(Kind::Layer { layer, mp }), Ok(saved)) => {
@@ -231,7 +293,8 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
                 let stem = file_name.trim_end_matches(".pt").trim_end_matches("_model_states");
                 others.push((stem.to_string(), saved));
             }
-            (None, Ok(saved)) => parameters.add(&path, saved),
+            (None, Ok(saved)) => contents.faults.extend(parameters.add(&path, saved)),
+            (None, Err(damage)) => parameters.add_unread(&path, damage),
             (_, Err(_)) => {}
         }
     }
@@ -241,33 +304,58 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
         return Err(error);
     }
     let mut budget = Budget::of_bytes(bytes);
-    if !parameters.is_empty() {
-        ranks.entry(0).or_default();
-    }
-    let several = ranks.len() > 1;
-    for (mp, rank) in ranks {
-        let mut part = match parameters.is_empty() {
-            true => rank.joined(&mut budget),
-            false => parameters.joined(rank, &mut budget),
-        };
-        if several {
-            part.tensors
-                .iter_mut()
-                .for_each(|tensor| tensor.name = format!("mp_rank_{mp:02}.{}", tensor.name));
-            part.metadata = dict([(format!("mp_rank_{mp:02}"), part.metadata)]);
+    let there: BTreeSet<usize> = names.iter().filter_map(|name| Kind::of(name)?.model_parallel()).collect();
+    let world = model_parallel_ranks(&there, &ranks);
+    contents.faults.extend(missing_ranks(&there, world));
+    let several = world > 1;
+    let mut parts = Vec::new();
+    if parameters.is_empty() {
+        for (mp, rank) in ranks {
+            let mut part = rank.joined(&mut budget);
+            if several {
+                part.put_below(mp);
+            }
+            parts.push(part);
         }
+        if several {
+            let text = "its model-parallel ranks have parts of each tensor, which are not joined: each is shown under its rank (`mp_rank_00.`, `mp_rank_01.`, …)";
+            contents.notices.push(Notice::new(NoticeKind::NotShown, text));
+        }
+    } else {
+        parts.push(parameters.joined(&ranks, several, &mut budget));
+    }
+    for mut part in parts {
         contents.tensors.append(&mut part.tensors);
         contents.faults.append(&mut part.faults);
         contents.notices.append(&mut part.notices);
         merge(&mut contents.metadata, part.metadata);
     }
-    if several {
-        let text = "its model-parallel ranks have parts of each tensor, which are not joined: each is shown under its rank (`mp_rank_00.`, `mp_rank_01.`, …)";
-        contents.notices.push(Notice::new(NoticeKind::NotShown, text));
-    }
     add_others(contents, others);
     contents.tell_first();
     Ok(whole)
+}
+
+/// How many model-parallel ranks there should be, of which files of those that are `there` were found.
+fn model_parallel_ranks(there: &BTreeSet<usize>, ranks: &BTreeMap<usize, Rank>) -> usize {
+    let last = there.last().map_or(0, |last| last.saturating_add(1));
+    let models = ranks.values().flat_map(|rank| rank.models.values());
+    let said = models.filter_map(|saved| find(&saved.metadata, "mp_world_size").and_then(as_u64)).max();
+    said.and_then(|said| usize::try_from(said).ok()).map_or(last, |said| said.max(last))
+}
+
+/// Tells of model-parallel ranks of which there is no file.
+fn missing_ranks(there: &BTreeSet<usize>, world: usize) -> Option<Damage> {
+    let gone = world.saturating_sub(there.len());
+    let first = (0..world).find(|rank| !there.contains(rank)).filter(|_| !there.is_empty())?;
+    let more = if gone > 1 { " and more" } else { "" };
+    let what =
+        format!("the files of {gone} of {world} model-parallel ranks missing: those of rank {first}{more}");
+    Some(Damage::new(DamageKind::MissingShards, what))
+}
+
+/// The name `name` under that of a model-parallel rank.
+fn below(mp: usize, name: &str) -> String {
+    format!("mp_rank_{mp:02}.{name}")
 }
 
 /// Adds layers of a pipeline and experts, each under its file's name.
@@ -330,5 +418,12 @@ impl Part {
     fn new() -> Self {
         let metadata = Value::Dict(BTreeMap::new());
         Part { tensors: Vec::new(), metadata, faults: Vec::new(), notices: Vec::new() }
+    }
+
+    /// Puts all of it under the name of its model-parallel rank.
+    fn put_below(&mut self, mp: usize) {
+        self.tensors.iter_mut().for_each(|tensor| tensor.name = below(mp, &tensor.name));
+        let values = std::mem::replace(&mut self.metadata, Value::None);
+        self.metadata = dict([(format!("mp_rank_{mp:02}"), values)]);
     }
 }

@@ -1,16 +1,16 @@
 //! The universal checkpoint (`checkpoint/ds_to_universal.py`): a folder for each parameter, with a file for its fp32
 //! weights and for each moment, whole.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::zero::{self, Parameter, Rank};
-use super::{Part, Saved, dict, find, merge, text};
+use super::{Part, Saved, below, dict, find, merge, partitions, text};
 use crate::layout::tiles::Budget;
 use crate::layout::{name, sort};
 use crate::metadata::{HashableValue, Value, as_f64};
 use crate::tensor::TensorInfo;
-use crate::{Error, Result};
+use crate::{Damage, DamageKind, Error, Notice, NoticeKind, Result};
 
 /// The folder of the parameters.
 pub(super) const FOLDER: &str = "zero";
@@ -57,10 +57,19 @@ pub(super) fn files(tag: &Path) -> Result<Vec<PathBuf>> {
 /// What was saved of every parameter.
 #[derive(Default)]
 pub(super) struct Parameters {
-    /// By name and state.
+    /// By name and state. A parameter of which a file is there has an entry.
     states: BTreeMap<String, Vec<(String, TensorInfo)>>,
-    plain: BTreeMap<String, Value>,
+    /// Plain values in place of tensors, by name and state.
+    plain: BTreeMap<String, BTreeMap<HashableValue, Value>>,
+    /// Files that cannot be read, by name and state.
+    unread: BTreeMap<String, BTreeMap<String, Damage>>,
     optimizer: Option<Value>,
+}
+
+/// The parameter and the state whose file is at `path`.
+fn named(path: &Path) -> (String, String) {
+    let state = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    (path.parent().map(name).unwrap_or_default(), state)
 }
 
 impl Parameters {
@@ -68,48 +77,123 @@ impl Parameters {
         self.states.is_empty()
     }
 
-    /// Adds what the file at `path` holds.
-    pub fn add(&mut self, path: &Path, saved: Saved) {
+    /// Adds what the file at `path` holds; tells if that is nothing.
+    pub fn add(&mut self, path: &Path, saved: Saved) -> Option<Damage> {
         if name(path) == OPTIMIZER {
             self.optimizer = Some(saved.metadata);
-            return;
+            return None;
         }
-        let parameter = path.parent().map(name).unwrap_or_default();
-        let state = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let (parameter, state) = named(path);
         // `{"param": tensor, …}`, or a number of steps, which may be a tensor, too.
         let found = saved.tensors.into_iter().find(|t| t.name == "param" || t.name.is_empty());
+        let states = self.states.entry(parameter.clone()).or_default();
         match found {
-            Some(tensor) => self.states.entry(parameter).or_default().push((state, tensor)),
+            Some(tensor) => states.push((state, tensor)),
             None if as_f64(&saved.metadata).is_some() => {
-                self.plain.insert(parameter, dict([(state, saved.metadata)]));
+                self.plain.entry(parameter).or_default().insert(text(state), saved.metadata);
             }
-            None => {}
+            None => {
+                let (parameter, state) = (parameter.escape_debug(), state.escape_debug());
+                let what =
+                    format!("the file of `{state}` of `{parameter}` holds neither a tensor nor a number");
+                let damage = Damage::new(DamageKind::UnreadableEntry, what);
+                self.add_unread(path, damage.clone());
+                return Some(damage);
+            }
         }
+        None
     }
 
-    /// The checkpoint of them and of the model states, whose module has the same weights in its own type.
-    pub fn joined(&mut self, rank: Rank, budget: &mut Budget) -> Part {
+    /// Notes that the file at `path` cannot be read because of `damage`.
+    pub fn add_unread(&mut self, path: &Path, damage: Damage) {
+        if name(path) == OPTIMIZER {
+            return;
+        }
+        let (parameter, state) = named(path);
+        self.states.entry(parameter.clone()).or_default();
+        self.unread.entry(parameter).or_default().insert(state, damage);
+    }
+
+    /// The states that there are files of for `parameter`.
+    fn states_of(&self, parameter: &str) -> BTreeSet<&str> {
+        let tensors = self.states.get(parameter).into_iter().flatten().map(|(state, _)| state.as_str());
+        let plain =
+            self.plain.get(parameter).into_iter().flat_map(BTreeMap::keys).filter_map(|key| match key {
+                HashableValue::String(state) => Some(state.as_str()),
+                _ => None,
+            });
+        let unread = self.unread.get(parameter).into_iter().flat_map(BTreeMap::keys).map(String::as_str);
+        tensors.chain(plain).chain(unread).collect()
+    }
+
+    /// Tells of parameters that lack a state: the weights, or what others of their group have. Gives those that lack the
+    /// weights, and why.
+    fn lacking<'p>(&self, parameters: &'p [Parameter], part: &mut Part) -> Vec<(&'p Parameter, Damage)> {
+        let states: Vec<BTreeSet<&str>> = parameters.iter().map(|p| self.states_of(&p.name)).collect();
+        let mut of_groups: HashMap<usize, BTreeSet<&str>> = HashMap::new();
+        for (parameter, states) in parameters.iter().zip(&states) {
+            of_groups.entry(parameter.group).or_insert_with(|| [WEIGHTS].into()).extend(states);
+        }
+        let lacks = |(parameter, states): (&'p Parameter, &BTreeSet<&str>)| {
+            let first = of_groups[&parameter.group].difference(states).next()?;
+            Some((parameter, first.to_string()))
+        };
+        let mut lacking = parameters.iter().zip(&states).filter_map(lacks);
+        if let Some((parameter, state)) = lacking.next() {
+            let what = format!(
+                "files of {} of {} parameters missing, such as that of `{}` of `{}`",
+                1 + lacking.count(),
+                parameters.len(),
+                state.escape_debug(),
+                parameter.name.escape_debug()
+            );
+            part.faults.push(Damage::new(DamageKind::MissingShards, what));
+        }
+        let without_weights = |parameter: &'p Parameter| {
+            let there = |states: &Vec<(String, TensorInfo)>| states.iter().any(|(state, _)| state == WEIGHTS);
+            if self.states.get(&parameter.name).is_some_and(there) {
+                return None;
+            }
+            let unread = self.unread.get(&parameter.name).and_then(|states| states.get(WEIGHTS));
+            let missing = || Damage::new(DamageKind::MissingShards, "the file of its weights is missing");
+            Some((parameter, unread.cloned().unwrap_or_else(missing)))
+        };
+        parameters.iter().filter_map(without_weights).collect()
+    }
+
+    /// The checkpoint of them and of the model states of all ranks, whose modules have the same weights in their own type:
+    /// with `several` model-parallel ranks parts of them.
+    pub fn joined(mut self, ranks: &BTreeMap<usize, Rank>, several: bool, budget: &mut Budget) -> Part {
         let mut part = Part::new();
-        let mut states = std::mem::take(&mut self.states);
-        let first = rank.models.values().next();
-        let module = first.map(zero::module).unwrap_or_default();
-        let mut parameters = first.map(zero::parameters).unwrap_or_default();
-        if let Some(first) = first {
+        let models: Vec<(usize, &Rank, &Saved)> =
+            ranks.iter().filter_map(|(&mp, rank)| Some((mp, rank, rank.models.values().next()?))).collect();
+        let mut known = HashSet::new();
+        let all = models.iter().flat_map(|(_, _, saved)| zero::parameters(saved));
+        let mut parameters: Vec<Parameter> = all.filter(|p| known.insert(p.name.clone())).collect();
+        if let Some((_, _, first)) = models.first() {
             part.metadata = zero::plain_values(first);
-            // Buffers are there as fp32, too: the module has them as they are.
-            if let Some(Value::List(buffers)) = find(&first.metadata, "buffer_names") {
-                for buffer in buffers {
-                    if let Value::String(name) = buffer {
-                        states.remove(name);
-                    }
+        }
+        // Buffers are there as fp32, too: the module has them as they are.
+        for buffers in models.iter().filter_map(|(_, _, saved)| find(&saved.metadata, "buffer_names")) {
+            let Value::List(buffers) = buffers else { continue };
+            for buffer in buffers {
+                if let Value::String(name) = buffer {
+                    self.states.remove(name);
                 }
             }
         }
-        if parameters.is_empty() {
-            parameters = states.keys().map(|name| Parameter::named(name.clone())).collect();
+        let of_models = !parameters.is_empty();
+        if !of_models {
+            parameters = self.states.keys().map(|name| Parameter::named(name.clone())).collect();
         }
-        let mut made = HashMap::new();
+        let mut made: HashMap<String, TensorInfo> = HashMap::new();
+        // Only model states say which shape they had.
+        for (parameter, damage) in self.lacking(&parameters, &mut part).into_iter().filter(|_| of_models) {
+            made.insert(parameter.name.clone(), parameter.missing(damage));
+        }
+        let mut states = self.states;
         let mut steps = BTreeMap::new();
+        let mut moments = Vec::new();
         for (i, parameter) in parameters.iter().enumerate() {
             for (state, tensor) in states.remove(&parameter.name).unwrap_or_default() {
                 // From stage 3 they are written as vectors.
@@ -119,11 +203,11 @@ impl Parameters {
                     made.insert(name.clone(), TensorInfo { name, ..tensor });
                 } else {
                     let name = format!("optimizer.state.{i}.{state}");
-                    part.tensors.push(TensorInfo { name, ..tensor });
+                    moments.push(TensorInfo { name, ..tensor });
                 }
             }
             if let Some(plain) = self.plain.remove(&parameter.name) {
-                steps.insert(HashableValue::I64(i as i64), plain);
+                steps.insert(HashableValue::I64(i as i64), Value::Dict(plain));
             }
         }
         // What is not trained.
@@ -131,17 +215,24 @@ impl Parameters {
             let weights = all.into_iter().find(|(state, _)| state == WEIGHTS);
             made.extend(weights.map(|(_, tensor)| (name.clone(), TensorInfo { name, ..tensor })));
         }
-        if let Some(first) = first {
-            rank.add_frozen(first, budget, &mut made);
-            zero::add_aliases(first, &mut made);
+        match several {
+            false => {
+                let module = models.first().map(|(_, _, saved)| zero::module(saved)).unwrap_or_default();
+                if let Some((_, rank, first)) = models.first() {
+                    rank.add_frozen(first, budget, &mut made, &mut part.faults);
+                    zero::use_copies(&module, &parameters, &mut made, &mut part.notices);
+                    zero::add_aliases(first, &mut made);
+                }
+                let divided = models.first().is_some_and(|(_, rank, _)| rank.divided);
+                part.tensors = zero::listed(&module, made, &parameters, divided);
+            }
+            true => part.add_ranks(&models, made, &parameters, budget),
         }
-        let mut moments = std::mem::take(&mut part.tensors);
-        part.tensors = zero::listed(&module, made, &parameters, rank.divided);
         part.tensors.append(&mut moments);
         let groups = self.optimizer.take().and_then(|optimizer| {
             let found = GROUPS.iter().find_map(|groups| find(&optimizer, groups))?;
             match found {
-                Value::List(groups) => Some(zero::grouped(groups, &parameters)),
+                Value::List(groups) => Some(partitions::grouped(groups, &parameters)),
                 _ => None,
             }
         });
@@ -151,5 +242,38 @@ impl Parameters {
         }
         merge(&mut part.metadata, dict([("optimizer", optimizer)]));
         part
+    }
+}
+
+impl Part {
+    /// Adds the whole weights that were `made`, and under its name what else each model-parallel rank has: of the weights
+    /// its module has parts.
+    fn add_ranks(
+        &mut self,
+        models: &[(usize, &Rank, &Saved)],
+        mut made: HashMap<String, TensorInfo>,
+        parameters: &[Parameter],
+        budget: &mut Budget,
+    ) {
+        let mut own = Vec::new();
+        for (mp, rank, saved) in models {
+            zero::add_aliases(saved, &mut made);
+            let mut frozen = HashMap::new();
+            rank.add_frozen(saved, budget, &mut frozen, &mut self.faults);
+            frozen.retain(|name, _| !made.contains_key(name));
+            let module: Vec<_> =
+                zero::module(saved).into_iter().filter(|(name, _)| !made.contains_key(*name)).collect();
+            let tensors = zero::listed(&module, frozen, parameters, rank.divided);
+            own.extend(tensors.into_iter().map(|t| TensorInfo { name: below(*mp, &t.name), ..t }));
+        }
+        self.tensors = zero::listed(&[], made, parameters, false);
+        if let Some(first) = own.first() {
+            let text = format!(
+                "what only the files of its model-parallel ranks have, such as buffers, is shown under each rank (`{}`, …)",
+                first.name.escape_debug()
+            );
+            self.notices.push(Notice::new(NoticeKind::NotShown, text));
+        }
+        self.tensors.append(&mut own);
     }
 }
