@@ -230,10 +230,8 @@ fn computed(tokens: &[Token<'_>]) -> Option<String> {
             }
             Token::Sign('~') => (text, built) = (true, true),
             Token::Sign('+' | '*' | '%') => built = true,
-            Token::Sign('|') => {
-                if !matches!(after, Some(Token::Word(filter)) if NUMBERS.contains(filter)) {
-                    (text, built) = (true, true);
-                }
+            Token::Sign('|') if !matches!(after, Some(Token::Word(filter)) if NUMBERS.contains(filter)) => {
+                (text, built) = (true, true);
             }
             _ => {}
         }

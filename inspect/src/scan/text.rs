@@ -40,9 +40,7 @@ pub(super) fn script(code: &str) -> Vec<(u64, String)> {
             ["ops", library, ..] if !OPERATORS.contains(&library) => {
                 format!("calls the operators of `{}`", super::pickles::cut(library))
             }
-            ["torch", ref names @ ..] | ["ops", _, ref names @ ..]
-                if names.iter().any(|name| reaches(name)) =>
-            {
+            ["torch", ref names @ ..] | ["ops", _, ref names @ ..] if names.iter().any(reaches) => {
                 format!("{} reads or writes files, or reaches out otherwise", shown())
             }
             _ => continue,
