@@ -52,9 +52,14 @@ fn state_dict(tensors: &[Tensor], legacy: bool) -> Vec<u8> {
 /// `torch.save({"model_state_dict": {…}})` as a zip, and more beside the state dict: keys and the opcodes of their
 /// values.
 pub fn checkpoint(tensors: &[Tensor], more: &[(&str, Vec<u8>)]) -> Vec<u8> {
-    let root = [&[("model_state_dict", state_dict(tensors, false))][..], more].concat();
     let storages: Vec<Vec<u8>> = tensors.iter().map(Tensor::bytes).collect();
-    zip_of(&pickle(2, &dict(&root)), &storages)
+    zip_of(&object(tensors, more), &storages)
+}
+
+/// The pickle of that zip.
+pub fn object(tensors: &[Tensor], more: &[(&str, Vec<u8>)]) -> Vec<u8> {
+    let root = [&[("model_state_dict", state_dict(tensors, false))][..], more].concat();
+    pickle(2, &dict(&root))
 }
 
 /// PyTorch's zip around `object`, a pickle, and its storages.

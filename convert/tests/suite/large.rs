@@ -12,7 +12,7 @@ fn a_large_tensor_of_a_deflated_archive_is_written() {
     let (from, to) = (folder.path().join("model.pt"), folder.path().join("model.safetensors"));
     let values: Vec<f32> = (0..5u32 << 20).map(|i| (i % 251) as f32).collect();
     let tensor = Tensor::new("weight", &[5 << 10, 1 << 10], values);
-    let mut entries = torch::entries(&torch::object(std::slice::from_ref(&tensor)), &[tensor.bytes()]);
+    let mut entries = torch::entries(&torch::object(std::slice::from_ref(&tensor), &[]), &[tensor.bytes()]);
     entries.iter_mut().for_each(|entry| entry.deflated = true);
     std::fs::write(&from, ckpt_kit::zip::zip(&entries)).unwrap();
 

@@ -33,7 +33,7 @@ fn weights_are_raw_bytes_or_archives() {
         entry("m/data/weights/weight_0", le(&[1.0f32, 2.0])),
         entry("m/data/weights/weight_1", inner),
     ]);
-    let program = open_bytes(archive).unwrap();
+    let program = open_bytes("model.pt2", archive).unwrap();
     assert_eq!(program.damage, None);
     let read = |name: &str| program.values(program.tensor(name).unwrap()).unwrap();
     assert_eq!(read("a"), [1.0, 2.0]);
@@ -50,7 +50,7 @@ fn weights_of_several_models_are_called_after_them() {
         entry("m/data/weights/a_0", le(&[1.0f32, 2.0])),
         entry("m/data/weights/b_0", le(&[3.0f32, 4.0])),
     ]);
-    let program = open_bytes(archive).unwrap();
+    let program = open_bytes("model.pt2", archive).unwrap();
     let names: Vec<&str> = program.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
     assert_eq!(names, ["a.fc.weight", "b.fc.weight"]);
 }
@@ -63,7 +63,7 @@ fn programs_within_programs_are_not_read() {
         let config = json!({"x": vector("weight_0", true), "y": vector("weight_0", true)});
         archive = zip(&[table("model", config), entry("m/data/weights/weight_0", archive)]);
     }
-    let program = open_bytes(archive).unwrap();
+    let program = open_bytes("model.pt2", archive).unwrap();
     assert_eq!(program.tensors.len(), 0);
     assert!(program.damage.is_some());
 }
@@ -71,11 +71,11 @@ fn programs_within_programs_are_not_read() {
 #[test]
 fn what_a_table_says_wrongly_is_damage() {
     let lost = zip(&[table("model", json!({"a": vector("weight_0", false)}))]);
-    let program = open_bytes(lost).unwrap();
+    let program = open_bytes("model.pt2", lost).unwrap();
     let a = program.tensor("a").unwrap();
     assert_eq!(a.damage.as_ref().map(|damage| damage.kind), Some(DamageKind::StorageLost));
     let mut symbolic = vector("weight_0", false);
     symbolic["tensor_meta"]["sizes"] = json!([{"as_expr": "s0"}]);
     let odd = zip(&[table("model", json!({"a": symbolic})), entry("m/data/weights/weight_0", le(&[1.0f32]))]);
-    assert!(open_bytes(odd).unwrap().damage.is_some());
+    assert!(open_bytes("model.pt2", odd).unwrap().damage.is_some());
 }

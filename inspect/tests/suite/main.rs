@@ -26,12 +26,8 @@ mod salvage;
 mod scan;
 mod second_opinion;
 mod sharded;
-mod staged;
 #[cfg(unix)]
 mod staged;
 mod survey;
-mod survey;
 mod verdicts;
-mod verdicts;
-mod vocabulary;
 mod vocabulary;
