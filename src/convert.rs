@@ -37,9 +37,6 @@ pub struct Args {
     /// Output folder for any number of checkpoints; subfolders are kept.
     #[arg(long, value_name = "DIR", conflicts_with = "output")]
     out_dir: Option<PathBuf>,
-    /// Write a model that lacks some of its tensors all the same.
-    #[arg(long)]
-    allow_incomplete: bool,
     /// Replace existing outputs.
     #[arg(long)]
     force: bool,
@@ -215,7 +212,6 @@ impl Args {
         options.max_shard_bytes = self.max_shard_size;
         options.tokenizer.clone_from(&self.tokenizer);
         options.keep_quantized = self.keeps();
-        options.allow_incomplete = self.allow_incomplete;
         options.force = self.force;
         Ok(options)
     }
@@ -505,7 +501,6 @@ fn with_flag(message: &impl std::fmt::Display, remedy: Option<Remedy>) -> String
         }
         Some(Remedy::Root) => "--root KEY".into(),
         Some(Remedy::ShardSize) => "--max-shard-size SIZE".into(),
-        Some(Remedy::AllowIncomplete) => "--allow-incomplete".into(),
         Some(Remedy::Ternary(example)) => format!("--ternary '{example}'"),
         Some(Remedy::Tokenizer) => "--tokenizer PATH".into(),
         Some(Remedy::Packed) => "--packed".into(),

@@ -43,7 +43,7 @@ pub(crate) fn plan<'c>(source: &'c Checkpoint, options: &Options) -> Result<Plan
     let mut builder = Builder::new(source, options)?;
     let chosen = builder.choose()?;
     builder.add(chosen)?;
-    builder.note_on_the_model()?;
+    builder.note_on_the_model();
     let Builder { plan, .. } = builder;
     if plan.pairs.is_empty() {
         return Err(Error::of_source(source, "it contains no weights to convert"));
@@ -157,35 +157,25 @@ impl<'c, 'o> Builder<'c, 'o> {
     }
 
     /// Notes what the output lacks to be the whole model.
-    ///
-    /// # Errors
-    /// Where it is to be a model, and lacks parts of it.
-    fn note_on_the_model(&mut self) -> Result<()> {
+    fn note_on_the_model(&mut self) {
         let (source, target) = (self.plan.source, self.options.target);
         if self.plan.keeps {
             // Its layers have other tensors than the architecture's.
-            return Ok(());
+            return;
         }
         if target.form().is_model {
-            match complete::note(&self.plan) {
-                Some(note) if !self.options.allow_incomplete => {
-                    return Err(
-                        Error::of_source(source, note.to_string()).remedied_by(Remedy::AllowIncomplete)
-                    );
-                }
-                note => self.plan.notes.extend(note),
-            }
-            return Ok(());
+            let note = complete::note(&self.plan);
+            self.plan.notes.extend(note);
+            return;
         }
         if !matches!(source.format, Format::Gguf { .. }) {
-            return Ok(());
+            return;
         }
         if gguf_student(source).is_none() {
             self.plan.notes.push(Note::GgufKeysLost);
         } else if source.model.holds_codes() && target.packing().is_none() && target.form().tells_values {
             self.plan.notes.push(Note::TernaryForm);
         }
-        Ok(())
     }
 
     /// The source tensors to write, their names and types.

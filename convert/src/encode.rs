@@ -25,7 +25,7 @@ const CONVERTED: usize = 1 << 16;
 const SMALL: u64 = 1 << 20;
 
 /// Tensors that lie in several places are gathered this many bytes at a time.
-pub(crate) const GATHERED: u64 = 16 << 20;
+pub(crate) const GATHERED: u64 = 4 << 20;
 
 /// Values that the narrower type could not hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -216,8 +216,6 @@ pub enum Remedy {
     Root,
     /// [`Options::max_shard_bytes`](crate::Options::max_shard_bytes).
     ShardSize,
-    /// [`Options::allow_incomplete`](crate::Options::allow_incomplete).
-    AllowIncomplete,
     /// [`Options::ternary`](crate::Options::ternary), with an example of a pattern.
     Ternary(&'static str),
     /// [`Options::tokenizer`](crate::Options::tokenizer).

@@ -37,8 +37,8 @@ fn weights_are_raw_bytes_or_archives() {
     assert_eq!(program.damage, None);
     let read = |name: &str| program.values(program.tensor(name).unwrap()).unwrap();
     assert_eq!(read("a"), [1.0, 2.0]);
-    assert_eq!(read("b.inner"), [3.0, 4.0]);
-    assert_eq!(read("tied.inner"), [3.0, 4.0]);
+    assert_eq!(read("b.model_state_dict.inner"), [3.0, 4.0]);
+    assert_eq!(read("tied.model_state_dict.inner"), [3.0, 4.0]);
 }
 
 #[test]

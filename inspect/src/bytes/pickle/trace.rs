@@ -35,6 +35,7 @@ pub struct Seen {
 
 /// Who reads the pickle.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Reader {
     /// joblib, which reads arrays between the opcodes.
     #[default]
