@@ -14,7 +14,7 @@ use crate::tensor::{TensorInfo, contiguous_strides};
 use crate::{DType, NoticeKind, OpenOptions, Result, open_with, ternary};
 
 /// A tensor may always be filled up to this size,
-const FREE_FILL: u64 = 256 << 20;
+const FREE_FILL: u64 = 64 << 20;
 /// and beyond that to this many times the file's size: a header's claim alone is not enough to allocate memory.
 const MAX_FILL: u64 = 64;
 
