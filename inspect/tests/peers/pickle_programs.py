@@ -120,8 +120,8 @@ def stand_in(module, name):
     real = REAL.get((module, name))
     if real is not None:
         return real
-    kind = sum(map(ord, module + name)) % 4
-    if kind == 3:
+    kind = sum(map(ord, module + name)) % 5
+    if kind == 4:
         return lambda *args, **kwargs: Inert()
     base = Stateful if kind else Inert
 
@@ -249,7 +249,7 @@ class Maker:
     def number(self, value):
         """A number as text, sometimes in an odd way."""
         text = str(value)
-        if self.chance(12):
+        if self.chance(7):
             odd = self.rng.randrange(12)
             text = [
                 f" {text}", f"{text} ", f"+{text}", f"0{text}", f"0x{value & 0xffff:x}", f"{text[:1]}_{text[1:]}",
@@ -346,7 +346,7 @@ class Maker:
             self.out += b"G" + self.rng.randbytes(8)
         else:
             self.out += b"F"
-            self.line(self.rng.choice(["1.5", "inf", "nan", "1e5", "-0", " 1_0.5", "1_.", "x", "", "1e999", "0x1p3", "1.5\0z"]))
+            self.line(self.rng.choice(["1.5", "inf", "nan", "1e5", "-0", " 1_0.5", "1e999"] * 4 + ["1_.", "x", "", "0x1p3", "1.5\0z"]))
         self.push("float")
 
     def raw(self, data=None):
@@ -371,7 +371,7 @@ class Maker:
         rng = self.rng
         if self.memo and self.chance(94):
             return rng.choice(list(self.memo))
-        return rng.choice([0, 1, 2, 3, 5, 100, 255, 256, 1 << 40, (1 << 63) - 1, 1 << 63, 1 << 64, (1 << 64) - 1, 1 << 70])
+        return rng.choice([0, 1, 2, 3, 5] * 3 + [100, 255, 256, 1 << 40, (1 << 63) - 1, 1 << 63, 1 << 64, (1 << 64) - 1, 1 << 70])
 
     def put(self):
         if len(self.stack) <= (self.marks[-1] if self.marks else 0):
@@ -486,9 +486,10 @@ class Maker:
 
     def call(self):
         out = self.out
-        if self.top() not in ("global", "object") or self.chance(30):
+        computed = self.top() == "object" and self.chance(25)
+        if self.top() != "global" and not computed or self.chance(30):
             self.found(*self.name())
-        kind = self.rng.randrange(4)
+        kind = 0 if computed else self.rng.randrange(4)
         if kind == 0:
             self.arguments()
             out += b"R"
@@ -565,22 +566,33 @@ class Maker:
     def change(self):
         """Puts something into what is on top."""
         rng, out = self.rng, self.out
-        kind = rng.randrange(6)
-        if self.above() == 0:
-            self.value()
+        fitting = {"list": [0, 2], "dict": [1, 3], "set": [4], "object": [0, 1, 2, 3, 4, 5, 5, 5], "global": [5]}
+        if self.top() not in fitting and self.chance(93) or self.above() == 0:
+            made = rng.choice([b"]", b"}", b"\x8f"])
+            out += made
+            self.push({b"]": "list", b"}": "dict", b"\x8f": "set"}[made])
+        kind = rng.choice(fitting.get(self.top(), range(6))) if self.chance(96) else rng.randrange(6)
         if kind == 0:
             self.value()
             out += b"a"
             self.pop()
         elif kind == 1:
-            self.value()
+            self.text("key")
             self.value()
             out += b"s"
             self.pop(2)
         elif kind in (2, 3, 4):
             out += b"("
             self.marks.append(len(self.stack))
-            self.values(rng.randrange(4))
+            count = rng.randrange(4)
+            if kind == 2 or self.chance(3):
+                self.values(count)
+            else:
+                # Keys, and members of sets, have to be hashable.
+                for _ in range(count):
+                    self.text(rng.choice(["a", "posix", "system"]))
+                    if kind == 3:
+                        self.value()
             out += b"eu\x90"[kind - 2:kind - 1]
             self.to_mark()
         else:
@@ -600,8 +612,8 @@ class Maker:
     def frame(self):
         rng = self.rng
         self.out += b"\x95"
-        size = rng.choice([0, 1, 2, 3, 5, 10, 40, 1 << 20, 1 << 63, 1 << 64 - 1])
-        self.out += struct.pack("<Q", size & (1 << 64) - 1)
+        size = rng.choice([0, 1, 2, 3, 4, 5, 6, 8, 10, 16, 40] * 3 + [1 << 20, 1 << 62, 1 << 63, (1 << 64) - 1])
+        self.out += struct.pack("<Q", size)
 
     def step(self):
         rng, out = self.rng, self.out
@@ -651,7 +663,7 @@ class Maker:
                 self.pop()
             self.push("object")
         elif roll < 0.92:
-            code = rng.choice([1, 2, 255, 256, 65536, 7, 0, -1])
+            code = rng.choice([1, 2, 255, 256, 65535, 65536] * 3 + [7, 0, -1])
             if code > 0 and code < 256 and self.chance(60):
                 out += b"\x82" + bytes([code])
             elif 0 <= code < 65536 and self.chance(60):
