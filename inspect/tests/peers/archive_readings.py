@@ -1,4 +1,4 @@
-"""Mutated zips, tars and .npy files, read by torch, zipfile, tarfile and NumPy, and by ckpt.
+"""Mutated zips, tars, .npy files and PyTorch's legacy ones, read by torch, zipfile, tarfile and NumPy, and by ckpt.
 
     archive_readings.py CKPT [FILES [SEED [FOLDER]]]
 
@@ -39,6 +39,9 @@ EVIL = [
     b"\x80\x04\x95\x1b\0\0\0\0\0\0\0\x8c\x05posix\x8c\x06system\x93\x8c\x04true\x85R.",
 ]
 PLAIN = [b"\x80\x02}.", b"(dp0\n.", b"\x80\x02N."]
+
+
+KINDS = os.environ.get("KINDS", "zip zip zip tar npy legacy").split()
 
 
 class Seen(Exception):
@@ -128,6 +131,7 @@ READERS = {
     "zip": [by_torch, by_torch_records, by_zipfile, by_numpy],
     "tar": [by_torch, by_tarfile],
     "npy": [by_numpy],
+    "legacy": [by_torch],
 }
 
 
@@ -193,8 +197,8 @@ def directory(rng, fields, entries, base, out, wide):
         out += central_header(fields, *entry)
     size = len(out) - start
     count = len(order)
-    if rng.random() < 0.05:
-        count = max(0, count + rng.choice([-2, -1, 1]))
+    if rng.random() < 0.1:
+        count = max(0, count + rng.choice([-2, -1, -1, 1]))
     if wide:
         record = len(out)
         f = fields.of
@@ -268,6 +272,18 @@ def archive(rng, fields, out, entries):
         if flags & 8:
             out += b"PK\x07\x08" + struct.pack("<III", binascii.crc32(data), len(packed), len(data))
         known.append((name, data, packed, method, flags, offset, b"", rng.random() < 0.1))
+    if rng.random() < 0.12:
+        # An entry within the data of another, which only the directory tells.
+        kind = "npz" if entries[0][0].endswith(b"npy") else "pt"
+        name = b"inner.npy" if kind == "npz" else b"m/inner.pkl"
+        data = contents(rng, kind, True)
+        before = rng.randbytes(rng.randrange(8))
+        inner = before + local_header(fields, name, data, data, 0, 0, b"") + data
+        out += local_header(fields, b"m/outer", inner, inner, 0, 0, b"")
+        start = len(out)
+        out += inner
+        known.append((b"m/outer", inner, inner, 0, 0, start - 30 - len(b"m/outer"), b"", False))
+        known.append((name, data, data, 0, 0, start + len(before), b"", False))
     return known
 
 
@@ -479,11 +495,40 @@ def in_npz(rng, data):
     return out.getvalue()
 
 
+# --- PyTorch's legacy form: five pickles, and storages ---
+
+
+def a_legacy(rng):
+    magic = pickle.dumps(0x1950A86A20F9469CFC6C, 2) if rng.random() < 0.9 else b"L119547037146038801333356L\n."
+    parts = [magic, rng.choice([pickle.dumps(1001, 2), b"I1001\n.", b"M\xe9\x03."])]
+    plain = [b"N.", b").", b"}.", b"].", b"\x80\x02}.", b"\x80\x02N.", b"(dp0\n.", b"\x80\x04\x95\2\0\0\0\0\0\0\0].", b"I1\n.", b"K\1."]
+    parts.append(rng.choice(plain))
+    storage = b"\x80\x02(X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\x000X\3\0\0\0cpuK\2NtQ."
+    used = rng.random() < 0.5
+    parts.append(storage if used else rng.choice(plain))
+    parts.append(b"\x80\x02]X\1\0\0\x000a." if used else rng.choice([b"\x80\x02].", b"].", b"(l."]))
+    if rng.random() < 0.7:
+        at = rng.randrange(1, 5)
+        parts[at] = rng.choice([rng.choice(EVIL), rng.choice(EVIL), parts[at] + rng.choice(EVIL), rng.choice(EVIL) + parts[at]])
+    if rng.random() < 0.1:
+        del parts[rng.randrange(1, 5)]
+    if rng.random() < 0.1:
+        parts.insert(rng.randrange(6), rng.choice([b"\n", b"\0", b".", b"N", rng.choice(plain)]))
+    if used:
+        parts.append(struct.pack("<q", rng.choice([2, 2, 2, 1, 3, 0])) + rng.randbytes(8))
+    if rng.random() < 0.1:
+        parts.append(rng.choice(EVIL + [b"\0" * 5, rng.randbytes(5)]))
+    out = bytearray(b"".join(parts))
+    if rng.random() < 0.15:
+        flip(rng, out)
+    return bytes(out), rng.choice(["pt", "bin", "pth", "pkl"])
+
+
 def made(seed):
     rng = random.Random(seed)
     while True:
-        kind = rng.choice(["zip", "zip", "zip", "tar", "npy"])
-        data, extension = {"zip": a_zip, "tar": a_tar, "npy": a_npy}[kind](rng)
+        kind = rng.choice(KINDS)
+        data, extension = {"zip": a_zip, "tar": a_tar, "npy": a_npy, "legacy": a_legacy}[kind](rng)
         if kind == "npy" and rng.random() < 0.3:
             kind, data, extension = "zip", in_npz(rng, data), "npz"
         yield kind, data, extension
