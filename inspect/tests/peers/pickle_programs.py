@@ -744,6 +744,20 @@ def mutated(rng, program, other):
     return bytes(data)
 
 
+def remembered(rng):
+    """Two pickles: the second imports what its memo holds, which an unpickler keeps from the first."""
+    out = b""
+    for names in (rng.choice(DANGEROUS + UNKNOWN), rng.choice(HARMLESS)):
+        made = Maker(rng)
+        made.out += b"\x80\x04"
+        for part in names:
+            made.text(part)
+            if not made.memo or made.memo.get(len(made.memo) - 1) != ("str", part):
+                made.put()
+        out += bytes(made.out) + (b"." if not out else b"")
+    return out + b"h\0h\1\x93" + rng.choice([b"", b")R"]) + b"."
+
+
 def programs(seed):
     rng = random.Random(seed)
     previous = b"N."
@@ -753,6 +767,8 @@ def programs(seed):
         previous = program
         if rng.random() < 0.06:
             changed += Maker(rng).program(rng.randrange(1, 6))
+        if rng.random() < 0.02:
+            changed = remembered(rng)
         yield changed, rng.choice(["ASCII", "ASCII", "utf-8", "latin1", "bytes"])
 
 
