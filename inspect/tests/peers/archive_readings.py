@@ -9,14 +9,12 @@ calls clean; each is described, and kept in FOLDER if that is given. The exit co
 
 import binascii
 import io
-import json
 import os
 import pickle
 import random
 import re
 import resource
 import struct
-import subprocess
 import sys
 import tarfile
 import tempfile
@@ -25,6 +23,10 @@ import zipfile
 import zlib
 from collections import Counter
 from pathlib import Path
+
+sys.dont_write_bytecode = True
+
+from answers import answers, severity, shared_memory, suspected
 
 warnings.simplefilter("ignore")
 
@@ -239,7 +241,7 @@ def some_entries(rng, kind, folder):
         names = ["a.npy", "b.npy", rng.choice(["a", "A.npy", "c.npy", "b.NPY"])]
     else:
         names = [f"{folder}/data.pkl", f"{folder}/version", f"{folder}/data/0"]
-        names += [rng.choice([f"{folder}/DATA.PKL", f"{folder}/data.pkl", f"{folder}/byteorder", f"x/data.pkl", f"{folder}/extra.pkl", "data.pkl"])]
+        names += [rng.choice([f"{folder}/DATA.PKL", f"{folder}/data.pkl", f"{folder}/byteorder", "x/data.pkl", f"{folder}/extra.pkl", "data.pkl"])]
     names = names[:rng.randrange(1, len(names) + 1)]
     evil = rng.randrange(len(names)) if rng.random() < 0.6 else None
     found = []
@@ -534,17 +536,6 @@ def made(seed):
         yield kind, data, extension
 
 
-def answers(ckpt, folder):
-    run = subprocess.run([ckpt, "scan", "--format", "json", "--all", folder], capture_output=True)
-    if run.returncode not in (0, 1, 3):
-        sys.exit(f"{ckpt} ends with {run.returncode}: {run.stderr.decode(errors='replace')[-2000:]}")
-    return {os.path.basename(file["path"]): file for file in json.loads(run.stdout)["files"]}
-
-
-def suspected(answer):
-    return answer["unreadable"] is not None or any(f["severity"] != "note" for f in answer["findings"])
-
-
 def main():
     ckpt = sys.argv[1]
     count = int(sys.argv[2]) if len(sys.argv) > 2 else 5000
@@ -554,9 +545,8 @@ def main():
     resource.setrlimit(resource.RLIMIT_AS, (24 << 30, 24 << 30))
     files = made(seed)
     tally, misses, done = Counter(), [], 0
-    parent = "/dev/shm" if os.path.isdir("/dev/shm") else None
     while done < count:
-        with tempfile.TemporaryDirectory(dir=parent) as folder:
+        with tempfile.TemporaryDirectory(dir=shared_memory()) as folder:
             batch = {}
             for number in range(min(2000, count - done)):
                 kind, data, extension = next(files)
@@ -575,7 +565,7 @@ def main():
                     misses.append((kind, by, data))
                     if keep:
                         (keep / f"{seed}-{len(misses)}-{name}").write_bytes(data)
-                elif by and not any(f["severity"] == "dangerous" for f in answer["findings"]):
+                elif by and severity(answer) != "dangerous":
                     tally[f"{kind} files that are only unknown or unreadable"] += 1
         done += len(batch)
     for kind, by, data in sorted(misses, key=lambda miss: len(miss[2]))[:12]:

@@ -8,18 +8,19 @@ printed, and kept in FOLDER if that is given. The exit code is 1 if there is any
 """
 
 import io
-import json
-import os
 import pickle
 import random
 import resource
 import struct
-import subprocess
 import sys
 import tempfile
 import warnings
 from collections import Counter
 from pathlib import Path
+
+sys.dont_write_bytecode = True
+
+from answers import answers, shared_memory, suspected
 
 warnings.simplefilter("ignore")
 
@@ -167,17 +168,6 @@ def imports(read):
     return ("posix", "system") in Found.names
 
 
-def answers(ckpt, folder):
-    run = subprocess.run([ckpt, "scan", "--format", "json", "--all", folder], capture_output=True)
-    if run.returncode not in (0, 1, 3):
-        sys.exit(f"{ckpt} ends with {run.returncode}: {run.stderr.decode(errors='replace')[-2000:]}")
-    return {os.path.basename(file["path"]): file for file in json.loads(run.stdout)["files"]}
-
-
-def suspected(answer):
-    return answer["unreadable"] is not None or any(f["severity"] != "note" for f in answer["findings"])
-
-
 def main():
     ckpt = sys.argv[1]
     count = int(sys.argv[2]) if len(sys.argv) > 2 else 20_000
@@ -185,9 +175,8 @@ def main():
     keep = Path(sys.argv[4]) if len(sys.argv) > 4 else None
     resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
     tally, misses, done = Counter(), [], 0
-    parent = "/dev/shm" if os.path.isdir("/dev/shm") else None
     while done < count:
-        with tempfile.TemporaryDirectory(dir=parent) as folder:
+        with tempfile.TemporaryDirectory(dir=shared_memory()) as folder:
             batch = {f"{number}.{'pkl' if number % 2 else 'joblib'}": program(rng) for number in range(min(4000, count - done))}
             for name, data in batch.items():
                 (Path(folder) / name).write_bytes(data)
