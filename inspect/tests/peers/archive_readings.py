@@ -43,7 +43,7 @@ EVIL = [
 PLAIN = [b"\x80\x02}.", b"(dp0\n.", b"\x80\x02N."]
 
 
-KINDS = os.environ.get("KINDS", "zip zip zip tar npy legacy").split()
+KINDS = os.environ.get("KINDS", "zip zip zip tar npy legacy both").split()
 
 
 class Seen(Exception):
@@ -134,6 +134,7 @@ READERS = {
     "tar": [by_torch, by_tarfile],
     "npy": [by_numpy],
     "legacy": [by_torch],
+    "both": [by_torch],
 }
 
 
@@ -526,11 +527,25 @@ def a_legacy(rng):
     return bytes(out), rng.choice(["pt", "bin", "pth", "pkl"])
 
 
+def a_tensor_file(rng):
+    """SafeTensors that is a stream of pickles, too: the first byte of its length is SHORT_BINBYTES, which ends before a
+    UNICODE in its header, and this with the header's last character."""
+    data = b"0" + rng.choice([a_legacy(rng)[0], rng.choice(EVIL), b"N." + rng.choice(EVIL), rng.randbytes(9)])
+    start = b'{"__metadata__":{"a":"V'
+    end = b'"},"w":{"dtype":"U8","shape":[%d],"data_offsets":[0,%d]}}\n' % (len(data), len(data))
+    length = ord("C") + 256 * (6 + len(start) - 1)
+    header = start + b"x" * (length - len(start) - len(end)) + end
+    out = bytearray(struct.pack("<Q", length) + header + data)
+    if rng.random() < 0.05:
+        flip(rng, out)
+    return bytes(out), rng.choice(["bin", "pt", "ckpt", "safetensors"])
+
+
 def made(seed):
     rng = random.Random(seed)
     while True:
         kind = rng.choice(KINDS)
-        data, extension = {"zip": a_zip, "tar": a_tar, "npy": a_npy, "legacy": a_legacy}[kind](rng)
+        data, extension = {"zip": a_zip, "tar": a_tar, "npy": a_npy, "legacy": a_legacy, "both": a_tensor_file}[kind](rng)
         if kind == "npy" and rng.random() < 0.3:
             kind, data, extension = "zip", in_npz(rng, data), "npz"
         yield kind, data, extension
