@@ -210,7 +210,7 @@ pub fn each<R: Send>(found: Vec<Found>, options: &LoadOptions, take: impl Fn(Loa
         })
         .collect();
     progress.clear();
-    if let Some(cache) = cache {
+    if let Some(cache) = cache.filter(Cache::has_grown) {
         // A cache that cannot be pruned is no reason to fail.
         let _ = cache.prune(CACHE_BYTES);
     }

@@ -1,11 +1,14 @@
 //! `ckpt scan`: what loading files would do besides reading data.
 
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
 use anstyle::Style;
+use ckpt_inspect::ErrorKind;
 use ckpt_inspect::Verdict;
-use ckpt_inspect::scan::{Finding, Options, Pattern, Scan, Severity, files, scan};
+use ckpt_inspect::scan::{Files, Finding, Options, Pattern, Rule, Scan, Severity, files, scan};
 use ckpt_reports::exporter::SCANS;
+use ckpt_reports::text::plural;
 use ckpt_reports::{ScanStatus, Scanned};
 use rayon::prelude::*;
 
@@ -64,13 +67,24 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     options.allow.clone_from(&args.allow);
     let found = expand(&args.paths)?;
     paths::spare(args.output.as_deref(), || found.iter().flatten().cloned().collect())?;
-    let files: Vec<Scan> = found
+    let mut files: Vec<Scan> = found
         .par_iter()
         .map(|found| match found {
             Ok(path) => scan(path, &options).unwrap_or_else(|e| Scan::unreadable(path, e)),
             Err((path, error)) => Scan::unreadable(path, error.clone()),
         })
         .collect();
+    let mut others = Vec::new();
+    for (path, scanned) in
+        rest(&args.paths, &found)?.par_iter().map(|p| (p, scan(p, &options))).collect::<Vec<_>>()
+    {
+        match scanned {
+            Ok(scan) if scan.severity().is_some() || scan.unreadable.is_some() => files.push(scan),
+            Ok(_) => others.push(path.display().to_string()),
+            Err(error) if error.kind == ErrorKind::Unrecognised => others.push(path.display().to_string()),
+            Err(error) => files.push(Scan::unreadable(path, error)),
+        }
+    }
     let least = match args.fail_on {
         FailOn::Note => Severity::Note,
         FailOn::Unknown => Severity::Unknown,
@@ -78,14 +92,14 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     };
     // Findings that make the exit code 1 are shown.
     let shown = if args.all { Severity::Note } else { least.min(Severity::Unknown) };
-    let scanned = Scanned::new(files, least);
+    let scanned = Scanned::new(files, least).beside(others);
     let code = match scanned.status {
         ScanStatus::Clean => exit::FINE,
         ScanStatus::Found => exit::REFUSED,
         _ => exit::UNREADABLE,
     };
     let text = match args.format {
-        Format::Human => human(args, shown, &scanned.files),
+        Format::Human => human(args, shown, &scanned),
         Format::Written(format) => written(format, &scanned)?,
     };
     match &args.output {
@@ -96,10 +110,25 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
                 Format::Written(_) => text,
             };
             terminal::write_file(file, text.as_bytes(), args.force)?;
-            terminal::note(&headline(&scanned.files, shown));
+            terminal::note(&headline(&scanned, shown));
         }
     }
     Ok(code)
+}
+
+/// The other files in the folders that `paths` match, which no loader is likely to be given.
+fn rest(paths: &[PathBuf], found: &[Found]) -> Result<Vec<PathBuf>, Failure> {
+    let identity = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
+    let mut seen: HashSet<PathBuf> = found.iter().flatten().map(identity).collect();
+    let mut others = Vec::new();
+    for path in paths {
+        for folder in paths::matches(path)?.into_iter().filter(|path| path.is_dir()) {
+            // What cannot be listed is among what was found.
+            others.extend(Files::below(&folder).unwrap_or_default().others);
+        }
+    }
+    others.retain(|path| seen.insert(identity(path)));
+    Ok(others)
 }
 
 /// Every file that `paths` (files, folders, glob patterns) match.
@@ -123,7 +152,8 @@ fn style(severity: Severity) -> Style {
 /// Findings listed per file; --format json lists all.
 const LISTED: usize = 40;
 
-fn human(args: &Args, shown: Severity, scans: &[Scan]) -> String {
+fn human(args: &Args, shown: Severity, scanned: &Scanned) -> String {
+    let scans = &scanned.files;
     let mut out = String::new();
     for scan in scans {
         let worst = scan.severity().filter(|s| *s >= shown);
@@ -152,11 +182,25 @@ fn human(args: &Args, shown: Severity, scans: &[Scan]) -> String {
             let more = format!("and {} more; --format json lists all", findings.len() - LISTED);
             out += &format!("  {}\n", terminal::dim(&more));
         }
+        let unknown: BTreeSet<&str> = scan
+            .findings
+            .iter()
+            .filter(|f| matches!(f.rule, Rule::UnknownImport) && f.severity >= shown)
+            .filter_map(|f| f.global.as_deref())
+            .collect();
+        if !unknown.is_empty() && scan.severity() == Some(Severity::Unknown) {
+            let options: Vec<String> =
+                unknown.iter().take(LISTED).map(|name| format!("--allow {name}")).collect();
+            out += &terminal::labelled("if trusted", Style::new().dimmed(), &options.join(" "));
+        }
         if args.all && !scan.harmless.is_empty() {
             out += &terminal::labelled("harmless", Style::new(), &scan.harmless.join(", "));
         }
     }
-    out + &terminal::bold(&headline(scans, shown)) + "\n"
+    if args.all && !scanned.others.is_empty() {
+        out += &terminal::labelled("others", Style::new(), &scanned.others.join(", "));
+    }
+    out + &terminal::bold(&headline(scanned, shown)) + "\n"
 }
 
 fn line(finding: &Finding) -> String {
@@ -178,7 +222,8 @@ fn line(finding: &Finding) -> String {
 }
 
 /// `3 files scanned: 1 dangerous, 1 unreadable`.
-fn headline(scans: &[Scan], shown: Severity) -> String {
+fn headline(scanned: &Scanned, shown: Severity) -> String {
+    let scans = &scanned.files;
     let count = |severity: Severity| scans.iter().filter(|s| s.severity() == Some(severity)).count();
     let unread =
         scans.iter().filter(|s| s.unreadable.is_some() && s.severity() <= Some(Severity::Note)).count();
@@ -197,5 +242,9 @@ fn headline(scans: &[Scan], shown: Severity) -> String {
     let parts: Vec<String> =
         parts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
     let outcome = if parts.is_empty() { "nothing found".to_string() } else { parts.join(", ") };
-    format!("{} file{} scanned: {outcome}", scans.len(), if scans.len() == 1 { "" } else { "s" })
+    let others = match scanned.others.len() {
+        0 => String::new(),
+        n => format!("; {} of other kinds", plural(n, "file")),
+    };
+    format!("{} scanned: {outcome}{others}", plural(scans.len(), "file"))
 }

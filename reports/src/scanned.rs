@@ -24,6 +24,9 @@ pub struct Scanned {
     pub status: ScanStatus,
     /// Each file.
     pub files: Vec<Scan>,
+    /// Paths of files in folders that hold no pickle, no archive and no tensors.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<String>,
 }
 
 impl Scanned {
@@ -36,6 +39,11 @@ impl Scanned {
         } else {
             ScanStatus::Clean
         };
-        Scanned { status, files }
+        Scanned { status, files, others: Vec::new() }
+    }
+
+    /// With the files of other kinds that lay in the same folders.
+    pub fn beside(self, others: Vec<String>) -> Self {
+        Scanned { others, ..self }
     }
 }

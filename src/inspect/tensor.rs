@@ -6,7 +6,8 @@ use ckpt_inspect::record::Histogram;
 use ckpt_inspect::{Checkpoint, CheckpointRecord, DType, TensorRecord, without_state_dict};
 
 use super::answers::{Answer, Answers, asks_for_several};
-use super::{Args, Format, shape};
+use super::table::shape;
+use super::{Args, Format};
 use crate::load::{self, LoadOptions};
 use crate::terminal;
 use crate::{Failure, exit};

@@ -1,33 +1,152 @@
 //! Compressions that wrap a whole file.
 
+use std::io::{self, BufRead, Read};
+
+use super::zstd;
+
+/// What a stream's own header may ask for to decompress it, in KiB: the largest preset of xz takes 65 MiB.
+const MOST_MEMORY: u32 = 512 << 10;
+
 /// A compression format for whole files.
 pub(crate) struct Compression {
-    magic: &'static [u8],
+    /// A stable lower-case name.
+    pub key: &'static str,
+    /// What is appended to the name of a file.
+    pub extension: &'static str,
     pub name: &'static str,
     /// The program that decompresses it.
     pub undone_by: &'static str,
+    /// Whether its first bytes are too few to tell it from other files, so that the name has to promise it.
+    pub is_vague: bool,
+    begins: fn(&[u8]) -> bool,
+    /// Reads one stream and no byte beyond it, or all of them.
+    stream: for<'r> fn(&'r mut dyn BufRead) -> io::Result<Box<dyn Read + 'r>>,
 }
 
-pub(crate) const GZIP: Compression = Compression { magic: b"\x1f\x8b", name: "gzip", undone_by: "gunzip" };
-pub(crate) const ZSTD: Compression =
-    Compression { magic: b"\x28\xb5\x2f\xfd", name: "Zstandard", undone_by: "unzstd" };
-
-const COMPRESSIONS: [Compression; 5] = [
-    GZIP,
-    ZSTD,
-    Compression { magic: b"\xfd7zXZ\0", name: "xz", undone_by: "unxz" },
-    Compression { magic: b"BZh", name: "bzip2", undone_by: "bunzip2" },
-    Compression { magic: b"\x04\x22\x4d\x18", name: "LZ4", undone_by: "unlz4" },
+/// Those that pandas, joblib, NumPy's users and PyTorch's writer of distributed checkpoints use.
+pub(crate) const COMPRESSIONS: [Compression; 7] = [
+    Compression {
+        key: "gzip",
+        extension: "gz",
+        name: "gzip",
+        undone_by: "gunzip",
+        is_vague: false,
+        begins: |head| head.starts_with(b"\x1f\x8b"),
+        stream: |packed| Ok(Box::new(flate2::bufread::GzDecoder::new(packed))),
+    },
+    Compression {
+        key: "zstd",
+        extension: "zst",
+        name: "Zstandard",
+        undone_by: "unzstd",
+        is_vague: false,
+        begins: |head| head.starts_with(b"\x28\xb5\x2f\xfd"),
+        stream: |packed| Ok(Box::new(zstd::Frames::new(packed))),
+    },
+    Compression {
+        key: "xz",
+        extension: "xz",
+        name: "xz",
+        undone_by: "unxz",
+        is_vague: false,
+        begins: |head| head.starts_with(b"\xfd7zXZ\0"),
+        stream: |packed| Ok(Box::new(lzma_rust2::XzReader::new_mem_limit(packed, false, MOST_MEMORY))),
+    },
+    Compression {
+        key: "bzip2",
+        extension: "bz2",
+        name: "bzip2",
+        undone_by: "bunzip2",
+        is_vague: false,
+        begins: |head| head.starts_with(b"BZh"),
+        stream: |packed| Ok(Box::new(bzip2::bufread::BzDecoder::new(packed))),
+    },
+    Compression {
+        key: "lz4",
+        extension: "lz4",
+        name: "LZ4",
+        undone_by: "unlz4",
+        is_vague: false,
+        begins: |head| head.starts_with(b"\x04\x22\x4d\x18"),
+        stream: |packed| Ok(Box::new(lz4_flex::frame::FrameDecoder::new(packed))),
+    },
+    // joblib compresses with zlib by default.
+    Compression {
+        key: "zlib",
+        extension: "z",
+        name: "zlib",
+        undone_by: "zlib-flate -uncompress",
+        is_vague: true,
+        begins: |head| matches!(head, [0x78, 0x01 | 0x5e | 0x9c | 0xda, ..]),
+        stream: |packed| Ok(Box::new(flate2::bufread::ZlibDecoder::new(packed))),
+    },
+    // Properties, and a dictionary of a power of two or three, as xz and Python's lzma write them.
+    Compression {
+        key: "lzma",
+        extension: "lzma",
+        name: "LZMA",
+        undone_by: "unlzma",
+        is_vague: true,
+        begins: |head| matches!(head, [0x5d, 0, 0, ..]),
+        stream: |packed| Ok(Box::new(lzma_rust2::LzmaReader::new_mem_limit(packed, MOST_MEMORY, None)?)),
+    },
 ];
 
 impl Compression {
-    /// The compression of a file that begins with `head`.
+    /// The compression of a file that begins with `head`, if its first bytes are enough to tell.
     pub fn of(head: &[u8]) -> Option<&'static Compression> {
+        COMPRESSIONS.iter().find(|compression| !compression.is_vague && compression.begins(head))
+    }
+
+    /// The compression that the extension of a file promises.
+    pub fn promised_by(extension: &str) -> Option<&'static Compression> {
+        COMPRESSIONS.iter().find(|compression| compression.extension == extension)
+    }
+
+    /// The compression that a file that begins with `head` may have.
+    pub fn perhaps(head: &[u8]) -> Option<&'static Compression> {
         COMPRESSIONS.iter().find(|compression| compression.begins(head))
+    }
+
+    /// Whether the first bytes of `packed` decompress.
+    pub fn begins_well(&self, packed: &mut dyn BufRead) -> bool {
+        const TRIED: u64 = 1 << 16;
+        let mut out = Vec::new();
+        let read = (self.stream)(packed).and_then(|stream| stream.take(TRIED).read_to_end(&mut out));
+        read.is_ok_and(|len| len > 0)
     }
 
     /// Whether a file that begins with `head` is compressed this way.
     pub fn begins(&self, head: &[u8]) -> bool {
-        head.starts_with(self.magic)
+        (self.begins)(head)
     }
+
+    /// Appends to `out` what the streams of `packed`, one after another, decompress to, until `out` has more than `limit`
+    /// bytes.
+    ///
+    /// # Errors
+    /// For what does not decompress, is cut short, or follows the last stream; `out` has what came before.
+    pub fn unpack(&self, packed: &mut dyn BufRead, limit: u64, out: &mut Vec<u8>) -> io::Result<()> {
+        loop {
+            let room = limit.saturating_add(1).saturating_sub(out.len() as u64);
+            (self.stream)(packed)?.take(room).read_to_end(out)?;
+            // Zero bytes may fill the last block of a tape.
+            while let Some(zeros) = Some(zeros(packed.fill_buf()?)).filter(|zeros| *zeros > 0) {
+                packed.consume(zeros);
+            }
+            let rest = packed.fill_buf()?;
+            if out.len() as u64 > limit || rest.is_empty() {
+                return Ok(());
+            }
+            // Readers differ in what they make of other bytes: some ignore them, some refuse the file.
+            if !self.begins(rest) {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "other bytes follow"));
+            }
+        }
+    }
+}
+
+/// How many zero bytes `bytes` begins with.
+fn zeros(bytes: &[u8]) -> usize {
+    bytes.iter().take_while(|byte| **byte == 0).count()
 }

@@ -278,29 +278,94 @@ fn end_records(source: &dyn ByteSource) -> Result<Vec<EndRecord>> {
     Ok(records)
 }
 
-/// Entries by the central directory at the file's end (4.3.12 to 4.3.16).
+/// What readers make of the end of an archive (4.3.12 to 4.3.16).
+pub(crate) struct Readings {
+    /// The entries that PyTorch finds.
+    pub usual: Directory,
+    /// What others find that differs: by another end record, by another zip64 record or none, or as many headers as the
+    /// directory's size holds (Python) and not as many as it counts (PyTorch).
+    pub others: Vec<Directory>,
+}
+
+impl Readings {
+    /// Those of an archive that ends before its end record.
+    pub fn lost() -> Self {
+        Readings { usual: Directory::Lost(CUT), others: Vec::new() }
+    }
+}
+
+impl Readings {
+    /// How readers disagree about what the archive holds, if they do. Some, such as PyTorch's, find entries without regard to
+    /// `case`.
+    pub fn disagreement(&self, case: bool) -> Option<String> {
+        let Directory::Of(usual) = &self.usual else { return None };
+        let known: HashSet<_> = usual.entries.iter().map(Entry::identity).collect();
+        let differs = |other: &&Directory| match other {
+            Directory::Of(other) => {
+                other.entries.len() != known.len()
+                    || other.entries.iter().any(|e| !known.contains(&e.identity()))
+            }
+            Directory::Several => true,
+            Directory::Lost(_) => false,
+        };
+        if self.others.iter().any(|other| differs(&other)) {
+            return Some(
+                "it has several directories of entries, and readers differ in which they take".into(),
+            );
+        }
+        let mut names = HashSet::new();
+        let mut repeated = usual.entries.iter().filter(|entry| match case {
+            true => !names.insert(Cow::Borrowed(entry.name.as_str())),
+            false => !names.insert(Cow::Owned(entry.name.to_lowercase())),
+        });
+        let name = repeated.next()?.name.escape_debug();
+        Some(format!("it has several entries called `{name}`, and readers differ in which they take"))
+    }
+}
+
+/// The readings of the archive `source`.
+///
+/// # Errors
+/// When the bytes cannot be read.
+pub(crate) fn readings(source: &dyn ByteSource) -> Result<Readings> {
+    let records = end_records(source)?;
+    let usual_record = records.iter().find(|record| fits(source, record));
+    let (mut usual, mut others) = (None, Vec::new());
+    for record in &records {
+        let is_usual = Some(record) == usual_record;
+        let announced = announced(source, record)?;
+        let mut found = Vec::new();
+        for announced in &announced {
+            let (counted, whole) = directory_of(source, record, announced, Until::Count)?;
+            found.push(counted);
+            if !whole
+                && let (sized @ Directory::Of(_), _) = directory_of(source, record, announced, Until::Size)?
+            {
+                found.push(sized);
+            }
+        }
+        if announced.is_empty() {
+            found.push(Directory::Lost("its zip64 record is not where it should be"));
+        }
+        // The offsets of an archive behind others lead into those, where another archive of the same size may match them.
+        if found.iter().any(|reading| matches!(reading, Directory::Several)) {
+            found = vec![Directory::Several];
+        }
+        let mut found = found.into_iter();
+        if is_usual {
+            usual = found.next();
+        }
+        others.extend(found);
+    }
+    Ok(Readings { usual: usual.unwrap_or(Directory::Lost("there is none")), others })
+}
+
+/// [`Readings::usual`] of the archive `source`.
 ///
 /// # Errors
 /// When the bytes cannot be read.
 pub(crate) fn central_directory(source: &dyn ByteSource) -> Result<Directory> {
-    match end_records(source)?.iter().find(|record| fits(source, record)) {
-        Some(record) => directory_of(source, record),
-        None => Ok(Directory::Lost("there is none")),
-    }
-}
-
-/// What readers find that take another end record than [`central_directory`].
-///
-/// # Errors
-/// When the bytes cannot be read.
-pub(crate) fn other_directories(source: &dyn ByteSource) -> Result<Vec<Directory>> {
-    let records = end_records(source)?;
-    let usual = records.iter().find(|record| fits(source, record));
-    records
-        .iter()
-        .filter(|record| Some(*record) != usual)
-        .map(|record| directory_of(source, record))
-        .collect()
+    Ok(readings(source)?.usual)
 }
 
 /// Whether the comment of an end record fits.
@@ -308,29 +373,67 @@ fn fits(source: &dyn ByteSource, (at, record): &EndRecord) -> bool {
     at + END_RECORD as u64 + word(record, 20, 2).unwrap_or(0) <= source.len()
 }
 
-fn directory_of(source: &dyn ByteSource, &(end, record): &EndRecord) -> Result<Directory> {
-    let lost = |why| Ok(Directory::Lost(why));
+/// What an end record says of its directory, or the zip64 record in front of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Announced {
+    count: u64,
+    size: u64,
+    start: u64,
+    /// Where the record begins, before which the directory ends.
+    record: u64,
+}
+
+/// Where a directory ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Until {
+    Count,
+    Size,
+}
+
+/// What readers take for the description of the directory, the usual one first; none if a zip64 record is announced and
+/// there is none.
+fn announced(source: &dyn ByteSource, &(end, record): &EndRecord) -> Result<Vec<Announced>> {
     let field = |at, width| word(&record, at, width).unwrap_or(0);
-    let (mut count, mut size, mut start, mut after) = (field(10, 2), field(12, 4), field(16, 4), end);
-    if let Some(at) = end.checked_sub(20)
-        && let locator = source.window(at, 20)?
-        && locator.starts_with(ZIP64_LOCATOR)
-    {
-        // Its offset is right unless bytes were put before the archive; then the record lies right before it.
-        let places = [word(&locator, 8, 8), at.checked_sub(56)];
-        let mut found = None;
-        for place in places.into_iter().flatten() {
-            let wide = source.window(place, 56)?;
-            if wide.starts_with(ZIP64_END) {
-                found = Some((place, wide));
-                break;
+    let narrow = Announced { count: field(10, 2), size: field(12, 4), start: field(16, 4), record: end };
+    let Some(at) = end.checked_sub(20) else { return Ok(vec![narrow]) };
+    let locator = source.window(at, 20)?;
+    if !locator.starts_with(ZIP64_LOCATOR) {
+        return Ok(vec![narrow]);
+    }
+    // Its offset is right unless bytes were put before the archive; then the record lies right before it, where Python
+    // always looks.
+    let mut found: Vec<Announced> = Vec::new();
+    for place in [word(&locator, 8, 8), at.checked_sub(56)].into_iter().flatten() {
+        let wide = source.window(place, 56)?;
+        let fields = [32, 40, 48].map(|at| word(&wide, at, 8));
+        if let ([Some(count), Some(size), Some(start)], true) = (fields, wide.starts_with(ZIP64_END)) {
+            let wide = Announced { count, size, start, record: place };
+            if !found.contains(&wide) {
+                found.push(wide);
             }
         }
-        let Some((place, wide)) = found else { return lost("its zip64 record is not where it should be") };
-        let fields = [32, 40, 48].map(|at| word(&wide, at, 8));
-        let [Some(wide_count), Some(wide_size), Some(wide_start)] = fields else { return lost(CUT) };
-        (count, size, start, after) = (wide_count, wide_size, wide_start, place);
     }
+    // libzip takes the narrow fields unless they say that they are too narrow.
+    let agrees = |narrow: u64, limit: u64, wide: u64| narrow == limit || narrow == wide;
+    if let Some(wide) = found.first()
+        && !(agrees(narrow.count, u16::MAX.into(), wide.count)
+            && agrees(narrow.size, u32::MAX.into(), wide.size)
+            && agrees(narrow.start, u32::MAX.into(), wide.start))
+    {
+        found.push(narrow);
+    }
+    Ok(found)
+}
+
+/// The directory that an end record announces, and whether it holds exactly as many headers as announced.
+fn directory_of(
+    source: &dyn ByteSource,
+    &(end, record): &EndRecord,
+    announced: &Announced,
+    until: Until,
+) -> Result<(Directory, bool)> {
+    let lost = |why| Ok((Directory::Lost(why), true));
+    let &Announced { count, size, start, record: after } = announced;
     // Bytes put before the archive shift every offset by the same amount.
     let Some(actual) = after.checked_sub(size) else { return lost("its size is larger than the file") };
     let Some(shift) = actual.checked_sub(start) else {
@@ -338,15 +441,24 @@ fn directory_of(source: &dyn ByteSource, &(end, record): &EndRecord) -> Result<D
     };
     if shift > 0 && source.window(0, 4)?.starts_with(LOCAL_HEADER) {
         return match source.contains(END, 0..actual)? {
-            true => Ok(Directory::Several),
+            true => Ok((Directory::Several, true)),
             false => lost("it is not at the offset that it records"),
         };
     }
     let headers = source.bytes(actual..after)?;
     let mut at = 0;
     let mut entries = Vec::new();
-    for _ in 0..count {
-        let Some(record) = Record::read(&headers, at) else { return lost("an entry is damaged") };
+    loop {
+        let done = match until {
+            Until::Count => entries.len() as u64 == count,
+            Until::Size => at >= headers.len(),
+        };
+        if done {
+            break;
+        }
+        let Some(record) = Record::read(&headers, at) else {
+            return Ok((Directory::Lost("an entry is damaged"), at < headers.len()));
+        };
         let Some(local) = record.local.checked_add(shift) else { return lost("an offset overflows") };
         let Some(header) = Local::read(source, local)? else {
             return lost("an entry points to no local header");
@@ -354,13 +466,10 @@ fn directory_of(source: &dyn ByteSource, &(end, record): &EndRecord) -> Result<D
         entries.push(record.entry(local, header.data, source.len()));
         at += record.size;
     }
-    let comment = field(20, 2);
-    Ok(Directory::Of(Central {
-        entries,
-        prefix: shift,
-        end: end + END_RECORD as u64 + comment,
-        start: actual,
-    }))
+    let comment = word(&record, 20, 2).unwrap_or(0);
+    let whole = at == headers.len();
+    let end = end + END_RECORD as u64 + comment;
+    Ok((Directory::Of(Central { entries, prefix: shift, end, start: actual }), whole))
 }
 
 /// Entries of an archive whose central directory cannot be followed, in file order: those of local headers, and those

@@ -32,7 +32,11 @@ fn recognises(bytes: &[u8]) -> bool {
 fn read(source: &Arc<Source>) -> Result<Contents> {
     let data = source.data();
     let mut contents = Contents::new(Format::Npz);
-    let entries = match zip::central_directory(data)? {
+    let readings = zip::readings(data)?;
+    if let Some(what) = readings.disagreement(true) {
+        contents.faults.push(Damage::new(DamageKind::Duplicate, what));
+    }
+    let entries = match readings.usual {
         Directory::Of(central) => central.entries,
         Directory::Several => {
             return Err(Error::unsupported("contains several zip archives, one after another"));

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use safetensors::tensor::{Dtype, TensorInfo as Entry};
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use crate::bytes::{ByteSource, Source, slice};
 use crate::error::bytes_that;
@@ -19,6 +19,11 @@ use crate::{DType, Damage, DamageKind, Error, Notice, NoticeKind, Result};
 
 /// The format's own limit on the header, in bytes.
 pub const MAX_HEADER: u64 = 100_000_000;
+
+/// JSON in a header that is kept as plain values has at most this many bytes: they take up to thirty times as much memory.
+const MOST_VALUES: usize = 8 << 20;
+/// More dimensions than a tensor of any program has: PyTorch's and NumPy's have 64 at most.
+const MOST_DIMENSIONS: usize = 1024;
 
 pub(crate) const CONTAINER: Container = Container {
     family: Family::SafeTensors,
@@ -39,9 +44,11 @@ pub(crate) fn extent(source: &dyn ByteSource, at: u64) -> Option<u64> {
     let head = source.window(at, HEAD).ok().filter(|head| recognises(head))?;
     let length = u64::from_le_bytes(slice(&head, 0, 8)?.try_into().ok()?);
     let header = source.part(at.checked_add(8)?, length).ok()??.into_owned();
-    let Entries(header) = serde_json::from_slice(&header).ok()?;
-    let end = |entry: &serde_json::Value| entry.get("data_offsets")?.get(1)?.as_u64();
-    let data = header.iter().filter_map(|(_, entry)| end(entry)).max().unwrap_or(0);
+    let ends = entries(&header)
+        .ok()?
+        .into_iter()
+        .filter_map(|(_, entry)| Some(serde_json::from_slice::<Entry>(entry).ok()?.data_offsets.1 as u64));
+    let data = ends.max().unwrap_or(0);
     length.checked_add(8)?.checked_add(data)
 }
 
@@ -60,8 +67,8 @@ pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
     })?;
     // Copied, since text is checked and then kept.
     let header = header.into_owned();
-    let Entries(header) = serde_json::from_slice(&header)
-        .map_err(|e| Error::damaged(format!("the header is not valid JSON: {e}")).at(8))?;
+    let header =
+        entries(&header).map_err(|e| Error::damaged(format!("the header is not valid JSON: {e}")).at(8))?;
     let data = 8 + length;
     let available = file_len - data;
 
@@ -72,12 +79,19 @@ pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
     let mut fault = |kind, what: String| faults.push(Damage::new(kind, what));
     let mut names: HashSet<String> = HashSet::new();
     for (name, entry) in header {
-        if name == "__metadata__" && entry.get("dtype").is_none() {
-            if !is_text(&entry) {
-                let text = "its __metadata__ holds other things than text";
-                contents.notices.push(Notice::new(NoticeKind::Unusual, text).refused());
+        if name == "__metadata__" && !is_tensor(entry) {
+            let kept = if entry.len() <= MOST_VALUES { serde_json::from_slice(entry).ok() } else { None };
+            let notice = match &kept {
+                None => Some(format!("its __metadata__ takes {} bytes and was not read", entry.len())),
+                Some(metadata) if !is_text(metadata) => {
+                    Some("its __metadata__ holds other things than text".into())
+                }
+                Some(_) => None,
+            };
+            contents.notices.extend(notice.map(|text| Notice::new(NoticeKind::Unusual, text).refused()));
+            if let Some(metadata) = kept {
+                contents.metadata = nested(crate::metadata::from_json(metadata));
             }
-            contents.metadata = nested(crate::metadata::from_json(entry));
             continue;
         }
         if !names.insert(name.clone()) {
@@ -88,7 +102,7 @@ pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
             );
             continue;
         }
-        let entry: Entry = match serde_json::from_value(entry) {
+        let entry: Entry = match value(entry) {
             Ok(entry) => entry,
             Err(error) => {
                 let name = name.escape_debug();
@@ -97,6 +111,12 @@ pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
                 continue;
             }
         };
+        if entry.shape.len() > MOST_DIMENSIONS {
+            let name = name.escape_debug();
+            let what = format!("the header's entry `{name}` has {} dimensions", entry.shape.len());
+            fault(DamageKind::UnreadableEntry, what);
+            continue;
+        }
         let Some(dtype) = dtype(entry.dtype) else {
             let name = name.escape_debug();
             let what = format!("the header's entry `{name}` has elements of unknown type {}", entry.dtype);
@@ -179,7 +199,7 @@ fn is_text(metadata: &serde_json::Value) -> bool {
 fn nested(metadata: Value) -> Value {
     let Value::Dict(entries) = metadata else { return metadata };
     let parse = |value| match value {
-        Value::String(text) if text.starts_with(['{', '[']) => {
+        Value::String(text) if text.starts_with(['{', '[']) && text.len() <= MOST_VALUES => {
             serde_json::from_str(&text).map_or(Value::String(text), crate::metadata::from_json)
         }
         other => other,
@@ -187,28 +207,67 @@ fn nested(metadata: Value) -> Value {
     Value::Dict(entries.into_iter().map(|(key, value)| (key, parse(value))).collect())
 }
 
-/// The header's entries in their order, including repeated names.
-struct Entries(Vec<(String, serde_json::Value)>);
+/// The `header`'s entries in their order, including repeated names, each with its value's JSON: parsed as a whole, they
+/// would take many times the memory.
+fn entries(header: &[u8]) -> serde_json::Result<Vec<(String, &[u8])>> {
+    let Checked = serde_json::from_slice(header)?;
+    let mut entries = Vec::new();
+    let mut rest = header.trim_ascii_start().get(1..).unwrap_or_default();
+    while rest.trim_ascii_start().first() == Some(&b'"') {
+        let (key, len) = first::<String>(rest)?;
+        // The colon, and then the comma or the closing brace.
+        rest = rest[len..].trim_ascii_start().get(1..).unwrap_or_default();
+        let (_, len) = first::<IgnoredAny>(rest)?;
+        entries.push((key, rest[..len].trim_ascii()));
+        rest = rest[len..].trim_ascii_start().get(1..).unwrap_or_default();
+    }
+    Ok(entries)
+}
 
-impl<'de> Deserialize<'de> for Entries {
+/// The JSON value that `text` begins with, and where it ends.
+fn first<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<(T, usize)> {
+    let mut values = serde_json::Deserializer::from_slice(text).into_iter();
+    let value = values.next().unwrap_or_else(|| Err(serde::de::Error::custom("a value is missing")))?;
+    Ok((value, values.byte_offset()))
+}
+
+/// The entry whose JSON is `text`. The error says nothing about the place in that.
+fn value(text: &[u8]) -> serde_json::Result<Entry> {
+    serde_json::from_slice(text).or_else(|error| match text.len() <= MOST_VALUES {
+        true => serde_json::from_value(serde_json::from_slice(text)?),
+        false => Err(error),
+    })
+}
+
+/// Whether the JSON of `__metadata__` describes a tensor.
+fn is_tensor(text: &[u8]) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Described {
+        #[serde(rename = "dtype")]
+        _dtype: IgnoredAny,
+    }
+    serde_json::from_slice::<Described>(text).is_ok()
+}
+
+/// An object of JSON, of which nothing is kept.
+struct Checked;
+
+impl<'de> Deserialize<'de> for Checked {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        struct InOrder;
-        impl<'de> Visitor<'de> for InOrder {
-            type Value = Entries;
+        struct Whole;
+        impl<'de> Visitor<'de> for Whole {
+            type Value = Checked;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("an object of tensors")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Entries, A::Error> {
-                let mut entries = Vec::new();
-                while let Some(entry) = map.next_entry()? {
-                    entries.push(entry);
-                }
-                Ok(Entries(entries))
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Checked, A::Error> {
+                while map.next_entry::<String, IgnoredAny>()?.is_some() {}
+                Ok(Checked)
             }
         }
-        deserializer.deserialize_map(InOrder)
+        deserializer.deserialize_map(Whole)
     }
 }
 

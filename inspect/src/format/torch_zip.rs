@@ -14,7 +14,7 @@ use crate::metadata::{HashableValue, Value};
 use crate::pickle::Pickle;
 use crate::storage::{Place, Segment, Storage};
 use crate::torch::{EXTENSIONS, StorageRef, TorchObject, interpret};
-use crate::zip::{self, Directory, END, Entry, LOCAL_HEADER, Method, central_directory, content};
+use crate::zip::{self, Directory, END, Entry, LOCAL_HEADER, Method, content};
 use crate::{Damage, DamageKind, Error, Notice, NoticeKind, Result};
 
 pub(crate) const CONTAINER: Container = Container {
@@ -49,8 +49,12 @@ pub(super) fn read_inner(source: &Arc<Source>) -> Result<Contents> {
 
 fn read_form(source: &Arc<Source>, may_be_exported: bool) -> Result<Contents> {
     let bytes = source.data();
-    let (entries, damage) = match central_directory(bytes)? {
-        Directory::Of(central) => (central.entries, None),
+    let readings = zip::readings(bytes)?;
+    let disagreement = readings.disagreement(false);
+    let (entries, damage) = match readings.usual {
+        Directory::Of(central) => {
+            (central.entries, disagreement.map(|what| Damage::new(DamageKind::Duplicate, what)))
+        }
         Directory::Several => {
             return Err(Error::unsupported("contains several zip archives one after another, as the parts of a distributed checkpoint (.distcp) do").hint("give its folder, with the .metadata that says what they hold"));
         }

@@ -1,6 +1,8 @@
 //! A folder of records, found by the files they were made from, so that unchanged files are not measured again.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -18,6 +20,8 @@ const SCHEMA: u32 = 7;
 #[derive(Clone, Debug)]
 pub struct Cache {
     folder: PathBuf,
+    /// Shared with its clones.
+    written: Arc<AtomicBool>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -33,7 +37,13 @@ struct Entry<T> {
 impl Cache {
     /// A cache in `folder`, which is created when the first record is stored.
     pub fn new(folder: PathBuf) -> Self {
-        Cache { folder }
+        Cache { folder, written: Arc::default() }
+    }
+
+    /// Whether a record was stored through this value or a clone of it: only then need the folder be looked through
+    /// for what is too much, which takes longer than reading a header.
+    pub fn has_grown(&self) -> bool {
+        self.written.load(Ordering::Relaxed)
     }
 
     /// The record of `path` made with `options`, if the files it was made from are unchanged (size, times, inode, and a
@@ -84,7 +94,9 @@ impl Cache {
             files,
             record,
         };
-        staged::keep(target, &serde_json::to_vec(&entry)?).map_err(std::io::Error::other)
+        staged::keep(target, &serde_json::to_vec(&entry)?).map_err(std::io::Error::other)?;
+        self.written.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Removes the oldest records until `bytes` remain, and files that killed processes left.
@@ -147,7 +159,9 @@ mod tests {
         std::fs::write(&left, "half").unwrap();
         std::fs::File::open(&left).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
         let record = folder.path().join("record.json");
+        assert!(!cache.has_grown());
         cache.write(&record, Vec::new(), &7).unwrap();
+        assert!(cache.clone().has_grown());
         assert!(left.exists());
         cache.prune(1 << 20).unwrap();
         assert!(!left.exists());

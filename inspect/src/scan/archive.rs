@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::io::Read;
 
 use super::Rule;
+use super::calls::cut;
 use super::content::{Kind, Place, Scanner};
-use super::pickles::cut;
 use crate::bytes::{ByteSource, Reader, Section, SharedBytes, text};
 use crate::error::bytes_that;
 use crate::storage::inflate;
@@ -20,7 +20,8 @@ const LINK: u32 = 0o120000;
 impl Scanner<'_> {
     /// Scans the zip archive `data`, and returns what it is.
     pub(super) fn zip(&mut self, data: &dyn ByteSource, place: &Place) -> Result<Kind> {
-        let mut entries = match directory(data)? {
+        let readings = understood(zip::readings(data), zip::Readings::lost())?;
+        let mut entries = match readings.usual {
             Directory::Of(central) => {
                 let mut entries = central.entries.clone();
                 entries.extend(self.layout(data, &central, place)?);
@@ -53,20 +54,28 @@ impl Scanner<'_> {
                 entries
             }
         };
-        for other in understood(zip::other_directories(data), Vec::new())? {
+        for other in readings.others {
             let what = match other {
                 Directory::Of(central) => {
-                    let message = format!("{} entries by another end record", central.entries.len());
+                    let message = format!("{} entries by another reading of its end", central.entries.len());
                     let known: HashSet<_> = entries.iter().map(Entry::identity).collect();
                     let more = central.entries.iter().filter(|e| !known.contains(&e.identity()));
                     let more: Vec<Entry> = more.cloned().collect();
                     entries.extend(more);
                     message
                 }
-                Directory::Several => "another end record is that of one of several archives".into(),
-                Directory::Lost(reason) => format!("another end record has no directory ({reason})"),
+                Directory::Several => "another reading finds several archives".into(),
+                Directory::Lost(reason) => format!("another reading has no directory ({reason})"),
             };
             self.find(Rule::SeveralDirectories, place, None, what);
+        }
+        // PyTorch's packages (torch.package), whose sources PackageImporter runs.
+        let is_package = |e: &Entry| e.name.ends_with(".data/extern_modules");
+        if let (true, Some(source)) =
+            (entries.iter().any(is_package), entries.iter().find(|e| e.name.ends_with(".py")))
+        {
+            let message = format!("`{}` is a source that the loader of this package runs", cut(&source.name));
+            self.find(Rule::CustomCode, place, Some(source.header), message);
         }
         let (script, code) = torch_script(&entries);
         let torch = self.names(&entries, place);
@@ -295,7 +304,8 @@ impl Scanner<'_> {
                 return Ok(());
             }
         };
-        let is_storage = self.storages.contains(&entry.name);
+        // What loaders unpickle is no storage, whatever refers to it.
+        let is_storage = self.storages.contains(&entry.name) && !entry.name.ends_with(".pkl");
         if let Some(expected) = entry.crc32.filter(|_| entry.whole) {
             let found = decoded.crc32()?;
             if found != expected {
@@ -382,13 +392,13 @@ fn torch_script(entries: &[Entry]) -> (bool, bool) {
     (is_one, is_one || entries.iter().any(|e| e.name.to_lowercase().ends_with("constants.pkl")))
 }
 
-/// The directory of the archive `data`.
-pub(super) fn directory(data: &dyn ByteSource) -> Result<Directory> {
+/// The usual directory of the archive `data`.
+fn directory(data: &dyn ByteSource) -> Result<Directory> {
     understood(zip::central_directory(data), Directory::Lost("it is cut short"))
 }
 
 /// What was read, or `otherwise` if the bytes could be read but are invalid.
-fn understood<T>(read: Result<T>, otherwise: T) -> Result<T> {
+pub(super) fn understood<T>(read: Result<T>, otherwise: T) -> Result<T> {
     match read {
         Err(error) if error.kind != ErrorKind::Io => Ok(otherwise),
         read => read,

@@ -1,15 +1,17 @@
 //! The kind of a file or an archive's member, by its first bytes and its name, and how it is scanned.
 
 use std::collections::HashSet;
-use std::io::Read;
+use std::io::{BufReader, Read};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::archive::directory;
-use super::pickles::{Stream, cut};
-use super::{Finding, Findings, Options, Rule, template, text};
-use crate::bytes::compression::{self, Compression};
-use crate::bytes::zstd;
+use super::archive::understood;
+use super::calls::cut;
+use super::globals::{Class, classify};
+use super::pickles::{Stream, begins_plausibly, names};
+use super::template::{self, Template};
+use super::{Finding, Findings, Options, Rule, text};
+use crate::bytes::compression::Compression;
 use crate::bytes::{ByteSource, Reader, Section, Source, text as text_of};
 use crate::error::bytes_that;
 use crate::format::{self, Family, HEAD, npy};
@@ -25,29 +27,34 @@ const FREE_WORK: u64 = 256 << 20;
 const MOST_WORK: u64 = 16;
 
 /// Names of files that are unpickled, or are archives of such.
-const PICKLED: [&str; 15] = [
+const PICKLED: [&str; 16] = [
     "pkl", "pickle", "pk", "pckl", "p", "pt", "pth", "bin", "ckpt", "joblib", "sav", "dat", "data", "npy",
-    "npz",
+    "npz", "metadata",
 ];
 /// Those among them that members of archives have which are unpickled, and no others.
 const PROMISING: [&str; 10] = ["pkl", "pickle", "pk", "pckl", "pt", "pth", "ckpt", "joblib", "npy", "npz"];
 /// The first bytes of what Git LFS has in place of a file.
 const LFS: &[u8] = b"version https://git-lfs";
-/// Up to this size, files of any name are tried as a pickle without a header.
-const TRIED: u64 = 16 << 20;
 
 /// First bytes of containers that are not looked into.
 const OPAQUE: [(&[u8], &str); 2] =
     [(b"7z\xbc\xaf\x27\x1c", "a 7z archive"), (b"Rar!\x1a\x07", "a RAR archive")];
 
 /// First bytes of programs and libraries.
-const NATIVE: [(&[u8], &str); 5] = [
+const NATIVE: [(&[u8], &str); 9] = [
     (b"\x7fELF", "ELF"),
     (b"\xcf\xfa\xed\xfe", "Mach-O"),
     (b"\xce\xfa\xed\xfe", "Mach-O"),
     (b"\xca\xfe\xba\xbe", "Mach-O or Java"),
+    (b"\xfe\xed\xfa\xcf", "Mach-O"),
+    (b"\xfe\xed\xfa\xce", "Mach-O"),
     (b"MZ\x90\0", "Windows"),
+    (b"!<arch>\n", "a library of"),
+    (b"\0asm", "WebAssembly"),
 ];
+
+/// Where a program for Windows says at which offset its header begins.
+const PE_OFFSET: u64 = 0x3c;
 
 /// The recognised kind of a file or an archive's member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,9 +68,10 @@ pub(super) enum Kind {
     Gguf,
     SafeTensors,
     Npy,
-    Gzip,
-    Zlib,
-    Zstd,
+    /// By the name of the compression.
+    Compressed(&'static str),
+    /// JSON, YAML or a template.
+    Configuration,
     /// A container that cannot be scanned.
     Opaque,
     /// Named like a pickle, but not one.
@@ -85,9 +93,8 @@ impl Kind {
             Kind::Gguf => "gguf",
             Kind::SafeTensors => "safetensors",
             Kind::Npy => "npy",
-            Kind::Gzip => "gzip",
-            Kind::Zlib => "zlib",
-            Kind::Zstd => "zstd",
+            Kind::Compressed(name) => name,
+            Kind::Configuration => "configuration",
             Kind::Opaque => "opaque",
             Kind::NoPickle => "not a pickle",
             Kind::Unknown => "unknown",
@@ -147,12 +154,24 @@ pub(super) fn is_named(path: &Path) -> bool {
     let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
     let extension = extension.as_str();
     PICKLED.contains(&extension)
+        || Compression::promised_by(extension).is_some()
         || matches!(extension, "safetensors" | "gguf" | "zip" | "tar" | "pt2" | "nemo" | "mar" | "7z")
 }
 
 /// Whether text may contain the byte, in UTF-8 or an older encoding.
 fn is_text(byte: u8) -> bool {
     byte >= b' ' && byte != 0x7f || matches!(byte, b'\t' | b'\n' | b'\r' | 0x0c)
+}
+
+/// Whether the header of a program for Windows is where `data` says.
+fn is_windows(data: &dyn ByteSource) -> Result<bool> {
+    let at = data.window(PE_OFFSET, 4)?;
+    let Ok(at) = <[u8; 4]>::try_from(&*at).map(u32::from_le_bytes) else { return Ok(false) };
+    Ok(data.window(at.into(), 4)?.starts_with(b"PE\0\0"))
+}
+
+fn is_harmless(module: &str, name: &str) -> bool {
+    classify(module, name) == Class::Harmless
 }
 
 fn extension(name: &str) -> String {
@@ -205,6 +224,7 @@ impl<'o> Scanner<'o> {
                         "is a Git LFS pointer: the file that it stands for was not scanned",
                     ));
                 }
+                None if self.is_configuration(data, name, &place)? => Kind::Configuration,
                 // Text that is named like a pickle, and as one ends before it does anything.
                 None if pickled && data.all_from(0, is_text)? => Kind::NoPickle,
                 None => {
@@ -233,9 +253,9 @@ impl<'o> Scanner<'o> {
 
     /// Whether some reader of zips would find entries in `data`.
     fn has_entries(&self, data: &dyn ByteSource) -> Result<bool> {
-        let mut readings = zip::other_directories(data)?;
-        readings.push(directory(data)?);
-        Ok(readings.iter().any(|reading| !matches!(reading, Directory::Lost(_))))
+        let zip::Readings { usual, mut others } = understood(zip::readings(data), zip::Readings::lost())?;
+        others.push(usual);
+        Ok(others.iter().any(|reading| !matches!(reading, Directory::Lost(_))))
     }
 
     /// Scans bytes that a pickle passes to a loader of PyTorch files.
@@ -260,13 +280,21 @@ impl<'o> Scanner<'o> {
     pub fn member(&mut self, data: &dyn ByteSource, name: &str, place: &Place) -> Result<()> {
         self.members += 1;
         let head = data.window(0, HEAD)?;
-        if let Some((_, kind)) = NATIVE.iter().find(|(magic, _)| head.starts_with(magic)) {
+        let native = NATIVE.iter().find(|(magic, _)| head.starts_with(magic)).map(|(_, kind)| *kind);
+        let native = match native {
+            None if head.starts_with(b"MZ") && is_windows(data)? => Some("Windows"),
+            native => native,
+        };
+        if let Some(kind) = native {
             let message = format!("`{}` is {kind} machine code", cut(name));
             self.find(Rule::NativeCode, place, None, message);
         } else if place.code && extension(name) == "py" {
             self.script(data, place)?;
         } else if name.ends_with("debug_pkl") {
             self.pickles(data, place, Stream::Pickles)?;
+        } else if self.is_configuration(data, name, place)? {
+            // A pickle may be called like one.
+            self.dispatch(data, name, place)?;
         } else if self.dispatch(data, name, place)?.is_none()
             && PROMISING.contains(&extension(name).as_str())
             && data.len() > 0
@@ -323,31 +351,25 @@ impl<'o> Scanner<'o> {
             }
             Some(Family::SafeTensors | Family::Pickle) | None => {}
         }
-        let reader = Reader { source: data, at: 0 };
-        if compression::GZIP.begins(head) {
-            self.compressed(flate2::read::MultiGzDecoder::new(reader), data.len(), name, place)?;
-            return Ok(Some(Kind::Gzip));
+        // joblib looks at the first bytes alone, whatever the name.
+        let vague = |found: &&Compression| {
+            pickled
+                || Compression::promised_by(&extension(name)).is_some()
+                || found.begins_well(&mut BufReader::new(Reader { source: data, at: 0 }))
+        };
+        let compression = Compression::of(head).or_else(|| Compression::perhaps(head).filter(vague));
+        if let Some(compression) = compression {
+            self.compressed(compression, data, name, place)?;
+            return Ok(Some(Kind::Compressed(compression.key)));
         }
-        if compression::ZSTD.begins(head) {
-            self.compressed(zstd::Frames::new(reader), data.len(), name, place)?;
-            return Ok(Some(Kind::Zstd));
-        }
-        // joblib compresses with zlib by default.
-        if pickled && matches!(head, [0x78, 0x01 | 0x5e | 0x9c | 0xda, ..]) {
-            self.compressed(flate2::read::ZlibDecoder::new(reader), data.len(), name, place)?;
-            return Ok(Some(Kind::Zlib));
-        }
-        let archive =
-            OPAQUE.iter().find(|(magic, _)| head.starts_with(magic)).map(|(_, what)| what.to_string());
-        let compressed = || Compression::of(head).map(|found| format!("compressed with {}", found.name));
-        if let Some(what) = archive.or_else(compressed) {
+        if let Some((_, what)) = OPAQUE.iter().find(|(magic, _)| head.starts_with(magic)) {
             self.find(Rule::OpaqueContent, place, None, format!("{what}, which cannot be scanned"));
             return Ok(Some(Kind::Opaque));
         }
-        if matches!(head, [0x80, 0..=5, ..]) || (!head.is_empty() && (pickled || data.len() <= TRIED)) {
-            return self.bare(data, head, pickled, place);
+        match head.is_empty() {
+            true => Ok(None),
+            false => self.bare(data, head, pickled, place),
         }
-        Ok(None)
     }
 
     /// Scans the bytes after the storages of a legacy file.
@@ -380,15 +402,17 @@ impl<'o> Scanner<'o> {
         pickled: bool,
         place: &Place,
     ) -> Result<Option<Kind>> {
-        let (does_something, end) = Trace::read_at(data, 0, Unpickler::Joblib, |trace| {
+        let (does_something, harmful, end) = Trace::read_at(data, 0, Unpickler::Joblib, |trace| {
             let does_something = !trace.seen.imports.is_empty() || !trace.seen.calls.is_empty();
-            (does_something, trace.error.is_none().then_some(trace.pickle.len as u64))
+            let harmful = begins_plausibly(&trace) && !names(&trace).iter().all(|(m, n)| is_harmless(m, n));
+            (does_something, harmful, trace.error.is_none().then_some(trace.pickle.len as u64))
         })?;
         let headed = matches!(head, [0x80, 2..=5, ..]);
         // Text called .data or .bin ends at its first letters; under another name only a whole pickle that imports
-        // something is one.
+        // something is one, and whatever follows it if that is not known to be harmless.
         let is_one = match (pickled, end) {
             (true, end) => headed || does_something || end.is_some(),
+            (false, Some(_)) if harmful => true,
             (false, Some(end)) if does_something && !headed => {
                 data.all_from(end, |b| b.is_ascii_whitespace())?
             }
@@ -402,10 +426,17 @@ impl<'o> Scanner<'o> {
         Ok(self.pickles(data, place, stream)?.then_some(Kind::Pickle))
     }
 
-    fn compressed(&mut self, reader: impl Read, len: u64, name: &str, place: &Place) -> Result<()> {
-        let limit = FREE_WORK.min(self.budget).max(len);
+    fn compressed(
+        &mut self,
+        compression: &Compression,
+        data: &dyn ByteSource,
+        name: &str,
+        place: &Place,
+    ) -> Result<()> {
+        let limit = FREE_WORK.min(self.budget).max(data.len());
         let mut inflated = Vec::new();
-        let read = reader.take(limit + 1).read_to_end(&mut inflated);
+        let mut packed = BufReader::new(Reader { source: data, at: 0 });
+        let read = compression.unpack(&mut packed, limit, &mut inflated);
         self.spend(inflated.len() as u64);
         if inflated.len() as u64 > limit {
             let message = format!("inflates to more than {limit} bytes; the rest was not scanned");
@@ -415,10 +446,20 @@ impl<'o> Scanner<'o> {
             self.damaged(place, format!("the compressed data is damaged: {error}"));
         }
         if let Some(inner) = self.inside(place, "inflated", None) {
-            let bare =
-                name.rsplit_once('.').map_or(name, |(stem, last)| if last == "gz" { stem } else { name });
-            let bare = if extension(bare).is_empty() { "inflated.pkl" } else { bare };
-            self.member(&inflated.as_slice(), bare, &inner)?;
+            let bare = match name.rsplit_once('.') {
+                Some((stem, last)) if Compression::promised_by(last).is_some() => stem,
+                _ => name,
+            };
+            // What is compressed is given to some loader; under a name that says nothing, that may be any.
+            let says_nothing = !PICKLED.contains(&extension(bare).as_str()) && !is_named(Path::new(bare));
+            let bare = if extension(bare).is_empty() {
+                "inflated.pkl".to_string()
+            } else if says_nothing && !self.is_configuration(&inflated.as_slice(), bare, &inner)? {
+                format!("{bare}.data")
+            } else {
+                bare.to_string()
+            };
+            self.member(&inflated.as_slice(), &bare, &inner)?;
         }
         Ok(())
     }
@@ -490,9 +531,8 @@ impl<'o> Scanner<'o> {
 
     fn header(&mut self, header: gguf::Header<'_>, place: &Place) {
         for (key, value) in header.keys.iter().filter(|(key, _)| key.contains("chat_template")) {
-            if let Some(what) = value.to_text().as_deref().and_then(template::reaches) {
-                let message = format!("`{}` reaches into Python: {what}", cut(key));
-                self.find(Rule::DangerousTemplate, place, None, message);
+            if let Some(text) = value.to_text() {
+                self.template(&text, key, place);
             }
         }
         if let Some(damage) = &header.damage {
@@ -514,6 +554,24 @@ impl<'o> Scanner<'o> {
                 _ => Rule::MalformedTensors,
             };
             self.find(rule, place, None, notice.text);
+        }
+    }
+
+    /// Scans a chat template, which is called `name`.
+    pub fn template(&mut self, text: &str, name: &str, place: &Place) {
+        match template::judge(text) {
+            Template::Harmless => {}
+            Template::Reaches(what) => {
+                let message = format!("`{}` reaches into Python: {what}", cut(name));
+                self.find(Rule::DangerousTemplate, place, None, message);
+            }
+            Template::Unread(why) => {
+                let message = format!(
+                    "`{}` cannot be parsed, so only its expressions were looked at: {why}",
+                    cut(name)
+                );
+                self.find(Rule::OpaqueContent, place, None, message);
+            }
         }
     }
 

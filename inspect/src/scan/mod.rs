@@ -2,15 +2,18 @@
 //! different readers read differently. Nothing is executed, and nothing is written.
 
 mod archive;
+mod calls;
+mod configuration;
 mod content;
 mod globals;
 mod pickles;
 #[cfg(test)]
 mod ranges;
+mod readers;
 mod template;
 mod text;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -99,6 +102,8 @@ rules! {
         "The pickle ends in an error; everything before that point is executed all the same."
     StrayProtocol "stray-protocol" Unknown
         "A protocol opcode is in the middle of the pickle, where no pickler writes one, or names a protocol that does not exist."
+    TornFrame "torn-frame" Unknown
+        "An opcode of the pickle reaches beyond its frame: readers differ in what comes next."
     BytesAfterPickle "bytes-after-pickle" Unknown
         "The pickle is followed by bytes that are not part of it."
     HiddenPickle "hidden-pickle" Note
@@ -107,6 +112,8 @@ rules! {
         "TorchScript code reads or writes files, or calls operators of other libraries."
     DangerousTemplate "dangerous-template" Dangerous
         "A chat template reaches into Python objects."
+    CustomCode "custom-code" Unknown
+        "A configuration names Python code that some loaders import and run."
     NativeCode "native-code" Dangerous
         "The archive holds a program or a shared library."
     PathOutside "path-outside" Dangerous
@@ -270,27 +277,54 @@ fn scan_source(source: &Arc<Source>, options: &Options) -> Result<Scan> {
 }
 
 /// Every file below `path` that a loader of checkpoints or pickles could be given, in name order; `path` itself when it
-/// is a file. Links to files are followed, as a loader follows them; links to folders are not.
+/// is a file.
 ///
 /// # Errors
 /// `Io` when a folder cannot be listed.
 pub fn files(path: &Path) -> Result<Vec<PathBuf>> {
-    let metadata = std::fs::metadata(path).map_err(|e| Error::io(path, &e))?;
-    if !metadata.is_dir() {
-        return Ok(vec![path.to_path_buf()]);
-    }
-    let mut found = Vec::new();
-    // Not limited in depth, because paths are of limited length.
-    let mut rest = list(path)?;
-    while let Some((path, kind)) = rest.pop() {
-        match kind {
-            Entry::Folder => rest.extend(list(&path)?),
-            Entry::File if content::is_candidate(&path) => found.push(path),
-            Entry::LostLink if content::is_named(&path) => found.push(path),
-            _ => {}
+    Ok(Files::below(path)?.likely)
+}
+
+/// The files below a folder, in name order. Links are followed, as loaders follow them (a cache of the Hugging Face Hub
+/// consists of them), and no folder is listed twice.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Files {
+    /// Those that a loader of checkpoints or pickles could be given, by their names or first bytes.
+    pub likely: Vec<PathBuf>,
+    /// The others.
+    pub others: Vec<PathBuf>,
+}
+
+impl Files {
+    /// The files below `path`, or `path` itself when it is a file.
+    ///
+    /// # Errors
+    /// `Io` when a folder cannot be listed.
+    pub fn below(path: &Path) -> Result<Self> {
+        let metadata = std::fs::metadata(path).map_err(|e| Error::io(path, &e))?;
+        let mut found = Files::default();
+        if !metadata.is_dir() {
+            found.likely.push(path.to_path_buf());
+            return Ok(found);
         }
+        let mut listed = HashSet::new();
+        // Not limited in depth, because paths are of limited length.
+        let mut rest = vec![(path.to_path_buf(), Entry::Folder)];
+        while let Some((path, kind)) = rest.pop() {
+            match kind {
+                Entry::Folder => {
+                    if listed.insert(path.canonicalize().map_err(|e| Error::io(&path, &e))?) {
+                        rest.extend(list(&path)?);
+                    }
+                }
+                Entry::File if content::is_candidate(&path) => found.likely.push(path),
+                Entry::LostLink if content::is_named(&path) => found.likely.push(path),
+                Entry::File | Entry::LostLink => found.others.push(path),
+            }
+        }
+        Ok(found)
     }
-    Ok(found)
 }
 
 /// An entry of a folder.
@@ -306,17 +340,13 @@ fn list(folder: &Path) -> Result<Vec<(PathBuf, Entry)>> {
     let io = |e: std::io::Error| Error::io(folder, &e);
     let mut entries = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(io)? {
-        let entry = entry.map_err(io)?;
-        let (path, kind) = (entry.path(), entry.file_type().map_err(io)?);
-        let kind = match kind.is_symlink() {
-            true => match std::fs::metadata(&path) {
-                Ok(target) if target.is_file() => Entry::File,
-                Ok(_) => continue,
-                Err(_) => Entry::LostLink,
-            },
-            false if kind.is_dir() => Entry::Folder,
-            false if kind.is_file() => Entry::File,
-            false => continue,
+        let path = entry.map_err(io)?.path();
+        let kind = match std::fs::metadata(&path) {
+            Ok(target) if target.is_dir() => Entry::Folder,
+            Ok(target) if target.is_file() => Entry::File,
+            // Sockets, pipes and devices.
+            Ok(_) => continue,
+            Err(_) => Entry::LostLink,
         };
         entries.push((path, kind));
     }

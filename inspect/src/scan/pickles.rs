@@ -1,12 +1,13 @@
 //! Findings in pickles: what they would import and call.
 
-use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::archive::leads_outside;
+use super::calls::{LATIN1, UTF8, byte_string, call, cut, known_at, makes_bytes};
 use super::content::{Place, Scanner};
-use super::globals::{BUILTINS, Class, classify, is_plausible};
+use super::globals::{Class, classify, is_plausible};
+use super::text::reaches_out;
 use super::{Finding, Rule};
 use crate::bytes::{ByteSource, Section};
 use crate::error::bytes_that;
@@ -24,10 +25,13 @@ pub(super) enum Stream {
     Chance,
 }
 
-/// Characters of a call that a message shows.
-const SHOWN: usize = 160;
 /// Pickles followed in one stream.
 const MOST_PICKLES: usize = 100_000;
+/// Pickles without imports that are stepped over where none is expected: a legacy file of PyTorch's has three before its
+/// object.
+const STEPPED_OVER: usize = 16;
+/// A longer line of text is no name.
+const LONGEST_NAME: u64 = 128;
 /// Bytes that are swept in one piece.
 const SWEPT: u64 = 1 << 20;
 
@@ -35,6 +39,8 @@ impl Scanner<'_> {
     /// Traces the pickles at the start of `data`. Returns whether there was one.
     pub(super) fn pickles(&mut self, data: &dyn ByteSource, place: &Place, stream: Stream) -> Result<bool> {
         let mut at = 0;
+        // What an unpickler remembers that reads several pickles.
+        let mut memo: Vec<Option<Arc<str>>> = Vec::new();
         let limit = match stream {
             Stream::Then(count) => count,
             _ => MOST_PICKLES,
@@ -50,13 +56,19 @@ impl Scanner<'_> {
                 self.spend(trace.pickle.len as u64);
                 let imports = !trace.seen.imports.is_empty();
                 let finished = trace.error.is_none();
+                let torn = trace.seen.torn_frames.first().copied();
                 let real = match stream {
+                    // Loaders that read several pickles step over those that do nothing.
+                    Stream::Chance if finished && !imports && number < STEPPED_OVER => {
+                        let len = trace.pickle.len as u64;
+                        return Ok((Some((len, finished, None, Vec::new(), trace.memo)), torn));
+                    }
                     Stream::Chance => begins_plausibly(&trace),
                     // The bytes after a whole pickle are another one if they do anything.
-                    _ => number == 0 || imports || (finished && trace.pickle.len > 2),
+                    _ => number == 0 || imports || finished,
                 };
                 if !real {
-                    return Ok(None);
+                    return Ok((None, torn));
                 }
                 self.pickles += 1;
                 if stream == Stream::Chance && !self.told_hidden(place) {
@@ -64,9 +76,20 @@ impl Scanner<'_> {
                     self.find(Rule::HiddenPickle, place, Some(at), message);
                 }
                 self.report(data, &trace, place, at)?;
-                Ok::<_, Error>(Some((trace.pickle.len as u64, finished, trace.seen.skipped.first().copied())))
+                let skipped = trace.seen.skipped.first().copied();
+                let named = names(&trace);
+                let stored = trace.memo;
+                Ok::<_, Error>((Some((trace.pickle.len as u64, finished, skipped, named, stored)), torn))
             })??;
-            let Some((len, finished, skipped)) = followed else { break };
+            let (followed, torn) = followed;
+            if let Some(torn) = torn.filter(|_| self.may_trace(place)) {
+                self.as_frames_are_read(data, at, torn, place, stream)?;
+            }
+            let Some((len, finished, skipped, named, stored)) = followed else { break };
+            memo = match memo.is_empty() || !self.may_trace(place) {
+                true => stored,
+                false => self.as_one_unpickler_reads(data, at, &memo, &named, place)?,
+            };
             if let Some(skipped) = skipped.filter(|_| self.may_trace(place)) {
                 self.as_others_read(data, at, skipped, place)?;
             }
@@ -83,72 +106,57 @@ impl Scanner<'_> {
         Ok(at > 0)
     }
 
-    /// Reports what readers do that know nothing of joblib, to whom the arrays of the pickle at `at` are opcodes; the
-    /// first array is `skipped` bytes after it. Elements may look like anything, so names that Python could not import
-    /// do not count.
-    fn as_others_read(&mut self, data: &dyn ByteSource, at: u64, skipped: u64, place: &Place) -> Result<()> {
-        Trace::read_at(data, at, Reader::Plain, |mut trace| {
-            self.spend(trace.pickle.len as u64);
-            trace.seen.imports.retain(|(offset, _)| *offset >= skipped);
-            trace.seen.builds.retain(|(offset, _)| *offset >= skipped);
-            let plausible = begins_plausibly(&trace);
-            if !plausible {
-                trace.seen.imports.clear();
-                trace.seen.builds.clear();
-            }
-            let pickle = &trace.pickle;
-            trace.seen.calls.retain(|&(offset, id)| {
-                let named = match pickle.node(id) {
-                    Node::Object(object) => pickle.global(object.callable).is_some(),
-                    _ => false,
-                };
-                offset >= skipped && (plausible || named)
-            });
-            match trace.seen.imports.is_empty() && trace.seen.calls.is_empty() {
-                true => Ok(()),
-                false => self.imports(&trace, place, at),
-            }
-        })?
-    }
-
-    /// A pickle starting anywhere in `data`: for streams in which pickles and raw data alternate.
+    /// A pickle starting anywhere in `data`: for streams in which pickles and raw data alternate. Those of the first
+    /// protocols have no header: one may be at the start and after another, and begins with an import elsewhere.
     pub(super) fn sweep(&mut self, data: &dyn ByteSource, place: &Place) -> Result<()> {
-        let mut at = 0;
+        let (mut at, mut due) = (0, 0);
         while at < data.len() {
             let window = data.window(at, SWEPT)?;
             let (start, end) = (at, at + window.len() as u64);
-            // A pickle may reach beyond the window, and its first two bytes may, too.
-            while let Some(found) = window.get((at - start) as usize..).and_then(|w| memchr::memchr(0x80, w))
-            {
-                at += found as u64;
-                let mut len = 1;
-                let next = match window.get((at - start) as usize + 1) {
-                    Some(&next) => next,
-                    None => data.window(at + 1, 1)?.first().copied().unwrap_or_default(),
+            // A pickle may reach beyond the window, and its first bytes may, too.
+            while let Some(rest) = window.get((at - start) as usize..).filter(|rest| !rest.is_empty()) {
+                let next = match at == due {
+                    true => Some(0),
+                    false => memchr::memchr3(0x80, b'c', b'i', rest),
                 };
-                if matches!(next, 2..=5) {
+                let Some(next) = next else { break };
+                at += next as u64;
+                let mut len = 1;
+                if at == due || begins_pickle(&data.window(at, 2 * LONGEST_NAME)?) {
                     if !self.may_trace(place) {
                         return Ok(());
                     }
-                    let (whole, skipped) = Trace::read_at(data, at, Reader::Joblib, |trace| {
-                        self.spend(trace.pickle.len as u64);
-                        if trace.seen.imports.is_empty() || begins_plausibly(&trace) {
-                            self.pickles += u64::from(trace.error.is_none());
-                            self.imports(&trace, place, at)?;
-                        }
-                        let whole = trace.error.is_none().then_some(trace.pickle.len as u64);
-                        Ok::<_, Error>((whole, trace.seen.skipped.first().copied()))
-                    })??;
-                    if let Some(skipped) = skipped {
-                        self.as_others_read(data, at, skipped, place)?;
+                    if let Some(whole) = self.swept(data, at, place)? {
+                        len = whole;
+                        due = at + len;
                     }
-                    len = whole.unwrap_or(1);
                 }
                 at += len;
             }
             at = at.max(end);
         }
         Ok(())
+    }
+
+    /// Reports what the pickle at `at` does, if it is one, and returns its length if it is whole.
+    fn swept(&mut self, data: &dyn ByteSource, at: u64, place: &Place) -> Result<Option<u64>> {
+        let (whole, skipped, torn) = Trace::read_at(data, at, Reader::Joblib, |trace| {
+            self.spend(trace.pickle.len as u64);
+            if trace.seen.imports.is_empty() || begins_plausibly(&trace) {
+                self.pickles += u64::from(trace.error.is_none());
+                self.imports(&trace, place, at)?;
+            }
+            let whole = trace.error.is_none().then_some(trace.pickle.len as u64);
+            let torn = trace.seen.torn_frames.first().copied();
+            Ok::<_, Error>((whole, trace.seen.skipped.first().copied(), torn))
+        })??;
+        if let Some(torn) = torn {
+            self.as_frames_are_read(data, at, torn, place, Stream::Chance)?;
+        }
+        if let Some(skipped) = skipped {
+            self.as_others_read(data, at, skipped, place)?;
+        }
+        Ok(whole)
     }
 
     /// Whether there is a budget for following one more pickle.
@@ -198,7 +206,7 @@ impl Scanner<'_> {
     }
 
     /// Imports, calls, and what their arguments hold.
-    fn imports(&mut self, trace: &Trace<'_>, place: &Place, base: u64) -> Result<()> {
+    pub(super) fn imports(&mut self, trace: &Trace<'_>, place: &Place, base: u64) -> Result<()> {
         let pickle = &trace.pickle;
         // Which call uses which import first.
         let mut called: HashMap<(Arc<str>, Arc<str>), Id> = HashMap::new();
@@ -218,6 +226,7 @@ impl Scanner<'_> {
             }
         }
         let handed_on = handed_on(trace);
+        let only_functions = gets_functions_of_torch(trace);
         for &(offset, id) in &trace.seen.imports {
             let Node::Global(g) = pickle.node(id) else { continue };
             let (module, name) = (g.module.as_ref(), g.name.as_ref());
@@ -227,7 +236,12 @@ impl Scanner<'_> {
                 _ => String::new(),
             });
             let what = usage.unwrap_or_else(|| format!("would import {}", cut(&global)));
-            let (rule, message) = match self.class(module, name, place) {
+            let class =
+                match only_functions && is_getattr(module, name) && !handed_on.contains(&(module, name)) {
+                    true => Class::Harmless,
+                    false => self.class(module, name, place),
+                };
+            let (rule, message) = match class {
                 Class::Harmless if handed_on.contains(&(module, name)) && !self.is_allowed(module, name) => {
                     let what = format!("passes {global} to something else, which may call it");
                     match loads(module, name) {
@@ -259,7 +273,7 @@ impl Scanner<'_> {
             // The legacy form refers to classes by persistent ids.
             let class = match *pickle.node(id) {
                 Node::Persistent(pid) => class_of(pickle, pid),
-                _ => pickle.global(id),
+                _ => pickle.global(id).or_else(|| handed_back(pickle, id)),
             };
             if let Some((module, name)) = class {
                 let message = format!("sets attributes of {}", cut(&format!("{module}.{name}")));
@@ -443,8 +457,32 @@ fn unfolded(pickle: &Pickle<'_>) -> Option<String> {
     (most > HARMLESS && most > 1000.0 * pickle.node_count() as f64).then(|| format!("{most:.1e}"))
 }
 
+/// What a pickle imports, in order.
+pub(super) fn names(trace: &Trace<'_>) -> Vec<(Arc<str>, Arc<str>)> {
+    let name = |&(_, id): &(u64, Id)| match trace.pickle.node(id) {
+        Node::Global(global) => Some((global.module.clone(), global.name.clone())),
+        _ => None,
+    };
+    trace.seen.imports.iter().filter_map(name).collect()
+}
+
+/// Whether a pickle begins with `bytes`: the header of protocol 2 or later, or an import by two lines of text.
+fn begins_pickle(bytes: &[u8]) -> bool {
+    match bytes {
+        [0x80, 2..=5, ..] => true,
+        [b'c' | b'i', lines @ ..] => {
+            let name = |line: &[u8]| {
+                !line.is_empty() && line.iter().all(|b| b.is_ascii_alphanumeric() || b"_.".contains(b))
+            };
+            let mut lines = lines.split(|byte| *byte == b'\n');
+            lines.next().is_some_and(name) && lines.next().is_some_and(name) && lines.next().is_some()
+        }
+        _ => false,
+    }
+}
+
 /// Whether the first import could be one: those after it cannot undo what it did.
-fn begins_plausibly(trace: &Trace<'_>) -> bool {
+pub(super) fn begins_plausibly(trace: &Trace<'_>) -> bool {
     let first = trace.seen.imports.first().and_then(|&(_, id)| trace.pickle.global(id));
     first.is_some_and(|(module, name)| is_plausible(module, name))
 }
@@ -462,10 +500,45 @@ fn class_of<'p>(pickle: &'p Pickle<'_>, id: Id) -> Option<(&'p str, &'p str)> {
     }
 }
 
+fn is_getattr(module: &str, name: &str) -> bool {
+    name == "getattr" && matches!(module, "builtins" | "__builtin__")
+}
+
+/// Whether every call of `getattr` gives a plain function of PyTorch's, as `torch.relu` is pickled:
+/// `getattr(torch._C._VariableFunctionsClass, 'relu')`.
+fn gets_functions_of_torch(trace: &Trace<'_>) -> bool {
+    let pickle = &trace.pickle;
+    trace.seen.calls.iter().all(|&(at, id)| {
+        let Node::Object(object) = pickle.node(id) else { return true };
+        if !pickle.global(object.callable).is_some_and(|(module, name)| is_getattr(module, name)) {
+            return true;
+        }
+        let Some(&[class, name]) = pickle.sequence(object.args).filter(|_| known_at(trace, object.args, at))
+        else {
+            return false;
+        };
+        pickle.global(class) == Some(("torch._C", "_VariableFunctionsClass"))
+            && pickle.str(name).is_some_and(|name| !name.starts_with('_') && !reaches_out(name))
+    })
+}
+
+/// What NumPy's older `scalar(dtype('O'), object)` gives back, where that is an import.
+fn handed_back<'p>(pickle: &'p Pickle<'_>, id: Id) -> Option<(&'p str, &'p str)> {
+    match pickle.class(id)? {
+        ("numpy.core.multiarray" | "numpy._core.multiarray", "scalar") => {
+            let Node::Object(object) = pickle.node(id) else { return None };
+            pickle.global(*pickle.sequence(object.args)?.get(1)?)
+        }
+        _ => None,
+    }
+}
+
 const NDARRAY_WRAPPER: (&str, &str) = ("joblib.numpy_pickle", "NDArrayWrapper");
 
 /// Imports that are harmless only if their arguments are known, and so only if the pickle itself calls them.
-const JUDGED_BY_ARGUMENTS: [(&str, &str); 4] = [
+const JUDGED_BY_ARGUMENTS: [(&str, &str); 6] = [
+    ("builtins", "getattr"),
+    ("__builtin__", "getattr"),
     ("torch.storage", "_load_from_bytes"),
     ("_codecs", "encode"),
     NDARRAY_WRAPPER,
@@ -505,163 +578,4 @@ fn handed_on<'p>(trace: &'p Trace<'_>) -> HashSet<(&'p str, &'p str)> {
         }
     }
     found
-}
-
-const LATIN1: [&str; 3] = ["latin1", "latin-1", "iso-8859-1"];
-const UTF8: [&str; 3] = ["utf-8", "utf8", "ascii"];
-
-/// Whether `object` is a call that gives a byte string.
-fn makes_bytes(pickle: &Pickle<'_>, object: &Object) -> bool {
-    match pickle.global(object.callable) {
-        Some(("_codecs", "encode")) => true,
-        Some((module, "bytes" | "bytearray")) => BUILTINS.contains(&module),
-        _ => false,
-    }
-}
-
-/// Whether the value of `id` is what it was `at` this offset: what changes after a call is not what the call got.
-fn known_at(trace: &Trace<'_>, id: Id, at: u64) -> bool {
-    trace.seen.changed.get(&id.index()).is_none_or(|&changed| changed < at)
-}
-
-/// The byte string at `id`, written as such, encoded from a latin-1 string, or made of integers, as a call at the offset
-/// `at` gets it.
-fn byte_string<'p>(trace: &'p Trace<'_>, id: Id, at: u64, depth: usize) -> Option<Cow<'p, [u8]>> {
-    const DEEPEST: usize = 8;
-    if !known_at(trace, id, at) {
-        return None;
-    }
-    let pickle = &trace.pickle;
-    match pickle.node(id) {
-        Node::Bytes(bytes) => Some(Cow::Borrowed(bytes)),
-        Node::Str(text) => latin1(text).map(Cow::Owned),
-        Node::Object(object) if object.kwargs.is_none() && makes_bytes(pickle, object) && depth < DEEPEST => {
-            // Calls are in the order of their ids.
-            let made = trace.seen.calls.binary_search_by_key(&id.index(), |(_, call)| call.index()).ok()?;
-            let made = trace.seen.calls[made].0;
-            let args = pickle.sequence(object.args).filter(|_| known_at(trace, object.args, made))?;
-            let mut bytes = match *args {
-                [] => Cow::Borrowed(&[][..]),
-                [only] if pickle.sequence(only).is_some() => {
-                    let items = pickle.sequence(only).filter(|_| known_at(trace, only, made))?;
-                    Cow::Owned(integers(pickle, items)?)
-                }
-                [only] if pickle.str(only).is_some() => Cow::Borrowed(pickle.str(only)?.as_bytes()),
-                [only] => byte_string(trace, only, made, depth + 1)?,
-                [text, encoding] => encoded(pickle.str(text)?, pickle.str(encoding)?, "strict")?,
-                [text, encoding, errors] => {
-                    encoded(pickle.str(text)?, pickle.str(encoding)?, pickle.str(errors)?)?
-                }
-                _ => return None,
-            };
-            // A bytearray takes more bytes by APPEND.
-            if !object.items.is_empty() {
-                bytes.to_mut().extend(integers(pickle, &object.items)?);
-            }
-            Some(bytes)
-        }
-        _ => None,
-    }
-}
-
-/// `text.encode(encoding, errors)`; `None` where Python raises an error, or where the handler of errors is unknown.
-fn encoded<'p>(text: &'p str, encoding: &str, errors: &str) -> Option<Cow<'p, [u8]>> {
-    let name: String =
-        encoding.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect();
-    let most = match &*name {
-        "utf8" | "u8" | "cp65001" => return Some(Cow::Borrowed(text.as_bytes())),
-        "ascii" | "usascii" | "646" => 0x7f,
-        "latin1" | "latin" | "l1" | "iso88591" | "88591" | "cp819" => 0xff,
-        _ => return None,
-    };
-    let mut bytes = Vec::with_capacity(text.len());
-    for c in text.chars() {
-        match (u8::try_from(u32::from(c)).ok().filter(|byte| *byte <= most), errors) {
-            (Some(byte), _) => bytes.push(byte),
-            (None, "ignore") => {}
-            (None, "replace") => bytes.push(b'?'),
-            (None, _) => return None,
-        }
-    }
-    Some(Cow::Owned(bytes))
-}
-
-fn integers(pickle: &Pickle<'_>, items: &[Id]) -> Option<Vec<u8>> {
-    items.iter().map(|&id| u8::try_from(pickle.int(id)?).ok()).collect()
-}
-
-fn latin1(text: &str) -> Option<Vec<u8>> {
-    text.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect()
-}
-
-/// A call as Python would write it, cut where it gets long.
-fn call(pickle: &Pickle<'_>, object: &Object) -> String {
-    let mut out = String::new();
-    write_call(pickle, object, 0, &mut out);
-    cut(&out)
-}
-
-fn write_call(pickle: &Pickle<'_>, object: &Object, depth: usize, out: &mut String) {
-    write(pickle, object.callable, depth, out);
-    out.push('(');
-    match pickle.sequence(object.args) {
-        Some(args) => write_list(pickle, args, depth, out),
-        None => write(pickle, object.args, depth, out),
-    }
-    out.push(')');
-}
-
-fn write_list(pickle: &Pickle<'_>, items: &[Id], depth: usize, out: &mut String) {
-    for (i, &item) in items.iter().enumerate() {
-        if out.len() > SHOWN {
-            return;
-        }
-        if i > 0 {
-            out.push_str(", ");
-        }
-        write(pickle, item, depth, out);
-    }
-}
-
-fn write(pickle: &Pickle<'_>, id: Id, depth: usize, out: &mut String) {
-    if out.len() > SHOWN || depth > 8 {
-        return out.push('…');
-    }
-    match pickle.node(id) {
-        Node::None => out.push_str("None"),
-        Node::Bool(true) => out.push_str("True"),
-        Node::Bool(false) => out.push_str("False"),
-        Node::Int(i) => out.push_str(&i.to_string()),
-        Node::Float(f) => out.push_str(&f.to_string()),
-        Node::Str(s) => {
-            out.push('\'');
-            out.extend(s.chars().take(SHOWN).flat_map(char::escape_debug));
-            out.push('\'');
-        }
-        Node::Bytes(b) => out.push_str(&format!("b'{}'", b[..b.len().min(SHOWN)].escape_ascii())),
-        Node::Global(g) => {
-            out.extend(g.module.chars().take(SHOWN));
-            out.push('.');
-            out.extend(g.name.chars().take(SHOWN));
-        }
-        Node::Object(object) => write_call(pickle, object, depth + 1, out),
-        Node::Tuple(items) => {
-            out.push('(');
-            write_list(pickle, items, depth + 1, out);
-            out.push(')');
-        }
-        Node::List(items) => {
-            out.push('[');
-            write_list(pickle, items, depth + 1, out);
-            out.push(']');
-        }
-        Node::BigInt(_) | Node::Dict(_) | Node::Set(_) | Node::Persistent(_) | Node::Buffer => out.push('…'),
-    }
-}
-
-/// `text`, shortened to fit a line.
-pub(super) fn cut(text: &str) -> String {
-    let mut rest = text.chars();
-    let start: String = rest.by_ref().take(SHOWN).collect();
-    if rest.next().is_some() { start + "…" } else { start }
 }

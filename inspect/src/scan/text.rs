@@ -24,21 +24,25 @@ const OPERATORS: [&str; 13] = [
     "_quantized",
 ];
 
+/// Whether an operator's name says that it reaches files, processes or the network.
+pub(super) fn reaches_out(name: &str) -> bool {
+    name.split('_').any(|word| REACHING.contains(&word.to_lowercase().as_str()))
+}
+
 /// What TorchScript code does beyond arithmetic, with the offset of each. Operators of ATen are functions of `torch` in
 /// serialized code, and those of all libraries are in `ops`.
 pub(super) fn script(code: &str) -> Vec<(u64, String)> {
     const MOST: usize = 100;
     let mut found = Vec::new();
     for (at, path) in paths(code) {
-        let reaches =
-            |name: &&str| name.split('_').any(|word| REACHING.contains(&word.to_lowercase().as_str()));
-        let shown = || super::pickles::cut(&path.join("."));
+        let reaches = |name: &&str| reaches_out(name);
+        let shown = || super::calls::cut(&path.join("."));
         let what = match *path {
             ["torch"] | ["ops"] | ["ops", _] => {
                 format!("uses `{}` other than by calling its operators", shown())
             }
             ["ops", library, ..] if !OPERATORS.contains(&library) => {
-                format!("calls the operators of `{}`", super::pickles::cut(library))
+                format!("calls the operators of `{}`", super::calls::cut(library))
             }
             ["torch", ref names @ ..] | ["ops", _, ref names @ ..] if names.iter().any(reaches) => {
                 format!("{} reads or writes files, or reaches out otherwise", shown())

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::memo::Memo;
 use super::text::{float, integer, unescape_string, unescape_unicode};
 use super::{Global, Id, Node, Object, Pickle, Seen};
 use crate::bytes::{Short, text as text_of};
@@ -14,6 +15,14 @@ const FALSE: Id = Id(1);
 const TRUE: Id = Id(2);
 const EMPTY_TUPLE: Id = Id(3);
 
+/// Memory that the graph of a pickle of any size may take,
+const FREE_MEMORY: u64 = 128 << 20;
+/// and beyond that for each byte of the pickle. A list of distinct integers takes 8, one of floats 5.
+const MEMORY_PER_BYTE: u64 = 8;
+/// What an allocation takes besides its contents, and a note about an opcode.
+const ALLOCATION: u64 = 16;
+const NOTE: u64 = 24;
+
 /// The machine while it reads.
 pub(super) struct Machine<'a> {
     pub(super) input: &'a [u8],
@@ -21,13 +30,19 @@ pub(super) struct Machine<'a> {
     pub(super) nodes: Vec<Node<'a>>,
     pub(super) stack: Vec<Id>,
     pub(super) marks: Vec<usize>,
-    pub(super) memo: HashMap<u64, Id>,
+    pub(super) memo: Memo,
+    /// The nodes of integers of up to 16 bits, by value, as far as there are any; 0 for the others.
+    small: Vec<u32>,
     /// Numbers, counted down from the largest, of memo indices of 2^63 and more.
     pub(super) far: HashMap<Vec<u8>, u64>,
     pub(super) globals: Vec<Global>,
     pub(super) known_globals: HashSet<Global>,
     /// Bytes that names of globals may still take: one memoized string may be part of many.
     pub(super) global_bytes_left: usize,
+    /// Bytes of memory that the graph may still take.
+    memory_left: u64,
+    /// Where the current frame ends.
+    pub(super) frame_end: Option<u64>,
     /// Offset of the current opcode.
     pub(super) opcode_at: u64,
     /// Set when tracing: what the pickle does is recorded, and reading continues wherever Python's would.
@@ -47,7 +62,8 @@ impl<'a> Machine<'a> {
             nodes,
             stack: Vec::new(),
             marks: Vec::new(),
-            memo: HashMap::new(),
+            memo: Memo::default(),
+            small: Vec::new(),
             far: HashMap::new(),
             globals: Vec::new(),
             known_globals: HashSet::new(),
@@ -55,11 +71,31 @@ impl<'a> Machine<'a> {
                 .unwrap_or(usize::MAX)
                 .saturating_mul(16)
                 .saturating_add(1 << 20),
+            memory_left: len.saturating_mul(MEMORY_PER_BYTE).saturating_add(FREE_MEMORY),
+            frame_end: None,
             opcode_at: 0,
             seen: None,
             len,
             short: None,
         }
+    }
+
+    /// Begins with what other pickles stored, of which texts are known.
+    pub(super) fn inherit(&mut self, memo: &[Option<Arc<str>>]) -> Result<()> {
+        for text in memo {
+            let id = text.as_ref().map_or(Ok(NONE), |text| self.add(Node::Str(text.clone())))?;
+            self.memo.near.push(id);
+        }
+        Ok(())
+    }
+
+    /// The texts that were stored, by index.
+    pub(super) fn texts(&self) -> Vec<Option<Arc<str>>> {
+        let text = |id: &Id| match &self.nodes[id.0 as usize] {
+            Node::Str(text) => Some(text.clone()),
+            _ => None,
+        };
+        self.memo.near.iter().map(text).collect()
     }
 
     /// Follows the opcodes up to STOP, and returns what is on the stack then.
@@ -100,7 +136,7 @@ impl<'a> Machine<'a> {
             b'V' => { let s = unescape_unicode(self.line()?); self.push(Node::Str(s))?; }
             b'a' => { let item = self.pop()?; self.extend(&[item])?; }
             b'b' => self.build()?,
-            b'c' => { let module = lossy(self.line()?); let name = lossy(self.line()?); self.global(module, name)?; }
+            b'c' => { let module = self.name()?; let name = self.name()?; self.global(module, name)?; }
             b'd' => { let items = self.pop_to_mark()?; let pairs = self.pairs(&items)?; self.push(Node::Dict(pairs))?; }
             b'g' => { let key = self.memo_key_line()?; self.get(key)?; }
             b'i' => self.inst()?,
@@ -113,9 +149,9 @@ impl<'a> Machine<'a> {
             b']' => self.push(Node::List(Vec::new()))?,
             b'}' => self.push(Node::Dict(Vec::new()))?,
             b'G' => { let v = f64::from_be_bytes(self.array()?); self.push(Node::Float(v))?; }
-            b'J' => { let v = i32::from_le_bytes(self.array()?); self.push(Node::Int(v.into()))?; }
-            b'K' => { let v = self.byte()?; self.push(Node::Int(v.into()))?; }
-            b'M' => { let v = u16::from_le_bytes(self.array()?); self.push(Node::Int(v.into()))?; }
+            b'J' => { let v = i32::from_le_bytes(self.array()?); self.int(v.into())?; }
+            b'K' => { let v = self.byte()?; self.int(v.into())?; }
+            b'M' => { let v = u16::from_le_bytes(self.array()?); self.int(v.into())?; }
             b'Q' => { let id = self.pop()?; self.push(Node::Persistent(id))?; }
             b'T' => { let n = i32::from_le_bytes(self.array()?); let n = size(n.into())?; self.old_string(n)?; }
             b'U' => { let n = self.byte()?; self.old_string(n.into())?; }
@@ -155,7 +191,7 @@ impl<'a> Machine<'a> {
                 self.object(class, args, Some(kwargs))?;
             }
             0x93 => self.stack_global()?,
-            0x94 => { let key = self.memo.len() as u64; self.put(key)?; }
+            0x94 => { let key = self.memo.len(); self.put(key)?; }
             0x95 => self.frame()?,
             // Protocol 5 (0x96, BYTEARRAY8, is above).
             0x97 => self.push(Node::Buffer)?,
@@ -173,67 +209,56 @@ impl<'a> Machine<'a> {
     pub(super) fn note(&mut self, note: impl FnOnce(&mut Seen, u64)) {
         if let Some(seen) = &mut self.seen {
             note(seen, self.opcode_at);
+            self.memory_left = self.memory_left.saturating_sub(NOTE);
         }
     }
 
-    /// Bytes that exist from here on, given or not.
-    pub(super) fn left(&self) -> u64 {
-        self.len - self.at as u64
-    }
-
-    /// Makes sure that the next `n` bytes were given.
-    pub(super) fn have(&mut self, n: u64) -> Result<()> {
-        if n > (self.input.len() - self.at) as u64 {
-            let left = self.left();
-            if n <= left {
-                self.short = Some(Short(self.at as u64 + n));
+    /// Counts `bytes` more of memory.
+    fn charge(&mut self, bytes: u64) -> Result<()> {
+        match self.memory_left.checked_sub(bytes) {
+            Some(left) => self.memory_left = left,
+            None => {
+                return Err(Error::unsupported(
+                    "the pickle describes far more values than one of this size would",
+                ));
             }
-            return Err(Error::damaged(format!(
-                "a pickle opcode announces {n} bytes, and only {left} are left"
-            )));
         }
         Ok(())
-    }
-
-    pub(super) fn take(&mut self, n: u64) -> Result<&'a [u8]> {
-        self.have(n)?;
-        let rest = &self.input[self.at..];
-        self.at += n as usize;
-        Ok(&rest[..n as usize])
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
-        Ok(self.take(N as u64)?.try_into().expect("take returns as many bytes as asked for"))
-    }
-
-    fn byte(&mut self) -> Result<u8> {
-        Ok(self.array::<1>()?[0])
-    }
-
-    pub(super) fn line(&mut self) -> Result<&'a [u8]> {
-        let rest = &self.input[self.at..];
-        match rest.iter().position(|&b| b == b'\n') {
-            Some(end) => {
-                self.at += end + 1;
-                Ok(&rest[..end])
-            }
-            None if (rest.len() as u64) < self.left() => {
-                self.have(rest.len() as u64 + 1)?;
-                Ok(rest)
-            }
-            None if self.is_traced() && !rest.is_empty() => {
-                self.at = self.input.len();
-                Ok(rest)
-            }
-            None => Err(Error::damaged("a text argument of a pickle opcode has no end of line")),
-        }
     }
 
     fn add(&mut self, node: Node<'a>) -> Result<Id> {
         let id = u32::try_from(self.nodes.len())
             .map_err(|_| Error::unsupported("the pickle has more than 2^32 values"))?;
+        let beside = match &node {
+            Node::Str(text) => 2 * ALLOCATION + text.len() as u64,
+            Node::Bytes(Cow::Owned(bytes)) | Node::BigInt(Cow::Owned(bytes)) => {
+                ALLOCATION + bytes.len() as u64
+            }
+            Node::Tuple(items) | Node::List(items) | Node::Set(items) if !items.is_empty() => {
+                ALLOCATION + elements::<Id>(items.len())
+            }
+            Node::Dict(entries) if !entries.is_empty() => ALLOCATION + elements::<(Id, Id)>(entries.len()),
+            Node::Global(_) => ALLOCATION + size_of::<Global>() as u64,
+            Node::Object(_) => ALLOCATION + size_of::<Object>() as u64,
+            _ => 0,
+        };
+        // Its place on the stack counts, too.
+        self.charge(size_of::<Node>() as u64 + 4 + beside)?;
         self.nodes.push(node);
         Ok(Id(id))
+    }
+
+    /// Small integers are one node each, however often they occur.
+    fn int(&mut self, value: i64) -> Result<()> {
+        let Ok(index) = u16::try_from(value).map(usize::from) else { return self.push(Node::Int(value)) };
+        if self.small.len() <= index {
+            self.small.resize(index + 1, 0);
+        }
+        if self.small[index] == 0 {
+            self.small[index] = self.add(Node::Int(value))?.index();
+        }
+        self.stack.push(Id(self.small[index]));
+        Ok(())
     }
 
     pub(super) fn push(&mut self, node: Node<'a>) -> Result<()> {
@@ -285,9 +310,9 @@ impl<'a> Machine<'a> {
     }
 
     fn get(&mut self, key: u64) -> Result<()> {
-        let id = *self
+        let id = self
             .memo
-            .get(&key)
+            .get(key)
             .ok_or_else(|| Error::damaged(format!("the pickle's memo has no entry {key}")))?;
         self.stack.push(id);
         Ok(())
@@ -295,8 +320,8 @@ impl<'a> Machine<'a> {
 
     fn put(&mut self, key: u64) -> Result<()> {
         let top = self.top()?;
-        self.memo.insert(key, top);
-        Ok(())
+        let taken = self.memo.put(key, top);
+        self.charge(taken)
     }
 
     fn memo_key_line(&mut self) -> Result<u64> {
@@ -313,11 +338,15 @@ impl<'a> Machine<'a> {
 
     fn extend(&mut self, items: &[Id]) -> Result<()> {
         let (target, traced) = (self.top()?, self.is_traced());
+        self.charge(elements::<Id>(items.len()))?;
         match &mut self.nodes[target.0 as usize] {
             Node::List(list) | Node::Set(list) => list.extend_from_slice(items),
             Node::Object(object) => object.items.extend_from_slice(items),
             // This is how a bytearray gets its bytes.
             Node::Bytes(_) if traced => {
+                let changed = self.seen.as_ref().map(|seen| &seen.changed);
+                let is_lost = |id: &Id| changed.is_some_and(|c| c.get(&id.index()) == Some(&u64::MAX));
+                let known = !items.iter().any(is_lost);
                 let more: Option<Vec<u8>> = items
                     .iter()
                     .map(|id| match self.nodes[id.0 as usize] {
@@ -327,7 +356,7 @@ impl<'a> Machine<'a> {
                     })
                     .collect();
                 match (more, &mut self.nodes[target.0 as usize]) {
-                    (Some(more), Node::Bytes(bytes)) => bytes.to_mut().extend(more),
+                    (Some(more), Node::Bytes(bytes)) if known => bytes.to_mut().extend(more),
                     _ => self.lost(target),
                 }
             }
@@ -350,6 +379,7 @@ impl<'a> Machine<'a> {
 
     fn set(&mut self, pairs: Vec<(Id, Id)>) -> Result<()> {
         let (target, traced) = (self.top()?, self.is_traced());
+        self.charge(elements::<(Id, Id)>(pairs.len()))?;
         match &mut self.nodes[target.0 as usize] {
             Node::Dict(entries) if entries.is_empty() => *entries = pairs,
             Node::Dict(entries) => entries.extend(pairs),
@@ -397,12 +427,13 @@ impl<'a> Machine<'a> {
     }
 
     fn inst(&mut self) -> Result<()> {
-        let args = self.pop_to_mark()?;
-        let module = lossy(self.line()?);
-        let name = lossy(self.line()?);
-        let args = self.add(Node::Tuple(args))?;
+        let module = self.name()?;
+        let name = self.name()?;
+        // Python's own unpickler imports it before it looks for the mark.
         self.global(module, name)?;
-        let callable = self.pop()?;
+        let callable = self.stack.pop().ok_or_else(underflow)?;
+        let args = self.pop_to_mark()?;
+        let args = self.add(Node::Tuple(args))?;
         self.object(callable, args, None)
     }
 
@@ -471,17 +502,6 @@ impl<'a> Machine<'a> {
         Ok(items.chunks_exact(2).map(|kv| (kv[0], kv[1])).collect())
     }
 
-    fn frame(&mut self) -> Result<()> {
-        let len = u64::from_le_bytes(self.array()?);
-        let left = self.left();
-        if len > left && !self.is_traced() {
-            return Err(Error::damaged(format!(
-                "a pickle frame announces {len} bytes, and only {left} are left"
-            )));
-        }
-        Ok(())
-    }
-
     fn string(&mut self, n: u64) -> Result<()> {
         let bytes = self.take(n)?;
         self.push(Node::Str(lossy(bytes)))
@@ -495,11 +515,19 @@ impl<'a> Machine<'a> {
         self.push(match copy {
             Some(Ok(s)) => Node::Str(s.into()),
             _ => Node::Bytes(Cow::Borrowed(bytes)),
-        })
+        })?;
+        // Its characters depend on the encoding with which the pickle is loaded.
+        if self.is_traced() && !bytes.is_ascii() {
+            let id = self.top()?;
+            self.lost(id);
+        }
+        Ok(())
     }
 
+    /// Byte strings are read into place, whatever frame they reach beyond.
     fn bytes(&mut self, n: u64) -> Result<()> {
-        let bytes = self.take(n)?;
+        self.leave_frame(n, false);
+        let bytes = self.taken(n)?;
         self.push(Node::Bytes(Cow::Borrowed(bytes)))
     }
 
@@ -534,7 +562,13 @@ impl<'a> Machine<'a> {
             Err(_) if self.is_traced() => Node::Int(0),
             read => read?,
         };
-        self.push(node)
+        self.push(node)?;
+        // Python 3.14 reads decimal numbers alone, and earlier ones in C or in Python other forms.
+        if !is_plain(digits) {
+            let id = self.top()?;
+            self.lost(id);
+        }
+        Ok(())
     }
 
     fn decimal_float(&mut self) -> Result<f64> {
@@ -542,6 +576,17 @@ impl<'a> Machine<'a> {
         let number = float(line).or(self.is_traced().then_some(0.0));
         number.ok_or_else(|| Error::damaged("a FLOAT of the pickle is not a number"))
     }
+}
+
+/// Bytes of `count` elements of a vector.
+fn elements<T>(count: usize) -> u64 {
+    (count * size_of::<T>()) as u64
+}
+
+/// Whether every reader takes `digits` for the same number.
+fn is_plain(digits: &[u8]) -> bool {
+    let digits = digits.strip_prefix(b"-").unwrap_or(digits);
+    matches!(digits, [b'0'] | [b'1'..=b'9', ..]) && digits.iter().all(u8::is_ascii_digit)
 }
 
 pub(super) fn underflow() -> Error {

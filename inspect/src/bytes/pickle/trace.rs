@@ -1,9 +1,10 @@
 //! What a pickle would do: its imports and calls in order, followed as far as Python's unpickler would get.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::machine::{Machine, NONE};
-use super::{Id, Node, Pickle};
+use super::{Id, Node, Object, Pickle};
 use crate::bytes::{ByteSource, Short};
 use crate::{Error, Result};
 
@@ -23,6 +24,8 @@ pub struct Seen {
     pub stray_protos: Vec<u64>,
     /// PROTO opcodes of protocols that do not exist, and the protocol.
     pub odd_protos: Vec<(u64, u8)>,
+    /// Opcodes that reach beyond the frame in which they begin, or begin a frame that does not fit: readers differ.
+    pub torn_frames: Vec<u64>,
     /// Where joblib would read an array of unknown size out of the pickle.
     pub lost_arrays: Vec<u64>,
     /// Where joblib would skip an array, whose bytes are opcodes to other readers.
@@ -42,6 +45,9 @@ pub enum Reader {
     Joblib,
     /// Everyone else.
     Plain,
+    /// CPython's before 2026, reading from a file that cannot be looked ahead in (an archive's entry, bytes in memory): what
+    /// begins in a frame and does not end there is read from behind the frame.
+    Framed,
 }
 
 /// The depth to which nested pickles are distinguished.
@@ -57,6 +63,8 @@ pub struct Trace<'a> {
     pub seen: Seen,
     /// The reason, if it ends before a STOP.
     pub error: Option<Error>,
+    /// The texts that its memo holds at the end, by index.
+    pub(crate) memo: Vec<Option<Arc<str>>>,
 }
 
 impl<'a> Trace<'a> {
@@ -80,6 +88,20 @@ impl<'a> Trace<'a> {
         source.grow(at, |bytes| Trace::of_part(bytes, len, reader, 0).map(&mut read))
     }
 
+    /// [`Trace::read_at`] where the same unpickler read other pickles before, and keeps their memo.
+    ///
+    /// # Errors
+    /// `Io` when the bytes cannot be read.
+    pub(crate) fn read_after<T>(
+        source: &dyn ByteSource,
+        at: u64,
+        memo: &[Option<Arc<str>>],
+        mut read: impl FnMut(Trace<'_>) -> T,
+    ) -> Result<T> {
+        let len = source.len().saturating_sub(at);
+        source.grow(at, |bytes| Trace::begun(bytes, len, Reader::Plain, 0, memo).map(&mut read))
+    }
+
     /// The trace of the first `input` of `len` bytes, as the pickle number `depth` within others.
     pub(super) fn of_part(
         input: &'a [u8],
@@ -87,9 +109,20 @@ impl<'a> Trace<'a> {
         reader: Reader,
         depth: usize,
     ) -> std::result::Result<Self, Short> {
+        Self::begun(input, len, reader, depth, &[])
+    }
+
+    fn begun(
+        input: &'a [u8],
+        len: u64,
+        reader: Reader,
+        depth: usize,
+        memo: &[Option<Arc<str>>],
+    ) -> std::result::Result<Self, Short> {
         let mut machine = Machine::new(input, len);
         machine.seen = Some(Seen { depth, reader, ..Seen::default() });
-        let outcome = machine.run();
+        let outcome = machine.inherit(memo).and_then(|()| machine.run());
+        let memo = machine.texts();
         if let Some(short) = machine.short {
             return Err(short);
         }
@@ -98,7 +131,7 @@ impl<'a> Trace<'a> {
             Ok(root) => (root, None),
             Err(error) => (NONE, Some(error)),
         };
-        Ok(Trace { pickle: machine.end(root), seen, error })
+        Ok(Trace { pickle: machine.end(root), seen, error, memo })
     }
 }
 
@@ -110,12 +143,68 @@ enum JoblibArray {
     Objects,
 }
 
+/// An element of an array.
+enum Element {
+    Object,
+    Bytes(usize),
+}
+
+/// The element that a type of NumPy's is called after, as NumPy writes it in `dtype.__reduce__`, or by its name; `None` for
+/// others that it also reads.
+fn element(code: &str) -> Option<Element> {
+    const NAMED: [(&str, usize); 14] = [
+        ("bool", 1),
+        ("int8", 1),
+        ("uint8", 1),
+        ("int16", 2),
+        ("uint16", 2),
+        ("float16", 2),
+        ("int32", 4),
+        ("uint32", 4),
+        ("float32", 4),
+        ("int64", 8),
+        ("uint64", 8),
+        ("float64", 8),
+        ("complex64", 8),
+        ("complex128", 16),
+    ];
+    if let Some((_, size)) = NAMED.iter().find(|(name, _)| *name == code) {
+        return Some(Element::Bytes(*size));
+    }
+    let code = code.strip_prefix(['<', '>', '|', '=']).unwrap_or(code);
+    let kind = code.chars().next()?;
+    let rest = &code[kind.len_utf8()..];
+    if kind == 'O' {
+        return matches!(rest, "" | "8").then_some(Element::Object);
+    }
+    let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    let (size, unit) = rest.split_at(digits);
+    let dated =
+        matches!(kind, 'M' | 'm') && (unit.is_empty() || unit.starts_with('[') && unit.ends_with(']'));
+    if !unit.is_empty() && !dated {
+        return None;
+    }
+    let size: usize = size.parse().ok()?;
+    let bytes = match (kind, size) {
+        ('b', 1) | ('i' | 'u', 1 | 2 | 4 | 8) | ('f', 2 | 4 | 8 | 12 | 16) | ('c', 8 | 16 | 24 | 32) => size,
+        ('M' | 'm', 8) | ('S' | 'V', _) => size,
+        ('U', _) => size.checked_mul(4)?,
+        _ => return None,
+    };
+    Some(Element::Bytes(bytes))
+}
+
 impl Machine<'_> {
+    /// Whether what is left of a frame is dropped when an argument reaches beyond it.
+    pub(super) fn drops_frames(&self) -> bool {
+        self.seen.as_ref().is_some_and(|seen| seen.reader == Reader::Framed)
+    }
+
     /// joblib writes an array's bytes into the pickle, after the state of the object that describes it: if its state
     /// says so, a byte with the number of padding bytes, and these; then the elements; objects are a separate pickle
     /// (`joblib/numpy_pickle.py`).
     pub(super) fn skip_joblib_array(&mut self, wrapper: Id) -> Result<()> {
-        if self.seen.as_ref().is_some_and(|seen| seen.reader == Reader::Plain)
+        if self.seen.as_ref().is_some_and(|seen| seen.reader != Reader::Joblib)
             || !self.is_joblib_array(wrapper)
         {
             return Ok(());
@@ -133,7 +222,8 @@ impl Machine<'_> {
                     return Ok(());
                 }
                 let at = self.at as u64;
-                let len = match Trace::of_part(&self.input[self.at..], self.left(), Reader::Joblib, depth + 1)
+                // joblib reads it by an unpickler that knows no arrays of its own.
+                let len = match Trace::of_part(&self.input[self.at..], self.left(), Reader::Plain, depth + 1)
                 {
                     Ok(inner) => inner.pickle.len as u64,
                     Err(Short(needed)) => {
@@ -159,10 +249,34 @@ impl Machine<'_> {
         (&*class.module, &*class.name) == ("joblib.numpy_pickle", "NumpyArrayWrapper")
     }
 
+    /// Whether one of the fields that a type's state gives it is an object; `None` if that is not known.
+    fn has_objects(&self, dtype: &Object, depth: usize) -> Option<bool> {
+        let node = |id: Id| &self.nodes[id.0 as usize];
+        let Some(state) = dtype.state.last() else { return Some(false) };
+        let Node::Tuple(parts) = node(*state) else { return None };
+        let fields = match node(*parts.get(4)?) {
+            Node::None => return Some(false),
+            Node::Dict(fields) if depth < DEEPEST => fields,
+            _ => return None,
+        };
+        for &(_, field) in fields {
+            let Node::Tuple(field) = node(field) else { return None };
+            let Node::Object(inner) = node(*field.first()?) else { return None };
+            let Node::Tuple(args) = node(inner.args) else { return None };
+            let Node::Str(code) = node(*args.first()?) else { return None };
+            if matches!(element(code)?, Element::Object) || self.has_objects(inner, depth + 1)? {
+                return Some(true);
+            }
+        }
+        Some(false)
+    }
+
     fn joblib_array(&self, wrapper: Id) -> Option<JoblibArray> {
         let node = |id: Id| &self.nodes[id.0 as usize];
         let Node::Object(object) = node(wrapper) else { return None };
-        let Node::Dict(entries) = node(*object.state.last()?) else { return None };
+        // joblib keeps what an earlier state set.
+        let [state] = object.state.as_slice() else { return None };
+        let Node::Dict(entries) = node(*state) else { return None };
         let field = |name: &str| {
             entries
                 .iter()
@@ -174,17 +288,14 @@ impl Machine<'_> {
         let Some(Node::Object(dtype)) = field("dtype") else { return None };
         let Node::Tuple(args) = node(dtype.args) else { return None };
         let Node::Str(code) = node(*args.first()?) else { return None };
-        let digits = code.trim_start_matches(|c: char| !c.is_ascii_digit());
-        if code.contains('O') {
-            return Some(JoblibArray::Objects);
-        }
+        let size = match element(code)? {
+            Element::Object => return Some(JoblibArray::Objects),
+            Element::Bytes(size) => size,
+        };
         let elements = shape.iter().try_fold(1usize, |n, &size| match node(size) {
             Node::Int(size) => n.checked_mul(usize::try_from(*size).ok()?),
             _ => None,
         })?;
-        let width = if code.contains('U') { 4 } else { 1 };
-        let size: usize = digits.parse().ok()?;
-        let size = size.checked_mul(width)?;
         // A type's state may give it another size: version, order, subarray, names, fields, size.
         let resized = |state: &Id| match node(*state) {
             Node::Tuple(parts) => match parts.get(5).map(|&part| node(part)) {
@@ -196,12 +307,17 @@ impl Machine<'_> {
         if dtype.state.iter().any(resized) {
             return None;
         }
+        if self.has_objects(dtype, 0)? {
+            return Some(JoblibArray::Objects);
+        }
         let bytes = elements.checked_mul(size)?;
         match field("numpy_array_alignment_bytes") {
+            None | Some(Node::None) => Some(JoblibArray::Numbers(bytes)),
             Some(Node::Int(_)) => {
                 bytes.checked_add(1 + usize::from(*self.input.get(self.at)?)).map(JoblibArray::Numbers)
             }
-            _ => Some(JoblibArray::Numbers(bytes)),
+            // joblib pads for whatever else this may be.
+            Some(_) => None,
         }
     }
 }

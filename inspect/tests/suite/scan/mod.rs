@@ -119,6 +119,13 @@ fn every_trick_has_its_rule() {
         ("comment.pt", Rule::SeveralDirectories),
         ("script-path.pt", Rule::DangerousImport),
         ("list-changed.pkl", Rule::OpaqueContent),
+        ("torn-frame.pkl", Rule::TornFrame),
+        ("torn-frame.pt", Rule::DangerousImport),
+        ("wide.pt", Rule::SeveralDirectories),
+        ("uncounted.npz", Rule::SeveralDirectories),
+        ("lambda.keras", Rule::CustomCode),
+        ("alias.yaml", Rule::CustomCode),
+        ("tokenizer_config.json", Rule::DangerousTemplate),
     ] {
         let scan = find(name);
         assert!(rules(&scan).contains(&rule), "{name}: {:?}", scan.findings);
@@ -229,6 +236,18 @@ proptest! {
             let scan = scan_bytes(name, &bytes).unwrap();
             prop_assert!(scan.severity() < Some(Severity::Unknown), "{name}: {:?}", scan.findings);
         }
+    }
+}
+
+/// Outside of a scan, too, no reading is preferred without a word.
+#[test]
+fn archives_of_which_readers_find_different_entries_are_damaged() {
+    let files = files::all();
+    for name in ["wide.npz", "wide.pt", "uncounted.npz"] {
+        let file = files.iter().find(|f| f.name == name).unwrap();
+        let checkpoint = ckpt_inspect::open_bytes(name, file.bytes.clone()).unwrap();
+        let damage = checkpoint.damage.as_ref().unwrap();
+        assert!(damage.is(ckpt_inspect::DamageKind::Duplicate), "{name}: {damage}");
     }
 }
 

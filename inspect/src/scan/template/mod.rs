@@ -1,4 +1,7 @@
-//! Chat templates: Jinja, of which only the expressions are looked at, token by token, with strings as Python reads them.
+//! Chat templates: Jinja. Expressions are looked at one by one, token by token, with strings as Python reads them; and the
+//! whole is parsed, to follow names that are computed in one place and used in another.
+
+mod built;
 
 /// A token of an expression.
 #[derive(Clone, Debug, PartialEq)]
@@ -10,7 +13,7 @@ enum Token<'t> {
 }
 
 /// The attributes that every attack on a template engine goes through.
-const STEPS: [&str; 13] = [
+const STEPS: [&str; 31] = [
     "__class__",
     "__mro__",
     "__base__",
@@ -24,6 +27,25 @@ const STEPS: [&str; 13] = [
     "__dict__",
     "__code__",
     "_TemplateReference__context",
+    // Of functions, frames, generators and their like, which have no underscores in front.
+    "func_globals",
+    "func_code",
+    "func_closure",
+    "gi_frame",
+    "gi_code",
+    "gi_yieldfrom",
+    "cr_frame",
+    "cr_code",
+    "cr_await",
+    "ag_frame",
+    "ag_code",
+    "ag_await",
+    "tb_frame",
+    "f_back",
+    "f_builtins",
+    "f_code",
+    "f_globals",
+    "f_locals",
 ];
 
 /// Filters that look up attributes by names that they get as strings.
@@ -32,9 +54,39 @@ const LOOKUPS: [&str; 9] =
 /// Filters that make a number, as an index may be.
 const NUMBERS: [&str; 4] = ["int", "length", "count", "abs"];
 
-/// What leads out of a Jinja template into Python's objects, if anything does.
-pub(super) fn reaches(template: &str) -> Option<String> {
-    expressions(template).into_iter().find_map(|expression| judged(&tokens(expression)))
+/// The most bytes of a template, tokens of an expression, and blocks in a template, that are parsed: what parses recurses.
+const MOST_BYTES: usize = 1 << 20;
+const MOST_TOKENS: usize = 1000;
+const MOST_BRANCHES: usize = 300;
+
+/// What a template may do.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Template {
+    Harmless,
+    /// It leads out into Python's objects, by this.
+    Reaches(String),
+    /// It could not be parsed as a whole.
+    Unread(String),
+}
+
+/// Whether a Jinja template leads out into Python's objects.
+pub(super) fn judge(template: &str) -> Template {
+    let expressions: Vec<Vec<Token<'_>>> = expressions(template).into_iter().map(tokens).collect();
+    if let Some(what) = expressions.iter().find_map(|expression| judged(expression)) {
+        return Template::Reaches(what);
+    }
+    let branch = |expression: &&Vec<Token<'_>>| expression.contains(&Token::Word("elif"));
+    if template.len() > MOST_BYTES
+        || expressions.iter().any(|expression| expression.len() > MOST_TOKENS)
+        || expressions.iter().filter(branch).count() > MOST_BRANCHES
+    {
+        return Template::Unread("it is too long".into());
+    }
+    match built::reaches(template) {
+        Ok(None) => Template::Harmless,
+        Ok(Some(what)) => Template::Reaches(what),
+        Err(why) => Template::Unread(why),
+    }
 }
 
 /// The insides of `{{ }}` and `{% %}`, without comments and raw text.
@@ -255,8 +307,14 @@ mod tests {
             "{{ messages[1:] | map(attribute='content') | join('\\n') }}{{ x[(n - 1) | int] }}",
             "{% if '{{' in m %}{{ m | selectattr('role', 'equalto', 'user') | list }}{% endif %}",
             "{% for i in ['a' ~ b, 'c'] %}{{ {'x': {'y': i}} }}{% endfor %}{{ system.message }}",
+            "{% set ns = namespace(i=0, found=false) %}{% set ns.i = ns.i + 1 %}{{ messages[ns.i] }}{{ messages[ns.i - 1].role }}",
+            "{% set index = (messages|length - 1) - loop.index0 %}{{ messages[index]['content'] }}",
+            "{% for key in ['role', 'content'] %}{{ m[key] }}{% endfor %}{% for k, v in tool|items %}{{ tool[k] }}{% endfor %}",
+            "{% set roles = {'user': 'human'} %}{{ names[roles[m.role]] }}{% generation %}{{ m.content }}{% endgeneration %}",
+            "{% macro show(x, indent=0) %}{{ ' ' * indent ~ x['name'] }}{{ show(x.items, indent + 2) }}{% endmacro %}{{ show(tool) }}",
+            "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}{% endif %}{{ loop_messages[0] }}",
         ] {
-            assert_eq!(reaches(template), None, "{template}");
+            assert_eq!(judge(template), Template::Harmless, "{template}");
         }
         for template in [
             "{{ ''.__class__.__mro__[1].__subclasses__() }}",
@@ -276,8 +334,25 @@ mod tests {
             "{{ '{0.__class__} of it'.format(x) }}",
             "{% set f = x.os.popen %}",
             "{{ '}}' }}{{ x.__class__ }}",
+            "{% set u='_' %}{% set k=u~u~'globals'~u~u %}{{ lipsum[k] }}",
+            "{% set u='_' %}{% set k=u+u+'globals'+u+u %}{{ x[k] }}",
+            "{% set k='xxglobalsxx'|replace('x','_') %}{{ y[k] }}",
+            "{% set k='%c%cglobals%c%c'%(95,95,95,95) %}{{ y[k] }}",
+            "{% set k=('_ _globals_ _'.split(' '))|join %}{{ y[k] }}",
+            "{% set ns=namespace(k='_') %}{% set ns.k=ns.k~'_globals_'~ns.k %}{{ y[ns.k] }}",
+            "{% for k in ['_'*2+'globals'+'_'*2] %}{{ y[k] }}{% endfor %}",
+            "{% set u=dict(_=1)|list|first %}{{ y[u~u~'globals'~u~u] }}",
+            "{% set k %}{{ u }}{{ u }}globals{% endset %}{{ y[k] }}",
+            "{% set u=m.content[10] %}{% macro f(k) %}{{ y[k] }}{% endmacro %}{{ f(u ~ u ~ 'globals' ~ u ~ u) }}",
+            "{{ [y]|map(attribute=(u~u~'globals'~u~u))|list }}",
+            "{{ [y]|map(**{'attribute': u~u~'globals'~u~u})|list }}",
+            "{% set f='at'~'tr' %}{{ [y]|map(f, u)|list }}",
+            "{% filter attr('x') %}a{% endfilter %}",
+            "{{ x.gi_frame.f_back.f_globals }}",
+            "{% include '/etc/passwd' %}",
+            "{{ cycler }}",
         ] {
-            assert!(reaches(template).is_some(), "{template}");
+            assert!(matches!(judge(template), Template::Reaches(_)), "{template}");
         }
     }
 }

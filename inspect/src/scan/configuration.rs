@@ -1,0 +1,465 @@
+//! Configurations (JSON and YAML) that name Python code, which a loader imports and calls: `auto_map` of the Hugging Face
+//! Hub, `_target_` of Hydra and NeMo, layers of Keras, nodes of skops, handlers of TorchServe.
+
+use std::collections::HashMap;
+
+use saphyr_parser::{Event, Parser, Tag};
+use serde_json::{Map, Value};
+
+use super::calls::cut;
+use super::content::{Place, Scanner};
+use super::globals::{Class, classify};
+use super::{Finding, Rule, Severity};
+use crate::Result;
+use crate::bytes::{ByteSource, text};
+
+/// Larger ones are searched and not parsed: vocabularies, mostly.
+const MOST_PARSED: u64 = 8 << 20;
+/// The deepest nesting that is followed, which is that of serde_json.
+const DEEPEST: usize = 128;
+
+/// Keys by which configurations name code, or templates.
+const KEYS: [&str; 17] = [
+    "auto_map",
+    "custom_pipelines",
+    "_target_",
+    "target",
+    "cls",
+    "class_path",
+    "parent_library",
+    "chat_template",
+    "class_name",
+    "__module__",
+    "module_path",
+    "handler",
+    "_class_name",
+    "requirementsFile",
+    "type",
+    "!!python",
+    "tag:yaml.org,2002:python",
+];
+
+/// Handlers that come with TorchServe.
+const HANDLERS: [&str; 4] = ["image_classifier", "image_segmenter", "object_detector", "text_classifier"];
+
+/// Libraries whose classes their own loaders create by name, with arguments that are data.
+const OWN: [&str; 5] = ["sentence_transformers.", "sklearn.", "scipy.", "keras.", "numpy."];
+
+/// How a configuration is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Written {
+    Json,
+    Yaml,
+    /// A chat template of its own.
+    Jinja,
+}
+
+impl Written {
+    /// That of the file called `name`, if it is a configuration.
+    fn by_name(name: &str) -> Option<Written> {
+        let (_, extension) = name.rsplit_once('.')?;
+        match extension.to_ascii_lowercase().as_str() {
+            "json" => Some(Written::Json),
+            "yaml" | "yml" => Some(Written::Yaml),
+            "jinja" | "jinja2" | "j2" => Some(Written::Jinja),
+            _ => None,
+        }
+    }
+}
+
+/// What a configuration names.
+#[derive(Debug, PartialEq)]
+enum Named {
+    /// A class or function, by a key that loaders follow.
+    Code {
+        module: String,
+        name: String,
+        key: String,
+    },
+    /// The same, by a key that means other things, too: only what is dangerous counts.
+    Perhaps {
+        module: String,
+        name: String,
+        key: String,
+    },
+    /// Python code in the configuration itself, or beside it.
+    Source(String),
+    Template(String, String),
+}
+
+impl Scanner<'_> {
+    /// Whether `name` is that of a configuration; then `data` is scanned as one.
+    pub(super) fn is_configuration(
+        &mut self,
+        data: &dyn ByteSource,
+        name: &str,
+        place: &Place,
+    ) -> Result<bool> {
+        let written = Written::by_name(name);
+        if let Some(written) = written {
+            self.configuration(data, name, written, place)?;
+        }
+        Ok(written.is_some())
+    }
+
+    fn configuration(
+        &mut self,
+        data: &dyn ByteSource,
+        name: &str,
+        written: Written,
+        place: &Place,
+    ) -> Result<()> {
+        if data.len() > MOST_PARSED {
+            return self.large_configuration(data, name, place);
+        }
+        let bytes = data.bytes(0..data.len())?;
+        let parsed = match written {
+            Written::Jinja => {
+                self.template(&text(&bytes), name, place);
+                return Ok(());
+            }
+            // With a byte order mark, as some editors write it.
+            Written::Json => {
+                let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+                serde_json::from_slice(bytes)
+                    .map(|value| (vec![value], Vec::new()))
+                    .map_err(|e| e.to_string())
+            }
+            Written::Yaml => yaml(&text(&bytes)),
+        };
+        let (documents, tags) = match parsed {
+            Ok(parsed) => parsed,
+            // A loader that cannot parse it does nothing.
+            Err(_) if !mentions(&bytes) => return Ok(()),
+            Err(why) => {
+                let message = format!("`{}` cannot be parsed: {why}", cut(name));
+                self.find(Rule::OpaqueContent, place, None, message);
+                return Ok(());
+            }
+        };
+        let mut found = Vec::new();
+        for tag in tags {
+            let (module, name) = split(&tag);
+            found.push(Named::Code { module, name, key: "a tag of YAML".into() });
+        }
+        documents.iter().for_each(|document| walk(document, "", &mut found));
+        found.into_iter().for_each(|named| self.named(named, name, place));
+        Ok(())
+    }
+
+    fn large_configuration(&mut self, data: &dyn ByteSource, name: &str, place: &Place) -> Result<()> {
+        let file = name.rsplit(['/', '\\']).next().unwrap_or(name);
+        let known = matches!(file, "tokenizer.json" | "vocab.json" | "model.safetensors.index.json");
+        if known || !mentions(&data.bytes(0..data.len())?) {
+            return Ok(());
+        }
+        let message = format!("`{}` has more than {MOST_PARSED} bytes and was not parsed", cut(name));
+        self.find(Rule::OpaqueContent, place, None, message);
+        Ok(())
+    }
+
+    fn named(&mut self, named: Named, file: &str, place: &Place) {
+        let file = cut(file);
+        let (module, name, key, sure) = match named {
+            Named::Template(key, template) => return self.template(&template, &key, place),
+            Named::Source(what) => {
+                let message = format!("`{file}` {what}");
+                return self.code(Severity::Dangerous, None, message, place);
+            }
+            Named::Code { module, name, key } => (module, name, key, true),
+            Named::Perhaps { module, name, key } => (module, name, key, false),
+        };
+        let global = cut(&format!("{module}.{name}"));
+        let harmless = self.is_allowed(&module, &name) || OWN.iter().any(|own| module.starts_with(own));
+        let (severity, what) = match classify(&module, &name) {
+            Class::Dangerous(why) if !self.is_allowed(&module, &name) => (Severity::Dangerous, why),
+            Class::Unknown if sure && !harmless => {
+                (Severity::Unknown, "some loaders import it and call what it defines")
+            }
+            _ if sure => return self.harmless(global),
+            _ => return,
+        };
+        let message = format!("`{file}` names {global} as `{key}`: {what}");
+        self.code(severity, Some(global), message, place);
+    }
+
+    fn code(&mut self, severity: Severity, global: Option<String>, message: String, place: &Place) {
+        let member = place.member.clone();
+        let finding =
+            Finding { rule: Rule::CustomCode, severity, member, offset: None, global, message, count: 1 };
+        self.findings.add(finding);
+    }
+}
+
+/// Whether the text has one of the keys, or an escape that may spell one.
+fn mentions(bytes: &[u8]) -> bool {
+    let has = |key: &str| memchr::memmem::find(bytes, key.as_bytes()).is_some();
+    KEYS.into_iter().any(has) || has("\\u00") || has("\\x")
+}
+
+/// `package.module:Name` and `package.module.Name`, split before the name.
+fn split(path: &str) -> (String, String) {
+    let (module, name) = path.split_once(':').or_else(|| path.rsplit_once('.')).unwrap_or((path, ""));
+    (module.to_string(), name.to_string())
+}
+
+/// Whether `text` is a path of two names or more.
+fn is_path(text: &str) -> bool {
+    let word = |part: &str| !part.is_empty() && part.chars().all(|c| c.is_alphanumeric() || c == '_');
+    text.contains('.') && text.split('.').all(word)
+}
+
+fn walk(value: &Value, key: &str, found: &mut Vec<Named>) {
+    match value {
+        Value::Array(items) => items.iter().for_each(|item| walk(item, key, found)),
+        Value::Object(entries) => {
+            object(entries, found);
+            for (key, value) in entries {
+                match (key.as_str(), value) {
+                    ("auto_map", classes) => texts(classes, &mut |text| {
+                        // `owner/repository--module.Class`.
+                        let (module, name) = split(text.rsplit("--").next().unwrap_or(text));
+                        found.push(Named::Code { module, name, key: key.clone() });
+                    }),
+                    ("_target_", paths) => texts(paths, &mut |path| {
+                        let (module, name) = split(path);
+                        found.push(Named::Code { module, name, key: key.clone() });
+                    }),
+                    // It is imported as a module.
+                    ("parent_library", paths) => texts(paths, &mut |path| {
+                        if path != "transformers" && !path.starts_with("transformers.models.") {
+                            let (module, name) = (path.to_string(), "*".to_string());
+                            found.push(Named::Code { module, name, key: key.clone() });
+                        }
+                    }),
+                    ("target" | "cls" | "class_path" | "type", Value::String(path)) if is_path(path) => {
+                        let (module, name) = split(path);
+                        let named = match key.as_str() {
+                            // sentence-transformers' modules.json has these beside each other.
+                            "type" if entries.contains_key("path") && entries.contains_key("idx") => {
+                                Named::Code { module, name, key: key.clone() }
+                            }
+                            _ => Named::Perhaps { module, name, key: key.clone() },
+                        };
+                        found.push(named);
+                    }
+                    ("chat_template", Value::String(template)) => {
+                        found.push(Named::Template(key.clone(), template.clone()));
+                    }
+                    // Several by name, as a list of pairs or an object.
+                    ("chat_template" | "chat_templates", several) => texts(several, &mut |text| {
+                        found.push(Named::Template(key.clone(), text.to_string()));
+                    }),
+                    ("template", Value::String(template)) => {
+                        found.push(Named::Template(key.clone(), template.clone()));
+                    }
+                    _ => walk(value, key, found),
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// What several entries of an object name together.
+fn object(entries: &Map<String, Value>, found: &mut Vec<Named>) {
+    let text = |key: &str| entries.get(key).and_then(Value::as_str);
+    let mut code = |module: &str, name: &str, key: &str| {
+        let (module, name, key) = (module.to_string(), name.to_string(), key.to_string());
+        found.push(Named::Code { module, name, key });
+    };
+    if let (Some(module), Some(name)) = (text("__module__"), text("__class__")) {
+        code(module, name, "__class__");
+    }
+    if let (Some(module), Some(name)) = (text("module_path"), text("function")) {
+        code(module, name, "function");
+    }
+    if let Some(class) = text("class_name") {
+        let function = if class == "function" { text("config") } else { None };
+        match text("module") {
+            Some(module) if module != "keras" && !module.starts_with("keras.") => {
+                code(module, function.unwrap_or(class), "class_name");
+            }
+            // Of Keras' own functions, its layers need those that compute.
+            Some(module) if function.is_some() && (module.contains("utils") || module.contains("saving")) => {
+                code(&format!("{module} "), function.unwrap_or(class), "class_name");
+            }
+            _ => {}
+        }
+        if matches!(class, "Lambda" | "__lambda__") {
+            found.push(Named::Source("has a Lambda layer, whose Python code Keras runs".into()));
+        }
+    }
+    for (key, named) in [("handler", "a handler"), ("requirementsFile", "packages to install")] {
+        // TorchServe's manifest.
+        let Some(file) = text(key).filter(|_| entries.contains_key("modelName")) else { continue };
+        let file = file.rsplit(['/', '\\']).next().unwrap_or(file);
+        if !HANDLERS.contains(&file) {
+            let module = file.strip_suffix(".py").unwrap_or(file);
+            found.push(Named::Code { module: module.to_string(), name: "*".into(), key: named.into() });
+        }
+    }
+    if let Some(Value::Object(pipelines)) = entries.get("custom_pipelines") {
+        for file in pipelines.values().filter_map(|pipeline| pipeline.get("impl")?.as_str()) {
+            let module = file.strip_suffix(".py").unwrap_or(file).to_string();
+            found.push(Named::Code { module, name: "*".into(), key: "custom_pipelines".into() });
+        }
+    }
+    // diffusers: a file beside the configuration, and the class in it.
+    if let Some([Value::String(module), Value::String(name)]) =
+        entries.get("_class_name").and_then(Value::as_array).map(Vec::as_slice)
+    {
+        let (module, name) = (module.clone(), name.clone());
+        found.push(Named::Code { module, name, key: "_class_name".into() });
+    }
+}
+
+/// Every text in `value`.
+fn texts(value: &Value, take: &mut impl FnMut(&str)) {
+    match value {
+        Value::String(text) => take(text),
+        Value::Array(items) => items.iter().for_each(|item| texts(item, take)),
+        Value::Object(entries) => entries.values().for_each(|item| texts(item, take)),
+        _ => {}
+    }
+}
+
+/// A collection of YAML that is being read: what it holds so far, the key that waits for its value, and its anchor.
+struct Open {
+    value: Value,
+    key: Option<String>,
+    anchor: usize,
+}
+
+/// The documents of `text`, and the Python objects that its tags name. What stands behind an anchor is where it was
+/// defined; an alias of it is a text or nothing, so that documents do not grow.
+fn yaml(text: &str) -> std::result::Result<(Vec<Value>, Vec<String>), String> {
+    let (mut documents, mut tags, mut open) = (Vec::new(), Vec::new(), Vec::<Open>::new());
+    let mut anchored: HashMap<usize, Value> = HashMap::new();
+    for event in Parser::new_from_str(text) {
+        let (event, _) = event.map_err(|error| error.to_string())?;
+        let tag = match &event {
+            Event::Scalar(.., tag) | Event::SequenceStart(_, tag) | Event::MappingStart(_, tag) => {
+                tag.as_deref()
+            }
+            _ => None,
+        };
+        tags.extend(tag.and_then(of_python));
+        let done = match event {
+            Event::SequenceStart(anchor, _) | Event::MappingStart(anchor, _) => {
+                if open.len() == DEEPEST {
+                    return Err(format!("it is nested more than {DEEPEST} deep"));
+                }
+                let value = match event {
+                    Event::SequenceStart(..) => Value::Array(Vec::new()),
+                    _ => Value::Object(Map::new()),
+                };
+                open.push(Open { value, key: None, anchor });
+                continue;
+            }
+            Event::SequenceEnd | Event::MappingEnd => {
+                let Some(closed) = open.pop() else { continue };
+                if closed.anchor > 0 {
+                    anchored.insert(closed.anchor, Value::Null);
+                }
+                closed.value
+            }
+            Event::Scalar(text, _, anchor, _) => {
+                let value = Value::String(text.into_owned());
+                if anchor > 0 {
+                    anchored.insert(anchor, value.clone());
+                }
+                value
+            }
+            Event::Alias(anchor) => anchored.get(&anchor).cloned().unwrap_or_default(),
+            _ => continue,
+        };
+        match open.last_mut() {
+            None => documents.push(done),
+            Some(Open { value: Value::Array(items), .. }) => items.push(done),
+            Some(Open { value: Value::Object(entries), key, .. }) => match key.take() {
+                None => *key = Some(done.as_str().unwrap_or_default().to_string()),
+                Some(name) => match entries.get_mut(&name) {
+                    // Readers differ in which of equal keys counts.
+                    Some(Value::Array(several)) => several.push(done),
+                    Some(first) => *first = Value::Array(vec![first.take(), done]),
+                    None => {
+                        entries.insert(name, done);
+                    }
+                },
+            },
+            Some(_) => {}
+        }
+    }
+    Ok((documents, tags))
+}
+
+/// What PyYAML's unrestricted loaders import for a tag such as `!!python/object/apply:os.system`.
+fn of_python(tag: &Tag) -> Option<String> {
+    let whole = format!("{}{}", tag.handle, tag.suffix);
+    let (_, python) = whole.split_once("python/")?;
+    let (kind, path) = python.split_once(':')?;
+    // Plain types have no path: `!!python/tuple`.
+    (kind.starts_with("object") || matches!(kind, "name" | "module")).then(|| match kind {
+        "module" => format!("{path}.*"),
+        _ => path.to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn json(text: &str) -> Vec<Named> {
+        let mut found = Vec::new();
+        walk(&serde_json::from_str(text).unwrap(), "", &mut found);
+        found
+    }
+
+    fn code(module: &str, name: &str, key: &str) -> Named {
+        Named::Code { module: module.into(), name: name.into(), key: key.into() }
+    }
+
+    #[test]
+    fn classes_are_found_however_they_are_named() {
+        let found = json(
+            r#"{"auto_map": {"AutoModel": "me/it--modeling_it.Model", "AutoTokenizer": ["tokens.Slow", null]}}"#,
+        );
+        assert_eq!(found, [code("modeling_it", "Model", "auto_map"), code("tokens", "Slow", "auto_map")]);
+        assert_eq!(json(r#"{"a": [{"_target_": "os.system"}]}"#), [code("os", "system", "_target_")]);
+        assert_eq!(
+            json(r#"{"__module__": "os", "__class__": "system"}"#),
+            [code("os", "system", "__class__")]
+        );
+        assert_eq!(
+            json(r#"{"module": "os", "class_name": "function", "config": "system"}"#),
+            [code("os", "system", "class_name")]
+        );
+        assert_eq!(json(r#"{"module": "keras.layers", "class_name": "Dense", "config": {}}"#), []);
+        assert_eq!(
+            json(r#"{"model": {"modelName": "m", "handler": "h.py"}}"#),
+            [code("h", "*", "a handler")]
+        );
+        assert_eq!(
+            json(r#"{"model": {"modelName": "m", "handler": "text_classifier"}, "type": "a.b"}"#).len(),
+            1
+        );
+    }
+
+    #[test]
+    fn yaml_is_read_with_its_anchors_tags_and_repeated_keys() {
+        let (documents, tags) =
+            yaml("a: &x os.system\nb: {_target_: *x}\nc: !!python/object/apply:os.popen [id]\n_target_: 1\n_target_: sys.exit\n")
+                .unwrap();
+        assert_eq!(tags, ["os.popen"]);
+        let mut found = Vec::new();
+        walk(&documents[0], "", &mut found);
+        assert!(found.contains(&code("os", "system", "_target_")), "{found:?}");
+        assert!(found.contains(&code("sys", "exit", "_target_")), "{found:?}");
+        assert!(yaml(&"[".repeat(200)).is_err());
+        let bomb = (1..40).fold("a0: &a0 [x]\n".to_string(), |text, i| {
+            text + &format!("a{i}: &a{i} [*a{0}, *a{0}]\n", i - 1)
+        });
+        assert_eq!(yaml(&bomb).unwrap().0.len(), 1);
+    }
+}

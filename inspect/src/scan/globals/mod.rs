@@ -1,0 +1,157 @@
+//! Which imports of a pickle are harmless, which are dangerous; all others are unknown.
+//!
+//! Harmless are the names that PyTorch's own restricted unpickler accepts (`torch/_weights_only_unpickler.py`), those
+//! that numpy's arrays and generators need, and plain data types of the standard library: calling them with any
+//! arguments builds a value and nothing else, and never gives back an argument, which could be a class that BUILD then
+//! changes. Each module is listed with exact names; `*` after a prefix is used only
+//! where all names with that prefix are of one kind.
+
+mod dangerous;
+mod harmless;
+
+use dangerous::{DANGEROUS_MODULES, DANGEROUS_NAMES, DANGEROUS_STEPS, REACHES};
+use harmless::{HARMLESS, HARMLESS_BUILTINS};
+
+/// What is known about an import.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// Builds data.
+    Harmless,
+    /// Why it is dangerous.
+    Dangerous(&'static str),
+    /// Neither.
+    Unknown,
+}
+
+/// The names of `builtins`, now and earlier.
+pub(crate) const BUILTINS: [&str; 3] = ["builtins", "__builtin__", "__builtins__"];
+
+/// What is known about `module.name`.
+pub(crate) fn classify(module: &str, name: &str) -> Class {
+    let canonical = if BUILTINS.contains(&module) { "builtins" } else { module };
+    if canonical == "builtins" && HARMLESS_BUILTINS.contains(&name) {
+        return Class::Harmless;
+    }
+    if HARMLESS.iter().any(|(m, names)| *m == module && names.contains(&name)) || is_torch_data(module, name)
+    {
+        return Class::Harmless;
+    }
+    if let Some((_, _, why)) =
+        DANGEROUS_NAMES.iter().find(|(m, names, _)| *m == canonical && names.contains(&first(name)))
+    {
+        return Class::Dangerous(why);
+    }
+    // A name may be a path of attributes, through modules that a module imports.
+    let path = format!("{module}.{name}");
+    let within = |prefix: &str| path.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('.'));
+    if let Some((_, why)) = DANGEROUS_MODULES.iter().find(|(prefix, _)| within(prefix)) {
+        return Class::Dangerous(why);
+    }
+    if name.split('.').any(|step| DANGEROUS_STEPS.contains(&step)) {
+        return Class::Dangerous(REACHES);
+    }
+    Class::Unknown
+}
+
+fn first(name: &str) -> &str {
+    name.split('.').next().unwrap_or(name)
+}
+
+/// Types, storages and layers of PyTorch, which come in families.
+fn is_torch_data(module: &str, name: &str) -> bool {
+    let word = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    let class = word && name.starts_with(|c: char| c.is_ascii_uppercase());
+    match module {
+        "torch" | "torch.cuda" | "torch.sparse" | "torch.cuda.sparse" if class => {
+            name.ends_with("Storage") || (name.ends_with("Tensor") && name != "TensorDict")
+        }
+        "torch" => {
+            let digits = |prefix: &str| {
+                name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+            };
+            word && ["float", "bfloat", "int", "uint", "qint", "quint", "bits"].iter().any(|p| digits(p))
+        }
+        "numpy" | "numpy.dtypes" if class => module == "numpy.dtypes" && name.ends_with("DType"),
+        "numpy" => ["float", "int", "uint", "complex", "bool", "str", "bytes", "void", "longlong"]
+            .iter()
+            .filter_map(|kind| name.strip_prefix(kind))
+            .any(|rest| rest.chars().all(|c| c.is_ascii_digit() || c == '_')),
+        "torch.distributed.checkpoint.metadata" => class || name == "_MEM_FORMAT_ENCODING",
+        "pathlib" | "pathlib._local" | "pathlib._abc" => class && name.ends_with("Path"),
+        // A layer's state is data and further layers. What these modules import is none: modules (`F`), and the means
+        // of annotations.
+        _ => {
+            let imported =
+                ["Any", "Callable", "DeviceLikeType", "Function", "Iterator", "Literal", "Mapping"]
+                    .iter()
+                    .chain(&["Optional", "Protocol", "Self", "Sequence", "TypeVar", "Union", "TYPE_CHECKING"])
+                    .any(|other| *other == name);
+            let layer = name.len() > 1 && !imported;
+            class && layer && (module.starts_with("torch.nn.modules.") || module == "torch.nn.modules")
+        }
+    }
+}
+
+/// Whether `name` could be defined in a module of its own: not a path of attributes, which leads through what a module
+/// imports, nor the name of something dangerous that it may have imported.
+pub(crate) fn may_be_own(name: &str) -> bool {
+    let builtin = |(module, names, _): &(&str, &[&str], &str)| *module == "builtins" && names.contains(&name);
+    !name.contains('.')
+        && !DANGEROUS_STEPS.contains(&name)
+        && !DANGEROUS_NAMES.iter().any(builtin)
+        && !DANGEROUS_MODULES.iter().any(|(module, _)| *module == name)
+}
+
+/// Whether `module` and `name` could be those of a Python object: what random bytes rarely spell. Any folder on Python's
+/// path can be imported, such as its own `lib-dynload`; an empty name fails only after the module was imported.
+pub(crate) fn is_plausible(module: &str, name: &str) -> bool {
+    let part = |part: &str| !part.is_empty() && part.chars().all(|c| c.is_alphanumeric() || "_-".contains(c));
+    module.split('.').all(part) && (name.is_empty() || name.split('.').all(part))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_distinguished() {
+        for (module, name) in [
+            ("torch._utils", "_rebuild_tensor_v2"),
+            ("torch", "FloatStorage"),
+            ("torch", "float8_e4m3fn"),
+            ("torch.nn.modules.linear", "Linear"),
+            ("__builtin__", "set"),
+            ("numpy", "float64"),
+            ("pathlib", "PosixPath"),
+        ] {
+            assert_eq!(classify(module, name), Class::Harmless, "{module}.{name}");
+        }
+        for (module, name) in [
+            ("posix", "system"),
+            ("os.path", "join"),
+            ("__builtin__", "eval"),
+            ("builtins", "getattr"),
+            ("builtins", "getattr.__call__"),
+            ("torch", "serialization.os.system"),
+            ("torch.nn.modules.linear", "Linear.__init__.__globals__"),
+            ("torch.serialization", "load"),
+            ("collections", "OrderedDict.__class__"),
+            ("torch.hub", "load"),
+            ("functools", "partialmethod"),
+        ] {
+            assert!(matches!(classify(module, name), Class::Dangerous(_)), "{module}.{name}");
+        }
+        for (module, name) in [
+            ("__main__", "Config"),
+            ("os2", "system2"),
+            ("torch", "floatish"),
+            ("torch.nn.modules.linear", "init"),
+            ("torch.nn.modules.activation", "F"),
+            ("torch.nn.modules.module", "Union"),
+            ("builtins", "print"),
+            ("torch.nn.modulesque", "Linear"),
+        ] {
+            assert_eq!(classify(module, name), Class::Unknown, "{module}.{name}");
+        }
+    }
+}

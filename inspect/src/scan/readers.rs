@@ -1,0 +1,88 @@
+//! What a pickle is to readers that read it otherwise than most.
+
+use std::sync::Arc;
+
+use super::Rule;
+use super::content::{Place, Scanner};
+use super::pickles::{Stream, begins_plausibly, names};
+use crate::Result;
+use crate::bytes::ByteSource;
+use crate::pickle::{Node, Reader, Trace};
+
+impl Scanner<'_> {
+    /// Reports what readers do that know nothing of joblib, to whom the arrays of the pickle at `at` are opcodes; the
+    /// first array is `skipped` bytes after it. Elements may look like anything, so names that Python could not import
+    /// do not count.
+    pub(super) fn as_others_read(
+        &mut self,
+        data: &dyn ByteSource,
+        at: u64,
+        skipped: u64,
+        place: &Place,
+    ) -> Result<()> {
+        Trace::read_at(data, at, Reader::Plain, |mut trace| {
+            self.spend(trace.pickle.len as u64);
+            trace.seen.imports.retain(|(offset, _)| *offset >= skipped);
+            trace.seen.builds.retain(|(offset, _)| *offset >= skipped);
+            let plausible = begins_plausibly(&trace);
+            if !plausible {
+                trace.seen.imports.clear();
+                trace.seen.builds.clear();
+            }
+            let pickle = &trace.pickle;
+            trace.seen.calls.retain(|&(offset, id)| {
+                let named = match pickle.node(id) {
+                    Node::Object(object) => pickle.global(object.callable).is_some(),
+                    _ => false,
+                };
+                offset >= skipped && (plausible || named)
+            });
+            match trace.seen.imports.is_empty() && trace.seen.calls.is_empty() {
+                true => Ok(()),
+                false => self.imports(&trace, place, at),
+            }
+        })?
+    }
+
+    /// Reports what an unpickler does that has read other pickles and keeps their `memo`, where the pickle at `at` imports
+    /// something else than those `named`. Returns the memo afterwards.
+    pub(super) fn as_one_unpickler_reads(
+        &mut self,
+        data: &dyn ByteSource,
+        at: u64,
+        memo: &[Option<Arc<str>>],
+        named: &[(Arc<str>, Arc<str>)],
+        place: &Place,
+    ) -> Result<Vec<Option<Arc<str>>>> {
+        Trace::read_after(data, at, memo, |trace| {
+            self.spend(trace.pickle.len as u64);
+            if names(&trace) != named {
+                self.imports(&trace, place, at)?;
+            }
+            Ok(trace.memo)
+        })?
+    }
+
+    /// Reports what readers do that read frame by frame, to whom the pickle at `at` is another one from the opcode at `torn`.
+    pub(super) fn as_frames_are_read(
+        &mut self,
+        data: &dyn ByteSource,
+        at: u64,
+        torn: u64,
+        place: &Place,
+        stream: Stream,
+    ) -> Result<()> {
+        Trace::read_at(data, at, Reader::Framed, |mut trace| {
+            self.spend(trace.pickle.len as u64);
+            if stream == Stream::Chance && !begins_plausibly(&trace) {
+                return Ok(());
+            }
+            let message = "an opcode reaches beyond its frame, where readers differ in what comes next";
+            self.find(Rule::TornFrame, place, Some(at + torn), message.to_string());
+            trace.seen.imports.retain(|(offset, _)| *offset >= torn);
+            trace.seen.builds.retain(|(offset, _)| *offset >= torn);
+            trace.seen.calls.retain(|(offset, _)| *offset >= torn);
+            self.imports(&trace, place, at)
+        })?
+    }
+}
