@@ -30,6 +30,7 @@ SETTINGS = {
     "yarn-scales": dict(rope_parameters=YARN | dict(mscale=0.7, mscale_all_dim=0.4)),
     "yarn-bounds": dict(rope_parameters=YARN | dict(beta_fast=8.0, beta_slow=2.0)),
 }
+ONLINE = {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "online"}
 ENDS = [2, 5, 7, 9]
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{{ eos_token }}{% endfor %}é"
 TEXTS = [
@@ -113,6 +114,14 @@ def make(folder, *kinds):
             own = {key: value for key, value in settings.items() if key == "rope_parameters" or hasattr(known, key)}
             if own or not settings:
                 save(f"{kind}-{name}", AutoConfig.for_model(kind, **SIZES | own))
+    # Float masters that every forward pass makes ternary.
+    save(f"{kinds[0]}-online", AutoConfig.for_model(kinds[0], **SIZES))
+    path = os.path.join(folder, f"{kinds[0]}-online", "config.json")
+    with open(path) as file:
+        config = json.load(file)
+    config["quantization_config"] = ONLINE
+    with open(path, "w") as file:
+        json.dump(config, file)
     for name, tokenizer in tokenizers().items():
         place = f"tokenizer-{name}"
         save(place, AutoConfig.for_model(kinds[0], **SIZES, bos_token_id=1, eos_token_id=ENDS, pad_token_id=0))
@@ -125,14 +134,29 @@ def make(folder, *kinds):
 
 def compare(folder, copies):
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from safetensors.torch import load_file
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitNetQuantConfig
+    from transformers.integrations.bitnet import replace_with_bitnet_linear
 
     ids = torch.randint(SIZES["vocab_size"], (1, 60), generator=torch.Generator().manual_seed(2))
 
+    def loaded(path):
+        config = AutoConfig.from_pretrained(path)
+        if getattr(config, "quantization_config", None) is None:
+            model, info = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
+            lost = {key: sorted(map(str, names)) for key, names in info.items() if names}
+            assert not lost, (path, lost)
+            return model
+        # Loading it as a whole would need accelerate.
+        quantization = BitNetQuantConfig(linear_class="autobitlinear", quantization_mode="online")
+        assert dict(config.quantization_config).items() >= ONLINE.items(), config.quantization_config
+        del config.quantization_config
+        model = replace_with_bitnet_linear(AutoModelForCausalLM.from_config(config), ["lm_head"], quantization)
+        model.load_state_dict(load_file(os.path.join(path, "model.safetensors")), assign=True)
+        return model
+
     def logits(path):
-        model, info = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
-        lost = {key: sorted(map(str, names)) for key, names in info.items() if names}
-        assert not lost, (path, lost)
+        model = loaded(path)
         with torch.no_grad():
             return model.eval()(ids).logits[0], model
 

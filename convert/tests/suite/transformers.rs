@@ -44,12 +44,16 @@ fn transformers_computes_the_same_before_and_after() {
         let name = folder.file_name().unwrap();
         let file = at("model.gguf");
         convert(&folder, &hf(), &copied.join(name));
+        if name.to_string_lossy().ends_with("-online") {
+            // GGUF cannot say that weights are made ternary again and again.
+            continue;
+        }
         convert(&folder, &gguf().with(|o| o.force = true), &file);
         convert(&file, &hf(), &back.join(name));
         count += 1;
     }
     assert!(count > 4 * (TABLE.len() - 1), "only {count} models");
-    for copies in [&copied, &back] {
+    for (copies, count) in [(&copied, count + 1), (&back, count)] {
         let said = python.script("convert", SCRIPT, &[Path::new("compare"), &made, copies]);
         assert!(said.contains(&format!("{count} models")), "{said}");
     }
