@@ -1,9 +1,14 @@
 //! `ckpt scan` through the real binary.
 
+#[cfg(unix)]
+use std::ffi::OsStr;
+
 use ckpt_kit::binary::{Ran, text};
 #[cfg(unix)]
 use ckpt_kit::fixtures::root;
 use ckpt_kit::npy::npy;
+#[cfg(unix)]
+use ckpt_kit::peers;
 use ckpt_kit::safetensors;
 use serde_json::Value;
 
@@ -160,6 +165,24 @@ fn notes_that_fail_a_scan_are_shown() {
     assert!(output.contains("16 bytes between its tensors belong to no tensor"), "{output}");
     assert!(output.contains("1 with notes only") && !output.contains("clean"), "{output}");
     assert!(exits(0, &[path]).contains("nothing found"));
+}
+
+/// What CPython's unpicklers import from random and mutated programs, with every import replaced by an inert stand-in.
+#[cfg(unix)]
+#[test]
+fn whatever_an_unpickler_imports_is_found() {
+    let Some(python) = peers::python(&[]) else { return };
+    let program = program();
+    python.script("inspect", "pickle_programs.py", &[program.path().as_os_str(), OsStr::new("20000")]);
+}
+
+/// What the readers of zips, tars and `.npy` hand to an unpickler, which is replaced by an inert one, from mutated files.
+#[cfg(unix)]
+#[test]
+fn whatever_a_reader_of_archives_unpickles_is_found() {
+    let Some(python) = peers::python(&["torch", "numpy"]) else { return };
+    let program = program();
+    python.script("inspect", "archive_readings.py", &[program.path().as_os_str(), OsStr::new("5000")]);
 }
 
 #[cfg(target_os = "linux")]

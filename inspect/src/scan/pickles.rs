@@ -304,8 +304,8 @@ impl Scanner<'_> {
 
     fn class(&self, module: &str, name: &str, place: &Place) -> Class {
         // TorchScript's own unpickler maps these to types of the archive and to lists; nothing is imported.
-        let of_script =
-            || module.starts_with("__torch__.") || (module == "torch.jit._pickle" && !name.contains('.'));
+        let own = || module == "__torch__" || module.starts_with("__torch__.");
+        let of_script = || own() || (module == "torch.jit._pickle" && !name.contains('.'));
         if place.script && of_script() {
             return Class::Harmless;
         }
