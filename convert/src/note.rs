@@ -325,7 +325,7 @@ impl fmt::Display for Note {
                 let rows = if *count == 1 { "its rows are" } else { "their rows are" };
                 write!(
                     f,
-                    "{} not written as asked, such as `{}`, which becomes {instead}: {rows} not a multiple of the {} elements of a {quant} block",
+                    "{} not written as {quant}, such as `{}`, which becomes {instead}: {rows} not a multiple of the {} elements of a {quant} block",
                     are(*count, "tensor", "tensors"),
                     first.escape_debug(),
                     quant.block()
