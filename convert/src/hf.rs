@@ -63,10 +63,16 @@ fn write(
 /// config.json and the files next to the source, by name. Adds to the plan's notes what config.json cannot express.
 fn beside(plan: &mut Plan<'_>) -> Result<Vec<(String, Vec<u8>)>> {
     let mut files = Vec::new();
-    let embedded = Vocabulary::embedded(plan.source)?.map(|mut vocabulary| {
-        vocabulary.settle_usual_roles();
-        vocabulary
-    });
+    let embedded = match Vocabulary::embedded(plan.source) {
+        Ok(mut vocabulary) => {
+            vocabulary.iter_mut().for_each(Vocabulary::settle_usual_roles);
+            vocabulary
+        }
+        Err(error) => {
+            plan.notes.push(Note::TokenizerUnreadable { error: error.what });
+            None
+        }
+    };
     if let Some(config) = config(plan, embedded.as_ref())? {
         files.push(("config.json".to_string(), config_file(plan, config)));
     }

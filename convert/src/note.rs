@@ -113,6 +113,11 @@ pub enum Note {
         /// The kind, by llama.cpp's name.
         kind: String,
     },
+    /// The vocabulary of a GGUF file cannot be read.
+    TokenizerUnreadable {
+        /// What is wrong with it.
+        error: String,
+    },
     /// How a GGUF file's vocabulary splits text is not known, so tokenizer.json has llama.cpp's default.
     UnknownPreTokenizer {
         /// The pre-tokenizer, by llama.cpp's name; empty if it has none.
@@ -352,6 +357,9 @@ impl fmt::Display for Note {
                 "its vocabulary is of the kind `{}`, of which no tokenizer.json is made: the folder has no tokenizer",
                 kind.escape_debug()
             ),
+            Note::TokenizerUnreadable { error } => {
+                write!(f, "its vocabulary cannot be read, so no tokenizer is made of it: {}", error.escape_debug())
+            }
             Note::UnknownPreTokenizer { name } => write!(
                 f,
                 "how its tokenizer splits text (`{}`) is not known: tokenizer.json has llama.cpp's default rule, and text may get other ids than in training",

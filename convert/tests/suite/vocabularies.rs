@@ -1,7 +1,9 @@
 //! Vocabularies in GGUF files: those that fit the model, and which tokens end a text.
 
 use ckpt_convert::quant::Quant;
-use ckpt_convert::{Control, Error, Gguf, Plan, write};
+use ckpt_convert::{Control, Error, Gguf, Note, Options, Plan, Target, write};
+use ckpt_inspect::ggml::GgmlType;
+use ckpt_inspect::gguf::{Keys, Layout, OutputEntry};
 use ckpt_inspect::{metadata, open};
 use ckpt_kit::fixtures::fixture;
 
@@ -40,6 +42,31 @@ fn rows_beyond_any_vocabulary_are_refused() {
         .unwrap_err();
     assert!(error.to_string().contains("8589934592 rows"), "{error}");
     assert!(!path.exists());
+}
+
+/// A vocabulary that contradicts itself costs the folder its tokenizer, and not the weights.
+#[test]
+fn a_vocabulary_that_cannot_be_read_is_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("model.gguf");
+    let mut keys = Keys::default();
+    keys.set("general.architecture", "other");
+    keys.set("tokenizer.ggml.model", "llama");
+    keys.set_array("tokenizer.ggml.tokens", ["a", "b", "c"].into_iter());
+    keys.set_array("tokenizer.ggml.scores", [1.0f32, 2.0].into_iter());
+    let layout = Layout::new(&keys, &[OutputEntry::new("w.weight", GgmlType::F32, vec![2, 2])]).unwrap();
+    let mut bytes = layout.header.clone();
+    bytes.resize(layout.offsets[0] as usize, 0);
+    bytes.extend([0.5f32; 4].iter().flat_map(|x| x.to_le_bytes()));
+    std::fs::write(&file, bytes).unwrap();
+    let source = open(&file).unwrap();
+    let options = Options::new(Target::Hf { packed: false });
+    let mut plan = Plan::new(&source, &options).unwrap();
+    let out = folder.path().join("out");
+    write(&mut plan, &options, &out, Control::new(&|_| (), &Default::default())).unwrap();
+    let told = |note: &Note| matches!(note, Note::TokenizerUnreadable { .. });
+    assert!(plan.notes.iter().any(told), "{:?}", plan.notes);
+    assert!(out.join("model.safetensors").exists() && !out.join("tokenizer.json").exists());
 }
 
 /// All ids that end a text are in the file, for llama.cpp as far as it has keys.
