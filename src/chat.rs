@@ -1,5 +1,6 @@
 //! `ckpt chat`: talk to a model.
 
+use std::fmt::Write as _;
 use std::io::{BufRead, IsTerminal, Read, StdinLock};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
@@ -119,7 +120,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         tokenizer: &tokenizer,
         runner: Runner::new(&model, &pool),
         cache: args.model.cache(&model),
-        conversation: Conversation::new(template, args.system.clone()),
+        conversation: Conversation::new(template, args.system.clone(), Some(now)),
         options: args.sampling.options(default),
         signal: Signal::listen_for_interrupts()?,
         answers: 0,
@@ -334,4 +335,11 @@ impl Input {
             *history = None;
         }
     }
+}
+
+/// The present time here, as `strftime` writes it.
+fn now(format: &str) -> Option<String> {
+    let mut text = String::new();
+    write!(text, "{}", chrono::Local::now().format(format)).ok()?;
+    Some(text)
 }

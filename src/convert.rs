@@ -79,6 +79,9 @@ pub struct Args {
     /// next to the source.
     #[arg(long, value_name = "PATH")]
     tokenizer: Option<PathBuf>,
+    /// Convert a model that lacks tensors all the same.
+    #[arg(long)]
+    allow_incomplete: bool,
     /// Refuse to convert a checkpoint whose verdict is worse than healthy.
     #[arg(long)]
     strict: bool,
@@ -212,6 +215,7 @@ impl Args {
         options.max_shard_bytes = self.max_shard_size;
         options.tokenizer.clone_from(&self.tokenizer);
         options.keep_quantized = self.keeps();
+        options.allow_incomplete = self.allow_incomplete;
         options.force = self.force;
         Ok(options)
     }
@@ -506,6 +510,7 @@ fn with_flag(message: &impl std::fmt::Display, remedy: Option<Remedy>) -> String
         Some(Remedy::Packed) => "--packed".into(),
         Some(Remedy::Quant(&[])) => "--quant TYPE".into(),
         Some(Remedy::Quant(quants)) => format!("--quant {}", names(quants)),
+        Some(Remedy::AllowIncomplete) => "--allow-incomplete".into(),
         Some(Remedy::ExactScales(quants)) => format!("--exact-scales, or --quant {}", names(quants)),
         _ => return message.to_string(),
     };
@@ -519,6 +524,9 @@ impl From<ckpt_convert::Error> for Failure {
             Error::Read(error) => error.into(),
             Error::Target { .. } => Failure::usage(with_flag(&error, error.remedy())),
             Error::Source { ref path, .. } => Failure::usage(with_flag(&error, error.remedy())).naming(path),
+            Error::Incomplete { ref path, .. } => {
+                Failure::unreadable(with_flag(&error, error.remedy())).naming(path)
+            }
             Error::Output(error) => error.into(),
             other => Failure::unreadable(other.to_string()),
         }

@@ -153,7 +153,10 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     let options = args.sampling.options(SampleOptions::default());
     let mut ends = args.stop_id.clone();
     if !args.ignore_eos {
-        ends.extend(tokenizer.iter().flat_map(Tokenizer::stops));
+        match &tokenizer {
+            Some(tokenizer) => ends.extend(tokenizer.stops()),
+            None => ends.extend(ckpt_inspect::vocabulary::end_ids(&checkpoint)),
+        }
     }
     let mut stop = Stop::after(args.max_tokens);
     (stop.ids, stop.logprobs) = (ends, args.logprobs);

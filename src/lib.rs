@@ -67,6 +67,20 @@ pub use exit::Exit;
 use failure::Failure;
 pub use signal::handle_signals;
 
+/// Keeps panics out of standard error that are caught and become errors, those of the library that reads tokenizers. For
+/// programs that are nothing but [`run`].
+pub fn pass_over_caught_panics() {
+    #[cfg(feature = "infer")]
+    {
+        let tell = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !ckpt_infer::panic_is_caught() {
+                tell(panic);
+            }
+        }));
+    }
+}
+
 /// Inspect neural-network checkpoints (.pt, .safetensors, .gguf), judge whether they are alive, gate, report on,
 /// convert, run and train them.
 ///

@@ -1,12 +1,13 @@
 //! Whether a model that is about to be written has all of its tensors, in the shapes that its layers need.
 
 use std::collections::HashMap;
+use std::fmt;
 
-use ckpt_inspect::Format;
 use ckpt_inspect::meaning::architecture::Role;
+use ckpt_inspect::meaning::names::Names;
+use ckpt_inspect::{Checkpoint, Format, ModelConfig};
 
 use crate::names::{self, Style};
-use crate::note::{Fault, Note};
 use crate::plan::Plan;
 use crate::source::student;
 
@@ -15,19 +16,69 @@ const MOST_LAYERS: usize = 1 << 12;
 /// The number of tensors that are named; the rest are counted.
 const NAMED: usize = 4;
 
-/// What the model of `plan` lacks; `None` where it is complete or not recognised.
-pub(crate) fn note(plan: &Plan<'_>) -> Option<Note> {
-    let source = plan.source;
-    // The name of its architecture alone does not determine which tensors a GGUF file should have.
+/// What a model lacks of the tensors that its configuration asks for. As text it is a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Lacks {
+    /// The first of these tensors.
+    pub faults: Vec<Fault>,
+    /// How many more there are.
+    pub more: usize,
+}
+
+/// What is wrong with a tensor of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Fault {
+    /// Its name.
+    pub name: String,
+    /// The shape that it has; `None` where it is missing.
+    pub shape: Option<Vec<usize>>,
+    /// The shape that the model needs.
+    pub wanted: Vec<usize>,
+}
+
+impl fmt::Display for Lacks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, fault) in self.faults.iter().enumerate() {
+            write!(f, "{}`{}` ", if i > 0 { "; " } else { "" }, fault.name)?;
+            match &fault.shape {
+                None => f.write_str("is missing")?,
+                Some(shape) => write!(f, "has shape {shape:?} where the model needs {:?}", fault.wanted)?,
+            }
+        }
+        if self.more > 0 { write!(f, ", and {} more", self.more) } else { Ok(()) }
+    }
+}
+
+/// The configuration of the model in `source`, if it determines which tensors there are.
+fn configured(source: &Checkpoint) -> Option<ModelConfig> {
     let mut config = match source.format {
-        Format::Gguf { .. } => student(source)?,
+        // One name in GGUF stands for many models: those whose layers have other tensors too are not judged.
+        Format::Gguf { .. } => student(source)
+            .or_else(|| source.model_config().ok().filter(|_| Names::of(source).unused.is_empty()))?,
         _ => source.model_config().ok()?,
     };
+    // Without a head, a model whose configuration does not say otherwise uses the embedding.
+    if source.model.given().is_ok_and(|given| given.tie_word_embeddings == Some(false)) {
+        config.tie_word_embeddings = false;
+    }
+    Some(config)
+}
+
+/// What the model of `plan` lacks; `None` where it is complete or not recognised.
+pub(crate) fn lacks(plan: &Plan<'_>) -> Option<Lacks> {
+    let source = plan.source;
+    let mut config = configured(source)?;
     let shapes: HashMap<Role, &[usize]> = plan
         .pairs
         .iter()
         .filter_map(|pair| Some((names::role(&pair.name)?, pair.elements.tensor.shape.as_slice())))
         .collect();
+    // Tensors of which none belongs to such a model are something else, such as an adapter for it.
+    if shapes.is_empty() {
+        return None;
+    }
     // A layer counts if any of its tensors is present, even if the configuration says otherwise.
     let of_layer = |role: &Role| match role {
         Role::Layer(n, _) => n.saturating_add(1),
@@ -40,21 +91,23 @@ pub(crate) fn note(plan: &Plan<'_>) -> Option<Note> {
     let mut faults = Vec::new();
     let mut count = 0;
     let in_layers = |role: &Role| matches!(role, Role::Layer(..));
-    let outer = config.tensors().filter(|(role, _)| !in_layers(role) && *role != Role::Head);
+    let outer = config.tensors().filter(|(role, _)| !in_layers(role));
     for (role, tensor) in outer.chain(config.tensors().filter(|(role, _)| in_layers(role))) {
         let wanted = tensor.shape_in(&config);
         let shape = match shapes.get(&role) {
             None => None,
             // Tables of more rows than there are ids are common.
-            Some(shape) if role != Role::Embedding && *shape != wanted => Some(shape.to_vec()),
+            Some(shape) if !matches!(role, Role::Embedding | Role::Head) && *shape != wanted => {
+                Some(shape.to_vec())
+            }
             _ => continue,
         };
         count += 1;
         if faults.len() < NAMED {
             let name = config.architecture.name(role, Style::Student).unwrap_or_default();
-            faults.push(Fault { name, shape, wanted: wanted.to_vec() });
+            faults.push(Fault { name, shape, wanted });
         }
     }
     let more = count - faults.len();
-    (count > 0).then_some(Note::Incomplete { faults, more })
+    (count > 0).then_some(Lacks { faults, more })
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use ckpt_inspect::{Checkpoint, printable};
 
-use crate::Remedy;
+use crate::{Lacks, Remedy};
 
 /// Why a conversion stopped. It leaves nothing under the output's name.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +34,14 @@ pub enum Error {
         /// The option that would help, if there is one.
         remedy: Option<Remedy>,
     },
+    /// The source's model lacks tensors, or has them in shapes that its layers cannot use.
+    #[error("{}: the model is incomplete: {lacks}", printable(&path.to_string_lossy()))]
+    Incomplete {
+        /// The source, as it was opened.
+        path: PathBuf,
+        /// What it lacks.
+        lacks: Lacks,
+    },
 }
 
 impl Error {
@@ -59,6 +67,7 @@ impl Error {
     pub fn remedy(&self) -> Option<Remedy> {
         match self {
             Error::Target { remedy, .. } | Error::Source { remedy, .. } => *remedy,
+            Error::Incomplete { .. } => Some(Remedy::AllowIncomplete),
             _ => None,
         }
     }

@@ -148,7 +148,7 @@ impl Rules {
         Ok(Rules { quant, fallback: Quant::F16, settings })
     }
 
-    /// The type where the one that is wanted cannot be.
+    /// The type where the one that is wanted cannot be made.
     pub fn fallback(&self) -> Quant {
         self.fallback
     }
@@ -193,15 +193,24 @@ impl Rules {
         if quant.fits(&tensor.shape) {
             return quant;
         }
-        choices.misfits.push((name.to_string(), quant));
-        self.fallback
+        let instead = quant.fallback(&tensor.shape);
+        choices.misfits.push(Misfit { name: name.to_string(), quant, instead });
+        instead
     }
+}
+
+/// A tensor whose rows do not fill the blocks of the type that it should have.
+#[derive(Debug)]
+struct Misfit {
+    name: String,
+    quant: Quant,
+    instead: Quant,
 }
 
 /// Decisions about types and scales that the user should know.
 #[derive(Debug, Default)]
 pub(crate) struct Choices {
-    misfits: Vec<(String, Quant)>,
+    misfits: Vec<Misfit>,
     not_ternary: usize,
     rounded: usize,
     unscaled: usize,
@@ -227,16 +236,16 @@ impl Choices {
         let back = f16::from_f32(stored).to_f32();
         if (back - stored).abs() > stored.abs() * 2f32.powi(-11) {
             self.inexact.push((name.to_string(), scale));
-            self.inexact_misfits += usize::from(self.misfits.iter().any(|(misfit, _)| misfit == name));
+            self.inexact_misfits += usize::from(self.misfits.iter().any(|misfit| misfit.name == name));
         }
     }
 
     /// The notes on it.
     pub fn notes(self, source: &Checkpoint) -> Vec<Note> {
         let mut notes = Vec::new();
-        if let Some((first, quant)) = self.misfits.first() {
-            let (count, first) = (self.misfits.len(), first.clone());
-            notes.push(Note::Misfits { count, first, quant: *quant });
+        if let Some(Misfit { name, quant, instead }) = self.misfits.first() {
+            let (count, first) = (self.misfits.len(), name.clone());
+            notes.push(Note::Misfits { count, first, quant: *quant, instead: *instead });
         }
         if self.not_ternary > 0 {
             notes.push(Note::NotTernary { count: self.not_ternary });
@@ -365,6 +374,9 @@ fn described(plan: &mut Plan<'_>, latent: bool) -> Result<Keys> {
     if !config.rope_scaling.is_known_in_gguf() {
         plan.notes.push(Note::RopeScaling { kind: config.rope_scaling.kind().to_string() });
     }
+    if config.rope_scaling.has_own_bounds() {
+        plan.notes.push(Note::YarnBounds { architecture: architecture.to_string() });
+    }
     plan.notes.extend(runner::notes(plan, &config)?);
     if let Some(name) = source.path.file_stem() {
         keys.set("general.name", name.to_string_lossy().as_ref());
@@ -373,15 +385,15 @@ fn described(plan: &mut Plan<'_>, latent: bool) -> Result<Keys> {
     if let Some(rows) = embedding.and_then(|t| t.shape.first()) {
         keys.set(&format!("{architecture}.vocab_size"), &(*rows as u32));
     }
+    if config.use_bitlinear_ffn || config.use_bitlinear_attn {
+        plan.notes.push(Note::Activations);
+    }
     if !config.is_student() {
         return Ok(keys);
     }
     let caps = soft_caps(&config);
     if !caps.is_empty() {
         plan.notes.push(Note::SoftCaps { caps, architecture: Some(architecture.to_string()) });
-    }
-    if config.use_bitlinear_ffn || config.use_bitlinear_attn {
-        plan.notes.push(Note::Activations);
     }
     plan.notes.extend(source.model.assumed.iter().cloned().map(Note::Assumed));
     Ok(keys)

@@ -7,6 +7,7 @@ use ckpt_inspect::meaning::names::ROPE_FACTORS;
 use ckpt_inspect::meaning::{Quantization, RopeScaling};
 use ckpt_inspect::metadata::whole_json;
 use ckpt_inspect::staged::Control;
+use ckpt_inspect::vocabulary::Vocabulary;
 use ckpt_inspect::{DType, Error as ReadError, ModelConfig, TernaryPacking};
 use serde_json::{Map, Value as Json, json};
 
@@ -15,7 +16,7 @@ use crate::names::Style;
 use crate::note::Note;
 use crate::plan::{Options, Plan};
 use crate::target::{Form, Target};
-use crate::{Error, Result, safetensors};
+use crate::{Error, Result, safetensors, tokenizer};
 
 /// Files next to a model's weights that are copied with them.
 pub(crate) const BESIDE: [&str; 9] = [
@@ -62,8 +63,30 @@ fn write(
 /// config.json and the files next to the source, by name. Adds to the plan's notes what config.json cannot express.
 fn beside(plan: &mut Plan<'_>) -> Result<Vec<(String, Vec<u8>)>> {
     let mut files = Vec::new();
-    if let Some(config) = config(plan)? {
+    let embedded = match Vocabulary::embedded(plan.source) {
+        Ok(mut vocabulary) => {
+            vocabulary.iter_mut().for_each(Vocabulary::settle_usual_roles);
+            vocabulary
+        }
+        Err(error) => {
+            plan.notes.push(Note::TokenizerUnreadable { error: error.what });
+            None
+        }
+    };
+    if let Some(config) = config(plan, embedded.as_ref())? {
         files.push(("config.json".to_string(), config_file(plan, config)));
+    }
+    // What lies beside a GGUF file that has its own may belong to any other.
+    if let Some(vocabulary) = &embedded {
+        let own = tokenizer::files(vocabulary, &mut plan.notes);
+        if !own.is_empty() {
+            let ids = tokenizer::ids(vocabulary);
+            files.extend(own);
+            if !ids.is_empty() {
+                files.push(("generation_config.json".to_string(), text(Json::Object(ids))));
+            }
+            return Ok(files);
+        }
     }
     let source = &plan.source.path;
     let folder = if source.is_dir() { source.as_path() } else { source.parent().unwrap_or(Path::new("")) };
@@ -106,9 +129,18 @@ fn config_file(plan: &Plan<'_>, mut config: Map<String, Json>) -> Vec<u8> {
     }
     // The types of scales are not what a quantized model computes in.
     if !plan.keeps {
-        config.insert("torch_dtype".into(), json!(main_dtype(plan).name()));
+        let dtype = json!(main_dtype(plan).name());
+        // Its newer name, which counts where both are there.
+        if let Some(newer) = config.get_mut("dtype") {
+            newer.clone_from(&dtype);
+        }
+        config.insert("torch_dtype".into(), dtype);
     }
-    format!("{:#}\n", Json::Object(config)).into_bytes()
+    text(Json::Object(config))
+}
+
+fn text(json: Json) -> Vec<u8> {
+    format!("{json:#}\n").into_bytes()
 }
 
 /// The type of most of the floating-point weights.
@@ -120,14 +152,20 @@ fn main_dtype(plan: &Plan<'_>) -> DType {
     sizes.into_values().max_by_key(|(bytes, _)| *bytes).map_or(DType::F32, |(_, dtype)| dtype)
 }
 
-/// The contents of config.json; `None` if no model is recognised, which is noted.
-fn config(plan: &mut Plan<'_>) -> Result<Option<Map<String, Json>>> {
+/// The contents of config.json, with the ids that the vocabulary inside the source gives a role; `None` if no model is
+/// recognised, which is noted.
+fn config(plan: &mut Plan<'_>, vocabulary: Option<&Vocabulary>) -> Result<Option<Map<String, Json>>> {
     let source = plan.source;
     let model = source.model_config();
+    let described = |model: &ModelConfig| {
+        let mut config = model.to_hugging_face();
+        config.extend(vocabulary.map(tokenizer::ids).unwrap_or_default());
+        config
+    };
     if let Some(student) = model.as_ref().ok().filter(|model| model.is_student()) {
         plan.notes.extend(not_in_config(student, plan.target));
         plan.notes.extend(source.model.assumed.iter().cloned().map(Note::Assumed));
-        return Ok(Some(student.to_hugging_face()));
+        return Ok(Some(described(student)));
     }
     if let Some(Json::Object(config)) = source.model.config.as_ref().map(whole_json) {
         return Ok(Some(config));
@@ -136,7 +174,7 @@ fn config(plan: &mut Plan<'_>) -> Result<Option<Map<String, Json>>> {
         if model.rope_scaling == RopeScaling::None && source.tensors.iter().any(|t| t.name == ROPE_FACTORS) {
             plan.notes.push(Note::RopeFactors);
         }
-        return Ok(Some(model.to_hugging_face()));
+        return Ok(Some(described(&model)));
     }
     if plan.target == (Target::Hf { packed: true }) {
         return Err(Error::of_source(

@@ -6,6 +6,7 @@ use ckpt_inspect::DType;
 use ckpt_inspect::meaning::Assumption;
 use ckpt_inspect::vocabulary::Warning;
 
+use crate::complete::Lacks;
 use crate::quant::Quant;
 
 /// Something about a planned copy that its user should know. As text it is a sentence.
@@ -38,12 +39,7 @@ pub enum Note {
     /// What the keys of a GGUF source say about the model is left out.
     GgufKeysLost,
     /// The model lacks tensors that its configuration asks for, or has them in other shapes.
-    Incomplete {
-        /// The first of these tensors.
-        faults: Vec<Fault>,
-        /// How many more there are.
-        more: usize,
-    },
+    Incomplete(Lacks),
     /// The model is not recognised, so the folder has no config.json.
     NoConfig,
     /// The model is not recognised, so the GGUF file names no architecture.
@@ -78,7 +74,7 @@ pub enum Note {
     },
     /// The packing has no place for scales.
     ScalesLost,
-    /// Tensors are written as F16, because their rows do not fill the blocks asked for.
+    /// Tensors are written in other types, because their rows do not fill the blocks asked for.
     Misfits {
         /// How many.
         count: usize,
@@ -86,6 +82,8 @@ pub enum Note {
         first: String,
         /// The type asked for.
         quant: Quant,
+        /// The type of the first.
+        instead: Quant,
     },
     /// Matrices are written as F16, because they are not ternary.
     NotTernary {
@@ -110,6 +108,21 @@ pub enum Note {
         /// Whether it would be embedded in the output, instead of copied next to it.
         embedded: bool,
     },
+    /// The vocabulary of a GGUF file is of a kind of which no tokenizer.json is made.
+    TokenizerNotWritten {
+        /// The kind, by llama.cpp's name.
+        kind: String,
+    },
+    /// The vocabulary of a GGUF file cannot be read.
+    TokenizerUnreadable {
+        /// What is wrong with it.
+        error: String,
+    },
+    /// How a GGUF file's vocabulary splits text is not known, so tokenizer.json has llama.cpp's default.
+    UnknownPreTokenizer {
+        /// The pre-tokenizer, by llama.cpp's name; empty if it has none.
+        name: String,
+    },
     /// A file next to the source is copied, although it is not valid JSON.
     InvalidJson {
         /// Its name.
@@ -128,6 +141,11 @@ pub enum Note {
     RopeScaling {
         /// The kind's name in config.json.
         kind: String,
+    },
+    /// llama.cpp does not read where YaRN's passage between kept and divided wavelengths lies, and has the usual place.
+    YarnBounds {
+        /// The architecture in GGUF.
+        architecture: String,
     },
     /// Not every version of llama.cpp reads these biases in models of the architecture.
     Biases {
@@ -192,18 +210,6 @@ pub enum Omission {
     NoCodes,
 }
 
-/// What is wrong with a tensor of a model.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Fault {
-    /// Its name.
-    pub name: String,
-    /// The shape that it has; `None` where it is missing.
-    pub shape: Option<Vec<usize>>,
-    /// The shape that the model needs.
-    pub wanted: Vec<usize>,
-}
-
 /// An option that would make a conversion possible, or keep more of the source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -226,6 +232,8 @@ pub enum Remedy {
     Quant(&'static [Quant]),
     /// [`Gguf::exact_scales`](crate::Gguf::exact_scales), or one of these types.
     ExactScales(&'static [Quant]),
+    /// [`Options::allow_incomplete`](crate::Options::allow_incomplete).
+    AllowIncomplete,
 }
 
 impl Note {
@@ -282,18 +290,8 @@ impl fmt::Display for Note {
             Note::GgufKeysLost => f.write_str(
                 "what the GGUF keys say about the model is left out: this format has no place for it",
             ),
-            Note::Incomplete { faults, more } => {
-                f.write_str("the model is incomplete, and other programs will not load it: ")?;
-                for (i, fault) in faults.iter().enumerate() {
-                    write!(f, "{}`{}` ", if i > 0 { "; " } else { "" }, fault.name)?;
-                    match &fault.shape {
-                        None => f.write_str("is missing")?,
-                        Some(shape) => {
-                            write!(f, "has shape {shape:?} where the model needs {:?}", fault.wanted)?;
-                        }
-                    }
-                }
-                if *more > 0 { write!(f, ", and {more} more") } else { Ok(()) }
+            Note::Incomplete(lacks) => {
+                write!(f, "the model is incomplete, and other programs will not load it: {lacks}")
             }
             Note::NoConfig => f.write_str(
                 "the model is not recognised, so the folder has no config.json: add the model's own",
@@ -328,11 +326,11 @@ impl fmt::Display for Note {
             Note::ScalesLost => {
                 f.write_str("this form stores codes only: the scales of all packed matrices are lost")
             }
-            Note::Misfits { count, first, quant } => {
+            Note::Misfits { count, first, quant, instead } => {
                 let rows = if *count == 1 { "its rows are" } else { "their rows are" };
                 write!(
                     f,
-                    "{} written as f16, such as `{}`: {rows} not a multiple of the {} elements of a {quant} block",
+                    "{} not written as {quant}, such as `{}`, which becomes {instead}: {rows} not a multiple of the {} elements of a {quant} block",
                     are(*count, "tensor", "tensors"),
                     first.escape_debug(),
                     quant.block()
@@ -354,6 +352,19 @@ impl fmt::Display for Note {
             Note::NoTokenizer { embedded: false } => {
                 f.write_str("there is no tokenizer next to the source, so the folder has none")
             }
+            Note::TokenizerNotWritten { kind } => write!(
+                f,
+                "its vocabulary is of the kind `{}`, of which no tokenizer.json is made: the folder has no tokenizer",
+                kind.escape_debug()
+            ),
+            Note::TokenizerUnreadable { error } => {
+                write!(f, "its vocabulary cannot be read, so no tokenizer is made of it: {}", error.escape_debug())
+            }
+            Note::UnknownPreTokenizer { name } => write!(
+                f,
+                "how its tokenizer splits text (`{}`) is not known: tokenizer.json has llama.cpp's default rule, and text may get other ids than in training",
+                name.escape_debug()
+            ),
             Note::InvalidJson { name, error } => write!(
                 f,
                 "`{name}` next to the source is not valid JSON ({error}); it is copied as it is, but nothing will load it"
@@ -366,6 +377,10 @@ impl fmt::Display for Note {
                 f,
                 "its rotary positions are scaled by `{}`, for which GGUF has no key: llama.cpp ignores it, and long texts will go wrong",
                 kind.escape_debug()
+            ),
+            Note::YarnBounds { architecture } => write!(
+                f,
+                "its YaRN has bounds of its own (beta_fast, beta_slow), which llama.cpp does not read in {architecture} models: long texts will differ there"
             ),
             Note::Biases { count, architecture } => write!(
                 f,

@@ -40,6 +40,8 @@ pub struct Options {
     /// Whether quantized weights are written as they are stored, with what says how: for a source that was opened so
     /// ([`OpenOptions::stored`](ckpt_inspect::OpenOptions::stored)), in types that the target holds.
     pub keep_quantized: bool,
+    /// Whether a model that lacks tensors is written all the same, with a note.
+    pub allow_incomplete: bool,
     /// Whether to replace an existing output.
     pub force: bool,
 }
@@ -58,6 +60,7 @@ impl Options {
             max_shard_bytes: None,
             tokenizer: None,
             keep_quantized: false,
+            allow_incomplete: false,
             force: false,
         }
     }

@@ -161,6 +161,19 @@ impl Quant {
         shape.last().is_none_or(|row| row.is_multiple_of(self.block()))
     }
 
+    /// The type of a tensor whose rows do not fill its blocks: one of like size in blocks of 32 elements, as llama.cpp
+    /// chooses them (`tensor_type_fallback`), else f16. Ternary values go where -1, 0 and +1 times a scale are all exact.
+    pub fn fallback(self, shape: &[usize]) -> Quant {
+        let smaller = match self {
+            Quant::Q2K | Quant::Q3K => Quant::Q4_0,
+            Quant::Q4K => Quant::Q5_0,
+            Quant::Q5K => Quant::Q5_1,
+            Quant::Q6K | Quant::Tq1_0 | Quant::Tq2_0 | Quant::I2S => Quant::Q8_0,
+            _ => Quant::F16,
+        };
+        if smaller.fits(shape) { smaller } else { Quant::F16 }
+    }
+
     /// Bytes of a block's worth of elements, [`Quant::block`] of them.
     pub fn block_bytes(self) -> usize {
         match self {

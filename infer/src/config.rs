@@ -4,6 +4,7 @@
 use ckpt_inspect::meaning::architecture::{Part, Role, STUDENT, TABLE};
 use ckpt_inspect::meaning::names::Names;
 use ckpt_inspect::meaning::{Activation, ConfigError, Given, RopePairing, RopeScaling, SlidingLayers};
+use ckpt_inspect::measure::Floor;
 use ckpt_inspect::{Checkpoint, DType, ModelConfig};
 
 use crate::{Assumption, Error, Result};
@@ -98,8 +99,7 @@ pub fn configuration(
     config.use_bitlinear_attn |= shapes.packed_attn;
     config.use_bitlinear_ffn |= shapes.packed_ffn;
     if !(config.use_bitlinear_attn || config.use_bitlinear_ffn) {
-        config.quantization_eps = STUDENT.defaults.quantization_eps;
-        config.quantization_least = false;
+        config.quantization_floor = Floor::Added(STUDENT.defaults.quantization_eps);
         assumed.retain(|a| a.setting != "quantization_eps");
     }
     // With a sliding window, attention sees no more than the window.
@@ -186,7 +186,7 @@ fn check(config: &ModelConfig) -> Result<(), String> {
     positive("max_seq_len", config.max_seq_len as f64)?;
     positive("rope_base", config.rope_base)?;
     positive("norm_eps", config.norm_eps + f64::MIN_POSITIVE)?;
-    positive("quantization_eps", config.quantization_eps + f64::MIN_POSITIVE)?;
+    positive("quantization_eps", config.quantization_floor.number() + f64::MIN_POSITIVE)?;
     for cap in [config.attn_logit_soft_cap, config.final_logit_soft_cap].into_iter().flatten() {
         positive("a soft cap", cap)?;
     }

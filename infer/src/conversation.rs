@@ -1,6 +1,6 @@
 //! A conversation, and its prompt: as many of its last turns as fit into the context.
 
-use crate::template::{Message, Template};
+use crate::template::{Clock, Message, Template};
 use crate::tokenizer::{Specials, Tokenizer};
 use crate::{Error, Result, TokenRole};
 
@@ -10,12 +10,13 @@ pub struct Conversation {
     template: Template,
     system: Option<String>,
     turns: Vec<Message>,
+    clock: Option<Clock>,
 }
 
 impl Conversation {
-    /// An empty conversation.
-    pub fn new(template: Template, system: Option<String>) -> Self {
-        Conversation { template, system, turns: Vec::new() }
+    /// An empty conversation; `clock` gives the date to templates that write it.
+    pub fn new(template: Template, system: Option<String>, clock: Option<Clock>) -> Self {
+        Conversation { template, system, turns: Vec::new(), clock }
     }
 
     /// How it is formatted.
@@ -86,7 +87,7 @@ impl Conversation {
         let text = |role| tokenizer.role(role).and_then(|id| tokenizer.token(id)).unwrap_or_default();
         let (bos, eos) = (text(TokenRole::Bos), text(TokenRole::Eos));
         let wrong = |what| Error::Tokenizer { path: tokenizer.path().to_path_buf(), what };
-        let prompt = self.template.render(&messages, &bos, &eos).map_err(wrong)?;
+        let prompt = self.template.render(&messages, (&bos, &eos), self.clock).map_err(wrong)?;
         tokenizer.prompt(&prompt, Specials::Parsed)
     }
 }

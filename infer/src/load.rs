@@ -171,7 +171,7 @@ impl<'a> Loader<'a> {
             };
         }
         if bitlinear {
-            let (floor, per_row) = (self.config.quantization_floor(), self.config.bitlinear_per_channel);
+            let (floor, per_row) = (self.config.quantization_floor, self.config.bitlinear_per_channel);
             let rows = Rows::of(self.checkpoint, tensor, shape)?;
             let weights = match rows.whole() {
                 Some(weights) => Cow::Borrowed(weights),

@@ -305,7 +305,7 @@ impl<'m> Runner<'m> {
                 from: From::Norm { x, weight: norm, eps: config.norm_eps as f32 },
                 width: config.hidden_dim,
                 forms: head.forms(),
-                floor: config.quantization_floor(),
+                floor: config.quantization_floor,
                 to: activation,
             });
         }
@@ -448,7 +448,7 @@ fn prepare<'a>(
     from: impl Fn(usize) -> From<'a> + Sync,
 ) {
     let rows = cuts(0..activations.len(), NORM_TOKENS);
-    let floor = model.config.quantization_floor();
+    let floor = model.config.quantization_floor;
     pool.blocks(activations, 1, &rows, &[0, 1], |first, _, mut block| {
         for i in 0..block.rows() {
             let to = &mut block.row(i)[0];

@@ -1,10 +1,13 @@
 //! How a conversation is formatted for a model: plain turns, `<|user|>` turns, or the model's own Jinja template.
 
-use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Value};
-use minijinja::{Environment, Error as JinjaError, ErrorKind, UndefinedBehavior, context};
+mod jinja;
+
+use minijinja::Error as JinjaError;
 
 use crate::tokenizer::Tokenizer;
+
+/// Writes the present time where the user is, in a format of `strftime`; `None` for a format that it does not know.
+pub type Clock = fn(&str) -> Option<String>;
 
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,11 +39,6 @@ pub enum Template {
     Jinja(String),
 }
 
-/// Steps that a template may take, far more than any real one takes.
-const FUEL: u64 = 10_000_000;
-/// Templates in use are a few kB.
-const LONGEST: usize = 1 << 20;
-
 impl Template {
     /// The default for a tokenizer: its model's own template, else tags if it has a token for them, else plain turns.
     pub fn of(tokenizer: &Tokenizer) -> Self {
@@ -51,16 +49,23 @@ impl Template {
         }
     }
 
-    /// The prompt that asks for the assistant's next turn after `messages`. `bos` and `eos` are the texts of the tokens
-    /// that begin and end a text.
+    /// The prompt that asks for the assistant's next turn after `messages`. `around` are the texts of the tokens that
+    /// begin and end a text; without a `clock`, a Jinja template does not know the date.
     ///
     /// # Errors
     /// The error in a Jinja template, or the message with which it refuses the conversation.
-    pub fn render(&self, messages: &[Message], bos: &str, eos: &str) -> Result<String, String> {
+    pub fn render(
+        &self,
+        messages: &[Message],
+        around: (&str, &str),
+        clock: Option<Clock>,
+    ) -> Result<String, String> {
         match self {
             Template::Plain => Ok(plain(messages)),
-            Template::Tags => Ok(tags(messages, eos)),
-            Template::Jinja(source) => jinja(source, messages, bos, eos).map_err(|e| describe(&e)),
+            Template::Tags => Ok(tags(messages, around.1)),
+            Template::Jinja(source) => {
+                jinja::render(source, messages, around, clock).map_err(|e| describe(&e))
+            }
         }
     }
 
@@ -97,62 +102,6 @@ fn tags(messages: &[Message], eos: &str) -> String {
     messages.iter().map(turn).collect::<String>() + "<|assistant|>\n"
 }
 
-fn jinja(source: &str, messages: &[Message], bos: &str, eos: &str) -> Result<String, JinjaError> {
-    if source.len() > LONGEST {
-        return Err(JinjaError::new(
-            ErrorKind::InvalidOperation,
-            format!("its {} bytes are too many", source.len()),
-        ));
-    }
-    let mut environment = Environment::new();
-    // As transformers renders them.
-    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
-    environment.set_undefined_behavior(UndefinedBehavior::Lenient);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.set_fuel(Some(FUEL));
-    environment.add_function("raise_exception", |message: String| -> Result<String, JinjaError> {
-        Err(JinjaError::new(ErrorKind::InvalidOperation, message))
-    });
-    environment.add_filter("tojson", to_json);
-    environment.add_template("chat", source)?;
-    let turn =
-        |message: &Message| context! { role => message.role.as_str(), content => message.content.as_str() };
-    environment.get_template("chat")?.render(context! {
-        messages => messages.iter().map(turn).collect::<Vec<Value>>(),
-        bos_token => bos,
-        eos_token => eos,
-        add_generation_prompt => true,
-        tools => Value::from(()),
-    })
-}
-
-/// `tojson` of transformers: minijinja's, without its escapes for HTML.
-fn to_json(value: Value, args: Kwargs) -> Result<String, JinjaError> {
-    let _: Option<Value> = args.get("ensure_ascii")?;
-    let json = minijinja::filters::tojson(&value, None, args)?.to_string();
-    let mut out = String::with_capacity(json.len());
-    let mut rest = json.as_str();
-    while let Some(at) = rest.find('\\') {
-        out.push_str(&rest[..at]);
-        rest = &rest[at..];
-        let escapes = [("\\u003c", '<'), ("\\u003e", '>'), ("\\u0026", '&'), ("\\u0027", '\'')];
-        match escapes.into_iter().find(|(escape, _)| rest.starts_with(escape)) {
-            Some((escape, c)) => {
-                out.push(c);
-                rest = &rest[escape.len()..];
-            }
-            None => {
-                // A backslash and what it escapes.
-                let end = rest.char_indices().nth(2).map_or(rest.len(), |(end, _)| end);
-                out.push_str(&rest[..end]);
-                rest = &rest[end..];
-            }
-        }
-    }
-    out.push_str(rest);
-    Ok(out)
-}
-
 fn describe(error: &JinjaError) -> String {
     let line = error.line().map(|line| format!(" (line {line})")).unwrap_or_default();
     let detail = error.detail().map_or_else(|| error.kind().to_string(), str::to_string);
@@ -174,7 +123,7 @@ mod tests {
 
     #[test]
     fn turns_are_written_as_each_template_has_them() {
-        let write = |template: Template| template.render(&talk(), "<s>", "</s>");
+        let write = |template: Template| template.render(&talk(), ("<s>", "</s>"), None);
         assert_eq!(
             write(Template::Plain).unwrap(),
             "Be brief.\n\nUser: Hi\nAssistant: Hello\nUser: Bye\nAssistant:"
@@ -200,7 +149,7 @@ mod tests {
             {% endfor %}\n\
             {{ messages[1:] | length }}{{ messages[-1] | tojson }}{% if add_generation_prompt %}<go>{% endif %}\n\
             {% if tools is defined and tools %}tools{% endif %}{{ missing }}";
-        let text = Template::Jinja(template.into()).render(&talk(), "<s>", "</s>").unwrap();
+        let text = Template::Jinja(template.into()).render(&talk(), ("<s>", "</s>"), None).unwrap();
         assert_eq!(text, JINJA2);
     }
 
@@ -210,18 +159,19 @@ mod tests {
     fn json_is_not_escaped_for_html() {
         let talk = [Message::new("user", "<a href='x'> & \\u003c \\\\")];
         let text = Template::Jinja("{{ messages[0]['content'] | tojson(ensure_ascii=False) }}".into());
-        assert_eq!(text.render(&talk, "", "").unwrap(), r#""<a href='x'> & \\u003c \\\\""#);
+        assert_eq!(text.render(&talk, ("", ""), None).unwrap(), r#""<a href='x'> & \\u003c \\\\""#);
     }
 
     #[test]
     fn what_a_template_refuses_or_cannot_do_is_reported() {
-        let describe = |source: &str| Template::Jinja(source.into()).render(&talk(), "", "").unwrap_err();
+        let describe =
+            |source: &str| Template::Jinja(source.into()).render(&talk(), ("", ""), None).unwrap_err();
         assert!(describe("{{ raise_exception('no system turn') }}").contains("no system turn"));
         assert!(describe("{% for %}").contains("line 1"));
         assert!(
             describe("{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}")
                 .contains("template")
         );
-        assert!(describe(&" ".repeat(LONGEST + 1)).contains("too many"));
+        assert!(describe(&" ".repeat(jinja::LONGEST + 1)).contains("too many"));
     }
 }

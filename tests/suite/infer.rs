@@ -125,6 +125,30 @@ fn generation_ends_where_it_should() {
     assert_eq!(output.out().split(',').count(), 500);
 }
 
+/// Ids that end a text are those of config.json, all of a list, whether or not there is a tokenizer.
+#[test]
+fn every_id_of_a_list_ends_a_text_of_ids() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("step-02000.pt");
+    std::fs::copy(HEALTHY, &model).unwrap();
+    let (prompt, want) = greedy("healthy-2000");
+    let want: Vec<&str> = want.split(',').collect();
+    let run = |more: &[&str]| {
+        let output = ckpt(&[&["infer", text(&model), "--ids", &prompt, "-n", "24"], more].concat()).exits(0);
+        output.out().trim_end().split(',').count()
+    };
+    assert_eq!(run(&[]), 24);
+    let first = 1 + want.iter().position(|id| *id == want[3]).unwrap();
+    for (name, ids) in
+        [("config.json", format!("[1023, {}]", want[3])), ("generation_config.json", want[3].into())]
+    {
+        std::fs::write(folder.path().join(name), format!("{{\"eos_token_id\": {ids}}}")).unwrap();
+        assert_eq!(run(&[]), first, "{name}");
+        assert_eq!(run(&["--ignore-eos"]), 24);
+        std::fs::remove_file(folder.path().join(name)).unwrap();
+    }
+}
+
 #[test]
 fn a_prompt_cache_changes_nothing_but_the_time() {
     let folder = tempfile::tempdir().unwrap();
@@ -330,6 +354,44 @@ fn a_tokenizer_that_is_not_json_gives_one_error() {
         let output = ckpt(&["infer", HEALTHY, "-p", "x", "--tokenizer", text(&path)]).exits(3);
         assert_eq!(output.err().lines().count(), 1, "{to}: {output}");
         output.complains(&["is not a valid tokenizer.json"]);
+    }
+}
+
+/// Parts of a tokenizer.json that do not fit each other make the library that reads it panic: one line says what is wrong.
+#[test]
+fn a_tokenizer_that_contradicts_itself_gives_one_error() {
+    use serde_json::json;
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokenizer.json");
+    let whole: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(fixture("tokenizer.json")).unwrap()).unwrap();
+    let around =
+        json!([{"SpecialToken": {"id": "<x>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]);
+    let template = json!({"type": "TemplateProcessing", "single": around, "pair": [], "special_tokens": {}});
+    let pieces = json!({"type": "FixedLength", "length": 0});
+    let map = json!({"type": "Precompiled", "precompiled_charsmap": "AAAAAAA"});
+    for (key, value, said) in [
+        ("post_processor", template, "the token `<x>` around text and does not describe it"),
+        ("pre_tokenizer", pieces, "pieces of no length"),
+        ("normalizer", map, "contradict each other"),
+    ] {
+        let mut file = whole.clone();
+        file[key] = value;
+        std::fs::write(&path, file.to_string()).unwrap();
+        let output = ckpt(&["infer", HEALTHY, "-p", "x", "--tokenizer", text(&path)]).exits(3);
+        assert_eq!(output.err().lines().count(), 1, "{key}: {output}");
+        output.complains(&[said]);
+    }
+    let mut file = whole;
+    file["model"]["continuing_subword_prefix"] = "@@@@".into();
+    std::fs::write(&path, file.to_string()).unwrap();
+    let run = folder.path().join("run");
+    let train = ["train", "--resume", HEALTHY, "--reset-optimizer", "--data", "README.md", "--steps", "2001"];
+    for more in [&["infer", HEALTHY, "-p", "x"][..], &[&train[..], &["-o", text(&run)]].concat()] {
+        let output = ckpt(&[more, &["--tokenizer", text(&path)]].concat());
+        assert!(!output.err().contains("panicked"), "{output}");
+        output.complains(&["which does not begin with `@@@@`"]);
     }
 }
 

@@ -78,7 +78,7 @@ impl Composite {
 
     /// BitLinear: `y = (xq . Wq) * (ws * xs / 127)`, gradients by the straight-through estimator.
     fn bit_linear(&self, x: &Tensor, weight: &Tensor) -> candle_core::Result<Tensor> {
-        let eps = self.config.quantization_eps;
+        let eps = self.config.quantization_floor.number();
         let abs_mean = if self.config.bitlinear_per_channel {
             weight.abs()?.mean_keepdim(D::Minus1)?
         } else {

@@ -56,7 +56,7 @@ impl Health {
 
 fn measured(parameter: &Parameter, config: &ModelConfig, thresholds: &Thresholds) -> Measured {
     let rule =
-        TernaryRule::Absmean { floor: config.quantization_floor(), per_row: config.bitlinear_per_channel };
+        TernaryRule::Absmean { floor: config.quantization_floor, per_row: config.bitlinear_per_channel };
     let mut plan = Plan::default();
     (plan.cols, plan.ternary) = (parameter.shape.get(1).copied(), Some(rule));
     let measured = measure(&Elements::from(&parameter.values[..]), &plan);

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use ckpt_infer::{Names, RopePairing, RopeScaling};
 use ckpt_inspect::meaning::architecture::STUDENT;
 use ckpt_inspect::meaning::{Assumption, AttentionBias};
+use ckpt_inspect::measure::Floor;
 use ckpt_inspect::{Checkpoint, ModelConfig, Thresholds, Verdict};
 
 use crate::{Error, Health, Parameters, Result};
@@ -48,7 +49,7 @@ pub(crate) fn configuration(
     config.sliding_window = None;
     config.architecture = &STUDENT;
     // Its BitLinears add to their scales.
-    config.quantization_least = false;
+    config.quantization_floor = Floor::Added(config.quantization_floor.number());
     Ok((config, assumed))
 }
 

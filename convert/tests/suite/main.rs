@@ -1,5 +1,6 @@
 //! Checkpoints written in every format, read back, and read by others.
 
+mod complete;
 mod gguf;
 mod golden;
 mod hostile;
@@ -10,3 +11,5 @@ mod quantized;
 mod round_trips;
 mod runner;
 mod strides;
+mod transformers;
+mod vocabularies;

@@ -502,7 +502,8 @@ fn gguf_becomes_what_it_was_made_from() {
     let (gguf, original) = (data.join("llama.gguf"), data.join("llama.safetensors"));
     let folder = tempfile::tempdir().unwrap();
     let to = folder.path().join("hf");
-    convert(&gguf, &Options::new(Target::Hf { packed: false }), &to);
+    // Its matrices are smaller than its keys say.
+    convert(&gguf, &Options::new(Target::Hf { packed: false }).with(|o| o.allow_incomplete = true), &to);
     let rules = |report: &Report| {
         let count = |rule| report.tensors.iter().filter(|t| t.rule == rule).count();
         [Rule::Identical, Rule::Rounded, Rule::Ternary, Rule::Blocks].map(count)

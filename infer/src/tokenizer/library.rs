@@ -2,7 +2,6 @@
 //! files.
 
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 
 use ckpt_inspect::vocabulary::{PreTokenizer, Role, Token, TokenType, Vocabulary, byte, pre_tokenizer};
@@ -15,12 +14,11 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{DecoderWrapper, NormalizedString, Normalizer, SplitDelimiterBehavior};
 
-/// Runs `work` of the crate, turning its panics on inconsistent files into errors.
-fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(result) => result.map_err(|e| e.to_string()),
-        Err(_) => Err("is inconsistent".into()),
-    }
+use super::guard::{contradiction, guarded};
+
+/// Why the `tokenizers` crate cannot read the tokenizer.json of these `bytes`, or would not survive it; nothing if it can.
+pub fn tokenizer_fault(bytes: &[u8]) -> Option<String> {
+    Json::read(bytes).err()
 }
 
 /// tokenizer.json.
@@ -42,7 +40,10 @@ impl Json {
     pub fn read(bytes: &[u8]) -> Result<(Self, Vec<(u64, Token)>), String> {
         let wrong = |e: String| format!("is not a valid tokenizer.json: {e}");
         // The crate assumes that some of its parts are valid JSON.
-        serde_json::from_slice::<serde_json::Value>(bytes).map_err(|e| wrong(e.to_string()))?;
+        let parts: serde_json::Value = serde_json::from_slice(bytes).map_err(|e| wrong(e.to_string()))?;
+        if let Some(what) = contradiction(&parts) {
+            return Err(wrong(what));
+        }
         let mut plain = guarded(|| tokenizers::Tokenizer::from_bytes(bytes)).map_err(wrong)?;
         // Truncation and padding would change the prompt.
         guarded(|| plain.with_truncation(None).map(|t| t.with_padding(None)).map(|_| ()))?;
@@ -104,23 +105,8 @@ impl std::fmt::Debug for ByteLevel {
     }
 }
 
-/// llama.cpp puts the first token before text for these unless the file says otherwise.
-const WITH_BOS: [&str; 10] = [
-    "llama3",
-    "llama-v3",
-    "llama-bpe",
-    "falcon3",
-    "falcon-h1",
-    "pixtral",
-    "midm-2.0",
-    "lfm2",
-    "jina-v5-nano",
-    "tekken",
-];
-
 impl ByteLevel {
-    /// The tokenizer, and whether its kind begins texts with a token.
-    pub fn new(vocabulary: &Vocabulary, warnings: &mut Vec<String>) -> Result<(Self, bool), String> {
+    pub fn new(vocabulary: &Vocabulary, warnings: &mut Vec<String>) -> Result<Self, String> {
         let name = vocabulary.pre.as_deref();
         let known = pre_tokenizer(name.unwrap_or("default"));
         if name.is_none() || known.is_none() {
@@ -157,7 +143,7 @@ impl ByteLevel {
         })?;
         let mut tokenizer = tokenizers::Tokenizer::new(model);
         tokenizer.with_pre_tokenizer(Some(Sequence::new(steps)));
-        Ok((ByteLevel(tokenizer), name.is_some_and(|name| WITH_BOS.contains(&name))))
+        Ok(ByteLevel(tokenizer))
     }
 
     pub fn encode(&self, text: &str, out: &mut Vec<u32>) -> Result<(), String> {

@@ -1,5 +1,6 @@
 //! From text to tokens and back: tokenizer.json, SentencePiece's tokenizer.model, and a GGUF file's own vocabulary.
 
+mod guard;
 mod library;
 mod scores;
 mod special;
@@ -13,6 +14,8 @@ use ckpt_inspect::Checkpoint;
 use ckpt_inspect::vocabulary::{FILE_NAMES, FileKind, Role, Token, TokenType, Vocabulary, byte, read_file};
 
 use crate::{Error, Result};
+pub use guard::panic_is_caught;
+pub use library::tokenizer_fault;
 use library::{ByteLevel, Json, Unigram};
 use scores::Scores;
 pub use special::FIM_TEXTS;
@@ -136,26 +139,19 @@ impl Tokenizer {
     fn of_vocabulary(mut vocabulary: Vocabulary, path: &Path) -> Result<Self> {
         let wrong = |what: String| Error::Tokenizer { path: path.into(), what };
         let mut warnings = Vec::new();
-        let (cutter, pieces, bos, eos) = match vocabulary.model.as_str() {
+        vocabulary.settle_usual_roles();
+        let (cutter, pieces) = match vocabulary.model.as_str() {
             "gpt2" => {
-                let (cutter, bos) = ByteLevel::new(&vocabulary, &mut warnings).map_err(wrong)?;
-                (Cutter::ByteLevel(cutter), byte_level_pieces(&vocabulary), bos, false)
+                let cutter = ByteLevel::new(&vocabulary, &mut warnings).map_err(wrong)?;
+                (Cutter::ByteLevel(cutter), byte_level_pieces(&vocabulary))
             }
             "llama" => {
-                for (role, id) in [(Role::Unk, 0), (Role::Bos, 1), (Role::Eos, 2)] {
-                    let token = vocabulary.tokens.get(id as usize);
-                    let special =
-                        token.is_some_and(|t| matches!(t.kind, TokenType::Unknown | TokenType::Control));
-                    if vocabulary.role(role).is_none() && special {
-                        vocabulary.roles.push((role, id));
-                    }
-                }
                 let cutter = Cutter::Scores(Scores::new(&vocabulary).map_err(wrong)?);
-                (cutter, sentencepiece_pieces(&vocabulary), true, false)
+                (cutter, sentencepiece_pieces(&vocabulary))
             }
             "t5" => {
                 let cutter = Unigram::new(&vocabulary).map_err(wrong)?;
-                (Cutter::Unigram(cutter), sentencepiece_pieces(&vocabulary), false, true)
+                (Cutter::Unigram(cutter), sentencepiece_pieces(&vocabulary))
             }
             other => {
                 return Err(wrong(format!(
@@ -164,12 +160,7 @@ impl Tokenizer {
                 )));
             }
         };
-        let around = |key: &str, role: Role, default: bool| -> Vec<u32> {
-            let add = vocabulary.keys.get(key).and_then(|v| v.as_bool()).unwrap_or(default);
-            vocabulary.role(role).filter(|_| add).into_iter().collect()
-        };
-        let begin = around("tokenizer.ggml.add_bos_token", Role::Bos, bos);
-        let end = around("tokenizer.ggml.add_eos_token", Role::Eos, eos);
+        let [begin, end] = vocabulary.around().map(|id| id.into_iter().collect::<Vec<u32>>());
         let partition = Partition::new(&vocabulary);
         let mut tokenizer = Self::assemble(path, vocabulary, partition, cutter, (begin, end), Some(pieces));
         tokenizer.warnings = warnings;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use aho_corasick::{AhoCorasick, MatchKind};
-use ckpt_inspect::vocabulary::{Role, TokenType, Vocabulary};
+use ckpt_inspect::vocabulary::{END_TEXTS, Role, TokenType, Vocabulary};
 
 use super::FimTokens;
 
@@ -81,29 +81,11 @@ impl Partition {
     }
 }
 
-/// Tokens that end an answer: as the file says, and those with a usual text.
+/// Tokens that end an answer: as the files say, and those with a usual text.
 pub(super) fn stops(vocabulary: &Vocabulary, partition: &Partition) -> Vec<u32> {
-    const TEXTS: [&str; 15] = [
-        "</s>",
-        "<eos>",
-        "[EOS]",
-        "<|endoftext|>",
-        "<|end_of_text|>",
-        "<|im_end|>",
-        "<|eot_id|>",
-        "<|eom_id|>",
-        "<|eot|>",
-        "<|end|>",
-        "<|return|>",
-        "<end_of_turn>",
-        "<EOT>",
-        "[EOT]",
-        "<｜end▁of▁sentence｜>",
-    ];
-    let configured = ["tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
-    let configured = configured.into_iter().filter_map(|key| key_id(vocabulary, key));
-    let usual = TEXTS.iter().filter_map(|text| partition.id(text));
-    let mut ids: Vec<u32> = vocabulary.role(Role::Eos).into_iter().chain(configured).chain(usual).collect();
+    let usual = END_TEXTS.iter().filter_map(|text| partition.id(text));
+    let said = vocabulary.role(Role::Eos).into_iter().chain(vocabulary.ends.iter().copied());
+    let mut ids: Vec<u32> = said.chain(usual).collect();
     ids.sort_unstable();
     ids.dedup();
     ids

@@ -137,7 +137,8 @@ fn computed(model: &Model) -> Config {
     config.architecture = &STUDENT;
     config.rope_pairing = Default::default();
     config.norm_eps = single(config.norm_eps);
-    config.quantization_eps = single(config.quantization_eps);
+    let floor = config.quantization_floor;
+    config.quantization_floor = floor.with_number(single(floor.number()));
     config
 }
 

@@ -7,7 +7,7 @@ use std::path::{Component as Step, Path, PathBuf};
 use serde::Deserialize;
 
 use super::companion::companions;
-use super::folder::FORMS;
+use super::folder::FAMILIES;
 use super::step::from_name;
 use super::{LAYOUTS, Layout, MAX_CONFIG, Set, find_in, name, read_json, single};
 use crate::bytes::Stamp;
@@ -99,7 +99,8 @@ fn weights(folder: &Path) -> Weights {
 
 /// The model in `folder` that is named as libraries name one.
 fn form_in(folder: &Path) -> Option<PathBuf> {
-    file_in(folder, FORMS.as_flattened())
+    let forms: Vec<&str> = FAMILIES.iter().flat_map(|family| family.forms).collect();
+    file_in(folder, &forms)
 }
 
 /// The weights of an adapter in `folder`.

@@ -18,14 +18,25 @@ pub(super) const LAYOUT: Layout =
 
 fn set(folder: &Path) -> Result<Set> {
     let mut set = folder_set(folder)?;
-    for (forms, library) in FORMS.iter().zip(LIBRARIES) {
-        let mut forms = forms.iter().filter(|form| folder.join(form).is_file());
-        let (Some(read), Some(other)) = (forms.next(), forms.next()) else { continue };
-        let text = format!("it was read from {read}, as {library} does, not from {other} next to it");
+    let entries = std::fs::read_dir(folder).map_err(|e| Error::io(folder, &e))?;
+    let mut files: Vec<PathBuf> =
+        entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file()).collect();
+    files.sort();
+    for (family, library) in FAMILIES.iter().zip(LIBRARIES) {
+        let others = family.others(&files);
+        let (Some(read), Some(other)) = (family.read(&files), others.first()) else { continue };
+        let other = name(other);
+        let more = match others.len() {
+            1 => String::new(),
+            more => format!(" and {} more files", more - 1),
+        };
+        let other_printed = other.escape_debug();
+        let text =
+            format!("it was read from {read}, as {library} does, not from {other_printed}{more} next to it");
         set.notices.push(Notice::new(NoticeKind::OtherForm, text));
         // Files of another format may hold what this one leaves out: tied weights, buffers that are computed.
-        if [read, other].iter().all(|form| form.contains("safetensors")) {
-            set.other_map = weight_map(&folder.join(other));
+        if [read, &other].iter().all(|form| form.contains("safetensors")) && is_index(&other) {
+            set.other_map = weight_map(&folder.join(&other));
         }
     }
     if let Some(tag) = super::deepspeed::named_in(folder) {
@@ -104,40 +115,124 @@ fn lays_out_layers(path: &Path) -> bool {
 /// Files that say how weights are quantized: of ModelOpt, AutoGPTQ and AutoAWQ.
 const QUANTIZATION: [&str; 3] = ["hf_quant_config.json", "quantize_config.json", "quant_config.json"];
 
-/// Names of one model in several forms, in the order in which the [`LIBRARIES`] look for them.
-pub(super) const FORMS: [[&str; 4]; 2] = [
-    [
-        "model.safetensors",
-        "model.safetensors.index.json",
-        "pytorch_model.bin",
-        "pytorch_model.bin.index.json",
-    ],
-    [
-        "diffusion_pytorch_model.safetensors",
-        "diffusion_pytorch_model.safetensors.index.json",
-        "diffusion_pytorch_model.bin",
-        "diffusion_pytorch_model.bin.index.json",
-    ],
+/// The names under which one model lies in a folder in several forms.
+pub(super) struct Family {
+    /// Those that a library looks for, in its order.
+    pub forms: [&'static str; 4],
+    /// What its files are called before the variant (`fp16`) and the extension.
+    stems: &'static [&'static str],
+    /// Whether a file of this name is the same model as other programs have it.
+    is_foreign: fn(&str) -> bool,
+}
+
+/// The families of names, in the order of [`LIBRARIES`].
+pub(super) const FAMILIES: [Family; 2] = [
+    Family {
+        forms: [
+            "model.safetensors",
+            "model.safetensors.index.json",
+            "pytorch_model.bin",
+            "pytorch_model.bin.index.json",
+        ],
+        stems: &["model", "pytorch_model"],
+        // What the makers of Llama and Mistral load themselves, and the Rust library of that name.
+        is_foreign: |name| {
+            let consolidated = name.strip_prefix("consolidated.").is_some_and(|rest| {
+                rest == "safetensors" || rest == "pth" || rest.strip_suffix(".pth").is_some_and(is_number)
+            });
+            consolidated
+                || name == "consolidated.safetensors.index.json"
+                || name == "rust_model.ot"
+                || super::sharded::shard_parts(name).is_some_and(|(base, ..)| base == "consolidated")
+        },
+    },
+    Family {
+        forms: [
+            "diffusion_pytorch_model.safetensors",
+            "diffusion_pytorch_model.safetensors.index.json",
+            "diffusion_pytorch_model.bin",
+            "diffusion_pytorch_model.bin.index.json",
+        ],
+        stems: &["diffusion_pytorch_model"],
+        is_foreign: |_| false,
+    },
 ];
 const LIBRARIES: [&str; 2] = ["transformers", "diffusers"];
 
+/// Words that name a variant. Others may be a step of a run, which is another model.
+const VARIANTS: [&str; 11] =
+    ["fp16", "bf16", "fp32", "fp8", "f16", "f32", "int8", "8bit", "4bit", "ema", "non_ema"];
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
+}
+
+fn is_index(name: &str) -> bool {
+    name.ends_with(".index.json")
+}
+
+impl Family {
+    /// The form that is read, if the model is there as one of them.
+    fn read(&self, files: &[PathBuf]) -> Option<&'static str> {
+        self.forms.into_iter().find(|form| files.iter().any(|file| name(file) == *form))
+    }
+
+    /// Among `files` of one folder, the forms of the model that are not read because another form is: those that the
+    /// library would look for next first.
+    fn others(&self, files: &[PathBuf]) -> Vec<PathBuf> {
+        let Some(read) = self.read(files) else { return Vec::new() };
+        let later = self.forms.into_iter().filter(|form| *form != read);
+        let later = later.filter_map(|form| files.iter().find(|file| name(file) == form));
+        let is_other = |file: &&PathBuf| {
+            let name = name(file);
+            (self.is_foreign)(&name) || self.is_variant(&name)
+        };
+        later.chain(files.iter().filter(is_other)).cloned().collect()
+    }
+
+    /// Whether a file of this name belongs to a variant of the model, such as `model.fp16.safetensors`, which a library
+    /// only loads if it is asked for it.
+    fn is_variant(&self, name: &str) -> bool {
+        let word = |text: &str| VARIANTS.contains(&text);
+        let shard = |text: &str| {
+            let parts = text.split_once("-of-");
+            parts.is_some_and(|(number, count)| is_number(number) && is_number(count))
+        };
+        self.stems.iter().filter_map(|stem| name.strip_prefix(stem)).any(|rest| {
+            let rest = rest.strip_prefix(['.', '-']).unwrap_or("");
+            match rest.split('.').collect::<Vec<_>>()[..] {
+                // model.fp16.safetensors, model.fp16-00001-of-00002.safetensors
+                [variant, "safetensors" | "bin"] if name.contains(&format!(".{variant}.")) => {
+                    let own = variant.split_once('-').map_or(variant, |(own, _)| own);
+                    let rest = &variant[own.len()..];
+                    word(own) && (rest.is_empty() || rest.strip_prefix('-').is_some_and(shard))
+                }
+                // model-00001-of-00002.fp16.safetensors
+                [part, variant, "safetensors" | "bin"] => shard(part) && word(variant),
+                // model.safetensors.index.fp16.json
+                ["safetensors" | "bin", "index", variant, "json"] => word(variant),
+                _ => false,
+            }
+        })
+    }
+}
+
 /// Among `files` of one folder, the forms of its model that are not read because another form is.
 fn other_forms(files: &[PathBuf]) -> Vec<PathBuf> {
-    let form = |name: &&str| files.iter().find(|file| self::name(file) == **name);
-    FORMS.iter().flat_map(|forms| forms.iter().filter_map(form).skip(1)).cloned().collect()
+    FAMILIES.iter().flat_map(|family| family.others(files)).collect()
 }
 
 fn is_canonical(path: &Path) -> bool {
-    matches!(
-        name(path).as_str(),
-        "model.safetensors"
-            | "pytorch_model.bin"
-            | "pytorch_model_fsdp.bin"
-            | "adapter_model.safetensors"
-            | "adapter_model.bin"
-            | "diffusion_pytorch_model.safetensors"
-            | "diffusion_pytorch_model.bin"
-    )
+    let name = name(path);
+    let is_form = |family: &Family| {
+        let own = family.forms.contains(&name.as_str()) && !is_index(&name);
+        own || family.is_variant(&name)
+    };
+    FAMILIES.iter().any(is_form)
+        || matches!(
+            name.as_str(),
+            "pytorch_model_fsdp.bin" | "adapter_model.safetensors" | "adapter_model.bin"
+        )
 }
 
 #[derive(Deserialize)]

@@ -44,11 +44,8 @@ pub struct ModelConfig {
     pub use_bitlinear_attn: bool,
     /// A BitLinear has one scale per output instead of one per matrix.
     pub bitlinear_per_channel: bool,
-    /// Added to mean|W| and max|x|, or the least that they count as.
-    pub quantization_eps: f64,
-    /// Whether `quantization_eps` is the least that they count as.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub quantization_least: bool,
+    /// What keeps the scales of its BitLinears from zero.
+    pub quantization_floor: Floor,
     /// Added to the mean square under the root.
     pub norm_eps: f64,
     /// The head is the embedding.
@@ -158,8 +155,7 @@ impl ModelConfig {
             use_bitlinear_ffn: usual.bitlinear,
             use_bitlinear_attn: usual.bitlinear,
             bitlinear_per_channel: false,
-            quantization_eps: usual.quantization_eps,
-            quantization_least: false,
+            quantization_floor: Floor::Added(usual.quantization_eps),
             norm_eps: usual.norm_eps,
             tie_word_embeddings: true,
             use_qk_norm: architecture.has(Part::QNorm),
@@ -173,14 +169,6 @@ impl ModelConfig {
             activation: Activation::Silu,
             sliding_window: None,
             sliding_layers: SlidingLayers::All,
-        }
-    }
-
-    /// What keeps the scales of its BitLinears from zero.
-    pub fn quantization_floor(&self) -> Floor {
-        match self.quantization_least {
-            true => Floor::Least(self.quantization_eps),
-            false => Floor::Added(self.quantization_eps),
         }
     }
 
@@ -204,7 +192,7 @@ impl ModelConfig {
             "use_bitlinear_ffn": self.use_bitlinear_ffn,
             "use_bitlinear_attn": self.use_bitlinear_attn,
             "bitlinear_per_channel": self.bitlinear_per_channel,
-            "quantization_eps": self.quantization_eps,
+            "quantization_eps": self.quantization_floor.number(),
             "norm_eps": self.norm_eps,
             "tie_word_embeddings": self.tie_word_embeddings,
             "use_qk_norm": self.use_qk_norm,
@@ -317,7 +305,7 @@ impl ModelConfig {
         keys.set("ckpt.use_bitlinear_ffn", &self.use_bitlinear_ffn);
         keys.set("ckpt.use_bitlinear_attn", &self.use_bitlinear_attn);
         if self.use_bitlinear_ffn || self.use_bitlinear_attn {
-            keys.set("ckpt.quantization_eps", &(self.quantization_eps as f32));
+            keys.set("ckpt.quantization_eps", &(self.quantization_floor.number() as f32));
             keys.set("ckpt.latent", &latent);
             if latent {
                 keys.set("ckpt.bitlinear_per_channel", &self.bitlinear_per_channel);

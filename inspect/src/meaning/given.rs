@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::architecture::{Architecture, Biases, Part};
 use super::config::{Activation, AttentionBias, ModelConfig, RopePairing, SLIDING, Sizes, SlidingLayers};
+use super::elements::Floor;
 use super::rope::{RopeScaling, single};
 use crate::metadata::{HashableValue, Value, as_u64, lookup};
 
@@ -31,6 +32,7 @@ pub struct Given {
     pub use_bitlinear_attn: Option<bool>,
     pub bitlinear_per_channel: Option<bool>,
     pub quantization_eps: Option<f64>,
+    /// Whether `quantization_eps` is the least that scales count as, and not added to them.
     pub quantization_least: Option<bool>,
     pub norm_eps: Option<f64>,
     pub tie_word_embeddings: Option<bool>,
@@ -198,31 +200,6 @@ impl fmt::Display for Setting {
             Setting::Switch(yes) => yes.fmt(f),
         }
     }
-}
-
-/// What the shapes of a model's tensors show.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-#[allow(missing_docs)] // as in `ModelConfig`
-pub struct Shapes {
-    pub vocab_size: usize,
-    pub hidden_dim: usize,
-    pub num_layers: usize,
-    /// Rows of Q.
-    pub queries: usize,
-    /// Rows of K.
-    pub keys: usize,
-    pub mlp_hidden_dim: usize,
-    /// Length of the norm of queries.
-    pub query_norm: Option<usize>,
-    /// Whether there is no head but the embedding.
-    pub tie_word_embeddings: bool,
-    pub attention_bias: AttentionBias,
-    pub mlp_bias: bool,
-    /// Whether Q is packed in ternary form.
-    pub packed_attn: bool,
-    /// Whether the gate is.
-    pub packed_ffn: bool,
 }
 
 /// The config that a trainer may have saved next to the weights. Older ones have two switches instead of
@@ -506,7 +483,7 @@ impl Given {
     }
 
     /// Overrides in `config` the settings that are given here and do not follow from shapes.
-    fn put_into(&self, config: &mut ModelConfig) {
+    pub(super) fn put_into(&self, config: &mut ModelConfig) {
         fn put<T: Clone>(slot: &mut T, value: &Option<T>) {
             if let Some(value) = value {
                 slot.clone_from(value);
@@ -519,8 +496,12 @@ impl Given {
         put(&mut config.use_bitlinear_ffn, &self.use_bitlinear_ffn);
         put(&mut config.use_bitlinear_attn, &self.use_bitlinear_attn);
         put(&mut config.bitlinear_per_channel, &self.bitlinear_per_channel);
-        put(&mut config.quantization_eps, &self.quantization_eps);
-        put(&mut config.quantization_least, &self.quantization_least);
+        let number = self.quantization_eps.unwrap_or(config.quantization_floor.number());
+        config.quantization_floor = match self.quantization_least {
+            Some(true) => Floor::Least(number),
+            Some(false) => Floor::Added(number),
+            None => config.quantization_floor.with_number(number),
+        };
         put(&mut config.norm_eps, &self.norm_eps);
         put(&mut config.tie_word_embeddings, &self.tie_word_embeddings);
         put(&mut config.use_qk_norm, &self.use_qk_norm);
@@ -533,81 +514,5 @@ impl Given {
             config.sliding_window = self.sliding_window;
         }
         put(&mut config.sliding_layers, &self.sliding_layers);
-    }
-}
-
-impl Shapes {
-    /// The configuration of the model of `architecture` that has these shapes; what they do not give comes
-    /// from the first of `sources` that does, else from the architecture's defaults, which are listed.
-    pub fn configure(
-        &self,
-        architecture: &'static Architecture,
-        sources: &[&Given],
-    ) -> (ModelConfig, Vec<Assumed>) {
-        let by_heads =
-            |heads: usize| self.queries.checked_div(heads).filter(|&n| n > 0 && n * heads == self.queries);
-        let of_given =
-            |given: &&Given| given.head_dim.filter(|&n| n > 0).or(given.num_heads.and_then(by_heads));
-        let of_norm = self.query_norm.filter(|&n| n > 0);
-        let head_dim = of_norm.or_else(|| sources.iter().find_map(of_given));
-        let usual = architecture.defaults;
-        let sizes = Sizes {
-            vocab_size: self.vocab_size,
-            hidden_dim: self.hidden_dim,
-            num_layers: self.num_layers,
-            num_heads: self.queries / head_dim.unwrap_or(usual.head_dim),
-            num_kv_heads: self.keys / head_dim.unwrap_or(usual.head_dim),
-            head_dim: head_dim.unwrap_or(usual.head_dim),
-            mlp_hidden_dim: self.mlp_hidden_dim,
-            max_seq_len: usual.max_seq_len,
-        };
-        let mut config = ModelConfig::new(architecture, sizes);
-        config.use_bitlinear_attn |= self.packed_attn;
-        config.use_bitlinear_ffn |= self.packed_ffn;
-        if architecture.biases == Biases::Configured {
-            config.attention_bias = self.attention_bias;
-        }
-        config.mlp_bias = self.mlp_bias && architecture.has(Part::GateBias);
-        sources.iter().rev().for_each(|given| given.put_into(&mut config));
-        config.use_qk_norm = self.query_norm.is_some();
-        config.tie_word_embeddings = self.tie_word_embeddings;
-
-        let given = |of: &dyn Fn(&Given) -> bool| sources.iter().any(|given| of(given));
-        let (ffn, attention) = (config.use_bitlinear_ffn, config.use_bitlinear_attn);
-        let cap = |cap: Option<f64>| Setting::Number(cap.unwrap_or(f64::INFINITY));
-        let settings = [
-            ("head_dim", head_dim.is_some(), Setting::Size(usual.head_dim)),
-            ("max_seq_len", given(&|g| g.max_seq_len.is_some()), Setting::Size(usual.max_seq_len)),
-            ("rope_base", given(&|g| g.rope_base.is_some()), Setting::Number(usual.rope_base)),
-            (
-                "quantization_eps",
-                given(&|g| g.quantization_eps.is_some()),
-                Setting::Number(usual.quantization_eps),
-            ),
-            ("norm_eps", given(&|g| g.norm_eps.is_some()), Setting::Number(usual.norm_eps)),
-            // Most networks have no caps, so that need not be mentioned.
-            (
-                "attn_logit_soft_cap",
-                usual.attn_logit_soft_cap.is_none() || given(&|g| g.attn_logit_soft_cap.is_some()),
-                cap(usual.attn_logit_soft_cap),
-            ),
-            (
-                "final_logit_soft_cap",
-                usual.final_logit_soft_cap.is_none() || given(&|g| g.final_logit_soft_cap.is_some()),
-                cap(usual.final_logit_soft_cap),
-            ),
-            (
-                "use_bitlinear_ffn",
-                self.packed_ffn || given(&|g| g.use_bitlinear_ffn.is_some()),
-                Setting::Switch(ffn),
-            ),
-            (
-                "use_bitlinear_attn",
-                self.packed_attn || given(&|g| g.use_bitlinear_attn.is_some()),
-                Setting::Switch(attention),
-            ),
-        ];
-        let assumed = settings.into_iter().filter(|(_, given, _)| !given);
-        (config, assumed.map(|(setting, _, value)| Assumed { setting, value }).collect())
     }
 }

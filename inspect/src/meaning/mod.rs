@@ -14,13 +14,15 @@ pub mod optimizer;
 pub mod role;
 mod rope;
 pub(crate) mod scheme;
+mod shapes;
 pub(crate) mod ternary;
 #[cfg(feature = "vocabulary")]
 pub mod vocabulary;
 pub mod wrappers;
 
 pub use config::{Activation, AttentionBias, ModelConfig, RopePairing, Sizes, SlidingLayers};
-pub use given::{Assumed, Assumption, ConfigError, Given, Quantization, Setting, Shapes};
+pub use given::{Assumed, Assumption, ConfigError, Given, Quantization, Setting};
 pub use model::{Model, ModelRecord};
 pub use rope::RopeScaling;
 pub use scheme::Coding;
+pub use shapes::Shapes;

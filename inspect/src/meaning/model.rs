@@ -9,6 +9,7 @@ use super::elements::Floor;
 use super::given::{self, Assumption, ConfigError, Given, Quantization};
 use super::names::{self, Names, Style};
 use super::rope::RopeScaling;
+use crate::ggml::GgmlType;
 use crate::group::without_state_dict;
 use crate::metadata::{HashableValue, Value, lookup};
 use crate::tensor::TensorInfo;
@@ -137,10 +138,16 @@ impl Model {
         if tensor.dtype.is_ternary() {
             return true;
         }
-        if tensor.group != Group::Weights || tensor.shape.len() != 2 || !tensor.dtype.is_float() {
+        if tensor.group != Group::Weights || tensor.shape.len() != 2 {
             return false;
         }
-        if let Some(keys) = self.of_our_gguf() {
+        let keys = self.of_our_gguf();
+        // Where rows do not fill blocks of ternary codes they are in these, which hold codes times a scale as exactly.
+        let in_blocks = keys.is_some() && self.holds_codes() && tensor.dtype == GgmlType::Q8_0.dtype();
+        if !(tensor.dtype.is_float() || in_blocks) {
+            return false;
+        }
+        if let Some(keys) = keys {
             let used = match names::role(&tensor.name).map(Role::kind) {
                 Some(Kind::Attention) => keys.use_bitlinear_attn,
                 Some(Kind::Mlp) => keys.use_bitlinear_ffn,
@@ -169,7 +176,7 @@ impl Model {
     /// What keeps mean|W| of its BitLinears from zero: by its configuration, else at least 1e-5 for Hugging Face's
     /// BitNet, as transformers' `BitLinear` has it, and the student's 1e-8 more for others.
     pub fn quantization_floor(&self) -> Floor {
-        let student = self.student.as_ref().map(ModelConfig::quantization_floor);
+        let student = self.student.as_ref().map(|student| student.quantization_floor);
         let ours = || self.of_our_gguf()?.quantization_eps.map(Floor::Added);
         let usual = || match self.is_bitnet() {
             true => Floor::Least(1e-5),
@@ -223,7 +230,7 @@ impl Checkpoint {
         let rows = names.get(Role::Embedding).and_then(|t| t.shape.first().copied());
         given.tie_word_embeddings = Some(names.is_tied());
         if let Format::Gguf { .. } = self.format {
-            given.vocab_size = rows;
+            given.vocab_size = rows.or(given.vocab_size);
             if given.architecture.is_some_and(|a| a.biases == Biases::Configured) {
                 given.attention_bias = Some(names.attention_bias());
             }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use super::architecture::{Architecture, Dim, Kind, Part, Role, TABLE, Tensor, vocabulary};
 use super::config::AttentionBias;
-use super::given::Shapes;
+use super::shapes::Shapes;
 use crate::group::without_state_dict;
 use crate::{Checkpoint, Format, Group, TensorInfo};
 

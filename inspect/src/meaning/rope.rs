@@ -160,6 +160,17 @@ impl RopeScaling {
         if let Some(original) = original {
             keys.set(&name("original_context_length"), &(original as u32));
         }
+        if let RopeScaling::Yarn { factor, more, .. } = self {
+            let attention = attention_factor(*factor, more) / usual_attention(*factor);
+            if (attention - 1.0).abs() > 1e-6 {
+                keys.set(&name("attn_factor"), &(attention as f32));
+            }
+            for (key, own) in YARN_BOUNDS {
+                if let Some(bound) = more.get(key).and_then(Json::as_f64) {
+                    keys.set(&name(own), &(bound as f32));
+                }
+            }
+        }
         keys.set(KEY, config.to_string().as_str());
     }
 
@@ -186,7 +197,27 @@ impl RopeScaling {
         if let Some(original) = of_model("original_context_length").and_then(as_f64) {
             config[ORIGINAL] = positions(original);
         }
+        if config["rope_type"] == "yarn" {
+            let factor = config["factor"].as_f64().unwrap_or(1.0);
+            if let Some(attention) = of_model("attn_factor").and_then(single).filter(|x| *x != 1.0) {
+                config["attention_factor"] = json!(attention * usual_attention(factor));
+            }
+            for (key, own) in YARN_BOUNDS {
+                if let Some(bound) = of_model(own).and_then(single) {
+                    config[key] = json!(bound);
+                }
+            }
+        }
         Some(Self::of_json(config))
+    }
+
+    /// Whether it is YaRN with other bounds than the usual ones.
+    pub fn has_own_bounds(&self) -> bool {
+        let RopeScaling::Yarn { more, .. } = self else { return false };
+        let other =
+            |(key, usual): (&str, f64)| more.get(key).and_then(Json::as_f64).is_some_and(|x| x != usual);
+        [("beta_fast", 32.0), ("beta_slow", 1.0)].into_iter().any(other)
+            || more.get("truncate").and_then(Json::as_bool) == Some(false)
     }
 
     /// Llama 3's divisors of rotary frequencies, one per two elements of a head: 1 for short waves, `factor` for long
@@ -253,6 +284,28 @@ impl RopeScaling {
     }
 }
 
+/// Where YaRN's passage between kept and divided wavelengths begins and ends, in rotations, and GGUF's keys for it.
+const YARN_BOUNDS: [(&str, &str); 2] = [("beta_fast", "yarn_beta_fast"), ("beta_slow", "yarn_beta_slow")];
+
+/// What YaRN multiplies queries and keys by, unless its parameters say otherwise.
+fn usual_attention(factor: f64) -> f64 {
+    magnitude(factor, 1.0)
+}
+
+fn magnitude(factor: f64, scale: f64) -> f64 {
+    if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 }
+}
+
+/// What YaRN multiplies queries and keys by (`_compute_yarn_parameters` of transformers).
+fn attention_factor(factor: f64, more: &Map<String, Json>) -> f64 {
+    let number = |key: &str| more.get(key).and_then(Json::as_f64);
+    let of_scales = || {
+        let (scale, all) = (number("mscale")?, number("mscale_all_dim")?);
+        (scale != 0.0 && all != 0.0).then(|| magnitude(factor, scale) / magnitude(factor, all))
+    };
+    number("attention_factor").or_else(of_scales).unwrap_or_else(|| usual_attention(factor))
+}
+
 const ORIGINAL: &str = "original_max_position_embeddings";
 
 /// The scaling of `kind` with these parameters; `None` where it is not known or they do not suffice.
@@ -313,6 +366,58 @@ mod tests {
         assert_eq!(RopeScaling::of_factors(&[1.05, 1.1, 1.3, 2.9, 40.0], 1e4), None);
         assert_eq!(RopeScaling::of_factors(&[1.0, 1.0], 1e4), None);
         assert_eq!(RopeScaling::of_factors(&[], 1e4), None);
+    }
+
+    /// What other programs need of YaRN is in keys of its own, and is read from them where ckpt's are not there.
+    #[test]
+    fn yarns_parameters_have_keys() {
+        let read = |keys: &Keys| {
+            let own = [
+                "type",
+                "factor",
+                "original_context_length",
+                "attn_factor",
+                "yarn_beta_fast",
+                "yarn_beta_slow",
+            ];
+            let values: Vec<(String, Value)> = own
+                .iter()
+                .map(|key| format!("llama.rope.scaling.{key}"))
+                .filter_map(|key| {
+                    let value = keys.get(&key)?;
+                    let plain = match value.to_text() {
+                        Some(text) => Value::String(text),
+                        None => Value::F64(value.as_f64()?),
+                    };
+                    Some((key, plain))
+                })
+                .collect();
+            RopeScaling::of_gguf("llama", &|key| values.iter().find(|(own, _)| own == key).map(|(_, v)| v))
+        };
+        let close = |a: Option<f64>, b: f64| a.is_some_and(|a| (a - b).abs() < 1e-6);
+        for (more, attention, bounds) in [
+            (json!({}), None, None),
+            (json!({"attention_factor": 1.5}), Some(1.5), None),
+            (json!({"mscale": 0.7, "mscale_all_dim": 0.4}), Some(1.0970406 / 1.0554518), None),
+            (json!({"beta_fast": 16.0, "beta_slow": 2.0}), None, Some((16.0, 2.0))),
+        ] {
+            let mut config =
+                json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64});
+            config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            let scaling = RopeScaling::of_json(config);
+            let mut keys = Keys::default();
+            scaling.to_gguf("llama", &mut keys);
+            let Some(RopeScaling::Yarn { factor, original_max_position_embeddings, more }) = read(&keys)
+            else {
+                panic!("{scaling:?}")
+            };
+            assert_eq!((factor, original_max_position_embeddings), (4.0, Some(64.0)));
+            let number = |key: &str| more.get(key).and_then(Json::as_f64);
+            assert_eq!(number("attention_factor").is_some(), attention.is_some(), "{more:?}");
+            assert!(attention.is_none_or(|wanted| close(number("attention_factor"), wanted)), "{more:?}");
+            assert_eq!(number("beta_fast").zip(number("beta_slow")), bounds);
+            assert_eq!(scaling.has_own_bounds(), bounds.is_some());
+        }
     }
 
     #[test]

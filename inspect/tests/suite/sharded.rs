@@ -265,6 +265,43 @@ fn of_a_model_in_two_forms_the_one_that_transformers_takes_is_read() {
     }
 }
 
+/// Repositories have a model as its makers load it too, and in variants that a library loads if it is asked to.
+#[test]
+fn forms_for_other_programs_and_variants_give_way_to_the_model() {
+    let others = [
+        "consolidated.safetensors",
+        "consolidated.00.pth",
+        "consolidated-00001-of-00002.safetensors",
+        "rust_model.ot",
+        "model.fp16.safetensors",
+        "model.bf16-00001-of-00002.safetensors",
+        "model-00001-of-00002.fp16.safetensors",
+        "pytorch_model.fp16.bin",
+    ];
+    for other in others {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at(other), safetensors(&[("other", 1.0)])).unwrap();
+        assert_eq!(find(folder.path()).unwrap().len(), 1, "alone it is a checkpoint");
+        std::fs::write(at("model.safetensors"), safetensors(&[("own", 1.0)])).unwrap();
+        assert_eq!(find(folder.path()).unwrap(), [folder.path().to_path_buf()], "{other}");
+        assert_eq!(names(folder.path()), ["own"], "{other}");
+        let told = open(folder.path()).unwrap().warnings;
+        let told = told.iter().filter(|w| w.kind == NoticeKind::OtherForm).map(|w| w.text.as_str());
+        assert!(told.collect::<String>().contains(&format!("not from {other}")), "{other}");
+    }
+    // A variant alone is the model of its folder; steps of a run are models of their own.
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    std::fs::write(at("config.json"), r#"{"architectures": ["LlamaForCausalLM"]}"#).unwrap();
+    std::fs::write(at("model.fp16.safetensors"), safetensors(&[("other", 1.0)])).unwrap();
+    assert_eq!(open(at("model.fp16.safetensors")).unwrap().model.architecture, "LlamaForCausalLM");
+    for name in ["model.safetensors", "model.step100.safetensors", "model_ema.safetensors"] {
+        std::fs::write(at(name), safetensors(&[("a", 1.0)])).unwrap();
+    }
+    assert_eq!(find(folder.path()).unwrap().len(), 3);
+}
+
 #[test]
 fn folders_are_searched_however_deep() {
     let folder = tempfile::tempdir().unwrap();

@@ -34,6 +34,9 @@ impl Encoder {
     pub fn new(tokenizer: Option<&Path>, mask_prompts: bool) -> Result<Self> {
         let load = |path: &Path| -> Result<(Tokenizer, [u8; 32])> {
             let bytes = read_file(path)?;
+            if let Some(what) = ckpt_infer::tokenizer_fault(&bytes) {
+                return Err(Error::data(path, what));
+            }
             let loaded = Tokenizer::from_bytes(&bytes)
                 .map_err(|e| Error::data(path, format!("is not a valid tokenizer: {e}")))?;
             let mut hash = Sha256::new();

@@ -33,7 +33,12 @@ impl Projection {
         }
         let scales = |&at: &usize| {
             let weights = &parameters.0[at].values;
-            bitlinear::weight_scales(weights, self.cols, c.bitlinear_per_channel, c.quantization_eps)
+            bitlinear::weight_scales(
+                weights,
+                self.cols,
+                c.bitlinear_per_channel,
+                c.quantization_floor.number(),
+            )
         };
         self.at.iter().flat_map(scales).collect()
     }
@@ -69,7 +74,7 @@ impl Projection {
     pub fn forward(&self, pass: &Pass<'_>, weights: &[f32], scales: &[f32], x: &mut [f32], out: &mut [f32]) {
         let (cols, rows) = (self.cols, weights.len() / self.cols);
         let n = out.len() / rows;
-        let eps = pass.config.quantization_eps as f32;
+        let eps = pass.config.quantization_floor.number() as f32;
         let mut token_scales = Vec::new();
         if self.ternary {
             math::simd(|| token_scales.extend(x.chunks_mut(cols).map(|x| bitlinear::quantize(x, eps))));
@@ -112,7 +117,7 @@ impl Projection {
         if !self.ternary {
             return;
         }
-        let eps = pass.config.quantization_eps as f32;
+        let eps = pass.config.quantization_floor.number() as f32;
         math::simd(|| {
             for ((x, input), dx) in x.chunks(cols).zip(input.chunks_mut(cols)).zip(dx.chunks_mut(cols)) {
                 let token_scale = bitlinear::quantize(input, eps);

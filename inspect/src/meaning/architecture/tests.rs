@@ -5,6 +5,7 @@ use serde_json::{Value as Json, json};
 use super::super::names::{self, Style, canonical, translate};
 use super::*;
 use crate::gguf::{Keys, Layout};
+use crate::meaning::elements::Floor;
 use crate::meaning::{Activation, RopePairing, RopeScaling, Sizes, SlidingLayers};
 use crate::metadata::from_json;
 
@@ -42,7 +43,7 @@ fn models() -> impl Iterator<Item = ModelConfig> {
         if architecture.defaults.bitlinear {
             (odd.use_bitlinear_attn, odd.bitlinear_per_channel) = (false, true);
             (odd.attn_logit_soft_cap, odd.final_logit_soft_cap) = (None, Some(20.0));
-            (odd.use_qk_norm, odd.quantization_eps) = (false, 1e-6);
+            (odd.use_qk_norm, odd.quantization_floor) = (false, Floor::Added(1e-6));
         }
         let mut yarn = plain.clone();
         yarn.rope_scaling = RopeScaling::of_config(&from_json(
@@ -82,7 +83,7 @@ fn configurations_go_there_and_back() {
             hosted.architecture = config.written_as();
             (hosted.use_bitlinear_attn, hosted.use_bitlinear_ffn) = (false, false);
             (hosted.attn_logit_soft_cap, hosted.final_logit_soft_cap) = (None, None);
-            (hosted.bitlinear_per_channel, hosted.quantization_eps) = (false, back.quantization_eps);
+            (hosted.bitlinear_per_channel, hosted.quantization_floor) = (false, back.quantization_floor);
         }
         assert_eq!(back, hosted);
 

@@ -1,11 +1,13 @@
 //! How real numbers become codes -1, 0, +1.
 
+use serde::{Deserialize, Serialize};
+
 use super::Elements;
 use crate::Checkpoint;
 use crate::tensor::TensorInfo;
 
 /// What keeps the scales of a BitLinear, mean|W| and max|x|, from zero.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Floor {
     /// Is added to them, as bitnet-student has it.
@@ -15,6 +17,21 @@ pub enum Floor {
 }
 
 impl Floor {
+    /// The number that is added, or that is the least.
+    pub fn number(self) -> f64 {
+        match self {
+            Floor::Added(number) | Floor::Least(number) => number,
+        }
+    }
+
+    /// The same with another number.
+    pub fn with_number(self, number: f64) -> Floor {
+        match self {
+            Floor::Added(_) => Floor::Added(number),
+            Floor::Least(_) => Floor::Least(number),
+        }
+    }
+
     /// The scale for this magnitude, in f32.
     #[inline(always)]
     pub fn of(self, magnitude: f32) -> f32 {

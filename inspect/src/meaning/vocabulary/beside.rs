@@ -57,13 +57,20 @@ impl Beside {
         })
     }
 
-    /// The id of the token with a role; the first one if there are several.
-    fn id(&self, role: &str) -> Option<u64> {
+    /// The ids of the tokens with a role, those of config.json first.
+    fn ids(&self, role: &str) -> impl Iterator<Item = u64> {
         let key = format!("{role}_token_id");
-        [&self.config, &self.generation].into_iter().find_map(|file| {
-            let entry = file.get(&key)?;
-            entry.as_u64().or_else(|| entry.get(0)?.as_u64())
-        })
+        let entries = [&self.config, &self.generation].into_iter().filter_map(move |file| file.get(&key));
+        let ids = |entry: &Json| match entry {
+            Json::Array(ids) => ids.iter().filter_map(Json::as_u64).collect(),
+            one => one.as_u64().into_iter().collect::<Vec<_>>(),
+        };
+        entries.flat_map(ids).collect::<Vec<_>>().into_iter()
+    }
+
+    /// Every id that ends a text.
+    pub fn ends(&self) -> Vec<u32> {
+        self.ids("eos").filter_map(|id| u32::try_from(id).ok()).collect()
     }
 
     /// A switch of tokenizer_config.json.
@@ -101,13 +108,15 @@ impl Beside {
             listed.map(|id| id as u64)
         };
         for (role, name, _) in ROLE_KEYS {
-            let id = self.text(name).and_then(|text| find(vocabulary, text)).or_else(|| self.id(name));
+            let id =
+                self.text(name).and_then(|text| find(vocabulary, text)).or_else(|| self.ids(name).next());
             vocabulary.give(role, id);
             if let Some(add) = self.switch(&format!("add_{name}_token")) {
                 vocabulary.add(name, add);
             }
         }
         own.iter().for_each(|(role, id)| vocabulary.give(*role, *id));
+        vocabulary.ends = self.ends();
         let mut guessed = Vec::new();
         for (role, texts) in USUAL {
             let special = |id: &u64| {
@@ -121,6 +130,7 @@ impl Beside {
                 vocabulary.give(role, Some(id));
             }
         }
+        vocabulary.settle_ends();
         if !guessed.is_empty() {
             vocabulary.warnings.push(Warning::GuessedRoles(guessed));
         }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value as Json;
 
 use super::beside::Beside;
-use super::{LOW_SCORE, Role, Token, TokenType, Vocabulary, Warning, by_id, byte, pretokenizer};
+use super::{LOW_SCORE, NFC_KEY, Role, Token, TokenType, Vocabulary, Warning, by_id, byte, pretokenizer};
 use crate::gguf::Keys;
 use crate::{Error, Result};
 
@@ -125,8 +125,15 @@ fn byte_level_bpe(file: &File, bpe: &Bpe, pairs: &[(&str, &str)], beside: &Besid
     });
     let tokens = by_id(normal.chain(added))?;
     let (pre, mut warnings) = pretokenizer::name(&file.pre_tokenizer, bpe.ignore_merges);
-    // llama.cpp normalizes nothing here. NFC changes only text that is not in that form already.
-    let changed = steps(&file.normalizer, "normalizers").into_iter().map(kind).filter(|k| *k != "NFC");
+    // llama.cpp normalizes nothing here. NFC changes only text that is not in that form already; the key says to others
+    // that read the file whether it is done.
+    let steps = steps(&file.normalizer, "normalizers");
+    let composes = steps.iter().any(|step| kind(step) == "NFC");
+    let mut keys = Keys::default();
+    if composes != pretokenizer::composes(pre) {
+        keys.set(NFC_KEY, &composes);
+    }
+    let changed = steps.into_iter().map(kind).filter(|k| *k != "NFC");
     let changed: Vec<String> = changed.map(str::to_string).collect();
     if !changed.is_empty() {
         warnings.push(Warning::Normalizer(changed));
@@ -141,9 +148,10 @@ fn byte_level_bpe(file: &File, bpe: &Bpe, pairs: &[(&str, &str)], beside: &Besid
         scored: false,
         merges: Some(pairs.iter().map(merge).collect()),
         roles: Vec::new(),
+        ends: Vec::new(),
         charsmap: Vec::new(),
         trims: false,
-        keys: Keys::default(),
+        keys,
         warnings,
     };
     settle(file, bpe, beside, &mut vocabulary);
@@ -198,6 +206,7 @@ fn character_bpe(file: &File, bpe: &Bpe, pairs: &[(&str, &str)], beside: &Beside
         scored: true,
         merges: None,
         roles: Vec::new(),
+        ends: Vec::new(),
         charsmap: Vec::new(),
         trims: false,
         keys,

@@ -5,6 +5,7 @@
 //! Tokenizers are only read here; text is split into tokens elsewhere.
 
 mod beside;
+mod ends;
 mod json;
 mod pretokenizer;
 mod sentencepiece;
@@ -17,6 +18,7 @@ use std::path::Path;
 use crate::gguf::{Header, Keys, MAGIC, ValueType};
 use crate::{Checkpoint, Error, ErrorKind, Result};
 use beside::Beside;
+pub use ends::{END_TEXTS, end_ids};
 pub use pretokenizer::{PreTokenizer, pre_tokenizer};
 pub use warning::Warning;
 
@@ -105,8 +107,11 @@ const ROLE_KEYS: [(Role, &str, &str); 7] = [
 const MERGES_KEY: &str = "tokenizer.ggml.merges";
 const CHARSMAP_KEY: &str = "tokenizer.ggml.precompiled_charsmap";
 const TRIMS_KEY: &str = "tokenizer.ggml.remove_extra_whitespaces";
+/// Whether text is brought into Unicode's form NFC, where that is not what the pre-tokenizer's name stands for.
+const NFC_KEY: &str = "tokenizer.ckpt.nfc";
 /// Keys whose values are fields of [`Vocabulary`].
-const OWN_KEYS: [&str; 6] = [
+const OWN_KEYS: [&str; 7] = [
+    ends::KEY,
     "tokenizer.ggml.model",
     "tokenizer.ggml.pre",
     "tokenizer.ggml.tokens",
@@ -131,6 +136,8 @@ pub struct Vocabulary {
     pub merges: Option<Vec<String>>,
     /// Tokens with a role.
     pub roles: Vec<(Role, u32)>,
+    /// Tokens that end a text, besides the one with that role.
+    pub ends: Vec<u32>,
     /// SentencePiece's `precompiled_charsmap`, which says how text is normalized; empty if it is not.
     pub charsmap: Vec<u8>,
     /// Whether SentencePiece drops spaces around text and all but one of those between words.
@@ -249,6 +256,7 @@ impl Vocabulary {
             scored: scores.is_some(),
             merges,
             roles: Vec::new(),
+            ends: ends::of_header(header),
             charsmap: charsmap.unwrap_or_default(),
             trims: keys.get(TRIMS_KEY).and_then(|v| v.as_bool()).unwrap_or(false),
             keys,
@@ -261,6 +269,7 @@ impl Vocabulary {
                 vocabulary.keys.remove(key);
             }
         }
+        vocabulary.settle_ends();
         Ok(vocabulary)
     }
 
@@ -281,6 +290,7 @@ impl Vocabulary {
             scored: false,
             merges: None,
             roles: Vec::new(),
+            ends: Vec::new(),
             charsmap: Vec::new(),
             trims: false,
             keys: Keys::default(),
@@ -327,7 +337,43 @@ impl Vocabulary {
             keys.set(ROLE_KEYS[*role as usize].2, id);
         }
         keys.extend(self.keys.clone());
+        self.set_ends(&mut keys);
         keys
+    }
+
+    /// The tokens that are put before and after a text, by the file's switches, else by what llama.cpp does for its kind.
+    pub fn around(&self) -> [Option<u32>; 2] {
+        let (begins, ends) = match self.model.as_str() {
+            "gpt2" => (self.pre.as_deref().and_then(pre_tokenizer).is_some_and(|pre| pre.begins), false),
+            "llama" => (true, false),
+            "t5" => (false, true),
+            _ => (false, false),
+        };
+        [("bos", Role::Bos, begins), ("eos", Role::Eos, ends)].map(|(name, role, default)| {
+            let add = self.keys.get(&format!("tokenizer.ggml.add_{name}_token"));
+            self.role(role).filter(|_| add.and_then(|add| add.as_bool()).unwrap_or(default))
+        })
+    }
+
+    /// Gives the roles that llama.cpp gives where a SentencePiece vocabulary says nothing: to its first three tokens, if
+    /// they are none that text becomes.
+    pub fn settle_usual_roles(&mut self) {
+        if self.model != "llama" {
+            return;
+        }
+        for (role, id) in [(Role::Unk, 0), (Role::Bos, 1), (Role::Eos, 2)] {
+            let token = self.tokens.get(id as usize);
+            if token.is_some_and(|t| matches!(t.kind, TokenType::Unknown | TokenType::Control)) {
+                self.give(role, Some(id));
+            }
+        }
+    }
+
+    /// Whether text is brought into Unicode's form NFC before it is split: as the file says, else as the tokenizers with
+    /// its pre-tokenizer do.
+    pub fn composes(&self) -> bool {
+        let said = self.keys.get(NFC_KEY).and_then(|v| v.as_bool());
+        said.unwrap_or_else(|| self.pre.as_deref().is_some_and(pretokenizer::composes))
     }
 
     /// The id of the token with a role.

@@ -33,6 +33,13 @@ const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}
 const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const DEEPSEEK3: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##;
 const BAILING: &str = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+";
+const LINES: &str = "[\r\n]";
+const DEEPSEEK_LETTERS: &str = r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+";
+const DEEPSEEK_PUNCTUATION: &str = r"\s?[!-/:-~！-／：-～‘-‟　-。]+";
+const DEEPSEEK_CJK: &str = "[一-龥ࠀ-一가-\u{d7ff}]+";
+const CODER_LETTERS: &str = r"\s?\p{L}+";
+const CODER_PUNCTUATION: &str = r"\s?\p{P}+";
+const TRAILING: &str = r"\s+$";
 /// GPT-2's pattern, where it is written out.
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 
@@ -51,6 +58,27 @@ pub struct PreTokenizer {
     pub patterns: &'static [&'static str],
     /// Whether a piece that is a token is taken whole, without applying merges.
     pub whole_words: bool,
+    /// Whether texts begin with a token of their own unless the file says otherwise.
+    pub begins: bool,
+}
+
+/// Names of pre-tokenizers with which llama.cpp puts the first token before text unless the file says otherwise.
+const WITH_BOS: [&str; 10] = [
+    "llama3",
+    "llama-v3",
+    "llama-bpe",
+    "falcon3",
+    "falcon-h1",
+    "pixtral",
+    "midm-2.0",
+    "lfm2",
+    "jina-v5-nano",
+    "tekken",
+];
+
+/// Whether the tokenizers with the pre-tokenizer `name` bring text into Unicode's form NFC first.
+pub(super) fn composes(name: &str) -> bool {
+    matches!(name, "qwen2" | "qwen35")
 }
 
 /// What llama.cpp's name (`tokenizer.ggml.pre`) stands for, as `llama_vocab::impl::load` has it; `None` for a name that
@@ -73,16 +101,17 @@ pub fn pre_tokenizer(name: &str) -> Option<PreTokenizer> {
         "tekken" => (&[TEKKEN], true),
         "gpt-4o" | "llama4" | "kanana2" | "talkie" | "minimax-m2" => (&[GPT4O], false),
         "deepseek-v3" | "hunyuan-dense" | "joyai-llm" | "hy_v4" => (&[DIGITS3, CJK, DEEPSEEK3], false),
-        "deepseek-coder" => {
-            (&["[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-\u{d7ff}]+", DIGIT], false)
+        "deepseek-llm" => {
+            (&[LINES, DEEPSEEK_LETTERS, DEEPSEEK_PUNCTUATION, TRAILING, DEEPSEEK_CJK, r"\p{N}+"], false)
         }
+        "deepseek-coder" => (&[LINES, CODER_LETTERS, CODER_PUNCTUATION, DEEPSEEK_CJK, DIGIT], false),
         "bailingmoe" | "bailingmoe2" | "llada-moe" => (&[BAILING], false),
         "seed-coder" => (&[SEED_CODER], false),
         "poro-chat" | "bloom" | "gpt3-finnish" => (&[BLOOM], false),
         "viking" => (&[BLOOM, DIGIT], false),
         _ => return None,
     };
-    Some(PreTokenizer { patterns, whole_words })
+    Some(PreTokenizer { patterns, whole_words, begins: WITH_BOS.contains(&name) })
 }
 
 /// llama.cpp's name for `pre_tokenizer`, and what the user should know. `ignore_merges` says that a word which is a
@@ -102,6 +131,22 @@ pub(super) fn name(pre_tokenizer: &Json, ignore_merges: Option<bool>) -> (&'stat
             [Step::Split(GPT4O)] => ("gpt-4o", false),
             [Step::Split(DIGITS3), Step::Split(CJK), Step::Split(DEEPSEEK3)] => ("deepseek-v3", false),
             [Step::Split(BAILING)] => ("bailingmoe", false),
+            [
+                Step::Split(LINES),
+                Step::Split(CODER_LETTERS),
+                Step::Split(CODER_PUNCTUATION),
+                Step::Split(DEEPSEEK_CJK),
+                Step::Digits,
+            ] => ("deepseek-coder", false),
+            // No merge joins digits that training kept apart.
+            [
+                Step::Split(LINES),
+                Step::Split(DEEPSEEK_LETTERS),
+                Step::Split(DEEPSEEK_PUNCTUATION),
+                Step::Split(TRAILING),
+                Step::Split(DEEPSEEK_CJK),
+                Step::Digits | Step::DigitRuns,
+            ] => ("deepseek-llm", false),
             _ => return None,
         };
         Some((name, prefix))
@@ -180,6 +225,17 @@ mod tests {
         let digits = json!({"type": "Digits", "individual_digits": true});
         let sequence = json!({"type": "Sequence", "pretokenizers": [digits, byte_level(true)]});
         assert_eq!(named(&sequence, None), ("smollm", 0));
+        let split_by =
+            |pattern: &&str| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"});
+        let deepseek = |name: &str, patterns: usize| {
+            let splits = pre_tokenizer(name).unwrap().patterns[..patterns].iter().map(split_by);
+            let digits = json!({"type": "Digits", "individual_digits": true});
+            let steps: Vec<Json> = splits.chain([digits, byte_level(false)]).collect();
+            json!({"type": "Sequence", "pretokenizers": steps})
+        };
+        assert_eq!(named(&deepseek("deepseek-llm", 5), None), ("deepseek-llm", 0));
+        assert_eq!(named(&deepseek("deepseek-coder", 4), None), ("deepseek-coder", 0));
+        assert_eq!(named(&deepseek("deepseek-coder", 3), None), ("default", 1));
         assert_eq!(named(&split(r"\w+"), None), ("default", 1));
         assert_eq!(named(&json!({"type": "Whitespace"}), None), ("default", 1));
         assert_eq!(named(&Json::Null, None), ("default", 1));

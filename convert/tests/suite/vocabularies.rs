@@ -1,0 +1,97 @@
+//! Vocabularies in GGUF files: those that fit the model, and which tokens end a text.
+
+use ckpt_convert::quant::Quant;
+use ckpt_convert::{Control, Error, Gguf, Note, Options, Plan, Target, write};
+use ckpt_inspect::ggml::GgmlType;
+use ckpt_inspect::gguf::{Keys, Layout, OutputEntry};
+use ckpt_inspect::{metadata, open};
+use ckpt_kit::fixtures::fixture;
+
+use super::gguf::{Converted, LLAMA, hugging_face, llama_config, options, with};
+
+#[test]
+fn another_models_tokenizer_is_refused() {
+    let llama = hugging_face(&llama_config(), &LLAMA);
+    let options = with(Quant::F16).with(|o| o.tokenizer = Some(fixture("tokenizer.json")));
+    let checkpoint = open(llama.path()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let stop = Default::default();
+    let written = Plan::new(&checkpoint, &options).and_then(|mut plan| {
+        let control = Control::new(&|_| (), &stop);
+        write(&mut plan, &options, &folder.path().join("model.gguf"), control)
+    });
+    let Err(Error::Target { why: message, .. }) = written else { panic!("1024 tokens for 40 rows") };
+    assert!(message.contains("1024") && message.contains("40"), "{message}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+/// A header can announce any number of rows of an embedding without columns, but each row would get a token.
+#[test]
+fn rows_beyond_any_vocabulary_are_refused() {
+    let rows: &[usize] = &[1 << 33, 0];
+    let tensors: Vec<(&str, &[usize])> =
+        [("model.embed_tokens.weight", rows)].into_iter().chain(LLAMA[1..].iter().copied()).collect();
+    let llama = hugging_face(&llama_config(), &tensors);
+    std::fs::copy(fixture("tokenizer.json"), llama.path().join("tokenizer.json")).unwrap();
+    let checkpoint = open(llama.path()).unwrap();
+    let options = options(Gguf::default());
+    let stop = Default::default();
+    let path = llama.path().join("model.gguf");
+    let error = Plan::new(&checkpoint, &options)
+        .and_then(|mut plan| write(&mut plan, &options, &path, Control::new(&|_| (), &stop)))
+        .unwrap_err();
+    assert!(error.to_string().contains("8589934592 rows"), "{error}");
+    assert!(!path.exists());
+}
+
+/// A vocabulary that contradicts itself costs the folder its tokenizer, and not the weights.
+#[test]
+fn a_vocabulary_that_cannot_be_read_is_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("model.gguf");
+    let mut keys = Keys::default();
+    keys.set("general.architecture", "other");
+    keys.set("tokenizer.ggml.model", "llama");
+    keys.set_array("tokenizer.ggml.tokens", ["a", "b", "c"].into_iter());
+    keys.set_array("tokenizer.ggml.scores", [1.0f32, 2.0].into_iter());
+    let layout = Layout::new(&keys, &[OutputEntry::new("w.weight", GgmlType::F32, vec![2, 2])]).unwrap();
+    let mut bytes = layout.header.clone();
+    bytes.resize(layout.offsets[0] as usize, 0);
+    bytes.extend([0.5f32; 4].iter().flat_map(|x| x.to_le_bytes()));
+    std::fs::write(&file, bytes).unwrap();
+    let source = open(&file).unwrap();
+    let options = Options::new(Target::Hf { packed: false });
+    let mut plan = Plan::new(&source, &options).unwrap();
+    let out = folder.path().join("out");
+    write(&mut plan, &options, &out, Control::new(&|_| (), &Default::default())).unwrap();
+    let told = |note: &Note| matches!(note, Note::TokenizerUnreadable { .. });
+    assert!(plan.notes.iter().any(told), "{:?}", plan.notes);
+    assert!(out.join("model.safetensors").exists() && !out.join("tokenizer.json").exists());
+}
+
+/// All ids that end a text are in the file, for llama.cpp as far as it has keys.
+#[test]
+fn every_end_of_text_is_written_and_read() {
+    let mut config = llama_config();
+    config["eos_token_id"] = serde_json::json!([2, 5, 7, 9]);
+    let embedding: &[usize] = &[1024, 512];
+    let wide: Vec<(&str, &[usize])> =
+        [(LLAMA[0].0, embedding)].into_iter().chain(LLAMA[1..].iter().copied()).collect();
+    let other = hugging_face(&config, &wide);
+    std::fs::copy(fixture("tokenizer.json"), other.path().join("tokenizer.json")).unwrap();
+    let converted = Converted::new(other.path(), &with(Quant::F16));
+    let json = metadata::to_json(&converted.open().metadata);
+    assert_eq!(json["tokenizer.ggml.eos_token_id"], 2);
+    assert_eq!(
+        (&json["tokenizer.ggml.eot_token_id"], &json["tokenizer.ggml.eom_token_id"]),
+        (&5.into(), &7.into())
+    );
+    for source in [open(other.path()).unwrap(), converted.open()] {
+        let mut ends = ckpt_inspect::vocabulary::end_ids(&source);
+        ends.sort_unstable();
+        ends.dedup();
+        assert_eq!(ends, [2, 5, 7, 9], "{}", source.path.display());
+    }
+    let vocabulary = ckpt_inspect::vocabulary::Vocabulary::embedded(&converted.open()).unwrap().unwrap();
+    assert_eq!(vocabulary.ends, [5, 7, 9]);
+}

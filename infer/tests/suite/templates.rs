@@ -1,0 +1,81 @@
+//! Chat templates as transformers renders them, in a Python that has it; see `ckpt_kit::peers`.
+
+use ckpt_infer::{Message, Template};
+use ckpt_kit::peers;
+use serde_json::{Value, json};
+
+/// What templates in use do, one thing each.
+const TEMPLATES: &[&str] = &[
+    "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}{% else %}[{{ m.content }}]{% endif %}\n{% endfor %}",
+    "{%- for m in messages -%}\n  {%- generation -%}\n  {% set x = m.content %} {{ x }}\n  {%- endgeneration -%}\n{%- endfor -%}{{ x is defined }}",
+    "{{ strftime_now('%Y') }}{% if strftime_now is defined %} {{ strftime_now(\"%d %b %Y\") }} {{ strftime_now('%B %d, %Y') }}{% endif %}",
+    "{% if tools is iterable %}tools{% else %}none{% endif %}{{ tools is none }}{{ documents is none }}{{ nothing is iterable }}",
+    "{{ messages is iterable }}{{ messages[0].content is iterable }}{{ messages[0].content is sequence }}{{ messages[0] is sequence }}{{ 1 is sequence }}{{ tools is sequence }}{{ nothing is sequence }}",
+    "{{ messages[0] is mapping }}{{ messages is mapping }}{{ messages[0].content is string }}{{ true is number }}{{ 1 is number }}",
+    "{{ {'b': 1, 'a': [true, none, 1.5], 'ü': {}} | tojson }}{{ [] | tojson }}{{ {} | tojson }}",
+    "{{ {'b': 1, 'a': [true, {'x': []}], 'é': '<a href=\"x\">&\\'\\n\\t\\\\'} | tojson(indent=2) }}",
+    "{{ {'b': 1, 'a': 'é🤯'} | tojson(ensure_ascii=true, sort_keys=true) }}{{ [1, 2] | tojson(separators=(',', ':')) }}",
+    "{{ [1, {'a': 2}] | tojson(indent=4, separators=(', ', ' = ')) }}",
+    "{% for m in messages %}{% if loop.index0 == 1 %}{% continue %}{% endif %}{% if loop.last %}{% break %}{% endif %}{{ loop.index }}{{ m.role }}{% endfor %}",
+    "{{ none }}{{ true }}{{ [1, 'a', none] }}{{ {'a': 1} }}{{ 1.0 }}{{ 7 // 2 }}{{ 'a' ~ true }}{{ none ~ 1 }}",
+    "{{ 'abc'.removeprefix('a') }}{{ 'abc'.removesuffix('c') }}{{ 'a=b=c'.partition('=')[2] }}{{ 'a=b=c'.rpartition('=')[0] }}{{ 'a,b'.rsplit(',')[-1] }}",
+    "{{ messages[0].content.split('e')[0] }}{{ '  x '.strip() }}|{{ 'x\\n'.rstrip('\\n') }}|{{ 'aXb'.lower() }}{{ 'ab'.startswith('a') }}{{ 'x'.upper() }}{{ 'the end'.title() }}",
+    "{% set ns = namespace(found=false, n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% if m.role == 'user' %}{% set ns.found = true %}{% endif %}{% endfor %}{{ ns.found }}{{ ns.n }}",
+    "{% macro turn(m, end='!') %}<{{ m.role }}>{{ m.content }}{{ end }}{% endmacro %}{{ turn(messages[0]) }}{{ turn(messages[1], end='?') }}",
+    "{{ messages | map(attribute='role') | join(', ') }}{{ (messages | selectattr('role', 'equalto', 'user') | list) | length }}{{ messages | rejectattr('role', '==', 'user') | list | length }}",
+    "{{ messages[1:] | length }}{{ messages[::-1][0].content }}{{ messages[-1]['content'][:2] }}{{ messages[0].get('name', 'no name') }}{{ 'role' in messages[0] }}",
+    "{{ bos_token + 'x' + eos_token }}{{ messages[0].content | trim | upper | replace('B', 'b') | length }}{{ '%s-%d' | format('a', 3) }}",
+    "{%- if messages[0]['role'] == 'system' -%}\n    {%- set system = messages[0]['content'] -%}\n    {%- set rest = messages[1:] -%}\n{%- endif -%}\n    {{ system }}\n  {% for m in rest %}\n  {{ m.content }}\n  {% endfor %}\nend",
+    "{# a comment {% generation %} #}{{ '{% generation %}' }}{% raw %}{% generation %}{{ x }}{% endraw %}",
+    "{% for key, value in {'a': 1, 'b': 2}.items() %}{{ key }}={{ value }};{% endfor %}{% for a, b in [(1, 2)] %}{{ a + b }}{% endfor %}{{ dict(a=1) | tojson }}",
+    "{% if not nothing %}{{ nothing or 'default' }}{% endif %}{{ nothing | default('d') }}{{ messages[0].missing is defined }}{{ messages[0].missing is not none }}",
+    "{% set text %}\n  {{ messages[0].content }} \n{% endset %}[{{ text }}]{% filter upper %}a{{ bos_token }}{% endfilter %}{{ 'a' 'b' }}",
+    "{{ 0 < 1 < 2 }}{{ 3 > 2 > 2 }}{{ 2 ** 3 }}{{ 7 % 4 }}{{ -7 // 2 }}{{ 1 == 1.0 }}{{ 'a' in 'abc' }}{{ 1 in [1] }}{{ 'x' if false }}",
+    "{% macro outer(x) %}<{{ caller(x) }}>{% endmacro %}{% call(y) outer('in') %}{{ y }}!{% endcall %}{% macro f(n) %}{{ n }}{% if n > 0 %}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(3) }}",
+    "{% for m in messages %}{{ loop.length }}{{ loop.revindex }}{{ loop.previtem.role if loop.previtem is defined }}{{ loop.nextitem.role if not loop.last }}{% else %}none{% endfor %}{% for x in [] %}{% else %}empty{% endfor %}",
+    "{% for m in messages if m.role == 'user' %}{{ loop.index }}{{ m.content }}{% endfor %}{{ {'b': 2, 'a': 1} | dictsort }}{{ [3, 1, 2] | sort }}{{ ['a', 'b'] | first }}{{ ['a', 'b'] | last }}{{ [1, 2] | sum }}",
+    "{{ 'a\\nb' | indent(2) }}{{ 'x' | string }}{{ '5' | int + 1 }}{{ 2.5 | round }}{{ [1, [2]] | string }}{{ 'a b' | title }}{{ messages | length > 2 and true }}{{ true is true }}{{ none is none }}{{ 'a' is in ['a'] }}",
+    "{%- set content = '<think>\\nwhy\\n</think>\\n\\nanswer' %}{{ content.split('</think>')[0].rstrip('\\n').split('<think>')[-1].lstrip('\\n') }}|{{ content.split('</think>')[-1].lstrip('\\n') }}|{{ 'a\\nb'.splitlines() }}|{{ 'a' * 3 }}",
+    "{{ {'type': 'object', 'properties': {'x': {'type': ['string', 'null']}}} | tojson(indent=4) }}{% set d = {'a': {'b': [1]}} %}{{ d.a.b[0] }}{{ d['a'].get('c') }}{{ d.a.c is defined }}{% if d.a.c %}x{% endif %}",
+    "{% if messages[0].content is string and messages[0].content is not mapping %}s{% endif %}{% if messages[0].tool_calls is defined or messages[0].tool_calls is not none %}t{% endif %}{{ messages[0].tool_calls }}{{ (messages | last).role }}",
+    "{%- for m in messages %}\n    {{- '<|' + m['role'] + '|>' -}}\n    {{ m['content'] | trim + '\\n' }}\n{%- endfor %}\n{%- if add_generation_prompt %}\n    {{- '<|assistant|>' }}\n{%- endif %}\n",
+    "{{ raise_exception('no') }}",
+];
+
+fn messages() -> Vec<(&'static str, &'static str)> {
+    vec![("system", "Be brief."), ("user", "Hi {{ x }}"), ("assistant", "Hello\n"), ("user", "Bye é")]
+}
+
+/// The date in Python's words, which is that of this test: the two programs run within a moment.
+fn clock(format: &str) -> Option<String> {
+    let python = peers::python(&["transformers"])?;
+    let code = "import sys, datetime; print(datetime.datetime.now().strftime(sys.argv[1]), end='')";
+    Some(python.code(code, &[format]))
+}
+
+#[test]
+fn templates_are_rendered_as_by_transformers() {
+    let Some(python) = peers::python(&["transformers", "jinja2"]) else { return };
+    let turns = messages();
+    let asked = json!({
+        "templates": TEMPLATES,
+        "messages": turns.iter().map(|(role, content)| json!({"role": role, "content": content})).collect::<Vec<_>>(),
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("asked.json");
+    std::fs::write(&file, asked.to_string()).unwrap();
+    let wanted = peers::json(&python.script("infer", "templates.py", &[&file]));
+    let turns: Vec<Message> = turns.into_iter().map(|(role, content)| Message::new(role, content)).collect();
+    let mut other = Vec::new();
+    for (template, wanted) in TEMPLATES.iter().zip(wanted.as_array().unwrap()) {
+        let rendered = Template::Jinja(template.to_string()).render(&turns, ("<s>", "</s>"), Some(clock));
+        let same = match wanted {
+            Value::String(wanted) => rendered.as_ref() == Ok(wanted),
+            _ => rendered.is_err(),
+        };
+        if !same {
+            other.push(format!("{template}\n  {wanted}\n  {rendered:?}"));
+        }
+    }
+    assert!(other.is_empty(), "{}", other.join("\n"));
+}
