@@ -40,22 +40,6 @@ const LFS: &[u8] = b"version https://git-lfs";
 const OPAQUE: [(&[u8], &str); 2] =
     [(b"7z\xbc\xaf\x27\x1c", "a 7z archive"), (b"Rar!\x1a\x07", "a RAR archive")];
 
-/// First bytes of programs and libraries.
-const NATIVE: [(&[u8], &str); 9] = [
-    (b"\x7fELF", "ELF"),
-    (b"\xcf\xfa\xed\xfe", "Mach-O"),
-    (b"\xce\xfa\xed\xfe", "Mach-O"),
-    (b"\xca\xfe\xba\xbe", "Mach-O or Java"),
-    (b"\xfe\xed\xfa\xcf", "Mach-O"),
-    (b"\xfe\xed\xfa\xce", "Mach-O"),
-    (b"MZ\x90\0", "Windows"),
-    (b"!<arch>\n", "a library of"),
-    (b"\0asm", "WebAssembly"),
-];
-
-/// Where a program for Windows says at which offset its header begins.
-const PE_OFFSET: u64 = 0x3c;
-
 /// The recognised kind of a file or an archive's member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -161,13 +145,6 @@ pub(super) fn is_named(path: &Path) -> bool {
 /// Whether text may contain the byte, in UTF-8 or an older encoding.
 fn is_text(byte: u8) -> bool {
     byte >= b' ' && byte != 0x7f || matches!(byte, b'\t' | b'\n' | b'\r' | 0x0c)
-}
-
-/// Whether the header of a program for Windows is where `data` says.
-fn is_windows(data: &dyn ByteSource) -> Result<bool> {
-    let at = data.window(PE_OFFSET, 4)?;
-    let Ok(at) = <[u8; 4]>::try_from(&*at).map(u32::from_le_bytes) else { return Ok(false) };
-    Ok(data.window(at.into(), 4)?.starts_with(b"PE\0\0"))
 }
 
 fn is_harmless(module: &str, name: &str) -> bool {
@@ -279,13 +256,7 @@ impl<'o> Scanner<'o> {
     /// Scans the member `name` of an archive.
     pub fn member(&mut self, data: &dyn ByteSource, name: &str, place: &Place) -> Result<()> {
         self.members += 1;
-        let head = data.window(0, HEAD)?;
-        let native = NATIVE.iter().find(|(magic, _)| head.starts_with(magic)).map(|(_, kind)| *kind);
-        let native = match native {
-            None if head.starts_with(b"MZ") && is_windows(data)? => Some("Windows"),
-            native => native,
-        };
-        if let Some(kind) = native {
+        if let Some(kind) = native::kind(data)? {
             let message = format!("`{}` is {kind} machine code", cut(name));
             self.find(Rule::NativeCode, place, None, message);
         } else if place.code && extension(name) == "py" {

@@ -6,6 +6,7 @@ mod calls;
 mod configuration;
 mod content;
 mod globals;
+mod native;
 mod pickles;
 #[cfg(test)]
 mod ranges;

@@ -13,7 +13,7 @@ enum Token<'t> {
 }
 
 /// The attributes that every attack on a template engine goes through.
-const STEPS: [&str; 31] = [
+const STEPS: [&str; 32] = [
     "__class__",
     "__mro__",
     "__base__",
@@ -46,6 +46,7 @@ const STEPS: [&str; 31] = [
     "f_code",
     "f_globals",
     "f_locals",
+    "mro",
 ];
 
 /// Filters that look up attributes by names that they get as strings.

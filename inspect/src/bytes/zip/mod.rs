@@ -1,15 +1,18 @@
 //! Zip archives: their entries by the central directory or, if that is damaged, by the headers that are left.
 //! Numbers in parentheses are sections of APPNOTE.TXT (<https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT>).
 
+mod directory;
+
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
 
-use memchr::memmem;
-
 use crate::bytes::{ByteSource, Section, text};
 use crate::storage::inflate;
 use crate::{DamageKind, Error, Result};
+pub(crate) use directory::{
+    Central, Directory, Readings, central_directory, has_directory, names_in_directory, readings,
+};
 
 /// Signature of a local file header (4.3.7).
 pub const LOCAL_HEADER: &[u8; 4] = b"PK\x03\x04";
@@ -90,29 +93,6 @@ impl Entry {
     pub fn identity(&self) -> (String, u64, Method, u64, u64) {
         (self.name.clone(), self.header, self.method, self.compressed, self.len)
     }
-}
-
-/// The result of reading the central directory at the end of a file.
-#[derive(Debug)]
-pub(crate) enum Directory {
-    /// The entries of the one archive.
-    Of(Central),
-    /// The entries of the last archive; there are others before it.
-    Several,
-    /// No entries, and why: the directory is missing, cut short, or does not point to the entries that it names.
-    Lost(&'static str),
-}
-
-/// A central directory.
-#[derive(Debug)]
-pub(crate) struct Central {
-    pub entries: Vec<Entry>,
-    /// Bytes before the archive, by which its offsets are shifted.
-    pub prefix: u64,
-    /// Where the end record, its comment included, ends.
-    pub end: u64,
-    /// Where the directory begins.
-    pub start: u64,
 }
 
 /// A central header, unverified.
@@ -232,244 +212,6 @@ impl<'a> Local<'a> {
     pub fn sizes_follow(&self) -> bool {
         self.flags & SIZES_FOLLOW != 0 && self.compressed == 0
     }
-}
-
-/// Whether an end of central directory record is where some reader would find one.
-pub(crate) fn has_directory(source: &dyn ByteSource) -> Result<bool> {
-    Ok(!end_records(source)?.is_empty())
-}
-
-/// Whether any existing central header names an entry that `wanted` accepts.
-pub(crate) fn names_in_directory(source: &dyn ByteSource, wanted: fn(&[u8]) -> bool) -> Result<bool> {
-    for at in source.positions(CENTRAL_HEADER, 0..source.len(), MOST_ENTRIES)? {
-        if Record::fetch(source, at)?.is_some_and(|record| wanted(&record.name)) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-/// An end of central directory record, and where it is.
-type EndRecord = (u64, [u8; END_RECORD]);
-
-/// The end of central directory records that readers take (4.3.16), each once: the last whose comment fits; the last,
-/// whatever its comment (PyTorch, Python); the last whose comment ends with the file (libzip).
-fn end_records(source: &dyn ByteSource) -> Result<Vec<EndRecord>> {
-    let start = source.len().saturating_sub((END_RECORD + usize::from(u16::MAX)) as u64);
-    let tail = source.bytes(start..source.len())?;
-    let (mut fits, mut last, mut exact) = (None, None, None);
-    for at in memmem::rfind_iter(&tail, END) {
-        let Some(record) = tail.get(at..at + END_RECORD).and_then(|r| <[u8; END_RECORD]>::try_from(r).ok())
-        else {
-            continue;
-        };
-        let end = at + END_RECORD + word(&record, 20, 2).unwrap_or(0) as usize;
-        let found = (start + at as u64, record);
-        last = last.or(Some(found));
-        fits = fits.or((end <= tail.len()).then_some(found));
-        exact = exact.or((end == tail.len()).then_some(found));
-    }
-    let mut records: Vec<EndRecord> = Vec::new();
-    for found in [fits, last, exact].into_iter().flatten() {
-        if !records.contains(&found) {
-            records.push(found);
-        }
-    }
-    Ok(records)
-}
-
-/// What readers make of the end of an archive (4.3.12 to 4.3.16).
-pub(crate) struct Readings {
-    /// The entries that PyTorch finds.
-    pub usual: Directory,
-    /// What others find that differs: by another end record, by another zip64 record or none, or as many headers as the
-    /// directory's size holds (Python) and not as many as it counts (PyTorch).
-    pub others: Vec<Directory>,
-}
-
-impl Readings {
-    /// Those of an archive that ends before its end record.
-    pub fn lost() -> Self {
-        Readings { usual: Directory::Lost(CUT), others: Vec::new() }
-    }
-}
-
-impl Readings {
-    /// How readers disagree about what the archive holds, if they do. Some, such as PyTorch's, find entries without regard to
-    /// `case`.
-    pub fn disagreement(&self, case: bool) -> Option<String> {
-        let Directory::Of(usual) = &self.usual else { return None };
-        let known: HashSet<_> = usual.entries.iter().map(Entry::identity).collect();
-        let differs = |other: &&Directory| match other {
-            Directory::Of(other) => {
-                other.entries.len() != known.len()
-                    || other.entries.iter().any(|e| !known.contains(&e.identity()))
-            }
-            Directory::Several => true,
-            Directory::Lost(_) => false,
-        };
-        if self.others.iter().any(|other| differs(&other)) {
-            return Some(
-                "it has several directories of entries, and readers differ in which they take".into(),
-            );
-        }
-        let mut names = HashSet::new();
-        let mut repeated = usual.entries.iter().filter(|entry| match case {
-            true => !names.insert(Cow::Borrowed(entry.name.as_str())),
-            false => !names.insert(Cow::Owned(entry.name.to_lowercase())),
-        });
-        let name = repeated.next()?.name.escape_debug();
-        Some(format!("it has several entries called `{name}`, and readers differ in which they take"))
-    }
-}
-
-/// The readings of the archive `source`.
-///
-/// # Errors
-/// When the bytes cannot be read.
-pub(crate) fn readings(source: &dyn ByteSource) -> Result<Readings> {
-    let records = end_records(source)?;
-    let usual_record = records.iter().find(|record| fits(source, record));
-    let (mut usual, mut others) = (None, Vec::new());
-    for record in &records {
-        let is_usual = Some(record) == usual_record;
-        let announced = announced(source, record)?;
-        let mut found = Vec::new();
-        for announced in &announced {
-            let (counted, whole) = directory_of(source, record, announced, Until::Count)?;
-            found.push(counted);
-            if !whole
-                && let (sized @ Directory::Of(_), _) = directory_of(source, record, announced, Until::Size)?
-            {
-                found.push(sized);
-            }
-        }
-        if announced.is_empty() {
-            found.push(Directory::Lost("its zip64 record is not where it should be"));
-        }
-        // The offsets of an archive behind others lead into those, where another archive of the same size may match them.
-        if found.iter().any(|reading| matches!(reading, Directory::Several)) {
-            found = vec![Directory::Several];
-        }
-        let mut found = found.into_iter();
-        if is_usual {
-            usual = found.next();
-        }
-        others.extend(found);
-    }
-    Ok(Readings { usual: usual.unwrap_or(Directory::Lost("there is none")), others })
-}
-
-/// [`Readings::usual`] of the archive `source`.
-///
-/// # Errors
-/// When the bytes cannot be read.
-pub(crate) fn central_directory(source: &dyn ByteSource) -> Result<Directory> {
-    Ok(readings(source)?.usual)
-}
-
-/// Whether the comment of an end record fits.
-fn fits(source: &dyn ByteSource, (at, record): &EndRecord) -> bool {
-    at + END_RECORD as u64 + word(record, 20, 2).unwrap_or(0) <= source.len()
-}
-
-/// What an end record says of its directory, or the zip64 record in front of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Announced {
-    count: u64,
-    size: u64,
-    start: u64,
-    /// Where the record begins, before which the directory ends.
-    record: u64,
-}
-
-/// Where a directory ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Until {
-    Count,
-    Size,
-}
-
-/// What readers take for the description of the directory, the usual one first; none if a zip64 record is announced and
-/// there is none.
-fn announced(source: &dyn ByteSource, &(end, record): &EndRecord) -> Result<Vec<Announced>> {
-    let field = |at, width| word(&record, at, width).unwrap_or(0);
-    let narrow = Announced { count: field(10, 2), size: field(12, 4), start: field(16, 4), record: end };
-    let Some(at) = end.checked_sub(20) else { return Ok(vec![narrow]) };
-    let locator = source.window(at, 20)?;
-    if !locator.starts_with(ZIP64_LOCATOR) {
-        return Ok(vec![narrow]);
-    }
-    // Its offset is right unless bytes were put before the archive; then the record lies right before it, where Python
-    // always looks.
-    let mut found: Vec<Announced> = Vec::new();
-    for place in [word(&locator, 8, 8), at.checked_sub(56)].into_iter().flatten() {
-        let wide = source.window(place, 56)?;
-        let fields = [32, 40, 48].map(|at| word(&wide, at, 8));
-        if let ([Some(count), Some(size), Some(start)], true) = (fields, wide.starts_with(ZIP64_END)) {
-            let wide = Announced { count, size, start, record: place };
-            if !found.contains(&wide) {
-                found.push(wide);
-            }
-        }
-    }
-    // libzip takes the narrow fields unless they say that they are too narrow.
-    let agrees = |narrow: u64, limit: u64, wide: u64| narrow == limit || narrow == wide;
-    if let Some(wide) = found.first()
-        && !(agrees(narrow.count, u16::MAX.into(), wide.count)
-            && agrees(narrow.size, u32::MAX.into(), wide.size)
-            && agrees(narrow.start, u32::MAX.into(), wide.start))
-    {
-        found.push(narrow);
-    }
-    Ok(found)
-}
-
-/// The directory that an end record announces, and whether it holds exactly as many headers as announced.
-fn directory_of(
-    source: &dyn ByteSource,
-    &(end, record): &EndRecord,
-    announced: &Announced,
-    until: Until,
-) -> Result<(Directory, bool)> {
-    let lost = |why| Ok((Directory::Lost(why), true));
-    let &Announced { count, size, start, record: after } = announced;
-    // Bytes put before the archive shift every offset by the same amount.
-    let Some(actual) = after.checked_sub(size) else { return lost("its size is larger than the file") };
-    let Some(shift) = actual.checked_sub(start) else {
-        return lost("its recorded offset is after its actual position");
-    };
-    if shift > 0 && source.window(0, 4)?.starts_with(LOCAL_HEADER) {
-        return match source.contains(END, 0..actual)? {
-            true => Ok((Directory::Several, true)),
-            false => lost("it is not at the offset that it records"),
-        };
-    }
-    let headers = source.bytes(actual..after)?;
-    let mut at = 0;
-    let mut entries = Vec::new();
-    loop {
-        let done = match until {
-            Until::Count => entries.len() as u64 == count,
-            Until::Size => at >= headers.len(),
-        };
-        if done {
-            break;
-        }
-        let Some(record) = Record::read(&headers, at) else {
-            return Ok((Directory::Lost("an entry is damaged"), at < headers.len()));
-        };
-        let Some(local) = record.local.checked_add(shift) else { return lost("an offset overflows") };
-        let Some(header) = Local::read(source, local)? else {
-            return lost("an entry points to no local header");
-        };
-        entries.push(record.entry(local, header.data, source.len()));
-        at += record.size;
-    }
-    let comment = word(&record, 20, 2).unwrap_or(0);
-    let whole = at == headers.len();
-    let end = end + END_RECORD as u64 + comment;
-    Ok((Directory::Of(Central { entries, prefix: shift, end, start: actual }), whole))
 }
 
 /// Entries of an archive whose central directory cannot be followed, in file order: those of local headers, and those

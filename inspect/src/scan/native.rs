@@ -1,0 +1,37 @@
+//! Machine code.
+
+use crate::Result;
+use crate::bytes::ByteSource;
+
+/// First bytes of programs and libraries.
+const NATIVE: [(&[u8], &str); 9] = [
+    (b"\x7fELF", "ELF"),
+    (b"\xcf\xfa\xed\xfe", "Mach-O"),
+    (b"\xce\xfa\xed\xfe", "Mach-O"),
+    (b"\xca\xfe\xba\xbe", "Mach-O or Java"),
+    (b"\xfe\xed\xfa\xcf", "Mach-O"),
+    (b"\xfe\xed\xfa\xce", "Mach-O"),
+    (b"MZ\x90\0", "Windows"),
+    (b"!<arch>\n", "a library of"),
+    (b"\0asm", "WebAssembly"),
+];
+
+/// Where a program for Windows says at which offset its header begins.
+const PE_OFFSET: u64 = 0x3c;
+
+/// The kind of machine code that `data` is, if it is.
+pub(super) fn kind(data: &dyn ByteSource) -> Result<Option<&'static str>> {
+    let head = data.window(0, 8)?;
+    let known = NATIVE.iter().find(|(magic, _)| head.starts_with(magic)).map(|(_, kind)| *kind);
+    Ok(match known {
+        None if head.starts_with(b"MZ") && is_windows(data)? => Some("Windows"),
+        known => known,
+    })
+}
+
+/// Whether the header of a program for Windows is where `data` says.
+fn is_windows(data: &dyn ByteSource) -> Result<bool> {
+    let at = data.window(PE_OFFSET, 4)?;
+    let Ok(at) = <[u8; 4]>::try_from(&*at).map(u32::from_le_bytes) else { return Ok(false) };
+    Ok(data.window(at.into(), 4)?.starts_with(b"PE\0\0"))
+}
