@@ -10,7 +10,7 @@ use super::calls::cut;
 use super::globals::{Class, classify};
 use super::pickles::{Stream, begins_plausibly, names};
 use super::template::{self, Template};
-use super::{Finding, Findings, Options, Rule, text};
+use super::{Finding, Findings, Options, Rule, native, text};
 use crate::bytes::compression::Compression;
 use crate::bytes::{ByteSource, Reader, Section, Source, text as text_of};
 use crate::error::bytes_that;
