@@ -185,6 +185,15 @@ fn whatever_a_reader_of_archives_unpickles_is_found() {
     python.script("inspect", "archive_readings.py", &[program.path().as_os_str(), OsStr::new("5000")]);
 }
 
+/// What joblib imports from pickles with arrays between the opcodes, with every import replaced by an inert stand-in.
+#[cfg(unix)]
+#[test]
+fn whatever_joblib_imports_is_found() {
+    let Some(python) = peers::python(&["joblib"]) else { return };
+    let program = program();
+    python.script("inspect", "joblib_arrays.py", &[program.path().as_os_str(), OsStr::new("20000")]);
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_size_limit_leaves_nothing() {

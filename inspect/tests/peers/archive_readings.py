@@ -1,4 +1,4 @@
-"""Mutated zips, tars and .npy files, read by torch, zipfile, tarfile and NumPy, and by ckpt.
+"""Mutated zips, tars, .npy files and PyTorch's legacy ones, read by torch, zipfile, tarfile and NumPy, and by ckpt.
 
     archive_readings.py CKPT [FILES [SEED [FOLDER]]]
 
@@ -9,14 +9,12 @@ calls clean; each is described, and kept in FOLDER if that is given. The exit co
 
 import binascii
 import io
-import json
 import os
 import pickle
 import random
 import re
 import resource
 import struct
-import subprocess
 import sys
 import tarfile
 import tempfile
@@ -25,6 +23,10 @@ import zipfile
 import zlib
 from collections import Counter
 from pathlib import Path
+
+sys.dont_write_bytecode = True
+
+from answers import answers, severity, shared_memory, suspected
 
 warnings.simplefilter("ignore")
 
@@ -39,6 +41,9 @@ EVIL = [
     b"\x80\x04\x95\x1b\0\0\0\0\0\0\0\x8c\x05posix\x8c\x06system\x93\x8c\x04true\x85R.",
 ]
 PLAIN = [b"\x80\x02}.", b"(dp0\n.", b"\x80\x02N."]
+
+
+KINDS = os.environ.get("KINDS", "zip zip zip tar npy legacy both").split()
 
 
 class Seen(Exception):
@@ -128,6 +133,8 @@ READERS = {
     "zip": [by_torch, by_torch_records, by_zipfile, by_numpy],
     "tar": [by_torch, by_tarfile],
     "npy": [by_numpy],
+    "legacy": [by_torch],
+    "both": [by_torch],
 }
 
 
@@ -193,8 +200,8 @@ def directory(rng, fields, entries, base, out, wide):
         out += central_header(fields, *entry)
     size = len(out) - start
     count = len(order)
-    if rng.random() < 0.05:
-        count = max(0, count + rng.choice([-2, -1, 1]))
+    if rng.random() < 0.1:
+        count = max(0, count + rng.choice([-2, -1, -1, 1]))
     if wide:
         record = len(out)
         f = fields.of
@@ -235,7 +242,7 @@ def some_entries(rng, kind, folder):
         names = ["a.npy", "b.npy", rng.choice(["a", "A.npy", "c.npy", "b.NPY"])]
     else:
         names = [f"{folder}/data.pkl", f"{folder}/version", f"{folder}/data/0"]
-        names += [rng.choice([f"{folder}/DATA.PKL", f"{folder}/data.pkl", f"{folder}/byteorder", f"x/data.pkl", f"{folder}/extra.pkl", "data.pkl"])]
+        names += [rng.choice([f"{folder}/DATA.PKL", f"{folder}/data.pkl", f"{folder}/byteorder", "x/data.pkl", f"{folder}/extra.pkl", "data.pkl"])]
     names = names[:rng.randrange(1, len(names) + 1)]
     evil = rng.randrange(len(names)) if rng.random() < 0.6 else None
     found = []
@@ -268,6 +275,18 @@ def archive(rng, fields, out, entries):
         if flags & 8:
             out += b"PK\x07\x08" + struct.pack("<III", binascii.crc32(data), len(packed), len(data))
         known.append((name, data, packed, method, flags, offset, b"", rng.random() < 0.1))
+    if rng.random() < 0.12:
+        # An entry within the data of another, which only the directory tells.
+        kind = "npz" if entries[0][0].endswith(b"npy") else "pt"
+        name = b"inner.npy" if kind == "npz" else b"m/inner.pkl"
+        data = contents(rng, kind, True)
+        before = rng.randbytes(rng.randrange(8))
+        inner = before + local_header(fields, name, data, data, 0, 0, b"") + data
+        out += local_header(fields, b"m/outer", inner, inner, 0, 0, b"")
+        start = len(out)
+        out += inner
+        known.append((b"m/outer", inner, inner, 0, 0, start - 30 - len(b"m/outer"), b"", False))
+        known.append((name, data, data, 0, 0, start + len(before), b"", False))
     return known
 
 
@@ -479,25 +498,57 @@ def in_npz(rng, data):
     return out.getvalue()
 
 
+# --- PyTorch's legacy form: five pickles, and storages ---
+
+
+def a_legacy(rng):
+    magic = pickle.dumps(0x1950A86A20F9469CFC6C, 2) if rng.random() < 0.9 else b"L119547037146038801333356L\n."
+    parts = [magic, rng.choice([pickle.dumps(1001, 2), b"I1001\n.", b"M\xe9\x03."])]
+    plain = [b"N.", b").", b"}.", b"].", b"\x80\x02}.", b"\x80\x02N.", b"(dp0\n.", b"\x80\x04\x95\2\0\0\0\0\0\0\0].", b"I1\n.", b"K\1."]
+    parts.append(rng.choice(plain))
+    storage = b"\x80\x02(X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\x000X\3\0\0\0cpuK\2NtQ."
+    used = rng.random() < 0.5
+    parts.append(storage if used else rng.choice(plain))
+    parts.append(b"\x80\x02]X\1\0\0\x000a." if used else rng.choice([b"\x80\x02].", b"].", b"(l."]))
+    if rng.random() < 0.7:
+        at = rng.randrange(1, 5)
+        parts[at] = rng.choice([rng.choice(EVIL), rng.choice(EVIL), parts[at] + rng.choice(EVIL), rng.choice(EVIL) + parts[at]])
+    if rng.random() < 0.1:
+        del parts[rng.randrange(1, 5)]
+    if rng.random() < 0.1:
+        parts.insert(rng.randrange(6), rng.choice([b"\n", b"\0", b".", b"N", rng.choice(plain)]))
+    if used:
+        parts.append(struct.pack("<q", rng.choice([2, 2, 2, 1, 3, 0])) + rng.randbytes(8))
+    if rng.random() < 0.1:
+        parts.append(rng.choice(EVIL + [b"\0" * 5, rng.randbytes(5)]))
+    out = bytearray(b"".join(parts))
+    if rng.random() < 0.15:
+        flip(rng, out)
+    return bytes(out), rng.choice(["pt", "bin", "pth", "pkl"])
+
+
+def a_tensor_file(rng):
+    """SafeTensors that is a stream of pickles, too: the first byte of its length is SHORT_BINBYTES, which ends before a
+    UNICODE in its header, and this with the header's last character."""
+    data = b"0" + rng.choice([a_legacy(rng)[0], rng.choice(EVIL), b"N." + rng.choice(EVIL), rng.randbytes(9)])
+    start = b'{"__metadata__":{"a":"V'
+    end = b'"},"w":{"dtype":"U8","shape":[%d],"data_offsets":[0,%d]}}\n' % (len(data), len(data))
+    length = ord("C") + 256 * (6 + len(start) - 1)
+    header = start + b"x" * (length - len(start) - len(end)) + end
+    out = bytearray(struct.pack("<Q", length) + header + data)
+    if rng.random() < 0.05:
+        flip(rng, out)
+    return bytes(out), rng.choice(["bin", "pt", "ckpt", "safetensors"])
+
+
 def made(seed):
     rng = random.Random(seed)
     while True:
-        kind = rng.choice(["zip", "zip", "zip", "tar", "npy"])
-        data, extension = {"zip": a_zip, "tar": a_tar, "npy": a_npy}[kind](rng)
+        kind = rng.choice(KINDS)
+        data, extension = {"zip": a_zip, "tar": a_tar, "npy": a_npy, "legacy": a_legacy, "both": a_tensor_file}[kind](rng)
         if kind == "npy" and rng.random() < 0.3:
             kind, data, extension = "zip", in_npz(rng, data), "npz"
         yield kind, data, extension
-
-
-def answers(ckpt, folder):
-    run = subprocess.run([ckpt, "scan", "--format", "json", "--all", folder], capture_output=True)
-    if run.returncode not in (0, 1, 3):
-        sys.exit(f"{ckpt} ends with {run.returncode}: {run.stderr.decode(errors='replace')[-2000:]}")
-    return {os.path.basename(file["path"]): file for file in json.loads(run.stdout)["files"]}
-
-
-def suspected(answer):
-    return answer["unreadable"] is not None or any(f["severity"] != "note" for f in answer["findings"])
 
 
 def main():
@@ -509,9 +560,8 @@ def main():
     resource.setrlimit(resource.RLIMIT_AS, (24 << 30, 24 << 30))
     files = made(seed)
     tally, misses, done = Counter(), [], 0
-    parent = "/dev/shm" if os.path.isdir("/dev/shm") else None
     while done < count:
-        with tempfile.TemporaryDirectory(dir=parent) as folder:
+        with tempfile.TemporaryDirectory(dir=shared_memory()) as folder:
             batch = {}
             for number in range(min(2000, count - done)):
                 kind, data, extension = next(files)
@@ -530,7 +580,7 @@ def main():
                     misses.append((kind, by, data))
                     if keep:
                         (keep / f"{seed}-{len(misses)}-{name}").write_bytes(data)
-                elif by and not any(f["severity"] == "dangerous" for f in answer["findings"]):
+                elif by and severity(answer) != "dangerous":
                     tally[f"{kind} files that are only unknown or unreadable"] += 1
         done += len(batch)
     for kind, by, data in sorted(misses, key=lambda miss: len(miss[2]))[:12]:
