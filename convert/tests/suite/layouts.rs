@@ -80,7 +80,7 @@ fn torch_reads_the_distributed_checkpoints() {
     assert!(compared > 15 && said.contains("read the same"), "{said}");
 }
 
-/// What a program keeps under one key, lists and tuples with tensors among their elements.
+/// What a program keeps under one key, and lists with tensors among their elements.
 #[test]
 fn a_nested_state_is_the_same_as_torch_makes_it_and_reads_it() {
     let Some(python) = peers::python(&["torch", "zstandard"]) else { return };
