@@ -379,8 +379,10 @@ fn remains(folder: &Path) -> Option<Composition> {
     Some(Composition { faults: vec![without_weights(&left)], ..Composition::default() })
 }
 
-/// Whether a file at any depth in `folder` holds weights, or what should be some, by its name or its first bytes.
+/// Whether a file at any depth in `folder` holds weights, or what should be some, by its name or its first bytes: also
+/// those that are read elsewhere only.
 fn holds_weights(folder: &Path) -> bool {
+    const OTHERS: [&str; 9] = ["h5", "hdf5", "keras", "msgpack", "onnx", "tflite", "pb", "mlmodel", "distcp"];
     let mut rest = vec![folder.to_path_buf()];
     while let Some(folder) = rest.pop() {
         let Ok(entries) = std::fs::read_dir(&folder) else { continue };
@@ -390,8 +392,8 @@ fn holds_weights(folder: &Path) -> bool {
                 rest.push(path);
             } else if !is_companion(&path) {
                 let named = matches!(Extension::of(&path), Some(Extension::Own));
-                let is_part = path.extension().is_some_and(|e| e == "distcp");
-                if named || is_part || stands_for_files(&path) || recognises(&path) {
+                let is_other = path.extension().is_some_and(|e| OTHERS.iter().any(|other| e == *other));
+                if named || is_other || stands_for_files(&path) || recognises(&path) {
                     return true;
                 }
             }

@@ -233,6 +233,9 @@ fn a_checkpoint_of_which_only_what_lies_beside_the_weights_is_left_is_damaged() 
         ("run/checkpoint-40/config.json", text(json!({"architectures": ["BertModel"]}))),
         ("saved/random_states_0.pkl", pickle()),
         ("saved/optimizer.bin", pickle()),
+        // A model of another library.
+        ("other/checkpoint-5/config.json", text(json!({"architectures": ["BertModel"]}))),
+        ("other/checkpoint-5/flax_model.msgpack", b"\x81\xa1w\x00".to_vec()),
         // An optimizer that was put there by itself.
         ("alone/optimizer.pt", pickle()),
     ]);
