@@ -325,7 +325,8 @@ fn summary(record: &CheckpointRecord, args: &Args) -> String {
         line("models", plain, &models(&record.components));
     }
     if let Some(step) = record.step {
-        line("step", plain, &format!("{step}, from {}", record.step_source.as_deref().unwrap_or("?")));
+        let source = record.step_source.as_ref().map_or("?".into(), ToString::to_string);
+        line("step", plain, &format!("{step}, from {source}"));
     }
     for key in ["loss", "epoch"] {
         if let Some(value) = record.metadata.get(key).filter(|v| v.is_number()) {

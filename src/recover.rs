@@ -185,10 +185,12 @@ fn record(args: &Args, salvage: &Salvage, written: Option<&Written>) -> serde_js
         "tensors": {
             "verified": salvage.verified,
             "unverified": salvage.unverified.len(),
+            "doubtful": salvage.doubtful.len(),
             "lost": salvage.losses.len(),
             "filled": salvage.losses.len() - salvage.holes().count(),
         },
         "unverified": salvage.unverified,
+        "doubtful": salvage.doubtful,
         "losses": salvage.losses,
         "output": written.and(args.output.as_ref()).map(|output| output.display().to_string()),
         "output_bytes": written.map(|w| w.bytes),
@@ -200,6 +202,8 @@ fn record(args: &Args, salvage: &Salvage, written: Option<&Written>) -> serde_js
 
 /// Tensors listed as lost; --format json lists all.
 const LISTED: usize = 200;
+/// Reasons for doubt that are shown.
+const NOTED: usize = 8;
 
 fn human(args: &Args, salvage: &Salvage, written: Option<&Written>) -> String {
     let mut out = format!(
@@ -212,7 +216,8 @@ fn human(args: &Args, salvage: &Salvage, written: Option<&Written>) -> String {
         out += &terminal::labelled("damage", bad, damage);
     }
     let (verified, unverified, lost) = (salvage.verified, salvage.unverified.len(), salvage.losses.len());
-    let all = verified + unverified + lost;
+    let doubtful = salvage.doubtful.len();
+    let all = verified + unverified + doubtful + lost;
     let vouched = match (verified, unverified) {
         (_, 0) => "all match their CRC-32".to_string(),
         (0, _) => "the file has no checksums for them".to_string(),
@@ -222,6 +227,18 @@ fn human(args: &Args, salvage: &Salvage, written: Option<&Written>) -> String {
     let detail = if there > 0 { format!(" ({vouched})") } else { String::new() };
     out +=
         &terminal::labelled("whole", Style::new(), &format!("{there} of {}{detail}", verify::tensors(all)));
+    if let Some(first) = salvage.doubtful.first() {
+        let text = format!(
+            "{}, such as {}: whether they are what was saved is not certain",
+            verify::tensors(doubtful),
+            terminal::escape(first)
+        );
+        out += &terminal::labelled("doubtful", terminal::verdict_style(Some(Verdict::Weak)), &text);
+        let told = salvage.checkpoint.warnings.iter().filter(|notice| !notice.tensors.is_empty());
+        for notice in told.take(NOTED) {
+            out += &terminal::labelled("", Style::new(), &notice.text);
+        }
+    }
     if lost > 0 {
         let bytes = salvage.losses.iter().fold(0u64, |sum, loss| sum.saturating_add(loss.bytes));
         let unsized_ones = salvage.losses.iter().filter(|loss| loss.dtype.is_none()).count();
@@ -255,7 +272,7 @@ fn human(args: &Args, salvage: &Salvage, written: Option<&Written>) -> String {
             );
             out += &terminal::labelled("written", Style::new().bold(), &what);
         }
-        (None, None) if there > 0 => {
+        (None, None) if there + doubtful > 0 => {
             out += &terminal::labelled("written", Style::new(), "nothing; -o FILE writes the intact tensors");
         }
         _ => {}

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use ckpt_inspect::ModelConfig;
 use ckpt_inspect::meaning::Given;
 use ckpt_inspect::metadata::from_json;
+use ckpt_inspect::{ModelConfig, OpenOptions};
 use ckpt_train::distill::Teacher;
 use ckpt_train::optim::{self, Target, Well};
 use ckpt_train::{Error, Event, Outcome, PRESETS, ResumeOptions, RunFolder, Settings, Trainer, preset};
@@ -239,7 +239,10 @@ fn train(args: &Args, settings: &Settings, signal: &Signal) -> Result<u8, Failur
                 o.restart_data = args.restart_data;
                 o.bitlinear = args.bitlinear;
             });
-            Trainer::resume(&ckpt_inspect::open(path)?, settings, options)?
+            // What a trainer keeps beside a model is its state, too.
+            let mut whole = OpenOptions::default();
+            whole.companions = true;
+            Trainer::resume(&ckpt_inspect::open_with(path, &whole)?, settings, options)?
         }
         (None, init) => Trainer::new(&model(init.as_deref().unwrap_or_default())?, settings)?,
     };
@@ -441,8 +444,11 @@ impl Args {
         }
         s.data.token_cache = (!self.no_token_cache).then(|| load::cache_folder("tokens")).flatten();
         set(&mut s.data.fill_in_rate, self.fim_rate);
-        let beside = self.resume.as_deref().and_then(Path::parent).map(|p| p.join("tokenizer.json"));
-        s.data.tokenizer = self.tokenizer.clone().or(s.data.tokenizer).or(beside.filter(|p| p.is_file()));
+        let resumed = self.resume.as_deref();
+        let folders = [resumed.filter(|path| path.is_dir()), resumed.and_then(Path::parent)];
+        let mut beside = folders.into_iter().flatten().map(|folder| folder.join("tokenizer.json"));
+        let beside = beside.find(|path| path.is_file());
+        s.data.tokenizer = self.tokenizer.clone().or(s.data.tokenizer).or(beside);
         set(&mut s.steps, self.steps);
         set(&mut s.schedule.warmup, self.warmup);
         if self.cosine {

@@ -14,7 +14,7 @@ use ckpt_inspect::{
 
 use crate::names::Style;
 use crate::note::{Note, Remedy};
-use crate::plain::{carried, is_training_state, key_text, values_of};
+use crate::plain::{carried, is_training_state, key_text, values_of, without_training};
 use crate::plan::{Options, Plan};
 use crate::source::gguf_student;
 use crate::target::Target;
@@ -126,7 +126,7 @@ impl<'c, 'o> Builder<'c, 'o> {
         let mut metadata = match (nested, pickled, &source.metadata) {
             (true, _, Value::Dict(entries)) if !options.keep_optimizer => {
                 let kept = entries.iter().filter(|(key, _)| !is_training_state(&key_text(key)));
-                Value::Dict(kept.map(|(key, value)| (key.clone(), value.clone())).collect())
+                Value::Dict(kept.map(|(key, value)| (key.clone(), without_training(value))).collect())
             }
             (true, _, whole) => whole.clone(),
             (false, true, Value::Dict(entries)) => Value::Dict(values_of(entries)),

@@ -10,7 +10,7 @@ use ckpt_inspect::staged::{Control, StagedFolder};
 
 use crate::encode::{Writer, Written};
 use crate::note::Remedy;
-use crate::pickle::{Pickler, TensorRef};
+use crate::pickle::Pickler;
 use crate::plain::key_text;
 use crate::plan::{Options, Plan};
 use crate::target::Form;
@@ -37,7 +37,7 @@ const FOLDER: &str = "archive";
 const METADATA: &str = "torch.distributed.checkpoint.metadata";
 const FILESYSTEM: &str = "torch.distributed.checkpoint.filesystem";
 
-/// Something that is saved by itself: a tensor or a plain value.
+/// Something that is saved by itself: a tensor, a plain value, or a tuple whatever it holds.
 struct Leaf<'o> {
     /// The keys and indices that lead to it.
     path: Vec<HashableValue>,
@@ -91,13 +91,11 @@ fn add_leaves<'o>(object: &'o Object, path: &mut Vec<HashableValue>, leaves: &mu
     }
 }
 
-/// Whether torch saves `object` as one: it holds neither tensors nor dicts.
+/// Whether torch saves `object` as one: it holds neither tensors nor dicts, except in tuples.
 fn is_leaf(object: &Object) -> bool {
     match object {
-        Object::Plain(_) => true,
-        Object::List(items) => {
-            items.iter().all(|item| matches!(item, Object::Plain(_) | Object::List(_)) && is_leaf(item))
-        }
+        Object::Plain(_) | Object::Tuple(_) => true,
+        Object::List(items) => items.iter().all(is_leaf),
         Object::Dict(_) | Object::Tensor(_) => false,
     }
 }
@@ -106,8 +104,11 @@ fn is_leaf(object: &Object) -> bool {
 struct Part<'o> {
     leaf: &'o Leaf<'o>,
     pickle: Vec<u8>,
-    /// Index of the tensor among the plan's.
+    /// Index of the tensor among the plan's, if it is one.
     tensor: Option<usize>,
+    /// The plan's blobs that are its storages, and their sizes.
+    blobs: Vec<usize>,
+    sizes: Vec<u64>,
     start: u64,
     len: u64,
 }
@@ -123,16 +124,24 @@ fn write(
     let mut end = 0;
     let mut parts: Vec<Part<'_>> = Vec::new();
     for leaf in &leaves {
-        let (pickle, tensor) = match leaf.object {
-            Object::Tensor(index) => (tensor_pickle(plan, *index), Some(*index)),
-            object => {
-                let mut pickler = Pickler::new();
-                object.write(plan, &mut pickler);
-                (pickler.finish(), None)
-            }
+        let tensor = match leaf.object {
+            Object::Tensor(index) => Some(*index),
+            _ => None,
         };
-        let mut part = Part { leaf, pickle, tensor, start: end, len: 0 };
-        part.len = part.archive(plan).len();
+        let mut blobs: Vec<usize> = Vec::new();
+        for index in leaf.object.tensors() {
+            let blob = plan.tensors[index].blob;
+            if !blobs.contains(&blob) {
+                blobs.push(blob);
+            }
+        }
+        let mut pickler = Pickler::new();
+        let key = |blob: usize| blobs.iter().position(|own| *own == blob).unwrap_or(0);
+        leaf.object.write(plan, &mut pickler, &key);
+        let sizes = blobs.iter().map(|&blob| plan.blobs[blob].bytes).collect();
+        let pickle = pickler.finish();
+        let mut part = Part { leaf, pickle, tensor, blobs, sizes, start: end, len: 0 };
+        part.len = part.archive().len();
         end += part.len;
         parts.push(part);
     }
@@ -141,20 +150,19 @@ fn write(
     let staged = StagedFolder::create(path, total, options.force, is_ours)?;
     let output = staged.file(PART, end)?;
     let writer = Writer { source: plan.source, blobs: &plan.blobs, control, crc: true };
-    let places: Vec<(usize, u64)> = parts
-        .iter()
-        .filter_map(|part| {
-            let blob = plan.tensors[part.tensor?].blob;
-            Some((blob, part.start + part.archive(plan).storage(0)))
-        })
-        .collect();
+    let of_part = |part: &Part<'_>| {
+        let archive = part.archive();
+        let place = |(i, &blob): (usize, &usize)| (blob, part.start + archive.storage(i));
+        part.blobs.iter().enumerate().map(place).collect::<Vec<_>>()
+    };
+    let places: Vec<(usize, u64)> = parts.iter().flat_map(of_part).collect();
     let mut written = vec![Written::default(); plan.blobs.len()];
     for ((blob, _), done) in places.iter().zip(writer.write(&output, &places)?) {
         written[*blob] = done;
     }
     for part in &parts {
-        let crc = part.tensor.map(|index| written[plan.tensors[index].blob].crc);
-        part.archive(plan).finish(&output, part.start, crc.as_slice())?;
+        let crcs: Vec<u32> = part.blobs.iter().map(|&blob| written[blob].crc).collect();
+        part.archive().finish(&output, part.start, &crcs)?;
     }
     control.check(path)?;
     staged.write(LISTING, &listing)?;
@@ -168,26 +176,9 @@ fn is_ours(name: &str) -> bool {
 }
 
 impl Part<'_> {
-    fn archive(&self, plan: &Plan<'_>) -> Archive<'_> {
-        let bytes = self.tensor.map(|index| plan.blobs[plan.tensors[index].blob].bytes);
-        Archive::new(FOLDER, &self.pickle, bytes.as_slice())
+    fn archive(&self) -> Archive<'_> {
+        Archive::new(FOLDER, &self.pickle, &self.sizes)
     }
-}
-
-/// The pickle of a tensor alone, whose storage is the archive's only one.
-fn tensor_pickle(plan: &Plan<'_>, index: usize) -> Vec<u8> {
-    let tensor = &plan.tensors[index];
-    let size = tensor.dtype.element_size().unwrap_or(1) as u64;
-    let mut pickler = Pickler::new();
-    pickler.tensor(&TensorRef {
-        key: 0,
-        dtype: tensor.dtype,
-        numel: plan.blobs[tensor.blob].bytes / size,
-        offset: tensor.offset / size,
-        shape: &tensor.shape,
-        strides: &tensor.strides,
-    });
-    pickler.finish()
 }
 
 /// The pickle of `.metadata`: what there is, how it is nested, and where it is.

@@ -20,6 +20,25 @@ pub(crate) fn is_training_state(key: &str) -> bool {
         || key.starts_with("grad_scaler")
 }
 
+/// `value` without what is only needed for training, where it is what a program keeps of a model and its optimizer under
+/// one key.
+pub(crate) fn without_training(value: &Value) -> Value {
+    let Value::Dict(entries) = value else { return value.clone() };
+    let is_optimizer = |value: &Value| match value {
+        Value::Dict(own) => own.keys().any(|key| key_text(key).split('.').next() == Some("param_groups")),
+        _ => false,
+    };
+    let has_model = entries.iter().any(|(key, value)| {
+        matches!(key_text(key).as_str(), "model" | "model_state_dict" | "state_dict")
+            && matches!(value, Value::Dict(_))
+    });
+    if !has_model || !entries.values().any(is_optimizer) {
+        return value.clone();
+    }
+    let kept = entries.iter().filter(|(key, _)| !is_training_state(&key_text(key)));
+    Value::Dict(kept.map(|(key, value)| (key.clone(), value.clone())).collect())
+}
+
 /// A key as text.
 pub(crate) fn key_text(key: &HashableValue) -> String {
     match key {
@@ -38,10 +57,9 @@ pub(crate) fn values_of(entries: &BTreeMap<HashableValue, Value>) -> BTreeMap<Ha
     };
     entries
         .iter()
-        .filter(|(key, value)| {
-            !empty(value) && !is_training_state(&key_text(key)) && key_text(key) != "packed"
-        })
-        .map(|(key, value)| (key.clone(), value.clone()))
+        .filter(|(key, _)| !is_training_state(&key_text(key)) && key_text(key) != "packed")
+        .map(|(key, value)| (key.clone(), without_training(value)))
+        .filter(|(_, value)| !empty(value))
         .collect()
 }
 

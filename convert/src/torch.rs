@@ -146,6 +146,7 @@ pub(crate) enum Object {
     Plain(Value),
     Dict(Vec<(HashableValue, Object)>),
     List(Vec<Object>),
+    Tuple(Vec<Object>),
     /// Index among the plan's tensors.
     Tensor(usize),
 }
@@ -166,8 +167,14 @@ impl Object {
                 Object::Dict(entries.iter().map(|(key, value)| (key.clone(), Object::of(value))).collect())
             }
             Value::List(items) => Object::List(items.iter().map(Object::of).collect()),
+            Value::Tuple(items) => Object::Tuple(items.iter().map(Object::of).collect()),
             other => Object::Plain(other.clone()),
         }
+    }
+
+    /// Whether it holds others.
+    fn is_container(&self) -> bool {
+        matches!(self, Object::Dict(_) | Object::List(_) | Object::Tuple(_))
     }
 
     /// Tensor `index` under `key` alone.
@@ -176,25 +183,24 @@ impl Object {
     }
 
     /// Puts tensor `index` at the path `name`, whose keys may hold dots themselves: as deep as containers lead, and
-    /// under the rest of the path there. Lists without their tensors get them back in order.
+    /// under the rest of the path there. Lists and tuples without their tensors get them back in order.
     fn insert(&mut self, name: &str, index: usize) {
         match self {
             Object::Dict(entries) => {
                 for (key, value) in entries.iter_mut() {
-                    let inner =
-                        after_key(name, key).filter(|_| matches!(value, Object::Dict(_) | Object::List(_)));
+                    let inner = after_key(name, key).filter(|_| value.is_container());
                     if let Some(inner) = inner {
                         return value.insert(inner, index);
                     }
                 }
                 entries.push((HashableValue::String(name.into()), Object::Tensor(index)));
             }
-            Object::List(items) => {
+            Object::List(items) | Object::Tuple(items) => {
                 let (first, rest) = name.split_once('.').unwrap_or((name, ""));
                 let at = first.parse::<usize>().map_or(items.len(), |at| at.min(items.len()));
                 match items.get_mut(at) {
                     _ if rest.is_empty() => items.insert(at, Object::Tensor(index)),
-                    Some(inner @ (Object::Dict(_) | Object::List(_))) => inner.insert(rest, index),
+                    Some(inner) if inner.is_container() => inner.insert(rest, index),
                     // A text in the place of something that could not be read, and holds tensors.
                     Some(inner @ Object::Plain(_)) => *inner = Object::under(rest, index),
                     _ => items.insert(at, Object::under(rest, index)),
@@ -213,28 +219,41 @@ impl Object {
         }
     }
 
-    /// Appends it to a pickle.
-    pub fn write(&self, plan: &Plan<'_>, pickler: &mut Pickler) {
+    /// The tensors in it, in order.
+    pub fn tensors(&self) -> Vec<usize> {
+        match self {
+            Object::Plain(_) => Vec::new(),
+            Object::Dict(entries) => entries.iter().flat_map(|(_, value)| value.tensors()).collect(),
+            Object::List(items) | Object::Tuple(items) => items.iter().flat_map(Object::tensors).collect(),
+            Object::Tensor(index) => vec![*index],
+        }
+    }
+
+    /// Appends it to a pickle. `key` gives the number that the storage of a blob has in its archive.
+    pub fn write(&self, plan: &Plan<'_>, pickler: &mut Pickler, key: &dyn Fn(usize) -> usize) {
         match self {
             Object::Plain(value) => pickler.value(value),
             Object::Dict(entries) => {
                 pickler.begin_dict();
-                for (key, value) in entries {
-                    pickler.key(key);
-                    value.write(plan, pickler);
+                for (name, value) in entries {
+                    pickler.key(name);
+                    value.write(plan, pickler, key);
                 }
                 pickler.end_dict();
             }
             Object::List(items) => {
                 pickler.begin_list();
-                items.iter().for_each(|item| item.write(plan, pickler));
+                items.iter().for_each(|item| item.write(plan, pickler, key));
                 pickler.end_list();
+            }
+            Object::Tuple(items) => {
+                pickler.tuple(|pickler| items.iter().for_each(|item| item.write(plan, pickler, key)));
             }
             Object::Tensor(index) => {
                 let tensor = &plan.tensors[*index];
                 let size = tensor.dtype.element_size().unwrap_or(1) as u64;
                 pickler.tensor(&TensorRef {
-                    key: tensor.blob,
+                    key: key(tensor.blob),
                     dtype: tensor.dtype,
                     numel: plan.blobs[tensor.blob].bytes / size,
                     offset: tensor.offset / size,
@@ -258,6 +277,6 @@ fn after_key<'n>(name: &'n str, key: &HashableValue) -> Option<&'n str> {
 
 fn pickle(plan: &Plan<'_>) -> Vec<u8> {
     let mut pickler = Pickler::new();
-    Object::planned(plan).write(plan, &mut pickler);
+    Object::planned(plan).write(plan, &mut pickler, &|blob| blob);
     pickler.finish()
 }

@@ -179,6 +179,11 @@ pub enum NoticeKind {
     OneRank,
     /// Tensors are vectors of several parameters, of which neither names nor shapes are known.
     Flat,
+    /// A part of what was saved is gone, and the rest is shown without it: an optimizer's files, a folder that another
+    /// file names.
+    Gone,
+    /// A number is skipped among files that are numbered: whether there was one of that number is not known.
+    Skipped,
     /// Anything else.
     #[default]
     #[serde(other)]
@@ -196,12 +201,26 @@ pub struct Notice {
     /// Whether the format's own library refuses a file for it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub refused: bool,
+    /// The tensors that it is about, if it is about some of which another copy would be better.
+    #[serde(skip)]
+    pub tensors: Vec<String>,
 }
 
 impl Notice {
     /// A notice of `kind`.
     pub fn new(kind: NoticeKind, text: impl Into<String>) -> Self {
-        Notice { kind, text: text.into(), refused: false }
+        Notice { kind, text: text.into(), refused: false, tensors: Vec::new() }
+    }
+
+    /// The same, about `tensors`.
+    pub(crate) fn about(self, tensors: Vec<String>) -> Self {
+        Notice { tensors, ..self }
+    }
+
+    /// The same, with the names of its tensors as `named` makes them.
+    pub(crate) fn renamed(self, named: impl Fn(&str) -> String) -> Self {
+        let tensors = self.tensors.iter().map(|name| named(name)).collect();
+        Notice { tensors, ..self }
     }
 
     /// The same, for what the format's own library refuses a file for.
@@ -209,11 +228,17 @@ impl Notice {
         Notice { refused: true, ..self }
     }
 
-    /// Whether it speaks against the checkpoint: its own library refuses it, its files do not agree, or it is a part of a
-    /// model whose other parts are not there.
+    /// Whether it speaks against the checkpoint: its own library refuses it, its files do not agree, or parts of the model
+    /// are not there.
     pub fn is_finding(&self) -> bool {
-        let kinds = [NoticeKind::Unlisted, NoticeKind::Contradiction, NoticeKind::OneRank];
-        self.refused || kinds.contains(&self.kind)
+        use NoticeKind::*;
+        self.refused || matches!(self.kind, Unlisted | Contradiction | OneRank | Skipped)
+    }
+
+    /// Whether who trusts the checkpoint should know it, though nothing in it is wrong: bytes that belong to nothing, a
+    /// part of the save that is gone.
+    pub fn is_doubt(&self) -> bool {
+        !self.is_finding() && matches!(self.kind, NoticeKind::Surplus | NoticeKind::Hole | NoticeKind::Gone)
     }
 }
 

@@ -58,7 +58,7 @@ pub use metadata::lookup;
 pub use open::{I2sLayout, OpenOptions, open, open_bytes, open_bytes_with, open_with};
 pub use processor::InstructionSet;
 pub use record::{CheckpointRecord, TensorRecord};
-pub use step::from_path as step_from_path;
+pub use step::{StepSource, from_path as step_from_path};
 pub use storage::Storage;
 pub use tensor::{Element, Group, Quantizer, Sparse, SparseLayout, TensorInfo, contiguous_strides};
 pub use verdict::{Finding, Levels, Thresholds, Verdict, judge};

@@ -250,6 +250,7 @@ pub fn check(record: &CheckpointRecord, policy: &Policy, baseline: Option<&Check
             Rule::NotMeasured,
             Rule::Incomplete,
             Rule::Contradiction,
+            Rule::Doubt,
             Rule::CorruptTensor,
             Rule::CorruptOptimizer,
             Rule::UnhealthyTensor,
@@ -266,6 +267,8 @@ pub fn check(record: &CheckpointRecord, policy: &Policy, baseline: Option<&Check
         };
         checked.findings.push(Finding::new(rule, why.to_string()).since(None, std::slice::from_ref(why)));
     }
+    let doubts = record.notices.iter().filter(|notice| notice.is_doubt());
+    checked.findings.extend(doubts.map(|notice| Finding::new(Rule::Doubt, &notice.text)));
     let mut comparison = baseline.map(|baseline| Comparison::new(baseline, record, policy));
     if comparison.is_some() {
         checked.checks.extend([Rule::TensorVanished, Rule::ShapeChanged, Rule::StdShrunk]);
@@ -374,6 +377,7 @@ fn whole(checked: &mut Checked, record: &CheckpointRecord, judged: &[Judged<'_>]
     if record.damaged {
         let tensors = record.tensors.iter().filter(|t| t.damage.is_some()).count();
         let message = match &record.damage {
+            Some(what) if tensors == 0 => what.to_string(),
             Some(what) => format!("{what}; {} lost bytes", plural(tensors, "tensor")),
             None => format!("bytes of {tensors} of {} tensors are missing or wrong", record.tensors.len()),
         };

@@ -72,3 +72,49 @@ fn steps_of_a_run_are_reported_each_as_one() {
     assert!(said.contains("2 checkpoints passed"), "{said}");
     ckpt.run(&["scan", text(&ckpt.at("run"))]).exits(0);
 }
+
+#[test]
+fn what_the_gate_lets_pass_with_a_doubt_is_told_in_every_form() {
+    let ckpt = program();
+    let tag = ckpt.at("global_step3");
+    std::fs::create_dir_all(&tag).unwrap();
+    std::fs::copy(
+        saved("zero2/global_step3/mp_rank_00_model_states.pt"),
+        tag.join("mp_rank_00_model_states.pt"),
+    )
+    .unwrap();
+    let said = ckpt.run(&["gate", text(&tag), "--format", "json"]).exits(0).json();
+    let finding = &said["checkpoints"][0]["findings"][0];
+    assert_eq!((&finding["rule"], &finding["severity"]), (&"doubt".into(), &"warning".into()), "{said}");
+    let gone = "the files of the optimizer, in which the fp32 weights are, are not there";
+    assert!(finding["message"].as_str().unwrap().starts_with(gone), "{finding}");
+    assert!(ckpt.run(&["gate", text(&tag)]).exits(0).out().contains("are not there"));
+    let sarif = ckpt.run(&["gate", text(&tag), "--format", "sarif"]).exits(0).json();
+    let result = &sarif["runs"][0]["results"][0];
+    assert_eq!((&result["ruleId"], &result["level"]), (&"doubt".into(), &"warning".into()), "{sarif}");
+    let said = ckpt.run(&["recover", text(&tag), "--format", "json"]).exits(3).json();
+    assert_eq!((&said["whole"], &said["tensors"]["doubtful"]), (&false.into(), &4.into()), "{said}");
+    let said = ckpt.run(&["recover", text(&tag)]).exits(3).out().to_string();
+    assert!(said.contains("doubtful") && said.contains("4 tensors, such as embed_tokens.weight"), "{said}");
+}
+
+#[test]
+fn a_folder_whose_weights_are_gone_is_refused() {
+    let ckpt = program();
+    let step = ckpt.at("run/checkpoint-20");
+    std::fs::create_dir_all(&step).unwrap();
+    std::fs::copy(saved("fsdp2-optim.pt"), step.join("optimizer.pt")).unwrap();
+    std::fs::write(step.join("trainer_state.json"), r#"{"global_step": 20}"#).unwrap();
+    let said = ckpt.run(&["gate", text(&ckpt.at("run"))]).exits(3).out().to_string();
+    assert!(said.contains("the weights are missing: only optimizer.pt, trainer_state.json are"), "{said}");
+    let said = ckpt.run(&["inspect", text(&step)]).exits(3).out().to_string();
+    assert!(said.contains("the weights are missing") && said.contains("exp_avg"), "{said}");
+    ckpt.run(&["convert", text(&step), "--to", "safetensors", "-o", text(&ckpt.at("x.safetensors"))])
+        .exits(3);
+    // One rank's file says how many others there are.
+    let alone = ckpt.at("model_world_size_4_rank_2.pt");
+    std::fs::copy(saved("fsdp2/model_world_size_4_rank_2.pt"), &alone).unwrap();
+    let said = ckpt.run(&["gate", text(&alone)]).exits(3).out().to_string();
+    assert!(said.contains("3 of 4 files of `model` missing"), "{said}");
+    ckpt.run(&["scan", text(&saved("zero2"))]).exits(0);
+}

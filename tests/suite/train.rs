@@ -32,6 +32,22 @@ fn a_resumed_half_makes_the_same_run() {
     assert!(checkpoint(&whole) == checkpoint(&half), "the halves make the whole, to the byte");
     let metrics = std::fs::read_to_string(half.join("metrics.jsonl")).unwrap();
     assert_eq!(metrics.lines().filter(|l| l.contains("\"loss\"")).count(), 6);
+    // From a distributed checkpoint, with its moments.
+    let (parts, other) = (folder.path().join("parts"), folder.path().join("other"));
+    let convert = ["convert", text(&from), "--to", "dcp", "--keep-optimizer", "-o", text(&parts)];
+    program().run(&convert).exits(0);
+    train(&other, &["--resume", text(&parts), "--config", text(&config), "--steps", "2006"]).exits(0);
+    assert!(checkpoint(&whole) == checkpoint(&other), "parts continue like the file");
+    // An optimizer that another trainer keeps beside the model.
+    let trainer = folder.path().join("checkpoint-2000");
+    program().run(&["convert", HEALTHY, "--to", "hf", "-o", text(&trainer)]).exits(0);
+    std::fs::copy("inspect/tests/data/ranks/fsdp2-optim.pt", trainer.join("optimizer.pt")).unwrap();
+    let start = ["--resume", text(&trainer), "--bitlinear", "true", "--data", DATA, "--steps", "2001"];
+    train(&other, &[&start[..], &["--force"]].concat()).exits(2).complains(&[
+        "optimizer.state",
+        "kept as other trainers keep it",
+        "reset_optimizer",
+    ]);
 }
 
 /// What is held out and in which order data comes follow from the seed: it comes along with the checkpoint.
@@ -263,6 +279,7 @@ fn copies_in_other_formats_are_resumed() {
     for (name, to) in [
         ("model-step-2000.safetensors", &["--to", "safetensors"][..]),
         ("hf-step-2000", &["--to", "hf"]),
+        ("parts-step-2000", &["--to", "dcp"]),
         ("model-step-2000.gguf", &["--to", "gguf", "--quant", "f32", "--embed", "f32", "--latent"]),
     ] {
         let copy = folder.path().join(name);

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use ckpt_convert::{Object, save};
 use ckpt_inspect::metadata::{Value, as_f64, as_u64, from_json};
-use ckpt_inspect::{Checkpoint, ModelConfig, Thresholds};
+use ckpt_inspect::{Checkpoint, Group, ModelConfig, Thresholds};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -213,6 +213,11 @@ impl Trainer {
             let notes = trainer.optimizer.load(checkpoint, STATE, &trainer.parameters)?;
             trainer.warnings.extend(notes);
             trainer.note_rates(checkpoint, STATE);
+        } else if let Some(state) = checkpoint.tensors.iter().find(|t| t.group == Group::Optimizer) {
+            return Err(Error::Settings(format!(
+                "{path}: its optimizer's state, such as `{}`, is kept as other trainers keep it, and cannot be continued from; resume without it (`reset_optimizer`)",
+                state.name.escape_debug()
+            )));
         } else {
             trainer
                 .warnings

@@ -80,6 +80,28 @@ fn torch_reads_the_distributed_checkpoints() {
     assert!(compared > 15 && said.contains("read the same"), "{said}");
 }
 
+/// What a program keeps under one key, and lists with tensors among their elements.
+#[test]
+fn a_nested_state_is_the_same_as_torch_makes_it_and_reads_it() {
+    let Some(python) = peers::python(&["torch", "zstandard"]) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    python.script("inspect", "layouts.py", &[folder.path()]);
+    let at = |name: &str| folder.path().join(name);
+    let torch = Options::new(Target::Torch).with(|o| o.keep_optimizer = true);
+    convert(&at("app"), &torch, &at("ours.pt")).unwrap();
+    convert(&at("app.pt"), &dcp(), &at("back")).unwrap();
+    let paths = [at("app.pt"), at("ours.pt"), at("back")];
+    let said = python.script("convert", "nested.py", &[&paths[0], &paths[1], &paths[2]]);
+    assert!(said.contains("the same"), "{said}");
+    // Without the optimizer nothing of it is left, and weights have the names of the model where names are all there is.
+    convert(&at("app"), &Options::new(Target::Torch), &at("weights.pt")).unwrap();
+    let weights = open(at("weights.pt")).unwrap();
+    assert!(!format!("{:?}", weights.metadata).contains("param_groups"), "{:?}", weights.metadata);
+    convert(&at("app"), &Options::new(Target::SafeTensors), &at("flat.safetensors")).unwrap();
+    let flat = open(at("flat.safetensors")).unwrap();
+    assert!(flat.tensor("0.weight").is_ok() && flat.tensor("1.bias").is_ok());
+}
+
 /// A matrix that two ranks have the columns of, larger than what is gathered at a time.
 #[test]
 fn a_large_tensor_in_blocks_of_columns_is_written_and_compared_in_stretches() {

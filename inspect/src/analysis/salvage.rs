@@ -1,17 +1,20 @@
 //! What can be recovered from a damaged checkpoint: every tensor whose bytes exist; for the others, where their bytes
 //! were and what could replace them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::bytes::Source;
 use crate::checkpoint::Checkpoint;
+use crate::format;
+use crate::layout::companion;
 use crate::metadata::{Value, lookup};
 use crate::storage::{Place, Segment, Storage};
 use crate::tensor::{TensorInfo, contiguous_strides};
-use crate::{DType, NoticeKind, OpenOptions, Result, open_with, ternary};
+use crate::{DType, Damage, Error, NoticeKind, OpenOptions, Result, open_with, ternary};
 
 /// A tensor may always be filled up to this size,
 const FREE_FILL: u64 = 64 << 20;
@@ -30,6 +33,9 @@ pub struct Salvage {
     pub verified: usize,
     /// Tensors that cannot be verified, because the format records no checksum or the checksum is lost.
     pub unverified: Vec<String>,
+    /// Tensors that are there, and of which it is not certain that they are what was saved: copies of ranks differ, or a
+    /// copy of less precision is shown.
+    pub doubtful: Vec<String>,
     /// Incomplete tensors, in file order.
     pub losses: Vec<Loss>,
     /// The original position of each of the checkpoint's tensors in the list of all tensors.
@@ -118,17 +124,21 @@ pub fn salvage(path: &Path, options: &OpenOptions) -> Result<Salvage> {
     // Bytes that belong to no tensor were inserted somewhere, and may have shifted those after them.
     let surplus = checkpoint.warnings.iter().filter(|notice| notice.kind == NoticeKind::Surplus);
     let surplus: Vec<String> = surplus.map(|notice| notice.text.clone()).collect();
-    let damage: Vec<String> =
-        checkpoint.damage.take().map(|damage| damage.what).into_iter().chain(surplus).collect();
+    let beside = companion_faults(path);
+    let damage = checkpoint.damage.take().map(|damage| damage.what);
+    let damage: Vec<String> = damage.into_iter().chain(surplus).chain(beside).collect();
     let damage = (!damage.is_empty()).then(|| damage.join("; "));
     let mut salvage = Salvage {
         checkpoint,
         damage,
         verified: 0,
         unverified: Vec::new(),
+        doubtful: Vec::new(),
         losses: Vec::new(),
         positions: Vec::new(),
     };
+    let told: HashSet<String> =
+        salvage.checkpoint.warnings.iter().flat_map(|notice| notice.tensors.iter().cloned()).collect();
     let tensors = std::mem::take(&mut salvage.checkpoint.tensors);
     for (position, tensor) in tensors.into_iter().enumerate() {
         let has_data = tensor.storages().next().is_some();
@@ -138,7 +148,9 @@ pub fn salvage(path: &Path, options: &OpenOptions) -> Result<Salvage> {
                 salvage.losses.push(Loss { position, ..loss });
             }
             _ => {
-                if has_data
+                if has_data && told.contains(&tensor.name) {
+                    salvage.doubtful.push(tensor.name.clone());
+                } else if has_data
                     && !salvage.checkpoint.listing_damaged
                     && tensor.storages().all(Storage::is_vouched_for)
                 {
@@ -155,6 +167,21 @@ pub fn salvage(path: &Path, options: &OpenOptions) -> Result<Salvage> {
         salvage.losses.push(Loss::absent(name));
     }
     Ok(salvage)
+}
+
+/// What is wrong with the files that a trainer put beside the model in the folder at `path`.
+fn companion_faults(path: &Path) -> Vec<String> {
+    let fault = |file: PathBuf| {
+        let read = Source::open(&file).and_then(|source| format::read(&source));
+        let damage = match read {
+            Ok(contents) => Damage::joined(contents.faults)?.what,
+            Err(error) => Error { path: None, ..error }.to_string(),
+        };
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Some(format!("{}: {damage}", name.escape_debug()))
+    };
+    let files = if path.is_dir() { companion::companions(path).unwrap_or_default() } else { Vec::new() };
+    files.into_iter().filter_map(fault).collect()
 }
 
 /// A path as text: JSON cannot express names that are not UTF-8.
@@ -272,9 +299,9 @@ fn put(checkpoint: &mut Checkpoint, positions: &mut Vec<usize>, position: usize,
 }
 
 impl Salvage {
-    /// Whether everything is present and undamaged.
+    /// Whether everything is present, undamaged and what was saved.
     pub fn is_whole(&self) -> bool {
-        self.damage.is_none() && self.losses.is_empty()
+        self.damage.is_none() && self.losses.is_empty() && self.doubtful.is_empty()
     }
 
     /// Fills the tensors that are still lost and whose type has such a value. The intact start of a truncated tensor is

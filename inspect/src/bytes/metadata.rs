@@ -98,13 +98,33 @@ pub(crate) fn key_text(key: &HashableValue) -> String {
     }
 }
 
-/// The plain value at a dotted path; list elements by index.
+/// The plain value at a dotted path; list elements, and entries of dicts whose keys are numbers, by these.
 pub fn lookup<'v>(value: &'v Value, path: &str) -> Option<&'v Value> {
     path.split('.').try_fold(value, |value, key| match value {
-        Value::Dict(entries) => entries.get(&HashableValue::String(key.to_string())),
+        Value::Dict(entries) => {
+            let number = || key.parse().ok().map(HashableValue::I64);
+            entries.get(&HashableValue::String(key.to_string())).or_else(|| entries.get(&number()?))
+        }
         Value::List(items) | Value::Tuple(items) => items.get(key.parse::<usize>().ok()?),
         _ => None,
     })
+}
+
+/// Adds the entries of `more` that `all` lacks, at any depth.
+pub(crate) fn merge(all: &mut Value, more: Value) {
+    /// Deeper entries are as the first has them.
+    const DEEPEST: usize = 64;
+    fn below(all: &mut Value, more: Value, depth: usize) {
+        let (Value::Dict(all), Value::Dict(more)) = (all, more) else { return };
+        for (key, value) in more {
+            match all.get_mut(&key) {
+                Some(known) if depth < DEEPEST => below(known, value, depth + 1),
+                Some(_) => {}
+                None => drop(all.insert(key, value)),
+            }
+        }
+    }
+    below(all, more, 0);
 }
 
 /// A number, also when it was written as text.

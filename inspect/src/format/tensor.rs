@@ -73,6 +73,8 @@ pub(crate) enum Division {
         placements: Vec<Placement>,
         /// The dimensions of the mesh that divide it, in the order in which they do.
         order: Vec<usize>,
+        /// The rank that saved it, if it says so.
+        rank: Option<usize>,
     },
     /// A shard of a ShardedTensor: where it begins in the whole, and where all shards are.
     Block { offsets: Vec<usize>, all: Arc<Vec<(Vec<usize>, Vec<usize>)>> },

@@ -141,6 +141,7 @@ pub fn describe(
             .warnings
             .iter()
             .filter(|notice| notice.is_finding())
+            .chain(checkpoint.warnings.iter().filter(|notice| notice.is_doubt()))
             .take(WARNINGS)
             .cloned()
             .collect(),

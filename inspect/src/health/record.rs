@@ -13,6 +13,7 @@ pub use crate::meaning::ModelRecord;
 use crate::meaning::role::Role;
 use crate::optimizer::TrainingRecord;
 use crate::quantized::{PartRole, QuantFault};
+use crate::step::StepSource;
 use crate::tensor::Group;
 use crate::verdict::{Finding, Verdict};
 use crate::{DType, Error, Format};
@@ -33,7 +34,7 @@ pub struct CheckpointRecord {
     /// Training step, if the file or its name contains it.
     pub step: Option<u64>,
     /// Where the step was found: a metadata path such as `training_state.step`, or `file name`.
-    pub step_source: Option<String>,
+    pub step_source: Option<StepSource>,
     /// Size of the file or files in bytes.
     pub file_bytes: u64,
     /// Elements of all weights, shared storage counted once.
@@ -68,7 +69,7 @@ pub struct CheckpointRecord {
     pub globals: Vec<String>,
     /// Things the user should know: damage, guesses, lost scales.
     pub warnings: Vec<String>,
-    /// Those of them that speak against the checkpoint, as facts.
+    /// Those of them that speak against the checkpoint, or that who trusts it should know, as facts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notices: Vec<Notice>,
 }

@@ -31,6 +31,13 @@ pub fn is_companion(path: &Path) -> bool {
     name == ARGUMENTS || (ENDINGS.contains(&ending) && stem())
 }
 
+/// What such a file holds, without the number of its rank.
+pub(super) fn kind(path: &Path) -> String {
+    let name = name(path);
+    let stem = name.split('.').next().unwrap_or_default();
+    stem.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches('_').to_string()
+}
+
 /// Whether the file at `path` holds, by its name, the state of an optimizer.
 pub(crate) fn is_optimizer(path: &Path) -> bool {
     is_companion(path) && name(path).starts_with(STEMS[0])

@@ -5,13 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component as Step, Path, PathBuf};
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
-use super::companion::companions;
+use super::companion::{companions, is_companion, kind};
 use super::folder::FAMILIES;
 use super::step::from_name;
-use super::{LAYOUTS, Layout, MAX_CONFIG, Set, find_in, name, read_json, single};
+use super::{LAYOUTS, Layout, MAX_CONFIG, Set, find_in, name, read_json, single, stands_for_files};
 use crate::bytes::Stamp;
-use crate::{Damage, DamageKind, Error, Result};
+use crate::format::{Extension, recognises};
+use crate::{Damage, DamageKind, Error, Notice, NoticeKind, Result};
 
 pub(super) const LAYOUT: Layout =
     Layout { recognises: |path| composition(path).is_some(), set, ..single::LAYOUT };
@@ -35,10 +37,13 @@ struct Composition {
     missing: Vec<String>,
     /// The file that names them.
     listed_in: Option<&'static str>,
+    /// What else is wrong.
+    faults: Vec<Damage>,
+    notices: Vec<Notice>,
 }
 
 /// The ways in which folders consist of others.
-const KINDS: [fn(&Path) -> Option<Composition>; 4] = [pipeline, modules, ranks, beside];
+const KINDS: [fn(&Path) -> Option<Composition>; 5] = [pipeline, modules, ranks, beside, remains];
 
 /// What the folder at `path` consists of, if it is more than one model's files.
 fn composition(folder: &Path) -> Option<Composition> {
@@ -53,13 +58,13 @@ fn is_whole(folder: &Path) -> bool {
     LAYOUTS.iter().any(|layout| (layout.is_whole)(folder))
 }
 
-/// The components of the folder at `path`; none if it is none of such folders.
-pub(super) fn of(folder: &Path) -> Vec<Component> {
-    composition(folder).map(|whole| whole.components).unwrap_or_default()
+/// The components of the folder at `path` that are there, if it is such a folder.
+pub(super) fn of(folder: &Path) -> Option<Vec<Component>> {
+    composition(folder).map(|whole| whole.components)
 }
 
 fn set(folder: &Path) -> Result<Set> {
-    let Composition { components, missing, listed_in } =
+    let Composition { components, missing, listed_in, faults, notices } =
         composition(folder).ok_or_else(|| Error::unsupported("is no folder of components"))?;
     let missing = (!missing.is_empty()).then(|| {
         let count = missing.len() + components.len();
@@ -69,8 +74,9 @@ fn set(folder: &Path) -> Result<Set> {
         let what = format!("{} of {count} components{by} missing: {}{more}", missing.len(), names.join(", "));
         Damage::new(DamageKind::MissingShards, what)
     });
+    let missing = Damage::joined(missing.into_iter().chain(faults));
     let beside = [Stamp::of(folder)].into_iter().chain(listed_in.map(|file| Stamp::of(&folder.join(file))));
-    Ok(Set { components, missing, beside: beside.collect(), ..Set::default() })
+    Ok(Set { components, missing, notices, beside: beside.collect(), ..Set::default() })
 }
 
 /// What is directly in a folder.
@@ -135,7 +141,18 @@ impl Composition {
     /// It, unless it is nothing but a folder's own model.
     fn if_any(self) -> Option<Self> {
         let more = self.components.iter().any(|component| !component.name.is_empty());
-        (more || (!self.missing.is_empty() && !self.components.is_empty())).then_some(self)
+        (more || !self.missing.is_empty() || !self.faults.is_empty()).then_some(self)
+    }
+
+    /// What there is in `folder`, whose list of components is spoilt.
+    fn unlisted(folder: &Path, damage: Damage) -> Self {
+        let mut whole = Composition { faults: vec![damage], ..Composition::default() };
+        for name in std::iter::once(String::new()).chain(folders(folder)) {
+            if let Some(path) = form_in(&folder.join(&name)) {
+                whole.push(&name, path);
+            }
+        }
+        whole
     }
 }
 
@@ -145,18 +162,59 @@ fn is_inside(name: &str) -> bool {
     matches!((steps.next(), steps.next()), (Some(Step::Normal(_)), None))
 }
 
+/// What the file `index` of `folder` lists, or what is wrong with it; `None` if it is not there.
+fn listed<T: DeserializeOwned>(folder: &Path, index: &str) -> Option<Result<T, Damage>> {
+    let path = folder.join(index);
+    path.is_file().then(|| {
+        read_json(&path, MAX_CONFIG).ok_or_else(|| {
+            let what = format!(
+                "{index} is not valid JSON, or lists no components: which there should be is not known"
+            );
+            Damage::new(DamageKind::Inconsistent, what)
+        })
+    })
+}
+
+/// Tells of a component that is no folder in the one whose index names it.
+fn outside(index: &str, name: &str) -> Notice {
+    let text = format!(
+        "{index} names `{}`, which is no folder within its own: it is not looked at",
+        name.escape_debug()
+    );
+    Notice::new(NoticeKind::Contradiction, text)
+}
+
+/// Whether there is nothing in `folder`.
+fn is_empty(folder: &Path) -> bool {
+    std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none())
+}
+
 /// A pipeline of diffusers: `model_index.json` names the library and the class of each component.
 fn pipeline(folder: &Path) -> Option<Composition> {
     const INDEX: &str = "model_index.json";
-    let index: BTreeMap<String, serde_json::Value> = read_json(&folder.join(INDEX), MAX_CONFIG)?;
-    let mut whole = Composition { listed_in: Some(INDEX), ..Composition::default() };
-    let is_used = |value: &serde_json::Value| {
-        value.as_array().is_some_and(|pair| pair.len() == 2 && pair.iter().all(serde_json::Value::is_string))
+    /// What classes end with that have no weights.
+    const PLAIN: [&str; 5] = ["Scheduler", "Tokenizer", "TokenizerFast", "Processor", "FeatureExtractor"];
+    let index: BTreeMap<String, serde_json::Value> = match listed(folder, INDEX)? {
+        Ok(index) => index,
+        Err(damage) => return Some(Composition::unlisted(folder, damage)),
     };
-    for (name, _) in index.iter().filter(|(name, value)| is_inside(name) && is_used(value)) {
+    let mut whole = Composition { listed_in: Some(INDEX), ..Composition::default() };
+    for (name, value) in &index {
+        // The library and the class; those that are not used are null.
+        let Some([serde_json::Value::String(_), serde_json::Value::String(class)]) =
+            value.as_array().map(Vec::as_slice)
+        else {
+            continue;
+        };
+        if !is_inside(name) {
+            whole.notices.push(outside(INDEX, name));
+            continue;
+        }
         let inner = folder.join(name);
-        // Schedulers and tokenizers have configurations of other names.
-        whole.add(folder, name, !inner.is_dir() || inner.join("config.json").is_file());
+        let plain = PLAIN.iter().any(|end| class.ends_with(end));
+        // Of other classes, those that have no weights have configurations of other names.
+        let has_weights = !plain && inner.join("config.json").is_file();
+        whole.add(folder, name, !inner.is_dir() || is_empty(&inner) || has_weights);
     }
     whole.if_any()
 }
@@ -171,17 +229,34 @@ struct Module {
 /// A model of sentence-transformers: `modules.json` names the folder and the class of each module.
 fn modules(folder: &Path) -> Option<Composition> {
     const INDEX: &str = "modules.json";
-    /// Classes that cannot be without weights.
+    /// What the library keeps beside it.
+    const BESIDE: [&str; 2] = ["config_sentence_transformers.json", "sentence_bert_config.json"];
+    /// Classes that cannot be without weights,
     const WEIGHTED: [&str; 6] = ["Transformer", "Dense", "LSTM", "CNN", "LayerNorm", "StaticEmbedding"];
-    let modules: Vec<Module> = read_json(&folder.join(INDEX), MAX_CONFIG)?;
+    /// and those that save nothing.
+    const BARE: [&str; 1] = ["Normalize"];
+    let modules: Vec<Module> = match listed(folder, INDEX)? {
+        Ok(modules) => modules,
+        // Other programs have files of this name, too.
+        Err(damage) => {
+            let is_theirs = BESIDE.iter().any(|file| folder.join(file).is_file());
+            return is_theirs.then(|| Composition::unlisted(folder, damage));
+        }
+    };
     let mut whole = Composition { listed_in: Some(INDEX), ..Composition::default() };
     let mut seen = BTreeSet::new();
     for Module { path, class } in modules.iter().filter(|module| seen.insert(module.path.as_str())) {
-        let must = class.rsplit('.').next().is_some_and(|class| WEIGHTED.contains(&class));
+        let class = class.rsplit('.').next().unwrap_or_default();
+        let must = WEIGHTED.contains(&class);
         if path.is_empty() || is_inside(path) {
-            whole.add(folder, path, must);
-        } else if must {
-            whole.missing.push(path.clone());
+            let inner = folder.join(path);
+            let gone = !path.is_empty() && (!inner.is_dir() || is_empty(&inner));
+            whole.add(folder, path, must || (gone && !BARE.contains(&class)));
+        } else {
+            whole.notices.push(outside(INDEX, path));
+            if must {
+                whole.missing.push(path.clone());
+            }
         }
     }
     whole.if_any()
@@ -219,21 +294,32 @@ fn ranks(folder: &Path) -> Option<Composition> {
         return None;
     }
     // The model may have been saved as one file beside its optimizer.
-    if !whole.components.iter().any(|component| component.is_model)
-        && let Some(path) = form_in(folder).or_else(|| file_in(folder, &["pytorch_model_fsdp.bin"]))
-    {
-        whole.components.insert(0, Component { name: String::new(), path, is_model: true });
+    if !whole.components.iter().any(|component| component.is_model) {
+        let own = form_in(folder).or_else(|| file_in(folder, &["pytorch_model_fsdp.bin"]));
+        match own.or_else(|| adapter_in(folder)) {
+            Some(path) => whole.components.insert(0, Component { name: String::new(), path, is_model: true }),
+            None => whole.faults.push(without_weights(&["optimizer_0".into()])),
+        }
     }
     Some(whole)
 }
+
+/// What describes an adapter, beside its weights.
+const ADAPTER: &str = "adapter_config.json";
 
 /// A model, what trainers of diffusers saved beside it (such as the average of its weights), and adapters.
 fn beside(folder: &Path) -> Option<Composition> {
     let mut whole = Composition::default();
     let (own, adapter) = (form_in(folder), adapter_in(folder));
     let is_trainers = || companions(folder).is_ok_and(|files| !files.is_empty());
-    if own.is_none() && adapter.is_none() && !is_trainers() {
+    let names_adapter = |folder: &Path| folder.join(ADAPTER).is_file();
+    let without = |folder: &Path| names_adapter(folder) && !holds_weights(folder);
+    if own.is_none() && adapter.is_none() && !names_adapter(folder) && !is_trainers() {
         return None;
+    }
+    if adapter.is_none() && (own.is_some() && names_adapter(folder) || without(folder)) {
+        whole.missing.push("the weights of the adapter in the folder itself".into());
+        whole.listed_in = Some(ADAPTER);
     }
     match (own, adapter) {
         (Some(model), Some(adapter)) => {
@@ -254,10 +340,74 @@ fn beside(folder: &Path) -> Option<Composition> {
         }
         let within = folder.join(&inner);
         let is_diffusers = form_in(&within).is_some_and(|form| name(&form).starts_with("diffusion_"));
-        let adapter = adapter_in(&within).filter(|_| within.join("adapter_config.json").is_file());
-        if is_diffusers || adapter.is_some() {
+        let adapter = adapter_in(&within).filter(|_| names_adapter(&within));
+        if is_diffusers || adapter.is_some() || without(&within) || is_named_by_diffusers(&within) {
             whole.add(folder, &inner, true);
         }
     }
     whole.if_any()
+}
+
+/// Whether `folder` describes a model of diffusers, whether its weights are there or not.
+fn is_named_by_diffusers(folder: &Path) -> bool {
+    #[derive(Deserialize)]
+    struct Config {
+        #[serde(rename = "_class_name")]
+        _class: String,
+        #[serde(rename = "_diffusers_version")]
+        _version: String,
+    }
+    read_json::<Config>(&folder.join("config.json"), MAX_CONFIG).is_some()
+}
+
+/// What is left of a checkpoint whose weights are gone: what its trainer keeps beside them, or a configuration alone in
+/// the folder of a step.
+fn remains(folder: &Path) -> Option<Composition> {
+    const STATE: &str = "trainer_state.json";
+    let kept = companions(folder).ok()?;
+    let is_step = from_name(&name(folder)).is_some();
+    let mut left: Vec<String> = kept.iter().map(|path| name(path)).collect();
+    left.extend(
+        [STATE, "config.json"].into_iter().filter(|file| folder.join(file).is_file()).map(String::from),
+    );
+    // One of them may have been put there by itself, and so may a configuration.
+    let kinds: BTreeSet<String> = kept.iter().map(|path| kind(path)).collect();
+    let state = left.iter().any(|file| file == STATE);
+    let enough = kinds.len() > 1 || (is_step && !left.is_empty()) || (state && !kept.is_empty());
+    if !enough || holds_weights(folder) {
+        return None;
+    }
+    Some(Composition { faults: vec![without_weights(&left)], ..Composition::default() })
+}
+
+/// Whether a file at any depth in `folder` holds weights, or what should be some, by its name or its first bytes: also
+/// those that are read elsewhere only.
+fn holds_weights(folder: &Path) -> bool {
+    const OTHERS: [&str; 9] = ["h5", "hdf5", "keras", "msgpack", "onnx", "tflite", "pb", "mlmodel", "distcp"];
+    let mut rest = vec![folder.to_path_buf()];
+    while let Some(folder) = rest.pop() {
+        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+        for entry in entries.flatten() {
+            let path = entry.path();
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                rest.push(path);
+            } else if !is_companion(&path) {
+                let named = matches!(Extension::of(&path), Some(Extension::Own));
+                let is_other = path.extension().is_some_and(|e| OTHERS.iter().any(|other| e == *other));
+                if named || is_other || stands_for_files(&path) || recognises(&path) {
+                    return true;
+                }
+            }
+        }
+    }
+    false
+}
+
+/// The weights of a checkpoint of which only `left` is there.
+fn without_weights(left: &[String]) -> Damage {
+    let first: Vec<String> = left.iter().take(3).map(|name| name.escape_debug().to_string()).collect();
+    let (are, more) =
+        (if left.len() == 1 { "is" } else { "are" }, if left.len() > 3 { " and more" } else { "" });
+    let what = format!("the weights are missing: only {}{more} {are} there", first.join(", "));
+    Damage::new(DamageKind::MissingShards, what)
 }

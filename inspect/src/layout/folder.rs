@@ -46,6 +46,7 @@ fn set(folder: &Path) -> Result<Set> {
         );
         set.notices.push(Notice::new(NoticeKind::OtherForm, text));
     }
+    set.notices.extend(super::deepspeed::points_nowhere(folder));
     // Files that are added or removed later.
     set.beside.push(Stamp::of(folder));
     Ok(set)

@@ -5,14 +5,14 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
-use super::join::{Opened, Whole};
+use super::join::{Opened, Reading, Whole};
 use super::tiles::{self, Budget, Tile};
-use super::{Layout, Set, name, single, sort};
+use super::{Layout, Set, name, parent, single, sort};
 use crate::bytes::Stamp;
 use crate::format::Contents;
 use crate::metadata::{HashableValue, Value, as_u64};
 use crate::tensor::TensorInfo;
-use crate::{Damage, DamageKind, Error, ErrorKind, Format, Notice, NoticeKind, Result};
+use crate::{Damage, DamageKind, Error, Format, Notice, NoticeKind, Result};
 
 pub(super) const LAYOUT: Layout = Layout {
     recognises: |path| is_shard(path) || shards_at(path).is_some(),
@@ -29,16 +29,26 @@ const BLOCKS: &str = "sharded";
 const INFO: &str = "DCP_SHARDING_INFO";
 const VERSION: &str = "DCP_VERSION";
 
-/// The rank, from 1 on, whose blocks are in a file of this name.
-fn rank(name: &str) -> Option<usize> {
-    let (rank, model) = name.strip_prefix("shard-")?.split_once("-model-")?;
-    let (number, count) = model.strip_suffix(".safetensors")?.split_once("-of-")?;
-    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    (is_number(number) && is_number(count) && is_number(rank)).then(|| rank.parse().ok()).flatten()
+/// What a file's name says, with numbers from 1 on.
+struct Named {
+    /// Whose blocks are in it.
+    rank: usize,
+    /// Its number among the files that a rank's blocks are divided over, and how many there are.
+    number: usize,
+    count: usize,
+}
+
+impl Named {
+    fn of(name: &str) -> Option<Self> {
+        let (rank, model) = name.strip_prefix("shard-")?.split_once("-model-")?;
+        let (number, count) = model.strip_suffix(".safetensors")?.split_once("-of-")?;
+        let parsed = |text: &str| text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?;
+        Some(Named { rank: parsed(rank)?, number: parsed(number)?, count: parsed(count)? })
+    }
 }
 
 fn is_shard(path: &Path) -> bool {
-    rank(&name(path)).is_some() && path.is_file()
+    Named::of(&name(path)).is_some() && path.is_file()
 }
 
 /// The folder that holds the blocks, if `folder` is one of a checkpoint that consists of them: itself, or the one in it
@@ -66,18 +76,17 @@ pub(super) fn are_joined(folder: &Path) -> bool {
 fn folder_of(path: &Path) -> Option<PathBuf> {
     match path.is_dir() {
         true => shards_at(path),
-        false => path.parent().map(Path::to_path_buf),
+        false => Some(parent(path).to_path_buf()),
     }
 }
 
 fn set(path: &Path) -> Result<Set> {
     let folder = folder_of(path).unwrap_or_default();
-    let listed = if folder == Path::new("") { Path::new(".") } else { &folder };
-    let entries = std::fs::read_dir(listed).map_err(|e| Error::io(listed, &e))?;
-    let shards = entries.flatten().map(|entry| folder.join(entry.file_name())).filter(|path| is_shard(path));
-    let mut files: Vec<PathBuf> = shards.collect();
+    let entries = std::fs::read_dir(&folder).map_err(|e| Error::io(&folder, &e))?;
+    let mut files: Vec<PathBuf> =
+        entries.flatten().map(|entry| entry.path()).filter(|path| is_shard(path)).collect();
     sort(&mut files);
-    Ok(Set { files, beside: vec![Stamp::of(listed)], ..Set::default() })
+    Ok(Set { files, beside: vec![Stamp::of(&folder)], ..Set::default() })
 }
 
 /// The blocks of one tensor.
@@ -88,28 +97,14 @@ struct Blocks {
 
 fn join(files: Vec<Opened>) -> Result<Whole> {
     let mut contents = Contents::new(Format::SafeTensors);
-    let (mut read, mut unread) = (Vec::new(), Vec::new());
+    let mut reading = Reading::default();
     let mut blocks: HashMap<String, Blocks> = HashMap::new();
     let mut names: Vec<String> = Vec::new();
-    let mut ranks = BTreeSet::new();
-    let mut first_error = None;
+    let mut all: Vec<Named> = Vec::new();
     for file in files {
         let path = file.path.clone();
-        ranks.extend(rank(&name(&path)));
-        let (source, own) = match file.read() {
-            Ok(opened) => opened,
-            Err(error) => {
-                let kind = error.fault.unwrap_or(DamageKind::UnreadableShard);
-                contents.faults.push(Damage::new(kind, error.to_string()));
-                first_error.get_or_insert(error);
-                unread.push(path);
-                continue;
-            }
-        };
-        if let Some(mut damage) = Damage::joined(own.faults) {
-            damage.what = format!("{}: {damage}", name(&path).escape_debug());
-            contents.faults.push(damage);
-        }
+        all.extend(Named::of(&name(&path)));
+        let Ok(own) = reading.read(file, &name(&path), &mut contents.faults) else { continue };
         contents.notices.extend(own.notices);
         let info = add_values(&mut contents.metadata, own.metadata);
         for tensor in own.tensors {
@@ -119,14 +114,9 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
             });
             known.add(tensor, info.as_ref(), &path, &mut contents);
         }
-        read.push(source);
     }
-    if read.is_empty() {
-        let nothing = || Error::new(ErrorKind::Unrecognised, "holds no checkpoint");
-        return Err(first_error.unwrap_or_else(nothing));
-    }
-    let bytes = read.iter().fold(0u64, |sum, source| sum.saturating_add(source.len()));
-    let mut budget = Budget::of_bytes(bytes);
+    reading.any()?;
+    let mut budget = Budget::of_bytes(reading.bytes());
     for name in names {
         let Some(Blocks { shape, tiles }) = blocks.remove(&name) else { continue };
         let dtype = tiles.iter().find_map(|tile| tile.part.as_ref().ok()).map(|part| part.dtype);
@@ -134,9 +124,23 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
             contents.tensors.push(tiles::join(name, dtype, shape, tiles, &mut budget));
         }
     }
-    contents.notices.extend(without_file(&ranks));
+    contents.faults.extend(missing_numbers(&all));
+    contents.notices.extend(without_file(&all.iter().map(|named| named.rank).collect()));
     contents.tell_first();
-    Ok(Whole { contents, files: read, unread })
+    Ok(reading.whole(contents))
+}
+
+/// Tells of files that no rank has: each tensor is in those of one number, and of each number there are some.
+fn missing_numbers(all: &[Named]) -> Option<Damage> {
+    let numbers: BTreeSet<usize> = all.iter().map(|named| named.number).collect();
+    let count = all.iter().map(|named| named.count).max()?;
+    let gone = count.saturating_sub(numbers.range(1..=count).count());
+    let first = (1..=count).find(|number| !numbers.contains(number))?;
+    let more = if gone > 1 { " and more" } else { "" };
+    let what = format!(
+        "{gone} of the {count} files that tensors are divided over missing: no rank's is called model-{first:05}-of-{count:05}{more}"
+    );
+    Some(Damage::new(DamageKind::MissingShards, what))
 }
 
 /// Ranks between others of which there is no file: whether they had something to save is written nowhere.
@@ -150,7 +154,7 @@ fn without_file(ranks: &BTreeSet<usize>) -> Option<Notice> {
         "no file of rank {}{more}, of {last} or more: it had nothing to save, or its tensors are missing",
         first.join(", ")
     );
-    (count > 0).then(|| Notice::new(NoticeKind::Other, text))
+    (count > 0).then(|| Notice::new(NoticeKind::Skipped, text))
 }
 
 /// Adds the plain values of a header except those about blocks, which it gives.

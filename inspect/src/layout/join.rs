@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::bytes::Source;
-use crate::format::Contents;
+use crate::format::{Contents, Format};
 use crate::metadata::Value;
 use crate::tensor::TensorInfo;
 use crate::{Damage, DamageKind, Error, ErrorKind, Notice, NoticeKind, Result};
@@ -38,34 +38,92 @@ pub(crate) struct Whole {
     pub unread: Vec<PathBuf>,
 }
 
-/// The tensors of all files, each a container of its own, one after another. A set of which only some files can be read
-/// is damaged, not unreadable.
-pub(super) fn one_after_another(files: Vec<Opened>) -> Result<Whole> {
-    let mut all: Option<Joined> = None;
-    let mut unread = Vec::new();
-    let mut errors = Vec::new();
-    for (number, file) in files.into_iter().enumerate() {
+/// Files of a set as they are read one after another. A set of which only some can be read is damaged, not unreadable.
+#[derive(Default)]
+pub(super) struct Reading {
+    /// Those that could be read.
+    pub files: Vec<Arc<Source>>,
+    /// Those that could not, and why not the first.
+    unread: Vec<PathBuf>,
+    first: Option<Error>,
+}
+
+impl Reading {
+    /// What `file` holds as a container of its own. Its faults, called after `label`, are added to `faults`, and so is why
+    /// it cannot be read.
+    pub fn read(&mut self, file: Opened, label: &str, faults: &mut Vec<Damage>) -> Result<Contents, Damage> {
         let path = file.path.clone();
-        match (file.read(), &mut all) {
-            (Ok((source, contents)), None) => all = Some(Joined::of(source, contents)),
-            (Ok((source, contents)), Some(all)) => all.add(source, contents, number),
-            (Err(error), _) => {
-                unread.push(path);
-                errors.push(error);
+        match file.read() {
+            Ok((source, mut contents)) => {
+                self.files.push(source);
+                let mut own = Damage::joined(std::mem::take(&mut contents.faults));
+                if let Some(damage) = own.as_mut().filter(|_| !label.is_empty()) {
+                    damage.what = format!("{}: {damage}", label.escape_debug());
+                }
+                faults.extend(own);
+                Ok(contents)
             }
+            Err(error) => Err(self.failed(path, error, faults)),
         }
     }
-    let Some(Joined { mut contents, files, .. }) = all else {
+
+    /// The bytes of `file`, whatever they hold.
+    pub fn open(&mut self, file: Opened, faults: &mut Vec<Damage>) -> Result<Arc<Source>, Damage> {
+        match file.source {
+            Ok(source) => {
+                self.files.push(source.clone());
+                Ok(source)
+            }
+            Err(error) => Err(self.failed(file.path, error, faults)),
+        }
+    }
+
+    fn failed(&mut self, path: PathBuf, error: Error, faults: &mut Vec<Damage>) -> Damage {
+        let damage = Damage::new(error.fault.unwrap_or(DamageKind::UnreadableShard), error.to_string());
+        faults.push(damage.clone());
+        self.unread.push(path);
+        self.first.get_or_insert(error);
+        damage
+    }
+
+    /// Bytes of the files that could be read.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().fold(0, |sum, source| sum.saturating_add(source.len()))
+    }
+
+    /// # Errors
+    /// That of the first file, if none could be read.
+    pub fn any(&mut self) -> Result<()> {
         let nothing = || Error::new(ErrorKind::Unrecognised, "holds no checkpoint");
-        return Err(errors.into_iter().next().unwrap_or_else(nothing));
-    };
-    contents.faults.extend(
-        errors
-            .into_iter()
-            .map(|error| Damage::new(error.fault.unwrap_or(DamageKind::UnreadableShard), error.to_string())),
-    );
+        match self.files.is_empty() {
+            true => Err(self.first.take().unwrap_or_else(nothing)),
+            false => Ok(()),
+        }
+    }
+
+    /// The checkpoint of these files, which is `contents`.
+    pub fn whole(self, contents: Contents) -> Whole {
+        Whole { contents, files: self.files, unread: self.unread }
+    }
+}
+
+/// The tensors of all files, each a container of its own, one after another.
+pub(super) fn one_after_another(files: Vec<Opened>) -> Result<Whole> {
+    let mut all: Option<Joined> = None;
+    let (mut reading, mut faults) = (Reading::default(), Vec::new());
+    for (number, file) in files.into_iter().enumerate() {
+        let label = if all.is_some() { format!("shard {}", number + 1) } else { String::new() };
+        match (reading.read(file, &label, &mut faults), &mut all) {
+            (Ok(contents), None) => all = Some(Joined::of(contents)),
+            (Ok(contents), Some(all)) => all.add(contents),
+            (Err(_), _) => {}
+        }
+    }
+    reading.any()?;
+    let mut contents = all.map_or_else(|| Contents::new(Format::default()), |all| all.contents);
+    contents.faults = faults;
     contents.notices.extend(shares(&contents.tensors));
-    Ok(Whole { contents, files, unread })
+    Ok(reading.whole(contents))
 }
 
 /// Tells of tensors that are one rank's parts of larger ones.
@@ -85,7 +143,6 @@ fn shares(tensors: &[TensorInfo]) -> Option<Notice> {
 /// What was read so far.
 struct Joined {
     contents: Contents,
-    files: Vec<Arc<Source>>,
     /// Names of all tensors except those of the last file,
     names: HashSet<String>,
     named: usize,
@@ -94,12 +151,11 @@ struct Joined {
 }
 
 impl Joined {
-    fn of(source: Arc<Source>, contents: Contents) -> Self {
-        Joined { contents, files: vec![source], names: HashSet::new(), named: 0, globals: HashSet::new() }
+    fn of(contents: Contents) -> Self {
+        Joined { contents, names: HashSet::new(), named: 0, globals: HashSet::new() }
     }
 
-    fn add(&mut self, source: Arc<Source>, more: Contents, number: usize) {
-        self.files.push(source);
+    fn add(&mut self, more: Contents) {
         let all = &mut self.contents;
         self.names.extend(all.tensors[self.named..].iter().map(|t| t.name.clone()));
         self.named = all.tensors.len();
@@ -125,10 +181,6 @@ impl Joined {
         }
         all.notices.extend(more.notices);
         all.listing_damaged |= more.listing_damaged;
-        if let Some(mut damage) = Damage::joined(more.faults) {
-            damage.what = format!("shard {}: {damage}", number + 1);
-            all.faults.push(damage);
-        }
     }
 }
 

@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::join::{Opened, Whole};
-use super::{Layout, Set, name, single, sort};
+use super::join::{Opened, Reading, Whole};
+use super::{Layout, Set, name, parent, single, sort};
 use crate::bytes::Stamp;
 use crate::format::{Contents, add_new};
 use crate::metadata::{HashableValue, Value};
-use crate::{Damage, DamageKind, Error, Notice, NoticeKind, Result};
+use crate::{Damage, DamageKind, Format, Notice, NoticeKind, Result};
 
 pub(super) const LAYOUT: Layout =
     Layout { recognises, set, identity, join, is_whole: is_iteration, ..single::LAYOUT };
@@ -46,21 +46,30 @@ fn is_iteration(folder: &Path) -> bool {
 fn iteration_of(path: &Path) -> Option<PathBuf> {
     if path.is_file() {
         let rank = path.parent().filter(|rank| is_rank(rank) && FILES.contains(&name(path).as_str()))?;
-        return Some(match rank.parent() {
-            Some(folder) if folder != Path::new("") => folder.to_path_buf(),
-            _ => PathBuf::from("."),
-        });
+        return Some(parent(rank).to_path_buf());
     }
     if is_iteration(path) {
         return Some(path.to_path_buf());
     }
+    last_in(path).filter(|folder| is_iteration(folder))
+}
+
+/// The folder of the iteration that is named in `folder` as the last, whether it is there or not.
+fn last_in(folder: &Path) -> Option<PathBuf> {
     let mut text = String::new();
-    std::fs::File::open(path.join(LATEST)).ok()?.take(64).read_to_string(&mut text).ok()?;
-    let folder = match text.trim() {
-        "release" => path.join("release"),
-        number => path.join(format!("iter_{:07}", number.parse::<u64>().ok()?)),
-    };
-    is_iteration(&folder).then_some(folder)
+    std::fs::File::open(folder.join(LATEST)).ok()?.take(64).read_to_string(&mut text).ok()?;
+    Some(match text.trim() {
+        "release" => folder.join("release"),
+        number => folder.join(format!("iter_{:07}", number.parse::<u64>().ok()?)),
+    })
+}
+
+/// Tells of a last iteration that is named in `folder` and not there.
+fn points_nowhere(folder: &Path) -> Option<Notice> {
+    let last = last_in(folder).filter(|last| !last.exists())?;
+    let text =
+        format!("the folder of the last iteration, `{}`, which {LATEST} names, is not there", name(&last));
+    Some(Notice::new(NoticeKind::Gone, text))
 }
 
 fn recognises(path: &Path) -> bool {
@@ -73,7 +82,8 @@ fn identity(path: &Path) -> PathBuf {
 
 fn set(path: &Path) -> Result<Set> {
     let folder = identity(path);
-    Ok(Set { files: files(&folder), beside: vec![Stamp::of(&folder)], ..Set::default() })
+    let notices = points_nowhere(parent(&folder)).into_iter().collect();
+    Ok(Set { files: files(&folder), notices, beside: vec![Stamp::of(&folder)], ..Set::default() })
 }
 
 /// How many ranks there should be by the names of their folders, and whether some are missing. The numbers in a name are
@@ -121,20 +131,11 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
     let (world, missing) = grids(&ranks);
     let several = world > 1;
     let mut all: Option<Contents> = None;
-    let (mut read, mut unread, mut faults, mut first) = (Vec::new(), Vec::new(), Vec::new(), None);
+    let (mut reading, mut faults) = (Reading::default(), Vec::new());
     for file in files {
         let path = file.path.clone();
-        let (source, mut more) = match file.read() {
-            Ok(read) => read,
-            Err(error) => {
-                let kind = error.fault.unwrap_or(DamageKind::UnreadableShard);
-                faults.push(Damage::new(kind, error.to_string()));
-                unread.push(path);
-                first.get_or_insert(error);
-                continue;
-            }
-        };
-        read.push(source);
+        let label = format!("{}/{}", rank(&path), name(&path));
+        let Ok(mut more) = reading.read(file, &label, &mut faults) else { continue };
         let optimizer = name(&path).starts_with("distrib_optim");
         let prefix = match (several, optimizer) {
             (true, false) => rank(&path),
@@ -145,15 +146,11 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
         if !prefix.is_empty() {
             more.tensors.iter_mut().for_each(|t| t.name = format!("{prefix}.{}", t.name));
         }
-        for fault in &mut more.faults {
-            fault.what = format!("{}/{}: {fault}", rank(&path), name(&path));
-        }
         match &mut all {
             // The values of ranks are the same but for what they keep to themselves.
             None => all = Some(more),
             Some(all) => {
                 all.tensors.append(&mut more.tensors);
-                all.faults.append(&mut more.faults);
                 all.notices.append(&mut more.notices);
                 all.listing_damaged |= more.listing_damaged;
                 add_new(&mut all.globals, more.globals);
@@ -163,10 +160,8 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
             }
         }
     }
-    let Some(mut contents) = all else {
-        let nothing = || Error::new(crate::ErrorKind::Unrecognised, "holds no checkpoint");
-        return Err(first.unwrap_or_else(nothing));
-    };
+    reading.any()?;
+    let mut contents = all.unwrap_or_else(|| Contents::new(Format::default()));
     contents.faults.append(&mut faults);
     contents.faults.extend(missing);
     if several {
@@ -177,5 +172,5 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
         contents.notices.push(Notice::new(NoticeKind::NotShown, text));
     }
     contents.tell_first();
-    Ok(Whole { contents, files: read, unread })
+    Ok(reading.whole(contents))
 }

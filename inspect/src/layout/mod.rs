@@ -33,6 +33,7 @@ use crate::{Damage, Error, ErrorKind, Notice, Result};
 
 pub(crate) use components::Component;
 pub(crate) use join::{Opened, Whole};
+pub(crate) use torch_dcp::is_distributed;
 
 /// One way in which files form a checkpoint. Its defaults are those of a single file, [`single::LAYOUT`].
 #[derive(Debug)]
@@ -176,6 +177,14 @@ pub(crate) fn lacks(set: &Set, joined: &Joined<'_>) -> Vec<Lacks> {
 pub fn identity(path: &Path) -> PathBuf {
     let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
     (layout_of(&path).identity)(&path)
+}
+
+/// The folder that `path` is in.
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    }
 }
 
 fn name(path: &Path) -> String {
@@ -330,9 +339,10 @@ fn find_at(path: &Path, all: &mut Listing, arrays: &mut Vec<PathBuf>) -> Result<
     }
     let Listing { checkpoints: mut found, skipped } = find_in(path)?;
     all.skipped.extend(skipped);
-    let own: HashSet<PathBuf> = components::of(path).iter().map(|part| identity(&part.path)).collect();
-    let model = !own.is_empty() || matches!(found.as_slice(), [one] if is_model(one));
-    if !own.is_empty() {
+    let composed = components::of(path);
+    let own: HashSet<PathBuf> = composed.iter().flatten().map(|part| identity(&part.path)).collect();
+    let model = composed.is_some() || matches!(found.as_slice(), [one] if is_model(one));
+    if composed.is_some() {
         // What else is in it may be all of them in one file.
         found.retain(|file| !own.contains(&identity(file)) && !companion::is_companion(file));
         found.insert(0, path.to_path_buf());

@@ -5,9 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use super::join::{Opened, Whole};
+use super::join::{Opened, Reading, Whole};
 use super::tiles::{self, Budget, Tile};
-use super::{Layout, Set, name, single};
+use super::{Layout, Set, name, parent, single};
 use crate::bytes::{Source, Stamp};
 use crate::format::{self, Contents, add_new};
 use crate::metadata::{HashableValue, Value};
@@ -66,14 +66,10 @@ fn sort(files: &mut [(Named, PathBuf)]) {
     files.sort_by(|(a, at_a), (b, at_b)| (a.order(), at_a).cmp(&(b.order(), at_b)));
 }
 
-/// The files of the checkpoint that the file at `path` belongs to, if there are several.
+/// The files of the checkpoint that the file at `path` belongs to, if there are or should be several.
 fn files(path: &Path) -> Option<Vec<(Named, PathBuf)>> {
     let named = Named::of(path).filter(|_| path.is_file())?;
-    let folder = match path.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
-    let entries = std::fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path());
+    let entries = std::fs::read_dir(parent(path)).ok()?.flatten().map(|entry| entry.path());
     let mut all: Vec<(Named, PathBuf)> = entries
         .filter_map(|path| Some((Named::of(&path)?, path)))
         .filter(|(other, path)| named.kin() == other.kin() && path.is_file())
@@ -82,10 +78,13 @@ fn files(path: &Path) -> Option<Vec<(Named, PathBuf)>> {
     is_set(&all).then_some(all)
 }
 
-/// Whether files that go together by their names are parts of one checkpoint.
+/// Whether files that go together by their names are parts of one checkpoint: one that names more ranks is, too.
 fn is_set(files: &[(Named, PathBuf)]) -> bool {
     let Some((first, path)) = files.first() else { return false };
-    files.len() > 1 && (first.world.is_some() || has_parts(path))
+    match first.world {
+        Some(world) => files.len() > 1 || world > 1,
+        None => files.len() > 1 && has_parts(path),
+    }
 }
 
 /// Whether a tensor in the file at `path` is a rank's part of another.
@@ -104,9 +103,8 @@ fn identity(path: &Path) -> PathBuf {
 
 fn set(path: &Path) -> Result<Set> {
     let Some(files) = files(path) else { return Ok(single::of(path)) };
-    let folder = path.parent().unwrap_or(Path::new(""));
     let files = files.into_iter().map(|(_, path)| path).collect();
-    Ok(Set { files, beside: vec![Stamp::of(folder)], ..Set::default() })
+    Ok(Set { files, beside: vec![Stamp::of(parent(path))], ..Set::default() })
 }
 
 /// All files of a checkpoint but the first.
@@ -142,11 +140,10 @@ struct Kin {
 }
 
 fn join(files: Vec<Opened>) -> Result<Whole> {
-    let mut whole =
-        Whole { contents: Contents::new(Format::TorchDistributed), files: Vec::new(), unread: Vec::new() };
-    let contents = &mut whole.contents;
+    let mut contents = Contents::new(Format::TorchDistributed);
+    let mut reading = Reading::default();
     let mut all: BTreeMap<String, Kin> = BTreeMap::new();
-    let (mut world, mut bytes, mut error) = (None, 0u64, None);
+    let mut world = None;
     let count = files.len();
     for file in files {
         let path = file.path.clone();
@@ -171,38 +168,28 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
                 kin.ranks.entry(named.rank).or_insert_with(|| name(&path));
             }
         }
-        match file.read() {
-            Ok((source, more)) => {
-                bytes = bytes.saturating_add(source.len());
-                whole.files.push(source);
-                if of_another.is_none() {
-                    add(contents, kin, &path, named.rank, more);
-                }
+        let read = reading.read(file, &name(&path), &mut contents.faults);
+        match (read, of_another) {
+            (Ok(more), None) => {
+                contents.notices.extend(another_rank(&name(&path), named.rank, &more));
+                add(&mut contents, kin, named.rank, more);
             }
-            Err(failed) => {
-                let kind = failed.fault.unwrap_or(DamageKind::UnreadableShard);
-                contents.faults.push(Damage::new(kind, failed.to_string()));
-                whole.unread.push(path);
-                kin.unread |= of_another.is_none();
-                error.get_or_insert(failed);
-            }
+            (Err(_), None) => kin.unread = true,
+            (_, Some(_)) => {}
         }
     }
-    if let (true, Some(error)) = (whole.files.is_empty(), error) {
-        return Err(error);
-    }
-    let mut budget = Budget::of_bytes(bytes);
+    reading.any()?;
+    let mut budget = Budget::of_bytes(reading.bytes());
     let only = all.len() == 1;
     for (stem, mut kin) in all {
         let highest = kin.ranks.keys().last().map_or(0, |rank| rank.saturating_add(1));
         // Of many more ranks than there are files, nothing is known.
-        let world = world.unwrap_or(highest).min(count.saturating_mul(64));
-        let gone: Vec<usize> = (0..world).filter(|rank| !kin.ranks.contains_key(rank)).collect();
-        if let Some(first) = gone.first() {
-            let more = if gone.len() > 1 { " and more" } else { "" };
+        let world = world.unwrap_or(highest.min(count.saturating_mul(64)));
+        let gone = world.saturating_sub(kin.ranks.range(..world).count());
+        if let Some(first) = (0..world).find(|rank| !kin.ranks.contains_key(rank)) {
+            let more = if gone > 1 { " and more" } else { "" };
             let what = format!(
-                "{} of {world} files of `{}` missing: that of rank {first}{more}",
-                gone.len(),
+                "{gone} of {world} files of `{}` missing: that of rank {first}{more}",
                 stem.escape_debug()
             );
             contents.faults.push(Damage::new(DamageKind::MissingShards, what));
@@ -217,7 +204,7 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
             // Random states and the like are of no use without their rank.
             (kin.names, kin.parts) = Default::default();
         }
-        let incomplete = match (gone.is_empty(), kin.unread) {
+        let incomplete = match (gone == 0, kin.unread) {
             (true, false) => None,
             (true, true) => {
                 Some((DamageKind::UnreadableShard, "the file of the rank that has it cannot be read"))
@@ -231,7 +218,7 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
             )),
         };
         let incomplete = incomplete.map(|(kind, what)| Damage::new(kind, what));
-        add_joined(contents, kin, prefix.as_deref(), incomplete, &mut budget);
+        add_joined(&mut contents, kin, prefix.as_deref(), incomplete, &mut budget);
     }
     let flat = |t: &&TensorInfo| FLAT.iter().any(|name| t.name.rsplit('.').next() == Some(name));
     let mut flats = contents.tensors.iter().filter(flat);
@@ -244,15 +231,22 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
         contents.notices.push(Notice::new(NoticeKind::Flat, text));
     }
     contents.tell_first();
-    Ok(whole)
+    Ok(reading.whole(contents))
+}
+
+/// Tells if the file of `rank` says that it is another rank's: parts belong where the file says, whatever its name is.
+fn another_rank(name: &str, rank: usize, contents: &Contents) -> Option<Notice> {
+    let stated = contents.tensors.iter().find_map(|tensor| match &tensor.share.as_ref()?.division {
+        Division::Mesh { rank, .. } => *rank,
+        _ => None,
+    });
+    let stated = stated.filter(|stated| *stated != rank)?;
+    let text = format!("{} is by what is in it the file of rank {stated}, not {rank}", name.escape_debug());
+    Some(Notice::new(NoticeKind::Contradiction, text))
 }
 
 /// Adds what the file of `rank` holds.
-fn add(contents: &mut Contents, kin: &mut Kin, path: &Path, rank: usize, mut more: Contents) {
-    if let Some(mut damage) = Damage::joined(std::mem::take(&mut more.faults)) {
-        damage.what = format!("{}: {damage}", name(path).escape_debug());
-        contents.faults.push(damage);
-    }
+fn add(contents: &mut Contents, kin: &mut Kin, rank: usize, more: Contents) {
     contents.listing_damaged |= more.listing_damaged;
     // Ranks have the same to tell.
     add_new(&mut contents.notices, more.notices);
@@ -384,7 +378,7 @@ fn chunk(
 /// Where the part `tensor` belongs.
 fn block(share: &Share, tensor: &TensorInfo) -> std::result::Result<Block, String> {
     match &share.division {
-        Division::Mesh { sizes, at, placements, order } => {
+        Division::Mesh { sizes, at, placements, order, .. } => {
             let other = placements.iter().find_map(|placement| match placement {
                 Placement::Other(name) => Some(name),
                 _ => None,
@@ -438,12 +432,12 @@ fn agreed<'t>(name: &str, parts: &'t [(usize, TensorInfo)], notices: &mut Vec<No
     let (first, tensor) = &parts[used];
     for (rank, other) in parts[used + 1..].iter().filter(|(_, other)| !lost(other)) {
         if let Some(how) = difference(tensor, other) {
-            let name = name.escape_debug();
+            let (full, name) = (name, name.escape_debug());
             let again = if rank == first { "another file of " } else { "" };
             let text = format!(
                 "`{name}`: {again}rank {rank} disagrees with rank {first}{how}; the latter's is used"
             );
-            notices.push(Notice::new(NoticeKind::Contradiction, text));
+            notices.push(Notice::new(NoticeKind::Contradiction, text).about(vec![full.to_string()]));
         }
     }
     tensor

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{Joined, Lacks, Layout, MAX_INDEX, Set, name, read_json, single};
+use super::{Joined, Lacks, Layout, MAX_INDEX, Set, name, parent, read_json, single};
 use crate::bytes::Stamp;
 use crate::tensor::TensorInfo;
 use crate::{Damage, DamageKind, Error, ErrorKind, Notice, NoticeKind, Result};
@@ -111,19 +111,23 @@ struct Index {
     weight_map: WeightMap,
 }
 
-/// `base-00002-of-00005.ext` as (base, number, count, ext).
+/// `base-00002-of-00005.ext` as (base, number, count, ext). The number may follow a dot or an underscore, too, and have
+/// fewer digits, with zeros before it or not.
 pub(super) fn shard_parts(name: &str) -> Option<(&str, usize, usize, &str)> {
     let of = name.rfind("-of-")?;
-    let digits = name[of + 4..].len() - name[of + 4..].trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let start = name[..of].rfind('-')?;
-    let number = name[start + 1..of].parse().ok()?;
-    let count = name[of + 4..of + 4 + digits].parse().ok()?;
-    (digits >= 4 && name[start + 1..of].len() == digits).then_some((
-        &name[..start],
-        number,
-        count,
-        &name[of + 4 + digits..],
-    ))
+    let after = &name[of + 4..];
+    let digits = after.len() - after.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let start = name[..of].rfind(['-', '_', '.'])?;
+    let text = &name[start + 1..of];
+    let padded = text.len() == digits;
+    let plain = text.len() < digits && !text.starts_with('0');
+    let is_number = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    // Of few digits it may be a part of any name.
+    let ends = digits >= 4 || after[digits..].starts_with('.');
+    if !(is_number && ends && (padded || plain)) {
+        return None;
+    }
+    Some((&name[..start], text.parse().ok()?, after[..digits].parse().ok()?, &after[digits..]))
 }
 
 /// Whether the file `shard` is named as one of those that the index `index` joins.
@@ -138,11 +142,18 @@ pub(super) fn file_set(path: &Path) -> Set {
     let Some((base, number, count, ext)) = shard_parts(&file) else {
         return single::of(path);
     };
-    let width = file.len() - base.len() - ext.len() - "-of-".len() - 1;
-    let shard = |i: usize| path.with_file_name(format!("{base}-{i:0w$}-of-{count:0w$}{ext}", w = width / 2));
     if number == 0 || number > count || count > 100_000 {
         return single::of(path);
     }
+    let before = &file[..=base.len()];
+    let total = file[..file.len() - ext.len()].rsplit_once("-of-").map_or("", |(_, total)| total);
+    let padded = before.len() + total.len() + "-of-".len() + total.len() + ext.len() == file.len();
+    let shard = |i: usize| {
+        let called = |width: usize| path.with_file_name(format!("{before}{i:0width$}-of-{total}{ext}"));
+        // Of as many digits it cannot be told from one name whether others have zeros before them.
+        let plain = called(1);
+        if !padded || plain.exists() { plain } else { called(total.len()) }
+    };
     let (there, gone): (Vec<PathBuf>, Vec<PathBuf>) = (1..=count).map(shard).partition(|p| p.exists());
     let index = path.with_file_name(format!("{base}{ext}.index.json"));
     let beside = gone.iter().chain([&index]).map(|p| Stamp::of(p)).collect();
@@ -203,7 +214,7 @@ fn index_set(path: &Path) -> Result<Set> {
         let what = format!("{} of {} shards missing: {}", gone.len(), shards.len(), gone.join(", "));
         Damage::new(DamageKind::MissingShards, what)
     });
-    let folder = path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new("."));
+    let folder = parent(path);
     let extra: Vec<String> = std::fs::read_dir(folder)
         .map_err(|e| Error::io(folder, &e))?
         .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))

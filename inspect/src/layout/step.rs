@@ -1,6 +1,9 @@
 //! The training step: from the file's own values, else from the file's or folder's name.
 
+use std::fmt;
 use std::path::Path;
+
+use serde::{Deserialize, Serialize};
 
 use crate::metadata::{Value, as_u64, lookup};
 use crate::tensor::TensorInfo;
@@ -27,21 +30,69 @@ const KEYS: [&str; 15] = [
 /// Words next to a step number in file names.
 const WORDS: [&str; 7] = ["step", "steps", "checkpoint", "ckpt", "iter", "iteration", "global_step"];
 
+/// Where a step was found. In JSON it is its text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+#[non_exhaustive]
+pub enum StepSource {
+    /// In the checkpoint, under this key.
+    Key(String),
+    /// In a trainer's trainer_state.json beside it.
+    Trainer,
+    /// In the name of the file or of its folder.
+    Name,
+}
+
+const TRAINER: &str = "trainer_state.json";
+const NAME: &str = "file name";
+
+impl fmt::Display for StepSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            StepSource::Key(key) => key,
+            StepSource::Trainer => TRAINER,
+            StepSource::Name => NAME,
+        })
+    }
+}
+
+impl From<&str> for StepSource {
+    fn from(text: &str) -> Self {
+        match text {
+            TRAINER => StepSource::Trainer,
+            NAME => StepSource::Name,
+            key => StepSource::Key(key.into()),
+        }
+    }
+}
+
+impl From<String> for StepSource {
+    fn from(text: String) -> Self {
+        text.as_str().into()
+    }
+}
+
+impl From<StepSource> for String {
+    fn from(source: StepSource) -> Self {
+        source.to_string()
+    }
+}
+
 /// The step in `metadata` and the key it was found under.
-pub(crate) fn from_metadata(metadata: &Value) -> Option<(u64, String)> {
+pub(crate) fn from_metadata(metadata: &Value) -> Option<(u64, StepSource)> {
     KEYS.iter().find_map(|key| {
         let step = lookup(metadata, key).and_then(as_u64)?;
-        Some((step, key.to_string()))
+        Some((step, StepSource::Key(key.to_string())))
     })
 }
 
 /// The step that a tensor of one element holds: some trainers save it so.
-pub(crate) fn from_tensors(tensors: &[TensorInfo]) -> Option<(u64, String)> {
+pub(crate) fn from_tensors(tensors: &[TensorInfo]) -> Option<(u64, StepSource)> {
     KEYS.iter().find_map(|key| {
         let tensor = tensors.iter().find(|t| t.name == *key && t.numel() == 1)?;
         let bytes = tensor.bytes().ok()?;
         let step = crate::torch::scalar(tensor.dtype, &bytes).and_then(|value| as_u64(&value))?;
-        Some((step, key.to_string()))
+        Some((step, StepSource::Key(key.to_string())))
     })
 }
 

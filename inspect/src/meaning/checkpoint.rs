@@ -11,6 +11,7 @@ use crate::bytes::{Beginning, Source, Stamp};
 use crate::format::Format;
 use crate::meaning::{Coding, Model, names};
 use crate::metadata::{Value, lookup};
+use crate::step::StepSource;
 use crate::storage::Storage;
 use crate::tensor::{Element, TensorInfo};
 use crate::{DType, Damage, Error, ErrorKind, Group, Notice, Result, gguf};
@@ -39,7 +40,7 @@ pub struct Checkpoint {
     /// How its weights are quantized.
     pub coding: Coding,
     /// Training step and where it was found.
-    pub step: Option<(u64, String)>,
+    pub step: Option<(u64, StepSource)>,
     /// The models that it consists of, if they are several: the folders that their tensors are called after, or nothing for
     /// the one whose tensors have their own names.
     pub components: Vec<String>,

@@ -10,9 +10,10 @@ use super::{Coding, Model};
 use crate::bytes::Stamp;
 use crate::checkpoint::Checkpoint;
 use crate::format::{self, Format};
+use crate::layout::companion::companions;
 use crate::layout::{self, Component, Set};
 use crate::metadata::{HashableValue, Value};
-use crate::step;
+use crate::step::{self, StepSource};
 use crate::{Damage, DamageKind, Error, ErrorKind, Notice, OpenOptions, Result};
 
 /// The checkpoint at `path` that consists of the components of `set`. One that cannot be opened damages it.
@@ -46,9 +47,12 @@ pub(super) fn compose(path: &Path, set: &Set, options: &OpenOptions) -> Result<C
             }
         }
     }
-    if whole.files.is_empty() {
-        let nothing = || Error::new(ErrorKind::Unrecognised, "holds no checkpoint").in_file(path);
-        return Err(errors.into_iter().next().unwrap_or_else(nothing));
+    // What a trainer left of it may be all there is.
+    let is_left = options.companions && companions(path).is_ok_and(|files| !files.is_empty());
+    if whole.files.is_empty() && !(errors.is_empty() && set.missing.is_some() && is_left) {
+        let nothing = || Error::new(ErrorKind::Unrecognised, "holds no checkpoint");
+        let missing = || set.missing.as_ref().map_or_else(nothing, Error::from);
+        return Err(errors.into_iter().next().unwrap_or_else(missing).in_file(path));
     }
     let failed = errors
         .into_iter()
@@ -56,8 +60,8 @@ pub(super) fn compose(path: &Path, set: &Set, options: &OpenOptions) -> Result<C
     set.missing.iter().cloned().chain(failed).for_each(|damage| whole.add_damage(damage));
     whole.step = whole
         .step
-        .or_else(|| set.trainer_step.map(|step| (step, "trainer_state.json".to_string())))
-        .or_else(|| step::from_path(path).map(|step| (step, "file name".to_string())));
+        .or_else(|| set.trainer_step.map(|step| (step, StepSource::Trainer)))
+        .or_else(|| step::from_path(path).map(|step| (step, StepSource::Name)));
     if whole.components.len() < 2 && whole.components.iter().all(String::is_empty) {
         whole.components.clear();
     }
@@ -101,7 +105,7 @@ fn add(whole: &mut Checkpoint, component: &Component, mut own: Checkpoint, names
         whole.model = own.model;
     }
     // What a path is called says nothing of the whole.
-    let step = own.step.filter(|(_, source)| source != "file name");
+    let step = own.step.filter(|(_, source)| *source != StepSource::Name);
     whole.step = whole.step.take().or(step);
     for mut tensor in own.tensors {
         tensor.name = named(&tensor.name);
@@ -126,7 +130,7 @@ fn add(whole: &mut Checkpoint, component: &Component, mut own: Checkpoint, names
     }
     whole
         .warnings
-        .extend(own.warnings.into_iter().map(|notice| Notice { text: told(&notice.text), ..notice }));
+        .extend(own.warnings.into_iter().map(|n| Notice { text: told(&n.text), ..n }.renamed(named)));
     format::add_new(&mut whole.globals, own.globals);
     whole.absent.extend(own.absent.iter().map(|inner| named(inner)));
     whole.listing_damaged |= own.listing_damaged;

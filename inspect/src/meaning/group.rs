@@ -24,13 +24,27 @@ pub(crate) const STATE_DICTS: [&str; 16] = [
     "student",
 ];
 
+/// Keys under which programs keep a state dict of several, the model's and the optimizer's, as PyTorch's recipe for
+/// distributed checkpoints has it.
+const APPLICATIONS: [&str; 2] = ["app", "app_state"];
+
+/// What follows the key of a state dict in `name`, if that is below the key of a program.
+pub(crate) fn in_application(name: &str) -> Option<&str> {
+    let (first, rest) = name.split_once('.')?;
+    let (second, inner) = rest.split_once('.')?;
+    (APPLICATIONS.contains(&first) && STATE_DICTS.contains(&second)).then_some(inner)
+}
+
 /// Integer buffers that belong to a module.
 const INTEGER_BUFFERS: [&str; 4] =
     ["num_batches_tracked", "position_ids", "relative_position_index", "attn_mask"];
 
-/// `name` without the key that holds the state dict: `model_state_dict.layers.0.w` is `layers.0.w`.
-/// The `model.` of Hugging Face names is part of the name and stays.
+/// `name` without the key that holds the state dict: `model_state_dict.layers.0.w` is `layers.0.w`, and so is
+/// `app.model.layers.0.w`. The `model.` of Hugging Face names is part of the name and stays.
 pub fn without_state_dict(name: &str) -> &str {
+    if let Some(inner) = in_application(name) {
+        return inner;
+    }
     match name.split_once('.') {
         Some((first, rest)) if first != "model" && STATE_DICTS.contains(&first) => rest,
         _ => name,
@@ -67,7 +81,7 @@ pub(crate) fn group(tensor: &TensorInfo) -> Group {
     {
         return Group::Other;
     }
-    let in_state_dict = nested && STATE_DICTS.contains(&parts[0]);
+    let in_state_dict = nested && STATE_DICTS.contains(&parts[0]) || in_application(&tensor.name).is_some();
     let belongs = tensor.dtype.is_float()
         || tensor.dtype.is_complex()
         || tensor.dtype.element_size().is_none()

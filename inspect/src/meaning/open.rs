@@ -11,6 +11,7 @@ use crate::layout::{self, Opened, Set, Whole, companion};
 use crate::meaning::compose::compose;
 use crate::meaning::{Coding, Model, Quantization, model, names, scheme};
 use crate::metadata::{HashableValue, Value};
+use crate::step::StepSource;
 use crate::storage::Place;
 use crate::tensor::TensorInfo;
 use crate::{Damage, DamageKind, Error, Format, Group, Notice, Result, TernaryPacking, gguf};
@@ -120,9 +121,9 @@ impl std::str::FromStr for I2sLayout {
 pub fn open_with(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Checkpoint> {
     let path = path.as_ref();
     let set = layout::set_of(path)?;
-    let mut checkpoint = match set.components.is_empty() {
-        true => open_set(path, &set, options)?,
-        false => compose(path, &set, options)?,
+    let mut checkpoint = match set.files.is_empty() {
+        true => compose(path, &set, options)?,
+        false => open_set(path, &set, options)?,
     };
     if options.companions && path.is_dir() {
         for file in companion::companions(path)? {
@@ -166,15 +167,13 @@ fn attach(checkpoint: &mut Checkpoint, file: &Path) {
         checkpoint.tensors.push(tensor);
     }
     if let Value::Dict(all) = &mut checkpoint.metadata {
-        all.entry(HashableValue::String(stem)).or_insert(contents.metadata);
+        all.entry(HashableValue::String(stem.clone())).or_insert(contents.metadata);
     }
     format::add_new(&mut checkpoint.globals, contents.globals);
-    checkpoint.warnings.extend(
-        contents
-            .notices
-            .into_iter()
-            .map(|notice| Notice { text: format!("{name}: {}", notice.text), ..notice }),
-    );
+    checkpoint.warnings.extend(contents.notices.into_iter().map(|notice| {
+        let text = format!("{name}: {}", notice.text);
+        Notice { text, ..notice }.renamed(|inner| format!("{stem}.{inner}"))
+    }));
     checkpoint.files.push(source);
 }
 
@@ -263,8 +262,8 @@ fn complete(checkpoint: &mut Checkpoint, set: &Set, options: &OpenOptions) {
     checkpoint.model.repeats_layers = set.merged;
     checkpoint.step = step::from_metadata(&checkpoint.metadata)
         .or_else(|| step::from_tensors(&checkpoint.tensors))
-        .or_else(|| set.trainer_step.map(|s| (s, "trainer_state.json".to_string())))
-        .or_else(|| step::from_path(&checkpoint.path).map(|s| (s, "file name".to_string())));
+        .or_else(|| set.trainer_step.map(|s| (s, StepSource::Trainer)))
+        .or_else(|| step::from_path(&checkpoint.path).map(|s| (s, StepSource::Name)));
     if let (Value::Dict(all), Some(config)) = (&mut checkpoint.metadata, config) {
         all.entry(HashableValue::String("config.json".into())).or_insert_with(|| config.clone());
     }

@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use crate::group::STATE_DICTS;
+use crate::group::{STATE_DICTS, in_application};
 
 /// Parts that stand before a network's own names, besides the keys of state dicts.
 const BEFORE: [&str; 4] = ["_forward_module", "base_model", "ema_model", "averaged_model"];
@@ -25,7 +25,7 @@ const AVERAGES: [&str; 6] = ["ema", "ema_state_dict", "model_ema", "ema_model", 
 
 /// `name` without wrappers; a wrapper that nothing follows stays.
 pub fn unwrapped(name: &str) -> Cow<'_, str> {
-    let mut rest = name;
+    let mut rest = in_application(name).filter(|inner| !inner.is_empty()).unwrap_or(name);
     while let Some((first, after)) = rest.split_once('.')
         && !after.is_empty()
         && (STATE_DICTS.contains(&first) || BEFORE.contains(&first) || INSIDE.contains(&first))
@@ -93,6 +93,7 @@ mod tests {
             "_orig_mod.module.encoder._checkpoint_wrapped_module.fc.weight",
             "_forward_module.model.encoder._fsdp_wrapped_module.fc.weight",
             "base_model.model.encoder.fc.weight",
+            "app.model.model.encoder.fc.weight",
             "_modules.encoder._modules.fc._parameters.weight",
         ] {
             assert_eq!(unwrapped(name), "encoder.fc.weight", "{name}");

@@ -15,6 +15,7 @@ use crate::bytes::compression::Compression;
 use crate::bytes::{ByteSource, Reader, Section, Source, text as text_of};
 use crate::error::bytes_that;
 use crate::format::{self, Family, HEAD, npy};
+use crate::layout;
 use crate::pickle::{Reader as Unpickler, Trace};
 use crate::zip::Directory;
 use crate::{DamageKind, Error, ErrorKind, NoticeKind, Result, gguf, safetensors, torch_legacy, zip};
@@ -133,13 +134,14 @@ pub(super) fn is_candidate(path: &Path) -> bool {
         || OPAQUE.iter().any(|(magic, _)| head.starts_with(magic))
 }
 
-/// Whether the file's name ends as those of checkpoints, pickles and archives do.
+/// Whether the file is named as checkpoints, pickles, archives and what a distributed checkpoint consists of are.
 pub(super) fn is_named(path: &Path) -> bool {
     let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
     let extension = extension.as_str();
     PICKLED.contains(&extension)
         || Compression::promised_by(extension).is_some()
         || matches!(extension, "safetensors" | "gguf" | "zip" | "tar" | "pt2" | "nemo" | "mar" | "7z")
+        || layout::is_distributed(path)
 }
 
 /// Whether text may contain the byte, in UTF-8 or an older encoding.

@@ -10,6 +10,9 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import FileSystemWriter
 from torch.distributed.checkpoint._extension import ZStandard
+from torch.distributed.checkpoint.filesystem import SerializationFormat
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict, get_state_dict
 
 folder = pathlib.Path(sys.argv[1]).resolve()
 random = torch.Generator().manual_seed(0)
@@ -41,6 +44,29 @@ torch.save(dict(program.state_dict), folder / "program.pt")
 state = {"model": {"layers.0.weight": matrix(64, 32), "layers.1.weight": torch.zeros(300, 300)}, "step": 7}
 torch.save(state, folder / "whole.pt")
 dcp.save(state, storage_writer=FileSystemWriter(folder / "zstd", _extensions=[ZStandard()]), no_dist=True)
+
+# Both options at once, of tensors alone: PyTorch writes it, and cannot read it.
+torch.save(state["model"], folder / "flat.pt")
+both = FileSystemWriter(folder / "both", _extensions=[ZStandard()], serialization_format=SerializationFormat.SAFETENSORS)
+dcp.save(state["model"], storage_writer=both, no_dist=True)
+
+# As PyTorch's recipe keeps a model and its optimizer under one key, and as torchtitan flattens the latter.
+small = torch.nn.Sequential(torch.nn.Linear(8, 6), torch.nn.Linear(6, 4))
+optimizer = torch.optim.AdamW(small.parameters(), lr=1e-3)
+small(torch.ones(2, 8)).sum().backward()
+optimizer.step()
+model, moments = get_state_dict(small, optimizer)
+app = {
+    "app": {"model": model, "optim": moments},
+    "tuple": (1, torch.ones(2), {"a": torch.arange(3)}),
+    "list": [torch.ones(3), {"a": torch.full((2,), 2.0), "b": 5}, torch.zeros(1), [torch.arange(2), 8]],
+    "plain": [1, (2, 3), None],
+    "step": 1,
+}
+dcp.save(app, checkpoint_id=folder / "app", no_dist=True)
+dcp_to_torch_save(folder / "app", folder / "app.pt")
+flattened = get_optimizer_state_dict(small, optimizer, options=StateDictOptions(flatten_optimizer_state_dict=True))
+dcp.save({"model": model, "optimizer": flattened}, checkpoint_id=folder / "titan", no_dist=True)
 
 # As Megatron-Core's `torch_dist` lays it out: objects that ranks save by themselves are bytes that are written as they are.
 class Planner(dcp.DefaultSavePlanner):

@@ -212,6 +212,115 @@ fn the_model_and_the_optimizer_of_many_ranks_are_the_checkpoint_of_the_folder_th
     assert_eq!(find(run.path()).unwrap(), [step]);
 }
 
+/// Damage of the folder, opened with what its trainer keeps beside the model.
+fn damage(folder: &Path) -> String {
+    let mut options = OpenOptions::default();
+    options.companions = true;
+    let damage = open_with(folder, &options).unwrap().damage.expect("damage");
+    assert!(damage.is(DamageKind::MissingShards) || damage.is(DamageKind::Inconsistent), "{damage}");
+    damage.what
+}
+
+#[test]
+fn a_checkpoint_of_which_only_what_lies_beside_the_weights_is_left_is_damaged() {
+    let pickle = || b"\x80\x02}.".to_vec();
+    let run = folder(&[
+        ("run/checkpoint-20/optimizer.pt", pickle()),
+        ("run/checkpoint-20/rng_state.pth", pickle()),
+        ("run/checkpoint-20/trainer_state.json", text(json!({"global_step": 20}))),
+        ("run/checkpoint-30/model.safetensors", matrix("a.weight", 8, 8)),
+        ("run/checkpoint-30/optimizer.pt", pickle()),
+        ("run/checkpoint-40/config.json", text(json!({"architectures": ["BertModel"]}))),
+        ("saved/random_states_0.pkl", pickle()),
+        ("saved/optimizer.bin", pickle()),
+        // A model of another library.
+        ("other/checkpoint-5/config.json", text(json!({"architectures": ["BertModel"]}))),
+        ("other/checkpoint-5/flax_model.msgpack", b"\x81\xa1w\x00".to_vec()),
+        // An optimizer that was put there by itself.
+        ("alone/optimizer.pt", pickle()),
+    ]);
+    let at = |path: &str| run.path().join(path);
+    let mut found = find(run.path()).unwrap();
+    found.sort();
+    let expected =
+        ["alone/optimizer.pt", "run/checkpoint-20", "run/checkpoint-30", "run/checkpoint-40", "saved"];
+    assert_eq!(found, expected.map(at));
+    assert_eq!(
+        damage(&at("run/checkpoint-20")),
+        "the weights are missing: only optimizer.pt, rng_state.pth, trainer_state.json are there"
+    );
+    assert_eq!(
+        damage(&at("saved")),
+        "the weights are missing: only optimizer.bin, random_states_0.pkl are there"
+    );
+    for lost in ["run/checkpoint-20", "run/checkpoint-40", "saved"] {
+        let error = open(at(lost)).unwrap_err();
+        assert_eq!(
+            (error.kind, error.fault),
+            (ErrorKind::Damaged, Some(DamageKind::MissingShards)),
+            "{error}"
+        );
+    }
+    assert_eq!(open(at("run/checkpoint-30")).unwrap().damage, None);
+    // The optimizer of many ranks without the model.
+    let saved = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/distributed/step-7");
+    std::fs::create_dir_all(at("fsdp/optimizer_0")).unwrap();
+    for entry in std::fs::read_dir(&saved).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, at("fsdp/optimizer_0").join(path.file_name().unwrap())).unwrap();
+    }
+    assert_eq!(damage(&at("fsdp")), "the weights are missing: only optimizer_0 is there");
+}
+
+#[test]
+fn what_a_folder_names_and_does_not_hold_is_said_by_its_name() {
+    let index = json!({
+        "_class_name": "StableDiffusionPipeline",
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "scheduler": ["diffusers", "PNDMScheduler"],
+        "safety_checker": [null, null],
+    });
+    let scheduler = ("scheduler/scheduler_config.json", text(json!({})));
+    let nothing = folder(&[("model_index.json", text(index.clone())), scheduler.clone()]);
+    let error = open(nothing.path()).unwrap_err();
+    assert!(
+        error.to_string().contains("1 of 1 components that model_index.json names missing: unet"),
+        "{error}"
+    );
+    assert_eq!(find(nothing.path()).unwrap(), [nothing.path()]);
+    let unet = ("unet/diffusion_pytorch_model.safetensors", matrix("conv_in.weight", 8, 4));
+    let whole = folder(&[("model_index.json", text(index)), scheduler, unet.clone()]);
+    assert_eq!(open(whole.path()).unwrap().damage, None);
+    std::fs::remove_file(whole.path().join("scheduler/scheduler_config.json")).unwrap();
+    assert_eq!(damage(whole.path()), "1 of 2 components that model_index.json names missing: scheduler");
+    // An index that is none, and one that leads out of the folder.
+    let spoilt = folder(&[("model_index.json", b"{\"unet\": [".to_vec()), unet.clone()]);
+    assert_eq!(
+        damage(spoilt.path()),
+        "model_index.json is not valid JSON, or lists no components: which there should be is not known"
+    );
+    assert_eq!(names(&open(spoilt.path()).unwrap()), ["unet.conv_in.weight"]);
+    let index =
+        json!({"unet": ["diffusers", "UNet2DConditionModel"], "../vae": ["diffusers", "AutoencoderKL"]});
+    let outside = folder(&[("model_index.json", text(index)), unet]);
+    let checkpoint = open(outside.path()).unwrap();
+    let [notice] = &checkpoint.warnings[..] else { panic!("{:?}", checkpoint.warnings) };
+    assert!(notice.is_finding() && notice.text.contains("names `../vae`, which is no folder"), "{notice}");
+    // A pooling has no weights, and cannot be without its configuration.
+    let sentence = sentence_transformer(matrix("linear.weight", 16, 32));
+    std::fs::remove_dir_all(sentence.path().join("1_Pooling")).unwrap();
+    assert_eq!(damage(sentence.path()), "1 of 3 components that modules.json names missing: 1_Pooling");
+    // Adapters.
+    let base = folder(&[
+        ("model.safetensors", matrix("q_proj.weight", 8, 8)),
+        ("style/adapter_config.json", text(json!({"peft_type": "LORA"}))),
+    ]);
+    assert_eq!(damage(base.path()), "1 of 2 components missing: style");
+    let alone = folder(&[("adapter_config.json", text(json!({"peft_type": "LORA"})))]);
+    assert!(open(alone.path()).unwrap_err().to_string().contains("the weights of the adapter"));
+    assert_eq!(find(alone.path()).unwrap(), [alone.path()]);
+}
+
 /// Any byte of the files that name components changed: an error or a checkpoint, and nothing outside of the folder.
 #[test]
 fn indices_that_lie_lead_nowhere() {

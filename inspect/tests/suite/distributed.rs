@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use ckpt_inspect::salvage::{self, Fill};
 use ckpt_inspect::scan::{self, Severity};
 use ckpt_inspect::{
-    Cache, Checkpoint, DamageKind, ErrorKind, Format, Group, OpenOptions, Options, describe, find, identity,
-    lookup, open,
+    Cache, Checkpoint, DamageKind, ErrorKind, Format, Group, NoticeKind, OpenOptions, Options, describe,
+    find, identity, lookup, open,
 };
 use ckpt_kit::peers;
 use ckpt_kit::safetensors::SafeTensors;
@@ -232,6 +232,59 @@ fn blocks_of_the_hugging_face_writer_are_joined_and_holes_are_damage() {
 }
 
 #[test]
+fn files_of_the_hugging_face_writer_that_no_rank_has_are_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    shards(folder.path(), &[(1, &[0, 0], &[2, 2], 1.0), (2, &[0, 2], &[2, 1], 2.0)]);
+    for rank in [1, 2] {
+        let name = |count: usize| {
+            folder.path().join(format!("shard-{rank:05}-model-00001-of-{count:05}.safetensors"))
+        };
+        std::fs::rename(name(1), name(2)).unwrap();
+    }
+    let damage = open(folder.path()).unwrap().damage.unwrap();
+    assert_eq!(damage.kind, DamageKind::MissingShards);
+    assert_eq!(
+        damage.what,
+        "1 of the 2 files that tensors are divided over missing: no rank's is called model-00002-of-00002"
+    );
+    // A rank that is skipped may have had nothing to save: who trusts the others should know.
+    let folder = tempfile::tempdir().unwrap();
+    shards(folder.path(), &[(1, &[0, 0], &[2, 2], 1.0), (3, &[0, 2], &[2, 1], 2.0)]);
+    let checkpoint = open(folder.path()).unwrap();
+    assert_eq!((checkpoint.damage.clone(), checkpoint.warnings[0].kind), (None, NoticeKind::Skipped));
+    assert!(checkpoint.warnings[0].is_finding());
+}
+
+#[test]
+fn a_listing_whose_parts_are_all_gone_is_a_checkpoint_without_bytes() {
+    let run = tempfile::tempdir().unwrap();
+    let step = run.path().join("step-8");
+    std::fs::create_dir(&step).unwrap();
+    std::fs::copy(saved().join(".metadata"), step.join(".metadata")).unwrap();
+    assert_eq!(find(run.path()).unwrap(), std::slice::from_ref(&step));
+    let checkpoint = open(&step).unwrap();
+    let damage = checkpoint.damage.clone().unwrap();
+    assert!(damage.what.starts_with("2 of 2 files missing: __0_0.distcp, __1_0.distcp"), "{damage}");
+    assert!(checkpoint.tensors.iter().all(|tensor| tensor.damage.is_some()));
+    // Other programs have files of this name.
+    std::fs::write(step.join(".metadata"), "version: 1\n").unwrap();
+    assert!(find(run.path()).unwrap().is_empty());
+}
+
+#[test]
+fn bytes_that_no_listing_names_are_told() {
+    let folder = copy(&saved());
+    let file = folder.path().join("__1_0.distcp");
+    let whole = std::fs::read(&file).unwrap();
+    std::fs::write(&file, [&whole[..], b"surplus"].concat()).unwrap();
+    let checkpoint = open(folder.path()).unwrap();
+    let [notice] = &checkpoint.warnings[..] else { panic!("{:?}", checkpoint.warnings) };
+    assert_eq!((notice.kind, notice.is_doubt()), (NoticeKind::Hole, true));
+    let record = describe(&checkpoint, Options::default().with(|o| o.stats = false), &|_| ());
+    assert_eq!(record.notices, std::slice::from_ref(notice));
+}
+
+#[test]
 fn a_rank_that_is_added_makes_a_record_obsolete() {
     let (folder, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     shards(folder.path(), &[(1, &[0, 0], &[2, 3], 1.0)]);
@@ -291,6 +344,25 @@ fn the_listing_and_every_part_are_scanned() {
     let call = b"cos\nsystem\n(X\x02\0\0\0idtR0";
     std::fs::write(&file, [&listing[..2], call, &listing[2..]].concat()).unwrap();
     assert_eq!(scanned(folder.path())[0], (".metadata".into(), Some(Severity::Dangerous)));
+}
+
+#[test]
+fn what_is_no_part_is_not_scanned_and_not_passed_over() {
+    let folder = copy(&saved());
+    let part = folder.path().join("__1_0.distcp");
+    for (bytes, what) in [
+        (&b""[..], "is empty"),
+        (&[0; 300], "is neither a pickle, nor an archive, nor a tensor file"),
+        (b"words\n", "is neither a pickle, nor an archive, nor a tensor file"),
+    ] {
+        std::fs::write(&part, bytes).unwrap();
+        assert!(scan::files(folder.path()).unwrap().contains(&part));
+        let error = scan::scan(&part, &scan::Options::default()).unwrap_err();
+        assert!(error.to_string().ends_with(what), "{error}");
+    }
+    let listing = folder.path().join(".metadata");
+    std::fs::write(&listing, "").unwrap();
+    assert!(scan::files(folder.path()).unwrap().contains(&listing));
 }
 
 /// Any byte of the listing changed, and any end cut off: an error or a checkpoint, in little time.
@@ -398,10 +470,51 @@ fn what_one_process_of_torch_saves_in_other_layouts_is_read() {
         found.remove(name);
     }
     assert_eq!(found, tensors(&open(at("megatron.pt")).unwrap()));
+    // An object that was an archive and is spoilt is none of another form.
+    let file = at("megatron/iter_0000300/__0_0.distcp");
+    let whole_file = std::fs::read(&file).unwrap();
+    for spoilt in [
+        [&[b'x'; 40][..], &whole_file[40..]].concat(),
+        [&whole_file[..0], &vec![0; whole_file.len()]].concat(),
+    ] {
+        std::fs::write(&file, spoilt).unwrap();
+        let damage = open(at("megatron/iter_0000300")).unwrap().damage.unwrap();
+        assert!(damage.what.contains("the value `decoder.layers.mlp._extra_state/shard_0_2`"), "{damage}");
+    }
+    std::fs::write(&file, whole_file).unwrap();
     let told = |path: &str| lookup(&megatron.metadata, path).map(|value| format!("{value:?}"));
     assert_eq!(told("optimizer.param_groups.0.lr").unwrap(), "F64(0.001)");
     let backend = megatron.metadata.clone();
     assert!(format!("{backend:?}").contains("torch_dist"));
+}
+
+#[test]
+fn state_that_a_program_keeps_under_one_key_is_a_model_and_its_moments() {
+    let Some(python) = peers::python(&["torch", "zstandard"]) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    python.script("inspect", "layouts.py", &[folder.path()]);
+    for (name, key) in [("app", "app.model."), ("titan", "model.")] {
+        let checkpoint = open(folder.path().join(name)).unwrap();
+        assert_eq!((checkpoint.damage.clone(), checkpoint.warnings.len()), (None, 0));
+        let record = describe(&checkpoint, Options::default().with(|o| o.stats = false), &|_| ());
+        let training = record.training.as_ref().unwrap();
+        assert_eq!(training.optimizer_steps, Some(1), "{name}");
+        for weight in ["0.weight", "0.bias", "1.weight", "1.bias"] {
+            let at = record.tensors.iter().position(|t| t.name == format!("{key}{weight}")).unwrap();
+            assert_eq!(record.tensors[at].group, Group::Weights);
+            let of_weight = training.moments_of(at).iter();
+            let moments: BTreeSet<&str> =
+                of_weight.map(|&i| record.tensors[i as usize].name.rsplit_once('.').unwrap().1).collect();
+            assert_eq!(moments, ["exp_avg", "exp_avg_sq"].into(), "{name}: {weight}");
+            assert_eq!(training.group_of(at).unwrap().lr, Some(0.001));
+        }
+    }
+    // Both of torch's options: written, and refused by torch itself.
+    let both = open(folder.path().join("both")).unwrap();
+    let whole = open(folder.path().join("flat.pt")).unwrap();
+    assert_eq!((both.damage.clone(), tensors(&both)), (None, tensors(&whole)));
+    let [notice] = &both.warnings[..] else { panic!("{:?}", both.warnings) };
+    assert!(notice.refused, "{notice}");
 }
 
 /// Changed and cut compressed parts: an error or damage, and never more memory than was announced.

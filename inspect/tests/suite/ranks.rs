@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use ckpt_inspect::salvage;
 use ckpt_inspect::scan::{self, Severity};
 use ckpt_inspect::{
-    Checkpoint, Damage, DamageKind, Format, NoticeKind, Options, TensorInfo, describe, find, identity,
-    lookup, open,
+    Checkpoint, Damage, DamageKind, Format, NoticeKind, OpenOptions, Options, TensorInfo, describe, find,
+    identity, lookup, open,
 };
 use ckpt_kit::fixtures::below;
 use ckpt_kit::pickle::{dict, pickle};
@@ -251,8 +252,13 @@ fn without_the_masters_the_weights_are_the_modules_own() {
         std::fs::remove_file(optimizer(rank)).unwrap();
     }
     let checkpoint = open(folder.path()).unwrap();
-    assert_eq!(kinds(&checkpoint), (None, vec![NoticeKind::OtherForm]));
+    // The rest is not said to be what was saved.
+    assert_eq!(kinds(&checkpoint), (None, vec![NoticeKind::Gone]));
+    assert!(checkpoint.warnings[0].is_doubt());
     assert_eq!(content(checkpoint.tensor("embed_tokens.weight").unwrap()).0, "bfloat16");
+    let salvage = salvage::salvage(folder.path(), &OpenOptions::default()).unwrap();
+    assert_eq!(salvage.doubtful, ["embed_tokens.weight", "back.weight", "norm.weight", "norm.bias"]);
+    assert!(!salvage.is_whole() && salvage.losses.is_empty());
     // The other way round nothing says what the vectors hold.
     let folder = copy("zero2");
     std::fs::remove_file(folder.path().join("global_step3/mp_rank_00_model_states.pt")).unwrap();
@@ -282,8 +288,22 @@ fn files_of_another_save_are_told() {
 #[test]
 fn a_part_alone_is_shown_as_one() {
     let folder = tempfile::tempdir().unwrap();
+    // Its name says that there are others.
     let alone = folder.path().join("model_world_size_4_rank_3.pt");
     std::fs::copy(saved("fsdp2/model_world_size_4_rank_3.pt"), &alone).unwrap();
+    for path in [folder.path(), &alone] {
+        let checkpoint = open(path).unwrap();
+        let damage = checkpoint.damage.clone().unwrap();
+        assert_eq!(damage.what, "3 of 4 files of `model` missing: that of rank 0 and more");
+        let up = checkpoint.tensor("up.weight").unwrap();
+        assert_eq!((up.shape.as_slice(), up.bytes().is_err()), (&[10, 6][..], true));
+    }
+    let salvage = salvage::salvage(&alone, &OpenOptions::default()).unwrap();
+    let up = salvage.losses.iter().find(|loss| loss.name == "up.weight").unwrap();
+    // 10 rows over two and two ranks.
+    assert_eq!((up.present, &up.holes[..]), (48, &[(0, 192)][..]));
+    std::fs::rename(&alone, folder.path().join("model.pt")).unwrap();
+    let alone = folder.path().join("model.pt");
     let checkpoint = open(&alone).unwrap();
     let mut names: Vec<&str> = checkpoint.tensors.iter().map(|t| t.name.as_str()).collect();
     names.sort_unstable();
@@ -293,6 +313,107 @@ fn a_part_alone_is_shown_as_one() {
     let [notice] = &checkpoint.warnings[..] else { panic!("{:?}", checkpoint.warnings) };
     assert_eq!(notice.kind, NoticeKind::OneRank);
     assert!(notice.text.starts_with("3 of its tensors are one rank's parts of larger ones"), "{notice}");
+}
+
+#[test]
+fn files_under_the_names_of_other_ranks_are_told() {
+    let swap = |folder: &Path, one: &str, two: &str| {
+        let (one, two, other) = (folder.join(one), folder.join(two), folder.join("other"));
+        std::fs::rename(&one, &other).unwrap();
+        std::fs::rename(&two, &one).unwrap();
+        std::fs::rename(&other, &two).unwrap();
+    };
+    let folder = copy("fsdp2");
+    swap(folder.path(), "model_world_size_4_rank_1.pt", "model_world_size_4_rank_2.pt");
+    let checkpoint = open(folder.path()).unwrap();
+    // Each part says where it belongs.
+    assert_equal(&tensors(&checkpoint), &tensors(&open(saved("fsdp2")).unwrap()));
+    let told: Vec<&str> = checkpoint.warnings.iter().map(|notice| notice.text.as_str()).collect();
+    assert_eq!(
+        told,
+        [
+            "model_world_size_4_rank_1.pt is by what is in it the file of rank 2, not 1",
+            "model_world_size_4_rank_2.pt is by what is in it the file of rank 1, not 2"
+        ]
+    );
+    assert!(checkpoint.warnings.iter().all(|notice| notice.is_finding()));
+    let folder = copy("zero2");
+    let name = |rank: usize| format!("bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt");
+    swap(&folder.path().join("global_step3"), &name(0), &name(1));
+    let damage = open(folder.path()).unwrap().damage.unwrap();
+    assert_eq!(damage.kind, DamageKind::Inconsistent);
+    assert!(damage.what.contains("of rank 0 says that it has the part of rank 1"), "{damage}");
+}
+
+#[test]
+fn a_last_tag_that_is_not_there_is_told() {
+    let folder = copy("zero2");
+    let latest = folder.path().join("latest");
+    std::fs::write(&latest, "global_step9").unwrap();
+    std::fs::write(folder.path().join("zero_to_fp32.py"), "").unwrap();
+    let tag = folder.path().join("global_step3");
+    assert_eq!(find(folder.path()).unwrap(), std::slice::from_ref(&tag));
+    let checkpoint = open(&tag).unwrap();
+    let [notice] = &checkpoint.warnings[..] else { panic!("{:?}", checkpoint.warnings) };
+    assert_eq!((notice.kind, checkpoint.damage.clone()), (NoticeKind::Gone, None));
+    assert!(notice.text.contains("`global_step9`"), "{notice}");
+    // Nothing but what points at it.
+    std::fs::remove_dir_all(&tag).unwrap();
+    assert_eq!(find(folder.path()).unwrap(), [folder.path()]);
+    let error = open(folder.path()).unwrap_err();
+    assert!(
+        error.to_string().contains("the weights are missing") && error.to_string().contains("global_step9")
+    );
+    let megatron = tempfile::tempdir().unwrap();
+    let rank = megatron.path().join("iter_0000040/mp_rank_00");
+    std::fs::create_dir_all(&rank).unwrap();
+    std::fs::copy(saved("sharded.pt"), rank.join("model_optim_rng.pt")).unwrap();
+    std::fs::write(megatron.path().join("latest_checkpointed_iteration.txt"), "50").unwrap();
+    let checkpoint = open(megatron.path().join("iter_0000040")).unwrap();
+    assert_eq!(checkpoint.warnings.iter().map(|notice| notice.kind).collect::<Vec<_>>(), [NoticeKind::Gone]);
+}
+
+#[test]
+fn experts_have_their_names_in_the_module_and_layers_are_counted() {
+    let folder = copy("zero2");
+    let tag = folder.path().join("global_step3");
+    let key = |expert: usize| format!("moe.deepspeed_moe.experts.deepspeed_experts.{expert}.up.weight");
+    let write = |name: &str, key: &str| {
+        let tensor = Tensor::new(key, &[2, 2], [1.0, 2.0, 3.0, 4.0]);
+        let object = dict(&[(key, torch::rebuild("FloatStorage", "0", 4, 0, &[2, 2], &[2, 1]))]);
+        let file = torch::zip_of(&pickle(2, &object), &[tensor.bytes()]);
+        std::fs::write(tag.join(name), file).unwrap();
+    };
+    for expert in [0, 1, 3] {
+        write(&format!("layer_0_expert_{expert}_mp_rank_00_model_states.pt"), &key(expert));
+    }
+    let checkpoint = open(&tag).unwrap();
+    assert_eq!(checkpoint.values(checkpoint.tensor(&key(3)).unwrap()).unwrap(), [1.0, 2.0, 3.0, 4.0]);
+    assert_eq!(checkpoint.damage.unwrap().what, "files of experts missing: that of expert 2 of layer 0");
+    write("layer_0_expert_2_mp_rank_00_model_states.pt", &key(2));
+    assert_eq!(open(&tag).unwrap().damage, None);
+    for layer in ["layer_00-model_00", "layer_00-model_01", "layer_02-model_00"] {
+        write(&format!("{layer}-model_states.pt"), "up.weight");
+    }
+    let damage = open(&tag).unwrap().damage.unwrap().what;
+    assert!(damage.contains("files of layers missing: that of layer 2 of model-parallel rank 1"), "{damage}");
+}
+
+#[test]
+fn a_companion_that_is_cut_short_is_said_where_the_model_is_recovered() {
+    let folder = tempfile::tempdir().unwrap();
+    SafeTensors::new().f32s("w", &[2], &[1.0, 2.0]).write(&folder.path().join("model.safetensors"));
+    let optimizer = std::fs::read(saved("fsdp2-optim.pt")).unwrap();
+    std::fs::write(folder.path().join("optimizer.pt"), &optimizer).unwrap();
+    assert!(salvage::salvage(folder.path(), &OpenOptions::default()).unwrap().is_whole());
+    std::fs::write(folder.path().join("optimizer.pt"), &optimizer[..optimizer.len() / 2]).unwrap();
+    let salvage = salvage::salvage(folder.path(), &OpenOptions::default()).unwrap();
+    assert!(
+        salvage.damage.as_ref().is_some_and(|damage| damage.starts_with("optimizer.pt: ")),
+        "{:?}",
+        salvage.damage
+    );
+    assert!(!salvage.is_whole());
 }
 
 #[test]

@@ -332,3 +332,30 @@ fn a_folder_of_arrays_is_reported() {
     std::fs::write(at("w.safetensors"), safetensors(&[("a", 1.0)])).unwrap();
     assert_eq!(find(folder.path()).unwrap(), [at("w.safetensors")]);
 }
+
+#[test]
+fn a_missing_shard_is_told_however_the_series_is_numbered() {
+    for (there, gone, pattern) in [
+        ("model_00001-of-00002.safetensors", "model_00002-of-00002.safetensors", "_00001-of-00002"),
+        ("model.00-of.safetensors", "", ""),
+        ("model.1-of-3.safetensors", "model.2-of-3.safetensors, model.3-of-3.safetensors", ".1-of-3"),
+        ("weights-9-of-10.safetensors", "weights-1-of-10.safetensors", "-9-of-10"),
+        ("weights-02-of-10.safetensors", "weights-01-of-10.safetensors", "-02-of-10"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(there);
+        std::fs::write(&file, safetensors(&[("a", 1.0)])).unwrap();
+        for path in [folder.path(), &file] {
+            let damage = open(path).unwrap().damage.map(|damage| damage.what).unwrap_or_default();
+            assert_eq!(damage.contains(" shards missing: "), !pattern.is_empty(), "{there}: {damage}");
+            assert!(damage.contains(gone), "{there}: {damage}");
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for i in 1..=10 {
+        let file = safetensors(&[(format!("t{i}").as_str(), 1.0)]);
+        std::fs::write(folder.path().join(format!("weights-{i}-of-10.safetensors")), file).unwrap();
+    }
+    assert_eq!(names(&folder.path().join("weights-10-of-10.safetensors")).len(), 10);
+    assert_eq!(find(folder.path()).unwrap().len(), 1);
+}

@@ -26,6 +26,7 @@ pub enum Rule {
     NotMeasured,
     Incomplete,
     Contradiction,
+    Doubt,
     CorruptTensor,
     CorruptOptimizer,
     UnhealthyTensor,
@@ -41,7 +42,7 @@ pub enum Rule {
 
 impl Rule {
     /// Every rule, file-level ones first.
-    pub const ALL: [Rule; 18] = [
+    pub const ALL: [Rule; 19] = [
         Rule::UnreadableFile,
         Rule::DamagedFile,
         Rule::WrongStep,
@@ -49,6 +50,7 @@ impl Rule {
         Rule::NotMeasured,
         Rule::Incomplete,
         Rule::Contradiction,
+        Rule::Doubt,
         Rule::CorruptTensor,
         Rule::CorruptOptimizer,
         Rule::UnhealthyTensor,
@@ -100,6 +102,11 @@ impl Rule {
                 "contradiction",
                 "The index and the shards of a set disagree, or files are there that no index names.",
                 "Remove files of an earlier save from the folder, or save the set again.",
+            ],
+            Rule::Doubt => [
+                "doubt",
+                "Bytes belong to nothing, or a part of what was saved is gone, such as an optimizer's files.",
+                "The checkpoint passes; what is there of the weights was judged. Copy it again if it should be complete.",
             ],
             Rule::CorruptTensor => [
                 "corrupt-tensor",
@@ -179,6 +186,9 @@ impl Rule {
 
     /// Whether its findings refuse a checkpoint.
     pub fn severity(self) -> Severity {
-        if self == Rule::NotMeasured { Severity::Warning } else { Severity::Error }
+        match self {
+            Rule::NotMeasured | Rule::Doubt => Severity::Warning,
+            _ => Severity::Error,
+        }
     }
 }

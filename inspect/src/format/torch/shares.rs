@@ -105,7 +105,24 @@ impl Walker<'_, '_> {
         let order = self.order(spec, &placements, &factors, &sizes).ok_or_else(|| {
             "the order in which its dimensions are divided is none that is known".to_string()
         })?;
-        Ok(Division::Mesh { sizes, at, placements, order })
+        let rank = self.rank(mesh, &sizes, &at);
+        Ok(Division::Mesh { sizes, at, placements, order, rank })
+    }
+
+    /// The rank at the place `at` of the DeviceMesh `mesh`: newer ones say whose they are, older ones list all ranks.
+    fn rank(&self, mesh: Id, sizes: &[usize], at: &[usize]) -> Option<usize> {
+        let pickle = self.pickle;
+        if let Some(rank) = pickle.attribute(mesh, "_rank") {
+            return usize::try_from(pickle.int(rank)?).ok();
+        }
+        let ranks = pickle.sequence(pickle.attribute(mesh, "_flatten_mesh_list")?)?;
+        let count = sizes.iter().try_fold(1usize, |count, &size| count.checked_mul(size))?;
+        let place = sizes
+            .iter()
+            .zip(at)
+            .try_fold(0usize, |place, (&size, &at)| place.checked_mul(size)?.checked_add(at));
+        let &rank = ranks.get(place?).filter(|_| ranks.len() == count)?;
+        usize::try_from(pickle.int(rank)?).ok()
     }
 
     /// Ranks in each dimension of the DeviceMesh `mesh`.

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use crate::meaning::role::{Role, families, is_end, is_field, sibling};
 use crate::record::{CheckpointRecord, Stats, TensorRecord};
+use crate::step::StepSource;
 use crate::tensor::Group;
 
 /// A checkpoint's tensors, by family.
@@ -119,7 +120,7 @@ impl<'r> Network<'r> {
 
     /// The step that the checkpoint itself tells.
     fn step(&self) -> Option<u64> {
-        self.record.step.filter(|_| self.record.step_source.as_deref() != Some("file name"))
+        self.record.step.filter(|_| self.record.step_source != Some(StepSource::Name))
     }
 
     pub fn is_at_step_0(&self) -> bool {

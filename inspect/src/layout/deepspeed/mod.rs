@@ -12,12 +12,12 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use self::zero::Rank;
-use super::join::{Opened, Whole};
+use super::join::{Opened, Reading, Whole};
 use super::tiles::Budget;
-use super::{Layout, Set, is_model, name, single, sort};
+use super::{Layout, Set, is_model, name, parent, single, sort};
 use crate::bytes::Stamp;
 use crate::format::{Contents, add_new};
-use crate::metadata::{HashableValue, Value, as_u64};
+use crate::metadata::{HashableValue, Value, as_u64, lookup, merge};
 use crate::tensor::TensorInfo;
 use crate::{Damage, DamageKind, Error, Format, Notice, NoticeKind, Result};
 
@@ -32,8 +32,10 @@ enum Kind {
     Optimizer { dp: usize, mp: usize, dtype: Option<&'static str> },
     /// A layer of a pipeline.
     Layer { layer: usize, mp: usize },
-    /// An expert, or the optimizer of experts.
-    Expert,
+    /// An expert of a layer that has several; older versions do not count those layers.
+    Expert { layer: Option<usize>, expert: usize, mp: usize },
+    /// The optimizer of experts.
+    Experts,
 }
 
 impl Kind {
@@ -48,7 +50,7 @@ impl Kind {
             let (dtype, rest) = ["bf16_", "fp16_"].into_iter().find_map(typed).unwrap_or((None, rest));
             return match ranks(rest) {
                 Some((dp, mp)) => Some(Kind::Optimizer { dp, mp, dtype }),
-                None => rest.starts_with("expp_rank_").then_some(Kind::Expert),
+                None => rest.starts_with("expp_rank_").then_some(Kind::Experts),
             };
         }
         if let Some(rest) = stem.strip_suffix("_model_states") {
@@ -57,7 +59,7 @@ impl Kind {
             }
             return match rest.strip_prefix("mp_rank_") {
                 Some(mp) => Some(Kind::Model { dp: 0, mp: number(mp)?, divided: false }),
-                None => rest.contains("expert_").then_some(Kind::Expert),
+                None => Kind::expert(rest),
             };
         }
         let layer = stem.strip_suffix("-model_states")?.strip_prefix("layer_")?;
@@ -65,13 +67,27 @@ impl Kind {
         Some(Kind::Layer { layer: number(layer)?, mp: number(mp)? })
     }
 
+    /// An expert, by what its file is called: `layer_3_expert_7_mp_rank_00`.
+    fn expert(stem: &str) -> Option<Kind> {
+        let (stem, mp) = stem.split_once("_mp_rank_")?;
+        let (layer, expert) = match stem.strip_prefix("layer_") {
+            Some(rest) => rest.split_once("_expert_").map(|(layer, expert)| (Some(layer), expert))?,
+            None => (None, stem.strip_prefix("expert_")?),
+        };
+        let layer = match layer {
+            Some(layer) => Some(number(layer)?),
+            None => None,
+        };
+        Some(Kind::Expert { layer, expert: number(expert)?, mp: number(mp)? })
+    }
+
     /// What it is a part of, however its file is called; nothing for what may be in several files.
     fn place(self) -> Option<Kind> {
         match self {
             Kind::Model { dp, mp, .. } => Some(Kind::Model { dp, mp, divided: false }),
             Kind::Optimizer { dp, mp, .. } => Some(Kind::Optimizer { dp, mp, dtype: None }),
-            Kind::Layer { .. } => Some(self),
-            Kind::Expert => None,
+            Kind::Layer { .. } | Kind::Expert { .. } => Some(self),
+            Kind::Experts => None,
         }
     }
 
@@ -81,7 +97,8 @@ impl Kind {
             Kind::Model { divided, .. } => Kind::Model { dp: 0, mp: 0, divided },
             Kind::Optimizer { dtype, .. } => Kind::Optimizer { dp: 0, mp: 0, dtype },
             Kind::Layer { .. } => Kind::Layer { layer: 0, mp: 0 },
-            Kind::Expert => self,
+            Kind::Expert { .. } => Kind::Expert { layer: None, expert: 0, mp: 0 },
+            Kind::Experts => self,
         }
     }
 
@@ -89,7 +106,7 @@ impl Kind {
     fn model_parallel(self) -> Option<usize> {
         match self {
             Kind::Model { mp, .. } | Kind::Optimizer { mp, .. } => Some(mp),
-            Kind::Layer { .. } | Kind::Expert => None,
+            Kind::Layer { .. } | Kind::Expert { .. } | Kind::Experts => None,
         }
     }
 }
@@ -133,12 +150,10 @@ fn recognises(path: &Path) -> bool {
 /// a file of it.
 fn tag_of(path: &Path) -> Option<PathBuf> {
     if path.is_dir() {
-        return if is_tag(path) { Some(path.to_path_buf()) } else { latest(path) };
+        let named = || latest(path).or_else(|| only_pointer(path));
+        return if is_tag(path) { Some(path.to_path_buf()) } else { named() };
     }
-    let folder = match path.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
+    let folder = parent(path);
     if Kind::of(&name(path)).is_some() {
         return path.is_file().then(|| folder.to_path_buf());
     }
@@ -158,33 +173,68 @@ pub(super) fn is_tag(folder: &Path) -> bool {
     entries.flatten().any(|entry| known(&entry.path()))
 }
 
-/// The folder of the tag that is named in `folder` as the last one.
-pub(super) fn named_in(folder: &Path) -> Option<PathBuf> {
-    let named = ["latest", "latest_universal"].into_iter().find_map(|file| {
+/// The folder that is named in `folder` as that of the last tag, whether it is there or not.
+fn pointed_at(folder: &Path) -> Option<PathBuf> {
+    ["latest", "latest_universal"].into_iter().find_map(|file| {
         let mut text = String::new();
         std::fs::File::open(folder.join(file)).ok()?.take(4096).read_to_string(&mut text).ok()?;
         let tag = text.trim();
         // A name with folders in it could point anywhere.
         (Path::new(tag).file_name() == Some(tag.as_ref())).then(|| folder.join(tag))
-    })?;
-    is_tag(&named).then_some(named)
+    })
+}
+
+/// The folder of the tag that is named in `folder` as the last one.
+pub(super) fn named_in(folder: &Path) -> Option<PathBuf> {
+    pointed_at(folder).filter(|tag| is_tag(tag))
+}
+
+/// The folder that is named in `folder`, which DeepSpeed saved into, as that of the last tag, and that is not there.
+fn lost_in(folder: &Path) -> Option<PathBuf> {
+    /// The script that it leaves in each such folder.
+    const SCRIPT: &str = "zero_to_fp32.py";
+    pointed_at(folder).filter(|tag| !tag.exists() && folder.join(SCRIPT).is_file())
+}
+
+/// Tells of a last tag that is named in `folder` and not there.
+pub(super) fn points_nowhere(folder: &Path) -> Option<Notice> {
+    let tag = lost_in(folder)?;
+    let text = format!(
+        "the folder of the last tag, `{}`, which the file `latest` names, is not there",
+        name(&tag).escape_debug()
+    );
+    Some(Notice::new(NoticeKind::Gone, text))
+}
+
+/// The folders of tags in `folder`.
+fn tags(folder: &Path) -> usize {
+    let entries = std::fs::read_dir(folder);
+    entries.map_or(0, |entries| entries.flatten().filter(|entry| is_tag(&entry.path())).count())
+}
+
+/// The folder of the last tag, of which the pointer to it is all that is left in `folder`.
+fn only_pointer(folder: &Path) -> Option<PathBuf> {
+    lost_in(folder).filter(|_| !has_models(folder) && tags(folder) == 0)
+}
+
+fn has_models(folder: &Path) -> bool {
+    std::fs::read_dir(folder).is_ok_and(|e| e.flatten().any(|entry| is_model(&entry.path())))
 }
 
 /// The same, where nothing else in `folder` is a model.
 fn latest(folder: &Path) -> Option<PathBuf> {
-    let models = || std::fs::read_dir(folder).is_ok_and(|e| e.flatten().any(|entry| is_model(&entry.path())));
-    named_in(folder).filter(|_| !models())
+    named_in(folder).filter(|_| !has_models(folder))
 }
 
 /// The folder of the tag that is named in `folder`, if there is no other.
 pub(super) fn only_tag(folder: &Path) -> Option<PathBuf> {
-    let tags = |entries: std::fs::ReadDir| entries.flatten().filter(|entry| is_tag(&entry.path())).count();
-    named_in(folder).filter(|_| std::fs::read_dir(folder).is_ok_and(|entries| tags(entries) == 1))
+    named_in(folder).filter(|_| tags(folder) == 1)
 }
 
 /// Whether `folder` is one checkpoint: of a tag, or with one tag that it names.
 fn is_whole(folder: &Path) -> bool {
-    is_tag(folder) || (latest(folder).is_some() && only_tag(folder).is_some())
+    let one = || latest(folder).is_some() && only_tag(folder).is_some();
+    is_tag(folder) || one() || only_pointer(folder).is_some()
 }
 
 fn identity(path: &Path) -> PathBuf {
@@ -193,6 +243,13 @@ fn identity(path: &Path) -> PathBuf {
 
 fn set(path: &Path) -> Result<Set> {
     let folder = identity(path);
+    if !folder.exists() {
+        let what = format!(
+            "the weights are missing: the folder of the last tag, `{}`, which the file `latest` names, is not there",
+            name(&folder).escape_debug()
+        );
+        return Err(Error::damaged(what).because(DamageKind::MissingShards).in_file(path));
+    }
     let entries = std::fs::read_dir(&folder).map_err(|e| Error::io(&folder, &e))?;
     let mut files: Vec<PathBuf> = entries
         .flatten()
@@ -201,9 +258,10 @@ fn set(path: &Path) -> Result<Set> {
         .collect();
     sort(&mut files);
     // Model states first: they say what the others hold.
-    files.sort_by_key(|path| matches!(Kind::of(&name(path)), Some(Kind::Optimizer { .. } | Kind::Expert)));
+    files.sort_by_key(|path| matches!(Kind::of(&name(path)), Some(Kind::Optimizer { .. } | Kind::Experts)));
     files.extend(universal::files(&folder)?);
-    Ok(Set { files, beside: vec![Stamp::of(&folder)], ..Set::default() })
+    let notices = points_nowhere(parent(&folder)).into_iter().collect();
+    Ok(Set { files, notices, beside: vec![Stamp::of(&folder)], ..Set::default() })
 }
 
 /// What one file holds.
@@ -232,41 +290,23 @@ impl Saved {
 }
 
 fn join(files: Vec<Opened>) -> Result<Whole> {
-    let mut whole =
-        Whole { contents: Contents::new(Format::DeepSpeed), files: Vec::new(), unread: Vec::new() };
-    let contents = &mut whole.contents;
+    let mut contents = Contents::new(Format::DeepSpeed);
+    let mut reading = Reading::default();
     let mut ranks: BTreeMap<usize, Rank> = BTreeMap::new();
     let mut others: Vec<(String, Saved)> = Vec::new();
+    let mut experts: Vec<(usize, Saved)> = Vec::new();
     let mut parameters = universal::Parameters::default();
-    let (mut bytes, mut first_error) = (0u64, None);
     let names: Vec<String> = files.iter().map(|file| name(&file.path)).collect();
     let unused = superseded(&names, &mut contents.faults);
     for file in files {
         let path = file.path.clone();
         let file_name = name(&path);
-        let read = file.read();
-        let saved = match read {
-            Ok((source, mut more)) => {
-                bytes = bytes.saturating_add(source.len());
-                whole.files.push(source);
-                if let Some(mut damage) = Damage::joined(std::mem::take(&mut more.faults)) {
-                    damage.what = format!("{}: {damage}", file_name.escape_debug());
-                    contents.faults.push(damage);
-                }
-                contents.listing_damaged |= more.listing_damaged;
-                contents.notices.append(&mut more.notices);
-                add_new(&mut contents.globals, std::mem::take(&mut more.globals));
-                Ok(Saved::of(&mut more))
-            }
-            Err(error) => {
-                let kind = error.fault.unwrap_or(DamageKind::UnreadableShard);
-                let damage = Damage::new(kind, error.to_string());
-                contents.faults.push(damage.clone());
-                whole.unread.push(path.clone());
-                first_error.get_or_insert(error);
-                Err(damage)
-            }
-        };
+        let saved = reading.read(file, &file_name, &mut contents.faults).map(|mut more| {
+            contents.listing_damaged |= more.listing_damaged;
+            contents.notices.append(&mut more.notices);
+            add_new(&mut contents.globals, std::mem::take(&mut more.globals));
+            Saved::of(&mut more)
+        });
         if unused.contains(file_name.as_str()) {
             continue;
         }
@@ -289,24 +329,22 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
                     saved,
                 ));
             }
-            (Some(Kind::Expert), Ok(saved)) => {
-                let stem = file_name.trim_end_matches(".pt").trim_end_matches("_model_states");
-                others.push((stem.to_string(), saved));
+            (Some(Kind::Expert { mp, .. }), Ok(saved)) => experts.push((mp, saved)),
+            (Some(Kind::Experts), Ok(saved)) => {
+                others.push((file_name.trim_end_matches(".pt").to_string(), saved));
             }
             (None, Ok(saved)) => contents.faults.extend(parameters.add(&path, saved)),
             (None, Err(damage)) => parameters.add_unread(&path, damage),
             (_, Err(_)) => {}
         }
     }
-    if whole.files.is_empty()
-        && let Some(error) = first_error
-    {
-        return Err(error);
-    }
-    let mut budget = Budget::of_bytes(bytes);
+    reading.any()?;
+    let mut budget = Budget::of_bytes(reading.bytes());
     let there: BTreeSet<usize> = names.iter().filter_map(|name| Kind::of(name)?.model_parallel()).collect();
     let world = model_parallel_ranks(&there, &ranks);
     contents.faults.extend(missing_ranks(&there, world));
+    contents.faults.extend(missing_layers(&names));
+    contents.faults.extend(missing_experts(&names));
     let several = world > 1;
     let mut parts = Vec::new();
     if parameters.is_empty() {
@@ -330,16 +368,22 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
         contents.notices.append(&mut part.notices);
         merge(&mut contents.metadata, part.metadata);
     }
-    add_others(contents, others);
+    // Their names are the module's, with the number of the expert among those of all ranks.
+    for (mp, saved) in experts {
+        let named = |name: String| if several { below(mp, &name) } else { name };
+        let tensors = saved.tensors.into_iter();
+        contents.tensors.extend(tensors.map(|t| TensorInfo { name: named(t.name.clone()), ..t }));
+    }
+    add_others(&mut contents, others);
     contents.tell_first();
-    Ok(whole)
+    Ok(reading.whole(contents))
 }
 
 /// How many model-parallel ranks there should be, of which files of those that are `there` were found.
 fn model_parallel_ranks(there: &BTreeSet<usize>, ranks: &BTreeMap<usize, Rank>) -> usize {
     let last = there.last().map_or(0, |last| last.saturating_add(1));
     let models = ranks.values().flat_map(|rank| rank.models.values());
-    let said = models.filter_map(|saved| find(&saved.metadata, "mp_world_size").and_then(as_u64)).max();
+    let said = models.filter_map(|saved| lookup(&saved.metadata, "mp_world_size").and_then(as_u64)).max();
     said.and_then(|said| usize::try_from(said).ok()).map_or(last, |said| said.max(last))
 }
 
@@ -353,12 +397,48 @@ fn missing_ranks(there: &BTreeSet<usize>, world: usize) -> Option<Damage> {
     Some(Damage::new(DamageKind::MissingShards, what))
 }
 
+/// Tells of layers of a pipeline that some model-parallel ranks have files of, and others not.
+fn missing_layers(names: &[String]) -> Option<Damage> {
+    let mut layers: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
+    for name in names {
+        if let Some(Kind::Layer { layer, mp }) = Kind::of(name) {
+            layers.entry(layer).or_default().insert(mp);
+        }
+    }
+    let all: BTreeSet<usize> = layers.values().flatten().copied().collect();
+    let mut gone = layers.iter().filter(|(_, ranks)| ranks.len() < all.len());
+    let (layer, ranks) = gone.next()?;
+    let rank = all.difference(ranks).next()?;
+    let more = if gone.next().is_some() { " and more" } else { "" };
+    let what = format!("files of layers missing: that of layer {layer} of model-parallel rank {rank}{more}");
+    Some(Damage::new(DamageKind::MissingShards, what))
+}
+
+/// Tells of experts of a layer that are skipped in their numbers.
+fn missing_experts(names: &[String]) -> Option<Damage> {
+    type Place = (Option<usize>, usize);
+    let mut layers: BTreeMap<Place, BTreeSet<usize>> = BTreeMap::new();
+    for name in names {
+        if let Some(Kind::Expert { layer, expert, mp }) = Kind::of(name) {
+            layers.entry((layer, mp)).or_default().insert(expert);
+        }
+    }
+    let mut gone = layers.iter().filter_map(|((layer, _), experts)| {
+        Some((layer, (0..*experts.last()?).find(|expert| !experts.contains(expert))?))
+    });
+    let (layer, expert) = gone.next()?;
+    let of = layer.map(|layer| format!(" of layer {layer}")).unwrap_or_default();
+    let more = if gone.next().is_some() { " and more" } else { "" };
+    let what = format!("files of experts missing: that of expert {expert}{of}{more}");
+    Some(Damage::new(DamageKind::MissingShards, what))
+}
+
 /// The name `name` under that of a model-parallel rank.
 fn below(mp: usize, name: &str) -> String {
     format!("mp_rank_{mp:02}.{name}")
 }
 
-/// Adds layers of a pipeline and experts, each under its file's name.
+/// Adds layers of a pipeline, and the optimizers of experts, each under its file's name.
 fn add_others(contents: &mut Contents, others: Vec<(String, Saved)>) {
     if others.is_empty() {
         return;
@@ -371,7 +451,7 @@ fn add_others(contents: &mut Contents, others: Vec<(String, Saved)>) {
         }
     }
     let text = format!(
-        "layers and experts that were saved in files of their own are shown under the names of these (`{}.`, …)",
+        "layers of a pipeline and optimizers of experts are shown under the names of their files (`{}.`, …)",
         first.escape_debug()
     );
     contents.notices.push(Notice::new(NoticeKind::NotShown, text));
@@ -383,27 +463,6 @@ fn text(key: impl Into<String>) -> HashableValue {
 
 fn dict(entries: impl IntoIterator<Item = (impl Into<String>, Value)>) -> Value {
     Value::Dict(entries.into_iter().map(|(key, value)| (text(key), value)).collect())
-}
-
-/// The plain value at a dotted path, whose parts may be numbers.
-fn find<'v>(value: &'v Value, path: &str) -> Option<&'v Value> {
-    path.split('.').try_fold(value, |value, key| match value {
-        Value::Dict(entries) => {
-            let number = || key.parse().ok().map(HashableValue::I64);
-            entries.get(&text(key)).or_else(|| entries.get(&number()?))
-        }
-        Value::List(items) | Value::Tuple(items) => items.get(key.parse::<usize>().ok()?),
-        _ => None,
-    })
-}
-
-/// Adds the entries of `more` that `all` lacks.
-fn merge(all: &mut Value, more: Value) {
-    if let (Value::Dict(all), Value::Dict(more)) = (all, more) {
-        for (key, value) in more {
-            all.entry(key).or_insert(value);
-        }
-    }
 }
 
 /// What the files of one model-parallel rank hold together.
@@ -423,6 +482,8 @@ impl Part {
     /// Puts all of it under the name of its model-parallel rank.
     fn put_below(&mut self, mp: usize) {
         self.tensors.iter_mut().for_each(|tensor| tensor.name = below(mp, &tensor.name));
+        let notices = std::mem::take(&mut self.notices).into_iter();
+        self.notices = notices.map(|notice| notice.renamed(|name| below(mp, name))).collect();
         let values = std::mem::replace(&mut self.metadata, Value::None);
         self.metadata = dict([(format!("mp_rank_{mp:02}"), values)]);
     }

@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::flat::{self, Flat};
 use super::zero::{MOST_RANKS, Parameter, Rank};
-use super::{Saved, dict, find, text};
+use super::{Saved, dict, text};
 use crate::format::add_new;
 use crate::layout::tiles::Budget;
-use crate::metadata::{HashableValue, Value, as_f64, as_u64};
+use crate::metadata::{HashableValue, Value, as_f64, as_u64, lookup};
 use crate::storage::Storage;
 use crate::tensor::TensorInfo;
 use crate::torch::scalar;
@@ -56,9 +56,9 @@ impl<'a> Zero<'a> {
         let read: Vec<(usize, &Saved)> =
             rank.optimizers.iter().filter_map(|(&dp, saved)| Some((dp, saved.as_ref().ok()?))).collect();
         let number = |saved: &Saved, key: &str| {
-            let value = find(&saved.metadata, key)?;
+            let value = lookup(&saved.metadata, key)?;
             // Stages are members of an enumeration.
-            as_u64(value).or_else(|| as_u64(find(value, "args.0")?))
+            as_u64(value).or_else(|| as_u64(lookup(value, "args.0")?))
         };
         let has = |key: &str| {
             let first = format!("{key}.0");
@@ -110,6 +110,7 @@ impl<'a> Zero<'a> {
         let masters = if stage3 { MASTERS[1] } else { MASTERS[0] };
         let mut zero = Zero { parameters, ranks, stage3, masters, refused: BTreeMap::new() };
         zero.check_steps(faults);
+        zero.check_slices(faults);
         zero.check(faults);
         zero
     }
@@ -132,7 +133,7 @@ impl<'a> Zero<'a> {
             STATES.iter().find_map(|states| {
                 let key = format!("{states}.0.step");
                 let tensor = || scalar(saved.tensor(&key)?.dtype, &saved.tensor(&key)?.bytes().ok()?);
-                find(&saved.metadata, &key).and_then(as_f64).or_else(|| as_f64(&tensor()?))
+                lookup(&saved.metadata, &key).and_then(as_f64).or_else(|| as_f64(&tensor()?))
             })
         };
         let mut steps =
@@ -144,6 +145,61 @@ impl<'a> Zero<'a> {
             );
             faults.push(Damage::new(DamageKind::Inconsistent, what));
         }
+    }
+
+    /// Tells of ranks whose files say that they have the part of another rank: up to stage 2 they list which slice of each
+    /// parameter is theirs.
+    fn check_slices(&self, faults: &mut Vec<Damage>) {
+        let read =
+            || self.ranks.iter().enumerate().filter_map(|(dp, saved)| Some((dp, saved.as_ref().ok()?)));
+        let stated: Vec<(usize, Slices<'_>)> =
+            read().filter_map(|(dp, saved)| Some((dp, slices(saved)?))).collect();
+        if self.stage3
+            || stated.is_empty()
+            || self.parameters.len().saturating_mul(self.ranks.len()) > MOST_SLICES
+        {
+            return;
+        }
+        let lens: BTreeMap<usize, usize> = self
+            .parameters
+            .iter()
+            .map(|parameter| parameter.group)
+            .collect::<BTreeSet<usize>>()
+            .into_iter()
+            .map(|group| (group, self.longest(group)))
+            .collect();
+        let of_rank: Vec<Slices<'_>> = (0..self.ranks.len()).map(|dp| self.slices_of(dp, &lens)).collect();
+        for (dp, own) in &stated {
+            let fits = |slices: &Slices<'_>| slices == own;
+            if fits(&of_rank[*dp]) {
+                continue;
+            }
+            // Which parameters a rank has may be counted in a way that is not known here.
+            if let Some(other) = of_rank.iter().position(fits) {
+                let what = format!(
+                    "the optimizer's file of rank {dp} says that it has the part of rank {other}: files were given each other's names"
+                );
+                faults.push(Damage::new(DamageKind::Inconsistent, what));
+            }
+        }
+    }
+
+    /// The slices of parameters that rank `dp` has, where each rank's part of a group is as long as `lens` says.
+    fn slices_of(&self, dp: usize, lens: &BTreeMap<usize, usize>) -> Slices<'a> {
+        let mut offsets: BTreeMap<usize, usize> = BTreeMap::new();
+        let mut own = Slices::new();
+        for parameter in self.parameters {
+            let offset = offsets.entry(parameter.group).or_default();
+            let (from, to) = (*offset, offset.saturating_add(parameter.count));
+            *offset = to.saturating_add(parameter.padding);
+            let len = lens.get(&parameter.group).copied().unwrap_or(0);
+            let first = len.saturating_mul(dp);
+            let (start, end) = (from.max(first), to.min(first.saturating_add(len)));
+            if start < end {
+                own.insert((parameter.group, &parameter.name), (start - first, end - start));
+            }
+        }
+        own
     }
 
     /// How many vectors the groups of all ranks may have, by the tensors that are in their files.
@@ -227,24 +283,28 @@ impl<'a> Zero<'a> {
         saved.tensor(&self.place(saved, i, key)?).cloned()
     }
 
+    /// Up to stage 2: elements of a group that each rank has. All parts are as long, but for what is padding at the end.
+    fn longest(&self, group: usize) -> usize {
+        let padded = |saved: &Saved| self.weights_of(saved, group)?.checked_add(padding(saved, group));
+        self.ranks.iter().filter_map(|saved| padded(saved.as_ref().ok()?)).max().unwrap_or(0)
+    }
+
+    /// How many weights of a group are in a rank's file.
+    fn weights_of(&self, saved: &Saved, group: usize) -> Option<usize> {
+        Some(self.vector(saved, group, &None)?.numel() as usize)
+    }
+
     /// Up to stage 2: what all ranks have of a group, one after another.
     fn of_group(&self, group: usize, key: &Key) -> Flat {
-        // All parts are as long, but for what is padding at the end.
-        let padding = |saved: &Saved| {
-            let padding = find(&saved.metadata, &format!("optimizer_state_dict.group_paddings.{group}"));
-            padding.and_then(as_u64).and_then(|padding| usize::try_from(padding).ok()).unwrap_or(0)
-        };
-        let weights = |saved: &Saved| Some(self.vector(saved, group, &None)?.numel() as usize);
-        let padded = |saved: &Saved| weights(saved)?.checked_add(padding(saved));
-        let longest = self.ranks.iter().filter_map(|saved| padded(saved.as_ref().ok()?)).max().unwrap_or(0);
+        let longest = self.longest(group);
         let mut flat = Flat::default();
         for (dp, saved) in self.ranks.iter().enumerate() {
             match saved {
                 Err(damage) => flat.push(longest, Err(damage.clone())),
-                Ok(saved) => match (self.vector(saved, group, key), weights(saved)) {
+                Ok(saved) => match (self.vector(saved, group, key), self.weights_of(saved, group)) {
                     (Some(tensor), Some(len)) => {
                         let last = dp + 1 == self.ranks.len();
-                        flat.push(len, Ok(without_padding(tensor, len, padding(saved), last)));
+                        flat.push(len, Ok(without_padding(tensor, len, padding(saved, group), last)));
                     }
                     (tensor, len) => {
                         let lost = if tensor.is_some() { "the weights beside it" } else { "it" };
@@ -364,15 +424,16 @@ impl<'a> Zero<'a> {
     /// The optimizer's plain values, as one has them that drives the parameters themselves.
     pub fn plain(&self) -> Value {
         let Some(saved) = self.first() else { return Value::Dict(BTreeMap::new()) };
-        let groups = GROUPS.iter().find_map(|groups| match find(&saved.metadata, groups)? {
+        let groups = GROUPS.iter().find_map(|groups| match lookup(&saved.metadata, groups)? {
             Value::List(groups) | Value::Tuple(groups) => Some(groups.as_slice()),
             _ => None,
         });
         let groups = grouped(groups.unwrap_or(&[]), self.parameters);
         let counted = |(i, parameter): (usize, &Parameter)| {
             let vector = if self.stage3 { 0 } else { parameter.group };
-            let step =
-                STATES.iter().find_map(|states| find(&saved.metadata, &format!("{states}.{vector}.step")))?;
+            let step = STATES
+                .iter()
+                .find_map(|states| lookup(&saved.metadata, &format!("{states}.{vector}.step")))?;
             as_f64(step)?;
             Some((HashableValue::I64(i as i64), dict([("step", step.clone())])))
         };
@@ -392,9 +453,43 @@ fn without_padding(tensor: TensorInfo, len: usize, padding: usize, last: bool) -
     }
 }
 
+/// How many elements of padding end the part of a group that a rank has.
+fn padding(saved: &Saved, group: usize) -> usize {
+    let padding = lookup(&saved.metadata, &format!("optimizer_state_dict.group_paddings.{group}"));
+    padding.and_then(as_u64).and_then(|padding| usize::try_from(padding).ok()).unwrap_or(0)
+}
+
+/// The slices of parameters that a rank has, by group and name: the first element in its part, and how many.
+type Slices<'s> = BTreeMap<(usize, &'s str), (usize, usize)>;
+/// Parameters times ranks whose slices are compared, at most.
+const MOST_SLICES: usize = 1 << 22;
+
+/// The slices that a rank's file says it has.
+fn slices(saved: &Saved) -> Option<Slices<'_>> {
+    let Value::List(groups) = lookup(&saved.metadata, "optimizer_state_dict.param_slice_mappings")? else {
+        return None;
+    };
+    let mut slices = Slices::new();
+    for (group, mapping) in groups.iter().enumerate() {
+        let Value::Dict(entries) = mapping else { return None };
+        for (name, slice) in entries {
+            let number = |key: &str| usize::try_from(as_u64(lookup(slice, key)?)?).ok();
+            let (HashableValue::String(name), Some(start), Some(count)) =
+                (name, number("start"), number("numel"))
+            else {
+                return None;
+            };
+            if count > 0 {
+                slices.insert((group, name), (start, count));
+            }
+        }
+    }
+    (!slices.is_empty()).then_some(slices)
+}
+
 /// How many ranks the optimizer in `saved` was divided over.
 fn partition_count(saved: &Saved) -> Option<usize> {
-    let count = match find(&saved.metadata, PARTITIONS)? {
+    let count = match lookup(&saved.metadata, PARTITIONS)? {
         // For each group: experts are divided over fewer.
         Value::List(counts) => counts.iter().filter_map(as_u64).max()?,
         count => as_u64(count)?,
@@ -404,7 +499,7 @@ fn partition_count(saved: &Saved) -> Option<usize> {
 
 /// How many ranks group `group` was divided over, where that is said of each.
 fn group_count(saved: &Saved, group: usize) -> Option<u64> {
-    match find(&saved.metadata, PARTITIONS)? {
+    match lookup(&saved.metadata, PARTITIONS)? {
         Value::List(counts) => counts.get(group).and_then(as_u64),
         _ => None,
     }
@@ -418,7 +513,7 @@ pub(super) fn grouped(groups: &[Value], parameters: &[Parameter]) -> Value {
     }
     let with_parameters = |(i, group): (usize, &Value)| {
         let mut group = group.clone();
-        let vectors: BTreeSet<usize> = match find(&group, "params") {
+        let vectors: BTreeSet<usize> = match lookup(&group, "params") {
             Some(Value::List(vectors)) => {
                 vectors.iter().filter_map(|v| usize::try_from(as_u64(v)?).ok()).collect()
             }

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::zero::{self, Parameter, Rank};
-use super::{Part, Saved, below, dict, find, merge, partitions, text};
+use super::{Part, Saved, below, dict, partitions, text};
 use crate::layout::tiles::Budget;
 use crate::layout::{name, sort};
-use crate::metadata::{HashableValue, Value, as_f64};
+use crate::metadata::{HashableValue, Value, as_f64, lookup, merge};
 use crate::tensor::TensorInfo;
 use crate::{Damage, DamageKind, Error, Notice, NoticeKind, Result};
 
@@ -174,7 +174,7 @@ impl Parameters {
             part.metadata = zero::plain_values(first);
         }
         // Buffers are there as fp32, too: the module has them as they are.
-        for buffers in models.iter().filter_map(|(_, _, saved)| find(&saved.metadata, "buffer_names")) {
+        for buffers in models.iter().filter_map(|(_, _, saved)| lookup(&saved.metadata, "buffer_names")) {
             let Value::List(buffers) = buffers else { continue };
             for buffer in buffers {
                 if let Value::String(name) = buffer {
@@ -230,7 +230,7 @@ impl Parameters {
         }
         part.tensors.append(&mut moments);
         let groups = self.optimizer.take().and_then(|optimizer| {
-            let found = GROUPS.iter().find_map(|groups| find(&optimizer, groups))?;
+            let found = GROUPS.iter().find_map(|groups| lookup(&optimizer, groups))?;
             match found {
                 Value::List(groups) => Some(partitions::grouped(groups, &parameters)),
                 _ => None,

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::flat::{self, Flat};
 use super::partitions::Zero;
-use super::{Part, Saved, dict, find, merge, text};
+use super::{Part, Saved, dict, text};
 use crate::layout::tiles::Budget;
-use crate::metadata::{HashableValue, Value, as_u64};
+use crate::metadata::{HashableValue, Value, as_u64, lookup, merge};
 use crate::storage::Storage;
 use crate::tensor::{TensorInfo, contiguous_strides, numel};
 use crate::{DType, Damage, DamageKind, Notice, NoticeKind};
@@ -118,7 +118,7 @@ impl Rank {
         };
         part.tensors.extend(first.tensors.iter().filter(own).cloned());
         part.tensors.append(&mut moments);
-        if let Some(optimizer) = find(&first.metadata, "optimizer").filter(|v| !matches!(v, Value::None)) {
+        if let Some(optimizer) = lookup(&first.metadata, "optimizer").filter(|v| !matches!(v, Value::None)) {
             merge(&mut part.metadata, dict([("optimizer", optimizer.clone())]));
         }
         part
@@ -140,7 +140,7 @@ impl Rank {
     fn model_files(&self) -> usize {
         let last = self.models.keys().last().map_or(0, |last| last.saturating_add(1));
         let said =
-            self.models.values().find_map(|saved| find(&saved.metadata, "dp_world_size").and_then(as_u64));
+            self.models.values().find_map(|saved| lookup(&saved.metadata, "dp_world_size").and_then(as_u64));
         let ranks =
             said.and_then(|ranks| usize::try_from(ranks).ok()).filter(|_| self.divided).unwrap_or(last);
         ranks.clamp(1, MOST_RANKS.saturating_mul(self.models.len()).max(1))
@@ -232,7 +232,7 @@ pub(super) fn module(saved: &Saved) -> Vec<(&str, &TensorInfo)> {
 
 /// The parameters that the optimizer has, in its order.
 pub(super) fn parameters(saved: &Saved) -> Vec<Parameter> {
-    let grouped = !matches!(find(&saved.metadata, "param_shapes"), Some(Value::Dict(_)));
+    let grouped = !matches!(lookup(&saved.metadata, "param_shapes"), Some(Value::Dict(_)));
     let parameter = |(key, shape): &(String, Vec<usize>)| {
         let key = key.strip_prefix("param_shapes.")?;
         let (group, name) = if grouped { key.split_once('.')? } else { ("0", key) };
@@ -245,7 +245,7 @@ pub(super) fn parameters(saved: &Saved) -> Vec<Parameter> {
 
 /// Adds the paddings between parameters, where vectors have any.
 fn add_paddings(optimizer: &Saved, parameters: &mut [Parameter], faults: &mut Vec<Damage>) {
-    let Some(Value::List(groups)) = find(&optimizer.metadata, PADDINGS) else { return };
+    let Some(Value::List(groups)) = lookup(&optimizer.metadata, PADDINGS) else { return };
     let mut places: HashMap<usize, usize> = HashMap::new();
     for parameter in parameters.iter_mut() {
         let place = places.entry(parameter.group).or_default();
@@ -278,8 +278,10 @@ fn without_masters(
         module.iter().filter(|(_, tensor)| tensor.numel() > 0).map(|(name, _)| *name).collect();
     let lost: Vec<&Parameter> = parameters.iter().filter(|p| !there.contains(p.name.as_str())).collect();
     if lost.len() < parameters.len() {
-        let text = "the files of the optimizer, in which the fp32 weights are, are not there: the weights shown are the module's own, in its type";
-        part.notices.push(Notice::new(NoticeKind::OtherForm, text));
+        let text = "the files of the optimizer, in which the fp32 weights are, are not there, and nor is the folder zero of a universal checkpoint: the weights shown are the module's own, in its type";
+        let own = parameters.iter().map(|p| p.name.as_str()).filter(|name| there.contains(name));
+        let notice = Notice::new(NoticeKind::Gone, text).about(own.map(str::to_string).collect());
+        part.notices.push(notice);
     }
     if lost.is_empty() {
         return;
@@ -343,13 +345,14 @@ pub(super) fn use_copies(
             used.len(),
             first.escape_debug()
         );
-        notices.push(Notice::new(NoticeKind::OtherForm, text));
+        let names = used.iter().map(|(name, _)| name.to_string()).collect();
+        notices.push(Notice::new(NoticeKind::OtherForm, text).about(names));
     }
 }
 
 /// Adds parameters that share another's elements.
 pub(super) fn add_aliases(saved: &Saved, made: &mut HashMap<String, TensorInfo>) {
-    let Some(Value::Dict(shared)) = find(&saved.metadata, "shared_params") else { return };
+    let Some(Value::Dict(shared)) = lookup(&saved.metadata, "shared_params") else { return };
     for (alias, name) in shared {
         if let (HashableValue::String(alias), Value::String(name)) = (alias, name)
             && let Some(tensor) = made.get(name)

@@ -3,21 +3,24 @@
 //! `torch.save` or as a SafeTensors file; and `.metadata`, written last, that says what is where.
 
 mod metadata;
+mod nested;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use self::metadata::{Blocks, Chunk, Item, Listing, Place};
-use super::join::{Opened, Whole};
+use self::nested::Nested;
+use super::join::{Opened, Reading, Whole};
 use super::tiles::{self, Budget, Tile};
-use super::{Layout, Set, name, single, sort};
+use super::{Layout, Set, name, parent, single, sort};
 use crate::bytes::storage::Storage;
 use crate::bytes::zstd::{self, Recent};
 use crate::bytes::{Source, Stamp};
 use crate::format::{Contents, safetensors, torch_zip};
-use crate::metadata::{HashableValue, Value, from_json};
+use crate::metadata::{HashableValue, Value, from_json, merge};
 use crate::pickle::Pickle;
 use crate::tensor::TensorInfo;
 use crate::{DType, Damage, DamageKind, Error, Format, Notice, NoticeKind, Result};
@@ -29,7 +32,7 @@ pub(super) const LAYOUT: Layout =
 const MAX_METADATA: u64 = 1 << 30;
 
 fn recognises(path: &Path) -> bool {
-    is_folder(path) || (is_file(path) && path.parent().is_some_and(has_listing))
+    is_folder(path) || (is_file(path) && has_listing(parent(path)))
 }
 
 /// Whether `path` is a file of a distributed checkpoint by its name.
@@ -41,6 +44,11 @@ fn is_part(path: &Path) -> bool {
     name(path).ends_with(".distcp")
 }
 
+/// Whether `path` is named as what a distributed checkpoint consists of: a part, or what lists parts beside it.
+pub(crate) fn is_distributed(path: &Path) -> bool {
+    is_part(path) || (is_listing(path) && is_folder(parent(path)))
+}
+
 /// Whether `path` is named like a listing: that of all ranks, or of one.
 fn is_listing(path: &Path) -> bool {
     let name = name(path);
@@ -48,7 +56,22 @@ fn is_listing(path: &Path) -> bool {
 }
 
 fn is_folder(path: &Path) -> bool {
-    path.is_dir() && files(path).is_ok_and(|files| files.iter().any(|file| is_part(file)))
+    let known = |files: &[PathBuf]| files.iter().any(|file| is_part(file)) || lists_alone(path, files);
+    path.is_dir() && files(path).is_ok_and(|files| known(&files))
+}
+
+/// Whether of a distributed checkpoint in `folder` nothing is left but what lists its parts, `files`: the name alone does
+/// not tell, and the listing may be of files in another form.
+fn lists_alone(folder: &Path, files: &[PathBuf]) -> bool {
+    const CLASS: &[u8] = b"torch.distributed.checkpoint.metadata";
+    let is_listing = |path: &PathBuf| {
+        let mut head = Vec::new();
+        let read = std::fs::File::open(path).and_then(|file| file.take(4096).read_to_end(&mut head));
+        read.is_ok() && head.windows(CLASS.len()).any(|bytes| bytes == CLASS)
+    };
+    let is_other = |path: &Path| path.extension().is_some_and(|e| e == "safetensors");
+    let others = || std::fs::read_dir(folder).is_ok_and(|e| e.flatten().any(|entry| is_other(&entry.path())));
+    files.iter().any(is_listing) && !others()
 }
 
 fn has_listing(folder: &Path) -> bool {
@@ -57,7 +80,6 @@ fn has_listing(folder: &Path) -> bool {
 
 /// The files of a distributed checkpoint in `folder`: listings first, then by their names.
 fn files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let folder = if folder == Path::new("") { Path::new(".") } else { folder };
     let entries = std::fs::read_dir(folder).map_err(|e| Error::io(folder, &e))?;
     let mut files: Vec<PathBuf> =
         entries.flatten().map(|entry| entry.path()).filter(|path| is_file(path)).collect();
@@ -74,7 +96,7 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
 fn identity(path: &Path) -> PathBuf {
     match path.is_dir() {
         true => path.to_path_buf(),
-        false => path.parent().unwrap_or(Path::new("")).to_path_buf(),
+        false => parent(path).to_path_buf(),
     }
 }
 
@@ -103,31 +125,19 @@ const MAX_BACKEND: u64 = 1 << 20;
 
 fn join(files: Vec<Opened>) -> Result<Whole> {
     let mut contents = Contents::new(Format::TorchDistributed);
-    let (mut listing, mut read, mut unread) = (Listing::default(), Vec::new(), Vec::new());
+    let (mut listing, mut reading, mut unread) = (Listing::default(), Reading::default(), Vec::new());
     let mut beside = Vec::new();
     let mut parts: HashMap<String, std::result::Result<Arc<Source>, Damage>> = HashMap::new();
     for file in files {
-        if is_listing(&file.path) {
-            let source = file.source?;
-            add_listing(&mut listing, &mut contents, &source).map_err(|e| e.in_file(&file.path))?;
-            read.push(source);
-            continue;
-        }
-        if [COMMON, BACKEND].contains(&name(&file.path).as_str()) {
+        let path = file.path.clone();
+        if [COMMON, BACKEND].contains(&name(&path).as_str()) {
             beside.push(file);
-            continue;
+        } else if is_listing(&path) {
+            let source = reading.open(file, &mut unread).map_err(|damage| Error::from(&damage))?;
+            add_listing(&mut listing, &mut contents, &source).map_err(|e| e.in_file(&path))?;
+        } else {
+            parts.insert(name(&path), reading.open(file, &mut unread));
         }
-        let part = match file.source {
-            Ok(source) => {
-                read.push(source.clone());
-                Ok(source)
-            }
-            Err(error) => {
-                unread.push(file.path.clone());
-                Err(Damage::new(error.fault.unwrap_or(DamageKind::UnreadableShard), error.to_string()))
-            }
-        };
-        parts.insert(name(&file.path), part);
     }
     let bytes = parts.values().flatten().fold(0u64, |sum, part| sum.saturating_add(part.len()));
     let folder = Folder {
@@ -136,41 +146,42 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
         left: Cell::new(bytes.saturating_mul(2)),
         used: RefCell::default(),
         blobs: RefCell::default(),
+        streams: RefCell::default(),
         unpacked: Cell::new(bytes.saturating_mul(MAX_RATIO).max(FREE_RATIO)),
         recent: Arc::default(),
         objects: Cell::new(0),
     };
     folder.add_missing(&listing, &mut contents);
+    contents.faults.append(&mut unread);
     folder.add_items(&listing, &mut contents);
     folder.add_unclaimed(&listing, &mut contents);
     for file in beside {
-        let path = file.path.clone();
-        match add_beside(file, &mut contents) {
-            Ok(source) => read.push(source),
-            Err(error) => {
-                let kind = error.fault.unwrap_or(DamageKind::UnreadableShard);
-                contents.faults.push(Damage::new(kind, error.in_file(&path).to_string()));
-                unread.push(path);
-            }
-        }
+        add_beside(file, &mut reading, &mut contents);
     }
-    contents.metadata = with_lists(std::mem::replace(&mut contents.metadata, Value::None), 0);
     contents.tell_first();
-    Ok(Whole { contents, files: read, unread })
+    Ok(reading.whole(contents))
 }
 
 /// Adds what Megatron-Core keeps beside the blocks. The state dict of all ranks has other keys than theirs.
-fn add_beside(file: Opened, contents: &mut Contents) -> Result<Arc<Source>> {
-    if name(&file.path) == BACKEND {
-        let source = file.source?;
-        let bytes = source.bytes(0..source.len().min(MAX_BACKEND))?.into_owned();
-        let value = serde_json::from_slice(&bytes).map_err(|e| {
-            Error::damaged(format!("is not valid JSON: {e}")).because(DamageKind::Inconsistent)
-        })?;
-        put(&mut contents.metadata, &[HashableValue::String(BACKEND.into())], from_json(value));
-        return Ok(source);
+fn add_beside(file: Opened, reading: &mut Reading, contents: &mut Contents) {
+    let path = file.path.clone();
+    if name(&path) == BACKEND {
+        let Ok(source) = reading.open(file, &mut contents.faults) else { return };
+        let bytes = source.bytes(0..source.len().min(MAX_BACKEND));
+        let value = bytes.map_err(Damage::from).and_then(|bytes| {
+            let what = |e| format!("{BACKEND} is not valid JSON: {e}");
+            serde_json::from_slice(&bytes).map_err(|e| Damage::new(DamageKind::Inconsistent, what(e)))
+        });
+        match value {
+            Ok(value) => {
+                let backend = BTreeMap::from([(HashableValue::String(BACKEND.into()), from_json(value))]);
+                merge(&mut contents.metadata, Value::Dict(backend));
+            }
+            Err(damage) => contents.faults.push(damage),
+        }
+        return;
     }
-    let (source, own) = file.read()?;
+    let Ok(own) = reading.read(file, COMMON, &mut contents.faults) else { return };
     let known: HashSet<String> = contents.tensors.iter().map(|tensor| tensor.name.clone()).collect();
     for mut tensor in own.tensors {
         if known.contains(&tensor.name) {
@@ -178,26 +189,9 @@ fn add_beside(file: Opened, contents: &mut Contents) -> Result<Arc<Source>> {
         }
         contents.tensors.push(tensor);
     }
-    merge(&mut contents.metadata, own.metadata, 0);
+    merge(&mut contents.metadata, own.metadata);
     crate::format::add_new(&mut contents.globals, own.globals);
     contents.notices.extend(own.notices);
-    contents.faults.extend(own.faults.into_iter().map(|mut damage| {
-        damage.what = format!("{COMMON}: {damage}");
-        damage
-    }));
-    Ok(source)
-}
-
-/// Adds the entries of `more` that `all` lacks, at any depth.
-fn merge(all: &mut Value, more: Value, depth: usize) {
-    let (Value::Dict(all), Value::Dict(more)) = (all, more) else { return };
-    for (key, value) in more {
-        match all.get_mut(&key) {
-            Some(known) if depth < 64 => merge(known, value, depth + 1),
-            Some(_) => {}
-            None => drop(all.insert(key, value)),
-        }
-    }
 }
 
 fn add_listing(listing: &mut Listing, contents: &mut Contents, source: &Source) -> Result<()> {
@@ -221,6 +215,8 @@ struct Folder {
     used: RefCell<HashMap<String, Vec<(u64, u64)>>>,
     /// The tensors of SafeTensors files that were read, by the file and where in it they begin.
     blobs: RefCell<HashMap<(String, u64), HashMap<String, TensorInfo>>>,
+    /// Empty compressed streams before SafeTensors, by file.
+    streams: RefCell<HashMap<String, (u64, u64)>>,
     /// Bytes that parts may still decompress to,
     unpacked: Cell<u64>,
     /// and those that did last.
@@ -252,19 +248,27 @@ impl Folder {
             let what = format!("{} of {} files missing: {}{more}", gone.len(), named.len(), first.join(", "));
             contents.faults.push(Damage::new(DamageKind::MissingShards, what));
         }
-        contents.faults.extend(self.parts.values().filter_map(|part| part.as_ref().err().cloned()));
     }
 
     fn add_items(&self, listing: &Listing, contents: &mut Contents) {
         let mut budget = Budget::of_bytes(self.bytes);
+        let mut nested = Nested::default();
         for (name, item) in &listing.items {
             match item {
                 Item::Tensor(blocks) => {
+                    if let Some([within @ .., _]) = listing.paths.get(name).map(Vec::as_slice) {
+                        nested.put(within, None);
+                    }
                     let tensor = self.tensor(listing, name, blocks, &mut budget, &mut contents.notices);
                     contents.tensors.push(tensor);
                 }
-                Item::Value => self.add_value(listing, name, contents),
+                Item::Value => self.add_value(listing, name, &mut nested, contents),
             }
+        }
+        contents.metadata = nested.into_dict();
+        if !self.streams.borrow().is_empty() {
+            let text = "its tensors are SafeTensors with empty compressed streams before them, as PyTorch writes where both are asked for";
+            contents.notices.push(Notice::new(NoticeKind::Unusual, text).refused());
         }
         let objects = self.objects.get();
         if objects > 0 {
@@ -288,7 +292,7 @@ impl Folder {
             let (part, found) = self.block(name, places, bytes);
             notices.extend(found.map(|mut notice| {
                 notice.text = format!("`{}` {}", name.escape_debug(), notice.text);
-                notice
+                notice.about(vec![name.to_string()])
             }));
             Tile { offsets: chunk.offsets.clone(), sizes: chunk.sizes.clone(), part }
         };
@@ -337,7 +341,7 @@ impl Folder {
 
     /// The tensor `name` that was saved at `place`, alone or in a SafeTensors file with others.
     fn tensor_at(&self, name: &str, place: &Place, bytes: u64) -> std::result::Result<TensorInfo, Damage> {
-        let key = (place.file.clone(), place.offset);
+        let key = (place.file.clone(), self.begin(place));
         let of_blob = |tensors: &HashMap<String, TensorInfo>| {
             let what = || lost(format!("{} does not hold it", place.file.escape_debug()));
             tensors.get(name).cloned().ok_or_else(what)
@@ -359,13 +363,13 @@ impl Folder {
     }
 
     /// Adds the plain value `name` where its keys lead to, and tensors that lie in it.
-    fn add_value(&self, listing: &Listing, name: &str, contents: &mut Contents) {
+    fn add_value(&self, listing: &Listing, name: &str, nested: &mut Nested, contents: &mut Contents) {
         let place = listing.places(name, None).first();
-        let place = place.ok_or_else(|| lost("the listing does not say where".into()));
-        let saved = match place.and_then(|place| self.saved(place, MAX_VALUE)) {
+        let known = place.ok_or_else(|| lost("the listing does not say where".into()));
+        let saved = match known.and_then(|place| self.saved(place, MAX_VALUE)) {
             Ok(saved) => saved,
             // Bytes of a layer's own making, which a rank saved for itself.
-            Err(damage) if is_object(name) && place_is_whole(damage.kind) => {
+            Err(_) if is_object(name) && place.is_some_and(|place| self.is_opaque(place)) => {
                 return self.objects.set(self.objects.get() + 1);
             }
             Err(mut damage) => {
@@ -382,7 +386,33 @@ impl Folder {
         contents.notices.extend(saved.notices);
         let whole = [HashableValue::String(name.to_string())];
         let keys = listing.paths.get(name).map_or(&whole[..], Vec::as_slice);
-        put(&mut contents.metadata, keys, saved.metadata);
+        nested.put(keys, Some(saved.metadata));
+    }
+
+    /// Where in its file what was saved at `place` begins. With both of torch's options SafeTensors are written behind empty
+    /// compressed streams, one for each tensor, and are not compressed themselves.
+    fn begin(&self, place: &Place) -> u64 {
+        const EMPTY: [u8; 9] = [0x28, 0xb5, 0x2f, 0xfd, 0x20, 0, 1, 0, 0];
+        let len = EMPTY.len() as u64;
+        let Some(Ok(source)) = self.parts.get(&place.file).filter(|_| place.is_packed()) else {
+            return place.offset;
+        };
+        let mut streams = self.streams.borrow_mut();
+        if let Some((_, end)) = streams.get(&place.file).filter(|(start, end)| {
+            (*start..*end).contains(&place.offset) && (place.offset - start).is_multiple_of(len)
+        }) {
+            return *end;
+        }
+        let is_empty = |at: u64| source.bytes(at..at.saturating_add(len)).is_ok_and(|bytes| *bytes == EMPTY);
+        let mut end = place.offset;
+        while is_empty(end) {
+            end += len;
+        }
+        if end == place.offset || safetensors::extent(source.data(), end).is_none() {
+            return place.offset;
+        }
+        streams.insert(place.file.clone(), (place.offset, end));
+        end
     }
 
     /// What was saved at `place`, which is of about `bytes` bytes once it is decompressed.
@@ -393,21 +423,21 @@ impl Folder {
             Some(Err(damage)) => return Err(damage.clone()),
             None => return Err(Damage::new(DamageKind::MissingShards, format!("{file} is missing"))),
         };
-        let is_zstd = |transform: &String| transform == ZSTD || transform.starts_with("stream.zstd/1.");
-        let packed = matches!(&place.transforms[..], [transform] if is_zstd(transform));
-        if let ([transform, ..], false) = (&place.transforms[..], packed) {
+        let start = self.begin(place);
+        let packed = place.is_packed() && start == place.offset;
+        if let ([transform, ..], false) = (&place.transforms[..], place.is_packed()) {
             let what = format!("{file} has it as {}, which is not read", transform.escape_debug());
             return Err(Damage::new(DamageKind::Compression, what));
         }
         let section = |len| {
-            Source::section(source, place.offset, len).ok_or_else(|| {
-                let end = place.offset.saturating_add(len);
+            Source::section(source, start, len).ok_or_else(|| {
+                let end = start.saturating_add(len);
                 let what = format!("{file} has {} bytes, and {end} are needed", source.len());
                 Damage::new(DamageKind::CutShort, what)
             })
         };
         // The length of a tensor in a SafeTensors file is that of its elements alone.
-        let extent = safetensors::extent(source.data(), place.offset).filter(|_| !packed);
+        let extent = safetensors::extent(source.data(), start).filter(|_| !packed);
         let len = extent.unwrap_or(place.len);
         let mut section = section(len)?;
         let Some(left) = self.left.get().checked_sub(len) else {
@@ -415,7 +445,7 @@ impl Folder {
             return Err(Damage::new(DamageKind::Overlap, what));
         };
         self.left.set(left);
-        self.used.borrow_mut().entry(place.file.clone()).or_default().push((place.offset, len));
+        self.used.borrow_mut().entry(place.file.clone()).or_default().push((start, len));
         let failed = |error: Error| {
             let kind = error.fault.unwrap_or_default();
             Damage::new(kind, format!("{file}, from byte {}: {error}", place.offset))
@@ -439,6 +469,20 @@ impl Folder {
         }
     }
 
+    /// Whether all bytes at `place` are there and are not the remains of an archive, so that they are of another form.
+    fn is_opaque(&self, place: &Place) -> bool {
+        /// How parts of a zip begin: an entry, its line in the directory, the end of that.
+        const ZIP: [&[u8]; 3] = [b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"];
+        /// As much as this is looked at.
+        const LOOKED_AT: u64 = 1 << 20;
+        let Some(Ok(source)) = self.parts.get(&place.file) else { return false };
+        let end = place.offset.checked_add(place.len).filter(|end| *end <= source.len());
+        let Some(end) = end.filter(|_| place.transforms.is_empty()) else { return false };
+        let Ok(bytes) = source.bytes(place.offset..end.min(place.offset + LOOKED_AT)) else { return false };
+        let is_zip = bytes.windows(4).any(|bytes| ZIP.contains(&bytes));
+        !is_zip && (bytes.is_empty() || bytes.iter().any(|byte| *byte != 0))
+    }
+
     /// Tells of bytes that the listing does not mention.
     fn add_unclaimed(&self, listing: &Listing, contents: &mut Contents) {
         let mut used = self.used.borrow_mut();
@@ -459,6 +503,14 @@ impl Folder {
     }
 }
 
+impl Place {
+    /// Whether its bytes are compressed, in the one way that is read.
+    fn is_packed(&self) -> bool {
+        let is_zstd = |transform: &String| transform == ZSTD || transform.starts_with("stream.zstd/1.");
+        matches!(&self.transforms[..], [transform] if is_zstd(transform))
+    }
+}
+
 /// What two copies of a tensor have in common, without reading them.
 fn checksum(tensor: &TensorInfo) -> (&[usize], DType, Option<u32>) {
     (&tensor.shape, tensor.dtype, tensor.storage.as_ref().and_then(|storage| storage.run().crc32))
@@ -469,43 +521,6 @@ fn is_object(name: &str) -> bool {
     name.rsplit_once('/').is_some_and(|(_, shard)| shard.starts_with("shard_"))
 }
 
-/// Whether the bytes are there of something that could not be read for this reason.
-fn place_is_whole(kind: DamageKind) -> bool {
-    !matches!(
-        kind,
-        DamageKind::MissingShards
-            | DamageKind::CutShort
-            | DamageKind::StorageLost
-            | DamageKind::UnreadableShard
-    )
-}
-
 fn lost(what: String) -> Damage {
     Damage::new(DamageKind::StorageLost, what)
-}
-
-/// Makes lists of dicts with the keys 0, 1, 2 …, which is how lists are listed.
-fn with_lists(value: Value, depth: usize) -> Value {
-    let Value::Dict(entries) = value else { return value };
-    if depth > 64 {
-        return Value::Dict(entries);
-    }
-    let is_list = !entries.is_empty()
-        && entries.keys().enumerate().all(|(i, key)| *key == HashableValue::I64(i as i64));
-    let below = entries.into_iter().map(|(key, value)| (key, with_lists(value, depth + 1)));
-    match is_list {
-        true => Value::List(below.map(|(_, value)| value).collect()),
-        false => Value::Dict(below.collect()),
-    }
-}
-
-/// Puts `value` into nested dicts.
-fn put(into: &mut Value, keys: &[HashableValue], value: Value) {
-    let [first, rest @ ..] = keys else { return };
-    let Value::Dict(entries) = into else { return };
-    if rest.is_empty() {
-        entries.insert(first.clone(), value);
-    } else {
-        put(entries.entry(first.clone()).or_insert_with(|| Value::Dict(BTreeMap::new())), rest, value);
-    }
 }

@@ -1,5 +1,6 @@
 //! Optimizers' state dicts among a checkpoint's plain values, and which of its weights each parameter group has.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::kind::Signs;
@@ -13,6 +14,8 @@ use crate::{Group, without_state_dict};
 const DEEPEST: usize = 5;
 /// More parameter groups than any real file has.
 const MOST_GROUPS: usize = 4096;
+/// More different settings of parameters than any real file has.
+const MOST_KINDS: usize = 64;
 
 /// The parameter groups of every optimizer in `checkpoint`, with the weights that each certainly updates, and the steps
 /// that the optimizers counted.
@@ -25,8 +28,8 @@ pub(super) fn groups(checkpoint: &Checkpoint) -> (Vec<ParamGroup>, Option<u64>) 
     let moments = moments(checkpoint);
     let mut all: Vec<ParamGroup> = Vec::new();
     let mut steps = None;
-    for (path, groups) in found {
-        let optimizer = StateDict { checkpoint, path: &path, index: &index, moments: &moments };
+    for (path, groups) in &found {
+        let optimizer = StateDict { checkpoint, path, index: &index, moments: &moments };
         let mut own: Vec<ParamGroup> = Vec::new();
         let mut numbers = Vec::new();
         for (i, group) in groups.iter().enumerate().take(MOST_GROUPS - all.len().min(MOST_GROUPS)) {
@@ -51,17 +54,22 @@ pub(super) fn groups(checkpoint: &Checkpoint) -> (Vec<ParamGroup>, Option<u64>) 
 }
 
 /// Every `param_groups` among the plain values, with the path of what holds it.
-fn state_dicts<'v>(value: &'v Value, path: &str, depth: usize, found: &mut Vec<(String, &'v [Value])>) {
+fn state_dicts<'v>(value: &'v Value, path: &str, depth: usize, found: &mut Vec<(String, Cow<'v, [Value]>)>) {
     let below = |key: &str| if path.is_empty() { key.to_string() } else { format!("{path}.{key}") };
     match value {
         Value::Dict(entries) => match entries.get(&HashableValue::String("param_groups".into())) {
-            Some(Value::List(groups) | Value::Tuple(groups)) => found.push((path.to_string(), groups)),
-            _ if depth < DEEPEST => {
-                for (key, value) in entries {
-                    state_dicts(value, &below(&key_text(key)), depth + 1, found);
+            Some(Value::List(groups) | Value::Tuple(groups)) => {
+                found.push((path.to_string(), Cow::Borrowed(groups)));
+            }
+            _ => {
+                if let Some(groups) = flattened(entries) {
+                    found.push((path.to_string(), Cow::Owned(groups)));
+                } else if depth < DEEPEST {
+                    for (key, value) in entries {
+                        state_dicts(value, &below(&key_text(key)), depth + 1, found);
+                    }
                 }
             }
-            _ => {}
         },
         Value::List(items) | Value::Tuple(items) if depth < DEEPEST && items.len() <= 64 => {
             for (i, value) in items.iter().enumerate() {
@@ -70,6 +78,35 @@ fn state_dicts<'v>(value: &'v Value, path: &str, depth: usize, found: &mut Vec<(
         }
         _ => {}
     }
+}
+
+/// The groups of a state dict that was flattened, so that ranks can divide it: `param_groups.NAME.lr` for each parameter.
+/// Those of equal settings are one.
+fn flattened(entries: &BTreeMap<HashableValue, Value>) -> Option<Vec<Value>> {
+    let mut settings: BTreeMap<&str, BTreeMap<HashableValue, Value>> = BTreeMap::new();
+    for (key, value) in entries {
+        let HashableValue::String(key) = key else { continue };
+        if let Some((name, setting)) =
+            key.strip_prefix("param_groups.").and_then(|rest| rest.rsplit_once('.'))
+        {
+            let setting = HashableValue::String(setting.into());
+            settings.entry(name).or_default().insert(setting, value.clone());
+        }
+    }
+    let mut groups: Vec<(BTreeMap<HashableValue, Value>, Vec<Value>)> = Vec::new();
+    for (name, settings) in settings {
+        let name = Value::String(name.into());
+        match groups.iter().position(|(known, _)| *known == settings) {
+            Some(group) => groups[group].1.push(name),
+            None if groups.len() < MOST_KINDS => groups.push((settings, vec![name])),
+            None => {}
+        }
+    }
+    let with_names = |(mut group, names): (BTreeMap<HashableValue, Value>, Vec<Value>)| {
+        group.insert(HashableValue::String("params".into()), Value::List(names));
+        Value::Dict(group)
+    };
+    (!groups.is_empty()).then(|| groups.into_iter().map(with_names).collect())
 }
 
 /// The parameters that optimizers get: weights in the model's order, tied ones once, without buffers.
@@ -111,9 +148,16 @@ struct StateDict<'a> {
     moments: &'a BTreeMap<String, Vec<usize>>,
 }
 
+/// What a parameter's state is kept under: its number, or its name.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Key<'v> {
+    Number(u64),
+    Name(&'v str),
+}
+
 /// Which parameters a group has: their numbers, and where the file has them, their names.
 struct Numbers<'v> {
-    numbers: Vec<u64>,
+    numbers: Vec<Key<'v>>,
     names: Option<Vec<&'v str>>,
 }
 
@@ -127,24 +171,32 @@ impl<'v> Numbers<'v> {
             Value::String(s) => Some(s.as_str()),
             _ => None,
         };
-        let names: Option<Vec<&str>> = list("param_names").iter().map(text).collect();
+        let names = |key: &str| -> Option<Vec<&'v str>> {
+            let names: Option<Vec<&str>> = list(key).iter().map(text).collect();
+            names.filter(|names| !names.is_empty())
+        };
+        // PyTorch's `get_state_dict` has names in place of numbers.
+        let key = |v: &'v Value| as_u64(v).map(Key::Number).or_else(|| text(v).map(Key::Name));
         Numbers {
-            numbers: list("params").iter().filter_map(as_u64).collect(),
-            names: names.filter(|n| !n.is_empty()),
+            numbers: list("params").iter().filter_map(key).collect(),
+            names: names("param_names").or_else(|| names("params")),
         }
     }
 }
 
-/// For each group the tensors it updates, each with its number.
-type Driven = Vec<Vec<(usize, Option<u64>)>>;
+/// For each group the tensors it updates, each with what its state is kept under.
+type Driven<'v> = Vec<Vec<(usize, Option<Key<'v>>)>>;
 
 impl StateDict<'_> {
     fn below(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_string() } else { format!("{}.{key}", self.path) }
     }
 
-    fn state_key(&self, number: u64) -> String {
-        self.below(&format!("state.{number}"))
+    fn state_key(&self, key: Key<'_>) -> String {
+        match key {
+            Key::Number(number) => self.below(&format!("state.{number}")),
+            Key::Name(name) => self.below(&format!("state.{name}")),
+        }
     }
 
     /// A number of the file, whether it was saved plain or as a tensor of one element.
@@ -206,25 +258,26 @@ impl StateDict<'_> {
     /// Steps that the optimizer counted for any of its parameters.
     fn steps(&self, groups: &[Numbers<'_>]) -> Option<u64> {
         let state = lookup(&self.checkpoint.metadata, &self.below("state"));
-        let step = |number: &u64| {
-            let plain = state.and_then(|s| match s {
-                Value::Dict(entries) => entries
+        let step = |key: &Key<'_>| {
+            let plain = state.and_then(|s| match (s, key) {
+                (Value::Dict(entries), Key::Number(number)) => entries
                     .get(&HashableValue::I64(*number as i64))
                     .or_else(|| entries.get(&HashableValue::String(number.to_string()))),
+                (Value::Dict(entries), Key::Name(name)) => {
+                    entries.get(&HashableValue::String(name.to_string()))
+                }
                 _ => None,
             });
-            let steps = self.number(
-                &format!("{}.step", self.state_key(*number)),
-                plain.and_then(|s| lookup(s, "step")),
-            )?;
+            let steps = self
+                .number(&format!("{}.step", self.state_key(*key)), plain.and_then(|s| lookup(s, "step")))?;
             (steps >= 0.0 && steps.fract() == 0.0).then_some(steps as u64)
         };
         groups.iter().flat_map(|g| &g.numbers).filter_map(step).max()
     }
 
     /// The shape of the parameter of this number, from its moments.
-    fn shape(&self, number: u64) -> Option<&[usize]> {
-        let moments = self.moments.get(&self.state_key(number))?;
+    fn shape(&self, key: Key<'_>) -> Option<&[usize]> {
+        let moments = self.moments.get(&self.state_key(key))?;
         let named = |name: &str| {
             let ends = |i: &&usize| self.checkpoint.tensors[**i].name.rsplit('.').next() == Some(name);
             moments.iter().find(ends)
@@ -234,12 +287,19 @@ impl StateDict<'_> {
     }
 
     /// Which of `parameters` each group updates.
-    fn assign(&self, parameters: &[usize], groups: &[Numbers<'_>]) -> Driven {
+    fn assign<'v>(&self, parameters: &[usize], groups: &[Numbers<'v>]) -> Driven<'v> {
         let tensor = |p: usize| &self.checkpoint.tensors[p];
-        if groups.iter().all(|g| g.names.is_some()) {
-            let by_name: HashMap<&str, usize> =
+        let is_named = |g: &Numbers<'_>| g.names.is_some() || g.numbers.is_empty();
+        if groups.iter().all(is_named) && groups.iter().any(|g| g.names.is_some()) {
+            let mut by_name: HashMap<&str, usize> =
                 parameters.iter().map(|&p| (without_state_dict(&tensor(p).name), p)).collect();
-            let named = |g: &Numbers<'_>| {
+            // The key of a state dict may be one that models' own names begin with, too.
+            for &p in parameters {
+                if let Some(name) = tensor(p).name.strip_prefix("model.") {
+                    by_name.entry(name).or_insert(p);
+                }
+            }
+            let named = |g: &Numbers<'v>| {
                 let numbers = g.numbers.iter().copied().map(Some).chain(std::iter::repeat(None));
                 let names = g.names.iter().flatten().zip(numbers);
                 names.filter_map(|(name, n)| Some((*by_name.get(name)?, n))).collect()
@@ -247,7 +307,7 @@ impl StateDict<'_> {
             return groups.iter().map(named).collect();
         }
         // A group may be empty: a trainer makes one for each setting, whether parameters have it or not.
-        let known = |g: &Numbers<'_>| g.numbers.iter().all(|n| self.shape(*n).is_some());
+        let known = |g: &Numbers<'_>| g.numbers.iter().all(|key| self.shape(*key).is_some());
         if groups.iter().all(known) && groups.iter().any(|g| !g.numbers.is_empty()) {
             return groups.iter().map(|g| self.by_shapes(parameters, &g.numbers)).collect();
         }
@@ -256,8 +316,9 @@ impl StateDict<'_> {
 
     /// Parameters of the model in order whose shapes are those of the group: the earliest such sequence and the latest
     /// one agree on what is certain.
-    fn by_shapes(&self, parameters: &[usize], numbers: &[u64]) -> Vec<(usize, Option<u64>)> {
-        let matches = |p: usize, n: u64| Some(self.checkpoint.tensors[p].shape.as_slice()) == self.shape(n);
+    fn by_shapes<'v>(&self, parameters: &[usize], numbers: &[Key<'v>]) -> Vec<(usize, Option<Key<'v>>)> {
+        let matches =
+            |p: usize, n: Key<'_>| Some(self.checkpoint.tensors[p].shape.as_slice()) == self.shape(n);
         let mut earliest = Vec::new();
         let mut rest = parameters.iter();
         for &n in numbers {
@@ -275,14 +336,14 @@ impl StateDict<'_> {
     }
 
     /// Without moments: all of them where there is one group, else matrices and the rest where the counts are theirs.
-    fn by_counts(&self, parameters: &[usize], groups: &[Numbers<'_>]) -> Driven {
+    fn by_counts<'v>(&self, parameters: &[usize], groups: &[Numbers<'v>]) -> Driven<'v> {
         let matrix = |p: &&usize| self.checkpoint.tensors[**p].shape.len() >= 2;
         let matrices: Vec<usize> = parameters.iter().filter(matrix).copied().collect();
         let others: Vec<usize> = parameters.iter().filter(|p| !matrix(p)).copied().collect();
-        let numbered = |tensors: &[usize], g: &Numbers<'_>| {
+        let numbered = |tensors: &[usize], g: &Numbers<'v>| {
             tensors.iter().copied().zip(g.numbers.iter().copied().map(Some)).collect()
         };
-        let of = |g: &Numbers<'_>| {
+        let of = |g: &Numbers<'v>| {
             let n = g.numbers.len();
             let whole = n == parameters.len() && groups.len() == 1;
             match n {
