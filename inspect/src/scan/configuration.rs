@@ -142,7 +142,7 @@ impl Scanner<'_> {
             let (module, name) = split(&tag);
             found.push(Named::Code { module, name, key: "a tag of YAML".into() });
         }
-        documents.iter().for_each(|document| walk(document, "", &mut found));
+        documents.iter().for_each(|document| walk(document, &mut found));
         found.into_iter().for_each(|named| self.named(named, name, place));
         Ok(())
     }
@@ -209,9 +209,9 @@ fn is_path(text: &str) -> bool {
     text.contains('.') && text.split('.').all(word)
 }
 
-fn walk(value: &Value, key: &str, found: &mut Vec<Named>) {
+fn walk(value: &Value, found: &mut Vec<Named>) {
     match value {
-        Value::Array(items) => items.iter().for_each(|item| walk(item, key, found)),
+        Value::Array(items) => items.iter().for_each(|item| walk(item, found)),
         Value::Object(entries) => {
             object(entries, found);
             for (key, value) in entries {
@@ -253,7 +253,7 @@ fn walk(value: &Value, key: &str, found: &mut Vec<Named>) {
                     ("template", Value::String(template)) => {
                         found.push(Named::Template(key.clone(), template.clone()));
                     }
-                    _ => walk(value, key, found),
+                    _ => walk(value, found),
                 }
             }
         }
@@ -412,7 +412,7 @@ mod tests {
 
     fn json(text: &str) -> Vec<Named> {
         let mut found = Vec::new();
-        walk(&serde_json::from_str(text).unwrap(), "", &mut found);
+        walk(&serde_json::from_str(text).unwrap(), &mut found);
         found
     }
 
@@ -453,7 +453,7 @@ mod tests {
                 .unwrap();
         assert_eq!(tags, ["os.popen"]);
         let mut found = Vec::new();
-        walk(&documents[0], "", &mut found);
+        walk(&documents[0], &mut found);
         assert!(found.contains(&code("os", "system", "_target_")), "{found:?}");
         assert!(found.contains(&code("sys", "exit", "_target_")), "{found:?}");
         assert!(yaml(&"[".repeat(200)).is_err());
