@@ -81,7 +81,9 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         match scanned {
             Ok(scan) if scan.severity().is_some() || scan.unreadable.is_some() => files.push(scan),
             Ok(_) => others.push(path.display().to_string()),
-            Err(error) if error.kind == ErrorKind::Unrecognised => others.push(path.display().to_string()),
+            Err(error) if error.kind == ErrorKind::Unrecognised || !path.exists() => {
+                others.push(path.display().to_string());
+            }
             Err(error) => files.push(Scan::unreadable(path, error)),
         }
     }

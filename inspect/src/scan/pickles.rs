@@ -11,7 +11,7 @@ use super::text::reaches_out;
 use super::{Finding, Rule};
 use crate::bytes::{ByteSource, Section};
 use crate::error::bytes_that;
-use crate::pickle::{Id, Node, Object, Pickle, Reader, Trace};
+use crate::pickle::{Id, Node, Object, Pickle, Reader, Stored, Trace};
 use crate::{Error, Result};
 
 /// How to interpret a stream of pickles.
@@ -40,7 +40,7 @@ impl Scanner<'_> {
     pub(super) fn pickles(&mut self, data: &dyn ByteSource, place: &Place, stream: Stream) -> Result<bool> {
         let mut at = 0;
         // What an unpickler remembers that reads several pickles.
-        let mut memo: Vec<Option<Arc<str>>> = Vec::new();
+        let mut memo: Vec<Stored> = Vec::new();
         let limit = match stream {
             Stream::Then(count) => count,
             _ => MOST_PICKLES,

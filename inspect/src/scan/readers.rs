@@ -7,7 +7,7 @@ use super::content::{Place, Scanner};
 use super::pickles::{Stream, begins_plausibly, names};
 use crate::Result;
 use crate::bytes::ByteSource;
-use crate::pickle::{Node, Reader, Trace};
+use crate::pickle::{Node, Reader, Stored, Trace};
 
 impl Scanner<'_> {
     /// Reports what readers do that know nothing of joblib, to whom the arrays of the pickle at `at` are opcodes; the
@@ -50,10 +50,10 @@ impl Scanner<'_> {
         &mut self,
         data: &dyn ByteSource,
         at: u64,
-        memo: &[Option<Arc<str>>],
+        memo: &[Stored],
         named: &[(Arc<str>, Arc<str>)],
         place: &Place,
-    ) -> Result<Vec<Option<Arc<str>>>> {
+    ) -> Result<Vec<Stored>> {
         Trace::read_after(data, at, memo, |trace| {
             self.spend(trace.pickle.len as u64);
             if names(&trace) != named {

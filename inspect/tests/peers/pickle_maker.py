@@ -5,7 +5,7 @@ import struct
 
 # What programs name.
 HARMLESS = [
-    ("collections", "OrderedDict"), ("collections", "deque"), ("builtins", "set"), ("builtins", "bytearray"),
+    ("collections", "OrderedDict"), ("collections", "deque"), ("functools", "partial"), ("builtins", "set"), ("builtins", "bytearray"),
     ("__builtin__", "list"), ("__builtin__", "object"), ("builtins", "bytes"), ("builtins", "dict"),
     ("argparse", "Namespace"), ("types", "SimpleNamespace"), ("datetime", "date"), ("numpy", "dtype"),
     ("torch._utils", "_rebuild_tensor_v2"), ("torch", "FloatStorage"), ("torch.nn.modules.linear", "Linear"),
@@ -17,7 +17,7 @@ UNKNOWN = [
 ]
 DANGEROUS = [
     ("posix", "system"), ("os", "system"), ("builtins", "eval"), ("__builtin__", "exec"), ("builtins", "getattr"),
-    ("subprocess", "Popen"), ("runpy", "_run_code"), ("functools", "partial"), ("operator", "attrgetter"),
+    ("subprocess", "Popen"), ("runpy", "_run_code"), ("functools", "partialmethod"), ("operator", "attrgetter"),
     ("torch", "load"), ("builtins", "__import__"), ("pickle", "loads"),
 ]
 

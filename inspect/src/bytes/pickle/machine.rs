@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::memo::Memo;
 use super::text::{float, integer, unescape_string, unescape_unicode};
+use super::trace::Stored;
 use super::{Global, Id, Node, Object, Pickle, Seen};
 use crate::bytes::{Short, text as text_of};
 use crate::{Error, Result};
@@ -81,21 +82,21 @@ impl<'a> Machine<'a> {
     }
 
     /// Begins with what other pickles stored, of which texts are known.
-    pub(super) fn inherit(&mut self, memo: &[Option<Arc<str>>]) -> Result<()> {
-        for text in memo {
+    pub(super) fn inherit(&mut self, memo: &[Stored]) -> Result<()> {
+        for (key, text) in memo {
             let id = text.as_ref().map_or(Ok(NONE), |text| self.add(Node::Str(text.clone())))?;
-            self.memo.near.push(id);
+            self.memo.put(*key, id);
         }
         Ok(())
     }
 
-    /// The texts that were stored, by index.
-    pub(super) fn texts(&self) -> Vec<Option<Arc<str>>> {
-        let text = |id: &Id| match &self.nodes[id.0 as usize] {
+    /// What was stored, in the order of the indices.
+    pub(super) fn stored(&self) -> Vec<Stored> {
+        let text = |id: Id| match &self.nodes[id.0 as usize] {
             Node::Str(text) => Some(text.clone()),
             _ => None,
         };
-        self.memo.near.iter().map(text).collect()
+        self.memo.entries().into_iter().map(|(key, id)| (key, text(id))).collect()
     }
 
     /// Follows the opcodes up to STOP, and returns what is on the stack then.

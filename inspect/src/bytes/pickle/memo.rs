@@ -10,7 +10,7 @@ const FAR: u64 = 48;
 /// The values that the pickle stored, by index. Picklers number them from 0.
 #[derive(Debug, Default)]
 pub(super) struct Memo {
-    pub near: Vec<Id>,
+    near: Vec<Id>,
     /// Those whose index is larger than that of the next one.
     far: HashMap<u64, Id>,
 }
@@ -41,5 +41,13 @@ impl Memo {
     /// How many values are stored.
     pub fn len(&self) -> u64 {
         (self.near.len() + self.far.len()) as u64
+    }
+
+    /// What is stored, in the order of the indices.
+    pub fn entries(&self) -> Vec<(u64, Id)> {
+        let near = self.near.iter().enumerate().map(|(key, id)| (key as u64, *id));
+        let mut entries: Vec<(u64, Id)> = near.chain(self.far.iter().map(|(key, id)| (*key, *id))).collect();
+        entries.sort_unstable_by_key(|(key, _)| *key);
+        entries
     }
 }

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use crate::Result;
 use crate::bytes::{ByteSource, Short};
 use machine::Machine;
+pub(crate) use trace::Stored;
 pub use trace::{Reader, Seen, Trace};
 
 /// Index of a node in its [`Pickle`].

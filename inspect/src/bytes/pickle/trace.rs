@@ -36,6 +36,9 @@ pub struct Seen {
     reader: Reader,
 }
 
+/// A value in a pickle's memo: its index, and what it is, if it is a text.
+pub(crate) type Stored = (u64, Option<Arc<str>>);
+
 /// Who reads the pickle.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -63,8 +66,8 @@ pub struct Trace<'a> {
     pub seen: Seen,
     /// The reason, if it ends before a STOP.
     pub error: Option<Error>,
-    /// The texts that its memo holds at the end, by index.
-    pub(crate) memo: Vec<Option<Arc<str>>>,
+    /// What its memo holds at the end.
+    pub(crate) memo: Vec<Stored>,
 }
 
 impl<'a> Trace<'a> {
@@ -95,7 +98,7 @@ impl<'a> Trace<'a> {
     pub(crate) fn read_after<T>(
         source: &dyn ByteSource,
         at: u64,
-        memo: &[Option<Arc<str>>],
+        memo: &[Stored],
         mut read: impl FnMut(Trace<'_>) -> T,
     ) -> Result<T> {
         let len = source.len().saturating_sub(at);
@@ -117,12 +120,12 @@ impl<'a> Trace<'a> {
         len: u64,
         reader: Reader,
         depth: usize,
-        memo: &[Option<Arc<str>>],
+        memo: &[Stored],
     ) -> std::result::Result<Self, Short> {
         let mut machine = Machine::new(input, len);
         machine.seen = Some(Seen { depth, reader, ..Seen::default() });
         let outcome = machine.inherit(memo).and_then(|()| machine.run());
-        let memo = machine.texts();
+        let memo = machine.stored();
         if let Some(short) = machine.short {
             return Err(short);
         }
