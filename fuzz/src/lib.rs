@@ -146,7 +146,7 @@ fn convert(checkpoint: &Checkpoint, choice: usize, to: &Path) {
             };
             // Bytes beside a scale become a packed matrix where the copy has what says so and the source had not. That
             // is what a comparison is for.
-            let explained = |t: &Agreement| matches!(t.dtypes, [DType::U8, DType::Ternary(_)]);
+            let explained = |t: &Agreement| matches!(t.dtypes, [DType::U8 | DType::I8, DType::Ternary(_)]);
             assert!(report.failures().all(explained), "{:?}: {report:#?}", options.target);
             assert!(report.agrees() || report.failures().count() > 0, "{:?}: {report:#?}", options.target);
         }
