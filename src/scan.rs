@@ -69,9 +69,11 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     paths::spare(args.output.as_deref(), || found.iter().flatten().cloned().collect())?;
     let mut files: Vec<Scan> = found
         .par_iter()
-        .map(|found| match found {
-            Ok(path) => scan(path, &options).unwrap_or_else(|e| Scan::unreadable(path, e)),
-            Err((path, error)) => Scan::unreadable(path, error.clone()),
+        .filter_map(|found| match found {
+            Ok(path) => Some(scan(path, &options).unwrap_or_else(|e| Scan::unreadable(path, e))),
+            // Its other files are scanned all the same.
+            Err((path, error)) if error.kind == ErrorKind::Unrecognised && path.is_dir() => None,
+            Err((path, error)) => Some(Scan::unreadable(path, error.clone())),
         })
         .collect();
     let mut others = Vec::new();
@@ -79,13 +81,16 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         rest(&args.paths, &found)?.par_iter().map(|p| (p, scan(p, &options))).collect::<Vec<_>>()
     {
         match scanned {
-            Ok(scan) if scan.severity().is_some() || scan.unreadable.is_some() => files.push(scan),
-            Ok(_) => others.push(path.display().to_string()),
+            Ok(scan) => files.push(scan),
             Err(error) if error.kind == ErrorKind::Unrecognised || !path.exists() => {
                 others.push(path.display().to_string());
             }
             Err(error) => files.push(Scan::unreadable(path, error)),
         }
+    }
+    if files.is_empty() {
+        let nothing = found.iter().filter_map(|found| found.as_ref().err());
+        files.extend(nothing.map(|(path, error)| Scan::unreadable(path, error.clone())));
     }
     let least = match args.fail_on {
         FailOn::Note => Severity::Note,

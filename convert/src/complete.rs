@@ -88,6 +88,8 @@ pub(crate) fn lacks(plan: &Plan<'_>) -> Option<Lacks> {
     let configured = source.model.given().ok().and_then(|given| given.num_layers).unwrap_or(0);
     config.num_layers = config.num_layers.max(there).max(configured).min(MOST_LAYERS);
 
+    // A shape that follows from assumed settings proves nothing.
+    let is_sure = source.model.assumed.is_empty();
     let mut faults = Vec::new();
     let mut count = 0;
     let in_layers = |role: &Role| matches!(role, Role::Layer(..));
@@ -97,7 +99,7 @@ pub(crate) fn lacks(plan: &Plan<'_>) -> Option<Lacks> {
         let shape = match shapes.get(&role) {
             None => None,
             // Tables of more rows than there are ids are common.
-            Some(shape) if !matches!(role, Role::Embedding | Role::Head) && *shape != wanted => {
+            Some(shape) if is_sure && !matches!(role, Role::Embedding | Role::Head) && *shape != wanted => {
                 Some(shape.to_vec())
             }
             _ => continue,

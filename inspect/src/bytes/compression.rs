@@ -7,6 +7,11 @@ use super::zstd;
 /// What a stream's own header may ask for to decompress it, in KiB: the largest preset of xz takes 65 MiB.
 const MOST_MEMORY: u32 = 512 << 10;
 
+/// The most streams that are followed in a file of any size,
+const MOST_STREAMS: usize = 64;
+/// and one more for as many bytes.
+const BYTES_PER_STREAM: usize = 1024;
+
 /// A compression format for whole files.
 pub(crate) struct Compression {
     /// A stable lower-case name.
@@ -87,7 +92,7 @@ pub(crate) const COMPRESSIONS: [Compression; 7] = [
         name: "LZMA",
         undone_by: "unlzma",
         is_vague: true,
-        begins: |head| matches!(head, [0x5d, 0, 0, ..]),
+        begins: |head| matches!(head, [0x5d, 0, ..]),
         stream: |packed| Ok(Box::new(lzma_rust2::LzmaReader::new_mem_limit(packed, MOST_MEMORY, None)?)),
     },
 ];
@@ -122,31 +127,62 @@ impl Compression {
     }
 
     /// Appends to `out` what the streams of `packed`, one after another, decompress to, until `out` has more than `limit`
-    /// bytes.
+    /// bytes. Many streams of few bytes are not followed: some formats need megabytes for each.
     ///
     /// # Errors
     /// For what does not decompress, is cut short, or follows the last stream; `out` has what came before.
-    pub fn unpack(&self, packed: &mut dyn BufRead, limit: u64, out: &mut Vec<u8>) -> io::Result<()> {
-        loop {
+    pub fn unpack(&self, mut packed: &[u8], limit: u64, out: &mut Vec<u8>) -> io::Result<()> {
+        let most_streams = MOST_STREAMS + packed.len() / BYTES_PER_STREAM;
+        for _ in 0..most_streams {
             let room = limit.saturating_add(1).saturating_sub(out.len() as u64);
-            (self.stream)(packed)?.take(room).read_to_end(out)?;
+            (self.stream)(&mut packed)?.take(room).read_to_end(out)?;
             // Zero bytes may fill the last block of a tape.
-            while let Some(zeros) = Some(zeros(packed.fill_buf()?)).filter(|zeros| *zeros > 0) {
-                packed.consume(zeros);
-            }
-            let rest = packed.fill_buf()?;
-            if out.len() as u64 > limit || rest.is_empty() {
+            let zeros = packed.iter().take_while(|byte| **byte == 0).count();
+            packed = &packed[zeros..];
+            if out.len() as u64 > limit || packed.is_empty() {
                 return Ok(());
             }
             // Readers differ in what they make of other bytes: some ignore them, some refuse the file.
-            if !self.begins(rest) {
+            if !self.begins(packed) {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "other bytes follow"));
             }
         }
+        Err(io::Error::new(io::ErrorKind::InvalidData, format!("it has more than {most_streams} streams")))
     }
 }
 
-/// How many zero bytes `bytes` begins with.
-fn zeros(bytes: &[u8]) -> usize {
-    bytes.iter().take_while(|byte| **byte == 0).count()
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn unpacked(packed: &[u8]) -> io::Result<Vec<u8>> {
+        let mut out = Vec::new();
+        Compression::of(packed).unwrap().unpack(packed, 1 << 20, &mut out).map(|()| out)
+    }
+
+    #[test]
+    fn streams_follow_each_other_wherever_one_ends() {
+        for len in 8150..8200 {
+            let packed = [gzip(&vec![7; len]), gzip(b"more"), vec![0; 5]].concat();
+            assert_eq!(unpacked(&packed).unwrap().len(), len + 4, "{len}");
+        }
+        assert!(unpacked(&[gzip(b"one"), b"other".to_vec()].concat()).is_err());
+    }
+
+    /// Each takes megabytes to decompress, whatever it holds.
+    #[test]
+    fn frames_of_nothing_are_not_followed_for_ever() {
+        let mut encoder = lz4_flex::frame::FrameEncoder::new(Vec::new());
+        encoder.write_all(b"x").unwrap();
+        let frame = encoder.finish().unwrap();
+        assert!(unpacked(&frame.repeat(2000)).unwrap_err().to_string().contains("streams"));
+    }
 }

@@ -33,7 +33,7 @@ fn read(source: &Arc<Source>) -> Result<Contents> {
     let data = source.data();
     let mut contents = Contents::new(Format::Npz);
     let readings = zip::readings(data)?;
-    if let Some(what) = readings.disagreement(true) {
+    if let Some(what) = readings.disagreement(true, |name| name.ends_with(".npy")) {
         contents.faults.push(Damage::new(DamageKind::Duplicate, what));
     }
     let entries = match readings.usual {

@@ -82,7 +82,10 @@ pub(crate) fn read(source: &Arc<Source>) -> Result<Contents> {
         if name == "__metadata__" && !is_tensor(entry) {
             let kept = if entry.len() <= MOST_VALUES { serde_json::from_slice(entry).ok() } else { None };
             let notice = match &kept {
-                None => Some(format!("its __metadata__ takes {} bytes and was not read", entry.len())),
+                None if entry.len() > MOST_VALUES => {
+                    Some(format!("its __metadata__ takes {} bytes and was not read", entry.len()))
+                }
+                None => Some("its __metadata__ is nested too deeply and was not read".into()),
                 Some(metadata) if !is_text(metadata) => {
                     Some("its __metadata__ holds other things than text".into())
                 }

@@ -47,10 +47,17 @@ pub(super) fn read_inner(source: &Arc<Source>) -> Result<Contents> {
     read_form(source, false)
 }
 
+/// Whether PyTorch reads the entry called `name`.
+fn is_read(name: &str) -> bool {
+    name.ends_with(".pkl")
+        || name.ends_with("byteorder")
+        || ["/data/", "/constants/"].iter().any(|part| name.contains(part))
+}
+
 fn read_form(source: &Arc<Source>, may_be_exported: bool) -> Result<Contents> {
     let bytes = source.data();
     let readings = zip::readings(bytes)?;
-    let disagreement = readings.disagreement(false);
+    let disagreement = readings.disagreement(false, is_read);
     let (entries, damage) = match readings.usual {
         Directory::Of(central) => {
             (central.entries, disagreement.map(|what| Damage::new(DamageKind::Duplicate, what)))

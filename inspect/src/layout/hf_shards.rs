@@ -134,7 +134,9 @@ fn join(files: Vec<Opened>) -> Result<Whole> {
 fn missing_numbers(all: &[Named]) -> Option<Damage> {
     let numbers: BTreeSet<usize> = all.iter().map(|named| named.number).collect();
     let count = all.iter().map(|named| named.count).max()?;
-    let gone = count.saturating_sub(numbers.range(1..=count).count());
+    // A name may say 0.
+    let there = numbers.iter().filter(|number| (1..=count).contains(*number)).count();
+    let gone = count.saturating_sub(there);
     let first = (1..=count).find(|number| !numbers.contains(number))?;
     let more = if gone > 1 { " and more" } else { "" };
     let what = format!(

@@ -123,9 +123,13 @@ impl Scanner<'_> {
 
     /// Findings from the names of all entries. Returns whether it is a PyTorch archive.
     fn names(&mut self, entries: &[Entry], place: &Place) -> bool {
+        let is_object = |e: &Entry| e.name.to_lowercase().ends_with("data.pkl");
+        let is_torch = entries.iter().any(is_object);
         let mut seen: HashMap<String, u64> = HashMap::new();
         for entry in entries {
-            let count = seen.entry(entry.name.to_lowercase()).or_default();
+            // PyTorch's reader does not distinguish cases.
+            let name = if is_torch { entry.name.to_lowercase() } else { entry.name.clone() };
+            let count = seen.entry(name).or_default();
             *count += 1;
             if *count == 2 {
                 let message = format!("`{}` occurs more than once", cut(&entry.name));

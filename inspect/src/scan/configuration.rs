@@ -13,8 +13,12 @@ use super::{Finding, Rule, Severity};
 use crate::Result;
 use crate::bytes::{ByteSource, text};
 
-/// Larger ones are searched and not parsed: vocabularies, mostly.
-const MOST_PARSED: u64 = 8 << 20;
+/// Larger ones are searched and not parsed: vocabularies, mostly. Parsed, they take up to a hundred times the memory, and YAML
+/// two hundred.
+const MOST_PARSED: u64 = 3 << 20;
+const MOST_PARSED_YAML: u64 = 1 << 20;
+/// Longer texts behind an anchor name nothing.
+const LONGEST_NAME: usize = 200;
 /// The deepest nesting that is followed, which is that of serde_json.
 const DEEPEST: usize = 128;
 
@@ -39,6 +43,34 @@ const KEYS: [&str; 17] = [
     "tag:yaml.org,2002:python",
 ];
 
+/// Libraries that components of diffusers' pipelines are from, and its own folders of pipelines.
+const LIBRARIES: [&str; 24] = [
+    "diffusers",
+    "transformers",
+    "onnxruntime",
+    "optimum",
+    "peft",
+    "flax",
+    "alt_diffusion",
+    "audioldm2",
+    "blip_diffusion",
+    "deepfloyd_if",
+    "hunyuan_video",
+    "kandinsky",
+    "latent_diffusion",
+    "ledits_pp",
+    "musicldm",
+    "paint_by_example",
+    "pixart_alpha",
+    "sana",
+    "shap_e",
+    "stable_cascade",
+    "stable_diffusion",
+    "stable_diffusion_safe",
+    "unidiffuser",
+    "wuerstchen",
+];
+
 /// Handlers that come with TorchServe.
 const HANDLERS: [&str; 4] = ["image_classifier", "image_segmenter", "object_detector", "text_classifier"];
 
@@ -52,6 +84,11 @@ enum Written {
     Yaml,
     /// A chat template of its own.
     Jinja,
+}
+
+/// Whether `name` is that of a configuration.
+pub(super) fn names_configuration(name: &str) -> bool {
+    Written::by_name(name).is_some()
 }
 
 impl Written {
@@ -109,10 +146,17 @@ impl Scanner<'_> {
         written: Written,
         place: &Place,
     ) -> Result<()> {
-        if data.len() > MOST_PARSED {
-            return self.large_configuration(data, name, place);
+        let most = if written == Written::Yaml { MOST_PARSED_YAML } else { MOST_PARSED };
+        if data.len() > most {
+            return self.large_configuration(data, name, written, place);
         }
         let bytes = data.bytes(0..data.len())?;
+        // Some readers guess other encodings.
+        if bytes.contains(&0) || std::str::from_utf8(&bytes).is_err() {
+            let message = format!("`{}` is not in UTF-8, and was not read", cut(name));
+            self.find(Rule::OpaqueContent, place, None, message);
+            return Ok(());
+        }
         let parsed = match written {
             Written::Jinja => {
                 self.template(&text(&bytes), name, place);
@@ -129,8 +173,8 @@ impl Scanner<'_> {
         };
         let (documents, tags) = match parsed {
             Ok(parsed) => parsed,
-            // A loader that cannot parse it does nothing.
-            Err(_) if !mentions(&bytes) => return Ok(()),
+            // A loader that cannot parse it does nothing, but it may parse more.
+            Err(_) if !mentions(&bytes, written) => return Ok(()),
             Err(why) => {
                 let message = format!("`{}` cannot be parsed: {why}", cut(name));
                 self.find(Rule::OpaqueContent, place, None, message);
@@ -140,20 +184,26 @@ impl Scanner<'_> {
         let mut found = Vec::new();
         for tag in tags {
             let (module, name) = split(&tag);
-            found.push(Named::Code { module, name, key: "a tag of YAML".into() });
+            found.push(Named::Code { module, name, key: "!!python".into() });
         }
         documents.iter().for_each(|document| walk(document, &mut found));
         found.into_iter().for_each(|named| self.named(named, name, place));
         Ok(())
     }
 
-    fn large_configuration(&mut self, data: &dyn ByteSource, name: &str, place: &Place) -> Result<()> {
+    fn large_configuration(
+        &mut self,
+        data: &dyn ByteSource,
+        name: &str,
+        written: Written,
+        place: &Place,
+    ) -> Result<()> {
         let file = name.rsplit(['/', '\\']).next().unwrap_or(name);
         let known = matches!(file, "tokenizer.json" | "vocab.json" | "model.safetensors.index.json");
-        if known || !mentions(&data.bytes(0..data.len())?) {
+        if known || !mentions(&data.bytes(0..data.len())?, written) {
             return Ok(());
         }
-        let message = format!("`{}` has more than {MOST_PARSED} bytes and was not parsed", cut(name));
+        let message = format!("`{}` has {} bytes, and was not parsed", cut(name), data.len());
         self.find(Rule::OpaqueContent, place, None, message);
         Ok(())
     }
@@ -170,7 +220,10 @@ impl Scanner<'_> {
             Named::Perhaps { module, name, key } => (module, name, key, false),
         };
         let global = cut(&format!("{module}.{name}"));
-        let harmless = self.is_allowed(&module, &name) || OWN.iter().any(|own| module.starts_with(own));
+        // Hydra calls whatever it finds, through whatever a module imports.
+        let by_class = matches!(key.as_str(), "type" | "__class__" | "class_name");
+        let own = by_class && OWN.iter().any(|own| module.starts_with(own));
+        let harmless = self.is_allowed(&module, &name) || own;
         let (severity, what) = match classify(&module, &name) {
             Class::Dangerous(why) if !self.is_allowed(&module, &name) => (Severity::Dangerous, why),
             Class::Unknown if sure && !harmless => {
@@ -191,10 +244,14 @@ impl Scanner<'_> {
     }
 }
 
-/// Whether the text has one of the keys, or an escape that may spell one.
-fn mentions(bytes: &[u8]) -> bool {
+/// Whether the text has one of the keys, or what may spell one.
+fn mentions(bytes: &[u8], written: Written) -> bool {
     let has = |key: &str| memchr::memmem::find(bytes, key.as_bytes()).is_some();
-    KEYS.into_iter().any(has) || has("\\u00") || has("\\x")
+    let spelt = match written {
+        Written::Yaml => bytes.iter().any(|byte| b"!%\\".contains(byte)),
+        _ => has("\\u00"),
+    };
+    spelt || KEYS.into_iter().any(has)
 }
 
 /// `package.module:Name` and `package.module.Name`, split before the name.
@@ -232,6 +289,8 @@ fn walk(value: &Value, found: &mut Vec<Named>) {
                             found.push(Named::Code { module, name, key: key.clone() });
                         }
                     }),
+                    // Nodes of exported programs name the operators of their graph.
+                    ("target", Value::String(path)) if path.starts_with("torch.ops.") => {}
                     ("target" | "cls" | "class_path" | "type", Value::String(path)) if is_path(path) => {
                         let (module, name) = split(path);
                         let named = match key.as_str() {
@@ -305,6 +364,18 @@ fn object(entries: &Map<String, Value>, found: &mut Vec<Named>) {
             found.push(Named::Code { module, name: "*".into(), key: "custom_pipelines".into() });
         }
     }
+    // diffusers: a component's library, or a file of its own beside it, and the class in that.
+    if entries.contains_key("_diffusers_version") {
+        for (key, component) in entries {
+            if let Some([Value::String(library), Value::String(class)]) =
+                component.as_array().map(Vec::as_slice)
+                && !LIBRARIES.contains(&library.as_str())
+            {
+                let (module, name) = (library.clone(), class.clone());
+                found.push(Named::Code { module, name, key: key.clone() });
+            }
+        }
+    }
     // diffusers: a file beside the configuration, and the class in it.
     if let Some([Value::String(module), Value::String(name)]) =
         entries.get("_class_name").and_then(Value::as_array).map(Vec::as_slice)
@@ -366,7 +437,7 @@ fn yaml(text: &str) -> std::result::Result<(Vec<Value>, Vec<String>), String> {
             }
             Event::Scalar(text, _, anchor, _) => {
                 let value = Value::String(text.into_owned());
-                if anchor > 0 {
+                if anchor > 0 && value.as_str().is_some_and(|text| text.len() <= LONGEST_NAME) {
                     anchored.insert(anchor, value.clone());
                 }
                 value

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use super::archive::understood;
 use super::calls::cut;
+use super::configuration::names_configuration;
 use super::globals::{Class, classify};
-use super::pickles::{Stream, begins_plausibly, names};
+use super::pickles::{Stream, begins_plausibly, is_exhausted, names};
 use super::template::{self, Template};
 use super::{Finding, Findings, Options, Rule, native, text};
 use crate::bytes::compression::Compression;
@@ -38,8 +39,14 @@ const PROMISING: [&str; 10] = ["pkl", "pickle", "pk", "pckl", "pt", "pth", "ckpt
 const LFS: &[u8] = b"version https://git-lfs";
 
 /// First bytes of containers that are not looked into.
-const OPAQUE: [(&[u8], &str); 2] =
-    [(b"7z\xbc\xaf\x27\x1c", "a 7z archive"), (b"Rar!\x1a\x07", "a RAR archive")];
+const OPAQUE: [(&[u8], &str); 3] = [
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (b"Rar!\x1a\x07", "a RAR archive"),
+    (b"ZF0x", "an array or a pickle as joblib compressed it before 0.10"),
+];
+/// The first bytes of HDF5, and what such a file holds if Keras makes a model of it, which may have code.
+const HDF5: &[u8] = b"\x89HDF\r\n\x1a\n";
+const KERAS_MODEL: &[u8] = b"model_config";
 
 /// The recognised kind of a file or an archive's member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +64,7 @@ pub(super) enum Kind {
     Compressed(&'static str),
     /// JSON, YAML or a template.
     Configuration,
+    Hdf5,
     /// A container that cannot be scanned.
     Opaque,
     /// Named like a pickle, but not one.
@@ -80,6 +88,7 @@ impl Kind {
             Kind::Npy => "npy",
             Kind::Compressed(name) => name,
             Kind::Configuration => "configuration",
+            Kind::Hdf5 => "hdf5",
             Kind::Opaque => "opaque",
             Kind::NoPickle => "not a pickle",
             Kind::Unknown => "unknown",
@@ -149,10 +158,6 @@ fn is_text(byte: u8) -> bool {
     byte >= b' ' && byte != 0x7f || matches!(byte, b'\t' | b'\n' | b'\r' | 0x0c)
 }
 
-fn is_harmless(module: &str, name: &str) -> bool {
-    classify(module, name) == Class::Harmless
-}
-
 fn extension(name: &str) -> String {
     let last = name.rsplit(['/', '\\']).next().unwrap_or(name);
     last.rsplit_once('.').map(|(_, e)| e.to_lowercase()).unwrap_or_default()
@@ -181,6 +186,8 @@ impl<'o> Scanner<'o> {
         let pickled = PICKLED.contains(&extension(name).as_str());
         let is_zip = matches!(family, Some(Family::Zip | Family::Npz));
         let has_directory = zip::has_directory(data)?;
+        // It may be a pickle, too.
+        let configured = self.is_configuration(data, name, &place)?;
         let kind = match family {
             Some(Family::Zip | Family::Npz) => self.zip(data, &place)?,
             Some(Family::Gguf) => {
@@ -203,7 +210,7 @@ impl<'o> Scanner<'o> {
                         "is a Git LFS pointer: the file that it stands for was not scanned",
                     ));
                 }
-                None if self.is_configuration(data, name, &place)? => Kind::Configuration,
+                None if configured => Kind::Configuration,
                 // Text that is named like a pickle, and as one ends before it does anything.
                 None if pickled && data.all_from(0, is_text)? => Kind::NoPickle,
                 None => {
@@ -335,6 +342,13 @@ impl<'o> Scanner<'o> {
             self.compressed(compression, data, name, place)?;
             return Ok(Some(Kind::Compressed(compression.key)));
         }
+        if head.starts_with(HDF5) {
+            if data.contains(KERAS_MODEL, 0..data.len())? {
+                let message = "a model of Keras in HDF5, whose configuration cannot be scanned".to_string();
+                self.find(Rule::OpaqueContent, place, None, message);
+            }
+            return Ok(Some(Kind::Hdf5));
+        }
         if let Some((_, what)) = OPAQUE.iter().find(|(magic, _)| head.starts_with(magic)) {
             self.find(Rule::OpaqueContent, place, None, format!("{what}, which cannot be scanned"));
             return Ok(Some(Kind::Opaque));
@@ -375,17 +389,26 @@ impl<'o> Scanner<'o> {
         pickled: bool,
         place: &Place,
     ) -> Result<Option<Kind>> {
-        let (does_something, harmful, end) = Trace::read_at(data, 0, Unpickler::Joblib, |trace| {
-            let does_something = !trace.seen.imports.is_empty() || !trace.seen.calls.is_empty();
-            let harmful = begins_plausibly(&trace) && !names(&trace).iter().all(|(m, n)| is_harmless(m, n));
-            (does_something, harmful, trace.error.is_none().then_some(trace.pickle.len as u64))
-        })?;
+        let (does_something, harmful, exhausted, end) =
+            Trace::read_at(data, 0, Unpickler::Joblib, |trace| {
+                let does_something = !trace.seen.imports.is_empty() || !trace.seen.calls.is_empty();
+                let dangerous = |(m, n): &(Arc<str>, Arc<str>)| matches!(classify(m, n), Class::Dangerous(_));
+                let harmless = |(m, n): &(Arc<str>, Arc<str>)| classify(m, n) == Class::Harmless;
+                let judged = match &trace.error {
+                    None => !names(&trace).iter().all(harmless),
+                    Some(_) => !trace.seen.calls.is_empty() || names(&trace).iter().any(dangerous),
+                };
+                let harmful = is_exhausted(&trace) || begins_plausibly(&trace) && judged;
+                let end = trace.error.is_none().then_some(trace.pickle.len as u64);
+                (does_something, harmful, is_exhausted(&trace), end)
+            })?;
         let headed = matches!(head, [0x80, 2..=5, ..]);
         // Text called .data or .bin ends at its first letters; under another name only a whole pickle that imports
         // something is one, and whatever follows it if that is not known to be harmless.
         let is_one = match (pickled, end) {
-            (true, end) => headed || does_something || end.is_some(),
-            (false, Some(_)) if harmful => true,
+            (true, Some(_)) => true,
+            (true, None) => headed || does_something && (harmful || !data.all_from(0, is_text)?),
+            (false, _) if harmful && (end.is_some() || exhausted) => true,
             (false, Some(end)) if does_something && !headed => {
                 data.all_from(end, |b| b.is_ascii_whitespace())?
             }
@@ -408,8 +431,7 @@ impl<'o> Scanner<'o> {
     ) -> Result<()> {
         let limit = FREE_WORK.min(self.budget).max(data.len());
         let mut inflated = Vec::new();
-        let mut packed = BufReader::new(Reader { source: data, at: 0 });
-        let read = compression.unpack(&mut packed, limit, &mut inflated);
+        let read = compression.unpack(&data.bytes(0..data.len())?, limit, &mut inflated);
         self.spend(inflated.len() as u64);
         if inflated.len() as u64 > limit {
             let message = format!("inflates to more than {limit} bytes; the rest was not scanned");
@@ -426,8 +448,8 @@ impl<'o> Scanner<'o> {
             // What is compressed is given to some loader; under a name that says nothing, that may be any.
             let says_nothing = !PICKLED.contains(&extension(bare).as_str()) && !is_named(Path::new(bare));
             let bare = if extension(bare).is_empty() {
-                "inflated.pkl".to_string()
-            } else if says_nothing && !self.is_configuration(&inflated.as_slice(), bare, &inner)? {
+                "inflated.data".to_string()
+            } else if says_nothing && !names_configuration(bare) {
                 format!("{bare}.data")
             } else {
                 bare.to_string()

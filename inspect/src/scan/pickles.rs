@@ -12,7 +12,7 @@ use super::{Finding, Rule};
 use crate::bytes::{ByteSource, Section};
 use crate::error::bytes_that;
 use crate::pickle::{Id, Node, Object, Pickle, Reader, Stored, Trace};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// How to interpret a stream of pickles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,11 +25,16 @@ pub(super) enum Stream {
     Chance,
 }
 
+/// PyTorch's storages have numbers; a longer key is no storage's, whose bytes are then scanned.
+const LONGEST_KEY: usize = 64;
 /// Pickles followed in one stream.
 const MOST_PICKLES: usize = 100_000;
 /// Pickles without imports that are stepped over where none is expected: a legacy file of PyTorch's has three before its
 /// object.
 const STEPPED_OVER: usize = 16;
+/// Pickles in a row of which one unpickler is followed, and values that it keeps from one to the next.
+const MOST_TOGETHER: usize = 64;
+pub(super) const MOST_KEPT: usize = 10_000;
 /// A longer line of text is no name.
 const LONGEST_NAME: u64 = 128;
 /// Bytes that are swept in one piece.
@@ -40,7 +45,7 @@ impl Scanner<'_> {
     pub(super) fn pickles(&mut self, data: &dyn ByteSource, place: &Place, stream: Stream) -> Result<bool> {
         let mut at = 0;
         // What an unpickler remembers that reads several pickles.
-        let mut memo: Vec<Stored> = Vec::new();
+        let mut memo: Option<Vec<Stored>> = None;
         let limit = match stream {
             Stream::Then(count) => count,
             _ => MOST_PICKLES,
@@ -61,9 +66,9 @@ impl Scanner<'_> {
                     // Loaders that read several pickles step over those that do nothing.
                     Stream::Chance if finished && !imports && number < STEPPED_OVER => {
                         let len = trace.pickle.len as u64;
-                        return Ok((Some((len, finished, None, Vec::new(), trace.memo)), torn));
+                        return Ok((Some((len, finished, None, Vec::new(), trace.stored(MOST_KEPT))), torn));
                     }
-                    Stream::Chance => begins_plausibly(&trace),
+                    Stream::Chance => is_exhausted(&trace) || begins_plausibly(&trace),
                     // The bytes after a whole pickle are another one if they do anything.
                     _ => number == 0 || imports || finished,
                 };
@@ -78,7 +83,7 @@ impl Scanner<'_> {
                 self.report(data, &trace, place, at)?;
                 let skipped = trace.seen.skipped.first().copied();
                 let named = names(&trace);
-                let stored = trace.memo;
+                let stored = trace.stored(MOST_KEPT);
                 Ok::<_, Error>((Some((trace.pickle.len as u64, finished, skipped, named, stored)), torn))
             })??;
             let (followed, torn) = followed;
@@ -86,9 +91,12 @@ impl Scanner<'_> {
                 self.as_frames_are_read(data, at, torn, place, stream)?;
             }
             let Some((len, finished, skipped, named, stored)) = followed else { break };
-            memo = match memo.is_empty() || !self.may_trace(place) {
-                true => stored,
-                false => self.as_one_unpickler_reads(data, at, &memo, &named, place)?,
+            memo = match memo.filter(|memo| !memo.is_empty() && number < MOST_TOGETHER) {
+                Some(memo) if self.may_trace(place) => {
+                    self.as_one_unpickler_reads(data, at, &memo, &named, place)?
+                }
+                _ if number == 0 => stored,
+                _ => None,
             };
             if let Some(skipped) = skipped.filter(|_| self.may_trace(place)) {
                 self.as_others_read(data, at, skipped, place)?;
@@ -295,7 +303,9 @@ impl Scanner<'_> {
                         && let Some(&[kind, _, key, ..]) = pickle.sequence(*pid)
                         && let (Some("storage"), Some(key)) = (pickle.str(kind), pickle.str(key))
                     {
-                        self.storages.insert(format!("{folder}/{key}"));
+                        if key.len() <= LONGEST_KEY {
+                            self.storages.insert(format!("{folder}/{key}"));
+                        }
                     }
                 }
                 Node::Bytes(bytes) => {
@@ -305,6 +315,9 @@ impl Scanner<'_> {
                     if !self.may_trace(place) {
                         return Ok(());
                     }
+                    let arguments = pickle.sequence(object.args).unwrap_or_default();
+                    let len = |id: &Id| pickle.sequence(*id).map_or(1, <[Id]>::len) as u64;
+                    self.spend(arguments.iter().map(len).sum());
                     if let Some(bytes) = byte_string(trace, Id::at(index), u64::MAX - 1, 0) {
                         self.spend(bytes.len() as u64 + 1);
                         self.embedded(&bytes, place, base, false)?;
@@ -457,6 +470,12 @@ fn unfolded(pickle: &Pickle<'_>) -> Option<String> {
     (most > HARMLESS && most > 1000.0 * pickle.node_count() as f64).then(|| format!("{most:.1e}"))
 }
 
+/// Whether the pickle was not followed to its end because it describes more values than are kept in memory, where Python goes
+/// on.
+pub(super) fn is_exhausted(trace: &Trace<'_>) -> bool {
+    trace.error.as_ref().is_some_and(|error| error.kind == ErrorKind::Unsupported)
+}
+
 /// What a pickle imports, in order.
 pub(super) fn names(trace: &Trace<'_>) -> Vec<(Arc<str>, Arc<str>)> {
     let name = |&(_, id): &(u64, Id)| match trace.pickle.node(id) {
@@ -536,7 +555,7 @@ fn handed_back<'p>(pickle: &'p Pickle<'_>, id: Id) -> Option<(&'p str, &'p str)>
 const NDARRAY_WRAPPER: (&str, &str) = ("joblib.numpy_pickle", "NDArrayWrapper");
 
 /// Imports that are harmless only if their arguments are known, and so only if the pickle itself calls them.
-const JUDGED_BY_ARGUMENTS: [(&str, &str); 6] = [
+pub(super) const JUDGED_BY_ARGUMENTS: [(&str, &str); 6] = [
     ("builtins", "getattr"),
     ("__builtin__", "getattr"),
     ("torch.storage", "_load_from_bytes"),

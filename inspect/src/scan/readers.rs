@@ -4,12 +4,22 @@ use std::sync::Arc;
 
 use super::Rule;
 use super::content::{Place, Scanner};
-use super::pickles::{Stream, begins_plausibly, names};
+use super::globals::BUILTINS;
+use super::pickles::{JUDGED_BY_ARGUMENTS, MOST_KEPT, Stream, begins_plausibly, is_exhausted, names};
 use crate::Result;
 use crate::bytes::ByteSource;
-use crate::pickle::{Node, Reader, Stored, Trace};
+use crate::pickle::{Id, Node, Reader, Stored, Trace};
 
 impl Scanner<'_> {
+    /// Reports that a reading was not followed to its end.
+    fn exhausted(&mut self, trace: &Trace<'_>, at: u64, place: &Place) {
+        if is_exhausted(trace) {
+            let message =
+                "some readers find so many values here that they were not followed to the end".to_string();
+            self.find(Rule::OpaqueContent, place, Some(at), message);
+        }
+    }
+
     /// Reports what readers do that know nothing of joblib, to whom the arrays of the pickle at `at` are opcodes; the
     /// first array is `skipped` bytes after it. Elements may look like anything, so names that Python could not import
     /// do not count.
@@ -22,6 +32,7 @@ impl Scanner<'_> {
     ) -> Result<()> {
         Trace::read_at(data, at, Reader::Plain, |mut trace| {
             self.spend(trace.pickle.len as u64);
+            self.exhausted(&trace, at, place);
             trace.seen.imports.retain(|(offset, _)| *offset >= skipped);
             trace.seen.builds.retain(|(offset, _)| *offset >= skipped);
             let plausible = begins_plausibly(&trace);
@@ -53,13 +64,25 @@ impl Scanner<'_> {
         memo: &[Stored],
         named: &[(Arc<str>, Arc<str>)],
         place: &Place,
-    ) -> Result<Vec<Stored>> {
+    ) -> Result<Option<Vec<Stored>>> {
         Trace::read_after(data, at, memo, |trace| {
-            self.spend(trace.pickle.len as u64);
-            if names(&trace) != named {
+            self.spend((trace.pickle.len + memo.len()) as u64);
+            self.exhausted(&trace, at, place);
+            let judged = |(module, name): &(Arc<str>, Arc<str>)| {
+                JUDGED_BY_ARGUMENTS.contains(&(module, name)) || BUILTINS.contains(&&**module)
+            };
+            let calls = |&(_, id): &(u64, Id)| match trace.pickle.node(id) {
+                Node::Object(object) => trace.pickle.global(object.callable).is_none(),
+                _ => false,
+            };
+            let imported = names(&trace);
+            if imported != named
+                || !trace.seen.inherited.is_empty()
+                    && (imported.iter().any(judged) || trace.seen.calls.iter().any(calls))
+            {
                 self.imports(&trace, place, at)?;
             }
-            Ok(trace.memo)
+            Ok(trace.stored(MOST_KEPT))
         })?
     }
 
@@ -74,6 +97,7 @@ impl Scanner<'_> {
     ) -> Result<()> {
         Trace::read_at(data, at, Reader::Framed, |mut trace| {
             self.spend(trace.pickle.len as u64);
+            self.exhausted(&trace, at, place);
             if stream == Stream::Chance && !begins_plausibly(&trace) {
                 return Ok(());
             }

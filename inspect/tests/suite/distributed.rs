@@ -318,6 +318,17 @@ fn a_flipped_byte_shows_in_the_checksums() {
     assert_eq!(open(folder.path()).unwrap().verify_checksums(), ["model.layers.0.mlp.up_proj.weight"]);
 }
 
+/// A name may count no files at all.
+#[test]
+fn shards_of_no_files_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("shard-00001-model-00001-of-00000.safetensors");
+    let header = r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}"#;
+    std::fs::write(&path, ckpt_kit::safetensors::raw(header, &[0; 4])).unwrap();
+    let checkpoint = open(&path).unwrap();
+    assert_eq!(checkpoint.tensors.len(), 1);
+}
+
 #[test]
 fn the_listing_and_every_part_are_scanned() {
     let scanned = |folder: &Path| -> Vec<(String, Option<Severity>)> {

@@ -2,11 +2,12 @@
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::memo::Memo;
 use super::text::{float, integer, unescape_string, unescape_unicode};
-use super::trace::Stored;
+use super::trace::{Kept, Stored};
 use super::{Global, Id, Node, Object, Pickle, Seen};
 use crate::bytes::{Short, text as text_of};
 use crate::{Error, Result};
@@ -17,7 +18,7 @@ const TRUE: Id = Id(2);
 const EMPTY_TUPLE: Id = Id(3);
 
 /// Memory that the graph of a pickle of any size may take,
-const FREE_MEMORY: u64 = 128 << 20;
+const FREE_MEMORY: u64 = 32 << 20;
 /// and beyond that for each byte of the pickle. A list of distinct integers takes 8, one of floats 5.
 const MEMORY_PER_BYTE: u64 = 8;
 /// What an allocation takes besides its contents, and a note about an opcode.
@@ -42,6 +43,8 @@ pub(super) struct Machine<'a> {
     pub(super) global_bytes_left: usize,
     /// Bytes of memory that the graph may still take.
     memory_left: u64,
+    /// Values that other pickles stored.
+    inherited: Range<u32>,
     /// Where the current frame ends.
     pub(super) frame_end: Option<u64>,
     /// Offset of the current opcode.
@@ -73,6 +76,7 @@ impl<'a> Machine<'a> {
                 .saturating_mul(16)
                 .saturating_add(1 << 20),
             memory_left: len.saturating_mul(MEMORY_PER_BYTE).saturating_add(FREE_MEMORY),
+            inherited: 0..0,
             frame_end: None,
             opcode_at: 0,
             seen: None,
@@ -82,21 +86,17 @@ impl<'a> Machine<'a> {
     }
 
     /// Begins with what other pickles stored, of which texts are known.
-    pub(super) fn inherit(&mut self, memo: &[Stored]) -> Result<()> {
-        for (key, text) in memo {
-            let id = text.as_ref().map_or(Ok(NONE), |text| self.add(Node::Str(text.clone())))?;
+    pub(super) fn inherit(&mut self, memo: &[Stored]) {
+        self.inherited = self.nodes.len() as u32..(self.nodes.len() + memo.len()) as u32;
+        for (key, kept) in memo {
+            let id = Id::at(self.nodes.len());
+            self.nodes.push(match kept {
+                Kept::Text(text) => Node::Str(text.clone()),
+                Kept::Global(global) => Node::Global(Box::new(global.clone())),
+                Kept::Other => Node::Buffer,
+            });
             self.memo.put(*key, id);
         }
-        Ok(())
-    }
-
-    /// What was stored, in the order of the indices.
-    pub(super) fn stored(&self) -> Vec<Stored> {
-        let text = |id: Id| match &self.nodes[id.0 as usize] {
-            Node::Str(text) => Some(text.clone()),
-            _ => None,
-        };
-        self.memo.entries().into_iter().map(|(key, id)| (key, text(id))).collect()
     }
 
     /// Follows the opcodes up to STOP, and returns what is on the stack then.
@@ -123,7 +123,7 @@ impl<'a> Machine<'a> {
         self.opcode_at = self.at as u64 - 1;
         match opcode {
             // Protocol 0: arguments are lines of text.
-            b'(' => self.marks.push(self.stack.len()),
+            b'(' => { self.charge(8)?; self.marks.push(self.stack.len()); }
             b'0' => self.pop_or_mark()?,
             b'1' => { self.pop_to_mark()?; }
             b'2' => { let top = self.top()?; self.stack.push(top); }
@@ -315,6 +315,12 @@ impl<'a> Machine<'a> {
             .memo
             .get(key)
             .ok_or_else(|| Error::damaged(format!("the pickle's memo has no entry {key}")))?;
+        if self.inherited.contains(&id.index()) {
+            self.note(|seen, at| seen.inherited.push(at));
+            if matches!(self.nodes[id.0 as usize], Node::Buffer) {
+                self.lost(id);
+            }
+        }
         self.stack.push(id);
         Ok(())
     }

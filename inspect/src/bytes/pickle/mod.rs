@@ -3,7 +3,7 @@
 //!
 //! Opcodes are those of CPython's `Lib/pickletools.py`. Every opcode adds at most three nodes and a copy of the text
 //! that it contains; byte strings borrow from the input. So the graph's size is proportional to the input's; a pickle
-//! that would take more than 8 bytes of memory for each of its own, and 128 MiB besides, is refused. Nothing
+//! that would take more than 8 bytes of memory for each of its own, and 32 MiB besides, is refused. Nothing
 //! here recurses; code that walks the graph must expect cycles and any depth.
 
 mod input;

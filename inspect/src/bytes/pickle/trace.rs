@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::machine::{Machine, NONE};
-use super::{Id, Node, Object, Pickle};
+use super::memo::Memo;
+use super::{Global, Id, Node, Object, Pickle};
 use crate::bytes::{ByteSource, Short};
 use crate::{Error, Result};
 
@@ -24,6 +25,8 @@ pub struct Seen {
     pub stray_protos: Vec<u64>,
     /// PROTO opcodes of protocols that do not exist, and the protocol.
     pub odd_protos: Vec<(u64, u8)>,
+    /// Opcodes that get what another pickle stored.
+    pub inherited: Vec<u64>,
     /// Opcodes that reach beyond the frame in which they begin, or begin a frame that does not fit: readers differ.
     pub torn_frames: Vec<u64>,
     /// Where joblib would read an array of unknown size out of the pickle.
@@ -36,8 +39,16 @@ pub struct Seen {
     reader: Reader,
 }
 
-/// A value in a pickle's memo: its index, and what it is, if it is a text.
-pub(crate) type Stored = (u64, Option<Arc<str>>);
+/// A value in a pickle's memo, and its index.
+pub(crate) type Stored = (u64, Kept);
+
+/// What is known of a value that another pickle stored.
+#[derive(Clone, Debug)]
+pub(crate) enum Kept {
+    Text(Arc<str>),
+    Global(Global),
+    Other,
+}
 
 /// Who reads the pickle.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,8 +77,7 @@ pub struct Trace<'a> {
     pub seen: Seen,
     /// The reason, if it ends before a STOP.
     pub error: Option<Error>,
-    /// What its memo holds at the end.
-    pub(crate) memo: Vec<Stored>,
+    memo: Memo,
 }
 
 impl<'a> Trace<'a> {
@@ -105,6 +115,17 @@ impl<'a> Trace<'a> {
         source.grow(at, |bytes| Trace::begun(bytes, len, Reader::Plain, 0, memo).map(&mut read))
     }
 
+    /// What its memo holds at the end, in the order of the indices; `None` if that is more than `most` values.
+    pub(crate) fn stored(&self, most: usize) -> Option<Vec<Stored>> {
+        let kept = |id: Id| match self.pickle.node(id) {
+            Node::Str(text) => Kept::Text(text.clone()),
+            Node::Global(global) => Kept::Global((**global).clone()),
+            _ => Kept::Other,
+        };
+        let few = usize::try_from(self.memo.len()).is_ok_and(|len| len <= most);
+        few.then(|| self.memo.entries().into_iter().map(|(key, id)| (key, kept(id))).collect())
+    }
+
     /// The trace of the first `input` of `len` bytes, as the pickle number `depth` within others.
     pub(super) fn of_part(
         input: &'a [u8],
@@ -124,8 +145,9 @@ impl<'a> Trace<'a> {
     ) -> std::result::Result<Self, Short> {
         let mut machine = Machine::new(input, len);
         machine.seen = Some(Seen { depth, reader, ..Seen::default() });
-        let outcome = machine.inherit(memo).and_then(|()| machine.run());
-        let memo = machine.stored();
+        machine.inherit(memo);
+        let outcome = machine.run();
+        let memo = std::mem::take(&mut machine.memo);
         if let Some(short) = machine.short {
             return Err(short);
         }

@@ -91,9 +91,9 @@ impl Readings {
 }
 
 impl Readings {
-    /// How readers disagree about what the archive holds, if they do. Some, such as PyTorch's, find entries without regard to
-    /// `case`.
-    pub fn disagreement(&self, case: bool) -> Option<String> {
+    /// How readers disagree about those entries of the archive that `matter`, if they do. Some, such as PyTorch's, find entries
+    /// without regard to `case`.
+    pub fn disagreement(&self, case: bool, matter: fn(&str) -> bool) -> Option<String> {
         let Directory::Of(usual) = &self.usual else { return None };
         let known: HashSet<_> = usual.entries.iter().map(Entry::identity).collect();
         let differs = |other: &&Directory| match other {
@@ -110,12 +110,14 @@ impl Readings {
             );
         }
         let mut names = HashSet::new();
-        let mut repeated = usual.entries.iter().filter(|entry| match case {
-            true => !names.insert(Cow::Borrowed(entry.name.as_str())),
-            false => !names.insert(Cow::Owned(entry.name.to_lowercase())),
-        });
+        let mut repeated =
+            usual.entries.iter().filter(|entry| matter(&entry.name)).filter(|entry| match case {
+                true => !names.insert(Cow::Borrowed(entry.name.as_str())),
+                false => !names.insert(Cow::Owned(entry.name.to_lowercase())),
+            });
         let name = repeated.next()?.name.escape_debug();
-        Some(format!("it has several entries called `{name}`, and readers differ in which they take"))
+        let same = if case { "" } else { ", or so but for capital letters" };
+        Some(format!("it has several entries called `{name}`{same}, and readers differ in which they take"))
     }
 }
 

@@ -408,11 +408,14 @@ impl Folder {
         while is_empty(end) {
             end += len;
         }
-        if end == place.offset || safetensors::extent(source.data(), end).is_none() {
-            return place.offset;
+        let begins = match end == place.offset || safetensors::extent(source.data(), end).is_none() {
+            true => place.offset,
+            false => end,
+        };
+        if begins == end || end > place.offset {
+            streams.insert(place.file.clone(), (place.offset, end));
         }
-        streams.insert(place.file.clone(), (place.offset, end));
-        end
+        begins
     }
 
     /// What was saved at `place`, which is of about `bytes` bytes once it is decompressed.

@@ -103,10 +103,10 @@ pub(crate) fn may_be_own(name: &str) -> bool {
 }
 
 /// Whether `module` and `name` could be those of a Python object: what random bytes rarely spell. Any folder on Python's
-/// path can be imported, such as its own `lib-dynload`; an empty name fails only after the module was imported.
+/// path can be imported, such as its own `lib-dynload`.
 pub(crate) fn is_plausible(module: &str, name: &str) -> bool {
     let part = |part: &str| !part.is_empty() && part.chars().all(|c| c.is_alphanumeric() || "_-".contains(c));
-    module.split('.').all(part) && (name.is_empty() || name.split('.').all(part))
+    module.split('.').all(part) && name.split('.').all(part)
 }
 
 #[cfg(test)]

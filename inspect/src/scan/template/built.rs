@@ -283,9 +283,8 @@ impl Judge {
             Expr::List(list) => listed(self.worst(&list.items)),
             Expr::Tuple(tuple) => listed(self.worst(&tuple.items)),
             Expr::Map(map) => {
-                self.worst(&map.keys);
-                self.worst(&map.values);
-                Holds::Data
+                let keys = self.worst(&map.keys);
+                listed(keys.max(self.worst(&map.values)))
             }
         }
     }
@@ -323,6 +322,7 @@ impl Judge {
         match filter.name {
             name if NUMBERS.contains(&name) => Holds::Number,
             name if MAKE_TEXT.contains(&name) && of.max(arguments) >= Holds::Texts => Holds::Built,
+            name if MAKE_TEXT.contains(&name) => of.max(Holds::Text),
             "default" | "d" => of.max(arguments),
             "first" | "last" | "random" | "min" | "max" => part_of(of),
             _ => of,
@@ -337,13 +337,15 @@ impl Judge {
                 match function.id {
                     "range" => Holds::Number,
                     "namespace" | "dict" => {
+                        let named = call.args.iter().any(|arg| matches!(arg, CallArg::Kwarg(..)));
                         for argument in &call.args {
                             if let CallArg::Kwarg(name, value) = argument {
                                 let value = self.holds(value);
                                 self.learn(format!(".{name}"), value);
                             }
                         }
-                        Holds::Data
+                        // The keys of a dict are texts.
+                        if function.id == "dict" && named { Holds::Texts } else { Holds::Data }
                     }
                     name => {
                         self.pass(name, &call.args);
@@ -354,9 +356,10 @@ impl Judge {
             Expr::GetAttr(method) => {
                 let of = self.holds(&method.expr);
                 let text = of.max(arguments) >= Holds::Texts;
-                match MAKE_TEXT.contains(&method.name) && text {
-                    true => Holds::Built,
-                    false => of,
+                match (MAKE_TEXT.contains(&method.name), text) {
+                    (true, true) => Holds::Built,
+                    (true, false) => Holds::Text,
+                    (false, _) => of,
                 }
             }
             other => self.holds(other),

@@ -72,16 +72,19 @@ pub(super) enum Template {
 
 /// Whether a Jinja template leads out into Python's objects.
 pub(super) fn judge(template: &str) -> Template {
+    if template.len() > MOST_BYTES {
+        return Template::Unread("it is too long".into());
+    }
     let expressions: Vec<Vec<Token<'_>>> = expressions(template).into_iter().map(tokens).collect();
+    if expressions.iter().any(|expression| expression.len() > MOST_TOKENS) {
+        return Template::Unread("one of its expressions is too long".into());
+    }
     if let Some(what) = expressions.iter().find_map(|expression| judged(expression)) {
         return Template::Reaches(what);
     }
     let branch = |expression: &&Vec<Token<'_>>| expression.contains(&Token::Word("elif"));
-    if template.len() > MOST_BYTES
-        || expressions.iter().any(|expression| expression.len() > MOST_TOKENS)
-        || expressions.iter().filter(branch).count() > MOST_BRANCHES
-    {
-        return Template::Unread("it is too long".into());
+    if expressions.iter().filter(branch).count() > MOST_BRANCHES {
+        return Template::Unread("it has too many branches".into());
     }
     match built::reaches(template) {
         Ok(None) => Template::Harmless,
@@ -94,7 +97,8 @@ pub(super) fn judge(template: &str) -> Template {
 fn expressions(template: &str) -> Vec<&str> {
     let mut found = Vec::new();
     let mut rest = template;
-    while let Some(start) = rest.find("{{").into_iter().chain(rest.find("{%")).chain(rest.find("{#")).min() {
+    let begins = |pair: &[u8]| matches!(pair, b"{{" | b"{%" | b"{#");
+    while let Some(start) = rest.as_bytes().windows(2).position(begins) {
         let (kind, inner) = (rest.as_bytes()[start + 1], &rest[start + 2..]);
         if kind == b'#' {
             rest = inner.find("#}").map_or("", |end| &inner[end + 2..]);
@@ -343,6 +347,9 @@ mod tests {
             "{% set ns=namespace(k='_') %}{% set ns.k=ns.k~'_globals_'~ns.k %}{{ y[ns.k] }}",
             "{% for k in ['_'*2+'globals'+'_'*2] %}{{ y[k] }}{% endfor %}",
             "{% set u=dict(_=1)|list|first %}{{ y[u~u~'globals'~u~u] }}",
+            "{% set u=dict(_=1)|list|first %}{% set g=dict(globals=1)|list|first %}{{ y[u+u+g+u+u] }}",
+            "{% set t={'k':'_','g':'globals'} %}{% set k=t['k'] %}{{ y[k+k+t['g']+k+k] }}",
+            "{{ y[(raise_exception|string)[3] + (raise_exception|string)[4]] }}",
             "{% set k %}{{ u }}{{ u }}globals{% endset %}{{ y[k] }}",
             "{% set u=m.content[10] %}{% macro f(k) %}{{ y[k] }}{% endmacro %}{{ f(u ~ u ~ 'globals' ~ u ~ u) }}",
             "{{ [y]|map(attribute=(u~u~'globals'~u~u))|list }}",

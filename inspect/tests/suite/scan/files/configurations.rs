@@ -65,6 +65,14 @@ pub(super) fn configurations() -> Vec<File> {
         bad("adapter_config.json", "an adapter whose base class is in a module of its own", *br#"{"auto_mapping": {"base_model_class": "M", "parent_library": "evil"}}"#),
         bad("modules.json", "sentence-transformers' module that is os.system", *br#"[{"idx": 0, "name": "0", "path": "", "type": "os.system"}]"#),
         bad("tokenizer_config.json", "a chat template that reaches into Python", *br#"{"chat_template": "{{ x.__cl\u0061ss__ }}"}"#),
+        bad("reached.yaml", "_target_ through what a library imports", *b"_target_: sklearn.os.execv\n"),
+        bad("wide.json", "auto_map in UTF-16", "\u{feff}{\"auto_map\": {\"AutoModel\": \"m.M\"}}".encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>()),
+        bad("model_index.json", "a component of diffusers in a file of its own", *br#"{"_diffusers_version": "0.30.0", "unet": ["my_unet", "Unet"]}"#),
+        bad("also.jinja", "a chat template that is a pickle, too", *b"ccollections\nOrderedDict\n)RV{{ x.__class__ }}\n0."),
+        bad("deep.yaml", "a tag of Python's where YAML is nested too deeply", {
+            let (open, close) = ("[".repeat(140), "]".repeat(140));
+            format!("%TAG !p! tag:yaml.org,2002:pyth\n---\n{open}!p!on/object/apply:os.system [id]{close}\n")
+        }),
         bad("chat_template.jinja", "the same in a file of its own", *b"{{ x.__class__ }}"),
         bad("compressed.pkl.xz", "compressed with xz", xz(&evil())),
         bad("compressed.pkl.bz2", "compressed with bzip2", bzip2(&evil())),
@@ -72,6 +80,7 @@ pub(super) fn configurations() -> Vec<File> {
         bad("compressed.lzma", "compressed with LZMA", lzma(&evil())),
         bad("twice.pkl.gz", "two streams of gzip, one after another", [gzip(b"\x80\x02"), gzip(&evil()[2..])].concat()),
         bad("twice.pkl", "compressed with bzip2, and that with xz", xz(&bzip2(&evil()))),
+        good("pipeline.json", "a pipeline of diffusers", *br#"{"_diffusers_version": "0.30.0", "_class_name": "P", "unet": ["diffusers", "UNet2DModel"], "safety_checker": [null, null]}"#),
         good("plain.nemo", "NeMo's archive", nemo("optim:\n  name: adam\n  lr: 0.1\n")),
         good("plain.keras", "a model of Keras", zip(&[entry("config.json", DENSE), entry("model.weights.h5", *b"\x89HDF")])),
         good("plain.pkl.xz", "a dict compressed with xz", xz(&p2(b"}"))),
