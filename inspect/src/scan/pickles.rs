@@ -302,10 +302,9 @@ impl Scanner<'_> {
                     if let Some(folder) = storages
                         && let Some(&[kind, _, key, ..]) = pickle.sequence(*pid)
                         && let (Some("storage"), Some(key)) = (pickle.str(kind), pickle.str(key))
+                        && key.len() <= LONGEST_KEY
                     {
-                        if key.len() <= LONGEST_KEY {
-                            self.storages.insert(format!("{folder}/{key}"));
-                        }
+                        self.storages.insert(format!("{folder}/{key}"));
                     }
                 }
                 Node::Bytes(bytes) => {
