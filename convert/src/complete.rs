@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use ckpt_inspect::meaning::architecture::Role;
+use ckpt_inspect::meaning::architecture::{Part, Role};
 use ckpt_inspect::meaning::names::Names;
 use ckpt_inspect::{Checkpoint, Format, ModelConfig};
 
@@ -88,8 +88,12 @@ pub(crate) fn lacks(plan: &Plan<'_>) -> Option<Lacks> {
     let configured = source.model.given().ok().and_then(|given| given.num_layers).unwrap_or(0);
     config.num_layers = config.num_layers.max(there).max(configured).min(MOST_LAYERS);
 
-    // A shape that follows from assumed settings proves nothing.
-    let is_sure = source.model.assumed.is_empty();
+    // Sizes of heads are in no shape, and those that were assumed prove nothing.
+    let of_heads = |role: &Role| {
+        use Part::{K, KBias, KNorm, O, OBias, Q, QBias, QNorm, V, VBias};
+        matches!(role, Role::Layer(_, Q | K | V | O | QBias | KBias | VBias | OBias | QNorm | KNorm))
+    };
+    let is_sure = |role: &Role| source.model.assumed.is_empty() || !of_heads(role);
     let mut faults = Vec::new();
     let mut count = 0;
     let in_layers = |role: &Role| matches!(role, Role::Layer(..));
@@ -99,7 +103,9 @@ pub(crate) fn lacks(plan: &Plan<'_>) -> Option<Lacks> {
         let shape = match shapes.get(&role) {
             None => None,
             // Tables of more rows than there are ids are common.
-            Some(shape) if is_sure && !matches!(role, Role::Embedding | Role::Head) && *shape != wanted => {
+            Some(shape)
+                if is_sure(&role) && !matches!(role, Role::Embedding | Role::Head) && *shape != wanted =>
+            {
                 Some(shape.to_vec())
             }
             _ => continue,

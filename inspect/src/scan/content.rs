@@ -406,8 +406,7 @@ impl<'o> Scanner<'o> {
         // Text called .data or .bin ends at its first letters; under another name only a whole pickle that imports
         // something is one, and whatever follows it if that is not known to be harmless.
         let is_one = match (pickled, end) {
-            (true, Some(_)) => true,
-            (true, None) => headed || does_something && (harmful || !data.all_from(0, is_text)?),
+            (true, end) => headed || does_something || end.is_some(),
             (false, _) if harmful && (end.is_some() || exhausted) => true,
             (false, Some(end)) if does_something && !headed => {
                 data.all_from(end, |b| b.is_ascii_whitespace())?
@@ -447,7 +446,12 @@ impl<'o> Scanner<'o> {
             };
             // What is compressed is given to some loader; under a name that says nothing, that may be any.
             let says_nothing = !PICKLED.contains(&extension(bare).as_str()) && !is_named(Path::new(bare));
-            let bare = if extension(bare).is_empty() {
+            let promised = PICKLED.contains(&extension(name).as_str())
+                || Compression::promised_by(&extension(name)).is_some();
+            let bare = if compression.is_vague && !promised {
+                // Git's objects, for example.
+                "inflated".to_string()
+            } else if extension(bare).is_empty() {
                 "inflated.data".to_string()
             } else if says_nothing && !names_configuration(bare) {
                 format!("{bare}.data")
