@@ -408,14 +408,11 @@ impl Folder {
         while is_empty(end) {
             end += len;
         }
-        let begins = match end == place.offset || safetensors::extent(source.data(), end).is_none() {
-            true => place.offset,
-            false => end,
-        };
-        if begins == end || end > place.offset {
-            streams.insert(place.file.clone(), (place.offset, end));
+        if end == place.offset || safetensors::extent(source.data(), end).is_none() {
+            return place.offset;
         }
-        begins
+        streams.insert(place.file.clone(), (place.offset, end));
+        end
     }
 
     /// What was saved at `place`, which is of about `bytes` bytes once it is decompressed.
