@@ -88,9 +88,11 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
             Err(error) => files.push(Scan::unreadable(path, error)),
         }
     }
-    if files.is_empty() {
-        let nothing = found.iter().filter_map(|found| found.as_ref().err());
-        files.extend(nothing.map(|(path, error)| Scan::unreadable(path, error.clone())));
+    // A folder that was named and in which nothing could be scanned is not passed over, whatever else was named.
+    for (path, error) in found.iter().filter_map(|found| found.as_ref().err()) {
+        if files.iter().all(|scan| !Path::new(&scan.path).starts_with(path)) {
+            files.push(Scan::unreadable(path, error.clone()));
+        }
     }
     let least = match args.fail_on {
         FailOn::Note => Severity::Note,
