@@ -6,6 +6,7 @@ mod formats;
 mod gguf;
 mod logits;
 mod templates;
+mod ternary;
 mod tokenizer;
 mod transformers;
 mod truth;
