@@ -5,6 +5,7 @@ mod configurations;
 mod formats;
 mod gguf;
 mod logits;
+mod quantized;
 mod templates;
 mod tokenizer;
 mod transformers;
