@@ -1,10 +1,12 @@
 //! The fastest arithmetic for the processor, chosen at run time: packed matrices, vectors of sixteen f32, and
 //! the threads they run on. The only unsafe code of the crate is in this folder.
 
+pub mod activation;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub mod coded;
 pub mod float;
 mod memory;
 #[cfg(target_arch = "aarch64")]
