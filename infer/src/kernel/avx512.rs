@@ -6,16 +6,27 @@ use ckpt_inspect::InstructionSet;
 use half::{bf16, f16};
 
 use super::Block;
+use super::amx::Amx;
 use super::simd::{Four, LANES, Simd, Work};
 
-/// The processor has AVX-512 F, BW, DQ, VL and VNNI, and with them AVX2, FMA and F16C.
+/// The processor has AVX-512 F, BW, DQ, VL and VNNI, and with them AVX2, FMA and F16C; and AMX int8, if so it is used.
 #[derive(Clone, Copy, Debug)]
-pub struct Avx512(());
+pub struct Avx512(Option<Amx>);
 
 impl Avx512 {
     /// The token, where the processor has the instructions.
     pub fn new() -> Option<Self> {
-        InstructionSet::Avx512Vnni.is_available().then_some(Avx512(()))
+        InstructionSet::Avx512Vnni.is_available().then_some(Avx512(None))
+    }
+
+    /// The token for these and AMX, where the processor has both.
+    pub fn with_amx() -> Option<Self> {
+        Avx512::new().and_then(|_| Amx::new()).map(|amx| Avx512(Some(amx)))
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        if self.0.is_some() { "amx" } else { "avx512" }
     }
 }
 
@@ -143,6 +154,11 @@ impl Simd for Avx512 {
                 ternary_many(tile, x.map(<[i8]>::as_ptr))
             }
         }
+    }
+
+    #[inline(always)]
+    fn amx(self) -> Option<Amx> {
+        self.0
     }
 
     #[inline(always)]

@@ -6,10 +6,10 @@
 //!
 //! Tiles of sixteen rows are a run of spans of 64 or 256 columns. A span begins with its terms, sixteen rows' side by
 //! side: of 64 columns a block with the d of the first and the second 32, and a block with the dmin of both if there are
-//! any; of 256 columns a block with d and dmin, then four groups' scales in a block, and so the mins. For every 32
-//! columns there follows a block for each bit of a code; in each, bytes 4r to 4r + 3 belong to row r. The low bits of
-//! columns 4j to 4j + 3 are next to those of 4j + 4 to 4j + 7, in the higher bits of the same bytes, as many as fit;
-//! then so the high ones.
+//! any; of 256 columns a block with d and dmin, then four groups' scales in a block, and so the mins. The codes of every
+//! 32 columns follow, a block for each bit; in each, bytes 4r to 4r + 3 belong to row r. Byte i of these has the low bits
+//! of column 4j + i at the bottom, and above them those of columns 4j + 4 + i and so on, as many as fit; the blocks after
+//! have the high bits in the same way.
 
 use std::marker::PhantomData;
 
@@ -103,24 +103,25 @@ impl Form {
         }
     }
 
-    /// Writes the codes of one row and the `nth` 32 columns of a span, which are zero.
+    /// Writes the codes of one row and the `nth` 32 columns of a span.
     pub(super) fn put_codes(self, span: &mut [Block], lane: usize, nth: usize, codes: &[u8; GROUP]) {
         let blocks = &mut span[self.head() + self.bits() * nth..][..self.bits()];
-        let mut put = |block: usize, word: u32| {
-            let four: &mut [u8; 4] = (&mut blocks[block].0[4 * lane..][..4]).try_into().expect("four bytes");
-            *four = (u32::from_le_bytes(*four) | word).to_le_bytes();
-        };
-        for (j, codes) in codes.as_chunks::<4>().0.iter().enumerate() {
-            let word = u32::from_le_bytes(*codes);
-            let mut bits = |first: usize, from: usize, n: usize| {
-                if n > 0 {
-                    let each = 0x0101_0101 * ((1u32 << n) - 1);
-                    let apart = 8 / n;
-                    put(first + j / apart, (word >> from & each) << (n * (j % apart)));
+        let (low, high) = blocks.split_at_mut(self.low);
+        let put = |blocks: &mut [Block], from: usize, bits: usize| {
+            let each = 0x0101_0101 * ((1u32 << bits) - 1);
+            // Bits divide a byte, so that this many columns share one.
+            let together = 8 / bits;
+            for (block, codes) in blocks.iter_mut().zip(codes.chunks_exact(4 * together)) {
+                let mut word = 0;
+                for (i, codes) in codes.as_chunks::<4>().0.iter().enumerate() {
+                    word |= (u32::from_le_bytes(*codes) >> from & each) << (bits * i);
                 }
-            };
-            bits(0, 0, self.low);
-            bits(self.low, self.low, self.high);
+                block.0[4 * lane..][..4].copy_from_slice(&word.to_le_bytes());
+            }
+        };
+        put(low, 0, self.low);
+        if self.high > 0 {
+            put(high, self.low, self.high);
         }
     }
 
@@ -272,7 +273,7 @@ pub struct Coded {
 }
 
 impl Coded {
-    /// Lays out spans that `pack(row, lane, spans)` writes: the spans of the tile of `row` are zero in its lane.
+    /// Lays out rows that `pack(row, lane, spans)` writes to their lane of the spans of a tile.
     pub(super) fn packed(
         pool: &Pool,
         kind: Kind,

@@ -3,6 +3,8 @@
 
 use super::Kernel;
 use super::activation::{Activation, Forms};
+#[cfg(target_arch = "x86_64")]
+use super::amx;
 use super::coded::{self, Layout};
 use super::float::{Element, soft_cap, vectors};
 use super::packed::{Bytes, Dense, Matrix, Ternary};
@@ -155,17 +157,23 @@ impl Product<'_, '_> {
     #[inline(always)]
     fn ternary<S: Simd>(mut self, s: S, m: &Ternary) {
         let tokens = self.tokens;
+        #[cfg(target_arch = "x86_64")]
+        if let Some(block) = s.amx().and_then(|amx| amx::Tokens::new(amx, tokens.iter().map(|x| &*x.int8))) {
+            for start in (0..self.out.cols()).step_by(LANES) {
+                let (tile, scales) = m.tile(self.first + start);
+                let sums = block.ternary(tile);
+                for (t, sums) in sums.iter().enumerate().take(tokens.len()) {
+                    self.put(s, t, start, scaled(sums, &tokens[t], scales));
+                }
+            }
+            return;
+        }
         for start in (0..self.out.cols()).step_by(LANES) {
             let (tile, scales) = m.tile(self.first + start);
             by_tokens!(tokens.len(), [16, 8, 4, 2, 1], |t, M| {
                 let sums = s.ternary::<M>(tile, std::array::from_fn(|i| &*tokens[t + i].int8));
                 for (i, sums) in sums.iter().enumerate() {
-                    let x = &tokens[t + i];
-                    let mut y = [0.0; LANES];
-                    for r in 0..LANES {
-                        y[r] = (sums[r] - x.int8_sum) as f32 * (scales[r] * x.int8_scale / 127.0);
-                    }
-                    self.put(s, t + i, start, y);
+                    self.put(s, t + i, start, scaled(sums, &tokens[t + i], scales));
                 }
             });
         }
@@ -283,6 +291,16 @@ impl Product<'_, '_> {
             out.iter_mut().zip(y).for_each(|(out, y)| *out = y);
         }
     }
+}
+
+/// Products with ternary codes out of sums of products with codes that are 1 too large.
+#[inline(always)]
+fn scaled(sums: &[i32; LANES], x: &Activation, scales: &[f32; LANES]) -> [f32; LANES] {
+    let mut y = [0.0; LANES];
+    for r in 0..LANES {
+        y[r] = (sums[r] - x.int8_sum) as f32 * (scales[r] * x.int8_scale / 127.0);
+    }
+    y
 }
 
 /// Dot products of R rows with M tokens: element `[m][r]`.

@@ -78,6 +78,13 @@ pub trait Simd: Copy + Send + Sync {
     /// `[m][r]` is of token m and row r. `x[m]` holds 16 activations a block.
     fn ternary<const M: usize>(self, tile: &[super::Block], x: [&[i8]; M]) -> [[i32; LANES]; M];
 
+    /// The token for products of many tokens, where it is used.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn amx(self) -> Option<super::amx::Amx> {
+        None
+    }
+
     /// Sums of int8 weight times activation over one tile of a [`super::packed::Bytes`] matrix, for M rows of unsigned
     /// activations. `x[m]` holds 4 activations a block.
     fn bytes<const M: usize>(self, tile: &[super::Block], x: [&[u8]; M]) -> [[i32; LANES]; M];
