@@ -19,9 +19,10 @@ use crate::{Failure, exit, terminal};
 /// List what loading files would import, call and write, without doing any of it.
 ///
 /// Finds pickles, even hidden ones (PyTorch files of any age, nested archives, NumPy and joblib files), TorchScript
-/// code, archives that different readers read differently, and inconsistent SafeTensors and GGUF files. Exit codes: 0
-/// nothing found; 1 something found; 2 wrong usage; 3 a file cannot be read or fully scanned; 4 the output cannot be
-/// written.
+/// code, classes and functions that configurations name (JSON, YAML), chat templates that reach into Python, a model's
+/// own code beside it, archives that different readers read differently, and inconsistent SafeTensors and GGUF files.
+/// Exit codes: 0 nothing found; 1 something found; 2 wrong usage; 3 a file cannot be read or fully scanned; 4 the output
+/// cannot be written.
 #[derive(clap::Args)]
 pub struct Args {
     /// Files, folders or glob patterns.
@@ -194,7 +195,7 @@ fn human(args: &Args, shown: Severity, scanned: &Scanned) -> String {
         let unknown: BTreeSet<&str> = scan
             .findings
             .iter()
-            .filter(|f| matches!(f.rule, Rule::UnknownImport) && f.severity >= shown)
+            .filter(|f| matches!(f.rule, Rule::UnknownImport | Rule::CustomCode) && f.severity >= shown)
             .filter_map(|f| f.global.as_deref())
             .collect();
         if !unknown.is_empty() && scan.severity() == Some(Severity::Unknown) {

@@ -48,6 +48,8 @@ pub(crate) fn plan<'c>(source: &'c Checkpoint, options: &Options) -> Result<Plan
     let chosen = builder.choose()?;
     builder.add(chosen)?;
     if builder.plan.pairs.is_empty() {
+        // Of a model that the form has no name for, that says more.
+        (form.check)(&builder.plan)?;
         return Err(Error::of_source(source, "it contains no weights to convert"));
     }
     builder.note_on_the_model()?;

@@ -30,6 +30,8 @@ pub(crate) const BESIDE: [&str; 9] = [
     "generation_config.json",
     "chat_template.jinja",
 ];
+/// A folder beside it, of which it is told that it is left.
+const TEMPLATES: &str = "additional_chat_templates";
 /// Files that say how weights are quantized, which are copied where they stay so.
 pub(crate) const QUANTIZATION: [&str; 3] =
     ["hf_quant_config.json", "quantize_config.json", "quant_config.json"];
@@ -91,7 +93,7 @@ fn beside(plan: &mut Plan<'_>) -> Result<Vec<(String, Vec<u8>)>> {
     let source = &plan.source.path;
     let folder = if source.is_dir() { source.as_path() } else { source.parent().unwrap_or(Path::new("")) };
     let kept = QUANTIZATION.iter().filter(|_| plan.keeps);
-    for &name in BESIDE.iter().chain(kept) {
+    for &name in BESIDE.iter().chain([&TEMPLATES]).chain(kept) {
         let path = folder.join(name);
         match std::fs::metadata(&path) {
             Ok(m) if m.is_file() && m.len() <= MAX_BESIDE => {

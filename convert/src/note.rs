@@ -371,7 +371,7 @@ impl fmt::Display for Note {
             ),
             Note::NotCopied { name, limit } => write!(
                 f,
-                "`{name}` next to the source is not copied: it is not a regular file, or larger than {limit} bytes"
+                "`{name}` next to the source is not copied: it is a folder or the like, or larger than {limit} bytes"
             ),
             Note::RopeScaling { kind } => write!(
                 f,

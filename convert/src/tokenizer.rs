@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use ckpt_inspect::gguf::Value;
-use ckpt_inspect::vocabulary::{Role, Token, TokenType, Vocabulary, byte, pre_tokenizer};
+use ckpt_inspect::vocabulary::{
+    CHAT_TEMPLATE, CHAT_TEMPLATES, Role, Token, TokenType, Vocabulary, byte, pre_tokenizer,
+};
 use serde_json::{Map, Value as Json, json};
 
 use crate::note::Note;
@@ -213,9 +215,29 @@ fn settings(vocabulary: &Vocabulary, texts: &Texts<'_>) -> Map<String, Json> {
             settings.insert(format!("{name}_token"), json!(text));
         }
     }
-    if let Some(Value::String(template)) = vocabulary.keys.get("tokenizer.chat_template")
-        && let Ok(template) = std::str::from_utf8(template)
-    {
+    let template = |key: &str| match vocabulary.keys.get(key) {
+        Some(Value::String(template)) => std::str::from_utf8(template).ok().map(str::to_string),
+        _ => None,
+    };
+    let usual = template(CHAT_TEMPLATE);
+    let names = match vocabulary.keys.get(CHAT_TEMPLATES) {
+        Some(Value::Array(names)) => names
+            .iter()
+            .filter_map(|name| match name {
+                Value::String(name) => Some(String::from_utf8_lossy(name).into_owned()),
+                _ => None,
+            })
+            .collect(),
+        _ => Vec::new(),
+    };
+    let others =
+        names.iter().filter_map(|name| Some((name.as_str(), template(&format!("{CHAT_TEMPLATE}.{name}"))?)));
+    let others: Vec<(&str, String)> = others.collect();
+    if !others.is_empty() {
+        let all = usual.map(|template| ("default", template)).into_iter().chain(others);
+        let all = all.map(|(name, template)| json!({"name": name, "template": template}));
+        settings.insert("chat_template".into(), all.collect());
+    } else if let Some(template) = usual {
         settings.insert("chat_template".into(), json!(template));
     }
     settings

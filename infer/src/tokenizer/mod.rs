@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use ckpt_inspect::Checkpoint;
-use ckpt_inspect::vocabulary::{FILE_NAMES, FileKind, Role, Token, TokenType, Vocabulary, byte, read_file};
+use ckpt_inspect::vocabulary::{
+    CHAT_TEMPLATE, FILE_NAMES, FileKind, Role, Token, TokenType, Vocabulary, byte, read_file,
+};
 
 use crate::{Error, Result};
 pub use guard::panic_is_caught;
@@ -321,7 +323,7 @@ impl Tokenizer {
 
     /// The model's own chat template, in Jinja.
     pub fn chat_template(&self) -> Option<&str> {
-        match self.vocabulary.keys.get("tokenizer.chat_template") {
+        match self.vocabulary.keys.get(CHAT_TEMPLATE) {
             Some(ckpt_inspect::gguf::Value::String(bytes)) => std::str::from_utf8(bytes).ok(),
             _ => None,
         }

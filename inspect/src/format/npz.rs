@@ -1,6 +1,7 @@
 //! NumPy's `.npz`: a zip whose entries are `.npy` files, stored or deflated. Arrays are named by their entries without
 //! the extension. Arrays that do not contain numbers are reported in a notice and left out.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::bytes::{ByteSource, Source};
@@ -51,13 +52,13 @@ fn read(source: &Arc<Source>) -> Result<Contents> {
             entries
         }
     };
-    let mut names = std::collections::HashSet::new();
+    let last: HashMap<&str, usize> = entries.iter().enumerate().map(|(i, e)| (e.name.as_str(), i)).collect();
     let mut room = data.len() + LONG_HEADERS;
-    for entry in &entries {
+    for (i, entry) in entries.iter().enumerate() {
         let Some(name) = entry.name.strip_suffix(".npy") else { continue };
         let shown = name.escape_debug();
-        if !names.insert(name) {
-            let text = format!("`{shown}` occurs more than once; the first occurrence is used");
+        if last.get(entry.name.as_str()) != Some(&i) {
+            let text = format!("`{shown}` occurs more than once; the last occurrence is used, as NumPy does");
             contents.notices.push(Notice::new(NoticeKind::Duplicate, text));
             continue;
         }

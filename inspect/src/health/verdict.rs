@@ -526,13 +526,13 @@ impl fmt::Display for Finding {
             Finding::Promised { key, promised, found } => {
                 write!(
                     f,
-                    "config.json says {key} {promised}, and there are {found}: incomplete, or another model's?"
+                    "the configuration says {key} {promised}, and there are {found}: incomplete, or another model's?"
                 )
             }
             Finding::PromisedShape { name, promised, found } => {
                 write!(
                     f,
-                    "{name} has shape {found:?}, and config.json promises {promised:?}: another model's?"
+                    "{name} has shape {found:?}, and the configuration promises {promised:?}: another model's?"
                 )
             }
             Finding::Missing { count, names } => {

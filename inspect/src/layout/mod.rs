@@ -329,6 +329,12 @@ pub fn list(path: &Path) -> Result<Listing> {
     Ok(listing)
 }
 
+/// Whether `folder` is where Hugging Face's cache keeps the files of a repository, by their hashes.
+fn is_of_blobs(folder: &Path) -> bool {
+    name(folder) == "blobs"
+        && ["snapshots", "refs"].iter().all(|beside| folder.with_file_name(beside).is_dir())
+}
+
 /// Adds the checkpoints directly at `path`, in name order, and files that should be some; gives the folders where more
 /// may be. A folder that holds one model in Hugging Face's layout, or components, is one, and so is each folder in it that is
 /// named after a step.
@@ -360,7 +366,10 @@ fn find_at(path: &Path, all: &mut Listing, arrays: &mut Vec<PathBuf>) -> Result<
         spoilt.retain(|file| !companion::is_companion(file) && !own.contains(&identity(file)));
     }
     if !spoilt.is_empty() {
-        found.extend(spoilt);
+        // Shards of what was found are opened with it.
+        let shards: HashSet<PathBuf> =
+            found.iter().filter_map(|path| files_of(path).ok()).flatten().collect();
+        found.extend(spoilt.into_iter().filter(|file| !shards.contains(file)));
         sort(&mut found);
     }
     let tag = deepspeed::only_tag(path).filter(|_| model);
@@ -377,6 +386,8 @@ fn find_at(path: &Path, all: &mut Listing, arrays: &mut Vec<PathBuf>) -> Result<
         match is_folder {
             // Its tensors have been counted.
             true if !found_nothing && hf_shards::are_joined(&path) => {}
+            // Snapshots beside it link to what is in it, under the names that it has.
+            true if is_of_blobs(&path) => {}
             // The optimizer of a model beside it is no other one.
             true if tag.as_ref() == Some(&path) => {}
             // Beside a finished model lie the checkpoints of its training, and other forms of itself.

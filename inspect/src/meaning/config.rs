@@ -111,6 +111,17 @@ pub enum AttentionBias {
     All,
 }
 
+impl AttentionBias {
+    /// By whether a layer `has` the biases of Q and of O.
+    pub(crate) fn of_parts(has: impl Fn(Part) -> bool) -> Self {
+        match [Part::QBias, Part::OBias].map(has) {
+            [false, _] => AttentionBias::None,
+            [true, false] => AttentionBias::Qkv,
+            [true, true] => AttentionBias::All,
+        }
+    }
+}
+
 /// The activation function of the feed-forward layer's gate.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]

@@ -271,10 +271,16 @@ fn given_config(metadata: &Value) -> Option<&Value> {
 }
 
 fn student(tensors: &[TensorInfo], metadata: &Value) -> Option<Model> {
-    // Names that begin with `model.` are Hugging Face's unless the trainer's own config is saved with them.
     let given_model = lookup(metadata, "config.model").or_else(|| lookup(metadata, "config"));
-    let hf_style = tensors.iter().any(|t| t.name == "model.embed_tokens.weight");
-    if hf_style && given_config(metadata).is_none() {
+    // Names that begin with `model.`, whatever they are wrapped in, are Hugging Face's unless the trainer's own config is
+    // saved with them.
+    let configured = given_config(metadata).is_some();
+    let hf_style = || {
+        let wrapped =
+            |name: &str| name.strip_suffix("embed_tokens.weight").is_some_and(|w| w.ends_with("model."));
+        tensors.iter().any(|t| wrapped(&t.name))
+    };
+    if !configured && hf_style() {
         return None;
     }
     // With GGUF's names it may be any architecture with such tensors.
@@ -282,6 +288,10 @@ fn student(tensors: &[TensorInfo], metadata: &Value) -> Option<Model> {
         return None;
     }
     let shapes = Names::new(tensors, &STUDENT, Style::Student, without_state_dict).shapes()?;
+    // A Llama has these names too, without norms of queries; that its weights are float is then all that is known.
+    if !(configured || shapes.query_norm.is_some() || shapes.packed_attn || shapes.packed_ffn) {
+        return None;
+    }
     let given = given_model.map_or_else(|| Ok(Given::default()), Given::of_trainer);
     let (config, settings) = shapes.configure(&STUDENT, &[&given.clone().unwrap_or_default()]);
     let mut assumed: Vec<Assumption> =

@@ -319,11 +319,7 @@ impl<'a> Names<'a> {
 
     /// Which biases the first layer's projections have.
     pub fn attention_bias(&self) -> AttentionBias {
-        match [Part::QBias, Part::OBias].map(|part| self.get(Role::Layer(0, part)).is_some()) {
-            [false, _] => AttentionBias::None,
-            [true, false] => AttentionBias::Qkv,
-            [true, true] => AttentionBias::All,
-        }
+        AttentionBias::of_parts(|part| self.get(Role::Layer(0, part)).is_some())
     }
 
     /// Whether the projections of the first feed-forward layer have biases.

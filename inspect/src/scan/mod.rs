@@ -13,6 +13,7 @@ mod ranges;
 mod readers;
 mod template;
 mod text;
+mod uses;
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};

@@ -1,13 +1,15 @@
 //! Findings in pickles: what they would import and call.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::archive::leads_outside;
 use super::calls::{LATIN1, UTF8, byte_string, call, cut, known_at, makes_bytes};
 use super::content::{Place, Scanner};
 use super::globals::{Class, classify, is_plausible};
-use super::text::reaches_out;
+use super::uses::{
+    MEMMAP, NDARRAY_WRAPPER, gets_of_torch, handed_back, handed_on, is_getattr, loads, only_reconstructs,
+};
 use super::{Finding, Rule};
 use crate::bytes::{ByteSource, Section};
 use crate::error::bytes_that;
@@ -234,7 +236,8 @@ impl Scanner<'_> {
             }
         }
         let handed_on = handed_on(trace);
-        let only_functions = gets_functions_of_torch(trace);
+        let gets = gets_of_torch(trace);
+        let memmaps = only_reconstructs(trace, MEMMAP);
         for &(offset, id) in &trace.seen.imports {
             let Node::Global(g) = pickle.node(id) else { continue };
             let (module, name) = (g.module.as_ref(), g.name.as_ref());
@@ -244,11 +247,11 @@ impl Scanner<'_> {
                 _ => String::new(),
             });
             let what = usage.unwrap_or_else(|| format!("would import {}", cut(&global)));
-            let class =
-                match only_functions && is_getattr(module, name) && !handed_on.contains(&(module, name)) {
-                    true => Class::Harmless,
-                    false => self.class(module, name, place),
-                };
+            let class = match gets {
+                Some(class) if is_getattr(module, name) && !handed_on.contains(&(module, name)) => class,
+                _ if memmaps && (module, name) == MEMMAP => Class::Harmless,
+                _ => self.class(module, name, place),
+            };
             let (rule, message) = match class {
                 Class::Harmless if handed_on.contains(&(module, name)) && !self.is_allowed(module, name) => {
                     let what = format!("passes {global} to something else, which may call it");
@@ -516,84 +519,4 @@ fn class_of<'p>(pickle: &'p Pickle<'_>, id: Id) -> Option<(&'p str, &'p str)> {
         &[kind, class, ..] if pickle.str(kind) == Some("module") => pickle.global(class),
         _ => None,
     }
-}
-
-fn is_getattr(module: &str, name: &str) -> bool {
-    name == "getattr" && matches!(module, "builtins" | "__builtin__")
-}
-
-/// Whether every call of `getattr` gives a plain function of PyTorch's, as `torch.relu` is pickled:
-/// `getattr(torch._C._VariableFunctionsClass, 'relu')`.
-fn gets_functions_of_torch(trace: &Trace<'_>) -> bool {
-    let pickle = &trace.pickle;
-    trace.seen.calls.iter().all(|&(at, id)| {
-        let Node::Object(object) = pickle.node(id) else { return true };
-        if !pickle.global(object.callable).is_some_and(|(module, name)| is_getattr(module, name)) {
-            return true;
-        }
-        let Some(&[class, name]) = pickle.sequence(object.args).filter(|_| known_at(trace, object.args, at))
-        else {
-            return false;
-        };
-        pickle.global(class) == Some(("torch._C", "_VariableFunctionsClass"))
-            && pickle.str(name).is_some_and(|name| !name.starts_with('_') && !reaches_out(name))
-    })
-}
-
-/// What NumPy's older `scalar(dtype('O'), object)` gives back, where that is an import.
-fn handed_back<'p>(pickle: &'p Pickle<'_>, id: Id) -> Option<(&'p str, &'p str)> {
-    match pickle.class(id)? {
-        ("numpy.core.multiarray" | "numpy._core.multiarray", "scalar") => {
-            let Node::Object(object) = pickle.node(id) else { return None };
-            pickle.global(*pickle.sequence(object.args)?.get(1)?)
-        }
-        _ => None,
-    }
-}
-
-const NDARRAY_WRAPPER: (&str, &str) = ("joblib.numpy_pickle", "NDArrayWrapper");
-
-/// Imports that are harmless only if their arguments are known, and so only if the pickle itself calls them.
-pub(super) const JUDGED_BY_ARGUMENTS: [(&str, &str); 6] = [
-    ("builtins", "getattr"),
-    ("__builtin__", "getattr"),
-    ("torch.storage", "_load_from_bytes"),
-    ("_codecs", "encode"),
-    NDARRAY_WRAPPER,
-    ("joblib.numpy_pickle", "NumpyArrayWrapper"),
-];
-
-/// The ones among them that unpickle.
-fn loads(module: &str, name: &str) -> Option<&'static str> {
-    ((module, name) != ("_codecs", "encode")).then_some("unpickles data that cannot be inspected here")
-}
-
-/// Imports judged by their arguments that are not called directly: passed to something that may call them, such as
-/// `torch._tensor._rebuild_from_type_v2(function, type, args, state)`, or kept for later.
-fn handed_on<'p>(trace: &'p Trace<'_>) -> HashSet<(&'p str, &'p str)> {
-    let pickle = &trace.pickle;
-    let judged = |id: &Id| pickle.global(*id).filter(|global| JUDGED_BY_ARGUMENTS.contains(global));
-    let mut found = HashSet::new();
-    if !trace.seen.imports.iter().any(|(_, id)| judged(id).is_some()) {
-        return found;
-    }
-    found.extend(judged(&pickle.root));
-    for index in 0..pickle.node_count() {
-        match pickle.node(Id::at(index)) {
-            Node::Tuple(items) | Node::List(items) | Node::Set(items) => {
-                found.extend(items.iter().filter_map(judged));
-            }
-            Node::Dict(entries) => {
-                found.extend(entries.iter().flat_map(|(key, value)| [key, value]).filter_map(judged));
-            }
-            Node::Object(object) => {
-                let parts = [&object.args].into_iter().chain(&object.kwargs);
-                found.extend(parts.chain(&object.state).chain(&object.items).filter_map(judged));
-                found.extend(object.entries.iter().flat_map(|(key, value)| [key, value]).filter_map(judged));
-            }
-            Node::Persistent(id) => found.extend(judged(id)),
-            _ => {}
-        }
-    }
-    found
 }

@@ -84,6 +84,12 @@ fn an_archive_of_arrays_opens_and_its_damage_is_reported() {
     assert_eq!(flipped.verify_checksums(), ["layers.0.weight"]);
     assert_eq!(flipped.tensors[0].damage.as_ref().unwrap().kind, DamageKind::ChecksumMismatch);
 
+    // NumPy takes the last of a name.
+    let twice = [&SIX[..2], &SIX[2..4]].map(|values| entry("a.npy", array(values)));
+    let twice = open_bytes("arrays.npz", zip(&twice)).unwrap();
+    assert_eq!(twice.values(twice.tensor("a").unwrap()).unwrap(), SIX[2..4]);
+    assert!(twice.is_damaged());
+
     // Without its directory.
     let cut = open_bytes("arrays.npz", bytes[..bytes.len() - 30].to_vec()).unwrap();
     assert!(cut.damage.as_ref().unwrap().is(DamageKind::DirectoryLost));

@@ -77,6 +77,11 @@ fn a_missing_or_broken_shard_is_damage_and_the_others_are_read() {
             let folder = tempfile::tempdir().unwrap();
             set(folder.path());
             break_it(&folder.path().join(shard(number)));
+            assert_eq!(
+                find(folder.path()).unwrap(),
+                [folder.path()],
+                "{what}, shard {number}: of its set alone"
+            );
             let checkpoint = open(folder.path()).unwrap();
             let damage = checkpoint.damage.clone().unwrap_or_default();
             assert!(
@@ -317,6 +322,21 @@ fn folders_are_searched_however_deep() {
 }
 
 /// Single arrays count as data next to checkpoints, and as checkpoints if there is nothing else.
+#[test]
+#[cfg(unix)]
+fn in_the_cache_of_hugging_face_snapshots_are_models_and_blobs_are_not() {
+    let cache = tempfile::tempdir().unwrap();
+    let snapshot = cache.path().join("models--a--b/snapshots/0f");
+    let blobs = cache.path().join("models--a--b/blobs");
+    for folder in [&snapshot, &blobs, &cache.path().join("models--a--b/refs")] {
+        std::fs::create_dir_all(folder).unwrap();
+    }
+    std::fs::write(blobs.join("aa"), safetensors(&[("a", 1.0)])).unwrap();
+    std::fs::write(blobs.join("bb.incomplete"), &safetensors(&[("a", 1.0)])[..20]).unwrap();
+    std::os::unix::fs::symlink("../../blobs/aa", snapshot.join("model.safetensors")).unwrap();
+    assert_eq!(find(cache.path()).unwrap(), [snapshot]);
+}
+
 #[test]
 fn a_folder_of_arrays_is_reported() {
     let folder = tempfile::tempdir().unwrap();

@@ -76,7 +76,7 @@ fn what_a_known_architecture_promises_must_be_there_in_its_shape() {
     }
     let mut reshaped = whole.clone();
     reshaped.iter_mut().find(|(name, _)| name.contains("layers.1.mlp.up")).unwrap().1 = vec![WIDTH, MLP];
-    answer(&reshaped, &config()).exits(1).says(&["shape [16, 32], and config.json promises [32, 16]"]);
+    answer(&reshaped, &config()).exits(1).says(&["shape [16, 32], and the configuration promises [32, 16]"]);
     // A head that is the embedding need not be there, and vocabularies are padded.
     let mut tied = config();
     tied["tie_word_embeddings"] = true.into();
@@ -84,6 +84,49 @@ fn what_a_known_architecture_promises_must_be_there_in_its_shape() {
     let mut fewer = config();
     fewer["vocab_size"] = 40.into();
     answer(&whole, &fewer).exits(0);
+}
+
+#[test]
+fn a_gguf_file_holds_every_tensor_of_its_architecture() {
+    let converted = |without: Option<&str>| {
+        let folder = tempfile::tempdir().unwrap();
+        let kept: Vec<_> =
+            llama().into_iter().filter(|(name, _)| without.is_none_or(|part| !name.contains(part))).collect();
+        file(&kept).write(&folder.path().join("model.safetensors"));
+        std::fs::write(folder.path().join("config.json"), config().to_string()).unwrap();
+        let arguments = ["convert", ".", "--to", "gguf", "--allow-incomplete", "-o", "out.gguf"];
+        program().in_folder(folder.path()).run(&arguments).exits(0);
+        folder
+    };
+    gate_in(converted(None).path(), &["out.gguf"]).exits(0);
+    // Without a head the embedding is one.
+    gate_in(converted(Some("lm_head")).path(), &["out.gguf"]).exits(0);
+    for (part, told) in [
+        ("model.norm", "missing: output_norm.weight"),
+        ("layers.1.self_attn.k_proj", "missing: blk.1.attn_k.weight"),
+        ("embed_tokens", "missing: token_embd.weight"),
+    ] {
+        gate_in(converted(Some(part)).path(), &["out.gguf"]).exits(1).says(&["incomplete", told]);
+    }
+}
+
+#[test]
+fn a_float_llama_without_configuration_is_no_ternary_network_whatever_it_is_wrapped_in() {
+    for wrapper in
+        ["", "model.", "module.model.", "state_dict.model.", "app.model.model.", "model_state_dict."]
+    {
+        let folder = tempfile::tempdir().unwrap();
+        let wrapped: Vec<_> = llama()
+            .into_iter()
+            .map(|(name, shape)| (format!("{wrapper}{}", name.trim_start_matches("model.")), shape))
+            .collect();
+        file(&wrapped).write(&folder.path().join("weights.safetensors"));
+        let json = program()
+            .in_folder(folder.path())
+            .run(&["inspect", "weights.safetensors", "--format", "json"])
+            .json();
+        assert_eq!(json["model"]["architecture"], "unknown", "{wrapper}");
+    }
 }
 
 #[test]

@@ -317,8 +317,11 @@ impl<'a> Machine<'a> {
             .ok_or_else(|| Error::damaged(format!("the pickle's memo has no entry {key}")))?;
         if self.inherited.contains(&id.index()) {
             self.note(|seen, at| seen.inherited.push(at));
-            if matches!(self.nodes[id.0 as usize], Node::Buffer) {
-                self.lost(id);
+            match self.nodes[id.0 as usize] {
+                Node::Buffer => self.lost(id),
+                // What it is used for here is judged here.
+                Node::Global(_) => self.note(|seen, at| seen.imports.push((at, id))),
+                _ => {}
             }
         }
         self.stack.push(id);

@@ -1,52 +1,46 @@
-//! What the table of architectures promises of the model that config.json describes: every tensor, each in its shape.
+//! What the table of architectures promises of the model that config.json or the keys of a GGUF file describe: every
+//! tensor, each in its shape.
 //! Weights of another model beside the configuration show here too.
 
 use std::collections::HashMap;
 
 use super::missing::NAMED;
 use super::{Check, Network, Rule, Ruling};
-use crate::meaning::architecture::{Dim, Kind, Role as Part, Tensor};
+use crate::meaning::architecture::{
+    Architecture, Biases, Dim, Kind, Part as LayerPart, Role as Part, Tensor,
+};
 use crate::meaning::names::{Style, canonical};
 use crate::meaning::role::Role;
 use crate::meaning::wrappers::unwrapped;
-use crate::meaning::{Given, ModelConfig};
+use crate::meaning::{AttentionBias, Given, ModelConfig};
 use crate::metadata::from_json;
-use crate::record::TensorRecord;
+use crate::record::{CheckpointRecord, TensorRecord};
 use crate::tensor::Group;
 use crate::verdict::{Finding, Verdict};
 
 pub(super) const RULE: Rule = Rule {
     name: "unlike-config",
-    summary: "A tensor of the architecture that config.json names is not there, or has another shape.",
+    summary: "A tensor of the architecture that config.json or a GGUF file names is not there, or has another shape.",
     check: Check::Whole(check),
 };
 
 fn check(network: &Network<'_>) -> Vec<Ruling> {
     let record = network.record;
-    let told = from_json(serde_json::Value::Object(record.model.config.clone()));
-    let Ok(mut given) = Given::of_hugging_face(&told) else { return Vec::new() };
     let weights = || record.tensors.iter().filter(|t| t.group == Group::Weights);
-    // Codes have other names and shapes, an adapter has none of its base's weights, and what shards are missing is told.
-    let other = |t: &TensorRecord| matches!(t.role, Role::Codes | Role::LoraA | Role::LoraB);
-    if given.quantization.is_some() || record.damage.is_some() || weights().any(other) {
+    // An adapter has none of its base's weights, and what shards are missing is told.
+    if record.damage.is_some() || weights().any(|t| matches!(t.role, Role::LoraA | Role::LoraB)) {
         return Vec::new();
     }
-    // Neither decides about a tensor.
-    given.norm_eps.get_or_insert(1e-6);
-    given.max_seq_len.get_or_insert(1);
-    // Its class may be one without a head.
-    let headed =
-        given.tie_word_embeddings == Some(false) && record.model.architecture.ends_with("ForCausalLM");
+    let told = match record.model.config.is_empty() {
+        true => of_keys(record),
+        false => of_config(record),
+    };
     // More layers than tensors need not be looked for one by one.
-    let Some(config) = given.complete().ok().filter(|c| c.num_layers <= record.tensors.len()) else {
+    let Some(Promise { config, there, headed, style }) =
+        told.filter(|told| told.config.num_layers <= record.tensors.len())
+    else {
         return Vec::new();
     };
-    let mut there: HashMap<Part, &TensorRecord> = HashMap::new();
-    for tensor in weights() {
-        if let Some(part) = config.architecture.role(&canonical(&unwrapped(&tensor.name))) {
-            there.entry(part).or_insert(tensor);
-        }
-    }
     let mut found = Vec::new();
     let mut absent = Vec::new();
     for (part, row) in config.tensors() {
@@ -62,11 +56,83 @@ fn check(network: &Network<'_>) -> Vec<Ruling> {
         absent.retain(|part| !matches!(part, Part::Layer(n, _) if !of_layer(*n)));
     }
     if !absent.is_empty() {
-        let named = absent.iter().take(NAMED).filter_map(|part| config.architecture.name(*part, Style::Hf));
+        let named = absent.iter().take(NAMED).filter_map(|part| config.architecture.name(*part, style));
         let finding = Finding::Missing { count: absent.len() as u64, names: named.collect() };
         found.extend(Ruling::new(Verdict::Corrupt, finding));
     }
     found
+}
+
+/// The tensors of a record by their part in the model.
+type There<'r> = HashMap<Part, &'r TensorRecord>;
+
+/// What a description promises.
+struct Promise<'r> {
+    config: ModelConfig,
+    there: There<'r>,
+    /// Whether a head of its own is promised.
+    headed: bool,
+    /// The style in which what is missing is named.
+    style: Style,
+}
+
+/// What config.json promises.
+fn of_config(record: &CheckpointRecord) -> Option<Promise<'_>> {
+    let told = from_json(serde_json::Value::Object(record.model.config.clone()));
+    let mut given = Given::of_hugging_face(&told).ok()?;
+    // Codes have other names and shapes.
+    if given.quantization.is_some() || record.tensors.iter().any(|t| t.role == Role::Codes) {
+        return None;
+    }
+    // Neither decides about a tensor.
+    given.norm_eps.get_or_insert(1e-6);
+    given.max_seq_len.get_or_insert(1);
+    // Its class may be one without a head.
+    let headed =
+        given.tie_word_embeddings == Some(false) && record.model.architecture.ends_with("ForCausalLM");
+    let config = given.complete().ok()?;
+    let (there, _) = parts(record, config.architecture);
+    Some(Promise { config, there, headed, style: Style::Hf })
+}
+
+/// What the keys of a GGUF file promise. One name stands for many models there: those whose layers have tensors that the
+/// table does not know are not held against it, nor files of a vocabulary alone.
+fn of_keys(record: &CheckpointRecord) -> Option<Promise<'_>> {
+    let mut given = Given::of_gguf(&from_json(serde_json::Value::Object(record.metadata.clone()))).ok()?;
+    let architecture = given.architecture?;
+    let (there, others) = parts(record, architecture);
+    if there.is_empty() || others {
+        return None;
+    }
+    given.norm_eps.get_or_insert(1e-6);
+    given.max_seq_len.get_or_insert(1);
+    let has = |part| there.contains_key(&Part::Layer(0, part));
+    let rows = there.get(&Part::Embedding).and_then(|t| usize::try_from(*t.shape.first()?).ok());
+    given.vocab_size = rows.or(given.vocab_size).or(Some(1));
+    // A file without a head uses the embedding.
+    given.tie_word_embeddings = Some(!there.contains_key(&Part::Head));
+    if architecture.biases == Biases::Configured {
+        given.attention_bias = Some(AttentionBias::of_parts(has));
+    }
+    if architecture.has(LayerPart::GateBias) {
+        given.mlp_bias = Some(has(LayerPart::GateBias));
+    }
+    Some(Promise { config: given.complete().ok()?, there, headed: true, style: Style::Gguf })
+}
+
+/// The weights of `record` by their part in a model of `architecture`, and whether its layers have others.
+fn parts<'r>(record: &'r CheckpointRecord, architecture: &Architecture) -> (There<'r>, bool) {
+    let (mut there, mut others) = (There::new(), false);
+    for tensor in record.tensors.iter().filter(|t| t.group == Group::Weights) {
+        let name = canonical(&unwrapped(&tensor.name)).into_owned();
+        match architecture.role(&name) {
+            Some(part) => {
+                there.entry(part).or_insert(tensor);
+            }
+            None => others |= name.starts_with("layers.") || name.starts_with("blk."),
+        }
+    }
+    (there, others)
 }
 
 /// Whether `tensor` has another shape than `row` has in a model of this configuration.

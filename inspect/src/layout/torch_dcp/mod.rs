@@ -8,6 +8,7 @@ mod nested;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::Read;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -215,8 +216,8 @@ struct Folder {
     used: RefCell<HashMap<String, Vec<(u64, u64)>>>,
     /// The tensors of SafeTensors files that were read, by the file and where in it they begin.
     blobs: RefCell<HashMap<(String, u64), HashMap<String, TensorInfo>>>,
-    /// Empty compressed streams before SafeTensors, by file.
-    streams: RefCell<HashMap<String, (u64, u64)>>,
+    /// The run of empty compressed streams that was last looked at, by file, and whether SafeTensors follow.
+    streams: RefCell<HashMap<String, (Range<u64>, bool)>>,
     /// Bytes that parts may still decompress to,
     unpacked: Cell<u64>,
     /// and those that did last.
@@ -386,7 +387,12 @@ impl Folder {
         contents.notices.extend(saved.notices);
         let whole = [HashableValue::String(name.to_string())];
         let keys = listing.paths.get(name).map_or(&whole[..], Vec::as_slice);
-        nested.put(keys, Some(saved.metadata));
+        if !nested.put(keys, Some(saved.metadata)) {
+            let name = name.escape_debug();
+            let text =
+                format!("the value `{name}` is left out: another one is where it should be, or on its way");
+            contents.notices.push(Notice::new(NoticeKind::NotShown, text));
+        }
     }
 
     /// Where in its file what was saved at `place` begins. With both of torch's options SafeTensors are written behind empty
@@ -398,21 +404,23 @@ impl Folder {
             return place.offset;
         };
         let mut streams = self.streams.borrow_mut();
-        if let Some((_, end)) = streams.get(&place.file).filter(|(start, end)| {
-            (*start..*end).contains(&place.offset) && (place.offset - start).is_multiple_of(len)
-        }) {
-            return *end;
+        if let Some((run, before)) = streams
+            .get(&place.file)
+            .filter(|(run, _)| run.contains(&place.offset) && (place.offset - run.start).is_multiple_of(len))
+        {
+            return if *before { run.end } else { place.offset };
         }
         let is_empty = |at: u64| source.bytes(at..at.saturating_add(len)).is_ok_and(|bytes| *bytes == EMPTY);
         let mut end = place.offset;
         while is_empty(end) {
             end += len;
         }
-        if end == place.offset || safetensors::extent(source.data(), end).is_none() {
-            return place.offset;
+        if end == place.offset {
+            return end;
         }
-        streams.insert(place.file.clone(), (place.offset, end));
-        end
+        let before = safetensors::extent(source.data(), end).is_some();
+        streams.insert(place.file.clone(), (place.offset..end, before));
+        if before { end } else { place.offset }
     }
 
     /// What was saved at `place`, which is of about `bytes` bytes once it is decompressed.

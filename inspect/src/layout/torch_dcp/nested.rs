@@ -1,6 +1,7 @@
 //! The state dict that was saved, put together again from its items and the keys that lead to each.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use crate::metadata::{HashableValue, Value};
 
@@ -15,21 +16,26 @@ enum Item {
 
 impl Nested {
     /// Puts `value` where `keys` lead to, or opens what is there if there is none: tensors are kept apart, and what they
-    /// lie in is not.
-    pub fn put(&mut self, keys: &[HashableValue], value: Option<Value>) {
+    /// lie in is not. Whether there was room: nothing is in a value, nor two in one place.
+    pub fn put(&mut self, keys: &[HashableValue], value: Option<Value>) -> bool {
         let mut into = self;
         let (last, within) = match (keys, &value) {
-            ([], _) => return,
+            ([], _) => return true,
             ([within @ .., last], Some(_)) => (Some(last), within),
             (all, None) => (None, all),
         };
         for key in within {
             let item = into.0.entry(key.clone()).or_insert_with(|| Item::Within(Nested::default()));
-            let Item::Within(inner) = item else { return };
+            let Item::Within(inner) = item else { return false };
             into = inner;
         }
-        if let (Some(last), Some(value)) = (last, value) {
-            into.0.insert(last.clone(), Item::Value(value));
+        let (Some(last), Some(value)) = (last, value) else { return true };
+        match into.0.entry(last.clone()) {
+            Entry::Vacant(place) => {
+                place.insert(Item::Value(value));
+                true
+            }
+            Entry::Occupied(_) => false,
         }
     }
 

@@ -1,11 +1,15 @@
 //! The files next to a tokenizer that say which of its tokens have a role: tokenizer_config.json,
-//! special_tokens_map.json, config.json, generation_config.json, added_tokens.json, chat_template.jinja.
+//! special_tokens_map.json, config.json, generation_config.json, added_tokens.json, chat_template.jinja and
+//! `additional_chat_templates`.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::Value as Json;
 
-use super::{ROLE_KEYS, Role, Token, TokenType, Vocabulary, Warning, read_file};
+use super::{
+    CHAT_TEMPLATE, CHAT_TEMPLATES, ROLE_KEYS, Role, Token, TokenType, Vocabulary, Warning, read_file,
+};
 use crate::{Error, Result};
 
 /// What those files hold; null where one is missing.
@@ -16,6 +20,8 @@ pub(super) struct Beside {
     generation: Json,
     added: Json,
     template: Option<String>,
+    /// Further ones, by name.
+    templates: BTreeMap<String, String>,
 }
 
 /// A token that a file adds to the vocabulary.
@@ -23,6 +29,8 @@ pub(super) struct Added {
     pub id: u64,
     pub text: String,
     pub special: bool,
+    /// Whether it takes the spaces beside it, or stands only between words.
+    pub strips: bool,
 }
 
 impl Beside {
@@ -45,6 +53,7 @@ impl Beside {
             generation: json("generation_config.json")?,
             added: json("added_tokens.json")?,
             template: template.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
+            templates: templates(&folder.join("additional_chat_templates"))?,
         })
     }
 
@@ -81,12 +90,15 @@ impl Beside {
     /// Tokens that added_tokens.json and tokenizer_config.json add to those of a tokenizer.model.
     pub fn added(&self) -> Vec<Added> {
         let plain = self.added.as_object().into_iter().flatten();
-        let plain = plain
-            .filter_map(|(text, id)| Some(Added { id: id.as_u64()?, text: text.clone(), special: false }));
+        let plain = plain.filter_map(|(text, id)| {
+            Some(Added { id: id.as_u64()?, text: text.clone(), special: false, strips: false })
+        });
         let listed = self.tokenizer_config.get("added_tokens_decoder").and_then(Json::as_object);
         let listed = listed.into_iter().flatten().filter_map(|(id, token)| {
-            let special = token.get("special").and_then(Json::as_bool).unwrap_or(false);
-            Some(Added { id: id.parse().ok()?, text: token.get("content")?.as_str()?.to_string(), special })
+            let is = |key: &str| token.get(key).and_then(Json::as_bool).unwrap_or(false);
+            let (special, strips) = (is("special"), ["lstrip", "rstrip", "single_word"].into_iter().any(is));
+            let text = token.get("content")?.as_str()?.to_string();
+            Some(Added { id: id.parse().ok()?, text, special, strips })
         });
         plain.chain(listed).collect()
     }
@@ -140,7 +152,14 @@ impl Beside {
             }
         }
         if let Some(template) = self.chat_template() {
-            vocabulary.keys.set("tokenizer.chat_template", template);
+            vocabulary.keys.set(CHAT_TEMPLATE, template);
+        }
+        let others = self.other_templates();
+        for (name, template) in &others {
+            vocabulary.keys.set(&format!("{CHAT_TEMPLATE}.{name}"), *template);
+        }
+        if !others.is_empty() {
+            vocabulary.keys.set_array(CHAT_TEMPLATES, others.keys().map(String::as_str));
         }
     }
 
@@ -154,4 +173,29 @@ impl Beside {
         };
         self.template.as_deref().or_else(|| own?.as_str()).or_else(by_name)
     }
+
+    /// Those for other uses, such as `tool_use`, under the names that gguf-py gives them: of letters and digits.
+    fn other_templates(&self) -> BTreeMap<String, &str> {
+        let listed = self.tokenizer_config.get("chat_template").and_then(Json::as_array);
+        let listed = listed.into_iter().flatten().filter_map(|t| {
+            Some((t.get("name")?.as_str()?, t.get("template")?.as_str()?))
+                .filter(|(name, _)| *name != "default")
+        });
+        let files = self.templates.iter().map(|(name, text)| (name.as_str(), text.as_str()));
+        let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
+        listed.chain(files).map(|(name, text)| (name.chars().map(plain).collect(), text)).collect()
+    }
+}
+
+/// `NAME.jinja` in `folder`, by name.
+fn templates(folder: &Path) -> Result<BTreeMap<String, String>> {
+    let mut templates = BTreeMap::new();
+    for path in std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        let name = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".jinja"));
+        if let Some(name) = name.filter(|name| !name.is_empty() && path.is_file()) {
+            let text = String::from_utf8_lossy(&read_file(&path)?).into_owned();
+            templates.insert(name.to_string(), text);
+        }
+    }
+    Ok(templates)
 }

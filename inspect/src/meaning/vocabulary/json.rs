@@ -32,6 +32,12 @@ struct AddedToken {
     content: String,
     #[serde(default)]
     special: bool,
+    #[serde(default)]
+    lstrip: bool,
+    #[serde(default)]
+    rstrip: bool,
+    #[serde(default)]
+    single_word: bool,
 }
 
 #[derive(Deserialize)]
@@ -274,6 +280,11 @@ fn settle(file: &File, bpe: &Bpe, beside: &Beside, vocabulary: &mut Vocabulary) 
     }
     vocabulary.give(Role::Bos, first);
     vocabulary.give(Role::Eos, last);
+    let strips = file.added_tokens.iter().filter(|t| t.lstrip || t.rstrip || t.single_word);
+    let strips: Vec<String> = strips.map(|t| t.content.clone()).collect();
+    if !strips.is_empty() {
+        vocabulary.warnings.push(Warning::Strips(strips));
+    }
     beside.settle(vocabulary, &[(Role::Unk, bpe.unk_token.as_deref().and_then(id_of))]);
     vocabulary.add("bos", false);
     vocabulary.add("eos", false);

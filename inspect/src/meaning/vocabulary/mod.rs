@@ -104,6 +104,10 @@ const ROLE_KEYS: [(Role, &str, &str); 7] = [
     (Role::Mask, "mask", "tokenizer.ggml.mask_token_id"),
 ];
 
+/// The chat template, by GGUF's name; others have names of their own after it and a dot, which [`CHAT_TEMPLATES`] lists.
+pub const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
+/// The names of further chat templates.
+pub const CHAT_TEMPLATES: &str = "tokenizer.chat_templates";
 const MERGES_KEY: &str = "tokenizer.ggml.merges";
 const CHARSMAP_KEY: &str = "tokenizer.ggml.precompiled_charsmap";
 const TRIMS_KEY: &str = "tokenizer.ggml.remove_extra_whitespaces";

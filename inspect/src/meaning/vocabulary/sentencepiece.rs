@@ -186,6 +186,10 @@ pub(super) fn read(bytes: &[u8], beside: &Beside) -> Result<Vocabulary> {
     };
     add(&mut vocabulary, beside)?;
     let roles = roles.map(|(role, id)| (role, id.filter(|id| is_special(&vocabulary, *id))));
+    let strips: Vec<String> = beside.added().into_iter().filter(|t| t.strips).map(|t| t.text).collect();
+    if !strips.is_empty() {
+        vocabulary.warnings.push(Warning::Strips(strips));
+    }
     beside.settle(&mut vocabulary, &roles);
     if !unigram && !charsmap.is_empty() {
         vocabulary.warnings.push(Warning::Normalizes);

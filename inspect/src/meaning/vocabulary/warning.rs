@@ -34,6 +34,8 @@ pub enum Warning {
     Normalizes,
     /// There are tokens for bytes, and llama.cpp does not use them for this kind of tokenizer.
     ByteFallback,
+    /// These tokens take the spaces beside them, or stand only between words, and llama.cpp knows of no such thing.
+    Strips(Vec<String>),
     /// The embedding has more rows than there are tokens.
     Padded {
         /// Tokens of the tokenizer.
@@ -93,6 +95,18 @@ impl fmt::Display for Warning {
             Warning::ByteFallback => f.write_str(
                 "it has byte tokens, which llama.cpp does not use for this kind of tokenizer: characters without a token become unknown",
             ),
+            Warning::Strips(tokens) => {
+                let named: Vec<String> = tokens.iter().take(4).map(|t| format!("`{}`", t.escape_debug())).collect();
+                let more = match tokens.len() - named.len() {
+                    0 => String::new(),
+                    more => format!(" and {more} more"),
+                };
+                write!(
+                    f,
+                    "its added tokens {}{more} take the spaces beside them or stand only between words (lstrip, rstrip, single_word), which GGUF cannot say: text around them gets other ids",
+                    named.join(", ")
+                )
+            }
             Warning::Padded { tokens, rows } => write!(
                 f,
                 "the tokenizer has {tokens} tokens and the embedding {rows} rows; the missing ones are named [PAD{tokens}] and so on"

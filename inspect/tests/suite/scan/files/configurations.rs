@@ -131,6 +131,21 @@ pub(super) fn some_readers() -> Vec<File> {
             entry("p/model.py", *b"import os\n"),
         ])),
         good("relu.pkl", "torch.relu", p2(b"c__builtin__\ngetattr\nctorch._C\n_VariableFunctionsClass\nU\x04relu\x86R")),
+        good("memmap.pkl", "an array that was in a file, which NumPy builds anew", p2(
+            b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nmemmap\nK\0\x85U\x01b\x87R",
+        )),
+        good("lazy.pkl", "nothing but a layer", p2(b"ctorch.nn.modules.linear\nLazyLinear\n)\x81")),
+        bad("memmap-called.pkl", "an array in a file, which is opened", p2(
+            b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nmemmap\nq\0K\0\x85U\x01b\x87R0h\0U\x02/x\x85R",
+        )),
+        bad("memmap-later.pkl", "the same in the pickle after it", [
+            p2(b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nmemmap\nq\0K\0\x85U\x01b\x87R"),
+            p2(b"h\0U\x02/x\x85R"),
+        ].concat()),
+        bad("getattr-later.pkl", "a use of getattr by the memo of the pickle before it", [
+            p2(b"c__builtin__\ngetattr\nq\0ctorch._C\n_VariableFunctionsClass\nU\x04relu\x86R"),
+            p2(b"h\0ctorch._utils\n_rebuild_tensor_v2\nU\x0b__globals__\x86R"),
+        ].concat()),
         bad("octal.pkl", "_load_from_bytes on numbers that Python 3.14 reads otherwise", load(&octal)),
         bad("latin.pkl", "_load_from_bytes on characters that depend on the encoding", load(&latin)),
         bad("scalar-class.pkl", "attributes of a class that NumPy's scalar gives back", p2(

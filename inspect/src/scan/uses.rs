@@ -1,0 +1,140 @@
+//! Imports that are judged by what a pickle does with them.
+
+use std::collections::HashSet;
+
+use super::calls::known_at;
+use super::globals::{Class, classify};
+use super::text::reaches_out;
+use crate::pickle::{Id, Node, Object, Pickle, Trace};
+
+pub(super) fn is_getattr(module: &str, name: &str) -> bool {
+    name == "getattr" && matches!(module, "builtins" | "__builtin__")
+}
+
+/// What the calls of `getattr` are together, where each gives a plain function of PyTorch's, as `torch.relu` is pickled
+/// (`getattr(torch._C._VariableFunctionsClass, 'relu')`), or a method of one of its layers, as the hooks of lazy ones are;
+/// which that is, and what it does when it is called, is not known.
+pub(super) fn gets_of_torch(trace: &Trace<'_>) -> Option<Class> {
+    let pickle = &trace.pickle;
+    let mut class = Class::Harmless;
+    for &(at, id) in &trace.seen.calls {
+        let Node::Object(object) = pickle.node(id) else { continue };
+        if !pickle.global(object.callable).is_some_and(|(module, name)| is_getattr(module, name)) {
+            continue;
+        }
+        let args = pickle.sequence(object.args).filter(|_| known_at(trace, object.args, at))?;
+        let &[whose, name] = args else { return None };
+        let name = pickle.str(name).filter(|name| !reaches_out(name))?;
+        let of_layer = |id| {
+            pickle.class(id).is_some_and(|(module, name)| {
+                module.starts_with("torch.nn.modules.") && classify(module, name) == Class::Harmless
+            })
+        };
+        match pickle.global(whose) {
+            Some(("torch._C", "_VariableFunctionsClass")) if !name.starts_with('_') => {}
+            None if of_layer(whose) && !name.starts_with("__") => class = Class::Unknown,
+            _ => return None,
+        }
+    }
+    Some(class)
+}
+
+/// Arrays in a file, which are pickled as arrays of this class: `_reconstruct(memmap, (0,), b'b')` opens none, where
+/// a call of it would.
+pub(super) const MEMMAP: (&str, &str) = ("numpy", "memmap");
+
+/// Whether the pickle only names `class` as that of an array that NumPy builds anew.
+pub(super) fn only_reconstructs(trace: &Trace<'_>, class: (&str, &str)) -> bool {
+    let pickle = &trace.pickle;
+    let is_class = |id: &Id| pickle.global(*id) == Some(class);
+    if !trace.seen.imports.iter().any(|(_, id)| is_class(id)) || is_class(&pickle.root) {
+        return false;
+    }
+    let rebuilds = |object: &Object| {
+        let of_numpy = ["numpy.core.multiarray", "numpy._core.multiarray"];
+        pickle
+            .global(object.callable)
+            .is_some_and(|(module, name)| name == "_reconstruct" && of_numpy.contains(&module))
+    };
+    let mut arguments: HashSet<u32> = HashSet::new();
+    for &(at, id) in &trace.seen.calls {
+        let Node::Object(object) = pickle.node(id) else { continue };
+        if rebuilds(object) && known_at(trace, object.args, at) {
+            arguments.insert(object.args.index());
+        }
+    }
+    (0..pickle.node_count()).all(|index| {
+        let id = Id::at(index);
+        let other = |items: &[Id]| !items.iter().any(is_class);
+        match pickle.node(id) {
+            Node::Tuple(items) if arguments.contains(&id.index()) => other(items.get(1..).unwrap_or(&[])),
+            Node::Tuple(items) | Node::List(items) | Node::Set(items) => other(items),
+            Node::Dict(entries) => !entries.iter().any(|(key, value)| is_class(key) || is_class(value)),
+            Node::Object(object) => {
+                let entries = object.entries.iter().flat_map(|(key, value)| [key, value]);
+                let parts = [&object.callable, &object.args].into_iter().chain(&object.kwargs);
+                !parts.chain(&object.state).chain(&object.items).chain(entries).any(is_class)
+            }
+            Node::Persistent(inner) => !is_class(inner),
+            _ => true,
+        }
+    })
+}
+
+/// What NumPy's older `scalar(dtype('O'), object)` gives back, where that is an import.
+pub(super) fn handed_back<'p>(pickle: &'p Pickle<'_>, id: Id) -> Option<(&'p str, &'p str)> {
+    match pickle.class(id)? {
+        ("numpy.core.multiarray" | "numpy._core.multiarray", "scalar") => {
+            let Node::Object(object) = pickle.node(id) else { return None };
+            pickle.global(*pickle.sequence(object.args)?.get(1)?)
+        }
+        _ => None,
+    }
+}
+
+pub(super) const NDARRAY_WRAPPER: (&str, &str) = ("joblib.numpy_pickle", "NDArrayWrapper");
+
+/// Imports that are harmless only if their arguments are known, and so only if the pickle itself calls them.
+pub(super) const JUDGED_BY_ARGUMENTS: [(&str, &str); 6] = [
+    ("builtins", "getattr"),
+    ("__builtin__", "getattr"),
+    ("torch.storage", "_load_from_bytes"),
+    ("_codecs", "encode"),
+    NDARRAY_WRAPPER,
+    ("joblib.numpy_pickle", "NumpyArrayWrapper"),
+];
+
+/// The ones among them that unpickle.
+pub(super) fn loads(module: &str, name: &str) -> Option<&'static str> {
+    ((module, name) != ("_codecs", "encode")).then_some("unpickles data that cannot be inspected here")
+}
+
+/// Imports judged by their arguments that are not called directly: passed to something that may call them, such as
+/// `torch._tensor._rebuild_from_type_v2(function, type, args, state)`, or kept for later.
+pub(super) fn handed_on<'p>(trace: &'p Trace<'_>) -> HashSet<(&'p str, &'p str)> {
+    let pickle = &trace.pickle;
+    let judged = |id: &Id| pickle.global(*id).filter(|global| JUDGED_BY_ARGUMENTS.contains(global));
+    let mut found = HashSet::new();
+    if !trace.seen.imports.iter().any(|(_, id)| judged(id).is_some()) {
+        return found;
+    }
+    found.extend(judged(&pickle.root));
+    for index in 0..pickle.node_count() {
+        match pickle.node(Id::at(index)) {
+            Node::Tuple(items) | Node::List(items) | Node::Set(items) => {
+                found.extend(items.iter().filter_map(judged));
+            }
+            Node::Dict(entries) => {
+                found.extend(entries.iter().flat_map(|(key, value)| [key, value]).filter_map(judged));
+            }
+            Node::Object(object) => {
+                let parts = [&object.args].into_iter().chain(&object.kwargs);
+                found.extend(parts.chain(&object.state).chain(&object.items).filter_map(judged));
+                found.extend(object.entries.iter().flat_map(|(key, value)| [key, value]).filter_map(judged));
+            }
+            Node::Persistent(id) => found.extend(judged(id)),
+            _ => {}
+        }
+    }
+    found
+}
