@@ -1,5 +1,6 @@
 //! Models opened and run, against what PyTorch, transformers and llama.cpp compute.
 
+mod blocks;
 mod cache;
 mod configurations;
 mod formats;
