@@ -115,7 +115,7 @@ fn quant(text: &str) -> Result<Quantization, String> {
 fn quants() -> String {
     let names: Vec<&str> = Quant::all().map(Quant::name).collect();
     format!(
-        "gguf: type of the layers' matrices: {}. By default tq2_0 for ternary models, unchanged for GGUF sources, else f16. Other targets: keep, which writes quantized weights as they are stored instead of dequantized",
+        "gguf: type of the layers' matrices: {}. By default tq2_0 for ternary models, or i2_s where only bitnet.cpp runs them, unchanged for GGUF sources, else f16. Other targets: keep, which writes quantized weights as they are stored instead of dequantized",
         names.join(", ")
     )
 }

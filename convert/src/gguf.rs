@@ -9,7 +9,7 @@ use std::path::Path;
 use ckpt_inspect::ggml::GgmlType;
 use ckpt_inspect::gguf::{ALIGNMENT_KEY, Keys, Layout, OutputEntry};
 use ckpt_inspect::meaning::ConfigError;
-use ckpt_inspect::meaning::architecture::{Role, TABLE};
+use ckpt_inspect::meaning::architecture::{Program, Role, TABLE};
 use ckpt_inspect::staged::{Control, OutputFile, StagedFile, StagedFolder};
 use ckpt_inspect::vocabulary::Vocabulary;
 use ckpt_inspect::{Checkpoint, DType, Format, ModelConfig, TensorInfo};
@@ -30,8 +30,8 @@ use crate::{Error, Result, runner, safetensors};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Gguf {
-    /// Type of the matrices in layers. By default TQ2_0 for a ternary model, the tensor's own for a GGUF source and
-    /// where no model is recognised, else F16.
+    /// Type of the matrices in layers. By default TQ2_0 for a ternary model, I2_S where only bitnet.cpp runs it, the
+    /// tensor's own for a GGUF source and where no model is recognised, else F16.
     pub quant: Option<Quant>,
     /// Type of the embedding and the output head. By default `quant` where that is a plain type, else Q8_0.
     pub embed: Option<Quant>,
@@ -118,9 +118,11 @@ impl Rules {
         chosen: Option<&GlobMatcher>,
     ) -> Result<Self> {
         let ternary = settings.quant.is_some_and(Quant::is_ternary);
+        let of_bitnet_cpp = program(source) == Program::BitnetCpp;
         let keeps_types = matches!(source.format, Format::Gguf { .. }) || is_unknown(source);
         let quant = match settings.quant {
             None if keeps_types => None,
+            None if any_ternary && !settings.latent && of_bitnet_cpp => Some(Quant::I2S),
             None if any_ternary && !settings.latent => Some(Quant::Tq2_0),
             None => Some(Quant::F16),
             other => other,
@@ -130,6 +132,10 @@ impl Rules {
                 "no matrix matches '{}'; the pattern is matched with the names in GGUF, such as `blk.0.ffn_up.weight`",
                 glob.glob().glob().escape_debug()
             )));
+        }
+        if of_bitnet_cpp && ternary && settings.quant != Some(Quant::I2S) {
+            let why = "these blocks are for llama.cpp, which does not compute this model: its graph of BitNet has silu where the model has relu2; bitnet.cpp computes it, and has the type i2_s";
+            return Err(Error::target(why).remedied_by(Remedy::Quant(&[Quant::I2S])));
         }
         if settings.latent && ternary {
             let why =
@@ -286,6 +292,11 @@ fn model(source: &Checkpoint) -> Result<ModelConfig> {
     })
 }
 
+/// The program that runs the model of `source` from GGUF.
+fn program(source: &Checkpoint) -> Program {
+    source.model_config().map_or(Program::LlamaCpp, |config| config.written_as().graph.program)
+}
+
 /// The divisors of the rotary frequencies of `source` in GGUF, if it is a Llama 3 model in another format.
 pub(crate) fn rope_factors(source: &Checkpoint) -> Option<Vec<f32>> {
     if let Format::Gguf { .. } = source.format {
@@ -385,7 +396,9 @@ fn described(plan: &mut Plan<'_>, latent: bool) -> Result<Keys> {
     if let Some(rows) = embedding.and_then(|t| t.shape.first()) {
         keys.set(&format!("{architecture}.vocab_size"), &(*rows as u32));
     }
-    if config.use_bitlinear_ffn || config.use_bitlinear_attn {
+    // bitnet.cpp rounds activations as such a layer does, where it multiplies I2_S.
+    let as_bitlinear = !config.is_student() && main_type(plan) == Some(Quant::I2S);
+    if (config.use_bitlinear_ffn || config.use_bitlinear_attn) && !as_bitlinear {
         plan.notes.push(Note::Activations);
     }
     if !config.is_student() {

@@ -8,7 +8,7 @@ use ckpt_inspect::meaning::{Quantization, RopeScaling};
 use ckpt_inspect::metadata::whole_json;
 use ckpt_inspect::staged::Control;
 use ckpt_inspect::vocabulary::Vocabulary;
-use ckpt_inspect::{DType, Error as ReadError, ModelConfig, TernaryPacking};
+use ckpt_inspect::{Checkpoint, DType, Error as ReadError, Group, ModelConfig, TernaryPacking};
 use serde_json::{Map, Value as Json, json};
 
 use crate::encode::Written;
@@ -169,8 +169,17 @@ fn config(plan: &mut Plan<'_>, vocabulary: Option<&Vocabulary>) -> Result<Option
         plan.notes.extend(source.model.assumed.iter().cloned().map(Note::Assumed));
         return Ok(Some(described(student)));
     }
+    if plan.target == (Target::Hf { packed: false }) && is_packed(source) {
+        plan.notes.push(Note::BitLinearLost);
+    }
     if let Some(Json::Object(config)) = source.model.config.as_ref().map(whole_json) {
-        return Ok(Some(config));
+        let (class, names) =
+            (&source.model.architecture, source.model.family().map_or(&[][..], |f| f.classes));
+        let is_written = names.first().is_none_or(|first| first == class) || !names.contains(&class.as_str());
+        return Ok(Some(match model {
+            Ok(model) if !is_written => renamed(config, &model),
+            _ => config,
+        }));
     }
     if let Ok(model) = model {
         if model.rope_scaling == RopeScaling::None && source.tensors.iter().any(|t| t.name == ROPE_FACTORS) {
@@ -186,6 +195,23 @@ fn config(plan: &mut Plan<'_>, vocabulary: Option<&Vocabulary>) -> Result<Option
     }
     plan.notes.push(Note::NoConfig);
     Ok(None)
+}
+
+/// Whether matrices of BitLinears are stored as codes.
+fn is_packed(source: &Checkpoint) -> bool {
+    source.tensors.iter().any(|t| matches!(t.dtype, DType::Ternary(_)) && t.group == Group::Weights)
+}
+
+/// A configuration of a class that only its own code defines, as that of the class which transformers has for the same
+/// `model`.
+fn renamed(mut config: Map<String, Json>, model: &ModelConfig) -> Map<String, Json> {
+    config.retain(|key, _| !matches!(key.as_str(), "auto_map" | "input_bits" | "weight_bits"));
+    config.extend(model.to_hugging_face());
+    if model.use_bitlinear_attn || model.use_bitlinear_ffn {
+        let masters = Quantization::of_masters().map(|(key, word)| (key.to_string(), json!(word)));
+        config.insert(Quantization::KEY.into(), Json::Object(masters.into_iter().collect()));
+    }
+    config
 }
 
 /// What bitnet-student computes and config.json cannot express.

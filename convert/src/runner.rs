@@ -1,9 +1,10 @@
-//! What llama.cpp computes of a model that is written as GGUF: its graph of an architecture has one activation function,
-//! certain biases, and no sliding window where it reads no key for one (`src/models` in llama.cpp).
+//! What the program that runs a GGUF file computes of the model: llama.cpp's graph of an architecture, or bitnet.cpp's, has
+//! one activation function, certain biases, and no sliding window where it reads no key for one (`src/models` in
+//! llama.cpp, `build_bitnet_158` in bitnet.cpp).
 
 use ckpt_inspect::ModelConfig;
+use ckpt_inspect::meaning::SlidingLayers;
 use ckpt_inspect::meaning::architecture::Kind;
-use ckpt_inspect::meaning::{Activation, SlidingLayers};
 
 use crate::names;
 use crate::note::Note;
@@ -17,14 +18,24 @@ use crate::{Error, Result};
 pub(crate) fn notes(plan: &Plan<'_>, config: &ModelConfig) -> Result<Vec<Note>> {
     let source = plan.source;
     let name = config.gguf_name();
-    if let Activation::Other(function) = &config.activation {
-        let function = function.escape_debug();
+    let (graph, function) = (config.written_as().graph, &config.written_as().defaults.activation);
+    if config.activation != *function {
+        let (own, theirs) = (config.activation.name().escape_debug(), function.name());
         let why = format!(
-            "its feed-forward layers compute `{function}`, and a GGUF file cannot say so: {name} models compute silu there"
+            "its feed-forward layers compute `{own}`, and a GGUF file cannot say so: {name} models compute {theirs} there"
         );
         return Err(Error::of_source(source, why));
     }
-    if source.model.quantization.as_ref().is_some_and(|q| q.norms) {
+    if !config.tie_word_embeddings && !graph.untied {
+        let why = format!("its output head is not its embedding, as it is in {name} models in GGUF");
+        return Err(Error::of_source(source, why));
+    }
+    if !graph.factors && config.rope_scaling.factors(config.rope_base, config.head_dim).is_some() {
+        let kind = config.rope_scaling.kind();
+        let why = format!("its rotary scaling is `{kind}`, and {name} models in GGUF have no such factors");
+        return Err(Error::of_source(source, why));
+    }
+    if source.model.quantization.as_ref().is_some_and(|q| q.norm_eps.is_some()) {
         let why = format!(
             "each of its BitLinears normalizes its input (`use_rms_norm`), and {name} models in GGUF have no such norms"
         );
@@ -39,7 +50,7 @@ pub(crate) fn notes(plan: &Plan<'_>, config: &ModelConfig) -> Result<Vec<Note>> 
     let mut notes = Vec::new();
     let is_bias = |name: &str| names::role(name).is_some_and(|role| role.kind() == Kind::Bias);
     let biases = plan.tensors.iter().filter(|t| is_bias(&t.name)).count();
-    if biases > 0 && !config.written_as().biased_in_gguf {
+    if biases > 0 && !graph.biased {
         notes.push(Note::Biases { count: biases, architecture: name.to_string() });
     }
     if let Some(window) = config.sliding_window {

@@ -98,8 +98,14 @@ pub fn configuration(
     // Packed matrices are ternary, even if the configuration says otherwise.
     config.use_bitlinear_attn |= shapes.packed_attn;
     config.use_bitlinear_ffn |= shapes.packed_ffn;
+    let by_default = assumed.iter().any(|a| a.setting == "quantization_eps");
+    if (shapes.packed_attn || shapes.packed_ffn) && by_default && !config.is_student() {
+        // As bitnet.cpp and transformers round the inputs of packed matrices.
+        config.quantization_floor = Floor::Least(1e-5);
+        assumed.retain(|a| a.setting != "quantization_eps");
+    }
     if !(config.use_bitlinear_attn || config.use_bitlinear_ffn) {
-        config.quantization_floor = Floor::Added(STUDENT.defaults.quantization_eps);
+        config.quantization_floor = STUDENT.defaults.quantization_floor;
         assumed.retain(|a| a.setting != "quantization_eps");
     }
     // With a sliding window, attention sees no more than the window.
@@ -147,14 +153,11 @@ fn of_first_exporter(checkpoint: &Checkpoint, names: &Names<'_>) -> bool {
 /// Refuses models that compute something which is not supported here.
 fn refuse(given: &Given) -> Result<(), String> {
     if let Some(Activation::Other(name)) = &given.activation {
-        return Err(format!("has hidden_act `{}`; only silu is supported", name.escape_debug()));
+        return Err(format!("has hidden_act `{}`; only silu and relu2 are supported", name.escape_debug()));
     }
     if let Some(other) = given.quantization.as_ref().filter(|q| !q.is_bitnet()) {
         let method = other.method.as_deref().unwrap_or_default();
         return Err(format!("is quantized by `{}`, which is not supported", method.escape_debug()));
-    }
-    if given.quantization.as_ref().is_some_and(|q| q.norms) {
-        return Err("normalizes the input of each BitLinear (`use_rms_norm`), which is not supported".into());
     }
     match &given.sliding_layers {
         None | Some(SlidingLayers::All) => Ok(()),

@@ -14,7 +14,8 @@ use crate::kernel::pool::Pool;
 use crate::kernel::product::Stack;
 use crate::kernel::simd::LANES;
 use crate::kernel::{Aligned, Kernel, six};
-use crate::model::{Layer, Model};
+use crate::layer::{Gain, Layer, Projection};
+use crate::model::Model;
 use crate::rope::Rope;
 use crate::rows::Rows;
 use crate::{Assumption, Config, Error, Names, Part, Result, Role, RopeScaling, Settings};
@@ -105,16 +106,40 @@ impl<'a> Loader<'a> {
     fn layer(&self, n: usize) -> Result<Layer> {
         let norm = |part| self.vector(Role::Layer(n, part));
         let head_norm = |part| if self.config.use_qk_norm { norm(part).map(Some) } else { Ok(None) };
+        let sub_norm = |part| self.gain(Role::Layer(n, part), self.config.norm_eps);
         Ok(Layer {
             attention_norm: norm(Part::AttentionNorm)?,
-            qkv: self.stack(n, &[Part::Q, Part::K, Part::V])?,
+            qkv: self.projections(n, &[Part::Q, Part::K, Part::V])?,
             q_norm: head_norm(Part::QNorm)?,
             k_norm: head_norm(Part::KNorm)?,
-            o: self.stack(n, &[Part::O])?,
+            attention_sub_norm: sub_norm(Part::AttentionSubNorm)?,
+            o: self.projection(n, &[Part::O])?,
             ffn_norm: norm(Part::FfnNorm)?,
-            gate_up: self.stack(n, &[Part::Gate, Part::Up])?,
-            down: self.stack(n, &[Part::Down])?,
+            gate_up: self.projections(n, &[Part::Gate, Part::Up])?,
+            ffn_sub_norm: sub_norm(Part::FfnSubNorm)?,
+            down: self.projection(n, &[Part::Down])?,
         })
+    }
+
+    /// The norm of `role`, where the model has it.
+    fn gain(&self, role: Role, eps: f64) -> Result<Option<Gain>> {
+        let gain = self.config.shape(role).map(|_| self.vector(role));
+        Ok(gain.transpose()?.map(|weight| Gain { weight, eps: eps as f32 }))
+    }
+
+    /// Projections of layer `n` that have the same input: together, unless each normalizes it in its own way.
+    fn projections(&self, n: usize, parts: &[Part]) -> Result<Vec<Projection>> {
+        match self.config.bitlinear_norm_eps {
+            None => Ok(vec![self.projection(n, parts)?]),
+            Some(_) => parts.chunks(1).map(|part| self.projection(n, part)).collect(),
+        }
+    }
+
+    /// Projections of layer `n` that are computed together, and the norm that the first has of its input.
+    fn projection(&self, n: usize, parts: &[Part]) -> Result<Projection> {
+        let own = self.config.bitlinear_norm_eps.zip(parts[0].input_norm());
+        let norm = own.map(|(eps, part)| self.gain(Role::Layer(n, part), eps)).transpose()?.flatten();
+        Ok(Projection { norm, stack: self.stack(n, parts)? })
     }
 
     /// Projections of layer `n` that have the same input, with the biases that the model has for them.

@@ -1,7 +1,6 @@
-//! The model and its forward pass. One block is: x += o(attention(norm x)), x += down(silu(gate) * up).
+//! The model and its forward pass. One block is: x += o(attention(norm x)), x += down(f(gate) * up).
 
 use ckpt_inspect::Checkpoint;
-use ckpt_inspect::measure::Floor;
 use serde_json::to_vec;
 use sha2::{Digest, Sha256};
 
@@ -9,19 +8,20 @@ use crate::Config;
 use crate::attention::Attend;
 use crate::cache::{Cache, Paged, Pages, with_pages};
 use crate::kernel::activation::{Activation, Forms};
-use crate::kernel::float::{Element, rms_norm, swiglu};
+use crate::kernel::float::Element;
 use crate::kernel::packed::Matrix;
 use crate::kernel::pool::{Block, Pool, cuts};
 use crate::kernel::product::{Output, Stack};
 use crate::kernel::simd::{LANES, Simd, Work};
 use crate::kernel::{Aligned, Kernel};
+use crate::layer::{Gain, Layer, Projection};
+use crate::prepare::{From, Prepare, normalize_in_place, prepare};
 use crate::rope::{Angles, Rope};
 use crate::{Assumption, Error, Result};
 
 /// The most tokens that go through the model together.
 const STEP: usize = 256;
-/// Tokens whose norms and attention one task computes.
-const NORM_TOKENS: usize = 16;
+/// Tokens whose attention one task computes.
 const ATTENTION_TOKENS: usize = 8;
 
 /// A loaded model, ready to run. Weights only: sequences live in [`Cache`]s, working memory in [`Runner`]s.
@@ -38,27 +38,6 @@ pub struct Model {
     /// `[hidden_dim]`, padded
     pub(crate) norm: Aligned<f32>,
     pub(crate) rope: Rope,
-}
-
-/// One block's weights.
-#[derive(Debug)]
-pub(crate) struct Layer {
-    /// `[hidden_dim]`, padded
-    pub attention_norm: Aligned<f32>,
-    /// [(num_heads + 2 * num_kv_heads) * head_dim, hidden_dim]
-    pub qkv: Stack,
-    /// `[head_dim]`, padded
-    pub q_norm: Option<Aligned<f32>>,
-    /// `[head_dim]`, padded
-    pub k_norm: Option<Aligned<f32>>,
-    /// [hidden_dim, num_heads * head_dim]
-    pub o: Stack,
-    /// `[hidden_dim]`, padded
-    pub ffn_norm: Aligned<f32>,
-    /// [2 * mlp_hidden_dim, hidden_dim]
-    pub gate_up: Stack,
-    /// [hidden_dim, mlp_hidden_dim]
-    pub down: Stack,
 }
 
 impl Model {
@@ -80,18 +59,15 @@ impl Model {
     /// Bytes of weights that one decoded token reads: all matrices, and of the embedding one row unless it is the
     /// head.
     pub fn bytes_per_token(&self) -> usize {
-        let layer = |l: &Layer| [&l.qkv, &l.o, &l.gate_up, &l.down].map(Stack::bytes).iter().sum::<usize>();
-        self.layers.iter().map(layer).sum::<usize>() + self.head().bytes()
+        let stacks = self.layers.iter().flat_map(Layer::stacks);
+        stacks.map(Stack::bytes).sum::<usize>() + self.head().bytes()
     }
 
     /// Bytes of all weights in memory.
     pub fn bytes(&self) -> usize {
         let outer = if self.head.is_some() { self.embedding.bytes() } else { 0 };
-        let vectors = |l: &Layer| {
-            let heads = [&l.q_norm, &l.k_norm].into_iter().flatten().map(|v| v.len()).sum::<usize>();
-            4 * (l.attention_norm.len() + l.ffn_norm.len() + heads)
-        };
-        self.bytes_per_token() + outer + self.layers.iter().map(vectors).sum::<usize>() + 4 * self.norm.len()
+        let gains = self.layers.iter().flat_map(Layer::gains).map(|gain| gain.len()).sum::<usize>();
+        self.bytes_per_token() + outer + 4 * (gains + self.norm.len())
     }
 
     /// A fingerprint of the configuration and weights in use, for files that belong to a model.
@@ -101,22 +77,12 @@ impl Model {
         let mut matrix = |m: &Matrix| m.parts().iter().for_each(|part| hash.update(part));
         matrix(&self.embedding);
         self.head.iter().for_each(&mut matrix);
-        for layer in &self.layers {
-            let stacks = [&layer.qkv, &layer.o, &layer.gate_up, &layer.down];
-            stacks.into_iter().flat_map(Stack::parts).for_each(&mut matrix);
-        }
-        for layer in &self.layers {
-            for bias in
-                [&layer.qkv, &layer.o, &layer.gate_up, &layer.down].into_iter().filter_map(Stack::bias)
-            {
-                hash.update(bytemuck::cast_slice::<f32, u8>(bias));
-            }
+        self.layers.iter().flat_map(Layer::stacks).flat_map(Stack::parts).for_each(&mut matrix);
+        for bias in self.layers.iter().flat_map(Layer::stacks).filter_map(Stack::bias) {
+            hash.update(bytemuck::cast_slice::<f32, u8>(bias));
         }
         let mut vector = |v: &Aligned<f32>| hash.update(bytemuck::cast_slice::<f32, u8>(v));
-        for layer in &self.layers {
-            [&layer.attention_norm, &layer.ffn_norm].into_iter().for_each(&mut vector);
-            [&layer.q_norm, &layer.k_norm].into_iter().flatten().for_each(&mut vector);
-        }
+        self.layers.iter().flat_map(Layer::gains).for_each(&mut vector);
         vector(&self.norm);
         hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
@@ -277,17 +243,15 @@ impl<'m> Runner<'m> {
             boundaries.push(rows.start);
         }
         for (number, layer) in layers.iter().enumerate() {
-            self.normalize(n, &layer.attention_norm, layer.qkv.forms());
-            self.project(n, &layer.qkv);
+            self.project(n, &layer.attention_norm, &layer.qkv);
             self.remember(pieces, number, layer);
             self.attend(pieces, &boundaries, number, layer);
-            self.take_mixed(n, layer.o.forms());
-            self.add(n, &layer.o);
+            self.take_mixed(n, layer);
+            self.add(n, &layer.o.stack);
 
-            self.normalize(n, &layer.ffn_norm, layer.gate_up.forms());
-            self.project(n, &layer.gate_up);
-            self.gate(n, layer.down.forms());
-            self.add(n, &layer.down);
+            self.project(n, &layer.ffn_norm, &layer.gate_up);
+            self.gate(n, layer);
+            self.add(n, &layer.down.stack);
         }
         let wanted = pieces.iter().map(|p| p.logits).sum::<usize>();
         if wanted == 0 {
@@ -304,6 +268,7 @@ impl<'m> Runner<'m> {
             let x = &self.x[row * width..][..width];
             kernel.run(Prepare {
                 from: From::Norm { x, weight: norm, eps: config.norm_eps as f32 },
+                gains: [None, None],
                 width: config.hidden_dim,
                 forms: head.forms(),
                 floor: config.quantization_floor,
@@ -319,41 +284,50 @@ impl<'m> Runner<'m> {
         Ok(())
     }
 
-    /// Activations = norm(x), in the requested forms.
-    fn normalize(&mut self, n: usize, weight: &[f32], forms: Forms) {
+    /// Activations = norm(x), and again by `own` if there is such a norm, in the requested forms.
+    fn normalize(&mut self, n: usize, weight: &[f32], own: Option<&Gain>, forms: Forms) {
         let (config, x) = (&self.model.config, &self.x);
         let width = config.hidden_dim.next_multiple_of(LANES);
-        let eps = config.norm_eps as f32;
-        prepare(self.model, self.pool, &mut self.activations[..n], config.hidden_dim, forms, |row| {
+        let (eps, gains) = (config.norm_eps as f32, [own, None]);
+        prepare(self.model, self.pool, &mut self.activations[..n], config.hidden_dim, forms, gains, |row| {
             From::Norm { x: &x[row * width..][..width], weight, eps }
         });
     }
 
-    /// Activations = attention's results, in the requested forms.
-    fn take_mixed(&mut self, n: usize, forms: Forms) {
+    /// Activations = attention's results, normalized where the model does so, as O needs them.
+    fn take_mixed(&mut self, n: usize, layer: &Layer) {
         let dim = self.model.config.num_heads * self.model.config.head_dim;
-        let mixed = &self.mixed;
-        prepare(self.model, self.pool, &mut self.activations[..n], dim, forms, |row| {
+        let (mixed, forms) = (&self.mixed, layer.o.stack.forms());
+        let gains = [layer.attention_sub_norm.as_ref(), layer.o.norm.as_ref()];
+        prepare(self.model, self.pool, &mut self.activations[..n], dim, forms, gains, |row| {
             From::Copy(&mixed[row * dim..][..dim])
         });
     }
 
-    /// Activations = silu(gate) * up, in the requested forms.
-    fn gate(&mut self, n: usize, forms: Forms) {
-        let dim = self.model.config.mlp_hidden_dim;
-        let wide = &self.wide;
-        prepare(self.model, self.pool, &mut self.activations[..n], dim, forms, |row| {
+    /// Activations = f(gate) * up, normalized where the model does so, as the down projection needs them.
+    fn gate(&mut self, n: usize, layer: &Layer) {
+        let (dim, function) = (self.model.config.mlp_hidden_dim, &self.model.config.activation);
+        let (wide, forms) = (&self.wide, layer.down.stack.forms());
+        let gains = [layer.ffn_sub_norm.as_ref(), layer.down.norm.as_ref()];
+        prepare(self.model, self.pool, &mut self.activations[..n], dim, forms, gains, |row| {
             let (gate, up) = wide[row * 2 * dim..][..2 * dim].split_at(dim);
-            From::Gated { gate, up }
+            From::Gated { gate, up, function }
         });
     }
 
-    /// wide = activations . weights + biases
-    fn project(&mut self, n: usize, weights: &Stack) {
-        let width = weights.rows();
-        self.wide.resize(n * width);
-        let output = Output { out: &mut self.wide, width, add: false, bias: weights.bias(), cap: None };
-        Stack::multiply(&weights.parts(), self.model.kernel, self.pool, &self.activations[..n], output);
+    /// wide = norm(x) . weights + biases, the outputs of all projections side by side.
+    fn project(&mut self, n: usize, norm: &[f32], projections: &[Projection]) {
+        let width = projections.iter().map(|projection| projection.stack.rows()).sum::<usize>();
+        // The last row of a projection whose outputs do not begin a row ends beyond the others'.
+        self.wide.resize((n + projections.len() - 1) * width);
+        let mut start = 0;
+        for Projection { norm: own, stack } in projections {
+            self.normalize(n, norm, own.as_ref(), stack.forms());
+            let out = &mut self.wide[start..][..n * width];
+            let output = Output { out, width, add: false, bias: stack.bias(), cap: None };
+            Stack::multiply(&stack.parts(), self.model.kernel, self.pool, &self.activations[..n], output);
+            start += stack.rows();
+        }
     }
 
     /// x += activations . weights + biases
@@ -408,54 +382,6 @@ impl<'m> Runner<'m> {
         });
         self.mixed = mixed;
     }
-}
-
-/// What an activation is made from.
-enum From<'a> {
-    Norm { x: &'a [f32], weight: &'a [f32], eps: f32 },
-    Gated { gate: &'a [f32], up: &'a [f32] },
-    Copy(&'a [f32]),
-}
-
-/// Fills one activation and quantizes it.
-struct Prepare<'a> {
-    from: From<'a>,
-    width: usize,
-    forms: Forms,
-    floor: Floor,
-    to: &'a mut Activation,
-}
-
-impl Work for Prepare<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        self.to.resize(self.width);
-        match self.from {
-            From::Norm { x, weight, eps } => rms_norm(s, x, weight, self.width, eps, &mut self.to.x),
-            From::Gated { gate, up } => swiglu(s, gate, up, &mut self.to.x[..self.width]),
-            From::Copy(x) => self.to.x[..self.width].copy_from_slice(x),
-        }
-        self.to.quantize(s, self.forms, self.floor);
-    }
-}
-
-fn prepare<'a>(
-    model: &Model,
-    pool: &Pool,
-    activations: &mut [Activation],
-    width: usize,
-    forms: Forms,
-    from: impl Fn(usize) -> From<'a> + Sync,
-) {
-    let rows = cuts(0..activations.len(), NORM_TOKENS);
-    let floor = model.config.quantization_floor;
-    pool.blocks(activations, 1, &rows, &[0, 1], |first, _, mut block| {
-        for i in 0..block.rows() {
-            let to = &mut block.row(i)[0];
-            model.kernel.run(Prepare { from: from(first + i), width, forms, floor, to });
-        }
-    });
 }
 
 /// Stores the keys and values of one piece's tokens.
@@ -516,14 +442,6 @@ fn head_vector<S: Simd>(
         normalize_in_place(s, out, weight, x.len(), config.norm_eps as f32);
     }
     rope.rotate(&mut out[..x.len()], angles);
-}
-
-#[inline(always)]
-fn normalize_in_place<S: Simd>(s: S, x: &mut [f32], weight: &[f32], width: usize, eps: f32) {
-    let scale = s.splat(crate::kernel::float::rms_scale(s, x, width, eps));
-    for (x, w) in crate::kernel::float::vectors_mut(x).iter_mut().zip(crate::kernel::float::vectors(weight)) {
-        s.store(s.mul(s.mul(s.load(x), scale), s.load(w)), x);
-    }
 }
 
 /// Attention of some of one sequence's tokens, with one KV head.

@@ -1,6 +1,7 @@
 """Small random models as transformers saves them, and whether it computes the same of their copies.
 
-`make FOLDER MODEL_TYPE…` writes models of each type in several settings into FOLDER; `compare FOLDER COPIES` compares each
+`make FOLDER 1BITLLM MODEL_TYPE…` writes models of each type in several settings into FOLDER, and one of them under the names
+of 1bitLLM into 1BITLLM; `compare FOLDER COPIES` compares each
 copy in COPIES/NAME with FOLDER/NAME: logits, tensors that are missing or too many, ids of the tokenizer for texts that are
 difficult, the chat template, ids with a role. `ids TOKENIZER INPUTS IDS` compares a tokenizer.json with the ids of texts.
 """
@@ -31,6 +32,23 @@ SETTINGS = {
     "yarn-bounds": dict(rope_parameters=YARN | dict(beta_fast=8.0, beta_slow=2.0)),
 }
 ONLINE = {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "online"}
+NORMS = {"use_rms_norm": True, "rms_norm_eps": 1e-6}
+PACKED = {"quant_method": "bitnet", "quantization_mode": "offline"}
+# The ternary models that are published, by the class that they extend and what their config.json says of quantization.
+TERNARY = {
+    "llama-online": ("llama", ONLINE),
+    "llama-norms-online": ("llama", ONLINE | NORMS),
+    "llama-packed": ("llama", PACKED | {"linear_class": "bitlinear"}),
+    "llama-norms-packed": ("llama", PACKED | NORMS | {"linear_class": "autobitlinear"}),
+    "bitnet-online": ("bitnet", ONLINE),
+    "bitnet-packed": ("bitnet", PACKED | {"linear_class": "bitlinear"}),
+    "bitnet-auto-packed": ("bitnet", PACKED | {"linear_class": "autobitlinear"}),
+    "bitnet-norms-packed": ("bitnet", PACKED | NORMS | {"linear_class": "bitlinear"}),
+    "bitnet-of-1bitllm-online": ("bitnet", ONLINE),
+}
+# Others' heads are not their embeddings.
+TIED = {"bitnet": dict(tie_word_embeddings=True)}
+NAMES_OF_1BITLLM = {"attn_sub_norm": "inner_attn_ln", "ffn_sub_norm": "ffn_layernorm"}
 ENDS = [2, 5, 7, 9]
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{{ eos_token }}{% endfor %}é"
 TEXTS = [
@@ -93,7 +111,55 @@ def tokenizers():
     }
 
 
-def make(folder, *kinds):
+def rounding(config, words):
+    """A model of `config` whose projections are BitLinears, as `words` of config.json say."""
+    from transformers import AutoModelForCausalLM, BitNetQuantConfig
+    from transformers.integrations.bitnet import replace_with_bitnet_linear
+
+    model = AutoModelForCausalLM.from_config(config)
+    known = {key: word for key, word in words.items() if key != "quant_method"}
+    return replace_with_bitnet_linear(model, ["lm_head"], BitNetQuantConfig(**known))
+
+
+def ternary(folder, theirs):
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoConfig
+    from transformers.integrations.bitnet import pack_weights
+
+    for name, (kind, words) in TERNARY.items():
+        silu = dict(hidden_act="silu") if "1bitllm" in name else {}
+        config = AutoConfig.for_model(kind, **SIZES | TIED.get(kind, {}) | silu)
+        model, tensors = rounding(config, words), {}
+        for key, meta in model.state_dict().items():
+            if key.endswith("weight_scale") or key == "lm_head.weight" and config.tie_word_embeddings:
+                continue
+            if not key.split(".")[-2].endswith("_proj"):
+                tensors[key] = 0.2 * torch.randn(meta.shape) + ("norm" in key)
+                continue
+            packs = words["quantization_mode"] == "offline"
+            rows = meta.shape[0] * (4 if meta.dtype == torch.uint8 else 1)
+            tensors[key] = 0.1 * torch.randn(rows, meta.shape[1])
+            if packs:
+                scale = tensors[key].abs().mean().reshape(1)
+                tensors[key] = pack_weights((tensors[key] / scale).round().clamp(-1, 1))
+                tensors[f"{key}_scale"] = scale if words["linear_class"] == "autobitlinear" else 1 / scale
+        said = config.to_dict() | {"architectures": [type(model).__name__], "quantization_config": words}
+        forms = [(os.path.join(folder, name), said, tensors)]
+        if "1bitllm" in name:
+            said = said | {"architectures": ["BitnetForCausalLM"], "model_type": "llama", "input_bits": 8, "weight_bits": 1}
+            del said["quantization_config"]
+            for ours, other in NAMES_OF_1BITLLM.items():
+                tensors = {key.replace(ours, other): tensor for key, tensor in tensors.items()}
+            forms.append((os.path.join(theirs, name), said, tensors))
+        for place, said, tensors in forms:
+            os.mkdir(place)
+            save_file(tensors, os.path.join(place, "model.safetensors"), metadata={"format": "pt"})
+            with open(os.path.join(place, "config.json"), "w") as file:
+                json.dump(said, file, default=str)
+
+
+def make(folder, theirs, *kinds):
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -113,18 +179,12 @@ def make(folder, *kinds):
         for name, settings in SETTINGS.items():
             own = {key: value for key, value in settings.items() if key == "rope_parameters" or hasattr(known, key)}
             if own or not settings:
-                save(f"{kind}-{name}", AutoConfig.for_model(kind, **SIZES | own))
-    # Float masters that every forward pass makes ternary.
-    save(f"{kinds[0]}-online", AutoConfig.for_model(kinds[0], **SIZES))
-    path = os.path.join(folder, f"{kinds[0]}-online", "config.json")
-    with open(path) as file:
-        config = json.load(file)
-    config["quantization_config"] = ONLINE
-    with open(path, "w") as file:
-        json.dump(config, file)
+                save(f"{kind}-{name}", AutoConfig.for_model(kind, **SIZES | TIED.get(kind, {}) | own))
+    save("bitnet-silu", AutoConfig.for_model("bitnet", **SIZES | TIED["bitnet"], hidden_act="silu"))
+    ternary(folder, theirs)
     for name, tokenizer in tokenizers().items():
         place = f"tokenizer-{name}"
-        save(place, AutoConfig.for_model(kinds[0], **SIZES, bos_token_id=1, eos_token_id=ENDS, pad_token_id=0))
+        save(place, AutoConfig.for_model("llama", **SIZES, bos_token_id=1, eos_token_id=ENDS, pad_token_id=0))
         tokenizer.save(os.path.join(folder, place, "tokenizer.json"))
         settings = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>",
                     "unk_token": "<unk>", "clean_up_tokenization_spaces": False, "chat_template": TEMPLATE}
@@ -135,8 +195,8 @@ def make(folder, *kinds):
 def compare(folder, copies):
     import torch
     from safetensors.torch import load_file
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitNetQuantConfig
-    from transformers.integrations.bitnet import replace_with_bitnet_linear
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers.integrations.bitnet import unpack_weights
 
     ids = torch.randint(SIZES["vocab_size"], (1, 60), generator=torch.Generator().manual_seed(2))
 
@@ -148,11 +208,17 @@ def compare(folder, copies):
             assert not lost, (path, lost)
             return model
         # Loading it as a whole would need accelerate.
-        quantization = BitNetQuantConfig(linear_class="autobitlinear", quantization_mode="online")
-        assert dict(config.quantization_config).items() >= ONLINE.items(), config.quantization_config
+        words = dict(config.quantization_config)
+        made = TERNARY[os.path.basename(path)][1]
+        assert all(words.get(key) == made.get(key) for key in ("quantization_mode", "use_rms_norm")), (path, words)
         del config.quantization_config
-        model = replace_with_bitnet_linear(AutoModelForCausalLM.from_config(config), ["lm_head"], quantization)
-        model.load_state_dict(load_file(os.path.join(path, "model.safetensors")), assign=True)
+        model, tensors = rounding(config, words), load_file(os.path.join(path, "model.safetensors"))
+        if words["linear_class"] == "autobitlinear" and words["quantization_mode"] == "offline":
+            packed = [name for name, tensor in tensors.items() if tensor.dtype == torch.uint8]
+            tensors |= {name: unpack_weights(tensors[name], torch.float32) for name in packed}
+        if config.tie_word_embeddings:
+            tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
+        model.load_state_dict(tensors, assign=True)
         return model
 
     def logits(path):

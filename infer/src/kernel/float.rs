@@ -135,22 +135,38 @@ pub fn rms_norm<S: Simd>(s: S, x: &[f32], w: &[f32], width: usize, eps: f32, out
 /// `out` = gate / (1 + e^-gate) * up. Rows need not be padded.
 #[inline(always)]
 pub fn swiglu<S: Simd>(s: S, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    all_gated::<S, false>(s, gate, up, out);
+}
+
+/// `out` = max(gate, 0)^2 * up. Rows need not be padded.
+#[inline(always)]
+pub fn relu2_gated<S: Simd>(s: S, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    all_gated::<S, true>(s, gate, up, out);
+}
+
+#[inline(always)]
+fn all_gated<S: Simd, const RELU2: bool>(s: S, gate: &[f32], up: &[f32], out: &mut [f32]) {
     let ((gates, gate), (ups, up)) = (gate.as_chunks::<LANES>(), up.as_chunks::<LANES>());
     let (outs, out) = out.as_chunks_mut::<LANES>();
     for ((gate, up), out) in gates.iter().zip(ups).zip(outs) {
-        s.store(gated(s, s.load(gate), s.load(up)), out);
+        s.store(gated::<S, RELU2>(s, s.load(gate), s.load(up)), out);
     }
     if !out.is_empty() {
         let mut last = [[0.0; LANES]; 3];
         last[0][..gate.len()].copy_from_slice(gate);
         last[1][..up.len()].copy_from_slice(up);
-        s.store(gated(s, s.load(&last[0]), s.load(&last[1])), &mut last[2]);
+        s.store(gated::<S, RELU2>(s, s.load(&last[0]), s.load(&last[1])), &mut last[2]);
         out.copy_from_slice(&last[2][..out.len()]);
     }
 }
 
 #[inline(always)]
-fn gated<S: Simd>(s: S, gate: S::F, up: S::F) -> S::F {
+fn gated<S: Simd, const RELU2: bool>(s: S, gate: S::F, up: S::F) -> S::F {
+    if RELU2 {
+        // NaN stays NaN.
+        let positive = s.max(s.splat(0.0), gate);
+        return s.mul(s.mul(positive, positive), up);
+    }
     let silu = s.div(gate, s.add(s.splat(1.0), exp(s, s.sub(s.splat(0.0), gate))));
     s.mul(silu, up)
 }

@@ -8,6 +8,7 @@ mod gguf;
 mod logits;
 mod quantized;
 mod templates;
+mod ternary;
 mod tokenizer;
 mod transformers;
 mod truth;

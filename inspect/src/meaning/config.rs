@@ -65,6 +65,9 @@ pub struct ModelConfig {
     /// The activation function of the feed-forward layer's gate.
     #[serde(default, skip_serializing_if = "is_default")]
     pub activation: Activation,
+    /// What is added to the mean square under the root where each BitLinear normalizes its input.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub bitlinear_norm_eps: Option<f64>,
     /// Positions that attention sees in the layers that have a window.
     #[serde(default, skip_serializing_if = "is_default")]
     pub sliding_window: Option<usize>,
@@ -129,8 +132,30 @@ pub enum Activation {
     /// x * sigmoid(x).
     #[default]
     Silu,
+    /// max(x, 0)^2.
+    Relu2,
     /// Another function, by the name that config.json gives.
     Other(String),
+}
+
+impl Activation {
+    /// The function that config.json calls `name`.
+    pub fn called(name: &str) -> Activation {
+        match name {
+            "silu" | "swish" => Activation::Silu,
+            "relu2" => Activation::Relu2,
+            other => Activation::Other(other.to_string()),
+        }
+    }
+
+    /// What config.json calls it.
+    pub fn name(&self) -> &str {
+        match self {
+            Activation::Silu => "silu",
+            Activation::Relu2 => "relu2",
+            Activation::Other(name) => name,
+        }
+    }
 }
 
 /// Which layers have the sliding window.
@@ -149,7 +174,7 @@ pub enum SlidingLayers {
 impl ModelConfig {
     /// A model of `architecture` with these sizes and the usual settings.
     pub fn new(architecture: &'static Architecture, sizes: Sizes) -> Self {
-        let usual = architecture.defaults;
+        let usual = &architecture.defaults;
         ModelConfig {
             architecture,
             vocab_size: sizes.vocab_size,
@@ -166,7 +191,7 @@ impl ModelConfig {
             use_bitlinear_ffn: usual.bitlinear,
             use_bitlinear_attn: usual.bitlinear,
             bitlinear_per_channel: false,
-            quantization_floor: Floor::Added(usual.quantization_eps),
+            quantization_floor: usual.quantization_floor,
             norm_eps: usual.norm_eps,
             tie_word_embeddings: true,
             use_qk_norm: architecture.has(Part::QNorm),
@@ -177,7 +202,8 @@ impl ModelConfig {
                 Biases::Configured => AttentionBias::None,
             },
             mlp_bias: false,
-            activation: Activation::Silu,
+            activation: usual.activation.clone(),
+            bitlinear_norm_eps: None,
             sliding_window: None,
             sliding_layers: SlidingLayers::All,
         }
@@ -241,10 +267,7 @@ impl ModelConfig {
             "rope_theta": self.rope_base,
             "rms_norm_eps": self.norm_eps,
             "tie_word_embeddings": self.tie_word_embeddings,
-            "hidden_act": match &self.activation {
-                Activation::Silu => "silu",
-                Activation::Other(name) => name,
-            },
+            "hidden_act": self.activation.name(),
             "attention_dropout": 0.0,
             "mlp_bias": self.mlp_bias,
             "use_cache": true,

@@ -44,6 +44,7 @@ pub struct Given {
     pub attention_bias: Option<AttentionBias>,
     pub mlp_bias: Option<bool>,
     pub activation: Option<Activation>,
+    pub bitlinear_norm_eps: Option<f64>,
     pub sliding_window: Option<usize>,
     pub sliding_layers: Option<SlidingLayers>,
     /// Whether the matrices of its BitLinears are float weights, and not codes times a scale.
@@ -53,7 +54,7 @@ pub struct Given {
 }
 
 /// What `quantization_config` of config.json says of a BitLinear.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Quantization {
     /// `quant_method`; empty if it is not text.
@@ -62,8 +63,8 @@ pub struct Quantization {
     pub multiplies: bool,
     /// Whether the weights are float masters that every forward pass rounds, and not codes.
     pub online: bool,
-    /// Whether each BitLinear normalizes its input (`use_rms_norm`).
-    pub norms: bool,
+    /// What is added to the mean square where each BitLinear normalizes its input (`use_rms_norm`).
+    pub norm_eps: Option<f64>,
 }
 
 impl Quantization {
@@ -72,7 +73,8 @@ impl Quantization {
 
     /// What `config`, a config.json, says; `None` where it says nothing.
     pub fn of_config(config: &Value) -> Option<Quantization> {
-        let value = lookup(config, Self::KEY).filter(|value| !matches!(value, Value::None))?;
+        let value = lookup(config, Self::KEY).filter(|value| !matches!(value, Value::None));
+        let Some(value) = value else { return Quantization::of_class(config) };
         let text = |key| match lookup(value, key)? {
             Value::None => None,
             Value::String(text) => Some(text.as_str()),
@@ -81,9 +83,27 @@ impl Quantization {
         Some(Quantization {
             method: text(METHOD).map(str::to_string),
             multiplies: text(CLASS) == Some(AUTO_BIT_LINEAR),
-            online: text(MODE) == Some("online"),
-            norms: matches!(lookup(value, NORMS), Some(Value::Bool(true))),
+            online: text(MODE) == Some(ONLINE),
+            norm_eps: matches!(lookup(value, NORMS), Some(Value::Bool(true)))
+                .then(|| lookup(value, NORM_EPS).and_then(crate::metadata::as_f64).unwrap_or(1e-6)),
         })
+    }
+
+    /// What the class says without `quantization_config`: 1bitLLM's rounds weights and activations in every forward pass,
+    /// activations to as many bits as `input_bits` says.
+    fn of_class(config: &Value) -> Option<Quantization> {
+        const ROUNDING_CLASS: &str = "BitnetForCausalLM";
+        class(config).filter(|name| *name == ROUNDING_CLASS)?;
+        let method = match lookup(config, "input_bits").and_then(as_u64) {
+            None | Some(8) => BITNET.to_string(),
+            Some(bits) => format!("{BITNET} with activations of {bits} bits"),
+        };
+        Some(Quantization { method: Some(method), multiplies: true, online: true, norm_eps: None })
+    }
+
+    /// What is written for float masters that every forward pass rounds.
+    pub fn of_masters() -> [(&'static str, &'static str); 3] {
+        [(METHOD, BITNET), (CLASS, AUTO_BIT_LINEAR), (MODE, ONLINE)]
     }
 
     /// Whether it is Hugging Face's BitNet.
@@ -101,7 +121,9 @@ impl Quantization {
 const METHOD: &str = "quant_method";
 const CLASS: &str = "linear_class";
 const MODE: &str = "quantization_mode";
+const ONLINE: &str = "online";
 const NORMS: &str = "use_rms_norm";
+const NORM_EPS: &str = "rms_norm_eps";
 const BITNET: &str = "bitnet";
 const AUTO_BIT_LINEAR: &str = "autobitlinear";
 
@@ -358,7 +380,7 @@ impl Given {
             SlidingLayers::All => false,
         };
         let window = window.filter(|_| !none);
-        Ok(Given {
+        let mut given = Given {
             architecture: Some(architecture),
             vocab_size: file.vocab_size,
             hidden_dim: file.hidden_size,
@@ -390,15 +412,15 @@ impl Given {
             ),
             // Others have no such setting, and ignore it.
             mlp_bias: architecture.has(Part::GateBias).then_some(file.mlp_bias.unwrap_or(false)),
-            activation: file.hidden_act.map(|name| match name.as_str() {
-                "silu" | "swish" => Activation::Silu,
-                _ => Activation::Other(name),
-            }),
+            activation: file.hidden_act.as_deref().map(Activation::called),
+            bitlinear_norm_eps: quantization.as_ref().filter(|_| bitnet).and_then(|q| q.norm_eps),
             sliding_window: window,
             sliding_layers: window.map(|_| layers),
             latent: None,
             quantization,
-        })
+        };
+        given.architecture = Architecture::meant_in_config(name, &given);
+        Ok(given)
     }
 
     /// What the keys of a GGUF file say. Soft caps, and keys that begin with `ckpt.`, are written by ckpt only.
@@ -510,6 +532,9 @@ impl Given {
         put(&mut config.attention_bias, &self.attention_bias);
         put(&mut config.mlp_bias, &self.mlp_bias);
         put(&mut config.activation, &self.activation);
+        if self.bitlinear_norm_eps.is_some() {
+            config.bitlinear_norm_eps = self.bitlinear_norm_eps;
+        }
         if self.sliding_window.is_some() {
             config.sliding_window = self.sliding_window;
         }

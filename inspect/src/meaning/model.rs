@@ -167,9 +167,11 @@ impl Model {
         [given.use_bitlinear_attn, given.use_bitlinear_ffn].contains(&Some(true)).then_some(given)
     }
 
-    /// Hugging Face's BitNet, by its architecture or its quantization.
+    /// BitNet, by its quantization; by its architecture too in GGUF files, which record no quantization, and where only the
+    /// name of its class is known. transformers' own class has plain layers unless its configuration says otherwise.
     fn is_bitnet(&self) -> bool {
-        self.architecture.to_ascii_lowercase().contains("bitnet")
+        let by_name = self.is_gguf || self.family().is_none();
+        by_name && self.architecture.to_ascii_lowercase().contains("bitnet")
             || self.quantization.as_ref().is_some_and(Quantization::is_bitnet)
     }
 
@@ -180,20 +182,21 @@ impl Model {
         let ours = || self.of_our_gguf()?.quantization_eps.map(Floor::Added);
         let usual = || match self.is_bitnet() {
             true => Floor::Least(1e-5),
-            false => Floor::Added(STUDENT.defaults.quantization_eps),
+            false => STUDENT.defaults.quantization_floor,
         };
         student.or_else(ours).unwrap_or_else(usual)
     }
 
     /// Whether the matrices of its BitLinears hold codes times a scale already, in whatever type, and not the float
-    /// weights: `latent` is false in the student's configuration, or `ckpt.latent` in a GGUF file. They are not to be
-    /// rounded a second time, since mean|W| is another scale.
+    /// weights: `latent` is false in the student's configuration, or `ckpt.latent` in a GGUF file, or Hugging Face's BitNet is
+    /// not `online`. They are not to be rounded a second time, since mean|W| is another scale.
     pub fn holds_codes(&self) -> bool {
         let given = match &self.student {
             Some(_) => self.given.as_ref().ok(),
             None => self.of_our_gguf(),
         };
-        given.is_some_and(|given| given.latent == Some(false))
+        let offline = self.quantization.as_ref().is_some_and(|q| q.is_bitnet() && !q.online);
+        offline || given.is_some_and(|given| given.latent == Some(false))
     }
 
     /// The plain record of it.

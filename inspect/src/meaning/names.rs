@@ -46,9 +46,12 @@ impl<'n> Parsed<'n> {
 
     /// Whether its module is that of `tensor` in a style.
     fn is_module(&self, tensor: &Tensor, gguf: bool) -> bool {
-        let called = if gguf { Some(tensor.gguf) } else { tensor.module };
+        let called = match gguf {
+            true => [Some(tensor.gguf), None],
+            false => [tensor.module, tensor.also],
+        };
         let in_layer = matches!(tensor.role, Role::Layer(..));
-        in_layer == self.layer.is_some() && called == Some(self.module)
+        in_layer == self.layer.is_some() && called.contains(&Some(self.module))
     }
 
     fn is(&self, tensor: &Tensor) -> bool {
@@ -112,10 +115,21 @@ pub fn canonical(name: &str) -> Cow<'_, str> {
         rest = after;
         let first = rest.split('.').next().unwrap_or("");
         if first == "layers" || vocabulary().any(|t| t.module == Some(first) && !is_in_layers(t)) {
-            return Cow::Borrowed(rest);
+            return usual(rest);
         }
     }
-    from_gguf(name).map_or(Cow::Borrowed(name), Cow::Owned)
+    from_gguf(name).map_or_else(|| usual(name), Cow::Owned)
+}
+
+/// `name` with what ckpt calls a module in place of what another program calls it.
+fn usual(name: &str) -> Cow<'_, str> {
+    let Some(Parsed { layer: Some((layer, false)), module, leaf }) = Parsed::new(name) else {
+        return Cow::Borrowed(name);
+    };
+    match vocabulary().find(|t| t.also == Some(module)).and_then(|t| t.module) {
+        Some(module) => Cow::Owned(format!("layers.{layer}.{module}.{leaf}")),
+        None => Cow::Borrowed(name),
+    }
 }
 
 /// `name`, of any style, in `style`; `None` if that style has no such name.

@@ -43,7 +43,7 @@ impl Shapes {
             |given: &&Given| given.head_dim.filter(|&n| n > 0).or(given.num_heads.and_then(by_heads));
         let of_norm = self.query_norm.filter(|&n| n > 0);
         let head_dim = of_norm.or_else(|| sources.iter().find_map(of_given));
-        let usual = architecture.defaults;
+        let usual = &architecture.defaults;
         let sizes = Sizes {
             vocab_size: self.vocab_size,
             hidden_dim: self.hidden_dim,
@@ -75,7 +75,7 @@ impl Shapes {
             (
                 "quantization_eps",
                 given(&|g| g.quantization_eps.is_some()),
-                Setting::Number(usual.quantization_eps),
+                Setting::Number(usual.quantization_floor.number()),
             ),
             ("norm_eps", given(&|g| g.norm_eps.is_some()), Setting::Number(usual.norm_eps)),
             // Most networks have no caps, so that need not be mentioned.

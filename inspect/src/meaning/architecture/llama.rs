@@ -1,10 +1,11 @@
 //! Llama.
 
 use super::tensors::{
-    ATTENTION_NORM, DOWN, DOWN_BIAS, EMBEDDING, FFN_NORM, FINAL_NORM, GATE, GATE_BIAS, HEAD, K, K_BIAS, O,
-    O_BIAS, Q, Q_BIAS, ROPE_FACTORS, UP, UP_BIAS, V, V_BIAS,
+    ATTENTION_NORM, DOWN, DOWN_BIAS, DOWN_INPUT_NORM, EMBEDDING, FFN_NORM, FINAL_NORM, GATE, GATE_BIAS,
+    GATE_INPUT_NORM, HEAD, K, K_BIAS, K_INPUT_NORM, O, O_BIAS, O_INPUT_NORM, Q, Q_BIAS, Q_INPUT_NORM,
+    ROPE_FACTORS, UP, UP_BIAS, UP_INPUT_NORM, V, V_BIAS, V_INPUT_NORM,
 };
-use super::{Architecture, Biases, PLAIN};
+use super::{Architecture, Biases, PLAIN, WHOLE};
 
 pub(super) static LLAMA: Architecture = Architecture {
     name: "llama",
@@ -18,25 +19,32 @@ pub(super) static LLAMA: Architecture = Architecture {
         &ATTENTION_NORM,
         &Q,
         &Q_BIAS,
+        &Q_INPUT_NORM,
         &K,
         &K_BIAS,
+        &K_INPUT_NORM,
         &V,
         &V_BIAS,
+        &V_INPUT_NORM,
         &O,
         &O_BIAS,
+        &O_INPUT_NORM,
         &FFN_NORM,
         &GATE,
         &GATE_BIAS,
+        &GATE_INPUT_NORM,
         &UP,
         &UP_BIAS,
+        &UP_INPUT_NORM,
         &DOWN,
         &DOWN_BIAS,
+        &DOWN_INPUT_NORM,
         &FINAL_NORM,
         &HEAD,
         &ROPE_FACTORS,
     ],
     biases: Biases::Configured,
-    biased_in_gguf: true,
+    graph: WHOLE,
     defaults: PLAIN,
     is_meant: |given| given.sliding_window.is_none(),
     written_as: |_| &LLAMA,

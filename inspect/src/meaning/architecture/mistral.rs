@@ -5,7 +5,7 @@ use super::super::config::AttentionBias;
 use super::tensors::{
     ATTENTION_NORM, DOWN, EMBEDDING, FFN_NORM, FINAL_NORM, GATE, HEAD, K, O, Q, ROPE_FACTORS, UP, V,
 };
-use super::{Architecture, Biases, PLAIN};
+use super::{Architecture, Biases, PLAIN, WHOLE};
 
 pub(super) static MISTRAL: Architecture = Architecture {
     name: "mistral",
@@ -30,7 +30,7 @@ pub(super) static MISTRAL: Architecture = Architecture {
         &ROPE_FACTORS,
     ],
     biases: Biases::Fixed(AttentionBias::None),
-    biased_in_gguf: true,
+    graph: WHOLE,
     defaults: PLAIN,
     is_meant: |given| given.sliding_window.is_some(),
     written_as: |_| &MISTRAL,

@@ -3,6 +3,7 @@
 //! it.
 
 mod bitnet;
+mod bitnet_silu;
 mod llama;
 mod mistral;
 mod qwen2;
@@ -17,12 +18,21 @@ use std::fmt;
 pub use student::STUDENT;
 pub use tensors::{Dim, Tensor, When};
 
-use super::config::{AttentionBias, ModelConfig};
+use super::config::{Activation, AttentionBias, ModelConfig};
+use super::elements::Floor;
 use super::given::Given;
 
-/// Every architecture. Of those that share a name in GGUF, the first one that matches the keys is taken.
-pub static TABLE: [&Architecture; 5] =
-    [&student::STUDENT, &llama::LLAMA, &mistral::MISTRAL, &qwen2::QWEN2, &qwen3::QWEN3];
+/// Every architecture. Of those that share a name in GGUF or a class, the first one that the keys or config.json match is
+/// taken.
+pub static TABLE: [&Architecture; 7] = [
+    &student::STUDENT,
+    &llama::LLAMA,
+    &mistral::MISTRAL,
+    &qwen2::QWEN2,
+    &qwen3::QWEN3,
+    &bitnet::BITNET,
+    &bitnet_silu::BITNET_SILU,
+];
 
 /// A family of networks that differ only in sizes and settings.
 #[non_exhaustive]
@@ -44,11 +54,12 @@ pub struct Architecture {
     pub tensors: &'static [&'static Tensor],
     /// Which attention projections have biases.
     pub biases: Biases,
-    /// Whether every llama.cpp adds the biases that its models may have.
-    pub biased_in_gguf: bool,
+    /// What the program computes that runs it from GGUF.
+    pub graph: Graph,
     /// Settings of models that do not give them.
     pub defaults: Defaults,
-    /// Whether a GGUF file with one of its names is of this family, by its keys.
+    /// Whether a GGUF file with one of its names, or a config.json with one of its classes, is of this family, by what else
+    /// it says.
     is_meant: fn(&Given) -> bool,
     /// The family whose name is written in formats that have none for it.
     written_as: fn(&ModelConfig) -> &'static Architecture,
@@ -64,8 +75,35 @@ pub enum Biases {
     Configured,
 }
 
+/// What the program computes that runs an architecture's models from GGUF.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Graph {
+    /// The program.
+    pub program: Program,
+    /// Whether every version of it adds the biases that such models may have.
+    pub biased: bool,
+    /// Whether it multiplies by a head that is not the embedding.
+    pub untied: bool,
+    /// Whether it divides rotary frequencies by the factors of a tensor.
+    pub factors: bool,
+}
+
+/// A program that runs GGUF files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Program {
+    /// llama.cpp.
+    LlamaCpp,
+    /// bitnet.cpp, whose architectures and block types llama.cpp does not have.
+    BitnetCpp,
+}
+
+/// A graph of llama.cpp that computes all that its models may have.
+const WHOLE: Graph = Graph { program: Program::LlamaCpp, biased: true, untied: true, factors: true };
+
 /// Settings of models that do not give them.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 #[allow(missing_docs)] // as in `ModelConfig`
 pub struct Defaults {
@@ -73,10 +111,11 @@ pub struct Defaults {
     pub head_dim: usize,
     pub rope_base: f64,
     pub norm_eps: f64,
-    pub quantization_eps: f64,
+    pub quantization_floor: Floor,
     pub bitlinear: bool,
     pub attn_logit_soft_cap: Option<f64>,
     pub final_logit_soft_cap: Option<f64>,
+    pub activation: Activation,
 }
 
 /// The defaults of architectures without BitLinear.
@@ -85,10 +124,11 @@ const PLAIN: Defaults = Defaults {
     head_dim: 64,
     rope_base: 1e4,
     norm_eps: 1e-5,
-    quantization_eps: 1e-8,
+    quantization_floor: Floor::Added(1e-8),
     bitlinear: false,
     attn_logit_soft_cap: None,
     final_logit_soft_cap: None,
+    activation: Activation::Silu,
 };
 
 /// A tensor's part in the model.
@@ -130,6 +170,13 @@ pub enum Part {
     UpBias,
     DownBias,
     FfnSubNorm,
+    QInputNorm,
+    KInputNorm,
+    VInputNorm,
+    OInputNorm,
+    GateInputNorm,
+    UpInputNorm,
+    DownInputNorm,
 }
 
 /// The part of a tensor in its layer or model, without the layer's number.
@@ -182,7 +229,14 @@ impl Part {
             | Part::QNorm
             | Part::KNorm
             | Part::AttentionSubNorm
-            | Part::FfnSubNorm => Kind::Norm,
+            | Part::FfnSubNorm
+            | Part::QInputNorm
+            | Part::KInputNorm
+            | Part::VInputNorm
+            | Part::OInputNorm
+            | Part::GateInputNorm
+            | Part::UpInputNorm
+            | Part::DownInputNorm => Kind::Norm,
             Part::Q | Part::K | Part::V | Part::O => Kind::Attention,
             Part::Gate | Part::Up | Part::Down => Kind::Mlp,
             Part::QBias | Part::KBias | Part::VBias | Part::OBias => Kind::Bias,
@@ -205,6 +259,20 @@ impl Part {
             _ => None,
         }
     }
+
+    /// The norm that this projection has of its input, where BitLinears have such norms.
+    pub fn input_norm(self) -> Option<Part> {
+        match self {
+            Part::Q => Some(Part::QInputNorm),
+            Part::K => Some(Part::KInputNorm),
+            Part::V => Some(Part::VInputNorm),
+            Part::O => Some(Part::OInputNorm),
+            Part::Gate => Some(Part::GateInputNorm),
+            Part::Up => Some(Part::UpInputNorm),
+            Part::Down => Some(Part::DownInputNorm),
+            _ => None,
+        }
+    }
 }
 
 impl Architecture {
@@ -217,6 +285,13 @@ impl Architecture {
     pub fn of_gguf(name: &str) -> Option<&'static Architecture> {
         let plain = Given::default();
         TABLE.into_iter().find(|a| a.gguf.contains(&name) && (a.is_meant)(&plain))
+    }
+
+    /// The architecture with this class or `model_type` in a config.json that says `given`.
+    pub(super) fn meant_in_config(name: &str, given: &Given) -> Option<&'static Architecture> {
+        let called = |a: &&Architecture| a.classes.contains(&name) || a.model_types.contains(&name);
+        let meant = TABLE.into_iter().filter(called).find(|a| (a.is_meant)(given));
+        meant.or_else(|| Architecture::of_hugging_face(name))
     }
 
     /// The architecture of a GGUF file with this `name` and the keys in `given`.
@@ -278,8 +353,7 @@ impl fmt::Debug for Architecture {
     }
 }
 
-/// Every row of the table, and of architectures of which only the names are known.
+/// Every row of the table.
 pub(super) fn vocabulary() -> impl Iterator<Item = &'static Tensor> {
-    let known = TABLE.into_iter().flat_map(|a| a.tensors);
-    known.chain(&bitnet::TENSORS).copied()
+    TABLE.into_iter().flat_map(|a| a.tensors).copied()
 }

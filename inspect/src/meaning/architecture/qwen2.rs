@@ -5,7 +5,7 @@ use super::tensors::{
     ATTENTION_NORM, DOWN, EMBEDDING, FFN_NORM, FINAL_NORM, GATE, HEAD, K, K_BIAS, O, Q, Q_BIAS, ROPE_FACTORS,
     UP, V, V_BIAS,
 };
-use super::{Architecture, Biases, PLAIN};
+use super::{Architecture, Biases, PLAIN, WHOLE};
 
 pub(super) static QWEN2: Architecture = Architecture {
     name: "qwen2",
@@ -33,7 +33,7 @@ pub(super) static QWEN2: Architecture = Architecture {
         &ROPE_FACTORS,
     ],
     biases: Biases::Fixed(AttentionBias::Qkv),
-    biased_in_gguf: true,
+    graph: WHOLE,
     defaults: PLAIN,
     is_meant: |_| true,
     written_as: |_| &QWEN2,

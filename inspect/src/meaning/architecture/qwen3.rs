@@ -4,7 +4,7 @@ use super::tensors::{
     ATTENTION_NORM, DOWN, EMBEDDING, FFN_NORM, FINAL_NORM, GATE, HEAD, K, K_BIAS, K_NORM, O, O_BIAS, Q,
     Q_BIAS, Q_NORM, ROPE_FACTORS, UP, V, V_BIAS,
 };
-use super::{Architecture, Biases, PLAIN};
+use super::{Architecture, Biases, Graph, PLAIN, WHOLE};
 
 pub(super) static QWEN3: Architecture = Architecture {
     name: "qwen3",
@@ -35,7 +35,7 @@ pub(super) static QWEN3: Architecture = Architecture {
         &ROPE_FACTORS,
     ],
     biases: Biases::Configured,
-    biased_in_gguf: false,
+    graph: Graph { biased: false, ..WHOLE },
     defaults: PLAIN,
     is_meant: |_| true,
     written_as: |_| &QWEN3,

@@ -2,12 +2,13 @@
 //! which `docs/bitnet.md` describes. Hugging Face and GGUF have no name for it, so it is written as the nearest
 //! architecture they have, and in GGUF additional keys (`ckpt.…`) record what differs.
 
-use super::super::config::AttentionBias;
+use super::super::config::{Activation, AttentionBias};
+use super::super::elements::Floor;
 use super::tensors::{
     ATTENTION_NORM, DOWN, EMBEDDING, FFN_NORM, FINAL_NORM, GATE, HEAD, K, K_NORM, O, Q, Q_NORM, ROPE_FACTORS,
     UP, V,
 };
-use super::{Architecture, Biases, Defaults, llama, qwen3};
+use super::{Architecture, Biases, Defaults, Graph, WHOLE, llama, qwen3};
 
 /// bitnet-student, the BitNet code model that ckpt trains and whose checkpoints it reads natively.
 pub static STUDENT: Architecture = Architecture {
@@ -35,16 +36,17 @@ pub static STUDENT: Architecture = Architecture {
         &ROPE_FACTORS,
     ],
     biases: Biases::Fixed(AttentionBias::None),
-    biased_in_gguf: false,
+    graph: Graph { biased: false, ..WHOLE },
     defaults: Defaults {
         max_seq_len: 2048,
         head_dim: 64,
         rope_base: 1e6,
         norm_eps: 1e-6,
-        quantization_eps: 1e-8,
+        quantization_floor: Floor::Added(1e-8),
         bitlinear: true,
         attn_logit_soft_cap: Some(50.0),
         final_logit_soft_cap: Some(30.0),
+        activation: Activation::Silu,
     },
     is_meant: |given| {
         let has_switch = given.use_bitlinear_ffn.or(given.use_bitlinear_attn).is_some();

@@ -12,6 +12,8 @@ pub struct Tensor {
     /// Its module in Hugging Face's names and the student's, within the model or a layer; `None` if they have no name
     /// for it.
     pub module: Option<&'static str>,
+    /// What other programs call that module.
+    pub also: Option<&'static str>,
     /// The same in GGUF's names.
     pub gguf: &'static str,
     /// The part of the name after the module: `weight` or `bias`.
@@ -58,6 +60,8 @@ pub enum When {
     OutputBias,
     /// Those with biases in the feed-forward layer.
     MlpBias,
+    /// Those whose BitLinears normalize their input.
+    InputNorms,
     /// None that a configuration can announce.
     Never,
 }
@@ -72,6 +76,7 @@ impl When {
             When::QkvBias => config.attention_bias != AttentionBias::None,
             When::OutputBias => config.attention_bias == AttentionBias::All,
             When::MlpBias => config.mlp_bias,
+            When::InputNorms => config.bitlinear_norm_eps.is_some(),
             When::Never => false,
         }
     }
@@ -100,7 +105,7 @@ const fn weight(
     shape: &'static [Dim],
     when: When,
 ) -> Tensor {
-    Tensor { role, module: Some(module), gguf, leaf: "weight", shape, when }
+    Tensor { role, module: Some(module), also: None, gguf, leaf: "weight", shape, when }
 }
 
 const fn of_layer(part: Part, module: &'static str, gguf: &'static str, shape: &'static [Dim]) -> Tensor {
@@ -112,7 +117,24 @@ const fn head_norm(part: Part, module: &'static str, gguf: &'static str) -> Tens
 }
 
 const fn bias(part: Part, of: &'static Tensor, dim: &'static [Dim], when: When) -> Tensor {
-    Tensor { role: Role::Layer(0, part), module: of.module, gguf: of.gguf, leaf: "bias", shape: dim, when }
+    let role = Role::Layer(0, part);
+    Tensor { role, module: of.module, also: None, gguf: of.gguf, leaf: "bias", shape: dim, when }
+}
+
+/// A norm of a block's middle, which 1bitLLM calls `also`.
+const fn sub_norm(
+    part: Part,
+    module: &'static str,
+    also: &'static str,
+    gguf: &'static str,
+    dim: &'static [Dim],
+) -> Tensor {
+    Tensor { also: Some(also), ..of_layer(part, module, gguf, dim) }
+}
+
+/// A norm within a BitLinear, of its input. Its name in GGUF is of nobody's files.
+const fn input_norm(part: Part, module: &'static str, gguf: &'static str, dim: &'static [Dim]) -> Tensor {
+    weight(Role::Layer(0, part), module, gguf, dim, When::InputNorms)
 }
 
 pub(super) static EMBEDDING: Tensor =
@@ -124,6 +146,7 @@ pub(super) static HEAD: Tensor =
 pub(super) static ROPE_FACTORS: Tensor = Tensor {
     role: Role::RopeFactors,
     module: None,
+    also: None,
     gguf: "rope_freqs",
     leaf: "weight",
     shape: &[Dim::Pairs],
@@ -143,8 +166,13 @@ pub(super) static V_BIAS: Tensor = bias(Part::VBias, &V, &[Dim::Keys], When::Qkv
 pub(super) static O_BIAS: Tensor = bias(Part::OBias, &O, &[Dim::Hidden], When::OutputBias);
 pub(super) static Q_NORM: Tensor = head_norm(Part::QNorm, "self_attn.q_norm", "attn_q_norm");
 pub(super) static K_NORM: Tensor = head_norm(Part::KNorm, "self_attn.k_norm", "attn_k_norm");
-pub(super) static ATTENTION_SUB_NORM: Tensor =
-    of_layer(Part::AttentionSubNorm, "self_attn.attn_sub_norm", "attn_sub_norm", &[Dim::Queries]);
+pub(super) static ATTENTION_SUB_NORM: Tensor = sub_norm(
+    Part::AttentionSubNorm,
+    "self_attn.attn_sub_norm",
+    "self_attn.inner_attn_ln",
+    "attn_sub_norm",
+    &[Dim::Queries],
+);
 pub(super) static FFN_NORM: Tensor =
     of_layer(Part::FfnNorm, "post_attention_layernorm", "ffn_norm", &[Dim::Hidden]);
 pub(super) static GATE: Tensor = of_layer(Part::Gate, "mlp.gate_proj", "ffn_gate", &[Dim::Mlp, Dim::Hidden]);
@@ -154,4 +182,18 @@ pub(super) static GATE_BIAS: Tensor = bias(Part::GateBias, &GATE, &[Dim::Mlp], W
 pub(super) static UP_BIAS: Tensor = bias(Part::UpBias, &UP, &[Dim::Mlp], When::MlpBias);
 pub(super) static DOWN_BIAS: Tensor = bias(Part::DownBias, &DOWN, &[Dim::Hidden], When::MlpBias);
 pub(super) static FFN_SUB_NORM: Tensor =
-    of_layer(Part::FfnSubNorm, "mlp.ffn_sub_norm", "ffn_sub_norm", &[Dim::Mlp]);
+    sub_norm(Part::FfnSubNorm, "mlp.ffn_sub_norm", "mlp.ffn_layernorm", "ffn_sub_norm", &[Dim::Mlp]);
+pub(super) static Q_INPUT_NORM: Tensor =
+    input_norm(Part::QInputNorm, "self_attn.q_proj.rms_norm", "attn_q_norm_in", &[Dim::Hidden]);
+pub(super) static K_INPUT_NORM: Tensor =
+    input_norm(Part::KInputNorm, "self_attn.k_proj.rms_norm", "attn_k_norm_in", &[Dim::Hidden]);
+pub(super) static V_INPUT_NORM: Tensor =
+    input_norm(Part::VInputNorm, "self_attn.v_proj.rms_norm", "attn_v_norm_in", &[Dim::Hidden]);
+pub(super) static O_INPUT_NORM: Tensor =
+    input_norm(Part::OInputNorm, "self_attn.o_proj.rms_norm", "attn_output_norm_in", &[Dim::Queries]);
+pub(super) static GATE_INPUT_NORM: Tensor =
+    input_norm(Part::GateInputNorm, "mlp.gate_proj.rms_norm", "ffn_gate_norm_in", &[Dim::Hidden]);
+pub(super) static UP_INPUT_NORM: Tensor =
+    input_norm(Part::UpInputNorm, "mlp.up_proj.rms_norm", "ffn_up_norm_in", &[Dim::Hidden]);
+pub(super) static DOWN_INPUT_NORM: Tensor =
+    input_norm(Part::DownInputNorm, "mlp.down_proj.rms_norm", "ffn_down_norm_in", &[Dim::Mlp]);

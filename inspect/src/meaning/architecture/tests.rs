@@ -112,13 +112,13 @@ fn windows_of_some_layers_are_kept() {
         let given = from_json(Json::Object(config.to_hugging_face()));
         assert_eq!(Given::of_hugging_face(&given).unwrap().complete().unwrap(), config);
     }
-    config.activation = Activation::Other("relu2".into());
+    config.activation = Activation::Other("gelu".into());
     let given = |change: &[(&str, Json)]| {
         let mut json = config.to_hugging_face();
         json.extend(change.iter().map(|(key, value)| (key.to_string(), value.clone())));
         json.shift_remove(if change.len() > 1 { "layer_types" } else { "" });
         let given = Given::of_hugging_face(&from_json(Json::Object(json))).unwrap();
-        assert_eq!(given.activation, Some(Activation::Other("relu2".into())));
+        assert_eq!(given.activation, Some(Activation::Other("gelu".into())));
         (given.sliding_window, given.sliding_layers)
     };
     assert_eq!(given(&[("use_sliding_window", json!(false))]), (None, None));

@@ -247,12 +247,35 @@ pub(crate) fn recognise(checkpoint: &mut Checkpoint, config: &Config, stored: bo
     checkpoint.coding = coding;
 }
 
+/// Lists packed matrices of Hugging Face's BitNet whose scale is missing, and scales of matrices that are not packed: such
+/// a matrix holds codes as floats, which mean nothing without the scale.
+fn of_bitnet(checkpoint: &Checkpoint, coding: &mut Coding) {
+    let tensors: HashMap<&str, &TensorInfo> =
+        checkpoint.tensors.iter().map(|t| (t.name.as_str(), t)).collect();
+    for tensor in &checkpoint.tensors {
+        let name = tensor.name.as_str();
+        if let Some(weight) = name.strip_suffix("_scale").filter(|weight| weight.ends_with(".weight"))
+            && tensors.get(weight).is_some_and(|t| t.dtype.is_float() && t.shape.len() == 2)
+        {
+            coding.faults.push((tensor.name.clone(), QuantFault::Orphaned));
+        }
+        let wanted = format!("{name}_scale");
+        let is_bytes = tensor.dtype == DType::U8 && tensor.shape.len() == 2 && name.ends_with(".weight");
+        if is_bytes && !tensors.contains_key(wanted.as_str()) {
+            coding.faults.push((tensor.name.clone(), QuantFault::Missing { part: PartRole::Scale, wanted }));
+        }
+    }
+}
+
 /// Lists what belongs to codes among the tensors that belong to none.
 fn orphans(checkpoint: &Checkpoint, gone: &HashSet<usize>, faulty: &HashSet<usize>, coding: &mut Coding) {
     // A network of floats may call a parameter of its own so.
     let is_quantized = !gone.is_empty() || !faulty.is_empty() || coding.method.is_some();
-    if !is_quantized || coding.unread.is_some() || coding.method.as_deref() == Some("bitnet") {
+    if !is_quantized || coding.unread.is_some() {
         return;
+    }
+    if coding.method.as_deref() == Some("bitnet") {
+        return of_bitnet(checkpoint, coding);
     }
     // Where codes cannot be read, what is beside them is theirs.
     let owners: HashSet<&str> = faulty
